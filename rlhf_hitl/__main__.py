@@ -1,0 +1,3 @@
+from rlhf_hitl.cli import main
+
+main()

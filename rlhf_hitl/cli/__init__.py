@@ -1,0 +1,105 @@
+"""The command line. One file a group of commands; here is what they share: errors, `--json`, `--store`."""
+
+from __future__ import annotations
+
+import functools
+import json as jsonlib
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Annotated, Any
+
+import typer
+
+from rlhf_hitl.config import Settings
+from rlhf_hitl.errors import RlhfHitlError
+
+app = typer.Typer(
+    name="rlhf-hitl",
+    help="People rank, models learn, and only what a model is unsure of comes back to people.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+StoreUrl = Annotated[
+    str,
+    typer.Option(
+        "--store",
+        help="The store, as an SQLAlchemy URL.",
+        default_factory=lambda: Settings().store,
+        show_default="sqlite:///workspace/preferences.db",
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
+
+
+@dataclass
+class Result:
+    """What a command has to say: `data` for programs, `text` (anything rich can print) for people."""
+
+    data: dict[str, Any]
+    text: Any = None
+    exit_code: int = 0
+    more: list[Any] = field(default_factory=list)
+
+
+def command(name: str, group: typer.Typer = app) -> Callable:
+    """Register a function that returns a `Result` as a command. It must take `json: AsJson`."""
+
+    def register(function: Callable[..., Result]) -> Callable:
+        @functools.wraps(function)
+        def run(*args: Any, **kwargs: Any) -> None:
+            as_json = kwargs.get("json", False)
+            try:
+                result = function(*args, **kwargs)
+            except RlhfHitlError as e:
+                _fail(str(e), e.exit_code, as_json)
+            except OSError as e:
+                # A full disk, a folder without rights: the user's to mend, and no trace-back helps them.
+                _fail(f"{e.filename or 'the system'}: {e.strerror or e}. Fix: check space and rights", 2, as_json)
+            except KeyboardInterrupt:
+                _fail("interrupted", 130, as_json)
+            if as_json:
+                print(jsonlib.dumps(result.data, ensure_ascii=False, default=str))
+            else:
+                from rich.console import Console
+
+                console = Console(soft_wrap=True, highlight=False)
+                for part in [result.text, *result.more]:
+                    if part is not None:
+                        console.print(part)
+            raise typer.Exit(result.exit_code)
+
+        return group.command(name)(run)
+
+    return register
+
+
+def table(title: str, rows: dict[str, Any] | list[tuple[Any, ...]], columns: tuple[str, ...] = ("", "")) -> Any:
+    """A small table for people: keys left, values right (numbers to four digits)."""
+    from rich.table import Table
+
+    out = Table(title=title, title_justify="left", show_header=any(columns), box=None, pad_edge=False)
+    for i, column in enumerate(columns):
+        out.add_column(column, justify="left" if i == 0 else "right")
+    for row in rows.items() if isinstance(rows, dict) else rows:
+        out.add_row(*(f"{v:.4g}" if isinstance(v, float) else str(v) for v in row))
+    return out
+
+
+def _fail(message: str, code: int, as_json: bool) -> None:
+    line = " ".join(message.split())
+    print(f"error: {line}", file=sys.stderr)
+    if as_json:
+        print(jsonlib.dumps({"error": line}, ensure_ascii=False))
+    raise typer.Exit(code)
+
+
+def main() -> None:
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    from rlhf_hitl.cli import data, loop, policy, reward, serve  # noqa: F401  (importing registers their commands)
+
+    app()

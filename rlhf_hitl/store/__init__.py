@@ -1,0 +1,5 @@
+"""The only code that knows SQL. `Store` opens it; `queue`, `catalog`, `people`, `ledger` are what one does with it."""
+
+from rlhf_hitl.store.db import Store, StoreFailure
+
+__all__ = ["Store", "StoreFailure"]

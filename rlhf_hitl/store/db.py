@@ -1,0 +1,184 @@
+"""Opening a store: one engine, one way to read, one way to write, on SQLite and PostgreSQL alike."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy.engine import Connection, Engine
+
+from rlhf_hitl.errors import BadInput, RlhfHitlError
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+class StoreFailure(RlhfHitlError):
+    """The database itself could not do what was asked (disk full, read-only, gone). Nothing was half-written."""
+
+
+class Store:
+    """A database of preferences. Cheap to make, safe to share between threads.
+
+    `read()` and `write()` give a connection inside one transaction; a write takes the write lock at its start (SQLite's
+    BEGIN IMMEDIATE), so that what it read cannot change before it writes. On PostgreSQL rows are locked where needed.
+    """
+
+    def __init__(self, url: str, engine: Engine):
+        self.url, self._engine = url, engine
+
+    @property
+    def is_sqlite(self) -> bool:
+        return self._engine.dialect.name == "sqlite"
+
+    @classmethod
+    def open(cls, url: str, *, create: bool = False) -> Store:
+        """Open the store at an SQLAlchemy URL.
+
+        With `create`, make it where it is missing and upgrade it where it is older.
+
+        Raises:
+            BadInput: no store there, a store of another version, or a URL that cannot be used.
+        """
+        engine = _engine(url, create)
+        store = cls(url, engine)
+        try:
+            store._check_version(create)
+        except sa.exc.SQLAlchemyError as e:
+            raise BadInput(
+                f"store {store.safe_url}",
+                expected="a database that can be opened",
+                fix=f"check the URL ({_first_line(e)})",
+            ) from e
+        return store
+
+    @property
+    def safe_url(self) -> str:
+        """The URL without its password."""
+        return self._engine.url.render_as_string(hide_password=True)
+
+    def _check_version(self, create: bool) -> None:
+        script = ScriptDirectory.from_config(alembic_config())
+        head = script.get_current_head()
+        with self._engine.connect() as conn:
+            version = MigrationContext.configure(conn).get_current_revision()
+        if version == head:
+            return
+        known = {r.revision for r in script.walk_revisions()}
+        if version is not None and version not in known:
+            raise BadInput(
+                f"store {self.safe_url} of version {version}",
+                expected=f"version {head} or older",
+                fix="upgrade rlhf_hitl: this store was written by a newer one",
+            )
+        if not create:
+            raise BadInput(
+                f"store {self.safe_url}" + (f" of version {version}" if version else ""),
+                expected=f"a store of version {head}",
+                fix="run `rlhf-hitl init` with the same --store",
+            )
+        with self._engine.connect() as conn:
+            config = alembic_config()
+            config.attributes["connection"] = conn
+            command.upgrade(config, "head")
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        with self._connection(write=False) as conn:
+            yield conn
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        with self._connection(write=True) as conn:
+            yield conn
+
+    @contextmanager
+    def _connection(self, write: bool) -> Iterator[Connection]:
+        try:
+            with self._engine.connect() as plain:
+                conn = plain.execution_options(write=write)
+                with conn.begin():
+                    yield conn
+        except sa.exc.OperationalError as e:
+            raise StoreFailure(
+                f"store {self.safe_url}: expected a database that answers, got: {_first_line(e)}. "
+                "Fix: free disk space, check rights, or start the database; nothing was changed"
+            ) from e
+
+    def insert_new(self, conn: Connection, table: sa.Table, rows: list[dict]) -> int:
+        """Insert rows, leaving alone those whose key is there already. Returns how many were new."""
+        if not rows:
+            return 0
+        if self.is_sqlite:
+            from sqlalchemy.dialects.sqlite import insert
+        else:
+            from sqlalchemy.dialects.postgresql import insert
+        # 500 rows of up to 22 columns stay under SQLite's 32,766 variables and PostgreSQL's 65,535.
+        new = 0
+        for start in range(0, len(rows), 500):
+            result = conn.execute(insert(table).values(rows[start : start + 500]).on_conflict_do_nothing())
+            new += result.rowcount
+        return new
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+
+def alembic_config() -> Config:
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    return config
+
+
+def _engine(url: str, create: bool) -> Engine:
+    try:
+        parsed = sa.make_url(url)
+    except sa.exc.ArgumentError as e:
+        raise BadInput(
+            f"store {url!r}", expected="an SQLAlchemy URL", fix="write e.g. sqlite:///workspace/preferences.db"
+        ) from e
+    backend = parsed.get_backend_name()
+    if backend == "postgresql":
+        return sa.create_engine(parsed.set(drivername="postgresql+psycopg"), pool_pre_ping=True)
+    if backend != "sqlite":
+        raise BadInput(f"store {url!r}", expected="sqlite:/// or postgresql://", fix="use one of the two databases")
+    if not parsed.database or parsed.database == ":memory:":
+        raise BadInput(f"store {url!r}", expected="a file", fix="give a path, as in sqlite:///workspace/preferences.db")
+    path = Path(parsed.database)
+    if not path.exists():
+        if not create:
+            raise BadInput(
+                f"store {url}", expected="an existing store", fix="run `rlhf-hitl init` with the same --store"
+            )
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as e:
+            raise BadInput(f"store {url}", expected="a folder that can be made", fix=str(e)) from e
+    engine = sa.create_engine(parsed, connect_args={"timeout": 30, "check_same_thread": False})
+
+    @sa.event.listens_for(engine, "connect")
+    def _configure(connection, _record):
+        connection.isolation_level = None  # we say BEGIN ourselves, below
+        cursor = connection.cursor()
+        cursor.execute("PRAGMA journal_mode = WAL")
+        cursor.execute("PRAGMA synchronous = FULL")  # an acknowledged judgment survives a power cut
+        cursor.execute("PRAGMA foreign_keys = ON")
+        cursor.close()
+
+    @sa.event.listens_for(engine, "begin")
+    def _begin(conn):
+        write = conn.get_execution_options().get("write", True)
+        conn.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+    return engine
+
+
+def _first_line(e: Exception) -> str:
+    return str(getattr(e, "orig", None) or e).strip().splitlines()[0]

@@ -1,0 +1,150 @@
+"""What models said and what was done with it: reward models, scores, routings, and the loop's finished steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from rlhf_hitl.errors import NotFound
+from rlhf_hitl.store import catalog
+from rlhf_hitl.store.db import Store
+from rlhf_hitl.store.tables import comparisons, places, reward_models, routings, scores, steps
+from rlhf_hitl.types import Route, Score, utc_now
+
+
+@dataclass(frozen=True)
+class RewardModelRecord:
+    """A trained reward model the store knows of. `figures` are those of its evaluation."""
+
+    id: str
+    backend: str
+    path: str
+    backbone: str
+    data_hash: str
+    simulated: bool
+    figures: dict[str, Any] = field(default_factory=dict)
+    created_at: datetime = field(default_factory=utc_now)
+
+
+@dataclass(frozen=True)
+class Routing:
+    """One decision: where a comparison goes, where it would have gone without the control draw, and why."""
+
+    comparison_id: str
+    route: Route
+    proposed: Route
+    reason: str
+    reward_model_id: str | None = None
+    round: int = 0
+    decided_by: str | None = None
+    created_at: datetime = field(default_factory=utc_now)
+
+
+def add_reward_model(store: Store, model: RewardModelRecord) -> None:
+    with store.write() as conn:
+        store.insert_new(conn, reward_models, [vars(model)])
+
+
+def reward_model(store: Store, model_id: str | None = None) -> RewardModelRecord:
+    """The reward model with that id, or the newest.
+
+    Raises:
+        NotFound: there is none.
+    """
+    query = sa.select(reward_models).order_by(reward_models.c.created_at.desc()).limit(1)
+    if model_id is not None:
+        query = query.where(reward_models.c.id == model_id)
+    with store.read() as conn:
+        row = conn.execute(query).mappings().first()
+    if row is None:
+        raise NotFound(
+            f"reward model {model_id or '(newest)'}", expected="a trained one", fix="run `rlhf-hitl train-reward` first"
+        )
+    return RewardModelRecord(**row)
+
+
+def add_scores(store: Store, new: Sequence[Score]) -> int:
+    now = utc_now()
+    rows = [vars(s) | {"rewards": dict(s.rewards), "created_at": now} for s in new]
+    with store.write() as conn:
+        return store.insert_new(conn, scores, rows)
+
+
+def scores_of(store: Store, model_id: str) -> list[Score]:
+    columns = [c for c in scores.c if c.name != "created_at"]
+    query = sa.select(*columns).where(scores.c.reward_model_id == model_id).order_by(scores.c.comparison_id)
+    with store.read() as conn:
+        return [Score(**r) for r in conn.execute(query).mappings()]
+
+
+def route(store: Store, decisions: Sequence[Routing]) -> None:
+    """Keep decisions and carry them out: open places for people, or close the free ones of what is accepted.
+
+    A place that a rater holds or has filled stays theirs.
+    """
+    now = utc_now()
+    with store.write() as conn:
+        for d in decisions:
+            conn.execute(routings.insert().values(vars(d) | {"route": d.route.value, "proposed": d.proposed.value}))
+            conn.execute(comparisons.update().where(comparisons.c.id == d.comparison_id).values(route=d.route.value))
+            if d.route is Route.AUTO:
+                free = sa.or_(places.c.leased_until.is_(None), places.c.leased_until <= now)
+                conn.execute(
+                    places.delete().where(
+                        places.c.comparison_id == d.comparison_id, places.c.judgment_id.is_(None), free
+                    )
+                )
+            else:
+                wanted = _places_wanted(conn, d)
+                conn.execute(comparisons.update().where(comparisons.c.id == d.comparison_id).values(overlap=wanted))
+                catalog.open_places(store, conn, [(d.comparison_id, wanted, d.route)])
+                conn.execute(
+                    places.update()
+                    .where(places.c.comparison_id == d.comparison_id)
+                    .values(priority=catalog.PRIORITY[d.route])
+                )
+
+
+def _places_wanted(conn: Connection, decision: Routing) -> int:
+    """At least one place for people; an escalation wants one judgment more than there is."""
+    overlap = conn.execute(
+        sa.select(comparisons.c.overlap).where(comparisons.c.id == decision.comparison_id)
+    ).scalar_one()
+    if decision.route is not Route.ESCALATED:
+        return max(1, overlap)
+    filled = conn.execute(
+        sa.select(sa.func.count())
+        .select_from(places)
+        .where(places.c.comparison_id == decision.comparison_id, places.c.judgment_id.is_not(None))
+    ).scalar_one()
+    return max(overlap, filled + 1)
+
+
+def routings_of(store: Store, *, round: int | None = None, newest: bool = True) -> list[Routing]:
+    """Decisions in the order they were made; with `newest`, only each comparison's last."""
+    columns = [c for c in routings.c if c.name != "seq"]
+    query = sa.select(*columns).order_by(routings.c.seq)
+    if round is not None:
+        query = query.where(routings.c.round == round)
+    with store.read() as conn:
+        rows = conn.execute(query).mappings().all()
+    out = [Routing(**(dict(r) | {"route": Route(r["route"]), "proposed": Route(r["proposed"])})) for r in rows]
+    return list({r.comparison_id: r for r in out}.values()) if newest else out
+
+
+def finish_step(store: Store, round: int, step: str, result: dict[str, Any], seconds: float) -> None:
+    row = {"round": round, "step": step, "result": result, "seconds": seconds, "finished_at": utc_now()}
+    with store.write() as conn:
+        store.insert_new(conn, steps, [row])
+
+
+def finished_steps(store: Store) -> dict[tuple[int, str], dict[str, Any]]:
+    """(round, step) → its result, with `seconds`, of every step of the loop that is done."""
+    with store.read() as conn:
+        rows = conn.execute(sa.select(steps).order_by(steps.c.finished_at)).mappings().all()
+    return {(r["round"], r["step"]): dict(r["result"]) | {"seconds": r["seconds"]} for r in rows}

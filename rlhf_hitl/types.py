@@ -1,0 +1,320 @@
+"""The project's nouns. Every table, file, page and log line uses these words for these things."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any
+
+from rlhf_hitl.errors import BadInput
+
+
+class Split(StrEnum):
+    TRAIN = "train"
+    CALIBRATION = "calibration"
+    HELDOUT = "heldout"
+
+
+class Verdict(StrEnum):
+    RANKED = "ranked"
+    ALL_BAD = "all_bad"
+    SKIPPED = "skipped"
+    FLAGGED = "flagged"
+
+
+class Route(StrEnum):
+    """What happens to a comparison. `auto` is the only one that opens no place for a rater."""
+
+    HUMAN = "human"
+    AUTO = "auto"
+    AUDIT = "audit"
+    CONTROL = "control"
+    ESCALATED = "escalated"
+
+
+class Role(StrEnum):
+    RATER = "rater"
+    LEAD = "lead"
+    EVALUATOR = "evaluator"
+    ADMIN = "admin"
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    role: str
+    content: str
+
+
+Messages = tuple[Message, ...]
+
+#: Groups of completion ids, best first; a group of two or more is a tie.
+Ranking = tuple[tuple[str, ...], ...]
+
+
+def messages(raw: Iterable[Mapping[str, Any]]) -> Messages:
+    """Chat messages from `{"role", "content"}` mappings.
+
+    Raises:
+        BadInput: a message without the two keys, or whose content is not text.
+    """
+    out = []
+    for i, m in enumerate(raw):
+        role = m.get("role") if isinstance(m, Mapping) else None
+        content = m.get("content") if isinstance(m, Mapping) else None
+        if not isinstance(role, str) or not isinstance(content, str):
+            raise BadInput(
+                f"messages[{i}] = {str(m)[:80]!r}",
+                expected='a message {"role": text, "content": text}',
+                fix="give every message both keys as text",
+            )
+        out.append(Message(role, content))
+    return tuple(out)
+
+
+def as_dicts(chat: Messages) -> list[dict[str, str]]:
+    """The form chat templates and TRL take."""
+    return [{"role": m.role, "content": m.content} for m in chat]
+
+
+def content_id(prefix: str, *parts: object) -> str:
+    """An id that is the same for the same content, so that importing a file twice adds nothing."""
+    digest = hashlib.sha256(json.dumps(parts, ensure_ascii=False, sort_keys=True).encode()).hexdigest()
+    return f"{prefix}_{digest[:24]}"
+
+
+def prompt_family(chat: Messages) -> str:
+    """Hash of the opening user turn, ignoring case and spacing. Prompts of one family share a split.
+
+    A dialogue set holds many prompts that continue one opening; were they split apart, a held-out prompt's first
+    turns (and often its answers) would be in training.
+    """
+    opening = next((m.content for m in chat if m.role == "user"), chat[0].content if chat else "")
+    folded = " ".join(unicodedata.normalize("NFKC", opening).casefold().split())
+    return hashlib.sha256(folded.encode()).hexdigest()[:16]
+
+
+#: Shares of the three splits, decided by the family's hash.
+SPLIT_SHARES = {Split.TRAIN: 0.7, Split.CALIBRATION: 0.1, Split.HELDOUT: 0.2}
+
+
+def split_of(family: str) -> Split:
+    """The split a family falls in: a fixed function of its hash, so it is the same in every store."""
+    u = int(hashlib.sha256(f"split:{family}".encode()).hexdigest()[:12], 16) / 16**12
+    if u < SPLIT_SHARES[Split.HELDOUT]:
+        return Split.HELDOUT
+    if u < SPLIT_SHARES[Split.HELDOUT] + SPLIT_SHARES[Split.CALIBRATION]:
+        return Split.CALIBRATION
+    return Split.TRAIN
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """Chat messages to be answered."""
+
+    id: str
+    messages: Messages
+    split: Split
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def create(cls, chat: Messages, tags: Mapping[str, str] | None = None, split: Split | None = None) -> Prompt:
+        if not chat or not any(m.content.strip() for m in chat):
+            raise BadInput("prompt", expected="at least one message with text", fix="drop the row or fill the prompt")
+        return cls(content_id("p", as_dicts(chat)), chat, split or split_of(prompt_family(chat)), dict(tags or {}))
+
+    @property
+    def family(self) -> str:
+        return prompt_family(self.messages)
+
+
+@dataclass(frozen=True)
+class Completion:
+    """One answer of one policy to one prompt. Usually one assistant message; more where turns between differ."""
+
+    id: str
+    prompt_id: str
+    messages: Messages
+    policy: str
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def create(
+        cls, prompt_id: str, chat: Messages, policy: str, sampling: Mapping[str, Any] | None = None
+    ) -> Completion:
+        return cls(content_id("c", prompt_id, policy, as_dicts(chat)), prompt_id, chat, policy, dict(sampling or {}))
+
+    @property
+    def text(self) -> str:
+        """What the policy itself wrote, turns joined by blank lines."""
+        return "\n\n".join(m.content for m in self.messages if m.role == "assistant")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """A prompt with K >= 2 completions to be ranked: the unit of work. Completions stand in canonical (id) order."""
+
+    id: str
+    prompt: Prompt
+    completions: tuple[Completion, ...]
+    overlap: int = 1
+    route: Route = Route.HUMAN
+
+    @classmethod
+    def create(
+        cls, prompt: Prompt, completions: Sequence[Completion], overlap: int = 1, route: Route = Route.HUMAN
+    ) -> Comparison:
+        """Raises BadInput where fewer than two completions differ in text."""
+        if len({c.messages for c in completions}) < max(2, len(completions)):
+            raise BadInput(
+                f"completions of prompt {prompt.id}",
+                expected="two or more completions that differ",
+                fix="drop the comparison: identical sides cannot be ranked",
+            )
+        ordered = tuple(sorted(completions, key=lambda c: c.id))
+        return cls(content_id("x", [c.id for c in ordered]), prompt, ordered, overlap, route)
+
+    def completion(self, completion_id: str) -> Completion:
+        return next(c for c in self.completions if c.id == completion_id)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a rater says of a comparison, before the store adds where it came from.
+
+    `strength` is 1 slightly, 2 clearly, 3 much better; `scores` are per axis; `active_seconds` is the time the rater
+    was really at it.
+    """
+
+    verdict: Verdict
+    ranking: Ranking = ()
+    strength: int | None = None
+    scores: Mapping[str, Any] = field(default_factory=dict)
+    rationale: str = ""
+    rewrite: str = ""
+    active_seconds: float | None = None
+
+    def __post_init__(self) -> None:
+        ids = [i for group in self.ranking for i in group]
+        if len(ids) != len(set(ids)):
+            raise BadInput(f"ranking {self.ranking}", expected="each completion once", fix="name no completion twice")
+        if any(not group for group in self.ranking):
+            raise BadInput(f"ranking {self.ranking}", expected="no empty group", fix="leave empty groups out")
+        if (self.verdict is Verdict.RANKED) != (len(ids) >= 2):
+            raise BadInput(
+                f"verdict {self.verdict.value!r} with {len(ids)} ranked completions",
+                expected="two or more ranked completions for 'ranked' and none for any other verdict",
+                fix="send a ranking with the verdict 'ranked' only",
+            )
+        if self.strength is not None and (self.strength not in (1, 2, 3) or len(self.ranking) < 2):
+            raise BadInput(
+                f"strength {self.strength!r}",
+                expected="1, 2 or 3, and only where one completion is ranked above another",
+                fix="leave strength out of ties and of verdicts without a ranking",
+            )
+        if self.active_seconds is not None and not 0 <= self.active_seconds < 86_400:
+            raise BadInput(f"active_seconds {self.active_seconds!r}", expected="seconds of one day", fix="send 0-86400")
+
+
+@dataclass(frozen=True)
+class Judgment:
+    """What one rater said of one comparison, once, with everything needed to read it years later."""
+
+    id: str
+    comparison_id: str
+    rater_id: str
+    answer: Answer
+    order_shown: tuple[str, ...]
+    route: Route
+    created_at: datetime
+    idempotency_key: str
+    reward_model_id: str | None = None
+    supersedes: str | None = None
+    surplus: bool = False
+    simulated: bool = False
+    guideline_version: str = ""
+    interface_version: str = ""
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Lease:
+    """A rater's hold on a comparison until a time, with the order the completions are to be shown in."""
+
+    id: str
+    comparison: Comparison
+    rater_id: str
+    order_shown: tuple[str, ...]
+    expires_at: datetime
+
+    def shown(self) -> tuple[Completion, ...]:
+        return tuple(self.comparison.completion(i) for i in self.order_shown)
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """The store's answer to a submit. `outcome`: counted, surplus (kept, places full), repeated (known key)."""
+
+    judgment_id: str
+    outcome: str
+
+
+@dataclass(frozen=True)
+class Rater:
+    id: str
+    name: str
+    role: Role
+    simulated: bool = False
+    disabled: bool = False
+    source: str = ""
+
+
+@dataclass(frozen=True)
+class Label:
+    """The aggregate of a comparison's judgments, for the pair (first, second) in canonical order.
+
+    `probabilities` are (first better, tie, second better) and sum to 1; `entropy` is theirs in nats; `votes` counts
+    the judgments behind it; `simulated` is true where any of them was.
+    """
+
+    comparison_id: str
+    first: str
+    second: str
+    probabilities: tuple[float, float, float]
+    entropy: float
+    votes: int
+    simulated: bool = False
+
+    @property
+    def preferred(self) -> str | None:
+        """The completion the raters prefer; None where neither side has more votes than the other."""
+        first, _, second = self.probabilities
+        if first == second:
+            return None
+        return self.first if first > second else self.second
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a reward model says of a comparison: its two best completions, their margin and how sure it is.
+
+    `margin` = reward(chosen) - reward(rejected) >= 0 in logits; `uncertainty` is the epistemic standard deviation of
+    that margin; `probability` that a rater who sees a difference prefers `chosen`, calibrated.
+    """
+
+    comparison_id: str
+    reward_model_id: str
+    chosen: str
+    rejected: str
+    margin: float
+    uncertainty: float
+    probability: float
+    rewards: Mapping[str, float] = field(default_factory=dict)
+
+
+def utc_now() -> datetime:
+    return datetime.now(UTC)

@@ -1,0 +1,69 @@
+"""Judgments to labels: what all raters of a comparison, taken together, say of each pair of its completions."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable
+from itertools import combinations
+
+from rlhf_hitl.store import Store, queue
+from rlhf_hitl.types import Judgment, Label, Split, Verdict
+
+WINS, TIES, LOSSES = 0, 1, 2
+
+
+def labels(store: Store, *, split: Split | None = None) -> list[Label]:
+    """The labels of every judged comparison, in order of comparison id.
+
+    Superseded and surplus judgments do not count: a label rests on the judgments that were wanted.
+    """
+    by_comparison: dict[str, list[Judgment]] = defaultdict(list)
+    for judgment in queue.history(store, split=split):
+        if not judgment.surplus:
+            by_comparison[judgment.comparison_id].append(judgment)
+    return [label for cid in sorted(by_comparison) for label in aggregate(cid, by_comparison[cid])]
+
+
+def aggregate(comparison_id: str, judgments: Iterable[Judgment]) -> list[Label]:
+    """One label for each pair of completions that at least one judgment speaks of: the shares of its votes."""
+    votes: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0, 0])
+    simulated = False
+    for judgment in judgments:
+        said = list(outcomes(judgment))
+        simulated = simulated or (judgment.simulated and bool(said))
+        for first, second, outcome in said:
+            votes[first, second][outcome] += 1
+    return [
+        Label(comparison_id, first, second, _shares(counts), _entropy(counts), sum(counts), simulated)
+        for (first, second), counts in sorted(votes.items())
+    ]
+
+
+def outcomes(judgment: Judgment) -> Iterable[tuple[str, str, int]]:
+    """What one judgment says of each pair (first, second) of ids in canonical order: WINS, TIES or LOSSES.
+
+    Both bad is a tie: it says that neither is to be preferred. A completion left out of a partial ranking, a skip and
+    a flag say nothing.
+    """
+    match judgment.answer.verdict:
+        case Verdict.RANKED:
+            rank = {i: r for r, group in enumerate(judgment.answer.ranking) for i in group}
+            for first, second in combinations(sorted(rank), 2):
+                a, b = rank[first], rank[second]
+                yield first, second, WINS if a < b else LOSSES if a > b else TIES
+        case Verdict.ALL_BAD:
+            for first, second in combinations(sorted(judgment.order_shown), 2):
+                yield first, second, TIES
+        case Verdict.SKIPPED | Verdict.FLAGGED:
+            return
+
+
+def _shares(counts: list[int]) -> tuple[float, float, float]:
+    n = sum(counts)
+    return counts[WINS] / n, counts[TIES] / n, counts[LOSSES] / n
+
+
+def _entropy(counts: list[int]) -> float:
+    n = sum(counts)
+    return -sum(c / n * math.log(c / n) for c in counts if c) + 0.0

@@ -1,0 +1,123 @@
+"""Maths on numbers worked by hand and against reference libraries."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+from scipy.special import expit
+
+from rlhf_hitl.routing.acquisition import mutual_information
+from rlhf_hitl.routing.threshold import choose, fewest_labels
+from rlhf_hitl.stats.calibration import expected_calibration_error, fit_temperature
+from rlhf_hitl.stats.intervals import cluster_bootstrap, upper_bound, wilson
+
+
+def test_wilson_by_hand():
+    # 8 of 10: centre (0.8 + z2/20) / (1 + z2/10), half-width by the formula, z = 1.96
+    low, high = wilson(8, 10)
+    assert low == pytest.approx(0.4902, abs=1e-4)
+    assert high == pytest.approx(0.9433, abs=1e-4)
+    assert wilson(0, 0) == (0.0, 1.0)
+
+
+def test_upper_bound_without_errors_is_the_rule_of_three():
+    # (1 - p)^n = delta has the solution p = 1 - delta^(1/n)
+    assert upper_bound(0, 29, 0.05) == pytest.approx(1 - 0.05 ** (1 / 29))
+    assert upper_bound(0, 0) == 1.0
+    assert upper_bound(5, 5) == 1.0
+
+
+@given(st.integers(0, 60), st.integers(1, 60))
+def test_upper_bound_has_the_stated_coverage(errors, n):
+    errors = min(errors, n - 1)
+    bound = upper_bound(errors, n, 0.1)
+    # were the true rate the bound, seeing so few errors would have probability delta
+    assert stats.binom.cdf(errors, n, bound) == pytest.approx(0.1, abs=1e-6)
+
+
+def test_cluster_bootstrap_is_wider_where_examples_of_a_prompt_agree():
+    rng = np.random.default_rng(1)
+    per_prompt = rng.integers(0, 2, 40).astype(float)
+    values, prompts = np.repeat(per_prompt, 10), np.repeat(np.arange(40), 10)
+    clustered = cluster_bootstrap(values, prompts)
+    naive = cluster_bootstrap(values, np.arange(400))
+    assert clustered[1] - clustered[0] > 2 * (naive[1] - naive[0])
+    assert clustered[0] < values.mean() < clustered[1]
+
+
+def test_ece_by_hand():
+    # two bins of two: |0.6 - 0.5| and |0.9 - 1.0|, each half the weight
+    p, y = np.array([0.6, 0.6, 0.9, 0.9]), np.array([1, 0, 1, 1])
+    assert expected_calibration_error(p, y, bins=2) == pytest.approx(0.1)
+
+
+def test_temperature_recovers_the_factor_by_which_margins_are_too_sure():
+    rng = np.random.default_rng(0)
+    true = rng.normal(0, 2, 20_000)
+    y = (rng.random(20_000) < expit(true)).astype(float)
+    assert fit_temperature(3 * true, y) == pytest.approx(3, rel=0.08)
+    assert fit_temperature(np.array([]), np.array([])) == 1.0
+
+
+def test_mutual_information_prefers_doubt_of_the_model_to_disagreement_of_people():
+    unsure_model, split_people, sure = mutual_information(np.array([0.0, 0.0, 6.0]), np.array([3.0, 0.01, 0.1]))
+    assert unsure_model > 0.2
+    assert split_people == pytest.approx(0, abs=1e-3)  # a coin flip, and we know that it is one
+    assert sure == pytest.approx(0, abs=1e-3)
+
+
+def test_mutual_information_against_numerical_integration():
+    margin, std = 0.7, 1.3
+    w = np.random.default_rng(0).normal(margin, std, 400_000)
+
+    def entropy(p):
+        return -(p * np.log2(p) + (1 - p) * np.log2(1 - p))
+
+    p = stats.norm.cdf(w * np.sqrt(np.pi / 8))
+    exact = entropy(p.mean()) - entropy(np.clip(p, 1e-12, 1 - 1e-12)).mean()
+    assert mutual_information(np.array([margin]), np.array([std]))[0] == pytest.approx(exact, abs=0.01)
+
+
+def test_a_threshold_needs_enough_labels_to_show_its_bound():
+    assert fewest_labels(0.1, 0.05) == 29
+    few = choose(np.full(28, 0.99), np.zeros(28), max_error=0.1, delta=0.05)
+    assert few.accepts_nothing
+    assert "29 are the fewest" in few.reason
+    enough = choose(np.full(29, 0.99), np.zeros(29), max_error=0.1, delta=0.05)
+    assert enough.value == 0.99
+    assert enough.bound <= 0.1
+
+
+def test_a_threshold_stops_before_the_errors_begin():
+    confidence = np.linspace(1, 0.5, 200)
+    wrong = (np.arange(200) >= 100).astype(float)
+    found = choose(confidence, wrong, max_error=0.1, delta=0.05)
+    assert confidence[110] < found.value < confidence[50]
+    accepted = confidence >= found.value
+    assert wrong[accepted].mean() <= 0.1
+
+
+def test_the_error_bound_holds_as_often_as_it_says():
+    # 400 worlds whose true error at each confidence is known: the bound may break in at most delta of them
+    rng = np.random.default_rng(7)
+    broken = accepting = 0
+    for _ in range(400):
+        confidence = rng.uniform(0.5, 1, 150)
+        wrong = (rng.random(150) > confidence).astype(float)
+        found = choose(confidence, wrong, max_error=0.15, delta=0.1)
+        if found.accepts_nothing:
+            continue
+        accepting += 1
+        true_error = 1 - (1 + found.value) / 2  # mean of 1 - c over c uniform on [value, 1]
+        broken += true_error > 0.15
+    assert accepting > 100
+    assert broken / 400 <= 0.1
+
+
+def test_ties_among_confidences_are_accepted_together_or_not_at_all():
+    confidence = np.array([0.9] * 40 + [0.6] * 40)
+    wrong = np.array([0.0] * 40 + [1.0] * 40)
+    found = choose(confidence, wrong, max_error=0.1, delta=0.05)
+    assert found.value == 0.9
+    assert found.accepted == 40

@@ -1,1 +1,188 @@
-"""Commands: reward."""
+"""Commands of the reward model: train-reward, score, evaluate, route."""
+
+from __future__ import annotations
+
+import json as jsonlib
+import tempfile
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rlhf_hitl.cli import AsJson, Result, StoreUrl, command, table
+from rlhf_hitl.config import Settings
+from rlhf_hitl.errors import BadInput
+from rlhf_hitl.types import Split
+
+
+class Backend(StrEnum):
+    HEAD = "head"
+    FULL = "full"
+
+
+ModelId = Annotated[
+    str | None, typer.Option("--reward-model", help="Its id or folder; the newest of the store by default.")
+]
+BackboneName = Annotated[str, typer.Option("--backbone", help="A local folder, a hub id or a fetched model's name.")]
+
+
+@command("train-reward")
+def train_reward(
+    store: StoreUrl,
+    backbone: BackboneName = "smollm2-135m-instruct",
+    backend: Annotated[Backend, typer.Option(help="head: frozen backbone, seconds on a CPU. full: TRL, for a GPU.")] = (
+        Backend.HEAD
+    ),
+    layer: Annotated[int | None, typer.Option(help="Backbone layer of the head's features; two thirds up.")] = None,
+    max_length: Annotated[int, typer.Option(min=8, help="Tokens; the prompt's left is cut, and counted.")] = 1024,
+    dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16, of the frozen backbone.")] = "auto",
+    config: Annotated[
+        Path | None, typer.Option(help="YAML of TRL's RewardConfig, for --backend full (configs/reward.yaml).")
+    ] = None,
+    json: AsJson = False,
+) -> Result:
+    """Train a reward model on the store's labels and make it the store's newest."""
+    from rlhf_hitl.store import Store
+
+    opened = Store.open(store)
+    workspace = Settings().workspace
+    if backend is Backend.FULL:
+        from rlhf_hitl.reward.full import train_full
+
+        model = train_full(opened, backbone, workspace, config=config, max_length=max_length)
+    else:
+        from rlhf_hitl.reward.features import Backbone
+        from rlhf_hitl.reward.train import train_head
+
+        made = Backbone(backbone, layer=layer, max_length=max_length, dtype=dtype)
+        model = train_head(opened, made, workspace)
+    folder = workspace / "reward" / model.id
+    data = {"id": model.id, "path": str(folder), **model.card}
+    rows = {
+        "model": model.id,
+        "folder": folder,
+        "labels (votes)": f"{model.card['train_labels']} ({model.card['train_votes']})",
+        "calibration labels": model.card["calibration_labels"],
+        "cut prompts / completions": f"{model.card['prompts_cut']} / {model.card['completions_cut']}",
+    }
+    title = "Reward model trained" + (" on simulated judgments" if model.card["simulated"] else "")
+    return Result(data, table(title, rows), more=["Next: rlhf-hitl evaluate"])
+
+
+@command("score")
+def score(store: StoreUrl, reward_model: ModelId = None, json: AsJson = False) -> Result:
+    """Score every comparison that is not judged yet."""
+    from rlhf_hitl.routing.router import score_pool
+    from rlhf_hitl.store import Store
+
+    opened = Store.open(store)
+    model = _load(opened, reward_model)
+    scores = score_pool(opened, model)
+    data = {"reward_model_id": model.id, "scored": len(scores)}
+    if scores:
+        data["mean_margin"] = sum(s.margin for s in scores) / len(scores)
+        data["mean_uncertainty"] = sum(s.uncertainty for s in scores) / len(scores)
+    return Result(data, table("Scored", data), more=["Next: rlhf-hitl route"])
+
+
+@command("evaluate")
+def evaluate(
+    store: StoreUrl,
+    reward_model: ModelId = None,
+    data: Annotated[
+        str | None,
+        typer.Option("--data", help="Replay this preference file or hub id instead of the store's own split."),
+    ] = None,
+    format: Annotated[str, typer.Option(help="Format of --data.")] = "auto",
+    split: Annotated[Split, typer.Option(help="Which split of the store.")] = Split.HELDOUT,
+    examples: Annotated[Path | None, typer.Option(help="Write one JSON line an example to this file.")] = None,
+    min_accuracy: Annotated[float | None, typer.Option(min=0, max=1, help="Fail (exit 1) below this accuracy.")] = None,
+    json: AsJson = False,
+) -> Result:
+    """Replay what raters said of held-out prompts: accuracy beside two floors, and calibration."""
+    from rlhf_hitl.reward.evaluate import evaluate as replay
+    from rlhf_hitl.store import Store
+
+    opened = Store.open(store)
+    model = _load(opened, reward_model)
+    if data is None:
+        found = replay(model, opened, split=split)
+    else:
+        from rlhf_hitl.formats.importing import import_path
+
+        with tempfile.TemporaryDirectory() as folder:
+            outside = Store.open(f"sqlite:///{folder}/replay.db", create=True)
+            import_path(outside, data, format=format, split=Split.HELDOUT)
+            found = replay(model, outside, split=Split.HELDOUT, trained_on=opened)
+            outside.close()
+    if examples is not None:
+        lines = "".join(jsonlib.dumps(e, ensure_ascii=False) + "\n" for e in found.examples)
+        draft = examples.with_name(examples.name + ".writing")
+        draft.write_text(lines)
+        draft.replace(examples)
+    gate = None if min_accuracy is None else found.accuracy.value >= min_accuracy
+    rows = [
+        ("reward model", f"{found.accuracy.value:.3f}", f"{found.accuracy.low:.3f} to {found.accuracy.high:.3f}"),
+        ("floor: longer answer", f"{found.longer.value:.3f}", f"{found.longer.low:.3f} to {found.longer.high:.3f}"),
+    ]
+    if found.bag_of_words is not None:
+        words = found.bag_of_words
+        rows.append(("floor: bag of words", f"{words.value:.3f}", f"{words.low:.3f} to {words.high:.3f}"))
+    title = f"Accuracy on {found.n} held-out labels" + (" (simulated judgments)" if found.simulated else "")
+    more: list = [
+        f"{found.ties} ties and {found.dropped} labels without text are not in it. "
+        f"Calibration error {found.ece:.3f}. Intervals draw whole prompts."
+    ]
+    if gate is not None:
+        more.append(f"Gate: accuracy {found.accuracy.value:.3f} {'>=' if gate else '<'} {min_accuracy}")
+    return Result(
+        found.as_dict() | {"gate_passed": gate},
+        table(title, rows, ("", "accuracy", "95 % interval")),
+        exit_code=1 if gate is False else 0,
+        more=more,
+    )
+
+
+@command("route")
+def route(
+    store: StoreUrl,
+    reward_model: ModelId = None,
+    max_error: Annotated[float, typer.Option(help="Bound on the share of accepted comparisons that are wrong.")] = 0.1,
+    delta: Annotated[float, typer.Option(help="Chance that the bound fails.")] = 0.05,
+    control_share: Annotated[float, typer.Option(help="Share that goes to raters at random, to measure both.")] = 0.1,
+    json: AsJson = False,
+) -> Result:
+    """Send scored comparisons to raters, or accept those the model is sure of, under a bound on its errors."""
+    from dataclasses import asdict
+
+    from rlhf_hitl.routing.router import Policy, route_pool, score_pool
+    from rlhf_hitl.store import Store
+
+    policy = Policy(max_error, delta, control_share)
+    opened = Store.open(store)
+    model = _load(opened, reward_model)
+    score_pool(opened, model)
+    routed = route_pool(opened, model, policy)
+    data = {
+        "reward_model_id": model.id,
+        "routes": routed.counts,
+        "threshold": asdict(routed.threshold) | {"reason": routed.threshold.reason},
+    }
+    if routed.threshold.accepts_nothing:
+        data["threshold"]["value"] = None  # infinity is not JSON
+    return Result(data, table("Routed", routed.counts), more=[routed.threshold.reason])
+
+
+def _load(store, name: str | None):
+    from rlhf_hitl.reward.model import load
+    from rlhf_hitl.store import ledger
+
+    if name is not None and Path(name).is_dir():
+        return load(name, Settings().workspace / "features")
+    record = ledger.reward_model(store, name)
+    if not Path(record.path).is_dir():
+        raise BadInput(
+            f"reward model {record.id}", expected=f"its folder {record.path}", fix="give the folder with --reward-model"
+        )
+    return load(record.path, Settings().workspace / "features")

@@ -1,0 +1,68 @@
+"""Labelled pairs as the reward models read them: who was compared with whom, and what the raters said."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from rlhf_hitl.labels.aggregate import labels
+from rlhf_hitl.reward.rendering import Conversation
+from rlhf_hitl.store import Store, catalog
+from rlhf_hitl.types import Comparison, Label, Split
+
+
+@dataclass(frozen=True)
+class LabelledPair:
+    """A label with the texts it speaks of."""
+
+    comparison: Comparison
+    label: Label
+
+    @property
+    def first(self) -> Conversation:
+        return self.comparison.prompt.messages, self.comparison.completion(self.label.first).messages
+
+    @property
+    def second(self) -> Conversation:
+        return self.comparison.prompt.messages, self.comparison.completion(self.label.second).messages
+
+    @property
+    def is_usable(self) -> bool:
+        """Both sides have text: an empty completion has no reward."""
+        return all(any(m.content.strip() for m in completion) for _, completion in (self.first, self.second))
+
+
+def labelled_pairs(store: Store, split: Split) -> list[LabelledPair]:
+    """Every labelled pair of a split whose two sides have text, in order of comparison id."""
+    found = labels(store, split=split)
+    ids = list(dict.fromkeys(label.comparison_id for label in found))
+    comparisons = {c.id: c for c in catalog.find(store, ids=ids)}
+    pairs = [LabelledPair(comparisons[label.comparison_id], label) for label in found]
+    return [p for p in pairs if p.is_usable]
+
+
+def targets(pairs: Sequence[LabelledPair]) -> np.ndarray:
+    """(n,) probability that the first is preferred, a tie counting half to each side."""
+    p = np.array([pair.label.probabilities for pair in pairs], dtype=np.float64).reshape(-1, 3)
+    return p[:, 0] + 0.5 * p[:, 1]
+
+
+def decided(pairs: Sequence[LabelledPair]) -> list[LabelledPair]:
+    """Those with at least one vote that is not a tie."""
+    return [p for p in pairs if p.label.probabilities[1] < 1]
+
+
+def share_of_decided(pairs: Sequence[LabelledPair]) -> np.ndarray:
+    """(n,) share of the first among the votes that are not ties; for `decided` pairs only."""
+    p = np.array([pair.label.probabilities for pair in pairs], dtype=np.float64).reshape(-1, 3)
+    return p[:, 0] / (p[:, 0] + p[:, 2])
+
+
+def data_hash(pairs: Sequence[LabelledPair]) -> str:
+    """Names the training data: the same pairs with the same labels give the same hash, in any order."""
+    rows = sorted([p.comparison.id, p.label.first, p.label.second, *p.label.probabilities] for p in pairs)
+    return "sha256:" + hashlib.sha256(json.dumps(rows).encode()).hexdigest()

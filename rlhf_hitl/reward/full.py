@@ -1,0 +1,275 @@
+"""The full backend: TRL's RewardTrainer with our rendering and our loss, and a last-layer Laplace for the uncertainty.
+
+Where TRL's defaults are known to go wrong (rewards on the bf16 grid, pairs dropped over `max_length`, EOS taken for
+padding, a LoRA run that leaves the score head frozen) this file decides otherwise, and says so where it does.
+"""
+
+from __future__ import annotations
+
+import logging
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import PartialState
+from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
+from peft import LoraConfig, PeftModel, TaskType
+from transformers import AutoModelForSequenceClassification
+from trl import ModelConfig, RewardConfig, RewardTrainer, TrlParser
+from trl.trainer.reward_trainer import DataCollatorForPreference
+
+from rlhf_hitl import __version__
+from rlhf_hitl.errors import BadInput
+from rlhf_hitl.formats.export import export
+from rlhf_hitl.models import load_tokenizer, resolve
+from rlhf_hitl.reward.features import Backbone, FeatureCache, multiplies_bf16, quiet_loading
+from rlhf_hitl.reward.head import Head, Standardiser, laplace
+from rlhf_hitl.reward.losses import bradley_terry
+from rlhf_hitl.reward.model import RewardModel, load
+from rlhf_hitl.reward.rendering import Conversation, Renderer
+from rlhf_hitl.reward.train import enter, training_pairs
+from rlhf_hitl.stats.calibration import fit_temperature
+from rlhf_hitl.store import Store
+from rlhf_hitl.types import messages
+
+log = logging.getLogger(__name__)
+
+UNCUT = 1_000_000  # tokens: a max_length of nothing
+
+
+@dataclass
+class FullConfig(RewardConfig):
+    """TRL's RewardConfig; bf16 is left off where the hardware emulates it, and pairs are cut, never dropped."""
+
+    dataset: str = field(default="", metadata={"help": "A folder of `rlhf-hitl export`, or a hub id of TRL pairs."})
+    max_length: int | None = field(default=1024, metadata={"help": "Tokens; the prompt's left is cut, and counted."})
+
+    def __post_init__(self) -> None:
+        if self.bf16 is None and not self.fp16:
+            self.bf16 = multiplies_bf16()
+        super().__post_init__()
+
+
+class Fp32Score(torch.nn.Linear):
+    """A score head that computes in fp32 under any autocast: on the bf16 grid small margins flip or tie."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(input.device.type, enabled=False):
+            return torch.nn.functional.linear(input.float(), self.weight.float())
+
+
+class SoftRewardTrainer(RewardTrainer):
+    """RewardTrainer that reads a `target` (probability that `chosen` is preferred) beside every pair."""
+
+    def _set_signature_columns_if_needed(self) -> None:
+        self._signature_columns = ["chosen_ids", "rejected_ids", "target"]
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        targets = inputs.pop("target")
+        outputs = model(**inputs, use_cache=False)
+        chosen, rejected = outputs.logits.squeeze(-1).chunk(2)
+        loss, figures = bradley_terry(chosen - rejected, targets)
+        mode = "train" if model.training else "eval"
+        for name, value in figures.items():
+            self._metrics[mode][name].append(value)
+        return (loss, outputs) if return_outputs else loss
+
+
+@dataclass
+class Collator(DataCollatorForPreference):
+    def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+        return super().torch_call(examples) | {"target": torch.tensor([e["target"] for e in examples])}
+
+
+def parser() -> TrlParser:
+    """`--config x.yaml` sets defaults, flags override; both configurations are read from one line."""
+    types: Any = [FullConfig, ModelConfig]
+    return TrlParser(types)
+
+
+def build_trainer(config: FullConfig, model_config: ModelConfig) -> SoftRewardTrainer:
+    """Tokenizer, model, data and trainer from a parsed configuration.
+
+    Raises:
+        BadInput: no model, no data, or data without the columns prompt, chosen and rejected.
+    """
+    if not model_config.model_name_or_path:
+        raise BadInput("model_name_or_path", expected="a model", fix="give --model_name_or_path a folder or a hub id")
+    path = str(resolve(model_config.model_name_or_path))
+    tokenizer = load_tokenizer(path)
+    renderer = Renderer(tokenizer, config.max_length or UNCUT)
+    # transformers' classifiers read the reward at the last token that is not padding, so EOS must not be the padding.
+    tokenizer.pad_token = tokenizer.convert_ids_to_tokens(renderer.pad_id)
+    with quiet_loading():
+        model = AutoModelForSequenceClassification.from_pretrained(
+            path, num_labels=1, dtype=torch.float32, use_safetensors=True, pad_token_id=renderer.pad_id
+        )
+    score = Fp32Score(model.score.in_features, 1, bias=False)
+    torch.nn.init.zeros_(score.weight)  # every reward starts equal: no margin that nobody taught
+    model.score = score
+    data = load_pairs(config.dataset)
+    return SoftRewardTrainer(
+        model=model,
+        args=config,  # its max_length drops nothing: the renderer has cut to it already
+        processing_class=tokenizer,
+        train_dataset=tokenised(data["train"], renderer),
+        eval_dataset=tokenised(data["calibration"], renderer) if len(data.get("calibration", [])) else None,
+        data_collator=Collator(pad_token_id=renderer.pad_id),
+        peft_config=_lora(model_config),
+    )
+
+
+def load_pairs(name: str) -> DatasetDict:
+    """A DatasetDict with `train` and perhaps `calibration`, from an exported folder or the hub."""
+    if not name:
+        raise BadInput("dataset ''", expected="a dataset", fix="give --dataset a folder of `rlhf-hitl export`")
+    try:
+        data = load_from_disk(name) if Path(name).is_dir() else load_dataset(name)
+    except Exception as e:  # datasets raises many kinds for what is one thing to the user
+        raise BadInput(f"dataset {name}", expected="an exported folder or a hub id", fix=str(e).splitlines()[0]) from e
+    data = data if isinstance(data, DatasetDict) else DatasetDict({"train": data})
+    if "label_source" in data["train"].column_names:  # a model that learns its own labels only grows surer of them
+        data = data.filter(lambda row: row["label_source"] == "human", desc="human labels")
+    missing = {"prompt", "chosen", "rejected"} - set(data["train"].column_names)
+    if missing or not len(data["train"]):
+        raise BadInput(
+            f"dataset {name} with {len(data['train'])} rows, columns {data['train'].column_names}",
+            expected="rows with prompt, chosen and rejected as chat messages",
+            fix="make it with `rlhf-hitl export`",
+        )
+    return data
+
+
+def chats(row: Any) -> tuple[Conversation, Conversation]:
+    """The two conversations of a row: (chosen, rejected)."""
+    prompt = messages(row["prompt"])
+    return (prompt, messages(row["chosen"])), (prompt, messages(row["rejected"]))
+
+
+def target(row: Any) -> float:
+    """The probability that a rater prefers `chosen`: from the exported shares, else 1."""
+    return row["p_chosen"] + 0.5 * row["p_tie"] if "p_chosen" in row else 1.0
+
+
+def tokenised(data: Dataset, renderer: Renderer) -> Dataset:
+    """The columns TRL takes as they are: chosen_ids, rejected_ids; and our target."""
+
+    def render(row: dict[str, Any]) -> dict[str, Any]:
+        chosen, rejected = (renderer.render(chat) for chat in chats(row))
+        return {
+            "chosen_ids": list(chosen.ids),
+            "rejected_ids": list(rejected.ids),
+            "target": target(row),
+            "cut": sum(r.dropped + r.cut > 0 for r in (chosen, rejected)),
+        }
+
+    with PartialState().main_process_first():
+        out = data.map(render, remove_columns=data.column_names, desc="rendering")
+    if cut := sum(out["cut"]):
+        log.warning("%d of %d conversations were cut to %d tokens", cut, 2 * len(out), renderer.max_length)
+    return out.remove_columns("cut")
+
+
+def finish(trainer: SoftRewardTrainer, config: FullConfig, folder: Path, workspace: Path) -> RewardModel | None:
+    """Save the trained model so that plain transformers loads it, then add the head with its uncertainty.
+
+    On the main process; the others get None. LoRA is merged into the weights.
+    """
+    trainer.accelerator.wait_for_everyone()
+    state = trainer.accelerator.get_state_dict(trainer.model)
+    if not trainer.accelerator.is_main_process:
+        return None
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if isinstance(model, PeftModel):
+        model, state = model.merge_and_unload(), None
+    tokenizer: Any = trainer.processing_class
+    model.config.pad_token_id = tokenizer.pad_token_id
+    model.save_pretrained(folder, state_dict=state)
+    tokenizer.save_pretrained(folder)
+    return with_uncertainty(folder, config.dataset, workspace, config.max_length or UNCUT)
+
+
+def with_uncertainty(folder: Path, dataset: str, workspace: Path, max_length: int) -> RewardModel:
+    """Give a trained sequence classifier a Laplace posterior over its score head and a temperature, and save both."""
+    data = load_pairs(dataset)
+    cache = FeatureCache(workspace / "features", Backbone(str(folder), layer=-1, max_length=max_length))
+    model = AutoModelForSequenceClassification.from_pretrained(folder, use_safetensors=True)
+    weights = model.score.weight.detach().float().numpy()[0].astype(np.float64)
+    width = len(weights)
+    identity = Standardiser(np.zeros(width), np.eye(width), 0.0, 1.0)
+
+    def differences(rows: Dataset) -> np.ndarray:
+        pairs = [chats(row) for row in rows]
+        features = cache.features([c for c, _ in pairs] + [r for _, r in pairs]).astype(np.float64)
+        return features[: len(pairs)] - features[len(pairs) :]
+
+    covariance = np.zeros((width + 1, width + 1))  # the last input is the length, which this head does not read
+    covariance[:width, :width] = laplace(differences(data["train"]), weights)
+    head = Head(np.append(weights, 0.0), covariance, (1.0, 1.0))
+    calibration = data.get("calibration")
+    if calibration is not None and len(calibration):
+        margins, stds = head.margins(np.pad(differences(calibration), ((0, 0), (0, 1))))
+        moderated = margins / np.sqrt(1 + np.pi / 8 * stds**2)
+        head = head.with_temperature(fit_temperature(moderated, np.array([target(r) for r in calibration])))
+    every: list[Any] = [row for part in data.values() for row in part]
+    card = {
+        "rlhf_hitl": __version__,
+        "data_hash": data["train"]._fingerprint,
+        "train_labels": len(data["train"]),
+        "train_votes": int(sum(data["train"]["votes"]))
+        if "votes" in data["train"].column_names
+        else len(data["train"]),
+        "calibration_labels": len(calibration) if calibration is not None else 0,
+        "simulated": any(r.get("simulated", False) for r in every),
+        "prompts_cut": cache.dropped,
+        "completions_cut": cache.cut,
+    }
+    trained = RewardModel(cache, identity, head, backend="full", card=card)
+    trained.save(folder)
+    return trained
+
+
+def _lora(model_config: ModelConfig) -> LoraConfig | None:
+    if not model_config.use_peft:
+        return None
+    return LoraConfig(
+        r=model_config.lora_r or 16,
+        lora_alpha=model_config.lora_alpha or 32,
+        lora_dropout=model_config.lora_dropout or 0.0,
+        target_modules=model_config.lora_target_modules or "all-linear",
+        task_type=TaskType.SEQ_CLS,  # with any other the score head stays frozen
+        modules_to_save=["score"],
+    )
+
+
+def train_full(
+    store: Store, backbone: str, workspace: Path, *, config: Path | None = None, max_length: int = 1024
+) -> RewardModel:
+    """Export the store's labels, train on them in this process, and enter the model in the store.
+
+    For several processes or machines: `accelerate launch scripts/train_reward.py`, on an export.
+    """
+    training_pairs(store)  # says what is missing before anything is written
+    with tempfile.TemporaryDirectory(dir=workspace) as draft:
+        dataset = Path(draft) / "dataset"
+        export(store, dataset, include_model_labels=False)
+        given = ["--config", str(config)] if config else []
+        flags = ["--dataset", str(dataset), "--output_dir", draft, "--max_length", str(max_length)]
+        args, model_config = parser().parse_args_and_config(
+            [*given, *flags, "--model_name_or_path", backbone, "--save_strategy", "no", "--report_to", "none"]
+        )
+        trainer = build_trainer(args, model_config)
+        trainer.train()
+        folder = Path(draft) / "model"
+        model = finish(trainer, args, folder, workspace)
+        assert model is not None, "a single process is the main one"
+        kept = workspace / "reward" / model.id
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        if not kept.exists():
+            folder.rename(kept)
+    model = load(kept, workspace / "features")
+    enter(store, model, kept)
+    return model

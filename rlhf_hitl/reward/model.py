@@ -1,0 +1,140 @@
+"""The reward model: one rendering and one scoring function for every part that asks what an answer is worth.
+
+A reward model is a backbone that turns a conversation into features, and a head that turns features into a reward
+with an uncertainty. The backends differ only in who trained the backbone: nobody (`head`), or TRL (`full`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+from rlhf_hitl.errors import BadInput, NotFound
+from rlhf_hitl.reward.features import Backbone, FeatureCache
+from rlhf_hitl.reward.head import Head, Standardiser
+from rlhf_hitl.reward.rendering import Conversation, conversations
+from rlhf_hitl.types import Comparison, Score
+
+CARD = "reward_model.json"
+WEIGHTS = "reward_head.safetensors"
+
+
+class RewardModel:
+    """Scores conversations. Make one with `reward.train`, or `load` one from its folder."""
+
+    def __init__(self, cache: FeatureCache, standardiser: Standardiser, head: Head, *, backend: str, card: dict):
+        self.cache, self.standardiser, self.head, self.backend, self.card = cache, standardiser, head, backend, card
+
+    @property
+    def id(self) -> str:
+        """Named by its weights: the same training gives the same id."""
+        digest = hashlib.sha256(self.cache.backbone.fingerprint.encode())
+        digest.update(np.ascontiguousarray(self.head.weights).tobytes())
+        return f"m_{digest.hexdigest()[:24]}"
+
+    def inputs(self, chats: Sequence[Conversation], *, keep: bool = True) -> np.ndarray:
+        """(n, d) inputs of the head."""
+        return self.standardiser(self.cache.features(chats, keep=keep), lengths(chats))
+
+    def rewards(self, chats: Sequence[Conversation], *, keep: bool = True) -> np.ndarray:
+        """(n,) float32 rewards in logits. `keep=False` leaves their features off the disk (for fresh rollouts)."""
+        return self.head.rewards(self.inputs(chats, keep=keep)).astype(np.float32)
+
+    def margins(
+        self, first: Sequence[Conversation], second: Sequence[Conversation]
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """reward(first) - reward(second), its uncertainty and P(first preferred), each (n,)."""
+        inputs = self.inputs([*first, *second])
+        margins, stds = self.head.margins(inputs[: len(first)] - inputs[len(first) :])
+        return margins, stds, self.head.probabilities(margins, stds)
+
+    def score(self, comparisons: Iterable[Comparison]) -> Iterator[Score]:
+        """What the model says of each comparison. Streams: any number of comparisons in a flat memory."""
+        rest = iter(comparisons)
+        while chunk := list(islice(rest, 512)):
+            inputs = self.inputs([chat for c in chunk for chat in conversations(c)])
+            start = 0
+            for comparison in chunk:
+                stop = start + len(comparison.completions)
+                yield self._score(comparison, inputs[start:stop])
+                start = stop
+
+    def _score(self, comparison: Comparison, inputs: np.ndarray) -> Score:
+        rewards = self.head.rewards(inputs)
+        best, second = np.argsort(-rewards, kind="stable")[:2]
+        margin, std = self.head.margins((inputs[best] - inputs[second])[None])
+        if not np.isfinite(margin[0]) or not np.isfinite(std[0]):
+            raise BadInput(
+                f"reward of comparison {comparison.id}", expected="a finite number", fix="train the reward model again"
+            )
+        ids = [c.id for c in comparison.completions]
+        return Score(
+            comparison_id=comparison.id,
+            reward_model_id=self.id,
+            chosen=ids[best],
+            rejected=ids[second],
+            margin=float(margin[0]),
+            uncertainty=float(std[0]),
+            probability=float(self.head.probabilities(margin, std)[0]),
+            rewards={i: float(r) for i, r in zip(ids, rewards)},
+        )
+
+    def save(self, folder: Path) -> None:
+        """Write the head and its card into a folder (a full model's backbone is there already). Whole or not at all."""
+        folder.mkdir(parents=True, exist_ok=True)
+        tensors = {
+            "mean": self.standardiser.mean,
+            "axes": self.standardiser.axes,
+            "weights": self.head.weights,
+            "covariance": self.head.covariance,
+            "length": np.array([self.standardiser.length_mean, self.standardiser.length_std]),
+            "temperature": np.array([self.head.temperature]),
+            "precisions": np.array(self.head.precisions),
+        }
+        save_file({k: np.ascontiguousarray(v, np.float64) for k, v in tensors.items()}, folder / f"{WEIGHTS}.writing")
+        card = self.card | {"id": self.id, "backend": self.backend, "backbone": self.cache.backbone.settings}
+        (folder / f"{CARD}.writing").write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n")
+        os.replace(folder / f"{WEIGHTS}.writing", folder / WEIGHTS)
+        os.replace(folder / f"{CARD}.writing", folder / CARD)
+
+
+def load(folder: Path | str, cache_folder: Path | None = None) -> RewardModel:
+    """A saved reward model. Features go to `cache_folder`, by default `features/` beside the model's folder.
+
+    Raises:
+        NotFound: no reward model there.
+        BadInput: its backbone is of another shape than its head.
+    """
+    folder = Path(folder)
+    if not (folder / CARD).is_file():
+        raise NotFound(
+            f"reward model {folder}", expected=f"a folder with {CARD}", fix="train one with `rlhf-hitl train-reward`"
+        )
+    card = json.loads((folder / CARD).read_text())
+    t = load_file(folder / WEIGHTS)
+    settings = dict(card["backbone"])
+    if card["backend"] == "full":
+        settings["name"] = str(folder)  # its backbone lies beside it, wherever the folder was moved to
+    backbone = Backbone(**settings)
+    if t["mean"].shape != (backbone.width,):
+        raise BadInput(
+            f"reward model {folder}",
+            expected=f"a backbone with {t['mean'].shape[0]} features, got {backbone.width} from {settings['name']}",
+            fix="give the backbone it was trained on",
+        )
+    standardiser = Standardiser(t["mean"], t["axes"], float(t["length"][0]), float(t["length"][1]))
+    head = Head(t["weights"], t["covariance"], tuple(t["precisions"].tolist()), float(t["temperature"][0]))
+    cache = FeatureCache(cache_folder or folder.parent / "features", backbone)
+    return RewardModel(cache, standardiser, head, backend=card["backend"], card=card)
+
+
+def lengths(chats: Sequence[Conversation]) -> np.ndarray:
+    """(n,) characters of each completion."""
+    return np.array([sum(len(m.content) for m in completion) for _, completion in chats], dtype=np.float64)

@@ -1,0 +1,129 @@
+"""Scored comparisons to people or to acceptance, with a random share that always goes to people."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from rlhf_hitl.errors import BadInput
+from rlhf_hitl.reward.data import labelled_pairs
+from rlhf_hitl.reward.model import RewardModel
+from rlhf_hitl.routing import threshold as thresholds
+from rlhf_hitl.routing.acquisition import mutual_information
+from rlhf_hitl.store import Store, catalog, ledger
+from rlhf_hitl.types import Comparison, Route, Score, Split
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How to route.
+
+    Attributes:
+        max_error: bound on the share of accepted comparisons on which raters would disagree with the model.
+        delta: chance that the bound fails.
+        control_share: share of all comparisons that go to raters whatever the model says; what it costs buys an
+            unbiased measure of the model and of the router.
+    """
+
+    max_error: float = 0.1
+    delta: float = 0.05
+    control_share: float = 0.1
+
+    def __post_init__(self) -> None:
+        for name in ("max_error", "delta"):
+            value = getattr(self, name)
+            if not 0 < value < 1:
+                raise BadInput(f"{name} {value}", expected="a share above 0 and below 1", fix=f"e.g. --{name} 0.1")
+        if not 0 <= self.control_share <= 1:
+            raise BadInput(f"control_share {self.control_share}", expected="0 to 1", fix="e.g. --control-share 0.1")
+
+
+@dataclass(frozen=True)
+class RoutingReport:
+    """What was decided. `counts` by route; `threshold` says from which confidence on the model was believed."""
+
+    counts: dict[str, int]
+    threshold: thresholds.Threshold
+    decisions: tuple[ledger.Routing, ...]
+
+
+def score_pool(store: Store, model: RewardModel) -> list[Score]:
+    """Score every comparison that is not judged and that this model has not scored, and keep the scores."""
+    new = list(model.score(catalog.find(store, judged=False, unscored_by=model.id)))
+    ledger.add_scores(store, new)
+    return new
+
+
+def route_pool(store: Store, model: RewardModel, policy: Policy, *, round: int = 0) -> RoutingReport:
+    """Decide for every comparison this model has scored and nobody has judged, and carry it out.
+
+    Only training prompts can be accepted by the model: raters judge calibration and held-out prompts always, because
+    those measure it.
+    """
+    threshold = calibrate_threshold(store, model, policy)
+    pool = {c.id: c for c in catalog.find(store, judged=False)}
+    scored = [s for s in ledger.scores_of(store, model.id) if s.comparison_id in pool]
+    decisions = decide(scored, pool, threshold, policy, round)
+    ledger.route(store, decisions)
+    counts = {r.value: sum(d.route is r for d in decisions) for r in (Route.HUMAN, Route.CONTROL, Route.AUTO)}
+    return RoutingReport(counts, threshold, tuple(decisions))
+
+
+def calibrate_threshold(store: Store, model: RewardModel, policy: Policy) -> thresholds.Threshold:
+    """The threshold that the labels of the calibration split allow."""
+    pairs = labelled_pairs(store, Split.CALIBRATION)
+    if not pairs:
+        return thresholds.choose(np.array([]), np.array([]), max_error=policy.max_error, delta=policy.delta)
+    margins, _, probabilities = model.margins([p.first for p in pairs], [p.second for p in pairs])
+    chosen = [p.label.first if m > 0 else p.label.second for p, m in zip(pairs, margins)]
+    wrong = [0.5 if p.label.preferred is None else float(p.label.preferred != c) for p, c in zip(pairs, chosen)]
+    confidence = np.maximum(probabilities, 1 - probabilities)
+    return thresholds.choose(confidence, np.array(wrong), max_error=policy.max_error, delta=policy.delta)
+
+
+def decide(
+    scored: Sequence[Score],
+    pool: dict[str, Comparison],
+    threshold: thresholds.Threshold,
+    policy: Policy,
+    round: int,
+) -> list[ledger.Routing]:
+    """One decision a scored comparison. Raters meet first what teaches most (mutual information)."""
+    information = mutual_information(np.array([s.margin for s in scored]), np.array([s.uncertainty for s in scored]))
+    rank = {scored[i].comparison_id: place for place, i in enumerate(np.argsort(-information, kind="stable"))}
+    out = []
+    for score in scored:
+        measures = pool[score.comparison_id].prompt.split is not Split.TRAIN
+        confident = score.probability >= threshold.value and not measures
+        proposed = Route.AUTO if confident else Route.HUMAN
+        control = not measures and _draw(score.comparison_id, round) < policy.control_share
+        if control:
+            reason = "drawn at random to measure the model and the router"
+        elif measures:
+            reason = "its prompt measures the model: raters always judge it"
+        elif confident:
+            reason = f"accepted: {threshold.reason}"
+        elif threshold.accepts_nothing:
+            reason = threshold.reason
+        else:
+            reason = f"confidence {score.probability:.3f} is below {threshold.value:.3f}"
+        out.append(
+            ledger.Routing(
+                comparison_id=score.comparison_id,
+                route=Route.CONTROL if control else proposed,
+                proposed=proposed,
+                reason=reason,
+                reward_model_id=score.reward_model_id,
+                round=round,
+                place_in_line=rank[score.comparison_id],
+            )
+        )
+    return out
+
+
+def _draw(comparison_id: str, round: int) -> float:
+    """A number in [0, 1) that is fixed for a comparison and a round, so that routing twice decides the same."""
+    return int(hashlib.sha256(f"control:{round}:{comparison_id}".encode()).hexdigest()[:12], 16) / 16**12

@@ -1,0 +1,74 @@
+"""From when on may the model decide alone? A threshold on its confidence with a bound on its errors."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from rlhf_hitl.stats.intervals import upper_bound
+
+
+@dataclass(frozen=True)
+class Threshold:
+    """Accept where confidence >= `value` (above 1: accept nothing).
+
+    `bound`: with probability 1 - `delta` over the calibration labels, the error among the accepted is below it.
+    """
+
+    value: float
+    bound: float
+    accepted: int
+    errors: float
+    calibration: int
+    max_error: float
+    delta: float
+
+    @property
+    def accepts_nothing(self) -> bool:
+        return self.value > 1
+
+    @property
+    def reason(self) -> str:
+        if not self.accepts_nothing:
+            return (
+                f"confidence of {self.value:.3f} or more: error below {self.bound:.3f} with {1 - self.delta:.0%} "
+                f"confidence on {self.accepted} of {self.calibration} calibration labels"
+            )
+        fewest = fewest_labels(self.max_error, self.delta)
+        if self.calibration < fewest:
+            return f"accepts nothing: {self.calibration} calibration labels, {fewest} are the fewest that can show it"
+        return f"accepts nothing: no confidence keeps the error below {self.max_error:.3f} on the calibration labels"
+
+
+def fewest_labels(max_error: float, delta: float) -> int:
+    """How many labels without an error it takes to show an error rate below `max_error`."""
+    return math.ceil(math.log(delta) / math.log(1 - max_error))
+
+
+def choose(confidence: np.ndarray, wrong: np.ndarray, *, max_error: float, delta: float) -> Threshold:
+    """The lowest threshold whose accepted set provably errs less than `max_error`.
+
+    Fixed-sequence testing (Angelopoulos et al. 2021, "Learn then test"): sets of the most confident labels, growing in
+    steps fixed beforehand, each tested with an exact binomial bound at level `delta`; the first failure ends it. So the
+    chance of choosing a threshold that breaks the bound is at most `delta`, whatever the model.
+
+    Args:
+        confidence: (n,) probability of the model's own choice, on calibration labels.
+        wrong: (n,) 1 where the raters prefer the other, 0.5 where they are tied, 0 where they agree.
+    """
+    order = np.argsort(-confidence, kind="stable")
+    c, e = np.asarray(confidence, float)[order], np.asarray(wrong, float)[order]
+    n = len(c)
+    best = Threshold(math.inf, 1.0, 0, 0.0, n, max_error, delta)
+    first = fewest_labels(max_error, delta)
+    steps = [*range(first, n + 1, max(1, n // 20)), n] if n >= first else []
+    # A threshold cannot part equals, so every set reaches to the end of its last confidence.
+    for size in dict.fromkeys(int(np.searchsorted(-c, -c[step - 1], side="right")) for step in steps):
+        errors = float(e[:size].sum())
+        bound = upper_bound(math.ceil(errors), size, delta)
+        if bound > max_error:
+            break
+        best = Threshold(float(c[size - 1]), bound, size, errors, n, max_error, delta)
+    return best

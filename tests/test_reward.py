@@ -152,6 +152,22 @@ def test_a_layer_the_model_has_not_is_refused(tiny_model):
         Backbone(str(tiny_model), layer=3)
 
 
+def test_an_encoder_without_chat_template_or_eos_serves_as_backbone(tiny_model, tmp_path):
+    from transformers import BertConfig, BertModel
+
+    tokenizer = load_tokenizer(tiny_model)
+    tokenizer.chat_template, tokenizer.sep_token, tokenizer.eos_token = None, "<|end|>", None
+    tokenizer.save_pretrained(tmp_path / "bert")
+    config = BertConfig(
+        vocab_size=len(tokenizer), hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=2
+    )
+    BertModel(config).save_pretrained(tmp_path / "bert")
+    encoder = Backbone(str(tmp_path / "bert"), dtype="float32")
+    rendered = [encoder.renderer.render(chat("hello", w)) for w in WORDS]
+    assert encoder.layer == 2
+    assert len(np.unique(encoder.compute(rendered).round(4), axis=0)) == len(WORDS)
+
+
 # Head
 
 

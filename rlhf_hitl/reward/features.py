@@ -18,7 +18,7 @@ from safetensors.numpy import save_file
 from tqdm import tqdm
 
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.models import load_tokenizer, resolve
+from rlhf_hitl.models import best_device, best_dtype, load_tokenizer, resolve
 from rlhf_hitl.reward.rendering import Conversation, Rendered, Renderer
 
 log = logging.getLogger(__name__)
@@ -48,15 +48,17 @@ class Backbone:
         self.layer = round(depth * 2 / 3) if layer is None else layer if layer > 0 else depth + 1 + layer
         if not 0 < self.layer <= depth:
             raise BadInput(f"layer {layer}", expected=f"1 to {depth} for {name}", fix="choose a layer the model has")
-        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = torch.device(best_device())
         self.dtype = _dtype(dtype)
-        self.renderer = Renderer(load_tokenizer(path), min(max_length, _positions(config)))
+        self.renderer = Renderer(load_tokenizer(path, chats=False), min(max_length, _positions(config)))
         with quiet_loading():
             model = AutoModel.from_pretrained(path, dtype=self.dtype, use_safetensors=True)
         self._model = model.to(self.device).eval()
-        if self.layer < depth and hasattr(self._model, "layers"):
-            self._model.layers = self._model.layers[: self.layer]  # later layers are not needed: do not run them
+        cut = self.layer < depth and hasattr(self._model, "layers")
+        if cut:  # later layers are not needed: do not run them
+            self._model.layers = self._model.layers[: self.layer]
             self._model.norm = torch.nn.Identity()
+        self._reads_last = cut or self.layer == depth
         self.width = config.hidden_size
         self.fingerprint = _fingerprint(Path(path), self.layer, str(self.dtype))
 
@@ -80,8 +82,10 @@ class Backbone:
             ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self.renderer.pad_id)
             lengths = torch.tensor([len(r) for r in rows])
             mask = (torch.arange(ids.shape[1])[None] < lengths[:, None]).long()
-            states = self._model(input_ids=ids.to(self.device), attention_mask=mask.to(self.device))
-            last = states.last_hidden_state[torch.arange(len(rows)), lengths - 1]
+            given = {"input_ids": ids.to(self.device), "attention_mask": mask.to(self.device)}
+            made = self._model(**given, output_hidden_states=not self._reads_last)
+            states = made.last_hidden_state if self._reads_last else made.hidden_states[self.layer]
+            last = states[torch.arange(len(rows)), lengths - 1]
             out[batch] = last.float().cpu().numpy()
             if bar is not None:
                 bar.update(len(batch))
@@ -186,18 +190,10 @@ def _batches(order: list[int], lengths: list[int], budget: int) -> list[list[int
 
 def _dtype(name: str) -> torch.dtype:
     if name == "auto":
-        name = "bfloat16" if multiplies_bf16() else "float32"
+        return best_dtype(best_device())
     if name not in ("float32", "bfloat16", "float16"):
         raise BadInput(f"dtype {name!r}", expected="auto, float32, bfloat16 or float16", fix="choose one of these")
     return getattr(torch, name)
-
-
-def multiplies_bf16() -> bool:
-    """Whether the hardware multiplies bfloat16 itself."""
-    if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported()
-    # Without the instruction bfloat16 is emulated, hundreds of times slower than float32.
-    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _positions(config) -> int:

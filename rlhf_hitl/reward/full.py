@@ -24,8 +24,8 @@ from trl.trainer.reward_trainer import DataCollatorForPreference
 from rlhf_hitl import __version__
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.formats.export import export
-from rlhf_hitl.models import load_tokenizer, resolve
-from rlhf_hitl.reward.features import Backbone, FeatureCache, multiplies_bf16, quiet_loading
+from rlhf_hitl.models import best_device, best_dtype, load_tokenizer, resolve
+from rlhf_hitl.reward.features import Backbone, FeatureCache, quiet_loading
 from rlhf_hitl.reward.head import Head, Standardiser, laplace
 from rlhf_hitl.reward.losses import bradley_terry
 from rlhf_hitl.reward.model import RewardModel, load
@@ -49,7 +49,7 @@ class FullConfig(RewardConfig):
 
     def __post_init__(self) -> None:
         if self.bf16 is None and not self.fp16:
-            self.bf16 = multiplies_bf16()
+            self.bf16 = best_dtype(best_device()) is torch.bfloat16
         super().__post_init__()
 
 

@@ -1,0 +1,303 @@
+"""The loop: one trip round the figure after another, each step done once, stopped and resumed at any point.
+
+A round is a list of steps. A finished step leaves its result in the store; a loop that starts again skips what is
+finished and goes on. A step that was cut off is done anew, so each step must bear being done twice.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from rlhf_hitl import simulate
+from rlhf_hitl.config import Settings
+from rlhf_hitl.errors import BadInput
+from rlhf_hitl.store import Store, catalog, ledger, queue
+from rlhf_hitl.types import Prompt, Split
+
+if TYPE_CHECKING:
+    from rlhf_hitl.reward.model import RewardModel
+
+
+class LoopConfig(BaseModel):
+    """What a round does and how much of it. `configs/loop.yaml` shows every field."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    policy: str = "smollm2-135m-instruct"
+    backbone: str = "smollm2-135m-instruct"
+    prompts_per_round: int = Field(default=16, ge=1)
+    completions_per_prompt: int = Field(default=4, ge=2)
+    max_new_tokens: int = Field(default=48, ge=1)
+    temperatures: tuple[float, ...] = (0.7, 1.1)
+    judgments_per_round: int = Field(default=160, ge=1)
+    max_error: float = Field(default=0.2, gt=0, lt=1)
+    delta: float = Field(default=0.1, gt=0, lt=1)
+    control_share: float = Field(default=0.15, ge=0, le=1)
+    dpo_pairs: int = Field(default=24, ge=0)  # 0: no DPO
+    ppo_steps: int = Field(default=4, ge=0)  # 0: no PPO
+    ppo_rollouts: int = Field(default=8, ge=2)
+    gate_prompts: int = Field(default=8, ge=1)
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """What a round without simulated raters waits for."""
+
+    round: int
+    done: int
+    wanted: int
+
+    def __str__(self) -> str:
+        return f"round {self.round}: {self.done} of {self.wanted} judgments; raters make them at `rlhf-hitl serve`"
+
+
+class Loop:
+    """Runs rounds on a store.
+
+    Args:
+        waits: called while people are at work, again and again; None: simulated raters do the work.
+        tells: called with a line for each step that begins or was finished before.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        settings: Settings,
+        config: LoopConfig,
+        *,
+        waits: Callable[[Waiting], None] | None,
+        tells: Callable[[str], None],
+    ):
+        self.store, self.settings, self.config, self.waits, self.tells = store, settings, config, waits, tells
+        self.round = 0
+        self._models: dict[str, RewardModel] = {}
+        self.steps: list[tuple[str, Callable[[], dict[str, Any]]]] = [
+            ("sample", self.sample),
+            ("route", self.route),
+            ("review", self.review),
+            ("train_reward", self.train_reward),
+            ("evaluate", self.evaluate),
+            ("dpo", self.dpo),
+            ("ppo", self.ppo),
+            ("promote", self.promote),
+        ]
+
+    def run(self, rounds: int) -> dict[tuple[int, str], dict[str, Any]]:
+        """Run until `rounds` rounds are finished in this store; returns every step's result."""
+        for self.round in range(1, rounds + 1):
+            for name, step in self.steps:
+                if (self.round, name) in ledger.finished_steps(self.store):
+                    continue
+                self.tells(f"round {self.round}: {name}")
+                start = time.monotonic()
+                result = step()
+                # A wait for people is theirs, not the machine's.
+                seconds = result.pop("machine_seconds", time.monotonic() - start)
+                ledger.finish_step(self.store, self.round, name, result, seconds)
+        return ledger.finished_steps(self.store)
+
+    # The steps, in order. Each returns what later steps and the report need.
+
+    def sample(self) -> dict[str, Any]:
+        """The policy answers prompts of every split; its answers become comparisons."""
+        from rlhf_hitl.policy.generation import Sampling, comparisons_of, sample_completions
+
+        prompts = self._drawn_prompts()
+        each = max(1, self.config.completions_per_prompt // len(self.config.temperatures))
+        samplings = [
+            Sampling(temperature=t, max_new_tokens=self.config.max_new_tokens, count=each, seed=self._seed())
+            for t in self.config.temperatures
+        ]
+        policy = self.policy()
+        completions = sample_completions(policy, prompts, samplings)
+        found = comparisons_of(prompts, completions)
+        with self.store.write() as conn:
+            new = catalog.add_comparisons(self.store, conn, found, source=f"round {self.round}")
+        return {"policy": policy, "prompts": len(prompts), "completions": len(completions), "comparisons": new}
+
+    def route(self) -> dict[str, Any]:
+        """The newest reward model, where there is one, scores what nobody has judged and routes it."""
+        from rlhf_hitl.routing.router import Policy, route_pool, score_pool
+
+        begins = queue.revision(self.store)
+        model = self._reward_model(self.round - 1)
+        if model is None:
+            return {"begins": begins, "reason": "no reward model yet: raters judge everything"}
+        scored = score_pool(self.store, model)
+        policy = Policy(self.config.max_error, self.config.delta, self.config.control_share)
+        routed = route_pool(self.store, model, policy, round=self.round)
+        return {
+            "begins": begins,
+            "reward_model_id": model.id,
+            "scored": len(scored),
+            "routes": routed.counts,
+            "reason": routed.threshold.reason,
+        }
+
+    def review(self) -> dict[str, Any]:
+        """Raters judge, most informative first, until the round has its judgments or the queue is empty."""
+        begins = self._result("route")["begins"]
+        wanted = self.config.judgments_per_round
+        if self.waits is None:
+            left = wanted - self._judgments_since(begins)
+            simulate.review(self.store, left, guideline_version=self.settings.guideline_version)
+        else:
+            while (done := self._judgments_since(begins)) < wanted and self._has_work():
+                self.waits(Waiting(self.round, done, wanted))
+        return {"judgments": self._judgments_since(begins), "wanted": wanted, "machine_seconds": 0.0}
+
+    def train_reward(self) -> dict[str, Any]:
+        """All human labels of the train split so far teach a new head."""
+        from rlhf_hitl.reward.features import Backbone
+        from rlhf_hitl.reward.train import train_head
+
+        model = train_head(self.store, Backbone(self.config.backbone), self.settings.workspace)
+        self._models[model.id] = model
+        return {"reward_model_id": model.id, "path": str(self.settings.workspace / "reward" / model.id), **model.card}
+
+    def evaluate(self) -> dict[str, Any]:
+        """The new reward model is replayed on held-out labels, where there are any."""
+        from rlhf_hitl.reward.evaluate import evaluate
+
+        model = self._reward_model(self.round)
+        assert model is not None, "train_reward comes before"
+        try:
+            return evaluate(model, self.store).as_dict()
+        except BadInput as e:
+            return {"n": 0, "reason": str(e)}
+
+    def dpo(self) -> dict[str, Any]:
+        """DPO on human pairs, and on pairs the reward model makes of this round's fresh answers."""
+        from rlhf_hitl.policy.dpo import DPOSettings, pairs_for_dpo, train_dpo
+
+        if not self.config.dpo_pairs:
+            return {"policy": self.policy(), "reason": "switched off"}
+        pairs = pairs_for_dpo(
+            self.store, self._reward_model(self.round), limit=self.config.dpo_pairs, seed=self._seed()
+        )
+        out = self._fresh("dpo")
+        settings = DPOSettings(policy=self.policy(), out=str(out), max_length=512)
+        result = train_dpo(settings, pairs)
+        return {"policy": str(out), "pairs": len(pairs), **result}
+
+    def ppo(self) -> dict[str, Any]:
+        """PPO from where DPO ended, with the reward model as the judge."""
+        from rlhf_hitl.policy.ppo import PPOConfig, train_ppo
+
+        start = self._result("dpo")["policy"]
+        if not self.config.ppo_steps:
+            return {"policy": start, "reason": "switched off"}
+        model = self._reward_model(self.round)
+        assert model is not None, "train_reward comes before"
+        out = self._fresh("ppo")
+        config = PPOConfig(
+            policy=start,
+            out=str(out),
+            steps=self.config.ppo_steps,
+            rollouts=self.config.ppo_rollouts,
+            minibatch=self.config.ppo_rollouts,
+            microbatch=math.gcd(self.config.ppo_rollouts, 4),
+            max_new_tokens=self.config.max_new_tokens,
+            seed=self._seed(),
+        )
+        prompts = catalog.all_prompts(self.store, split=Split.TRAIN)
+        result = train_ppo(config, prompts, lambda chats: model.rewards(chats, keep=False))
+        return {"policy": str(out), "steps": len(result.history), "last": result.history[-1]}
+
+    def promote(self) -> dict[str, Any]:
+        """The tuned policy takes over where its answers to held-out prompts are worth no less than its predecessor's.
+
+        The judge is the reward model it was tuned on, so this gate stops a broken policy, not an over-optimised one:
+        that takes raters.
+        """
+        from rlhf_hitl.policy.generation import Sampling, sample_completions
+
+        before, after = self.policy(), self._result("ppo")["policy"]
+        if before == after:
+            return {"policy": before, "promoted": False, "reason": "nothing was tuned"}
+        model = self._reward_model(self.round)
+        assert model is not None, "train_reward comes before"
+        prompts = catalog.all_prompts(self.store, split=Split.HELDOUT)
+        random.Random(self._seed()).shuffle(prompts)
+        prompts = prompts[: self.config.gate_prompts]
+        sampling = Sampling(temperature=0.7, max_new_tokens=self.config.max_new_tokens, seed=self._seed())
+        by_id = {p.id: p for p in prompts}
+        means = []
+        for policy in (before, after):
+            completions = sample_completions(policy, prompts, [sampling])
+            chats = [(by_id[c.prompt_id].messages, c.messages) for c in completions if c.text.strip()]
+            means.append(float(model.rewards(chats, keep=False).mean()) if chats else float("-inf"))
+        promoted = means[1] >= means[0]
+        return {
+            "policy": after if promoted else before,
+            "promoted": promoted,
+            "heldout_reward_before": means[0],
+            "heldout_reward_after": means[1],
+            "prompts": len(prompts),
+        }
+
+    def policy(self) -> str:
+        """The policy this round starts from: the last one promoted."""
+        before = ledger.finished_steps(self.store).get((self.round - 1, "promote"))
+        return before["policy"] if before else self.config.policy
+
+    def _drawn_prompts(self) -> list[Prompt]:
+        """Prompts of this round: each split in its own share, at random, the same on every run."""
+        drawn = []
+        for split in Split:
+            prompts = catalog.all_prompts(self.store, split=split)
+            random.Random(f"{self._seed()}:{split}").shuffle(prompts)
+            share = len(prompts) / max(1, len(catalog.all_prompts(self.store)))
+            drawn += prompts[: max(1, round(self.config.prompts_per_round * share))]
+        if not drawn:
+            raise BadInput(
+                f"store {self.store.safe_url} with 0 prompts",
+                expected="prompts to answer",
+                fix="run `rlhf-hitl quickstart --no-serve` or `rlhf-hitl import`",
+            )
+        return drawn
+
+    def _reward_model(self, round: int) -> RewardModel | None:
+        """The reward model that a round trained; before the first, the newest in the store, if there is one."""
+        from rlhf_hitl.reward.model import load
+
+        trained = ledger.finished_steps(self.store).get((round, "train_reward"))
+        if trained is None:
+            known = ledger.reward_models(self.store)
+            if not known:
+                return None
+            record = known[-1]
+        else:
+            record = ledger.reward_model(self.store, trained["reward_model_id"])
+        if record.id not in self._models:
+            self._models[record.id] = load(record.path, self.settings.workspace / "features")
+        return self._models[record.id]
+
+    def _result(self, step: str) -> dict[str, Any]:
+        return ledger.finished_steps(self.store)[self.round, step]
+
+    def _judgments_since(self, revision: int) -> int:
+        return sum(not j.source for j in queue.history(self.store, after=revision, current=False) if not j.supersedes)
+
+    def _has_work(self) -> bool:
+        state = queue.state(self.store)
+        return state["free"] + state["leased"] > 0
+
+    def _fresh(self, step: str) -> Path:
+        """The folder for a step's policy, empty of what a cut-off run left there."""
+        folder = self.settings.workspace / "policies" / f"round-{self.round}-{step}"
+        shutil.rmtree(folder, ignore_errors=True)
+        return folder
+
+    def _seed(self) -> int:
+        return self.config.seed * 1000 + self.round

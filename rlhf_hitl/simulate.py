@@ -1,0 +1,98 @@
+"""Simulated raters, for demonstrations, tests and benchmarks. Everything they touch is marked `simulated`."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from rlhf_hitl.store import Store, people, queue
+from rlhf_hitl.types import Answer, Comparison, Completion, Role, Verdict
+
+INTERFACE = "simulated-1"
+
+
+@dataclass(frozen=True)
+class SimulatedRater:
+    """A rater who follows a fixed taste with some noise.
+
+    `steadiness` scales the taste into logits (0: coin flips); `ties` is Davidson's nu: how readily they call a tie.
+    """
+
+    name: str
+    steadiness: float
+    ties: float = 0.3
+
+
+RATERS = (
+    SimulatedRater("simulated-careful", 4.0),
+    SimulatedRater("simulated-usual", 2.5),
+    SimulatedRater("simulated-hasty", 1.2),
+)
+
+
+def taste(completion: Completion) -> float:
+    """How good a completion is to a simulated rater: about sixty words, few repeats, and a finished last sentence.
+
+    A rule, chosen for being checkable by eye; it stands for no real person's taste.
+    """
+    words = completion.text.casefold().split()
+    if not words:
+        return -3.0
+    repeats = 1 - len(set(words)) / len(words)
+    length = abs(math.log(len(words) / 60))
+    finished = completion.text.rstrip()[-1:] in ".!?。؟।)`"
+    return 0.8 * finished - 2.0 * repeats - 0.7 * length
+
+
+def answer(rater: SimulatedRater, comparison: Comparison) -> Answer:
+    """A rater's answer: Davidson's model (1970) for pairs, its winner and strength from the taste; the same each time.
+
+    With more than two completions the ranking is by the taste plus logistic noise, without ties.
+    """
+    seed = hashlib.sha256(f"{rater.name}:{comparison.id}".encode()).digest()
+    rng = np.random.default_rng(int.from_bytes(seed[:8], "big"))
+    seconds = float(np.round(rng.lognormal(math.log(20), 0.5), 1))
+    values = np.array([taste(c) for c in comparison.completions]) * rater.steadiness
+    ids = [c.id for c in comparison.completions]
+    if len(ids) > 2:
+        noisy = values + rng.logistic(size=len(ids))
+        return Answer(Verdict.RANKED, tuple((ids[i],) for i in np.argsort(-noisy)), active_seconds=seconds)
+    gap = float(np.clip(values[0] - values[1], -30, 30))
+    odds = np.array([math.exp(gap / 2), rater.ties, math.exp(-gap / 2)])
+    outcome = int(rng.choice(3, p=odds / odds.sum()))
+    if outcome == 1:
+        return Answer(Verdict.RANKED, (tuple(ids),), active_seconds=seconds)
+    first, second = ids if outcome == 0 else ids[::-1]
+    strength = 1 + int(abs(gap) > 1) + int(abs(gap) > 3)
+    return Answer(Verdict.RANKED, ((first,), (second,)), strength, active_seconds=seconds)
+
+
+def review(store: Store, wanted: int, *, guideline_version: str = "") -> int:
+    """Let the simulated raters take turns at the queue until `wanted` judgments are made or none has work left."""
+    known = {r.name for r in people.everyone(store)}
+    for rater in RATERS:
+        if rater.name not in known:
+            people.add(store, rater.name, Role.RATER, simulated=True)
+    ids = {r.name: r.id for r in people.everyone(store)}
+    done = 0
+    working = list(RATERS)
+    while done < wanted and working:
+        rater = working.pop(0)
+        lease = queue.lease(store, ids[rater.name])
+        if lease is None:
+            continue
+        queue.submit(
+            store,
+            lease.id,
+            lease.rater_id,
+            answer(rater, lease.comparison),
+            guideline_version=guideline_version,
+            interface_version=INTERFACE,
+            simulated=True,
+        )
+        done += 1
+        working.append(rater)
+    return done

@@ -1,0 +1,126 @@
+"""The loop on a tiny real model: whole rounds, stopped, resumed, and waiting for people."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from rlhf_hitl import simulate
+from rlhf_hitl.config import Settings
+from rlhf_hitl.loop import Loop, LoopConfig
+from rlhf_hitl.store import Store, catalog, ledger, people, queue
+from rlhf_hitl.types import Message, Prompt, Role
+
+SMALL = {
+    "prompts_per_round": 24,
+    "completions_per_prompt": 2,
+    "temperatures": [1.0],
+    "max_new_tokens": 12,
+    "judgments_per_round": 22,
+    "dpo_pairs": 4,
+    "ppo_steps": 1,
+    "ppo_rollouts": 4,
+    "gate_prompts": 2,
+}
+STEPS = ["sample", "route", "review", "train_reward", "evaluate", "dpo", "ppo", "promote"]
+
+
+@pytest.fixture
+def prompts(sqlite_store):
+    with sqlite_store.write() as conn:
+        new = [Prompt.create((Message("user", f"please write about the sea {i}"),)) for i in range(80)]
+        catalog.add_prompts(sqlite_store, conn, new)
+    return sqlite_store
+
+
+def loop_of(store, tiny_model, tmp_path, *, waits=None, tells=lambda line: None, **changes):
+    config = LoopConfig(policy=str(tiny_model), backbone=str(tiny_model), **(SMALL | changes))
+    return Loop(store, Settings(workspace=tmp_path), config, waits=waits, tells=tells)
+
+
+@pytest.mark.timeout(240)
+def test_two_rounds_from_the_command_line_close_the_loop(prompts, tiny_model, tmp_path):
+    config = tmp_path / "loop.yaml"
+    config.write_text(json.dumps(SMALL | {"policy": str(tiny_model), "backbone": str(tiny_model)}))
+    run = subprocess.run(
+        [
+            sys.executable, "-m", "rlhf_hitl", "loop", "--rounds", "2", "--simulate", "--json",
+            "--store", prompts.url, "--config", str(config),
+        ],
+        env=os.environ | {"RLHF_HITL_WORKSPACE": str(tmp_path / "workspace")},
+        capture_output=True, text=True, timeout=220, check=False,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr[-3000:]
+    said = json.loads(run.stdout)
+    assert [(s["round"], s["step"]) for s in said["steps"]] == [(n, s) for n in (1, 2) for s in STEPS]
+    by_step = {(s["round"], s["step"]): s for s in said["steps"]}
+    assert by_step[1, "route"]["reason"].startswith("no reward model yet")
+    assert by_step[2, "route"]["reward_model_id"] == by_step[1, "train_reward"]["reward_model_id"]
+    assert sum(by_step[2, "route"]["routes"].values()) == by_step[2, "route"]["scored"] > 0
+    assert by_step[2, "sample"]["policy"] == by_step[1, "promote"]["policy"]
+    assert by_step[2, "train_reward"]["train_votes"] > by_step[1, "train_reward"]["train_votes"]
+    assert set(said["report"]["figures"]) == {
+        "accuracy_before_review", "intervention_rate", "error_reduction", "review_seconds", "cost_per_comparison",
+    }  # fmt: skip
+    assert said["report"]["simulated"]
+    assert all(j.simulated for j in queue.history(prompts))
+
+
+def test_an_interrupted_loop_goes_on_where_it_stopped(prompts, tiny_model, tmp_path):
+    def stops_at_evaluate(line):
+        if line == "round 1: evaluate":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        loop_of(prompts, tiny_model, tmp_path, tells=stops_at_evaluate, ppo_steps=0, dpo_pairs=0).run(1)
+    before = ledger.finished_steps(prompts)
+    assert [step for _, step in before] == STEPS[:4]
+    lines = []
+    after = loop_of(prompts, tiny_model, tmp_path, tells=lines.append, ppo_steps=0, dpo_pairs=0).run(1)
+    assert lines == [f"round 1: {s}" for s in STEPS[4:]]
+    assert {k: after[k] for k in before} == before
+    assert after[1, "promote"]["reason"] == "nothing was tuned"
+
+
+def test_without_simulated_raters_it_waits_for_people_and_says_for_what(prompts, tiny_model, tmp_path):
+    ann = people.add(prompts, "ann", Role.RATER).id
+    said = []
+
+    def a_person_judges(waiting):
+        said.append(str(waiting))
+        lease = queue.lease(prompts, ann)
+        queue.submit(prompts, lease.id, ann, simulate.answer(simulate.RATERS[0], lease.comparison))
+
+    loop_of(prompts, tiny_model, tmp_path, waits=a_person_judges, ppo_steps=0, dpo_pairs=0).run(1)
+    assert len(said) == SMALL["judgments_per_round"]
+    assert said[0] == "round 1: 0 of 22 judgments; raters make them at `rlhf-hitl serve`"
+    assert not any(j.simulated for j in queue.history(prompts))
+
+
+def test_simulated_raters_are_marked_and_say_the_same_each_time(prompts, tiny_model, tmp_path):
+    loop = loop_of(prompts, tiny_model, tmp_path)
+    loop.round = 1
+    loop.sample()
+    assert simulate.review(prompts, 5) == 5
+    for judgment in queue.history(prompts):
+        rater = next(r for r in people.everyone(prompts) if r.id == judgment.rater_id)
+        assert rater.simulated
+        who = next(r for r in simulate.RATERS if r.name == rater.name)
+        comparison = next(catalog.find(prompts, ids=[judgment.comparison_id]))
+        assert simulate.answer(who, comparison) == judgment.answer
+
+
+def test_a_bad_setting_is_named_with_its_file(tmp_path):
+    config = tmp_path / "loop.yaml"
+    config.write_text("rouns: 3\n")
+    run = subprocess.run(
+        [sys.executable, "-m", "rlhf_hitl", "loop", "--config", str(config), "--store", f"sqlite:///{tmp_path}/x.db"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert run.returncode == 2
+    assert f"{config}: rouns" in run.stderr
+    assert "Traceback" not in run.stderr
+    with pytest.raises(Exception, match="existing store"):
+        Store.open(f"sqlite:///{tmp_path}/x.db")

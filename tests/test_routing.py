@@ -1,0 +1,159 @@
+"""Routing: who decides, on what ground, and what a rater then sees."""
+
+import numpy as np
+import pytest
+
+from rlhf_hitl import simulate
+from rlhf_hitl.config import Settings
+from rlhf_hitl.errors import BadInput
+from rlhf_hitl.kpis import report
+from rlhf_hitl.reward.features import Backbone
+from rlhf_hitl.reward.train import train_head
+from rlhf_hitl.routing.router import Policy, decide, route_pool, score_pool
+from rlhf_hitl.routing.threshold import Threshold
+from rlhf_hitl.store import catalog, ledger, people, queue
+from rlhf_hitl.types import Comparison, Completion, Message, Prompt, Role, Route, Score, Split
+
+SURE = Threshold(0.8, 0.1, 50, 0, 60, 0.1, 0.05)
+
+
+def comparison(i, split=Split.TRAIN):
+    prompt = Prompt.create((Message("user", f"prompt {i}"),), split=split)
+    pair = [Completion.create(prompt.id, (Message("assistant", t),), "p") for t in ("one", "two")]
+    return Comparison.create(prompt, pair)
+
+
+def score(of: Comparison, probability: float, margin=1.0, uncertainty=0.5):
+    a, b = (c.id for c in of.completions)
+    return Score(of.id, "m", a, b, margin, uncertainty, probability)
+
+
+def routes(decisions):
+    return {d.comparison_id: d.route for d in decisions}
+
+
+def test_the_sure_are_accepted_and_the_unsure_go_to_people():
+    sure, unsure = comparison(1), comparison(2)
+    pool = {c.id: c for c in (sure, unsure)}
+    found = decide([score(sure, 0.9), score(unsure, 0.7)], pool, SURE, Policy(control_share=0), 1)
+    assert routes(found) == {sure.id: Route.AUTO, unsure.id: Route.HUMAN}
+    assert "0.700 is below 0.800" in found[1].reason
+
+
+def test_prompts_that_measure_the_model_are_never_accepted_by_it():
+    of = [comparison(i, split) for i, split in enumerate(Split)]
+    found = decide([score(c, 0.99) for c in of], {c.id: c for c in of}, SURE, Policy(control_share=0), 1)
+    assert [d.route for d in found] == [Route.AUTO if c.prompt.split is Split.TRAIN else Route.HUMAN for c in of]
+
+
+def test_the_control_share_is_drawn_at_random_and_remembers_where_it_would_have_gone():
+    of = [comparison(i) for i in range(2000)]
+    pool = {c.id: c for c in of}
+    scores = [score(c, 0.9 if i % 2 else 0.6) for i, c in enumerate(of)]
+    found = decide(scores, pool, SURE, Policy(control_share=0.2), 1)
+    control = [d for d in found if d.route is Route.CONTROL]
+    assert len(control) == pytest.approx(400, abs=60)
+    assert sum(d.proposed is Route.AUTO for d in control) == pytest.approx(len(control) / 2, abs=40)
+    again = decide(scores, pool, SURE, Policy(control_share=0.2), 1)
+    assert routes(found) == routes(again)  # a round that is routed twice draws the same
+
+
+def test_raters_meet_first_what_teaches_most():
+    of = [comparison(i) for i in range(3)]
+    scores = [score(of[0], 0.6, 0.1, 0.01), score(of[1], 0.6, 0.1, 3.0), score(of[2], 0.6, 3.0, 0.5)]
+    found = {d.comparison_id: d for d in decide(scores, {c.id: c for c in of}, SURE, Policy(control_share=0), 1)}
+    assert found[of[1].id].place_in_line == 0
+
+
+@pytest.mark.parametrize("field", ["max_error", "delta"])
+@pytest.mark.parametrize("value", [0, 1, -0.1])
+def test_a_bound_that_is_no_share_is_refused(field, value):
+    with pytest.raises(BadInput, match=field):
+        Policy(**{field: value})
+
+
+@pytest.fixture
+def trained(sqlite_store, tiny_model, tmp_path):
+    """A store in which simulated raters judged 300 pairs, 60 more wait, and a head is trained."""
+    store, rng = sqlite_store, np.random.default_rng(0)
+
+    def add(n, start):
+        made = []
+        for i in range(start, start + n):
+            prompt = Prompt.create((Message("user", f"prompt {i}"),))
+            long = " ".join(f"word{k}" for k in rng.integers(0, 500, 60)) + "."
+            short = " ".join(["no"] * int(rng.integers(2, 12)))
+            pair = [Completion.create(prompt.id, (Message("assistant", t),), "p") for t in (long, short)]
+            made.append(Comparison.create(prompt, pair))
+        with store.write() as conn:
+            catalog.add_comparisons(store, conn, made)
+
+    add(300, 0)
+    simulate.review(store, 300)
+    model = train_head(store, Backbone(str(tiny_model), dtype="float32"), tmp_path)
+    add(60, 300)
+    return store, model
+
+
+def test_scored_and_routed_comparisons_reach_raters_or_are_accepted(trained):
+    store, model = trained
+    assert len(score_pool(store, model)) == 60
+    assert score_pool(store, model) == []  # once is enough
+    routed = route_pool(store, model, Policy(max_error=0.2, delta=0.1, control_share=0.2), round=1)
+    assert sum(routed.counts.values()) == 60
+    assert routed.counts["auto"] > 10
+    assert routed.counts["control"] > 2
+    rater = people.add(store, "ann", Role.RATER).id
+    seen = []
+    while (lease := queue.lease(store, rater)) is not None:
+        seen.append(lease.comparison)
+        answer = simulate.answer(simulate.RATERS[0], lease.comparison)
+        queue.submit(store, lease.id, rater, answer)
+    assert len(seen) == routed.counts["human"] + routed.counts["control"]
+    assert all(c.route is not Route.AUTO for c in seen)
+    control_first = [c.route for c in seen]
+    assert control_first == sorted(control_first, key=lambda r: r is not Route.CONTROL)
+    judgment = next(queue.history(store, rater_id=rater))
+    assert judgment.reward_model_id == model.id
+    assert judgment.route is Route.CONTROL
+
+
+def test_a_bound_nobody_can_show_accepts_nothing_and_says_why(trained):
+    store, model = trained
+    score_pool(store, model)
+    routed = route_pool(store, model, Policy(max_error=0.001, control_share=0), round=1)
+    assert routed.counts == {"human": 60, "control": 0, "auto": 0}
+    assert "fewest" in routed.threshold.reason
+
+
+def test_the_five_figures_are_those_of_the_rows(trained):
+    store, model = trained
+    score_pool(store, model)
+    route_pool(store, model, Policy(max_error=0.2, delta=0.1, control_share=0.3), round=1)
+    simulate.review(store, 1000)
+    found = report(store, Settings(rater_price_per_hour=36.0, machine_price_per_hour=0.0))
+    routings = {r.comparison_id: r for r in ledger.routings_of(store)}
+    scores = {s.comparison_id: s for s in ledger.scores_of(store, model.id)}
+    judged = {j.comparison_id: j for j in queue.history(store) if j.comparison_id in routings}
+    control = {
+        i: judged[i].answer.ranking[0][0] == scores[i].chosen
+        for i, r in routings.items()
+        if r.route is Route.CONTROL and len(judged[i].answer.ranking) == 2
+    }
+    assert found["accuracy_before_review"].value == pytest.approx(sum(control.values()) / len(control))
+    assert found["accuracy_before_review"].n == len(control)
+    assert found["intervention_rate"].value == pytest.approx(len(judged) / 60)
+    wrong = [i for i, right in control.items() if not right]
+    left = [i for i in wrong if routings[i].proposed is Route.AUTO]
+    expected = 1 - len(left) / len(wrong) if wrong else None
+    assert found["error_reduction"].value == (pytest.approx(expected) if wrong else None)
+    seconds = [j.answer.active_seconds for j in queue.history(store)]
+    assert found["review_seconds"].value == pytest.approx(np.mean(seconds))
+    assert found["cost_per_comparison"].value == pytest.approx(sum(seconds) / 100 / 360)
+    assert found.simulated
+
+
+def test_an_empty_store_has_a_report_that_says_what_is_missing(sqlite_store):
+    found = report(sqlite_store, Settings())
+    assert all(f.value is None and f.note for f in found.figures)
+    assert not found.simulated

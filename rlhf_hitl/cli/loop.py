@@ -1,4 +1,4 @@
-"""Commands: loop and report."""
+"""Commands: loop, simulate and report."""
 
 from __future__ import annotations
 
@@ -58,6 +58,25 @@ def loop(
         "report": report.as_dict(),
     }
     return Result(data, text, more=[_summary(steps)])
+
+
+@command("simulate")
+def simulate(
+    store: StoreUrl,
+    judgments: Annotated[int, typer.Option(min=1, help="How many at most.")] = 60,
+    json: AsJson = False,
+) -> Result:
+    """Let simulated raters judge what is in the queue, to try the rest out. What they touch is marked simulated."""
+    from rlhf_hitl.simulate import review
+    from rlhf_hitl.store import Store, queue
+
+    opened = Store.open(store)
+    made = review(opened, judgments, guideline_version=Settings().guideline_version)
+    left = queue.state(opened)
+    return Result(
+        {"judgments": made, "simulated": True, "queue": left},
+        f"{made} simulated judgments; {left['free'] + left['leased']} places left in the queue.",
+    )
 
 
 @command("report")

@@ -99,7 +99,7 @@ def prompt_family(chat: Messages) -> str:
 
 
 #: Shares of the three splits, decided by the family's hash.
-SPLIT_SHARES = {Split.TRAIN: 0.7, Split.CALIBRATION: 0.1, Split.HELDOUT: 0.2}
+SPLIT_SHARES = {Split.TRAIN: 0.65, Split.CALIBRATION: 0.15, Split.HELDOUT: 0.2}
 
 
 def split_of(family: str) -> Split:

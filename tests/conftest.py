@@ -3,6 +3,15 @@
 from __future__ import annotations
 
 import os
+import pwd
+import shutil
+import subprocess
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from glob import glob
 from pathlib import Path
 
 import pytest
@@ -24,13 +33,177 @@ TEMPLATE = (
 )
 
 
-@pytest.fixture
-def sqlite_store(tmp_path):
+@pytest.fixture(scope="session")
+def sqlite_template(tmp_path_factory) -> Path:
+    """A migrated, empty store, to be copied: a migration takes longer than most tests."""
     from rlhf_hitl.store import Store
 
-    store = Store.open(f"sqlite:///{tmp_path}/preferences.db", create=True)
+    path = tmp_path_factory.mktemp("template") / "preferences.db"
+    Store.open(f"sqlite:///{path}", create=True).close()
+    return path
+
+
+@pytest.fixture
+def sqlite_url(tmp_path, sqlite_template) -> str:
+    shutil.copy(sqlite_template, tmp_path / "preferences.db")
+    return f"sqlite:///{tmp_path}/preferences.db"
+
+
+@pytest.fixture
+def sqlite_store(sqlite_url):
+    from rlhf_hitl.store import Store
+
+    store = Store.open(sqlite_url)
     yield store
     store.close()
+
+
+@pytest.fixture
+def postgres_url(postgres) -> Iterator[str]:
+    with postgres.database(template=postgres.template) as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def store_url(request) -> str:
+    """The URL of a migrated, empty store of the test's own, on each database in turn."""
+    return request.getfixturevalue(f"{request.param}_url")
+
+
+@pytest.fixture
+def store(store_url):
+    from rlhf_hitl.store import Store
+
+    store = Store.open(store_url)
+    yield store
+    store.close()
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def empty_url(request, tmp_path) -> Iterator[str]:
+    """A URL where a store can be created but none is yet, on each database in turn."""
+    if request.param == "sqlite":
+        yield f"sqlite:///{tmp_path}/new.db"
+    else:
+        with request.getfixturevalue("postgres").database() as url:
+            yield url
+
+
+@pytest.fixture
+def add_comparisons():
+    """A function that fills a store: `add_comparisons(store, n, overlap=1, k=2, route=Route.HUMAN)`."""
+    from rlhf_hitl.store import catalog
+    from rlhf_hitl.types import Comparison, Completion, Message, Prompt, Route
+
+    def add(store, n: int, *, overlap: int = 1, k: int = 2, route: Route = Route.HUMAN, first: int = 0):
+        made = []
+        for i in range(first, first + n):
+            prompt = Prompt.create((Message("user", f"Question {i}?"),))
+            answers = [Completion.create(prompt.id, (Message("assistant", f"{i}.{j}"),), "policy") for j in range(k)]
+            made.append(Comparison.create(prompt, answers, overlap, route))
+        with store.write() as conn:
+            catalog.add_comparisons(store, conn, made)
+        return made
+
+    return add
+
+
+@pytest.fixture
+def add_raters():
+    """A function that adds raters without passwords and returns their ids: `add_raters(store, n)`."""
+    from rlhf_hitl.store import people
+    from rlhf_hitl.types import Role
+
+    def add(store, n: int) -> list[str]:
+        return [people.add(store, f"rater {i}", Role.RATER).id for i in range(n)]
+
+    return add
+
+
+class Postgres:
+    """A PostgreSQL server that makes databases for tests. `url` is that of a database to administer it from."""
+
+    template = f"rlhf_hitl_template_{uuid.uuid4().hex[:8]}"
+
+    def __init__(self, url: str):
+        from sqlalchemy import create_engine, make_url
+
+        from rlhf_hitl.store import Store
+
+        self._url = make_url(url).set(drivername="postgresql+psycopg")
+        self._admin = create_engine(self._url, isolation_level="AUTOCOMMIT")
+        self._run(f"CREATE DATABASE {self.template}")
+        Store.open(self._render(self.template), create=True).close()
+
+    @contextmanager
+    def database(self, template: str = "template0") -> Iterator[str]:
+        """The URL of a new database, dropped at the end."""
+        name = f"rlhf_hitl_test_{uuid.uuid4().hex[:12]}"
+        self._run(f"CREATE DATABASE {name} TEMPLATE {template}")
+        try:
+            yield self._render(name)
+        finally:
+            self._run(f"DROP DATABASE {name} WITH (FORCE)")
+
+    def close(self) -> None:
+        self._run(f"DROP DATABASE {self.template} WITH (FORCE)")
+        self._admin.dispose()
+
+    def _render(self, name: str) -> str:
+        return self._url.set(database=name).render_as_string(hide_password=False)
+
+    def _run(self, sql: str) -> None:
+        with self._admin.connect() as conn:
+            conn.exec_driver_sql(sql)
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL server of this test process, or the one at RLHF_HITL_TEST_POSTGRES_URL (a user who may CREATEDB)."""
+    if url := os.environ.get("RLHF_HITL_TEST_POSTGRES_URL"):
+        server = Postgres(url)
+        yield server
+        server.close()
+        return
+    binaries = _postgres_binaries()
+    if binaries is None:
+        reason = "no PostgreSQL: install it (apt-get install postgresql) or set RLHF_HITL_TEST_POSTGRES_URL"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    # A short path of its own: a socket's path has room for about a hundred bytes, and pytest's folders are root's.
+    folder = Path(tempfile.mkdtemp(prefix="pg-"))
+    user = None
+    if os.geteuid() == 0:  # initdb refuses to run as root
+        user = "postgres" if any(u.pw_name == "postgres" for u in pwd.getpwall()) else "nobody"
+        shutil.chown(folder, user)
+    data = folder / "data"
+    initdb = [binaries / "initdb", "-D", data, "-U", "test", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"]
+    subprocess.run(initdb, check=True, user=user, cwd=folder, stdout=subprocess.DEVNULL)
+    settings = ["listen_addresses=", "fsync=off", "synchronous_commit=off", "full_page_writes=off"]
+    serve = [binaries / "postgres", "-D", data, "-k", folder, *(arg for s in settings for arg in ("-c", s))]
+    # The shell ends the server when its input closes: at the end below, and also when this process is killed.
+    guard = ["sh", "-c", '"$@" & read -r _; kill -QUIT $!; wait', "sh", *serve]
+    with open(folder / "log", "wb") as log:
+        process = subprocess.Popen(guard, user=user, cwd=folder, stdin=subprocess.PIPE, stdout=log, stderr=log)
+    try:
+        ready = [binaries / "pg_isready", "-q", "-h", folder]
+        deadline = time.monotonic() + 60
+        while subprocess.run(ready).returncode != 0:
+            if time.monotonic() > deadline:
+                pytest.fail(f"PostgreSQL did not start: {(folder / 'log').read_text()}")
+            time.sleep(0.05)
+        yield Postgres(f"postgresql://test@/postgres?host={folder}")
+    finally:
+        process.communicate(timeout=60)
+        shutil.rmtree(folder)
+
+
+def _postgres_binaries() -> Path | None:
+    newest_first = sorted(glob("/usr/lib/postgresql/*/bin"), key=lambda p: int(p.split("/")[4]), reverse=True)
+    on_path = shutil.which("initdb")
+    found = [Path(p) for p in newest_first] + ([Path(on_path).resolve().parent] if on_path else [])
+    return next((p for p in found if (p / "initdb").exists() and (p / "postgres").exists()), None)
 
 
 @pytest.fixture(scope="session")
@@ -51,22 +224,29 @@ def tiny_model(tmp_path_factory) -> Path:
     tokenizer = PreTrainedTokenizerFast(
         tokenizer_object=raw, pad_token="<|pad|>", eos_token="<|end|>", chat_template=TEMPLATE
     )
-    torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=1024, pad_token_id=tokenizer.pad_token_id,
-        eos_token_id=tokenizer.eos_token_id, bos_token_id=None, tie_word_embeddings=True,
-    )  # fmt: skip
+        vocab_size=len(tokenizer),
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=1024,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
+        tie_word_embeddings=True,
+    )
+    torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("tiny-llama")
-    model = LlamaForCausalLM(config)
-    model.save_pretrained(folder)
+    LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    """Real preference sets (see `tests/README.md`); tests that need them are skipped where they are absent."""
+    """Real preference sets, which the project does not ship; tests that need them are skipped where they are absent."""
     folder = Path(os.environ.get("RLHF_HITL_DATA", Path(__file__).parent.parent.parent / "shared" / "data"))
     if not folder.is_dir():
         pytest.skip(f"no preference sets at {folder}; set RLHF_HITL_DATA to the folder that holds them")

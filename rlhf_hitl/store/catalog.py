@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
+from typing import Literal
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -15,13 +16,15 @@ from rlhf_hitl.types import Comparison, Completion, Prompt, Route, Split, as_dic
 
 BATCH = 500
 
-# Who comes first in the queue: what a lead sent back, what the model is unsure of, then checks on the model.
-PRIORITY = {Route.ESCALATED: 0, Route.HUMAN: 10, Route.CONTROL: 20, Route.AUDIT: 30}
+# Who comes first in the queue: what a lead sent back, then the checks on the model (few, and worthless if they wait
+# behind everything else), then what the model is unsure of. A million places in line between one route and the next.
+PRIORITY = {Route.ESCALATED: 0, Route.CONTROL: 1_000_000, Route.AUDIT: 2_000_000, Route.HUMAN: 3_000_000}
 
 
 def add_prompts(store: Store, conn: Connection, new: Sequence[Prompt], source: str = "") -> int:
     """Add prompts. A family that is in the store keeps its split, whatever the new prompt says. Returns how many."""
-    known = _splits(conn, {p.family for p in new})
+    store.lock(conn, "catalog")  # two importers at once could give one family two splits
+    known = splits_of(conn, {p.family for p in new})
     rows = []
     for p in new:
         split = known.setdefault(p.family, p.split)
@@ -40,6 +43,7 @@ def add_prompts(store: Store, conn: Connection, new: Sequence[Prompt], source: s
 
 
 def add_completions(store: Store, conn: Connection, new: Sequence[Completion]) -> int:
+    store.lock(conn, "catalog")
     return store.insert_new(
         conn,
         completions,
@@ -61,7 +65,7 @@ def add_comparisons(store: Store, conn: Connection, new: Sequence[Comparison], s
     """Add comparisons, their prompts and completions, and open the places their routes want. Returns how many."""
     add_prompts(store, conn, list({c.prompt.id: c.prompt for c in new}.values()), source)
     add_completions(store, conn, list({a.id: a for c in new for a in c.completions}.values()))
-    known = _known(conn, [c.id for c in new])
+    known = known_ids(conn, "comparisons", [c.id for c in new])
     fresh = list({c.id: c for c in new if c.id not in known}.values())
     store.insert_new(
         conn,
@@ -143,8 +147,10 @@ def find(
         query = query.where(
             ~sa.exists().where(scores.c.comparison_id == comparisons.c.id, scores.c.reward_model_id == unscored_by)
         )
+    if ids is not None:
+        query = query.where(store.among(comparisons.c.id, ids))
     with store.read() as conn:
-        found = list(ids) if ids is not None else list(conn.execute(query).scalars())
+        found = list(conn.execute(query).scalars())
     rest = iter(found)
     while chunk := list(islice(rest, BATCH)):
         with store.read() as conn:
@@ -189,7 +195,8 @@ def counts(store: Store) -> dict[str, int]:
     return out | {f"prompts.{split}": n for split, n in by_split}
 
 
-def _splits(conn: Connection, families: set[str]) -> dict[str, Split]:
+def splits_of(conn: Connection, families: set[str]) -> dict[str, Split]:
+    """The splits of those prompt families that are in the store."""
     out: dict[str, Split] = {}
     rest = iter(families)
     while chunk := list(islice(rest, BATCH)):
@@ -198,11 +205,13 @@ def _splits(conn: Connection, families: set[str]) -> dict[str, Split]:
     return out
 
 
-def _known(conn: Connection, ids: Sequence[str]) -> set[str]:
+def known_ids(conn: Connection, what: Literal["prompts", "completions", "comparisons"], ids: Iterable[str]) -> set[str]:
+    """Those of the ids that are in the store."""
+    column = {"prompts": prompts, "completions": completions, "comparisons": comparisons}[what].c.id
     out: set[str] = set()
     rest = iter(ids)
     while chunk := list(islice(rest, BATCH)):
-        out |= set(conn.execute(sa.select(comparisons.c.id).where(comparisons.c.id.in_(chunk))).scalars())
+        out |= set(conn.execute(sa.select(column).where(column.in_(chunk))).scalars())
     return out
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import logging
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from sqlalchemy import event, exc
 from sqlalchemy.engine import Connection, Engine
 
 from rlhf_hitl.errors import BadInput, RlhfHitlError
@@ -50,7 +53,7 @@ class Store:
         store = cls(url, engine)
         try:
             store._check_version(create)
-        except sa.exc.SQLAlchemyError as e:
+        except exc.SQLAlchemyError as e:
             raise BadInput(
                 f"store {store.safe_url}",
                 expected="a database that can be opened",
@@ -62,6 +65,11 @@ class Store:
     def safe_url(self) -> str:
         """The URL without its password."""
         return self._engine.url.render_as_string(hide_password=True)
+
+    @property
+    def schema_version(self) -> str:
+        """The version of the tables this code reads and writes; an open store has it."""
+        return str(ScriptDirectory.from_config(alembic_config()).get_current_head())
 
     def _check_version(self, create: bool) -> None:
         script = ScriptDirectory.from_config(alembic_config())
@@ -83,7 +91,9 @@ class Store:
                 expected=f"a store of version {head}",
                 fix="run `rlhf-hitl init` with the same --store",
             )
-        with self._engine.connect() as conn:
+        with self.write() as conn:
+            # Two processes may start on a new store at once: the second waits here, then finds nothing left to do.
+            self.lock(conn, "migrations")
             config = alembic_config()
             config.attributes["connection"] = conn
             command.upgrade(config, "head")
@@ -105,7 +115,7 @@ class Store:
                 conn = plain.execution_options(write=write)
                 with conn.begin():
                     yield conn
-        except sa.exc.OperationalError as e:
+        except (exc.OperationalError, exc.TimeoutError) as e:
             raise StoreFailure(
                 f"store {self.safe_url}: expected a database that answers, got: {_first_line(e)}. "
                 "Fix: free disk space, check rights, or start the database; nothing was changed"
@@ -119,12 +129,22 @@ class Store:
             from sqlalchemy.dialects.sqlite import insert
         else:
             from sqlalchemy.dialects.postgresql import insert
-        # 500 rows of up to 22 columns stay under SQLite's 32,766 variables and PostgreSQL's 65,535.
-        new = 0
-        for start in range(0, len(rows), 500):
-            result = conn.execute(insert(table).values(rows[start : start + 500]).on_conflict_do_nothing())
-            new += result.rowcount
-        return new
+        # One statement for each row, prepared once: SQLAlchemy takes longer to write out a statement of many rows than
+        # the database takes to insert them. Without the option psycopg's results say -1.
+        statement = insert(table).on_conflict_do_nothing()
+        return conn.execute(statement, rows, execution_options={"preserve_rowcount": True}).rowcount
+
+    def lock(self, conn: Connection, name: str) -> None:
+        """Let one transaction at a time pass here until it ends. SQLite's write transactions are alone already."""
+        if not self.is_sqlite:
+            conn.execute(sa.select(sa.func.pg_advisory_xact_lock(zlib.crc32(name.encode()))))
+
+    def among(self, column: sa.Column[str], ids: Iterable[str]) -> sa.ColumnElement[bool]:
+        """`column IN ids` for any number of ids: one parameter, where a plain IN has a limit of some ten thousand."""
+        listed = sa.literal(json.dumps(sorted(set(ids))))
+        if self.is_sqlite:
+            return column.in_(sa.select(sa.func.json_each(listed).table_valued("value").c.value))
+        return column.in_(sa.select(sa.func.json_array_elements_text(sa.cast(listed, sa.JSON)).column_valued()))
 
     def close(self) -> None:
         self._engine.dispose()
@@ -140,7 +160,7 @@ def alembic_config() -> Config:
 def _engine(url: str, create: bool) -> Engine:
     try:
         parsed = sa.make_url(url)
-    except sa.exc.ArgumentError as e:
+    except exc.ArgumentError as e:
         raise BadInput(
             f"store {url!r}", expected="an SQLAlchemy URL", fix="write e.g. sqlite:///workspace/preferences.db"
         ) from e
@@ -163,7 +183,7 @@ def _engine(url: str, create: bool) -> Engine:
             raise BadInput(f"store {url}", expected="a folder that can be made", fix=str(e)) from e
     engine = sa.create_engine(parsed, connect_args={"timeout": 30, "check_same_thread": False})
 
-    @sa.event.listens_for(engine, "connect")
+    @event.listens_for(engine, "connect")
     def _configure(connection, _record):
         connection.isolation_level = None  # we say BEGIN ourselves, below
         cursor = connection.cursor()
@@ -172,7 +192,7 @@ def _engine(url: str, create: bool) -> Engine:
         cursor.execute("PRAGMA foreign_keys = ON")
         cursor.close()
 
-    @sa.event.listens_for(engine, "begin")
+    @event.listens_for(engine, "begin")
     def _begin(conn):
         write = conn.get_execution_options().get("write", True)
         conn.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")

@@ -13,7 +13,8 @@ from sqlalchemy.engine import Connection
 from rlhf_hitl.errors import NotFound
 from rlhf_hitl.store import catalog
 from rlhf_hitl.store.db import Store
-from rlhf_hitl.store.tables import comparisons, places, reward_models, routings, scores, steps
+from rlhf_hitl.store.tables import comparisons, places, routings, scores, steps
+from rlhf_hitl.store.tables import reward_models as reward_models_table
 from rlhf_hitl.types import Route, Score, utc_now
 
 
@@ -33,7 +34,10 @@ class RewardModelRecord:
 
 @dataclass(frozen=True)
 class Routing:
-    """One decision: where a comparison goes, where it would have gone without the control draw, and why."""
+    """One decision: where a comparison goes, where it would have gone without the control draw, and why.
+
+    `place_in_line`: raters meet the comparisons of one route in this order, 0 first.
+    """
 
     comparison_id: str
     route: Route
@@ -41,13 +45,21 @@ class Routing:
     reason: str
     reward_model_id: str | None = None
     round: int = 0
+    place_in_line: int = 0
     decided_by: str | None = None
     created_at: datetime = field(default_factory=utc_now)
 
 
 def add_reward_model(store: Store, model: RewardModelRecord) -> None:
     with store.write() as conn:
-        store.insert_new(conn, reward_models, [vars(model)])
+        store.insert_new(conn, reward_models_table, [vars(model)])
+
+
+def reward_models(store: Store) -> list[RewardModelRecord]:
+    """Every reward model, oldest first."""
+    query = sa.select(reward_models_table).order_by(reward_models_table.c.created_at)
+    with store.read() as conn:
+        return [RewardModelRecord(**row) for row in conn.execute(query).mappings()]
 
 
 def reward_model(store: Store, model_id: str | None = None) -> RewardModelRecord:
@@ -56,16 +68,12 @@ def reward_model(store: Store, model_id: str | None = None) -> RewardModelRecord
     Raises:
         NotFound: there is none.
     """
-    query = sa.select(reward_models).order_by(reward_models.c.created_at.desc()).limit(1)
-    if model_id is not None:
-        query = query.where(reward_models.c.id == model_id)
-    with store.read() as conn:
-        row = conn.execute(query).mappings().first()
-    if row is None:
+    found = [m for m in reward_models(store) if model_id in (None, m.id)]
+    if not found:
         raise NotFound(
             f"reward model {model_id or '(newest)'}", expected="a trained one", fix="run `rlhf-hitl train-reward` first"
         )
-    return RewardModelRecord(**row)
+    return found[-1]
 
 
 def add_scores(store: Store, new: Sequence[Score]) -> int:
@@ -82,13 +90,17 @@ def scores_of(store: Store, model_id: str) -> list[Score]:
         return [Score(**r) for r in conn.execute(query).mappings()]
 
 
-def route(store: Store, decisions: Sequence[Routing]) -> None:
+def route(store: Store, decisions: Sequence[Routing], *, now: datetime | None = None) -> None:
     """Keep decisions and carry them out: open places for people, or close the free ones of what is accepted.
 
     A place that a rater holds or has filled stays theirs.
+
+    Raises:
+        NotFound: a decision on a comparison the store does not have; then none of them is kept.
     """
-    now = utc_now()
+    now = now or utc_now()
     with store.write() as conn:
+        _lock_comparisons(store, conn, decisions)
         for d in decisions:
             conn.execute(routings.insert().values(vars(d) | {"route": d.route.value, "proposed": d.proposed.value}))
             conn.execute(comparisons.update().where(comparisons.c.id == d.comparison_id).values(route=d.route.value))
@@ -106,8 +118,17 @@ def route(store: Store, decisions: Sequence[Routing]) -> None:
                 conn.execute(
                     places.update()
                     .where(places.c.comparison_id == d.comparison_id)
-                    .values(priority=catalog.PRIORITY[d.route])
+                    .values(priority=catalog.PRIORITY[d.route] + d.place_in_line)
                 )
+
+
+def _lock_comparisons(store: Store, conn: Connection, decisions: Sequence[Routing]) -> None:
+    """Hold the decided comparisons, in order of id so that two routers cannot wait for each other."""
+    wanted = {d.comparison_id for d in decisions}
+    query = sa.select(comparisons.c.id).where(store.among(comparisons.c.id, wanted)).order_by(comparisons.c.id)
+    known = set(conn.execute(query.with_for_update(key_share=True)).scalars())
+    if missing := sorted(wanted - known):
+        raise NotFound(f"comparison {missing[0]!r}", expected="one in the store", fix="import it before routing it")
 
 
 def _places_wanted(conn: Connection, decision: Routing) -> int:
@@ -127,13 +148,25 @@ def _places_wanted(conn: Connection, decision: Routing) -> int:
 
 def routings_of(store: Store, *, round: int | None = None, newest: bool = True) -> list[Routing]:
     """Decisions in the order they were made; with `newest`, only each comparison's last."""
-    columns = [c for c in routings.c if c.name != "seq"]
-    query = sa.select(*columns).order_by(routings.c.seq)
+    query = sa.select(routings).order_by(routings.c.seq)
     if round is not None:
         query = query.where(routings.c.round == round)
     with store.read() as conn:
         rows = conn.execute(query).mappings().all()
-    out = [Routing(**(dict(r) | {"route": Route(r["route"]), "proposed": Route(r["proposed"])})) for r in rows]
+    out = [
+        Routing(
+            r["comparison_id"],
+            Route(r["route"]),
+            Route(r["proposed"]),
+            r["reason"],
+            r["reward_model_id"],
+            r["round"],
+            r["place_in_line"],
+            r["decided_by"],
+            r["created_at"],
+        )
+        for r in rows
+    ]
     return list({r.comparison_id: r for r in out}.values()) if newest else out
 
 

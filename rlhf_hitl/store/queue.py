@@ -12,22 +12,27 @@ from sqlalchemy.engine import Connection
 from rlhf_hitl.errors import BadInput, Conflict, NotFound
 from rlhf_hitl.store import catalog
 from rlhf_hitl.store.db import Store
-from rlhf_hitl.store.tables import comparisons, judgments, leases, places, prompts, routings
+from rlhf_hitl.store.tables import comparisons, judgments, leases, places, prompts, raters, routings
 from rlhf_hitl.types import Answer, Judgment, Lease, Receipt, Route, Split, Verdict, utc_now
 
 
 def lease(store: Store, rater_id: str, *, seconds: float = 1800, now: datetime | None = None) -> Lease | None:
     """The next comparison for a rater, or the one they already hold; None when nothing is left for them.
 
-    The order of the completions alternates from place to place of a comparison and starts at random, so that across
-    raters every order is shown equally often.
+    The order of the completions turns by one from place to place of a comparison and starts at random, so that across
+    raters each completion stands equally often in each position.
+
+    Raises:
+        NotFound: no such rater, or one who is disabled.
     """
     now = now or utc_now()
     with store.write() as conn:
+        if not _lock_rater(conn, rater_id):
+            raise NotFound(f"rater {rater_id!r}", expected="one who may rate", fix="see `rlhf-hitl raters list`")
         held = _held(conn, rater_id, now)
         if held is not None:
             return held
-        place = _free_place(store, conn, rater_id, now)
+        place = _free_place(conn, rater_id, now)
         if place is None:
             return None
         comparison = catalog.load(conn, [place.comparison_id])[place.comparison_id]
@@ -64,6 +69,7 @@ def submit(
     guideline_version: str = "",
     interface_version: str = "",
     simulated: bool = False,
+    now: datetime | None = None,
 ) -> Receipt:
     """Keep a rater's answer. When this returns, it is on disk.
 
@@ -72,19 +78,21 @@ def submit(
 
     Raises:
         NotFound: no such lease.
-        Conflict: the lease is another rater's, or this rater has judged the comparison under another key.
+        Conflict: the lease is another rater's, this rater has judged the comparison under another key, or has used
+            the key for another comparison.
         BadInput: the ranking names a completion that was not shown.
     """
     key = idempotency_key or lease_id
-    now = utc_now()
+    now = now or utc_now()
     with store.write() as conn:
         held = conn.execute(sa.select(leases).where(leases.c.id == lease_id)).mappings().first()
         if held is None:
             raise NotFound(f"lease {lease_id!r}", expected="a lease this store gave", fix="ask for the next comparison")
         if held["rater_id"] != rater_id:
             raise Conflict(f"lease {lease_id}: it is another rater's. Fix: sign in as the one it was given to")
-        _lock(conn, store, held["comparison_id"])
-        known = _by_key(conn, rater_id, key)
+        _lock_rater(conn, rater_id)
+        _lock_comparison(conn, held["comparison_id"])
+        known = _by_key(conn, rater_id, key, held["comparison_id"])
         if known is not None:
             return Receipt(known, "repeated")
         _check_ranking(answer, held["order_shown"])
@@ -111,7 +119,7 @@ def submit(
             idempotency_key=key,
             created_at=now,
         )
-        conn.execute(judgments.insert().values(row))
+        _append(store, conn, row)
         if place is not None:
             conn.execute(
                 places.update()
@@ -126,7 +134,7 @@ def correct(store: Store, judgment_id: str, rater_id: str, answer: Answer, *, id
 
     Raises:
         NotFound: no such judgment of this rater.
-        Conflict: it has been superseded already.
+        Conflict: it has been superseded already, or the key was used for another comparison.
     """
     with store.write() as conn:
         old = (
@@ -136,8 +144,9 @@ def correct(store: Store, judgment_id: str, rater_id: str, answer: Answer, *, id
         )
         if old is None:
             raise NotFound(f"judgment {judgment_id!r}", expected="one of your own", fix="pick it from your history")
-        _lock(conn, store, old["comparison_id"])
-        known = _by_key(conn, rater_id, idempotency_key)
+        _lock_rater(conn, rater_id)
+        _lock_comparison(conn, old["comparison_id"])
+        known = _by_key(conn, rater_id, idempotency_key, old["comparison_id"])
         if known is not None:
             return Receipt(known, "repeated")
         if conn.execute(sa.select(judgments.c.id).where(judgments.c.supersedes == judgment_id)).first():
@@ -152,7 +161,7 @@ def correct(store: Store, judgment_id: str, rater_id: str, answer: Answer, *, id
             idempotency_key=idempotency_key,
             created_at=utc_now(),
         )
-        conn.execute(judgments.insert().values(row))
+        _append(store, conn, row)
         return Receipt(row["id"], "counted" if not old["surplus"] else "surplus")
 
 
@@ -186,7 +195,16 @@ def add_outside(store: Store, conn: Connection, votes: Sequence[dict]) -> int:
         )
         for v in votes
     ]
+    store.lock(conn, "judgments")
     return store.insert_new(conn, judgments, rows)
+
+
+def keys_on(store: Store, conn: Connection, comparison_ids: Sequence[str]) -> dict[tuple[str, str], str]:
+    """(comparison id, rater id) → the idempotency key of that rater's first judgment of it."""
+    query = sa.select(judgments.c.comparison_id, judgments.c.rater_id, judgments.c.idempotency_key).where(
+        store.among(judgments.c.comparison_id, comparison_ids), judgments.c.supersedes.is_(None)
+    )
+    return {(comparison, rater): key for comparison, rater, key in conn.execute(query)}
 
 
 def history(
@@ -201,7 +219,7 @@ def history(
     """Judgments in the order they came. With `current`, only those no other supersedes."""
     query = sa.select(judgments).order_by(judgments.c.seq)
     if comparison_ids is not None:
-        query = query.where(judgments.c.comparison_id.in_(comparison_ids))
+        query = query.where(store.among(judgments.c.comparison_id, comparison_ids))
     if rater_id is not None:
         query = query.where(judgments.c.rater_id == rater_id)
     if split is not None:
@@ -220,19 +238,15 @@ def history(
 
 
 def state(store: Store, now: datetime | None = None) -> dict[str, int]:
-    """How the queue stands: places `filled`, `leased` and `free`."""
+    """How the queue stands: places `filled`, `leased` and `free` (a rater may have it now)."""
     now = now or utc_now()
     filled = places.c.judgment_id.is_not(None)
-    leased = sa.and_(places.c.judgment_id.is_(None), places.c.leased_until > now)
+    leased = sa.and_(~filled, places.c.leased_until > now)
+    free = sa.and_(~filled, _is_free(now), comparisons.c.route != Route.AUTO.value)
+    columns = {"filled": filled, "leased": leased, "free": free}
+    query = sa.select(*(sa.func.count(sa.case((is_so, 1))).label(name) for name, is_so in columns.items()))
     with store.read() as conn:
-        total, n_filled, n_leased = conn.execute(
-            sa.select(
-                sa.func.count(),
-                sa.func.count(sa.case((filled, 1))),
-                sa.func.count(sa.case((leased, 1))),
-            ).select_from(places)
-        ).one()
-    return {"filled": n_filled, "leased": n_leased, "free": total - n_filled - n_leased}
+        return dict(conn.execute(query.select_from(places.join(comparisons))).mappings().one())
 
 
 def revision(store: Store) -> int:
@@ -259,55 +273,81 @@ def _held(conn: Connection, rater_id: str, now: datetime) -> Lease | None:
     return Lease(row["id"], comparison, rater_id, tuple(row["order_shown"]), row["expires_at"])
 
 
-def _free_place(store: Store, conn: Connection, rater_id: str, now: datetime):
-    other = places.alias()
-    query = (
+def _is_free(now: datetime) -> sa.ColumnElement[bool]:
+    """No lease is running on the place (it may still have been filled)."""
+    return sa.or_(places.c.leased_until.is_(None), places.c.leased_until <= now)
+
+
+def _free_place(conn: Connection, rater_id: str, now: datetime):
+    """The first free place for a rater who holds none."""
+    return conn.execute(
         sa.select(places.c.comparison_id, places.c.n)
+        .join(comparisons)
         .where(
             places.c.judgment_id.is_(None),
-            sa.or_(places.c.leased_until.is_(None), places.c.leased_until <= now),
+            _is_free(now),
+            # A place that was held while its comparison became `auto` is still there when the lease runs out.
+            comparisons.c.route != Route.AUTO.value,
             ~sa.exists().where(judgments.c.comparison_id == places.c.comparison_id, judgments.c.rater_id == rater_id),
-            ~sa.exists().where(
-                other.c.comparison_id == places.c.comparison_id,
-                other.c.rater_id == rater_id,
-                other.c.judgment_id.is_(None),
-                other.c.leased_until > now,
-            ),
         )
         .order_by(places.c.priority, places.c.shuffle, places.c.n)
         .limit(1)
-    )
-    if not store.is_sqlite:
-        query = query.with_for_update(skip_locked=True, of=places)
-    return conn.execute(query).first()
+        .with_for_update(skip_locked=True, of=places)
+    ).first()
 
 
 def _place_for(conn: Connection, held, now: datetime) -> int | None:
-    """The place an answer fills: the leased one if it is still the rater's, else any free one, else none."""
-    own = places.c.lease_id == held["id"]
-    free = sa.or_(places.c.leased_until.is_(None), places.c.leased_until <= now)
+    """The place an answer fills: one the rater holds (under this lease or a later one), else a free one, else none."""
+    own = places.c.rater_id == held["rater_id"]
     return conn.execute(
         sa.select(places.c.n)
         .where(
             places.c.comparison_id == held["comparison_id"],
             places.c.judgment_id.is_(None),
-            sa.or_(own, free),
+            sa.or_(own, _is_free(now)),
         )
         .order_by(sa.case((own, 0), else_=1), places.c.n)
         .limit(1)
+        .with_for_update()
     ).scalar()
 
 
-def _lock(conn: Connection, store: Store, comparison_id: str) -> None:
-    # One submit at a time for a comparison. SQLite holds the write lock already.
-    if not store.is_sqlite:
-        conn.execute(sa.select(comparisons.c.id).where(comparisons.c.id == comparison_id).with_for_update())
+# Locks are taken in this order: rater, comparison, place, judgments. SQLite's write lock covers them all; there FOR
+# UPDATE is left out. The NO KEY form does not stop others from inserting rows that refer to the locked one.
 
 
-def _by_key(conn: Connection, rater_id: str, key: str) -> str | None:
-    return conn.execute(
-        sa.select(judgments.c.id).where(judgments.c.rater_id == rater_id, judgments.c.idempotency_key == key)
-    ).scalar()
+def _lock_rater(conn: Connection, rater_id: str) -> bool:
+    """One lease or submit of a rater at a time. False where there is no such rater or they are disabled."""
+    query = sa.select(raters.c.disabled_at).where(raters.c.id == rater_id).with_for_update(key_share=True)
+    row = conn.execute(query).first()
+    return row is not None and row.disabled_at is None
+
+
+def _lock_comparison(conn: Connection, comparison_id: str) -> None:
+    query = sa.select(comparisons.c.id).where(comparisons.c.id == comparison_id)
+    conn.execute(query.with_for_update(key_share=True))
+
+
+def _append(store: Store, conn: Connection, row: dict) -> None:
+    # Numbered and committed in one order, so that a reader who goes on `after` the last number misses nothing.
+    store.lock(conn, "judgments")
+    conn.execute(judgments.insert().values(row))
+
+
+def _by_key(conn: Connection, rater_id: str, key: str, comparison_id: str) -> str | None:
+    """The judgment a rater sent under that key.
+
+    Raises:
+        Conflict: the key was used for another comparison; saying `repeated` would lose this answer.
+    """
+    row = conn.execute(
+        sa.select(judgments.c.id, judgments.c.comparison_id).where(
+            judgments.c.rater_id == rater_id, judgments.c.idempotency_key == key
+        )
+    ).first()
+    if row is not None and row.comparison_id != comparison_id:
+        raise Conflict(f"idempotency key {key!r}: it was used for another comparison. Fix: send a new key")
+    return row.id if row is not None else None
 
 
 def _check_ranking(answer: Answer, shown: Sequence[str]) -> None:

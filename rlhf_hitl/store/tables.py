@@ -156,6 +156,7 @@ judgments = Table(
     Index("judgments_once", "comparison_id", "rater_id", unique=True, sqlite_where=text("supersedes IS NULL"),
           postgresql_where=text("supersedes IS NULL")),
     Index("judgments_by_rater", "rater_id", "seq"),
+    Index("judgments_by_comparison", "comparison_id", "rater_id"),  # judgments_once leaves corrections out
     CheckConstraint("strength IS NULL OR strength BETWEEN 1 AND 3", name="judgments_strength"),
     sqlite_autoincrement=True,
 )  # fmt: skip
@@ -196,6 +197,7 @@ routings = Table(
     Column("route", String(20), nullable=False),
     Column("proposed", String(20), nullable=False),  # where it would have gone without the control draw
     Column("round", Integer, nullable=False),
+    Column("place_in_line", Integer, nullable=False),  # 0 comes first among those of its route
     Column("reward_model_id", ForeignKey("reward_models.id")),
     Column("reason", Text, nullable=False),
     Column("decided_by", String(40)),  # a lead's id; null: the router

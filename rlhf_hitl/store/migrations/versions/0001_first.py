@@ -128,6 +128,7 @@ def upgrade() -> None:
         sqlite_autoincrement=True,
     )
     op.create_index("judgments_by_rater", "judgments", ["rater_id", "seq"], unique=False)
+    op.create_index("judgments_by_comparison", "judgments", ["comparison_id", "rater_id"], unique=False)
     op.create_index(
         "judgments_once",
         "judgments",
@@ -200,6 +201,7 @@ def upgrade() -> None:
         sa.Column("route", sa.String(length=20), nullable=False),
         sa.Column("proposed", sa.String(length=20), nullable=False),
         sa.Column("round", sa.Integer(), nullable=False),
+        sa.Column("place_in_line", sa.Integer(), nullable=False),
         sa.Column("reward_model_id", sa.String(length=40), nullable=True),
         sa.Column("reason", sa.Text(), nullable=False),
         sa.Column("decided_by", sa.String(length=40), nullable=True),
@@ -255,4 +257,8 @@ def _refuse_changes_to_judgments() -> None:
     op.execute(
         "CREATE TRIGGER judgments_no_change BEFORE UPDATE OR DELETE ON judgments "
         "FOR EACH ROW EXECUTE FUNCTION judgments_append_only()"
+    )
+    op.execute(
+        "CREATE TRIGGER judgments_no_truncate BEFORE TRUNCATE ON judgments "
+        "FOR EACH STATEMENT EXECUTE FUNCTION judgments_append_only()"
     )

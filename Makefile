@@ -1,0 +1,59 @@
+# Needs Python 3.11 or newer, git and make; everything else comes from PyPI into .venv.
+#   make run     install, make a workspace, serve        make test    install, check, test
+
+PYTHON ?= $(firstword $(foreach p,python3 python3.14 python3.13 python3.12 python3.11,$(shell \
+	$(p) -c 'import sys; sys.version_info >= (3, 11) and print("$(p)")' 2>/dev/null)) python3)
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+# `make run ARGS="--port 8001"`, `make test TESTS=tests/test_queue.py`
+ARGS ?=
+TESTS ?= tests
+
+export HF_HUB_DISABLE_TELEMETRY := 1
+export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
+
+.PHONY: run test check lint types install lock clean help
+
+help:  ## what there is to make
+	@sed -n 's/^\([a-z-]*\):[^#]*## */\1\t/p' $(MAKEFILE_LIST) | expand -t 12
+
+run: install  ## install, make a workspace with the bundled set, serve it and print the sign-ins
+	$(BIN)/rlhf-hitl quickstart $(ARGS)
+
+test: check  ## install, check and test (TESTS=tests/test_queue.py for one file)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(TESTS)
+
+check: lint types  ## formatting, lint and types only
+
+lint: install
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types: install
+	$(BIN)/pyright
+
+install: $(VENV)/.installed  ## .venv as pinned in requirements.lock
+
+$(VENV)/.installed: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+		echo "error: $(PYTHON) is $$($(PYTHON) --version 2>&1): expected Python 3.11 or newer." \
+			"Fix: install one and run: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install -r requirements.lock
+	$(PIP) install --no-deps --no-build-isolation -e .
+	@touch $@
+
+lock:  ## pin requirements.lock anew to the newest versions pyproject.toml allows
+	rm -rf .venv-lock
+	$(PYTHON) -m venv .venv-lock
+	.venv-lock/bin/python -m pip install --upgrade pip
+	.venv-lock/bin/python -m pip install -e '.[dev]' torch==2.13.0
+	{ sed '/^[^#]/,$$d' requirements.lock; \
+	  .venv-lock/bin/python -m pip freeze --all --exclude-editable --exclude pip | sed 's/+[a-z0-9.]*$$//'; \
+	} > requirements.lock.new
+	mv requirements.lock.new requirements.lock
+	rm -rf .venv-lock
+
+clean:  ## remove what the tools made; workspace/ stays
+	rm -rf $(VENV) .venv-lock build dist *.egg-info .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,1 @@
+../../rlhf_hitl/__init__.py

@@ -13,7 +13,7 @@ TESTS ?= tests
 export HF_HUB_DISABLE_TELEMETRY := 1
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
-.PHONY: run test check lint types install lock clean help
+.PHONY: run test check lint types install docs-figures lock clean help
 
 help:  ## what there is to make
 	@sed -n 's/^\([a-z-]*\):[^#]*## */\1\t/p' $(MAKEFILE_LIST) | expand -t 12
@@ -43,6 +43,9 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 	$(PIP) install -r requirements.lock
 	$(PIP) install --no-deps --no-build-isolation -e .
 	@touch $@
+
+docs-figures: install  ## draw the documentation's tables from benchmarks/results
+	$(BIN)/python benchmarks/figures.py
 
 lock:  ## pin requirements.lock anew to the newest versions pyproject.toml allows
 	rm -rf .venv-lock

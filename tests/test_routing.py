@@ -68,7 +68,7 @@ def test_raters_meet_first_what_teaches_most():
 @pytest.mark.parametrize("field", ["max_error", "delta"])
 @pytest.mark.parametrize("value", [0, 1, -0.1])
 def test_a_bound_that_is_no_share_is_refused(field, value):
-    with pytest.raises(BadInput, match=field):
+    with pytest.raises(BadInput, match="--" + field.replace("_", "-")):
         Policy(**{field: value})
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import typer
+from typer.exceptions import TyperException
 
 from rlhf_hitl.config import Settings
 from rlhf_hitl.errors import RlhfHitlError
@@ -90,11 +91,15 @@ def table(title: str, rows: dict[str, Any] | list[tuple[Any, ...]], columns: tup
 
 
 def _fail(message: str, code: int, as_json: bool) -> None:
+    raise typer.Exit(_say(message, code, as_json))
+
+
+def _say(message: str, code: int, as_json: bool) -> int:
     line = " ".join(message.split())
     print(f"error: {line}", file=sys.stderr)
     if as_json:
         print(jsonlib.dumps({"error": line}, ensure_ascii=False))
-    raise typer.Exit(code)
+    return code
 
 
 def main() -> None:
@@ -102,4 +107,13 @@ def main() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     from rlhf_hitl.cli import data, loop, policy, reward, serve  # noqa: F401  (importing registers their commands)
 
-    app()
+    try:
+        code = app(standalone_mode=False)
+    except typer.Abort:
+        code = 130
+    except TyperException as e:  # an unknown option, a missing argument: one line, as with every other mistake
+        context = getattr(e, "ctx", None)
+        help_call = f"{context.command_path} --help" if context else "rlhf-hitl --help"
+        said = e.format_message() if hasattr(e, "format_message") else str(e)
+        code = _say(f"{said.rstrip('.')}. Fix: see `{help_call}`", 2, "--json" in sys.argv)
+    sys.exit(code or 0)

@@ -1,1 +1,115 @@
-"""Commands: data."""
+"""Commands: the store, and data in and out of it."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from rlhf_hitl.cli import AsJson, Result, StoreUrl, command, table
+from rlhf_hitl.types import Split
+
+FORMAT_HELP = "native, llmfao, mt_bench, hh or trl; auto finds it from the first row."
+
+
+class Pairs(StrEnum):
+    ADJACENT = "adjacent"
+    ALL = "all"
+
+
+class ExportFormat(StrEnum):
+    TRL = "trl"
+    JSONL = "jsonl"
+
+
+@command("init")
+def init(store: StoreUrl, json: AsJson = False) -> Result:
+    """Create the store, or upgrade it to this version."""
+    from rlhf_hitl.store import Store, catalog
+
+    opened = Store.open(store, create=True)
+    counts = catalog.counts(opened)
+    data = {"store": opened.safe_url, "schema_version": opened.schema_version, "counts": counts}
+    held = {k: n for k, n in counts.items() if "." not in k}
+    return Result(data, table(f"Store {opened.safe_url}, version {opened.schema_version}", held))
+
+
+@command("import")
+def import_(
+    path: Annotated[str, typer.Argument(metavar="PATH_OR_HUB_ID", help="A file, a folder or owner/name[:config].")],
+    store: StoreUrl,
+    format: Annotated[str, typer.Option(help=FORMAT_HELP)] = "auto",
+    split: Annotated[
+        Split | None, typer.Option(help="Pin every prompt to this split, not the file's own or the prompt's hash.")
+    ] = None,
+    skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave bad lines out and count them.")] = False,
+    queue: Annotated[
+        bool, typer.Option("--queue", help="Ask raters also about comparisons that come with votes.")
+    ] = False,
+    overlap: Annotated[int, typer.Option(min=1, help="Judgments wanted of each comparison raters are asked.")] = 1,
+    pairs: Annotated[
+        Pairs, typer.Option(help="Which completions of a prompt to compare: (1st, 2nd), (3rd, 4th), … or all pairs.")
+    ] = Pairs.ADJACENT,
+    limit: Annotated[int | None, typer.Option(min=1, help="Read this many rows only.")] = None,
+    json: AsJson = False,
+) -> Result:
+    """Bring in prompts, completions, comparisons and votes from any known format. Twice adds nothing.
+
+    One bad line, and nothing is imported, unless --skip-bad. The store is created where there is none.
+    """
+    from rlhf_hitl.formats import open_source
+    from rlhf_hitl.formats.importing import import_path
+    from rlhf_hitl.store import Store
+
+    open_source(path, format)  # before a store is made for a file that is not there
+    report = import_path(
+        Store.open(store, create=True), path, format=format, skip_bad=skip_bad, split=split, overlap=overlap,
+        queue=queue, limit=limit, pairs=pairs.value, progress=True,
+    )  # fmt: skip
+    new = {k: getattr(report, k) for k in ("prompts", "completions", "comparisons", "judgments", "raters")}
+    splits: dict[str, Any] = {f"prompts in {k}": n for k, n in report.by_split.items() if n}
+    notes = {
+        "dropped, both sides are the same": report.identical_sides,
+        "rows that said nothing new": report.repeated_rows,
+        "second votes of a rater, the first kept": report.repeated_votes,
+        "bad lines skipped": report.bad_lines,
+        "families that stayed in the split they were in": report.splits_kept,
+    }
+    more: list[Any] = (
+        [table(f"Of {report.rows} rows", noted)] if (noted := {k: n for k, n in notes.items() if n}) else []
+    )
+    more += [f"skipped {reason}" for reason in report.bad_reasons]
+    return Result(report.as_dict(), table(f"New from {report.path} ({report.format})", new | splits), more=more)
+
+
+@command("export")
+def export(
+    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write; it must not exist yet.")],
+    store: StoreUrl,
+    format: Annotated[
+        ExportFormat, typer.Option(help="trl: a saved DatasetDict; jsonl: the same rows as JSON lines.")
+    ] = ExportFormat.TRL,
+    model_labels: Annotated[
+        bool, typer.Option(help="With pairs that were accepted on a model's score; in train only.")
+    ] = True,
+    min_votes: Annotated[int, typer.Option(min=1, help="Leave out pairs with fewer votes.")] = 1,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export.")] = False,
+    json: AsJson = False,
+) -> Result:
+    """Write a dataset snapshot: prompt, chosen, rejected for TRL, every judgment beside them, and a manifest."""
+    from rlhf_hitl.formats.export import export as write
+    from rlhf_hitl.store import Store
+
+    manifest = write(
+        Store.open(store), out, format=format.value, include_model_labels=model_labels, min_votes=min_votes,
+        overwrite=overwrite, progress=True,
+    )  # fmt: skip
+    rows = [(s.value, manifest["rows"][s.value], manifest["judgments"][s.value]) for s in Split]
+    title = f"Exported to {out}" + (" (with simulated judgments)" if manifest["simulated"] else "")
+    more: list[Any] = []
+    if manifest["filters"]:
+        more.append(table("Left out of the pairs, kept in the judgments", manifest["filters"]))
+    more.append(f"{manifest['content_hash']} at store revision {manifest['store_revision']}")
+    return Result({"out": str(out)} | manifest, table(title, rows, ("split", "pairs", "judgments")), more=more)

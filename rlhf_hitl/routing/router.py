@@ -36,9 +36,10 @@ class Policy:
         for name in ("max_error", "delta"):
             value = getattr(self, name)
             if not 0 < value < 1:
-                raise BadInput(f"{name} {value}", expected="a share above 0 and below 1", fix=f"e.g. --{name} 0.1")
+                flag = "--" + name.replace("_", "-")
+                raise BadInput(f"{flag} {value}", expected="a share above 0 and below 1", fix=f"e.g. {flag} 0.1")
         if not 0 <= self.control_share <= 1:
-            raise BadInput(f"control_share {self.control_share}", expected="0 to 1", fix="e.g. --control-share 0.1")
+            raise BadInput(f"--control-share {self.control_share}", expected="0 to 1", fix="e.g. --control-share 0.1")
 
 
 @dataclass(frozen=True)

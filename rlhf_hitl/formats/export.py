@@ -1,0 +1,182 @@
+"""A snapshot of the store's preferences: a dataset TRL takes as it is, with everything that was judged beside it.
+
+OUT/                a `DatasetDict` (train, calibration, heldout) of strictly preferred pairs, or one JSONL a split
+OUT/judgments/      one Parquet a split with every judgment there is: ties, both bad, skips, flags and corrections too
+OUT/manifest.json   counts, filters, the store's revision, the content hash
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterable
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from rlhf_hitl import __version__
+from rlhf_hitl.errors import BadInput
+from rlhf_hitl.formats.snapshot import BATCH, JUDGMENT_COLUMNS, Row, Snapshot, to_json
+from rlhf_hitl.formats.trl import EXPORT_COLUMNS
+from rlhf_hitl.store import Store, queue
+from rlhf_hitl.types import Split, utc_now
+
+if TYPE_CHECKING:
+    import pyarrow
+
+
+def export(
+    store: Store,
+    out: Path,
+    *,
+    format: Literal["trl", "jsonl"] = "trl",
+    include_model_labels: bool = True,
+    min_votes: int = 1,
+    overwrite: bool = False,
+    progress: bool = False,
+) -> Row:
+    """Write a snapshot to the folder `out` and return its manifest. The same store gives the same content hash.
+
+    Votes that come in while this runs may be in the judgments and not yet in the labels.
+
+    Args:
+        format: `trl` for a saved `DatasetDict`, `jsonl` for its rows as JSON lines.
+        include_model_labels: also pairs a reward model was trusted with; only in train, as a model's own labels
+            must not judge it.
+        min_votes: leave out pairs with fewer votes.
+        overwrite: replace an earlier export.
+        progress: draw a bar on stderr.
+
+    Raises:
+        BadInput: nothing to export, or `out` exists already.
+    """
+    _check_free(out, overwrite)
+    snapshot = Snapshot(store, include_model_labels, min_votes, progress)
+    revision = queue.revision(store)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    draft = out.with_name(f".{out.name}.writing-{os.getpid()}")
+    try:
+        draft.mkdir()
+        _write_pairs(snapshot, draft, format)
+        if not snapshot.digests:
+            filtered = ", ".join(f"{n} {why}" for why, n in snapshot.filters.items()) or "nobody judged anything yet"
+            raise BadInput(
+                f"store {store.safe_url}",
+                expected="at least one pair with a strict preference",
+                fix=f"judge or import more ({filtered})",
+            )
+        _write_judgments(snapshot, draft / "judgments")
+        manifest = {
+            "format": format,
+            "rows": {s.value: snapshot.rows[s] for s in Split},
+            "labels": {source: snapshot.sources[source] for source in ("human", "model")},
+            "judgments": {s.value: snapshot.judgments[s] for s in Split},
+            "filters": dict(sorted(snapshot.filters.items())),
+            "min_votes": min_votes,
+            "include_model_labels": include_model_labels,
+            "simulated": snapshot.simulated,
+            "store_revision": revision,
+            "schema_version": store.schema_version,
+            "rlhf_hitl_version": __version__,
+            "content_hash": snapshot.content_hash(),
+            "created_at": utc_now().isoformat(),
+        }
+        (draft / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
+        _move(draft, out)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return manifest
+
+
+def _write_pairs(snapshot: Snapshot, folder: Path, format: str) -> None:
+    if format == "jsonl":
+        for split in Split:
+            with (folder / f"{split.value}.jsonl").open("w", encoding="utf-8") as f:
+                f.writelines(to_json(row) + "\n" for row in snapshot.pairs(split))
+        return
+
+    import pyarrow
+    from datasets import Dataset, DatasetDict, disable_progress_bars
+
+    disable_progress_bars()  # ours is drawn where the time goes
+    schema = _features().arrow_schema
+    drafts = {split: folder / f"{split.value}.arrow" for split in Split}
+    for split, path in drafts.items():
+        with pyarrow.OSFile(str(path), "wb") as f, pyarrow.ipc.new_stream(f, schema) as writer:
+            _write_table(writer, schema, snapshot.pairs(split))
+    if any(snapshot.rows.values()):
+        whole = DatasetDict({s.value: Dataset.from_file(str(path)) for s, path in drafts.items()})
+        # Left alone, `datasets` saves an empty split as no shard at all and then cannot load it.
+        whole.save_to_disk(str(folder), num_shards={s.value: 1 for s in Split})
+    for path in drafts.values():
+        path.unlink()
+
+
+def _write_judgments(snapshot: Snapshot, folder: Path) -> None:
+    import pyarrow
+    import pyarrow.parquet
+
+    text, texts = pyarrow.string(), pyarrow.list_(pyarrow.string())
+    chat = pyarrow.list_(pyarrow.struct({"role": text, "content": text}))
+    completions = pyarrow.list_(pyarrow.struct({"id": text, "policy": text, "messages": chat}))
+    other = {
+        "prompt": chat,
+        "completions": completions,
+        "ranking": pyarrow.list_(texts),
+        "order_shown": texts,
+        "strength": pyarrow.int64(),
+        "active_seconds": pyarrow.float64(),
+        "simulated": pyarrow.bool_(),
+        "surplus": pyarrow.bool_(),
+    }
+    schema = pyarrow.schema({name: other.get(name, text) for name in JUDGMENT_COLUMNS})
+    folder.mkdir()
+    for split in Split:
+        with pyarrow.parquet.ParquetWriter(folder / f"{split.value}.parquet", schema) as writer:
+            _write_table(writer, schema, snapshot.judgment_rows(split))
+
+
+def _write_table(writer: Any, schema: pyarrow.Schema, rows: Iterable[Row]) -> None:
+    import pyarrow
+
+    left = iter(rows)
+    while chunk := list(islice(left, BATCH)):
+        writer.write_table(pyarrow.Table.from_pylist(chunk, schema=schema))
+
+
+def _features() -> Any:
+    from datasets import Features, Value
+
+    text = Value("string")
+    chat = [{"role": text, "content": text}]
+    other = {
+        "p_chosen": Value("float64"),
+        "p_tie": Value("float64"),
+        "p_rejected": Value("float64"),
+        "entropy": Value("float64"),
+        "votes": Value("int64"),
+        "simulated": Value("bool"),
+    }
+    trl = dict.fromkeys(("prompt", "chosen", "rejected"), chat)
+    return Features(trl | {name: other.get(name, text) for name in EXPORT_COLUMNS})
+
+
+def _check_free(out: Path, overwrite: bool) -> None:
+    if not out.exists():
+        return
+    if not overwrite:
+        raise BadInput(f"{out}", expected="a folder that does not exist yet", fix="name another, or add --overwrite")
+    if not (out / "manifest.json").is_file() and (not out.is_dir() or any(out.iterdir())):
+        raise BadInput(f"{out}", expected="an earlier export to overwrite", fix="name another folder: this is not one")
+
+
+def _move(draft: Path, out: Path) -> None:
+    """Put the finished folder in its place; an earlier export goes only once the new one is whole."""
+    if not out.exists():
+        draft.rename(out)
+        return
+    old = draft.with_name(draft.name + "-old")
+    out.rename(old)
+    draft.rename(out)
+    shutil.rmtree(old)

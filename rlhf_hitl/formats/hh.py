@@ -1,0 +1,54 @@
+"""Anthropic's HH-RLHF: `chosen` and `rejected`, each a whole transcript as one text."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from rlhf_hitl.formats.record import OutsideCompletion, Record, Row, Vote, bad_field, shared_prompt, text_field
+from rlhf_hitl.formats.source import Source
+from rlhf_hitl.types import Message, Messages
+
+NAME = "hh"
+ABOUT = 'JSONL of {"chosen", "rejected"} transcripts "\\n\\nHuman: … \\n\\nAssistant: …" (HH-RLHF)'
+
+ROLES = {"Human": "user", "Assistant": "assistant"}
+TURN = re.compile(r"\n\n(Human|Assistant):")
+
+
+def matches(fields: Mapping[str, Any]) -> bool:
+    sides = [fields.get("chosen"), fields.get("rejected")]
+    return "prompt" not in fields and all(isinstance(t, str) and TURN.match(t) for t in sides)
+
+
+def reader(source: Source, pairs: str) -> Callable[[Row], list[Record]]:
+    return read
+
+
+def read(row: Row) -> list[Record]:
+    chosen, rejected = (_transcript(row, side) for side in ("chosen", "rejected"))
+    parted = shared_prompt(chosen, rejected)
+    if parted is None:
+        raise bad_field(row, "rejected", "a transcript that opens like `chosen`")
+    prompt, *sides = parted
+    # Who wrote the answers is not known, and may not depend on which one was chosen.
+    completions = tuple(OutsideCompletion(side, "hh-rlhf") for side in sides)
+    return [Record(prompt, completions, row.place, Vote.of_pair("first"), split=row.split, order_known=False)]
+
+
+def parse_transcript(text: str) -> Messages | None:
+    """The turns of a transcript, or None where it does not open with one. Text is kept but for the space after the
+    colon. A turn without text stays: an empty answer is an answer too."""
+    if not TURN.match(text):
+        return None
+    parts = TURN.split(text)  # "", role, text, role, text, …
+    turns = zip(parts[1::2], parts[2::2], strict=True)
+    return tuple(Message(ROLES[role], said.removeprefix(" ")) for role, said in turns)
+
+
+def _transcript(row: Row, name: str) -> Messages:
+    turns = parse_transcript(text_field(row, name))
+    if turns is None:
+        raise bad_field(row, name, "a transcript that opens with '\\n\\nHuman: '")
+    return turns

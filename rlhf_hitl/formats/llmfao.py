@@ -1,0 +1,94 @@
+"""LLMFAO: crowd votes in a CSV, the texts of the pairs in a JSONL beside it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from rlhf_hitl.errors import BadInput
+from rlhf_hitl.formats.record import (
+    OutsideCompletion,
+    Record,
+    Row,
+    Vote,
+    answer,
+    bad_field,
+    choice_field,
+    text_field,
+)
+from rlhf_hitl.formats.source import Source
+from rlhf_hitl.types import Message
+
+NAME = "llmfao"
+ABOUT = "crowd-comparisons.csv with pairs-crowd.jsonl beside it, the folder of both, or the pairs alone (LLMFAO)"
+
+VOTES, PAIRS, MODELS = "crowd-comparisons.csv", "pairs-crowd.jsonl", "models.jsonl"
+WINNERS = {"left": "first", "right": "second", "tie": "tie"}
+
+Names = Mapping[str, str]  # model id → its name
+Key = tuple[str, str, str]  # prompt id, model id, model id
+
+
+def matches(fields: Mapping[str, Any]) -> bool:
+    keys = set(fields)
+    return keys >= {"prompt", "model_x", "model_y"} and bool(keys & {"winner", "result_x"})
+
+
+def reader(source: Source, pairs: str) -> Callable[[Row], list[Record]]:
+    names = {str(r.fields.get("id")): text_field(r, "name") for r in _beside(source, MODELS)}
+    if "result_x" in source.first.fields:
+        return lambda row: [_pair(row, names)]
+    if source.sibling(PAIRS) is None:
+        raise BadInput(
+            f"{source.name}: the votes alone", expected=f"{PAIRS} in the same folder", fix="put the texts beside them"
+        )
+    texts: dict[Key, Record] = {}
+    for row in _beside(source, PAIRS):
+        prompt, x, y = _key(row)
+        pair = _pair(row, names)
+        texts[prompt, x, y] = pair
+        texts[prompt, y, x] = Record(pair.prompt, pair.completions[::-1], pair.place, tags=pair.tags)
+
+    def vote(row: Row) -> list[Record]:
+        pair = texts.get(_key(row))
+        if pair is None:
+            raise bad_field(row, "prompt", f"a pair of prompt and models that is in {PAIRS}")
+        rater = text_field(row, "worker") if "worker" in row.fields else source.path.name.split(".")[0]
+        said = Vote.of_pair(choice_field(row, "winner", WINNERS), rater=rater)
+        return [Record(pair.prompt, pair.completions, row.place, said, pair.tags)]
+
+    return vote
+
+
+def _beside(source: Source, name: str) -> list[Row]:
+    found = source.sibling(name)
+    return list(found.rows()) if found is not None else []
+
+
+def _key(row: Row) -> Key:
+    for name in ("prompt", "model_x", "model_y"):
+        if row.fields.get(name) in (None, ""):
+            raise bad_field(row, name, "an id")
+    return str(row.fields["prompt"]), str(row.fields["model_x"]), str(row.fields["model_y"])
+
+
+def _pair(row: Row, names: Names) -> Record:
+    _, *models = _key(row)
+    sides = tuple(
+        OutsideCompletion(answer(_result(row, f"result_{side}")), names.get(model, model))
+        for side, model in zip("xy", models)
+    )
+    tags = {k: row.fields[k] for k in ("type", "slug") if isinstance(row.fields.get(k), str)}
+    vote = None
+    if "golden" in row.fields:
+        reason = str(row.fields.get("reason") or "")
+        vote = Vote.of_pair(choice_field(row, "golden", WINNERS), rater="golden", rationale=reason)
+    return Record((Message("user", text_field(row, "text")),), sides, row.place, vote, tags)
+
+
+def _result(row: Row, name: str) -> str:
+    # May be empty: an empty answer is an answer too.
+    value = row.fields.get(name)
+    if not isinstance(value, str):
+        raise bad_field(row, name, "text")
+    return value

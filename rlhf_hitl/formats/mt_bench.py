@@ -1,0 +1,63 @@
+"""MT-Bench and Arena votes: who judged, two models' whole conversations, and the winner."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from rlhf_hitl.formats.record import (
+    OutsideCompletion,
+    Record,
+    Row,
+    Vote,
+    bad_field,
+    chat_field,
+    choice_field,
+    text_field,
+)
+from rlhf_hitl.formats.source import Source
+from rlhf_hitl.types import Messages
+
+NAME = "mt_bench"
+ABOUT = "votes of {judge, model_a, model_b, turn, winner, conversation_a, conversation_b} (MT-Bench, Chatbot Arena)"
+
+WINNERS = {
+    "model_a": "first",
+    "model_b": "second",
+    "tie": "tie",
+    "tie (inconsistent)": "tie",
+    "tie (bothbad)": "all_bad",
+}
+COLUMNS = {"judge", "model_a", "model_b", "winner"}
+
+
+def matches(fields: Mapping[str, Any]) -> bool:
+    return set(fields) >= COLUMNS
+
+
+def reader(source: Source, pairs: str) -> Callable[[Row], list[Record]]:
+    return read
+
+
+def read(row: Row) -> list[Record]:
+    turn = row.fields.get("turn")
+    if not isinstance(turn, int) or turn < 1:
+        raise bad_field(row, "turn", "the number of the turn that was judged, 1 or more")
+    (prompt, a), (other, b) = (_until_turn(row, f"conversation_{side}", turn) for side in "ab")
+    if prompt != other:
+        raise bad_field(row, "conversation_b", "a conversation that opens like conversation_a")
+    completions = tuple(OutsideCompletion(c, text_field(row, f"model_{side}")) for c, side in ((a, "a"), (b, "b")))
+    vote = Vote.of_pair(choice_field(row, "winner", WINNERS), rater=text_field(row, "judge"))
+    # The turn is no tag: both turns of a question are one prompt. A second turn shows in the completion's length.
+    tags = {k: str(row.fields[k]) for k in ("category", "question_id", "language") if row.fields.get(k) is not None}
+    return [Record(prompt, completions, row.place, vote, tags, row.split)]
+
+
+def _until_turn(row: Row, name: str, turn: int) -> tuple[Messages, Messages]:
+    """(prompt, completion): up to the first user message, and from there to the answer of that turn."""
+    chat = chat_field(row, name)
+    asked = next((i for i, m in enumerate(chat) if m.role == "user"), None)
+    answers = [i for i, m in enumerate(chat) if m.role == "assistant"]
+    if asked is None or len(answers) < turn or answers[0] < asked:
+        raise bad_field(row, name, f"a user message and {turn} answers to it")
+    return chat[: asked + 1], chat[asked + 1 : answers[turn - 1] + 1]

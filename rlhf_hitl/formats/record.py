@@ -1,0 +1,125 @@
+"""What every outside format is read into: one comparison with at most one vote."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from rlhf_hitl.errors import BadInput
+from rlhf_hitl.types import Message, Messages, Split, Verdict, messages
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a file: its fields, where it stands ("file:line"), and the split its file says it is in."""
+
+    fields: Mapping[str, Any]
+    place: str
+    split: Split | None = None
+
+
+@dataclass(frozen=True)
+class OutsideCompletion:
+    """One side of an outside comparison."""
+
+    messages: Messages
+    policy: str
+    sampling: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Vote:
+    """What one outside rater said. `ranking` holds groups of indices into the record's completions, best first."""
+
+    verdict: Verdict
+    ranking: tuple[tuple[int, ...], ...] = ()
+    rater: str = "unnamed"
+    strength: int | None = None
+    rationale: str = ""
+    simulated: bool = False
+
+    @classmethod
+    def of_pair(cls, outcome: str, **more: Any) -> Vote:
+        """A vote on two completions: `first`, `second`, `tie` or `all_bad`."""
+        match outcome:
+            case "first":
+                return cls(Verdict.RANKED, ((0,), (1,)), **more)
+            case "second":
+                return cls(Verdict.RANKED, ((1,), (0,)), **more)
+            case "tie":
+                return cls(Verdict.RANKED, ((0, 1),), **more)
+            case "all_bad":
+                return cls(Verdict.ALL_BAD, **more)
+        raise ValueError(outcome)
+
+
+@dataclass(frozen=True)
+class Record:
+    """One comparison from outside, its completions in the file's order.
+
+    With fewer than two completions it only brings a prompt (and a completion). `order_known`: the file's order is the
+    order the rater saw; false where the file always puts the preferred one first.
+    """
+
+    prompt: Messages
+    completions: tuple[OutsideCompletion, ...]
+    place: str
+    vote: Vote | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
+    split: Split | None = None
+    order_known: bool = True
+
+
+def bad_field(row: Row, name: str, expected: str, fix: str = "mend the line, or skip such lines with --skip-bad"):
+    """The error for one field of one row: names file, line and field."""
+    shown = f" = {str(row.fields[name])[:60]!r}" if name in row.fields else " is missing"
+    return BadInput(f"{row.place}: {name}{shown}", expected=expected, fix=fix)
+
+
+def text_field(row: Row, name: str) -> str:
+    """A field that must be text with something in it."""
+    value = row.fields.get(name)
+    if not isinstance(value, str) or not value.strip():
+        raise bad_field(row, name, "text that is not empty")
+    return value
+
+
+def choice_field(row: Row, name: str, choices: Mapping[str, str]) -> str:
+    """What the value of a field stands for."""
+    value = row.fields.get(name)
+    if not isinstance(value, str) or value not in choices:
+        raise bad_field(row, name, " or ".join(repr(c) for c in choices))
+    return choices[value]
+
+
+def chat_field(row: Row, name: str) -> Messages:
+    """A field that must be a list of chat messages. Empty ones stay: an empty answer is an answer too."""
+    value = row.fields.get(name)
+    if not isinstance(value, list) or not value:
+        raise bad_field(row, name, 'a list of messages {"role": text, "content": text}')
+    try:
+        return messages(value)
+    except BadInput as e:
+        raise BadInput(f"{row.place}: {name}: {e.value}", expected=e.expected, fix=e.fix) from e
+
+
+def shared_prompt(first: Messages, second: Messages) -> tuple[Messages, Messages, Messages] | None:
+    """(prompt, rest of first, rest of second): the longest shared start after which both go on with the assistant.
+
+    The prompt never ends with the assistant itself: where two conversations part in the second of two assistant
+    messages in a row, both messages are the completion. Identical conversations part before the last answer. None
+    where there is no such start.
+    """
+    shared = 0
+    while shared < min(len(first), len(second)) and first[shared] == second[shared]:
+        shared += 1
+    for n in range(shared, 0, -1):
+        goes_on = all(n < len(chat) and chat[n].role == "assistant" for chat in (first, second))
+        if goes_on and first[n - 1].role != "assistant":
+            return first[:n], first[n:], second[n:]
+    return None
+
+
+def answer(text: str) -> Messages:
+    return (Message("assistant", text),)

@@ -1,0 +1,205 @@
+"""Where rows come from: JSONL, JSON, CSV, Parquet (each also .gz), a saved dataset, or a dataset on the hub."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import re
+import zlib
+from collections.abc import Callable, Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import IO, Any, cast
+
+from rlhf_hitl.errors import BadInput
+from rlhf_hitl.formats.record import Row
+from rlhf_hitl.types import Split
+
+OnBad = Callable[[BadInput], None]
+
+# What the splits of published sets are called; "test_prefs" and the like go by their first word.
+SPLIT_NAMES = {
+    "test": Split.HELDOUT,
+    "heldout": Split.HELDOUT,
+    "validation": Split.CALIBRATION,
+    "valid": Split.CALIBRATION,
+    "val": Split.CALIBRATION,
+    "dev": Split.CALIBRATION,
+    "calibration": Split.CALIBRATION,
+}
+SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
+
+
+def raise_bad(error: BadInput) -> None:
+    """The `on_bad` that stops at the first bad row."""
+    raise error
+
+
+class Source:
+    """A file, a folder or a hub id that gives rows. Nothing is read before `rows()` or `first`.
+
+    Raises:
+        BadInput: no such file and not a hub id, or a file of a kind that cannot be read.
+    """
+
+    def __init__(self, path: str | Path):
+        self.name = str(path)
+        self.path = Path(path)
+        self.suffix = next((s for s in SUFFIXES if self.path.name.removesuffix(".gz").endswith(s)), None)
+        if self.path.is_file() and self.suffix is None:
+            raise BadInput(
+                f"{self.name}", expected=f"a file ending in {', '.join(SUFFIXES)} (or .gz)", fix="convert or rename it"
+            )
+        if not self.path.exists() and (self.suffix is not None or not HUB_ID.fullmatch(self.name)):
+            raise BadInput(
+                f"{self.name}", expected="a file, a saved dataset or a hub id (owner/name)", fix="check the path"
+            )
+
+    @cached_property
+    def first(self) -> Row:
+        """The first row that can be read: what a format is recognised by.
+
+        Raises:
+            BadInput: there is none; the first bad row's own error where there are only bad ones.
+        """
+        errors: list[BadInput] = []
+        for row in self.rows(errors.append):
+            return row
+        raise (
+            errors[0]
+            if errors
+            else BadInput(self.name, expected="at least one row", fix="the file is empty: give another")
+        )
+
+    def rows(self, on_bad: OnBad = raise_bad) -> Iterator[Row]:
+        """Every row. One that cannot be read goes to `on_bad`, which raises or makes a note of it."""
+        if not self.path.is_file():
+            yield from self._dataset_rows()
+            return
+        try:
+            if self.suffix == ".jsonl":
+                yield from self._jsonl(on_bad)
+            elif self.suffix == ".json":
+                yield from self._json(on_bad)
+            elif self.suffix == ".csv":
+                yield from self._csv()
+            else:
+                yield from self._parquet()
+        except (EOFError, gzip.BadGzipFile, zlib.error) as e:
+            raise BadInput(self.name, expected="a whole gzip file", fix=f"download it again ({e})") from e
+
+    def sibling(self, *names: str) -> Source | None:
+        """The first of these files (or its .gz) that stands beside this one."""
+        for name in (n + end for n in names for end in ("", ".gz")):
+            if (self.path.parent / name).is_file():
+                return Source(self.path.parent / name)
+        return None
+
+    def _open(self) -> IO[bytes]:
+        opened = gzip.open if self.path.name.endswith(".gz") else open
+        return cast(IO[bytes], opened(self.path, "rb"))
+
+    def _jsonl(self, on_bad: OnBad) -> Iterator[Row]:
+        with self._open() as f:
+            for number, line in enumerate(f, 1):
+                if not line.strip():
+                    continue
+                place = f"{self.name}:{number}"
+                try:
+                    value = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+                except ValueError as e:  # both JSON and UTF-8 errors are
+                    on_bad(_not_json(place, str(e)))
+                    continue
+                if (row := _row(value, place, on_bad)) is not None:
+                    yield row
+
+    def _json(self, on_bad: OnBad) -> Iterator[Row]:
+        with self._open() as f:
+            try:
+                value = json.loads(f.read().decode("utf-8-sig"))
+            except ValueError as e:
+                raise _not_json(self.name, str(e)) from e
+        if not isinstance(value, list):
+            raise BadInput(self.name, expected="a JSON array of objects", fix="one object a line is .jsonl: rename it")
+        for number, item in enumerate(value, 1):
+            if (row := _row(item, f"{self.name}: item {number}", on_bad)) is not None:
+                yield row
+
+    def _csv(self) -> Iterator[Row]:
+        import io
+
+        with io.TextIOWrapper(self._open(), encoding="utf-8-sig", newline="") as f:
+            reader = csv.DictReader(f, restkey="")
+            try:
+                for fields in reader:
+                    yield Row(fields, f"{self.name}:{reader.line_num}")
+            except (csv.Error, UnicodeDecodeError) as e:
+                raise BadInput(
+                    f"{self.name}:{reader.line_num + 1}", expected="CSV in UTF-8", fix=f"mend the line ({e})"
+                ) from e
+
+    def _parquet(self) -> Iterator[Row]:
+        import pyarrow
+        import pyarrow.parquet
+
+        try:
+            with self._open() as f:
+                number = 0
+                for batch in pyarrow.parquet.ParquetFile(f).iter_batches(1000):
+                    for fields in batch.to_pylist():
+                        number += 1
+                        yield Row(fields, f"{self.name}: row {number}")
+        except pyarrow.ArrowInvalid as e:
+            raise BadInput(self.name, expected="a Parquet file", fix=f"write it again ({e})") from e
+
+    def _dataset_rows(self) -> Iterator[Row]:
+        import datasets
+
+        loaded = self._load()
+        whole = not isinstance(loaded, datasets.DatasetDict)
+        parts: dict[str, Any] = {"": loaded} if whole else {str(name): part for name, part in loaded.items()}
+        pinned = {name: SPLIT_NAMES.get(re.split(r"[^a-z]", name.lower())[0]) for name in parts}
+        # A set of ours says for every prompt where it belongs; others only say what is not for training.
+        if {"train", "calibration", "heldout"} == set(parts):
+            pinned["train"] = Split.TRAIN
+        # Held-out rows first: a prompt that is in two splits stays out of training.
+        order = [Split.HELDOUT, Split.CALIBRATION, Split.TRAIN, None]
+        for name in sorted(parts, key=lambda n: order.index(pinned[n])):
+            where = f"{self.name}[{name}]" if name else self.name
+            for number, fields in enumerate(parts[name], 1):
+                yield Row(fields, f"{where}: row {number}", pinned[name])
+
+    def _load(self) -> Any:
+        import datasets
+
+        saved = any((self.path / f).exists() for f in ("dataset_dict.json", "state.json"))
+        hub_id, _, config = self.name.partition(":")
+        try:
+            if saved:
+                return datasets.load_from_disk(self.name)
+            if self.path.is_dir():
+                return datasets.load_dataset(self.name)
+            return datasets.load_dataset(hub_id, config or None)
+        # What goes wrong in there (no network, no such set, a private one, a broken file) has no common base.
+        except Exception as e:
+            if self.path.is_dir():
+                expected, fix = "a dataset saved by `datasets`, or a folder of its data files", "check the folder"
+            else:
+                expected, fix = "a file, or a dataset the hub gives out", "check the name and the network"
+            reason = (str(e).strip().splitlines() or [type(e).__name__])[0][:200]
+            raise BadInput(self.name, expected=expected, fix=f"{fix} ({reason})") from e
+
+
+def _row(value: Any, place: str, on_bad: OnBad) -> Row | None:
+    if isinstance(value, dict):
+        return Row(value, place)
+    on_bad(BadInput(f"{place}: {str(value)[:60]!r}", expected="a JSON object", fix="mend the line"))
+    return None
+
+
+def _not_json(place: str, reason: str) -> BadInput:
+    return BadInput(
+        place, expected="JSON in UTF-8", fix=f"mend the line, or skip such lines with --skip-bad ({reason})"
+    )

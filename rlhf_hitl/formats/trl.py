@@ -1,0 +1,131 @@
+"""TRL's preference form: `prompt`, `chosen`, `rejected` as text or messages, the prompt explicit or within both."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from rlhf_hitl.formats.hh import parse_transcript
+from rlhf_hitl.formats.record import (
+    OutsideCompletion,
+    Record,
+    Row,
+    Vote,
+    answer,
+    bad_field,
+    chat_field,
+    shared_prompt,
+    text_field,
+)
+from rlhf_hitl.formats.source import Source
+from rlhf_hitl.types import Message, Messages
+
+NAME = "trl"
+ABOUT = "TRL preference data: prompt/chosen/rejected as text or messages (JSONL, JSON, Parquet, saved dataset, hub id)"
+
+#: What an export of ours adds to TRL's three columns. None of them is a tag.
+EXPORT_COLUMNS = (
+    "comparison_id", "prompt_id", "chosen_id", "rejected_id", "chosen_policy", "rejected_policy", "p_chosen", "p_tie",
+    "p_rejected", "entropy", "votes", "label_source", "reward_model_id", "simulated", "judgments", "tags",
+)  # fmt: skip
+POLICY_COLUMNS = ("{side}_policy", "{side}_model", "{side}-model")
+TAG_LENGTH = 64
+
+
+def matches(fields: Mapping[str, Any]) -> bool:
+    return {"chosen", "rejected"} <= set(fields)
+
+
+def reader(source: Source, pairs: str) -> Callable[[Row], list[Record]]:
+    return read
+
+
+def read(row: Row) -> list[Record]:
+    prompt, *sides = _chats(row) if isinstance(row.fields.get("chosen"), list) else _texts(row)
+    policies = [_policy(row, side) for side in ("chosen", "rejected")]
+    completions = tuple(OutsideCompletion(chat, policy) for chat, policy in zip(sides, policies, strict=True))
+    # A label a model made is nobody's vote: its pair comes in unjudged.
+    vote = Vote.of_pair("first", simulated=row.fields.get("simulated") is True)
+    by_model = row.fields.get("label_source") == "model"
+    return [
+        Record(prompt, completions, row.place, None if by_model else vote, _tags(row), row.split, order_known=False)
+    ]
+
+
+Parts = tuple[Messages, Messages, Messages]
+
+
+def _chats(row: Row) -> Parts:
+    chosen, rejected = chat_field(row, "chosen"), chat_field(row, "rejected")
+    if chosen[0].role == "assistant" and row.fields.get("prompt") is not None:
+        return _prompt(row), chosen, rejected
+    return _parted(row, chosen, rejected)
+
+
+def _texts(row: Row) -> Parts:
+    for side in ("chosen", "rejected"):
+        if not isinstance(row.fields.get(side), str):
+            raise bad_field(row, side, "text, or a list of messages on both sides")
+    chosen, rejected = row.fields["chosen"], row.fields["rejected"]
+    transcripts = parse_transcript(chosen), parse_transcript(rejected)
+    if transcripts[0] and transcripts[1]:
+        return _parted(row, transcripts[0], transcripts[1])
+    if row.fields.get("prompt") is not None:
+        return _prompt(row), answer(chosen), answer(rejected)
+    start = _shared_text(chosen, rejected)
+    if not start.strip():
+        raise bad_field(row, "prompt", "a prompt, or one that both sides start with")
+    prompt = (Message("user", start),)
+    return prompt, answer(chosen[len(start) :].lstrip()), answer(rejected[len(start) :].lstrip())
+
+
+def _parted(row: Row, chosen: Messages, rejected: Messages) -> Parts:
+    parts = shared_prompt(chosen, rejected)
+    if parts is None:
+        raise bad_field(row, "rejected", "a conversation that opens like `chosen` and goes on with the assistant")
+    return parts
+
+
+def _prompt(row: Row) -> Messages:
+    value = row.fields["prompt"]
+    if not isinstance(value, str):
+        return chat_field(row, "prompt")
+    chat = parse_transcript(value) or (Message("user", text_field(row, "prompt")),)
+    # "… \n\nAssistant:" at the end of a prompt only asks for the answer.
+    return chat[:-1] if len(chat) > 1 and not chat[-1].content.strip() else chat
+
+
+def _shared_text(chosen: str, rejected: str) -> str:
+    """The text both start with, in whole words, as TRL takes an implicit prompt to be."""
+    if chosen == rejected:
+        return chosen
+    end = next((i for i, (a, b) in enumerate(zip(chosen, rejected)) if a != b), min(len(chosen), len(rejected)))
+    while end and not chosen[end - 1].isspace():
+        end -= 1
+    return chosen[:end].rstrip()
+
+
+def _policy(row: Row, side: str) -> str:
+    # "unknown" on both sides where nothing is said: a name must not give away which one was chosen.
+    names = (row.fields.get(column.format(side=side)) for column in POLICY_COLUMNS)
+    return next((n for n in names if isinstance(n, str) and n), "unknown")
+
+
+def _tags(row: Row) -> dict[str, str]:
+    """Other columns that are short texts; the tags themselves where the row is an export of ours."""
+    if "comparison_id" in row.fields and isinstance(row.fields.get("tags"), str):
+        try:
+            tags = json.loads(row.fields["tags"])
+        except ValueError as e:
+            raise bad_field(row, "tags", "JSON") from e
+        if not isinstance(tags, dict):
+            raise bad_field(row, "tags", "a JSON object")
+        return {k: str(v) for k, v in tags.items()}
+    policies = {c.format(side=s) for c in POLICY_COLUMNS for s in ("chosen", "rejected")}
+    known = {"prompt", "chosen", "rejected", *EXPORT_COLUMNS, *policies}
+    return {
+        k: v
+        for k, v in row.fields.items()
+        if k not in known and not k.endswith("id") and isinstance(v, str) and 0 < len(v) <= TAG_LENGTH
+    }

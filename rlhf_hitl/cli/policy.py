@@ -254,8 +254,6 @@ def launch_processes(module: str, arguments: list[str], processes: int, folder: 
     launcher += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
     # `--cpu` would make accelerate start one process; this makes its several processes use the CPU.
     env = dict(os.environ) if torch.cuda.is_available() else os.environ | {"ACCELERATE_USE_CPU": "1"}
-    done = subprocess.run(  # noqa: S603 (our own interpreter and module)
-        [*launcher, "-m", module, *arguments], stdout=sys.stderr, env=env, cwd=folder
-    )
+    done = subprocess.run([*launcher, "-m", module, *arguments], stdout=sys.stderr, env=env, cwd=folder)
     if done.returncode:
         raise RlhfHitlError(f"accelerate launch ended with code {done.returncode}: its reason stands above")

@@ -1,0 +1,127 @@
+"""The lead's page: the five figures, the queue, the people, and what the model accepted without them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+from fastapi import FastAPI
+from starlette.middleware import Middleware
+
+from rlhf_hitl.config import Settings
+from rlhf_hitl.errors import Conflict, RlhfHitlError
+from rlhf_hitl.kpis import Figure, report
+from rlhf_hitl.store import Store, ledger, people, queue, views
+from rlhf_hitl.types import Rater, Route
+from rlhf_hitl.ui.markdown import visible
+from rlhf_hitl.ui.pages import Who, asset, mount_page, templates
+
+EXCERPT = 280
+
+
+def mount(app: FastAPI, path: str, store: Store, settings: Settings, guard: Middleware, who: Who) -> None:
+    """Mount the page at `path`. `who` gives the lead behind a request or refuses it."""
+
+    def open(sent: Any, request: gr.Request) -> dict[str, Any]:
+        who(request)  # type: ignore[arg-type]
+        return {"html": overview(store, settings)}
+
+    def escalate(sent: Any, request: gr.Request) -> dict[str, Any]:
+        lead = who(request)  # type: ignore[arg-type]
+        try:
+            send_to_raters(store, lead, str(sent))
+        except RlhfHitlError as e:
+            return {"problem": str(e)}
+        return {"html": overview(store, settings)}
+
+    mount_page(
+        app,
+        path,
+        title="Lead",
+        html=asset("lead.html"),
+        css=asset("lead.css"),
+        script=asset("lead.js") + "\nlead(element, server);",
+        calls=[open, escalate],
+        guard=guard,
+        who=who,
+    )
+
+
+def send_to_raters(store: Store, lead: Rater, comparison_id: str) -> None:
+    """A lead's override: an accepted comparison is judged by people after all.
+
+    Raises:
+        Conflict: it is not an accepted one (any more).
+    """
+    known = {a.comparison.id: a for a in views.accepted(store)}
+    if comparison_id not in known:
+        raise Conflict("This comparison is not among the newest accepted ones any more. Reload the page.")
+    score = known[comparison_id].score
+    decision = ledger.Routing(
+        comparison_id,
+        Route.ESCALATED,
+        Route.AUTO,
+        "sent to raters by a lead",
+        reward_model_id=score.reward_model_id if score else None,
+        decided_by=lead.id,
+    )
+    ledger.route(store, [decision])
+
+
+def overview(store: Store, settings: Settings) -> str:
+    """The page's content as HTML. Everything written by a policy or a person is escaped."""
+    watched = report(store, settings)
+    counts = views.judgments_by_rater(store)
+    staff = [
+        {"name": r.name, "role": r.role.value, "state": _state(r), "count": counts[r.id][0] if r.id in counts else 0,
+         "last": f"{counts[r.id][1]:%Y-%m-%d %H:%M}" if r.id in counts else "never"}
+        for r in people.everyone(store)
+        if not r.source
+    ]  # fmt: skip
+    outside = sum(n for rater, (n, _) in counts.items()) - sum(row["count"] for row in staff)
+    places = queue.state(store)
+    page = templates().get_template("lead_overview.html")
+    return page.render(
+        figures=[_figure(f) for f in watched.figures],
+        simulated=watched.simulated,
+        places=places,
+        total=sum(places.values()),
+        staff=sorted(staff, key=lambda row: -row["count"]),
+        outside=outside,
+        accepted=[_accepted(a) for a in views.accepted(store)],
+    )
+
+
+def _state(rater: Rater) -> str:
+    return "disabled" if rater.disabled else "simulated" if rater.simulated else "active"
+
+
+def _figure(figure: Figure) -> dict[str, Any]:
+    if figure.value is None:
+        value, bounds = "—", ""
+    elif figure.unit == "share":
+        value = f"{figure.value:.1%}"
+        bounds = f"95 %: {figure.low:.1%} to {figure.high:.1%}" if None not in (figure.low, figure.high) else ""
+    else:
+        value, bounds = f"{figure.value:,.3g} {figure.unit}", ""
+    return {"title": figure.title, "value": value, "bounds": bounds, "note": figure.note}
+
+
+def _accepted(row: views.Accepted) -> dict[str, Any]:
+    score = row.score
+    asked = next((m.content for m in reversed(row.comparison.prompt.messages) if m.role == "user"), "")
+    out = {"id": row.comparison.id, "asked": _excerpt(asked), "at": f"{row.accepted_at:%Y-%m-%d %H:%M}"}
+    if score is None:
+        return out | {"margin": "—", "uncertainty": "—", "probability": "—", "chosen": "", "rejected": ""}
+    return out | {
+        "margin": f"{score.margin:.2f}",
+        "uncertainty": f"{score.uncertainty:.2f}",
+        "probability": f"{score.probability:.0%}",
+        "chosen": _excerpt(row.comparison.completion(score.chosen).text),
+        "rejected": _excerpt(row.comparison.completion(score.rejected).text),
+    }
+
+
+def _excerpt(text: str) -> str:
+    text = visible(" ".join(text[: 4 * EXCERPT].split()))
+    return text if len(text) <= EXCERPT else text[:EXCERPT].rstrip() + " …"

@@ -1,0 +1,75 @@
+"""What every page shares: one custom component in an otherwise empty Gradio page, mounted behind its guard."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from importlib import resources
+from typing import Any
+
+import gradio as gr
+from fastapi import FastAPI
+from jinja2 import Environment, PackageLoader
+from starlette.middleware import Middleware
+from starlette.requests import HTTPConnection
+
+from rlhf_hitl.types import Rater
+from rlhf_hitl.ui.markdown import code_css
+
+SYSTEM_FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
+MONO_FONTS = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"]
+
+Who = Callable[[HTTPConnection], Rater]
+
+
+def asset(name: str) -> str:
+    return (resources.files("rlhf_hitl.ui") / "assets" / name).read_text(encoding="utf-8")
+
+
+@cache
+def templates() -> Environment:
+    """The pages' templates. They escape everything they are given."""
+    loader = PackageLoader("rlhf_hitl.ui", "assets")
+    return Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+
+
+def mount_page(
+    app: FastAPI,
+    path: str,
+    *,
+    title: str,
+    html: str,
+    css: str,
+    script: str,
+    calls: list[Callable[..., Any]],
+    guard: Middleware,
+    who: Who,
+) -> None:
+    """Mount a page at a path.
+
+    Args:
+        html: what the page shows, drawn once.
+        css: its own styles, after those all pages share.
+        script: JavaScript that is given `element` (the page) and `server` (one async function for each of `calls`).
+        calls: functions of (what the page sent, request). They take the rater from the request and from nothing else.
+    """
+    theme = gr.themes.Base(font=SYSTEM_FONTS, font_mono=MONO_FONTS)
+    # In the page and not as Gradio's `css=`, which rewrites every selector.
+    body = f"<style>{asset('base.css')}{code_css()}{css}</style>{html}"
+    with gr.Blocks(title=title, analytics_enabled=False, fill_width=True) as page:
+        gr.HTML(body, js_on_load=script, apply_default_css=False, server_functions=calls, elem_id="page")
+    gr.mount_gradio_app(
+        app,
+        page,
+        path,
+        auth_dependency=lambda request: who(request).id,
+        app_kwargs={"middleware": [guard], "docs_url": None, "redoc_url": None, "openapi_url": None},
+        theme=theme,
+        head='<meta name="robots" content="noindex">',
+        footer_links=[],
+        run_history=False,
+        enable_monitoring=False,
+        show_error=False,
+        ssr_mode=False,
+        mcp_server=False,
+    )

@@ -8,11 +8,15 @@ import shutil
 import subprocess
 import sys
 from datetime import timedelta
-from importlib import resources
 from pathlib import Path
 
 import pytest
 
+from rlhf_hitl import simulate
+from rlhf_hitl.formats.importing import import_bundled
+from rlhf_hitl.reward.features import Backbone
+from rlhf_hitl.reward.train import train_head
+from rlhf_hitl.routing.router import Policy, route_pool, score_pool
 from rlhf_hitl.store import Store, catalog, ledger, people, queue
 from rlhf_hitl.store.tables import places
 from rlhf_hitl.types import Answer, Comparison, Completion, Message, Prompt, Rater, Role, Route, Score, Verdict, utc_now
@@ -65,7 +69,7 @@ def serve(tmp_path):
     started = []
 
     def start(comparisons: list[Comparison] | None = None) -> Server:
-        started.append(Server(tmp_path, comparisons).start())
+        started.append(Server(tmp_path / str(len(started)), comparisons).start())
         return started[-1]
 
     yield start
@@ -548,19 +552,32 @@ def test_a_lead_sees_the_work_and_sends_an_accepted_comparison_to_a_raters_scree
 # --- pictures for the documentation
 
 
-@pytest.mark.skipif(os.environ.get("RLHF_HITL_SCREENSHOTS") != "1", reason="RLHF_HITL_SCREENSHOTS=1 draws docs/images")
-def test_screenshots_for_the_documentation(serve, chromium):
-    images = Path(__file__).parent.parent / "docs" / "images"
-    images.mkdir(parents=True, exist_ok=True)
+@pytest.fixture
+def images(tmp_path) -> Path:
+    """Where the pictures go: into the documentation when asked to draw it anew, else out of the way."""
+    if os.environ.get("RLHF_HITL_SCREENSHOTS") != "1":
+        return tmp_path
+    return Path(__file__).parent.parent / "docs" / "images"
+
+
+def bundled(server: Server) -> None:
+    """The bundled set, less what was sampled so hot that a picture of it would only puzzle."""
+    import_bundled(server.store)
+    cool = [c for c in catalog.find(server.store) if all(a.sampling["temperature"] <= 0.7 for a in c.completions)]
+    calm = [c for c in cool if all(a.sampling["finish"] == "eos" and len(a.text) > 200 for a in c.completions)]
+    kept = {c.id for c in calm}
+    with server.store.write() as conn:
+        conn.execute(places.delete().where(places.c.comparison_id.not_in(kept)))
+
+
+def test_pictures_of_every_page(serve, chromium, images, tiny_model, tmp_path):
     server = serve()
-    from rlhf_hitl.formats.importing import import_path
+    bundled(server)
+    server.person("rater")
 
-    with resources.as_file(resources.files("rlhf_hitl.bundled") / "set.jsonl") as path:
-        import_path(server.store, path, format="native")
-    for name, role in (("rater", Role.RATER), ("lead", Role.LEAD)):
-        server.person(name, role)
-
-    def shot(name: str, who: str, ready: str, *, width: int = 1280, height: int = 800, dark: bool = False) -> None:
+    def shot(
+        server: Server, name: str, who: str, ready: str, *, width: int = 1280, height: int = 800, dark: bool = False
+    ) -> None:
         context = chromium.new_context(
             viewport={"width": width, "height": height},
             color_scheme="dark" if dark else "light",
@@ -573,12 +590,26 @@ def test_screenshots_for_the_documentation(serve, chromium):
         expect(page.locator(ready)).to_be_visible()
         if ready == "#card":
             page.keyboard.press("6")
-        page.screenshot(path=images / f"{name}.png")
+            expect(page.locator('.choice[aria-pressed="true"]')).to_have_count(1)
+        page.screenshot(path=images / f"{name}.png", animations="disabled")
         context.close()
 
-    shot("login", "", "form", width=900, height=700)
-    shot("rate", "rater", "#card")
-    shot("rate-dark", "rater", "#card", dark=True)
-    shot("rate-phone", "rater", "#card", width=390, height=844)
-    shot("lead", "lead", "#people-title")
-    assert {p.name for p in images.glob("*.png")} >= {f"{n}.png" for n in ("login", "rate", "rate-dark", "lead")}
+    shot(server, "login", "", "form", width=900, height=700)
+    shot(server, "rate", "rater", "#card")
+    shot(server, "rate-dark", "rater", "#card", dark=True)
+    shot(server, "rate-phone", "rater", "#card", width=390, height=844)
+
+    # The lead's page after a round, by the real path: simulated raters (the page says so), a head, a routing.
+    long = [" ".join(f"{n} comes before {n + 1}," for n in range(i, i + 12)) + " and so on." for i in range(300)]
+    made = [pair(f"Count on from {i}.", "no " * (i % 9 + 2), long[i]) for i in range(300)]
+    later = serve(made[:250])
+    later.person("lead", Role.LEAD)
+    simulate.review(later.store, 250)
+    model = train_head(later.store, Backbone(str(tiny_model)), tmp_path)
+    with later.store.write() as conn:
+        catalog.add_comparisons(later.store, conn, made[250:])
+    score_pool(later.store, model)
+    route_pool(later.store, model, Policy(max_error=0.25, delta=0.1, control_share=0.25), round=1)
+    simulate.review(later.store, 18)
+    shot(later, "lead", "lead", ".accepted", height=1000)
+    assert {p.stem for p in images.glob("*.png")} == {"login", "rate", "rate-dark", "rate-phone", "lead"}

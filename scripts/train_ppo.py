@@ -1,0 +1,46 @@
+"""Tune a policy with PPO: parse, load, build, train, save.
+
+    accelerate launch -m rlhf_hitl.scripts.train_ppo --config configs/ppo.yaml --out workspace/policies/ppo
+
+Flags override the file. Several processes work under DDP (`accelerate launch --num_processes 2 ...`).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from rlhf_hitl.errors import RlhfHitlError
+from rlhf_hitl.policy.ppo import train_ppo
+from rlhf_hitl.policy.ppo_config import PPOConfig
+from rlhf_hitl.policy.training import DataArguments, free_folder, open_reward_model, parse, refuse_heldout
+from rlhf_hitl.store import catalog
+from rlhf_hitl.types import Split
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
+    """Returns where the policy is and the figures of the first and last step."""
+    data, config = parse((DataArguments, PPOConfig), argv)
+    free_folder(config.out)
+    store = data.open_store()
+    prompts = catalog.all_prompts(store, split=Split.TRAIN)
+    refuse_heldout(prompts, store)
+    model = open_reward_model(store, data.reward_model)
+    result = train_ppo(config, prompts, lambda chats: model.rewards(chats, keep=False))
+    store.close()
+    return {
+        "policy": str(result.folder),
+        "reward_model_id": model.id,
+        "steps": len(result.history),
+        "first": result.history[0],
+        "last": result.history[-1],
+    }
+
+
+if __name__ == "__main__":
+    try:
+        print(f"saved {main()['policy']}")
+    except RlhfHitlError as e:
+        print(f"error: {e}", file=sys.stderr)
+        sys.exit(e.exit_code)

@@ -1,0 +1,96 @@
+"""Which model a name means, and what is said where there is none."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from rlhf_hitl import models
+from rlhf_hitl.errors import BadInput, NotFound
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    """A cache of fetched models of this test's own."""
+    monkeypatch.setenv("RLHF_HITL_MODELS", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def test_a_folder_is_itself(tiny_model):
+    assert models.resolve(tiny_model) == tiny_model
+    assert models.resolve(str(tiny_model)) == tiny_model
+
+
+def test_a_hub_id_stays_a_hub_id():
+    assert models.resolve("owner/some-model") == "owner/some-model"
+
+
+def test_a_short_name_is_its_folder_once_fetched_and_says_how_to_fetch_it_before(cache, tiny_model):
+    with pytest.raises(NotFound, match="rlhf-hitl models get smollm2-135m-instruct"):
+        models.resolve("smollm2-135m-instruct")
+    shutil.copytree(tiny_model, cache / "smollm2-135m-instruct")
+    assert models.resolve("smollm2-135m-instruct") == cache / "smollm2-135m-instruct"
+    assert models.get("smollm2-135m-instruct") == cache / "smollm2-135m-instruct"
+    assert models.display_name("smollm2-135m-instruct") == "smollm2-135m-instruct"
+
+
+def test_a_folder_that_is_not_there_or_holds_no_model_is_named(tmp_path):
+    for missing in (tmp_path / "nowhere", str(tmp_path / "nowhere"), "./nowhere/at/all", tmp_path):
+        with pytest.raises(NotFound, match="model '"):
+            models.resolve(missing)
+
+
+def test_names_in_the_store_are_no_paths_of_this_machine(tiny_model):
+    assert models.display_name(tiny_model) == tiny_model.name
+    assert models.display_name("owner/some-model") == "owner/some-model"
+
+
+def test_an_unknown_short_name_lists_the_known_ones():
+    with pytest.raises(BadInput, match="smollm2-135m-instruct"):
+        models.get("gpt-17")
+
+
+def test_without_a_hub_a_hub_id_is_one_line_that_says_what_to_do():
+    # The tests run offline (see conftest), which is what an unreachable hub looks like.
+    with pytest.raises(BadInput, match=r"models get smollm2-135m-instruct") as found:
+        models.load_policy("owner/some-model")
+    assert "'owner/some-model'" in str(found.value)
+
+
+def test_a_tokenizer_without_a_chat_template_is_refused_unless_it_is_not_wanted(tiny_model, tmp_path):
+    folder = tmp_path / "plain"
+    shutil.copytree(tiny_model, folder)
+    (folder / "chat_template.jinja").unlink()
+    with pytest.raises(BadInput, match="chat template"):
+        models.load_tokenizer(folder)
+    assert models.load_tokenizer(folder, chats=False).eos_token == "<|end|>"
+
+
+def test_a_tokenizer_without_pad_pads_with_eos_and_on_the_left(tiny_model, tmp_path):
+    folder = tmp_path / "nopad"
+    shutil.copytree(tiny_model, folder)
+    settings = json.loads((folder / "tokenizer_config.json").read_text())
+    del settings["pad_token"]
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    tokenizer = models.load_tokenizer(folder)
+    assert tokenizer.pad_token_id == tokenizer.eos_token_id
+    assert tokenizer.padding_side == "left"
+
+
+def test_only_safetensors_are_read(tiny_model, tmp_path):
+    folder = tmp_path / "pickled"
+    shutil.copytree(tiny_model, folder)
+    state = models.load_policy(tiny_model).state_dict()
+    (folder / "model.safetensors").unlink()
+    torch.save(state, folder / "pytorch_model.bin")
+    with pytest.raises(BadInput, match="safetensors"):
+        models.load_policy(folder)
+
+
+def test_a_policy_comes_in_the_precision_asked_for(tiny_model):
+    assert models.load_policy(tiny_model, torch.bfloat16).dtype == torch.bfloat16
+    assert models.load_policy(tiny_model).dtype == torch.float32
+    assert not models.load_policy(tiny_model).training

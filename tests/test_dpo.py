@@ -8,6 +8,7 @@ import uuid
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.policy.dpo import DPOSettings, Pair, dataset, human_pairs, model_pairs, pairs_for_dpo, train_dpo
@@ -203,3 +204,73 @@ def test_training_refuses_heldout_pairs_taken_folders_and_nothing_that_fits(tiny
     with pytest.raises(BadInput, match="max_length"):
         train_dpo(settings(tiny_model, tmp_path / "a", max_length=2), good)
     assert list(tmp_path.iterdir()) == []
+
+
+# The commands.
+
+
+@pytest.fixture
+def judged(sqlite_store, tiny_model, tmp_path, monkeypatch):
+    """A store with people's judgments and a reward model trained on them; gives its URL."""
+    from rlhf_hitl.reward.features import Backbone
+    from rlhf_hitl.reward.train import train_head
+
+    monkeypatch.chdir(tmp_path)
+    add(sqlite_store, *(comparison(prompt(f"hello {i}", Split.TRAIN), f"good {i}", f"bad {i}") for i in range(12)))
+    judge(sqlite_store, prefers("good"))
+    add(sqlite_store, *(comparison(prompt(f"waiting {i}", Split.TRAIN), "good", "bad") for i in range(4)))
+    train_head(sqlite_store, Backbone(str(tiny_model)), tmp_path / "workspace")
+    return f"sqlite:///{tmp_path}/preferences.db"
+
+
+def run(*arguments):
+    from rlhf_hitl.cli import app, policy  # noqa: F401  (importing registers the commands)
+
+    return CliRunner().invoke(app, [str(a) for a in arguments])
+
+
+def test_train_dpo_makes_a_policy_that_loads(judged, tiny_model, tmp_path):
+    from rlhf_hitl.models import load_policy
+
+    out = tmp_path / "tuned"
+    done = run(
+        "train-dpo", "--store", judged, "--policy", tiny_model, "--out", out, "--set", "use_cpu=true", "--set",
+        "least_margin=0", "--set", "learning_rate=1e-3", "--json",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    said = json.loads(done.stdout)
+    assert said["policy"] == str(out)
+    assert said["human_pairs"] == 12
+    assert said["model_pairs"] > 0
+    assert load_policy(out).config.hidden_size == 64
+
+
+def test_train_ppo_makes_a_policy_with_the_newest_reward_model_as_judge(judged, tiny_model, tmp_path):
+    from rlhf_hitl.models import load_policy
+
+    out = tmp_path / "tuned"
+    done = run(
+        "train-ppo", "--store", judged, "--policy", tiny_model, "--out", out, "--set", "steps=2", "--set",
+        "max_new_tokens=6", "--set", "rollouts=8", "--json",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    said = json.loads(done.stdout)
+    assert said["last"]["reward"] == pytest.approx(said["last"]["reward"])
+    assert load_policy(out).config.hidden_size == 64
+
+
+def test_a_setting_that_is_not_known_and_a_missing_file_are_named(judged, tiny_model, tmp_path):
+    (tmp_path / "bad.yaml").write_text("no_such_setting: 1\n")
+    for arguments, named in (
+        (["--config", tmp_path / "bad.yaml"], "no_such_setting"),
+        (["--config", tmp_path / "none.yaml"], "none.yaml"),
+        (["--set", "steps"], "--set steps"),
+        (["--set", "steps=many"], "many"),
+        (["--set", "no_such=1"], "no_such"),
+        (["--reward-model", "m_nobody"], "m_nobody"),
+        (["--policy", tmp_path / "nowhere"], "nowhere"),
+    ):
+        done = run("train-ppo", "--store", judged, "--policy", tiny_model, "--out", tmp_path / "out", *arguments)
+        assert done.exit_code == 2, (arguments, done.output)
+        assert named in done.stderr.strip().splitlines()[-1]
+        assert not (tmp_path / "out").exists()

@@ -73,7 +73,6 @@ class DPOSettings(DPOConfig):
     gradient_checkpointing: bool = field(default=False, metadata={"help": "Less memory for more time."})
     logging_steps: float = field(default=1, metadata={"help": "Steps between two rows of the history."})
     save_strategy: str = field(default="no", metadata={"help": "no, steps or epoch: when to write checkpoints."})
-    report_to: Any = field(default="none", metadata={"help": "none, or trackers such as tensorboard or wandb."})
 
     def __post_init__(self) -> None:
         if self.bf16 is None and not self.fp16:

@@ -91,14 +91,18 @@ def parse(types: Sequence[Any], argv: Sequence[str] | None) -> tuple[Any, ...]:
     """TRL's way of settings: `--config FILE.yaml` gives defaults, flags override.
 
     Raises:
-        BadInput: the file is missing or is no YAML, or a key in it is unknown.
+        BadInput: the file is missing or is no YAML, or a setting is unknown or of the wrong type.
     """
     import yaml
     from trl import TrlParser
 
+    class Parser(TrlParser):
+        def error(self, message: str):  # argparse would print every flag there is and leave
+            raise ValueError(message)
+
     given = list(argv) if argv is not None else None
     try:
-        return TrlParser(types).parse_args_and_config(given)
+        return Parser(types).parse_args_and_config(given)
     except FileNotFoundError as e:
         raise NotFound(f"--config {e.filename}", expected="a YAML file", fix="check the path") from e
     except (yaml.YAMLError, ValueError, TypeError) as e:

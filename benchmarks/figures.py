@@ -25,8 +25,7 @@ def replay(f: dict[str, Any]) -> str:
         f"| floor: the longer answer wins | {f['floor.longer']:.3f} | |\n"
         f"| floor: bag of words | {f['floor.bag_of_words']:.3f} | |\n\n"
         f"{f['heldout_labels']} labels with a preference ({f['heldout_ties']} ties are not in it), trained on "
-        f"{f['train_labels']} labels in {f['train_seconds'] / 60:.0f} minutes, almost all of it reading the "
-        f"answers once. Calibration error {f['ece']:.3f}.\n"
+        f"{f['train_labels']} labels. Calibration error {f['ece']:.3f}.\n"
     )
 
 
@@ -51,12 +50,12 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {"replay": replay, "loop_ti
 
 
 def drawn(text: str) -> str:
-    """A document with its tables drawn anew; one whose benchmark has not been run yet stays empty."""
+    """A document with its tables drawn anew. A table whose benchmark has not been run is an error."""
 
     def table(match: re.Match[str]) -> str:
         path = Path(__file__).parent / "results" / f"{match[2]}.json"
         if not path.exists():
-            return match[1] + match[3]
+            sys.exit(f"{path.name} is not there: run `python benchmarks/{match[2]}.py`")
         result = json.loads(path.read_text(encoding="utf-8"))
         m = result["machine"]
         where = f"<sub>`{result['command']}`, {result['date']}, {m['cores']} cores, {m['gpu'] or 'no GPU'}</sub>\n"

@@ -23,6 +23,7 @@ QUICK = {
     "max_new_tokens": 8,
     "judgments_per_round": 20,
     "dpo_pairs": 2,
+    "dpo_prompts": 1,
     "ppo_steps": 1,
     "ppo_rollouts": 2,
     "gate_prompts": 1,

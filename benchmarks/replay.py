@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import os
 import tempfile
-import time
 
 from record import run, write
 
@@ -20,19 +19,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", default="../shared/data/mt_bench/mtbench_human_joined.jsonl.gz")
     parser.add_argument("--backbone", default="smollm2-135m-instruct")
+    parser.add_argument("--workspace", help="Keep features here, so that a second run need not read the texts again.")
     parser.add_argument("--quick", action="store_true")
     args = parser.parse_args()
     few = ["--limit", "300"] if args.quick else []
     short = ["--max-length", "64"] if args.quick else []
-    with tempfile.TemporaryDirectory() as workspace:
+    with tempfile.TemporaryDirectory() as folder:
         env = os.environ | {
-            "RLHF_HITL_WORKSPACE": workspace,
-            "RLHF_HITL_STORE": f"sqlite:///{workspace}/preferences.db",
+            "RLHF_HITL_WORKSPACE": args.workspace or folder,
+            "RLHF_HITL_STORE": f"sqlite:///{folder}/preferences.db",
         }
         imported = run("import", args.data, *few, env=env)
-        start = time.monotonic()
         trained = run("train-reward", "--backend", "head", "--backbone", args.backbone, *short, env=env)
-        train_seconds = time.monotonic() - start
         found = run("evaluate", env=env)
     figures = {
         "votes": imported["judgments"],
@@ -46,11 +44,8 @@ def main() -> None:
         "floor.longer": found["longer"]["value"],
         "floor.bag_of_words": found["bag_of_words"]["value"],
         "ece": found["ece"],
-        "train_seconds": train_seconds,
     }
-    notes = (
-        "Accuracy over labels with a preference; interval by bootstrap of whole questions. One split, by prompt hash."
-    )
+    notes = "Accuracy over labels with a preference; interval with questions as clusters. One split, by prompt hash."
     write("replay", figures, seeds=[], notes=notes, quick=args.quick)
 
 

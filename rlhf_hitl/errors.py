@@ -27,9 +27,3 @@ class NotFound(BadInput):
 
 class Conflict(RlhfHitlError):
     """The request was fine but the store has moved on (a lease that is another's, a comparison already judged)."""
-
-
-class GateFailed(RlhfHitlError):
-    """A check that must pass before a model is used or promoted did not pass."""
-
-    exit_code = 1

@@ -36,11 +36,12 @@ class Figure:
 
 @dataclass(frozen=True)
 class RoundFigures:
-    """One round, for the plots. None where the round has no control judgments yet."""
+    """One round, for the plots: model accuracy on its control arm (None before it is judged), and the share of what
+    it routed that went to raters."""
 
     round: int
     accuracy: float | None
-    intervention_rate: float
+    sent_to_raters: float
 
 
 @dataclass(frozen=True)
@@ -71,8 +72,10 @@ def report(store: Store, settings: Settings) -> Report:
     Those it was unsure of are the hard ones, and those it accepted have no judgment, so neither can stand for all.
     """
     routings = ledger.routings_of(store)
-    judged = {label.comparison_id: label for label in labels(store)}
-    control = _control(store, routings, judged)
+    every = labels(store)
+    judged = {label.comparison_id for label in every}
+    said = {(label.comparison_id, frozenset((label.first, label.second))): label for label in every}
+    control = _control(store, routings, said)
     accepted = [r for r in routings if r.route is Route.AUTO and r.comparison_id not in judged]
     reviewed = [r for r in routings if r.comparison_id in judged]
     processed = len(accepted) + len(reviewed)
@@ -88,7 +91,7 @@ def report(store: Store, settings: Settings) -> Report:
             _review_time(times),
             _cost(store, settings, times, len(paid_for)),
         ),
-        rounds=tuple(_round(n, routings, judged, control) for n in sorted({r.round for r in routings})),
+        rounds=_rounds(store, control),
         queue=queue.state(store),
         simulated=any(j.simulated for j in made_here),
     )
@@ -103,17 +106,21 @@ class _Measured:
     proposed: Route
 
 
-def _control(store: Store, routings: Sequence[ledger.Routing], judged: dict[str, Label]) -> list[_Measured]:
+def _control(
+    store: Store, routings: Sequence[ledger.Routing], said: dict[tuple[str, frozenset[str]], Label]
+) -> list[_Measured]:
+    """Control comparisons on whose two best completions raters have a preference; ties cannot tell right from wrong."""
     scores: dict[str, dict[str, Score]] = {}
     out = []
     for r in routings:
-        label = judged.get(r.comparison_id)
-        if r.route is not Route.CONTROL or label is None or label.preferred is None or r.reward_model_id is None:
+        if r.route is not Route.CONTROL or r.reward_model_id is None:
             continue
         if r.reward_model_id not in scores:
             scores[r.reward_model_id] = {s.comparison_id: s for s in ledger.scores_of(store, r.reward_model_id)}
-        chosen = scores[r.reward_model_id][r.comparison_id].chosen
-        out.append(_Measured(r.round, float(label.preferred != chosen), r.proposed))
+        score = scores[r.reward_model_id][r.comparison_id]
+        label = said.get((r.comparison_id, frozenset((score.chosen, score.rejected))))
+        if label is not None and label.preferred is not None:
+            out.append(_Measured(r.round, float(label.preferred != score.chosen), r.proposed))
     return out
 
 
@@ -126,7 +133,9 @@ def _accuracy(control: list[_Measured]) -> Figure:
         "share",
         right / n if n else None,
         n,
-        "agreement with raters on the random control arm" if n else "no control comparison has been judged yet",
+        "agreement with raters on the random control arm, ties left out"
+        if n
+        else "no control comparison has been judged yet",
         low if n else None,
         high if n else None,
     )
@@ -156,6 +165,8 @@ def _error_reduction(control: list[_Measured]) -> Figure:
     before = sum(c.error for c in control)
     after = sum(c.error for c in control if c.proposed is Route.AUTO)
     note = f"the model alone errs on {before:g} of {len(control)} control comparisons, with review on {after:g}"
+    if before and not any(c.proposed is Route.AUTO for c in control):
+        note += "; nothing would have been accepted, so raters judge everything"
     if before == 0:
         note = "no control comparison has been judged yet" if not control else "the model made no error to reduce"
     return Figure(
@@ -189,14 +200,18 @@ def _cost(store: Store, settings: Settings, times: list[float], processed: int) 
     )
 
 
-def _round(
-    n: int, routings: Sequence[ledger.Routing], judged: dict[str, Label], control: list[_Measured]
-) -> RoundFigures:
-    of_round = [r for r in routings if r.round == n]
-    people = sum(r.route is not Route.AUTO for r in of_round)
-    measured = [c for c in control if c.round == n]
-    return RoundFigures(
-        n,
-        1 - sum(c.error for c in measured) / len(measured) if measured else None,
-        people / len(of_round),
-    )
+def _rounds(store: Store, control: list[_Measured]) -> tuple[RoundFigures, ...]:
+    """Each round as it was decided then, whatever later rounds or a lead made of it."""
+    decisions = [r for r in ledger.routings_of(store, newest=False) if r.decided_by is None]
+    out = []
+    for n in sorted({r.round for r in decisions}):
+        routes = {r.comparison_id: r.route for r in decisions if r.round == n}
+        measured = [c for c in control if c.round == n]
+        out.append(
+            RoundFigures(
+                n,
+                1 - sum(c.error for c in measured) / len(measured) if measured else None,
+                sum(route is not Route.AUTO for route in routes.values()) / len(routes),
+            )
+        )
+    return tuple(out)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 import random
-import shutil
 import time
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from rlhf_hitl import simulate
 from rlhf_hitl.config import Settings
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.store import Store, catalog, ledger, queue
-from rlhf_hitl.types import Prompt, Split
+from rlhf_hitl.types import Completion, Prompt, Split
 
 if TYPE_CHECKING:
     from rlhf_hitl.reward.model import RewardModel
@@ -34,18 +34,19 @@ class LoopConfig(BaseModel):
 
     policy: str = "smollm2-135m-instruct"
     backbone: str = "smollm2-135m-instruct"
-    prompts_per_round: int = Field(default=16, ge=1)
+    prompts_per_round: int = Field(default=12, ge=1)
     completions_per_prompt: int = Field(default=4, ge=2)
-    max_new_tokens: int = Field(default=48, ge=1)
-    temperatures: tuple[float, ...] = (0.7, 1.1)
+    max_new_tokens: int = Field(default=32, ge=1)
+    temperatures: tuple[float, ...] = Field(default=(0.7, 1.0), min_length=1)
     judgments_per_round: int = Field(default=160, ge=1)
     max_error: float = Field(default=0.2, gt=0, lt=1)
     delta: float = Field(default=0.1, gt=0, lt=1)
     control_share: float = Field(default=0.15, ge=0, le=1)
-    dpo_pairs: int = Field(default=24, ge=0)  # 0: no DPO
-    ppo_steps: int = Field(default=4, ge=0)  # 0: no PPO
+    dpo_pairs: int = Field(default=12, ge=0)  # 0: no DPO
+    dpo_prompts: int = Field(default=6, ge=0)  # prompts sampled afresh for pairs of the reward model; 0: people's only
+    ppo_steps: int = Field(default=2, ge=0)  # 0: no PPO
     ppo_rollouts: int = Field(default=8, ge=2)
-    gate_prompts: int = Field(default=8, ge=1)
+    gate_prompts: int = Field(default=6, ge=1)
     seed: int = 0
 
 
@@ -97,6 +98,7 @@ class Loop:
         for self.round in range(1, rounds + 1):
             for name, step in self.steps:
                 if (self.round, name) in ledger.finished_steps(self.store):
+                    self._refuse_other_settings(name)
                     continue
                 self.tells(f"round {self.round}: {name}")
                 start = time.monotonic()
@@ -110,20 +112,16 @@ class Loop:
 
     def sample(self) -> dict[str, Any]:
         """The policy answers prompts of every split; its answers become comparisons."""
-        from rlhf_hitl.policy.generation import Sampling, comparisons_of, sample_completions
+        from rlhf_hitl.policy.generation import comparisons_of
 
         prompts = self._drawn_prompts()
-        each = max(1, self.config.completions_per_prompt // len(self.config.temperatures))
-        samplings = [
-            Sampling(temperature=t, max_new_tokens=self.config.max_new_tokens, count=each, seed=self._seed())
-            for t in self.config.temperatures
-        ]
         policy = self.policy()
-        completions = sample_completions(policy, prompts, samplings)
+        completions = self._sampled(policy, prompts)
         found = comparisons_of(prompts, completions)
         with self.store.write() as conn:
             new = catalog.add_comparisons(self.store, conn, found, source=f"round {self.round}")
-        return {"policy": policy, "prompts": len(prompts), "completions": len(completions), "comparisons": new}
+        counts = {"prompts": len(prompts), "completions": len(completions), "comparisons": new}
+        return {"settings": self.config.model_dump(mode="json"), "policy": policy} | counts
 
     def route(self) -> dict[str, Any]:
         """The newest reward model, where there is one, scores what nobody has judged and routes it."""
@@ -177,15 +175,17 @@ class Loop:
             return {"n": 0, "reason": str(e)}
 
     def dpo(self) -> dict[str, Any]:
-        """DPO on human pairs, and on pairs the reward model makes of this round's fresh answers."""
+        """DPO on people's pairs, and on pairs the reward model makes of answers sampled for this alone."""
         from rlhf_hitl.policy.dpo import DPOSettings, pairs_for_dpo, train_dpo
 
         if not self.config.dpo_pairs:
             return {"policy": self.policy(), "reason": "switched off"}
-        pairs = pairs_for_dpo(
-            self.store, self._reward_model(self.round), limit=self.config.dpo_pairs, seed=self._seed()
-        )
-        out = self._fresh("dpo")
+        prompts = catalog.all_prompts(self.store, split=Split.TRAIN)
+        random.Random(self._seed()).shuffle(prompts)
+        fresh = self._sampled(self.policy(), prompts[: self.config.dpo_prompts]) if self.config.dpo_prompts else []
+        model = self._reward_model(self.round)
+        pairs = pairs_for_dpo(self.store, model, fresh, limit=self.config.dpo_pairs, seed=self._seed())
+        out = self._folder("dpo")
         settings = DPOSettings(policy=self.policy(), out=str(out), max_length=512)
         result = train_dpo(settings, pairs)
         return {"policy": str(out), "pairs": len(pairs), **result}
@@ -199,7 +199,7 @@ class Loop:
             return {"policy": start, "reason": "switched off"}
         model = self._reward_model(self.round)
         assert model is not None, "train_reward comes before"
-        out = self._fresh("ppo")
+        out = self._folder("ppo")
         config = PPOConfig(
             policy=start,
             out=str(out),
@@ -215,7 +215,7 @@ class Loop:
         return {"policy": str(out), "steps": len(result.history), "last": result.history[-1]}
 
     def promote(self) -> dict[str, Any]:
-        """The tuned policy takes over where its answers to held-out prompts are worth no less than its predecessor's.
+        """The tuned policy takes over where its answers to held-out prompts are worth more than its predecessor's.
 
         The judge is the reward model it was tuned on, so this gate stops a broken policy, not an over-optimised one:
         that takes raters.
@@ -232,12 +232,12 @@ class Loop:
         prompts = prompts[: self.config.gate_prompts]
         sampling = Sampling(temperature=0.7, max_new_tokens=self.config.max_new_tokens, seed=self._seed())
         by_id = {p.id: p for p in prompts}
-        means = []
+        means: list[float | None] = []  # None: a policy that answers nothing
         for policy in (before, after):
             completions = sample_completions(policy, prompts, [sampling])
             chats = [(by_id[c.prompt_id].messages, c.messages) for c in completions if c.text.strip()]
-            means.append(float(model.rewards(chats, keep=False).mean()) if chats else float("-inf"))
-        promoted = means[1] >= means[0]
+            means.append(float(model.rewards(chats, keep=False).mean()) if chats else None)
+        promoted = means[1] is not None and (means[0] is None or means[1] > means[0])
         return {
             "policy": after if promoted else before,
             "promoted": promoted,
@@ -293,11 +293,35 @@ class Loop:
         state = queue.state(self.store)
         return state["free"] + state["leased"] > 0
 
-    def _fresh(self, step: str) -> Path:
-        """The folder for a step's policy, empty of what a cut-off run left there."""
-        folder = self.settings.workspace / "policies" / f"round-{self.round}-{step}"
-        shutil.rmtree(folder, ignore_errors=True)
-        return folder
+    def _sampled(self, policy: str, prompts: list[Prompt]) -> list[Completion]:
+        """`completions_per_prompt` answers to each prompt, shared among the temperatures."""
+        from rlhf_hitl.policy.generation import Sampling, sample_completions
+
+        each, more = divmod(self.config.completions_per_prompt, len(self.config.temperatures))
+        samplings = [
+            Sampling(
+                temperature=t, max_new_tokens=self.config.max_new_tokens, count=each + (i < more), seed=self._seed()
+            )
+            for i, t in enumerate(self.config.temperatures)
+            if each + (i < more)
+        ]
+        return sample_completions(policy, prompts, samplings)
+
+    def _folder(self, step: str) -> Path:
+        """A new folder for a step's policy: never one that another store, loop or try has written to."""
+        return self.settings.workspace / "policies" / f"round-{self.round}-{step}-{uuid.uuid4().hex[:8]}"
+
+    def _refuse_other_settings(self, step: str) -> None:
+        """A round that was begun under other settings is not finished under these."""
+        if step != "sample" or (self.round, self.steps[-1][0]) in ledger.finished_steps(self.store):
+            return
+        begun, now = self._result("sample")["settings"], self.config.model_dump(mode="json")
+        if changed := [k for k in now if begun.get(k) != now[k]]:
+            raise BadInput(
+                f"{changed[0]} = {now[changed[0]]!r} in round {self.round}",
+                expected=f"{begun.get(changed[0])!r}, as the round was begun with",
+                fix="finish the round with the old settings; new ones can begin with the next round",
+            )
 
     def _seed(self) -> int:
         return self.config.seed * 1000 + self.round

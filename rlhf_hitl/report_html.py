@@ -48,8 +48,8 @@ def _plot(report: Report) -> str:
     axes = figure.subplots()
     n = [r.round for r in report.rounds]
     measured = [(r.round, r.accuracy) for r in report.rounds if r.accuracy is not None]
-    simulated = " (simulated raters)" if report.simulated else ""
-    axes.plot(n, [r.intervention_rate for r in report.rounds], marker="o", label="sent to raters")
+    simulated = " (some raters simulated)" if report.simulated else ""
+    axes.plot(n, [r.sent_to_raters for r in report.rounds], marker="o", label="sent to raters")
     if measured:
         axes.plot(*zip(*measured), marker="s", label=f"model accuracy on the control arm{simulated}")
     axes.set(xlabel="round", ylabel="share", ylim=(0, 1.02), xticks=n)

@@ -291,9 +291,9 @@ class Label:
 
     @property
     def preferred(self) -> str | None:
-        """The completion the raters prefer; None where neither side has more votes than the other."""
-        first, _, second = self.probabilities
-        if first == second:
+        """The completion the raters prefer; None where a tie is the likeliest or the sides are even."""
+        first, tie, second = self.probabilities
+        if first == second or tie > max(first, second):
             return None
         return self.first if first > second else self.second
 

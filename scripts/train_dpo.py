@@ -15,10 +15,11 @@ from typing import Any
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 
+from rlhf_hitl.arguments import parse
 from rlhf_hitl.errors import RlhfHitlError
 from rlhf_hitl.policy.dpo import DPOSettings, Pair, pairs_for_dpo, train_dpo
 from rlhf_hitl.policy.generation import Sampling, sample_completions
-from rlhf_hitl.policy.training import DataArguments, free_folder, open_reward_model, parse
+from rlhf_hitl.policy.training import DataArguments, free_folder
 from rlhf_hitl.store import Store, catalog
 from rlhf_hitl.types import Completion, Split
 
@@ -29,7 +30,7 @@ class PairArguments:
 
     human_only: bool = field(default=False, metadata={"help": "Only pairs people judged: no reward model is needed."})
     sample_prompts: int = field(
-        default=0, metadata={"help": "Sample fresh completions for so many prompts; 0: the store's unjudged ones."}
+        default=0, metadata={"help": "Sample fresh completions for so many prompts; 0: what the router accepted."}
     )
     completions: int = field(default=4, metadata={"help": "Fresh completions a prompt."})
     temperature: float = field(default=1.0, metadata={"help": "Of fresh completions."})
@@ -47,7 +48,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     # One process makes the pairs for all: a margin that rounds differently elsewhere must not give other rows there.
     found: list[list[Pair] | None] = [None]
     if PartialState().is_main_process:
-        model = None if arguments.human_only else open_reward_model(store, data.reward_model)
+        model = None if arguments.human_only else data.open_reward_model(store)
         found[0] = pairs_for_dpo(
             store, model, fresh, least_margin=arguments.least_margin, limit=arguments.limit, seed=settings.seed
         )

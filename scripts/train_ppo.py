@@ -11,10 +11,11 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from rlhf_hitl.arguments import parse
 from rlhf_hitl.errors import RlhfHitlError
 from rlhf_hitl.policy.ppo import train_ppo
 from rlhf_hitl.policy.ppo_config import PPOConfig
-from rlhf_hitl.policy.training import DataArguments, free_folder, open_reward_model, parse, refuse_heldout
+from rlhf_hitl.policy.training import DataArguments, free_folder, refuse_heldout
 from rlhf_hitl.store import catalog
 from rlhf_hitl.types import Split
 
@@ -26,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     store = data.open_store()
     prompts = catalog.all_prompts(store, split=Split.TRAIN)
     refuse_heldout(prompts, store)
-    model = open_reward_model(store, data.reward_model)
+    model = data.open_reward_model(store)
     result = train_ppo(config, prompts, lambda chats: model.rewards(chats, keep=False))
     store.close()
     return {

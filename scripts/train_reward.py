@@ -8,14 +8,18 @@ Flags override the file; every field of TRL's RewardConfig and ModelConfig is on
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
+from trl import ModelConfig
+
+from rlhf_hitl.arguments import parse
 from rlhf_hitl.errors import RlhfHitlError
-from rlhf_hitl.reward.full import build_trainer, finish, parser
+from rlhf_hitl.reward.full import FullConfig, build_trainer, finish
 
 
-def main() -> None:
-    config, model_config = parser().parse_args_and_config()
+def main(argv: Sequence[str] | None = None) -> None:
+    config, model_config = parse((FullConfig, ModelConfig), argv)
     trainer = build_trainer(config, model_config)
     trainer.train(resume_from_checkpoint=config.resume_from_checkpoint)
     folder = Path(str(config.output_dir))
@@ -28,4 +32,5 @@ if __name__ == "__main__":
     try:
         main()
     except RlhfHitlError as e:
-        sys.exit(f"error: {e}")
+        print(f"error: {e}", file=sys.stderr)
+        sys.exit(e.exit_code)

@@ -186,6 +186,19 @@ def test_a_disabled_rater_is_out_at_once(client, store):
     assert enter(client, "tom").status_code == 401
 
 
+def test_a_new_password_ends_the_sessions_of_the_old_one(client, site):
+    store = site[1]
+    people.add(store, "pam", Role.RATER, PASSWORD)
+    enter(client, "pam")
+    assert client.get("/rate/").status_code == 200
+    assert run("raters", "password", "pam", "--store", store.url).exit_code == 0
+    assert client.get("/me").status_code == 401
+    assert client.get("/rate/").status_code == 401
+    people.set_password(store, "pam", "another-password")
+    enter(client, "pam", "another-password")
+    assert client.get("/me").json()["name"] == "pam"
+
+
 def test_signing_out_ends_the_session(client):
     enter(client, "ann")
     assert client.post("/logout").status_code == 303

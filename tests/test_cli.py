@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import pkgutil
 import re
+import subprocess
+import sys
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 import typer
 from typer.testing import CliRunner
 
 import rlhf_hitl.cli
-from rlhf_hitl.cli import app
+from rlhf_hitl.cli import Result, app, command
+from rlhf_hitl.errors import BadInput
+from rlhf_hitl.store import Store, StoreFailure, tables
+from rlhf_hitl.types import utc_now
 
 
 def leaves(command: Any, words: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -100,3 +107,76 @@ def test_a_store_that_is_missing_is_refused_in_one_line_and_not_made(name, tmp_p
 def test_without_json_nothing_is_said_on_stdout_when_a_command_fails(tmp_path):
     done = call("raters list", "--store", f"sqlite:///{tmp_path}/missing.db", folder=tmp_path)
     assert (done.exit_code, done.stdout) == (2, "")
+
+
+@pytest.mark.parametrize("name", ["[/x]", "[bold]", ":smile:", "[red]ann[/red]"])
+def test_a_name_is_printed_as_it_is_whatever_brackets_it_has(sqlite_url, name):
+    for words in (["add", name], ["password", name], ["list"], ["disable", name]):
+        done = CliRunner().invoke(app, ["raters", *words, "--store", sqlite_url])
+        assert done.exit_code == 0, done.output
+        assert name in done.stdout
+
+
+def test_an_import_report_is_printed_as_it_is_whatever_brackets_it_has(sqlite_url, tmp_path):
+    (tmp_path / "[").mkdir()
+    rows = tmp_path / "[" / "INST].jsonl"
+    rows.write_text(
+        '{"prompt": "Tea?", "chosen": "Yes.", "rejected": "No."}\n{"prompt": "[/INST]", "chosen": "[/INST]"\n'
+    )
+    done = CliRunner().invoke(app, ["import", str(rows), "--skip-bad", "--format", "trl", "--store", sqlite_url])
+    assert done.exit_code == 0, done.output
+    assert "[/INST].jsonl (trl)" in done.stdout
+
+
+def test_json_has_null_for_figures_that_are_no_numbers():
+    alone = typer.Typer()
+
+    @command("figures", alone)
+    def figures(json: bool = False) -> Result:
+        return Result({"a": float("nan"), "b": [1.5, float("inf")], "c": {"d": (float("-inf"), "x")}})
+
+    done = CliRunner().invoke(alone, ["--json"])
+    assert json.loads(done.stdout, parse_constant=pytest.fail) == {"a": None, "b": [1.5, None], "c": {"d": [None, "x"]}}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("RLHF_HITL_LEASE_SECONDS", "abc"), ("RLHF_HITL_LEASE_SECONDS", "0"), ("RLHF_HITL_LEESE", "1")]
+)
+def test_a_variable_that_cannot_be_used_is_refused_in_one_line(tmp_path, name, value):
+    done = subprocess.run(
+        [sys.executable, "-c", "from rlhf_hitl.cli import main; main()", "report", "--json"],
+        env=os.environ | {name: value}, cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 2
+    [line] = done.stderr.splitlines()
+    assert re.match(rf"error: {name}(={value})?: expected .*\. Fix: ", line)
+    assert json.loads(done.stdout) == {"error": line.removeprefix("error: ")}
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "mysql://ann:secret-word@host/db",
+        "mysql:/ann:secret-word@host/db",
+        "postgresql://ann:secret-word@host:port/db",
+        "mysql://host/db?user=ann&password=secret-word",
+    ],
+)
+def test_a_url_that_is_refused_is_shown_without_its_password(url):
+    with pytest.raises(BadInput) as caught:
+        Store.open(url)
+    assert "secret-word" not in str(caught.value)
+    assert "host" in str(caught.value)
+
+
+def test_prompts_that_are_missing_are_said_with_the_store(sqlite_url, tmp_path):
+    done = CliRunner().invoke(app, ["generate", "--store", sqlite_url, "--json"])
+    assert_refused(done, f"store {sqlite_url}")
+
+
+def test_a_row_that_breaks_a_rule_is_a_store_failure_and_writes_nothing(sqlite_store):
+    row = {"id": "c_1", "prompt_id": "p_nobody", "policy": "", "sampling": {}, "messages": [], "created_at": utc_now()}
+    with pytest.raises(StoreFailure, match="FOREIGN KEY"), sqlite_store.write() as conn:
+        conn.execute(tables.completions.insert(), [row])
+    with sqlite_store.read() as conn:
+        assert conn.scalar(sa.select(sa.func.count()).select_from(tables.completions)) == 0

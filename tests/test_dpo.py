@@ -14,8 +14,8 @@ from rlhf_hitl.errors import BadInput
 from rlhf_hitl.policy.dpo import DPOSettings, Pair, dataset, human_pairs, model_pairs, pairs_for_dpo, train_dpo
 from rlhf_hitl.policy.generation import Sampling, sample_completions
 from rlhf_hitl.policy.training import CARD, refuse_heldout
-from rlhf_hitl.store import catalog, people, queue
-from rlhf_hitl.types import Answer, Comparison, Completion, Message, Prompt, Role, Split, Verdict
+from rlhf_hitl.store import catalog, ledger, people, queue
+from rlhf_hitl.types import Answer, Comparison, Completion, Message, Prompt, Role, Route, Split, Verdict
 
 
 class Longer:
@@ -86,16 +86,18 @@ def test_the_model_pairs_best_with_worst_where_they_are_far_enough_apart():
     assert pairs[0].margin == pytest.approx(2.5)
 
 
-def test_unjudged_completions_are_the_fresh_ones_and_both_sources_take_turns(sqlite_store):
+def test_without_fresh_ones_what_the_router_accepted_is_paired_and_both_sources_take_turns(sqlite_store):
     add(sqlite_store, *(comparison(prompt(f"judged {i}"), "good", "bad") for i in range(3)))
     judge(sqlite_store, prefers("good"))
     waiting = [comparison(prompt(f"waiting {i}"), "long " * 10, "short") for i in range(3)]
-    add(sqlite_store, *waiting, comparison(HELD, "long " * 10, "short"))
+    refused = prompt("sent to raters")
+    add(sqlite_store, *waiting, comparison(refused, "long " * 10, "short"))
+    ledger.route(sqlite_store, [ledger.Routing(c.id, Route.AUTO, Route.AUTO, "sure") for c in waiting])
     pairs = pairs_for_dpo(sqlite_store, Longer(), limit=4)
     assert [p.label_source for p in pairs] == ["human", "model", "human", "model"]
     assert pairs == pairs_for_dpo(sqlite_store, Longer(), limit=4)
     assert len(pairs_for_dpo(sqlite_store, Longer())) == 6
-    assert HELD.id not in {p.prompt.id for p in pairs_for_dpo(sqlite_store, Longer())}
+    assert refused.id not in {p.prompt.id for p in pairs_for_dpo(sqlite_store, Longer())}
 
 
 def test_what_people_judged_is_not_paired_again_by_the_model(sqlite_store):
@@ -255,7 +257,10 @@ def test_train_ppo_makes_a_policy_with_the_newest_reward_model_as_judge(judged, 
     )  # fmt: skip
     assert done.exit_code == 0, done.output
     said = json.loads(done.stdout)
-    assert said["last"]["reward"] == pytest.approx(said["last"]["reward"])
+    history = json.loads((out / CARD).read_text())["history"]
+    assert [said["first"], said["last"]] == history
+    assert history[0]["kl"] == pytest.approx(0, abs=1e-4), "the first answers are the untouched policy's"
+    assert all(np.isfinite(list(step.values())).all() for step in history)
     assert load_policy(out).config.hidden_size == 64
 
 

@@ -209,8 +209,8 @@ def test_the_command_adds_comparisons_to_the_store(sqlite_store, tmp_path, tiny_
     assert json.loads(done.stdout) == {"prompts": 3, "completions": 9, "comparisons": 6, "new": 6}
     found = list(catalog.find(sqlite_store))
     assert len(found) == 6
-    temperatures = sorted(c.sampling["temperature"] for c in catalog.completions_of(sqlite_store, PROMPTS[0].id))
-    assert temperatures == [0.9, 1.0, 1.0]
+    of_first = {c.id: c for made in found if made.prompt.id == PROMPTS[0].id for c in made.completions}
+    assert sorted(c.sampling["temperature"] for c in of_first.values()) == [0.9, 1.0, 1.0]
     assert found[0].completions[0].policy == tiny_model.name
 
 

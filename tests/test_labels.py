@@ -29,6 +29,11 @@ def test_votes_become_shares_and_entropy():
     assert label.preferred == "a"
 
 
+def test_where_a_tie_is_the_likeliest_nothing_is_preferred():
+    [label] = aggregate("x", [judgment(Verdict.RANKED, r) for r in (A_WINS, TIE, TIE, TIE)])
+    assert label.preferred is None
+
+
 def test_both_bad_is_a_tie_and_skips_and_flags_say_nothing():
     [label] = aggregate("x", [judgment(v) for v in (Verdict.ALL_BAD, Verdict.SKIPPED, Verdict.FLAGGED)])
     assert label.probabilities == (0.0, 1.0, 0.0)

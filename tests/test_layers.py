@@ -19,7 +19,10 @@ LAYERS = [
     {"errors", "types", "config", "stats", "bundled"},
     {"store"},
     {"formats", "labels"},
-    {"models"},  # where weights are on disk or come from: no text is read here, so reward and policy both stand on it
+    {
+        "models",
+        "arguments",
+    },  # where weights are on disk or come from: no text is read here, so reward and policy both stand on it
     {"reward"},
     {"routing", "policy"},
     {"loop", "kpis", "alerts", "report_html", "simulate"},

@@ -4,11 +4,13 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from rlhf_hitl import simulate
 from rlhf_hitl.config import Settings
+from rlhf_hitl.errors import BadInput
 from rlhf_hitl.loop import Loop, LoopConfig
 from rlhf_hitl.store import Store, catalog, ledger, people, queue
 from rlhf_hitl.types import Message, Prompt, Role
@@ -20,6 +22,7 @@ SMALL = {
     "max_new_tokens": 12,
     "judgments_per_round": 22,
     "dpo_pairs": 4,
+    "dpo_prompts": 2,
     "ppo_steps": 1,
     "ppo_rollouts": 4,
     "gate_prompts": 2,
@@ -40,7 +43,7 @@ def loop_of(store, tiny_model, tmp_path, *, waits=None, tells=lambda line: None,
     return Loop(store, Settings(workspace=tmp_path), config, waits=waits, tells=tells)
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.timeout(150)
 def test_two_rounds_from_the_command_line_close_the_loop(prompts, tiny_model, tmp_path):
     config = tmp_path / "loop.yaml"
     config.write_text(json.dumps(SMALL | {"policy": str(tiny_model), "backbone": str(tiny_model)}))
@@ -50,7 +53,7 @@ def test_two_rounds_from_the_command_line_close_the_loop(prompts, tiny_model, tm
             "--store", prompts.url, "--config", str(config),
         ],
         env=os.environ | {"RLHF_HITL_WORKSPACE": str(tmp_path / "workspace")},
-        capture_output=True, text=True, timeout=220, check=False,
+        capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert run.returncode == 0, run.stderr[-3000:]
     said = json.loads(run.stdout)
@@ -82,6 +85,28 @@ def test_an_interrupted_loop_goes_on_where_it_stopped(prompts, tiny_model, tmp_p
     assert lines == [f"round 1: {s}" for s in STEPS[4:]]
     assert {k: after[k] for k in before} == before
     assert after[1, "promote"]["reason"] == "nothing was tuned"
+
+
+def test_a_step_that_was_cut_off_is_done_anew_and_leaves_the_first_try_alone(prompts, tiny_model, tmp_path):
+    loop = loop_of(prompts, tiny_model, tmp_path)
+    loop.run(1)
+    first = ledger.finished_steps(prompts)[1, "dpo"]["policy"]
+    loop.round = 1
+    again = loop.dpo()  # killed after it had written its policy and before the store knew: it runs once more
+    assert again["policy"] != first
+    assert (tmp_path / "policies").is_dir()
+    assert all((folder / "model.safetensors").is_file() for folder in map(Path, (first, again["policy"])))
+
+
+def test_a_round_is_not_finished_under_other_settings(prompts, tiny_model, tmp_path):
+    def stops_at_review(line):
+        if line == "round 1: review":
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        loop_of(prompts, tiny_model, tmp_path, tells=stops_at_review).run(1)
+    with pytest.raises(BadInput, match=r"max_new_tokens = 5 in round 1: expected 12"):
+        loop_of(prompts, tiny_model, tmp_path, max_new_tokens=5).run(1)
 
 
 def test_without_simulated_raters_it_waits_for_people_and_says_for_what(prompts, tiny_model, tmp_path):

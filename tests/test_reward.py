@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -49,7 +50,7 @@ def judged_store(sqlite_store):
         prompt = Prompt.create((Message("user", f"question {i} about {WORDS[i % len(WORDS)]}"),))
         plain = " ".join(rng.choice(WORDS, 6))
         good = Completion.create(prompt.id, (Message("assistant", f"{plain} thanks thanks thanks"),), "p")
-        bad = Completion.create(prompt.id, (Message("assistant", f"{plain} no no no"),), "p")
+        bad = Completion.create(prompt.id, (Message("assistant", f"{plain} nothing nothing"),), "p")
         with store.write() as conn:
             catalog.add_comparisons(store, conn, [Comparison.create(prompt, [good, bad])])
         lease = queue.lease(store, rater)
@@ -150,6 +151,24 @@ def test_many_shards_are_merged_and_nothing_is_lost(backbone, tmp_path):
 def test_a_layer_the_model_has_not_is_refused(tiny_model):
     with pytest.raises(BadInput, match="1 to 2"):
         Backbone(str(tiny_model), layer=3)
+
+
+def test_an_adapter_without_its_base_is_refused_as_backbone(tmp_path):
+    (tmp_path / "adapter_config.json").write_text("{}")
+    with pytest.raises(BadInput, match="LoRA adapter"):
+        Backbone(str(tmp_path))
+
+
+def test_a_model_tuned_in_one_layer_is_another_backbone(tiny_model, tmp_path):
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    load_tokenizer(tiny_model).save_pretrained(tmp_path)
+    model.save_pretrained(tmp_path)
+    same = Backbone(str(tmp_path), dtype="float32").fingerprint
+    model.model.layers[0].mlp.up_proj.weight.data[3, 5] += 0.5
+    model.save_pretrained(tmp_path)
+    assert Backbone(str(tmp_path), dtype="float32").fingerprint != same
 
 
 def test_an_encoder_without_chat_template_or_eos_serves_as_backbone(tiny_model, tmp_path):
@@ -329,3 +348,87 @@ def test_full_training_from_the_store_enters_a_lora_model(judged_store, tiny_mod
     assert np.abs(model.head.weights).max() > 0  # the score head was trained, not frozen
     assert ledger.reward_model(judged_store).id == model.id
     assert json.loads((tmp_path / "reward" / model.id / "reward_model.json").read_text())["backend"] == "full"
+
+
+def test_the_command_follows_the_file_of_full_training_and_prints_one_json_object(judged_store, tiny_model, tmp_path):
+    config = tmp_path / "config.yaml"
+    config.write_text(
+        f"model_name_or_path: {tiny_model}\nmax_length: 96\nlogging_steps: 1\neval_strategy: epoch\n"
+        "num_train_epochs: 1\ncenter_rewards_coefficient: 0.01\npad_to_multiple_of: 8\n"
+    )
+    workspace = tmp_path / "not" / "there" / "yet"
+    run = subprocess.run(
+        [sys.executable, "-m", "rlhf_hitl", "train-reward", "--backend", "full", "--config", str(config), "--json",
+         "--store", judged_store.url],
+        env=os.environ | {"OMP_NUM_THREADS": "1", "RLHF_HITL_WORKSPACE": str(workspace)},
+        capture_output=True, text=True, timeout=200, check=False,
+    )  # fmt: skip
+    assert run.returncode == 0, run.stderr[-3000:]
+    card = json.loads((Path(json.loads(run.stdout)["path"]) / "reward_model.json").read_text())
+    assert card["backbone"]["max_length"] == 96
+
+
+@pytest.fixture
+def pairs_folder(tmp_path):
+    """Saves a dataset of one pair a prompt in each split and returns its folder."""
+    from datasets import Dataset, DatasetDict
+
+    def save(**splits: list[str]) -> str:
+        def row(prompt: str) -> dict:
+            (question,), _ = chat(prompt, "")
+            answers = {side: [{"role": "assistant", "content": side}] for side in ("chosen", "rejected")}
+            return {"prompt": [{"role": "user", "content": question.content}], **answers}
+
+        DatasetDict({k: Dataset.from_list([row(p) for p in v]) for k, v in splits.items()}).save_to_disk(tmp_path / "d")
+        return str(tmp_path / "d")
+
+    return save
+
+
+@pytest.mark.parametrize("held", ["heldout", "test"])
+def test_full_training_refuses_a_row_whose_prompt_is_held_out(pairs_folder, held):
+    from rlhf_hitl.reward.full import load_pairs
+
+    with pytest.raises(BadInput, match="train row 1: "):
+        load_pairs(pairs_folder(**{"train": ["sea", "The  Sun", "fox"], held: ["the sun"]}))
+
+
+def test_full_training_without_calibration_rows_evaluates_nothing(pairs_folder, tiny_model, tmp_path):
+    from rlhf_hitl.arguments import parse
+    from rlhf_hitl.reward.full import FullConfig, ModelConfig, build_trainer
+
+    flags = {"--dataset": pairs_folder(train=["sea", "sun"]), "--output_dir": str(tmp_path / "out")}
+    flags |= {"--model_name_or_path": str(tiny_model), "--eval_strategy": "epoch", "--pad_to_multiple_of": "64"}
+    trainer: Any = build_trainer(*parse((FullConfig, ModelConfig), [x for pair in flags.items() for x in pair]))
+    assert trainer.args.eval_strategy == "no"
+    batch = next(iter(trainer.get_train_dataloader()))
+    assert batch["input_ids"].shape[1] == 64
+    trainer.model.score.weight.data.fill_(0.1)
+    trainer.model.eval()
+    plain = trainer.compute_loss(trainer.model, dict(batch)).item()
+    trainer.args.center_rewards_coefficient = 0.5
+    centred = trainer.compute_loss(trainer.model, dict(batch)).item()
+    chosen, rejected = trainer.model(batch["input_ids"], batch["attention_mask"]).logits.squeeze(-1).chunk(2)
+    assert centred - plain == pytest.approx(0.5 * ((chosen + rejected) ** 2).mean().item(), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    "flag", ["load_in_4bit true", "load_in_8bit true", "use_dora true", "trust_remote_code true", "eos_token x"]
+)
+def test_full_training_refuses_settings_it_does_not_follow(flag, tmp_path):
+    from rlhf_hitl.arguments import parse
+    from rlhf_hitl.reward.full import FullConfig, ModelConfig, build_trainer
+
+    name, value = flag.split()
+    with pytest.raises(BadInput, match=name):
+        build_trainer(*parse((FullConfig, ModelConfig), ["--output_dir", str(tmp_path), f"--{name}", value]))
+
+
+def test_full_training_script_answers_a_bad_flag_with_one_line():
+    script = Path(__file__).parent.parent / "scripts" / "train_reward.py"
+    run = subprocess.run(
+        [sys.executable, str(script), "--no_such_flag", "1"], capture_output=True, text=True, check=False
+    )
+    assert run.returncode == 2
+    assert run.stderr.splitlines()[-1].startswith("error: settings")
+    assert "Traceback" not in run.stderr

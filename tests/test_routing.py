@@ -12,7 +12,7 @@ from rlhf_hitl.reward.train import train_head
 from rlhf_hitl.routing.router import Policy, decide, route_pool, score_pool
 from rlhf_hitl.routing.threshold import Threshold
 from rlhf_hitl.store import catalog, ledger, people, queue
-from rlhf_hitl.types import Comparison, Completion, Message, Prompt, Role, Route, Score, Split
+from rlhf_hitl.types import Answer, Comparison, Completion, Message, Prompt, Role, Route, Score, Split, Verdict
 
 SURE = Threshold(0.8, 0.1, 50, 0, 60, 0.1, 0.05)
 
@@ -54,8 +54,8 @@ def test_the_control_share_is_drawn_at_random_and_remembers_where_it_would_have_
     control = [d for d in found if d.route is Route.CONTROL]
     assert len(control) == pytest.approx(400, abs=60)
     assert sum(d.proposed is Route.AUTO for d in control) == pytest.approx(len(control) / 2, abs=40)
-    again = decide(scores, pool, SURE, Policy(control_share=0.2), 1)
-    assert routes(found) == routes(again)  # a round that is routed twice draws the same
+    later = decide(scores, pool, SURE, Policy(control_share=0.2), 2)
+    assert routes(found) == routes(later)  # what waits in the control arm is not drawn anew
 
 
 def test_raters_meet_first_what_teaches_most():
@@ -63,6 +63,14 @@ def test_raters_meet_first_what_teaches_most():
     scores = [score(of[0], 0.6, 0.1, 0.01), score(of[1], 0.6, 0.1, 3.0), score(of[2], 0.6, 3.0, 0.5)]
     found = {d.comparison_id: d for d in decide(scores, {c.id: c for c in of}, SURE, Policy(control_share=0), 1)}
     assert found[of[1].id].place_in_line == 0
+
+
+def test_what_measures_the_model_does_not_stand_in_line_by_how_hard_it_is():
+    of = [comparison(i, Split.HELDOUT) for i in range(400)]
+    scores = [score(c, 0.6, 0.1, 3.0 * i / 400) for i, c in enumerate(of)]  # the later, the more it would teach
+    found = decide(scores, {c.id: c for c in of}, SURE, Policy(), 1)
+    first = sorted(range(400), key=lambda i: found[i].place_in_line)[:100]
+    assert np.mean(first) == pytest.approx(200, abs=40)
 
 
 @pytest.mark.parametrize("field", ["max_error", "delta"])
@@ -151,6 +159,27 @@ def test_the_five_figures_are_those_of_the_rows(trained):
     assert found["review_seconds"].value == pytest.approx(np.mean(seconds))
     assert found["cost_per_comparison"].value == pytest.approx(sum(seconds) / 100 / 360)
     assert found.simulated
+
+
+def test_a_model_that_ranks_four_as_the_raters_do_makes_no_error_in_the_report(sqlite_store):
+    store = sqlite_store
+    prompt = Prompt.create((Message("user", "rank four"),), split=Split.TRAIN)
+    four = [Completion.create(prompt.id, (Message("assistant", t),), "p") for t in ("a", "b", "c", "d")]
+    of = Comparison.create(prompt, four)
+    with store.write() as conn:
+        catalog.add_comparisons(store, conn, [of])
+    model = ledger.RewardModelRecord("m", "head", "nowhere", "tiny", "sha256:0", False)
+    ledger.add_reward_model(store, model)
+    best_first = [c.id for c in four]
+    ledger.add_scores(store, [Score(of.id, "m", best_first[0], best_first[1], 1.0, 0.1, 0.7)])
+    ledger.route(store, [ledger.Routing(of.id, Route.CONTROL, Route.AUTO, "drawn", "m", 1)])
+    rater = people.add(store, "ann", Role.RATER).id
+    lease = queue.lease(store, rater)
+    assert lease is not None
+    queue.submit(store, lease.id, rater, Answer(Verdict.RANKED, tuple((i,) for i in best_first)))
+    found = report(store, Settings())
+    assert found["accuracy_before_review"].value == 1.0
+    assert found.rounds[0].accuracy == 1.0
 
 
 def test_an_empty_store_has_a_report_that_says_what_is_missing(sqlite_store):

@@ -5,12 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
-from scipy.special import expit
 
 from rlhf_hitl.routing.acquisition import mutual_information
 from rlhf_hitl.routing.threshold import choose, fewest_labels
-from rlhf_hitl.stats.calibration import expected_calibration_error, fit_temperature
-from rlhf_hitl.stats.intervals import cluster_bootstrap, upper_bound, wilson
+from rlhf_hitl.stats.calibration import expected_calibration_error
+from rlhf_hitl.stats.intervals import clustered, upper_bound, wilson
 
 
 def test_wilson_by_hand():
@@ -36,28 +35,42 @@ def test_upper_bound_has_the_stated_coverage(errors, n):
     assert stats.binom.cdf(errors, n, bound) == pytest.approx(0.1, abs=1e-6)
 
 
-def test_cluster_bootstrap_is_wider_where_examples_of_a_prompt_agree():
-    rng = np.random.default_rng(1)
-    per_prompt = rng.integers(0, 2, 40).astype(float)
-    values, prompts = np.repeat(per_prompt, 10), np.repeat(np.arange(40), 10)
-    clustered = cluster_bootstrap(values, prompts)
-    naive = cluster_bootstrap(values, np.arange(400))
-    assert clustered[1] - clustered[0] > 2 * (naive[1] - naive[0])
-    assert clustered[0] < values.mean() < clustered[1]
+def test_clustered_is_wilson_where_every_example_is_its_own_cluster():
+    values = np.array([1.0] * 160 + [0.0] * 40)
+    low, high = clustered(values, np.arange(200))
+    assert (low, high) == pytest.approx(wilson(160, 200), abs=0.002)  # but for the t correction
+
+
+def test_clustered_is_wider_where_examples_of_a_prompt_agree():
+    per_prompt = np.random.default_rng(1).integers(0, 2, 40).astype(float)
+    values = np.repeat(per_prompt, 10)
+    together = clustered(values, np.repeat(np.arange(40), 10))
+    apart = clustered(values, np.arange(400))
+    assert together[1] - together[0] > 2.5 * (apart[1] - apart[0])
+
+
+def test_clustered_does_not_claim_certainty_from_a_few_right_answers():
+    low, high = clustered(np.ones(5), np.arange(5))
+    assert low < 0.6
+    assert high == 1.0
+    assert clustered(np.ones(50), np.zeros(50)) == (0.0, 1.0)
+
+
+def test_clustered_covers_the_truth_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    covered = 0
+    for _ in range(600):
+        p = rng.beta(3.5, 1.5, 12)  # twelve prompts that differ; the mean is 0.7
+        values = (rng.random((12, 15)) < p[:, None]).astype(float).ravel()
+        low, high = clustered(values, np.repeat(np.arange(12), 15))
+        covered += low <= 0.7 <= high
+    assert covered / 600 > 0.92
 
 
 def test_ece_by_hand():
     # two bins of two: |0.6 - 0.5| and |0.9 - 1.0|, each half the weight
     p, y = np.array([0.6, 0.6, 0.9, 0.9]), np.array([1, 0, 1, 1])
     assert expected_calibration_error(p, y, bins=2) == pytest.approx(0.1)
-
-
-def test_temperature_recovers_the_factor_by_which_margins_are_too_sure():
-    rng = np.random.default_rng(0)
-    true = rng.normal(0, 2, 20_000)
-    y = (rng.random(20_000) < expit(true)).astype(float)
-    assert fit_temperature(3 * true, y) == pytest.approx(3, rel=0.08)
-    assert fit_temperature(np.array([]), np.array([])) == 1.0
 
 
 def test_mutual_information_prefers_doubt_of_the_model_to_disagreement_of_people():

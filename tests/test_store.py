@@ -179,7 +179,7 @@ def test_a_judgment_is_safe_from_a_power_cut(sqlite_store):
 def test_a_judgment_cannot_be_changed_or_deleted(store, add_comparisons, change):
     add_comparisons(store, 1)
     add_judgment(store)
-    with pytest.raises(DBAPIError, match="append-only"), store.write() as conn:
+    with pytest.raises((StoreFailure, DBAPIError), match="append-only"), store.write() as conn:
         conn.execute(sa.text(change))
     [kept] = queue.history(store)
     assert kept.answer.rationale == ""
@@ -266,7 +266,6 @@ def test_a_comparison_comes_out_as_it_went_in(store):
         assert catalog.add_comparisons(store, conn, [put], source="test") == 1
         assert catalog.add_comparisons(store, conn, [put, put], source="test") == 0
     assert list(catalog.find(store)) == [put]
-    assert catalog.completions_of(store, asked.id) == sorted(answers, key=lambda c: c.id)
     assert queue.state(store)["free"] == 2
 
 

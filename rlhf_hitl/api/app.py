@@ -88,7 +88,7 @@ def _add_routes(app: FastAPI, store: Store, throttle: auth.SignInThrottle) -> No
         throttle.succeeded(address, name)
         if rater.role not in auth.HOME:
             return login_page(f"There is no page for the role {rater.role.value!r} yet.", name, 403)
-        auth.sign_in(request, rater)
+        auth.sign_in(store, request, rater)
         return RedirectResponse(auth.HOME[rater.role], 303)
 
     @app.post("/logout")

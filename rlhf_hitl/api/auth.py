@@ -13,7 +13,7 @@ from fastapi import HTTPException
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware.sessions import SessionMiddleware
 from starlette.requests import HTTPConnection, Request
-from starlette.responses import JSONResponse, RedirectResponse
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from rlhf_hitl.errors import NotFound
@@ -30,15 +30,18 @@ HOME: dict[Role, str] = {Role.RATER: "/rate/", Role.LEAD: "/lead/", Role.ADMIN: 
 
 
 def current_rater(store: Store, request: HTTPConnection) -> Rater | None:
-    """Who signed in with this request's session, read afresh: one disabled a moment ago is nobody now."""
+    """Who signed in with this request's session, read afresh.
+
+    One disabled a moment ago is nobody now, and so is one who signed in with a password that was changed since.
+    """
     rater_id = request.session.get("rater")
     if not isinstance(rater_id, str):
         return None
     try:
-        rater = people.get(store, rater_id)
+        rater, mark = people.get_with_mark(store, rater_id)
     except NotFound:
         return None
-    return None if rater.disabled else rater
+    return None if rater.disabled or request.session.get("password") != mark else rater
 
 
 def require(store: Store, roles: Collection[Role]) -> Callable[[HTTPConnection], Rater]:
@@ -55,9 +58,10 @@ def require(store: Store, roles: Collection[Role]) -> Callable[[HTTPConnection],
     return check
 
 
-def sign_in(request: Request, rater: Rater) -> None:
+def sign_in(store: Store, request: Request, rater: Rater) -> None:
     request.session.clear()
     request.session["rater"] = rater.id
+    _, request.session["password"] = people.get_with_mark(store, rater.id)
 
 
 def sign_out(request: Request) -> None:
@@ -83,6 +87,8 @@ class Guard:
             wants_page = request.method == "GET" and "text/html" in request.headers.get("accept", "")
             if wants_page and e.status_code == 401:
                 return await RedirectResponse("/login", 303)(scope, receive, send)
+            if wants_page:
+                return await HTMLResponse(f'<p>{e.detail} <a href="/">Back to yours</a></p>', 403)(scope, receive, send)
             return await JSONResponse({"detail": e.detail}, e.status_code)(scope, receive, send)
         _, _, call = scope["path"].partition("/gradio_api/")
         if call and call.split("/")[0] not in self.CALLS:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json as jsonlib
+import math
 import os
 import sys
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from typing import Annotated, Any
 import typer
 from typer.exceptions import TyperException
 
-from rlhf_hitl.config import Settings
+from rlhf_hitl.config import load_settings
 from rlhf_hitl.errors import RlhfHitlError
 
 app = typer.Typer(
@@ -29,7 +30,7 @@ StoreUrl = Annotated[
     typer.Option(
         "--store",
         help="The store, as an SQLAlchemy URL.",
-        default_factory=lambda: Settings().store,
+        default_factory=lambda: load_settings().store,
         show_default="sqlite:///workspace/preferences.db",
     ),
 ]
@@ -59,23 +60,28 @@ def command(name: str, group: typer.Typer = app) -> Callable:
                 _fail(str(e), e.exit_code, as_json)
             except OSError as e:
                 # A full disk, a folder without rights: the user's to mend, and no trace-back helps them.
-                _fail(f"{e.filename or 'the system'}: {e.strerror or e}. Fix: check space and rights", 2, as_json)
+                where = str(e.filename or "the system").removesuffix(".writing")
+                _fail(f"{where}: {e.strerror or e}. Fix: check the path, the space and the rights", 2, as_json)
             except KeyboardInterrupt:
                 _fail("interrupted", 130, as_json)
             if as_json:
-                print(jsonlib.dumps(result.data, ensure_ascii=False, default=str))
+                print(jsonlib.dumps(_finite(result.data), ensure_ascii=False, allow_nan=False, default=str))
             else:
-                from rich.console import Console
-
-                console = Console(soft_wrap=True, highlight=False)
-                for part in [result.text, *result.more]:
-                    if part is not None:
-                        console.print(part)
+                say(*(part for part in [result.text, *result.more] if part is not None))
             raise typer.Exit(result.exit_code)
 
         return group.command(name)(run)
 
     return register
+
+
+def say(*parts: Any) -> None:
+    """Print for people. A name or a text is printed as it is: "[/x]" and ":smile:" are no markup."""
+    from rich.console import Console
+
+    console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
+    for part in parts:
+        console.print(part)
 
 
 def table(title: str, rows: dict[str, Any] | list[tuple[Any, ...]], columns: tuple[str, ...] = ("", "")) -> Any:
@@ -88,6 +94,15 @@ def table(title: str, rows: dict[str, Any] | list[tuple[Any, ...]], columns: tup
     for row in rows.items() if isinstance(rows, dict) else rows:
         out.add_row(*(f"{v:.4g}" if isinstance(v, float) else str(v) for v in row))
     return out
+
+
+def _finite(value: Any) -> Any:
+    """NaN and infinities as null, however deep: JSON has no word for them."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {k: _finite(v) for k, v in value.items()}
+    return [_finite(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 
 def _fail(message: str, code: int, as_json: bool) -> None:
@@ -105,12 +120,14 @@ def _say(message: str, code: int, as_json: bool) -> int:
 def main() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    from rlhf_hitl.cli import data, loop, policy, reward, serve  # noqa: F401  (importing registers their commands)
-
     try:
+        from rlhf_hitl.cli import data, loop, policy, reward, serve  # noqa: F401  (importing registers their commands)
+
         code = app(standalone_mode=False)
-    except typer.Abort:
+    except (typer.Abort, KeyboardInterrupt):
         code = 130
+    except RlhfHitlError as e:  # of a default that is read from the environment before the command runs
+        code = _say(str(e), e.exit_code, "--json" in sys.argv)
     except TyperException as e:  # an unknown option, a missing argument: one line, as with every other mistake
         context = getattr(e, "ctx", None)
         help_call = f"{context.command_path} --help" if context else "rlhf-hitl --help"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rlhf_hitl.cli import AsJson, Result, StoreUrl, command, table
-from rlhf_hitl.config import Settings
+from rlhf_hitl.config import Settings, load_settings
 from rlhf_hitl.errors import BadInput
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ def loop(
     from rlhf_hitl.store import Store
 
     flags = {"policy": policy, "backbone": backbone, "judgments_per_round": judgments, "seed": seed}
-    settings = Settings()
+    settings = load_settings()
     given = _read_config(config) | {k: v for k, v in flags.items() if v is not None}
     chosen = _checked(LoopConfig, given, config)
     opened = Store.open(store, create=True)
@@ -71,7 +71,7 @@ def simulate(
     from rlhf_hitl.store import Store, queue
 
     opened = Store.open(store)
-    made = review(opened, judgments, guideline_version=Settings().guideline_version)
+    made = review(opened, judgments, guideline_version=load_settings().guideline_version)
     left = queue.state(opened)
     return Result(
         {"judgments": made, "simulated": True, "queue": left},
@@ -88,7 +88,7 @@ def report(
     """The five figures a lead watches, with what they stand on."""
     from rlhf_hitl.store import Store
 
-    settings = Settings()
+    settings = load_settings()
     found, text = _report(Store.open(store), settings)
     if html is not None:
         from rlhf_hitl.report_html import render

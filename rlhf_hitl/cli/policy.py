@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rlhf_hitl.cli import AsJson, Result, StoreUrl, app, command, table
-from rlhf_hitl.config import Settings
+from rlhf_hitl.config import load_settings
 from rlhf_hitl.errors import BadInput, NotFound, RlhfHitlError
 
 if TYPE_CHECKING:
@@ -86,7 +86,9 @@ def generate(
         asked = asked[:limit]
         if not asked:
             raise BadInput(
-                str(prompts or store), expected="one prompt or more", fix="import prompts first (`rlhf-hitl import`)"
+                str(prompts) if opened is None or prompts else f"store {opened.safe_url}",
+                expected="one prompt or more",
+                fix="import prompts first (`rlhf-hitl import`)",
             )
         made = sample_completions(policy, asked, samplings, batch_size=batch_size, backend=backend)  # type: ignore[arg-type]
         data = {"prompts": len(asked), "completions": len(made)}
@@ -225,9 +227,9 @@ def _train(
 
     from rlhf_hitl.policy.training import read_card
 
-    folder = out or Settings().workspace / "policies" / f"{method}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+    folder = out or load_settings().workspace / "policies" / f"{method}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
     file = config or Path(str(resources.files("rlhf_hitl.configs").joinpath(f"{method}.yaml")))
-    arguments = ["--config", str(file), "--store", store, "--out", str(folder), *extra]
+    arguments = ["--config", str(file), "--out", str(folder), *extra]
     arguments += ["--policy", policy] if policy else []
     arguments += ["--reward_model", reward_model] if reward_model else []
     for setting in settings or []:
@@ -236,9 +238,10 @@ def _train(
             raise BadInput(f"--set {setting}", expected="NAME=VALUE", fix="such as --set steps=20")
         arguments += [f"--{name}", value]
     if processes == 1:
-        import_module(f"rlhf_hitl.scripts.train_{method}").main(arguments)
+        import_module(f"rlhf_hitl.scripts.train_{method}").main([*arguments, "--store", store])
     else:
-        launch_processes(f"rlhf_hitl.scripts.train_{method}", arguments, processes)
+        # Not as an argument: those of other processes are everybody's to read, and a URL may hold a password.
+        launch_processes(f"rlhf_hitl.scripts.train_{method}", arguments, processes, {"RLHF_HITL_STORE": store})
     card = read_card(folder)
     data = {"policy": str(folder), **{k: v for k, v in card.items() if k not in ("history", "settings")}}
     data |= {"first": card["history"][0], "last": card["history"][-1]} if card["history"] else {}
@@ -246,14 +249,14 @@ def _train(
     return Result(data, table(f"Tuned with {method.upper()}; the last step's figures", rows))
 
 
-def launch_processes(module: str, arguments: list[str], processes: int, folder: Path | None = None) -> None:
-    """Run a module, which is importable from `folder`, under `accelerate launch`; its output goes to stderr."""
+def launch_processes(module: str, arguments: list[str], processes: int, environment: dict[str, str]) -> None:
+    """Run a module under `accelerate launch`, with `environment` over this process's; its output goes to stderr."""
     import torch
 
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes)]
     launcher += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
     # `--cpu` would make accelerate start one process; this makes its several processes use the CPU.
-    env = dict(os.environ) if torch.cuda.is_available() else os.environ | {"ACCELERATE_USE_CPU": "1"}
-    done = subprocess.run([*launcher, "-m", module, *arguments], stdout=sys.stderr, env=env, cwd=folder)
+    env = os.environ | ({} if torch.cuda.is_available() else {"ACCELERATE_USE_CPU": "1"}) | environment
+    done = subprocess.run([*launcher, "-m", module, *arguments], stdout=sys.stderr, env=env)
     if done.returncode:
         raise RlhfHitlError(f"accelerate launch ended with code {done.returncode}: its reason stands above")

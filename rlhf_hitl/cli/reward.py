@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from rlhf_hitl.cli import AsJson, Result, StoreUrl, command, table
-from rlhf_hitl.config import Settings
+from rlhf_hitl.config import load_settings
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.types import Split
 
@@ -24,19 +24,27 @@ class Backend(StrEnum):
 ModelId = Annotated[
     str | None, typer.Option("--reward-model", help="Its id or folder; the newest of the store by default.")
 ]
-BackboneName = Annotated[str, typer.Option("--backbone", help="A local folder, a hub id or a fetched model's name.")]
+BACKBONE = "smollm2-135m-instruct"
+BackboneName = Annotated[
+    str | None,
+    typer.Option("--backbone", help="A local folder, a hub id or a fetched model's name.", show_default=BACKBONE),
+]
 
 
 @command("train-reward")
 def train_reward(
     store: StoreUrl,
-    backbone: BackboneName = "smollm2-135m-instruct",
+    backbone: BackboneName = None,
     backend: Annotated[Backend, typer.Option(help="head: frozen backbone, seconds on a CPU. full: TRL, for a GPU.")] = (
         Backend.HEAD
     ),
     layer: Annotated[int | None, typer.Option(help="Backbone layer of the head's features; two thirds up.")] = None,
-    max_length: Annotated[int, typer.Option(min=8, help="Tokens; the prompt's left is cut, and counted.")] = 1024,
-    dtype: Annotated[str, typer.Option(help="auto, float32 or bfloat16, of the frozen backbone.")] = "auto",
+    max_length: Annotated[
+        int | None, typer.Option(min=8, help="Tokens; the prompt's left is cut, and counted.", show_default="1024")
+    ] = None,
+    dtype: Annotated[
+        str | None, typer.Option(help="auto, float32 or bfloat16, of the frozen backbone.", show_default="auto")
+    ] = None,
     config: Annotated[
         Path | None, typer.Option(help="YAML of TRL's RewardConfig, for --backend full (configs/reward.yaml).")
     ] = None,
@@ -45,17 +53,27 @@ def train_reward(
     """Train a reward model on the store's labels and make it the store's newest."""
     from rlhf_hitl.store import Store
 
+    other = {"--config": config} if backend is Backend.HEAD else {"--layer": layer, "--dtype": dtype}
+    for flag, value in other.items():
+        if value is not None:
+            raise BadInput(
+                f"{flag} {value} with --backend {backend.value}",
+                expected="it with the other backend only",
+                fix=f"leave {flag} out or choose the other --backend",
+            )
     opened = Store.open(store)
-    workspace = Settings().workspace
+    workspace = load_settings().workspace
     if backend is Backend.FULL:
         from rlhf_hitl.reward.full import train_full
 
+        # What is not typed is the file's to say.
+        backbone = backbone or (None if config else BACKBONE)
         model = train_full(opened, backbone, workspace, config=config, max_length=max_length)
     else:
         from rlhf_hitl.reward.features import Backbone
         from rlhf_hitl.reward.train import train_head
 
-        made = Backbone(backbone, layer=layer, max_length=max_length, dtype=dtype)
+        made = Backbone(backbone or BACKBONE, layer=layer, max_length=max_length or 1024, dtype=dtype or "auto")
         model = train_head(opened, made, workspace)
     folder = workspace / "reward" / model.id
     data = {"id": model.id, "path": str(folder), **model.card}
@@ -73,11 +91,12 @@ def train_reward(
 @command("score")
 def score(store: StoreUrl, reward_model: ModelId = None, json: AsJson = False) -> Result:
     """Score every comparison that is not judged yet."""
-    from rlhf_hitl.routing.router import score_pool
     from rlhf_hitl.store import Store
 
     opened = Store.open(store)
     model = _load(opened, reward_model)
+    from rlhf_hitl.routing.router import score_pool
+
     scores = score_pool(opened, model)
     data = {"reward_model_id": model.id, "scored": len(scores)}
     if scores:
@@ -101,11 +120,12 @@ def evaluate(
     json: AsJson = False,
 ) -> Result:
     """Replay what raters said of held-out prompts: accuracy beside two floors, and calibration."""
-    from rlhf_hitl.reward.evaluate import evaluate as replay
     from rlhf_hitl.store import Store
 
     opened = Store.open(store)
     model = _load(opened, reward_model)
+    from rlhf_hitl.reward.evaluate import evaluate as replay
+
     if data is None:
         found = replay(model, opened, split=split)
     else:
@@ -129,10 +149,12 @@ def evaluate(
     if found.bag_of_words is not None:
         words = found.bag_of_words
         rows.append(("floor: bag of words", f"{words.value:.3f}", f"{words.low:.3f} to {words.high:.3f}"))
-    title = f"Accuracy on {found.n} held-out labels" + (" (simulated judgments)" if found.simulated else "")
+    which = "replayed" if data else "held-out" if split is Split.HELDOUT else split.value
+    title = f"Accuracy on {found.n} {which} labels" + (" (simulated judgments)" if found.simulated else "")
     more: list = [
-        f"{found.ties} ties and {found.dropped} labels without text are not in it. "
-        f"Calibration error {found.ece:.3f}. Intervals draw whole prompts."
+        f"Not in it: {found.ties} ties, {found.dropped} labels without text"
+        + (f", {found.trained_on} labels of prompts the model was trained on" if found.trained_on else "")
+        + f". Calibration error {found.ece:.3f}. Intervals take examples of one prompt together."
     ]
     if gate is not None:
         more.append(f"Gate: accuracy {found.accuracy.value:.3f} {'>=' if gate else '<'} {min_accuracy}")
@@ -175,14 +197,10 @@ def route(
 
 
 def _load(store, name: str | None):
-    from rlhf_hitl.reward.model import load
     from rlhf_hitl.store import ledger
 
-    if name is not None and Path(name).is_dir():
-        return load(name, Settings().workspace / "features")
-    record = ledger.reward_model(store, name)
-    if not Path(record.path).is_dir():
-        raise BadInput(
-            f"reward model {record.id}", expected=f"its folder {record.path}", fix="give the folder with --reward-model"
-        )
-    return load(record.path, Settings().workspace / "features")
+    if name is None:
+        ledger.reward_model(store)  # says what is missing before anything heavy is imported
+    from rlhf_hitl.reward.train import open_reward_model
+
+    return open_reward_model(store, name, load_settings().workspace)

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rlhf_hitl.cli import AsJson, Result, StoreUrl, app, command, table
-from rlhf_hitl.config import Settings
+from rlhf_hitl.cli import AsJson, Result, StoreUrl, app, command, say, table
+from rlhf_hitl.config import load_settings
 from rlhf_hitl.errors import BadInput
 
 if TYPE_CHECKING:
@@ -61,14 +61,14 @@ def quickstart(
     from rlhf_hitl.formats.importing import import_bundled
     from rlhf_hitl.store import Store, catalog
 
-    settings = Settings()
+    settings = load_settings()
     opened = Store.open(store, create=True)
     import_bundled(opened)
     accounts = _accounts(opened, settings.workspace)
     if serve:
         return _serve(opened, host, port, accounts, json)
     data = {"store": opened.safe_url, "accounts": accounts, "counts": catalog.counts(opened)}
-    return Result(data, _box("Ready. Start it with `rlhf-hitl serve`.", accounts))
+    return Result(data, _box(["Ready. Start it with `rlhf-hitl serve`."], accounts))
 
 
 @command("add", raters)
@@ -83,6 +83,8 @@ def add(
     json: AsJson = False,
 ) -> Result:
     """Add somebody who can sign in."""
+    from rich.text import Text
+
     from rlhf_hitl.store import Store, people
     from rlhf_hitl.types import Role
 
@@ -90,10 +92,10 @@ def add(
     password = password if password is not None else new_password()
     rater = people.add(Store.open(store), name, Role(role.value), password)
     data = {"id": rater.id, "name": rater.name, "role": rater.role.value}
-    text = f"Added {rater.role.value} [bold]{rater.name}[/bold]."
+    text = Text.assemble(f"Added {rater.role.value} ", (rater.name, "bold"), ".")
     if made:
         data["password"] = password
-        text += f" Password, shown this once: [bold]{password}[/bold]"
+        text.append(" Password, shown this once: ").append(password, "bold")
     return Result(data, text)
 
 
@@ -104,14 +106,16 @@ def password(
     store: StoreUrl,
     json: AsJson = False,
 ) -> Result:
-    """Give somebody a new password, printed once."""
+    """Give somebody a new password, printed once. Where they are signed in, they are signed out."""
+    from rich.text import Text
+
     from rlhf_hitl.store import Store, people
 
     fresh = new_password()
     people.set_password(Store.open(store), name, fresh)
     return Result(
         {"name": name, "password": fresh},
-        f"New password of [bold]{name}[/bold], shown this once: [bold]{fresh}[/bold]",
+        Text.assemble("New password of ", (name, "bold"), ", shown this once: ", (fresh, "bold")),
     )
 
 
@@ -195,11 +199,9 @@ def _serve(store: Store, host: str, port: int, accounts: dict[str, str], json: b
             if json:
                 print(jsonlib.dumps({"address": address, "store": store.safe_url, "accounts": accounts}), flush=True)
             else:
-                from rich.console import Console
+                say(_box(["Open ", (address, "bold")], accounts))
 
-                Console(soft_wrap=True, highlight=False).print(_box(f"Open [bold]{address}[/bold]", accounts))
-
-    config = uvicorn.Config(create_app(store, Settings()), log_level="warning", timeout_graceful_shutdown=3)
+    config = uvicorn.Config(create_app(store, load_settings()), log_level="warning", timeout_graceful_shutdown=3)
     with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C is how one stops it
         Announced(config).run(sockets=[listening])
     raise typer.Exit(0)
@@ -231,13 +233,12 @@ def _address(listening: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def _box(headline: str, accounts: dict[str, Any]) -> Any:
+def _box(headline: list[Any], accounts: dict[str, Any]) -> Any:
+    """A frame round a headline and how to sign in. The headline is made of what `Text.assemble` takes."""
     from rich.panel import Panel
+    from rich.text import Text
 
-    lines = [headline]
-    if accounts:
-        lines += [
-            "",
-            *(f"sign in as [bold]{name:6}[/bold] password [bold]{word}[/bold]" for name, word in accounts.items()),
-        ]
-    return Panel("\n".join(lines), title="rlhf_hitl", expand=False, padding=(1, 3))
+    text = Text.assemble(*headline, "\n" if accounts else "")
+    for name, word in accounts.items():
+        text.append("\nsign in as ").append(f"{name:6}", "bold").append(" password ").append(word, "bold")
+    return Panel(text, title="rlhf_hitl", expand=False, padding=(1, 3))

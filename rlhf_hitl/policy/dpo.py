@@ -13,15 +13,15 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from datasets import Dataset
-from transformers.trainer_callback import ProgressCallback
 from trl import DPOConfig, DPOTrainer
 
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.labels.aggregate import labels
 from rlhf_hitl.models import best_device, best_dtype, load_policy, load_tokenizer
 from rlhf_hitl.policy.training import checkpoints_of, free_folder, lora, refuse_heldout, save_policy
+from rlhf_hitl.reward.progress import keep_stdout_free
 from rlhf_hitl.store import Store, catalog
-from rlhf_hitl.types import Completion, Messages, Prompt, Split, as_dicts
+from rlhf_hitl.types import Completion, Messages, Prompt, Route, Split, as_dicts
 
 log = logging.getLogger(__name__)
 
@@ -82,13 +82,6 @@ class DPOSettings(DPOConfig):
         super().__post_init__()
 
 
-class _Progress(ProgressCallback):
-    """TRL's bar without its log lines: those go to stdout, which belongs to `--json`."""
-
-    def on_log(self, args, state, control, logs=None, **kwargs) -> None:
-        pass
-
-
 def human_pairs(store: Store) -> list[Pair]:
     """Pairs of the train split on which people prefer one side; ties and splits down the middle are left out."""
     decided = [label for label in labels(store, split=Split.TRAIN) if label.preferred is not None]
@@ -132,7 +125,8 @@ def pairs_for_dpo(
     """People's pairs and, given a reward model, pairs it makes of fresh completions; in an order drawn by `seed`.
 
     Args:
-        fresh: completions of prompts of the train split; None takes those of comparisons nobody has judged.
+        fresh: completions of prompts of the train split; None takes those of
+            comparisons the router accepted: what it sent to raters is not for the model to label.
         limit: at most so many pairs, from people and model in turn while both last.
 
     Raises:
@@ -167,9 +161,9 @@ def _fresh(store: Store, given: Sequence[Completion] | None) -> tuple[list[Promp
     if given is not None:
         wanted = {c.prompt_id for c in given}
         return [p for p in catalog.all_prompts(store) if p.id in wanted], list(given)
-    waiting = list(catalog.find(store, split=Split.TRAIN, judged=False))
-    prompts = {c.prompt.id: c.prompt for c in waiting}
-    return list(prompts.values()), list({a.id: a for c in waiting for a in c.completions}.values())
+    accepted = list(catalog.find(store, split=Split.TRAIN, judged=False, routes=[Route.AUTO]))
+    prompts = {c.prompt.id: c.prompt for c in accepted}
+    return list(prompts.values()), list({a.id: a for c in accepted for a in c.completions}.values())
 
 
 def dataset(pairs: Sequence[Pair], tokenizer: Any, max_length: int | None) -> tuple[Dataset, int]:
@@ -210,9 +204,7 @@ def train_dpo(settings: DPOSettings, pairs: Sequence[Pair]) -> dict[str, Any]:
         train_dataset=rows,
         peft_config=lora(settings.lora_r, settings.lora_alpha, settings.lora_dropout),
     )
-    trainer.remove_callback(ProgressCallback)
-    if trainer.is_world_process_zero():
-        trainer.add_callback(_Progress())
+    keep_stdout_free(trainer)
     trainer.train(resume_from_checkpoint=settings.resume_from_checkpoint)
     sources = [p.label_source for p in pairs]
     history = [row for row in trainer.state.log_history if "loss" in row]

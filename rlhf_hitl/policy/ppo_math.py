@@ -21,10 +21,6 @@ def length_mask(lengths: Tensor, width: int) -> Tensor:
     return (torch.arange(width, device=lengths.device)[None] < lengths[:, None]).float()
 
 
-def masked_mean(x: Tensor, mask: Tensor) -> Tensor:
-    return (x * mask).sum() / mask.sum().clamp(min=1)
-
-
 def moments(x: Tensor, mask: Tensor, reduce: Reduce = lambda v: v) -> tuple[Tensor, Tensor]:
     """Mean and (population) variance of the real tokens of all processes."""
     total, n = reduce(torch.stack([(x * mask).sum(), mask.sum()]).double())

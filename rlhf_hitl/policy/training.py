@@ -6,14 +6,14 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from rlhf_hitl.config import Settings
-from rlhf_hitl.errors import BadInput, NotFound
-from rlhf_hitl.store import Store, catalog, ledger
+from rlhf_hitl.config import load_settings
+from rlhf_hitl.errors import BadInput
+from rlhf_hitl.store import Store, catalog
 from rlhf_hitl.types import Prompt, Split
 
 if TYPE_CHECKING:
@@ -72,41 +72,13 @@ class DataArguments:
     reward_model: str = field(default="", metadata={"help": "Folder or id of a reward model; default the newest."})
 
     def open_store(self) -> Store:
-        return Store.open(self.store or Settings().store)
+        return Store.open(self.store or load_settings().store)
 
+    def open_reward_model(self, store: Store) -> RewardModel:
+        """The judge. Raises NotFound where there is none."""
+        from rlhf_hitl.reward.train import open_reward_model
 
-def open_reward_model(store: Store, name: str = "") -> RewardModel:
-    """A reward model by folder or id; the store's newest for ''.
-
-    Raises:
-        NotFound: there is none.
-    """
-    from rlhf_hitl.reward.model import load
-
-    folder = Path(name) if name and Path(name).is_dir() else Path(ledger.reward_model(store, name or None).path)
-    return load(folder, Settings().workspace / "features")
-
-
-def parse(types: Sequence[Any], argv: Sequence[str] | None) -> tuple[Any, ...]:
-    """TRL's way of settings: `--config FILE.yaml` gives defaults, flags override.
-
-    Raises:
-        BadInput: the file is missing or is no YAML, or a setting is unknown or of the wrong type.
-    """
-    import yaml
-    from trl import TrlParser
-
-    class Parser(TrlParser):
-        def error(self, message: str):  # argparse would print every flag there is and leave
-            raise ValueError(message)
-
-    given = list(argv) if argv is not None else None
-    try:
-        return Parser(types).parse_args_and_config(given)
-    except FileNotFoundError as e:
-        raise NotFound(f"--config {e.filename}", expected="a YAML file", fix="check the path") from e
-    except (yaml.YAMLError, ValueError, TypeError) as e:
-        raise BadInput("settings", expected="known settings of the right type", fix=" ".join(str(e).split())) from e
+        return open_reward_model(store, self.reward_model or None, load_settings().workspace)
 
 
 def free_folder(out: str | Path) -> Path:

@@ -51,6 +51,12 @@ def targets(pairs: Sequence[LabelledPair]) -> np.ndarray:
     return p[:, 0] + 0.5 * p[:, 1]
 
 
+def weights(pairs: Sequence[LabelledPair]) -> np.ndarray:
+    """(n,) how much each label counts: its votes, shared among the K - 1 pairs that a vote on K completions gives a
+    completion, since those are one act of judging."""
+    return np.array([p.label.votes / (len(p.comparison.completions) - 1) for p in pairs], dtype=np.float64)
+
+
 def decided(pairs: Sequence[LabelledPair]) -> list[LabelledPair]:
     """Those with at least one vote that is not a tie."""
     return [p for p in pairs if p.label.probabilities[1] < 1]

@@ -12,14 +12,14 @@ from rlhf_hitl.labels.aggregate import labels
 from rlhf_hitl.reward.data import LabelledPair, labelled_pairs
 from rlhf_hitl.reward.model import RewardModel, lengths
 from rlhf_hitl.stats.calibration import expected_calibration_error
-from rlhf_hitl.stats.intervals import cluster_bootstrap
+from rlhf_hitl.stats.intervals import clustered
 from rlhf_hitl.store import Store
 from rlhf_hitl.types import Split
 
 
 @dataclass(frozen=True)
 class Accuracy:
-    """A share over examples with its 95 % interval, prompts drawn as clusters. An undecided example counts half."""
+    """A share over examples with its 95 % interval, examples of one prompt taken together. Equal rewards count half."""
 
     value: float
     low: float
@@ -28,12 +28,14 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class Evaluation:
-    """`n` labels with a preference were replayed; `ties` have none and `dropped` lack a text, and are not in it."""
+    """`n` labels with a preference were replayed. Not in it: `ties`, labels `dropped` for want of a text, and, when a
+    file is replayed, labels of prompts the model was `trained_on`."""
 
     reward_model_id: str
     n: int
     ties: int
     dropped: int
+    trained_on: int
     accuracy: Accuracy
     longer: Accuracy
     bag_of_words: Accuracy | None
@@ -60,19 +62,23 @@ def evaluate(
 
     Args:
         store: where the replayed labels are.
-        trained_on: where the bag-of-words floor is trained (train split): the model's own store by default.
+        trained_on: the store the model was trained from, where that is another: its training prompts are left out, and
+            the bag-of-words floor is trained there.
 
     Raises:
         BadInput: no label with a preference in the split.
     """
     every = labels(store, split=split)
     usable = labelled_pairs(store, split)
-    pairs = [p for p in usable if p.label.preferred is not None]
+    learnt = trained_families(trained_on) if trained_on is not None else set()
+    unseen = [p for p in usable if p.comparison.prompt.family not in learnt]
+    pairs = [p for p in unseen if p.label.preferred is not None]
     if not pairs:
         raise BadInput(
             f"{split.value} split of {store.safe_url}: {len(every)} labels",
             expected="at least one with a preference",
-            fix="import a preference set or rate comparisons of held-out prompts",
+            fix="import a preference set or rate comparisons of held-out prompts"
+            + (f" ({len(usable) - len(unseen)} are of prompts the model was trained on)" if learnt else ""),
         )
     first, second = [p.first for p in pairs], [p.second for p in pairs]
     margins, stds, probabilities = model.margins(first, second)
@@ -85,8 +91,9 @@ def evaluate(
     return Evaluation(
         reward_model_id=model.id,
         n=len(pairs),
-        ties=len(usable) - len(pairs),
+        ties=len(unseen) - len(pairs),
         dropped=len(every) - len(usable),
+        trained_on=len(usable) - len(unseen),
         accuracy=_accuracy(right, clusters),
         longer=_accuracy(longer, clusters),
         bag_of_words=None if words is None else _accuracy(_right(words * truth), clusters),
@@ -107,6 +114,11 @@ def evaluate(
             for p, m, s, q, t, r in zip(pairs, margins, stds, probabilities, truth, right)
         ),
     )
+
+
+def trained_families(store: Store) -> set[str]:
+    """Families of the prompts whose labels a model of this store learns from."""
+    return {p.comparison.prompt.family for p in labelled_pairs(store, Split.TRAIN)}
 
 
 def bag_of_words_margins(train: Sequence[LabelledPair], pairs: Sequence[LabelledPair]) -> np.ndarray | None:
@@ -140,5 +152,5 @@ def _right(signed: np.ndarray) -> np.ndarray:
 
 
 def _accuracy(right: np.ndarray, clusters: np.ndarray) -> Accuracy:
-    low, high = cluster_bootstrap(right, clusters)
+    low, high = clustered(right, clusters)
     return Accuracy(float(right.mean()), low, high)

@@ -18,10 +18,12 @@ from safetensors.numpy import save_file
 from tqdm import tqdm
 
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.models import best_device, best_dtype, load_tokenizer, resolve
+from rlhf_hitl.models import best_device, best_dtype, load_tokenizer, local_folder
 from rlhf_hitl.reward.rendering import Conversation, Rendered, Renderer
 
 log = logging.getLogger(__name__)
+
+KEPT_AT = 32  # conversations computed between two writes to disk
 
 
 class Backbone:
@@ -42,7 +44,7 @@ class Backbone:
         from transformers import AutoConfig, AutoModel
 
         self.name = name
-        path = str(resolve(name))
+        path = whole_model(name)
         config = AutoConfig.from_pretrained(path)
         depth = config.num_hidden_layers
         self.layer = round(depth * 2 / 3) if layer is None else layer if layer > 0 else depth + 1 + layer
@@ -60,7 +62,7 @@ class Backbone:
             self._model.norm = torch.nn.Identity()
         self._reads_last = cut or self.layer == depth
         self.width = config.hidden_size
-        self.fingerprint = _fingerprint(Path(path), self.layer, str(self.dtype))
+        self.fingerprint = _fingerprint(path, self.layer, str(self.dtype))
 
     @property
     def settings(self) -> dict:
@@ -121,8 +123,8 @@ class FeatureCache:
         todo = list(missing)
         fresh: dict[str, tuple[np.ndarray, int]] = {}
         with tqdm(total=len(todo), desc="features", unit="completion", disable=len(todo) < 8) as bar:
-            for start in range(0, len(todo), 256):  # so that an interrupted run keeps what it has
-                part = todo[start : start + 256]
+            for start in range(0, len(todo), KEPT_AT):  # so that an interrupted run keeps what it has
+                part = todo[start : start + KEPT_AT]
                 rows = self.backbone.compute([missing[k] for k in part], bar)
                 fresh |= {k: (rows, i) for i, k in enumerate(part)}
                 if keep:
@@ -164,6 +166,28 @@ class FeatureCache:
         self._rows |= {k: (rows, i) for i, k in enumerate(keys)}
 
 
+def whole_model(name: str) -> Path:
+    """The folder of a model with all of its weights, downloaded if it is a hub id.
+
+    Raises:
+        BadInput: no such model, a LoRA adapter without its base, or weights that are not safetensors.
+    """
+    folder = local_folder(name)
+    if (folder / "adapter_config.json").is_file():
+        raise BadInput(
+            f"backbone {name!r}, a LoRA adapter",
+            expected="a whole model",
+            fix="train it with `merge: true`, or merge it with peft's merge_and_unload and save that",
+        )
+    if not any(folder.glob("model*.safetensors")):
+        raise BadInput(
+            f"backbone {name!r}",
+            expected="weights in model*.safetensors",
+            fix="save it with `save_pretrained`, or take a model that has them",
+        )
+    return folder
+
+
 @contextmanager
 def quiet_loading() -> Iterator[None]:
     """Without transformers' report of a missing or unused `score` head: reading across architectures is meant here."""
@@ -201,16 +225,9 @@ def _positions(config) -> int:
 
 
 def _fingerprint(path: Path, layer: int, dtype: str) -> str:
-    """Names the weights by size and by sixteen samples of each file: a tuned model at the same path is another."""
+    """Names the weights by every byte of them: a model of which only some layers were tuned is another."""
     digest = hashlib.sha256(f"{layer}:{dtype}".encode())
-    files = sorted(path.glob("model*.safetensors")) if path.is_dir() else []
-    if not files:
-        digest.update(str(path).encode())
-    for file in files:
-        size = file.stat().st_size
-        digest.update(f"{file.name}:{size}".encode())
+    for file in sorted(path.glob("model*.safetensors")):
         with file.open("rb") as f:
-            for k in range(16):
-                f.seek(size * k // 16)
-                digest.update(f.read(4096))
+            digest.update(hashlib.file_digest(f, "sha256").digest())
     return digest.hexdigest()[:20]

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import tempfile
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,28 +17,44 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
-from peft import LoraConfig, PeftModel, TaskType
+from peft import PeftModel, TaskType
 from transformers import AutoModelForSequenceClassification
-from trl import ModelConfig, RewardConfig, RewardTrainer, TrlParser
+from transformers.trainer_utils import IntervalStrategy
+from trl import ModelConfig, RewardConfig, RewardTrainer, get_peft_config
 from trl.trainer.reward_trainer import DataCollatorForPreference
 
 from rlhf_hitl import __version__
+from rlhf_hitl.arguments import parse
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.formats.export import export
-from rlhf_hitl.models import best_device, best_dtype, load_tokenizer, resolve
-from rlhf_hitl.reward.features import Backbone, FeatureCache, quiet_loading
-from rlhf_hitl.reward.head import Head, Standardiser, laplace
+from rlhf_hitl.models import best_device, best_dtype, load_tokenizer
+from rlhf_hitl.reward.features import Backbone, FeatureCache, quiet_loading, whole_model
+from rlhf_hitl.reward.head import Head, Standardiser, calibrate, laplace
 from rlhf_hitl.reward.losses import bradley_terry
 from rlhf_hitl.reward.model import RewardModel, load
+from rlhf_hitl.reward.progress import keep_stdout_free
 from rlhf_hitl.reward.rendering import Conversation, Renderer
 from rlhf_hitl.reward.train import enter, training_pairs
-from rlhf_hitl.stats.calibration import fit_temperature
 from rlhf_hitl.store import Store
-from rlhf_hitl.types import messages
+from rlhf_hitl.types import messages, prompt_family
 
 log = logging.getLogger(__name__)
 
 UNCUT = 1_000_000  # tokens: a max_length of nothing
+
+#: Settings of TRL that this training does not follow, and what to do instead. Only their defaults are taken.
+REFUSED = {
+    "load_in_4bit": "train in full or with use_peft",
+    "load_in_8bit": "train in full or with use_peft",
+    "use_dora": "use plain LoRA: use_peft",
+    "trust_remote_code": "take a model of an architecture that transformers has",
+    "model_revision": "download that revision and give its folder",
+    "dtype": "set bf16 or fp16: weights are kept in float32",
+    "model_init_kwargs": "set attn_implementation, the one that is taken",
+    "chat_template_path": "put the template into the model's tokenizer",
+    "eos_token": "set it in the model's tokenizer",
+    "pad_token": "leave it out: padding is masked",
+}
 
 
 @dataclass
@@ -46,6 +63,7 @@ class FullConfig(RewardConfig):
 
     dataset: str = field(default="", metadata={"help": "A folder of `rlhf-hitl export`, or a hub id of TRL pairs."})
     max_length: int | None = field(default=1024, metadata={"help": "Tokens; the prompt's left is cut, and counted."})
+    save_strategy: str = field(default="no", metadata={"help": "no, steps or epoch: when to write checkpoints."})
 
     def __post_init__(self) -> None:
         if self.bf16 is None and not self.fp16:
@@ -64,6 +82,8 @@ class Fp32Score(torch.nn.Linear):
 class SoftRewardTrainer(RewardTrainer):
     """RewardTrainer that reads a `target` (probability that `chosen` is preferred) beside every pair."""
 
+    args: FullConfig
+
     def _set_signature_columns_if_needed(self) -> None:
         self._signature_columns = ["chosen_ids", "rejected_ids", "target"]
 
@@ -72,6 +92,8 @@ class SoftRewardTrainer(RewardTrainer):
         outputs = model(**inputs, use_cache=False)
         chosen, rejected = outputs.logits.squeeze(-1).chunk(2)
         loss, figures = bradley_terry(chosen - rejected, targets)
+        if self.args.center_rewards_coefficient is not None:
+            loss = loss + self.args.center_rewards_coefficient * torch.mean((chosen + rejected) ** 2)
         mode = "train" if model.training else "eval"
         for name, value in figures.items():
             self._metrics[mode][name].append(value)
@@ -84,42 +106,59 @@ class Collator(DataCollatorForPreference):
         return super().torch_call(examples) | {"target": torch.tensor([e["target"] for e in examples])}
 
 
-def parser() -> TrlParser:
-    """`--config x.yaml` sets defaults, flags override; both configurations are read from one line."""
-    types: Any = [FullConfig, ModelConfig]
-    return TrlParser(types)
-
-
 def build_trainer(config: FullConfig, model_config: ModelConfig) -> SoftRewardTrainer:
     """Tokenizer, model, data and trainer from a parsed configuration.
 
     Raises:
-        BadInput: no model, no data, or data without the columns prompt, chosen and rejected.
+        BadInput: no model, no data, data that `load_pairs` refuses, or a setting that is not followed.
     """
+    refuse_unfollowed(config, model_config)
     if not model_config.model_name_or_path:
         raise BadInput("model_name_or_path", expected="a model", fix="give --model_name_or_path a folder or a hub id")
-    path = str(resolve(model_config.model_name_or_path))
+    path = whole_model(model_config.model_name_or_path)
+    data = load_pairs(config.dataset)
+    calibration = data["calibration"] if len(data.get("calibration", [])) else None
+    if calibration is None and config.eval_strategy != IntervalStrategy.NO:
+        log.warning("no calibration rows: nothing is evaluated while training (eval_strategy is now no)")
+        config.eval_strategy = IntervalStrategy.NO
     tokenizer = load_tokenizer(path)
     renderer = Renderer(tokenizer, config.max_length or UNCUT)
     # transformers' classifiers read the reward at the last token that is not padding, so EOS must not be the padding.
     tokenizer.pad_token = tokenizer.convert_ids_to_tokens(renderer.pad_id)
     with quiet_loading():
         model = AutoModelForSequenceClassification.from_pretrained(
-            path, num_labels=1, dtype=torch.float32, use_safetensors=True, pad_token_id=renderer.pad_id
+            path,
+            num_labels=1,
+            dtype=torch.float32,
+            use_safetensors=True,
+            pad_token_id=renderer.pad_id,
+            attn_implementation=model_config.attn_implementation,
         )
     score = Fp32Score(model.score.in_features, 1, bias=False)
     torch.nn.init.zeros_(score.weight)  # every reward starts equal: no margin that nobody taught
     model.score = score
-    data = load_pairs(config.dataset)
-    return SoftRewardTrainer(
+    trainer = SoftRewardTrainer(
         model=model,
         args=config,  # its max_length drops nothing: the renderer has cut to it already
         processing_class=tokenizer,
-        train_dataset=tokenised(data["train"], renderer),
-        eval_dataset=tokenised(data["calibration"], renderer) if len(data.get("calibration", [])) else None,
-        data_collator=Collator(pad_token_id=renderer.pad_id),
+        train_dataset=tokenised(data["train"], renderer, config.dataset_num_proc),
+        eval_dataset=None if calibration is None else tokenised(calibration, renderer, config.dataset_num_proc),
+        data_collator=Collator(renderer.pad_id, _padding(config)),
         peft_config=_lora(model_config),
     )
+    keep_stdout_free(trainer)
+    return trainer
+
+
+def refuse_unfollowed(config: FullConfig, model_config: ModelConfig) -> None:
+    """Raise BadInput for a setting of TRL that would be read and then not followed."""
+    for settings in (config, model_config):
+        for f in fields(settings):
+            if f.name in REFUSED and f.default is not MISSING and getattr(settings, f.name) != f.default:
+                value = f"{f.name} {getattr(settings, f.name)!r}"
+                raise BadInput(value, expected=f"its default, {f.default!r}", fix=REFUSED[f.name])
+    if model_config.use_peft and model_config.lora_r < 1:
+        raise BadInput(f"lora_r {model_config.lora_r}", expected="1 or more", fix="set lora_r, 8 to 64 as a rule")
 
 
 def load_pairs(name: str) -> DatasetDict:
@@ -140,7 +179,24 @@ def load_pairs(name: str) -> DatasetDict:
             expected="rows with prompt, chosen and rejected as chat messages",
             fix="make it with `rlhf-hitl export`",
         )
+    refuse_heldout(name, data)
     return data
+
+
+def refuse_heldout(name: str, data: DatasetDict) -> None:
+    """Raise BadInput where a prompt to train on shares its opening with one that is held out."""
+    held = {_family(row) for split in ("heldout", "test") for row in data.get(split, [])}
+    for i, row in enumerate(data["train"] if held else []):
+        if _family(row) in held:
+            raise BadInput(
+                f"dataset {name}: train row {i}",
+                expected="no prompt that opens like one of the held-out rows",
+                fix="take the row out of train, or make the dataset with `rlhf-hitl export`",
+            )
+
+
+def _family(row: Any) -> str:
+    return prompt_family(messages(row["prompt"]))
 
 
 def chats(row: Any) -> tuple[Conversation, Conversation]:
@@ -154,7 +210,7 @@ def target(row: Any) -> float:
     return row["p_chosen"] + 0.5 * row["p_tie"] if "p_chosen" in row else 1.0
 
 
-def tokenised(data: Dataset, renderer: Renderer) -> Dataset:
+def tokenised(data: Dataset, renderer: Renderer, processes: int | None = None) -> Dataset:
     """The columns TRL takes as they are: chosen_ids, rejected_ids; and our target."""
 
     def render(row: dict[str, Any]) -> dict[str, Any]:
@@ -167,7 +223,7 @@ def tokenised(data: Dataset, renderer: Renderer) -> Dataset:
         }
 
     with PartialState().main_process_first():
-        out = data.map(render, remove_columns=data.column_names, desc="rendering")
+        out = data.map(render, remove_columns=data.column_names, num_proc=processes, desc="rendering")
     if cut := sum(out["cut"]):
         log.warning("%d of %d conversations were cut to %d tokens", cut, 2 * len(out), renderer.max_length)
     return out.remove_columns("cut")
@@ -201,7 +257,7 @@ def with_uncertainty(folder: Path, dataset: str, workspace: Path, max_length: in
     width = len(weights)
     identity = Standardiser(np.zeros(width), np.eye(width), 0.0, 1.0)
 
-    def differences(rows: Dataset) -> np.ndarray:
+    def differences(rows: Iterable[Any]) -> np.ndarray:
         pairs = [chats(row) for row in rows]
         features = cache.features([c for c, _ in pairs] + [r for _, r in pairs]).astype(np.float64)
         return features[: len(pairs)] - features[len(pairs) :]
@@ -211,9 +267,10 @@ def with_uncertainty(folder: Path, dataset: str, workspace: Path, max_length: in
     head = Head(np.append(weights, 0.0), covariance, (1.0, 1.0))
     calibration = data.get("calibration")
     if calibration is not None and len(calibration):
-        margins, stds = head.margins(np.pad(differences(calibration), ((0, 0), (0, 1))))
-        moderated = margins / np.sqrt(1 + np.pi / 8 * stds**2)
-        head = head.with_temperature(fit_temperature(moderated, np.array([target(r) for r in calibration])))
+        rows: list[Any] = list(calibration)
+        decided = [row for row in rows if row.get("p_tie", 0.0) < 1]
+        shares = np.array([row.get("p_chosen", 1.0) / (1 - row.get("p_tie", 0.0)) for row in decided])
+        head = calibrate(head, np.pad(differences(decided), ((0, 0), (0, 1))), shares)
     every: list[Any] = [row for part in data.values() for row in part]
     card = {
         "rlhf_hitl": __version__,
@@ -232,35 +289,44 @@ def with_uncertainty(folder: Path, dataset: str, workspace: Path, max_length: in
     return trained
 
 
-def _lora(model_config: ModelConfig) -> LoraConfig | None:
-    if not model_config.use_peft:
-        return None
-    return LoraConfig(
-        r=model_config.lora_r or 16,
-        lora_alpha=model_config.lora_alpha or 32,
-        lora_dropout=model_config.lora_dropout or 0.0,
-        target_modules=model_config.lora_target_modules or "all-linear",
-        task_type=TaskType.SEQ_CLS,  # with any other the score head stays frozen
-        modules_to_save=["score"],
+def _lora(model_config: ModelConfig) -> Any:
+    """TRL's LoraConfig of these settings, for a sequence classifier; None without use_peft."""
+    return get_peft_config(
+        replace(
+            model_config,
+            lora_target_modules=model_config.lora_target_modules or "all-linear",
+            lora_task_type=TaskType.SEQ_CLS,  # with any other the score head stays frozen
+            lora_modules_to_save=sorted({"score", *(model_config.lora_modules_to_save or [])}),
+        )
     )
 
 
+def _padding(config: FullConfig) -> int | None:
+    return None if config.pad_to_multiple_of is None else int(config.pad_to_multiple_of)
+
+
 def train_full(
-    store: Store, backbone: str, workspace: Path, *, config: Path | None = None, max_length: int = 1024
+    store: Store,
+    backbone: str | None,
+    workspace: Path,
+    *,
+    config: Path | None = None,
+    max_length: int | None = None,
 ) -> RewardModel:
     """Export the store's labels, train on them in this process, and enter the model in the store.
 
+    `backbone` and `max_length` go before what the YAML file `config` says; None leaves it to the file.
     For several processes or machines: `accelerate launch scripts/train_reward.py`, on an export.
     """
     training_pairs(store)  # says what is missing before anything is written
+    workspace.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=workspace) as draft:
         dataset = Path(draft) / "dataset"
+        flags = ["--dataset", str(dataset), "--output_dir", draft]
+        given = {"--config": config, "--model_name_or_path": backbone, "--max_length": max_length}
+        flags += [text for flag, value in given.items() if value is not None for text in (flag, str(value))]
+        args, model_config = parse((FullConfig, ModelConfig), flags)
         export(store, dataset, include_model_labels=False)
-        given = ["--config", str(config)] if config else []
-        flags = ["--dataset", str(dataset), "--output_dir", draft, "--max_length", str(max_length)]
-        args, model_config = parser().parse_args_and_config(
-            [*given, *flags, "--model_name_or_path", backbone, "--save_strategy", "no", "--report_to", "none"]
-        )
         trainer = build_trainer(args, model_config)
         trainer.train()
         folder = Path(draft) / "model"

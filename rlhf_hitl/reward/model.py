@@ -34,9 +34,10 @@ class RewardModel:
 
     @property
     def id(self) -> str:
-        """Named by its weights: the same training gives the same id."""
+        """Named by all that its scores depend on: the same training and calibration give the same id."""
         digest = hashlib.sha256(self.cache.backbone.fingerprint.encode())
-        digest.update(np.ascontiguousarray(self.head.weights).tobytes())
+        for _, tensor in sorted(self._tensors().items()):
+            digest.update(tensor.tobytes())
         return f"m_{digest.hexdigest()[:24]}"
 
     def inputs(self, chats: Sequence[Conversation], *, keep: bool = True) -> np.ndarray:
@@ -47,12 +48,16 @@ class RewardModel:
         """(n,) float32 rewards in logits. `keep=False` leaves their features off the disk (for fresh rollouts)."""
         return self.head.rewards(self.inputs(chats, keep=keep)).astype(np.float32)
 
+    def differences(self, first: Sequence[Conversation], second: Sequence[Conversation]) -> np.ndarray:
+        """(n, d) inputs of the first less those of the second."""
+        inputs = self.inputs([*first, *second])
+        return inputs[: len(first)] - inputs[len(first) :]
+
     def margins(
         self, first: Sequence[Conversation], second: Sequence[Conversation]
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """reward(first) - reward(second), its uncertainty and P(first preferred), each (n,)."""
-        inputs = self.inputs([*first, *second])
-        margins, stds = self.head.margins(inputs[: len(first)] - inputs[len(first) :])
+        margins, stds = self.head.margins(self.differences(first, second))
         return margins, stds, self.head.probabilities(margins, stds)
 
     def score(self, comparisons: Iterable[Comparison]) -> Iterator[Score]:
@@ -89,6 +94,13 @@ class RewardModel:
     def save(self, folder: Path) -> None:
         """Write the head and its card into a folder (a full model's backbone is there already). Whole or not at all."""
         folder.mkdir(parents=True, exist_ok=True)
+        save_file(self._tensors(), folder / f"{WEIGHTS}.writing")
+        card = self.card | {"id": self.id, "backend": self.backend, "backbone": self.cache.backbone.settings}
+        (folder / f"{CARD}.writing").write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n")
+        os.replace(folder / f"{WEIGHTS}.writing", folder / WEIGHTS)
+        os.replace(folder / f"{CARD}.writing", folder / CARD)
+
+    def _tensors(self) -> dict[str, np.ndarray]:
         tensors = {
             "mean": self.standardiser.mean,
             "axes": self.standardiser.axes,
@@ -98,11 +110,7 @@ class RewardModel:
             "temperature": np.array([self.head.temperature]),
             "precisions": np.array(self.head.precisions),
         }
-        save_file({k: np.ascontiguousarray(v, np.float64) for k, v in tensors.items()}, folder / f"{WEIGHTS}.writing")
-        card = self.card | {"id": self.id, "backend": self.backend, "backbone": self.cache.backbone.settings}
-        (folder / f"{CARD}.writing").write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n")
-        os.replace(folder / f"{WEIGHTS}.writing", folder / WEIGHTS)
-        os.replace(folder / f"{CARD}.writing", folder / CARD)
+        return {k: np.ascontiguousarray(v, np.float64) for k, v in tensors.items()}
 
 
 def load(folder: Path | str, cache_folder: Path | None = None) -> RewardModel:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-
 from rlhf_hitl import __version__
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.reward import head as heads
@@ -16,10 +14,10 @@ from rlhf_hitl.reward.data import (
     labelled_pairs,
     share_of_decided,
     targets,
+    weights,
 )
 from rlhf_hitl.reward.features import Backbone, FeatureCache
-from rlhf_hitl.reward.model import RewardModel, lengths
-from rlhf_hitl.stats.calibration import fit_temperature
+from rlhf_hitl.reward.model import RewardModel, lengths, load
 from rlhf_hitl.store import Store, ledger
 from rlhf_hitl.types import Split
 
@@ -42,7 +40,7 @@ def train_head(store: Store, backbone: Backbone, workspace: Path) -> RewardModel
     train_chats = [p.first for p in pairs] + [p.second for p in pairs]
     standardiser = heads.Standardiser.fit(cache.features(train_chats), lengths(train_chats))
     inputs = standardiser(cache.features(train_chats), lengths(train_chats))
-    head = heads.fit(inputs[:n] - inputs[n:], targets(pairs))
+    head = heads.fit(inputs[:n] - inputs[n:], targets(pairs), weights(pairs))
     model = RewardModel(cache, standardiser, head, backend="head", card={})
     model.head = calibrated(model, calibration)
     model.card = card(pairs, calibration, cache)
@@ -63,11 +61,8 @@ def training_pairs(store: Store) -> list[LabelledPair]:
 
 def calibrated(model: RewardModel, calibration: list[LabelledPair]) -> heads.Head:
     """The model's head with the temperature that the calibration split asks for (1 without calibration labels)."""
-    if not calibration:
-        return model.head
-    margins, stds, _ = model.margins([p.first for p in calibration], [p.second for p in calibration])
-    moderated = margins / np.sqrt(1 + np.pi / 8 * stds**2)
-    return model.head.with_temperature(fit_temperature(moderated, share_of_decided(calibration)))
+    differences = model.differences([p.first for p in calibration], [p.second for p in calibration])
+    return heads.calibrate(model.head, differences, share_of_decided(calibration))
 
 
 def card(pairs: list[LabelledPair], calibration: list[LabelledPair], cache: FeatureCache) -> dict:
@@ -87,15 +82,31 @@ def card(pairs: list[LabelledPair], calibration: list[LabelledPair], cache: Feat
 def enter(store: Store, model: RewardModel, folder: Path) -> None:
     """Save a model and make it the store's newest."""
     model.save(folder)
-    ledger.add_reward_model(
-        store,
-        ledger.RewardModelRecord(
-            id=model.id,
-            backend=model.backend,
-            path=str(folder.resolve()),
-            backbone=model.cache.backbone.name,
-            data_hash=model.card["data_hash"],
-            simulated=model.card["simulated"],
-            figures={k: v for k, v in model.card.items() if isinstance(v, int | float)},
-        ),
+    ledger.add_reward_model(store, _record(model, folder))
+
+
+def _record(model: RewardModel, folder: Path) -> ledger.RewardModelRecord:
+    return ledger.RewardModelRecord(
+        id=model.id,
+        backend=model.backend,
+        path=str(folder.resolve()),
+        backbone=model.cache.backbone.name,
+        data_hash=model.card["data_hash"],
+        simulated=model.card["simulated"],
+        figures={k: v for k, v in model.card.items() if isinstance(v, int | float)},
     )
+
+
+def open_reward_model(store: Store, name: str | None, workspace: Path) -> RewardModel:
+    """A reward model by folder or id; the store's newest for None. One the store did not know is entered in it.
+
+    Raises:
+        NotFound: there is none, or its folder is gone.
+    """
+    cache = workspace / "features"
+    if name and Path(name).is_dir():
+        model = load(name, cache)
+        if model.id not in {known.id for known in ledger.reward_models(store)}:
+            ledger.add_reward_model(store, _record(model, Path(name)))
+        return model
+    return load(ledger.reward_model(store, name or None).path, cache)

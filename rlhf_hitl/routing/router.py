@@ -22,7 +22,7 @@ class Policy:
     """How to route.
 
     Attributes:
-        max_error: bound on the share of accepted comparisons on which raters would disagree with the model.
+        max_error: bound on how often raters who see a difference would prefer the other, among accepted comparisons.
         delta: chance that the bound fails.
         control_share: share of all comparisons that go to raters whatever the model says; what it costs buys an
             unbiased measure of the model and of the router.
@@ -74,15 +74,27 @@ def route_pool(store: Store, model: RewardModel, policy: Policy, *, round: int =
 
 
 def calibrate_threshold(store: Store, model: RewardModel, policy: Policy) -> thresholds.Threshold:
-    """The threshold that the labels of the calibration split allow."""
-    pairs = labelled_pairs(store, Split.CALIBRATION)
-    if not pairs:
-        return thresholds.choose(np.array([]), np.array([]), max_error=policy.max_error, delta=policy.delta)
-    margins, _, probabilities = model.margins([p.first for p in pairs], [p.second for p in pairs])
-    chosen = [p.label.first if m > 0 else p.label.second for p, m in zip(pairs, margins)]
-    wrong = [0.5 if p.label.preferred is None else float(p.label.preferred != c) for p, c in zip(pairs, chosen)]
-    confidence = np.maximum(probabilities, 1 - probabilities)
-    return thresholds.choose(confidence, np.array(wrong), max_error=policy.max_error, delta=policy.delta)
+    """The threshold that the labels of the calibration split allow.
+
+    What is tested is what is decided: the model's choice between its two best completions, where raters prefer one of
+    them. Comparisons of one prompt stand and fall together, so one, drawn at random, speaks for each prompt. (The same
+    labels set the temperature, which moves all confidences alike but for their uncertainties.)
+    """
+    preferred = {
+        (p.comparison.id, frozenset((p.label.first, p.label.second))): p.label.preferred
+        for p in labelled_pairs(store, Split.CALIBRATION)
+        if p.label.preferred is not None
+    }
+    comparisons = {c.id: c for c in catalog.find(store, ids=sorted({cid for cid, _ in preferred}))}
+    one_a_prompt: dict[str, tuple[float, bool]] = {}
+    for comparison in sorted(comparisons.values(), key=lambda c: catalog.shuffle(c.id)):
+        score = next(model.score([comparison]))
+        said = preferred.get((comparison.id, frozenset((score.chosen, score.rejected))))
+        if said is not None:
+            one_a_prompt.setdefault(comparison.prompt.family, (score.probability, said != score.chosen))
+    confidence = np.array([c for c, _ in one_a_prompt.values()])
+    wrong = np.array([w for _, w in one_a_prompt.values()], dtype=float)
+    return thresholds.choose(confidence, wrong, max_error=policy.max_error, delta=policy.delta)
 
 
 def decide(
@@ -92,15 +104,15 @@ def decide(
     policy: Policy,
     round: int,
 ) -> list[ledger.Routing]:
-    """One decision a scored comparison. Raters meet first what teaches most (mutual information)."""
-    information = mutual_information(np.array([s.margin for s in scored]), np.array([s.uncertainty for s in scored]))
-    rank = {scored[i].comparison_id: place for place, i in enumerate(np.argsort(-information, kind="stable"))}
+    """One decision a scored comparison."""
+    measuring = {s.comparison_id for s in scored if pool[s.comparison_id].prompt.split is not Split.TRAIN}
+    drawn = {s.comparison_id for s in scored if _draw(s.comparison_id) < policy.control_share} - measuring
+    line = places_in_line(scored, at_random=measuring | drawn)
     out = []
     for score in scored:
-        measures = pool[score.comparison_id].prompt.split is not Split.TRAIN
+        measures, control = score.comparison_id in measuring, score.comparison_id in drawn
         confident = score.probability >= threshold.value and not measures
         proposed = Route.AUTO if confident else Route.HUMAN
-        control = not measures and _draw(score.comparison_id, round) < policy.control_share
         if control:
             reason = "drawn at random to measure the model and the router"
         elif measures:
@@ -119,12 +131,23 @@ def decide(
                 reason=reason,
                 reward_model_id=score.reward_model_id,
                 round=round,
-                place_in_line=rank[score.comparison_id],
+                place_in_line=line[score.comparison_id],
             )
         )
     return out
 
 
-def _draw(comparison_id: str, round: int) -> float:
-    """A number in [0, 1) that is fixed for a comparison and a round, so that routing twice decides the same."""
-    return int(hashlib.sha256(f"control:{round}:{comparison_id}".encode()).hexdigest()[:12], 16) / 16**12
+def places_in_line(scored: Sequence[Score], *, at_random: set[str]) -> dict[str, int]:
+    """Where each comparison stands among those of its route. Raters meet first what teaches most (mutual information).
+
+    What measures the model stands `at_random`: were it sorted too, a round that ends before the queue does would
+    measure the model on the hardest only.
+    """
+    information = mutual_information(np.array([s.margin for s in scored]), np.array([s.uncertainty for s in scored]))
+    line = {scored[i].comparison_id: place for place, i in enumerate(np.argsort(-information, kind="stable"))}
+    return line | {i: catalog.shuffle(i) % len(scored) for i in at_random}
+
+
+def _draw(comparison_id: str) -> float:
+    """A number in [0, 1) that is fixed for a comparison: routed again, it is in the control share or out as before."""
+    return int(hashlib.sha256(f"control:{comparison_id}".encode()).hexdigest()[:12], 16) / 16**12

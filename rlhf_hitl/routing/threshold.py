@@ -20,7 +20,7 @@ class Threshold:
     value: float
     bound: float
     accepted: int
-    errors: float
+    errors: int
     calibration: int
     max_error: float
     delta: float
@@ -56,18 +56,19 @@ def choose(confidence: np.ndarray, wrong: np.ndarray, *, max_error: float, delta
 
     Args:
         confidence: (n,) probability of the model's own choice, on calibration labels.
-        wrong: (n,) 1 where the raters prefer the other, 0.5 where they are tied, 0 where they agree.
+        wrong: (n,) 1 where the raters prefer the other, 0 where they agree; one label a prompt, so that the labels are
+            as independent as the bound takes them to be.
     """
     order = np.argsort(-confidence, kind="stable")
     c, e = np.asarray(confidence, float)[order], np.asarray(wrong, float)[order]
     n = len(c)
-    best = Threshold(math.inf, 1.0, 0, 0.0, n, max_error, delta)
+    best = Threshold(math.inf, 1.0, 0, 0, n, max_error, delta)
     first = fewest_labels(max_error, delta)
     steps = [*range(first, n + 1, max(1, n // 20)), n] if n >= first else []
     # A threshold cannot part equals, so every set reaches to the end of its last confidence.
     for size in dict.fromkeys(int(np.searchsorted(-c, -c[step - 1], side="right")) for step in steps):
-        errors = float(e[:size].sum())
-        bound = upper_bound(math.ceil(errors), size, delta)
+        errors = int(e[:size].sum())
+        bound = upper_bound(errors, size, delta)
         if bound > max_error:
             break
         best = Threshold(float(c[size - 1]), bound, size, errors, n, max_error, delta)

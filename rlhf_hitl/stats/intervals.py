@@ -21,21 +21,30 @@ def upper_bound(errors: int, n: int, delta: float = 0.05) -> float:
     return float(stats.beta.ppf(1 - delta, errors + 1, n - errors))
 
 
-def cluster_bootstrap(
-    values: np.ndarray, clusters: np.ndarray, level: float = 0.95, draws: int = 2000, seed: int = 0
-) -> tuple[float, float]:
-    """Percentile interval of a mean whose examples come in clusters (several examples of one prompt).
+def clustered(values: np.ndarray, clusters: np.ndarray, level: float = 0.95) -> tuple[float, float]:
+    """Interval of a share whose examples come in clusters (several examples of one prompt): Wilson's, with the number
+    of examples that would be worth as much were they independent (Korn & Graubard 1998, with its t correction).
+
+    It stays honest where a bootstrap does not: few clusters, or a share of 0 or 1.
 
     Args:
-        values: (n,) numbers; their mean is the figure.
-        clusters: (n,) the cluster of each; whole clusters are drawn with replacement (Davison & Hinkley 1997, 3.8).
+        values: (n,) 0 to 1; their mean is the share.
+        clusters: (n,) the cluster of each.
     """
-    values = np.asarray(values, dtype=float)
-    if len(values) == 0:
-        return float("nan"), float("nan")
+    x = np.asarray(values, dtype=float)
+    n = len(x)
+    if n == 0:
+        return 0.0, 1.0
     _, index = np.unique(np.asarray(clusters), return_inverse=True)
-    sums, sizes = np.bincount(index, values), np.bincount(index)
-    drawn = np.random.default_rng(seed).integers(0, len(sums), (draws, len(sums)))
-    means = sums[drawn].sum(1) / sizes[drawn].sum(1)
-    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)
+    groups, share = int(index.max()) + 1, float(x.mean())
+    if groups == 1:
+        return 0.0, 1.0  # one prompt says nothing of others
+    spread = np.bincount(index, x - share)
+    variance = (spread**2).sum() * groups / (groups - 1) / n**2
+    # Without any spread between clusters nothing is known of it but that there are so many.
+    worth = min(float(n), share * (1 - share) / variance) if variance > 0 else float(groups)
+    z = stats.norm.ppf(0.5 + level / 2)
+    worth *= (z / stats.t.ppf(0.5 + level / 2, groups - 1)) ** 2
+    centre = (share + z**2 / (2 * worth)) / (1 + z**2 / worth)
+    half = z / (1 + z**2 / worth) * np.sqrt(share * (1 - share) / worth + z**2 / (4 * worth**2))
+    return max(0.0, float(centre - half)), min(1.0, float(centre + half))

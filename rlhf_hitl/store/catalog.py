@@ -111,12 +111,6 @@ def all_prompts(store: Store, *, split: Split | None = None) -> list[Prompt]:
         return [_prompt(r) for r in conn.execute(query).mappings()]
 
 
-def completions_of(store: Store, prompt_id: str) -> list[Completion]:
-    with store.read() as conn:
-        query = sa.select(completions).where(completions.c.prompt_id == prompt_id).order_by(completions.c.id)
-        return [_completion(r) for r in conn.execute(query).mappings()]
-
-
 def find(
     store: Store,
     *,

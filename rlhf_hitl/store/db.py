@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import event, exc
-from sqlalchemy.engine import Connection, Engine
+from sqlalchemy.engine import URL, Connection, Engine
 
 from rlhf_hitl.errors import BadInput, RlhfHitlError
 
@@ -23,7 +24,7 @@ MIGRATIONS = Path(__file__).parent / "migrations"
 
 
 class StoreFailure(RlhfHitlError):
-    """The database itself could not do what was asked (disk full, read-only, gone). Nothing was half-written."""
+    """The database could not do what was asked (disk full, read-only, gone, rule broken). Nothing was half-written."""
 
 
 class Store:
@@ -64,7 +65,7 @@ class Store:
     @property
     def safe_url(self) -> str:
         """The URL without its password."""
-        return self._engine.url.render_as_string(hide_password=True)
+        return _safe(self._engine.url)
 
     @property
     def schema_version(self) -> str:
@@ -120,6 +121,17 @@ class Store:
                 f"store {self.safe_url}: expected a database that answers, got: {_first_line(e)}. "
                 "Fix: free disk space, check rights, or start the database; nothing was changed"
             ) from e
+        except exc.DataError as e:
+            raise BadInput(
+                f"a value for store {self.safe_url}",
+                expected=f"one the database can hold ({_first_line(e)})",
+                fix="change the value; nothing was changed",
+            ) from e
+        except exc.IntegrityError as e:
+            raise StoreFailure(
+                f"store {self.safe_url}: expected rows that keep its rules, got: {_first_line(e)}. "
+                "Fix: check that what they refer to is there; nothing was changed"
+            ) from e
 
     def insert_new(self, conn: Connection, table: sa.Table, rows: list[dict]) -> int:
         """Insert rows, leaving alone those whose key is there already. Returns how many were new."""
@@ -160,27 +172,31 @@ def alembic_config() -> Config:
 def _engine(url: str, create: bool) -> Engine:
     try:
         parsed = sa.make_url(url)
-    except exc.ArgumentError as e:
+    except (exc.ArgumentError, ValueError):  # ValueError: of a port that is no number
+        # What cannot be taken apart may hold a password all the same, between its first colon and the host.
         raise BadInput(
-            f"store {url!r}", expected="an SQLAlchemy URL", fix="write e.g. sqlite:///workspace/preferences.db"
-        ) from e
+            f"store {re.sub(':.*@', ':***@', url)!r}",
+            expected="an SQLAlchemy URL",
+            fix="write e.g. sqlite:///workspace/preferences.db",
+        ) from None
+    safe = _safe(parsed)
     backend = parsed.get_backend_name()
     if backend == "postgresql":
         return sa.create_engine(parsed.set(drivername="postgresql+psycopg"), pool_pre_ping=True)
     if backend != "sqlite":
-        raise BadInput(f"store {url!r}", expected="sqlite:/// or postgresql://", fix="use one of the two databases")
+        raise BadInput(f"store {safe}", expected="sqlite:/// or postgresql://", fix="use one of the two databases")
     if not parsed.database or parsed.database == ":memory:":
-        raise BadInput(f"store {url!r}", expected="a file", fix="give a path, as in sqlite:///workspace/preferences.db")
+        raise BadInput(f"store {safe}", expected="a file", fix="give a path, as in sqlite:///workspace/preferences.db")
     path = Path(parsed.database)
     if not path.exists():
         if not create:
             raise BadInput(
-                f"store {url}", expected="an existing store", fix="run `rlhf-hitl init` with the same --store"
+                f"store {safe}", expected="an existing store", fix="run `rlhf-hitl init` with the same --store"
             )
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as e:
-            raise BadInput(f"store {url}", expected="a folder that can be made", fix=str(e)) from e
+            raise BadInput(f"store {safe}", expected="a folder that can be made", fix=str(e)) from e
     engine = sa.create_engine(parsed, connect_args={"timeout": 30, "check_same_thread": False})
 
     @event.listens_for(engine, "connect")
@@ -198,6 +214,10 @@ def _engine(url: str, create: bool) -> Engine:
         conn.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
 
     return engine
+
+
+def _safe(url: URL) -> str:
+    return url.difference_update_query(["password", "sslpassword"]).render_as_string(hide_password=True)
 
 
 def _first_line(e: Exception) -> str:

@@ -20,7 +20,7 @@ from rlhf_hitl.types import Route, Score, utc_now
 
 @dataclass(frozen=True)
 class RewardModelRecord:
-    """A trained reward model the store knows of. `figures` are those of its evaluation."""
+    """A trained reward model the store knows of. `figures` say what it was trained on."""
 
     id: str
     backend: str
@@ -51,8 +51,11 @@ class Routing:
 
 
 def add_reward_model(store: Store, model: RewardModelRecord) -> None:
+    """Enter a model as the newest; one that is known already (its id is its content) becomes the newest again."""
     with store.write() as conn:
-        store.insert_new(conn, reward_models_table, [vars(model)])
+        if not store.insert_new(conn, reward_models_table, [vars(model)]):
+            same = reward_models_table.c.id == model.id
+            conn.execute(reward_models_table.update().where(same).values(created_at=model.created_at, path=model.path))
 
 
 def reward_models(store: Store) -> list[RewardModelRecord]:

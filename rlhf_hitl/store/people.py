@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable
 from functools import cache
 
@@ -70,11 +71,20 @@ def verify(store: Store, name: str, password: str) -> Rater | None:
 
 
 def get(store: Store, rater_id: str) -> Rater:
+    return get_with_mark(store, rater_id)[0]
+
+
+def get_with_mark(store: Store, rater_id: str) -> tuple[Rater, str]:
+    """A rater, and a mark of their password: it says nothing of the password but changes with it.
+
+    Raises:
+        NotFound: no such rater.
+    """
     with store.read() as conn:
         row = conn.execute(sa.select(raters).where(raters.c.id == rater_id)).mappings().first()
     if row is None:
         raise NotFound(f"rater {rater_id!r}", expected="a known rater", fix="see `rlhf-hitl raters list`")
-    return _rater(row)
+    return _rater(row), hashlib.sha256((row["password_hash"] or "").encode()).hexdigest()[:12]
 
 
 def everyone(store: Store) -> list[Rater]:

@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from rlhf_hitl import simulate
 from rlhf_hitl.config import Settings
 from rlhf_hitl.errors import BadInput
+from rlhf_hitl.simulate import review as let_simulated_raters_review
 from rlhf_hitl.store import Store, catalog, ledger, queue
 from rlhf_hitl.types import Completion, Prompt, Split
 
@@ -148,7 +148,7 @@ class Loop:
         wanted = self.config.judgments_per_round
         if self.waits is None:
             left = wanted - self._judgments_since(begins)
-            simulate.review(self.store, left, guideline_version=self.settings.guideline_version)
+            let_simulated_raters_review(self.store, left, guideline_version=self.settings.guideline_version)
         else:
             while (done := self._judgments_since(begins)) < wanted and self._has_work():
                 self.waits(Waiting(self.round, done, wanted))

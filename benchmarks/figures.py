@@ -18,14 +18,21 @@ MARK = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- /figures -->)", re.DOTAL
 
 
 def replay(f: dict[str, Any]) -> str:
+    def row(name: str, key: str) -> str:
+        cells = []
+        for part in ("", "crossed."):
+            interval = f" ({f[f'{part}{key}.low']:.3f} to {f[f'{part}{key}.high']:.3f})" if key == "accuracy" else ""
+            cells.append(f"{f[part + key]:.3f}{interval}")
+        return f"| {name} | {cells[0]} | {cells[1]} |\n"
+
     return (
-        "| on held-out questions | accuracy | 95 % interval |\n| --- | ---: | ---: |\n"
-        f"| reward model (head on SmolLM2-135M) | {f['accuracy']:.3f} "
-        f"| {f['accuracy.low']:.3f} to {f['accuracy.high']:.3f} |\n"
-        f"| floor: the longer answer wins | {f['floor.longer']:.3f} | |\n"
-        f"| floor: bag of words | {f['floor.bag_of_words']:.3f} | |\n\n"
-        f"{f['heldout_labels']} labels with a preference ({f['heldout_ties']} ties are not in it), trained on "
-        f"{f['train_labels']} labels. Calibration error {f['ece']:.3f}.\n"
+        f"| accuracy (95 % interval) | held-out questions | {f['crossed.questions']} training questions, cross-validated |\n"
+        "| --- | ---: | ---: |\n"
+        + row("reward model (head on SmolLM2-135M)", "accuracy")
+        + row("floor: the longer answer wins", "floor.longer")
+        + row("floor: bag of words", "floor.bag_of_words")
+        + f"| labels | {f['heldout_labels']} | {f['crossed.labels']} |\n"
+        f"\nTies are not in it. Calibration error on the held-out questions {f['ece']:.3f}.\n"
     )
 
 
@@ -35,6 +42,7 @@ def loop_time(f: dict[str, Any]) -> str:
         "Human intervention rate": f["report.intervention_rate"],
         "Error reduction by review": f["report.error_reduction"],
     }
+    accepted_nothing = f["report.intervention_rate"] == 1
     rows = "".join(f"| {k} | {'not known yet' if v is None else f'{v:.0%}'} |\n" for k, v in shares.items())
     return (
         f"{f['rounds']:.0f} rounds with SmolLM2-135M took {f['minutes']:.0f} minutes. "
@@ -43,6 +51,7 @@ def loop_time(f: dict[str, Any]) -> str:
         + rows
         + f"| Average review time | {f['report.review_seconds']:.1f} s |\n"
         f"| Cost per processed comparison | {f['report.cost_per_comparison']:.3f} USD |\n"
+        + ("\nThe router accepted nothing: so few labels cannot show its bound.\n" if accepted_nothing else "")
     )
 
 

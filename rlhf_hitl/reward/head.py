@@ -14,7 +14,9 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import expit
 
-COMPONENTS = 100
+# The prior does the shrinking, so many are kept: on MT-Bench's training questions, cross-validated, accuracy rose from
+# 0.77 with 100 to 0.78 with 300 and no further with all 576.
+COMPONENTS = 300
 
 
 @dataclass(frozen=True)

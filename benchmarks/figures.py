@@ -26,7 +26,7 @@ def replay(f: dict[str, Any]) -> str:
         return f"| {name} | {cells[0]} | {cells[1]} |\n"
 
     return (
-        f"| accuracy (95 % interval) | held-out questions | {f['crossed.questions']} training questions, cross-validated |\n"
+        f"| accuracy (95 % interval) | held-out questions | {f['crossed.questions']} others, cross-validated |\n"
         "| --- | ---: | ---: |\n"
         + row("reward model (head on SmolLM2-135M)", "accuracy")
         + row("floor: the longer answer wins", "floor.longer")

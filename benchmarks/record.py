@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+import re
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -20,7 +21,7 @@ def write(
     """Write `results/NAME.json`. A quick run proves that the benchmark runs: its figures are printed, not kept."""
     result = {
         "name": name,
-        "command": " ".join(["python", *sys.argv]),
+        "command": re.sub(r"--workspace \S+", "--workspace DIR", " ".join(["python", *sys.argv])),
         "commit": _git("rev-parse", "HEAD") + ("+changes" if _git("status", "--porcelain", "-uno") else ""),
         "machine": machine(),
         "date": datetime.now(UTC).date().isoformat(),

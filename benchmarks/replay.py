@@ -3,8 +3,8 @@
     python benchmarks/replay.py --data ../shared/data/mt_bench/mtbench_human_joined.jsonl.gz
 
 The three commands are those of the README, run as a user runs them. The prompts' own hash decides what is held out, so
-there is one split, of few questions. Beside it stands the same head cross-validated over the training questions, ten folds
-of whole questions, which says more. `--quick` reads 300 votes with short features.
+there is one split, of few questions. Beside it stands the same head cross-validated over the training questions, in ten
+folds of whole questions, which says more. `--quick` reads 300 votes with short features.
 """
 
 from __future__ import annotations

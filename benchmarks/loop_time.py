@@ -21,7 +21,7 @@ QUICK = {
     "completions_per_prompt": 2,
     "temperatures": [1.0],
     "max_new_tokens": 8,
-    "judgments_per_round": 20,
+    "judgments_per_round": 60,
     "dpo_pairs": 2,
     "dpo_prompts": 1,
     "ppo_steps": 1,

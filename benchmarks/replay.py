@@ -38,6 +38,8 @@ def cross_validated(store: str, model: Path, workspace: Path, folds: int = 10) -
     margins, words = np.zeros(n), np.zeros(n)
     for k in range(folds):
         seen, asked = np.flatnonzero(fold != k), np.flatnonzero(fold == k)
+        if not len(asked) or not len(seen):
+            continue  # fewer questions than folds
         both = np.r_[seen, seen + n]
         inputs = Standardiser.fit(features[both], size[both])(features, size)
         differences = inputs[:n] - inputs[n:]

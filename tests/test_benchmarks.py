@@ -30,7 +30,7 @@ def test_replay_runs_on_real_votes(shared_data, tiny_model):
 @pytest.mark.timeout(300)
 def test_loop_time_runs_from_an_empty_folder(tiny_model):
     figures = quick("loop_time.py", "--policy", str(tiny_model))
-    assert figures["judgments"] == 20
+    assert figures["judgments"] == 60
     assert figures["minutes"] > 0
 
 

@@ -44,6 +44,26 @@ class Role(StrEnum):
     ADMIN = "admin"
 
 
+class Scope(StrEnum):
+    """The doors of the API, and what else a token may be for."""
+
+    INPUT = "input"
+    PREDICTION = "prediction"
+    TASK = "task"
+    FEEDBACK = "feedback"
+    MANAGE = "manage"
+    METRICS = "metrics"
+
+
+class Event(StrEnum):
+    """What other programs can be told of."""
+
+    JUDGMENT_CREATED = "judgment.created"
+    COMPARISON_RESOLVED = "comparison.resolved"
+    ROUND_FINISHED = "round.finished"
+    ALERT_RAISED = "alert.raised"
+
+
 @dataclass(frozen=True, slots=True)
 class Message:
     role: str
@@ -51,6 +71,9 @@ class Message:
 
 
 Messages = tuple[Message, ...]
+
+#: The project of everything that names none.
+DEFAULT_PROJECT = "default"
 
 #: Groups of completion ids, best first; a group of two or more is a tie.
 Ranking = tuple[tuple[str, ...], ...]
@@ -131,6 +154,12 @@ class Prompt:
     def family(self) -> str:
         return prompt_family(self.messages)
 
+    @property
+    def language(self) -> str:
+        """The tag `language` in small letters; empty where it is not known (or too long to be a language)."""
+        language = self.tags.get("language", "").strip().lower()
+        return language if len(language) <= 40 else ""
+
 
 @dataclass(frozen=True)
 class Completion:
@@ -163,12 +192,25 @@ class Comparison:
     completions: tuple[Completion, ...]
     overlap: int = 1
     route: Route = Route.HUMAN
+    project: str = DEFAULT_PROJECT
+    batch: str = ""
+    repeat_of: str | None = None  # a hidden repeat: what the same rater judged before
 
     @classmethod
     def create(
-        cls, prompt: Prompt, completions: Sequence[Completion], overlap: int = 1, route: Route = Route.HUMAN
+        cls,
+        prompt: Prompt,
+        completions: Sequence[Completion],
+        overlap: int = 1,
+        route: Route = Route.HUMAN,
+        project: str = DEFAULT_PROJECT,
+        batch: str = "",
     ) -> Comparison:
-        """Raises BadInput where fewer than two completions differ in text."""
+        """A comparison's id is its project's and its completions': the same pair in two projects is judged in both.
+
+        Raises:
+            BadInput: fewer than two completions differ in text.
+        """
         if len({c.messages for c in completions}) < max(2, len(completions)):
             raise BadInput(
                 f"completions of prompt {prompt.id}",
@@ -176,7 +218,10 @@ class Comparison:
                 fix="drop the comparison: identical sides cannot be ranked",
             )
         ordered = tuple(sorted(completions, key=lambda c: c.id))
-        return cls(content_id("x", [c.id for c in ordered]), prompt, ordered, overlap, route)
+        parts: list[object] = [[c.id for c in ordered]]
+        if project != DEFAULT_PROJECT:
+            parts.append({"project": project})
+        return cls(content_id("x", *parts), prompt, ordered, overlap, route, project, batch)
 
     def completion(self, completion_id: str) -> Completion:
         return next(c for c in self.completions if c.id == completion_id)
@@ -239,6 +284,7 @@ class Judgment:
     guideline_version: str = ""
     interface_version: str = ""
     source: str = ""
+    seq: int = 0  # its number in the store, by which one reads on
 
 
 @dataclass(frozen=True)
@@ -265,12 +311,30 @@ class Receipt:
 
 @dataclass(frozen=True)
 class Rater:
+    """A person (or program) who signs in. `languages` are those they read, None any; `quota` is judgments a UTC day."""
+
     id: str
     name: str
     role: Role
     simulated: bool = False
     disabled: bool = False
     source: str = ""
+    languages: tuple[str, ...] | None = None
+    quota: int | None = None
+    paused: bool = False
+
+
+@dataclass(frozen=True)
+class Project:
+    """Comparisons that are judged together. A paused one hands out nothing; one that is not open, only to members.
+
+    `repeat_every`: of so many comparisons a rater gets, one is a hidden repeat of their own; 0 for none.
+    """
+
+    id: str
+    open: bool = True
+    repeat_every: int = 0
+    paused: bool = False
 
 
 @dataclass(frozen=True)

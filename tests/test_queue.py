@@ -97,7 +97,8 @@ def test_a_released_comparison_goes_back_to_the_queue(store, add_comparisons, ad
 def test_a_rater_cannot_release_what_another_holds(store, add_comparisons, add_raters):
     add_comparisons(store, 1)
     ann, bob = add_raters(store, 2)
-    queue.release(store, take(store, ann).id, bob)
+    with pytest.raises(NotFound):
+        queue.release(store, take(store, ann).id, bob)
     assert queue.lease(store, bob) is None
 
 
@@ -150,7 +151,7 @@ def test_a_disabled_rater_gets_nothing_but_what_they_send_is_kept(store, add_com
     add_comparisons(store, 2)
     [rater] = add_raters(store, 1)
     lease = take(store, rater)
-    people.disable(store, "rater 0")
+    people.change(store, "rater 0", disabled=True)
     assert queue.submit(store, lease.id, rater, SKIP).outcome == "counted"
     with pytest.raises(NotFound, match="may rate"):
         queue.lease(store, rater)

@@ -309,7 +309,7 @@ def test_a_rater_signs_in_with_their_password_and_no_other(store):
 def test_who_has_no_password_or_is_disabled_cannot_sign_in(store):
     people.add(store, "robot", Role.RATER, simulated=True)
     people.add(store, "Ann", Role.RATER, "correct horse")
-    people.disable(store, "Ann")
+    people.change(store, "Ann", disabled=True)
     assert people.verify(store, "robot", "") is None
     assert people.verify(store, "Ann", "correct horse") is None
     assert {r.name: r.disabled for r in people.everyone(store)} == {"Ann": True, "robot": False}
@@ -338,7 +338,7 @@ def test_a_name_that_is_taken_or_empty_and_a_short_password_are_refused(store):
 
 def test_who_is_not_there_cannot_be_disabled_or_given_a_password_or_found(store):
     with pytest.raises(NotFound, match="Bob"):
-        people.disable(store, "Bob")
+        people.change(store, "Bob", disabled=True)
     with pytest.raises(NotFound, match="Bob"):
         people.set_password(store, "Bob", "correct horse")
     with pytest.raises(NotFound, match="r_none"):

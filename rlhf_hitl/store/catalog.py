@@ -5,20 +5,21 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
-from typing import Literal
+from typing import Any, Literal
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from rlhf_hitl.errors import NotFound
 from rlhf_hitl.store.db import Store
-from rlhf_hitl.store.tables import comparisons, completions, judgments, places, prompts, scores
+from rlhf_hitl.store.tables import comparisons, completions, judgments, lanes, places, projects, prompts, scores
 from rlhf_hitl.types import Comparison, Completion, Prompt, Route, Split, as_dicts, messages, utc_now
 
 BATCH = 500
 
 # Who comes first in the queue: what a lead sent back, then the checks on the model (few, and worthless if they wait
-# behind everything else), then what the model is unsure of. A million places in line between one route and the next.
-PRIORITY = {Route.ESCALATED: 0, Route.CONTROL: 1_000_000, Route.AUDIT: 2_000_000, Route.HUMAN: 3_000_000}
+# behind everything else), then what the model is unsure of.
+RANK = {Route.ESCALATED: 0, Route.CONTROL: 1, Route.AUDIT: 2, Route.HUMAN: 3}
 
 
 def add_prompts(store: Store, conn: Connection, new: Sequence[Prompt], source: str = "") -> int:
@@ -67,39 +68,74 @@ def add_comparisons(store: Store, conn: Connection, new: Sequence[Comparison], s
     add_completions(store, conn, list({a.id: a for c in new for a in c.completions}.values()))
     known = known_ids(conn, "comparisons", [c.id for c in new])
     fresh = list({c.id: c for c in new if c.id not in known}.values())
-    store.insert_new(
-        conn,
-        comparisons,
-        [
-            {
-                "id": c.id,
-                "prompt_id": c.prompt.id,
-                "completion_ids": [a.id for a in c.completions],
-                "overlap": c.overlap,
-                "route": c.route.value,
-                "source": source,
-                "created_at": utc_now(),
-            }
-            for c in fresh
-        ],
-    )
-    open_places(store, conn, [(c.id, c.overlap, c.route) for c in fresh])
+    lane_of = _lanes(store, conn, {(c.project, c.prompt.language, c.batch) for c in fresh})
+    rows = [
+        {
+            "id": c.id,
+            "prompt_id": c.prompt.id,
+            "completion_ids": [a.id for a in c.completions],
+            "overlap": c.overlap,
+            "route": c.route.value,
+            "source": source,
+            "created_at": utc_now(),
+            "lane_id": lane_of[c.project, c.prompt.language, c.batch],
+            "repeat_of": c.repeat_of,
+        }
+        for c in fresh
+    ]
+    store.insert_new(conn, comparisons, rows)
+    open_places(store, conn, [(r["id"], r["lane_id"], r["overlap"], Route(r["route"])) for r in rows])
     return len(fresh)
 
 
-def open_places(store: Store, conn: Connection, wanted: Sequence[tuple[str, int, Route]]) -> None:
-    """Open places 0..overlap-1 of each comparison that are not there yet; `auto` opens none."""
+def _lanes(store: Store, conn: Connection, wanted: set[tuple[str, str, str]]) -> dict[tuple[str, str, str], int]:
+    """(project, language, batch) → its lane, laid where there is none.
+
+    Raises:
+        NotFound: no such project.
+    """
+    key = (lanes.c.project_id, lanes.c.language, lanes.c.batch)
+    found = {(p, language, b): n for n, p, language, b in conn.execute(sa.select(lanes.c.id, *key))}
+    if missing := wanted - found.keys():
+        known = set(conn.execute(sa.select(projects.c.id)).scalars())
+        if unknown := sorted({p for p, _, _ in missing} - known):
+            raise NotFound(
+                f"project {unknown[0]!r}",
+                expected="one of " + ", ".join(sorted(known)),
+                fix=f"make it with `rlhf-hitl projects add {unknown[0]}`",
+            )
+        rows = [{"project_id": p, "language": language, "batch": b} for p, language, b in sorted(missing)]
+        store.insert_new(conn, lanes, rows)
+        found = {(p, language, b): n for n, p, language, b in conn.execute(sa.select(lanes.c.id, *key))}
+    return {lane: found[lane] for lane in wanted}
+
+
+def open_places(store: Store, conn: Connection, wanted: Sequence[tuple[str, int, int, Route]]) -> None:
+    """Open places 0..overlap-1 of (comparison, lane, overlap, route) that are not there yet; `auto` opens none."""
     rows = [
-        {"comparison_id": cid, "n": n, "priority": PRIORITY[route], "shuffle": shuffle(cid)}
-        for cid, overlap, route in wanted
+        {"comparison_id": cid, "n": n, "lane_id": lane, "position": position(cid, route)}
+        for cid, lane, overlap, route in wanted
         if route is not Route.AUTO
         for n in range(overlap)
     ]
     store.insert_new(conn, places, rows)
 
 
+def position(comparison_id: str, route: Route, round: int = 0, place_in_line: int = 0) -> int:
+    """Where a comparison stands in its lane, as one number of 62 bits; lower comes first.
+
+    By route; then the newest round first, because its scores are the model's of today; then the place the router gave
+    it; then at random, the same on every machine.
+    """
+    parts = (RANK[route], 2), (4095 - min(round, 4095), 12), (min(place_in_line, 2**20 - 1), 20)
+    number = 0
+    for part, bits in (*parts, (shuffle(comparison_id), 28)):
+        number = number << bits | part
+    return number
+
+
 def shuffle(comparison_id: str) -> int:
-    """A number that orders comparisons at random, the same on every machine."""
+    """A number of 28 bits that orders comparisons at random, the same on every machine."""
     return int(hashlib.sha256(comparison_id.encode()).hexdigest()[:7], 16)
 
 
@@ -119,15 +155,26 @@ def find(
     source: str | None = None,
     judged: bool | None = None,
     unscored_by: str | None = None,
+    project: str | None = None,
     ids: Sequence[str] | None = None,
+    repeats: bool = False,
+    after: str = "",
+    limit: int | None = None,
 ) -> Iterator[Comparison]:
     """Comparisons that meet every condition given, whole, in order of id.
 
     Args:
         judged: only those that have (True) or have not (False) a judgment.
         unscored_by: only those without a score of this reward model.
+        repeats: also hidden repeats, which say something of raters and nothing new of completions.
+        after: only those whose id comes after this one.
+        limit: so many at most.
     """
     query = sa.select(comparisons.c.id).order_by(comparisons.c.id)
+    if not repeats:
+        query = query.where(comparisons.c.repeat_of.is_(None))
+    if project is not None:
+        query = query.join(lanes, lanes.c.id == comparisons.c.lane_id).where(lanes.c.project_id == project)
     if split is not None:
         query = query.join(prompts, prompts.c.id == comparisons.c.prompt_id).where(prompts.c.split == split.value)
     if routes is not None:
@@ -142,38 +189,55 @@ def find(
             ~sa.exists().where(scores.c.comparison_id == comparisons.c.id, scores.c.reward_model_id == unscored_by)
         )
     if ids is not None:
-        query = query.where(store.among(comparisons.c.id, ids))
+        wanted = iter(sorted(set(ids)))
+        while chunk := list(islice(wanted, BATCH)):
+            yield from _loaded(store, query.where(comparisons.c.id.in_(chunk)))
+        return
+    left = BATCH if limit is None else limit
+    while page := _loaded(store, query.where(comparisons.c.id > after).limit(min(BATCH, left))):
+        yield from page
+        after = page[-1].id
+        left -= len(page) if limit is not None else 0
+
+
+def _loaded(store: Store, query: sa.Select[Any]) -> list[Comparison]:
     with store.read() as conn:
         found = list(conn.execute(query).scalars())
-    rest = iter(found)
-    while chunk := list(islice(rest, BATCH)):
-        with store.read() as conn:
-            loaded = load(conn, chunk)
-        yield from (loaded[i] for i in chunk if i in loaded)
+        loaded = load(conn, found)
+    return [loaded[i] for i in found]
 
 
 def load(conn: Connection, ids: Sequence[str]) -> dict[str, Comparison]:
     """Comparisons by id, whole. Meant for up to a few thousand ids."""
-    rows = conn.execute(sa.select(comparisons).where(comparisons.c.id.in_(ids))).mappings().all()
-    completion_ids = {i for r in rows for i in r["completion_ids"]}
-    prompt_ids = {r["prompt_id"] for r in rows}
+    query = (
+        sa.select(comparisons, lanes.c.project_id, lanes.c.batch, *(c.label(f"prompt_{c.name}") for c in _PROMPT))
+        .join(lanes, lanes.c.id == comparisons.c.lane_id)
+        .join(prompts, prompts.c.id == comparisons.c.prompt_id)
+        .where(comparisons.c.id.in_(ids))
+    )
+    rows = conn.execute(query).mappings().all()
+    wanted = {i for r in rows for i in r["completion_ids"]}
     answers = {
         r["id"]: _completion(r)
-        for r in conn.execute(sa.select(completions).where(completions.c.id.in_(completion_ids))).mappings()
-    }
-    asked = {
-        r["id"]: _prompt(r) for r in conn.execute(sa.select(prompts).where(prompts.c.id.in_(prompt_ids))).mappings()
+        for r in conn.execute(sa.select(*_COMPLETION).where(completions.c.id.in_(wanted))).mappings()
     }
     return {
         r["id"]: Comparison(
             r["id"],
-            asked[r["prompt_id"]],
+            Prompt(r["prompt_id"], messages(r["prompt_messages"]), Split(r["prompt_split"]), r["prompt_tags"]),
             tuple(answers[i] for i in r["completion_ids"]),
             r["overlap"],
             Route(r["route"]),
+            r["project_id"],
+            r["batch"],
+            r["repeat_of"],
         )
         for r in rows
     }
+
+
+_PROMPT = (prompts.c.messages, prompts.c.split, prompts.c.tags)
+_COMPLETION = [c for c in completions.c if c.name != "created_at"]
 
 
 def counts(store: Store) -> dict[str, int]:
@@ -197,6 +261,29 @@ def splits_of(conn: Connection, families: set[str]) -> dict[str, Split]:
         query = sa.select(prompts.c.family, prompts.c.split).where(prompts.c.family.in_(chunk))
         out |= {family: Split(split) for family, split in conn.execute(query)}
     return out
+
+
+def prompts_by_id(conn: Connection, ids: Sequence[str]) -> dict[str, Prompt]:
+    """Raises NotFound where one is not there. Meant for up to a few thousand ids."""
+    rows = conn.execute(sa.select(prompts).where(prompts.c.id.in_(ids))).mappings()
+    return _all_of("prompt", ids, {r["id"]: _prompt(r) for r in rows})
+
+
+def completions_by_id(conn: Connection, ids: Sequence[str]) -> dict[str, Completion]:
+    """Raises NotFound where one is not there. Meant for up to some ten thousand ids."""
+    out: dict[str, Completion] = {}
+    rest = iter(ids)
+    while chunk := list(islice(rest, BATCH)):
+        rows = conn.execute(sa.select(*_COMPLETION).where(completions.c.id.in_(chunk))).mappings()
+        out |= {r["id"]: _completion(r) for r in rows}
+    return _all_of("completion", ids, out)
+
+
+def _all_of(what: str, ids: Sequence[str], found: dict[str, Any]) -> dict[str, Any]:
+    for i in ids:
+        if i not in found:
+            raise NotFound(f"{what} {i!r}", expected="one in the store", fix="add it first")
+    return found
 
 
 def known_ids(conn: Connection, what: Literal["prompts", "completions", "comparisons"], ids: Iterable[str]) -> set[str]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import re
+import threading
 import zlib
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 
 import sqlalchemy as sa
@@ -19,6 +21,7 @@ from sqlalchemy import event, exc
 from sqlalchemy.engine import URL, Connection, Engine
 
 from rlhf_hitl.errors import BadInput, RlhfHitlError
+from rlhf_hitl.types import utc_now
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 
@@ -36,6 +39,9 @@ class Store:
 
     def __init__(self, url: str, engine: Engine):
         self.url, self._engine = url, engine
+        # SQLite has one writer at a time, and those who wait look again now and then. Threads of one process wait here
+        # instead, and are woken in turn.
+        self._writer = threading.Lock() if self.is_sqlite else contextlib.nullcontext()
 
     @property
     def is_sqlite(self) -> bool:
@@ -72,6 +78,20 @@ class Store:
         """The version of the tables this code reads and writes; an open store has it."""
         return str(ScriptDirectory.from_config(alembic_config()).get_current_head())
 
+    def version(self) -> str | None:
+        """The version of the tables the database has now."""
+        with self.read() as conn:
+            return MigrationContext.configure(conn).get_current_revision()
+
+    def durability(self) -> dict[str, str]:
+        """The database's settings on which it hangs whether an acknowledged judgment survives a power cut."""
+        names = (
+            ("journal_mode", "synchronous") if self.is_sqlite else ("fsync", "full_page_writes", "synchronous_commit")
+        )
+        ask = "PRAGMA {}" if self.is_sqlite else "SHOW {}"
+        with self.read() as conn:
+            return {name: str(conn.exec_driver_sql(ask.format(name)).scalar_one()) for name in names}
+
     def _check_version(self, create: bool) -> None:
         script = ScriptDirectory.from_config(alembic_config())
         head = script.get_current_head()
@@ -99,17 +119,17 @@ class Store:
             config.attributes["connection"] = conn
             command.upgrade(config, "head")
 
-    @contextmanager
+    @contextlib.contextmanager
     def read(self) -> Iterator[Connection]:
         with self._connection(write=False) as conn:
             yield conn
 
-    @contextmanager
+    @contextlib.contextmanager
     def write(self) -> Iterator[Connection]:
-        with self._connection(write=True) as conn:
+        with self._writer, self._connection(write=True) as conn:
             yield conn
 
-    @contextmanager
+    @contextlib.contextmanager
     def _connection(self, write: bool) -> Iterator[Connection]:
         try:
             with self._engine.connect() as plain:
@@ -151,6 +171,12 @@ class Store:
         if not self.is_sqlite:
             conn.execute(sa.select(sa.func.pg_advisory_xact_lock(zlib.crc32(name.encode()))))
 
+    def now(self, conn: Connection) -> datetime:
+        """The time by which leases run: PostgreSQL's own, so that two servers whose clocks differ agree."""
+        if self.is_sqlite:
+            return utc_now()
+        return conn.execute(sa.select(sa.func.clock_timestamp())).scalar_one().astimezone(UTC)
+
     def among(self, column: sa.Column[str], ids: Iterable[str]) -> sa.ColumnElement[bool]:
         """`column IN ids` for any number of ids: one parameter, where a plain IN has a limit of some ten thousand."""
         listed = sa.literal(json.dumps(sorted(set(ids))))
@@ -160,6 +186,12 @@ class Store:
 
     def close(self) -> None:
         self._engine.dispose()
+
+    def __enter__(self) -> Store:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def alembic_config() -> Config:
@@ -182,7 +214,7 @@ def _engine(url: str, create: bool) -> Engine:
     safe = _safe(parsed)
     backend = parsed.get_backend_name()
     if backend == "postgresql":
-        return sa.create_engine(parsed.set(drivername="postgresql+psycopg"), pool_pre_ping=True)
+        return _postgres_engine(parsed)
     if backend != "sqlite":
         raise BadInput(f"store {safe}", expected="sqlite:/// or postgresql://", fix="use one of the two databases")
     if not parsed.database or parsed.database == ":memory:":
@@ -212,6 +244,24 @@ def _engine(url: str, create: bool) -> Engine:
     def _begin(conn):
         write = conn.get_execution_options().get("write", True)
         conn.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+
+    return engine
+
+
+def _postgres_engine(url: URL) -> Engine:
+    # A pool for the forty threads a server answers with; PostgreSQL itself allows a hundred connections by default.
+    engine = sa.create_engine(
+        url.set(drivername="postgresql+psycopg"), pool_pre_ping=True, pool_size=10, max_overflow=10
+    )
+
+    @event.listens_for(engine, "connect")
+    def _configure(connection, _record):
+        # A server that may lose its last commits in a crash is told not to, for ours; a stricter one is left as it is.
+        now = "current_setting('synchronous_commit')"
+        connection.execute(
+            f"SELECT set_config('synchronous_commit', CASE {now} WHEN 'off' THEN 'on' ELSE {now} END, false)"
+        )
+        connection.commit()
 
     return engine
 

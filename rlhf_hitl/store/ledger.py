@@ -93,6 +93,18 @@ def scores_of(store: Store, model_id: str) -> list[Score]:
         return [Score(**r) for r in conn.execute(query).mappings()]
 
 
+def scores_routed_on(store: Store, comparison_ids: Sequence[str]) -> dict[str, Score]:
+    """Comparison → the score of the model its newest routing names. Those routed without a model are left out."""
+    newest = sa.select(sa.func.max(routings.c.seq)).where(store.among(routings.c.comparison_id, comparison_ids))
+    on = sa.and_(
+        routings.c.comparison_id == scores.c.comparison_id, routings.c.reward_model_id == scores.c.reward_model_id
+    )
+    query = sa.select(*(c for c in scores.c if c.name != "created_at")).join(routings, on)
+    query = query.where(routings.c.seq.in_(newest.group_by(routings.c.comparison_id)))
+    with store.read() as conn:
+        return {r["comparison_id"]: Score(**r) for r in conn.execute(query).mappings()}
+
+
 def route(store: Store, decisions: Sequence[Routing], *, now: datetime | None = None) -> None:
     """Keep decisions and carry them out: open places for people, or close the free ones of what is accepted.
 
@@ -115,14 +127,11 @@ def route(store: Store, decisions: Sequence[Routing], *, now: datetime | None = 
                     )
                 )
             else:
-                wanted = _places_wanted(conn, d)
+                lane, wanted = _places_wanted(conn, d)
                 conn.execute(comparisons.update().where(comparisons.c.id == d.comparison_id).values(overlap=wanted))
-                catalog.open_places(store, conn, [(d.comparison_id, wanted, d.route)])
-                conn.execute(
-                    places.update()
-                    .where(places.c.comparison_id == d.comparison_id)
-                    .values(priority=catalog.PRIORITY[d.route] + d.place_in_line)
-                )
+                catalog.open_places(store, conn, [(d.comparison_id, lane, wanted, d.route)])
+                position = catalog.position(d.comparison_id, d.route, d.round, d.place_in_line)
+                conn.execute(places.update().where(places.c.comparison_id == d.comparison_id).values(position=position))
 
 
 def _lock_comparisons(store: Store, conn: Connection, decisions: Sequence[Routing]) -> None:
@@ -134,19 +143,18 @@ def _lock_comparisons(store: Store, conn: Connection, decisions: Sequence[Routin
         raise NotFound(f"comparison {missing[0]!r}", expected="one in the store", fix="import it before routing it")
 
 
-def _places_wanted(conn: Connection, decision: Routing) -> int:
-    """At least one place for people; an escalation wants one judgment more than there is."""
-    overlap = conn.execute(
-        sa.select(comparisons.c.overlap).where(comparisons.c.id == decision.comparison_id)
-    ).scalar_one()
+def _places_wanted(conn: Connection, decision: Routing) -> tuple[int, int]:
+    """The lane, and how many places: at least one for people; an escalation wants one judgment more than there is."""
+    query = sa.select(comparisons.c.lane_id, comparisons.c.overlap).where(comparisons.c.id == decision.comparison_id)
+    lane, overlap = conn.execute(query).one()
     if decision.route is not Route.ESCALATED:
-        return max(1, overlap)
+        return lane, max(1, overlap)
     filled = conn.execute(
         sa.select(sa.func.count())
         .select_from(places)
         .where(places.c.comparison_id == decision.comparison_id, places.c.judgment_id.is_not(None))
     ).scalar_one()
-    return max(overlap, filled + 1)
+    return lane, max(overlap, filled + 1)
 
 
 def routings_of(store: Store, *, round: int | None = None, newest: bool = True) -> list[Routing]:

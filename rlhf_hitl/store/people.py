@@ -1,18 +1,19 @@
-"""Raters and their sign-in."""
+"""Raters, leads and the programs that act for them: who there is, their passwords, and what they may be offered."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from functools import cache
+from typing import Any
 
 import argon2
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from rlhf_hitl.errors import BadInput, NotFound
+from rlhf_hitl.store import audit
 from rlhf_hitl.store.db import Store
-from rlhf_hitl.store.tables import raters
+from rlhf_hitl.store.tables import raters, tokens
 from rlhf_hitl.types import Rater, Role, content_id, utc_now
 
 _hasher = argon2.PasswordHasher()
@@ -24,27 +25,105 @@ def _nobody() -> str:
     return _hasher.hash("nobody")
 
 
-def add(store: Store, name: str, role: Role, password: str | None = None, *, simulated: bool = False) -> Rater:
+def add(
+    store: Store,
+    name: str,
+    role: Role,
+    password: str | None = None,
+    *,
+    simulated: bool = False,
+    by: audit.Actor = audit.CLI,
+) -> Rater:
     """Add a person. Without a password they cannot sign in.
 
     Raises:
         BadInput: an empty name, one that is taken, or a password under eight characters.
     """
-    if not name.strip():
-        raise BadInput("name ''", expected="a name", fix="give the rater a name")
-    row = _row(name.strip(), role, simulated=simulated, source="")
-    row["password_hash"] = _hash(password) if password is not None else None
+    hashed = hash_password(password) if password is not None else None
     with store.write() as conn:
-        if not store.insert_new(conn, raters, [row]):
-            raise BadInput(f"name {name!r}", expected="one that is free", fix="choose another name")
-    return _rater(row)
+        return enter(store, conn, name, role, hashed, simulated=simulated, by=by)
 
 
-def set_password(store: Store, name: str, password: str) -> None:
-    """Raises NotFound for an unknown name and BadInput for a password under eight characters."""
-    hashed = _hash(password)
+def enter(
+    store: Store,
+    conn: Connection,
+    name: str,
+    role: Role,
+    password_hash: str | None,
+    *,
+    simulated: bool = False,
+    by: audit.Actor = audit.CLI,
+) -> Rater:
+    """`add` within a transaction. The password is hashed before it begins: that takes a while, and locks would wait."""
+    name = name.strip()
+    if not 0 < len(name) <= 150:
+        raise BadInput(f"name {name[:60]!r}", expected="a name of 1 to 150 letters", fix="give the rater another name")
+    row = _row(name, role, simulated=simulated, source="") | {"password_hash": password_hash}
+    if not store.insert_new(conn, raters, [row]):
+        raise BadInput(f"name {name!r}", expected="one that is free", fix="choose another name")
+    audit.record(conn, by, "rater.added", name, role=role.value, simulated=simulated)
+    return from_row(row)
+
+
+def set_password(store: Store, name: str, password: str, *, by: audit.Actor = audit.CLI) -> None:
+    """Give somebody a new password and end their sessions.
+
+    Raises:
+        NotFound: an unknown name.
+        BadInput: a password under eight characters.
+    """
+    hashed = hash_password(password)
     with store.write() as conn:
-        _found(name, conn.execute(raters.update().where(raters.c.name == name).values(password_hash=hashed)).rowcount)
+        rater_id = find_id(conn, name)
+        conn.execute(raters.update().where(raters.c.id == rater_id).values(password_hash=hashed))
+        sessions = sa.and_(tokens.c.rater_id == rater_id, tokens.c.kind == "session", tokens.c.ended_at.is_(None))
+        conn.execute(tokens.update().where(sessions).values(ended_at=utc_now()))
+        audit.record(conn, by, "rater.password", name)
+
+
+def change(
+    store: Store,
+    name: str,
+    *,
+    role: Role | None = None,
+    disabled: bool | None = None,
+    paused: bool | None = None,
+    languages: Iterable[str] | None = None,
+    quota: int | None = None,
+    by: audit.Actor = audit.CLI,
+) -> Rater:
+    """Change what is given of somebody.
+
+    Args:
+        disabled: shut out at once; what they judged stays.
+        paused: is offered nothing new, and may finish what they hold.
+        languages: those they read, as prompts are tagged; none at all for any.
+        quota: judgments a UTC day; 0 for no limit.
+
+    Raises:
+        NotFound: an unknown name.
+        BadInput: a negative quota.
+    """
+    new: dict[str, Any] = {}
+    told: dict[str, Any] = {}
+    if role is not None:
+        new["role"] = told["role"] = role.value
+    for column, on in {"disabled": disabled, "paused": paused}.items():
+        if on is not None:
+            new[f"{column}_at"], told[column] = (utc_now() if on else None), on
+    if languages is not None:
+        read = sorted({code.strip().lower() for code in languages} - {""})
+        new["languages"], told["languages"] = read or None, read
+    if quota is not None:
+        if not 0 <= quota < 2**31:
+            raise BadInput(f"quota {quota}", expected="judgments a day, or 0 for no limit", fix="give such a number")
+        new["quota"], told["quota"] = quota or None, quota
+    with store.write() as conn:
+        rater_id = find_id(conn, name)
+        if new:
+            conn.execute(raters.update().where(raters.c.id == rater_id).values(new))
+            audit.record(conn, by, "rater.changed", name, **told)
+        return from_row(conn.execute(sa.select(raters).where(raters.c.id == rater_id)).mappings().one())
 
 
 def outside_rater(name: str, source: str) -> dict:
@@ -67,15 +146,11 @@ def verify(store: Store, name: str, password: str) -> Rater | None:
         _hasher.verify(row["password_hash"] if row is not None and known else _nobody(), password)
     except (argon2.exceptions.VerificationError, argon2.exceptions.InvalidHashError):
         return None
-    return _rater(row) if row is not None and known else None
+    return from_row(row) if row is not None and known else None
 
 
 def get(store: Store, rater_id: str) -> Rater:
-    return get_with_mark(store, rater_id)[0]
-
-
-def get_with_mark(store: Store, rater_id: str) -> tuple[Rater, str]:
-    """A rater, and a mark of their password: it says nothing of the password but changes with it.
+    """A rater by id.
 
     Raises:
         NotFound: no such rater.
@@ -84,25 +159,39 @@ def get_with_mark(store: Store, rater_id: str) -> tuple[Rater, str]:
         row = conn.execute(sa.select(raters).where(raters.c.id == rater_id)).mappings().first()
     if row is None:
         raise NotFound(f"rater {rater_id!r}", expected="a known rater", fix="see `rlhf-hitl raters list`")
-    return _rater(row), hashlib.sha256((row["password_hash"] or "").encode()).hexdigest()[:12]
+    return from_row(row)
+
+
+def named(store: Store, name: str) -> Rater:
+    """A rater by name.
+
+    Raises:
+        NotFound: no such rater.
+    """
+    with store.read() as conn:
+        rater_id = find_id(conn, name)
+    return get(store, rater_id)
 
 
 def everyone(store: Store) -> list[Rater]:
     with store.read() as conn:
-        return [_rater(r) for r in conn.execute(sa.select(raters).order_by(raters.c.name)).mappings()]
+        return [from_row(r) for r in conn.execute(sa.select(raters).order_by(raters.c.name)).mappings()]
 
 
-def disable(store: Store, name: str) -> None:
-    with store.write() as conn:
-        _found(name, conn.execute(raters.update().where(raters.c.name == name).values(disabled_at=utc_now())).rowcount)
+def find_id(conn: Connection, name: str) -> str:
+    """The id that goes with a name.
 
-
-def _found(name: str, rows: int) -> None:
-    if rows == 0:
+    Raises:
+        NotFound: no such rater.
+    """
+    found = conn.execute(sa.select(raters.c.id).where(raters.c.name == name)).scalar()
+    if found is None:
         raise NotFound(f"rater {name!r}", expected="a known name", fix="see `rlhf-hitl raters list`")
+    return found
 
 
-def _hash(password: str) -> str:
+def hash_password(password: str) -> str:
+    """Raises BadInput where it has under eight characters."""
     if len(password) < 8:
         raise BadInput("password", expected="eight characters or more", fix="choose a longer one")
     return _hasher.hash(password)
@@ -117,10 +206,21 @@ def _row(name: str, role: Role, *, simulated: bool, source: str) -> dict:
         "source": source,
         "disabled_at": None,
         "created_at": utc_now(),
+        "languages": None,
+        "quota": None,
+        "paused_at": None,
     }
 
 
-def _rater(row) -> Rater:
+def from_row(row) -> Rater:
     return Rater(
-        row["id"], row["name"], Role(row["role"]), row["simulated"], row["disabled_at"] is not None, row["source"]
+        id=row["id"],
+        name=row["name"],
+        role=Role(row["role"]),
+        simulated=row["simulated"],
+        disabled=row["disabled_at"] is not None,
+        source=row["source"],
+        languages=None if row["languages"] is None else tuple(row["languages"]),
+        quota=row["quota"],
+        paused=row["paused_at"] is not None,
     )

@@ -2,61 +2,116 @@
 
 from __future__ import annotations
 
+import random
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from rlhf_hitl.errors import BadInput, Conflict, NotFound
-from rlhf_hitl.store import catalog
+from rlhf_hitl.store import audit, catalog, events, offer
 from rlhf_hitl.store.db import Store
-from rlhf_hitl.store.tables import comparisons, judgments, leases, places, prompts, raters, routings
-from rlhf_hitl.types import Answer, Judgment, Lease, Receipt, Route, Split, Verdict, utc_now
+from rlhf_hitl.store.offer import ANYTHING, Place, Wish, is_free
+from rlhf_hitl.store.tables import (
+    comparisons,
+    judgments,
+    lanes,
+    leases,
+    places,
+    projects,
+    prompts,
+    raters,
+    routings,
+)
+from rlhf_hitl.types import Answer, Comparison, Event, Judgment, Lease, Receipt, Route, Split, Verdict, utc_now
 
 
-def lease(store: Store, rater_id: str, *, seconds: float = 1800, now: datetime | None = None) -> Lease | None:
-    """The next comparison for a rater, or the one they already hold; None when nothing is left for them.
+def lease(
+    store: Store,
+    rater_id: str,
+    *,
+    seconds: float = 1800,
+    wish: Wish = ANYTHING,
+    now: datetime | None = None,
+) -> Lease | None:
+    """The next comparison for a rater, or the one they already hold; None when nothing is left for them."""
+    return next(iter(lease_many(store, rater_id, 1, seconds=seconds, wish=wish, now=now)), None)
+
+
+def lease_many(
+    store: Store,
+    rater_id: str,
+    count: int,
+    *,
+    seconds: float = 1800,
+    wish: Wish = ANYTHING,
+    now: datetime | None = None,
+    chance: Callable[[], float] = random.random,
+) -> list[Lease]:
+    """Up to `count` comparisons for a rater: those they hold, oldest first, then the next ones in line.
 
     The order of the completions turns by one from place to place of a comparison and starts at random, so that across
-    raters each completion stands equally often in each position.
+    raters each completion stands equally often in each position. A hidden repeat is shown the other way round.
+
+    Args:
+        seconds: how long new ones are held.
+        chance: a number in [0, 1), which decides whether a hidden repeat comes next.
 
     Raises:
         NotFound: no such rater, or one who is disabled.
     """
-    now = now or utc_now()
     with store.write() as conn:
-        if not _lock_rater(conn, rater_id):
+        now = now or store.now(conn)
+        rater = _lock_rater(conn, rater_id)
+        if rater is None:
             raise NotFound(f"rater {rater_id!r}", expected="one who may rate", fix="see `rlhf-hitl raters list`")
-        held = _held(conn, rater_id, now)
-        if held is not None:
-            return held
-        place = _free_place(conn, rater_id, now)
-        if place is None:
-            return None
-        comparison = catalog.load(conn, [place.comparison_id])[place.comparison_id]
-        turn = (catalog.shuffle(comparison.id) + place.n) % len(comparison.completions)
-        ids = [c.id for c in comparison.completions]
-        newest = sa.select(routings.c.reward_model_id).where(routings.c.comparison_id == comparison.id)
-        row = {
-            "id": f"l_{uuid.uuid4().hex}",
-            "comparison_id": comparison.id,
-            "rater_id": rater_id,
-            "place": place.n,
-            "order_shown": ids[turn:] + ids[:turn],
-            "route": comparison.route.value,
-            "reward_model_id": conn.execute(newest.order_by(routings.c.seq.desc()).limit(1)).scalar(),
-            "leased_at": now,
-            "expires_at": now + timedelta(seconds=seconds),
-        }
-        conn.execute(leases.insert().values(row))
-        conn.execute(
-            places.update()
-            .where(places.c.comparison_id == place.comparison_id, places.c.n == place.n)
-            .values(rater_id=rater_id, lease_id=row["id"], leased_until=row["expires_at"])
+        out = _held(conn, rater_id, now)[:count]
+        until = now + timedelta(seconds=seconds)
+        while len(out) < count and offer.may_have_more(conn, rater, len(out), now):
+            place = offer.next_place(store, conn, rater, wish, now, chance)
+            if place is None:
+                break
+            out.append(_hold(conn, rater_id, place, now, until))
+        return out
+
+
+def _hold(conn: Connection, rater_id: str, place: Place, now: datetime, until: datetime) -> Lease:
+    comparison = catalog.load(conn, [place.comparison_id])[place.comparison_id]
+    newest = sa.select(routings.c.reward_model_id).where(routings.c.comparison_id == comparison.id)
+    row = {
+        "id": f"l_{uuid.uuid4().hex}",
+        "comparison_id": comparison.id,
+        "rater_id": rater_id,
+        "place": place.n,
+        "order_shown": _order(conn, comparison, place.n, rater_id),
+        "route": comparison.route.value,
+        "reward_model_id": conn.execute(newest.order_by(routings.c.seq.desc()).limit(1)).scalar(),
+        "leased_at": now,
+        "expires_at": until,
+    }
+    conn.execute(leases.insert().values(row))
+    conn.execute(
+        places.update()
+        .where(places.c.comparison_id == place.comparison_id, places.c.n == place.n)
+        .values(rater_id=rater_id, lease_id=row["id"], leased_until=until)
+    )
+    return Lease(row["id"], comparison, rater_id, tuple(row["order_shown"]), until)
+
+
+def _order(conn: Connection, comparison: Comparison, n: int, rater_id: str) -> list[str]:
+    if comparison.repeat_of is not None:
+        first = sa.select(judgments.c.order_shown).where(
+            judgments.c.comparison_id == comparison.repeat_of,
+            judgments.c.rater_id == rater_id,
+            judgments.c.supersedes.is_(None),
         )
-        return Lease(row["id"], comparison, rater_id, tuple(row["order_shown"]), row["expires_at"])
+        return conn.execute(first).scalar_one()[::-1]
+    ids = [c.id for c in comparison.completions]
+    turn = (catalog.shuffle(comparison.id) + n) % len(ids)
+    return ids[turn:] + ids[:turn]
 
 
 def submit(
@@ -83,8 +138,8 @@ def submit(
         BadInput: the ranking names a completion that was not shown.
     """
     key = idempotency_key or lease_id
-    now = now or utc_now()
     with store.write() as conn:
+        now = now or store.now(conn)
         held = conn.execute(sa.select(leases).where(leases.c.id == lease_id)).mappings().first()
         if held is None:
             raise NotFound(f"lease {lease_id!r}", expected="a lease this store gave", fix="ask for the next comparison")
@@ -100,9 +155,7 @@ def submit(
             judgments.c.comparison_id == held["comparison_id"], judgments.c.rater_id == rater_id
         )
         if conn.execute(judged.limit(1)).first():
-            raise Conflict(
-                f"comparison {held['comparison_id']}: you have judged it. Fix: correct that judgment instead"
-            )
+            raise Conflict(f"lease {lease_id}: you have judged its comparison. Fix: correct that judgment instead")
         place = _place_for(conn, held, now)
         row = _row(
             answer,
@@ -126,6 +179,7 @@ def submit(
                 .where(places.c.comparison_id == held["comparison_id"], places.c.n == place)
                 .values(judgment_id=row["id"], rater_id=rater_id, lease_id=lease_id, leased_until=None)
             )
+        _tell(conn, row)
         return Receipt(row["id"], "counted" if place is not None else "surplus")
 
 
@@ -162,21 +216,64 @@ def correct(store: Store, judgment_id: str, rater_id: str, answer: Answer, *, id
             created_at=utc_now(),
         )
         _append(store, conn, row)
+        _tell(conn, row)
         return Receipt(row["id"], "counted" if not old["surplus"] else "surplus")
 
 
-def release(store: Store, lease_id: str, rater_id: str) -> None:
-    """Give a comparison back unjudged. Releasing what is no longer held does nothing."""
+def renew(
+    store: Store, lease_id: str, rater_id: str, *, seconds: float = 1800, now: datetime | None = None
+) -> datetime:
+    """Hold a comparison for `seconds` from now; returns until when. One that ran out is had again if it is still free.
+
+    Raises:
+        NotFound: no such lease of this rater.
+        Conflict: it was answered or given back, or it ran out and went to somebody else.
+    """
     with store.write() as conn:
-        conn.execute(
-            places.update()
-            .where(
-                places.c.lease_id == lease_id,
-                places.c.rater_id == rater_id,
-                places.c.judgment_id.is_(None),
-            )
-            .values(rater_id=None, lease_id=None, leased_until=None)
+        held = sa.select(leases.c.comparison_id, leases.c.place).where(
+            leases.c.id == lease_id, leases.c.rater_id == rater_id
         )
+        row = conn.execute(held).first()
+        if row is None:
+            raise NotFound(f"lease {lease_id!r}", expected="one of your own", fix="ask for the next comparison")
+        until = (now or store.now(conn)) + timedelta(seconds=seconds)
+        place = (places.c.comparison_id == row.comparison_id, places.c.n == row.place)
+        still = (places.c.lease_id == lease_id, places.c.judgment_id.is_(None))
+        if not conn.execute(places.update().where(*place, *still).values(leased_until=until)).rowcount:
+            raise Conflict(f"lease {lease_id}: it is over. Fix: ask for the next comparison")
+        conn.execute(leases.update().where(leases.c.id == lease_id).values(expires_at=until))
+        return until
+
+
+def release(store: Store, lease_id: str, rater_id: str) -> None:
+    """Give a comparison back unjudged. Releasing what is no longer held does nothing.
+
+    Raises:
+        NotFound: no such lease of this rater.
+    """
+    with store.write() as conn:
+        _release(conn, lease_id, rater_id)
+
+
+def expire(store: Store, lease_id: str, *, by: audit.Actor = audit.CLI) -> None:
+    """A lead takes a comparison back from whoever holds it. An answer that still comes is kept like any late one.
+
+    Raises:
+        NotFound: no such lease.
+    """
+    with store.write() as conn:
+        _release(conn, lease_id, None)
+        audit.record(conn, by, "lease.expired", lease_id)
+
+
+def _release(conn: Connection, lease_id: str, rater_id: str | None) -> None:
+    held = sa.select(leases.c.comparison_id, leases.c.place, leases.c.rater_id).where(leases.c.id == lease_id)
+    row = conn.execute(held).first()
+    if row is None or rater_id not in (None, row.rater_id):
+        raise NotFound(f"lease {lease_id!r}", expected="a lease this store gave", fix="ask for the next comparison")
+    place = (places.c.comparison_id == row.comparison_id, places.c.n == row.place)
+    still = (places.c.lease_id == lease_id, places.c.judgment_id.is_(None))
+    conn.execute(places.update().where(*place, *still).values(rater_id=None, lease_id=None, leased_until=None))
 
 
 def add_outside(store: Store, conn: Connection, votes: Sequence[dict]) -> int:
@@ -213,17 +310,30 @@ def history(
     comparison_ids: Sequence[str] | None = None,
     rater_id: str | None = None,
     split: Split | None = None,
+    project: str | None = None,
     current: bool = True,
+    repeats: bool = True,
     after: int = 0,
 ) -> Iterator[Judgment]:
-    """Judgments in the order they came. With `current`, only those no other supersedes."""
+    """Judgments in the order they came.
+
+    Args:
+        current: only those no other supersedes.
+        repeats: also those of hidden repeats.
+        after: only those whose `seq` is above this.
+    """
     query = sa.select(judgments).order_by(judgments.c.seq)
     if comparison_ids is not None:
         query = query.where(store.among(judgments.c.comparison_id, comparison_ids))
     if rater_id is not None:
         query = query.where(judgments.c.rater_id == rater_id)
-    if split is not None:
+    if split is not None or project is not None or not repeats:
         query = query.join(comparisons, comparisons.c.id == judgments.c.comparison_id)
+    if not repeats:
+        query = query.where(comparisons.c.repeat_of.is_(None))
+    if project is not None:
+        query = query.join(lanes, lanes.c.id == comparisons.c.lane_id).where(lanes.c.project_id == project)
+    if split is not None:
         query = query.join(prompts, prompts.c.id == comparisons.c.prompt_id).where(prompts.c.split == split.value)
     if current:
         newer = judgments.alias()
@@ -239,14 +349,49 @@ def history(
 
 def state(store: Store, now: datetime | None = None) -> dict[str, int]:
     """How the queue stands: places `filled`, `leased` and `free` (a rater may have it now)."""
-    now = now or utc_now()
-    filled = places.c.judgment_id.is_not(None)
-    leased = sa.and_(~filled, places.c.leased_until > now)
-    free = sa.and_(~filled, _is_free(now), comparisons.c.route != Route.AUTO.value)
-    columns = {"filled": filled, "leased": leased, "free": free}
-    query = sa.select(*(sa.func.count(sa.case((is_so, 1))).label(name) for name, is_so in columns.items()))
+    out = {"filled": 0, "leased": 0, "free": 0}
+    for lane in by_lane(store, now):
+        out = {k: n + getattr(lane, k) for k, n in out.items()}
+    return out
+
+
+@dataclass(frozen=True)
+class LaneState:
+    """How many places of one lane are filled, leased and free."""
+
+    project: str
+    language: str
+    batch: str
+    paused: bool
+    filled: int
+    leased: int
+    free: int
+
+
+def by_lane(store: Store, now: datetime | None = None) -> list[LaneState]:
+    """How the queue stands, lane by lane. Reads every place: some tenths of a second for a million."""
     with store.read() as conn:
-        return dict(conn.execute(query.select_from(places.join(comparisons))).mappings().one())
+        now = now or store.now(conn)
+        filled = places.c.judgment_id.is_not(None)
+        leased = sa.and_(~filled, places.c.leased_until > now)
+        free = sa.and_(~filled, is_free(now), comparisons.c.route != Route.AUTO.value)
+        columns = {"filled": filled, "leased": leased, "free": free}
+        query = (
+            sa.select(
+                lanes.c.project_id.label("project"),
+                lanes.c.language,
+                lanes.c.batch,
+                projects.c.paused_at.is_not(None).label("paused"),
+                *(sa.func.count(sa.case((is_so, 1))).label(name) for name, is_so in columns.items()),
+            )
+            .select_from(places.join(comparisons).join(lanes, lanes.c.id == places.c.lane_id).join(projects))
+            .group_by(lanes.c.id, projects.c.id)
+            .order_by(lanes.c.project_id, lanes.c.batch, lanes.c.language)
+        )
+        return [
+            LaneState(row.project, row.language, row.batch, bool(row.paused), row.filled, row.leased, row.free)
+            for row in conn.execute(query)
+        ]
 
 
 def revision(store: Store) -> int:
@@ -255,45 +400,19 @@ def revision(store: Store) -> int:
         return conn.execute(sa.select(sa.func.coalesce(sa.func.max(judgments.c.seq), 0))).scalar_one()
 
 
-def _held(conn: Connection, rater_id: str, now: datetime) -> Lease | None:
-    row = (
-        conn.execute(
-            sa.select(leases)
-            .join(places, places.c.lease_id == leases.c.id)
-            .where(places.c.rater_id == rater_id, places.c.judgment_id.is_(None), places.c.leased_until > now)
-            .order_by(leases.c.leased_at)
-            .limit(1)
-        )
-        .mappings()
-        .first()
+def _held(conn: Connection, rater_id: str, now: datetime) -> list[Lease]:
+    """What a rater holds, oldest first."""
+    query = (
+        sa.select(leases)
+        .join(places, places.c.lease_id == leases.c.id)
+        .where(places.c.rater_id == rater_id, places.c.judgment_id.is_(None), places.c.leased_until > now)
+        .order_by(leases.c.leased_at, leases.c.id)
     )
-    if row is None:
-        return None
-    comparison = catalog.load(conn, [row["comparison_id"]])[row["comparison_id"]]
-    return Lease(row["id"], comparison, rater_id, tuple(row["order_shown"]), row["expires_at"])
-
-
-def _is_free(now: datetime) -> sa.ColumnElement[bool]:
-    """No lease is running on the place (it may still have been filled)."""
-    return sa.or_(places.c.leased_until.is_(None), places.c.leased_until <= now)
-
-
-def _free_place(conn: Connection, rater_id: str, now: datetime):
-    """The first free place for a rater who holds none."""
-    return conn.execute(
-        sa.select(places.c.comparison_id, places.c.n)
-        .join(comparisons)
-        .where(
-            places.c.judgment_id.is_(None),
-            _is_free(now),
-            # A place that was held while its comparison became `auto` is still there when the lease runs out.
-            comparisons.c.route != Route.AUTO.value,
-            ~sa.exists().where(judgments.c.comparison_id == places.c.comparison_id, judgments.c.rater_id == rater_id),
-        )
-        .order_by(places.c.priority, places.c.shuffle, places.c.n)
-        .limit(1)
-        .with_for_update(skip_locked=True, of=places)
-    ).first()
+    rows = conn.execute(query).mappings().all()
+    if not rows:
+        return []
+    held = catalog.load(conn, [r["comparison_id"] for r in rows])
+    return [Lease(r["id"], held[r["comparison_id"]], rater_id, tuple(r["order_shown"]), r["expires_at"]) for r in rows]
 
 
 def _place_for(conn: Connection, held, now: datetime) -> int | None:
@@ -304,7 +423,8 @@ def _place_for(conn: Connection, held, now: datetime) -> int | None:
         .where(
             places.c.comparison_id == held["comparison_id"],
             places.c.judgment_id.is_(None),
-            sa.or_(own, _is_free(now)),
+            sa.or_(own, is_free(now)),
+            sa.or_(places.c.reserved_for.is_(None), places.c.reserved_for == held["rater_id"]),
         )
         .order_by(sa.case((own, 0), else_=1), places.c.n)
         .limit(1)
@@ -316,11 +436,11 @@ def _place_for(conn: Connection, held, now: datetime) -> int | None:
 # UPDATE is left out. The NO KEY form does not stop others from inserting rows that refer to the locked one.
 
 
-def _lock_rater(conn: Connection, rater_id: str) -> bool:
-    """One lease or submit of a rater at a time. False where there is no such rater or they are disabled."""
-    query = sa.select(raters.c.disabled_at).where(raters.c.id == rater_id).with_for_update(key_share=True)
+def _lock_rater(conn: Connection, rater_id: str):
+    """One lease or submit of a rater at a time. None where there is no such rater or they are disabled."""
+    query = sa.select(raters).where(raters.c.id == rater_id).with_for_update(key_share=True)
     row = conn.execute(query).first()
-    return row is not None and row.disabled_at is None
+    return row if row is not None and row.disabled_at is None else None
 
 
 def _lock_comparison(conn: Connection, comparison_id: str) -> None:
@@ -332,6 +452,18 @@ def _append(store: Store, conn: Connection, row: dict) -> None:
     # Numbered and committed in one order, so that a reader who goes on `after` the last number misses nothing.
     store.lock(conn, "judgments")
     conn.execute(judgments.insert().values(row))
+
+
+def _tell(conn: Connection, row: dict) -> None:
+    """Tell other programs of a judgment, and of its comparison where it was the last one wanted."""
+    which = {"comparison_id": row["comparison_id"], "judgment_id": row["id"]}
+    told = which | {k: row[k] for k in ("rater_id", "verdict", "surplus", "supersedes", "simulated")}
+    events.emit(conn, Event.JUDGMENT_CREATED, told)
+    if row["surplus"] or row["supersedes"]:
+        return
+    open_ = sa.select(places.c.n).where(places.c.comparison_id == row["comparison_id"], places.c.judgment_id.is_(None))
+    if conn.execute(open_.limit(1)).first() is None:
+        events.emit(conn, Event.COMPARISON_RESOLVED, {"comparison_id": row["comparison_id"], "by": "raters"})
 
 
 def _by_key(conn: Connection, rater_id: str, key: str, comparison_id: str) -> str | None:
@@ -411,4 +543,5 @@ def _judgment(row) -> Judgment:
         guideline_version=row["guideline_version"],
         interface_version=row["interface_version"],
         source=row["source"],
+        seq=row["seq"],
     )

@@ -6,6 +6,7 @@ from datetime import UTC, datetime
 
 from sqlalchemy import (
     JSON,
+    BigInteger,
     Boolean,
     CheckConstraint,
     Column,
@@ -39,6 +40,33 @@ class Utc(TypeDecorator[datetime]):
         return None if value is None else value.replace(tzinfo=UTC)
 
 
+projects = Table(
+    "projects",
+    metadata,
+    Column("id", String(80), primary_key=True),
+    Column("open", Boolean, nullable=False),  # to every rater; else to its members only
+    Column(
+        "repeat_every", Integer, nullable=False
+    ),  # of so many comparisons a rater gets, one is a hidden repeat; 0: none
+    Column("paused_at", Utc),
+    Column("created_at", Utc, nullable=False),
+)
+
+# What a rater is offered is decided lane by lane: to the filters all comparisons of a lane are alike, so the next one
+# is the head of a line and is found without looking at the others.
+lanes = Table(
+    "lanes",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=True),
+    Column("project_id", ForeignKey("projects.id"), nullable=False),
+    Column(
+        "language", String(40), nullable=False
+    ),  # the prompt's tag `language`; empty: not known, offered to everyone
+    Column("batch", String(200), nullable=False),
+    UniqueConstraint("project_id", "language", "batch", name="lanes_once"),
+    sqlite_autoincrement=True,
+)
+
 raters = Table(
     "raters",
     metadata,
@@ -50,6 +78,16 @@ raters = Table(
     Column("source", String(200), nullable=False),
     Column("disabled_at", Utc),
     Column("created_at", Utc, nullable=False),
+    Column("languages", JSON(none_as_null=True)),  # those they read; null: any
+    Column("quota", Integer),  # judgments a day (UTC); null: no limit
+    Column("paused_at", Utc),
+)
+
+members = Table(
+    "members",
+    metadata,
+    Column("project_id", ForeignKey("projects.id"), primary_key=True),
+    Column("rater_id", ForeignKey("raters.id"), primary_key=True),
 )
 
 prompts = Table(
@@ -85,6 +123,9 @@ comparisons = Table(
     Column("route", String(20), nullable=False, index=True),  # the newest of `routings`
     Column("source", String(200), nullable=False, index=True),
     Column("created_at", Utc, nullable=False),
+    # Never null. The database is not told so because SQLite cannot add such a column to a table that has rows.
+    Column("lane_id", ForeignKey("lanes.id"), index=True),
+    Column("repeat_of", String(40)),  # the comparison this one shows the same rater again
 )
 
 # One row for each judgment a comparison wants. That is what makes overlap exact: a place is filled at most once, and
@@ -95,13 +136,14 @@ places = Table(
     metadata,
     Column("comparison_id", ForeignKey("comparisons.id"), primary_key=True),
     Column("n", Integer, primary_key=True),
-    Column("priority", Integer, nullable=False),  # lower comes first
-    Column("shuffle", Integer, nullable=False),  # random order within a priority, the same on every machine
+    Column("lane_id", ForeignKey("lanes.id"), nullable=False),  # its comparison's
+    Column("position", BigInteger, nullable=False),  # in line; lower comes first (`catalog.position`)
+    Column("reserved_for", ForeignKey("raters.id")),  # a hidden repeat is for one rater only
     Column("rater_id", ForeignKey("raters.id")),
     Column("lease_id", String(40)),
     Column("leased_until", Utc),
     Column("judgment_id", String(40)),
-    Index("places_open", "priority", "shuffle", "n", sqlite_where=text("judgment_id IS NULL"),
+    Index("places_open", "lane_id", "position", "n", sqlite_where=text("judgment_id IS NULL"),
           postgresql_where=text("judgment_id IS NULL")),
     Index("places_held", "rater_id", sqlite_where=text("judgment_id IS NULL"),
           postgresql_where=text("judgment_id IS NULL")),
@@ -215,3 +257,67 @@ steps = Table(
     Column("seconds", Float, nullable=False),
     Column("finished_at", Utc, nullable=False),
 )
+
+# What is handed out to be shown again: sessions, API tokens, invitations. Only a digest is kept.
+tokens = Table(
+    "tokens",
+    metadata,
+    Column("id", String(40), primary_key=True),
+    Column("kind", String(20), nullable=False),
+    Column("digest", String(64), nullable=False, unique=True),  # sha256 of a secret of 256 random bits
+    Column("rater_id", ForeignKey("raters.id"), index=True),  # whose; of an invitation, who took it up
+    Column("name", String(200), nullable=False),
+    Column("scopes", JSON, nullable=False),
+    Column("role", String(20)),  # what an invitation makes of its taker
+    Column("project_id", ForeignKey("projects.id")),  # what an invitation admits to
+    Column("created_by", String(80), nullable=False),
+    Column("created_at", Utc, nullable=False),
+    Column("expires_at", Utc),
+    Column("ended_at", Utc),
+)
+
+# Who did what. Append-only, as judgments are (which are their own record and are not repeated here).
+audit = Table(
+    "audit",
+    metadata,
+    Column("seq", Integer, primary_key=True, autoincrement=True),
+    Column("at", Utc, nullable=False),
+    Column("actor", String(80), nullable=False),
+    Column("action", String(40), nullable=False),
+    Column("subject", String(200), nullable=False),
+    Column("address", String(80), nullable=False),
+    Column("details", JSON, nullable=False),
+    Index("audit_by_action", "action", "at"),
+    sqlite_autoincrement=True,
+)
+
+webhooks = Table(
+    "webhooks",
+    metadata,
+    Column("id", String(40), primary_key=True),
+    Column("url", Text, nullable=False),
+    Column("secret", String(80), nullable=False),  # it signs, so it has to be kept
+    Column("events", JSON, nullable=False),
+    Column("created_at", Utc, nullable=False),
+    Column("ended_at", Utc),
+)
+
+# Written in the transaction of what they tell of, sent afterwards: nothing is told that did not happen, and nothing
+# that happened is forgotten.
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("seq", Integer, primary_key=True, autoincrement=True),
+    Column("id", String(40), nullable=False, unique=True),
+    Column("webhook_id", ForeignKey("webhooks.id"), nullable=False, index=True),
+    Column("event", String(40), nullable=False),
+    Column("body", Text, nullable=False),
+    Column("created_at", Utc, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("next_try_at", Utc),  # null: delivered or given up
+    Column("delivered_at", Utc),
+    Column("last_error", Text, nullable=False),
+    Index("deliveries_due", "next_try_at", sqlite_where=text("next_try_at IS NOT NULL"),
+          postgresql_where=text("next_try_at IS NOT NULL")),
+    sqlite_autoincrement=True,
+)  # fmt: skip

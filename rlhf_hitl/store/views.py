@@ -8,7 +8,7 @@ from datetime import datetime
 import sqlalchemy as sa
 
 from rlhf_hitl.errors import Conflict, NotFound
-from rlhf_hitl.store import catalog, queue
+from rlhf_hitl.store import catalog, offer, queue
 from rlhf_hitl.store.db import Store
 from rlhf_hitl.store.tables import comparisons, judgments, leases, places, routings, scores
 from rlhf_hitl.types import Comparison, Judgment, Lease, Route, Score, utc_now
@@ -50,6 +50,20 @@ def lease_of(store: Store, lease_id: str, rater_id: str) -> Lease:
     return Lease(row["id"], comparison, rater_id, tuple(row["order_shown"]), row["expires_at"])
 
 
+def judgment(store: Store, judgment_id: str, rater_id: str) -> Judgment:
+    """A judgment of this rater's own.
+
+    Raises:
+        NotFound: they have none of that id.
+    """
+    query = sa.select(judgments.c.seq).where(judgments.c.id == judgment_id, judgments.c.rater_id == rater_id)
+    with store.read() as conn:
+        seq = conn.execute(query).scalar()
+    if seq is None:
+        raise NotFound(f"judgment {judgment_id!r}", expected="one of your own", fix="pick it from your history")
+    return next(queue.history(store, rater_id=rater_id, current=False, after=seq - 1))
+
+
 def newest_judgment(store: Store, rater_id: str) -> tuple[Judgment, Comparison] | None:
     """A rater's last judgment and what it was of; None before their first."""
     with store.read() as conn:
@@ -68,26 +82,12 @@ def tally(store: Store, rater_id: str, since: datetime, *, cap: int = 1000, now:
     done = sa.select(sa.func.count()).where(
         judgments.c.rater_id == rater_id, judgments.c.created_at >= since, judgments.c.supersedes.is_(None)
     )
-    own = sa.exists().where(judgments.c.comparison_id == places.c.comparison_id, judgments.c.rater_id == rater_id)
-    held = sa.and_(places.c.rater_id == rater_id, places.c.leased_until > now)
-    free = sa.and_(
-        sa.or_(places.c.leased_until.is_(None), places.c.leased_until <= now),
-        comparisons.c.route != Route.AUTO.value,
-    )
-    open_to_them = (
-        sa.select(places.c.comparison_id)
-        .join(comparisons)
-        .where(places.c.judgment_id.is_(None), sa.or_(held, free), ~own)
-        .distinct()
-        .limit(cap)
-        .subquery()
+    held = sa.select(sa.func.count()).where(
+        places.c.rater_id == rater_id, places.c.judgment_id.is_(None), places.c.leased_until > now
     )
     with store.read() as conn:
-        return Tally(
-            conn.execute(done).scalar_one(),
-            conn.execute(sa.select(sa.func.count()).select_from(open_to_them)).scalar_one(),
-            cap,
-        )
+        left = conn.execute(held).scalar_one() + offer.count_left(conn, rater_id, now, cap)
+        return Tally(conn.execute(done).scalar_one(), min(left, cap), cap)
 
 
 def judgments_by_rater(store: Store) -> dict[str, tuple[int, datetime]]:

@@ -1,0 +1,186 @@
+"""What other programs are told: webhooks, and an outbox that is written together with what it tells of.
+
+A delivery is claimed by pushing its next try into the future, so that two senders never send it at once and one that
+dies with it leaves it to the next.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import secrets
+import uuid
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from urllib.parse import urlsplit
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from rlhf_hitl.errors import BadInput, NotFound
+from rlhf_hitl.store import audit
+from rlhf_hitl.store.db import Store
+from rlhf_hitl.store.tables import deliveries, webhooks
+from rlhf_hitl.types import Event, utc_now
+
+#: Waits between tries in seconds, as https://www.standardwebhooks.com advises; after the last one it is given up.
+BACK_OFF = (5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400)
+CLAIM = timedelta(seconds=60)  # a sender has this long before another may try
+
+
+@dataclass(frozen=True)
+class Webhook:
+    """Where to send which events. `secret` signs what is sent."""
+
+    id: str
+    url: str
+    secret: str
+    events: tuple[Event, ...]
+    created_at: datetime
+    ended_at: datetime | None
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """One event for one webhook, claimed for sending; `attempts` counts this one."""
+
+    id: str
+    url: str
+    secret: str
+    body: str
+    attempts: int
+
+
+def add_webhook(store: Store, url: str, events: Iterable[Event], *, by: audit.Actor = audit.CLI) -> Webhook:
+    """Subscribe an address to events from now on. The secret they will be signed with is made here.
+
+    Raises:
+        BadInput: no http(s) address, or no event.
+    """
+    try:
+        parts = urlsplit(url)
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and not parts.username
+    except ValueError:
+        usable = False
+    if not usable:
+        raise BadInput(f"url {url!r}", expected="an http(s) address without a password", fix="mend the address")
+    wanted = sorted({Event(e) for e in events})
+    if not wanted:
+        raise BadInput("events []", expected="at least one of " + ", ".join(Event), fix="say what to send")
+    row = {
+        "id": f"w_{uuid.uuid4().hex[:24]}",
+        "url": url,
+        "secret": "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode(),
+        "events": [e.value for e in wanted],
+        "created_at": utc_now(),
+        "ended_at": None,
+    }
+    with store.write() as conn:
+        conn.execute(webhooks.insert().values(row))
+        audit.record(conn, by, "webhook.added", row["id"], host=urlsplit(url).hostname, events=row["events"])
+    return _webhook(row)
+
+
+def all_webhooks(store: Store) -> list[Webhook]:
+    with store.read() as conn:
+        return [_webhook(r) for r in conn.execute(sa.select(webhooks).order_by(webhooks.c.created_at)).mappings()]
+
+
+def end_webhook(store: Store, webhook_id: str, *, by: audit.Actor = audit.CLI) -> None:
+    """Send nothing more to it; what still waits is dropped.
+
+    Raises:
+        NotFound: no such webhook, or it was ended before.
+    """
+    with store.write() as conn:
+        ended = webhooks.update().where(webhooks.c.id == webhook_id, webhooks.c.ended_at.is_(None))
+        if not conn.execute(ended.values(ended_at=utc_now())).rowcount:
+            raise NotFound(f"webhook {webhook_id!r}", expected="one that is on", fix="see `rlhf-hitl webhooks list`")
+        waiting = sa.and_(deliveries.c.webhook_id == webhook_id, deliveries.c.next_try_at.is_not(None))
+        conn.execute(deliveries.update().where(waiting).values(next_try_at=None, last_error="the webhook was ended"))
+        audit.record(conn, by, "webhook.ended", webhook_id)
+
+
+def emit(conn: Connection, event: Event, data: Mapping[str, Any]) -> None:
+    """Tell of something in the transaction in which it happens. `data` holds ids and outcomes, never texts."""
+    subscribed = [
+        hook
+        for hook, events in conn.execute(
+            sa.select(webhooks.c.id, webhooks.c.events).where(webhooks.c.ended_at.is_(None))
+        )
+        if event.value in events
+    ]
+    now = utc_now()
+    rows = []
+    for hook in subscribed:
+        body = {"type": event.value, "timestamp": now.isoformat(), "data": dict(data)}
+        rows.append(
+            {
+                "id": f"msg_{uuid.uuid4().hex}",
+                "webhook_id": hook,
+                "event": event.value,
+                "body": json.dumps(body, ensure_ascii=False),
+                "created_at": now,
+                "attempts": 0,
+                "next_try_at": now,
+                "delivered_at": None,
+                "last_error": "",
+            }
+        )
+    if rows:
+        conn.execute(deliveries.insert(), rows)
+
+
+def claim(store: Store, limit: int = 20, now: datetime | None = None) -> list[Delivery]:
+    """Deliveries that are due, to be sent by the caller and nobody else for a minute."""
+    now = now or utc_now()
+    due = (
+        sa.select(deliveries.c.id, deliveries.c.body, deliveries.c.attempts, webhooks.c.url, webhooks.c.secret)
+        .join(webhooks, webhooks.c.id == deliveries.c.webhook_id)
+        .where(deliveries.c.next_try_at <= now)
+        .order_by(deliveries.c.next_try_at)
+        .limit(limit)
+        .with_for_update(skip_locked=True, of=deliveries)
+    )
+    with store.read() as conn:  # most of the time there is nothing, and that must not cost the write lock
+        if conn.execute(sa.select(deliveries.c.seq).where(deliveries.c.next_try_at <= now).limit(1)).first() is None:
+            return []
+    with store.write() as conn:
+        rows = conn.execute(due).all()
+        ids = [r.id for r in rows]
+        claimed = deliveries.update().where(deliveries.c.id.in_(ids))
+        conn.execute(claimed.values(attempts=deliveries.c.attempts + 1, next_try_at=now + CLAIM))
+    return [Delivery(r.id, r.url, r.secret, r.body, r.attempts + 1) for r in rows]
+
+
+def delivered(store: Store, delivery: Delivery) -> None:
+    _settle(store, delivery, delivered_at=utc_now(), next_try_at=None, last_error="")
+
+
+def failed(store: Store, delivery: Delivery, error: str, now: datetime | None = None) -> bool:
+    """Plan the next try. False where that was the last one."""
+    goes_on = delivery.attempts <= len(BACK_OFF)
+    next_try = (now or utc_now()) + timedelta(seconds=BACK_OFF[delivery.attempts - 1]) if goes_on else None
+    _settle(store, delivery, next_try_at=next_try, last_error=error[:500])
+    return goes_on
+
+
+def waiting(store: Store) -> int:
+    """How many deliveries are still to be made."""
+    with store.read() as conn:
+        query = sa.select(sa.func.count()).select_from(deliveries).where(deliveries.c.next_try_at.is_not(None))
+        return conn.execute(query).scalar_one()
+
+
+def _settle(store: Store, delivery: Delivery, **values: Any) -> None:
+    with store.write() as conn:
+        # Ended meanwhile: it stays ended.
+        open_ = sa.and_(deliveries.c.id == delivery.id, deliveries.c.next_try_at.is_not(None))
+        conn.execute(deliveries.update().where(open_).values(values))
+
+
+def _webhook(row) -> Webhook:
+    events = tuple(Event(e) for e in row["events"])
+    return Webhook(row["id"], row["url"], row["secret"], events, row["created_at"], row["ended_at"])

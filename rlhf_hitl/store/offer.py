@@ -1,0 +1,175 @@
+"""What a rater is offered next: the lanes open to them, whose head comes first, and when something is shown again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from rlhf_hitl.store import catalog
+from rlhf_hitl.store.db import Store
+from rlhf_hitl.store.tables import comparisons, judgments, lanes, members, places, projects, prompts, raters
+from rlhf_hitl.types import Route, Verdict, content_id, utc_now
+
+#: A hidden repeat shows nothing of a rater's last so many judgments, and something of those before.
+REPEAT_GAP, REPEAT_WINDOW = 20, 100
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What a rater wants to be offered, beyond what their languages and projects allow: None and {} for anything."""
+
+    project: str | None = None
+    batch: str | None = None
+    language: str | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+ANYTHING = Wish()
+
+
+class Place(NamedTuple):
+    comparison_id: str
+    n: int
+
+
+def is_free(now: datetime) -> sa.ColumnElement[bool]:
+    """No lease is running on the place (it may still have been filled)."""
+    return sa.or_(places.c.leased_until.is_(None), places.c.leased_until <= now)
+
+
+def may_have_more(conn: Connection, rater, holding: int, now: datetime) -> bool:
+    """Neither paused nor at the end of today's quota, to which what is held counts."""
+    if rater.paused_at is not None:
+        return False
+    if rater.quota is None:
+        return True
+    midnight = datetime.combine(now.date(), datetime.min.time(), now.tzinfo)
+    own = sa.and_(judgments.c.rater_id == rater.id, judgments.c.supersedes.is_(None))
+    newest = sa.select(judgments.c.created_at).where(own).order_by(judgments.c.seq.desc()).limit(rater.quota)
+    return holding + sum(at >= midnight for at in conn.execute(newest).scalars()) < rater.quota
+
+
+def next_place(
+    store: Store, conn: Connection, rater, wish: Wish, now: datetime, chance: Callable[[], float]
+) -> Place | None:
+    """The free place that comes first among the lanes open to a rater."""
+    offered = _lanes_for(conn, rater, wish)
+    while offered:
+        if len(offered) > 1:
+            offered = _by_head(conn, offered, rater.id, wish, now)
+            if not offered:
+                return None
+        lane = offered[0]
+        free = _free_places(rater.id, wish, now).where(places.c.lane_id == lane.id)
+        found = conn.execute(free.limit(1).with_for_update(skip_locked=True, of=places)).first()
+        if found is not None:
+            if lane.repeat_every and chance() < 1 / lane.repeat_every:
+                again = _make_repeat(store, conn, rater.id, lane.project_id, chance)
+                if again is not None:
+                    return again
+            return Place(found.comparison_id, found.n)
+        offered = offered[1:]  # the last ones of that lane were taken this moment
+    return None
+
+
+def count_left(conn: Connection, rater_id: str, now: datetime, cap: int) -> int:
+    """How many comparisons a rater could be given, besides those they hold; counting stops at `cap`."""
+    rater = conn.execute(sa.select(raters).where(raters.c.id == rater_id)).one()
+    if rater.paused_at is not None:
+        return 0
+    ids = [lane.id for lane in _lanes_for(conn, rater, ANYTHING)]
+    free = _free_places(rater_id, ANYTHING, now).where(places.c.lane_id.in_(ids)).order_by(None)
+    some = free.with_only_columns(places.c.comparison_id).distinct().limit(cap).subquery()
+    return conn.execute(sa.select(sa.func.count()).select_from(some)).scalar_one()
+
+
+def _lanes_for(conn: Connection, rater, wish: Wish) -> list:
+    """The lanes of projects that go on and that the rater may work in, in languages they read."""
+    member = sa.exists().where(members.c.project_id == projects.c.id, members.c.rater_id == rater.id)
+    query = (
+        sa.select(lanes.c.id, lanes.c.project_id, projects.c.repeat_every)
+        .join(projects)
+        .where(projects.c.paused_at.is_(None), sa.or_(projects.c.open, member))
+    )
+    if rater.languages is not None:
+        query = query.where(lanes.c.language.in_(["", *rater.languages]))
+    if wish.project is not None:
+        query = query.where(lanes.c.project_id == wish.project)
+    if wish.batch is not None:
+        query = query.where(lanes.c.batch == wish.batch)
+    if wish.language is not None:
+        query = query.where(lanes.c.language == wish.language.lower())
+    return list(conn.execute(query.order_by(lanes.c.id)))
+
+
+def _by_head(conn: Connection, offered: list, rater_id: str, wish: Wish, now: datetime) -> list:
+    """Lanes that have something for the rater, the one whose head comes first in front."""
+    ids = [lane.id for lane in offered]
+    # Asked of each lane by itself: that is one step into the index, however long the lane is.
+    head = _free_places(rater_id, wish, now).with_only_columns(places.c.position).where(places.c.lane_id == lanes.c.id)
+    query = sa.select(lanes.c.id, head.limit(1).correlate(lanes).scalar_subquery()).where(lanes.c.id.in_(ids))
+    heads = {lane: first for lane, first in conn.execute(query) if first is not None}
+    return sorted((lane for lane in offered if lane.id in heads), key=lambda lane: (heads[lane.id], lane.id))
+
+
+def _free_places(rater_id: str, wish: Wish, now: datetime) -> sa.Select[Any, Any]:
+    """The places a rater may be given, first in line first."""
+    mine = places.alias()
+    query = (
+        sa.select(places.c.comparison_id, places.c.n)
+        .join(comparisons)
+        .where(
+            places.c.judgment_id.is_(None),
+            is_free(now),
+            sa.or_(places.c.reserved_for.is_(None), places.c.reserved_for == rater_id),
+            # A place that was held while its comparison became `auto` is still there when the lease runs out.
+            comparisons.c.route != Route.AUTO.value,
+            ~sa.exists().where(judgments.c.comparison_id == places.c.comparison_id, judgments.c.rater_id == rater_id),
+            ~sa.exists().where(
+                mine.c.comparison_id == places.c.comparison_id,
+                mine.c.rater_id == rater_id,
+                mine.c.judgment_id.is_(None),
+                mine.c.leased_until > now,
+            ),
+        )
+        .order_by(places.c.position, places.c.n)
+    )
+    for key, value in wish.tags.items():
+        wanted = sa.exists().where(prompts.c.id == comparisons.c.prompt_id, prompts.c.tags[key].as_string() == value)
+        query = query.where(wanted)
+    return query
+
+
+def _make_repeat(
+    store: Store, conn: Connection, rater_id: str, project: str, chance: Callable[[], float]
+) -> Place | None:
+    """A comparison that shows a rater again what they ranked a while ago; None where there is nothing to repeat."""
+    # Not the newest, which are still remembered; nor what is a repeat itself or was shown again before.
+    query = (
+        sa.select(comparisons, judgments.c.verdict)
+        .select_from(judgments.join(comparisons, comparisons.c.id == judgments.c.comparison_id).join(lanes))
+        .where(judgments.c.rater_id == rater_id, judgments.c.supersedes.is_(None), lanes.c.project_id == project)
+        .order_by(judgments.c.seq.desc())
+        .offset(REPEAT_GAP)
+        .limit(REPEAT_WINDOW)
+    )
+    ranked = Verdict.RANKED.value
+    rows = [r for r in conn.execute(query).mappings() if r["verdict"] == ranked and r["repeat_of"] is None]
+    named = {content_id("x", r["completion_ids"], {"repeat_of": r["id"], "rater": rater_id}): r for r in rows}
+    left = sorted(named.keys() - catalog.known_ids(conn, "comparisons", named))
+    if not left:
+        return None
+    id = left[int(chance() * len(left))]
+    first = named[id]
+    same = {k: first[k] for k in ("prompt_id", "completion_ids", "source", "lane_id")}
+    new = {"id": id, "overlap": 1, "route": Route.HUMAN.value, "created_at": utc_now(), "repeat_of": first["id"]}
+    conn.execute(comparisons.insert().values(same | new))
+    # In front of the line: should the rater let it run out, it is the first they get.
+    place = {"comparison_id": id, "n": 0, "lane_id": first["lane_id"], "position": 0, "reserved_for": rater_id}
+    conn.execute(places.insert().values(place))
+    return Place(id, 0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -19,9 +20,14 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid")
 
     store: str = "sqlite:///workspace/preferences.db"
-    workspace: Path = Path("workspace")  # features, reward models, policies, exports, the session key
+    workspace: Path = Path("workspace")  # features, reward models, policies, exports
     lease_seconds: int = Field(default=30 * 60, gt=0)
     guideline_version: str = "default-1"
+    session_hours: float = Field(default=12.0, gt=0, le=24 * 90)  # then one signs in anew
+    trusted_proxies: str = "127.0.0.1"  # whose X-Forwarded-For and -Proto are believed; * for all
+    log: Literal["quiet", "json"] = "quiet"  # json: a line a request on stderr
+    max_body_mb: float = Field(default=16.0, gt=0)  # of one request
+    max_import_mb: float = Field(default=10_240.0, gt=0)  # of one streamed import
     rater_price_per_hour: float = Field(default=15.0, ge=0)  # what a rater's hour costs, in `currency`
     machine_price_per_hour: float = Field(default=0.5, ge=0)  # what an hour of the loop's machine costs
     currency: str = "USD"

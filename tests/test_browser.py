@@ -338,7 +338,7 @@ def test_signed_out_in_mid_answer_keeps_the_answer(shared, page, context):
 
 def test_a_disabled_rater_is_told_and_nothing_more_is_taken(shared, page):
     rater = open_desk(page, shared, "disabled-one")
-    people.disable(shared.store, "disabled-one")
+    people.change(shared.store, "disabled-one", disabled=True)
     by_keys("1", "Enter")(page)
     expect(page.locator("#notice")).to_contain_text("You are signed out")
     assert judgments(shared, rater) == []

@@ -37,6 +37,9 @@ WITH_STORE = [name for name, c in COMMANDS.items() if any("--store" in p.opts fo
 #: These make the store where it is missing; all others ask for `init`.
 MAKE_A_STORE = {"init", "import", "loop", "quickstart"}
 
+#: What is required and is one of a few words.
+CHOICES = {"scope": "task", "event": "alert.raised"}
+
 every_command = pytest.mark.parametrize("name", list(COMMANDS))
 
 
@@ -51,7 +54,7 @@ def call(name: str, *args: str, folder):
     given = list(args)
     for param in COMMANDS[name].params:
         if param.required:
-            value = str(rows if param.name == "path" else folder / "new")
+            value = CHOICES.get(param.name) or str(rows if param.name == "path" else folder / "new")
             given += [param.opts[0], value] if param.param_type_name == "option" else [value]
     return CliRunner().invoke(app, [*name.split(), *given], prog_name="rlhf-hitl")
 

@@ -1,18 +1,28 @@
-"""The web application: sign-in, health, and the pages mounted where their roles may open them."""
+"""The web application: sign-in, the API, what is watched, and the pages where their roles may open them."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Annotated, Any
 
 from fastapi import FastAPI, Form, Request
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Send
+from starlette.types import Scope as AsgiScope
 
 from rlhf_hitl.api import auth
-from rlhf_hitl.config import Settings
-from rlhf_hitl.store import Store, people
-from rlhf_hitl.store.db import StoreFailure
+from rlhf_hitl.api.observe import Metrics, Observed, log_as_json, readiness
+from rlhf_hitl.api.problems import problem
+from rlhf_hitl.api.v1 import create_api
+from rlhf_hitl.api.webhooks import Sender
+from rlhf_hitl.config import Settings, load_settings
+from rlhf_hitl.errors import BadInput, NotFound
+from rlhf_hitl.store import Store, StoreFailure, people, tokens
+from rlhf_hitl.types import Rater, Scope
 
 # Gradio builds its components from strings, so it needs inline and evaluated scripts of our own origin. Nothing may be
 # fetched from, or sent to, anywhere else.
@@ -39,15 +49,26 @@ HEADERS = {
 
 
 def create_app(store: Store, settings: Settings, throttle: auth.SignInThrottle | None = None) -> FastAPI:
-    """The application over a store. Sign-ins survive a restart: the key that signs them is in the workspace."""
+    """The application over a store: pages, API, and the sender of webhooks while it runs.
+
+    It keeps nothing of its own, so any number of processes may serve one store.
+    """
     from rlhf_hitl.ui import lead, rate
 
-    app = FastAPI(title="rlhf_hitl", docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_middleware(
-        auth.Sessions, secret_key=auth.session_key(settings.workspace), session_cookie="rlhf_hitl", same_site="lax"
-    )
-    app.add_middleware(Hardened)
-    _add_routes(app, store, throttle or auth.SignInThrottle())
+    @asynccontextmanager
+    async def sending(_app: FastAPI) -> AsyncIterator[None]:
+        sender = Sender(store)
+        sender.start()
+        yield
+        await run_in_threadpool(sender.stop)
+
+    app = FastAPI(title="rlhf_hitl", docs_url=None, redoc_url=None, openapi_url=None, lifespan=sending)
+    metrics = Metrics(store)
+    app.add_middleware(Hardened, most_bytes=int(settings.max_body_mb * 2**20))
+    app.add_middleware(Observed, metrics=metrics)
+    _add_sign_in(app, store, settings, throttle or auth.SignInThrottle(store))
+    _add_watch(app, store, metrics)
+    app.mount("/api/v1", create_api(store, settings))
     for path, page in (("/rate", rate), ("/lead", lead)):
         roles = auth.PAGES[path]
         guard = Middleware(auth.Guard, store=store, roles=roles)
@@ -55,12 +76,25 @@ def create_app(store: Store, settings: Settings, throttle: auth.SignInThrottle |
     return app
 
 
-def _add_routes(app: FastAPI, store: Store, throttle: auth.SignInThrottle) -> None:
+def serve_from_environment() -> FastAPI:
+    """The application of the settings in the environment: what each of several worker processes runs."""
+    settings = load_settings()
+    if settings.log == "json":
+        log_as_json()
+    return create_app(Store.open(settings.store), settings)
+
+
+def _add_sign_in(app: FastAPI, store: Store, settings: Settings, throttle: auth.SignInThrottle) -> None:
     from rlhf_hitl.ui.pages import templates
 
-    def login_page(problem: str = "", name: str = "", status: int = 200) -> HTMLResponse:
-        page = templates().get_template("login.html").render(problem=problem, name=name)
-        return HTMLResponse(page, status, {"cache-control": "no-store"})
+    def page(status: int = 200, **shown: Any) -> HTMLResponse:
+        html = templates().get_template("login.html").render({"problem": "", "name": "", "invited": False} | shown)
+        return HTMLResponse(html, status, {"cache-control": "no-store"})
+
+    def signed_in(request: Request, rater: Rater) -> Response:
+        answer = RedirectResponse(auth.HOME[rater.role], 303)
+        auth.sign_in(store, request, answer, rater, settings.session_hours)
+        return answer
 
     @app.get("/")
     def root(request: Request) -> Response:
@@ -70,31 +104,51 @@ def _add_routes(app: FastAPI, store: Store, throttle: auth.SignInThrottle) -> No
     @app.get("/login")
     def login(request: Request) -> Response:
         rater = auth.current_rater(store, request)
-        return RedirectResponse("/", 303) if rater and rater.role in auth.HOME else login_page()
+        return RedirectResponse("/", 303) if rater and rater.role in auth.HOME else page()
 
     @app.post("/login")
     def enter(request: Request, name: Annotated[str, Form()] = "", password: Annotated[str, Form()] = "") -> Response:
-        name, address = name.strip()[:200], request.client.host if request.client else ""
-        wait = throttle.wait(address, name)
+        name = _plain(name)
+        wait = throttle.enter(auth.address_of(request), name)
         if wait > 0:
             minutes = max(1, round(wait / 60))
-            page = login_page(f"Too many tries. Wait {minutes} min and try again.", name, 429)
-            page.headers["retry-after"] = str(int(wait) + 1)
-            return page
+            answer = page(429, problem=f"Too many tries. Wait {minutes} min and try again.", name=name)
+            answer.headers["retry-after"] = str(int(wait) + 1)
+            return answer
         rater = people.verify(store, name, password[:1000])
         if rater is None:
-            throttle.failed(address, name)
-            return login_page("That name and password do not go together.", name, 401)
-        throttle.succeeded(address, name)
+            return page(401, problem="That name and password do not go together.", name=name)
         if rater.role not in auth.HOME:
-            return login_page(f"There is no page for the role {rater.role.value!r} yet.", name, 403)
-        auth.sign_in(store, request, rater)
-        return RedirectResponse(auth.HOME[rater.role], 303)
+            return page(403, problem=f"There is no page for the role {rater.role.value!r} yet.", name=name)
+        return signed_in(request, rater)
+
+    @app.get("/invite/{secret}")
+    def invited(secret: str) -> Response:
+        if tokens.invitation(store, secret) is None:
+            return page(404, problem="This invitation is used up or over. Ask for a new one.")
+        return page(invited=True)
+
+    @app.post("/invite/{secret}")
+    def accept(
+        request: Request,
+        secret: str,
+        name: Annotated[str, Form()] = "",
+        password: Annotated[str, Form()] = "",
+    ) -> Response:
+        name = _plain(name)
+        try:
+            rater = tokens.accept(store, secret, name, password[:1000], address=auth.address_of(request))
+        except NotFound:
+            return page(404, problem="This invitation is used up or over. Ask for a new one.")
+        except BadInput as e:
+            return page(422, problem=f"{e.value}: expected {e.expected}.", name=name, invited=True)
+        return signed_in(request, rater) if rater.role in auth.HOME else RedirectResponse("/login", 303)
 
     @app.post("/logout")
     def leave(request: Request) -> Response:
-        auth.sign_out(request)
-        return RedirectResponse("/login", 303)
+        answer = RedirectResponse("/login", 303)
+        auth.sign_out(store, request, answer)
+        return answer
 
     @app.get("/me")
     def me(request: Request) -> Response:
@@ -104,14 +158,35 @@ def _add_routes(app: FastAPI, store: Store, throttle: auth.SignInThrottle) -> No
             return JSONResponse({"detail": "signed out"}, 401)
         return JSONResponse({"name": rater.name, "role": rater.role.value})
 
+    @app.exception_handler(StoreFailure)
+    async def store_failed(_request: Request, _e: StoreFailure) -> Response:
+        return page(503, problem="The server cannot reach its store. Nothing was lost; try again in a moment.")
+
+
+def _plain(name: str) -> str:
+    return name.replace("\x00", "").strip()[:150]
+
+
+def _add_watch(app: FastAPI, store: Store, metrics: Metrics) -> None:
     @app.get("/healthz")
     def health() -> Response:
-        try:
-            with store.read() as conn:
-                conn.exec_driver_sql("SELECT 1")
-        except StoreFailure:
-            return JSONResponse({"status": "the store does not answer"}, 503)
+        """This process answers. Nothing else is looked at: a restart would not bring back a lost database."""
         return JSONResponse({"status": "ok"})
+
+    @app.get("/readyz")
+    def ready() -> Response:
+        """This process can keep judgments: send it requests."""
+        fit, told = readiness(store)
+        return JSONResponse(told, 200 if fit else 503)
+
+    @app.get("/metrics")
+    def figures(request: Request) -> Response:
+        """Figures for Prometheus, for a token with the scope `metrics`."""
+        who = auth.caller(store, request)
+        if who is None or not who.may(Scope.METRICS):
+            status, headers = (401, {"www-authenticate": "Bearer"}) if who is None else (403, {})
+            return JSONResponse({"detail": "expected a token with the scope 'metrics'"}, status, headers)
+        return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 
     @app.get("/favicon.ico", include_in_schema=False)
     def icon() -> Response:
@@ -129,18 +204,21 @@ ICON = (
 
 
 class Hardened:
-    """ASGI wrapper round everything: our headers on every answer, and nothing changed on another site's behalf."""
+    """ASGI wrapper: our headers on every answer, no body without an end, and nothing changed on another site's behalf.
 
-    def __init__(self, app: ASGIApp):
-        self.app = app
+    Args:
+        most_bytes: of a body; an import is counted where it is written down.
+    """
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    STREAMS = "/api/v1/import"
+
+    def __init__(self, app: ASGIApp, most_bytes: int):
+        self.app, self.most_bytes = app, most_bytes
+
+    async def __call__(self, scope: AsgiScope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
-        origin = Request(scope).headers.get("sec-fetch-site", "none")
-        if scope["method"] not in ("GET", "HEAD", "OPTIONS") and origin not in ("same-origin", "none"):
-            answer = JSONResponse({"detail": "This was sent from another site."}, 403)
-            return await answer(scope, receive, send)
+        request = Request(scope)
 
         async def harden(message) -> None:
             if message["type"] == "http.response.start":
@@ -148,4 +226,21 @@ class Hardened:
                 message["headers"] = [(k, v) for k, v in message.get("headers", []) if k.decode() not in HEADERS] + own
             await send(message)
 
-        await self.app(scope, receive, harden)
+        origin = request.headers.get("sec-fetch-site", "none")
+        if scope["method"] not in ("GET", "HEAD", "OPTIONS") and origin not in ("same-origin", "none"):
+            return await problem(403, "This was sent from another site.")(scope, receive, harden)
+        if scope["path"] == self.STREAMS:
+            return await self.app(scope, receive, harden)
+        room, most = self.most_bytes, f"body: expected at most {self.most_bytes / 2**20:g} MB. Fix: send it in parts"
+        if int(request.headers.get("content-length", "0") or 0) > room:
+            return await problem(413, most)(scope, receive, harden)
+
+        async def count() -> Message:
+            nonlocal room
+            message = await receive()
+            room -= len(message.get("body", b""))
+            if room < 0:
+                raise HTTPException(413, most)
+            return message
+
+        await self.app(scope, count, harden)

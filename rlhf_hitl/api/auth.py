@@ -1,24 +1,20 @@
-"""Who is asking, and what they may open. The one place where roles are checked."""
+"""Who is asking, and what they may do. The one place where roles and scopes are checked."""
 
 from __future__ import annotations
 
-import os
-import secrets
-import time
-from collections import defaultdict, deque
 from collections.abc import Callable, Collection
-from pathlib import Path
+from dataclasses import dataclass
+from datetime import timedelta
 
 from fastapi import HTTPException
 from starlette.concurrency import run_in_threadpool
-from starlette.middleware.sessions import SessionMiddleware
 from starlette.requests import HTTPConnection, Request
-from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse
+from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from rlhf_hitl.errors import NotFound
-from rlhf_hitl.store import Store, people
-from rlhf_hitl.types import Rater, Role
+from rlhf_hitl.store import Store, audit, events, tokens
+from rlhf_hitl.types import Event, Rater, Role, utc_now
+from rlhf_hitl.types import Scope as Door
 
 #: Who may open a page.
 PAGES: dict[str, frozenset[Role]] = {
@@ -28,24 +24,65 @@ PAGES: dict[str, frozenset[Role]] = {
 #: Where a role goes after signing in. Roles that are not here have no page.
 HOME: dict[Role, str] = {Role.RATER: "/rate/", Role.LEAD: "/lead/", Role.ADMIN: "/lead/"}
 
+#: Who may go through which door of the API. A token opens a door only where its scopes and its owner's role both do.
+DOORS: dict[Door, frozenset[Role]] = {
+    Door.INPUT: frozenset({Role.LEAD, Role.ADMIN}),
+    Door.PREDICTION: frozenset({Role.EVALUATOR, Role.LEAD, Role.ADMIN}),
+    Door.TASK: frozenset({Role.RATER, Role.LEAD, Role.ADMIN}),
+    Door.FEEDBACK: frozenset(Role),
+    Door.MANAGE: frozenset({Role.LEAD, Role.ADMIN}),
+    Door.METRICS: frozenset({Role.EVALUATOR, Role.LEAD, Role.ADMIN}),
+}
+#: Who may see what others judged, which policy wrote what, and what a model thinks of it.
+SEES_ALL = frozenset({Role.EVALUATOR, Role.LEAD, Role.ADMIN})
+
+COOKIE = "rlhf_hitl_session"
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who asks. `scopes` is None in a browser's session, where the role alone decides."""
+
+    rater: Rater
+    scopes: frozenset[str] | None
+    address: str
+
+    @property
+    def actor(self) -> audit.Actor:
+        return audit.Actor(self.rater.id, self.address)
+
+    @property
+    def sees_all(self) -> bool:
+        return self.rater.role in SEES_ALL
+
+    def may(self, door: Door) -> bool:
+        return self.rater.role in DOORS[door] and (self.scopes is None or door.value in self.scopes)
+
+
+def address_of(request: HTTPConnection) -> str:
+    return request.client.host if request.client else ""
+
+
+def caller(store: Store, request: HTTPConnection) -> Caller | None:
+    """Who shows the request's token or session, read afresh: one disabled or signed out a moment ago is nobody."""
+    kind, _, secret = request.headers.get("authorization", "").partition(" ")
+    if kind:
+        found = tokens.holder(store, secret.strip(), tokens.Kind.API) if kind.lower() == "bearer" else None
+        return Caller(found[0], frozenset(found[1].scopes), address_of(request)) if found else None
+    cookie = request.cookies.get(COOKIE)
+    found = tokens.holder(store, cookie, tokens.Kind.SESSION) if cookie else None
+    return Caller(found[0], None, address_of(request)) if found else None
+
 
 def current_rater(store: Store, request: HTTPConnection) -> Rater | None:
-    """Who signed in with this request's session, read afresh.
-
-    One disabled a moment ago is nobody now, and so is one who signed in with a password that was changed since.
-    """
-    rater_id = request.session.get("rater")
-    if not isinstance(rater_id, str):
-        return None
-    try:
-        rater, mark = people.get_with_mark(store, rater_id)
-    except NotFound:
-        return None
-    return None if rater.disabled or request.session.get("password") != mark else rater
+    """Who signed in with this request's session. An API token opens no page."""
+    cookie = request.cookies.get(COOKIE)
+    found = tokens.holder(store, cookie, tokens.Kind.SESSION) if cookie else None
+    return found[0] if found else None
 
 
 def require(store: Store, roles: Collection[Role]) -> Callable[[HTTPConnection], Rater]:
-    """A check for one of the roles: the rater, or HTTPException 401 (nobody) or 403 (another role)."""
+    """A page's check for one of the roles: the rater, or HTTPException 401 (nobody) or 403 (another role)."""
 
     def check(request: HTTPConnection) -> Rater:
         rater = current_rater(store, request)
@@ -58,14 +95,18 @@ def require(store: Store, roles: Collection[Role]) -> Callable[[HTTPConnection],
     return check
 
 
-def sign_in(store: Store, request: Request, rater: Rater) -> None:
-    request.session.clear()
-    request.session["rater"] = rater.id
-    _, request.session["password"] = people.get_with_mark(store, rater.id)
+def sign_in(store: Store, request: Request, answer: Response, rater: Rater, hours: float) -> None:
+    """Start a session: its secret goes into a cookie that scripts cannot read, over TLS only where TLS is."""
+    secret = tokens.sign_in(store, rater, hours, address=address_of(request))
+    secure = request.url.scheme == "https"
+    answer.set_cookie(COOKIE, secret, int(hours * 3600), httponly=True, samesite="lax", secure=secure)
 
 
-def sign_out(request: Request) -> None:
-    request.session.clear()
+def sign_out(store: Store, request: Request, answer: Response) -> None:
+    """End the session in the store, so that a copy of its cookie is worth nothing."""
+    if cookie := request.cookies.get(COOKIE):
+        tokens.sign_out(store, cookie, address=address_of(request))
+    answer.delete_cookie(COOKIE)
 
 
 class Guard:
@@ -97,86 +138,34 @@ class Guard:
 
 
 class SignInThrottle:
-    """Counts failed sign-ins in this process: `per_name` for one name from one address, `per_address` for all names.
+    """Counts tries to sign in, in the store's audit log, so that all processes count together.
 
     Args:
-        window: seconds a failure counts for.
-        clock: seconds, monotonic.
+        per_name: tries for one name from one address since it last succeeded.
+        per_address: tries from one address, for whatever name, above those that succeeded.
+        window: seconds a try counts for.
     """
 
-    def __init__(
-        self,
-        per_name: int = 5,
-        per_address: int = 30,
-        window: float = 300,
-        clock: Callable[[], float] = time.monotonic,
-    ):
-        self.per_name, self.per_address, self.window, self.clock = per_name, per_address, window, clock
-        self._failed: dict[tuple[str, ...], deque[float]] = defaultdict(deque)
+    def __init__(self, store: Store, per_name: int = 5, per_address: int = 30, window: float = 300):
+        self.store, self.per_name, self.per_address = store, per_name, per_address
+        self.window = timedelta(seconds=window)
 
-    def wait(self, address: str, name: str) -> float:
-        """Seconds until the next try is looked at; 0 if now."""
-        return max(self._wait((address, name), self.per_name), self._wait((address,), self.per_address))
-
-    def failed(self, address: str, name: str) -> None:
-        self._forget()
-        for key in ((address, name), (address,)):
-            self._failed[key].append(self.clock())
-
-    def succeeded(self, address: str, name: str) -> None:
-        self._failed.pop((address, name), None)
-
-    def _wait(self, key: tuple[str, ...], limit: int) -> float:
-        times = [t for t in tuple(self._failed.get(key, ())) if t > self.clock() - self.window]
-        return 0.0 if len(times) < limit else times[-limit] + self.window - self.clock()
-
-    def _forget(self) -> None:
-        # A copy, because other threads add to it meanwhile.
-        for key, times in list(self._failed.items()):
-            if times and times[-1] <= self.clock() - self.window:
-                self._failed.pop(key, None)
-
-
-class Sessions(SessionMiddleware):
-    """Signed-cookie sessions, marked Secure whenever the request came over TLS."""
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope.get("scheme") == "https" and "secure" not in self.security_flags:
-            return await self._secure(scope, receive, send)
-        await super().__call__(scope, receive, send)
-
-    async def _secure(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async def mark(message) -> None:
-            if message["type"] == "http.response.start":
-                own = self.session_cookie.encode() + b"="
-                message["headers"] = [
-                    (k, v + b"; secure" if k.lower() == b"set-cookie" and v.startswith(own) else v)
-                    for k, v in message.get("headers", [])
-                ]
-            await send(message)
-
-        await super().__call__(scope, receive, mark)
-
-
-def session_key(workspace: Path) -> str:
-    """The key that signs sessions, made the first time and kept where only its owner can read it."""
-    path = workspace / "session.key"
-    workspace.mkdir(parents=True, exist_ok=True)
-    if not path.exists():
-        draft = workspace / f".session.key.{os.getpid()}"
-        write_private(draft, secrets.token_urlsafe(48))
-        try:
-            os.link(draft, path)  # fails where another process made one first: theirs holds
-        except FileExistsError:
-            pass
-        finally:
-            draft.unlink()
-    return path.read_text().strip()
-
-
-def write_private(path: Path, text: str) -> None:
-    """Write a file only its owner can read (mode 0600), whole or not at all."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}.new")
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as f:
-        f.write(text)
-    os.replace(draft, path)
+    def enter(self, address: str, name: str) -> float:
+        """Note a try, before the password is looked at. Returns 0, or how many seconds to wait instead of trying."""
+        now = utc_now()
+        with self.store.write() as conn:
+            self.store.lock(conn, "sign_in")  # else a hundred tries at once would all be the first
+            tried = audit.times(conn, "sign_in.tried", now - self.window, address=address)
+            won = audit.times(conn, "sign_in", now - self.window, address=address)
+            own_won = audit.times(conn, "sign_in", now - self.window, subject=name, address=address)
+            since = max(own_won, default=now - self.window)
+            own = audit.times(conn, "sign_in.tried", since, subject=name, address=address)
+            waits = [times[-limit] for times, limit in ((own, self.per_name), (tried[len(won) :], self.per_address))
+                     if len(times) >= limit]  # fmt: skip
+            if waits:
+                return max((max(waits) + self.window - now).total_seconds(), 1.0)
+            audit.record(conn, audit.Actor("", address), "sign_in.tried", name)
+            if len(own) + 1 == self.per_name or len(tried) - len(won) + 1 == self.per_address:
+                told = {"alert": "sign_in.throttled", "name": name, "address": address}
+                events.emit(conn, Event.ALERT_RAISED, told)
+        return 0.0

@@ -1,51 +1,47 @@
-"""Commands: people, the pages, and the shortest way to both."""
+"""Commands: the server, and the shortest way to it."""
 
 from __future__ import annotations
 
 import contextlib
 import json as jsonlib
-import secrets
+import os
 import socket
-from enum import StrEnum
+import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rlhf_hitl.cli import AsJson, Result, StoreUrl, app, command, say, table
+from rlhf_hitl.cli import AsJson, Result, StoreUrl, command, say
+from rlhf_hitl.cli.people import new_password
 from rlhf_hitl.config import load_settings
 from rlhf_hitl.errors import BadInput
 
 if TYPE_CHECKING:
+    from rlhf_hitl.config import Settings
     from rlhf_hitl.store import Store
-
-raters = typer.Typer(help="People: who may rate, who may lead.", no_args_is_help=True)
-app.add_typer(raters, name="raters")
 
 Host = Annotated[str, typer.Option(help="Address to listen on. 0.0.0.0 lets other machines in: put TLS before it.")]
 Port = Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.", min=0, max=65535)]
-
-
-class PageRole(StrEnum):
-    """The roles that have a page to sign in to."""
-
-    RATER = "rater"
-    LEAD = "lead"
-    ADMIN = "admin"
 
 
 @command("serve")
 def serve(
     host: Host = "127.0.0.1",
     port: Port = 7860,
+    workers: Annotated[int, typer.Option(min=1, max=64, help="Processes that answer on the port.")] = 1,
     *,
     store: StoreUrl,
     json: AsJson = False,
 ) -> Result:
-    """Serve the rater page, the lead page and sign-in."""
+    """Serve the pages for raters and leads, the API and sign-in."""
     from rlhf_hitl.store import Store
 
-    return _serve(Store.open(store), host, port, {}, json)
+    opened = Store.open(store)
+    if workers > 1:
+        return _serve_many(opened, store, host, port, workers, json)
+    return _serve(opened, host, port, {}, json)
 
 
 @command("quickstart")
@@ -71,97 +67,8 @@ def quickstart(
     return Result(data, _box(["Ready. Start it with `rlhf-hitl serve`."], accounts))
 
 
-@command("add", raters)
-def add(
-    name: Annotated[str, typer.Argument(help="The name they sign in with.")],
-    role: Annotated[PageRole, typer.Option(help="What they may open.")] = PageRole.RATER,
-    password: Annotated[
-        str | None, typer.Option(help="Eight characters or more; without it one is made and printed once.")
-    ] = None,
-    *,
-    store: StoreUrl,
-    json: AsJson = False,
-) -> Result:
-    """Add somebody who can sign in."""
-    from rich.text import Text
-
-    from rlhf_hitl.store import Store, people
-    from rlhf_hitl.types import Role
-
-    made = password is None
-    password = password if password is not None else new_password()
-    rater = people.add(Store.open(store), name, Role(role.value), password)
-    data = {"id": rater.id, "name": rater.name, "role": rater.role.value}
-    text = Text.assemble(f"Added {rater.role.value} ", (rater.name, "bold"), ".")
-    if made:
-        data["password"] = password
-        text.append(" Password, shown this once: ").append(password, "bold")
-    return Result(data, text)
-
-
-@command("password", raters)
-def password(
-    name: Annotated[str, typer.Argument(help="Whose.")],
-    *,
-    store: StoreUrl,
-    json: AsJson = False,
-) -> Result:
-    """Give somebody a new password, printed once. Where they are signed in, they are signed out."""
-    from rich.text import Text
-
-    from rlhf_hitl.store import Store, people
-
-    fresh = new_password()
-    people.set_password(Store.open(store), name, fresh)
-    return Result(
-        {"name": name, "password": fresh},
-        Text.assemble("New password of ", (name, "bold"), ", shown this once: ", (fresh, "bold")),
-    )
-
-
-@command("list", raters)
-def list_(*, store: StoreUrl, json: AsJson = False) -> Result:
-    """Who there is, and how much they have judged."""
-    from rlhf_hitl.store import Store, people, views
-
-    opened = Store.open(store)
-    counts = views.judgments_by_rater(opened)
-    rows = [
-        {
-            "name": r.name,
-            "role": r.role.value,
-            "judgments": counts[r.id][0] if r.id in counts else 0,
-            "state": "disabled" if r.disabled else "simulated" if r.simulated else "imported" if r.source else "active",
-        }
-        for r in people.everyone(opened)
-    ]
-    text = table("Raters", [tuple(r.values()) for r in rows], ("name", "role", "judgments", "state"))
-    return Result({"raters": rows}, text if rows else "Nobody yet. Add somebody with `rlhf-hitl raters add NAME`.")
-
-
-@command("disable", raters)
-def disable(
-    name: Annotated[str, typer.Argument(help="Who may no longer sign in.")],
-    *,
-    store: StoreUrl,
-    json: AsJson = False,
-) -> Result:
-    """Shut somebody out at once. What they judged stays."""
-    from rlhf_hitl.store import Store, people
-
-    people.disable(Store.open(store), name)
-    return Result({"name": name, "disabled": True}, f"{name} may no longer sign in.")
-
-
-def new_password() -> str:
-    """A password of 70 bits that can be read out."""
-    letters = "abcdefghjkmnpqrstuvwxyz23456789"
-    return "-".join("".join(secrets.choice(letters) for _ in range(5)) for _ in range(3))
-
-
 def _accounts(store: Store, workspace: Path) -> dict[str, str]:
     """Name → password of the two first accounts, made where missing. A password changed since is not known here."""
-    from rlhf_hitl.api.auth import write_private
     from rlhf_hitl.store import people
     from rlhf_hitl.types import Role
 
@@ -174,11 +81,19 @@ def _accounts(store: Store, workspace: Path) -> dict[str, str]:
         out[name] = known.get(name) or new_password()
         if name not in names:
             # Written down first: an account whose password nobody knows is of no use.
-            write_private(kept, "".join(f"{k}: {v}\n" for k, v in (known | out).items()))
+            _write_private(kept, "".join(f"{k}: {v}\n" for k, v in (known | out).items()))
             people.add(store, name, role, out[name])
         elif people.verify(store, name, out[name]) is None:
             out[name] = f"changed since; a new one: rlhf-hitl raters password {name}"
     return out
+
+
+def _write_private(path: Path, text: str) -> None:
+    """Write a file only its owner can read (mode 0600), whole or not at all."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}.new")
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as f:
+        f.write(text)
+    os.replace(draft, path)
 
 
 def _lines(path: Path) -> list[str]:
@@ -191,20 +106,73 @@ def _serve(store: Store, host: str, port: int, accounts: dict[str, str], json: b
     import uvicorn
 
     from rlhf_hitl.api.app import create_app
+    from rlhf_hitl.api.observe import log_as_json
 
     class Announced(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
-            address = _address(listening)
-            if json:
-                print(jsonlib.dumps({"address": address, "store": store.safe_url, "accounts": accounts}), flush=True)
-            else:
-                say(_box(["Open ", (address, "bold")], accounts))
+            _announce(_address(listening), store, accounts, json)
 
-    config = uvicorn.Config(create_app(store, load_settings()), log_level="warning", timeout_graceful_shutdown=3)
+    settings = load_settings()
+    if settings.log == "json":
+        log_as_json()
+    config = uvicorn.Config(create_app(store, settings), **_options(settings))
     with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C is how one stops it
         Announced(config).run(sockets=[listening])
     raise typer.Exit(0)
+
+
+def _serve_many(store: Store, url: str, host: str, port: int, workers: int, json: bool) -> Result:
+    """Several processes on one port, each an application of its own; one that dies is started again."""
+    import tempfile
+
+    import uvicorn
+    from uvicorn.supervisors import Multiprocess
+
+    listening = _listen(host, port)
+    store.close()  # its connections are not for the processes to come
+    os.environ["RLHF_HITL_STORE"] = url
+    with tempfile.TemporaryDirectory(prefix="rlhf_hitl-metrics-") as folder:
+        os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # where the processes add up their figures
+        app = "rlhf_hitl.api.app:serve_from_environment"
+        config = uvicorn.Config(app, factory=True, workers=workers, **_options(load_settings()))
+        listening.set_inheritable(True)
+        waits = threading.Thread(target=_announce_when_up, args=(listening, store, json), daemon=True)
+        waits.start()
+        with contextlib.suppress(KeyboardInterrupt):
+            Multiprocess(config, sockets=[listening]).run()
+    raise typer.Exit(0)
+
+
+def _announce_when_up(listening: socket.socket, store: Store, json: bool) -> None:
+    import httpx
+
+    address = _address(listening)
+    while True:
+        try:
+            httpx.get(f"{address}/healthz", timeout=5, trust_env=False).raise_for_status()
+            return _announce(address, store, {}, json)
+        except httpx.HTTPError:
+            time.sleep(0.1)
+
+
+def _announce(address: str, store: Store, accounts: dict[str, str], json: bool) -> None:
+    if json:
+        print(jsonlib.dumps({"address": address, "store": store.safe_url, "accounts": accounts}), flush=True)
+    else:
+        say(_box(["Open ", (address, "bold")], accounts))
+
+
+def _options(settings: Settings) -> dict[str, Any]:
+    return {
+        "log_level": "warning",
+        "log_config": None,
+        "access_log": False,  # its lines hold whole addresses, invitations among them; ours hold patterns
+        "server_header": False,
+        "timeout_graceful_shutdown": 3,
+        "proxy_headers": True,
+        "forwarded_allow_ips": settings.trusted_proxies,
+    }
 
 
 def _listen(host: str, port: int) -> socket.socket:
@@ -213,7 +181,8 @@ def _listen(host: str, port: int) -> socket.socket:
         family, _, _, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except socket.gaierror as e:
         raise BadInput(f"--host {host}", expected="an address of this machine", fix="try 127.0.0.1") from e
-    bound = socket.socket(family, socket.SOCK_STREAM)
+    # With the protocol named: asyncio sets TCP_NODELAY only then, and without it every answer waits some 40 ms.
+    bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         bound.bind(where)

@@ -77,6 +77,7 @@ class DPOSettings(DPOConfig):
     def __post_init__(self) -> None:
         if self.bf16 is None and not self.fp16:
             self.bf16 = best_dtype(best_device()) is torch.bfloat16
+        self.use_cpu = self.use_cpu or best_device() == "cpu"  # else bf16 is refused on the CPUs that compute in it
         if not self.output_dir and self.out:
             self.output_dir = str(checkpoints_of(Path(self.out).expanduser()))
         super().__post_init__()

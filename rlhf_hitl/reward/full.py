@@ -68,6 +68,7 @@ class FullConfig(RewardConfig):
     def __post_init__(self) -> None:
         if self.bf16 is None and not self.fp16:
             self.bf16 = best_dtype(best_device()) is torch.bfloat16
+        self.use_cpu = self.use_cpu or best_device() == "cpu"  # else bf16 is refused on the CPUs that compute in it
         super().__post_init__()
 
 

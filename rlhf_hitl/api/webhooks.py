@@ -1,0 +1,85 @@
+"""Sends what waits in the outbox, signed as https://www.standardwebhooks.com says, until it is taken."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import hmac
+import logging
+import threading
+import time
+
+import httpx
+
+from rlhf_hitl import __version__
+from rlhf_hitl.store import Store, StoreFailure, events
+
+log = logging.getLogger("rlhf_hitl.webhooks")
+
+
+def sign(secret: str, message_id: str, timestamp: int, body: str) -> str:
+    """The `webhook-signature` header: HMAC-SHA256 of id, time and body under the secret's bytes."""
+    key = base64.b64decode(secret.removeprefix("whsec_"))
+    digest = hmac.new(key, f"{message_id}.{timestamp}.{body}".encode(), hashlib.sha256).digest()
+    return "v1," + base64.b64encode(digest).decode()
+
+
+class Sender:
+    """A thread that delivers what is due. Any number of processes may run one on the same store.
+
+    Args:
+        pause: seconds between two looks into the outbox when nothing is due.
+        timeout: seconds a receiver has to answer.
+    """
+
+    def __init__(self, store: Store, *, pause: float = 1.0, timeout: float = 10.0):
+        self.store, self.pause = store, pause
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="webhooks", daemon=True)
+        # A redirect would send the event to an address nobody subscribed.
+        self._http = httpx.Client(timeout=timeout, follow_redirects=False, trust_env=False)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join(timeout=15)
+        self._http.close()
+
+    def send_due(self) -> int:
+        """Try everything that is due once; returns how much that was."""
+        found = events.claim(self.store)
+        for delivery in found:
+            error = self._send(delivery)
+            if error is None:
+                events.delivered(self.store, delivery)
+            elif not events.failed(self.store, delivery, error):
+                log.error("webhook given up", extra={"delivery": delivery.id, "error": error})
+        return len(found)
+
+    def _send(self, delivery: events.Delivery) -> str | None:
+        """What went wrong, or None. Any 2xx is a yes."""
+        now = int(time.time())
+        headers = {
+            "content-type": "application/json",
+            "user-agent": f"rlhf_hitl/{__version__}",
+            "webhook-id": delivery.id,
+            "webhook-timestamp": str(now),
+            "webhook-signature": sign(delivery.secret, delivery.id, now, delivery.body),
+        }
+        try:
+            with self._http.stream("POST", delivery.url, content=delivery.body.encode(), headers=headers) as answer:
+                return None if answer.is_success else f"HTTP {answer.status_code}"
+        except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as e:
+            return type(e).__name__
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                sent = self.send_due()
+            except StoreFailure:
+                log.warning("the outbox cannot be read")
+                sent = 0
+            if not sent:
+                self._stop.wait(self.pause)

@@ -209,18 +209,9 @@ def _loaded(store: Store, query: sa.Select[Any]) -> list[Comparison]:
 
 def load(conn: Connection, ids: Sequence[str]) -> dict[str, Comparison]:
     """Comparisons by id, whole. Meant for up to a few thousand ids."""
-    query = (
-        sa.select(comparisons, lanes.c.project_id, lanes.c.batch, *(c.label(f"prompt_{c.name}") for c in _PROMPT))
-        .join(lanes, lanes.c.id == comparisons.c.lane_id)
-        .join(prompts, prompts.c.id == comparisons.c.prompt_id)
-        .where(comparisons.c.id.in_(ids))
-    )
-    rows = conn.execute(query).mappings().all()
-    wanted = {i for r in rows for i in r["completion_ids"]}
-    answers = {
-        r["id"]: _completion(r)
-        for r in conn.execute(sa.select(*_COMPLETION).where(completions.c.id.in_(wanted))).mappings()
-    }
+    rows = conn.execute(_WHOLE, {"ids": list(ids)}).mappings().all()
+    wanted = list({i for r in rows for i in r["completion_ids"]})
+    answers = {r["id"]: _completion(r) for r in conn.execute(_COMPLETIONS, {"ids": wanted}).mappings()}
     return {
         r["id"]: Comparison(
             r["id"],
@@ -236,8 +227,19 @@ def load(conn: Connection, ids: Sequence[str]) -> dict[str, Comparison]:
     }
 
 
-_PROMPT = (prompts.c.messages, prompts.c.split, prompts.c.tags)
-_COMPLETION = [c for c in completions.c if c.name != "created_at"]
+_IDS = sa.bindparam("ids", expanding=True)
+_WHOLE = (
+    sa.select(
+        comparisons,
+        lanes.c.project_id,
+        lanes.c.batch,
+        *(c.label(f"prompt_{c.name}") for c in (prompts.c.messages, prompts.c.split, prompts.c.tags)),
+    )
+    .join(lanes, lanes.c.id == comparisons.c.lane_id)
+    .join(prompts, prompts.c.id == comparisons.c.prompt_id)
+    .where(comparisons.c.id.in_(_IDS))
+)
+_COMPLETIONS = sa.select(*(c for c in completions.c if c.name != "created_at")).where(completions.c.id.in_(_IDS))
 
 
 def counts(store: Store) -> dict[str, int]:
@@ -274,8 +276,7 @@ def completions_by_id(conn: Connection, ids: Sequence[str]) -> dict[str, Complet
     out: dict[str, Completion] = {}
     rest = iter(ids)
     while chunk := list(islice(rest, BATCH)):
-        rows = conn.execute(sa.select(*_COMPLETION).where(completions.c.id.in_(chunk))).mappings()
-        out |= {r["id"]: _completion(r) for r in rows}
+        out |= {r["id"]: _completion(r) for r in conn.execute(_COMPLETIONS, {"ids": chunk}).mappings()}
     return _all_of("completion", ids, out)
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import math
 import re
 import threading
+import time
 import zlib
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
@@ -23,6 +25,7 @@ from sqlalchemy.engine import URL, Connection, Engine
 from rlhf_hitl.errors import BadInput, RlhfHitlError
 from rlhf_hitl.types import utc_now
 
+IDLE = 1.0  # seconds after which a connection is tried before it is used
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 
@@ -169,7 +172,7 @@ class Store:
     def lock(self, conn: Connection, name: str) -> None:
         """Let one transaction at a time pass here until it ends. SQLite's write transactions are alone already."""
         if not self.is_sqlite:
-            conn.execute(sa.select(sa.func.pg_advisory_xact_lock(zlib.crc32(name.encode()))))
+            conn.execute(_LOCK, {"number": zlib.crc32(name.encode())})
 
     def now(self, conn: Connection) -> datetime:
         """The time by which leases run: PostgreSQL's own, so that two servers whose clocks differ agree."""
@@ -192,6 +195,9 @@ class Store:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+_LOCK = sa.select(sa.func.pg_advisory_xact_lock(sa.bindparam("number", type_=sa.BigInteger)))
 
 
 def alembic_config() -> Config:
@@ -250,9 +256,7 @@ def _engine(url: str, create: bool) -> Engine:
 
 def _postgres_engine(url: URL) -> Engine:
     # A pool for the forty threads a server answers with; PostgreSQL itself allows a hundred connections by default.
-    engine = sa.create_engine(
-        url.set(drivername="postgresql+psycopg"), pool_pre_ping=True, pool_size=10, max_overflow=10
-    )
+    engine = sa.create_engine(url.set(drivername="postgresql+psycopg"), pool_size=10, max_overflow=10)
 
     @event.listens_for(engine, "connect")
     def _configure(connection, _record):
@@ -262,6 +266,21 @@ def _postgres_engine(url: URL) -> Engine:
             f"SELECT set_config('synchronous_commit', CASE {now} WHEN 'off' THEN 'on' ELSE {now} END, false)"
         )
         connection.commit()
+
+    # A connection that has lain idle may have been cut meanwhile; it is tried before it is used. One that was in use a
+    # moment ago is not: that would be a question to the database before every question.
+    @event.listens_for(engine, "checkin")
+    def _lay_down(_connection, record):
+        record.info["idle_since"] = time.monotonic()
+
+    @event.listens_for(engine, "checkout")
+    def _take_up(connection, record, _proxy):
+        if time.monotonic() - record.info.get("idle_since", math.inf) > IDLE:
+            try:
+                connection.execute("SELECT 1")
+                connection.rollback()
+            except Exception as e:
+                raise exc.DisconnectionError from e
 
     return engine
 

@@ -10,7 +10,7 @@ import base64
 import json
 import secrets
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -103,15 +103,26 @@ def end_webhook(store: Store, webhook_id: str, *, by: audit.Actor = audit.CLI) -
         audit.record(conn, by, "webhook.ended", webhook_id)
 
 
-def emit(conn: Connection, event: Event, data: Mapping[str, Any]) -> None:
-    """Tell of something in the transaction in which it happens. `data` holds ids and outcomes, never texts."""
-    subscribed = [
-        hook
-        for hook, events in conn.execute(
-            sa.select(webhooks.c.id, webhooks.c.events).where(webhooks.c.ended_at.is_(None))
-        )
-        if event.value in events
-    ]
+Subscriptions = Sequence[tuple[str, Sequence[str]]]
+
+
+def subscriptions(conn: Connection) -> Subscriptions:
+    """(webhook, its events) of those that are on."""
+    return [(hook, events) for hook, events in conn.execute(_SUBSCRIBED)]
+
+
+_SUBSCRIBED = sa.select(webhooks.c.id, webhooks.c.events).where(webhooks.c.ended_at.is_(None))
+
+
+def emit(conn: Connection, event: Event, data: Mapping[str, Any], hooks: Subscriptions | None = None) -> None:
+    """Tell of something in the transaction in which it happens.
+
+    Args:
+        data: ids and outcomes, never texts.
+        hooks: the webhooks that are on, where the caller has asked for them already.
+    """
+    hooks = subscriptions(conn) if hooks is None else hooks
+    subscribed = [hook for hook, events in hooks if event.value in events]
     now = utc_now()
     rows = []
     for hook in subscribed:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -12,7 +13,7 @@ from sqlalchemy.engine import Connection
 
 from rlhf_hitl.store import catalog
 from rlhf_hitl.store.db import Store
-from rlhf_hitl.store.tables import comparisons, judgments, lanes, members, places, projects, prompts, raters
+from rlhf_hitl.store.tables import Utc, comparisons, judgments, lanes, members, places, projects, prompts, raters
 from rlhf_hitl.types import Route, Verdict, content_id, utc_now
 
 #: A hidden repeat shows nothing of a rater's last so many judgments, and something of those before.
@@ -30,6 +31,7 @@ class Wish:
 
 
 ANYTHING = Wish()
+NOW = sa.bindparam("now", type_=Utc)
 
 
 class Place(NamedTuple):
@@ -37,9 +39,9 @@ class Place(NamedTuple):
     n: int
 
 
-def is_free(now: datetime) -> sa.ColumnElement[bool]:
-    """No lease is running on the place (it may still have been filled)."""
-    return sa.or_(places.c.leased_until.is_(None), places.c.leased_until <= now)
+def is_free() -> sa.ColumnElement[bool]:
+    """No lease is running on the place at the time bound to `now` (it may still have been filled)."""
+    return sa.or_(places.c.leased_until.is_(None), places.c.leased_until <= NOW)
 
 
 def may_have_more(conn: Connection, rater, holding: int, now: datetime) -> bool:
@@ -65,8 +67,7 @@ def next_place(
             if not offered:
                 return None
         lane = offered[0]
-        free = _free_places(rater.id, wish, now).where(places.c.lane_id == lane.id)
-        found = conn.execute(free.limit(1).with_for_update(skip_locked=True, of=places)).first()
+        found = conn.execute(_head(tuple(wish.tags)), _bound(rater.id, wish, now) | {"lane": lane.id}).first()
         if found is not None:
             if lane.repeat_every and chance() < 1 / lane.repeat_every:
                 again = _make_repeat(store, conn, rater.id, lane.project_id, chance)
@@ -83,66 +84,95 @@ def count_left(conn: Connection, rater_id: str, now: datetime, cap: int) -> int:
     if rater.paused_at is not None:
         return 0
     ids = [lane.id for lane in _lanes_for(conn, rater, ANYTHING)]
-    free = _free_places(rater_id, ANYTHING, now).where(places.c.lane_id.in_(ids)).order_by(None)
+    free = _free_places(()).where(places.c.lane_id.in_(ids)).order_by(None)
     some = free.with_only_columns(places.c.comparison_id).distinct().limit(cap).subquery()
-    return conn.execute(sa.select(sa.func.count()).select_from(some)).scalar_one()
+    query = sa.select(sa.func.count()).select_from(some)
+    return conn.execute(query, _bound(rater_id, ANYTHING, now)).scalar_one()
 
 
 def _lanes_for(conn: Connection, rater, wish: Wish) -> list:
     """The lanes of projects that go on and that the rater may work in, in languages they read."""
-    member = sa.exists().where(members.c.project_id == projects.c.id, members.c.rater_id == rater.id)
-    query = (
-        sa.select(lanes.c.id, lanes.c.project_id, projects.c.repeat_every)
-        .join(projects)
-        .where(projects.c.paused_at.is_(None), sa.or_(projects.c.open, member))
-    )
+    query, given = _OPEN_LANES, {"rater": rater.id}
+    for column, value in {lanes.c.project_id: wish.project, lanes.c.batch: wish.batch}.items():
+        if value is not None:
+            query = query.where(column == value)
     if rater.languages is not None:
         query = query.where(lanes.c.language.in_(["", *rater.languages]))
-    if wish.project is not None:
-        query = query.where(lanes.c.project_id == wish.project)
-    if wish.batch is not None:
-        query = query.where(lanes.c.batch == wish.batch)
     if wish.language is not None:
         query = query.where(lanes.c.language == wish.language.lower())
-    return list(conn.execute(query.order_by(lanes.c.id)))
+    return list(conn.execute(query, given))
+
+
+_OPEN_LANES = (
+    sa.select(lanes.c.id, lanes.c.project_id, projects.c.repeat_every)
+    .join(projects)
+    .where(
+        projects.c.paused_at.is_(None),
+        sa.or_(
+            projects.c.open,
+            sa.exists().where(members.c.project_id == projects.c.id, members.c.rater_id == sa.bindparam("rater")),
+        ),
+    )
+    .order_by(lanes.c.id)
+)
 
 
 def _by_head(conn: Connection, offered: list, rater_id: str, wish: Wish, now: datetime) -> list:
     """Lanes that have something for the rater, the one whose head comes first in front."""
-    ids = [lane.id for lane in offered]
-    # Asked of each lane by itself: that is one step into the index, however long the lane is.
-    head = _free_places(rater_id, wish, now).with_only_columns(places.c.position).where(places.c.lane_id == lanes.c.id)
-    query = sa.select(lanes.c.id, head.limit(1).correlate(lanes).scalar_subquery()).where(lanes.c.id.in_(ids))
-    heads = {lane: first for lane, first in conn.execute(query) if first is not None}
+    given = _bound(rater_id, wish, now) | {"lanes": [lane.id for lane in offered]}
+    heads = {lane: first for lane, first in conn.execute(_heads(tuple(wish.tags)), given) if first is not None}
     return sorted((lane for lane in offered if lane.id in heads), key=lambda lane: (heads[lane.id], lane.id))
 
 
-def _free_places(rater_id: str, wish: Wish, now: datetime) -> sa.Select[Any, Any]:
-    """The places a rater may be given, first in line first."""
-    mine = places.alias()
+# Statements are built once for each set of tags asked for: building one takes longer than running it.
+
+
+@lru_cache(maxsize=64)
+def _head(tags: tuple[str, ...]) -> sa.Select:
+    """The first place of lane `lane` for a rater, locked, past those another is just taking."""
+    free = _free_places(tags).where(places.c.lane_id == sa.bindparam("lane"))
+    return free.limit(1).with_for_update(skip_locked=True, of=places)
+
+
+@lru_cache(maxsize=64)
+def _heads(tags: tuple[str, ...]) -> sa.Select:
+    """Lane → position of its head, of the lanes in `lanes`."""
+    # Asked of each lane by itself: that is one step into the index, however long the lane is.
+    head = _free_places(tags).with_only_columns(places.c.position).where(places.c.lane_id == lanes.c.id)
+    first = head.limit(1).correlate(lanes).scalar_subquery()
+    return sa.select(lanes.c.id, first).where(lanes.c.id.in_(sa.bindparam("lanes", expanding=True)))
+
+
+def _free_places(tags: tuple[str, ...]) -> sa.Select:
+    """The places that rater `rater` may be given, first in line first; for values see `_bound`."""
+    mine, me = places.alias(), sa.bindparam("rater")
     query = (
         sa.select(places.c.comparison_id, places.c.n)
         .join(comparisons)
         .where(
             places.c.judgment_id.is_(None),
-            is_free(now),
-            sa.or_(places.c.reserved_for.is_(None), places.c.reserved_for == rater_id),
+            is_free(),
+            sa.or_(places.c.reserved_for.is_(None), places.c.reserved_for == me),
             # A place that was held while its comparison became `auto` is still there when the lease runs out.
             comparisons.c.route != Route.AUTO.value,
-            ~sa.exists().where(judgments.c.comparison_id == places.c.comparison_id, judgments.c.rater_id == rater_id),
+            ~sa.exists().where(judgments.c.comparison_id == places.c.comparison_id, judgments.c.rater_id == me),
             ~sa.exists().where(
                 mine.c.comparison_id == places.c.comparison_id,
-                mine.c.rater_id == rater_id,
+                mine.c.rater_id == me,
                 mine.c.judgment_id.is_(None),
-                mine.c.leased_until > now,
+                mine.c.leased_until > NOW,
             ),
         )
         .order_by(places.c.position, places.c.n)
     )
-    for key, value in wish.tags.items():
-        wanted = sa.exists().where(prompts.c.id == comparisons.c.prompt_id, prompts.c.tags[key].as_string() == value)
-        query = query.where(wanted)
+    for i, tag in enumerate(tags):
+        has = prompts.c.tags[tag].as_string() == sa.bindparam(f"tag_{i}")
+        query = query.where(sa.exists().where(prompts.c.id == comparisons.c.prompt_id, has))
     return query
+
+
+def _bound(rater_id: str, wish: Wish, now: datetime) -> dict[str, Any]:
+    return {"rater": rater_id, "now": now} | {f"tag_{i}": value for i, value in enumerate(wish.tags.values())}
 
 
 def _make_repeat(

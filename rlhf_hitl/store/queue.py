@@ -6,7 +6,9 @@ import random
 import uuid
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from functools import cache
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -16,6 +18,7 @@ from rlhf_hitl.store import audit, catalog, events, offer
 from rlhf_hitl.store.db import Store
 from rlhf_hitl.store.offer import ANYTHING, Place, Wish, is_free
 from rlhf_hitl.store.tables import (
+    Utc,
     comparisons,
     judgments,
     lanes,
@@ -64,10 +67,10 @@ def lease_many(
         NotFound: no such rater, or one who is disabled.
     """
     with store.write() as conn:
-        now = now or store.now(conn)
-        rater = _lock_rater(conn, rater_id)
+        rater, clock = _lock_rater(store, conn, rater_id)
         if rater is None:
             raise NotFound(f"rater {rater_id!r}", expected="one who may rate", fix="see `rlhf-hitl raters list`")
+        now = now or clock
         out = _held(conn, rater_id, now)[:count]
         until = now + timedelta(seconds=seconds)
         while len(out) < count and offer.may_have_more(conn, rater, len(out), now):
@@ -80,7 +83,6 @@ def lease_many(
 
 def _hold(conn: Connection, rater_id: str, place: Place, now: datetime, until: datetime) -> Lease:
     comparison = catalog.load(conn, [place.comparison_id])[place.comparison_id]
-    newest = sa.select(routings.c.reward_model_id).where(routings.c.comparison_id == comparison.id)
     row = {
         "id": f"l_{uuid.uuid4().hex}",
         "comparison_id": comparison.id,
@@ -88,17 +90,26 @@ def _hold(conn: Connection, rater_id: str, place: Place, now: datetime, until: d
         "place": place.n,
         "order_shown": _order(conn, comparison, place.n, rater_id),
         "route": comparison.route.value,
-        "reward_model_id": conn.execute(newest.order_by(routings.c.seq.desc()).limit(1)).scalar(),
         "leased_at": now,
         "expires_at": until,
     }
-    conn.execute(leases.insert().values(row))
-    conn.execute(
-        places.update()
-        .where(places.c.comparison_id == place.comparison_id, places.c.n == place.n)
-        .values(rater_id=rater_id, lease_id=row["id"], leased_until=until)
-    )
+    conn.execute(_NEW_LEASE, row | {"of": comparison.id})
+    held = {"of": place.comparison_id, "at": place.n, "rater_id": rater_id, "lease_id": row["id"]}
+    conn.execute(_HOLD_PLACE, held | {"leased_until": until})
     return Lease(row["id"], comparison, rater_id, tuple(row["order_shown"]), until)
+
+
+# Statements of the busy path are built once: SQLAlchemy takes longer to build one than the database to run it.
+_THIS_PLACE = (places.c.comparison_id == sa.bindparam("of"), places.c.n == sa.bindparam("at"))
+_HOLD_PLACE = places.update().where(*_THIS_PLACE)
+_FILL_PLACE = places.update().where(*_THIS_PLACE)
+_NEW_LEASE = leases.insert().values(
+    reward_model_id=sa.select(routings.c.reward_model_id)
+    .where(routings.c.comparison_id == sa.bindparam("of"))
+    .order_by(routings.c.seq.desc())
+    .limit(1)
+    .scalar_subquery()
+)
 
 
 def _order(conn: Connection, comparison: Comparison, n: int, rater_id: str) -> list[str]:
@@ -118,7 +129,7 @@ def submit(
     store: Store,
     lease_id: str,
     rater_id: str,
-    answer: Answer,
+    answer: Answer | Callable[[tuple[str, ...]], Answer],
     *,
     idempotency_key: str | None = None,
     guideline_version: str = "",
@@ -131,6 +142,9 @@ def submit(
     A submit with a known key changes nothing and says `repeated`. After the lease ran out, the answer takes a place
     that is still free, or is kept as `surplus`.
 
+    Args:
+        answer: it, or what makes it of the ids in the order they were shown.
+
     Raises:
         NotFound: no such lease.
         Conflict: the lease is another rater's, this rater has judged the comparison under another key, or has used
@@ -139,23 +153,19 @@ def submit(
     """
     key = idempotency_key or lease_id
     with store.write() as conn:
-        now = now or store.now(conn)
-        held = conn.execute(sa.select(leases).where(leases.c.id == lease_id)).mappings().first()
+        _, clock = _lock_rater(store, conn, rater_id)
+        held = conn.execute(_LEASED_AND_LOCKED, {"lease": lease_id}).mappings().first()
         if held is None:
             raise NotFound(f"lease {lease_id!r}", expected="a lease this store gave", fix="ask for the next comparison")
         if held["rater_id"] != rater_id:
             raise Conflict(f"lease {lease_id}: it is another rater's. Fix: sign in as the one it was given to")
-        _lock_rater(conn, rater_id)
-        _lock_comparison(conn, held["comparison_id"])
-        known = _by_key(conn, rater_id, key, held["comparison_id"])
+        known = _known(conn, rater_id, key, held["comparison_id"])
         if known is not None:
             return Receipt(known, "repeated")
+        if callable(answer):
+            answer = answer(tuple(held["order_shown"]))
         _check_ranking(answer, held["order_shown"])
-        judged = sa.select(judgments.c.id).where(
-            judgments.c.comparison_id == held["comparison_id"], judgments.c.rater_id == rater_id
-        )
-        if conn.execute(judged.limit(1)).first():
-            raise Conflict(f"lease {lease_id}: you have judged its comparison. Fix: correct that judgment instead")
+        now = now or clock
         place = _place_for(conn, held, now)
         row = _row(
             answer,
@@ -174,13 +184,18 @@ def submit(
         )
         _append(store, conn, row)
         if place is not None:
-            conn.execute(
-                places.update()
-                .where(places.c.comparison_id == held["comparison_id"], places.c.n == place)
-                .values(judgment_id=row["id"], rater_id=rater_id, lease_id=lease_id, leased_until=None)
-            )
+            filled = {"judgment_id": row["id"], "rater_id": rater_id, "lease_id": lease_id, "leased_until": None}
+            conn.execute(_FILL_PLACE, filled | {"of": held["comparison_id"], "at": place})
         _tell(conn, row)
         return Receipt(row["id"], "counted" if place is not None else "surplus")
+
+
+_LEASED_AND_LOCKED = (
+    sa.select(leases)
+    .join(comparisons, comparisons.c.id == leases.c.comparison_id)
+    .where(leases.c.id == sa.bindparam("lease"))
+    .with_for_update(key_share=True, of=comparisons)
+)
 
 
 def correct(store: Store, judgment_id: str, rater_id: str, answer: Answer, *, idempotency_key: str) -> Receipt:
@@ -198,7 +213,7 @@ def correct(store: Store, judgment_id: str, rater_id: str, answer: Answer, *, id
         )
         if old is None:
             raise NotFound(f"judgment {judgment_id!r}", expected="one of your own", fix="pick it from your history")
-        _lock_rater(conn, rater_id)
+        _lock_rater(store, conn, rater_id)
         _lock_comparison(conn, old["comparison_id"])
         known = _by_key(conn, rater_id, idempotency_key, old["comparison_id"])
         if known is not None:
@@ -374,7 +389,7 @@ def by_lane(store: Store, now: datetime | None = None) -> list[LaneState]:
         now = now or store.now(conn)
         filled = places.c.judgment_id.is_not(None)
         leased = sa.and_(~filled, places.c.leased_until > now)
-        free = sa.and_(~filled, is_free(now), comparisons.c.route != Route.AUTO.value)
+        free = sa.and_(~filled, is_free(), comparisons.c.route != Route.AUTO.value)
         columns = {"filled": filled, "leased": leased, "free": free}
         query = (
             sa.select(
@@ -390,7 +405,7 @@ def by_lane(store: Store, now: datetime | None = None) -> list[LaneState]:
         )
         return [
             LaneState(row.project, row.language, row.batch, bool(row.paused), row.filled, row.leased, row.free)
-            for row in conn.execute(query)
+            for row in conn.execute(query, {"now": now})
         ]
 
 
@@ -402,45 +417,63 @@ def revision(store: Store) -> int:
 
 def _held(conn: Connection, rater_id: str, now: datetime) -> list[Lease]:
     """What a rater holds, oldest first."""
-    query = (
-        sa.select(leases)
-        .join(places, places.c.lease_id == leases.c.id)
-        .where(places.c.rater_id == rater_id, places.c.judgment_id.is_(None), places.c.leased_until > now)
-        .order_by(leases.c.leased_at, leases.c.id)
-    )
-    rows = conn.execute(query).mappings().all()
+    rows = conn.execute(_HELD, {"rater": rater_id, "now": now}).mappings().all()
     if not rows:
         return []
     held = catalog.load(conn, [r["comparison_id"] for r in rows])
     return [Lease(r["id"], held[r["comparison_id"]], rater_id, tuple(r["order_shown"]), r["expires_at"]) for r in rows]
 
 
+_HELD = (
+    sa.select(leases)
+    .join(places, places.c.lease_id == leases.c.id)
+    .where(
+        places.c.rater_id == sa.bindparam("rater"),
+        places.c.judgment_id.is_(None),
+        places.c.leased_until > sa.bindparam("now", type_=Utc),
+    )
+    .order_by(leases.c.leased_at, leases.c.id)
+)
+
+
 def _place_for(conn: Connection, held, now: datetime) -> int | None:
     """The place an answer fills: one the rater holds (under this lease or a later one), else a free one, else none."""
-    own = places.c.rater_id == held["rater_id"]
-    return conn.execute(
-        sa.select(places.c.n)
-        .where(
-            places.c.comparison_id == held["comparison_id"],
-            places.c.judgment_id.is_(None),
-            sa.or_(own, is_free(now)),
-            sa.or_(places.c.reserved_for.is_(None), places.c.reserved_for == held["rater_id"]),
-        )
-        .order_by(sa.case((own, 0), else_=1), places.c.n)
-        .limit(1)
-        .with_for_update()
-    ).scalar()
+    return conn.execute(_PLACE_FOR, {"of": held["comparison_id"], "rater": held["rater_id"], "now": now}).scalar()
+
+
+_OWN = places.c.rater_id == sa.bindparam("rater")
+_PLACE_FOR = (
+    sa.select(places.c.n)
+    .where(
+        places.c.comparison_id == sa.bindparam("of"),
+        places.c.judgment_id.is_(None),
+        sa.or_(_OWN, is_free()),
+        sa.or_(places.c.reserved_for.is_(None), places.c.reserved_for == sa.bindparam("rater")),
+    )
+    .order_by(sa.case((_OWN, 0), else_=1), places.c.n)
+    .limit(1)
+    .with_for_update()
+)
 
 
 # Locks are taken in this order: rater, comparison, place, judgments. SQLite's write lock covers them all; there FOR
 # UPDATE is left out. The NO KEY form does not stop others from inserting rows that refer to the locked one.
 
 
-def _lock_rater(conn: Connection, rater_id: str):
-    """One lease or submit of a rater at a time. None where there is no such rater or they are disabled."""
-    query = sa.select(raters).where(raters.c.id == rater_id).with_for_update(key_share=True)
-    row = conn.execute(query).first()
-    return row if row is not None and row.disabled_at is None else None
+def _lock_rater(store: Store, conn: Connection, rater_id: str) -> tuple[Any, datetime]:
+    """One lease or submit of a rater at a time. Their row (None: there is none, or they are disabled), and the time."""
+    row = conn.execute(_rater_and_clock(store.is_sqlite), {"rater": rater_id}).first()
+    if row is None:
+        return None, store.now(conn)
+    now = utc_now() if row.clock is None else row.clock.astimezone(UTC)
+    return (row if row.disabled_at is None else None), now
+
+
+@cache
+def _rater_and_clock(sqlite: bool) -> sa.Select:
+    clock = sa.null() if sqlite else sa.func.clock_timestamp()
+    of = raters.c.id == sa.bindparam("rater")
+    return sa.select(raters, clock.label("clock")).where(of).with_for_update(key_share=True)
 
 
 def _lock_comparison(conn: Connection, comparison_id: str) -> None:
@@ -451,19 +484,50 @@ def _lock_comparison(conn: Connection, comparison_id: str) -> None:
 def _append(store: Store, conn: Connection, row: dict) -> None:
     # Numbered and committed in one order, so that a reader who goes on `after` the last number misses nothing.
     store.lock(conn, "judgments")
-    conn.execute(judgments.insert().values(row))
+    conn.execute(judgments.insert(), row)
 
 
 def _tell(conn: Connection, row: dict) -> None:
     """Tell other programs of a judgment, and of its comparison where it was the last one wanted."""
+    hooks = events.subscriptions(conn)
+    if not hooks:
+        return
     which = {"comparison_id": row["comparison_id"], "judgment_id": row["id"]}
     told = which | {k: row[k] for k in ("rater_id", "verdict", "surplus", "supersedes", "simulated")}
-    events.emit(conn, Event.JUDGMENT_CREATED, told)
+    events.emit(conn, Event.JUDGMENT_CREATED, told, hooks)
     if row["surplus"] or row["supersedes"]:
         return
     open_ = sa.select(places.c.n).where(places.c.comparison_id == row["comparison_id"], places.c.judgment_id.is_(None))
     if conn.execute(open_.limit(1)).first() is None:
-        events.emit(conn, Event.COMPARISON_RESOLVED, {"comparison_id": row["comparison_id"], "by": "raters"})
+        events.emit(conn, Event.COMPARISON_RESOLVED, {"comparison_id": row["comparison_id"], "by": "raters"}, hooks)
+
+
+def _known(conn: Connection, rater_id: str, key: str, comparison_id: str) -> str | None:
+    """The judgment a rater sent under that key.
+
+    Raises:
+        Conflict: the key was used for another comparison (saying `repeated` would lose this answer), or the rater has
+            judged this comparison under another key.
+    """
+    rows = conn.execute(_OWN_BEFORE, {"rater": rater_id, "key": key, "of": comparison_id}).all()
+    for row in rows:
+        if row.idempotency_key == key:
+            return _same(row, key, comparison_id)
+    if rows:
+        raise Conflict(f"key {key!r}: you have judged its comparison under another. Fix: correct that judgment instead")
+    return None
+
+
+_OWN_BEFORE = sa.select(judgments.c.id, judgments.c.comparison_id, judgments.c.idempotency_key).where(
+    judgments.c.rater_id == sa.bindparam("rater"),
+    sa.or_(judgments.c.idempotency_key == sa.bindparam("key"), judgments.c.comparison_id == sa.bindparam("of")),
+)
+
+
+def _same(row, key: str, comparison_id: str) -> str:
+    if row.comparison_id != comparison_id:
+        raise Conflict(f"idempotency key {key!r}: it was used for another comparison. Fix: send a new key")
+    return row.id
 
 
 def _by_key(conn: Connection, rater_id: str, key: str, comparison_id: str) -> str | None:
@@ -472,14 +536,11 @@ def _by_key(conn: Connection, rater_id: str, key: str, comparison_id: str) -> st
     Raises:
         Conflict: the key was used for another comparison; saying `repeated` would lose this answer.
     """
-    row = conn.execute(
-        sa.select(judgments.c.id, judgments.c.comparison_id).where(
-            judgments.c.rater_id == rater_id, judgments.c.idempotency_key == key
-        )
-    ).first()
-    if row is not None and row.comparison_id != comparison_id:
-        raise Conflict(f"idempotency key {key!r}: it was used for another comparison. Fix: send a new key")
-    return row.id if row is not None else None
+    query = sa.select(judgments.c.id, judgments.c.comparison_id).where(
+        judgments.c.rater_id == rater_id, judgments.c.idempotency_key == key
+    )
+    row = conn.execute(query).first()
+    return None if row is None else _same(row, key, comparison_id)
 
 
 def _check_ranking(answer: Answer, shown: Sequence[str]) -> None:

@@ -147,18 +147,20 @@ def sign_out(store: Store, secret: str, *, address: str = "") -> None:
 
 def holder(store: Store, secret: str, kind: Kind) -> tuple[Rater, Token] | None:
     """Who shows a session or API token, read afresh: None where it is unknown, over, or its rater is disabled."""
-    query = (
-        sa.select(tokens, *(c.label(f"owner_{c.name}") for c in raters.c))
-        .join(raters, raters.c.id == tokens.c.rater_id)
-        .where(tokens.c.digest == _digest(secret), tokens.c.kind == kind.value)
-    )
     with store.read() as conn:
-        row = conn.execute(query).mappings().first()
+        row = conn.execute(_HOLDER, {"digest": _digest(secret), "kind": kind.value}).mappings().first()
     if row is None or row["owner_disabled_at"] is not None:
         return None
     token = _token(row)
     rater = people.from_row({c.name: row[f"owner_{c.name}"] for c in raters.c})
     return (rater, token) if token.holds(utc_now()) else None
+
+
+_HOLDER = (
+    sa.select(tokens, *(c.label(f"owner_{c.name}") for c in raters.c))
+    .join(raters, raters.c.id == tokens.c.rater_id)
+    .where(tokens.c.digest == sa.bindparam("digest"), tokens.c.kind == sa.bindparam("kind"))
+)
 
 
 def everything(store: Store, *, kinds: Iterable[Kind] = (Kind.API, Kind.INVITE)) -> list[Token]:

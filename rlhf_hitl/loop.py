@@ -105,7 +105,8 @@ class Loop:
                 result = step()
                 # A wait for people is theirs, not the machine's.
                 seconds = result.pop("machine_seconds", time.monotonic() - start)
-                ledger.finish_step(self.store, self.round, name, result, seconds)
+                last = name == self.steps[-1][0]
+                ledger.finish_step(self.store, self.round, name, result, seconds, last=last)
         return ledger.finished_steps(self.store)
 
     # The steps, in order. Each returns what later steps and the report need.

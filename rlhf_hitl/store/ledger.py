@@ -11,11 +11,11 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from rlhf_hitl.errors import NotFound
-from rlhf_hitl.store import catalog
+from rlhf_hitl.store import catalog, events
 from rlhf_hitl.store.db import Store
 from rlhf_hitl.store.tables import comparisons, places, routings, scores, steps
 from rlhf_hitl.store.tables import reward_models as reward_models_table
-from rlhf_hitl.types import Route, Score, utc_now
+from rlhf_hitl.types import Event, Route, Score, utc_now
 
 
 @dataclass(frozen=True)
@@ -116,10 +116,12 @@ def route(store: Store, decisions: Sequence[Routing], *, now: datetime | None = 
     now = now or utc_now()
     with store.write() as conn:
         _lock_comparisons(store, conn, decisions)
+        hooks = events.subscriptions(conn)
         for d in decisions:
             conn.execute(routings.insert().values(vars(d) | {"route": d.route.value, "proposed": d.proposed.value}))
             conn.execute(comparisons.update().where(comparisons.c.id == d.comparison_id).values(route=d.route.value))
             if d.route is Route.AUTO:
+                events.emit(conn, Event.COMPARISON_RESOLVED, {"comparison_id": d.comparison_id, "by": "model"}, hooks)
                 free = sa.or_(places.c.leased_until.is_(None), places.c.leased_until <= now)
                 conn.execute(
                     places.delete().where(
@@ -181,10 +183,14 @@ def routings_of(store: Store, *, round: int | None = None, newest: bool = True) 
     return list({r.comparison_id: r for r in out}.values()) if newest else out
 
 
-def finish_step(store: Store, round: int, step: str, result: dict[str, Any], seconds: float) -> None:
+def finish_step(
+    store: Store, round: int, step: str, result: dict[str, Any], seconds: float, *, last: bool = False
+) -> None:
+    """Keep a step's result. With `last` the round is finished, which is told with that result."""
     row = {"round": round, "step": step, "result": result, "seconds": seconds, "finished_at": utc_now()}
     with store.write() as conn:
-        store.insert_new(conn, steps, [row])
+        if store.insert_new(conn, steps, [row]) and last:
+            events.emit(conn, Event.ROUND_FINISHED, {"round": round, **result})
 
 
 def finished_steps(store: Store) -> dict[tuple[int, str], dict[str, Any]]:

@@ -63,11 +63,12 @@ def next_place(
     offered = _lanes_for(conn, rater, wish)
     while offered:
         if len(offered) > 1:
-            offered = _by_head(conn, offered, rater.id, wish, now)
+            offered = _by_head(store, conn, offered, rater.id, wish, now)
             if not offered:
                 return None
         lane = offered[0]
-        found = conn.execute(_head(tuple(wish.tags)), _bound(rater.id, wish, now) | {"lane": lane.id}).first()
+        head = _head(store.is_sqlite, len(wish.tags))
+        found = conn.execute(head, _bound(rater.id, wish, now) | {"lane": lane.id}).first()
         if found is not None:
             if lane.repeat_every and chance() < 1 / lane.repeat_every:
                 again = _make_repeat(store, conn, rater.id, lane.project_id, chance)
@@ -78,13 +79,13 @@ def next_place(
     return None
 
 
-def count_left(conn: Connection, rater_id: str, now: datetime, cap: int) -> int:
+def count_left(store: Store, conn: Connection, rater_id: str, now: datetime, cap: int) -> int:
     """How many comparisons a rater could be given, besides those they hold; counting stops at `cap`."""
     rater = conn.execute(sa.select(raters).where(raters.c.id == rater_id)).one()
     if rater.paused_at is not None:
         return 0
     ids = [lane.id for lane in _lanes_for(conn, rater, ANYTHING)]
-    free = _free_places(()).where(places.c.lane_id.in_(ids)).order_by(None)
+    free = _free_places(store.is_sqlite, 0).where(places.c.lane_id.in_(ids)).order_by(None)
     some = free.with_only_columns(places.c.comparison_id).distinct().limit(cap).subquery()
     query = sa.select(sa.func.count()).select_from(some)
     return conn.execute(query, _bound(rater_id, ANYTHING, now)).scalar_one()
@@ -117,38 +118,39 @@ _OPEN_LANES = (
 )
 
 
-def _by_head(conn: Connection, offered: list, rater_id: str, wish: Wish, now: datetime) -> list:
+def _by_head(store: Store, conn: Connection, offered: list, rater_id: str, wish: Wish, now: datetime) -> list:
     """Lanes that have something for the rater, the one whose head comes first in front."""
     given = _bound(rater_id, wish, now) | {"lanes": [lane.id for lane in offered]}
-    heads = {lane: first for lane, first in conn.execute(_heads(tuple(wish.tags)), given) if first is not None}
+    found = conn.execute(_heads(store.is_sqlite, len(wish.tags)), given)
+    heads = {lane: first for lane, first in found if first is not None}
     return sorted((lane for lane in offered if lane.id in heads), key=lambda lane: (heads[lane.id], lane.id))
 
 
-# Statements are built once for each set of tags asked for: building one takes longer than running it.
+# Statements are built once for each number of tags asked for: building one takes longer than running it.
 
 
 @lru_cache(maxsize=64)
-def _head(tags: tuple[str, ...]) -> sa.Select:
+def _head(sqlite: bool, tags: int) -> sa.Select:
     """The first place of lane `lane` for a rater, locked, past those another is just taking."""
-    free = _free_places(tags).where(places.c.lane_id == sa.bindparam("lane"))
+    free = _free_places(sqlite, tags).where(places.c.lane_id == sa.bindparam("lane"))
     return free.limit(1).with_for_update(skip_locked=True, of=places)
 
 
 @lru_cache(maxsize=64)
-def _heads(tags: tuple[str, ...]) -> sa.Select:
+def _heads(sqlite: bool, tags: int) -> sa.Select:
     """Lane → position of its head, of the lanes in `lanes`."""
     # Asked of each lane by itself: that is one step into the index, however long the lane is.
-    head = _free_places(tags).with_only_columns(places.c.position).where(places.c.lane_id == lanes.c.id)
+    head = _free_places(sqlite, tags).with_only_columns(places.c.position).where(places.c.lane_id == lanes.c.id)
     first = head.limit(1).correlate(lanes).scalar_subquery()
     return sa.select(lanes.c.id, first).where(lanes.c.id.in_(sa.bindparam("lanes", expanding=True)))
 
 
-def _free_places(tags: tuple[str, ...]) -> sa.Select:
+def _free_places(sqlite: bool, tags: int) -> sa.Select:
     """The places that rater `rater` may be given, first in line first; for values see `_bound`."""
     mine, me = places.alias(), sa.bindparam("rater")
     query = (
         sa.select(places.c.comparison_id, places.c.n)
-        .join(comparisons)
+        .select_from(places.join(comparisons, comparisons.c.id == places.c.comparison_id))
         .where(
             places.c.judgment_id.is_(None),
             is_free(),
@@ -165,14 +167,20 @@ def _free_places(tags: tuple[str, ...]) -> sa.Select:
         )
         .order_by(places.c.position, places.c.n)
     )
-    for i, tag in enumerate(tags):
-        has = prompts.c.tags[tag].as_string() == sa.bindparam(f"tag_{i}")
-        query = query.where(sa.exists().where(prompts.c.id == comparisons.c.prompt_id, has))
+    for i in range(tags):
+        # Entry by entry: a path into the JSON would have to quote what a tag may be called.
+        each = (sa.func.json_each if sqlite else sa.func.json_each_text)(prompts.c.tags).table_valued("key", "value")
+        is_it = (each.c.key == sa.bindparam(f"key_{i}"), each.c.value == sa.bindparam(f"value_{i}"))
+        entry = sa.select(1).select_from(prompts.join(each, sa.true()))
+        query = query.where(entry.where(prompts.c.id == comparisons.c.prompt_id, *is_it).exists())
     return query
 
 
 def _bound(rater_id: str, wish: Wish, now: datetime) -> dict[str, Any]:
-    return {"rater": rater_id, "now": now} | {f"tag_{i}": value for i, value in enumerate(wish.tags.values())}
+    given: dict[str, Any] = {"rater": rater_id, "now": now}
+    for i, (key, value) in enumerate(wish.tags.items()):
+        given |= {f"key_{i}": key, f"value_{i}": value}
+    return given
 
 
 def _make_repeat(

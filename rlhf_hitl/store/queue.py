@@ -399,7 +399,11 @@ def by_lane(store: Store, now: datetime | None = None) -> list[LaneState]:
                 projects.c.paused_at.is_not(None).label("paused"),
                 *(sa.func.count(sa.case((is_so, 1))).label(name) for name, is_so in columns.items()),
             )
-            .select_from(places.join(comparisons).join(lanes, lanes.c.id == places.c.lane_id).join(projects))
+            .select_from(
+                places.join(comparisons, comparisons.c.id == places.c.comparison_id)
+                .join(lanes, lanes.c.id == places.c.lane_id)
+                .join(projects, projects.c.id == lanes.c.project_id)
+            )
             .group_by(lanes.c.id, projects.c.id)
             .order_by(lanes.c.project_id, lanes.c.batch, lanes.c.language)
         )
@@ -432,7 +436,7 @@ _HELD = (
         places.c.judgment_id.is_(None),
         places.c.leased_until > sa.bindparam("now", type_=Utc),
     )
-    .order_by(leases.c.leased_at, leases.c.id)
+    .order_by(leases.c.leased_at, places.c.position)
 )
 
 

@@ -1,0 +1,223 @@
+"""Other programs are told of what happened: once it did, signed, and until they have taken it."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+import standardwebhooks
+
+from rlhf_hitl.api.auth import SignInThrottle
+from rlhf_hitl.api.webhooks import Sender
+from rlhf_hitl.errors import BadInput, Conflict, NotFound
+from rlhf_hitl.store import events, ledger, queue
+from rlhf_hitl.types import Answer, Event, Route, Verdict, utc_now
+
+
+class Receiver:
+    """A server that keeps what it is sent and answers with `status`."""
+
+    def __init__(self):
+        self.status, self.got = 200, []
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self):
+                body = self.rfile.read(int(self.headers["content-length"])).decode()
+                outer.got.append((dict(self.headers), body))
+                self.send_response(outer.status)
+                if outer.status == 302:
+                    self.send_header("location", "/elsewhere")
+                self.send_header("content-length", "0")
+                self.end_headers()
+
+            def log_message(self, *_):
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}/hook"
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def bodies(self) -> list[dict]:
+        return [json.loads(body) for _, body in self.got]
+
+
+@pytest.fixture
+def receiver():
+    receiver = Receiver()
+    yield receiver
+    receiver.server.shutdown()
+    receiver.server.server_close()
+
+
+@pytest.fixture
+def sender(store):
+    return Sender(store, timeout=5)
+
+
+def judge(store, rater, answer=None):
+    lease = queue.lease(store, rater)
+    answer = answer or Answer(Verdict.RANKED, tuple((i,) for i in lease.order_shown))
+    return lease, queue.submit(store, lease.id, rater, answer)
+
+
+def test_a_judgment_and_the_last_one_wanted_are_told_with_ids_and_no_text(
+    store, sender, receiver, add_comparisons, add_raters
+):
+    [comparison], (ann, bob) = add_comparisons(store, 1, overlap=2), add_raters(store, 2)
+    events.add_webhook(store, receiver.url, [Event.JUDGMENT_CREATED, Event.COMPARISON_RESOLVED])
+    _, first = judge(store, ann)
+    _, second = judge(store, bob)
+    queue.correct(store, first.judgment_id, ann, Answer(Verdict.ALL_BAD), idempotency_key="c")
+    while sender.send_due():
+        pass
+    told = [(b["type"], b["data"].get("judgment_id")) for b in receiver.bodies()]
+    assert told[:2] == [("judgment.created", first.judgment_id), ("judgment.created", second.judgment_id)]
+    assert told[2] == ("comparison.resolved", None)
+    assert [t for t, _ in told].count("comparison.resolved") == 1
+    assert receiver.bodies()[3]["data"]["supersedes"] == first.judgment_id
+    assert all(b["data"]["comparison_id"] == comparison.id for b in receiver.bodies())
+    sent = "".join(body for _, body in receiver.got)
+    assert not any(text in sent for text in ("Question", "0.0", "0.1", "policy"))
+    assert events.waiting(store) == 0
+
+
+def test_a_delivery_is_signed_so_that_the_standards_own_library_agrees(
+    store, sender, receiver, add_comparisons, add_raters
+):
+    add_comparisons(store, 1)
+    hook = events.add_webhook(store, receiver.url, [Event.JUDGMENT_CREATED])
+    judge(store, add_raters(store, 1)[0])
+    sender.send_due()
+    [(headers, body)] = receiver.got
+    told = standardwebhooks.Webhook(hook.secret).verify(body, {k.lower(): v for k, v in headers.items()})
+    assert told["type"] == "judgment.created"
+    with pytest.raises(standardwebhooks.WebhookVerificationError):
+        standardwebhooks.Webhook(hook.secret).verify(body + " ", {k.lower(): v for k, v in headers.items()})
+
+
+def test_what_is_refused_is_tried_again_later_and_later_and_in_the_end_given_up(
+    store, sender, receiver, add_comparisons, add_raters
+):
+    add_comparisons(store, 1)
+    events.add_webhook(store, receiver.url, [Event.JUDGMENT_CREATED])
+    judge(store, add_raters(store, 1)[0])
+    now, waits = utc_now(), []
+    for tries in range(1, len(events.BACK_OFF) + 2):
+        [delivery] = events.claim(store, now=now)
+        assert delivery.attempts == tries
+        assert events.claim(store, now=now) == [], "one sender at a time"
+        if not events.failed(store, delivery, "HTTP 500", now=now):
+            break
+        waits.append(events.BACK_OFF[tries - 1])
+        assert events.claim(store, now=now + timedelta(seconds=waits[-1] - 1)) == []
+        now += timedelta(seconds=waits[-1])
+    assert waits == list(events.BACK_OFF) == sorted(events.BACK_OFF)
+    assert events.waiting(store) == 0
+
+
+@pytest.mark.parametrize("status", [500, 404, 302])
+def test_only_a_yes_is_a_yes(store, sender, receiver, add_comparisons, add_raters, status):
+    add_comparisons(store, 1)
+    events.add_webhook(store, receiver.url, [Event.JUDGMENT_CREATED])
+    judge(store, add_raters(store, 1)[0])
+    receiver.status = status
+    assert sender.send_due() == 1
+    assert events.waiting(store) == 1
+    assert len(receiver.got) == 1, "a redirect is not followed"
+
+
+def test_a_sender_that_dies_with_a_delivery_leaves_it_to_the_next(store, add_comparisons, add_raters, receiver):
+    add_comparisons(store, 1)
+    events.add_webhook(store, receiver.url, [Event.JUDGMENT_CREATED])
+    judge(store, add_raters(store, 1)[0])
+    now = utc_now()
+    [lost] = events.claim(store, now=now)
+    [again] = events.claim(store, now=now + events.CLAIM)
+    assert again.id == lost.id
+
+
+def test_senders_side_by_side_send_everything_once(store, receiver, add_comparisons, add_raters):
+    add_comparisons(store, 30)
+    [ann] = add_raters(store, 1)
+    events.add_webhook(store, receiver.url, [Event.JUDGMENT_CREATED])
+    for _ in range(30):
+        judge(store, ann)
+    with ThreadPoolExecutor(3) as pool:
+        sent = pool.map(lambda _: sum(iter(Sender(store).send_due, 0)), range(3))
+        assert sum(sent) == 30
+    assert len({body for _, body in receiver.got}) == len(receiver.got) == 30
+
+
+def test_a_running_sender_delivers_and_stops(store, receiver, add_comparisons, add_raters):
+    add_comparisons(store, 1)
+    events.add_webhook(store, receiver.url, [Event.JUDGMENT_CREATED])
+    sender = Sender(store, pause=0.01)
+    sender.start()
+    judge(store, add_raters(store, 1)[0])
+    deadline = time.monotonic() + 20
+    while not receiver.got:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    sender.stop()
+
+
+def test_nothing_is_told_of_what_did_not_happen(store, receiver, add_comparisons, add_raters):
+    add_comparisons(store, 1)
+    ann, bob = add_raters(store, 2)
+    events.add_webhook(store, receiver.url, list(Event))
+    lease = queue.lease(store, ann)
+    with pytest.raises(Conflict):
+        queue.submit(store, lease.id, bob, Answer(Verdict.SKIPPED))
+    assert events.waiting(store) == 0
+
+
+def test_an_ended_webhook_gets_nothing_more(store, sender, receiver, add_comparisons, add_raters):
+    add_comparisons(store, 2)
+    [ann] = add_raters(store, 1)
+    hook = events.add_webhook(store, receiver.url, [Event.JUDGMENT_CREATED])
+    judge(store, ann)
+    events.end_webhook(store, hook.id)
+    judge(store, ann)
+    assert (sender.send_due(), events.waiting(store), receiver.got) == (0, 0, [])
+    with pytest.raises(NotFound):
+        events.end_webhook(store, hook.id)
+
+
+def test_a_model_that_decides_resolves_a_comparison_too(store, add_comparisons):
+    [comparison] = add_comparisons(store, 1)
+    events.add_webhook(store, "http://127.0.0.1:1/", [Event.COMPARISON_RESOLVED])
+    ledger.route(store, [ledger.Routing(comparison.id, Route.AUTO, Route.AUTO, "sure")])
+    [delivery] = events.claim(store)
+    assert json.loads(delivery.body)["data"] == {"comparison_id": comparison.id, "by": "model"}
+
+
+def test_a_finished_round_is_told_with_its_result(store):
+    events.add_webhook(store, "http://127.0.0.1:1/", [Event.ROUND_FINISHED, Event.ALERT_RAISED])
+    ledger.finish_step(store, 1, "route", {"human": 3}, 1.0)
+    ledger.finish_step(store, 1, "promote", {"promoted": False, "reason": "worse"}, 1.0, last=True)
+    bodies = [json.loads(d.body) for d in events.claim(store)]
+    assert [b["type"] for b in bodies] == ["round.finished"]
+    assert bodies[0]["data"] == {"round": 1, "promoted": False, "reason": "worse"}
+
+
+def test_guessing_a_password_raises_one_alert(store):
+    events.add_webhook(store, "http://127.0.0.1:1/", [Event.ALERT_RAISED])
+    throttle = SignInThrottle(store, per_name=3)
+    for _ in range(6):
+        throttle.enter("10.0.0.1", "ann")
+    [delivery] = events.claim(store)
+    assert json.loads(delivery.body)["data"]["alert"] == "sign_in.throttled"
+
+
+@pytest.mark.parametrize("url", ["", "ftp://x", "http://", "http://[", "http://ann:pw@host/", "javascript:alert(1)"])
+def test_an_address_nothing_can_be_sent_to_is_refused(store, url):
+    with pytest.raises(BadInput, match="url"):
+        events.add_webhook(store, url, [Event.ALERT_RAISED])
+    with pytest.raises(BadInput, match="events"):
+        events.add_webhook(store, "https://example.org/", [])

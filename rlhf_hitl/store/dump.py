@@ -24,7 +24,7 @@ from rlhf_hitl.store.db import Store, alembic_config
 from rlhf_hitl.store.tables import Utc, metadata
 
 BATCH = 1000
-CACHE_KIB = 128 * 1024
+CACHE_KIB = 512 * 1024
 
 #: Every table; one comes after those it refers to.
 TABLES: tuple[sa.Table, ...] = tuple(metadata.sorted_tables)

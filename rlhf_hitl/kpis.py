@@ -82,7 +82,8 @@ def report(store: Store, settings: Settings) -> Report:
     made_here = [j for j in queue.history(store) if not j.source]
     times = [j.answer.active_seconds for j in made_here if j.answer.active_seconds is not None]
     # Before there is a model nothing is routed and everything is judged: that costs, though it is no intervention.
-    paid_for = {j.comparison_id for j in made_here} | {r.comparison_id for r in accepted}
+    judged_here = {j.comparison_id for j in queue.history(store, repeats=False) if not j.source}
+    paid_for = judged_here | {r.comparison_id for r in accepted}
     return Report(
         figures=(
             _accuracy(control),

@@ -288,7 +288,11 @@ class Loop:
         return ledger.finished_steps(self.store)[self.round, step]
 
     def _judgments_since(self, revision: int) -> int:
-        return sum(not j.source for j in queue.history(self.store, after=revision, current=False) if not j.supersedes)
+        return sum(
+            not j.source
+            for j in queue.history(self.store, after=revision, current=False, repeats=False)
+            if not j.supersedes
+        )
 
     def _has_work(self) -> bool:
         state = queue.state(self.store)

@@ -17,7 +17,7 @@ from rlhf_hitl.formats.importing import import_bundled
 from rlhf_hitl.reward.features import Backbone
 from rlhf_hitl.reward.train import train_head
 from rlhf_hitl.routing.router import Policy, route_pool, score_pool
-from rlhf_hitl.store import Store, catalog, ledger, people, queue
+from rlhf_hitl.store import Store, catalog, ledger, people, queue, tokens
 from rlhf_hitl.store.tables import places
 from rlhf_hitl.types import Answer, Comparison, Completion, Message, Prompt, Rater, Role, Route, Score, Verdict, utc_now
 from rlhf_hitl.ui import INTERFACE_VERSION
@@ -369,6 +369,24 @@ def test_the_page_fits_the_screen(shared, page, width):
     assert len(judgments(shared, rater)) == 1
 
 
+def test_an_invitation_leads_to_the_first_comparison_and_is_used_up(shared, page, context):
+    link = f"{shared.address}/invite/{tokens.invite(shared.store, Role.RATER)}"
+    shared.person("ivo")
+    page.goto(link)
+    page.get_by_label("Name").fill("ivo")
+    page.get_by_label("Password").fill("a word of my own")
+    page.get_by_role("button", name="Start").click()
+    expect(page.get_by_role("alert")).to_contain_text("free")
+    page.get_by_label("Name").fill("ivana")
+    page.get_by_label("Password").fill("a word of my own")
+    page.keyboard.press("Enter")
+    expect(page.locator("#card")).to_be_visible(timeout=30_000)
+    assert people.verify(shared.store, "ivana", "a word of my own") is not None
+    late = context.new_page()
+    late.goto(link)
+    expect(late.get_by_role("alert")).to_contain_text("used up")
+
+
 def test_a_rater_is_refused_the_leads_page(shared, page, context):
     open_desk(page, shared, "curious")
     for path in ("/lead", "/lead/", "/lead/config", "/rate/../lead/", "/lead/gradio_api/info"):
@@ -576,15 +594,16 @@ def test_pictures_of_every_page(serve, chromium, images, tiny_model, tmp_path):
     server.person("rater")
 
     def shot(
-        server: Server, name: str, who: str, ready: str, *, width: int = 1280, height: int = 800, dark: bool = False
-    ) -> None:
+        server: Server, name: str, who: str, ready: str, *, width: int = 1280, height: int = 800, dark: bool = False,
+        path: str = "/login",
+    ) -> None:  # fmt: skip
         context = chromium.new_context(
             viewport={"width": width, "height": height},
             color_scheme="dark" if dark else "light",
             reduced_motion="reduce",
         )
         page = context.new_page()
-        page.goto(server.address + "/login")
+        page.goto(server.address + path)
         if who:
             enter(page, server, who)
         expect(page.locator(ready)).to_be_visible()
@@ -595,6 +614,8 @@ def test_pictures_of_every_page(serve, chromium, images, tiny_model, tmp_path):
         context.close()
 
     shot(server, "login", "", "form", width=900, height=700)
+    invitation = tokens.invite(server.store, Role.RATER)
+    shot(server, "invite", "", "form", width=900, height=700, path=f"/invite/{invitation}")
     shot(server, "rate", "rater", "#card")
     shot(server, "rate-dark", "rater", "#card", dark=True)
     shot(server, "rate-phone", "rater", "#card", width=390, height=844)
@@ -612,4 +633,4 @@ def test_pictures_of_every_page(serve, chromium, images, tiny_model, tmp_path):
     route_pool(later.store, model, Policy(max_error=0.25, delta=0.1, control_share=0.25), round=1)
     simulate.review(later.store, 18)
     shot(later, "lead", "lead", ".accepted", height=1000)
-    assert {p.stem for p in images.glob("*.png")} == {"login", "rate", "rate-dark", "rate-phone", "lead"}
+    assert {p.stem for p in images.glob("*.png")} == {"login", "invite", "rate", "rate-dark", "rate-phone", "lead"}

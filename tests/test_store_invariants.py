@@ -17,11 +17,12 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from rlhf_hitl.errors import Conflict
 from rlhf_hitl.store import Store, catalog, ledger, queue
-from rlhf_hitl.store.tables import places
+from rlhf_hitl.store.tables import leases, places
 from rlhf_hitl.types import Answer, Comparison, Lease, Route, Verdict
 
 RATERS = 3
 COMPARISONS = 4
+MOST_HELD = 2
 
 a_rater = st.integers(0, RATERS - 1)
 a_comparison = st.integers(0, COMPARISONS - 1)
@@ -61,21 +62,24 @@ class Queue(RuleBasedStateMachine):
     def time_passes(self, minutes):
         self.now += timedelta(minutes=minutes)
 
-    @rule(who=a_rater)
-    def lease(self, who):
+    @rule(who=a_rater, count=st.integers(1, MOST_HELD))
+    def lease(self, who, count):
         rater = self.raters[who]
         before = self.places()
-        lease = queue.lease(self.store, rater, seconds=30 * 60, now=self.now)
-        if lease is None:
-            left = [p for p in before if self.is_free(p) and self.routes[p.comparison_id] is not Route.AUTO]
-            assert {(p.comparison_id, rater) for p in left} <= self.judged()
-            return
-        assert lease.expires_at > self.now
-        assert (lease.comparison.id, rater) not in self.judged()
         held = {p.lease_id for p in before if p.rater_id == rater and p.judgment_id is None and not self.is_free(p)}
-        assert held <= {lease.id}
-        assert held or self.routes[lease.comparison.id] is not Route.AUTO
-        self.leases.append(lease)
+        got = queue.lease_many(self.store, rater, count, seconds=30 * 60, now=self.now)
+        assert len({lease.comparison.id for lease in got}) == len(got) <= count
+        for lease in got:
+            assert lease.expires_at > self.now
+            assert (lease.comparison.id, rater) not in self.judged()
+            assert lease.id in held or self.routes[lease.comparison.id] is not Route.AUTO
+        ids = {lease.id for lease in got}
+        assert held <= ids or ids <= held, "what is held comes first"
+        if len(got) < count:
+            left = [p for p in before if self.is_free(p) and self.routes[p.comparison_id] is not Route.AUTO]
+            had = {(lease.comparison.id, rater) for lease in got}
+            assert {(p.comparison_id, rater) for p in left} <= self.judged() | had
+        self.leases += [lease for lease in got if lease.id not in held]
 
     @precondition(lambda self: self.leases)
     @rule(which=any_of_them, verdict=st.sampled_from([Verdict.RANKED, Verdict.SKIPPED]))
@@ -106,6 +110,29 @@ class Queue(RuleBasedStateMachine):
         if self.raters[who] != lease.rater_id:
             with pytest.raises(Conflict):
                 queue.submit(self.store, lease.id, self.raters[who], Answer(Verdict.SKIPPED), now=self.now)
+
+    @precondition(lambda self: self.leases)
+    @rule(which=any_of_them)
+    def renew(self, which):
+        lease = self.leases[which % len(self.leases)]
+        [place] = [p for p in self.places() if (p.comparison_id, p.n) == self.place_of(lease)] or [None]
+        still = place is not None and place.lease_id == lease.id and place.judgment_id is None
+        try:
+            until = queue.renew(self.store, lease.id, lease.rater_id, seconds=20 * 60, now=self.now)
+        except Conflict:
+            assert not still
+            return
+        assert still
+        assert until == self.now + timedelta(minutes=20)
+
+    def place_of(self, lease):
+        with self.store.read() as conn:
+            return conn.execute(sa.select(leases.c.comparison_id, leases.c.place).where(leases.c.id == lease.id)).one()
+
+    @precondition(lambda self: self.leases)
+    @rule(which=any_of_them)
+    def a_lead_takes_back(self, which):
+        queue.expire(self.store, self.leases[which % len(self.leases)].id)
 
     @precondition(lambda self: self.leases)
     @rule(which=any_of_them)
@@ -145,10 +172,12 @@ class Queue(RuleBasedStateMachine):
         assert queue.state(self.store, self.now)["filled"] == counted.total()
 
     @invariant()
-    def a_rater_holds_one_comparison_at_most(self):
+    def a_rater_holds_no_more_than_they_asked_for_and_no_comparison_twice(self):
         held = Counter(p.rater_id for p in self.places() if p.judgment_id is None and not self.is_free(p))
         assert queue.state(self.store, self.now)["leased"] == held.total()
-        assert max(held.values(), default=0) <= 1
+        assert max(held.values(), default=0) <= MOST_HELD
+        pairs = [(p.rater_id, p.comparison_id) for p in self.places() if p.judgment_id is None and not self.is_free(p)]
+        assert len(pairs) == len(set(pairs))
 
 
 def explore(new_store, add_comparisons, add_raters, examples: int) -> None:

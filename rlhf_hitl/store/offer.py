@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -18,6 +17,7 @@ from rlhf_hitl.types import Route, Verdict, content_id, utc_now
 
 #: A hidden repeat shows nothing of a rater's last so many judgments, and something of those before.
 REPEAT_GAP, REPEAT_WINDOW = 20, 100
+CANDIDATES = 50  # with the tags wished for, of which others may take some meanwhile
 
 
 @dataclass(frozen=True)
@@ -57,18 +57,27 @@ def may_have_more(conn: Connection, rater, holding: int, now: datetime) -> bool:
 
 
 def next_place(
-    store: Store, conn: Connection, rater, wish: Wish, now: datetime, chance: Callable[[], float]
+    store: Store,
+    conn: Connection,
+    rater,
+    wish: Wish,
+    candidates: Sequence[str] | None,
+    now: datetime,
+    chance: Callable[[], float],
 ) -> Place | None:
-    """The free place that comes first among the lanes open to a rater."""
+    """The free place that comes first among the lanes open to a rater; among `candidates` where tags are wished for."""
+    given = {"rater": rater.id, "now": now}
+    if candidates is not None:
+        found = conn.execute(_FIRST_OF, given | {"ids": list(candidates)}).first()
+        return None if found is None else Place(found.comparison_id, found.n)
     offered = _lanes_for(conn, rater, wish)
     while offered:
         if len(offered) > 1:
-            offered = _by_head(store, conn, offered, rater.id, wish, now)
+            offered = _by_head(conn, offered, given)
             if not offered:
                 return None
         lane = offered[0]
-        head = _head(store.is_sqlite, len(wish.tags))
-        found = conn.execute(head, _bound(rater.id, wish, now) | {"lane": lane.id}).first()
+        found = conn.execute(_HEAD, given | {"lane": lane.id}).first()
         if found is not None:
             if lane.repeat_every and chance() < 1 / lane.repeat_every:
                 again = _make_repeat(store, conn, rater.id, lane.project_id, chance)
@@ -79,16 +88,43 @@ def next_place(
     return None
 
 
-def count_left(store: Store, conn: Connection, rater_id: str, now: datetime, cap: int) -> int:
+def tagged(store: Store, rater_id: str, wish: Wish, now: datetime | None) -> list[str]:
+    """The first comparisons in line with the tags wished for.
+
+    Tags are looked for along the line, which takes seconds where a million stand before the first that has them. So it
+    is done by itself, before the lock is taken that all others wait for.
+    """
+    with store.read() as conn:
+        now = now or store.now(conn)
+        rater = conn.execute(sa.select(raters).where(raters.c.id == rater_id)).first()
+        if rater is None:
+            return []
+        query, given = _free_places(), {"rater": rater_id, "now": now}
+        for key, value in wish.tags.items():
+            # Entry by entry: a path into the JSON would have to quote what a tag may be called.
+            each = (sa.func.json_each if store.is_sqlite else sa.func.json_each_text)(prompts.c.tags)
+            entry = each.table_valued("key", "value")
+            has = sa.select(1).select_from(prompts.join(entry, sa.true()))
+            has = has.where(prompts.c.id == comparisons.c.prompt_id, entry.c.key == key, entry.c.value == value)
+            query = query.where(has.exists())
+        query = query.add_columns(places.c.position).limit(CANDIDATES)
+        found = [
+            (row.position, row.comparison_id)
+            for lane in _lanes_for(conn, rater, wish)
+            for row in conn.execute(query.where(places.c.lane_id == lane.id), given)
+        ]
+    return [comparison for _, comparison in sorted(found)[:CANDIDATES]]
+
+
+def count_left(conn: Connection, rater_id: str, now: datetime, cap: int) -> int:
     """How many comparisons a rater could be given, besides those they hold; counting stops at `cap`."""
     rater = conn.execute(sa.select(raters).where(raters.c.id == rater_id)).one()
     if rater.paused_at is not None:
         return 0
     ids = [lane.id for lane in _lanes_for(conn, rater, ANYTHING)]
-    free = _free_places(store.is_sqlite, 0).where(places.c.lane_id.in_(ids)).order_by(None)
+    free = _free_places().where(places.c.lane_id.in_(ids)).order_by(None)
     some = free.with_only_columns(places.c.comparison_id).distinct().limit(cap).subquery()
-    query = sa.select(sa.func.count()).select_from(some)
-    return conn.execute(query, _bound(rater_id, ANYTHING, now)).scalar_one()
+    return conn.execute(sa.select(sa.func.count()).select_from(some), {"rater": rater_id, "now": now}).scalar_one()
 
 
 def _lanes_for(conn: Connection, rater, wish: Wish) -> list:
@@ -118,37 +154,17 @@ _OPEN_LANES = (
 )
 
 
-def _by_head(store: Store, conn: Connection, offered: list, rater_id: str, wish: Wish, now: datetime) -> list:
+def _by_head(conn: Connection, offered: list, given: Mapping[str, Any]) -> list:
     """Lanes that have something for the rater, the one whose head comes first in front."""
-    given = _bound(rater_id, wish, now) | {"lanes": [lane.id for lane in offered]}
-    found = conn.execute(_heads(store.is_sqlite, len(wish.tags)), given)
+    found = conn.execute(_HEADS, {**given, "lanes": [lane.id for lane in offered]})
     heads = {lane: first for lane, first in found if first is not None}
     return sorted((lane for lane in offered if lane.id in heads), key=lambda lane: (heads[lane.id], lane.id))
 
 
-# Statements are built once for each number of tags asked for: building one takes longer than running it.
-
-
-@lru_cache(maxsize=64)
-def _head(sqlite: bool, tags: int) -> sa.Select:
-    """The first place of lane `lane` for a rater, locked, past those another is just taking."""
-    free = _free_places(sqlite, tags).where(places.c.lane_id == sa.bindparam("lane"))
-    return free.limit(1).with_for_update(skip_locked=True, of=places)
-
-
-@lru_cache(maxsize=64)
-def _heads(sqlite: bool, tags: int) -> sa.Select:
-    """Lane → position of its head, of the lanes in `lanes`."""
-    # Asked of each lane by itself: that is one step into the index, however long the lane is.
-    head = _free_places(sqlite, tags).with_only_columns(places.c.position).where(places.c.lane_id == lanes.c.id)
-    first = head.limit(1).correlate(lanes).scalar_subquery()
-    return sa.select(lanes.c.id, first).where(lanes.c.id.in_(sa.bindparam("lanes", expanding=True)))
-
-
-def _free_places(sqlite: bool, tags: int) -> sa.Select:
-    """The places that rater `rater` may be given, first in line first; for values see `_bound`."""
+def _free_places() -> sa.Select:
+    """The places that rater `rater` may be given at the time `now`, first in line first."""
     mine, me = places.alias(), sa.bindparam("rater")
-    query = (
+    return (
         sa.select(places.c.comparison_id, places.c.n)
         .select_from(places.join(comparisons, comparisons.c.id == places.c.comparison_id))
         .where(
@@ -167,20 +183,26 @@ def _free_places(sqlite: bool, tags: int) -> sa.Select:
         )
         .order_by(places.c.position, places.c.n)
     )
-    for i in range(tags):
-        # Entry by entry: a path into the JSON would have to quote what a tag may be called.
-        each = (sa.func.json_each if sqlite else sa.func.json_each_text)(prompts.c.tags).table_valued("key", "value")
-        is_it = (each.c.key == sa.bindparam(f"key_{i}"), each.c.value == sa.bindparam(f"value_{i}"))
-        entry = sa.select(1).select_from(prompts.join(each, sa.true()))
-        query = query.where(entry.where(prompts.c.id == comparisons.c.prompt_id, *is_it).exists())
-    return query
 
 
-def _bound(rater_id: str, wish: Wish, now: datetime) -> dict[str, Any]:
-    given: dict[str, Any] = {"rater": rater_id, "now": now}
-    for i, (key, value) in enumerate(wish.tags.items()):
-        given |= {f"key_{i}": key, f"value_{i}": value}
-    return given
+def _first(*where: sa.ColumnElement[bool]) -> sa.Select:
+    """The first of the free places, locked, past those another is just taking."""
+    return _free_places().where(*where).limit(1).with_for_update(skip_locked=True, of=places)
+
+
+# Statements of the busy path are built once: building one takes longer than running it.
+_HEAD = _first(places.c.lane_id == sa.bindparam("lane"))
+_FIRST_OF = _first(places.c.comparison_id.in_(sa.bindparam("ids", expanding=True)))
+# Asked of each lane by itself: that is one step into the index, however long the lane is.
+_HEADS = sa.select(
+    lanes.c.id,
+    _free_places()
+    .with_only_columns(places.c.position)
+    .where(places.c.lane_id == lanes.c.id)
+    .limit(1)
+    .correlate(lanes)
+    .scalar_subquery(),
+).where(lanes.c.id.in_(sa.bindparam("lanes", expanding=True)))
 
 
 def _make_repeat(

@@ -66,6 +66,7 @@ def lease_many(
     Raises:
         NotFound: no such rater, or one who is disabled.
     """
+    candidates = offer.tagged(store, rater_id, wish, now) if wish.tags else None
     with store.write() as conn:
         rater, clock = _lock_rater(store, conn, rater_id)
         if rater is None:
@@ -74,7 +75,7 @@ def lease_many(
         out = _held(conn, rater_id, now)[:count]
         until = now + timedelta(seconds=seconds)
         while len(out) < count and offer.may_have_more(conn, rater, len(out), now):
-            place = offer.next_place(store, conn, rater, wish, now, chance)
+            place = offer.next_place(store, conn, rater, wish, candidates, now, chance)
             if place is None:
                 break
             out.append(_hold(conn, rater_id, place, now, until))

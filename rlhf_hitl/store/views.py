@@ -86,7 +86,7 @@ def tally(store: Store, rater_id: str, since: datetime, *, cap: int = 1000, now:
         places.c.rater_id == rater_id, places.c.judgment_id.is_(None), places.c.leased_until > now
     )
     with store.read() as conn:
-        left = conn.execute(held).scalar_one() + offer.count_left(store, conn, rater_id, now, cap)
+        left = conn.execute(held).scalar_one() + offer.count_left(conn, rater_id, now, cap)
         return Tally(conn.execute(done).scalar_one(), min(left, cap), cap)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Annotated, Any
@@ -13,6 +14,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Message, Receive, Send
 from starlette.types import Scope as AsgiScope
+from uvicorn.config import STARTUP_FAILURE
 
 from rlhf_hitl.api import auth
 from rlhf_hitl.api.observe import Metrics, Observed, log_as_json, readiness
@@ -20,7 +22,7 @@ from rlhf_hitl.api.problems import problem
 from rlhf_hitl.api.v1 import create_api
 from rlhf_hitl.api.webhooks import Sender
 from rlhf_hitl.config import Settings, load_settings
-from rlhf_hitl.errors import BadInput, NotFound
+from rlhf_hitl.errors import BadInput, NotFound, RlhfHitlError
 from rlhf_hitl.store import Store, StoreFailure, people, tokens
 from rlhf_hitl.types import Rater, Scope
 
@@ -78,10 +80,14 @@ def create_app(store: Store, settings: Settings, throttle: auth.SignInThrottle |
 
 def serve_from_environment() -> FastAPI:
     """The application of the settings in the environment: what each of several worker processes runs."""
-    settings = load_settings()
-    if settings.log == "json":
-        log_as_json()
-    return create_app(Store.open(settings.store), settings)
+    try:
+        settings = load_settings()
+        if settings.log == "json":
+            log_as_json()
+        return create_app(Store.open(settings.store), settings)
+    except RlhfHitlError as e:
+        print(f"error: {e}", file=sys.stderr)
+        sys.exit(STARTUP_FAILURE)  # what failed once fails always: the process is not to be started again
 
 
 def _add_sign_in(app: FastAPI, store: Store, settings: Settings, throttle: auth.SignInThrottle) -> None:

@@ -55,7 +55,79 @@ def loop_time(f: dict[str, Any]) -> str:
     )
 
 
-TABLES: dict[str, Callable[[dict[str, Any]], str]] = {"replay": replay, "loop_time": loop_time}
+def crash(f: dict[str, Any]) -> str:
+    def row(name: str, key: str) -> str:
+        return f"| {name} | {f[f'sqlite.{key}']:,} | {f[f'postgres.{key}']:,} |\n"
+
+    return (
+        "| | SQLite | PostgreSQL |\n| --- | ---: | ---: |\n"
+        + row("server killed", "kills")
+        + f"| database killed | | {f['postgres.server_kills']} |\n"
+        + row("judgments confirmed", "confirmed")
+        + row("confirmed ones lost or changed", "lost")
+        + row("judgments kept twice", "doubled")
+        + row("judgments nobody sent", "unasked")
+        + row("comparisons with more judgments than wanted", "overshot")
+    )
+
+
+def contention(f: dict[str, Any]) -> str:
+    def row(name: str, key: str, form: str = ",") -> str:
+        return f"| {name} | {f[f'sqlite.{key}']:{form}} | {f[f'postgres.{key}']:{form}} |\n"
+
+    return (
+        f"{f['clients']} raters at once on {f['comparisons']} comparisons that want {f['wanted']:,} judgments:\n\n"
+        "| | SQLite, one process | PostgreSQL, two |\n| --- | ---: | ---: |\n"
+        + row("judgments that count", "judgments")
+        + row("surplus", "surplus")
+        + row("lease + submit, a second", "cycles_per_s", ".0f")
+        + row("95 % took less than (ms)", "p95_ms", ".0f")
+        + f"\nJudgments by one rater on one comparison beyond the first: {f['repeats']}. "
+        f"Comparisons with more judgments than wanted: {f['overshot']}.\n"
+    )
+
+
+def queue_scale(f: dict[str, Any]) -> str:
+    sizes = [key.removeprefix("sqlite.p95_ms_") for key in f if key.startswith("sqlite.p95_ms_")]
+    names = {"10k": "10,000", "100k": "100,000", "1m": "1,000,000"}
+
+    def row(name: str, database: str) -> str:
+        cells = (f"{f[f'{database}.p50_ms_{n}']:.1f} / {f[f'{database}.p95_ms_{n}']:.1f}" for n in sizes)
+        return f"| {name} | {' | '.join(cells)} | {f[f'{database}.p95_growth']:.2f} |\n"
+
+    return (
+        f"| lease + submit, half / 95 % took less (ms) | {' | '.join(names[n] for n in sizes)} | 95 % grew by |\n"
+        f"| --- |{' ---: |' * (len(sizes) + 1)}\n" + row("SQLite", "sqlite") + row("PostgreSQL", "postgres")
+    )
+
+
+def vs_label_studio(f: dict[str, Any]) -> str:
+    ways = {
+        "label_studio.start": "Label Studio, `label-studio start`",
+        "label_studio.gunicorn": "Label Studio, gunicorn with two workers",
+        "ours.one": "`rlhf-hitl serve`",
+        "ours.two": "`rlhf-hitl serve --workers 2`",
+    }
+    rows = (
+        f"| {name} | {f[f'{way}.cycles_per_s']:.1f} | {f[f'{way}.p50_ms']:.0f} | {f[f'{way}.p95_ms']:.0f} |\n"
+        for way, name in ways.items()
+    )
+    return (
+        f"{f['raters']} raters, {f['comparisons']:,} comparisons, PostgreSQL:\n\n"
+        "| next task + submit | a second | half took less than (ms) | 95 % took less than (ms) |\n"
+        "| --- | ---: | ---: | ---: |\n" + "".join(rows) + "\nThe quicker way of each: "
+        f"{f['cycles_ratio']:.1f} times as many a second, {f['p95_ratio']:.2f} times the 95 % time.\n"
+    )
+
+
+TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
+    "contention": contention,
+    "crash": crash,
+    "loop_time": loop_time,
+    "queue_scale": queue_scale,
+    "replay": replay,
+    "vs_label_studio": vs_label_studio,
+}
 
 
 def drawn(text: str) -> str:

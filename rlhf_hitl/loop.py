@@ -295,8 +295,7 @@ class Loop:
         )
 
     def _has_work(self) -> bool:
-        state = queue.state(self.store)
-        return state["free"] + state["leased"] > 0
+        return any(lane.leased or (lane.free and not lane.paused) for lane in queue.by_lane(self.store))
 
     def _sampled(self, policy: str, prompts: list[Prompt]) -> list[Completion]:
         """`completions_per_prompt` answers to each prompt, shared among the temperatures."""

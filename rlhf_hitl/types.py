@@ -135,6 +135,11 @@ def split_of(family: str) -> Split:
     return Split.TRAIN
 
 
+def _refuse_nul(what: str, *texts: str) -> None:
+    if any("\x00" in text for text in texts):
+        raise BadInput(what, expected="text without a NUL, which PostgreSQL cannot hold", fix="take it out")
+
+
 @dataclass(frozen=True)
 class Prompt:
     """Chat messages to be answered."""
@@ -148,6 +153,7 @@ class Prompt:
     def create(cls, chat: Messages, tags: Mapping[str, str] | None = None, split: Split | None = None) -> Prompt:
         if not chat or not any(m.content.strip() for m in chat):
             raise BadInput("prompt", expected="at least one message with text", fix="drop the row or fill the prompt")
+        _refuse_nul("tags", *(tags or {}), *(tags or {}).values())
         return cls(content_id("p", as_dicts(chat)), chat, split or split_of(prompt_family(chat)), dict(tags or {}))
 
     @property
@@ -175,6 +181,7 @@ class Completion:
     def create(
         cls, prompt_id: str, chat: Messages, policy: str, sampling: Mapping[str, Any] | None = None
     ) -> Completion:
+        _refuse_nul("policy", policy)
         return cls(content_id("c", prompt_id, policy, as_dicts(chat)), prompt_id, chat, policy, dict(sampling or {}))
 
     @property

@@ -2,13 +2,19 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+from glob import glob
 from pathlib import Path
 
 import pytest
 
 BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+needs_postgres = pytest.mark.skipif(
+    not glob("/usr/lib/postgresql/*/bin/initdb") and not shutil.which("initdb") and not os.environ.get("CI"),
+    reason="no PostgreSQL on this machine: apt-get install postgresql",
+)
 
 
 def quick(script: str, *flags: str) -> dict:
@@ -32,6 +38,40 @@ def test_loop_time_runs_from_an_empty_folder(tiny_model):
     figures = quick("loop_time.py", "--policy", str(tiny_model))
     assert figures["judgments"] == 60
     assert figures["minutes"] > 0
+
+
+@needs_postgres
+def test_no_confirmed_judgment_is_lost_when_server_and_database_are_killed():
+    figures = quick("crash.py")
+    assert figures["postgres.server_kills"] == 1
+    for database in ("sqlite", "postgres"):
+        assert figures[f"{database}.kills"] == 2
+        assert figures[f"{database}.confirmed"] > 2 * 16
+        for wrong in ("lost", "doubled", "unasked", "overshot"):
+            assert figures[f"{database}.{wrong}"] == 0, wrong
+
+
+@needs_postgres
+def test_raters_at_once_leave_exactly_the_judgments_wanted():
+    figures = quick("contention.py")
+    assert figures["sqlite.judgments"] == figures["postgres.judgments"] == figures["wanted"] == 120
+    assert figures["repeats"] == figures["overshot"] == 0
+
+
+@needs_postgres
+def test_queue_scale_runs_on_both_databases():
+    figures = quick("queue_scale.py")
+    for database in ("sqlite", "postgres"):
+        assert 0 < figures[f"{database}.p50_ms_2k"] <= figures[f"{database}.p95_ms_2k"]
+        assert figures[f"{database}.p95_growth"] > 0
+
+
+@needs_postgres
+def test_our_side_of_the_comparison_with_label_studio_runs():
+    figures = quick("vs_label_studio.py", "--ours")
+    assert figures["ours.one.cycles_per_s"] > 0
+    assert figures["ours.two.cycles_per_s"] > 0
+    assert figures["ours.answered_twice"] == 0
 
 
 def test_the_figures_in_the_documentation_are_those_of_the_results():

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from rlhf_hitl.errors import BadInput
+from rlhf_hitl.errors import BadInput, NotFound
+from rlhf_hitl.formats import archive
 from rlhf_hitl.formats.export import export
 from rlhf_hitl.formats.importing import import_path
-from rlhf_hitl.store import Store, catalog, ledger, queue
+from rlhf_hitl.labels.aggregate import labels
+from rlhf_hitl.store import Store, catalog, ledger, projects, queue
 from rlhf_hitl.types import Answer, Role, Route, Score, Split, Verdict, as_dicts
 
 
@@ -183,6 +186,75 @@ def test_the_same_store_has_the_same_hash_and_one_more_vote_another(judged, tmp_
     assert json.loads((tmp_path / "a" / "manifest.json").read_text()) == first
     import_path(judged, write(tmp_path / "one.jsonl", [vote("cy", "tie", "once")]))
     assert export(judged, tmp_path / "d")["content_hash"] != first["content_hash"]
+
+
+def test_the_newest_routing_says_which_model_a_pair_is_of(store, tmp_path, add_comparisons):
+    made = [c for c in add_comparisons(store, 10) if c.prompt.split is Split.TRAIN]
+    for model, probability in (("old", 0.6), ("new", 0.7)):
+        ledger.add_reward_model(store, ledger.RewardModelRecord(model, "head", "there", "tiny", "h", simulated=False))
+        sides = [tuple(a.id for a in c.completions) for c in made]
+        ledger.add_scores(
+            store, [Score(c.id, model, *ids, 1.0, 0.1, probability) for c, ids in zip(made, sides, strict=True)]
+        )
+        ledger.route(store, [ledger.Routing(c.id, Route.AUTO, Route.AUTO, "sure", model) for c in made])
+    ledger.route(store, [ledger.Routing(made[0].id, Route.AUTO, Route.AUTO, "a lead said so")])
+    manifest = export(store, tmp_path / "out")
+    rows = load(tmp_path / "out")["train"]
+    assert {(r["comparison_id"], r["reward_model_id"], r["p_chosen"]) for r in rows} == {
+        (c.id, "new", 0.7) for c in made[1:]
+    }
+    assert manifest["filters"]["accepted without a score"] == 1
+
+
+def test_a_hidden_repeat_is_among_the_judgments_and_labels_nothing(sqlite_store, tmp_path, add_comparisons, add_raters):
+    [comparison], [rater] = add_comparisons(sqlite_store, 1), add_raters(sqlite_store, 1)
+    repeat = replace(comparison, id="x_repeat", repeat_of=comparison.id)
+    with sqlite_store.write() as conn:
+        catalog.add_comparisons(sqlite_store, conn, [repeat])
+    better, worse = (c.id for c in comparison.completions)
+    while lease := queue.lease(sqlite_store, rater):
+        ranking = ((better,), (worse,)) if lease.comparison.repeat_of is None else ((worse,), (better,))
+        queue.submit(sqlite_store, lease.id, rater, Answer(Verdict.RANKED, ranking))
+    [label] = labels(sqlite_store)
+    assert (label.preferred, label.votes) == (better, 1)
+    manifest = export(sqlite_store, tmp_path / "out")
+    [row] = [r for part in load(tmp_path / "out").values() for r in part]
+    assert (row["chosen_id"], row["votes"], len(json.loads(row["judgments"]))) == (better, 1, 1)
+    found = {r["comparison_id"]: r["ranking"] for r in judgment_rows(tmp_path / "out")}
+    assert found == {comparison.id: [[better], [worse]], "x_repeat": [[worse], [better]]}
+    assert manifest["filters"] == {}
+
+
+def test_an_export_of_one_project_has_nothing_of_another(judged, tmp_path):
+    projects.add(judged, "sea")
+    import_path(judged, write(tmp_path / "s.jsonl", [vote("ann", "model_a", "How deep is it?")]), project="sea")
+    manifest = export(judged, tmp_path / "out", project="sea")
+    assert (sum(manifest["rows"].values()), sum(manifest["judgments"].values())) == (1, 1)
+    [row] = judgment_rows(tmp_path / "out")
+    assert row["prompt"][0]["content"] == "How deep is it?"
+    assert [len(labels(judged, project=name)) for name in ("sea", "default")] == [1, 12]
+    assert sum(export(judged, tmp_path / "all")["rows"].values()) == 13
+    with pytest.raises(NotFound, match="project 'see'"):
+        export(judged, tmp_path / "none", project="see")
+
+
+def test_the_same_store_has_the_same_hash_on_either_database(judged, postgres_url, tmp_path, add_comparisons):
+    accept(judged, 10, add_comparisons)
+    archive.write(judged, tmp_path / "a.archive")
+    moved = Store.open(postgres_url)
+    archive.restore(moved, tmp_path / "a.archive")
+    there, here = export(moved, tmp_path / "b", format="jsonl"), export(judged, tmp_path / "c", format="jsonl")
+    moved.close()
+    assert there | {"created_at": ""} == here | {"created_at": ""}
+
+
+def test_datasets_tells_two_exports_apart(judged, tmp_path):
+    export(judged, tmp_path / "a")
+    import_path(judged, write(tmp_path / "one.jsonl", [vote("ann", "model_a", "once")]), split=Split.TRAIN)
+    export(judged, tmp_path / "b")
+    # By what `datasets` names the results it keeps of a computation: one that stands for two would bring up wrong rows.
+    found = [part._fingerprint for name in "ab" for part in load(tmp_path / name).values()]
+    assert len(set(found)) == 6
 
 
 def test_json_lines_hold_the_same_rows(judged, tmp_path):

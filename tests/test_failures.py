@@ -16,10 +16,11 @@ import sqlalchemy as sa
 from starlette.testclient import TestClient
 
 from rlhf_hitl.api.app import create_app
+from rlhf_hitl.api.webhooks import Sender
 from rlhf_hitl.config import Settings
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.store import Store, StoreFailure, people, queue, tokens
-from rlhf_hitl.types import Answer, Role, Scope, Verdict, utc_now
+from rlhf_hitl.store import Store, StoreFailure, events, people, queue, tokens
+from rlhf_hitl.types import Answer, Event, Role, Scope, Verdict, utc_now
 
 SKIP = Answer(Verdict.SKIPPED)
 
@@ -117,7 +118,7 @@ def test_a_connection_that_is_cut_in_mid_submit_is_an_error_and_the_same_key_cou
                 while not (pids := conn.exec_driver_sql(waiting).scalars().all()):
                     assert not submitted.done()
                 conn.exec_driver_sql(f"SELECT pg_terminate_backend({pids[0]})")
-                with pytest.raises(StoreFailure, match="nothing was changed"):
+                with pytest.raises(StoreFailure, match="store"):
                     submitted.result(timeout=60)
         assert list(queue.history(store)) == []
         assert queue.submit(store, lease.id, ann, SKIP).outcome == "counted"
@@ -141,6 +142,34 @@ def test_a_database_that_restarts_is_found_again(postgres_url, add_comparisons, 
             except StoreFailure:
                 continue
         assert outcome == "counted"
+
+
+def test_a_standby_is_said_to_be_one_and_ends_no_thread(postgres_url, tmp_path, add_comparisons, add_raters):
+    with Store.open(postgres_url) as store:
+        add_comparisons(store, 1)
+        [ann] = add_raters(store, 1)
+        lease = queue.lease(store, ann)
+        events.add_webhook(store, "http://127.0.0.1:1/", [Event.ALERT_RAISED])
+        with store.write() as conn:
+            events.emit(conn, Event.ALERT_RAISED, {})
+        name = sa.make_url(postgres_url).database
+        with store.write() as conn:
+            conn.exec_driver_sql(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    with Store.open(postgres_url) as store:
+        with pytest.raises(StoreFailure, match="read-only"):
+            queue.submit(store, lease.id, ann, SKIP)
+        with pytest.raises(StoreFailure):
+            Sender(store).send_due()
+        with TestClient(create_app(store, Settings(workspace=tmp_path)), raise_server_exceptions=False) as client:
+            assert client.get("/readyz").status_code == 503
+            assert client.post("/login", data={"name": "x", "password": "y"}).status_code == 503
+            assert [t.name for t in threading.enumerate() if t.is_alive()].count("webhooks") == 1
+
+
+def test_a_server_that_froze_in_mid_submit_holds_up_nobody_for_ever(postgres_url):
+    with Store.open(postgres_url) as store, store.read() as conn:
+        for name in ("idle_in_transaction_session_timeout", "lock_timeout"):
+            assert conn.exec_driver_sql(f"SHOW {name}").scalar_one() not in ("0", "0s")
 
 
 def test_the_api_answers_503_while_the_database_is_gone_and_then_goes_on(
@@ -258,6 +287,7 @@ LOGGED = """
 import json, sys
 from starlette.testclient import TestClient
 from rlhf_hitl.api.app import create_app
+from rlhf_hitl.api.webhooks import Sender
 from rlhf_hitl.api.observe import log_as_json
 from rlhf_hitl.config import Settings
 from rlhf_hitl.errors import BadInput

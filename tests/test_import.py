@@ -12,10 +12,11 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
-from rlhf_hitl.errors import BadInput
+from rlhf_hitl.errors import BadInput, NotFound
 from rlhf_hitl.formats.importing import import_path
-from rlhf_hitl.store import catalog, people, queue
+from rlhf_hitl.store import Store, catalog, people, projects, queue
 from rlhf_hitl.types import Message, Split, Verdict, prompt_family, split_of
 
 
@@ -249,6 +250,37 @@ def test_a_label_that_a_model_made_is_nobodys_vote(sqlite_store, tmp_path):
     assert (report.comparisons, report.judgments) == (1, 0)
 
 
+def test_comparisons_go_to_the_project_and_the_batch_that_are_named(store, tmp_path):
+    path = write(tmp_path / "a.jsonl", vote("ann"), vote("bob", question="Q2"))
+    projects.add(store, "sea")
+    first = import_path(store, path)
+    second = import_path(store, path, project="sea", batch="May")
+    assert (first.comparisons, second.comparisons, second.judgments) == (2, 2, 2)
+    assert (second.prompts, second.completions) == (0, 0)  # texts are shared by projects, judgments are not
+    assert {(c.project, c.batch) for c in catalog.find(store, project="sea")} == {("sea", "May")}
+    assert {(c.project, c.batch) for c in catalog.find(store, project="default")} == {("default", "")}
+
+
+def test_an_unknown_project_or_a_batch_without_end_is_refused(sqlite_store, tmp_path):
+    path = write(tmp_path / "a.jsonl", vote("ann"))
+    with pytest.raises(NotFound, match="project 'see'"):
+        import_path(sqlite_store, path, project="see")
+    with pytest.raises(BadInput, match="batch 'x"):
+        import_path(sqlite_store, path, batch="x" * 300)
+    assert not any(totals(sqlite_store).values())
+
+
+def test_postgres_is_told_how_large_the_tables_become(postgres_url, tmp_path):
+    # Not told, it goes on with plans made for empty tables: each batch reads all judgments there are.
+    store = Store.open(postgres_url)
+    path = write(tmp_path / "a.jsonl", *[vote(f"ann {i}", question=f"Q{i % 300}") for i in range(2500)])
+    import_path(store, path)
+    with store.read() as conn:
+        known = dict(conn.execute(sa.text("SELECT relname, reltuples FROM pg_class WHERE relkind = 'r'")).all())
+    store.close()
+    assert (known["judgments"], known["comparisons"]) == (2000, 300)  # after the second batch
+
+
 def test_limit_reads_the_first_rows_only(sqlite_store, tmp_path):
     path = write(tmp_path / "a.jsonl", vote("ann"), vote("bob"), vote("x", "nobody"))
     assert import_path(sqlite_store, path, limit=2).judgments == 2
@@ -263,7 +295,7 @@ def run(*args: object, cwd: Path) -> subprocess.CompletedProcess[str]:
 
 def test_the_command_prints_one_json_object_and_a_bar_on_stderr(tmp_path):
     path = write(tmp_path / "a.jsonl", vote("ann"), vote("bob", "nobody"))
-    done = run("import", path, "--skip-bad", "--json", "--store", "sqlite:///new.db", cwd=tmp_path)
+    done = run("import", path, "--skip-bad", "--batch", "May", "--json", "--store", "sqlite:///new.db", cwd=tmp_path)
     assert done.returncode == 0
     assert json.loads(done.stdout)["judgments"] == 1
     assert "rows" in done.stderr

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parent.parent
 
 #: From the bottom up. What shares a layer may import each other. Change docs/architecture.md with it.
 LAYERS = [
-    {"errors", "types", "config", "stats", "bundled"},
+    {"errors", "types", "config", "client", "stats", "bundled"},
     {"store"},
     {"formats", "labels"},
     {

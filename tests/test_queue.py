@@ -9,6 +9,7 @@ import sys
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -582,6 +583,38 @@ os.kill(os.getpid(), signal.SIGKILL)
     process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, env=os.environ)
     assert process.returncode == -signal.SIGKILL, process.stderr
     assert [j.id for j in judgments(sqlite_store)] == [process.stdout]
+
+
+def test_a_key_is_for_one_answer_and_a_second_one_is_never_taken_for_it(store, add_comparisons, add_raters):
+    add_comparisons(store, 1)
+    [ann] = add_raters(store, 1)
+    lease = take(store, ann)
+    answer = prefer_first_shown(lease)
+    first = queue.submit(store, lease.id, ann, replace(answer, active_seconds=3.0))
+    assert queue.submit(store, lease.id, ann, replace(answer, active_seconds=9.0)).outcome == "repeated"
+    others = (SKIP, replace(answer, strength=3), replace(answer, rationale="well"), replace(answer, scores={"x": 1}))
+    for other in others:
+        with pytest.raises(Conflict, match=first.judgment_id):
+            queue.submit(store, lease.id, ann, other)
+    with pytest.raises(BadInput):
+        queue.submit(store, lease.id, ann, Answer(Verdict.RANKED, (("c_1",), ("c_2",))))
+
+
+def test_a_correction_is_never_taken_for_what_it_corrects_nor_for_another_correction(
+    store, add_comparisons, add_raters
+):
+    add_comparisons(store, 1)
+    [ann] = add_raters(store, 1)
+    lease = take(store, ann)
+    first = queue.submit(store, lease.id, ann, SKIP)
+    with pytest.raises(Conflict):
+        queue.correct(store, first.judgment_id, ann, SKIP, idempotency_key=lease.id)
+    flag = Answer(Verdict.FLAGGED)
+    assert queue.correct(store, first.judgment_id, ann, flag, idempotency_key="k").outcome == "counted"
+    assert queue.correct(store, first.judgment_id, ann, flag, idempotency_key="k").outcome == "repeated"
+    with pytest.raises(Conflict):
+        queue.correct(store, first.judgment_id, ann, Answer(Verdict.ALL_BAD), idempotency_key="k")
+    assert [j.answer.verdict for j in judgments(store)] == [Verdict.FLAGGED]
 
 
 # Votes from elsewhere, and reading

@@ -71,6 +71,11 @@ def create_app(store: Store, settings: Settings, throttle: auth.SignInThrottle |
     _add_sign_in(app, store, settings, throttle or auth.SignInThrottle(store))
     _add_watch(app, store, metrics)
     app.mount("/api/v1", create_api(store, settings))
+
+    @app.exception_handler(404)
+    async def nowhere(_request: Request, _e: Exception) -> Response:
+        return problem(404, "address: expected one of this server. Fix: see /api/v1/openapi.json, or sign in at /login")
+
     for path, page in (("/rate", rate), ("/lead", lead)):
         roles = auth.PAGES[path]
         guard = Middleware(auth.Guard, store=store, roles=roles)

@@ -152,7 +152,7 @@ class SignInThrottle:
 
     def enter(self, address: str, name: str) -> float:
         """Note a try, before the password is looked at. Returns 0, or how many seconds to wait instead of trying."""
-        now = utc_now()
+        now, address = utc_now(), address[:80]  # as it is written down
         with self.store.write() as conn:
             self.store.lock(conn, "sign_in")  # else a hundred tries at once would all be the first
             tried = audit.times(conn, "sign_in.tried", now - self.window, address=address)

@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from string import ascii_uppercase
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from fastapi import Query
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.store import queue
+from rlhf_hitl.store import events, queue
 from rlhf_hitl.types import (
     DEFAULT_PROJECT,
     Answer,
     Comparison,
+    Completion,
     Event,
     Judgment,
     Lease,
     Message,
     Messages,
-    Rater,
+    Prompt,
     Role,
     Route,
     Score,
@@ -30,14 +34,41 @@ from rlhf_hitl.types import (
 MOST = 1000  # things in one request
 SIDES = len(ascii_uppercase)  # completions of one comparison: each is a letter to whoever rates it
 
+ID = r"^[A-Za-z0-9_.-]+$"
+PROJECT = r"^[a-z0-9][a-z0-9._-]*$"
+LINE = r"^[^\x00-\x1f]*$"
 # PostgreSQL has no text with a NUL in it. Said here, so that the answer is the same on both databases.
-Text = Annotated[str, StringConstraints(pattern=r"^[^\x00]*$", max_length=1_000_000)]
-Id = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]+$", max_length=80)]
-Name = Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f]*$", max_length=200)]
+TEXT = r"^[^\x00]*$"
+
+Text = Annotated[str, StringConstraints(pattern=TEXT, max_length=1_000_000)]
+Short = Annotated[str, StringConstraints(pattern=TEXT, max_length=80)]
+Id = Annotated[str, StringConstraints(pattern=ID, max_length=80)]
+Name = Annotated[str, StringConstraints(pattern=LINE, max_length=200)]
+
+
+def _not_a_text(value: Any) -> Any:
+    if isinstance(value, bool | str):
+        raise ValueError("Input should be a number")
+    return value
+
+
+# 2.0 is a whole number in JSON; "2" and true are none. It stands after limits, or they would not be in the schema.
+WHOLE = BeforeValidator(_not_a_text)
+# Finite, for JSON has no other numbers.
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Flag = Annotated[bool, Field(strict=True)]
+Plain = Annotated[int, Field(strict=True, ge=-(2**63), lt=2**63)] | Number | Text | Flag | None
+
+
+# Pydantic refuses a key that is no Name, and does not say so in the schema.
+_NO_OTHER_KEYS: dict[str, Any] = {"additionalProperties": False}
+Tags = Annotated[dict[Name, Name], Field(max_length=50, json_schema_extra=_NO_OTHER_KEYS)]
+Plains = Annotated[dict[Name, Plain], Field(max_length=50, json_schema_extra=_NO_OTHER_KEYS)]
 Seconds = Annotated[
-    float, Field(gt=0, le=86_400, description="How long to hold; the server's own default if left out.")
+    Number, Field(gt=0, le=86_400, description="How long to hold; the server's own default if left out.")
 ]
-Overlap = Annotated[int, Field(ge=1, le=1000, description="How many judgments are wanted.")]
+Overlap = Annotated[int, Field(ge=1, le=1000, description="How many judgments are wanted."), WHOLE]
+Cursor = Annotated[int, Query(ge=0, lt=2**31, description="`next` of the page before.")]
 
 
 class Body(BaseModel):
@@ -57,7 +88,7 @@ Chat = Annotated[list[MessageBody], Field(min_length=1, max_length=MOST)]
 
 class PromptBody(Body):
     messages: Chat
-    tags: dict[Name, Name] = Field(default_factory=dict, max_length=50, examples=[{"language": "en"}])
+    tags: Tags = Field(default_factory=dict, examples=[{"language": "en"}])
     split: Split | None = Field(None, description="Left out: decided by a hash of the opening turn.")
 
 
@@ -69,7 +100,7 @@ class CompletionBody(Body):
     prompt_id: Id
     messages: Chat
     policy: Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f]+$", max_length=500)] = Field(examples=["sft-3"])
-    sampling: dict[Name, float | int | str | bool | None] = Field(default_factory=dict, max_length=50)
+    sampling: Plains = Field(default_factory=dict, examples=[{"temperature": 0.7}])
 
 
 class CompletionsBody(Body):
@@ -81,6 +112,20 @@ class ComparisonBody(Body):
     completion_ids: list[Id] = Field(min_length=2, max_length=SIDES)
     overlap: Overlap = 1
     route: Route = Route.HUMAN
+
+    def comparison(
+        self, prompts: Mapping[str, Prompt], completions: Mapping[str, Completion], project: str, batch: str
+    ) -> Comparison:
+        """The comparison it asks for.
+
+        Raises:
+            BadInput: a completion is of another prompt, or two are the same.
+        """
+        prompt, sides = prompts[self.prompt_id], [completions[i] for i in self.completion_ids]
+        for side in sides:
+            if side.prompt_id != prompt.id:
+                raise BadInput(f"completion {side.id}", expected=f"one of prompt {prompt.id}", fix="mend the ids")
+        return Comparison.create(prompt, sides, self.overlap, self.route, project, batch)
 
 
 class ComparisonsBody(Body):
@@ -141,6 +186,16 @@ class TextsBody(Body):
     prompt: Chat
     completions: list[Chat] = Field(min_length=2, max_length=SIDES)
 
+    def comparison(self) -> tuple[Comparison, dict[str, str]]:
+        """A comparison that is not kept, and completion id → its position as sent.
+
+        Raises:
+            BadInput: an empty prompt, or two completions that are the same.
+        """
+        prompt = Prompt.create(chat(self.prompt))
+        sides = [Completion.create(prompt.id, chat(c), "") for c in self.completions]
+        return Comparison.create(prompt, sides), {side.id: str(i) for i, side in enumerate(sides)}
+
 
 class PredictionsBody(Body):
     comparison_ids: list[Id] = Field(default_factory=list, max_length=256)
@@ -169,13 +224,11 @@ class Predictions(BaseModel):
 
 
 class LeaseBody(Body):
-    count: int = Field(1, ge=1, le=20, description="How many to hold, counting those held already.")
+    count: Annotated[int, Field(ge=1, le=20), WHOLE] = Field(1, description="How many to hold, those held already too.")
     project: Id | None = None
     batch: Name | None = None
     language: Name | None = None
-    tags: dict[Annotated[str, StringConstraints(pattern=r"^[\w .:-]+$", max_length=200)], Name] = Field(
-        default_factory=dict, max_length=5, examples=[{"category": "coding"}]
-    )
+    tags: Annotated[Tags, Field(max_length=5)] = Field(default_factory=dict, examples=[{"category": "coding"}])
     seconds: Seconds | None = None
 
     def wish(self) -> queue.Wish:
@@ -234,43 +287,45 @@ class QueueOut(BaseModel):
 
 class AnswerBody(Body):
     verdict: Verdict
-    ranking: list[list[Annotated[str, StringConstraints(max_length=40)]]] = Field(
+    ranking: list[list[Annotated[str, StringConstraints(pattern=r"^[A-Z]$")]]] = Field(
         default_factory=list,
         max_length=SIDES,
         description="Groups of the completions' keys, best first; two in a group are a tie.",
         examples=[[["A"], ["B"]]],
     )
-    strength: int | None = Field(None, ge=1, le=3, description="1 slightly, 2 clearly, 3 much better.")
-    scores: dict[Name, float | int | str | bool | None] = Field(default_factory=dict, max_length=50)
-    rationale: Annotated[str, StringConstraints(pattern=r"^[^\x00]*$", max_length=20_000)] = ""
+    strength: Annotated[int, Field(ge=1, le=3), WHOLE] | None = Field(
+        None, description="1 slightly, 2 clearly, 3 much better."
+    )
+    scores: Plains = Field(default_factory=dict, examples=[{"helpful": 4}])
+    rationale: Annotated[str, StringConstraints(pattern=TEXT, max_length=20_000)] = ""
     rewrite: Text = ""
-    active_seconds: float | None = Field(None, ge=0, lt=86_400)
-    guideline_version: Annotated[str, StringConstraints(pattern=r"^[^\x00]*$", max_length=80)] = ""
-    interface_version: Annotated[str, StringConstraints(pattern=r"^[^\x00]*$", max_length=80)] = ""
-    idempotency_key: Annotated[str, StringConstraints(pattern=r"^[^\x00]*$", min_length=1, max_length=200)] | None = (
-        Field(None, description="Sent again with the same key, an answer counts once. Left out: the lease's id.")
+    active_seconds: Number | None = Field(None, ge=0, lt=86_400)
+    guideline_version: Short = ""
+    interface_version: Short = ""
+    idempotency_key: Annotated[str, StringConstraints(pattern=TEXT, min_length=1, max_length=200)] | None = Field(
+        None, description="Sent again with the same key, an answer counts once. Left out: the lease's id."
     )
 
-    def answer(self, shown: tuple[str, ...]) -> Answer:
+    def answer(self, shown: Sequence[str]) -> Answer:
         """The answer in completions' ids.
 
         Raises:
-            BadInput: the ranking names a key that was not shown, or one twice.
+            BadInput: it contradicts itself, or its ranking names a key that was not shown.
         """
-        ids = dict(zip(ascii_uppercase, shown))
-        unknown = sorted({k for group in self.ranking for k in group} - ids.keys())
-        if unknown:
-            raise BadInput(f"ranking names {unknown}", expected=f"keys among {list(ids)}", fix="rank what was shown")
-        ranking = tuple(tuple(ids[k] for k in group) for group in self.ranking)
-        return Answer(
+        # Checked in letters, so that an error speaks of what the rater saw.
+        answer = Answer(
             self.verdict,
-            ranking,
+            tuple(tuple(group) for group in self.ranking),
             self.strength,
             self.scores,
             self.rationale,
             self.rewrite,
             self.active_seconds,
         )
+        ids = dict(zip(ascii_uppercase, shown))
+        if unknown := sorted({key for group in self.ranking for key in group} - ids.keys()):
+            raise BadInput(f"ranking names {unknown}", expected=f"keys among {list(ids)}", fix="rank what was shown")
+        return replace(answer, ranking=tuple(tuple(ids[key] for key in group) for group in answer.ranking))
 
 
 class JudgmentBody(AnswerBody):
@@ -325,17 +380,28 @@ class LastOut(BaseModel):
 
 # Manage
 
+Repeats = Annotated[
+    int,
+    Field(
+        ge=0,
+        le=10_000,
+        description="Of so many comparisons one is a hidden repeat; 0: none.",
+        json_schema_extra={"not": {"const": 1}},
+    ),
+    WHOLE,
+]
+
 
 class ProjectBody(Body):
-    id: Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9._-]*$", max_length=80)] = Field(examples=["coding"])
-    open: bool = Field(True, description="To every rater; else to members only.")
-    repeat_every: int = Field(0, ge=0, le=10_000, description="Of so many comparisons one is a hidden repeat; 0: none.")
+    id: Annotated[str, StringConstraints(pattern=PROJECT, max_length=80)] = Field(examples=["coding"])
+    open: Flag = Field(True, description="To every rater; else to members only.")
+    repeat_every: Repeats = 0
 
 
 class ProjectChange(Body):
-    open: bool | None = None
-    repeat_every: int | None = Field(None, ge=0, le=10_000)
-    paused: bool | None = None
+    open: Flag | None = None
+    repeat_every: Repeats | None = None
+    paused: Flag | None = None
 
 
 class ProjectOut(BaseModel):
@@ -346,12 +412,14 @@ class ProjectOut(BaseModel):
 
 
 class RaterChange(Body):
-    disabled: bool | None = None
-    paused: bool | None = None
+    disabled: Flag | None = None
+    paused: Flag | None = None
     languages: list[Annotated[str, StringConstraints(pattern=r"^[A-Za-z-]+$", max_length=40)]] | None = Field(
         None, max_length=100
     )
-    quota: int | None = Field(None, ge=0, lt=2**31, description="Judgments a UTC day; 0: no limit.")
+    quota: Annotated[int, Field(ge=0, lt=2**31), WHOLE] | None = Field(
+        None, description="Judgments a UTC day; 0: no limit."
+    )
 
 
 class RaterOut(BaseModel):
@@ -368,7 +436,7 @@ class RaterOut(BaseModel):
 class InviteBody(Body):
     role: Role = Role.RATER
     project: Id | None = None
-    days: float = Field(7, gt=0, le=365)
+    days: Number = Field(7, gt=0, le=365)
 
 
 class InviteOut(BaseModel):
@@ -376,7 +444,7 @@ class InviteOut(BaseModel):
 
 
 class WebhookBody(Body):
-    url: Annotated[str, StringConstraints(pattern=r"^[^\x00-\x20]+$", max_length=2000)] = Field(
+    url: Annotated[str, StringConstraints(pattern=r"^https?://[^\x00-\x20]+$", max_length=2000)] = Field(
         examples=["https://example.org/hook"]
     )
     events: list[Event] = Field(min_length=1, max_length=len(Event))
@@ -491,14 +559,18 @@ def score_out(score: Score, comparison_id: str | None, names: dict[str, str] | N
     }
 
 
-def rater_out(r: Rater) -> dict[str, Any]:
+def last_out(judgment: Judgment, comparison: Comparison) -> dict[str, Any]:
     return {
-        "id": r.id,
-        "name": r.name,
-        "role": r.role,
-        "simulated": r.simulated,
-        "disabled": r.disabled,
-        "paused": r.paused,
-        "languages": None if r.languages is None else list(r.languages),
-        "quota": r.quota,
+        "judgment": judgment_out(judgment, False),
+        "prompt": chat_out(comparison.prompt.messages),
+        "completions": shown_out(comparison, judgment.order_shown),
     }
+
+
+def queue_out(lanes: Sequence[queue.LaneState]) -> dict[str, Any]:
+    totals = {k: sum(getattr(lane, k) for lane in lanes) for k in ("filled", "leased", "free")}
+    return totals | {"lanes": lanes}
+
+
+def webhook_out(w: events.Webhook) -> dict[str, Any]:
+    return {"id": w.id, "url": w.url, "events": w.events, "ended": w.ended_at is not None}

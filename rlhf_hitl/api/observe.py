@@ -12,16 +12,21 @@ import os
 import sys
 import time
 import uuid
+from collections import Counter
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
+import prometheus_client
+from prometheus_client import CollectorRegistry, Histogram, generate_latest, multiprocess
+from prometheus_client.core import GaugeMetricFamily, Metric
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from rlhf_hitl.store import Store, StoreFailure, events, queue
 
 log = logging.getLogger("rlhf_hitl.request")
+METHODS = frozenset({"GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"})
 
 
 class JsonLines(logging.Formatter):
@@ -63,7 +68,9 @@ class Metrics:
     def __init__(self, store: Store):
         self.store, self.registry = store, CollectorRegistry()
         labels = ("method", "route", "status")
-        self.requests = Counter("rlhf_hitl_requests", "Requests answered.", labels, registry=self.registry)
+        self.requests = prometheus_client.Counter(
+            "rlhf_hitl_requests", "Requests answered.", labels, registry=self.registry
+        )
         self.seconds = Histogram("rlhf_hitl_request_seconds", "Time to answer.", ("route",), registry=self.registry)
 
     def text(self) -> bytes:
@@ -72,17 +79,28 @@ class Metrics:
         if "PROMETHEUS_MULTIPROC_DIR" in os.environ:
             figures = CollectorRegistry()
             multiprocess.MultiProcessCollector(figures)
-        # What the store holds is read when it is asked for, so it is the same whichever process answers.
-        current = CollectorRegistry()
-        places = Gauge("rlhf_hitl_places", "Judgments wanted.", ("project", "state"), registry=current)
+        return generate_latest(figures) + generate_latest(StoreFigures(self.store))
+
+
+class StoreFigures:
+    """What the store holds, read when it is asked for: the same whichever process answers, and never added up."""
+
+    def __init__(self, store: Store):
+        self.store = store
+
+    def collect(self) -> Iterator[Metric]:
+        places = GaugeMetricFamily("rlhf_hitl_places", "Judgments wanted.", labels=("project", "state"))
+        held: Counter[tuple[str, str]] = Counter()
         for lane in queue.by_lane(self.store):
             for state in ("filled", "leased", "free"):
-                places.labels(lane.project, state).inc(getattr(lane, state))
-        judgments = Gauge("rlhf_hitl_judgments", "Judgments kept, corrections among them.", registry=current)
-        judgments.set(queue.revision(self.store))
-        waiting = Gauge("rlhf_hitl_webhook_deliveries_waiting", "Events still to be delivered.", registry=current)
-        waiting.set(events.waiting(self.store))
-        return generate_latest(figures) + generate_latest(current)
+                held[lane.project, state] += getattr(lane, state)
+        for labels, n in sorted(held.items()):
+            places.add_metric(labels, n)
+        yield places
+        revision = queue.revision(self.store)
+        yield GaugeMetricFamily("rlhf_hitl_judgments", "Judgments kept, corrections among them.", revision)
+        waiting = events.waiting(self.store)
+        yield GaugeMetricFamily("rlhf_hitl_webhook_deliveries_waiting", "Events still to be delivered.", waiting)
 
 
 class Observed:
@@ -107,10 +125,11 @@ class Observed:
             await self.app(scope, receive, watch)
         finally:
             seconds, route = time.perf_counter() - start, _route(scope)
-            self.metrics.requests.labels(scope["method"], route, str(status)).inc()
+            method = scope["method"] if scope["method"] in METHODS else "other"  # anybody can invent methods
+            self.metrics.requests.labels(method, route, str(status)).inc()
             self.metrics.seconds.labels(route).observe(seconds)
             if log.isEnabledFor(logging.INFO):
-                told = {"request_id": request_id, "method": scope["method"], "route": route, "status": status}
+                told = {"request_id": request_id, "method": method, "route": route, "status": status}
                 log.info("request", extra=told | {"ms": round(1000 * seconds, 1), "address": _address(scope)})
 
 
@@ -118,8 +137,9 @@ def readiness(store: Store) -> tuple[bool, dict[str, Any]]:
     """Whether this server can keep judgments: the store answers, is of this version, and keeps what it acknowledges."""
     try:
         version, durable = store.version(), store.durability()
+        store.check_writable()
     except StoreFailure:
-        return False, {"status": "not ready", "store": "does not answer"}
+        return False, {"status": "not ready", "store": "does not answer, or cannot be written to"}
     ready = version == store.schema_version
     told = {"status": "ready" if ready else "not ready", "schema_version": version, "durability": durable}
     return ready, told | {"expected_schema_version": store.schema_version}

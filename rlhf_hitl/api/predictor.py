@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rlhf_hitl.errors import Conflict, NotFound
-from rlhf_hitl.store import Store, ledger
+from rlhf_hitl.errors import BadInput, Conflict, NotFound
+from rlhf_hitl.store import Store, catalog, ledger
 from rlhf_hitl.types import Comparison, Score
 
 if TYPE_CHECKING:
@@ -27,14 +28,29 @@ class Predictor:
         self._loaded: RewardModel | None = None
 
     def score(
-        self, comparisons: list[Comparison], outside: list[Comparison], model_id: str | None = None
-    ) -> tuple[str, list[Score]]:
-        """The model's id and its scores of `comparisons`, which are kept in the store, and of `outside`, which are not.
+        self, comparison_ids: Sequence[str], outside: Sequence[Comparison], model_id: str | None = None
+    ) -> tuple[str, list[Score], list[Score]]:
+        """The model's id, its scores of comparisons of the store, which are kept, and of `outside`, which are not.
 
         Raises:
-            NotFound: no such model.
+            BadInput: nothing to score.
+            NotFound: no such comparison or model.
             Conflict: no model is trained yet, or its folder is gone.
         """
+        if not comparison_ids and not outside:
+            raise BadInput("nothing to score", expected="comparison_ids or texts", fix="say what to score")
+        wanted = list(dict.fromkeys(comparison_ids))
+        found = {c.id: c for c in catalog.find(self.store, ids=wanted, repeats=True)}
+        if missing := [i for i in wanted if i not in found]:
+            raise NotFound(f"comparison {missing[0]!r}", expected="one in the store", fix="add it first")
+        with self._lock:
+            model = self._model(model_id)
+            scores = list(model.score([*(found[i] for i in wanted), *outside]))
+        kept = scores[: len(wanted)]
+        ledger.add_scores(self.store, kept)
+        return model.id, kept, scores[len(wanted) :]
+
+    def _model(self, model_id: str | None) -> RewardModel:
         try:
             record = ledger.reward_model(self.store, model_id)
         except NotFound:
@@ -43,11 +59,8 @@ class Predictor:
             raise Conflict("reward model: none is trained yet. Fix: run `rlhf-hitl train-reward` first") from None
         if not Path(record.path).is_dir():
             raise Conflict(f"reward model {record.id}: its folder is not on this machine. Fix: share the workspace")
-        with self._lock:
-            if self._loaded is None or self._loaded.id != record.id:
-                from rlhf_hitl.reward.train import open_reward_model
+        if self._loaded is None or self._loaded.id != record.id:
+            from rlhf_hitl.reward.train import open_reward_model
 
-                self._loaded = open_reward_model(self.store, record.id, self.workspace)
-            scores = list(self._loaded.score([*comparisons, *outside]))
-        ledger.add_scores(self.store, scores[: len(comparisons)])
-        return record.id, scores
+            self._loaded = open_reward_model(self.store, record.id, self.workspace)
+        return self._loaded

@@ -11,9 +11,10 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
+from starlette.routing import Match, Route
 
 from rlhf_hitl.errors import BadInput, Conflict, NotFound, RlhfHitlError
-from rlhf_hitl.store import StoreFailure
+from rlhf_hitl.store import Store, StoreFailure
 
 MEDIA_TYPE = "application/problem+json"
 log = logging.getLogger("rlhf_hitl.api")
@@ -29,20 +30,22 @@ class Problem(BaseModel):
     errors: list[dict[str, Any]] = Field(default_factory=list, description="Field by field, where a body was refused.")
 
 
-#: What any operation may answer; an operation adds its own.
-RESPONSES: dict[int | str, dict[str, Any]] = {
-    status: {"model": Problem, "description": text, "content": {MEDIA_TYPE: {}}}
-    for status, text in {
-        400: "The request cannot be read.",
-        401: "No valid token or session.",
-        403: "The token's scopes or its owner's role do not open this door.",
-        404: "What is named does not exist, or is not yours.",
-        409: "The store has moved on.",
-        413: "The body is too large.",
-        422: "The request is understood and cannot be used.",
-        503: "The store does not answer; nothing was changed. Try again.",
-    }.items()
+_WORDS = {
+    400: "The request cannot be read.",
+    401: "No valid token or session.",
+    403: "The token's scopes or its owner's role do not open this door.",
+    404: "What is named does not exist, or is not yours.",
+    409: "The store has moved on.",
+    413: "The body is too large.",
+    422: "The request is understood and cannot be used.",
+    503: "The store does not answer. Send it again: what has a key counts once.",
 }
+
+
+def may_answer(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The responses of an operation that fails in these ways, for its OpenAPI."""
+    content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    return {status: {"description": _WORDS[status], "content": content} for status in statuses}
 
 
 class ProblemResponse(JSONResponse):
@@ -57,12 +60,19 @@ def problem(
     return ProblemResponse(body.model_dump(), status, headers=(headers or {}) | more)
 
 
-def add_handlers(app: FastAPI) -> None:
-    """Turn every error that leaves an operation of `app` into a problem document."""
+def add_handlers(app: FastAPI, store: Store) -> None:
+    """Turn every error that leaves an operation of `app` into a problem document. The store's address stays inside."""
 
     @app.exception_handler(RlhfHitlError)
     async def of_ours(_request: Request, e: RlhfHitlError) -> ProblemResponse:
-        return problem(_status(e), str(e))
+        return problem(_status(e), str(e).replace(store.safe_url, "of this server"))
+
+    @app.exception_handler(StoreFailure)
+    async def of_the_store(_request: Request, e: StoreFailure) -> ProblemResponse:
+        log.error("the store failed", extra={"store": str(e)})
+        return problem(
+            503, "the store: expected one that answers. Fix: send it again in a moment; an answer counts once"
+        )
 
     @app.exception_handler(RequestValidationError)
     async def of_the_body(_request: Request, e: RequestValidationError) -> ProblemResponse:
@@ -72,8 +82,12 @@ def add_handlers(app: FastAPI) -> None:
         return problem(422, f"{first}. Fix: see /api/v1/openapi.json for what is expected", errors=errors[:20])
 
     @app.exception_handler(HTTPException)
-    async def of_http(_request: Request, e: HTTPException) -> ProblemResponse:
-        return problem(e.status_code, str(e.detail), headers=dict(e.headers or {}))
+    async def of_http(request: Request, e: HTTPException) -> ProblemResponse:
+        headers = dict(e.headers or {})
+        if e.status_code == 405:  # a route knows its own method only
+            found = [r for r in app.routes if isinstance(r, Route) and r.matches(request.scope)[0] is not Match.NONE]
+            headers["allow"] = ", ".join(sorted({method for route in found for method in route.methods or ()}))
+        return problem(e.status_code, str(e.detail), headers=headers)
 
     @app.exception_handler(UnicodeError)
     async def of_text(_request: Request, _e: UnicodeError) -> ProblemResponse:
@@ -89,11 +103,7 @@ def _status(e: RlhfHitlError) -> int:
     match e:
         case NotFound():
             return 404
-        case BadInput():
-            return 422
         case Conflict():
             return 409
-        case StoreFailure():
-            return 503
-        case _:
+        case BadInput() | _:
             return 422

@@ -12,7 +12,7 @@ import time
 import httpx
 
 from rlhf_hitl import __version__
-from rlhf_hitl.store import Store, StoreFailure, events
+from rlhf_hitl.store import Store, events
 
 log = logging.getLogger("rlhf_hitl.webhooks")
 
@@ -29,15 +29,13 @@ class Sender:
 
     Args:
         pause: seconds between two looks into the outbox when nothing is due.
-        timeout: seconds a receiver has to answer.
+        timeout: seconds a receiver has for its whole answer.
     """
 
     def __init__(self, store: Store, *, pause: float = 1.0, timeout: float = 10.0):
-        self.store, self.pause = store, pause
+        self.store, self.pause, self.timeout = store, pause, timeout
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="webhooks", daemon=True)
-        # A redirect would send the event to an address nobody subscribed.
-        self._http = httpx.Client(timeout=timeout, follow_redirects=False, trust_env=False)
 
     def start(self) -> None:
         self._thread.start()
@@ -45,18 +43,19 @@ class Sender:
     def stop(self) -> None:
         self._stop.set()
         self._thread.join(timeout=15)
-        self._http.close()
 
     def send_due(self) -> int:
         """Try everything that is due once; returns how much that was."""
-        found = events.claim(self.store)
-        for delivery in found:
+        sent = 0
+        # One by one: what waits in this process could be sent by another.
+        while not self._stop.is_set() and (delivery := events.claim(self.store)) is not None:
+            sent += 1
             error = self._send(delivery)
             if error is None:
                 events.delivered(self.store, delivery)
             elif not events.failed(self.store, delivery, error):
                 log.error("webhook given up", extra={"delivery": delivery.id, "error": error})
-        return len(found)
+        return sent
 
     def _send(self, delivery: events.Delivery) -> str | None:
         """What went wrong, or None. Any 2xx is a yes."""
@@ -68,18 +67,26 @@ class Sender:
             "webhook-timestamp": str(now),
             "webhook-signature": sign(delivery.secret, delivery.id, now, delivery.body),
         }
+        # A redirect would send the event to an address nobody subscribed.
+        http = httpx.Client(timeout=self.timeout, follow_redirects=False, trust_env=False)
+        # httpx counts its timeout anew with every byte; this ends an answer that trickles for ever.
+        end = threading.Timer(self.timeout, http.close)
+        end.start()
         try:
-            with self._http.stream("POST", delivery.url, content=delivery.body.encode(), headers=headers) as answer:
+            with http.stream("POST", delivery.url, content=delivery.body.encode(), headers=headers) as answer:
                 return None if answer.is_success else f"HTTP {answer.status_code}"
-        except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError) as e:
+        except (httpx.HTTPError, httpx.InvalidURL, OSError, ValueError, RuntimeError) as e:
             return type(e).__name__
+        finally:
+            end.cancel()
+            http.close()
 
     def _run(self) -> None:
         while not self._stop.is_set():
             try:
                 sent = self.send_due()
-            except StoreFailure:
-                log.warning("the outbox cannot be read")
+            except Exception as e:  # whatever it was: a thread that ends here would end all deliveries of this process
+                log.error("the outbox cannot be read", exc_info=e)
                 sent = 0
             if not sent:
                 self._stop.wait(self.pause)

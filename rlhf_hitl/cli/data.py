@@ -9,9 +9,10 @@ from typing import Annotated, Any
 import typer
 
 from rlhf_hitl.cli import AsJson, Result, StoreUrl, command, table
-from rlhf_hitl.types import Split
+from rlhf_hitl.errors import BadInput
+from rlhf_hitl.types import DEFAULT_PROJECT, Split
 
-FORMAT_HELP = "native, llmfao, mt_bench, hh or trl; auto finds it from the first row."
+FORMAT_HELP = "native, llmfao, mt_bench, hh, trl or archive; auto finds it from the first row."
 
 
 class Pairs(StrEnum):
@@ -22,6 +23,7 @@ class Pairs(StrEnum):
 class ExportFormat(StrEnum):
     TRL = "trl"
     JSONL = "jsonl"
+    ARCHIVE = "archive"
 
 
 @command("init")
@@ -53,20 +55,37 @@ def import_(
         Pairs, typer.Option(help="Which completions of a prompt to compare: (1st, 2nd), (3rd, 4th), … or all pairs.")
     ] = Pairs.ADJACENT,
     limit: Annotated[int | None, typer.Option(min=1, help="Read this many rows only.")] = None,
+    project: Annotated[str, typer.Option(help="The project the comparisons belong to.")] = DEFAULT_PROJECT,
+    batch: Annotated[
+        str, typer.Option(help="A name for these comparisons, so that raters can be given just them.")
+    ] = "",
     json: AsJson = False,
 ) -> Result:
     """Bring in prompts, completions, comparisons and votes from any known format. Twice adds nothing.
 
     One bad line, and nothing is imported, unless --skip-bad. The store is created where there is none.
+
+    An archive of `export --format archive` fills a new store with all that was in the old one, its people and their
+    passwords too: take none from strangers.
     """
-    from rlhf_hitl.formats import open_source
+    from rlhf_hitl.formats import archive, open_source
     from rlhf_hitl.formats.importing import import_path
     from rlhf_hitl.store import Store
 
+    if format == "archive" or (format == "auto" and archive.is_archive(path)):
+        given = {
+            "--split": split, "--skip-bad": skip_bad, "--queue": queue, "--overlap": overlap != 1,
+            "--pairs": pairs is not Pairs.ADJACENT, "--limit": limit, "--project": project != DEFAULT_PROJECT,
+            "--batch": batch,
+        }  # fmt: skip
+        _refuse_with_archive(given)
+        archive.read_manifest(path)  # before a store is made for a file that cannot be read
+        manifest = archive.restore(Store.open(store, create=True), path, progress=True)
+        return Result({"path": path} | manifest, _held(f"New from the archive {path}", manifest))
     open_source(path, format)  # before a store is made for a file that is not there
     report = import_path(
         Store.open(store, create=True), path, format=format, skip_bad=skip_bad, split=split, overlap=overlap,
-        queue=queue, limit=limit, pairs=pairs.value, progress=True,
+        queue=queue, limit=limit, pairs=pairs.value, project=project, batch=batch, progress=True,
     )  # fmt: skip
     new = {k: getattr(report, k) for k in ("prompts", "completions", "comparisons", "judgments", "raters")}
     splits: dict[str, Any] = {f"prompts in {k}": n for k, n in report.by_split.items() if n}
@@ -86,11 +105,17 @@ def import_(
 
 @command("export")
 def export(
-    out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder to write; it must not exist yet.")],
+    out: Annotated[
+        Path, typer.Argument(metavar="OUT", help="The folder (or archive) to write; it must not exist yet.")
+    ],
     store: StoreUrl,
     format: Annotated[
-        ExportFormat, typer.Option(help="trl: a saved DatasetDict; jsonl: the same rows as JSON lines.")
+        ExportFormat,
+        typer.Option(
+            help="trl: a saved DatasetDict; jsonl: the same rows as JSON lines; archive: the whole store in one file."
+        ),
     ] = ExportFormat.TRL,
+    project: Annotated[str | None, typer.Option(help="Only what belongs to this project.")] = None,
     model_labels: Annotated[
         bool, typer.Option(help="With pairs that were accepted on a model's score; in train only.")
     ] = True,
@@ -98,13 +123,25 @@ def export(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export.")] = False,
     json: AsJson = False,
 ) -> Result:
-    """Write a dataset snapshot: prompt, chosen, rejected for TRL, every judgment beside them, and a manifest."""
+    """Write a dataset snapshot: prompt, chosen, rejected for TRL, every judgment beside them, and a manifest.
+
+    An archive is a backup instead: all there is, at one moment, while others go on working. `import` fills a new store
+    with it, on SQLite or PostgreSQL. It holds password hashes and webhook secrets, so only its owner may read the file.
+    """
+    from rlhf_hitl.formats import archive
     from rlhf_hitl.formats.export import export as write
     from rlhf_hitl.store import Store
 
+    if format is ExportFormat.ARCHIVE:
+        _refuse_with_archive(
+            {"--project": project, "--no-model-labels": not model_labels, "--min-votes": min_votes > 1}
+        )
+        manifest = archive.write(Store.open(store), out, overwrite=overwrite, progress=True)
+        warning = "It holds password hashes and webhook secrets: keep it as safe as the store."
+        return Result({"out": str(out)} | manifest, _held(f"All of the store in {out}", manifest), more=[warning])
     manifest = write(
-        Store.open(store), out, format=format.value, include_model_labels=model_labels, min_votes=min_votes,
-        overwrite=overwrite, progress=True,
+        Store.open(store), out, format=format.value, project=project, include_model_labels=model_labels,
+        min_votes=min_votes, overwrite=overwrite, progress=True,
     )  # fmt: skip
     rows = [(s.value, manifest["rows"][s.value], manifest["judgments"][s.value]) for s in Split]
     title = f"Exported to {out}" + (" (with simulated judgments)" if manifest["simulated"] else "")
@@ -113,3 +150,12 @@ def export(
         more.append(table("Left out of the pairs, kept in the judgments", manifest["filters"]))
     more.append(f"{manifest['content_hash']} at store revision {manifest['store_revision']}")
     return Result({"out": str(out)} | manifest, table(title, rows, ("split", "pairs", "judgments")), more=more)
+
+
+def _refuse_with_archive(given: dict[str, Any]) -> None:
+    if flags := [flag for flag, value in given.items() if value]:
+        raise BadInput(", ".join(flags), expected="none of them: an archive is a whole store", fix="leave them out")
+
+
+def _held(title: str, manifest: dict[str, Any]) -> Any:
+    return table(title, {name: said["rows"] for name, said in manifest["tables"].items() if said["rows"]})

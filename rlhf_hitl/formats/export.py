@@ -10,16 +10,15 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterable
-from itertools import islice
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from rlhf_hitl import __version__
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.formats.snapshot import BATCH, JUDGMENT_COLUMNS, Row, Snapshot, to_json
+from rlhf_hitl.formats.snapshot import COMPARISON_COLUMNS, JUDGMENT_COLUMNS, Part, Row, Snapshot
 from rlhf_hitl.formats.trl import EXPORT_COLUMNS
-from rlhf_hitl.store import Store, queue
+from rlhf_hitl.store import Store, projects, queue
 from rlhf_hitl.types import Split, utc_now
 
 if TYPE_CHECKING:
@@ -31,6 +30,7 @@ def export(
     out: Path,
     *,
     format: Literal["trl", "jsonl"] = "trl",
+    project: str | None = None,
     include_model_labels: bool = True,
     min_votes: int = 1,
     overwrite: bool = False,
@@ -38,10 +38,11 @@ def export(
 ) -> Row:
     """Write a snapshot to the folder `out` and return its manifest. The same store gives the same content hash.
 
-    Votes that come in while this runs may be in the judgments and not yet in the labels.
+    Votes that come in while this runs may be in it; each is in both the judgments and the labels, or in neither.
 
     Args:
         format: `trl` for a saved `DatasetDict`, `jsonl` for its rows as JSON lines.
+        project: of one project only.
         include_model_labels: also pairs a reward model was trusted with; only in train, as a model's own labels
             must not judge it.
         min_votes: leave out pairs with fewer votes.
@@ -50,28 +51,32 @@ def export(
 
     Raises:
         BadInput: nothing to export, or `out` exists already.
+        NotFound: no such project.
     """
     _check_free(out, overwrite)
-    snapshot = Snapshot(store, include_model_labels, min_votes, progress)
+    if project is not None:
+        with store.read() as conn:
+            projects.check(conn, project)
+    snapshot = Snapshot(store, project, include_model_labels, min_votes, progress)
     revision = queue.revision(store)
     out.parent.mkdir(parents=True, exist_ok=True)
     draft = out.with_name(f".{out.name}.writing-{os.getpid()}")
     try:
         draft.mkdir()
-        _write_pairs(snapshot, draft, format)
-        if not snapshot.digests:
+        (_write_json_lines if format == "jsonl" else _write_dataset)(snapshot, draft)
+        if not any(snapshot.rows.values()):
             filtered = ", ".join(f"{n} {why}" for why, n in snapshot.filters.items()) or "nobody judged anything yet"
             raise BadInput(
                 f"store {store.safe_url}",
                 expected="at least one pair with a strict preference",
                 fix=f"judge or import more ({filtered})",
             )
-        _write_judgments(snapshot, draft / "judgments")
         manifest = {
             "format": format,
             "rows": {s.value: snapshot.rows[s] for s in Split},
             "labels": {source: snapshot.sources[source] for source in ("human", "model")},
             "judgments": {s.value: snapshot.judgments[s] for s in Split},
+            "project": project,
             "filters": dict(sorted(snapshot.filters.items())),
             "min_votes": min_votes,
             "include_model_labels": include_model_labels,
@@ -89,40 +94,65 @@ def export(
     return manifest
 
 
-def _write_pairs(snapshot: Snapshot, folder: Path, format: str) -> None:
-    if format == "jsonl":
-        for split in Split:
-            with (folder / f"{split.value}.jsonl").open("w", encoding="utf-8") as f:
-                f.writelines(to_json(row) + "\n" for row in snapshot.pairs(split))
-        return
+def _write_json_lines(snapshot: Snapshot, folder: Path) -> None:
+    for split in Split:
+        with (folder / f"{split.value}.jsonl").open("w", encoding="utf-8") as f:
+            for part in _with_judgments(snapshot, split, folder):
+                f.writelines(line + "\n" for line in part.lines)
 
+
+def _write_dataset(snapshot: Snapshot, folder: Path) -> None:
     import pyarrow
     from datasets import Dataset, DatasetDict, disable_progress_bars
+    from datasets.table import InMemoryTable
 
-    disable_progress_bars()  # ours is drawn where the time goes
     schema = _features().arrow_schema
     drafts = {split: folder / f"{split.value}.arrow" for split in Split}
     for split, path in drafts.items():
         with pyarrow.OSFile(str(path), "wb") as f, pyarrow.ipc.new_stream(f, schema) as writer:
-            _write_table(writer, schema, snapshot.pairs(split))
-    if any(snapshot.rows.values()):
-        whole = DatasetDict({s.value: Dataset.from_file(str(path)) for s, path in drafts.items()})
-        # Left alone, `datasets` saves an empty split as no shard at all and then cannot load it.
-        whole.save_to_disk(str(folder), num_shards={s.value: 1 for s in Split})
-    for path in drafts.values():
-        path.unlink()
+            for part in _with_judgments(snapshot, split, folder):
+                writer.write_table(pyarrow.Table.from_pylist(part.pairs, schema=schema))
+    # `datasets` lays out the folder around empty splits, and the rows are put in their place: it would copy them
+    # through memory. It tells data apart by the fingerprint. Left alone, it saves an empty split as no shard at all and
+    # then cannot load it.
+    disable_progress_bars()
+    name = snapshot.content_hash().removeprefix("sha256:")[:32]
+    empty: Any = {s.value: Dataset(InMemoryTable(schema.empty_table()), fingerprint=f"{name}-{s.value}") for s in Split}
+    DatasetDict(empty).save_to_disk(str(folder), num_shards={s.value: 1 for s in Split})
+    for split, path in drafts.items():
+        [shard] = (folder / split.value).glob("*.arrow")
+        path.replace(shard)
 
 
-def _write_judgments(snapshot: Snapshot, folder: Path) -> None:
+def _with_judgments(snapshot: Snapshot, split: Split, folder: Path) -> Iterator[Part]:
+    """The parts of a split; the judgments of each are written on the way."""
     import pyarrow
     import pyarrow.parquet
 
+    schema = _judgment_schema()
+    (folder / "judgments").mkdir(exist_ok=True)
+    with pyarrow.parquet.ParquetWriter(folder / "judgments" / f"{split.value}.parquet", schema) as writer:
+        for part in snapshot.parts(split):
+            if part.judgments:
+                of = pyarrow.array(part.of)
+                columns = [
+                    pyarrow.array([c[f.name] for c in part.comparisons], f.type).take(of)
+                    if f.name in COMPARISON_COLUMNS
+                    else pyarrow.array([j[f.name] for j in part.judgments], f.type)
+                    for f in schema
+                ]
+                writer.write_table(pyarrow.Table.from_arrays(columns, schema=schema))
+            yield part
+
+
+def _judgment_schema() -> pyarrow.Schema:
+    import pyarrow
+
     text, texts = pyarrow.string(), pyarrow.list_(pyarrow.string())
     chat = pyarrow.list_(pyarrow.struct({"role": text, "content": text}))
-    completions = pyarrow.list_(pyarrow.struct({"id": text, "policy": text, "messages": chat}))
     other = {
         "prompt": chat,
-        "completions": completions,
+        "completions": pyarrow.list_(pyarrow.struct({"id": text, "policy": text, "messages": chat})),
         "ranking": pyarrow.list_(texts),
         "order_shown": texts,
         "strength": pyarrow.int64(),
@@ -130,19 +160,7 @@ def _write_judgments(snapshot: Snapshot, folder: Path) -> None:
         "simulated": pyarrow.bool_(),
         "surplus": pyarrow.bool_(),
     }
-    schema = pyarrow.schema({name: other.get(name, text) for name in JUDGMENT_COLUMNS})
-    folder.mkdir()
-    for split in Split:
-        with pyarrow.parquet.ParquetWriter(folder / f"{split.value}.parquet", schema) as writer:
-            _write_table(writer, schema, snapshot.judgment_rows(split))
-
-
-def _write_table(writer: Any, schema: pyarrow.Schema, rows: Iterable[Row]) -> None:
-    import pyarrow
-
-    left = iter(rows)
-    while chunk := list(islice(left, BATCH)):
-        writer.write_table(pyarrow.Table.from_pylist(chunk, schema=schema))
+    return pyarrow.schema({name: other.get(name, text) for name in JUDGMENT_COLUMNS})
 
 
 def _features() -> Any:

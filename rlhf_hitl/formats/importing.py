@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from importlib import resources
-from itertools import islice
+from itertools import count, islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,14 +17,15 @@ from rlhf_hitl.errors import BadInput
 from rlhf_hitl.formats import open_source
 from rlhf_hitl.formats.record import Record
 from rlhf_hitl.formats.source import OnBad, Source, raise_bad
-from rlhf_hitl.store import Store, catalog, people
+from rlhf_hitl.store import Store, catalog, dump, people, projects
 from rlhf_hitl.store import queue as rater_queue
-from rlhf_hitl.types import Answer, Comparison, Completion, Prompt, Split, content_id
+from rlhf_hitl.types import DEFAULT_PROJECT, Answer, Comparison, Completion, Prompt, Split, content_id
 
 BATCH = 1000
 REASONS = 5  # how many skipped lines are quoted
 NAME_LENGTH = 150  # of raters; with the format's name in front they fit the store's column
 POLICY_LENGTH = 500
+BATCH_LENGTH = 200
 
 Pairs = Literal["all", "adjacent"]
 
@@ -64,6 +65,8 @@ def import_path(
     queue: bool = False,
     limit: int | None = None,
     pairs: Pairs = "adjacent",
+    project: str = DEFAULT_PROJECT,
+    batch: str = "",
     progress: bool = False,
 ) -> ImportReport:
     """Import a file, folder or hub id in one transaction. Importing it again adds nothing.
@@ -74,12 +77,15 @@ def import_path(
         queue: ask raters also about comparisons that come with votes.
         limit: read this many rows only.
         pairs: which completions of a prompt are compared where nobody has judged them.
+        project: where the comparisons belong; `batch` names them within it, so that raters can be given just those.
         progress: draw a bar on stderr.
 
     Raises:
         BadInput: nothing there, an unknown format, no row at all, or (without `skip_bad`) a bad line: then nothing
             is imported.
+        NotFound: no such project.
     """
+    _check_length("batch", batch, BATCH_LENGTH)
     source, found = open_source(path, format)
     bad: list[str] = []
     bad_lines = 0
@@ -93,10 +99,17 @@ def import_path(
     on_bad: OnBad = skip if skip_bad else raise_bad
     records = _records(source, found.reader(source, pairs), on_bad, limit)
     with store.write() as conn, tqdm(records, desc=source.path.name, unit=" rows", disable=not progress) as bar:
-        batches = _Batches(store, conn, found.NAME, f"{found.NAME}:{source.path.name}"[:200], split, overlap, queue)
+        projects.check(conn, project)
+        dump.make_room(store, conn)
+        name = f"{found.NAME}:{source.path.name}"[:200]
+        batches = _Batches(store, conn, found.NAME, name, split, overlap, queue, project, batch)
         prepared = batches.prepared(bar, on_bad)
-        while batch := list(islice(prepared, BATCH)):
-            batches.add(batch)
+        for n in count(1):
+            if not (some := list(islice(prepared, BATCH))):
+                break
+            batches.add(some)
+            if n & (n - 1) == 0:  # each time the tables have doubled
+                dump.take_stock(store, conn)
         if not batches.counts["rows"]:
             raise BadInput(
                 source.name,
@@ -146,6 +159,7 @@ class _Prepared:
     """A record in the store's nouns. `comparison` is None where there are too few completions for one."""
 
     prompt: Prompt
+    family: str  # of the prompt; a hash that takes a while
     completions: tuple[Completion, ...]
     comparison: Comparison | None
     vote: _Vote | None
@@ -163,6 +177,8 @@ class _Batches:
     split: Split | None
     overlap: int
     queue: bool
+    project: str
+    batch: str
     counts: Counter = field(default_factory=Counter)
     splits_kept: set[str] = field(default_factory=set)
 
@@ -187,12 +203,13 @@ class _Batches:
         for c in record.completions:
             _check_length("policy", c.policy, POLICY_LENGTH)
         completions = tuple(Completion.create(prompt.id, c.messages, c.policy, c.sampling) for c in record.completions)
+        family = prompt.family
         if len(completions) < 2:
-            return _Prepared(prompt, completions, None, None, asked)
+            return _Prepared(prompt, family, completions, None, None, asked)
         overlap = self.overlap if record.vote is None or self.queue else 0
-        comparison = Comparison.create(prompt, completions, overlap)
+        comparison = Comparison.create(prompt, completions, overlap, project=self.project, batch=self.batch)
         vote = self._vote(record, comparison, completions) if record.vote is not None else None
-        return _Prepared(prompt, completions, comparison, vote, asked)
+        return _Prepared(prompt, family, completions, comparison, vote, asked)
 
     def _vote(self, record: Record, comparison: Comparison, completions: tuple[Completion, ...]) -> _Vote:
         vote = record.vote
@@ -209,7 +226,7 @@ class _Batches:
 
     def add(self, batch: list[_Prepared]) -> None:
         known = catalog.known_ids(self.conn, "prompts", {p.prompt.id for p in batch})
-        new_prompts = {p.prompt.id: p.prompt for p in batch if p.prompt.id not in known}
+        new_prompts = {p.prompt.id: p.family for p in batch if p.prompt.id not in known}
         completions = {c.id: c for p in batch for c in p.completions}
         comparisons = {p.comparison.id: p.comparison for p in batch if p.comparison is not None}
         self.counts["prompts"] += len(new_prompts)
@@ -222,9 +239,9 @@ class _Batches:
         added = catalog.add_comparisons(self.store, self.conn, list(comparisons.values()), self.source)
         self.counts["comparisons"] += added
 
-        splits = catalog.splits_of(self.conn, {p.prompt.family for p in batch})
-        self.counts.update(splits[p.family].value for p in new_prompts.values())
-        asked = {p.prompt.family: p.asked_split for p in batch if p.asked_split is not None}
+        splits = catalog.splits_of(self.conn, {p.family for p in batch})
+        self.counts.update(splits[family].value for family in new_prompts.values())
+        asked = {p.family: p.asked_split for p in batch if p.asked_split is not None}
         self.splits_kept |= {family for family, split in asked.items() if splits[family] is not split}
         self._add_votes([(p.comparison.id, p.vote) for p in batch if p.comparison is not None and p.vote is not None])
         for p in batch:

@@ -13,13 +13,14 @@ from typing import Any
 
 from tqdm import tqdm
 
-from rlhf_hitl.labels.aggregate import labels
+from rlhf_hitl.labels.aggregate import aggregate
 from rlhf_hitl.store import Store, catalog, ledger, queue
 from rlhf_hitl.types import Comparison, Judgment, Label, Route, Score, Split, Verdict, as_dicts
 
-BATCH = 500
+BATCH = 250
 Row = dict[str, Any]
 
+COMPARISON_COLUMNS = ("comparison_id", "prompt_id", "prompt", "completions", "tags")
 JUDGMENT_COLUMNS = (
     "comparison_id", "prompt_id", "prompt", "completions", "judgment_id", "rater_id", "verdict", "ranking", "strength",
     "scores", "rationale", "rewrite", "active_seconds", "order_shown", "route", "reward_model_id", "guideline_version",
@@ -28,10 +29,26 @@ JUDGMENT_COLUMNS = (
 
 
 @dataclass
+class Part:
+    """The rows of up to BATCH comparisons.
+
+    `lines` are `pairs` as JSON. A judgment is in two pieces: `judgments[i]` is of the comparison `comparisons[of[i]]`,
+    so that what all judgments of a comparison share is there once.
+    """
+
+    pairs: list[Row] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
+    comparisons: list[Row] = field(default_factory=list)
+    judgments: list[Row] = field(default_factory=list)
+    of: list[int] = field(default_factory=list)
+
+
+@dataclass
 class Snapshot:
-    """Draws rows from the store and keeps count of them and of what was left out."""
+    """Draws rows from the store, batch by batch, and keeps count of them and of what was left out."""
 
     store: Store
+    project: str | None
     include_model_labels: bool
     min_votes: int
     progress: bool
@@ -40,84 +57,98 @@ class Snapshot:
     judgments: Counter[Split] = field(default_factory=Counter)
     filters: Counter[str] = field(default_factory=Counter)
     simulated: bool = False
-    digests: list[bytes] = field(default_factory=list)
+    _digest: Any = field(default_factory=hashlib.sha256)
 
     def content_hash(self) -> str:
-        """Of all rows of all splits, in whatever order they were written."""
-        return "sha256:" + hashlib.sha256(b"".join(sorted(self.digests))).hexdigest()
+        """Of all rows so far, in the order they were drawn, which is the same on every database."""
+        return "sha256:" + self._digest.hexdigest()
 
-    def pairs(self, split: Split) -> Iterator[Row]:
-        for row in self._human_rows(split):
-            yield self._count(row, split)
-        if self.include_model_labels:
-            for row in self._model_rows(split):
-                yield self._count(row, split)
-
-    def judgment_rows(self, split: Split) -> Iterator[Row]:
-        everything = queue.history(self.store, split=split, current=False)
-        while chunk := list(islice(everything, BATCH)):
-            comparisons = {c.id: c for c in catalog.find(self.store, ids=[j.comparison_id for j in chunk])}
-            for judgment in chunk:
-                row = _judgment_row(judgment, comparisons[judgment.comparison_id])
-                self.judgments[split] += 1
-                self.simulated = self.simulated or judgment.simulated
-                self.digests.append(_digest(row, split))
-                yield row
-
-    def _count(self, row: Row, split: Split) -> Row:
-        self.rows[split] += 1
-        self.sources[row["label_source"]] += 1
-        self.simulated = self.simulated or row["simulated"]
-        self.digests.append(_digest(row, split))
-        return row
-
-    def _human_rows(self, split: Split) -> Iterator[Row]:
-        found: dict[str, list[Label]] = {}
-        for label in labels(self.store, split=split):
-            found.setdefault(label.comparison_id, []).append(label)
-        comparisons = catalog.find(self.store, split=split, judged=True)
-        judged = iter(tqdm(comparisons, desc=f"export {split.value}", unit=" comparisons", disable=not self.progress))
+    def parts(self, split: Split) -> Iterator[Part]:
+        """All rows of a split: what people said, in order of comparison id, then what models were trusted with."""
+        found = catalog.find(self.store, split=split, project=self.project, judged=True, repeats=True)
+        judged = iter(tqdm(found, desc=f"export {split.value}", unit=" comparisons", disable=not self.progress))
         while chunk := list(islice(judged, BATCH)):
             said: dict[str, list[Judgment]] = {c.id: [] for c in chunk}
             for judgment in queue.history(self.store, comparison_ids=list(said), current=False):
                 said[judgment.comparison_id].append(judgment)
+            part = Part()
             for comparison in chunk:
-                its_labels = found.get(comparison.id, [])
-                if not its_labels:
-                    self.filters[_why_unlabelled(said[comparison.id])] += 1
-                for label in its_labels:
-                    reason = _why_not(label, said[comparison.id], self.min_votes)
-                    if reason is not None:
-                        self.filters[reason] += 1
-                    else:
-                        yield _human_row(comparison, label, said[comparison.id])
+                self._add_judged(part, comparison, said[comparison.id], split)
+            yield part
+        if self.include_model_labels:
+            rows = self._model_rows(split)
+            while chunk := list(islice(rows, BATCH)):
+                part = Part()
+                for row in chunk:
+                    self._add_pair(part, row, split)
+                yield part
+
+    def _add_judged(self, part: Part, comparison: Comparison, said: list[Judgment], split: Split) -> None:
+        judgments = [_judgment(j) for j in said]
+        as_json = to_json(judgments)
+        if comparison.repeat_of is None:
+            for row in self._human_rows(comparison, said, as_json):
+                self._add_pair(part, row, split)
+        shared = _comparison(comparison)
+        part.of += [len(part.comparisons)] * len(judgments)
+        part.comparisons.append(shared)
+        part.judgments += judgments
+        self.judgments[split] += len(judgments)
+        self.simulated = self.simulated or any(j.simulated for j in said)
+        self._digest.update(f"{split.value}:{to_json(shared)}{as_json}\n".encode())
+
+    def _add_pair(self, part: Part, row: Row, split: Split) -> None:
+        part.pairs.append(row)
+        part.lines.append(to_json(row))
+        self.rows[split] += 1
+        self.sources[row["label_source"]] += 1
+        self.simulated = self.simulated or row["simulated"]
+        self._digest.update(f"{split.value}:{part.lines[-1]}\n".encode())
+
+    def _human_rows(self, comparison: Comparison, said: list[Judgment], as_json: str) -> Iterator[Row]:
+        counted = _counted(said)
+        labels = aggregate(comparison.id, counted)
+        if not labels:
+            self.filters[_why_unlabelled(counted)] += 1
+        for label in labels:
+            reason = _why_not(label, counted, self.min_votes)
+            if reason is not None:
+                self.filters[reason] += 1
+            else:
+                yield _human_row(comparison, label, as_json)
 
     def _model_rows(self, split: Split) -> Iterator[Row]:
         """Pairs that were accepted on a model's score and that no rater has spoken of since: people override."""
-        accepted = catalog.find(self.store, split=split, routes=[Route.AUTO], judged=False)
+        accepted = catalog.find(self.store, split=split, project=self.project, routes=[Route.AUTO], judged=False)
         if split is not Split.TRAIN:
             if n := sum(1 for _ in accepted):
                 self.filters["model label outside train"] += n
             return
-        models = {r.comparison_id: r.reward_model_id for r in ledger.routings_of(self.store) if r.reward_model_id}
-        simulated = {m: ledger.reward_model(self.store, m).simulated for m in set(models.values())}
-        scores = {(s.comparison_id, m): s for m in simulated for s in ledger.scores_of(self.store, m)}
-        for comparison in accepted:
-            score = scores.get((comparison.id, models.get(comparison.id, "")))
-            if score is None:
-                self.filters["accepted without a score"] += 1
-            elif score.margin <= 0:
-                self.filters["model sees no difference"] += 1
-            else:
-                yield _model_row(comparison, score, simulated[score.reward_model_id])
+        simulated = {m.id: m.simulated for m in ledger.reward_models(self.store)}
+        while chunk := list(islice(accepted, BATCH)):
+            scores = ledger.scores_routed_on(self.store, [c.id for c in chunk])
+            for comparison in chunk:
+                score = scores.get(comparison.id)
+                if score is None:
+                    self.filters["accepted without a score"] += 1
+                elif score.margin <= 0:
+                    self.filters["model sees no difference"] += 1
+                else:
+                    yield _model_row(comparison, score, simulated[score.reward_model_id])
 
 
-def _why_not(label: Label, said: list[Judgment], min_votes: int) -> str | None:
+def _counted(said: list[Judgment]) -> list[Judgment]:
+    """Those that count: neither corrected since nor surplus."""
+    corrected = {j.supersedes for j in said}
+    return [j for j in said if j.id not in corrected and not j.surplus]
+
+
+def _why_not(label: Label, counted: list[Judgment], min_votes: int) -> str | None:
     """Why a label is no strict preference, or None where it is one."""
     first, tie, second = label.probabilities
     if label.votes < min_votes:
         return "too few votes"
-    if _verdicts(said) - {Verdict.SKIPPED, Verdict.FLAGGED} == {Verdict.ALL_BAD}:
+    if _verdicts(counted) - {Verdict.SKIPPED, Verdict.FLAGGED} == {Verdict.ALL_BAD}:
         return "all bad"
     if tie > max(first, second):
         return "tie"
@@ -126,8 +157,8 @@ def _why_not(label: Label, said: list[Judgment], min_votes: int) -> str | None:
     return None
 
 
-def _why_unlabelled(said: list[Judgment]) -> str:
-    verdicts = _verdicts(said)
+def _why_unlabelled(counted: list[Judgment]) -> str:
+    verdicts = _verdicts(counted)
     if Verdict.FLAGGED in verdicts:
         return "flagged"
     if Verdict.SKIPPED in verdicts:
@@ -135,13 +166,11 @@ def _why_unlabelled(said: list[Judgment]) -> str:
     return "surplus judgments only"
 
 
-def _verdicts(said: list[Judgment]) -> set[Verdict]:
-    """Those of the judgments that count: neither corrected since nor surplus."""
-    corrected = {j.supersedes for j in said}
-    return {j.answer.verdict for j in said if j.id not in corrected and not j.surplus}
+def _verdicts(judgments: list[Judgment]) -> set[Verdict]:
+    return {j.answer.verdict for j in judgments}
 
 
-def _human_row(comparison: Comparison, label: Label, said: list[Judgment]) -> Row:
+def _human_row(comparison: Comparison, label: Label, judgments: str) -> Row:
     first, tie, second = label.probabilities
     rejected = label.second if label.preferred == label.first else label.first
     return _pair(comparison, label.preferred or "", rejected) | {
@@ -153,7 +182,7 @@ def _human_row(comparison: Comparison, label: Label, said: list[Judgment]) -> Ro
         "label_source": "human",
         "reward_model_id": None,
         "simulated": label.simulated,
-        "judgments": to_json([_judgment(j) for j in said]),
+        "judgments": judgments,
     }
 
 
@@ -200,7 +229,7 @@ def _judgment(j: Judgment) -> Row:
         "verdict": j.answer.verdict.value,
         "ranking": [list(group) for group in j.answer.ranking],
         "strength": j.answer.strength,
-        "scores": to_json(dict(j.answer.scores)),
+        "scores": to_json(dict(j.answer.scores)) if j.answer.scores else "{}",
         "rationale": j.answer.rationale,
         "rewrite": j.answer.rewrite,
         "active_seconds": j.answer.active_seconds,
@@ -217,22 +246,19 @@ def _judgment(j: Judgment) -> Row:
     }
 
 
-def _judgment_row(j: Judgment, comparison: Comparison) -> Row:
+def _comparison(c: Comparison) -> Row:
+    """What a judgment's row says of its comparison."""
     return {
-        "comparison_id": comparison.id,
-        "prompt_id": comparison.prompt.id,
-        "prompt": as_dicts(comparison.prompt.messages),
-        "completions": [
-            {"id": c.id, "policy": c.policy, "messages": as_dicts(c.messages)} for c in comparison.completions
-        ],
-        **_judgment(j),
-        "tags": to_json(dict(comparison.prompt.tags)),
+        "comparison_id": c.id,
+        "prompt_id": c.prompt.id,
+        "prompt": as_dicts(c.prompt.messages),
+        "completions": [{"id": a.id, "policy": a.policy, "messages": as_dicts(a.messages)} for a in c.completions],
+        "tags": to_json(dict(c.prompt.tags)),
     }
 
 
 def to_json(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False, sort_keys=True)
+    return _ENCODER.encode(value)
 
 
-def _digest(row: Row, split: Split) -> bytes:
-    return hashlib.sha256(f"{split.value}:{to_json(row)}".encode()).digest()
+_ENCODER = json.JSONEncoder(ensure_ascii=False, sort_keys=True)

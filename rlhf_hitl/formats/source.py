@@ -109,7 +109,7 @@ class Source:
                 place = f"{self.name}:{number}"
                 try:
                     value = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-                except ValueError as e:  # both JSON and UTF-8 errors are
+                except (ValueError, RecursionError) as e:  # JSON and UTF-8 errors, and lists in lists in lists
                     on_bad(_not_json(place, str(e)))
                     continue
                 if (row := _row(value, place, on_bad)) is not None:
@@ -119,7 +119,7 @@ class Source:
         with self._open() as f:
             try:
                 value = json.loads(f.read().decode("utf-8-sig"))
-            except ValueError as e:
+            except (ValueError, RecursionError) as e:
                 raise _not_json(self.name, str(e)) from e
         if not isinstance(value, list):
             raise BadInput(self.name, expected="a JSON array of objects", fix="one object a line is .jsonl: rename it")

@@ -13,31 +13,46 @@ from rlhf_hitl.types import Judgment, Label, Split, Verdict
 WINS, TIES, LOSSES = 0, 1, 2
 
 
-def labels(store: Store, *, split: Split | None = None) -> list[Label]:
+def labels(store: Store, *, split: Split | None = None, project: str | None = None) -> list[Label]:
     """The labels of every judged comparison, in order of comparison id.
 
-    Superseded and surplus judgments do not count: a label rests on the judgments that were wanted.
+    Superseded and surplus judgments do not count: a label rests on the judgments that were wanted. Nor do hidden
+    repeats: they say something of the rater. What is kept in memory is the counts of each comparison.
     """
-    by_comparison: dict[str, list[Judgment]] = defaultdict(list)
-    for judgment in queue.history(store, split=split):
+    tallies: dict[str, _Tally] = defaultdict(_Tally)
+    for judgment in queue.history(store, split=split, project=project, repeats=False):
         if not judgment.surplus:
-            by_comparison[judgment.comparison_id].append(judgment)
-    return [label for cid in sorted(by_comparison) for label in aggregate(cid, by_comparison[cid])]
+            tallies[judgment.comparison_id].add(judgment)
+    return [label for comparison_id in sorted(tallies) for label in tallies[comparison_id].labels(comparison_id)]
 
 
 def aggregate(comparison_id: str, judgments: Iterable[Judgment]) -> list[Label]:
     """One label for each pair of completions that at least one judgment speaks of: the shares of its votes."""
-    votes: dict[tuple[str, str], list[int]] = defaultdict(lambda: [0, 0, 0])
-    simulated = False
+    tally = _Tally()
     for judgment in judgments:
-        said = list(outcomes(judgment))
-        simulated = simulated or (judgment.simulated and bool(said))
-        for first, second, outcome in said:
-            votes[first, second][outcome] += 1
-    return [
-        Label(comparison_id, first, second, _shares(counts), _entropy(counts), sum(counts), simulated)
-        for (first, second), counts in sorted(votes.items())
-    ]
+        tally.add(judgment)
+    return tally.labels(comparison_id)
+
+
+class _Tally:
+    """The votes of one comparison, counted."""
+
+    __slots__ = ("simulated", "votes")
+
+    def __init__(self) -> None:
+        self.votes: dict[tuple[str, str], list[int]] = {}
+        self.simulated = False
+
+    def add(self, judgment: Judgment) -> None:
+        for first, second, outcome in outcomes(judgment):
+            self.votes.setdefault((first, second), [0, 0, 0])[outcome] += 1
+            self.simulated = self.simulated or judgment.simulated
+
+    def labels(self, comparison_id: str) -> list[Label]:
+        return [
+            Label(comparison_id, first, second, _shares(counts), _entropy(counts), sum(counts), self.simulated)
+            for (first, second), counts in sorted(self.votes.items())
+        ]
 
 
 def outcomes(judgment: Judgment) -> Iterable[tuple[str, str, int]]:

@@ -25,6 +25,7 @@ from sqlalchemy.engine import URL, Connection, Engine
 from rlhf_hitl.errors import BadInput, RlhfHitlError
 from rlhf_hitl.types import utc_now
 
+ALIVE = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}  # of connections to PostgreSQL
 IDLE = 1.0  # seconds after which a connection is tried before it is used
 MIGRATIONS = Path(__file__).parent / "migrations"
 
@@ -86,6 +87,12 @@ class Store:
         with self.read() as conn:
             return MigrationContext.configure(conn).get_current_revision()
 
+    def check_writable(self) -> None:
+        """Raises StoreFailure where the database can only be read, as a standby can."""
+        with self.write() as conn:
+            if not self.is_sqlite and conn.exec_driver_sql("SHOW transaction_read_only").scalar_one() == "on":
+                raise StoreFailure(f"store {self.safe_url}: expected one that can be written to. Fix: use the primary")
+
     def durability(self) -> dict[str, str]:
         """The database's settings on which it hangs whether an acknowledged judgment survives a power cut."""
         names = (
@@ -134,16 +141,17 @@ class Store:
 
     @contextlib.contextmanager
     def _connection(self, write: bool) -> Iterator[Connection]:
+        kept = "nothing was changed"
         try:
             with self._engine.connect() as plain:
                 conn = plain.execution_options(write=write)
-                with conn.begin():
+                with conn.begin() as transaction:
                     yield conn
-        except (exc.OperationalError, exc.TimeoutError) as e:
-            raise StoreFailure(
-                f"store {self.safe_url}: expected a database that answers, got: {_first_line(e)}. "
-                "Fix: free disk space, check rights, or start the database; nothing was changed"
-            ) from e
+                    if write and not self.is_sqlite:  # over a line that broke one cannot know what the other end did
+                        kept = "it may have been kept all the same: what has a key counts once, so send it again"
+                    transaction.commit()
+        except exc.TimeoutError as e:
+            raise StoreFailure(f"store {self.safe_url}: expected a connection, got none in time. Fix: try again") from e
         except exc.DataError as e:
             raise BadInput(
                 f"a value for store {self.safe_url}",
@@ -154,6 +162,11 @@ class Store:
             raise StoreFailure(
                 f"store {self.safe_url}: expected rows that keep its rules, got: {_first_line(e)}. "
                 "Fix: check that what they refer to is there; nothing was changed"
+            ) from e
+        except exc.DBAPIError as e:  # gone, full, read-only, damaged, without rights
+            raise StoreFailure(
+                f"store {self.safe_url}: expected a database that answers, got: {_first_line(e)}. "
+                f"Fix: free disk space, check rights, or start the database; {kept}"
             ) from e
 
     def insert_new(self, conn: Connection, table: sa.Table, rows: list[dict]) -> int:
@@ -235,7 +248,7 @@ def _engine(url: str, create: bool) -> Engine:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as e:
             raise BadInput(f"store {safe}", expected="a folder that can be made", fix=str(e)) from e
-    engine = sa.create_engine(parsed, connect_args={"timeout": 30, "check_same_thread": False})
+    engine = sa.create_engine(parsed, connect_args={"timeout": 30, "check_same_thread": False}, hide_parameters=True)
 
     @event.listens_for(engine, "connect")
     def _configure(connection, _record):
@@ -256,7 +269,13 @@ def _engine(url: str, create: bool) -> Engine:
 
 def _postgres_engine(url: URL) -> Engine:
     # A pool for the forty threads a server answers with; PostgreSQL itself allows a hundred connections by default.
-    engine = sa.create_engine(url.set(drivername="postgresql+psycopg"), pool_size=10, max_overflow=10)
+    engine = sa.create_engine(
+        url.set(drivername="postgresql+psycopg"),
+        pool_size=10,
+        max_overflow=10,
+        connect_args=ALIVE,
+        hide_parameters=True,
+    )
 
     @event.listens_for(engine, "connect")
     def _configure(connection, _record):
@@ -265,6 +284,9 @@ def _postgres_engine(url: URL) -> Engine:
         connection.execute(
             f"SELECT set_config('synchronous_commit', CASE {now} WHEN 'off' THEN 'on' ELSE {now} END, false)"
         )
+        # A server that froze in mid-transaction, or cannot be reached any more, must not hold up all others for ever.
+        for name, seconds in {"idle_in_transaction_session_timeout": 60, "lock_timeout": 20}.items():
+            connection.execute(f"SET {name} = '{seconds}s'")
         connection.commit()
 
     # A connection that has lain idle may have been cut meanwhile; it is tried before it is used. One that was in use a

@@ -23,20 +23,20 @@ from rlhf_hitl.errors import BadInput
 from rlhf_hitl.store.db import Store, alembic_config
 from rlhf_hitl.store.tables import Utc, metadata
 
-BATCH = 1000
-CACHE_KIB = 512 * 1024
+BATCH = 200
+CACHE_KIB = 256 * 1024
 
-#: Every table; one comes after those it refers to.
-TABLES: tuple[sa.Table, ...] = tuple(metadata.sorted_tables)
+#: Table → its columns, for every table; one comes after those it refers to.
+COLUMNS = {table.name: [c.name for c in table.columns] for table in metadata.sorted_tables}
 #: What the migrations put into a new store: the default project and its lane.
 ROWS_OF_A_NEW_STORE = {"projects": 1, "lanes": 1}
 
 Plain = Sequence[Any]
 
 
-def schema_version() -> str:
-    """The version of the tables this code reads and writes."""
-    return str(ScriptDirectory.from_config(alembic_config()).get_current_head())
+def schema_versions() -> list[str]:
+    """The versions the tables have had, newest first: that is the one this code reads and writes."""
+    return [script.revision for script in ScriptDirectory.from_config(alembic_config()).walk_revisions()]
 
 
 @contextmanager
@@ -50,11 +50,14 @@ def snapshot(store: Store) -> Iterator[Connection]:
 
 def counts(conn: Connection) -> dict[str, int]:
     """Table → number of its rows."""
-    return {t.name: conn.execute(sa.select(sa.func.count()).select_from(t)).scalar_one() for t in TABLES}
+    return {
+        t.name: conn.execute(sa.select(sa.func.count()).select_from(t)).scalar_one() for t in metadata.sorted_tables
+    }
 
 
-def rows(conn: Connection, table: sa.Table) -> Iterator[list[Plain]]:
+def rows(conn: Connection, name: str) -> Iterator[list[Plain]]:
     """All rows of a table in order of their primary key, a batch at a time."""
+    table = metadata.tables[name]
     query = sa.select(*(_plain(c, conn) for c in table.columns))
     query = query.order_by(*(_bytewise(c, conn) for c in table.primary_key.columns))
     for batch in conn.execute(query, execution_options={"yield_per": BATCH}).partitions():
@@ -68,8 +71,7 @@ def check_new(store: Store, conn: Connection) -> None:
         BadInput: the store has more in it than a new one has; what that is, is said.
     """
     if not store.is_sqlite:  # SQLite's write transaction has shut them out already
-        names = ", ".join(conn.dialect.identifier_preparer.format_table(t) for t in TABLES)
-        conn.execute(sa.text(f"LOCK TABLE {names} IN EXCLUSIVE MODE"))
+        conn.execute(sa.text(f"LOCK TABLE {_tables(conn)} IN EXCLUSIVE MODE"))
     if held := {t: n for t, n in counts(conn).items() if n > ROWS_OF_A_NEW_STORE.get(t, 0)}:
         raise BadInput(
             f"store {store.safe_url} with " + ", ".join(f"{n} {table}" for table, n in held.items()),
@@ -79,30 +81,44 @@ def check_new(store: Store, conn: Connection) -> None:
 
 
 def make_room(store: Store, conn: Connection) -> None:
-    """Give a connection that is about to write many rows the memory for it."""
+    """Make a connection that is about to write many rows in one transaction fit for it."""
     if store.is_sqlite:
         # Ids are random: with the two MB that are SQLite's default, every row would read and write pages of each index.
         conn.exec_driver_sql(f"PRAGMA cache_size = -{CACHE_KIB}")
+    else:
+        # Of tables that were empty a moment ago PostgreSQL believes until the transaction ends that they still are, and
+        # would rather read them through than ask an index.
+        conn.exec_driver_sql("SET LOCAL enable_seqscan = off")
 
 
-def fill(store: Store, conn: Connection, contents: Callable[[sa.Table], Iterable[Plain]]) -> None:
+def take_stock(store: Store, conn: Connection) -> None:
+    """Tell PostgreSQL how large its tables have become while this transaction writes to them.
+
+    It cannot know by itself before the transaction ends, and goes on with plans it made for tables that were empty.
+    """
+    if not store.is_sqlite:
+        conn.execute(sa.text(f"ANALYZE {_tables(conn)}"))
+
+
+def fill(store: Store, conn: Connection, contents: Callable[[str], Iterable[Plain]]) -> None:
     """Fill a new store with the rows `contents` gives for each table, and go on numbering after the highest number.
 
     Raises:
         BadInput: a value that cannot stand in its column.
     """
-    for table in reversed(TABLES):
+    for table in reversed(metadata.sorted_tables):
         if table.name in ROWS_OF_A_NEW_STORE:
             conn.execute(table.delete())
     make_room(store, conn)
-    for table in TABLES:
+    for table in metadata.sorted_tables:
         insert = _insert if store.is_sqlite else _copy
-        insert(conn, table, _checked(table, contents(table)))
+        insert(conn, table, _checked(table, contents(table.name)))
         number = table.autoincrement_column
         if number is not None and not store.is_sqlite:  # SQLite sees to it by itself
             highest = sa.select(sa.func.max(number)).scalar_subquery()
             sequence = sa.func.pg_get_serial_sequence(table.name, number.name)
             conn.execute(sa.select(sa.func.setval(sequence, highest)).where(highest.is_not(None)))
+    take_stock(store, conn)
 
 
 def _plain(column: sa.Column[Any], conn: Connection) -> sa.ColumnElement[Any]:
@@ -143,6 +159,10 @@ def _copy(conn: Connection, table: sa.Table, found: Iterator[Plain]) -> None:
                 copy.write_row(row)
     except psycopg.Error as e:  # as SQLAlchemy would have raised it
         raise exc.DBAPIError.instance(statement, None, e, psycopg.Error) from e
+
+
+def _tables(conn: Connection) -> str:
+    return ", ".join(conn.dialect.identifier_preparer.format_table(t) for t in metadata.sorted_tables)
 
 
 def _names(conn: Connection, table: sa.Table) -> str:

@@ -22,12 +22,13 @@ from sqlalchemy.engine import Connection
 from rlhf_hitl.errors import BadInput, NotFound
 from rlhf_hitl.store import audit
 from rlhf_hitl.store.db import Store
-from rlhf_hitl.store.tables import deliveries, webhooks
+from rlhf_hitl.store.tables import Utc, deliveries, webhooks
 from rlhf_hitl.types import Event, utc_now
 
 #: Waits between tries in seconds, as https://www.standardwebhooks.com advises; after the last one it is given up.
 BACK_OFF = (5, 300, 1800, 7200, 18_000, 36_000, 50_400, 72_000, 86_400)
 CLAIM = timedelta(seconds=60)  # a sender has this long before another may try
+PATIENT = 3  # tries during which a failing delivery holds up those behind it
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,9 @@ def add_webhook(store: Store, url: str, events: Iterable[Event], *, by: audit.Ac
     """
     try:
         parts = urlsplit(url)
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and not parts.username
+        usable = (
+            parts.scheme in ("http", "https") and bool(parts.hostname) and not parts.username and not parts.password
+        )
     except ValueError:
         usable = False
     if not usable:
@@ -144,38 +147,66 @@ def emit(conn: Connection, event: Event, data: Mapping[str, Any], hooks: Subscri
         conn.execute(deliveries.insert(), rows)
 
 
-def claim(store: Store, limit: int = 20, now: datetime | None = None) -> list[Delivery]:
-    """Deliveries that are due, to be sent by the caller and nobody else for a minute."""
-    now = now or utc_now()
-    due = (
-        sa.select(deliveries.c.id, deliveries.c.body, deliveries.c.attempts, webhooks.c.url, webhooks.c.secret)
-        .join(webhooks, webhooks.c.id == deliveries.c.webhook_id)
-        .where(deliveries.c.next_try_at <= now)
-        .order_by(deliveries.c.next_try_at)
-        .limit(limit)
-        .with_for_update(skip_locked=True, of=deliveries)
-    )
+def claim(store: Store, now: datetime | None = None) -> Delivery | None:
+    """The next delivery that is due, to be sent by the caller and by nobody else for a minute.
+
+    A webhook gets one at a time, in order, and while its last one failed it is left alone until that is tried again
+    (but not for hours: it may be one event that its receiver cannot take).
+    """
     with store.read() as conn:  # most of the time there is nothing, and that must not cost the write lock
-        if conn.execute(sa.select(deliveries.c.seq).where(deliveries.c.next_try_at <= now).limit(1)).first() is None:
-            return []
+        first = conn.execute(_NEXT, {"now": now or store.now(conn)}).first()
+    if first is None:
+        return None
     with store.write() as conn:
-        rows = conn.execute(due).all()
-        ids = [r.id for r in rows]
-        claimed = deliveries.update().where(deliveries.c.id.in_(ids))
-        conn.execute(claimed.values(attempts=deliveries.c.attempts + 1, next_try_at=now + CLAIM))
-    return [Delivery(r.id, r.url, r.secret, r.body, r.attempts + 1) for r in rows]
+        now = now or store.now(conn)
+        store.lock(conn, "deliveries")
+        row = conn.execute(_NEXT, {"now": now}).first()
+        if row is None:
+            return None
+        claimed = deliveries.update().where(deliveries.c.id == row.id)
+        conn.execute(claimed.values(attempts=row.attempts + 1, next_try_at=now + CLAIM))
+    return Delivery(row.id, row.url, row.secret, row.body, row.attempts + 1)
+
+
+_NOW = sa.bindparam("now", type_=Utc)
+_ahead = deliveries.alias()
+_NEXT = (
+    sa.select(deliveries.c.id, deliveries.c.body, deliveries.c.attempts, webhooks.c.url, webhooks.c.secret)
+    .join(webhooks, webhooks.c.id == deliveries.c.webhook_id)
+    .where(
+        deliveries.c.next_try_at <= _NOW,
+        webhooks.c.ended_at.is_(None),
+        ~sa.exists().where(
+            _ahead.c.webhook_id == deliveries.c.webhook_id,
+            _ahead.c.attempts.between(1, PATIENT),
+            _ahead.c.next_try_at > _NOW,
+        ),
+    )
+    .order_by(deliveries.c.next_try_at, deliveries.c.seq)
+    .limit(1)
+)
 
 
 def delivered(store: Store, delivery: Delivery) -> None:
-    _settle(store, delivery, delivered_at=utc_now(), next_try_at=None, last_error="")
+    with store.write() as conn:
+        _settle(conn, delivery, delivered_at=store.now(conn), next_try_at=None, last_error="")
 
 
 def failed(store: Store, delivery: Delivery, error: str, now: datetime | None = None) -> bool:
     """Plan the next try. False where that was the last one."""
     goes_on = delivery.attempts <= len(BACK_OFF)
-    next_try = (now or utc_now()) + timedelta(seconds=BACK_OFF[delivery.attempts - 1]) if goes_on else None
-    _settle(store, delivery, next_try_at=next_try, last_error=error[:500])
+    with store.write() as conn:
+        wait = timedelta(seconds=BACK_OFF[delivery.attempts - 1]) if goes_on else None
+        next_try = None if wait is None else (now or store.now(conn)) + wait
+        _settle(conn, delivery, next_try_at=next_try, last_error=error[:500])
     return goes_on
+
+
+def _settle(conn: Connection, delivery: Delivery, **values: Any) -> None:
+    # Ended meanwhile, it stays ended; claimed by another since, it is theirs.
+    mine = (deliveries.c.id == delivery.id, deliveries.c.next_try_at.is_not(None))
+    still = deliveries.c.attempts == delivery.attempts
+    conn.execute(deliveries.update().where(*mine, still).values(values))
 
 
 def waiting(store: Store) -> int:
@@ -183,13 +214,6 @@ def waiting(store: Store) -> int:
     with store.read() as conn:
         query = sa.select(sa.func.count()).select_from(deliveries).where(deliveries.c.next_try_at.is_not(None))
         return conn.execute(query).scalar_one()
-
-
-def _settle(store: Store, delivery: Delivery, **values: Any) -> None:
-    with store.write() as conn:
-        # Ended meanwhile: it stays ended.
-        open_ = sa.and_(deliveries.c.id == delivery.id, deliveries.c.next_try_at.is_not(None))
-        conn.execute(deliveries.update().where(open_).values(values))
 
 
 def _webhook(row) -> Webhook:

@@ -113,8 +113,8 @@ def route(store: Store, decisions: Sequence[Routing], *, now: datetime | None = 
     Raises:
         NotFound: a decision on a comparison the store does not have; then none of them is kept.
     """
-    now = now or utc_now()
     with store.write() as conn:
+        now = now or store.now(conn)
         _lock_comparisons(store, conn, decisions)
         hooks = events.subscriptions(conn)
         for d in decisions:

@@ -160,12 +160,12 @@ def submit(
             raise NotFound(f"lease {lease_id!r}", expected="a lease this store gave", fix="ask for the next comparison")
         if held["rater_id"] != rater_id:
             raise Conflict(f"lease {lease_id}: it is another rater's. Fix: sign in as the one it was given to")
-        known = _known(conn, rater_id, key, held["comparison_id"])
-        if known is not None:
-            return Receipt(known, "repeated")
         if callable(answer):
             answer = answer(tuple(held["order_shown"]))
         _check_ranking(answer, held["order_shown"])
+        known = _known(conn, rater_id, key, held["comparison_id"], answer)
+        if known is not None:
+            return Receipt(known, "repeated")
         now = now or clock
         place = _place_for(conn, held, now)
         row = _row(
@@ -216,12 +216,12 @@ def correct(store: Store, judgment_id: str, rater_id: str, answer: Answer, *, id
             raise NotFound(f"judgment {judgment_id!r}", expected="one of your own", fix="pick it from your history")
         _lock_rater(store, conn, rater_id)
         _lock_comparison(conn, old["comparison_id"])
-        known = _by_key(conn, rater_id, idempotency_key, old["comparison_id"])
+        _check_ranking(answer, old["order_shown"])
+        known = _by_key(conn, rater_id, idempotency_key, old["comparison_id"], answer, judgment_id)
         if known is not None:
             return Receipt(known, "repeated")
         if conn.execute(sa.select(judgments.c.id).where(judgments.c.supersedes == judgment_id)).first():
             raise Conflict(f"judgment {judgment_id}: it was corrected before. Fix: correct the newest one")
-        _check_ranking(answer, old["order_shown"])
         same = ("comparison_id", "rater_id", "lease_id", "order_shown", "route", "reward_model_id", "simulated")
         versions = ("guideline_version", "interface_version", "surplus")
         row = _row(
@@ -390,7 +390,7 @@ def by_lane(store: Store, now: datetime | None = None) -> list[LaneState]:
         now = now or store.now(conn)
         filled = places.c.judgment_id.is_not(None)
         leased = sa.and_(~filled, places.c.leased_until > now)
-        free = sa.and_(~filled, is_free(), comparisons.c.route != Route.AUTO.value)
+        free = sa.and_(~filled, is_free(), comparisons.c.route != Route.AUTO.value, places.c.reserved_for.is_(None))
         columns = {"filled": filled, "leased": leased, "free": free}
         query = (
             sa.select(
@@ -446,16 +446,16 @@ def _place_for(conn: Connection, held, now: datetime) -> int | None:
     return conn.execute(_PLACE_FOR, {"of": held["comparison_id"], "rater": held["rater_id"], "now": now}).scalar()
 
 
-_OWN = places.c.rater_id == sa.bindparam("rater")
+_HELD_BY_THEM = places.c.rater_id == sa.bindparam("rater")
 _PLACE_FOR = (
     sa.select(places.c.n)
     .where(
         places.c.comparison_id == sa.bindparam("of"),
         places.c.judgment_id.is_(None),
-        sa.or_(_OWN, is_free()),
+        sa.or_(_HELD_BY_THEM, is_free()),
         sa.or_(places.c.reserved_for.is_(None), places.c.reserved_for == sa.bindparam("rater")),
     )
-    .order_by(sa.case((_OWN, 0), else_=1), places.c.n)
+    .order_by(sa.case((_HELD_BY_THEM, 0), else_=1), places.c.n)
     .limit(1)
     .with_for_update()
 )
@@ -507,45 +507,53 @@ def _tell(conn: Connection, row: dict) -> None:
         events.emit(conn, Event.COMPARISON_RESOLVED, {"comparison_id": row["comparison_id"], "by": "raters"}, hooks)
 
 
-def _known(conn: Connection, rater_id: str, key: str, comparison_id: str) -> str | None:
-    """The judgment a rater sent under that key.
+def _known(conn: Connection, rater_id: str, key: str, comparison_id: str, answer: Answer) -> str | None:
+    """The judgment a rater sent under that key, if it is this very one.
 
     Raises:
-        Conflict: the key was used for another comparison (saying `repeated` would lose this answer), or the rater has
+        Conflict: the key was used for something else (saying `repeated` would lose this answer), or the rater has
             judged this comparison under another key.
     """
-    rows = conn.execute(_OWN_BEFORE, {"rater": rater_id, "key": key, "of": comparison_id}).all()
+    rows = conn.execute(_OWN_BEFORE, {"rater": rater_id, "key": key, "of": comparison_id}).mappings().all()
     for row in rows:
-        if row.idempotency_key == key:
-            return _same(row, key, comparison_id)
+        if row["idempotency_key"] == key:
+            return _same(row, comparison_id, answer, None)
     if rows:
         raise Conflict(f"key {key!r}: you have judged its comparison under another. Fix: correct that judgment instead")
     return None
 
 
-_OWN_BEFORE = sa.select(judgments.c.id, judgments.c.comparison_id, judgments.c.idempotency_key).where(
-    judgments.c.rater_id == sa.bindparam("rater"),
-    sa.or_(judgments.c.idempotency_key == sa.bindparam("key"), judgments.c.comparison_id == sa.bindparam("of")),
-)
+_OWN = judgments.c.rater_id == sa.bindparam("rater")
+_UNDER_KEY = judgments.c.idempotency_key == sa.bindparam("key")
+_OWN_BEFORE = sa.select(judgments).where(_OWN, sa.or_(_UNDER_KEY, judgments.c.comparison_id == sa.bindparam("of")))
 
 
-def _same(row, key: str, comparison_id: str) -> str:
-    if row.comparison_id != comparison_id:
-        raise Conflict(f"idempotency key {key!r}: it was used for another comparison. Fix: send a new key")
-    return row.id
-
-
-def _by_key(conn: Connection, rater_id: str, key: str, comparison_id: str) -> str | None:
-    """The judgment a rater sent under that key.
+def _by_key(
+    conn: Connection, rater_id: str, key: str, comparison_id: str, answer: Answer, supersedes: str
+) -> str | None:
+    """The correction a rater sent under that key, if it is this very one.
 
     Raises:
-        Conflict: the key was used for another comparison; saying `repeated` would lose this answer.
+        Conflict: the key was used for something else; saying `repeated` would lose this answer.
     """
-    query = sa.select(judgments.c.id, judgments.c.comparison_id).where(
-        judgments.c.rater_id == rater_id, judgments.c.idempotency_key == key
-    )
-    row = conn.execute(query).first()
-    return None if row is None else _same(row, key, comparison_id)
+    row = conn.execute(sa.select(judgments).where(_OWN, _UNDER_KEY), {"rater": rater_id, "key": key}).mappings().first()
+    return None if row is None else _same(row, comparison_id, answer, supersedes)
+
+
+def _same(row, comparison_id: str, answer: Answer, supersedes: str | None) -> str:
+    key = row["idempotency_key"]
+    if row["comparison_id"] != comparison_id:
+        raise Conflict(f"idempotency key {key!r}: it was used for another comparison. Fix: send a new key")
+    # The seconds may have run on between the first try and the second; all else is what the rater said.
+    if _said(_judgment(row).answer) != _said(answer) or row["supersedes"] != supersedes:
+        raise Conflict(
+            f"idempotency key {key!r}: it was used for another answer, {row['id']}. Fix: correct that one, by a new key"
+        )
+    return row["id"]
+
+
+def _said(answer: Answer) -> tuple:
+    return answer.verdict, answer.ranking, answer.strength, dict(answer.scores), answer.rationale, answer.rewrite
 
 
 def _check_ranking(answer: Answer, shown: Sequence[str]) -> None:

@@ -112,6 +112,8 @@ def accept(store: Store, secret: str, name: str, password: str, *, address: str 
         NotFound: no such invitation (any more).
         BadInput: a name that is taken or a password that is too short; the invitation still stands.
     """
+    if invitation(store, secret) is None:  # before the password is hashed, which is made to be slow
+        raise NotFound("invitation", expected="one that holds and is not used", fix="ask for a new one")
     hashed = people.hash_password(password)
     with store.write() as conn:
         found = _by_secret(conn, secret, Kind.INVITE, lock=True)

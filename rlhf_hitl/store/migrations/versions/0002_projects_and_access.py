@@ -49,18 +49,22 @@ def _lay_lanes() -> None:
     """Every comparison into the lane of its prompt's language."""
     op.execute("ALTER TABLE comparisons ADD COLUMN lane_id INTEGER REFERENCES lanes (id)")
     op.execute("ALTER TABLE comparisons ADD COLUMN repeat_of VARCHAR(40)")
-    # A tag of two hundred letters is no language: such prompts stay in the lane of those whose language is unknown.
+    conn = op.get_bind()
     tag = "json_extract(tags, '$.language')" if _sqlite() else "tags ->> 'language'"
-    language = f"CASE WHEN length({tag}) <= 40 THEN lower(trim({tag})) ELSE '' END"
-    op.execute(
-        "INSERT INTO lanes (project_id, language, batch) SELECT 'default', language, '' FROM "
-        f"(SELECT '' AS language UNION SELECT {language} FROM prompts) AS found WHERE language IS NOT NULL "
-        "ORDER BY language"
-    )
-    op.execute(
-        "UPDATE comparisons SET lane_id = (SELECT lanes.id FROM lanes JOIN prompts "
-        f"ON lanes.language = coalesce({language}, '') WHERE prompts.id = comparisons.prompt_id)"
-    )
+    raw = conn.execute(sa.text(f"SELECT DISTINCT {tag} FROM prompts WHERE {tag} IS NOT NULL")).scalars().all()
+    # In Python, as `Prompt.language` does it: databases differ in what a small letter is. A tag of two hundred letters
+    # is no language: such prompts stay in the lane of those whose language is unknown.
+    found = {tag: tag.strip().lower() if len(tag.strip().lower()) <= 40 else "" for tag in raw}
+    lanes = sa.table("lanes", sa.column("id"), sa.column("project_id"), sa.column("language"), sa.column("batch"))
+    rows = [{"project_id": "default", "language": n, "batch": ""} for n in sorted({"", *found.values()})]
+    op.bulk_insert(lanes, rows)
+    lane_of = {language: id for id, language in conn.execute(sa.select(lanes.c.id, lanes.c.language))}
+    conn.execute(sa.text("UPDATE comparisons SET lane_id = :lane"), {"lane": lane_of[""]})
+    for tagged, language in found.items():
+        theirs = sa.text(
+            f"UPDATE comparisons SET lane_id = :lane WHERE prompt_id IN (SELECT id FROM prompts WHERE {tag} = :tagged)"
+        )
+        conn.execute(theirs, {"lane": lane_of[language], "tagged": tagged})
     op.create_index("ix_comparisons_lane_id", "comparisons", ["lane_id"])
 
 

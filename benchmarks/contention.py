@@ -1,0 +1,107 @@
+"""Sixty-four raters at once on five hundred comparisons that want three judgments each: is it 1,500 in the end?
+
+    python benchmarks/contention.py
+
+Over HTTP, on SQLite with one server process and on PostgreSQL with two. Each rater takes and answers comparisons
+until they are told that nothing is left, and sends every fifth answer twice at the same moment, as a double click
+does. The store is then read: how many judgments count, whether somebody judged one comparison twice (`repeats`),
+whether a comparison got more than it wanted (`overshot`). An answer other than it should be, or a store that does not
+hold exactly what was confirmed, ends the run with an error.
+
+Left out: leases that run out, where a late answer is kept as surplus by design; the tests have those.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+from record import write
+from servers import Client, Serve, add_raters, fill, judgment, pair, postgres
+
+from rlhf_hitl.store import Store, queue
+
+WANTED = 3
+
+
+async def rate(address: str, token: str) -> tuple[list[float], list[str]]:
+    """One rater until nothing is left. Returns the seconds of each cycle and the ids of the judgments confirmed."""
+    client, other = (Client(address, f"Bearer {token}") for _ in range(2))
+    took, confirmed = [], []
+    while True:
+        start = time.perf_counter()
+        status, answer = await client.call("POST", "/api/v1/leases", {"count": 1})
+        if status != 200:
+            raise RuntimeError(f"leases: {status} {answer}")
+        if not answer["leases"]:
+            return took, confirmed
+        body = judgment(answer["leases"][0])
+        clicks = (client, other) if len(took) % 5 == 4 else (client,)
+        receipts = await asyncio.gather(*(c.call("POST", "/api/v1/judgments", body) for c in clicks))
+        said = sorted((s, r.get("outcome")) for s, r in receipts)
+        if said != [(200, "repeated")] * (len(clicks) - 1) + [(201, "counted")]:
+            raise RuntimeError(f"judgments: {receipts}")
+        confirmed.append(receipts[0][1]["id"])
+        took.append(time.perf_counter() - start)
+
+
+async def rate_all(address: str, tokens: list[str]) -> list[tuple[list[float], list[str]]]:
+    return await asyncio.gather(*(rate(address, token) for token in tokens))
+
+
+def measure(url: str, folder: Path, comparisons: int, clients: int, workers: int) -> dict[str, float]:
+    store = Store.open(url, create=True)
+    fill(store, (pair(i, overlap=WANTED) for i in range(comparisons)))
+    tokens = add_raters(store, clients)
+    with Serve(url, folder, workers) as served:
+        start = time.monotonic()
+        done = asyncio.run(rate_all(served.address, list(tokens.values())))
+        seconds = time.monotonic() - start
+    kept = list(queue.history(store, current=False))
+    store.close()
+    confirmed = [id for _, ids in done for id in ids]
+    if Counter(j.id for j in kept) != Counter(confirmed):
+        sys.exit(f"{len(confirmed)} judgments were confirmed, the store has {len(kept)} others or other ones")
+    p50, p95 = np.percentile([t for took, _ in done for t in took], [50, 95]) * 1000
+    return {
+        "judgments": sum(not j.surplus for j in kept),
+        "surplus": sum(j.surplus for j in kept),
+        "repeats": sum(n - 1 for n in Counter((j.comparison_id, j.rater_id) for j in kept).values()),
+        "overshot": sum(n > WANTED for n in Counter(j.comparison_id for j in kept if not j.surplus).values()),
+        "cycles_per_s": len(kept) / seconds,
+        "p50_ms": float(p50),
+        "p95_ms": float(p95),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--clients", type=int, default=64)
+    parser.add_argument("--comparisons", type=int, default=500)
+    parser.add_argument("--quick", action="store_true")
+    args = parser.parse_args()
+    comparisons, clients = (40, 16) if args.quick else (args.comparisons, args.clients)
+    with postgres() as pg, tempfile.TemporaryDirectory() as folder:
+        found = {
+            "sqlite": measure(f"sqlite:///{folder}/preferences.db", Path(folder), comparisons, clients, workers=1),
+            "postgres": measure(pg.create("contention"), Path(folder), comparisons, clients, workers=2),
+        }
+    totals = {name: sum(f.pop(name) for f in found.values()) for name in ("repeats", "overshot")}
+    figures: dict[str, float | int | None] = {
+        "clients": clients,
+        "comparisons": comparisons,
+        "wanted": comparisons * WANTED,
+    } | totals
+    figures |= {f"{database}.{name}": value for database, f in found.items() for name, value in f.items()}
+    notes = "Every fifth answer was sent twice at once. SQLite: one server process; PostgreSQL: two."
+    write("contention", figures, seeds=[], notes=notes, quick=args.quick)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+"""Sixteen raters at full speed while the server is SIGKILLed again and again: is what was confirmed in the store?
+
+    python benchmarks/crash.py
+
+Over HTTP, on SQLite and on PostgreSQL at the same time. A killed server is started again at once; with every fifth
+kill of the server PostgreSQL is killed too, all its processes at once. A rater whose connection breaks cannot know
+whether the answer was kept: they send it again under the same idempotency key until it is confirmed, and remember
+what was confirmed. Kills come at random moments, each after at least sixteen more answers. In the end the store is
+compared with the raters' memory: `lost` are confirmed judgments that are missing or changed, `doubled` those kept
+twice (or a rater's second on one comparison), `unasked` those that nobody remembers, `overshot` comparisons with more
+judgments than they wanted.
+
+Left out: power cuts. A killed process leaves its writes with the operating system, so what a power cut does to them
+rests on the databases' own settings: SQLite's `synchronous=FULL` and PostgreSQL's `fsync=on`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import random
+import tempfile
+import uuid
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from record import write
+from servers import Client, Process, Serve, add_raters, fill, judgment, pair, postgres
+
+from rlhf_hitl.store import Store, queue
+
+WANTED = 2
+#: Idempotency key → the judgment's id, of every answer that was confirmed.
+Confirmed = dict[str, str]
+
+
+async def insist(client: Client, path: str, body: dict[str, Any]) -> Any:
+    """Send it until it is answered. 503: the database is away, and whether the answer was kept is not known either."""
+    while True:
+        try:
+            status, answer = await client.call("POST", path, body)
+        except ConnectionError:
+            status, answer = 503, None
+        if status in (200, 201):
+            return answer
+        if status != 503:
+            raise RuntimeError(f"{path}: {status} {answer}")
+        await asyncio.sleep(0.1)
+
+
+async def rate(address: str, token: str, confirmed: Confirmed, enough: asyncio.Event) -> None:
+    client = Client(address, f"Bearer {token}")
+    while not enough.is_set():
+        leases = (await insist(client, "/api/v1/leases", {"count": 1}))["leases"]
+        if not leases:
+            raise RuntimeError("nothing is left: take more --comparisons")
+        key = uuid.uuid4().hex
+        body = judgment(leases[0], idempotency_key=key, rationale=key)
+        receipt = await insist(client, "/api/v1/judgments", body)
+        confirmed[key] = receipt["id"]
+
+
+async def survive(
+    server: Process, address: str, database: Process | None, tokens: list[str], kills: int, chance: random.Random
+) -> tuple[Confirmed, int]:
+    """Rate and kill. Returns what was confirmed, and how often the database was killed."""
+    confirmed: Confirmed = {}
+    enough, database_kills = asyncio.Event(), 0
+
+    async def moment() -> None:
+        before = len(confirmed)
+        while len(confirmed) < before + 16:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(chance.random())
+
+    async with asyncio.TaskGroup() as raters:  # a rater's failure ends the whole
+        for token in tokens:
+            raters.create_task(rate(address, token, confirmed, enough))
+        for k in range(kills):
+            await moment()
+            server.kill()
+            await asyncio.to_thread(server.start)
+            if database is not None and k % 5 == 0:
+                await moment()
+                database.kill()
+                await asyncio.to_thread(database.start)
+                database_kills += 1
+        await moment()
+        enough.set()
+    return confirmed, database_kills
+
+
+def compare(store: Store, confirmed: Confirmed) -> dict[str, int]:
+    kept = list(queue.history(store, current=False))
+    # Whole, as it was sent: the order shown was the ranking and the key the rationale.
+    whole = [j for j in kept if j.answer.ranking == tuple((i,) for i in j.order_shown)]
+    found = {j.answer.rationale: j.id for j in whole if j.answer.rationale == j.idempotency_key}
+    keys = Counter((j.rater_id, j.idempotency_key) for j in kept)
+    votes = Counter((j.comparison_id, j.rater_id) for j in kept)
+    filled = Counter(j.comparison_id for j in kept if not j.surplus)
+    return {
+        "confirmed": len(confirmed),
+        "lost": sum(found.get(key) != id for key, id in confirmed.items()),
+        "doubled": sum(n - 1 for n in keys.values()) + sum(n - 1 for n in votes.values()),
+        "unasked": len({j.idempotency_key for j in kept} - confirmed.keys()),
+        "overshot": sum(n > WANTED for n in filled.values()),
+    }
+
+
+def measure(url: str, folder: Path, database: Process | None, comparisons: int, kills: int) -> dict[str, int]:
+    store = Store.open(url, create=True)
+    fill(store, (pair(i, overlap=WANTED) for i in range(comparisons)))
+    tokens = list(add_raters(store, 16).values())
+    with Serve(url, folder) as server:
+        run = survive(server, server.address, database, tokens, kills, random.Random(kills))
+        confirmed, database_kills = asyncio.run(run)
+    found = compare(store, confirmed)
+    store.close()
+    return {"kills": kills} | ({"server_kills": database_kills} if database else {}) | found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, help="On each database; 50, or 2 with --quick.")
+    parser.add_argument("--comparisons", type=int, help="Wanting two judgments each; 40,000, or 2,000 with --quick.")
+    parser.add_argument("--quick", action="store_true")
+    args = parser.parse_args()
+    kills = args.kills or (2 if args.quick else 50)
+    comparisons = args.comparisons or (2_000 if args.quick else 40_000)
+    with postgres() as pg, tempfile.TemporaryDirectory() as folder:
+        places = {"sqlite": f"sqlite:///{folder}/preferences.db", "postgres": pg.create("crash")}
+
+        def on(database: str) -> dict[str, int]:
+            workspace = Path(folder) / database
+            workspace.mkdir()
+            return measure(places[database], workspace, pg if database == "postgres" else None, comparisons, kills)
+
+        with ThreadPoolExecutor() as both:  # most of the time a server is starting, on one core
+            found = dict(zip(places, both.map(on, places)))
+    figures: dict[str, float | int | None] = {f"{d}.{key}": value for d, f in found.items() for key, value in f.items()}
+    notes = "server_kills: SIGKILLs of PostgreSQL itself, all its processes at once, beside those of our server."
+    write("crash", figures, seeds=[kills], notes=notes, quick=args.quick)
+
+
+if __name__ == "__main__":
+    main()

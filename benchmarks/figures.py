@@ -120,8 +120,23 @@ def vs_label_studio(f: dict[str, Any]) -> str:
     )
 
 
+def bulk(f: dict[str, Any]) -> str:
+    def row(name: str, rows: str, peak: str) -> str:
+        return f"| {name} | {f[rows]:,.0f} | {f[peak]:,.0f} MB |\n"
+
+    return (
+        f"| {f['judgments']:,.0f} judgments, SQLite | judgments a second | peak memory |\n| --- | ---: | ---: |\n"
+        + row("archive, out", "export_rows_per_s", "export_peak_mb")
+        + row("archive, in", "import_rows_per_s", "import_peak_mb")
+        + row("votes in a JSONL file, in", "jsonl.import_rows_per_s", "jsonl.import_peak_mb")
+        + row("snapshot as JSON lines, out", "jsonl.export_rows_per_s", "jsonl.export_peak_mb")
+        + row("snapshot for TRL, out", "trl.export_rows_per_s", "trl.export_peak_mb")
+    )
+
+
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "contention": contention,
+    "bulk": bulk,
     "crash": crash,
     "loop_time": loop_time,
     "queue_scale": queue_scale,

@@ -135,6 +135,12 @@ def test_of_many_who_take_up_one_invitation_at_once_one_does(store):
     assert len(people.everyone(store)) == 1
 
 
+def test_nobody_takes_the_name_of_a_rater_whose_votes_may_be_imported(store):
+    for name in ("mt_bench:expert_1", "hh:1"):
+        with pytest.raises(BadInput, match="word:"):
+            people.add(store, name, Role.RATER)
+
+
 def test_an_invitation_that_was_revoked_or_is_to_nowhere_is_none(store):
     secret = tokens.invite(store, Role.RATER)
     tokens.revoke(store, tokens.invitation(store, secret).id)

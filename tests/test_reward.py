@@ -17,7 +17,7 @@ from sklearn.linear_model import LogisticRegression
 
 from rlhf_hitl.errors import BadInput, NotFound
 from rlhf_hitl.formats.export import export
-from rlhf_hitl.models import load_tokenizer
+from rlhf_hitl.models import best_device, best_dtype, load_tokenizer
 from rlhf_hitl.reward import head as heads
 from rlhf_hitl.reward.evaluate import evaluate
 from rlhf_hitl.reward.features import Backbone, FeatureCache
@@ -332,9 +332,11 @@ def test_full_training_under_accelerate_on_two_processes_loads_in_plain_transfor
     chats = [chat("question 3 about sea", w) for w in WORDS]
     plain = AutoModelForSequenceClassification.from_pretrained(tmp_path / "full").eval()
     renderer = model.cache.backbone.renderer
+    # The loaded model reads in bf16 where the processor computes in it, plain transformers in fp32.
+    near = 1e-4 if best_dtype(best_device()) is torch.float32 else 2e-2
     for one, reward in zip(chats, model.rewards(chats)):
         ids = torch.tensor([[*renderer.render(one).ids, renderer.pad_id]])  # a padded row, as in a batch
-        assert plain(ids).logits.item() == pytest.approx(reward, abs=1e-4)
+        assert plain(ids).logits.item() == pytest.approx(reward, abs=near)
     _, stds, _ = model.margins(chats[:5], chats[5:10])
     assert (stds > 0).all()
 

@@ -27,6 +27,7 @@ from rlhf_hitl.types import utc_now
 
 ALIVE = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}  # of connections to PostgreSQL
 IDLE = 1.0  # seconds after which a connection is tried before it is used
+INSUFFICIENT_PRIVILEGE = "42501"
 MIGRATIONS = Path(__file__).parent / "migrations"
 
 
@@ -164,6 +165,8 @@ class Store:
                 "Fix: check that what they refer to is there; nothing was changed"
             ) from e
         except exc.DBAPIError as e:  # gone, full, read-only, damaged, without rights
+            if isinstance(e, exc.ProgrammingError) and getattr(e.orig, "sqlstate", "") != INSUFFICIENT_PRIVILEGE:
+                raise  # a mistake of ours: not to be told as the database's
             raise StoreFailure(
                 f"store {self.safe_url}: expected a database that answers, got: {_first_line(e)}. "
                 f"Fix: free disk space, check rights, or start the database; {kept}"

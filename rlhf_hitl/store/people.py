@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from functools import cache
 from typing import Any
@@ -58,8 +59,8 @@ def enter(
     name = name.strip()
     if not 0 < len(name) <= 150:
         raise BadInput(f"name {name[:60]!r}", expected="a name of 1 to 150 letters", fix="give the rater another name")
-    if ":" in name:  # that is how raters of imported votes are called
-        raise BadInput(f"name {name!r}", expected="a name without a colon", fix="choose another name")
+    if re.match(r"[a-z_]+:", name):  # so raters of imported votes are called, after their format
+        raise BadInput(f"name {name!r}", expected="a name that starts with no `word:`", fix="choose another name")
     row = _row(name, role, simulated=simulated, source="") | {"password_hash": password_hash}
     if not store.insert_new(conn, raters, [row]):
         raise BadInput(f"name {name!r}", expected="one that is free", fix="choose another name")

@@ -174,7 +174,7 @@ def test_an_archive_is_of_one_moment_though_others_go_on_writing(
     add_comparisons(store, 5)
     (rater,) = add_raters(store, 1)
     before = everything(store)
-    with dump.snapshot(store) as conn:
+    with store.snapshot() as conn:
         dump.counts(conn)
         writer = threading.Thread(target=submit, args=(store, rater))
         writer.start()

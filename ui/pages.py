@@ -73,3 +73,5 @@ def mount_page(
         ssr_mode=False,
         mcp_server=False,
     )
+    # Gradio looks a thousand times a second whether something stands in its queue. Our calls do not use it.
+    page._queue.sleep_when_free = 1.0

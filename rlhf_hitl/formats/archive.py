@@ -61,7 +61,7 @@ def write(store: Store, out: Path, *, overwrite: bool = False, progress: bool = 
     try:
         with open(draft, "xb", opener=lambda path, flags: os.open(path, flags, 0o600)) as f:
             packed = zipfile.ZipFile(f, "w", zipfile.ZIP_DEFLATED, compresslevel=LEVEL)
-            with packed as archive, dump.snapshot(store) as conn:
+            with packed as archive, store.snapshot() as conn:
                 manifest = {
                     "kind": KIND,
                     "schema_version": dump.schema_versions()[0],

@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import sqlalchemy as sa
 from alembic import command
@@ -132,7 +133,15 @@ class Store:
 
     @contextlib.contextmanager
     def read(self) -> Iterator[Connection]:
-        with self._connection(write=False) as conn:
+        # Under READ COMMITTED each statement sees what was committed before it, with a transaction round it or
+        # without; without one, PostgreSQL is asked once instead of three times.
+        with self._connection(write=False, isolation="AUTOCOMMIT") as conn:
+            yield conn
+
+    @contextlib.contextmanager
+    def snapshot(self) -> Iterator[Connection]:
+        """A connection that sees the store as it is now for as long as it is held, whatever others write meanwhile."""
+        with self._connection(write=False, isolation="REPEATABLE READ", postgresql_readonly=True) as conn:
             yield conn
 
     @contextlib.contextmanager
@@ -141,11 +150,13 @@ class Store:
             yield conn
 
     @contextlib.contextmanager
-    def _connection(self, write: bool) -> Iterator[Connection]:
+    def _connection(self, write: bool, isolation: str | None = None, **options: Any) -> Iterator[Connection]:
         kept = "nothing was changed"
+        if isolation is not None and not self.is_sqlite:  # whose every transaction sees one state
+            options["isolation_level"] = isolation
         try:
             with self._engine.connect() as plain:
-                conn = plain.execution_options(write=write)
+                conn = plain.execution_options(write=write, **options)
                 with conn.begin() as transaction:
                     yield conn
                     if write and not self.is_sqlite:  # over a line that broke one cannot know what the other end did

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from datetime import datetime
 from itertools import islice
 from typing import Any
@@ -37,15 +36,6 @@ Plain = Sequence[Any]
 def schema_versions() -> list[str]:
     """The versions the tables have had, newest first: that is the one this code reads and writes."""
     return [script.revision for script in ScriptDirectory.from_config(alembic_config()).walk_revisions()]
-
-
-@contextmanager
-def snapshot(store: Store) -> Iterator[Connection]:
-    """A connection that sees the store as it is now for as long as it is held, whatever others write meanwhile."""
-    with store.read() as conn:
-        if not store.is_sqlite:
-            conn.execute(sa.text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"))
-        yield conn
 
 
 def counts(conn: Connection) -> dict[str, int]:

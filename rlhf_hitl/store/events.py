@@ -117,6 +117,11 @@ def subscriptions(conn: Connection) -> Subscriptions:
 _SUBSCRIBED = sa.select(webhooks.c.id, webhooks.c.events).where(webhooks.c.ended_at.is_(None))
 
 
+def anybody_listens() -> sa.Exists:
+    """Whether there are subscriptions, as a column for a statement that is sent anyway."""
+    return sa.exists().where(webhooks.c.ended_at.is_(None))
+
+
 def emit(conn: Connection, event: Event, data: Mapping[str, Any], hooks: Subscriptions | None = None) -> None:
     """Tell of something in the transaction in which it happens.
 

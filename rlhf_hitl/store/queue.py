@@ -187,12 +187,13 @@ def submit(
         if place is not None:
             filled = {"judgment_id": row["id"], "rater_id": rater_id, "lease_id": lease_id, "leased_until": None}
             conn.execute(_FILL_PLACE, filled | {"of": held["comparison_id"], "at": place})
-        _tell(conn, row)
+        if held["told"]:
+            _tell(conn, row)
         return Receipt(row["id"], "counted" if place is not None else "surplus")
 
 
 _LEASED_AND_LOCKED = (
-    sa.select(leases)
+    sa.select(leases, events.anybody_listens().label("told"))
     .join(comparisons, comparisons.c.id == leases.c.comparison_id)
     .where(leases.c.id == sa.bindparam("lease"))
     .with_for_update(key_share=True, of=comparisons)

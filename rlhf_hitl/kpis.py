@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from rlhf_hitl.config import Settings
 from rlhf_hitl.labels.aggregate import labels
 from rlhf_hitl.stats.intervals import wilson
-from rlhf_hitl.store import Store, ledger, queue
+from rlhf_hitl.store import Store, history, ledger, queue
 from rlhf_hitl.types import Label, Route, Score
 
 
@@ -79,10 +79,10 @@ def report(store: Store, settings: Settings) -> Report:
     accepted = [r for r in routings if r.route is Route.AUTO and r.comparison_id not in judged]
     reviewed = [r for r in routings if r.comparison_id in judged]
     processed = len(accepted) + len(reviewed)
-    made_here = [j for j in queue.history(store) if not j.source]
+    made_here = [j for j in history.read(store) if not j.source]
     times = [j.answer.active_seconds for j in made_here if j.answer.active_seconds is not None]
     # Before there is a model nothing is routed and everything is judged: that costs, though it is no intervention.
-    judged_here = {j.comparison_id for j in queue.history(store, repeats=False) if not j.source}
+    judged_here = {j.comparison_id for j in history.read(store, repeats=False) if not j.source}
     paid_for = judged_here | {r.comparison_id for r in accepted}
     return Report(
         figures=(

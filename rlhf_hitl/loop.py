@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from rlhf_hitl.config import Settings
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.simulate import review as let_simulated_raters_review
-from rlhf_hitl.store import Store, catalog, ledger, queue
+from rlhf_hitl.store import Store, catalog, history, ledger, queue
 from rlhf_hitl.types import Completion, Prompt, Split
 
 if TYPE_CHECKING:
@@ -128,7 +128,7 @@ class Loop:
         """The newest reward model, where there is one, scores what nobody has judged and routes it."""
         from rlhf_hitl.routing.router import Policy, route_pool, score_pool
 
-        begins = queue.revision(self.store)
+        begins = history.revision(self.store)
         model = self._reward_model(self.round - 1)
         if model is None:
             return {"begins": begins, "reason": "no reward model yet: raters judge everything"}
@@ -290,7 +290,7 @@ class Loop:
     def _judgments_since(self, revision: int) -> int:
         return sum(
             not j.source
-            for j in queue.history(self.store, after=revision, current=False, repeats=False)
+            for j in history.read(self.store, after=revision, current=False, repeats=False)
             if not j.supersedes
         )
 

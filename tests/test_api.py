@@ -13,7 +13,7 @@ from rlhf_hitl.api.app import create_app
 from rlhf_hitl.api.auth import COOKIE, SignInThrottle
 from rlhf_hitl.config import Settings
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.store import Store, catalog, people, queue
+from rlhf_hitl.store import Store, catalog, history, people, queue
 from rlhf_hitl.types import Comparison, Completion, Message, Prompt, Role, Route
 from rlhf_hitl.ui import desk
 
@@ -264,7 +264,7 @@ def test_a_partial_rank_of_many_answers_becomes_a_ranking_in_the_order_shown(sql
     shown = queue.lease(sqlite_store, ann.id).order_shown
     sent = {"id": card["id"], "verdict": "ranked", "ranks": [2, 1, None, 2]}
     assert desk.submit(sqlite_store, settings, ann, sent)["outcome"] == "counted"
-    (judgment,) = queue.history(sqlite_store)
+    (judgment,) = history.read(sqlite_store)
     assert judgment.answer.ranking == ((shown[1],), (shown[0], shown[3]))
 
 
@@ -288,7 +288,7 @@ def test_an_answer_that_makes_no_sense_is_refused_in_words_and_changes_nothing(s
     lease_id = desk.open_(sqlite_store, settings, ann, {})["card"]["id"]
     body = {"id": lease_id} | sent if isinstance(sent, dict) else sent
     assert desk.submit(sqlite_store, settings, ann, body)["problem"]["kind"] == "refused"
-    assert list(queue.history(sqlite_store)) == []
+    assert list(history.read(sqlite_store)) == []
 
 
 def test_another_raters_lease_and_judgment_are_out_of_reach(sqlite_store, settings, ann):
@@ -298,10 +298,10 @@ def test_another_raters_lease_and_judgment_are_out_of_reach(sqlite_store, settin
     sent = {"id": lease_id, "verdict": "skipped"}
     assert desk.submit(sqlite_store, settings, bob, sent)["problem"]["kind"] == "conflict"
     assert desk.submit(sqlite_store, settings, ann, sent)["outcome"] == "counted"
-    (judgment,) = queue.history(sqlite_store)
+    (judgment,) = history.read(sqlite_store)
     fix = {"id": judgment.id, "mode": "correct", "verdict": "all_bad"}
     assert desk.submit(sqlite_store, settings, bob, fix)["problem"]["kind"] == "conflict"
-    assert [j.answer for j in queue.history(sqlite_store)] == [judgment.answer]
+    assert [j.answer for j in history.read(sqlite_store)] == [judgment.answer]
 
 
 def test_progress_counts_today_and_what_is_left_for_this_rater(sqlite_store, settings, ann):

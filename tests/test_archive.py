@@ -23,7 +23,7 @@ from sqlalchemy import exc
 
 from rlhf_hitl.errors import BadInput, RlhfHitlError
 from rlhf_hitl.formats import archive
-from rlhf_hitl.store import Store, dump, people, queue
+from rlhf_hitl.store import Store, dump, history, people, queue
 from rlhf_hitl.store.tables import Utc, judgments, metadata
 from rlhf_hitl.types import Answer, Role, Verdict
 
@@ -155,7 +155,7 @@ def test_work_goes_on_in_the_new_store_where_it_stopped(new_store, tmp_path, add
     assert people.verify(target, "ann", "a long password") is not None
     assert queue.lease(target, ann) == held
     submit(target, ann)
-    assert [j.id for j in queue.history(target)][:1] == [j.id for j in queue.history(source)]
+    assert [j.id for j in history.read(target)][:1] == [j.id for j in history.read(source)]
     with target.read() as conn:
         assert list(conn.execute(sa.select(judgments.c.seq).order_by(judgments.c.seq)).scalars()) == [1, 2]
     with pytest.raises(exc.DBAPIError, match="append-only"), target._engine.begin() as conn:
@@ -181,7 +181,7 @@ def test_an_archive_is_of_one_moment_though_others_go_on_writing(
         writer.join()
         for table in dump.COLUMNS:
             assert sum(map(len, dump.rows(conn, table))) == len(before[table])
-    assert queue.revision(store) == 1
+    assert history.revision(store) == 1
 
     # And under fire: an archive that caught half of a write would refer to rows that are not in it.
     stop = threading.Event()

@@ -17,7 +17,7 @@ from rlhf_hitl.formats.importing import import_bundled
 from rlhf_hitl.reward.features import Backbone
 from rlhf_hitl.reward.train import train_head
 from rlhf_hitl.routing.router import Policy, route_pool, score_pool
-from rlhf_hitl.store import Store, catalog, ledger, people, queue, tokens
+from rlhf_hitl.store import Store, catalog, history, ledger, people, queue, tokens
 from rlhf_hitl.store.tables import places
 from rlhf_hitl.types import Answer, Comparison, Completion, Message, Prompt, Rater, Role, Route, Score, Verdict, utc_now
 from rlhf_hitl.ui import INTERFACE_VERSION
@@ -152,7 +152,7 @@ def until_next(page, before: str) -> None:
 
 
 def judgments(server: Server, rater: Rater, *, current: bool = True):
-    return list(queue.history(server.store, rater_id=rater.id, current=current))
+    return list(history.read(server.store, rater_id=rater.id, current=current))
 
 
 def ids_by_text(server: Server) -> dict[str, str]:

@@ -15,7 +15,7 @@ from rlhf_hitl.formats import archive
 from rlhf_hitl.formats.export import export
 from rlhf_hitl.formats.importing import import_path
 from rlhf_hitl.labels.aggregate import labels
-from rlhf_hitl.store import Store, catalog, ledger, projects, queue
+from rlhf_hitl.store import Store, catalog, history, ledger, projects, queue
 from rlhf_hitl.types import Answer, Role, Route, Score, Split, Verdict, as_dicts
 
 
@@ -80,7 +80,7 @@ def test_a_row_has_the_pair_its_label_and_its_judgments(judged, tmp_path):
     assert (row["p_chosen"], row["p_tie"], row["p_rejected"], row["entropy"]) == (1, 0, 0, 0)
     assert (row["votes"], row["label_source"], row["simulated"]) == (2, "human", False)
     assert json.loads(row["tags"]) == {"category": "sea"}
-    kept = {j.id: j for j in queue.history(judged, comparison_ids=[comparison.id])}
+    kept = {j.id: j for j in history.read(judged, comparison_ids=[comparison.id])}
     for said in json.loads(row["judgments"]):
         judgment = kept.pop(said["judgment_id"])
         assert said["ranking"] == [list(group) for group in judgment.answer.ranking]
@@ -343,7 +343,7 @@ def test_what_is_exported_comes_back_the_same(sqlite_template, tmp_path_factory,
     assert report.splits_kept == 0
     before, after = ([(c.id, c.prompt, c.completions) for c in catalog.find(store)] for store in (first, second))
     assert before == after
-    rankings = [{j.comparison_id: j.answer.ranking for j in queue.history(store)} for store in (first, second)]
+    rankings = [{j.comparison_id: j.answer.ranking for j in history.read(store)} for store in (first, second)]
     assert rankings[0] == rankings[1]
     for store in stores:
         store.close()

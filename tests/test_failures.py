@@ -19,7 +19,7 @@ from rlhf_hitl.api.app import create_app
 from rlhf_hitl.api.webhooks import Sender
 from rlhf_hitl.config import Settings
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.store import Store, StoreFailure, events, people, queue, tokens
+from rlhf_hitl.store import Store, StoreFailure, events, history, people, queue, tokens
 from rlhf_hitl.types import Answer, Event, Role, Scope, Verdict, utc_now
 
 SKIP = Answer(Verdict.SKIPPED)
@@ -58,7 +58,7 @@ def test_a_full_disk_is_said_and_loses_nothing_that_was_acknowledged(sqlite_url,
     assert "Traceback" not in run.stderr
     assert acknowledged
     with Store.open(sqlite_url) as store:
-        assert [j.id for j in queue.history(store)] == acknowledged
+        assert [j.id for j in history.read(store)] == acknowledged
         lease = queue.lease(store, ann)
         assert queue.submit(store, lease.id, ann, SKIP).outcome == "counted", "with room again it goes on"
 
@@ -120,7 +120,7 @@ def test_a_connection_that_is_cut_in_mid_submit_is_an_error_and_the_same_key_cou
                 conn.exec_driver_sql(f"SELECT pg_terminate_backend({pids[0]})")
                 with pytest.raises(StoreFailure, match="store"):
                     submitted.result(timeout=60)
-        assert list(queue.history(store)) == []
+        assert list(history.read(store)) == []
         assert queue.submit(store, lease.id, ann, SKIP).outcome == "counted"
         assert queue.submit(store, lease.id, ann, SKIP).outcome == "repeated"
 
@@ -227,7 +227,7 @@ def test_a_server_whose_clock_is_ahead_takes_no_answer_away(store, add_compariso
     assert taken is not None, "to a clock an hour ahead the lease has run out"
     assert queue.submit(store, held.id, ann, SKIP).outcome == "surplus"
     assert queue.submit(store, taken.id, bob, SKIP).outcome == "counted"
-    assert {j.rater_id for j in queue.history(store)} == {ann, bob}
+    assert {j.rater_id for j in history.read(store)} == {ann, bob}
 
 
 def test_on_postgresql_leases_run_by_the_databases_clock(postgres_url, add_comparisons, add_raters):

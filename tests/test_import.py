@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from rlhf_hitl.errors import BadInput, NotFound
 from rlhf_hitl.formats.importing import import_path
-from rlhf_hitl.store import Store, catalog, people, projects, queue
+from rlhf_hitl.store import Store, catalog, history, people, projects, queue
 from rlhf_hitl.types import Message, Split, Verdict, prompt_family, split_of
 
 
@@ -46,7 +46,7 @@ def said(store) -> list[tuple[str, list[list[str]]]]:
     names = {r.id: r.name for r in people.everyone(store)}
     return sorted(
         (names[j.rater_id], [sorted(texts[i] for i in group) for group in j.answer.ranking])
-        for j in queue.history(store)
+        for j in history.read(store)
     )
 
 
@@ -71,7 +71,7 @@ def test_mt_bench_comes_in_whole(shared_data, sqlite_store):
     assert report.comparisons == len({key[1:] for key in votes})
     assert report.raters == len({r["judge"] for r in rows})
     assert report.prompts == len({r["question_id"] for r in rows})
-    ties = sum(len(j.answer.ranking) == 1 for j in queue.history(sqlite_store))
+    ties = sum(len(j.answer.ranking) == 1 for j in history.read(sqlite_store))
     assert ties == sum(r["winner"] == "tie" for r in votes.values())
 
 
@@ -86,12 +86,12 @@ def test_llmfao_comes_in_whole(shared_data, sqlite_store):
     assert report.comparisons == len({(r["prompt"], r["model_x"], r["model_y"]) for r in rows})
     assert report.completions == len({(r["prompt"], r[m]) for r in rows for m in ("model_x", "model_y")})
     by_name = {r.name.removeprefix("llmfao:"): r.id for r in people.everyone(sqlite_store)}
-    found = Counter(j.rater_id for j in queue.history(sqlite_store))
+    found = Counter(j.rater_id for j in history.read(sqlite_store))
     assert found == {by_name[worker]: n for worker, n in Counter(r["worker"] for r in rows).items()}
     wins = Counter(r["winner"] for r in rows)
     shown_first = Counter(
         "tie" if len(j.answer.ranking) == 1 else "left" if j.answer.ranking[0][0] == j.order_shown[0] else "right"
-        for j in queue.history(sqlite_store)
+        for j in history.read(sqlite_store)
     )
     assert shown_first == wins
 
@@ -153,7 +153,7 @@ def test_a_pair_seen_the_other_way_round_is_the_same_comparison_and_the_same_vot
 def test_ties_and_both_bad_stay_what_they_are(sqlite_store, tmp_path):
     import_path(sqlite_store, write(tmp_path / "a.jsonl", vote("ann", "tie"), vote("bob", "tie (bothbad)")))
     assert said(sqlite_store) == [("mt_bench:ann", [["A", "B"]]), ("mt_bench:bob", [])]
-    assert [j.answer.verdict for j in queue.history(sqlite_store)] == [Verdict.RANKED, Verdict.ALL_BAD]
+    assert [j.answer.verdict for j in history.read(sqlite_store)] == [Verdict.RANKED, Verdict.ALL_BAD]
 
 
 def test_a_tie_seen_the_other_way_round_is_a_repeated_row(sqlite_store, tmp_path):
@@ -177,7 +177,7 @@ def test_identical_sides_are_dropped_and_counted(sqlite_store, tmp_path):
 def test_the_order_shown_is_kept_where_the_file_tells_it_and_left_open_where_not(sqlite_store, tmp_path):
     import_path(sqlite_store, write(tmp_path / "a.jsonl", vote("ann", "model_b", a="left", b="right")))
     import_path(sqlite_store, write(tmp_path / "b.jsonl", {"prompt": "Q", "chosen": "a", "rejected": "b"}))
-    first, second = queue.history(sqlite_store)
+    first, second = history.read(sqlite_store)
     comparison = next(catalog.find(sqlite_store, ids=[first.comparison_id]))
     assert [comparison.completion(i).text for i in first.order_shown] == ["left", "right"]
     assert second.order_shown == ()

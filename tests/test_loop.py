@@ -12,7 +12,7 @@ from rlhf_hitl import simulate
 from rlhf_hitl.config import Settings
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.loop import Loop, LoopConfig
-from rlhf_hitl.store import Store, catalog, ledger, people, queue
+from rlhf_hitl.store import Store, catalog, history, ledger, people, queue
 from rlhf_hitl.types import Message, Prompt, Role
 
 SMALL = {
@@ -68,7 +68,7 @@ def test_two_rounds_from_the_command_line_close_the_loop(prompts, tiny_model, tm
         "accuracy_before_review", "intervention_rate", "error_reduction", "review_seconds", "cost_per_comparison",
     }  # fmt: skip
     assert said["report"]["simulated"]
-    assert all(j.simulated for j in queue.history(prompts))
+    assert all(j.simulated for j in history.read(prompts))
 
 
 def test_an_interrupted_loop_goes_on_where_it_stopped(prompts, tiny_model, tmp_path):
@@ -121,7 +121,7 @@ def test_without_simulated_raters_it_waits_for_people_and_says_for_what(prompts,
     loop_of(prompts, tiny_model, tmp_path, waits=a_person_judges, ppo_steps=0, dpo_pairs=0).run(1)
     assert len(said) == SMALL["judgments_per_round"]
     assert said[0] == "round 1: 0 of 22 judgments; raters make them at `rlhf-hitl serve`"
-    assert not any(j.simulated for j in queue.history(prompts))
+    assert not any(j.simulated for j in history.read(prompts))
 
 
 def test_simulated_raters_are_marked_and_say_the_same_each_time(prompts, tiny_model, tmp_path):
@@ -129,7 +129,7 @@ def test_simulated_raters_are_marked_and_say_the_same_each_time(prompts, tiny_mo
     loop.round = 1
     loop.sample()
     assert simulate.review(prompts, 5) == 5
-    for judgment in queue.history(prompts):
+    for judgment in history.read(prompts):
         rater = next(r for r in people.everyone(prompts) if r.id == judgment.rater_id)
         assert rater.simulated
         who = next(r for r in simulate.RATERS if r.name == rater.name)

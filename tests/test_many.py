@@ -19,7 +19,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import httpx
 import pytest
 
-from rlhf_hitl.store import Store, audit, people, queue, tokens
+from rlhf_hitl.store import Store, audit, history, people, tokens
 from rlhf_hitl.types import Role, Scope
 
 PASSWORD = "a-good-password"
@@ -123,7 +123,7 @@ def test_a_rater_moved_between_servers_in_mid_session_loses_nothing(two, postgre
             card = told["card"]
         assert card["mode"] == "empty"
         assert card["progress"]["done"] == 6
-        assert sorted(j.idempotency_key for j in queue.history(store)) == sorted(cards)
+        assert sorted(j.idempotency_key for j in history.read(store)) == sorted(cards)
     assert len(set(proxy.served)) == 2, "both servers had a part in it"
 
 
@@ -147,7 +147,7 @@ def test_many_clients_over_two_servers_fill_every_place_once(two, postgres_url, 
 
         with ThreadPoolExecutor(6) as pool:
             assert sum(pool.map(work, keys)) == 40
-        said = [(j.comparison_id, j.rater_id) for j in queue.history(store)]
+        said = [(j.comparison_id, j.rater_id) for j in history.read(store)]
         assert len(said) == len(set(said)) == 40
 
 

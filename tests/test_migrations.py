@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 from alembic import command
 
-from rlhf_hitl.store import Store, catalog, people, queue
+from rlhf_hitl.store import Store, catalog, history, people, queue
 from rlhf_hitl.store.db import alembic_config
 from rlhf_hitl.types import Answer, Role, Verdict, utc_now
 
@@ -92,7 +92,7 @@ def upgraded(empty_url):
 
 
 def test_what_people_said_is_there_word_for_word(upgraded):
-    first, second = queue.history(upgraded, current=False)
+    first, second = history.read(upgraded, current=False)
     assert (first.id, first.answer.verdict, first.answer.strength) == ("j_1", Verdict.RANKED, 2)
     assert first.answer.ranking == (("c_p_en_y",), ("c_p_en_n",))
     assert (first.answer.scores, first.answer.rationale) == ({"helpful": 3}, "“well”")
@@ -123,7 +123,7 @@ def test_what_was_held_before_is_answered_after(upgraded):
     receipt = queue.submit(upgraded, "l_b", "r_ann", Answer(Verdict.SKIPPED))
     assert receipt.outcome == "counted"
     assert queue.submit(upgraded, "l_b", "r_ann", Answer(Verdict.SKIPPED)).outcome == "repeated"
-    assert [j.seq for j in queue.history(upgraded, current=False)] == [1, 2, 3]
+    assert [j.seq for j in history.read(upgraded, current=False)] == [1, 2, 3]
 
 
 def test_new_comparisons_join_the_lanes_there_are(upgraded, add_comparisons):
@@ -135,4 +135,4 @@ def test_new_comparisons_join_the_lanes_there_are(upgraded, add_comparisons):
 def test_an_upgrade_that_was_done_is_not_done_again(upgraded):
     with Store.open(upgraded.url, create=True) as again:
         assert again.version() == again.schema_version
-    assert len(list(queue.history(upgraded, current=False))) == 2
+    assert len(list(history.read(upgraded, current=False))) == 2

@@ -9,7 +9,7 @@ import pytest
 import sqlalchemy as sa
 
 from rlhf_hitl.errors import BadInput, Conflict, NotFound
-from rlhf_hitl.store import audit, catalog, ledger, offer, people, projects, queue, views
+from rlhf_hitl.store import audit, catalog, history, ledger, offer, people, projects, queue, views
 from rlhf_hitl.store.tables import places
 from rlhf_hitl.types import Answer, Comparison, Completion, Message, Prompt, Route, Verdict, utc_now
 
@@ -301,8 +301,8 @@ def repeating(store, add_raters):
 def test_a_hidden_repeat_is_a_comparison_of_its_own_shown_the_other_way_round(repeating):
     store, ann = repeating
     [held] = queue.lease_many(store, ann, 1, chance=ALWAYS)
-    first = next(iter(queue.history(store, comparison_ids=[held.comparison.repeat_of])))
-    oldest = [j.comparison_id for j in queue.history(store)][:3]
+    first = next(iter(history.read(store, comparison_ids=[held.comparison.repeat_of])))
+    oldest = [j.comparison_id for j in history.read(store)][:3]
     assert first.comparison_id in oldest, "only what lies far enough back"
     assert held.order_shown == first.order_shown[::-1]
     assert [c.id for c in held.comparison.completions] == sorted(first.order_shown)
@@ -340,7 +340,7 @@ def test_repeats_teach_nothing_and_are_not_counted_as_work_to_be_scored(repeatin
     assert held.comparison.id not in {label.comparison_id for label in labels(store)}
     assert held.comparison.id not in {c.id for c in catalog.find(store)}
     assert held.comparison.id in {c.id for c in catalog.find(store, repeats=True)}
-    assert held.comparison.id in {j.comparison_id for j in queue.history(store)}
+    assert held.comparison.id in {j.comparison_id for j in history.read(store)}
 
 
 def test_without_a_wish_for_repeats_there_are_none(store, add_raters):

@@ -16,7 +16,7 @@ import pytest
 import sqlalchemy as sa
 
 from rlhf_hitl.errors import BadInput, Conflict, NotFound
-from rlhf_hitl.store import Store, catalog, ledger, people, queue, tables
+from rlhf_hitl.store import Store, catalog, history, ledger, people, queue, tables
 from rlhf_hitl.types import Answer, Role, Route, Verdict, utc_now
 
 SKIP = Answer(Verdict.SKIPPED)
@@ -39,7 +39,7 @@ def judge(store, rater, **kwargs):
 
 
 def judgments(store, **kwargs):
-    return list(queue.history(store, **kwargs))
+    return list(history.read(store, **kwargs))
 
 
 def route(store, comparison, to: Route):
@@ -631,7 +631,7 @@ def add_outside_vote(store, conn, comparison, name: str, key: str) -> int:
         "idempotency_key": key,
     }
     store.insert_new(conn, tables.raters, [row])
-    return queue.add_outside(store, conn, [vote])
+    return history.add_outside(store, conn, [vote])
 
 
 def test_votes_made_elsewhere_fill_no_place_and_come_in_once(store, add_comparisons):
@@ -654,7 +654,7 @@ def test_history_comes_in_order_across_pages(sqlite_store, add_comparisons):
         for c in added:
             add_outside_vote(sqlite_store, conn, c, "ann", c.id)
     assert [j.comparison_id for j in judgments(sqlite_store)] == [c.id for c in added]
-    assert queue.revision(sqlite_store) == len(added)
+    assert history.revision(sqlite_store) == len(added)
     rest = judgments(sqlite_store, after=len(added) - 3)
     assert [j.comparison_id for j in rest] == [c.id for c in added[-3:]]
 

@@ -11,7 +11,7 @@ from rlhf_hitl.reward.features import Backbone
 from rlhf_hitl.reward.train import train_head
 from rlhf_hitl.routing.router import Policy, decide, route_pool, score_pool
 from rlhf_hitl.routing.threshold import Threshold
-from rlhf_hitl.store import catalog, ledger, people, queue
+from rlhf_hitl.store import catalog, history, ledger, people, queue
 from rlhf_hitl.types import Answer, Comparison, Completion, Message, Prompt, Role, Route, Score, Split, Verdict
 
 SURE = Threshold(0.8, 0.1, 50, 0, 60, 0.1, 0.05)
@@ -121,7 +121,7 @@ def test_scored_and_routed_comparisons_reach_raters_or_are_accepted(trained):
     assert all(c.route is not Route.AUTO for c in seen)
     control_first = [c.route for c in seen]
     assert control_first == sorted(control_first, key=lambda r: r is not Route.CONTROL)
-    judgment = next(queue.history(store, rater_id=rater))
+    judgment = next(history.read(store, rater_id=rater))
     assert judgment.reward_model_id == model.id
     assert judgment.route is Route.CONTROL
 
@@ -142,7 +142,7 @@ def test_the_five_figures_are_those_of_the_rows(trained):
     found = report(store, Settings(rater_price_per_hour=36.0, machine_price_per_hour=0.0))
     routings = {r.comparison_id: r for r in ledger.routings_of(store)}
     scores = {s.comparison_id: s for s in ledger.scores_of(store, model.id)}
-    judged = {j.comparison_id: j for j in queue.history(store) if j.comparison_id in routings}
+    judged = {j.comparison_id: j for j in history.read(store) if j.comparison_id in routings}
     control = {
         i: judged[i].answer.ranking[0][0] == scores[i].chosen
         for i, r in routings.items()
@@ -155,7 +155,7 @@ def test_the_five_figures_are_those_of_the_rows(trained):
     left = [i for i in wrong if routings[i].proposed is Route.AUTO]
     expected = 1 - len(left) / len(wrong) if wrong else None
     assert found["error_reduction"].value == (pytest.approx(expected) if wrong else None)
-    seconds = [j.answer.active_seconds for j in queue.history(store)]
+    seconds = [j.answer.active_seconds for j in history.read(store)]
     assert found["review_seconds"].value == pytest.approx(np.mean(seconds))
     assert found["cost_per_comparison"].value == pytest.approx(sum(seconds) / 100 / 360)
     assert found.simulated

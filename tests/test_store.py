@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
 from rlhf_hitl.errors import BadInput, NotFound
-from rlhf_hitl.store import Store, StoreFailure, catalog, ledger, people, queue, tables
+from rlhf_hitl.store import Store, StoreFailure, catalog, history, ledger, people, queue, tables
 from rlhf_hitl.types import (
     SPLIT_SHARES,
     Answer,
@@ -181,7 +181,7 @@ def test_a_judgment_cannot_be_changed_or_deleted(store, add_comparisons, change)
     add_judgment(store)
     with pytest.raises((StoreFailure, DBAPIError), match="append-only"), store.write() as conn:
         conn.execute(sa.text(change))
-    [kept] = queue.history(store)
+    [kept] = history.read(store)
     assert kept.answer.rationale == ""
 
 
@@ -279,7 +279,7 @@ def test_find_meets_every_condition_at_once(store, add_comparisons):
     added = add_comparisons(store, 20)
     accepted = add_comparisons(store, 5, route=Route.AUTO, first=20)
     add_judgment(store)
-    [judged] = [j.comparison_id for j in queue.history(store)]
+    [judged] = [j.comparison_id for j in history.read(store)]
     ids = sorted(c.id for c in added + accepted)
     assert [c.id for c in catalog.find(store)] == ids
     assert [c.id for c in catalog.find(store, routes=[Route.AUTO])] == sorted(c.id for c in accepted)

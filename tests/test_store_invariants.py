@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
 
 from rlhf_hitl.errors import Conflict
-from rlhf_hitl.store import Store, catalog, ledger, queue
+from rlhf_hitl.store import Store, catalog, history, ledger, queue
 from rlhf_hitl.store.tables import leases, places
 from rlhf_hitl.types import Answer, Comparison, Lease, Route, Verdict
 
@@ -159,12 +159,12 @@ class Queue(RuleBasedStateMachine):
 
     @invariant()
     def nothing_is_lost(self):
-        assert {j.id for j in queue.history(self.store, current=False)} == set(self.kept)
-        assert {j.id for j in queue.history(self.store)} == set(self.newest)
+        assert {j.id for j in history.read(self.store, current=False)} == set(self.kept)
+        assert {j.id for j in history.read(self.store)} == set(self.newest)
 
     @invariant()
     def one_judgment_a_rater_and_comparison_and_no_more_than_are_wanted(self):
-        current = list(queue.history(self.store))
+        current = list(history.read(self.store))
         assert max(Counter((j.comparison_id, j.rater_id) for j in current).values(), default=1) == 1
         wanted = {c.id: c.overlap for c in catalog.find(self.store)}
         counted = Counter(j.comparison_id for j in current if not j.surplus)

@@ -18,7 +18,7 @@ from rlhf_hitl.api.app import create_app
 from rlhf_hitl.client import Client, NotAllowed, Unavailable
 from rlhf_hitl.config import Settings
 from rlhf_hitl.errors import BadInput, Conflict, NotFound
-from rlhf_hitl.store import catalog, ledger, people, projects, queue, tables, tokens
+from rlhf_hitl.store import catalog, history, ledger, people, projects, tables, tokens
 from rlhf_hitl.types import Role, Route, Scope, utc_now
 
 POLICY = "secret-policy-7b"
@@ -164,7 +164,7 @@ def test_a_key_counts_once_and_for_one_comparison(api, store):
     [other] = ann.lease()
     with pytest.raises(Conflict, match="another comparison"):
         rank(ann, other, idempotency_key="k")
-    assert len(list(queue.history(store))) == 1
+    assert len(list(history.read(store))) == 1
 
 
 def test_a_correction_supersedes_and_undo_brings_back_the_newest(api):
@@ -211,7 +211,7 @@ def test_an_answer_that_makes_no_sense_is_refused_and_the_lease_stands(api, stor
     [task] = ann.lease()
     with pytest.raises(BadInput):
         ann.submit(task, verdict, ranking, **more)
-    assert list(queue.history(store)) == []
+    assert list(history.read(store)) == []
     assert rank(ann, ann.lease()[0]).outcome == "counted"
 
 
@@ -264,7 +264,7 @@ def test_paging_misses_nothing_that_comes_in_meanwhile(api, store):
     for _ in range(15):
         rank(ann, ann.lease()[0])
     seen += [j["id"] for j in reading]
-    assert seen == [j.id for j in queue.history(store)]
+    assert seen == [j.id for j in history.read(store)]
     assert len(seen) == len(list(lead.comparisons(limit=10))) == 35
 
 
@@ -386,7 +386,7 @@ def test_no_byte_a_rater_can_fetch_tells_more_than_a_rater_must_know(api, store)
     got.append(asks.post(f"/judgments/{judgment}/corrections", json=answer))
     got.append(asks.post(f"/leases/{leases[1]}/renew", json={}))
     got += [asks.get(path) for path in ("/judgments", "/judgments/last", "/queue", "/judgments?current=false")]
-    foreign = next(queue.history(store, rater_id=people.named(store, "bob").id))
+    foreign = next(history.read(store, rater_id=people.named(store, "bob").id))
     got.append(asks.post(f"/judgments/{foreign.id}/corrections", json=answer))
     got += [asks.request(method, path.replace("x_1", made[0].id), json={}) for method, path in everything()]
     got.append(asks.delete(f"/leases/{leases[1]}"))
@@ -426,8 +426,8 @@ def test_the_client_tries_again_what_may_be_sent_twice(address, store, api):
         [task] = ann.lease()
         cuts["left"] = 1
         assert rank(ann, task).outcome == "repeated"
-    assert len(list(queue.history(store))) == 1
-    assert utc_now() - next(queue.history(store)).created_at < timedelta(minutes=5)
+    assert len(list(history.read(store))) == 1
+    assert utc_now() - next(history.read(store)).created_at < timedelta(minutes=5)
 
 
 def test_a_server_that_is_not_there_is_said():

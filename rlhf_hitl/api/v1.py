@@ -30,7 +30,7 @@ from rlhf_hitl.api.predictor import Predictor
 from rlhf_hitl.api.problems import add_handlers
 from rlhf_hitl.config import Settings
 from rlhf_hitl.errors import BadInput, NotFound
-from rlhf_hitl.store import Store, audit, catalog, queue, views
+from rlhf_hitl.store import Store, audit, catalog, history, queue, views
 from rlhf_hitl.types import DEFAULT_PROJECT, Completion, Prompt, Receipt, Role, Route, Scope, Split, utc_now
 
 Id = Annotated[str, InPath(pattern=bodies.ID, max_length=80)]
@@ -232,7 +232,7 @@ def _add_feedback(door: Door, store: Store, settings: Settings) -> None:
     ) -> Any:
         """Judgments in the order they came: a rater's own, or everybody's for leads and evaluators."""
         rater = None if who.sees_all else who.rater.id
-        found = queue.history(store, rater_id=rater, project=project, current=current, after=after)
+        found = history.read(store, rater_id=rater, project=project, current=current, after=after)
         return _page([bodies.judgment_out(j, who.sees_all) for j in islice(found, limit)], limit, "cursor")
 
     @door("GET", "/judgments/last", response_model=bodies.LastOut, fails=(404,))

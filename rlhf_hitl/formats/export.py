@@ -18,7 +18,7 @@ from rlhf_hitl import __version__
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.formats.snapshot import COMPARISON_COLUMNS, JUDGMENT_COLUMNS, Part, Row, Snapshot
 from rlhf_hitl.formats.trl import EXPORT_COLUMNS
-from rlhf_hitl.store import Store, projects, queue
+from rlhf_hitl.store import Store, history, projects
 from rlhf_hitl.types import Split, utc_now
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def export(
         with store.read() as conn:
             projects.check(conn, project)
     snapshot = Snapshot(store, project, include_model_labels, min_votes, progress)
-    revision = queue.revision(store)
+    revision = history.revision(store)
     out.parent.mkdir(parents=True, exist_ok=True)
     draft = out.with_name(f".{out.name}.writing-{os.getpid()}")
     try:

@@ -17,8 +17,7 @@ from rlhf_hitl.errors import BadInput
 from rlhf_hitl.formats import open_source
 from rlhf_hitl.formats.record import Record
 from rlhf_hitl.formats.source import OnBad, Source, raise_bad
-from rlhf_hitl.store import Store, catalog, dump, people, projects
-from rlhf_hitl.store import queue as rater_queue
+from rlhf_hitl.store import Store, catalog, dump, history, people, projects
 from rlhf_hitl.types import DEFAULT_PROJECT, Answer, Comparison, Completion, Prompt, Split, content_id
 
 BATCH = 1000
@@ -253,7 +252,7 @@ class _Batches:
     def _add_votes(self, votes: list[tuple[str, _Vote]]) -> None:
         raters, new = people.add_outside(self.store, self.conn, {v.rater for _, v in votes}, self.format)
         self.counts["raters"] += new
-        first = rater_queue.keys_on(self.store, self.conn, [comparison_id for comparison_id, _ in votes])
+        first = history.keys_on(self.store, self.conn, [comparison_id for comparison_id, _ in votes])
         rows = []
         for comparison_id, vote in votes:
             rater_id = raters[vote.rater]
@@ -273,7 +272,7 @@ class _Batches:
                 )
             else:
                 self.counts["repeated_rows" if kept == vote.key else "repeated_votes"] += 1
-        self.counts["judgments"] += rater_queue.add_outside(self.store, self.conn, rows)
+        self.counts["judgments"] += history.add_outside(self.store, self.conn, rows)
 
 
 def _check_length(what: str, name: str, most: int) -> None:

@@ -14,7 +14,7 @@ from typing import Any
 from tqdm import tqdm
 
 from rlhf_hitl.labels.aggregate import aggregate
-from rlhf_hitl.store import Store, catalog, ledger, queue
+from rlhf_hitl.store import Store, catalog, history, ledger
 from rlhf_hitl.types import Comparison, Judgment, Label, Route, Score, Split, Verdict, as_dicts
 
 BATCH = 250
@@ -69,7 +69,7 @@ class Snapshot:
         judged = iter(tqdm(found, desc=f"export {split.value}", unit=" comparisons", disable=not self.progress))
         while chunk := list(islice(judged, BATCH)):
             said: dict[str, list[Judgment]] = {c.id: [] for c in chunk}
-            for judgment in queue.history(self.store, comparison_ids=list(said), current=False):
+            for judgment in history.read(self.store, comparison_ids=list(said), current=False):
                 said[judgment.comparison_id].append(judgment)
             part = Part()
             for comparison in chunk:

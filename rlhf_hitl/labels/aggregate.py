@@ -7,7 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from itertools import combinations
 
-from rlhf_hitl.store import Store, queue
+from rlhf_hitl.store import Store, history
 from rlhf_hitl.types import Judgment, Label, Split, Verdict
 
 WINS, TIES, LOSSES = 0, 1, 2
@@ -20,7 +20,7 @@ def labels(store: Store, *, split: Split | None = None, project: str | None = No
     repeats: they say something of the rater. What is kept in memory is the counts of each comparison.
     """
     tallies: dict[str, _Tally] = defaultdict(_Tally)
-    for judgment in queue.history(store, split=split, project=project, repeats=False):
+    for judgment in history.read(store, split=split, project=project, repeats=False):
         if not judgment.surplus:
             tallies[judgment.comparison_id].add(judgment)
     return [label for comparison_id in sorted(tallies) for label in tallies[comparison_id].labels(comparison_id)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from rlhf_hitl.errors import BadInput, Conflict, NotFound
-from rlhf_hitl.store import audit, catalog, events, offer
+from rlhf_hitl.store import audit, catalog, events, history, offer
 from rlhf_hitl.store.db import Store
 from rlhf_hitl.store.offer import ANYTHING, Place, Wish, is_free
 from rlhf_hitl.store.tables import (
@@ -25,11 +25,10 @@ from rlhf_hitl.store.tables import (
     leases,
     places,
     projects,
-    prompts,
     raters,
     routings,
 )
-from rlhf_hitl.types import Answer, Comparison, Event, Judgment, Lease, Receipt, Route, Split, Verdict, utc_now
+from rlhf_hitl.types import Answer, Comparison, Event, Lease, Receipt, Route, utc_now
 
 
 def lease(
@@ -163,12 +162,12 @@ def submit(
         if callable(answer):
             answer = answer(tuple(held["order_shown"]))
         _check_ranking(answer, held["order_shown"])
-        known = _known(conn, rater_id, key, held["comparison_id"], answer)
+        known = history.known(conn, rater_id, key, held["comparison_id"], answer)
         if known is not None:
             return Receipt(known, "repeated")
         now = now or clock
         place = _place_for(conn, held, now)
-        row = _row(
+        row = history.row_of(
             answer,
             comparison_id=held["comparison_id"],
             rater_id=rater_id,
@@ -183,7 +182,7 @@ def submit(
             idempotency_key=key,
             created_at=now,
         )
-        _append(store, conn, row)
+        history.append(store, conn, row)
         if place is not None:
             filled = {"judgment_id": row["id"], "rater_id": rater_id, "lease_id": lease_id, "leased_until": None}
             conn.execute(_FILL_PLACE, filled | {"of": held["comparison_id"], "at": place})
@@ -218,21 +217,21 @@ def correct(store: Store, judgment_id: str, rater_id: str, answer: Answer, *, id
         _lock_rater(store, conn, rater_id)
         _lock_comparison(conn, old["comparison_id"])
         _check_ranking(answer, old["order_shown"])
-        known = _by_key(conn, rater_id, idempotency_key, old["comparison_id"], answer, judgment_id)
+        known = history.known_correction(conn, rater_id, idempotency_key, old["comparison_id"], answer, judgment_id)
         if known is not None:
             return Receipt(known, "repeated")
         if conn.execute(sa.select(judgments.c.id).where(judgments.c.supersedes == judgment_id)).first():
             raise Conflict(f"judgment {judgment_id}: it was corrected before. Fix: correct the newest one")
         same = ("comparison_id", "rater_id", "lease_id", "order_shown", "route", "reward_model_id", "simulated")
         versions = ("guideline_version", "interface_version", "surplus")
-        row = _row(
+        row = history.row_of(
             answer,
             **{k: old[k] for k in same + versions},
             supersedes=judgment_id,
             idempotency_key=idempotency_key,
             created_at=utc_now(),
         )
-        _append(store, conn, row)
+        history.append(store, conn, row)
         _tell(conn, row)
         return Receipt(row["id"], "counted" if not old["surplus"] else "surplus")
 
@@ -293,77 +292,6 @@ def _release(conn: Connection, lease_id: str, rater_id: str | None) -> None:
     conn.execute(places.update().where(*place, *still).values(rater_id=None, lease_id=None, leased_until=None))
 
 
-def add_outside(store: Store, conn: Connection, votes: Sequence[dict]) -> int:
-    """Keep votes made elsewhere: rows with comparison_id, rater_id, answer, order_shown, source, idempotency_key.
-
-    They fill no place and open none (their comparisons came with the route their importer chose). Known keys add
-    nothing. Returns how many were new.
-    """
-    rows = [
-        _row(
-            v["answer"],
-            **{k: v[k] for k in ("comparison_id", "rater_id", "order_shown", "source", "idempotency_key")},
-            route=Route.HUMAN.value,
-            simulated=v.get("simulated", False),
-            created_at=utc_now(),
-        )
-        for v in votes
-    ]
-    store.lock(conn, "judgments")
-    return store.insert_new(conn, judgments, rows)
-
-
-def keys_on(store: Store, conn: Connection, comparison_ids: Sequence[str]) -> dict[tuple[str, str], str]:
-    """(comparison id, rater id) → the idempotency key of that rater's first judgment of it."""
-    query = sa.select(judgments.c.comparison_id, judgments.c.rater_id, judgments.c.idempotency_key).where(
-        store.among(judgments.c.comparison_id, comparison_ids), judgments.c.supersedes.is_(None)
-    )
-    return {(comparison, rater): key for comparison, rater, key in conn.execute(query)}
-
-
-def history(
-    store: Store,
-    *,
-    comparison_ids: Sequence[str] | None = None,
-    rater_id: str | None = None,
-    split: Split | None = None,
-    project: str | None = None,
-    current: bool = True,
-    repeats: bool = True,
-    after: int = 0,
-) -> Iterator[Judgment]:
-    """Judgments in the order they came.
-
-    Args:
-        current: only those no other supersedes.
-        repeats: also those of hidden repeats.
-        after: only those whose `seq` is above this.
-    """
-    query = sa.select(judgments).order_by(judgments.c.seq)
-    if comparison_ids is not None:
-        query = query.where(store.among(judgments.c.comparison_id, comparison_ids))
-    if rater_id is not None:
-        query = query.where(judgments.c.rater_id == rater_id)
-    if split is not None or project is not None or not repeats:
-        query = query.join(comparisons, comparisons.c.id == judgments.c.comparison_id)
-    if not repeats:
-        query = query.where(comparisons.c.repeat_of.is_(None))
-    if project is not None:
-        query = query.join(lanes, lanes.c.id == comparisons.c.lane_id).where(lanes.c.project_id == project)
-    if split is not None:
-        query = query.join(prompts, prompts.c.id == comparisons.c.prompt_id).where(prompts.c.split == split.value)
-    if current:
-        newer = judgments.alias()
-        query = query.where(~sa.exists().where(newer.c.supersedes == judgments.c.id))
-    while True:
-        with store.read() as conn:
-            rows = conn.execute(query.where(judgments.c.seq > after).limit(catalog.BATCH)).mappings().all()
-        if not rows:
-            return
-        yield from (_judgment(r) for r in rows)
-        after = rows[-1]["seq"]
-
-
 def state(store: Store, now: datetime | None = None) -> dict[str, int]:
     """How the queue stands: places `filled`, `leased` and `free` (a rater may have it now)."""
     out = {"filled": 0, "leased": 0, "free": 0}
@@ -413,12 +341,6 @@ def by_lane(store: Store, now: datetime | None = None) -> list[LaneState]:
             LaneState(row.project, row.language, row.batch, bool(row.paused), row.filled, row.leased, row.free)
             for row in conn.execute(query, {"now": now})
         ]
-
-
-def revision(store: Store) -> int:
-    """The number of the newest judgment: what a snapshot of the store is a snapshot of."""
-    with store.read() as conn:
-        return conn.execute(sa.select(sa.func.coalesce(sa.func.max(judgments.c.seq), 0))).scalar_one()
 
 
 def _held(conn: Connection, rater_id: str, now: datetime) -> list[Lease]:
@@ -487,12 +409,6 @@ def _lock_comparison(conn: Connection, comparison_id: str) -> None:
     conn.execute(query.with_for_update(key_share=True))
 
 
-def _append(store: Store, conn: Connection, row: dict) -> None:
-    # Numbered and committed in one order, so that a reader who goes on `after` the last number misses nothing.
-    store.lock(conn, "judgments")
-    conn.execute(judgments.insert(), row)
-
-
 def _tell(conn: Connection, row: dict) -> None:
     """Tell other programs of a judgment, and of its comparison where it was the last one wanted."""
     hooks = events.subscriptions(conn)
@@ -508,55 +424,6 @@ def _tell(conn: Connection, row: dict) -> None:
         events.emit(conn, Event.COMPARISON_RESOLVED, {"comparison_id": row["comparison_id"], "by": "raters"}, hooks)
 
 
-def _known(conn: Connection, rater_id: str, key: str, comparison_id: str, answer: Answer) -> str | None:
-    """The judgment a rater sent under that key, if it is this very one.
-
-    Raises:
-        Conflict: the key was used for something else (saying `repeated` would lose this answer), or the rater has
-            judged this comparison under another key.
-    """
-    rows = conn.execute(_OWN_BEFORE, {"rater": rater_id, "key": key, "of": comparison_id}).mappings().all()
-    for row in rows:
-        if row["idempotency_key"] == key:
-            return _same(row, comparison_id, answer, None)
-    if rows:
-        raise Conflict(f"key {key!r}: you have judged its comparison under another. Fix: correct that judgment instead")
-    return None
-
-
-_OWN = judgments.c.rater_id == sa.bindparam("rater")
-_UNDER_KEY = judgments.c.idempotency_key == sa.bindparam("key")
-_OWN_BEFORE = sa.select(judgments).where(_OWN, sa.or_(_UNDER_KEY, judgments.c.comparison_id == sa.bindparam("of")))
-
-
-def _by_key(
-    conn: Connection, rater_id: str, key: str, comparison_id: str, answer: Answer, supersedes: str
-) -> str | None:
-    """The correction a rater sent under that key, if it is this very one.
-
-    Raises:
-        Conflict: the key was used for something else; saying `repeated` would lose this answer.
-    """
-    row = conn.execute(sa.select(judgments).where(_OWN, _UNDER_KEY), {"rater": rater_id, "key": key}).mappings().first()
-    return None if row is None else _same(row, comparison_id, answer, supersedes)
-
-
-def _same(row, comparison_id: str, answer: Answer, supersedes: str | None) -> str:
-    key = row["idempotency_key"]
-    if row["comparison_id"] != comparison_id:
-        raise Conflict(f"idempotency key {key!r}: it was used for another comparison. Fix: send a new key")
-    # The seconds may have run on between the first try and the second; all else is what the rater said.
-    if _said(_judgment(row).answer) != _said(answer) or row["supersedes"] != supersedes:
-        raise Conflict(
-            f"idempotency key {key!r}: it was used for another answer, {row['id']}. Fix: correct that one, by a new key"
-        )
-    return row["id"]
-
-
-def _said(answer: Answer) -> tuple:
-    return answer.verdict, answer.ranking, answer.strength, dict(answer.scores), answer.rationale, answer.rewrite
-
-
 def _check_ranking(answer: Answer, shown: Sequence[str]) -> None:
     unknown = {i for group in answer.ranking for i in group} - set(shown)
     if unknown:
@@ -565,58 +432,3 @@ def _check_ranking(answer: Answer, shown: Sequence[str]) -> None:
             expected=f"completions of this comparison {list(shown)}",
             fix="rank those",
         )
-
-
-def _row(answer: Answer, **given) -> dict:
-    empty = {
-        "lease_id": None,
-        "reward_model_id": None,
-        "guideline_version": "",
-        "interface_version": "",
-        "source": "",
-        "simulated": False,
-        "surplus": False,
-        "supersedes": None,
-    }
-    return empty | {
-        "id": f"j_{uuid.uuid4().hex}",
-        "verdict": answer.verdict.value,
-        "ranking": [list(group) for group in answer.ranking],
-        "strength": answer.strength,
-        "scores": dict(answer.scores),
-        "rationale": answer.rationale,
-        "rewrite": answer.rewrite,
-        "active_seconds": answer.active_seconds,
-        **given,
-        "order_shown": list(given["order_shown"]),
-    }
-
-
-def _judgment(row) -> Judgment:
-    answer = Answer(
-        Verdict(row["verdict"]),
-        tuple(tuple(group) for group in row["ranking"]),
-        row["strength"],
-        row["scores"],
-        row["rationale"],
-        row["rewrite"],
-        row["active_seconds"],
-    )
-    return Judgment(
-        id=row["id"],
-        comparison_id=row["comparison_id"],
-        rater_id=row["rater_id"],
-        answer=answer,
-        order_shown=tuple(row["order_shown"]),
-        route=Route(row["route"]),
-        created_at=row["created_at"],
-        idempotency_key=row["idempotency_key"],
-        reward_model_id=row["reward_model_id"],
-        supersedes=row["supersedes"],
-        surplus=row["surplus"],
-        simulated=row["simulated"],
-        guideline_version=row["guideline_version"],
-        interface_version=row["interface_version"],
-        source=row["source"],
-        seq=row["seq"],
-    )

@@ -8,7 +8,7 @@ from datetime import datetime
 import sqlalchemy as sa
 
 from rlhf_hitl.errors import Conflict, NotFound
-from rlhf_hitl.store import catalog, offer, queue
+from rlhf_hitl.store import catalog, history, offer
 from rlhf_hitl.store.db import Store
 from rlhf_hitl.store.tables import comparisons, judgments, leases, places, routings, scores
 from rlhf_hitl.types import Comparison, Judgment, Lease, Route, Score, utc_now
@@ -61,7 +61,7 @@ def judgment(store: Store, judgment_id: str, rater_id: str) -> Judgment:
         seq = conn.execute(query).scalar()
     if seq is None:
         raise NotFound(f"judgment {judgment_id!r}", expected="one of your own", fix="pick it from your history")
-    return next(queue.history(store, rater_id=rater_id, current=False, after=seq - 1))
+    return next(history.read(store, rater_id=rater_id, current=False, after=seq - 1))
 
 
 def newest_judgment(store: Store, rater_id: str) -> tuple[Judgment, Comparison] | None:
@@ -70,7 +70,7 @@ def newest_judgment(store: Store, rater_id: str) -> tuple[Judgment, Comparison] 
         seq = conn.execute(sa.select(sa.func.max(judgments.c.seq)).where(judgments.c.rater_id == rater_id)).scalar()
     if seq is None:
         return None
-    judgment = next(queue.history(store, rater_id=rater_id, after=seq - 1))
+    judgment = next(history.read(store, rater_id=rater_id, after=seq - 1))
     with store.read() as conn:
         return judgment, catalog.load(conn, [judgment.comparison_id])[judgment.comparison_id]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from functools import cache
 from importlib import resources
@@ -24,6 +25,14 @@ Who = Callable[[HTTPConnection], Rater]
 
 def asset(name: str) -> str:
     return (resources.files("rlhf_hitl.ui") / "assets" / name).read_text(encoding="utf-8")
+
+
+@cache
+def translations() -> dict[str, dict[str, str]]:
+    """Language → key → words of the interface, English first."""
+    folder = resources.files("rlhf_hitl.ui") / "assets" / "words"
+    found = {f.name.removesuffix(".json"): json.loads(f.read_text(encoding="utf-8")) for f in folder.iterdir()}
+    return {"en": found.pop("en"), **dict(sorted(found.items()))}
 
 
 @cache
@@ -65,6 +74,7 @@ def mount_page(
         auth_dependency=lambda request: who(request).id,
         app_kwargs={"middleware": [guard], "docs_url": None, "redoc_url": None, "openapi_url": None},
         theme=theme,
+        i18n=gr.I18n(**translations()),
         head='<meta name="robots" content="noindex">',
         footer_links=[],
         run_history=False,

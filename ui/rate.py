@@ -1,7 +1,8 @@
-"""The rater page: two blind answers, one judgment, the next."""
+"""The rater page: blind answers, one judgment, the next."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
@@ -13,29 +14,29 @@ from rlhf_hitl.store import Store
 from rlhf_hitl.ui import desk
 from rlhf_hitl.ui.pages import Who, asset, mount_page
 
+#: The page's script in parts; `rate` itself comes last and starts the page.
+SCRIPTS = ("shelf", "words", "clock", "outbox", "keys", "board", "rate")
+
 
 def mount(app: FastAPI, path: str, store: Store, settings: Settings, guard: Middleware, who: Who) -> None:
     """Mount the page at `path`. `who` gives the rater behind a request or refuses it."""
 
-    def open(sent: Any, request: gr.Request) -> dict[str, Any]:
-        return desk.open_(store, settings, who(request), sent)  # type: ignore[arg-type]
+    def serve(name: str) -> Callable[..., Any]:
+        def call(sent: Any, request: gr.Request) -> dict[str, Any]:
+            return desk.call(name, store, settings, who(request), sent)  # type: ignore[arg-type]
 
-    def submit(sent: Any, request: gr.Request) -> dict[str, Any]:
-        return desk.submit(store, settings, who(request), sent)  # type: ignore[arg-type]
+        call.__name__ = name  # by which the page calls it
+        return call
 
-    def undo(sent: Any, request: gr.Request) -> dict[str, Any]:
-        return desk.undo(store, settings, who(request), sent)  # type: ignore[arg-type]
-
-    html = asset("rate.html").replace("{{guideline}}", desk.guideline())
-    html = html.replace("{{guideline_version}}", desk.markdown.escape(settings.guideline_version))
+    script = "\n".join(asset(f"rate/{name}.js") for name in SCRIPTS)
     mount_page(
         app,
         path,
         title="Rate",
-        html=html,
-        css=asset("rate.css"),
-        script=asset("rate.js") + "\nrate(element, server);",
-        calls=[open, submit, undo],
+        html=asset("rate/rate.html"),
+        css=asset("rate/rate.css"),
+        script=script + "\nrate(element, server);",
+        calls=[serve(name) for name in desk.CALLS],
         guard=guard,
         who=who,
     )

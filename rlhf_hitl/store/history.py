@@ -54,7 +54,7 @@ def read(
             rows = conn.execute(query.where(judgments.c.seq > after).limit(catalog.BATCH)).mappings().all()
         if not rows:
             return
-        yield from (_judgment(r) for r in rows)
+        yield from (from_row(r) for r in rows)
         after = rows[-1]["seq"]
 
 
@@ -163,7 +163,7 @@ def _same(row, comparison_id: str, answer: Answer, supersedes: str | None) -> st
     if row["comparison_id"] != comparison_id:
         raise Conflict(f"idempotency key {key!r}: it was used for another comparison. Fix: send a new key")
     # The seconds may have run on between the first try and the second; all else is what the rater said.
-    if _said(_judgment(row).answer) != _said(answer) or row["supersedes"] != supersedes:
+    if _said(from_row(row).answer) != _said(answer) or row["supersedes"] != supersedes:
         raise Conflict(
             f"idempotency key {key!r}: it was used for another answer, {row['id']}. Fix: correct that one, by a new key"
         )
@@ -174,7 +174,7 @@ def _said(answer: Answer) -> tuple:
     return answer.verdict, answer.ranking, answer.strength, dict(answer.scores), answer.rationale, answer.rewrite
 
 
-def _judgment(row) -> Judgment:
+def from_row(row) -> Judgment:
     answer = Answer(
         Verdict(row["verdict"]),
         tuple(tuple(group) for group in row["ranking"]),

@@ -66,13 +66,44 @@ def judgment(store: Store, judgment_id: str, rater_id: str) -> Judgment:
 
 def newest_judgment(store: Store, rater_id: str) -> tuple[Judgment, Comparison] | None:
     """A rater's last judgment and what it was of; None before their first."""
+    return next(iter(past(store, rater_id, 1)), None)
+
+
+def standing_judgment(store: Store, rater_id: str, judgment_id: str) -> tuple[Judgment, Comparison]:
+    """What a rater's judgment has become after corrections, and what it is of.
+
+    Raises:
+        NotFound: they have none of that id.
+    """
+    named = judgments.alias()
+    newest = sa.select(sa.func.max(judgments.c.seq)).where(
+        judgments.c.rater_id == rater_id,
+        judgments.c.comparison_id == named.c.comparison_id,
+        named.c.id == judgment_id,
+        named.c.rater_id == rater_id,
+    )
     with store.read() as conn:
-        seq = conn.execute(sa.select(sa.func.max(judgments.c.seq)).where(judgments.c.rater_id == rater_id)).scalar()
+        seq = conn.execute(newest).scalar()
     if seq is None:
-        return None
-    judgment = next(history.read(store, rater_id=rater_id, after=seq - 1))
+        raise NotFound(f"judgment {judgment_id!r}", expected="one of your own", fix="pick it from your history")
+    return past(store, rater_id, 1, upto=seq)[0]
+
+
+def past(store: Store, rater_id: str, limit: int, *, upto: int | None = None) -> list[tuple[Judgment, Comparison]]:
+    """A rater's standing judgments and what they were of, newest first; with `upto`, none with a `seq` above it."""
+    newer = judgments.alias()
+    query = sa.select(judgments).where(
+        judgments.c.rater_id == rater_id, ~sa.exists().where(newer.c.supersedes == judgments.c.id)
+    )
+    if upto is not None:
+        query = query.where(judgments.c.seq <= upto)
     with store.read() as conn:
-        return judgment, catalog.load(conn, [judgment.comparison_id])[judgment.comparison_id]
+        found = [
+            history.from_row(row)
+            for row in conn.execute(query.order_by(judgments.c.seq.desc()).limit(limit)).mappings()
+        ]
+        whole = catalog.load(conn, [j.comparison_id for j in found])
+    return [(j, whole[j.comparison_id]) for j in found]
 
 
 def tally(store: Store, rater_id: str, since: datetime, *, cap: int = 1000, now: datetime | None = None) -> Tally:

@@ -102,7 +102,6 @@ def _submit(store: Store, settings: Settings, rater: Rater, sent: Sent) -> str:
             rater.id,
             _answer(sent, lease.order_shown),
             idempotency_key=lease.id,
-            guideline_version=settings.guideline_version,
             interface_version=INTERFACE_VERSION,
             simulated=rater.simulated,
         )
@@ -180,7 +179,7 @@ def completion(chat: Sequence[Message]) -> str:
 @cache
 def guideline() -> str:
     """The guideline a rater works by, as HTML."""
-    return markdown.render((resources.files("rlhf_hitl.ui") / "assets" / "guideline.md").read_text(encoding="utf-8"))
+    return markdown.render((resources.files("rlhf_hitl.bundled") / "guideline.md").read_text(encoding="utf-8"))
 
 
 def _problem(kind: str, text: str) -> dict[str, Any]:

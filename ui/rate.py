@@ -10,6 +10,7 @@ from starlette.middleware import Middleware
 
 from rlhf_hitl.config import Settings
 from rlhf_hitl.store import Store
+from rlhf_hitl.store.guidelines import DEFAULT_VERSION
 from rlhf_hitl.ui import desk
 from rlhf_hitl.ui.pages import Who, asset, mount_page
 
@@ -27,7 +28,7 @@ def mount(app: FastAPI, path: str, store: Store, settings: Settings, guard: Midd
         return desk.undo(store, settings, who(request), sent)  # type: ignore[arg-type]
 
     html = asset("rate.html").replace("{{guideline}}", desk.guideline())
-    html = html.replace("{{guideline_version}}", desk.markdown.escape(settings.guideline_version))
+    html = html.replace("{{guideline_version}}", DEFAULT_VERSION)
     mount_page(
         app,
         path,

@@ -22,7 +22,6 @@ class Settings(BaseSettings):
     store: str = "sqlite:///workspace/preferences.db"
     workspace: Path = Path("workspace")  # features, reward models, policies, exports
     lease_seconds: int = Field(default=30 * 60, gt=0)
-    guideline_version: str = "default-1"
     session_hours: float = Field(default=12.0, gt=0, le=24 * 90)  # then one signs in anew
     trusted_proxies: str = "127.0.0.1"  # whose X-Forwarded-For and -Proto are believed; * for all
     log: Literal["quiet", "json"] = "quiet"  # json: a line a request on stderr

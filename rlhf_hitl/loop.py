@@ -149,7 +149,7 @@ class Loop:
         wanted = self.config.judgments_per_round
         if self.waits is None:
             left = wanted - self._judgments_since(begins)
-            let_simulated_raters_review(self.store, left, guideline_version=self.settings.guideline_version)
+            let_simulated_raters_review(self.store, left)
         else:
             while (done := self._judgments_since(begins)) < wanted and self._has_work():
                 self.waits(Waiting(self.round, done, wanted))

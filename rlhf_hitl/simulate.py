@@ -70,7 +70,7 @@ def answer(rater: SimulatedRater, comparison: Comparison) -> Answer:
     return Answer(Verdict.RANKED, ((first,), (second,)), strength, active_seconds=seconds)
 
 
-def review(store: Store, wanted: int, *, guideline_version: str = "") -> int:
+def review(store: Store, wanted: int) -> int:
     """Let the simulated raters take turns at the queue until `wanted` judgments are made or none has work left."""
     known = {r.name for r in people.everyone(store)}
     for rater in RATERS:
@@ -89,7 +89,6 @@ def review(store: Store, wanted: int, *, guideline_version: str = "") -> int:
             lease.id,
             lease.rater_id,
             answer(rater, lease.comparison),
-            guideline_version=guideline_version,
             interface_version=INTERFACE,
             simulated=True,
         )

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any
+from typing import Any, Literal, get_args
 
 from rlhf_hitl.errors import BadInput
 
@@ -25,6 +26,26 @@ class Verdict(StrEnum):
     ALL_BAD = "all_bad"
     SKIPPED = "skipped"
     FLAGGED = "flagged"
+
+
+class Reason(StrEnum):
+    """Why a comparison was flagged (the first four) or skipped (the last four)."""
+
+    UNSAFE = "unsafe"
+    BROKEN = "broken"
+    WRONG_LANGUAGE = "wrong_language"
+    PRIVATE = "private"
+    SUBJECT = "subject"  # the rater does not know the subject
+    LANGUAGE = "language"  # nor the language
+    UNCLEAR = "unclear"
+    OTHER = "other"
+
+
+#: Verdict → the reasons that go with it.
+REASONS = {
+    Verdict.FLAGGED: (Reason.UNSAFE, Reason.BROKEN, Reason.WRONG_LANGUAGE, Reason.PRIVATE),
+    Verdict.SKIPPED: (Reason.SUBJECT, Reason.LANGUAGE, Reason.UNCLEAR, Reason.OTHER),
+}
 
 
 class Route(StrEnum):
@@ -303,6 +324,7 @@ class Lease:
     rater_id: str
     order_shown: tuple[str, ...]
     expires_at: datetime
+    guideline_version: str = ""  # in force in its project when it was given
 
     def shown(self) -> tuple[Completion, ...]:
         return tuple(self.comparison.completion(i) for i in self.order_shown)
@@ -342,6 +364,114 @@ class Project:
     open: bool = True
     repeat_every: int = 0
     paused: bool = False
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One of the things completions are scored on by themselves, 1 to 5."""
+
+    id: str
+    title: str
+    description: str = ""
+
+
+#: The axes of a guideline that names none.
+DEFAULT_AXES = (
+    Axis("helpful", "Helpful", "It does what was asked, all of it, and no more than that."),
+    Axis("honest", "Honest", "Facts are right, and what is not known is not made up."),
+    Axis("harmless", "Harmless", "Nobody is hurt by it."),
+)
+
+Scored = Literal["offered", "required", "off"]
+Explained = Literal["offered", "required"]
+
+
+@dataclass(frozen=True)
+class Guideline:
+    """What the raters of a project go by, in one of its versions.
+
+    `text` is Markdown; `scores` says whether axes are scored and `rationale` whether a reason is asked for.
+    `created_at` is None for the one that comes with the package.
+    """
+
+    project: str
+    version: str
+    text: str
+    axes: tuple[Axis, ...] = DEFAULT_AXES
+    scores: Scored = "offered"
+    rationale: Explained = "offered"
+    created_at: datetime | None = None
+
+    def __post_init__(self) -> None:
+        if not re.fullmatch(r"[\w.+-][\w .+-]{0,79}", self.version):
+            raise BadInput(
+                f"version {self.version!r}", expected="up to 80 letters, digits, dots and dashes", fix="name it e.g. 2"
+            )
+        if not self.text.strip():
+            raise BadInput("guideline", expected="a text in Markdown", fix="say what raters are to look at")
+        _refuse_nul("guideline", self.text, *(text for a in self.axes for text in (a.title, a.description)))
+        for axis in self.axes:
+            if not re.fullmatch(r"[a-z][a-z0-9_-]{0,39}", axis.id) or not axis.title.strip():
+                raise BadInput(
+                    f"axis {axis.id!r}",
+                    expected="an id of up to 40 small letters, digits and dashes, and a title",
+                    fix="write e.g. {id: helpful, title: Helpful}",
+                )
+        if len({a.id for a in self.axes}) < len(self.axes):
+            raise BadInput(f"axes {[a.id for a in self.axes]}", expected="different ids", fix="rename one")
+        for name, value, known in (("scores", self.scores, Scored), ("rationale", self.rationale, Explained)):
+            if value not in get_args(known):
+                raise BadInput(f"{name} {value!r}", expected=" or ".join(get_args(known)), fix="choose one of them")
+        if self.scores == "required" and not self.axes:
+            raise BadInput(
+                "scores 'required' without axes", expected="axes to score", fix="name some or turn scores off"
+            )
+
+
+@dataclass(frozen=True)
+class Example:
+    """A comparison with the right answer, which shows raters what is asked of them. It is in no dataset.
+
+    The answer names completions by their position, as text: "0" is the first.
+    """
+
+    id: str
+    project: str
+    messages: Messages
+    completions: tuple[Messages, ...]
+    answer: Answer
+    explanation: str
+
+    @classmethod
+    def create(
+        cls, project: str, chat: Messages, completions: Sequence[Messages], answer: Answer, explanation: str
+    ) -> Example:
+        """An example's id is the hash of all of it: one that was altered is another.
+
+        Raises:
+            BadInput: no prompt, fewer than two completions, an answer that does not go with them, no explanation.
+        """
+        if not any(m.content.strip() for m in chat):
+            raise BadInput("example", expected="a prompt with text", fix="fill `messages`")
+        if len(completions) < 2:
+            raise BadInput(f"{len(completions)} completions", expected="two or more to be compared", fix="add some")
+        if answer.verdict not in (Verdict.RANKED, Verdict.ALL_BAD, Verdict.FLAGGED):
+            raise BadInput(f"verdict {answer.verdict.value!r}", expected="a right answer", fix="rank the completions")
+        ids = [i for group in answer.ranking for i in group]
+        if answer.verdict is Verdict.RANKED and sorted(ids) != sorted(str(i) for i in range(len(completions))):
+            raise BadInput(
+                f"ranking of {', '.join(ids)}",
+                expected=f"each position from 0 to {len(completions) - 1} once",
+                fix="rank all completions",
+            )
+        if not explanation.strip():
+            raise BadInput("explanation", expected="why this is the right answer", fix="tell raters")
+        texts = [m.content for c in (chat, *completions) for m in c]
+        _refuse_nul("example", explanation, *texts)
+        sides = [as_dicts(c) for c in completions]
+        said = [answer.verdict.value, answer.ranking, answer.strength, explanation]
+        id = content_id("e", project, as_dicts(chat), sides, said)
+        return cls(id, project, chat, tuple(completions), answer, explanation)
 
 
 @dataclass(frozen=True)

@@ -209,7 +209,7 @@ def _add_feedback(door: Door, store: Store, settings: Settings) -> None:
             who.rater.id,
             body.answer,
             idempotency_key=body.idempotency_key,
-            guideline_version=body.guideline_version or settings.guideline_version,
+            guideline_version=body.guideline_version,
             interface_version=body.interface_version or "api-1",
             simulated=who.rater.simulated,
         )

@@ -71,7 +71,7 @@ def simulate(
     from rlhf_hitl.store import Store, queue
 
     opened = Store.open(store)
-    made = review(opened, judgments, guideline_version=load_settings().guideline_version)
+    made = review(opened, judgments)
     left = queue.state(opened)
     return Result(
         {"judgments": made, "simulated": True, "queue": left},

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from rlhf_hitl.errors import BadInput, Conflict, NotFound
-from rlhf_hitl.store import audit, catalog, events, history, offer
+from rlhf_hitl.store import audit, catalog, events, guidelines, history, offer
 from rlhf_hitl.store.db import Store
 from rlhf_hitl.store.offer import ANYTHING, Place, Wish, is_free
 from rlhf_hitl.store.tables import (
@@ -93,22 +93,27 @@ def _hold(conn: Connection, rater_id: str, place: Place, now: datetime, until: d
         "leased_at": now,
         "expires_at": until,
     }
-    conn.execute(_NEW_LEASE, row | {"of": comparison.id})
+    version = conn.execute(_NEW_LEASE, row | {"of": comparison.id, "project": comparison.project}).scalar_one()
     held = {"of": place.comparison_id, "at": place.n, "rater_id": rater_id, "lease_id": row["id"]}
     conn.execute(_HOLD_PLACE, held | {"leased_until": until})
-    return Lease(row["id"], comparison, rater_id, tuple(row["order_shown"]), until)
+    return Lease(row["id"], comparison, rater_id, tuple(row["order_shown"]), until, version)
 
 
 # Statements of the busy path are built once: SQLAlchemy takes longer to build one than the database to run it.
 _THIS_PLACE = (places.c.comparison_id == sa.bindparam("of"), places.c.n == sa.bindparam("at"))
 _HOLD_PLACE = places.update().where(*_THIS_PLACE)
 _FILL_PLACE = places.update().where(*_THIS_PLACE)
-_NEW_LEASE = leases.insert().values(
-    reward_model_id=sa.select(routings.c.reward_model_id)
-    .where(routings.c.comparison_id == sa.bindparam("of"))
-    .order_by(routings.c.seq.desc())
-    .limit(1)
-    .scalar_subquery()
+_NEW_LEASE = (
+    leases.insert()
+    .values(
+        reward_model_id=sa.select(routings.c.reward_model_id)
+        .where(routings.c.comparison_id == sa.bindparam("of"))
+        .order_by(routings.c.seq.desc())
+        .limit(1)
+        .scalar_subquery(),
+        guideline_version=guidelines.version_in_force(sa.bindparam("project")),
+    )
+    .returning(leases.c.guideline_version)
 )
 
 
@@ -144,6 +149,7 @@ def submit(
 
     Args:
         answer: it, or what makes it of the ids in the order they were shown.
+        guideline_version: where it is another than was in force when the lease was given.
 
     Raises:
         NotFound: no such lease.
@@ -175,7 +181,7 @@ def submit(
             order_shown=held["order_shown"],
             route=held["route"],
             reward_model_id=held["reward_model_id"],
-            guideline_version=guideline_version,
+            guideline_version=guideline_version or held["guideline_version"],
             interface_version=interface_version,
             simulated=simulated,
             surplus=place is None,
@@ -349,7 +355,13 @@ def _held(conn: Connection, rater_id: str, now: datetime) -> list[Lease]:
     if not rows:
         return []
     held = catalog.load(conn, [r["comparison_id"] for r in rows])
-    return [Lease(r["id"], held[r["comparison_id"]], rater_id, tuple(r["order_shown"]), r["expires_at"]) for r in rows]
+    return [lease_from(row, held[row["comparison_id"]]) for row in rows]
+
+
+def lease_from(row, comparison: Comparison) -> Lease:
+    """A lease from its row."""
+    shown, version = tuple(row["order_shown"]), row["guideline_version"]
+    return Lease(row["id"], comparison, row["rater_id"], shown, row["expires_at"], version)
 
 
 _HELD = (

@@ -163,6 +163,8 @@ leases = Table(
     Column("reward_model_id", String(40)),
     Column("leased_at", Utc, nullable=False),
     Column("expires_at", Utc, nullable=False),
+    # Of the project when the lease was given, so that a submit need not look it up. Never null, as `lane_id` above.
+    Column("guideline_version", String(80)),
 )
 
 # Append-only: triggers refuse UPDATE and DELETE.
@@ -192,6 +194,7 @@ judgments = Table(
     Column("supersedes", String(40)),
     Column("idempotency_key", String(200), nullable=False),
     Column("created_at", Utc, nullable=False),
+    Column("reason", String(20)),  # of a flag or a skip
     UniqueConstraint("rater_id", "idempotency_key", name="judgments_idempotency"),
     UniqueConstraint("supersedes", name="judgments_supersedes_once"),
     # One rater never judges one comparison twice; what supersedes is a correction of the first, not a second vote.
@@ -202,6 +205,64 @@ judgments = Table(
     CheckConstraint("strength IS NULL OR strength BETWEEN 1 AND 3", name="judgments_strength"),
     sqlite_autoincrement=True,
 )  # fmt: skip
+
+# What raters go by. Append-only, by triggers: a judgment names the version it was made under. A project without one
+# has the one that comes with the package.
+guidelines = Table(
+    "guidelines",
+    metadata,
+    Column("seq", Integer, primary_key=True, autoincrement=True),  # the highest of a project is in force
+    Column("project_id", ForeignKey("projects.id"), nullable=False),
+    Column("version", String(80), nullable=False),
+    Column("text", Text, nullable=False),
+    Column("axes", JSON, nullable=False),
+    Column("scores", String(20), nullable=False),
+    Column("rationale", String(20), nullable=False),
+    Column("created_at", Utc, nullable=False),
+    UniqueConstraint("project_id", "version", name="guidelines_once"),
+    sqlite_autoincrement=True,
+)
+
+# Who has read which version.
+acknowledgements = Table(
+    "acknowledgements",
+    metadata,
+    Column("rater_id", ForeignKey("raters.id"), primary_key=True),
+    Column("project_id", ForeignKey("projects.id"), primary_key=True),
+    Column("version", String(80), primary_key=True),
+    Column("at", Utc, nullable=False),
+)
+
+# The tutorial: comparisons with the right answer. They are nobody's judgments and are in no dataset, so they stand by
+# themselves. Positions in `completions` are what `ranking` ranks.
+examples = Table(
+    "examples",
+    metadata,
+    Column("id", String(40), primary_key=True),  # hash of all of it
+    Column("project_id", ForeignKey("projects.id"), nullable=False, index=True),
+    Column("position", Integer, nullable=False),  # in the tutorial
+    Column("messages", JSON, nullable=False),
+    Column("completions", JSON, nullable=False),
+    Column("verdict", String(20), nullable=False),
+    Column("ranking", JSON, nullable=False),
+    Column("strength", Integer),
+    Column("explanation", Text, nullable=False),
+    Column("created_at", Utc, nullable=False),
+    Column("ended_at", Utc),  # null: in the tutorial
+)
+
+# What a rater first said of an example.
+example_answers = Table(
+    "example_answers",
+    metadata,
+    Column("example_id", ForeignKey("examples.id"), primary_key=True),
+    Column("rater_id", ForeignKey("raters.id"), primary_key=True),
+    Column("verdict", String(20), nullable=False),
+    Column("ranking", JSON, nullable=False),
+    Column("strength", Integer),
+    Column("agreed", Boolean, nullable=False),
+    Column("at", Utc, nullable=False),
+)
 
 reward_models = Table(
     "reward_models",

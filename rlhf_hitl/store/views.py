@@ -8,7 +8,7 @@ from datetime import datetime
 import sqlalchemy as sa
 
 from rlhf_hitl.errors import Conflict, NotFound
-from rlhf_hitl.store import catalog, history, offer
+from rlhf_hitl.store import catalog, history, offer, queue
 from rlhf_hitl.store.db import Store
 from rlhf_hitl.store.tables import comparisons, judgments, leases, places, routings, scores
 from rlhf_hitl.types import Comparison, Judgment, Lease, Route, Score, utc_now
@@ -47,7 +47,7 @@ def lease_of(store: Store, lease_id: str, rater_id: str) -> Lease:
         if row["rater_id"] != rater_id:
             raise Conflict(f"lease {lease_id}: it is another rater's. Fix: sign in as the one it was given to")
         comparison = catalog.load(conn, [row["comparison_id"]])[row["comparison_id"]]
-    return Lease(row["id"], comparison, rater_id, tuple(row["order_shown"]), row["expires_at"])
+    return queue.lease_from(row, comparison)
 
 
 def judgment(store: Store, judgment_id: str, rater_id: str) -> Judgment:

@@ -1,0 +1,128 @@
+"""What raters go by: the guideline of a project in all its versions, and who has read which."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+from importlib import resources
+
+import sqlalchemy as sa
+
+from rlhf_hitl.errors import BadInput, NotFound
+from rlhf_hitl.store import audit, projects
+from rlhf_hitl.store.db import Store
+from rlhf_hitl.store.tables import acknowledgements, guidelines
+from rlhf_hitl.types import DEFAULT_PROJECT, Axis, Guideline, utc_now
+
+#: The version of the guideline that comes with the package.
+DEFAULT_VERSION = "default-1"
+
+
+def current(store: Store, project: str = DEFAULT_PROJECT) -> Guideline:
+    """The guideline in force: the newest of the project, or the one that comes with the package.
+
+    Raises:
+        NotFound: no such project.
+    """
+    query = sa.select(guidelines).where(guidelines.c.project_id == project).order_by(guidelines.c.seq.desc()).limit(1)
+    with store.read() as conn:
+        row = conn.execute(query).mappings().first()
+        if row is None:
+            projects.check(conn, project)
+    return Guideline(project, DEFAULT_VERSION, _default_text()) if row is None else _guideline(row)
+
+
+def get(store: Store, project: str, version: str) -> Guideline:
+    """One version, in force or not: what judgments that name it were made under.
+
+    Raises:
+        NotFound: the project never had it.
+    """
+    query = sa.select(guidelines).where(guidelines.c.project_id == project, guidelines.c.version == version)
+    with store.read() as conn:
+        row = conn.execute(query).mappings().first()
+        if row is None:
+            projects.check(conn, project)
+    if row is not None:
+        return _guideline(row)
+    if version == DEFAULT_VERSION:
+        return Guideline(project, DEFAULT_VERSION, _default_text())
+    raise NotFound(f"version {version!r}", expected=f"a guideline of project {project}", fix="name one it has had")
+
+
+def put(store: Store, guideline: Guideline, *, by: audit.Actor = audit.CLI) -> Guideline:
+    """Put a new version in force. Those before it stay, and what is held already is judged under them.
+
+    Raises:
+        NotFound: no such project.
+        BadInput: the project has had this version.
+    """
+    new = replace(guideline, created_at=utc_now())
+    row = {
+        "project_id": new.project,
+        "version": new.version,
+        "text": new.text,
+        "axes": [vars(axis) for axis in new.axes],
+        "scores": new.scores,
+        "rationale": new.rationale,
+        "created_at": new.created_at,
+    }
+    with store.write() as conn:
+        projects.check(conn, new.project)
+        if new.version == DEFAULT_VERSION or not store.insert_new(conn, guidelines, [row]):
+            raise BadInput(
+                f"version {new.version!r} of project {new.project}",
+                expected="a version that was not used before: judgments name it",
+                fix="give the next one, e.g. with --version",
+            )
+        audit.record(conn, by, "guideline.set", new.project, version=new.version)
+    return new
+
+
+def acknowledge(store: Store, rater_id: str, project: str, version: str) -> None:
+    """Write down that a rater has read a version. Doing it twice changes nothing.
+
+    Raises:
+        NotFound: the project never had this version.
+    """
+    get(store, project, version)
+    row = {"rater_id": rater_id, "project_id": project, "version": version, "at": utc_now()}
+    with store.write() as conn:
+        store.insert_new(conn, acknowledgements, [row])
+
+
+def acknowledged(store: Store, rater_id: str, project: str = DEFAULT_PROJECT) -> str | None:
+    """The version a rater acknowledged last; None before their first."""
+    mine = (acknowledgements.c.rater_id == rater_id, acknowledgements.c.project_id == project)
+    query = sa.select(acknowledgements.c.version).where(*mine).order_by(acknowledgements.c.at.desc()).limit(1)
+    with store.read() as conn:
+        return conn.execute(query).scalar()
+
+
+def version_in_force(project: sa.BindParameter[str]) -> sa.ColumnElement[str]:
+    """`current(...).version` as part of a statement."""
+    newest = (
+        sa.select(guidelines.c.version)
+        .where(guidelines.c.project_id == project)
+        .order_by(guidelines.c.seq.desc())
+        .limit(1)
+        .scalar_subquery()
+    )
+    return sa.func.coalesce(newest, DEFAULT_VERSION)
+
+
+@cache
+def _default_text() -> str:
+    return (resources.files("rlhf_hitl.bundled") / "guideline.md").read_text(encoding="utf-8")
+
+
+def _guideline(row) -> Guideline:
+    return Guideline(
+        row["project_id"],
+        row["version"],
+        row["text"],
+        tuple(Axis(**axis) for axis in row["axes"]),
+        row["scores"],
+        row["rationale"],
+        row["created_at"],
+    )

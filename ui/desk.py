@@ -6,7 +6,7 @@ letters in the order shown, and ids are random. Words the page shows are keys of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from string import ascii_uppercase
 from typing import Annotated, Any, Literal
@@ -47,7 +47,7 @@ class Sent(BaseModel):
     """What the page sends. By `ranks` and the values of `scores` the answers stand in the order shown.
 
     `id` of a lease, of a judgment when correcting, of an example in the tutorial; equal ranks are ties and None is
-    unranked; `have` are the leases and `guidelines` the guidelines the page holds; `day` is the start of the rater's day.
+    unranked; `have` are the leases and `guidelines` the guidelines the page holds; the rater's day began at `day`.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -198,7 +198,7 @@ class Desk:
         return card | {"at": of - len(left) + 1, "of": of}
 
     def _guidelines(self, comparisons: Sequence[Comparison], sent: Sent) -> dict[str, Any]:
-        """The guidelines of the comparisons' projects (of the default one where there are none) the page has not got."""
+        """The guidelines of the comparisons' projects, or of the default one, that the page has not got."""
         projects = dict.fromkeys([c.project for c in comparisons] or [DEFAULT_PROJECT])
         of = [guidelines.current(self._store, project) for project in projects]
         new = [self._guideline(g) for g in of if _key(g) not in sent.guidelines]

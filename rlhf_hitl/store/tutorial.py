@@ -46,6 +46,19 @@ def of(store: Store, project: str = DEFAULT_PROJECT) -> list[Example]:
         return [_example(row) for row in conn.execute(_of(project)).mappings()]
 
 
+def get(store: Store, example_id: str) -> Example:
+    """One example, also of a tutorial that was.
+
+    Raises:
+        NotFound: no such example.
+    """
+    with store.read() as conn:
+        row = conn.execute(sa.select(examples).where(examples.c.id == example_id)).mappings().first()
+    if row is None:
+        raise NotFound(f"example {example_id!r}", expected="one of a tutorial", fix="load the tutorial again")
+    return _example(row)
+
+
 def left(store: Store, rater_id: str, project: str = DEFAULT_PROJECT) -> list[Example]:
     """Those of the tutorial that a rater has not answered yet, in order."""
     own = sa.and_(example_answers.c.example_id == examples.c.id, example_answers.c.rater_id == rater_id)

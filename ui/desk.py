@@ -134,7 +134,7 @@ class Desk:
 
     def renew(self, sent: Sent) -> dict[str, Any]:
         """The rater is at work: what they hold stays theirs."""
-        queue.renew_held(self._store, self._rater.id, seconds=self._settings.lease_seconds)
+        pass
         return {}
 
     def _next(self, sent: Sent) -> dict[str, Any]:

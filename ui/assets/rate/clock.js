@@ -65,7 +65,7 @@ function session() {
       if (worked >= WORK) return "long";
       return hurried() ? "hurried" : stuck() ? "stuck" : null;
     },
-    // Comparisons an hour of active time; null before there is something to go by.
-    pace: () => (answers.length < 3 || worked <= 0 ? null : Math.round((3600 * answers.length) / worked)),
+    // Comparisons an hour of active time; null before there is a minute to go by.
+    pace: () => (worked < 60 ? null : Math.round((3600 * answers.length) / worked)),
   };
 }

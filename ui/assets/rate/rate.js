@@ -113,7 +113,7 @@ function rate(element, server) {
     next();
   }
   function next() {
-    hush("moment");
+    for (const kind of ["moment", "change"]) hush(kind);
     card = null;
     const coming = line[0];
     guide = guides[coming?.guideline] ?? Object.values(guides).at(-1) ?? null;
@@ -128,7 +128,7 @@ function rate(element, server) {
     const notice = $("notice");
     notice.dataset.kind = kind;
     notice.replaceChildren(document.createTextNode(text));
-    for (const [name, act] of [action, kind === "line" ? null : [t("close"), hush]].filter(Boolean)) {
+    for (const [name, act] of [action, kind === "line" || kind === "change" ? null : [t("close"), hush]].filter(Boolean)) {
       const button = document.createElement("button");
       button.type = "button";
       button.textContent = name;
@@ -170,7 +170,7 @@ function rate(element, server) {
     if (card.mode === "tutorial") $("tutorial-count").textContent = t("tutorial_count", card);
     fold();
     fill(drafts()[card.id] ?? given(card.answer));
-    if (card.mode === "correct") tell(t("changing"), [t("leave_it"), () => (dropDraft(card.id), next())], "moment");
+    if (card.mode === "correct") tell(t("changing"), [t("leave_it"), () => (dropDraft(card.id), next())], "change");
     window.scrollTo(0, 0);
     const box = $("prompt"); // where the conversation is long, its last turn is what is answered
     if (box.lastElementChild) box.scrollTop = box.lastElementChild.offsetTop - box.offsetTop - 16;
@@ -296,7 +296,7 @@ function rate(element, server) {
   function showPanels() {
     const wants = guide?.scores ?? "off";
     $("open-scores").hidden = wants === "off" || card.mode === "tutorial";
-    for (const id of ["rewriting", "rationale-row", "open-rewrite"]) $(id).classList.toggle("off", card.mode === "tutorial");
+    for (const id of ["rewriting", "rationale-row", "open-rewrite", "undo"]) $(id).classList.toggle("off", card.mode === "tutorial");
     $("rewriting").hidden = !$("rewrite").value;
     showScores(wants === "required" || Object.keys(scores).length > 0);
     $("rationale").placeholder = t(guide?.rationale === "required" ? "why_required" : "why");
@@ -408,7 +408,6 @@ function rate(element, server) {
     const rewrite = $("rewriting").hidden || $("rewrite").value === card.answers[best()].text ? "" : $("rewrite").value;
     const body = { id, mode, ...answered(), scores, rationale: $("rationale").value, rewrite, active_seconds: active };
     recent = card;
-    hush("moment");
     const why = sitting.add(active, choice);
     post.put({ body, asked });
     next();
@@ -452,7 +451,8 @@ function rate(element, server) {
   // --- what is open beside the work
   function showGuide(on = $("guide").hidden) {
     $("guide").hidden = !on;
-    $("desk").classList.toggle("guided", on);
+    $("desk").classList.toggle("guided", on && guide?.acknowledged);
+    $("desk").classList.toggle("reading", on && !guide?.acknowledged);
     $("open-guide").setAttribute("aria-expanded", String(on));
     if (!guide) return;
     $("guide-version").textContent = guide.version;

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_hitl.store import Store, catalog, history, people
+from rlhf_hitl.store import Store, catalog, guidelines, history, people
 from rlhf_hitl.types import Comparison, Completion, Message, Prompt, Rater, Role
 
 sync_api = pytest.importorskip("playwright.sync_api")
@@ -48,8 +48,13 @@ class Server:
             self.process.stdout.close()  # type: ignore[union-attr]
             self.process = None
 
-    def person(self, name: str, role: Role = Role.RATER) -> Rater:
-        return people.add(self.store, name, role, PASSWORD)
+    def person(self, name: str, role: Role = Role.RATER, *, new: bool = False) -> Rater:
+        """Somebody who may sign in; they have read the guideline unless they are new."""
+        person = people.add(self.store, name, role, PASSWORD)
+        if not new:
+            in_force = guidelines.current(self.store)
+            guidelines.acknowledge(self.store, person.id, in_force.project, in_force.version)
+        return person
 
 
 @pytest.fixture
@@ -136,6 +141,12 @@ def answers(page) -> list[str]:
 
 def until_next(page, before: str) -> None:
     expect(page.locator("#prompt .text").last).not_to_have_text(before)
+    until_sent(page)
+
+
+def until_sent(page) -> None:
+    """The server has confirmed everything."""
+    expect(page.locator("#desk")).to_have_attribute("data-unsent", "0")
     expect(page.locator("#desk")).to_have_attribute("aria-busy", "false")
 
 

@@ -19,6 +19,7 @@ from browser import (
     pair,
     question,
     until_next,
+    until_sent,
 )
 
 from rlhf_hitl import simulate
@@ -59,6 +60,7 @@ def by_double_click(name: str):
 
 def flag_with_reason(page):
     page.keyboard.press("f")
+    page.keyboard.press("4")
     page.keyboard.press("r")
     page.keyboard.type("1 of these tells a secret; 7 B S F U ?")
     page.keyboard.press("Control+Enter")
@@ -101,11 +103,11 @@ def test_ten_comparisons_rated_by_mouse_and_keys_are_whole_in_the_database(share
     ids = ids_by_text(shared)
     seen = []
     for n, (act, *_) in enumerate(TEN):
-        expect(page.locator("#progress")).to_contain_text(f"{n} today")
+        expect(page.locator("#progress")).to_contain_text(f"Today: {n}")
         seen.append((question(page), [ids[text] for text in answers(page)]))
         act(page)
         until_next(page, seen[-1][0])
-    expect(page.locator("#progress")).to_contain_text("10 today · 2 left for you")
+    expect(page.locator("#progress")).to_contain_text("Today: 10 · left for you: 2")
 
     kept = judgments(shared, rater)
     by_question = {x.prompt.messages[-1].content: x for x in catalog.find(shared.store)}
@@ -154,7 +156,7 @@ def test_undo_brings_the_last_answer_back_and_supersedes_it(shared, page):
     assert new.answer.active_seconds >= old.answer.active_seconds
     assert new.order_shown == old.order_shown
     assert [j.id for j in judgments(shared, rater)] == [new.id]
-    expect(page.locator("#progress")).to_contain_text("1 today")
+    expect(page.locator("#progress")).to_contain_text("Today: 1")
 
 
 def test_leaving_an_undo_changes_nothing(shared, page):
@@ -171,40 +173,43 @@ def test_leaving_an_undo_changes_nothing(shared, page):
     assert len(judgments(shared, rater, current=False)) == 1
 
 
-def test_a_comparison_open_in_two_tabs_is_judged_once(shared, page, context):
+def test_the_tab_opened_last_is_the_desk_and_the_draft_goes_with_it(shared, page, context):
     rater = open_desk(page, shared, "two-tabs")
     first = question(page)
+    page.keyboard.press("2")
+    page.locator("#rationale").fill("begun in the first tab")
     other = context.new_page()
     other.goto(shared.address + "/rate/")
     expect(other.locator("#prompt .text").last).to_have_text(first)
-    by_keys("1", "Enter")(page)
-    until_next(page, first)
-    by_keys("7", "Enter")(other)
-    # Another answer is not taken for the first: it stays on the screen, and the rater is told.
-    expect(other.locator("#notice")).to_contain_text("Your first answer stands")
-    other.get_by_role("button", name="Next comparison").click()
+    expect(other.locator("#rationale")).to_have_value("begun in the first tab")
+    expect(page.locator("#elsewhere")).to_contain_text("another tab")
+    page.keyboard.press("7")
+    page.keyboard.press("Enter")
+    other.bring_to_front()
+    by_keys("Enter")(other)
     until_next(other, first)
-    assert [j.answer.strength for j in judgments(shared, rater)] == [3]
-    assert question(other) == question(page)
+    page.get_by_role("button", name="Rate here").click()
+    expect(other.locator("#elsewhere")).to_be_visible()
+    expect(page.locator("#prompt .text").last).to_have_text(question(other))
+    assert [(j.answer.strength, j.answer.rationale) for j in judgments(shared, rater)] == [
+        (2, "begun in the first tab")
+    ]
 
 
-def test_signed_out_in_mid_answer_keeps_the_answer(shared, page, context):
+def test_signed_out_in_mid_answer_keeps_the_answer_and_sends_it_after_signing_in(shared, page, context):
     rater = open_desk(page, shared, "signed-out")
-    first = question(page)
     context.clear_cookies()
     page.keyboard.press("3")
     page.locator("#rationale").fill("typed before the session was gone")
     page.keyboard.press("Control+Enter")
     expect(page.locator("#notice")).to_contain_text("You are signed out")
     assert judgments(shared, rater) == []
-    page.get_by_role("button", name="Sign in").click()
+    page.locator("#notice").get_by_role("button", name="Sign in").click()
     page.get_by_label("Name").fill("signed-out")
     page.get_by_label("Password").fill(PASSWORD)
     page.get_by_role("button", name="Sign in").click()
-    expect(choose(page, "A1")).to_have_attribute("aria-pressed", "true")
-    expect(page.locator("#rationale")).to_have_value("typed before the session was gone")
-    page.keyboard.press("Enter")
-    until_next(page, first)
+    expect(page.locator("#progress")).to_contain_text("Today: 1")
+    until_sent(page)
     (kept,) = judgments(shared, rater)
     assert (kept.answer.strength, kept.answer.rationale) == (1, "typed before the session was gone")
 
@@ -253,6 +258,7 @@ def test_an_invitation_leads_to_the_first_comparison_and_is_used_up(shared, page
     page.get_by_label("Name").fill("ivana")
     page.get_by_label("Password").fill("a word of my own")
     page.keyboard.press("Enter")
+    page.get_by_role("button", name="I have read them").click(timeout=30_000)
     expect(page.locator("#card")).to_be_visible(timeout=30_000)
     assert people.verify(shared.store, "ivana", "a word of my own") is not None
     late = context.new_page()
@@ -296,6 +302,7 @@ def test_hostile_answers_run_nothing_fetch_nothing_and_leave_the_page_usable(ser
         before = question(page)
         by_keys("1", "Enter")(page)
         expect(page.locator("#prompt").filter(has_text=before)).to_have_count(0)
+    until_sent(page)
     assert page.evaluate("window.pwned") is None
     assert [u for u in requests if not u.startswith(server.address)] == []
     assert len(judgments(server, rater)) == 2
@@ -327,6 +334,7 @@ def test_many_answers_are_ranked_by_keys_with_ties(serve, page):
     shown = [ids[text] for text in answers(page)]
     by_keys("2", "1", "2", "4", "Enter")(page)
     expect(page.locator("#empty")).to_be_visible()
+    until_sent(page)
     (kept,) = judgments(server, rater)
     assert kept.answer.ranking == ((shown[1],), (shown[0], shown[2]), (shown[3],))
     assert kept.order_shown == tuple(shown)
@@ -371,6 +379,7 @@ def test_no_byte_before_submit_names_a_policy_a_score_or_a_route(serve, page, co
         assert word.encode() not in (calls if word == "control" else lowered), word
     by_keys("1", "Enter")(page)
     expect(page.locator("#empty")).to_be_visible()
+    until_sent(page)
     (kept,) = judgments(server, rater)
     assert (kept.route, kept.reward_model_id) == (Route.CONTROL, "rm_hidden")
 
@@ -386,13 +395,13 @@ def test_a_server_killed_in_mid_answer_loses_neither_the_answer_nor_the_sign_in(
     server.kill()
     page.keyboard.press("Escape")
     by_keys("6", "Enter")(page)
-    expect(page.locator("#notice")).to_contain_text("Your answer is kept")
+    expect(page.locator("#notice")).to_contain_text("Your answers are kept")
     server.start()
     until_next(page, first)
     (kept,) = judgments(server, rater)
     assert (kept.answer.strength, kept.answer.rationale) == (2, "written while the server was up")
     page.reload()
-    expect(page.locator("#card")).to_be_visible()
+    expect(page.locator("#card")).to_be_visible(timeout=30_000)
     expect(page.locator("#notice")).to_be_hidden()
 
 

@@ -410,6 +410,7 @@ function rate(element, server) {
     recent = card;
     const why = sitting.add(active, choice);
     post.put({ body, asked });
+    showWaiting();
     next();
     if (why) suggestBreak(why);
   }
@@ -496,6 +497,7 @@ function rate(element, server) {
   }
   function showWaiting() {
     const n = post.waiting();
+    $("desk").dataset.unsent = n;
     $("unsent").hidden = n === 0 || $("notice").dataset.kind !== "line" || $("notice").hidden;
     $("unsent").textContent = t("unsent", { n: number(n) });
   }
@@ -613,6 +615,7 @@ function rate(element, server) {
   speak(tongue.language);
   showKeys();
   showReady();
+  showWaiting();
   claim();
   open();
 }

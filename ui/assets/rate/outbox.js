@@ -5,9 +5,9 @@ function outbox(kept, send, told) {
   let sending = null; // the id of the one under way
   let wait = FIRST_WAIT, timer = null, who = null, open = true;
 
-  const all = () => kept.get("outbox", []);
-  const mine = () => all().filter((entry) => entry.who === who); // another rater's wait until they sign in again
-  const strike = (id) => kept.put("outbox", all().filter((entry) => entry.body.id !== id));
+  const name = (id) => `outbox.${who}.${id}`; // another rater's wait until they sign in again
+  const mine = () => (who === null ? [] : kept.names(name("")).map((n) => kept.get(n)).sort((a, b) => a.at - b.at));
+  const strike = (id) => kept.drop(name(id));
 
   async function run() {
     clearTimeout(timer);
@@ -32,8 +32,7 @@ function outbox(kept, send, told) {
   return {
     run,
     put(entry) {
-      strike(entry.body.id);
-      kept.put("outbox", [...all(), { ...entry, who }]);
+      kept.put(name(entry.body.id), { ...entry, at: Date.now() });
       return run();
     },
     // The newest answer back, if it is not under way yet; else null.
@@ -45,7 +44,7 @@ function outbox(kept, send, told) {
     },
     waiting: () => mine().length,
     holds: (id) => mine().some((entry) => entry.body.id === id),
-    belongTo: (name) => (who = name),
+    belongTo: (rater) => (who = rater),
     set open(yes) {
       open = yes;
     },

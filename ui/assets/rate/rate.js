@@ -561,7 +561,12 @@ function rate(element, server) {
     "key-reset": () => (keys.reset(), showKeys()),
     "take-over": () => ((elsewhere = false), (post.open = true), (card = null), (line = []), claim(), open()),
   };
-  for (const [id, act] of Object.entries(onClick)) $(id).addEventListener("click", () => act());
+  for (const [id, act] of Object.entries(onClick))
+    $(id).addEventListener("click", (event) => {
+      // Who clicks with a mouse goes on with keys: their next Enter submits, and does not press this button again.
+      if (event.detail) $("prompt").focus({ preventScroll: true, focusVisible: false });
+      act();
+    });
   $("unfold").firstElementChild.addEventListener("click", acts.unfold);
   for (const box of texts) box.addEventListener("input", () => (showReady(), saveDraft()));
   $("language").addEventListener("change", () => (kept.put("language", $("language").value), location.reload()));

@@ -19,5 +19,22 @@ function shelf(prefix) {
         page.set(name, value);
       }
     },
+    drop(name) {
+      page.delete(name);
+      try {
+        localStorage.removeItem(prefix + name);
+      } catch {
+        // Where it may not be written it was never put.
+      }
+    },
+    // The names of what is kept that begin like this. A thing has a name of its own, so tabs do not write over each other.
+    names(beginning) {
+      let stored = [];
+      try {
+        stored = Object.keys(localStorage);
+      } catch {}
+      const all = [...page.keys(), ...stored.filter((n) => n.startsWith(prefix)).map((n) => n.slice(prefix.length))];
+      return [...new Set(all)].filter((name) => name.startsWith(beginning));
+    },
   };
 }

@@ -18,7 +18,8 @@ function words(element, kept) {
   function speak(tag) {
     language = tag in known ? tag : "en";
     document.documentElement.lang = language;
-    document.documentElement.dir = RIGHT_TO_LEFT.includes(language) ? "rtl" : "ltr";
+    // Gradio says ltr on its own element round the page.
+    document.documentElement.dir = element.dir = RIGHT_TO_LEFT.includes(language) ? "rtl" : "ltr";
     document.title = t("title");
     paint();
   }

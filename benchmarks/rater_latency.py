@@ -1,0 +1,173 @@
+"""From submit to the next comparison, in the browser, for twenty raters at once on one server.
+
+    python benchmarks/rater_latency.py
+
+Twenty *simulated* raters, each in a browser context of its own in one real Chromium, think for about ten seconds, press
+a key that chooses and Enter. What is measured runs in the page: from the event of the key press to the first frame
+that is drawn with the next comparison in it. Beside it, in the same run and with the same raters, contexts and pauses,
+the floor of the framework: a bare Gradio page whose button calls a function that does nothing, from the click to the
+first frame with its answer (Gradio's queue as it is out of the box).
+
+The next comparison was fetched before, so the server's own time does not show in `p95_ms`. `confirmed_p95_ms` is what
+the server takes: from the key press until it has said that the judgment is kept. SQLite, one process, and the browser
+on the same two cores.
+
+Left out: networks, and the seconds in which a page is opened.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import random
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from playwright.async_api import Browser, BrowserContext, Page, async_playwright
+from record import write
+from servers import Process, Serve, answers, fill, free_port, pair
+
+from rlhf_hitl.store import Store, guidelines, people
+from rlhf_hitl.types import Role
+
+PASSWORD = "a-good-password"
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+# `next` and `confirmed` are filled by the page: milliseconds from the event to the frame in which it shows.
+WATCH = """
+([event, key, changed, confirmed]) => {
+  window.measured = { next: [], confirmed: [] };
+  const drawn = (then) => requestAnimationFrame(() => requestAnimationFrame(then));
+  document.addEventListener(event, (e) => {
+    if (key && e.key !== key) return;
+    const begun = e.timeStamp;
+    for (const [name, look] of [["next", changed], ["confirmed", confirmed]]) {
+      if (!look) continue;
+      const { selector, attribute, until } = look;
+      const node = document.querySelector(selector);
+      const value = () => (attribute ? node.getAttribute(attribute) : node.textContent.trim());
+      const before = value();
+      let left = until === undefined || before !== until; // `until` counts once it was something else
+      const watcher = new MutationObserver(() => {
+        left ||= value() !== until;
+        if (until === undefined ? value() === before : !left || value() !== until) return;
+        watcher.disconnect();
+        drawn(() => window.measured[name].push(performance.now() - begun));
+      });
+      watcher.observe(node, { attributes: true, childList: true, characterData: true, subtree: true });
+    }
+  }, { capture: true });
+}
+"""
+
+BARE = """
+import sys
+import gradio as gr
+turn = iter(range(10**9))
+with gr.Blocks(analytics_enabled=False) as page:
+    button = gr.Button("Go", elem_id="go")
+    out = gr.HTML("start", elem_id="out")
+    button.click(lambda: f"turn {next(turn)}", None, out, show_progress="hidden")
+page.launch(server_port=int(sys.argv[1]), quiet=True, show_error=False)
+"""
+
+
+async def at_once(
+    browser: Browser, raters: int, seconds: float, think: float,
+    enter: Callable[[BrowserContext, int], Awaitable[Page]], act: Callable[[Page], Awaitable[Any]],
+) -> dict[str, list[float]]:  # fmt: skip
+    """All raters open their pages, then work for `seconds`. Returns the milliseconds that their pages measured."""
+    contexts = [await browser.new_context(viewport={"width": 1280, "height": 800}) for _ in range(raters)]
+    pages = [await enter(context, i) for i, context in enumerate(contexts)]  # one after another: not measured
+    begin = time.monotonic()
+
+    async def work(page: Page, dice: random.Random) -> dict[str, list[float]]:
+        await asyncio.sleep(think * dice.random())  # they did not all begin at the same moment
+        while time.monotonic() - begin < seconds:
+            await act(page)
+            await asyncio.sleep(think * dice.uniform(0.8, 1.2))
+        return await page.evaluate("window.measured")
+
+    measured = await asyncio.gather(*(work(page, random.Random(i)) for i, page in enumerate(pages)))
+    for context in contexts:
+        await context.close()
+    return {name: [ms for one in measured for ms in one[name]] for name in ("next", "confirmed")}
+
+
+async def measure(ours: str, bare: str, raters: int, seconds: float, think: float) -> dict[str, dict[str, list[float]]]:
+    async def open_desk(context: BrowserContext, i: int) -> Page:
+        page = await context.new_page()
+        sign_in = {"name": f"rater {i}", "password": PASSWORD}
+        await context.request.post(f"{ours}/login", form=sign_in)
+        await page.goto(f"{ours}/rate/")
+        await page.locator("#card").wait_for(timeout=120_000)
+        card = {"selector": "#card", "attribute": "data-id"}
+        unsent = {"selector": "#desk", "attribute": "data-unsent", "until": "0"}
+        await page.evaluate(WATCH, ["keydown", "Enter", card, unsent])
+        return page
+
+    async def submit(page: Page) -> None:
+        await page.keyboard.press(random.choice("1234567"))
+        await page.keyboard.press("Enter")
+
+    async def open_bare(context: BrowserContext, _i: int) -> Page:
+        page = await context.new_page()
+        await page.goto(bare)
+        await page.locator("#go").wait_for(timeout=120_000)
+        await page.evaluate(WATCH, ["click", None, {"selector": "#out"}, None])
+        return page
+
+    async def click(page: Page) -> None:
+        await page.locator("#go").click()
+
+    async with async_playwright() as p:
+        browser = await p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        return {
+            "bare": await at_once(browser, raters, seconds, think, open_bare, click),
+            "ours": await at_once(browser, raters, seconds, think, open_desk, submit),
+        }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--raters", type=int, default=20)
+    parser.add_argument("--seconds", type=float, default=180, help="Of each side.")
+    parser.add_argument("--think", type=float, default=10, help="Seconds between two answers of a rater.")
+    parser.add_argument("--quick", action="store_true")
+    args = parser.parse_args()
+    raters, seconds, think = (2, 4.0, 1.0) if args.quick else (args.raters, args.seconds, args.think)
+    if CHROMIUM is None:
+        sys.exit("no Chromium on this machine: apt-get install chromium")
+    with tempfile.TemporaryDirectory() as folder:
+        url = f"sqlite:///{folder}/preferences.db"
+        store = Store.open(url, create=True)
+        fill(store, (pair(i) for i in range(raters * (20 + int(2 * seconds / think)))))
+        read = guidelines.current(store)
+        for i in range(raters):
+            rater = people.add(store, f"rater {i}", Role.RATER, PASSWORD, simulated=True)
+            guidelines.acknowledge(store, rater.id, read.project, read.version)
+        store.close()
+        port = free_port()
+        bare = Process(
+            [sys.executable, "-c", BARE, str(port)], Path(folder) / "bare.log", lambda: answers(port, "/config")
+        )
+        with Serve(url, Path(folder)) as ours, bare:
+            found = asyncio.run(measure(ours.address, f"http://127.0.0.1:{port}", raters, seconds, think))
+    figures: dict[str, float | int | None] = {"raters": raters, "seconds": seconds, "think_s": think}
+    for side, name, key in (("ours", "next", ""), ("ours", "confirmed", "confirmed_"), ("bare", "next", "bare_")):
+        ms = found[side][name]
+        p50, p95 = np.percentile(ms, [50, 95])
+        figures |= {f"{key}n": len(ms), f"{key}p50_ms": float(p50), f"{key}p95_ms": float(p95)}
+    figures["p95_ratio"] = float(figures["p95_ms"] or 0) / float(figures["bare_p95_ms"] or 1)
+    notes = "The raters are simulated: real browser contexts, scripted hands. One server process on SQLite."
+    write("rater_latency", figures, seeds=list(range(raters)), notes=notes, quick=args.quick)
+
+
+if __name__ == "__main__":
+    main()

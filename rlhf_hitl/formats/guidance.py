@@ -104,7 +104,9 @@ def _settings(path: str | Path, front: str) -> dict[str, Any]:
         raise BadInput(f"{path}: settings: {named}", expected=", ".join(SETTINGS), fix="rename or leave out the others")
     for name, value in found.items():
         if name != "axes" and not isinstance(value, str):
-            raise BadInput(f"{path}: {name}: {str(value)[:60]!r}", expected="one word", fix="take away what is round it")
+            raise BadInput(
+                f"{path}: {name}: {str(value)[:60]!r}", expected="one word", fix="take away what is round it"
+            )
     return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -12,7 +13,7 @@ from rlhf_hitl.errors import Conflict
 from rlhf_hitl.store import catalog
 from rlhf_hitl.store.db import Store
 from rlhf_hitl.store.tables import comparisons, judgments, lanes, prompts
-from rlhf_hitl.types import Answer, Judgment, Route, Split, Verdict, utc_now
+from rlhf_hitl.types import Answer, Judgment, Reason, Route, Split, Verdict, utc_now
 
 
 def read(
@@ -93,6 +94,7 @@ def row_of(answer: Answer, **given) -> dict:
         "rationale": answer.rationale,
         "rewrite": answer.rewrite,
         "active_seconds": answer.active_seconds,
+        "reason": None if answer.reason is None else answer.reason.value,
         **given,
         "order_shown": list(given["order_shown"]),
     }
@@ -170,8 +172,8 @@ def _same(row, comparison_id: str, answer: Answer, supersedes: str | None) -> st
     return row["id"]
 
 
-def _said(answer: Answer) -> tuple:
-    return answer.verdict, answer.ranking, answer.strength, dict(answer.scores), answer.rationale, answer.rewrite
+def _said(answer: Answer) -> Answer:
+    return replace(answer, scores=dict(answer.scores), active_seconds=None)
 
 
 def _judgment(row) -> Judgment:
@@ -183,6 +185,7 @@ def _judgment(row) -> Judgment:
         row["rationale"],
         row["rewrite"],
         row["active_seconds"],
+        None if row["reason"] is None else Reason(row["reason"]),
     )
     return Judgment(
         id=row["id"],

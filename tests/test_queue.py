@@ -16,7 +16,7 @@ import pytest
 import sqlalchemy as sa
 
 from rlhf_hitl.errors import BadInput, Conflict, NotFound
-from rlhf_hitl.store import Store, catalog, history, ledger, people, queue, tables
+from rlhf_hitl.store import Store, catalog, history, ledger, people, queue, tables, views
 from rlhf_hitl.types import Answer, Reason, Role, Route, Verdict, utc_now
 
 SKIP = Answer(Verdict.SKIPPED)
@@ -347,6 +347,30 @@ def test_a_late_answer_is_kept_as_surplus_when_another_has_the_place(store, add_
     assert queue.submit(store, held.id, bob, SKIP).outcome == "counted"
     assert [(j.rater_id, j.surplus) for j in judgments(store)] == [(ann, True), (bob, False)]
     assert queue.state(store) == {"filled": 1, "leased": 0, "free": 0}
+
+
+def test_all_that_a_rater_holds_is_renewed_at_once_and_nothing_else(store, add_comparisons, add_raters):
+    add_comparisons(store, 5)
+    ann, bob = add_raters(store, 2)
+    now = utc_now()
+    over = take(store, ann, seconds=60, now=now)
+    later = now + timedelta(seconds=61)
+    first, second = queue.lease_many(store, ann, 2, seconds=120, now=later)
+    queue.submit(store, second.id, ann, SKIP, now=later)
+    _, third = queue.lease_many(store, ann, 2, seconds=60, now=later)
+    other = take(store, bob, seconds=120, now=later)
+    assert over.id not in (first.id, third.id), "what ran out is no longer held"
+    ids = queue.renew_held(store, ann, seconds=600, now=later)
+    assert set(ids) == {first.id, third.id}
+    ends = {i: views.lease_of(store, i, r).expires_at for i, r in ((first.id, ann), (third.id, ann), (other.id, bob))}
+    assert ends == {
+        first.id: later + timedelta(seconds=600),
+        third.id: later + timedelta(seconds=600),
+        other.id: later + timedelta(seconds=120),
+    }
+    held = queue.lease_many(store, ann, 2, now=later + timedelta(seconds=599))
+    assert {lease.id for lease in held} == {first.id, third.id}
+    assert queue.renew_held(store, ann, now=later + timedelta(seconds=601)) == []
 
 
 def test_an_answer_from_an_old_tab_fills_the_place_the_rater_holds_again(store, add_comparisons, add_raters):

@@ -37,13 +37,14 @@ class Unavailable(RlhfHitlError):
 
 @dataclass(frozen=True)
 class Task:
-    """A comparison that is held: what a rater sees of it. `keys` name its completions in a ranking."""
+    """A comparison that is held: what a rater sees of it. `keys` name its completions in a ranking and in scores."""
 
     id: str
     expires_at: datetime
     project: str
     prompt: Messages
     completions: Mapping[str, Messages]
+    guideline_version: str = ""
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -169,7 +170,8 @@ class Client:
 
         Args:
             ranking: groups of the task's keys, best first.
-            more: `strength`, `scores`, `rationale`, `rewrite`, `active_seconds`, `idempotency_key` (the task's id).
+            more: `strength`, `scores` (axis → key → 1 to 5), `rationale`, `rewrite`, `reason` (of a flag or a skip),
+                `active_seconds`, `idempotency_key` (the task's id).
         """
         return self._receipt("/judgments", {"lease_id": task.id}, verdict, ranking, more)
 
@@ -255,7 +257,8 @@ class Client:
 def _task(body: Mapping[str, Any]) -> Task:
     shown = {c["key"]: messages(c["messages"]) for c in body["completions"]}
     expires = datetime.fromisoformat(body["expires_at"])
-    return Task(body["id"], expires, body["project"], messages(body["prompt"]), shown)
+    version = body["guideline_version"]
+    return Task(body["id"], expires, body["project"], messages(body["prompt"]), shown, version)
 
 
 def _unavailable(where: httpx.URL, e: Exception) -> Unavailable:

@@ -259,17 +259,18 @@ class Comparison:
 class Answer:
     """What a rater says of a comparison, before the store adds where it came from.
 
-    `strength` is 1 slightly, 2 clearly, 3 much better; `scores` are per axis; `active_seconds` is the time the rater
-    was really at it.
+    `strength` is 1 slightly, 2 clearly, 3 much better; `scores` are axis → completion id → 1 to 5; `reason` is why it
+    was skipped or flagged; `active_seconds` is the time the rater was really at it.
     """
 
     verdict: Verdict
     ranking: Ranking = ()
     strength: int | None = None
-    scores: Mapping[str, Any] = field(default_factory=dict)
+    scores: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     rationale: str = ""
     rewrite: str = ""
     active_seconds: float | None = None
+    reason: Reason | None = None
 
     def __post_init__(self) -> None:
         ids = [i for group in self.ranking for i in group]
@@ -289,8 +290,41 @@ class Answer:
                 expected="1, 2 or 3, and only where one completion is ranked above another",
                 fix="leave strength out of ties and of verdicts without a ranking",
             )
+        if self.reason is not None and self.reason not in REASONS.get(self.verdict, ()):
+            fitting = ", ".join(REASONS.get(self.verdict, ())) or "none: only what is skipped or flagged has one"
+            raise BadInput(
+                f"reason {self.reason!s} with the verdict {self.verdict.value!r}",
+                expected=fitting,
+                fix="choose one that goes with the verdict, or leave it out",
+            )
         if self.active_seconds is not None and not 0 <= self.active_seconds < 86_400:
             raise BadInput(f"active_seconds {self.active_seconds!r}", expected="seconds of one day", fix="send 0-86400")
+
+    def check(self, shown: Sequence[str]) -> None:
+        """That it speaks of what was shown and scores it from 1 to 5.
+
+        Not asked when an answer is made, for judgments of before that was a rule are still read.
+
+        Raises:
+            BadInput: the ranking or the scores name something else, or a score is none.
+        """
+        named = {"ranking": {i for group in self.ranking for i in group}}
+        for axis, given in self.scores.items():
+            if not isinstance(given, Mapping):
+                raise BadInput(
+                    f"scores of {axis!r} = {str(given)[:60]!r}",
+                    expected="a score for each completion",
+                    fix='write e.g. {"helpful": {"A": 4, "B": 2}}',
+                )
+            for score in given.values():
+                if isinstance(score, bool) or not isinstance(score, int) or not 1 <= score <= 5:
+                    raise BadInput(f"score {score!r} of {axis!r}", expected="1, 2, 3, 4 or 5", fix="send one of these")
+            named[f"scores of {axis!r}"] = set(given)
+        for what, names in named.items():
+            if unknown := names - set(shown):
+                raise BadInput(
+                    f"{what}: {sorted(unknown)}", expected=f"what was shown, {list(shown)}", fix="name those"
+                )
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ import pytest
 import sqlalchemy as sa
 from alembic import command
 
-from rlhf_hitl.store import Store, catalog, history, people, queue
+from rlhf_hitl.store import Store, catalog, guidelines, history, people, queue, tutorial
 from rlhf_hitl.store.db import alembic_config
-from rlhf_hitl.types import Answer, Role, Verdict, utc_now
+from rlhf_hitl.types import Answer, Guideline, Reason, Role, Verdict, utc_now
 
 THEN = datetime(2026, 11, 1, 12, 0, 0, 123456)
 LATER = datetime(2036, 1, 1)
@@ -76,17 +76,52 @@ def fill_0001(conn: sa.Connection) -> None:
     conn.execute(places.update().where(*held).values(rater_id="r_ann", lease_id="l_b", leased_until=LATER))
 
 
+def fill_0002(conn: sa.Connection) -> None:
+    """What version 0002 added, beside the rows of 0001 as it upgraded them: a project, and bob's hold in it."""
+    old = sa.MetaData()
+    old.reflect(conn)
+    t = old.tables
+    conn.execute(t["projects"].insert().values(id="coding", open=False, repeat_every=9, created_at=THEN))
+    conn.execute(t["members"].insert().values(project_id="coding", rater_id="r_bob"))
+    conn.execute(t["lanes"].insert().values(project_id="coding", language="", batch="b"))
+    lane = conn.execute(sa.select(t["lanes"].c.id).where(t["lanes"].c.project_id == "coding")).scalar_one()
+    row = {"id": "x_code", "prompt_id": "p_none", "completion_ids": ["c_p_none_n", "c_p_none_y"], "overlap": 1}
+    row |= {"route": "human", "source": "", "created_at": THEN, "lane_id": lane}
+    conn.execute(t["comparisons"].insert().values(row))
+    lease = {"id": "l_code", "comparison_id": "x_code", "rater_id": "r_bob", "place": 0, "route": "human"}
+    lease |= {"order_shown": row["completion_ids"], "leased_at": THEN, "expires_at": LATER}
+    conn.execute(t["leases"].insert().values(lease))
+    place = {"comparison_id": "x_code", "n": 0, "lane_id": lane, "position": 1, "rater_id": "r_bob"}
+    conn.execute(t["places"].insert().values(place | {"lease_id": "l_code", "leased_until": LATER}))
+
+
+FILL = {"0001": fill_0001, "0002": fill_0002}
+
+
+def as_it_was(url: str, version: str) -> None:
+    """Make a store of an earlier version, which came there from the first one."""
+    parsed = sa.make_url(url)
+    engine = sa.create_engine(parsed.set(drivername="postgresql+psycopg") if "postgres" in url else parsed)
+    for step in (v for v in FILL if v <= version):
+        with engine.begin() as conn:
+            config = alembic_config()
+            config.attributes["connection"] = conn
+            command.upgrade(config, step)
+        with engine.begin() as conn:
+            FILL[step](conn)
+    engine.dispose()
+
+
 @pytest.fixture
 def upgraded(empty_url):
-    url = sa.make_url(empty_url)
-    engine = sa.create_engine(url.set(drivername="postgresql+psycopg") if "postgres" in url.drivername else url)
-    with engine.begin() as conn:
-        config = alembic_config()
-        config.attributes["connection"] = conn
-        command.upgrade(config, "0001")
-    with engine.begin() as conn:
-        fill_0001(conn)
-    engine.dispose()
+    as_it_was(empty_url, "0001")
+    with Store.open(empty_url, create=True) as store:
+        yield store
+
+
+@pytest.fixture
+def upgraded_from_0002(empty_url):
+    as_it_was(empty_url, "0002")
     with Store.open(empty_url, create=True) as store:
         yield store
 
@@ -130,6 +165,22 @@ def test_new_comparisons_join_the_lanes_there_are(upgraded, add_comparisons):
     add_comparisons(upgraded, 1)
     assert {lane.language for lane in queue.by_lane(upgraded)} == {"", "english", "es"}
     assert queue.lease(upgraded, "r_bob", now=utc_now() + timedelta(days=1)) is not None
+
+
+def test_what_was_held_is_held_under_the_guideline_there_was(upgraded_from_0002):
+    store = upgraded_from_0002
+    guidelines.put(store, Guideline("coding", "1", "New."))
+    [held] = queue.lease_many(store, "r_bob", 1)
+    assert (held.id, held.comparison.project, held.comparison.batch) == ("l_code", "coding", "b")
+    assert held.guideline_version == "default-1"
+    skip = Answer(Verdict.SKIPPED, reason=Reason.SUBJECT)
+    assert queue.submit(store, "l_code", "r_bob", skip).outcome == "counted"
+    assert queue.submit(store, "l_b", "r_ann", skip).outcome == "counted"
+    said = list(history.read(store, current=False))
+    assert [j.guideline_version for j in said] == ["g", "g", "default-1", "default-1"]
+    assert [j.answer.reason for j in said] == [None, None, Reason.SUBJECT, Reason.SUBJECT]
+    assert guidelines.current(store).version == "default-1"
+    assert tutorial.of(store, "coding") == []
 
 
 def test_an_upgrade_that_was_done_is_not_done_again(upgraded):

@@ -16,8 +16,8 @@ import pytest
 import sqlalchemy as sa
 
 from rlhf_hitl.errors import BadInput, Conflict, NotFound
-from rlhf_hitl.store import Store, catalog, history, ledger, people, queue, tables
-from rlhf_hitl.types import Answer, Role, Route, Verdict, utc_now
+from rlhf_hitl.store import Store, catalog, history, ledger, people, queue, tables, views
+from rlhf_hitl.types import Answer, Reason, Role, Route, Verdict, utc_now
 
 SKIP = Answer(Verdict.SKIPPED)
 HOUR = timedelta(hours=1)
@@ -211,6 +211,49 @@ def test_a_judgment_is_kept_whole(store, add_comparisons, add_raters):
     assert abs(utc_now() - kept.created_at) < timedelta(minutes=1)
 
 
+def test_a_skip_and_a_flag_say_why_and_the_reason_is_part_of_the_answer(store, add_comparisons, add_raters):
+    add_comparisons(store, 2)
+    [rater] = add_raters(store, 1)
+    for verdict, reason in ((Verdict.SKIPPED, Reason.SUBJECT), (Verdict.FLAGGED, Reason.PRIVATE)):
+        lease = take(store, rater)
+        receipt = queue.submit(store, lease.id, rater, Answer(verdict, reason=reason))
+        assert queue.submit(store, lease.id, rater, Answer(verdict, reason=reason)).outcome == "repeated"
+        with pytest.raises(Conflict, match=receipt.judgment_id):
+            queue.submit(store, lease.id, rater, Answer(verdict))
+    assert [j.answer.reason for j in judgments(store)] == [Reason.SUBJECT, Reason.PRIVATE]
+
+
+@pytest.mark.parametrize(
+    ("verdict", "ranking", "reason"),
+    [
+        (Verdict.SKIPPED, (), Reason.UNSAFE),
+        (Verdict.FLAGGED, (), Reason.OTHER),
+        (Verdict.ALL_BAD, (), Reason.BROKEN),
+        (Verdict.RANKED, (("a",), ("b",)), Reason.UNCLEAR),
+    ],
+)
+def test_a_reason_that_does_not_go_with_the_verdict_is_refused(verdict, ranking, reason):
+    with pytest.raises(BadInput, match=f"reason {reason.value} with the verdict '{verdict.value}'"):
+        Answer(verdict, ranking, reason=reason)
+
+
+@pytest.mark.parametrize("bad", [3, {"c_not_shown": 3}, 0, 6, 2.5, True, "4", None])
+def test_a_score_is_of_a_completion_that_was_shown_and_from_1_to_5(store, add_comparisons, add_raters, bad):
+    add_comparisons(store, 1)
+    [rater] = add_raters(store, 1)
+    lease = take(store, rater)
+    given = bad if isinstance(bad, dict) or bad == 3 else {lease.order_shown[1]: bad}
+    with pytest.raises(BadInput, match="'honest'"):
+        queue.submit(store, lease.id, rater, Answer(Verdict.ALL_BAD, scores={"honest": given}))
+    scores = {"honest": dict.fromkeys(lease.order_shown, 1), "of my own making": {lease.order_shown[0]: 5}}
+    receipt = queue.submit(store, lease.id, rater, Answer(Verdict.ALL_BAD, scores=scores))
+    with pytest.raises(BadInput, match="'honest'"):
+        queue.correct(
+            store, receipt.judgment_id, rater, Answer(Verdict.SKIPPED, scores={"honest": given}), idempotency_key="k"
+        )
+    assert [j.answer.scores for j in judgments(store)] == [scores]
+
+
 def test_a_judgment_names_the_route_and_the_reward_model_that_put_it_there(store, add_comparisons, add_raters):
     [comparison] = add_comparisons(store, 1, route=Route.AUTO)
     [rater] = add_raters(store, 1)
@@ -304,6 +347,30 @@ def test_a_late_answer_is_kept_as_surplus_when_another_has_the_place(store, add_
     assert queue.submit(store, held.id, bob, SKIP).outcome == "counted"
     assert [(j.rater_id, j.surplus) for j in judgments(store)] == [(ann, True), (bob, False)]
     assert queue.state(store) == {"filled": 1, "leased": 0, "free": 0}
+
+
+def test_all_that_a_rater_holds_is_renewed_at_once_and_nothing_else(store, add_comparisons, add_raters):
+    add_comparisons(store, 5)
+    ann, bob = add_raters(store, 2)
+    now = utc_now()
+    over = take(store, ann, seconds=60, now=now)
+    later = now + timedelta(seconds=61)
+    first, second = queue.lease_many(store, ann, 2, seconds=120, now=later)
+    queue.submit(store, second.id, ann, SKIP, now=later)
+    _, third = queue.lease_many(store, ann, 2, seconds=60, now=later)
+    other = take(store, bob, seconds=120, now=later)
+    assert over.id not in (first.id, third.id), "what ran out is no longer held"
+    ids = queue.renew_held(store, ann, seconds=600, now=later)
+    assert set(ids) == {first.id, third.id}
+    ends = {i: views.lease_of(store, i, r).expires_at for i, r in ((first.id, ann), (third.id, ann), (other.id, bob))}
+    assert ends == {
+        first.id: later + timedelta(seconds=600),
+        third.id: later + timedelta(seconds=600),
+        other.id: later + timedelta(seconds=120),
+    }
+    held = queue.lease_many(store, ann, 2, now=later + timedelta(seconds=599))
+    assert {lease.id for lease in held} == {first.id, third.id}
+    assert queue.renew_held(store, ann, now=later + timedelta(seconds=601)) == []
 
 
 def test_an_answer_from_an_old_tab_fills_the_place_the_rater_holds_again(store, add_comparisons, add_raters):
@@ -592,8 +659,8 @@ def test_a_key_is_for_one_answer_and_a_second_one_is_never_taken_for_it(store, a
     answer = prefer_first_shown(lease)
     first = queue.submit(store, lease.id, ann, replace(answer, active_seconds=3.0))
     assert queue.submit(store, lease.id, ann, replace(answer, active_seconds=9.0)).outcome == "repeated"
-    others = (SKIP, replace(answer, strength=3), replace(answer, rationale="well"), replace(answer, scores={"x": 1}))
-    for other in others:
+    scored = replace(answer, scores={"helpful": {lease.order_shown[0]: 1}})
+    for other in (SKIP, replace(answer, strength=3), replace(answer, rationale="well"), scored):
         with pytest.raises(Conflict, match=first.judgment_id):
             queue.submit(store, lease.id, ann, other)
     with pytest.raises(BadInput):

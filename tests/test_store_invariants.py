@@ -125,6 +125,16 @@ class Queue(RuleBasedStateMachine):
         assert still
         assert until == self.now + timedelta(minutes=20)
 
+    @rule(who=a_rater)
+    def renew_all(self, who):
+        rater = self.raters[who]
+        held = {
+            p.lease_id for p in self.places() if p.rater_id == rater and p.judgment_id is None and not self.is_free(p)
+        }
+        assert set(queue.renew_held(self.store, rater, seconds=20 * 60, now=self.now)) == held
+        until = {p.leased_until for p in self.places() if p.lease_id in held}
+        assert until <= {self.now + timedelta(minutes=20)}
+
     def place_of(self, lease):
         with self.store.read() as conn:
             return conn.execute(sa.select(leases.c.comparison_id, leases.c.place).where(leases.c.id == lease.id)).one()

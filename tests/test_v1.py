@@ -18,8 +18,8 @@ from rlhf_hitl.api.app import create_app
 from rlhf_hitl.client import Client, NotAllowed, Unavailable
 from rlhf_hitl.config import Settings
 from rlhf_hitl.errors import BadInput, Conflict, NotFound
-from rlhf_hitl.store import catalog, history, ledger, people, projects, tables, tokens
-from rlhf_hitl.types import Role, Route, Scope, utc_now
+from rlhf_hitl.store import catalog, guidelines, history, ledger, people, projects, tables, tokens
+from rlhf_hitl.types import Guideline, Role, Route, Scope, utc_now
 
 POLICY = "secret-policy-7b"
 
@@ -203,6 +203,13 @@ def test_a_correction_supersedes_and_undo_brings_back_the_newest(api):
         ("ranked", [["A"], ["B"]], {"strength": 4}),
         ("ranked", [["A"], ["B"]], {"active_seconds": -1}),
         ("ranked", [["A"], ["B"]], {"surplus": False}),
+        ("ranked", [["A"], ["B"]], {"reason": "unsafe"}),
+        ("skipped", [], {"reason": "unsafe"}),
+        ("skipped", [], {"reason": "no reason"}),
+        ("ranked", [["A"], ["B"]], {"scores": {"helpful": 4}}),
+        ("ranked", [["A"], ["B"]], {"scores": {"helpful": {"C": 4}}}),
+        ("ranked", [["A"], ["B"]], {"scores": {"helpful": {"A": 6}}}),
+        ("ranked", [["A"], ["B"]], {"scores": {"helpful": {"A": "4"}}}),
     ],
 )
 def test_an_answer_that_makes_no_sense_is_refused_and_the_lease_stands(api, store, verdict, ranking, more):
@@ -213,6 +220,22 @@ def test_an_answer_that_makes_no_sense_is_refused_and_the_lease_stands(api, stor
         ann.submit(task, verdict, ranking, **more)
     assert list(history.read(store)) == []
     assert rank(ann, ann.lease()[0]).outcome == "counted"
+
+
+def test_scores_and_reasons_come_back_in_the_words_of_whoever_reads_them(api, store):
+    lead, ann = api("lea", Role.LEAD), api("ann")
+    lead.import_rows(row(i) for i in range(2))
+    guidelines.put(store, Guideline("default", "g1", "Be fair."))
+    [task] = ann.lease()
+    assert task.guideline_version == "g1"
+    rank(ann, task, scores={"helpful": {"A": 4, "B": 2.0}, "mine": {"B": 5}}, rewrite="Green.")
+    assert ann.last()["judgment"]["scores"] == {"helpful": {"A": 4, "B": 2}, "mine": {"B": 5}}
+    ann.submit(ann.lease()[0], "flagged", reason="wrong_language", guideline_version="of mine")
+    ranked, flagged = lead.judgments()
+    first, second = ranked["order_shown"]
+    assert ranked["scores"] == {"helpful": {first: 4, second: 2}, "mine": {second: 5}}
+    assert (ranked["rewrite"], ranked["reason"], ranked["guideline_version"]) == ("Green.", None, "g1")
+    assert (flagged["reason"], flagged["guideline_version"]) == ("wrong_language", "of mine")
 
 
 def test_anothers_lease_is_out_of_reach(api):

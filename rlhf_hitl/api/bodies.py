@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from string import ascii_uppercase
@@ -24,6 +24,7 @@ from rlhf_hitl.types import (
     Message,
     Messages,
     Prompt,
+    Reason,
     Role,
     Route,
     Score,
@@ -250,6 +251,7 @@ class LeaseOut(BaseModel):
     id: str
     expires_at: datetime
     project: str
+    guideline_version: str = Field(description="Of the project when the lease was given: what it is judged by.")
     prompt: list[MessageBody]
     completions: list[ShownOut]
 
@@ -285,9 +287,15 @@ class QueueOut(BaseModel):
 # Feedback
 
 
+Letter = Annotated[str, StringConstraints(pattern=r"^[A-Z]$")]
+Scores = Annotated[
+    dict[Letter, Annotated[int, Field(ge=1, le=5), WHOLE]], Field(max_length=SIDES, json_schema_extra=_NO_OTHER_KEYS)
+]
+
+
 class AnswerBody(Body):
     verdict: Verdict
-    ranking: list[list[Annotated[str, StringConstraints(pattern=r"^[A-Z]$")]]] = Field(
+    ranking: list[list[Letter]] = Field(
         default_factory=list,
         max_length=SIDES,
         description="Groups of the completions' keys, best first; two in a group are a tie.",
@@ -296,11 +304,18 @@ class AnswerBody(Body):
     strength: Annotated[int, Field(ge=1, le=3), WHOLE] | None = Field(
         None, description="1 slightly, 2 clearly, 3 much better."
     )
-    scores: Plains = Field(default_factory=dict, examples=[{"helpful": 4}])
+    scores: Annotated[dict[Name, Scores], Field(max_length=50, json_schema_extra=_NO_OTHER_KEYS)] = Field(
+        default_factory=dict,
+        description="Axis, then the completions' keys: 1 to 5. The axes are those of the project's guideline.",
+        examples=[{"helpful": {"A": 4, "B": 2}}],
+    )
     rationale: Annotated[str, StringConstraints(pattern=TEXT, max_length=20_000)] = ""
-    rewrite: Text = ""
+    rewrite: Text = Field("", description="A better answer than those shown; kept as a demonstration.")
+    reason: Reason | None = Field(
+        None, description="Of a flag: unsafe, broken, wrong_language, private; of a skip: the others."
+    )
     active_seconds: Number | None = Field(None, ge=0, lt=86_400)
-    guideline_version: Short = ""
+    guideline_version: Short = Field("", description="Left out: the lease's.")
     interface_version: Short = ""
     idempotency_key: Annotated[str, StringConstraints(pattern=TEXT, min_length=1, max_length=200)] | None = Field(
         None, description="Sent again with the same key, an answer counts once. Left out: the lease's id."
@@ -310,7 +325,7 @@ class AnswerBody(Body):
         """The answer in completions' ids.
 
         Raises:
-            BadInput: it contradicts itself, or its ranking names a key that was not shown.
+            BadInput: it contradicts itself, or names a key that was not shown.
         """
         # Checked in letters, so that an error speaks of what the rater saw.
         answer = Answer(
@@ -321,11 +336,13 @@ class AnswerBody(Body):
             self.rationale,
             self.rewrite,
             self.active_seconds,
+            self.reason,
         )
+        answer.check(ascii_uppercase[: len(shown)])
         ids = dict(zip(ascii_uppercase, shown))
-        if unknown := sorted({key for group in self.ranking for key in group} - ids.keys()):
-            raise BadInput(f"ranking names {unknown}", expected=f"keys among {list(ids)}", fix="rank what was shown")
-        return replace(answer, ranking=tuple(tuple(ids[key] for key in group) for group in answer.ranking))
+        ranking = tuple(tuple(ids[key] for key in group) for group in self.ranking)
+        scores = {axis: {ids[key]: score for key, score in given.items()} for axis, given in self.scores.items()}
+        return replace(answer, ranking=ranking, scores=scores)
 
 
 class JudgmentBody(AnswerBody):
@@ -347,9 +364,10 @@ class JudgmentOut(BaseModel):
     verdict: Verdict
     ranking: list[list[str]] = Field(description="Completions' ids; for a rater the letters they were shown.")
     strength: int | None
-    scores: dict[str, Any]
+    scores: dict[str, Any] = Field(description="Axis, then completions, named as in the ranking: 1 to 5.")
     rationale: str
     rewrite: str
+    reason: Reason | None
     active_seconds: float | None
     created_at: datetime
     supersedes: str | None
@@ -495,6 +513,7 @@ def lease_out(lease: Lease) -> dict[str, Any]:
         "id": lease.id,
         "expires_at": lease.expires_at.isoformat(),
         "project": lease.comparison.project,
+        "guideline_version": lease.guideline_version,
         "prompt": chat_out(lease.comparison.prompt.messages),
         "completions": shown_out(lease.comparison, lease.order_shown),
     }
@@ -521,16 +540,20 @@ def comparison_out(c: Comparison) -> dict[str, Any]:
 def judgment_out(j: Judgment, sees_all: bool) -> dict[str, Any]:
     """A judgment as its reader may see it: a rater gets letters, and nothing of why they were asked."""
     letters = dict(zip(j.order_shown, ascii_uppercase))
-    ranking = [list(group) if sees_all else [letters.get(i, "?") for i in group] for group in j.answer.ranking]
+
+    def named(completion_id: str) -> str:
+        return completion_id if sees_all else letters.get(completion_id, "?")
+
     out = {
         "id": j.id,
         "cursor": j.seq,
         "verdict": j.answer.verdict,
-        "ranking": ranking,
+        "ranking": [[named(i) for i in group] for group in j.answer.ranking],
         "strength": j.answer.strength,
-        "scores": dict(j.answer.scores),
+        "scores": {axis: _scores_out(given, named) for axis, given in j.answer.scores.items()},
         "rationale": j.answer.rationale,
         "rewrite": j.answer.rewrite,
+        "reason": j.answer.reason,
         "active_seconds": j.answer.active_seconds,
         "created_at": j.created_at,
         "supersedes": j.supersedes,
@@ -544,6 +567,11 @@ def judgment_out(j: Judgment, sees_all: bool) -> dict[str, Any]:
             out[name] = getattr(j, name)
         out["order_shown"] = list(j.order_shown)
     return out
+
+
+def _scores_out(given: Any, named: Callable[[str], str]) -> Any:
+    # Of judgments from before completions were scored by themselves, an axis may hold one plain value.
+    return {named(i): score for i, score in given.items()} if isinstance(given, Mapping) else given
 
 
 def score_out(score: Score, comparison_id: str | None, names: dict[str, str] | None = None) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from rlhf_hitl.cli import AsJson, Result, StoreUrl, command, say
 from rlhf_hitl.cli.people import new_password
 from rlhf_hitl.config import load_settings
 from rlhf_hitl.errors import BadInput
+from rlhf_hitl.types import DEFAULT_PROJECT
 
 if TYPE_CHECKING:
     from rlhf_hitl.config import Settings
@@ -53,13 +54,19 @@ def quickstart(
     store: StoreUrl,
     json: AsJson = False,
 ) -> Result:
-    """Make a store with the bundled prompts and completions and two accounts, and serve it. Safe to run again."""
+    """Make a store with the bundled prompts, completions and tutorial and two accounts, and serve it.
+
+    Safe to run again.
+    """
+    from rlhf_hitl.formats.guidance import bundled_tutorial
     from rlhf_hitl.formats.importing import import_bundled
-    from rlhf_hitl.store import Store, catalog
+    from rlhf_hitl.store import Store, catalog, tutorial
 
     settings = load_settings()
     opened = Store.open(store, create=True)
     import_bundled(opened)
+    if not tutorial.of(opened):
+        tutorial.put(opened, DEFAULT_PROJECT, bundled_tutorial())
     accounts = _accounts(opened, settings.workspace)
     if serve:
         return _serve(opened, host, port, accounts, json)

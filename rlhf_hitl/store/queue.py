@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -13,7 +13,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from rlhf_hitl.errors import BadInput, Conflict, NotFound
+from rlhf_hitl.errors import Conflict, NotFound
 from rlhf_hitl.store import audit, catalog, events, guidelines, history, offer
 from rlhf_hitl.store.db import Store
 from rlhf_hitl.store.offer import ANYTHING, Place, Wish, is_free
@@ -155,7 +155,7 @@ def submit(
         NotFound: no such lease.
         Conflict: the lease is another rater's, this rater has judged the comparison under another key, or has used
             the key for another comparison.
-        BadInput: the ranking names a completion that was not shown.
+        BadInput: it names a completion that was not shown, or a score is none.
     """
     key = idempotency_key or lease_id
     with store.write() as conn:
@@ -167,7 +167,7 @@ def submit(
             raise Conflict(f"lease {lease_id}: it is another rater's. Fix: sign in as the one it was given to")
         if callable(answer):
             answer = answer(tuple(held["order_shown"]))
-        _check_ranking(answer, held["order_shown"])
+        answer.check(held["order_shown"])
         known = history.known(conn, rater_id, key, held["comparison_id"], answer)
         if known is not None:
             return Receipt(known, "repeated")
@@ -211,6 +211,7 @@ def correct(store: Store, judgment_id: str, rater_id: str, answer: Answer, *, id
     Raises:
         NotFound: no such judgment of this rater.
         Conflict: it has been superseded already, or the key was used for another comparison.
+        BadInput: as for `submit`.
     """
     with store.write() as conn:
         old = (
@@ -222,7 +223,7 @@ def correct(store: Store, judgment_id: str, rater_id: str, answer: Answer, *, id
             raise NotFound(f"judgment {judgment_id!r}", expected="one of your own", fix="pick it from your history")
         _lock_rater(store, conn, rater_id)
         _lock_comparison(conn, old["comparison_id"])
-        _check_ranking(answer, old["order_shown"])
+        answer.check(old["order_shown"])
         known = history.known_correction(conn, rater_id, idempotency_key, old["comparison_id"], answer, judgment_id)
         if known is not None:
             return Receipt(known, "repeated")
@@ -265,6 +266,25 @@ def renew(
             raise Conflict(f"lease {lease_id}: it is over. Fix: ask for the next comparison")
         conn.execute(leases.update().where(leases.c.id == lease_id).values(expires_at=until))
         return until
+
+
+def renew_held(store: Store, rater_id: str, *, seconds: float = 1800, now: datetime | None = None) -> list[str]:
+    """Hold all that a rater holds for `seconds` from now; returns the leases' ids.
+
+    What ran out is not had again: see `renew`.
+    """
+    with store.write() as conn:
+        _, clock = _lock_rater(store, conn, rater_id)
+        now = now or clock
+        # The comparisons in order of id, as the router takes them: neither then waits for the other.
+        held = (places.c.rater_id == rater_id, places.c.judgment_id.is_(None), places.c.leased_until > now)
+        line = sa.select(comparisons.c.id).join(places).where(*held).order_by(comparisons.c.id)
+        conn.execute(line.with_for_update(key_share=True, of=comparisons))
+        until = now + timedelta(seconds=seconds)
+        renewed = places.update().where(*held).values(leased_until=until).returning(places.c.lease_id)
+        ids = list(conn.execute(renewed).scalars())
+        conn.execute(leases.update().where(leases.c.id.in_(ids)).values(expires_at=until))
+        return ids
 
 
 def release(store: Store, lease_id: str, rater_id: str) -> None:
@@ -434,13 +454,3 @@ def _tell(conn: Connection, row: dict) -> None:
     open_ = sa.select(places.c.n).where(places.c.comparison_id == row["comparison_id"], places.c.judgment_id.is_(None))
     if conn.execute(open_.limit(1)).first() is None:
         events.emit(conn, Event.COMPARISON_RESOLVED, {"comparison_id": row["comparison_id"], "by": "raters"}, hooks)
-
-
-def _check_ranking(answer: Answer, shown: Sequence[str]) -> None:
-    unknown = {i for group in answer.ranking for i in group} - set(shown)
-    if unknown:
-        raise BadInput(
-            f"ranking names {sorted(unknown)}",
-            expected=f"completions of this comparison {list(shown)}",
-            fix="rank those",
-        )

@@ -231,6 +231,32 @@ def test_a_model_that_decides_resolves_a_comparison_too(store, add_comparisons):
     assert json.loads(delivery.body)["data"] == {"comparison_id": comparison.id, "by": "model"}
 
 
+def test_every_resolution_is_told_by_whom_the_models_and_the_raters_after_it(
+    store, sender, receiver, add_comparisons, add_raters
+):
+    [comparison], (ann, bob, eve) = add_comparisons(store, 1), add_raters(store, 3)
+    events.add_webhook(store, receiver.url, [Event.COMPARISON_RESOLVED])
+
+    def route(to: Route) -> None:
+        ledger.route(store, [ledger.Routing(comparison.id, to, to, "")])
+
+    held = queue.lease(store, ann)
+    for _ in range(2):  # two rounds
+        route(Route.AUTO)
+    said = queue.submit(store, held.id, ann, Answer(Verdict.SKIPPED))
+    assert said.outcome == "counted", "who held it when the model was trusted is heard all the same"
+    queue.correct(store, said.judgment_id, ann, Answer(Verdict.ALL_BAD), idempotency_key="c")
+    route(Route.ESCALATED)
+    late = queue.lease(store, bob, now=utc_now() - timedelta(days=1))
+    judge(store, eve)
+    assert queue.submit(store, late.id, bob, Answer(Verdict.SKIPPED)).outcome == "surplus"
+    while sender.send_due():
+        pass
+    told = sorted(receiver.bodies(), key=lambda body: body["timestamp"])
+    assert [body["data"]["by"] for body in told] == ["model", "model", "raters", "raters"]
+    assert {body["data"]["comparison_id"] for body in told} == {comparison.id}
+
+
 def test_a_finished_round_is_told_with_its_result(store):
     events.add_webhook(store, "http://127.0.0.1:1/", [Event.ROUND_FINISHED, Event.ALERT_RAISED])
     ledger.finish_step(store, 1, "route", {"human": 3}, 1.0)

@@ -315,6 +315,19 @@ class Lease:
 
 
 @dataclass(frozen=True)
+class LaneState:
+    """How many places of one lane are filled, leased and free."""
+
+    project: str
+    language: str
+    batch: str
+    paused: bool
+    filled: int
+    leased: int
+    free: int
+
+
+@dataclass(frozen=True)
 class Receipt:
     """The store's answer to a submit. `outcome`: counted, surplus (kept, places full), repeated (known key)."""
 

@@ -103,7 +103,7 @@ async def at_once(
 async def measure(ours: str, bare: str, raters: int, seconds: float, think: float) -> dict[str, dict[str, list[float]]]:
     async def open_desk(context: BrowserContext, i: int) -> Page:
         page = await context.new_page()
-        sign_in = {"name": f"rater {i}", "password": PASSWORD}
+        sign_in: dict[str, Any] = {"name": f"rater {i}", "password": PASSWORD}
         await context.request.post(f"{ours}/login", form=sign_in)
         await page.goto(f"{ours}/rate/")
         await page.locator("#card").wait_for(timeout=120_000)

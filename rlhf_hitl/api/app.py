@@ -96,10 +96,10 @@ def serve_from_environment() -> FastAPI:
 
 
 def _add_sign_in(app: FastAPI, store: Store, settings: Settings, throttle: auth.SignInThrottle) -> None:
-    from rlhf_hitl.ui.pages import templates
+    from rlhf_hitl.ui.sign_in import sign_in
 
-    def page(status: int = 200, **shown: Any) -> HTMLResponse:
-        html = templates().get_template("login.html").render({"problem": "", "name": "", "invited": False} | shown)
+    def page(request: Request, status: int = 200, **shown: Any) -> HTMLResponse:
+        html = sign_in(request.headers.get("accept-language", ""), **shown)
         return HTMLResponse(html, status, {"cache-control": "no-store"})
 
     def signed_in(request: Request, rater: Rater) -> Response:
@@ -115,7 +115,7 @@ def _add_sign_in(app: FastAPI, store: Store, settings: Settings, throttle: auth.
     @app.get("/login")
     def login(request: Request) -> Response:
         rater = auth.current_rater(store, request)
-        return RedirectResponse("/", 303) if rater and rater.role in auth.HOME else page()
+        return RedirectResponse("/", 303) if rater and rater.role in auth.HOME else page(request)
 
     @app.post("/login")
     def enter(request: Request, name: Annotated[str, Form()] = "", password: Annotated[str, Form()] = "") -> Response:
@@ -123,21 +123,21 @@ def _add_sign_in(app: FastAPI, store: Store, settings: Settings, throttle: auth.
         wait = throttle.enter(auth.address_of(request), name)
         if wait > 0:
             minutes = max(1, round(wait / 60))
-            answer = page(429, problem=f"Too many tries. Wait {minutes} min and try again.", name=name)
+            answer = page(request, 429, problem="throttled", minutes=minutes, name=name)
             answer.headers["retry-after"] = str(int(wait) + 1)
             return answer
         rater = people.verify(store, name, password[:1000])
         if rater is None:
-            return page(401, problem="That name and password do not go together.", name=name)
+            return page(request, 401, problem="mismatch", name=name)
         if rater.role not in auth.HOME:
-            return page(403, problem=f"There is no page for the role {rater.role.value!r} yet.", name=name)
+            return page(request, 403, problem="no_page", name=name)
         return signed_in(request, rater)
 
     @app.get("/invite/{secret}")
-    def invited(secret: str) -> Response:
+    def invited(request: Request, secret: str) -> Response:
         if tokens.invitation(store, secret) is None:
-            return page(404, problem="This invitation is used up or over. Ask for a new one.")
-        return page(invited=True)
+            return page(request, 404, problem="over")
+        return page(request, invited=True)
 
     @app.post("/invite/{secret}")
     def accept(
@@ -150,9 +150,9 @@ def _add_sign_in(app: FastAPI, store: Store, settings: Settings, throttle: auth.
         try:
             rater = tokens.accept(store, secret, name, password[:1000], address=auth.address_of(request))
         except NotFound:
-            return page(404, problem="This invitation is used up or over. Ask for a new one.")
+            return page(request, 404, problem="over")
         except BadInput as e:
-            return page(422, problem=f"{e.value}: expected {e.expected}.", name=name, invited=True)
+            return page(request, 422, problem="password" if e.value == "password" else "name", name=name, invited=True)
         return signed_in(request, rater) if rater.role in auth.HOME else RedirectResponse("/login", 303)
 
     @app.post("/logout")
@@ -170,8 +170,8 @@ def _add_sign_in(app: FastAPI, store: Store, settings: Settings, throttle: auth.
         return JSONResponse({"name": rater.name, "role": rater.role.value})
 
     @app.exception_handler(StoreFailure)
-    async def store_failed(_request: Request, _e: StoreFailure) -> Response:
-        return page(503, problem="The server cannot reach its store. Nothing was lost; try again in a moment.")
+    async def store_failed(request: Request, _e: StoreFailure) -> Response:
+        return page(request, 503, problem="store")
 
 
 def _plain(name: str) -> str:

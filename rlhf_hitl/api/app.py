@@ -96,25 +96,23 @@ def serve_from_environment() -> FastAPI:
 
 
 def _add_sign_in(app: FastAPI, store: Store, settings: Settings, throttle: auth.SignInThrottle) -> None:
-    from rlhf_hitl.ui.pages import templates
+    from rlhf_hitl.ui.sign_in import sign_in
 
-    def page(status: int = 200, **shown: Any) -> HTMLResponse:
-        html = templates().get_template("login.html").render({"problem": "", "name": "", "invited": False} | shown)
+    def page(request: Request, status: int = 200, **shown: Any) -> HTMLResponse:
+        html = sign_in(request.headers.get("accept-language", ""), **shown)
         return HTMLResponse(html, status, {"cache-control": "no-store"})
 
     def signed_in(request: Request, name: str, password: str) -> Response:
-        wrong = "That name and password do not go together."
         who = people.verify(store, name, password)
         if who is None:
-            return page(401, problem=wrong, name=name)
-        role = who.rater.role
-        if role not in auth.HOME:
-            return page(403, problem=f"There is no page for the role {role.value!r} yet.", name=name)
-        answer = RedirectResponse(auth.HOME[role], 303)
+            return page(request, 401, problem="mismatch", name=name)
+        if who.rater.role not in auth.HOME:
+            return page(request, 403, problem="no_page", name=name)
+        answer = RedirectResponse(auth.HOME[who.rater.role], 303)
         try:
             auth.sign_in(store, request, answer, who, settings.session_hours)
         except Conflict:  # changed this moment
-            return page(401, problem=wrong, name=name)
+            return page(request, 401, problem="mismatch", name=name)
         return answer
 
     @app.get("/")
@@ -125,7 +123,7 @@ def _add_sign_in(app: FastAPI, store: Store, settings: Settings, throttle: auth.
     @app.get("/login")
     def login(request: Request) -> Response:
         rater = auth.current_rater(store, request)
-        return RedirectResponse("/", 303) if rater and rater.role in auth.HOME else page()
+        return RedirectResponse("/", 303) if rater and rater.role in auth.HOME else page(request)
 
     @app.post("/login")
     def enter(request: Request, name: Annotated[str, Form()] = "", password: Annotated[str, Form()] = "") -> Response:
@@ -133,16 +131,16 @@ def _add_sign_in(app: FastAPI, store: Store, settings: Settings, throttle: auth.
         wait = throttle.enter(auth.address_of(request), name)
         if wait > 0:
             minutes = max(1, round(wait / 60))
-            answer = page(429, problem=f"Too many tries. Wait {minutes} min and try again.", name=name)
+            answer = page(request, 429, problem="throttled", minutes=minutes, name=name)
             answer.headers["retry-after"] = str(int(wait) + 1)
             return answer
         return signed_in(request, name, password[:1000])
 
     @app.get("/invite/{secret}")
-    def invited(secret: str) -> Response:
+    def invited(request: Request, secret: str) -> Response:
         if tokens.invitation(store, secret) is None:
-            return page(404, problem="This invitation is used up or over. Ask for a new one.")
-        return page(invited=True)
+            return page(request, 404, problem="over")
+        return page(request, invited=True)
 
     @app.post("/invite/{secret}")
     def accept(
@@ -155,9 +153,9 @@ def _add_sign_in(app: FastAPI, store: Store, settings: Settings, throttle: auth.
         try:
             rater = tokens.accept(store, secret, name, password[:1000], address=auth.address_of(request))
         except NotFound:
-            return page(404, problem="This invitation is used up or over. Ask for a new one.")
+            return page(request, 404, problem="over")
         except BadInput as e:
-            return page(422, problem=f"{e.value}: expected {e.expected}.", name=name, invited=True)
+            return page(request, 422, problem="password" if e.value == "password" else "name", name=name, invited=True)
         home = rater.role in auth.HOME
         return signed_in(request, rater.name, password[:1000]) if home else RedirectResponse("/login", 303)
 
@@ -176,8 +174,8 @@ def _add_sign_in(app: FastAPI, store: Store, settings: Settings, throttle: auth.
         return JSONResponse({"name": rater.name, "role": rater.role.value})
 
     @app.exception_handler(StoreFailure)
-    async def store_failed(_request: Request, _e: StoreFailure) -> Response:
-        return page(503, problem="The server cannot reach its store. Nothing was lost; try again in a moment.")
+    async def store_failed(request: Request, _e: StoreFailure) -> Response:
+        return page(request, 503, problem="store")
 
 
 def _plain(name: str) -> str:

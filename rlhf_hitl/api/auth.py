@@ -133,7 +133,10 @@ class Guard:
             if wants_page and e.status_code == 401:
                 return await RedirectResponse("/login", 303)(scope, receive, send)
             if wants_page:
-                return await HTMLResponse(f'<p>{e.detail} <a href="/">Back to yours</a></p>', 403)(scope, receive, send)
+                from rlhf_hitl.ui.sign_in import sign_in
+
+                html = sign_in(request.headers.get("accept-language", ""), problem="not_yours")
+                return await HTMLResponse(html, e.status_code)(scope, receive, send)
             return await JSONResponse({"detail": e.detail}, e.status_code)(scope, receive, send)
         _, _, call = scope["path"].partition("/gradio_api/")
         if call and call.split("/")[0] not in self.CALLS:

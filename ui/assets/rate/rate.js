@@ -54,14 +54,14 @@ function rate(element, server) {
       showWaiting();
       if (answer.problem) {
         // The draft stays; what it was of is named, for another comparison may be on the screen by now.
-        tell(`“${entry.asked}”: ${said(answer.problem)}`, entry.body.id === card?.id ? [t("next"), () => (dropDraft(card.id), next())] : null);
+        tell(`“\u2068${entry.asked}\u2069”: ${said(answer.problem)}`, entry.body.id === card?.id ? [t("next"), () => (dropDraft(card.id), next())] : null);
         if (card?.mode === "waiting") next();
         return;
       }
       dropDraft(entry.body.id);
       if (left === 0) hush("line");
-      if (answer.outcome === "surplus") tell(`“${entry.asked}”: ${t("outcome_surplus")}`);
-      if (answer.outcome === "repeated") tell(`“${entry.asked}”: ${t("outcome_repeated")}`);
+      if (answer.outcome === "surplus") tell(`“\u2068${entry.asked}\u2069”: ${t("outcome_surplus")}`);
+      if (answer.outcome === "repeated") tell(`“\u2068${entry.asked}\u2069”: ${t("outcome_repeated")}`);
       take(answer);
       if (!card || card.mode === "waiting" || (card.mode === "empty" && line.length)) next();
     },

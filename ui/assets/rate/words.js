@@ -1,4 +1,4 @@
-// The interface in the rater's language. The translations are Gradio's own (gr.I18n in ui/words.py): they come with the
+// The interface in the rater's language. The translations are Gradio's own (gr.I18n in ui/pages.py): they come with the
 // page, so a rater may change the language without loading it anew.
 function words(element, kept) {
   const known = window.gradio_config?.i18n_translations ?? {};

@@ -35,7 +35,7 @@ from rlhf_hitl.types import (
 from rlhf_hitl.ui import INTERFACE_VERSION, markdown
 from rlhf_hitl.ui.difference import difference as marked
 
-SPEAKERS = {"system": "System", "user": "User", "assistant": "Assistant", "tool": "Tool"}
+SPEAKERS = ("system", "user", "assistant", "tool")
 AHEAD = 2  # comparisons a page holds: the one on the screen and the next
 EXCERPT = 80
 PAST = 50
@@ -364,9 +364,9 @@ def conversation(chat: Sequence[Message]) -> str:
     turns = []
     for m in chat:
         role = m.role if m.role in SPEAKERS else "other"
-        speaker = SPEAKERS.get(m.role) or markdown.escape(m.role[:40])
+        speaker = f' data-t="speaker_{role}">' if m.role in SPEAKERS else f">{markdown.escape(m.role[:40])}"
         turns.append(
-            f'<article class="turn {role}"><h2 class="speaker">{speaker}</h2>{markdown.render(m.content)}</article>'
+            f'<article class="turn {role}"><h2 class="speaker"{speaker}</h2>{markdown.render(m.content)}</article>'
         )
     return "\n".join(turns)
 

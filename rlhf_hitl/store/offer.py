@@ -12,6 +12,7 @@ from sqlalchemy.engine import Connection
 
 from rlhf_hitl.store import catalog
 from rlhf_hitl.store.db import Store
+from rlhf_hitl.store.history import IS_FIRST
 from rlhf_hitl.store.tables import Utc, comparisons, judgments, lanes, members, places, projects, prompts, raters
 from rlhf_hitl.types import Route, Verdict, content_id, utc_now
 
@@ -51,7 +52,7 @@ def may_have_more(conn: Connection, rater, holding: int, now: datetime) -> bool:
     if rater.quota is None:
         return True
     midnight = datetime.combine(now.date(), datetime.min.time(), now.tzinfo)
-    own = sa.and_(judgments.c.rater_id == rater.id, judgments.c.supersedes.is_(None))
+    own = sa.and_(judgments.c.rater_id == rater.id, IS_FIRST)
     newest = sa.select(judgments.c.created_at).where(own).order_by(judgments.c.seq.desc()).limit(rater.quota)
     return holding + sum(at >= midnight for at in conn.execute(newest).scalars()) < rater.quota
 
@@ -213,7 +214,7 @@ def _make_repeat(
     query = (
         sa.select(comparisons, judgments.c.verdict)
         .select_from(judgments.join(comparisons, comparisons.c.id == judgments.c.comparison_id).join(lanes))
-        .where(judgments.c.rater_id == rater_id, judgments.c.supersedes.is_(None), lanes.c.project_id == project)
+        .where(judgments.c.rater_id == rater_id, IS_FIRST, lanes.c.project_id == project)
         .order_by(judgments.c.seq.desc())
         .offset(REPEAT_GAP)
         .limit(REPEAT_WINDOW)

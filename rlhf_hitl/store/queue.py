@@ -15,6 +15,7 @@ from sqlalchemy.engine import Connection
 from rlhf_hitl.errors import Conflict, NotFound
 from rlhf_hitl.store import audit, catalog, events, guidelines, history, offer
 from rlhf_hitl.store.db import Store
+from rlhf_hitl.store.history import IS_FIRST
 from rlhf_hitl.store.offer import ANYTHING, Place, Wish, is_free
 from rlhf_hitl.store.tables import (
     Utc,
@@ -121,7 +122,7 @@ def _order(conn: Connection, comparison: Comparison, n: int, rater_id: str) -> l
         first = sa.select(judgments.c.order_shown).where(
             judgments.c.comparison_id == comparison.repeat_of,
             judgments.c.rater_id == rater_id,
-            judgments.c.supersedes.is_(None),
+            IS_FIRST,
         )
         return conn.execute(first).scalar_one()[::-1]
     ids = [c.id for c in comparison.completions]

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from rlhf_hitl.errors import Conflict, NotFound
 from rlhf_hitl.store import catalog, history, offer, queue
 from rlhf_hitl.store.db import Store
+from rlhf_hitl.store.history import IS_FIRST
 from rlhf_hitl.store.tables import comparisons, judgments, leases, places, routings, scores
 from rlhf_hitl.types import Comparison, Judgment, Lease, Route, Score, utc_now
 
@@ -110,9 +111,7 @@ def tally(store: Store, rater_id: str, since: datetime, *, cap: int = 1000, now:
     """How much a rater has done since a time and how much is left for them. `left` stops counting at `cap`, so that
     the time this takes does not grow with the queue."""
     now = now or utc_now()
-    done = sa.select(sa.func.count()).where(
-        judgments.c.rater_id == rater_id, judgments.c.created_at >= since, judgments.c.supersedes.is_(None)
-    )
+    done = sa.select(sa.func.count()).where(judgments.c.rater_id == rater_id, judgments.c.created_at >= since, IS_FIRST)
     held = sa.select(sa.func.count()).where(
         places.c.rater_id == rater_id, places.c.judgment_id.is_(None), places.c.leased_until > now
     )
@@ -125,7 +124,7 @@ def judgments_by_rater(store: Store) -> dict[str, tuple[int, datetime]]:
     """Rater id → how many comparisons they judged (a correction is no second one) and when they last said something."""
     query = sa.select(
         judgments.c.rater_id,
-        sa.func.count(sa.case((judgments.c.supersedes.is_(None), 1))),
+        sa.func.count(sa.case((IS_FIRST, 1))),
         sa.type_coerce(sa.func.max(judgments.c.created_at), judgments.c.created_at.type),
     ).group_by(judgments.c.rater_id)
     with store.read() as conn:

@@ -161,6 +161,7 @@ function rate(element, server) {
     showOnly("card");
     $("prompt").innerHTML = card.prompt; // HTML made by ui/markdown.py, which lets nothing of the text's own through
     $("answers").replaceChildren(...card.answers.map(answerPanel));
+    paint($("card"));
     $("answers").classList.toggle("many", !pair());
     $("scale").hidden = !pair();
     $("kwise").hidden = pair();
@@ -257,6 +258,7 @@ function rate(element, server) {
     card.answers.forEach(({ html }, at) => {
       $("answers").children[at].querySelector(".said").innerHTML = marked ? marked[at] : html; // of ui/markdown.py
     });
+    paint($("answers"));
     $("open-difference").setAttribute("aria-pressed", String(card.plain));
     fold(!$("answers").classList.contains("folded") && !$("unfold").hidden);
     announce(t(marked ? "difference_on" : "difference_off"));

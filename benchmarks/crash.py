@@ -123,11 +123,11 @@ def measure(url: str, folder: Path, database: Process | None, comparisons: int, 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, help="On each database; 50, or 2 with --quick.")
+    parser.add_argument("--kills", type=int, help="On each database; 50, or 5 with --quick.")
     parser.add_argument("--comparisons", type=int, help="Wanting two judgments each; 40,000, or 2,000 with --quick.")
     parser.add_argument("--quick", action="store_true")
     args = parser.parse_args()
-    kills = args.kills or (2 if args.quick else 50)
+    kills = args.kills or (5 if args.quick else 50)
     comparisons = args.comparisons or (2_000 if args.quick else 40_000)
     with postgres() as pg, tempfile.TemporaryDirectory() as folder:
         places = {"sqlite": f"sqlite:///{folder}/preferences.db", "postgres": pg.create("crash")}

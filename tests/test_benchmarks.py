@@ -20,7 +20,7 @@ needs_postgres = pytest.mark.skipif(
 def quick(script: str, *flags: str) -> dict:
     run = subprocess.run(
         [sys.executable, str(BENCHMARKS / script), "--quick", *flags],
-        env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=280, check=False,
+        env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=580, check=False,
     )  # fmt: skip
     assert run.returncode == 0, run.stderr[-3000:]
     return json.loads(run.stdout)["figures"]
@@ -41,12 +41,13 @@ def test_loop_time_runs_from_an_empty_folder(tiny_model):
 
 
 @needs_postgres
+@pytest.mark.timeout(600)  # a server starts twelve times
 def test_no_confirmed_judgment_is_lost_when_server_and_database_are_killed():
     figures = quick("crash.py")
     assert figures["postgres.server_kills"] == 1
     for database in ("sqlite", "postgres"):
-        assert figures[f"{database}.kills"] == 2
-        assert figures[f"{database}.confirmed"] > 2 * 16
+        assert figures[f"{database}.kills"] == 5
+        assert figures[f"{database}.confirmed"] > 5 * 16
         for wrong in ("lost", "doubled", "unasked", "overshot"):
             assert figures[f"{database}.{wrong}"] == 0, wrong
 

@@ -13,15 +13,32 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import httpx
 
 from rlhf_hitl.errors import BadInput, Conflict, NotFound, RlhfHitlError
-from rlhf_hitl.types import DEFAULT_PROJECT, Messages, Receipt, Verdict, messages
+from rlhf_hitl.types import (
+    DEFAULT_PROJECT,
+    Answer,
+    Comparison,
+    Completion,
+    LaneState,
+    Messages,
+    Prompt,
+    Reason,
+    Receipt,
+    Route,
+    Score,
+    Split,
+    Verdict,
+    messages,
+)
+
+T = TypeVar("T")
 
 #: Seconds before the second, third, … try.
 PAUSES = (0.2, 0.5, 1.0, 2.0, 4.0)
@@ -49,6 +66,51 @@ class Task:
     @property
     def keys(self) -> tuple[str, ...]:
         return tuple(self.completions)
+
+
+@dataclass(frozen=True)
+class JudgmentSeen:
+    """A judgment as the token's owner may see it.
+
+    A lead or an evaluator sees everything, and rankings name completions by id. A rater sees their own, with the
+    letters they were shown; what they may not know is None. `cursor` is what one reads on `after`.
+    """
+
+    id: str
+    cursor: int
+    answer: Answer
+    created_at: datetime
+    supersedes: str | None
+    surplus: bool
+    comparison_id: str | None = None
+    rater_id: str | None = None
+    order_shown: tuple[str, ...] | None = None
+    route: Route | None = None
+    reward_model_id: str | None = None
+    guideline_version: str | None = None
+    interface_version: str | None = None
+    source: str | None = None
+    simulated: bool | None = None
+
+
+@dataclass(frozen=True)
+class Last:
+    """One's newest judgment with what it was of."""
+
+    judgment: JudgmentSeen
+    prompt: Messages
+    completions: Mapping[str, Messages]
+
+
+@dataclass(frozen=True)
+class QueueState:
+    """Places `filled`, `leased` and `free`, one for each judgment wanted; a rater is told what they did in a day and
+    what is left for them, and of no lane."""
+
+    filled: int
+    leased: int
+    free: int
+    lanes: tuple[LaneState, ...]
 
 
 class Client:
@@ -122,18 +184,22 @@ class Client:
             raise _unavailable(self._http.base_url, e) from e
         return self._checked(answer).json()
 
-    def comparisons(self, **where: Any) -> Iterator[dict[str, Any]]:
+    def comparisons(self, **where: Any) -> Iterator[Comparison]:
         """Every comparison, page by page. `where`: `project`, `split`, `route`, `judged`."""
-        return self._pages("/comparisons", where)
+        return map(_comparison, self._pages("/comparisons", where))
 
     # Prediction
 
     def predict(
         self, comparison_ids: Sequence[str] = (), texts: Sequence[Mapping[str, Any]] = (), model: str | None = None
-    ) -> list[dict[str, Any]]:
-        """Scores of comparisons of the store, then of `{"prompt", "completions"}` that are not kept."""
+    ) -> list[Score]:
+        """Scores of comparisons of the store, then of `{"prompt", "completions"}` that are not kept.
+
+        The latter have no `comparison_id` (it is empty), and their completions are called by position: "0", "1", ….
+        """
         body = {"comparison_ids": list(comparison_ids), "texts": list(texts), "reward_model_id": model}
-        return self._post("/predictions", body)["scores"]
+        said = self._post("/predictions", body)
+        return [_score(one, said["reward_model_id"]) for one in said["scores"]]
 
     # Task
 
@@ -159,9 +225,11 @@ class Client:
         """Give a comparison back unjudged."""
         self._send("DELETE", f"/leases/{task.id}")
 
-    def queue(self) -> dict[str, Any]:
+    def queue(self) -> QueueState:
         """How the queue stands."""
-        return self._send("GET", "/queue").json()
+        said = self._send("GET", "/queue").json()
+        lanes = tuple(_fields(LaneState, lane) for lane in said["lanes"])
+        return _fields(QueueState, said, lanes=lanes)
 
     # Feedback
 
@@ -179,13 +247,14 @@ class Client:
         """Supersede a judgment of one's own; `ranking` in the keys it was shown with."""
         return self._receipt(f"/judgments/{judgment_id}/corrections", {}, verdict, ranking, more)
 
-    def judgments(self, **where: Any) -> Iterator[dict[str, Any]]:
+    def judgments(self, **where: Any) -> Iterator[JudgmentSeen]:
         """Judgments in the order they came, page by page. `where`: `after`, `project`, `current`."""
-        return self._pages("/judgments", where)
+        return map(_judgment, self._pages("/judgments", where))
 
-    def last(self) -> dict[str, Any]:
+    def last(self) -> Last:
         """One's newest judgment with what it was of, to be corrected."""
-        return self._send("GET", "/judgments/last").json()
+        said = self._send("GET", "/judgments/last").json()
+        return Last(_judgment(said["judgment"]), messages(said["prompt"]), _shown(said["completions"]))
 
     def snapshot(self, out: Path, **options: Any) -> None:
         """Write a dataset snapshot to a file. `options`: `format`, `project`, `min_votes`."""
@@ -254,11 +323,45 @@ class Client:
         raise BadInput(value, expected=expected or "what the API takes", fix=fix or "see /api/v1/openapi.json")
 
 
-def _task(body: Mapping[str, Any]) -> Task:
-    shown = {c["key"]: messages(c["messages"]) for c in body["completions"]}
-    expires = datetime.fromisoformat(body["expires_at"])
-    version = body["guideline_version"]
-    return Task(body["id"], expires, body["project"], messages(body["prompt"]), shown, version)
+def _task(said: Mapping[str, Any]) -> Task:
+    expires = datetime.fromisoformat(said["expires_at"])
+    shown, version = _shown(said["completions"]), said.get("guideline_version", "")
+    return Task(said["id"], expires, said["project"], messages(said["prompt"]), shown, version)
+
+
+def _shown(said: Iterable[Mapping[str, Any]]) -> dict[str, Messages]:
+    return {one["key"]: messages(one["messages"]) for one in said}
+
+
+def _judgment(said: Mapping[str, Any]) -> JudgmentSeen:
+    read = {
+        "verdict": Verdict(said["verdict"]),
+        "ranking": tuple(tuple(group) for group in said["ranking"]),
+        "order_shown": tuple(order) if (order := said.get("order_shown")) is not None else None,
+        "route": Route(route) if (route := said.get("route")) is not None else None,
+        "created_at": datetime.fromisoformat(said["created_at"]),
+        "reason": Reason(reason) if (reason := said.get("reason")) is not None else None,
+    }
+    return _fields(JudgmentSeen, {**said, **read}, answer=_fields(Answer, {**said, **read}))
+
+
+def _comparison(said: Mapping[str, Any]) -> Comparison:
+    prompt = Prompt(said["prompt_id"], messages(said["prompt"]), Split(said["split"]), said["tags"])
+    completions = tuple(
+        Completion(one["id"], prompt.id, messages(one["messages"]), one["policy"], one["sampling"])
+        for one in said["completions"]
+    )
+    return _fields(Comparison, said, prompt=prompt, completions=completions, route=Route(said["route"]))
+
+
+def _score(said: Mapping[str, Any], reward_model_id: str) -> Score:
+    return _fields(Score, said, comparison_id=said["comparison_id"] or "", reward_model_id=reward_model_id)
+
+
+def _fields(noun: type[T], said: Mapping[str, Any], **read: Any) -> T:
+    """A noun of those fields of a body it knows: a newer server may say more."""
+    known = {f.name for f in fields(noun)}  # type: ignore[arg-type]
+    return noun(**{k: v for k, v in said.items() if k in known} | read)
 
 
 def _unavailable(where: httpx.URL, e: Exception) -> Unavailable:

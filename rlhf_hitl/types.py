@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import cached_property
 from typing import Any, Literal, get_args
 
 from rlhf_hitl.errors import BadInput
@@ -108,8 +109,10 @@ def messages(raw: Iterable[Mapping[str, Any]]) -> Messages:
     """
     out = []
     for i, m in enumerate(raw):
-        role = m.get("role") if isinstance(m, Mapping) else None
-        content = m.get("content") if isinstance(m, Mapping) else None
+        try:
+            role, content = m["role"], m["content"]
+        except (TypeError, LookupError):
+            role = content = None
         if not isinstance(role, str) or not isinstance(content, str):
             raise BadInput(
                 f"messages[{i}] = {str(m)[:80]!r}",
@@ -127,8 +130,11 @@ def as_dicts(chat: Messages) -> list[dict[str, str]]:
 
 def content_id(prefix: str, *parts: object) -> str:
     """An id that is the same for the same content, so that importing a file twice adds nothing."""
-    digest = hashlib.sha256(json.dumps(parts, ensure_ascii=False, sort_keys=True).encode()).hexdigest()
+    digest = hashlib.sha256(_canonical(parts).encode()).hexdigest()
     return f"{prefix}_{digest[:24]}"
+
+
+_canonical = json.JSONEncoder(ensure_ascii=False, sort_keys=True).encode
 
 
 def prompt_family(chat: Messages) -> str:
@@ -177,7 +183,7 @@ class Prompt:
         _refuse_nul("tags", *(tags or {}), *(tags or {}).values())
         return cls(content_id("p", as_dicts(chat)), chat, split or split_of(prompt_family(chat)), dict(tags or {}))
 
-    @property
+    @cached_property
     def family(self) -> str:
         return prompt_family(self.messages)
 
@@ -362,6 +368,19 @@ class Lease:
 
     def shown(self) -> tuple[Completion, ...]:
         return tuple(self.comparison.completion(i) for i in self.order_shown)
+
+
+@dataclass(frozen=True)
+class LaneState:
+    """How many places of one lane are filled, leased and free."""
+
+    project: str
+    language: str
+    batch: str
+    paused: bool
+    filled: int
+    leased: int
+    free: int
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import threading
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
 import sqlalchemy as sa
+from starlette.testclient import TestClient
 
+from rlhf_hitl.api.app import create_app
+from rlhf_hitl.config import Settings
 from rlhf_hitl.errors import BadInput, Conflict, NotFound
-from rlhf_hitl.store import StoreFailure, audit, people, projects, tables, tokens
+from rlhf_hitl.store import Store, StoreFailure, audit, people, projects, tables, tokens
 from rlhf_hitl.store.tokens import Kind
 from rlhf_hitl.types import Role, Scope, utc_now
 
@@ -20,6 +23,10 @@ PASSWORD = "correct horse"
 @pytest.fixture
 def ann(store):
     return people.add(store, "ann", Role.RATER, PASSWORD)
+
+
+def sign_in(store, hours: float, password: str = PASSWORD, **more) -> str:
+    return tokens.sign_in(store, people.verify(store, "ann", password), hours, **more)
 
 
 def everything_kept(store) -> str:
@@ -60,7 +67,7 @@ def test_a_token_that_is_over_or_whose_rater_is_out_opens_nothing(store, ann):
 def test_no_secret_and_no_password_is_kept_anywhere(store, ann):
     secrets = [
         tokens.add(store, ann.id, "", [Scope.TASK]),
-        tokens.sign_in(store, ann, 1),
+        sign_in(store, 1),
         tokens.invite(store, Role.RATER),
     ]
     kept = everything_kept(store)
@@ -68,7 +75,7 @@ def test_no_secret_and_no_password_is_kept_anywhere(store, ann):
 
 
 def test_a_secret_of_one_kind_is_none_of_another(store, ann):
-    api, session = tokens.add(store, ann.id, "", [Scope.TASK]), tokens.sign_in(store, ann, 1)
+    api, session = tokens.add(store, ann.id, "", [Scope.TASK]), sign_in(store, 1)
     assert tokens.holder(store, api, Kind.SESSION) is None
     assert tokens.holder(store, session, Kind.API) is None
     assert tokens.invitation(store, api) is None
@@ -85,7 +92,7 @@ def test_a_token_holds_for_a_time_that_makes_sense(store, ann, days):
 
 
 def test_a_session_ends_when_it_is_signed_out_and_with_the_password(store, ann):
-    first, second = tokens.sign_in(store, ann, 1), tokens.sign_in(store, ann, 1)
+    first, second = sign_in(store, 1), sign_in(store, 1)
     api = tokens.add(store, ann.id, "", [Scope.TASK])
     tokens.sign_out(store, first)
     tokens.sign_out(store, first)
@@ -96,6 +103,55 @@ def test_a_session_ends_when_it_is_signed_out_and_with_the_password(store, ann):
     assert tokens.holder(store, api, Kind.API) is not None
 
 
+def test_a_password_that_is_changed_while_it_is_looked_at_is_a_wrong_one(store, ann):
+    verified = people.verify(store, "ann", PASSWORD)
+    people.set_password(store, "ann", "another horse")
+    with pytest.raises(Conflict, match="changed"):
+        tokens.sign_in(store, verified, 1)
+    assert tokens.everything(store, kinds=[Kind.SESSION]) == []
+    assert audit.entries(store, actions=["sign_in"]) == []
+
+
+def waits(store, how_many: int, *calls: Future) -> None:
+    """Until so many of a PostgreSQL's transactions wait for another, or one of the calls is over."""
+    query = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND datname = current_database()"
+    while not any(call.done() for call in calls):
+        with store.read() as conn:
+            if conn.exec_driver_sql(query).scalar_one() >= how_many:
+                return
+
+
+def test_a_sign_in_waits_for_a_change_of_the_password_under_way(postgres_url, tmp_path):
+    with Store.open(postgres_url) as store, ThreadPoolExecutor(2) as pool:
+        ann = people.add(store, "ann", Role.RATER, PASSWORD)
+        browser = TestClient(create_app(store, Settings(workspace=tmp_path)), follow_redirects=False)
+        verified, hashed = people.verify(store, "ann", PASSWORD), people.hash_password("another horse")
+        with Store.open(postgres_url) as other, other.write() as conn:
+            own = tables.raters.c.id == ann.id
+            conn.execute(tables.raters.update().where(own).values(password_hash=hashed))
+            signing = pool.submit(tokens.sign_in, store, verified, 1)
+            login = pool.submit(browser.post, "/login", data={"name": "ann", "password": PASSWORD})
+            waits(store, 2, signing, login)
+        assert login.result(timeout=60).status_code == 401
+        assert not browser.cookies
+        with pytest.raises(Conflict, match="changed"):
+            signing.result(timeout=60)
+
+
+def test_a_change_of_the_password_ends_the_session_of_a_sign_in_under_way(postgres_url):
+    with Store.open(postgres_url) as store, Store.open(postgres_url) as second, ThreadPoolExecutor(2) as pool:
+        people.add(store, "ann", Role.RATER, PASSWORD)
+        verified = people.verify(store, "ann", PASSWORD)
+        with Store.open(postgres_url) as other, other.write() as conn:
+            conn.exec_driver_sql("LOCK TABLE audit IN SHARE MODE")  # where a sign-in comes to, last of all
+            signing = pool.submit(tokens.sign_in, store, verified, 1)
+            waits(other, 1, signing)
+            changing = pool.submit(people.set_password, second, "ann", "another horse")
+            waits(other, 2, changing)
+        changing.result(timeout=60)
+        assert tokens.holder(store, signing.result(timeout=60), Kind.SESSION) is None
+
+
 def test_an_invitation_makes_one_person_with_its_role_and_project(store):
     projects.add(store, "closed", open=False)
     secret = tokens.invite(store, Role.LEAD, project="closed", by=audit.Actor("lea"))
@@ -104,7 +160,7 @@ def test_an_invitation_makes_one_person_with_its_role_and_project(store):
         tokens.accept(store, secret, "bob", "short")
     bob = tokens.accept(store, secret, " bob ", PASSWORD, address="10.0.0.1")
     assert (bob.name, bob.role) == ("bob", Role.LEAD)
-    assert people.verify(store, "bob", PASSWORD) == bob
+    assert people.verify(store, "bob", PASSWORD).rater == bob
     assert projects.members_of(store) == {"closed": [bob.id]}
     assert tokens.invitation(store, secret) is None
     with pytest.raises(NotFound):
@@ -157,7 +213,7 @@ def test_it_is_written_down_who_did_what(store, ann):
     people.set_password(store, "ann", "another horse", by=lea)
     tokens.revoke(store, tokens.holder(store, tokens.add(store, ann.id, "x", [Scope.TASK], by=lea), Kind.API)[1].id)
     projects.add(store, "new", by=lea)
-    tokens.sign_out(store, tokens.sign_in(store, ann, 1, address="10.0.0.1"), address="10.0.0.1")
+    tokens.sign_out(store, sign_in(store, 1, "another horse", address="10.0.0.1"), address="10.0.0.1")
     said = [(e.actor, e.action) for e in audit.entries(store)]
     assert said == [
         ("cli", "rater.added"),

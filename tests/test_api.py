@@ -347,7 +347,7 @@ def test_raters_are_added_with_a_password_that_signs_them_in_listed_and_disabled
 
     url = sqlite_store.url
     added = json.loads(run("raters", "add", "bob", "--role", "lead", "--store", url, "--json").stdout)
-    assert people.verify(sqlite_store, "bob", added["password"]).role is Role.LEAD
+    assert people.verify(sqlite_store, "bob", added["password"]).rater.role is Role.LEAD
     fresh = json.loads(run("raters", "password", "bob", "--store", url, "--json").stdout)["password"]
     assert people.verify(sqlite_store, "bob", fresh) is not None
     assert run("raters", "disable", "bob", "--store", url).exit_code == 0

@@ -301,7 +301,7 @@ def test_find_pages_through_more_than_one_batch(sqlite_store, add_comparisons):
 
 def test_a_rater_signs_in_with_their_password_and_no_other(store):
     ann = people.add(store, "Ann", Role.LEAD, "correct horse")
-    assert people.verify(store, "Ann", "correct horse") == ann
+    assert people.verify(store, "Ann", "correct horse").rater == ann
     assert people.verify(store, "Ann", "wrong horse") is None
     assert people.verify(store, "Bob", "correct horse") is None
 

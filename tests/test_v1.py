@@ -18,8 +18,8 @@ from rlhf_hitl.api.app import create_app
 from rlhf_hitl.client import Client, NotAllowed, Unavailable
 from rlhf_hitl.config import Settings
 from rlhf_hitl.errors import BadInput, Conflict, NotFound
-from rlhf_hitl.store import catalog, guidelines, history, ledger, people, projects, tables, tokens
-from rlhf_hitl.types import Guideline, Role, Route, Scope, utc_now
+from rlhf_hitl.store import catalog, guidelines, history, ledger, people, projects, queue, tables, tokens
+from rlhf_hitl.types import Guideline, Reason, Role, Route, Scope, utc_now
 
 POLICY = "secret-policy-7b"
 
@@ -82,15 +82,19 @@ def test_from_lines_to_a_snapshot(api, store, tmp_path):
         seen.add(tasks[0].prompt[-1].content)
     assert seen == {f"Which colour is {i}?" for i in range(3)}
     told = list(lead.judgments())
-    assert [j["strength"] for j in told] == [2, 2, 2]
-    assert all(j["ranking"] == [[i] for i in j["order_shown"]] for j in told)
+    assert [j.answer.strength for j in told] == [2, 2, 2]
+    assert all(j.answer.ranking == tuple((i,) for i in j.order_shown) for j in told)
+    assert {j.rater_id for j in told} == {people.named(store, "ann").id}
+    assert [(j.id, j.cursor, j.answer, j.route, j.created_at) for j in told] == [
+        (j.id, j.seq, j.answer, j.route, j.created_at) for j in history.read(store)
+    ]
     lead.snapshot(tmp_path / "s.tar.gz", format="jsonl")
     with tarfile.open(tmp_path / "s.tar.gz") as tar:
         manifest = json.load(tar.extractfile("snapshot/manifest.json"))
     assert sum(manifest["judgments"].values()) == 3
 
 
-def test_prompts_completions_and_comparisons_one_by_one(api):
+def test_prompts_completions_and_comparisons_one_by_one(api, store):
     lead = api("lea", Role.LEAD)
     [prompt] = lead.add_prompts([{"messages": [{"role": "user", "content": "Tea?"}], "tags": {"language": "en"}}])
     sides = [
@@ -101,7 +105,8 @@ def test_prompts_completions_and_comparisons_one_by_one(api):
     [first] = lead.add_comparisons([{"prompt_id": prompt, "completion_ids": ids, "overlap": 2}], batch="pilot")
     assert lead.add_comparisons([{"prompt_id": prompt, "completion_ids": ids}]) == [first], "twice adds nothing"
     [found] = lead.comparisons()
-    assert (found["id"], found["batch"], found["overlap"], found["tags"]) == (first, "pilot", 2, {"language": "en"})
+    assert (found.id, found.batch, found.overlap, found.prompt.tags) == (first, "pilot", 2, {"language": "en"})
+    assert [found] == list(catalog.find(store))
     [task] = api("ann").lease()
     assert set(task.keys) == {"A", "B", "C"}
     other = lead.add_prompts([{"messages": [{"role": "user", "content": "Milk?"}]}])[0]
@@ -127,7 +132,7 @@ def test_predictions_want_a_model_and_known_comparisons(api):
     lead.import_rows([row(0)])
     [comparison] = lead.comparisons()
     with pytest.raises(Conflict, match="train-reward"):
-        lead.predict([comparison["id"]])
+        lead.predict([comparison.id])
     with pytest.raises(BadInput):
         lead.predict()
 
@@ -141,14 +146,15 @@ def test_a_model_scores_what_is_in_the_store_and_what_is_not(api, store, tmp_pat
     lead.import_rows(row(i) for i in range(120))
     simulate.review(store, 100)
     train_head(store, Backbone(str(tiny_model)), tmp_path)
-    ids = [c["id"] for c in lead.comparisons(judged=False)][:3]
+    ids = [c.id for c in lead.comparisons(judged=False)][:3]
     chats = [[{"role": "assistant", "content": text}] for text in ("one", "two two")]
     scores = lead.predict(ids, [{"prompt": [{"role": "user", "content": "Count."}], "completions": chats}])
-    assert [s["comparison_id"] for s in scores] == [*ids, None]
-    assert {scores[-1]["chosen"], scores[-1]["rejected"]} == {"0", "1"} == set(scores[-1]["rewards"])
+    assert [s.comparison_id for s in scores] == [*ids, ""]
+    assert {scores[-1].chosen, scores[-1].rejected} == {"0", "1"} == set(scores[-1].rewards)
     model = ledger.reward_model(store)
-    assert {s.comparison_id for s in ledger.scores_of(store, model.id)} >= set(ids)
-    assert all(s["margin"] >= 0 and s["uncertainty"] >= 0 for s in scores)
+    kept = {s.comparison_id: s for s in ledger.scores_of(store, model.id)}
+    assert [kept[i] for i in ids] == scores[:3]
+    assert all(s.margin >= 0 and s.uncertainty >= 0 for s in scores)
 
 
 # Answers
@@ -173,19 +179,20 @@ def test_a_correction_supersedes_and_undo_brings_back_the_newest(api):
     [task] = ann.lease()
     rank(ann, task, rationale="first thought")
     last = ann.last()
-    assert last["judgment"]["ranking"] == [["A"], ["B"]]
-    assert [c["key"] for c in last["completions"]] == ["A", "B"]
-    fixed = ann.correct(last["judgment"]["id"], "ranked", [["B"], ["A"]], rationale="second")
+    assert last.judgment.answer.ranking == (("A",), ("B",))
+    assert (last.judgment.comparison_id, last.judgment.order_shown, last.judgment.route) == (None, None, None)
+    assert (last.prompt, last.completions) == (task.prompt, task.completions)
+    fixed = ann.correct(last.judgment.id, "ranked", [["B"], ["A"]], rationale="second")
     assert fixed.outcome == "counted"
-    again = ann.correct(last["judgment"]["id"], "ranked", [["B"], ["A"]], rationale="second")
+    again = ann.correct(last.judgment.id, "ranked", [["B"], ["A"]], rationale="second")
     assert (again.outcome, again.judgment_id) == ("repeated", fixed.judgment_id)
     with pytest.raises(Conflict, match=fixed.judgment_id):
-        ann.correct(last["judgment"]["id"], "all_bad")
+        ann.correct(last.judgment.id, "all_bad")
     [current] = lead.judgments()
-    assert (current["rationale"], current["supersedes"]) == ("second", last["judgment"]["id"])
-    assert [j["rationale"] for j in lead.judgments(current=False)] == ["first thought", "second"]
+    assert (current.answer.rationale, current.supersedes) == ("second", last.judgment.id)
+    assert [j.answer.rationale for j in lead.judgments(current=False)] == ["first thought", "second"]
     with pytest.raises(Conflict):
-        ann.correct(last["judgment"]["id"], "all_bad", idempotency_key="another")
+        ann.correct(last.judgment.id, "all_bad", idempotency_key="another")
     with pytest.raises(NotFound):
         api("bob").correct(fixed.judgment_id, "all_bad")
 
@@ -229,13 +236,13 @@ def test_scores_and_reasons_come_back_in_the_words_of_whoever_reads_them(api, st
     [task] = ann.lease()
     assert task.guideline_version == "g1"
     rank(ann, task, scores={"helpful": {"A": 4, "B": 2.0}, "mine": {"B": 5}}, rewrite="Green.")
-    assert ann.last()["judgment"]["scores"] == {"helpful": {"A": 4, "B": 2}, "mine": {"B": 5}}
+    assert ann.last().judgment.answer.scores == {"helpful": {"A": 4, "B": 2}, "mine": {"B": 5}}
     ann.submit(ann.lease()[0], "flagged", reason="wrong_language", guideline_version="of mine")
     ranked, flagged = lead.judgments()
-    first, second = ranked["order_shown"]
-    assert ranked["scores"] == {"helpful": {first: 4, second: 2}, "mine": {second: 5}}
-    assert (ranked["rewrite"], ranked["reason"], ranked["guideline_version"]) == ("Green.", None, "g1")
-    assert (flagged["reason"], flagged["guideline_version"]) == ("wrong_language", "of mine")
+    first, second = ranked.order_shown
+    assert ranked.answer.scores == {"helpful": {first: 4, second: 2}, "mine": {second: 5}}
+    assert (ranked.answer.rewrite, ranked.answer.reason, ranked.guideline_version) == ("Green.", None, "g1")
+    assert (flagged.answer.reason, flagged.guideline_version) == (Reason.WRONG_LANGUAGE, "of mine")
 
 
 def test_anothers_lease_is_out_of_reach(api):
@@ -277,16 +284,28 @@ def test_wishes_pauses_and_quotas_reach_the_api(api, store):
     assert ann.lease() == []
 
 
+def test_the_queue_is_told_lane_by_lane_to_a_lead_and_as_a_tally_to_a_rater(api, store):
+    lead, ann = api("lea", Role.LEAD), api("ann")
+    lead.import_rows([row(i) for i in range(4)], batch="b1")
+    rank(ann, ann.lease()[0])
+    ann.lease()
+    told = lead.queue()
+    assert (told.filled, told.leased, told.free) == (1, 1, 2)
+    assert list(told.lanes) == queue.by_lane(store)
+    own = ann.queue()
+    assert (own.filled, own.free, own.lanes) == (1, 3, ())
+
+
 def test_paging_misses_nothing_that_comes_in_meanwhile(api, store):
     lead, ann = api("lea", Role.LEAD), api("ann")
     lead.import_rows(row(i) for i in range(35))
     for _ in range(20):
         rank(ann, ann.lease()[0])
     reading = lead.judgments(limit=7)
-    seen = [next(reading)["id"] for _ in range(10)]
+    seen = [next(reading).id for _ in range(10)]
     for _ in range(15):
         rank(ann, ann.lease()[0])
-    seen += [j["id"] for j in reading]
+    seen += [j.id for j in reading]
     assert seen == [j.id for j in history.read(store)]
     assert len(seen) == len(list(lead.comparisons(limit=10))) == 35
 

@@ -10,13 +10,15 @@ from datetime import timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
+import sqlalchemy as sa
 import standardwebhooks
 
 from rlhf_hitl.api.auth import SignInThrottle
 from rlhf_hitl.api.webhooks import Sender
 from rlhf_hitl.errors import BadInput, Conflict, NotFound
-from rlhf_hitl.store import events, ledger, queue
-from rlhf_hitl.types import Answer, Event, Route, Verdict, utc_now
+from rlhf_hitl.store import audit, events, history, ledger, people, queue, tables, tokens
+from rlhf_hitl.store.sweep import BATCH, KEEP, sweep
+from rlhf_hitl.types import Answer, Event, Role, Route, Scope, Verdict, utc_now
 
 
 class Receiver:
@@ -229,6 +231,32 @@ def test_a_model_that_decides_resolves_a_comparison_too(store, add_comparisons):
     assert json.loads(delivery.body)["data"] == {"comparison_id": comparison.id, "by": "model"}
 
 
+def test_every_resolution_is_told_by_whom_the_models_and_the_raters_after_it(
+    store, sender, receiver, add_comparisons, add_raters
+):
+    [comparison], (ann, bob, eve) = add_comparisons(store, 1), add_raters(store, 3)
+    events.add_webhook(store, receiver.url, [Event.COMPARISON_RESOLVED])
+
+    def route(to: Route) -> None:
+        ledger.route(store, [ledger.Routing(comparison.id, to, to, "")])
+
+    held = queue.lease(store, ann)
+    for _ in range(2):  # two rounds
+        route(Route.AUTO)
+    said = queue.submit(store, held.id, ann, Answer(Verdict.SKIPPED))
+    assert said.outcome == "counted", "who held it when the model was trusted is heard all the same"
+    queue.correct(store, said.judgment_id, ann, Answer(Verdict.ALL_BAD), idempotency_key="c")
+    route(Route.ESCALATED)
+    late = queue.lease(store, bob, now=utc_now() - timedelta(days=1))
+    judge(store, eve)
+    assert queue.submit(store, late.id, bob, Answer(Verdict.SKIPPED)).outcome == "surplus"
+    while sender.send_due():
+        pass
+    told = sorted(receiver.bodies(), key=lambda body: body["timestamp"])
+    assert [body["data"]["by"] for body in told] == ["model", "model", "raters", "raters"]
+    assert {body["data"]["comparison_id"] for body in told} == {comparison.id}
+
+
 def test_a_finished_round_is_told_with_its_result(store):
     events.add_webhook(store, "http://127.0.0.1:1/", [Event.ROUND_FINISHED, Event.ALERT_RAISED])
     ledger.finish_step(store, 1, "route", {"human": 3}, 1.0)
@@ -254,3 +282,68 @@ def test_an_address_nothing_can_be_sent_to_is_refused(store, url):
         events.add_webhook(store, url, [Event.ALERT_RAISED])
     with pytest.raises(BadInput, match="events"):
         events.add_webhook(store, "https://example.org/", [])
+
+
+# What is over
+
+
+def kept(store, table) -> set[str]:
+    with store.read() as conn:
+        return set(conn.execute(sa.select(table.c.id)).scalars())
+
+
+def test_what_was_sent_or_given_up_is_forgotten_a_month_later_and_what_waits_is_not(store, add_comparisons, add_raters):
+    add_comparisons(store, 3)
+    [ann] = add_raters(store, 1)
+    events.add_webhook(store, "http://127.0.0.1:1/", [Event.JUDGMENT_CREATED])
+    for _ in range(2):
+        judge(store, ann)
+    now = utc_now()
+    sent = events.claim(store, now=now)
+    events.delivered(store, sent)
+    given_up = events.claim(store, now=now)
+    while events.failed(store, given_up, "HTTP 500", now=now):
+        now += timedelta(days=1)
+        given_up = events.claim(store, now=now)
+    judge(store, ann)
+    [waits] = kept(store, tables.deliveries) - {sent.id, given_up.id}
+    assert sweep(store, now=utc_now() + KEEP - timedelta(minutes=1)) == 0
+    assert sweep(store, now=utc_now() + KEEP + timedelta(minutes=1)) == 2
+    assert kept(store, tables.deliveries) == {waits}
+    assert len(list(history.read(store))) == 3
+
+
+def test_sessions_and_tokens_are_forgotten_a_month_after_their_end_and_the_audit_log_is_not(store):
+    people.add(store, "ann", Role.RATER, "a long password")
+    verified = people.verify(store, "ann", "a long password")
+    ann = verified.rater
+    tokens.sign_out(store, tokens.sign_in(store, verified, 24 * 300))
+    tokens.sign_in(store, verified, 24 * 10)
+    held = tokens.sign_in(store, verified, 24 * 300)
+    api = tokens.add(store, ann.id, "", [Scope.TASK], days=None)
+    tokens.add(store, ann.id, "", [Scope.TASK], days=10)
+    said = audit.entries(store)
+    assert sweep(store, now=utc_now() + KEEP - timedelta(minutes=1)) == 0
+    assert sweep(store, now=utc_now() + KEEP + timedelta(minutes=1)) == 1
+    assert sweep(store, now=utc_now() + KEEP + timedelta(days=11)) == 2
+    assert len(kept(store, tables.tokens)) == 2
+    assert tokens.holder(store, held, tokens.Kind.SESSION) is not None
+    assert tokens.holder(store, api, tokens.Kind.API) is not None
+    assert audit.entries(store) == said
+
+
+def test_a_running_sender_sweeps_up_part_by_part_while_it_delivers(store, receiver):
+    events.add_webhook(store, receiver.url, [Event.ALERT_RAISED])
+    with store.write() as conn:
+        for n in range(2 * BATCH + 11):
+            events.emit(conn, Event.ALERT_RAISED, {"n": n})
+        past = {"next_try_at": None, "created_at": utc_now() - KEEP - timedelta(days=1)}
+        conn.execute(tables.deliveries.update().where(tables.deliveries.c.seq <= 2 * BATCH + 1).values(past))
+    sender = Sender(store, pause=0.01, most=3)
+    sender.start()
+    deadline = time.monotonic() + 20
+    while len(kept(store, tables.deliveries)) > 10 or events.waiting(store):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    sender.stop()
+    assert [b["data"]["n"] for b in receiver.bodies()] == list(range(2 * BATCH + 1, 2 * BATCH + 11))

@@ -22,9 +22,9 @@ from rlhf_hitl.api.problems import problem
 from rlhf_hitl.api.v1 import create_api
 from rlhf_hitl.api.webhooks import Sender
 from rlhf_hitl.config import Settings, load_settings
-from rlhf_hitl.errors import BadInput, NotFound, RlhfHitlError
+from rlhf_hitl.errors import BadInput, Conflict, NotFound, RlhfHitlError
 from rlhf_hitl.store import Store, StoreFailure, people, tokens
-from rlhf_hitl.types import Rater, Scope
+from rlhf_hitl.types import Scope
 
 # Gradio builds its components from strings, so it needs inline and evaluated scripts of our own origin. Nothing may be
 # fetched from, or sent to, anywhere else.
@@ -102,9 +102,19 @@ def _add_sign_in(app: FastAPI, store: Store, settings: Settings, throttle: auth.
         html = templates().get_template("login.html").render({"problem": "", "name": "", "invited": False} | shown)
         return HTMLResponse(html, status, {"cache-control": "no-store"})
 
-    def signed_in(request: Request, rater: Rater) -> Response:
-        answer = RedirectResponse(auth.HOME[rater.role], 303)
-        auth.sign_in(store, request, answer, rater, settings.session_hours)
+    def signed_in(request: Request, name: str, password: str) -> Response:
+        wrong = "That name and password do not go together."
+        who = people.verify(store, name, password)
+        if who is None:
+            return page(401, problem=wrong, name=name)
+        role = who.rater.role
+        if role not in auth.HOME:
+            return page(403, problem=f"There is no page for the role {role.value!r} yet.", name=name)
+        answer = RedirectResponse(auth.HOME[role], 303)
+        try:
+            auth.sign_in(store, request, answer, who, settings.session_hours)
+        except Conflict:  # changed this moment
+            return page(401, problem=wrong, name=name)
         return answer
 
     @app.get("/")
@@ -126,12 +136,7 @@ def _add_sign_in(app: FastAPI, store: Store, settings: Settings, throttle: auth.
             answer = page(429, problem=f"Too many tries. Wait {minutes} min and try again.", name=name)
             answer.headers["retry-after"] = str(int(wait) + 1)
             return answer
-        rater = people.verify(store, name, password[:1000])
-        if rater is None:
-            return page(401, problem="That name and password do not go together.", name=name)
-        if rater.role not in auth.HOME:
-            return page(403, problem=f"There is no page for the role {rater.role.value!r} yet.", name=name)
-        return signed_in(request, rater)
+        return signed_in(request, name, password[:1000])
 
     @app.get("/invite/{secret}")
     def invited(secret: str) -> Response:
@@ -153,7 +158,8 @@ def _add_sign_in(app: FastAPI, store: Store, settings: Settings, throttle: auth.
             return page(404, problem="This invitation is used up or over. Ask for a new one.")
         except BadInput as e:
             return page(422, problem=f"{e.value}: expected {e.expected}.", name=name, invited=True)
-        return signed_in(request, rater) if rater.role in auth.HOME else RedirectResponse("/login", 303)
+        home = rater.role in auth.HOME
+        return signed_in(request, rater.name, password[:1000]) if home else RedirectResponse("/login", 303)
 
     @app.post("/logout")
     def leave(request: Request) -> Response:

@@ -12,7 +12,7 @@ from starlette.requests import HTTPConnection, Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from rlhf_hitl.store import Store, audit, events, tokens
+from rlhf_hitl.store import Store, audit, events, people, tokens
 from rlhf_hitl.types import Event, Rater, Role, utc_now
 from rlhf_hitl.types import Scope as Door
 
@@ -95,9 +95,13 @@ def require(store: Store, roles: Collection[Role]) -> Callable[[HTTPConnection],
     return check
 
 
-def sign_in(store: Store, request: Request, answer: Response, rater: Rater, hours: float) -> None:
-    """Start a session: its secret goes into a cookie that scripts cannot read, over TLS only where TLS is."""
-    secret = tokens.sign_in(store, rater, hours, address=address_of(request))
+def sign_in(store: Store, request: Request, answer: Response, who: people.Verified, hours: float) -> None:
+    """Start a session: its secret goes into a cookie that scripts cannot read, over TLS only where TLS is.
+
+    Raises:
+        Conflict: the password was changed since it was verified.
+    """
+    secret = tokens.sign_in(store, who, hours, address=address_of(request))
     secure = request.url.scheme == "https"
     answer.set_cookie(COOKIE, secret, int(hours * 3600), httponly=True, samesite="lax", secure=secure)
 

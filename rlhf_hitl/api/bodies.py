@@ -20,6 +20,7 @@ from rlhf_hitl.types import (
     Completion,
     Event,
     Judgment,
+    LaneState,
     Lease,
     Message,
     Messages,
@@ -595,7 +596,7 @@ def last_out(judgment: Judgment, comparison: Comparison) -> dict[str, Any]:
     }
 
 
-def queue_out(lanes: Sequence[queue.LaneState]) -> dict[str, Any]:
+def queue_out(lanes: Sequence[LaneState]) -> dict[str, Any]:
     totals = {k: sum(getattr(lane, k) for lane in lanes) for k in ("filled", "leased", "free")}
     return totals | {"lanes": lanes}
 

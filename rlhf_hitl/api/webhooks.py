@@ -1,4 +1,4 @@
-"""Sends what waits in the outbox, signed as https://www.standardwebhooks.com says, until it is taken."""
+"""Sends what waits in the outbox, signed as https://www.standardwebhooks.com says, until it is taken, and sweeps up."""
 
 from __future__ import annotations
 
@@ -13,6 +13,9 @@ import httpx
 
 from rlhf_hitl import __version__
 from rlhf_hitl.store import Store, events
+from rlhf_hitl.store.sweep import sweep
+
+SWEEP_EVERY = 3600.0  # seconds between the end of one sweep and the next
 
 log = logging.getLogger("rlhf_hitl.webhooks")
 
@@ -25,15 +28,17 @@ def sign(secret: str, message_id: str, timestamp: int, body: str) -> str:
 
 
 class Sender:
-    """A thread that delivers what is due. Any number of processes may run one on the same store.
+    """A thread that delivers what is due and deletes what is long over. Any number of processes may run one on the
+    same store.
 
     Args:
         pause: seconds between two looks into the outbox when nothing is due.
         timeout: seconds a receiver has for its whole answer.
+        most: deliveries between two looks at whether there is something to sweep up.
     """
 
-    def __init__(self, store: Store, *, pause: float = 1.0, timeout: float = 10.0):
-        self.store, self.pause, self.timeout = store, pause, timeout
+    def __init__(self, store: Store, *, pause: float = 1.0, timeout: float = 10.0, most: int = 100):
+        self.store, self.pause, self.timeout, self.most = store, pause, timeout, most
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="webhooks", daemon=True)
 
@@ -45,10 +50,10 @@ class Sender:
         self._thread.join(timeout=15)
 
     def send_due(self) -> int:
-        """Try everything that is due once; returns how much that was."""
+        """Try what is due, up to `most`, once; returns how much that was."""
         sent = 0
         # One by one: what waits in this process could be sent by another.
-        while not self._stop.is_set() and (delivery := events.claim(self.store)) is not None:
+        while sent < self.most and not self._stop.is_set() and (delivery := events.claim(self.store)) is not None:
             sent += 1
             error = self._send(delivery)
             if error is None:
@@ -82,11 +87,14 @@ class Sender:
             http.close()
 
     def _run(self) -> None:
+        sweep_at = time.monotonic()
         while not self._stop.is_set():
+            sent = 0
             try:
                 sent = self.send_due()
+                if time.monotonic() >= sweep_at and not sweep(self.store):
+                    sweep_at = time.monotonic() + SWEEP_EVERY
             except Exception as e:  # whatever it was: a thread that ends here would end all deliveries of this process
                 log.error("the outbox cannot be read", exc_info=e)
-                sent = 0
             if not sent:
                 self._stop.wait(self.pause)

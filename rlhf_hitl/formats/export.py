@@ -96,9 +96,9 @@ def export(
 
 def _write_json_lines(snapshot: Snapshot, folder: Path) -> None:
     for split in Split:
-        with (folder / f"{split.value}.jsonl").open("w", encoding="utf-8") as f:
+        with (folder / f"{split.value}.jsonl").open("wb") as f:
             for part in _with_judgments(snapshot, split, folder):
-                f.writelines(line + "\n" for line in part.lines)
+                f.writelines(line + b"\n" for line in part.lines)
 
 
 def _write_dataset(snapshot: Snapshot, folder: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
+from functools import lru_cache
 from importlib import resources
 from itertools import count, islice
 from pathlib import Path
@@ -15,10 +16,10 @@ from tqdm import tqdm
 
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.formats import open_source
-from rlhf_hitl.formats.record import Record
+from rlhf_hitl.formats.record import OutsideCompletion, Record
 from rlhf_hitl.formats.source import OnBad, Source, raise_bad
 from rlhf_hitl.store import Store, catalog, dump, history, people, projects
-from rlhf_hitl.types import DEFAULT_PROJECT, Answer, Comparison, Completion, Prompt, Split, content_id
+from rlhf_hitl.types import DEFAULT_PROJECT, Answer, Comparison, Completion, Messages, Prompt, Split, content_id
 
 BATCH = 1000
 REASONS = 5  # how many skipped lines are quoted
@@ -158,7 +159,6 @@ class _Prepared:
     """A record in the store's nouns. `comparison` is None where there are too few completions for one."""
 
     prompt: Prompt
-    family: str  # of the prompt; a hash that takes a while
     completions: tuple[Completion, ...]
     comparison: Comparison | None
     vote: _Vote | None
@@ -182,37 +182,50 @@ class _Batches:
     splits_kept: set[str] = field(default_factory=set)
 
     def prepared(self, records: Iterable[Record], on_bad: OnBad) -> Iterator[_Prepared]:
+        nouns = lru_cache(BATCH)(self._nouns)  # the votes on a comparison mostly stand together
         for record in records:
             self.counts["rows"] += 1
             if len({c.messages for c in record.completions}) < len(record.completions):
                 self.counts["identical_sides"] += 1
                 continue
             try:
-                yield self._prepare(record)
+                asked = self.split or record.split
+                overlap = self.overlap if record.vote is None or self.queue else 0
+                found = nouns(record.prompt, tuple(record.tags.items()), record.completions, asked, overlap)
+                yield _Prepared(*found, self._vote(record, *found), asked)
             except BadInput as e:
                 on_bad(BadInput(f"{record.place}: {e.value}", expected=e.expected, fix=e.fix))
             except UnicodeEncodeError as e:
                 # Half of a surrogate pair: JSON can spell it, but it is no text.
                 on_bad(BadInput(f"{record.place}: {e.object[:60]!r}", expected="valid Unicode", fix="mend the line"))
 
-    def _prepare(self, record: Record) -> _Prepared:
-        asked = self.split or record.split
-        "".join([*record.tags, *record.tags.values()]).encode()
-        prompt = Prompt.create(record.prompt, record.tags, asked)
-        for c in record.completions:
-            _check_length("policy", c.policy, POLICY_LENGTH)
-        completions = tuple(Completion.create(prompt.id, c.messages, c.policy, c.sampling) for c in record.completions)
-        family = prompt.family
+    def _nouns(
+        self,
+        chat: Messages,
+        tags: tuple[tuple[str, str], ...],
+        sides: tuple[OutsideCompletion, ...],
+        asked: Split | None,
+        overlap: int,
+    ) -> tuple[Prompt, tuple[Completion, ...], Comparison | None]:
+        "".join(text for tag in tags for text in tag).encode()
+        prompt = Prompt.create(chat, dict(tags), asked)
+        for side in sides:
+            _check_length("policy", side.policy, POLICY_LENGTH)
+        completions = tuple(Completion.create(prompt.id, c.messages, c.policy, c.sampling) for c in sides)
         if len(completions) < 2:
-            return _Prepared(prompt, family, completions, None, None, asked)
-        overlap = self.overlap if record.vote is None or self.queue else 0
-        comparison = Comparison.create(prompt, completions, overlap, project=self.project, batch=self.batch)
-        vote = self._vote(record, comparison, completions) if record.vote is not None else None
-        return _Prepared(prompt, family, completions, comparison, vote, asked)
+            return prompt, completions, None
+        return (
+            prompt,
+            completions,
+            Comparison.create(prompt, completions, overlap, project=self.project, batch=self.batch),
+        )
 
-    def _vote(self, record: Record, comparison: Comparison, completions: tuple[Completion, ...]) -> _Vote:
+    def _vote(
+        self, record: Record, _: Prompt, completions: tuple[Completion, ...], comparison: Comparison | None
+    ) -> _Vote | None:
         vote = record.vote
-        assert vote is not None
+        if vote is None or comparison is None:
+            return None
         _check_length("rater", vote.rater, NAME_LENGTH)
         # Ids, not the file's order: a comparison that is met again the other way round is the same one. Ties are
         # sorted so that they too have one spelling.
@@ -225,7 +238,7 @@ class _Batches:
 
     def add(self, batch: list[_Prepared]) -> None:
         known = catalog.known_ids(self.conn, "prompts", {p.prompt.id for p in batch})
-        new_prompts = {p.prompt.id: p.family for p in batch if p.prompt.id not in known}
+        new_prompts = {p.prompt.id: p.prompt.family for p in batch if p.prompt.id not in known}
         completions = {c.id: c for p in batch for c in p.completions}
         comparisons = {p.comparison.id: p.comparison for p in batch if p.comparison is not None}
         self.counts["prompts"] += len(new_prompts)
@@ -238,9 +251,9 @@ class _Batches:
         added = catalog.add_comparisons(self.store, self.conn, list(comparisons.values()), self.source)
         self.counts["comparisons"] += added
 
-        splits = catalog.splits_of(self.conn, {p.family for p in batch})
+        splits = catalog.splits_of(self.conn, {p.prompt.family for p in batch})
         self.counts.update(splits[family].value for family in new_prompts.values())
-        asked = {p.family: p.asked_split for p in batch if p.asked_split is not None}
+        asked = {p.prompt.family: p.asked_split for p in batch if p.asked_split is not None}
         self.splits_kept |= {family for family, split in asked.items() if splits[family] is not split}
         self._add_votes([(p.comparison.id, p.vote) for p in batch if p.comparison is not None and p.vote is not None])
         for p in batch:

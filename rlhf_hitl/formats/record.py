@@ -25,7 +25,7 @@ class OutsideCompletion:
 
     messages: Messages
     policy: str
-    sampling: Mapping[str, Any] = field(default_factory=dict)
+    sampling: Mapping[str, Any] = field(default_factory=dict, hash=False)
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,13 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
+import orjson
 from tqdm import tqdm
 
-from rlhf_hitl.labels.aggregate import aggregate
-from rlhf_hitl.store import Store, catalog, history, ledger
-from rlhf_hitl.types import Comparison, Judgment, Label, Route, Score, Split, Verdict, as_dicts
-
-BATCH = 250
-Row = dict[str, Any]
+from rlhf_hitl.labels.aggregate import aggregate_votes
+from rlhf_hitl.store import Store, catalog, ledger
+from rlhf_hitl.store.judged import BATCH, Judged, Row, judged, sorted_json
+from rlhf_hitl.types import Comparison, Label, Route, Score, Split, Verdict, as_dicts
 
 COMPARISON_COLUMNS = ("comparison_id", "prompt_id", "prompt", "completions", "tags")
 JUDGMENT_COLUMNS = (
@@ -37,7 +36,7 @@ class Part:
     """
 
     pairs: list[Row] = field(default_factory=list)
-    lines: list[str] = field(default_factory=list)
+    lines: list[bytes] = field(default_factory=list)
     comparisons: list[Row] = field(default_factory=list)
     judgments: list[Row] = field(default_factory=list)
     of: list[int] = field(default_factory=list)
@@ -65,16 +64,13 @@ class Snapshot:
 
     def parts(self, split: Split) -> Iterator[Part]:
         """All rows of a split: what people said, in order of comparison id, then what models were trusted with."""
-        found = catalog.find(self.store, split=split, project=self.project, judged=True, repeats=True)
-        judged = iter(tqdm(found, desc=f"export {split.value}", unit=" comparisons", disable=not self.progress))
-        while chunk := list(islice(judged, BATCH)):
-            said: dict[str, list[Judgment]] = {c.id: [] for c in chunk}
-            for judgment in history.read(self.store, comparison_ids=list(said), current=False):
-                said[judgment.comparison_id].append(judgment)
-            part = Part()
-            for comparison in chunk:
-                self._add_judged(part, comparison, said[comparison.id], split)
-            yield part
+        with tqdm(desc=f"export {split.value}", unit=" comparisons", disable=not self.progress) as bar:
+            for batch in judged(self.store, split=split, project=self.project):
+                part = Part()
+                for one in batch:
+                    self._add_judged(part, one, split)
+                yield part
+                bar.update(len(batch))
         if self.include_model_labels:
             rows = self._model_rows(split)
             while chunk := list(islice(rows, BATCH)):
@@ -83,31 +79,31 @@ class Snapshot:
                     self._add_pair(part, row, split)
                 yield part
 
-    def _add_judged(self, part: Part, comparison: Comparison, said: list[Judgment], split: Split) -> None:
-        judgments = [_judgment(j) for j in said]
-        as_json = to_json(judgments)
-        if comparison.repeat_of is None:
-            for row in self._human_rows(comparison, said, as_json):
+    def _add_judged(self, part: Part, one: Judged, split: Split) -> None:
+        as_json = to_json(one.judgments)
+        if not one.is_repeat:
+            for row in self._human_rows(one, as_json):
                 self._add_pair(part, row, split)
-        shared = _comparison(comparison)
-        part.of += [len(part.comparisons)] * len(judgments)
-        part.comparisons.append(shared)
-        part.judgments += judgments
-        self.judgments[split] += len(judgments)
-        self.simulated = self.simulated or any(j.simulated for j in said)
-        self._digest.update(f"{split.value}:{to_json(shared)}{as_json}\n".encode())
+        part.of += [len(part.comparisons)] * len(one.judgments)
+        part.comparisons.append(one.comparison)
+        part.judgments += one.judgments
+        self.judgments[split] += len(one.judgments)
+        self.simulated = self.simulated or any(j["simulated"] for j in one.judgments)
+        self._digest.update(b"%s:%s%s\n" % (split.value.encode(), to_json(one.comparison), as_json))
 
     def _add_pair(self, part: Part, row: Row, split: Split) -> None:
+        line = to_json(row)
         part.pairs.append(row)
-        part.lines.append(to_json(row))
+        part.lines.append(line)
         self.rows[split] += 1
         self.sources[row["label_source"]] += 1
         self.simulated = self.simulated or row["simulated"]
-        self._digest.update(f"{split.value}:{part.lines[-1]}\n".encode())
+        self._digest.update(b"%s:%s\n" % (split.value.encode(), line))
 
-    def _human_rows(self, comparison: Comparison, said: list[Judgment], as_json: str) -> Iterator[Row]:
-        counted = _counted(said)
-        labels = aggregate(comparison.id, counted)
+    def _human_rows(self, one: Judged, as_json: bytes) -> Iterator[Row]:
+        counted = _counted(one.judgments)
+        votes = ((j["verdict"], j["ranking"], j["order_shown"], j["simulated"]) for j in counted)
+        labels = aggregate_votes(one.comparison["comparison_id"], votes)
         if not labels:
             self.filters[_why_unlabelled(counted)] += 1
         for label in labels:
@@ -115,7 +111,7 @@ class Snapshot:
             if reason is not None:
                 self.filters[reason] += 1
             else:
-                yield _human_row(comparison, label, as_json)
+                yield _human_row(one.comparison, label, as_json.decode())
 
     def _model_rows(self, split: Split) -> Iterator[Row]:
         """Pairs that were accepted on a model's score and that no rater has spoken of since: people override."""
@@ -137,13 +133,13 @@ class Snapshot:
                     yield _model_row(comparison, score, simulated[score.reward_model_id])
 
 
-def _counted(said: list[Judgment]) -> list[Judgment]:
+def _counted(judgments: list[Row]) -> list[Row]:
     """Those that count: neither corrected since nor surplus."""
-    corrected = {j.supersedes for j in said}
-    return [j for j in said if j.id not in corrected and not j.surplus]
+    corrected = {j["supersedes"] for j in judgments}
+    return [j for j in judgments if j["judgment_id"] not in corrected and not j["surplus"]]
 
 
-def _why_not(label: Label, counted: list[Judgment], min_votes: int) -> str | None:
+def _why_not(label: Label, counted: list[Row], min_votes: int) -> str | None:
     """Why a label is no strict preference, or None where it is one."""
     first, tie, second = label.probabilities
     if label.votes < min_votes:
@@ -157,7 +153,7 @@ def _why_not(label: Label, counted: list[Judgment], min_votes: int) -> str | Non
     return None
 
 
-def _why_unlabelled(counted: list[Judgment]) -> str:
+def _why_unlabelled(counted: list[Row]) -> str:
     verdicts = _verdicts(counted)
     if Verdict.FLAGGED in verdicts:
         return "flagged"
@@ -166,11 +162,11 @@ def _why_unlabelled(counted: list[Judgment]) -> str:
     return "surplus judgments only"
 
 
-def _verdicts(judgments: list[Judgment]) -> set[Verdict]:
-    return {j.answer.verdict for j in judgments}
+def _verdicts(judgments: list[Row]) -> set[str]:
+    return {j["verdict"] for j in judgments}
 
 
-def _human_row(comparison: Comparison, label: Label, judgments: str) -> Row:
+def _human_row(comparison: Row, label: Label, judgments: str) -> Row:
     first, tie, second = label.probabilities
     rejected = label.second if label.preferred == label.first else label.first
     return _pair(comparison, label.preferred or "", rejected) | {
@@ -188,7 +184,7 @@ def _human_row(comparison: Comparison, label: Label, judgments: str) -> Row:
 
 def _model_row(comparison: Comparison, score: Score, simulated: bool) -> Row:
     p = score.probability
-    return _pair(comparison, score.chosen, score.rejected) | {
+    return _pair(_plain(comparison), score.chosen, score.rejected) | {
         "p_chosen": p,
         "p_tie": 0.0,
         "p_rejected": 1 - p,
@@ -205,60 +201,33 @@ def _entropy(p: float) -> float:
     return -sum(q * math.log(q) for q in (p, 1 - p) if q > 0)
 
 
-def _pair(comparison: Comparison, chosen_id: str, rejected_id: str) -> Row:
-    chosen, rejected = comparison.completion(chosen_id), comparison.completion(rejected_id)
+def _pair(comparison: Row, chosen_id: str, rejected_id: str) -> Row:
+    sides = {side["id"]: side for side in comparison["completions"]}
+    chosen, rejected = sides[chosen_id], sides[rejected_id]
     return {
-        "prompt": as_dicts(comparison.prompt.messages),
-        "chosen": as_dicts(chosen.messages),
-        "rejected": as_dicts(rejected.messages),
-        "comparison_id": comparison.id,
-        "prompt_id": comparison.prompt.id,
-        "chosen_id": chosen.id,
-        "rejected_id": rejected.id,
-        "chosen_policy": chosen.policy,
-        "rejected_policy": rejected.policy,
-        "tags": to_json(dict(comparison.prompt.tags)),
+        "prompt": comparison["prompt"],
+        "chosen": chosen["messages"],
+        "rejected": rejected["messages"],
+        "comparison_id": comparison["comparison_id"],
+        "prompt_id": comparison["prompt_id"],
+        "chosen_id": chosen_id,
+        "rejected_id": rejected_id,
+        "chosen_policy": chosen["policy"],
+        "rejected_policy": rejected["policy"],
+        "tags": comparison["tags"],
     }
 
 
-def _judgment(j: Judgment) -> Row:
-    """Everything the store knows of a judgment, as plain JSON values."""
-    return {
-        "judgment_id": j.id,
-        "rater_id": j.rater_id,
-        "verdict": j.answer.verdict.value,
-        "ranking": [list(group) for group in j.answer.ranking],
-        "strength": j.answer.strength,
-        "scores": to_json(dict(j.answer.scores)) if j.answer.scores else "{}",
-        "rationale": j.answer.rationale,
-        "rewrite": j.answer.rewrite,
-        "active_seconds": j.answer.active_seconds,
-        "order_shown": list(j.order_shown),
-        "route": j.route.value,
-        "reward_model_id": j.reward_model_id,
-        "guideline_version": j.guideline_version,
-        "interface_version": j.interface_version,
-        "source": j.source,
-        "simulated": j.simulated,
-        "surplus": j.surplus,
-        "supersedes": j.supersedes,
-        "created_at": j.created_at.isoformat(),
-    }
-
-
-def _comparison(c: Comparison) -> Row:
-    """What a judgment's row says of its comparison."""
+def _plain(c: Comparison) -> Row:
+    """A comparison as `judged` gives them."""
     return {
         "comparison_id": c.id,
         "prompt_id": c.prompt.id,
         "prompt": as_dicts(c.prompt.messages),
         "completions": [{"id": a.id, "policy": a.policy, "messages": as_dicts(a.messages)} for a in c.completions],
-        "tags": to_json(dict(c.prompt.tags)),
+        "tags": sorted_json(json.dumps(dict(c.prompt.tags))),
     }
 
 
-def to_json(value: Any) -> str:
-    return _ENCODER.encode(value)
-
-
-_ENCODER = json.JSONEncoder(ensure_ascii=False, sort_keys=True)
+def to_json(value: Any) -> bytes:
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import combinations
 
 from rlhf_hitl.store import Store, history
 from rlhf_hitl.types import Judgment, Label, Split, Verdict
 
 WINS, TIES, LOSSES = 0, 1, 2
+
+#: What a label needs of a judgment: its verdict, ranking, order shown, and whether it is simulated.
+Vote = tuple[str, Sequence[Sequence[str]], Sequence[str], bool]
 
 
 def labels(store: Store, *, split: Split | None = None, project: str | None = None) -> list[Label]:
@@ -22,16 +25,25 @@ def labels(store: Store, *, split: Split | None = None, project: str | None = No
     tallies: dict[str, _Tally] = defaultdict(_Tally)
     for judgment in history.read(store, split=split, project=project, repeats=False):
         if not judgment.surplus:
-            tallies[judgment.comparison_id].add(judgment)
+            tallies[judgment.comparison_id].add(_vote(judgment))
     return [label for comparison_id in sorted(tallies) for label in tallies[comparison_id].labels(comparison_id)]
 
 
 def aggregate(comparison_id: str, judgments: Iterable[Judgment]) -> list[Label]:
     """One label for each pair of completions that at least one judgment speaks of: the shares of its votes."""
+    return aggregate_votes(comparison_id, map(_vote, judgments))
+
+
+def aggregate_votes(comparison_id: str, votes: Iterable[Vote]) -> list[Label]:
+    """`aggregate` of what matters of each judgment."""
     tally = _Tally()
-    for judgment in judgments:
-        tally.add(judgment)
+    for vote in votes:
+        tally.add(vote)
     return tally.labels(comparison_id)
+
+
+def _vote(judgment: Judgment) -> Vote:
+    return judgment.answer.verdict, judgment.answer.ranking, judgment.order_shown, judgment.simulated
 
 
 class _Tally:
@@ -43,10 +55,10 @@ class _Tally:
         self.votes: dict[tuple[str, str], list[int]] = {}
         self.simulated = False
 
-    def add(self, judgment: Judgment) -> None:
-        for first, second, outcome in outcomes(judgment):
+    def add(self, vote: Vote) -> None:
+        for first, second, outcome in outcomes(vote):
             self.votes.setdefault((first, second), [0, 0, 0])[outcome] += 1
-            self.simulated = self.simulated or judgment.simulated
+            self.simulated = self.simulated or vote[3]
 
     def labels(self, comparison_id: str) -> list[Label]:
         return [
@@ -55,20 +67,21 @@ class _Tally:
         ]
 
 
-def outcomes(judgment: Judgment) -> Iterable[tuple[str, str, int]]:
-    """What one judgment says of each pair (first, second) of ids in canonical order: WINS, TIES or LOSSES.
+def outcomes(vote: Vote) -> Iterable[tuple[str, str, int]]:
+    """What one vote says of each pair (first, second) of ids in canonical order: WINS, TIES or LOSSES.
 
     Both bad is a tie: it says that neither is to be preferred. A completion left out of a partial ranking, a skip and
     a flag say nothing.
     """
-    match judgment.answer.verdict:
+    verdict, ranking, shown, _ = vote
+    match verdict:
         case Verdict.RANKED:
-            rank = {i: r for r, group in enumerate(judgment.answer.ranking) for i in group}
+            rank = {i: r for r, group in enumerate(ranking) for i in group}
             for first, second in combinations(sorted(rank), 2):
                 a, b = rank[first], rank[second]
                 yield first, second, WINS if a < b else LOSSES if a > b else TIES
         case Verdict.ALL_BAD:
-            for first, second in combinations(sorted(judgment.order_shown), 2):
+            for first, second in combinations(sorted(shown), 2):
                 yield first, second, TIES
         case Verdict.SKIPPED | Verdict.FLAGGED:
             return

@@ -48,7 +48,7 @@ def counts(conn: Connection) -> dict[str, int]:
 def rows(conn: Connection, name: str) -> Iterator[list[Plain]]:
     """All rows of a table in order of their primary key, a batch at a time."""
     table = metadata.tables[name]
-    query = sa.select(*(_plain(c, conn) for c in table.columns))
+    query = sa.select(*(plain(c, conn.dialect.name == "sqlite") for c in table.columns))
     query = query.order_by(*(_bytewise(c, conn) for c in table.primary_key.columns))
     for batch in conn.execute(query, execution_options={"yield_per": BATCH}).partitions():
         yield [tuple(row) for row in batch]
@@ -111,8 +111,8 @@ def fill(store: Store, conn: Connection, contents: Callable[[str], Iterable[Plai
     take_stock(store, conn)
 
 
-def _plain(column: sa.Column[Any], conn: Connection) -> sa.ColumnElement[Any]:
-    sqlite = conn.dialect.name == "sqlite"
+def plain(column: sa.Column[Any], sqlite: bool) -> sa.ColumnElement[Any]:
+    """A column as the plain value a row has of it."""
     match column.type:
         case sa.Boolean():
             return sa.cast(column, sa.Integer)

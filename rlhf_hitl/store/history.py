@@ -67,10 +67,10 @@ def revision(store: Store) -> int:
 
 def keys_on(store: Store, conn: Connection, comparison_ids: Sequence[str]) -> dict[tuple[str, str], str]:
     """(comparison id, rater id) → the idempotency key of that rater's first judgment of it."""
-    query = sa.select(judgments.c.comparison_id, judgments.c.rater_id, judgments.c.idempotency_key).where(
-        store.among(judgments.c.comparison_id, comparison_ids), judgments.c.supersedes.is_(None)
-    )
-    return {(comparison, rater): key for comparison, rater, key in conn.execute(query)}
+    # Corrections are left out here: asked to, SQLite takes the index of what is superseded and reads all judgments.
+    columns = (judgments.c.comparison_id, judgments.c.rater_id, judgments.c.idempotency_key, judgments.c.supersedes)
+    rows = conn.execute(sa.select(*columns).where(store.among(judgments.c.comparison_id, comparison_ids)))
+    return {(comparison, rater): key for comparison, rater, key, supersedes in rows if supersedes is None}
 
 
 def row_of(answer: Answer, **given) -> dict:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
@@ -18,6 +19,14 @@ from rlhf_hitl.store.tables import raters, tokens
 from rlhf_hitl.types import Rater, Role, content_id, utc_now
 
 _hasher = argon2.PasswordHasher()
+
+
+@dataclass(frozen=True)
+class Verified:
+    """Somebody whose password was right a moment ago, and the hash it was right for."""
+
+    rater: Rater
+    password_hash: str = field(repr=False)
 
 
 @cache
@@ -140,8 +149,8 @@ def add_outside(store: Store, conn: Connection, names: Iterable[str], source: st
     return {name: row["id"] for name, row in rows.items()}, store.insert_new(conn, raters, list(rows.values()))
 
 
-def verify(store: Store, name: str, password: str) -> Rater | None:
-    """The rater with that name and password, or None."""
+def verify(store: Store, name: str, password: str) -> Verified | None:
+    """Who has that name and password, or None."""
     with store.read() as conn:
         row = conn.execute(sa.select(raters).where(raters.c.name == name)).mappings().first()
     known = row is not None and row["password_hash"] is not None and row["disabled_at"] is None
@@ -149,7 +158,7 @@ def verify(store: Store, name: str, password: str) -> Rater | None:
         _hasher.verify(row["password_hash"] if row is not None and known else _nobody(), password)
     except (argon2.exceptions.VerificationError, argon2.exceptions.InvalidHashError):
         return None
-    return from_row(row) if row is not None and known else None
+    return Verified(from_row(row), row["password_hash"]) if row is not None and known else None
 
 
 def get(store: Store, rater_id: str) -> Rater:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from typing import Any
@@ -28,7 +27,7 @@ from rlhf_hitl.store.tables import (
     raters,
     routings,
 )
-from rlhf_hitl.types import Answer, Comparison, Event, Lease, Receipt, Route, utc_now
+from rlhf_hitl.types import Answer, Comparison, Event, LaneState, Lease, Receipt, Route, utc_now
 
 
 def lease(
@@ -324,19 +323,6 @@ def state(store: Store, now: datetime | None = None) -> dict[str, int]:
     for lane in by_lane(store, now):
         out = {k: n + getattr(lane, k) for k, n in out.items()}
     return out
-
-
-@dataclass(frozen=True)
-class LaneState:
-    """How many places of one lane are filled, leased and free."""
-
-    project: str
-    language: str
-    batch: str
-    paused: bool
-    filled: int
-    leased: int
-    free: int
 
 
 def by_lane(store: Store, now: datetime | None = None) -> list[LaneState]:

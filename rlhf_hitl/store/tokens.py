@@ -128,10 +128,19 @@ def accept(store: Store, secret: str, name: str, password: str, *, address: str 
     return rater
 
 
-def sign_in(store: Store, rater: Rater, hours: float, *, address: str = "") -> str:
-    """Start a session; returns the secret that goes into its cookie."""
-    by = audit.Actor(rater.id, address)
+def sign_in(store: Store, who: people.Verified, hours: float, *, address: str = "") -> str:
+    """Start a session; returns the secret that goes into its cookie.
+
+    Raises:
+        Conflict: the password was changed since it was verified.
+    """
+    rater, by = who.rater, audit.Actor(who.rater.id, address)
+    # Looking at a password takes a while, and its change ends the sessions there are. With the row locked, a change
+    # comes either before this and is seen here, or after it and finds this session to end.
+    same = sa.select(raters.c.id).where(raters.c.id == rater.id, raters.c.password_hash == who.password_hash)
     with store.write() as conn:
+        if conn.execute(same.with_for_update(key_share=True)).first() is None:
+            raise Conflict(f"password of {rater.name!r}: it was changed meanwhile. Fix: sign in with the new one")
         secret, row = _new(Kind.SESSION, by, hours / 24, rater_id=rater.id)
         conn.execute(tokens.insert().values(row))
         audit.record(conn, by, "sign_in", rater.name)

@@ -325,14 +325,8 @@ class Client:
 
 def _task(said: Mapping[str, Any]) -> Task:
     expires = datetime.fromisoformat(said["expires_at"])
-    return Task(
-        said["id"],
-        expires,
-        said["project"],
-        messages(said["prompt"]),
-        _shown(said["completions"]),
-        said["guideline_version"],
-    )
+    shown, version = _shown(said["completions"]), said.get("guideline_version", "")
+    return Task(said["id"], expires, said["project"], messages(said["prompt"]), shown, version)
 
 
 def _shown(said: Iterable[Mapping[str, Any]]) -> dict[str, Messages]:
@@ -347,6 +341,7 @@ def _judgment(said: Mapping[str, Any]) -> JudgmentSeen:
         "order_shown": tuple(order) if (order := said.get("order_shown")) is not None else None,
         "route": Route(route) if (route := said.get("route")) is not None else None,
         "created_at": datetime.fromisoformat(said["created_at"]),
+        "reason": Reason(reason) if (reason := said.get("reason")) is not None else None,
     }
     return _fields(JudgmentSeen, {**said, **read}, answer=_fields(Answer, {**said, **read}))
 

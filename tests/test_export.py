@@ -15,8 +15,8 @@ from rlhf_hitl.formats import archive
 from rlhf_hitl.formats.export import export
 from rlhf_hitl.formats.importing import import_path
 from rlhf_hitl.labels.aggregate import labels
-from rlhf_hitl.store import Store, catalog, history, ledger, projects, queue
-from rlhf_hitl.types import Answer, Role, Route, Score, Split, Verdict, as_dicts
+from rlhf_hitl.store import Store, catalog, history, ledger, people, projects, queue
+from rlhf_hitl.types import Answer, Reason, Role, Route, Score, Split, Verdict, as_dicts
 
 
 def write(path: Path, rows: list[dict]) -> Path:
@@ -109,8 +109,6 @@ def test_what_is_no_strict_preference_is_counted_and_kept_among_the_judgments_on
 
 
 def test_skips_flags_and_corrections_are_told_apart(sqlite_store, tmp_path, add_comparisons):
-    from rlhf_hitl.store import people
-
     add_comparisons(sqlite_store, 4)
     rater = people.add(sqlite_store, "ann", Role.RATER).id
     for verdict in (Verdict.SKIPPED, Verdict.FLAGGED, Verdict.ALL_BAD, Verdict.RANKED):
@@ -136,6 +134,43 @@ def test_skips_flags_and_corrections_are_told_apart(sqlite_store, tmp_path, add_
     assert sorted(r["verdict"] for r in found) == ["all_bad", "flagged", "ranked", "ranked", "skipped"]
     assert {r["guideline_version"] for r in found} == {"g1"}
     assert [r["rationale"] for r in found].count("why") == 4
+
+
+def test_a_rewrite_is_a_demonstration_that_sft_takes_and_a_reason_is_kept(sqlite_store, tmp_path, add_comparisons):
+    from datasets import load_dataset
+    from pyarrow import parquet
+    from trl.data_utils import is_conversational
+
+    import_path(sqlite_store, write(tmp_path / "one.jsonl", [vote("ann", "model_a", "once")]), split=Split.TRAIN)
+    add_comparisons(sqlite_store, 12)
+    ann = people.add(sqlite_store, "ann", Role.RATER).id
+    answers = {
+        "first": Answer(Verdict.ALL_BAD, rewrite="Better ☕."),
+        "none": Answer(Verdict.ALL_BAD, rewrite=" \n"),
+        "skipped": Answer(Verdict.SKIPPED, reason=Reason.SUBJECT),
+        "corrected": Answer(Verdict.ALL_BAD, rewrite="Not this."),
+    }
+    for name, answer in answers.items():
+        lease = queue.lease(sqlite_store, ann)
+        assert lease is not None
+        asked = as_dicts(lease.comparison.prompt.messages)
+        receipt = queue.submit(sqlite_store, lease.id, ann, answer, simulated=name == "first")
+        if name == "first":
+            first = {"prompt": asked, "completion": [{"role": "assistant", "content": "Better ☕."}], "simulated": True}
+            first |= {"judgment_id": receipt.judgment_id, "rater_id": ann}
+    fixed = Answer(Verdict.ALL_BAD, rewrite="But this.")
+    fixed_id = queue.correct(sqlite_store, receipt.judgment_id, ann, fixed, idempotency_key="k").judgment_id
+    second = {"prompt": asked, "completion": [{"role": "assistant", "content": "But this."}], "simulated": False}
+    second |= {"judgment_id": fixed_id, "rater_id": ann}
+
+    manifest = export(sqlite_store, tmp_path / "out")
+    folder = tmp_path / "out" / "demonstrations"
+    rows = list(load_dataset("parquet", data_files=str(folder / "*.parquet"), split="train"))
+    assert sorted(rows, key=lambda row: row["judgment_id"] != first["judgment_id"]) == [first, second]
+    assert all(is_conversational(row) for row in rows)
+    counts = {s.value: parquet.read_metadata(folder / f"{s.value}.parquet").num_rows for s in Split}
+    assert manifest["demonstrations"] == counts
+    assert [r["reason"] for r in judgment_rows(tmp_path / "out") if r["verdict"] == "skipped"] == ["subject"]
 
 
 def test_pairs_with_too_few_votes_stay_out(judged, tmp_path):

@@ -19,7 +19,7 @@ from rlhf_hitl.client import Client, NotAllowed, Unavailable
 from rlhf_hitl.config import Settings
 from rlhf_hitl.errors import BadInput, Conflict, NotFound
 from rlhf_hitl.store import catalog, guidelines, history, ledger, people, projects, queue, tables, tokens
-from rlhf_hitl.types import Guideline, Role, Route, Scope, utc_now
+from rlhf_hitl.types import Guideline, Reason, Role, Route, Scope, utc_now
 
 POLICY = "secret-policy-7b"
 
@@ -236,13 +236,13 @@ def test_scores_and_reasons_come_back_in_the_words_of_whoever_reads_them(api, st
     [task] = ann.lease()
     assert task.guideline_version == "g1"
     rank(ann, task, scores={"helpful": {"A": 4, "B": 2.0}, "mine": {"B": 5}}, rewrite="Green.")
-    assert ann.last()["judgment"]["scores"] == {"helpful": {"A": 4, "B": 2}, "mine": {"B": 5}}
+    assert ann.last().judgment.answer.scores == {"helpful": {"A": 4, "B": 2}, "mine": {"B": 5}}
     ann.submit(ann.lease()[0], "flagged", reason="wrong_language", guideline_version="of mine")
     ranked, flagged = lead.judgments()
-    first, second = ranked["order_shown"]
-    assert ranked["scores"] == {"helpful": {first: 4, second: 2}, "mine": {second: 5}}
-    assert (ranked["rewrite"], ranked["reason"], ranked["guideline_version"]) == ("Green.", None, "g1")
-    assert (flagged["reason"], flagged["guideline_version"]) == ("wrong_language", "of mine")
+    first, second = ranked.order_shown
+    assert ranked.answer.scores == {"helpful": {first: 4, second: 2}, "mine": {second: 5}}
+    assert (ranked.answer.rewrite, ranked.answer.reason, ranked.guideline_version) == ("Green.", None, "g1")
+    assert (flagged.answer.reason, flagged.guideline_version) == (Reason.WRONG_LANGUAGE, "of mine")
 
 
 def test_anothers_lease_is_out_of_reach(api):

@@ -18,7 +18,7 @@ ASSETS = ROOT / "ui" / "assets"
 ENGLISH = translations()["en"]
 OTHERS = ("ar", "es", "fr", "hi", "zh")
 #: Words that another language spells as English does.
-SAME = {("es", "tutorial"), ("fr", "page_tools")}
+SAME = {("fr", "speaker_assistant"), ("es", "tutorial"), ("fr", "page_tools")}
 
 
 def script(name: str) -> str:
@@ -106,6 +106,7 @@ def used() -> dict[str, str]:
     missing = re.search(r"function missing\(\) \{(.*?)\n  \}", script("rate.js"), re.S)
     assert missing is not None
     found |= dict.fromkeys(outcomes(missing[1]), "rate.js: missing()")
+    found |= {f"speaker_{role}": "desk.py: SPEAKERS" for role in desk.SPEAKERS}
     return found | dict.fromkeys(in_short(), "desk.py: _in_short")
 
 

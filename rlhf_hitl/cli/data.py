@@ -125,7 +125,8 @@ def export(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export.")] = False,
     json: AsJson = False,
 ) -> Result:
-    """Write a dataset snapshot: prompt, chosen, rejected for TRL, every judgment beside them, and a manifest.
+    """Write a dataset snapshot: prompt, chosen, rejected for TRL, beside them every judgment, what raters wrote as a
+    better answer, and a manifest.
 
     An archive is a backup instead: all there is, at one moment, while others go on working. `import` fills a new store
     with it, on SQLite or PostgreSQL. It holds password hashes and webhook secrets, so only its owner may read the file.
@@ -146,13 +147,14 @@ def export(
         Store.open(store), out, format=format.value, project=project, include_model_labels=model_labels,
         min_votes=min_votes, overwrite=overwrite, progress=True,
     )  # fmt: skip
-    rows = [(s.value, manifest["rows"][s.value], manifest["judgments"][s.value]) for s in Split]
+    columns = ("rows", "judgments", "demonstrations")
+    rows = [(s.value, *(manifest[column][s.value] for column in columns)) for s in Split]
     title = f"Exported to {out}" + (" (with simulated judgments)" if manifest["simulated"] else "")
     more: list[Any] = []
     if manifest["filters"]:
         more.append(table("Left out of the pairs, kept in the judgments", manifest["filters"]))
     more.append(f"{manifest['content_hash']} at store revision {manifest['store_revision']}")
-    return Result({"out": str(out)} | manifest, table(title, rows, ("split", "pairs", "judgments")), more=more)
+    return Result({"out": str(out)} | manifest, table(title, rows, ("split", "pairs", *columns[1:])), more=more)
 
 
 def _look_for_cycles_less_often() -> None:

@@ -2,6 +2,7 @@
 
 OUT/                a `DatasetDict` (train, calibration, heldout) of strictly preferred pairs, or one JSONL a split
 OUT/judgments/      one Parquet a split with every judgment there is: ties, both bad, skips, flags and corrections too
+OUT/demonstrations/ one Parquet a split with what raters wrote as a better answer, for TRL's SFTTrainer
 OUT/manifest.json   counts, filters, the store's revision, the content hash
 """
 
@@ -76,6 +77,7 @@ def export(
             "rows": {s.value: snapshot.rows[s] for s in Split},
             "labels": {source: snapshot.sources[source] for source in ("human", "model")},
             "judgments": {s.value: snapshot.judgments[s] for s in Split},
+            "demonstrations": {s.value: snapshot.demonstrations[s] for s in Split},
             "project": project,
             "filters": dict(sorted(snapshot.filters.items())),
             "min_votes": min_votes,
@@ -97,7 +99,7 @@ def export(
 def _write_json_lines(snapshot: Snapshot, folder: Path) -> None:
     for split in Split:
         with (folder / f"{split.value}.jsonl").open("wb") as f:
-            for part in _with_judgments(snapshot, split, folder):
+            for part in _with_what_was_said(snapshot, split, folder):
                 f.writelines(line + b"\n" for line in part.lines)
 
 
@@ -110,7 +112,7 @@ def _write_dataset(snapshot: Snapshot, folder: Path) -> None:
     drafts = {split: folder / f"{split.value}.arrow" for split in Split}
     for split, path in drafts.items():
         with pyarrow.OSFile(str(path), "wb") as f, pyarrow.ipc.new_stream(f, schema) as writer:
-            for part in _with_judgments(snapshot, split, folder):
+            for part in _with_what_was_said(snapshot, split, folder):
                 writer.write_table(pyarrow.Table.from_pylist(part.pairs, schema=schema))
     # `datasets` lays out the folder around empty splits, and the rows are put in their place: it would copy them
     # through memory. It tells data apart by the fingerprint. Left alone, it saves an empty split as no shard at all and
@@ -124,14 +126,19 @@ def _write_dataset(snapshot: Snapshot, folder: Path) -> None:
         path.replace(shard)
 
 
-def _with_judgments(snapshot: Snapshot, split: Split, folder: Path) -> Iterator[Part]:
-    """The parts of a split; the judgments of each are written on the way."""
+def _with_what_was_said(snapshot: Snapshot, split: Split, folder: Path) -> Iterator[Part]:
+    """The parts of a split; the judgments and demonstrations of each are written on the way."""
     import pyarrow
     import pyarrow.parquet
 
-    schema = _judgment_schema()
-    (folder / "judgments").mkdir(exist_ok=True)
-    with pyarrow.parquet.ParquetWriter(folder / "judgments" / f"{split.value}.parquet", schema) as writer:
+    schema, demonstration = _judgment_schema(), _demonstration_schema()
+    for name in ("judgments", "demonstrations"):
+        (folder / name).mkdir(exist_ok=True)
+    file = f"{split.value}.parquet"
+    with (
+        pyarrow.parquet.ParquetWriter(folder / "judgments" / file, schema) as writer,
+        pyarrow.parquet.ParquetWriter(folder / "demonstrations" / file, demonstration) as shown,
+    ):
         for part in snapshot.parts(split):
             if part.judgments:
                 of = pyarrow.array(part.of)
@@ -142,14 +149,28 @@ def _with_judgments(snapshot: Snapshot, split: Split, folder: Path) -> Iterator[
                     for f in schema
                 ]
                 writer.write_table(pyarrow.Table.from_arrays(columns, schema=schema))
+            if part.demonstrations:
+                shown.write_table(pyarrow.Table.from_pylist(part.demonstrations, schema=demonstration))
             yield part
+
+
+def _chat() -> pyarrow.DataType:
+    import pyarrow
+
+    return pyarrow.list_(pyarrow.struct({"role": pyarrow.string(), "content": pyarrow.string()}))
+
+
+def _demonstration_schema() -> pyarrow.Schema:
+    import pyarrow
+
+    of = {"judgment_id": pyarrow.string(), "rater_id": pyarrow.string(), "simulated": pyarrow.bool_()}
+    return pyarrow.schema({"prompt": _chat(), "completion": _chat()} | of)
 
 
 def _judgment_schema() -> pyarrow.Schema:
     import pyarrow
 
-    text, texts = pyarrow.string(), pyarrow.list_(pyarrow.string())
-    chat = pyarrow.list_(pyarrow.struct({"role": text, "content": text}))
+    text, texts, chat = pyarrow.string(), pyarrow.list_(pyarrow.string()), _chat()
     other = {
         "prompt": chat,
         "completions": pyarrow.list_(pyarrow.struct({"id": text, "policy": text, "messages": chat})),

@@ -1,4 +1,4 @@
-"""The rows of a snapshot: labelled pairs for training, and every judgment for the record."""
+"""The rows of a snapshot: labelled pairs and demonstrations for training, and every judgment for the record."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ COMPARISON_COLUMNS = ("comparison_id", "prompt_id", "prompt", "completions", "ta
 JUDGMENT_COLUMNS = (
     "comparison_id", "prompt_id", "prompt", "completions", "judgment_id", "rater_id", "verdict", "ranking", "strength",
     "scores", "rationale", "rewrite", "active_seconds", "order_shown", "route", "reward_model_id", "guideline_version",
-    "interface_version", "source", "simulated", "surplus", "supersedes", "created_at", "tags",
+    "interface_version", "source", "simulated", "surplus", "supersedes", "created_at", "reason", "tags",
 )  # fmt: skip
 
 
@@ -40,6 +40,7 @@ class Part:
     comparisons: list[Row] = field(default_factory=list)
     judgments: list[Row] = field(default_factory=list)
     of: list[int] = field(default_factory=list)
+    demonstrations: list[Row] = field(default_factory=list)
 
 
 @dataclass
@@ -54,6 +55,7 @@ class Snapshot:
     rows: Counter[Split] = field(default_factory=Counter)
     sources: Counter[str] = field(default_factory=Counter)
     judgments: Counter[Split] = field(default_factory=Counter)
+    demonstrations: Counter[Split] = field(default_factory=Counter)
     filters: Counter[str] = field(default_factory=Counter)
     simulated: bool = False
     _digest: Any = field(default_factory=hashlib.sha256)
@@ -84,6 +86,9 @@ class Snapshot:
         if not one.is_repeat:
             for row in self._human_rows(one, as_json):
                 self._add_pair(part, row, split)
+            shown = _demonstrations(one)
+            part.demonstrations += shown
+            self.demonstrations[split] += len(shown)
         part.of += [len(part.comparisons)] * len(one.judgments)
         part.comparisons.append(one.comparison)
         part.judgments += one.judgments
@@ -131,6 +136,22 @@ class Snapshot:
                     self.filters["model sees no difference"] += 1
                 else:
                     yield _model_row(comparison, score, simulated[score.reward_model_id])
+
+
+def _demonstrations(one: Judged) -> list[Row]:
+    """What raters wrote as a better answer, by those judgments that no correction supersedes."""
+    corrected = {j["supersedes"] for j in one.judgments}
+    return [
+        {
+            "prompt": one.comparison["prompt"],
+            "completion": [{"role": "assistant", "content": j["rewrite"]}],
+            "judgment_id": j["judgment_id"],
+            "rater_id": j["rater_id"],
+            "simulated": j["simulated"],
+        }
+        for j in one.judgments
+        if j["rewrite"].strip() and j["judgment_id"] not in corrected
+    ]
 
 
 def _counted(judgments: list[Row]) -> list[Row]:

@@ -15,8 +15,8 @@ from rlhf_hitl.store.db import Store
 from rlhf_hitl.store.tables import comparisons, judgments, lanes, prompts
 from rlhf_hitl.types import Answer, Judgment, Reason, Route, Split, Verdict, utc_now
 
-#: Judgments that correct no other: one a rater and comparison. Said like this because SQLite, told `supersedes IS NULL`,
-#: takes the unique index on that column for a way to one row, and reads all of them.
+#: Judgments that correct no other: one a rater and comparison. Said like this because SQLite, told that `supersedes IS
+#: NULL`, takes the unique index on that column for a way to one row, and reads all of them.
 IS_FIRST = sa.func.coalesce(judgments.c.supersedes, "") == ""
 
 

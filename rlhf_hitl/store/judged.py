@@ -109,7 +109,7 @@ _encode = json.JSONEncoder(ensure_ascii=False, sort_keys=True).encode
 _JUDGMENT: tuple[str, ...] = (
     "judgment_id", "rater_id", "verdict", "ranking", "strength", "scores", "rationale", "rewrite", "active_seconds",
     "order_shown", "route", "reward_model_id", "guideline_version", "interface_version", "source", "simulated",
-    "surplus", "supersedes", "created_at",
+    "surplus", "supersedes", "created_at", "reason",
 )  # fmt: skip
 
 

@@ -71,14 +71,15 @@ def send_to_raters(store: Store, lead: Rater, comparison_id: str) -> None:
 def overview(store: Store, settings: Settings) -> str:
     """The page's content as HTML. Everything written by a policy or a person is escaped."""
     watched = report(store, settings)
-    counts = views.judgments_by_rater(store)
+    everyone = people.everyone(store)
+    done = views.work(store)
     staff = [
-        {"name": r.name, "role": r.role.value, "state": _state(r), "count": counts[r.id][0] if r.id in counts else 0,
-         "last": f"{counts[r.id][1]:%Y-%m-%d %H:%M}" if r.id in counts else "never"}
-        for r in people.everyone(store)
+        {"name": visible(r.name), "role": r.role.value, "state": r.state, "count": done[r.id].in_all,
+         "last": f"{at:%Y-%m-%d %H:%M}" if (at := done[r.id].judged_at) else "never"}
+        for r in everyone
         if not r.source
     ]  # fmt: skip
-    outside = sum(n for rater, (n, _) in counts.items()) - sum(row["count"] for row in staff)
+    outside = sum(w.in_all for w in done.values()) - sum(row["count"] for row in staff)
     places = queue.state(store)
     page = templates().get_template("lead_overview.html")
     return page.render(
@@ -90,10 +91,6 @@ def overview(store: Store, settings: Settings) -> str:
         outside=outside,
         accepted=[_accepted(a) for a in views.accepted(store)],
     )
-
-
-def _state(rater: Rater) -> str:
-    return "disabled" if rater.disabled else "simulated" if rater.simulated else "active"
 
 
 def _figure(figure: Figure) -> dict[str, Any]:

@@ -95,6 +95,17 @@ def require(store: Store, roles: Collection[Role]) -> Callable[[HTTPConnection],
     return check
 
 
+def outranks(who: Rater, role: Role) -> bool:
+    """Whether somebody may change people of a role, and invite more: an admin anybody, a lead raters."""
+    return who.role is Role.ADMIN or (who.role is Role.LEAD and role is Role.RATER)
+
+
+def check_outranks(who: Rater, role: Role) -> None:
+    """Raises HTTPException 403 where `outranks` says no."""
+    if not outranks(who, role):
+        raise HTTPException(403, f"role {who.role.value!r}: expected an admin for a {role.value}. Fix: ask an admin")
+
+
 def sign_in(store: Store, request: Request, answer: Response, rater: Rater, hours: float) -> None:
     """Start a session: its secret goes into a cookie that scripts cannot read, over TLS only where TLS is."""
     secret = tokens.sign_in(store, rater, hours, address=address_of(request))

@@ -9,12 +9,12 @@ from fastapi import FastAPI
 from starlette.middleware import Middleware
 
 from rlhf_hitl.config import Settings
-from rlhf_hitl.errors import Conflict, RlhfHitlError
+from rlhf_hitl.errors import Conflict
 from rlhf_hitl.kpis import Figure, report
 from rlhf_hitl.store import Store, ledger, people, queue, views
 from rlhf_hitl.types import Rater, Route
 from rlhf_hitl.ui.markdown import visible
-from rlhf_hitl.ui.pages import Who, asset, mount_page, templates
+from rlhf_hitl.ui.pages import Who, answered, asset, mount_page, templates
 
 EXCERPT = 280
 
@@ -24,23 +24,24 @@ def mount(app: FastAPI, path: str, store: Store, settings: Settings, guard: Midd
 
     def open(sent: Any, request: gr.Request) -> dict[str, Any]:
         who(request)  # type: ignore[arg-type]
-        return {"html": overview(store, settings)}
+        return answered(lambda: {"html": overview(store, settings)})
 
     def escalate(sent: Any, request: gr.Request) -> dict[str, Any]:
         lead = who(request)  # type: ignore[arg-type]
-        try:
+
+        def do() -> dict[str, Any]:
             send_to_raters(store, lead, str(sent))
-        except RlhfHitlError as e:
-            return {"problem": str(e)}
-        return {"html": overview(store, settings)}
+            return {"html": overview(store, settings)}
+
+        return answered(do)
 
     mount_page(
         app,
         path,
         title="Lead",
         html=asset("lead.html"),
-        css=asset("lead.css"),
-        script=asset("lead.js") + "\nlead(element, server);",
+        css=asset("board.css") + asset("lead.css"),
+        script=asset("board.js") + asset("lead.js") + "\nlead(element, server);",
         calls=[open, escalate],
         guard=guard,
         who=who,

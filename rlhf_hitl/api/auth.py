@@ -20,6 +20,7 @@ from rlhf_hitl.types import Scope as Door
 PAGES: dict[str, frozenset[Role]] = {
     "/rate": frozenset({Role.RATER, Role.LEAD, Role.ADMIN}),
     "/lead": frozenset({Role.LEAD, Role.ADMIN}),
+    "/people": frozenset({Role.LEAD, Role.ADMIN}),
 }
 #: Where a role goes after signing in. Roles that are not here have no page.
 HOME: dict[Role, str] = {Role.RATER: "/rate/", Role.LEAD: "/lead/", Role.ADMIN: "/lead/"}

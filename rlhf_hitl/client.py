@@ -341,7 +341,6 @@ def _judgment(said: Mapping[str, Any]) -> JudgmentSeen:
         "order_shown": tuple(order) if (order := said.get("order_shown")) is not None else None,
         "route": Route(route) if (route := said.get("route")) is not None else None,
         "created_at": datetime.fromisoformat(said["created_at"]),
-        "reason": Reason(reason) if (reason := said.get("reason")) is not None else None,
     }
     return _fields(JudgmentSeen, {**said, **read}, answer=_fields(Answer, {**said, **read}))
 

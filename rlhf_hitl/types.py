@@ -405,6 +405,12 @@ class Rater:
     quota: int | None = None
     paused: bool = False
 
+    @property
+    def state(self) -> str:
+        """How they stand, in a word; of several the one that matters most."""
+        stands = {"disabled": self.disabled, "paused": self.paused, "simulated": self.simulated}
+        return next((word for word, so in stands.items() if so), "imported" if self.source else "active")
+
 
 @dataclass(frozen=True)
 class Project:

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -168,3 +169,30 @@ def images(tmp_path) -> Path:
     if os.environ.get("RLHF_HITL_SCREENSHOTS") != "1":
         return tmp_path
     return Path(__file__).parent.parent / "docs" / "images"
+
+
+@pytest.fixture
+def shot(chromium, images):
+    """A function that takes a picture of a page once `ready` is to be seen; signed in where it is told `who`."""
+
+    def shot(
+        server: Server, name: str, who: str, ready: str, *, path: str = "", then: Callable = lambda page: None,
+        width: int = 1280, height: int = 800, dark: bool = False,
+    ) -> None:  # fmt: skip
+        context = chromium.new_context(
+            viewport={"width": width, "height": height},
+            color_scheme="dark" if dark else "light",
+            reduced_motion="reduce",
+        )
+        page = context.new_page()
+        if who:
+            enter(page, server, who)
+            page.wait_for_url(lambda url: "/login" not in url)
+        if path or not who:
+            page.goto(server.address + (path or "/login"))
+        expect(page.locator(ready)).to_be_visible()
+        then(page)
+        page.screenshot(path=images / f"{name}.png", animations="disabled")
+        context.close()
+
+    return shot

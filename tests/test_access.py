@@ -230,6 +230,27 @@ def test_it_is_written_down_who_did_what(store, ann):
     assert changed.address == "10.0.0.9"
 
 
+def test_nobody_shuts_themselves_out(store):
+    adam = people.add(store, "adam", Role.ADMIN)
+    with pytest.raises(BadInput, match="somebody else"):
+        people.change(store, "adam", disabled=True, quota=5, by=audit.Actor(adam.id))
+    assert people.get(store, adam.id) == adam
+    assert [e.action for e in audit.entries(store)] == ["rater.added"]
+    assert people.change(store, "adam", disabled=True).disabled, "somebody with a shell may"
+
+
+@pytest.mark.parametrize("code", ["x" * 41, "e\x00n", "\u202een"])
+def test_a_language_no_prompt_can_be_tagged_with_is_refused(store, ann, code):
+    with pytest.raises(BadInput, match="language"):
+        people.change(store, "ann", languages=["en", code])
+    assert people.get(store, ann.id).languages is None
+    assert people.change(store, "ann", languages=[" EN", "zh_Hans", "français", ""]).languages == (
+        "en",
+        "français",
+        "zh_hans",
+    )
+
+
 def test_the_audit_log_is_paged_and_can_be_read_from_its_end(store):
     for i in range(5):
         projects.add(store, f"p{i}")

@@ -13,7 +13,7 @@ from rlhf_hitl.api.app import create_app
 from rlhf_hitl.api.auth import COOKIE, SignInThrottle
 from rlhf_hitl.config import Settings
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.store import Store, catalog, history, people, queue
+from rlhf_hitl.store import Store, catalog, history, people, queue, tokens
 from rlhf_hitl.types import Comparison, Completion, Message, Prompt, Role, Route
 from rlhf_hitl.ui import desk
 
@@ -133,15 +133,18 @@ def test_guessing_many_names_from_one_address_waits(client):
     assert enter(client, "ann").status_code == 429
 
 
-@pytest.mark.parametrize(
-    "path",
-    ["/lead/", "/lead/config", "/lead/gradio_api/info", "/lead/theme.css", "/lead//", "/lead/?__theme=dark"],
-)
-def test_a_rater_cannot_open_a_leads_page_by_any_address(client, path):
-    assert client.get(path).status_code == 401
-    enter(client, "ann")
-    assert client.get(path).status_code == 403
-    assert client.post("/lead/gradio_api/component_server/", json=GRADIO_CALL).status_code == 403
+@pytest.mark.parametrize("page", ["/lead", "/people"])
+@pytest.mark.parametrize("name", ["ann", "eve"])
+def test_a_rater_or_evaluator_cannot_open_a_leads_page_by_any_address(client, store, name, page):
+    inside = ["/", "/config", "/gradio_api/info", "/theme.css", "//", "/?__theme=dark"]
+    assert {client.get(page + path).status_code for path in inside} == {401}
+    assert client.get(f"{page}/", headers={"accept": "text/html"}).headers["location"] == "/login"
+    call = f"{page}/gradio_api/component_server/"
+    assert client.post(call, json=GRADIO_CALL).status_code == 401
+    secret = tokens.sign_in(store, people.named(store, name), 1)
+    client.cookies.set(COOKIE, secret)
+    assert {client.get(page + path).status_code for path in inside} == {403}
+    assert client.post(call, json=GRADIO_CALL).status_code == 403
 
 
 def test_a_browser_without_a_session_is_led_to_sign_in(client):

@@ -463,37 +463,22 @@ def bundled(server: Server) -> None:
         conn.execute(places.delete().where(places.c.comparison_id.not_in(kept)))
 
 
-def test_pictures_of_every_page(serve, chromium, images, tiny_model, tmp_path):
+def choose_something(page) -> None:
+    page.keyboard.press("6")
+    expect(page.locator('.choice[aria-pressed="true"]')).to_have_count(1)
+
+
+def test_pictures_of_every_page(serve, shot, images, tiny_model, tmp_path):
     server = serve()
     bundled(server)
     server.person("rater")
 
-    def shot(
-        server: Server, name: str, who: str, ready: str, *, width: int = 1280, height: int = 800, dark: bool = False,
-        path: str = "/login",
-    ) -> None:  # fmt: skip
-        context = chromium.new_context(
-            viewport={"width": width, "height": height},
-            color_scheme="dark" if dark else "light",
-            reduced_motion="reduce",
-        )
-        page = context.new_page()
-        page.goto(server.address + path)
-        if who:
-            enter(page, server, who)
-        expect(page.locator(ready)).to_be_visible()
-        if ready == "#card":
-            page.keyboard.press("6")
-            expect(page.locator('.choice[aria-pressed="true"]')).to_have_count(1)
-        page.screenshot(path=images / f"{name}.png", animations="disabled")
-        context.close()
-
     shot(server, "login", "", "form", width=900, height=700)
     invitation = tokens.invite(server.store, Role.RATER)
     shot(server, "invite", "", "form", width=900, height=700, path=f"/invite/{invitation}")
-    shot(server, "rate", "rater", "#card")
-    shot(server, "rate-dark", "rater", "#card", dark=True)
-    shot(server, "rate-phone", "rater", "#card", width=390, height=844)
+    shot(server, "rate", "rater", "#card", then=choose_something)
+    shot(server, "rate-dark", "rater", "#card", then=choose_something, dark=True)
+    shot(server, "rate-phone", "rater", "#card", then=choose_something, width=390, height=844)
 
     # The lead's page after a round, by the real path: simulated raters (the page says so), a head, a routing.
     long = [" ".join(f"{n} comes before {n + 1}," for n in range(i, i + 12)) + " and so on." for i in range(300)]
@@ -508,4 +493,4 @@ def test_pictures_of_every_page(serve, chromium, images, tiny_model, tmp_path):
     route_pool(later.store, model, Policy(max_error=0.25, delta=0.1, control_share=0.25), round=1)
     simulate.review(later.store, 18)
     shot(later, "lead", "lead", ".accepted", height=1000)
-    assert {p.stem for p in images.glob("*.png")} == {"login", "invite", "rate", "rate-dark", "rate-phone", "lead"}
+    assert {"login", "invite", "rate", "rate-dark", "rate-phone", "lead"} <= {p.stem for p in images.glob("*.png")}

@@ -315,6 +315,16 @@ def test_who_has_no_password_or_is_disabled_cannot_sign_in(store):
     assert {r.name: r.disabled for r in people.everyone(store)} == {"Ann": True, "robot": False}
 
 
+def test_how_somebody_stands_is_one_word(store):
+    assert people.add(store, "Ann", Role.RATER).state == "active"
+    assert people.add(store, "robot", Role.RATER, simulated=True).state == "simulated"
+    assert people.change(store, "robot", paused=True).state == "paused"
+    assert people.change(store, "robot", disabled=True).state == "disabled"
+    with store.write() as conn:
+        people.add_outside(store, conn, ["judge"], "hh")
+    assert people.named(store, "hh:judge").state == "imported"
+
+
 def test_a_changed_password_replaces_the_old_one(store):
     people.add(store, "Ann", Role.RATER, "correct horse")
     people.set_password(store, "Ann", "battery staple")

@@ -9,12 +9,12 @@ from fastapi import FastAPI
 from starlette.middleware import Middleware
 
 from rlhf_hitl.config import Settings
-from rlhf_hitl.errors import Conflict, RlhfHitlError
+from rlhf_hitl.errors import Conflict
 from rlhf_hitl.kpis import Figure, report
 from rlhf_hitl.store import Store, ledger, people, queue, views
 from rlhf_hitl.types import Rater, Route
 from rlhf_hitl.ui.markdown import visible
-from rlhf_hitl.ui.pages import Who, asset, mount_page, templates
+from rlhf_hitl.ui.pages import Who, answered, asset, mount_page, templates
 
 EXCERPT = 280
 
@@ -24,23 +24,24 @@ def mount(app: FastAPI, path: str, store: Store, settings: Settings, guard: Midd
 
     def open(sent: Any, request: gr.Request) -> dict[str, Any]:
         who(request)  # type: ignore[arg-type]
-        return {"html": overview(store, settings)}
+        return answered(lambda: {"html": overview(store, settings)})
 
     def escalate(sent: Any, request: gr.Request) -> dict[str, Any]:
         lead = who(request)  # type: ignore[arg-type]
-        try:
+
+        def do() -> dict[str, Any]:
             send_to_raters(store, lead, str(sent))
-        except RlhfHitlError as e:
-            return {"problem": str(e)}
-        return {"html": overview(store, settings)}
+            return {"html": overview(store, settings)}
+
+        return answered(do)
 
     mount_page(
         app,
         path,
         title="Lead",
         html=asset("lead.html"),
-        css=asset("lead.css"),
-        script=asset("lead.js") + "\nlead(element, server);",
+        css=asset("board.css") + asset("lead.css"),
+        script=asset("board.js") + asset("lead.js") + "\nlead(element, server);",
         calls=[open, escalate],
         guard=guard,
         who=who,
@@ -71,14 +72,15 @@ def send_to_raters(store: Store, lead: Rater, comparison_id: str) -> None:
 def overview(store: Store, settings: Settings) -> str:
     """The page's content as HTML. Everything written by a policy or a person is escaped."""
     watched = report(store, settings)
-    counts = views.judgments_by_rater(store)
+    everyone = people.everyone(store)
+    done = views.work(store)
     staff = [
-        {"name": r.name, "role": r.role.value, "state": _state(r), "count": counts[r.id][0] if r.id in counts else 0,
-         "last": f"{counts[r.id][1]:%Y-%m-%d %H:%M}" if r.id in counts else "never"}
-        for r in people.everyone(store)
+        {"name": visible(r.name), "role": r.role.value, "state": r.state, "count": done[r.id].in_all,
+         "last": f"{at:%Y-%m-%d %H:%M}" if (at := done[r.id].judged_at) else "never"}
+        for r in everyone
         if not r.source
     ]  # fmt: skip
-    outside = sum(n for rater, (n, _) in counts.items()) - sum(row["count"] for row in staff)
+    outside = sum(w.in_all for w in done.values()) - sum(row["count"] for row in staff)
     places = queue.state(store)
     page = templates().get_template("lead_overview.html")
     return page.render(
@@ -90,10 +92,6 @@ def overview(store: Store, settings: Settings) -> str:
         outside=outside,
         accepted=[_accepted(a) for a in views.accepted(store)],
     )
-
-
-def _state(rater: Rater) -> str:
-    return "disabled" if rater.disabled else "simulated" if rater.simulated else "active"
 
 
 def _figure(figure: Figure) -> dict[str, Any]:

@@ -11,9 +11,13 @@ from typing import Any
 import gradio as gr
 from fastapi import FastAPI
 from jinja2 import Environment, PackageLoader
+from pydantic import ValidationError
+from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import HTTPConnection
 
+from rlhf_hitl.errors import RlhfHitlError
+from rlhf_hitl.store import StoreFailure
 from rlhf_hitl.types import Rater
 from rlhf_hitl.ui.markdown import code_css
 
@@ -40,6 +44,21 @@ def templates() -> Environment:
     """The pages' templates. They escape everything they are given."""
     loader = PackageLoader("rlhf_hitl.ui", "assets")
     return Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
+
+
+def answered(do: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """What a lead asked for, or why it is refused in one line: `{"problem": …}`."""
+    try:
+        return do()
+    except ValidationError as e:
+        first = e.errors()[0]
+        return {"problem": f"{'.'.join(map(str, first['loc']))}: {first['msg']}."}
+    except HTTPException as e:
+        return {"problem": str(e.detail)}
+    except StoreFailure:  # which names the store's address
+        return {"problem": "The store does not answer. Reload the page to see what is so."}
+    except RlhfHitlError as e:
+        return {"problem": str(e)}
 
 
 def mount_page(

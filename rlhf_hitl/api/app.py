@@ -56,6 +56,7 @@ def create_app(store: Store, settings: Settings, throttle: auth.SignInThrottle |
     It keeps nothing of its own, so any number of processes may serve one store.
     """
     from rlhf_hitl.ui import lead, rate
+    from rlhf_hitl.ui import people as people_page
 
     @asynccontextmanager
     async def sending(_app: FastAPI) -> AsyncIterator[None]:
@@ -76,7 +77,7 @@ def create_app(store: Store, settings: Settings, throttle: auth.SignInThrottle |
     async def nowhere(_request: Request, _e: Exception) -> Response:
         return problem(404, "address: expected one of this server. Fix: see /api/v1/openapi.json, or sign in at /login")
 
-    for path, page in (("/rate", rate), ("/lead", lead)):
+    for path, page in (("/rate", rate), ("/lead", lead), ("/people", people_page)):
         roles = auth.PAGES[path]
         guard = Middleware(auth.Guard, store=store, roles=roles)
         page.mount(app, path, store, settings, guard, auth.require(store, roles))

@@ -20,6 +20,7 @@ from rlhf_hitl.types import Scope as Door
 PAGES: dict[str, frozenset[Role]] = {
     "/rate": frozenset({Role.RATER, Role.LEAD, Role.ADMIN}),
     "/lead": frozenset({Role.LEAD, Role.ADMIN}),
+    "/people": frozenset({Role.LEAD, Role.ADMIN}),
 }
 #: Where a role goes after signing in. Roles that are not here have no page.
 HOME: dict[Role, str] = {Role.RATER: "/rate/", Role.LEAD: "/lead/", Role.ADMIN: "/lead/"}
@@ -93,6 +94,17 @@ def require(store: Store, roles: Collection[Role]) -> Callable[[HTTPConnection],
         return rater
 
     return check
+
+
+def outranks(who: Rater, role: Role) -> bool:
+    """Whether somebody may change people of a role, and invite more: an admin anybody, a lead raters."""
+    return who.role is Role.ADMIN or (who.role is Role.LEAD and role is Role.RATER)
+
+
+def check_outranks(who: Rater, role: Role) -> None:
+    """Raises HTTPException 403 where `outranks` says no."""
+    if not outranks(who, role):
+        raise HTTPException(403, f"role {who.role.value!r}: expected an admin for a {role.value}. Fix: ask an admin")
 
 
 def sign_in(store: Store, request: Request, answer: Response, who: people.Verified, hours: float) -> None:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Annotated, Any
 
 from fastapi import Path, Query, Response
-from starlette.exceptions import HTTPException
 
 from rlhf_hitl.api import bodies
-from rlhf_hitl.api.auth import Caller
+from rlhf_hitl.api.auth import Caller, check_outranks
 from rlhf_hitl.api.door import Door
 from rlhf_hitl.store import Store, audit, events, people, projects, queue, tokens
 from rlhf_hitl.types import Role
@@ -56,7 +55,7 @@ def add_manage(door: Door, store: Store) -> None:
     def change_rater(who: Caller, rater_id: Id, body: bodies.RaterChange) -> Any:
         """Pause, shut out, or set languages and quota of a rater; of leads and admins only as an admin."""
         rater = people.get(store, rater_id)
-        _outranks(who, rater.role)
+        check_outranks(who.rater, rater.role)
         return people.change(store, rater.name, **body.model_dump(), by=who.actor)
 
     @door("POST", "/leases/{lease_id}/expire", status_code=204, fails=(404,))
@@ -68,7 +67,7 @@ def add_manage(door: Door, store: Store) -> None:
     @door("POST", "/invites", status_code=201, response_model=bodies.InviteOut, fails=(404,))
     def invite(who: Caller, body: bodies.InviteBody) -> Any:
         """Make a link by which one person becomes a rater (or, as an admin, anything)."""
-        _outranks(who, body.role)
+        check_outranks(who.rater, body.role)
         secret = tokens.invite(store, body.role, project=body.project, days=body.days, by=who.actor)
         return {"path": f"/invite/{secret}"}
 
@@ -94,10 +93,3 @@ def add_manage(door: Door, store: Store) -> None:
         """Who did what, oldest first."""
         items = audit.entries(store, after=after, limit=limit)
         return {"items": items, "next": items[-1].seq if len(items) == limit else None}
-
-
-def _outranks(who: Caller, role: Role) -> None:
-    if who.rater.role is not Role.ADMIN and role is not Role.RATER:
-        raise HTTPException(
-            403, f"role {who.rater.role.value!r}: expected an admin for a {role.value}. Fix: ask an admin"
-        )

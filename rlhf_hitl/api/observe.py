@@ -23,6 +23,7 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from rlhf_hitl.api.auth import PAGES
 from rlhf_hitl.store import Store, StoreFailure, events, history, queue
 
 log = logging.getLogger("rlhf_hitl.request")
@@ -149,7 +150,7 @@ def _route(scope: Scope) -> str:
     """The pattern of the path, never the path itself: an invitation's address is a secret, and ids are many."""
     pattern = getattr(scope.get("route"), "path", "")
     root = scope.get("root_path", "")
-    if root.startswith(("/rate", "/lead")):
+    if root.startswith(tuple(PAGES)):
         return root
     return root + pattern if pattern else "other"
 

@@ -82,25 +82,18 @@ def list_raters(*, store: StoreUrl, json: AsJson = False) -> Result:
     from rlhf_hitl.store import Store, people, views
 
     opened = Store.open(store)
-    counts = views.judgments_by_rater(opened)
+    known = people.everyone(opened)
+    done = views.work(opened)
     rows = [
         {
             "name": r.name,
             "role": r.role.value,
-            "judgments": counts[r.id][0] if r.id in counts else 0,
-            "state": "disabled"
-            if r.disabled
-            else "paused"
-            if r.paused
-            else "simulated"
-            if r.simulated
-            else "imported"
-            if r.source
-            else "active",
+            "judgments": done[r.id].in_all,
+            "state": r.state,
             "languages": None if r.languages is None else list(r.languages),
             "quota": r.quota,
         }
-        for r in people.everyone(opened)
+        for r in known
     ]
     told = [
         (

@@ -18,6 +18,8 @@ from rlhf_hitl.store.db import Store
 from rlhf_hitl.store.tables import raters, tokens
 from rlhf_hitl.types import Rater, Role, content_id, utc_now
 
+LONGEST_LANGUAGE = 40  # letters, as a prompt's tag has
+
 _hasher = argon2.PasswordHasher()
 
 
@@ -114,7 +116,7 @@ def change(
 
     Raises:
         NotFound: an unknown name.
-        BadInput: a negative quota.
+        BadInput: a negative quota, a language no prompt can be tagged with, or somebody shutting themselves out.
     """
     new: dict[str, Any] = {}
     told: dict[str, Any] = {}
@@ -125,6 +127,13 @@ def change(
             new[f"{column}_at"], told[column] = (utc_now() if on else None), on
     if languages is not None:
         read = sorted({code.strip().lower() for code in languages} - {""})
+        for code in read:
+            if len(code) > LONGEST_LANGUAGE or not code.isprintable():
+                raise BadInput(
+                    f"language {code[:60]!r}",
+                    expected=f"a code of up to {LONGEST_LANGUAGE} letters, as prompts are tagged",
+                    fix="write e.g. en or pt-br",
+                )
         new["languages"], told["languages"] = read or None, read
     if quota is not None:
         if not 0 <= quota < 2**31:
@@ -132,6 +141,10 @@ def change(
         new["quota"], told["quota"] = quota or None, quota
     with store.write() as conn:
         rater_id = find_id(conn, name)
+        if disabled and rater_id == by.id:
+            raise BadInput(
+                f"rater {name!r}", expected="somebody else: nobody shuts themselves out", fix="ask another admin"
+            )
         if new:
             conn.execute(raters.update().where(raters.c.id == rater_id).values(new))
             audit.record(conn, by, "rater.changed", name, **told)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, date, datetime, timedelta
+from statistics import median
 
 import sqlalchemy as sa
 
@@ -11,7 +12,7 @@ from rlhf_hitl.errors import Conflict, NotFound
 from rlhf_hitl.store import catalog, history, offer, queue
 from rlhf_hitl.store.db import Store
 from rlhf_hitl.store.history import IS_FIRST
-from rlhf_hitl.store.tables import comparisons, judgments, leases, places, routings, scores
+from rlhf_hitl.store.tables import comparisons, judgments, leases, places, raters, routings, scores, tokens
 from rlhf_hitl.types import Comparison, Judgment, Lease, Route, Score, utc_now
 
 
@@ -22,6 +23,29 @@ class Tally:
     done: int
     left: int
     cap: int
+
+
+@dataclass(frozen=True)
+class Work:
+    """What somebody has done. A correction is no second judgment; days are UTC days, as quotas are of.
+
+    `by_day` counts what they judged on each of the last days, today's last; `seconds` is the median active time of
+    their newest judgments, None where none was measured.
+    """
+
+    in_all: int
+    by_day: tuple[int, ...]
+    seconds: float | None
+    judged_at: datetime | None
+    signed_in_at: datetime | None
+
+    @property
+    def today(self) -> int:
+        return self.by_day[-1]
+
+    @property
+    def seen_at(self) -> datetime | None:
+        return max(filter(None, (self.judged_at, self.signed_in_at)), default=None)
 
 
 @dataclass(frozen=True)
@@ -120,15 +144,66 @@ def tally(store: Store, rater_id: str, since: datetime, *, cap: int = 1000, now:
         return Tally(conn.execute(done).scalar_one(), min(left, cap), cap)
 
 
-def judgments_by_rater(store: Store) -> dict[str, tuple[int, datetime]]:
-    """Rater id → how many comparisons they judged (a correction is no second one) and when they last said something."""
-    query = sa.select(
+def work(store: Store, *, days: int = 14, newest: int = 50, now: datetime | None = None) -> dict[str, Work]:
+    """Rater id → what they have done, for everybody. Two statements, however many they are.
+
+    Args:
+        days: how many `by_day` covers.
+        newest: judgments of each rater that `seconds` is the median of.
+    """
+    today = (now or utc_now()).astimezone(UTC).date()
+    covered = [today - timedelta(days=days - 1 - i) for i in range(days)]
+    since = datetime.combine(covered[0], datetime.min.time(), UTC)
+    day = sa.case((judgments.c.created_at >= since, sa.func.date(judgments.c.created_at, type_=sa.Date)))
+    judged = sa.select(
         judgments.c.rater_id,
+        day.label("day"),
         sa.func.count(sa.case((IS_FIRST, 1))),
         sa.type_coerce(sa.func.max(judgments.c.created_at), judgments.c.created_at.type),
-    ).group_by(judgments.c.rater_id)
+    ).group_by(judgments.c.rater_id, "day")
+    counts: dict[str, dict[date | None, int]] = {}
+    last: dict[str, datetime] = {}
     with store.read() as conn:
-        return {rater: (n, last) for rater, n, last in conn.execute(query)}
+        for rater, on, n, at in conn.execute(judged):
+            counts.setdefault(rater, {})[on] = n
+            last[rater] = max(at, last.get(rater, at))
+        return {
+            row.id: Work(
+                in_all=sum(counts.get(row.id, {}).values()),
+                by_day=tuple(counts.get(row.id, {}).get(on, 0) for on in covered),
+                seconds=median(row.seconds) if row.seconds else None,
+                judged_at=last.get(row.id),
+                signed_in_at=row.signed_in_at,
+            )
+            for row in conn.execute(_each_rater(store, newest))
+        }
+
+
+def _each_rater(store: Store, newest: int) -> sa.Select:
+    """Of every rater the active seconds of their newest judgments, and when they last signed in.
+
+    Asked of each by themselves, so that it is some steps into an index for each and not a walk through all judgments.
+    """
+    corrected = judgments.alias()
+    recent = (
+        sa.select(judgments.c.active_seconds)
+        .where(
+            judgments.c.rater_id == raters.c.id,
+            judgments.c.active_seconds.is_not(None),
+            ~sa.exists().where(corrected.c.supersedes == judgments.c.id),
+        )
+        .order_by(judgments.c.seq.desc())
+        .limit(newest)
+        .correlate(raters)
+        .subquery()
+    )
+    listed = sa.func.json_group_array if store.is_sqlite else sa.func.json_agg
+    seconds = sa.select(listed(recent.c.active_seconds, type_=sa.JSON)).scalar_subquery()
+    session = sa.select(sa.func.max(tokens.c.created_at)).where(
+        tokens.c.rater_id == raters.c.id, tokens.c.kind == "session"
+    )
+    at = sa.type_coerce(session.correlate(raters).scalar_subquery(), tokens.c.created_at.type)
+    return sa.select(raters.c.id, seconds.label("seconds"), at.label("signed_in_at"))
 
 
 def accepted(store: Store, limit: int = 50) -> list[Accepted]:

@@ -1,0 +1,137 @@
+"""The lead's page of people: who works, how much and how fast, and what each of them is offered."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gradio as gr
+from fastapi import FastAPI
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.middleware import Middleware
+
+from rlhf_hitl.api import auth
+from rlhf_hitl.config import Settings
+from rlhf_hitl.store import Store, audit, people, projects, tokens, views
+from rlhf_hitl.types import Rater, Role, utc_now
+from rlhf_hitl.ui.markdown import visible
+from rlhf_hitl.ui.pages import Who, answered, asset, mount_page
+
+DAYS = 14  # of judgments a day
+
+
+class Sent(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Change(Sent):
+    """What is to change of whom; what is left out stays."""
+
+    id: str = Field(max_length=80)
+    paused: bool | None = None
+    disabled: bool | None = None
+    quota: int | None = None  # 0: none
+    languages: list[str] | None = Field(None, max_length=100)
+
+
+class Invitation(Sent):
+    role: Role = Field(Role.RATER, strict=False)
+    project: str | None = Field(None, max_length=80)
+    days: float = Field(7, gt=0, le=365, allow_inf_nan=False)
+
+
+def mount(app: FastAPI, path: str, store: Store, settings: Settings, guard: Middleware, who: Who) -> None:
+    """Mount the page at `path`. `who` gives the lead behind a request or refuses it."""
+
+    def open(sent: Any, request: gr.Request) -> dict[str, Any]:
+        lead = who(request)  # type: ignore[arg-type]
+        return answered(lambda: everybody(store, lead))
+
+    def change(sent: Any, request: gr.Request) -> dict[str, Any]:
+        lead = who(request)  # type: ignore[arg-type]
+        by = audit.Actor(lead.id, auth.address_of(request))  # type: ignore[arg-type]
+        return answered(lambda: {"person": change_one(store, lead, Change.model_validate(sent), by)})
+
+    def invite(sent: Any, request: gr.Request) -> dict[str, Any]:
+        lead = who(request)  # type: ignore[arg-type]
+        by = audit.Actor(lead.id, auth.address_of(request))  # type: ignore[arg-type]
+        return answered(lambda: {"path": make_invitation(store, lead, Invitation.model_validate(sent), by)})
+
+    mount_page(
+        app,
+        path,
+        title="People",
+        html=asset("people.html"),
+        css=asset("board.css") + asset("people.css"),
+        script=asset("board.js") + asset("people.js") + "\npeople(element, server);",
+        calls=[open, change, invite],
+        guard=guard,
+        who=who,
+    )
+
+
+def everybody(store: Store, lead: Rater) -> dict[str, Any]:
+    """All the page shows: people who sign in, simulated raters, and imported ones by where they are from."""
+    known = people.everyone(store)
+    done = views.work(store, days=DAYS)
+    member_of: dict[str, list[str]] = {}
+    for project, members in projects.members_of(store).items():
+        for rater in members:
+            member_of.setdefault(rater, []).append(project)
+    rows = {
+        r.id: person(r, lead) | _work(done[r.id]) | {"projects": sorted(member_of.get(r.id, []))}
+        for r in known
+        if not r.source
+    }
+    staff = [r.id for r in known if r.id in rows and not r.simulated]
+    imported: dict[str, list[int]] = {}
+    for r in known:
+        if r.source:
+            imported.setdefault(r.source, []).append(done[r.id].in_all)
+    return {
+        "people": [rows[id] for id in staff],
+        "simulated": [rows[r.id] for r in known if r.id in rows and r.simulated],
+        "imported": [{"source": visible(s), "raters": len(n), "judged": sum(n)} for s, n in sorted(imported.items())],
+        "by_day": [sum(done[id].by_day[i] for id in staff) for i in range(DAYS)],
+        "today": utc_now().date().isoformat(),
+        "projects": [p.id for p in projects.everything(store)],
+        "roles": [role.value for role in (Role.RATER, Role.LEAD) if auth.outranks(lead, role)],
+    }
+
+
+def change_one(store: Store, lead: Rater, wanted: Change, by: audit.Actor) -> dict[str, Any]:
+    """Change somebody; returns what of their row may be another now."""
+    rater = people.get(store, wanted.id)
+    auth.check_outranks(lead, rater.role)
+    return person(people.change(store, rater.name, **wanted.model_dump(exclude={"id"}), by=by), lead)
+
+
+def make_invitation(store: Store, lead: Rater, wanted: Invitation, by: audit.Actor) -> str:
+    """Make an invitation; returns its path on this server, told only now."""
+    auth.check_outranks(lead, wanted.role)
+    return f"invite/{tokens.invite(store, wanted.role, project=wanted.project, days=wanted.days, by=by)}"
+
+
+def person(rater: Rater, lead: Rater) -> dict[str, Any]:
+    """What the page shows of a rater whatever they did. The names are plain text, for the page to escape."""
+    return {
+        "id": rater.id,
+        "name": visible(rater.name),
+        "role": rater.role.value,
+        "state": rater.state,
+        "paused": rater.paused,
+        "disabled": rater.disabled,
+        "languages": list(rater.languages or []),
+        "quota": rater.quota,
+        "me": rater.id == lead.id,
+        "mine": auth.outranks(lead, rater.role),  # to change
+    }
+
+
+def _work(done: views.Work) -> dict[str, Any]:
+    seen = done.seen_at
+    return {
+        "today": done.today,
+        "all": done.in_all,
+        "seconds": done.seconds,
+        "seen": seen.isoformat() if seen else None,
+    }

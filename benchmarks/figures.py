@@ -55,6 +55,20 @@ def loop_time(f: dict[str, Any]) -> str:
     )
 
 
+def rater_latency(f: dict[str, Any]) -> str:
+    def row(name: str, key: str) -> str:
+        return f"| {name} | {f[f'{key}p50_ms']:.0f} | {f[f'{key}p95_ms']:.0f} | {f[f'{key}n']} |\n"
+
+    return (
+        f"{f['raters']} raters, an answer every {f['think_s']:.0f} s each:\n\n"
+        "| milliseconds | half took less than | 95 % took less than | measured |\n| --- | ---: | ---: | ---: |\n"
+        + row("from Enter to the next comparison on the screen", "")
+        + row("from Enter to the server's word that the judgment is kept", "confirmed_")
+        + row("a bare Gradio button, from the click to its answer", "bare_")
+        + f"\nThe next comparison takes {f['p95_ratio']:.2f} times the 95 % time of the bare button.\n"
+    )
+
+
 def crash(f: dict[str, Any]) -> str:
     def row(name: str, key: str) -> str:
         return f"| {name} | {f[f'sqlite.{key}']:,} | {f[f'postgres.{key}']:,} |\n"
@@ -138,6 +152,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "contention": contention,
     "bulk": bulk,
     "crash": crash,
+    "rater_latency": rater_latency,
     "loop_time": loop_time,
     "queue_scale": queue_scale,
     "replay": replay,

@@ -8,9 +8,11 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from rlhf_hitl.store import Store, catalog, guidelines, history, people
 from rlhf_hitl.types import Comparison, Completion, Message, Prompt, Rater, Role
@@ -171,6 +173,12 @@ def images(tmp_path) -> Path:
     return Path(__file__).parent.parent / "docs" / "images"
 
 
+def picture(page, path: Path) -> None:
+    """A screenshot in few colours: a quarter of the size, and nobody sees the difference."""
+    whole = Image.open(BytesIO(page.screenshot(animations="disabled"))).convert("RGB")
+    whole.quantize(128, dither=Image.Dither.NONE).save(path, optimize=True)
+
+
 @pytest.fixture
 def shot(chromium, images):
     """A function that takes a picture of a page once `ready` is to be seen; signed in where it is told `who`."""
@@ -192,7 +200,7 @@ def shot(chromium, images):
             page.goto(server.address + (path or "/login"))
         expect(page.locator(ready)).to_be_visible()
         then(page)
-        page.screenshot(path=images / f"{name}.png", animations="disabled")
+        picture(page, images / f"{name}.png")
         context.close()
 
     return shot

@@ -141,7 +141,7 @@ def test_a_rater_or_evaluator_cannot_open_a_leads_page_by_any_address(client, st
     assert client.get(f"{page}/", headers={"accept": "text/html"}).headers["location"] == "/login"
     call = f"{page}/gradio_api/component_server/"
     assert client.post(call, json=GRADIO_CALL).status_code == 401
-    secret = tokens.sign_in(store, people.named(store, name), 1)
+    secret = tokens.sign_in(store, people.verify(store, name, PASSWORD), 1)
     client.cookies.set(COOKIE, secret)
     assert {client.get(page + path).status_code for path in inside} == {403}
     assert client.post(call, json=GRADIO_CALL).status_code == 403
@@ -178,8 +178,9 @@ def test_calls_act_for_the_session_and_for_nobody_else(client, store):
     config = client.get("/rate/config").json()
     component = next(c["id"] for c in config["components"] if c["props"].get("elem_id") == "page")
     call = GRADIO_CALL | {"component_id": component}
-    card = client.post("/rate/gradio_api/component_server/", json=call).json()["card"]
-    assert card["progress"]["name"] == "ann"
+    opened = client.post("/rate/gradio_api/component_server/", json=call).json()
+    assert opened["progress"]["name"] == "ann"
+    assert len(opened["cards"]) == 1
     refused = client.post(
         "/rate/gradio_api/component_server/", json=call | {"data": {"rater": "lea", "rater_id": "x"}}
     ).json()
@@ -263,10 +264,10 @@ def put(store, *made: Comparison):
 
 def test_a_partial_rank_of_many_answers_becomes_a_ranking_in_the_order_shown(sqlite_store, settings, ann):
     put(sqlite_store, comparison("q", "one", "two", "three", "four"))
-    card = desk.open_(sqlite_store, settings, ann, {})["card"]
+    card = desk.call("open", sqlite_store, settings, ann, {})["cards"][0]
     shown = queue.lease(sqlite_store, ann.id).order_shown
     sent = {"id": card["id"], "verdict": "ranked", "ranks": [2, 1, None, 2]}
-    assert desk.submit(sqlite_store, settings, ann, sent)["outcome"] == "counted"
+    assert desk.call("submit", sqlite_store, settings, ann, sent)["outcome"] == "counted"
     (judgment,) = history.read(sqlite_store)
     assert judgment.answer.ranking == ((shown[1],), (shown[0], shown[3]))
 
@@ -288,31 +289,56 @@ def test_a_partial_rank_of_many_answers_becomes_a_ranking_in_the_order_shown(sql
 )
 def test_an_answer_that_makes_no_sense_is_refused_in_words_and_changes_nothing(sqlite_store, settings, ann, sent):
     put(sqlite_store, comparison("q", "one", "two"))
-    lease_id = desk.open_(sqlite_store, settings, ann, {})["card"]["id"]
+    lease_id = desk.call("open", sqlite_store, settings, ann, {})["cards"][0]["id"]
     body = {"id": lease_id} | sent if isinstance(sent, dict) else sent
-    assert desk.submit(sqlite_store, settings, ann, body)["problem"]["kind"] == "refused"
+    assert desk.call("submit", sqlite_store, settings, ann, body)["problem"]["kind"] == "refused"
     assert list(history.read(sqlite_store)) == []
 
 
 def test_another_raters_lease_and_judgment_are_out_of_reach(sqlite_store, settings, ann):
     put(sqlite_store, comparison("q", "one", "two"))
-    lease_id = desk.open_(sqlite_store, settings, ann, {})["card"]["id"]
+    lease_id = desk.call("open", sqlite_store, settings, ann, {})["cards"][0]["id"]
     bob = people.add(sqlite_store, "bob", Role.RATER, PASSWORD)
     sent = {"id": lease_id, "verdict": "skipped"}
-    assert desk.submit(sqlite_store, settings, bob, sent)["problem"]["kind"] == "conflict"
-    assert desk.submit(sqlite_store, settings, ann, sent)["outcome"] == "counted"
+    assert desk.call("submit", sqlite_store, settings, bob, sent)["problem"]["kind"] == "conflict"
+    assert desk.call("submit", sqlite_store, settings, ann, sent)["outcome"] == "counted"
     (judgment,) = history.read(sqlite_store)
     fix = {"id": judgment.id, "mode": "correct", "verdict": "all_bad"}
-    assert desk.submit(sqlite_store, settings, bob, fix)["problem"]["kind"] == "conflict"
+    assert desk.call("submit", sqlite_store, settings, bob, fix)["problem"]["kind"] == "conflict"
     assert [j.answer for j in history.read(sqlite_store)] == [judgment.answer]
 
 
 def test_progress_counts_today_and_what_is_left_for_this_rater(sqlite_store, settings, ann):
     put(sqlite_store, *(comparison(f"q{i}", "one", "two") for i in range(3)))
-    card = desk.open_(sqlite_store, settings, ann, {})["card"]
-    assert (card["progress"]["done"], card["progress"]["left"]) == (0, "3")
-    after = desk.submit(sqlite_store, settings, ann, {"id": card["id"], "verdict": "skipped"})["card"]
-    assert (after["progress"]["done"], after["progress"]["left"]) == (1, "2")
+    opened = desk.call("open", sqlite_store, settings, ann, {})
+    assert (opened["progress"]["done"], opened["progress"]["left"]) == (0, 3)
+    sent = {"id": opened["cards"][0]["id"], "verdict": "skipped"}
+    after = desk.call("submit", sqlite_store, settings, ann, sent)
+    assert (after["progress"]["done"], after["progress"]["left"]) == (1, 2)
+
+
+def test_a_page_holds_the_comparison_on_the_screen_and_the_next(sqlite_store, settings, ann):
+    put(sqlite_store, *(comparison(f"q{i}", "one", "two") for i in range(4)))
+    first, second = (card["id"] for card in desk.call("open", sqlite_store, settings, ann, {})["cards"])
+    again = desk.call("open", sqlite_store, settings, ann, {"have": [first]})
+    assert [card["id"] for card in again["cards"]] == [second]
+    sent = {"id": first, "verdict": "skipped", "have": [first, second]}
+    (third,) = desk.call("submit", sqlite_store, settings, ann, sent)["cards"]
+    assert third["id"] not in (first, second)
+
+
+def test_scores_of_the_answers_shown_are_kept_by_completion(sqlite_store, settings, ann):
+    put(sqlite_store, comparison("q", "one", "two"))
+    card = desk.call("open", sqlite_store, settings, ann, {})["cards"][0]
+    sent = {
+        "id": card["id"],
+        "verdict": "ranked",
+        "ranks": [1, 1],
+        "scores": {"honest": [5, None], "helpful": [None, None]},
+    }
+    desk.call("submit", sqlite_store, settings, ann, sent)
+    (judgment,) = history.read(sqlite_store)
+    assert judgment.answer.scores == {"honest": {judgment.order_shown[0]: 5}}
 
 
 def test_an_accepted_comparison_is_sent_to_raters_by_a_lead_once(sqlite_store, ann):

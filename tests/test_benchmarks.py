@@ -75,6 +75,17 @@ def test_our_side_of_the_comparison_with_label_studio_runs():
     assert figures["ours.answered_twice"] == 0
 
 
+@pytest.mark.browser
+def test_the_rater_pages_speed_is_measured_beside_a_bare_gradio_page():
+    pytest.importorskip("playwright")
+    if not any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))) and not os.environ.get("CI"):
+        pytest.skip("no Chromium here: install the package `chromium`")
+    figures = quick("rater_latency.py")
+    assert figures["n"] == figures["confirmed_n"] > 0
+    assert 0 < figures["p50_ms"] <= figures["p95_ms"]
+    assert figures["p95_ratio"] == figures["p95_ms"] / figures["bare_p95_ms"]
+
+
 def test_the_figures_in_the_documentation_are_those_of_the_results():
     run = subprocess.run(
         [sys.executable, str(BENCHMARKS / "figures.py"), "--check"], capture_output=True, text=True, check=False

@@ -236,6 +236,8 @@ function rate(element, server) {
   }
   function fold(all = false) {
     const answers = $("answers");
+    for (const box of $("card").querySelectorAll("pre, table, math"))
+      if (box.scrollWidth > box.clientWidth) box.tabIndex = 0; // scrolled with the keyboard, too
     const limit = Math.max(320, Math.round(window.innerHeight * 0.9));
     answers.classList.remove("folded");
     const long = [...answers.children].some((panel) => panel.scrollHeight > limit * 1.15);
@@ -504,7 +506,7 @@ function rate(element, server) {
     $("unsent").textContent = t("unsent", { n: number(n) });
   }
   function showKeys() {
-    for (const node of element.querySelectorAll("kbd[data-key]")) node.textContent = (keys.of(node.dataset.key) ?? "").toUpperCase();
+    for (const node of element.querySelectorAll("kbd[data-key]")) node.dataset.shows = (keys.of(node.dataset.key) ?? "").toUpperCase();
     for (const button of choices) button.setAttribute("aria-keyshortcuts", keys.of(button.dataset.choice).toUpperCase());
     const rows = keys.actions.map((action) => {
       const row = document.createElement("div");

@@ -1,0 +1,205 @@
+"""Every page and state of it, light, dark and on a phone: axe finds nothing, nothing is wider than the screen, and a
+picture is taken for the documentation."""
+
+from __future__ import annotations
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from browser import Server, answers, enter, expect, pair, picture, question, until_next
+
+from rlhf_hitl.formats.guidance import bundled_tutorial
+from rlhf_hitl.store import guidelines, tokens, tutorial
+from rlhf_hitl.types import DEFAULT_PROJECT, Role
+
+pytestmark = pytest.mark.browser
+
+#: Beyond those that are on by themselves (WCAG 2.0 to 2.2 A and AA, and best practice).
+MORE = {"target-size": {"enabled": True}, "label-content-name-mismatch": {"enabled": True}}
+
+SCREENS = {
+    "light": {"viewport": {"width": 1280, "height": 800}, "color_scheme": "light"},
+    "dark": {"viewport": {"width": 1280, "height": 800}, "color_scheme": "dark"},
+    "phone": {"viewport": {"width": 390, "height": 844}, "color_scheme": "light", "has_touch": True},
+    "narrow": {"viewport": {"width": 320, "height": 640}, "color_scheme": "dark", "has_touch": True},
+}
+
+#: What sticks out of the screen and is in nothing that scrolls by itself. Gradio's container clips what is too wide, so
+#: the page's own width says nothing.
+WIDE = """
+(width) => {
+  const scrolls = (e) =>
+    e && !e.matches(".desk") && (/auto|scroll/.test(getComputedStyle(e).overflowX) || scrolls(e.parentElement));
+  const out = (e) => {
+    const box = e.getBoundingClientRect();
+    return box.width > 1 && (box.right > width + 1 || box.left < -1);
+  };
+  return [...document.querySelectorAll(".desk *")]
+    .filter((e) => e.checkVisibility() && out(e) && !scrolls(e.parentElement))
+    .map((e) => `${e.tagName}#${e.id}.${e.className}`);
+}
+"""
+
+CODE = """Take each letter once:
+
+```python
+def unique(text: str) -> str:
+    \"\"\"The letters of a text, each once.\"\"\"
+    return "".join(dict.fromkeys(text))  # keeps the order
+```
+
+| text | result |
+| --- | --- |
+| banana | ban |"""
+WORDS = "Go through the text and **remember** what you have seen. A set forgets the order; a dictionary keeps it."
+
+
+@pytest.fixture(scope="module")
+def office(tmp_path_factory):
+    """A server with a pair, four answers to rank, a tutorial, and people."""
+    made = [pair("How do I remove repeated letters from a word in Python?", CODE, WORDS, overlap=9)]
+    made += [
+        pair("Suggest a name for a ginger cat.", "Marmalade", "Rusty", "Pumpkin, since it is autumn.", "Cat", overlap=9)
+    ]
+    server = Server(tmp_path_factory.mktemp("office"), made).start()
+    tutorial.put(server.store, DEFAULT_PROJECT, bundled_tutorial())
+    for name in SCREENS:
+        server.person(f"new-{name}", new=True)
+        done = server.person(name)
+        for example in tutorial.of(server.store):
+            tutorial.keep(server.store, done.id, example.id, example.answer, True)
+    server.person("lea", Role.LEAD)
+    yield server
+    server.kill()
+    server.store.close()
+
+
+@pytest.fixture(params=SCREENS)
+def screen(request, chromium, images):
+    """The name of a screen, a page on it, and what looks it over."""
+    context = chromium.new_context(reduced_motion="reduce", **SCREENS[request.param])
+    context.set_default_timeout(30_000)
+    page = context.new_page()
+    found: dict[str, list[str]] = {}
+
+    def look(state: str) -> None:
+        options = {"resultTypes": ["violations"], "rules": MORE}
+        violations = Axe().run(page, options=options).response["violations"]
+        found[state] = [f"{v['id']}: {n['target']} {n['failureSummary']}" for v in violations for n in v["nodes"]]
+        width = page.viewport_size["width"]
+        wide = page.evaluate(
+            WIDE,
+            width,
+        )
+        found[state] += [f"wider than the screen: {e}" for e in wide[:3]]
+        if request.param != "narrow":
+            picture(page, images / f"{state}-{request.param}.png")
+
+    yield request.param, page, look
+    context.close()
+    assert {state: bad for state, bad in found.items() if bad} == {}
+
+
+def test_signing_in(office, screen):
+    _, page, look = screen
+    page.goto(office.address + "/login")
+    look("login")
+    page.get_by_label("Name").fill("nobody")
+    page.get_by_label("Password").fill("not a password")
+    page.get_by_role("button", name="Sign in").click()
+    expect(page.get_by_role("alert")).to_be_visible()
+    look("login-refused")
+    page.goto(f"{office.address}/invite/{tokens.invite(office.store, Role.RATER)}")
+    look("invite")
+
+
+def test_first_steps(office, screen):
+    name, page, look = screen
+    enter(page, office, f"new-{name}")
+    expect(page.locator("#guide-agree")).to_be_visible()
+    look("guidelines")
+    page.locator("#guide-agree").click()
+    expect(page.locator("#tutorial")).to_be_visible()
+    page.keyboard.press("7")
+    page.keyboard.press("Enter")
+    expect(page.locator("#verdict")).to_be_visible()
+    look("tutorial")
+
+
+def test_rating(office, screen):
+    name, page, look = screen
+    enter(page, office, name)
+    expect(page.locator("#card")).to_be_visible()
+    many = len(answers(page)) > 2
+    for state in ("many", "pair") if many else ("pair", "many"):
+        look_at_pair(page, look) if state == "pair" else look_at_many(page, look)
+        before = question(page)
+        page.keyboard.press("Enter")
+        if state == ("pair" if many else "many"):
+            expect(page.locator("#empty")).to_be_visible()
+        else:
+            until_next(page, before)
+    look("empty")
+
+
+def look_at_pair(page, look) -> None:
+    page.keyboard.press("2")
+    look("rate")
+    page.keyboard.press("d")
+    expect(page.locator(".said ins").first).to_be_visible()
+    look("differences")
+    page.keyboard.press("d")
+    page.keyboard.press("x")
+    page.keyboard.press("f")
+    expect(page.locator("#reasons")).to_be_visible()
+    page.keyboard.press("e")
+    look("more")
+    page.keyboard.press("Escape")
+    page.keyboard.press("g")
+    expect(page.locator("#guide")).to_be_visible()
+    look("beside")
+    page.keyboard.press("Escape")
+    for key, dialog in (("?", "#help"), ("h", "#past")):
+        page.keyboard.press(key)
+        expect(page.locator(dialog)).to_be_visible()
+        look({"#help": "keys", "#past": "history"}[dialog])
+        page.keyboard.press("Escape")
+        expect(page.locator(dialog)).to_be_hidden()
+    page.locator("#open-settings").click()
+    look("settings")
+    page.keyboard.press("Escape")
+    page.keyboard.press("2")
+
+
+def look_at_many(page, look) -> None:
+    for key in "213":
+        page.keyboard.press(key)
+    look("many")
+
+
+def test_leading(office, screen):
+    _, page, look = screen
+    enter(page, office, "lea")
+    expect(page.locator(".figure").first).to_be_visible()
+    look("lead")
+    page.goto(office.address + "/people/")
+    expect(page.locator("table")).to_be_visible()
+    look("people")
+
+
+def test_the_interface_in_arabic(office, chromium, images):
+    context = chromium.new_context(locale="ar", **SCREENS["light"])
+    page = context.new_page()
+    someone = office.person("reader")
+    for example in tutorial.of(office.store):
+        tutorial.keep(office.store, someone.id, example.id, example.answer, True)
+    page.goto(office.address + "/login")
+    expect(page.locator("html")).to_have_attribute("dir", "rtl")
+    page.locator("[name=name]").fill("reader")
+    page.locator("[name=password]").fill("a-good-password")
+    page.keyboard.press("Enter")
+    expect(page.locator("#card")).to_be_visible(timeout=30_000)
+    expect(page.locator("html")).to_have_attribute("lang", "ar")
+    assert guidelines.acknowledged(office.store, someone.id)
+    assert Axe().run(page, options={"resultTypes": ["violations"], "rules": MORE}).response["violations"] == []
+    picture(page, images / "rate-arabic.png")
+    context.close()

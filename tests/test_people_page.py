@@ -183,8 +183,10 @@ def test_what_is_refused_is_told_in_one_line_and_changes_nothing(shared, page):
 
 
 def test_who_is_disabled_is_out_at_once_and_comes_back(shared, page):
-    rater = shared.person("dora")
-    session = tokens.sign_in(shared.store, rater, 1)
+    shared.person("dora")
+    verified = people.verify(shared.store, "dora", PASSWORD)
+    assert verified is not None
+    session = tokens.sign_in(shared.store, verified, 1)
     open_people(page, shared, "lead-of-dora")
     edit(page, "dora")
     page.get_by_role("button", name="Disable").click()

@@ -59,7 +59,9 @@ def test_the_median_is_of_the_newest_judgments_of_each(store, add_comparisons, a
 
 def test_a_sign_in_is_a_sign_of_life(store):
     ann = people.add(store, "ann", Role.RATER, "correct horse")
-    tokens.sign_in(store, ann, 1)
+    verified = people.verify(store, "ann", "correct horse")
+    assert verified is not None
+    tokens.sign_in(store, verified, 1)
     tokens.add(store, ann.id, "", ["task"], by=audit.CLI)
     done = views.work(store)[ann.id]
     assert done.judged_at is None

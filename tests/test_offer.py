@@ -376,3 +376,32 @@ def test_the_queue_is_told_lane_by_lane(store, add_raters):
         ("second", "", "pilot"): (True, 0, 0, 1),
     }
     assert queue.state(store) == {"filled": 1, "leased": 1, "free": 5}
+
+
+# The way of a judgment through the database
+
+
+def test_nothing_of_a_cycle_reads_a_table_from_end_to_end(sqlite_store, add_raters):
+    """Asked of SQLite, which tells its plans; it takes one whatever the tables hold."""
+    store = sqlite_store
+    put(store, *(f"Question {n}?" for n in range(offer.REPEAT_GAP + 5)))
+    [ann] = add_raters(store, 1)
+    projects.change(store, "default", repeat_every=2)
+    people.change(store, "rater 0", quota=1000)
+    said: dict[str, None] = {}
+
+    def hear(conn, cursor, statement, parameters, context, executemany):
+        plan = cursor.connection.execute(f"EXPLAIN QUERY PLAN {statement}", parameters)
+        said.update({f"{step} | {statement}": None for *_, step in plan})
+
+    while (lease := next(iter(queue.lease_many(store, ann, 1, chance=ALWAYS)), None)) is not None:
+        if len(list(history.read(store))) == offer.REPEAT_GAP:
+            sa.event.listen(store._engine, "before_cursor_execute", hear)
+        rank(store, lease)
+    sa.event.remove(store._engine, "before_cursor_execute", hear)
+
+    assert any("judgments_by_rater" in step for step in said), "a rater's newest are found by their own index"
+    small = ("projects", "lanes", "webhooks", "members", "constant", "json_each")
+    read = [s for s in said if s.startswith("SCAN ") and not s.startswith(tuple(f"SCAN {t}" for t in small))]
+    assert read == []
+    assert [s for s in said if "judgments_supersedes_once" in s] == [], "which holds nearly all rows under one key"

@@ -230,7 +230,7 @@ def load(conn: Connection, ids: Sequence[str]) -> dict[str, Comparison]:
 _IDS = sa.bindparam("ids", expanding=True)
 _WHOLE = (
     sa.select(
-        comparisons,
+        *(c for c in comparisons.c if c.name not in ("source", "created_at", "lane_id")),
         lanes.c.project_id,
         lanes.c.batch,
         *(c.label(f"prompt_{c.name}") for c in (prompts.c.messages, prompts.c.split, prompts.c.tags)),

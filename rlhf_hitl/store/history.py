@@ -77,6 +77,10 @@ def keys_on(store: Store, conn: Connection, comparison_ids: Sequence[str]) -> di
     return {(comparison, rater): key for comparison, rater, key, supersedes in rows if supersedes is None}
 
 
+def new_id() -> str:
+    return f"j_{uuid.uuid4().hex}"
+
+
 def row_of(answer: Answer, **given) -> dict:
     """The row of an answer, in the circumstances `given` (columns); those not given are empty."""
     empty = {
@@ -90,7 +94,7 @@ def row_of(answer: Answer, **given) -> dict:
         "supersedes": None,
     }
     return empty | {
-        "id": f"j_{uuid.uuid4().hex}",
+        "id": new_id(),
         "verdict": answer.verdict.value,
         "ranking": [list(group) for group in answer.ranking],
         "strength": answer.strength,
@@ -104,11 +108,15 @@ def row_of(answer: Answer, **given) -> dict:
     }
 
 
-def append(store: Store, conn: Connection, row: dict) -> None:
-    """Add a row to the end. Others who add one wait until this transaction is over."""
-    # Numbered and committed in one order, so that a reader who goes on `after` the last number misses nothing.
-    store.lock(conn, "judgments")
-    conn.execute(judgments.insert(), row)
+def append(conn: Connection, row: dict) -> None:
+    """Add a row to the end. Others who add one wait until this transaction is over: the database sees to it.
+
+    So rows are numbered and committed in one order, and a reader who goes on `after` the last number misses nothing.
+    """
+    conn.execute(_APPEND, row)
+
+
+_APPEND = judgments.insert()
 
 
 def add_outside(store: Store, conn: Connection, votes: Sequence[dict]) -> int:
@@ -127,7 +135,6 @@ def add_outside(store: Store, conn: Connection, votes: Sequence[dict]) -> int:
         )
         for v in votes
     ]
-    store.lock(conn, "judgments")
     return store.insert_new(conn, judgments, rows)
 
 
@@ -150,6 +157,14 @@ def known(conn: Connection, rater_id: str, key: str, comparison_id: str, answer:
 _OWN = judgments.c.rater_id == sa.bindparam("rater")
 _UNDER_KEY = judgments.c.idempotency_key == sa.bindparam("key")
 _OWN_BEFORE = sa.select(judgments).where(_OWN, sa.or_(_UNDER_KEY, judgments.c.comparison_id == sa.bindparam("of")))
+
+
+def said_before(comparison_id: sa.Column[str]) -> sa.ColumnElement[bool]:
+    """Whether rater `rater` has judged a comparison, or anything under `key`: then `known` tells what."""
+    own = judgments.alias()
+    mine = own.c.rater_id == sa.bindparam("rater")
+    keyed = sa.exists().where(mine, own.c.idempotency_key == sa.bindparam("key"))
+    return sa.or_(sa.exists().where(mine, own.c.comparison_id == comparison_id), keyed)
 
 
 def known_correction(

@@ -102,7 +102,6 @@ def _hold(conn: Connection, rater_id: str, place: Place, now: datetime, until: d
 # Statements of the busy path are built once: SQLAlchemy takes longer to build one than the database to run it.
 _THIS_PLACE = (places.c.comparison_id == sa.bindparam("of"), places.c.n == sa.bindparam("at"))
 _HOLD_PLACE = places.update().where(*_THIS_PLACE)
-_FILL_PLACE = places.update().where(*_THIS_PLACE)
 _NEW_LEASE = (
     leases.insert()
     .values(
@@ -160,7 +159,8 @@ def submit(
     key = idempotency_key or lease_id
     with store.write() as conn:
         _, clock = _lock_rater(store, conn, rater_id)
-        held = conn.execute(_LEASED_AND_LOCKED, {"lease": lease_id}).mappings().first()
+        shown = {"lease": lease_id, "rater": rater_id, "key": key}
+        held = conn.execute(_LEASED_AND_LOCKED, shown).mappings().first()
         if held is None:
             raise NotFound(f"lease {lease_id!r}", expected="a lease this store gave", fix="ask for the next comparison")
         if held["rater_id"] != rater_id:
@@ -168,13 +168,16 @@ def submit(
         if callable(answer):
             answer = answer(tuple(held["order_shown"]))
         answer.check(held["order_shown"])
-        known = history.known(conn, rater_id, key, held["comparison_id"], answer)
-        if known is not None:
-            return Receipt(known, "repeated")
+        if held["before"]:
+            known = history.known(conn, rater_id, key, held["comparison_id"], answer)
+            if known is not None:
+                return Receipt(known, "repeated")
         now = now or clock
-        place = _place_for(conn, held, now)
+        id = history.new_id()
+        filled = _fill_place(conn, held, lease_id, id, now)
         row = history.row_of(
             answer,
+            id=id,
             comparison_id=held["comparison_id"],
             rater_id=rater_id,
             lease_id=lease_id,
@@ -184,21 +187,24 @@ def submit(
             guideline_version=guideline_version or held["guideline_version"],
             interface_version=interface_version,
             simulated=simulated,
-            surplus=place is None,
+            surplus=not filled,
             idempotency_key=key,
             created_at=now,
         )
-        history.append(store, conn, row)
-        if place is not None:
-            filled = {"judgment_id": row["id"], "rater_id": rater_id, "lease_id": lease_id, "leased_until": None}
-            conn.execute(_FILL_PLACE, filled | {"of": held["comparison_id"], "at": place})
+        history.append(conn, row)
         if held["told"]:
             _tell(conn, row)
-        return Receipt(row["id"], "counted" if place is not None else "surplus")
+        return Receipt(id, "counted" if filled else "surplus")
 
 
+# What a rater said before is seen as it is: their row is locked already, so they say nothing else meanwhile.
 _LEASED_AND_LOCKED = (
-    sa.select(leases, events.anybody_listens().label("told"))
+    sa.select(
+        *(leases.c[name] for name in ("comparison_id", "rater_id", "order_shown", "route", "reward_model_id")),
+        leases.c.guideline_version,
+        history.said_before(leases.c.comparison_id).label("before"),
+        events.anybody_listens().label("told"),
+    )
     .join(comparisons, comparisons.c.id == leases.c.comparison_id)
     .where(leases.c.id == sa.bindparam("lease"))
     .with_for_update(key_share=True, of=comparisons)
@@ -238,7 +244,7 @@ def correct(store: Store, judgment_id: str, rater_id: str, answer: Answer, *, id
             idempotency_key=idempotency_key,
             created_at=utc_now(),
         )
-        history.append(store, conn, row)
+        history.append(conn, row)
         _tell(conn, row)
         return Receipt(row["id"], "counted" if not old["surplus"] else "surplus")
 
@@ -371,8 +377,9 @@ def lease_from(row, comparison: Comparison) -> Lease:
     return Lease(row["id"], comparison, row["rater_id"], shown, row["expires_at"], version)
 
 
+_LEASE = ("id", "comparison_id", "rater_id", "order_shown", "expires_at", "guideline_version")
 _HELD = (
-    sa.select(leases)
+    sa.select(*(leases.c[name] for name in _LEASE))
     .join(places, places.c.lease_id == leases.c.id)
     .where(
         places.c.rater_id == sa.bindparam("rater"),
@@ -383,9 +390,11 @@ _HELD = (
 )
 
 
-def _place_for(conn: Connection, held, now: datetime) -> int | None:
-    """The place an answer fills: one the rater holds (under this lease or a later one), else a free one, else none."""
-    return conn.execute(_PLACE_FOR, {"of": held["comparison_id"], "rater": held["rater_id"], "now": now}).scalar()
+def _fill_place(conn: Connection, held, lease_id: str, judgment_id: str, now: datetime) -> bool:
+    """Fill a place the rater holds (under this lease or a later one), else a free one. False where there is none."""
+    which = {"of": held["comparison_id"], "rater": held["rater_id"], "now": now}
+    filled = {"judgment_id": judgment_id, "rater_id": held["rater_id"], "lease_id": lease_id, "leased_until": None}
+    return conn.execute(_FILL_PLACE, which | filled).rowcount > 0
 
 
 _HELD_BY_THEM = places.c.rater_id == sa.bindparam("rater")
@@ -400,6 +409,9 @@ _PLACE_FOR = (
     .order_by(sa.case((_HELD_BY_THEM, 0), else_=1), places.c.n)
     .limit(1)
     .with_for_update()
+)
+_FILL_PLACE = places.update().where(
+    places.c.comparison_id == sa.bindparam("of"), places.c.n == _PLACE_FOR.correlate(None).scalar_subquery()
 )
 
 
@@ -420,7 +432,8 @@ def _lock_rater(store: Store, conn: Connection, rater_id: str) -> tuple[Any, dat
 def _rater_and_clock(sqlite: bool) -> sa.Select:
     clock = sa.null() if sqlite else sa.func.clock_timestamp()
     of = raters.c.id == sa.bindparam("rater")
-    return sa.select(raters, clock.label("clock")).where(of).with_for_update(key_share=True)
+    needed = (raters.c.id, raters.c.languages, raters.c.quota, raters.c.paused_at, raters.c.disabled_at)
+    return sa.select(*needed, clock.label("clock")).where(of).with_for_update(key_share=True)
 
 
 def _lock_comparison(conn: Connection, comparison_id: str) -> None:

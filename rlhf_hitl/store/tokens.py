@@ -163,12 +163,14 @@ def holder(store: Store, secret: str, kind: Kind) -> tuple[Rater, Token] | None:
     if row is None or row["owner_disabled_at"] is not None:
         return None
     token = _token(row)
-    rater = people.from_row({c.name: row[f"owner_{c.name}"] for c in raters.c})
+    rater = people.from_row({name: row[f"owner_{name}"] for name in _OF_OWNER})
     return (rater, token) if token.holds(utc_now()) else None
 
 
+_OF_TOKEN = [c for c in tokens.c if c.name not in ("digest", "created_by")]
+_OF_OWNER = [c.name for c in raters.c if c.name not in ("password_hash", "created_at")]
 _HOLDER = (
-    sa.select(tokens, *(c.label(f"owner_{c.name}") for c in raters.c))
+    sa.select(*_OF_TOKEN, *(raters.c[name].label(f"owner_{name}") for name in _OF_OWNER))
     .join(raters, raters.c.id == tokens.c.rater_id)
     .where(tokens.c.digest == sa.bindparam("digest"), tokens.c.kind == sa.bindparam("kind"))
 )

@@ -236,8 +236,7 @@ function rate(element, server) {
   }
   function fold(all = false) {
     const answers = $("answers");
-    for (const box of $("card").querySelectorAll("pre, table, math"))
-      if (box.scrollWidth > box.clientWidth) box.tabIndex = 0; // scrolled with the keyboard, too
+    reach();
     const limit = Math.max(320, Math.round(window.innerHeight * 0.9));
     answers.classList.remove("folded");
     const long = [...answers.children].some((panel) => panel.scrollHeight > limit * 1.15);
@@ -247,6 +246,12 @@ function rate(element, server) {
     const button = $("unfold").firstElementChild;
     button.firstElementChild.textContent = t(all ? "fold" : "show_all");
     button.setAttribute("aria-expanded", String(all));
+  }
+  const refold = () => card?.answers && fold(!$("answers").classList.contains("folded") && !$("unfold").hidden);
+  // What scrolls by itself is scrolled with the keyboard, too.
+  function reach() {
+    for (const box of element.querySelectorAll(".text :is(pre, table, .math)"))
+      if (box.scrollWidth > box.clientWidth) box.tabIndex = 0;
   }
   async function difference() {
     if (!pair() || busy) return;
@@ -262,7 +267,7 @@ function rate(element, server) {
     });
     paint($("answers"));
     $("open-difference").setAttribute("aria-pressed", String(card.plain));
-    fold(!$("answers").classList.contains("folded") && !$("unfold").hidden);
+    refold();
     announce(t(marked ? "difference_on" : "difference_off"));
   }
 
@@ -448,6 +453,7 @@ function rate(element, server) {
       $("verdict-title").textContent = t(answer.agreed ? "tutorial_agreed" : "tutorial_differed");
       $("verdict-expected").textContent = t("tutorial_expected", { answer: t(answer.expected) });
       $("verdict-why").innerHTML = answer.why; // of ui/markdown.py
+      paint($("verdict"));
       $("verdict").focus();
       examples = answer.example;
     });
@@ -462,9 +468,10 @@ function rate(element, server) {
     if (!guide) return;
     $("guide-version").textContent = guide.version;
     $("guide-text").innerHTML = guide.html; // of ui/markdown.py
+    paint($("guide-text"));
     $("guide-changed").hidden = $("guide-agree").hidden = guide.acknowledged;
     $("guide-close").hidden = !guide.acknowledged;
-    if (on) $("guide-title").focus();
+    if (on) reach(), $("guide-title").focus();
   }
   async function history() {
     exchange("history", {}, ({ judged }) => {
@@ -614,7 +621,8 @@ function rate(element, server) {
     }
   });
   const leaveChoiceFor = (key) => (/^[1-9]$/.test(key) || key.startsWith("Arrow")) && leaveChoice();
-  window.addEventListener("resize", () => fold(!$("answers").classList.contains("folded") && !$("unfold").hidden));
+  window.addEventListener("resize", refold);
+  new ResizeObserver(refold).observe($("prompt")); // also narrower beside the guideline
   new ResizeObserver(([bar]) => element.style.setProperty("--bar", `${bar.target.offsetHeight}px`)).observe($("bar"));
   // Somebody is at work: what they hold stays theirs.
   setInterval(() => card?.mode === "new" && !elsewhere && clock.restless() && server.renew({}), 5 * 60_000);

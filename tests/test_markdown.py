@@ -6,38 +6,16 @@ import time
 from html.parser import HTMLParser
 
 import pytest
+from hostile import HOSTILE
 
 from rlhf_hitl.ui.markdown import MARKDOWN_LIMIT, SHOWN_LIMIT, render
 
-HOSTILE = [
-    "<script>alert(1)</script>",
-    "<img src=x onerror=alert(1)>",
-    "<svg onload=alert(1)><a xlink:href='javascript:alert(1)'>x</a></svg>",
-    "<iframe src=//evil.example></iframe><object data=x></object><embed src=x>",
-    "<style>*{display:none}</style><link rel=stylesheet href=//evil.example>",
-    "<base href=//evil.example><meta http-equiv=refresh content=0>",
-    "[click](javascript:alert(1)) [click](JaVaScRiPt:alert(1)) [click](java\nscript:alert(1))",
-    "[click](&#106;avascript:alert(1)) [click](data:text/html,x) [click](vbscript:x) [click](file:///etc/passwd)",
-    "[click](//evil.example/x) [click](/logout) [click](#x) [mail](mailto:a@b.example)",
-    "![beacon](https://evil.example/pixel.png) ![b](data:image/svg+xml,<svg/onload=alert(1)>)",
-    '[x](https://evil.example/"onmouseover="alert(1))',
-    "[x](https://evil.example 'title\" onclick=alert(1)')",
-    "![x][ref]\n\n[ref]: https://evil.example/p.png",
-    "<https://evil.example/'onclick='alert(1)>",
-    '```"><script>alert(1)</script>\ncode\n```',
-    "```html\n<script>alert(1)</script>\n```",
-    "`<script>alert(1)</script>`",
-    "| <script> | [x](javascript:x) |\n|---|---|\n| <img src=x onerror=x> | ![b](http://evil.example) |",
-    "<!-- comment --> <![CDATA[ x ]]> <?php x ?>",
-    "&lt;script&gt;alert(1)&lt;/script&gt;",
-    "</div></div></section></main><form action=//evil.example>",
-    "${alert(1)} {{constructor.constructor('alert(1)')()}} @children",
-]
-INLINE = {"em", "strong", "s", "code", "span", "a", "bdi", "br"}
-BLOCKS = {"div", "p", "hr", "pre", "ul", "ol", "li", "blockquote", "table", "thead", "tbody", "tr", "th", "td"}
 INLINE = {"em", "strong", "s", "code", "span", "a", "bdi", "br"}
 BLOCKS = {"div", "p", "hr", "pre", "ul", "ol", "li", "blockquote", "table", "thead", "tbody", "tr", "th", "td"}
 ALLOWED = INLINE | BLOCKS | {f"h{n}" for n in range(1, 7)}
+_FORMULAS = """math mrow mi mn mo ms mtext mspace mfrac msqrt mroot mpadded mphantom msub msup msubsup munder mover
+munderover mmultiscripts mprescripts mtable mtr mtd menclose"""
+FORMULAS = set(_FORMULAS.split())
 
 
 class Seen(HTMLParser):
@@ -59,17 +37,27 @@ class Seen(HTMLParser):
         self.text += data
 
 
-@pytest.mark.parametrize("text", HOSTILE)
-def test_only_harmless_elements_and_attributes_come_out(text):
-    seen = Seen(render(text))
-    assert set(seen.tags) <= ALLOWED
+@pytest.mark.parametrize("name", HOSTILE)
+def test_only_harmless_elements_and_attributes_come_out_and_soon(name):
+    start = time.process_time()
+    html = render(HOSTILE[name])
+    assert time.process_time() - start < 10
+    seen = Seen(html)
+    assert set(seen.tags) <= ALLOWED | FORMULAS
     assert seen.depth == 0
-    for tag, name, value in seen.attributes:
-        assert name in ("class", "dir", "href", "rel", "target", "start", "style"), (tag, name)
-        if name == "href":
+    for tag, attribute, value in seen.attributes:
+        assert not attribute.startswith("on"), (tag, attribute)
+        assert "evil.example" not in (value or "") or attribute == "href", (tag, attribute, value)
+        if tag in ALLOWED:
+            known = ("class", "dir", "href", "rel", "target", "start", "style", "data-t", "data-n")
+            assert attribute in known, (tag, attribute)
+        if attribute == "href":
             assert value.lower().startswith(("http://", "https://"))
-        if name == "style":
-            assert value.startswith("text-align:")
+        if attribute == "style":
+            assert "url" not in value
+            assert "position" not in value
+        if attribute == "data-t":
+            assert value.startswith("text_")
 
 
 def test_a_link_opens_elsewhere_tells_nothing_and_says_where_it_leads():
@@ -80,7 +68,8 @@ def test_a_link_opens_elsewhere_tells_nothing_and_says_where_it_leads():
 
 
 def test_an_image_is_shown_as_text_with_its_address():
-    assert "[image: a cat — https://pics.example/cat.png]" in render("![a cat](https://pics.example/cat.png)")
+    shown = Seen(render("![a cat](https://pics.example/cat.png)")).text
+    assert "[image: a cat — https://pics.example/cat.png]" in shown
 
 
 def test_direction_overrides_are_shown_and_every_block_settles_its_own():
@@ -100,7 +89,7 @@ def test_empty_and_broken_text_is_shown_as_something(text):
 def test_ten_megabytes_on_one_line_are_cut_and_said_so():
     html = render("x" * 10_000_000)
     assert len(html) < SHOWN_LIMIT + 1000
-    assert "9,800,000 more characters are not shown" in html
+    assert "Characters that are not shown: 9,800,000" in html
 
 
 @pytest.mark.parametrize("piece", ["[", "![", "*a ", "`a``", "_*", "> ", "- ", "<a ", "[a](", "|a", "\\", "&", "\n#"])

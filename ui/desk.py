@@ -341,7 +341,7 @@ def _card(id: str, mode: str, prompt: Sequence[Message], answers: Sequence[Seque
         "prompt": conversation(prompt),
         "asked": _excerpt(prompt),
         "answers": [
-            {"letter": letter, "html": completion(chat), "text": _text(chat)}
+            {"letter": letter, "html": completion(chat), "text": markdown.visible(_text(chat)[: markdown.SHOWN_LIMIT])}
             for letter, chat in zip(ascii_uppercase, answers)
         ],
     }
@@ -354,9 +354,8 @@ def _excerpt(chat: Sequence[Message]) -> str:
 
 
 def _text(chat: Sequence[Message]) -> str:
-    """What the policy itself wrote, for reading and rewriting: as long as the page shows it."""
-    text = "\n\n".join(m.content for m in chat if m.role == "assistant" or len(chat) == 1)
-    return markdown.visible(text[: markdown.SHOWN_LIMIT])
+    """What the policy itself wrote."""
+    return "\n\n".join(m.content for m in chat if m.role == "assistant" or len(chat) == 1)
 
 
 def conversation(chat: Sequence[Message]) -> str:

@@ -6,7 +6,7 @@ import re
 
 from rapidfuzz.distance import Indel
 
-from rlhf_hitl.ui.markdown import escape, render
+from rlhf_hitl.ui.markdown import SHOWN_LIMIT, escape, render, rest, visible
 
 #: Words compared of each text. Time and memory grow with their product: at the limit 0.3 s and 60 MB.
 WORDS_LIMIT = 20_000
@@ -31,9 +31,9 @@ def difference(first: str, second: str) -> tuple[str, str]:
     """Both texts as HTML, in each the words marked that the other has not: `del` in the first, `ins` in the second.
 
     Only words are compared, so that a paragraph that is broken otherwise is still the same paragraph. What lies beyond
-    `WORDS_LIMIT` is shown unmarked, below a `p.uncompared` for the page to say so in.
+    `WORDS_LIMIT` is shown unmarked, what lies beyond `SHOWN_LIMIT` characters not at all, and both is said there.
     """
-    texts = [_WORD.findall(text.rstrip()) for text in (first, second)]
+    texts = [_WORD.findall(visible(text[:SHOWN_LIMIT]).rstrip()) for text in (first, second)]
     numbers: dict[str, int] = {}
     a, b = ([numbers.setdefault(word, len(numbers)) for _, word in words[:WORDS_LIMIT]] for words in texts)
     only_a, only_b = ([False] * len(words) for words in texts)
@@ -42,7 +42,8 @@ def difference(first: str, second: str) -> tuple[str, str]:
             only_a[step.src_start : step.src_end] = [True] * (step.src_end - step.src_start)
         elif step.tag == "insert":
             only_b[step.dest_start : step.dest_end] = [True] * (step.dest_end - step.dest_start)
-    return _html(texts[0], only_a, "del"), _html(texts[1], only_b, "ins")
+    missing = [rest(len(text) - SHOWN_LIMIT) for text in (first, second)]
+    return _html(texts[0], only_a, "del") + missing[0], _html(texts[1], only_b, "ins") + missing[1]
 
 
 def _html(words: _Words, only_here: list[bool], mark: str) -> str:

@@ -15,6 +15,8 @@ from urllib.parse import urlsplit
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
+from rlhf_hitl.ui.formula import add_formulas
+
 #: Beyond this many characters a text is shown as it is: Markdown's worst cases grow faster than the text.
 MARKDOWN_LIMIT = 30_000
 #: Beyond this many levels Markdown's blocks are left out, so a text that has them is shown as it is.
@@ -33,7 +35,7 @@ def render(text: str) -> str:
     """Markdown as HTML, in an element of its own that settles its own writing direction."""
     text = visible(text)
     if not text.strip():
-        return '<div class="text"><p class="note">(empty)</p></div>'
+        return f'<div class="text"><p class="note">({_word("text_empty", "empty")})</p></div>'
     if len(text) > MARKDOWN_LIMIT or _nesting(text) > NESTING_LIMIT // 2:
         return f'<div class="text plain" dir="auto">{plain(text)}</div>'
     return f'<div class="text" dir="auto">{_markdown().render(text)}</div>'
@@ -47,9 +49,19 @@ def _nesting(text: str) -> int:
 
 def plain(text: str) -> str:
     """Text as it is, escaped, cut at `SHOWN_LIMIT` characters."""
-    shown, missing = text[:SHOWN_LIMIT], len(text) - SHOWN_LIMIT
-    note = f'<p class="note">{missing:,} more characters are not shown.</p>' if missing > 0 else ""
-    return f"<div>{escape(shown)}</div>{note}"
+    return f"<div>{escape(text[:SHOWN_LIMIT])}</div>{rest(len(text) - SHOWN_LIMIT)}"
+
+
+def rest(n: int) -> str:
+    """The note that so many characters are not shown; nothing for none."""
+    said = _word("text_cut", f"Characters that are not shown: {n:,}", n)
+    return f'<p class="note">{said}</p>' if n > 0 else ""
+
+
+def _word(key: str, english: str, n: int | None = None) -> str:
+    """A word of the interface within a text: words.js puts it in the reader's language."""
+    count = "" if n is None else f' data-n="{n}"'
+    return f'<span data-t="{key}"{count}>{english}</span>'
 
 
 def visible(text: str) -> str:
@@ -62,6 +74,7 @@ def _markdown() -> MarkdownIt:
     options = {"html": False, "linkify": False, "maxNesting": NESTING_LIMIT, "highlight": _highlight}
     md = MarkdownIt("commonmark", options)
     md.enable(["table", "strikethrough"])
+    add_formulas(md)
     md.validateLink = _is_web  # type: ignore[method-assign]
     md.add_render_rule("image", _image)
     md.add_render_rule("link_open", _link_open)
@@ -82,7 +95,8 @@ def _is_web(url: str) -> bool:
 def _image(self: Any, tokens: Sequence[Token], i: int, options: Any, env: Any) -> str:
     # Never fetched: loading it would tell its owner who reads what, and when.
     alt = self.renderInlineAsText(tokens[i].children, options, env)
-    return f'<span class="image" dir="auto">[image: {escape(alt)} — {escape(str(tokens[i].attrGet("src")))}]</span>'
+    said = f"{escape(alt)} — {escape(str(tokens[i].attrGet('src')))}"
+    return f'<span class="image" dir="auto">[{_word("text_image", "image")}: {said}]</span>'
 
 
 def _link_open(self: Any, tokens: Sequence[Token], i: int, options: Any, env: Any) -> str:
@@ -129,11 +143,11 @@ def _highlight(code: str, language: str, _attrs: str) -> str:
 
 
 def code_css() -> str:
-    """The colours of highlighted code, light and dark."""
+    """The colours of highlighted code, light and dark, of `accessible-pygments`: each is told from the box it is in."""
     from pygments.formatters import HtmlFormatter
 
     css = []
-    for style, where in (("friendly", ".text pre"), ("github-dark", ".dark .text pre")):
+    for style, where in (("a11y-high-contrast-light", ".text pre"), ("github-dark-high-contrast", ".dark .text pre")):
         rules = HtmlFormatter(style=style).get_style_defs(where).splitlines()
         css += [rule for rule in rules if rule.startswith(f"{where} .")]
     return "\n".join(css)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from importlib import resources
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Form, Request
@@ -207,6 +208,12 @@ def _add_watch(app: FastAPI, store: Store, metrics: Metrics) -> None:
     @app.get("/favicon.ico", include_in_schema=False)
     def icon() -> Response:
         return Response(ICON, media_type="image/svg+xml", headers={"cache-control": "max-age=86400"})
+
+    @app.get("/math.woff2", include_in_schema=False)
+    def font() -> Response:
+        """The shapes of formulas. Like the icon it is no secret, and every page asks for it."""
+        woff2 = (resources.files("rlhf_hitl.ui") / "assets" / "math.woff2").read_bytes()
+        return Response(woff2, media_type="font/woff2", headers={"cache-control": "max-age=604800"})
 
     @app.get("/manifest.json", include_in_schema=False)
     def manifest() -> Response:

@@ -10,8 +10,9 @@ function words(element, kept) {
     const text = known[language]?.[key] ?? known.en?.[key] ?? key;
     return text.replace(/\{(\w+)\}/g, (_, name) => values[name] ?? "");
   }
+  const number = (n, how) => new Intl.NumberFormat(language, how).format(n);
   function paint(root = element) {
-    for (const node of root.querySelectorAll("[data-t]")) node.textContent = t(node.dataset.t);
+    for (const node of root.querySelectorAll("[data-t]")) node.textContent = t(node.dataset.t, node.dataset.n && { n: number(node.dataset.n) });
     for (const node of root.querySelectorAll("[data-t-label]")) node.setAttribute("aria-label", t(node.dataset.tLabel));
     for (const node of root.querySelectorAll("[data-t-hint]")) node.placeholder = t(node.dataset.tHint);
   }
@@ -27,7 +28,7 @@ function words(element, kept) {
     t,
     paint,
     speak,
-    number: (n, how) => new Intl.NumberFormat(language, how).format(n),
+    number,
     time: (iso) => new Intl.DateTimeFormat(language, { dateStyle: "medium", timeStyle: "short" }).format(new Date(iso)),
     get language() {
       return language;

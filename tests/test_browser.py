@@ -465,5 +465,7 @@ def test_the_leads_page_after_a_round(serve, shot, images, tiny_model, tmp_path)
     score_pool(later.store, model)
     route_pool(later.store, model, Policy(max_error=0.25, delta=0.1, control_share=0.25), round=1)
     simulate.review(later.store, 18)
-    shot(later, "lead", "lead", ".accepted", height=1000)
-    assert (images / "lead.png").stat().st_size > 10_000
+    shot(later, "lead-light", "lead", ".accepted", height=1000)
+    shot(later, "lead-dark", "lead", ".accepted", height=1000, dark=True)
+    shot(later, "lead-phone", "lead", ".accepted", width=390, height=844)
+    assert (images / "lead-light.png").stat().st_size > 10_000

@@ -384,7 +384,7 @@ def test_pictures_of_the_people(serve, shot, images):
     simulate.review(store, 12)
     server.person("Lea Lindqvist", Role.LEAD)
     look = {"who": "Lea Lindqvist", "ready": "#rows tr:nth-child(7)", "path": "/people/"}
-    shot(server, "people", **look, height=860)
+    shot(server, "people-light", **look, height=860)
     shot(server, "people-dark", **look, height=860, dark=True)
     shot(server, "people-phone", **look, width=390, height=844)
 
@@ -392,4 +392,4 @@ def test_pictures_of_the_people(serve, shot, images):
         edit(page, "Dolores Ibárruri Vega")
 
     shot(server, "people-change", **look, then=change_somebody, height=860)
-    assert {"people", "people-dark", "people-phone", "people-change"} <= {p.stem for p in images.glob("*.png")}
+    assert {"people-light", "people-dark", "people-phone", "people-change"} <= {p.stem for p in images.glob("*.png")}

@@ -461,6 +461,24 @@ class Guideline:
     rationale: Explained = "offered"
     created_at: datetime | None = None
 
+    def check(self, answer: Answer, shown: Sequence[str]) -> None:
+        """That a ranking comes with what the guideline requires. Both bad, a skip and a flag say why in their own way.
+
+        Raises:
+            BadInput: a score or the rationale is missing.
+        """
+        if answer.verdict is not Verdict.RANKED:
+            return
+        for axis in self.axes if self.scores == "required" else ():
+            if missing := set(shown) - set(answer.scores.get(axis.id, ())):
+                raise BadInput(
+                    f"scores of {axis.id!r}",
+                    expected=f"one of each completion, as guideline {self.version} requires; without: {sorted(missing)}",
+                    fix="score it from 1 to 5",
+                )
+        if self.rationale == "required" and not answer.rationale.strip():
+            raise BadInput("rationale", expected=f"a reason, as guideline {self.version} requires", fix="say why")
+
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[\w.+-][\w .+-]{0,79}", self.version):
             raise BadInput(

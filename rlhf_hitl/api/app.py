@@ -186,7 +186,7 @@ def _plain(name: str) -> str:
 
 def _add_watch(app: FastAPI, store: Store, metrics: Metrics) -> None:
     @app.get("/healthz")
-    def health() -> Response:
+    async def health() -> Response:  # not in a thread: all of those may be waiting for the database
         """This process answers. Nothing else is looked at: a restart would not bring back a lost database."""
         return JSONResponse({"status": "ok"})
 

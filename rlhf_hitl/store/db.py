@@ -27,6 +27,8 @@ from rlhf_hitl.errors import BadInput, RlhfHitlError
 from rlhf_hitl.types import utc_now
 
 ALIVE = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}  # of connections to PostgreSQL
+LOCK_NOT_AVAILABLE = "55P03"
+PATIENCE = 20  # seconds to wait for others who write
 IDLE = 1.0  # seconds after which a connection is tried before it is used
 INSUFFICIENT_PRIVILEGE = "42501"
 MIGRATIONS = Path(__file__).parent / "migrations"
@@ -47,7 +49,7 @@ class Store:
         self.url, self._engine = url, engine
         # SQLite has one writer at a time, and those who wait look again now and then. Threads of one process wait here
         # instead, and are woken in turn.
-        self._writer = threading.Lock() if self.is_sqlite else contextlib.nullcontext()
+        self._writer = threading.Lock() if self.is_sqlite else None
 
     @property
     def is_sqlite(self) -> bool:
@@ -146,8 +148,20 @@ class Store:
 
     @contextlib.contextmanager
     def write(self) -> Iterator[Connection]:
-        with self._writer, self._connection(write=True) as conn:
-            yield conn
+        if self._writer is not None and not self._writer.acquire(timeout=PATIENCE):
+            raise self._busy()
+        try:
+            with self._connection(write=True) as conn:
+                yield conn
+        finally:
+            if self._writer is not None:
+                self._writer.release()
+
+    def _busy(self) -> StoreFailure:
+        return StoreFailure(
+            f"store {self.safe_url}: expected to write within {PATIENCE} seconds, but others were writing (an import?). "
+            "Fix: try again; nothing was changed"
+        )
 
     @contextlib.contextmanager
     def _connection(self, write: bool, isolation: str | None = None, **options: Any) -> Iterator[Connection]:
@@ -178,6 +192,8 @@ class Store:
         except exc.DBAPIError as e:  # gone, full, read-only, damaged, without rights
             if isinstance(e, exc.ProgrammingError) and getattr(e.orig, "sqlstate", "") != INSUFFICIENT_PRIVILEGE:
                 raise  # a mistake of ours: not to be told as the database's
+            if getattr(e.orig, "sqlstate", "") == LOCK_NOT_AVAILABLE or "database is locked" in str(e.orig):
+                raise self._busy() from e
             raise StoreFailure(
                 f"store {self.safe_url}: expected a database that answers, got: {_first_line(e)}. "
                 f"Fix: free disk space, check rights, or start the database; {kept}"
@@ -262,7 +278,9 @@ def _engine(url: str, create: bool) -> Engine:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as e:
             raise BadInput(f"store {safe}", expected="a folder that can be made", fix=str(e)) from e
-    engine = sa.create_engine(parsed, connect_args={"timeout": 30, "check_same_thread": False}, hide_parameters=True)
+    engine = sa.create_engine(
+        parsed, connect_args={"timeout": PATIENCE, "check_same_thread": False}, hide_parameters=True
+    )
 
     @event.listens_for(engine, "connect")
     def _configure(connection, _record):
@@ -299,7 +317,7 @@ def _postgres_engine(url: URL) -> Engine:
             f"SELECT set_config('synchronous_commit', CASE {now} WHEN 'off' THEN 'on' ELSE {now} END, false)"
         )
         # A server that froze in mid-transaction, or cannot be reached any more, must not hold up all others for ever.
-        for name, seconds in {"idle_in_transaction_session_timeout": 60, "lock_timeout": 20}.items():
+        for name, seconds in {"idle_in_transaction_session_timeout": 60, "lock_timeout": PATIENCE}.items():
             connection.execute(f"SET {name} = '{seconds}s'")
         connection.commit()
 

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from importlib import resources
 
 import sqlalchemy as sa
+from sqlalchemy.engine import Connection
 
 from rlhf_hitl.errors import BadInput, NotFound
 from rlhf_hitl.store import audit, projects
 from rlhf_hitl.store.db import Store
-from rlhf_hitl.store.tables import acknowledgements, guidelines
-from rlhf_hitl.types import DEFAULT_PROJECT, Axis, Guideline, utc_now
+from rlhf_hitl.store.tables import acknowledgements, comparisons, guidelines, lanes, leases
+from rlhf_hitl.types import DEFAULT_PROJECT, Answer, Axis, Guideline, utc_now
 
 #: The version of the guideline that comes with the package.
 DEFAULT_VERSION = "default-1"
@@ -109,6 +111,29 @@ def version_in_force(project: sa.BindParameter[str]) -> sa.ColumnElement[str]:
         .scalar_subquery()
     )
     return sa.func.coalesce(newest, DEFAULT_VERSION)
+
+
+def check(conn: Connection, comparison_id: str, version: str, answer: Answer, shown: Sequence[str]) -> None:
+    """That an answer has what the guideline it was given under requires.
+
+    Raises:
+        BadInput: a score or the rationale is missing.
+    """
+    query = sa.select(guidelines).where(_of(version), comparisons.c.id == comparison_id)
+    row = conn.execute(query).mappings().first()
+    if row is not None:
+        _guideline(row).check(answer, shown)
+
+
+def requires(version: sa.Column[str]) -> sa.ColumnElement[bool]:
+    """Whether the guideline of a statement's comparison requires anything: then `check` tells what."""
+    wants = sa.or_(guidelines.c.scores == "required", guidelines.c.rationale == "required")
+    return sa.exists().where(_of(version), wants).correlate(comparisons, leases)
+
+
+def _of(version: sa.Column[str] | str) -> sa.ColumnElement[bool]:
+    project = (guidelines.c.project_id == lanes.c.project_id, lanes.c.id == comparisons.c.lane_id)
+    return sa.and_(*project, guidelines.c.version == version)
 
 
 @cache

@@ -154,7 +154,7 @@ def submit(
         NotFound: no such lease.
         Conflict: the lease is another rater's, this rater has judged the comparison under another key, or has used
             the key for another comparison.
-        BadInput: it names a completion that was not shown, or a score is none.
+        BadInput: it names a completion that was not shown, a score is none, or what the guideline requires is missing.
     """
     key = idempotency_key or lease_id
     with store.write() as conn:
@@ -168,6 +168,8 @@ def submit(
         if callable(answer):
             answer = answer(tuple(held["order_shown"]))
         answer.check(held["order_shown"])
+        if held["requires"] and not simulated:  # who is simulated has no reasons
+            guidelines.check(conn, held["comparison_id"], held["guideline_version"], answer, held["order_shown"])
         if held["before"]:
             known = history.known(conn, rater_id, key, held["comparison_id"], answer)
             if known is not None:
@@ -202,6 +204,7 @@ _LEASED_AND_LOCKED = (
     sa.select(
         *(leases.c[name] for name in ("comparison_id", "rater_id", "order_shown", "route", "reward_model_id")),
         leases.c.guideline_version,
+        guidelines.requires(leases.c.guideline_version).label("requires"),
         history.said_before(leases.c.comparison_id).label("before"),
         events.anybody_listens().label("told"),
     )
@@ -230,6 +233,8 @@ def correct(store: Store, judgment_id: str, rater_id: str, answer: Answer, *, id
         _lock_rater(store, conn, rater_id)
         _lock_comparison(conn, old["comparison_id"])
         answer.check(old["order_shown"])
+        if not old["simulated"]:
+            guidelines.check(conn, old["comparison_id"], old["guideline_version"], answer, old["order_shown"])
         known = history.known_correction(conn, rater_id, idempotency_key, old["comparison_id"], answer, judgment_id)
         if known is not None:
             return Receipt(known, "repeated")

@@ -473,7 +473,7 @@ class Guideline:
             if missing := set(shown) - set(answer.scores.get(axis.id, ())):
                 raise BadInput(
                     f"scores of {axis.id!r}",
-                    expected=f"one of each completion, as guideline {self.version} requires; without: {sorted(missing)}",
+                    expected=f"one of each completion, says guideline {self.version}; missing: {sorted(missing)}",
                     fix="score it from 1 to 5",
                 )
         if self.rationale == "required" and not answer.rationale.strip():

@@ -69,15 +69,18 @@ def test_who_sets_a_guideline_is_written_down(store):
 def test_a_rater_acknowledges_each_version(store, add_raters):
     ann, bob = add_raters(store, 2)
     projects.add(store, "coding")
-    assert guidelines.acknowledged(store, ann) is None
     guidelines.acknowledge(store, ann, "default", DEFAULT_VERSION)
     version(store, "1")
-    assert guidelines.acknowledged(store, ann) == DEFAULT_VERSION
+
+    def read(rater: str, *versions: str, project: str = "default") -> list[bool]:
+        return [guidelines.has_read(store, rater, project, v) for v in versions]
+
+    assert read(ann, DEFAULT_VERSION, "1") == [True, False]
     for _ in range(2):
         guidelines.acknowledge(store, ann, "default", "1")
-    assert guidelines.acknowledged(store, ann) == "1"
-    assert guidelines.acknowledged(store, bob) is None
-    assert guidelines.acknowledged(store, ann, "coding") is None
+    assert read(ann, DEFAULT_VERSION, "1") == [True, True]
+    assert read(bob, DEFAULT_VERSION, "1") == [False, False]
+    assert read(ann, DEFAULT_VERSION, project="coding") == [False]
     for project, unknown in (("default", "2"), ("nowhere", "1"), ("coding", "1")):
         with pytest.raises(NotFound):
             guidelines.acknowledge(store, ann, project, unknown)

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import json
+from datetime import timedelta
+
 import pytest
+import sqlalchemy as sa
 from browser import (
     answers,
     choose,
@@ -18,7 +22,8 @@ from browser import (
 )
 
 from rlhf_hitl.store import guidelines, tutorial
-from rlhf_hitl.types import Answer, Axis, Example, Guideline, Message, Reason, Verdict
+from rlhf_hitl.store.tables import places
+from rlhf_hitl.types import DEFAULT_PROJECT, Answer, Axis, Example, Guideline, Message, Reason, Verdict, utc_now
 
 pytestmark = pytest.mark.browser
 
@@ -98,6 +103,29 @@ def test_scores_a_rewrite_and_a_reason_are_kept_with_the_ranking(shared, page):
     [("f", "1", Verdict.FLAGGED, Reason.UNSAFE), ("f", "3", Verdict.FLAGGED, Reason.WRONG_LANGUAGE),
      ("s", "1", Verdict.SKIPPED, Reason.SUBJECT), ("s", None, Verdict.SKIPPED, None)],
 )  # fmt: skip
+def test_all_bad_by_mistake_leaves_the_ranking_as_it_was(serve, page):
+    server = serve([pair("Name a colour.", "Red", "Green", "Blue")])
+    rater = open_desk(page, server, "rater")
+    press(page, "3", "1", "2", "b")
+    expect(choose(page, "all_bad")).to_have_attribute("aria-pressed", "true")
+    press(page, "b", "Enter")
+    expect(page.locator("#empty")).to_be_visible()
+    until_sent(page)
+    (kept,) = judgments(server, rater)
+    shown = kept.order_shown
+    assert kept.answer.ranking == ((shown[1],), (shown[2],), (shown[0],))
+
+
+def test_what_an_answer_lacks_is_said_when_it_is_submitted(shared, page):
+    open_desk(page, shared, "hasty")
+    press(page, "Enter")
+    expect(page.locator("#lacks")).to_have_text("Choose first")
+    press(page, "f")
+    expect(page.locator("#lacks")).to_be_hidden()
+    press(page, "Enter")
+    expect(page.locator("#lacks")).to_have_text("Say what is wrong first")
+
+
 def test_a_skip_may_and_a_flag_must_say_why(shared, page, key, digit, verdict, reason):
     rater = open_desk(page, shared, f"{key}{digit}")
     first = question(page)
@@ -124,13 +152,42 @@ def test_the_words_that_differ_are_marked_on_demand(serve, page):
     expect(page.locator(".said :is(ins, del)")).to_have_count(0)
 
 
+def test_what_is_not_rewritten_is_no_rewrite_and_what_is_is_of_the_better_answer(serve, page):
+    server = serve([pair(f"Question {i}?", f"first\r\n\r\nof {i}", f"second\r\n\r\nof {i}") for i in range(2)])
+    rater = open_desk(page, server, "rater")
+    first = question(page)
+    better = answers(page)[1].split()
+    press(page, "e", "Escape", "6")
+    assert page.locator("#rewrite").input_value().split() == better
+    press(page, "Enter")
+    until_next(page, first)
+    page.keyboard.press("e")
+    page.locator("#rewrite").fill("as it should be")
+    press(page, "Escape", "6", "Enter")
+    expect(page.locator("#empty")).to_be_visible()
+    until_sent(page)
+    assert [j.answer.rewrite for j in judgments(server, rater)] == ["", "as it should be"]
+
+
+def test_scores_are_given_by_digits_row_by_row(shared, page):
+    rater = open_desk(page, shared, "scoring by keys")
+    first = question(page)
+    press(page, "2", "x", *"453123", "Enter")
+    until_next(page, first)
+    (kept,) = judgments(shared, rater)
+    assert kept.answer.strength == 2, "digits in a row of scores are no verdicts"
+    a, b = kept.order_shown
+    shown = {axis: [given[a], given[b]] for axis, given in kept.answer.scores.items()}
+    assert shown == {"helpful": [4, 1], "honest": [5, 2], "harmless": [3, 3]}
+
+
 def test_long_answers_are_folded_at_one_height(serve, page):
     server = serve([pair("Which?", "short", "a paragraph of words\n\n" * 300)])
     open_desk(page, server, "rater")
     heights = page.locator(".answer").evaluate_all("a => a.map(e => e.offsetHeight)")
     assert heights[0] == heights[1] < 1000
     press(page, "l")
-    expect(page.locator("#answers")).not_to_have_class("folded")
+    expect(page.locator("#answers.folded")).to_have_count(0)
     assert page.locator(".answer").last.evaluate("a => a.offsetHeight") > 5000
 
 
@@ -180,7 +237,7 @@ def test_a_guideline_is_read_before_the_work_and_again_when_it_changes(serve, pa
     page.get_by_role("button", name="I have read them").click()
     expect(page.locator("#card")).to_be_visible()
     expect(page.locator("#guide-text")).to_contain_text("Be strict")
-    assert guidelines.acknowledged(server.store, rater.id) == "2"
+    assert guidelines.has_read(server.store, rater.id, DEFAULT_PROJECT, "2")
     # What it asks for is asked for.
     press(page, "1")
     expect(page.get_by_role("button", name="Submit")).to_be_disabled()
@@ -259,21 +316,26 @@ def test_an_answer_that_waits_outlives_the_tab(serve, page, context):
     server = serve([pair(f"Question {i}?", "yes", "no") for i in range(3)])
     rater = open_desk(page, server, "rater")
     context.set_offline(True)
+    asked = [question(page)]
     press(page, "3", "Enter")
-    expect(page.locator("#desk")).to_have_attribute("data-unsent", "1")
+    expect(page.locator("#prompt .text").last).not_to_have_text(asked[0])
+    asked.append(question(page))
+    press(page, "3", "Enter")
+    expect(page.locator("#desk")).to_have_attribute("data-unsent", "2")
     page.close()
     context.set_offline(False)
     again = context.new_page()
     again.goto(server.address + "/rate/")
-    expect(again.locator("#progress")).to_contain_text("Today: 1", timeout=30_000)
+    expect(again.locator("#card")).to_be_visible(timeout=30_000)
+    assert question(again) not in asked, "what is on its way is not asked again"
     until_sent(again)
-    (kept,) = judgments(server, rater)
-    assert kept.answer.strength == 1
+    assert question(again) not in asked
+    assert [j.answer.strength for j in judgments(server, rater)] == [1, 1]
 
 
 def test_another_raters_waiting_answer_is_not_sent_as_ones_own(serve, page, context):
     server = serve([pair("Question?", "yes", "no", overlap=2)])
-    ada = open_desk(page, server, "ada")
+    ada = open_desk(page, server, "ada.b")  # whose name begins with the other's
     context.set_offline(True)
     press(page, "3", "Enter")
     expect(page.locator("#desk")).to_have_attribute("data-unsent", "1")
@@ -281,11 +343,151 @@ def test_another_raters_waiting_answer_is_not_sent_as_ones_own(serve, page, cont
     context.set_offline(False)
     context.clear_cookies()
     again = context.new_page()
-    bob = open_desk(again, server, "bob")
+    other = open_desk(again, server, "ada")
     press(again, "7", "Enter")
     until_sent(again)
     assert judgments(server, ada) == []
-    assert [j.answer.strength for j in judgments(server, bob)] == [3]
+    assert [j.answer.strength for j in judgments(server, other)] == [3]
+    context.clear_cookies()
+    enter(again, server, "ada.b")
+    expect(again.locator("#progress")).to_contain_text("Today: 1", timeout=30_000)
+    until_sent(again)
+    assert [j.answer.strength for j in judgments(server, ada)] == [1]
+
+
+class Held:
+    """Calls of one name that wait until they are let through; with `deaf`, their answers never arrive."""
+
+    def __init__(self, page, name: str, *, deaf: bool = False):
+        self._page, self._name, self._deaf, self.waiting = page, name, deaf, []
+        page.route("**/component_server/**", self._take)
+
+    def _take(self, route) -> None:
+        if json.loads(route.request.post_data)["fn_name"] != self._name:
+            route.continue_()
+        elif self._deaf:
+            route.fetch()
+            self.waiting.append(route)
+            route.abort()
+        else:
+            self.waiting.append(route)
+
+    def release(self) -> None:
+        self._page.unroute("**/component_server/**")
+        if not self._deaf:
+            for route in self.waiting:
+                route.continue_()
+
+
+def test_an_answer_whose_receipt_was_lost_can_still_be_changed(serve, page):
+    server = serve([pair(f"Question {i}?", "yes", "no") for i in range(3)])
+    rater = open_desk(page, server, "rater")
+    first = question(page)
+    tunnel = Held(page, "submit", deaf=True)
+    press(page, "1", "Enter")
+    expect(page.locator("#notice")).to_be_visible()
+    assert len(judgments(server, rater)) == len(tunnel.waiting) == 1
+    tunnel.release()
+    press(page, "u")
+    expect(page.locator("#prompt .text").last).to_have_text(first)
+    expect(page.locator("#notice")).to_contain_text("You are changing an answer")
+    press(page, "7", "Enter")
+    until_next(page, first)
+    (kept,) = judgments(server, rater)
+    assert (kept.answer.strength, kept.supersedes is None) == (3, False)
+
+
+def test_an_answer_under_way_is_undone_when_it_has_arrived(serve, page):
+    server = serve([pair(f"Question {i}?", "yes", "no") for i in range(3)])
+    rater = open_desk(page, server, "rater")
+    first = question(page)
+    line = Held(page, "submit")
+    press(page, "1", "Enter")
+    expect(page.locator("#prompt .text").last).not_to_have_text(first)
+    press(page, "u")
+    line.release()
+    expect(page.locator("#prompt .text").last).to_have_text(first)
+    press(page, "u", "6", "Enter")
+    until_next(page, first)
+    assert [j.answer.strength for j in judgments(server, rater)] == [2]
+
+
+def test_a_correction_made_while_another_is_under_way_is_not_lost(serve, page):
+    server = serve([pair(f"Question {i}?", "yes", "no") for i in range(3)])
+    rater = open_desk(page, server, "rater")
+    first = question(page)
+    press(page, "1", "Enter")
+    until_next(page, first)
+    press(page, "u")
+    expect(page.locator("#prompt .text").last).to_have_text(first)
+    line = Held(page, "submit")
+    press(page, "2", "Enter")
+    expect(page.locator("#prompt .text").last).not_to_have_text(first)
+    press(page, "h")
+    page.locator("#past-list button").first.click()
+    expect(page.locator("#prompt .text").last).to_have_text(first)
+    page.locator("#rationale").fill("the second thought")
+    press(page, "Control+Enter")
+    expect(page.locator("#prompt .text").last).not_to_have_text(first)
+    line.release()
+    until_sent(page)
+    (kept,) = judgments(server, rater)
+    assert kept.answer.rationale == "the second thought"
+    assert len(judgments(server, rater, current=False)) == 3
+
+
+def test_a_tab_that_gave_way_does_not_come_alive_when_its_line_does(serve, page, context):
+    server = serve([pair(f"Question {i}?", "yes", "no") for i in range(3)])
+    line = Held(page, "open")
+    server.person("rater")
+    enter(page, server, "rater")
+    page.wait_for_url("**/rate/")
+    page.wait_for_function("() => document.querySelector('#desk')?.getAttribute('aria-busy') === 'true'")
+    other = context.new_page()
+    other.goto(server.address + "/rate/")
+    expect(other.locator("#card")).to_be_visible(timeout=30_000)
+    expect(page.locator("#elsewhere")).to_be_visible()
+    line.release()
+    expect(page.locator("#desk")).to_have_attribute("aria-busy", "false")
+    expect(page.locator("#elsewhere")).to_be_visible()
+    expect(page.locator("#card")).to_be_hidden()
+
+
+def test_what_is_worked_on_is_held_on_to(serve, page):
+    page.clock.install()
+    server = serve([pair(f"Question {i}?", "yes", "no") for i in range(3)])
+    rater = open_desk(page, server, "rater")
+
+    def held_until():
+        with server.store.read() as conn:
+            held = sa.select(places.c.leased_until).where(places.c.rater_id == rater.id)
+            return min(conn.execute(held).scalars())
+
+    before = held_until()
+    page.clock.fast_forward("04:50")
+    page.mouse.move(300, 300)
+    press(page, "Shift")
+    with page.expect_response(lambda r: '"renew"' in (r.request.post_data or "")):
+        page.clock.fast_forward("00:11")
+    assert held_until() > before
+
+
+def test_after_a_long_break_nothing_is_asked_twice(serve, page, monkeypatch):
+    monkeypatch.setenv("RLHF_HITL_LEASE_SECONDS", "30")  # the page renews a little early: here, at every call
+    server = serve([pair(f"Question {i}?", "yes", "no") for i in range(5)])
+    rater = open_desk(page, server, "rater")
+    asked = []
+    while page.locator("#card").is_visible():
+        with server.store.write() as conn:
+            over = places.update().where(places.c.judgment_id.is_(None), places.c.rater_id.is_not(None))
+            conn.execute(over.values(leased_until=utc_now() - timedelta(hours=1)))
+        asked.append(question(page))
+        press(page, "1", "Enter")
+        expect(page.locator("#prompt").filter(has_text=asked[-1])).to_have_count(0)
+        until_sent(page)
+        expect(page.locator("#notice")).to_be_hidden()
+    assert len(set(asked)) == len(asked) == 5
+    assert len(judgments(server, rater)) == 5
 
 
 # --- the sitting

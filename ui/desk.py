@@ -6,6 +6,7 @@ letters in the order shown, and ids are random. Words the page shows are keys of
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from string import ascii_uppercase
@@ -18,7 +19,6 @@ from rlhf_hitl.errors import BadInput, Conflict, NotFound
 from rlhf_hitl.store import Store, guidelines, queue, tutorial, views
 from rlhf_hitl.store.db import StoreFailure
 from rlhf_hitl.types import (
-    DEFAULT_PROJECT,
     Answer,
     Comparison,
     Example,
@@ -29,6 +29,7 @@ from rlhf_hitl.types import (
     Ranking,
     Rater,
     Reason,
+    Receipt,
     Verdict,
     utc_now,
 )
@@ -40,6 +41,8 @@ AHEAD = 2  # comparisons a page holds: the one on the screen and the next
 EXCERPT = 80
 PAST = 50
 
+_TAG = re.compile(r"[A-Za-z]{2,3}(-[A-Za-z0-9]{1,8})*")  # of a language, as browsers know them
+
 Id = Annotated[str, Field(max_length=80)]
 
 
@@ -47,13 +50,15 @@ class Sent(BaseModel):
     """What the page sends. By `ranks` and the values of `scores` the answers stand in the order shown.
 
     `id` of a lease, of a judgment when correcting, of an example in the tutorial; equal ranks are ties and None is
-    unranked; `have` are the leases and `guidelines` the guidelines the page holds; the rater's day began at `day`.
+    unranked; `have` are the leases and `guidelines` the guidelines the page holds, `lapsed` those of `have` whose time
+    is up; the rater's day began at `day`.
     """
 
     model_config = ConfigDict(extra="forbid")
 
     day: datetime | None = None
     have: tuple[Id, ...] = Field(default=(), max_length=10)
+    lapsed: tuple[Id, ...] = Field(default=(), max_length=10)
     guidelines: tuple[Annotated[str, Field(max_length=200)], ...] = Field(default=(), max_length=100)
     id: Id = ""
     mode: Literal["new", "correct", "tutorial"] = "new"
@@ -76,28 +81,36 @@ class Desk:
     def open(self, sent: Sent) -> dict[str, Any]:
         """What the rater holds, new or still held, and the first example of a tutorial they have not been through."""
         found = self._next(sent)
-        [project, *_] = [*found.pop("projects"), DEFAULT_PROJECT]
-        return found | {"example": self._example(tutorial.left(self._store, self._rater.id, project))}
+        projects = found.pop("projects")
+        return found | {
+            "example": self._example(tutorial.left(self._store, self._rater.id, projects[0])) if projects else None
+        }
 
     def submit(self, sent: Sent) -> dict[str, Any]:
         """Keep the answer and bring the comparison after the next, in one go."""
-        outcome = self._correct(sent) if sent.mode == "correct" else self._submit(sent)
+        receipt = self._correct(sent) if sent.mode == "correct" else self._submit(sent)
         found = self._next(sent)
         del found["projects"]
-        return {"outcome": outcome} | found
+        return {"outcome": receipt.outcome, "judgment": receipt.judgment_id} | found
 
     def revisit(self, sent: Sent) -> dict[str, Any]:
         """A judgment of the rater's own as a card, its answer filled in; the newest where none is named."""
         judgment, comparison = self._judged(sent.id)
-        card = self._card(judgment.id, "correct", comparison, judgment.order_shown)
-        return (
-            {"card": card | {"answer": _said(judgment)}} | self._progress(sent) | self._guidelines([comparison], sent)
-        )
+        try:
+            version = guidelines.get(self._store, comparison.project, judgment.guideline_version).version
+        except NotFound:  # of before there were guidelines
+            version = guidelines.current(self._store, comparison.project).version
+        card = self._card(judgment.id, "correct", comparison, judgment.order_shown, version)
+        guideline = self._guidelines([(comparison.project, version)], sent)
+        return {"card": card | {"answer": _said(judgment)}} | self._progress(sent) | guideline
 
     def history(self, sent: Sent) -> dict[str, Any]:
         """The rater's newest judgments, newest first."""
         found = views.past(self._store, self._rater.id, PAST)
-        return {"judged": [_past(judgment, comparison) for judgment, comparison in found]}
+        # A hidden repeat beside what it repeats would not be hidden.
+        return {
+            "judged": [_past(judgment, comparison) for judgment, comparison in found if comparison.repeat_of is None]
+        }
 
     def difference(self, sent: Sent) -> dict[str, Any]:
         """The two answers as HTML in which the words that only one has are marked."""
@@ -134,21 +147,38 @@ class Desk:
 
     def renew(self, sent: Sent) -> dict[str, Any]:
         """The rater is at work: what they hold stays theirs."""
-        pass
-        return {}
+        queue.renew_held(self._store, self._rater.id, seconds=self._settings.lease_seconds)
+        return {"gone": self._gone(sent)}
+
+    def _gone(self, sent: Sent) -> list[str]:
+        """What the page holds though it ran out is had again; those that others have now are returned."""
+        gone = []
+        for lease in sent.lapsed:
+            try:
+                queue.renew(self._store, lease, self._rater.id, seconds=self._settings.lease_seconds)
+            except (Conflict, NotFound):
+                gone.append(lease)
+        return gone
 
     def _next(self, sent: Sent) -> dict[str, Any]:
+        gone = self._gone(sent)  # first: else the same comparisons would be given once more
         held = queue.lease_many(self._store, self._rater.id, AHEAD, seconds=self._settings.lease_seconds)
         fresh = [lease for lease in held if lease.id not in sent.have]
-        cards = [self._card(lease.id, "new", lease.comparison, lease.order_shown) for lease in fresh]
-        comparisons = [lease.comparison for lease in held]
-        projects = [c.project for c in comparisons]
-        return {"cards": cards, "projects": projects} | self._guidelines(comparisons, sent) | self._progress(sent)
+        cards = [
+            self._card(lease.id, "new", lease.comparison, lease.order_shown, lease.guideline_version)
+            | {"seconds": (lease.expires_at - utc_now()).total_seconds()}
+            for lease in fresh
+        ]
+        under = [(lease.comparison.project, lease.guideline_version) for lease in held]
+        projects = [project for project, _ in under]
+        return (
+            {"cards": cards, "projects": projects, "gone": gone} | self._guidelines(under, sent) | self._progress(sent)
+        )
 
-    def _submit(self, sent: Sent) -> str:
+    def _submit(self, sent: Sent) -> Receipt:
         lease = self._lease(sent.id)
         try:
-            receipt = queue.submit(
+            return queue.submit(
                 self._store,
                 lease.id,
                 self._rater.id,
@@ -159,14 +189,13 @@ class Desk:
             )
         except Conflict:
             raise _Told("answered") from None
-        return receipt.outcome
 
-    def _correct(self, sent: Sent) -> str:
+    def _correct(self, sent: Sent) -> Receipt:
         judgment = views.judgment(self._store, sent.id, self._rater.id)
         answer = _answer(sent, judgment.order_shown)
         try:
             key = f"correct:{sent.id}"
-            return queue.correct(self._store, sent.id, self._rater.id, answer, idempotency_key=key).outcome
+            return queue.correct(self._store, sent.id, self._rater.id, answer, idempotency_key=key)
         except Conflict:
             raise _Told("superseded") from None
 
@@ -184,10 +213,13 @@ class Desk:
             raise _Told("nothing")
         return newest
 
-    def _card(self, id: str, mode: str, comparison: Comparison, order: Sequence[str]) -> dict[str, Any]:
+    def _card(self, id: str, mode: str, comparison: Comparison, order: Sequence[str], version: str) -> dict[str, Any]:
         answers = [comparison.completion(i).messages for i in order]
-        guideline = guidelines.current(self._store, comparison.project)
-        return _card(id, mode, comparison.prompt.messages, answers) | {"guideline": _key(guideline)}
+        language = comparison.prompt.language
+        return _card(id, mode, comparison.prompt.messages, answers) | {
+            "guideline": f"{comparison.project}@{version}",
+            "lang": language if _TAG.fullmatch(language) else "",
+        }
 
     def _example(self, left: Sequence[Example]) -> dict[str, Any] | None:
         if not left:
@@ -197,15 +229,14 @@ class Desk:
         card = _card(example.id, "tutorial", example.messages, example.completions)
         return card | {"at": of - len(left) + 1, "of": of}
 
-    def _guidelines(self, comparisons: Sequence[Comparison], sent: Sent) -> dict[str, Any]:
-        """The guidelines of the comparisons' projects, or of the default one, that the page has not got."""
-        projects = dict.fromkeys([c.project for c in comparisons] or [DEFAULT_PROJECT])
-        of = [guidelines.current(self._store, project) for project in projects]
+    def _guidelines(self, under: Sequence[tuple[str, str]], sent: Sent) -> dict[str, Any]:
+        """Guidelines, by project and version, that the page has not got."""
+        of = [guidelines.get(self._store, project, version) for project, version in dict.fromkeys(under)]
         new = [self._guideline(g) for g in of if _key(g) not in sent.guidelines]
         return {"guidelines": new}
 
     def _guideline(self, guideline: Guideline) -> dict[str, Any]:
-        read = guidelines.acknowledged(self._store, self._rater.id, guideline.project)
+        read = guidelines.has_read(self._store, self._rater.id, guideline.project, guideline.version)
         return {
             "key": _key(guideline),
             "version": guideline.version,
@@ -213,7 +244,7 @@ class Desk:
             "axes": [{"id": a.id, "title": a.title, "description": a.description} for a in guideline.axes],
             "scores": guideline.scores,
             "rationale": guideline.rationale,
-            "acknowledged": read == guideline.version,
+            "acknowledged": read,
         }
 
     def _progress(self, sent: Sent) -> dict[str, Any]:

@@ -26,9 +26,13 @@ SHOWN_LIMIT = 200_000
 HIGHLIGHT_LIMIT = 20_000
 
 # What can reorder or hide the text around it is shown by name; other control characters by their pictures.
-_VISIBLE = {0x202D: "⟦LRO⟧", 0x202E: "⟦RLO⟧", 0x7F: "␡"} | {
-    c: chr(0x2400 + c) for c in range(0x20) if chr(c) not in "\t\n\r"
-}
+_NAMES = ("LRE", "RLE", "PDF", "LRO", "RLO", "LRI", "RLI", "FSI", "PDI")
+_TURNING = dict(zip((*range(0x202A, 0x202F), *range(0x2066, 0x206A)), _NAMES))
+_VISIBLE = (
+    {c: f"⟦{name}⟧" for c, name in _TURNING.items()}
+    | {0x7F: "␡"}
+    | {c: chr(0x2400 + c) for c in range(0x20) if chr(c) not in "\t\n\r"}
+)
 
 
 def render(text: str) -> str:
@@ -79,7 +83,7 @@ def _markdown() -> MarkdownIt:
     md.add_render_rule("image", _image)
     md.add_render_rule("link_open", _link_open)
     md.add_render_rule("link_close", _link_close)
-    for block in ("paragraph_open", "heading_open", "list_item_open", "td_open", "th_open"):
+    for block in ("paragraph_open", "heading_open", "list_item_open", "table_open", "td_open", "th_open"):
         md.add_render_rule(block, _with_direction)
     return md
 
@@ -101,12 +105,17 @@ def _image(self: Any, tokens: Sequence[Token], i: int, options: Any, env: Any) -
 
 def _link_open(self: Any, tokens: Sequence[Token], i: int, options: Any, env: Any) -> str:
     href = str(tokens[i].attrGet("href") or "")
+    if not _is_web(href):  # an empty one would open the page anew
+        env.setdefault("links", []).append((None, ""))
+        return ""
     env.setdefault("links", []).append((href, "".join(t.content for t in _inside(tokens, i))))
     return f'<a href="{escape(href)}" target="_blank" rel="noopener noreferrer nofollow">'
 
 
 def _link_close(self: Any, tokens: Sequence[Token], i: int, options: Any, env: Any) -> str:
     href, words = env["links"].pop()
+    if href is None:
+        return ""
     if words.strip() == href:
         return "</a>"
     return f'</a><bdi class="target"> ({escape(_host(href))})</bdi>'

@@ -89,6 +89,11 @@ def add_handlers(app: FastAPI, store: Store) -> None:
             headers["allow"] = ", ".join(sorted({method for route in found for method in route.methods or ()}))
         return problem(e.status_code, str(e.detail), headers=headers)
 
+    @app.exception_handler(OSError)
+    async def of_the_disk(request: Request, e: OSError) -> ProblemResponse:
+        log.error("the disk failed", exc_info=e, extra={"path": request.url.path})
+        return problem(503, "the server's disk: expected room and the right to write. Fix: tell whoever runs it")
+
     @app.exception_handler(UnicodeError)
     async def of_text(_request: Request, _e: UnicodeError) -> ProblemResponse:
         return problem(422, "a text of the request: expected valid Unicode. Fix: send no half of a surrogate pair")

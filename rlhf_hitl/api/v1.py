@@ -74,6 +74,7 @@ def _add_input(door: Door, store: Store, settings: Settings) -> None:
         made = [Prompt.create(bodies.chat(p.messages), p.tags, p.split) for p in body.prompts]
         with store.write() as conn:
             new = catalog.add_prompts(store, conn, made, _source(who))
+            audit.record(conn, who.actor, "prompts.added", "", new=new)
         return {"ids": [p.id for p in made], "new": new}
 
     @door("POST", "/completions", status_code=201, response_model=bodies.Added, fails=(404,))
@@ -83,6 +84,7 @@ def _add_input(door: Door, store: Store, settings: Settings) -> None:
         with store.write() as conn:
             catalog.prompts_by_id(conn, [c.prompt_id for c in made])
             new = catalog.add_completions(store, conn, made)
+            audit.record(conn, who.actor, "completions.added", "", new=new)
         return {"ids": [c.id for c in made], "new": new}
 
     @door("POST", "/comparisons", status_code=201, response_model=bodies.Added, fails=(404,))
@@ -93,6 +95,7 @@ def _add_input(door: Door, store: Store, settings: Settings) -> None:
             completions = catalog.completions_by_id(conn, [i for c in body.comparisons for i in c.completion_ids])
             made = [c.comparison(prompts, completions, body.project, body.batch) for c in body.comparisons]
             new = catalog.add_comparisons(store, conn, made, _source(who))
+            audit.record(conn, who.actor, "comparisons.added", body.project, new=new)
         return {"ids": [c.id for c in made], "new": new}
 
     @door(

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from rlhf_hitl.cli import AsJson, Result, StoreUrl, app, command, table
+from rlhf_hitl.errors import BadInput
 from rlhf_hitl.types import Event, Scope
 
 raters = typer.Typer(help="People: who may rate, who may lead.", no_args_is_help=True)
@@ -124,8 +125,11 @@ def set_rater(
     from rlhf_hitl.store import Store, people
     from rlhf_hitl.types import Role
 
+    opened = Store.open(store)
+    if all(new is None for new in (paused, languages, quota, role)):
+        raise BadInput("nothing to change", expected="an option that says what", fix="add e.g. --paused or --quota 50")
     rater = people.change(
-        Store.open(store),
+        opened,
         name,
         paused=paused,
         languages=None if languages is None else languages.split(","),
@@ -186,6 +190,10 @@ def invite(
     from rlhf_hitl.store import tokens as secret
     from rlhf_hitl.types import Role
 
+    if not address.startswith(("http://", "https://")):
+        raise BadInput(
+            f"address {address!r}", expected="http:// or https://", fix="write e.g. https://rate.example.org"
+        )
     made = secret.invite(Store.open(store), Role(role.value), project=project, days=days)
     link = f"{address.rstrip('/')}/invite/{made}"
     return Result({"link": link, "role": role.value, "days": days}, f"For one {role.value}, shown this once: {link}")

@@ -159,7 +159,7 @@ class Store:
 
     def _busy(self) -> StoreFailure:
         return StoreFailure(
-            f"store {self.safe_url}: expected to write within {PATIENCE} seconds, but others were writing (an import?). "
+            f"store {self.safe_url}: expected a turn to write within {PATIENCE} s; others write (an import?). "
             "Fix: try again; nothing was changed"
         )
 

@@ -93,12 +93,12 @@ def acknowledge(store: Store, rater_id: str, project: str, version: str) -> None
         store.insert_new(conn, acknowledgements, [row])
 
 
-def acknowledged(store: Store, rater_id: str, project: str = DEFAULT_PROJECT) -> str | None:
-    """The version a rater acknowledged last; None before their first."""
+def has_read(store: Store, rater_id: str, project: str, version: str) -> bool:
+    """Whether a rater acknowledged this version, at any time."""
     mine = (acknowledgements.c.rater_id == rater_id, acknowledgements.c.project_id == project)
-    query = sa.select(acknowledgements.c.version).where(*mine).order_by(acknowledgements.c.at.desc()).limit(1)
+    query = sa.select(acknowledgements.c.at).where(*mine, acknowledgements.c.version == version)
     with store.read() as conn:
-        return conn.execute(query).scalar()
+        return conn.execute(query).first() is not None
 
 
 def version_in_force(project: sa.BindParameter[str]) -> sa.ColumnElement[str]:

@@ -128,7 +128,7 @@ def change(
     if languages is not None:
         read = sorted({code.strip().lower() for code in languages} - {""})
         for code in read:
-            if len(code) > LONGEST_LANGUAGE or not code.isprintable():
+            if len(code) > LONGEST_LANGUAGE or not code.isprintable() or not code[0].isalpha():
                 raise BadInput(
                     f"language {code[:60]!r}",
                     expected=f"a code of up to {LONGEST_LANGUAGE} letters, as prompts are tagged",

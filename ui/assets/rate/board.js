@@ -68,8 +68,14 @@ function board(element, t, changed) {
       const zone = below.map((node) => node.closest?.(".place")).find(Boolean) ?? null;
       if (zone !== over) over?.classList.remove("over"), zone?.classList.add("over"), (over = zone);
     };
+    const hold = (e) => {
+      e.stopPropagation(); // keys mean nothing while a letter is in the hand, but that Escape puts it back
+      e.preventDefault();
+      if (e.key === "Escape") end(e);
+    };
     const end = (e) => {
       button.removeEventListener("pointermove", move);
+      document.removeEventListener("keydown", hold, true);
       over?.classList.remove("over");
       if (!moved) return;
       button.classList.remove("dragged");
@@ -77,19 +83,23 @@ function board(element, t, changed) {
       if (over && e.type === "pointerup") set(at, over.dataset.rank ? Number(over.dataset.rank) : null);
     };
     button.addEventListener("pointermove", move);
+    document.addEventListener("keydown", hold, true);
     button.addEventListener("pointerup", end, { once: true });
     button.addEventListener("pointercancel", end, { once: true });
   }
   return {
     draw,
     set,
-    clear: () => ((ranks = letters.map(() => null)), show()),
     // A key while more than two answers are shown; true if it meant something here.
     key(key) {
       const n = letters.length;
-      if (/^[1-9]$/.test(key) && Number(key) <= n) set(mark, Number(key));
+      const rank = key === "0" ? 10 : /^[1-9]$/.test(key) ? Number(key) : null;
+      if (rank !== null && rank <= n) set(mark, rank);
       else if (key === "Backspace" || key === "Delete") set(mark, null);
-      else if (key === "ArrowRight" || key === "ArrowLeft") (mark = (mark + (key === "ArrowRight" ? 1 : n - 1)) % n), show();
+      else if (key === "ArrowRight" || key === "ArrowLeft") {
+        const ahead = (key === "ArrowRight") === (getComputedStyle(element).direction === "ltr");
+        (mark = (mark + (ahead ? 1 : n - 1)) % n), show();
+      }
       else if (key === "ArrowUp") (ranks[mark] = ranks[mark] === null ? n : Math.max(1, ranks[mark] - 1)), show();
       else if (key === "ArrowDown") (ranks[mark] = ranks[mark] === n || ranks[mark] === null ? null : ranks[mark] + 1), show();
       else return false;

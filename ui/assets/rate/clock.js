@@ -28,7 +28,7 @@ function activeClock(onHidden) {
       settle();
       return total / 1000;
     },
-    restless: () => performance.now() - last < IDLE,
+    atWork: () => performance.now() - last < IDLE,
   };
 }
 

@@ -5,45 +5,60 @@ function outbox(kept, send, told) {
   let sending = null; // the id of the one under way
   let wait = FIRST_WAIT, timer = null, who = null, open = true;
 
-  const name = (id) => `outbox.${who}.${id}`; // another rater's wait until they sign in again
-  const mine = () => (who === null ? [] : kept.names(name("")).map((n) => kept.get(n)).sort((a, b) => a.at - b.at));
-  const strike = (id) => kept.drop(name(id));
+  const name = (id) => `outbox.${id}`;
+  // Another rater's wait until they sign in again.
+  const mine = () => kept.names("outbox.").map((n) => kept.get(n)).filter((e) => e && e.who === who).sort((a, b) => a.at - b.at);
 
   async function run() {
     clearTimeout(timer);
     if (sending !== null || !open) return;
     for (let entry; open && (entry = mine()[0]); ) {
+      if (!navigator.onLine) return told.waiting("offline", mine().length);
+      kept.put(name(entry.body.id), { ...entry, tried: true }); // from now on the server may have it
       sending = entry.body.id;
       const answer = await send(entry.body);
       sending = null;
-      const kind = answer.problem?.kind;
+      const { kind, code } = answer.problem ?? {};
       if (kind === "offline" || kind === "server") {
         timer = setTimeout(run, wait);
         wait = Math.min(2 * wait, LONGEST_WAIT);
         return told.waiting(kind, mine().length);
       }
-      if (kind === "signed_out") return told.waiting(kind, mine().length);
+      if (kind === "signed_out" || code === "other_account") return told.waiting("signed_out", mine().length);
       wait = FIRST_WAIT;
-      strike(entry.body.id);
+      settle(entry, answer);
       told.sent(entry, answer, mine().length);
+    }
+  }
+  // Strikes an entry out. What was said of the same thing meanwhile is not lost with it: it goes out next, as a
+  // correction of what was just kept. What the server refuses stays in the browser, too.
+  function settle(entry, answer) {
+    const newer = kept.get(name(entry.body.id));
+    kept.drop(name(entry.body.id));
+    if (answer.problem) kept.put("refused", [...kept.get("refused", []), { ...entry, problem: answer.problem }].slice(-20));
+    if (newer && newer.at !== entry.at) {
+      const body = answer.judgment ? { ...newer.body, id: answer.judgment, mode: "correct" } : newer.body;
+      kept.put(name(body.id), { ...newer, body });
     }
   }
   window.addEventListener("online", () => ((wait = FIRST_WAIT), run()));
   return {
     run,
     put(entry) {
-      kept.put(name(entry.body.id), { ...entry, at: Date.now() });
+      const before = kept.get(name(entry.body.id));
+      kept.put(name(entry.body.id), { ...entry, who, at: Math.max(Date.now(), (before?.at ?? 0) + 1) });
       return run();
     },
-    // The newest answer back, if it is not under way yet; else null.
+    // The newest answer back, if the server cannot have it yet; else null.
     takeBack() {
       const entry = mine().at(-1);
-      if (!entry || entry.body.id === sending) return null;
-      strike(entry.body.id);
+      if (!entry || entry.tried) return null;
+      kept.drop(name(entry.body.id));
       return entry;
     },
     waiting: () => mine().length,
     holds: (id) => mine().some((entry) => entry.body.id === id),
+    refused: () => kept.get("refused", []).filter((entry) => entry.who === who),
     belongTo: (rater) => (who = rater),
     set open(yes) {
       open = yes;

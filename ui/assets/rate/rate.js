@@ -12,6 +12,7 @@ function rate(element, server) {
   const ranking = board($("board"), t, () => (showAnswers(), showReady(), saveDraft()));
   const choices = [...element.querySelectorAll("[data-choice]")];
   const texts = ["rationale", "rewrite"].map($);
+  const PATIENCE = 25_000; // ms that the server may take
   const INSTEAD = ["all_bad", "skipped", "flagged"]; // of a ranking
   const REASONS = { skipped: ["subject", "language", "unclear", "other"], flagged: ["unsafe", "broken", "wrong_language", "private"] };
 
@@ -26,14 +27,23 @@ function rate(element, server) {
   let recent = null; // the card answered last, to be taken back before it was sent
   let busy = false; // waiting for the server with nothing else to do
   let elsewhere = false; // another tab is the desk now
+  let undoing = false; // the answer under way is to be changed once the server has it
+  let keyed = false; // the hands are on the keyboard
+  let filled = ""; // what the page put into the rewrite: the answer as it was
 
   // --- the line to the server
   async function call(name, body) {
     const day = new Date();
     day.setHours(0, 0, 0, 0);
-    const have = [card, ...line].filter((c) => c?.mode === "new").map((c) => c.id);
-    const answer = await server[name]({ ...body, day: day.toISOString(), have, guidelines: Object.keys(guides) });
-    if (answer) return answer;
+    const held = [card, ...line].filter((c) => c?.mode === "new");
+    const have = held.map((c) => c.id), lapsed = held.filter((c) => c.until < Date.now()).map((c) => c.id);
+    const sent = { ...body, day: day.toISOString(), have, lapsed, guidelines: Object.keys(guides) };
+    const late = new Promise((then) => setTimeout(then, PATIENCE, { problem: { kind: "server" } }));
+    const answer = await Promise.race([server[name](sent), late]);
+    if (answer) {
+      for (const one of held) if (lapsed.includes(one.id)) hold(one);
+      return answer;
+    }
     // Gradio does not say why a call failed, so ask.
     try {
       const me = await fetch("../me", { cache: "no-store" });
@@ -55,14 +65,17 @@ function rate(element, server) {
       if (answer.problem) {
         // The draft stays; what it was of is named, for another comparison may be on the screen by now.
         tell(`“\u2068${entry.asked}\u2069”: ${said(answer.problem)}`, entry.body.id === card?.id ? [t("next"), () => (dropDraft(card.id), next())] : null);
+        undoing = false;
         if (card?.mode === "waiting") next();
         return;
       }
       dropDraft(entry.body.id);
+      if (card?.id === entry.body.id) card.id = answer.judgment; // changed once more meanwhile: it is of what is kept now
       if (left === 0) hush("line");
       if (answer.outcome === "surplus") tell(`“\u2068${entry.asked}\u2069”: ${t("outcome_surplus")}`);
       if (answer.outcome === "repeated") tell(`“\u2068${entry.asked}\u2069”: ${t("outcome_repeated")}`);
       take(answer);
+      if (undoing && left === 0) return (undoing = false), revisit(answer.judgment);
       if (!card || card.mode === "waiting" || (card.mode === "empty" && line.length)) next();
     },
   });
@@ -74,15 +87,16 @@ function rate(element, server) {
     showOnly("elsewhere");
   });
 
+  // Until when a card is held, by this clock and a little early.
+  const hold = (one) => ((one.until = Date.now() + 1000 * one.seconds - 30_000), one);
   // What every answer of the server brings: cards, progress, and the guideline where the page has not got it.
   function take(answer) {
+    if (answer.progress) post.belongTo(answer.progress.name); // first: what waits to be sent is not shown again
     for (const fetched of answer.cards ?? [])
-      if (fetched.id !== card?.id && !line.some((c) => c.id === fetched.id) && !post.holds(fetched.id)) line.push(fetched);
+      if (fetched.id !== card?.id && !line.some((c) => c.id === fetched.id) && !post.holds(fetched.id)) line.push(hold(fetched));
+    line = line.filter((one) => !answer.gone?.includes(one.id)); // others have them now
     for (const sent of answer.guidelines ?? []) guides[sent.key] = sent;
-    if (answer.progress) {
-      post.belongTo(answer.progress.name);
-      showProgress(answer.progress);
-    }
+    if (answer.progress) showProgress(answer.progress);
   }
   async function exchange(name, body, then) {
     if (busy) return;
@@ -109,10 +123,12 @@ function rate(element, server) {
 
   // --- what comes first: the guideline where it is new, the tutorial, then the work
   function begin({ example }) {
-    examples = kept.get("tutorial_left", false) ? null : example;
+    examples = kept.get(left(), false) ? null : example;
     next();
   }
+  const left = () => `tutorial_left.${$("who").textContent}`;
   function next() {
+    if (elsewhere) return;
     for (const kind of ["moment", "change"]) hush(kind);
     card = null;
     const coming = line[0];
@@ -150,6 +166,7 @@ function rate(element, server) {
     $("bar").hidden = name !== "card";
   }
   function draw(coming) {
+    if (elsewhere) return;
     card = coming;
     $("verdict").hidden = true;
     $("card").dataset.id = card.id ?? "";
@@ -159,6 +176,7 @@ function rate(element, server) {
       return announce(t(card.mode === "empty" ? "nothing_left" : "waiting_title"));
     }
     showOnly("card");
+    for (const id of ["prompt", "answers", "rewrite"]) $(id).lang = card.lang || "";
     $("prompt").innerHTML = card.prompt; // HTML made by ui/markdown.py, which lets nothing of the text's own through
     $("answers").replaceChildren(...card.answers.map(answerPanel));
     paint($("card"));
@@ -171,11 +189,11 @@ function rate(element, server) {
     if (card.mode === "tutorial") $("tutorial-count").textContent = t("tutorial_count", card);
     fold();
     fill(drafts()[card.id] ?? given(card.answer));
-    if (card.mode === "correct") tell(t("changing"), [t("leave_it"), () => (dropDraft(card.id), next())], "change");
+    if (card.mode === "correct") tell(t("changing"), [t("leave_it"), leaveCorrection], "change");
     window.scrollTo(0, 0);
     const box = $("prompt"); // where the conversation is long, its last turn is what is answered
     if (box.lastElementChild) box.scrollTop = box.lastElementChild.offsetTop - box.offsetTop - 16;
-    box.focus({ preventScroll: true, focusVisible: false });
+    box.focus({ preventScroll: true, focusVisible: keyed });
     announce(t(card.mode === "correct" ? "your_answer" : card.mode === "tutorial" ? "tutorial_next" : "next_comparison"));
   }
   const pair = () => card?.answers?.length === 2;
@@ -186,6 +204,7 @@ function rate(element, server) {
     scores = draft.scores ?? {};
     $("rationale").value = draft.rationale ?? "";
     $("rewrite").value = draft.rewrite ?? "";
+    filled = "";
     ranking.draw(made.answers.map((a) => a.letter), draft.ranks);
     card = made;
     showPanels();
@@ -253,7 +272,7 @@ function rate(element, server) {
     for (const box of element.querySelectorAll(".text :is(pre, table, .math)"))
       if (box.scrollWidth > box.clientWidth) box.tabIndex = 0;
   }
-  async function difference() {
+  function difference() {
     if (!pair() || busy) return;
     if (card.plain) return showSaid();
     const shown = card;
@@ -268,14 +287,15 @@ function rate(element, server) {
     paint($("answers"));
     $("open-difference").setAttribute("aria-pressed", String(card.plain));
     refold();
-    announce(t(marked ? "difference_on" : "difference_off"));
+    const same = marked && !$("answers").querySelector("del, ins");
+    if (same) tell(t("difference_none"), null, "moment");
+    announce(t(same ? "difference_none" : marked ? "difference_on" : "difference_off"));
   }
 
   // --- choosing
   function pick(name, quietly = false) {
     choice = name;
     if (!REASONS[name]?.includes(reason)) reason = null;
-    if (name !== null && !pair() && ranking.ranks.some((r) => r !== null)) ranking.clear();
     showReasons();
     showAnswers();
     showReady();
@@ -341,11 +361,41 @@ function rate(element, server) {
     row.prepend(name);
     return row;
   }
+  const scoreOf = (row) => scores[row.dataset.axis]?.[row.closest(".answer").dataset.at] ?? null;
+  // The keyboard goes to the first row after `row` that has no score; to the conversation when there is none.
+  function nextScore(row = null) {
+    const rows = [...element.querySelectorAll(".axis")];
+    const left = rows.slice(rows.indexOf(row) + 1).find((r) => scoreOf(r) === null);
+    (left?.querySelector('[tabindex="0"]') ?? $("prompt")).focus();
+  }
+  // To the scores with the keyboard; from them it closes them, unless the guideline requires them. So does the mouse.
+  function openScores(close = document.activeElement?.closest(".axis")) {
+    if ($("open-scores").hidden) return;
+    const shown = $("open-scores").getAttribute("aria-expanded") === "true";
+    if (shown && close && guide.scores !== "required") return showScores(false), $("prompt").focus();
+    if (!shown) showScores(true);
+    nextScore();
+  }
+  // A key while a row of scores has the focus; true if it meant something there.
+  function scoreKey(row, key) {
+    const buttons = [...row.querySelectorAll("button")];
+    if (/^[1-5]$/.test(key)) {
+      if (scoreOf(row) !== Number(key)) buttons[key - 1].click();
+      nextScore(row);
+    } else if (key === "ArrowLeft" || key === "ArrowRight") {
+      const ahead = (key === "ArrowRight") === (element.dir !== "rtl");
+      buttons[(buttons.indexOf(document.activeElement) + (ahead ? 1 : 4)) % 5].focus();
+    } else if (key === "Escape") $("prompt").focus();
+    else return false;
+    return true;
+  }
   function showAxes() {
-    for (const row of element.querySelectorAll(".axis")) {
-      const score = scores[row.dataset.axis]?.[row.closest(".answer").dataset.at] ?? null;
-      for (const button of row.querySelectorAll("button")) button.setAttribute("aria-pressed", String(Number(button.dataset.is) === score));
-    }
+    for (const row of element.querySelectorAll(".axis"))
+      for (const button of row.querySelectorAll("button")) {
+        const n = Number(button.dataset.is);
+        button.setAttribute("aria-pressed", String(n === scoreOf(row)));
+        button.tabIndex = n === (scoreOf(row) ?? 1) ? 0 : -1; // a row is one stop of the Tab key
+      }
   }
   function best() {
     if (pair()) return choice?.[0] === "B" && choice.length === 2 ? 1 : 0;
@@ -354,16 +404,26 @@ function rate(element, server) {
   }
   function openRewrite() {
     $("rewriting").hidden = false;
-    if (!$("rewrite").value) $("rewrite").value = card.answers[best()].text;
+    fillRewrite();
     $("rewrite").focus();
   }
+  // Untouched, it follows the choice: what is rewritten is the better answer.
+  function fillRewrite() {
+    if ($("rewriting").hidden || !card?.answers || ($("rewrite").value && $("rewrite").value !== filled)) return;
+    $("rewrite").value = card.answers[best()].text;
+    filled = $("rewrite").value; // as the box has it, which may break lines otherwise
+  }
+  const rewritten = () => ($("rewriting").hidden || $("rewrite").value === filled ? "" : $("rewrite").value);
   function showAnswers() {
     if (!card?.answers) return;
+    fillRewrite();
     for (const button of choices) button.setAttribute("aria-pressed", String(button.dataset.choice === choice));
+    $("kwise").classList.toggle("aside", choice !== null); // the ranking is kept, should the choice have been a slip
     const ranked = ranking.ranks.filter((r) => r !== null);
     const top = ranked.length ? Math.min(...ranked) : null;
     [...$("answers").children].forEach((panel, at) => {
-      panel.classList.toggle("better", pair() ? choice?.length === 2 && choice[0] === "AB"[at] : top !== null && ranking.ranks[at] === top);
+      const best = pair() ? choice?.length === 2 && choice[0] === "AB"[at] : choice === null && top !== null && ranking.ranks[at] === top;
+      panel.classList.toggle("better", best);
       panel.classList.toggle("marked", !pair() && at === ranking.mark);
       for (const button of panel.querySelectorAll(".ranks button"))
         button.setAttribute("aria-pressed", String(ranking.ranks[at] === Number(button.dataset.is)));
@@ -377,13 +437,13 @@ function rate(element, server) {
     if (pair() ? choice === null : ranking.ranks.filter((r) => r !== null).length < 2) return pair() ? "choose" : "rank_two";
     if (card.mode === "tutorial") return null;
     if (guide?.rationale === "required" && !$("rationale").value.trim()) return "why_required";
-    const full = (axis) => scores[axis.id]?.every((n) => n !== null);
-    return guide?.scores === "required" && !guide.axes.every(full) ? "score_all" : null;
+    return guide?.scores === "required" && missingScores().length > 0 ? "score_all" : null;
   }
+  const missingScores = () => guide.axes.filter((axis) => !scores[axis.id]?.every((n) => n !== null));
   function showReady() {
     const lacks = missing();
-    $("submit").disabled = busy || lacks !== null;
-    $("submit").title = lacks ? t(lacks) : "";
+    $("submit").setAttribute("aria-disabled", String(busy || lacks !== null)); // it may be pressed, and says what lacks
+    $("lacks").hidden = true;
     for (const id of ["undo", "undo-empty"]) $(id).disabled = busy;
   }
   function answered() {
@@ -398,7 +458,7 @@ function rate(element, server) {
   function saveDraft() {
     if (!card?.id || card.mode === "tutorial") return;
     const { [card.id]: _, ...rest } = drafts();
-    const draft = { choice, reason, scores, ranks: pair() ? null : ranking.ranks, rationale: $("rationale").value, rewrite: $("rewrite").value, active: clock.seconds() };
+    const draft = { choice, reason, scores, ranks: pair() ? null : ranking.ranks, rationale: $("rationale").value, rewrite: rewritten(), active: clock.seconds() };
     kept.put("drafts", Object.fromEntries(Object.entries({ ...rest, [card.id]: draft }).slice(-8)));
   }
   function dropDraft(id) {
@@ -408,14 +468,16 @@ function rate(element, server) {
 
   // --- sending
   function submit() {
-    if (busy || elsewhere || missing() !== null) return;
+    if (busy || elsewhere) return;
     if (!$("verdict").hidden) return next();
+    const lacks = missing();
+    if (lacks !== null) return card?.answers && ask(lacks);
     if (card.mode === "tutorial") return tryExample();
     saveDraft();
+    undoing = false;
     const { id, mode, asked } = card;
     const active = clock.seconds();
-    const rewrite = $("rewriting").hidden || $("rewrite").value === card.answers[best()].text ? "" : $("rewrite").value;
-    const body = { id, mode, ...answered(), scores, rationale: $("rationale").value, rewrite, active_seconds: active };
+    const body = { id, mode, ...answered(), scores, rationale: $("rationale").value, rewrite: rewritten(), active_seconds: active };
     recent = card;
     const why = sitting.add(active, choice);
     post.put({ body, asked });
@@ -423,19 +485,40 @@ function rate(element, server) {
     next();
     if (why) suggestBreak(why);
   }
+  // What an answer still lacks is said, and the keyboard is where it can be given.
+  function ask(lacks) {
+    if (lacks === "score_all") openScores();
+    if (lacks === "why_required") $("rationale").focus();
+    $("lacks").textContent = t(lacks);
+    $("lacks").hidden = false;
+  }
   function suggestBreak(why) {
+    if (!$("notice").hidden && $("notice").dataset.kind !== "moment") return; // what is told there matters more
     sitting.rest();
     tell(t(`break_${why}`), [t("break_take"), () => $("rest").showModal()], "moment");
   }
+  const leaveCorrection = () => (dropDraft(card.id), next());
   function undo() {
-    if (busy || card?.mode === "correct" || card?.mode === "tutorial") return;
+    if (busy || card?.mode === "tutorial") return;
     saveDraft();
-    const entry = post.takeBack();
-    if (!entry) return revisit("");
-    if (recent?.id !== entry.body.id) return post.put(entry); // from before the page was loaded: its card is not here
+    if (card?.mode === "correct") return before(card.id);
+    const entry = recent && post.holds(recent.id) ? post.takeBack() : null;
+    if (!entry) {
+      if (post.waiting() === 0) return revisit("");
+      undoing = true; // the server may have it: it is changed as soon as it says so
+      return post.run();
+    }
     showWaiting();
     if (card?.id) line.unshift(card);
     draw(recent); // its draft is still there
+  }
+  // From one answer of one's own to the one before it.
+  function before(id) {
+    exchange("history", {}, ({ judged }) => {
+      const older = judged[judged.findIndex((one) => one.id === id) + 1];
+      if (older) revisit(older.id);
+      else announce(t("history_none"));
+    });
   }
   // An answer of one's own as a card, to be changed; the newest where none is named.
   function revisit(id) {
@@ -451,7 +534,9 @@ function rate(element, server) {
       $("verdict").hidden = false;
       $("verdict").classList.toggle("agreed", answer.agreed);
       $("verdict-title").textContent = t(answer.agreed ? "tutorial_agreed" : "tutorial_differed");
-      $("verdict-expected").textContent = t("tutorial_expected", { answer: t(answer.expected) });
+      const expected = answer.expected === "all_bad_said" && pair() ? "both_bad" : answer.expected;
+      $("verdict-expected").textContent = t("tutorial_expected", { answer: t(expected) });
+      $("bar").hidden = true; // nothing is left to choose
       $("verdict-why").innerHTML = answer.why; // of ui/markdown.py
       paint($("verdict"));
       $("verdict").focus();
@@ -460,7 +545,10 @@ function rate(element, server) {
   }
 
   // --- what is open beside the work
+  let opener = null; // what had the focus when the guideline was opened
   function showGuide(on = $("guide").hidden) {
+    if (on && $("guide").hidden) opener = document.activeElement;
+    if (!on && !$("guide").hidden) (opener?.isConnected ? opener : $("prompt")).focus({ preventScroll: true });
     $("guide").hidden = !on;
     $("desk").classList.toggle("guided", on && guide?.acknowledged);
     $("desk").classList.toggle("reading", on && !guide?.acknowledged);
@@ -473,7 +561,7 @@ function rate(element, server) {
     $("guide-close").hidden = !guide.acknowledged;
     if (on) reach(), $("guide-title").focus();
   }
-  async function history() {
+  function history() {
     exchange("history", {}, ({ judged }) => {
       const rows = judged.map((one) => {
         const row = document.createElement("li");
@@ -489,8 +577,19 @@ function rate(element, server) {
         row.append(button);
         return row;
       });
-      $("past-list").replaceChildren(...rows);
-      $("past-none").hidden = rows.length > 0;
+      // What the server did not take is not lost: it can be read here, and sent anew by hand.
+      const refused = post.refused().map(({ asked, problem, body }) => {
+        const row = document.createElement("li");
+        row.className = "past refused";
+        for (const text of [asked, said(problem), body.rationale, body.rewrite].filter(Boolean)) {
+          const line = document.createElement("bdi");
+          line.textContent = text;
+          row.append(line);
+        }
+        return row;
+      });
+      $("past-list").replaceChildren(...refused, ...rows);
+      $("past-none").hidden = refused.length + rows.length > 0;
       $("past").showModal();
     });
   }
@@ -555,7 +654,7 @@ function rate(element, server) {
   const acts = {
     rationale: () => $("rationale").focus(),
     rewrite: openRewrite,
-    scores: () => $("open-scores").hidden || showScores($("open-scores").getAttribute("aria-expanded") !== "true"),
+    scores: () => openScores(),
     difference,
     unfold: () => $("unfold").hidden || fold($("answers").classList.contains("folded")),
     undo,
@@ -565,16 +664,17 @@ function rate(element, server) {
   };
   const onClick = {
     submit, undo, "undo-empty": undo, refresh: open, "open-guide": acts.guide, "guide-close": acts.guide,
-    "open-help": acts.help, "open-history": history, "open-settings": showSettings, "open-scores": acts.scores,
+    "open-help": acts.help, "open-history": history, "open-settings": showSettings, "open-scores": () => openScores(true),
     "open-rewrite": openRewrite, "open-difference": difference, "verdict-next": next,
     "guide-agree": () => exchange("acknowledge", { id: guide.key }, () => ((guide.acknowledged = true), showGuide(false), next())),
-    "tutorial-leave": () => (kept.put("tutorial_left", true), (examples = null), next()),
+    "tutorial-leave": () => (kept.put(left(), true), (examples = null), next()),
     "key-reset": () => (keys.reset(), showKeys()),
     "take-over": () => ((elsewhere = false), (post.open = true), (card = null), (line = []), claim(), open()),
   };
   for (const [id, act] of Object.entries(onClick))
     $(id).addEventListener("click", (event) => {
       // Who clicks with a mouse goes on with keys: their next Enter submits, and does not press this button again.
+      keyed = event.detail === 0;
       if (event.detail) $("prompt").focus({ preventScroll: true, focusVisible: false });
       act();
     });
@@ -584,8 +684,10 @@ function rate(element, server) {
   $("theme").addEventListener("change", () => (kept.put("theme", $("theme").value), dress()));
   $("goal-number").addEventListener("change", () => (kept.put("goal", Math.max(0, Math.round(Number($("goal-number").value)) || 0)), showProgress(showProgress.last)));
 
+  document.addEventListener("pointerdown", () => (keyed = false), true);
   document.addEventListener("keydown", (event) => {
     if (event.isComposing) return;
+    keyed = true;
     const target = event.target;
     if (listening !== null && target.matches?.(".key")) {
       if (event.key === "Tab") return;
@@ -605,27 +707,32 @@ function rate(element, server) {
     const key = event.key.length === 1 ? event.key.toLowerCase() : event.key;
     if ((event.ctrlKey || event.metaKey) && key === "z") return event.preventDefault(), undo();
     if (event.ctrlKey || event.metaKey || event.altKey) return;
+    const row = target.closest?.(".axis");
+    if (row && scoreKey(row, key)) return event.preventDefault();
     if (key === "Escape" && !$("guide").hidden && guide?.acknowledged) return showGuide(false);
+    if (key === "Escape" && card?.mode === "correct") return leaveCorrection();
     if (key === "Enter" && !target.closest?.("button, a, summary")) return event.preventDefault(), submit();
     if (key === "Enter" || key === " ") return; // on a button they press it
     const working = Boolean(card?.answers) && !elsewhere;
     if (working && REASONS[choice] && /^[1-9]$/.test(key) && REASONS[choice][key - 1]) return event.preventDefault(), chooseReason(REASONS[choice][key - 1]);
-    if (working && !pair() && (leaveChoiceFor(key), ranking.key(key))) return event.preventDefault();
+    const scrolls = target.closest?.("pre, table, .math") && !/^[0-9]$/.test(key);
+    if (working && !pair() && !scrolls && ranking.key(key)) return leaveChoice(), event.preventDefault();
     const action = keys.action(key);
     if (!action || (!working && !["undo", "history", "guide", "help"].includes(action))) return;
     event.preventDefault();
     if (acts[action]) acts[action]();
     else if (pair() || INSTEAD.includes(action)) {
       const button = choices.find((b) => b.dataset.choice === action);
-      if (!button.hidden) pick(action);
+      if (!button.hidden) pick(!pair() && choice === action ? null : action);
     }
   });
-  const leaveChoiceFor = (key) => (/^[1-9]$/.test(key) || key.startsWith("Arrow")) && leaveChoice();
   window.addEventListener("resize", refold);
   new ResizeObserver(refold).observe($("prompt")); // also narrower beside the guideline
   new ResizeObserver(([bar]) => element.style.setProperty("--bar", `${bar.target.offsetHeight}px`)).observe($("bar"));
   // Somebody is at work: what they hold stays theirs.
-  setInterval(() => card?.mode === "new" && !elsewhere && clock.restless() && server.renew({}), 5 * 60_000);
+  setInterval(async () => {
+    if (card?.mode === "new" && !elsewhere && clock.atWork()) take(await call("renew", {}));
+  }, 5 * 60_000);
 
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", dress);
   dress();

@@ -1,6 +1,7 @@
 // Answers on their way. One is put down in the browser before it is sent and struck out when the server says it has it,
 // so neither a lost line nor a reload nor a lost session loses it. The server knows it by its key and counts it once.
 function outbox(kept, send, told) {
+  const SOON = 40; // ms: first the next comparison is drawn, then the line is used
   const FIRST_WAIT = 2000, LONGEST_WAIT = 30_000; // ms between tries
   let sending = null; // the id of the one under way
   let wait = FIRST_WAIT, timer = null, who = null, open = true;
@@ -47,7 +48,8 @@ function outbox(kept, send, told) {
     put(entry) {
       const before = kept.get(name(entry.body.id));
       kept.put(name(entry.body.id), { ...entry, who, at: Math.max(Date.now(), (before?.at ?? 0) + 1) });
-      return run();
+      clearTimeout(timer);
+      timer = setTimeout(run, SOON);
     },
     // The newest answer back, if the server cannot have it yet; else null.
     takeBack() {

@@ -21,7 +21,6 @@ from rlhf_hitl.models import best_device, best_dtype, load_tokenizer
 from rlhf_hitl.reward import head as heads
 from rlhf_hitl.reward.evaluate import evaluate
 from rlhf_hitl.reward.features import Backbone, FeatureCache
-from rlhf_hitl.reward.losses import bradley_terry
 from rlhf_hitl.reward.model import load
 from rlhf_hitl.reward.rendering import Renderer, conversations
 from rlhf_hitl.reward.train import train_head
@@ -230,15 +229,6 @@ def test_ties_pull_a_margin_to_zero():
     assert ties.margins(x[:1])[0] == pytest.approx(0, abs=1e-6)
 
 
-def test_bradley_terry_by_hand():
-    # -log sigmoid(ln 3) = ln(4/3); for the tie at 0: ln 2; for margin ln 3 with target 0.75 the entropy of 0.75
-    margins = torch.tensor([np.log(3.0), 0.0, np.log(3.0)])
-    loss, figures = bradley_terry(margins, torch.tensor([1.0, 0.5, 0.75]))
-    by_hand = (np.log(4 / 3) + np.log(2) - 0.75 * np.log(0.75) - 0.25 * np.log(0.25)) / 3
-    assert loss.item() == pytest.approx(by_hand, rel=1e-6)
-    assert figures["accuracy"] == 1.0  # the tie is not counted
-
-
 # Training, scoring, replay
 
 
@@ -412,6 +402,46 @@ def test_full_training_without_calibration_rows_evaluates_nothing(pairs_folder, 
     centred = trainer.compute_loss(trainer.model, dict(batch)).item()
     chosen, rejected = trainer.model(batch["input_ids"], batch["attention_mask"]).logits.squeeze(-1).chunk(2)
     assert centred - plain == pytest.approx(0.5 * ((chosen + rejected) ** 2).mean().item(), rel=1e-4)
+
+
+def test_full_training_learns_from_soft_labels_ties_and_weights(tiny_model, tmp_path):
+    """The loss by hand: Davidson's with the labels' own share of ties, each label as heavy as it says."""
+    from datasets import Dataset, DatasetDict
+
+    from rlhf_hitl.arguments import parse
+    from rlhf_hitl.reward.full import FullConfig, ModelConfig, build_trainer
+
+    def row(prompt: str, p: tuple[float, float, float], weight: float) -> dict:
+        (question,), _ = chat(prompt, "")
+        answers = {side: [{"role": "assistant", "content": f"{side} one"}] for side in ("chosen", "rejected")}
+        label = dict(zip(("p_chosen", "p_tie", "p_rejected"), p)) | {"weight": weight}
+        return {"prompt": [{"role": "user", "content": question.content}], **answers, **label}
+
+    rows = [row("sea", (0.75, 0.25, 0.0), 4), row("sun", (0.0, 1.0, 0.0), 1), row("fox", (0.5, 0.0, 0.5), 1)]
+    DatasetDict(train=Dataset.from_list(rows)).save_to_disk(tmp_path / "d")
+    flags = {"--dataset": str(tmp_path / "d"), "--output_dir": str(tmp_path / "out"), "--length_coefficient": "2"}
+    flags |= {"--model_name_or_path": str(tiny_model), "--per_device_train_batch_size": "3"}
+    trainer: Any = build_trainer(*parse((FullConfig, ModelConfig), [x for pair in flags.items() for x in pair]))
+    assert trainer.nu == pytest.approx(2 * (1 / 3) / (1 - 1 / 3))  # 2 of the 6 votes are ties
+    trainer.model.score.weight.data.normal_(std=0.3)
+    trainer.model.eval()
+    batch = next(iter(trainer.get_train_dataloader()))
+    shares, weights = batch["shares"].numpy(), batch["weight"].numpy()
+    rewards = trainer.model(batch["input_ids"], batch["attention_mask"]).logits.squeeze(-1).detach().numpy()
+    m = rewards[:3] - rewards[3:]
+    odds = np.stack([np.exp(m / 2), np.full(3, trainer.nu), np.exp(-m / 2)], axis=1)
+    by_hand = -(shares * np.log(odds / odds.sum(1, keepdims=True))).sum(1) @ weights / 6
+    d = np.full(3, np.log(11 / 13))  # "chosen one" and "rejected one", and one each for the logarithm
+    by_hand += 2 * (m @ d) ** 2 / (m @ m * (d @ d))
+    assert trainer.compute_loss(trainer.model, dict(batch)).item() == pytest.approx(by_hand, rel=1e-4)
+
+
+@pytest.mark.parametrize("column", [{"weight": -1.0}, {"weight": float("nan")}, {"p_chosen": 0.7, "p_tie": 0.6}])
+def test_full_training_refuses_a_weight_or_shares_that_are_none(column):
+    from rlhf_hitl.reward.full import shares, weight
+
+    with pytest.raises(BadInput, match="weight" if "weight" in column else "p_tie"):
+        (weight if "weight" in column else shares)(column)
 
 
 @pytest.mark.parametrize(

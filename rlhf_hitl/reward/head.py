@@ -128,10 +128,10 @@ def calibrate(head: Head, differences: np.ndarray, targets: np.ndarray) -> Head:
     return head.with_temperature(float(np.exp(best.x)))
 
 
-def laplace(differences: np.ndarray, weights: np.ndarray, precision: float = 1.0) -> np.ndarray:
-    """Covariance (d, d) of given Bradley-Terry weights (d,), trained elsewhere, on differences (n, d)."""
+def laplace(differences: np.ndarray, weights: np.ndarray, counts: np.ndarray, precision: float = 1.0) -> np.ndarray:
+    """Covariance (d, d) of Bradley-Terry weights (d,), trained elsewhere, on differences (n, d) counting (n,) each."""
     p = expit(differences @ weights)
-    curvature = (differences * (p * (1 - p))[:, None]).T @ differences
+    curvature = (differences * (counts * p * (1 - p))[:, None]).T @ differences
     return np.linalg.inv(curvature + precision * np.eye(len(weights)))
 
 

@@ -148,6 +148,14 @@ def bulk(f: dict[str, Any]) -> str:
     )
 
 
+def reward_head(f: dict[str, Any]) -> str:
+    return (
+        f"| head with {f['inputs']} inputs, votes with strengths and ties | took |\n| --- | ---: |\n"
+        f"| refit on {f['labels']:,} labels | {f['refit_s']:.2f} s |\n"
+        f"| update after one | {f['update_ms']:.1f} ms |\n"
+    )
+
+
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "contention": contention,
     "bulk": bulk,
@@ -156,6 +164,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "loop_time": loop_time,
     "queue_scale": queue_scale,
     "replay": replay,
+    "reward_head": reward_head,
     "vs_label_studio": vs_label_studio,
 }
 

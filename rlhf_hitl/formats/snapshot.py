@@ -111,7 +111,7 @@ class Snapshot:
 
     def _human_rows(self, one: Judged, as_json: bytes) -> Iterator[Row]:
         counted = _counted(one.judgments)
-        votes = ((j["verdict"], j["ranking"], j["order_shown"], j["simulated"]) for j in counted)
+        votes = ((j["verdict"], j["ranking"], j["order_shown"], j["strength"], j["simulated"]) for j in counted)
         labels = aggregate_votes(one.comparison["comparison_id"], votes)
         if not labels:
             self.filters[_why_unlabelled(counted)] += 1

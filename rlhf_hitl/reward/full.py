@@ -320,7 +320,7 @@ def finish(trainer: LabelRewardTrainer, config: FullConfig, folder: Path, worksp
 def with_uncertainty(folder: Path, dataset: str, workspace: Path, max_length: int) -> RewardModel:
     """Give a trained sequence classifier a Laplace posterior over its score head and a temperature, and save both."""
     data = load_pairs(dataset)
-    cache = FeatureCache(workspace / "features", Backbone(str(folder), layer=-1, max_length=max_length))
+    cache = FeatureCache(workspace / "features", Backbone(str(folder), layer=-1, pooling="last", max_length=max_length))
     model = AutoModelForSequenceClassification.from_pretrained(folder, use_safetensors=True)
     weights = model.score.weight.detach().float().numpy()[0].astype(np.float64)
     width = len(weights)

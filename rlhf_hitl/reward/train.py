@@ -18,7 +18,7 @@ from rlhf_hitl.reward.data import (
     share_of_decided,
     votes,
 )
-from rlhf_hitl.reward.features import Backbone, FeatureCache
+from rlhf_hitl.reward.features import Backbone, FeatureCache, View
 from rlhf_hitl.reward.model import RewardModel, lengths, load
 from rlhf_hitl.store import Store, ledger
 from rlhf_hitl.types import Split
@@ -42,12 +42,7 @@ def train_head(store: Store, backbone: Backbone, workspace: Path) -> RewardModel
 
     chats = [p.first for p in pairs] + [p.second for p in pairs]
     features, size, said = cache.of_views(chats), lengths(chats), votes(pairs)
-    view = backbone.views[0]
-    losses = {}
-    if len(backbone.views) > 1:
-        families = np.array([p.comparison.prompt.family for p in pairs])
-        losses = {v: cross_validated(features[v], size, said, families) for v in backbone.views}
-        view = min(losses, key=lambda v: losses[v])
+    view, losses = best_view(features, size, said, np.array([p.comparison.prompt.family for p in pairs]))
     standardiser = heads.Standardiser.fit(features[view], size)
     head = heads.fit(standardiser.differences(features[view], size), said)
     chosen = cache.at(view)
@@ -58,6 +53,19 @@ def train_head(store: Store, backbone: Backbone, workspace: Path) -> RewardModel
     }
     enter(store, model, workspace / "reward" / model.id)
     return model
+
+
+def best_view(
+    features: dict[View, np.ndarray], lengths: np.ndarray, said: np.ndarray, prompts: np.ndarray
+) -> tuple[View, dict[View, float]]:
+    """The view whose heads predict unseen prompts best, and the losses of all (of none, where there is no choice).
+
+    Args: as of `cross_validated`, features of each view.
+    """
+    if len(features) == 1:
+        return next(iter(features)), {}
+    losses = {view: cross_validated(rows, lengths, said, prompts) for view, rows in features.items()}
+    return min(losses, key=lambda view: losses[view]), losses
 
 
 def cross_validated(

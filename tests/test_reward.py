@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from rlhf_hitl.models import best_device, best_dtype, load_tokenizer
 from rlhf_hitl.reward import head as heads
 from rlhf_hitl.reward.data import labelled_pairs
 from rlhf_hitl.reward.evaluate import evaluate
-from rlhf_hitl.reward.features import Backbone, FeatureCache
+from rlhf_hitl.reward.features import Backbone, FeatureCache, Shelf
 from rlhf_hitl.reward.losses import ordinal
 from rlhf_hitl.reward.model import load
 from rlhf_hitl.reward.rendering import Renderer, conversations
@@ -178,6 +179,21 @@ def test_many_shards_are_merged_and_nothing_is_lost(backbone, tmp_path):
     rows = np.concatenate([cache.features([c]) for c in chats])
     assert len(list(tmp_path.rglob("*.safetensors"))) <= 5
     assert np.array_equal(FeatureCache(tmp_path, backbone).features(chats), rows)
+
+
+def test_processes_that_merge_shards_under_each_other_lose_nothing(tmp_path):
+    def fill(name: str) -> None:
+        shelf = Shelf(tmp_path)
+        shelf.MERGE_AT = 2
+        for i in range(40):
+            shelf.look()
+            shelf.write([f"{name}{i}"], np.full((1, 3), i, np.float32))
+
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(fill, "abc"))  # threads share a folder as processes do: each has a shelf of its own
+    found = Shelf(tmp_path)
+    found.look()
+    assert all((found[f"{name}{i}"] == i).all() for name in "abc" for i in range(40))
 
 
 def test_a_layer_the_model_has_not_is_refused(tiny_model):

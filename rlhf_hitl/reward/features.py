@@ -105,7 +105,7 @@ class Backbone:
         return hashlib.sha256(f"{view}:{self.dtype}:{self._weights}".encode()).hexdigest()[:20]
 
     def at(self, view: View) -> Backbone:
-        """The same backbone with one view, running no layer beyond it."""
+        """The same backbone with one view, loaded anew so that no layer runs beyond it."""
         return Backbone(**self._same | {"layer": view.layer, "pooling": view.pooling})
 
     @property
@@ -227,9 +227,12 @@ class Shelf:
         for shard in sorted(self.folder.glob("*.safetensors")):
             if shard.name in self._seen:
                 continue
-            with safe_open(shard, framework="numpy") as f:
-                rows = f.get_tensor("features")
-                keys = json.loads(f.metadata()["keys"])
+            try:
+                with safe_open(shard, framework="numpy") as f:
+                    rows = f.get_tensor("features")
+                    keys = json.loads(f.metadata()["keys"])
+            except FileNotFoundError:  # another process has merged it since: look at what it made of it
+                return self.look()
             self._seen.add(shard.name)
             self._rows |= {k: (rows, i) for i, k in enumerate(keys)}
 

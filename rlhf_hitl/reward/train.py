@@ -92,6 +92,7 @@ def cross_validated(
         head = heads.fit(standardiser.differences(features[both], lengths[both]), said[seen])
         both = np.r_[asked, asked + n]
         p = head.probabilities(*head.margins(standardiser.differences(features[both], lengths[both])))
+        p = np.clip(p, 1e-12, 1 - 1e-12)
         loss -= float((first[asked] * np.log(p) + second[asked] * np.log1p(-p)).sum())
     return loss / float((first + second).sum())
 

@@ -148,6 +148,32 @@ def bulk(f: dict[str, Any]) -> str:
     )
 
 
+def reward_accuracy(f: dict[str, Any]) -> str:
+    names = {
+        "hh": f"HH-RLHF helpful-base, {f['hh.pairs']:,} pairs",
+        "mt_bench": "MT-Bench",
+        "llmfao": "LLMFAO",
+    }
+    rows = (
+        f"| {title} | {f[f'{n}.labels']:,} ({f[f'{n}.prompts']:,}) | {f[f'{n}.accuracy']:.3f} "
+        f"({f[f'{n}.accuracy.low']:.3f} to {f[f'{n}.accuracy.high']:.3f}) | {f[f'{n}.floor.longer']:.3f} | "
+        f"{f[f'{n}.floor.bag_of_words']:.3f} | {f[f'{n}.ece']:.3f} |\n"
+        for n, title in names.items()
+    )
+    return (
+        "| head on SmolLM2-135M | labels (prompts) | accuracy (95 % interval) | longer answer | bag of words | "
+        "calibration error |\n| --- | ---: | ---: | ---: | ---: | ---: |\n" + "".join(rows)
+    )
+
+
+def reward_head(f: dict[str, Any]) -> str:
+    return (
+        f"| head with {f['inputs']} inputs, votes with strengths and ties | took |\n| --- | ---: |\n"
+        f"| refit on {f['labels']:,} labels | {f['refit_s']:.2f} s |\n"
+        f"| update after one | {f['update_ms']:.1f} ms |\n"
+    )
+
+
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "contention": contention,
     "bulk": bulk,
@@ -156,6 +182,8 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "loop_time": loop_time,
     "queue_scale": queue_scale,
     "replay": replay,
+    "reward_accuracy": reward_accuracy,
+    "reward_head": reward_head,
     "vs_label_studio": vs_label_studio,
 }
 

@@ -556,7 +556,8 @@ class Label:
     """The aggregate of a comparison's judgments, for the pair (first, second) in canonical order.
 
     `probabilities` are (first better, tie, second better) and sum to 1; `entropy` is theirs in nats; `votes` counts
-    the judgments behind it; `simulated` is true where any of them was.
+    the judgments behind it; `simulated` is true where any of them was. `strengths` counts those that said how strongly:
+    (first much, clearly, slightly better, second slightly, clearly, much better).
     """
 
     comparison_id: str
@@ -566,6 +567,7 @@ class Label:
     entropy: float
     votes: int
     simulated: bool = False
+    strengths: tuple[int, int, int, int, int, int] = (0, 0, 0, 0, 0, 0)
 
     @property
     def preferred(self) -> str | None:

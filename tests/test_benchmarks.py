@@ -33,6 +33,25 @@ def test_replay_runs_on_real_votes(shared_data, tiny_model):
     assert 0 <= figures["accuracy.low"] <= figures["accuracy"] <= figures["accuracy.high"] <= 1
 
 
+def test_reward_accuracy_runs_on_real_votes(shared_data, tiny_model):
+    figures = quick("reward_accuracy.py", "--data", str(shared_data), "--backbone", str(tiny_model))
+    for name in ("mt_bench", "llmfao", "hh"):
+        accuracy, low, high = (figures[f"{name}.accuracy{end}"] for end in ("", ".low", ".high"))
+        assert 0 <= low <= accuracy <= high <= 1
+        assert figures[f"{name}.accuracy.floor"] == max(
+            figures[f"{name}.floor.longer"], figures[f"{name}.floor.bag_of_words"]
+        )
+        assert 0 <= figures[f"{name}.ece"] <= 1
+
+
+def test_reward_head_runs_on_made_labels():
+    figures = quick("reward_head.py")
+    assert figures["labels"] == 500
+    assert figures["refit_s"] > 0
+    assert 0 < figures["update_ms"] < 1000 * figures["refit_s"]
+    assert figures["agreement"] > 0.7
+
+
 @pytest.mark.timeout(300)
 def test_loop_time_runs_from_an_empty_folder(tiny_model):
     figures = quick("loop_time.py", "--policy", str(tiny_model))

@@ -108,6 +108,21 @@ def test_what_is_no_strict_preference_is_counted_and_kept_among_the_judgments_on
     assert all({c["policy"] for c in r["completions"]} == {"m1", "m2"} for r in found)
 
 
+def test_ties_come_too_when_asked_for_and_come_back_as_ties(sqlite_store, tmp_path):
+    rows = [vote("ann", "model_a", "win"), vote("ann", "tie", "tie"), vote("bob", "tie (bothbad)", "bad")]
+    rows += [vote("ann", "model_a", "split"), vote("bob", "model_b", "split"), vote("cy", "tie", "split")]
+    import_path(sqlite_store, write(tmp_path / "a.jsonl", rows), split=Split.TRAIN)
+    manifest = export(sqlite_store, tmp_path / "out", format="jsonl", include_ties=True)
+    assert (manifest["rows"]["train"], manifest["filters"], manifest["include_ties"]) == (4, {}, True)
+    found = [json.loads(line) for line in (tmp_path / "out" / "train.jsonl").read_text().splitlines()]
+    said = {r["prompt"][0]["content"]: (r["p_chosen"], r["p_tie"], r["p_rejected"], r["weight"]) for r in found}
+    third = pytest.approx(1 / 3)
+    assert said == {"win": (1, 0, 0, 1), "tie": (0, 1, 0, 1), "bad": (0, 1, 0, 1), "split": (third, third, third, 3)}
+    again = Store.open(f"sqlite:///{tmp_path / 'again.db'}", create=True)
+    import_path(again, tmp_path / "out" / "train.jsonl")
+    assert sorted(label.probabilities for label in labels(again)) == [(0, 1, 0)] * 3 + [(1, 0, 0)]
+
+
 def test_skips_flags_and_corrections_are_told_apart(sqlite_store, tmp_path, add_comparisons):
     add_comparisons(sqlite_store, 4)
     rater = people.add(sqlite_store, "ann", Role.RATER).id

@@ -9,9 +9,9 @@ from rlhf_hitl.store import catalog, people, queue
 from rlhf_hitl.types import Answer, Comparison, Completion, Judgment, Message, Prompt, Role, Route, Verdict, utc_now
 
 
-def judgment(verdict, ranking=(), *, simulated=False, order=("a", "b")):
+def judgment(verdict, ranking=(), strength=None, *, simulated=False, order=("a", "b")):
     return Judgment(
-        id="j", comparison_id="x", rater_id="r", answer=Answer(verdict, ranking), order_shown=order,
+        id="j", comparison_id="x", rater_id="r", answer=Answer(verdict, ranking, strength), order_shown=order,
         route=Route.HUMAN, created_at=utc_now(), idempotency_key="k", simulated=simulated,
     )  # fmt: skip
 
@@ -40,6 +40,16 @@ def test_both_bad_is_a_tie_and_skips_and_flags_say_nothing():
     assert label.votes == 1
     assert label.preferred is None
     assert aggregate("x", [judgment(Verdict.SKIPPED)]) == []
+
+
+def test_how_strongly_raters_prefer_is_counted_for_each_side():
+    votes = [judgment(Verdict.RANKED, A_WINS, strength) for strength in (3, 3, 2, None)]
+    votes += [judgment(Verdict.RANKED, B_WINS, strength) for strength in (1, 3)]
+    [label] = aggregate("x", [*votes, judgment(Verdict.RANKED, TIE), judgment(Verdict.ALL_BAD)])
+    assert label.votes == 8
+    assert label.strengths == (2, 1, 0, 1, 0, 1)
+    found = aggregate("x", [judgment(Verdict.RANKED, (("c",), ("a", "b")), 2, order=("a", "b", "c"))])
+    assert {la.strengths for la in found} == {(0,) * 6}  # of three, it is nobody's in particular
 
 
 def test_the_order_shown_does_not_matter():

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,14 @@ from rlhf_hitl.errors import BadInput, NotFound
 from rlhf_hitl.formats.export import export
 from rlhf_hitl.models import best_device, best_dtype, load_tokenizer
 from rlhf_hitl.reward import head as heads
+from rlhf_hitl.reward.data import labelled_pairs
 from rlhf_hitl.reward.evaluate import evaluate
-from rlhf_hitl.reward.features import Backbone, FeatureCache
-from rlhf_hitl.reward.losses import bradley_terry
+from rlhf_hitl.reward.features import Backbone, FeatureCache, Shelf
+from rlhf_hitl.reward.losses import ordinal
 from rlhf_hitl.reward.model import load
 from rlhf_hitl.reward.rendering import Renderer, conversations
-from rlhf_hitl.reward.train import train_head
+from rlhf_hitl.reward.train import cross_validated, train_head, update
+from rlhf_hitl.stats.calibration import expected_calibration_error
 from rlhf_hitl.store import catalog, ledger, people, queue
 from rlhf_hitl.types import Answer, Comparison, Completion, Message, Prompt, Role, Split, Verdict
 
@@ -37,6 +40,12 @@ def chat(prompt: str, completion: str):
 
 @pytest.fixture(scope="module")
 def backbone(tiny_model):
+    return Backbone(str(tiny_model), layer=1, pooling="last", dtype="float32")
+
+
+@pytest.fixture(scope="module")
+def views(tiny_model):
+    """A backbone of which training chooses the layer and the pooling."""
     return Backbone(str(tiny_model), dtype="float32")
 
 
@@ -123,6 +132,30 @@ def test_features_do_not_depend_on_what_else_is_in_the_batch(backbone):
     assert np.abs(together - alone).max() < 1e-5
 
 
+def test_views_of_one_pass_are_what_each_is_alone_and_the_mean_is_over_the_completion(views):
+    assert {(v.layer, v.pooling) for v in views.views} == {(at, how) for at in (1, 2) for how in ("last", "mean")}
+    rendered = [views.renderer.render(chat("hello " * i, " ".join(WORDS[: i + 1]))) for i in range(4)]
+    together = views.compute_views(rendered, views.views)
+    for j, view in enumerate(views.views):
+        assert np.abs(together[:, j] - views.at(view).compute(rendered)).max() < 1e-5
+    by_layer = {v.layer: views.views.index(v) for v in views.views if v.pooling == "mean"}
+    ids = torch.tensor([rendered[2].ids])
+    states = views._model(ids, output_hidden_states=True).hidden_states
+    assert views.renderer.tokenizer.decode(rendered[2].ids[rendered[2].start :]).strip() == "sea sun poem<|end|>"
+    for layer, j in by_layer.items():
+        by_hand = states[layer][0, rendered[2].start :].mean(0).detach().numpy()
+        assert np.abs(together[2, j] - by_hand).max() < 1e-5
+
+
+def test_what_was_computed_for_all_views_is_there_for_one(views, tmp_path):
+    chats = [chat("hello", w) for w in WORDS]
+    every = FeatureCache(tmp_path, views).of_views(chats)
+    written = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.safetensors")}
+    for view in views.views:
+        assert np.array_equal(FeatureCache(tmp_path, views).at(view).features(chats), every[view])
+    assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.safetensors")} == written
+
+
 def test_features_are_computed_once_and_found_by_another_process(backbone, tmp_path):
     chats = [chat("hello", w) for w in WORDS]
     first = FeatureCache(tmp_path, backbone).features(chats)
@@ -141,16 +174,33 @@ def test_fresh_rollouts_leave_nothing_on_disk(backbone, tmp_path):
 
 def test_many_shards_are_merged_and_nothing_is_lost(backbone, tmp_path):
     cache = FeatureCache(tmp_path, backbone)
-    cache.MERGE_AT = 4
+    cache.shelves[backbone.view].MERGE_AT = 4
     chats = [chat("hello", f"{w} {v}") for w in WORDS for v in "ab"]
     rows = np.concatenate([cache.features([c]) for c in chats])
     assert len(list(tmp_path.rglob("*.safetensors"))) <= 5
     assert np.array_equal(FeatureCache(tmp_path, backbone).features(chats), rows)
 
 
+def test_processes_that_merge_shards_under_each_other_lose_nothing(tmp_path):
+    def fill(name: str) -> None:
+        shelf = Shelf(tmp_path)
+        shelf.MERGE_AT = 2
+        for i in range(40):
+            shelf.look()
+            shelf.write([f"{name}{i}"], np.full((1, 3), i, np.float32))
+
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(fill, "abc"))  # threads share a folder as processes do: each has a shelf of its own
+    found = Shelf(tmp_path)
+    found.look()
+    assert all((found[f"{name}{i}"] == i).all() for name in "abc" for i in range(40))
+
+
 def test_a_layer_the_model_has_not_is_refused(tiny_model):
     with pytest.raises(BadInput, match="1 to 2"):
         Backbone(str(tiny_model), layer=3)
+    with pytest.raises(BadInput, match="last or mean"):
+        Backbone(str(tiny_model), pooling="max")
 
 
 def test_an_adapter_without_its_base_is_refused_as_backbone(tmp_path):
@@ -165,10 +215,10 @@ def test_a_model_tuned_in_one_layer_is_another_backbone(tiny_model, tmp_path):
     model = AutoModelForCausalLM.from_pretrained(tiny_model)
     load_tokenizer(tiny_model).save_pretrained(tmp_path)
     model.save_pretrained(tmp_path)
-    same = Backbone(str(tmp_path), dtype="float32").fingerprint
+    same = Backbone(str(tmp_path), layer=1, pooling="last", dtype="float32").fingerprint
     model.model.layers[0].mlp.up_proj.weight.data[3, 5] += 0.5
     model.save_pretrained(tmp_path)
-    assert Backbone(str(tmp_path), dtype="float32").fingerprint != same
+    assert Backbone(str(tmp_path), layer=1, pooling="last", dtype="float32").fingerprint != same
 
 
 def test_an_encoder_without_chat_template_or_eos_serves_as_backbone(tiny_model, tmp_path):
@@ -183,8 +233,8 @@ def test_an_encoder_without_chat_template_or_eos_serves_as_backbone(tiny_model, 
     BertModel(config).save_pretrained(tmp_path / "bert")
     encoder = Backbone(str(tmp_path / "bert"), dtype="float32")
     rendered = [encoder.renderer.render(chat("hello", w)) for w in WORDS]
-    assert encoder.layer == 2
-    assert len(np.unique(encoder.compute(rendered).round(4), axis=0)) == len(WORDS)
+    assert {v.layer for v in encoder.views} == {2}
+    assert len(np.unique(encoder.compute_views(rendered, encoder.views).round(4), axis=0)) == len(WORDS)
 
 
 # Head
@@ -194,7 +244,7 @@ def test_head_agrees_with_logistic_regression_under_the_same_prior():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(400, 6))
     y = (rng.random(400) < expit(x @ rng.normal(size=6))).astype(int)
-    mode, _ = heads._mode(x, y.astype(float), np.ones(400), np.full(6, 2.0), np.zeros(6))
+    mode, _ = heads._mode(x, heads.preferences(y), np.zeros(6), np.full(6, 2.0), np.zeros(6))
     reference = LogisticRegression(C=1 / 2.0, fit_intercept=False, tol=1e-10, max_iter=1000).fit(x, y)
     assert np.abs(mode - reference.coef_[0]).max() < 1e-4
 
@@ -202,8 +252,8 @@ def test_head_agrees_with_logistic_regression_under_the_same_prior():
 def test_evidence_shrinks_noise_and_keeps_signal():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(300, 21))
-    noise = heads.fit(x, (rng.random(300) < 0.5).astype(float))
-    signal = heads.fit(x, (rng.random(300) < expit(x[:, :20] @ np.full(20, 1.0))).astype(float))
+    noise = heads.fit(x, heads.preferences(rng.random(300) < 0.5))
+    signal = heads.fit(x, heads.preferences(rng.random(300) < expit(x[:, :20] @ np.full(20, 1.0))))
     assert noise.precisions[0] > 10 * signal.precisions[0]
     assert np.abs(noise.weights).max() < 0.2
 
@@ -214,7 +264,7 @@ def test_uncertainty_falls_with_labels_and_grows_away_from_them():
 
     def fitted(n):
         x = rng.normal(size=(n, 5))
-        return heads.fit(x, (rng.random(n) < expit(x @ w)).astype(float))
+        return heads.fit(x, heads.preferences(rng.random(n) < expit(x @ w)))
 
     probe = np.ones((1, 5))
     few, many = fitted(40), fitted(2000)
@@ -225,18 +275,105 @@ def test_uncertainty_falls_with_labels_and_grows_away_from_them():
 
 def test_ties_pull_a_margin_to_zero():
     x = np.c_[np.ones((50, 1)), np.zeros((50, 1))]
-    wins, ties = heads.fit(x, np.ones(50)), heads.fit(x, np.full(50, 0.5))
+    wins, even = (heads.fit(x, heads.preferences(np.full(50, share))) for share in (1, 0.5))
+    ties = heads.fit(x, np.eye(9)[np.full(50, heads.TIE)])
     assert wins.margins(x[:1])[0] > 1
-    assert ties.margins(x[:1])[0] == pytest.approx(0, abs=1e-6)
+    for neither in (even, ties):
+        assert neither.margins(x[:1])[0] == pytest.approx(0, abs=1e-6)
 
 
-def test_bradley_terry_by_hand():
-    # -log sigmoid(ln 3) = ln(4/3); for the tie at 0: ln 2; for margin ln 3 with target 0.75 the entropy of 0.75
-    margins = torch.tensor([np.log(3.0), 0.0, np.log(3.0)])
-    loss, figures = bradley_terry(margins, torch.tensor([1.0, 0.5, 0.75]))
-    by_hand = (np.log(4 / 3) + np.log(2) - 0.75 * np.log(0.75) - 0.25 * np.log(0.25)) / 3
-    assert loss.item() == pytest.approx(by_hand, rel=1e-6)
-    assert figures["accuracy"] == 1.0  # the tie is not counted
+def graded(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Differences (n, 7), votes (n, 9) of raters who use all of the scale (cuts at 0.5, 1.2, 2), and true margins."""
+    rng = np.random.default_rng(seed)
+    x = np.c_[rng.normal(size=(n, 6)), rng.normal(size=n)]
+    margins = x @ np.r_[rng.normal(size=6), 0.3]
+    seen = margins + rng.logistic(size=n)
+    said = np.select([seen > c for c in (2, 1.2, 0.5, -0.5, -1.2, -2)], [0, 1, 2, heads.TIE, 6, 7], 8)
+    votes = np.eye(9)[said]
+    unsaid = rng.random(n) < 0.3
+    votes[unsaid, heads.UNSAID], votes[unsaid, heads.SECOND_UNSAID] = votes[unsaid, :3].sum(1), votes[unsaid, 6:].sum(1)
+    votes[np.ix_(unsaid, [0, 1, 2, 6, 7, 8])] = 0
+    return x, votes, margins
+
+
+def ordinal_loss(margins: torch.Tensor, votes: np.ndarray, thresholds) -> torch.Tensor:
+    """The votes' negative log likelihood as `losses.ordinal` has it."""
+    strengths = torch.tensor(votes[:, [0, 1, 2, 4, 6, 7, 8]])
+    unsaid = torch.tensor(votes[:, [heads.UNSAID, heads.TIE, heads.SECOND_UNSAID]]) * torch.tensor([1.0, 0, 1])
+    t = torch.as_tensor(thresholds, dtype=torch.float64)
+    return (ordinal(margins, strengths, t) + ordinal(margins, unsaid, t[:1])).sum()
+
+
+def test_a_head_of_strengths_and_ties_is_at_the_mode_of_the_ordinal_loss():
+    x, votes, margins = graded(3000)
+    head = heads.fit(x, votes)
+    w = torch.tensor(head.weights, requires_grad=True)
+    t = torch.tensor(head.thresholds, requires_grad=True, dtype=torch.float64)
+    likelihood = ordinal_loss(torch.tensor(x) @ w, votes, t)
+    of_weights, of_thresholds = torch.autograd.grad(likelihood, [w, t])
+    prior = np.r_[np.full(6, head.precisions[0]), head.precisions[1]] * head.weights
+    assert np.abs(of_weights.numpy() + prior).max() < 1e-2  # of slopes that sum up 3,000 labels
+    assert np.abs(of_thresholds.numpy()).max() < 5
+    assert head.thresholds == pytest.approx((0.5, 1.2, 2), abs=0.15)
+    assert np.corrcoef(head.rewards(x), margins)[0, 1] > 0.99
+
+
+def test_strengths_teach_more_than_preferences_alone():
+    agreed = []
+    for seed in range(20):
+        x, votes, margins = graded(100, seed)
+        plain = heads.preferences(votes[:, :4].sum(1) + votes[:, heads.TIE] / 2)
+        agreed.append([np.corrcoef(heads.fit(x, v).rewards(x), margins)[0, 1] for v in (votes, plain)])
+    graded_votes, preferences = np.mean(agreed, axis=0)
+    assert graded_votes > preferences
+
+
+def test_probabilities_are_of_raters_who_see_a_difference():
+    x, votes, _ = graded(4000)
+    head = heads.fit(x, votes)
+    seen = votes[:, heads.TIE] == 0
+    p = head.probabilities(*head.margins(x[seen]))
+    first = votes[seen, :4].sum(1)
+    assert expected_calibration_error(np.maximum(p, 1 - p), np.where(p > 0.5, first, 1 - first)) < 0.03
+
+
+@pytest.mark.parametrize("n", [50, 500])
+def test_an_update_after_one_label_agrees_with_a_refit(n):
+    """To a tenth of a standard deviation with 50 labels, to a hundredth with 500; prior and thresholds stay."""
+    x, votes, _ = graded(n + 20, seed=1)
+    head = heads.fit(x[:n], votes[:n])
+    alpha = np.r_[np.full(6, head.precisions[0]), head.precisions[1]]
+    probes = np.random.default_rng(2).normal(size=(100, 7))
+    for i in range(n, n + 20):
+        updated = head.updated(x[i], votes[i])
+        seen = np.r_[0:n, i]
+        mode, hessian = heads._mode(x[seen], votes[seen], heads._cuts(head.thresholds), alpha, head.weights)
+        refitted = heads.Head(mode, np.linalg.inv(hessian), head.precisions, thresholds=head.thresholds)
+        (m, s), (again, spread) = updated.margins(probes), refitted.margins(probes)
+        assert (np.abs(m - again) / spread).max() < 5 / n
+        assert np.abs(s / spread - 1).max() < 5 / n
+        assert (s < head.margins(probes)[1]).all()
+
+
+def test_an_update_without_a_vote_or_a_difference_changes_nothing():
+    x, votes, _ = graded(50)
+    head = heads.fit(x, votes)
+    assert head.updated(x[0], np.zeros(9)) is head
+    assert head.updated(np.zeros(7), votes[0]) is head
+
+
+def test_views_are_compared_on_prompts_that_a_head_has_not_seen():
+    """Features that tell only which prompt it is say everything of prompts seen and nothing of others."""
+    rng = np.random.default_rng(0)
+    prompts = np.repeat(np.arange(40), 5)
+    telling = rng.normal(size=(40, 30)).astype(np.float32)[prompts]
+    first = (rng.random(40) < 0.5).astype(float)[prompts]
+    of_prompt = np.concatenate([telling, 0 * telling])
+    noise = rng.normal(size=(2, 200, 30)) / 4
+    of_answer = np.concatenate([first[:, None] + noise[0], 1 - first[:, None] + noise[1]])
+    said, size = heads.preferences(first), np.ones(400)
+    assert cross_validated(of_prompt, size, said, prompts) > 0.9 * np.log(2)
+    assert cross_validated(of_answer.astype(np.float32), size, said, prompts) < 0.3
 
 
 # Training, scoring, replay
@@ -257,6 +394,31 @@ def test_a_trained_head_ranks_held_out_prompts_and_survives_saving(judged_store,
 
 def test_the_same_labels_give_the_same_model(judged_store, backbone, tmp_path):
     assert train_head(judged_store, backbone, tmp_path).id == train_head(judged_store, backbone, tmp_path).id
+
+
+def test_training_takes_the_view_that_predicts_unseen_prompts_best(judged_store, views, tmp_path):
+    model = train_head(judged_store, views, tmp_path)
+    losses = model.card["views"]
+    chosen = model.cache.backbone.view
+    assert len(losses) == 4
+    assert losses[f"{chosen.layer} {chosen.pooling}"] == min(losses.values())
+    again = load(tmp_path / "reward" / model.id)
+    assert again.cache.backbone.view == chosen
+    chats = [chat("question 3 about sea", w) for w in WORDS]
+    assert np.allclose(again.rewards(chats), model.rewards(chats))
+
+
+def test_a_model_is_updated_by_one_label(judged_store, backbone, tmp_path):
+    model = train_head(judged_store, backbone, tmp_path)
+    pair = next(p for p in labelled_pairs(judged_store, Split.HELDOUT) if p.label.preferred == p.label.first)
+    updated = update(model, pair)
+    assert updated.card["train_labels"] == model.card["train_labels"] + 1
+    assert updated.id != model.id
+    (before, doubt, _), (after, less, _) = (m.margins([pair.first], [pair.second]) for m in (model, updated))
+    assert after > before
+    assert less < doubt
+    updated.save(tmp_path / "updated")
+    assert load(tmp_path / "updated").id == updated.id
 
 
 def test_a_score_is_the_difference_of_the_rewards_and_never_negative(judged_store, backbone, tmp_path):
@@ -412,6 +574,46 @@ def test_full_training_without_calibration_rows_evaluates_nothing(pairs_folder, 
     centred = trainer.compute_loss(trainer.model, dict(batch)).item()
     chosen, rejected = trainer.model(batch["input_ids"], batch["attention_mask"]).logits.squeeze(-1).chunk(2)
     assert centred - plain == pytest.approx(0.5 * ((chosen + rejected) ** 2).mean().item(), rel=1e-4)
+
+
+def test_full_training_learns_from_soft_labels_ties_and_weights(tiny_model, tmp_path):
+    """The loss by hand: Davidson's with the labels' own share of ties, each label as heavy as it says."""
+    from datasets import Dataset, DatasetDict
+
+    from rlhf_hitl.arguments import parse
+    from rlhf_hitl.reward.full import FullConfig, ModelConfig, build_trainer
+
+    def row(prompt: str, p: tuple[float, float, float], weight: float) -> dict:
+        (question,), _ = chat(prompt, "")
+        answers = {side: [{"role": "assistant", "content": f"{side} one"}] for side in ("chosen", "rejected")}
+        label = dict(zip(("p_chosen", "p_tie", "p_rejected"), p)) | {"weight": weight}
+        return {"prompt": [{"role": "user", "content": question.content}], **answers, **label}
+
+    rows = [row("sea", (0.75, 0.25, 0.0), 4), row("sun", (0.0, 1.0, 0.0), 1), row("fox", (0.5, 0.0, 0.5), 1)]
+    DatasetDict(train=Dataset.from_list(rows)).save_to_disk(tmp_path / "d")
+    flags = {"--dataset": str(tmp_path / "d"), "--output_dir": str(tmp_path / "out"), "--length_coefficient": "2"}
+    flags |= {"--model_name_or_path": str(tiny_model), "--per_device_train_batch_size": "3"}
+    trainer: Any = build_trainer(*parse((FullConfig, ModelConfig), [x for pair in flags.items() for x in pair]))
+    assert trainer.nu == pytest.approx(2 * (1 / 3) / (1 - 1 / 3))  # 2 of the 6 votes are ties
+    trainer.model.score.weight.data.normal_(std=0.3)
+    trainer.model.eval()
+    batch = next(iter(trainer.get_train_dataloader()))
+    shares, weights = batch["shares"].numpy(), batch["weight"].numpy()
+    rewards = trainer.model(batch["input_ids"], batch["attention_mask"]).logits.squeeze(-1).detach().numpy()
+    m = rewards[:3] - rewards[3:]
+    odds = np.stack([np.exp(m / 2), np.full(3, trainer.nu), np.exp(-m / 2)], axis=1)
+    by_hand = -(shares * np.log(odds / odds.sum(1, keepdims=True))).sum(1) @ weights / 6
+    d = np.full(3, np.log(11 / 13))  # "chosen one" and "rejected one", and one each for the logarithm
+    by_hand += 2 * (m @ d) ** 2 / (m @ m * (d @ d))
+    assert trainer.compute_loss(trainer.model, dict(batch)).item() == pytest.approx(by_hand, rel=1e-4)
+
+
+@pytest.mark.parametrize("column", [{"weight": -1.0}, {"weight": float("nan")}, {"p_chosen": 0.7, "p_tie": 0.6}])
+def test_full_training_refuses_a_weight_or_shares_that_are_none(column):
+    from rlhf_hitl.reward.full import shares, weight
+
+    with pytest.raises(BadInput, match="weight" if "weight" in column else "p_tie"):
+        (weight if "weight" in column else shares)(column)
 
 
 @pytest.mark.parametrize(

@@ -121,6 +121,9 @@ def export(
     model_labels: Annotated[
         bool, typer.Option(help="With pairs that were accepted on a model's score; in train only.")
     ] = True,
+    ties: Annotated[
+        bool, typer.Option("--ties", help="With pairs of which raters prefer neither, for scripts/train_reward.py.")
+    ] = False,
     min_votes: Annotated[int, typer.Option(min=1, help="Leave out pairs with fewer votes.")] = 1,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export.")] = False,
     json: AsJson = False,
@@ -138,14 +141,19 @@ def export(
     _look_for_cycles_less_often()
     if format is ExportFormat.ARCHIVE:
         _refuse_with_archive(
-            {"--project": project, "--no-model-labels": not model_labels, "--min-votes": min_votes > 1}
+            {
+                "--project": project,
+                "--no-model-labels": not model_labels,
+                "--ties": ties,
+                "--min-votes": min_votes > 1,
+            }
         )
         manifest = archive.write(Store.open(store), out, overwrite=overwrite, progress=True)
         warning = "It holds password hashes and webhook secrets: keep it as safe as the store."
         return Result({"out": str(out)} | manifest, _held(f"All of the store in {out}", manifest), more=[warning])
     manifest = write(
         Store.open(store), out, format=format.value, project=project, include_model_labels=model_labels,
-        min_votes=min_votes, overwrite=overwrite, progress=True,
+        include_ties=ties, min_votes=min_votes, overwrite=overwrite, progress=True,
     )  # fmt: skip
     columns = ("rows", "judgments", "demonstrations")
     rows = [(s.value, *(manifest[column][s.value] for column in columns)) for s in Split]

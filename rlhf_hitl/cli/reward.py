@@ -38,7 +38,12 @@ def train_reward(
     backend: Annotated[Backend, typer.Option(help="head: frozen backbone, seconds on a CPU. full: TRL, for a GPU.")] = (
         Backend.HEAD
     ),
-    layer: Annotated[int | None, typer.Option(help="Backbone layer of the head's features; two thirds up.")] = None,
+    layer: Annotated[
+        int | None, typer.Option(help="Backbone layer of the head's features.", show_default="what predicts best")
+    ] = None,
+    pooling: Annotated[
+        str | None, typer.Option(help="last: read at the EOS. mean: over the completion.", show_default="the same")
+    ] = None,
     max_length: Annotated[
         int | None, typer.Option(min=8, help="Tokens; the prompt's left is cut, and counted.", show_default="1024")
     ] = None,
@@ -53,7 +58,9 @@ def train_reward(
     """Train a reward model on the store's labels and make it the store's newest."""
     from rlhf_hitl.store import Store
 
-    other = {"--config": config} if backend is Backend.HEAD else {"--layer": layer, "--dtype": dtype}
+    other = {"--config": config} if backend is Backend.HEAD else {
+        "--layer": layer, "--pooling": pooling, "--dtype": dtype
+    }  # fmt: skip
     for flag, value in other.items():
         if value is not None:
             raise BadInput(
@@ -73,7 +80,9 @@ def train_reward(
         from rlhf_hitl.reward.features import Backbone
         from rlhf_hitl.reward.train import train_head
 
-        made = Backbone(backbone or BACKBONE, layer=layer, max_length=max_length or 1024, dtype=dtype or "auto")
+        made = Backbone(
+            backbone or BACKBONE, layer=layer, pooling=pooling, max_length=max_length or 1024, dtype=dtype or "auto"
+        )
         model = train_head(opened, made, workspace)
     folder = workspace / "reward" / model.id
     data = {"id": model.id, "path": str(folder), **model.card}

@@ -33,6 +33,7 @@ def export(
     format: Literal["trl", "jsonl"] = "trl",
     project: str | None = None,
     include_model_labels: bool = True,
+    include_ties: bool = False,
     min_votes: int = 1,
     overwrite: bool = False,
     progress: bool = False,
@@ -46,6 +47,8 @@ def export(
         project: of one project only.
         include_model_labels: also pairs a reward model was trusted with; only in train, as a model's own labels
             must not judge it.
+        include_ties: also pairs of which raters prefer neither, for trainers that read `p_tie`; TRL's own take every
+            row for a strict preference.
         min_votes: leave out pairs with fewer votes.
         overwrite: replace an earlier export.
         progress: draw a bar on stderr.
@@ -58,7 +61,7 @@ def export(
     if project is not None:
         with store.read() as conn:
             projects.check(conn, project)
-    snapshot = Snapshot(store, project, include_model_labels, min_votes, progress)
+    snapshot = Snapshot(store, project, include_model_labels, include_ties, min_votes, progress)
     revision = history.revision(store)
     out.parent.mkdir(parents=True, exist_ok=True)
     draft = out.with_name(f".{out.name}.writing-{os.getpid()}")
@@ -82,6 +85,7 @@ def export(
             "filters": dict(sorted(snapshot.filters.items())),
             "min_votes": min_votes,
             "include_model_labels": include_model_labels,
+            "include_ties": include_ties,
             "simulated": snapshot.simulated,
             "store_revision": revision,
             "schema_version": store.schema_version,
@@ -195,6 +199,7 @@ def _features() -> Any:
         "p_rejected": Value("float64"),
         "entropy": Value("float64"),
         "votes": Value("int64"),
+        "weight": Value("float64"),
         "simulated": Value("bool"),
     }
     trl = dict.fromkeys(("prompt", "chosen", "rejected"), chat)

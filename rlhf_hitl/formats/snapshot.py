@@ -26,6 +26,9 @@ JUDGMENT_COLUMNS = (
     "interface_version", "source", "simulated", "surplus", "supersedes", "created_at", "reason", "tags",
 )  # fmt: skip
 
+#: Why raters prefer neither: what `include_ties` takes in all the same.
+NO_PREFERENCE = ("all bad", "tie", "raters evenly split")
+
 
 @dataclass
 class Part:
@@ -50,6 +53,7 @@ class Snapshot:
     store: Store
     project: str | None
     include_model_labels: bool
+    include_ties: bool
     min_votes: int
     progress: bool
     rows: Counter[Split] = field(default_factory=Counter)
@@ -107,16 +111,16 @@ class Snapshot:
 
     def _human_rows(self, one: Judged, as_json: bytes) -> Iterator[Row]:
         counted = _counted(one.judgments)
-        votes = ((j["verdict"], j["ranking"], j["order_shown"], j["simulated"]) for j in counted)
+        votes = ((j["verdict"], j["ranking"], j["order_shown"], j["strength"], j["simulated"]) for j in counted)
         labels = aggregate_votes(one.comparison["comparison_id"], votes)
         if not labels:
             self.filters[_why_unlabelled(counted)] += 1
         for label in labels:
             reason = _why_not(label, counted, self.min_votes)
-            if reason is not None:
-                self.filters[reason] += 1
-            else:
+            if reason is None or (self.include_ties and reason in NO_PREFERENCE):
                 yield _human_row(one.comparison, label, as_json.decode())
+            else:
+                self.filters[reason] += 1
 
     def _model_rows(self, split: Split) -> Iterator[Row]:
         """Pairs that were accepted on a model's score and that no rater has spoken of since: people override."""
@@ -189,13 +193,14 @@ def _verdicts(judgments: list[Row]) -> set[str]:
 
 def _human_row(comparison: Row, label: Label, judgments: str) -> Row:
     first, tie, second = label.probabilities
-    rejected = label.second if label.preferred == label.first else label.first
-    return _pair(comparison, label.preferred or "", rejected) | {
+    chosen, rejected = (label.first, label.second) if first >= second else (label.second, label.first)
+    return _pair(comparison, chosen, rejected) | {
         "p_chosen": max(first, second),
         "p_tie": tie,
         "p_rejected": min(first, second),
         "entropy": label.entropy,
         "votes": label.votes,
+        "weight": label.votes / (len(comparison["completions"]) - 1),
         "label_source": "human",
         "reward_model_id": None,
         "simulated": label.simulated,
@@ -211,6 +216,7 @@ def _model_row(comparison: Comparison, score: Score, simulated: bool) -> Row:
         "p_rejected": 1 - p,
         "entropy": _entropy(p),
         "votes": 0,
+        "weight": 1.0,
         "label_source": "model",
         "reward_model_id": score.reward_model_id,
         "simulated": simulated,

@@ -27,7 +27,7 @@ ABOUT = "TRL preference data: prompt/chosen/rejected as text or messages (JSONL,
 #: What an export of ours adds to TRL's three columns. None of them is a tag.
 EXPORT_COLUMNS = (
     "comparison_id", "prompt_id", "chosen_id", "rejected_id", "chosen_policy", "rejected_policy", "p_chosen", "p_tie",
-    "p_rejected", "entropy", "votes", "label_source", "reward_model_id", "simulated", "judgments", "tags",
+    "p_rejected", "entropy", "votes", "weight", "label_source", "reward_model_id", "simulated", "judgments", "tags",
 )  # fmt: skip
 POLICY_COLUMNS = ("{side}_policy", "{side}_model", "{side}-model")
 TAG_LENGTH = 64
@@ -46,7 +46,7 @@ def read(row: Row) -> list[Record]:
     policies = [_policy(row, side) for side in ("chosen", "rejected")]
     completions = tuple(OutsideCompletion(chat, policy) for chat, policy in zip(sides, policies, strict=True))
     # A label a model made is nobody's vote: its pair comes in unjudged.
-    vote = Vote.of_pair("first", simulated=row.fields.get("simulated") is True)
+    vote = Vote.of_pair("tie" if _is_tie(row.fields) else "first", simulated=row.fields.get("simulated") is True)
     by_model = row.fields.get("label_source") == "model"
     return [
         Record(prompt, completions, row.place, None if by_model else vote, _tags(row), row.split, order_known=False)
@@ -54,6 +54,14 @@ def read(row: Row) -> list[Record]:
 
 
 Parts = tuple[Messages, Messages, Messages]
+
+
+def _is_tie(fields: Mapping[str, Any]) -> bool:
+    """Whether a row of `export --ties` is one of which raters prefer neither."""
+    chosen, tie, rejected = (fields.get(name) for name in ("p_chosen", "p_tie", "p_rejected"))
+    if not (isinstance(chosen, float | int) and isinstance(tie, float | int) and isinstance(rejected, float | int)):
+        return False
+    return chosen == rejected or tie > max(chosen, rejected)
 
 
 def _chats(row: Row) -> Parts:

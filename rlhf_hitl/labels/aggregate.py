@@ -12,8 +12,8 @@ from rlhf_hitl.types import Judgment, Label, Split, Verdict
 
 WINS, TIES, LOSSES = 0, 1, 2
 
-#: What a label needs of a judgment: its verdict, ranking, order shown, and whether it is simulated.
-Vote = tuple[str, Sequence[Sequence[str]], Sequence[str], bool]
+#: What a label needs of a judgment: its verdict, ranking, order shown, strength, and whether it is simulated.
+Vote = tuple[str, Sequence[Sequence[str]], Sequence[str], int | None, bool]
 
 
 def labels(store: Store, *, split: Split | None = None, project: str | None = None) -> list[Label]:
@@ -43,28 +43,48 @@ def aggregate_votes(comparison_id: str, votes: Iterable[Vote]) -> list[Label]:
 
 
 def _vote(judgment: Judgment) -> Vote:
-    return judgment.answer.verdict, judgment.answer.ranking, judgment.order_shown, judgment.simulated
+    answer = judgment.answer
+    return answer.verdict, answer.ranking, judgment.order_shown, answer.strength, judgment.simulated
 
 
 class _Tally:
     """The votes of one comparison, counted."""
 
-    __slots__ = ("simulated", "votes")
+    __slots__ = ("simulated", "strengths", "votes")
 
     def __init__(self) -> None:
         self.votes: dict[tuple[str, str], list[int]] = {}
+        self.strengths: dict[tuple[str, str], list[int]] = {}
         self.simulated = False
 
     def add(self, vote: Vote) -> None:
-        for first, second, outcome in outcomes(vote):
+        *_, strength, simulated = vote
+        said = list(outcomes(vote))
+        for first, second, outcome in said:
             self.votes.setdefault((first, second), [0, 0, 0])[outcome] += 1
-            self.simulated = self.simulated or vote[3]
+            self.simulated = self.simulated or simulated
+        if strength is not None and len(said) == 1:  # it is of a pair: in a longer ranking it is nobody's in particular
+            [(first, second, outcome)] = said
+            place = 3 - strength if outcome == WINS else 2 + strength
+            self.strengths.setdefault((first, second), [0] * 6)[place] += 1
 
     def labels(self, comparison_id: str) -> list[Label]:
         return [
-            Label(comparison_id, first, second, _shares(counts), _entropy(counts), sum(counts), self.simulated)
-            for (first, second), counts in sorted(self.votes.items())
+            Label(
+                comparison_id,
+                *pair,
+                _shares(counts),
+                _entropy(counts),
+                sum(counts),
+                self.simulated,
+                self._strengths(pair),
+            )
+            for pair, counts in sorted(self.votes.items())
         ]
+
+    def _strengths(self, pair: tuple[str, str]) -> tuple[int, int, int, int, int, int]:
+        a, b, c, d, e, f = self.strengths.get(pair, (0,) * 6)
+        return a, b, c, d, e, f
 
 
 def outcomes(vote: Vote) -> Iterable[tuple[str, str, int]]:
@@ -73,7 +93,7 @@ def outcomes(vote: Vote) -> Iterable[tuple[str, str, int]]:
     Both bad is a tie: it says that neither is to be preferred. A completion left out of a partial ranking, a skip and
     a flag say nothing.
     """
-    verdict, ranking, shown, _ = vote
+    verdict, ranking, shown, *_ = vote
     match verdict:
         case Verdict.RANKED:
             rank = {i: r for r, group in enumerate(ranking) for i in group}

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rlhf_hitl.labels.aggregate import labels
+from rlhf_hitl.reward.head import OUTCOMES, SECOND_UNSAID, TIE, UNSAID
 from rlhf_hitl.reward.rendering import Conversation
 from rlhf_hitl.store import Store, catalog
 from rlhf_hitl.types import Comparison, Label, Split
@@ -45,16 +46,21 @@ def labelled_pairs(store: Store, split: Split) -> list[LabelledPair]:
     return [p for p in pairs if p.is_usable]
 
 
-def targets(pairs: Sequence[LabelledPair]) -> np.ndarray:
-    """(n,) probability that the first is preferred, a tie counting half to each side."""
-    p = np.array([pair.label.probabilities for pair in pairs], dtype=np.float64).reshape(-1, 3)
-    return p[:, 0] + 0.5 * p[:, 1]
+def votes(pairs: Sequence[LabelledPair]) -> np.ndarray:
+    """(n, 9) how many votes say each of `head.OUTCOMES` of a pair.
 
-
-def weights(pairs: Sequence[LabelledPair]) -> np.ndarray:
-    """(n,) how much each label counts: its votes, shared among the K - 1 pairs that a vote on K completions gives a
-    completion, since those are one act of judging."""
-    return np.array([p.label.votes / (len(p.comparison.completions) - 1) for p in pairs], dtype=np.float64)
+    A vote on K completions is one act of judging, so it counts 1 / (K - 1) in each of the K - 1 pairs of a completion.
+    """
+    out = np.zeros((len(pairs), len(OUTCOMES)))
+    for row, pair in zip(out, pairs):
+        label = pair.label
+        row[[0, 1, 2, 6, 7, 8]] = label.strengths
+        first, tie, second = np.array(label.probabilities) * label.votes
+        row[UNSAID] = max(0.0, first - sum(label.strengths[:3]))
+        row[SECOND_UNSAID] = max(0.0, second - sum(label.strengths[3:]))
+        row[TIE] = tie
+        row /= len(pair.comparison.completions) - 1
+    return out
 
 
 def decided(pairs: Sequence[LabelledPair]) -> list[LabelledPair]:
@@ -70,5 +76,7 @@ def share_of_decided(pairs: Sequence[LabelledPair]) -> np.ndarray:
 
 def data_hash(pairs: Sequence[LabelledPair]) -> str:
     """Names the training data: the same pairs with the same labels give the same hash, in any order."""
-    rows = sorted([p.comparison.id, p.label.first, p.label.second, *p.label.probabilities] for p in pairs)
+    rows = sorted(
+        [p.comparison.id, p.label.first, p.label.second, *p.label.probabilities, *p.label.strengths] for p in pairs
+    )
     return "sha256:" + hashlib.sha256(json.dumps(rows).encode()).hexdigest()

@@ -9,6 +9,7 @@ import os
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -26,132 +27,221 @@ log = logging.getLogger(__name__)
 KEPT_AT = 32  # conversations computed between two writes to disk
 
 
+POOLINGS = ("last", "mean")
+
+
+@dataclass(frozen=True)
+class View:
+    """Where a backbone is read: the hidden states after `layer`, at the conversation's EOS (pooling `last`) or averaged
+    over the completion's tokens (`mean`)."""
+
+    layer: int
+    pooling: str
+
+
 class Backbone:
-    """A language model read as a feature extractor: the hidden state after `layer` at the EOS of a conversation.
+    """A language model read as a feature extractor.
 
     Args:
         name: a local folder, a hub id or the name of a fetched model.
-        layer: number of transformer layers to run, or a negative number counted from the last; None takes two thirds,
-            where a frozen decoder's states carry most of what a preference head can use. All layers also take the
+        layer: number of transformer layers to run, or a negative number counted from the last. All layers also take the
             final norm, as a sequence classifier does.
+        pooling: one of POOLINGS.
         dtype: "auto" takes bfloat16 where the hardware multiplies it natively and float32 elsewhere.
+
+    With no `layer`, it has views of half, two thirds and five sixths of the layers: between them lies what a frozen
+    decoder's states say of preferences best. With no `pooling`, of every pooling. Training chooses among the `views`.
 
     Features come out in float32 and do not depend on the batch: on a CPU every conversation runs alone and unpadded
     (batching gains nothing there); on a GPU padding is masked, equal to rounding.
     """
 
-    def __init__(self, name: str, *, layer: int | None = None, max_length: int = 1024, dtype: str = "auto"):
+    def __init__(
+        self,
+        name: str,
+        *,
+        layer: int | None = None,
+        pooling: str | None = None,
+        max_length: int = 1024,
+        dtype: str = "auto",
+    ):
         from transformers import AutoConfig, AutoModel
 
         self.name = name
         path = whole_model(name)
         config = AutoConfig.from_pretrained(path)
         depth = config.num_hidden_layers
-        self.layer = round(depth * 2 / 3) if layer is None else layer if layer > 0 else depth + 1 + layer
-        if not 0 < self.layer <= depth:
-            raise BadInput(f"layer {layer}", expected=f"1 to {depth} for {name}", fix="choose a layer the model has")
+        self.views = _views(name, layer, pooling, depth)
+        last = max(view.layer for view in self.views)
         self.device = torch.device(best_device())
         self.dtype = _dtype(dtype)
         self.renderer = Renderer(load_tokenizer(path, chats=False), min(max_length, _positions(config)))
         with quiet_loading():
             model = AutoModel.from_pretrained(path, dtype=self.dtype, use_safetensors=True)
         self._model = model.to(self.device).eval()
-        cut = self.layer < depth and hasattr(self._model, "layers")
+        cut = last < depth and hasattr(self._model, "layers")
         if cut:  # later layers are not needed: do not run them
-            self._model.layers = self._model.layers[: self.layer]
+            self._model.layers = self._model.layers[:last]
             self._model.norm = torch.nn.Identity()
-        self._reads_last = cut or self.layer == depth
+        self._last = last if cut or last == depth else None  # the layer whose states the model returns
         self.width = config.hidden_size
-        self.fingerprint = _fingerprint(path, self.layer, str(self.dtype))
+        self._weights = _digest_of_weights(path)
+
+    @property
+    def view(self) -> View:
+        """The only one."""
+        if len(self.views) != 1:
+            raise BadInput(
+                f"backbone {self.name} with {len(self.views)} views", expected="one", fix="give a layer and a pooling"
+            )
+        return self.views[0]
+
+    @property
+    def fingerprint(self) -> str:
+        """Names what the features of its view depend on: the weights, the precision, the layer and the pooling."""
+        return self.fingerprint_of(self.view)
+
+    def fingerprint_of(self, view: View) -> str:
+        return hashlib.sha256(f"{view}:{self.dtype}:{self._weights}".encode()).hexdigest()[:20]
+
+    def at(self, view: View) -> Backbone:
+        """The same backbone with one view, loaded anew so that no layer runs beyond it."""
+        return Backbone(**self._same | {"layer": view.layer, "pooling": view.pooling})
 
     @property
     def settings(self) -> dict:
-        """What is needed to make the same backbone again."""
+        """What is needed to make the same backbone again, with its only view."""
+        return self._same | {"layer": self.view.layer, "pooling": self.view.pooling}
+
+    @property
+    def _same(self) -> dict:
         return {
             "name": self.name,
-            "layer": self.layer,
             "max_length": self.renderer.max_length,
             "dtype": str(self.dtype).removeprefix("torch."),
         }
 
-    @torch.inference_mode()
     def compute(self, rendered: Sequence[Rendered], bar: tqdm | None = None) -> np.ndarray:
-        """(n, width) float32 features, one row a conversation; `bar` is moved on by one for each."""
-        out = np.empty((len(rendered), self.width), dtype=np.float32)
+        """(n, width) float32 features of its only view, one row a conversation; `bar` is moved on by one for each."""
+        return self.compute_views(rendered, [self.view], bar)[:, 0]
+
+    @torch.inference_mode()
+    def compute_views(self, rendered: Sequence[Rendered], views: Sequence[View], bar: tqdm | None = None) -> np.ndarray:
+        """(n, views, width) float32, of some of its views."""
+        out = np.empty((len(rendered), len(views), self.width), dtype=np.float32)
         order = sorted(range(len(rendered)), key=lambda i: -len(rendered[i].ids))
+        between = any(view.layer != self._last for view in views)
         for batch in _batches(order, [len(r.ids) for r in rendered], 1 if self.device.type == "cpu" else 16_384):
             rows = [torch.tensor(rendered[i].ids) for i in batch]
             ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self.renderer.pad_id)
             lengths = torch.tensor([len(r) for r in rows])
-            mask = (torch.arange(ids.shape[1])[None] < lengths[:, None]).long()
-            given = {"input_ids": ids.to(self.device), "attention_mask": mask.to(self.device)}
-            made = self._model(**given, output_hidden_states=not self._reads_last)
-            states = made.last_hidden_state if self._reads_last else made.hidden_states[self.layer]
-            last = states[torch.arange(len(rows)), lengths - 1]
-            out[batch] = last.float().cpu().numpy()
+            places = torch.arange(ids.shape[1])[None]
+            mask = places < lengths[:, None]
+            given = {"input_ids": ids.to(self.device), "attention_mask": mask.long().to(self.device)}
+            made = self._model(**given, output_hidden_states=between)
+            answer = (mask & (places >= torch.tensor([rendered[i].start for i in batch])[:, None])).to(self.device)
+            for j, view in enumerate(views):
+                states = made.last_hidden_state if view.layer == self._last else made.hidden_states[view.layer]
+                if view.pooling == "last":
+                    pooled = states[torch.arange(len(rows)), lengths - 1].float()
+                else:
+                    kept = answer[:, :, None]
+                    pooled = (states.float() * kept).sum(1) / kept.sum(1)
+                out[batch, j] = pooled.cpu().numpy()
             if bar is not None:
                 bar.update(len(batch))
         return out
 
 
 class FeatureCache:
-    """Features on disk by content hash: a folder of safetensors shards, each written whole and never changed.
+    """Features of a backbone on disk, a shelf a view. What one process computed, others find.
 
-    Shared by processes (two that compute the same row write it twice, harmlessly). The key covers the tokens and the
-    backbone, so another template, layer, precision or weight never meets a stale row.
+    The key covers the tokens and the backbone, so another template, layer, precision or weight never meets a stale row.
+    """
+
+    def __init__(self, folder: Path, backbone: Backbone):
+        self.root, self.backbone = folder, backbone
+        self.shelves = {view: Shelf(folder / backbone.fingerprint_of(view)) for view in backbone.views}
+        self.dropped = self.cut = 0  # conversations that lost prompt or completion tokens, over this cache's life
+
+    def at(self, view: View) -> FeatureCache:
+        """The same features, of one view alone."""
+        return FeatureCache(self.root, self.backbone.at(view))
+
+    def features(self, conversations: Sequence[Conversation], *, keep: bool = True) -> np.ndarray:
+        """(n, width) float32 of the backbone's only view. What is not on disk is computed and, with `keep`, written."""
+        return self.of_views(conversations, keep=keep)[self.backbone.view]
+
+    def of_views(self, conversations: Sequence[Conversation], *, keep: bool = True) -> dict[View, np.ndarray]:
+        """(n, width) float32 of each view, in one pass through the backbone."""
+        rendered = [self.backbone.renderer.render(c) for c in conversations]
+        keys = [hashlib.sha256(np.array([r.start, *r.ids]).tobytes()).hexdigest()[:32] for r in rendered]
+        for shelf in self.shelves.values():
+            shelf.look()
+        missing = {k: r for k, r in zip(keys, rendered) if not all(k in shelf for shelf in self.shelves.values())}
+        self.dropped += sum(r.dropped > 0 for r in missing.values())
+        self.cut += sum(r.cut > 0 for r in missing.values())
+        if any(r.dropped or r.cut for r in missing.values()):
+            limit = self.backbone.renderer.max_length
+            log.info("%d prompts and %d completions cut to %d tokens", self.dropped, self.cut, limit)
+        todo, views = list(missing), list(self.shelves)
+        fresh: dict[View, dict[str, np.ndarray]] = {view: {} for view in views}
+        with tqdm(total=len(todo), desc="features", unit="completion", disable=len(todo) < 8) as bar:
+            for start in range(0, len(todo), KEPT_AT):  # so that an interrupted run keeps what it has
+                part = todo[start : start + KEPT_AT]
+                rows = self.backbone.compute_views([missing[k] for k in part], views, bar)
+                for j, view in enumerate(views):
+                    fresh[view] |= zip(part, rows[:, j])
+                    if keep:
+                        self.shelves[view].write(part, np.ascontiguousarray(rows[:, j]))
+        return {view: self._picked(keys, fresh[view], shelf) for view, shelf in self.shelves.items()}
+
+    def _picked(self, keys: list[str], fresh: dict[str, np.ndarray], shelf: Shelf) -> np.ndarray:
+        rows = [fresh[k] if k in fresh else shelf[k] for k in keys]
+        return np.stack(rows) if rows else np.empty((0, self.backbone.width), np.float32)
+
+
+class Shelf:
+    """Rows on disk by key: a folder of safetensors shards, each written whole and never changed.
+
+    Shared by processes (two that compute the same row write it twice, harmlessly).
     """
 
     MERGE_AT = 64  # shards; more are merged into one
 
-    def __init__(self, folder: Path, backbone: Backbone):
-        self.backbone, self.folder = backbone, folder / backbone.fingerprint
+    def __init__(self, folder: Path):
+        self.folder = folder
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.dropped = self.cut = 0  # conversations that lost prompt or completion tokens, over this cache's life
         self._rows: dict[str, tuple[np.ndarray, int]] = {}
         self._seen: set[str] = set()
 
-    def features(self, conversations: Sequence[Conversation], *, keep: bool = True) -> np.ndarray:
-        """(n, width) float32. What is not on disk is computed and, with `keep`, written there."""
-        rendered = [self.backbone.renderer.render(c) for c in conversations]
-        keys = [hashlib.sha256(np.asarray(r.ids, dtype=np.int64).tobytes()).hexdigest()[:32] for r in rendered]
-        self._load()
-        missing = {k: r for k, r in zip(keys, rendered) if k not in self._rows}
-        self.dropped += sum(r.dropped > 0 for r in missing.values())
-        self.cut += sum(r.cut > 0 for r in missing.values())
-        if any(r.dropped or r.cut for r in missing.values()):
-            log.info("%d prompts and %d completions cut to %d tokens", self.dropped, self.cut, self._limit)
-        todo = list(missing)
-        fresh: dict[str, tuple[np.ndarray, int]] = {}
-        with tqdm(total=len(todo), desc="features", unit="completion", disable=len(todo) < 8) as bar:
-            for start in range(0, len(todo), KEPT_AT):  # so that an interrupted run keeps what it has
-                part = todo[start : start + KEPT_AT]
-                rows = self.backbone.compute([missing[k] for k in part], bar)
-                fresh |= {k: (rows, i) for i, k in enumerate(part)}
-                if keep:
-                    self._write(part, rows)
-        found = self._rows | fresh
-        picked = [found[k] for k in keys]
-        return np.stack([rows[i] for rows, i in picked]) if picked else np.empty((0, self.backbone.width), np.float32)
+    def __contains__(self, key: str) -> bool:
+        return key in self._rows
 
-    @property
-    def _limit(self) -> int:
-        return self.backbone.renderer.max_length
+    def __getitem__(self, key: str) -> np.ndarray:
+        rows, i = self._rows[key]
+        return rows[i]
 
-    def _load(self) -> None:
+    def look(self) -> None:
+        """Take in what others have written since."""
         for shard in sorted(self.folder.glob("*.safetensors")):
             if shard.name in self._seen:
                 continue
-            with safe_open(shard, framework="numpy") as f:
-                rows = f.get_tensor("features")
-                keys = json.loads(f.metadata()["keys"])
+            try:
+                with safe_open(shard, framework="numpy") as f:
+                    rows = f.get_tensor("features")
+                    keys = json.loads(f.metadata()["keys"])
+            except FileNotFoundError:  # another process has merged it since: look at what it made of it
+                return self.look()
             self._seen.add(shard.name)
             self._rows |= {k: (rows, i) for i, k in enumerate(keys)}
 
-    def _write(self, keys: list[str], rows: np.ndarray) -> None:
+    def write(self, keys: list[str], rows: np.ndarray) -> None:
+        """Keep rows (n, width)."""
         self._write_shard(keys, rows)
         old = list(self.folder.glob("*.safetensors"))
         if len(old) > self.MERGE_AT:
-            self._load()
+            self.look()
             everything = list(self._rows)
             self._write_shard(everything, np.stack([self._rows[k][0][self._rows[k][1]] for k in everything]))
             for path in old:
@@ -224,10 +314,22 @@ def _positions(config) -> int:
     return getattr(config, "max_position_embeddings", None) or 1_000_000
 
 
-def _fingerprint(path: Path, layer: int, dtype: str) -> str:
-    """Names the weights by every byte of them: a model of which only some layers were tuned is another."""
-    digest = hashlib.sha256(f"{layer}:{dtype}".encode())
+def _views(name: str, layer: int | None, pooling: str | None, depth: int) -> tuple[View, ...]:
+    if layer is None:
+        layers = sorted({max(1, round(depth * share)) for share in (1 / 2, 2 / 3, 5 / 6)})
+    else:
+        layers = [layer if layer > 0 else depth + 1 + layer]
+    if not 0 < layers[0] <= depth:
+        raise BadInput(f"layer {layer}", expected=f"1 to {depth} for {name}", fix="choose a layer the model has")
+    if pooling is not None and pooling not in POOLINGS:
+        raise BadInput(f"pooling {pooling!r}", expected=" or ".join(POOLINGS), fix="choose one of these")
+    return tuple(View(at, how) for at in layers for how in (POOLINGS if pooling is None else (pooling,)))
+
+
+def _digest_of_weights(path: Path) -> str:
+    """Of every byte of them: a model of which only some layers were tuned is another."""
+    digest = hashlib.sha256()
     for file in sorted(path.glob("model*.safetensors")):
         with file.open("rb") as f:
             digest.update(hashlib.file_digest(f, "sha256").digest())
-    return digest.hexdigest()[:20]
+    return digest.hexdigest()

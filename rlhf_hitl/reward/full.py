@@ -7,6 +7,7 @@ padding, a LoRA run that leaves the score head frozen) this file decides otherwi
 from __future__ import annotations
 
 import logging
+import math
 import tempfile
 from collections.abc import Iterable
 from dataclasses import MISSING, dataclass, field, fields, replace
@@ -30,8 +31,8 @@ from rlhf_hitl.formats.export import export
 from rlhf_hitl.models import best_device, best_dtype, load_tokenizer
 from rlhf_hitl.reward.features import Backbone, FeatureCache, quiet_loading, whole_model
 from rlhf_hitl.reward.head import Head, Standardiser, calibrate, laplace
-from rlhf_hitl.reward.losses import bradley_terry
-from rlhf_hitl.reward.model import RewardModel, load
+from rlhf_hitl.reward.losses import agreement, centring, davidson, length_decorrelation, prevalence
+from rlhf_hitl.reward.model import RewardModel, lengths, load
 from rlhf_hitl.reward.progress import keep_stdout_free
 from rlhf_hitl.reward.rendering import Conversation, Renderer
 from rlhf_hitl.reward.train import enter, training_pairs
@@ -63,6 +64,10 @@ class FullConfig(RewardConfig):
 
     dataset: str = field(default="", metadata={"help": "A folder of `rlhf-hitl export`, or a hub id of TRL pairs."})
     max_length: int | None = field(default=1024, metadata={"help": "Tokens; the prompt's left is cut, and counted."})
+    length_coefficient: float = field(
+        default=0.0,
+        metadata={"help": "Weight of a penalty on margins that follow the lengths; 0.1 to 1 where they do."},
+    )
     save_strategy: str = field(default="no", metadata={"help": "no, steps or epoch: when to write checkpoints."})
 
     def __post_init__(self) -> None:
@@ -80,34 +85,66 @@ class Fp32Score(torch.nn.Linear):
             return torch.nn.functional.linear(input.float(), self.weight.float())
 
 
-class SoftRewardTrainer(RewardTrainer):
-    """RewardTrainer that reads a `target` (probability that `chosen` is preferred) beside every pair."""
+LABEL = ("shares", "weight", "length_difference")
+
+
+class LabelRewardTrainer(RewardTrainer):
+    """RewardTrainer that learns from whole labels: every pair's shares of votes, ties among them, and its weight.
+
+    The loss is Davidson's, with the prevalence of ties that the training labels have, so Bradley-Terry's where there
+    are none. Weights are relative to their mean over the training labels: a learning rate means the same with any.
+    """
 
     args: FullConfig
+    nu: float
+    mean_weight: float
+
+    def read_labels(self, train: Dataset) -> None:
+        """Take the prevalence of ties and the mean weight from the training labels.
+
+        Raises:
+            BadInput: labels that teach nothing: all ties, or all of weight 0.
+        """
+        shares, weights = np.array(train["shares"], float).reshape(-1, 3), np.array(train["weight"], float)
+        if not (shares[:, [0, 2]].sum(1) * weights).sum() > 0:
+            raise BadInput(
+                f"{len(train)} training labels",
+                expected="at least one with a preference and a weight above 0",
+                fix="rate or import more comparisons",
+            )
+        self.nu = prevalence(float(np.average(shares[:, 1], weights=weights)))
+        self.mean_weight = float(weights.mean())
 
     def _set_signature_columns_if_needed(self) -> None:
-        self._signature_columns = ["chosen_ids", "rejected_ids", "target"]
+        self._signature_columns = ["chosen_ids", "rejected_ids", *LABEL]
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        targets = inputs.pop("target")
+        shares, weight, length_difference = (inputs.pop(name) for name in LABEL)
         outputs = model(**inputs, use_cache=False)
-        chosen, rejected = outputs.logits.squeeze(-1).chunk(2)
-        loss, figures = bradley_terry(chosen - rejected, targets)
+        rewards = torch.stack(outputs.logits.squeeze(-1).chunk(2), dim=1)
+        margins = rewards[:, 0] - rewards[:, 1]
+        loss = (davidson(margins, shares, self.nu) * weight / self.mean_weight).mean()
+        figures = {"accuracy": agreement(margins, shares), "margin": margins.mean().item()}
         if self.args.center_rewards_coefficient is not None:
-            loss = loss + self.args.center_rewards_coefficient * torch.mean((chosen + rejected) ** 2)
+            loss = loss + self.args.center_rewards_coefficient * centring(rewards).mean()
+        if self.args.length_coefficient:
+            along = length_decorrelation(margins, length_difference)
+            loss = loss + self.args.length_coefficient * along
+            figures["length_share"] = along.item()
         mode = "train" if model.training else "eval"
         for name, value in figures.items():
-            self._metrics[mode][name].append(value)
+            if not math.isnan(value):  # a batch of ties has no accuracy
+                self._metrics[mode][name].append(value)
         return (loss, outputs) if return_outputs else loss
 
 
 @dataclass
 class Collator(DataCollatorForPreference):
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
-        return super().torch_call(examples) | {"target": torch.tensor([e["target"] for e in examples])}
+        return super().torch_call(examples) | {name: torch.tensor([e[name] for e in examples]) for name in LABEL}
 
 
-def build_trainer(config: FullConfig, model_config: ModelConfig) -> SoftRewardTrainer:
+def build_trainer(config: FullConfig, model_config: ModelConfig) -> LabelRewardTrainer:
     """Tokenizer, model, data and trainer from a parsed configuration.
 
     Raises:
@@ -138,15 +175,17 @@ def build_trainer(config: FullConfig, model_config: ModelConfig) -> SoftRewardTr
     score = Fp32Score(model.score.in_features, 1, bias=False)
     torch.nn.init.zeros_(score.weight)  # every reward starts equal: no margin that nobody taught
     model.score = score
-    trainer = SoftRewardTrainer(
+    train = tokenised(data["train"], renderer, config.dataset_num_proc)
+    trainer = LabelRewardTrainer(
         model=model,
         args=config,  # its max_length drops nothing: the renderer has cut to it already
         processing_class=tokenizer,
-        train_dataset=tokenised(data["train"], renderer, config.dataset_num_proc),
+        train_dataset=train,
         eval_dataset=None if calibration is None else tokenised(calibration, renderer, config.dataset_num_proc),
         data_collator=Collator(renderer.pad_id, _padding(config)),
         peft_config=_lora(model_config),
     )
+    trainer.read_labels(train)
     keep_stdout_free(trainer)
     return trainer
 
@@ -206,20 +245,49 @@ def chats(row: Any) -> tuple[Conversation, Conversation]:
     return (prompt, messages(row["chosen"])), (prompt, messages(row["rejected"]))
 
 
-def target(row: Any) -> float:
-    """The probability that a rater prefers `chosen`: from the exported shares, else 1."""
-    return row["p_chosen"] + 0.5 * row["p_tie"] if "p_chosen" in row else 1.0
+def shares(row: Any) -> tuple[float, float, float]:
+    """(chosen better, tie, rejected better) among the votes: the exported shares, else a vote for chosen.
+
+    Raises:
+        BadInput: shares that are not probabilities.
+    """
+    if "p_chosen" not in row:
+        return 1.0, 0.0, 0.0
+    chosen, tie = row["p_chosen"], row.get("p_tie", 0.0)
+    rejected = row.get("p_rejected", 1 - chosen - tie)
+    if not (min(chosen, tie, rejected) > -1e-6 and abs(chosen + tie + rejected - 1) < 1e-6):
+        raise BadInput(
+            f"p_chosen {chosen}, p_tie {tie}, p_rejected {rejected}",
+            expected="three shares that sum to 1",
+            fix="make the dataset with `rlhf-hitl export`, or leave the columns out",
+        )
+    return chosen, tie, rejected
+
+
+def weight(row: Any) -> float:
+    """How much a label counts: the column `weight`, else 1.
+
+    Raises:
+        BadInput: not a finite number, 0 or more.
+    """
+    value = row.get("weight", 1.0)
+    if not (isinstance(value, float | int) and math.isfinite(value) and value >= 0):
+        raise BadInput(f"weight {value}", expected="a number, 0 or more", fix="correct or leave out the column")
+    return float(value)
 
 
 def tokenised(data: Dataset, renderer: Renderer, processes: int | None = None) -> Dataset:
-    """The columns TRL takes as they are: chosen_ids, rejected_ids; and our target."""
+    """The columns TRL takes as they are: chosen_ids, rejected_ids; and ours, of LABEL."""
 
     def render(row: dict[str, Any]) -> dict[str, Any]:
         chosen, rejected = (renderer.render(chat) for chat in chats(row))
+        log_lengths = np.log1p(lengths(chats(row)))
         return {
             "chosen_ids": list(chosen.ids),
             "rejected_ids": list(rejected.ids),
-            "target": target(row),
+            "shares": shares(row),
+            "weight": weight(row),
+            "length_difference": log_lengths[0] - log_lengths[1],
             "cut": sum(r.dropped + r.cut > 0 for r in (chosen, rejected)),
         }
 
@@ -230,7 +298,7 @@ def tokenised(data: Dataset, renderer: Renderer, processes: int | None = None) -
     return out.remove_columns("cut")
 
 
-def finish(trainer: SoftRewardTrainer, config: FullConfig, folder: Path, workspace: Path) -> RewardModel | None:
+def finish(trainer: LabelRewardTrainer, config: FullConfig, folder: Path, workspace: Path) -> RewardModel | None:
     """Save the trained model so that plain transformers loads it, then add the head with its uncertainty.
 
     On the main process; the others get None. LoRA is merged into the weights.
@@ -252,7 +320,7 @@ def finish(trainer: SoftRewardTrainer, config: FullConfig, folder: Path, workspa
 def with_uncertainty(folder: Path, dataset: str, workspace: Path, max_length: int) -> RewardModel:
     """Give a trained sequence classifier a Laplace posterior over its score head and a temperature, and save both."""
     data = load_pairs(dataset)
-    cache = FeatureCache(workspace / "features", Backbone(str(folder), layer=-1, max_length=max_length))
+    cache = FeatureCache(workspace / "features", Backbone(str(folder), layer=-1, pooling="last", max_length=max_length))
     model = AutoModelForSequenceClassification.from_pretrained(folder, use_safetensors=True)
     weights = model.score.weight.detach().float().numpy()[0].astype(np.float64)
     width = len(weights)
@@ -264,14 +332,15 @@ def with_uncertainty(folder: Path, dataset: str, workspace: Path, max_length: in
         return features[: len(pairs)] - features[len(pairs) :]
 
     covariance = np.zeros((width + 1, width + 1))  # the last input is the length, which this head does not read
-    covariance[:width, :width] = laplace(differences(data["train"]), weights)
+    counts = np.array([weight(row) * (1 - shares(row)[1]) for row in data["train"]])
+    covariance[:width, :width] = laplace(differences(data["train"]), weights, counts)
     head = Head(np.append(weights, 0.0), covariance, (1.0, 1.0))
     calibration = data.get("calibration")
     if calibration is not None and len(calibration):
         rows: list[Any] = list(calibration)
-        decided = [row for row in rows if row.get("p_tie", 0.0) < 1]
-        shares = np.array([row.get("p_chosen", 1.0) / (1 - row.get("p_tie", 0.0)) for row in decided])
-        head = calibrate(head, np.pad(differences(decided), ((0, 0), (0, 1))), shares)
+        decided = [row for row in rows if shares(row)[1] < 1]
+        of_decided = np.array([shares(row)[0] / (1 - shares(row)[1]) for row in decided])
+        head = calibrate(head, np.pad(differences(decided), ((0, 0), (0, 1))), of_decided)
     every: list[Any] = [row for part in data.values() for row in part]
     card = {
         "rlhf_hitl": __version__,
@@ -327,7 +396,7 @@ def train_full(
         given = {"--config": config, "--model_name_or_path": backbone, "--max_length": max_length}
         flags += [text for flag, value in given.items() if value is not None for text in (flag, str(value))]
         args, model_config = parse((FullConfig, ModelConfig), flags)
-        export(store, dataset, include_model_labels=False)
+        export(store, dataset, include_model_labels=False, include_ties=True)
         trainer = build_trainer(args, model_config)
         trainer.train()
         folder = Path(draft) / "model"

@@ -1,8 +1,10 @@
-"""A Bayesian linear head on frozen features: Bradley-Terry likelihood, Gaussian prior set by evidence.
+"""A Bayesian linear head on frozen features: an ordinal likelihood of the votes, Gaussian prior set by evidence.
 
-The weights' posterior is Gaussian around their mode (Laplace). With a difference of features x = phi(a) - phi(b),
-margin = w.x and its variance x'Sx. Sources: MacKay 1992, "The evidence framework applied to classification networks"
-(prior precision by evidence, moderated output); Bishop 2006, 4.4-4.5.
+A vote is a place on one scale, from "first much better" over a tie to "second much better": margin and logistic noise,
+cut at thresholds (`losses.ordinal`). Votes without strengths and ties make it Bradley-Terry. The weights' posterior is
+Gaussian around their mode (Laplace): with a difference of inputs x = phi(a) - phi(b), margin = w.x and its variance
+x'Sx. Sources: MacKay 1992, "The evidence framework applied to classification networks" (prior precision by evidence,
+moderated output); Bishop 2006, 4.4-4.5; Agresti 1992 for the scale.
 """
 
 from __future__ import annotations
@@ -11,12 +13,23 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from scipy.optimize import minimize_scalar
+from scipy.optimize import brentq, minimize, minimize_scalar
 from scipy.special import expit
+
+#: Columns of `votes`: what can be said of a pair, best for the first in front. UNSAID: better, without how strongly.
+OUTCOMES = (
+    "much", "clearly", "slightly", "unsaid", "tie", "second unsaid", "second slightly", "second clearly", "second much",
+)  # fmt: skip
+UNSAID, TIE, SECOND_UNSAID = 3, 4, 5
+# Every outcome is above a cut of the scale, below one, or both. Cuts: t3, t2, t1, -t1, -t2, -t3.
+_ABOVE = np.zeros((9, 6))
+_ABOVE[[0, 1, 2, 3, 4, 6, 7], [0, 1, 2, 2, 3, 4, 5]] = 1
+_BELOW = _ABOVE[::-1, ::-1].copy()
 
 # The prior does the shrinking, so many are kept: on MT-Bench's training questions, cross-validated, accuracy rose from
 # 0.77 with 100 to 0.78 with 300, and hardly further with all 576.
 COMPONENTS = 300
+ENOUGH = 8192  # conversations for the principal axes: more than that moves them little and takes time
 
 
 @dataclass(frozen=True)
@@ -35,15 +48,17 @@ class Standardiser:
     @classmethod
     def fit(cls, features: np.ndarray, lengths: np.ndarray, components: int = COMPONENTS) -> Standardiser:
         """Args: features (n, width); lengths (n,) in characters."""
-        features = features.astype(np.float64)
-        mean = features.mean(0)
-        # A few of a decoder's dimensions are hundreds of times larger than the rest: without this they are the PCA.
-        scale = features.std(0) + 1e-6
-        _, singular, axes = np.linalg.svd((features - mean) / scale, full_matrices=False)
-        k = min(components, int((singular > singular[0] * 1e-6).sum())) if singular[0] > 0 else 1
-        size = singular[0] / np.sqrt(len(features)) if singular[0] > 0 else 1.0
         logs = np.log1p(lengths)
-        return cls(mean, (axes[:k].T / scale[:, None]) / size, float(logs.mean()), float(logs.std() + 1e-6))
+        features = features[:: -(-len(features) // ENOUGH)]
+        mean, std = features.mean(0, dtype=np.float64), features.std(0, dtype=np.float64)
+        # A few of a decoder's dimensions are hundreds of times larger than the rest: without this they are the PCA.
+        scale = std + 1e-6
+        z = ((features - mean) / scale).astype(np.float32)
+        variances, axes = np.linalg.eigh((z.T @ z).astype(np.float64) / len(z))  # ascending
+        variances, axes = np.maximum(variances[::-1], 0), axes[:, ::-1]
+        k = max(1, min(components, int((variances > variances[0] * 1e-7).sum())))
+        size = np.sqrt(variances[0]) or 1.0
+        return cls(mean, (axes[:, :k] / scale[:, None]) / size, float(logs.mean()), float(logs.std() + 1e-6))
 
     def __call__(self, features: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         """(n, components + 1) float64."""
@@ -51,15 +66,24 @@ class Standardiser:
         length = (np.log1p(lengths) - self.length_mean) / self.length_std
         return np.concatenate([projected, length[:, None]], axis=1)
 
+    def differences(self, features: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        """(n, components + 1) inputs of the first halves of (2n, width) and (2n,) less those of the second."""
+        n = len(features) // 2
+        projected = (features[:n].astype(np.float64) - features[n:]) @ self.axes
+        length = (np.log1p(lengths[:n]) - np.log1p(lengths[n:])) / self.length_std
+        return np.concatenate([projected, length[:, None]], axis=1)
+
 
 @dataclass(frozen=True)
 class Head:
-    """Weights' mode (d,), covariance (d, d), prior precisions of the two groups (components, length), temperature."""
+    """Weights' mode (d,), covariance (d, d), prior precisions of the two groups (components, length), temperature, and
+    the thresholds between a tie, slightly, clearly and much better (all 0 where nobody said so)."""
 
     weights: np.ndarray
     covariance: np.ndarray
     precisions: tuple[float, float]
     temperature: float = 1.0
+    thresholds: tuple[float, float, float] = (0.0, 0.0, 0.0)
 
     def rewards(self, inputs: np.ndarray) -> np.ndarray:
         """(n,) rewards in logits, before temperature."""
@@ -71,41 +95,121 @@ class Head:
         return differences @ self.weights, np.sqrt(np.maximum(variance, 0))
 
     def probabilities(self, margins: np.ndarray, stds: np.ndarray) -> np.ndarray:
-        """P(first preferred), moderated by the uncertainty (MacKay 1992, eq. 10) and calibrated by the temperature."""
-        return expit(margins / self.temperature / np.sqrt(1 + np.pi / 8 * (stds / self.temperature) ** 2))
+        """P(first preferred) by a rater who sees a difference, moderated by the uncertainty (MacKay 1992, eq. 10) and
+        calibrated by the temperature."""
+        m = margins / self.temperature / np.sqrt(1 + np.pi / 8 * (stds / self.temperature) ** 2)
+        # Odds of being above the band of ties rather than below it; m itself where there is no such band.
+        return expit(np.logaddexp(0, m + self.thresholds[0]) - np.logaddexp(0, self.thresholds[0] - m))
 
     def with_temperature(self, temperature: float) -> Head:
         return replace(self, temperature=temperature)
 
+    def updated(self, difference: np.ndarray, votes: np.ndarray) -> Head:
+        """The head after one more label, without a refit: its posterior so far is the prior of the next.
 
-def fit(differences: np.ndarray, targets: np.ndarray, weights: np.ndarray | None = None, *, rounds: int = 30) -> Head:
-    """Fit a head to labelled differences; the prior's precisions follow the evidence.
+        The mode is exact for that prior (one equation in the label's margin), the covariance changes by rank one.
+        Prior, thresholds and temperature stay. A refit also sees that the older labels' curvature is another at the
+        new mode.
+
+        Args:
+            difference: (d,) inputs of the first completion less those of the second.
+            votes: (9,) votes for each of OUTCOMES.
+        """
+        x, v = np.asarray(difference, np.float64), np.asarray(votes, np.float64)[None]
+        spread = self.covariance @ x
+        margin, variance, mass = float(x @ self.weights), float(x @ spread), float(v.sum())
+        if variance <= 0 or mass <= 0:  # two answers that read the same, or nobody said anything
+            return self
+        cuts = _cuts(self.thresholds)
+
+        def slope(m: float) -> float:
+            return (m - margin) / variance + float(_slopes(np.array([m]), v, cuts)[0][0])
+
+        reach = 2 * mass * variance + 1e-9  # no vote pulls more than by 2 at a margin
+        root: Any = brentq(slope, margin - reach, margin + reach, xtol=1e-12)
+        at = float(root)
+        curvature = float(_slopes(np.array([at]), v, cuts)[1][0])
+        covariance = self.covariance - np.outer(spread, spread) * (curvature / (1 + curvature * variance))
+        return replace(self, weights=self.weights + spread * ((at - margin) / variance), covariance=covariance)
+
+
+def preferences(targets: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    """Votes (n, 9) that say no strength and no tie: targets (n,) is the share of the first, weights (n,) how many."""
+    y = np.asarray(targets, np.float64)
+    c = np.ones(len(y)) if weights is None else np.asarray(weights, np.float64)
+    votes = np.zeros((len(y), len(OUTCOMES)))
+    votes[:, UNSAID], votes[:, SECOND_UNSAID] = c * y, c * (1 - y)
+    return votes
+
+
+def fit(differences: np.ndarray, votes: np.ndarray, *, rounds: int = 30) -> Head:
+    """Fit a head to labelled differences; prior precisions follow the evidence, thresholds are the likeliest.
 
     Args:
         differences: (n, d) inputs of the first completion minus those of the second; the last column is the length's.
-        targets: (n,) probability that the first is preferred, 0 to 1 (a tie is 0.5).
-        weights: (n,) how many judgments each counts for; 1 by default.
-        rounds: evidence updates at most.
+        votes: (n, 9) how many votes each of OUTCOMES has; fractions are fine.
+        rounds: of evidence at most. Within one, the likelihood is taken as the Gaussian it is near the mode, so that
+            its n labels are gone through once.
     """
-    x, y = np.asarray(differences, np.float64), np.asarray(targets, np.float64)
-    c = np.ones(len(y)) if weights is None else np.asarray(weights, np.float64)
+    x, v = np.asarray(differences, np.float64), np.asarray(votes, np.float64)
     d = x.shape[1]
     group = np.r_[np.zeros(d - 1, int), 1]
-    alpha = np.ones(2)
-    w = np.zeros(d)
+    alpha, w, thresholds = np.ones(2), np.zeros(d), (0.0, 0.0, 0.0)
     for _ in range(rounds):
-        w, hessian = _mode(x, y, c, alpha[group], w)
-        covariance = np.linalg.inv(hessian)
-        # MacKay's update, a group: alpha = gamma / |w|^2 with gamma the number of well-determined weights.
-        gamma = np.array([(1 - alpha[g] * np.diag(covariance)[group == g]).sum() for g in (0, 1)])
-        size = np.array([(w[group == g] ** 2).sum() for g in (0, 1)])
-        new = np.clip(gamma / np.maximum(size, 1e-12), 1e-3, 1e6)
-        done = np.allclose(np.log(new), np.log(alpha), atol=1e-3)
-        alpha = new
-        if done:
+        thresholds = likeliest_thresholds(x @ w, v)
+        cuts = _cuts(thresholds)
+        slopes, curvatures = _slopes(x @ w, v, cuts)
+        curvature = _gram(x, curvatures)
+        pull = curvature @ w - x.T @ slopes
+        before, mode = alpha, w
+        for _ in range(5):
+            covariance = np.linalg.inv(curvature + np.diag(alpha[group]))
+            mode = covariance @ pull
+            # MacKay's update, a group: alpha = gamma / |w|^2 with gamma the number of well-determined weights.
+            gamma = np.array([(1 - alpha[g] * np.diag(covariance)[group == g]).sum() for g in (0, 1)])
+            size = np.array([(mode[group == g] ** 2).sum() for g in (0, 1)])
+            alpha = np.clip(gamma / np.maximum(size, 1e-12), 1e-3, 1e6)
+        w = _towards(mode, w, x, v, cuts, alpha[group])
+        if np.allclose(np.log(alpha), np.log(before), atol=1e-2):
             break
-    w, hessian = _mode(x, y, c, alpha[group], w)
-    return Head(w, np.linalg.inv(hessian), (float(alpha[0]), float(alpha[1])))
+    w, hessian = _mode(x, v, _cuts(thresholds), alpha[group], w)
+    return Head(w, np.linalg.inv(hessian), (float(alpha[0]), float(alpha[1])), thresholds=thresholds)
+
+
+def likeliest_thresholds(margins: np.ndarray, votes: np.ndarray) -> tuple[float, float, float]:
+    """The thresholds (t1, t2, t3) under which votes (n, 9) at margins (n,) are likeliest.
+
+    A threshold that no vote speaks of is where the one before it is: without ties t1 is 0.
+    """
+    total = votes.sum(0)
+    within = np.array([total[TIE], total[2] + total[6], total[1] + total[7]])  # votes between neighbouring cuts
+    beyond = total[[0, 1, 2, 6, 7, 8]].sum()
+    free = np.flatnonzero([within[0] > 0, beyond > 0, beyond > 0])
+    if not len(free):
+        return 0.0, 0.0, 0.0
+    sides = np.array([2.0, 1.0, 1.0])  # the tie lies between -t1 and t1
+
+    def loss(log_gaps: np.ndarray) -> tuple[float, np.ndarray]:
+        gaps = np.zeros(3)
+        gaps[free] = np.exp(log_gaps)
+        t = np.cumsum(gaps)
+        z = margins[:, None] - _cuts(t)
+        above, below = votes @ _ABOVE, votes @ _BELOW
+        at_cut = (above * expit(-z) - below * expit(z)).sum(0)
+        at_t = at_cut[2::-1] - at_cut[3:]
+        wide = -np.expm1(-sides * gaps)
+        at_gap = np.cumsum(at_t[::-1])[::-1].copy()
+        value = float((above * np.logaddexp(0, -z) + below * np.logaddexp(0, z)).sum())
+        for i in free:
+            value -= within[i] * np.log(wide[i])
+            at_gap[i] -= within[i] * sides[i] * (1 - wide[i]) / wide[i]
+        return value, (at_gap * gaps)[free]
+
+    best: Any = minimize(loss, np.log(np.full(len(free), 0.5)), jac=True, bounds=[(-6, 3)] * len(free))
+    gaps = np.zeros(3)
+    gaps[free] = np.exp(best.x)
+    t1, t2, t3 = np.cumsum(gaps).tolist()
+    return t1, t2, t3
 
 
 def calibrate(head: Head, differences: np.ndarray, targets: np.ndarray) -> Head:
@@ -128,32 +232,66 @@ def calibrate(head: Head, differences: np.ndarray, targets: np.ndarray) -> Head:
     return head.with_temperature(float(np.exp(best.x)))
 
 
-def laplace(differences: np.ndarray, weights: np.ndarray, precision: float = 1.0) -> np.ndarray:
-    """Covariance (d, d) of given Bradley-Terry weights (d,), trained elsewhere, on differences (n, d)."""
+def laplace(differences: np.ndarray, weights: np.ndarray, counts: np.ndarray, precision: float = 1.0) -> np.ndarray:
+    """Covariance (d, d) of Bradley-Terry weights (d,), trained elsewhere, on differences (n, d) counting (n,) each."""
     p = expit(differences @ weights)
-    curvature = (differences * (p * (1 - p))[:, None]).T @ differences
+    curvature = (differences * (counts * p * (1 - p))[:, None]).T @ differences
     return np.linalg.inv(curvature + precision * np.eye(len(weights)))
 
 
+def _cuts(thresholds: Any) -> np.ndarray:
+    t1, t2, t3 = thresholds
+    return np.array([t3, t2, t1, -t1, -t2, -t3])
+
+
+def _slopes(margins: np.ndarray, votes: np.ndarray, cuts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """First and second derivatives (n,) of the negative log likelihood of votes (n, 9) in the margins (n,).
+
+    As every outcome is above one cut and below another, this is Bradley-Terry at each cut.
+    """
+    above, below = votes @ _ABOVE, votes @ _BELOW
+    spoken_of = np.flatnonzero(above.any(0) | below.any(0))
+    above, below = above[:, spoken_of], below[:, spoken_of]
+    p = expit(margins[:, None] - cuts[spoken_of])
+    return (below * p - above * (1 - p)).sum(1), ((above + below) * p * (1 - p)).sum(1)
+
+
+def _gram(x: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """x' diag(weights) x (d, d). Of float32 products: it sets the length of steps and the width of the posterior, not
+    where the mode is."""
+    z = (x * np.sqrt(weights)[:, None]).astype(np.float32)
+    return (z.T @ z).astype(np.float64)
+
+
+def _loss(w: np.ndarray, x: np.ndarray, votes: np.ndarray, cuts: np.ndarray, alpha: np.ndarray) -> float:
+    """Negative log posterior of weights, but for what does not depend on them."""
+    above, below = votes @ _ABOVE, votes @ _BELOW
+    spoken_of = np.flatnonzero(above.any(0) | below.any(0))
+    z = (x @ w)[:, None] - cuts[spoken_of]
+    likelihood = above[:, spoken_of] * np.logaddexp(0, -z) + below[:, spoken_of] * np.logaddexp(0, z)
+    return float(likelihood.sum() + 0.5 * (alpha * w * w).sum())
+
+
+def _towards(
+    goal: np.ndarray, w: np.ndarray, x: np.ndarray, votes: np.ndarray, cuts: np.ndarray, alpha: np.ndarray
+) -> np.ndarray:
+    """From w as far towards `goal` as the loss does not rise (it is convex): all of the way, half of it, ..."""
+    here, scale = _loss(w, x, votes, cuts, alpha), 1.0
+    while scale > 1e-6 and _loss(w + scale * (goal - w), x, votes, cuts, alpha) > here:
+        scale /= 2
+    return w + scale * (goal - w)
+
+
 def _mode(
-    x: np.ndarray, y: np.ndarray, c: np.ndarray, alpha: np.ndarray, w: np.ndarray
+    x: np.ndarray, votes: np.ndarray, cuts: np.ndarray, alpha: np.ndarray, w: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The posterior's mode and Hessian there, by Newton steps halved until the loss falls (it is convex)."""
-
-    def loss(v: np.ndarray) -> float:
-        z = x @ v
-        return float((c * (np.logaddexp(0, z) - y * z)).sum() + 0.5 * (alpha * v * v).sum())
-
+    """The posterior's mode and the Hessian there, by Newton steps from w."""
     hessian = np.diag(alpha)
     for _ in range(50):
-        p = expit(x @ w)
-        gradient = x.T @ (c * (p - y)) + alpha * w
-        hessian = (x * (c * p * (1 - p))[:, None]).T @ x + np.diag(alpha)
-        step = np.linalg.solve(hessian, gradient)
-        scale = 1.0
-        while loss(w - scale * step) > loss(w) and scale > 1e-6:
-            scale /= 2
-        w = w - scale * step
-        if np.abs(scale * step).max() < 1e-8:
+        slopes, curvatures = _slopes(x @ w, votes, cuts)
+        hessian = _gram(x, curvatures) + np.diag(alpha)
+        step = np.linalg.solve(hessian, x.T @ slopes + alpha * w)
+        if np.abs(step).max() < 1e-7:
             break
+        w = _towards(w - step, w, x, votes, cuts, alpha)
     return w, hessian

@@ -50,8 +50,8 @@ class RewardModel:
 
     def differences(self, first: Sequence[Conversation], second: Sequence[Conversation]) -> np.ndarray:
         """(n, d) inputs of the first less those of the second."""
-        inputs = self.inputs([*first, *second])
-        return inputs[: len(first)] - inputs[len(first) :]
+        both = [*first, *second]
+        return self.standardiser.differences(self.cache.features(both), lengths(both))
 
     def margins(
         self, first: Sequence[Conversation], second: Sequence[Conversation]
@@ -109,6 +109,7 @@ class RewardModel:
             "length": np.array([self.standardiser.length_mean, self.standardiser.length_std]),
             "temperature": np.array([self.head.temperature]),
             "precisions": np.array(self.head.precisions),
+            "thresholds": np.array(self.head.thresholds),
         }
         return {k: np.ascontiguousarray(v, np.float64) for k, v in tensors.items()}
 
@@ -127,7 +128,7 @@ def load(folder: Path | str, cache_folder: Path | None = None) -> RewardModel:
         )
     card = json.loads((folder / CARD).read_text())
     t = load_file(folder / WEIGHTS)
-    settings = dict(card["backbone"])
+    settings = {"pooling": "last"} | card["backbone"]  # what models of before there was a choice have
     if card["backend"] == "full":
         settings["name"] = str(folder)  # its backbone lies beside it, wherever the folder was moved to
     backbone = Backbone(**settings)
@@ -138,7 +139,8 @@ def load(folder: Path | str, cache_folder: Path | None = None) -> RewardModel:
             fix="give the backbone it was trained on",
         )
     standardiser = Standardiser(t["mean"], t["axes"], float(t["length"][0]), float(t["length"][1]))
-    head = Head(t["weights"], t["covariance"], tuple(t["precisions"].tolist()), float(t["temperature"][0]))
+    thresholds = tuple(t["thresholds"].tolist()) if "thresholds" in t else (0.0, 0.0, 0.0)
+    head = Head(t["weights"], t["covariance"], tuple(t["precisions"].tolist()), float(t["temperature"][0]), thresholds)
     cache = FeatureCache(cache_folder or folder.parent / "features", backbone)
     return RewardModel(cache, standardiser, head, backend=card["backend"], card=card)
 

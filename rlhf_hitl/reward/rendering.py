@@ -17,9 +17,11 @@ PLAIN_TEMPLATE = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfo
 
 @dataclass(frozen=True)
 class Rendered:
-    """Token ids of one conversation, EOS last. `dropped`: prompt tokens cut from the left; `cut`: completion tokens."""
+    """Token ids of one conversation, EOS last. The completion's are from `start` on. `dropped`: prompt tokens cut from
+    the left; `cut`: completion tokens."""
 
     ids: tuple[int, ...]
+    start: int
     dropped: int = 0
     cut: int = 0
 
@@ -65,7 +67,8 @@ class Renderer:
         if cut:
             completion_ids = [*completion_ids[: self.max_length - 1], self.eos_id]
         dropped = max(0, len(prompt_ids) + len(completion_ids) - self.max_length)
-        return Rendered(tuple(prompt_ids[dropped:] + completion_ids), dropped, cut)
+        prompt_ids = prompt_ids[dropped:]
+        return Rendered(tuple(prompt_ids + completion_ids), len(prompt_ids), dropped, cut)
 
     def _text(self, chat: Messages, *, answer_follows: bool) -> str:
         return self.tokenizer.apply_chat_template(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
+
+import numpy as np
 
 from rlhf_hitl import __version__
 from rlhf_hitl.errors import BadInput
@@ -13,10 +16,9 @@ from rlhf_hitl.reward.data import (
     decided,
     labelled_pairs,
     share_of_decided,
-    targets,
-    weights,
+    votes,
 )
-from rlhf_hitl.reward.features import Backbone, FeatureCache
+from rlhf_hitl.reward.features import Backbone, FeatureCache, View
 from rlhf_hitl.reward.model import RewardModel, lengths, load
 from rlhf_hitl.store import Store, ledger
 from rlhf_hitl.types import Split
@@ -27,25 +29,88 @@ FEWEST_LABELS = 8  # below this a head says nothing but its prior
 def train_head(store: Store, backbone: Backbone, workspace: Path) -> RewardModel:
     """Train on the store's `train` labels, calibrate on its `calibration` labels, save and enter it in the store.
 
+    Where the backbone has several views, the training labels choose among them.
+
     Raises:
         BadInput: too few labels, or labels that are all ties.
     """
     pairs = training_pairs(store)
     calibration = decided(labelled_pairs(store, Split.CALIBRATION))
     cache = FeatureCache(workspace / "features", backbone)
-    chats = [chat for p in [*pairs, *calibration] for chat in (p.first, p.second)]
-    cache.features(list(dict.fromkeys(chats)))  # every conversation once, with one progress bar
+    every = list(dict.fromkeys(chat for p in [*pairs, *calibration] for chat in (p.first, p.second)))
+    cache.of_views(every)  # every conversation once, with one progress bar
 
-    n = len(pairs)
-    train_chats = [p.first for p in pairs] + [p.second for p in pairs]
-    standardiser = heads.Standardiser.fit(cache.features(train_chats), lengths(train_chats))
-    inputs = standardiser(cache.features(train_chats), lengths(train_chats))
-    head = heads.fit(inputs[:n] - inputs[n:], targets(pairs), weights(pairs))
-    model = RewardModel(cache, standardiser, head, backend="head", card={})
+    chats = [p.first for p in pairs] + [p.second for p in pairs]
+    features, size, said = cache.of_views(chats), lengths(chats), votes(pairs)
+    view, losses = best_view(features, size, said, np.array([p.comparison.prompt.family for p in pairs]))
+    standardiser = heads.Standardiser.fit(features[view], size)
+    head = heads.fit(standardiser.differences(features[view], size), said)
+    chosen = cache.at(view)
+    model = RewardModel(chosen, standardiser, head, backend="head", card={})
     model.head = calibrated(model, calibration)
-    model.card = card(pairs, calibration, cache)
+    model.card = card(pairs, calibration, cache) | {
+        "views": {f"{v.layer} {v.pooling}": round(loss, 4) for v, loss in losses.items()}
+    }
     enter(store, model, workspace / "reward" / model.id)
     return model
+
+
+def best_view(
+    features: dict[View, np.ndarray], lengths: np.ndarray, said: np.ndarray, prompts: np.ndarray
+) -> tuple[View, dict[View, float]]:
+    """The view whose heads predict unseen prompts best, and the losses of all (of none, where there is no choice).
+
+    Args: as of `cross_validated`, features of each view.
+    """
+    if len(features) == 1:
+        return next(iter(features)), {}
+    losses = {view: cross_validated(rows, lengths, said, prompts) for view, rows in features.items()}
+    return min(losses, key=lambda view: losses[view]), losses
+
+
+def cross_validated(
+    features: np.ndarray, lengths: np.ndarray, said: np.ndarray, prompts: np.ndarray, folds: int = 5
+) -> float:
+    """Mean negative log likelihood, a vote, of preferences by heads that saw nothing of their prompts.
+
+    Args:
+        features: (2n, width), the first of all pairs and then the second; lengths (2n,).
+        said: (n, 9) votes.
+        prompts: (n,) which prompt a pair is of; whole prompts make a fold.
+    """
+    n = len(said)
+    names, index = np.unique(prompts, return_inverse=True)
+    fold = np.random.default_rng(0).permutation(len(names))[index] % min(folds, len(names))
+    first, second = said[:, : heads.TIE].sum(1), said[:, heads.TIE + 1 :].sum(1)
+    loss = 0.0
+    for k in np.unique(fold):
+        seen, asked = np.flatnonzero(fold != k), np.flatnonzero(fold == k)
+        if not len(seen):
+            return math.inf  # a single prompt says nothing of others
+        both = np.r_[seen, seen + n]
+        standardiser = heads.Standardiser.fit(features[both], lengths[both])
+        head = heads.fit(standardiser.differences(features[both], lengths[both]), said[seen])
+        both = np.r_[asked, asked + n]
+        p = head.probabilities(*head.margins(standardiser.differences(features[both], lengths[both])))
+        p = np.clip(p, 1e-12, 1 - 1e-12)
+        loss -= float((first[asked] * np.log(p) + second[asked] * np.log1p(-p)).sum())
+    return loss / float((first + second).sum())
+
+
+def update(model: RewardModel, pair: LabelledPair) -> RewardModel:
+    """The model after one more label, in milliseconds: the head's posterior moves, nothing is refitted.
+
+    Its calibration stays and its card counts the label. Train again where labels were corrected.
+    """
+    difference = model.differences([pair.first], [pair.second])[0]
+    counted = {
+        "train_labels": model.card["train_labels"] + 1,
+        "train_votes": model.card["train_votes"] + pair.label.votes,
+    }
+    return RewardModel(
+        model.cache, model.standardiser, model.head.updated(difference, votes([pair])[0]), backend=model.backend,
+        card=model.card | counted | {"updated": model.card.get("updated", 0) + 1},
+    )  # fmt: skip
 
 
 def training_pairs(store: Store) -> list[LabelledPair]:

@@ -72,7 +72,8 @@ def await_autovacuum(url: str) -> None:
     """Wait until PostgreSQL has looked after every table that was filled. It does so by itself, once a minute."""
     waiting = """
         SELECT 1 FROM pg_stat_user_tables t JOIN pg_class c ON c.oid = t.relid
-        WHERE n_mod_since_analyze > 50 + 0.1 * reltuples OR n_ins_since_vacuum > 1000 + 0.2 * reltuples
+        WHERE n_mod_since_analyze > 50 + 0.1 * greatest(reltuples, 0)
+           OR n_ins_since_vacuum > 1000 + 0.2 * greatest(reltuples, 0)
         UNION ALL SELECT 1 FROM pg_stat_progress_vacuum"""
     deadline = time.monotonic() + 1800
     with psycopg.connect(url, autocommit=True) as conn:

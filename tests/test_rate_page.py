@@ -98,11 +98,6 @@ def test_scores_a_rewrite_and_a_reason_are_kept_with_the_ranking(shared, page):
     assert (kept.answer.ranking, kept.answer.strength) == (((shown[1],), (shown[0],)), 2)
 
 
-@pytest.mark.parametrize(
-    ("key", "digit", "verdict", "reason"),
-    [("f", "1", Verdict.FLAGGED, Reason.UNSAFE), ("f", "3", Verdict.FLAGGED, Reason.WRONG_LANGUAGE),
-     ("s", "1", Verdict.SKIPPED, Reason.SUBJECT), ("s", None, Verdict.SKIPPED, None)],
-)  # fmt: skip
 def test_all_bad_by_mistake_leaves_the_ranking_as_it_was(serve, page):
     server = serve([pair("Name a colour.", "Red", "Green", "Blue")])
     rater = open_desk(page, server, "rater")
@@ -126,6 +121,11 @@ def test_what_an_answer_lacks_is_said_when_it_is_submitted(shared, page):
     expect(page.locator("#lacks")).to_have_text("Say what is wrong first")
 
 
+@pytest.mark.parametrize(
+    ("key", "digit", "verdict", "reason"),
+    [("f", "1", Verdict.FLAGGED, Reason.UNSAFE), ("f", "3", Verdict.FLAGGED, Reason.WRONG_LANGUAGE),
+     ("s", "1", Verdict.SKIPPED, Reason.SUBJECT), ("s", None, Verdict.SKIPPED, None)],
+)  # fmt: skip
 def test_a_skip_may_and_a_flag_must_say_why(shared, page, key, digit, verdict, reason):
     rater = open_desk(page, shared, f"{key}{digit}")
     first = question(page)
@@ -359,7 +359,7 @@ class Held:
     """Calls of one name that wait until they are let through; with `deaf`, their answers never arrive."""
 
     def __init__(self, page, name: str, *, deaf: bool = False):
-        self._page, self._name, self._deaf, self.waiting = page, name, deaf, []
+        self._name, self._deaf, self.waiting = name, deaf, []
         page.route("**/component_server/**", self._take)
 
     def _take(self, route) -> None:
@@ -373,7 +373,7 @@ class Held:
             self.waiting.append(route)
 
     def release(self) -> None:
-        self._page.unroute("**/component_server/**")
+        self._name = None
         if not self._deaf:
             for route in self.waiting:
                 route.continue_()
@@ -402,12 +402,13 @@ def test_an_answer_under_way_is_undone_when_it_has_arrived(serve, page):
     rater = open_desk(page, server, "rater")
     first = question(page)
     line = Held(page, "submit")
-    press(page, "1", "Enter")
+    with page.expect_request("**/component_server/**"):
+        press(page, "1", "Enter")
     expect(page.locator("#prompt .text").last).not_to_have_text(first)
     press(page, "u")
     line.release()
     expect(page.locator("#prompt .text").last).to_have_text(first)
-    press(page, "u", "6", "Enter")
+    press(page, "6", "Enter")
     until_next(page, first)
     assert [j.answer.strength for j in judgments(server, rater)] == [2]
 
@@ -421,7 +422,8 @@ def test_a_correction_made_while_another_is_under_way_is_not_lost(serve, page):
     press(page, "u")
     expect(page.locator("#prompt .text").last).to_have_text(first)
     line = Held(page, "submit")
-    press(page, "2", "Enter")
+    with page.expect_request("**/component_server/**"):
+        press(page, "2", "Enter")
     expect(page.locator("#prompt .text").last).not_to_have_text(first)
     press(page, "h")
     page.locator("#past-list button").first.click()

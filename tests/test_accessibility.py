@@ -64,9 +64,9 @@ def office(tmp_path_factory):
     tutorial.put(server.store, DEFAULT_PROJECT, bundled_tutorial())
     for name in SCREENS:
         server.person(f"new-{name}", new=True)
-        done = server.person(name)
-        for example in tutorial.of(server.store):
-            tutorial.keep(server.store, done.id, example.id, example.answer, True)
+        for done in (server.person(name), server.person(f"away-{name}")):
+            for example in tutorial.of(server.store):
+                tutorial.keep(server.store, done.id, example.id, example.answer, True)
     server.person("lea", Role.LEAD)
     yield server
     server.kill()
@@ -136,6 +136,26 @@ def test_rating(office, screen):
         else:
             until_next(page, before)
     look("empty")
+
+
+def test_without_a_line_and_in_another_tab(office, screen):
+    name, page, look = screen
+    enter(page, office, f"away-{name}")
+    expect(page.locator("#card")).to_be_visible()
+    page.context.set_offline(True)
+    for key in ("s", "Enter"):
+        page.keyboard.press(key)
+    expect(page.locator("#notice")).to_be_visible()
+    look("no line", pictured=False)
+    for key in ("s", "Enter"):
+        page.keyboard.press(key)
+    expect(page.locator("#waiting")).to_be_visible()
+    look("waiting", pictured=False)
+    page.context.set_offline(False)
+    other = page.context.new_page()
+    other.goto(office.address + "/rate/")
+    expect(page.locator("#elsewhere")).to_be_visible()
+    look("elsewhere", pictured=False)
 
 
 def look_at_pair(page, look) -> None:

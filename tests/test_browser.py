@@ -352,7 +352,7 @@ def routed(server: Server, route: Route) -> Comparison:
     return comparison
 
 
-def test_no_byte_before_submit_names_a_policy_a_score_or_a_route(serve, page, context):
+def test_no_byte_names_a_policy_a_score_or_a_route_before_the_submit_or_after(serve, page, context):
     server = serve([pair("Which?", "This one.", "That one.")])
     comparison = routed(server, Route.CONTROL)
     responses = []
@@ -361,26 +361,33 @@ def test_no_byte_before_submit_names_a_policy_a_score_or_a_route(serve, page, co
     context.request.post(server.address + "/login", form={"name": "rater", "password": PASSWORD})
     page.goto(server.address + "/rate/")
     expect(page.locator("#card")).to_be_visible(timeout=30_000)
-    page.wait_for_load_state("networkidle")
+    page.keyboard.press("d")
+    expect(page.locator("#open-difference")).to_have_attribute("aria-pressed", "true")
+    by_keys("1", "Enter")(page)
+    expect(page.locator("#empty")).to_be_visible()
+    until_sent(page)
+    page.keyboard.press("h")
+    page.locator("#past-list button").click()
+    expect(page.locator("#notice")).to_contain_text("You are changing an answer")
+    by_keys("2", "Enter")(page)
+    expect(page.locator("#empty")).to_be_visible()
+    until_sent(page)
+
     sent = b"\n".join(
         part
         for r in responses
         if "/assets/" not in r.url and r.status == 200
         for part in (json.dumps(r.all_headers()).encode(), r.body())
-    )
-    assert b"This one." in sent, "the answers themselves were among what was searched"
-    hidden = ["secret-policy", "0.7350918", "1.2345678", "0.8765432", "0.7654321", "rm_hidden", "margin-too-small"]
-    hidden += ["control", comparison.id, comparison.prompt.id, *(c.id for c in comparison.completions)]
-    lowered = sent.lower()
+    ).lower()
     calls = b"\n".join(r.body() for r in responses if "component_server" in r.url).lower()
-    for word in hidden:
-        # Gradio's own configuration may use the plain word `control`; what the page is told of the comparison may not.
-        assert word.encode() not in (calls if word == "control" else lowered), word
-    by_keys("1", "Enter")(page)
-    expect(page.locator("#empty")).to_be_visible()
-    until_sent(page)
-    (kept,) = judgments(server, rater)
-    assert (kept.route, kept.reward_model_id) == (Route.CONTROL, "rm_hidden")
+    assert b"this one." in calls, "the answers themselves were among what was searched"
+    hidden = ["secret-policy", "0.7350918", "1.2345678", "0.8765432", "0.7654321", "rm_hidden", "margin-too-small"]
+    hidden += [comparison.id, comparison.prompt.id, *(c.id for c in comparison.completions)]
+    assert [word for word in hidden if word.encode() in sent] == []
+    # Gradio's own configuration may use these plain words; what the page is told of a comparison may not.
+    assert [route for route in Route if f'"{route.value}"'.encode() in calls] == []
+    assert b"control" not in calls
+    assert {(j.route, j.reward_model_id) for j in judgments(server, rater)} == {(Route.CONTROL, "rm_hidden")}
 
 
 # --- the line, the lease, the lead

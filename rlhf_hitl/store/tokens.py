@@ -191,7 +191,8 @@ def revoke(store: Store, token_id: str, *, by: audit.Actor = audit.CLI) -> None:
         Conflict: it is over already.
     """
     with store.write() as conn:
-        row = conn.execute(sa.select(tokens).where(tokens.c.id == token_id)).mappings().first()
+        # Locked: an invitation is taken up either before this, and is over then, or after it, and holds no more.
+        row = conn.execute(sa.select(tokens).where(tokens.c.id == token_id).with_for_update()).mappings().first()
         if row is None:
             raise NotFound(f"token {token_id!r}", expected="a known token", fix="see `rlhf-hitl tokens list`")
         if row["ended_at"] is not None:

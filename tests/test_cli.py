@@ -19,8 +19,8 @@ from typer.testing import CliRunner
 import rlhf_hitl.cli
 from rlhf_hitl.cli import Result, app, command
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.store import Store, StoreFailure, tables
-from rlhf_hitl.types import utc_now
+from rlhf_hitl.store import Store, StoreFailure, people, tables
+from rlhf_hitl.types import Role, utc_now
 
 
 def leaves(command: Any, words: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -183,3 +183,23 @@ def test_a_row_that_breaks_a_rule_is_a_store_failure_and_writes_nothing(sqlite_s
         conn.execute(tables.completions.insert(), [row])
     with sqlite_store.read() as conn:
         assert conn.scalar(sa.select(sa.func.count()).select_from(tables.completions)) == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "value"),
+    [
+        ("serve", ("--port", "99999"), "99999"),
+        ("serve", ("--workers=0",), "'0'"),
+        ("raters set", ("ann",), "nothing to change"),
+        ("raters set", ("ann", "--languages", "en,!!"), "!!"),
+        ("raters invite", ("--address", "foo"), "'foo'"),
+    ],
+)
+def test_a_value_that_is_refused_is_named(sqlite_store, sqlite_url, name, args, value):
+    people.add(sqlite_store, "ann", Role.RATER)
+    command = [sys.executable, "-m", "rlhf_hitl", *name.split(), *args, "--store", sqlite_url]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    [line] = done.stderr.strip().splitlines()
+    assert value in line
+    assert "Fix: " in line

@@ -19,7 +19,7 @@ from rlhf_hitl.api.app import create_app
 from rlhf_hitl.api.webhooks import Sender
 from rlhf_hitl.config import Settings
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.store import Store, StoreFailure, events, history, people, queue, tokens
+from rlhf_hitl.store import Store, StoreFailure, db, events, history, people, queue, tokens
 from rlhf_hitl.types import Answer, Event, Role, Scope, Verdict, utc_now
 
 SKIP = Answer(Verdict.SKIPPED)
@@ -324,3 +324,17 @@ def test_log_lines_are_json_and_hold_no_text_and_no_secret(sqlite_url, tmp_path,
     assert all(line["request_id"] and line["ms"] >= 0 for line in lines if line["event"] == "request")
     for secret in ("verysecret", key, "secret thought", "Question"):
         assert secret not in run.stderr
+
+
+def test_who_waits_too_long_for_others_who_write_is_told_so(store_url, add_comparisons, add_raters, monkeypatch):
+    monkeypatch.setattr(db, "PATIENCE", 1)
+    with Store.open(store_url) as store:
+        add_comparisons(store, 1)
+        [ann] = add_raters(store, 1)
+        lease = queue.lease(store, ann)
+        with store.write() as conn, ThreadPoolExecutor(1) as pool:
+            store.lock(conn, "judgments")
+            submitted = pool.submit(queue.submit, store, lease.id, ann, SKIP)
+            with pytest.raises(StoreFailure, match="others write"):
+                submitted.result(timeout=60)
+        assert queue.submit(store, lease.id, ann, SKIP).outcome == "counted"

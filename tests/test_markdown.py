@@ -38,10 +38,8 @@ class Seen(HTMLParser):
 
 
 @pytest.mark.parametrize("name", HOSTILE)
-def test_only_harmless_elements_and_attributes_come_out_and_soon(name):
-    start = time.process_time()
+def test_only_harmless_elements_and_attributes_come_out(name):
     html = render(HOSTILE[name])
-    assert time.process_time() - start < 10
     seen = Seen(html)
     assert set(seen.tags) <= ALLOWED | FORMULAS
     assert seen.depth == 0

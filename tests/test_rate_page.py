@@ -21,7 +21,7 @@ from browser import (
     until_sent,
 )
 
-from rlhf_hitl.store import guidelines, tutorial
+from rlhf_hitl.store import guidelines, queue, tutorial
 from rlhf_hitl.store.tables import places
 from rlhf_hitl.types import DEFAULT_PROJECT, Answer, Axis, Example, Guideline, Message, Reason, Verdict, utc_now
 
@@ -96,6 +96,29 @@ def test_scores_a_rewrite_and_a_reason_are_kept_with_the_ranking(shared, page):
     assert kept.answer.scores == {"helpful": {shown[0]: 2, shown[1]: 4}, "honest": {shown[1]: 5}}
     assert (kept.answer.rewrite, kept.answer.rationale) == ("As it should have been.", "B is nearer")
     assert (kept.answer.ranking, kept.answer.strength) == (((shown[1],), (shown[0],)), 2)
+
+
+def test_a_letter_in_the_hand_is_put_back_by_escape(serve, page):
+    server = serve([pair("Name a colour.", "Red", "Green", "Blue")])
+    open_desk(page, server, "rater")
+    box, goal = (page.locator(at).bounding_box() for at in ('.chip[data-at="0"]', '.place[data-rank="1"]'))
+    page.mouse.move(box["x"] + 9, box["y"] + 9)
+    page.mouse.down()
+    page.mouse.move(goal["x"] + 20, goal["y"] + 20, steps=5)
+    expect(page.locator('.place[data-rank="1"]')).to_have_class("place over")
+    press(page, "1", "Escape")
+    page.mouse.up()
+    expect(page.locator('.place[data-rank=""] .chip')).to_have_count(3)
+
+
+def test_the_tenth_rank_is_the_key_0(serve, page):
+    server = serve([pair("Name a number.", *map(str, range(10)))])
+    rater = open_desk(page, server, "rater")
+    press(page, *"1234567890", "Enter")
+    expect(page.locator("#empty")).to_be_visible()
+    until_sent(page)
+    (kept,) = judgments(server, rater)
+    assert [group[0] for group in kept.answer.ranking] == list(kept.order_shown)
 
 
 def test_all_bad_by_mistake_leaves_the_ranking_as_it_was(serve, page):
@@ -181,6 +204,13 @@ def test_scores_are_given_by_digits_row_by_row(shared, page):
     assert shown == {"helpful": [4, 1], "honest": [5, 2], "harmless": [3, 3]}
 
 
+def test_where_no_word_differs_it_is_said(serve, page):
+    server = serve([pair("Which?", "the same words", "the  same words")])
+    open_desk(page, server, "rater")
+    press(page, "d")
+    expect(page.locator("#notice")).to_contain_text("have the same words")
+
+
 def test_long_answers_are_folded_at_one_height(serve, page):
     server = serve([pair("Which?", "short", "a paragraph of words\n\n" * 300)])
     open_desk(page, server, "rater")
@@ -210,6 +240,35 @@ def test_an_older_answer_is_found_in_the_history_and_changed(shared, page):
     old, *_, new = judgments(shared, rater, current=False)
     assert (new.supersedes, len(new.answer.ranking)) == (old.id, 1)
     assert len(judgments(shared, rater)) == 3
+
+
+def test_undo_goes_back_one_by_one_and_escape_leaves_everything_as_it_was(shared, page):
+    rater = open_desk(page, shared, "back and back")
+    asked = []
+    for _ in range(2):
+        asked.append(question(page))
+        press(page, "1", "Enter")
+        until_next(page, asked[-1])
+    new = question(page)
+    for before in (asked[1], asked[0]):
+        press(page, "u")
+        expect(page.locator("#prompt .text").last).to_have_text(before)
+    press(page, "7", "Escape")
+    expect(page.locator("#prompt .text").last).to_have_text(new)
+    assert [j.answer.strength for j in judgments(shared, rater, current=False)] == [3, 3]
+
+
+def test_an_answer_the_server_refuses_can_still_be_read(serve, page):
+    server = serve([pair(f"Question {i}?", "yes", "no") for i in range(3)])
+    rater = open_desk(page, server, "rater")
+    held = {lease.comparison.prompt.messages[0].content: lease for lease in queue.lease_many(server.store, rater.id, 2)}
+    first = question(page)
+    queue.submit(server.store, held[first].id, rater.id, Answer(Verdict.SKIPPED), idempotency_key="another program")
+    page.locator("#rationale").fill("what I had to say")
+    press(page, "Escape", "1", "Enter")
+    expect(page.locator("#notice")).to_contain_text("Your first answer stands")
+    page.locator("#open-history").click()
+    expect(page.locator(".refused")).to_contain_text("what I had to say")
 
 
 # --- what comes first

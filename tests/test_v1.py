@@ -18,7 +18,7 @@ from rlhf_hitl.api.app import create_app
 from rlhf_hitl.client import Client, NotAllowed, Unavailable
 from rlhf_hitl.config import Settings
 from rlhf_hitl.errors import BadInput, Conflict, NotFound
-from rlhf_hitl.store import catalog, guidelines, history, ledger, people, projects, queue, tables, tokens
+from rlhf_hitl.store import audit, catalog, guidelines, history, ledger, people, projects, queue, tables, tokens
 from rlhf_hitl.types import Guideline, Reason, Role, Route, Scope, utc_now
 
 POLICY = "secret-policy-7b"
@@ -475,3 +475,20 @@ def test_the_client_tries_again_what_may_be_sent_twice(address, store, api):
 def test_a_server_that_is_not_there_is_said():
     with Client("http://127.0.0.1:1", "x") as nobody, pytest.raises(Unavailable, match=r"127\.0\.0\.1"):
         nobody.import_rows([row(0)])  # what is not tried again, so that this does not take ten seconds
+
+
+def test_who_brings_something_in_is_written_down(api, store):
+    api("pipe", Role.ADMIN).add_prompts([{"messages": [{"role": "user", "content": "Hm?"}]}])
+    [entry] = audit.entries(store, actions=["prompts.added"])
+    assert entry.details == {"new": 1}
+
+
+def test_a_disk_that_cannot_be_written_is_said_and_is_no_error_of_ours(store, tmp_path):
+    (tmp_path / "taken").write_text("a file where the workspace should be")
+    app = create_app(store, Settings(workspace=tmp_path / "taken"))
+    admin = people.add(store, "root", Role.ADMIN)
+    secret = tokens.add(store, admin.id, "", [Scope.INPUT])
+    with TestClient(app, raise_server_exceptions=False) as client:
+        answer = client.post("/api/v1/import", content=b"{}", headers={"authorization": f"Bearer {secret}"})
+    assert answer.status_code == 503
+    assert "disk" in answer.json()["detail"]

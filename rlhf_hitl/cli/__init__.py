@@ -132,9 +132,9 @@ def main() -> None:
         context = getattr(e, "ctx", None)
         help_call = f"{context.command_path} --help" if context else "rlhf-hitl --help"
         said = e.format_message() if hasattr(e, "format_message") else str(e)
-        name = (getattr(e, "param_hint", None) or "").strip("'")
-        if (given := _given(name)) is not None and given not in said:
-            said = f"{name} {given!r}: {getattr(e, 'message', said)}"
+        for name in getattr(getattr(e, "param", None), "opts", ()):
+            if (given := _given(name)) is not None and given not in said:
+                said = f"{name} {given!r}: {getattr(e, 'message', said)}"
         code = _say(f"{said.rstrip('.?')}. Fix: see `{help_call}`", 2, "--json" in sys.argv)
     sys.exit(code or 0)
 
@@ -142,8 +142,8 @@ def main() -> None:
 def _given(option: str) -> str | None:
     """What the command line gives an option, as it was typed."""
     for at, word in enumerate(sys.argv[1:], 2):
-        if option and word.startswith(f"{option}="):
+        if word.startswith(f"{option}="):
             return word.removeprefix(f"{option}=")
-        if option and word == option and at < len(sys.argv):
+        if word == option and at < len(sys.argv):
             return sys.argv[at]
     return None

@@ -80,7 +80,8 @@ function board(element, t, changed) {
       if (!moved) return;
       button.classList.remove("dragged");
       button.style.translate = "";
-      if (over && e.type === "pointerup") set(at, over.dataset.rank ? Number(over.dataset.rank) : null);
+      if (e.type !== "pointerup") over = null; // and letting go later moves it nowhere
+      if (over) set(at, over.dataset.rank ? Number(over.dataset.rank) : null);
     };
     button.addEventListener("pointermove", move);
     document.addEventListener("keydown", hold, true);

@@ -56,9 +56,11 @@ WORDS = "Go through the text and **remember** what you have seen. A set forgets 
 @pytest.fixture(scope="module")
 def office(tmp_path_factory):
     """A server with a pair, four answers to rank, a tutorial, and people."""
-    made = [pair("How do I remove repeated letters from a word in Python?", CODE, WORDS, overlap=9)]
-    made += [
-        pair("Suggest a name for a ginger cat.", "Marmalade", "Rusty", "Pumpkin, since it is autumn.", "Cat", overlap=9)
+    everyone = 3 * len(SCREENS) + 1  # each of the people below finds both comparisons, whoever came before
+    cats = ("Marmalade", "Rusty", "Pumpkin, since it is autumn.", "Cat")
+    made = [
+        pair("How do I remove repeated letters from a word in Python?", CODE, WORDS, overlap=everyone),
+        pair("Suggest a name for a ginger cat.", *cats, overlap=everyone),
     ]
     server = Server(tmp_path_factory.mktemp("office"), made).start()
     tutorial.put(server.store, DEFAULT_PROJECT, bundled_tutorial())

@@ -1,0 +1,159 @@
+"""What a replay found, and where it is kept: a folder with `evaluation.json`, and `examples.jsonl` with a line a label.
+
+Nothing heavy is imported here: pages and reports read evaluations without loading a model.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rlhf_hitl.errors import BadInput, NotFound
+from rlhf_hitl.types import Messages, as_dicts, messages
+
+SUMMARY, EXAMPLES = "evaluation.json", "examples.jsonl"
+
+
+@dataclass(frozen=True)
+class Share:
+    """A share of `n` examples with its 95 % interval, examples of one prompt taken together."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Example:
+    """One label of a pair, replayed. `chosen` is what the raters preferred (of a tie: what came first), `agreement` the
+    share of the votes for a side that are for it. `margin` is reward(chosen) - reward(rejected): below zero the model
+    disagrees. `probability`, by the model, of what the raters said of the two. `correct`: 1, 0, or a half for equal
+    rewards; None of a tie."""
+
+    comparison_id: str
+    prompt_id: str
+    family: str
+    prompt: Messages
+    chosen: Messages
+    rejected: Messages
+    chosen_id: str
+    rejected_id: str
+    chosen_policy: str
+    rejected_policy: str
+    votes: int
+    agreement: float
+    margin: float
+    uncertainty: float
+    probability: float
+    correct: float | None
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def is_tie(self) -> bool:
+        return self.correct is None
+
+    def as_dict(self) -> dict[str, Any]:
+        chats = {name: as_dicts(getattr(self, name)) for name in ("prompt", "chosen", "rejected")}
+        return asdict(self) | chats | {"tags": dict(self.tags)}
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Example:
+        chats = {name: messages(fields[name]) for name in ("prompt", "chosen", "rejected")}
+        return cls(**dict(fields) | chats)
+
+
+@dataclass(frozen=True)
+class Bin:
+    """One point of a reliability plot: examples of about the same stated confidence, and how often that was right."""
+
+    confidence: float
+    right: Share
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a model says of `n` labels with a preference, beside what raters said. Not among them: `ties`, labels
+    `dropped` for want of a text, and labels of prompts the model was `trained_on`."""
+
+    name: str
+    reward_model_id: str
+    created_at: str
+    data_hash: str
+    n: int
+    ties: int
+    dropped: int
+    trained_on: int
+    accuracy: Share
+    longer: Share
+    bag_of_words: Share | None
+    ece: float
+    ece_low: float
+    ece_high: float
+    reliability: tuple[Bin, ...]
+    slices: Mapping[str, Mapping[str, Share]]
+    noise_ceiling: Share | None
+    simulated: bool
+
+    @property
+    def above_floors(self) -> bool:
+        floors = [self.longer.value] + ([self.bag_of_words.value] if self.bag_of_words else [])
+        return self.accuracy.value > max(floors)
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self) | {"above_floors": self.above_floors}
+
+
+def save(folder: Path, evaluation: Evaluation, examples: Iterable[Example]) -> None:
+    """Write both files, each whole or not at all; an earlier evaluation there is replaced."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / f"{EXAMPLES}.writing").open("w", encoding="utf-8") as f:
+        f.writelines(json.dumps(e.as_dict(), ensure_ascii=False) + "\n" for e in examples)
+    (folder / f"{SUMMARY}.writing").write_text(
+        json.dumps(evaluation.as_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
+    os.replace(folder / f"{EXAMPLES}.writing", folder / EXAMPLES)
+    os.replace(folder / f"{SUMMARY}.writing", folder / SUMMARY)
+
+
+def load(folder: Path) -> Evaluation:
+    """Raises NotFound where no evaluation is."""
+    path = folder / SUMMARY
+    if not path.is_file():
+        raise NotFound(
+            f"evaluation {folder}", expected=f"a folder with {SUMMARY}", fix="make one with `rlhf-hitl evaluate`"
+        )
+    fields = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        return _evaluation(fields)
+    except (KeyError, TypeError) as e:
+        raise BadInput(f"{path}", expected="an evaluation of this version", fix="evaluate again") from e
+
+
+def examples(folder: Path) -> Iterator[Example]:
+    """Its examples, in the order they were replayed."""
+    with (folder / EXAMPLES).open(encoding="utf-8") as f:
+        for line in f:
+            yield Example.from_dict(json.loads(line))
+
+
+def evaluations(workspace: Path) -> list[Path]:
+    """The folders of a workspace's evaluations, newest first."""
+    found = [path.parent for path in (workspace / "evaluations").glob(f"*/{SUMMARY}")]
+    return sorted(found, key=lambda folder: (folder / SUMMARY).stat().st_mtime, reverse=True)
+
+
+def _evaluation(written: dict[str, Any]) -> Evaluation:
+    fields: dict[str, Any] = {k: v for k, v in written.items() if k != "above_floors"}
+
+    def share(value: dict[str, Any] | None) -> Share | None:
+        return None if value is None else Share(**value)
+
+    shares: dict[str, Any] = {k: share(fields[k]) for k in ("accuracy", "longer", "bag_of_words", "noise_ceiling")}
+    bins = tuple(Bin(b["confidence"], Share(**b["right"])) for b in fields["reliability"])
+    slices = {by: {value: Share(**s) for value, s in of.items()} for by, of in fields["slices"].items()}
+    return Evaluation(**fields | shares | {"reliability": bins, "slices": slices})

@@ -122,6 +122,31 @@ def add_raters():
     return add
 
 
+@pytest.fixture
+def judged_store(sqlite_store):
+    """120 judged comparisons: raters like 'thanks', seven times in eight."""
+    import numpy as np
+
+    from rlhf_hitl.store import catalog, people, queue
+    from rlhf_hitl.types import Answer, Comparison, Completion, Message, Prompt, Role, Verdict
+
+    store = sqlite_store
+    words = ["sea", "sun", "poem", "paris", "thanks", "friend", "lazy", "quick", "brown", "fox", "capital", "today"]
+    rng = np.random.default_rng(0)
+    rater = people.add(store, "ann", Role.RATER).id
+    for i in range(120):
+        prompt = Prompt.create((Message("user", f"question {i} about {words[i % len(words)]}"),))
+        plain = " ".join(rng.choice(words, 6))
+        good = Completion.create(prompt.id, (Message("assistant", f"{plain} thanks thanks thanks"),), "p")
+        bad = Completion.create(prompt.id, (Message("assistant", f"{plain} nothing nothing"),), "p")
+        with store.write() as conn:
+            catalog.add_comparisons(store, conn, [Comparison.create(prompt, [good, bad])])
+        lease = queue.lease(store, rater)
+        best, worst = (good, bad) if i % 8 else (bad, good)
+        queue.submit(store, lease.id, rater, Answer(Verdict.RANKED, ((best.id,), (worst.id,)), 2))
+    return store
+
+
 class Postgres:
     """A PostgreSQL server that makes databases for tests. `url` is that of a database to administer it from."""
 

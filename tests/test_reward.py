@@ -49,25 +49,6 @@ def views(tiny_model):
     return Backbone(str(tiny_model), dtype="float32")
 
 
-@pytest.fixture
-def judged_store(sqlite_store):
-    """120 judged comparisons: raters like 'thanks', seven times in eight."""
-    store = sqlite_store
-    rng = np.random.default_rng(0)
-    rater = people.add(store, "ann", Role.RATER).id
-    for i in range(120):
-        prompt = Prompt.create((Message("user", f"question {i} about {WORDS[i % len(WORDS)]}"),))
-        plain = " ".join(rng.choice(WORDS, 6))
-        good = Completion.create(prompt.id, (Message("assistant", f"{plain} thanks thanks thanks"),), "p")
-        bad = Completion.create(prompt.id, (Message("assistant", f"{plain} nothing nothing"),), "p")
-        with store.write() as conn:
-            catalog.add_comparisons(store, conn, [Comparison.create(prompt, [good, bad])])
-        lease = queue.lease(store, rater)
-        best, worst = (good, bad) if i % 8 else (bad, good)
-        queue.submit(store, lease.id, rater, Answer(Verdict.RANKED, ((best.id,), (worst.id,)), 2))
-    return store
-
-
 # Rendering
 
 

@@ -19,6 +19,7 @@ from rlhf_hitl.types import Split
 class Backend(StrEnum):
     HEAD = "head"
     FULL = "full"
+    CLASSIFIER = "classifier"
 
 
 ModelId = Annotated[
@@ -35,9 +36,13 @@ BackboneName = Annotated[
 def train_reward(
     store: StoreUrl,
     backbone: BackboneName = None,
-    backend: Annotated[Backend, typer.Option(help="head: frozen backbone, seconds on a CPU. full: TRL, for a GPU.")] = (
-        Backend.HEAD
-    ),
+    backend: Annotated[
+        Backend,
+        typer.Option(
+            help="head: frozen backbone, seconds on a CPU. full: TRL, for a GPU. classifier: the backbone is a trained "
+            "reward model and is taken as it is, with an uncertainty and a temperature from the store's labels."
+        ),
+    ] = Backend.HEAD,
     layer: Annotated[
         int | None, typer.Option(help="Backbone layer of the head's features.", show_default="what predicts best")
     ] = None,
@@ -58,16 +63,22 @@ def train_reward(
     """Train a reward model on the store's labels and make it the store's newest."""
     from rlhf_hitl.store import Store
 
-    other = {"--config": config} if backend is Backend.HEAD else {
-        "--layer": layer, "--pooling": pooling, "--dtype": dtype
-    }  # fmt: skip
-    for flag, value in other.items():
-        if value is not None:
+    given = {"--config": config, "--layer": layer, "--pooling": pooling, "--dtype": dtype}
+    for flag in {"head": ["--config"], "full": ["--layer", "--pooling", "--dtype"]}.get(
+        backend.value, ["--config", "--layer", "--pooling"]
+    ):
+        if given[flag] is not None:
             raise BadInput(
-                f"{flag} {value} with --backend {backend.value}",
-                expected="it with the other backend only",
-                fix=f"leave {flag} out or choose the other --backend",
+                f"{flag} {given[flag]} with --backend {backend.value}",
+                expected="it with another backend only",
+                fix=f"leave {flag} out or choose another --backend",
             )
+    if backend is Backend.CLASSIFIER and backbone is None:
+        raise BadInput(
+            "--backend classifier without --backbone",
+            expected="the folder or hub id of a reward model",
+            fix="name it: --backbone owner/name",
+        )
     opened = Store.open(store)
     workspace = load_settings().workspace
     if backend is Backend.FULL:
@@ -76,6 +87,10 @@ def train_reward(
         # What is not typed is the file's to say.
         backbone = backbone or (None if config else BACKBONE)
         model = train_full(opened, backbone, workspace, config=config, max_length=max_length)
+    elif backend is Backend.CLASSIFIER:
+        from rlhf_hitl.reward.classifier import adopt
+
+        model = adopt(opened, str(backbone), workspace, max_length=max_length or 1024, dtype=dtype or "auto")
     else:
         from rlhf_hitl.reward.features import Backbone
         from rlhf_hitl.reward.train import train_head
@@ -93,7 +108,8 @@ def train_reward(
         "calibration labels": model.card["calibration_labels"],
         "cut prompts / completions": f"{model.card['prompts_cut']} / {model.card['completions_cut']}",
     }
-    title = "Reward model trained" + (" on simulated judgments" if model.card["simulated"] else "")
+    done = "taken in" if backend is Backend.CLASSIFIER else "trained"
+    title = f"Reward model {done}" + (" on simulated judgments" if model.card["simulated"] else "")
     return Result(data, table(title, rows), more=["Next: rlhf-hitl evaluate"])
 
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,12 +29,13 @@ KEPT_AT = 32  # conversations computed between two writes to disk
 
 
 POOLINGS = ("last", "mean")
+SCORE = "score"  # what the score head of a sequence classifier reads
 
 
 @dataclass(frozen=True)
 class View:
     """Where a backbone is read: the hidden states after `layer`, at the conversation's EOS (pooling `last`) or averaged
-    over the completion's tokens (`mean`)."""
+    over the completion's tokens (`mean`); of a sequence classifier also what its score head reads (`score`)."""
 
     layer: int
     pooling: str
@@ -46,7 +48,7 @@ class Backbone:
         name: a local folder, a hub id or the name of a fetched model.
         layer: number of transformer layers to run, or a negative number counted from the last. All layers also take the
             final norm, as a sequence classifier does.
-        pooling: one of POOLINGS.
+        pooling: one of POOLINGS; `score` for a sequence classifier, which has its last layer's view only.
         dtype: "auto" takes bfloat16 where the hardware multiplies it natively and float32 elsewhere.
 
     With no `layer`, it has views of half, two thirds and five sixths of the layers: between them lies what a frozen
@@ -65,7 +67,7 @@ class Backbone:
         max_length: int = 1024,
         dtype: str = "auto",
     ):
-        from transformers import AutoConfig, AutoModel
+        from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
 
         self.name = name
         path = whole_model(name)
@@ -76,9 +78,14 @@ class Backbone:
         self.device = torch.device(best_device())
         self.dtype = _dtype(dtype)
         self.renderer = Renderer(load_tokenizer(path, chats=False), min(max_length, _positions(config)))
+        kind = AutoModelForSequenceClassification if pooling == SCORE else AutoModel
         with quiet_loading():
-            model = AutoModel.from_pretrained(path, dtype=self.dtype, use_safetensors=True)
+            model = kind.from_pretrained(path, dtype=self.dtype, use_safetensors=True)
         self._model = model.to(self.device).eval()
+        self._read_by_score: list[torch.Tensor] = []
+        if pooling == SCORE:
+            score_head(self._model)[1].register_forward_pre_hook(lambda _, read: self._read_by_score.append(read[0]))
+        self._segments = has_segments(self.renderer, config)
         cut = last < depth and hasattr(self._model, "layers")
         if cut:  # later layers are not needed: do not run them
             self._model.layers = self._model.layers[:last]
@@ -137,10 +144,16 @@ class Backbone:
             lengths = torch.tensor([len(r) for r in rows])
             places = torch.arange(ids.shape[1])[None]
             mask = places < lengths[:, None]
+            answer = mask & (places >= torch.tensor([rendered[i].start for i in batch])[:, None])
             given = {"input_ids": ids.to(self.device), "attention_mask": mask.long().to(self.device)}
+            if self._segments:
+                given["token_type_ids"] = answer.long().to(self.device)
             made = self._model(**given, output_hidden_states=between)
-            answer = (mask & (places >= torch.tensor([rendered[i].start for i in batch])[:, None])).to(self.device)
+            answer = answer.to(self.device)
             for j, view in enumerate(views):
+                if view.pooling == SCORE:
+                    out[batch, j] = self._read_by_score.pop().float().cpu().numpy()
+                    continue
                 states = made.last_hidden_state if view.layer == self._last else made.hidden_states[view.layer]
                 if view.pooling == "last":
                     pooled = states[torch.arange(len(rows)), lengths - 1].float()
@@ -278,6 +291,26 @@ def whole_model(name: str) -> Path:
     return folder
 
 
+def has_segments(renderer: Renderer, config: Any) -> bool:
+    """Whether a model is told which tokens are the completion's, as BERT is (`token_type_ids`)."""
+    return renderer.reads_pairs and (getattr(config, "type_vocab_size", 0) or 0) > 1
+
+
+def score_head(model: torch.nn.Module) -> tuple[str, torch.nn.Linear]:
+    """The last linear map of a sequence classifier and its name: `score` of decoders, `classifier` and the like of
+    encoders.
+
+    Raises:
+        BadInput: there is none with one output.
+    """
+    linear = [(n, m) for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and m.out_features == 1]
+    if not linear:
+        raise BadInput(
+            f"{type(model).__name__}", expected="a last linear layer with one output", fix="take another architecture"
+        )
+    return linear[-1]
+
+
 @contextmanager
 def quiet_loading() -> Iterator[None]:
     """Without transformers' report of a missing or unused `score` head: reading across architectures is meant here."""
@@ -321,7 +354,7 @@ def _views(name: str, layer: int | None, pooling: str | None, depth: int) -> tup
         layers = [layer if layer > 0 else depth + 1 + layer]
     if not 0 < layers[0] <= depth:
         raise BadInput(f"layer {layer}", expected=f"1 to {depth} for {name}", fix="choose a layer the model has")
-    if pooling is not None and pooling not in POOLINGS:
+    if pooling is not None and pooling not in (*POOLINGS, SCORE):
         raise BadInput(f"pooling {pooling!r}", expected=" or ".join(POOLINGS), fix="choose one of these")
     return tuple(View(at, how) for at in layers for how in (POOLINGS if pooling is None else (pooling,)))
 

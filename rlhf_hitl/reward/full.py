@@ -11,6 +11,7 @@ import math
 import tempfile
 from collections.abc import Iterable
 from dataclasses import MISSING, dataclass, field, fields, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,6 @@ import torch
 from accelerate import PartialState
 from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 from peft import PeftModel, TaskType
-from transformers import AutoModelForSequenceClassification
 from transformers.trainer_utils import IntervalStrategy
 from trl import ModelConfig, RewardConfig, RewardTrainer, get_peft_config
 from trl.trainer.reward_trainer import DataCollatorForPreference
@@ -29,8 +29,9 @@ from rlhf_hitl.arguments import parse
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.formats.export import export
 from rlhf_hitl.models import best_device, best_dtype, load_tokenizer
-from rlhf_hitl.reward.features import Backbone, FeatureCache, quiet_loading, whole_model
-from rlhf_hitl.reward.head import Head, Standardiser, calibrate, laplace
+from rlhf_hitl.reward.classifier import Fp32Score, as_reward_model, classifier_to_train, with_posterior
+from rlhf_hitl.reward.features import has_segments, score_head, whole_model
+from rlhf_hitl.reward.head import calibrate
 from rlhf_hitl.reward.losses import agreement, centring, davidson, length_decorrelation, prevalence
 from rlhf_hitl.reward.model import RewardModel, lengths, load
 from rlhf_hitl.reward.progress import keep_stdout_free
@@ -42,6 +43,8 @@ from rlhf_hitl.types import messages, prompt_family
 log = logging.getLogger(__name__)
 
 UNCUT = 1_000_000  # tokens: a max_length of nothing
+
+TRACKERS = ("tensorboard", "trackio", "wandb", "mlflow", "comet_ml", "clearml", "swanlab")
 
 #: Settings of TRL that this training does not follow, and what to do instead. Only their defaults are taken.
 REFUSED = {
@@ -77,14 +80,6 @@ class FullConfig(RewardConfig):
         super().__post_init__()
 
 
-class Fp32Score(torch.nn.Linear):
-    """A score head that computes in fp32 under any autocast: on the bf16 grid small margins flip or tie."""
-
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
-        with torch.autocast(input.device.type, enabled=False):
-            return torch.nn.functional.linear(input.float(), self.weight.float())
-
-
 LABEL = ("shares", "weight", "length_difference")
 
 
@@ -116,7 +111,7 @@ class LabelRewardTrainer(RewardTrainer):
         self.mean_weight = float(weights.mean())
 
     def _set_signature_columns_if_needed(self) -> None:
-        self._signature_columns = ["chosen_ids", "rejected_ids", *LABEL]
+        self._signature_columns = ["chosen_ids", "rejected_ids", "starts", *LABEL]
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         shares, weight, length_difference = (inputs.pop(name) for name in LABEL)
@@ -140,8 +135,18 @@ class LabelRewardTrainer(RewardTrainer):
 
 @dataclass
 class Collator(DataCollatorForPreference):
+    """TRL's rows, all chosen and then all rejected, with our labels; with `segments` also which tokens are the
+    completion's."""
+
+    segments: bool = False
+
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
-        return super().torch_call(examples) | {name: torch.tensor([e[name] for e in examples]) for name in LABEL}
+        batch = super().torch_call(examples) | {name: torch.tensor([e[name] for e in examples]) for name in LABEL}
+        if self.segments:
+            starts = torch.tensor([e["starts"] for e in examples]).T.reshape(-1, 1)
+            after = torch.arange(batch["input_ids"].shape[1])[None] >= starts
+            batch["token_type_ids"] = (after & batch["attention_mask"].bool()).long()
+        return batch
 
 
 def build_trainer(config: FullConfig, model_config: ModelConfig) -> LabelRewardTrainer:
@@ -151,6 +156,7 @@ def build_trainer(config: FullConfig, model_config: ModelConfig) -> LabelRewardT
         BadInput: no model, no data, data that `load_pairs` refuses, or a setting that is not followed.
     """
     refuse_unfollowed(config, model_config)
+    refuse_missing_trackers(config)
     if not model_config.model_name_or_path:
         raise BadInput("model_name_or_path", expected="a model", fix="give --model_name_or_path a folder or a hub id")
     path = whole_model(model_config.model_name_or_path)
@@ -159,22 +165,15 @@ def build_trainer(config: FullConfig, model_config: ModelConfig) -> LabelRewardT
     if calibration is None and config.eval_strategy != IntervalStrategy.NO:
         log.warning("no calibration rows: nothing is evaluated while training (eval_strategy is now no)")
         config.eval_strategy = IntervalStrategy.NO
-    tokenizer = load_tokenizer(path)
+    tokenizer = load_tokenizer(path, chats=False)
     renderer = Renderer(tokenizer, config.max_length or UNCUT)
     # transformers' classifiers read the reward at the last token that is not padding, so EOS must not be the padding.
     tokenizer.pad_token = tokenizer.convert_ids_to_tokens(renderer.pad_id)
-    with quiet_loading():
-        model = AutoModelForSequenceClassification.from_pretrained(
-            path,
-            num_labels=1,
-            dtype=torch.float32,
-            use_safetensors=True,
-            pad_token_id=renderer.pad_id,
-            attn_implementation=model_config.attn_implementation,
-        )
-    score = Fp32Score(model.score.in_features, 1, bias=False)
-    torch.nn.init.zeros_(score.weight)  # every reward starts equal: no margin that nobody taught
-    model.score = score
+    tokenizer.eos_token = tokenizer.convert_ids_to_tokens(renderer.eos_id)  # TRL asks for one, of encoders too
+    model = classifier_to_train(
+        str(path), pad_token_id=renderer.pad_id, attn_implementation=model_config.attn_implementation
+    )
+    where, _ = score_head(model)
     train = tokenised(data["train"], renderer, config.dataset_num_proc)
     trainer = LabelRewardTrainer(
         model=model,
@@ -182,9 +181,10 @@ def build_trainer(config: FullConfig, model_config: ModelConfig) -> LabelRewardT
         processing_class=tokenizer,
         train_dataset=train,
         eval_dataset=None if calibration is None else tokenised(calibration, renderer, config.dataset_num_proc),
-        data_collator=Collator(renderer.pad_id, _padding(config)),
-        peft_config=_lora(model_config),
+        data_collator=Collator(renderer.pad_id, _padding(config), segments=has_segments(renderer, model.config)),
+        peft_config=_lora(model_config, where.split(".")[0]),
     )
+    refuse_frozen_head(trainer.model, where)
     trainer.read_labels(train)
     keep_stdout_free(trainer)
     return trainer
@@ -199,6 +199,23 @@ def refuse_unfollowed(config: FullConfig, model_config: ModelConfig) -> None:
                 raise BadInput(value, expected=f"its default, {f.default!r}", fix=REFUSED[f.name])
     if model_config.use_peft and model_config.lora_r < 1:
         raise BadInput(f"lora_r {model_config.lora_r}", expected="1 or more", fix="set lora_r, 8 to 64 as a rule")
+
+
+def refuse_frozen_head(model: Any, where: str) -> None:
+    """Raise BadInput where training would leave the score head as it is: the rewards would stay what they are."""
+    # By its shape: PEFT keeps two of it, one to train and the original, under longer names.
+    heads = [m for m in model.modules() if isinstance(m, Fp32Score)]
+    if not any(head.weight.requires_grad for head in heads):
+        raise BadInput(
+            f"score head {where!r}", expected="to be trained", fix="take it out of what lora or the model freezes"
+        )
+
+
+def refuse_missing_trackers(config: FullConfig) -> None:
+    """Raise BadInput for a tracker in `report_to` that is not installed."""
+    for name in config.report_to or []:
+        if name in TRACKERS and find_spec(name) is None:
+            raise BadInput(f"report_to {name}", expected="a tracker that is installed", fix=f"pip install {name}")
 
 
 def load_pairs(name: str) -> DatasetDict:
@@ -285,6 +302,7 @@ def tokenised(data: Dataset, renderer: Renderer, processes: int | None = None) -
         return {
             "chosen_ids": list(chosen.ids),
             "rejected_ids": list(rejected.ids),
+            "starts": (chosen.start, rejected.start),
             "shares": shares(row),
             "weight": weight(row),
             "length_difference": log_lengths[0] - log_lengths[1],
@@ -320,27 +338,20 @@ def finish(trainer: LabelRewardTrainer, config: FullConfig, folder: Path, worksp
 def with_uncertainty(folder: Path, dataset: str, workspace: Path, max_length: int) -> RewardModel:
     """Give a trained sequence classifier a Laplace posterior over its score head and a temperature, and save both."""
     data = load_pairs(dataset)
-    cache = FeatureCache(workspace / "features", Backbone(str(folder), layer=-1, pooling="last", max_length=max_length))
-    model = AutoModelForSequenceClassification.from_pretrained(folder, use_safetensors=True)
-    weights = model.score.weight.detach().float().numpy()[0].astype(np.float64)
-    width = len(weights)
-    identity = Standardiser(np.zeros(width), np.eye(width), 0.0, 1.0)
+    trained = as_reward_model(str(folder), workspace / "features", max_length=max_length)
 
     def differences(rows: Iterable[Any]) -> np.ndarray:
         pairs = [chats(row) for row in rows]
-        features = cache.features([c for c, _ in pairs] + [r for _, r in pairs]).astype(np.float64)
-        return features[: len(pairs)] - features[len(pairs) :]
+        return trained.differences([c for c, _ in pairs], [r for _, r in pairs])
 
-    covariance = np.zeros((width + 1, width + 1))  # the last input is the length, which this head does not read
     counts = np.array([weight(row) * (1 - shares(row)[1]) for row in data["train"]])
-    covariance[:width, :width] = laplace(differences(data["train"]), weights, counts)
-    head = Head(np.append(weights, 0.0), covariance, (1.0, 1.0))
+    trained.head = with_posterior(trained.head, differences(data["train"]), counts)
     calibration = data.get("calibration")
     if calibration is not None and len(calibration):
         rows: list[Any] = list(calibration)
         decided = [row for row in rows if shares(row)[1] < 1]
         of_decided = np.array([shares(row)[0] / (1 - shares(row)[1]) for row in decided])
-        head = calibrate(head, np.pad(differences(decided), ((0, 0), (0, 1))), of_decided)
+        trained.head = calibrate(trained.head, differences(decided), of_decided)
     every: list[Any] = [row for part in data.values() for row in part]
     card = {
         "rlhf_hitl": __version__,
@@ -351,22 +362,22 @@ def with_uncertainty(folder: Path, dataset: str, workspace: Path, max_length: in
         else len(data["train"]),
         "calibration_labels": len(calibration) if calibration is not None else 0,
         "simulated": any(r.get("simulated", False) for r in every),
-        "prompts_cut": cache.dropped,
-        "completions_cut": cache.cut,
+        "prompts_cut": trained.cache.dropped,
+        "completions_cut": trained.cache.cut,
     }
-    trained = RewardModel(cache, identity, head, backend="full", card=card)
+    trained.backend, trained.card = "full", card
     trained.save(folder)
     return trained
 
 
-def _lora(model_config: ModelConfig) -> Any:
-    """TRL's LoraConfig of these settings, for a sequence classifier; None without use_peft."""
+def _lora(model_config: ModelConfig, head: str) -> Any:
+    """TRL's LoraConfig of these settings, for a sequence classifier with this score head; None without use_peft."""
     return get_peft_config(
         replace(
             model_config,
             lora_target_modules=model_config.lora_target_modules or "all-linear",
             lora_task_type=TaskType.SEQ_CLS,  # with any other the score head stays frozen
-            lora_modules_to_save=sorted({"score", *(model_config.lora_modules_to_save or [])}),
+            lora_modules_to_save=sorted({head, *(model_config.lora_modules_to_save or [])}),
         )
     )
 

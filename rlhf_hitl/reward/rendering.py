@@ -29,6 +29,8 @@ class Rendered:
 class Renderer:
     """Renders with a tokenizer's chat template, EOS explicit, at most `max_length` tokens.
 
+    A tokenizer without a template gets a plain one; an encoder's its [CLS] in front and a [SEP] before the completion.
+
     What does not fit is cut from the left of the prompt. Only a completion that alone is longer than `max_length`
     loses its end; both are counted in `Rendered`, so that nothing is cut in silence.
     """
@@ -43,6 +45,10 @@ class Renderer:
                 fix="set eos_token in its tokenizer_config.json",
             )
         self._template = tokenizer.chat_template or PLAIN_TEMPLATE
+        # Encoders read "[CLS] prompt [SEP] completion [SEP]", and their classifiers the state of [CLS].
+        self.reads_pairs = tokenizer.chat_template is None and None not in (
+            tokenizer.cls_token_id, tokenizer.sep_token_id
+        )  # fmt: skip
         # A pad that can never be the last real token, so that code which finds a sequence's end by "last token that is
         # not pad" (transformers' sequence classifiers do) finds EOS even where a model pads with EOS.
         candidates = (tokenizer.pad_token_id, tokenizer.bos_token_id, tokenizer.unk_token_id, 0, 1)
@@ -63,11 +69,14 @@ class Renderer:
         completion_ids = self._ids(whole[shared:].rstrip())
         if not completion_ids or completion_ids[-1] != self.eos_id:
             completion_ids.append(self.eos_id)
-        cut = max(0, len(completion_ids) - self.max_length)
+        front = [self.tokenizer.cls_token_id] if self.reads_pairs else []
+        between = [self.tokenizer.sep_token_id] if self.reads_pairs else []
+        room = self.max_length - len(front) - len(between)
+        cut = max(0, len(completion_ids) - room)
         if cut:
-            completion_ids = [*completion_ids[: self.max_length - 1], self.eos_id]
-        dropped = max(0, len(prompt_ids) + len(completion_ids) - self.max_length)
-        prompt_ids = prompt_ids[dropped:]
+            completion_ids = [*completion_ids[: room - 1], self.eos_id]
+        dropped = max(0, len(prompt_ids) + len(completion_ids) - room)
+        prompt_ids = front + prompt_ids[dropped:] + between
         return Rendered(tuple(prompt_ids + completion_ids), len(prompt_ids), dropped, cut)
 
     def _text(self, chat: Messages, *, answer_follows: bool) -> str:

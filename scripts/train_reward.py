@@ -2,7 +2,8 @@
 
     accelerate launch scripts/train_reward.py --config configs/reward.yaml --dataset workspace/export
 
-Flags override the file; every field of TRL's RewardConfig and ModelConfig is one.
+Flags override the file; every field of TRL's RewardConfig and ModelConfig is one. `--resume_from_checkpoint latest`
+goes on where a run that was stopped had written its last checkpoint.
 """
 
 from __future__ import annotations
@@ -15,13 +16,13 @@ from trl import ModelConfig
 
 from rlhf_hitl.arguments import parse
 from rlhf_hitl.errors import RlhfHitlError
-from rlhf_hitl.reward.full import FullConfig, build_trainer, finish
+from rlhf_hitl.reward.full import FullConfig, build_trainer, finish, train
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     config, model_config = parse((FullConfig, ModelConfig), argv)
     trainer = build_trainer(config, model_config)
-    trainer.train(resume_from_checkpoint=config.resume_from_checkpoint)
+    train(trainer, config)
     folder = Path(str(config.output_dir))
     model = finish(trainer, config, folder, workspace=folder)
     if model is not None:

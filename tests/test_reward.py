@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 
+from rlhf_hitl.cli.policy import launch_processes
 from rlhf_hitl.errors import BadInput, NotFound
 from rlhf_hitl.formats.export import export
 from rlhf_hitl.models import best_device, best_dtype, load_tokenizer
@@ -457,19 +458,13 @@ def test_full_training_under_accelerate_on_two_processes_loads_in_plain_transfor
     from transformers import AutoModelForSequenceClassification
 
     export(judged_store, tmp_path / "export")
-    script = Path(__file__).parent.parent / "scripts" / "train_reward.py"
-    run = subprocess.run(
-        [
-            sys.executable, "-m", "accelerate.commands.launch", "--num_processes", "2", "--num_machines", "1",
-            "--cpu", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0",
-            str(script), "--config", str(script.parent.parent / "configs" / "reward.yaml"),
-            "--model_name_or_path", str(tiny_model), "--dataset", str(tmp_path / "export"),
-            "--output_dir", str(tmp_path / "full"), "--num_train_epochs", "3", "--learning_rate", "3e-3",
-            "--gradient_accumulation_steps", "1", "--save_strategy", "no", "--report_to", "none",
-        ],
-        env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=200, check=False,
-    )  # fmt: skip
-    assert run.returncode == 0, run.stderr[-3000:]
+    given = {
+        "config": Path(__file__).parent.parent / "configs" / "reward.yaml", "model_name_or_path": tiny_model,
+        "dataset": tmp_path / "export", "output_dir": tmp_path / "full", "num_train_epochs": 3, "learning_rate": 3e-3,
+        "gradient_accumulation_steps": 1, "save_strategy": "no", "report_to": "none",
+    }  # fmt: skip
+    flags = [text for name, value in given.items() for text in (f"--{name}", str(value))]
+    launch_processes("rlhf_hitl.scripts.train_reward", flags, 2, {"OMP_NUM_THREADS": "1"})
     model = load(tmp_path / "full")
     assert evaluate(model, judged_store).accuracy.value > 0.7
     chats = [chat("question 3 about sea", w) for w in WORDS]

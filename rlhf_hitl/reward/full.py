@@ -6,6 +6,7 @@ padding, a LoRA run that leaves the score head frozen) this file decides otherwi
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 import tempfile
@@ -34,7 +35,7 @@ from rlhf_hitl.reward.features import has_segments, score_head, whole_model
 from rlhf_hitl.reward.head import calibrate
 from rlhf_hitl.reward.losses import agreement, centring, davidson, length_decorrelation, prevalence
 from rlhf_hitl.reward.model import RewardModel, lengths, load
-from rlhf_hitl.reward.progress import keep_stdout_free
+from rlhf_hitl.reward.progress import keep_stdout_free, plot_run
 from rlhf_hitl.reward.rendering import Conversation, Renderer
 from rlhf_hitl.reward.train import enter, training_pairs
 from rlhf_hitl.store import Store
@@ -119,17 +120,24 @@ class LabelRewardTrainer(RewardTrainer):
         rewards = torch.stack(outputs.logits.squeeze(-1).chunk(2), dim=1)
         margins = rewards[:, 0] - rewards[:, 1]
         loss = (davidson(margins, shares, self.nu) * weight / self.mean_weight).mean()
-        figures = {"accuracy": agreement(margins, shares), "margin": margins.mean().item()}
+        figures = {"accuracy": agreement(margins, shares), "margin": margins}
         if self.args.center_rewards_coefficient is not None:
             loss = loss + self.args.center_rewards_coefficient * centring(rewards).mean()
         if self.args.length_coefficient:
             along = length_decorrelation(margins, length_difference)
             loss = loss + self.args.length_coefficient * along
-            figures["length_share"] = along.item()
+            figures["length_share"] = along[None]
+        if not torch.isfinite(loss):
+            raise BadInput(
+                f"loss {loss.item()} at step {self.state.global_step}",
+                expected="a finite loss",
+                fix="lower learning_rate, or train in bf16 or fp32 where it was fp16; earlier checkpoints stay",
+            )
         mode = "train" if model.training else "eval"
-        for name, value in figures.items():
-            if not math.isnan(value):  # a batch of ties has no accuracy
-                self._metrics[mode][name].append(value)
+        for name, values in figures.items():
+            # One value an example, of every process: TRL averages them, and a mean of batches' means would be another.
+            every = self.accelerator.gather_for_metrics(values.detach())
+            self._metrics[mode][name].extend(every[~every.isnan()].tolist())
         return (loss, outputs) if return_outputs else loss
 
 
@@ -316,6 +324,40 @@ def tokenised(data: Dataset, renderer: Renderer, processes: int | None = None) -
     return out.remove_columns("cut")
 
 
+def train(trainer: LabelRewardTrainer, config: FullConfig) -> None:
+    """Train, and draw the run into `output_dir`.
+
+    It goes on from the checkpoint that `resume_from_checkpoint` names; "latest" is the newest whole one of
+    `output_dir`, or the start where there is none.
+    """
+    asked = config.resume_from_checkpoint
+    checkpoint = latest_checkpoint(Path(str(config.output_dir))) if asked in ("latest", "true", "True") else asked
+    if checkpoint is not None and not is_whole(Path(checkpoint)):
+        raise BadInput(
+            f"resume_from_checkpoint {checkpoint}",
+            expected="a whole checkpoint of this training",
+            fix="give `latest`, which takes the newest that was written to its end",
+        )
+    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    if trainer.is_world_process_zero():
+        plot_run(trainer.state.log_history, Path(str(config.output_dir)) / "training.svg")
+
+
+def latest_checkpoint(folder: Path) -> Path | None:
+    """The newest checkpoint of a run that was written to its end; None where there is none."""
+    found = [c for c in folder.glob("checkpoint-*") if c.name.removeprefix("checkpoint-").isdecimal() and is_whole(c)]
+    return max(found, key=lambda c: int(c.name.removeprefix("checkpoint-")), default=None)
+
+
+def is_whole(checkpoint: Path) -> bool:
+    """Whether nothing of it is missing: its last file is there and can be read."""
+    try:
+        json.loads((checkpoint / "trainer_state.json").read_text())
+    except (OSError, ValueError):
+        return False
+    return True
+
+
 def finish(trainer: LabelRewardTrainer, config: FullConfig, folder: Path, workspace: Path) -> RewardModel | None:
     """Save the trained model so that plain transformers loads it, then add the head with its uncertainty.
 
@@ -409,12 +451,14 @@ def train_full(
         args, model_config = parse((FullConfig, ModelConfig), flags)
         export(store, dataset, include_model_labels=False, include_ties=True)
         trainer = build_trainer(args, model_config)
-        trainer.train()
+        train(trainer, args)
         folder = Path(draft) / "model"
         model = finish(trainer, args, folder, workspace)
         assert model is not None, "a single process is the main one"
         kept = workspace / "reward" / model.id
         kept.parent.mkdir(parents=True, exist_ok=True)
+        if (plot := Path(draft) / "training.svg").exists():
+            plot.rename(folder / plot.name)
         if not kept.exists():
             folder.rename(kept)
     model = load(kept, workspace / "features")

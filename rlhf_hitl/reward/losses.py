@@ -149,12 +149,12 @@ def length_decorrelation(margins: torch.Tensor, length_differences: torch.Tensor
     return (m * d).sum() ** 2 / size.clamp_min(torch.finfo(m.dtype).tiny)
 
 
-def agreement(margins: torch.Tensor, shares: torch.Tensor) -> float:
-    """Share of the pairs, among those where the raters (n, 3) lean to a side, whose margin (n,) leans there too."""
+def agreement(margins: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
+    """(n,) whether the margin leans to the side the raters (n, 3) lean to: 1 or 0, a half for equal rewards, nan where
+    the raters lean to neither."""
     lean = shares[:, 0] - shares[:, 2]
-    leaning = lean != 0
-    right = torch.where(margins == 0, 0.5, ((margins > 0) == (lean > 0)).float())[leaning]
-    return right.mean().item() if leaning.any() else float("nan")
+    right = torch.where(margins == 0, 0.5, ((margins > 0) == (lean > 0)).float())
+    return torch.where(lean == 0, torch.nan, right)
 
 
 def _wide(x: torch.Tensor) -> torch.Tensor:

@@ -1,6 +1,10 @@
-"""What every TRL trainer here shows while it runs: a bar on stderr. stdout belongs to `--json`."""
+"""What TRL's trainers show here: a bar on stderr while they run (stdout belongs to `--json`), and a plot of the run."""
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 from transformers import Trainer
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
@@ -19,3 +23,28 @@ def keep_stdout_free(trainer: Trainer) -> None:
     trainer.remove_callback(PrinterCallback)
     if trainer.is_world_process_zero() and not trainer.args.disable_tqdm:
         trainer.add_callback(Progress())
+
+
+def plot_run(history: Sequence[dict[str, Any]], path: Path) -> bool:
+    """Draw a run's loss and accuracy over its steps, of training and of evaluation, from the Trainer's log history.
+
+    Returns whether there was anything to draw: a run shorter than `logging_steps` has logged nothing.
+    """
+    from matplotlib.figure import Figure
+
+    def curve(name: str) -> list[tuple[float, float]]:
+        return [(row["step"], row[name]) for row in history if name in row]
+
+    if not (curve("loss") or curve("eval_loss")):
+        return False
+    figure = Figure(figsize=(8, 3), layout="constrained")
+    for axes, name in zip(figure.subplots(1, 2), ("loss", "accuracy")):
+        for key, label, style in ((name, "training", "-"), (f"eval_{name}", "calibration labels", "o--")):
+            if points := curve(key):
+                axes.plot(*zip(*points), style, label=label, markersize=4)
+        axes.set(xlabel="step", ylabel=name)
+        axes.grid(alpha=0.3)
+        if axes.has_data():
+            axes.legend()
+    figure.savefig(path)
+    return True

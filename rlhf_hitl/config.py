@@ -21,6 +21,7 @@ class Settings(BaseSettings):
 
     store: str = "sqlite:///workspace/preferences.db"
     workspace: Path = Path("workspace")  # features, reward models, policies, exports
+    features_gb: float = Field(default=20.0, gt=0)  # of the workspace's cache of hidden states, at the most
     lease_seconds: int = Field(default=30 * 60, gt=0)
     session_hours: float = Field(default=12.0, gt=0, le=24 * 90)  # then one signs in anew
     trusted_proxies: str = "127.0.0.1"  # whose X-Forwarded-For and -Proto are believed; * for all

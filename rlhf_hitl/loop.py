@@ -138,7 +138,7 @@ class Loop:
         return {
             "begins": begins,
             "reward_model_id": model.id,
-            "scored": len(scored),
+            "scored": scored.n,
             "routes": routed.counts,
             "reason": routed.threshold.reason,
         }

@@ -122,7 +122,7 @@ def test_a_classifier_is_taken_in_calibrated_evaluated_and_routed_with(
     again = load(tmp_path / "reward" / model.id)
     assert again.rewards(chats) == pytest.approx(model.rewards(chats), abs=1e-6)
     assert 0 <= evaluate(model, judged_store).accuracy.value <= 1
-    assert len(score_pool(judged_store, model)) == len(list(catalog.find(judged_store, judged=False))) > 0
+    assert score_pool(judged_store, model).n == len(list(catalog.find(judged_store, judged=False))) > 0
     assert sum(route_pool(judged_store, model, Policy()).counts.values()) == 12
 
 

@@ -163,6 +163,31 @@ def test_many_shards_are_merged_and_nothing_is_lost(backbone, tmp_path):
     assert np.array_equal(FeatureCache(tmp_path, backbone).features(chats), rows)
 
 
+def test_a_cache_keeps_to_its_size_and_drops_what_was_not_used_for_longest(backbone, tmp_path):
+    chats = [chat("hello", f"{w} {v}") for w in WORDS for v in "ab"]
+    row = backbone.width * 4
+    cache = FeatureCache(tmp_path, backbone, most_gb=8 * (row + 300) / 1e9)
+    for one in chats:
+        first = cache.features([chats[0], one])[0]
+        for shard in tmp_path.rglob("*.safetensors"):  # as if an hour had gone by
+            os.utime(shard, (shard.stat().st_atime - 3600, shard.stat().st_mtime - 3600))
+    kept = list(tmp_path.rglob("*.safetensors"))
+    assert 0 < sum(f.stat().st_size for f in kept) <= cache.most_gb * 1e9
+    again = FeatureCache(tmp_path, backbone)
+    [shelf] = again.shelves.values()
+    shelf.look()
+    assert len(shelf._rows) < len(chats)
+    assert np.array_equal(again.features([chats[0]])[0], first)  # used each time, so it is still there, or made anew
+
+
+def test_rows_that_another_process_removed_are_still_to_be_had(tmp_path):
+    shelf = Shelf(tmp_path)
+    shelf.write(["a"], np.full((1, 3), 7, np.float32))
+    for file in tmp_path.iterdir():
+        file.unlink()
+    assert (shelf["a"] == 7).all()
+
+
 def test_processes_that_merge_shards_under_each_other_lose_nothing(tmp_path):
     def fill(name: str) -> None:
         shelf = Shelf(tmp_path)

@@ -14,6 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from accelerate.commands.config import load_config_from_file
+from accelerate.utils import DistributedType
 from datasets import DatasetDict, load_from_disk
 from safetensors.numpy import load_file
 
@@ -140,3 +142,11 @@ def test_a_run_is_drawn_and_a_tracker_that_is_missing_is_named(flags, tmp_path):
     assert {"loss", "eval_loss", "eval_accuracy"} <= {key for row in trainer.state.log_history for key in row}
     with pytest.raises(BadInput, match="pip install swanlab"):
         build_trainer(*parse((FullConfig, ModelConfig), listed(flags | {"report_to": "swanlab"})))
+
+
+@pytest.mark.parametrize("kind", ["MULTI_GPU", "FSDP", "DEEPSPEED"])
+def test_accelerate_reads_the_files_for_several_gpus(kind):
+    files = sorted((SCRIPT.parent.parent / "configs" / "accelerate").glob("*.yaml"))
+    read = {load_config_from_file(str(f)).distributed_type: f for f in files}
+    named = read[DistributedType(kind)].read_text().splitlines()[1]
+    assert f"--config_file configs/accelerate/{read[DistributedType(kind)].name} scripts/train_reward.py" in named

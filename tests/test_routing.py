@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from rlhf_hitl import simulate
+from rlhf_hitl.cli.policy import launch_processes
 from rlhf_hitl.config import Settings
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.kpis import report
@@ -105,8 +106,8 @@ def trained(sqlite_store, tiny_model, tmp_path):
 
 def test_scored_and_routed_comparisons_reach_raters_or_are_accepted(trained):
     store, model = trained
-    assert len(score_pool(store, model)) == 60
-    assert score_pool(store, model) == []  # once is enough
+    assert score_pool(store, model).n == 60
+    assert score_pool(store, model).n == 0  # once is enough
     routed = route_pool(store, model, Policy(max_error=0.2, delta=0.1, control_share=0.2), round=1)
     assert sum(routed.counts.values()) == 60
     assert routed.counts["auto"] > 10
@@ -124,6 +125,28 @@ def test_scored_and_routed_comparisons_reach_raters_or_are_accepted(trained):
     judgment = next(history.read(store, rater_id=rater))
     assert judgment.reward_model_id == model.id
     assert judgment.route is Route.CONTROL
+
+
+def test_two_processes_score_what_one_does(trained, tmp_path):
+    store, model = trained
+    score_pool(store, model)
+    alone = {s.comparison_id: s for s in ledger.scores_of(store, model.id)}
+    with store.write() as conn:
+        conn.exec_driver_sql("DELETE FROM scores")
+    flags = ["--store", store.url, "--reward_model", model.id]
+    env = {"OMP_NUM_THREADS": "1", "RLHF_HITL_WORKSPACE": str(tmp_path / "elsewhere")}  # nothing in its cache
+    launch_processes("rlhf_hitl.scripts.score", flags, 2, env)
+    together = {s.comparison_id: s for s in ledger.scores_of(store, model.id)}
+    assert together.keys() == alone.keys()
+    for i, score in together.items():
+        assert (score.chosen, score.reward_model_id) == (alone[i].chosen, model.id)
+        assert score.margin == pytest.approx(alone[i].margin, abs=1e-5)
+        assert score.uncertainty == pytest.approx(alone[i].uncertainty, abs=1e-5)
+
+
+def test_parts_of_a_pool_are_the_pool(trained):
+    store, model = trained
+    assert sum(score_pool(store, model, part=i, parts=3).n for i in range(3)) == 60
 
 
 def test_a_bound_nobody_can_show_accepts_nothing_and_says_why(trained):

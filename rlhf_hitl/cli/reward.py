@@ -114,19 +114,30 @@ def train_reward(
 
 
 @command("score")
-def score(store: StoreUrl, reward_model: ModelId = None, json: AsJson = False) -> Result:
+def score(
+    store: StoreUrl,
+    reward_model: ModelId = None,
+    processes: Annotated[int, typer.Option(min=1, help="Score together, a part each (accelerate launch).")] = 1,
+    json: AsJson = False,
+) -> Result:
     """Score every comparison that is not judged yet."""
     from rlhf_hitl.store import Store
 
     opened = Store.open(store)
     model = _load(opened, reward_model)
     from rlhf_hitl.routing.router import score_pool
+    from rlhf_hitl.store import ledger
 
-    scores = score_pool(opened, model)
-    data = {"reward_model_id": model.id, "scored": len(scores)}
-    if scores:
-        data["mean_margin"] = sum(s.margin for s in scores) / len(scores)
-        data["mean_uncertainty"] = sum(s.uncertainty for s in scores) / len(scores)
+    before = ledger.scored_by(opened, model.id)
+    if processes > 1:
+        from rlhf_hitl.cli.policy import launch_processes
+
+        flags = ["--store", store, "--reward_model", reward_model or model.id]
+        launch_processes("rlhf_hitl.scripts.score", flags, processes, {})
+    scored = score_pool(opened, model)  # after several processes: what came in meanwhile
+    data = {"reward_model_id": model.id, "scored": ledger.scored_by(opened, model.id) - before}
+    if scored.n and processes == 1:
+        data |= {"mean_margin": scored.mean_margin, "mean_uncertainty": scored.mean_uncertainty}
     return Result(data, table("Scored", data), more=["Next: rlhf-hitl route"])
 
 

@@ -7,8 +7,8 @@ import json
 import logging
 import os
 import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 from tqdm import tqdm
 
+from rlhf_hitl.config import load_settings
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.models import best_device, best_dtype, load_tokenizer, local_folder
 from rlhf_hitl.reward.rendering import Conversation, Rendered, Renderer
@@ -170,16 +171,20 @@ class FeatureCache:
     """Features of a backbone on disk, a shelf a view. What one process computed, others find.
 
     The key covers the tokens and the backbone, so another template, layer, precision or weight never meets a stale row.
+
+    Args:
+        most_gb: of the whole folder, `RLHF_HITL_FEATURES_GB` by default. Beyond it, what was not used for longest goes.
     """
 
-    def __init__(self, folder: Path, backbone: Backbone):
+    def __init__(self, folder: Path, backbone: Backbone, most_gb: float | None = None):
         self.root, self.backbone = folder, backbone
+        self.most_gb = load_settings().features_gb if most_gb is None else most_gb
         self.shelves = {view: Shelf(folder / backbone.fingerprint_of(view)) for view in backbone.views}
         self.dropped = self.cut = 0  # conversations that lost prompt or completion tokens, over this cache's life
 
     def at(self, view: View) -> FeatureCache:
         """The same features, of one view alone."""
-        return FeatureCache(self.root, self.backbone.at(view))
+        return FeatureCache(self.root, self.backbone.at(view), self.most_gb)
 
     def features(self, conversations: Sequence[Conversation], *, keep: bool = True) -> np.ndarray:
         """(n, width) float32 of the backbone's only view. What is not on disk is computed and, with `keep`, written."""
@@ -207,7 +212,12 @@ class FeatureCache:
                     fresh[view] |= zip(part, rows[:, j])
                     if keep:
                         self.shelves[view].write(part, np.ascontiguousarray(rows[:, j]))
-        return {view: self._picked(keys, fresh[view], shelf) for view, shelf in self.shelves.items()}
+        found = {view: self._picked(keys, fresh[view], shelf) for view, shelf in self.shelves.items()}
+        if keep and todo:
+            for shelf in self.shelves.values():
+                shelf.used(keys)
+            trim(self.root, self.most_gb * 1e9)
+        return found
 
     def _picked(self, keys: list[str], fresh: dict[str, np.ndarray], shelf: Shelf) -> np.ndarray:
         rows = [fresh[k] if k in fresh else shelf[k] for k in keys]
@@ -217,56 +227,83 @@ class FeatureCache:
 class Shelf:
     """Rows on disk by key: a folder of safetensors shards, each written whole and never changed.
 
-    Shared by processes (two that compute the same row write it twice, harmlessly).
+    Shards are memory-mapped, and shared by processes (two that compute the same row write it twice, harmlessly).
     """
 
-    MERGE_AT = 64  # shards; more are merged into one
+    MERGE_AT = 64  # small shards; more are merged into one
+    SMALL = 16 * 2**20  # bytes
 
     def __init__(self, folder: Path):
         self.folder = folder
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._rows: dict[str, tuple[np.ndarray, int]] = {}
-        self._seen: set[str] = set()
+        self._rows: dict[str, tuple[Path, int]] = {}
+        self._mapped: dict[Path, Any] = {}  # shard → its rows, read from the map one at a time
 
     def __contains__(self, key: str) -> bool:
         return key in self._rows
 
     def __getitem__(self, key: str) -> np.ndarray:
-        rows, i = self._rows[key]
-        return rows[i]
+        shard, i = self._rows[key]
+        return self._mapped[shard][i : i + 1][0]
 
     def look(self) -> None:
         """Take in what others have written since."""
         for shard in sorted(self.folder.glob("*.safetensors")):
-            if shard.name in self._seen:
+            if shard in self._mapped:
                 continue
             try:
-                with safe_open(shard, framework="numpy") as f:
-                    rows = f.get_tensor("features")
-                    keys = json.loads(f.metadata()["keys"])
+                self._take(shard)
             except FileNotFoundError:  # another process has merged it since: look at what it made of it
                 return self.look()
-            self._seen.add(shard.name)
-            self._rows |= {k: (rows, i) for i, k in enumerate(keys)}
 
     def write(self, keys: list[str], rows: np.ndarray) -> None:
         """Keep rows (n, width)."""
         self._write_shard(keys, rows)
-        old = list(self.folder.glob("*.safetensors"))
-        if len(old) > self.MERGE_AT:
+        small = [shard for shard in self.folder.glob("*.safetensors") if _size(shard) < self.SMALL]
+        if len(small) > self.MERGE_AT:
             self.look()
-            everything = list(self._rows)
-            self._write_shard(everything, np.stack([self._rows[k][0][self._rows[k][1]] for k in everything]))
-            for path in old:
+            everything = [key for key, (shard, _) in self._rows.items() if shard in small]
+            self._write_shard(everything, np.stack([self[key] for key in everything]))
+            for path in small:
+                self._mapped.pop(path, None)
                 path.unlink(missing_ok=True)
+
+    def used(self, keys: Iterable[str]) -> None:
+        """Note on the shards that have these rows that they were of use: what is not is the first to go."""
+        for shard in {self._rows[key][0] for key in keys if key in self._rows}:
+            with suppress(FileNotFoundError):
+                os.utime(shard)
 
     def _write_shard(self, keys: list[str], rows: np.ndarray) -> None:
         shard = self.folder / f"{uuid.uuid4().hex}.safetensors"
         draft = shard.with_suffix(".writing")
         save_file({"features": rows}, draft, metadata={"keys": json.dumps(keys)})
+        self._take(shard, draft)  # before others see it, who may merge it at once
         os.replace(draft, shard)
-        self._seen.add(shard.name)
-        self._rows |= {k: (rows, i) for i, k in enumerate(keys)}
+
+    def _take(self, shard: Path, file: Path | None = None) -> None:
+        opened = safe_open(file or shard, framework="numpy")  # stays readable after the file is gone
+        self._mapped[shard] = opened.get_slice("features")
+        self._rows |= {key: (shard, i) for i, key in enumerate(json.loads(opened.metadata()["keys"]))}
+
+
+def trim(root: Path, most_bytes: float) -> None:
+    """Remove the shards under a folder that were of no use for longest, until no more than so many bytes are left."""
+    found = sorted((path.stat().st_mtime, path) for path in root.glob("*/*.safetensors") if path.exists())
+    total = sum(_size(path) for _, path in found)
+    for _, path in found:
+        if total <= most_bytes:
+            return
+        total -= _size(path)
+        path.unlink(missing_ok=True)
+
+
+def _size(path: Path) -> int:
+    """Bytes; 0 of a file that another process has removed."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
 
 
 def whole_model(name: str) -> Path:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
+from tqdm import tqdm
 
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.reward.data import labelled_pairs
@@ -15,6 +18,8 @@ from rlhf_hitl.routing import threshold as thresholds
 from rlhf_hitl.routing.acquisition import mutual_information
 from rlhf_hitl.store import Store, catalog, ledger
 from rlhf_hitl.types import Comparison, Route, Score, Split
+
+KEPT_AT = 256  # comparisons scored between two writes to the store
 
 
 @dataclass(frozen=True)
@@ -51,11 +56,35 @@ class RoutingReport:
     decisions: tuple[ledger.Routing, ...]
 
 
-def score_pool(store: Store, model: RewardModel) -> list[Score]:
-    """Score every comparison that is not judged and that this model has not scored, and keep the scores."""
-    new = list(model.score(catalog.find(store, judged=False, unscored_by=model.id)))
-    ledger.add_scores(store, new)
-    return new
+@dataclass(frozen=True)
+class Scored:
+    """How many comparisons were scored, and the means of what they came to (nan of none)."""
+
+    n: int
+    mean_margin: float
+    mean_uncertainty: float
+
+
+def score_pool(store: Store, model: RewardModel, *, part: int = 0, parts: int = 1) -> Scored:
+    """Score every comparison that is not judged and that this model has not scored, and keep the scores.
+
+    Streams: a pool of any size in a flat memory, kept chunk by chunk, so that a run which was stopped goes on.
+
+    Args:
+        part, parts: do this one of so many parts only; several processes with a part each score the pool together.
+    """
+    n, margins, uncertainties = 0, 0.0, 0.0
+    waiting = catalog.find(store, judged=False, unscored_by=model.id)
+    mine = (c for c in waiting if catalog.shuffle(c.id) % parts == part)
+    with tqdm(desc="scoring", unit="comparison", disable=None if part == 0 else True) as bar:
+        while chunk := list(islice(mine, KEPT_AT)):
+            scores = list(model.score(chunk))
+            ledger.add_scores(store, scores)
+            n += len(scores)
+            margins += sum(s.margin for s in scores)
+            uncertainties += sum(s.uncertainty for s in scores)
+            bar.update(len(scores))
+    return Scored(n, margins / n if n else math.nan, uncertainties / n if n else math.nan)
 
 
 def route_pool(store: Store, model: RewardModel, policy: Policy, *, round: int = 0) -> RoutingReport:

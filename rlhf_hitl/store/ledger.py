@@ -93,6 +93,13 @@ def scores_of(store: Store, model_id: str) -> list[Score]:
         return [Score(**r) for r in conn.execute(query).mappings()]
 
 
+def scored_by(store: Store, model_id: str) -> int:
+    """How many comparisons have a score of this reward model."""
+    with store.read() as conn:
+        query = sa.select(sa.func.count()).select_from(scores).where(scores.c.reward_model_id == model_id)
+        return conn.execute(query).scalar_one()
+
+
 def scores_routed_on(store: Store, comparison_ids: Sequence[str]) -> dict[str, Score]:
     """Comparison → the score of the model its newest routing names. Those routed without a model are left out."""
     newest = sa.select(sa.func.max(routings.c.seq)).where(store.among(routings.c.comparison_id, comparison_ids))

@@ -1,0 +1,38 @@
+"""Score a store's pool with a reward model, a part on each process.
+
+    accelerate launch -m rlhf_hitl.scripts.score --store postgresql://host/preferences
+
+On CPUs: `rlhf-hitl score --processes 2`.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from accelerate import PartialState
+
+from rlhf_hitl.arguments import parse
+from rlhf_hitl.errors import RlhfHitlError
+from rlhf_hitl.models import best_device
+from rlhf_hitl.policy.training import DataArguments
+from rlhf_hitl.routing.router import Scored, score_pool
+
+
+def main(argv: Sequence[str] | None = None) -> Scored:
+    """Returns what this process scored."""
+    (data,) = parse((DataArguments,), argv)
+    state = PartialState(cpu=best_device() == "cpu")
+    store = data.open_store()
+    scored = score_pool(store, data.open_reward_model(store), part=state.process_index, parts=state.num_processes)
+    store.close()
+    state.wait_for_everyone()
+    return scored
+
+
+if __name__ == "__main__":
+    try:
+        print(f"scored {main().n} comparisons")
+    except RlhfHitlError as e:
+        print(f"error: {e}", file=sys.stderr)
+        sys.exit(e.exit_code)

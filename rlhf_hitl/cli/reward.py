@@ -22,6 +22,11 @@ class Backend(StrEnum):
     CLASSIFIER = "classifier"
 
 
+class Uncertainty(StrEnum):
+    LAPLACE = "laplace"
+    BOOTSTRAP = "bootstrap"
+
+
 ModelId = Annotated[
     str | None, typer.Option("--reward-model", help="Its id or folder; the newest of the store by default.")
 ]
@@ -49,6 +54,13 @@ def train_reward(
     pooling: Annotated[
         str | None, typer.Option(help="last: read at the EOS. mean: over the completion.", show_default="the same")
     ] = None,
+    uncertainty: Annotated[
+        Uncertainty | None,
+        typer.Option(help="Of the head: its posterior, or an ensemble on drawn prompts.", show_default="laplace"),
+    ] = None,
+    update: Annotated[
+        bool, typer.Option("--update", help="Go on from the newest model: only votes that are new move its head.")
+    ] = False,
     max_length: Annotated[
         int | None, typer.Option(min=8, help="Tokens; the prompt's left is cut, and counted.", show_default="1024")
     ] = None,
@@ -63,10 +75,14 @@ def train_reward(
     """Train a reward model on the store's labels and make it the store's newest."""
     from rlhf_hitl.store import Store
 
-    given = {"--config": config, "--layer": layer, "--pooling": pooling, "--dtype": dtype}
-    for flag in {"head": ["--config"], "full": ["--layer", "--pooling", "--dtype"]}.get(
-        backend.value, ["--config", "--layer", "--pooling"]
-    ):
+    given = {
+        "--config": config, "--layer": layer, "--pooling": pooling, "--dtype": dtype, "--uncertainty": uncertainty,
+        "--backbone": backbone, "--max-length": max_length,
+    }  # fmt: skip
+    if update:
+        return _update(Store.open(store), [flag for flag, value in given.items() if value is not None], backend)
+    of_head = ["--layer", "--pooling", "--uncertainty"]
+    for flag in {"head": ["--config"], "full": [*of_head, "--dtype"], "classifier": ["--config", *of_head]}[backend]:
         if given[flag] is not None:
             raise BadInput(
                 f"{flag} {given[flag]} with --backend {backend.value}",
@@ -98,7 +114,23 @@ def train_reward(
         made = Backbone(
             backbone or BACKBONE, layer=layer, pooling=pooling, max_length=max_length or 1024, dtype=dtype or "auto"
         )
-        model = train_head(opened, made, workspace)
+        model = train_head(opened, made, workspace, uncertainty="laplace" if uncertainty is None else uncertainty.value)
+    return _trained(model, workspace, "taken in" if backend is Backend.CLASSIFIER else "trained")
+
+
+def _update(opened, flags: list[str], backend: Backend) -> Result:
+    if flags or backend is not Backend.HEAD:
+        given = " ".join([*flags, *([] if backend is Backend.HEAD else [f"--backend {backend.value}"])])
+        raise BadInput(f"--update with {given}", expected="--update alone", fix="the model keeps what it has")
+    model = _load(opened, None)
+    from rlhf_hitl.reward.train import catch_up
+
+    workspace = load_settings().workspace
+    updated = catch_up(opened, model, workspace)
+    return _trained(updated, workspace, "updated" if updated is not model else "as it was: no new votes")
+
+
+def _trained(model, workspace: Path, done: str) -> Result:
     folder = workspace / "reward" / model.id
     data = {"id": model.id, "path": str(folder), **model.card}
     rows = {
@@ -108,7 +140,6 @@ def train_reward(
         "calibration labels": model.card["calibration_labels"],
         "cut prompts / completions": f"{model.card['prompts_cut']} / {model.card['completions_cut']}",
     }
-    done = "taken in" if backend is Backend.CLASSIFIER else "trained"
     title = f"Reward model {done}" + (" on simulated judgments" if model.card["simulated"] else "")
     return Result(data, table(title, rows), more=["Next: rlhf-hitl evaluate"])
 

@@ -176,6 +176,34 @@ def fit(differences: np.ndarray, votes: np.ndarray, *, rounds: int = 30) -> Head
     return Head(w, np.linalg.inv(hessian), (float(alpha[0]), float(alpha[1])), thresholds=thresholds)
 
 
+def bootstrapped(
+    head: Head, differences: np.ndarray, votes: np.ndarray, prompts: np.ndarray, *, heads: int = 32, seed: int = 0
+) -> Head:
+    """The head with the covariance of an ensemble in the place of Laplace's.
+
+    Each member is fitted to as many prompts, drawn with replacement and taken whole (labels of one prompt are not
+    independent), under the head's prior moved to a draw from it: without that, members would agree where there are no
+    labels (anchored ensembles: Pearce et al. 2020, "Uncertainty in neural networks: approximately Bayesian
+    ensembling"). Mode, prior and thresholds stay the head's.
+
+    Args:
+        differences, votes: what the head was fitted to, (n, d) and (n, 9).
+        prompts: (n,) which prompt a label is of.
+    """
+    rng = np.random.default_rng(seed)
+    names, index = np.unique(prompts, return_inverse=True)
+    d = len(head.weights)
+    alpha = np.r_[np.full(d - 1, head.precisions[0]), head.precisions[1]]
+    cuts, members = _cuts(head.thresholds), np.empty((heads, d))
+    for i in range(heads):
+        times = np.bincount(rng.integers(len(names), size=len(names)), minlength=len(names))[index]
+        drawn = times > 0
+        anchor = rng.normal(size=d) / np.sqrt(alpha)
+        said = votes[drawn] * times[drawn, None]
+        members[i], _ = _mode(differences[drawn], said, cuts, alpha, head.weights, anchor)
+    return replace(head, covariance=np.cov(members, rowvar=False))
+
+
 def likeliest_thresholds(margins: np.ndarray, votes: np.ndarray) -> tuple[float, float, float]:
     """The thresholds (t1, t2, t3) under which votes (n, 9) at margins (n,) are likeliest.
 
@@ -263,35 +291,48 @@ def _gram(x: np.ndarray, weights: np.ndarray) -> np.ndarray:
     return (z.T @ z).astype(np.float64)
 
 
-def _loss(w: np.ndarray, x: np.ndarray, votes: np.ndarray, cuts: np.ndarray, alpha: np.ndarray) -> float:
-    """Negative log posterior of weights, but for what does not depend on them."""
+def _loss(
+    w: np.ndarray, x: np.ndarray, votes: np.ndarray, cuts: np.ndarray, alpha: np.ndarray, anchor: np.ndarray | float = 0
+) -> float:
+    """Negative log posterior of weights under a prior round `anchor`, but for what does not depend on them."""
     above, below = votes @ _ABOVE, votes @ _BELOW
     spoken_of = np.flatnonzero(above.any(0) | below.any(0))
     z = (x @ w)[:, None] - cuts[spoken_of]
     likelihood = above[:, spoken_of] * np.logaddexp(0, -z) + below[:, spoken_of] * np.logaddexp(0, z)
-    return float(likelihood.sum() + 0.5 * (alpha * w * w).sum())
+    return float(likelihood.sum() + 0.5 * (alpha * (w - anchor) ** 2).sum())
 
 
 def _towards(
-    goal: np.ndarray, w: np.ndarray, x: np.ndarray, votes: np.ndarray, cuts: np.ndarray, alpha: np.ndarray
+    goal: np.ndarray,
+    w: np.ndarray,
+    x: np.ndarray,
+    votes: np.ndarray,
+    cuts: np.ndarray,
+    alpha: np.ndarray,
+    anchor: np.ndarray | float = 0,
 ) -> np.ndarray:
     """From w as far towards `goal` as the loss does not rise (it is convex): all of the way, half of it, ..."""
-    here, scale = _loss(w, x, votes, cuts, alpha), 1.0
-    while scale > 1e-6 and _loss(w + scale * (goal - w), x, votes, cuts, alpha) > here:
+    here, scale = _loss(w, x, votes, cuts, alpha, anchor), 1.0
+    while scale > 1e-6 and _loss(w + scale * (goal - w), x, votes, cuts, alpha, anchor) > here:
         scale /= 2
     return w + scale * (goal - w)
 
 
 def _mode(
-    x: np.ndarray, votes: np.ndarray, cuts: np.ndarray, alpha: np.ndarray, w: np.ndarray
+    x: np.ndarray,
+    votes: np.ndarray,
+    cuts: np.ndarray,
+    alpha: np.ndarray,
+    w: np.ndarray,
+    anchor: np.ndarray | float = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The posterior's mode and the Hessian there, by Newton steps from w."""
     hessian = np.diag(alpha)
     for _ in range(50):
         slopes, curvatures = _slopes(x @ w, votes, cuts)
         hessian = _gram(x, curvatures) + np.diag(alpha)
-        step = np.linalg.solve(hessian, x.T @ slopes + alpha * w)
+        step = np.linalg.solve(hessian, x.T @ slopes + alpha * (w - anchor))
         if np.abs(step).max() < 1e-7:
             break
-        w = _towards(w - step, w, x, votes, cuts, alpha)
+        w = _towards(w - step, w, x, votes, cuts, alpha, anchor)
     return w, hessian

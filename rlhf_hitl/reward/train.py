@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
+import os
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -23,13 +26,20 @@ from rlhf_hitl.reward.model import RewardModel, lengths, load
 from rlhf_hitl.store import Store, ledger
 from rlhf_hitl.types import Split
 
+LEARNT = "learnt_votes.json"  # what a head has learnt of each pair: (9,) votes
+Uncertainty = Literal["laplace", "bootstrap"]
 FEWEST_LABELS = 8  # below this a head says nothing but its prior
 
 
-def train_head(store: Store, backbone: Backbone, workspace: Path) -> RewardModel:
+def train_head(
+    store: Store, backbone: Backbone, workspace: Path, *, uncertainty: Uncertainty = "laplace"
+) -> RewardModel:
     """Train on the store's `train` labels, calibrate on its `calibration` labels, save and enter it in the store.
 
     Where the backbone has several views, the training labels choose among them.
+
+    Args:
+        uncertainty: of the head's posterior (`laplace`) or of an ensemble of heads on drawn prompts (`bootstrap`).
 
     Raises:
         BadInput: too few labels, or labels that are all ties.
@@ -42,16 +52,21 @@ def train_head(store: Store, backbone: Backbone, workspace: Path) -> RewardModel
 
     chats = [p.first for p in pairs] + [p.second for p in pairs]
     features, size, said = cache.of_views(chats), lengths(chats), votes(pairs)
-    view, losses = best_view(features, size, said, np.array([p.comparison.prompt.family for p in pairs]))
+    prompts = np.array([p.comparison.prompt.family for p in pairs])
+    view, losses = best_view(features, size, said, prompts)
     standardiser = heads.Standardiser.fit(features[view], size)
-    head = heads.fit(standardiser.differences(features[view], size), said)
+    differences = standardiser.differences(features[view], size)
+    head = heads.fit(differences, said)
+    if uncertainty == "bootstrap":
+        head = heads.bootstrapped(head, differences, said, prompts)
     chosen = cache.at(view)
     model = RewardModel(chosen, standardiser, head, backend="head", card={})
     model.head = calibrated(model, calibration)
     model.card = card(pairs, calibration, cache) | {
-        "views": {f"{v.layer} {v.pooling}": round(loss, 4) for v, loss in losses.items()}
+        "views": {f"{v.layer} {v.pooling}": round(loss, 4) for v, loss in losses.items()},
+        "uncertainty": uncertainty,
     }
-    enter(store, model, workspace / "reward" / model.id)
+    enter(store, model, workspace / "reward" / model.id, learnt=pairs)
     return model
 
 
@@ -97,20 +112,65 @@ def cross_validated(
     return loss / float((first + second).sum())
 
 
-def update(model: RewardModel, pair: LabelledPair) -> RewardModel:
+def update(model: RewardModel, pair: LabelledPair, said: np.ndarray | None = None) -> RewardModel:
     """The model after one more label, in milliseconds: the head's posterior moves, nothing is refitted.
 
-    Its calibration stays and its card counts the label. Train again where labels were corrected.
+    Its calibration stays and its card counts the label.
+
+    Args:
+        said: (9,) votes of the label that are new to the model; all of them by default.
     """
     difference = model.differences([pair.first], [pair.second])[0]
-    counted = {
-        "train_labels": model.card["train_labels"] + 1,
-        "train_votes": model.card["train_votes"] + pair.label.votes,
-    }
+    new = votes([pair])[0] if said is None else said
+    counted = {"train_labels": model.card["train_labels"] + (said is None), "updated": model.card.get("updated", 0) + 1}
     return RewardModel(
-        model.cache, model.standardiser, model.head.updated(difference, votes([pair])[0]), backend=model.backend,
-        card=model.card | counted | {"updated": model.card.get("updated", 0) + 1},
+        model.cache, model.standardiser, model.head.updated(difference, new), backend=model.backend,
+        card=model.card | counted,
     )  # fmt: skip
+
+
+def catch_up(store: Store, model: RewardModel, workspace: Path) -> RewardModel:
+    """The model after the votes that came in since it was trained, label by label, calibrated anew and entered in the
+    store; the model itself where there are none.
+
+    Raises:
+        BadInput: it keeps no list of what it has learnt, or some of that was corrected since: votes cannot be unlearnt.
+    """
+    path = Path(ledger.reward_model(store, model.id).path) / LEARNT
+    if not path.is_file():
+        raise BadInput(
+            f"reward model {model.id}",
+            expected=f"a model with {LEARNT} beside it, as `train-reward --backend head` leaves",
+            fix="train again without --update",
+        )
+    learnt = {key: np.array(said) for key, said in json.loads(path.read_text()).items()}
+    pairs, calibration = training_pairs(store), decided(labelled_pairs(store, Split.CALIBRATION))
+    now = dict(zip(map(_key, pairs), votes(pairs)))
+    lost = [key for key, said in learnt.items() if (now.get(key, np.zeros(9)) < said - 1e-9).any()]
+    if lost:
+        raise BadInput(
+            f"{len(lost)} labels that reward model {model.id} has learnt, {lost[0].split()[0]} the first of them",
+            expected="votes that only grew",
+            fix="train again without --update: raters have corrected theirs since",
+        )
+    every = list(dict.fromkeys(chat for p in [*pairs, *calibration] for chat in (p.first, p.second)))
+    model.cache.features(every)  # all that are new at once, with one progress bar
+    updated = model
+    for pair in pairs:
+        before = learnt.get(_key(pair))
+        new = now[_key(pair)] - (0 if before is None else before)
+        if new.any():
+            updated = update(updated, pair, None if before is None else new)
+    if updated is model:
+        return model
+    updated.head = calibrated(updated, calibration)
+    updated.card = updated.card | card(pairs, calibration, model.cache)
+    enter(store, updated, workspace / "reward" / updated.id, learnt=pairs)
+    return updated
+
+
+def _key(pair: LabelledPair) -> str:
+    return f"{pair.comparison.id} {pair.label.first} {pair.label.second}"
 
 
 def training_pairs(store: Store) -> list[LabelledPair]:
@@ -144,9 +204,13 @@ def card(pairs: list[LabelledPair], calibration: list[LabelledPair], cache: Feat
     }
 
 
-def enter(store: Store, model: RewardModel, folder: Path) -> None:
-    """Save a model and make it the store's newest."""
+def enter(store: Store, model: RewardModel, folder: Path, *, learnt: list[LabelledPair] | None = None) -> None:
+    """Save a model and make it the store's newest, with the votes it has learnt where it can go on from them."""
     model.save(folder)
+    if learnt is not None:
+        known = {_key(pair): said.tolist() for pair, said in zip(learnt, votes(learnt))}
+        (folder / f"{LEARNT}.writing").write_text(json.dumps(known))
+        os.replace(folder / f"{LEARNT}.writing", folder / LEARNT)
     ledger.add_reward_model(store, _record(model, folder))
 
 

@@ -22,6 +22,7 @@ from tqdm import tqdm
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.models import best_device, best_dtype, load_tokenizer, local_folder
 from rlhf_hitl.reward import tree
+from rlhf_hitl.reward.batches import neighbours
 from rlhf_hitl.reward.rendering import Conversation, Rendered, Renderer
 
 log = logging.getLogger(__name__)
@@ -162,8 +163,7 @@ class Backbone:
                 made = self._run(arguments, layers)
                 yield [i for each in trees for i in each], {at: [made[at][0, p] for p in places] for at in layers}
             return
-        order = sorted(range(len(rendered)), key=lambda i: -len(rendered[i].ids))
-        for batch in _batches(order, [len(r.ids) for r in rendered], 1 if on_cpu else 16_384):
+        for batch in neighbours([len(r.ids) for r in rendered], 1 if on_cpu else 16_384):
             rows = [torch.tensor(rendered[i].ids) for i in batch]
             ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self.renderer.pad_id)
             mask = torch.arange(ids.shape[1])[None] < torch.tensor([len(r) for r in rows])[:, None]
@@ -344,17 +344,6 @@ def _woods(rendered: Sequence[Rendered], budget: int) -> list[list[list[int]]]:
             room = budget
         out[-1].append(conversations)
         room -= tokens
-    return out
-
-
-def _batches(order: list[int], lengths: list[int], budget: int) -> list[list[int]]:
-    """Neighbours in length, at most `budget` padded tokens a batch (at least one row)."""
-    out: list[list[int]] = []
-    for i in order:
-        if out and (len(out[-1]) + 1) * lengths[out[-1][0]] <= budget:
-            out[-1].append(i)
-        else:
-            out.append([i])
     return out
 
 

@@ -29,6 +29,8 @@ from rlhf_hitl.arguments import parse
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.formats.export import export
 from rlhf_hitl.models import best_device, best_dtype, load_tokenizer
+from rlhf_hitl.reward import tree
+from rlhf_hitl.reward.batches import TokenBudgetSampler
 from rlhf_hitl.reward.features import Backbone, FeatureCache, quiet_loading, whole_model
 from rlhf_hitl.reward.head import Head, Standardiser, calibrate, laplace
 from rlhf_hitl.reward.losses import agreement, centring, davidson, length_decorrelation, prevalence
@@ -68,6 +70,14 @@ class FullConfig(RewardConfig):
         default=0.0,
         metadata={"help": "Weight of a penalty on margins that follow the lengths; 0.1 to 1 where they do."},
     )
+    share_prompts: bool = field(
+        default=True,
+        metadata={"help": "Compute the prompt of a pair once, where the model can: the same losses, sooner."},
+    )
+    token_budget: int | None = field(
+        default=None,
+        metadata={"help": "Tokens a batch, of pairs alike in length, instead of per_device_train_batch_size pairs."},
+    )
     save_strategy: str = field(default="no", metadata={"help": "no, steps or epoch: when to write checkpoints."})
 
     def __post_init__(self) -> None:
@@ -78,11 +88,19 @@ class FullConfig(RewardConfig):
 
 
 class Fp32Score(torch.nn.Linear):
-    """A score head that computes in fp32 under any autocast: on the bf16 grid small margins flip or tie."""
+    """A score head that computes in fp32 under any autocast: on the bf16 grid small margins flip or tie.
+
+    With `ends`, the places in a row where its conversations end, every token has the rewards of them all: whichever
+    token transformers' classifier takes for the end of the row, it answers with (1, conversations).
+    """
+
+    ends: torch.Tensor | None = None
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
+        states = input if self.ends is None else input[:, self.ends]
         with torch.autocast(input.device.type, enabled=False):
-            return torch.nn.functional.linear(input.float(), self.weight.float())
+            rewards = torch.nn.functional.linear(states.float(), self.weight.float())
+        return rewards if self.ends is None else rewards.transpose(1, 2).expand(-1, input.shape[1], -1)
 
 
 LABEL = ("shares", "weight", "length_difference")
@@ -118,10 +136,50 @@ class LabelRewardTrainer(RewardTrainer):
     def _set_signature_columns_if_needed(self) -> None:
         self._signature_columns = ["chosen_ids", "rejected_ids", *LABEL]
 
+    def _get_train_sampler(self, train_dataset=None):
+        if self.args.token_budget is None:
+            return super()._get_train_sampler(train_dataset)
+        sides: Any = self.train_dataset["chosen_ids"], self.train_dataset["rejected_ids"]  # type: ignore[index]
+        trees = self.data_collator.trees  # type: ignore[union-attr]
+        return TokenBudgetSampler(
+            [sum(tree.sizes(pair)) if trees else 2 * max(map(len, pair)) for pair in zip(*sides)],
+            self.args.token_budget,
+            processes=self.accelerator.num_processes,
+            rank=self.accelerator.process_index,
+            seed=self.args.seed if self.args.data_seed is None else self.args.data_seed,
+        )
+
+    def get_train_dataloader(self):
+        loader = super().get_train_dataloader()
+        sampler = getattr(loader.batch_sampler, "batch_sampler", None)
+        if isinstance(sampler, TokenBudgetSampler):  # the Trainer looks two wrappers deep; skipping when resumed is one
+            loader.batch_sampler.set_epoch = sampler.set_epoch  # type: ignore[attr-defined]
+        return loader
+
+    def _get_num_items_in_batch(self, batch_samples, device):
+        """Pairs of a step, over all processes and accumulated batches: batches need not be of one size."""
+        pairs = torch.tensor(sum(len(batch["weight"]) for batch in batch_samples), device=device)
+        return torch.as_tensor(self.accelerator.gather(pairs)).sum()
+
+    def rewards(self, model: torch.nn.Module, inputs: dict[str, Any]) -> tuple[torch.Tensor, Any]:
+        """(pairs, 2) rewards of a collated batch, and what the model put out."""
+        if "trees" not in inputs:
+            outputs = model(**inputs, use_cache=False)
+            return torch.stack(outputs.logits.squeeze(-1).chunk(2), dim=1), outputs
+        ids, trees = inputs["input_ids"], inputs["trees"]
+        scores = [module for module in model.modules() if isinstance(module, Fp32Score)]
+        for score in scores:
+            score.ends = tree.ends(trees).to(ids.device)
+        try:
+            outputs = model(**tree.arguments(self.model, ids, inputs["position_ids"], trees))
+        finally:
+            for score in scores:
+                score.ends = None
+        return outputs.logits.view(-1, 2), outputs
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         shares, weight, length_difference = (inputs.pop(name) for name in LABEL)
-        outputs = model(**inputs, use_cache=False)
-        rewards = torch.stack(outputs.logits.squeeze(-1).chunk(2), dim=1)
+        rewards, outputs = self.rewards(model, inputs)
         margins = rewards[:, 0] - rewards[:, 1]
         loss = (davidson(margins, shares, self.nu) * weight / self.mean_weight).mean()
         figures = {"accuracy": agreement(margins, shares), "margin": margins.mean().item()}
@@ -131,6 +189,9 @@ class LabelRewardTrainer(RewardTrainer):
             along = length_decorrelation(margins, length_difference)
             loss = loss + self.args.length_coefficient * along
             figures["length_share"] = along.item()
+        if model.training and num_items_in_batch is not None:  # the Trainer takes means over batches and processes
+            batches = self.current_gradient_accumulation_steps * self.accelerator.num_processes
+            loss = loss * len(weight) * batches / num_items_in_batch
         mode = "train" if model.training else "eval"
         for name, value in figures.items():
             if not math.isnan(value):  # a batch of ties has no accuracy
@@ -140,8 +201,17 @@ class LabelRewardTrainer(RewardTrainer):
 
 @dataclass
 class Collator(DataCollatorForPreference):
+    """TRL's padded batches, or with `trees` a row of pairs. Labels come first: the Trainer takes the length of what is
+    first for that of the batch."""
+
+    trees: bool = False
+
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
-        return super().torch_call(examples) | {name: torch.tensor([e[name] for e in examples]) for name in LABEL}
+        labels = {name: torch.tensor([e[name] for e in examples]) for name in LABEL}
+        if not self.trees:
+            return labels | super().torch_call(examples)
+        row = tree.lay([(e["chosen_ids"], e["rejected_ids"]) for e in examples])
+        return labels | {"input_ids": row.ids, "position_ids": row.positions, "trees": row.trees}
 
 
 def build_trainer(config: FullConfig, model_config: ModelConfig) -> LabelRewardTrainer:
@@ -185,9 +255,19 @@ def build_trainer(config: FullConfig, model_config: ModelConfig) -> LabelRewardT
         data_collator=Collator(renderer.pad_id, _padding(config)),
         peft_config=_lora(model_config),
     )
+    trainer.data_collator = Collator(renderer.pad_id, _padding(config), trees=_shares_prompts(trainer))
     trainer.read_labels(train)
     keep_stdout_free(trainer)
     return trainer
+
+
+def _shares_prompts(trainer: LabelRewardTrainer) -> bool:
+    """Whether pairs go to the model as trees. Not where batches have to be of certain shapes, or cut up (one process
+    that drives several GPUs)."""
+    if not trainer.args.share_prompts or _padding(trainer.args) is not None or trainer.args.n_gpu > 1:
+        return False
+    model: Any = trainer.model
+    return tree.takes_trees((model.get_base_model() if isinstance(model, PeftModel) else model).base_model)
 
 
 def refuse_unfollowed(config: FullConfig, model_config: ModelConfig) -> None:
@@ -197,6 +277,8 @@ def refuse_unfollowed(config: FullConfig, model_config: ModelConfig) -> None:
             if f.name in REFUSED and f.default is not MISSING and getattr(settings, f.name) != f.default:
                 value = f"{f.name} {getattr(settings, f.name)!r}"
                 raise BadInput(value, expected=f"its default, {f.default!r}", fix=REFUSED[f.name])
+    if config.token_budget is not None and config.token_budget < 1:
+        raise BadInput(f"token_budget {config.token_budget}", expected="1 or more", fix="set 4096, or leave it out")
     if model_config.use_peft and model_config.lora_r < 1:
         raise BadInput(f"lora_r {model_config.lora_r}", expected="1 or more", fix="set lora_r, 8 to 64 as a rule")
 

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
 import re
 import subprocess
 import sys
+import tempfile
+import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from rlhf_hitl.reward.rendering import Conversation
 
 RESULTS = Path(__file__).parent / "results"
 
@@ -58,6 +67,49 @@ def run(*args: str, env: dict[str, str]) -> dict[str, Any]:
     if done.returncode:
         sys.exit(f"rlhf-hitl {' '.join(args)}: exit {done.returncode}")
     return json.loads(done.stdout)
+
+
+class Clock:
+    """Seconds since it was made: the clock's, and the processor's for this process."""
+
+    def __init__(self) -> None:
+        self._start = time.perf_counter(), time.process_time()
+
+    def read(self) -> tuple[float, float]:
+        return time.perf_counter() - self._start[0], time.process_time() - self._start[1]
+
+
+def ratios(turns: Sequence[dict[str, tuple[float, float]]], pairs: int) -> dict[str, float]:
+    """Pairs a second of `stock` and `ours` over turns of so many pairs, and how many times as many ours are: over all,
+    and of the worst and best turn. `load` is what else ran: processes that wanted a core, on the average of minutes."""
+    seconds = {name: np.array([turn[name] for turn in turns]) for name in ("stock", "ours")}
+    each = seconds["stock"] / seconds["ours"]
+    whole = seconds["stock"].sum(0) / seconds["ours"].sum(0)
+    return {
+        "pairs": pairs * len(turns),
+        "stock.pairs_per_s": float(pairs * len(turns) / seconds["stock"][:, 0].sum()),
+        "ours.pairs_per_s": float(pairs * len(turns) / seconds["ours"][:, 0].sum()),
+        "pairs_ratio": float(whole[0]),
+        "pairs_ratio.low": float(each[:, 0].min()),
+        "pairs_ratio.high": float(each[:, 0].max()),
+        "processor.pairs_ratio": float(whole[1]),
+        "load": os.getloadavg()[2],
+    }
+
+
+def hh_pairs(data: Path, n: int) -> list[tuple[Conversation, Conversation]]:
+    """(chosen, rejected) of HH-RLHF helpful-base, in order of comparison id, which is a hash."""
+    from rlhf_hitl.formats.importing import import_path
+    from rlhf_hitl.reward.data import labelled_pairs
+    from rlhf_hitl.store import Store
+    from rlhf_hitl.types import Split
+
+    with tempfile.TemporaryDirectory() as folder:
+        store = Store.open(f"sqlite:///{folder}/votes.db", create=True)
+        import_path(store, data / "hh_rlhf" / "helpful-base.test.jsonl.gz")
+        pairs = [pair for split in Split for pair in labelled_pairs(store, split)]
+    pairs = sorted(pairs, key=lambda p: p.comparison.id)[:n]
+    return [(p.first, p.second) if p.label.preferred == p.label.first else (p.second, p.first) for p in pairs]
 
 
 def _git(*args: str) -> str:

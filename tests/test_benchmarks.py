@@ -52,6 +52,15 @@ def test_reward_head_runs_on_made_labels():
     assert figures["agreement"] > 0.7
 
 
+@pytest.mark.parametrize("script", ["reward_training.py", "reward_scoring.py"])
+def test_speed_of_the_reward_model_is_measured_beside_the_stock_one(script, shared_data, tiny_model):
+    figures = quick(script, "--data", str(shared_data), "--backbone", str(tiny_model))
+    assert figures["pairs"] == 8
+    assert figures["pairs_ratio"] == pytest.approx(figures["ours.pairs_per_s"] / figures["stock.pairs_per_s"])
+    assert figures["processor.pairs_ratio"] > 0
+    assert figures.get("score_difference", 0) < 1e-4
+
+
 @pytest.mark.timeout(300)
 def test_loop_time_runs_from_an_empty_folder(tiny_model):
     figures = quick("loop_time.py", "--policy", str(tiny_model))

@@ -593,7 +593,7 @@ def test_full_training_learns_from_soft_labels_ties_and_weights(tiny_model, tmp_
     rows = [row("sea", (0.75, 0.25, 0.0), 4), row("sun", (0.0, 1.0, 0.0), 1), row("fox", (0.5, 0.0, 0.5), 1)]
     DatasetDict(train=Dataset.from_list(rows)).save_to_disk(tmp_path / "d")
     flags = {"--dataset": str(tmp_path / "d"), "--output_dir": str(tmp_path / "out"), "--length_coefficient": "2"}
-    flags |= {"--model_name_or_path": str(tiny_model), "--per_device_train_batch_size": "3"}
+    flags |= {"--model_name_or_path": str(tiny_model), "--per_device_train_batch_size": "3", "--share_prompts": "false"}
     trainer: Any = build_trainer(*parse((FullConfig, ModelConfig), [x for pair in flags.items() for x in pair]))
     assert trainer.nu == pytest.approx(2 * (1 / 3) / (1 - 1 / 3))  # 2 of the 6 votes are ties
     trainer.model.score.weight.data.normal_(std=0.3)

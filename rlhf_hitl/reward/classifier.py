@@ -56,12 +56,20 @@ def load_classifier(name: str, **options: Any) -> PreTrainedModel:
 
 
 class Fp32Score(torch.nn.Linear):
-    """A score head that computes in fp32 under any autocast: on the bf16 grid small margins flip or tie."""
+    """A score head that computes in fp32 under any autocast: on the bf16 grid small margins flip or tie.
+
+    With `ends`, the places in a row where its conversations end, every token has the rewards of them all: whichever
+    token transformers' classifier takes for the end of the row, it answers with (1, conversations).
+    """
+
+    ends: torch.Tensor | None = None
 
     def forward(self, input: torch.Tensor) -> torch.Tensor:
+        states = input if self.ends is None else input[:, self.ends]
         with torch.autocast(input.device.type, enabled=False):
             bias = None if self.bias is None else self.bias.float()
-            return torch.nn.functional.linear(input.float(), self.weight.float(), bias)
+            rewards = torch.nn.functional.linear(states.float(), self.weight.float(), bias)
+        return rewards if self.ends is None else rewards.transpose(1, 2).expand(-1, input.shape[1], -1)
 
 
 def classifier_to_train(name: str, **options: Any) -> PreTrainedModel:

@@ -7,11 +7,11 @@ import json
 import logging
 import os
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -22,11 +22,15 @@ from tqdm import tqdm
 from rlhf_hitl.config import load_settings
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.models import best_device, best_dtype, load_tokenizer, local_folder
+from rlhf_hitl.reward import tree
+from rlhf_hitl.reward.batches import neighbours
 from rlhf_hitl.reward.rendering import Conversation, Rendered, Renderer
 
 log = logging.getLogger(__name__)
 
 KEPT_AT = 32  # conversations computed between two writes to disk
+
+K = TypeVar("K", bound=Hashable)
 
 
 POOLINGS = ("last", "mean")
@@ -55,8 +59,9 @@ class Backbone:
     With no `layer`, it has views of half, two thirds and five sixths of the layers: between them lies what a frozen
     decoder's states say of preferences best. With no `pooling`, of every pooling. Training chooses among the `views`.
 
-    Features come out in float32 and do not depend on the batch: on a CPU every conversation runs alone and unpadded
-    (batching gains nothing there); on a GPU padding is masked, equal to rounding.
+    Features come out in float32 and do not depend on the batch, to rounding: a prompt of several conversations is
+    computed once where the model takes trees, else each runs alone on a CPU (batching gains nothing there) and with its
+    padding masked on a GPU.
     """
 
     def __init__(
@@ -92,6 +97,7 @@ class Backbone:
             self._model.layers = self._model.layers[:last]
             self._model.norm = torch.nn.Identity()
         self._last = last if cut or last == depth else None  # the layer whose states the model returns
+        self._takes_trees = pooling != SCORE and tree.takes_trees(self._model)
         self.width = config.hidden_size
         self._weights = _digest_of_weights(path)
 
@@ -133,38 +139,56 @@ class Backbone:
         """(n, width) float32 features of its only view, one row a conversation; `bar` is moved on by one for each."""
         return self.compute_views(rendered, [self.view], bar)[:, 0]
 
-    @torch.inference_mode()
     def compute_views(self, rendered: Sequence[Rendered], views: Sequence[View], bar: tqdm | None = None) -> np.ndarray:
         """(n, views, width) float32, of some of its views."""
         out = np.empty((len(rendered), len(views), self.width), dtype=np.float32)
-        order = sorted(range(len(rendered)), key=lambda i: -len(rendered[i].ids))
-        between = any(view.layer != self._last for view in views)
-        for batch in _batches(order, [len(r.ids) for r in rendered], 1 if self.device.type == "cpu" else 16_384):
-            rows = [torch.tensor(rendered[i].ids) for i in batch]
-            ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self.renderer.pad_id)
-            lengths = torch.tensor([len(r) for r in rows])
-            places = torch.arange(ids.shape[1])[None]
-            mask = places < lengths[:, None]
-            answer = mask & (places >= torch.tensor([rendered[i].start for i in batch])[:, None])
-            given = {"input_ids": ids.to(self.device), "attention_mask": mask.long().to(self.device)}
-            if self._segments:
-                given["token_type_ids"] = answer.long().to(self.device)
-            made = self._model(**given, output_hidden_states=between)
-            answer = answer.to(self.device)
-            for j, view in enumerate(views):
-                if view.pooling == SCORE:
-                    out[batch, j] = self._read_by_score.pop().float().cpu().numpy()
-                    continue
-                states = made.last_hidden_state if view.layer == self._last else made.hidden_states[view.layer]
-                if view.pooling == "last":
-                    pooled = states[torch.arange(len(rows)), lengths - 1].float()
-                else:
-                    kept = answer[:, :, None]
-                    pooled = (states.float() * kept).sum(1) / kept.sum(1)
-                out[batch, j] = pooled.cpu().numpy()
+        for batch, states in self._states(rendered, {view.layer for view in views}):
+            pooled = []
+            for j, i in enumerate(batch):
+                for view in views:
+                    own = states[view.layer][j]
+                    over = own[rendered[i].start :] if view.pooling == "mean" else own[-1:]
+                    pooled.append(over.float().mean(0))
+            out[batch] = torch.stack(pooled).view(len(batch), len(views), -1).cpu().numpy()
             if bar is not None:
                 bar.update(len(batch))
         return out
+
+    def _states(
+        self, rendered: Sequence[Rendered], layers: set[int]
+    ) -> Iterator[tuple[list[int], dict[int, list[torch.Tensor]]]]:
+        """Batch by batch, the longest first: which conversations, and the states (tokens, width) of each by layer."""
+        on_cpu = self.device.type == "cpu"
+        if self._takes_trees:
+            for trees in _woods(rendered, 2048 if on_cpu else 16_384):
+                row = tree.lay([[rendered[i].ids for i in each] for each in trees])
+                arguments = tree.arguments(
+                    self._model, row.ids.to(self.device), row.positions.to(self.device), row.trees
+                )
+                places = [path.to(self.device) for path in row.paths()]
+                made = self._run(arguments, layers)
+                yield [i for each in trees for i in each], {at: [made[at][0, p] for p in places] for at in layers}
+            return
+        for batch in neighbours([len(r.ids) for r in rendered], 1 if on_cpu else 16_384):
+            rows = [torch.tensor(rendered[i].ids) for i in batch]
+            ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self.renderer.pad_id)
+            places = torch.arange(ids.shape[1])[None]
+            mask = places < torch.tensor([len(r) for r in rows])[:, None]
+            arguments = {"input_ids": ids, "attention_mask": mask.long()}
+            if self._segments:
+                arguments["token_type_ids"] = mask & (
+                    places >= torch.tensor([rendered[i].start for i in batch])[:, None]
+                )
+            made = self._run({name: value.long().to(self.device) for name, value in arguments.items()}, layers)
+            yield batch, {at: [states[: len(r)] for states, r in zip(made[at], rows)] for at in layers}
+
+    @torch.inference_mode()
+    def _run(self, arguments: dict[str, Any], layers: set[int]) -> dict[int, torch.Tensor]:
+        """(rows, tokens, width) states after each of some layers; of what a score head reads, one token a row."""
+        made = self._model(**arguments, output_hidden_states=layers != {self._last})
+        if self._read_by_score:
+            return dict.fromkeys(layers, self._read_by_score.pop()[:, None])
+        return {at: made.last_hidden_state if at == self._last else made.hidden_states[at] for at in layers}
 
 
 class FeatureCache:
@@ -202,7 +226,8 @@ class FeatureCache:
         if any(r.dropped or r.cut for r in missing.values()):
             limit = self.backbone.renderer.max_length
             log.info("%d prompts and %d completions cut to %d tokens", self.dropped, self.cut, limit)
-        todo, views = list(missing), list(self.shelves)
+        views = list(self.shelves)
+        todo = [k for siblings in _by_prompt(missing) for k in siblings]
         fresh: dict[View, dict[str, np.ndarray]] = {view: {} for view in views}
         with tqdm(total=len(todo), desc="features", unit="completion", disable=len(todo) < 8) as bar:
             for start in range(0, len(todo), KEPT_AT):  # so that an interrupted run keeps what it has
@@ -361,14 +386,34 @@ def quiet_loading() -> Iterator[None]:
         transformers_logging.set_verbosity(before)
 
 
-def _batches(order: list[int], lengths: list[int], budget: int) -> list[list[int]]:
-    """Neighbours in length, at most `budget` padded tokens a batch (at least one row)."""
-    out: list[list[int]] = []
-    for i in order:
-        if out and (len(out[-1]) + 1) * lengths[out[-1][0]] <= budget:
-            out[-1].append(i)
-        else:
-            out.append([i])
+def _by_prompt(rendered: Mapping[K, Rendered]) -> list[list[K]]:
+    """Keys of those that share their prompt, in the order in which the prompts come."""
+    siblings: dict[tuple[int, ...], list[K]] = {}
+    for key, r in rendered.items():
+        siblings.setdefault(r.ids[: r.start], []).append(key)
+    return list(siblings.values())
+
+
+def _woods(rendered: Sequence[Rendered], budget: int) -> list[list[list[int]]]:
+    """Batches of trees of conversations, of at most `budget` tokens (or one conversation), the longest first."""
+    trees: list[tuple[int, list[int]]] = []
+    for siblings in _by_prompt(dict(enumerate(rendered))):
+        tokens = budget
+        for i in siblings:
+            own = len(rendered[i].ids) - rendered[i].start
+            if tokens + own > budget:  # the prompt begins a tree
+                tokens = rendered[i].start
+                trees.append((0, []))
+            tokens += own
+            trees[-1] = tokens, [*trees[-1][1], i]
+    out: list[list[list[int]]] = []
+    room = 0
+    for tokens, conversations in sorted(trees, key=lambda t: -t[0]):
+        if tokens > room:
+            out.append([])
+            room = budget
+        out[-1].append(conversations)
+        room -= tokens
     return out
 
 

@@ -30,6 +30,8 @@ from rlhf_hitl.arguments import parse
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.formats.export import export
 from rlhf_hitl.models import best_device, best_dtype, load_tokenizer
+from rlhf_hitl.reward import tree
+from rlhf_hitl.reward.batches import TokenBudgetSampler
 from rlhf_hitl.reward.classifier import Fp32Score, as_reward_model, classifier_to_train, with_posterior
 from rlhf_hitl.reward.features import has_segments, score_head, whole_model
 from rlhf_hitl.reward.head import calibrate
@@ -71,6 +73,14 @@ class FullConfig(RewardConfig):
     length_coefficient: float = field(
         default=0.0,
         metadata={"help": "Weight of a penalty on margins that follow the lengths; 0.1 to 1 where they do."},
+    )
+    share_prompts: bool = field(
+        default=True,
+        metadata={"help": "Compute the prompt of a pair once, where the model can: the same losses, sooner."},
+    )
+    token_budget: int | None = field(
+        default=None,
+        metadata={"help": "Tokens a batch, of pairs alike in length, instead of per_device_train_batch_size pairs."},
     )
     save_strategy: str = field(default="no", metadata={"help": "no, steps or epoch: when to write checkpoints."})
 
@@ -114,10 +124,50 @@ class LabelRewardTrainer(RewardTrainer):
     def _set_signature_columns_if_needed(self) -> None:
         self._signature_columns = ["chosen_ids", "rejected_ids", "starts", *LABEL]
 
+    def _get_train_sampler(self, train_dataset=None):
+        if self.args.token_budget is None:
+            return super()._get_train_sampler(train_dataset)
+        sides: Any = self.train_dataset["chosen_ids"], self.train_dataset["rejected_ids"]  # type: ignore[index]
+        trees = self.data_collator.trees  # type: ignore[union-attr]
+        return TokenBudgetSampler(
+            [sum(tree.sizes(pair)) if trees else 2 * max(map(len, pair)) for pair in zip(*sides)],
+            self.args.token_budget,
+            processes=self.accelerator.num_processes,
+            rank=self.accelerator.process_index,
+            seed=self.args.seed if self.args.data_seed is None else self.args.data_seed,
+        )
+
+    def get_train_dataloader(self):
+        loader = super().get_train_dataloader()
+        sampler = getattr(loader.batch_sampler, "batch_sampler", None)
+        if isinstance(sampler, TokenBudgetSampler):  # the Trainer looks two wrappers deep; skipping when resumed is one
+            loader.batch_sampler.set_epoch = sampler.set_epoch  # type: ignore[attr-defined]
+        return loader
+
+    def _get_num_items_in_batch(self, batch_samples, device):
+        """Pairs of a step, over all processes and accumulated batches: batches need not be of one size."""
+        pairs = torch.tensor(sum(len(batch["weight"]) for batch in batch_samples), device=device)
+        return torch.as_tensor(self.accelerator.gather(pairs)).sum()
+
+    def rewards(self, model: torch.nn.Module, inputs: dict[str, Any]) -> tuple[torch.Tensor, Any]:
+        """(pairs, 2) rewards of a collated batch, and what the model put out."""
+        if "trees" not in inputs:
+            outputs = model(**inputs, use_cache=False)
+            return torch.stack(outputs.logits.squeeze(-1).chunk(2), dim=1), outputs
+        ids, trees = inputs["input_ids"], inputs["trees"]
+        scores = [module for module in model.modules() if isinstance(module, Fp32Score)]
+        for score in scores:
+            score.ends = tree.ends(trees).to(ids.device)
+        try:
+            outputs = model(**tree.arguments(self.model, ids, inputs["position_ids"], trees))
+        finally:
+            for score in scores:
+                score.ends = None
+        return outputs.logits.view(-1, 2), outputs
+
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         shares, weight, length_difference = (inputs.pop(name) for name in LABEL)
-        outputs = model(**inputs, use_cache=False)
-        rewards = torch.stack(outputs.logits.squeeze(-1).chunk(2), dim=1)
+        rewards, outputs = self.rewards(model, inputs)
         margins = rewards[:, 0] - rewards[:, 1]
         loss = (davidson(margins, shares, self.nu) * weight / self.mean_weight).mean()
         figures = {"accuracy": agreement(margins, shares), "margin": margins}
@@ -133,23 +183,33 @@ class LabelRewardTrainer(RewardTrainer):
                 expected="a finite loss",
                 fix="lower learning_rate, or train in bf16 or fp32 where it was fp16; earlier checkpoints stay",
             )
+        if model.training and num_items_in_batch is not None:  # the Trainer takes means over batches and processes
+            batches = self.current_gradient_accumulation_steps * self.accelerator.num_processes
+            loss = loss * len(weight) * batches / num_items_in_batch
         mode = "train" if model.training else "eval"
         for name, values in figures.items():
             # One value an example, of every process: TRL averages them, and a mean of batches' means would be another.
-            every = self.accelerator.gather_for_metrics(values.detach())
+            # Padded, as the processes' batches need not be of one size.
+            padded = self.accelerator.pad_across_processes(values.detach(), pad_index=math.nan)  # type: ignore[arg-type]
+            every: Any = self.accelerator.gather_for_metrics(padded)
             self._metrics[mode][name].extend(every[~every.isnan()].tolist())
         return (loss, outputs) if return_outputs else loss
 
 
 @dataclass
 class Collator(DataCollatorForPreference):
-    """TRL's rows, all chosen and then all rejected, with our labels; with `segments` also which tokens are the
-    completion's."""
+    """TRL's padded batches, with `segments` also which tokens are the completion's; or with `trees` a row of pairs.
+    Labels come first: the Trainer takes the length of what is first for that of the batch."""
 
     segments: bool = False
+    trees: bool = False
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
-        batch = super().torch_call(examples) | {name: torch.tensor([e[name] for e in examples]) for name in LABEL}
+        batch: dict[str, Any] = {name: torch.tensor([e[name] for e in examples]) for name in LABEL}
+        if self.trees:
+            row = tree.lay([(e["chosen_ids"], e["rejected_ids"]) for e in examples])
+            return batch | {"input_ids": row.ids, "position_ids": row.positions, "trees": row.trees}
+        batch |= super().torch_call(examples)
         if self.segments:
             starts = torch.tensor([e["starts"] for e in examples]).T.reshape(-1, 1)
             after = torch.arange(batch["input_ids"].shape[1])[None] >= starts
@@ -189,13 +249,28 @@ def build_trainer(config: FullConfig, model_config: ModelConfig) -> LabelRewardT
         processing_class=tokenizer,
         train_dataset=train,
         eval_dataset=None if calibration is None else tokenised(calibration, renderer, config.dataset_num_proc),
-        data_collator=Collator(renderer.pad_id, _padding(config), segments=has_segments(renderer, model.config)),
+        data_collator=Collator(renderer.pad_id, _padding(config)),
         peft_config=_lora(model_config, where.split(".")[0]),
+    )
+    trainer.data_collator = Collator(
+        renderer.pad_id,
+        _padding(config),
+        segments=has_segments(renderer, model.config),
+        trees=_shares_prompts(trainer),
     )
     refuse_frozen_head(trainer.model, where)
     trainer.read_labels(train)
     keep_stdout_free(trainer)
     return trainer
+
+
+def _shares_prompts(trainer: LabelRewardTrainer) -> bool:
+    """Whether pairs go to the model as trees. Not where batches have to be of certain shapes, or cut up (one process
+    that drives several GPUs)."""
+    if not trainer.args.share_prompts or _padding(trainer.args) is not None or trainer.args.n_gpu > 1:
+        return False
+    model: Any = trainer.model
+    return tree.takes_trees((model.get_base_model() if isinstance(model, PeftModel) else model).base_model)
 
 
 def refuse_unfollowed(config: FullConfig, model_config: ModelConfig) -> None:
@@ -205,6 +280,8 @@ def refuse_unfollowed(config: FullConfig, model_config: ModelConfig) -> None:
             if f.name in REFUSED and f.default is not MISSING and getattr(settings, f.name) != f.default:
                 value = f"{f.name} {getattr(settings, f.name)!r}"
                 raise BadInput(value, expected=f"its default, {f.default!r}", fix=REFUSED[f.name])
+    if config.token_budget is not None and config.token_budget < 1:
+        raise BadInput(f"token_budget {config.token_budget}", expected="1 or more", fix="set 4096, or leave it out")
     if model_config.use_peft and model_config.lora_r < 1:
         raise BadInput(f"lora_r {model_config.lora_r}", expected="1 or more", fix="set lora_r, 8 to 64 as a rule")
 

@@ -17,12 +17,13 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from rlhf_hitl.errors import BadInput, NotFound
+from rlhf_hitl.reward import card as cards
+from rlhf_hitl.reward.card import CARD
 from rlhf_hitl.reward.features import Backbone, FeatureCache
 from rlhf_hitl.reward.head import Head, Standardiser
 from rlhf_hitl.reward.rendering import Conversation, conversations
 from rlhf_hitl.types import Comparison, Score
 
-CARD = "reward_model.json"
 WEIGHTS = "reward_head.safetensors"
 
 
@@ -95,10 +96,10 @@ class RewardModel:
         """Write the head and its card into a folder (a full model's backbone is there already). Whole or not at all."""
         folder.mkdir(parents=True, exist_ok=True)
         save_file(self._tensors(), folder / f"{WEIGHTS}.writing")
-        card = self.card | {"id": self.id, "backend": self.backend, "backbone": self.cache.backbone.settings}
-        (folder / f"{CARD}.writing").write_text(json.dumps(card, indent=2, ensure_ascii=False) + "\n")
         os.replace(folder / f"{WEIGHTS}.writing", folder / WEIGHTS)
-        os.replace(folder / f"{CARD}.writing", folder / CARD)
+        cards.write(
+            folder, self.card | {"id": self.id, "backend": self.backend, "backbone": self.cache.backbone.settings}
+        )
 
     def _tensors(self) -> dict[str, np.ndarray]:
         tensors = {

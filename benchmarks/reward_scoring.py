@@ -1,0 +1,93 @@
+"""Scoring beside the text-classification pipeline of transformers: pairs a second.
+
+    python benchmarks/reward_scoring.py --data ../shared/data
+
+The same classifier on SmolLM2-135M (its score head random), the same pairs of HH-RLHF helpful-base, the same tokens, in
+the same batches of 8 pairs, in float32, in turns. The pipeline starts from text, ours from messages. Seconds are the
+clock's; processor seconds say the same where other programs were running too. `--quick` takes few short pairs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from record import Clock, hh_pairs, ratios, write
+from transformers import AutoModelForSequenceClassification, pipeline
+
+from rlhf_hitl.models import load_tokenizer
+from rlhf_hitl.reward.features import Backbone, FeatureCache, quiet_loading, whole_model
+from rlhf_hitl.reward.rendering import Renderer
+
+BATCH = 8
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", default="../shared/data", help="The folder that holds hh_rlhf/.")
+    parser.add_argument("--backbone", default="smollm2-135m-instruct")
+    parser.add_argument("--turns", type=int, default=8, help="Batches.")
+    parser.add_argument("--max-length", type=int, default=1024)
+    parser.add_argument("--threads", type=int, help="Of torch; all cores if left out.")
+    parser.add_argument("--quick", action="store_true")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads or torch.get_num_threads())
+    turns, length = (1, 64) if args.quick else (args.turns, args.max_length)
+    with tempfile.TemporaryDirectory() as folder:
+        path = whole_model(args.backbone)
+        tokenizer: Any = load_tokenizer(path)
+        renderer = Renderer(tokenizer, length)
+        tokenizer.pad_token, tokenizer.padding_side = tokenizer.convert_ids_to_tokens(renderer.pad_id), "right"
+        torch.manual_seed(0)
+        with quiet_loading():
+            model = AutoModelForSequenceClassification.from_pretrained(
+                path, num_labels=1, dtype="float32", pad_token_id=renderer.pad_id
+            )
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
+        classify: Any = pipeline("text-classification", model=folder, tokenizer=tokenizer, device="cpu")  # type: ignore[call-overload]
+        cache = FeatureCache(
+            Path(folder) / "features", Backbone(folder, layer=-1, pooling="last", max_length=length, dtype="float32")
+        )
+        weights = model.score.weight.detach().numpy()[0]
+
+        def text(chat) -> str:
+            return tokenizer.decode(renderer.render(chat).ids)
+
+        def alike(chat) -> bool:  # decoded and encoded again, the tokens are the same
+            return tokenizer(text(chat))["input_ids"] == list(renderer.render(chat).ids)
+
+        pairs = [pair for pair in hh_pairs(Path(args.data), 2 * BATCH * (turns + 1)) if all(map(alike, pair))]
+        batches = [pairs[i * BATCH : (i + 1) * BATCH] for i in range(turns + 1)]
+        found, apart = [], []
+        for turn, batch in enumerate(batches):
+            chats = [chat for pair in batch for chat in pair]
+            texts = [text(chat) for chat in chats]
+
+            def stock() -> np.ndarray:
+                return np.array([s["score"] for s in classify(texts, batch_size=len(texts), function_to_apply="none")])  # noqa: B023
+
+            def ours() -> np.ndarray:
+                return cache.features(chats, keep=False) @ weights  # noqa: B023
+
+            took, said = {}, {}
+            for score in (stock, ours) if turn % 2 == 0 else (ours, stock):
+                clock = Clock()
+                said[score.__name__] = score()
+                took[score.__name__] = clock.read()
+            if turn:  # the first warms up
+                found.append(took)
+                apart.append(np.abs(said["stock"] - said["ours"]).max())
+    figures = {"turns": turns, "threads": torch.get_num_threads(), "score_difference": float(max(apart))} | ratios(
+        found, BATCH
+    )
+    notes = f"SmolLM2-135M in float32, HH-RLHF helpful-base, batches of {BATCH} pairs, at most {length} tokens."
+    write("reward_scoring", figures, seeds=[0], notes=notes, quick=args.quick)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,119 @@
+"""Training a full reward model beside TRL's stock RewardTrainer: pairs a second.
+
+    python benchmarks/reward_training.py --data ../shared/data
+
+Both train SmolLM2-135M on the same pairs of HH-RLHF helpful-base, in the same batches of 8, of the same tokens, with
+TRL's defaults: AdamW, bf16, gradient checkpointing. In turns, each from the same weights; a short batch warms up, and
+the steps after it are counted. The losses are the same to rounding, which tests/test_tree.py shows. Seconds are the
+clock's; processor seconds say the same where other programs were running too. `--quick` takes few short pairs.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset, DatasetDict
+from record import Clock, hh_pairs, ratios, write
+from transformers import AutoModelForSequenceClassification, Trainer, TrainerCallback
+from trl import ModelConfig, RewardConfig, RewardTrainer
+
+from rlhf_hitl.arguments import parse
+from rlhf_hitl.models import best_device, load_tokenizer
+from rlhf_hitl.reward.features import quiet_loading, whole_model
+from rlhf_hitl.reward.full import FullConfig, build_trainer, tokenised
+from rlhf_hitl.reward.progress import keep_stdout_free
+from rlhf_hitl.reward.rendering import Renderer
+from rlhf_hitl.types import as_dicts
+
+BATCH = 8
+
+
+class AfterWarmUp(TrainerCallback):
+    """Reads the clock after the first step and after each that follows."""
+
+    def __init__(self) -> None:
+        self.clock = Clock()
+
+    def on_step_end(self, args, state, control, **kwargs) -> None:
+        if state.global_step == 1:
+            self.clock = Clock()
+        self.took = self.clock.read()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", default="../shared/data", help="The folder that holds hh_rlhf/.")
+    parser.add_argument("--backbone", default="smollm2-135m-instruct")
+    parser.add_argument("--turns", type=int, default=4)
+    parser.add_argument("--steps", type=int, default=2, help="Counted steps a turn.")
+    parser.add_argument("--max-length", type=int, default=1024)
+    parser.add_argument("--fp32", action="store_true", help="On both sides, in place of TRL's default.")
+    parser.add_argument("--threads", type=int, help="Of torch; all cores if left out.")
+    parser.add_argument("--quick", action="store_true")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads or torch.get_num_threads())
+    turns, steps, length = (1, 1, 64) if args.quick else (args.turns, args.steps, args.max_length)
+    with tempfile.TemporaryDirectory() as folder:
+        path = whole_model(args.backbone)
+        tokenizer = load_tokenizer(path)
+        renderer = Renderer(tokenizer, length)
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(renderer.pad_id)
+        rows = [
+            {"prompt": as_dicts(prompt), "chosen": as_dicts(chosen), "rejected": as_dicts(rejected)}
+            for (prompt, chosen), (_, rejected) in hh_pairs(Path(args.data), BATCH * (turns * steps + 1))
+        ]
+        # The shortest come first in every turn, as a batch to warm up with.
+        rows.sort(key=lambda row: sum(len(m["content"]) for side in row.values() for m in side))
+        warm, counted = (
+            rows[:BATCH],
+            [rows[BATCH + i] for i in np.random.default_rng(0).permutation(turns * steps * BATCH)],
+        )
+        shared = {
+            "output_dir": f"{folder}/out", "per_device_train_batch_size": BATCH, "num_train_epochs": 1,
+            "max_length": length, "bf16": not args.fp32, "train_sampling_strategy": "sequential",
+            "save_strategy": "no", "report_to": "none", "disable_tqdm": True,
+            "use_cpu": best_device() == "cpu",
+        }  # fmt: skip
+
+        def stock(data: Dataset) -> Trainer:
+            with quiet_loading():
+                model = AutoModelForSequenceClassification.from_pretrained(path, num_labels=1, dtype="float32")
+            train: Any = tokenised(data, renderer).select_columns(["chosen_ids", "rejected_ids"])
+            tokens: Any = tokenizer
+            config = RewardConfig(**shared)  # type: ignore[arg-type]
+            trainer = RewardTrainer(model, config, train_dataset=train, processing_class=tokens)
+            keep_stdout_free(trainer)
+            return trainer
+
+        def ours(data: Dataset) -> Trainer:
+            DatasetDict({"train": data}).save_to_disk(f"{folder}/{data._fingerprint}")
+            given = shared | {"dataset": f"{folder}/{data._fingerprint}", "model_name_or_path": path}
+            return build_trainer(
+                *parse((FullConfig, ModelConfig), [x for k, v in given.items() for x in (f"--{k}", str(v))])
+            )
+
+        found = []
+        for turn in range(turns):
+            part = counted[turn * steps * BATCH : (turn + 1) * steps * BATCH]
+            took = {}
+            for make in (stock, ours) if turn % 2 == 0 else (ours, stock):
+                trainer, clock = make(Dataset.from_list(warm + part)), AfterWarmUp()
+                trainer.add_callback(clock)
+                trainer.train()
+                took[make.__name__] = clock.took
+                del trainer
+            found.append(took)
+    figures = {"turns": turns, "threads": torch.get_num_threads(), "bf16": int(not args.fp32)} | ratios(
+        found, steps * BATCH
+    )
+    notes = f"SmolLM2-135M, HH-RLHF helpful-base, batches of {BATCH} pairs, at most {length} tokens."
+    write("reward_training", figures, seeds=[0], notes=notes, quick=args.quick)
+
+
+if __name__ == "__main__":
+    main()

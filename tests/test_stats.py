@@ -8,7 +8,7 @@ from scipy import stats
 
 from rlhf_hitl.routing.acquisition import mutual_information
 from rlhf_hitl.routing.threshold import choose, fewest_labels
-from rlhf_hitl.stats.calibration import expected_calibration_error
+from rlhf_hitl.stats.calibration import calibration_error_interval, equal_bins, expected_calibration_error
 from rlhf_hitl.stats.intervals import clustered, upper_bound, wilson
 
 
@@ -71,6 +71,24 @@ def test_ece_by_hand():
     # two bins of two: |0.6 - 0.5| and |0.9 - 1.0|, each half the weight
     p, y = np.array([0.6, 0.6, 0.9, 0.9]), np.array([1, 0, 1, 1])
     assert expected_calibration_error(p, y, bins=2) == pytest.approx(0.1)
+
+
+@given(st.lists(st.floats(0, 1), max_size=50), st.integers(1, 12))
+def test_bins_hold_every_value_once_and_are_of_about_equal_count(values, bins):
+    parts = equal_bins(np.array(values), bins)
+    assert sorted(i for part in parts for i in part) == list(range(len(values)))
+    assert len({len(part) for part in parts}) <= 2
+    assert all(len(part) for part in parts)
+
+
+def test_the_interval_of_a_calibration_error_reaches_zero_where_there_is_none_and_not_where_there_is():
+    rng = np.random.default_rng(0)
+    p, clusters = rng.uniform(0.5, 1, 400), np.repeat(np.arange(200), 2)
+    honest, boastful = rng.random(400) < p, rng.random(400) < 0.5
+    low, high = calibration_error_interval(p, honest, clusters)
+    assert low <= expected_calibration_error(p, honest) <= high
+    assert low < 0.02
+    assert calibration_error_interval(p, boastful, clusters)[0] > 0.15
 
 
 def test_mutual_information_prefers_doubt_of_the_model_to_disagreement_of_people():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json as jsonlib
+import re
 import tempfile
 from enum import StrEnum
 from pathlib import Path
@@ -124,6 +125,9 @@ def evaluate(
     ] = None,
     format: Annotated[str, typer.Option(help="Format of --data.")] = "auto",
     split: Annotated[Split, typer.Option(help="Which split of the store.")] = Split.HELDOUT,
+    name: Annotated[
+        str | None, typer.Option(help="Of the evaluation's folder.", show_default="split or file, and model")
+    ] = None,
     examples: Annotated[Path | None, typer.Option(help="Write one JSON line an example to this file.")] = None,
     min_accuracy: Annotated[float | None, typer.Option(min=0, max=1, help="Fail (exit 1) below this accuracy.")] = None,
     json: AsJson = False,
@@ -131,22 +135,30 @@ def evaluate(
     """Replay what raters said of held-out prompts: accuracy beside two floors, and calibration."""
     from rlhf_hitl.store import Store
 
+    if name is not None and not re.fullmatch(r"\w[\w.-]{0,149}", name):
+        raise BadInput(
+            f"--name {name!r}", expected="up to 150 letters, digits, dots and dashes", fix="name it otherwise"
+        )
     opened = Store.open(store)
     model = _load(opened, reward_model)
+    from rlhf_hitl.reward import evaluation
     from rlhf_hitl.reward.evaluate import evaluate as replay
 
+    name = name or f"{split.value if data is None else _stem(data)}-{model.id}"
     if data is None:
-        found = replay(model, opened, split=split)
+        found, replayed = replay(model, opened, split=split, name=name)
     else:
         from rlhf_hitl.formats.importing import import_path
 
         with tempfile.TemporaryDirectory() as folder:
             outside = Store.open(f"sqlite:///{folder}/replay.db", create=True)
             import_path(outside, data, format=format, split=Split.HELDOUT)
-            found = replay(model, outside, split=Split.HELDOUT, trained_on=opened)
+            found, replayed = replay(model, outside, trained_on=opened, name=name)
             outside.close()
+    folder = load_settings().workspace / "evaluations" / name
+    evaluation.save(folder, found, replayed)
     if examples is not None:
-        lines = "".join(jsonlib.dumps(e, ensure_ascii=False) + "\n" for e in found.examples)
+        lines = "".join(jsonlib.dumps(e.as_dict(), ensure_ascii=False) + "\n" for e in replayed)
         draft = examples.with_name(examples.name + ".writing")
         draft.write_text(lines)
         draft.replace(examples)
@@ -168,7 +180,7 @@ def evaluate(
     if gate is not None:
         more.append(f"Gate: accuracy {found.accuracy.value:.3f} {'>=' if gate else '<'} {min_accuracy}")
     return Result(
-        found.as_dict() | {"gate_passed": gate},
+        found.as_dict() | {"folder": str(folder), "gate_passed": gate},
         table(title, rows, ("", "accuracy", "95 % interval")),
         exit_code=1 if gate is False else 0,
         more=more,
@@ -203,6 +215,12 @@ def route(
     if routed.threshold.accepts_nothing:
         data["threshold"]["value"] = None  # infinity is not JSON
     return Result(data, table("Routed", routed.counts), more=[routed.threshold.reason])
+
+
+def _stem(path: str) -> str:
+    """The name of a file or hub id as part of a folder's: `mt_bench/votes.jsonl.gz` is votes."""
+    last = path.rstrip("/").rsplit("/", 1)[-1]
+    return re.sub(r"[^\w.-]", "-", re.sub(r"\.(jsonl?|csv|parquet)(\.gz)?$", "", last))[:80] or "data"
 
 
 def _load(store, name: str | None):

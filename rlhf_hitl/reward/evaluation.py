@@ -10,10 +10,14 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
 
 from rlhf_hitl.errors import BadInput, NotFound
-from rlhf_hitl.types import Messages, as_dicts, messages
+from rlhf_hitl.types import Messages
+
+T = TypeVar("T")
 
 SUMMARY, EXAMPLES = "evaluation.json", "examples.jsonl"
 
@@ -58,13 +62,7 @@ class Example:
         return self.correct is None
 
     def as_dict(self) -> dict[str, Any]:
-        chats = {name: as_dicts(getattr(self, name)) for name in ("prompt", "chosen", "rejected")}
-        return asdict(self) | chats | {"tags": dict(self.tags)}
-
-    @classmethod
-    def from_dict(cls, fields: Mapping[str, Any]) -> Example:
-        chats = {name: messages(fields[name]) for name in ("prompt", "chosen", "rejected")}
-        return cls(**dict(fields) | chats)
+        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -121,24 +119,21 @@ def save(folder: Path, evaluation: Evaluation, examples: Iterable[Example]) -> N
 
 
 def load(folder: Path) -> Evaluation:
-    """Raises NotFound where no evaluation is."""
+    """Raises NotFound where no evaluation is, and BadInput where it is of another version."""
     path = folder / SUMMARY
     if not path.is_file():
         raise NotFound(
             f"evaluation {folder}", expected=f"a folder with {SUMMARY}", fix="make one with `rlhf-hitl evaluate`"
         )
-    fields = json.loads(path.read_text(encoding="utf-8"))
-    try:
-        return _evaluation(fields)
-    except (KeyError, TypeError) as e:
-        raise BadInput(f"{path}", expected="an evaluation of this version", fix="evaluate again") from e
+    return _read(TypeAdapter(Evaluation), path.read_text(encoding="utf-8"), str(path))
 
 
 def examples(folder: Path) -> Iterator[Example]:
     """Its examples, in the order they were replayed."""
+    form = TypeAdapter(Example)
     with (folder / EXAMPLES).open(encoding="utf-8") as f:
-        for line in f:
-            yield Example.from_dict(json.loads(line))
+        for number, line in enumerate(f, 1):
+            yield _read(form, line, f"{folder / EXAMPLES}:{number}")
 
 
 def evaluations(workspace: Path) -> list[Path]:
@@ -147,13 +142,12 @@ def evaluations(workspace: Path) -> list[Path]:
     return sorted(found, key=lambda folder: (folder / SUMMARY).stat().st_mtime, reverse=True)
 
 
-def _evaluation(written: dict[str, Any]) -> Evaluation:
-    fields: dict[str, Any] = {k: v for k, v in written.items() if k != "above_floors"}
-
-    def share(value: dict[str, Any] | None) -> Share | None:
-        return None if value is None else Share(**value)
-
-    shares: dict[str, Any] = {k: share(fields[k]) for k in ("accuracy", "longer", "bag_of_words", "noise_ceiling")}
-    bins = tuple(Bin(b["confidence"], Share(**b["right"])) for b in fields["reliability"])
-    slices = {by: {value: Share(**s) for value, s in of.items()} for by, of in fields["slices"].items()}
-    return Evaluation(**fields | shares | {"reliability": bins, "slices": slices})
+def _read(form: TypeAdapter[T], text: str, place: str) -> T:
+    try:
+        return form.validate_json(text)
+    except ValidationError as e:
+        first = e.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the line"
+        raise BadInput(
+            place, expected=f"an evaluation of this version ({where}: {first['msg']})", fix="evaluate again"
+        ) from e

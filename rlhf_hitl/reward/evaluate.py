@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from scipy.special import logit
 
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.labels.aggregate import labels
+from rlhf_hitl.reward import benchmark
+from rlhf_hitl.reward.benchmark import Ranked
 from rlhf_hitl.reward.data import LabelledPair, data_hash, labelled_pairs
-from rlhf_hitl.reward.evaluation import Bin, Evaluation, Example, Share
+from rlhf_hitl.reward.evaluation import Bin, Evaluation, Example, KWise, Length, Position, Share, ThreeWay
 from rlhf_hitl.reward.model import RewardModel, lengths
+from rlhf_hitl.reward.rendering import Conversation
+from rlhf_hitl.reward.slices import characters, share, slices
+from rlhf_hitl.stats import davidson
 from rlhf_hitl.stats.calibration import calibration_error_interval, equal_bins, expected_calibration_error
-from rlhf_hitl.stats.intervals import clustered
-from rlhf_hitl.store import Store
-from rlhf_hitl.types import Split, utc_now
+from rlhf_hitl.stats.ceiling import noise_ceiling
+from rlhf_hitl.stats.intervals import clustered_mean
+from rlhf_hitl.store import Store, history
+from rlhf_hitl.types import Label, Split, utc_now
 
-FEWEST = 10  # labels of a slice that is shown
-MOST = 30  # slices of a kind
+FEWEST_FOR_NU = 20  # calibration labels that say how readily people call a tie
 
 
 def evaluate(
@@ -27,6 +34,7 @@ def evaluate(
     split: Split = Split.HELDOUT,
     trained_on: Store | None = None,
     name: str = "",
+    format: str = "",
 ) -> tuple[Evaluation, list[Example]]:
     """Replay a split's labels.
 
@@ -35,6 +43,7 @@ def evaluate(
         trained_on: the store the model was trained from, where that is another: its training prompts are left out, and
             the bag-of-words floor is trained there.
         name: of the evaluation; by default the split's.
+        format: the labels came in; a benchmark's is also scored by its own rules.
 
     Returns:
         What was found, and every label with what the model says of it, ties too, in order of comparison id.
@@ -66,6 +75,7 @@ def evaluate(
     longer = _right((lengths(first) - lengths(second)) * truth)[decided]
     asked = [p for p, has in zip(pairs, decided) if has]
     words = bag_of_words_margins(labelled_pairs(trained_on or store, Split.TRAIN), asked)
+    ranked = _ranked(model, pairs)
     confidence = np.maximum(probabilities, 1 - probabilities)[decided]
     ece_low, ece_high = calibration_error_interval(confidence, right, clusters)
     evaluation = Evaluation(
@@ -77,18 +87,23 @@ def evaluate(
         ties=len(pairs) - len(asked),
         dropped=len(every) - len(usable),
         trained_on=len(usable) - len(pairs),
-        accuracy=_share(right, clusters),
-        longer=_share(longer, clusters),
-        bag_of_words=None if words is None else _share(_right(words * truth[decided]), clusters),
+        accuracy=share(right, clusters),
+        longer=share(longer, clusters),
+        bag_of_words=None if words is None else share(_right(words * truth[decided]), clusters),
         ece=expected_calibration_error(confidence, right),
         ece_low=ece_low,
         ece_high=ece_high,
         reliability=tuple(
-            Bin(float(confidence[i].mean()), _share(right[i], clusters[i])) for i in equal_bins(confidence)
+            Bin(float(confidence[i].mean()), share(right[i], clusters[i])) for i in equal_bins(confidence)
         ),
-        slices=_slices([e for e in found if not e.is_tie]),
-        noise_ceiling=None,
+        slices=slices(found),
+        noise_ceiling=_noise_ceiling(pairs, decided, families),
         simulated=any(p.label.simulated for p in pairs) or bool(model.card.get("simulated")),
+        three_way=_three_way(model, trained_on or store, pairs, _logits(probabilities), families),
+        length=_length(found),
+        position=_position(store, split, found, _asymmetry(model, first, second, margins)),
+        k_wise=_k_wise(ranked),
+        scores=benchmark.scores(format, found, ranked),
     )
     return evaluation, found
 
@@ -117,26 +132,132 @@ def _example(pair: LabelledPair, margin: float, std: float, probability: float, 
         probability=float(probability if truth > 0 else 1 - probability),
         correct=None if label.preferred is None else float(_right(np.array(margin * truth))),
         tags=tags,
+        strength=_strength(label),
     )
 
 
-def _slices(decided: Sequence[Example]) -> dict[str, dict[str, Share]]:
-    """Accuracy by each tag that tells examples apart; values with the most labels first."""
-    out: dict[str, dict[str, Share]] = {}
-    for by in sorted({tag for e in decided for tag in e.tags}):
-        groups: dict[str, list[Example]] = {}
-        for e in decided:
-            if by in e.tags:
-                groups.setdefault(e.tags[by], []).append(e)
-        large = [value for value in groups if len(groups[value]) >= FEWEST]
-        if len(groups) > 1 and large:
-            large.sort(key=lambda value: (-len(groups[value]), value))
-            out[by] = {value: _accuracy(groups[value]) for value in large[:MOST]}
-    return out
+def _strength(label: Label) -> int | None:
+    """What most of those who prefer a side and say how strongly say; of even ones the weaker."""
+    much, clearly, slightly, again, third, last = label.strengths
+    counts = {1: slightly + again, 2: clearly + third, 3: much + last}
+    return max(counts, key=lambda s: counts[s]) if any(counts.values()) else None
 
 
-def _accuracy(examples: Sequence[Example]) -> Share:
-    return _share(np.array([e.correct for e in examples], float), np.array([e.family for e in examples]))
+def _noise_ceiling(pairs: Sequence[LabelledPair], decided: np.ndarray, families: np.ndarray) -> Share | None:
+    shares = np.array([p.label.probabilities for p in pairs])
+    votes = np.round(shares * np.array([[p.label.votes] for p in pairs]))
+    found = noise_ceiling(votes[:, 0], votes[:, 2], decided, families)
+    return None if found is None else Share(*found, n=int(decided.sum()))
+
+
+def _three_way(
+    model: RewardModel, home: Store, pairs: Sequence[LabelledPair], margins: np.ndarray, families: np.ndarray
+) -> ThreeWay | None:
+    """None where neither the labels the model is calibrated on nor the replayed ones have a tie.
+
+    Args:
+        home: the store whose calibration split (train, where that is small) says how readily people call a tie.
+        margins: (n,) of `pairs`, in calibrated logits.
+    """
+    known = labelled_pairs(home, Split.CALIBRATION)
+    if len(known) < FEWEST_FOR_NU:
+        known = labelled_pairs(home, Split.TRAIN)
+    truth = np.array(
+        [0 if p.label.preferred is None else 1 if p.label.preferred == p.label.first else -1 for p in pairs]
+    )
+    ties = np.array([p.label.probabilities[1] for p in known])
+    if not known or not (ties.any() or (truth == 0).any()):
+        return None
+    *_, probabilities = model.margins([p.first for p in known], [p.second for p in known])
+    nu = davidson.likeliest_nu(_logits(probabilities), ties)
+    called = davidson.predicted(margins, nu)
+    # Equal rewards and no tie called: half right, as in accuracy, where there is a preference.
+    right = np.where((called == 0) & (truth != 0) & (nu <= 1), 0.5, called == truth)
+    commonest = max(float((truth == outcome).mean()) for outcome in (0, 1, -1))
+    return ThreeWay(share(right, families), nu, int((called == 0).sum()) if nu > 1 else 0, commonest)
+
+
+def _length(found: Sequence[Example]) -> Length:
+    """Over labels with a preference. The correlation takes every pair in both orders, as none is the first."""
+    from scipy.stats import spearmanr
+
+    decided = [e for e in found if not e.is_tie]
+    margins = np.array([e.margin for e in decided])
+    longer = np.array([characters(e.chosen) - characters(e.rejected) for e in decided], float)
+    correlation = 0.0
+    if margins.any() and longer.any():
+        found_correlation: Any = spearmanr(np.r_[margins, -margins], np.r_[longer, -longer])
+        correlation = float(found_correlation.statistic)
+    return Length(share(_right(margins * longer), np.array([e.family for e in decided])), correlation)
+
+
+def _asymmetry(
+    model: RewardModel, first: Sequence[Conversation], second: Sequence[Conversation], margins: np.ndarray
+) -> float:
+    swapped, *_ = model.margins(second, first)
+    return float(np.abs(margins + swapped).max())
+
+
+def _position(store: Store, split: Split, found: Sequence[Example], asymmetry: float) -> Position:
+    """From every counted vote that prefers one of a pair and knows the order they were shown in."""
+    by_pair = {(e.comparison_id, frozenset((e.chosen_id, e.rejected_id))): e for e in found}
+    rows: list[tuple[bool, float, str]] = []  # what was shown first was chosen; the model is with the vote; family
+    for judgment in history.read(store, split=split, repeats=False):
+        shown, ranking = judgment.order_shown, judgment.answer.ranking
+        e = by_pair.get((judgment.comparison_id, frozenset(shown)))
+        if e is None or judgment.surplus or len(ranking) != 2:
+            continue
+        [choice], _ = ranking
+        margin = e.margin if choice == e.chosen_id else -e.margin
+        rows.append((choice == shown[0], float(_right(np.array(margin))), e.family))
+    if not rows:
+        return Position(asymmetry)
+    first, with_vote, families = (np.array(column) for column in zip(*rows))
+    parts = [
+        share(with_vote[chosen], families[chosen]) if (chosen := first == position).any() else None
+        for position in (True, False)
+    ]
+    return Position(asymmetry, share(first.astype(float), families), *parts)
+
+
+def _ranked(model: RewardModel, pairs: Sequence[LabelledPair]) -> list[Ranked]:
+    """What raters and model make of every comparison of three or more completions.
+
+    The raters' worth of a completion is its Borda count: the votes by which it beats each other one, ties halved.
+    """
+    worth: dict[str, dict[str, float]] = {}
+    comparisons = {p.comparison.id: p.comparison for p in pairs if len(p.comparison.completions) > 2}
+    for p in pairs:
+        if p.comparison.id in comparisons:
+            of = worth.setdefault(p.comparison.id, {})
+            first, tie, second = (share * p.label.votes for share in p.label.probabilities)
+            of[p.label.first] = of.get(p.label.first, 0.0) + first + tie / 2
+            of[p.label.second] = of.get(p.label.second, 0.0) + second + tie / 2
+    chats = [
+        (c.prompt.messages, c.completion(i).messages) for c in comparisons.values() for i in worth[c.id]
+    ]  # only of what somebody spoke of
+    rewards = iter(model.rewards(chats).tolist()) if chats else iter(())
+    return [
+        Ranked(c, np.array(list(worth[c.id].values())), np.array([next(rewards) for _ in worth[c.id]]))
+        for c in comparisons.values()
+    ]
+
+
+def _k_wise(ranked: Sequence[Ranked]) -> KWise | None:
+    from scipy.stats import kendalltau
+
+    if not (told := [r for r in ranked if np.ptp(r.worth) > 0]):
+        return None
+    families = np.array([r.comparison.prompt.family for r in told])
+    best = share(np.array([r.best_of for r in told]), families)
+    correlations: list[Any] = [kendalltau(r.worth, r.rewards, variant="b") for r in told]
+    taus = np.array([float(c.statistic) for c in correlations])
+    chance = float(np.mean([r.best.mean() for r in told]))
+    known = np.isfinite(taus)  # undefined where the model's rewards are all equal
+    if not known.any():
+        return KWise(best, chance, None)
+    low, high = clustered_mean(taus[known], families[known])
+    return KWise(best, chance, Share(float(taus[known].mean()), low, high, int(known.sum())))
 
 
 def trained_families(store: Store) -> set[str]:
@@ -170,10 +291,9 @@ def bag_of_words_margins(train: Sequence[LabelledPair], pairs: Sequence[Labelled
     return model.decision_function(differences(pairs))
 
 
+def _logits(probabilities: np.ndarray) -> np.ndarray:
+    return logit(np.clip(probabilities, 1e-12, 1 - 1e-12))
+
+
 def _right(signed: np.ndarray) -> np.ndarray:
     return np.where(signed == 0, 0.5, (signed > 0).astype(float))
-
-
-def _share(values: np.ndarray, clusters: np.ndarray) -> Share:
-    low, high = clustered(values, clusters)
-    return Share(float(values.mean()), low, high, len(values))

@@ -24,7 +24,7 @@ SUMMARY, EXAMPLES = "evaluation.json", "examples.jsonl"
 
 @dataclass(frozen=True)
 class Share:
-    """A share of `n` examples with its 95 % interval, examples of one prompt taken together."""
+    """A share (or a mean) of `n` examples with its 95 % interval, examples of one prompt taken together."""
 
     value: float
     low: float
@@ -37,7 +37,7 @@ class Example:
     """One label of a pair, replayed. `chosen` is what the raters preferred (of a tie: what came first), `agreement` the
     share of the votes for a side that are for it. `margin` is reward(chosen) - reward(rejected): below zero the model
     disagrees. `probability`, by the model, of what the raters said of the two. `correct`: 1, 0, or a half for equal
-    rewards; None of a tie."""
+    rewards; None of a tie. `strength`: 1 to 3, what most of those who prefer a side and say how strongly say."""
 
     comparison_id: str
     prompt_id: str
@@ -56,6 +56,7 @@ class Example:
     probability: float
     correct: float | None
     tags: Mapping[str, str] = field(default_factory=dict)
+    strength: int | None = None
 
     @property
     def is_tie(self) -> bool:
@@ -74,9 +75,73 @@ class Bin:
 
 
 @dataclass(frozen=True)
+class ThreeWay:
+    """First better, a tie, second better: how often the model says what the raters said, ties among the labels.
+
+    It calls a tie what Davidson's rule holds likeliest, with a `nu` fitted to other labels. `commonest` is what always
+    saying the commonest of the three would score.
+    """
+
+    accuracy: Share
+    nu: float
+    called_ties: int
+    commonest: float
+
+
+@dataclass(frozen=True)
+class Length:
+    """How much the model follows length: share of its choices that are the longer answer (the raters' is the floor
+    `longer`), and Spearman's correlation of margin and difference in length."""
+
+    model: Share
+    correlation: float
+
+
+@dataclass(frozen=True)
+class Position:
+    """Does the order shown matter? `asymmetry` is the most by which the model's margin changes with the order of the
+    two, in logits. Of votes on pairs whose order is known: how often `raters` chose what was shown first, and how often
+    the model is with them where they chose the `first` and where the `second`."""
+
+    asymmetry: float
+    raters: Share | None = None
+    first: Share | None = None
+    second: Share | None = None
+
+
+@dataclass(frozen=True)
+class KWise:
+    """Of comparisons of three or more completions: how often the model's `best` is among the raters' best (`chance` is
+    what guessing scores), and Kendall's tau-b between the two rankings, averaged."""
+
+    best: Share
+    chance: float
+    kendall: Share | None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A model less another on the same `n` labels: `ours` that only it has right, `theirs` that only the other has
+    right, McNemar's exact p-value, and the difference in accuracy with its interval over prompts."""
+
+    against: str
+    n: int
+    ours: int
+    theirs: int
+    p_value: float
+    accuracy: Share
+
+    @property
+    def is_worse(self) -> bool:
+        """Shown to be worse, at 5 %."""
+        return self.theirs > self.ours and self.p_value < 0.05
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """What a model says of `n` labels with a preference, beside what raters said. Not among them: `ties`, labels
-    `dropped` for want of a text, and labels of prompts the model was `trained_on`."""
+    `dropped` for want of a text, and labels of prompts the model was `trained_on`. `slices` are accuracies by kind and
+    value; `scores` those of a public benchmark, counted by its own rules."""
 
     name: str
     reward_model_id: str
@@ -96,6 +161,11 @@ class Evaluation:
     slices: Mapping[str, Mapping[str, Share]]
     noise_ceiling: Share | None
     simulated: bool
+    three_way: ThreeWay | None = None
+    length: Length | None = None
+    position: Position | None = None
+    k_wise: KWise | None = None
+    scores: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def above_floors(self) -> bool:

@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from rlhf_hitl.errors import BadInput, NotFound
 from rlhf_hitl.reward import benchmark, evaluation, plots
 from rlhf_hitl.reward.benchmark import Ranked
+from rlhf_hitl.reward.compare import compare
 from rlhf_hitl.reward.evaluate import evaluate
 from rlhf_hitl.reward.evaluation import Bin, Evaluation, Example, Share
 from rlhf_hitl.reward.features import Backbone, FeatureCache
+from rlhf_hitl.reward.gates import Slice, gates
 from rlhf_hitl.reward.head import Head, Standardiser
 from rlhf_hitl.reward.model import RewardModel
 from rlhf_hitl.reward.slices import slices
@@ -278,6 +280,61 @@ def test_the_score_of_rewardbench_2s_ties_by_hand():
     beyond = (np.tanh(2 / 1 - 1) + np.tanh(-1 / 4 - 1)) / 2
     assert benchmark.ties(rows) == pytest.approx(0.3 * 0.5 + 0.3 * 1 + 0.2 * 0.5 + 0.2 * 0.5 + 0.01 * beyond)
     assert benchmark.ties(rows[:1]) == pytest.approx(0.3)
+
+
+# Two models, gates
+
+
+def test_two_models_on_the_same_labels_by_hand():
+    # two prompts of five labels each; ours has four more right, theirs one
+    ours = [example(i, family=f"f{i // 5}", correct=float(i < 8)) for i in range(10)]
+    theirs = [example(i, family=f"f{i // 5}", correct=float(3 < i < 9)) for i in range(10)]
+    found = compare([*ours, example(11)], [*theirs, example(12), example(13, correct=None)], "theirs")
+    assert (found.n, found.ours, found.theirs) == (10, 4, 1)
+    assert found.accuracy.value == pytest.approx(0.3)
+    assert found.p_value == pytest.approx(2 * (1 + 5) / 32)
+    assert found.accuracy.low < 0.3 < found.accuracy.high
+    assert not found.is_worse
+    other_way = compare(theirs, ours, "ours")
+    assert other_way.accuracy.value == pytest.approx(-0.3)
+    assert not other_way.is_worse  # not shown to be
+    with pytest.raises(BadInput, match="same split or file"):
+        compare(ours, [example(99)], "another")
+
+
+def test_a_model_is_shown_to_be_worse_by_many_labels():
+    ours = [example(i, correct=0.0) for i in range(10)]
+    assert compare(ours, [example(i) for i in range(10)], "theirs").is_worse
+
+
+def test_gates_say_what_holds_and_what_does_not():
+    found = an_evaluation()  # accuracy 0.7, floor 0.55, calibration error 0.05, math 0.5
+    worse = compare([example(i, correct=0.0) for i in range(10)], [example(i) for i in range(10)], "old")
+
+    def said(**asked):
+        return [(g.name, g.passed) for g in gates(found, **asked)]
+
+    assert said() == []
+    assert said(min_accuracy=0.7, max_ece=0.05, above_floors=True) == [
+        ("min-accuracy", True),
+        ("max-ece", True),
+        ("above-floors", True),
+    ]
+    assert said(min_accuracy=0.71, max_ece=0.049) == [("min-accuracy", False), ("max-ece", False)]
+    assert said(min_slices=(Slice.parse("category=math:0.6"),)) == [("min-slice category=math", False)]
+    assert said(difference=worse) == [("no-worse-than", False)]
+    assert "0.7000 >= 0.7 (40 labels)" in gates(found, min_accuracy=0.7)[0].said
+    beaten = an_evaluation(bag_of_words=Share(0.7, 0.6, 0.8, 40))
+    assert not gates(beaten, above_floors=True)[0].passed
+
+
+def test_a_slice_that_is_not_there_passes_no_gate():
+    with pytest.raises(NotFound, match="category=poetry: expected one of category=math"):
+        gates(an_evaluation(), min_slices=(Slice("category", "poetry", 0.1),))
+    assert Slice.parse("longer=a:b=c:0.5") == Slice("longer", "a:b=c", 0.5)
+    for text in ("category", "category=math", "category=math:x", "=math:0.5", "category=math:2", "category=math:nan"):
+        with pytest.raises(BadInput, match=r"category=math:0\.6"):
+            Slice.parse(text)
 
 
 # Plots

@@ -49,7 +49,7 @@ def evaluate(
         What was found, and every label with what the model says of it, ties too, in order of comparison id.
 
     Raises:
-        BadInput: no label with a preference in the split.
+        BadInput: no label with a preference in the split, or a reward that is no number.
     """
     every = labels(store, split=split)
     usable = labelled_pairs(store, split)
@@ -65,6 +65,11 @@ def evaluate(
         )
     first, second = [p.first for p in pairs], [p.second for p in pairs]
     margins, stds, probabilities = model.margins(first, second)
+    if not np.isfinite(margins).all():
+        bad = pairs[int(np.argmin(np.isfinite(margins)))].comparison.id
+        raise BadInput(
+            f"margin of comparison {bad}", expected="a finite number", fix="train or fetch the reward model again"
+        )
     # A tie is told from its first side.
     truth = np.array([-1.0 if p.label.preferred == p.label.second else 1.0 for p in pairs])
     found = [_example(p, *values) for p, *values in zip(pairs, margins, stds, probabilities, truth)]

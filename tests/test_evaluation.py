@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlhf_hitl.errors import BadInput, NotFound
+from rlhf_hitl.formats.importing import import_path
 from rlhf_hitl.reward import benchmark, evaluation, plots
 from rlhf_hitl.reward.benchmark import Ranked
 from rlhf_hitl.reward.compare import compare
@@ -280,6 +281,25 @@ def test_the_score_of_rewardbench_2s_ties_by_hand():
     beyond = (np.tanh(2 / 1 - 1) + np.tanh(-1 / 4 - 1)) / 2
     assert benchmark.ties(rows) == pytest.approx(0.3 * 0.5 + 0.3 * 1 + 0.2 * 0.5 + 0.2 * 0.5 + 0.01 * beyond)
     assert benchmark.ties(rows[:1]) == pytest.approx(0.3)
+
+
+def test_rewardbench_2_is_replayed_from_its_file(sqlite_store, longer_is_better, tmp_path):
+    def row(id, prompt, chosen, rejected, subset):
+        return {"id": id, "prompt": prompt, "chosen": chosen, "rejected": rejected, "subset": subset}
+
+    rows = [
+        row("1", "Q1", ["aaaa"], ["b", "cc", "ddd"], "Math"),
+        row("2", "Q2", ["a"], ["b", "cc", "ddd"], "Math"),
+        row("tied:1", "Q3", ["aaaaa", "bbbbbb"], ["c"], "Ties"),
+        row("ref:1", "Q4", ["aaaaa"], ["b", "c"], "Ties"),
+    ]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+    report = import_path(sqlite_store, tmp_path / "rows.jsonl", split=Split.HELDOUT)
+    found, _ = evaluate(longer_is_better, sqlite_store, format=report.format)
+    spread, margin = np.log(7 / 6), np.log(6 / 2)
+    ties = 1 + 0.01 * np.tanh(margin / spread - 1)
+    assert found.scores == pytest.approx({"Math": 0.5, "Ties": ties, "RewardBench 2": (0.5 + ties) / 2}, abs=1e-6)
+    assert found.k_wise.best.value == 0.75
 
 
 # Two models, gates

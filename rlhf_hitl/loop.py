@@ -166,14 +166,18 @@ class Loop:
 
     def evaluate(self) -> dict[str, Any]:
         """The new reward model is replayed on held-out labels, where there are any."""
+        from rlhf_hitl.reward import evaluation
         from rlhf_hitl.reward.evaluate import evaluate
 
         model = self._reward_model(self.round)
         assert model is not None, "train_reward comes before"
+        name = f"round-{self.round}-{model.id}"
         try:
-            return evaluate(model, self.store).as_dict()
+            found, examples = evaluate(model, self.store, name=name)
         except BadInput as e:
             return {"n": 0, "reason": str(e)}
+        evaluation.save(self.settings.workspace / "evaluations" / name, found, examples)
+        return found.as_dict()
 
     def dpo(self) -> dict[str, Any]:
         """DPO on people's pairs, and on pairs the reward model makes of answers sampled for this alone."""

@@ -95,11 +95,25 @@ def test_no_reward_model_no_labels_and_no_heldout_labels_each_say_what_to_do(sql
     assert not (tmp_path / "out").exists()
 
 
-def test_a_gate_that_fails_exits_with_one(judged, tiny_model, tmp_path):
+def test_a_gate_that_fails_exits_with_one_and_says_which(judged, tiny_model, tmp_path):
     trained = cli("train-reward", "--backbone", str(tiny_model), "--store", judged.url, workspace=tmp_path)
     assert trained.returncode == 0, trained.stderr[-2000:]
-    done = cli("evaluate", "--min-accuracy", "1", "--json", "--store", judged.url, workspace=tmp_path)
+    done = cli(
+        "evaluate", "--min-accuracy", "1", "--name", "first", "--json", "--store", judged.url, workspace=tmp_path
+    )
     said = json.loads(done.stdout)
     assert done.returncode == (0 if said["accuracy"]["value"] == 1 else 1)
     assert said["gate_passed"] is (done.returncode == 0)
-    assert cli("evaluate", "--min-accuracy", "0", "--store", judged.url, workspace=tmp_path).returncode == 0
+    assert [(g["name"], g["passed"]) for g in said["gates"]] == [("min-accuracy", done.returncode == 0)]
+    assert (tmp_path / "evaluations" / "first" / "examples.jsonl").is_file()
+    done = cli(
+        "evaluate", "--min-accuracy", "0", "--max-ece", "0", "--no-worse-than", "first",
+        "--store", judged.url, workspace=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 1
+    lines = {line.split(": ")[1]: line for line in done.stdout.splitlines() if line.startswith("Gate ")}
+    assert lines["min-accuracy"].startswith("Gate passed")
+    assert lines["max-ece"].startswith("Gate FAILED")
+    assert "McNemar p = 1" in lines["no-worse-than"]
+    for bad in (["--min-slice", "math"], ["--name", "../x"], ["--against", "a", "--no-worse-than", "b"]):
+        the_one_line(cli("evaluate", *bad, "--store", judged.url, workspace=tmp_path))

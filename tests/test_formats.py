@@ -290,6 +290,108 @@ def test_a_bad_llmfao_vote_is_named_by_file_line_and_field(tmp_path):
         records(tmp_path)
 
 
+REWARDBENCH = {
+    "prompt": "What is 2 + 3?", "chosen": "5", "chosen_model": "m1", "rejected": "", "rejected_model": "m2",
+    "subset": "math-prm", "id": 7,
+}  # fmt: skip
+REWARDBENCH2 = {
+    "id": "tied:3", "prompt": "Name a prime.", "chosen": ["2", "3"], "rejected": ["4", "6", "8"], "num_correct": 2,
+    "num_incorrect": 3, "total_completions": 5, "models": ["a", "b", "c", "d", "e"], "subset": "Ties",
+}  # fmt: skip
+LLMBAR = {"input": "Say hi in French.", "output_1": "Hello!", "output_2": "Bonjour !", "label": 2}
+KWISE = {
+    "prompt": "Name a colour.", "completions": ["red", "rot", "blue", "7"], "ranking": [[2], [0, 1], [3]],
+    "rater": "ann", "policies": ["p0", "p1", "p2", "p3"], "tags": {"category": "colours"},
+}  # fmt: skip
+
+
+def test_a_rewardbench_row_is_a_pair_in_the_batch_of_its_subset(tmp_path):
+    (record,) = records(write_jsonl(tmp_path / "a.jsonl", REWARDBENCH))
+    assert (record.prompt, sides(record)) == (chat("What is 2 + 3?"), [reply("5"), reply("")])
+    assert [c.policy for c in record.completions] == ["m1", "m2"]
+    assert record.vote.ranking == ((0,), (1,))
+    assert record.batch == "math-prm"
+    assert not record.order_known
+
+
+def test_rows_of_rewardbench_that_its_scores_leave_out_are_left_out(tmp_path):
+    import datasets
+
+    parts = {name: datasets.Dataset.from_list([REWARDBENCH | {"prompt": name}]) for name in ("raw", "filtered")}
+    datasets.DatasetDict(parts).save_to_disk(str(tmp_path / "set"))
+    assert [r.prompt for r in records(tmp_path / "set")] == [chat("filtered")]
+
+
+def test_a_rewardbench_2_row_is_a_ranking_of_right_above_wrong(tmp_path):
+    one = REWARDBENCH2 | {"id": "12", "chosen": ["yes"], "rejected": ["a", "b", "c"], "models": ["m"], "subset": "Math"}
+    tied, single = records(write_jsonl(tmp_path / "a.jsonl", REWARDBENCH2, one))
+    assert sides(tied) == [reply(t) for t in "23468"]
+    assert [c.policy for c in tied.completions] == list("abcde")
+    assert tied.vote.ranking == ((0, 1), (2, 3, 4))
+    assert (tied.batch, tied.tags) == ("Ties", {"id": "tied:3"})
+    assert single.vote.ranking == ((0,), (1, 2, 3))
+    assert {c.policy for c in single.completions} == {"unknown"}
+
+
+def test_an_llmbar_label_says_which_output_is_better_and_its_folder_which_set(tmp_path):
+    folder = tmp_path / "Adversarial" / "Neighbor"
+    folder.mkdir(parents=True)
+    (folder / "dataset.json").write_text(json.dumps([LLMBAR, LLMBAR | {"input": "Q", "label": "1"}]))
+    two, one = records(folder / "dataset.json")
+    assert (two.prompt, sides(two)) == (chat("Say hi in French."), [reply("Hello!"), reply("Bonjour !")])
+    assert (two.vote.ranking, one.vote.ranking) == (((1,), (0,)), ((0,), (1,)))
+    assert two.batch == "Neighbor"
+    assert len({c.policy for c in two.completions}) == 1
+
+
+def test_a_ranking_of_k_keeps_its_ties_its_rater_and_what_it_leaves_out(tmp_path):
+    messages = KWISE | {
+        "prompt": as_dicts(chat("Q")),
+        "completions": [as_dicts(reply("a")), "b", "c"],
+        "ranking": [2, 0],
+    }
+    del messages["policies"]
+    whole, partial = records(write_jsonl(tmp_path / "a.jsonl", KWISE, messages))
+    assert sides(whole) == [reply(t) for t in ("red", "rot", "blue", "7")]
+    assert whole.vote.ranking == ((2,), (0, 1), (3,))
+    assert (whole.vote.rater, whole.tags) == ("ann", {"category": "colours"})
+    assert [c.policy for c in whole.completions] == ["p0", "p1", "p2", "p3"]
+    assert (partial.prompt, partial.vote.ranking) == (chat("Q"), ((2,), (0,)))
+
+
+@pytest.mark.parametrize(
+    ("row", "field"),
+    [
+        (REWARDBENCH | {"chosen_model": ""}, "chosen_model"),
+        (REWARDBENCH2 | {"rejected": []}, "rejected"),
+        (REWARDBENCH2 | {"subset": None}, "subset"),
+        (LLMBAR | {"label": 3}, "label"),
+        (LLMBAR | {"output_1": 5}, "output_1"),
+        (KWISE | {"ranking": [[0], [0, 1]]}, "ranking"),
+        (KWISE | {"ranking": [[0], [4]]}, "ranking"),
+        (KWISE | {"ranking": [[0, 1], []]}, "ranking"),
+        (KWISE | {"ranking": [[True], [0]]}, "ranking"),
+        (KWISE | {"completions": ["red"]}, "completions"),
+        (KWISE | {"completions": ["red", 3, "a", "b"]}, r"completions\[1\]"),
+        (KWISE | {"policies": ["p"]}, "policies"),
+        (KWISE | {"tags": ["x"]}, "tags"),
+    ],
+)
+def test_a_bad_field_of_a_benchmark_is_named_by_line_and_field(tmp_path, row, field):
+    good = (
+        REWARDBENCH
+        if "chosen_model" in row
+        else REWARDBENCH2
+        if "chosen" in row
+        else LLMBAR
+        if "input" in row
+        else KWISE
+    )
+    path = write_jsonl(tmp_path / "a.jsonl", good, row)
+    with pytest.raises(BadInput, match=rf"a\.jsonl:2: {field}"):
+        records(path)
+
+
 def test_a_line_that_is_no_json_is_named(tmp_path):
     path = write_jsonl(tmp_path / "a.jsonl", VOTE)
     path.write_bytes(path.read_bytes() + b'{"judge": \n')

@@ -174,6 +174,24 @@ def test_identical_sides_are_dropped_and_counted(sqlite_store, tmp_path):
     assert (report.identical_sides, report.comparisons) == (1, 1)
 
 
+def test_a_prompt_in_two_subsets_of_a_benchmark_is_told_apart_and_a_given_batch_wins(sqlite_store, tmp_path):
+    row = {"prompt": "Q", "chosen": "yes", "chosen_model": "a", "rejected": "no", "rejected_model": "b"}
+    path = write(tmp_path / "a.jsonl", row | {"subset": "easy"}, row | {"rejected": "nay", "subset": "hard"})
+    assert import_path(sqlite_store, path).prompts == 1
+    assert sorted(c.batch for c in catalog.find(sqlite_store)) == ["easy", "hard"]
+    again = write(tmp_path / "b.jsonl", row | {"rejected": "never", "subset": "hard"})
+    import_path(sqlite_store, again, batch="mine")
+    assert sorted(c.batch for c in catalog.find(sqlite_store)) == ["easy", "hard", "mine"]
+
+
+def test_rankings_of_k_by_several_raters_come_in_with_their_ties(sqlite_store, tmp_path):
+    row = {"prompt": "Q", "completions": ["a", "b", "c", "d"], "ranking": [[2], [0, 3], [1]]}
+    path = write(tmp_path / "a.jsonl", row | {"rater": "ann"}, row | {"rater": "bob", "ranking": [[1], [0]]})
+    report = import_path(sqlite_store, path, split=Split.HELDOUT)
+    assert (report.format, report.comparisons, report.judgments, report.raters) == ("kwise", 1, 2, 2)
+    assert said(sqlite_store) == [("kwise:ann", [["c"], ["a", "d"], ["b"]]), ("kwise:bob", [["b"], ["a"]])]
+
+
 def test_the_order_shown_is_kept_where_the_file_tells_it_and_left_open_where_not(sqlite_store, tmp_path):
     import_path(sqlite_store, write(tmp_path / "a.jsonl", vote("ann", "model_b", a="left", b="right")))
     import_path(sqlite_store, write(tmp_path / "b.jsonl", {"prompt": "Q", "chosen": "a", "rejected": "b"}))

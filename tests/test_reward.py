@@ -388,7 +388,7 @@ def test_views_are_compared_on_prompts_that_a_head_has_not_seen():
 
 def test_a_trained_head_ranks_held_out_prompts_and_survives_saving(judged_store, backbone, tmp_path):
     model = train_head(judged_store, backbone, tmp_path)
-    found = evaluate(model, judged_store)
+    found, _ = evaluate(model, judged_store)
     assert found.accuracy.value > 0.7
     assert found.n > 10
     assert found.longer.low <= found.longer.value <= found.longer.high
@@ -441,9 +441,9 @@ def test_a_score_is_the_difference_of_the_rewards_and_never_negative(judged_stor
 
 def test_replay_by_hand_counts_ties_apart_and_equal_rewards_as_half(judged_store, backbone, tmp_path):
     model = train_head(judged_store, backbone, tmp_path)
-    found = evaluate(model, judged_store)
-    right = sum(1.0 if e["margin"] > 0 else 0.5 if e["margin"] == 0 else 0.0 for e in found.examples)
-    assert found.accuracy.value == pytest.approx(right / len(found.examples))
+    found, examples = evaluate(model, judged_store)
+    right = sum(1.0 if e.margin > 0 else 0.5 if e.margin == 0 else 0.0 for e in examples)
+    assert found.accuracy.value == pytest.approx(right / len(examples))
     assert found.ties == 0
     rater = people.add(judged_store, "tie caller", Role.RATER).id
     prompt = next(p for i in range(999) if (p := Prompt.create((Message("user", f"t{i}"),))).split is Split.HELDOUT)
@@ -453,8 +453,9 @@ def test_replay_by_hand_counts_ties_apart_and_equal_rewards_as_half(judged_store
         catalog.add_comparisons(judged_store, conn, [comparison])
     lease = queue.lease(judged_store, rater)
     queue.submit(judged_store, lease.id, rater, Answer(Verdict.RANKED, ((pair[0].id, pair[1].id),)))
-    after = evaluate(model, judged_store)
+    after, examples = evaluate(model, judged_store)
     assert (after.n, after.ties) == (found.n, 1)
+    assert [e.comparison_id for e in examples if e.is_tie] == [comparison.id]
 
 
 def test_held_out_labels_do_not_reach_training(judged_store, backbone, tmp_path):
@@ -491,7 +492,7 @@ def test_full_training_under_accelerate_on_two_processes_loads_in_plain_transfor
     flags = [text for name, value in given.items() for text in (f"--{name}", str(value))]
     launch_processes("rlhf_hitl.scripts.train_reward", flags, 2, {"OMP_NUM_THREADS": "1"})
     model = load(tmp_path / "full")
-    assert evaluate(model, judged_store).accuracy.value > 0.7
+    assert evaluate(model, judged_store)[0].accuracy.value > 0.7
     chats = [chat("question 3 about sea", w) for w in WORDS]
     plain = AutoModelForSequenceClassification.from_pretrained(tmp_path / "full").eval()
     renderer = model.cache.backbone.renderer

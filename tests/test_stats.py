@@ -8,8 +8,11 @@ from scipy import stats
 
 from rlhf_hitl.routing.acquisition import mutual_information
 from rlhf_hitl.routing.threshold import choose, fewest_labels
-from rlhf_hitl.stats.calibration import expected_calibration_error
-from rlhf_hitl.stats.intervals import clustered, upper_bound, wilson
+from rlhf_hitl.stats import davidson
+from rlhf_hitl.stats.calibration import calibration_error_interval, equal_bins, expected_calibration_error
+from rlhf_hitl.stats.ceiling import likeliest_concentration, noise_ceiling, share_with_majority
+from rlhf_hitl.stats.intervals import clustered, clustered_mean, upper_bound, wilson
+from rlhf_hitl.stats.paired import mcnemar
 
 
 def test_wilson_by_hand():
@@ -67,10 +70,107 @@ def test_clustered_covers_the_truth_as_often_as_it_says():
     assert covered / 600 > 0.92
 
 
+def test_a_clustered_mean_is_students_interval_where_every_example_is_its_own_cluster():
+    values = np.random.default_rng(0).normal(0.1, 0.3, 30)
+    expected = stats.ttest_1samp(values, 0).confidence_interval()
+    assert clustered_mean(values, np.arange(30)) == pytest.approx((expected.low, expected.high))
+    assert clustered_mean(np.repeat(values, 3), np.repeat(np.arange(30), 3)) == pytest.approx(
+        (expected.low, expected.high)
+    )
+    assert clustered_mean(values, np.zeros(30)) == (-1, 1)
+
+
+def test_mcnemar_by_hand():
+    # eight of eight for one side: twice 1/256
+    assert mcnemar(8, 0) == pytest.approx(2 / 256)
+    assert mcnemar(0, 8) == mcnemar(8, 0)
+    assert mcnemar(5, 5) == pytest.approx(1)
+    assert mcnemar(0, 0) == 1
+
+
+@given(st.lists(st.floats(-50, 50), min_size=1, max_size=20), st.floats(0, 100))
+def test_davidsons_outcomes_are_probabilities_that_swap_with_the_sides(margins, nu):
+    m = np.array(margins)
+    p = davidson.outcomes(m, nu)
+    assert p.sum(1) == pytest.approx(np.ones(len(m)))
+    assert davidson.outcomes(-m, nu) == pytest.approx(p[:, ::-1])
+    # without ties it is Bradley-Terry
+    decided = p[:, 0] + p[:, 2] > 1e-9
+    assert (p[:, 0] / (p[:, 0] + p[:, 2]))[decided] == pytest.approx((1 / (1 + np.exp(-m)))[decided])
+    assert (davidson.predicted(m, nu) == [(1, 0, -1)[i] for i in p.argmax(1)])[
+        np.ptp(np.sort(p)[:, 1:], 1) > 1e-9
+    ].all()
+
+
+def test_davidson_by_hand():
+    # equal answers and nu = 2: half of them are tied
+    assert davidson.outcomes(np.zeros(1), 2.0)[0] == pytest.approx([0.25, 0.5, 0.25])
+    assert davidson.likeliest_nu(np.zeros(8), np.array([1.0, 0, 1, 0, 1, 0, 1, 0])) == pytest.approx(2)
+    assert davidson.likeliest_nu(np.zeros(8), np.zeros(8)) == 0
+    # ties win where 2 ln nu exceeds the margin
+    assert davidson.predicted(np.array([-1.0, 1.3, 1.4, -1.4]), 2.0).tolist() == [0, 0, 1, -1]
+    assert davidson.predicted(np.array([0.1, -3]), 1.0).tolist() == [1, -1]
+
+
+def test_davidsons_nu_is_found_again():
+    rng = np.random.default_rng(0)
+    margins = rng.normal(0, 2, 20_000)
+    ties = rng.random(20_000) < davidson.outcomes(margins, 1.7)[:, 1]
+    assert davidson.likeliest_nu(margins, ties) == pytest.approx(1.7, rel=0.05)
+
+
+def test_the_share_with_the_majority_by_hand():
+    # uniform shares: after one vote for it the first's share has the density 2p, and 3/4 of that lies above a half
+    one, none = np.array([1]), np.array([0])
+    assert share_with_majority(one, none, 1.0) == pytest.approx(0.75)
+    assert share_with_majority(none, one, 1.0) == pytest.approx(0.75)
+    assert share_with_majority(one, one, 1.0) == pytest.approx(0.5)
+    assert share_with_majority(5 * one, none, 1.0) == pytest.approx(1 - 0.5**6)
+
+
+@pytest.mark.parametrize("votes", [1, 2, 3, 5])
+def test_the_noise_ceiling_is_what_one_who_knows_all_raters_would_score(votes):
+    rng = np.random.default_rng(votes)
+    truth = rng.beta(0.8, 0.8, 4000)  # share of all raters who prefer the first
+    n = np.where(np.arange(4000) % 2, votes, 3)  # half of the pairs have three votes
+    first = rng.binomial(n, truth)
+    decided = first * 2 != n
+    oracle = ((truth > 0.5) == (first * 2 > n))[decided].mean()
+    found = noise_ceiling(first, n - first, decided, np.arange(4000), draws=40)
+    assert found is not None
+    value, low, high = found
+    assert value == pytest.approx(oracle, abs=0.02)
+    assert low < value < high < low + 0.05
+    assert likeliest_concentration(first[n > 1], (n - first)[n > 1]) == pytest.approx(0.8, rel=0.15)
+
+
+def test_without_pairs_of_several_votes_there_is_no_noise_ceiling():
+    one = np.ones(500)
+    assert noise_ceiling(one, 0 * one, one > 0, np.arange(500)) is None
+
+
 def test_ece_by_hand():
     # two bins of two: |0.6 - 0.5| and |0.9 - 1.0|, each half the weight
     p, y = np.array([0.6, 0.6, 0.9, 0.9]), np.array([1, 0, 1, 1])
     assert expected_calibration_error(p, y, bins=2) == pytest.approx(0.1)
+
+
+@given(st.lists(st.floats(0, 1), max_size=50), st.integers(1, 12))
+def test_bins_hold_every_value_once_and_are_of_about_equal_count(values, bins):
+    parts = equal_bins(np.array(values), bins)
+    assert sorted(i for part in parts for i in part) == list(range(len(values)))
+    assert len({len(part) for part in parts}) <= 2
+    assert all(len(part) for part in parts)
+
+
+def test_the_interval_of_a_calibration_error_reaches_zero_where_there_is_none_and_not_where_there_is():
+    rng = np.random.default_rng(0)
+    p, clusters = rng.uniform(0.5, 1, 400), np.repeat(np.arange(200), 2)
+    honest, boastful = rng.random(400) < p, rng.random(400) < 0.5
+    low, high = calibration_error_interval(p, honest, clusters)
+    assert low <= expected_calibration_error(p, honest) <= high
+    assert low < 0.02
+    assert calibration_error_interval(p, boastful, clusters)[0] > 0.15
 
 
 def test_mutual_information_prefers_doubt_of_the_model_to_disagreement_of_people():

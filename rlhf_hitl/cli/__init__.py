@@ -121,7 +121,7 @@ def main() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
-        from rlhf_hitl.cli import data, loop, people, policy, rating, reward, serve  # noqa: F401  (they register theirs)
+        from rlhf_hitl.cli import data, evaluate, loop, people, policy, rating, reward, serve  # noqa: F401  (register theirs)
 
         code = app(standalone_mode=False)
     except (typer.Abort, KeyboardInterrupt):

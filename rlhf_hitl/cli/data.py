@@ -13,7 +13,9 @@ from rlhf_hitl.cli import AsJson, Result, StoreUrl, command, table
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.types import DEFAULT_PROJECT, Split
 
-FORMAT_HELP = "native, llmfao, mt_bench, hh, trl or archive; auto finds it from the first row."
+FORMAT_HELP = (
+    "native, kwise, llmfao, mt_bench, llmbar, rewardbench, rewardbench2, hh, trl or archive; auto: by its first row."
+)
 
 
 class Pairs(StrEnum):

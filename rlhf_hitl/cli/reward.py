@@ -1,9 +1,7 @@
-"""Commands of the reward model: train-reward, score, evaluate, route."""
+"""Commands of the reward model: train-reward, score, route. `evaluate` has a file of its own."""
 
 from __future__ import annotations
 
-import json as jsonlib
-import tempfile
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
@@ -13,7 +11,6 @@ import typer
 from rlhf_hitl.cli import AsJson, Result, StoreUrl, command, table
 from rlhf_hitl.config import load_settings
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.types import Split
 
 
 class Backend(StrEnum):
@@ -155,7 +152,7 @@ def score(
     from rlhf_hitl.store import Store
 
     opened = Store.open(store)
-    model = _load(opened, reward_model)
+    model = load_model(opened, reward_model)
     from rlhf_hitl.routing.router import score_pool
     from rlhf_hitl.store import ledger
 
@@ -170,67 +167,6 @@ def score(
     if scored.n and processes == 1:
         data |= {"mean_margin": scored.mean_margin, "mean_uncertainty": scored.mean_uncertainty}
     return Result(data, table("Scored", data), more=["Next: rlhf-hitl route"])
-
-
-@command("evaluate")
-def evaluate(
-    store: StoreUrl,
-    reward_model: ModelId = None,
-    data: Annotated[
-        str | None,
-        typer.Option("--data", help="Replay this preference file or hub id instead of the store's own split."),
-    ] = None,
-    format: Annotated[str, typer.Option(help="Format of --data.")] = "auto",
-    split: Annotated[Split, typer.Option(help="Which split of the store.")] = Split.HELDOUT,
-    examples: Annotated[Path | None, typer.Option(help="Write one JSON line an example to this file.")] = None,
-    min_accuracy: Annotated[float | None, typer.Option(min=0, max=1, help="Fail (exit 1) below this accuracy.")] = None,
-    json: AsJson = False,
-) -> Result:
-    """Replay what raters said of held-out prompts: accuracy beside two floors, and calibration."""
-    from rlhf_hitl.store import Store
-
-    opened = Store.open(store)
-    model = _load(opened, reward_model)
-    from rlhf_hitl.reward.evaluate import evaluate as replay
-
-    if data is None:
-        found = replay(model, opened, split=split)
-    else:
-        from rlhf_hitl.formats.importing import import_path
-
-        with tempfile.TemporaryDirectory() as folder:
-            outside = Store.open(f"sqlite:///{folder}/replay.db", create=True)
-            import_path(outside, data, format=format, split=Split.HELDOUT)
-            found = replay(model, outside, split=Split.HELDOUT, trained_on=opened)
-            outside.close()
-    if examples is not None:
-        lines = "".join(jsonlib.dumps(e, ensure_ascii=False) + "\n" for e in found.examples)
-        draft = examples.with_name(examples.name + ".writing")
-        draft.write_text(lines)
-        draft.replace(examples)
-    gate = None if min_accuracy is None else found.accuracy.value >= min_accuracy
-    rows = [
-        ("reward model", f"{found.accuracy.value:.3f}", f"{found.accuracy.low:.3f} to {found.accuracy.high:.3f}"),
-        ("floor: longer answer", f"{found.longer.value:.3f}", f"{found.longer.low:.3f} to {found.longer.high:.3f}"),
-    ]
-    if found.bag_of_words is not None:
-        words = found.bag_of_words
-        rows.append(("floor: bag of words", f"{words.value:.3f}", f"{words.low:.3f} to {words.high:.3f}"))
-    which = "replayed" if data else "held-out" if split is Split.HELDOUT else split.value
-    title = f"Accuracy on {found.n} {which} labels" + (" (simulated judgments)" if found.simulated else "")
-    more: list = [
-        f"Not in it: {found.ties} ties, {found.dropped} labels without text"
-        + (f", {found.trained_on} labels of prompts the model was trained on" if found.trained_on else "")
-        + f". Calibration error {found.ece:.3f}. Intervals take examples of one prompt together."
-    ]
-    if gate is not None:
-        more.append(f"Gate: accuracy {found.accuracy.value:.3f} {'>=' if gate else '<'} {min_accuracy}")
-    return Result(
-        found.as_dict() | {"gate_passed": gate},
-        table(title, rows, ("", "accuracy", "95 % interval")),
-        exit_code=1 if gate is False else 0,
-        more=more,
-    )
 
 
 @command("route")
@@ -250,7 +186,7 @@ def route(
 
     policy = Policy(max_error, delta, control_share)
     opened = Store.open(store)
-    model = _load(opened, reward_model)
+    model = load_model(opened, reward_model)
     score_pool(opened, model)
     routed = route_pool(opened, model, policy)
     data = {
@@ -263,7 +199,8 @@ def route(
     return Result(data, table("Routed", routed.counts), more=[routed.threshold.reason])
 
 
-def _load(store, name: str | None):
+def load_model(store, name: str | None):
+    """A reward model by folder or id, the store's newest for None."""
     from rlhf_hitl.store import ledger
 
     if name is None:

@@ -12,7 +12,10 @@ from rlhf_hitl.formats.record import Record, Row
 from rlhf_hitl.formats.source import Source
 
 #: Format → its module, in the order they are tried: the particular before the general.
-FORMATS = {name: f"rlhf_hitl.formats.{name}" for name in ("native", "llmfao", "mt_bench", "hh", "trl")}
+FORMATS = {
+    name: f"rlhf_hitl.formats.{name}"
+    for name in ("native", "kwise", "llmfao", "mt_bench", "llmbar", "rewardbench2", "rewardbench", "hh", "trl")
+}
 
 
 class Format(Protocol):

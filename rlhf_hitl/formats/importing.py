@@ -78,6 +78,7 @@ def import_path(
         limit: read this many rows only.
         pairs: which completions of a prompt are compared where nobody has judged them.
         project: where the comparisons belong; `batch` names them within it, so that raters can be given just those.
+            Without it, they are in the batch that the file itself names (the subset of a benchmark).
         progress: draw a bar on stderr.
 
     Raises:
@@ -191,7 +192,8 @@ class _Batches:
             try:
                 asked = self.split or record.split
                 overlap = self.overlap if record.vote is None or self.queue else 0
-                found = nouns(record.prompt, tuple(record.tags.items()), record.completions, asked, overlap)
+                batch = self.batch or record.batch
+                found = nouns(record.prompt, tuple(record.tags.items()), record.completions, asked, overlap, batch)
                 yield _Prepared(*found, self._vote(record, *found), asked)
             except BadInput as e:
                 on_bad(BadInput(f"{record.place}: {e.value}", expected=e.expected, fix=e.fix))
@@ -206,8 +208,10 @@ class _Batches:
         sides: tuple[OutsideCompletion, ...],
         asked: Split | None,
         overlap: int,
+        batch: str,
     ) -> tuple[Prompt, tuple[Completion, ...], Comparison | None]:
         "".join(text for tag in tags for text in tag).encode()
+        _check_length("batch", batch, BATCH_LENGTH)
         prompt = Prompt.create(chat, dict(tags), asked)
         for side in sides:
             _check_length("policy", side.policy, POLICY_LENGTH)
@@ -217,7 +221,7 @@ class _Batches:
         return (
             prompt,
             completions,
-            Comparison.create(prompt, completions, overlap, project=self.project, batch=self.batch),
+            Comparison.create(prompt, completions, overlap, project=self.project, batch=batch),
         )
 
     def _vote(

@@ -14,6 +14,7 @@ from rlhf_hitl.formats.record import (
     answer,
     bad_field,
     choice_field,
+    string_field,
     text_field,
 )
 from rlhf_hitl.formats.source import Source
@@ -75,7 +76,7 @@ def _key(row: Row) -> Key:
 def _pair(row: Row, names: Names) -> Record:
     _, *models = _key(row)
     sides = tuple(
-        OutsideCompletion(answer(_result(row, f"result_{side}")), names.get(model, model))
+        OutsideCompletion(answer(string_field(row, f"result_{side}")), names.get(model, model))
         for side, model in zip("xy", models)
     )
     tags = {k: row.fields[k] for k in ("type", "slug") if isinstance(row.fields.get(k), str)}
@@ -84,11 +85,3 @@ def _pair(row: Row, names: Names) -> Record:
         reason = str(row.fields.get("reason") or "")
         vote = Vote.of_pair(choice_field(row, "golden", WINNERS), rater="golden", rationale=reason)
     return Record((Message("user", text_field(row, "text")),), sides, row.place, vote, tags)
-
-
-def _result(row: Row, name: str) -> str:
-    # May be empty: an empty answer is an answer too.
-    value = row.fields.get(name)
-    if not isinstance(value, str):
-        raise bad_field(row, name, "text")
-    return value

@@ -12,11 +12,13 @@ from rlhf_hitl.types import Message, Messages, Split, Verdict, messages
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a file: its fields, where it stands ("file:line"), and the split its file says it is in."""
+    """One row of a file: its fields, where it stands ("file:line"), the split its file says it is in, and the part of
+    its set, where that has several."""
 
     fields: Mapping[str, Any]
     place: str
     split: Split | None = None
+    part: str = ""
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,8 @@ class Record:
     """One comparison from outside, its completions in the file's order.
 
     With fewer than two completions it only brings a prompt (and a completion). `order_known`: the file's order is the
-    order the rater saw; false where the file always puts the preferred one first.
+    order the rater saw; false where the file always puts the preferred one first. `batch`: what the file itself calls
+    the set of comparisons that this one is of.
     """
 
     prompt: Messages
@@ -69,6 +72,7 @@ class Record:
     tags: Mapping[str, str] = field(default_factory=dict)
     split: Split | None = None
     order_known: bool = True
+    batch: str = ""
 
 
 def bad_field(row: Row, name: str, expected: str, fix: str = "mend the line, or skip such lines with --skip-bad"):
@@ -82,6 +86,14 @@ def text_field(row: Row, name: str) -> str:
     value = row.fields.get(name)
     if not isinstance(value, str) or not value.strip():
         raise bad_field(row, name, "text that is not empty")
+    return value
+
+
+def string_field(row: Row, name: str) -> str:
+    """A field that must be text and may be empty: an empty answer is an answer too."""
+    value = row.fields.get(name)
+    if not isinstance(value, str):
+        raise bad_field(row, name, "text")
     return value
 
 

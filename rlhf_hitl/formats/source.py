@@ -169,7 +169,7 @@ class Source:
         for name in sorted(parts, key=lambda n: order.index(pinned[n])):
             where = f"{self.name}[{name}]" if name else self.name
             for number, fields in enumerate(parts[name], 1):
-                yield Row(fields, f"{where}: row {number}", pinned[name])
+                yield Row(fields, f"{where}: row {number}", pinned[name], name)
 
     def _load(self) -> Any:
         import datasets

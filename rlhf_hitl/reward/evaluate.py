@@ -3,117 +3,266 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
+from scipy.special import logit
 
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.labels.aggregate import labels
-from rlhf_hitl.reward.data import LabelledPair, labelled_pairs
+from rlhf_hitl.reward import benchmark
+from rlhf_hitl.reward.benchmark import Ranked
+from rlhf_hitl.reward.data import LabelledPair, data_hash, labelled_pairs
+from rlhf_hitl.reward.evaluation import Bin, Evaluation, Example, KWise, Length, Position, Share, ThreeWay
 from rlhf_hitl.reward.model import RewardModel, lengths
-from rlhf_hitl.stats.calibration import expected_calibration_error
-from rlhf_hitl.stats.intervals import clustered
-from rlhf_hitl.store import Store
-from rlhf_hitl.types import Split
+from rlhf_hitl.reward.rendering import Conversation
+from rlhf_hitl.reward.slices import characters, share, slices
+from rlhf_hitl.stats import davidson
+from rlhf_hitl.stats.calibration import calibration_error_interval, equal_bins, expected_calibration_error
+from rlhf_hitl.stats.ceiling import noise_ceiling
+from rlhf_hitl.stats.intervals import clustered_mean
+from rlhf_hitl.store import Store, history
+from rlhf_hitl.types import Label, Split, utc_now
 
-
-@dataclass(frozen=True)
-class Accuracy:
-    """A share over examples with its 95 % interval, examples of one prompt taken together. Equal rewards count half."""
-
-    value: float
-    low: float
-    high: float
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """`n` labels with a preference were replayed. Not in it: `ties`, labels `dropped` for want of a text, and, when a
-    file is replayed, labels of prompts the model was `trained_on`."""
-
-    reward_model_id: str
-    n: int
-    ties: int
-    dropped: int
-    trained_on: int
-    accuracy: Accuracy
-    longer: Accuracy
-    bag_of_words: Accuracy | None
-    ece: float
-    simulated: bool
-    examples: tuple[dict, ...] = ()
-
-    @property
-    def above_floors(self) -> bool:
-        floors = [self.longer.value] + ([self.bag_of_words.value] if self.bag_of_words else [])
-        return self.accuracy.value > max(floors)
-
-    def as_dict(self, *, examples: bool = False) -> dict:
-        out = asdict(self) | {"above_floors": self.above_floors}
-        if not examples:
-            del out["examples"]
-        return out
+FEWEST_FOR_NU = 20  # calibration labels that say how readily people call a tie
 
 
 def evaluate(
-    model: RewardModel, store: Store, *, split: Split = Split.HELDOUT, trained_on: Store | None = None
-) -> Evaluation:
+    model: RewardModel,
+    store: Store,
+    *,
+    split: Split = Split.HELDOUT,
+    trained_on: Store | None = None,
+    name: str = "",
+    format: str = "",
+) -> tuple[Evaluation, list[Example]]:
     """Replay a split's labels.
 
     Args:
         store: where the replayed labels are.
         trained_on: the store the model was trained from, where that is another: its training prompts are left out, and
             the bag-of-words floor is trained there.
+        name: of the evaluation; by default the split's.
+        format: the labels came in; a benchmark's is also scored by its own rules.
+
+    Returns:
+        What was found, and every label with what the model says of it, ties too, in order of comparison id.
 
     Raises:
-        BadInput: no label with a preference in the split.
+        BadInput: no label with a preference in the split, or a reward that is no number.
     """
     every = labels(store, split=split)
     usable = labelled_pairs(store, split)
     learnt = trained_families(trained_on) if trained_on is not None else set()
-    unseen = [p for p in usable if p.comparison.prompt.family not in learnt]
-    pairs = [p for p in unseen if p.label.preferred is not None]
-    if not pairs:
+    pairs = [p for p in usable if p.comparison.prompt.family not in learnt]
+    decided = np.array([p.label.preferred is not None for p in pairs], bool)
+    if not decided.any():
         raise BadInput(
             f"{split.value} split of {store.safe_url}: {len(every)} labels",
             expected="at least one with a preference",
             fix="import a preference set or rate comparisons of held-out prompts"
-            + (f" ({len(usable) - len(unseen)} are of prompts the model was trained on)" if learnt else ""),
+            + (f" ({len(usable) - len(pairs)} are of prompts the model was trained on)" if learnt else ""),
         )
     first, second = [p.first for p in pairs], [p.second for p in pairs]
     margins, stds, probabilities = model.margins(first, second)
-    truth = np.array([1.0 if p.label.preferred == p.label.first else -1.0 for p in pairs])
-    right = _right(margins * truth)
-    clusters = np.array([p.comparison.prompt.family for p in pairs])
-    longer = _right((lengths(first) - lengths(second)) * truth)
-    words = bag_of_words_margins(labelled_pairs(trained_on or store, Split.TRAIN), pairs)
-    confidence = np.maximum(probabilities, 1 - probabilities)
-    return Evaluation(
+    if not np.isfinite(margins).all():
+        bad = pairs[int(np.argmin(np.isfinite(margins)))].comparison.id
+        raise BadInput(
+            f"margin of comparison {bad}", expected="a finite number", fix="train or fetch the reward model again"
+        )
+    # A tie is told from its first side.
+    truth = np.array([-1.0 if p.label.preferred == p.label.second else 1.0 for p in pairs])
+    found = [_example(p, *values) for p, *values in zip(pairs, margins, stds, probabilities, truth)]
+
+    families = np.array([p.comparison.prompt.family for p in pairs])
+    clusters = families[decided]
+    right = _right(margins * truth)[decided]
+    longer = _right((lengths(first) - lengths(second)) * truth)[decided]
+    asked = [p for p, has in zip(pairs, decided) if has]
+    words = bag_of_words_margins(labelled_pairs(trained_on or store, Split.TRAIN), asked)
+    ranked = _ranked(model, pairs)
+    confidence = np.maximum(probabilities, 1 - probabilities)[decided]
+    ece_low, ece_high = calibration_error_interval(confidence, right, clusters)
+    evaluation = Evaluation(
+        name=name or split.value,
         reward_model_id=model.id,
-        n=len(pairs),
-        ties=len(unseen) - len(pairs),
+        created_at=utc_now().isoformat(timespec="seconds"),
+        data_hash=data_hash(pairs),
+        n=len(asked),
+        ties=len(pairs) - len(asked),
         dropped=len(every) - len(usable),
-        trained_on=len(usable) - len(unseen),
-        accuracy=_accuracy(right, clusters),
-        longer=_accuracy(longer, clusters),
-        bag_of_words=None if words is None else _accuracy(_right(words * truth), clusters),
+        trained_on=len(usable) - len(pairs),
+        accuracy=share(right, clusters),
+        longer=share(longer, clusters),
+        bag_of_words=None if words is None else share(_right(words * truth[decided]), clusters),
         ece=expected_calibration_error(confidence, right),
-        simulated=any(p.label.simulated for p in pairs) or bool(model.card.get("simulated")),
-        examples=tuple(
-            {
-                "comparison_id": p.comparison.id,
-                "prompt_id": p.comparison.prompt.id,
-                "preferred": p.label.preferred,
-                "votes": p.label.votes,
-                # margin of the raters' choice over the other: below zero the model disagrees
-                "margin": float(m * t),
-                "uncertainty": float(s),
-                "probability": float(q if t > 0 else 1 - q),
-                "correct": float(r),
-            }
-            for p, m, s, q, t, r in zip(pairs, margins, stds, probabilities, truth, right)
+        ece_low=ece_low,
+        ece_high=ece_high,
+        reliability=tuple(
+            Bin(float(confidence[i].mean()), share(right[i], clusters[i])) for i in equal_bins(confidence)
         ),
+        slices=slices(found),
+        noise_ceiling=_noise_ceiling(pairs, decided, families),
+        simulated=any(p.label.simulated for p in pairs) or bool(model.card.get("simulated")),
+        three_way=_three_way(model, trained_on or store, pairs, _logits(probabilities), families),
+        length=_length(found),
+        position=_position(store, split, found, _asymmetry(model, first, second, margins)),
+        k_wise=_k_wise(ranked),
+        scores=benchmark.scores(format, found, ranked),
     )
+    return evaluation, found
+
+
+def _example(pair: LabelledPair, margin: float, std: float, probability: float, truth: float) -> Example:
+    label, comparison = pair.label, pair.comparison
+    sides = [comparison.completion(i) for i in (label.first, label.second)]
+    chosen, rejected = sides if truth > 0 else sides[::-1]
+    first, tie, second = label.probabilities
+    tags = dict(comparison.prompt.tags) | ({"subset": comparison.batch} if comparison.batch else {})
+    return Example(
+        comparison_id=comparison.id,
+        prompt_id=comparison.prompt.id,
+        family=comparison.prompt.family,
+        prompt=comparison.prompt.messages,
+        chosen=chosen.messages,
+        rejected=rejected.messages,
+        chosen_id=chosen.id,
+        rejected_id=rejected.id,
+        chosen_policy=chosen.policy,
+        rejected_policy=rejected.policy,
+        votes=label.votes,
+        agreement=(first if truth > 0 else second) / (first + second) if tie < 1 else 0.5,
+        margin=float(margin * truth),
+        uncertainty=float(std),
+        probability=float(probability if truth > 0 else 1 - probability),
+        correct=None if label.preferred is None else float(_right(np.array(margin * truth))),
+        tags=tags,
+        strength=_strength(label),
+    )
+
+
+def _strength(label: Label) -> int | None:
+    """What most of those who prefer a side and say how strongly say; of even ones the weaker."""
+    much, clearly, slightly, again, third, last = label.strengths
+    counts = {1: slightly + again, 2: clearly + third, 3: much + last}
+    return max(counts, key=lambda s: counts[s]) if any(counts.values()) else None
+
+
+def _noise_ceiling(pairs: Sequence[LabelledPair], decided: np.ndarray, families: np.ndarray) -> Share | None:
+    shares = np.array([p.label.probabilities for p in pairs])
+    votes = np.round(shares * np.array([[p.label.votes] for p in pairs]))
+    found = noise_ceiling(votes[:, 0], votes[:, 2], decided, families)
+    return None if found is None else Share(*found, n=int(decided.sum()))
+
+
+def _three_way(
+    model: RewardModel, home: Store, pairs: Sequence[LabelledPair], margins: np.ndarray, families: np.ndarray
+) -> ThreeWay | None:
+    """None where neither the labels the model is calibrated on nor the replayed ones have a tie.
+
+    Args:
+        home: the store whose calibration split (train, where that is small) says how readily people call a tie.
+        margins: (n,) of `pairs`, in calibrated logits.
+    """
+    known = labelled_pairs(home, Split.CALIBRATION)
+    if len(known) < FEWEST_FOR_NU:
+        known = labelled_pairs(home, Split.TRAIN)
+    truth = np.array(
+        [0 if p.label.preferred is None else 1 if p.label.preferred == p.label.first else -1 for p in pairs]
+    )
+    ties = np.array([p.label.probabilities[1] for p in known])
+    if not known or not (ties.any() or (truth == 0).any()):
+        return None
+    *_, probabilities = model.margins([p.first for p in known], [p.second for p in known])
+    nu = davidson.likeliest_nu(_logits(probabilities), ties)
+    called = davidson.predicted(margins, nu)
+    # Equal rewards and no tie called: half right, as in accuracy, where there is a preference.
+    right = np.where((called == 0) & (truth != 0) & (nu <= 1), 0.5, called == truth)
+    commonest = max(float((truth == outcome).mean()) for outcome in (0, 1, -1))
+    return ThreeWay(share(right, families), nu, int((called == 0).sum()) if nu > 1 else 0, commonest)
+
+
+def _length(found: Sequence[Example]) -> Length:
+    """Over labels with a preference. The correlation takes every pair in both orders, as none is the first."""
+    from scipy.stats import spearmanr
+
+    decided = [e for e in found if not e.is_tie]
+    margins = np.array([e.margin for e in decided])
+    longer = np.array([characters(e.chosen) - characters(e.rejected) for e in decided], float)
+    correlation = 0.0
+    if margins.any() and longer.any():
+        found_correlation: Any = spearmanr(np.r_[margins, -margins], np.r_[longer, -longer])
+        correlation = float(found_correlation.statistic)
+    return Length(share(_right(margins * longer), np.array([e.family for e in decided])), correlation)
+
+
+def _asymmetry(
+    model: RewardModel, first: Sequence[Conversation], second: Sequence[Conversation], margins: np.ndarray
+) -> float:
+    swapped, *_ = model.margins(second, first)
+    return float(np.abs(margins + swapped).max())
+
+
+def _position(store: Store, split: Split, found: Sequence[Example], asymmetry: float) -> Position:
+    """From every counted vote that prefers one of a pair and knows the order they were shown in."""
+    by_pair = {(e.comparison_id, frozenset((e.chosen_id, e.rejected_id))): e for e in found}
+    rows: list[tuple[bool, float, str]] = []  # what was shown first was chosen; the model is with the vote; family
+    for judgment in history.read(store, split=split, repeats=False):
+        shown, ranking = judgment.order_shown, judgment.answer.ranking
+        e = by_pair.get((judgment.comparison_id, frozenset(shown)))
+        if e is None or judgment.surplus or len(ranking) != 2:
+            continue
+        [choice], _ = ranking
+        margin = e.margin if choice == e.chosen_id else -e.margin
+        rows.append((choice == shown[0], float(_right(np.array(margin))), e.family))
+    if not rows:
+        return Position(asymmetry)
+    first, with_vote, families = (np.array(column) for column in zip(*rows))
+    parts = [
+        share(with_vote[chosen], families[chosen]) if (chosen := first == position).any() else None
+        for position in (True, False)
+    ]
+    return Position(asymmetry, share(first.astype(float), families), *parts)
+
+
+def _ranked(model: RewardModel, pairs: Sequence[LabelledPair]) -> list[Ranked]:
+    """What raters and model make of every comparison of three or more completions.
+
+    The raters' worth of a completion is its Borda count: the votes by which it beats each other one, ties halved.
+    """
+    worth: dict[str, dict[str, float]] = {}
+    comparisons = {p.comparison.id: p.comparison for p in pairs if len(p.comparison.completions) > 2}
+    for p in pairs:
+        if p.comparison.id in comparisons:
+            of = worth.setdefault(p.comparison.id, {})
+            first, tie, second = (share * p.label.votes for share in p.label.probabilities)
+            of[p.label.first] = of.get(p.label.first, 0.0) + first + tie / 2
+            of[p.label.second] = of.get(p.label.second, 0.0) + second + tie / 2
+    chats = [
+        (c.prompt.messages, c.completion(i).messages) for c in comparisons.values() for i in worth[c.id]
+    ]  # only of what somebody spoke of
+    rewards = iter(model.rewards(chats).tolist()) if chats else iter(())
+    return [
+        Ranked(c, np.array(list(worth[c.id].values())), np.array([next(rewards) for _ in worth[c.id]]))
+        for c in comparisons.values()
+    ]
+
+
+def _k_wise(ranked: Sequence[Ranked]) -> KWise | None:
+    from scipy.stats import kendalltau
+
+    if not (told := [r for r in ranked if np.ptp(r.worth) > 0]):
+        return None
+    families = np.array([r.comparison.prompt.family for r in told])
+    best = share(np.array([r.best_of for r in told]), families)
+    correlations: list[Any] = [kendalltau(r.worth, r.rewards, variant="b") for r in told]
+    taus = np.array([float(c.statistic) for c in correlations])
+    chance = float(np.mean([r.best.mean() for r in told]))
+    known = np.isfinite(taus)  # undefined where the model's rewards are all equal
+    if not known.any():
+        return KWise(best, chance, None)
+    low, high = clustered_mean(taus[known], families[known])
+    return KWise(best, chance, Share(float(taus[known].mean()), low, high, int(known.sum())))
 
 
 def trained_families(store: Store) -> set[str]:
@@ -147,10 +296,9 @@ def bag_of_words_margins(train: Sequence[LabelledPair], pairs: Sequence[Labelled
     return model.decision_function(differences(pairs))
 
 
+def _logits(probabilities: np.ndarray) -> np.ndarray:
+    return logit(np.clip(probabilities, 1e-12, 1 - 1e-12))
+
+
 def _right(signed: np.ndarray) -> np.ndarray:
     return np.where(signed == 0, 0.5, (signed > 0).astype(float))
-
-
-def _accuracy(right: np.ndarray, clusters: np.ndarray) -> Accuracy:
-    low, high = clustered(right, clusters)
-    return Accuracy(float(right.mean()), low, high)

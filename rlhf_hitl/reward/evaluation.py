@@ -10,17 +10,21 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
 
 from rlhf_hitl.errors import BadInput, NotFound
-from rlhf_hitl.types import Messages, as_dicts, messages
+from rlhf_hitl.types import Messages
+
+T = TypeVar("T")
 
 SUMMARY, EXAMPLES = "evaluation.json", "examples.jsonl"
 
 
 @dataclass(frozen=True)
 class Share:
-    """A share of `n` examples with its 95 % interval, examples of one prompt taken together."""
+    """A share (or a mean) of `n` examples with its 95 % interval, examples of one prompt taken together."""
 
     value: float
     low: float
@@ -33,7 +37,7 @@ class Example:
     """One label of a pair, replayed. `chosen` is what the raters preferred (of a tie: what came first), `agreement` the
     share of the votes for a side that are for it. `margin` is reward(chosen) - reward(rejected): below zero the model
     disagrees. `probability`, by the model, of what the raters said of the two. `correct`: 1, 0, or a half for equal
-    rewards; None of a tie."""
+    rewards; None of a tie. `strength`: 1 to 3, what most of those who prefer a side and say how strongly say."""
 
     comparison_id: str
     prompt_id: str
@@ -52,19 +56,14 @@ class Example:
     probability: float
     correct: float | None
     tags: Mapping[str, str] = field(default_factory=dict)
+    strength: int | None = None
 
     @property
     def is_tie(self) -> bool:
         return self.correct is None
 
     def as_dict(self) -> dict[str, Any]:
-        chats = {name: as_dicts(getattr(self, name)) for name in ("prompt", "chosen", "rejected")}
-        return asdict(self) | chats | {"tags": dict(self.tags)}
-
-    @classmethod
-    def from_dict(cls, fields: Mapping[str, Any]) -> Example:
-        chats = {name: messages(fields[name]) for name in ("prompt", "chosen", "rejected")}
-        return cls(**dict(fields) | chats)
+        return asdict(self)
 
 
 @dataclass(frozen=True)
@@ -76,9 +75,73 @@ class Bin:
 
 
 @dataclass(frozen=True)
+class ThreeWay:
+    """First better, a tie, second better: how often the model says what the raters said, ties among the labels.
+
+    It calls a tie what Davidson's rule holds likeliest, with a `nu` fitted to other labels. `commonest` is what always
+    saying the commonest of the three would score.
+    """
+
+    accuracy: Share
+    nu: float
+    called_ties: int
+    commonest: float
+
+
+@dataclass(frozen=True)
+class Length:
+    """How much the model follows length: share of its choices that are the longer answer (the raters' is the floor
+    `longer`), and Spearman's correlation of margin and difference in length."""
+
+    model: Share
+    correlation: float
+
+
+@dataclass(frozen=True)
+class Position:
+    """Does the order shown matter? `asymmetry` is the most by which the model's margin changes with the order of the
+    two, in logits. Of votes on pairs whose order is known: how often `raters` chose what was shown first, and how often
+    the model is with them where they chose the `first` and where the `second`."""
+
+    asymmetry: float
+    raters: Share | None = None
+    first: Share | None = None
+    second: Share | None = None
+
+
+@dataclass(frozen=True)
+class KWise:
+    """Of comparisons of three or more completions: how often the model's `best` is among the raters' best (`chance` is
+    what guessing scores), and Kendall's tau-b between the two rankings, averaged."""
+
+    best: Share
+    chance: float
+    kendall: Share | None
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A model less another on the same `n` labels: `ours` that only it has right, `theirs` that only the other has
+    right, McNemar's exact p-value, and the difference in accuracy with its interval over prompts."""
+
+    against: str
+    n: int
+    ours: int
+    theirs: int
+    p_value: float
+    accuracy: Share
+
+    @property
+    def is_worse(self) -> bool:
+        """Shown to be worse, at 5 %."""
+        return self.theirs > self.ours and self.p_value < 0.05
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """What a model says of `n` labels with a preference, beside what raters said. Not among them: `ties`, labels
-    `dropped` for want of a text, and labels of prompts the model was `trained_on`."""
+    `dropped` for want of a text, and labels of prompts the model was `trained_on`. `slices` are accuracies by kind and
+    value; `scores` those of a public benchmark, counted by its own rules."""
 
     name: str
     reward_model_id: str
@@ -98,6 +161,11 @@ class Evaluation:
     slices: Mapping[str, Mapping[str, Share]]
     noise_ceiling: Share | None
     simulated: bool
+    three_way: ThreeWay | None = None
+    length: Length | None = None
+    position: Position | None = None
+    k_wise: KWise | None = None
+    scores: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def above_floors(self) -> bool:
@@ -121,24 +189,21 @@ def save(folder: Path, evaluation: Evaluation, examples: Iterable[Example]) -> N
 
 
 def load(folder: Path) -> Evaluation:
-    """Raises NotFound where no evaluation is."""
+    """Raises NotFound where no evaluation is, and BadInput where it is of another version."""
     path = folder / SUMMARY
     if not path.is_file():
         raise NotFound(
             f"evaluation {folder}", expected=f"a folder with {SUMMARY}", fix="make one with `rlhf-hitl evaluate`"
         )
-    fields = json.loads(path.read_text(encoding="utf-8"))
-    try:
-        return _evaluation(fields)
-    except (KeyError, TypeError) as e:
-        raise BadInput(f"{path}", expected="an evaluation of this version", fix="evaluate again") from e
+    return _read(TypeAdapter(Evaluation), path.read_text(encoding="utf-8"), str(path))
 
 
 def examples(folder: Path) -> Iterator[Example]:
     """Its examples, in the order they were replayed."""
+    form = TypeAdapter(Example)
     with (folder / EXAMPLES).open(encoding="utf-8") as f:
-        for line in f:
-            yield Example.from_dict(json.loads(line))
+        for number, line in enumerate(f, 1):
+            yield _read(form, line, f"{folder / EXAMPLES}:{number}")
 
 
 def evaluations(workspace: Path) -> list[Path]:
@@ -147,13 +212,12 @@ def evaluations(workspace: Path) -> list[Path]:
     return sorted(found, key=lambda folder: (folder / SUMMARY).stat().st_mtime, reverse=True)
 
 
-def _evaluation(written: dict[str, Any]) -> Evaluation:
-    fields: dict[str, Any] = {k: v for k, v in written.items() if k != "above_floors"}
-
-    def share(value: dict[str, Any] | None) -> Share | None:
-        return None if value is None else Share(**value)
-
-    shares: dict[str, Any] = {k: share(fields[k]) for k in ("accuracy", "longer", "bag_of_words", "noise_ceiling")}
-    bins = tuple(Bin(b["confidence"], Share(**b["right"])) for b in fields["reliability"])
-    slices = {by: {value: Share(**s) for value, s in of.items()} for by, of in fields["slices"].items()}
-    return Evaluation(**fields | shares | {"reliability": bins, "slices": slices})
+def _read(form: TypeAdapter[T], text: str, place: str) -> T:
+    try:
+        return form.validate_json(text)
+    except ValidationError as e:
+        first = e.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the line"
+        raise BadInput(
+            place, expected=f"an evaluation of this version ({where}: {first['msg']})", fix="evaluate again"
+        ) from e

@@ -56,3 +56,25 @@ def clustered(values: np.ndarray, clusters: np.ndarray, level: float = 0.95) -> 
     centre = (share + z**2 / (2 * worth)) / (1 + z**2 / worth)
     half = z / (1 + z**2 / worth) * np.sqrt(share * (1 - share) / worth + z**2 / (4 * worth**2))
     return max(0.0, float(centre - half)), min(1.0, float(centre + half))
+
+
+def clustered_mean(
+    values: np.ndarray, clusters: np.ndarray, bounds: tuple[float, float] = (-1.0, 1.0), level: float = 0.95
+) -> tuple[float, float]:
+    """Interval of a mean that is no share (of a difference, of a correlation) whose examples come in clusters: by the
+    spread between clusters, with t of as many degrees less one (Cameron & Miller 2015).
+
+    Args:
+        values: (n,) within `bounds`, which are all that is known where there is one cluster only.
+        clusters: (n,) the cluster of each.
+    """
+    from scipy import stats
+
+    x = np.asarray(values, dtype=float)
+    _, index = np.unique(np.asarray(clusters), return_inverse=True)
+    groups = len(np.unique(index))
+    if groups < 2:
+        return bounds
+    spread = np.bincount(index, x - x.mean())
+    half = stats.t.ppf(0.5 + level / 2, groups - 1) * np.sqrt((spread**2).sum() * groups / (groups - 1)) / len(x)
+    return max(bounds[0], float(x.mean() - half)), min(bounds[1], float(x.mean() + half))

@@ -1,0 +1,217 @@
+"""`evaluate`: a reward model replayed on what raters said, kept, shown, and held against gates."""
+
+from __future__ import annotations
+
+import json as jsonlib
+import re
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rlhf_hitl.cli import AsJson, Result, StoreUrl, command, table
+from rlhf_hitl.cli.reward import ModelId, load_model
+from rlhf_hitl.config import load_settings
+from rlhf_hitl.errors import BadInput
+from rlhf_hitl.types import Split
+
+if TYPE_CHECKING:
+    from rlhf_hitl.reward.evaluation import Difference, Evaluation, Example
+    from rlhf_hitl.reward.model import RewardModel
+    from rlhf_hitl.store import Store
+
+
+@command("evaluate")
+def evaluate(
+    store: StoreUrl,
+    reward_model: ModelId = None,
+    data: Annotated[
+        str | None,
+        typer.Option("--data", help="Replay this preference file or hub id instead of the store's own split."),
+    ] = None,
+    format: Annotated[str, typer.Option(help="Format of --data.")] = "auto",
+    split: Annotated[Split, typer.Option(help="Which split of the store.")] = Split.HELDOUT,
+    name: Annotated[
+        str | None, typer.Option(help="Of the evaluation's folder.", show_default="split or file, and model")
+    ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL_OR_EVALUATION", help="Compare with this model, or with an earlier evaluation."),
+    ] = None,
+    examples: Annotated[Path | None, typer.Option(help="Write one JSON line an example to this file.")] = None,
+    min_accuracy: Annotated[float | None, typer.Option(min=0, max=1, help="Fail (exit 1) below this accuracy.")] = None,
+    min_slice: Annotated[
+        list[str] | None,
+        typer.Option(metavar="KIND=VALUE:MIN", help="Fail where a slice is below this. Repeatable."),
+    ] = None,
+    max_ece: Annotated[float | None, typer.Option(min=0, max=1, help="Fail above this calibration error.")] = None,
+    above_floors: Annotated[bool, typer.Option("--above-floors", help="Fail at or below either floor.")] = False,
+    no_worse_than: Annotated[
+        str | None,
+        typer.Option(metavar="MODEL_OR_EVALUATION", help="As --against, and fail where McNemar's test shows it worse."),
+    ] = None,
+    json: AsJson = False,
+) -> Result:
+    """Replay what raters said of held-out prompts: accuracy beside floors and ceiling, calibration, slices, gates."""
+    from rlhf_hitl.reward.gates import Slice, gates
+    from rlhf_hitl.store import Store
+
+    if name is not None and not re.fullmatch(r"\w[\w.-]{0,149}", name):
+        raise BadInput(
+            f"--name {name!r}", expected="up to 150 letters, digits, dots and dashes", fix="name it otherwise"
+        )
+    if against is not None and no_worse_than not in (None, against):
+        raise BadInput(
+            f"--against {against} with --no-worse-than {no_worse_than}", expected="one of the two", fix="leave one out"
+        )
+    against = against or no_worse_than
+    slices = tuple(Slice.parse(text) for text in min_slice or ())
+    opened = Store.open(store)
+    model = load_model(opened, reward_model)
+    from rlhf_hitl.reward import evaluation
+    from rlhf_hitl.reward.compare import compare
+
+    workspace = load_settings().workspace
+    name = name or f"{split.value if data is None else _stem(data)}-{model.id}"
+    difference = None
+    with _labels(opened, data, format, split) as labels:
+        found, replayed = labels.replay(model, name)
+        if against is not None:
+            difference = compare(replayed, _theirs(opened, workspace, labels, against), against)
+    checked = gates(
+        found, difference if no_worse_than else None, min_accuracy=min_accuracy, max_ece=max_ece,
+        above_floors=above_floors, min_slices=slices,
+    )  # fmt: skip
+    folder = workspace / "evaluations" / name
+    evaluation.save(folder, found, replayed)
+    if examples is not None:
+        _write(examples, "".join(jsonlib.dumps(e.as_dict(), ensure_ascii=False) + "\n" for e in replayed))
+    failed = [g for g in checked if not g.passed]
+    which = "replayed" if data else "held-out" if split is Split.HELDOUT else split.value
+    return Result(
+        found.as_dict()
+        | {
+            "folder": str(folder),
+            "identical_sides": labels.identical_sides,
+            "difference": None if difference is None else asdict(difference) | {"is_worse": difference.is_worse},
+            "gates": [asdict(g) for g in checked],
+            "gate_passed": not failed if checked else None,
+        },
+        table(
+            f"Accuracy on {found.n} {which} labels" + (" (simulated judgments)" if found.simulated else ""),
+            _rows(found),
+            ("", "value", "95 % interval"),
+        ),
+        exit_code=1 if failed else 0,
+        more=[
+            *_lines(found, labels.identical_sides, difference),
+            *(f"Gate {'passed' if g.passed else 'FAILED'}: {g.name}: {g.said}" for g in checked),
+            f"Kept in {folder}",
+        ],
+    )
+
+
+@dataclass(frozen=True)
+class _Labels:
+    """What is replayed: a split of a store, and the store the model was trained from where that is another."""
+
+    store: Store
+    split: Split
+    trained_on: Store | None = None
+    format: str = ""
+    identical_sides: int = 0
+
+    def replay(self, model: RewardModel, name: str) -> tuple[Evaluation, list[Example]]:
+        from rlhf_hitl.reward.evaluate import evaluate
+
+        return evaluate(model, self.store, split=self.split, trained_on=self.trained_on, name=name, format=self.format)
+
+
+@contextmanager
+def _labels(opened: Store, data: str | None, format: str, split: Split) -> Iterator[_Labels]:
+    """The store's own labels, or those of a file in a store that is there as long as this lasts."""
+    from rlhf_hitl.formats.importing import import_path
+    from rlhf_hitl.store import Store
+
+    if data is None:
+        yield _Labels(opened, split)
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        outside = Store.open(f"sqlite:///{folder}/replay.db", create=True)
+        try:
+            report = import_path(outside, data, format=format, split=Split.HELDOUT)
+            yield _Labels(outside, Split.HELDOUT, opened, report.format, report.identical_sides)
+        finally:
+            outside.close()
+
+
+def _theirs(opened: Store, workspace: Path, labels: _Labels, against: str) -> Iterable[Example]:
+    """The examples of an earlier evaluation, by folder or name, or of another model on the same labels."""
+    from rlhf_hitl.reward import evaluation
+
+    for folder in (Path(against), workspace / "evaluations" / against):
+        if (folder / evaluation.SUMMARY).is_file():
+            return evaluation.examples(folder)
+    return labels.replay(load_model(opened, against), against)[1]
+
+
+def _rows(found: Evaluation) -> list[tuple[str, str, str]]:
+    shares = {
+        "reward model": found.accuracy,
+        "floor: longer answer": found.longer,
+        "floor: bag of words": found.bag_of_words,
+        "ceiling: the raters' noise": found.noise_ceiling,
+        "with ties, three-way": found.three_way and found.three_way.accuracy,
+        "best of K": found.k_wise and found.k_wise.best,
+        "Kendall's tau-b": found.k_wise and found.k_wise.kendall,
+        "its choice is the longer": found.length and found.length.model,
+    }
+    rows = [
+        (name, f"{share.value:.3f}", f"{share.low:.3f} to {share.high:.3f}") for name, share in shares.items() if share
+    ]
+    rows.append(("calibration error", f"{found.ece:.3f}", f"{found.ece_low:.3f} to {found.ece_high:.3f}"))
+    return rows + [(f"score: {name}", f"{score:.3f}", "") for name, score in found.scores.items()]
+
+
+def _lines(found: Evaluation, identical_sides: int, difference: Difference | None) -> list[str]:
+    left_out = [f"{found.ties} ties", f"{found.dropped} labels without text"]
+    if found.trained_on:
+        left_out.append(f"{found.trained_on} labels of prompts the model was trained on")
+    if identical_sides:
+        left_out.append(f"{identical_sides} rows with two identical answers")
+    lines = [f"Not in it: {', '.join(left_out)}. Intervals take examples of one prompt together."]
+    if weak := sorted(
+        (share.value, f"{kind}={value} {share.value:.3f} ({share.n})")
+        for kind, values in found.slices.items()
+        for value, share in values.items()
+        if kind not in ("confidence", "longer") and share.high < found.accuracy.value
+    ):
+        lines.append("Weaker than the whole: " + ", ".join(said for _, said in weak[:5]))
+    if (p := found.position) and p.raters and p.first and p.second:
+        lines.append(
+            f"Raters chose what was shown first in {p.raters.value:.3f} of {p.raters.n} votes; the model is with "
+            f"{p.first.value:.3f} of those and {p.second.value:.3f} of the others. Its margin changes by "
+            f"{p.asymmetry:.2g} with the order."
+        )
+    if d := difference:
+        lines.append(
+            f"Against {d.against}: {d.accuracy.value:+.3f} ({d.accuracy.low:+.3f} to {d.accuracy.high:+.3f}) on {d.n} "
+            f"labels; only this one right {d.ours}, only the other {d.theirs}, McNemar p = {d.p_value:.3g}"
+        )
+    return lines
+
+
+def _write(path: Path, text: str) -> None:
+    draft = path.with_name(path.name + ".writing")
+    draft.write_text(text, encoding="utf-8")
+    draft.replace(path)
+
+
+def _stem(path: str) -> str:
+    """The name of a file or hub id as part of a folder's: `mt_bench/votes.jsonl.gz` is votes."""
+    last = path.rstrip("/").rsplit("/", 1)[-1]
+    return re.sub(r"[^\w.-]", "-", re.sub(r"\.(jsonl?|csv|parquet)(\.gz)?$", "", last))[:80].lstrip(".-") or "data"

@@ -1,0 +1,62 @@
+"""Rankings of K completions, ties and all: one rater's of one prompt a line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from rlhf_hitl.formats.record import OutsideCompletion, Record, Row, Vote, answer, bad_field, chat_field, text_field
+from rlhf_hitl.formats.source import Source
+from rlhf_hitl.types import Message, Verdict
+
+NAME = "kwise"
+ABOUT = (
+    'JSONL of {"prompt", "completions": [texts], "ranking": [[best], [next, its equal], …] as positions} and, where '
+    'known, "policies", "rater", "tags" (K-wise rankings)'
+)
+
+
+def matches(fields: Mapping[str, Any]) -> bool:
+    return {"prompt", "completions", "ranking"} <= set(fields)
+
+
+def reader(source: Source, pairs: str) -> Callable[[Row], list[Record]]:
+    return read
+
+
+def read(row: Row) -> list[Record]:
+    if isinstance(row.fields.get("prompt"), list):
+        prompt = chat_field(row, "prompt")
+    else:
+        prompt = (Message("user", text_field(row, "prompt")),)
+    texts = row.fields.get("completions")
+    if not isinstance(texts, list) or len(texts) < 2:
+        raise bad_field(row, "completions", "a list of two or more")
+    policies = row.fields.get("policies") or ["unknown"] * len(texts)
+    if not isinstance(policies, list) or len(policies) != len(texts):
+        raise bad_field(row, "policies", f"{len(texts)} names, one a completion")
+    tags = row.fields.get("tags") or {}
+    if not isinstance(tags, dict) or not all(isinstance(v, str) for v in tags.values()):
+        raise bad_field(row, "tags", "an object of texts")
+    sides = tuple(_side(row, i, side, str(policy)) for i, (side, policy) in enumerate(zip(texts, policies)))
+    rater = str(row.fields.get("rater") or "unnamed")
+    vote = Vote(Verdict.RANKED, _ranking(row, len(sides)), rater=rater)
+    return [Record(prompt, sides, row.place, vote, tags, row.split)]
+
+
+def _side(row: Row, index: int, side: Any, policy: str) -> OutsideCompletion:
+    if isinstance(side, str):  # may be empty: an empty answer is an answer too
+        return OutsideCompletion(answer(side), policy)
+    name = f"completions[{index}]"
+    return OutsideCompletion(chat_field(Row({name: side}, row.place), name), policy)
+
+
+def _ranking(row: Row, n: int) -> tuple[tuple[int, ...], ...]:
+    """Groups of positions; a position by itself is a group of one. Completions that are not named are not ranked."""
+    value = row.fields["ranking"] if isinstance(row.fields.get("ranking"), list) else []
+    groups = [group if isinstance(group, list) else [group] for group in value]
+    named = [i for group in groups for i in group]
+    fits = all(type(i) is int and 0 <= i < n for i in named) and len(set(named)) == len(named) >= 2 and all(groups)
+    if not fits:
+        raise bad_field(row, "ranking", f"groups of positions from 0 to {n - 1}, best first, each position once")
+    return tuple(tuple(group) for group in groups)

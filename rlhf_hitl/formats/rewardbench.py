@@ -1,0 +1,41 @@
+"""RewardBench: a prompt with one right and one wrong answer, and the subset it counts in (allenai/reward-bench)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from rlhf_hitl.formats.record import OutsideCompletion, Record, Row, Vote, answer, string_field, text_field
+from rlhf_hitl.formats.source import Source
+from rlhf_hitl.types import Message
+
+NAME = "rewardbench"
+ABOUT = "{prompt, chosen, chosen_model, rejected, rejected_model, subset, id} (RewardBench)"
+
+#: The set on the hub has two parts; its scores are of the other, `filtered`.
+UNSCORED = "raw"
+
+
+def matches(fields: Mapping[str, Any]) -> bool:
+    wanted = {"prompt", "chosen", "chosen_model", "rejected", "rejected_model", "subset"}
+    return set(fields) >= wanted and isinstance(fields["chosen"], str)
+
+
+def reader(source: Source, pairs: str) -> Callable[[Row], list[Record]]:
+    return read
+
+
+def read(row: Row) -> list[Record]:
+    if row.part == UNSCORED:
+        return []
+    sides = tuple(
+        OutsideCompletion(answer(string_field(row, side)), text_field(row, f"{side}_model"))
+        for side in ("chosen", "rejected")
+    )
+    # Some prompts are in several subsets, so the subset is no tag of the prompt.
+    return [
+        Record(
+            (Message("user", text_field(row, "prompt")),), sides, row.place, Vote.of_pair("first", rater="RewardBench"),
+            split=row.split, order_known=False, batch=text_field(row, "subset"),
+        )
+    ]  # fmt: skip

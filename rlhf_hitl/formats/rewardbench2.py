@@ -1,0 +1,49 @@
+"""RewardBench 2: a prompt, one right answer (in the subset Ties several) and wrong ones (allenai/reward-bench-2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from rlhf_hitl.formats.record import OutsideCompletion, Record, Row, Vote, answer, bad_field, text_field
+from rlhf_hitl.formats.source import Source
+from rlhf_hitl.types import Message, Verdict
+
+NAME = "rewardbench2"
+ABOUT = "{prompt, chosen: [texts], rejected: [texts], num_correct, models, subset, id} (RewardBench 2)"
+
+
+def matches(fields: Mapping[str, Any]) -> bool:
+    sides = [fields.get("chosen"), fields.get("rejected")]
+    return {"prompt", "subset"} <= set(fields) and all(
+        isinstance(side, list) and all(isinstance(text, str) for text in side) for side in sides
+    )
+
+
+def reader(source: Source, pairs: str) -> Callable[[Row], list[Record]]:
+    return read
+
+
+def read(row: Row) -> list[Record]:
+    right, wrong = (_texts(row, side) for side in ("chosen", "rejected"))
+    models = row.fields.get("models")
+    texts = [*right, *wrong]
+    names = models if isinstance(models, list) and len(models) == len(texts) else ["unknown"] * len(texts)
+    sides = tuple(OutsideCompletion(answer(text), str(name)) for text, name in zip(texts, names))
+    ranking = tuple(range(len(right))), tuple(range(len(right), len(sides)))
+    # The id ("tied:7", "ref:7") says which questions of Ties belong together.
+    tags = {"id": str(row.fields["id"])} if "id" in row.fields else {}
+    return [
+        Record(
+            (Message("user", text_field(row, "prompt")),), sides, row.place,
+            Vote(Verdict.RANKED, ranking, rater="RewardBench 2"), tags, row.split,
+            order_known=False, batch=text_field(row, "subset"),
+        )
+    ]  # fmt: skip
+
+
+def _texts(row: Row, name: str) -> list[str]:
+    value = row.fields.get(name)
+    if not isinstance(value, list) or not value or not all(isinstance(text, str) for text in value):
+        raise bad_field(row, name, "a list of one or more texts")
+    return value

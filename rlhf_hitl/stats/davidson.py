@@ -1,0 +1,47 @@
+"""Ties by Davidson's rule (Davidson 1970, "On extending the Bradley-Terry model to accommodate ties").
+
+Two answers with a margin of m are tied with the odds nu : 2 cosh(m / 2), and nu says how readily people call a tie.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+
+def outcomes(margins: np.ndarray, nu: float) -> np.ndarray:
+    """(n, 3) probabilities of first better, tie, second better at margins (n,)."""
+    m = np.asarray(margins, float)
+    logs = np.stack([m / 2, np.full_like(m, np.log(nu) if nu > 0 else -np.inf), -m / 2], axis=1)
+    odds = np.exp(logs - logs.max(1, keepdims=True))
+    return odds / odds.sum(1, keepdims=True)
+
+
+def likeliest_nu(margins: np.ndarray, ties: np.ndarray) -> float:
+    """The nu under which ties are likeliest: as many are expected as there are. 0 without ties.
+
+    Args:
+        margins: (n,) in calibrated logits.
+        ties: (n,) share of a pair's votes that call it a tie.
+    """
+    from scipy.optimize import brentq
+
+    share = float(np.mean(ties)) if len(ties) else 0.0
+    if share <= 0:
+        return 0.0
+
+    def excess(log_nu: float) -> float:
+        return float(outcomes(margins, np.exp(log_nu))[:, 1].mean()) - share
+
+    bound = 30.0 + float(np.abs(margins).max())
+    if excess(bound) <= 0:  # nothing but ties
+        return float(np.exp(bound))
+    root: Any = brentq(excess, -bound, bound)
+    return float(np.exp(root))
+
+
+def predicted(margins: np.ndarray, nu: float) -> np.ndarray:
+    """(n,) the likeliest outcome: 1 first better, 0 a tie, -1 second better. With nu of 1 or less a tie never is."""
+    m = np.asarray(margins, float)
+    return np.where(np.exp(np.minimum(np.abs(m) / 2, 700)) < nu, 0.0, np.sign(m))

@@ -142,9 +142,8 @@ def test_full_training_goes_on_from_a_classifier(classifier, judged_store, tmp_p
     assert evaluate(model, judged_store).accuracy.value > 0.7
     first = chat("question 3", "sea sun thanks")
     plain = plain_logits(tmp_path / "model", load_tokenizer(classifier, chats=False), "question 3", ["sea sun thanks"])
-    assert model.rewards([first]) == pytest.approx(
-        plain, abs=2e-2 if model.cache.backbone.dtype != torch.float32 else 1e-4
-    )
+    near = 1e-4 if model.cache.backbone.dtype is torch.float32 else 1e-2  # the model reads in bf16 where that is fast
+    assert model.rewards([first]) == pytest.approx(plain, rel=near)
 
 
 def edit_config(folder, **changes) -> None:

@@ -57,8 +57,8 @@ None yet: `rlhf-hitl evaluate --reward-model {{ card.id }}` replays held-out lab
 ## Limits
 
 - It knows the raters, prompts and policies of its training labels. On others, replay labels of theirs first.
-- {{ card.prompts_cut }} prompts lost tokens from their left and {{ card.completions_cut }} completions from their end, to
-  fit {{ card.backbone.max_length }} tokens.
+- To fit {{ card.backbone.max_length }} tokens, {{ card.prompts_cut }} prompts were cut from their left
+  and {{ card.completions_cut }} completions at their end.
 {% if not card.calibration_labels %}
 - No label calibrated its probabilities.
 {% endif %}

@@ -288,7 +288,8 @@ class Shelf:
         if len(small) > self.MERGE_AT:
             self.look()
             everything = [key for key, (shard, _) in self._rows.items() if shard in small]
-            self._write_shard(everything, np.stack([self[key] for key in everything]))
+            if everything:  # else others have merged them meanwhile
+                self._write_shard(everything, np.stack([self[key] for key in everything]))
             for path in small:
                 self._mapped.pop(path, None)
                 path.unlink(missing_ok=True)

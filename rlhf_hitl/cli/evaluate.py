@@ -6,7 +6,7 @@ import json as jsonlib
 import re
 import tempfile
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -58,7 +58,7 @@ def evaluate(
 ) -> Result:
     """Replay what raters said of held-out prompts: accuracy beside floors and ceiling, calibration, slices, gates."""
     from rlhf_hitl.reward.gates import Slice, gates
-    from rlhf_hitl.store import Store
+    from rlhf_hitl.store import Store, ledger
 
     if name is not None and not re.fullmatch(r"\w[\w.-]{0,149}", name):
         raise BadInput(
@@ -72,7 +72,7 @@ def evaluate(
     slices = tuple(Slice.parse(text) for text in min_slice or ())
     opened = Store.open(store)
     model = load_model(opened, reward_model)
-    from rlhf_hitl.reward import evaluation
+    from rlhf_hitl.reward import card, evaluation
     from rlhf_hitl.reward.compare import compare
 
     workspace = load_settings().workspace
@@ -88,6 +88,8 @@ def evaluate(
     )  # fmt: skip
     folder = workspace / "evaluations" / name
     evaluation.save(folder, found, replayed)
+    with suppress(OSError):  # a model in a folder of others, which may not be written to
+        card.note(Path(ledger.reward_model(opened, model.id).path), found)
     if examples is not None:
         _write(examples, "".join(jsonlib.dumps(e.as_dict(), ensure_ascii=False) + "\n" for e in replayed))
     failed = [g for g in checked if not g.passed]

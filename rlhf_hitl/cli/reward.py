@@ -119,7 +119,7 @@ def _update(opened, flags: list[str], backend: Backend) -> Result:
     if flags or backend is not Backend.HEAD:
         given = " ".join([*flags, *([] if backend is Backend.HEAD else [f"--backend {backend.value}"])])
         raise BadInput(f"--update with {given}", expected="--update alone", fix="the model keeps what it has")
-    model = _load(opened, None)
+    model = load_model(opened, None)
     from rlhf_hitl.reward.train import catch_up
 
     workspace = load_settings().workspace

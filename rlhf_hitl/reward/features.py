@@ -97,7 +97,9 @@ class Backbone:
             self._model.layers = self._model.layers[:last]
             self._model.norm = torch.nn.Identity()
         self._last = last if cut or last == depth else None  # the layer whose states the model returns
-        self._takes_trees = pooling != SCORE and tree.takes_trees(self._model)
+        self.takes_trees = pooling != SCORE and tree.takes_trees(self._model)
+        # Tokens at once. A CPU gains nothing by rows beside each other, and a little by long ones.
+        self.budget = 16_384 if self.device.type != "cpu" else 2048 if self.takes_trees else 1
         self.width = config.hidden_size
         self._weights = _digest_of_weights(path)
 
@@ -158,9 +160,8 @@ class Backbone:
         self, rendered: Sequence[Rendered], layers: set[int]
     ) -> Iterator[tuple[list[int], dict[int, list[torch.Tensor]]]]:
         """Batch by batch, the longest first: which conversations, and the states (tokens, width) of each by layer."""
-        on_cpu = self.device.type == "cpu"
-        if self._takes_trees:
-            for trees in _woods(rendered, 2048 if on_cpu else 16_384):
+        if self.takes_trees:
+            for trees in _woods(rendered, self.budget):
                 row = tree.lay([[rendered[i].ids for i in each] for each in trees])
                 arguments = tree.arguments(
                     self._model, row.ids.to(self.device), row.positions.to(self.device), row.trees
@@ -169,7 +170,7 @@ class Backbone:
                 made = self._run(arguments, layers)
                 yield [i for each in trees for i in each], {at: [made[at][0, p] for p in places] for at in layers}
             return
-        for batch in neighbours([len(r.ids) for r in rendered], 1 if on_cpu else 16_384):
+        for batch in neighbours([len(r.ids) for r in rendered], self.budget):
             rows = [torch.tensor(rendered[i].ids) for i in batch]
             ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self.renderer.pad_id)
             places = torch.arange(ids.shape[1])[None]

@@ -3,6 +3,7 @@
 import html
 import json
 import os
+import re
 from xml.etree import ElementTree
 
 import numpy as np
@@ -17,6 +18,7 @@ from rlhf_hitl.reward.benchmark import Ranked
 from rlhf_hitl.reward.compare import compare
 from rlhf_hitl.reward.evaluate import evaluate
 from rlhf_hitl.reward.evaluation import Bin, Evaluation, Example, Share
+from rlhf_hitl.reward.evaluation_html import render
 from rlhf_hitl.reward.features import Backbone, FeatureCache
 from rlhf_hitl.reward.gates import Slice, gates
 from rlhf_hitl.reward.head import Head, Standardiser
@@ -376,3 +378,33 @@ def test_every_plot_is_one_svg_that_says_what_it_shows_and_escapes_what_it_is_gi
     assert "0.500  (12)" in texts[1]
     assert plots.slices(an_evaluation(slices={})) == ""
     assert plots.accuracy(found) == texts[0]
+
+
+def test_the_report_is_one_file_that_shows_the_worst_first_and_runs_nothing_it_is_given(page, tmp_path):
+    hostile = '<script>window.pwned = 1</script><img src=x onerror="window.pwned = 1">'
+    examples = [
+        example(0, margin=-1.0, probability=0.3, correct=0.0, chosen=(Message("assistant", "mildly"),)),
+        example(1, margin=-4.0, probability=0.02, correct=0.0, prompt=(Message("user", hostile),), tags={hostile: "x"}),
+        example(2, chosen=(Message("assistant", "agreed upon"),)),
+        example(3, margin=-2.0, probability=0.1, correct=0.0, rejected=(Message("assistant", "long " * 2000),)),
+    ]
+    found = an_evaluation(simulated=True, name="votes", scores={"Chat": 0.625})
+    difference = compare(examples, [example(i) for i in range(4)], hostile)
+    checked = gates(found, difference, min_accuracy=0.8)
+    text = render(found, examples, checked, difference)
+    assert not re.search(r"(src|href)=.https?:", text)
+    (tmp_path / "report.html").write_text(text)
+    page.goto(f"file://{tmp_path}/report.html")
+    assert page.evaluate("window.pwned") is None
+    assert page.locator("article").count() == 3
+    assert hostile in page.locator("article").nth(0).inner_text()
+    assert "more letters" in page.locator("article").nth(1).inner_text()
+    assert "mildly" in page.locator("article").nth(2).inner_text()
+    shown = page.locator("main").inner_text()
+    assert "agreed upon" not in shown
+    assert "simulated raters" in page.locator(".simulated").inner_text()
+    assert "FAILED min-accuracy: accuracy 0.7000 < 0.8" in shown
+    assert "0.625" in shown
+    assert page.locator("svg[role=img]").count() == 5
+    page.set_viewport_size({"width": 320, "height": 800})
+    assert page.evaluate("document.documentElement.scrollWidth") == 320

@@ -43,6 +43,7 @@ def evaluate(
         typer.Option(metavar="MODEL_OR_EVALUATION", help="Compare with this model, or with an earlier evaluation."),
     ] = None,
     examples: Annotated[Path | None, typer.Option(help="Write one JSON line an example to this file.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write a report with plots to this file.")] = None,
     min_accuracy: Annotated[float | None, typer.Option(min=0, max=1, help="Fail (exit 1) below this accuracy.")] = None,
     min_slice: Annotated[
         list[str] | None,
@@ -92,6 +93,10 @@ def evaluate(
         card.note(Path(ledger.reward_model(opened, model.id).path), found)
     if examples is not None:
         _write(examples, "".join(jsonlib.dumps(e.as_dict(), ensure_ascii=False) + "\n" for e in replayed))
+    if html is not None:
+        from rlhf_hitl.reward.evaluation_html import render
+
+        _write(html, render(found, replayed, checked, difference))
     failed = [g for g in checked if not g.passed]
     which = "replayed" if data else "held-out" if split is Split.HELDOUT else split.value
     return Result(
@@ -112,7 +117,7 @@ def evaluate(
         more=[
             *_lines(found, labels.identical_sides, difference),
             *(f"Gate {'passed' if g.passed else 'FAILED'}: {g.name}: {g.said}" for g in checked),
-            f"Kept in {folder}",
+            f"Kept in {folder}" + (f", report in {html}" if html else ""),
         ],
     )
 

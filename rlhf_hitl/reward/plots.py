@@ -76,7 +76,7 @@ def margins(evaluation: Evaluation, examples: Sequence[Example]) -> str:
 
     sizes = np.array([abs(e.margin) for e in examples if not e.is_tie])
     right = np.array([bool(e.correct) for e in examples if not e.is_tie], bool)
-    figure, axes = _figure(2.8)
+    figure, axes = _figure(3.6, width=4.6)
     edges = np.linspace(0, np.quantile(sizes, 0.99) or 1.0, 25)
     clipped = np.minimum(sizes, edges[-1])  # the last bar holds all that lie beyond
     axes.hist(

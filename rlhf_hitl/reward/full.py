@@ -415,9 +415,26 @@ def train(trainer: LabelRewardTrainer, config: FullConfig) -> None:
             expected="a whole checkpoint of this training",
             fix="give `latest`, which takes the newest that was written to its end",
         )
+    if checkpoint is not None:
+        refuse_other_architecture(Path(checkpoint), trainer.model.config)  # type: ignore[union-attr]
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     if trainer.is_world_process_zero():
         plot_run(trainer.state.log_history, Path(str(config.output_dir)) / "training.svg")
+
+
+def refuse_other_architecture(checkpoint: Path, config: Any) -> None:
+    """Raise BadInput where a checkpoint holds a model of another shape than the one that is trained."""
+    file = checkpoint / "config.json"
+    if not file.is_file():  # of a LoRA run, whose base is the model that is trained
+        return
+    theirs, ours = json.loads(file.read_text()), config.to_dict()
+    for name in ("model_type", "hidden_size", "num_hidden_layers", "vocab_size"):
+        if theirs.get(name) != ours.get(name):
+            raise BadInput(
+                f"checkpoint {checkpoint} with {name} {theirs.get(name)}",
+                expected=f"{name} {ours.get(name)}, as of the model that is trained",
+                fix="name the model the checkpoint was made with, or another output_dir",
+            )
 
 
 def latest_checkpoint(folder: Path) -> Path | None:

@@ -1,0 +1,135 @@
+"""Reward models and data that is not as it should be: named, refused or handled, never dropped in silence."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from datasets import Dataset, DatasetDict
+
+from rlhf_hitl.arguments import parse
+from rlhf_hitl.errors import BadInput
+from rlhf_hitl.reward.evaluate import evaluate
+from rlhf_hitl.reward.features import Backbone
+from rlhf_hitl.reward.full import FullConfig, ModelConfig, build_trainer, train
+from rlhf_hitl.reward.model import load
+from rlhf_hitl.reward.train import train_head
+from rlhf_hitl.store import catalog, people, queue
+from rlhf_hitl.types import Answer, Comparison, Completion, Message, Prompt, Role, Split, Verdict
+
+
+@pytest.fixture(scope="module")
+def backbone(tiny_model):
+    return Backbone(str(tiny_model), layer=1, pooling="last", max_length=128, dtype="float32")
+
+
+def judged(store, rater: str, prompt: str, *answers: str, best: int = 0) -> Comparison:
+    """A comparison of these answers, judged for one of them."""
+    asked = Prompt.create((Message("user", prompt),))
+    made = [Completion.create(asked.id, (Message("assistant", a),), "p") for a in answers]
+    comparison = Comparison.create(asked, made)
+    with store.write() as conn:
+        catalog.add_comparisons(store, conn, [comparison])
+    lease = queue.lease(store, rater)
+    assert lease is not None
+    ranking = ((made[best].id,), tuple(c.id for i, c in enumerate(made) if i != best))
+    queue.submit(store, lease.id, rater, Answer(Verdict.RANKED, ranking))
+    return comparison
+
+
+def heldout(n: int) -> list[str]:
+    found = (f"held out {i}" for i in range(10_000))
+    return [t for t in found if Prompt.create((Message("user", t),)).split is Split.HELDOUT][:n]
+
+
+def rows(folder, *answers: tuple[str, str], **columns) -> dict:
+    made = [
+        {
+            "prompt": [{"role": "user", "content": f"question {i}"}],
+            "chosen": [{"role": "assistant", "content": chosen}],
+            "rejected": [{"role": "assistant", "content": rejected}],
+        }
+        for i, (chosen, rejected) in enumerate(answers)
+    ]
+    DatasetDict(train=Dataset.from_list(made)).save_to_disk(folder / "data")
+    return {"dataset": folder / "data", "output_dir": folder / "out", "report_to": "none"} | columns
+
+
+def trainer(flags: dict):
+    config, model_config = parse((FullConfig, ModelConfig), [x for k, v in flags.items() for x in (f"--{k}", str(v))])
+    return build_trainer(config, model_config), config
+
+
+def test_a_label_of_an_empty_completion_is_left_out_of_a_replay_and_counted(judged_store, backbone, tmp_path):
+    model = train_head(judged_store, backbone, tmp_path)
+    before, _ = evaluate(model, judged_store)
+    judged(judged_store, people.add(judged_store, "bea", Role.RATER).id, heldout(1)[0], "an answer", " \n")
+    after, _ = evaluate(model, judged_store)
+    assert (after.n, after.dropped) == (before.n, before.dropped + 1)
+
+
+def test_full_training_names_an_empty_completion(tiny_model, tmp_path):
+    with pytest.raises(BadInput, match="completion ''"):
+        trainer(rows(tmp_path, ("fine", "thanks"), ("fine", "  "), model_name_or_path=tiny_model))
+
+
+def test_a_conversation_of_a_hundred_thousand_tokens_is_cut_counted_and_scored(judged_store, backbone, tmp_path):
+    model = train_head(judged_store, backbone, tmp_path)
+    long = "the quick brown fox jumps over the lazy dog " * 12_000
+    prompts_cut = model.cache.dropped
+    asked = (Message("user", long),)
+    rewards = model.rewards([(asked, (Message("assistant", a),)) for a in ("thanks", "nothing", long)])
+    assert np.isfinite(rewards).all()
+    assert len(set(rewards.tolist())) == 3
+    assert model.cache.dropped == prompts_cut + 3
+    assert model.cache.cut == 1
+
+
+def test_labels_all_on_one_side_make_a_model_that_is_finite_and_prefers_that_side(sqlite_store, backbone, tmp_path):
+    store, rater = sqlite_store, people.add(sqlite_store, "ann", Role.RATER).id
+    for i in range(60):
+        judged(store, rater, f"about {i}", f"thanks friend {i}", f"lazy dog {i}")
+    for text in heldout(3):
+        judged(store, rater, text, f"thanks friend {text}", f"lazy dog {text}")
+    model = train_head(store, backbone, tmp_path)
+    found, _ = evaluate(model, store)
+    assert found.accuracy.value == 1
+    assert 0 <= found.ece <= 1
+    assert np.isfinite(model.head.weights).all()
+
+
+def test_a_reward_that_is_no_number_is_named(judged_store, backbone, tmp_path):
+    model = train_head(judged_store, backbone, tmp_path)
+    model.head = replace(model.head, weights=np.full_like(model.head.weights, np.nan))
+    with pytest.raises(BadInput, match="reward of comparison x_"):
+        list(model.score(catalog.find(judged_store)))
+    with pytest.raises(BadInput, match="margin of comparison x_"):
+        evaluate(model, judged_store)
+
+
+def test_a_head_is_not_read_with_another_backbone(judged_store, backbone, tmp_path):
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    model = train_head(judged_store, backbone, tmp_path)
+    tokenizer = AutoTokenizer.from_pretrained(backbone.name)
+    tokenizer.save_pretrained(tmp_path / "narrow")
+    sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+    LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **sizes)).save_pretrained(tmp_path / "narrow")
+    card = tmp_path / "reward" / model.id / "reward_model.json"
+    said = json.loads(card.read_text())
+    card.write_text(json.dumps(said | {"backbone": said["backbone"] | {"name": str(tmp_path / "narrow")}}))
+    with pytest.raises(BadInput, match="64 features, got 32"):
+        load(card.parent)
+
+
+def test_a_checkpoint_of_another_architecture_is_not_resumed_from(tiny_model, tmp_path):
+    flags = rows(tmp_path, ("fine", "thanks"), ("sea", "sun"), model_name_or_path=tiny_model, max_steps=1)
+    made, config = trainer(flags | {"save_strategy": "steps", "save_steps": 1})
+    train(made, config)
+    file = tmp_path / "out" / "checkpoint-1" / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"hidden_size": 128}))
+    made, config = trainer(flags | {"resume_from_checkpoint": "latest", "max_steps": 2})
+    with pytest.raises(BadInput, match=r"hidden_size 128.*expected hidden_size 64"):
+        train(made, config)

@@ -174,6 +174,27 @@ def reward_head(f: dict[str, Any]) -> str:
     )
 
 
+def reward_training(f: dict[str, Any]) -> str:
+    return _beside(f, "training", "TRL's `RewardTrainer`")
+
+
+def reward_scoring(f: dict[str, Any]) -> str:
+    return _beside(f, "scoring", "the text-classification pipeline")
+
+
+def _beside(f: dict[str, Any], what: str, stock: str) -> str:
+    return (
+        f"| {what}, pairs a second | |\n| --- | ---: |\n"
+        f"| {stock} | {f['stock.pairs_per_s']:.2f} |\n"
+        f"| here | {f['ours.pairs_per_s']:.2f} |\n"
+        f"| times as many (of {f['turns']} turns, the worst and the best) | {f['pairs_ratio']:.1f} "
+        f"({f['pairs_ratio.low']:.1f} to {f['pairs_ratio.high']:.1f}) |\n"
+        f"| by processor seconds, times as many | {f['processor.pairs_ratio']:.1f} |\n"
+        f"\n{f['pairs']} pairs in turns, {f['threads']} thread{'s' * (f['threads'] > 1)}; "
+        f"{f['load']:.0f} processes wanted a core meanwhile.\n"
+    )
+
+
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "contention": contention,
     "bulk": bulk,
@@ -184,6 +205,8 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "replay": replay,
     "reward_accuracy": reward_accuracy,
     "reward_head": reward_head,
+    "reward_scoring": reward_scoring,
+    "reward_training": reward_training,
     "vs_label_studio": vs_label_studio,
 }
 

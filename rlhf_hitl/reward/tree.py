@@ -136,7 +136,7 @@ def block_mask(trees: Sequence[Sizes], device: torch.device) -> BlockMask:
     def sees(_batch, _head, q, k):
         return (tree[q] == tree[k]) & ((part[k] == 0) | (part[k] == part[q])) & (k <= q)
 
-    return create_block_mask(sees, None, None, len(tree), len(tree), device=str(device))
+    return create_block_mask(sees, None, None, len(tree), len(tree), device=str(device), _compile=True)
 
 
 def takes_trees(model: Any) -> bool:

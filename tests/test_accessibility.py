@@ -6,6 +6,7 @@ from __future__ import annotations
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 from browser import Server, answers, enter, expect, pair, picture, question, until_next
+from evaluations import bundled, put
 
 from rlhf_hitl.formats.guidance import bundled_tutorial
 from rlhf_hitl.store import guidelines, tokens, tutorial
@@ -70,6 +71,9 @@ def office(tmp_path_factory):
             for example in tutorial.of(server.store):
                 tutorial.keep(server.store, done.id, example.id, example.answer, True)
     server.person("lea", Role.LEAD)
+    server.person("eva", Role.EVALUATOR)
+    put(server.folder / "workspace", "one", bundled(1, 0.6), simulated=True)
+    put(server.folder / "workspace", "two", bundled(2, 0.9))
     yield server
     server.kill()
     server.store.close()
@@ -207,6 +211,29 @@ def test_leading(office, screen):
     page.goto(office.address + "/people/")
     expect(page.locator("table")).to_be_visible()
     look("people", pictured=False)  # and test_people_page.py
+
+
+def test_evaluating(office, screen):
+    _, page, look = screen
+    enter(page, office, "eva")
+    expect(page.locator("#list table")).to_be_visible()
+    look("replay-list", pictured=False)  # whose pictures, like the others', are of test_replay_page.py
+    page.get_by_role("link", name="one").click()
+    expect(page.locator("#example .answer")).to_have_count(2)
+    look("replay", pictured=False)
+    page.get_by_label("Words").fill("python")
+    page.get_by_role("button", name="Differences").click()
+    expect(page.locator("#example .difference").first).to_be_visible()
+    look("replay-differences", pictured=False)
+    page.get_by_label("Words").fill("nothing holds this")
+    expect(page.locator("#shown")).to_have_text("none found")
+    look("replay-nothing", pictured=False)
+    page.goto(office.address + "/replay/#of=one&beside=two")
+    expect(page.locator("#example .margin")).to_have_count(2)
+    look("replay-two", pictured=False)
+    page.goto(office.address + "/replay/#of=gone")
+    expect(page.locator("#notice")).to_be_visible()
+    look("replay-gone", pictured=False)
 
 
 def test_the_interface_in_arabic(office, chromium, images):

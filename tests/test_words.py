@@ -95,12 +95,8 @@ def used() -> dict[str, str]:
     found = dict.fromkeys(re.findall(r'data-t(?:-label|-hint)?="(\w+)"', markup()), "a page's markup")
     found |= dict.fromkeys(re.findall(r'\bt\("(\w+)"\)', markup()), "a template")
     for path in sorted((ROOT / "ui").glob("*.py")):  # words within what Python makes of a text
-        named = re.findall(r'(?:data-t="|\b_word\(")(\w+)"', path.read_text(encoding="utf-8"))
+        named = re.findall(r'(?:data-t="|\bword\(")(\w+)"', path.read_text(encoding="utf-8"))
         found |= dict.fromkeys(named, path.name)
-    for path in sorted((ROOT / "ui").glob("*.py")):  # words in what Python makes of a text
-        found |= dict.fromkeys(
-            re.findall(r'(?:data-t="|\b_word\(")(\w+)"', path.read_text(encoding="utf-8")), path.name
-        )
     for where in ("app", "auth"):
         shown = given(f"rlhf_hitl/api/{where}.py", {"app": "page", "auth": "sign_in"}[where], "problem")
         found |= {f"login_{problem}": f"api/{where}.py" for problem in shown}

@@ -115,7 +115,7 @@ class Desk:
     def difference(self, sent: Sent) -> dict[str, Any]:
         """The two answers as HTML in which the words that only one has are marked."""
         if sent.mode == "tutorial":
-            first, second = (_text(chat) for chat in tutorial.get(self._store, sent.id).completions[:2])
+            first, second = (text_of(chat) for chat in tutorial.get(self._store, sent.id).completions[:2])
             return {"marked": marked(first, second)}
         if sent.mode == "correct":
             judgment, comparison = self._judged(sent.id)
@@ -123,7 +123,7 @@ class Desk:
         else:
             lease = self._lease(sent.id)
             comparison, shown = lease.comparison, lease.order_shown
-        first, second = (_text(comparison.completion(i).messages) for i in shown[:2])
+        first, second = (text_of(comparison.completion(i).messages) for i in shown[:2])
         return {"marked": marked(first, second)}
 
     def acknowledge(self, sent: Sent) -> dict[str, Any]:
@@ -372,7 +372,11 @@ def _card(id: str, mode: str, prompt: Sequence[Message], answers: Sequence[Seque
         "prompt": conversation(prompt),
         "asked": _excerpt(prompt),
         "answers": [
-            {"letter": letter, "html": completion(chat), "text": markdown.visible(_text(chat)[: markdown.SHOWN_LIMIT])}
+            {
+                "letter": letter,
+                "html": completion(chat),
+                "text": markdown.visible(text_of(chat)[: markdown.SHOWN_LIMIT]),
+            }
             for letter, chat in zip(ascii_uppercase, answers)
         ],
     }
@@ -384,7 +388,7 @@ def _excerpt(chat: Sequence[Message]) -> str:
     return asked if len(asked) <= EXCERPT else asked[:EXCERPT].rstrip() + "…"
 
 
-def _text(chat: Sequence[Message]) -> str:
+def text_of(chat: Sequence[Message]) -> str:
     """What the policy itself wrote."""
     return "\n\n".join(m.content for m in chat if m.role == "assistant" or len(chat) == 1)
 
@@ -394,10 +398,10 @@ def conversation(chat: Sequence[Message]) -> str:
     turns = []
     for m in chat:
         role = m.role if m.role in SPEAKERS else "other"
-        speaker = f' data-t="speaker_{role}">' if m.role in SPEAKERS else f">{markdown.escape(m.role[:40])}"
-        turns.append(
-            f'<article class="turn {role}"><h2 class="speaker"{speaker}</h2>{markdown.render(m.content)}</article>'
-        )
+        known = m.role in SPEAKERS
+        speaker = markdown.word(f"speaker_{role}", role.capitalize()) if known else markdown.escape(m.role[:40])
+        said = markdown.render(m.content)
+        turns.append(f'<article class="turn {role}"><h2 class="speaker">{speaker}</h2>{said}</article>')
     return "\n".join(turns)
 
 

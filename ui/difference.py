@@ -6,6 +6,7 @@ import re
 
 from rapidfuzz.distance import Indel
 
+from rlhf_hitl.ui import markdown
 from rlhf_hitl.ui.markdown import SHOWN_LIMIT, escape, render, rest, visible
 
 #: Words compared of each text. Time and memory grow with their product: at the limit 0.3 s and 60 MB.
@@ -51,13 +52,14 @@ def _html(words: _Words, only_here: list[bool], mark: str) -> str:
     if not words:
         return render("")
     html, inside = ['<div class="text plain difference" dir="auto"><p dir="auto">'], False
+    unmarked = markdown.word("difference_cut", "From here on, differences are not marked")
     for at, ((space, word), marked) in enumerate(zip(words, only_here)):
         new_paragraph = at > 0 and space.count("\n") > 1
         if inside and (new_paragraph or not marked):
             html.append(f"</{mark}>")
             inside = False
         if at == WORDS_LIMIT:
-            html.append('</p><p class="note uncompared" data-t="difference_cut"></p><p dir="auto">')
+            html.append(f'</p><p class="note uncompared">{unmarked}</p><p dir="auto">')
         elif new_paragraph:
             html.append('</p><p dir="auto">')
         if at == 0 or new_paragraph:

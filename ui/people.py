@@ -94,7 +94,7 @@ def everybody(store: Store, lead: Rater) -> dict[str, Any]:
         "by_day": [sum(done[id].by_day[i] for id in staff) for i in range(DAYS)],
         "today": utc_now().date().isoformat(),
         "projects": [p.id for p in projects.everything(store)],
-        "roles": [role.value for role in (Role.RATER, Role.LEAD) if auth.outranks(lead, role)],
+        "roles": [role.value for role in (Role.RATER, Role.EVALUATOR, Role.LEAD) if auth.outranks(lead, role)],
     }
 
 

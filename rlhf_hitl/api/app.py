@@ -56,7 +56,7 @@ def create_app(store: Store, settings: Settings, throttle: auth.SignInThrottle |
 
     It keeps nothing of its own, so any number of processes may serve one store.
     """
-    from rlhf_hitl.ui import lead, rate
+    from rlhf_hitl.ui import lead, rate, replay
     from rlhf_hitl.ui import people as people_page
 
     @asynccontextmanager
@@ -78,7 +78,7 @@ def create_app(store: Store, settings: Settings, throttle: auth.SignInThrottle |
     async def nowhere(_request: Request, _e: Exception) -> Response:
         return problem(404, "address: expected one of this server. Fix: see /api/v1/openapi.json, or sign in at /login")
 
-    for path, page in (("/rate", rate), ("/lead", lead), ("/people", people_page)):
+    for path, page in (("/rate", rate), ("/lead", lead), ("/people", people_page), ("/replay", replay)):
         roles = auth.PAGES[path]
         guard = Middleware(auth.Guard, store=store, roles=roles)
         page.mount(app, path, store, settings, guard, auth.require(store, roles))
@@ -108,8 +108,6 @@ def _add_sign_in(app: FastAPI, store: Store, settings: Settings, throttle: auth.
         who = people.verify(store, name, password)
         if who is None:
             return page(request, 401, problem="mismatch", name=name)
-        if who.rater.role not in auth.HOME:
-            return page(request, 403, problem="no_page", name=name)
         answer = RedirectResponse(auth.HOME[who.rater.role], 303)
         try:
             auth.sign_in(store, request, answer, who, settings.session_hours)
@@ -120,12 +118,11 @@ def _add_sign_in(app: FastAPI, store: Store, settings: Settings, throttle: auth.
     @app.get("/")
     def root(request: Request) -> Response:
         rater = auth.current_rater(store, request)
-        return RedirectResponse(auth.HOME[rater.role] if rater and rater.role in auth.HOME else "/login", 303)
+        return RedirectResponse(auth.HOME[rater.role] if rater else "/login", 303)
 
     @app.get("/login")
     def login(request: Request) -> Response:
-        rater = auth.current_rater(store, request)
-        return RedirectResponse("/", 303) if rater and rater.role in auth.HOME else page(request)
+        return RedirectResponse("/", 303) if auth.current_rater(store, request) else page(request)
 
     @app.post("/login")
     def enter(request: Request, name: Annotated[str, Form()] = "", password: Annotated[str, Form()] = "") -> Response:
@@ -158,8 +155,7 @@ def _add_sign_in(app: FastAPI, store: Store, settings: Settings, throttle: auth.
             return page(request, 404, problem="over")
         except BadInput as e:
             return page(request, 422, problem="password" if e.value == "password" else "name", name=name, invited=True)
-        home = rater.role in auth.HOME
-        return signed_in(request, rater.name, password[:1000]) if home else RedirectResponse("/login", 303)
+        return signed_in(request, rater.name, password[:1000])
 
     @app.post("/logout")
     def leave(request: Request) -> Response:

@@ -21,9 +21,10 @@ PAGES: dict[str, frozenset[Role]] = {
     "/rate": frozenset({Role.RATER, Role.LEAD, Role.ADMIN}),
     "/lead": frozenset({Role.LEAD, Role.ADMIN}),
     "/people": frozenset({Role.LEAD, Role.ADMIN}),
+    "/replay": frozenset({Role.EVALUATOR, Role.LEAD, Role.ADMIN}),
 }
-#: Where a role goes after signing in. Roles that are not here have no page.
-HOME: dict[Role, str] = {Role.RATER: "/rate/", Role.LEAD: "/lead/", Role.ADMIN: "/lead/"}
+#: Where a role goes after signing in.
+HOME = {Role.RATER: "/rate/", Role.EVALUATOR: "/replay/", Role.LEAD: "/lead/", Role.ADMIN: "/lead/"}
 
 #: Who may go through which door of the API. A token opens a door only where its scopes and its owner's role both do.
 DOORS: dict[Door, frozenset[Role]] = {

@@ -1,0 +1,425 @@
+"""The evaluators' page: what a reward model says beside what raters said, figure by figure and example by example."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from datetime import datetime
+from functools import lru_cache
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+import gradio as gr
+import numpy as np
+from fastapi import FastAPI
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.middleware import Middleware
+
+from rlhf_hitl.api import auth
+from rlhf_hitl.config import Settings
+from rlhf_hitl.errors import BadInput, NotFound
+from rlhf_hitl.reward import browse
+from rlhf_hitl.reward.evaluation import SUMMARY, Evaluation, Example, Share, evaluations
+from rlhf_hitl.reward.slices import STRENGTHS
+from rlhf_hitl.stats.paired import mcnemar
+from rlhf_hitl.store import Store
+from rlhf_hitl.types import Rater
+from rlhf_hitl.ui import desk
+from rlhf_hitl.ui.difference import difference as marked
+from rlhf_hitl.ui.markdown import visible
+from rlhf_hitl.ui.pages import Who, answered, asset, mount_page, templates
+
+PAGE = 20  # examples listed at a time
+EXCERPT = 110
+SLICES = 200  # rows of the table
+
+#: Example's kind → the word of it in the list, and the sentence over it.
+KINDS = {
+    "agrees": ("agrees", "The model sides with the raters."),
+    "disagrees": ("disagrees", "The model prefers the answer the raters did not."),
+    "undecided": ("undecided", "The model gives both answers the same reward."),
+    "tie": ("tie", "Raters called these answers equally good."),
+}
+
+
+_DRAWING = Lock()  # matplotlib's settings belong to the whole process
+
+
+class Sent(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+class Wanted(Sent):
+    """An evaluation by the name of its folder, perhaps beside another."""
+
+    of: str = Field(max_length=300)
+    beside: str | None = Field(None, max_length=300)
+
+
+class Look(Wanted):
+    """Which examples, and which of them to show: the one called `example` (where it is any), or the one that comes
+    `at` so many after the first."""
+
+    show: browse.Show = "disagreements"
+    order: browse.Order = "wrong"
+    tag: str | None = Field(None, max_length=1000)
+    value: str = Field("", max_length=10_000)
+    words: str = Field("", max_length=200)
+    at: int = Field(0, ge=0)
+    example: str | None = Field(None, max_length=300)
+
+
+class One(Sent):
+    of: str = Field(max_length=300)
+    example: str = Field(max_length=300)
+
+
+def mount(app: FastAPI, path: str, store: Store, settings: Settings, guard: Middleware, who: Who) -> None:
+    """Mount the page at `path`. `who` gives the evaluator behind a request or refuses it."""
+
+    def open(sent: Any, request: gr.Request) -> dict[str, Any]:
+        reader = who(request)  # type: ignore[arg-type]
+        return answered(lambda: everything(settings.workspace, reader))
+
+    def evaluation(sent: Any, request: gr.Request) -> dict[str, Any]:
+        who(request)  # type: ignore[arg-type]
+        return answered(lambda: overview(settings.workspace, Wanted.model_validate(sent)))
+
+    def look(sent: Any, request: gr.Request) -> dict[str, Any]:
+        who(request)  # type: ignore[arg-type]
+        return answered(lambda: examples(settings.workspace, Look.model_validate(sent)))
+
+    def difference(sent: Any, request: gr.Request) -> dict[str, Any]:
+        who(request)  # type: ignore[arg-type]
+        return answered(lambda: differences(settings.workspace, One.model_validate(sent)))
+
+    mount_page(
+        app,
+        path,
+        title="Replay",
+        html=asset("replay.html"),
+        css=asset("board.css") + asset("replay.css"),
+        script=asset("board.js") + asset("replay.js") + "\nreplay(element, server);",
+        calls=[open, evaluation, look, difference],
+        guard=guard,
+        who=who,
+    )
+
+
+def everything(workspace: Path, reader: Rater) -> dict[str, Any]:
+    """The list of evaluations as HTML, and the other pages this person may open."""
+    try:
+        folders = evaluations(workspace)
+    except FileNotFoundError:  # one was removed while they were listed
+        folders = evaluations(workspace)
+    rows = [_row(folder) for folder in folders]
+    pages = [page for page, roles in auth.PAGES.items() if reader.role in roles]
+    return {"html": _render("replay_list.html", rows=rows), "pages": pages}
+
+
+def overview(workspace: Path, wanted: Wanted) -> dict[str, Any]:
+    """An evaluation's figures as HTML, or those of two beside each other, and what its examples can be chosen by."""
+    folder = browse.named(workspace, wanted.of)
+    evaluation, index = browse.summary(folder), browse.index(folder)
+    slices = [[tag, value] for tag, (values, _) in index.tags.items() for value in values]
+    if wanted.beside is None:
+        shows = {"disagreements": "disagreements", "agreements": "agreements", "ties": "ties", "all": "all"}
+        html = _render("replay_evaluation.html", **_evaluation(folder, evaluation, index))
+    else:
+        beside = browse.named(workspace, wanted.beside)
+        both = browse.both(index, browse.index(beside))
+        counts = {
+            who: int(getattr(both, who).sum()) for who in ("both_right", "first_right", "second_right", "none_right")
+        }
+        shows = {"one_right": "exactly one right", "first_right": "only A right", "second_right": "only B right",
+                 "none_right": "neither right"}  # fmt: skip
+        shown = {"of": _short(folder.name, evaluation), "beside": _short(beside.name, browse.summary(beside))}
+        html = _render("replay_both.html", **shown, counts=counts, verdict=_verdict(both))
+    return {"html": html, "shows": list(shows.items()), "slices": slices}
+
+
+def examples(workspace: Path, wanted: Look) -> dict[str, Any]:
+    """One example as HTML, and the list of those around it.
+
+    `at` is its place among the `total` found; None for one that is not among them, but was asked for by its name.
+    """
+    folder = browse.named(workspace, wanted.of)
+    index = browse.index(folder)
+    beside = browse.index(browse.named(workspace, wanted.beside)) if wanted.beside is not None else None
+    tag = None if wanted.tag is None else (wanted.tag, wanted.value)
+    rows = browse.find(index, browse.Query(wanted.show, tag, wanted.order, wanted.words), beside)
+    at, row = _place(index, rows, wanted)
+    first = (at or 0) // PAGE * PAGE
+    found = browse.read(index, rows[first : first + PAGE])
+    listed = [_listed(first + i, e) for i, e in enumerate(found)]
+    answer = {"total": len(rows), "at": at, "first": first, "list": _render("replay_found.html", found=listed)}
+    if row is None:
+        return answer | {"example": None, "html": ""}
+    example = found[at - first] if at is not None else browse.read(index, [row])[0]
+    models = [_model(example, index.reach, "" if beside is None else "A")]
+    if beside is not None and len(rows_beside := np.flatnonzero(beside.label == index.label[row])):
+        models.append(_model(browse.read(beside, rows_beside[:1])[0], max(index.reach, beside.reach), "B"))
+        models[0] = _model(example, max(index.reach, beside.reach), "A")
+    html = _render("replay_example.html", **_example(example, models))
+    return answer | {"example": browse.key(index, row, example), "html": html}
+
+
+def differences(workspace: Path, wanted: One) -> dict[str, Any]:
+    """Both answers as HTML in which the words that only one has are marked."""
+    index = browse.index(browse.named(workspace, wanted.of))
+    example = browse.read(index, [_named_row(index, wanted.example)])[0]
+    return {"marked": marked(desk.text_of(example.chosen), desk.text_of(example.rejected))}
+
+
+def _place(index: browse.Index, rows: np.ndarray, wanted: Look) -> tuple[int | None, int | None]:
+    """The place of the example to show among the rows found, and its row. One not among them has no place."""
+    if wanted.example is not None:
+        row = _named_row(index, wanted.example)
+        places = np.flatnonzero(rows == row)
+        return (int(places[0]) if len(places) else None), row
+    if not len(rows):
+        return None, None
+    at = min(wanted.at, len(rows) - 1)
+    return at, int(rows[at])
+
+
+def _named_row(index: browse.Index, key: str) -> int:
+    row = browse.row_of(index, key)
+    if row is None:
+        raise NotFound(f"example {key[:80]!r}", expected="one of this evaluation", fix="choose one from its list")
+    return row
+
+
+def _render(template: str, **shown: Any) -> str:
+    return templates().get_template(template).render(**shown)
+
+
+# --- evaluations
+
+
+def _row(folder: Path) -> dict[str, Any]:
+    try:
+        return _short(folder.name, browse.summary(folder))
+    except BadInput as e:
+        return {"name": folder.name, "shown": visible(folder.name), "problem": visible(str(e))}
+
+
+def _short(name: str, e: Evaluation) -> dict[str, Any]:
+    words = "" if e.bag_of_words is None else f", words {e.bag_of_words.value:.1%}"
+    return {
+        "name": name,
+        "shown": visible(name),
+        "model": visible(e.reward_model_id),
+        "made": _minute(e.created_at),
+        "n": e.n,
+        "accuracy": f"{e.accuracy.value:.1%}",
+        "interval": _range(e.accuracy),
+        "floors": f"longer {e.longer.value:.1%}{words}",
+        "above": e.above_floors,
+        "ece": f"{e.ece:.3f}",
+        "simulated": e.simulated,
+    }
+
+
+def _evaluation(folder: Path, e: Evaluation, index: browse.Index) -> dict[str, Any]:
+    figures = [
+        _figure(
+            "Accuracy",
+            e.accuracy,
+            f"of {e.n:,} labels with a preference: how often the answer the raters preferred has the higher reward",
+        ),
+        _figure("The longer answer wins", e.longer, "the first floor: right this often without reading anything"),
+    ]
+    if e.bag_of_words:
+        figures.append(
+            _figure("A bag of words", e.bag_of_words, "the second floor: counts words, trained on the same labels")
+        )
+    if e.noise_ceiling:
+        figures.append(_figure("Raters themselves", e.noise_ceiling, "how often one of them says what the others say"))
+    figures.append(
+        {
+            "title": "Calibration error",
+            "value": f"{e.ece:.3f}",
+            "bounds": f"95 %: {e.ece_low:.3f} to {e.ece_high:.3f}",
+            "note": "how far, on average, the confidence the model states is from how often it is right",
+        }
+    )
+    above = "is above" if e.above_floors else "is not above"
+    out = [
+        (e.ties, "ties"),
+        (e.dropped, "labels without a text"),
+        (e.trained_on, "labels of prompts it was trained on"),
+    ]
+    without = ", ".join(f"{n:,} {what}" for n, what in out if n)
+    return {
+        "of": _short(folder.name, e),
+        "figures": figures,
+        "facts": [f"The accuracy {above} the floors. Not counted: {without or 'nothing'}.", *_facts(e)],
+        "slices": _slices(e, index),
+        "plots": _plots(folder, os.stat(folder / SUMMARY).st_mtime_ns),
+    }
+
+
+def _facts(e: Evaluation) -> list[str]:
+    """What else was measured, where it could be, a sentence each."""
+    out = []
+    if three := e.three_way:
+        out.append(
+            f"With ties as a third answer it says what the raters said of {three.accuracy.value:.1%} "
+            f"({_range(three.accuracy)}); always the commonest of the three: {three.commonest:.1%}."
+        )
+    if length := e.length:
+        out.append(
+            f"It prefers the longer answer in {length.model.value:.1%} ({_range(length.model)}), the raters in "
+            f"{e.longer.value:.1%}; rank correlation of margin and length {length.correlation:.2f}."
+        )
+    if position := e.position:
+        out.append(f"Turning the two answers round changes its margin by {position.asymmetry:.2g} at most.")
+        if position.raters:
+            out.append(f"Raters chose what was shown first in {position.raters.value:.1%} ({_range(position.raters)}).")
+    if many := e.k_wise:
+        out.append(
+            f"Of three or more answers its best is among the raters' best in {many.best.value:.1%} "
+            f"({_range(many.best)}); chance: {many.chance:.1%}."
+        )
+    if e.scores:
+        out.append(visible("By the benchmark's own rules: " + ", ".join(f"{k} {v:.1%}" for k, v in e.scores.items())))
+    return out
+
+
+@lru_cache(maxsize=32)
+def _plots(folder: Path, _written: int) -> dict[str, str]:
+    """Name → SVG, drawn once for each time an evaluation is written."""
+    from rlhf_hitl.reward import plots
+
+    e = browse.summary(folder)
+    with _DRAWING:
+        return {"accuracy": plots.accuracy(e), "reliability": plots.reliability(e), "slices": plots.slices(e)}
+
+
+def _slices(e: Evaluation, index: browse.Index) -> list[dict[str, Any]]:
+    rows = [
+        {
+            "tag": by,
+            "value": value,
+            "label": visible(f"{by}: {value}"),
+            "n": share.n,
+            "share": share.value,
+            "accuracy": f"{share.value:.1%}",
+            "interval": _range(share),
+            "browsable": value in index.tags.get(by, ((), None))[0],
+        }
+        for by, of in e.slices.items()
+        for value, share in of.items()
+    ]
+    return sorted(rows, key=lambda row: -row["n"])[:SLICES]
+
+
+def _figure(title: str, share: Share, note: str) -> dict[str, Any]:
+    return {"title": title, "value": f"{share.value:.1%}", "bounds": f"95 %: {_range(share)}", "note": note}
+
+
+def _range(share: Share) -> str:
+    return f"{share.low:.1%} to {share.high:.1%}"
+
+
+def _minute(moment: str) -> str:
+    try:
+        return f"{datetime.fromisoformat(moment):%Y-%m-%d %H:%M}"
+    except ValueError:
+        return visible(moment)
+
+
+def _verdict(both: browse.Both) -> str:
+    """Whether two models that saw the same labels differ by more than chance: McNemar's exact test."""
+    a, b = int(both.first_right.sum()), int(both.second_right.sum())
+    shared = f"They share {len(both.rows):,} labels with a preference"
+    if a + b == 0:
+        return f"{shared}, and are right about the same ones."
+    p = mcnemar(a, b)
+    said = "more than chance explains" if p < 0.05 else "no more than chance explains"
+    return f"{shared}. Exactly one is right on {a + b:,} of them: {said} (McNemar's exact test, p = {p:.2g})."
+
+
+# --- examples
+
+
+def _kind(e: Example) -> str:
+    if e.is_tie:
+        return "tie"
+    return {1.0: "agrees", 0.0: "disagrees"}.get(float(e.correct or 0.0), "undecided")
+
+
+def _listed(at: int, e: Example) -> dict[str, Any]:
+    kind = _kind(e)
+    asked = next((m.content for m in reversed(e.prompt) if m.role == "user"), "")
+    asked = visible(" ".join(asked[: 4 * EXCERPT].split()))
+    asked = asked if len(asked) <= EXCERPT else asked[:EXCERPT].rstrip() + "…"
+    return {"at": at, "asked": asked, "kind": kind, "word": KINDS[kind][0], "margin": _signed(e.margin)}
+
+
+def _model(e: Example, reach: float, letter: str) -> dict[str, Any]:
+    """A margin as a dot on a track from -reach to reach, with the range of two standard deviations; in percent."""
+
+    def place(margin: float) -> float:
+        return 50 + 50 * min(1.0, max(-1.0, margin / (reach or 1.0)))
+
+    low, high = place(e.margin - 2 * e.uncertainty), place(e.margin + 2 * e.uncertainty)
+    chosen, rejected = ("the first", "the second") if e.is_tie else ("the raters' choice", "the other")
+    side = "chosen" if e.margin > 0 else "rejected" if e.margin < 0 else ""
+    return {
+        "letter": letter,
+        "margin": _signed(e.margin),
+        "uncertainty": f"{2 * e.uncertainty:.2f}",
+        "of": f"probability of {chosen}",
+        "probability": f"{e.probability:.1%}",
+        "sides": f"the model prefers {chosen if e.margin > 0 else rejected}" if side else "the model prefers neither",
+        "left": rejected,
+        "right": chosen,
+        "at": round(place(e.margin), 2),
+        "low": round(low, 2),
+        "width": round(high - low, 2),
+        "side": side,
+    }
+
+
+def _example(e: Example, models: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    word, says = KINDS[_kind(e)]
+    if len(models) == 2:
+        says = " ".join(f"{m['letter']} {'agrees' if m['side'] == 'chosen' else 'does not agree'}." for m in models)
+    titles = ("First", "Second") if e.is_tie else ("Raters' choice", "The other")
+    votes = f"{e.votes:,} vote" + ("" if e.votes == 1 else "s")
+    if e.votes > 1 and not e.is_tie:
+        votes += ", all for this choice" if e.agreement == 1 else f", {e.agreement:.0%} for this choice, ties aside"
+    said = [f"{STRENGTHS[e.strength]} better"] if e.strength else []
+    answers = [
+        {
+            "kind": side,
+            "title": title,
+            "policy": visible(policy),
+            "html": desk.completion(chat),
+            "preferred_by": [f"{m['letter'] or 'model'} prefers" for m in models if m["side"] == side],
+        }
+        for side, title, policy, chat in (
+            ("chosen", titles[0], e.chosen_policy, e.chosen),
+            ("rejected", titles[1], e.rejected_policy, e.rejected),
+        )
+    ]
+    return {
+        "e": {
+            "kind": _kind(e),
+            "word": word,
+            "says": says,
+            "votes": [votes, *said],
+            "tags": [(visible(t), visible(str(v))) for t, v in e.tags.items()],
+            "comparison_id": visible(e.comparison_id),
+        },
+        "models": models,
+        "prompt": desk.conversation(e.prompt),
+        "answers": answers,
+    }
+
+
+def _signed(margin: float) -> str:
+    return f"{margin:+.2f}".replace("-", "−")

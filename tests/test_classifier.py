@@ -121,7 +121,7 @@ def test_a_classifier_is_taken_in_calibrated_evaluated_and_routed_with(
     assert (stds > 0).all()
     again = load(tmp_path / "reward" / model.id)
     assert again.rewards(chats) == pytest.approx(model.rewards(chats), abs=1e-6)
-    assert 0 <= evaluate(model, judged_store).accuracy.value <= 1
+    assert 0 <= evaluate(model, judged_store)[0].accuracy.value <= 1
     assert score_pool(judged_store, model).n == len(list(catalog.find(judged_store, judged=False))) > 0
     assert sum(route_pool(judged_store, model, Policy()).counts.values()) == 12
 
@@ -139,7 +139,7 @@ def test_full_training_goes_on_from_a_classifier(classifier, judged_store, tmp_p
     assert model is not None
     after = score_head(load_classifier(str(tmp_path / "model")))[1].weight
     assert not torch.equal(before, after)
-    assert evaluate(model, judged_store).accuracy.value > 0.7
+    assert evaluate(model, judged_store)[0].accuracy.value > 0.7
     first = chat("question 3", "sea sun thanks")
     plain = plain_logits(tmp_path / "model", load_tokenizer(classifier, chats=False), "question 3", ["sea sun thanks"])
     near = 1e-4 if model.cache.backbone.dtype is torch.float32 else 1e-2  # the model reads in bf16 where that is fast

@@ -73,9 +73,9 @@ trained on. Intervals are of 95 % and take the labels of one prompt together.</p
 {% for x in worst %}<article>
 <p><b>{{ loop.index }}.</b> {{ said(x) }}<br><span class="quiet id">{{ x.comparison_id }}
 {% for k, v in x.tags.items() %}, {{ k }}: {{ v }}{% endfor %}</span></p>
-{{ chat(x.prompt) }}
-<div class="answers"><div><b>Raters chose</b>{{ chat(x.chosen) }}</div>
-<div><b>The model prefers</b>{{ chat(x.rejected) }}</div></div>
+{{ chat(x.prompt)|safe }}
+<div class="answers"><div><b>Raters chose</b>{{ chat(x.chosen)|safe }}</div>
+<div><b>The model prefers</b>{{ chat(x.rejected)|safe }}</div></div>
 </article>{% else %}<p>Nowhere: it agrees with every label.</p>{% endfor %}
 </main></body></html>
 """
@@ -97,9 +97,7 @@ def render(
     chat = environment.from_string(CHAT)
 
     def shown(messages: Messages) -> str:
-        from markupsafe import Markup
-
-        return Markup(chat.render(messages=messages))
+        return chat.render(messages=messages)
 
     return environment.from_string(PAGE).render(
         e=evaluation,

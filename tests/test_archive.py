@@ -243,6 +243,23 @@ def test_an_altered_byte_is_found_wherever_it_matters(full, new_store, tmp_path)
     assert refused > 100
 
 
+def test_an_altered_directory_is_bad_input_at_every_byte(full, tmp_path):
+    """A ZIP's directory holds lengths and offsets, which lead `zipfile` to places that are none."""
+    archive.write(full, tmp_path / "a.archive")
+    whole = (tmp_path / "a.archive").read_bytes()
+    refused = 0
+    for at in range(whole.index(b"PK\x01\x02"), len(whole)):
+        for mask in (0x01, 0x55, 0x80, 0xFF):
+            altered = bytearray(whole)
+            altered[at] ^= mask
+            (tmp_path / "altered.archive").write_bytes(altered)
+            try:
+                archive.read_manifest(tmp_path / "altered.archive")
+            except BadInput:
+                refused += 1
+    assert refused > 1000
+
+
 Tables = dict[str, list[list[Any]]]
 
 

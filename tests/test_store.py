@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -68,8 +70,26 @@ def test_creating_a_store_twice_keeps_what_is_in_it(store, store_url):
 
 
 def test_two_processes_that_create_one_store_at_once_both_get_it(empty_url):
+    script = "import sys; from rlhf_hitl.store import Store; input(); Store.open(sys.argv[1], create=True).close()"
+    command = [sys.executable, "-c", script, empty_url]
+    both = [subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) for _ in range(2)]
+    with both[0], both[1]:
+        for process in both:  # imported by now or soon: they set out as near together as can be had
+            assert process.stdin is not None
+            process.stdin.write("\n")
+            process.stdin.flush()
+        for process in both:
+            _, said = process.communicate(timeout=60)
+            assert process.returncode == 0, said
+    store = Store.open(empty_url)
+    assert catalog.counts(store)["prompts"] == 0
+    store.close()
+
+
+def test_threads_that_create_stores_of_their_own_at_once_all_get_theirs(tmp_path):
+    urls = [f"sqlite:///{tmp_path}/{i}.db" for i in range(4)]
     with ThreadPoolExecutor(4) as pool:
-        stores = list(pool.map(lambda _: Store.open(empty_url, create=True), range(4)))
+        stores = list(pool.map(lambda url: Store.open(url, create=True), urls))
     for store in stores:
         assert catalog.counts(store)["prompts"] == 0
         store.close()

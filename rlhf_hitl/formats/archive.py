@@ -10,6 +10,7 @@ It is read as a stream, straight into one transaction: nothing is unpacked to di
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -162,6 +163,10 @@ def _whole(place: str) -> Iterator[None]:
         yield
     # `zipfile` checks little: an altered length or flag shows itself by any of these.
     except (zipfile.BadZipFile, zlib.error, struct.error, EOFError, ValueError, RuntimeError, LookupError) as e:
+        raise _broken(place, str(e) or type(e).__name__) from e
+    except OSError as e:  # so does an altered offset, by a seek to before the file's begin
+        if e.errno != errno.EINVAL:
+            raise
         raise _broken(place, str(e) or type(e).__name__) from e
 
 

@@ -32,6 +32,8 @@ PATIENCE = 20  # seconds to wait for others who write
 IDLE = 1.0  # seconds after which a connection is tried before it is used
 INSUFFICIENT_PRIVILEGE = "42501"
 MIGRATIONS = Path(__file__).parent / "migrations"
+# Alembic's `op` is one for the whole process: two threads that make two stores would write into each other's.
+_ONE_UPGRADE = threading.Lock()
 
 
 class StoreFailure(RlhfHitlError):
@@ -126,7 +128,7 @@ class Store:
                 expected=f"a store of version {head}",
                 fix="run `rlhf-hitl init` with the same --store",
             )
-        with self.write() as conn:
+        with _ONE_UPGRADE, self.write() as conn:
             # Two processes may start on a new store at once: the second waits here, then finds nothing left to do.
             self.lock(conn, "migrations")
             config = alembic_config()

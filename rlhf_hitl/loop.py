@@ -166,7 +166,7 @@ class Loop:
 
     def evaluate(self) -> dict[str, Any]:
         """The new reward model is replayed on held-out labels, where there are any."""
-        from rlhf_hitl.reward import evaluation
+        from rlhf_hitl.reward import card, evaluation
         from rlhf_hitl.reward.evaluate import evaluate
 
         model = self._reward_model(self.round)
@@ -177,6 +177,7 @@ class Loop:
         except BadInput as e:
             return {"n": 0, "reason": str(e)}
         evaluation.save(self.settings.workspace / "evaluations" / name, found, examples)
+        card.note(Path(ledger.reward_model(self.store, model.id).path), found)
         return found.as_dict()
 
     def dpo(self) -> dict[str, Any]:

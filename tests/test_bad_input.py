@@ -106,6 +106,8 @@ def test_a_gate_that_fails_exits_with_one_and_says_which(judged, tiny_model, tmp
     assert said["gate_passed"] is (done.returncode == 0)
     assert [(g["name"], g["passed"]) for g in said["gates"]] == [("min-accuracy", done.returncode == 0)]
     assert (tmp_path / "evaluations" / "first" / "examples.jsonl").is_file()
+    [card] = (tmp_path / "reward").glob("*/README.md")
+    assert f"| first | {said['n']} | {said['accuracy']['value']:.3f} |" in card.read_text()
     done = cli(
         "evaluate", "--min-accuracy", "0", "--max-ece", "0", "--no-worse-than", "first",
         "--store", judged.url, workspace=tmp_path,

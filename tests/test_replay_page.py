@@ -136,7 +136,7 @@ def test_the_headline_says_in_words_what_the_figures_are(shown, page):
     open_evaluation(page, shown, "reader", "small")
     figures = page.locator("#evaluation .figure")
     expect(figures.locator("dt")).to_have_text(
-        ["Accuracy", "The longer answer wins", "A bag of words", "Raters themselves", "Calibration error"]
+        ["Accuracy", "The longer answer wins", "A bag of words", "The ceiling", "Calibration error"]
     )
     expect(page.locator(".also")).to_contain_text("It prefers the longer answer in 57.3% (48.9% to 65.3%)")
     expect(page.locator("#evaluation .notice")).to_contain_text("Simulated raters")

@@ -23,7 +23,7 @@ from rlhf_hitl.models import best_device, best_dtype, load_tokenizer
 from rlhf_hitl.reward import head as heads
 from rlhf_hitl.reward.data import labelled_pairs
 from rlhf_hitl.reward.evaluate import evaluate
-from rlhf_hitl.reward.features import Backbone, FeatureCache, Shelf
+from rlhf_hitl.reward.features import Backbone, FeatureCache, Shelf, trim
 from rlhf_hitl.reward.losses import ordinal
 from rlhf_hitl.reward.model import load
 from rlhf_hitl.reward.rendering import Renderer, conversations
@@ -132,21 +132,21 @@ def test_views_of_one_pass_are_what_each_is_alone_and_the_mean_is_over_the_compl
 def test_what_was_computed_for_all_views_is_there_for_one(views, tmp_path):
     chats = [chat("hello", w) for w in WORDS]
     every = FeatureCache(tmp_path, views).of_views(chats)
-    written = {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.safetensors")}
+    written = {p: p.stat().st_ino for p in tmp_path.rglob("*.safetensors")}
     for view in views.views:
         assert np.array_equal(FeatureCache(tmp_path, views).at(view).features(chats), every[view])
-    assert {p: p.stat().st_mtime_ns for p in tmp_path.rglob("*.safetensors")} == written
+    assert {p: p.stat().st_ino for p in tmp_path.rglob("*.safetensors")} == written
 
 
 def test_features_are_computed_once_and_found_by_another_process(backbone, tmp_path):
     chats = [chat("hello", w) for w in WORDS]
     first = FeatureCache(tmp_path, backbone).features(chats)
     [shard] = (tmp_path / backbone.fingerprint).glob("*.safetensors")
-    written = shard.stat().st_mtime_ns
+    written = shard.stat().st_ino
     again = FeatureCache(tmp_path, backbone).features([*chats, chats[0]])
     assert np.array_equal(again[:-1], first)
     assert np.array_equal(again[-1], first[0])
-    assert [p.stat().st_mtime_ns for p in (tmp_path / backbone.fingerprint).glob("*.safetensors")] == [written]
+    assert [p.stat().st_ino for p in (tmp_path / backbone.fingerprint).glob("*.safetensors")] == [written]
 
 
 def test_fresh_rollouts_leave_nothing_on_disk(backbone, tmp_path):
@@ -178,6 +178,17 @@ def test_a_cache_keeps_to_its_size_and_drops_what_was_not_used_for_longest(backb
     shelf.look()
     assert len(shelf._rows) < len(chats)
     assert np.array_equal(again.features([chats[0]])[0], first)  # used each time, so it is still there, or made anew
+
+
+def test_reading_keeps_a_row_from_being_the_first_to_go(backbone, tmp_path):
+    first, second = chat("hello", "sea"), chat("hello", "sun")
+    FeatureCache(tmp_path, backbone).features([first])
+    [used] = tmp_path.rglob("*.safetensors")
+    FeatureCache(tmp_path, backbone).features([second])
+    os.utime(used, (0, 0))
+    FeatureCache(tmp_path, backbone).features([first])  # found on disk: nothing is written
+    trim(tmp_path, used.stat().st_size)
+    assert list(tmp_path.rglob("*.safetensors")) == [used]
 
 
 def test_rows_that_another_process_removed_are_still_to_be_had(tmp_path):

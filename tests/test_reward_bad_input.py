@@ -12,7 +12,7 @@ from datasets import Dataset, DatasetDict
 from rlhf_hitl.arguments import parse
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.reward.evaluate import evaluate
-from rlhf_hitl.reward.features import Backbone
+from rlhf_hitl.reward.features import Backbone, FeatureCache
 from rlhf_hitl.reward.full import FullConfig, ModelConfig, build_trainer, train
 from rlhf_hitl.reward.model import load
 from rlhf_hitl.reward.train import train_head
@@ -85,6 +85,9 @@ def test_a_conversation_of_a_hundred_thousand_tokens_is_cut_counted_and_scored(j
     assert len(set(rewards.tolist())) == 3
     assert model.cache.dropped == prompts_cut + 3
     assert model.cache.cut == 1
+    again = FeatureCache(model.cache.root, backbone)  # which finds all of it on disk, and says the same
+    again.features([(asked, (Message("assistant", a),)) for a in ("thanks", "nothing", long)])
+    assert (again.dropped, again.cut) == (3, 1)
 
 
 def test_labels_all_on_one_side_make_a_model_that_is_finite_and_prefers_that_side(sqlite_store, backbone, tmp_path):

@@ -23,7 +23,17 @@ from rlhf_hitl.arguments import parse
 from rlhf_hitl.cli.policy import launch_processes
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.formats.export import export
-from rlhf_hitl.reward.full import FullConfig, ModelConfig, build_trainer, is_whole, latest_checkpoint, train
+from rlhf_hitl.reward.full import (
+    FullConfig,
+    ModelConfig,
+    build_trainer,
+    finish,
+    is_whole,
+    latest_checkpoint,
+    refuse_frozen_head,
+    train,
+)  # fmt: skip
+from rlhf_hitl.reward.model import load
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "train_reward.py"
 ENV = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -131,6 +141,27 @@ def test_a_loss_that_is_no_number_stops_the_run_and_says_what_to_do(flags):
     torch.nn.init.constant_(trainer.model.score.weight, float("inf"))
     with pytest.raises(BadInput, match=r"loss nan at step 0.*learning_rate"):
         trainer.train()
+
+
+def test_a_score_head_that_would_stay_as_it_is_is_refused(flags):
+    trainer = build_trainer(*parse((FullConfig, ModelConfig), listed(flags)))
+    refuse_frozen_head(trainer.model)
+    trainer.model.score.weight.requires_grad_(False)
+    with pytest.raises(BadInput, match="a score head that is frozen"):
+        refuse_frozen_head(trainer.model)
+
+
+def test_a_full_models_card_says_what_it_started_from_and_no_path_of_this_machine(flags, tiny_model, tmp_path):
+    config, model_config = parse((FullConfig, ModelConfig), listed(flags | {"save_strategy": "no", "max_steps": 1}))
+    trainer = build_trainer(config, model_config)
+    train(trainer, config)
+    assert finish(trainer, config, tmp_path / "model", tmp_path) is not None
+    for name in ("README.md", "reward_model.json"):
+        said = (tmp_path / "model" / name).read_text()
+        assert tiny_model.name in said
+        assert str(tmp_path) not in said
+    (tmp_path / "model").rename(tmp_path / "elsewhere")
+    assert load(tmp_path / "elsewhere").backend == "full"
 
 
 def test_a_run_is_drawn_and_a_tracker_that_is_missing_is_named(flags, tmp_path):

@@ -1,10 +1,14 @@
 """Routing: who decides, on what ground, and what a rater then sees."""
 
+import json
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 
 from rlhf_hitl import simulate
-from rlhf_hitl.cli.policy import launch_processes
 from rlhf_hitl.config import Settings
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.kpis import report
@@ -133,9 +137,12 @@ def test_two_processes_score_what_one_does(trained, tmp_path):
     alone = {s.comparison_id: s for s in ledger.scores_of(store, model.id)}
     with store.write() as conn:
         conn.exec_driver_sql("DELETE FROM scores")
-    flags = ["--store", store.url, "--reward_model", model.id]
-    env = {"OMP_NUM_THREADS": "1", "RLHF_HITL_WORKSPACE": str(tmp_path / "elsewhere")}  # nothing in its cache
-    launch_processes("rlhf_hitl.scripts.score", flags, 2, env)
+    command = [sys.executable, "-m", "rlhf_hitl", "score", "--processes", "2", "--store", store.url, "--json"]
+    env = os.environ | {"OMP_NUM_THREADS": "1", "RLHF_HITL_WORKSPACE": str(tmp_path / "elsewhere")}  # an empty cache
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads(done.stdout) == {"reward_model_id": model.id, "scored": 60}
+    assert done.stderr.count("scored ") == 2  # a line each process
     together = {s.comparison_id: s for s in ledger.scores_of(store, model.id)}
     assert together.keys() == alone.keys()
     for i, score in together.items():

@@ -1,5 +1,6 @@
 """Prompts computed once: the same states, rewards, losses and weights as conversation by conversation."""
 
+import json
 import os
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from rlhf_hitl.arguments import parse
+from rlhf_hitl.cli.policy import launch_processes
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.reward import tree
 from rlhf_hitl.reward.batches import TokenBudgetSampler, neighbours
@@ -23,6 +25,7 @@ from rlhf_hitl.reward.features import Backbone, FeatureCache
 from rlhf_hitl.types import Message
 
 WORDS = ["sea", "sun", "poem", "paris", "thanks", "friend", "lazy", "quick", "brown", "fox", "capital", "today"]
+ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}
 TOKENS = st.lists(st.integers(0, 3), min_size=1, max_size=12)
 
 
@@ -257,28 +260,30 @@ def test_a_step_over_batches_of_any_size_is_the_step_of_one_batch_of_all_pairs(t
 @pytest.mark.timeout(240)
 def test_a_step_on_two_processes_is_the_step_on_one(train, tiny_model, tmp_path):
     """Eleven pairs in one budget: one batch on one process, batches of five and six on two."""
-    script = Path(__file__).parent.parent / "scripts" / "train_reward.py"
     train()  # writes the dataset
-    ended = []
+    given = {
+        "model_name_or_path": tiny_model, "dataset": tmp_path / "d", "token_budget": 100_000, "num_train_epochs": 3,
+        "learning_rate": 1, "optim": "sgd", "lr_scheduler_type": "constant", "bf16": "false", "report_to": "none",
+        "logging_steps": 1,
+    }  # fmt: skip
+    ended, logged = [], []
     for processes in (1, 2):
         out = tmp_path / f"on-{processes}"
-        run = subprocess.run(
-            [
-                sys.executable, "-m", "accelerate.commands.launch", "--num_processes", str(processes),
-                "--num_machines", "1", "--cpu", "--mixed_precision", "no", "--dynamo_backend", "no",
-                "--main_process_port", "0", str(script), "--model_name_or_path", str(tiny_model), "--dataset",
-                str(tmp_path / "d"), "--output_dir", str(out), "--token_budget", "100000", "--num_train_epochs", "3",
-                "--learning_rate", "1", "--optim", "sgd", "--lr_scheduler_type", "constant", "--bf16", "false",
-                "--report_to", "none",
-            ],
-            env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=110, check=False,
-        )  # fmt: skip
-        assert run.returncode == 0, run.stderr[-3000:]
+        settings = given | {"output_dir": out, "save_strategy": "epoch"}
+        flags = [text for name, value in settings.items() for text in (f"--{name}", str(value))]
+        if processes == 1:
+            subprocess.run([sys.executable, "-m", "rlhf_hitl.scripts.train_reward", *flags], env=ONE_THREAD, check=True)
+        else:
+            launch_processes("rlhf_hitl.scripts.train_reward", flags, processes, {"OMP_NUM_THREADS": "1"})
         ended.append(load_file(out / "model.safetensors"))
+        state = json.loads((out / "checkpoint-3" / "trainer_state.json").read_text())
+        logged.append([row["loss"] for row in state["log_history"] if "loss" in row])
+        assert len(list((out / "checkpoint-3").glob("rng_state*"))) == processes  # so many there were
     start = load_file(tiny_model / "model.safetensors")
     name = "model.layers.0.mlp.up_proj.weight"
     assert (ended[0][name] - start[name]).abs().max() > 1e-4
     assert all((ended[0][k] - ended[1][k]).abs().max() < 1e-5 for k in ended[0])
+    assert logged[0] == pytest.approx(logged[1], abs=1e-4)
 
 
 def test_a_token_budget_of_nothing_is_refused(train):

@@ -236,7 +236,8 @@ def _evaluation(folder: Path, e: Evaluation, index: browse.Index) -> dict[str, A
             _figure("A bag of words", e.bag_of_words, "the second floor: counts words, trained on the same labels")
         )
     if e.noise_ceiling:
-        figures.append(_figure("Raters themselves", e.noise_ceiling, "how often one of them says what the others say"))
+        knows = "what one would score who knew of each pair what most of all raters prefer"
+        figures.append(_figure("The ceiling", e.noise_ceiling, knows))
     figures.append(
         {
             "title": "Calibration error",

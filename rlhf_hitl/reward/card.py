@@ -10,6 +10,7 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData
 from jinja2 import Environment
 
+from rlhf_hitl.models import SHORT_NAMES
 from rlhf_hitl.reward.evaluation import Evaluation
 
 CARD, FOR_PEOPLE = "reward_model.json", "README.md"
@@ -29,7 +30,7 @@ uncertainty. Rewards of different prompts are not to be compared.
 | | |
 | --- | --- |
 | backend | {{ card.backend }} |
-| backbone | {{ card.backbone.name }}, layer {{ card.backbone.layer }}, {{ card.backbone.pooling }} |
+| backbone | {{ base }}, layer {{ card.backbone.layer }}, {{ card.backbone.pooling }} |
 | precision of the backbone | {{ card.backbone.dtype }} |
 | tokens, at most | {{ card.backbone.max_length }} |
 | training labels (votes) | {{ card.train_labels }} ({{ card.train_votes }}) |
@@ -68,16 +69,15 @@ None yet: `rlhf-hitl evaluate --reward-model {{ card.id }}` replays held-out lab
 
 def render(card: Mapping[str, Any]) -> str:
     """The card as Markdown with the hub's metadata, from what `reward_model.json` says."""
-    base = card["backbone"]["name"]
+    base = card.get("base", Path(card["backbone"]["name"]).name)  # not in cards of before there was a README
     metadata = ModelCardData(
         library_name="rlhf_hitl",
         pipeline_tag="text-classification",
         tags=["reward-model", "rlhf_hitl", *(["simulated"] if card["simulated"] else [])],
-        # A path of this machine says nothing elsewhere.
-        base_model=None if Path(base).is_absolute() else base,
+        base_model=SHORT_NAMES[base].hub_id if base in SHORT_NAMES else base if "/" in base else None,
     )
     environment = Environment(trim_blocks=True, lstrip_blocks=True)
-    text = environment.from_string(TEMPLATE).render(card=card, metadata=metadata.to_yaml())
+    text = environment.from_string(TEMPLATE).render(card=card, base=base, metadata=metadata.to_yaml())
     return str(ModelCard(text))
 
 

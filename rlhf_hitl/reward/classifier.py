@@ -25,8 +25,8 @@ from rlhf_hitl.store import Store
 from rlhf_hitl.types import Split
 
 
-def load_classifier(name: str, **options: Any) -> PreTrainedModel:
-    """A sequence classifier with one label and a trained score head, in float32 unless `options` say otherwise.
+def load_classifier(name: str) -> PreTrainedModel:
+    """A sequence classifier with one label and a trained score head, in float32.
 
     Raises:
         BadInput: another kind of model, another number of labels, or weights in which the score head is missing: what
@@ -43,7 +43,7 @@ def load_classifier(name: str, **options: Any) -> PreTrainedModel:
         )
     with quiet_loading():
         loaded: Any = AutoModelForSequenceClassification.from_pretrained(
-            path, use_safetensors=True, output_loading_info=True, **{"dtype": torch.float32} | options
+            path, use_safetensors=True, output_loading_info=True, dtype=torch.float32
         )
     model, found = loaded
     if missing := sorted(key for key in found["missing_keys"] if "position_ids" not in key):
@@ -123,6 +123,7 @@ def as_reward_model(name: str, cache: Path, *, max_length: int = 1024, dtype: st
     where, head = score_head(model)
     weights = head.weight.detach().double().numpy()[0]
     bias = 0.0 if head.bias is None else float(head.bias.detach())
+    del model  # before the backbone is loaded: one copy at a time
     # A decoder's head reads the last token's state, which the backbone gives without the classifier around it.
     pooling = "last" if where == "score" else "score"
     backbone = Backbone(name, layer=-1, pooling=pooling, max_length=max_length, dtype=dtype)

@@ -205,7 +205,19 @@ class FeatureCache:
         self.root, self.backbone = folder, backbone
         self.most_gb = load_settings().features_gb if most_gb is None else most_gb
         self.shelves = {view: Shelf(folder / backbone.fingerprint_of(view)) for view in backbone.views}
-        self.dropped = self.cut = 0  # conversations that lost prompt or completion tokens, over this cache's life
+        # Keys of conversations that lost prompt or completion tokens, over this cache's life, on disk or not.
+        self._dropped: set[str] = set()
+        self._cut: set[str] = set()
+
+    @property
+    def dropped(self) -> int:
+        """Conversations met so far that lost tokens of their prompt."""
+        return len(self._dropped)
+
+    @property
+    def cut(self) -> int:
+        """Conversations met so far whose completion lost tokens."""
+        return len(self._cut)
 
     def at(self, view: View) -> FeatureCache:
         """The same features, of one view alone."""
@@ -222,8 +234,8 @@ class FeatureCache:
         for shelf in self.shelves.values():
             shelf.look()
         missing = {k: r for k, r in zip(keys, rendered) if not all(k in shelf for shelf in self.shelves.values())}
-        self.dropped += sum(r.dropped > 0 for r in missing.values())
-        self.cut += sum(r.cut > 0 for r in missing.values())
+        self._dropped |= {k for k, r in zip(keys, rendered) if r.dropped}
+        self._cut |= {k for k, r in zip(keys, rendered) if r.cut}
         if any(r.dropped or r.cut for r in missing.values()):
             limit = self.backbone.renderer.max_length
             log.info("%d prompts and %d completions cut to %d tokens", self.dropped, self.cut, limit)
@@ -239,9 +251,10 @@ class FeatureCache:
                     if keep:
                         self.shelves[view].write(part, np.ascontiguousarray(rows[:, j]))
         found = {view: self._picked(keys, fresh[view], shelf) for view, shelf in self.shelves.items()}
-        if keep and todo:
+        if keep:
             for shelf in self.shelves.values():
                 shelf.used(keys)
+        if keep and todo:
             trim(self.root, self.most_gb * 1e9)
         return found
 

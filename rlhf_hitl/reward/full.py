@@ -29,7 +29,7 @@ from rlhf_hitl import __version__
 from rlhf_hitl.arguments import parse
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.formats.export import export
-from rlhf_hitl.models import best_device, best_dtype, load_tokenizer
+from rlhf_hitl.models import best_device, best_dtype, display_name, load_tokenizer
 from rlhf_hitl.reward import tree
 from rlhf_hitl.reward.batches import TokenBudgetSampler
 from rlhf_hitl.reward.classifier import Fp32Score, as_reward_model, classifier_to_train, with_posterior
@@ -102,6 +102,7 @@ class LabelRewardTrainer(RewardTrainer):
     """
 
     args: FullConfig
+    base: str  # the model it started from, as people call it
     nu: float
     mean_weight: float
 
@@ -258,7 +259,8 @@ def build_trainer(config: FullConfig, model_config: ModelConfig) -> LabelRewardT
         segments=has_segments(renderer, model.config),
         trees=_shares_prompts(trainer),
     )
-    refuse_frozen_head(trainer.model, where)
+    refuse_frozen_head(trainer.model)
+    trainer.base = display_name(model_config.model_name_or_path)
     trainer.read_labels(train)
     keep_stdout_free(trainer)
     return trainer
@@ -286,13 +288,13 @@ def refuse_unfollowed(config: FullConfig, model_config: ModelConfig) -> None:
         raise BadInput(f"lora_r {model_config.lora_r}", expected="1 or more", fix="set lora_r, 8 to 64 as a rule")
 
 
-def refuse_frozen_head(model: Any, where: str) -> None:
+def refuse_frozen_head(model: Any) -> None:
     """Raise BadInput where training would leave the score head as it is: the rewards would stay what they are."""
-    # By its shape: PEFT keeps two of it, one to train and the original, under longer names.
+    # By its class: PEFT keeps two of it, one to train and the original, under longer names.
     heads = [m for m in model.modules() if isinstance(m, Fp32Score)]
     if not any(head.weight.requires_grad for head in heads):
         raise BadInput(
-            f"score head {where!r}", expected="to be trained", fix="take it out of what lora or the model freezes"
+            "a score head that is frozen", expected="one that is trained", fix="name it in lora_modules_to_save"
         )
 
 
@@ -468,10 +470,10 @@ def finish(trainer: LabelRewardTrainer, config: FullConfig, folder: Path, worksp
     model.config.pad_token_id = tokenizer.pad_token_id
     model.save_pretrained(folder, state_dict=state)
     tokenizer.save_pretrained(folder)
-    return with_uncertainty(folder, config.dataset, workspace, config.max_length or UNCUT)
+    return with_uncertainty(folder, config.dataset, workspace, config.max_length or UNCUT, trainer.base)
 
 
-def with_uncertainty(folder: Path, dataset: str, workspace: Path, max_length: int) -> RewardModel:
+def with_uncertainty(folder: Path, dataset: str, workspace: Path, max_length: int, base: str) -> RewardModel:
     """Give a trained sequence classifier a Laplace posterior over its score head and a temperature, and save both."""
     data = load_pairs(dataset)
     trained = as_reward_model(str(folder), workspace / "features", max_length=max_length)
@@ -490,6 +492,7 @@ def with_uncertainty(folder: Path, dataset: str, workspace: Path, max_length: in
         trained.head = calibrate(trained.head, differences(decided), of_decided)
     every: list[Any] = [row for part in data.values() for row in part]
     card = {
+        "base": base,
         "rlhf_hitl": __version__,
         "data_hash": data["train"]._fingerprint,
         "train_labels": len(data["train"]),

@@ -17,6 +17,7 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 from rlhf_hitl.errors import BadInput, NotFound
+from rlhf_hitl.models import display_name
 from rlhf_hitl.reward import card as cards
 from rlhf_hitl.reward.card import CARD
 from rlhf_hitl.reward.features import Backbone, FeatureCache
@@ -97,9 +98,12 @@ class RewardModel:
         folder.mkdir(parents=True, exist_ok=True)
         save_file(self._tensors(), folder / f"{WEIGHTS}.writing")
         os.replace(folder / f"{WEIGHTS}.writing", folder / WEIGHTS)
-        cards.write(
-            folder, self.card | {"id": self.id, "backend": self.backend, "backbone": self.cache.backbone.settings}
-        )
+        backbone = self.cache.backbone.settings
+        base = {"base": display_name(backbone["name"])}  # what people call it; a full model's training knows better
+        if self.backend == "full":
+            backbone |= {"name": "."}  # it lies beside the card, wherever the folder is moved to
+        known = {"id": self.id, "backend": self.backend, "backbone": backbone}
+        cards.write(folder, base | self.card | known)
 
     def _tensors(self) -> dict[str, np.ndarray]:
         tensors = {
@@ -131,7 +135,7 @@ def load(folder: Path | str, cache_folder: Path | None = None) -> RewardModel:
     t = load_file(folder / WEIGHTS)
     settings = {"pooling": "last"} | card["backbone"]  # what models of before there was a choice have
     if card["backend"] == "full":
-        settings["name"] = str(folder)  # its backbone lies beside it, wherever the folder was moved to
+        settings["name"] = str(folder)
     backbone = Backbone(**settings)
     if t["mean"].shape != (backbone.width,):
         raise BadInput(

@@ -118,11 +118,16 @@ def update(model: RewardModel, pair: LabelledPair, said: np.ndarray | None = Non
     Its calibration stays and its card counts the label.
 
     Args:
-        said: (9,) votes of the label that are new to the model; all of them by default.
+        said: (9,) votes that are new to the model, of a label it knows; by default it knows nothing of the label.
     """
     difference = model.differences([pair.first], [pair.second])[0]
     new = votes([pair])[0] if said is None else said
-    counted = {"train_labels": model.card["train_labels"] + (said is None), "updated": model.card.get("updated", 0) + 1}
+    first_met = said is None
+    counted = {
+        "train_labels": model.card["train_labels"] + first_met,
+        "train_votes": model.card["train_votes"] + (pair.label.votes if first_met else 0),
+        "updated": model.card.get("updated", 0) + 1,
+    }
     return RewardModel(
         model.cache, model.standardiser, model.head.updated(difference, new), backend=model.backend,
         card=model.card | counted,

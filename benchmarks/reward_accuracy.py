@@ -4,8 +4,8 @@
 
 Of each set's prompts a fifth is held out, five times, so that every label is predicted once, by a head that saw
 nothing of its prompt. The others are parted much as a store parts them: every sixth prompt sets the temperature, the
-rest choose the layer and pooling and fit the head. Two floors stand beside it, on the same labels: the longer answer
-wins, and a bag of words. Nothing was chosen by these figures.
+rest fit the head. Two floors stand beside it, on the same labels: the longer answer wins, and a bag of words. What is
+fixed in the head was chosen by figures of other labels, the rest of HH helpful-base (`reward/head.py`).
 
 The features are the slow part (SmolLM2-135M on two cores reads some 1,000 tokens a second, and there are a million):
 they are kept in the workspace as they come, so a run that was stopped goes on. `--hh-pairs` bounds HH, by comparison
@@ -29,7 +29,7 @@ from rlhf_hitl.reward.evaluate import bag_of_words_margins
 from rlhf_hitl.reward.features import Backbone, FeatureCache
 from rlhf_hitl.reward.head import Standardiser, calibrate, fit
 from rlhf_hitl.reward.model import lengths
-from rlhf_hitl.reward.train import best_view
+from rlhf_hitl.reward.train import best_mass
 from rlhf_hitl.stats.calibration import expected_calibration_error
 from rlhf_hitl.stats.intervals import clustered
 from rlhf_hitl.store import Store
@@ -55,7 +55,7 @@ def read(path: Path, limit: int | None) -> list[LabelledPair]:
 def measure(pairs: Sequence[LabelledPair], cache: FeatureCache, seed: int) -> dict[str, float | int]:
     n = len(pairs)
     chats = [p.first for p in pairs] + [p.second for p in pairs]
-    features, size, said = cache.of_views(chats), lengths(chats), votes(pairs)
+    features, size, said = cache.features(chats), lengths(chats), votes(pairs)
     families = np.array([p.comparison.prompt.family for p in pairs])
     names, family = np.unique(families, return_inverse=True)
     shuffled = np.random.default_rng(seed).permutation(len(names))
@@ -68,17 +68,17 @@ def measure(pairs: Sequence[LabelledPair], cache: FeatureCache, seed: int) -> di
         seen = np.flatnonzero(np.isin(family, others) & ~calibrating).tolist()
         told = [i for i in np.flatnonzero(calibrating).tolist() if decided([pairs[i]])]
         both = [*seen, *(i + n for i in seen)]
-        view, _ = best_view({v: rows[both] for v, rows in features.items()}, size[both], said[seen], families[seen])
-        chosen.append(f"{view.layer} {view.pooling}")
-        standardiser = Standardiser.fit(features[view][both], size[both])
-        head = fit(standardiser.differences(features[view][both], size[both]), said[seen])
-        differences = standardiser.differences(features[view], size)
+        standardiser = Standardiser.fit(features[both], size[both])
+        differences = standardiser.differences(features, size)
+        mass, _ = best_mass(differences[seen], said[seen], families[seen])
+        chosen.append(str(mass))
+        head = fit(differences[seen], said[seen], mass=mass)
         head = calibrate(head, differences[told], share_of_decided([pairs[i] for i in told]))
         margins[asked], stds = head.margins(differences[asked])
         probabilities[asked] = head.probabilities(margins[asked], stds)
         of_words = bag_of_words_margins([pairs[i] for i in seen], [pairs[i] for i in asked])
         words[asked] = 0 if of_words is None else of_words
-    print("layer and pooling of each split:", ", ".join(chosen), file=sys.stderr)
+    print("what a vote counts, of each split:", ", ".join(chosen), file=sys.stderr)
     return figures(pairs, margins, probabilities, words, size[:n] - size[n:], families)
 
 

@@ -2,9 +2,10 @@
 
     python benchmarks/reward_head.py
 
-Labels are drawn from a head that is known, on features as wide as SmolLM2-135M's: what counts here is their number. The
-votes say strengths and ties, the slowest likelihood there is. A refit is everything after the features: principal axes,
-prior by evidence, thresholds, posterior. Both are the median over runs. `--quick` takes 500 labels.
+Labels are drawn from a head that is known, on features as wide as SmolLM2-135M's in six views: what counts here is
+their number. The votes say strengths and ties, the slowest likelihood there is. A refit is everything after the
+features: principal axes, prior by evidence, thresholds, posterior. Both are the median over runs. `--quick` takes 500
+labels.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from record import write
 
 from rlhf_hitl.reward.head import Head, Standardiser, fit
 
-WIDTH = 576
+WIDTH = 6 * 576
 
 
 def graded_votes(margins: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from safetensors import SafetensorError
+
 from rlhf_hitl.errors import BadInput, NotFound
 
 if TYPE_CHECKING:
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 HUB_TIMEOUT_SECONDS = 10
+# Said outright: left to itself, transformers asks on stdin whether it may run the code that came with a model.
+NO_CODE: dict[str, Any] = {"trust_remote_code": False}
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "merges.txt", "vocab.txt", "tokenizer.model"]
 
@@ -184,7 +188,7 @@ def load_tokenizer(name_or_path: str | Path, *, chats: bool = True) -> PreTraine
 
     folder = local_folder(name_or_path)
     with _readable(name_or_path):
-        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(folder, **NO_CODE)
     if not chats:
         return tokenizer
     if not tokenizer.chat_template:
@@ -214,11 +218,7 @@ def load_policy(name_or_path: str | Path, dtype: torch.dtype | None = None) -> P
     from transformers import AutoModelForCausalLM
 
     folder = local_folder(name_or_path)
-    options: dict[str, Any] = {
-        "dtype": dtype or "auto",
-        "use_safetensors": True,
-        "trust_remote_code": False,
-    }
+    options: dict[str, Any] = {"dtype": dtype or "auto", "use_safetensors": True, **NO_CODE}
     with _readable(name_or_path):
         if not (folder / "config.json").is_file():
             from peft import PeftConfig, PeftModel
@@ -231,6 +231,28 @@ def load_policy(name_or_path: str | Path, dtype: torch.dtype | None = None) -> P
     return model.eval()
 
 
+def load_config(folder: Path) -> Any:
+    """A model's configuration.
+
+    Raises:
+        BadInput: none that transformers knows; code that comes with a model is not run.
+    """
+    from transformers import AutoConfig
+
+    with _readable(folder):
+        return AutoConfig.from_pretrained(folder, **NO_CODE)
+
+
+def load_model(kind: Any, folder: Path, **options: Any) -> Any:
+    """`kind.from_pretrained`, of one of transformers' Auto classes.
+
+    Raises:
+        BadInput: no such model there, no safetensors, or an architecture of which transformers has none of that kind.
+    """
+    with _readable(folder):
+        return kind.from_pretrained(folder, use_safetensors=True, **NO_CODE, **options)
+
+
 @contextmanager
 def _readable(name_or_path: str | Path) -> Iterator[None]:
     """Turn what transformers raises for a missing or unfit model into one line."""
@@ -238,7 +260,7 @@ def _readable(name_or_path: str | Path) -> Iterator[None]:
         yield
     except BadInput:
         raise
-    except (OSError, ValueError) as e:
+    except (OSError, ValueError, SafetensorError) as e:
         if _is_ours(e):
             raise
         raise BadInput(

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 import torch
 from transformers import (
+    AutoConfig,
     AutoModelForSequenceClassification,
     BertConfig,
     BertForSequenceClassification,
@@ -106,6 +108,20 @@ def test_rewards_are_the_logits_of_plain_transformers(classifier, tmp_path):
     tokenizer = load_tokenizer(classifier, chats=False)
     rewards = model.rewards([chat("hello my friend", a) for a in ANSWERS])
     assert rewards == pytest.approx(plain_logits(classifier, tokenizer, "hello my friend", ANSWERS), abs=1e-4)
+
+
+@pytest.mark.parametrize("kind", [bert, roberta])
+def test_a_conversation_longer_than_learnt_positions_is_cut_to_them(kind, tiny_model, encoder_tokenizer, tmp_path):
+    kind(tmp_path, tiny_model, encoder_tokenizer).save_pretrained(tmp_path)
+    config = AutoConfig.from_pretrained(tmp_path)
+    config.max_position_embeddings = 40
+    AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path)
+    model = as_reward_model(str(tmp_path), tmp_path / "features", max_length=1024, dtype="float32")
+    # RoBERTa's positions are counted from after the padding's.
+    offset = encoder_tokenizer.pad_token_id + 1 if kind is roberta else 0
+    assert model.cache.backbone.renderer.max_length == 40 - offset
+    long = "the quick brown fox jumps over the lazy dog " * 20
+    assert np.isfinite(model.rewards([chat(long, a) for a in (*ANSWERS, long)])).all()
 
 
 def test_a_classifier_is_taken_in_calibrated_evaluated_and_routed_with(

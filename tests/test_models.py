@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
 
 from rlhf_hitl import models
 from rlhf_hitl.errors import BadInput, NotFound
+from rlhf_hitl.models import load_policy, load_tokenizer
+from rlhf_hitl.reward.classifier import classifier_to_train, load_classifier
+from rlhf_hitl.reward.features import Backbone
 
 
 @pytest.fixture
@@ -94,3 +99,22 @@ def test_a_policy_comes_in_the_precision_asked_for(tiny_model):
     assert models.load_policy(tiny_model, torch.bfloat16).dtype == torch.bfloat16
     assert models.load_policy(tiny_model).dtype == torch.float32
     assert not models.load_policy(tiny_model).training
+
+
+@pytest.mark.parametrize("read", [Backbone, load_classifier, classifier_to_train, load_policy, load_tokenizer])
+def test_code_that_comes_with_a_model_is_never_run_and_nobody_is_asked(read, tiny_model, tmp_path):
+    """transformers asks on stdin unless it is told: "y" stands there."""
+    shutil.copytree(tiny_model, tmp_path / "model")
+    config = json.loads((tmp_path / "model" / "config.json").read_text())
+    kinds = {f"Auto{kind}": f"evil.{kind}" for kind in ("Config", "Model", "ModelForCausalLM", "Tokenizer")}
+    config |= {"model_type": "evil", "auto_map": kinds | {"AutoModelForSequenceClassification": "evil.Model"}}
+    (tmp_path / "model" / "config.json").write_text(json.dumps(config))
+    (tmp_path / "model" / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "Evil", "auto_map": {"AutoTokenizer": ["evil.Tokenizer", None]}})
+    )
+    (tmp_path / "model" / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    script = f"from {read.__module__} import {read.__name__} as read; read({str(tmp_path / 'model')!r})"
+    done = subprocess.run([sys.executable, "-c", script], input="y\n" * 9, capture_output=True, text=True, check=False)
+    assert not (tmp_path / "ran").exists()
+    assert "[y/N]" not in done.stdout + done.stderr
+    assert read is load_tokenizer or "BadInput" in done.stderr  # a tokenizer.json without code is read as it stands

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save_file
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 
@@ -27,7 +29,7 @@ from rlhf_hitl.reward.features import Backbone, FeatureCache, Shelf, trim
 from rlhf_hitl.reward.losses import ordinal
 from rlhf_hitl.reward.model import load
 from rlhf_hitl.reward.rendering import Renderer, conversations
-from rlhf_hitl.reward.train import cross_validated, train_head, update
+from rlhf_hitl.reward.train import best_mass, train_head, update
 from rlhf_hitl.stats.calibration import expected_calibration_error
 from rlhf_hitl.store import catalog, ledger, people, queue
 from rlhf_hitl.types import Answer, Comparison, Completion, Message, Prompt, Role, Split, Verdict
@@ -46,7 +48,7 @@ def backbone(tiny_model):
 
 @pytest.fixture(scope="module")
 def views(tiny_model):
-    """A backbone of which training chooses the layer and the pooling."""
+    """A backbone that is read at two layers, each in both poolings."""
     return Backbone(str(tiny_model), dtype="float32")
 
 
@@ -117,9 +119,10 @@ def test_features_do_not_depend_on_what_else_is_in_the_batch(backbone):
 def test_views_of_one_pass_are_what_each_is_alone_and_the_mean_is_over_the_completion(views):
     assert {(v.layer, v.pooling) for v in views.views} == {(at, how) for at in (1, 2) for how in ("last", "mean")}
     rendered = [views.renderer.render(chat("hello " * i, " ".join(WORDS[: i + 1]))) for i in range(4)]
-    together = views.compute_views(rendered, views.views)
+    together = views.compute(rendered)
     for j, view in enumerate(views.views):
-        assert np.abs(together[:, j] - views.at(view).compute(rendered)).max() < 1e-5
+        alone = Backbone(views.name, layer=view.layer, pooling=view.pooling, dtype="float32")
+        assert np.abs(together[:, j] - alone.compute(rendered)[:, 0]).max() < 1e-5
     by_layer = {v.layer: views.views.index(v) for v in views.views if v.pooling == "mean"}
     ids = torch.tensor([rendered[2].ids])
     states = views._model(ids, output_hidden_states=True).hidden_states
@@ -131,22 +134,27 @@ def test_views_of_one_pass_are_what_each_is_alone_and_the_mean_is_over_the_compl
 
 def test_what_was_computed_for_all_views_is_there_for_one(views, tmp_path):
     chats = [chat("hello", w) for w in WORDS]
-    every = FeatureCache(tmp_path, views).of_views(chats)
+    every = FeatureCache(tmp_path, views).features(chats)
+    assert every.shape == (len(chats), views.width)
     written = {p: p.stat().st_ino for p in tmp_path.rglob("*.safetensors")}
-    for view in views.views:
-        assert np.array_equal(FeatureCache(tmp_path, views).at(view).features(chats), every[view])
+    one = views.width // len(views.views)
+    for j, view in enumerate(views.views):
+        alone = Backbone(views.name, layer=view.layer, pooling=view.pooling, dtype="float32")
+        assert np.array_equal(FeatureCache(tmp_path, alone).features(chats), every[:, j * one : (j + 1) * one])
     assert {p: p.stat().st_ino for p in tmp_path.rglob("*.safetensors")} == written
 
 
 def test_features_are_computed_once_and_found_by_another_process(backbone, tmp_path):
     chats = [chat("hello", w) for w in WORDS]
     first = FeatureCache(tmp_path, backbone).features(chats)
-    [shard] = (tmp_path / backbone.fingerprint).glob("*.safetensors")
+    [shard] = (tmp_path / backbone.fingerprint_of(backbone.views[0])).glob("*.safetensors")
     written = shard.stat().st_ino
     again = FeatureCache(tmp_path, backbone).features([*chats, chats[0]])
     assert np.array_equal(again[:-1], first)
     assert np.array_equal(again[-1], first[0])
-    assert [p.stat().st_ino for p in (tmp_path / backbone.fingerprint).glob("*.safetensors")] == [written]
+    assert [p.stat().st_ino for p in (tmp_path / backbone.fingerprint_of(backbone.views[0])).glob("*.safetensors")] == [
+        written
+    ]
 
 
 def test_fresh_rollouts_leave_nothing_on_disk(backbone, tmp_path):
@@ -156,7 +164,7 @@ def test_fresh_rollouts_leave_nothing_on_disk(backbone, tmp_path):
 
 def test_many_shards_are_merged_and_nothing_is_lost(backbone, tmp_path):
     cache = FeatureCache(tmp_path, backbone)
-    cache.shelves[backbone.view].MERGE_AT = 4
+    cache.shelves[0].MERGE_AT = 4
     chats = [chat("hello", f"{w} {v}") for w in WORDS for v in "ab"]
     rows = np.concatenate([cache.features([c]) for c in chats])
     assert len(list(tmp_path.rglob("*.safetensors"))) <= 5
@@ -174,9 +182,11 @@ def test_a_cache_keeps_to_its_size_and_drops_what_was_not_used_for_longest(backb
     kept = list(tmp_path.rglob("*.safetensors"))
     assert 0 < sum(f.stat().st_size for f in kept) <= cache.most_gb * 1e9
     again = FeatureCache(tmp_path, backbone)
-    [shelf] = again.shelves.values()
+    [mine], [shelf] = cache.shelves, again.shelves
     shelf.look()
     assert len(shelf._rows) < len(chats)
+    mine.look()
+    assert set(mine._mapped) == set(kept)  # what is still mapped takes up its room, whether it has a name or not
     assert np.array_equal(again.features([chats[0]])[0], first)  # used each time, so it is still there, or made anew
 
 
@@ -199,7 +209,21 @@ def test_rows_that_another_process_removed_are_still_to_be_had(tmp_path):
     assert (shelf["a"] == 7).all()
 
 
-def test_processes_that_merge_shards_under_each_other_lose_nothing(tmp_path):
+def test_what_a_crash_left_behind_is_cleared_away_and_computed_again(backbone, tmp_path):
+    first = FeatureCache(tmp_path, backbone).features([chat("hello", "sea")])
+    [shard] = tmp_path.rglob("*.safetensors")
+    shard.write_bytes(shard.read_bytes()[:-5])
+    orphan, draft = shard.with_name("a.writing"), shard.with_name("b.writing")
+    orphan.write_bytes(b"half")
+    os.utime(orphan, (0, 0))
+    draft.write_bytes(b"being written")
+    assert np.array_equal(FeatureCache(tmp_path, backbone).features([chat("hello", "sea")]), first)
+    assert not shard.exists()
+    assert not orphan.exists()
+    assert draft.exists()
+
+
+def test_writers_that_merge_shards_under_each_other_lose_nothing(tmp_path):
     def fill(name: str) -> None:
         shelf = Shelf(tmp_path)
         shelf.MERGE_AT = 2
@@ -208,7 +232,7 @@ def test_processes_that_merge_shards_under_each_other_lose_nothing(tmp_path):
             shelf.write([f"{name}{i}"], np.full((1, 3), i, np.float32))
 
     with ThreadPoolExecutor(3) as pool:
-        list(pool.map(fill, "abc"))  # threads share a folder as processes do: each has a shelf of its own
+        list(pool.map(fill, "abc"))  # threads with a shelf each share the folder alone, as processes do
     found = Shelf(tmp_path)
     found.look()
     assert all((found[f"{name}{i}"] == i).all() for name in "abc" for i in range(40))
@@ -252,7 +276,7 @@ def test_an_encoder_without_chat_template_or_eos_serves_as_backbone(tiny_model, 
     encoder = Backbone(str(tmp_path / "bert"), dtype="float32")
     rendered = [encoder.renderer.render(chat("hello", w)) for w in WORDS]
     assert {v.layer for v in encoder.views} == {2}
-    assert len(np.unique(encoder.compute_views(rendered, encoder.views).round(4), axis=0)) == len(WORDS)
+    assert len(np.unique(encoder.compute(rendered).round(4), axis=0)) == len(WORDS)
 
 
 # Head
@@ -380,18 +404,43 @@ def test_an_update_without_a_vote_or_a_difference_changes_nothing():
     assert head.updated(np.zeros(7), votes[0]) is head
 
 
-def test_views_are_compared_on_prompts_that_a_head_has_not_seen():
-    """Features that tell only which prompt it is say everything of prompts seen and nothing of others."""
+def quirky(prompts: int, each: int, quirk: float, rng: np.random.Generator, weights: np.ndarray):
+    """Pairs whose raters go by `weights` and, on each prompt, by something of its own: differences, first preferred,
+    prompts."""
+    scale = 1 / np.sqrt(1 + np.arange(len(weights)))
+    answers = rng.normal(size=(prompts, 6, len(weights))) * scale
+    sides = np.array([rng.choice(6, 2, replace=False) for _ in range(prompts * each)])
+    of = np.repeat(np.arange(prompts), each)
+    x = answers[of, sides[:, 0]] - answers[of, sides[:, 1]]
+    own = weights + quirk * rng.normal(size=(prompts, len(weights)))
+    first = rng.random(len(of)) < 1 / (1 + np.exp(-(own[of] * x).sum(1)))
+    return np.c_[x, np.zeros(len(x))], first.astype(float), of
+
+
+@pytest.mark.parametrize(("prompts", "each", "quirk"), [(10, 80, 1.5), (400, 1, 0.5)])
+def test_votes_count_less_where_those_about_one_prompt_say_little_of_others(prompts, each, quirk):
+    rng = np.random.default_rng(2)
+    weights = rng.normal(size=40)
+    x, first, of = quirky(prompts, each, quirk, rng, weights)
+    others, told, _ = quirky(400, 1, quirk, rng, weights)
+
+    def loss(mass: float) -> float:
+        head = heads.fit(x, heads.preferences(first), mass=mass)
+        p = head.probabilities(*head.margins(others))
+        return float(-np.mean(told * np.log(p) + (1 - told) * np.log1p(-p)))
+
+    mass, losses = best_mass(x, heads.preferences(first), of)
+    assert losses[mass] == min(losses.values())
+    assert (mass < 1) == (each > 1)
+    assert loss(mass) <= loss(1.0)
+
+
+def test_a_vote_that_counts_half_is_half_a_vote_in_fits_and_updates():
     rng = np.random.default_rng(0)
-    prompts = np.repeat(np.arange(40), 5)
-    telling = rng.normal(size=(40, 30)).astype(np.float32)[prompts]
-    first = (rng.random(40) < 0.5).astype(float)[prompts]
-    of_prompt = np.concatenate([telling, 0 * telling])
-    noise = rng.normal(size=(2, 200, 30)) / 4
-    of_answer = np.concatenate([first[:, None] + noise[0], 1 - first[:, None] + noise[1]])
-    said, size = heads.preferences(first), np.ones(400)
-    assert cross_validated(of_prompt, size, said, prompts) > 0.9 * np.log(2)
-    assert cross_validated(of_answer.astype(np.float32), size, said, prompts) < 0.3
+    x, votes = rng.normal(size=(60, 5)), heads.preferences((rng.random(60) < 0.5).astype(float))
+    half, of_halves = heads.fit(x, votes, mass=0.5), heads.fit(x, votes / 2)
+    assert np.allclose(half.weights, of_halves.weights)
+    assert np.allclose(half.updated(x[0], votes[0]).weights, of_halves.updated(x[0], votes[0] / 2).weights)
 
 
 # Training, scoring, replay
@@ -414,16 +463,26 @@ def test_the_same_labels_give_the_same_model(judged_store, backbone, tmp_path):
     assert train_head(judged_store, backbone, tmp_path).id == train_head(judged_store, backbone, tmp_path).id
 
 
-def test_training_takes_the_view_that_predicts_unseen_prompts_best(judged_store, views, tmp_path):
+def test_training_reads_all_views_and_chooses_how_much_a_vote_counts(judged_store, views, tmp_path):
     model = train_head(judged_store, views, tmp_path)
-    losses = model.card["views"]
-    chosen = model.cache.backbone.view
-    assert len(losses) == 4
-    assert losses[f"{chosen.layer} {chosen.pooling}"] == min(losses.values())
+    assert model.card["masses"][str(model.head.mass)] == min(model.card["masses"].values())
     again = load(tmp_path / "reward" / model.id)
-    assert again.cache.backbone.view == chosen
+    assert again.cache.backbone.views == views.views
+    assert again.head.mass == model.head.mass
     chats = [chat("question 3 about sea", w) for w in WORDS]
-    assert np.allclose(again.rewards(chats), model.rewards(chats))
+    assert np.array_equal(again.rewards(chats), model.rewards(chats))
+
+
+def test_a_backbone_that_is_another_by_now_is_refused(judged_store, tiny_model, tmp_path):
+    copy = tmp_path / "backbone"
+    shutil.copytree(tiny_model, copy)
+    model = train_head(judged_store, Backbone(str(copy), layer=1, pooling="last", dtype="float32"), tmp_path)
+    folder = tmp_path / "reward" / model.id
+    assert load(folder).id == model.id
+    weights = load_file(copy / "model.safetensors")
+    save_file({name: value * 1.01 for name, value in weights.items()}, copy / "model.safetensors", {"format": "pt"})
+    with pytest.raises(BadInput, match="other weights, settings or chat template"):
+        load(folder)
 
 
 def test_a_model_is_updated_by_one_label(judged_store, backbone, tmp_path):

@@ -112,6 +112,35 @@ def test_a_reward_that_is_no_number_is_named(judged_store, backbone, tmp_path):
         evaluate(model, judged_store)
 
 
+def test_a_third_best_reward_that_is_no_number_is_named(judged_store, backbone, tmp_path):
+    model = train_head(judged_store, backbone, tmp_path)
+    [comparison] = list(catalog.find(judged_store))[:1]
+    inputs = np.zeros((3, len(model.head.weights)))
+    inputs[2] = np.nan
+    with pytest.raises(BadInput, match="reward of comparison x_"):
+        model._score(comparison, inputs, model.id)
+
+
+@pytest.mark.parametrize("file", ["reward_model.json", "reward_head.safetensors"])
+@pytest.mark.parametrize("kept", [0.0, 0.5])
+def test_a_damaged_model_is_named(judged_store, backbone, tmp_path, file, kept):
+    folder = tmp_path / "reward" / train_head(judged_store, backbone, tmp_path).id
+    whole = (folder / file).read_bytes()
+    (folder / file).write_bytes(whole[: int(kept * len(whole))])
+    with pytest.raises(BadInput, match="train it again"):
+        load(folder)
+
+
+def test_labels_of_empty_completions_are_left_out_of_training_aloud(judged_store, backbone, tmp_path, caplog):
+    before = train_head(judged_store, backbone, tmp_path).card["train_labels"]
+    rater = people.add(judged_store, "bea", Role.RATER).id
+    text = next(t for t in map(str, range(100)) if Prompt.create((Message("user", t),)).split is Split.TRAIN)
+    judged(judged_store, rater, text, "an answer", " \n")
+    caplog.clear()
+    assert train_head(judged_store, backbone, tmp_path).card["train_labels"] == before
+    assert "1 train labels left out: of completions without text" in caplog.text
+
+
 def test_a_head_is_not_read_with_another_backbone(judged_store, backbone, tmp_path):
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 

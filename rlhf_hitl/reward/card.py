@@ -30,7 +30,7 @@ uncertainty. Rewards of different prompts are not to be compared.
 | | |
 | --- | --- |
 | backend | {{ card.backend }} |
-| backbone | {{ base }}, layer {{ card.backbone.layer }}, {{ card.backbone.pooling }} |
+| backbone | {{ base }}, layers {{ card.backbone.layer|join(', ') }}, {{ card.backbone.pooling|join(', ') }} |
 | precision of the backbone | {{ card.backbone.dtype }} |
 | tokens, at most | {{ card.backbone.max_length }} |
 | training labels (votes) | {{ card.train_labels }} ({{ card.train_votes }}) |

@@ -13,9 +13,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from transformers import AutoConfig, AutoModelForSequenceClassification, PreTrainedModel
+from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from rlhf_hitl.errors import BadInput
+from rlhf_hitl.models import load_config, load_model
 from rlhf_hitl.reward.data import LabelledPair, decided, labelled_pairs, share_of_decided
 from rlhf_hitl.reward.features import Backbone, FeatureCache, quiet_loading, score_head, whole_model
 from rlhf_hitl.reward.head import Head, Standardiser, calibrate, laplace
@@ -33,7 +34,7 @@ def load_classifier(name: str) -> PreTrainedModel:
             transformers would make of those has a head of random numbers.
     """
     path = whole_model(name)
-    config = AutoConfig.from_pretrained(path)
+    config = load_config(path)
     kinds = config.architectures or []
     if not any(kind.endswith("ForSequenceClassification") for kind in kinds) or config.num_labels != 1:
         raise BadInput(
@@ -42,9 +43,7 @@ def load_classifier(name: str) -> PreTrainedModel:
             fix="take a reward model, or train this one: `rlhf-hitl train-reward --backbone`",
         )
     with quiet_loading():
-        loaded: Any = AutoModelForSequenceClassification.from_pretrained(
-            path, use_safetensors=True, output_loading_info=True, dtype=torch.float32
-        )
+        loaded = load_model(AutoModelForSequenceClassification, path, output_loading_info=True, dtype=torch.float32)
     model, found = loaded
     if missing := sorted(key for key in found["missing_keys"] if "position_ids" not in key):
         raise BadInput(
@@ -81,7 +80,7 @@ def classifier_to_train(name: str, **options: Any) -> PreTrainedModel:
         BadInput: a classifier with several labels, or an architecture that transformers has no classifier of.
     """
     path = whole_model(name)
-    config = AutoConfig.from_pretrained(path)
+    config = load_config(path)
     if config.num_labels != 1 and any(
         kind.endswith("ForSequenceClassification") for kind in config.architectures or []
     ):
@@ -90,17 +89,15 @@ def classifier_to_train(name: str, **options: Any) -> PreTrainedModel:
             expected="a language model, or a classifier with 1 label",
             fix="start from the language model it was made of",
         )
-    try:
-        with quiet_loading():
-            loaded: Any = AutoModelForSequenceClassification.from_pretrained(
-                path, num_labels=1, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **options
-            )
-    except ValueError as e:  # transformers lists every architecture it has one of
-        raise BadInput(
-            f"model_name_or_path {name!r}, a {config.model_type}",
-            expected="an architecture with a ...ForSequenceClassification in transformers",
-            fix=" ".join(str(e).split())[:120],
-        ) from e
+    with quiet_loading():
+        loaded = load_model(
+            AutoModelForSequenceClassification,
+            path,
+            num_labels=1,
+            dtype=torch.float32,
+            output_loading_info=True,
+            **options,
+        )
     model, found = loaded
     where, old = score_head(model)
     head = Fp32Score(old.in_features, 1, bias=old.bias is not None)

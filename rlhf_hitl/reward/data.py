@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -14,6 +15,8 @@ from rlhf_hitl.reward.head import OUTCOMES, SECOND_UNSAID, TIE, UNSAID
 from rlhf_hitl.reward.rendering import Conversation
 from rlhf_hitl.store import Store, catalog
 from rlhf_hitl.types import Comparison, Label, Split
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -38,12 +41,17 @@ class LabelledPair:
 
 
 def labelled_pairs(store: Store, split: Split) -> list[LabelledPair]:
-    """Every labelled pair of a split whose two sides have text, in order of comparison id."""
+    """Every labelled pair of a split whose two sides have text, by comparison id; a warning counts the others."""
     found = labels(store, split=split)
     ids = list(dict.fromkeys(label.comparison_id for label in found))
     comparisons = {c.id: c for c in catalog.find(store, ids=ids)}
     pairs = [LabelledPair(comparisons[label.comparison_id], label) for label in found]
-    return [p for p in pairs if p.is_usable]
+    usable = [p for p in pairs if p.is_usable]
+    if len(usable) < len(pairs):
+        first = next(p.comparison.id for p in pairs if not p.is_usable)
+        left_out = len(pairs) - len(usable)
+        log.warning("%d %s labels left out: of completions without text (comparison %s)", left_out, split.value, first)
+    return usable
 
 
 def votes(pairs: Sequence[LabelledPair]) -> np.ndarray:

@@ -6,6 +6,8 @@ import hashlib
 import json
 import logging
 import os
+import threading
+import time
 import uuid
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -15,13 +17,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from tqdm import tqdm
 
 from rlhf_hitl.config import load_settings
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.models import best_device, best_dtype, load_tokenizer, local_folder
+from rlhf_hitl.models import best_device, best_dtype, load_config, load_model, load_tokenizer, local_folder
 from rlhf_hitl.reward import tree
 from rlhf_hitl.reward.batches import neighbours
 from rlhf_hitl.reward.rendering import Conversation, Rendered, Renderer
@@ -29,6 +31,7 @@ from rlhf_hitl.reward.rendering import Conversation, Rendered, Renderer
 log = logging.getLogger(__name__)
 
 KEPT_AT = 32  # conversations computed between two writes to disk
+GIVEN_UP = 3600  # seconds after which a half-written shard has no writer any more
 
 K = TypeVar("K", bound=Hashable)
 
@@ -51,13 +54,14 @@ class Backbone:
 
     Args:
         name: a local folder, a hub id or the name of a fetched model.
-        layer: number of transformer layers to run, or a negative number counted from the last. All layers also take the
-            final norm, as a sequence classifier does.
-        pooling: one of POOLINGS; `score` for a sequence classifier, which has its last layer's view only.
+        layer: number of transformer layers to run, or a negative number counted from the last; or several of them. All
+            layers also take the final norm, as a sequence classifier does.
+        pooling: one of POOLINGS or several; `score` for a sequence classifier, which has its last layer's view only.
         dtype: "auto" takes bfloat16 where the hardware multiplies it natively and float32 elsewhere.
 
-    With no `layer`, it has views of half, two thirds and five sixths of the layers: between them lies what a frozen
-    decoder's states say of preferences best. With no `pooling`, of every pooling. Training chooses among the `views`.
+    Every layer in every pooling is a view, and the features are those of all views, side by side. With no `layer` it
+    is read at half, two thirds and five sixths of the layers: between them lies what a frozen decoder's states say of
+    preferences best. With no `pooling`, in each.
 
     Features come out in float32 and do not depend on the batch, to rounding: a prompt of several conversations is
     computed once where the model takes trees, else each runs alone on a CPU (batching gains nothing there) and with its
@@ -68,28 +72,29 @@ class Backbone:
         self,
         name: str,
         *,
-        layer: int | None = None,
-        pooling: str | None = None,
+        layer: int | Sequence[int] | None = None,
+        pooling: str | Sequence[str] | None = None,
         max_length: int = 1024,
         dtype: str = "auto",
     ):
-        from transformers import AutoConfig, AutoModel, AutoModelForSequenceClassification
+        from transformers import AutoModel, AutoModelForSequenceClassification
 
         self.name = name
         path = whole_model(name)
-        config = AutoConfig.from_pretrained(path)
+        config = load_config(path)
         depth = config.num_hidden_layers
-        self.views = _views(name, layer, pooling, depth)
-        last = max(view.layer for view in self.views)
+        self.layers, self.poolings = _layers(name, layer, depth), _poolings(pooling)
+        self.views = tuple(View(at, how) for at in self.layers for how in self.poolings)
+        last = max(self.layers)
         self.device = torch.device(best_device())
         self.dtype = _dtype(dtype)
-        self.renderer = Renderer(load_tokenizer(path, chats=False), min(max_length, _positions(config)))
-        kind = AutoModelForSequenceClassification if pooling == SCORE else AutoModel
+        of_score = self.poolings == (SCORE,)
         with quiet_loading():
-            model = kind.from_pretrained(path, dtype=self.dtype, use_safetensors=True)
+            model = load_model(AutoModelForSequenceClassification if of_score else AutoModel, path, dtype=self.dtype)
+        self.renderer = Renderer(load_tokenizer(path, chats=False), min(max_length, most_tokens(model)))
         self._model = model.to(self.device).eval()
         self._read_by_score: list[torch.Tensor] = []
-        if pooling == SCORE:
+        if of_score:
             score_head(self._model)[1].register_forward_pre_hook(lambda _, read: self._read_by_score.append(read[0]))
         self._segments = has_segments(self.renderer, config)
         cut = last < depth and hasattr(self._model, "layers")
@@ -97,54 +102,40 @@ class Backbone:
             self._model.layers = self._model.layers[:last]
             self._model.norm = torch.nn.Identity()
         self._last = last if cut or last == depth else None  # the layer whose states the model returns
-        self.takes_trees = pooling != SCORE and tree.takes_trees(self._model)
+        self.takes_trees = not of_score and tree.takes_trees(self._model)
         # Tokens at once. A CPU gains nothing by rows beside each other, and a little by long ones.
         self.budget = 16_384 if self.device.type != "cpu" else 2048 if self.takes_trees else 1
-        self.width = config.hidden_size
-        self._weights = _digest_of_weights(path)
-
-    @property
-    def view(self) -> View:
-        """The only one."""
-        if len(self.views) != 1:
-            raise BadInput(
-                f"backbone {self.name} with {len(self.views)} views", expected="one", fix="give a layer and a pooling"
-            )
-        return self.views[0]
+        self.width = config.hidden_size * len(self.views)
+        self._digest = _digest(path)
 
     @property
     def fingerprint(self) -> str:
-        """Names what the features of its view depend on: the weights, the precision, the layer and the pooling."""
-        return self.fingerprint_of(self.view)
+        """Names all that the features of a conversation depend on: the model, its precision, the views, the rendering
+        of chats and where they are cut."""
+        rendering = f"{self.renderer.max_length}:{self.renderer.template}"
+        views = ":".join(map(self.fingerprint_of, self.views))
+        return hashlib.sha256(f"{views}:{rendering}".encode()).hexdigest()[:20]
 
     def fingerprint_of(self, view: View) -> str:
-        return hashlib.sha256(f"{view}:{self.dtype}:{self._weights}".encode()).hexdigest()[:20]
-
-    def at(self, view: View) -> Backbone:
-        """The same backbone with one view, loaded anew so that no layer runs beyond it."""
-        return Backbone(**self._same | {"layer": view.layer, "pooling": view.pooling})
+        """Names what the features of given tokens in one view depend on."""
+        return hashlib.sha256(f"{view}:{self.dtype}:{self._digest}".encode()).hexdigest()[:20]
 
     @property
     def settings(self) -> dict:
-        """What is needed to make the same backbone again, with its only view."""
-        return self._same | {"layer": self.view.layer, "pooling": self.view.pooling}
-
-    @property
-    def _same(self) -> dict:
+        """What is needed to make the same backbone again."""
         return {
             "name": self.name,
+            "layer": list(self.layers),
+            "pooling": list(self.poolings),
             "max_length": self.renderer.max_length,
             "dtype": str(self.dtype).removeprefix("torch."),
         }
 
     def compute(self, rendered: Sequence[Rendered], bar: tqdm | None = None) -> np.ndarray:
-        """(n, width) float32 features of its only view, one row a conversation; `bar` is moved on by one for each."""
-        return self.compute_views(rendered, [self.view], bar)[:, 0]
-
-    def compute_views(self, rendered: Sequence[Rendered], views: Sequence[View], bar: tqdm | None = None) -> np.ndarray:
-        """(n, views, width) float32, of some of its views."""
-        out = np.empty((len(rendered), len(views), self.width), dtype=np.float32)
-        for batch, states in self._states(rendered, {view.layer for view in views}):
+        """(n, views, width of one) float32 features, a row a conversation; `bar` is moved on by one for each."""
+        views = self.views
+        out = np.empty((len(rendered), len(views), self.width // len(views)), dtype=np.float32)
+        for batch, states in self._states(rendered, set(self.layers)):
             pooled = []
             for j, i in enumerate(batch):
                 for view in views:
@@ -204,10 +195,11 @@ class FeatureCache:
     def __init__(self, folder: Path, backbone: Backbone, most_gb: float | None = None):
         self.root, self.backbone = folder, backbone
         self.most_gb = load_settings().features_gb if most_gb is None else most_gb
-        self.shelves = {view: Shelf(folder / backbone.fingerprint_of(view)) for view in backbone.views}
+        self.shelves = [Shelf(folder / backbone.fingerprint_of(view)) for view in backbone.views]
         # Keys of conversations that lost prompt or completion tokens, over this cache's life, on disk or not.
         self._dropped: set[str] = set()
         self._cut: set[str] = set()
+        self._one_at_a_time = threading.Lock()  # a server asks from several threads
 
     @property
     def dropped(self) -> int:
@@ -219,48 +211,40 @@ class FeatureCache:
         """Conversations met so far whose completion lost tokens."""
         return len(self._cut)
 
-    def at(self, view: View) -> FeatureCache:
-        """The same features, of one view alone."""
-        return FeatureCache(self.root, self.backbone.at(view), self.most_gb)
-
     def features(self, conversations: Sequence[Conversation], *, keep: bool = True) -> np.ndarray:
-        """(n, width) float32 of the backbone's only view. What is not on disk is computed and, with `keep`, written."""
-        return self.of_views(conversations, keep=keep)[self.backbone.view]
+        """(n, width) float32. What is not on disk is computed, in one pass for all views, and written with `keep`."""
+        with self._one_at_a_time:
+            return self._features(conversations, keep)
 
-    def of_views(self, conversations: Sequence[Conversation], *, keep: bool = True) -> dict[View, np.ndarray]:
-        """(n, width) float32 of each view, in one pass through the backbone."""
+    def _features(self, conversations: Sequence[Conversation], keep: bool) -> np.ndarray:
         rendered = [self.backbone.renderer.render(c) for c in conversations]
         keys = [hashlib.sha256(np.array([r.start, *r.ids]).tobytes()).hexdigest()[:32] for r in rendered]
-        for shelf in self.shelves.values():
+        for shelf in self.shelves:
             shelf.look()
-        missing = {k: r for k, r in zip(keys, rendered) if not all(k in shelf for shelf in self.shelves.values())}
+        missing = {k: r for k, r in zip(keys, rendered) if not all(k in shelf for shelf in self.shelves)}
         self._dropped |= {k for k, r in zip(keys, rendered) if r.dropped}
         self._cut |= {k for k, r in zip(keys, rendered) if r.cut}
         if any(r.dropped or r.cut for r in missing.values()):
             limit = self.backbone.renderer.max_length
             log.info("%d prompts and %d completions cut to %d tokens", self.dropped, self.cut, limit)
-        views = list(self.shelves)
         todo = [k for siblings in _by_prompt(missing) for k in siblings]
-        fresh: dict[View, dict[str, np.ndarray]] = {view: {} for view in views}
+        fresh: dict[str, np.ndarray] = {}
         with tqdm(total=len(todo), desc="features", unit="completion", disable=len(todo) < 8) as bar:
             for start in range(0, len(todo), KEPT_AT):  # so that an interrupted run keeps what it has
                 part = todo[start : start + KEPT_AT]
-                rows = self.backbone.compute_views([missing[k] for k in part], views, bar)
-                for j, view in enumerate(views):
-                    fresh[view] |= zip(part, rows[:, j])
-                    if keep:
-                        self.shelves[view].write(part, np.ascontiguousarray(rows[:, j]))
-        found = {view: self._picked(keys, fresh[view], shelf) for view, shelf in self.shelves.items()}
+                rows = self.backbone.compute([missing[k] for k in part], bar)
+                fresh |= zip(part, rows)
+                for j, shelf in enumerate(self.shelves if keep else []):
+                    shelf.write(part, np.ascontiguousarray(rows[:, j]))
+        out = np.empty((len(keys), len(self.shelves), self.backbone.width // len(self.shelves)), np.float32)
+        for i, key in enumerate(keys):
+            out[i] = fresh[key] if key in fresh else [shelf[key] for shelf in self.shelves]
         if keep:
-            for shelf in self.shelves.values():
+            for shelf in self.shelves:
                 shelf.used(keys)
-        if keep and todo:
-            trim(self.root, self.most_gb * 1e9)
-        return found
-
-    def _picked(self, keys: list[str], fresh: dict[str, np.ndarray], shelf: Shelf) -> np.ndarray:
-        rows = [fresh[k] if k in fresh else shelf[k] for k in keys]
-        return np.stack(rows) if rows else np.empty((0, self.backbone.width), np.float32)
+            if todo:
+                trim(self.root, self.most_gb * 1e9)
+        return out.reshape(len(keys), self.backbone.width)
 
 
 class Shelf:
@@ -286,14 +270,22 @@ class Shelf:
         return self._mapped[shard][i : i + 1][0]
 
     def look(self) -> None:
-        """Take in what others have written since."""
-        for shard in sorted(self.folder.glob("*.safetensors")):
-            if shard in self._mapped:
-                continue
+        """Take in what others have written since, and let go of what is no longer on disk: the room is freed only then.
+
+        A shard that cannot be read, of a disk that was full, is removed: what it held is computed again.
+        """
+        there = set(self.folder.glob("*.safetensors"))
+        if gone := self._mapped.keys() - there:
+            self._mapped = {shard: rows for shard, rows in self._mapped.items() if shard not in gone}
+            self._rows = {key: place for key, place in self._rows.items() if place[0] not in gone}
+        for shard in sorted(there - self._mapped.keys()):
             try:
                 self._take(shard)
             except FileNotFoundError:  # another process has merged it since: look at what it made of it
                 return self.look()
+            except (SafetensorError, KeyError, TypeError, ValueError) as e:
+                log.warning("%s is damaged (%s) and was removed: its features are computed again", shard, e)
+                shard.unlink(missing_ok=True)
 
     def write(self, keys: list[str], rows: np.ndarray) -> None:
         """Keep rows (n, width)."""
@@ -323,12 +315,18 @@ class Shelf:
 
     def _take(self, shard: Path, file: Path | None = None) -> None:
         opened = safe_open(file or shard, framework="numpy")  # stays readable after the file is gone
-        self._mapped[shard] = opened.get_slice("features")
-        self._rows |= {key: (shard, i) for i, key in enumerate(json.loads(opened.metadata()["keys"]))}
+        keys, rows = json.loads(opened.metadata()["keys"]), opened.get_slice("features")
+        self._mapped[shard] = rows
+        self._rows |= {key: (shard, i) for i, key in enumerate(keys)}
 
 
 def trim(root: Path, most_bytes: float) -> None:
-    """Remove the shards under a folder that were of no use for longest, until no more than so many bytes are left."""
+    """Remove the shards under a folder that were of no use for longest, until no more than so many bytes are left; and
+    what writers left half-written that are gone."""
+    for draft in root.glob("*/*.writing"):
+        with suppress(FileNotFoundError):
+            if time.time() - draft.stat().st_mtime > GIVEN_UP:
+                draft.unlink()
     found = sorted((path.stat().st_mtime, path) for path in root.glob("*/*.safetensors") if path.exists())
     total = sum(_size(path) for _, path in found)
     for _, path in found:
@@ -440,25 +438,34 @@ def _dtype(name: str) -> torch.dtype:
     return getattr(torch, name)
 
 
-def _positions(config) -> int:
-    return getattr(config, "max_position_embeddings", None) or 1_000_000
+def most_tokens(model: Any) -> int:
+    """How many tokens a model has positions for. RoBERTa and its kin count theirs from after the padding's."""
+    learnt = [m for n, m in model.named_modules() if n.endswith("position_embeddings") and hasattr(m, "num_embeddings")]
+    told = getattr(model.config, "max_position_embeddings", None) or 1_000_000
+    return min([told, *(m.num_embeddings - (0 if m.padding_idx is None else m.padding_idx + 1) for m in learnt)])
 
 
-def _views(name: str, layer: int | None, pooling: str | None, depth: int) -> tuple[View, ...]:
+def _layers(name: str, layer: int | Sequence[int] | None, depth: int) -> tuple[int, ...]:
     if layer is None:
-        layers = sorted({max(1, round(depth * share)) for share in (1 / 2, 2 / 3, 5 / 6)})
-    else:
-        layers = [layer if layer > 0 else depth + 1 + layer]
-    if not 0 < layers[0] <= depth:
+        return tuple(sorted({max(1, round(depth * share)) for share in (1 / 2, 2 / 3, 5 / 6)}))
+    asked = [layer] if isinstance(layer, int) else layer
+    found = tuple(at if at > 0 else depth + 1 + at for at in asked)
+    if not found or not all(0 < at <= depth for at in found):
         raise BadInput(f"layer {layer}", expected=f"1 to {depth} for {name}", fix="choose a layer the model has")
-    if pooling is not None and pooling not in (*POOLINGS, SCORE):
+    return found
+
+
+def _poolings(pooling: str | Sequence[str] | None) -> tuple[str, ...]:
+    found = POOLINGS if pooling is None else (pooling,) if isinstance(pooling, str) else tuple(pooling)
+    if found != (SCORE,) and not set(found) <= set(POOLINGS):
         raise BadInput(f"pooling {pooling!r}", expected=" or ".join(POOLINGS), fix="choose one of these")
-    return tuple(View(at, how) for at in layers for how in (POOLINGS if pooling is None else (pooling,)))
+    return found
 
 
-def _digest_of_weights(path: Path) -> str:
-    """Of every byte of them: a model of which only some layers were tuned is another."""
-    digest = hashlib.sha256()
+def _digest(path: Path) -> str:
+    """Of every byte of the weights (a model of which only some layers were tuned is another) and of the configuration,
+    which says how they are put to use."""
+    digest = hashlib.sha256((path / "config.json").read_bytes())
     for file in sorted(path.glob("model*.safetensors")):
         with file.open("rb") as f:
             digest.update(hashlib.file_digest(f, "sha256").digest())

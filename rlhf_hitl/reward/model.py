@@ -14,6 +14,7 @@ from itertools import islice
 from pathlib import Path
 
 import numpy as np
+from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from rlhf_hitl.errors import BadInput, NotFound
@@ -64,27 +65,27 @@ class RewardModel:
 
     def score(self, comparisons: Iterable[Comparison]) -> Iterator[Score]:
         """What the model says of each comparison. Streams: any number of comparisons in a flat memory."""
-        rest = iter(comparisons)
+        rest, name = iter(comparisons), self.id
         while chunk := list(islice(rest, 512)):
             inputs = self.inputs([chat for c in chunk for chat in conversations(c)])
             start = 0
             for comparison in chunk:
                 stop = start + len(comparison.completions)
-                yield self._score(comparison, inputs[start:stop])
+                yield self._score(comparison, inputs[start:stop], name)
                 start = stop
 
-    def _score(self, comparison: Comparison, inputs: np.ndarray) -> Score:
+    def _score(self, comparison: Comparison, inputs: np.ndarray, name: str) -> Score:
         rewards = self.head.rewards(inputs)
         best, second = np.argsort(-rewards, kind="stable")[:2]
         margin, std = self.head.margins((inputs[best] - inputs[second])[None])
-        if not np.isfinite(margin[0]) or not np.isfinite(std[0]):
+        if not np.isfinite([*rewards, margin[0], std[0]]).all():
             raise BadInput(
                 f"reward of comparison {comparison.id}", expected="a finite number", fix="train the reward model again"
             )
         ids = [c.id for c in comparison.completions]
         return Score(
             comparison_id=comparison.id,
-            reward_model_id=self.id,
+            reward_model_id=name,
             chosen=ids[best],
             rejected=ids[second],
             margin=float(margin[0]),
@@ -115,6 +116,7 @@ class RewardModel:
             "temperature": np.array([self.head.temperature]),
             "precisions": np.array(self.head.precisions),
             "thresholds": np.array(self.head.thresholds),
+            "mass": np.array([self.head.mass]),
         }
         return {k: np.ascontiguousarray(v, np.float64) for k, v in tensors.items()}
 
@@ -124,17 +126,28 @@ def load(folder: Path | str, cache_folder: Path | None = None) -> RewardModel:
 
     Raises:
         NotFound: no reward model there.
-        BadInput: its backbone is of another shape than its head.
+        BadInput: it is damaged, or its backbone is not the one it was trained on.
     """
     folder = Path(folder)
     if not (folder / CARD).is_file():
         raise NotFound(
             f"reward model {folder}", expected=f"a folder with {CARD}", fix="train one with `rlhf-hitl train-reward`"
         )
-    card = json.loads((folder / CARD).read_text())
-    t = load_file(folder / WEIGHTS)
-    settings = {"pooling": "last"} | card["backbone"]  # what models of before there was a choice have
-    if card["backend"] == "full":
+    try:
+        card = json.loads((folder / CARD).read_text())
+        t = load_file(folder / WEIGHTS)
+        settings, backend, saved = dict(card["backbone"]), str(card["backend"]), str(card["id"])
+        standardiser = Standardiser(t["mean"], t["axes"], *t["length"].tolist())
+        (temperature,), (mass,) = t["temperature"].tolist(), t["mass"].tolist()
+        precisions, thresholds = tuple(t["precisions"].tolist()), tuple(t["thresholds"].tolist())
+        head = Head(t["weights"], t["covariance"], precisions, temperature, thresholds, mass)
+    except (ValueError, LookupError, TypeError, FileNotFoundError, SafetensorError) as e:
+        raise BadInput(
+            f"reward model {folder}",
+            expected=f"a whole {CARD} and {WEIGHTS} of this version ({type(e).__name__}: {str(e)[:80]})",
+            fix="train it again",
+        ) from e
+    if backend == "full":
         settings["name"] = str(folder)
     backbone = Backbone(**settings)
     if t["mean"].shape != (backbone.width,):
@@ -143,11 +156,15 @@ def load(folder: Path | str, cache_folder: Path | None = None) -> RewardModel:
             expected=f"a backbone with {t['mean'].shape[0]} features, got {backbone.width} from {settings['name']}",
             fix="give the backbone it was trained on",
         )
-    standardiser = Standardiser(t["mean"], t["axes"], float(t["length"][0]), float(t["length"][1]))
-    thresholds = tuple(t["thresholds"].tolist()) if "thresholds" in t else (0.0, 0.0, 0.0)
-    head = Head(t["weights"], t["covariance"], tuple(t["precisions"].tolist()), float(t["temperature"][0]), thresholds)
     cache = FeatureCache(cache_folder or folder.parent / "features", backbone)
-    return RewardModel(cache, standardiser, head, backend=card["backend"], card=card)
+    model = RewardModel(cache, standardiser, head, backend=backend, card=card)
+    if model.id != saved:
+        raise BadInput(
+            f"reward model {folder} with backbone {settings['name']}",
+            expected="the very backbone it was trained on: this one has other weights, settings or chat template",
+            fix="put the backbone back, or train again on this one",
+        )
+    return model
 
 
 def lengths(chats: Sequence[Conversation]) -> np.ndarray:

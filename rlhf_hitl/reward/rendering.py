@@ -44,7 +44,7 @@ class Renderer:
                 expected="an EOS (or SEP) token: the reward is read there",
                 fix="set eos_token in its tokenizer_config.json",
             )
-        self._template = tokenizer.chat_template or PLAIN_TEMPLATE
+        self.template = tokenizer.chat_template or PLAIN_TEMPLATE
         # Encoders read "[CLS] prompt [SEP] completion [SEP]", and their classifiers the state of [CLS].
         self.reads_pairs = tokenizer.chat_template is None and None not in (
             tokenizer.cls_token_id, tokenizer.sep_token_id
@@ -81,7 +81,7 @@ class Renderer:
 
     def _text(self, chat: Messages, *, answer_follows: bool) -> str:
         return self.tokenizer.apply_chat_template(
-            as_dicts(chat), chat_template=self._template, tokenize=False, add_generation_prompt=answer_follows
+            as_dicts(chat), chat_template=self.template, tokenize=False, add_generation_prompt=answer_follows
         )
 
     def _ids(self, text: str) -> list[int]:

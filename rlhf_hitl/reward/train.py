@@ -21,7 +21,7 @@ from rlhf_hitl.reward.data import (
     share_of_decided,
     votes,
 )
-from rlhf_hitl.reward.features import Backbone, FeatureCache, View
+from rlhf_hitl.reward.features import Backbone, FeatureCache
 from rlhf_hitl.reward.model import RewardModel, lengths, load
 from rlhf_hitl.store import Store, ledger
 from rlhf_hitl.types import Split
@@ -29,6 +29,7 @@ from rlhf_hitl.types import Split
 LEARNT = "learnt_votes.json"  # what a head has learnt of each pair: (9,) votes
 Uncertainty = Literal["laplace", "bootstrap"]
 FEWEST_LABELS = 8  # below this a head says nothing but its prior
+MASSES = (1.0, 0.3, 0.1, 0.03)  # of a vote; which is right hangs on how much alike the labels of one prompt are
 
 
 def train_head(
@@ -36,7 +37,7 @@ def train_head(
 ) -> RewardModel:
     """Train on the store's `train` labels, calibrate on its `calibration` labels, save and enter it in the store.
 
-    Where the backbone has several views, the training labels choose among them.
+    How much of a vote counts is chosen by cross-validation over the training prompts.
 
     Args:
         uncertainty: of the head's posterior (`laplace`) or of an ensemble of heads on drawn prompts (`bootstrap`).
@@ -48,66 +49,57 @@ def train_head(
     calibration = decided(labelled_pairs(store, Split.CALIBRATION))
     cache = FeatureCache(workspace / "features", backbone)
     every = list(dict.fromkeys(chat for p in [*pairs, *calibration] for chat in (p.first, p.second)))
-    cache.of_views(every)  # every conversation once, with one progress bar
+    cache.features(every)  # every conversation once, with one progress bar
 
     chats = [p.first for p in pairs] + [p.second for p in pairs]
-    features, size, said = cache.of_views(chats), lengths(chats), votes(pairs)
+    features, size, said = cache.features(chats), lengths(chats), votes(pairs)
     prompts = np.array([p.comparison.prompt.family for p in pairs])
-    view, losses = best_view(features, size, said, prompts)
-    standardiser = heads.Standardiser.fit(features[view], size)
-    differences = standardiser.differences(features[view], size)
-    head = heads.fit(differences, said)
+    standardiser = heads.Standardiser.fit(features, size)
+    differences = standardiser.differences(features, size)
+    mass, losses = best_mass(differences, said, prompts)
+    head = heads.fit(differences, said, mass=mass)
     if uncertainty == "bootstrap":
         head = heads.bootstrapped(head, differences, said, prompts)
-    chosen = cache.at(view)
-    model = RewardModel(chosen, standardiser, head, backend="head", card={})
+    model = RewardModel(cache, standardiser, head, backend="head", card={})
     model.head = calibrated(model, calibration)
     model.card = card(pairs, calibration, cache) | {
-        "views": {f"{v.layer} {v.pooling}": round(loss, 4) for v, loss in losses.items()},
+        "masses": {str(tried): round(loss, 4) for tried, loss in losses.items()},
         "uncertainty": uncertainty,
     }
     enter(store, model, workspace / "reward" / model.id, learnt=pairs)
     return model
 
 
-def best_view(
-    features: dict[View, np.ndarray], lengths: np.ndarray, said: np.ndarray, prompts: np.ndarray
-) -> tuple[View, dict[View, float]]:
-    """The view whose heads predict unseen prompts best, and the losses of all (of none, where there is no choice).
+def best_mass(differences: np.ndarray, said: np.ndarray, prompts: np.ndarray) -> tuple[float, dict[float, float]]:
+    """Of MASSES, that whose heads predict unseen prompts best, and the losses of all.
 
-    Args: as of `cross_validated`, features of each view.
+    Args: as of `cross_validated`.
     """
-    if len(features) == 1:
-        return next(iter(features)), {}
-    losses = {view: cross_validated(rows, lengths, said, prompts) for view, rows in features.items()}
-    return min(losses, key=lambda view: losses[view]), losses
+    losses = {mass: cross_validated(differences, said, prompts, mass) for mass in MASSES}
+    return min(losses, key=lambda mass: losses[mass]), losses
 
 
 def cross_validated(
-    features: np.ndarray, lengths: np.ndarray, said: np.ndarray, prompts: np.ndarray, folds: int = 5
+    differences: np.ndarray, said: np.ndarray, prompts: np.ndarray, mass: float = 1.0, folds: int = 5
 ) -> float:
-    """Mean negative log likelihood, a vote, of preferences by heads that saw nothing of their prompts.
+    """Mean negative log likelihood, a vote, of preferences by heads that saw no label of their prompts.
 
     Args:
-        features: (2n, width), the first of all pairs and then the second; lengths (2n,).
+        differences: (n, d) inputs of the first completion less those of the second.
         said: (n, 9) votes.
         prompts: (n,) which prompt a pair is of; whole prompts make a fold.
+        mass: how much of a vote counts in fitting.
     """
-    n = len(said)
     names, index = np.unique(prompts, return_inverse=True)
     fold = np.random.default_rng(0).permutation(len(names))[index] % min(folds, len(names))
     first, second = said[:, : heads.TIE].sum(1), said[:, heads.TIE + 1 :].sum(1)
     loss = 0.0
     for k in np.unique(fold):
-        seen, asked = np.flatnonzero(fold != k), np.flatnonzero(fold == k)
-        if not len(seen):
+        seen, asked = fold != k, fold == k
+        if not seen.any():
             return math.inf  # a single prompt says nothing of others
-        both = np.r_[seen, seen + n]
-        standardiser = heads.Standardiser.fit(features[both], lengths[both])
-        head = heads.fit(standardiser.differences(features[both], lengths[both]), said[seen])
-        both = np.r_[asked, asked + n]
-        p = head.probabilities(*head.margins(standardiser.differences(features[both], lengths[both])))
-        p = np.clip(p, 1e-12, 1 - 1e-12)
+        head = heads.fit(differences[seen], said[seen], mass=mass)
+        p = np.clip(head.probabilities(*head.margins(differences[asked])), 1e-12, 1 - 1e-12)
         loss -= float((first[asked] * np.log(p) + second[asked] * np.log1p(-p)).sum())
     return loss / float((first + second).sum())
 

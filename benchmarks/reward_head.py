@@ -19,7 +19,7 @@ from record import write
 
 from rlhf_hitl.reward.head import Head, Standardiser, fit
 
-WIDTH = 6 * 576
+WIDTH, VIEWS = 576, 6
 
 
 def graded_votes(margins: np.ndarray, rng: np.random.Generator) -> np.ndarray:
@@ -46,11 +46,12 @@ def main() -> None:
     args = parser.parse_args()
     n, times = (500, 2) if args.quick else (args.labels, 9)
     rng = np.random.default_rng(args.seed)
-    # Variances that fall as a decoder's do: most of what answers differ in lies in some dozens of directions.
-    sizes = np.geomspace(10, 0.05, WIDTH).astype(np.float32)
-    features = rng.standard_normal((2 * n, WIDTH), dtype=np.float32) * sizes
+    # Variances that fall as a decoder's do: most of what answers differ in lies in some dozens of directions, of which
+    # every view shows a mixture.
+    meant = rng.standard_normal((2 * n, WIDTH), dtype=np.float32) * np.geomspace(10, 0.05, WIDTH).astype(np.float32)
+    features = meant @ rng.standard_normal((WIDTH, VIEWS * WIDTH), dtype=np.float32)
     lengths = rng.lognormal(6, 1, 2 * n)
-    margins = (features[:n] - features[n:]) @ (rng.standard_normal(WIDTH) / sizes / np.sqrt(WIDTH / 2))
+    margins = (meant[:n] - meant[n:]) @ (rng.standard_normal(WIDTH) / 30)
     votes = graded_votes(margins, rng)
 
     def refit(_: int) -> tuple[Standardiser, Head]:

@@ -46,10 +46,10 @@ def train_reward(
         ),
     ] = Backend.HEAD,
     layer: Annotated[
-        int | None, typer.Option(help="Backbone layer of the head's features.", show_default="what predicts best")
+        int | None, typer.Option(help="The one backbone layer the head reads.", show_default="three of them")
     ] = None,
     pooling: Annotated[
-        str | None, typer.Option(help="last: read at the EOS. mean: over the completion.", show_default="the same")
+        str | None, typer.Option(help="last: read at the EOS. mean: over the completion.", show_default="both")
     ] = None,
     uncertainty: Annotated[
         Uncertainty | None,

@@ -457,7 +457,7 @@ def _layers(name: str, layer: int | Sequence[int] | None, depth: int) -> tuple[i
 
 def _poolings(pooling: str | Sequence[str] | None) -> tuple[str, ...]:
     found = POOLINGS if pooling is None else (pooling,) if isinstance(pooling, str) else tuple(pooling)
-    if found != (SCORE,) and not set(found) <= set(POOLINGS):
+    if found != (SCORE,) and not (found and set(found) <= set(POOLINGS)):
         raise BadInput(f"pooling {pooling!r}", expected=" or ".join(POOLINGS), fix="choose one of these")
     return found
 

@@ -17,6 +17,7 @@ import numpy as np
 from scipy.optimize import brentq, minimize, minimize_scalar
 from scipy.special import expit
 from sklearn.utils.extmath import randomized_svd
+from threadpoolctl import threadpool_limits
 
 #: Columns of `votes`: what can be said of a pair, best for the first in front. UNSAID: better, without how strongly.
 OUTCOMES = (
@@ -31,6 +32,8 @@ _BELOW = _ABOVE[::-1, ::-1].copy()
 # On 1,348 pairs of HH helpful-base that no benchmark measures, cross-validated over prompts, 100 predicted best of 50
 # to 600, with all labels as with 80; the prior does the rest of the shrinking.
 COMPONENTS = 100
+# Matrices this small are multiplied sooner by one thread than by several that wait for each other.
+ONE_THREAD = threadpool_limits.wrap(limits=1, user_api="blas")
 ENOUGH = 4096  # conversations for the principal axes: more than that moves them little and takes time
 
 
@@ -48,6 +51,7 @@ class Standardiser:
     length_std: float
 
     @classmethod
+    @ONE_THREAD
     def fit(cls, features: np.ndarray, lengths: np.ndarray, components: int = COMPONENTS) -> Standardiser:
         """Args: features (n, width); lengths (n,) in characters."""
         logs = np.log1p(lengths)
@@ -150,13 +154,14 @@ def preferences(targets: np.ndarray, weights: np.ndarray | None = None) -> np.nd
     return votes
 
 
+@ONE_THREAD
 def fit(differences: np.ndarray, votes: np.ndarray, *, mass: float = 1.0, rounds: int = 30) -> Head:
     """Fit a head to labelled differences; prior precisions follow the evidence, thresholds are the likeliest.
 
     Args:
         differences: (n, d) inputs of the first completion minus those of the second; the last column is the length's.
         votes: (n, 9) how many votes each of OUTCOMES has; fractions are fine.
-        mass: of a vote, a likelihood's power (Grunwald & van Ommen 2017, "Inconsistency of Bayesian inference for
+        mass: of a vote, a likelihood's power (Grünwald & van Ommen 2017, "Inconsistency of Bayesian inference for
             misspecified linear models, and a proposal for repairing it"): votes are taken as independent, and those
             about one prompt are not.
         rounds: of evidence at most. Within one, the likelihood is taken as the Gaussian it is near the mode, so that

@@ -209,6 +209,36 @@ def test_rows_that_another_process_removed_are_still_to_be_had(tmp_path):
     assert (shelf["a"] == 7).all()
 
 
+def test_a_shard_goes_only_once_all_it_has_is_in_another(tmp_path):
+    """Two have the same row; one process removes the one, another the other: each must have copied its own."""
+    first, second = Shelf(tmp_path), Shelf(tmp_path)
+    for shelf in (first, second):
+        shelf.MERGE_AT = 1
+        shelf._write_shard(["a"], np.full((1, 3), 7, np.float32))
+    first.look()
+    second._rows["a"] = next((shard, 0) for shard in second._mapped)  # each thinks of the other's as its place
+    first._rows["a"] = next((shard, 0) for shard in first._mapped if shard not in second._mapped)
+    for shelf in (first, second):
+        shelf.write(["b"], np.zeros((1, 3), np.float32))
+    found = Shelf(tmp_path)
+    found.look()
+    assert (found["a"] == 7).all()
+
+
+def test_rows_found_are_there_though_another_process_makes_room_meanwhile(backbone, tmp_path, monkeypatch):
+    known, new = chat("hello", "sea"), chat("hello", "sun")
+    first = FeatureCache(tmp_path, backbone).features([known])
+    cache, compute = FeatureCache(tmp_path, backbone), backbone.compute
+    cache.shelves[0].MERGE_AT = 0  # so that writing looks at the folder again
+
+    def and_room_is_made(*args):
+        trim(tmp_path, 0)
+        return compute(*args)
+
+    monkeypatch.setattr(backbone, "compute", and_room_is_made)
+    assert np.array_equal(cache.features([known, new])[0], first[0])
+
+
 def test_what_a_crash_left_behind_is_cleared_away_and_computed_again(backbone, tmp_path):
     first = FeatureCache(tmp_path, backbone).features([chat("hello", "sea")])
     [shard] = tmp_path.rglob("*.safetensors")

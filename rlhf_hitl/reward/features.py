@@ -227,6 +227,10 @@ class FeatureCache:
         if any(r.dropped or r.cut for r in missing.values()):
             limit = self.backbone.renderer.max_length
             log.info("%d prompts and %d completions cut to %d tokens", self.dropped, self.cut, limit)
+        out = np.empty((len(keys), len(self.shelves), self.backbone.width // len(self.shelves)), np.float32)
+        for row, key in zip(out, keys):
+            if key not in missing:  # read at once: while the others are computed, another process may make room
+                row[:] = [shelf[key] for shelf in self.shelves]
         todo = [k for siblings in _by_prompt(missing) for k in siblings]
         fresh: dict[str, np.ndarray] = {}
         with tqdm(total=len(todo), desc="features", unit="completion", disable=len(todo) < 8) as bar:
@@ -236,9 +240,9 @@ class FeatureCache:
                 fresh |= zip(part, rows)
                 for j, shelf in enumerate(self.shelves if keep else []):
                     shelf.write(part, np.ascontiguousarray(rows[:, j]))
-        out = np.empty((len(keys), len(self.shelves), self.backbone.width // len(self.shelves)), np.float32)
-        for i, key in enumerate(keys):
-            out[i] = fresh[key] if key in fresh else [shelf[key] for shelf in self.shelves]
+        for row, key in zip(out, keys):
+            if key in fresh:
+                row[:] = fresh[key]
         if keep:
             for shelf in self.shelves:
                 shelf.used(keys)
@@ -259,15 +263,15 @@ class Shelf:
     def __init__(self, folder: Path):
         self.folder = folder
         self.folder.mkdir(parents=True, exist_ok=True)
-        self._rows: dict[str, tuple[Path, int]] = {}
-        self._mapped: dict[Path, Any] = {}  # shard → its rows, read from the map one at a time
+        self._rows: dict[str, tuple[Path, int]] = {}  # key → one of the shards that have it, and where
+        self._mapped: dict[Path, tuple[list[str], Any]] = {}  # shard → its keys, and its rows, read one at a time
 
     def __contains__(self, key: str) -> bool:
         return key in self._rows
 
     def __getitem__(self, key: str) -> np.ndarray:
         shard, i = self._rows[key]
-        return self._mapped[shard][i : i + 1][0]
+        return self._mapped[shard][1][i : i + 1][0]
 
     def look(self) -> None:
         """Take in what others have written since, and let go of what is no longer on disk: the room is freed only then.
@@ -276,8 +280,9 @@ class Shelf:
         """
         there = set(self.folder.glob("*.safetensors"))
         if gone := self._mapped.keys() - there:
-            self._mapped = {shard: rows for shard, rows in self._mapped.items() if shard not in gone}
-            self._rows = {key: place for key, place in self._rows.items() if place[0] not in gone}
+            self._mapped = {shard: had for shard, had in self._mapped.items() if shard not in gone}
+            # Anew: what a shard that is gone had may be in another, which was merged of it.
+            self._rows = {key: (shard, i) for shard, (keys, _) in self._mapped.items() for i, key in enumerate(keys)}
         for shard in sorted(there - self._mapped.keys()):
             try:
                 self._take(shard)
@@ -293,11 +298,14 @@ class Shelf:
         small = [shard for shard in self.folder.glob("*.safetensors") if _size(shard) < self.SMALL]
         if len(small) > self.MERGE_AT:
             self.look()
-            everything = [key for key, (shard, _) in self._rows.items() if shard in small]
+            # Of each shard what itself has, as only then it may go: another process may be about to remove another that
+            # has the same.
+            merged = {shard: self._mapped[shard] for shard in small if shard in self._mapped}
+            everything = {key: rows[i : i + 1][0] for keys, rows in merged.values() for i, key in enumerate(keys)}
             if everything:  # else others have merged them meanwhile
-                self._write_shard(everything, np.stack([self[key] for key in everything]))
-            for path in small:
-                self._mapped.pop(path, None)
+                self._write_shard(list(everything), np.stack(list(everything.values())))
+            for path in merged:
+                del self._mapped[path]
                 path.unlink(missing_ok=True)
 
     def used(self, keys: Iterable[str]) -> None:
@@ -316,7 +324,7 @@ class Shelf:
     def _take(self, shard: Path, file: Path | None = None) -> None:
         opened = safe_open(file or shard, framework="numpy")  # stays readable after the file is gone
         keys, rows = json.loads(opened.metadata()["keys"]), opened.get_slice("features")
-        self._mapped[shard] = rows
+        self._mapped[shard] = keys, rows
         self._rows |= {key: (shard, i) for i, key in enumerate(keys)}
 
 

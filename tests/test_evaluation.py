@@ -380,7 +380,15 @@ def test_the_command_says_what_was_told_and_what_the_floors_are(evaluated):
     assert "0 labels of prompts the model was trained on, 0 of prompts that set its temperature" in evaluated().stdout
 
 
-@pytest.mark.parametrize("harm", ["reward/*/prompts_seen.json", "evaluations/one/examples.jsonl"])
+@pytest.mark.parametrize(
+    "harm",
+    [
+        "reward/*/reward_model.json",
+        "reward/*/reward_head.safetensors",
+        "reward/*/prompts_seen.json",
+        "evaluations/one/examples.jsonl",
+    ],
+)
 def test_what_is_damaged_is_bad_input_and_no_failed_gate(evaluated, tmp_path, harm):
     assert evaluated("--name", "one").exit_code == 0
     assert evaluated("--min-accuracy", "1").exit_code == 1

@@ -156,12 +156,12 @@ def reward_accuracy(f: dict[str, Any]) -> str:
     }
     rows = (
         f"| {title} | {f[f'{n}.labels']:,} ({f[f'{n}.prompts']:,}) | {f[f'{n}.accuracy']:.3f} "
-        f"({f[f'{n}.accuracy.low']:.3f} to {f[f'{n}.accuracy.high']:.3f}) | {f[f'{n}.floor.longer']:.3f} | "
+        f"({f[f'{n}.accuracy.low']:.3f} to {f[f'{n}.accuracy.high']:.3f}) | {f[f'{n}.floor.length']:.3f} | "
         f"{f[f'{n}.floor.bag_of_words']:.3f} | {f[f'{n}.ece']:.3f} |\n"
         for n, title in names.items()
     )
     return (
-        "| head on SmolLM2-135M | labels (prompts) | accuracy (95 % interval) | longer answer | bag of words | "
+        "| head on SmolLM2-135M | labels (prompts) | accuracy (95 % interval) | length | bag of words | "
         "calibration error |\n| --- | ---: | ---: | ---: | ---: | ---: |\n" + "".join(rows)
     )
 

@@ -18,7 +18,7 @@ import numpy as np
 from record import run, write
 
 from rlhf_hitl.reward.data import labelled_pairs, votes
-from rlhf_hitl.reward.evaluate import bag_of_words_margins
+from rlhf_hitl.reward.evaluate import bag_of_words_margins, length_direction
 from rlhf_hitl.reward.head import Standardiser, fit
 from rlhf_hitl.reward.model import lengths, load
 from rlhf_hitl.reward.train import best_mass
@@ -36,7 +36,7 @@ def cross_validated(store: str, model: Path, workspace: Path, folds: int = 10) -
     features, size, n = cache.features(chats), lengths(chats), len(pairs)
     families = np.array([p.comparison.prompt.family for p in pairs])
     fold = np.random.default_rng(0).permutation(len(set(families)))[np.unique(families, return_inverse=True)[1]] % folds
-    margins, words = np.zeros(n), np.zeros(n)
+    margins, words, by_length = np.zeros(n), np.zeros(n), np.zeros(n)
     for k in range(folds):
         seen, asked = np.flatnonzero(fold != k), np.flatnonzero(fold == k)
         if not len(asked) or not len(seen):
@@ -47,6 +47,7 @@ def cross_validated(store: str, model: Path, workspace: Path, folds: int = 10) -
         mass, _ = best_mass(differences[seen], votes(known), families[seen])
         margins[asked] = differences[asked] @ fit(differences[seen], votes(known), mass=mass).weights
         words[asked] = bag_of_words_margins(known, [pairs[i] for i in asked])
+        by_length[asked] = (size[:n] - size[n:])[asked] * length_direction(known)
     decided = np.array([p.label.preferred is not None for p in pairs])
     truth = np.array([1.0 if p.label.preferred == p.label.first else -1.0 for p in pairs])[decided]
 
@@ -61,6 +62,7 @@ def cross_validated(store: str, model: Path, workspace: Path, folds: int = 10) -
         "crossed.accuracy.low": low,
         "crossed.accuracy.high": high,
         "crossed.floor.longer": float(right(size[:n] - size[n:]).mean()),
+        "crossed.floor.length": float(right(by_length).mean()),
         "crossed.floor.bag_of_words": float(right(words).mean()),
     }
 
@@ -93,6 +95,7 @@ def main() -> None:
         "accuracy.low": found["accuracy"]["low"],
         "accuracy.high": found["accuracy"]["high"],
         "floor.longer": found["longer"]["value"],
+        "floor.length": 1 - found["longer"]["value"] if found["shorter_wins"] else found["longer"]["value"],
         "floor.bag_of_words": found["bag_of_words"]["value"],
         "ece": found["ece"],
         **crossed,

@@ -4,8 +4,9 @@
 
 Of each set's prompts a fifth is held out, five times, so that every label is predicted once, by a head that saw
 nothing of its prompt. The others are parted much as a store parts them: every sixth prompt sets the temperature, the
-rest fit the head. Two floors stand beside it, on the same labels: the longer answer wins, and a bag of words. What is
-fixed in the head was chosen by figures of other labels, the rest of HH helpful-base (`reward/head.py`).
+rest fit the head. Floors stand beside it, on the same labels: the longer (or shorter) answer wins, and a bag of words,
+both taught by the labels the head is. What is fixed in the head was chosen by figures of other labels, the rest of HH
+helpful-base (`reward/head.py`).
 
 The features are the slow part (SmolLM2-135M on two cores reads some 1,000 tokens a second, and there are a million):
 they are kept in the workspace as they come, so a run that was stopped goes on. `--hh-pairs` bounds HH, by comparison
@@ -25,7 +26,7 @@ from record import write
 
 from rlhf_hitl.formats.importing import import_path
 from rlhf_hitl.reward.data import LabelledPair, decided, labelled_pairs, share_of_decided, votes
-from rlhf_hitl.reward.evaluate import bag_of_words_margins
+from rlhf_hitl.reward.evaluate import bag_of_words_margins, length_direction
 from rlhf_hitl.reward.features import Backbone, FeatureCache
 from rlhf_hitl.reward.head import Standardiser, calibrate, fit
 from rlhf_hitl.reward.model import lengths
@@ -59,7 +60,8 @@ def measure(pairs: Sequence[LabelledPair], cache: FeatureCache, seed: int) -> di
     families = np.array([p.comparison.prompt.family for p in pairs])
     names, family = np.unique(families, return_inverse=True)
     shuffled = np.random.default_rng(seed).permutation(len(names))
-    margins, probabilities, words = np.zeros(n), np.full(n, 0.5), np.zeros(n)
+    margins, probabilities, words, by_length = np.zeros(n), np.full(n, 0.5), np.zeros(n), np.zeros(n)
+    longer = size[:n] - size[n:]
     chosen: list[str] = []
     for k in range(min(FOLDS, len(names))):
         held, others = shuffled[k::FOLDS], np.delete(shuffled, np.s_[k::FOLDS])
@@ -78,8 +80,9 @@ def measure(pairs: Sequence[LabelledPair], cache: FeatureCache, seed: int) -> di
         probabilities[asked] = head.probabilities(margins[asked], stds)
         of_words = bag_of_words_margins([pairs[i] for i in seen], [pairs[i] for i in asked])
         words[asked] = 0 if of_words is None else of_words
+        by_length[asked] = longer[asked] * length_direction([pairs[i] for i in seen])
     print("what a vote counts, of each split:", ", ".join(chosen), file=sys.stderr)
-    return figures(pairs, margins, probabilities, words, size[:n] - size[n:], families)
+    return figures(pairs, margins, probabilities, words, longer, by_length, families)
 
 
 def figures(
@@ -88,6 +91,7 @@ def figures(
     probabilities: np.ndarray,
     words: np.ndarray,
     longer: np.ndarray,
+    by_length: np.ndarray,
     families: np.ndarray,
 ) -> dict[str, float | int]:
     told = np.array([p.label.preferred is not None for p in pairs])
@@ -98,15 +102,16 @@ def figures(
 
     low, high = clustered(right(margins), families[told])
     p = probabilities[told]
-    floors = float(right(longer).mean()), float(right(words).mean())
+    floors = float(right(by_length).mean()), float(right(words).mean())
     return {
         "labels": int(told.sum()),
         "prompts": len(set(families[told])),
         "accuracy": float(right(margins).mean()),
         "accuracy.low": low,
         "accuracy.high": high,
-        "accuracy.floor": max(floors),
-        "floor.longer": floors[0],
+        "accuracy.floor": max(0.5, *floors),
+        "floor.longer": float(right(longer).mean()),
+        "floor.length": floors[0],
         "floor.bag_of_words": floors[1],
         "ece": expected_calibration_error(np.maximum(p, 1 - p), right(probabilities - 0.5)),
     }
@@ -131,7 +136,8 @@ def main() -> None:
             pairs = read(Path(args.data) / path, limits.get(name))
             found |= {f"{name}.{key}": value for key, value in measure(pairs, cache, args.seed).items()}
     notes = (
-        "Labels with a preference; intervals take the labels of one prompt together; the floor is the higher of two. "
+        "Labels with a preference; intervals take the labels of one prompt together; the floor is the highest of a "
+        "coin, length and words. "
         f"HH: {limits['hh']} pairs of helpful-base, Anthropic's test split, most of which fit the head measured."
     )
     write("reward_accuracy", found, seeds=[args.seed], notes=notes, quick=args.quick)

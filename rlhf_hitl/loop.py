@@ -139,6 +139,7 @@ class Loop:
             "begins": begins,
             "reward_model_id": model.id,
             "scored": scored.n,
+            "without_text": scored.without_text,
             "routes": routed.counts,
             "reason": routed.threshold.reason,
         }

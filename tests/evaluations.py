@@ -72,7 +72,8 @@ def put(workspace: Path, name: str, examples: Sequence[Example], **more) -> Path
         "noise_ceiling": Share(0.79, 0.74, 0.84, len(labels)),
         "simulated": False,
         "length": Length(Share(0.573, 0.489, 0.653, len(labels)), 0.12),
-        "position": Position(0.0),
+        "position": Position(0.0, 32),
+        "knows_its_prompts": True,
     }
     folder = workspace / "evaluations" / name
     save(folder, Evaluation(**fields | more), examples)

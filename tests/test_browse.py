@@ -62,6 +62,19 @@ def test_an_address_finds_its_example_also_where_ids_look_like_addresses(tmp_pat
     assert [browse.row_of(index, key) for key in ("", "c_k.0", "c_k.9", "c_k.²", "c_k.", ".1")] == [None] * 6
 
 
+def test_labels_of_one_prompt_do_not_make_one_of_two_models_better(tmp_path):
+    """Twelve labels of one prompt are all that tells the two apart, and McNemar's test alone would be sure."""
+    family = {i: "one" if i < 12 else f"f{i}" for i in range(21)}
+    first = put(tmp_path, "first", [example(i, 1.0, family=family[i]) for i in family])
+    second = put(tmp_path, "second", [example(i, -1.0 if i < 12 else 1.0, family=family[i]) for i in family])
+    two = browse.both(browse.index(first), browse.index(second)).difference
+    assert two is not None
+    assert (two.n, two.ours, two.theirs) == (21, 12, 0)
+    assert two.p_value < 0.001
+    assert two.accuracy.low < 0
+    assert not two.is_better
+
+
 def test_a_file_that_was_replaced_is_not_read_by_an_index_of_another(tmp_path):
     folder = put(tmp_path, "one", [example(i) for i in range(9)])
     old = browse.index(folder)

@@ -136,6 +136,8 @@ def test_a_classifier_is_taken_in_calibrated_evaluated_and_routed_with(
     _, stds, _ = model.margins(chats[:2], chats[2:])
     assert (stds > 0).all()
     again = load(tmp_path / "reward" / model.id)
+    assert again.seen.calibration
+    assert not again.seen.whole  # what the classifier was trained on, nobody says
     assert again.rewards(chats) == pytest.approx(model.rewards(chats), abs=1e-6)
     assert 0 <= evaluate(model, judged_store)[0].accuracy.value <= 1
     assert score_pool(judged_store, model).n == len(list(catalog.find(judged_store, judged=False))) > 0

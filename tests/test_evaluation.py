@@ -4,27 +4,35 @@ import html
 import json
 import os
 import re
+from dataclasses import replace
 from xml.etree import ElementTree
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
+from rlhf_hitl.cli import app
+from rlhf_hitl.cli import evaluate as _registers  # noqa: F401  (the command)
 from rlhf_hitl.errors import BadInput, NotFound
 from rlhf_hitl.formats.importing import import_path
 from rlhf_hitl.reward import benchmark, evaluation, plots
 from rlhf_hitl.reward.benchmark import Ranked
-from rlhf_hitl.reward.compare import compare
+from rlhf_hitl.reward.compare import compare, difference
+from rlhf_hitl.reward.data import labelled_pairs
 from rlhf_hitl.reward.evaluate import evaluate
 from rlhf_hitl.reward.evaluation import Bin, Evaluation, Example, Share
 from rlhf_hitl.reward.evaluation_html import render
 from rlhf_hitl.reward.features import Backbone, FeatureCache
 from rlhf_hitl.reward.gates import Slice, gates
 from rlhf_hitl.reward.head import Head, Standardiser
-from rlhf_hitl.reward.model import RewardModel
+from rlhf_hitl.reward.model import RewardModel, load
+from rlhf_hitl.reward.rendering import Renderer
+from rlhf_hitl.reward.seen import SEEN
 from rlhf_hitl.reward.slices import slices
-from rlhf_hitl.store import catalog, people, queue
+from rlhf_hitl.reward.train import train_head
+from rlhf_hitl.store import Store, catalog, people, queue
 from rlhf_hitl.types import Answer, Comparison, Completion, Message, Prompt, Role, Split, Verdict
 
 
@@ -59,6 +67,28 @@ def longer_is_better(tiny_model, tmp_path):
     standardiser = Standardiser(np.zeros(backbone.width), np.zeros((backbone.width, 1)), 0.0, 1.0)
     head = Head(np.array([0.0, 1.0]), 1e-9 * np.eye(2), (1.0, 1.0))
     return RewardModel(FeatureCache(tmp_path / "features", backbone), standardiser, head, backend="head", card={})
+
+
+class Remembers(Renderer):
+    """Tells of every second answer to a prompt that it is the second: it has its tokens twice."""
+
+    second: frozenset = frozenset()
+
+    def render(self, conversation):
+        prompt, r = conversation[0], super().render(conversation)
+        is_second = prompt in self.second
+        self.second ^= {prompt}
+        return replace(r, ids=r.ids + r.ids[r.start :]) if is_second else r
+
+
+@pytest.fixture
+def reads_its_place(longer_is_better):
+    """A reward model to which it matters which of the answers is computed first."""
+    model, width = longer_is_better, longer_is_better.cache.backbone.width
+    model.cache.backbone.renderer = Remembers(model.cache.backbone.renderer.tokenizer)
+    model.standardiser = Standardiser(np.zeros(width), np.eye(width), 0.0, 1.0)
+    model.head = Head(np.ones(width + 1), 1e-9 * np.eye(width + 1), (1.0, 1.0))
+    return model
 
 
 @pytest.fixture
@@ -168,6 +198,39 @@ def test_the_order_shown_is_counted_by_votes(sqlite_store, judge, longer_is_bett
     assert found.position.raters.value == first.n / 8
 
 
+def test_equal_rewards_are_no_tie_where_none_is_called(sqlite_store, judge, longer_is_better):
+    for i in range(24):  # one of four is a tie: nu is below 1
+        judge([7, 7], [[0, 1]] if i % 4 == 0 else [[0], [1]], split=Split.CALIBRATION)
+    for _ in range(3):
+        judge([7, 7], [[0, 1]])  # a tie, of which the model says nothing
+    judge([7, 7], [[0], [1]])
+    found, _ = evaluate(longer_is_better, sqlite_store)
+    assert 0 < found.three_way.nu < 1
+    assert found.three_way.called_ties == 0
+    assert found.three_way.accuracy.value == 0.5 / 4
+
+
+def test_a_model_that_reads_the_other_answer_is_found_out(sqlite_store, judge, reads_its_place):
+    judge([9, 4], [[0], [1]])
+    judge([5, 8], [[0], [1]])
+    found, _ = evaluate(reads_its_place, sqlite_store)
+    assert found.position.pairs == 2
+    assert found.position.asymmetry > 0.01
+
+
+def test_the_length_rule_goes_the_way_the_training_labels_say(sqlite_store, judge, longer_is_better):
+    for _ in range(3):
+        judge([9, 4], [[1], [0]], split=Split.TRAIN)  # the shorter
+    for i in range(4):
+        judge([9, 4], [[0], [1]] if i == 0 else [[1], [0]])
+    found, _ = evaluate(longer_is_better, sqlite_store)
+    assert found.longer.value == found.accuracy.value == 0.25
+    assert found.floors["the shorter answer"].value == 0.75
+    assert found.floors["the shorter answer"].low == 1 - found.longer.high
+    assert found.floor[1] >= 0.75
+    assert not found.above_floors
+
+
 def test_three_way_accuracy_calls_a_tie_where_davidsons_rule_does(sqlite_store, judge, longer_is_better):
     for i in range(24):  # among equal answers three of four are ties: nu is 6
         judge([7, 7], [[0, 1]] if i % 4 else [[0], [1]], split=Split.CALIBRATION)
@@ -230,6 +293,110 @@ def test_a_batch_is_the_subset_of_its_labels(sqlite_store, judge, longer_is_bett
             judge([9, 4], [[won], [1 - won]], batch=batch)
     found, _ = evaluate(longer_is_better, sqlite_store)
     assert {value: s.value for value, s in found.slices["subset"].items()} == {"easy": 1, "hard": 0}
+
+
+# What the model has seen
+
+
+def replayed_elsewhere(folder, pairs) -> Store:
+    """Another store in which these pairs are held out, each judged as it was."""
+    store = Store.open(f"sqlite:///{folder}/elsewhere.db", create=True)
+    rater = people.add(store, "someone else", Role.RATER).id
+    for p in pairs:
+        prompt = replace(p.comparison.prompt, split=Split.HELDOUT)
+        with store.write() as conn:
+            catalog.add_comparisons(store, conn, [replace(p.comparison, prompt=prompt)])
+        lease = queue.lease(store, rater)
+        other = p.label.second if p.label.preferred == p.label.first else p.label.first
+        queue.submit(store, lease.id, rater, Answer(Verdict.RANKED, ((p.label.preferred,), (other,))))
+    return store
+
+
+@pytest.fixture
+def every_label(judged_store):
+    return {split: labelled_pairs(judged_store, split) for split in Split}
+
+
+def test_labels_a_model_has_learnt_from_are_left_out_in_whatever_store_they_are(
+    judged_store, every_label, tiny_model, tmp_path
+):
+    backbone = Backbone(str(tiny_model), layer=1, pooling="last", dtype="float32")
+    train_head(judged_store, backbone, tmp_path)
+    [folder] = (tmp_path / "reward").iterdir()
+    elsewhere = replayed_elsewhere(tmp_path, [p for pairs in every_label.values() for p in pairs])
+    model = load(folder)
+    found, examples = evaluate(model, elsewhere)
+    n = {split: len(pairs) for split, pairs in every_label.items()}
+    assert (found.trained_on, found.calibrated_on) == (n[Split.TRAIN], n[Split.CALIBRATION])
+    assert found.n == len(examples) == n[Split.HELDOUT] > 0
+    assert found.caveat == ""
+    assert found.bag_of_words is None  # nothing in that store teaches one
+    assert evaluate(model, elsewhere, home=judged_store)[0].bag_of_words is not None
+    (folder / SEEN).unlink()
+    unknown, _ = evaluate(load(folder), elsewhere)
+    assert unknown.n == sum(n.values())
+    assert unknown.caveat.startswith("Unknown whether")
+    (folder / SEEN).write_text("{")
+    with pytest.raises(BadInput, match=SEEN):
+        load(folder)
+
+
+def test_a_replay_of_what_a_model_was_told_says_so(judged_store, every_label, tiny_model, tmp_path):
+    backbone = Backbone(str(tiny_model), layer=1, pooling="last", dtype="float32")
+    model = train_head(judged_store, backbone, tmp_path)
+    found, examples = evaluate(model, judged_store, split=Split.TRAIN)
+    n = len(every_label[Split.TRAIN])
+    assert (found.n, found.trained_on, found.calibrated_on) == (n, n, 0)
+    assert found.caveat == (
+        f"Replayed is the train split, with nothing left out: {n} labels of prompts the model was trained on and 0 of "
+        "prompts that set its temperature are among its labels."
+    )
+    assert found.bag_of_words is None  # it would be asked what it was told, too
+    assert found.caveat in html.unescape(render(found, examples))
+    calibration, _ = evaluate(model, judged_store, split=Split.CALIBRATION)
+    assert (calibration.trained_on, calibration.calibrated_on) == (0, len(every_label[Split.CALIBRATION]))
+    assert calibration.bag_of_words is not None
+    assert evaluate(model, judged_store)[0].caveat == ""
+
+
+@pytest.fixture
+def evaluated(judged_store, tiny_model, tmp_path, monkeypatch):
+    """A function that calls `evaluate` in this process, on a store with a trained head: `evaluated("--json")`."""
+    monkeypatch.setenv("RLHF_HITL_WORKSPACE", str(tmp_path))
+    train_head(judged_store, Backbone(str(tiny_model), layer=1, pooling="last", dtype="float32"), tmp_path)
+    return lambda *args: CliRunner().invoke(app, ["evaluate", "--store", judged_store.url, *args])
+
+
+def test_the_command_says_what_was_told_and_what_the_floors_are(evaluated):
+    said = evaluated("--split", "train").stdout
+    assert "Replayed is the train split, with nothing left out" in said
+    assert "floor: a coin" in said
+    assert "trained on" not in next(line for line in said.splitlines() if line.startswith("Not in it"))
+    held = evaluated("--json")
+    assert held.exit_code == 0
+    found = json.loads(held.stdout)
+    assert found["knows_its_prompts"]
+    assert found["floor"]["value"] >= 0.5
+    assert "0 labels of prompts the model was trained on, 0 of prompts that set its temperature" in evaluated().stdout
+
+
+@pytest.mark.parametrize(
+    "harm",
+    [
+        "reward/*/reward_model.json",
+        "reward/*/reward_head.safetensors",
+        "reward/*/prompts_seen.json",
+        "evaluations/one/examples.jsonl",
+    ],
+)
+def test_what_is_damaged_is_bad_input_and_no_failed_gate(evaluated, tmp_path, harm):
+    assert evaluated("--name", "one").exit_code == 0
+    assert evaluated("--min-accuracy", "1").exit_code == 1
+    [path] = tmp_path.glob(harm)
+    path.write_bytes(path.read_bytes()[:40] + b"\xff")
+    done = evaluated("--no-worse-than", "one")
+    assert done.exit_code == 2
+    assert path.name in done.stderr
 
 
 # Benchmarks
@@ -327,6 +494,47 @@ def test_two_models_on_the_same_labels_by_hand():
 def test_a_model_is_shown_to_be_worse_by_many_labels():
     ours = [example(i, correct=0.0) for i in range(10)]
     assert compare(ours, [example(i) for i in range(10)], "theirs").is_worse
+
+
+def test_labels_of_one_prompt_do_not_make_a_model_worse():
+    """One prompt of twelve labels speaks against it, and nine say nothing: McNemar's test alone is sure of it."""
+    ours = [example(i, family="f0" if i < 12 else f"f{i}", correct=float(i >= 12)) for i in range(21)]
+    found = compare(ours, [example(i, family=e.family) for i, e in enumerate(ours)], "theirs")
+    assert found.p_value < 0.001
+    assert found.accuracy.high > 0
+    assert not found.is_worse
+    assert gates(an_evaluation(), found)[0].passed
+    assert f"({found.accuracy.low:+.4f} to {found.accuracy.high:+.4f})" in gates(an_evaluation(), found)[0].said
+
+
+def test_equal_models_are_rarely_called_worse_on_prompts_of_many_labels():
+    """80 prompts of 17 labels, as MT-Bench has them, on which two models are equally good but not at the same ones:
+    2.5 % of such pairs may be called worse, and with McNemar's test alone it is more than twice as many."""
+    rng = np.random.default_rng(0)
+    families = np.repeat(np.arange(80), 17)
+    alone, worse = 0, 0
+    for _ in range(1000):
+        lean = np.repeat(rng.normal(0, 0.8, 80), 17)  # which of the two a prompt favours
+        differs = rng.random(len(lean)) < 0.3
+        gains = np.where(differs, np.where(rng.random(len(lean)) < 1 / (1 + np.exp(-lean)), 1.0, -1.0), 0.0)
+        found = difference(gains, families, "the other")
+        alone += found.theirs > found.ours and found.p_value < 0.05
+        worse += found.is_worse
+    assert alone > 50
+    assert worse < 40
+
+
+@pytest.mark.parametrize(("accuracy", "longer", "words"), [(0.45, 0.3, 0.4), (0.5, 0.2, None), (0.7, 0.3, 0.7)])
+def test_a_model_at_or_below_a_coin_or_a_floor_passes_no_gate(accuracy, longer, words):
+    def of(value):
+        return Share(value, value - 0.05, value + 0.05, 40)
+
+    found = an_evaluation(accuracy=of(accuracy), longer=of(longer), bag_of_words=None if words is None else of(words))
+    [gate] = gates(found, above_floors=True)
+    assert not gate.passed
+    assert f"<= {max(0.5, words or 0):.4f} of the floor (a {'coin' if accuracy < 0.7 else 'bag of words'})" in gate.said
+    assert found.as_dict()["above_floors"] is False
+    assert found.as_dict()["floor"]["value"] == max(0.5, words or 0)
 
 
 def test_gates_say_what_holds_and_what_does_not():

@@ -141,9 +141,31 @@ def test_the_headline_says_in_words_what_the_figures_are(shown, page):
     expect(page.locator(".also")).to_contain_text("It prefers the longer answer in 57.3% (48.9% to 65.3%)")
     expect(page.locator("#evaluation .notice")).to_contain_text("Simulated raters")
     expect(page.locator(".also")).to_contain_text("Not counted: 10 ties.")
+    expect(page.locator(".also")).to_contain_text("the highest of which is 54.5% (a bag of words)")
+    expect(page.locator(".also")).to_contain_text("changes its margin by 0 at most, of 32 pairs")
+    expect(page.locator("#evaluation .caveat")).to_have_count(0)
     page.get_by_text("As a plot").click()
     for plot in ("Accuracy beside floors and ceiling", "Reliability", "Accuracy by slice"):
         expect(page.get_by_role("img", name=plot, exact=True)).to_be_visible()
+
+
+def test_what_a_model_was_told_is_no_measure_of_it_and_the_page_says_so(serve, page):
+    server = serve()
+    told = {"split": "train", "trained_on": 30, "shorter_wins": True}
+    put(server.folder / "workspace", "told", bundled(1, 0.6), **told)
+    put(server.folder / "workspace", "unknown", bundled(1, 0.6), knows_its_prompts=False)
+    begin(page, server, "eve")
+    expect(page.locator("#list tr").filter(has_text="told")).to_contain_text("train split")
+    expect(page.locator("#list tr").filter(has_text="told")).to_contain_text("shorter 48.8%")
+    expect(page.locator("#list tr").filter(has_text="unknown")).not_to_contain_text("split")
+    page.get_by_role("link", name="told", exact=True).click()
+    expect(page.locator("#evaluation .notice")).to_contain_text(
+        "Replayed is the train split, with nothing left out: 30 labels of prompts the model was trained on"
+    )
+    expect(page.locator("#evaluation .figure dt").nth(1)).to_have_text("The shorter answer wins")
+    page.get_by_role("link", name="All evaluations").click()
+    page.get_by_role("link", name="unknown", exact=True).click()
+    expect(page.locator("#evaluation .caveat")).to_contain_text("Unknown whether it has learnt from more")
 
 
 def test_slices_sort_by_each_column_and_lead_to_their_examples(shown, page):
@@ -366,6 +388,8 @@ def test_of_two_evaluations_those_are_shown_where_exactly_one_is_right(serve, pa
     page.get_by_label("Compare second").check()
     compare.click()
     expect(page.locator(".verdict")).to_contain_text("They share 6 labels with a preference. Exactly one is right on 4")
+    expect(page.locator(".verdict")).to_contain_text("neither is shown to be better. A's accuracy less B's is +25.0%")
+    expect(page.locator(".verdict")).to_contain_text("the labels of one prompt taken together")
     expect(page.locator(".legend dd")).to_have_text(["1", "3", "1", "1"])  # the newest of the two is A
     for show, found in (
         ("one_right", {"a", "b", "b2", "equal"}),

@@ -23,6 +23,8 @@ from rlhf_hitl.arguments import parse
 from rlhf_hitl.cli.policy import launch_processes
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.formats.export import export
+from rlhf_hitl.reward.data import labelled_pairs
+from rlhf_hitl.reward.evaluate import evaluate
 from rlhf_hitl.reward.full import (
     FullConfig,
     ModelConfig,
@@ -34,6 +36,8 @@ from rlhf_hitl.reward.full import (
     train,
 )  # fmt: skip
 from rlhf_hitl.reward.model import load
+from rlhf_hitl.reward.seen import Seen
+from rlhf_hitl.types import Split, messages, prompt_family
 
 SCRIPT = Path(__file__).parent.parent / "scripts" / "train_reward.py"
 ENV = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -151,7 +155,9 @@ def test_a_score_head_that_would_stay_as_it_is_is_refused(flags):
         refuse_frozen_head(trainer.model)
 
 
-def test_a_full_models_card_says_what_it_started_from_and_no_path_of_this_machine(flags, tiny_model, tmp_path):
+def test_a_full_model_says_what_it_started_from_and_has_seen_and_no_path_of_this_machine(
+    flags, judged_store, tiny_model, tmp_path
+):
     config, model_config = parse((FullConfig, ModelConfig), listed(flags | {"save_strategy": "no", "max_steps": 1}))
     trainer = build_trainer(config, model_config)
     train(trainer, config)
@@ -161,7 +167,13 @@ def test_a_full_models_card_says_what_it_started_from_and_no_path_of_this_machin
         assert tiny_model.name in said
         assert str(tmp_path) not in said
     (tmp_path / "model").rename(tmp_path / "elsewhere")
-    assert load(tmp_path / "elsewhere").backend == "full"
+    model = load(tmp_path / "elsewhere")
+    assert model.backend == "full"
+    rows = load_from_disk(str(flags["dataset"]))
+    told, asked = ({prompt_family(messages(r["prompt"])) for r in rows[split]} for split in ("train", "calibration"))
+    assert model.seen == Seen.of(told, asked)  # whoever trained it, a replay leaves these out
+    found, _ = evaluate(model, judged_store, split=Split.TRAIN)
+    assert found.trained_on == len(labelled_pairs(judged_store, Split.TRAIN))
 
 
 def test_a_run_is_drawn_and_a_tracker_that_is_missing_is_named(flags, tmp_path):

@@ -53,6 +53,8 @@ def test_votes_that_came_in_since_move_the_model_as_training_again_would(judged_
     assert ledger.reward_model(store).id == updated.id != model.id
     assert updated.card["train_labels"] == model.card["train_labels"] + 12
     assert updated.card["updated"] == 12
+    told = {p.comparison.prompt.family for p in labelled_pairs(store, Split.TRAIN)}
+    assert load(tmp_path / "reward" / updated.id).seen.train == told > model.seen.train
     again = train_head(store, backbone, tmp_path)
     pairs = labelled_pairs(store, Split.HELDOUT)
     before, m, refitted = (

@@ -141,7 +141,7 @@ def test_two_processes_score_what_one_does(trained, tmp_path):
     env = os.environ | {"OMP_NUM_THREADS": "1", "RLHF_HITL_WORKSPACE": str(tmp_path / "elsewhere")}  # an empty cache
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
-    assert json.loads(done.stdout) == {"reward_model_id": model.id, "scored": 60}
+    assert json.loads(done.stdout) == {"reward_model_id": model.id, "scored": 60, "without_text": 0}
     assert done.stderr.count("scored ") == 2  # a line each process
     together = {s.comparison_id: s for s in ledger.scores_of(store, model.id)}
     assert together.keys() == alone.keys()
@@ -154,6 +154,37 @@ def test_two_processes_score_what_one_does(trained, tmp_path):
 def test_parts_of_a_pool_are_the_pool(trained):
     store, model = trained
     assert sum(score_pool(store, model, part=i, parts=3).n for i in range(3)) == 60
+
+
+def test_a_comparison_with_an_empty_answer_is_left_to_raters_and_stops_nothing(trained):
+    store, model = trained
+    rater = people.add(store, "ann", Role.RATER).id
+    for split in (Split.CALIBRATION, Split.TRAIN):  # one that the threshold would be measured with, and one of the pool
+        prompt = Prompt.create((Message("user", f"say nothing, {split}"),), split=split)
+        answers = [Completion.create(prompt.id, (Message("assistant", t),), "p") for t in ("one", "two", " \n")]
+        odd = Comparison.create(prompt, answers)
+        with store.write() as conn:
+            catalog.add_comparisons(store, conn, [odd])
+        while split is Split.CALIBRATION:
+            lease = queue.lease(store, rater)
+            best, *others = (c.id for c in lease.comparison.completions)
+            queue.submit(store, lease.id, rater, Answer(Verdict.RANKED, ((best,), tuple(others))))
+            if lease.comparison.id == odd.id:
+                break
+    waiting = {c.id for c in catalog.find(store, judged=False)}
+    assert odd.id in waiting
+    scored = score_pool(store, model)
+    assert (scored.n, scored.without_text) == (len(waiting) - 1, 1)
+    assert score_pool(store, model).without_text == 1  # and said each time
+    routed = route_pool(store, model, Policy(max_error=0.2, delta=0.1, control_share=0))
+    assert {d.comparison_id for d in routed.decisions} == waiting - {odd.id}
+    seen = set()
+    while (lease := queue.lease(store, rater)) is not None:
+        seen.add(lease.comparison.id)
+        queue.submit(store, lease.id, rater, Answer(Verdict.ALL_BAD))
+    assert odd.id in seen
+    with pytest.raises(BadInput, match=f"comparison {odd.id}, completion ''"):
+        list(model.score([odd]))
 
 
 def test_a_bound_nobody_can_show_accepts_nothing_and_says_why(trained):

@@ -97,9 +97,7 @@ def test_davidsons_outcomes_are_probabilities_that_swap_with_the_sides(margins, 
     # without ties it is Bradley-Terry
     decided = p[:, 0] + p[:, 2] > 1e-9
     assert (p[:, 0] / (p[:, 0] + p[:, 2]))[decided] == pytest.approx((1 / (1 + np.exp(-m)))[decided])
-    assert (davidson.predicted(m, nu) == [(1, 0, -1)[i] for i in p.argmax(1)])[
-        np.ptp(np.sort(p)[:, 1:], 1) > 1e-9
-    ].all()
+    assert (davidson.calls_tie(m, nu) == (p.argmax(1) == 1))[np.ptp(np.sort(p)[:, 1:], 1) > 1e-9].all()
 
 
 def test_davidson_by_hand():
@@ -108,8 +106,8 @@ def test_davidson_by_hand():
     assert davidson.likeliest_nu(np.zeros(8), np.array([1.0, 0, 1, 0, 1, 0, 1, 0])) == pytest.approx(2)
     assert davidson.likeliest_nu(np.zeros(8), np.zeros(8)) == 0
     # ties win where 2 ln nu exceeds the margin
-    assert davidson.predicted(np.array([-1.0, 1.3, 1.4, -1.4]), 2.0).tolist() == [0, 0, 1, -1]
-    assert davidson.predicted(np.array([0.1, -3]), 1.0).tolist() == [1, -1]
+    assert davidson.calls_tie(np.array([-1.0, 1.3, 1.4, -1.4]), 2.0).tolist() == [True, True, False, False]
+    assert not davidson.calls_tie(np.array([0.0, 0.1, -3]), 1.0).any()
 
 
 def test_davidsons_nu_is_found_again():

@@ -22,7 +22,6 @@ from rlhf_hitl.errors import BadInput, NotFound
 from rlhf_hitl.reward import browse
 from rlhf_hitl.reward.evaluation import SUMMARY, Evaluation, Example, Share, evaluations
 from rlhf_hitl.reward.slices import STRENGTHS
-from rlhf_hitl.stats.paired import mcnemar
 from rlhf_hitl.store import Store
 from rlhf_hitl.types import Rater
 from rlhf_hitl.ui import desk
@@ -215,10 +214,11 @@ def _short(name: str, e: Evaluation) -> dict[str, Any]:
         "n": e.n,
         "accuracy": f"{e.accuracy.value:.1%}",
         "interval": _range(e.accuracy),
-        "floors": f"longer {e.longer.value:.1%}{words}",
+        "floors": f"{e.length_rule} {e.length_floor.value:.1%}{words}",
         "above": e.above_floors,
         "ece": f"{e.ece:.3f}",
         "simulated": e.simulated,
+        "split": visible(e.split) if e.asks_what_it_was_told else "",
     }
 
 
@@ -229,11 +229,15 @@ def _evaluation(folder: Path, e: Evaluation, index: browse.Index) -> dict[str, A
             e.accuracy,
             f"of {e.n:,} labels with a preference: how often the answer the raters preferred has the higher reward",
         ),
-        _figure("The longer answer wins", e.longer, "the first floor: right this often without reading anything"),
+        _figure(
+            f"The {e.length_rule} answer wins",
+            e.length_floor,
+            "a floor: right this often without reading anything, by the rule that other labels teach",
+        ),
     ]
     if e.bag_of_words:
         figures.append(
-            _figure("A bag of words", e.bag_of_words, "the second floor: counts words, trained on the same labels")
+            _figure("A bag of words", e.bag_of_words, "a floor: counts words, trained on labels of other prompts")
         )
     if e.noise_ceiling:
         knows = "what one would score who knew of each pair what most of all raters prefer"
@@ -247,16 +251,17 @@ def _evaluation(folder: Path, e: Evaluation, index: browse.Index) -> dict[str, A
         }
     )
     above = "is above" if e.above_floors else "is not above"
-    out = [
-        (e.ties, "ties"),
-        (e.dropped, "labels without a text"),
-        (e.trained_on, "labels of prompts it was trained on"),
-    ]
-    without = ", ".join(f"{n:,} {what}" for n, what in out if n)
+    name, floor = e.floor
+    without = ", ".join(f"{n:,} {what}" for n, what in e.left_out if n)
     return {
         "of": _short(folder.name, e),
         "figures": figures,
-        "facts": [f"The accuracy {above} the floors. Not counted: {without or 'nothing'}.", *_facts(e)],
+        "caveat": e.caveat,
+        "facts": [
+            f"The accuracy {above} the floors, the highest of which is {floor:.1%} ({name}).",
+            f"Not counted: {without or 'nothing'}.",
+            *_facts(e),
+        ],
         "slices": _slices(e, index),
         "plots": _plots(folder, os.stat(folder / SUMMARY).st_mtime_ns),
     }
@@ -276,7 +281,11 @@ def _facts(e: Evaluation) -> list[str]:
             f"{e.longer.value:.1%}; rank correlation of margin and length {length.correlation:.2f}."
         )
     if position := e.position:
-        out.append(f"Turning the two answers round changes its margin by {position.asymmetry:.2g} at most.")
+        if position.pairs:
+            out.append(
+                f"Computing the two answers in the other order changes its margin by {position.asymmetry:.2g} at most, "
+                f"of {position.pairs} pairs."
+            )
         if position.raters:
             out.append(f"Raters chose what was shown first in {position.raters.value:.1%} ({_range(position.raters)}).")
     if many := e.k_wise:
@@ -333,14 +342,18 @@ def _minute(moment: str) -> str:
 
 
 def _verdict(both: browse.Both) -> str:
-    """Whether two models that saw the same labels differ by more than chance: McNemar's exact test."""
-    a, b = int(both.first_right.sum()), int(both.second_right.sum())
+    """Whether two models that saw the same labels differ by more than chance: as the gate `no-worse-than` has it."""
     shared = f"They share {len(both.rows):,} labels with a preference"
-    if a + b == 0:
+    d = both.difference
+    if d is None or d.ours + d.theirs == 0:
         return f"{shared}, and are right about the same ones."
-    p = mcnemar(a, b)
-    said = "more than chance explains" if p < 0.05 else "no more than chance explains"
-    return f"{shared}. Exactly one is right on {a + b:,} of them: {said} (McNemar's exact test, p = {p:.2g})."
+    better = "A" if d.is_better else "B" if d.is_worse else "neither"
+    return (
+        f"{shared}. Exactly one is right on {d.ours + d.theirs:,} of them: {better} is shown to be better. "
+        f"A's accuracy less B's is {d.accuracy.value:+.1%} (95 %: {d.accuracy.low:+.1%} to {d.accuracy.high:+.1%}, "
+        "the labels of one prompt taken together; McNemar's exact test, which takes them for independent: "
+        f"p = {d.p_value:.2g})."
+    )
 
 
 # --- examples

@@ -50,10 +50,10 @@ def evaluate(
         typer.Option(metavar="KIND=VALUE:MIN", help="Fail where a slice is below this. Repeatable."),
     ] = None,
     max_ece: Annotated[float | None, typer.Option(min=0, max=1, help="Fail above this calibration error.")] = None,
-    above_floors: Annotated[bool, typer.Option("--above-floors", help="Fail at or below either floor.")] = False,
+    above_floors: Annotated[bool, typer.Option("--above-floors", help="Fail at or below any of the floors.")] = False,
     no_worse_than: Annotated[
         str | None,
-        typer.Option(metavar="MODEL_OR_EVALUATION", help="As --against, and fail where McNemar's test shows it worse."),
+        typer.Option(metavar="MODEL_OR_EVALUATION", help="As --against, and fail where it is shown to be worse."),
     ] = None,
     json: AsJson = False,
 ) -> Result:
@@ -124,18 +124,18 @@ def evaluate(
 
 @dataclass(frozen=True)
 class _Labels:
-    """What is replayed: a split of a store, and the store the model was trained from where that is another."""
+    """What is replayed: a split of a store, and where that is another the store whose labels teach the floors."""
 
     store: Store
     split: Split
-    trained_on: Store | None = None
+    home: Store | None = None
     format: str = ""
     identical_sides: int = 0
 
     def replay(self, model: RewardModel, name: str) -> tuple[Evaluation, list[Example]]:
         from rlhf_hitl.reward.evaluate import evaluate
 
-        return evaluate(model, self.store, split=self.split, trained_on=self.trained_on, name=name, format=self.format)
+        return evaluate(model, self.store, split=self.split, home=self.home, name=name, format=self.format)
 
 
 @contextmanager
@@ -169,8 +169,7 @@ def _theirs(opened: Store, workspace: Path, labels: _Labels, against: str) -> It
 def _rows(found: Evaluation) -> list[tuple[str, str, str]]:
     shares = {
         "reward model": found.accuracy,
-        "floor: longer answer": found.longer,
-        "floor: bag of words": found.bag_of_words,
+        **{f"floor: {name}": floor for name, floor in found.floors.items()},
         "ceiling: the raters' noise": found.noise_ceiling,
         "with ties, three-way": found.three_way and found.three_way.accuracy,
         "best of K": found.k_wise and found.k_wise.best,
@@ -185,12 +184,11 @@ def _rows(found: Evaluation) -> list[tuple[str, str, str]]:
 
 
 def _lines(found: Evaluation, identical_sides: int, difference: Difference | None) -> list[str]:
-    left_out = [f"{found.ties} ties", f"{found.dropped} labels without text"]
-    if found.trained_on:
-        left_out.append(f"{found.trained_on} labels of prompts the model was trained on")
+    left_out = [f"{n} {what}" for n, what in found.left_out]
     if identical_sides:
         left_out.append(f"{identical_sides} rows with two identical answers")
-    lines = [f"Not in it: {', '.join(left_out)}. Intervals take examples of one prompt together."]
+    lines = [found.caveat] if found.caveat else []
+    lines.append(f"Not in it: {', '.join(left_out)}. Intervals take examples of one prompt together.")
     if weak := sorted(
         (share.value, f"{kind}={value} {share.value:.3f} ({share.n})")
         for kind, values in found.slices.items()
@@ -198,12 +196,16 @@ def _lines(found: Evaluation, identical_sides: int, difference: Difference | Non
         if kind not in ("confidence", "longer") and share.high < found.accuracy.value
     ):
         lines.append("Weaker than the whole: " + ", ".join(said for _, said in weak[:5]))
-    if (p := found.position) and p.raters and p.first and p.second:
-        lines.append(
-            f"Raters chose what was shown first in {p.raters.value:.3f} of {p.raters.n} votes; the model is with "
-            f"{p.first.value:.3f} of those and {p.second.value:.3f} of the others. Its margin changes by "
-            f"{p.asymmetry:.2g} with the order."
+    if (p := found.position) and p.pairs:
+        lines.append(f"With the order of the two its margin changes by {p.asymmetry:.2g} at most, of {p.pairs} pairs.")
+    if p and p.raters:
+        line = (
+            f"Raters chose what was shown first in {p.raters.value:.3f} of {p.raters.n} votes ({p.raters.low:.3f} to "
+            f"{p.raters.high:.3f})"
         )
+        if p.first and p.second:
+            line += f"; the model is with {p.first.value:.3f} of those and {p.second.value:.3f} of the others"
+        lines.append(f"{line}.")
     if d := difference:
         lines.append(
             f"Against {d.against}: {d.accuracy.value:+.3f} ({d.accuracy.low:+.3f} to {d.accuracy.high:+.3f}) on {d.n} "

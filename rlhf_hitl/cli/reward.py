@@ -163,10 +163,14 @@ def score(
         flags = ["--store", store, "--reward_model", reward_model or model.id]
         launch_processes("rlhf_hitl.scripts.score", flags, processes, {})
     scored = score_pool(opened, model)  # after several processes: what came in meanwhile
-    data = {"reward_model_id": model.id, "scored": ledger.scored_by(opened, model.id) - before}
+    data = {
+        "reward_model_id": model.id,
+        "scored": ledger.scored_by(opened, model.id) - before,
+        "without_text": scored.without_text,
+    }
     if scored.n and processes == 1:
         data |= {"mean_margin": scored.mean_margin, "mean_uncertainty": scored.mean_uncertainty}
-    return Result(data, table("Scored", data), more=["Next: rlhf-hitl route"])
+    return Result(data, table("Scored", data), more=[*_left_to_raters(scored.without_text), "Next: rlhf-hitl route"])
 
 
 @command("route")
@@ -187,16 +191,24 @@ def route(
     policy = Policy(max_error, delta, control_share)
     opened = Store.open(store)
     model = load_model(opened, reward_model)
-    score_pool(opened, model)
+    scored = score_pool(opened, model)
     routed = route_pool(opened, model, policy)
     data = {
         "reward_model_id": model.id,
         "routes": routed.counts,
+        "without_text": scored.without_text,
         "threshold": asdict(routed.threshold) | {"reason": routed.threshold.reason},
     }
     if routed.threshold.accepts_nothing:
         data["threshold"]["value"] = None  # infinity is not JSON
-    return Result(data, table("Routed", routed.counts), more=[routed.threshold.reason])
+    more = [*_left_to_raters(scored.without_text), routed.threshold.reason]
+    return Result(data, table("Routed", routed.counts), more=more)
+
+
+def _left_to_raters(without_text: int) -> list[str]:
+    if not without_text:
+        return []
+    return [f"Left to raters without a score: {without_text}, for an answer among theirs has no text"]
 
 
 def load_model(store, name: str | None):

@@ -16,7 +16,8 @@ import orjson
 from pydantic import TypeAdapter, ValidationError
 
 from rlhf_hitl.errors import BadInput, Conflict, NotFound
-from rlhf_hitl.reward.evaluation import EXAMPLES, SUMMARY, Evaluation, Example, load
+from rlhf_hitl.reward.compare import difference
+from rlhf_hitl.reward.evaluation import EXAMPLES, SUMMARY, Difference, Evaluation, Example, load
 from rlhf_hitl.reward.slices import characters, traits
 
 Show = Literal["disagreements", "agreements", "ties", "all", "one_right", "first_right", "second_right", "none_right"]
@@ -28,12 +29,13 @@ MOST_VALUES = 100  # of a tag that has more, such as an id, it is not worth choo
 
 @dataclass(frozen=True, eq=False)
 class Index:
-    """What `n` examples are found by, 64 bytes of each and four for every tag.
+    """What `n` examples are found by, 72 bytes of each and four for every tag.
 
     Attributes:
         stamp: of the file as it was read; another stands there if it does not match any more.
         start: (n + 1,) where each example's line begins.
-        comparison, label: (n,) digests of the comparison's id, and of that with the ids of chosen and rejected.
+        comparison, label, family: (n,) digests of the comparison's id, of that with the ids of chosen and rejected, and
+            of the prompt's family.
         wrong: (n,) the higher, the surer the model of what raters did not say: -margin, and |margin| of ties.
         unsure: (n,) the higher, the closer the model's probability is to one half.
         correct: (n,) 1, 0 or 0.5, NaN of ties.
@@ -48,6 +50,7 @@ class Index:
     start: np.ndarray
     comparison: np.ndarray
     label: np.ndarray
+    family: np.ndarray
     wrong: np.ndarray
     unsure: np.ndarray
     correct: np.ndarray
@@ -73,12 +76,14 @@ class Query:
 @dataclass(frozen=True)
 class Both:
     """Labels without ties that two evaluations share, as rows of the first, and who is right. Whoever has more of a
-    label right (equal rewards are half right) is right alone, as in `compare.compare`."""
+    label right (equal rewards are half right) is right alone, as in `compare.compare`. `difference` is the first's less
+    the second's; None where they share no label."""
 
     rows: np.ndarray
     first_right: np.ndarray
     second_right: np.ndarray
     both_right: np.ndarray
+    difference: Difference | None
 
     @property
     def one_right(self) -> np.ndarray:
@@ -173,7 +178,8 @@ def both(of: Index, beside: Index) -> Both:
     _, at, at_beside = np.intersect1d(of.label[decided], beside.label[decided_beside], return_indices=True)
     rows = decided[at]
     first, second = of.correct[rows], beside.correct[decided_beside[at_beside]]
-    return Both(rows, first > second, first < second, (first == 1) & (second == 1))
+    found = difference(first - second, of.family[rows], beside.path.parent.name) if len(rows) else None
+    return Both(rows, first > second, first < second, (first == 1) & (second == 1), found)
 
 
 def _shown(of: Index, show: Show, beside: Index | None) -> np.ndarray:
@@ -216,12 +222,13 @@ def _index(path: Path, stamp: tuple[int, ...]) -> Index:
         for row, line in enumerate(file):
             e = _example(path, row, line)
             start.append(start[-1] + len(line))
-            digests.append((_digest(e.comparison_id), _digest(f"{e.comparison_id}\n{e.chosen_id}\n{e.rejected_id}")))
+            label = f"{e.comparison_id}\n{e.chosen_id}\n{e.rejected_id}"
+            digests.append((_digest(e.comparison_id), _digest(label), _digest(e.family)))
             correct = np.nan if e.correct is None else e.correct
             length = characters(e.chosen) + characters(e.rejected)
             figures.append((e.margin, e.uncertainty, e.probability, correct, length))
             tags.add(traits(e) | dict(e.tags))
-    comparison, label = np.array(digests, np.uint64).reshape(-1, 2).T
+    comparison, label, family = np.array(digests, np.uint64).reshape(-1, 3).T
     margin, std, probability, correct, length = np.array(figures, float).reshape(-1, 5).T
     return Index(
         path=path,
@@ -229,6 +236,7 @@ def _index(path: Path, stamp: tuple[int, ...]) -> Index:
         start=np.array(start),
         comparison=comparison,
         label=label,
+        family=family,
         wrong=np.where(np.isnan(correct), np.abs(margin), -margin),
         unsure=-np.abs(probability - 0.5),
         correct=correct,

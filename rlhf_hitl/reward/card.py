@@ -41,10 +41,11 @@ uncertainty. Rewards of different prompts are not to be compared.
 ## Figures
 
 {% if card.evaluations %}
-| replayed | labels | accuracy | 95 % interval | higher floor | calibration error |
+| replayed | labels | accuracy | 95 % interval | highest floor | calibration error |
 | --- | ---: | ---: | ---: | ---: | ---: |
 {% for name, e in card.evaluations.items() %}
-| {{ name }} | {{ e.n }} | {{ "%.3f"|format(e.accuracy) }} | {{ "%.3f"|format(e.low) }} to {{ "%.3f"|format(e.high) }} |
+| {{ name }}{{ " (its %s split)"|format(e.split) if e.split and e.split != "heldout" }} |
+{#- #} {{ e.n }} | {{ "%.3f"|format(e.accuracy) }} | {{ "%.3f"|format(e.low) }} to {{ "%.3f"|format(e.high) }} |
 {#- #} {{ "%.3f"|format(e.floor) }} | {{ "%.3f"|format(e.ece) }} |
 {% endfor %}
 {% if card.evaluations.values()|selectattr("simulated")|list %}
@@ -85,11 +86,12 @@ def note(folder: Path, evaluation: Evaluation) -> None:
     """Add an evaluation's figures to a saved model's card. An earlier one of that name is replaced."""
     card = json.loads((folder / CARD).read_text(encoding="utf-8"))
     figures = {
+        "split": evaluation.split,
         "n": evaluation.n,
         "accuracy": evaluation.accuracy.value,
         "low": evaluation.accuracy.low,
         "high": evaluation.accuracy.high,
-        "floor": max(evaluation.longer.value, evaluation.bag_of_words.value if evaluation.bag_of_words else 0.0),
+        "floor": evaluation.floor[1],
         "ece": evaluation.ece,
         "simulated": evaluation.simulated,
     }

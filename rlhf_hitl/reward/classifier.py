@@ -21,7 +21,8 @@ from rlhf_hitl.reward.data import LabelledPair, decided, labelled_pairs, share_o
 from rlhf_hitl.reward.features import Backbone, FeatureCache, quiet_loading, score_head, whole_model
 from rlhf_hitl.reward.head import Head, Standardiser, calibrate, laplace
 from rlhf_hitl.reward.model import RewardModel
-from rlhf_hitl.reward.train import card, enter
+from rlhf_hitl.reward.seen import Seen
+from rlhf_hitl.reward.train import card, enter, seen
 from rlhf_hitl.store import Store
 from rlhf_hitl.types import Split
 
@@ -151,6 +152,8 @@ def adopt(store: Store, name: str, workspace: Path, *, max_length: int = 1024, d
     model.head = with_posterior(model.head, _differences(model, train), counts)
     model.head = calibrate(model.head, _differences(model, calibration), share_of_decided(calibration))
     model.card = card(train, calibration, model.cache)
+    before = Seen.load(Path(name)) or Seen.of((), whole=False)  # one of ours knows; what others trained on, nobody does
+    model.seen = before | seen(train, calibration)
     enter(store, model, workspace / "reward" / model.id)
     return model
 

@@ -34,10 +34,15 @@ def compare(ours: Iterable[Example], theirs: Iterable[Example], against: str) ->
             fix="evaluate both models on the same split or file",
         )
     gains = np.array([(a.correct or 0.0) - (b.correct or 0.0) for a, b in pairs])
-    low, high = clustered_mean(gains, np.array([a.family for a, _ in pairs]))
+    return difference(gains, np.array([a.family for a, _ in pairs]), against)
+
+
+def difference(gains: np.ndarray, families: np.ndarray, against: str) -> Difference:
+    """Of labels (n,), one or more: how much more of each a model has right than the other, and its prompt's family."""
+    low, high = clustered_mean(gains, families)
     better, worse = int((gains > 0).sum()), int((gains < 0).sum())
-    share = Share(float(gains.mean()), low, high, len(pairs))
-    return Difference(against, len(pairs), better, worse, mcnemar(better, worse), share)
+    share = Share(float(gains.mean()), low, high, len(gains))
+    return Difference(against, len(gains), better, worse, mcnemar(better, worse), share)
 
 
 def _decided(examples: Iterable[Example]) -> dict[Key, Example]:

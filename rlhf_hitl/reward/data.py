@@ -12,7 +12,7 @@ import numpy as np
 
 from rlhf_hitl.labels.aggregate import labels
 from rlhf_hitl.reward.head import OUTCOMES, SECOND_UNSAID, TIE, UNSAID
-from rlhf_hitl.reward.rendering import Conversation
+from rlhf_hitl.reward.rendering import Conversation, has_text
 from rlhf_hitl.store import Store, catalog
 from rlhf_hitl.types import Comparison, Label, Split
 
@@ -37,7 +37,7 @@ class LabelledPair:
     @property
     def is_usable(self) -> bool:
         """Both sides have text: an empty completion has no reward."""
-        return all(any(m.content.strip() for m in completion) for _, completion in (self.first, self.second))
+        return all(has_text(completion) for _, completion in (self.first, self.second))
 
 
 def labelled_pairs(store: Store, split: Split) -> list[LabelledPair]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,17 +16,20 @@ from rlhf_hitl.reward import benchmark
 from rlhf_hitl.reward.benchmark import Ranked
 from rlhf_hitl.reward.data import LabelledPair, data_hash, labelled_pairs
 from rlhf_hitl.reward.evaluation import Bin, Evaluation, Example, KWise, Length, Position, Share, ThreeWay
+from rlhf_hitl.reward.features import FeatureCache
 from rlhf_hitl.reward.model import RewardModel, lengths
 from rlhf_hitl.reward.rendering import Conversation
+from rlhf_hitl.reward.seen import Seen
 from rlhf_hitl.reward.slices import characters, share, slices
 from rlhf_hitl.stats import davidson
 from rlhf_hitl.stats.calibration import calibration_error_interval, equal_bins, expected_calibration_error
 from rlhf_hitl.stats.ceiling import noise_ceiling
 from rlhf_hitl.stats.intervals import clustered_mean
-from rlhf_hitl.store import Store, history
+from rlhf_hitl.store import Store, catalog, history
 from rlhf_hitl.types import Label, Split, utc_now
 
 FEWEST_FOR_NU = 20  # calibration labels that say how readily people call a tie
+TURNED = 32  # pairs computed anew in the other order
 
 
 def evaluate(
@@ -32,16 +37,15 @@ def evaluate(
     store: Store,
     *,
     split: Split = Split.HELDOUT,
-    trained_on: Store | None = None,
+    home: Store | None = None,
     name: str = "",
     format: str = "",
 ) -> tuple[Evaluation, list[Example]]:
-    """Replay a split's labels.
+    """Replay a split's labels. Of the held-out split those are left out of whose prompts the model has seen any label.
 
     Args:
         store: where the replayed labels are.
-        trained_on: the store the model was trained from, where that is another: its training prompts are left out, and
-            the bag-of-words floor is trained there.
+        home: the store whose labels teach the floors and how readily people call a tie, where that is another.
         name: of the evaluation; by default the split's.
         format: the labels came in; a benchmark's is also scored by its own rules.
 
@@ -53,15 +57,18 @@ def evaluate(
     """
     every = labels(store, split=split)
     usable = labelled_pairs(store, split)
-    learnt = trained_families(trained_on) if trained_on is not None else set()
-    pairs = [p for p in usable if p.comparison.prompt.family not in learnt]
+    seen = model.seen or Seen.of((), whole=False)
+    trained_on = [p for p in usable if p.comparison.prompt.family in seen.train]
+    calibrated_on = [p for p in usable if p.comparison.prompt.family in seen.calibration - seen.train]
+    met = seen.train | seen.calibration if split is Split.HELDOUT else frozenset()  # else it was asked for
+    pairs = [p for p in usable if p.comparison.prompt.family not in met]
     decided = np.array([p.label.preferred is not None for p in pairs], bool)
     if not decided.any():
         raise BadInput(
             f"{split.value} split of {store.safe_url}: {len(every)} labels",
             expected="at least one with a preference",
             fix="import a preference set or rate comparisons of held-out prompts"
-            + (f" ({len(usable) - len(pairs)} are of prompts the model was trained on)" if learnt else ""),
+            + (f" (the model has met the prompts of {len(usable) - len(pairs)})" if len(usable) > len(pairs) else ""),
         )
     first, second = [p.first for p in pairs], [p.second for p in pairs]
     margins, stds, probabilities = model.margins(first, second)
@@ -79,7 +86,8 @@ def evaluate(
     right = _right(margins * truth)[decided]
     longer = _right((lengths(first) - lengths(second)) * truth)[decided]
     asked = [p for p, has in zip(pairs, decided) if has]
-    words = bag_of_words_margins(labelled_pairs(trained_on or store, Split.TRAIN), asked)
+    teaching, telling = (_of_others(home or store, s, families) for s in (Split.TRAIN, Split.CALIBRATION))
+    words = bag_of_words_margins(teaching, asked)
     ranked = _ranked(model, pairs)
     confidence = np.maximum(probabilities, 1 - probabilities)[decided]
     ece_low, ece_high = calibration_error_interval(confidence, right, clusters)
@@ -91,7 +99,7 @@ def evaluate(
         n=len(asked),
         ties=len(pairs) - len(asked),
         dropped=len(every) - len(usable),
-        trained_on=len(usable) - len(pairs),
+        trained_on=len(trained_on),
         accuracy=share(right, clusters),
         longer=share(longer, clusters),
         bag_of_words=None if words is None else share(_right(words * truth[decided]), clusters),
@@ -104,11 +112,17 @@ def evaluate(
         slices=slices(found),
         noise_ceiling=_noise_ceiling(pairs, decided, families),
         simulated=any(p.label.simulated for p in pairs) or bool(model.card.get("simulated")),
-        three_way=_three_way(model, trained_on or store, pairs, _logits(probabilities), families),
+        three_way=_three_way(
+            model, telling if len(telling) >= FEWEST_FOR_NU else teaching, pairs, _logits(probabilities), families
+        ),
         length=_length(found),
-        position=_position(store, split, found, _asymmetry(model, first, second, margins)),
+        position=_position(store, split, found, *_asymmetry(model, pairs)),
         k_wise=_k_wise(ranked),
         scores=benchmark.scores(format, found, ranked),
+        split=split.value,
+        calibrated_on=len(calibrated_on),
+        knows_its_prompts=seen.whole,
+        shorter_wins=length_direction(teaching) < 0,
     )
     return evaluation, found
 
@@ -156,17 +170,18 @@ def _noise_ceiling(pairs: Sequence[LabelledPair], decided: np.ndarray, families:
 
 
 def _three_way(
-    model: RewardModel, home: Store, pairs: Sequence[LabelledPair], margins: np.ndarray, families: np.ndarray
+    model: RewardModel,
+    known: Sequence[LabelledPair],
+    pairs: Sequence[LabelledPair],
+    margins: np.ndarray,
+    families: np.ndarray,
 ) -> ThreeWay | None:
-    """None where neither the labels the model is calibrated on nor the replayed ones have a tie.
+    """None where neither the labels known nor the replayed ones have a tie.
 
     Args:
-        home: the store whose calibration split (train, where that is small) says how readily people call a tie.
+        known: labels that say how readily people call a tie.
         margins: (n,) of `pairs`, in calibrated logits.
     """
-    known = labelled_pairs(home, Split.CALIBRATION)
-    if len(known) < FEWEST_FOR_NU:
-        known = labelled_pairs(home, Split.TRAIN)
     truth = np.array(
         [0 if p.label.preferred is None else 1 if p.label.preferred == p.label.first else -1 for p in pairs]
     )
@@ -175,11 +190,11 @@ def _three_way(
         return None
     *_, probabilities = model.margins([p.first for p in known], [p.second for p in known])
     nu = davidson.likeliest_nu(_logits(probabilities), ties)
-    called = davidson.predicted(margins, nu)
-    # Equal rewards and no tie called: half right, as in accuracy, where there is a preference.
-    right = np.where((called == 0) & (truth != 0) & (nu <= 1), 0.5, called == truth)
+    tied = davidson.calls_tie(margins, nu)
+    # Where no tie is called, right as in accuracy: equal rewards by half, where there is a preference.
+    right = np.where(tied, truth == 0, np.where(truth == 0, 0.0, _right(margins * truth)))
     commonest = max(float((truth == outcome).mean()) for outcome in (0, 1, -1))
-    return ThreeWay(share(right, families), nu, int((called == 0).sum()) if nu > 1 else 0, commonest)
+    return ThreeWay(share(right, families), nu, int(tied.sum()), commonest)
 
 
 def _length(found: Sequence[Example]) -> Length:
@@ -196,14 +211,24 @@ def _length(found: Sequence[Example]) -> Length:
     return Length(share(_right(margins * longer), np.array([e.family for e in decided])), correlation)
 
 
-def _asymmetry(
-    model: RewardModel, first: Sequence[Conversation], second: Sequence[Conversation], margins: np.ndarray
-) -> float:
-    swapped, *_ = model.margins(second, first)
-    return float(np.abs(margins + swapped).max())
+def _asymmetry(model: RewardModel, pairs: Sequence[LabelledPair]) -> tuple[float, int]:
+    """The most by which a margin changes with the order of the two, and of how many pairs. By features on disk it would
+    be nothing of any model: the backbone reads the pairs twice more, the answers to a prompt in either order."""
+    drawn = sorted(pairs, key=lambda p: catalog.shuffle(p.comparison.id))[:TURNED]
+    both = [p.first for p in drawn] + [p.second for p in drawn]
+    one_way = list(dict.fromkeys(chat for p in drawn for chat in (p.first, p.second)))
+
+    def margins(in_order: list[Conversation]) -> np.ndarray:
+        with tempfile.TemporaryDirectory() as nothing:
+            computed = FeatureCache(Path(nothing), model.cache.backbone).features(in_order, keep=False)
+        place = {chat: i for i, chat in enumerate(in_order)}
+        rows = computed[[place[chat] for chat in both]]
+        return model.head.margins(model.standardiser.differences(rows, lengths(both)))[0]
+
+    return float(np.abs(margins(one_way) - margins(one_way[::-1])).max()), len(drawn)
 
 
-def _position(store: Store, split: Split, found: Sequence[Example], asymmetry: float) -> Position:
+def _position(store: Store, split: Split, found: Sequence[Example], asymmetry: float, pairs: int) -> Position:
     """From every counted vote that prefers one of a pair and knows the order they were shown in."""
     by_pair = {(e.comparison_id, frozenset((e.chosen_id, e.rejected_id))): e for e in found}
     rows: list[tuple[bool, float, str]] = []  # what was shown first was chosen; the model is with the vote; family
@@ -216,13 +241,13 @@ def _position(store: Store, split: Split, found: Sequence[Example], asymmetry: f
         margin = e.margin if choice == e.chosen_id else -e.margin
         rows.append((choice == shown[0], float(_right(np.array(margin))), e.family))
     if not rows:
-        return Position(asymmetry)
+        return Position(asymmetry, pairs)
     first, with_vote, families = (np.array(column) for column in zip(*rows))
     parts = [
         share(with_vote[chosen], families[chosen]) if (chosen := first == position).any() else None
         for position in (True, False)
     ]
-    return Position(asymmetry, share(first.astype(float), families), *parts)
+    return Position(asymmetry, pairs, share(first.astype(float), families), *parts)
 
 
 def _ranked(model: RewardModel, pairs: Sequence[LabelledPair]) -> list[Ranked]:
@@ -265,9 +290,18 @@ def _k_wise(ranked: Sequence[Ranked]) -> KWise | None:
     return KWise(best, chance, Share(float(taus[known].mean()), low, high, int(known.sum())))
 
 
-def trained_families(store: Store) -> set[str]:
-    """Families of the prompts whose labels a model of this store learns from."""
-    return {p.comparison.prompt.family for p in labelled_pairs(store, Split.TRAIN)}
+def _of_others(home: Store, split: Split, families: np.ndarray) -> list[LabelledPair]:
+    """The labels of a split that are of none of these prompts: what stands beside a model must not know the answers."""
+    asked = set(families.tolist())
+    return [p for p in labelled_pairs(home, split) if p.comparison.prompt.family not in asked]
+
+
+def length_direction(train: Sequence[LabelledPair]) -> float:
+    """1 where raters of these labels prefer the longer answer, -1 where they prefer the shorter more often."""
+    told = [p for p in train if p.label.preferred is not None]
+    truth = np.array([1.0 if p.label.preferred == p.label.first else -1.0 for p in told])
+    longer = np.sign(lengths([p.first for p in told]) - lengths([p.second for p in told]))
+    return -1.0 if (longer * truth).sum() < 0 else 1.0
 
 
 def bag_of_words_margins(train: Sequence[LabelledPair], pairs: Sequence[LabelledPair]) -> np.ndarray | None:

@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from rlhf_hitl.errors import BadInput, NotFound
-from rlhf_hitl.types import Messages
+from rlhf_hitl.types import Messages, Split
 
 T = TypeVar("T")
 
@@ -30,6 +30,9 @@ class Share:
     low: float
     high: float
     n: int
+
+
+COIN = Share(0.5, 0.5, 0.5, 0)
 
 
 @dataclass(frozen=True)
@@ -99,11 +102,13 @@ class Length:
 
 @dataclass(frozen=True)
 class Position:
-    """Does the order shown matter? `asymmetry` is the most by which the model's margin changes with the order of the
-    two, in logits. Of votes on pairs whose order is known: how often `raters` chose what was shown first, and how often
-    the model is with them where they chose the `first` and where the `second`."""
+    """Does the order shown matter? `asymmetry` is the most by which a margin of the model changes, in logits, when two
+    answers are computed anew in the other order, of so many `pairs` drawn at random. Of votes on pairs whose order is
+    known: how often `raters` chose what was shown first, and how often the model is with them where they chose the
+    `first` and where the `second`."""
 
     asymmetry: float
+    pairs: int = 0
     raters: Share | None = None
     first: Share | None = None
     second: Share | None = None
@@ -133,15 +138,25 @@ class Difference:
 
     @property
     def is_worse(self) -> bool:
-        """Shown to be worse, at 5 %."""
-        return self.theirs > self.ours and self.p_value < 0.05
+        """Shown to be worse, at 5 %: by McNemar's test, and by the interval, for labels of one prompt fall together."""
+        return self.p_value < 0.05 and self.accuracy.high < 0
+
+    @property
+    def is_better(self) -> bool:
+        """Shown to be better, as `is_worse`."""
+        return self.p_value < 0.05 and self.accuracy.low > 0
 
 
 @dataclass(frozen=True)
 class Evaluation:
     """What a model says of `n` labels with a preference, beside what raters said. Not among them: `ties`, labels
-    `dropped` for want of a text, and labels of prompts the model was `trained_on`. `slices` are accuracies by kind and
-    value; `scores` those of a public benchmark, counted by its own rules."""
+    `dropped` for want of a text, and labels of prompts the model was `trained_on`, or `calibrated_on` only. Those are
+    among them where a `split` other than held-out was asked for. Without `knows_its_prompts` there may be more of them:
+    the model keeps no list, or was trained on others before.
+
+    `longer` is how often raters prefer the longer answer; with `shorter_wins` the labels that teach prefer the shorter
+    one, and that rule is the floor. `slices` are accuracies by kind and value; `scores` those of a public benchmark,
+    counted by its own rules."""
 
     name: str
     reward_model_id: str
@@ -166,14 +181,68 @@ class Evaluation:
     position: Position | None = None
     k_wise: KWise | None = None
     scores: Mapping[str, float] = field(default_factory=dict)
+    split: str = Split.HELDOUT.value
+    calibrated_on: int = 0
+    knows_its_prompts: bool = False
+    shorter_wins: bool = False
+
+    @property
+    def floors(self) -> dict[str, Share]:
+        """What a model has to beat that is worth its cost, by name: rules that read nothing or count words."""
+        out = {"a coin": COIN, f"the {self.length_rule} answer": self.length_floor}
+        return out | ({"a bag of words": self.bag_of_words} if self.bag_of_words else {})
+
+    @property
+    def length_rule(self) -> str:
+        return "shorter" if self.shorter_wins else "longer"
+
+    @property
+    def length_floor(self) -> Share:
+        """How often the `length_rule` is right."""
+        s = self.longer
+        return Share(1 - s.value, 1 - s.high, 1 - s.low, s.n) if self.shorter_wins else s
+
+    @property
+    def floor(self) -> tuple[str, float]:
+        """The highest of the floors."""
+        return max(((name, share.value) for name, share in self.floors.items()), key=lambda floor: floor[1])
 
     @property
     def above_floors(self) -> bool:
-        floors = [self.longer.value] + ([self.bag_of_words.value] if self.bag_of_words else [])
-        return self.accuracy.value > max(floors)
+        return self.accuracy.value > self.floor[1]
+
+    @property
+    def left_out(self) -> list[tuple[int, str]]:
+        """How many labels are not among those replayed, and why."""
+        out = [(self.ties, "ties"), (self.dropped, "labels without text")]
+        return out if self.asks_what_it_was_told else out + self._met
+
+    @property
+    def asks_what_it_was_told(self) -> bool:
+        """Whether the labels replayed are those of a split that models learn from."""
+        return self.split != Split.HELDOUT
+
+    @property
+    def caveat(self) -> str:
+        """What must be said beside the figures of the prompts replayed; empty where nothing must."""
+        said = []
+        if self.asks_what_it_was_told:
+            met = " and ".join(f"{n:,} {what}" for n, what in self._met)
+            said.append(f"Replayed is the {self.split} split, with nothing left out: {met} are among its labels.")
+        if not self.knows_its_prompts:
+            said.append("Unknown whether it has learnt from more of these prompts: it keeps no whole list of its own.")
+        return " ".join(said)
+
+    @property
+    def _met(self) -> list[tuple[int, str]]:
+        return [
+            (self.trained_on, "labels of prompts the model was trained on"),
+            (self.calibrated_on, "of prompts that set its temperature"),
+        ]
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self) | {"above_floors": self.above_floors}
+        name, value = self.floor
+        return asdict(self) | {"above_floors": self.above_floors, "floor": {"name": name, "value": value}}
 
 
 def save(folder: Path, evaluation: Evaluation, examples: Iterable[Example]) -> None:
@@ -195,13 +264,13 @@ def load(folder: Path) -> Evaluation:
         raise NotFound(
             f"evaluation {folder}", expected=f"a folder with {SUMMARY}", fix="make one with `rlhf-hitl evaluate`"
         )
-    return _read(TypeAdapter(Evaluation), path.read_text(encoding="utf-8"), str(path))
+    return _read(TypeAdapter(Evaluation), path.read_bytes(), str(path))
 
 
 def examples(folder: Path) -> Iterator[Example]:
     """Its examples, in the order they were replayed."""
     form = TypeAdapter(Example)
-    with (folder / EXAMPLES).open(encoding="utf-8") as f:
+    with (folder / EXAMPLES).open("rb") as f:
         for number, line in enumerate(f, 1):
             yield _read(form, line, f"{folder / EXAMPLES}:{number}")
 
@@ -212,7 +281,7 @@ def evaluations(workspace: Path) -> list[Path]:
     return sorted(found, key=lambda folder: (folder / SUMMARY).stat().st_mtime, reverse=True)
 
 
-def _read(form: TypeAdapter[T], text: str, place: str) -> T:
+def _read(form: TypeAdapter[T], text: bytes, place: str) -> T:
     try:
         return form.validate_json(text)
     except ValidationError as e:

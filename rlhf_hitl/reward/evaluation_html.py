@@ -25,7 +25,7 @@ body { overflow-wrap: anywhere; }
 .card { border: 1px solid var(--line); border-radius: .6rem; padding: 1rem; }
 .card b { display: block; font-size: 1.6rem; margin: .2rem 0; }
 .card small, .quiet { opacity: .75; }
-.simulated { background: #b45309; color: white; padding: .5rem 1rem; border-radius: .4rem; }
+.simulated, .caveat { background: #b45309; color: white; padding: .5rem 1rem; border-radius: .4rem; }
 .gate { padding-left: 0; list-style: none; }
 .gate b { display: inline-block; min-width: 4.5rem; }
 figure { margin: 1rem 0; background: white; border-radius: .6rem; padding: .5rem; }
@@ -44,14 +44,15 @@ pre { overflow: auto; }
 <h1>Evaluation {{ e.name }}</h1>
 {% if e.simulated %}<p class="simulated">Some judgments behind these figures were made by simulated raters.</p>
 {% endif %}
+{% if e.asks_what_it_was_told %}<p class="caveat">{{ e.caveat }}</p>{% elif e.caveat %}<p>{{ e.caveat }}</p>{% endif %}
 <p class="quiet id">Reward model {{ e.reward_model_id }}, {{ e.created_at }}, labels {{ e.data_hash }}</p>
 {% if gates %}<h2>Gates</h2><ul class="gate">{% for g in gates %}
 <li><b>{{ "passed" if g.passed else "FAILED" }}</b> {{ g.name }}: {{ g.said }}</li>{% endfor %}</ul>{% endif %}
 <div class="cards">{% for title, value, note in cards %}
 <div class="card">{{ title }}<b>{{ value }}</b><small>{{ note }}</small></div>{% endfor %}
 </div>
-<p>Not in it: {{ e.ties }} ties, {{ e.dropped }} labels without text, {{ e.trained_on }} labels of prompts the model was
-trained on. Intervals are of 95 % and take the labels of one prompt together.</p>
+<p>Not in it: {% for n, what in e.left_out %}{{ n }} {{ what }}{{ ", " if not loop.last }}{% endfor %}. Intervals are of
+95 % and take the labels of one prompt together.</p>
 <h2>Accuracy beside floors and ceiling</h2>
 <figure>{{ accuracy|safe }}</figure>
 <h2>Is its confidence worth its number?</h2>
@@ -142,12 +143,18 @@ def _cards(e: Evaluation, difference: Difference | None) -> list[tuple[str, str,
     if e.length:
         note = f"The raters' is in {e.longer.value:.3f}; margin and length correlate by {e.length.correlation:+.2f}"
         cards.append(("Its choice is the longer", f"{e.length.model.value:.3f}", note))
-    if (p := e.position) and p.raters and p.first and p.second:
-        note = (
-            f"of its margin. Of {p.raters.n} votes {p.raters.value:.3f} are for what was shown first; it agrees with "
-            f"{p.first.value:.3f} of those and {p.second.value:.3f} of the others"
-        )
-        cards.append(("Change with the order", f"{p.asymmetry:.2g}", note))
+    if p := e.position:
+        if p.pairs:
+            note = f"at most, of the margins of {p.pairs} pairs computed in either order"
+            cards.append(("Change with the order", f"{p.asymmetry:.2g}", note))
+        if p.raters:
+            of = [
+                f"{part.value:.3f} of those for {where}"
+                for where, part in (("the first", p.first), ("the second", p.second))
+                if part
+            ]
+            note = f"{_between(p.raters)}, {p.raters.n} votes; the model is with {' and '.join(of)}"
+            cards.append(("Raters chose what stood first", f"{p.raters.value:.3f}", note))
     if d := difference:
         note = (
             f"{d.accuracy.low:+.3f} to {d.accuracy.high:+.3f} on {d.n} labels; only this one right {d.ours}, only the "

@@ -39,6 +39,7 @@ from rlhf_hitl.reward.losses import agreement, centring, davidson, length_decorr
 from rlhf_hitl.reward.model import RewardModel, lengths, load
 from rlhf_hitl.reward.progress import keep_stdout_free, plot_run
 from rlhf_hitl.reward.rendering import Conversation, Renderer
+from rlhf_hitl.reward.seen import Seen
 from rlhf_hitl.reward.train import enter, training_pairs
 from rlhf_hitl.store import Store
 from rlhf_hitl.types import messages, prompt_family
@@ -505,6 +506,7 @@ def with_uncertainty(folder: Path, dataset: str, workspace: Path, max_length: in
         "completions_cut": trained.cache.cut,
     }
     trained.backend, trained.card = "full", card
+    trained.seen = Seen.of(map(_family, data["train"]), map(_family, calibration or ()))
     trained.save(folder)
     return trained
 

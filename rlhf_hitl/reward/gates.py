@@ -64,12 +64,9 @@ def gates(
         sign = "<=" if found.ece <= max_ece else ">"
         out.append(Gate("max-ece", found.ece <= max_ece, f"calibration error {found.ece:.4f} {sign} {max_ece}"))
     if above_floors:
-        floors = {"longer answer": found.longer}
-        if found.bag_of_words is not None:
-            floors["bag of words"] = found.bag_of_words
-        name, floor = max(floors.items(), key=lambda item: item[1].value)
+        name, floor = found.floor
         sign = ">" if found.above_floors else "<="
-        said = f"accuracy {found.accuracy.value:.4f} {sign} {floor.value:.4f} of the floor ({name})"
+        said = f"accuracy {found.accuracy.value:.4f} {sign} {floor:.4f} of the floor ({name})"
         out.append(Gate("above-floors", found.above_floors, said))
     for s in min_slices:
         share = found.slices.get(s.kind, {}).get(s.value)
@@ -84,7 +81,10 @@ def gates(
     if difference is not None:
         d = difference
         verdict = "worse than" if d.is_worse else "not shown to be worse than"
-        said = f"{verdict} {d.against}: {d.accuracy.value:+.4f} on {d.n} labels, McNemar p = {d.p_value:.3g}"
+        said = (
+            f"{verdict} {d.against}: {d.accuracy.value:+.4f} ({d.accuracy.low:+.4f} to {d.accuracy.high:+.4f}) on "
+            f"{d.n} labels, McNemar p = {d.p_value:.3g}"
+        )
         out.append(Gate("no-worse-than", not d.is_worse, said))
     return out
 

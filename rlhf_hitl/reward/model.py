@@ -24,6 +24,7 @@ from rlhf_hitl.reward.card import CARD
 from rlhf_hitl.reward.features import Backbone, FeatureCache
 from rlhf_hitl.reward.head import Head, Standardiser
 from rlhf_hitl.reward.rendering import Conversation, conversations
+from rlhf_hitl.reward.seen import Seen
 from rlhf_hitl.types import Comparison, Score
 
 WEIGHTS = "reward_head.safetensors"
@@ -34,6 +35,7 @@ class RewardModel:
 
     def __init__(self, cache: FeatureCache, standardiser: Standardiser, head: Head, *, backend: str, card: dict):
         self.cache, self.standardiser, self.head, self.backend, self.card = cache, standardiser, head, backend, card
+        self.seen: Seen | None = None  # None: nobody has kept which prompts it learnt from
 
     @property
     def id(self) -> str:
@@ -104,6 +106,8 @@ class RewardModel:
         if self.backend == "full":
             backbone |= {"name": "."}  # it lies beside the card, wherever the folder is moved to
         known = {"id": self.id, "backend": self.backend, "backbone": backbone}
+        if self.seen is not None:
+            self.seen.save(folder)
         cards.write(folder, base | self.card | known)
 
     def _tensors(self) -> dict[str, np.ndarray]:
@@ -164,6 +168,7 @@ def load(folder: Path | str, cache_folder: Path | None = None) -> RewardModel:
             expected="the very backbone it was trained on: this one has other weights, settings or chat template",
             fix="put the backbone back, or train again on this one",
         )
+    model.seen = Seen.load(folder)
     return model
 
 

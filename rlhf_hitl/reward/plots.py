@@ -22,9 +22,8 @@ MOST_SLICES = 40  # a forest with more is no longer read
 
 def accuracy(evaluation: Evaluation) -> str:
     """The model's accuracy beside its floors and its ceiling, each with its interval."""
-    rows = [("reward model", evaluation.accuracy, BLUE), ("floor: longer answer", evaluation.longer, GREY)]
-    if evaluation.bag_of_words is not None:
-        rows.append(("floor: bag of words", evaluation.bag_of_words, GREY))
+    rows = [("reward model", evaluation.accuracy, BLUE)]
+    rows += [(f"floor: {name}", floor, GREY) for name, floor in evaluation.floors.items()]
     if evaluation.noise_ceiling is not None:
         rows.append(("ceiling: the raters' noise", evaluation.noise_ceiling, ORANGE))
     figure, axes = _figure(0.7 + 0.4 * len(rows))
@@ -133,7 +132,8 @@ def _forest(axes: Axes, rows: Sequence[tuple[str, Share]], colours: Sequence[str
     for y, ((_, share), colour) in enumerate(zip(rows, colours)):
         axes.plot([share.low, share.high], [y, y], color=colour, linewidth=2, alpha=0.6, solid_capstyle="butt")
         axes.plot(share.value, y, "o", color=colour, markersize=6)
-        axes.text(1.01, y, f"{share.value:.3f}  ({share.n})", va="center", transform=axes.get_yaxis_transform())
+        of = f"  ({share.n})" if share.n else ""
+        axes.text(1.01, y, f"{share.value:.3f}{of}", va="center", transform=axes.get_yaxis_transform())
     axes.set_yticks(range(len(rows)), [_plain(label) for label, _ in rows])
     axes.set(xlim=(0, 1), ylim=(len(rows) - 0.4, -0.6))
     axes.grid(visible=False, axis="y")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.types import Messages, as_dicts
+from rlhf_hitl.types import Comparison, Messages, as_dicts
 
 #: A prompt's messages and the messages of a completion to it.
 Conversation = tuple[Messages, Messages]
@@ -57,7 +57,7 @@ class Renderer:
     def render(self, conversation: Conversation) -> Rendered:
         """Raises BadInput for a completion without text."""
         prompt, completion = conversation
-        if not any(m.content.strip() for m in completion):
+        if not has_text(completion):
             raise BadInput(
                 "completion ''", expected="an answer with text", fix="drop the comparison or mark it skipped"
             )
@@ -88,8 +88,23 @@ class Renderer:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
 
-def conversations(comparison) -> Sequence[Conversation]:
-    """A comparison's completions as conversations, in its canonical order."""
+def has_text(completion: Messages) -> bool:
+    return any(m.content.strip() for m in completion)
+
+
+def has_texts(comparison: Comparison) -> bool:
+    """Whether every completion has text: one without has no reward, and nobody's model can score the comparison."""
+    return all(has_text(c.messages) for c in comparison.completions)
+
+
+def conversations(comparison: Comparison) -> Sequence[Conversation]:
+    """A comparison's completions as conversations, in its canonical order. Raises BadInput for one without text."""
+    if not has_texts(comparison):
+        raise BadInput(
+            f"comparison {comparison.id}, completion ''",
+            expected="answers with text",
+            fix="leave it to raters, or add it without that answer",
+        )
     return [(comparison.prompt.messages, c.messages) for c in comparison.completions]
 
 

@@ -23,6 +23,7 @@ from rlhf_hitl.reward.data import (
 )
 from rlhf_hitl.reward.features import Backbone, FeatureCache
 from rlhf_hitl.reward.model import RewardModel, lengths, load
+from rlhf_hitl.reward.seen import Seen
 from rlhf_hitl.store import Store, ledger
 from rlhf_hitl.types import Split
 
@@ -66,6 +67,7 @@ def train_head(
         "masses": {str(tried): round(loss, 4) for tried, loss in losses.items()},
         "uncertainty": uncertainty,
     }
+    model.seen = seen(pairs, calibration)
     enter(store, model, workspace / "reward" / model.id, learnt=pairs)
     return model
 
@@ -120,10 +122,12 @@ def update(model: RewardModel, pair: LabelledPair, said: np.ndarray | None = Non
         "train_votes": model.card["train_votes"] + (pair.label.votes if first_met else 0),
         "updated": model.card.get("updated", 0) + 1,
     }
-    return RewardModel(
+    updated = RewardModel(
         model.cache, model.standardiser, model.head.updated(difference, new), backend=model.backend,
         card=model.card | counted,
     )  # fmt: skip
+    updated.seen = model.seen and model.seen | seen([pair], [])
+    return updated
 
 
 def catch_up(store: Store, model: RewardModel, workspace: Path) -> RewardModel:
@@ -162,6 +166,7 @@ def catch_up(store: Store, model: RewardModel, workspace: Path) -> RewardModel:
         return model
     updated.head = calibrated(updated, calibration)
     updated.card = updated.card | card(pairs, calibration, model.cache)
+    updated.seen = updated.seen and updated.seen | seen([], calibration)
     enter(store, updated, workspace / "reward" / updated.id, learnt=pairs)
     return updated
 
@@ -199,6 +204,12 @@ def card(pairs: list[LabelledPair], calibration: list[LabelledPair], cache: Feat
         "prompts_cut": cache.dropped,
         "completions_cut": cache.cut,
     }
+
+
+def seen(train: list[LabelledPair], calibration: list[LabelledPair], *, whole: bool = True) -> Seen:
+    """Which prompts a model has met that learnt from these labels."""
+    families = ([p.comparison.prompt.family for p in pairs] for pairs in (train, calibration))
+    return Seen.of(*families, whole=whole)
 
 
 def enter(store: Store, model: RewardModel, folder: Path, *, learnt: list[LabelledPair] | None = None) -> None:

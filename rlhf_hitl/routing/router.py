@@ -14,6 +14,7 @@ from tqdm import tqdm
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.reward.data import labelled_pairs
 from rlhf_hitl.reward.model import RewardModel
+from rlhf_hitl.reward.rendering import has_texts
 from rlhf_hitl.routing import threshold as thresholds
 from rlhf_hitl.routing.acquisition import mutual_information
 from rlhf_hitl.store import Store, catalog, ledger
@@ -58,33 +59,37 @@ class RoutingReport:
 
 @dataclass(frozen=True)
 class Scored:
-    """How many comparisons were scored, and the means of what they came to (nan of none)."""
+    """How many comparisons were scored, the means of what they came to (nan of none), and how many were not, for an
+    answer among theirs has no text."""
 
     n: int
     mean_margin: float
     mean_uncertainty: float
+    without_text: int = 0
 
 
 def score_pool(store: Store, model: RewardModel, *, part: int = 0, parts: int = 1) -> Scored:
     """Score every comparison that is not judged and that this model has not scored, and keep the scores.
 
-    Streams: a pool of any size in a flat memory, kept chunk by chunk, so that a run which was stopped goes on.
+    One with an answer without text is left as it is, for raters: of such an answer there is no reward. Streams: a pool
+    of any size in a flat memory, kept chunk by chunk, so that a run which was stopped goes on.
 
     Args:
         part, parts: do this one of so many parts only; several processes with a part each score the pool together.
     """
-    n, margins, uncertainties = 0, 0.0, 0.0
+    n, margins, uncertainties, without_text = 0, 0.0, 0.0, 0
     waiting = catalog.find(store, judged=False, unscored_by=model.id)
     mine = (c for c in waiting if catalog.shuffle(c.id) % parts == part)
     with tqdm(desc="scoring", unit="comparison", disable=None if part == 0 else True) as bar:
         while chunk := list(islice(mine, KEPT_AT)):
-            scores = list(model.score(chunk))
+            scores = list(model.score(c for c in chunk if has_texts(c)))
+            without_text += len(chunk) - len(scores)
             ledger.add_scores(store, scores)
             n += len(scores)
             margins += sum(s.margin for s in scores)
             uncertainties += sum(s.uncertainty for s in scores)
             bar.update(len(scores))
-    return Scored(n, margins / n if n else math.nan, uncertainties / n if n else math.nan)
+    return Scored(n, margins / n if n else math.nan, uncertainties / n if n else math.nan, without_text)
 
 
 def route_pool(store: Store, model: RewardModel, policy: Policy, *, round: int = 0) -> RoutingReport:
@@ -116,7 +121,7 @@ def calibrate_threshold(store: Store, model: RewardModel, policy: Policy) -> thr
     }
     comparisons = {c.id: c for c in catalog.find(store, ids=sorted({cid for cid, _ in preferred}))}
     one_a_prompt: dict[str, tuple[float, bool]] = {}
-    for comparison in sorted(comparisons.values(), key=lambda c: catalog.shuffle(c.id)):
+    for comparison in sorted(filter(has_texts, comparisons.values()), key=lambda c: catalog.shuffle(c.id)):
         score = next(model.score([comparison]))
         said = preferred.get((comparison.id, frozenset((score.chosen, score.rejected))))
         if said is not None:

@@ -41,7 +41,7 @@ def likeliest_nu(margins: np.ndarray, ties: np.ndarray) -> float:
     return float(np.exp(root))
 
 
-def predicted(margins: np.ndarray, nu: float) -> np.ndarray:
-    """(n,) the likeliest outcome: 1 first better, 0 a tie, -1 second better. With nu of 1 or less a tie never is."""
+def calls_tie(margins: np.ndarray, nu: float) -> np.ndarray:
+    """(n,) whether a tie is the likeliest outcome. With nu of 1 or less it never is, not of equal rewards either."""
     m = np.asarray(margins, float)
-    return np.where(np.exp(np.minimum(np.abs(m) / 2, 700)) < nu, 0.0, np.sign(m))
+    return np.exp(np.minimum(np.abs(m) / 2, 700)) < nu

@@ -104,7 +104,13 @@ function replay(element, server) {
     $("said").textContent = [$("at").textContent, element.querySelector("#example h3")?.innerText].filter(Boolean).join(", ");
     note({ ...asked, example: answer.example });
     light(asked.words);
+    reach();
     if (differing()) await differ(true);
+  }
+  // What scrolls by itself is scrolled with the keyboard, too.
+  function reach() {
+    for (const box of $("example").querySelectorAll(".text :is(pre, table, .math)"))
+      if (box.scrollWidth > box.clientWidth) box.tabIndex = 0;
   }
   function mark() {
     for (const button of $("found").querySelectorAll("button")) {
@@ -160,6 +166,7 @@ function replay(element, server) {
     if (mine !== newest || !heard(answer)) return;
     element.querySelectorAll("#example .said").forEach((said, i) => (said.innerHTML = answer.marked[i]));
     light(query().words);
+    reach();
   }
 
   // --- hands

@@ -1,0 +1,49 @@
+"""Which prompts a reward model has learnt from: replayed on those, it would be asked what it was told."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from rlhf_hitl.errors import BadInput
+
+SEEN = "prompts_seen.json"
+
+
+@dataclass(frozen=True)
+class Seen:
+    """Families (`types.prompt_family`) of the prompts whose labels moved a model's weights or uncertainty (`train`),
+    and of those whose labels set its temperature (`calibration`). Not `whole`: it was trained on others before, and
+    nobody here knows on which."""
+
+    train: frozenset[str]
+    calibration: frozenset[str]
+    whole: bool = True
+
+    @classmethod
+    def of(cls, train: Iterable[str], calibration: Iterable[str] = (), *, whole: bool = True) -> Seen:
+        return cls(frozenset(train), frozenset(calibration), whole)
+
+    def __or__(self, other: Seen) -> Seen:
+        return Seen(self.train | other.train, self.calibration | other.calibration, self.whole and other.whole)
+
+    def save(self, folder: Path) -> None:
+        """Write the list beside the model's card, whole or not at all."""
+        lists = {"train": sorted(self.train), "calibration": sorted(self.calibration), "whole": self.whole}
+        (folder / f"{SEEN}.writing").write_text(json.dumps(lists))
+        os.replace(folder / f"{SEEN}.writing", folder / SEEN)
+
+    @classmethod
+    def load(cls, folder: Path) -> Seen | None:
+        """The list of a saved model; None where it has none. Raises BadInput where it cannot be read."""
+        path = folder / SEEN
+        if not path.is_file():
+            return None
+        try:
+            lists = json.loads(path.read_bytes())
+            return cls.of(map(str, lists["train"]), map(str, lists["calibration"]), whole=bool(lists["whole"]))
+        except (ValueError, LookupError, TypeError) as e:
+            raise BadInput(str(path), expected="the prompts the model has seen", fix="train the model again") from e

@@ -623,7 +623,7 @@ def pairs_folder(tmp_path):
 
 @pytest.mark.parametrize("held", ["heldout", "test"])
 def test_full_training_refuses_a_row_whose_prompt_is_held_out(pairs_folder, held):
-    from rlhf_hitl.reward.full import load_pairs
+    from rlhf_hitl.reward.dataset import load_pairs
 
     with pytest.raises(BadInput, match="train row 1: "):
         load_pairs(pairs_folder(**{"train": ["sea", "The  Sun", "fox"], held: ["the sun"]}))
@@ -682,7 +682,7 @@ def test_full_training_learns_from_soft_labels_ties_and_weights(tiny_model, tmp_
 
 @pytest.mark.parametrize("column", [{"weight": -1.0}, {"weight": float("nan")}, {"p_chosen": 0.7, "p_tie": 0.6}])
 def test_full_training_refuses_a_weight_or_shares_that_are_none(column):
-    from rlhf_hitl.reward.full import shares, weight
+    from rlhf_hitl.reward.dataset import shares, weight
 
     with pytest.raises(BadInput, match="weight" if "weight" in column else "p_tie"):
         (weight if "weight" in column else shares)(column)

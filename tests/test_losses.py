@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.reward.losses import (
-    UNRANKED,
     agreement,
     bradley_terry,
     centring,
@@ -21,6 +20,7 @@ from rlhf_hitl.reward.losses import (
     ordinal,
     prevalence,
 )
+from rlhf_hitl.types import UNRANKED
 
 REWARD = st.floats(-8, 8)
 WHOLE = torch.float64

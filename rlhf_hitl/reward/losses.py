@@ -15,8 +15,6 @@ from torch.nn.functional import logsigmoid, pad
 
 from rlhf_hitl.errors import BadInput
 
-UNRANKED = -1  # the rank of a completion that a partial ranking leaves out, and of padding
-
 
 def bradley_terry(margins: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
     """Bradley-Terry with soft labels (Bradley & Terry 1952): P(first preferred) = sigmoid(margin).

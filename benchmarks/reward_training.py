@@ -84,7 +84,10 @@ def main() -> None:
         def stock(data: Dataset) -> Trainer:
             with quiet_loading():
                 model = AutoModelForSequenceClassification.from_pretrained(path, num_labels=1, dtype="float32")
-            train: Any = tokenised(data, renderer).select_columns(["chosen_ids", "rejected_ids"])
+            tokens_of: Any = tokenised(data, renderer)["ids"]
+            train = Dataset.from_list(
+                [{"chosen_ids": chosen, "rejected_ids": rejected} for chosen, rejected in tokens_of]
+            )
             tokens: Any = tokenizer
             config = RewardConfig(**shared)  # type: ignore[arg-type]
             trainer = RewardTrainer(model, config, train_dataset=train, processing_class=tokens)

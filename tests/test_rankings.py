@@ -43,10 +43,18 @@ def row(i: int, rankings: list[list[int]], **more: Any) -> dict[str, Any]:
 
 #: Of two, three and four; ties, partial rankings, raters of two minds, and a completion that nobody ranked.
 MIXED = [
-    row(0, [[0, 1]]), row(1, [[2, 0, 1], [2, 0, 1], [0, 0, 0]]), row(2, [[0, 1, UNRANKED, 1]]),
-    row(3, [[1, 0], [0, 0]]), row(4, [[3, 2, 1, 0]]), row(5, [[0, 1, 1], [UNRANKED, 0, 1]]), row(6, [[0, 0, 1, 2], [1, 0, 2, 3]], weight=0.5),
-    row(7, [[1, 0]]), row(8, [[0, 1, 2]]), row(9, [[0, 0, 0, 1]]), row(10, [[1, 0, 2], [0, 1, 2], [0, 2, 1]]),
-]  # fmt: skip
+    row(0, [[0, 1]]),
+    row(1, [[2, 0, 1], [2, 0, 1], [0, 0, 0]]),
+    row(2, [[0, 1, UNRANKED, 1]]),
+    row(3, [[1, 0], [0, 0]]),
+    row(4, [[3, 2, 1, 0]]),
+    row(5, [[0, 1, 1], [UNRANKED, 0, 1]]),
+    row(6, [[0, 0, 1, 2], [1, 0, 2, 3]], weight=0.5),
+    row(7, [[1, 0]]),
+    row(8, [[0, 1, 2]]),
+    row(9, [[0, 0, 0, 1]]),
+    row(10, [[1, 0, 2], [0, 1, 2], [0, 2, 1]]),
+]
 
 
 @pytest.fixture

@@ -24,8 +24,9 @@ from trl import ModelConfig, RewardConfig, RewardTrainer
 
 from rlhf_hitl.arguments import parse
 from rlhf_hitl.models import best_device, load_tokenizer
+from rlhf_hitl.reward.dataset import tokenised
 from rlhf_hitl.reward.features import quiet_loading, whole_model
-from rlhf_hitl.reward.full import FullConfig, build_trainer, tokenised
+from rlhf_hitl.reward.full import FullConfig, build_trainer
 from rlhf_hitl.reward.progress import keep_stdout_free
 from rlhf_hitl.reward.rendering import Renderer
 from rlhf_hitl.types import as_dicts
@@ -83,7 +84,10 @@ def main() -> None:
         def stock(data: Dataset) -> Trainer:
             with quiet_loading():
                 model = AutoModelForSequenceClassification.from_pretrained(path, num_labels=1, dtype="float32")
-            train: Any = tokenised(data, renderer).select_columns(["chosen_ids", "rejected_ids"])
+            tokens_of: Any = tokenised(data, renderer)["ids"]
+            train = Dataset.from_list(
+                [{"chosen_ids": chosen, "rejected_ids": rejected} for chosen, rejected in tokens_of]
+            )
             tokens: Any = tokenizer
             config = RewardConfig(**shared)  # type: ignore[arg-type]
             trainer = RewardTrainer(model, config, train_dataset=train, processing_class=tokens)

@@ -100,6 +100,9 @@ DEFAULT_PROJECT = "default"
 #: Groups of completion ids, best first; a group of two or more is a tie.
 Ranking = tuple[tuple[str, ...], ...]
 
+#: The rank of a completion that a partial ranking leaves out. The best have 0, the next 1, ...
+UNRANKED = -1
+
 
 def messages(raw: Iterable[Mapping[str, Any]]) -> Messages:
     """Chat messages from `{"role", "content"}` mappings.

@@ -188,6 +188,48 @@ def test_a_rewrite_is_a_demonstration_that_sft_takes_and_a_reason_is_kept(sqlite
     assert [r["reason"] for r in judgment_rows(tmp_path / "out") if r["verdict"] == "skipped"] == ["subject"]
 
 
+def test_rankings_are_beside_the_pairs_with_what_every_rater_made_of_all_completions(
+    sqlite_store, tmp_path, add_comparisons, add_raters
+):
+    """Of four: a partial ranking, a tie, all bad; of two a skip, and a correction that counts alone."""
+    [four] = add_comparisons(sqlite_store, 1, k=4, overlap=3)
+    two, skipped = add_comparisons(sqlite_store, 2, first=1)
+    a, b, c, d = (side.id for side in four.completions)
+    best, worst = (side.id for side in two.completions)
+    wrong, right = Answer(Verdict.RANKED, ((worst,), (best,))), Answer(Verdict.RANKED, ((best,), (worst,)))
+    raters = add_raters(sqlite_store, 3)
+    said = [((c,), (a, b)), ((d,), (c,), (b,), (a,)), ()]
+    for rater, ranking in zip(raters, said):
+        of_four = Answer(Verdict.RANKED, ranking) if ranking else Answer(Verdict.ALL_BAD)
+        answers = {four.id: of_four, skipped.id: Answer(Verdict.SKIPPED)}
+        while lease := queue.lease(sqlite_store, rater):
+            answer = answers.get(lease.comparison.id, wrong)
+            receipt = queue.submit(sqlite_store, lease.id, rater, answer, simulated=rater == raters[2])
+            if lease.comparison.id == two.id:
+                queue.correct(sqlite_store, receipt.judgment_id, rater, right, idempotency_key="k")
+
+    manifest = export(sqlite_store, tmp_path / "out")
+    found = load(tmp_path / "out" / "rankings")
+    rows = {row["comparison_id"]: (split, row) for split, part in found.items() for row in part}
+    assert set(rows) == {four.id, two.id}
+    for comparison in (four, two):
+        split, row = rows[comparison.id]
+        assert split == comparison.prompt.split
+        assert row["completions"] == [as_dicts(side.messages) for side in comparison.completions]
+        assert row["completion_ids"] == [side.id for side in comparison.completions]
+        assert row["prompt"] == as_dicts(comparison.prompt.messages)
+    of_four, of_two = rows[four.id][1], rows[two.id][1]
+    assert sorted(of_four["rankings"]) == sorted([[1, 1, 0, -1], [3, 2, 1, 0], [0, 0, 0, 0]])
+    assert of_two["rankings"] == [[0, 1]]
+    assert (of_four["weight"], of_two["weight"]) == (3, 1)
+    assert of_four["simulated"] is True
+    assert manifest["rankings"] == {split: len(part) for split, part in found.items()}
+    assert export(sqlite_store, tmp_path / "again")["content_hash"] == manifest["content_hash"]
+    export(sqlite_store, tmp_path / "lines", format="jsonl", min_votes=2)
+    lines = [(tmp_path / "lines" / "rankings" / f"{split}.jsonl").read_text() for split in found]
+    assert [json.loads(line) for line in "".join(lines).splitlines()] == [of_four]
+
+
 def test_pairs_with_too_few_votes_stay_out(judged, tmp_path):
     import_path(judged, write(tmp_path / "one.jsonl", [vote("ann", "model_a", "once")]), split=Split.TRAIN)
     manifest = export(judged, tmp_path / "out", min_votes=2)
@@ -270,6 +312,8 @@ def test_a_hidden_repeat_is_among_the_judgments_and_labels_nothing(sqlite_store,
     manifest = export(sqlite_store, tmp_path / "out")
     [row] = [r for part in load(tmp_path / "out").values() for r in part]
     assert (row["chosen_id"], row["votes"], len(json.loads(row["judgments"]))) == (better, 1, 1)
+    [row] = [r for part in load(tmp_path / "out" / "rankings").values() for r in part]
+    assert (row["comparison_id"], row["rankings"]) == (comparison.id, [[0, 1]])
     found = {r["comparison_id"]: r["ranking"] for r in judgment_rows(tmp_path / "out")}
     assert found == {comparison.id: [[better], [worse]], "x_repeat": [[worse], [better]]}
     assert manifest["filters"] == {}

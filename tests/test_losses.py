@@ -11,16 +11,18 @@ from hypothesis import strategies as st
 
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.reward.losses import (
-    UNRANKED,
     agreement,
     bradley_terry,
     centring,
     davidson,
     davidson_luce,
     length_decorrelation,
+    margins_and_leans,
     ordinal,
     prevalence,
+    prevalences,
 )
+from rlhf_hitl.types import UNRANKED
 
 REWARD = st.floats(-8, 8)
 WHOLE = torch.float64
@@ -110,8 +112,25 @@ def test_davidson_luce_by_hand():
 
 def test_centring_and_agreement_by_hand():
     assert centring(t([1, -1], [2, 1])).tolist() == [0, 9]
-    shares = t([1, 0, 0], [0.2, 0.5, 0.3], [0.4, 0.2, 0.4], [0, 0, 1])
-    assert np.array_equal(agreement(t(1, 1, 1, 0), shares), [1, 0, np.nan, 0.5], equal_nan=True)
+    assert np.array_equal(agreement(t(1, 1, 1, 0), t(1, -0.1, 0, -1)), [1, 0, np.nan, 0.5], equal_nan=True)
+
+
+def test_rankings_as_pairs_by_hand():
+    # of three: half of the raters say first, then the two others as equals; a quarter the second before the third
+    ranks = torch.tensor([[[0, 1, 1], [UNRANKED, 0, 1], [UNRANKED] * 3]])
+    margins, leans = margins_and_leans(t([3, 1, 2]), ranks, t([0.5, 0.25, 0]))
+    assert margins.tolist() == [[2, 1, -1]]
+    assert leans.tolist() == [[0.5, 0.5, 0.25]]
+    third = torch.tensor([[[0, 1], [1, 0], [0, 0]]])
+    assert margins_and_leans(t([0, 0]), third, torch.full((1, 3), 1 / 3))[1].tolist() == [[0]]
+
+
+def test_prevalences_of_pairs_are_davidsons_and_of_what_nobody_counts_half_a_ranking():
+    assert prevalences([[0, 1], [0, 0], [1, 0]], [2, 4, 4]) == pytest.approx([prevalence(0.4)])
+    assert prevalences([[0, 1]], [3]) == []
+    # a tie of three that has no count, beside three choices of one of three: half a ranking, over 3 / 3 of them
+    assert prevalences([[0, 1, 2], [0, 0, 0]], [3, 0]) == pytest.approx([0, 0.5 / (3 / 3)])
+    assert prevalences([[0, 0, 0], [0, 1]], [2, 1]) == pytest.approx([0, 2 / (0.5 / 3)])
 
 
 def test_length_decorrelation_by_hand():
@@ -133,6 +152,15 @@ def test_davidson_luce_is_its_definition_and_sums_to_one_over_all_rankings(rewar
     losses = davidson_luce(t(rewards).expand(len(rankings), k), ranks, prevalences[: k - 1])
     assert losses.tolist() == pytest.approx([by_enumeration(rewards, r, prevalences) for r in rankings], rel=1e-9)
     assert (-losses).exp().sum().item() == pytest.approx(1)
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.lists(st.floats(0.05, 2), min_size=3, max_size=3))
+def test_prevalences_are_found_again_in_the_rankings_that_they_make(known):
+    """Every ranking of four and of three of equal reward, counted as often as the model says."""
+    ranks = torch.cat([ranks_of(r, 4) for items in ((0, 1, 2, 3), (0, 1, 3)) for r in rankings_of(items)])
+    counts = (-davidson_luce(torch.zeros(len(ranks), 4, dtype=WHOLE), ranks, known)).exp()
+    assert prevalences(ranks.tolist(), counts.tolist()) == pytest.approx(known)
 
 
 @settings(deadline=None)
@@ -248,6 +276,6 @@ def test_losses_and_gradients_are_finite_at_extreme_margins(dtype):
 
 
 def test_a_tie_the_model_cannot_explain_is_refused():
-    for prevalences in ([], [0.0], [0.5]):
+    for known in ([], [0.0], [0.5]):
         with pytest.raises(BadInput, match="a tie of 3 completions"):
-            davidson_luce(t([0, 0, 0]), torch.tensor([[0, 0, 0]]), prevalences)
+            davidson_luce(t([0, 0, 0]), torch.tensor([[0, 0, 0]]), known)

@@ -32,7 +32,7 @@ from rlhf_hitl.reward.rendering import Renderer, conversations
 from rlhf_hitl.reward.train import best_mass, train_head, update
 from rlhf_hitl.stats.calibration import expected_calibration_error
 from rlhf_hitl.store import catalog, ledger, people, queue
-from rlhf_hitl.types import Answer, Comparison, Completion, Message, Prompt, Role, Split, Verdict
+from rlhf_hitl.types import UNRANKED, Answer, Comparison, Completion, Message, Prompt, Role, Split, Verdict
 
 WORDS = ["sea", "sun", "poem", "paris", "thanks", "friend", "lazy", "quick", "brown", "fox", "capital", "today"]
 
@@ -650,10 +650,10 @@ def pairs_folder(tmp_path):
 
 @pytest.mark.parametrize("held", ["heldout", "test"])
 def test_full_training_refuses_a_row_whose_prompt_is_held_out(pairs_folder, held):
-    from rlhf_hitl.reward.full import load_pairs
+    from rlhf_hitl.reward.dataset import load_rows
 
     with pytest.raises(BadInput, match="train row 1: "):
-        load_pairs(pairs_folder(**{"train": ["sea", "The  Sun", "fox"], held: ["the sun"]}))
+        load_rows(pairs_folder(**{"train": ["sea", "The  Sun", "fox"], held: ["the sun"]}))
 
 
 def test_full_training_without_calibration_rows_evaluates_nothing(pairs_folder, tiny_model, tmp_path):
@@ -671,7 +671,7 @@ def test_full_training_without_calibration_rows_evaluates_nothing(pairs_folder, 
     plain = trainer.compute_loss(trainer.model, dict(batch)).item()
     trainer.args.center_rewards_coefficient = 0.5
     centred = trainer.compute_loss(trainer.model, dict(batch)).item()
-    chosen, rejected = trainer.model(batch["input_ids"], batch["attention_mask"]).logits.squeeze(-1).chunk(2)
+    chosen, rejected = trainer.model(batch["input_ids"], batch["attention_mask"]).logits.view(-1, 2).T
     assert centred - plain == pytest.approx(0.5 * ((chosen + rejected) ** 2).mean().item(), rel=1e-4)
 
 
@@ -693,14 +693,20 @@ def test_full_training_learns_from_soft_labels_ties_and_weights(tiny_model, tmp_
     flags = {"--dataset": str(tmp_path / "d"), "--output_dir": str(tmp_path / "out"), "--length_coefficient": "2"}
     flags |= {"--model_name_or_path": str(tiny_model), "--per_device_train_batch_size": "3", "--share_prompts": "false"}
     trainer: Any = build_trainer(*parse((FullConfig, ModelConfig), [x for pair in flags.items() for x in pair]))
-    assert trainer.nu == pytest.approx(2 * (1 / 3) / (1 - 1 / 3))  # 2 of the 6 votes are ties
+    [nu] = trainer.prevalences
+    assert nu == pytest.approx(2 * (1 / 3) / (1 - 1 / 3))  # 2 of the 6 votes are ties
     trainer.model.score.weight.data.normal_(std=0.3)
     trainer.model.eval()
     batch = next(iter(trainer.get_train_dataloader()))
-    shares, weights = batch["shares"].numpy(), batch["weight"].numpy()
+    weights, outcomes = batch["weight"].numpy(), [[0, 1], [0, 0], [1, 0], [UNRANKED, UNRANKED]]
+    shares = np.zeros((3, 4))
+    for row, ranks, said in zip(shares, batch["ranks"].tolist(), batch["shares"].tolist()):
+        row[[outcomes.index(ranking) for ranking in ranks]] = said
+    assert sorted(map(tuple, shares)) == [(0, 1, 0, 0), (0.5, 0, 0.5, 0), (0.75, 0.25, 0, 0)]
+    shares = shares[:, :3]
     rewards = trainer.model(batch["input_ids"], batch["attention_mask"]).logits.squeeze(-1).detach().numpy()
-    m = rewards[:3] - rewards[3:]
-    odds = np.stack([np.exp(m / 2), np.full(3, trainer.nu), np.exp(-m / 2)], axis=1)
+    m = rewards[::2] - rewards[1::2]
+    odds = np.stack([np.exp(m / 2), np.full(3, nu), np.exp(-m / 2)], axis=1)
     by_hand = -(shares * np.log(odds / odds.sum(1, keepdims=True))).sum(1) @ weights / 6
     d = np.full(3, np.log(11 / 13))  # "chosen one" and "rejected one", and one each for the logarithm
     by_hand += 2 * (m @ d) ** 2 / (m @ m * (d @ d))
@@ -709,7 +715,7 @@ def test_full_training_learns_from_soft_labels_ties_and_weights(tiny_model, tmp_
 
 @pytest.mark.parametrize("column", [{"weight": -1.0}, {"weight": float("nan")}, {"p_chosen": 0.7, "p_tie": 0.6}])
 def test_full_training_refuses_a_weight_or_shares_that_are_none(column):
-    from rlhf_hitl.reward.full import shares, weight
+    from rlhf_hitl.reward.dataset import shares, weight
 
     with pytest.raises(BadInput, match="weight" if "weight" in column else "p_tie"):
         (weight if "weight" in column else shares)(column)

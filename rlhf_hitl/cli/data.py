@@ -157,7 +157,7 @@ def export(
         Store.open(store), out, format=format.value, project=project, include_model_labels=model_labels,
         include_ties=ties, min_votes=min_votes, overwrite=overwrite, progress=True,
     )  # fmt: skip
-    columns = ("rows", "judgments", "demonstrations")
+    columns = ("rows", "rankings", "judgments", "demonstrations")
     rows = [(s.value, *(manifest[column][s.value] for column in columns)) for s in Split]
     title = f"Exported to {out}" + (" (with simulated judgments)" if manifest["simulated"] else "")
     more: list[Any] = []

@@ -1,6 +1,7 @@
 """A snapshot of the store's preferences: a dataset TRL takes as it is, with everything that was judged beside it.
 
 OUT/                a `DatasetDict` (train, calibration, heldout) of strictly preferred pairs, or one JSONL a split
+OUT/rankings/       the same of rankings: all completions of a comparison with what each rater made of them, ties too
 OUT/judgments/      one Parquet a split with every judgment there is: ties, both bad, skips, flags and corrections too
 OUT/demonstrations/ one Parquet a split with what raters wrote as a better answer, for TRL's SFTTrainer
 OUT/manifest.json   counts, filters, the store's revision, the content hash
@@ -17,13 +18,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rlhf_hitl import __version__
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.formats.snapshot import COMPARISON_COLUMNS, JUDGMENT_COLUMNS, Part, Row, Snapshot
+from rlhf_hitl.formats.snapshot import COMPARISON_COLUMNS, JUDGMENT_COLUMNS, Part, Row, Snapshot, to_json
 from rlhf_hitl.formats.trl import EXPORT_COLUMNS
 from rlhf_hitl.store import Store, history, projects
 from rlhf_hitl.types import Split, utc_now
 
 if TYPE_CHECKING:
     import pyarrow
+
+RANKINGS = "rankings"
 
 
 def export(
@@ -79,6 +82,7 @@ def export(
             "format": format,
             "rows": {s.value: snapshot.rows[s] for s in Split},
             "labels": {source: snapshot.sources[source] for source in ("human", "model")},
+            "rankings": {s.value: snapshot.rankings[s] for s in Split},
             "judgments": {s.value: snapshot.judgments[s] for s in Split},
             "demonstrations": {s.value: snapshot.demonstrations[s] for s in Split},
             "project": project,
@@ -101,33 +105,53 @@ def export(
 
 
 def _write_json_lines(snapshot: Snapshot, folder: Path) -> None:
+    (folder / RANKINGS).mkdir()
     for split in Split:
-        with (folder / f"{split.value}.jsonl").open("wb") as f:
+        name = f"{split.value}.jsonl"
+        with (folder / name).open("wb") as f, (folder / RANKINGS / name).open("wb") as of_rankings:
             for part in _with_what_was_said(snapshot, split, folder):
                 f.writelines(line + b"\n" for line in part.lines)
+                of_rankings.writelines(to_json(row) + b"\n" for row in part.rankings)
 
 
 def _write_dataset(snapshot: Snapshot, folder: Path) -> None:
     import pyarrow
+
+    pair, ranking = _features().arrow_schema, _ranking_features().arrow_schema
+    (folder / RANKINGS).mkdir()
+    for split in Split:
+        with (
+            pyarrow.OSFile(str(_draft(folder, split)), "wb") as f,
+            pyarrow.ipc.new_stream(f, pair) as pairs,
+            pyarrow.OSFile(str(_draft(folder / RANKINGS, split)), "wb") as g,
+            pyarrow.ipc.new_stream(g, ranking) as rankings,
+        ):
+            for part in _with_what_was_said(snapshot, split, folder):
+                pairs.write_table(pyarrow.Table.from_pylist(part.pairs, schema=pair))
+                rankings.write_table(pyarrow.Table.from_pylist(part.rankings, schema=ranking))
+    name = snapshot.content_hash().removeprefix("sha256:")[:32]
+    _lay_out(folder, pair, name)
+    _lay_out(folder / RANKINGS, ranking, f"{name}-{RANKINGS}")
+
+
+def _draft(folder: Path, split: Split) -> Path:
+    return folder / f"{split.value}.arrow"
+
+
+def _lay_out(folder: Path, schema: pyarrow.Schema, name: str) -> None:
+    """Make a `DatasetDict` of the drafts in a folder."""
     from datasets import Dataset, DatasetDict, disable_progress_bars
     from datasets.table import InMemoryTable
 
-    schema = _features().arrow_schema
-    drafts = {split: folder / f"{split.value}.arrow" for split in Split}
-    for split, path in drafts.items():
-        with pyarrow.OSFile(str(path), "wb") as f, pyarrow.ipc.new_stream(f, schema) as writer:
-            for part in _with_what_was_said(snapshot, split, folder):
-                writer.write_table(pyarrow.Table.from_pylist(part.pairs, schema=schema))
     # `datasets` lays out the folder around empty splits, and the rows are put in their place: it would copy them
     # through memory. It tells data apart by the fingerprint. Left alone, it saves an empty split as no shard at all and
     # then cannot load it.
     disable_progress_bars()
-    name = snapshot.content_hash().removeprefix("sha256:")[:32]
     empty: Any = {s.value: Dataset(InMemoryTable(schema.empty_table()), fingerprint=f"{name}-{s.value}") for s in Split}
     DatasetDict(empty).save_to_disk(str(folder), num_shards={s.value: 1 for s in Split})
-    for split, path in drafts.items():
+    for split in Split:
         [shard] = (folder / split.value).glob("*.arrow")
-        path.replace(shard)
+        _draft(folder, split).replace(shard)
 
 
 def _with_what_was_said(snapshot: Snapshot, split: Split, folder: Path) -> Iterator[Part]:
@@ -204,6 +228,27 @@ def _features() -> Any:
     }
     trl = dict.fromkeys(("prompt", "chosen", "rejected"), chat)
     return Features(trl | {name: other.get(name, text) for name in EXPORT_COLUMNS})
+
+
+def _ranking_features() -> Any:
+    from datasets import Features, Value
+
+    text = Value("string")
+    chat = [{"role": text, "content": text}]
+    return Features(
+        {
+            "prompt": chat,
+            "completions": [chat],
+            "rankings": [[Value("int64")]],
+            "weight": Value("float64"),
+            "comparison_id": text,
+            "prompt_id": text,
+            "completion_ids": [text],
+            "policies": [text],
+            "simulated": Value("bool"),
+            "tags": text,
+        }
+    )
 
 
 def _check_free(out: Path, overwrite: bool) -> None:

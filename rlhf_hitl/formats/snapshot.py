@@ -1,4 +1,4 @@
-"""The rows of a snapshot: labelled pairs and demonstrations for training, and every judgment for the record."""
+"""The rows of a snapshot: labelled pairs, rankings and demonstrations for training, every judgment for the record."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from typing import Any
 import orjson
 from tqdm import tqdm
 
-from rlhf_hitl.labels.aggregate import aggregate_votes
+from rlhf_hitl.labels.aggregate import Vote, aggregate_votes, ranks
 from rlhf_hitl.store import Store, catalog, ledger
 from rlhf_hitl.store.judged import BATCH, Judged, Row, judged, sorted_json
-from rlhf_hitl.types import Comparison, Label, Route, Score, Split, Verdict, as_dicts
+from rlhf_hitl.types import UNRANKED, Comparison, Label, Route, Score, Split, Verdict, as_dicts
 
 COMPARISON_COLUMNS = ("comparison_id", "prompt_id", "prompt", "completions", "tags")
 JUDGMENT_COLUMNS = (
@@ -25,6 +25,8 @@ JUDGMENT_COLUMNS = (
     "scores", "rationale", "rewrite", "active_seconds", "order_shown", "route", "reward_model_id", "guideline_version",
     "interface_version", "source", "simulated", "surplus", "supersedes", "created_at", "reason", "tags",
 )  # fmt: skip
+
+_OF_VOTE = ("verdict", "ranking", "order_shown", "strength", "simulated")
 
 #: Why raters prefer neither: what `include_ties` takes in all the same.
 NO_PREFERENCE = ("all bad", "tie", "raters evenly split")
@@ -39,6 +41,7 @@ class Part:
     """
 
     pairs: list[Row] = field(default_factory=list)
+    rankings: list[Row] = field(default_factory=list)
     lines: list[bytes] = field(default_factory=list)
     comparisons: list[Row] = field(default_factory=list)
     judgments: list[Row] = field(default_factory=list)
@@ -58,6 +61,7 @@ class Snapshot:
     progress: bool
     rows: Counter[Split] = field(default_factory=Counter)
     sources: Counter[str] = field(default_factory=Counter)
+    rankings: Counter[Split] = field(default_factory=Counter)
     judgments: Counter[Split] = field(default_factory=Counter)
     demonstrations: Counter[Split] = field(default_factory=Counter)
     filters: Counter[str] = field(default_factory=Counter)
@@ -90,6 +94,10 @@ class Snapshot:
         if not one.is_repeat:
             for row in self._human_rows(one, as_json):
                 self._add_pair(part, row, split)
+            if row := self._ranking_row(one):
+                part.rankings.append(row)
+                self.rankings[split] += 1
+                self._digest.update(b"%s:%s\n" % (split.value.encode(), to_json(row["rankings"])))
             shown = _demonstrations(one)
             part.demonstrations += shown
             self.demonstrations[split] += len(shown)
@@ -111,8 +119,7 @@ class Snapshot:
 
     def _human_rows(self, one: Judged, as_json: bytes) -> Iterator[Row]:
         counted = _counted(one.judgments)
-        votes = ((j["verdict"], j["ranking"], j["order_shown"], j["strength"], j["simulated"]) for j in counted)
-        labels = aggregate_votes(one.comparison["comparison_id"], votes)
+        labels = aggregate_votes(one.comparison["comparison_id"], map(_vote, counted))
         if not labels:
             self.filters[_why_unlabelled(counted)] += 1
         for label in labels:
@@ -121,6 +128,26 @@ class Snapshot:
                 yield _human_row(one.comparison, label, as_json.decode())
             else:
                 self.filters[reason] += 1
+
+    def _ranking_row(self, one: Judged) -> Row | None:
+        """What raters said of all completions of a comparison at once; None where too few of them did."""
+        sides, counted = one.comparison["completions"], _counted(one.judgments)
+        said = [(j, ranks(_vote(j), [side["id"] for side in sides])) for j in counted]
+        said = [(j, ranking) for j, ranking in said if set(ranking) != {UNRANKED}]
+        if len(said) < self.min_votes:
+            return None
+        return {
+            "prompt": one.comparison["prompt"],
+            "completions": [side["messages"] for side in sides],
+            "rankings": [ranking for _, ranking in said],
+            "weight": float(len(said)),
+            "comparison_id": one.comparison["comparison_id"],
+            "prompt_id": one.comparison["prompt_id"],
+            "completion_ids": [side["id"] for side in sides],
+            "policies": [side["policy"] for side in sides],
+            "simulated": any(j["simulated"] for j, _ in said),
+            "tags": one.comparison["tags"],
+        }
 
     def _model_rows(self, split: Split) -> Iterator[Row]:
         """Pairs that were accepted on a model's score and that no rater has spoken of since: people override."""
@@ -162,6 +189,11 @@ def _counted(judgments: list[Row]) -> list[Row]:
     """Those that count: neither corrected since nor surplus."""
     corrected = {j["supersedes"] for j in judgments}
     return [j for j in judgments if j["judgment_id"] not in corrected and not j["surplus"]]
+
+
+def _vote(judgment: Row) -> Vote:
+    verdict, ranking, shown, strength, simulated = (judgment[k] for k in _OF_VOTE)
+    return verdict, ranking, shown, strength, simulated
 
 
 def _why_not(label: Label, counted: list[Row], min_votes: int) -> str | None:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from itertools import combinations
 
 from rlhf_hitl.store import Store, history
-from rlhf_hitl.types import Judgment, Label, Split, Verdict
+from rlhf_hitl.types import UNRANKED, Judgment, Label, Split, Verdict
 
 WINS, TIES, LOSSES = 0, 1, 2
 
@@ -93,18 +93,26 @@ def outcomes(vote: Vote) -> Iterable[tuple[str, str, int]]:
     Both bad is a tie: it says that neither is to be preferred. A completion left out of a partial ranking, a skip and
     a flag say nothing.
     """
+    rank = _rank(vote)
+    for first, second in combinations(sorted(rank), 2):
+        a, b = rank[first], rank[second]
+        yield first, second, WINS if a < b else LOSSES if a > b else TIES
+
+
+def ranks(vote: Vote, ids: Iterable[str]) -> list[int]:
+    """What one vote says of completions taken together: the rank of each, UNRANKED where it says nothing of it."""
+    rank = _rank(vote)
+    return [rank.get(i, UNRANKED) for i in ids]
+
+
+def _rank(vote: Vote) -> dict[str, int]:
     verdict, ranking, shown, *_ = vote
     match verdict:
         case Verdict.RANKED:
-            rank = {i: r for r, group in enumerate(ranking) for i in group}
-            for first, second in combinations(sorted(rank), 2):
-                a, b = rank[first], rank[second]
-                yield first, second, WINS if a < b else LOSSES if a > b else TIES
+            return {i: r for r, group in enumerate(ranking) for i in group}
         case Verdict.ALL_BAD:
-            for first, second in combinations(sorted(shown), 2):
-                yield first, second, TIES
-        case Verdict.SKIPPED | Verdict.FLAGGED:
-            return
+            return dict.fromkeys(shown, 0)
+    return {}
 
 
 def _shares(counts: list[int]) -> tuple[float, float, float]:

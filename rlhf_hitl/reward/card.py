@@ -33,6 +33,9 @@ uncertainty. Rewards of different prompts are not to be compared.
 | backbone | {{ base }}, layers {{ card.backbone.layer|join(', ') }}, {{ card.backbone.pooling|join(', ') }} |
 | precision of the backbone | {{ card.backbone.dtype }} |
 | tokens, at most | {{ card.backbone.max_length }} |
+{% if card.learnt_from %}
+| learnt from | {{ card.learnt_from }} |
+{% endif %}
 | training labels (votes) | {{ card.train_labels }} ({{ card.train_votes }}) |
 | calibration labels | {{ card.calibration_labels }} |
 | data | `{{ card.data_hash }}` |

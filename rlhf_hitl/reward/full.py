@@ -10,20 +10,19 @@ import json
 import logging
 import math
 import tempfile
-from collections.abc import Iterable
 from dataclasses import MISSING, dataclass, field, fields, replace
 from importlib.util import find_spec
+from math import comb
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate import PartialState
-from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
+from datasets import Dataset
 from peft import PeftModel, TaskType
 from transformers.trainer_utils import IntervalStrategy
 from trl import ModelConfig, RewardConfig, RewardTrainer, get_peft_config
-from trl.trainer.reward_trainer import DataCollatorForPreference
+from trl.trainer.utils import pad
 
 from rlhf_hitl import __version__
 from rlhf_hitl.arguments import parse
@@ -33,20 +32,29 @@ from rlhf_hitl.models import best_device, best_dtype, display_name, load_tokeniz
 from rlhf_hitl.reward import tree
 from rlhf_hitl.reward.batches import TokenBudgetSampler
 from rlhf_hitl.reward.classifier import Fp32Score, as_reward_model, classifier_to_train, with_posterior
+from rlhf_hitl.reward.dataset import Pair, family, load_rows, read, tokenised
 from rlhf_hitl.reward.features import has_segments, score_head, whole_model
 from rlhf_hitl.reward.head import calibrate
-from rlhf_hitl.reward.losses import agreement, centring, davidson, length_decorrelation, prevalence
-from rlhf_hitl.reward.model import RewardModel, lengths, load
+from rlhf_hitl.reward.losses import (
+    agreement,
+    centring,
+    davidson_luce,
+    length_decorrelation,
+    margins_and_leans,
+    prevalences,
+)
+from rlhf_hitl.reward.model import RewardModel, load
 from rlhf_hitl.reward.progress import keep_stdout_free, plot_run
-from rlhf_hitl.reward.rendering import Conversation, Renderer
+from rlhf_hitl.reward.rendering import Renderer
 from rlhf_hitl.reward.seen import Seen
 from rlhf_hitl.reward.train import enter, training_pairs
 from rlhf_hitl.store import Store
-from rlhf_hitl.types import messages, prompt_family
+from rlhf_hitl.types import UNRANKED
 
 log = logging.getLogger(__name__)
 
 UNCUT = 1_000_000  # tokens: a max_length of nothing
+MOST_GROUPS = 10_000  # that may tie, of the completions of one row: the loss counts them all
 
 TRACKERS = ("tensorboard", "trackio", "wandb", "mlflow", "comet_ml", "clearml", "swanlab")
 
@@ -67,9 +75,13 @@ REFUSED = {
 
 @dataclass
 class FullConfig(RewardConfig):
-    """TRL's RewardConfig; bf16 is left off where the hardware emulates it, and pairs are cut, never dropped."""
+    """TRL's RewardConfig; bf16 is left off where the hardware emulates it, and rows are cut, never dropped."""
 
     dataset: str = field(default="", metadata={"help": "A folder of `rlhf-hitl export`, or a hub id of TRL pairs."})
+    learn_from: str = field(
+        default="pairs",
+        metadata={"help": "pairs, or rankings: of all completions of a prompt at once (Plackett-Luce with ties)."},
+    )
     max_length: int | None = field(default=1024, metadata={"help": "Tokens; the prompt's left is cut, and counted."})
     length_coefficient: float = field(
         default=0.0,
@@ -77,11 +89,11 @@ class FullConfig(RewardConfig):
     )
     share_prompts: bool = field(
         default=True,
-        metadata={"help": "Compute the prompt of a pair once, where the model can: the same losses, sooner."},
+        metadata={"help": "Compute the prompt of a row once, where the model can: the same losses, sooner."},
     )
     token_budget: int | None = field(
         default=None,
-        metadata={"help": "Tokens a batch, of pairs alike in length, instead of per_device_train_batch_size pairs."},
+        metadata={"help": "Tokens a batch, of rows alike in length, instead of per_device_train_batch_size rows."},
     )
     save_strategy: str = field(default="no", metadata={"help": "no, steps or epoch: when to write checkpoints."})
 
@@ -92,47 +104,67 @@ class FullConfig(RewardConfig):
         super().__post_init__()
 
 
-LABEL = ("shares", "weight", "length_difference")
+LABEL = ("weight", "ranks", "shares", "log_lengths")
 
 
 class LabelRewardTrainer(RewardTrainer):
-    """RewardTrainer that learns from whole labels: every pair's shares of votes, ties among them, and its weight.
+    """RewardTrainer that learns from whole labels: every row's rankings with their shares of the votes, and its weight.
 
-    The loss is Davidson's, with the prevalence of ties that the training labels have, so Bradley-Terry's where there
-    are none. Weights are relative to their mean over the training labels: a learning rate means the same with any.
+    The loss is Davidson-Luce's with the prevalences of ties that the training labels have: of pairs Davidson's, without
+    ties Plackett-Luce's, of pairs without ties Bradley-Terry's. Weights are relative to their mean over the training
+    labels: a learning rate means the same with any.
     """
 
     args: FullConfig
     base: str  # the model it started from, as people call it
-    nu: float
+    prevalences: list[float]  # of ties of 2, 3, ... completions
     mean_weight: float
 
-    def read_labels(self, train: Dataset) -> None:
-        """Take the prevalence of ties and the mean weight from the training labels.
+    def read_labels(self, train: Dataset, calibration: Dataset | None) -> None:
+        """Take the prevalences of ties and the mean weight from the training labels. Ties of a size that only the
+        calibration labels have must be possible too.
 
         Raises:
-            BadInput: labels that teach nothing: all ties, or all of weight 0.
+            BadInput: labels that teach nothing: all ties, or all of weight 0. Ties among too many completions.
         """
-        shares, weights = np.array(train["shares"], float).reshape(-1, 3), np.array(train["weight"], float)
-        if not (shares[:, [0, 2]].sum(1) * weights).sum() > 0:
+        self.mean_weight = float(np.mean(train["weight"]))
+        said = [
+            (ranking, share * weight / (self.mean_weight or 1))
+            for ranks, shares, weight in zip(train["ranks"], train["shares"], train["weight"])
+            for ranking, share in zip(ranks, shares)
+        ]
+        if not any(count > 0 and max(ranking) > 0 for ranking, count in said):
             raise BadInput(
                 f"{len(train)} training labels",
                 expected="at least one with a preference and a weight above 0",
                 fix="rate or import more comparisons",
             )
-        self.nu = prevalence(float(np.average(shares[:, 1], weights=weights)))
-        self.mean_weight = float(weights.mean())
+        if calibration is not None:
+            said += [(ranking, 0.0) for ranks in calibration["ranks"] for ranking in ranks]
+        self.prevalences = prevalences([ranking for ranking, _ in said], [count for _, count in said])
+        most = max(len(ranking) for ranking, _ in said)
+        groups = sum(comb(most, size) for size, nu in enumerate(self.prevalences, 2) if nu > 0)
+        if groups > MOST_GROUPS:
+            raise BadInput(
+                f"rankings of {most} completions with ties of up to {len(self.prevalences) + 1}",
+                expected=f"{MOST_GROUPS:,} groups that may tie, or fewer: here are {groups:,}",
+                fix="set learn_from: pairs",
+            )
+
+    def _prepare_dataset(self, dataset, *args, **kwargs):
+        return dataset  # `tokenised` has prepared it
 
     def _set_signature_columns_if_needed(self) -> None:
-        self._signature_columns = ["chosen_ids", "rejected_ids", "starts", *LABEL]
+        self._signature_columns = ["ids", "starts", *LABEL]
 
     def _get_train_sampler(self, train_dataset=None):
         if self.args.token_budget is None:
             return super()._get_train_sampler(train_dataset)
-        sides: Any = self.train_dataset["chosen_ids"], self.train_dataset["rejected_ids"]  # type: ignore[index]
+        rows: Any = self.train_dataset["ids"]  # type: ignore[index]
+        most = max(map(len, rows))  # of conversations a row: padded, a batch is so many times its rows at most
         trees = self.data_collator.trees  # type: ignore[union-attr]
         return TokenBudgetSampler(
-            [sum(tree.sizes(pair)) if trees else 2 * max(map(len, pair)) for pair in zip(*sides)],
+            [sum(tree.sizes(row)) if trees else most * max(map(len, row)) for row in rows],
             self.args.token_budget,
             processes=self.accelerator.num_processes,
             rank=self.accelerator.process_index,
@@ -147,15 +179,15 @@ class LabelRewardTrainer(RewardTrainer):
         return loader
 
     def _get_num_items_in_batch(self, batch_samples, device):
-        """Pairs of a step, over all processes and accumulated batches: batches need not be of one size."""
-        pairs = torch.tensor(sum(len(batch["weight"]) for batch in batch_samples), device=device)
-        return torch.as_tensor(self.accelerator.gather(pairs)).sum()
+        """Rows of a step, over all processes and accumulated batches: batches need not be of one size."""
+        rows = torch.tensor(sum(len(batch["weight"]) for batch in batch_samples), device=device)
+        return torch.as_tensor(self.accelerator.gather(rows)).sum()
 
     def rewards(self, model: torch.nn.Module, inputs: dict[str, Any]) -> tuple[torch.Tensor, Any]:
-        """(pairs, 2) rewards of a collated batch, and what the model put out."""
+        """(conversations,) rewards of a collated batch, row by row, and what the model put out."""
         if "trees" not in inputs:
             outputs = model(**inputs, use_cache=False)
-            return torch.stack(outputs.logits.squeeze(-1).chunk(2), dim=1), outputs
+            return outputs.logits.flatten(), outputs
         ids, trees = inputs["input_ids"], inputs["trees"]
         scores = [module for module in model.modules() if isinstance(module, Fp32Score)]
         for score in scores:
@@ -165,18 +197,26 @@ class LabelRewardTrainer(RewardTrainer):
         finally:
             for score in scores:
                 score.ends = None
-        return outputs.logits.view(-1, 2), outputs
+        return outputs.logits.flatten(), outputs
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        shares, weight, length_difference = (inputs.pop(name) for name in LABEL)
-        rewards, outputs = self.rewards(model, inputs)
-        margins = rewards[:, 0] - rewards[:, 1]
-        loss = (davidson(margins, shares, self.nu) * weight / self.mean_weight).mean()
-        figures = {"accuracy": agreement(margins, shares), "margin": margins}
+        weight, ranks, shares, log_lengths = (inputs.pop(name) for name in LABEL)
+        every, outputs = self.rewards(model, inputs)
+        there = (ranks != UNRANKED).any(1)  # (n, K): somebody ranked each completion that is there, the rest is padding
+        rewards = every.new_zeros(there.shape).masked_scatter(there, every)
+        n, votes, _ = ranks.shape
+        each = davidson_luce(rewards.repeat_interleave(votes, 0), ranks.flatten(0, 1), self.prevalences)
+        loss = ((each.view(n, votes) * shares).sum(1) * weight / self.mean_weight).mean()
+        margins, leans = margins_and_leans(rewards, ranks, shares)
+        towards = torch.where(leans == 0, torch.nan, margins * leans.sign())
+        figures = {"accuracy": agreement(margins, leans), "margin": towards}
         if self.args.center_rewards_coefficient is not None:
             loss = loss + self.args.center_rewards_coefficient * centring(rewards).mean()
         if self.args.length_coefficient:
-            along = length_decorrelation(margins, length_difference)
+            first, second = torch.triu_indices(there.shape[1], there.shape[1], 1)
+            both = there[:, first] & there[:, second]
+            differences = log_lengths[:, first] - log_lengths[:, second]
+            along = length_decorrelation(margins[both], differences[both])
             loss = loss + self.args.length_coefficient * along
             figures["length_share"] = along[None]
         if not torch.isfinite(loss):
@@ -190,30 +230,45 @@ class LabelRewardTrainer(RewardTrainer):
             loss = loss * len(weight) * batches / num_items_in_batch
         mode = "train" if model.training else "eval"
         for name, values in figures.items():
-            # One value an example, of every process: TRL averages them, and a mean of batches' means would be another.
+            # One value a pair, of every process: TRL averages them, and a mean of batches' means would be another.
             # Padded, as the processes' batches need not be of one size.
-            padded = self.accelerator.pad_across_processes(values.detach(), pad_index=math.nan)  # type: ignore[arg-type]
-            every: Any = self.accelerator.gather_for_metrics(padded)
-            self._metrics[mode][name].extend(every[~every.isnan()].tolist())
+            padded: Any = values.detach()
+            for dim in range(padded.dim()):
+                padded = self.accelerator.pad_across_processes(padded, dim=dim, pad_index=math.nan)  # type: ignore[arg-type]
+            gathered: Any = self.accelerator.gather_for_metrics(padded)
+            if said := gathered[~gathered.isnan()].tolist():
+                self._metrics[mode][name].extend(said)
         return (loss, outputs) if return_outputs else loss
 
 
-@dataclass
-class Collator(DataCollatorForPreference):
-    """TRL's padded batches, with `segments` also which tokens are the completion's; or with `trees` a row of pairs.
-    Labels come first: the Trainer takes the length of what is first for that of the batch."""
+@dataclass(frozen=True)
+class Collator:
+    """Padded batches of all conversations, row by row, with `segments` also which tokens are the completion's; or with
+    `trees` a row of them. Labels come first: the Trainer takes the length of what is first for that of the batch."""
 
+    pad_id: int
+    multiple: int | None = None
     segments: bool = False
     trees: bool = False
 
-    def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
-        batch: dict[str, Any] = {name: torch.tensor([e[name] for e in examples]) for name in LABEL}
+    def __call__(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
+        def every(name: str) -> list[torch.Tensor]:
+            return [torch.tensor(e[name]) for e in examples]
+
+        batch: dict[str, Any] = {
+            "weight": torch.stack(every("weight")),
+            "ranks": pad(every("ranks"), UNRANKED),
+            "shares": pad(every("shares")),
+            "log_lengths": pad(every("log_lengths")),
+        }
         if self.trees:
-            row = tree.lay([(e["chosen_ids"], e["rejected_ids"]) for e in examples])
+            row = tree.lay([e["ids"] for e in examples])
             return batch | {"input_ids": row.ids, "position_ids": row.positions, "trees": row.trees}
-        batch |= super().torch_call(examples)
+        chats = [torch.tensor(ids) for e in examples for ids in e["ids"]]
+        batch["input_ids"] = pad(chats, self.pad_id, pad_to_multiple_of=self.multiple)
+        batch["attention_mask"] = pad([torch.ones_like(ids) for ids in chats], pad_to_multiple_of=self.multiple)
         if self.segments:
-            starts = torch.tensor([e["starts"] for e in examples]).T.reshape(-1, 1)
+            starts = torch.cat(every("starts"))[:, None]
             after = torch.arange(batch["input_ids"].shape[1])[None] >= starts
             batch["token_type_ids"] = (after & batch["attention_mask"].bool()).long()
         return batch
@@ -223,14 +278,14 @@ def build_trainer(config: FullConfig, model_config: ModelConfig) -> LabelRewardT
     """Tokenizer, model, data and trainer from a parsed configuration.
 
     Raises:
-        BadInput: no model, no data, data that `load_pairs` refuses, or a setting that is not followed.
+        BadInput: no model, no data, data that `load_rows` refuses, or a setting that is not followed.
     """
     refuse_unfollowed(config, model_config)
     refuse_missing_trackers(config)
     if not model_config.model_name_or_path:
         raise BadInput("model_name_or_path", expected="a model", fix="give --model_name_or_path a folder or a hub id")
     path = whole_model(model_config.model_name_or_path)
-    data = load_pairs(config.dataset)
+    data = load_rows(config.dataset, config.learn_from)
     calibration = data["calibration"] if len(data.get("calibration", [])) else None
     if calibration is None and config.eval_strategy != IntervalStrategy.NO:
         log.warning("no calibration rows: nothing is evaluated while training (eval_strategy is now no)")
@@ -245,12 +300,14 @@ def build_trainer(config: FullConfig, model_config: ModelConfig) -> LabelRewardT
     )
     where, _ = score_head(model)
     train = tokenised(data["train"], renderer, config.dataset_num_proc)
+    if calibration is not None:
+        calibration = tokenised(calibration, renderer, config.dataset_num_proc)
     trainer = LabelRewardTrainer(
         model=model,
         args=config,  # its max_length drops nothing: the renderer has cut to it already
         processing_class=tokenizer,
         train_dataset=train,
-        eval_dataset=None if calibration is None else tokenised(calibration, renderer, config.dataset_num_proc),
+        eval_dataset=calibration,
         data_collator=Collator(renderer.pad_id, _padding(config)),
         peft_config=_lora(model_config, where.split(".")[0]),
     )
@@ -262,13 +319,13 @@ def build_trainer(config: FullConfig, model_config: ModelConfig) -> LabelRewardT
     )
     refuse_frozen_head(trainer.model)
     trainer.base = display_name(model_config.model_name_or_path)
-    trainer.read_labels(train)
+    trainer.read_labels(train, calibration)
     keep_stdout_free(trainer)
     return trainer
 
 
 def _shares_prompts(trainer: LabelRewardTrainer) -> bool:
-    """Whether pairs go to the model as trees. Not where batches have to be of certain shapes, or cut up (one process
+    """Whether rows go to the model as trees. Not where batches have to be of certain shapes, or cut up (one process
     that drives several GPUs)."""
     if not trainer.args.share_prompts or _padding(trainer.args) is not None or trainer.args.n_gpu > 1:
         return False
@@ -304,104 +361,6 @@ def refuse_missing_trackers(config: FullConfig) -> None:
     for name in config.report_to or []:
         if name in TRACKERS and find_spec(name) is None:
             raise BadInput(f"report_to {name}", expected="a tracker that is installed", fix=f"pip install {name}")
-
-
-def load_pairs(name: str) -> DatasetDict:
-    """A DatasetDict with `train` and perhaps `calibration`, from an exported folder or the hub."""
-    if not name:
-        raise BadInput("dataset ''", expected="a dataset", fix="give --dataset a folder of `rlhf-hitl export`")
-    try:
-        data = load_from_disk(name) if Path(name).is_dir() else load_dataset(name)
-    except Exception as e:  # datasets raises many kinds for what is one thing to the user
-        raise BadInput(f"dataset {name}", expected="an exported folder or a hub id", fix=str(e).splitlines()[0]) from e
-    data = data if isinstance(data, DatasetDict) else DatasetDict({"train": data})
-    if "label_source" in data["train"].column_names:  # a model that learns its own labels only grows surer of them
-        data = data.filter(lambda row: row["label_source"] == "human", desc="human labels")
-    missing = {"prompt", "chosen", "rejected"} - set(data["train"].column_names)
-    if missing or not len(data["train"]):
-        raise BadInput(
-            f"dataset {name} with {len(data['train'])} rows, columns {data['train'].column_names}",
-            expected="rows with prompt, chosen and rejected as chat messages",
-            fix="make it with `rlhf-hitl export`",
-        )
-    refuse_heldout(name, data)
-    return data
-
-
-def refuse_heldout(name: str, data: DatasetDict) -> None:
-    """Raise BadInput where a prompt to train on shares its opening with one that is held out."""
-    held = {_family(row) for split in ("heldout", "test") for row in data.get(split, [])}
-    for i, row in enumerate(data["train"] if held else []):
-        if _family(row) in held:
-            raise BadInput(
-                f"dataset {name}: train row {i}",
-                expected="no prompt that opens like one of the held-out rows",
-                fix="take the row out of train, or make the dataset with `rlhf-hitl export`",
-            )
-
-
-def _family(row: Any) -> str:
-    return prompt_family(messages(row["prompt"]))
-
-
-def chats(row: Any) -> tuple[Conversation, Conversation]:
-    """The two conversations of a row: (chosen, rejected)."""
-    prompt = messages(row["prompt"])
-    return (prompt, messages(row["chosen"])), (prompt, messages(row["rejected"]))
-
-
-def shares(row: Any) -> tuple[float, float, float]:
-    """(chosen better, tie, rejected better) among the votes: the exported shares, else a vote for chosen.
-
-    Raises:
-        BadInput: shares that are not probabilities.
-    """
-    if "p_chosen" not in row:
-        return 1.0, 0.0, 0.0
-    chosen, tie = row["p_chosen"], row.get("p_tie", 0.0)
-    rejected = row.get("p_rejected", 1 - chosen - tie)
-    if not (min(chosen, tie, rejected) > -1e-6 and abs(chosen + tie + rejected - 1) < 1e-6):
-        raise BadInput(
-            f"p_chosen {chosen}, p_tie {tie}, p_rejected {rejected}",
-            expected="three shares that sum to 1",
-            fix="make the dataset with `rlhf-hitl export`, or leave the columns out",
-        )
-    return chosen, tie, rejected
-
-
-def weight(row: Any) -> float:
-    """How much a label counts: the column `weight`, else 1.
-
-    Raises:
-        BadInput: not a finite number, 0 or more.
-    """
-    value = row.get("weight", 1.0)
-    if not (isinstance(value, float | int) and math.isfinite(value) and value >= 0):
-        raise BadInput(f"weight {value}", expected="a number, 0 or more", fix="correct or leave out the column")
-    return float(value)
-
-
-def tokenised(data: Dataset, renderer: Renderer, processes: int | None = None) -> Dataset:
-    """The columns TRL takes as they are: chosen_ids, rejected_ids; and ours, of LABEL."""
-
-    def render(row: dict[str, Any]) -> dict[str, Any]:
-        chosen, rejected = (renderer.render(chat) for chat in chats(row))
-        log_lengths = np.log1p(lengths(chats(row)))
-        return {
-            "chosen_ids": list(chosen.ids),
-            "rejected_ids": list(rejected.ids),
-            "starts": (chosen.start, rejected.start),
-            "shares": shares(row),
-            "weight": weight(row),
-            "length_difference": log_lengths[0] - log_lengths[1],
-            "cut": sum(r.dropped + r.cut > 0 for r in (chosen, rejected)),
-        }
-
-    with PartialState().main_process_first():
-        out = data.map(render, remove_columns=data.column_names, num_proc=processes, desc="rendering")
-    if cut := sum(out["cut"]):
-        log.warning("%d of %d conversations were cut to %d tokens", cut, 2 * len(out), renderer.max_length)
-    return out.remove_columns("cut")
 
 
 def train(trainer: LabelRewardTrainer, config: FullConfig) -> None:
@@ -471,42 +430,42 @@ def finish(trainer: LabelRewardTrainer, config: FullConfig, folder: Path, worksp
     model.config.pad_token_id = tokenizer.pad_token_id
     model.save_pretrained(folder, state_dict=state)
     tokenizer.save_pretrained(folder)
-    return with_uncertainty(folder, config.dataset, workspace, config.max_length or UNCUT, trainer.base)
+    return with_uncertainty(folder, config, workspace, trainer.base)
 
 
-def with_uncertainty(folder: Path, dataset: str, workspace: Path, max_length: int, base: str) -> RewardModel:
-    """Give a trained sequence classifier a Laplace posterior over its score head and a temperature, and save both."""
-    data = load_pairs(dataset)
-    trained = as_reward_model(str(folder), workspace / "features", max_length=max_length)
+def with_uncertainty(folder: Path, config: FullConfig, workspace: Path, base: str) -> RewardModel:
+    """Give a trained sequence classifier a Laplace posterior over its score head and a temperature, and save both.
+    Both are of pairs, which rankings are taken apart into."""
+    data = load_rows(config.dataset, config.learn_from)
+    trained = as_reward_model(str(folder), workspace / "features", max_length=config.max_length or UNCUT)
 
-    def differences(rows: Iterable[Any]) -> np.ndarray:
-        pairs = [chats(row) for row in rows]
-        return trained.differences([c for c, _ in pairs], [r for _, r in pairs])
+    def differences(pairs: list[Pair]) -> np.ndarray:
+        return trained.differences([p.first for p in pairs], [p.second for p in pairs])
 
-    counts = np.array([weight(row) * (1 - shares(row)[1]) for row in data["train"]])
-    trained.head = with_posterior(trained.head, differences(data["train"]), counts)
+    pairs = [p for row in data["train"] for p in read(row).pairs()]
+    counts = np.array([p.weight * (1 - p.shares[1]) for p in pairs])
+    trained.head = with_posterior(trained.head, differences(pairs), counts)
     calibration = data.get("calibration")
     if calibration is not None and len(calibration):
-        rows: list[Any] = list(calibration)
-        decided = [row for row in rows if shares(row)[1] < 1]
-        of_decided = np.array([shares(row)[0] / (1 - shares(row)[1]) for row in decided])
+        decided = [p for row in calibration for p in read(row).pairs() if p.shares[1] < 1]
+        of_decided = np.array([p.shares[0] / (1 - p.shares[1]) for p in decided])
         trained.head = calibrate(trained.head, differences(decided), of_decided)
     every: list[Any] = [row for part in data.values() for row in part]
+    learnt: list[Any] = list(data["train"])
     card = {
         "base": base,
         "rlhf_hitl": __version__,
         "data_hash": data["train"]._fingerprint,
+        "learnt_from": config.learn_from,
         "train_labels": len(data["train"]),
-        "train_votes": int(sum(data["train"]["votes"]))
-        if "votes" in data["train"].column_names
-        else len(data["train"]),
+        "train_votes": sum(len(row["rankings"]) if "rankings" in row else row.get("votes", 1) for row in learnt),
         "calibration_labels": len(calibration) if calibration is not None else 0,
         "simulated": any(r.get("simulated", False) for r in every),
         "prompts_cut": trained.cache.dropped,
         "completions_cut": trained.cache.cut,
     }
     trained.backend, trained.card = "full", card
-    trained.seen = Seen.of(map(_family, data["train"]), map(_family, calibration or ()))
+    trained.seen = Seen.of(map(family, data["train"]), map(family, calibration or ()))
     trained.save(folder)
     return trained
 

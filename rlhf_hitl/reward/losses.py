@@ -7,15 +7,16 @@ nothing even where the model thinks the outcome impossible. Computed in float32 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 from itertools import combinations
+from math import comb
 
 import torch
 from torch.nn.functional import logsigmoid, pad
 
 from rlhf_hitl.errors import BadInput
-
-UNRANKED = -1  # the rank of a completion that a partial ranking leaves out, and of padding
+from rlhf_hitl.types import UNRANKED
 
 
 def bradley_terry(margins: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -104,10 +105,10 @@ def davidson_luce(rewards: torch.Tensor, ranks: torch.Tensor, prevalences: Seque
     """
     r = _wide(rewards)
     size_of_tie = torch.cat([r.new_ones(1), torch.as_tensor(prevalences, dtype=r.dtype, device=r.device)]).log()
-    groups = [g for size in range(1, len(size_of_tie) + 1) for g in combinations(range(r.shape[1]), size)]
+    occurring = [size for size, log in enumerate(size_of_tie.tolist(), 1) if log > -torch.inf]
+    groups = [g for size in occurring for g in combinations(range(r.shape[1]), size)]
     members = torch.zeros(len(groups), r.shape[1], dtype=r.dtype, device=r.device)
-    for i, group in enumerate(groups):
-        members[i, list(group)] = 1
+    members[[i for i, group in enumerate(groups) for _ in group], [k for group in groups for k in group]] = 1
     sizes = members.sum(1)
     worth = r @ (members / sizes[:, None]).T + size_of_tie[sizes.long() - 1]
     loss = torch.zeros_like(r[:, 0])
@@ -115,7 +116,7 @@ def davidson_luce(rewards: torch.Tensor, ranks: torch.Tensor, prevalences: Seque
         rows = (ranks == stage).any(1)
         chosen, gone = (ranks[rows] == stage).to(r), (ranks[rows] < stage).to(r)
         size = chosen.sum(1)
-        possible = (gone @ members.T == 0) & (size_of_tie[sizes.long() - 1] > -torch.inf)
+        possible = gone @ members.T == 0
         # A group of the chosen's size that has all of the chosen in it is the chosen.
         is_chosen = possible & (chosen @ members.T == size[:, None]) & (sizes == size[:, None])
         if not (explained := is_chosen.any(1)).all():
@@ -127,6 +128,52 @@ def davidson_luce(rewards: torch.Tensor, ranks: torch.Tensor, prevalences: Seque
         every = worth[rows].masked_fill(~possible, -torch.inf).logsumexp(1)
         loss = loss.index_put((rows,), every - worth[rows][is_chosen], accumulate=True)
     return loss
+
+
+def prevalences(rankings: Iterable[Sequence[int]], counts: Iterable[float]) -> list[float]:
+    """Those of ties of 2, 3, ... completions at which, in `davidson_luce`, completions of equal reward tie as often as
+    they do in these rankings, which count (n,) each.
+
+    Where m are left, a group of t is chosen C(m, t) times its prevalence as often as a single one is m times. So it is
+    the groups of t, over the sum of C(m, t) / m of the choices of a single one. Of pairs it is `prevalence`. Of a size
+    that has no count, or was never not chosen, half a ranking is taken to say so; of one that does not occur it is 0.
+    """
+    tied, single = (
+        defaultdict[int, float](float),
+        defaultdict[int, float](float),
+    )  # by their size; by how many were left
+    for ranking, count in zip(rankings, counts):
+        groups = Counter(rank for rank in ranking if rank != UNRANKED)
+        left = groups.total()
+        for _, size in sorted(groups.items()):
+            if size > 1:
+                tied[size] += count
+            elif left > 1:
+                single[left] += count
+            left -= size
+    return [
+        (tied[t] or 0.5) / (sum(n * comb(m, t) / m for m, n in single.items()) or 0.5 / t) if t in tied else 0.0
+        for t in range(2, max(tied, default=1) + 1)
+    ]
+
+
+def margins_and_leans(
+    rewards: torch.Tensor, ranks: torch.Tensor, shares: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rankings as pairs: of every two of the completions the margin, and how far raters lean to the first, 1 to -1.
+
+    Args:
+        rewards: (n, K).
+        ranks: (n, V, K) of several rankings each, with their shares (n, V); UNRANKED says nothing.
+
+    Returns:
+        Both (n, K (K - 1) / 2), in the order of `itertools.combinations`.
+    """
+    first, second = torch.triu_indices(rewards.shape[1], rewards.shape[1], 1, device=rewards.device)
+    a, b = ranks[..., first], ranks[..., second]
+    said = (b - a).sign() * ((a != UNRANKED) & (b != UNRANKED))
+    leans = (said * shares[..., None]).sum(1).round(decimals=5)  # thirds that cancel do
+    return _wide(rewards[:, first]) - _wide(rewards[:, second]), leans
 
 
 def centring(rewards: torch.Tensor) -> torch.Tensor:
@@ -149,12 +196,11 @@ def length_decorrelation(margins: torch.Tensor, length_differences: torch.Tensor
     return (m * d).sum() ** 2 / size.clamp_min(torch.finfo(m.dtype).tiny)
 
 
-def agreement(margins: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
-    """(n,) whether the margin leans to the side the raters (n, 3) lean to: 1 or 0, a half for equal rewards, nan where
-    the raters lean to neither."""
-    lean = shares[:, 0] - shares[:, 2]
-    right = torch.where(margins == 0, 0.5, ((margins > 0) == (lean > 0)).float())
-    return torch.where(lean == 0, torch.nan, right)
+def agreement(margins: torch.Tensor, leans: torch.Tensor) -> torch.Tensor:
+    """Whether the margin leans to the side the raters lean to (above 0 the first): 1 or 0, a half for equal rewards,
+    nan where the raters lean to neither."""
+    right = torch.where(margins == 0, 0.5, ((margins > 0) == (leans > 0)).float())
+    return torch.where(leans == 0, torch.nan, right)
 
 
 def _wide(x: torch.Tensor) -> torch.Tensor:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import re
+import sys
 from collections.abc import Sequence
+from dataclasses import fields
+from difflib import get_close_matches
+from itertools import pairwise
 from typing import Any
 
 from rlhf_hitl.errors import BadInput, NotFound
 
 
-def parse(types: Sequence[Any], argv: Sequence[str] | None) -> tuple[Any, ...]:
-    """TRL's way of settings: `--config FILE.yaml` gives defaults, flags override.
+def parse(types: Sequence[Any], argv: Sequence[str] | None, **otherwise: Any) -> tuple[Any, ...]:
+    """TRL's way of settings: `--config FILE.yaml` gives defaults, flags override. What neither sets may be set
+    `otherwise` than TRL would.
 
     Raises:
         BadInput: the file is missing or is no YAML, or a setting is unknown or of the wrong type.
@@ -21,10 +27,21 @@ def parse(types: Sequence[Any], argv: Sequence[str] | None) -> tuple[Any, ...]:
         def error(self, message: str):  # argparse would print every flag there is and leave
             raise ValueError(message)
 
-    given = list(argv) if argv is not None else None
+    given = list(sys.argv[1:] if argv is None else argv)
     try:
-        return Parser(types).parse_args_and_config(given)
+        parser = Parser(types)
+        parser.set_defaults_with_config(**otherwise)
+        return parser.parse_args_and_config(given)
     except FileNotFoundError as e:
         raise NotFound(f"--config {e.filename}", expected="a YAML file", fix="check the path") from e
     except (yaml.YAMLError, ValueError, TypeError) as e:
-        raise BadInput("settings", expected="known settings of the right type", fix=" ".join(str(e).split())) from e
+        file = next((f"{file}: " for flag, file in pairwise(given) if flag == "--config"), "")
+        said = " ".join(str(e).split())
+        known = {f.name for kind in types for f in fields(kind)}
+        if unknown := [name for name in re.findall(r"'--([\w-]+)'", said) if name not in known]:
+            near = [n for name in unknown for n in get_close_matches(name, known, 1)]
+            fix = f"did you mean {', '.join(near)}?" if near else "leave it out: neither TRL nor this training has it"
+            raise BadInput(f"{file}setting {', '.join(unknown)}", expected="a known setting", fix=fix) from e
+        name, why = m.groups() if (m := re.fullmatch(r"argument --(\w+)/\S+: (.*)", said)) else ("settings", said)
+        fix = "correct it or leave it out"
+        raise BadInput(f"{file}{name}", expected=f"what can be read ({why.rstrip('.')})", fix=fix) from e

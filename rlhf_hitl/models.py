@@ -18,6 +18,7 @@ import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -153,10 +154,13 @@ def local_folder(name_or_path: str | Path) -> Path:
         try:
             return Path(snapshot_download(found, allow_patterns=HUB_FILES, local_files_only=True))
         except Exception as missing:
+            near = get_close_matches(found, SHORT_NAMES, 1)
             raise BadInput(
                 f"model {found!r}",
-                expected=f"a hub that answers and has this model ({type(e).__name__})",
-                fix="check the id and the network, or run `rlhf-hitl models get smollm2-135m-instruct` and use that",
+                expected=f"a folder that is here, or a hub that answers and has this model ({type(e).__name__})",
+                fix=f"did you mean {near[0]}?"
+                if near
+                else "check the id and the network, or run `rlhf-hitl models get smollm2-135m-instruct` and use that",
             ) from missing
 
 

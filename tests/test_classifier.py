@@ -155,6 +155,8 @@ def test_full_training_goes_on_from_a_classifier(classifier, judged_store, tmp_p
     trainer.train()
     model = finish(trainer, config, tmp_path / "model", tmp_path)
     assert model is not None
+    assert model.seen is not None
+    assert not model.seen.whole  # it began with a classifier of others
     after = score_head(load_classifier(str(tmp_path / "model")))[1].weight
     assert not torch.equal(before, after)
     assert evaluate(model, judged_store)[0].accuracy.value > 0.7

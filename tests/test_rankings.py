@@ -301,7 +301,7 @@ def test_a_row_that_is_no_ranking_is_named(change, said):
 
 
 def test_what_cannot_be_learnt_from_is_refused(make, tmp_path):
-    with pytest.raises(BadInput, match="completion ''"):
+    with pytest.raises(BadInput, match="whose completions all have text"):
         make([row(0, [[0, 1]]) | {"completions": [say("fine"), say(" \n")]}])
     with pytest.raises(BadInput, match="1 training labels"):
         make([row(0, [[0, 0, 0]])])

@@ -606,11 +606,20 @@ def test_full_training_from_the_store_enters_a_lora_model(judged_store, tiny_mod
     from rlhf_hitl.reward.full import train_full
 
     config = tmp_path / "config.yaml"
-    config.write_text("use_peft: true\nlearning_rate: 5.0e-3\nnum_train_epochs: 2\nper_device_train_batch_size: 16\n")
+    config.write_text(
+        "use_peft: true\nlearning_rate: 5.0e-3\nnum_train_epochs: 2\nper_device_train_batch_size: 16\n"
+        "save_strategy: epoch\nreport_to: tensorboard\n"
+    )
     model = train_full(judged_store, str(tiny_model), tmp_path, config=config, max_length=128)
     assert np.abs(model.head.weights).max() > 0  # the score head was trained, not frozen
     assert ledger.reward_model(judged_store).id == model.id
-    assert json.loads((tmp_path / "reward" / model.id / "reward_model.json").read_text())["backend"] == "full"
+    folder = tmp_path / "reward" / model.id
+    card = json.loads((folder / "reward_model.json").read_text())
+    assert card["backend"] == "full"
+    assert card["data_hash"].startswith("sha256:")
+    assert len(list(folder.glob("checkpoint-*"))) == 2  # no output_dir was named: what the run wrote is here
+    assert list(folder.rglob("events.out.tfevents*"))
+    assert (folder / "training.svg").is_file()
 
 
 def test_the_command_follows_the_file_of_full_training_and_prints_one_json_object(judged_store, tiny_model, tmp_path):
@@ -733,11 +742,31 @@ def test_full_training_refuses_settings_it_does_not_follow(flag, tmp_path):
         build_trainer(*parse((FullConfig, ModelConfig), ["--output_dir", str(tmp_path), f"--{name}", value]))
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("max_stepz: 3", r"config\.yaml: setting max_stepz: expected a known setting\. Fix: did you mean max_steps\?"),
+        ("max_steps: three", r"config\.yaml: max_steps: expected what can be read \(invalid int value: 'three'\)"),
+        ("- three", r"config\.yaml: settings: .*must contain a YAML mapping"),
+        ("a: [", r"config\.yaml: settings: "),
+    ],
+)
+def test_a_setting_that_cannot_be_read_is_named_with_its_file(tmp_path, text, said):
+    from trl import ModelConfig
+
+    from rlhf_hitl.arguments import parse
+    from rlhf_hitl.reward.full import FullConfig
+
+    (tmp_path / "config.yaml").write_text(text)
+    with pytest.raises(BadInput, match=said):
+        parse((FullConfig, ModelConfig), ["--config", str(tmp_path / "config.yaml")])
+
+
 def test_full_training_script_answers_a_bad_flag_with_one_line():
     script = Path(__file__).parent.parent / "scripts" / "train_reward.py"
     run = subprocess.run(
         [sys.executable, str(script), "--no_such_flag", "1"], capture_output=True, text=True, check=False
     )
     assert run.returncode == 2
-    assert run.stderr.splitlines()[-1].startswith("error: settings")
+    assert run.stderr.splitlines()[-1].startswith("error: setting no_such_flag")
     assert "Traceback" not in run.stderr

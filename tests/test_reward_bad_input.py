@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from datasets import Dataset, DatasetDict
+from datasets import Dataset, DatasetDict, load_from_disk
 
 from rlhf_hitl.arguments import parse
 from rlhf_hitl.errors import BadInput
@@ -70,9 +70,28 @@ def test_a_label_of_an_empty_completion_is_left_out_of_a_replay_and_counted(judg
     assert (after.n, after.dropped) == (before.n, before.dropped + 1)
 
 
-def test_full_training_names_an_empty_completion(tiny_model, tmp_path):
-    with pytest.raises(BadInput, match="completion ''"):
-        trainer(rows(tmp_path, ("fine", "thanks"), ("fine", "  "), model_name_or_path=tiny_model))
+def test_full_training_leaves_out_rows_without_text_and_those_a_model_labelled_aloud(tiny_model, tmp_path, caplog):
+    answers = ("fine", "thanks"), ("fine", "  "), ("sun", "sea"), ("sea", "fine")
+    flags = rows(tmp_path, *answers, model_name_or_path=tiny_model)
+    data = load_from_disk(flags["dataset"])
+    data["train"] = data["train"].add_column("label_source", ["human", "human", "human", "model"])
+    data.save_to_disk(tmp_path / "labelled")
+    made, _ = trainer(flags | {"dataset": tmp_path / "labelled"})
+    assert len(made.train_dataset) == 2
+    assert "1 train rows left out: of completions without text" in caplog.text
+    assert "1 train rows left out: a model labelled them" in caplog.text
+
+
+def test_full_training_without_any_row_that_teaches_is_refused(tiny_model, tmp_path):
+    with pytest.raises(BadInput, match="none of 1 train rows"):
+        trainer(rows(tmp_path, ("fine", "  "), model_name_or_path=tiny_model))
+
+
+def test_full_training_reads_no_more_than_the_model_has_positions_for(tiny_model, tmp_path):
+    flags = rows(tmp_path, ("fine " * 1200, "thanks"), model_name_or_path=tiny_model, max_length=100_000)
+    made, _ = trainer(flags)
+    [[longer, _]] = made.train_dataset["ids"]
+    assert len(longer) == made.model.config.max_position_embeddings == 1024
 
 
 def test_a_conversation_of_a_hundred_thousand_tokens_is_cut_counted_and_scored(judged_store, backbone, tmp_path):
@@ -156,12 +175,31 @@ def test_a_head_is_not_read_with_another_backbone(judged_store, backbone, tmp_pa
         load(card.parent)
 
 
-def test_a_checkpoint_of_another_architecture_is_not_resumed_from(tiny_model, tmp_path):
+@pytest.mark.parametrize(
+    ("setting", "value"), [("hidden_size", 128), ("num_key_value_heads", 4), ("intermediate_size", 99)]
+)
+def test_a_checkpoint_of_another_architecture_is_not_resumed_from(tiny_model, tmp_path, setting, value):
     flags = rows(tmp_path, ("fine", "thanks"), ("sea", "sun"), model_name_or_path=tiny_model, max_steps=1)
     made, config = trainer(flags | {"save_strategy": "steps", "save_steps": 1})
     train(made, config)
     file = tmp_path / "out" / "checkpoint-1" / "config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | {"hidden_size": 128}))
+    settings = json.loads(file.read_text())
+    file.write_text(json.dumps(settings | {setting: value}))
     made, config = trainer(flags | {"resume_from_checkpoint": "latest", "max_steps": 2})
-    with pytest.raises(BadInput, match=r"hidden_size 128.*expected hidden_size 64"):
+    with pytest.raises(BadInput, match=rf"{setting} {value}: expected {setting} {settings[setting]}"):
         train(made, config)
+
+
+def test_a_checkpoint_of_other_adapters_is_not_resumed_from(tiny_model, tmp_path):
+    flags = rows(tmp_path, ("fine", "thanks"), ("sea", "sun"), model_name_or_path=tiny_model, max_steps=1)
+    of_lora = flags | {"use_peft": True, "lora_r": 4}
+    made, config = trainer(of_lora | {"save_strategy": "steps", "save_steps": 1})
+    train(made, config)
+    onwards = {"resume_from_checkpoint": "latest", "max_steps": 2}
+    with pytest.raises(BadInput, match=r"of training LoRA: expected the whole model"):
+        train(*trainer(flags | onwards))
+    with pytest.raises(BadInput, match=r"whose adapter has .* of \[4, \d+\]: expected \[8, \d+\]"):
+        train(*trainer(of_lora | onwards | {"lora_r": 8}))
+    made, config = trainer(of_lora | onwards)
+    train(made, config)
+    assert made.state.global_step == 2

@@ -23,6 +23,7 @@ from rlhf_hitl.arguments import parse
 from rlhf_hitl.cli.policy import launch_processes
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.formats.export import export
+from rlhf_hitl.reward.checkpoints import is_whole, latest
 from rlhf_hitl.reward.data import labelled_pairs
 from rlhf_hitl.reward.evaluate import evaluate
 from rlhf_hitl.reward.full import (
@@ -30,8 +31,6 @@ from rlhf_hitl.reward.full import (
     ModelConfig,
     build_trainer,
     finish,
-    is_whole,
-    latest_checkpoint,
     refuse_frozen_head,
     train,
 )  # fmt: skip
@@ -103,7 +102,7 @@ def test_only_whole_checkpoints_are_resumed_from(flags, tmp_path):
         if state is not None:
             (out / f"checkpoint-{step}" / "trainer_state.json").write_text(state)
     assert [is_whole(out / f"checkpoint-{step}") for step in (3, 12, 21)] == [True, False, False]
-    assert latest_checkpoint(out) == out / "checkpoint-3"
+    assert latest(out) == out / "checkpoint-3"
     config, model_config = parse(
         (FullConfig, ModelConfig), listed(flags | {"resume_from_checkpoint": out / "checkpoint-12"})
     )
@@ -127,7 +126,7 @@ def test_two_processes_see_the_losses_that_one_does(flags, tmp_path):
             run([sys.executable, str(SCRIPT), *given])
         else:
             launch_processes("rlhf_hitl.scripts.train_reward", given, processes, {"OMP_NUM_THREADS": "1"})
-        newest = latest_checkpoint(out)
+        newest = latest(out)
         assert newest is not None
         logged[processes] = json.loads((newest / "trainer_state.json").read_text())["log_history"]
     seen = [[row["loss"] for row in logged[n] if "loss" in row] for n in (1, 2)]
@@ -185,6 +184,8 @@ def test_a_run_is_drawn_and_a_tracker_that_is_missing_is_named(flags, tmp_path):
     assert {"loss", "eval_loss", "eval_accuracy"} <= {key for row in trainer.state.log_history for key in row}
     with pytest.raises(BadInput, match="pip install swanlab"):
         build_trainer(*parse((FullConfig, ModelConfig), listed(flags | {"report_to": "swanlab"})))
+    with pytest.raises(BadInput, match="report_to tensorbord: expected a tracker: none, tensorboard"):
+        build_trainer(*parse((FullConfig, ModelConfig), listed(flags | {"report_to": "tensorbord"})))
 
 
 @pytest.mark.parametrize("kind", ["MULTI_GPU", "FSDP", "DEEPSPEED"])

@@ -97,9 +97,7 @@ def train_reward(
     if backend is Backend.FULL:
         from rlhf_hitl.reward.full import train_full
 
-        # What is not typed is the file's to say.
-        backbone = backbone or (None if config else BACKBONE)
-        model = train_full(opened, backbone, workspace, config=config, max_length=max_length)
+        model = train_full(opened, backbone, workspace, otherwise=BACKBONE, config=config, max_length=max_length)
     elif backend is Backend.CLASSIFIER:
         from rlhf_hitl.reward.classifier import adopt
 
@@ -129,7 +127,7 @@ def _update(opened, flags: list[str], backend: Backend) -> Result:
 
 def _trained(model, workspace: Path, done: str) -> Result:
     folder = workspace / "reward" / model.id
-    data = {"id": model.id, "path": str(folder), **model.card}
+    data = model.card | {"id": model.id, "path": str(folder)}  # in this order: an updated model's card has the old id
     rows = {
         "model": model.id,
         "folder": folder,

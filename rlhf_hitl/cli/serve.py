@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json as jsonlib
+import logging
 import os
 import socket
 import threading
@@ -123,6 +124,8 @@ def _serve(store: Store, host: str, port: int, accounts: dict[str, str], json: b
     settings = load_settings()
     if settings.log == "json":
         log_as_json()
+    else:  # whatever a library has set up for the lines of all
+        logging.getLogger("rlhf_hitl").setLevel(logging.WARNING)
     config = uvicorn.Config(create_app(store, settings), **_options(settings))
     with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C is how one stops it
         Announced(config).run(sockets=[listening])

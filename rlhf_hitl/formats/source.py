@@ -29,7 +29,7 @@ SPLIT_NAMES = {
     "calibration": Split.CALIBRATION,
 }
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+(:[\w.-]+)?")
+HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+(:[\w.-]+)?")
 
 
 def raise_bad(error: BadInput) -> None:
@@ -48,7 +48,7 @@ class Source:
         self.name = str(path)
         self.path = Path(path)
         self.suffix = next((s for s in SUFFIXES if self.path.name.removesuffix(".gz").endswith(s)), None)
-        if self.path.is_file() and self.suffix is None:
+        if self.path.exists() and not self.path.is_dir() and self.suffix is None:
             raise BadInput(
                 f"{self.name}", expected=f"a file ending in {', '.join(SUFFIXES)} (or .gz)", fix="convert or rename it"
             )

@@ -36,10 +36,10 @@ def load_classifier(name: str) -> PreTrainedModel:
     """
     path = whole_model(name)
     config = load_config(path)
-    kinds = config.architectures or []
-    if not any(kind.endswith("ForSequenceClassification") for kind in kinds) or config.num_labels != 1:
+    kinds = ", ".join(config.architectures or [])
+    if not is_classifier(path) or config.num_labels != 1:
         raise BadInput(
-            f"classifier {name!r}: {', '.join(kinds) or 'no architecture'} with {config.num_labels} labels",
+            f"classifier {name!r}: {kinds or 'no architecture'} with {config.num_labels} labels",
             expected="a ...ForSequenceClassification with 1 label, the reward",
             fix="take a reward model, or train this one: `rlhf-hitl train-reward --backbone`",
         )
@@ -53,6 +53,11 @@ def load_classifier(name: str) -> PreTrainedModel:
             fix="save the whole model: a LoRA run must train and keep the score head (modules_to_save)",
         )
     return model.eval()
+
+
+def is_classifier(path: Path) -> bool:
+    """Whether a model's weights are those of a sequence classifier, whose score head others have trained."""
+    return any(kind.endswith("ForSequenceClassification") for kind in load_config(path).architectures or [])
 
 
 class Fp32Score(torch.nn.Linear):
@@ -82,9 +87,7 @@ def classifier_to_train(name: str, **options: Any) -> PreTrainedModel:
     """
     path = whole_model(name)
     config = load_config(path)
-    if config.num_labels != 1 and any(
-        kind.endswith("ForSequenceClassification") for kind in config.architectures or []
-    ):
+    if config.num_labels != 1 and is_classifier(path):
         raise BadInput(
             f"model_name_or_path {name!r}, a classifier with {config.num_labels} labels",
             expected="a language model, or a classifier with 1 label",

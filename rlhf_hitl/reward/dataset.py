@@ -5,10 +5,11 @@ A pair is a ranking of two, so what a row says is read into one form, whether it
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -20,7 +21,7 @@ from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.reward.model import lengths
-from rlhf_hitl.reward.rendering import Conversation, Renderer
+from rlhf_hitl.reward.rendering import Conversation, Renderer, has_text
 from rlhf_hitl.types import UNRANKED, messages, prompt_family
 
 log = logging.getLogger(__name__)
@@ -49,6 +50,10 @@ class Ranked:
     ranks: tuple[tuple[int, ...], ...]
     shares: tuple[float, ...]
     weight: float
+
+    @property
+    def family(self) -> str:
+        return prompt_family(self.chats[0][0])
 
     def pairs(self) -> Iterator[Pair]:
         """Those of which at least one rater spoke. A vote on K counts 1 / (K - 1) in each of the K - 1 pairs of a
@@ -85,8 +90,6 @@ def load_rows(name: str, learn_from: str = "pairs") -> DatasetDict:
     data = data if isinstance(data, DatasetDict) else DatasetDict({"train": data})
     if "train" not in data:
         raise BadInput(f"dataset {name} of {', '.join(map(str, data))}", expected="a split `train`", fix="name it so")
-    if "label_source" in data["train"].column_names:  # a model that learns its own labels only grows surer of them
-        data = data.filter(lambda row: row["label_source"] == "human", desc="human labels")
     missing = set(COLUMNS[learn_from]) - set(data["train"].column_names)
     if missing or not len(data["train"]):
         raise BadInput(
@@ -95,14 +98,40 @@ def load_rows(name: str, learn_from: str = "pairs") -> DatasetDict:
             fix="make it with `rlhf-hitl export`, or set learn_from to what it holds",
         )
     refuse_heldout(name, data)
+    every = {split: len(rows) for split, rows in data.items()}
+    data = data.filter(has_human_label, desc="human labels")
+    of_people = {split: len(rows) for split, rows in data.items()}
+    data = data.filter(all_have_text, desc="answers with text")
+    for split, rows in data.items():
+        if n := every[split] - of_people[split]:
+            log.warning("%d %s rows left out: a model labelled them", n, split)
+        if n := of_people[split] - len(rows):
+            log.warning("%d %s rows left out: of completions without text", n, split)
+    if not len(data["train"]):
+        raise BadInput(
+            f"dataset {name}: none of {every['train']} train rows",
+            expected="one that people labelled, whose completions all have text",
+            fix="rate or import more comparisons",
+        )
     return data
+
+
+def has_human_label(row: Any) -> bool:
+    """A model that learns its own labels only grows surer of them."""
+    return row.get("label_source", "human") == "human"
+
+
+def all_have_text(row: Any) -> bool:
+    """Of a completion without text there is no reward."""
+    sides = row["completions"] if "rankings" in row else (row["chosen"], row["rejected"])
+    return all(has_text(messages(side)) for side in sides or ())
 
 
 def refuse_heldout(name: str, data: DatasetDict) -> None:
     """Raise BadInput where a prompt to train on shares its opening with one that is held out."""
-    held = {family(row) for split in ("heldout", "test") for row in data.get(split, [])}
+    held = {_family(row) for split in ("heldout", "test") for row in data.get(split, [])}
     for i, row in enumerate(data["train"] if held else []):
-        if family(row) in held:
+        if _family(row) in held:
             raise BadInput(
                 f"dataset {name}: train row {i}",
                 expected="no prompt that opens like one of the held-out rows",
@@ -110,8 +139,7 @@ def refuse_heldout(name: str, data: DatasetDict) -> None:
             )
 
 
-def family(row: Any) -> str:
-    """The family of a row's prompt, `types.prompt_family`."""
+def _family(row: Any) -> str:
     return prompt_family(messages(row["prompt"]))
 
 
@@ -188,6 +216,12 @@ def weight(row: Any, otherwise: float = 1.0) -> float:
     if not (isinstance(value, float | int) and math.isfinite(value) and value >= 0):
         raise BadInput(f"weight {value}", expected="a number, 0 or more", fix="correct or leave out the column")
     return float(value)
+
+
+def data_hash(rows: Sequence[Ranked]) -> str:
+    """Names training data: the same texts with the same labels give the same hash, in any order."""
+    digests = sorted(hashlib.sha256(repr(row).encode()).digest() for row in rows)
+    return "sha256:" + hashlib.sha256(b"".join(digests)).hexdigest()
 
 
 def tokenised(data: Dataset, renderer: Renderer, processes: int | None = None) -> Dataset:

@@ -6,9 +6,9 @@ padding, a LoRA run that leaves the score head frozen) this file decides otherwi
 
 from __future__ import annotations
 
-import json
 import logging
 import math
+import shutil
 import tempfile
 from dataclasses import MISSING, dataclass, field, fields, replace
 from importlib.util import find_spec
@@ -20,6 +20,8 @@ import numpy as np
 import torch
 from datasets import Dataset
 from peft import PeftModel, TaskType
+from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from transformers.trainer_utils import IntervalStrategy
 from trl import ModelConfig, RewardConfig, RewardTrainer, get_peft_config
 from trl.trainer.utils import pad
@@ -29,11 +31,17 @@ from rlhf_hitl.arguments import parse
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.formats.export import export
 from rlhf_hitl.models import best_device, best_dtype, display_name, load_tokenizer
-from rlhf_hitl.reward import tree
+from rlhf_hitl.reward import checkpoints, tree
 from rlhf_hitl.reward.batches import TokenBudgetSampler
-from rlhf_hitl.reward.classifier import Fp32Score, as_reward_model, classifier_to_train, with_posterior
-from rlhf_hitl.reward.dataset import Pair, family, load_rows, read, tokenised
-from rlhf_hitl.reward.features import has_segments, score_head, whole_model
+from rlhf_hitl.reward.classifier import (
+    Fp32Score,
+    as_reward_model,
+    classifier_to_train,
+    is_classifier,
+    with_posterior,
+)
+from rlhf_hitl.reward.dataset import Pair, data_hash, load_rows, read, tokenised
+from rlhf_hitl.reward.features import has_segments, most_tokens, score_head, whole_model
 from rlhf_hitl.reward.head import calibrate
 from rlhf_hitl.reward.losses import (
     agreement,
@@ -116,7 +124,9 @@ class LabelRewardTrainer(RewardTrainer):
     """
 
     args: FullConfig
-    base: str  # the model it started from, as people call it
+    source: str  # the model it started from: where it is,
+    base: str  # what people call it,
+    before: Seen  # and which prompts it had seen
     prevalences: list[float]  # of ties of 2, 3, ... completions
     mean_weight: float
 
@@ -298,6 +308,7 @@ def build_trainer(config: FullConfig, model_config: ModelConfig) -> LabelRewardT
     model = classifier_to_train(
         str(path), pad_token_id=renderer.pad_id, attn_implementation=model_config.attn_implementation
     )
+    renderer.max_length = min(renderer.max_length, most_tokens(model))
     where, _ = score_head(model)
     train = tokenised(data["train"], renderer, config.dataset_num_proc)
     if calibration is not None:
@@ -318,7 +329,9 @@ def build_trainer(config: FullConfig, model_config: ModelConfig) -> LabelRewardT
         trees=_shares_prompts(trainer),
     )
     refuse_frozen_head(trainer.model)
-    trainer.base = display_name(model_config.model_name_or_path)
+    trainer.source, trainer.base = str(path), display_name(model_config.model_name_or_path)
+    # A language model has learnt from no preference; what a classifier of others has, nobody here knows.
+    trainer.before = Seen.load(path) or Seen.of((), whole=not is_classifier(path))
     trainer.read_labels(train, calibration)
     keep_stdout_free(trainer)
     return trainer
@@ -357,61 +370,21 @@ def refuse_frozen_head(model: Any) -> None:
 
 
 def refuse_missing_trackers(config: FullConfig) -> None:
-    """Raise BadInput for a tracker in `report_to` that is not installed."""
+    """Raise BadInput for a tracker in `report_to` that nobody knows, or that is not installed."""
     for name in config.report_to or []:
+        if name not in ("all", "none", *INTEGRATION_TO_CALLBACK):
+            known = ", ".join(["none", *TRACKERS])
+            raise BadInput(f"report_to {name}", expected=f"a tracker: {known}", fix="name one of them")
         if name in TRACKERS and find_spec(name) is None:
             raise BadInput(f"report_to {name}", expected="a tracker that is installed", fix=f"pip install {name}")
 
 
 def train(trainer: LabelRewardTrainer, config: FullConfig) -> None:
-    """Train, and draw the run into `output_dir`.
-
-    It goes on from the checkpoint that `resume_from_checkpoint` names; "latest" is the newest whole one of
-    `output_dir`, or the start where there is none.
-    """
-    asked = config.resume_from_checkpoint
-    checkpoint = latest_checkpoint(Path(str(config.output_dir))) if asked in ("latest", "true", "True") else asked
-    if checkpoint is not None and not is_whole(Path(checkpoint)):
-        raise BadInput(
-            f"resume_from_checkpoint {checkpoint}",
-            expected="a whole checkpoint of this training",
-            fix="give `latest`, which takes the newest that was written to its end",
-        )
-    if checkpoint is not None:
-        refuse_other_architecture(Path(checkpoint), trainer.model.config)  # type: ignore[union-attr]
+    """Train, from the checkpoint that `resume_from_checkpoint` asks for, and draw the run into `output_dir`."""
+    checkpoint = checkpoints.chosen(config.resume_from_checkpoint, Path(str(config.output_dir)), trainer.model)
     trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     if trainer.is_world_process_zero():
         plot_run(trainer.state.log_history, Path(str(config.output_dir)) / "training.svg")
-
-
-def refuse_other_architecture(checkpoint: Path, config: Any) -> None:
-    """Raise BadInput where a checkpoint holds a model of another shape than the one that is trained."""
-    file = checkpoint / "config.json"
-    if not file.is_file():  # of a LoRA run, whose base is the model that is trained
-        return
-    theirs, ours = json.loads(file.read_text()), config.to_dict()
-    for name in ("model_type", "hidden_size", "num_hidden_layers", "vocab_size"):
-        if theirs.get(name) != ours.get(name):
-            raise BadInput(
-                f"checkpoint {checkpoint} with {name} {theirs.get(name)}",
-                expected=f"{name} {ours.get(name)}, as of the model that is trained",
-                fix="name the model the checkpoint was made with, or another output_dir",
-            )
-
-
-def latest_checkpoint(folder: Path) -> Path | None:
-    """The newest checkpoint of a run that was written to its end; None where there is none."""
-    found = [c for c in folder.glob("checkpoint-*") if c.name.removeprefix("checkpoint-").isdecimal() and is_whole(c)]
-    return max(found, key=lambda c: int(c.name.removeprefix("checkpoint-")), default=None)
-
-
-def is_whole(checkpoint: Path) -> bool:
-    """Whether nothing of it is missing: its last file is there and can be read."""
-    try:
-        json.loads((checkpoint / "trainer_state.json").read_text())
-    except (OSError, ValueError):
-        return False
-    return True
 
 
 def finish(trainer: LabelRewardTrainer, config: FullConfig, folder: Path, workspace: Path) -> RewardModel | None:
@@ -420,20 +393,29 @@ def finish(trainer: LabelRewardTrainer, config: FullConfig, folder: Path, worksp
     On the main process; the others get None. LoRA is merged into the weights.
     """
     trainer.accelerator.wait_for_everyone()
-    state = trainer.accelerator.get_state_dict(trainer.model)
+    state: Any = trainer.accelerator.get_state_dict(trainer.model)  # of all parts, where the model is in parts
     if not trainer.accelerator.is_main_process:
         return None
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    if isinstance(model, PeftModel):
-        model, state = model.merge_and_unload(), None
+    unset_hf_deepspeed_config()  # else what is loaded from here on, by this process alone, waits for the others
+    model: Any = trainer.accelerator.unwrap_model(trainer.model)
     tokenizer: Any = trainer.processing_class
+    if isinstance(model, PeftModel):
+        model, state = merged(model, state, trainer.source, tokenizer.pad_token_id), None
     model.config.pad_token_id = tokenizer.pad_token_id
     model.save_pretrained(folder, state_dict=state)
     tokenizer.save_pretrained(folder)
-    return with_uncertainty(folder, config, workspace, trainer.base)
+    return with_uncertainty(folder, config, workspace, trainer)
 
 
-def with_uncertainty(folder: Path, config: FullConfig, workspace: Path, base: str) -> RewardModel:
+def merged(model: PeftModel, state: dict[str, torch.Tensor], source: str, pad_id: int) -> Any:
+    """A copy of a trained model, with its LoRA merged into the weights: under FSDP and ZeRO-3 its own are in parts."""
+    base = classifier_to_train(source, pad_token_id=pad_id)
+    whole = PeftModel(base, model.peft_config["default"])
+    whole.load_state_dict(state)
+    return whole.merge_and_unload()
+
+
+def with_uncertainty(folder: Path, config: FullConfig, workspace: Path, trainer: LabelRewardTrainer) -> RewardModel:
     """Give a trained sequence classifier a Laplace posterior over its score head and a temperature, and save both.
     Both are of pairs, which rankings are taken apart into."""
     data = load_rows(config.dataset, config.learn_from)
@@ -442,30 +424,29 @@ def with_uncertainty(folder: Path, config: FullConfig, workspace: Path, base: st
     def differences(pairs: list[Pair]) -> np.ndarray:
         return trained.differences([p.first for p in pairs], [p.second for p in pairs])
 
-    pairs = [p for row in data["train"] for p in read(row).pairs()]
+    learnt, told = ([read(row) for row in data.get(split, ())] for split in ("train", "calibration"))
+    pairs = [p for row in learnt for p in row.pairs()]
     counts = np.array([p.weight * (1 - p.shares[1]) for p in pairs])
     trained.head = with_posterior(trained.head, differences(pairs), counts)
-    calibration = data.get("calibration")
-    if calibration is not None and len(calibration):
-        decided = [p for row in calibration for p in read(row).pairs() if p.shares[1] < 1]
+    if decided := [p for row in told for p in row.pairs() if p.shares[1] < 1]:
         of_decided = np.array([p.shares[0] / (1 - p.shares[1]) for p in decided])
         trained.head = calibrate(trained.head, differences(decided), of_decided)
+    rows: Any = data["train"]
     every: list[Any] = [row for part in data.values() for row in part]
-    learnt: list[Any] = list(data["train"])
     card = {
-        "base": base,
+        "base": trainer.base,
         "rlhf_hitl": __version__,
-        "data_hash": data["train"]._fingerprint,
+        "data_hash": data_hash(learnt),
         "learnt_from": config.learn_from,
-        "train_labels": len(data["train"]),
-        "train_votes": sum(len(row["rankings"]) if "rankings" in row else row.get("votes", 1) for row in learnt),
-        "calibration_labels": len(calibration) if calibration is not None else 0,
+        "train_labels": len(learnt),
+        "train_votes": sum(len(row["rankings"]) if "rankings" in row else row.get("votes", 1) for row in rows),
+        "calibration_labels": len(told),
         "simulated": any(r.get("simulated", False) for r in every),
         "prompts_cut": trained.cache.dropped,
         "completions_cut": trained.cache.cut,
     }
     trained.backend, trained.card = "full", card
-    trained.seen = Seen.of(map(family, data["train"]), map(family, calibration or ()))
+    trained.seen = trainer.before | Seen.of((row.family for row in learnt), (row.family for row in told))
     trained.save(folder)
     return trained
 
@@ -491,32 +472,34 @@ def train_full(
     backbone: str | None,
     workspace: Path,
     *,
+    otherwise: str | None = None,
     config: Path | None = None,
     max_length: int | None = None,
 ) -> RewardModel:
     """Export the store's labels, train on them in this process, and enter the model in the store.
 
-    `backbone` and `max_length` go before what the YAML file `config` says; None leaves it to the file.
+    `backbone` and `max_length` go before what the YAML file `config` says; None leaves it to the file, and where that
+    names no model, it is `otherwise`. What the run writes goes to the file's `output_dir`, or into the model's folder.
     For several processes or machines: `accelerate launch scripts/train_reward.py`, on an export.
     """
     training_pairs(store)  # says what is missing before anything is written
     workspace.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=workspace) as draft:
-        dataset = Path(draft) / "dataset"
-        flags = ["--dataset", str(dataset), "--output_dir", draft]
+        dataset, folder = Path(draft) / "dataset", Path(draft) / "model"
         given = {"--config": config, "--model_name_or_path": backbone, "--max_length": max_length}
-        flags += [text for flag, value in given.items() if value is not None for text in (flag, str(value))]
-        args, model_config = parse((FullConfig, ModelConfig), flags)
+        flags = [text for flag, value in given.items() if value is not None for text in (flag, str(value))]
+        flags += ["--dataset", str(dataset)]
+        default = {"output_dir": str(folder), "model_name_or_path": otherwise}
+        args, model_config = parse((FullConfig, ModelConfig), flags, **default)
         export(store, dataset, include_model_labels=False, include_ties=True)
         trainer = build_trainer(args, model_config)
         train(trainer, args)
-        folder = Path(draft) / "model"
         model = finish(trainer, args, folder, workspace)
         assert model is not None, "a single process is the main one"
         kept = workspace / "reward" / model.id
         kept.parent.mkdir(parents=True, exist_ok=True)
-        if (plot := Path(draft) / "training.svg").exists():
-            plot.rename(folder / plot.name)
+        if (plot := Path(args.output_dir) / "training.svg").exists() and plot.parent != folder:
+            shutil.copy(plot, folder)
         if not kept.exists():
             folder.rename(kept)
     model = load(kept, workspace / "features")

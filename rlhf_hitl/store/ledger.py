@@ -73,8 +73,11 @@ def reward_model(store: Store, model_id: str | None = None) -> RewardModelRecord
     """
     found = [m for m in reward_models(store) if model_id in (None, m.id)]
     if not found:
+        known = [m.id for m in reward_models(store)][-3:]
         raise NotFound(
-            f"reward model {model_id or '(newest)'}", expected="a trained one", fix="run `rlhf-hitl train-reward` first"
+            f"reward model {model_id or '(newest)'}",
+            expected=f"one of this store's ({', '.join(known)} the newest) or a folder" if known else "a trained one",
+            fix="name one of them" if known else "run `rlhf-hitl train-reward` first",
         )
     return found[-1]
 

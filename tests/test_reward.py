@@ -492,6 +492,7 @@ def test_the_same_labels_give_the_same_model(judged_store, backbone, tmp_path):
 
 def test_training_reads_all_views_and_chooses_how_much_a_vote_counts(judged_store, views, tmp_path):
     model = train_head(judged_store, views, tmp_path)
+    assert 0 < model.card["length_alone"] < np.log(2)
     assert model.card["masses"][str(model.head.mass)] == min(model.card["masses"].values())
     again = load(tmp_path / "reward" / model.id)
     assert again.cache.backbone.views == views.views
@@ -596,8 +597,10 @@ def test_full_training_under_accelerate_on_two_processes_loads_in_plain_transfor
     # The loaded model reads in bf16 where the processor computes in it, plain transformers in fp32.
     near = 1e-4 if best_dtype(best_device()) is torch.float32 else 2e-2
     for one, reward in zip(chats, model.rewards(chats)):
-        ids = torch.tensor([[*renderer.render(one).ids, renderer.pad_id]])  # a padded row, as in a batch
-        assert plain(ids).logits.item() == pytest.approx(reward, abs=near)
+        ids, pads = list(renderer.render(one).ids), [renderer.pad_id] * 3  # rows as in a batch, padded on either side
+        for row, mask in ((ids + pads, [1] * len(ids) + [0] * 3), (pads + ids, [0] * 3 + [1] * len(ids))):
+            found = plain(torch.tensor([row]), attention_mask=torch.tensor([mask])).logits.item()
+            assert found == pytest.approx(reward, abs=near)
     _, stds, _ = model.margins(chats[:5], chats[5:10])
     assert (stds > 0).all()
 

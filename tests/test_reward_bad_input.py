@@ -140,6 +140,17 @@ def test_a_third_best_reward_that_is_no_number_is_named(judged_store, backbone, 
         model._score(comparison, inputs, model.id)
 
 
+def test_a_head_that_has_learnt_no_more_than_lengths_say_so(sqlite_store, backbone, tmp_path, caplog):
+    store, rater = sqlite_store, people.add(sqlite_store, "ann", Role.RATER).id
+    for i in range(60):  # the longer answer wins, whatever it says
+        words = [w for _, w in sorted(zip(f"{i * 7919:06}", ["sea", "sun", "fox", "poem", "paris", "quick"]))]
+        judged(store, rater, f"about {i}", " ".join(words), " ".join(words[::-1][: 1 + i % 4]))
+    model = train_head(store, backbone, tmp_path)
+    assert "no better than the answers' lengths alone" in caplog.text
+    readme = (tmp_path / "reward" / model.id / "README.md").read_text()
+    assert "no better than the lengths of the answers alone" in readme
+
+
 @pytest.mark.parametrize("file", ["reward_model.json", "reward_head.safetensors"])
 @pytest.mark.parametrize("kept", [0.0, 0.5])
 def test_a_damaged_model_is_named(judged_store, backbone, tmp_path, file, kept):

@@ -215,7 +215,7 @@ def _short(name: str, e: Evaluation) -> dict[str, Any]:
         "accuracy": f"{e.accuracy.value:.1%}",
         "interval": _range(e.accuracy),
         "floors": f"{e.length_rule} {e.length_floor.value:.1%}{words}",
-        "above": e.above_floors,
+        "above": "clear" if e.clear_of_floors else "perhaps" if e.above_floors else "no",
         "ece": f"{e.ece:.3f}",
         "simulated": e.simulated,
         "split": visible(e.split) if e.asks_what_it_was_told else "",
@@ -250,7 +250,7 @@ def _evaluation(folder: Path, e: Evaluation, index: browse.Index) -> dict[str, A
             "note": "how far, on average, the confidence the model states is from how often it is right",
         }
     )
-    above = "is above" if e.above_floors else "is not above"
+    above = "is clear of" if e.clear_of_floors else "is above, within chance," if e.above_floors else "is not above"
     name, floor = e.floor
     without = ", ".join(f"{n:,} {what}" for n, what in e.left_out if n)
     return {

@@ -58,6 +58,7 @@ def evaluate(
     json: AsJson = False,
 ) -> Result:
     """Replay what raters said of held-out prompts: accuracy beside floors and ceiling, calibration, slices, gates."""
+    from rlhf_hitl.formats import open_source
     from rlhf_hitl.reward.gates import Slice, gates
     from rlhf_hitl.store import Store, ledger
 
@@ -71,14 +72,23 @@ def evaluate(
         )
     against = against or no_worse_than
     slices = tuple(Slice.parse(text) for text in min_slice or ())
+    for flag, path in (("--examples", examples), ("--html", html)):
+        if path is not None and (path.is_dir() or not path.parent.is_dir()):
+            raise BadInput(f"{flag} {path}", expected="a file in a folder that is there", fix="check the path")
+    if data is not None:
+        open_source(data, format)  # what cannot be read is named before the model is loaded
     opened = Store.open(store)
     model = load_model(opened, reward_model)
     from rlhf_hitl.reward import card, evaluation
     from rlhf_hitl.reward.compare import compare
 
     workspace = load_settings().workspace
+    if against is not None and _earlier(workspace, against) is None:
+        load_model(opened, against)
     name = name or f"{split.value if data is None else _stem(data)}-{model.id}"
     difference = None
+    folder = workspace / "evaluations" / name
+    replaced = folder.exists()
     with _labels(opened, data, format, split) as labels:
         found, replayed = labels.replay(model, name)
         if against is not None:
@@ -87,7 +97,6 @@ def evaluate(
         found, difference if no_worse_than else None, min_accuracy=min_accuracy, max_ece=max_ece,
         above_floors=above_floors, min_slices=slices,
     )  # fmt: skip
-    folder = workspace / "evaluations" / name
     evaluation.save(folder, found, replayed)
     with suppress(OSError):  # a model in a folder of others, which may not be written to
         card.note(Path(ledger.reward_model(opened, model.id).path), found)
@@ -117,7 +126,7 @@ def evaluate(
         more=[
             *_lines(found, labels.identical_sides, difference),
             *(f"Gate {'passed' if g.passed else 'FAILED'}: {g.name}: {g.said}" for g in checked),
-            f"Kept in {folder}" + (f", report in {html}" if html else ""),
+            f"Kept in {folder}{', in the place of an earlier one' * replaced}{f', report in {html}' if html else ''}",
         ],
     )
 
@@ -160,10 +169,17 @@ def _theirs(opened: Store, workspace: Path, labels: _Labels, against: str) -> It
     """The examples of an earlier evaluation, by folder or name, or of another model on the same labels."""
     from rlhf_hitl.reward import evaluation
 
-    for folder in (Path(against), workspace / "evaluations" / against):
-        if (folder / evaluation.SUMMARY).is_file():
-            return evaluation.examples(folder)
+    if (folder := _earlier(workspace, against)) is not None:
+        return evaluation.examples(folder)
     return labels.replay(load_model(opened, against), against)[1]
+
+
+def _earlier(workspace: Path, against: str) -> Path | None:
+    """The folder of an earlier evaluation; None where it is not one, so that it has to be a model."""
+    from rlhf_hitl.reward.evaluation import SUMMARY
+
+    places = (Path(against), workspace / "evaluations" / against)
+    return next((folder for folder in places if (folder / SUMMARY).is_file()), None)
 
 
 def _rows(found: Evaluation) -> list[tuple[str, str, str]]:

@@ -104,8 +104,9 @@ def train_reward(
         model = adopt(opened, str(backbone), workspace, max_length=max_length or 1024, dtype=dtype or "auto")
     else:
         from rlhf_hitl.reward.features import Backbone
-        from rlhf_hitl.reward.train import train_head
+        from rlhf_hitl.reward.train import train_head, training_pairs
 
+        training_pairs(opened)  # says what is missing before the backbone is loaded
         made = Backbone(
             backbone or BACKBONE, layer=layer, pooling=pooling, max_length=max_length or 1024, dtype=dtype or "auto"
         )

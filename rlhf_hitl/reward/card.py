@@ -64,6 +64,9 @@ None yet: `rlhf-hitl evaluate --reward-model {{ card.id }}` replays held-out lab
 - It knows the raters, prompts and policies of its training labels. On others, replay labels of theirs first.
 - To fit {{ card.backbone.max_length }} tokens, {{ card.prompts_cut }} prompts were cut from their left
   and {{ card.completions_cut }} completions at their end.
+{% if card.length_alone is defined and card.masses.values()|min >= card.length_alone %}
+- On training prompts it was not fitted to, it predicted raters no better than the lengths of the answers alone.
+{% endif %}
 {% if not card.calibration_labels %}
 - No label calibrated its probabilities.
 {% endif %}

@@ -212,6 +212,11 @@ class Evaluation:
         return self.accuracy.value > self.floor[1]
 
     @property
+    def clear_of_floors(self) -> bool:
+        """Above the floors by more than chance explains: the whole interval is."""
+        return self.accuracy.low > self.floor[1]
+
+    @property
     def left_out(self) -> list[tuple[int, str]]:
         """How many labels are not among those replayed, and why."""
         out = [(self.ties, "ties"), (self.dropped, "labels without text")]

@@ -193,7 +193,7 @@ def fit(differences: np.ndarray, votes: np.ndarray, *, mass: float = 1.0, rounds
 
 
 def bootstrapped(
-    head: Head, differences: np.ndarray, votes: np.ndarray, prompts: np.ndarray, *, heads: int = 32, seed: int = 0
+    head: Head, differences: np.ndarray, votes: np.ndarray, prompts: np.ndarray, *, heads: int = 128, seed: int = 0
 ) -> Head:
     """The head with the covariance of an ensemble in the place of Laplace's.
 
@@ -205,6 +205,7 @@ def bootstrapped(
     Args:
         differences, votes: what the head was fitted to, (n, d) and (n, 9).
         prompts: (n,) which prompt a label is of.
+        heads: more than inputs, or there are directions in which all agree.
     """
     rng = np.random.default_rng(seed)
     names, index = np.unique(prompts, return_inverse=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import os
 from pathlib import Path
@@ -26,6 +27,8 @@ from rlhf_hitl.reward.model import RewardModel, lengths, load
 from rlhf_hitl.reward.seen import Seen
 from rlhf_hitl.store import Store, ledger
 from rlhf_hitl.types import Split
+
+log = logging.getLogger(__name__)
 
 LEARNT = "learnt_votes.json"  # what a head has learnt of each pair: (9,) votes
 Uncertainty = Literal["laplace", "bootstrap"]
@@ -58,6 +61,12 @@ def train_head(
     standardiser = heads.Standardiser.fit(features, size)
     differences = standardiser.differences(features, size)
     mass, losses = best_mass(differences, said, prompts)
+    of_length = min(cross_validated(differences[:, -1:], said, prompts, mass) for mass in MASSES)
+    if losses[mass] >= of_length:
+        log.warning(
+            "on training prompts it was not fitted to, the head predicts raters no better than the answers' lengths "
+            "alone do: have more prompts rated before it is relied on"
+        )
     head = heads.fit(differences, said, mass=mass)
     if uncertainty == "bootstrap":
         head = heads.bootstrapped(head, differences, said, prompts)
@@ -65,6 +74,7 @@ def train_head(
     model.head = calibrated(model, calibration)
     model.card = card(pairs, calibration, cache) | {
         "masses": {str(tried): round(loss, 4) for tried, loss in losses.items()},
+        "length_alone": round(of_length, 4),
         "uncertainty": uncertainty,
     }
     model.seen = seen(pairs, calibration)

@@ -29,7 +29,7 @@ def replay(f: dict[str, Any]) -> str:
         f"| accuracy (95 % interval) | held-out questions | {f['crossed.questions']} others, cross-validated |\n"
         "| --- | ---: | ---: |\n"
         + row("reward model (head on SmolLM2-135M)", "accuracy")
-        + row("floor: the longer answer wins", "floor.longer")
+        + row("floor: length", "floor.length")
         + row("floor: bag of words", "floor.bag_of_words")
         + f"| labels | {f['heldout_labels']} | {f['crossed.labels']} |\n"
         f"\nTies are not in it. Calibration error on the held-out questions {f['ece']:.3f}.\n"

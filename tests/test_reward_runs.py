@@ -110,6 +110,20 @@ def test_only_whole_checkpoints_are_resumed_from(flags, tmp_path):
         train(build_trainer(config, model_config), config)
 
 
+def test_a_training_that_is_told_to_end_leaves_nothing_half_made(judged_store, tiny_model, tmp_path):
+    command = [sys.executable, "-m", "rlhf_hitl", "train-reward", "--backend", "full", "--backbone", str(tiny_model)]
+    env = ENV | {"RLHF_HITL_STORE": judged_store.url, "RLHF_HITL_WORKSPACE": str(tmp_path / "workspace")}
+    with subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 100
+        while not list(tmp_path.glob("workspace/*/dataset")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.terminate()
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said.splitlines()[-1] == "error: interrupted"
+    assert not list(tmp_path.glob("workspace/*/dataset"))
+
+
 @pytest.mark.timeout(300)
 def test_two_processes_see_the_losses_that_one_does(flags, tmp_path):
     """The same batches of 16 pairs, all on one process or half on each."""

@@ -6,6 +6,7 @@ import functools
 import json as jsonlib
 import math
 import os
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -120,6 +121,7 @@ def _say(message: str, code: int, as_json: bool) -> int:
 def main() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what is half made is cleared away
     try:
         from rlhf_hitl.cli import data, evaluate, loop, people, policy, rating, reward, serve  # noqa: F401  (register theirs)
 

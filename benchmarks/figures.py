@@ -170,6 +170,7 @@ def reward_head(f: dict[str, Any]) -> str:
     return (
         f"| head with {f['inputs']} inputs, votes with strengths and ties | took |\n| --- | ---: |\n"
         f"| refit on {f['labels']:,} labels | {f['refit_s']:.2f} s |\n"
+        f"| choosing how much a vote counts, by cross-validation | {f['choice_s']:.0f} s |\n"
         f"| update after one | {f['update_ms']:.1f} ms |\n"
     )
 

@@ -1,23 +1,33 @@
-"""How long the head takes: a refit on many labels, and an update after one.
+"""How long the head takes: a refit on many labels, the choice of its settings, and an update after one.
 
     python benchmarks/reward_head.py
 
 Labels are drawn from a head that is known, on features as wide as SmolLM2-135M's in six views: what counts here is
-their number. The votes say strengths and ties, the slowest likelihood there is. A refit is everything after the
-features: principal axes, prior by evidence, thresholds, posterior. Both are the median over runs. `--quick` takes 500
-labels.
+their number, a prompt each. The votes say strengths and ties, the slowest likelihood there is. A refit is principal
+axes, prior by evidence, thresholds, posterior; `train-reward` also tries, by cross-validation, how much a vote counts,
+and how far lengths alone would come: some forty fits more, `choice_s`. An update is timed with all that goes with it:
+the texts of a pair tokenised, their features found on disk, the head's posterior, the card. Medians over runs.
+`--quick` takes 500 labels, and updates the head alone.
 """
 
 from __future__ import annotations
 
 import argparse
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 from record import write
 
+from rlhf_hitl.reward import train
+from rlhf_hitl.reward.data import LabelledPair
+from rlhf_hitl.reward.features import Backbone, FeatureCache
 from rlhf_hitl.reward.head import Head, Standardiser, fit
+from rlhf_hitl.reward.model import RewardModel
+from rlhf_hitl.reward.train import best_mass, length_alone
+from rlhf_hitl.types import Comparison, Completion, Label, Message, Prompt
 
 WIDTH, VIEWS = 576, 6
 
@@ -38,8 +48,27 @@ def median_seconds(do: Callable[[int], object], times: int) -> float:
     return float(np.median(took))
 
 
+def whole_update(backbone: str, folder: Path, standardiser: Standardiser, head: Head) -> Callable[[int], object]:
+    """Updates a model with this head by one of 50 labels, whose texts it has met."""
+    labelled = []
+    for i in range(50):
+        prompt = Prompt.create((Message("user", f"What is {i} and {i}?"),))
+        answers = [
+            Completion.create(prompt.id, (Message("assistant", t),), "made") for t in (f"{2 * i}.", "I am lost.")
+        ]
+        comparison = Comparison.create(prompt, answers)
+        first, second = sorted(c.id for c in answers)
+        labelled.append(LabelledPair(comparison, Label(comparison.id, first, second, (1.0, 0.0, 0.0), 0.0, 1)))
+    cache = FeatureCache(folder, Backbone(backbone))
+    cache.features([chat for pair in labelled for chat in (pair.first, pair.second)])
+    card = {"train_labels": 0, "train_votes": 0}
+    model = RewardModel(cache, standardiser, head, backend="head", card=card)
+    return lambda i: train.update(model, labelled[i])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--backbone", default="smollm2-135m-instruct", help="Of 576 features a layer.")
     parser.add_argument("--labels", type=int, default=10_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true")
@@ -60,14 +89,25 @@ def main() -> None:
 
     standardiser, head = refit(0)  # also warms up
     differences = standardiser.differences(features, lengths)
-    figures = {
-        "labels": n,
-        "inputs": differences.shape[1],
-        "refit_s": median_seconds(refit, times),
-        "update_ms": 1000 * median_seconds(lambda i: head.updated(differences[i], votes[i]), 50),
-        "agreement": float(np.mean((differences @ head.weights > 0) == (margins > 0))),
-    }
-    notes = "Made labels with strengths and ties. A refit starts from cached features, an update from a head in memory."
+
+    def choose(_: int) -> object:
+        prompts = np.arange(n)
+        return best_mass(differences, votes, prompts), length_alone(differences, votes, prompts)
+
+    def update(i: int) -> Head:
+        return head.updated(differences[i], votes[i])
+
+    with tempfile.TemporaryDirectory() as folder:
+        one = update if args.quick else whole_update(args.backbone, Path(folder), standardiser, head)
+        figures = {
+            "labels": n,
+            "inputs": differences.shape[1],
+            "refit_s": median_seconds(refit, times),
+            "choice_s": median_seconds(choose, 1),
+            "update_ms": 1000 * median_seconds(one, 50),
+            "agreement": float(np.mean((differences @ head.weights > 0) == (margins > 0))),
+        }
+    notes = "Made labels with strengths and ties. A refit starts from features, an update from a model in memory."
     write("reward_head", figures, seeds=[args.seed], notes=notes, quick=args.quick)
 
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from difflib import get_close_matches
 from itertools import pairwise
 from typing import Any
 
-from rlhf_hitl.errors import BadInput, NotFound
+from rlhf_hitl.errors import BadInput, NotFound, RlhfHitlError
 
 
 def parse(types: Sequence[Any], argv: Sequence[str] | None, **otherwise: Any) -> tuple[Any, ...]:
@@ -34,6 +34,10 @@ def parse(types: Sequence[Any], argv: Sequence[str] | None, **otherwise: Any) ->
         return parser.parse_args_and_config(given)
     except FileNotFoundError as e:
         raise NotFound(f"--config {e.filename}", expected="a YAML file", fix="check the path") from e
+    except OSError as e:
+        raise BadInput(f"--config {e.filename}", expected="a YAML file that can be read", fix="check the path") from e
+    except IndexError as e:
+        raise BadInput("--config without a file", expected="--config FILE.yaml", fix="name the file") from e
     except (yaml.YAMLError, ValueError, TypeError) as e:
         file = next((f"{file}: " for flag, file in pairwise(given) if flag == "--config"), "")
         said = " ".join(str(e).split())
@@ -45,3 +49,16 @@ def parse(types: Sequence[Any], argv: Sequence[str] | None, **otherwise: Any) ->
         name, why = m.groups() if (m := re.fullmatch(r"argument --(\w+)/\S+: (.*)", said)) else ("settings", said)
         fix = "correct it or leave it out"
         raise BadInput(f"{file}{name}", expected=f"what can be read ({why.rstrip('.')})", fix=fix) from e
+
+
+def run(main: Callable[[], object]) -> None:
+    """A script's main, with a line on stderr in the place of a trace-back for what is the user's to mend."""
+    try:
+        main()
+    except RlhfHitlError as e:
+        print(f"error: {e}", file=sys.stderr)
+        sys.exit(e.exit_code)
+    except OSError as e:
+        where = e.filename or "the system"
+        print(f"error: {where}: {e.strerror or e}. Fix: check the path, the space and the rights", file=sys.stderr)
+        sys.exit(2)

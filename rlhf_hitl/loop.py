@@ -168,14 +168,14 @@ class Loop:
     def evaluate(self) -> dict[str, Any]:
         """The new reward model is replayed on held-out labels, where there are any."""
         from rlhf_hitl.reward import card, evaluation
-        from rlhf_hitl.reward.evaluate import evaluate
+        from rlhf_hitl.reward.evaluate import NothingToReplay, evaluate
 
         model = self._reward_model(self.round)
         assert model is not None, "train_reward comes before"
         name = f"round-{self.round}-{model.id}"
         try:
             found, examples = evaluate(model, self.store, name=name)
-        except BadInput as e:
+        except NothingToReplay as e:
             return {"n": 0, "reason": str(e)}
         evaluation.save(self.settings.workspace / "evaluations" / name, found, examples)
         card.note(Path(ledger.reward_model(self.store, model.id).path), found)

@@ -110,6 +110,8 @@ def messages(raw: Iterable[Mapping[str, Any]]) -> Messages:
     Raises:
         BadInput: a message without the two keys, or whose content is not text.
     """
+    if not isinstance(raw, Iterable) or isinstance(raw, str):
+        raise BadInput(f"messages {str(raw)[:80]!r}", expected="a list of messages", fix="give a list, of one or more")
     out = []
     for i, m in enumerate(raw):
         try:

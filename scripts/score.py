@@ -7,13 +7,11 @@ On CPUs: `rlhf-hitl score --processes 2`.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 
 from accelerate import PartialState
 
-from rlhf_hitl.arguments import parse
-from rlhf_hitl.errors import RlhfHitlError
+from rlhf_hitl.arguments import parse, run
 from rlhf_hitl.models import best_device
 from rlhf_hitl.policy.training import DataArguments
 from rlhf_hitl.routing.router import Scored, score_pool
@@ -31,8 +29,4 @@ def main(argv: Sequence[str] | None = None) -> Scored:
 
 
 if __name__ == "__main__":
-    try:
-        print(f"scored {main().n} comparisons")
-    except RlhfHitlError as e:
-        print(f"error: {e}", file=sys.stderr)
-        sys.exit(e.exit_code)
+    run(lambda: print(f"scored {main().n} comparisons"))

@@ -7,7 +7,6 @@ Flags override the file; every field of TRL's DPOConfig is one. Any launcher of 
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,8 +14,7 @@ from typing import Any
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 
-from rlhf_hitl.arguments import parse
-from rlhf_hitl.errors import RlhfHitlError
+from rlhf_hitl.arguments import parse, run
 from rlhf_hitl.policy.dpo import DPOSettings, Pair, pairs_for_dpo, train_dpo
 from rlhf_hitl.policy.generation import Sampling, sample_completions
 from rlhf_hitl.policy.training import DataArguments, free_folder
@@ -69,8 +67,4 @@ def _sample(store: Store, arguments: PairArguments, settings: DPOSettings) -> li
 
 
 if __name__ == "__main__":
-    try:
-        print(f"saved {main()['policy']}")
-    except RlhfHitlError as e:
-        print(f"error: {e}", file=sys.stderr)
-        sys.exit(e.exit_code)
+    run(lambda: print(f"saved {main()['policy']}"))

@@ -7,12 +7,10 @@ Flags override the file. Several processes work under DDP (`accelerate launch --
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from typing import Any
 
-from rlhf_hitl.arguments import parse
-from rlhf_hitl.errors import RlhfHitlError
+from rlhf_hitl.arguments import parse, run
 from rlhf_hitl.policy.ppo import train_ppo
 from rlhf_hitl.policy.ppo_config import PPOConfig
 from rlhf_hitl.policy.training import DataArguments, free_folder, refuse_heldout
@@ -40,8 +38,4 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    try:
-        print(f"saved {main()['policy']}")
-    except RlhfHitlError as e:
-        print(f"error: {e}", file=sys.stderr)
-        sys.exit(e.exit_code)
+    run(lambda: print(f"saved {main()['policy']}"))

@@ -8,14 +8,12 @@ goes on where a run that was stopped had written its last checkpoint.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from trl import ModelConfig
 
-from rlhf_hitl.arguments import parse
-from rlhf_hitl.errors import RlhfHitlError
+from rlhf_hitl.arguments import parse, run
 from rlhf_hitl.reward.full import FullConfig, build_trainer, finish, train
 
 
@@ -30,8 +28,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    try:
-        main()
-    except RlhfHitlError as e:
-        print(f"error: {e}", file=sys.stderr)
-        sys.exit(e.exit_code)
+    run(main)

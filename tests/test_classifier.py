@@ -26,6 +26,7 @@ from rlhf_hitl.reward.evaluate import evaluate
 from rlhf_hitl.reward.features import Backbone, score_head
 from rlhf_hitl.reward.full import FullConfig, ModelConfig, build_trainer, finish
 from rlhf_hitl.reward.model import load
+from rlhf_hitl.reward.train import train_head
 from rlhf_hitl.routing.router import Policy, route_pool, score_pool
 from rlhf_hitl.store import catalog, ledger
 from rlhf_hitl.types import Message
@@ -157,6 +158,8 @@ def test_full_training_goes_on_from_a_classifier(classifier, judged_store, tmp_p
     assert model is not None
     assert model.seen is not None
     assert not model.seen.whole  # it began with a classifier of others
+    on_top = train_head(judged_store, Backbone(str(tmp_path / "model")), tmp_path)
+    assert on_top.seen == model.seen  # nor does a head that reads it know
     after = score_head(load_classifier(str(tmp_path / "model")))[1].weight
     assert not torch.equal(before, after)
     assert evaluate(model, judged_store)[0].accuracy.value > 0.7

@@ -763,6 +763,9 @@ def test_a_setting_that_cannot_be_read_is_named_with_its_file(tmp_path, text, sa
     (tmp_path / "config.yaml").write_text(text)
     with pytest.raises(BadInput, match=said):
         parse((FullConfig, ModelConfig), ["--config", str(tmp_path / "config.yaml")])
+    for flags in (["--config"], ["--config", str(tmp_path)]):
+        with pytest.raises(BadInput, match=r"YAML file|FILE\.yaml"):
+            parse((FullConfig, ModelConfig), flags)
 
 
 def test_full_training_script_answers_a_bad_flag_with_one_line():

@@ -82,6 +82,47 @@ def test_full_training_leaves_out_rows_without_text_and_those_a_model_labelled_a
     assert "1 train rows left out: a model labelled them" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("column", "value", "said"),
+    [
+        ("rejected", None, "messages 'None': expected a list of messages"),
+        ("p_chosen", None, "p_chosen None"),
+        ("p_chosen", "most", "p_chosen most"),
+        ("votes", "three", "votes 'three'"),
+        ("votes", None, "votes None"),
+        ("weight", None, "weight None"),
+    ],
+)
+def test_a_row_that_is_no_label_is_named_before_anything_is_trained(tiny_model, tmp_path, column, value, said):
+    flags = rows(tmp_path, ("fine", "thanks"), ("sun", "sea"), model_name_or_path=tiny_model)
+    made = load_from_disk(flags["dataset"])["train"].to_list()
+    made[0] |= {column: made[0].get(column, 1.0 if column != "votes" else 1)}
+    if isinstance(value, str):
+        made = [row | {column: value} for row in made]
+    else:
+        made[1] |= {column: value}
+    DatasetDict(train=Dataset.from_list(made)).save_to_disk(tmp_path / "bad")
+    with pytest.raises(BadInput, match=f"bad: train row {0 if isinstance(value, str) else 1}: {said}"):
+        trainer(flags | {"dataset": tmp_path / "bad"})
+
+
+def test_full_training_reads_the_splits_it_learns_from_and_leaves_the_folder_as_it_is(tiny_model, tmp_path):
+    flags = rows(tmp_path, ("fine", "thanks"), ("sun", ""), model_name_or_path=tiny_model)
+    data = load_from_disk(flags["dataset"])
+    data["test"] = Dataset.from_list([{"text": "of another kind"}])
+    data.save_to_disk(tmp_path / "more")
+    before = sorted(tmp_path.glob("more/**/*"))
+    made, _ = trainer(flags | {"dataset": tmp_path / "more"})
+    assert len(made.train_dataset) == 1
+    assert sorted(tmp_path.glob("more/**/*")) == before
+
+
+@pytest.mark.parametrize("most", [0, 1, -3])
+def test_a_max_length_that_holds_no_answer_is_refused(tiny_model, tmp_path, most):
+    with pytest.raises(BadInput, match=f"max_length {most}: expected 8 tokens or more"):
+        trainer(rows(tmp_path, ("fine", "thanks"), model_name_or_path=tiny_model, max_length=most))
+
+
 def test_full_training_without_any_row_that_teaches_is_refused(tiny_model, tmp_path):
     with pytest.raises(BadInput, match="none of 1 train rows"):
         trainer(rows(tmp_path, ("fine", "  "), model_name_or_path=tiny_model))
@@ -129,6 +170,8 @@ def test_a_reward_that_is_no_number_is_named(judged_store, backbone, tmp_path):
         list(model.score(catalog.find(judged_store)))
     with pytest.raises(BadInput, match="margin of comparison x_"):
         evaluate(model, judged_store)
+    with pytest.raises(BadInput, match="reward nan of 'an answer'"):
+        model.rewards([((Message("user", "asked"),), (Message("assistant", "an answer"),))])
 
 
 def test_a_third_best_reward_that_is_no_number_is_named(judged_store, backbone, tmp_path):

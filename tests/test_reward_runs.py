@@ -74,17 +74,21 @@ def furthest(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> float:
 
 @pytest.mark.timeout(300)
 def test_a_run_that_is_killed_and_resumed_ends_with_the_same_weights(flags, tmp_path):
-    """Killed outright, at a step nobody chose; what was half written is passed over."""
+    """Killed outright, at a moment nobody chose; what was half written is passed over."""
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")  # says, where it fails, when that was
+    chance = random.Random(seed)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     run([sys.executable, str(SCRIPT), *listed(flags | {"output_dir": whole})])
     again = [sys.executable, str(SCRIPT), *listed(flags | {"output_dir": killed, "resume_from_checkpoint": "latest"})]
-    wanted = random.Random().choice([3, 6, 9, 12])
+    wanted, after = chance.choice([3, 6, 9, 12]), chance.uniform(0, 0.1)
     with subprocess.Popen(again, env=ENV, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         deadline = time.monotonic() + 200
         while not (killed / f"checkpoint-{wanted}").is_dir():
             assert process.poll() is None, "it ended before it was killed"
             assert time.monotonic() < deadline
             time.sleep(0.002)
+        time.sleep(after)
         process.send_signal(signal.SIGKILL)
     assert not (killed / "reward_model.json").exists()
     run(again)
@@ -103,6 +107,9 @@ def test_only_whole_checkpoints_are_resumed_from(flags, tmp_path):
             (out / f"checkpoint-{step}" / "trainer_state.json").write_text(state)
     assert [is_whole(out / f"checkpoint-{step}") for step in (3, 12, 21)] == [True, False, False]
     assert latest(out) == out / "checkpoint-3"
+    (out / "checkpoint-3" / "rng_state_0.pth").touch()
+    assert is_whole(out / "checkpoint-3")
+    assert not is_whole(out / "checkpoint-3", processes=2)  # the second was killed before it had written its own
     config, model_config = parse(
         (FullConfig, ModelConfig), listed(flags | {"resume_from_checkpoint": out / "checkpoint-12"})
     )

@@ -12,12 +12,15 @@ import pytest
 from scipy.special import expit
 
 from rlhf_hitl.errors import BadInput
+from rlhf_hitl.reward import card as cards
 from rlhf_hitl.reward import head as heads
 from rlhf_hitl.reward.data import labelled_pairs
+from rlhf_hitl.reward.evaluate import evaluate
 from rlhf_hitl.reward.features import Backbone
 from rlhf_hitl.reward.model import load
-from rlhf_hitl.reward.train import catch_up, train_head
+from rlhf_hitl.reward.train import catch_up, open_reward_model, train_head
 from rlhf_hitl.store import catalog, ledger, people, queue, views
+from rlhf_hitl.store.tables import reward_models
 from rlhf_hitl.types import Answer, Comparison, Completion, Message, Prompt, Role, Split, Verdict
 
 
@@ -48,11 +51,15 @@ def test_votes_that_came_in_since_move_the_model_as_training_again_would(judged_
     store, rater = judged_store, people.add(judged_store, "bea", Role.RATER).id
     model = train_head(store, backbone, tmp_path)
     assert catch_up(store, model, tmp_path) is model
+    cards.note(tmp_path / "reward" / model.id, evaluate(model, store)[0])
+    model = load(tmp_path / "reward" / model.id)
+    assert model.card["evaluations"]
     judge(store, rater, 12)
     updated = catch_up(store, model, tmp_path)
     assert ledger.reward_model(store).id == updated.id != model.id
     assert updated.card["train_labels"] == model.card["train_labels"] + 12
     assert updated.card["updated"] == 12
+    assert not updated.card.keys() & {"evaluations", "masses", "length_alone"}  # those were the other's
     told = {p.comparison.prompt.family for p in labelled_pairs(store, Split.TRAIN)}
     assert load(tmp_path / "reward" / updated.id).seen.train == told > model.seen.train
     again = train_head(store, backbone, tmp_path)
@@ -132,3 +139,16 @@ def test_a_model_with_an_ensembles_uncertainty_is_kept_and_scores(judged_store, 
     _, stds, _ = load(tmp_path / "reward" / model.id).margins(first, second)
     assert (stds > 0).all()
     assert stds == pytest.approx(model.margins(first, second)[1])
+
+
+def test_a_model_that_is_only_looked_at_does_not_become_the_newest(judged_store, backbone, tmp_path):
+    old = train_head(judged_store, backbone, tmp_path / "elsewhere")
+    with judged_store.write() as conn:
+        conn.execute(reward_models.delete())  # another team's, say
+    new = train_head(judged_store, backbone, tmp_path / "ours", uncertainty="bootstrap")
+    folder = str(tmp_path / "elsewhere" / "reward" / old.id)
+    open_reward_model(judged_store, folder, tmp_path, enter=False)
+    assert [m.id for m in ledger.reward_models(judged_store)] == [new.id]
+    open_reward_model(judged_store, folder, tmp_path)
+    assert [m.id for m in ledger.reward_models(judged_store)] == [old.id, new.id]
+    assert ledger.reward_model(judged_store).id == new.id

@@ -214,7 +214,7 @@ def _short(name: str, e: Evaluation) -> dict[str, Any]:
         "n": e.n,
         "accuracy": f"{e.accuracy.value:.1%}",
         "interval": _range(e.accuracy),
-        "floors": f"{e.length_rule} {e.length_floor.value:.1%}{words}",
+        "floors": f"{'coin 50.0%, ' * (e.floor[1] == 0.5)}{e.length_rule} {e.length_floor.value:.1%}{words}",
         "above": "clear" if e.clear_of_floors else "perhaps" if e.above_floors else "no",
         "ece": f"{e.ece:.3f}",
         "simulated": e.simulated,

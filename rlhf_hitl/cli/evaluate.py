@@ -5,7 +5,7 @@ from __future__ import annotations
 import json as jsonlib
 import re
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -75,6 +75,10 @@ def evaluate(
     for flag, path in (("--examples", examples), ("--html", html)):
         if path is not None and (path.is_dir() or not path.parent.is_dir()):
             raise BadInput(f"{flag} {path}", expected="a file in a folder that is there", fix="check the path")
+    if data is not None and split is not Split.HELDOUT:
+        raise BadInput(f"--split {split.value} with --data", expected="one of the two", fix="leave --split out")
+    if data is None and format != "auto":
+        raise BadInput(f"--format {format} without --data", expected="it with --data only", fix="leave --format out")
     if data is not None:
         open_source(data, format)  # what cannot be read is named before the model is loaded
     opened = Store.open(store)
@@ -83,23 +87,22 @@ def evaluate(
     from rlhf_hitl.reward.compare import compare
 
     workspace = load_settings().workspace
-    if against is not None and _earlier(workspace, against) is None:
-        load_model(opened, against)
+    earlier = _earlier(workspace, against) if against is not None else None
+    rival = load_model(opened, against, enter=False) if against is not None and earlier is None else None
     name = name or f"{split.value if data is None else _stem(data)}-{model.id}"
-    difference = None
     folder = workspace / "evaluations" / name
     replaced = folder.exists()
     with _labels(opened, data, format, split) as labels:
         found, replayed = labels.replay(model, name)
-        if against is not None:
-            difference = compare(replayed, _theirs(opened, workspace, labels, against), against)
+        theirs = evaluation.examples(earlier) if earlier else labels.replay(rival, str(against))[1] if rival else None
+    evaluation.save(folder, found, replayed)
+    with suppress(OSError):  # a model in a folder of others, which may not be written to
+        card.note(Path(ledger.reward_model(opened, model.id).path), found)
+    difference = None if theirs is None else compare(replayed, theirs, str(against))
     checked = gates(
         found, difference if no_worse_than else None, min_accuracy=min_accuracy, max_ece=max_ece,
         above_floors=above_floors, min_slices=slices,
     )  # fmt: skip
-    evaluation.save(folder, found, replayed)
-    with suppress(OSError):  # a model in a folder of others, which may not be written to
-        card.note(Path(ledger.reward_model(opened, model.id).path), found)
     if examples is not None:
         _write(examples, "".join(jsonlib.dumps(e.as_dict(), ensure_ascii=False) + "\n" for e in replayed))
     if html is not None:
@@ -163,15 +166,6 @@ def _labels(opened: Store, data: str | None, format: str, split: Split) -> Itera
             yield _Labels(outside, Split.HELDOUT, opened, report.format, report.identical_sides)
         finally:
             outside.close()
-
-
-def _theirs(opened: Store, workspace: Path, labels: _Labels, against: str) -> Iterable[Example]:
-    """The examples of an earlier evaluation, by folder or name, or of another model on the same labels."""
-    from rlhf_hitl.reward import evaluation
-
-    if (folder := _earlier(workspace, against)) is not None:
-        return evaluation.examples(folder)
-    return labels.replay(load_model(opened, against), against)[1]
 
 
 def _earlier(workspace: Path, against: str) -> Path | None:

@@ -210,12 +210,12 @@ def _left_to_raters(without_text: int) -> list[str]:
     return [f"Left to raters without a score: {without_text}, for an answer among theirs has no text"]
 
 
-def load_model(store, name: str | None):
-    """A reward model by folder or id, the store's newest for None."""
+def load_model(store, name: str | None, *, enter: bool = True):
+    """A reward model by folder or id, the store's newest for None, as `open_reward_model`."""
     from rlhf_hitl.store import ledger
 
     if name is None:
         ledger.reward_model(store)  # says what is missing before anything heavy is imported
     from rlhf_hitl.reward.train import open_reward_model
 
-    return open_reward_model(store, name, load_settings().workspace)
+    return open_reward_model(store, name, load_settings().workspace, enter=enter)

@@ -102,6 +102,8 @@ def save_policy(model: PeftModel, tokenizer: Any, out: Path, *, base: str, merge
     Args:
         base: name of the model the adapter stands on, written into an adapter that is not merged.
     """
+    from rlhf_hitl.reward.seen import Seen
+
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as temporary:
         made = Path(temporary) / "policy"
@@ -112,6 +114,7 @@ def save_policy(model: PeftModel, tokenizer: Any, out: Path, *, base: str, merge
                 settings.base_model_name_or_path = base
             model.save_pretrained(str(made))
         tokenizer.save_pretrained(made)
+        Seen.of((), whole=False).save(made)  # a reward model on top of it would not know which prompts tuned it
         (made / CARD).write_text(json.dumps(card, indent=2, ensure_ascii=False, default=str), encoding="utf-8")
         os.replace(made, out)
     shutil.rmtree(checkpoints_of(out), ignore_errors=True)

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from accelerate import PartialState
 from peft import PeftModel, get_peft_model_state_dict
 from safetensors import SafetensorError, safe_open
 
@@ -45,13 +46,16 @@ def latest(folder: Path) -> Path | None:
     return max(found, key=lambda c: int(c.name.removeprefix("checkpoint-")), default=None)
 
 
-def is_whole(checkpoint: Path) -> bool:
-    """Whether nothing of it is missing: its last file is there and can be read."""
+def is_whole(checkpoint: Path, processes: int | None = None) -> bool:
+    """Whether nothing of it is missing: its last file is there and can be read, and where several processes wrote it,
+    the random state of each (of as many as there are now)."""
     try:
         json.loads((checkpoint / "trainer_state.json").read_text())
     except (OSError, ValueError):
         return False
-    return True
+    ranks = range(processes or PartialState().num_processes)
+    several = len(ranks) > 1 and (checkpoint / "rng_state_0.pth").is_file()
+    return not several or all((checkpoint / f"rng_state_{rank}.pth").is_file() for rank in ranks)
 
 
 def refuse_another(checkpoint: Path, model: Any) -> None:

@@ -7,7 +7,7 @@ routed with like any other reward model.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from rlhf_hitl.reward.data import LabelledPair, decided, labelled_pairs, share_o
 from rlhf_hitl.reward.features import Backbone, FeatureCache, quiet_loading, score_head, whole_model
 from rlhf_hitl.reward.head import Head, Standardiser, calibrate, laplace
 from rlhf_hitl.reward.model import RewardModel
-from rlhf_hitl.reward.seen import Seen
+from rlhf_hitl.reward.seen import is_classifier, seen_before
 from rlhf_hitl.reward.train import card, enter, seen
 from rlhf_hitl.store import Store
 from rlhf_hitl.types import Split
@@ -53,11 +53,6 @@ def load_classifier(name: str) -> PreTrainedModel:
             fix="save the whole model: a LoRA run must train and keep the score head (modules_to_save)",
         )
     return model.eval()
-
-
-def is_classifier(path: Path) -> bool:
-    """Whether a model's weights are those of a sequence classifier, whose score head others have trained."""
-    return any(kind.endswith("ForSequenceClassification") for kind in load_config(path).architectures or [])
 
 
 class Fp32Score(torch.nn.Linear):
@@ -137,12 +132,13 @@ def as_reward_model(name: str, cache: Path, *, max_length: int = 1024, dtype: st
     return RewardModel(FeatureCache(cache, backbone), standardiser, made, backend="classifier", card={})
 
 
-def with_posterior(head: Head, differences: np.ndarray, counts: np.ndarray) -> Head:
-    """The head with a Laplace posterior over its weights, as labels with these differences (n, d), counting (n,) each,
-    leave it under a prior of precision 1. The weights stay."""
+def with_posterior(head: Head, labels: Iterable[tuple[np.ndarray, np.ndarray]]) -> Head:
+    """The head with a Laplace posterior over its weights, as labels leave it under a prior of precision 1. They come in
+    chunks, of each differences (n, d) and how much they count (n,). The weights stay."""
     width = len(head.weights) - 1
     covariance = np.zeros_like(head.covariance)
-    covariance[:width, :width] = laplace(differences[:, :width], head.weights[:width], counts)
+    chunks = ((differences[:, :width], counts) for differences, counts in labels)
+    covariance[:width, :width] = laplace(chunks, head.weights[:width])
     return Head(head.weights, covariance, head.precisions, head.temperature, head.thresholds)
 
 
@@ -152,11 +148,10 @@ def adopt(store: Store, name: str, workspace: Path, *, max_length: int = 1024, d
     model = as_reward_model(name, workspace / "features", max_length=max_length, dtype=dtype)
     train, calibration = labelled_pairs(store, Split.TRAIN), decided(labelled_pairs(store, Split.CALIBRATION))
     counts = np.array([p.label.votes * (1 - p.label.probabilities[1]) for p in train])
-    model.head = with_posterior(model.head, _differences(model, train), counts)
+    model.head = with_posterior(model.head, [(_differences(model, train), counts)])
     model.head = calibrate(model.head, _differences(model, calibration), share_of_decided(calibration))
     model.card = card(train, calibration, model.cache)
-    before = Seen.load(Path(name)) or Seen.of((), whole=False)  # one of ours knows; what others trained on, nobody does
-    model.seen = before | seen(train, calibration)
+    model.seen = seen_before(name) | seen(train, calibration)
     enter(store, model, workspace / "reward" / model.id)
     return model
 

@@ -30,6 +30,9 @@ log = logging.getLogger(__name__)
 COLUMNS = {"pairs": ("prompt", "chosen", "rejected"), "rankings": ("prompt", "completions", "rankings")}
 
 
+MANY = 100_000  # rows, whose tokens `datasets` keeps in a file
+
+
 @dataclass(frozen=True)
 class Pair:
     """Two conversations of one prompt, the shares (first better, tie, second better) of the votes, and how much they
@@ -44,12 +47,13 @@ class Pair:
 @dataclass(frozen=True)
 class Ranked:
     """K conversations of one prompt and what raters made of them: `ranks` (V, K), the rankings that differ, with their
-    `shares` (V,) of the votes, and how much they count."""
+    `shares` (V,) of the votes, how much they count, and how many there were."""
 
     chats: tuple[Conversation, ...]
     ranks: tuple[tuple[int, ...], ...]
     shares: tuple[float, ...]
     weight: float
+    votes: int
 
     @property
     def family(self) -> str:
@@ -90,46 +94,54 @@ def load_rows(name: str, learn_from: str = "pairs") -> DatasetDict:
     data = data if isinstance(data, DatasetDict) else DatasetDict({"train": data})
     if "train" not in data:
         raise BadInput(f"dataset {name} of {', '.join(map(str, data))}", expected="a split `train`", fix="name it so")
-    missing = set(COLUMNS[learn_from]) - set(data["train"].column_names)
-    if missing or not len(data["train"]):
-        raise BadInput(
-            f"dataset {name} with {len(data['train'])} rows, columns {data['train'].column_names}",
-            expected=f"rows with {', '.join(COLUMNS[learn_from])}, to learn from {learn_from}",
-            fix="make it with `rlhf-hitl export`, or set learn_from to what it holds",
-        )
+    for split in (used := [s for s in ("train", "calibration") if s in data]):
+        if missing := set(COLUMNS[learn_from]) - set(data[split].column_names):
+            raise BadInput(
+                f"dataset {name}, {split} without {', '.join(sorted(missing))}",
+                expected=f"rows with {', '.join(COLUMNS[learn_from])}, to learn from {learn_from}",
+                fix="make it with `rlhf-hitl export`, or set learn_from to what it holds",
+            )
     refuse_heldout(name, data)
-    every = {split: len(rows) for split, rows in data.items()}
-    data = data.filter(has_human_label, desc="human labels")
-    of_people = {split: len(rows) for split, rows in data.items()}
-    data = data.filter(all_have_text, desc="answers with text")
-    for split, rows in data.items():
-        if n := every[split] - of_people[split]:
-            log.warning("%d %s rows left out: a model labelled them", n, split)
-        if n := of_people[split] - len(rows):
-            log.warning("%d %s rows left out: of completions without text", n, split)
-    if not len(data["train"]):
+    kept = DatasetDict({split: _usable(data[split], f"{name}: {split}") for split in used})
+    if not len(kept["train"]):
         raise BadInput(
-            f"dataset {name}: none of {every['train']} train rows",
+            f"dataset {name}: none of {len(data['train'])} train rows",
             expected="one that people labelled, whose completions all have text",
             fix="rate or import more comparisons",
         )
-    return data
+    return kept
 
 
-def has_human_label(row: Any) -> bool:
-    """A model that learns its own labels only grows surer of them."""
-    return row.get("label_source", "human") == "human"
-
-
-def all_have_text(row: Any) -> bool:
-    """Of a completion without text there is no reward."""
-    sides = row["completions"] if "rankings" in row else (row["chosen"], row["rejected"])
-    return all(has_text(messages(side)) for side in sides or ())
+def _usable(rows: Dataset, place: str) -> Dataset:
+    """The rows that people labelled and whose completions all have text; a warning counts the others. A model that
+    learns its own labels only grows surer of them, and of a completion without text there is no reward."""
+    kept: list[int] = []
+    by_model = without_text = 0
+    for i, row in enumerate(rows):
+        row: Any = row
+        try:
+            if row.get("label_source", "human") != "human":
+                by_model += 1
+            elif not all(has_text(completion) for _, completion in read(row).chats):
+                without_text += 1
+            else:
+                kept.append(i)
+        except BadInput as e:
+            raise BadInput(f"{place} row {i}: {e.value}", expected=e.expected, fix=e.fix) from e
+    for n, why in ((by_model, "a model labelled them"), (without_text, "of completions without text")):
+        if n:
+            log.warning("%d %s rows left out: %s", n, place.rpartition(" ")[2], why)
+    return rows.select(kept)
 
 
 def refuse_heldout(name: str, data: DatasetDict) -> None:
     """Raise BadInput where a prompt to train on shares its opening with one that is held out."""
-    held = {_family(row) for split in ("heldout", "test") for row in data.get(split, [])}
+    held = {
+        _family(row)
+        for split in ("heldout", "test")
+        if split in data and "prompt" in data[split].column_names
+        for row in data[split]
+    }
     for i, row in enumerate(data["train"] if held else []):
         if _family(row) in held:
             raise BadInput(
@@ -153,7 +165,7 @@ def read(row: Any) -> Ranked:
     if "rankings" not in row:
         said = [(ranks, share) for ranks, share in zip(((0, 1), (0, 0), (1, 0)), shares(row)) if share > 0]
         sides = ((prompt, messages(row["chosen"])), (prompt, messages(row["rejected"])))
-        return Ranked(sides, *zip(*said), weight(row))  # type: ignore[arg-type]
+        return Ranked(sides, *zip(*said), weight(row), _votes(row))  # type: ignore[arg-type]
     completions, rankings = row["completions"], row["rankings"]
     if len(completions or ()) < 2:
         raise BadInput(
@@ -161,7 +173,8 @@ def read(row: Any) -> Ranked:
             expected="2 or more",
             fix="leave the row out, or make the dataset with `rlhf-hitl export`",
         )
-    votes = Counter(_ranks(ranking, len(completions)) for ranking in rankings or ())
+    # Sorted, for the same votes to be the same label in whatever order they came.
+    votes = Counter(sorted(_ranks(ranking, len(completions)) for ranking in rankings or ()))
     if not votes:
         raise BadInput("rankings []", expected="one ranking or more", fix="leave the row out")
     spoken_of = [k for k in range(len(completions)) if any(ranks[k] != UNRANKED for ranks in votes)]
@@ -170,6 +183,7 @@ def read(row: Any) -> Ranked:
         tuple(tuple(ranks[k] for k in spoken_of) for ranks in votes),
         tuple(n / votes.total() for n in votes.values()),
         weight(row, votes.total()),
+        votes.total(),
     )
 
 
@@ -196,8 +210,13 @@ def shares(row: Any) -> tuple[float, float, float]:
     if "p_chosen" not in row:
         return 1.0, 0.0, 0.0
     chosen, tie = row["p_chosen"], row.get("p_tie", 0.0)
-    rejected = row.get("p_rejected", 1 - chosen - tie)
-    if not (min(chosen, tie, rejected) > -1e-6 and abs(chosen + tie + rejected - 1) < 1e-6):
+    numbers = all(isinstance(share, float | int) for share in (chosen, tie))
+    rejected = row.get("p_rejected", 1 - chosen - tie) if numbers else None
+    if not (
+        isinstance(rejected, float | int)
+        and min(chosen, tie, rejected) > -1e-6
+        and abs(chosen + tie + rejected - 1) < 1e-6
+    ):
         raise BadInput(
             f"p_chosen {chosen}, p_tie {tie}, p_rejected {rejected}",
             expected="three shares that sum to 1",
@@ -224,6 +243,14 @@ def data_hash(rows: Sequence[Ranked]) -> str:
     return "sha256:" + hashlib.sha256(b"".join(digests)).hexdigest()
 
 
+def _votes(row: Any) -> int:
+    """How many votes a label of a pair has: the column `votes`, else 1."""
+    n = row.get("votes", 1)
+    if not (isinstance(n, int) and n >= 0):
+        raise BadInput(f"votes {n!r}", expected="a whole number, 0 or more", fix="correct or leave out the column")
+    return n
+
+
 def tokenised(data: Dataset, renderer: Renderer, processes: int | None = None) -> Dataset:
     """A row's K conversations as tokens, and its label: `ids` and `starts` (where the completion begins) of each,
     `ranks` (V, K), `shares` (V,), `weight` and `log_lengths` (K,)."""
@@ -242,7 +269,13 @@ def tokenised(data: Dataset, renderer: Renderer, processes: int | None = None) -
         }
 
     with PartialState().main_process_first():
-        out = data.map(render, remove_columns=data.column_names, num_proc=processes, desc="rendering")
+        out = data.map(
+            render,
+            remove_columns=data.column_names,
+            num_proc=processes,
+            desc="rendering",
+            keep_in_memory=len(data) < MANY,  # else beside the data, which stays as it was where it can
+        )
     if cut := sum(out["cut"]):
         every = sum(map(len, out["starts"]))
         log.warning("%d of %d conversations were cut to %d tokens", cut, every, renderer.max_length)

@@ -1,4 +1,4 @@
-"""Replay: a reward model against what raters said of held-out prompts, with two floors it has to beat."""
+"""Replay: a reward model against what raters said of held-out prompts, with the floors it has to beat."""
 
 from __future__ import annotations
 
@@ -30,6 +30,10 @@ from rlhf_hitl.types import Label, Split, utc_now
 
 FEWEST_FOR_NU = 20  # calibration labels that say how readily people call a tie
 TURNED = 32  # pairs computed anew in the other order
+
+
+class NothingToReplay(BadInput):
+    """No label with a preference that the model has not met."""
 
 
 def evaluate(
@@ -64,7 +68,7 @@ def evaluate(
     pairs = [p for p in usable if p.comparison.prompt.family not in met]
     decided = np.array([p.label.preferred is not None for p in pairs], bool)
     if not decided.any():
-        raise BadInput(
+        raise NothingToReplay(
             f"{split.value} split of {store.safe_url}: {len(every)} labels",
             expected="at least one with a preference",
             fix="import a preference set or rate comparisons of held-out prompts"

@@ -247,7 +247,11 @@ class Evaluation:
 
     def as_dict(self) -> dict[str, Any]:
         name, value = self.floor
-        return asdict(self) | {"above_floors": self.above_floors, "floor": {"name": name, "value": value}}
+        return asdict(self) | {
+            "above_floors": self.above_floors,
+            "clear_of_floors": self.clear_of_floors,
+            "floor": {"name": name, "value": value},
+        }
 
 
 def save(folder: Path, evaluation: Evaluation, examples: Iterable[Example]) -> None:

@@ -335,12 +335,16 @@ def trim(root: Path, most_bytes: float) -> None:
         with suppress(FileNotFoundError):
             if time.time() - draft.stat().st_mtime > GIVEN_UP:
                 draft.unlink()
-    found = sorted((path.stat().st_mtime, path) for path in root.glob("*/*.safetensors") if path.exists())
-    total = sum(_size(path) for _, path in found)
-    for _, path in found:
+    found = []
+    for path in root.glob("*/*.safetensors"):
+        with suppress(FileNotFoundError):  # another process has removed it
+            stat = path.stat()
+            found.append((stat.st_mtime, stat.st_size, path))
+    total = sum(size for _, size, _ in found)
+    for _, size, path in sorted(found):
         if total <= most_bytes:
             return
-        total -= _size(path)
+        total -= size
         path.unlink(missing_ok=True)
 
 

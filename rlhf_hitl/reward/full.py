@@ -37,7 +37,6 @@ from rlhf_hitl.reward.classifier import (
     Fp32Score,
     as_reward_model,
     classifier_to_train,
-    is_classifier,
     with_posterior,
 )
 from rlhf_hitl.reward.dataset import Pair, data_hash, load_rows, read, tokenised
@@ -54,14 +53,16 @@ from rlhf_hitl.reward.losses import (
 from rlhf_hitl.reward.model import RewardModel, load
 from rlhf_hitl.reward.progress import keep_stdout_free, plot_run
 from rlhf_hitl.reward.rendering import Renderer
-from rlhf_hitl.reward.seen import Seen
+from rlhf_hitl.reward.seen import Seen, seen_before
 from rlhf_hitl.reward.train import enter, training_pairs
 from rlhf_hitl.store import Store
 from rlhf_hitl.types import UNRANKED
 
 log = logging.getLogger(__name__)
 
+FEWEST_TOKENS = 8  # that can hold an answer
 UNCUT = 1_000_000  # tokens: a max_length of nothing
+CHUNK = 2048  # pairs whose features are in memory at once
 MOST_GROUPS = 10_000  # that may tie, of the completions of one row: the loss counts them all
 
 TRACKERS = ("tensorboard", "trackio", "wandb", "mlflow", "comet_ml", "clearml", "swanlab")
@@ -330,8 +331,7 @@ def build_trainer(config: FullConfig, model_config: ModelConfig) -> LabelRewardT
     )
     refuse_frozen_head(trainer.model)
     trainer.source, trainer.base = str(path), display_name(model_config.model_name_or_path)
-    # A language model has learnt from no preference; what a classifier of others has, nobody here knows.
-    trainer.before = Seen.load(path) or Seen.of((), whole=not is_classifier(path))
+    trainer.before = seen_before(str(path))
     trainer.read_labels(train, calibration)
     keep_stdout_free(trainer)
     return trainer
@@ -355,6 +355,9 @@ def refuse_unfollowed(config: FullConfig, model_config: ModelConfig) -> None:
                 raise BadInput(value, expected=f"its default, {f.default!r}", fix=REFUSED[f.name])
     if config.token_budget is not None and config.token_budget < 1:
         raise BadInput(f"token_budget {config.token_budget}", expected="1 or more", fix="set 4096, or leave it out")
+    if config.max_length is not None and config.max_length < FEWEST_TOKENS:
+        fix = "set 1024, or leave it out"
+        raise BadInput(f"max_length {config.max_length}", expected=f"{FEWEST_TOKENS} tokens or more, or none", fix=fix)
     if model_config.use_peft and model_config.lora_r < 1:
         raise BadInput(f"lora_r {model_config.lora_r}", expected="1 or more", fix="set lora_r, 8 to 64 as a rule")
 
@@ -426,20 +429,20 @@ def with_uncertainty(folder: Path, config: FullConfig, workspace: Path, trainer:
 
     learnt, told = ([read(row) for row in data.get(split, ())] for split in ("train", "calibration"))
     pairs = [p for row in learnt for p in row.pairs()]
-    counts = np.array([p.weight * (1 - p.shares[1]) for p in pairs])
-    trained.head = with_posterior(trained.head, differences(pairs), counts)
+    chunks = (pairs[at : at + CHUNK] for at in range(0, len(pairs), CHUNK))
+    labels = ((differences(chunk), np.array([p.weight * (1 - p.shares[1]) for p in chunk])) for chunk in chunks)
+    trained.head = with_posterior(trained.head, labels)
     if decided := [p for row in told for p in row.pairs() if p.shares[1] < 1]:
         of_decided = np.array([p.shares[0] / (1 - p.shares[1]) for p in decided])
         trained.head = calibrate(trained.head, differences(decided), of_decided)
-    rows: Any = data["train"]
-    every: list[Any] = [row for part in data.values() for row in part]
+    every: Any = (row for part in data.values() for row in part)
     card = {
         "base": trainer.base,
         "rlhf_hitl": __version__,
         "data_hash": data_hash(learnt),
         "learnt_from": config.learn_from,
         "train_labels": len(learnt),
-        "train_votes": sum(len(row["rankings"]) if "rankings" in row else row.get("votes", 1) for row in rows),
+        "train_votes": sum(row.votes for row in learnt),
         "calibration_labels": len(told),
         "simulated": any(r.get("simulated", False) for r in every),
         "prompts_cut": trained.cache.dropped,

@@ -10,6 +10,7 @@ moderated output); Bishop 2006, 4.4-4.5; Agresti 1992 for the scale.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -277,11 +278,14 @@ def calibrate(head: Head, differences: np.ndarray, targets: np.ndarray) -> Head:
     return head.with_temperature(float(np.exp(best.x)))
 
 
-def laplace(differences: np.ndarray, weights: np.ndarray, counts: np.ndarray, precision: float = 1.0) -> np.ndarray:
-    """Covariance (d, d) of Bradley-Terry weights (d,), trained elsewhere, on differences (n, d) counting (n,) each."""
-    p = expit(differences @ weights)
-    curvature = (differences * (counts * p * (1 - p))[:, None]).T @ differences
-    return np.linalg.inv(curvature + precision * np.eye(len(weights)))
+def laplace(labels: Iterable[tuple[np.ndarray, np.ndarray]], weights: np.ndarray, precision: float = 1.0) -> np.ndarray:
+    """Covariance (d, d) of Bradley-Terry weights (d,), trained elsewhere. `labels` come in chunks, of each differences
+    (n, d) and how much they count (n,)."""
+    curvature = precision * np.eye(len(weights))
+    for differences, counts in labels:
+        p = expit(differences @ weights)
+        curvature += (differences * (counts * p * (1 - p))[:, None]).T @ differences
+    return np.linalg.inv(curvature)
 
 
 def _cuts(thresholds: Any) -> np.ndarray:

@@ -3,6 +3,9 @@
 Likelihoods come as one loss an example, so that the caller may weigh them: a label's doubt is in its shares, how much
 its raters are to be believed in its weight. Shares need not sum to 1 (counts of votes do as well); a share of 0 costs
 nothing even where the model thinks the outcome impossible. Computed in float32 at least, finite for any finite reward.
+
+Full training takes `davidson_luce`, of which `davidson` and `bradley_terry` are the cases of two completions, and the
+head its own form of `ordinal`, in numpy: those three say here what they are, and tests hold the others against them.
 """
 
 from __future__ import annotations

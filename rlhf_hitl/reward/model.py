@@ -50,8 +50,17 @@ class RewardModel:
         return self.standardiser(self.cache.features(chats, keep=keep), lengths(chats))
 
     def rewards(self, chats: Sequence[Conversation], *, keep: bool = True) -> np.ndarray:
-        """(n,) float32 rewards in logits. `keep=False` leaves their features off the disk (for fresh rollouts)."""
-        return self.head.rewards(self.inputs(chats, keep=keep)).astype(np.float32)
+        """(n,) float32 rewards in logits. `keep=False` leaves their features off the disk (for fresh rollouts).
+
+        Raises:
+            BadInput: one is no finite number.
+        """
+        rewards = self.head.rewards(self.inputs(chats, keep=keep)).astype(np.float32)
+        if not np.isfinite(rewards).all():
+            at = int(np.flatnonzero(~np.isfinite(rewards))[0])
+            text = " ".join(m.content for m in chats[at][1])[:60]
+            raise BadInput(f"reward {rewards[at]} of {text!r}", expected="a finite number", fix="train the model again")
+        return rewards
 
     def differences(self, first: Sequence[Conversation], second: Sequence[Conversation]) -> np.ndarray:
         """(n, d) inputs of the first less those of the second."""

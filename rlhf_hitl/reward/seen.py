@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rlhf_hitl.errors import BadInput
+from rlhf_hitl.models import load_config
+from rlhf_hitl.reward.features import whole_model
 
 SEEN = "prompts_seen.json"
 
@@ -47,3 +49,15 @@ class Seen:
             return cls.of(map(str, lists["train"]), map(str, lists["calibration"]), whole=bool(lists["whole"]))
         except (ValueError, LookupError, TypeError) as e:
             raise BadInput(str(path), expected="the prompts the model has seen", fix="train the model again") from e
+
+
+def seen_before(name: str) -> Seen:
+    """Which prompts a model has learnt preferences of before it is trained here, or read by a head: what its list says,
+    nothing of a language model, and nobody knows of a classifier of others."""
+    path = whole_model(name)
+    return Seen.load(path) or Seen.of((), whole=not is_classifier(path))
+
+
+def is_classifier(path: Path) -> bool:
+    """Whether a model's weights are those of a sequence classifier, whose score head others have trained."""
+    return any(kind.endswith("ForSequenceClassification") for kind in load_config(path).architectures or [])

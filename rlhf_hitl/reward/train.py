@@ -6,6 +6,8 @@ import json
 import logging
 import math
 import os
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
@@ -23,8 +25,8 @@ from rlhf_hitl.reward.data import (
     votes,
 )
 from rlhf_hitl.reward.features import Backbone, FeatureCache
-from rlhf_hitl.reward.model import RewardModel, lengths, load
-from rlhf_hitl.reward.seen import Seen
+from rlhf_hitl.reward.model import WEIGHTS, RewardModel, lengths, load
+from rlhf_hitl.reward.seen import Seen, seen_before
 from rlhf_hitl.store import Store, ledger
 from rlhf_hitl.types import Split
 
@@ -32,6 +34,7 @@ log = logging.getLogger(__name__)
 
 LEARNT = "learnt_votes.json"  # what a head has learnt of each pair: (9,) votes
 Uncertainty = Literal["laplace", "bootstrap"]
+OF_ONE_MODEL = ("evaluations", "masses", "length_alone")  # on a card: figures that are not those of the next
 FEWEST_LABELS = 8  # below this a head says nothing but its prior
 MASSES = (1.0, 0.3, 0.1, 0.03)  # of a vote; which is right hangs on how much alike the labels of one prompt are
 
@@ -61,7 +64,7 @@ def train_head(
     standardiser = heads.Standardiser.fit(features, size)
     differences = standardiser.differences(features, size)
     mass, losses = best_mass(differences, said, prompts)
-    of_length = min(cross_validated(differences[:, -1:], said, prompts, mass) for mass in MASSES)
+    of_length = length_alone(differences, said, prompts)
     if losses[mass] >= of_length:
         log.warning(
             "on training prompts it was not fitted to, the head predicts raters no better than the answers' lengths "
@@ -77,7 +80,7 @@ def train_head(
         "length_alone": round(of_length, 4),
         "uncertainty": uncertainty,
     }
-    model.seen = seen(pairs, calibration)
+    model.seen = seen_before(backbone.name) | seen(pairs, calibration)
     enter(store, model, workspace / "reward" / model.id, learnt=pairs)
     return model
 
@@ -89,6 +92,12 @@ def best_mass(differences: np.ndarray, said: np.ndarray, prompts: np.ndarray) ->
     """
     losses = {mass: cross_validated(differences, said, prompts, mass) for mass in MASSES}
     return min(losses, key=lambda mass: losses[mass]), losses
+
+
+def length_alone(differences: np.ndarray, said: np.ndarray, prompts: np.ndarray) -> float:
+    """The loss of heads that read nothing but the lengths, as of `best_mass`."""
+    _, losses = best_mass(differences[:, -1:], said, prompts)
+    return min(losses.values())
 
 
 def cross_validated(
@@ -132,9 +141,10 @@ def update(model: RewardModel, pair: LabelledPair, said: np.ndarray | None = Non
         "train_votes": model.card["train_votes"] + (pair.label.votes if first_met else 0),
         "updated": model.card.get("updated", 0) + 1,
     }
+    kept = {key: said for key, said in model.card.items() if key not in OF_ONE_MODEL}
     updated = RewardModel(
         model.cache, model.standardiser, model.head.updated(difference, new), backend=model.backend,
-        card=model.card | counted,
+        card=kept | counted,
     )  # fmt: skip
     updated.seen = model.seen and model.seen | seen([pair], [])
     return updated
@@ -216,10 +226,9 @@ def card(pairs: list[LabelledPair], calibration: list[LabelledPair], cache: Feat
     }
 
 
-def seen(train: list[LabelledPair], calibration: list[LabelledPair], *, whole: bool = True) -> Seen:
+def seen(train: list[LabelledPair], calibration: list[LabelledPair]) -> Seen:
     """Which prompts a model has met that learnt from these labels."""
-    families = ([p.comparison.prompt.family for p in pairs] for pairs in (train, calibration))
-    return Seen.of(*families, whole=whole)
+    return Seen.of(*([p.comparison.prompt.family for p in pairs] for pairs in (train, calibration)))
 
 
 def enter(store: Store, model: RewardModel, folder: Path, *, learnt: list[LabelledPair] | None = None) -> None:
@@ -244,16 +253,21 @@ def _record(model: RewardModel, folder: Path) -> ledger.RewardModelRecord:
     )
 
 
-def open_reward_model(store: Store, name: str | None, workspace: Path) -> RewardModel:
-    """A reward model by folder or id; the store's newest for None. One the store did not know is entered in it.
+def open_reward_model(store: Store, name: str | None, workspace: Path, *, enter: bool = True) -> RewardModel:
+    """A reward model by folder or id; the store's newest for None. One the store did not know is entered in it, as of
+    when it was trained: to be looked at makes no model the newest.
+
+    Args:
+        enter: False leaves the store as it is.
 
     Raises:
         NotFound: there is none, or its folder is gone.
     """
     cache = workspace / "features"
     if name and Path(name).is_dir():
-        model = load(name, cache)
-        if model.id not in {known.id for known in ledger.reward_models(store)}:
-            ledger.add_reward_model(store, _record(model, Path(name)))
+        model, folder = load(name, cache), Path(name)
+        if enter and model.id not in {known.id for known in ledger.reward_models(store)}:
+            trained = datetime.fromtimestamp((folder / WEIGHTS).stat().st_mtime, UTC)
+            ledger.add_reward_model(store, replace(_record(model, folder), created_at=trained))
         return model
     return load(ledger.reward_model(store, name or None).path, cache)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -90,7 +91,7 @@ def test_a_judgment_and_the_last_one_wanted_are_told_with_ids_and_no_text(
     assert [t for t, _ in told].count("comparison.resolved") == 1
     assert receiver.bodies()[3]["data"]["supersedes"] == first.judgment_id
     assert all(b["data"]["comparison_id"] == comparison.id for b in receiver.bodies())
-    sent = "".join(body for _, body in receiver.got)
+    sent = re.sub(r"\d\d:\d\d:\d\d\.\d+", "", "".join(body for _, body in receiver.got))  # a time may hold "0.0"
     assert not any(text in sent for text in ("Question", "0.0", "0.1", "policy"))
     assert events.waiting(store) == 0
 

@@ -25,7 +25,8 @@ import numpy as np
 from record import write
 from servers import Client, Serve, add_raters, fill, judgment, pair, postgres
 
-from rlhf_hitl.store import Store, history
+from rlhf_hitl.store import Store
+from rlhf_hitl.store.judgments import read_judgments
 
 WANTED = 3
 
@@ -63,7 +64,7 @@ def measure(url: str, folder: Path, comparisons: int, clients: int, workers: int
         start = time.monotonic()
         done = asyncio.run(rate_all(served.address, list(tokens.values())))
         seconds = time.monotonic() - start
-    kept = list(history.read(store, current=False))
+    kept = list(read_judgments(store, current=False))
     store.close()
     confirmed = [id for _, ids in done for id in ids]
     if Counter(j.id for j in kept) != Counter(confirmed):

@@ -29,7 +29,8 @@ from typing import Any
 from record import write
 from servers import Client, Process, Serve, add_raters, fill, judgment, pair, postgres
 
-from rlhf_hitl.store import Store, history
+from rlhf_hitl.store import Store
+from rlhf_hitl.store.judgments import read_judgments
 
 WANTED = 2
 #: Idempotency key → the judgment's id, of every answer that was confirmed.
@@ -93,7 +94,7 @@ async def survive(
 
 
 def compare(store: Store, confirmed: Confirmed) -> dict[str, int]:
-    kept = list(history.read(store, current=False))
+    kept = list(read_judgments(store, current=False))
     # Whole, as it was sent: the order shown was the ranking and the key the rationale.
     whole = [j for j in kept if j.answer.ranking == tuple((i,) for i in j.order_shown)]
     found = {j.answer.rationale: j.id for j in whole if j.answer.rationale == j.idempotency_key}

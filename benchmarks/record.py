@@ -100,7 +100,7 @@ def ratios(turns: Sequence[dict[str, tuple[float, float]]], pairs: int) -> dict[
 def hh_pairs(data: Path, n: int) -> list[tuple[Conversation, Conversation]]:
     """(chosen, rejected) of HH-RLHF helpful-base, in order of comparison id, which is a hash."""
     from rlhf_hitl.formats.importing import import_path
-    from rlhf_hitl.reward.data import labelled_pairs
+    from rlhf_hitl.reward.training.labelled_pairs import labelled_pairs
     from rlhf_hitl.store import Store
     from rlhf_hitl.types import Split
 

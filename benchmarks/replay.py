@@ -17,11 +17,11 @@ from pathlib import Path
 import numpy as np
 from record import run, write
 
-from rlhf_hitl.reward.data import labelled_pairs, votes
-from rlhf_hitl.reward.evaluate import bag_of_words_margins, length_direction
+from rlhf_hitl.reward.evaluation.evaluate import bag_of_words_margins, length_direction
 from rlhf_hitl.reward.head import Standardiser, fit
 from rlhf_hitl.reward.model import lengths, load
-from rlhf_hitl.reward.train import best_mass
+from rlhf_hitl.reward.training.labelled_pairs import labelled_pairs, votes
+from rlhf_hitl.reward.training.train import best_mass
 from rlhf_hitl.stats.intervals import clustered
 from rlhf_hitl.store import Store
 from rlhf_hitl.types import Split

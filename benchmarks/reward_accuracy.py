@@ -25,12 +25,12 @@ import numpy as np
 from record import write
 
 from rlhf_hitl.formats.importing import import_path
-from rlhf_hitl.reward.data import LabelledPair, decided, labelled_pairs, share_of_decided, votes
-from rlhf_hitl.reward.evaluate import bag_of_words_margins, length_direction
+from rlhf_hitl.reward.evaluation.evaluate import bag_of_words_margins, length_direction
 from rlhf_hitl.reward.features import Backbone, FeatureCache
 from rlhf_hitl.reward.head import Standardiser, calibrate, fit
 from rlhf_hitl.reward.model import lengths
-from rlhf_hitl.reward.train import best_mass
+from rlhf_hitl.reward.training.labelled_pairs import LabelledPair, decided, labelled_pairs, share_of_decided, votes
+from rlhf_hitl.reward.training.train import best_mass
 from rlhf_hitl.stats.calibration import expected_calibration_error
 from rlhf_hitl.stats.intervals import clustered
 from rlhf_hitl.store import Store

@@ -21,12 +21,12 @@ from pathlib import Path
 import numpy as np
 from record import write
 
-from rlhf_hitl.reward import train
-from rlhf_hitl.reward.data import LabelledPair
 from rlhf_hitl.reward.features import Backbone, FeatureCache
 from rlhf_hitl.reward.head import Head, Standardiser, fit
 from rlhf_hitl.reward.model import RewardModel
-from rlhf_hitl.reward.train import best_mass, length_alone
+from rlhf_hitl.reward.training import train
+from rlhf_hitl.reward.training.labelled_pairs import LabelledPair
+from rlhf_hitl.reward.training.train import best_mass, length_alone
 from rlhf_hitl.types import Comparison, Completion, Label, Message, Prompt
 
 WIDTH, VIEWS = 576, 6

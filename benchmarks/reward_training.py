@@ -24,11 +24,11 @@ from trl import ModelConfig, RewardConfig, RewardTrainer
 
 from rlhf_hitl.arguments import parse
 from rlhf_hitl.models import best_device, load_tokenizer
-from rlhf_hitl.reward.dataset import tokenised
 from rlhf_hitl.reward.features import quiet_loading, whole_model
-from rlhf_hitl.reward.full import FullConfig, build_trainer
-from rlhf_hitl.reward.progress import keep_stdout_free
 from rlhf_hitl.reward.rendering import Renderer
+from rlhf_hitl.reward.training.dataset import tokenised
+from rlhf_hitl.reward.training.full import FullConfig, build_trainer
+from rlhf_hitl.reward.training.progress import keep_stdout_free
 from rlhf_hitl.types import as_dicts
 
 BATCH = 8

@@ -22,7 +22,8 @@ from typing import Any, Self
 
 import psutil
 
-from rlhf_hitl.store import Store, catalog, people, tokens
+from rlhf_hitl.store import Store, people, tokens
+from rlhf_hitl.store.comparisons import insert_comparisons
 from rlhf_hitl.types import Comparison, Completion, Message, Prompt, Role, Scope
 
 
@@ -152,7 +153,7 @@ def fill(store: Store, rows: Iterable[Comparison], at_once: int = 5000) -> None:
     left = iter(rows)
     while chunk := list(islice(left, at_once)):
         with store.write() as conn:
-            catalog.add_comparisons(store, conn, chunk)
+            insert_comparisons(store, conn, chunk)
 
 
 def add_raters(store: Store, n: int) -> dict[str, str]:

@@ -8,7 +8,11 @@ from dataclasses import asdict, dataclass
 from rlhf_hitl.config import Settings
 from rlhf_hitl.labels.aggregate import labels
 from rlhf_hitl.stats.intervals import wilson
-from rlhf_hitl.store import Store, history, ledger, queue
+from rlhf_hitl.store import Store, queue
+from rlhf_hitl.store.judgments import read_judgments
+from rlhf_hitl.store.loop_steps import finished_steps
+from rlhf_hitl.store.routings import Routing, read_routings
+from rlhf_hitl.store.scores import read_scores
 from rlhf_hitl.types import Label, Route, Score
 
 
@@ -71,7 +75,7 @@ def report(store: Store, settings: Settings) -> Report:
     The model is measured on the control arm: comparisons drawn at random and judged by raters whatever the model said.
     Those it was unsure of are the hard ones, and those it accepted have no judgment, so neither can stand for all.
     """
-    routings = ledger.routings_of(store)
+    routings = read_routings(store)
     every = labels(store)
     judged = {label.comparison_id for label in every}
     said = {(label.comparison_id, frozenset((label.first, label.second))): label for label in every}
@@ -79,10 +83,10 @@ def report(store: Store, settings: Settings) -> Report:
     accepted = [r for r in routings if r.route is Route.AUTO and r.comparison_id not in judged]
     reviewed = [r for r in routings if r.comparison_id in judged]
     processed = len(accepted) + len(reviewed)
-    made_here = [j for j in history.read(store) if not j.source]
+    made_here = [j for j in read_judgments(store) if not j.source]
     times = [j.answer.active_seconds for j in made_here if j.answer.active_seconds is not None]
     # Before there is a model nothing is routed and everything is judged: that costs, though it is no intervention.
-    judged_here = {j.comparison_id for j in history.read(store, repeats=False) if not j.source}
+    judged_here = {j.comparison_id for j in read_judgments(store, repeats=False) if not j.source}
     paid_for = judged_here | {r.comparison_id for r in accepted}
     return Report(
         figures=(
@@ -108,7 +112,7 @@ class _Measured:
 
 
 def _control(
-    store: Store, routings: Sequence[ledger.Routing], said: dict[tuple[str, frozenset[str]], Label]
+    store: Store, routings: Sequence[Routing], said: dict[tuple[str, frozenset[str]], Label]
 ) -> list[_Measured]:
     """Control comparisons on whose two best completions raters have a preference; ties cannot tell right from wrong."""
     scores: dict[str, dict[str, Score]] = {}
@@ -117,7 +121,7 @@ def _control(
         if r.route is not Route.CONTROL or r.reward_model_id is None:
             continue
         if r.reward_model_id not in scores:
-            scores[r.reward_model_id] = {s.comparison_id: s for s in ledger.scores_of(store, r.reward_model_id)}
+            scores[r.reward_model_id] = {s.comparison_id: s for s in read_scores(store, r.reward_model_id)}
         score = scores[r.reward_model_id][r.comparison_id]
         label = said.get((r.comparison_id, frozenset((score.chosen, score.rejected))))
         if label is not None and label.preferred is not None:
@@ -188,7 +192,7 @@ def _review_time(times: list[float]) -> Figure:
 
 def _cost(store: Store, settings: Settings, times: list[float], processed: int) -> Figure:
     people = sum(times) / 3600 * settings.rater_price_per_hour
-    machine = sum(s["seconds"] for s in ledger.finished_steps(store).values()) / 3600 * settings.machine_price_per_hour
+    machine = sum(s["seconds"] for s in finished_steps(store).values()) / 3600 * settings.machine_price_per_hour
     return Figure(
         "cost_per_comparison",
         "Cost per processed comparison",
@@ -203,7 +207,7 @@ def _cost(store: Store, settings: Settings, times: list[float], processed: int) 
 
 def _rounds(store: Store, control: list[_Measured]) -> tuple[RoundFigures, ...]:
     """Each round as it was decided then, whatever later rounds or a lead made of it."""
-    decisions = [r for r in ledger.routings_of(store, newest=False) if r.decided_by is None]
+    decisions = [r for r in read_routings(store, newest=False) if r.decided_by is None]
     out = []
     for n in sorted({r.round for r in decisions}):
         routes = {r.comparison_id: r.route for r in decisions if r.round == n}

@@ -20,7 +20,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from rlhf_hitl.config import Settings
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.simulate import review as let_simulated_raters_review
-from rlhf_hitl.store import Store, catalog, history, ledger, queue
+from rlhf_hitl.store import Store, queue
+from rlhf_hitl.store.comparisons import all_prompts, insert_comparisons
+from rlhf_hitl.store.judgments import read_judgments, store_revision
+from rlhf_hitl.store.loop_steps import finish_step, finished_steps
+from rlhf_hitl.store.reward_models import get_reward_model, list_reward_models
 from rlhf_hitl.types import Completion, Prompt, Split
 
 if TYPE_CHECKING:
@@ -97,7 +101,7 @@ class Loop:
         """Run until `rounds` rounds are finished in this store; returns every step's result."""
         for self.round in range(1, rounds + 1):
             for name, step in self.steps:
-                if (self.round, name) in ledger.finished_steps(self.store):
+                if (self.round, name) in finished_steps(self.store):
                     self._refuse_other_settings(name)
                     continue
                 self.tells(f"round {self.round}: {name}")
@@ -106,8 +110,8 @@ class Loop:
                 # A wait for people is theirs, not the machine's.
                 seconds = result.pop("machine_seconds", time.monotonic() - start)
                 last = name == self.steps[-1][0]
-                ledger.finish_step(self.store, self.round, name, result, seconds, last=last)
-        return ledger.finished_steps(self.store)
+                finish_step(self.store, self.round, name, result, seconds, last=last)
+        return finished_steps(self.store)
 
     # The steps, in order. Each returns what later steps and the report need.
 
@@ -120,7 +124,7 @@ class Loop:
         completions = self._sampled(policy, prompts)
         found = comparisons_of(prompts, completions)
         with self.store.write() as conn:
-            new = catalog.add_comparisons(self.store, conn, found, source=f"round {self.round}")
+            new = insert_comparisons(self.store, conn, found, source=f"round {self.round}")
         counts = {"prompts": len(prompts), "completions": len(completions), "comparisons": new}
         return {"settings": self.config.model_dump(mode="json"), "policy": policy} | counts
 
@@ -128,7 +132,7 @@ class Loop:
         """The newest reward model, where there is one, scores what nobody has judged and routes it."""
         from rlhf_hitl.routing.router import Policy, route_pool, score_pool
 
-        begins = history.revision(self.store)
+        begins = store_revision(self.store)
         model = self._reward_model(self.round - 1)
         if model is None:
             return {"begins": begins, "reason": "no reward model yet: raters judge everything"}
@@ -159,7 +163,7 @@ class Loop:
     def train_reward(self) -> dict[str, Any]:
         """All human labels of the train split so far teach a new head."""
         from rlhf_hitl.reward.features import Backbone
-        from rlhf_hitl.reward.train import train_head
+        from rlhf_hitl.reward.training.train import train_head
 
         model = train_head(self.store, Backbone(self.config.backbone), self.settings.workspace)
         self._models[model.id] = model
@@ -167,8 +171,8 @@ class Loop:
 
     def evaluate(self) -> dict[str, Any]:
         """The new reward model is replayed on held-out labels, where there are any."""
-        from rlhf_hitl.reward import card, evaluation
-        from rlhf_hitl.reward.evaluate import NothingToReplay, evaluate
+        from rlhf_hitl.reward import evaluation_record, model_card
+        from rlhf_hitl.reward.evaluation.evaluate import NothingToReplay, evaluate
 
         model = self._reward_model(self.round)
         assert model is not None, "train_reward comes before"
@@ -177,8 +181,8 @@ class Loop:
             found, examples = evaluate(model, self.store, name=name)
         except NothingToReplay as e:
             return {"n": 0, "reason": str(e)}
-        evaluation.save(self.settings.workspace / "evaluations" / name, found, examples)
-        card.note(Path(ledger.reward_model(self.store, model.id).path), found)
+        evaluation_record.save(self.settings.workspace / "evaluations" / name, found, examples)
+        model_card.note(Path(get_reward_model(self.store, model.id).path), found)
         return found.as_dict()
 
     def dpo(self) -> dict[str, Any]:
@@ -187,7 +191,7 @@ class Loop:
 
         if not self.config.dpo_pairs:
             return {"policy": self.policy(), "reason": "switched off"}
-        prompts = catalog.all_prompts(self.store, split=Split.TRAIN)
+        prompts = all_prompts(self.store, split=Split.TRAIN)
         random.Random(self._seed()).shuffle(prompts)
         fresh = self._sampled(self.policy(), prompts[: self.config.dpo_prompts]) if self.config.dpo_prompts else []
         model = self._reward_model(self.round)
@@ -217,7 +221,7 @@ class Loop:
             max_new_tokens=self.config.max_new_tokens,
             seed=self._seed(),
         )
-        prompts = catalog.all_prompts(self.store, split=Split.TRAIN)
+        prompts = all_prompts(self.store, split=Split.TRAIN)
         result = train_ppo(config, prompts, lambda chats: model.rewards(chats, keep=False))
         return {"policy": str(out), "steps": len(result.history), "last": result.history[-1]}
 
@@ -234,7 +238,7 @@ class Loop:
             return {"policy": before, "promoted": False, "reason": "nothing was tuned"}
         model = self._reward_model(self.round)
         assert model is not None, "train_reward comes before"
-        prompts = catalog.all_prompts(self.store, split=Split.HELDOUT)
+        prompts = all_prompts(self.store, split=Split.HELDOUT)
         random.Random(self._seed()).shuffle(prompts)
         prompts = prompts[: self.config.gate_prompts]
         sampling = Sampling(temperature=0.7, max_new_tokens=self.config.max_new_tokens, seed=self._seed())
@@ -255,16 +259,16 @@ class Loop:
 
     def policy(self) -> str:
         """The policy this round starts from: the last one promoted."""
-        before = ledger.finished_steps(self.store).get((self.round - 1, "promote"))
+        before = finished_steps(self.store).get((self.round - 1, "promote"))
         return before["policy"] if before else self.config.policy
 
     def _drawn_prompts(self) -> list[Prompt]:
         """Prompts of this round: each split in its own share, at random, the same on every run."""
         drawn = []
         for split in Split:
-            prompts = catalog.all_prompts(self.store, split=split)
+            prompts = all_prompts(self.store, split=split)
             random.Random(f"{self._seed()}:{split}").shuffle(prompts)
-            share = len(prompts) / max(1, len(catalog.all_prompts(self.store)))
+            share = len(prompts) / max(1, len(all_prompts(self.store)))
             drawn += prompts[: max(1, round(self.config.prompts_per_round * share))]
         if not drawn:
             raise BadInput(
@@ -278,25 +282,25 @@ class Loop:
         """The reward model that a round trained; before the first, the newest in the store, if there is one."""
         from rlhf_hitl.reward.model import load
 
-        trained = ledger.finished_steps(self.store).get((round, "train_reward"))
+        trained = finished_steps(self.store).get((round, "train_reward"))
         if trained is None:
-            known = ledger.reward_models(self.store)
+            known = list_reward_models(self.store)
             if not known:
                 return None
             record = known[-1]
         else:
-            record = ledger.reward_model(self.store, trained["reward_model_id"])
+            record = get_reward_model(self.store, trained["reward_model_id"])
         if record.id not in self._models:
             self._models[record.id] = load(record.path, self.settings.workspace / "features")
         return self._models[record.id]
 
     def _result(self, step: str) -> dict[str, Any]:
-        return ledger.finished_steps(self.store)[self.round, step]
+        return finished_steps(self.store)[self.round, step]
 
     def _judgments_since(self, revision: int) -> int:
         return sum(
             not j.source
-            for j in history.read(self.store, after=revision, current=False, repeats=False)
+            for j in read_judgments(self.store, after=revision, current=False, repeats=False)
             if not j.supersedes
         )
 
@@ -323,7 +327,7 @@ class Loop:
 
     def _refuse_other_settings(self, step: str) -> None:
         """A round that was begun under other settings is not finished under these."""
-        if step != "sample" or (self.round, self.steps[-1][0]) in ledger.finished_steps(self.store):
+        if step != "sample" or (self.round, self.steps[-1][0]) in finished_steps(self.store):
             return
         begun, now = self._result("sample")["settings"], self.config.model_dump(mode="json")
         if changed := [k for k in now if begun.get(k) != now[k]]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from trl import ModelConfig
 
 from rlhf_hitl.arguments import parse, run
-from rlhf_hitl.reward.full import FullConfig, build_trainer, finish, train
+from rlhf_hitl.reward.training.full import FullConfig, build_trainer, finish, train
 
 
 def main(argv: Sequence[str] | None = None) -> None:

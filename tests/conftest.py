@@ -16,7 +16,9 @@ from pathlib import Path
 
 import pytest
 
-pytest_plugins = ["browser"]  # the fixtures of tests/browser.py
+from checkout import ROOT
+
+pytest_plugins = ["browser_fixtures"]  # the fixtures of tests/browser.py
 
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -94,7 +96,7 @@ def empty_url(request, tmp_path) -> Iterator[str]:
 @pytest.fixture
 def add_comparisons():
     """A function that fills a store: `add_comparisons(store, n, overlap=1, k=2, route=Route.HUMAN)`."""
-    from rlhf_hitl.store import catalog
+    from rlhf_hitl.store.comparisons import insert_comparisons
     from rlhf_hitl.types import Comparison, Completion, Message, Prompt, Route
 
     def add(store, n: int, *, overlap: int = 1, k: int = 2, route: Route = Route.HUMAN, first: int = 0):
@@ -104,7 +106,7 @@ def add_comparisons():
             answers = [Completion.create(prompt.id, (Message("assistant", f"{i}.{j}"),), "policy") for j in range(k)]
             made.append(Comparison.create(prompt, answers, overlap, route))
         with store.write() as conn:
-            catalog.add_comparisons(store, conn, made)
+            insert_comparisons(store, conn, made)
         return made
 
     return add
@@ -127,7 +129,8 @@ def judged_store(sqlite_store):
     """120 judged comparisons: raters like 'thanks', seven times in eight."""
     import numpy as np
 
-    from rlhf_hitl.store import catalog, people, queue
+    from rlhf_hitl.store import people, queue
+    from rlhf_hitl.store.comparisons import insert_comparisons
     from rlhf_hitl.types import Answer, Comparison, Completion, Message, Prompt, Role, Verdict
 
     store = sqlite_store
@@ -140,7 +143,7 @@ def judged_store(sqlite_store):
         good = Completion.create(prompt.id, (Message("assistant", f"{plain} thanks thanks thanks"),), "p")
         bad = Completion.create(prompt.id, (Message("assistant", f"{plain} nothing nothing"),), "p")
         with store.write() as conn:
-            catalog.add_comparisons(store, conn, [Comparison.create(prompt, [good, bad])])
+            insert_comparisons(store, conn, [Comparison.create(prompt, [good, bad])])
         lease = queue.lease(store, rater)
         best, worst = (good, bad) if i % 8 else (bad, good)
         queue.submit(store, lease.id, rater, Answer(Verdict.RANKED, ((best.id,), (worst.id,)), 2))
@@ -274,7 +277,7 @@ def tiny_model(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Real preference sets, which the project does not ship; tests that need them are skipped where they are absent."""
-    folder = Path(os.environ.get("RLHF_HITL_DATA", Path(__file__).parent.parent.parent / "shared" / "data"))
+    folder = Path(os.environ.get("RLHF_HITL_DATA", ROOT.parent / "shared" / "data"))
     if not folder.is_dir():
         pytest.skip(f"no preference sets at {folder}; set RLHF_HITL_DATA to the folder that holds them")
     return folder

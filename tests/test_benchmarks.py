@@ -6,11 +6,12 @@ import shutil
 import subprocess
 import sys
 from glob import glob
-from pathlib import Path
 
 import pytest
 
-BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+from checkout import ROOT
+
+BENCHMARKS = ROOT / "benchmarks"
 needs_postgres = pytest.mark.skipif(
     not glob("/usr/lib/postgresql/*/bin/initdb") and not shutil.which("initdb") and not os.environ.get("CI"),
     reason="no PostgreSQL on this machine: apt-get install postgresql",

@@ -28,7 +28,8 @@ import pytest
 from markdown_it import MarkdownIt
 from platformdirs import user_cache_path
 
-ROOT = Path(__file__).parent.parent
+from checkout import ROOT
+
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("**/*.md"))]
 EXECUTED = [d for d in DOCUMENTS if d.name != "CONTRIBUTING.md"]  # that one is about the checkout itself
 KNOWN_WORDS = {"background", "no-run", "needs=model", "needs=data", "needs=network"}

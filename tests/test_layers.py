@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from checkout import ROOT
 
 #: From the bottom up. What shares a layer may import each other. Change docs/architecture.md with it.
 LAYERS = [

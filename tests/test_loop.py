@@ -12,7 +12,10 @@ from rlhf_hitl import simulate
 from rlhf_hitl.config import Settings
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.loop import Loop, LoopConfig
-from rlhf_hitl.store import Store, catalog, history, ledger, people, queue
+from rlhf_hitl.store import Store, people, queue
+from rlhf_hitl.store.comparisons import find_comparisons, insert_prompts
+from rlhf_hitl.store.judgments import read_judgments
+from rlhf_hitl.store.loop_steps import finished_steps
 from rlhf_hitl.types import Message, Prompt, Role
 
 SMALL = {
@@ -34,7 +37,7 @@ STEPS = ["sample", "route", "review", "train_reward", "evaluate", "dpo", "ppo", 
 def prompts(sqlite_store):
     with sqlite_store.write() as conn:
         new = [Prompt.create((Message("user", f"please write about the sea {i}"),)) for i in range(80)]
-        catalog.add_prompts(sqlite_store, conn, new)
+        insert_prompts(sqlite_store, conn, new)
     return sqlite_store
 
 
@@ -68,7 +71,7 @@ def test_two_rounds_from_the_command_line_close_the_loop(prompts, tiny_model, tm
         "accuracy_before_review", "intervention_rate", "error_reduction", "review_seconds", "cost_per_comparison",
     }  # fmt: skip
     assert said["report"]["simulated"]
-    assert all(j.simulated for j in history.read(prompts))
+    assert all(j.simulated for j in read_judgments(prompts))
 
 
 def test_an_interrupted_loop_goes_on_where_it_stopped(prompts, tiny_model, tmp_path):
@@ -78,7 +81,7 @@ def test_an_interrupted_loop_goes_on_where_it_stopped(prompts, tiny_model, tmp_p
 
     with pytest.raises(KeyboardInterrupt):
         loop_of(prompts, tiny_model, tmp_path, tells=stops_at_evaluate, ppo_steps=0, dpo_pairs=0).run(1)
-    before = ledger.finished_steps(prompts)
+    before = finished_steps(prompts)
     assert [step for _, step in before] == STEPS[:4]
     lines = []
     after = loop_of(prompts, tiny_model, tmp_path, tells=lines.append, ppo_steps=0, dpo_pairs=0).run(1)
@@ -90,7 +93,7 @@ def test_an_interrupted_loop_goes_on_where_it_stopped(prompts, tiny_model, tmp_p
 def test_a_step_that_was_cut_off_is_done_anew_and_leaves_the_first_try_alone(prompts, tiny_model, tmp_path):
     loop = loop_of(prompts, tiny_model, tmp_path)
     loop.run(1)
-    first = ledger.finished_steps(prompts)[1, "dpo"]["policy"]
+    first = finished_steps(prompts)[1, "dpo"]["policy"]
     loop.round = 1
     again = loop.dpo()  # killed after it had written its policy and before the store knew: it runs once more
     assert again["policy"] != first
@@ -121,7 +124,7 @@ def test_without_simulated_raters_it_waits_for_people_and_says_for_what(prompts,
     loop_of(prompts, tiny_model, tmp_path, waits=a_person_judges, ppo_steps=0, dpo_pairs=0).run(1)
     assert len(said) == SMALL["judgments_per_round"]
     assert said[0] == "round 1: 0 of 22 judgments; raters make them at `rlhf-hitl serve`"
-    assert not any(j.simulated for j in history.read(prompts))
+    assert not any(j.simulated for j in read_judgments(prompts))
 
 
 def test_simulated_raters_are_marked_and_say_the_same_each_time(prompts, tiny_model, tmp_path):
@@ -129,11 +132,11 @@ def test_simulated_raters_are_marked_and_say_the_same_each_time(prompts, tiny_mo
     loop.round = 1
     loop.sample()
     assert simulate.review(prompts, 5) == 5
-    for judgment in history.read(prompts):
+    for judgment in read_judgments(prompts):
         rater = next(r for r in people.everyone(prompts) if r.id == judgment.rater_id)
         assert rater.simulated
         who = next(r for r in simulate.RATERS if r.name == rater.name)
-        comparison = next(catalog.find(prompts, ids=[judgment.comparison_id]))
+        comparison = next(find_comparisons(prompts, ids=[judgment.comparison_id]))
         assert simulate.answer(who, comparison) == judgment.answer
 
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+from checkout import ROOT
+
 MAPPED = ("ui", "scripts", "configs")
 
 

@@ -11,7 +11,8 @@ from starlette.middleware import Middleware
 from rlhf_hitl.config import Settings
 from rlhf_hitl.errors import Conflict
 from rlhf_hitl.kpis import Figure, report
-from rlhf_hitl.store import Store, ledger, people, queue, views
+from rlhf_hitl.store import Store, people, queue, views
+from rlhf_hitl.store.routings import Routing, apply_routings
 from rlhf_hitl.types import Rater, Route
 from rlhf_hitl.ui.markdown import visible
 from rlhf_hitl.ui.pages import Who, answered, asset, mount_page, templates
@@ -58,7 +59,7 @@ def send_to_raters(store: Store, lead: Rater, comparison_id: str) -> None:
     if comparison_id not in known:
         raise Conflict("This comparison is not among the newest accepted ones any more. Reload the page.")
     score = known[comparison_id].score
-    decision = ledger.Routing(
+    decision = Routing(
         comparison_id,
         Route.ESCALATED,
         Route.AUTO,
@@ -66,7 +67,7 @@ def send_to_raters(store: Store, lead: Rater, comparison_id: str) -> None:
         reward_model_id=score.reward_model_id if score else None,
         decided_by=lead.id,
     )
-    ledger.route(store, [decision])
+    apply_routings(store, [decision])
 
 
 def overview(store: Store, settings: Settings) -> str:

@@ -11,7 +11,7 @@ from starlette.middleware import Middleware
 
 from rlhf_hitl.config import Settings
 from rlhf_hitl.store import Store
-from rlhf_hitl.ui import desk
+from rlhf_hitl.ui import rating_service
 from rlhf_hitl.ui.pages import Who, asset, mount_page
 
 #: The page's script in parts; `rate` itself comes last and starts the page.
@@ -23,7 +23,7 @@ def mount(app: FastAPI, path: str, store: Store, settings: Settings, guard: Midd
 
     def serve(name: str) -> Callable[..., Any]:
         def call(sent: Any, request: gr.Request) -> dict[str, Any]:
-            return desk.call(name, store, settings, who(request), sent)  # type: ignore[arg-type]
+            return rating_service.call(name, store, settings, who(request), sent)  # type: ignore[arg-type]
 
         call.__name__ = name  # by which the page calls it
         return call
@@ -36,7 +36,7 @@ def mount(app: FastAPI, path: str, store: Store, settings: Settings, guard: Midd
         html=asset("rate/rate.html"),
         css=asset("rate/rate.css"),
         script=script + "\nrate(element, server);",
-        calls=[serve(name) for name in desk.CALLS],
+        calls=[serve(name) for name in rating_service.CALLS],
         guard=guard,
         who=who,
     )

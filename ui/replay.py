@@ -19,12 +19,12 @@ from starlette.middleware import Middleware
 from rlhf_hitl.api import auth
 from rlhf_hitl.config import Settings
 from rlhf_hitl.errors import BadInput, NotFound
-from rlhf_hitl.reward import browse
-from rlhf_hitl.reward.evaluation import SUMMARY, Evaluation, Example, Share, evaluations
-from rlhf_hitl.reward.slices import STRENGTHS
+from rlhf_hitl.reward.evaluation import browse
+from rlhf_hitl.reward.evaluation.slices import STRENGTHS
+from rlhf_hitl.reward.evaluation_record import SUMMARY, Evaluation, Example, Share, evaluations
 from rlhf_hitl.store import Store
 from rlhf_hitl.types import Rater
-from rlhf_hitl.ui import desk
+from rlhf_hitl.ui import rating_service
 from rlhf_hitl.ui.difference import difference as marked
 from rlhf_hitl.ui.markdown import visible
 from rlhf_hitl.ui.pages import Who, answered, asset, mount_page, templates
@@ -168,7 +168,7 @@ def differences(workspace: Path, wanted: One) -> dict[str, Any]:
     """Both answers as HTML in which the words that only one has are marked."""
     index = browse.index(browse.named(workspace, wanted.of))
     example = browse.read(index, [_named_row(index, wanted.example)])[0]
-    return {"marked": marked(desk.text_of(example.chosen), desk.text_of(example.rejected))}
+    return {"marked": marked(rating_service.text_of(example.chosen), rating_service.text_of(example.rejected))}
 
 
 def _place(index: browse.Index, rows: np.ndarray, wanted: Look) -> tuple[int | None, int | None]:
@@ -301,7 +301,7 @@ def _facts(e: Evaluation) -> list[str]:
 @lru_cache(maxsize=32)
 def _plots(folder: Path, _written: int) -> dict[str, str]:
     """Name → SVG, drawn once for each time an evaluation is written."""
-    from rlhf_hitl.reward import plots
+    from rlhf_hitl.reward.evaluation import plots
 
     e = browse.summary(folder)
     with _DRAWING:
@@ -412,7 +412,7 @@ def _example(e: Example, models: Sequence[dict[str, Any]]) -> dict[str, Any]:
             "kind": side,
             "title": title,
             "policy": visible(policy),
-            "html": desk.completion(chat),
+            "html": rating_service.completion(chat),
             "preferred_by": [f"{m['letter'] or 'model'} prefers" for m in models if m["side"] == side],
         }
         for side, title, policy, chat in (
@@ -430,7 +430,7 @@ def _example(e: Example, models: Sequence[dict[str, Any]]) -> dict[str, Any]:
             "comparison_id": visible(e.comparison_id),
         },
         "models": models,
-        "prompt": desk.conversation(e.prompt),
+        "prompt": rating_service.conversation(e.prompt),
         "answers": answers,
     }
 

@@ -10,11 +10,11 @@ from fastapi import HTTPException
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import HTTPConnection, Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Send
+from starlette.types import Scope as ASGIScope
 
 from rlhf_hitl.store import Store, audit, events, people, tokens
-from rlhf_hitl.types import Event, Rater, Role, utc_now
-from rlhf_hitl.types import Scope as Door
+from rlhf_hitl.types import Event, Rater, Role, Scope, utc_now
 
 #: Who may open a page.
 PAGES: dict[str, frozenset[Role]] = {
@@ -26,14 +26,14 @@ PAGES: dict[str, frozenset[Role]] = {
 #: Where a role goes after signing in.
 HOME = {Role.RATER: "/rate/", Role.EVALUATOR: "/replay/", Role.LEAD: "/lead/", Role.ADMIN: "/lead/"}
 
-#: Who may go through which door of the API. A token opens a door only where its scopes and its owner's role both do.
-DOORS: dict[Door, frozenset[Role]] = {
-    Door.INPUT: frozenset({Role.LEAD, Role.ADMIN}),
-    Door.PREDICTION: frozenset({Role.EVALUATOR, Role.LEAD, Role.ADMIN}),
-    Door.TASK: frozenset({Role.RATER, Role.LEAD, Role.ADMIN}),
-    Door.FEEDBACK: frozenset(Role),
-    Door.MANAGE: frozenset({Role.LEAD, Role.ADMIN}),
-    Door.METRICS: frozenset({Role.EVALUATOR, Role.LEAD, Role.ADMIN}),
+#: Who may go use which scope of the API. A token grants a scope only where its scopes and its owner's role both do.
+ROLES_OF_SCOPE: dict[Scope, frozenset[Role]] = {
+    Scope.INPUT: frozenset({Role.LEAD, Role.ADMIN}),
+    Scope.PREDICTION: frozenset({Role.EVALUATOR, Role.LEAD, Role.ADMIN}),
+    Scope.TASK: frozenset({Role.RATER, Role.LEAD, Role.ADMIN}),
+    Scope.FEEDBACK: frozenset(Role),
+    Scope.MANAGE: frozenset({Role.LEAD, Role.ADMIN}),
+    Scope.METRICS: frozenset({Role.EVALUATOR, Role.LEAD, Role.ADMIN}),
 }
 #: Who may see what others judged, which policy wrote what, and what a model thinks of it.
 SEES_ALL = frozenset({Role.EVALUATOR, Role.LEAD, Role.ADMIN})
@@ -57,8 +57,8 @@ class Caller:
     def sees_all(self) -> bool:
         return self.rater.role in SEES_ALL
 
-    def may(self, door: Door) -> bool:
-        return self.rater.role in DOORS[door] and (self.scopes is None or door.value in self.scopes)
+    def may(self, scope: Scope) -> bool:
+        return self.rater.role in ROLES_OF_SCOPE[scope] and (self.scopes is None or scope.value in self.scopes)
 
 
 def address_of(request: HTTPConnection) -> str:
@@ -135,7 +135,7 @@ class Guard:
     def __init__(self, app: ASGIApp, store: Store, roles: Collection[Role]):
         self.app, self.check = app, require(store, roles)
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self.app(scope, receive, send)
         request = Request(scope)

@@ -233,8 +233,8 @@ class LeaseBody(Body):
     tags: Annotated[Tags, Field(max_length=5)] = Field(default_factory=dict, examples=[{"category": "coding"}])
     seconds: Seconds | None = None
 
-    def wish(self) -> queue.Wish:
-        return queue.Wish(self.project, self.batch, self.language, self.tags)
+    def wish(self) -> queue.TaskFilter:
+        return queue.TaskFilter(self.project, self.batch, self.language, self.tags)
 
 
 class RenewBody(Body):

@@ -8,7 +8,7 @@ from fastapi import Path, Query, Response
 
 from rlhf_hitl.api import bodies
 from rlhf_hitl.api.auth import Caller, check_outranks
-from rlhf_hitl.api.door import Door
+from rlhf_hitl.api.scoped_routes import ScopedRoutes
 from rlhf_hitl.store import Store, audit, events, people, projects, queue, tokens
 from rlhf_hitl.types import Role
 
@@ -16,79 +16,79 @@ Id = Annotated[str, Path(pattern=bodies.ID, max_length=80)]
 ADMINS = frozenset({Role.ADMIN})
 
 
-def add_manage(door: Door, store: Store) -> None:
+def add_manage(routes: ScopedRoutes, store: Store) -> None:
     """Register the operations."""
 
-    @door("GET", "/projects", response_model=list[bodies.ProjectOut])
+    @routes("GET", "/projects", response_model=list[bodies.ProjectOut])
     def list_projects(who: Caller) -> Any:
         """Every project."""
         return projects.everything(store)
 
-    @door("POST", "/projects", status_code=201, response_model=bodies.ProjectOut)
+    @routes("POST", "/projects", status_code=201, response_model=bodies.ProjectOut)
     def add_project(who: Caller, body: bodies.ProjectBody) -> Any:
         """Make a project."""
         return projects.add(store, body.id, open=body.open, repeat_every=body.repeat_every, by=who.actor)
 
-    @door("PATCH", "/projects/{project_id}", response_model=bodies.ProjectOut, fails=(404,))
+    @routes("PATCH", "/projects/{project_id}", response_model=bodies.ProjectOut, fails=(404,))
     def change_project(who: Caller, project_id: Id, body: bodies.ProjectChange) -> Any:
         """Pause it, let it go on, open or close it. What is left out stays."""
         return projects.change(store, project_id, **body.model_dump(), by=who.actor)
 
-    @door("PUT", "/projects/{project_id}/members/{rater_id}", status_code=204, fails=(404,))
+    @routes("PUT", "/projects/{project_id}/members/{rater_id}", status_code=204, fails=(404,))
     def admit(who: Caller, project_id: Id, rater_id: Id) -> Response:
         """Let a rater work in a project that is not open to all."""
         projects.admit(store, project_id, people.get(store, rater_id).name, by=who.actor)
         return Response(status_code=204)
 
-    @door("DELETE", "/projects/{project_id}/members/{rater_id}", status_code=204, fails=(404,))
+    @routes("DELETE", "/projects/{project_id}/members/{rater_id}", status_code=204, fails=(404,))
     def dismiss(who: Caller, project_id: Id, rater_id: Id) -> Response:
         """Take a rater out of a project's members."""
         projects.dismiss(store, project_id, people.get(store, rater_id).name, by=who.actor)
         return Response(status_code=204)
 
-    @door("GET", "/raters", response_model=list[bodies.RaterOut])
+    @routes("GET", "/raters", response_model=list[bodies.RaterOut])
     def list_raters(who: Caller) -> Any:
         """Everybody, with what they may be offered."""
         return people.everyone(store)
 
-    @door("PATCH", "/raters/{rater_id}", response_model=bodies.RaterOut, fails=(404,))
+    @routes("PATCH", "/raters/{rater_id}", response_model=bodies.RaterOut, fails=(404,))
     def change_rater(who: Caller, rater_id: Id, body: bodies.RaterChange) -> Any:
         """Pause, shut out, or set languages and quota of a rater; of leads and admins only as an admin."""
         rater = people.get(store, rater_id)
         check_outranks(who.rater, rater.role)
         return people.change(store, rater.name, **body.model_dump(), by=who.actor)
 
-    @door("POST", "/leases/{lease_id}/expire", status_code=204, fails=(404,))
+    @routes("POST", "/leases/{lease_id}/expire", status_code=204, fails=(404,))
     def expire(who: Caller, lease_id: Id) -> Response:
         """Take a comparison back from whoever holds it."""
         queue.expire(store, lease_id, by=who.actor)
         return Response(status_code=204)
 
-    @door("POST", "/invites", status_code=201, response_model=bodies.InviteOut, fails=(404,))
+    @routes("POST", "/invites", status_code=201, response_model=bodies.InviteOut, fails=(404,))
     def invite(who: Caller, body: bodies.InviteBody) -> Any:
         """Make a link by which one person becomes a rater (or, as an admin, anything)."""
         check_outranks(who.rater, body.role)
         secret = tokens.invite(store, body.role, project=body.project, days=body.days, by=who.actor)
         return {"path": f"/invite/{secret}"}
 
-    @door("GET", "/webhooks", response_model=list[bodies.WebhookOut], only=ADMINS)
+    @routes("GET", "/webhooks", response_model=list[bodies.WebhookOut], only=ADMINS)
     def list_webhooks(who: Caller) -> Any:
         """Every webhook, without its secret."""
         return [bodies.webhook_out(w) for w in events.all_webhooks(store)]
 
-    @door("POST", "/webhooks", status_code=201, response_model=bodies.WebhookOut, only=ADMINS)
+    @routes("POST", "/webhooks", status_code=201, response_model=bodies.WebhookOut, only=ADMINS)
     def add_webhook(who: Caller, body: bodies.WebhookBody) -> Any:
         """Have events sent to an address, signed as https://www.standardwebhooks.com says."""
         made = events.add_webhook(store, body.url, body.events, by=who.actor)
         return bodies.webhook_out(made) | {"secret": made.secret}
 
-    @door("DELETE", "/webhooks/{webhook_id}", status_code=204, fails=(404,), only=ADMINS)
+    @routes("DELETE", "/webhooks/{webhook_id}", status_code=204, fails=(404,), only=ADMINS)
     def end_webhook(who: Caller, webhook_id: Id) -> Response:
         """Send nothing more to it."""
         events.end_webhook(store, webhook_id, by=who.actor)
         return Response(status_code=204)
 
-    @door("GET", "/audit", response_model=bodies.AuditPage, only=ADMINS)
+    @routes("GET", "/audit", response_model=bodies.AuditPage, only=ADMINS)
     def list_audit(who: Caller, after: bodies.Cursor = 0, limit: Annotated[int, Query(ge=1, le=1000)] = 100) -> Any:
         """Who did what, oldest first."""
         items = audit.entries(store, after=after, limit=limit)

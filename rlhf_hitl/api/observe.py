@@ -24,7 +24,8 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from rlhf_hitl.api.auth import PAGES
-from rlhf_hitl.store import Store, StoreFailure, events, history, queue
+from rlhf_hitl.store import Store, StoreFailure, events, queue
+from rlhf_hitl.store.judgments import store_revision
 
 log = logging.getLogger("rlhf_hitl.request")
 METHODS = frozenset({"GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"})
@@ -98,7 +99,7 @@ class StoreFigures:
         for labels, n in sorted(held.items()):
             places.add_metric(labels, n)
         yield places
-        revision = history.revision(self.store)
+        revision = store_revision(self.store)
         yield GaugeMetricFamily("rlhf_hitl_judgments", "Judgments kept, corrections among them.", revision)
         waiting = events.waiting(self.store)
         yield GaugeMetricFamily("rlhf_hitl_webhook_deliveries_waiting", "Events still to be delivered.", waiting)

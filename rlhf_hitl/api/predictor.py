@@ -8,7 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlhf_hitl.errors import BadInput, Conflict, NotFound
-from rlhf_hitl.store import Store, catalog, ledger
+from rlhf_hitl.store import Store
+from rlhf_hitl.store.comparisons import find_comparisons
+from rlhf_hitl.store.reward_models import get_reward_model
+from rlhf_hitl.store.scores import insert_scores
 from rlhf_hitl.types import Comparison, Score
 
 if TYPE_CHECKING:
@@ -40,19 +43,19 @@ class Predictor:
         if not comparison_ids and not outside:
             raise BadInput("nothing to score", expected="comparison_ids or texts", fix="say what to score")
         wanted = list(dict.fromkeys(comparison_ids))
-        found = {c.id: c for c in catalog.find(self.store, ids=wanted, repeats=True)}
+        found = {c.id: c for c in find_comparisons(self.store, ids=wanted, repeats=True)}
         if missing := [i for i in wanted if i not in found]:
             raise NotFound(f"comparison {missing[0]!r}", expected="one in the store", fix="add it first")
         with self._lock:
             model = self._model(model_id)
             scores = list(model.score([*(found[i] for i in wanted), *outside]))
         kept = scores[: len(wanted)]
-        ledger.add_scores(self.store, kept)
+        insert_scores(self.store, kept)
         return model.id, kept, scores[len(wanted) :]
 
     def _model(self, model_id: str | None) -> RewardModel:
         try:
-            record = ledger.reward_model(self.store, model_id)
+            record = get_reward_model(self.store, model_id)
         except NotFound:
             if model_id is not None:
                 raise
@@ -60,7 +63,7 @@ class Predictor:
         if not Path(record.path).is_dir():
             raise Conflict(f"reward model {record.id}: its folder is not on this machine. Fix: share the workspace")
         if self._loaded is None or self._loaded.id != record.id:
-            from rlhf_hitl.reward.train import open_reward_model
+            from rlhf_hitl.reward.training.train import open_reward_model
 
             self._loaded = open_reward_model(self.store, record.id, self.workspace)
         return self._loaded

@@ -24,13 +24,22 @@ from starlette.exceptions import HTTPException
 from rlhf_hitl import __version__
 from rlhf_hitl.api import bodies
 from rlhf_hitl.api.auth import SEES_ALL, Caller
-from rlhf_hitl.api.door import Api, Door
 from rlhf_hitl.api.manage import add_manage
 from rlhf_hitl.api.predictor import Predictor
 from rlhf_hitl.api.problems import add_handlers
+from rlhf_hitl.api.scoped_routes import Api, ScopedRoutes
 from rlhf_hitl.config import Settings
 from rlhf_hitl.errors import BadInput, NotFound
-from rlhf_hitl.store import Store, audit, catalog, history, queue, views
+from rlhf_hitl.store import Store, audit, queue, views
+from rlhf_hitl.store.comparisons import (
+    find_comparisons,
+    insert_comparisons,
+    insert_completions,
+    insert_prompts,
+    load_completions,
+    load_prompts,
+)
+from rlhf_hitl.store.judgments import read_judgments
 from rlhf_hitl.types import DEFAULT_PROJECT, Completion, Prompt, Receipt, Role, Route, Scope, Split, utc_now
 
 Id = Annotated[str, InPath(pattern=bodies.ID, max_length=80)]
@@ -58,47 +67,47 @@ def create_api(store: Store, settings: Settings) -> Api:
         generate_unique_id_function=lambda route: route.name,
     )
     add_handlers(api, store)
-    door = partial(Door, api, store)
-    _add_input(door(Scope.INPUT), store, settings)
-    _add_prediction(door(Scope.PREDICTION), Predictor(store, settings.workspace))
-    _add_task(door(Scope.TASK), store, settings)
-    _add_feedback(door(Scope.FEEDBACK), store, settings)
-    add_manage(door(Scope.MANAGE), store)
+    scoped = partial(ScopedRoutes, api, store)
+    _add_input(scoped(Scope.INPUT), store, settings)
+    _add_prediction(scoped(Scope.PREDICTION), Predictor(store, settings.workspace))
+    _add_task(scoped(Scope.TASK), store, settings)
+    _add_feedback(scoped(Scope.FEEDBACK), store, settings)
+    add_manage(scoped(Scope.MANAGE), store)
     return api
 
 
-def _add_input(door: Door, store: Store, settings: Settings) -> None:
-    @door("POST", "/prompts", status_code=201, response_model=bodies.Added)
+def _add_input(routes: ScopedRoutes, store: Store, settings: Settings) -> None:
+    @routes("POST", "/prompts", status_code=201, response_model=bodies.Added)
     def add_prompts(who: Caller, body: bodies.PromptsBody) -> Any:
         """Add prompts. One that is there already is left as it is; a prompt family keeps its split."""
         made = [Prompt.create(bodies.chat(p.messages), p.tags, p.split) for p in body.prompts]
         with store.write() as conn:
-            new = catalog.add_prompts(store, conn, made, _source(who))
+            new = insert_prompts(store, conn, made, _source(who))
             audit.record(conn, who.actor, "prompts.added", "", new=new)
         return {"ids": [p.id for p in made], "new": new}
 
-    @door("POST", "/completions", status_code=201, response_model=bodies.Added, fails=(404,))
+    @routes("POST", "/completions", status_code=201, response_model=bodies.Added, fails=(404,))
     def add_completions(who: Caller, body: bodies.CompletionsBody) -> Any:
         """Add completions of prompts that are there."""
         made = [Completion.create(c.prompt_id, bodies.chat(c.messages), c.policy, c.sampling) for c in body.completions]
         with store.write() as conn:
-            catalog.prompts_by_id(conn, [c.prompt_id for c in made])
-            new = catalog.add_completions(store, conn, made)
+            load_prompts(conn, [c.prompt_id for c in made])
+            new = insert_completions(store, conn, made)
             audit.record(conn, who.actor, "completions.added", "", new=new)
         return {"ids": [c.id for c in made], "new": new}
 
-    @door("POST", "/comparisons", status_code=201, response_model=bodies.Added, fails=(404,))
+    @routes("POST", "/comparisons", status_code=201, response_model=bodies.Added, fails=(404,))
     def add_comparisons(who: Caller, body: bodies.ComparisonsBody) -> Any:
         """Add comparisons of completions that are there, and put them in line."""
         with store.write() as conn:
-            prompts = catalog.prompts_by_id(conn, [c.prompt_id for c in body.comparisons])
-            completions = catalog.completions_by_id(conn, [i for c in body.comparisons for i in c.completion_ids])
+            prompts = load_prompts(conn, [c.prompt_id for c in body.comparisons])
+            completions = load_completions(conn, [i for c in body.comparisons for i in c.completion_ids])
             made = [c.comparison(prompts, completions, body.project, body.batch) for c in body.comparisons]
-            new = catalog.add_comparisons(store, conn, made, _source(who))
+            new = insert_comparisons(store, conn, made, _source(who))
             audit.record(conn, who.actor, "comparisons.added", body.project, new=new)
         return {"ids": [c.id for c in made], "new": new}
 
-    @door(
+    @routes(
         "POST",
         "/import",
         status_code=201,
@@ -135,7 +144,7 @@ def _add_input(door: Door, store: Store, settings: Settings) -> None:
             audit.record(conn, who.actor, "import", project, rows=report.rows, judgments=report.judgments)
         return report
 
-    @door("GET", "/comparisons", response_model=bodies.ComparisonPage)
+    @routes("GET", "/comparisons", response_model=bodies.ComparisonPage)
     def list_comparisons(
         who: Caller,
         after: Annotated[str, Query(pattern=r"^[A-Za-z0-9_]*$", max_length=80)] = "",
@@ -147,21 +156,21 @@ def _add_input(door: Door, store: Store, settings: Settings) -> None:
     ) -> Any:
         """Comparisons with everything, in order of id."""
         routes = None if route is None else [route]
-        found = catalog.find(
+        found = find_comparisons(
             store, split=split, routes=routes, judged=judged, project=project, after=after, limit=limit
         )
         return _page([bodies.comparison_out(c) for c in found], limit, "id")
 
-    @door("GET", "/comparisons/{comparison_id}", response_model=bodies.ComparisonOut, fails=(404,))
+    @routes("GET", "/comparisons/{comparison_id}", response_model=bodies.ComparisonOut, fails=(404,))
     def get_comparison(who: Caller, comparison_id: Id) -> Any:
         """One comparison with everything."""
-        for found in catalog.find(store, ids=[comparison_id], repeats=True):
+        for found in find_comparisons(store, ids=[comparison_id], repeats=True):
             return bodies.comparison_out(found)
         raise NotFound(f"comparison {comparison_id!r}", expected="one in the store", fix="add it first")
 
 
-def _add_prediction(door: Door, predictor: Predictor) -> None:
-    @door("POST", "/predictions", response_model=bodies.Predictions, fails=(404, 409))
+def _add_prediction(routes: ScopedRoutes, predictor: Predictor) -> None:
+    @routes("POST", "/predictions", response_model=bodies.Predictions, fails=(404, 409))
     def predict(who: Caller, body: bodies.PredictionsBody) -> Any:
         """Score comparisons of the store (the scores are kept) or texts (they are not) with a reward model."""
         texts = [t.comparison() for t in body.texts]
@@ -171,27 +180,27 @@ def _add_prediction(door: Door, predictor: Predictor) -> None:
         return {"reward_model_id": model_id, "scores": scores}
 
 
-def _add_task(door: Door, store: Store, settings: Settings) -> None:
-    @door("POST", "/leases", response_model=bodies.Leases)
+def _add_task(routes: ScopedRoutes, store: Store, settings: Settings) -> None:
+    @routes("POST", "/leases", response_model=bodies.Leases)
     def lease(who: Caller, body: bodies.LeaseBody) -> Any:
         """The next comparisons for the caller, those they hold first. An empty list: nothing is left for them."""
         seconds = body.seconds or settings.lease_seconds
         held = queue.lease_many(store, who.rater.id, body.count, seconds=seconds, wish=body.wish())
         return JSONResponse({"leases": [bodies.lease_out(one) for one in held]})
 
-    @door("POST", "/leases/{lease_id}/renew", response_model=bodies.Renewed, fails=(404, 409))
+    @routes("POST", "/leases/{lease_id}/renew", response_model=bodies.Renewed, fails=(404, 409))
     def renew(who: Caller, lease_id: Id, body: bodies.RenewBody) -> Any:
         """Hold a comparison longer. One that ran out is had again if nobody has taken it."""
         until = queue.renew(store, lease_id, who.rater.id, seconds=body.seconds or settings.lease_seconds)
         return {"id": lease_id, "expires_at": until}
 
-    @door("DELETE", "/leases/{lease_id}", status_code=204, fails=(404,))
+    @routes("DELETE", "/leases/{lease_id}", status_code=204, fails=(404,))
     def release(who: Caller, lease_id: Id) -> Response:
         """Give a comparison back unjudged."""
         queue.release(store, lease_id, who.rater.id)
         return Response(status_code=204)
 
-    @door("GET", "/queue", response_model=bodies.QueueOut)
+    @routes("GET", "/queue", response_model=bodies.QueueOut)
     def queue_state(who: Caller) -> Any:
         """How the queue stands. A rater is told what they did in a day and what is left for them (up to 1000)."""
         if who.sees_all:
@@ -200,10 +209,10 @@ def _add_task(door: Door, store: Store, settings: Settings) -> None:
         return {"filled": tally.done, "leased": 0, "free": tally.left, "lanes": []}
 
 
-def _add_feedback(door: Door, store: Store, settings: Settings) -> None:
+def _add_feedback(routes: ScopedRoutes, store: Store, settings: Settings) -> None:
     takes_answers = {"status_code": 201, "response_model": bodies.ReceiptOut, "responses": REPEATED}
 
-    @door("POST", "/judgments", **takes_answers, fails=(404, 409))
+    @routes("POST", "/judgments", **takes_answers, fails=(404, 409))
     def submit(who: Caller, body: bodies.JudgmentBody) -> Any:
         """Keep a judgment. When this answers, it is on disk."""
         receipt = queue.submit(
@@ -218,14 +227,14 @@ def _add_feedback(door: Door, store: Store, settings: Settings) -> None:
         )
         return _receipt(receipt)
 
-    @door("POST", "/judgments/{judgment_id}/corrections", **takes_answers, fails=(404, 409))
+    @routes("POST", "/judgments/{judgment_id}/corrections", **takes_answers, fails=(404, 409))
     def correct(who: Caller, judgment_id: Id, body: bodies.AnswerBody) -> Any:
         """Supersede a judgment of one's own. The first stays in the store."""
         answer = body.answer(views.judgment(store, judgment_id, who.rater.id).order_shown)
         key = body.idempotency_key or f"correct:{judgment_id}"
         return _receipt(queue.correct(store, judgment_id, who.rater.id, answer, idempotency_key=key))
 
-    @door("GET", "/judgments", response_model=bodies.JudgmentPage)
+    @routes("GET", "/judgments", response_model=bodies.JudgmentPage)
     def list_judgments(
         who: Caller,
         after: bodies.Cursor = 0,
@@ -235,10 +244,10 @@ def _add_feedback(door: Door, store: Store, settings: Settings) -> None:
     ) -> Any:
         """Judgments in the order they came: a rater's own, or everybody's for leads and evaluators."""
         rater = None if who.sees_all else who.rater.id
-        found = history.read(store, rater_id=rater, project=project, current=current, after=after)
+        found = read_judgments(store, rater_id=rater, project=project, current=current, after=after)
         return _page([bodies.judgment_out(j, who.sees_all) for j in islice(found, limit)], limit, "cursor")
 
-    @door("GET", "/judgments/last", response_model=bodies.LastOut, fails=(404,))
+    @routes("GET", "/judgments/last", response_model=bodies.LastOut, fails=(404,))
     def last_judgment(who: Caller) -> Any:
         """The caller's newest judgment with what it was of. It counts until its correction is sent."""
         last = views.newest_judgment(store, who.rater.id)
@@ -246,7 +255,7 @@ def _add_feedback(door: Door, store: Store, settings: Settings) -> None:
             raise NotFound("last judgment", expected="one of your own", fix="judge something first")
         return bodies.last_out(*last)
 
-    @door(
+    @routes(
         "GET",
         "/snapshot",
         response_class=Response,

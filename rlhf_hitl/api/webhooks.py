@@ -13,7 +13,7 @@ import httpx
 
 from rlhf_hitl import __version__
 from rlhf_hitl.store import Store, events
-from rlhf_hitl.store.sweep import sweep
+from rlhf_hitl.store.retention import sweep
 
 SWEEP_EVERY = 3600.0  # seconds between the end of one sweep and the next
 

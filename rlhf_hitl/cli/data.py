@@ -32,10 +32,11 @@ class ExportFormat(StrEnum):
 @command("init")
 def init(store: StoreUrl, json: AsJson = False) -> Result:
     """Create the store, or upgrade it to this version."""
-    from rlhf_hitl.store import Store, catalog
+    from rlhf_hitl.store import Store
+    from rlhf_hitl.store.comparisons import count_rows
 
     opened = Store.open(store, create=True)
-    counts = catalog.counts(opened)
+    counts = count_rows(opened)
     data = {"store": opened.safe_url, "schema_version": opened.schema_version, "counts": counts}
     held = {k: n for k, n in counts.items() if "." not in k}
     return Result(data, table(f"Store {opened.safe_url}, version {opened.schema_version}", held))

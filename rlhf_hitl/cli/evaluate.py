@@ -20,7 +20,7 @@ from rlhf_hitl.errors import BadInput
 from rlhf_hitl.types import Split
 
 if TYPE_CHECKING:
-    from rlhf_hitl.reward.evaluation import Difference, Evaluation, Example
+    from rlhf_hitl.reward.evaluation_record import Difference, Evaluation, Example
     from rlhf_hitl.reward.model import RewardModel
     from rlhf_hitl.store import Store
 
@@ -59,8 +59,9 @@ def evaluate(
 ) -> Result:
     """Replay what raters said of held-out prompts: accuracy beside floors and ceiling, calibration, slices, gates."""
     from rlhf_hitl.formats import open_source
-    from rlhf_hitl.reward.gates import Slice, gates
-    from rlhf_hitl.store import Store, ledger
+    from rlhf_hitl.reward.evaluation.gates import Slice, gates
+    from rlhf_hitl.store import Store
+    from rlhf_hitl.store.reward_models import get_reward_model
 
     if name is not None and not re.fullmatch(r"\w[\w.-]{0,149}", name):
         raise BadInput(
@@ -83,8 +84,8 @@ def evaluate(
         open_source(data, format)  # what cannot be read is named before the model is loaded
     opened = Store.open(store)
     model = load_model(opened, reward_model)
-    from rlhf_hitl.reward import card, evaluation
-    from rlhf_hitl.reward.compare import compare
+    from rlhf_hitl.reward import evaluation_record, model_card
+    from rlhf_hitl.reward.evaluation.compare import compare
 
     workspace = load_settings().workspace
     earlier = _earlier(workspace, against) if against is not None else None
@@ -94,10 +95,12 @@ def evaluate(
     replaced = folder.exists()
     with _labels(opened, data, format, split) as labels:
         found, replayed = labels.replay(model, name)
-        theirs = evaluation.examples(earlier) if earlier else labels.replay(rival, str(against))[1] if rival else None
-    evaluation.save(folder, found, replayed)
+        theirs = (
+            evaluation_record.examples(earlier) if earlier else labels.replay(rival, str(against))[1] if rival else None
+        )
+    evaluation_record.save(folder, found, replayed)
     with suppress(OSError):  # a model in a folder of others, which may not be written to
-        card.note(Path(ledger.reward_model(opened, model.id).path), found)
+        model_card.note(Path(get_reward_model(opened, model.id).path), found)
     difference = None if theirs is None else compare(replayed, theirs, str(against))
     checked = gates(
         found, difference if no_worse_than else None, min_accuracy=min_accuracy, max_ece=max_ece,
@@ -106,7 +109,7 @@ def evaluate(
     if examples is not None:
         _write(examples, "".join(jsonlib.dumps(e.as_dict(), ensure_ascii=False) + "\n" for e in replayed))
     if html is not None:
-        from rlhf_hitl.reward.evaluation_html import render
+        from rlhf_hitl.reward.evaluation.html_report import render
 
         _write(html, render(found, replayed, checked, difference))
     failed = [g for g in checked if not g.passed]
@@ -145,7 +148,7 @@ class _Labels:
     identical_sides: int = 0
 
     def replay(self, model: RewardModel, name: str) -> tuple[Evaluation, list[Example]]:
-        from rlhf_hitl.reward.evaluate import evaluate
+        from rlhf_hitl.reward.evaluation.evaluate import evaluate
 
         return evaluate(model, self.store, split=self.split, home=self.home, name=name, format=self.format)
 
@@ -170,7 +173,7 @@ def _labels(opened: Store, data: str | None, format: str, split: Split) -> Itera
 
 def _earlier(workspace: Path, against: str) -> Path | None:
     """The folder of an earlier evaluation; None where it is not one, so that it has to be a model."""
-    from rlhf_hitl.reward.evaluation import SUMMARY
+    from rlhf_hitl.reward.evaluation_record import SUMMARY
 
     places = (Path(against), workspace / "evaluations" / against)
     return next((folder for folder in places if (folder / SUMMARY).is_file()), None)

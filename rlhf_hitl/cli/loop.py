@@ -147,8 +147,8 @@ def _checked(model: Any, given: dict[str, Any], path: Path | None) -> Any:
 
 def _bundled_set_where_empty(store: Any) -> None:
     from rlhf_hitl.formats.importing import import_bundled
-    from rlhf_hitl.store import catalog
+    from rlhf_hitl.store.comparisons import count_rows
 
-    if not catalog.counts(store)["prompts"]:
+    if not count_rows(store)["prompts"]:
         print("the store is empty: taking the bundled set of prompts and completions", file=sys.stderr)
         import_bundled(store)

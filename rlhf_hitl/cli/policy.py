@@ -68,7 +68,8 @@ def generate(
 ) -> Result:
     """Sample completions and make comparisons of them."""
     from rlhf_hitl.policy.generation import comparisons_of, sample_completions
-    from rlhf_hitl.store import Store, catalog
+    from rlhf_hitl.store import Store
+    from rlhf_hitl.store.comparisons import all_prompts, insert_comparisons
     from rlhf_hitl.types import Split
 
     if backend not in ("transformers", "vllm"):
@@ -82,7 +83,7 @@ def generate(
             asked = read_prompts(prompts)
         else:
             assert opened is not None
-            asked = catalog.all_prompts(opened, split=Split(split) if split else None)
+            asked = all_prompts(opened, split=Split(split) if split else None)
         asked = asked[:limit]
         if not asked:
             raise BadInput(
@@ -98,7 +99,7 @@ def generate(
         assert opened is not None
         new = comparisons_of(asked, made, k, overlap)
         with opened.write() as conn:
-            added = catalog.add_comparisons(opened, conn, new, source="generate")
+            added = insert_comparisons(opened, conn, new, source="generate")
     finally:
         if opened is not None:
             opened.close()

@@ -95,7 +95,7 @@ def train_reward(
     opened = Store.open(store)
     workspace = load_settings().workspace
     if backend is Backend.FULL:
-        from rlhf_hitl.reward.full import train_full
+        from rlhf_hitl.reward.training.full import train_full
 
         model = train_full(opened, backbone, workspace, otherwise=BACKBONE, config=config, max_length=max_length)
     elif backend is Backend.CLASSIFIER:
@@ -104,7 +104,7 @@ def train_reward(
         model = adopt(opened, str(backbone), workspace, max_length=max_length or 1024, dtype=dtype or "auto")
     else:
         from rlhf_hitl.reward.features import Backbone
-        from rlhf_hitl.reward.train import train_head, training_pairs
+        from rlhf_hitl.reward.training.train import train_head, training_pairs
 
         training_pairs(opened)  # says what is missing before the backbone is loaded
         made = Backbone(
@@ -119,7 +119,7 @@ def _update(opened, flags: list[str], backend: Backend) -> Result:
         given = " ".join([*flags, *([] if backend is Backend.HEAD else [f"--backend {backend.value}"])])
         raise BadInput(f"--update with {given}", expected="--update alone", fix="the model keeps what it has")
     model = load_model(opened, None)
-    from rlhf_hitl.reward.train import catch_up
+    from rlhf_hitl.reward.training.train import catch_up
 
     workspace = load_settings().workspace
     updated = catch_up(opened, model, workspace)
@@ -153,9 +153,9 @@ def score(
     opened = Store.open(store)
     model = load_model(opened, reward_model)
     from rlhf_hitl.routing.router import score_pool
-    from rlhf_hitl.store import ledger
+    from rlhf_hitl.store.scores import count_scores
 
-    before = ledger.scored_by(opened, model.id)
+    before = count_scores(opened, model.id)
     if processes > 1:
         from rlhf_hitl.cli.policy import launch_processes
 
@@ -164,7 +164,7 @@ def score(
     scored = score_pool(opened, model)  # after several processes: what came in meanwhile
     data = {
         "reward_model_id": model.id,
-        "scored": ledger.scored_by(opened, model.id) - before,
+        "scored": count_scores(opened, model.id) - before,
         "without_text": scored.without_text,
     }
     if scored.n and processes == 1:
@@ -212,10 +212,10 @@ def _left_to_raters(without_text: int) -> list[str]:
 
 def load_model(store, name: str | None, *, enter: bool = True):
     """A reward model by folder or id, the store's newest for None, as `open_reward_model`."""
-    from rlhf_hitl.store import ledger
+    from rlhf_hitl.store.reward_models import get_reward_model
 
     if name is None:
-        ledger.reward_model(store)  # says what is missing before anything heavy is imported
-    from rlhf_hitl.reward.train import open_reward_model
+        get_reward_model(store)  # says what is missing before anything heavy is imported
+    from rlhf_hitl.reward.training.train import open_reward_model
 
     return open_reward_model(store, name, load_settings().workspace, enter=enter)

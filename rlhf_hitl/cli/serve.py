@@ -61,7 +61,8 @@ def quickstart(
     """
     from rlhf_hitl.formats.guidance import bundled_tutorial
     from rlhf_hitl.formats.importing import import_bundled
-    from rlhf_hitl.store import Store, catalog, tutorial
+    from rlhf_hitl.store import Store, tutorial
+    from rlhf_hitl.store.comparisons import count_rows
 
     settings = load_settings()
     opened = Store.open(store, create=True)
@@ -71,7 +72,7 @@ def quickstart(
     accounts = _accounts(opened, settings.workspace)
     if serve:
         return _serve(opened, host, port, accounts, json)
-    data = {"store": opened.safe_url, "accounts": accounts, "counts": catalog.counts(opened)}
+    data = {"store": opened.safe_url, "accounts": accounts, "counts": count_rows(opened)}
     return Result(data, _box(["Ready. Start it with `rlhf-hitl serve`."], accounts))
 
 

@@ -1,8 +1,8 @@
 """The archive: one file with everything a store holds, to be kept or to be taken to another database.
 
 It is a ZIP of one NDJSON file a table and, last, a manifest. A table's file begins with a line of column names; each
-further line is a row, as `store/dump.py` says what a row is, in order of the primary key. Nothing in it depends on the
-database or on the time of writing: a store that was filled from an archive gives that archive again, byte for byte.
+further line is a row, as `store/table_copy.py` says what a row is, in order of the primary key. Nothing in it depends
+on the database or on the time of writing: a store filled from an archive gives that archive again, byte for byte.
 Infinite numbers are written as Python's `json` writes them.
 
 It is read as a stream, straight into one transaction: nothing is unpacked to disk.
@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from rlhf_hitl import __version__
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.store import Store, dump
+from rlhf_hitl.store import Store, table_copy
 
 KIND = "rlhf_hitl archive"
 MANIFEST = "manifest.json"
@@ -65,7 +65,7 @@ def write(store: Store, out: Path, *, overwrite: bool = False, progress: bool = 
             with packed as archive, store.snapshot() as conn:
                 manifest = {
                     "kind": KIND,
-                    "schema_version": dump.schema_versions()[0],
+                    "schema_version": table_copy.schema_versions()[0],
                     "rlhf_hitl_version": __version__,
                     "tables": _write_tables(archive, conn, progress),
                 }
@@ -100,27 +100,27 @@ def restore(store: Store, path: str | Path, *, progress: bool = False) -> Manife
     with _opened(path) as archive, store.write() as conn:
         manifest = _manifest(archive, str(path))
         tables = manifest["tables"]
-        dump.check_new(store, conn)
+        table_copy.check_new(store, conn)
         total = sum(said["rows"] for said in tables.values())
         with tqdm(total=total, desc=Path(path).name, unit=" rows", disable=not progress) as bar:
 
-            def contents(table: str) -> Iterator[dump.Plain]:
+            def contents(table: str) -> Iterator[table_copy.Plain]:
                 for row in _rows(archive, table, tables[table], str(path)):
                     bar.update()
                     yield row
 
-            dump.fill(store, conn, contents)
+            table_copy.fill(store, conn, contents)
     return manifest
 
 
 def _write_tables(archive: zipfile.ZipFile, conn: Connection, progress: bool) -> dict[str, Any]:
     tables = {}
-    with tqdm(total=sum(dump.counts(conn).values()), desc="export", unit=" rows", disable=not progress) as bar:
-        for table, columns in dump.COLUMNS.items():
+    with tqdm(total=sum(table_copy.counts(conn).values()), desc="export", unit=" rows", disable=not progress) as bar:
+        for table, columns in table_copy.COLUMNS.items():
             digest, n = hashlib.sha256(), 0
             # Under a name, not a ZipInfo: then nothing is said of when it was written.
             with archive.open(_member(table), "w", force_zip64=True) as member:
-                for batch in chain([[columns]], dump.rows(conn, table)):
+                for batch in chain([[columns]], table_copy.rows(conn, table)):
                     lines = "".join(_line(table, row) for row in batch).encode()
                     digest.update(lines)
                     member.write(lines)
@@ -134,7 +134,7 @@ def _member(table: str) -> str:
     return f"{table}.ndjson"
 
 
-def _line(table: str, row: dump.Plain) -> str:
+def _line(table: str, row: table_copy.Plain) -> str:
     line = _encode(row) + "\n"
     if len(line) > LONGEST_LINE:
         raise BadInput(
@@ -180,7 +180,7 @@ def _manifest(archive: zipfile.ZipFile, path: str) -> Manifest:
         manifest = json.loads(member.read(BLOCK))
     if not isinstance(manifest, dict) or manifest.get("kind") != KIND:
         raise _broken(place, "it is no manifest of ours")
-    newest, *older = dump.schema_versions()
+    newest, *older = table_copy.schema_versions()
     if (version := manifest.get("schema_version")) != newest:
         by = f"rlhf_hitl {manifest.get('rlhf_hitl_version')}"
         step_up = f"import it with {by} into a new store, then run `rlhf-hitl init` here with that --store"
@@ -190,23 +190,23 @@ def _manifest(archive: zipfile.ZipFile, path: str) -> Manifest:
             fix=step_up if version in older else f"upgrade rlhf_hitl: it was written by {by}",
         )
     tables = manifest.get("tables")
-    if not isinstance(tables, dict) or set(tables) != set(dump.COLUMNS):
+    if not isinstance(tables, dict) or set(tables) != set(table_copy.COLUMNS):
         raise _broken(place, "its tables are not those of its version")
-    if sorted(archive.namelist()) != sorted([MANIFEST, *map(_member, dump.COLUMNS)]):
+    if sorted(archive.namelist()) != sorted([MANIFEST, *map(_member, table_copy.COLUMNS)]):
         raise _broken(path, "it holds other files")
     if not all(isinstance(said, dict) and isinstance(said.get("rows"), int) for said in tables.values()):
         raise _broken(place, "it does not count the rows")
     return manifest
 
 
-def _rows(archive: zipfile.ZipFile, table: str, said: dict[str, Any], path: str) -> Iterator[dump.Plain]:
+def _rows(archive: zipfile.ZipFile, table: str, said: dict[str, Any], path: str) -> Iterator[table_copy.Plain]:
     """The rows of one table. When the last has been taken, their number and their hash have been checked."""
     place = f"{path}: {_member(table)}"
     digest, n = hashlib.sha256(), -1
     with _whole(place), archive.open(_member(table)) as member:
         for n, line in enumerate(_lines(member, digest, place)):
             row = json.loads(line)
-            if not isinstance(row, list) or (n == 0 and row != dump.COLUMNS[table]) or n > said["rows"]:
+            if not isinstance(row, list) or (n == 0 and row != table_copy.COLUMNS[table]) or n > said["rows"]:
                 raise _broken(place, f"line {n + 1} is not what stands there")
             if n > 0:
                 yield row

@@ -20,7 +20,8 @@ from rlhf_hitl import __version__
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.formats.snapshot import COMPARISON_COLUMNS, JUDGMENT_COLUMNS, Part, Row, Snapshot, to_json
 from rlhf_hitl.formats.trl import EXPORT_COLUMNS
-from rlhf_hitl.store import Store, history, projects
+from rlhf_hitl.store import Store, projects
+from rlhf_hitl.store.judgments import store_revision
 from rlhf_hitl.types import Split, utc_now
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def export(
         with store.read() as conn:
             projects.check(conn, project)
     snapshot = Snapshot(store, project, include_model_labels, include_ties, min_votes, progress)
-    revision = history.revision(store)
+    revision = store_revision(store)
     out.parent.mkdir(parents=True, exist_ok=True)
     draft = out.with_name(f".{out.name}.writing-{os.getpid()}")
     try:

@@ -18,7 +18,15 @@ from rlhf_hitl.errors import BadInput
 from rlhf_hitl.formats import open_source
 from rlhf_hitl.formats.record import OutsideCompletion, Record
 from rlhf_hitl.formats.source import OnBad, Source, raise_bad
-from rlhf_hitl.store import Store, catalog, dump, history, people, projects
+from rlhf_hitl.store import Store, people, projects, table_copy
+from rlhf_hitl.store.comparisons import (
+    insert_comparisons,
+    insert_completions,
+    insert_prompts,
+    known_ids,
+    splits_of_families,
+)
+from rlhf_hitl.store.judgments import idempotency_keys, insert_imported_judgments
 from rlhf_hitl.types import DEFAULT_PROJECT, Answer, Comparison, Completion, Messages, Prompt, Split, content_id
 
 BATCH = 1000
@@ -101,7 +109,7 @@ def import_path(
     records = _records(source, found.reader(source, pairs), on_bad, limit)
     with store.write() as conn, tqdm(records, desc=source.path.name, unit=" rows", disable=not progress) as bar:
         projects.check(conn, project)
-        dump.make_room(store, conn)
+        table_copy.make_room(store, conn)
         name = f"{found.NAME}:{source.path.name}"[:200]
         batches = _Batches(store, conn, found.NAME, name, split, overlap, queue, project, batch)
         prepared = batches.prepared(bar, on_bad)
@@ -110,7 +118,7 @@ def import_path(
                 break
             batches.add(some)
             if n & (n - 1) == 0:  # each time the tables have doubled
-                dump.take_stock(store, conn)
+                table_copy.take_stock(store, conn)
         if not batches.counts["rows"]:
             raise BadInput(
                 source.name,
@@ -241,21 +249,21 @@ class _Batches:
         return _Vote(vote.rater, answer, order, vote.simulated, key)
 
     def add(self, batch: list[_Prepared]) -> None:
-        known = catalog.known_ids(self.conn, "prompts", {p.prompt.id for p in batch})
+        known = known_ids(self.conn, "prompts", {p.prompt.id for p in batch})
         new_prompts = {p.prompt.id: p.prompt.family for p in batch if p.prompt.id not in known}
         completions = {c.id: c for p in batch for c in p.completions}
         comparisons = {p.comparison.id: p.comparison for p in batch if p.comparison is not None}
         self.counts["prompts"] += len(new_prompts)
-        self.counts["completions"] += len(completions) - len(catalog.known_ids(self.conn, "completions", completions))
-        known |= catalog.known_ids(self.conn, "comparisons", comparisons)
+        self.counts["completions"] += len(completions) - len(known_ids(self.conn, "completions", completions))
+        known |= known_ids(self.conn, "comparisons", comparisons)
 
         alone = [p for p in batch if p.comparison is None]
-        catalog.add_prompts(self.store, self.conn, list({p.prompt.id: p.prompt for p in alone}.values()), self.source)
-        catalog.add_completions(self.store, self.conn, list({c.id: c for p in alone for c in p.completions}.values()))
-        added = catalog.add_comparisons(self.store, self.conn, list(comparisons.values()), self.source)
+        insert_prompts(self.store, self.conn, list({p.prompt.id: p.prompt for p in alone}.values()), self.source)
+        insert_completions(self.store, self.conn, list({c.id: c for p in alone for c in p.completions}.values()))
+        added = insert_comparisons(self.store, self.conn, list(comparisons.values()), self.source)
         self.counts["comparisons"] += added
 
-        splits = catalog.splits_of(self.conn, {p.prompt.family for p in batch})
+        splits = splits_of_families(self.conn, {p.prompt.family for p in batch})
         self.counts.update(splits[family].value for family in new_prompts.values())
         asked = {p.prompt.family: p.asked_split for p in batch if p.asked_split is not None}
         self.splits_kept |= {family for family, split in asked.items() if splits[family] is not split}
@@ -269,7 +277,7 @@ class _Batches:
     def _add_votes(self, votes: list[tuple[str, _Vote]]) -> None:
         raters, new = people.add_outside(self.store, self.conn, {v.rater for _, v in votes}, self.format)
         self.counts["raters"] += new
-        first = history.keys_on(self.store, self.conn, [comparison_id for comparison_id, _ in votes])
+        first = idempotency_keys(self.store, self.conn, [comparison_id for comparison_id, _ in votes])
         rows = []
         for comparison_id, vote in votes:
             rater_id = raters[vote.rater]
@@ -289,7 +297,7 @@ class _Batches:
                 )
             else:
                 self.counts["repeated_rows" if kept == vote.key else "repeated_votes"] += 1
-        self.counts["judgments"] += history.add_outside(self.store, self.conn, rows)
+        self.counts["judgments"] += insert_imported_judgments(self.store, self.conn, rows)
 
 
 def _check_length(what: str, name: str, most: int) -> None:

@@ -15,8 +15,11 @@ import orjson
 from tqdm import tqdm
 
 from rlhf_hitl.labels.aggregate import Vote, aggregate_votes, ranks
-from rlhf_hitl.store import Store, catalog, ledger
-from rlhf_hitl.store.judged import BATCH, Judged, Row, judged, sorted_json
+from rlhf_hitl.store import Store
+from rlhf_hitl.store.comparisons import find_comparisons
+from rlhf_hitl.store.export_query import BATCH, Judged, Row, judged, sorted_json
+from rlhf_hitl.store.reward_models import list_reward_models
+from rlhf_hitl.store.scores import scores_behind_routings
 from rlhf_hitl.types import UNRANKED, Comparison, Label, Route, Score, Split, Verdict, as_dicts
 
 COMPARISON_COLUMNS = ("comparison_id", "prompt_id", "prompt", "completions", "tags")
@@ -151,14 +154,14 @@ class Snapshot:
 
     def _model_rows(self, split: Split) -> Iterator[Row]:
         """Pairs that were accepted on a model's score and that no rater has spoken of since: people override."""
-        accepted = catalog.find(self.store, split=split, project=self.project, routes=[Route.AUTO], judged=False)
+        accepted = find_comparisons(self.store, split=split, project=self.project, routes=[Route.AUTO], judged=False)
         if split is not Split.TRAIN:
             if n := sum(1 for _ in accepted):
                 self.filters["model label outside train"] += n
             return
-        simulated = {m.id: m.simulated for m in ledger.reward_models(self.store)}
+        simulated = {m.id: m.simulated for m in list_reward_models(self.store)}
         while chunk := list(islice(accepted, BATCH)):
-            scores = ledger.scores_routed_on(self.store, [c.id for c in chunk])
+            scores = scores_behind_routings(self.store, [c.id for c in chunk])
             for comparison in chunk:
                 score = scores.get(comparison.id)
                 if score is None:

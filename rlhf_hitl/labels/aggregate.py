@@ -7,7 +7,8 @@ from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from itertools import combinations
 
-from rlhf_hitl.store import Store, history
+from rlhf_hitl.store import Store
+from rlhf_hitl.store.judgments import read_judgments
 from rlhf_hitl.types import UNRANKED, Judgment, Label, Split, Verdict
 
 WINS, TIES, LOSSES = 0, 1, 2
@@ -23,7 +24,7 @@ def labels(store: Store, *, split: Split | None = None, project: str | None = No
     repeats: they say something of the rater. What is kept in memory is the counts of each comparison.
     """
     tallies: dict[str, _Tally] = defaultdict(_Tally)
-    for judgment in history.read(store, split=split, project=project, repeats=False):
+    for judgment in read_judgments(store, split=split, project=project, repeats=False):
         if not judgment.surplus:
             tallies[judgment.comparison_id].add(_vote(judgment))
     return [label for comparison_id in sorted(tallies) for label in tallies[comparison_id].labels(comparison_id)]

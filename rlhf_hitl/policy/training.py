@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rlhf_hitl.config import load_settings
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.store import Store, catalog
+from rlhf_hitl.store import Store
+from rlhf_hitl.store.comparisons import all_prompts
 from rlhf_hitl.types import Prompt, Split
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ def refuse_heldout(prompts: Iterable[Prompt], store: Store | None = None) -> Non
     pinned_families: set[str] = set()
     if store is not None:
         for split in (Split.HELDOUT, Split.CALIBRATION):
-            pinned = catalog.all_prompts(store, split=split)
+            pinned = all_prompts(store, split=split)
             pinned_ids |= {p.id for p in pinned}
             pinned_families |= {p.family for p in pinned}
     for p in prompts:
@@ -76,7 +77,7 @@ class DataArguments:
 
     def open_reward_model(self, store: Store) -> RewardModel:
         """The judge. Raises NotFound where there is none."""
-        from rlhf_hitl.reward.train import open_reward_model
+        from rlhf_hitl.reward.training.train import open_reward_model
 
         return open_reward_model(store, self.reward_model or None, load_settings().workspace)
 
@@ -102,7 +103,7 @@ def save_policy(model: PeftModel, tokenizer: Any, out: Path, *, base: str, merge
     Args:
         base: name of the model the adapter stands on, written into an adapter that is not merged.
     """
-    from rlhf_hitl.reward.seen import Seen
+    from rlhf_hitl.reward.seen_prompts import Seen
 
     out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as temporary:

@@ -17,12 +17,12 @@ from transformers import AutoModelForSequenceClassification, PreTrainedModel
 
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.models import load_config, load_model
-from rlhf_hitl.reward.data import LabelledPair, decided, labelled_pairs, share_of_decided
 from rlhf_hitl.reward.features import Backbone, FeatureCache, quiet_loading, score_head, whole_model
 from rlhf_hitl.reward.head import Head, Standardiser, calibrate, laplace
 from rlhf_hitl.reward.model import RewardModel
-from rlhf_hitl.reward.seen import is_classifier, seen_before
-from rlhf_hitl.reward.train import card, enter, seen
+from rlhf_hitl.reward.seen_prompts import is_classifier, seen_before
+from rlhf_hitl.reward.training.labelled_pairs import LabelledPair, decided, labelled_pairs, share_of_decided
+from rlhf_hitl.reward.training.train import card, enter, seen
 from rlhf_hitl.store import Store
 from rlhf_hitl.types import Split
 

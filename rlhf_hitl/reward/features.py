@@ -24,7 +24,7 @@ from tqdm import tqdm
 from rlhf_hitl.config import load_settings
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.models import best_device, best_dtype, load_config, load_model, load_tokenizer, local_folder
-from rlhf_hitl.reward import tree
+from rlhf_hitl.reward import shared_prefix
 from rlhf_hitl.reward.batches import neighbours
 from rlhf_hitl.reward.rendering import Conversation, Rendered, Renderer
 
@@ -102,7 +102,7 @@ class Backbone:
             self._model.layers = self._model.layers[:last]
             self._model.norm = torch.nn.Identity()
         self._last = last if cut or last == depth else None  # the layer whose states the model returns
-        self.takes_trees = not of_score and tree.takes_trees(self._model)
+        self.takes_trees = not of_score and shared_prefix.takes_trees(self._model)
         # Tokens at once. A CPU gains nothing by rows beside each other, and a little by long ones.
         self.budget = 16_384 if self.device.type != "cpu" else 2048 if self.takes_trees else 1
         self.width = config.hidden_size * len(self.views)
@@ -153,8 +153,8 @@ class Backbone:
         """Batch by batch, the longest first: which conversations, and the states (tokens, width) of each by layer."""
         if self.takes_trees:
             for trees in _woods(rendered, self.budget):
-                row = tree.lay([[rendered[i].ids for i in each] for each in trees])
-                arguments = tree.arguments(
+                row = shared_prefix.lay([[rendered[i].ids for i in each] for each in trees])
+                arguments = shared_prefix.arguments(
                     self._model, row.ids.to(self.device), row.positions.to(self.device), row.trees
                 )
                 places = [path.to(self.device) for path in row.paths()]
@@ -195,7 +195,7 @@ class FeatureCache:
     def __init__(self, folder: Path, backbone: Backbone, most_gb: float | None = None):
         self.root, self.backbone = folder, backbone
         self.most_gb = load_settings().features_gb if most_gb is None else most_gb
-        self.shelves = [Shelf(folder / backbone.fingerprint_of(view)) for view in backbone.views]
+        self.shelves = [FeatureStore(folder / backbone.fingerprint_of(view)) for view in backbone.views]
         # Keys of conversations that lost prompt or completion tokens, over this cache's life, on disk or not.
         self._dropped: set[str] = set()
         self._cut: set[str] = set()
@@ -251,7 +251,7 @@ class FeatureCache:
         return out.reshape(len(keys), self.backbone.width)
 
 
-class Shelf:
+class FeatureStore:
     """Rows on disk by key: a folder of safetensors shards, each written whole and never changed.
 
     Shards are memory-mapped, and shared by processes (two that compute the same row write it twice, harmlessly).

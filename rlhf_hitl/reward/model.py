@@ -19,12 +19,12 @@ from safetensors.numpy import load_file, save_file
 
 from rlhf_hitl.errors import BadInput, NotFound
 from rlhf_hitl.models import display_name
-from rlhf_hitl.reward import card as cards
-from rlhf_hitl.reward.card import CARD
+from rlhf_hitl.reward import model_card as cards
 from rlhf_hitl.reward.features import Backbone, FeatureCache
 from rlhf_hitl.reward.head import Head, Standardiser
+from rlhf_hitl.reward.model_card import CARD
 from rlhf_hitl.reward.rendering import Conversation, conversations
-from rlhf_hitl.reward.seen import Seen
+from rlhf_hitl.reward.seen_prompts import Seen
 from rlhf_hitl.types import Comparison, Score
 
 WEIGHTS = "reward_head.safetensors"

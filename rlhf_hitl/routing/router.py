@@ -12,12 +12,15 @@ import numpy as np
 from tqdm import tqdm
 
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.reward.data import labelled_pairs
 from rlhf_hitl.reward.model import RewardModel
 from rlhf_hitl.reward.rendering import has_texts
+from rlhf_hitl.reward.training.labelled_pairs import labelled_pairs
 from rlhf_hitl.routing import threshold as thresholds
 from rlhf_hitl.routing.acquisition import mutual_information
-from rlhf_hitl.store import Store, catalog, ledger
+from rlhf_hitl.store import Store
+from rlhf_hitl.store.comparisons import find_comparisons, shuffle_key
+from rlhf_hitl.store.routings import Routing, apply_routings
+from rlhf_hitl.store.scores import insert_scores, read_scores
 from rlhf_hitl.types import Comparison, Route, Score, Split
 
 KEPT_AT = 256  # comparisons scored between two writes to the store
@@ -54,7 +57,7 @@ class RoutingReport:
 
     counts: dict[str, int]
     threshold: thresholds.Threshold
-    decisions: tuple[ledger.Routing, ...]
+    decisions: tuple[Routing, ...]
 
 
 @dataclass(frozen=True)
@@ -78,13 +81,13 @@ def score_pool(store: Store, model: RewardModel, *, part: int = 0, parts: int = 
         part, parts: do this one of so many parts only; several processes with a part each score the pool together.
     """
     n, margins, uncertainties, without_text = 0, 0.0, 0.0, 0
-    waiting = catalog.find(store, judged=False, unscored_by=model.id)
-    mine = (c for c in waiting if catalog.shuffle(c.id) % parts == part)
+    waiting = find_comparisons(store, judged=False, unscored_by=model.id)
+    mine = (c for c in waiting if shuffle_key(c.id) % parts == part)
     with tqdm(desc="scoring", unit="comparison", disable=None if part == 0 else True) as bar:
         while chunk := list(islice(mine, KEPT_AT)):
             scores = list(model.score(c for c in chunk if has_texts(c)))
             without_text += len(chunk) - len(scores)
-            ledger.add_scores(store, scores)
+            insert_scores(store, scores)
             n += len(scores)
             margins += sum(s.margin for s in scores)
             uncertainties += sum(s.uncertainty for s in scores)
@@ -99,10 +102,10 @@ def route_pool(store: Store, model: RewardModel, policy: Policy, *, round: int =
     those measure it.
     """
     threshold = calibrate_threshold(store, model, policy)
-    pool = {c.id: c for c in catalog.find(store, judged=False)}
-    scored = [s for s in ledger.scores_of(store, model.id) if s.comparison_id in pool]
+    pool = {c.id: c for c in find_comparisons(store, judged=False)}
+    scored = [s for s in read_scores(store, model.id) if s.comparison_id in pool]
     decisions = decide(scored, pool, threshold, policy, round)
-    ledger.route(store, decisions)
+    apply_routings(store, decisions)
     counts = {r.value: sum(d.route is r for d in decisions) for r in (Route.HUMAN, Route.CONTROL, Route.AUTO)}
     return RoutingReport(counts, threshold, tuple(decisions))
 
@@ -119,9 +122,9 @@ def calibrate_threshold(store: Store, model: RewardModel, policy: Policy) -> thr
         for p in labelled_pairs(store, Split.CALIBRATION)
         if p.label.preferred is not None
     }
-    comparisons = {c.id: c for c in catalog.find(store, ids=sorted({cid for cid, _ in preferred}))}
+    comparisons = {c.id: c for c in find_comparisons(store, ids=sorted({cid for cid, _ in preferred}))}
     one_a_prompt: dict[str, tuple[float, bool]] = {}
-    for comparison in sorted(filter(has_texts, comparisons.values()), key=lambda c: catalog.shuffle(c.id)):
+    for comparison in sorted(filter(has_texts, comparisons.values()), key=lambda c: shuffle_key(c.id)):
         score = next(model.score([comparison]))
         said = preferred.get((comparison.id, frozenset((score.chosen, score.rejected))))
         if said is not None:
@@ -137,7 +140,7 @@ def decide(
     threshold: thresholds.Threshold,
     policy: Policy,
     round: int,
-) -> list[ledger.Routing]:
+) -> list[Routing]:
     """One decision a scored comparison."""
     measuring = {s.comparison_id for s in scored if pool[s.comparison_id].prompt.split is not Split.TRAIN}
     drawn = {s.comparison_id for s in scored if _draw(s.comparison_id) < policy.control_share} - measuring
@@ -158,7 +161,7 @@ def decide(
         else:
             reason = f"confidence {score.probability:.3f} is below {threshold.value:.3f}"
         out.append(
-            ledger.Routing(
+            Routing(
                 comparison_id=score.comparison_id,
                 route=Route.CONTROL if control else proposed,
                 proposed=proposed,
@@ -179,7 +182,7 @@ def places_in_line(scored: Sequence[Score], *, at_random: set[str]) -> dict[str,
     """
     information = mutual_information(np.array([s.margin for s in scored]), np.array([s.uncertainty for s in scored]))
     line = {scored[i].comparison_id: place for place, i in enumerate(np.argsort(-information, kind="stable"))}
-    return line | {i: catalog.shuffle(i) % len(scored) for i in at_random}
+    return line | {i: shuffle_key(i) % len(scored) for i in at_random}
 
 
 def _draw(comparison_id: str) -> float:

@@ -13,10 +13,19 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from rlhf_hitl.errors import Conflict, NotFound
-from rlhf_hitl.store import audit, catalog, events, guidelines, history, offer
+from rlhf_hitl.store import assignment, audit, events, guidelines
+from rlhf_hitl.store.assignment import ANY_TASK, Place, TaskFilter, is_free
+from rlhf_hitl.store.comparisons import load_comparisons, shuffle_key
 from rlhf_hitl.store.db import Store
-from rlhf_hitl.store.history import IS_FIRST
-from rlhf_hitl.store.offer import ANYTHING, Place, Wish, is_free
+from rlhf_hitl.store.judgments import (
+    IS_FIRST,
+    append_judgment,
+    find_repeat,
+    find_repeated_correction,
+    has_judged_before,
+    judgment_row,
+    new_judgment_id,
+)
 from rlhf_hitl.store.tables import (
     Utc,
     comparisons,
@@ -36,7 +45,7 @@ def lease(
     rater_id: str,
     *,
     seconds: float = 1800,
-    wish: Wish = ANYTHING,
+    wish: TaskFilter = ANY_TASK,
     now: datetime | None = None,
 ) -> Lease | None:
     """The next comparison for a rater, or the one they already hold; None when nothing is left for them."""
@@ -49,7 +58,7 @@ def lease_many(
     count: int,
     *,
     seconds: float = 1800,
-    wish: Wish = ANYTHING,
+    wish: TaskFilter = ANY_TASK,
     now: datetime | None = None,
     chance: Callable[[], float] = random.random,
 ) -> list[Lease]:
@@ -65,7 +74,7 @@ def lease_many(
     Raises:
         NotFound: no such rater, or one who is disabled.
     """
-    candidates = offer.tagged(store, rater_id, wish, now) if wish.tags else None
+    candidates = assignment.tagged(store, rater_id, wish, now) if wish.tags else None
     with store.write() as conn:
         rater, clock = _lock_rater(store, conn, rater_id)
         if rater is None:
@@ -73,8 +82,8 @@ def lease_many(
         now = now or clock
         out = _held(conn, rater_id, now)[:count]
         until = now + timedelta(seconds=seconds)
-        while len(out) < count and offer.may_have_more(conn, rater, len(out), now):
-            place = offer.next_place(store, conn, rater, wish, candidates, now, chance)
+        while len(out) < count and assignment.may_have_more(conn, rater, len(out), now):
+            place = assignment.next_place(store, conn, rater, wish, candidates, now, chance)
             if place is None:
                 break
             out.append(_hold(conn, rater_id, place, now, until))
@@ -82,7 +91,7 @@ def lease_many(
 
 
 def _hold(conn: Connection, rater_id: str, place: Place, now: datetime, until: datetime) -> Lease:
-    comparison = catalog.load(conn, [place.comparison_id])[place.comparison_id]
+    comparison = load_comparisons(conn, [place.comparison_id])[place.comparison_id]
     row = {
         "id": f"l_{uuid.uuid4().hex}",
         "comparison_id": comparison.id,
@@ -125,7 +134,7 @@ def _order(conn: Connection, comparison: Comparison, n: int, rater_id: str) -> l
         )
         return conn.execute(first).scalar_one()[::-1]
     ids = [c.id for c in comparison.completions]
-    turn = (catalog.shuffle(comparison.id) + n) % len(ids)
+    turn = (shuffle_key(comparison.id) + n) % len(ids)
     return ids[turn:] + ids[:turn]
 
 
@@ -171,13 +180,13 @@ def submit(
         if held["requires"] and not simulated:  # who is simulated has no reasons
             guidelines.check(conn, held["comparison_id"], held["guideline_version"], answer, held["order_shown"])
         if held["before"]:
-            known = history.known(conn, rater_id, key, held["comparison_id"], answer)
+            known = find_repeat(conn, rater_id, key, held["comparison_id"], answer)
             if known is not None:
                 return Receipt(known, "repeated")
         now = now or clock
-        id = history.new_id()
+        id = new_judgment_id()
         filled = _fill_place(conn, held, lease_id, id, now)
-        row = history.row_of(
+        row = judgment_row(
             answer,
             id=id,
             comparison_id=held["comparison_id"],
@@ -193,7 +202,7 @@ def submit(
             idempotency_key=key,
             created_at=now,
         )
-        history.append(conn, row)
+        append_judgment(conn, row)
         if held["told"]:
             _tell(conn, row)
         return Receipt(id, "counted" if filled else "surplus")
@@ -205,7 +214,7 @@ _LEASED_AND_LOCKED = (
         *(leases.c[name] for name in ("comparison_id", "rater_id", "order_shown", "route", "reward_model_id")),
         leases.c.guideline_version,
         guidelines.requires(leases.c.guideline_version).label("requires"),
-        history.said_before(leases.c.comparison_id).label("before"),
+        has_judged_before(leases.c.comparison_id).label("before"),
         events.anybody_listens().label("told"),
     )
     .join(comparisons, comparisons.c.id == leases.c.comparison_id)
@@ -235,21 +244,21 @@ def correct(store: Store, judgment_id: str, rater_id: str, answer: Answer, *, id
         answer.check(old["order_shown"])
         if not old["simulated"]:
             guidelines.check(conn, old["comparison_id"], old["guideline_version"], answer, old["order_shown"])
-        known = history.known_correction(conn, rater_id, idempotency_key, old["comparison_id"], answer, judgment_id)
+        known = find_repeated_correction(conn, rater_id, idempotency_key, old["comparison_id"], answer, judgment_id)
         if known is not None:
             return Receipt(known, "repeated")
         if conn.execute(sa.select(judgments.c.id).where(judgments.c.supersedes == judgment_id)).first():
             raise Conflict(f"judgment {judgment_id}: it was corrected before. Fix: correct the newest one")
         same = ("comparison_id", "rater_id", "lease_id", "order_shown", "route", "reward_model_id", "simulated")
         versions = ("guideline_version", "interface_version", "surplus")
-        row = history.row_of(
+        row = judgment_row(
             answer,
             **{k: old[k] for k in same + versions},
             supersedes=judgment_id,
             idempotency_key=idempotency_key,
             created_at=utc_now(),
         )
-        history.append(conn, row)
+        append_judgment(conn, row)
         _tell(conn, row)
         return Receipt(row["id"], "counted" if not old["surplus"] else "surplus")
 
@@ -372,7 +381,7 @@ def _held(conn: Connection, rater_id: str, now: datetime) -> list[Lease]:
     rows = conn.execute(_HELD, {"rater": rater_id, "now": now}).mappings().all()
     if not rows:
         return []
-    held = catalog.load(conn, [r["comparison_id"] for r in rows])
+    held = load_comparisons(conn, [r["comparison_id"] for r in rows])
     return [lease_from(row, held[row["comparison_id"]]) for row in rows]
 
 

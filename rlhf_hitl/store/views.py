@@ -9,9 +9,10 @@ from statistics import median
 import sqlalchemy as sa
 
 from rlhf_hitl.errors import Conflict, NotFound
-from rlhf_hitl.store import catalog, history, offer, queue
+from rlhf_hitl.store import assignment, queue
+from rlhf_hitl.store.comparisons import load_comparisons
 from rlhf_hitl.store.db import Store
-from rlhf_hitl.store.history import IS_FIRST
+from rlhf_hitl.store.judgments import IS_FIRST, judgment_from_row, read_judgments
 from rlhf_hitl.store.tables import comparisons, judgments, leases, places, raters, routings, scores, tokens
 from rlhf_hitl.types import Comparison, Judgment, Lease, Route, Score, utc_now
 
@@ -71,7 +72,7 @@ def lease_of(store: Store, lease_id: str, rater_id: str) -> Lease:
             raise NotFound(f"lease {lease_id!r}", expected="a lease this store gave", fix="ask for the next comparison")
         if row["rater_id"] != rater_id:
             raise Conflict(f"lease {lease_id}: it is another rater's. Fix: sign in as the one it was given to")
-        comparison = catalog.load(conn, [row["comparison_id"]])[row["comparison_id"]]
+        comparison = load_comparisons(conn, [row["comparison_id"]])[row["comparison_id"]]
     return queue.lease_from(row, comparison)
 
 
@@ -86,7 +87,7 @@ def judgment(store: Store, judgment_id: str, rater_id: str) -> Judgment:
         seq = conn.execute(query).scalar()
     if seq is None:
         raise NotFound(f"judgment {judgment_id!r}", expected="one of your own", fix="pick it from your history")
-    return next(history.read(store, rater_id=rater_id, current=False, after=seq - 1))
+    return next(read_judgments(store, rater_id=rater_id, current=False, after=seq - 1))
 
 
 def newest_judgment(store: Store, rater_id: str) -> tuple[Judgment, Comparison] | None:
@@ -124,10 +125,10 @@ def past(store: Store, rater_id: str, limit: int, *, upto: int | None = None) ->
         query = query.where(judgments.c.seq <= upto)
     with store.read() as conn:
         found = [
-            history.from_row(row)
+            judgment_from_row(row)
             for row in conn.execute(query.order_by(judgments.c.seq.desc()).limit(limit)).mappings()
         ]
-        whole = catalog.load(conn, [j.comparison_id for j in found])
+        whole = load_comparisons(conn, [j.comparison_id for j in found])
     return [(j, whole[j.comparison_id]) for j in found]
 
 
@@ -140,7 +141,7 @@ def tally(store: Store, rater_id: str, since: datetime, *, cap: int = 1000, now:
         places.c.rater_id == rater_id, places.c.judgment_id.is_(None), places.c.leased_until > now
     )
     with store.read() as conn:
-        left = conn.execute(held).scalar_one() + offer.count_left(conn, rater_id, now, cap)
+        left = conn.execute(held).scalar_one() + assignment.count_left(conn, rater_id, now, cap)
         return Tally(conn.execute(done).scalar_one(), min(left, cap), cap)
 
 
@@ -225,7 +226,7 @@ def accepted(store: Store, limit: int = 50) -> list[Accepted]:
     with store.read() as conn:
         rows = conn.execute(query).mappings().all()
         ids = [r["comparison_id"] for r in rows]
-        loaded = catalog.load(conn, ids)
+        loaded = load_comparisons(conn, ids)
         said = {
             (s["comparison_id"], s["reward_model_id"]): Score(**s)
             for s in conn.execute(sa.select(*columns).where(scores.c.comparison_id.in_(ids))).mappings()

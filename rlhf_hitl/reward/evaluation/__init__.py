@@ -1,0 +1,1 @@
+"""Evaluating reward models on held-out judgments. Start with `evaluate.py`."""

@@ -1,0 +1,172 @@
+"""An evaluation as one HTML file that needs nothing else: gates, figures, plots, and where the model is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from jinja2 import Environment
+
+from rlhf_hitl.reward.evaluation import plots
+from rlhf_hitl.reward.evaluation.gates import Gate
+from rlhf_hitl.reward.evaluation_record import Difference, Evaluation, Example, Share
+from rlhf_hitl.types import Messages
+
+WORST = 20  # disagreements that are shown
+LETTERS = 4000  # of a prompt or an answer
+
+PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>Evaluation {{ e.name }}</title>
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<style>
+:root { color-scheme: light dark; --line: #8884; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }
+body { overflow-wrap: anywhere; }
+.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(14rem, 1fr)); gap: 1rem; }
+.card { border: 1px solid var(--line); border-radius: .6rem; padding: 1rem; }
+.card b { display: block; font-size: 1.6rem; margin: .2rem 0; }
+.card small, .quiet { opacity: .75; }
+.simulated, .caveat { background: #b45309; color: white; padding: .5rem 1rem; border-radius: .4rem; }
+.gate { padding-left: 0; list-style: none; }
+.gate b { display: inline-block; min-width: 4.5rem; }
+figure { margin: 1rem 0; background: white; border-radius: .6rem; padding: .5rem; }
+.two { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(26rem, 100%), 1fr)); gap: 1rem; }
+.two figure { margin: 0; }
+svg { display: block; width: 100%; height: auto; }
+table { border-collapse: collapse; width: 100%; }
+th, td { text-align: left; padding: .3rem .6rem; border-bottom: 1px solid var(--line); vertical-align: top; }
+td.n { text-align: right; font-variant-numeric: tabular-nums; }
+article { border: 1px solid var(--line); border-radius: .6rem; padding: 1rem; margin: 1rem 0; }
+article .answers { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(18rem, 100%), 1fr)); gap: 1rem; }
+pre { white-space: pre-wrap; overflow-wrap: anywhere; font: inherit; margin: .3rem 0; max-height: 24rem; }
+pre { overflow: auto; }
+.role { font-size: .8rem; opacity: .75; }
+</style></head><body><main>
+<h1>Evaluation {{ e.name }}</h1>
+{% if e.simulated %}<p class="simulated">Some judgments behind these figures were made by simulated raters.</p>
+{% endif %}
+{% if e.asks_what_it_was_told %}<p class="caveat">{{ e.caveat }}</p>{% elif e.caveat %}<p>{{ e.caveat }}</p>{% endif %}
+<p class="quiet id">Reward model {{ e.reward_model_id }}, {{ e.created_at }}, labels {{ e.data_hash }}</p>
+{% if gates %}<h2>Gates</h2><ul class="gate">{% for g in gates %}
+<li><b>{{ "passed" if g.passed else "FAILED" }}</b> {{ g.name }}: {{ g.said }}</li>{% endfor %}</ul>{% endif %}
+<div class="cards">{% for title, value, note in cards %}
+<div class="card">{{ title }}<b>{{ value }}</b><small>{{ note }}</small></div>{% endfor %}
+</div>
+<p>Not in it: {% for n, what in e.left_out %}{{ n }} {{ what }}{{ ", " if not loop.last }}{% endfor %}. Intervals are of
+95 % and take the labels of one prompt together.</p>
+<h2>Accuracy beside floors and ceiling</h2>
+<figure>{{ accuracy|safe }}</figure>
+<h2>Is its confidence worth its number?</h2>
+<div class="two"><figure>{{ reliability|safe }}</figure><figure>{{ margins|safe }}</figure></div>
+<h2>Does it follow length?</h2>
+<figure>{{ lengths|safe }}</figure>
+{% if slices %}<h2>Where is it good, where not?</h2>
+<figure>{{ slices|safe }}</figure>
+<details><summary>As a table</summary><table>
+<thead><tr><th>Slice</th><th>Accuracy</th><th>95 % interval</th><th>Labels</th></tr></thead>
+<tbody>{% for kind, values in e.slices.items() %}{% for value, s in values.items() %}
+<tr><th scope="row">{{ kind }}: {{ value }}</th><td>{{ "%.3f"|format(s.value) }}</td><td>{{ between(s) }}</td>
+<td>{{ s.n }}</td></tr>{% endfor %}{% endfor %}</tbody></table></details>{% endif %}
+{% if e.scores %}<h2>Scores by the benchmark's own rules</h2>
+<table><tbody>{% for name, score in e.scores.items() %}
+<tr><th scope="row">{{ name }}</th><td class="n">{{ "%.3f"|format(score) }}</td></tr>{% endfor %}
+</tbody></table>{% endif %}
+<h2>Where it is most surely wrong</h2>
+{% for x in worst %}<article>
+<p><b>{{ loop.index }}.</b> {{ said(x) }}<br><span class="quiet id">{{ x.comparison_id }}
+{% for k, v in x.tags.items() %}, {{ k }}: {{ v }}{% endfor %}</span></p>
+{{ chat(x.prompt)|safe }}
+<div class="answers"><div><b>Raters chose</b>{{ chat(x.chosen)|safe }}</div>
+<div><b>The model prefers</b>{{ chat(x.rejected)|safe }}</div></div>
+</article>{% else %}<p>Nowhere: it agrees with every label.</p>{% endfor %}
+</main></body></html>
+"""
+
+CHAT = """{% for m in messages %}<div class="role">{{ m.role }}</div>
+<pre tabindex="0">{{ m.content|cut }}</pre>{% endfor %}"""
+
+
+def render(
+    evaluation: Evaluation,
+    examples: Sequence[Example],
+    gates: Sequence[Gate] = (),
+    difference: Difference | None = None,
+) -> str:
+    """The page. Prompts and answers are escaped, and cut where they are very long."""
+    wrong = [x for x in examples if x.correct == 0]
+    environment = Environment(autoescape=True)
+    environment.filters["cut"] = _cut
+    chat = environment.from_string(CHAT)
+
+    def shown(messages: Messages) -> str:
+        return chat.render(messages=messages)
+
+    return environment.from_string(PAGE).render(
+        e=evaluation,
+        gates=gates,
+        cards=_cards(evaluation, difference),
+        accuracy=plots.accuracy(evaluation),
+        reliability=plots.reliability(evaluation),
+        margins=plots.margins(evaluation, examples),
+        lengths=plots.lengths(evaluation, examples),
+        slices=plots.slices(evaluation),
+        worst=sorted(wrong, key=lambda x: x.probability)[:WORST],
+        chat=shown,
+        said=_said,
+        between=_between,
+    )
+
+
+def _said(x: Example) -> str:
+    chose = "the rater" if x.votes == 1 else f"{x.agreement:.0%} of the {x.votes} raters"
+    return (
+        f"What {chose} chose has a probability of {x.probability:.3f} by the model (margin {x.margin:.2f}, uncertainty "
+        f"{x.uncertainty:.2f})."
+    )
+
+
+def _cards(e: Evaluation, difference: Difference | None) -> list[tuple[str, str, str]]:
+    """(title, value, note) of each figure there is."""
+    simulated = " Simulated raters." if e.simulated else ""
+    cards = [
+        ("Accuracy", f"{e.accuracy.value:.3f}", f"{_between(e.accuracy)}, {e.n} labels.{simulated}"),
+        ("Calibration error", f"{e.ece:.3f}", f"{e.ece_low:.3f} to {e.ece_high:.3f}"),
+    ]
+    if e.three_way:
+        t = e.three_way
+        note = f"{_between(t.accuracy)}; {t.called_ties} ties called; always the commonest: {t.commonest:.3f}"
+        cards.append(("With ties, three-way", f"{t.accuracy.value:.3f}", note))
+    if e.k_wise:
+        k = e.k_wise
+        tau = f"; Kendall's tau-b {k.kendall.value:.3f}" if k.kendall else ""
+        note = f"{_between(k.best)}, {k.best.n} comparisons; guessing: {k.chance:.3f}{tau}"
+        cards.append(("Best of K", f"{k.best.value:.3f}", note))
+    if e.length:
+        note = f"The raters' is in {e.longer.value:.3f}; margin and length correlate by {e.length.correlation:+.2f}"
+        cards.append(("Its choice is the longer", f"{e.length.model.value:.3f}", note))
+    if p := e.position:
+        if p.pairs:
+            note = f"at most, of the margins of {p.pairs} pairs computed in either order"
+            cards.append(("Change with the order", f"{p.asymmetry:.2g}", note))
+        if p.raters:
+            of = [
+                f"{part.value:.3f} of those for {where}"
+                for where, part in (("the first", p.first), ("the second", p.second))
+                if part
+            ]
+            note = f"{_between(p.raters)}, {p.raters.n} votes; the model is with {' and '.join(of)}"
+            cards.append(("Raters chose what stood first", f"{p.raters.value:.3f}", note))
+    if d := difference:
+        note = (
+            f"{d.accuracy.low:+.3f} to {d.accuracy.high:+.3f} on {d.n} labels; only this one right {d.ours}, only the "
+            f"other {d.theirs}; McNemar p = {d.p_value:.3g}"
+        )
+        cards.append((f"Against {d.against}", f"{d.accuracy.value:+.3f}", note))
+    return cards
+
+
+def _between(share: Share) -> str:
+    return f"{share.low:.3f} to {share.high:.3f}"
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= LETTERS else f"{text[:LETTERS]} … ({len(text) - LETTERS} more letters)"

@@ -1,0 +1,305 @@
+"""Prompts, completions and comparisons: in once, out in batches, never changed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Any, Literal
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from rlhf_hitl.errors import NotFound
+from rlhf_hitl.store.db import Store
+from rlhf_hitl.store.tables import comparisons, completions, judgments, lanes, places, projects, prompts, scores
+from rlhf_hitl.types import Comparison, Completion, Prompt, Route, Split, as_dicts, messages, utc_now
+
+BATCH = 500
+
+# Who comes first in the queue: what a lead sent back, then the checks on the model (few, and worthless if they wait
+# behind everything else), then what the model is unsure of.
+RANK = {Route.ESCALATED: 0, Route.CONTROL: 1, Route.AUDIT: 2, Route.HUMAN: 3}
+
+
+def insert_prompts(store: Store, conn: Connection, new: Sequence[Prompt], source: str = "") -> int:
+    """Add prompts. A family that is in the store keeps its split, whatever the new prompt says. Returns how many."""
+    store.lock(conn, "catalog")  # two importers at once could give one family two splits
+    known = splits_of_families(conn, {p.family for p in new})
+    rows = []
+    for p in new:
+        split = known.setdefault(p.family, p.split)
+        rows.append(
+            {
+                "id": p.id,
+                "family": p.family,
+                "split": split.value,
+                "messages": as_dicts(p.messages),
+                "tags": dict(p.tags),
+                "source": source,
+                "created_at": utc_now(),
+            }
+        )
+    return store.insert_new(conn, prompts, rows)
+
+
+def insert_completions(store: Store, conn: Connection, new: Sequence[Completion]) -> int:
+    store.lock(conn, "catalog")
+    return store.insert_new(
+        conn,
+        completions,
+        [
+            {
+                "id": c.id,
+                "prompt_id": c.prompt_id,
+                "messages": as_dicts(c.messages),
+                "policy": c.policy,
+                "sampling": dict(c.sampling),
+                "created_at": utc_now(),
+            }
+            for c in new
+        ],
+    )
+
+
+def insert_comparisons(store: Store, conn: Connection, new: Sequence[Comparison], source: str = "") -> int:
+    """Add comparisons, their prompts and completions, and open the places their routes want. Returns how many."""
+    insert_prompts(store, conn, list({c.prompt.id: c.prompt for c in new}.values()), source)
+    insert_completions(store, conn, list({a.id: a for c in new for a in c.completions}.values()))
+    known = known_ids(conn, "comparisons", [c.id for c in new])
+    fresh = list({c.id: c for c in new if c.id not in known}.values())
+    lane_of = _lanes(store, conn, {(c.project, c.prompt.language, c.batch) for c in fresh})
+    rows = [
+        {
+            "id": c.id,
+            "prompt_id": c.prompt.id,
+            "completion_ids": [a.id for a in c.completions],
+            "overlap": c.overlap,
+            "route": c.route.value,
+            "source": source,
+            "created_at": utc_now(),
+            "lane_id": lane_of[c.project, c.prompt.language, c.batch],
+            "repeat_of": c.repeat_of,
+        }
+        for c in fresh
+    ]
+    store.insert_new(conn, comparisons, rows)
+    open_places(store, conn, [(r["id"], r["lane_id"], r["overlap"], Route(r["route"])) for r in rows])
+    return len(fresh)
+
+
+def _lanes(store: Store, conn: Connection, wanted: set[tuple[str, str, str]]) -> dict[tuple[str, str, str], int]:
+    """(project, language, batch) → its lane, laid where there is none.
+
+    Raises:
+        NotFound: no such project.
+    """
+    key = (lanes.c.project_id, lanes.c.language, lanes.c.batch)
+    found = {(p, language, b): n for n, p, language, b in conn.execute(sa.select(lanes.c.id, *key))}
+    if missing := wanted - found.keys():
+        known = set(conn.execute(sa.select(projects.c.id)).scalars())
+        if unknown := sorted({p for p, _, _ in missing} - known):
+            raise NotFound(
+                f"project {unknown[0]!r}",
+                expected="one of " + ", ".join(sorted(known)),
+                fix=f"make it with `rlhf-hitl projects add {unknown[0]}`",
+            )
+        rows = [{"project_id": p, "language": language, "batch": b} for p, language, b in sorted(missing)]
+        store.insert_new(conn, lanes, rows)
+        found = {(p, language, b): n for n, p, language, b in conn.execute(sa.select(lanes.c.id, *key))}
+    return {lane: found[lane] for lane in wanted}
+
+
+def open_places(store: Store, conn: Connection, wanted: Sequence[tuple[str, int, int, Route]]) -> None:
+    """Open places 0..overlap-1 of (comparison, lane, overlap, route) that are not there yet; `auto` opens none."""
+    rows = [
+        {"comparison_id": cid, "n": n, "lane_id": lane, "position": queue_position(cid, route)}
+        for cid, lane, overlap, route in wanted
+        if route is not Route.AUTO
+        for n in range(overlap)
+    ]
+    store.insert_new(conn, places, rows)
+
+
+def queue_position(comparison_id: str, route: Route, round: int = 0, place_in_line: int = 0) -> int:
+    """Where a comparison stands in its lane, as one number of 62 bits; lower comes first.
+
+    By route; then the newest round first, because its scores are the model's of today; then the place the router gave
+    it; then at random, the same on every machine.
+    """
+    parts = (RANK[route], 2), (4095 - min(round, 4095), 12), (min(place_in_line, 2**20 - 1), 20)
+    number = 0
+    for part, bits in (*parts, (shuffle_key(comparison_id), 28)):
+        number = number << bits | part
+    return number
+
+
+def shuffle_key(comparison_id: str) -> int:
+    """A number of 28 bits that orders comparisons at random, the same on every machine."""
+    return int(hashlib.sha256(comparison_id.encode()).hexdigest()[:7], 16)
+
+
+def all_prompts(store: Store, *, split: Split | None = None) -> list[Prompt]:
+    query = sa.select(prompts).order_by(prompts.c.id)
+    if split is not None:
+        query = query.where(prompts.c.split == split.value)
+    with store.read() as conn:
+        return [_prompt(r) for r in conn.execute(query).mappings()]
+
+
+def find_comparisons(
+    store: Store,
+    *,
+    split: Split | None = None,
+    routes: Sequence[Route] | None = None,
+    source: str | None = None,
+    judged: bool | None = None,
+    unscored_by: str | None = None,
+    project: str | None = None,
+    ids: Sequence[str] | None = None,
+    repeats: bool = False,
+    after: str = "",
+    limit: int | None = None,
+) -> Iterator[Comparison]:
+    """Comparisons that meet every condition given, whole, in order of id.
+
+    Args:
+        judged: only those that have (True) or have not (False) a judgment.
+        unscored_by: only those without a score of this reward model.
+        repeats: also hidden repeats, which say something of raters and nothing new of completions.
+        after: only those whose id comes after this one.
+        limit: so many at most.
+    """
+    query = sa.select(comparisons.c.id).order_by(comparisons.c.id)
+    if not repeats:
+        query = query.where(comparisons.c.repeat_of.is_(None))
+    if project is not None:
+        query = query.join(lanes, lanes.c.id == comparisons.c.lane_id).where(lanes.c.project_id == project)
+    if split is not None:
+        query = query.join(prompts, prompts.c.id == comparisons.c.prompt_id).where(prompts.c.split == split.value)
+    if routes is not None:
+        query = query.where(comparisons.c.route.in_([r.value for r in routes]))
+    if source is not None:
+        query = query.where(comparisons.c.source == source)
+    if judged is not None:
+        has = sa.exists().where(judgments.c.comparison_id == comparisons.c.id)
+        query = query.where(has if judged else ~has)
+    if unscored_by is not None:
+        query = query.where(
+            ~sa.exists().where(scores.c.comparison_id == comparisons.c.id, scores.c.reward_model_id == unscored_by)
+        )
+    if ids is not None:
+        wanted = iter(sorted(set(ids)))
+        while chunk := list(islice(wanted, BATCH)):
+            yield from _loaded(store, query.where(comparisons.c.id.in_(chunk)))
+        return
+    left = BATCH if limit is None else limit
+    while page := _loaded(store, query.where(comparisons.c.id > after).limit(min(BATCH, left))):
+        yield from page
+        after = page[-1].id
+        left -= len(page) if limit is not None else 0
+
+
+def _loaded(store: Store, query: sa.Select[Any]) -> list[Comparison]:
+    with store.read() as conn:
+        found = list(conn.execute(query).scalars())
+        loaded = load_comparisons(conn, found)
+    return [loaded[i] for i in found]
+
+
+def load_comparisons(conn: Connection, ids: Sequence[str]) -> dict[str, Comparison]:
+    """Comparisons by id, whole. Meant for up to a few thousand ids."""
+    rows = conn.execute(_WHOLE, {"ids": list(ids)}).mappings().all()
+    wanted = list({i for r in rows for i in r["completion_ids"]})
+    answers = {r["id"]: _completion(r) for r in conn.execute(_COMPLETIONS, {"ids": wanted}).mappings()}
+    return {
+        r["id"]: Comparison(
+            r["id"],
+            Prompt(r["prompt_id"], messages(r["prompt_messages"]), Split(r["prompt_split"]), r["prompt_tags"]),
+            tuple(answers[i] for i in r["completion_ids"]),
+            r["overlap"],
+            Route(r["route"]),
+            r["project_id"],
+            r["batch"],
+            r["repeat_of"],
+        )
+        for r in rows
+    }
+
+
+_IDS = sa.bindparam("ids", expanding=True)
+_WHOLE = (
+    sa.select(
+        *(c for c in comparisons.c if c.name not in ("source", "created_at", "lane_id")),
+        lanes.c.project_id,
+        lanes.c.batch,
+        *(c.label(f"prompt_{c.name}") for c in (prompts.c.messages, prompts.c.split, prompts.c.tags)),
+    )
+    .join(lanes, lanes.c.id == comparisons.c.lane_id)
+    .join(prompts, prompts.c.id == comparisons.c.prompt_id)
+    .where(comparisons.c.id.in_(_IDS))
+)
+_COMPLETIONS = sa.select(*(c for c in completions.c if c.name != "created_at")).where(completions.c.id.in_(_IDS))
+
+
+def count_rows(store: Store) -> dict[str, int]:
+    """How much of everything there is."""
+    from rlhf_hitl.store.tables import raters
+
+    with store.read() as conn:
+        out = {
+            t.name: conn.execute(sa.select(sa.func.count()).select_from(t)).scalar_one()
+            for t in (prompts, completions, comparisons, judgments, raters)
+        }
+        by_split = conn.execute(sa.select(prompts.c.split, sa.func.count()).group_by(prompts.c.split)).all()
+    return out | {f"prompts.{split}": n for split, n in by_split}
+
+
+def splits_of_families(conn: Connection, families: set[str]) -> dict[str, Split]:
+    """The splits of those prompt families that are in the store."""
+    out: dict[str, Split] = {}
+    rest = iter(families)
+    while chunk := list(islice(rest, BATCH)):
+        query = sa.select(prompts.c.family, prompts.c.split).where(prompts.c.family.in_(chunk))
+        out |= {family: Split(split) for family, split in conn.execute(query)}
+    return out
+
+
+def load_prompts(conn: Connection, ids: Sequence[str]) -> dict[str, Prompt]:
+    """Raises NotFound where one is not there. Meant for up to a few thousand ids."""
+    rows = conn.execute(sa.select(prompts).where(prompts.c.id.in_(ids))).mappings()
+    return _all_of("prompt", ids, {r["id"]: _prompt(r) for r in rows})
+
+
+def load_completions(conn: Connection, ids: Sequence[str]) -> dict[str, Completion]:
+    """Raises NotFound where one is not there. Meant for up to some ten thousand ids."""
+    out: dict[str, Completion] = {}
+    rest = iter(ids)
+    while chunk := list(islice(rest, BATCH)):
+        out |= {r["id"]: _completion(r) for r in conn.execute(_COMPLETIONS, {"ids": chunk}).mappings()}
+    return _all_of("completion", ids, out)
+
+
+def _all_of(what: str, ids: Sequence[str], found: dict[str, Any]) -> dict[str, Any]:
+    for i in ids:
+        if i not in found:
+            raise NotFound(f"{what} {i!r}", expected="one in the store", fix="add it first")
+    return found
+
+
+def known_ids(conn: Connection, what: Literal["prompts", "completions", "comparisons"], ids: Iterable[str]) -> set[str]:
+    """Those of the ids that are in the store."""
+    column = {"prompts": prompts, "completions": completions, "comparisons": comparisons}[what].c.id
+    out: set[str] = set()
+    rest = iter(ids)
+    while chunk := list(islice(rest, BATCH)):
+        out |= set(conn.execute(sa.select(column).where(column.in_(chunk))).scalars())
+    return out
+
+
+def _prompt(row) -> Prompt:
+    return Prompt(row["id"], messages(row["messages"]), Split(row["split"]), row["tags"])
+
+
+def _completion(row) -> Completion:
+    return Completion(row["id"], row["prompt_id"], messages(row["messages"]), row["policy"], row["sampling"])

@@ -1,0 +1,29 @@
+"""The finished steps of the loop, from which a stopped loop goes on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+
+from rlhf_hitl.store import events
+from rlhf_hitl.store.db import Store
+from rlhf_hitl.store.tables import steps
+from rlhf_hitl.types import Event, utc_now
+
+
+def finish_step(
+    store: Store, round: int, step: str, result: dict[str, Any], seconds: float, *, last: bool = False
+) -> None:
+    """Keep a step's result. With `last` the round is finished, which is told with that result."""
+    row = {"round": round, "step": step, "result": result, "seconds": seconds, "finished_at": utc_now()}
+    with store.write() as conn:
+        if store.insert_new(conn, steps, [row]) and last:
+            events.emit(conn, Event.ROUND_FINISHED, {"round": round, **result})
+
+
+def finished_steps(store: Store) -> dict[tuple[int, str], dict[str, Any]]:
+    """(round, step) → its result, with `seconds`, of every step of the loop that is done."""
+    with store.read() as conn:
+        rows = conn.execute(sa.select(steps).order_by(steps.c.finished_at)).mappings().all()
+    return {(r["round"], r["step"]): dict(r["result"]) | {"seconds": r["seconds"]} for r in rows}

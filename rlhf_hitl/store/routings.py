@@ -1,0 +1,113 @@
+"""Routings: every decision where a comparison goes, and its effect on the places raters are given."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from rlhf_hitl.errors import NotFound
+from rlhf_hitl.store import events
+from rlhf_hitl.store.comparisons import open_places, queue_position
+from rlhf_hitl.store.db import Store
+from rlhf_hitl.store.tables import comparisons, places, routings
+from rlhf_hitl.types import Event, Route, utc_now
+
+
+@dataclass(frozen=True)
+class Routing:
+    """One decision: where a comparison goes, where it would have gone without the control draw, and why.
+
+    `place_in_line`: raters meet the comparisons of one route in this order, 0 first.
+    """
+
+    comparison_id: str
+    route: Route
+    proposed: Route
+    reason: str
+    reward_model_id: str | None = None
+    round: int = 0
+    place_in_line: int = 0
+    decided_by: str | None = None
+    created_at: datetime = field(default_factory=utc_now)
+
+
+def apply_routings(store: Store, decisions: Sequence[Routing], *, now: datetime | None = None) -> None:
+    """Keep decisions and carry them out: open places for people, or close the free ones of what is accepted.
+
+    A place that a rater holds or has filled stays theirs.
+
+    Raises:
+        NotFound: a decision on a comparison the store does not have; then none of them is kept.
+    """
+    with store.write() as conn:
+        now = now or store.now(conn)
+        _lock_comparisons(store, conn, decisions)
+        hooks = events.subscriptions(conn)
+        for d in decisions:
+            conn.execute(routings.insert().values(vars(d) | {"route": d.route.value, "proposed": d.proposed.value}))
+            conn.execute(comparisons.update().where(comparisons.c.id == d.comparison_id).values(route=d.route.value))
+            if d.route is Route.AUTO:
+                events.emit(conn, Event.COMPARISON_RESOLVED, {"comparison_id": d.comparison_id, "by": "model"}, hooks)
+                free = sa.or_(places.c.leased_until.is_(None), places.c.leased_until <= now)
+                conn.execute(
+                    places.delete().where(
+                        places.c.comparison_id == d.comparison_id, places.c.judgment_id.is_(None), free
+                    )
+                )
+            else:
+                lane, wanted = _places_wanted(conn, d)
+                conn.execute(comparisons.update().where(comparisons.c.id == d.comparison_id).values(overlap=wanted))
+                open_places(store, conn, [(d.comparison_id, lane, wanted, d.route)])
+                position = queue_position(d.comparison_id, d.route, d.round, d.place_in_line)
+                conn.execute(places.update().where(places.c.comparison_id == d.comparison_id).values(position=position))
+
+
+def _lock_comparisons(store: Store, conn: Connection, decisions: Sequence[Routing]) -> None:
+    """Hold the decided comparisons, in order of id so that two routers cannot wait for each other."""
+    wanted = {d.comparison_id for d in decisions}
+    query = sa.select(comparisons.c.id).where(store.among(comparisons.c.id, wanted)).order_by(comparisons.c.id)
+    known = set(conn.execute(query.with_for_update(key_share=True)).scalars())
+    if missing := sorted(wanted - known):
+        raise NotFound(f"comparison {missing[0]!r}", expected="one in the store", fix="import it before routing it")
+
+
+def _places_wanted(conn: Connection, decision: Routing) -> tuple[int, int]:
+    """The lane, and how many places: at least one for people; an escalation wants one judgment more than there is."""
+    query = sa.select(comparisons.c.lane_id, comparisons.c.overlap).where(comparisons.c.id == decision.comparison_id)
+    lane, overlap = conn.execute(query).one()
+    if decision.route is not Route.ESCALATED:
+        return lane, max(1, overlap)
+    filled = conn.execute(
+        sa.select(sa.func.count())
+        .select_from(places)
+        .where(places.c.comparison_id == decision.comparison_id, places.c.judgment_id.is_not(None))
+    ).scalar_one()
+    return lane, max(overlap, filled + 1)
+
+
+def read_routings(store: Store, *, round: int | None = None, newest: bool = True) -> list[Routing]:
+    """Decisions in the order they were made; with `newest`, only each comparison's last."""
+    query = sa.select(routings).order_by(routings.c.seq)
+    if round is not None:
+        query = query.where(routings.c.round == round)
+    with store.read() as conn:
+        rows = conn.execute(query).mappings().all()
+    out = [
+        Routing(
+            r["comparison_id"],
+            Route(r["route"]),
+            Route(r["proposed"]),
+            r["reason"],
+            r["reward_model_id"],
+            r["round"],
+            r["place_in_line"],
+            r["decided_by"],
+            r["created_at"],
+        )
+        for r in rows
+    ]
+    return list({r.comparison_id: r for r in out}.values()) if newest else out

@@ -1,0 +1,44 @@
+"""Scores: what a reward model said of a comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+
+from rlhf_hitl.store.db import Store
+from rlhf_hitl.store.tables import routings, scores
+from rlhf_hitl.types import Score, utc_now
+
+
+def insert_scores(store: Store, new: Sequence[Score]) -> int:
+    now = utc_now()
+    rows = [vars(s) | {"rewards": dict(s.rewards), "created_at": now} for s in new]
+    with store.write() as conn:
+        return store.insert_new(conn, scores, rows)
+
+
+def read_scores(store: Store, model_id: str) -> list[Score]:
+    columns = [c for c in scores.c if c.name != "created_at"]
+    query = sa.select(*columns).where(scores.c.reward_model_id == model_id).order_by(scores.c.comparison_id)
+    with store.read() as conn:
+        return [Score(**r) for r in conn.execute(query).mappings()]
+
+
+def count_scores(store: Store, model_id: str) -> int:
+    """How many comparisons have a score of this reward model."""
+    with store.read() as conn:
+        query = sa.select(sa.func.count()).select_from(scores).where(scores.c.reward_model_id == model_id)
+        return conn.execute(query).scalar_one()
+
+
+def scores_behind_routings(store: Store, comparison_ids: Sequence[str]) -> dict[str, Score]:
+    """Comparison → the score of the model its newest routing names. Those routed without a model are left out."""
+    newest = sa.select(sa.func.max(routings.c.seq)).where(store.among(routings.c.comparison_id, comparison_ids))
+    on = sa.and_(
+        routings.c.comparison_id == scores.c.comparison_id, routings.c.reward_model_id == scores.c.reward_model_id
+    )
+    query = sa.select(*(c for c in scores.c if c.name != "created_at")).join(routings, on)
+    query = query.where(routings.c.seq.in_(newest.group_by(routings.c.comparison_id)))
+    with store.read() as conn:
+        return {r["comparison_id"]: Score(**r) for r in conn.execute(query).mappings()}

@@ -1,0 +1,420 @@
+"""Sign-in, sessions and roles, over the real application (no browser)."""
+
+from __future__ import annotations
+
+import itertools
+import stat
+import time
+
+import pytest
+from starlette.testclient import TestClient
+
+from rlhf_hitl.api.app import create_app
+from rlhf_hitl.api.auth import COOKIE, SignInThrottle
+from rlhf_hitl.config import Settings
+from rlhf_hitl.errors import BadInput
+from rlhf_hitl.store import Store, people, queue, tokens
+from rlhf_hitl.store.comparisons import insert_comparisons
+from rlhf_hitl.store.judgments import read_judgments
+from rlhf_hitl.types import Comparison, Completion, Message, Prompt, Role, Route
+from rlhf_hitl.ui import rating_service
+
+PASSWORD = "a-good-password"
+GRADIO_CALL = {"data": {}, "component_id": 0, "session_hash": "x", "fn_name": "open"}
+
+
+addresses = (f"10.0.{n // 250}.{n % 250 + 1}" for n in itertools.count())  # what one test fails is not another's
+
+
+@pytest.fixture
+def settings(tmp_path):
+    return Settings(store=f"sqlite:///{tmp_path}/preferences.db", workspace=tmp_path / "workspace")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    """One application for the tests that only sign in and look."""
+    folder = tmp_path_factory.mktemp("site")
+    store = Store.open(f"sqlite:///{folder}/preferences.db", create=True)
+    for name, role in (("ann", Role.RATER), ("lea", Role.LEAD), ("adam", Role.ADMIN), ("eve", Role.EVALUATOR)):
+        people.add(store, name, role, PASSWORD)
+    app = create_app(store, Settings(store=store.url, workspace=folder / "workspace"), SignInThrottle(store, 3, 8))
+    yield app, store
+    store.close()
+
+
+@pytest.fixture
+def store(site):
+    return site[1]
+
+
+@pytest.fixture
+def client(site):
+    return TestClient(site[0], follow_redirects=False, client=(next(addresses), 5000))
+
+
+def enter(client, name, password=PASSWORD):
+    return client.post("/login", data={"name": name, "password": password})
+
+
+def comparison(question: str, *answers: str) -> Comparison:
+    prompt = Prompt.create((Message("user", question),))
+    made = [Completion.create(prompt.id, (Message("assistant", a),), f"policy-{i}") for i, a in enumerate(answers)]
+    return Comparison.create(prompt, made)
+
+
+def test_health_says_ok(client):
+    assert client.get("/healthz").json() == {"status": "ok"}
+
+
+@pytest.mark.parametrize(
+    ("name", "home"), [("ann", "/rate/"), ("eve", "/replay/"), ("lea", "/lead/"), ("adam", "/lead/")]
+)
+def test_sign_in_leads_each_role_to_its_page(client, name, home):
+    assert client.get("/").headers["location"] == "/login"
+    assert enter(client, name).headers["location"] == home
+    assert client.get("/").headers["location"] == home
+    assert client.get(home).status_code == 200
+
+
+@pytest.mark.parametrize(("name", "password"), [("ann", "wrong-password"), ("nobody", PASSWORD), ("", "")])
+def test_a_failed_sign_in_says_so_without_saying_what_was_wrong(client, name, password):
+    answer = enter(client, name, password)
+    assert answer.status_code == 401
+    assert "do not go together" in answer.text
+    assert "set-cookie" not in answer.headers
+
+
+def test_the_login_page_escapes_the_name_it_shows_again(client):
+    answer = enter(client, '"><script>alert(1)</script>')
+    assert "<script>alert" not in answer.text
+
+
+def test_the_cookie_is_for_this_site_and_not_for_scripts_and_secure_over_tls(client):
+    cookie = enter(client, "ann").headers["set-cookie"].lower()
+    assert "httponly" in cookie
+    assert "samesite=lax" in cookie
+    assert "secure" not in cookie
+    client.base_url = "https://testserver"
+    assert enter(client, "ann").headers["set-cookie"].lower().count("; secure") == 1
+
+
+def test_repeated_failures_of_one_name_wait_in_every_process(client, site, tmp_path):
+    for _ in range(3):
+        assert enter(client, "ann", "wrong-password").status_code == 401
+    refused = enter(client, "ann")
+    assert refused.status_code == 429
+    assert int(refused.headers["retry-after"]) > 0
+    assert enter(client, "lea").status_code == 303, "another name is not held up"
+    with Store.open(site[1].url) as other:
+        assert SignInThrottle(other, 3, 8).enter(client._transport.client[0], "ann") > 0
+
+
+def test_who_waited_may_try_again(client, store):
+    address = client._transport.client[0]
+    throttle = SignInThrottle(store, per_name=2, window=0.3)
+    assert [throttle.enter(address, "ann") for _ in range(2)] == [0, 0]
+    assert throttle.enter(address, "ann") > 0
+    deadline = time.monotonic() + 10
+    while throttle.enter(address, "ann") > 0:
+        assert time.monotonic() < deadline
+
+
+def test_a_success_forgives_the_failures_before_it(client):
+    for _ in range(4):
+        assert enter(client, "ann", "wrong-password").status_code == 401
+        assert enter(client, "ann").status_code == 303
+
+
+def test_guessing_many_names_from_one_address_waits(client):
+    for i in range(8):
+        assert enter(client, f"guess-{i}").status_code == 401
+    assert enter(client, "ann").status_code == 429
+
+
+@pytest.mark.parametrize(
+    ("name", "page"),
+    [("ann", "/lead"), ("ann", "/people"), ("ann", "/replay"), ("eve", "/lead"), ("eve", "/people"), ("eve", "/rate")],
+)
+def test_nobody_opens_a_page_of_another_role_by_any_address(client, store, name, page):
+    inside = ["/", "/config", "/gradio_api/info", "/theme.css", "//", "/?__theme=dark"]
+    assert {client.get(page + path).status_code for path in inside} == {401}
+    assert client.get(f"{page}/", headers={"accept": "text/html"}).headers["location"] == "/login"
+    call = f"{page}/gradio_api/component_server/"
+    assert client.post(call, json=GRADIO_CALL).status_code == 401
+    secret = tokens.sign_in(store, people.verify(store, name, PASSWORD), 1)
+    client.cookies.set(COOKIE, secret)
+    assert {client.get(page + path).status_code for path in inside} == {403}
+    assert client.post(call, json=GRADIO_CALL).status_code == 403
+
+
+def test_a_browser_without_a_session_is_led_to_sign_in(client):
+    answer = client.get("/rate/", headers={"accept": "text/html"})
+    assert (answer.status_code, answer.headers["location"]) == (303, "/login")
+
+
+def test_gradios_own_ways_in_are_shut(client):
+    enter(client, "ann")
+    for path in (
+        "info",
+        "openapi.json",
+        "file=/etc/passwd",
+        "queue/status",
+        "runs",
+        "user",
+        "deep_link?session_hash=x",
+    ):
+        assert client.get(f"/rate/gradio_api/{path}").status_code == 404, path
+    for path in ("file=/etc/passwd", "file/etc/passwd", "proxy=http://127.0.0.1:1/", "call/open", "runs"):
+        assert client.get(f"/rate/{path}").status_code in (404, 405), path
+    for path in ("upload", "run/predict", "call/open", "queue/join", "cancel"):
+        assert client.post(f"/rate/gradio_api/{path}", json={}).status_code == 404, path
+
+
+def test_calls_act_for_the_session_and_for_nobody_else(client, store):
+    with store.write() as conn:
+        insert_comparisons(store, conn, [comparison("q", "one", "two")])
+    assert client.post("/rate/gradio_api/component_server/", json=GRADIO_CALL).status_code == 401
+    enter(client, "ann")
+    config = client.get("/rate/config").json()
+    component = next(c["id"] for c in config["components"] if c["props"].get("elem_id") == "page")
+    call = GRADIO_CALL | {"component_id": component}
+    opened = client.post("/rate/gradio_api/component_server/", json=call).json()
+    assert opened["progress"]["name"] == "ann"
+    assert len(opened["cards"]) == 1
+    refused = client.post(
+        "/rate/gradio_api/component_server/", json=call | {"data": {"rater": "lea", "rater_id": "x"}}
+    ).json()
+    assert refused["problem"]["kind"] == "refused"
+
+
+def test_a_disabled_rater_is_out_at_once(client, store):
+    people.add(store, "tom", Role.RATER, PASSWORD)
+    enter(client, "tom")
+    assert client.get("/me").json() == {"name": "tom", "role": "rater"}
+    people.change(store, "tom", disabled=True)
+    assert client.get("/me").status_code == 401
+    assert client.get("/rate/").status_code == 401
+    assert enter(client, "tom").status_code == 401
+
+
+def test_a_new_password_ends_the_sessions_of_the_old_one(client, site):
+    store = site[1]
+    people.add(store, "pam", Role.RATER, PASSWORD)
+    enter(client, "pam")
+    assert client.get("/rate/").status_code == 200
+    assert run("raters", "password", "pam", "--store", store.url).exit_code == 0
+    assert client.get("/me").status_code == 401
+    assert client.get("/rate/").status_code == 401
+    people.set_password(store, "pam", "another-password")
+    enter(client, "pam", "another-password")
+    assert client.get("/me").json()["name"] == "pam"
+
+
+def test_signing_out_ends_the_session(client):
+    enter(client, "ann")
+    copy = client.cookies[COOKIE]
+    assert client.post("/logout").status_code == 303
+    assert client.get("/rate/").status_code == 401
+    client.cookies.set(COOKIE, copy)
+    assert client.get("/me").status_code == 401, "a copy of the cookie is worth nothing"
+
+
+def test_a_forged_cookie_is_nobody(client, store):
+    rater = next(r for r in people.everyone(store) if r.name == "lea")
+    with store.read() as conn:
+        [digest] = conn.exec_driver_sql("SELECT digest FROM tokens LIMIT 1").scalars()
+    for forged in (rater.id, digest, "rh_session_", "", "x" * 5000):
+        client.cookies.set(COOKIE, forged)
+        assert client.get("/me").status_code == 401
+
+
+def test_nothing_is_changed_on_another_sites_behalf(client):
+    answer = client.post("/login", data={"name": "ann", "password": PASSWORD}, headers={"sec-fetch-site": "cross-site"})
+    assert answer.status_code == 403
+
+
+def test_every_answer_forbids_other_origins(client):
+    for path in ("/login", "/healthz", "/rate/", "/nowhere"):
+        policy = client.get(path).headers["content-security-policy"]
+        assert "default-src 'self'" in policy
+        assert "connect-src 'self'" in policy
+
+
+def test_a_session_outlives_the_application(sqlite_store, settings):
+    people.add(sqlite_store, "ann", Role.RATER, PASSWORD)
+    with TestClient(create_app(sqlite_store, settings), follow_redirects=False) as first:
+        enter(first, "ann")
+        cookies = dict(first.cookies)
+    with TestClient(create_app(sqlite_store, settings), cookies=cookies) as second:
+        assert second.get("/me").json()["name"] == "ann"
+
+
+# What the page's calls do with what they are sent.
+
+
+@pytest.fixture
+def ann(sqlite_store):
+    return people.add(sqlite_store, "ann", Role.RATER, PASSWORD)
+
+
+def put(store, *made: Comparison):
+    with store.write() as conn:
+        insert_comparisons(store, conn, made)
+
+
+def test_a_partial_rank_of_many_answers_becomes_a_ranking_in_the_order_shown(sqlite_store, settings, ann):
+    put(sqlite_store, comparison("q", "one", "two", "three", "four"))
+    card = rating_service.call("open", sqlite_store, settings, ann, {})["cards"][0]
+    shown = queue.lease(sqlite_store, ann.id).order_shown
+    sent = {"id": card["id"], "verdict": "ranked", "ranks": [2, 1, None, 2]}
+    assert rating_service.call("submit", sqlite_store, settings, ann, sent)["outcome"] == "counted"
+    (judgment,) = read_judgments(sqlite_store)
+    assert judgment.answer.ranking == ((shown[1],), (shown[0], shown[3]))
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        {},
+        {"verdict": "ranked"},
+        {"verdict": "ranked", "ranks": [1]},
+        {"verdict": "ranked", "ranks": [1, 2], "strength": 9},
+        {"verdict": "skipped", "strength": 2},
+        {"verdict": "adored"},
+        {"verdict": "skipped", "active_seconds": -1},
+        {"verdict": "skipped", "rationale": "x" * 20_001},
+        {"verdict": "skipped", "surplus": False},
+        "not even an object",
+    ],
+)
+def test_an_answer_that_makes_no_sense_is_refused_in_words_and_changes_nothing(sqlite_store, settings, ann, sent):
+    put(sqlite_store, comparison("q", "one", "two"))
+    lease_id = rating_service.call("open", sqlite_store, settings, ann, {})["cards"][0]["id"]
+    body = {"id": lease_id} | sent if isinstance(sent, dict) else sent
+    assert rating_service.call("submit", sqlite_store, settings, ann, body)["problem"]["kind"] == "refused"
+    assert list(read_judgments(sqlite_store)) == []
+
+
+def test_another_raters_lease_and_judgment_are_out_of_reach(sqlite_store, settings, ann):
+    put(sqlite_store, comparison("q", "one", "two"))
+    lease_id = rating_service.call("open", sqlite_store, settings, ann, {})["cards"][0]["id"]
+    bob = people.add(sqlite_store, "bob", Role.RATER, PASSWORD)
+    sent = {"id": lease_id, "verdict": "skipped"}
+    assert rating_service.call("submit", sqlite_store, settings, bob, sent)["problem"]["kind"] == "conflict"
+    assert rating_service.call("submit", sqlite_store, settings, ann, sent)["outcome"] == "counted"
+    (judgment,) = read_judgments(sqlite_store)
+    fix = {"id": judgment.id, "mode": "correct", "verdict": "all_bad"}
+    assert rating_service.call("submit", sqlite_store, settings, bob, fix)["problem"]["kind"] == "conflict"
+    assert [j.answer for j in read_judgments(sqlite_store)] == [judgment.answer]
+
+
+def test_progress_counts_today_and_what_is_left_for_this_rater(sqlite_store, settings, ann):
+    put(sqlite_store, *(comparison(f"q{i}", "one", "two") for i in range(3)))
+    opened = rating_service.call("open", sqlite_store, settings, ann, {})
+    assert (opened["progress"]["done"], opened["progress"]["left"]) == (0, 3)
+    sent = {"id": opened["cards"][0]["id"], "verdict": "skipped"}
+    after = rating_service.call("submit", sqlite_store, settings, ann, sent)
+    assert (after["progress"]["done"], after["progress"]["left"]) == (1, 2)
+
+
+def test_a_page_holds_the_comparison_on_the_screen_and_the_next(sqlite_store, settings, ann):
+    put(sqlite_store, *(comparison(f"q{i}", "one", "two") for i in range(4)))
+    first, second = (card["id"] for card in rating_service.call("open", sqlite_store, settings, ann, {})["cards"])
+    again = rating_service.call("open", sqlite_store, settings, ann, {"have": [first]})
+    assert [card["id"] for card in again["cards"]] == [second]
+    sent = {"id": first, "verdict": "skipped", "have": [first, second]}
+    (third,) = rating_service.call("submit", sqlite_store, settings, ann, sent)["cards"]
+    assert third["id"] not in (first, second)
+
+
+def test_scores_of_the_answers_shown_are_kept_by_completion(sqlite_store, settings, ann):
+    put(sqlite_store, comparison("q", "one", "two"))
+    card = rating_service.call("open", sqlite_store, settings, ann, {})["cards"][0]
+    sent = {
+        "id": card["id"],
+        "verdict": "ranked",
+        "ranks": [1, 1],
+        "scores": {"honest": [5, None], "helpful": [None, None]},
+    }
+    rating_service.call("submit", sqlite_store, settings, ann, sent)
+    (judgment,) = read_judgments(sqlite_store)
+    assert judgment.answer.scores == {"honest": {judgment.order_shown[0]: 5}}
+
+
+def test_an_accepted_comparison_is_sent_to_raters_by_a_lead_once(sqlite_store, ann):
+    from rlhf_hitl.errors import Conflict
+    from rlhf_hitl.store.routings import Routing, apply_routings, read_routings
+    from rlhf_hitl.ui.lead import send_to_raters
+
+    made = comparison("q", "one", "two")
+    put(sqlite_store, made)
+    apply_routings(sqlite_store, [Routing(made.id, Route.AUTO, Route.AUTO, "sure")])
+    assert queue.lease(sqlite_store, ann.id) is None
+    lea = people.add(sqlite_store, "lea", Role.LEAD, PASSWORD)
+    send_to_raters(sqlite_store, lea, made.id)
+    assert read_routings(sqlite_store)[-1].decided_by == lea.id
+    assert queue.lease(sqlite_store, ann.id).comparison.route is Route.ESCALATED
+    with pytest.raises(Conflict):
+        send_to_raters(sqlite_store, lea, made.id)
+
+
+# Commands.
+
+
+def run(*args, env=None):
+    from typer.testing import CliRunner
+
+    from rlhf_hitl.cli import app
+    from rlhf_hitl.cli import people as _people  # noqa: F401  (registers the commands)
+    from rlhf_hitl.cli import serve as _serve  # noqa: F401
+
+    return CliRunner().invoke(app, args, env=env)
+
+
+def test_raters_are_added_with_a_password_that_signs_them_in_listed_and_disabled(sqlite_store):
+    import json
+
+    url = sqlite_store.url
+    added = json.loads(run("raters", "add", "bob", "--role", "lead", "--store", url, "--json").stdout)
+    assert people.verify(sqlite_store, "bob", added["password"]).rater.role is Role.LEAD
+    fresh = json.loads(run("raters", "password", "bob", "--store", url, "--json").stdout)["password"]
+    assert people.verify(sqlite_store, "bob", fresh) is not None
+    assert run("raters", "disable", "bob", "--store", url).exit_code == 0
+    rows = json.loads(run("raters", "list", "--store", url, "--json").stdout)["raters"]
+    row = {"name": "bob", "role": "lead", "judgments": 0, "state": "disabled", "languages": None, "quota": None}
+    assert rows == [row]
+    assert run("raters", "enable", "bob", "--store", url).exit_code == 0
+    assert people.verify(sqlite_store, "bob", fresh) is not None
+    assert run("raters", "add", "bob", "--store", url).exit_code == 2
+    assert run("raters", "disable", "nobody", "--store", url).exit_code == 2
+
+
+def test_a_port_in_use_is_one_line_that_names_it(sqlite_store):
+    import socket
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        result = run("serve", "--port", str(port), "--store", sqlite_store.url)
+    assert result.exit_code == 2
+    assert f"--port {port}" in result.stderr
+    assert "Fix:" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+
+
+def test_quickstart_run_twice_shows_the_same_accounts_and_adds_nothing(tmp_path):
+    import json
+
+    env = {"RLHF_HITL_WORKSPACE": str(tmp_path / "workspace")}
+    args = ("quickstart", "--no-serve", "--json", "--store", f"sqlite:///{tmp_path}/p.db")
+    first, second = (json.loads(run(*args, env=env).stdout) for _ in range(2))
+    assert first == second
+    assert first["counts"]["comparisons"] > 0
+    kept = tmp_path / "workspace" / "sign-in.txt"
+    assert stat.S_IMODE(kept.stat().st_mode) == 0o600
+    assert first["accounts"]["lead"] in kept.read_text()
+
+
+def test_a_password_that_is_too_short_is_refused(sqlite_store):
+    with pytest.raises(BadInput):
+        people.add(sqlite_store, "kim", Role.RATER, "short")

@@ -1,0 +1,122 @@
+"""A user's mistake or a machine's trouble: one line that helps, and nothing half-written."""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from rlhf_hitl import simulate
+from rlhf_hitl.store import Store
+from rlhf_hitl.store.comparisons import count_rows, insert_comparisons
+from rlhf_hitl.types import Comparison, Completion, Message, Prompt
+
+
+def cli(*args: str, workspace: Path, before: str = "") -> subprocess.CompletedProcess:
+    command = shlex.join([sys.executable, "-m", "rlhf_hitl", *args])
+    return subprocess.run(
+        ["bash", "-c", f"{before}\n{command}"], env=os.environ | {"RLHF_HITL_WORKSPACE": str(workspace)},
+        capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+
+
+def the_one_line(done: subprocess.CompletedProcess, *, code: int = 2) -> str:
+    assert done.returncode == code, done.stderr[-2000:]
+    assert "Traceback" not in done.stderr
+    lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1, done.stderr
+    assert "Fix: " in lines[0]
+    return lines[0]
+
+
+@pytest.fixture
+def judged(sqlite_store):
+    made = []
+    for i in range(60):
+        prompt = Prompt.create((Message("user", f"prompt {i}"),))
+        pair = [Completion.create(prompt.id, (Message("assistant", t * (i + 1)),), "p") for t in ("one ", "two. ")]
+        made.append(Comparison.create(prompt, pair))
+    with sqlite_store.write() as conn:
+        insert_comparisons(sqlite_store, conn, made)
+    simulate.review(sqlite_store, 60)
+    return sqlite_store
+
+
+def test_a_full_disk_while_importing_changes_nothing(tmp_path):
+    store = Store.open(f"sqlite:///{tmp_path}/full.db", create=True)
+    lines = (
+        json.dumps({"prompt": f"question {i}", "chosen": f"yes {i} " * 50, "rejected": f"no {i} " * 50})
+        for i in range(3000)
+    )
+    (tmp_path / "pairs.jsonl").write_text("\n".join(lines))
+    # No file may grow beyond 1.5 MB: to SQLite that is a disk that fills up while it writes.
+    done = cli(
+        "import", str(tmp_path / "pairs.jsonl"), "--store", store.url, workspace=tmp_path, before="ulimit -f 1500"
+    )
+    assert "nothing was changed" in the_one_line(done)
+    assert count_rows(store)["prompts"] == 0
+    assert cli("import", str(tmp_path / "pairs.jsonl"), "--store", store.url, workspace=tmp_path).returncode == 0
+    assert count_rows(store)["prompts"] == 3000
+
+
+def test_a_full_disk_while_exporting_leaves_no_half_export(judged, tmp_path):
+    out = tmp_path / "out" / "export"
+    done = cli("export", str(out), "--store", judged.url, workspace=tmp_path, before="ulimit -f 8")
+    the_one_line(done)
+    assert not out.exists()
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_missing_backbone_is_named_and_leaves_no_model(judged, tmp_path):
+    done = cli("train-reward", "--backbone", str(tmp_path / "nowhere"), "--store", judged.url, workspace=tmp_path)
+    assert "nowhere" in the_one_line(done)
+    assert not (tmp_path / "reward").exists()
+
+
+def test_pickled_weights_are_refused(judged, tiny_model, tmp_path):
+    import shutil
+
+    import torch
+
+    folder = tmp_path / "pickled"
+    shutil.copytree(tiny_model, folder)
+    (folder / "model.safetensors").unlink()
+    torch.save({"lm_head.weight": torch.zeros(2, 2)}, folder / "pytorch_model.bin")
+    done = cli("train-reward", "--backbone", str(folder), "--store", judged.url, workspace=tmp_path)
+    assert "safetensors" in the_one_line(done)
+
+
+def test_no_reward_model_no_labels_and_no_heldout_labels_each_say_what_to_do(sqlite_store, tmp_path):
+    for command, fix in (("route", "train-reward"), ("score", "train-reward"), ("evaluate", "train-reward")):
+        assert fix in the_one_line(cli(command, "--store", sqlite_store.url, workspace=tmp_path))
+    the_one_line(cli("export", str(tmp_path / "out"), "--store", sqlite_store.url, workspace=tmp_path))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_gate_that_fails_exits_with_one_and_says_which(judged, tiny_model, tmp_path):
+    trained = cli("train-reward", "--backbone", str(tiny_model), "--store", judged.url, workspace=tmp_path)
+    assert trained.returncode == 0, trained.stderr[-2000:]
+    done = cli(
+        "evaluate", "--min-accuracy", "1", "--name", "first", "--json", "--store", judged.url, workspace=tmp_path
+    )
+    said = json.loads(done.stdout)
+    assert done.returncode == (0 if said["accuracy"]["value"] == 1 else 1)
+    assert said["gate_passed"] is (done.returncode == 0)
+    assert [(g["name"], g["passed"]) for g in said["gates"]] == [("min-accuracy", done.returncode == 0)]
+    assert (tmp_path / "evaluations" / "first" / "examples.jsonl").is_file()
+    [card] = (tmp_path / "reward").glob("*/README.md")
+    assert f"| first | {said['n']} | {said['accuracy']['value']:.3f} |" in card.read_text()
+    done = cli(
+        "evaluate", "--min-accuracy", "0", "--max-ece", "0", "--no-worse-than", "first",
+        "--store", judged.url, workspace=tmp_path,
+    )  # fmt: skip
+    assert done.returncode == 1
+    lines = {line.split(": ")[1]: line for line in done.stdout.splitlines() if line.startswith("Gate ")}
+    assert lines["min-accuracy"].startswith("Gate passed")
+    assert lines["max-ece"].startswith("Gate FAILED")
+    assert "McNemar p = 1" in lines["no-worse-than"]
+    for bad in (["--min-slice", "math"], ["--name", "../x"], ["--against", "a", "--no-worse-than", "b"]):
+        the_one_line(cli("evaluate", *bad, "--store", judged.url, workspace=tmp_path))

@@ -1,0 +1,420 @@
+"""The archive: a whole store in one file and back, on either database, or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import stat
+import subprocess
+import sys
+import threading
+import zipfile
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy import exc
+
+from checkout import ROOT
+from rlhf_hitl.errors import BadInput, RlhfHitlError
+from rlhf_hitl.formats import archive
+from rlhf_hitl.store import Store, people, queue, table_copy
+from rlhf_hitl.store.judgments import read_judgments, store_revision
+from rlhf_hitl.store.tables import Utc, judgments, metadata
+from rlhf_hitl.types import Answer, Role, Verdict
+
+TEXTS = ['a\n"b"\\\t\u2028', "Grüße, 世界 🙂", " B ", "", "Zebra", "éclair", "_x", "a-b", "x" * 100_000, "\x7f"]
+VALUES = [{"b": 0.1, "a": [1, None, "é\u0000"]}, [], {}, ["\ud800"], {"deep": [[[{"z": -0.0}]]]}, [10**20, 1e-310]]
+FLOATS = [0.1, -0.0, 1e-310, 1.7976931348623157e308, 3.0, float("inf")]
+TIMES = [datetime(2026, 1, 2, 3, 4, 5, us, tzinfo=UTC) for us in (0, 1, 100_000, 999_999)]
+
+
+def value(column: sa.Column[Any], i: int) -> Any:
+    """The i-th value of a column that is nothing in particular: awkward ones in turn, all of them different."""
+    if column.nullable and i % 5 == 3:
+        return None
+    match column.type:
+        case sa.Boolean():
+            return i % 2 == 1
+        case sa.BigInteger():
+            return 2**62 - i
+        case sa.Integer():
+            return 1 + i % 3 if column.name == "strength" else 3 * i + 5
+        case sa.Float():
+            return FLOATS[i % len(FLOATS)]
+        case Utc():
+            return TIMES[i % len(TIMES)] + timedelta(days=i)
+        case sa.JSON():
+            return VALUES[i % len(VALUES)]
+    length = getattr(column.type, "length", None)
+    return f"{TEXTS[i % len(TEXTS)][: length - 3 if length else None]}{i}"
+
+
+def fill_every_table(store: Store, n: int = 12) -> None:
+    """Rows in every table there is, each referring to rows that are there."""
+    kept: dict[str, list[dict]] = {}
+    with store.write() as conn:
+        for table in metadata.sorted_tables:
+            rows = []
+            for i in range(n):
+                row = {c.name: value(c, i) for c in table.columns}
+                for key in table.foreign_keys:
+                    if row[key.parent.name] is not None:
+                        row[key.parent.name] = kept[key.column.table.name][(i * 5) % n][key.column.name]
+                rows.append(row)
+            kept[table.name] = rows
+            conn.execute(table.insert(), rows)
+
+
+def counts(store: Store) -> dict[str, int]:
+    with store.read() as conn:
+        return {table: n for table, n in table_copy.counts(conn).items() if n}
+
+
+def everything(store: Store) -> dict[str, set[str]]:
+    """Every row, with the order of keys in JSON. SQLite keeps no negative zero, so there is only one zero here."""
+    with store.read() as conn:
+        return {
+            t.name: {repr([v + 0.0 if type(v) is float else v for v in row]) for row in conn.execute(sa.select(t))}
+            for t in metadata.sorted_tables
+        }
+
+
+@pytest.fixture
+def new_store(request, tmp_path, sqlite_template) -> Iterator[Callable[[str], Store]]:
+    """A function that makes a new store: `new_store("sqlite")` or `new_store("postgres")`."""
+    with ExitStack() as stack:
+
+        def make(kind: str) -> Store:
+            if kind == "sqlite":
+                path = tmp_path / f"new {len(list(tmp_path.iterdir()))}.db"
+                shutil.copy(sqlite_template, path)
+                url = f"sqlite:///{path}"
+            else:
+                postgres = request.getfixturevalue("postgres")
+                url = stack.enter_context(postgres.database(template=postgres.template))
+            store = Store.open(url)
+            stack.callback(store.close)
+            return store
+
+        yield make
+
+
+@pytest.fixture
+def full(new_store) -> Store:
+    store = new_store("sqlite")
+    fill_every_table(store)
+    return store
+
+
+DATABASES = ("sqlite", "postgres")
+
+
+@pytest.mark.parametrize("second", DATABASES)
+@pytest.mark.parametrize("first", DATABASES)
+def test_a_store_comes_back_whole_and_gives_the_same_file_again(new_store, tmp_path, first, second):
+    source, target = new_store(first), new_store(second)
+    fill_every_table(source)
+    archive.write(source, tmp_path / "a.archive")
+    archive.restore(target, tmp_path / "a.archive")
+    assert everything(target) == everything(source)
+    archive.write(target, tmp_path / "b.archive")
+    assert (tmp_path / "a.archive").read_bytes() == (tmp_path / "b.archive").read_bytes()
+
+
+def test_the_language_of_a_database_changes_nothing(postgres, sqlite_store, tmp_path):
+    fill_every_table(sqlite_store)
+    archive.write(sqlite_store, tmp_path / "a.archive")
+    with postgres.database(template="template0 LOCALE_PROVIDER icu ICU_LOCALE 'en-US'") as url:
+        american = Store.open(url, create=True)
+        archive.restore(american, tmp_path / "a.archive")
+        with american.read() as conn:  # or this would show nothing
+            ids = list(conn.execute(sa.text("SELECT id FROM prompts ORDER BY id")).scalars())
+        assert ids != sorted(ids)
+        archive.write(american, tmp_path / "b.archive")
+        american.close()
+    assert (tmp_path / "a.archive").read_bytes() == (tmp_path / "b.archive").read_bytes()
+
+
+@pytest.mark.parametrize("second", DATABASES)
+@pytest.mark.parametrize("first", DATABASES)
+def test_work_goes_on_in_the_new_store_where_it_stopped(new_store, tmp_path, add_comparisons, first, second):
+    source, target = new_store(first), new_store(second)
+    add_comparisons(source, 3)
+    ann = people.add(source, "ann", Role.RATER, "a long password").id
+    submit(source, ann)
+    held = queue.lease(source, ann)
+    assert held is not None
+    archive.write(source, tmp_path / "a.archive")
+    archive.restore(target, tmp_path / "a.archive")
+
+    assert people.verify(target, "ann", "a long password") is not None
+    assert queue.lease(target, ann) == held
+    submit(target, ann)
+    assert [j.id for j in read_judgments(target)][:1] == [j.id for j in read_judgments(source)]
+    with target.read() as conn:
+        assert list(conn.execute(sa.select(judgments.c.seq).order_by(judgments.c.seq)).scalars()) == [1, 2]
+    with pytest.raises(exc.DBAPIError, match="append-only"), target._engine.begin() as conn:
+        conn.execute(judgments.delete())
+
+
+def submit(store: Store, rater: str) -> None:
+    lease = queue.lease(store, rater)
+    assert lease is not None
+    queue.submit(store, lease.id, rater, Answer(Verdict.RANKED, tuple((i,) for i in lease.order_shown)))
+
+
+def test_an_archive_is_of_one_moment_though_others_go_on_writing(
+    store, tmp_path, new_store, add_comparisons, add_raters
+):
+    add_comparisons(store, 5)
+    (rater,) = add_raters(store, 1)
+    before = everything(store)
+    with store.snapshot() as conn:
+        table_copy.counts(conn)
+        writer = threading.Thread(target=submit, args=(store, rater))
+        writer.start()
+        writer.join()
+        for table in table_copy.COLUMNS:
+            assert sum(map(len, table_copy.rows(conn, table))) == len(before[table])
+    assert store_revision(store) == 1
+
+    # And under fire: an archive that caught half of a write would refer to rows that are not in it.
+    stop = threading.Event()
+
+    def write_on() -> None:
+        n = 5
+        while not stop.is_set():
+            add_comparisons(store, 3, first=n)
+            submit(store, rater)
+            n += 3
+
+    writer = threading.Thread(target=write_on)
+    writer.start()
+    try:
+        for i in range(5):
+            archive.write(store, tmp_path / f"{i}.archive")
+    finally:
+        stop.set()
+        writer.join()
+    for i in range(5):
+        archive.restore(new_store("sqlite"), tmp_path / f"{i}.archive")
+
+
+def test_a_store_with_anything_in_it_is_refused_and_told_what_it_has(store, full, tmp_path, add_comparisons):
+    archive.write(full, tmp_path / "a.archive")
+    people.add(store, "ann", Role.RATER)
+    before = everything(store)
+    with pytest.raises(BadInput, match=r"with .*1 raters: expected a new store"):
+        archive.restore(store, tmp_path / "a.archive")
+    assert everything(store) == before
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.2, 0.7, 0.999])
+def test_a_cut_archive_imports_nothing(full, store, tmp_path, share):
+    archive.write(full, tmp_path / "a.archive")
+    whole = (tmp_path / "a.archive").read_bytes()
+    (tmp_path / "cut.archive").write_bytes(whole[: int(share * len(whole))])
+    with pytest.raises(BadInput, match="whole archive"):
+        archive.restore(store, tmp_path / "cut.archive")
+    assert counts(store) == table_copy.ROWS_OF_A_NEW_STORE
+
+
+def test_an_altered_byte_is_found_wherever_it_matters(full, new_store, tmp_path):
+    archive.write(full, tmp_path / "a.archive")
+    whole = (tmp_path / "a.archive").read_bytes()
+    target, refused = new_store("sqlite"), 0
+    for at in range(0, len(whole), len(whole) // 150):
+        altered = bytearray(whole)
+        altered[at] ^= 0x55
+        (tmp_path / "altered.archive").write_bytes(altered)
+        try:
+            archive.restore(target, tmp_path / "altered.archive")
+        except BadInput:
+            refused += 1
+            assert counts(target) == table_copy.ROWS_OF_A_NEW_STORE
+        else:  # it was of the wrapping: a time that is not used
+            assert everything(target) == everything(full)
+            target = new_store("sqlite")
+    assert refused > 100
+
+
+def test_an_altered_directory_is_bad_input_at_every_byte(full, tmp_path):
+    """A ZIP's directory holds lengths and offsets, which lead `zipfile` to places that are none."""
+    archive.write(full, tmp_path / "a.archive")
+    whole = (tmp_path / "a.archive").read_bytes()
+    refused = 0
+    for at in range(whole.index(b"PK\x01\x02"), len(whole)):
+        for mask in (0x01, 0x55, 0x80, 0xFF):
+            altered = bytearray(whole)
+            altered[at] ^= mask
+            (tmp_path / "altered.archive").write_bytes(altered)
+            try:
+                archive.read_manifest(tmp_path / "altered.archive")
+            except BadInput:
+                refused += 1
+    assert refused > 1000
+
+
+Tables = dict[str, list[list[Any]]]
+
+
+def craft(path: Path, tables: Tables, **manifest: Any) -> Path:
+    """An archive with the given rows, hashes and all: what somebody could send who knows the format."""
+    said = {}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as z:
+        for table, columns in table_copy.COLUMNS.items():
+            text = "".join(json.dumps(line) + "\n" for line in [columns, *tables.get(table, [])])
+            said[table] = {"rows": text.count("\n") - 1, "sha256": hashlib.sha256(text.encode()).hexdigest()}
+            z.writestr(f"{table}.ndjson", text)
+        whole = {"kind": archive.KIND, "schema_version": table_copy.schema_versions()[0], "tables": said} | manifest
+        z.writestr(archive.MANIFEST, json.dumps(whole))
+    return path
+
+
+PROMPT = ["p", "f", "train", "[]", "{}", "", "2026-01-02 03:04:05.000000"]
+
+
+def prompt(**changed: Any) -> Tables:
+    return {"prompts": [[changed.get(name, v) for name, v in zip(table_copy.COLUMNS["prompts"], PROMPT, strict=True)]]}
+
+
+@pytest.mark.parametrize(
+    "tables",
+    [
+        prompt(id=1),
+        prompt(id=["p"]),
+        prompt(id=None),
+        prompt(messages="[{"),
+        prompt(messages="[" * 100_000),
+        prompt(created_at="yesterday"),
+        prompt(created_at="2026-02-30 00:00:00.000000"),
+        {"prompts": [PROMPT, PROMPT]},
+        {"prompts": [PROMPT[1:]]},
+        {"prompts": [{"id": "p"}]},
+        {"completions": [["c", "no such prompt", "[]", "p", "{}", "2026-01-02 03:04:05.000000"]]},
+    ],
+    ids=str,
+)
+def test_rows_that_cannot_be_are_refused(store, tmp_path, tables):
+    crafted = craft(tmp_path / "crafted.archive", tables)
+    with pytest.raises(RlhfHitlError, match=r"nothing was|not altered"):
+        archive.restore(store, crafted)
+    assert counts(store) == table_copy.ROWS_OF_A_NEW_STORE
+
+
+def test_a_crafted_archive_that_is_sound_comes_in(store, tmp_path):
+    archive.restore(store, craft(tmp_path / "crafted.archive", prompt()))
+    assert counts(store) == {"prompts": 1}
+
+
+def test_a_line_without_end_is_refused_before_it_fills_the_memory(sqlite_store, tmp_path):
+    crafted = craft(tmp_path / "bomb.archive", prompt(source="x" * (archive.LONGEST_LINE + 2 * archive.BLOCK)))
+    with pytest.raises(BadInput, match="a line of more than 64 MiB"):
+        archive.restore(sqlite_store, crafted)
+    assert counts(sqlite_store) == table_copy.ROWS_OF_A_NEW_STORE
+
+
+def test_a_text_that_was_changed_with_its_checksum_is_found_by_its_hash(sqlite_store, tmp_path):
+    crafted = craft(tmp_path / "a.archive", prompt(source="them"))
+    with zipfile.ZipFile(crafted) as before, zipfile.ZipFile(tmp_path / "b.archive", "w") as after:
+        for name in before.namelist():
+            after.writestr(name, before.read(name).replace(b'"them"', b'"thee"'))
+    with pytest.raises(BadInput, match="not what the manifest says"):
+        archive.restore(sqlite_store, tmp_path / "b.archive")
+    assert counts(sqlite_store) == table_copy.ROWS_OF_A_NEW_STORE
+
+
+def test_other_files_in_an_archive_go_nowhere(full, sqlite_store, new_store, tmp_path):
+    archive.write(full, tmp_path / "a.archive")
+    with zipfile.ZipFile(tmp_path / "a.archive", "a") as z:
+        z.writestr("../evil.pth", "import os")
+    with pytest.raises(BadInput, match="other files"):
+        archive.restore(new_store("sqlite"), tmp_path / "a.archive")
+    assert not list(tmp_path.parent.glob("evil*"))
+
+
+@pytest.mark.parametrize(
+    ("version", "fix"),
+    [
+        ("0001", "with rlhf_hitl 7.7 into a new store, then run `rlhf-hitl init` here"),
+        ("9999", "upgrade rlhf_hitl: it was written by rlhf_hitl 7.7"),
+    ],
+)
+def test_an_archive_of_another_version_says_how_to_bring_it_in(sqlite_store, tmp_path, version, fix):
+    crafted = craft(tmp_path / "other.archive", {}, schema_version=version, rlhf_hitl_version="7.7")
+    with pytest.raises(BadInput, match=f"of version {version}: .*{fix}"):
+        archive.restore(sqlite_store, crafted)
+
+
+def test_the_file_is_its_owners_alone_and_is_replaced_only_when_asked(full, tmp_path):
+    out = tmp_path / "deep" / "a.archive"
+    archive.write(full, out)
+    assert stat.S_IMODE(out.stat().st_mode) == 0o600
+    with pytest.raises(BadInput, match="--overwrite"):
+        archive.write(full, out)
+    archive.write(full, out, overwrite=True)
+    (tmp_path / "thesis.zip").write_text("mine")
+    with pytest.raises(BadInput, match="this is not one"):
+        archive.write(full, tmp_path / "thesis.zip", overwrite=True)
+    assert (tmp_path / "thesis.zip").read_text() == "mine"
+    assert [p.name for p in out.parent.iterdir()] == ["a.archive"]
+
+
+def test_nothing_in_an_archive_tells_when_it_was_written(full, tmp_path):
+    archive.write(full, tmp_path / "a.archive")
+    with zipfile.ZipFile(tmp_path / "a.archive") as z:
+        assert {info.date_time for info in z.infolist()} == {(1980, 1, 1, 0, 0, 0)}
+
+
+def cli(*args: object, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "rlhf_hitl", *map(str, args)], cwd=cwd, env=dict(os.environ), text=True,
+        capture_output=True, check=False,
+    )  # fmt: skip
+
+
+def test_the_commands_move_a_store_to_another_database(full, empty_url, tmp_path):
+    done = cli("export", "a.archive", "--format", "archive", "--store", full.url, "--json", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["tables"]["judgments"]["rows"] == 12
+    done = cli("import", "a.archive", "--store", empty_url, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "rows" in done.stderr  # the bar
+    target = Store.open(empty_url)
+    assert everything(target) == everything(full)
+    target.close()
+    again = cli("import", "a.archive", "--format", "archive", "--store", empty_url, "--json", cwd=tmp_path)
+    assert again.returncode == 2
+    assert "12 judgments" in json.loads(again.stdout)["error"]
+
+
+def test_the_commands_refuse_what_is_for_other_formats(full, tmp_path):
+    done = cli("export", "a", "--format", "archive", "--min-votes", 2, "--store", full.url, cwd=tmp_path)
+    assert "error: --min-votes: expected" in done.stderr
+    assert not (tmp_path / "a").exists()
+    archive.write(full, tmp_path / "a.archive")
+    done = cli("import", "a.archive", "--skip-bad", "--limit", 3, "--store", "sqlite:///none.db", cwd=tmp_path)
+    assert "error: --skip-bad, --limit: expected" in done.stderr
+    (tmp_path / "cut.archive").write_bytes((tmp_path / "a.archive").read_bytes()[:5000])
+    done = cli("import", "cut.archive", "--store", "sqlite:///none.db", cwd=tmp_path)
+    assert "expected a whole archive" in done.stderr
+    assert not (tmp_path / "none.db").exists()
+
+
+def test_bulk_runs(tmp_path):
+    script = ROOT / "benchmarks" / "bulk.py"
+    done = subprocess.run(
+        [sys.executable, str(script), "--quick", "--databases", "sqlite"], env=os.environ | {"OMP_NUM_THREADS": "1"},
+        text=True, capture_output=True, check=False, timeout=200,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    figures = json.loads(done.stdout)["figures"]
+    assert figures["peak_mb"] > 0
+    assert figures["export_rows_per_s"] > 0

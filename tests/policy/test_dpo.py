@@ -1,0 +1,283 @@
+"""DPO: which pairs it is given, and that it raises a real reward."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import uuid
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from rlhf_hitl.errors import BadInput
+from rlhf_hitl.policy.dpo import DPOSettings, Pair, dataset, human_pairs, model_pairs, pairs_for_dpo, train_dpo
+from rlhf_hitl.policy.generation import Sampling, sample_completions
+from rlhf_hitl.policy.training import CARD, refuse_heldout
+from rlhf_hitl.store import people, queue
+from rlhf_hitl.store.comparisons import insert_comparisons
+from rlhf_hitl.store.routings import Routing, apply_routings
+from rlhf_hitl.types import Answer, Comparison, Completion, Message, Prompt, Role, Route, Split, Verdict
+
+
+class Longer:
+    """A reward: a tenth of the answer's characters."""
+
+    def rewards(self, chats):
+        return np.array([len(completion[-1].content) / 10 for _, completion in chats], dtype=np.float32)
+
+
+def prompt(text, split=Split.TRAIN):
+    return Prompt.create((Message("user", text),), split=split)
+
+
+def answers(of, *texts):
+    return [Completion.create(of.id, (Message("assistant", text),), "p") for text in texts]
+
+
+def comparison(of, *texts):
+    return Comparison.create(of, answers(of, *texts))
+
+
+def add(store, *comparisons):
+    with store.write() as conn:
+        insert_comparisons(store, conn, comparisons, source="test")
+
+
+def judge(store, said):
+    """One rater answers everything in the queue; `said` makes an answer of the texts in canonical order."""
+    rater = people.add(store, f"r-{uuid.uuid4().hex[:6]}", Role.RATER)
+    while (lease := queue.lease(store, rater.id)) is not None:
+        queue.submit(store, lease.id, rater.id, said(lease.comparison), idempotency_key=lease.id)
+
+
+def prefers(word):
+    def said(comparison):
+        order = sorted(comparison.completions, key=lambda c: word not in c.text)
+        return Answer(Verdict.RANKED, tuple((c.id,) for c in order))
+
+    return said
+
+
+def tie(comparison):
+    return Answer(Verdict.RANKED, (tuple(c.id for c in comparison.completions),))
+
+
+TRAIN, HELD = prompt("train me"), prompt("hold me out", Split.HELDOUT)
+
+
+def test_people_who_prefer_a_side_make_a_pair_and_heldout_ones_never_do(sqlite_store):
+    add(sqlite_store, comparison(TRAIN, "good one", "bad one"), comparison(HELD, "good two", "bad two"))
+    judge(sqlite_store, prefers("good"))
+    pairs = human_pairs(sqlite_store)
+    assert [(p.chosen.text, p.rejected.text, p.label_source) for p in pairs] == [("good one", "bad one", "human")]
+
+
+def test_ties_make_no_pair(sqlite_store):
+    add(sqlite_store, comparison(TRAIN, "a", "b"))
+    judge(sqlite_store, tie)
+    with pytest.raises(BadInput, match="preferred side"):
+        pairs_for_dpo(sqlite_store)
+
+
+def test_the_model_pairs_best_with_worst_where_they_are_far_enough_apart():
+    near = prompt("near")
+    fresh = [*answers(TRAIN, "x" * 5, "x" * 30, "x" * 20), *answers(near, "y" * 5, "y" * 6)]
+    pairs = model_pairs(Longer(), [TRAIN, near], fresh, least_margin=0.5)
+    assert [(len(p.chosen.text), len(p.rejected.text), p.label_source) for p in pairs] == [(30, 5, "model")]
+    assert pairs[0].margin == pytest.approx(2.5)
+
+
+def test_without_fresh_ones_what_the_router_accepted_is_paired_and_both_sources_take_turns(sqlite_store):
+    add(sqlite_store, *(comparison(prompt(f"judged {i}"), "good", "bad") for i in range(3)))
+    judge(sqlite_store, prefers("good"))
+    waiting = [comparison(prompt(f"waiting {i}"), "long " * 10, "short") for i in range(3)]
+    refused = prompt("sent to raters")
+    add(sqlite_store, *waiting, comparison(refused, "long " * 10, "short"))
+    apply_routings(sqlite_store, [Routing(c.id, Route.AUTO, Route.AUTO, "sure") for c in waiting])
+    pairs = pairs_for_dpo(sqlite_store, Longer(), limit=4)
+    assert [p.label_source for p in pairs] == ["human", "model", "human", "model"]
+    assert pairs == pairs_for_dpo(sqlite_store, Longer(), limit=4)
+    assert len(pairs_for_dpo(sqlite_store, Longer())) == 6
+    assert refused.id not in {p.prompt.id for p in pairs_for_dpo(sqlite_store, Longer())}
+
+
+def test_what_people_judged_is_not_paired_again_by_the_model(sqlite_store):
+    add(sqlite_store, comparison(TRAIN, "good", "much longer but bad"))
+    judge(sqlite_store, prefers("good"))
+    pairs = pairs_for_dpo(sqlite_store, Longer(), answers(TRAIN, "good", "much longer but bad"))
+    assert [p.label_source for p in pairs] == ["human"]
+
+
+def test_fresh_completions_of_heldout_prompts_are_refused(sqlite_store):
+    add(sqlite_store, comparison(HELD, "a", "b"))
+    with pytest.raises(BadInput, match=HELD.id):
+        pairs_for_dpo(sqlite_store, Longer(), answers(HELD, "x", "x" * 50))
+
+
+def test_a_prompt_that_claims_to_be_for_training_is_refused_by_its_family(sqlite_store):
+    add(sqlite_store, comparison(HELD, "a", "b"))
+    disguised = prompt("  HOLD me   out", Split.TRAIN)
+    refuse_heldout([disguised])
+    with pytest.raises(BadInput, match=disguised.id):
+        refuse_heldout([disguised], sqlite_store)
+
+
+def pairs_of(chats):
+    return [Pair(p, *answers(p, good, bad), label_source="human") for p, good, bad in chats]
+
+
+def test_rows_are_trls_and_pairs_that_are_too_long_are_counted(tiny_model):
+    from rlhf_hitl.models import load_tokenizer
+
+    pairs = pairs_of([(TRAIN, "yes", "no"), (prompt("b"), "yes " * 200, "no")])
+    rows, too_long = dataset(pairs, load_tokenizer(tiny_model), 64)
+    assert too_long == 1
+    assert rows[0] == {
+        "prompt": [{"role": "user", "content": "train me"}],
+        "chosen": [{"role": "assistant", "content": "yes"}],
+        "rejected": [{"role": "assistant", "content": "no"}],
+        "label_source": "human",
+        "prompt_id": TRAIN.id,
+    }
+
+
+def settings(policy, out, **more):
+    base = {"policy": str(policy), "out": str(out), "use_cpu": True, "bf16": False, "seed": 1}
+    return DPOSettings(**(base | more))
+
+
+def ascii_share(completions):
+    return float(np.mean([10 * sum(x.isascii() for x in c.text) / max(len(c.text), 1) for c in completions]))
+
+
+@pytest.fixture(scope="module")
+def policy(tiny_model, tmp_path_factory):
+    """The tiny model with an output layer of its own: with the tied one an adapter cannot move the logits far."""
+    import torch
+    from transformers import LlamaForCausalLM
+
+    from rlhf_hitl.models import load_policy
+
+    folder = tmp_path_factory.mktemp("policy")
+    shutil.copytree(tiny_model, folder, dirs_exist_ok=True)
+    config = load_policy(tiny_model).config
+    config.tie_word_embeddings = False
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(config)
+    model.lm_head.weight.data.mul_(8)
+    model.save_pretrained(folder)
+    return folder
+
+
+def test_it_raises_the_mean_reward_of_heldout_prompts(policy, tmp_path, capsys):
+    """The policy's own answers, paired by how much of them is ASCII."""
+    train = [prompt(f"seen number {i}") for i in range(400)]
+    heldout = [prompt(f"unseen number {i}", Split.HELDOUT) for i in range(60)]
+
+    class Ascii:
+        def rewards(self, chats):
+            return np.array([ascii_share([Completion("", "", c, "")]) for _, c in chats], dtype=np.float32)
+
+    fresh = sample_completions(policy, train, [Sampling(1.0, 1.0, 8, seed=0, count=8)], batch_size=200)
+    pairs = model_pairs(Ascii(), train, fresh, least_margin=0.5)
+    assert len(pairs) > 300
+
+    def mean_reward(path):
+        return ascii_share(sample_completions(path, heldout, [Sampling(1.0, 1.0, 8, seed=1, count=4)], batch_size=240))
+
+    before = mean_reward(policy)
+    out = tmp_path / "tuned"
+    figures = train_dpo(
+        settings(policy, out, learning_rate=1e-2, num_train_epochs=2, per_device_train_batch_size=8, beta=1.0), pairs
+    )
+    assert mean_reward(out) > before + 0.5  # the standard error of either mean is about 0.12
+    assert figures["model_pairs"] == len(pairs)
+    card = json.loads((out / CARD).read_text())
+    assert card["history"][-1]["rewards/accuracies"] > 0.7
+    assert str(tmp_path) not in json.dumps({k: v for k, v in card["settings"].items() if k != "policy"})
+    assert capsys.readouterr().out == ""  # stdout belongs to --json
+
+
+def test_training_refuses_heldout_pairs_taken_folders_and_nothing_that_fits(tiny_model, tmp_path):
+    good = pairs_of([(TRAIN, "yes", "no")])
+    with pytest.raises(BadInput, match="train split"):
+        train_dpo(settings(tiny_model, tmp_path / "a"), pairs_of([(HELD, "yes", "no")]))
+    with pytest.raises(BadInput, match="not there yet"):
+        train_dpo(settings(tiny_model, tiny_model), good)
+    with pytest.raises(BadInput, match="max_length"):
+        train_dpo(settings(tiny_model, tmp_path / "a", max_length=2), good)
+    assert list(tmp_path.iterdir()) == []
+
+
+# The commands.
+
+
+@pytest.fixture
+def judged(sqlite_store, tiny_model, tmp_path, monkeypatch):
+    """A store with people's judgments and a reward model trained on them; gives its URL."""
+    from rlhf_hitl.reward.features import Backbone
+    from rlhf_hitl.reward.training.train import train_head
+
+    monkeypatch.chdir(tmp_path)
+    add(sqlite_store, *(comparison(prompt(f"hello {i}", Split.TRAIN), f"good {i}", f"bad {i}") for i in range(12)))
+    judge(sqlite_store, prefers("good"))
+    add(sqlite_store, *(comparison(prompt(f"waiting {i}", Split.TRAIN), "good", "bad") for i in range(4)))
+    train_head(sqlite_store, Backbone(str(tiny_model)), tmp_path / "workspace")
+    return f"sqlite:///{tmp_path}/preferences.db"
+
+
+def run(*arguments):
+    from rlhf_hitl.cli import app, policy  # noqa: F401  (importing registers the commands)
+
+    return CliRunner().invoke(app, [str(a) for a in arguments])
+
+
+def test_train_dpo_makes_a_policy_that_loads(judged, tiny_model, tmp_path):
+    from rlhf_hitl.models import load_policy
+
+    out = tmp_path / "tuned"
+    done = run(
+        "train-dpo", "--store", judged, "--policy", tiny_model, "--out", out, "--set", "use_cpu=true", "--set",
+        "least_margin=0", "--set", "learning_rate=1e-3", "--json",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    said = json.loads(done.stdout)
+    assert said["policy"] == str(out)
+    assert said["human_pairs"] == 12
+    assert said["model_pairs"] > 0
+    assert load_policy(out).config.hidden_size == 64
+
+
+def test_train_ppo_makes_a_policy_with_the_newest_reward_model_as_judge(judged, tiny_model, tmp_path):
+    from rlhf_hitl.models import load_policy
+
+    out = tmp_path / "tuned"
+    done = run(
+        "train-ppo", "--store", judged, "--policy", tiny_model, "--out", out, "--set", "steps=2", "--set",
+        "max_new_tokens=6", "--set", "rollouts=8", "--json",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    said = json.loads(done.stdout)
+    history = json.loads((out / CARD).read_text())["history"]
+    assert [said["first"], said["last"]] == history
+    assert history[0]["kl"] == pytest.approx(0, abs=1e-4), "the first answers are the untouched policy's"
+    assert all(np.isfinite(list(step.values())).all() for step in history)
+    assert load_policy(out).config.hidden_size == 64
+
+
+def test_a_setting_that_is_not_known_and_a_missing_file_are_named(judged, tiny_model, tmp_path):
+    (tmp_path / "bad.yaml").write_text("no_such_setting: 1\n")
+    for arguments, named in (
+        (["--config", tmp_path / "bad.yaml"], "no_such_setting"),
+        (["--config", tmp_path / "none.yaml"], "none.yaml"),
+        (["--set", "steps"], "--set steps"),
+        (["--set", "steps=many"], "many"),
+        (["--set", "no_such=1"], "no_such"),
+        (["--reward-model", "m_nobody"], "m_nobody"),
+        (["--policy", tmp_path / "nowhere"], "nowhere"),
+    ):
+        done = run("train-ppo", "--store", judged, "--policy", tiny_model, "--out", tmp_path / "out", *arguments)
+        assert done.exit_code == 2, (arguments, done.output)
+        assert named in done.stderr.strip().splitlines()[-1]
+        assert not (tmp_path / "out").exists()

@@ -1,0 +1,250 @@
+"""Sampling: reproducible, whatever else is in the batch; and comparisons of what was sampled."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from rlhf_hitl.errors import BadInput
+from rlhf_hitl.policy.generation import (
+    Draw,
+    Sampling,
+    _nucleus,
+    answer_text,
+    comparisons_of,
+    eos_ids,
+    generate,
+    make_comparisons,
+    prompt_ids,
+    sample_ids,
+)
+from rlhf_hitl.types import Completion, Message, Prompt, Split, messages
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model):
+    from rlhf_hitl.models import load_policy
+
+    return load_policy(tiny_model, torch.float32)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(tiny_model):
+    from rlhf_hitl.models import load_tokenizer
+
+    return load_tokenizer(tiny_model)
+
+
+def prompt(text="hello", split=Split.TRAIN):
+    return Prompt.create((Message("user", text),), split=split)
+
+
+PROMPTS = [prompt("hi"), prompt("what is the capital of france"), prompt("please write a short poem " * 4)]
+
+
+def texts(model, tokenizer, prompts, samplings, batch_size):
+    return {
+        (c.prompt_id, c.sampling["seed"]): c.text
+        for c in generate(model, tokenizer, prompts, samplings, batch_size, policy="tiny")
+    }
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.9])
+def test_a_completion_does_not_depend_on_its_batch(model, tokenizer, top_p):
+    sampling = Sampling(1.0, top_p, 12, seed=3)
+    together = texts(model, tokenizer, PROMPTS, [sampling], 8)
+    alone = {}
+    for one in PROMPTS:
+        alone |= texts(model, tokenizer, [one], [sampling], 1)
+    assert together == alone
+    assert len(together) == 3
+
+
+def test_greedy_tokens_are_the_likeliest_ones_whatever_is_in_the_batch(model, tokenizer):
+    ids = [prompt_ids(tokenizer, p.messages) for p in PROMPTS]
+    together = sample_ids(model, ids, [Draw(0, 1, 6, 0)] * 3, eos=set(), pad=0)
+    for one, row in zip(ids, together):
+        assert sample_ids(model, [one], [Draw(0, 1, 6, 9)], eos=set(), pad=0) == [row]
+        with torch.no_grad():
+            logits = model(input_ids=torch.tensor([[*one, *row]])).logits[0]
+        assert logits.argmax(-1)[len(one) - 1 : -1].tolist() == row
+
+
+def test_a_seed_draws_the_same_again_and_another_seed_something_else(model, tokenizer):
+    def draw(seed):
+        return sorted(texts(model, tokenizer, PROMPTS, [Sampling(1.0, 1.0, 12, seed, count=2)], 4).values())
+
+    assert draw(1) == draw(1)
+    assert draw(1) != draw(2)
+
+
+def test_sampled_tokens_follow_the_models_distribution(model, tokenizer):
+    ids = prompt_ids(tokenizer, PROMPTS[0].messages)
+    with torch.no_grad():
+        expected = (model(input_ids=torch.tensor([ids])).logits[0, -1] / 0.3).softmax(-1)
+    n = 4000
+    draws = [Draw(0.3, 1.0, 1, seed) for seed in range(n)]
+    rows = sample_ids(model, [ids] * n, draws, eos={1}, pad=0)
+    seen = torch.bincount(torch.tensor([r[0] for r in rows]), minlength=len(expected)) / n
+    # For each token: five standard errors of a share, and one count.
+    assert bool(((seen - expected).abs() < 5 * (expected * (1 - expected) / n).sqrt() + 1 / n).all())
+
+
+def test_the_nucleus_is_the_likeliest_tokens_that_reach_top_p():
+    probabilities = torch.tensor([[0.1, 0.5, 0.05, 0.35], [0.97, 0.01, 0.01, 0.01]])
+    values, order = _nucleus(probabilities, torch.tensor([[0.8], [0.8]]))
+    kept = [sorted(order[i][values[i] > 0].tolist()) for i in (0, 1)]
+    assert kept == [[1, 3], [0]]
+
+
+def test_a_wide_nucleus_is_found_whole():
+    flat = torch.full((1, 5000), 1 / 5000)
+    values, _ = _nucleus(flat, torch.tensor([[0.9]]))
+    assert int((values > 0).sum()) == pytest.approx(4500, abs=2)
+
+
+def test_answers_end_at_their_eos_even_where_pad_is_eos(model, tokenizer):
+    ids = [prompt_ids(tokenizer, p.messages) for p in PROMPTS] * 8
+    draws = [Draw(1.0, 1.0, 40, seed) for seed in range(len(ids))]
+    eos = eos_ids(model, tokenizer)
+    end = next(iter(eos))
+    rows = sample_ids(model, ids, draws, eos=eos, pad=end)
+    assert rows == sample_ids(model, ids, draws, eos=eos, pad=0)
+    assert any(len(r) < 40 for r in rows)
+    for row in rows:
+        assert end not in row[:-1]
+        assert len(row) == 40 or row[-1] == end
+
+
+def test_a_row_stops_at_its_own_limit(model, tokenizer):
+    ids = prompt_ids(tokenizer, PROMPTS[0].messages)
+    rows = sample_ids(model, [ids, ids], [Draw(0, 1, 2, 0), Draw(0, 1, 5, 0)], eos=set(), pad=0)
+    assert [len(r) for r in rows] == [2, 5]
+    assert rows[1][:2] == rows[0]
+
+
+def test_completions_say_how_they_were_sampled_and_carry_no_special_tokens(model, tokenizer):
+    made = list(generate(model, tokenizer, PROMPTS, [Sampling(1.0, 1.0, 60, 5, count=16)], 48, policy="tiny"))
+    assert {c.policy for c in made} == {"tiny"}
+    assert {c.sampling["finish"] for c in made} == {"eos", "length"}
+    for c in made:
+        assert set(c.sampling) == {
+            "temperature", "top_p", "max_new_tokens", "seed", "finish", "tokens", "model",
+        }  # fmt: skip
+        assert c.sampling["finish"] == "eos" or c.sampling["tokens"] == 60
+        assert "<|end|>" not in c.text
+        assert "<|pad|>" not in c.text
+    assert answer_text(tokenizer, [*tokenizer("hello")["input_ids"], 1], {1}) == "hello"
+
+
+def test_completions_of_a_prompt_all_differ_and_what_cannot_is_left_out(model, tokenizer, capsys):
+    many = Sampling(1.0, 1.0, 1, count=400)  # of one token each: more than there are tokens
+    made = list(generate(model, tokenizer, [PROMPTS[0]], [many], 400, policy="tiny"))
+    assert len({c.text for c in made}) == len(made)
+    assert all(c.text for c in made)
+    assert f"{400 - len(made)} completions left out" in capsys.readouterr().err
+
+
+def test_a_prompt_without_room_for_an_answer_is_left_out_and_named(model, tokenizer, capsys):
+    long = prompt("hello " * 1100)
+    made = list(generate(model, tokenizer, [long, PROMPTS[0]], [Sampling(1.0, 1.0, 4)], 4, policy="tiny"))
+    assert [c.prompt_id for c in made] == [PROMPTS[0].id]
+    assert long.id in capsys.readouterr().err
+
+
+def completions(of, *said):
+    return [Completion.create(of.id, (Message("assistant", text),), "p") for text in said]
+
+
+def test_comparisons_use_every_distinct_completion():
+    one = PROMPTS[0]
+    pairs = make_comparisons(one, completions(one, "a", "b", "c", "d"))
+    assert sorted(c.text for x in pairs for c in x.completions) == ["a", "b", "c", "d"]
+    three = make_comparisons(one, completions(one, "a", "b", "c"))
+    assert len(three) == 2
+    assert {c.text for x in three for c in x.completions} == {"a", "b", "c"}
+    assert make_comparisons(one, completions(one, "a", "a")) == []
+    assert [len(x.completions) for x in make_comparisons(one, completions(one, *"abcdef"), k=3)] == [3, 3]
+
+
+def test_comparisons_of_many_prompts_stay_within_their_prompt():
+    mixed = completions(PROMPTS[0], "a", "b") + completions(PROMPTS[1], "c", "d")
+    found = comparisons_of(PROMPTS, mixed[::2] + mixed[1::2], overlap=2)
+    assert len(found) == 2
+    assert all(c.prompt_id == x.prompt.id for x in found for c in x.completions)
+    assert {x.overlap for x in found} == {2}
+
+
+@pytest.mark.parametrize(
+    "bad", [{"temperature": -1}, {"top_p": 0}, {"top_p": 1.5}, {"max_new_tokens": 0}, {"count": 0}]
+)
+def test_a_sampling_that_cannot_be_is_refused(bad):
+    with pytest.raises(BadInput):
+        Sampling(**bad)
+
+
+# The command.
+
+
+def run(*arguments):
+    from rlhf_hitl.cli import app, policy  # noqa: F401  (importing registers the commands)
+
+    return CliRunner().invoke(app, [str(a) for a in arguments])
+
+
+def test_the_command_adds_comparisons_to_the_store(sqlite_store, tmp_path, tiny_model):
+    from rlhf_hitl.store.comparisons import find_comparisons, insert_prompts
+
+    with sqlite_store.write() as conn:
+        insert_prompts(sqlite_store, conn, PROMPTS)
+    url = f"sqlite:///{tmp_path}/preferences.db"
+    done = run(
+        "generate", "--store", url, "--policy", tiny_model, "--completions", 3, "--temperature", 1.0, "--temperature",
+        0.9, "--max-new-tokens", 6, "--json",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout) == {"prompts": 3, "completions": 9, "comparisons": 6, "new": 6}
+    found = list(find_comparisons(sqlite_store))
+    assert len(found) == 6
+    of_first = {c.id: c for made in found if made.prompt.id == PROMPTS[0].id for c in made.completions}
+    assert sorted(c.sampling["temperature"] for c in of_first.values()) == [0.9, 1.0, 1.0]
+    assert found[0].completions[0].policy == tiny_model.name
+
+
+def test_the_command_reads_and_writes_files(tmp_path, tiny_model):
+    asked = [{"messages": [{"role": "user", "content": f"hello {i}"}], "tags": {"n": str(i)}} for i in range(3)]
+    (tmp_path / "p.jsonl").write_text("\n".join(json.dumps(a) for a in asked))
+    done = run(
+        "generate", "--policy", tiny_model, "--prompts", tmp_path / "p.jsonl", "--out", tmp_path / "o.jsonl",
+        "--completions", 2, "--temperature", 1, "--max-new-tokens", 4, "--limit", 2,
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    rows = [json.loads(line) for line in (tmp_path / "o.jsonl").read_text().splitlines()]
+    assert [{k: r[k] for k in ("messages", "tags")} for r in rows] == asked[:2]
+    for row in rows:
+        assert len({messages(c["messages"]) for c in row["completions"]}) == 2
+
+
+def test_bad_input_is_one_line_and_writes_nothing(tmp_path, tiny_model):
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text('{"messages": [{"role": "user", "content": "x"}]}\n{"messages": [{"role": 1}]}\n')
+    good = tmp_path / "good.jsonl"
+    good.write_text('{"messages": [{"role": "user", "content": "x"}]}')
+    out = tmp_path / "o.jsonl"
+    for arguments, named in (
+        (["--prompts", bad, "--out", out], "bad.jsonl:2: messages"),
+        (["--prompts", tmp_path / "none.jsonl", "--out", out], "none.jsonl"),
+        (["--split", "test"], "--split test"),
+        (["--backend", "other"], "--backend other"),
+        (["--policy", tmp_path / "nowhere", "--prompts", good, "--out", out], "nowhere"),
+        (["--prompts", good], "none.db"),
+        (["--temperature", 1, "--temperature", 2, "--completions", 1], "--completions 1"),
+    ):
+        done = run("generate", "--store", f"sqlite:///{tmp_path}/none.db", "--policy", tiny_model, *arguments)
+        assert done.exit_code == 2, (arguments, done.output)
+        assert named in done.stderr
+        assert len(done.stderr.strip().splitlines()) == 1
+        assert not out.exists()

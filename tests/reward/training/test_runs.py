@@ -1,0 +1,218 @@
+"""A run of full reward training: killed and resumed, on two processes, gone wrong, drawn."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from accelerate.commands.config import load_config_from_file
+from accelerate.utils import DistributedType
+from datasets import DatasetDict, load_from_disk
+from safetensors.numpy import load_file
+
+from checkout import ROOT
+from rlhf_hitl.arguments import parse
+from rlhf_hitl.cli.policy import launch_processes
+from rlhf_hitl.errors import BadInput
+from rlhf_hitl.formats.export import export
+from rlhf_hitl.reward.evaluation.evaluate import evaluate
+from rlhf_hitl.reward.model import load
+from rlhf_hitl.reward.seen_prompts import Seen
+from rlhf_hitl.reward.training.checkpoints import is_whole, latest
+from rlhf_hitl.reward.training.full import (
+    FullConfig,
+    ModelConfig,
+    build_trainer,
+    finish,
+    refuse_frozen_head,
+    train,
+)  # fmt: skip
+from rlhf_hitl.reward.training.labelled_pairs import labelled_pairs
+from rlhf_hitl.types import Split, messages, prompt_family
+
+SCRIPT = ROOT / "scripts" / "train_reward.py"
+ENV = os.environ | {"OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture
+def flags(judged_store, tiny_model, tmp_path):
+    """Flags of a run of a few dozen steps, with dropout-free maths and a checkpoint every third step."""
+    export(judged_store, tmp_path / "export")
+    return {
+        "dataset": tmp_path / "export", "output_dir": tmp_path / "out", "model_name_or_path": tiny_model,
+        "max_length": 64, "learning_rate": 3e-3, "num_train_epochs": 4, "per_device_train_batch_size": 8,
+        "logging_steps": 2, "eval_strategy": "epoch", "save_strategy": "steps", "save_steps": 3, "report_to": "none",
+        "bf16": "false",
+    }  # fmt: skip
+
+
+def listed(flags: dict) -> list[str]:
+    return [text for name, value in flags.items() for text in (f"--{name}", str(value))]
+
+
+def run(command: list[str], **more) -> None:
+    done = subprocess.run(command, env=ENV, capture_output=True, text=True, timeout=200, check=False, **more)
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+def weights(folder: Path) -> dict[str, np.ndarray]:
+    return load_file(folder / "model.safetensors")
+
+
+def furthest(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> float:
+    assert a.keys() == b.keys()
+    return max(float(np.abs(a[k] - b[k]).max()) for k in a)
+
+
+@pytest.mark.timeout(300)
+def test_a_run_that_is_killed_and_resumed_ends_with_the_same_weights(flags, tmp_path):
+    """Killed outright, at a moment nobody chose; what was half written is passed over."""
+    seed = random.randrange(2**32)
+    print(f"seed {seed}")  # says, where it fails, when that was
+    chance = random.Random(seed)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    run([sys.executable, str(SCRIPT), *listed(flags | {"output_dir": whole})])
+    again = [sys.executable, str(SCRIPT), *listed(flags | {"output_dir": killed, "resume_from_checkpoint": "latest"})]
+    wanted, after = chance.choice([3, 6, 9, 12]), chance.uniform(0, 0.1)
+    with subprocess.Popen(again, env=ENV, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        deadline = time.monotonic() + 200
+        while not (killed / f"checkpoint-{wanted}").is_dir():
+            assert process.poll() is None, "it ended before it was killed"
+            assert time.monotonic() < deadline
+            time.sleep(0.002)
+        time.sleep(after)
+        process.send_signal(signal.SIGKILL)
+    assert not (killed / "reward_model.json").exists()
+    run(again)
+    assert furthest(weights(whole), weights(killed)) < 1e-6
+    assert (
+        json.loads((whole / "reward_model.json").read_text())["id"]
+        == json.loads((killed / "reward_model.json").read_text())["id"]
+    )
+
+
+def test_only_whole_checkpoints_are_resumed_from(flags, tmp_path):
+    out = tmp_path / "out"
+    for step, state in ((3, "{}"), (12, '{"half'), (21, None)):
+        (out / f"checkpoint-{step}").mkdir(parents=True)
+        if state is not None:
+            (out / f"checkpoint-{step}" / "trainer_state.json").write_text(state)
+    assert [is_whole(out / f"checkpoint-{step}") for step in (3, 12, 21)] == [True, False, False]
+    assert latest(out) == out / "checkpoint-3"
+    (out / "checkpoint-3" / "rng_state_0.pth").touch()
+    assert is_whole(out / "checkpoint-3")
+    assert not is_whole(out / "checkpoint-3", processes=2)  # the second was killed before it had written its own
+    config, model_config = parse(
+        (FullConfig, ModelConfig), listed(flags | {"resume_from_checkpoint": out / "checkpoint-12"})
+    )
+    with pytest.raises(BadInput, match="whole checkpoint"):
+        train(build_trainer(config, model_config), config)
+
+
+def test_a_training_that_is_told_to_end_leaves_nothing_half_made(judged_store, tiny_model, tmp_path):
+    command = [sys.executable, "-m", "rlhf_hitl", "train-reward", "--backend", "full", "--backbone", str(tiny_model)]
+    env = ENV | {"RLHF_HITL_STORE": judged_store.url, "RLHF_HITL_WORKSPACE": str(tmp_path / "workspace")}
+    with subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 100
+        while not list(tmp_path.glob("workspace/*/dataset")) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        process.terminate()
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert said.splitlines()[-1] == "error: interrupted"
+    assert not list(tmp_path.glob("workspace/*/dataset"))
+
+
+@pytest.mark.timeout(300)
+def test_two_processes_see_the_losses_that_one_does(flags, tmp_path):
+    """The same batches of 16 pairs, all on one process or half on each."""
+    rows = load_from_disk(str(flags["dataset"]))
+    DatasetDict(train=rows["train"].select(range(64)), calibration=rows["calibration"].select(range(16))).save_to_disk(
+        tmp_path / "even"
+    )
+    flags |= {"save_strategy": "epoch", "logging_steps": 1, "num_train_epochs": 2, "dataset": tmp_path / "even"}
+    logged = {}
+    for processes, batch in ((1, 16), (2, 8)):
+        out = tmp_path / str(processes)
+        given = listed(flags | {"output_dir": out, "per_device_train_batch_size": batch})
+        if processes == 1:
+            run([sys.executable, str(SCRIPT), *given])
+        else:
+            launch_processes("rlhf_hitl.scripts.train_reward", given, processes, {"OMP_NUM_THREADS": "1"})
+        newest = latest(out)
+        assert newest is not None
+        logged[processes] = json.loads((newest / "trainer_state.json").read_text())["log_history"]
+    seen = [[row["loss"] for row in logged[n] if "loss" in row] for n in (1, 2)]
+    assert len(seen[0]) > 6
+    assert seen[0][-1] < 0.9 * seen[0][0]
+    assert seen[1] == pytest.approx(seen[0], abs=1e-3)
+    for name in ("eval_loss", "eval_accuracy", "accuracy", "margin", "grad_norm"):
+        one, two = ([row[name] for row in logged[n] if name in row] for n in (1, 2))
+        assert two == pytest.approx(one, abs=2e-3, rel=1e-2), name
+
+
+def test_a_loss_that_is_no_number_stops_the_run_and_says_what_to_do(flags):
+    config, model_config = parse((FullConfig, ModelConfig), listed(flags))
+    trainer = build_trainer(config, model_config)
+    torch.nn.init.constant_(trainer.model.score.weight, float("inf"))
+    with pytest.raises(BadInput, match=r"loss nan at step 0.*learning_rate"):
+        trainer.train()
+
+
+def test_a_score_head_that_would_stay_as_it_is_is_refused(flags):
+    trainer = build_trainer(*parse((FullConfig, ModelConfig), listed(flags)))
+    refuse_frozen_head(trainer.model)
+    trainer.model.score.weight.requires_grad_(False)
+    with pytest.raises(BadInput, match="a score head that is frozen"):
+        refuse_frozen_head(trainer.model)
+
+
+def test_a_full_model_says_what_it_started_from_and_has_seen_and_no_path_of_this_machine(
+    flags, judged_store, tiny_model, tmp_path
+):
+    config, model_config = parse((FullConfig, ModelConfig), listed(flags | {"save_strategy": "no", "max_steps": 1}))
+    trainer = build_trainer(config, model_config)
+    train(trainer, config)
+    assert finish(trainer, config, tmp_path / "model", tmp_path) is not None
+    for name in ("README.md", "reward_model.json"):
+        said = (tmp_path / "model" / name).read_text()
+        assert tiny_model.name in said
+        assert str(tmp_path) not in said
+    (tmp_path / "model").rename(tmp_path / "elsewhere")
+    model = load(tmp_path / "elsewhere")
+    assert model.backend == "full"
+    rows = load_from_disk(str(flags["dataset"]))
+    told, asked = ({prompt_family(messages(r["prompt"])) for r in rows[split]} for split in ("train", "calibration"))
+    assert model.seen == Seen.of(told, asked)  # whoever trained it, a replay leaves these out
+    found, _ = evaluate(model, judged_store, split=Split.TRAIN)
+    assert found.trained_on == len(labelled_pairs(judged_store, Split.TRAIN))
+
+
+def test_a_run_is_drawn_and_a_tracker_that_is_missing_is_named(flags, tmp_path):
+    config, model_config = parse((FullConfig, ModelConfig), listed(flags | {"save_strategy": "no"}))
+    trainer = build_trainer(config, model_config)
+    train(trainer, config)
+    drawn = (tmp_path / "out" / "training.svg").read_text()
+    assert "<svg" in drawn
+    assert {"loss", "eval_loss", "eval_accuracy"} <= {key for row in trainer.state.log_history for key in row}
+    with pytest.raises(BadInput, match="pip install swanlab"):
+        build_trainer(*parse((FullConfig, ModelConfig), listed(flags | {"report_to": "swanlab"})))
+    with pytest.raises(BadInput, match="report_to tensorbord: expected a tracker: none, tensorboard"):
+        build_trainer(*parse((FullConfig, ModelConfig), listed(flags | {"report_to": "tensorbord"})))
+
+
+@pytest.mark.parametrize("kind", ["MULTI_GPU", "FSDP", "DEEPSPEED"])
+def test_accelerate_reads_the_files_for_several_gpus(kind):
+    files = sorted((SCRIPT.parent.parent / "configs" / "accelerate").glob("*.yaml"))
+    read = {load_config_from_file(str(f)).distributed_type: f for f in files}
+    named = read[DistributedType(kind)].read_text().splitlines()[1]
+    assert f"--config_file configs/accelerate/{read[DistributedType(kind)].name} scripts/train_reward.py" in named

@@ -1,0 +1,254 @@
+"""Routing: who decides, on what ground, and what a rater then sees."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from rlhf_hitl import simulate
+from rlhf_hitl.config import Settings
+from rlhf_hitl.errors import BadInput
+from rlhf_hitl.kpis import report
+from rlhf_hitl.reward.features import Backbone
+from rlhf_hitl.reward.training.train import train_head
+from rlhf_hitl.routing.router import Policy, decide, route_pool, score_pool
+from rlhf_hitl.routing.threshold import Threshold
+from rlhf_hitl.store import people, queue
+from rlhf_hitl.store.comparisons import find_comparisons, insert_comparisons
+from rlhf_hitl.store.judgments import read_judgments
+from rlhf_hitl.store.reward_models import RewardModelRecord, add_reward_model
+from rlhf_hitl.store.routings import Routing, apply_routings, read_routings
+from rlhf_hitl.store.scores import insert_scores, read_scores
+from rlhf_hitl.types import Answer, Comparison, Completion, Message, Prompt, Role, Route, Score, Split, Verdict
+
+SURE = Threshold(0.8, 0.1, 50, 0, 60, 0.1, 0.05)
+
+
+def comparison(i, split=Split.TRAIN):
+    prompt = Prompt.create((Message("user", f"prompt {i}"),), split=split)
+    pair = [Completion.create(prompt.id, (Message("assistant", t),), "p") for t in ("one", "two")]
+    return Comparison.create(prompt, pair)
+
+
+def score(of: Comparison, probability: float, margin=1.0, uncertainty=0.5):
+    a, b = (c.id for c in of.completions)
+    return Score(of.id, "m", a, b, margin, uncertainty, probability)
+
+
+def routes(decisions):
+    return {d.comparison_id: d.route for d in decisions}
+
+
+def test_the_sure_are_accepted_and_the_unsure_go_to_people():
+    sure, unsure = comparison(1), comparison(2)
+    pool = {c.id: c for c in (sure, unsure)}
+    found = decide([score(sure, 0.9), score(unsure, 0.7)], pool, SURE, Policy(control_share=0), 1)
+    assert routes(found) == {sure.id: Route.AUTO, unsure.id: Route.HUMAN}
+    assert "0.700 is below 0.800" in found[1].reason
+
+
+def test_prompts_that_measure_the_model_are_never_accepted_by_it():
+    of = [comparison(i, split) for i, split in enumerate(Split)]
+    found = decide([score(c, 0.99) for c in of], {c.id: c for c in of}, SURE, Policy(control_share=0), 1)
+    assert [d.route for d in found] == [Route.AUTO if c.prompt.split is Split.TRAIN else Route.HUMAN for c in of]
+
+
+def test_the_control_share_is_drawn_at_random_and_remembers_where_it_would_have_gone():
+    of = [comparison(i) for i in range(2000)]
+    pool = {c.id: c for c in of}
+    scores = [score(c, 0.9 if i % 2 else 0.6) for i, c in enumerate(of)]
+    found = decide(scores, pool, SURE, Policy(control_share=0.2), 1)
+    control = [d for d in found if d.route is Route.CONTROL]
+    assert len(control) == pytest.approx(400, abs=60)
+    assert sum(d.proposed is Route.AUTO for d in control) == pytest.approx(len(control) / 2, abs=40)
+    later = decide(scores, pool, SURE, Policy(control_share=0.2), 2)
+    assert routes(found) == routes(later)  # what waits in the control arm is not drawn anew
+
+
+def test_raters_meet_first_what_teaches_most():
+    of = [comparison(i) for i in range(3)]
+    scores = [score(of[0], 0.6, 0.1, 0.01), score(of[1], 0.6, 0.1, 3.0), score(of[2], 0.6, 3.0, 0.5)]
+    found = {d.comparison_id: d for d in decide(scores, {c.id: c for c in of}, SURE, Policy(control_share=0), 1)}
+    assert found[of[1].id].place_in_line == 0
+
+
+def test_what_measures_the_model_does_not_stand_in_line_by_how_hard_it_is():
+    of = [comparison(i, Split.HELDOUT) for i in range(400)]
+    scores = [score(c, 0.6, 0.1, 3.0 * i / 400) for i, c in enumerate(of)]  # the later, the more it would teach
+    found = decide(scores, {c.id: c for c in of}, SURE, Policy(), 1)
+    first = sorted(range(400), key=lambda i: found[i].place_in_line)[:100]
+    assert np.mean(first) == pytest.approx(200, abs=40)
+
+
+@pytest.mark.parametrize("field", ["max_error", "delta"])
+@pytest.mark.parametrize("value", [0, 1, -0.1])
+def test_a_bound_that_is_no_share_is_refused(field, value):
+    with pytest.raises(BadInput, match="--" + field.replace("_", "-")):
+        Policy(**{field: value})
+
+
+@pytest.fixture
+def trained(sqlite_store, tiny_model, tmp_path):
+    """A store in which simulated raters judged 300 pairs, 60 more wait, and a head is trained."""
+    store, rng = sqlite_store, np.random.default_rng(0)
+
+    def add(n, start):
+        made = []
+        for i in range(start, start + n):
+            prompt = Prompt.create((Message("user", f"prompt {i}"),))
+            long = " ".join(f"word{k}" for k in rng.integers(0, 500, 60)) + "."
+            short = " ".join(["no"] * int(rng.integers(2, 12)))
+            pair = [Completion.create(prompt.id, (Message("assistant", t),), "p") for t in (long, short)]
+            made.append(Comparison.create(prompt, pair))
+        with store.write() as conn:
+            insert_comparisons(store, conn, made)
+
+    add(300, 0)
+    simulate.review(store, 300)
+    model = train_head(store, Backbone(str(tiny_model), dtype="float32"), tmp_path)
+    add(60, 300)
+    return store, model
+
+
+def test_scored_and_routed_comparisons_reach_raters_or_are_accepted(trained):
+    store, model = trained
+    assert score_pool(store, model).n == 60
+    assert score_pool(store, model).n == 0  # once is enough
+    routed = route_pool(store, model, Policy(max_error=0.2, delta=0.1, control_share=0.2), round=1)
+    assert sum(routed.counts.values()) == 60
+    assert routed.counts["auto"] > 10
+    assert routed.counts["control"] > 2
+    rater = people.add(store, "ann", Role.RATER).id
+    seen = []
+    while (lease := queue.lease(store, rater)) is not None:
+        seen.append(lease.comparison)
+        answer = simulate.answer(simulate.RATERS[0], lease.comparison)
+        queue.submit(store, lease.id, rater, answer)
+    assert len(seen) == routed.counts["human"] + routed.counts["control"]
+    assert all(c.route is not Route.AUTO for c in seen)
+    control_first = [c.route for c in seen]
+    assert control_first == sorted(control_first, key=lambda r: r is not Route.CONTROL)
+    judgment = next(read_judgments(store, rater_id=rater))
+    assert judgment.reward_model_id == model.id
+    assert judgment.route is Route.CONTROL
+
+
+def test_two_processes_score_what_one_does(trained, tmp_path):
+    store, model = trained
+    score_pool(store, model)
+    alone = {s.comparison_id: s for s in read_scores(store, model.id)}
+    with store.write() as conn:
+        conn.exec_driver_sql("DELETE FROM scores")
+    command = [sys.executable, "-m", "rlhf_hitl", "score", "--processes", "2", "--store", store.url, "--json"]
+    env = os.environ | {"OMP_NUM_THREADS": "1", "RLHF_HITL_WORKSPACE": str(tmp_path / "elsewhere")}  # an empty cache
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert json.loads(done.stdout) == {"reward_model_id": model.id, "scored": 60, "without_text": 0}
+    assert done.stderr.count("scored ") == 2  # a line each process
+    together = {s.comparison_id: s for s in read_scores(store, model.id)}
+    assert together.keys() == alone.keys()
+    for i, score in together.items():
+        assert (score.chosen, score.reward_model_id) == (alone[i].chosen, model.id)
+        assert score.margin == pytest.approx(alone[i].margin, abs=1e-5)
+        assert score.uncertainty == pytest.approx(alone[i].uncertainty, abs=1e-5)
+
+
+def test_parts_of_a_pool_are_the_pool(trained):
+    store, model = trained
+    assert sum(score_pool(store, model, part=i, parts=3).n for i in range(3)) == 60
+
+
+def test_a_comparison_with_an_empty_answer_is_left_to_raters_and_stops_nothing(trained):
+    store, model = trained
+    rater = people.add(store, "ann", Role.RATER).id
+    for split in (Split.CALIBRATION, Split.TRAIN):  # one that the threshold would be measured with, and one of the pool
+        prompt = Prompt.create((Message("user", f"say nothing, {split}"),), split=split)
+        answers = [Completion.create(prompt.id, (Message("assistant", t),), "p") for t in ("one", "two", " \n")]
+        odd = Comparison.create(prompt, answers)
+        with store.write() as conn:
+            insert_comparisons(store, conn, [odd])
+        while split is Split.CALIBRATION:
+            lease = queue.lease(store, rater)
+            best, *others = (c.id for c in lease.comparison.completions)
+            queue.submit(store, lease.id, rater, Answer(Verdict.RANKED, ((best,), tuple(others))))
+            if lease.comparison.id == odd.id:
+                break
+    waiting = {c.id for c in find_comparisons(store, judged=False)}
+    assert odd.id in waiting
+    scored = score_pool(store, model)
+    assert (scored.n, scored.without_text) == (len(waiting) - 1, 1)
+    assert score_pool(store, model).without_text == 1  # and said each time
+    routed = route_pool(store, model, Policy(max_error=0.2, delta=0.1, control_share=0))
+    assert {d.comparison_id for d in routed.decisions} == waiting - {odd.id}
+    seen = set()
+    while (lease := queue.lease(store, rater)) is not None:
+        seen.add(lease.comparison.id)
+        queue.submit(store, lease.id, rater, Answer(Verdict.ALL_BAD))
+    assert odd.id in seen
+    with pytest.raises(BadInput, match=f"comparison {odd.id}, completion ''"):
+        list(model.score([odd]))
+
+
+def test_a_bound_nobody_can_show_accepts_nothing_and_says_why(trained):
+    store, model = trained
+    score_pool(store, model)
+    routed = route_pool(store, model, Policy(max_error=0.001, control_share=0), round=1)
+    assert routed.counts == {"human": 60, "control": 0, "auto": 0}
+    assert "fewest" in routed.threshold.reason
+
+
+def test_the_five_figures_are_those_of_the_rows(trained):
+    store, model = trained
+    score_pool(store, model)
+    route_pool(store, model, Policy(max_error=0.2, delta=0.1, control_share=0.3), round=1)
+    simulate.review(store, 1000)
+    found = report(store, Settings(rater_price_per_hour=36.0, machine_price_per_hour=0.0))
+    routings = {r.comparison_id: r for r in read_routings(store)}
+    scores = {s.comparison_id: s for s in read_scores(store, model.id)}
+    judged = {j.comparison_id: j for j in read_judgments(store) if j.comparison_id in routings}
+    control = {
+        i: judged[i].answer.ranking[0][0] == scores[i].chosen
+        for i, r in routings.items()
+        if r.route is Route.CONTROL and len(judged[i].answer.ranking) == 2
+    }
+    assert found["accuracy_before_review"].value == pytest.approx(sum(control.values()) / len(control))
+    assert found["accuracy_before_review"].n == len(control)
+    assert found["intervention_rate"].value == pytest.approx(len(judged) / 60)
+    wrong = [i for i, right in control.items() if not right]
+    left = [i for i in wrong if routings[i].proposed is Route.AUTO]
+    expected = 1 - len(left) / len(wrong) if wrong else None
+    assert found["error_reduction"].value == (pytest.approx(expected) if wrong else None)
+    seconds = [j.answer.active_seconds for j in read_judgments(store)]
+    assert found["review_seconds"].value == pytest.approx(np.mean(seconds))
+    assert found["cost_per_comparison"].value == pytest.approx(sum(seconds) / 100 / 360)
+    assert found.simulated
+
+
+def test_a_model_that_ranks_four_as_the_raters_do_makes_no_error_in_the_report(sqlite_store):
+    store = sqlite_store
+    prompt = Prompt.create((Message("user", "rank four"),), split=Split.TRAIN)
+    four = [Completion.create(prompt.id, (Message("assistant", t),), "p") for t in ("a", "b", "c", "d")]
+    of = Comparison.create(prompt, four)
+    with store.write() as conn:
+        insert_comparisons(store, conn, [of])
+    model = RewardModelRecord("m", "head", "nowhere", "tiny", "sha256:0", False)
+    add_reward_model(store, model)
+    best_first = [c.id for c in four]
+    insert_scores(store, [Score(of.id, "m", best_first[0], best_first[1], 1.0, 0.1, 0.7)])
+    apply_routings(store, [Routing(of.id, Route.CONTROL, Route.AUTO, "drawn", "m", 1)])
+    rater = people.add(store, "ann", Role.RATER).id
+    lease = queue.lease(store, rater)
+    assert lease is not None
+    queue.submit(store, lease.id, rater, Answer(Verdict.RANKED, tuple((i,) for i in best_first)))
+    found = report(store, Settings())
+    assert found["accuracy_before_review"].value == 1.0
+    assert found.rounds[0].accuracy == 1.0
+
+
+def test_an_empty_store_has_a_report_that_says_what_is_missing(sqlite_store):
+    found = report(sqlite_store, Settings())
+    assert all(f.value is None and f.note for f in found.figures)
+    assert not found.simulated

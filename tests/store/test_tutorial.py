@@ -1,0 +1,148 @@
+"""The tutorial: gold examples a rater sees once, and whether they agreed with them."""
+
+from __future__ import annotations
+
+import pytest
+
+from rlhf_hitl.errors import BadInput, NotFound
+from rlhf_hitl.store import audit, projects, queue, tutorial
+from rlhf_hitl.store.comparisons import count_rows
+from rlhf_hitl.types import Answer, Example, Message, Verdict
+
+FIRST, SECOND = (("0",), ("1",)), (("1",), ("0",))
+ALL_BAD = Answer(Verdict.ALL_BAD)
+
+
+def ranked(ranking, strength: int | None = None) -> Answer:
+    return Answer(Verdict.RANKED, ranking, strength)
+
+
+def chat(text: str, role: str = "assistant") -> tuple[Message, ...]:
+    return (Message(role, text),)
+
+
+def example(name: str, answer: Answer | None = None, project: str = "default", sides: int = 2) -> Example:
+    completions = [chat(f"{name}, side {i}") for i in range(sides)]
+    return Example.create(project, chat(f"{name}?", "user"), completions, answer or ranked(FIRST, 2), f"Why “{name}”.")
+
+
+def test_examples_come_out_as_they_went_in_and_in_order(store):
+    several = (Message("system", "Be brief."), Message("user", "Hi"), Message("assistant", "Hi."), Message("user", "?"))
+    three = ranked((("2",), ("0", "1")), 3)
+    made = [
+        example("b"),
+        example("a", ALL_BAD),
+        Example.create("default", several, [chat("x"), chat("y"), chat("z")], three, "z is right"),
+    ]
+    tutorial.put(store, "default", made)
+    assert tutorial.of(store) == made
+    projects.add(store, "coding")
+    assert tutorial.of(store, "coding") == []
+    assert [e.details for e in audit.entries(store, actions=["tutorial.set"])] == [{"examples": 3}]
+
+
+def test_a_new_set_takes_the_place_of_the_old_and_asks_only_what_is_new(store, add_raters):
+    ann, bob = add_raters(store, 2)
+    a, b, c = example("a"), example("b"), example("c")
+    tutorial.put(store, "default", [a, b])
+    assert tutorial.left(store, ann) == [a, b]
+    tutorial.keep(store, ann, a.id, ranked(FIRST), True)
+    assert (tutorial.left(store, ann), tutorial.left(store, bob)) == ([b], [a, b])
+    tutorial.keep(store, ann, b.id, ranked(SECOND), False)
+    assert tutorial.left(store, ann) == []
+    tutorial.put(store, "default", [c, b])
+    assert (tutorial.of(store), tutorial.left(store, ann)) == ([c, b], [c])
+    assert tutorial.results(store) == {ann: (0, 1)}, "of what is in the tutorial now"
+    tutorial.put(store, "default", [a, b, c])
+    assert (tutorial.of(store), tutorial.left(store, ann)) == ([a, b, c], [c])
+    assert tutorial.results(store) == {ann: (1, 2)}
+    tutorial.put(store, "default", [])
+    assert (tutorial.of(store), tutorial.results(store)) == ([], {})
+
+
+def test_an_altered_example_is_another(store):
+    a = example("a")
+    others = [
+        Example.create("default", a.messages, a.completions, a.answer, "Another reason."),
+        Example.create("default", a.messages, a.completions, ranked(SECOND, 2), a.explanation),
+        Example.create("coding", a.messages, a.completions, a.answer, a.explanation),
+    ]
+    assert len({e.id for e in [a, *others]}) == 4
+
+
+def test_the_first_answer_to_an_example_counts(store, add_raters):
+    (ann,) = add_raters(store, 1)
+    tutorial.put(store, "default", [example("a")])
+    for said, agreed in ((SECOND, False), (FIRST, True)):
+        tutorial.keep(store, ann, example("a").id, ranked(said), agreed)
+    assert tutorial.results(store) == {ann: (0, 1)}
+    with pytest.raises(NotFound, match="e_none"):
+        tutorial.keep(store, ann, "e_none", ranked(FIRST), True)
+
+
+def test_projects_have_tutorials_of_their_own(store, add_raters):
+    (ann,) = add_raters(store, 1)
+    projects.add(store, "coding")
+    here, there = example("a"), example("a", project="coding")
+    tutorial.put(store, "default", [here])
+    tutorial.put(store, "coding", [there])
+    tutorial.keep(store, ann, here.id, ranked(FIRST), True)
+    assert (tutorial.left(store, ann), tutorial.left(store, ann, "coding")) == ([], [there])
+    assert tutorial.results(store, "coding") == {}
+
+
+def test_examples_are_in_no_queue_and_in_no_dataset(store, add_raters):
+    (ann,) = add_raters(store, 1)
+    tutorial.put(store, "default", [example("a")])
+    tutorial.keep(store, ann, example("a").id, ranked(FIRST), True)
+    assert queue.lease(store, ann) is None
+    assert count_rows(store) == {"prompts": 0, "completions": 0, "comparisons": 0, "judgments": 0, "raters": 1}
+
+
+@pytest.mark.parametrize(
+    ("right", "said", "agrees"),
+    [
+        (ranked(FIRST, 3), ranked(FIRST, 1), True),
+        (ranked(FIRST), ranked(SECOND), False),
+        (ranked(FIRST), ranked((("0", "1"),)), False),
+        (ranked((("0", "1"),)), ranked((("1", "0"),)), True),
+        (ranked((("0", "1"),)), ALL_BAD, True),
+        (ALL_BAD, ALL_BAD, True),
+        (ALL_BAD, ranked(FIRST), False),
+        (ranked(FIRST), Answer(Verdict.SKIPPED), False),
+        (ALL_BAD, Answer(Verdict.FLAGGED), False),
+        (Answer(Verdict.FLAGGED), Answer(Verdict.FLAGGED), True),
+        (ranked((("2",), ("0",), ("1",))), ranked((("2",), ("0", "1"))), True),
+        (ranked((("2",), ("0",), ("1",))), ranked((("2", "0"), ("1",))), False),
+    ],
+)
+def test_who_prefers_the_same_agrees(right, said, agrees):
+    sides = 3 if any("2" in group for group in right.ranking) else 2
+    assert tutorial.agrees(example("a", right, sides=sides), said) is agrees
+
+
+@pytest.mark.parametrize(
+    ("bad", "named"),
+    [
+        ({"chat": chat(" ", "user")}, "prompt with text"),
+        ({"completions": [chat("one")]}, "1 completions"),
+        ({"answer": ranked((("0",), ("2",)))}, "ranking of 0, 2"),
+        ({"completions": [chat("1"), chat("2"), chat("3")]}, "ranking of 0, 1"),
+        ({"answer": Answer(Verdict.SKIPPED)}, "skipped"),
+        ({"explanation": ""}, "explanation"),
+        ({"explanation": "a\0"}, "NUL"),
+    ],
+)
+def test_an_example_that_teaches_nothing_is_refused(bad, named):
+    good = {"project": "default", "chat": chat("Q", "user"), "completions": [chat("1"), chat("2")]}
+    good |= {"answer": ranked(FIRST), "explanation": "because"}
+    with pytest.raises(BadInput, match=named):
+        Example.create(**(good | bad))
+
+
+def test_a_set_with_an_example_twice_or_of_another_project_is_refused(store):
+    for bad in ([example("a"), example("a")], [example("a", project="coding")]):
+        with pytest.raises(BadInput):
+            tutorial.put(store, "default", bad)
+    with pytest.raises(NotFound):
+        tutorial.put(store, "nowhere", [])

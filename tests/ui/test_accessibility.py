@@ -1,0 +1,255 @@
+"""Every page and state of it, light, dark and on a phone: axe finds nothing, nothing is wider than the screen, and a
+picture is taken for the documentation."""
+
+from __future__ import annotations
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+
+from browser_fixtures import Server, answers, enter, expect, pair, picture, question, until_next
+from handmade_evaluations import bundled, put
+from rlhf_hitl.formats.guidance import bundled_tutorial
+from rlhf_hitl.store import guidelines, tokens, tutorial
+from rlhf_hitl.types import DEFAULT_PROJECT, Role
+
+pytestmark = pytest.mark.browser
+
+#: Beyond those that are on by themselves (WCAG 2.0 to 2.2 A and AA, and best practice).
+MORE = {"target-size": {"enabled": True}, "label-content-name-mismatch": {"enabled": True}}
+
+SCREENS = {
+    "light": {"viewport": {"width": 1280, "height": 800}, "color_scheme": "light"},
+    "dark": {"viewport": {"width": 1280, "height": 800}, "color_scheme": "dark"},
+    "phone": {"viewport": {"width": 390, "height": 844}, "color_scheme": "light", "has_touch": True},
+    "narrow": {"viewport": {"width": 320, "height": 640}, "color_scheme": "dark", "has_touch": True},
+}
+
+#: What sticks out of the screen and is in nothing that scrolls by itself. Gradio's container clips what is too wide, so
+#: the page's own width says nothing.
+WIDE = """
+(width) => {
+  const scrolls = (e) =>
+    e && !e.matches(".desk") && (/auto|scroll/.test(getComputedStyle(e).overflowX) || scrolls(e.parentElement));
+  const out = (e) => {
+    const box = e.getBoundingClientRect();
+    return box.width > 1 && (box.right > width + 1 || box.left < -1);
+  };
+  return [...document.querySelectorAll(".desk *")]
+    .filter((e) => e.checkVisibility() && out(e) && !scrolls(e.parentElement))
+    .map((e) => `${e.tagName}#${e.id}.${e.className}`);
+}
+"""
+
+CODE = """Take each letter once:
+
+```python
+def unique(text: str) -> str:
+    \"\"\"The letters of a text, each once.\"\"\"
+    return "".join(dict.fromkeys(text))  # keeps the order
+```
+
+| text | result |
+| --- | --- |
+| banana | ban |"""
+WORDS = "Go through the text and **remember** what you have seen. A set forgets the order; a dictionary keeps it."
+
+
+@pytest.fixture(scope="module")
+def office(tmp_path_factory):
+    """A server with a pair, four answers to rank, a tutorial, and people."""
+    everyone = 3 * len(SCREENS) + 1  # each of the people below finds both comparisons, whoever came before
+    cats = ("Marmalade", "Rusty", "Pumpkin, since it is autumn.", "Cat")
+    made = [
+        pair("How do I remove repeated letters from a word in Python?", CODE, WORDS, overlap=everyone),
+        pair("Suggest a name for a ginger cat.", *cats, overlap=everyone),
+    ]
+    server = Server(tmp_path_factory.mktemp("office"), made).start()
+    tutorial.put(server.store, DEFAULT_PROJECT, bundled_tutorial())
+    for name in SCREENS:
+        server.person(f"new-{name}", new=True)
+        for done in (server.person(name), server.person(f"away-{name}")):
+            for example in tutorial.of(server.store):
+                tutorial.keep(server.store, done.id, example.id, example.answer, True)
+    server.person("lea", Role.LEAD)
+    server.person("eva", Role.EVALUATOR)
+    put(server.folder / "workspace", "one", bundled(1, 0.6), simulated=True)
+    put(server.folder / "workspace", "two", bundled(2, 0.9))
+    yield server
+    server.kill()
+    server.store.close()
+
+
+@pytest.fixture(params=SCREENS)
+def screen(request, chromium, images):
+    """The name of a screen, a page on it, and what looks it over."""
+    context = chromium.new_context(reduced_motion="reduce", **SCREENS[request.param])
+    context.set_default_timeout(30_000)
+    page = context.new_page()
+    found: dict[str, list[str]] = {}
+
+    def look(state: str, *, pictured: bool = True) -> None:
+        options = {"resultTypes": ["violations"], "rules": MORE}
+        violations = Axe().run(page, options=options).response["violations"]
+        found[state] = [f"{v['id']}: {n['target']} {n['failureSummary']}" for v in violations for n in v["nodes"]]
+        width = page.viewport_size["width"]
+        found[state] += [f"wider than the screen: {e}" for e in page.evaluate(WIDE, width)[:3]]
+        if pictured and request.param != "narrow":
+            page.mouse.move(0, 0)
+            picture(page, images / f"{state}-{request.param}.png")
+
+    yield request.param, page, look
+    context.close()
+    assert {state: bad for state, bad in found.items() if bad} == {}
+
+
+def test_signing_in(office, screen):
+    _, page, look = screen
+    page.goto(office.address + "/login")
+    look("login")
+    page.get_by_label("Name").fill("nobody")
+    page.get_by_label("Password").fill("not a password")
+    page.get_by_role("button", name="Sign in").click()
+    expect(page.get_by_role("alert")).to_be_visible()
+    look("refused", pictured=False)
+    page.goto(f"{office.address}/invite/{tokens.invite(office.store, Role.RATER)}")
+    look("invite")
+
+
+def test_first_steps(office, screen):
+    name, page, look = screen
+    enter(page, office, f"new-{name}")
+    expect(page.locator("#guide-agree")).to_be_visible()
+    look("guidelines")
+    page.locator("#guide-agree").click()
+    expect(page.locator("#tutorial")).to_be_visible()
+    page.keyboard.press("7")
+    page.keyboard.press("Enter")
+    expect(page.locator("#verdict")).to_be_visible()
+    look("tutorial")
+
+
+def test_rating(office, screen):
+    name, page, look = screen
+    enter(page, office, name)
+    expect(page.locator("#card")).to_be_visible()
+    many = len(answers(page)) > 2
+    for state in ("many", "pair") if many else ("pair", "many"):
+        look_at_pair(page, look) if state == "pair" else look_at_many(page, look)
+        before = question(page)
+        page.keyboard.press("Enter")
+        if state == ("pair" if many else "many"):
+            expect(page.locator("#empty")).to_be_visible()
+        else:
+            until_next(page, before)
+    look("empty")
+
+
+def test_without_a_line_and_in_another_tab(office, screen):
+    name, page, look = screen
+    enter(page, office, f"away-{name}")
+    expect(page.locator("#card")).to_be_visible()
+    page.context.set_offline(True)
+    for key in ("s", "Enter"):
+        page.keyboard.press(key)
+    expect(page.locator("#notice")).to_be_visible()
+    look("no line", pictured=False)
+    for key in ("s", "Enter"):
+        page.keyboard.press(key)
+    expect(page.locator("#waiting")).to_be_visible()
+    look("waiting", pictured=False)
+    page.context.set_offline(False)
+    other = page.context.new_page()
+    other.goto(office.address + "/rate/")
+    expect(page.locator("#elsewhere")).to_be_visible()
+    look("elsewhere", pictured=False)
+
+
+def look_at_pair(page, look) -> None:
+    page.keyboard.press("2")
+    look("rate")
+    page.keyboard.press("d")
+    expect(page.locator(".said ins").first).to_be_visible()
+    look("differences")
+    page.keyboard.press("d")
+    page.keyboard.press("g")
+    expect(page.locator("#guide")).to_be_visible()
+    look("beside")
+    page.keyboard.press("Escape")
+    for key, dialog in (("?", "#help"), ("h", "#past")):
+        page.keyboard.press(key)
+        expect(page.locator(dialog)).to_be_visible()
+        look({"#help": "keys", "#past": "history"}[dialog])
+        page.keyboard.press("Escape")
+        expect(page.locator(dialog)).to_be_hidden()
+    page.locator("#open-settings").click()
+    look("settings")
+    page.keyboard.press("Escape")
+    page.keyboard.press("x")
+    page.keyboard.press("f")
+    expect(page.locator("#reasons")).to_be_visible()
+    page.keyboard.press("e")
+    look("more")
+    page.keyboard.press("Escape")
+    page.keyboard.press("g")  # where the guideline has room beside the work, it covers nothing of it
+    guide, submit = (page.locator(f"#{name}").bounding_box() for name in ("guide", "submit"))
+    assert page.viewport_size["width"] < 1100 or submit["x"] + submit["width"] <= guide["x"]
+    page.keyboard.press("Escape")
+    page.keyboard.press("2")
+
+
+def look_at_many(page, look) -> None:
+    for key in "213":
+        page.keyboard.press(key)
+    look("many")
+
+
+def test_leading(office, screen):
+    _, page, look = screen
+    enter(page, office, "lea")
+    expect(page.locator(".figure").first).to_be_visible()
+    look("lead", pictured=False)  # whose pictures are of more work: test_browser.py
+    page.goto(office.address + "/people/")
+    expect(page.locator("table")).to_be_visible()
+    look("people", pictured=False)  # and test_people_page.py
+
+
+def test_evaluating(office, screen):
+    _, page, look = screen
+    enter(page, office, "eva")
+    expect(page.locator("#list table")).to_be_visible()
+    look("replay-list", pictured=False)  # whose pictures, like the others', are of test_replay_page.py
+    page.get_by_role("link", name="one").click()
+    expect(page.locator("#example .answer")).to_have_count(2)
+    look("replay", pictured=False)
+    page.get_by_label("Words").fill("python")
+    page.get_by_role("button", name="Differences").click()
+    expect(page.locator("#example .difference").first).to_be_visible()
+    look("replay-differences", pictured=False)
+    page.get_by_label("Words").fill("nothing holds this")
+    expect(page.locator("#shown")).to_have_text("none found")
+    look("replay-nothing", pictured=False)
+    page.goto(office.address + "/replay/#of=one&beside=two")
+    expect(page.locator("#example .margin")).to_have_count(2)
+    look("replay-two", pictured=False)
+    page.goto(office.address + "/replay/#of=gone")
+    expect(page.locator("#notice")).to_be_visible()
+    look("replay-gone", pictured=False)
+
+
+def test_the_interface_in_arabic(office, chromium, images):
+    context = chromium.new_context(locale="ar", **SCREENS["light"])
+    page = context.new_page()
+    someone = office.person("reader")
+    for example in tutorial.of(office.store):
+        tutorial.keep(office.store, someone.id, example.id, example.answer, True)
+    page.goto(office.address + "/login")
+    expect(page.locator("html")).to_have_attribute("dir", "rtl")
+    page.locator("[name=name]").fill("reader")
+    page.locator("[name=password]").fill("a-good-password")
+    page.keyboard.press("Enter")
+    expect(page.locator("#card")).to_be_visible(timeout=30_000)
+    expect(page.locator("html")).to_have_attribute("lang", "ar")
+    assert guidelines.has_read(office.store, someone.id, DEFAULT_PROJECT, guidelines.DEFAULT_VERSION)
+    assert Axe().run(page, options={"resultTypes": ["violations"], "rules": MORE}).response["violations"] == []
+    picture(page, images / "rate-arabic.png")
+    context.close()

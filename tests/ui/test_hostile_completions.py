@@ -1,0 +1,86 @@
+"""Hostile completions on the real page: nothing runs, nothing is asked of another server, and the rater goes on."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+import pytest
+
+from browser_fixtures import answers, choose, enter, expect, judgments, pair, question, until_next
+from hostile_texts import HOSTILE
+
+pytestmark = pytest.mark.browser
+
+#: Whether a button is what a mouse would hit in its middle.
+ON_TOP = """
+(button) => {
+  const box = button.getBoundingClientRect();
+  const hit = document.elementFromPoint(box.x + box.width / 2, box.y + box.height / 2);
+  return button.contains(hit);
+}
+"""
+#: What of an answer or of the prompt is drawn outside its own box.
+ASTRAY = """
+() => [...document.querySelectorAll(".text *")].filter((e) => {
+  const how = getComputedStyle(e);
+  return how.position === "fixed" || how.position === "absolute";
+}).map((e) => e.outerHTML.slice(0, 100))
+"""
+
+
+@pytest.mark.timeout(300)
+def test_nothing_hostile_runs_or_calls_and_the_page_stays_usable(serve, context):
+    texts = list(HOSTILE.values())
+    assert len(texts) >= 60
+    both = list(zip(texts[::2], [*texts[1::2], "an answer"]))
+    server = serve([pair(f"Hostile {i}?", first, second) for i, (first, second) in enumerate(both)])
+    ran, failed, asked = [], [], []
+    context.expose_function("owned", lambda: ran.append(question(page)))
+    context.on("request", lambda request: asked.append(request.url))
+    page = context.new_page()
+    page.on("pageerror", lambda e: failed.append(str(e)))
+    page.on("dialog", lambda dialog: (ran.append(dialog.message), dialog.dismiss()))
+
+    rater = server.person("ann")
+    enter(page, server, "ann")
+    expect(page.locator("#card")).to_be_visible(timeout=30_000)
+    for i in range(len(both)):
+        before = question(page)
+        assert before.startswith("Hostile")
+        assert len(answers(page)) == 2
+        assert page.evaluate(ASTRAY) == []
+        for name in ("tie", "flagged"):
+            choose(page, name).click()
+        for id_ in ("submit", "open-help", "undo"):
+            assert page.locator(f"#{id_}").evaluate(ON_TOP), f"{id_} is covered in {before}"
+        page.keyboard.press("d")
+        expect(page.locator("#open-difference")).to_have_attribute("aria-pressed", "true")
+        choose(page, "tie").click()
+        page.locator("#submit").click()
+        if i + 1 < len(both):
+            until_next(page, before)
+    expect(page.locator("#empty")).to_be_visible()
+    expect(page.locator("#desk")).to_have_attribute("data-unsent", "0")
+
+    assert len(judgments(server, rater)) == len(both)
+    assert ran == []
+    assert failed == []
+    assert {urlsplit(url).netloc for url in asked if not url.startswith("data:")} == {urlsplit(server.address).netloc}
+
+
+def test_a_name_and_a_prompt_are_as_harmless_as_an_answer(serve, page):
+    ran = []
+    page.context.expose_function("owned", lambda: ran.append(1))
+    page.on("dialog", lambda dialog: (ran.append(dialog.message), dialog.dismiss()))
+    server = serve([pair("<img src=x onerror=owned()> **which**?", "one", "two")])
+    name = "<img src=x onerror=owned()>"
+    server.person(name)
+    enter(page, server, name)
+    expect(page.locator("#card")).to_be_visible(timeout=30_000)
+    assert question(page) == "<img src=x onerror=owned()> which?"
+    page.keyboard.press("4")
+    page.keyboard.press("Enter")
+    expect(page.locator("#empty")).to_be_visible()
+    page.keyboard.press("h")
+    expect(page.locator("#past")).to_contain_text("<img src=x onerror=owned()>")
+    assert ran == []

@@ -1,0 +1,110 @@
+"""The sign-in page: in the reader's language, and usable by whoever reads it."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from starlette.testclient import TestClient
+
+from browser_fixtures import PASSWORD, expect
+from rlhf_hitl.api.app import create_app
+from rlhf_hitl.api.auth import SignInThrottle
+from rlhf_hitl.config import Settings
+from rlhf_hitl.store import people, tokens
+from rlhf_hitl.types import Role
+from rlhf_hitl.ui.pages import translations
+from rlhf_hitl.ui.sign_in import language, sign_in
+
+
+@pytest.mark.parametrize(
+    ("accepted", "chosen"),
+    [
+        ("", "en"),
+        ("hi", "hi"),
+        ("es-MX,es;q=0.9,en;q=0.8", "es"),
+        ("en;q=0.4, fr-CA;q=0.8, ar;q=0.6", "fr"),
+        ("de-DE,de;q=0.9,zh-CN;q=0.7,en;q=0.5", "zh"),
+        ("pt, eo;q=0.9", "en"),
+        ("*;q=0.8, fr;q=0.5", "en"),
+        ("fr;q=0, ar;q=0.1", "ar"),
+        ("AR-eg ; Q=0.9", "ar"),
+        ("fr, es", "fr"),
+        (";;q=,=,fr;q=high,es;q=9,hi;q=nan,zh;q=0.2", "zh"),
+    ],
+)
+def test_the_language_liked_best_is_chosen(accepted, chosen):
+    assert language(accepted, ["en", "ar", "es", "fr", "hi", "zh"]) == chosen
+
+
+@pytest.fixture
+def client(sqlite_store, tmp_path):
+    people.add(sqlite_store, "ann", Role.RATER, PASSWORD)
+    app = create_app(sqlite_store, Settings(workspace=tmp_path), SignInThrottle(sqlite_store, per_name=2))
+    return TestClient(app, follow_redirects=False)
+
+
+@pytest.mark.parametrize("tongue", translations())
+def test_whatever_goes_wrong_is_said_in_the_readers_language(client, sqlite_store, tongue):
+    words, reading = translations()[tongue], {"accept-language": f"{tongue}-XX, en;q=0.1", "accept": "text/html"}
+    invitation = f"/invite/{tokens.invite(sqlite_store, Role.RATER)}"
+
+    def post(path: str, name: str, password: str = PASSWORD):
+        return client.post(path, data={"name": name, "password": password}, headers=reading)
+
+    def says(answer, status: int, key: str, **values) -> None:
+        assert answer.status_code == status
+        assert words[key].format(**values) in answer.text
+        assert f'<html lang="{tongue}" dir="{"rtl" if tongue == "ar" else "ltr"}">' in answer.text
+
+    says(client.get("/login", headers=reading), 200, "login_how")
+    says(client.get(invitation, headers=reading), 200, "password_how")
+    says(client.get("/invite/unknown", headers=reading), 404, "login_over")
+    says(post("/invite/unknown", "ivo"), 404, "login_over")
+    says(post(invitation, "ann"), 422, "login_name")
+    says(post(invitation, "ivo", "short"), 422, "login_password")
+    says(post("/login", "ann", "wrong-password"), 401, "login_mismatch")
+    assert post("/login", "ann").status_code == 303
+    says(client.get("/lead/", headers=reading), 403, "login_not_yours")
+    for _ in range(2):
+        post("/login", "nobody")
+    says(post("/login", "nobody"), 429, "login_throttled", minutes=5)
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
+@pytest.mark.parametrize("tongue", translations())
+def test_a_phone_shows_all_of_it_and_reads_the_problem_with_the_field(chromium, tongue, dark):
+    words = translations()[tongue]
+    context = chromium.new_context(
+        viewport={"width": 320, "height": 640}, color_scheme="dark" if dark else "light", reduced_motion="reduce"
+    )
+    page = context.new_page()
+    page.set_content(sign_in(tongue, problem="name", name="ann", invited=True))
+    main = page.get_by_role("main")
+    name, password = (main.get_by_label(words[key]) for key in ("name", "password"))
+    expect(name).to_be_focused()
+    expect(name).to_have_attribute("aria-invalid", "true")
+    expect(name).to_have_accessible_description(words["login_name"])
+    expect(main.get_by_role("alert")).to_have_text(words["login_name"])
+    expect(password).to_have_accessible_description(f"{words['login_name']} {words['password_how']}")
+    expect(main.get_by_role("button", name=words["start"])).to_be_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") == 320
+    brightness = page.evaluate("getComputedStyle(document.body).backgroundColor")
+    assert (sum(map(int, re.findall(r"\d+", brightness))) < 382) is dark
+    context.close()
+
+
+@pytest.mark.browser
+@pytest.mark.parametrize(
+    ("shown", "focused"),
+    [
+        ({}, "name"),
+        ({"problem": "mismatch", "name": "ann"}, "password"),
+        ({"problem": "mismatch"}, "name"),
+        ({"problem": "password", "name": "ann", "invited": True}, "password"),
+    ],
+)
+def test_the_first_field_to_fill_has_the_focus(page, shown, focused):
+    page.set_content(sign_in("", **shown))
+    expect(page.locator(f"#{focused}")).to_be_focused()

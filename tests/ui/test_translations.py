@@ -1,0 +1,162 @@
+"""The words of the pages: the same keys in every language, all of them used, none of them missing."""
+
+from __future__ import annotations
+
+import ast
+import re
+from functools import cache
+
+import pytest
+
+from checkout import ROOT
+from rlhf_hitl.types import REASONS, Answer, Reason, Verdict
+from rlhf_hitl.ui import rating_service
+from rlhf_hitl.ui.pages import translations
+
+ASSETS = ROOT / "ui" / "assets"
+ENGLISH = translations()["en"]
+OTHERS = ("ar", "es", "fr", "hi", "zh")
+#: Words that another language spells as English does.
+SAME = {("fr", "speaker_assistant"), ("es", "tutorial"), ("fr", "page_tools")}
+
+
+def script(name: str) -> str:
+    return (ASSETS / "rate" / name).read_text(encoding="utf-8")
+
+
+def markup() -> str:
+    return "\n".join(path.read_text(encoding="utf-8") for path in sorted(ASSETS.rglob("*.html")))
+
+
+def first_arguments(code: str) -> list[str]:
+    """The first argument of each call of `t(…)` in JavaScript."""
+    found = []
+    for call in re.finditer(r"(?<![\w.])t\(", code):
+        depth, end = 0, call.end()
+        while depth > 0 or code[end] not in ",)":
+            depth += (code[end] in "([{") - (code[end] in ")]}")
+            end += 1
+        found.append(code[call.end() : end])
+    return found
+
+
+def outcomes(code: str) -> set[str]:
+    """The strings JavaScript may come to: returned, or either side of a `? :`, but not what is compared with."""
+    return set(re.findall(r'(?:^|return|\?|:)\s*"(\w+)"', code))
+
+
+def given(path: str, wanted: str, argument: int | str) -> set[str]:
+    """The strings that Python's calls of a function give as an argument."""
+
+    def strings(node: ast.expr) -> set[str]:
+        if isinstance(node, ast.IfExp):
+            return strings(node.body) | strings(node.orelse)
+        return {node.value} if isinstance(node, ast.Constant) else set()
+
+    found = set()
+    for node in ast.walk(ast.parse((ROOT / path).read_text(encoding="utf-8"))):
+        if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name) or node.func.id != wanted:
+            continue
+        values = {k.arg: k.value for k in node.keywords} | dict(enumerate(node.args))
+        if argument in values:
+            found |= strings(values[argument])
+    assert found, f"{path} still calls {wanted} with {argument}"
+    return found
+
+
+def in_short() -> set[str]:
+    """What the desk calls an answer to two or to three completions."""
+    pair = [Answer(v) for v in Verdict if v is not Verdict.RANKED]
+    pair += [Answer(Verdict.RANKED, ranking) for ranking in ((("x",), ("y",)), (("y",), ("x",)), (("x", "y"),))]
+    return {rating_service._in_short(a, ["x", "y"]) for a in pair} | {
+        rating_service._in_short(pair[-1], ["x", "y", "z"])
+    }
+
+
+def families() -> dict[str, set[str]]:
+    """Key with a `*` where JavaScript puts something in → what it puts there."""
+    rate, keys = script("rate.js"), script("keys.js")
+    usual = re.search(r"USUAL = \{(.*?)\}", keys, re.S)
+    lost = re.findall(r"problem: \{ kind: (.*?) \}", rate)  # of the line; the desk's own have a code
+    assert usual is not None
+    return {
+        "problem_*": set().union(
+            *map(outcomes, lost),
+            given("ui/rating_service.py", "_Told", 0),
+            given("ui/rating_service.py", "_problem", 1),
+        ),
+        "*_why": {verdict.value for verdict in REASONS},
+        "reason_*": {reason.value for reason in Reason},
+        "break_*": outcomes(script("clock.js")),
+        "key_*": set(re.findall(r"(\w+):", usual[1])),
+    }
+
+
+@cache
+def used() -> dict[str, str]:
+    """Key → where it is used."""
+    found = dict.fromkeys(re.findall(r'data-t(?:-label|-hint)?="(\w+)"', markup()), "a page's markup")
+    found |= dict.fromkeys(re.findall(r'\bt\("(\w+)"\)', markup()), "a template")
+    for path in sorted((ROOT / "ui").glob("*.py")):  # words within what Python makes of a text
+        named = re.findall(r'(?:data-t="|\bword\(")(\w+)"', path.read_text(encoding="utf-8"))
+        found |= dict.fromkeys(named, path.name)
+    for where in ("app", "auth"):
+        shown = given(f"rlhf_hitl/api/{where}.py", {"app": "page", "auth": "sign_in"}[where], "problem")
+        found |= {f"login_{problem}": f"api/{where}.py" for problem in shown}
+    for path in sorted((ASSETS / "rate").glob("*.js")):
+        for argument in first_arguments(path.read_text(encoding="utf-8")):
+            found |= dict.fromkeys(outcomes(argument), path.name)
+            for family in re.findall(r"`([^`]*)`", argument):
+                family = re.sub(r"\$\{.*?\}", "*", family)
+                found |= {family.replace("*", member): f"{path.name}: {family}" for member in families()[family]}
+    missing = re.search(r"function missing\(\) \{(.*?)\n  \}", script("rate.js"), re.S)
+    assert missing is not None
+    found |= dict.fromkeys(outcomes(missing[1]), "rate.js: missing()")
+    found |= {f"speaker_{role}": "desk.py: SPEAKERS" for role in rating_service.SPEAKERS}
+    return found | dict.fromkeys(in_short(), "desk.py: _in_short")
+
+
+def places(text: str) -> list[str]:
+    return sorted(re.findall(r"\{(\w+)\}", text))
+
+
+def test_the_languages_are_those_of_the_documentation():
+    assert tuple(translations()) == ("en", *OTHERS)
+
+
+@pytest.mark.parametrize("language", OTHERS)
+def test_a_language_has_the_keys_and_the_places_of_english(language):
+    words = translations()[language]
+    assert list(words) == list(ENGLISH)
+    assert {k: places(v) for k, v in words.items()} == {k: places(v) for k, v in ENGLISH.items()}
+
+
+def test_every_word_a_page_uses_exists():
+    assert {key: where for key, where in used().items() if key not in ENGLISH} == {}
+
+
+def test_every_word_is_used():
+    assert [key for key in ENGLISH if key not in used()] == []
+
+
+def test_every_word_is_translated():
+    same = {(tag, k) for tag in OTHERS for k, v in translations()[tag].items() if v.strip() in ("", ENGLISH[k])}
+    assert same == SAME
+
+
+@pytest.mark.parametrize("language", OTHERS)
+def test_the_answers_keep_their_letters(language):
+    of_one = {key: text[0] for key, text in ENGLISH.items() if re.match(r"[AB] is ", text)}
+    assert of_one
+    for key, letter in of_one.items():
+        assert translations()[language][key].startswith(letter), key
+
+
+@pytest.mark.parametrize("language", ["en", *OTHERS])
+def test_who_speaks_to_the_page_may_say_what_a_button_shows(language):
+    """The name for assistive techniques holds the visible word (WCAG 2.5.3). A soft hyphen is no part of it."""
+    words = {k: v.casefold().replace("\xad", "") for k, v in translations()[language].items()}
+    buttons = re.findall(r'<button[^>]* data-t-label="(\w+)"[^>]*><span data-t="(\w+)">', markup())
+    assert buttons
+    for label, shown in buttons:
+        assert words[shown] in words[label], f"{shown} in {label}"

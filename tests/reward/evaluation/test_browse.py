@@ -6,8 +6,9 @@ import pytest
 
 from handmade_evaluations import bundled, example, put
 from rlhf_hitl.errors import BadInput, Conflict, NotFound
+from rlhf_hitl.reward.evaluation import browse
 from rlhf_hitl.reward.evaluation.browse import Query
-from rlhf_hitl.reward.evaluation_record import EXAMPLES, SUMMARY, browse
+from rlhf_hitl.reward.evaluation_record import EXAMPLES, SUMMARY
 
 
 def found(index: browse.Index, *query, **more) -> list[str]:

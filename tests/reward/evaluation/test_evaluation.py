@@ -18,13 +18,14 @@ from rlhf_hitl.cli import evaluate as _registers  # noqa: F401  (the command)
 from rlhf_hitl.errors import BadInput, NotFound
 from rlhf_hitl.formats.importing import import_path
 from rlhf_hitl.reward import evaluation_record
+from rlhf_hitl.reward.evaluation import plots, rewardbench
 from rlhf_hitl.reward.evaluation.compare import compare, difference
 from rlhf_hitl.reward.evaluation.evaluate import evaluate
 from rlhf_hitl.reward.evaluation.gates import Slice, gates
 from rlhf_hitl.reward.evaluation.html_report import render
 from rlhf_hitl.reward.evaluation.rewardbench import Ranked
 from rlhf_hitl.reward.evaluation.slices import slices
-from rlhf_hitl.reward.evaluation_record import Bin, Evaluation, Example, Share, plots, rewardbench
+from rlhf_hitl.reward.evaluation_record import Bin, Evaluation, Example, Share
 from rlhf_hitl.reward.features import Backbone, FeatureCache
 from rlhf_hitl.reward.head import Head, Standardiser
 from rlhf_hitl.reward.model import RewardModel, load

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import json as jsonlib
 import math
 import os
@@ -17,6 +18,12 @@ from typer.exceptions import TyperException
 
 from rlhf_hitl.config import load_settings
 from rlhf_hitl.errors import RlhfHitlError
+
+#: The modules with commands, in the order in which `--help` lists them.
+MODULES = (
+    "quickstart", "serve", "data", "generate", "train_reward", "route", "evaluate", "train_policy", "loop", "audit",
+    "raters", "projects", "guidelines", "tutorial", "tokens", "webhooks", "models",
+)  # fmt: skip
 
 app = typer.Typer(
     name="rlhf-hitl",
@@ -118,12 +125,18 @@ def _say(message: str, code: int, as_json: bool) -> int:
     return code
 
 
+def register_commands() -> None:
+    """Import the modules of this package: each registers its commands."""
+    for name in MODULES:
+        importlib.import_module(f"rlhf_hitl.cli.{name}")
+
+
 def main() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what is half made is cleared away
     try:
-        from rlhf_hitl.cli import data, evaluate, loop, people, policy, rating, reward, serve  # noqa: F401  (register theirs)
+        register_commands()
 
         code = app(standalone_mode=False)
     except (typer.Abort, KeyboardInterrupt):

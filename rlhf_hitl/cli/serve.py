@@ -1,4 +1,4 @@
-"""Commands: the server, and the shortest way to it."""
+"""Command `serve`: the server of the pages and the API, in one process or several."""
 
 from __future__ import annotations
 
@@ -9,16 +9,13 @@ import os
 import socket
 import threading
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from rlhf_hitl.cli import AsJson, Result, StoreUrl, command, say
-from rlhf_hitl.cli.people import new_password
 from rlhf_hitl.config import load_settings
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.types import DEFAULT_PROJECT
 
 if TYPE_CHECKING:
     from rlhf_hitl.config import Settings
@@ -43,73 +40,10 @@ def serve(
     opened = Store.open(store)
     if workers > 1:
         return _serve_many(opened, store, host, port, workers, json)
-    return _serve(opened, host, port, {}, json)
+    return serve_one_process(opened, host, port, {}, json)
 
 
-@command("quickstart")
-def quickstart(
-    host: Host = "127.0.0.1",
-    port: Port = 7860,
-    serve: Annotated[bool, typer.Option("--serve/--no-serve", help="Serve when all is made.")] = True,
-    *,
-    store: StoreUrl,
-    json: AsJson = False,
-) -> Result:
-    """Make a store with the bundled prompts, completions and tutorial and two accounts, and serve it.
-
-    Safe to run again.
-    """
-    from rlhf_hitl.formats.guidance import bundled_tutorial
-    from rlhf_hitl.formats.importing import import_bundled
-    from rlhf_hitl.store import Store, tutorial
-    from rlhf_hitl.store.comparisons import count_rows
-
-    settings = load_settings()
-    opened = Store.open(store, create=True)
-    import_bundled(opened)
-    if not tutorial.of(opened):
-        tutorial.put(opened, DEFAULT_PROJECT, bundled_tutorial())
-    accounts = _accounts(opened, settings.workspace)
-    if serve:
-        return _serve(opened, host, port, accounts, json)
-    data = {"store": opened.safe_url, "accounts": accounts, "counts": count_rows(opened)}
-    return Result(data, _box(["Ready. Start it with `rlhf-hitl serve`."], accounts))
-
-
-def _accounts(store: Store, workspace: Path) -> dict[str, str]:
-    """Name → password of the two first accounts, made where missing. A password changed since is not known here."""
-    from rlhf_hitl.store import people
-    from rlhf_hitl.types import Role
-
-    workspace.mkdir(parents=True, exist_ok=True)
-    kept = workspace / "sign-in.txt"
-    known = dict(line.split(": ", 1) for line in _lines(kept) if ": " in line)
-    names = {r.name for r in people.everyone(store)}
-    out = {}
-    for name, role in (("rater", Role.RATER), ("lead", Role.LEAD)):
-        out[name] = known.get(name) or new_password()
-        if name not in names:
-            # Written down first: an account whose password nobody knows is of no use.
-            _write_private(kept, "".join(f"{k}: {v}\n" for k, v in (known | out).items()))
-            people.add(store, name, role, out[name])
-        elif people.verify(store, name, out[name]) is None:
-            out[name] = f"changed since; a new one: rlhf-hitl raters password {name}"
-    return out
-
-
-def _write_private(path: Path, text: str) -> None:
-    """Write a file only its owner can read (mode 0600), whole or not at all."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}.new")
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as f:
-        f.write(text)
-    os.replace(draft, path)
-
-
-def _lines(path: Path) -> list[str]:
-    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-
-
-def _serve(store: Store, host: str, port: int, accounts: dict[str, str], json: bool) -> Result:
+def serve_one_process(store: Store, host: str, port: int, accounts: dict[str, str], json: bool) -> Result:
     """Serve until stopped. Once it answers, the address is printed: as a box, or as the one JSON object."""
     listening = _listen(host, port)
     import uvicorn
@@ -171,7 +105,7 @@ def _announce(address: str, store: Store, accounts: dict[str, str], json: bool) 
     if json:
         print(jsonlib.dumps({"address": address, "store": store.safe_url, "accounts": accounts}), flush=True)
     else:
-        say(_box(["Open ", (address, "bold")], accounts))
+        say(accounts_panel(["Open ", (address, "bold")], accounts))
 
 
 def _options(settings: Settings) -> dict[str, Any]:
@@ -213,7 +147,7 @@ def _address(listening: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def _box(headline: list[Any], accounts: dict[str, Any]) -> Any:
+def accounts_panel(headline: list[Any], accounts: dict[str, Any]) -> Any:
     """A frame round a headline and how to sign in. The headline is made of what `Text.assemble` takes."""
     from rich.panel import Panel
     from rich.text import Text

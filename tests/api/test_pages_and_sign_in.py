@@ -365,10 +365,9 @@ def test_an_accepted_comparison_is_sent_to_raters_by_a_lead_once(sqlite_store, a
 def run(*args, env=None):
     from typer.testing import CliRunner
 
-    from rlhf_hitl.cli import app
-    from rlhf_hitl.cli import people as _people  # noqa: F401  (registers the commands)
-    from rlhf_hitl.cli import serve as _serve  # noqa: F401
+    from rlhf_hitl.cli import app, register_commands
 
+    register_commands()
     return CliRunner().invoke(app, args, env=env)
 
 

@@ -17,7 +17,7 @@ import typer
 from typer.testing import CliRunner
 
 import rlhf_hitl.cli
-from rlhf_hitl.cli import Result, app, command
+from rlhf_hitl.cli import Result, app, command, register_commands
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.store import Store, StoreFailure, people, tables
 from rlhf_hitl.types import Role, utc_now
@@ -30,8 +30,7 @@ def leaves(command: Any, words: tuple[str, ...] = ()) -> dict[str, Any]:
     return {k: v for name, sub in command.commands.items() for k, v in leaves(sub, (*words, name)).items()}
 
 
-for module in pkgutil.iter_modules(rlhf_hitl.cli.__path__, "rlhf_hitl.cli."):
-    importlib.import_module(module.name)  # importing registers its commands
+register_commands()
 COMMANDS = leaves(typer.main.get_command(app))
 WITH_STORE = [name for name, c in COMMANDS.items() if any("--store" in p.opts for p in c.params)]
 #: These make the store where it is missing; all others ask for `init`.
@@ -41,6 +40,12 @@ MAKE_A_STORE = {"init", "import", "loop", "quickstart"}
 CHOICES = {"scope": "task", "event": "alert.raised"}
 
 every_command = pytest.mark.parametrize("name", list(COMMANDS))
+
+
+def test_help_lists_the_commands_of_every_module():
+    for module in pkgutil.iter_modules(rlhf_hitl.cli.__path__, "rlhf_hitl.cli."):
+        importlib.import_module(module.name)
+    assert leaves(typer.main.get_command(app)).keys() == COMMANDS.keys()
 
 
 def options(name: str) -> list[Any]:

@@ -7,13 +7,13 @@ import json
 import pytest
 from typer.testing import CliRunner
 
-import rlhf_hitl.cli.rating
-import rlhf_hitl.cli.serve  # noqa: F401  (it registers its commands)
-from rlhf_hitl.cli import app
+from rlhf_hitl.cli import app, register_commands
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.formats.guidance import as_markdown, bundled_tutorial, read_guideline, read_tutorial
 from rlhf_hitl.store import Store, guidelines, people, projects, tutorial
 from rlhf_hitl.types import DEFAULT_AXES, Answer, Axis, Guideline, Message, Role, Verdict
+
+register_commands()
 
 WHOLE = """---
 version: 1.10

@@ -228,7 +228,9 @@ def judged(sqlite_store, tiny_model, tmp_path, monkeypatch):
 
 
 def run(*arguments):
-    from rlhf_hitl.cli import app, policy  # noqa: F401  (importing registers the commands)
+    from rlhf_hitl.cli import app, register_commands
+
+    register_commands()
 
     return CliRunner().invoke(app, [str(a) for a in arguments])
 

@@ -190,7 +190,9 @@ def test_a_sampling_that_cannot_be_is_refused(bad):
 
 
 def run(*arguments):
-    from rlhf_hitl.cli import app, policy  # noqa: F401  (importing registers the commands)
+    from rlhf_hitl.cli import app, register_commands
+
+    register_commands()
 
     return CliRunner().invoke(app, [str(a) for a in arguments])
 

@@ -329,7 +329,7 @@ Path(f"{out}/seen{rank}.json").write_text(json.dumps(seen))
 def test_two_processes_end_with_the_same_weights_and_different_rollouts(policy, tmp_path):
     from safetensors.torch import load_file
 
-    from rlhf_hitl.cli.policy import launch_processes
+    from rlhf_hitl.cli.launch import launch_processes
 
     (tmp_path / "two_processes.py").write_text(textwrap.dedent(PROGRAM))
     launch_processes("two_processes", [str(policy), str(tmp_path)], 2, {"PYTHONPATH": str(tmp_path)})

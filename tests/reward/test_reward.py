@@ -19,7 +19,7 @@ from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 
 from checkout import ROOT
-from rlhf_hitl.cli.policy import launch_processes
+from rlhf_hitl.cli.launch import launch_processes
 from rlhf_hitl.errors import BadInput, NotFound
 from rlhf_hitl.formats.export import export
 from rlhf_hitl.models import best_device, best_dtype, load_tokenizer

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from rlhf_hitl.arguments import parse
-from rlhf_hitl.cli.policy import launch_processes
+from rlhf_hitl.cli.launch import launch_processes
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.reward import shared_prefix
 from rlhf_hitl.reward.batches import TokenBudgetSampler, neighbours

@@ -15,7 +15,7 @@ from datasets import Dataset, DatasetDict, load_from_disk
 from safetensors.torch import load_file
 
 from rlhf_hitl.arguments import parse
-from rlhf_hitl.cli.policy import launch_processes
+from rlhf_hitl.cli.launch import launch_processes
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.formats.export import export
 from rlhf_hitl.formats.importing import import_path

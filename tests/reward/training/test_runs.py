@@ -21,7 +21,7 @@ from safetensors.numpy import load_file
 
 from checkout import ROOT
 from rlhf_hitl.arguments import parse
-from rlhf_hitl.cli.policy import launch_processes
+from rlhf_hitl.cli.launch import launch_processes
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.formats.export import export
 from rlhf_hitl.reward.evaluation.evaluate import evaluate

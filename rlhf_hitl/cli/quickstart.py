@@ -1,0 +1,81 @@
+"""Command `quickstart`: a store with bundled data and accounts, served."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from rlhf_hitl.cli import AsJson, Result, StoreUrl, command
+from rlhf_hitl.cli.passwords import new_password
+from rlhf_hitl.cli.serve import Host, Port, accounts_panel, serve_one_process
+from rlhf_hitl.config import load_settings
+from rlhf_hitl.types import DEFAULT_PROJECT
+
+if TYPE_CHECKING:
+    from rlhf_hitl.store import Store
+
+
+@command("quickstart")
+def quickstart(
+    host: Host = "127.0.0.1",
+    port: Port = 7860,
+    serve: Annotated[bool, typer.Option("--serve/--no-serve", help="Serve when all is made.")] = True,
+    *,
+    store: StoreUrl,
+    json: AsJson = False,
+) -> Result:
+    """Make a store with the bundled prompts, completions and tutorial and two accounts, and serve it.
+
+    Safe to run again.
+    """
+    from rlhf_hitl.formats.guidance import bundled_tutorial
+    from rlhf_hitl.formats.importing import import_bundled
+    from rlhf_hitl.store import Store, tutorial
+    from rlhf_hitl.store.comparisons import count_rows
+
+    settings = load_settings()
+    opened = Store.open(store, create=True)
+    import_bundled(opened)
+    if not tutorial.of(opened):
+        tutorial.put(opened, DEFAULT_PROJECT, bundled_tutorial())
+    accounts = _accounts(opened, settings.workspace)
+    if serve:
+        return serve_one_process(opened, host, port, accounts, json)
+    data = {"store": opened.safe_url, "accounts": accounts, "counts": count_rows(opened)}
+    return Result(data, accounts_panel(["Ready. Start it with `rlhf-hitl serve`."], accounts))
+
+
+def _accounts(store: Store, workspace: Path) -> dict[str, str]:
+    """Name → password of the two first accounts, made where missing. A password changed since is not known here."""
+    from rlhf_hitl.store import people
+    from rlhf_hitl.types import Role
+
+    workspace.mkdir(parents=True, exist_ok=True)
+    kept = workspace / "sign-in.txt"
+    known = dict(line.split(": ", 1) for line in _lines(kept) if ": " in line)
+    names = {r.name for r in people.everyone(store)}
+    out = {}
+    for name, role in (("rater", Role.RATER), ("lead", Role.LEAD)):
+        out[name] = known.get(name) or new_password()
+        if name not in names:
+            # Written down first: an account whose password nobody knows is of no use.
+            _write_private(kept, "".join(f"{k}: {v}\n" for k, v in (known | out).items()))
+            people.add(store, name, role, out[name])
+        elif people.verify(store, name, out[name]) is None:
+            out[name] = f"changed since; a new one: rlhf-hitl raters password {name}"
+    return out
+
+
+def _write_private(path: Path, text: str) -> None:
+    """Write a file only its owner can read (mode 0600), whole or not at all."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}.new")
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as f:
+        f.write(text)
+    os.replace(draft, path)
+
+
+def _lines(path: Path) -> list[str]:
+    return path.read_text(encoding="utf-8").splitlines() if path.exists() else []

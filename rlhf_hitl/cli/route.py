@@ -1,0 +1,79 @@
+"""Commands `score` and `route`: which comparisons go to raters."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from rlhf_hitl.cli import AsJson, Result, StoreUrl, command, table
+from rlhf_hitl.cli.launch import launch_processes
+from rlhf_hitl.cli.reward_models import ModelId, load_model
+
+
+@command("score")
+def score(
+    store: StoreUrl,
+    reward_model: ModelId = None,
+    processes: Annotated[int, typer.Option(min=1, help="Score together, a part each (accelerate launch).")] = 1,
+    json: AsJson = False,
+) -> Result:
+    """Score every comparison that is not judged yet."""
+    from rlhf_hitl.store import Store
+
+    opened = Store.open(store)
+    model = load_model(opened, reward_model)
+    from rlhf_hitl.routing.router import score_pool
+    from rlhf_hitl.store.scores import count_scores
+
+    before = count_scores(opened, model.id)
+    if processes > 1:
+        flags = ["--store", store, "--reward_model", reward_model or model.id]
+        launch_processes("rlhf_hitl.scripts.score", flags, processes, {})
+    scored = score_pool(opened, model)  # after several processes: what came in meanwhile
+    data = {
+        "reward_model_id": model.id,
+        "scored": count_scores(opened, model.id) - before,
+        "without_text": scored.without_text,
+    }
+    if scored.n and processes == 1:
+        data |= {"mean_margin": scored.mean_margin, "mean_uncertainty": scored.mean_uncertainty}
+    return Result(data, table("Scored", data), more=[*_left_to_raters(scored.without_text), "Next: rlhf-hitl route"])
+
+
+@command("route")
+def route(
+    store: StoreUrl,
+    reward_model: ModelId = None,
+    max_error: Annotated[float, typer.Option(help="Bound on the share of accepted comparisons that are wrong.")] = 0.1,
+    delta: Annotated[float, typer.Option(help="Chance that the bound fails.")] = 0.05,
+    control_share: Annotated[float, typer.Option(help="Share that goes to raters at random, to measure both.")] = 0.1,
+    json: AsJson = False,
+) -> Result:
+    """Send scored comparisons to raters, or accept those the model is sure of, under a bound on its errors."""
+    from dataclasses import asdict
+
+    from rlhf_hitl.routing.router import Policy, route_pool, score_pool
+    from rlhf_hitl.store import Store
+
+    policy = Policy(max_error, delta, control_share)
+    opened = Store.open(store)
+    model = load_model(opened, reward_model)
+    scored = score_pool(opened, model)
+    routed = route_pool(opened, model, policy)
+    data = {
+        "reward_model_id": model.id,
+        "routes": routed.counts,
+        "without_text": scored.without_text,
+        "threshold": asdict(routed.threshold) | {"reason": routed.threshold.reason},
+    }
+    if routed.threshold.accepts_nothing:
+        data["threshold"]["value"] = None  # infinity is not JSON
+    more = [*_left_to_raters(scored.without_text), routed.threshold.reason]
+    return Result(data, table("Routed", routed.counts), more=more)
+
+
+def _left_to_raters(without_text: int) -> list[str]:
+    if not without_text:
+        return []
+    return [f"Left to raters without a score: {without_text}, for an answer among theirs has no text"]

@@ -1,0 +1,80 @@
+"""Commands `tokens …`: API tokens and invitations."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from rlhf_hitl.cli import AsJson, Result, StoreUrl, app, command, table
+from rlhf_hitl.types import Scope
+
+tokens = typer.Typer(help="API tokens and invitations.", no_args_is_help=True)
+app.add_typer(tokens, name="tokens")
+
+
+@command("add", tokens)
+def add_token(
+    rater: Annotated[str, typer.Argument(help="For whom it acts.")],
+    scope: Annotated[list[Scope], typer.Option(help="A door it opens; may be given again.")],
+    name: Annotated[str, typer.Option(help="What it is for.")] = "",
+    days: Annotated[float, typer.Option(min=0.01, max=3650, help="How long it holds.")] = 90,
+    *,
+    store: StoreUrl,
+    json: AsJson = False,
+) -> Result:
+    """Make an API token, printed once. It can do no more than the role of whom it acts for."""
+    from rlhf_hitl.store import Store, people
+    from rlhf_hitl.store import tokens as secret
+
+    opened = Store.open(store)
+    made = secret.add(opened, people.named(opened, rater).id, name, scope, days=days)
+    data = {"token": made, "rater": rater, "scopes": sorted(s.value for s in scope), "days": days}
+    return Result(data, f"Token for {rater}, shown this once: {made}")
+
+
+@command("list", tokens)
+def list_tokens(*, store: StoreUrl, json: AsJson = False) -> Result:
+    """Tokens and invitations, never the secrets themselves."""
+    from rlhf_hitl.store import Store, people
+    from rlhf_hitl.store import tokens as secret
+    from rlhf_hitl.types import utc_now
+
+    opened, now = Store.open(store), utc_now()
+    names = {r.id: r.name for r in people.everyone(opened)}
+    rows = [
+        {
+            "id": t.id,
+            "kind": t.kind.value,
+            "rater": names.get(t.rater_id or "", ""),
+            "name": t.name,
+            "scopes": list(t.scopes),
+            "role": t.role,
+            "expires_at": None if t.expires_at is None else t.expires_at.isoformat(),
+            "holds": t.holds(now),
+        }
+        for t in secret.everything(opened)
+    ]
+    told = [
+        (r["id"], r["kind"], r["rater"], " ".join(r["scopes"]) or r["role"], "holds" if r["holds"] else "over")
+        for r in rows
+    ]
+    text = table("Tokens", told, ("id", "kind", "rater", "for", ""))
+    return Result(
+        {"tokens": rows}, text if rows else "None yet. Make one with `rlhf-hitl tokens add RATER --scope task`."
+    )
+
+
+@command("revoke", tokens)
+def revoke(
+    token: Annotated[str, typer.Argument(help="Its id, as `tokens list` shows it.")],
+    *,
+    store: StoreUrl,
+    json: AsJson = False,
+) -> Result:
+    """End a token or an invitation at once."""
+    from rlhf_hitl.store import Store
+    from rlhf_hitl.store import tokens as secret
+
+    secret.revoke(Store.open(store), token)
+    return Result({"id": token, "holds": False}, f"{token} is over.")

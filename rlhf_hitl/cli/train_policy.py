@@ -1,0 +1,106 @@
+"""Commands `train-dpo` and `train-ppo`: tune the policy."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from rlhf_hitl.cli import AsJson, Result, StoreUrl, command, table
+from rlhf_hitl.cli.launch import launch_processes
+from rlhf_hitl.config import load_settings
+from rlhf_hitl.errors import BadInput
+
+OptionalPolicy = Annotated[
+    str | None, typer.Option("--policy", help="A model folder, a hub id, or a name from `models get`.")
+]
+
+
+RewardModelName = Annotated[
+    str, typer.Option("--reward-model", help="Its id or folder; the newest of the store by default.")
+]
+
+
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="YAML of settings; the bundled one by default.")]
+
+
+Out = Annotated[Path | None, typer.Option("--out", help="Folder for the tuned policy; a new one by default.")]
+
+
+Settings_ = Annotated[
+    list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="One setting over the YAML's; may be repeated.")
+]
+
+
+Processes = Annotated[int, typer.Option(min=1, help="Train in so many processes, through `accelerate launch`.")]
+
+
+@command("train-dpo")
+def train_dpo(
+    store: StoreUrl,
+    policy: OptionalPolicy = None,
+    reward_model: RewardModelName = "",
+    human_only: Annotated[bool, typer.Option("--human-only", help="Only pairs people judged.")] = False,
+    config: ConfigFile = None,
+    set_: Settings_ = None,
+    out: Out = None,
+    processes: Processes = 1,
+    json: AsJson = False,
+) -> Result:
+    """Tune the policy with DPO on people's pairs and on pairs the reward model makes."""
+    extra = ["--human_only"] if human_only else []
+    return _train("dpo", store, policy, reward_model, config, set_, out, processes, extra)
+
+
+@command("train-ppo")
+def train_ppo(
+    store: StoreUrl,
+    policy: OptionalPolicy = None,
+    reward_model: RewardModelName = "",
+    config: ConfigFile = None,
+    set_: Settings_ = None,
+    out: Out = None,
+    processes: Processes = 1,
+    json: AsJson = False,
+) -> Result:
+    """Tune the policy with PPO, with the reward model as its judge."""
+    return _train("ppo", store, policy, reward_model, config, set_, out, processes, [])
+
+
+def _train(
+    method: str,
+    store: str,
+    policy: str | None,
+    reward_model: str,
+    config: Path | None,
+    settings: list[str] | None,
+    out: Path | None,
+    processes: int,
+    extra: list[str],
+) -> Result:
+    from importlib import import_module, resources
+
+    from rlhf_hitl.policy.training import read_card
+
+    folder = out or load_settings().workspace / "policies" / f"{method}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
+    file = config or Path(str(resources.files("rlhf_hitl.configs").joinpath(f"{method}.yaml")))
+    arguments = ["--config", str(file), "--out", str(folder), *extra]
+    arguments += ["--policy", policy] if policy else []
+    arguments += ["--reward_model", reward_model] if reward_model else []
+    for setting in settings or []:
+        name, equals, value = setting.partition("=")
+        if not equals:
+            raise BadInput(f"--set {setting}", expected="NAME=VALUE", fix="such as --set steps=20")
+        arguments += [f"--{name}", value]
+    if processes == 1:
+        import_module(f"rlhf_hitl.scripts.train_{method}").main([*arguments, "--store", store])
+    else:
+        # Not as an argument: those of other processes are everybody's to read, and a URL may hold a password.
+        launch_processes(f"rlhf_hitl.scripts.train_{method}", arguments, processes, {"RLHF_HITL_STORE": store})
+    card = read_card(folder)
+    data = {"policy": str(folder), **{k: v for k, v in card.items() if k not in ("history", "settings")}}
+    data |= {"first": card["history"][0], "last": card["history"][-1]} if card["history"] else {}
+    rows = {k: v for k, v in data.items() if not isinstance(v, dict)} | data.get("last", {})
+    return Result(data, table(f"Tuned with {method.upper()}; the last step's figures", rows))

@@ -1,0 +1,59 @@
+"""Commands `webhooks …`: addresses that events are sent to."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from rlhf_hitl.cli import AsJson, Result, StoreUrl, app, command, table
+from rlhf_hitl.types import Event
+
+webhooks = typer.Typer(help="Webhooks: addresses that are told of events.", no_args_is_help=True)
+app.add_typer(webhooks, name="webhooks")
+
+
+@command("add", webhooks)
+def add_webhook(
+    url: Annotated[str, typer.Argument(help="Where to send.")],
+    event: Annotated[list[Event], typer.Option(help="What to send; may be given again.")],
+    *,
+    store: StoreUrl,
+    json: AsJson = False,
+) -> Result:
+    """Have events sent to an address. The secret they are signed with is printed once."""
+    from rlhf_hitl.store import Store, events
+
+    made = events.add_webhook(Store.open(store), url, event)
+    data = {"id": made.id, "url": made.url, "events": [e.value for e in made.events], "secret": made.secret}
+    return Result(data, f"{made.id}; it signs with, shown this once: {made.secret}")
+
+
+@command("list", webhooks)
+def list_webhooks(*, store: StoreUrl, json: AsJson = False) -> Result:
+    """Where what is sent, and how much waits."""
+    from rlhf_hitl.store import Store, events
+
+    opened = Store.open(store)
+    rows = [
+        {"id": w.id, "url": w.url, "events": [e.value for e in w.events], "ended": w.ended_at is not None}
+        for w in events.all_webhooks(opened)
+    ]
+    waiting = events.waiting(opened)
+    told = [(r["id"], r["url"], " ".join(r["events"]), "ended" if r["ended"] else "on") for r in rows]
+    text = table(f"Webhooks ({waiting} deliveries wait)", told, ("id", "url", "events", ""))
+    return Result({"webhooks": rows, "waiting": waiting}, text if rows else "None yet.")
+
+
+@command("end", webhooks)
+def end_webhook(
+    webhook: Annotated[str, typer.Argument(help="Its id, as `webhooks list` shows it.")],
+    *,
+    store: StoreUrl,
+    json: AsJson = False,
+) -> Result:
+    """Send nothing more to it."""
+    from rlhf_hitl.store import Store, events
+
+    events.end_webhook(Store.open(store), webhook)
+    return Result({"id": webhook, "ended": True}, f"{webhook} gets nothing more.")

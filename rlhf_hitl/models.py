@@ -20,7 +20,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from safetensors import SafetensorError
 
@@ -28,7 +28,10 @@ from rlhf_hitl.errors import BadInput, NotFound
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
+
+#: The precision of frozen weights, as settings name it.
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 HUB_TIMEOUT_SECONDS = 10
 # Said outright: left to itself, transformers asks on stdin whether it may run the code that came with a model.
@@ -180,6 +183,31 @@ def best_dtype(device: str) -> torch.dtype:
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
     fast = device == "cpu" and any(torch.cpu.get_capabilities().get(k) for k in ("avx512_bf16", "amx_bf16", "bf16"))
     return torch.bfloat16 if fast else torch.float32
+
+
+def resolve_dtype(precision: str = "auto") -> torch.dtype:
+    """The dtype that a setting names; `auto` is what `best_dtype` chooses for the best device of this machine.
+
+    Raises:
+        BadInput: the name is none of `Precision`.
+    """
+    import torch
+
+    if precision == "auto":
+        return best_dtype(best_device())
+    if precision not in get_args(Precision):
+        raise BadInput(f"dtype {precision!r}", expected="auto, float32, bfloat16 or float16", fix="choose one of these")
+    return getattr(torch, precision)
+
+
+def fill_in_precision(arguments: TrainingArguments) -> None:
+    """Set what a trainer's arguments leave open: bf16 where the hardware computes in it, and a CPU if that is all."""
+    import torch
+
+    if arguments.bf16 is None and not arguments.fp16:
+        arguments.bf16 = resolve_dtype() is torch.bfloat16
+    # Without use_cpu, transformers refuses bf16 also on the CPUs that compute in it.
+    arguments.use_cpu = arguments.use_cpu or best_device() == "cpu"
 
 
 def load_tokenizer(name_or_path: str | Path, *, chats: bool = True) -> PreTrainedTokenizerBase:

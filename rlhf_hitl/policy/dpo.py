@@ -17,7 +17,7 @@ from trl import DPOConfig, DPOTrainer
 
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.labels.aggregate import labels
-from rlhf_hitl.models import best_device, best_dtype, load_policy, load_tokenizer
+from rlhf_hitl.models import fill_in_precision, load_policy, load_tokenizer
 from rlhf_hitl.policy.training import checkpoints_of, free_folder, lora, refuse_heldout, save_policy
 from rlhf_hitl.reward.training.progress import keep_stdout_free
 from rlhf_hitl.store import Store
@@ -76,9 +76,7 @@ class DPOSettings(DPOConfig):
     save_strategy: str = field(default="no", metadata={"help": "no, steps or epoch: when to write checkpoints."})
 
     def __post_init__(self) -> None:
-        if self.bf16 is None and not self.fp16:
-            self.bf16 = best_dtype(best_device()) is torch.bfloat16
-        self.use_cpu = self.use_cpu or best_device() == "cpu"  # else bf16 is refused on the CPUs that compute in it
+        fill_in_precision(self)
         if not self.output_dir and self.out:
             self.output_dir = str(checkpoints_of(Path(self.out).expanduser()))
         super().__post_init__()

@@ -24,7 +24,7 @@ from rlhf_hitl.policy import ppo_math as maths
 from rlhf_hitl.policy.actor_critic import ActorCritic, Batch, collate
 from rlhf_hitl.policy.generation import Draw, Sampling, answer_text, draw_seed, eos_ids, prompt_ids, sample_ids
 from rlhf_hitl.policy.ppo_config import PPOConfig
-from rlhf_hitl.policy.training import checkpoints_of, free_folder, lora, refuse_heldout, save_policy, torch_dtype
+from rlhf_hitl.policy.training import checkpoints_of, free_folder, lora, refuse_heldout, save_policy
 from rlhf_hitl.types import Message, Messages, Prompt
 
 #: Rewards (n,) of conversations: `RewardModel.rewards`.
@@ -93,7 +93,7 @@ class PPOTrainer:
         from peft import get_peft_model
         from transformers import get_scheduler
 
-        from rlhf_hitl.models import load_policy, load_tokenizer
+        from rlhf_hitl.models import load_policy, load_tokenizer, resolve_dtype
 
         self.config, self.out, self.reward = config, free_folder(config.out), reward
         refuse_heldout(prompts)
@@ -109,7 +109,7 @@ class PPOTrainer:
         self.tokenizer = load_tokenizer(config.policy)
         self.prompts, self.ids, self.left_out = self._fitting(prompts)
         policy = get_peft_model(
-            load_policy(config.policy, torch_dtype(config.precision)), lora(config.lora_r, config.lora_alpha)
+            load_policy(config.policy, resolve_dtype(config.precision)), lora(config.lora_r, config.lora_alpha)
         )
         self.eos = eos_ids(policy, self.tokenizer)  # type: ignore[arg-type]
         self.pad = int(self.tokenizer.pad_token_id)  # type: ignore[arg-type]

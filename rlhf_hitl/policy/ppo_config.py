@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.policy.training import Precision
 
 
 def _f(default: Any, help: str) -> Any:
@@ -41,7 +40,7 @@ class PPOConfig:
     kl_target: float | None = _f(None, "Nats an answer; set: beta is adapted towards it. Unset: beta stays.")
     kl_horizon: float = _f(10_000, "Answers over which the adaptive beta moves.")
     missing_eos_penalty: float = _f(1.0, "Taken off the reward of an answer that was cut off before its EOS.")
-    precision: Precision = field(
+    precision: Literal["auto", "float32", "bfloat16"] = field(
         default="auto",
         metadata={"help": "auto, float32 or bfloat16 (the frozen weights; adapter and head are fp32)."},
     )

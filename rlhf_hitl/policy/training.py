@@ -9,7 +9,7 @@ import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from rlhf_hitl.config import load_settings
 from rlhf_hitl.errors import BadInput
@@ -18,15 +18,12 @@ from rlhf_hitl.store.comparisons import all_prompts
 from rlhf_hitl.types import Prompt, Split
 
 if TYPE_CHECKING:
-    import torch
     from peft import LoraConfig, PeftModel
 
     from rlhf_hitl.reward.model import RewardModel
 
 #: Written into every tuned policy: how it was made and how the training went.
 CARD = "training.json"
-
-Precision = Literal["auto", "float32", "bfloat16"]
 
 
 def refuse_heldout(prompts: Iterable[Prompt], store: Store | None = None) -> None:
@@ -45,15 +42,6 @@ def refuse_heldout(prompts: Iterable[Prompt], store: Store | None = None) -> Non
                 expected="prompts of the train split only",
                 fix="take the prompt out: held-out and calibration prompts never reach training",
             )
-
-
-def torch_dtype(precision: Precision) -> torch.dtype:
-    """`auto` is bf16 where the hardware computes in it, else fp32."""
-    import torch
-
-    from rlhf_hitl.models import best_device, best_dtype
-
-    return best_dtype(best_device()) if precision == "auto" else getattr(torch, precision)
 
 
 def lora(r: int, alpha: int, dropout: float = 0.0) -> LoraConfig:

@@ -30,7 +30,7 @@ from rlhf_hitl import __version__
 from rlhf_hitl.arguments import parse
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.formats.export import export
-from rlhf_hitl.models import best_device, best_dtype, display_name, load_tokenizer
+from rlhf_hitl.models import display_name, fill_in_precision, load_tokenizer
 from rlhf_hitl.reward import shared_prefix
 from rlhf_hitl.reward.batches import TokenBudgetSampler
 from rlhf_hitl.reward.classifier import (
@@ -108,9 +108,7 @@ class FullConfig(RewardConfig):
     save_strategy: str = field(default="no", metadata={"help": "no, steps or epoch: when to write checkpoints."})
 
     def __post_init__(self) -> None:
-        if self.bf16 is None and not self.fp16:
-            self.bf16 = best_dtype(best_device()) is torch.bfloat16
-        self.use_cpu = self.use_cpu or best_device() == "cpu"  # else bf16 is refused on the CPUs that compute in it
+        fill_in_precision(self)
         super().__post_init__()
 
 

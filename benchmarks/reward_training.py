@@ -29,7 +29,7 @@ from rlhf_hitl.reward.rendering import Renderer
 from rlhf_hitl.reward.training.dataset import tokenised
 from rlhf_hitl.reward.training.full import FullConfig, build_trainer
 from rlhf_hitl.reward.training.progress import keep_stdout_free
-from rlhf_hitl.types import as_dicts
+from rlhf_hitl.types import messages_to_dicts
 
 BATCH = 8
 
@@ -65,7 +65,11 @@ def main() -> None:
         renderer = Renderer(tokenizer, length)
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(renderer.pad_id)
         rows = [
-            {"prompt": as_dicts(prompt), "chosen": as_dicts(chosen), "rejected": as_dicts(rejected)}
+            {
+                "prompt": messages_to_dicts(prompt),
+                "chosen": messages_to_dicts(chosen),
+                "rejected": messages_to_dicts(rejected),
+            }
             for (prompt, chosen), (_, rejected) in hh_pairs(Path(args.data), BATCH * (turns * steps + 1))
         ]
         # The shortest come first in every turn, as a batch to warm up with.

@@ -35,7 +35,7 @@ from rlhf_hitl.types import (
     Score,
     Split,
     Verdict,
-    messages,
+    parse_messages,
 )
 
 T = TypeVar("T")
@@ -254,7 +254,7 @@ class Client:
     def last(self) -> Last:
         """One's newest judgment with what it was of, to be corrected."""
         said = self._send("GET", "/judgments/last").json()
-        return Last(_judgment(said["judgment"]), messages(said["prompt"]), _shown(said["completions"]))
+        return Last(_judgment(said["judgment"]), parse_messages(said["prompt"]), _shown(said["completions"]))
 
     def snapshot(self, out: Path, **options: Any) -> None:
         """Write a dataset snapshot to a file. `options`: `format`, `project`, `min_votes`."""
@@ -326,11 +326,11 @@ class Client:
 def _task(said: Mapping[str, Any]) -> Task:
     expires = datetime.fromisoformat(said["expires_at"])
     shown, version = _shown(said["completions"]), said.get("guideline_version", "")
-    return Task(said["id"], expires, said["project"], messages(said["prompt"]), shown, version)
+    return Task(said["id"], expires, said["project"], parse_messages(said["prompt"]), shown, version)
 
 
 def _shown(said: Iterable[Mapping[str, Any]]) -> dict[str, Messages]:
-    return {one["key"]: messages(one["messages"]) for one in said}
+    return {one["key"]: parse_messages(one["messages"]) for one in said}
 
 
 def _judgment(said: Mapping[str, Any]) -> JudgmentSeen:
@@ -346,9 +346,9 @@ def _judgment(said: Mapping[str, Any]) -> JudgmentSeen:
 
 
 def _comparison(said: Mapping[str, Any]) -> Comparison:
-    prompt = Prompt(said["prompt_id"], messages(said["prompt"]), Split(said["split"]), said["tags"])
+    prompt = Prompt(said["prompt_id"], parse_messages(said["prompt"]), Split(said["split"]), said["tags"])
     completions = tuple(
-        Completion(one["id"], prompt.id, messages(one["messages"]), one["policy"], one["sampling"])
+        Completion(one["id"], prompt.id, parse_messages(one["messages"]), one["policy"], one["sampling"])
         for one in said["completions"]
     )
     return _fields(Comparison, said, prompt=prompt, completions=completions, route=Route(said["route"]))

@@ -12,7 +12,7 @@ from random import Random
 
 from rlhf_hitl.reward.evaluation.slices import accuracy, slices
 from rlhf_hitl.reward.evaluation_record import Bin, Evaluation, Example, Length, Position, Share, save
-from rlhf_hitl.types import Message, messages
+from rlhf_hitl.types import Message, parse_messages
 
 CODE = """Take each letter once:
 
@@ -101,9 +101,9 @@ def bundled(seed: int, quality: float) -> list[Example]:
         margin = draw.gauss(quality, 1.0)
         tie = i % 11 == 10
         texts = {
-            "prompt": messages(row["messages"]),
-            "chosen": messages(first["messages"]),
-            "rejected": messages(second["messages"]),
+            "prompt": parse_messages(row["messages"]),
+            "chosen": parse_messages(first["messages"]),
+            "rejected": parse_messages(second["messages"]),
         }
         policies = {"chosen_policy": "smollm2-135m-instruct", "rejected_policy": "tuned-dpo-3"}
         made.append(

@@ -116,8 +116,8 @@ def _accepted(row: views.Accepted) -> dict[str, Any]:
         "margin": f"{score.margin:.2f}",
         "uncertainty": f"{score.uncertainty:.2f}",
         "probability": f"{score.probability:.0%}",
-        "chosen": _excerpt(row.comparison.completion(score.chosen).text),
-        "rejected": _excerpt(row.comparison.completion(score.rejected).text),
+        "chosen": _excerpt(row.comparison.find_completion(score.chosen).text),
+        "rejected": _excerpt(row.comparison.find_completion(score.rejected).text),
     }
 
 

@@ -21,7 +21,6 @@ from rlhf_hitl.store.db import StoreFailure
 from rlhf_hitl.types import (
     Answer,
     Comparison,
-    Example,
     Guideline,
     Judgment,
     Lease,
@@ -30,6 +29,7 @@ from rlhf_hitl.types import (
     Rater,
     Reason,
     Receipt,
+    TutorialExample,
     Verdict,
     utc_now,
 )
@@ -123,7 +123,7 @@ class RatingService:
         else:
             lease = self._lease(sent.id)
             comparison, shown = lease.comparison, lease.order_shown
-        first, second = (text_of(comparison.completion(i).messages) for i in shown[:2])
+        first, second = (text_of(comparison.find_completion(i).messages) for i in shown[:2])
         return {"marked": marked(first, second)}
 
     def acknowledge(self, sent: Sent) -> dict[str, Any]:
@@ -214,14 +214,14 @@ class RatingService:
         return newest
 
     def _card(self, id: str, mode: str, comparison: Comparison, order: Sequence[str], version: str) -> dict[str, Any]:
-        answers = [comparison.completion(i).messages for i in order]
+        answers = [comparison.find_completion(i).messages for i in order]
         language = comparison.prompt.language
         return _card(id, mode, comparison.prompt.messages, answers) | {
             "guideline": f"{comparison.project}@{version}",
             "lang": language if _TAG.fullmatch(language) else "",
         }
 
-    def _example(self, left: Sequence[Example]) -> dict[str, Any] | None:
+    def _example(self, left: Sequence[TutorialExample]) -> dict[str, Any] | None:
         if not left:
             return None
         example = left[0]

@@ -505,7 +505,8 @@ def chat_out(messages: Messages) -> list[dict[str, str]]:
 
 def shown_out(comparison: Comparison, order: tuple[str, ...]) -> list[dict[str, Any]]:
     return [
-        {"key": key, "messages": chat_out(comparison.completion(i).messages)} for key, i in zip(ascii_uppercase, order)
+        {"key": key, "messages": chat_out(comparison.find_completion(i).messages)}
+        for key, i in zip(ascii_uppercase, order)
     ]
 
 

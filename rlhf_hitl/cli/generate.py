@@ -107,7 +107,7 @@ def _samplings(temperatures: list[float], total: int, top_p: float, max_new_toke
 
 def read_prompts(path: Path) -> list[Prompt]:
     """Prompts of a JSONL file with `messages` and, where there are any, `tags`."""
-    from rlhf_hitl.types import Prompt, messages
+    from rlhf_hitl.types import Prompt, parse_messages
 
     if not path.is_file():
         raise NotFound(f"--prompts {path}", expected="a JSONL file", fix="check the path")
@@ -117,7 +117,7 @@ def read_prompts(path: Path) -> list[Prompt]:
             continue
         try:
             row = jsonlib.loads(line)
-            found.append(Prompt.create(messages(row["messages"]), row.get("tags")))
+            found.append(Prompt.create(parse_messages(row["messages"]), row.get("tags")))
         except (ValueError, KeyError, TypeError, AttributeError, BadInput) as e:
             raise BadInput(
                 f"{path}:{number}: messages",
@@ -128,7 +128,7 @@ def read_prompts(path: Path) -> list[Prompt]:
 
 
 def _write(out: Path, prompts: list[Prompt], made: list[Completion]) -> None:
-    from rlhf_hitl.types import as_dicts
+    from rlhf_hitl.types import messages_to_dicts
 
     by_prompt: dict[str, list[Completion]] = {}
     for c in made:
@@ -139,10 +139,10 @@ def _write(out: Path, prompts: list[Prompt], made: list[Completion]) -> None:
         with half.open("w", encoding="utf-8") as f:
             for p in prompts:
                 answers = [
-                    {"messages": as_dicts(c.messages), "policy": c.policy, "sampling": dict(c.sampling)}
+                    {"messages": messages_to_dicts(c.messages), "policy": c.policy, "sampling": dict(c.sampling)}
                     for c in by_prompt.get(p.id, [])
                 ]
-                row = {"messages": as_dicts(p.messages), "tags": dict(p.tags), "completions": answers}
+                row = {"messages": messages_to_dicts(p.messages), "tags": dict(p.tags), "completions": answers}
                 f.write(jsonlib.dumps(row, ensure_ascii=False) + "\n")
         os.replace(half, out)
     finally:

@@ -43,7 +43,7 @@ def show_tutorial(project: OfProject = DEFAULT_PROJECT, *, store: StoreUrl, json
     """The examples of a project's tutorial, and how raters did on them."""
     from rlhf_hitl.store import Store, people, projects
     from rlhf_hitl.store import tutorial as of
-    from rlhf_hitl.types import as_dicts
+    from rlhf_hitl.types import messages_to_dicts
 
     opened = Store.open(store)
     with opened.read() as conn:
@@ -55,8 +55,8 @@ def show_tutorial(project: OfProject = DEFAULT_PROJECT, *, store: StoreUrl, json
         "examples": [
             {
                 "id": e.id,
-                "messages": as_dicts(e.messages),
-                "completions": [as_dicts(c) for c in e.completions],
+                "messages": messages_to_dicts(e.messages),
+                "completions": [messages_to_dicts(c) for c in e.completions],
                 "verdict": e.answer.verdict.value,
                 "ranking": [[int(i) for i in group] for group in e.answer.ranking],
                 "strength": e.answer.strength,

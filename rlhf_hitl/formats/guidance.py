@@ -24,7 +24,7 @@ from rlhf_hitl.errors import BadInput
 from rlhf_hitl.formats import llmfao
 from rlhf_hitl.formats.record import Row, answer, bad_field, chat_field, text_field
 from rlhf_hitl.formats.source import Source
-from rlhf_hitl.types import DEFAULT_AXES, DEFAULT_PROJECT, Answer, Axis, Example, Guideline, Messages, Verdict
+from rlhf_hitl.types import DEFAULT_AXES, DEFAULT_PROJECT, Answer, Axis, Guideline, Messages, TutorialExample, Verdict
 
 #: What an example is made of: the prompt, its completions, the right answer, why.
 Parts = tuple[Messages, list[Messages], Answer, str]
@@ -64,7 +64,7 @@ def as_markdown(guideline: Guideline) -> str:
     return f"---\n{front}---\n\n{guideline.text.strip()}\n"
 
 
-def read_tutorial(path: str | Path, project: str = DEFAULT_PROJECT) -> list[Example]:
+def read_tutorial(path: str | Path, project: str = DEFAULT_PROJECT) -> list[TutorialExample]:
     """The examples in a file, in its order; none in an empty one.
 
     A row is `{"messages", "completions", "ranking" or "verdict", "strength", "explanation"}`: a completion is a text or
@@ -80,13 +80,13 @@ def read_tutorial(path: str | Path, project: str = DEFAULT_PROJECT) -> list[Exam
         if read is None:
             read = _pairs(source) if llmfao.matches(row.fields) else _own
         try:
-            out.append(Example.create(project, *read(row)))
+            out.append(TutorialExample.create(project, *read(row)))
         except BadInput as e:
             _bad_line(e, row.place)
     return out
 
 
-def bundled_tutorial() -> list[Example]:
+def bundled_tutorial() -> list[TutorialExample]:
     """The examples that come with the package, for the project of everything that names none."""
     with resources.as_file(resources.files("rlhf_hitl.bundled") / "tutorial.jsonl") as path:
         return read_tutorial(path)

@@ -27,7 +27,7 @@ from rlhf_hitl.store.comparisons import (
     splits_of_families,
 )
 from rlhf_hitl.store.judgments import idempotency_keys, insert_imported_judgments
-from rlhf_hitl.types import DEFAULT_PROJECT, Answer, Comparison, Completion, Messages, Prompt, Split, content_id
+from rlhf_hitl.types import DEFAULT_PROJECT, Answer, Comparison, Completion, Messages, Prompt, Split, make_content_id
 
 BATCH = 1000
 REASONS = 5  # how many skipped lines are quoted
@@ -244,7 +244,7 @@ class _Batches:
         ranking = tuple(tuple(sorted(completions[i].id for i in group)) for group in vote.ranking)
         answer = Answer(vote.verdict, ranking, vote.strength, rationale=vote.rationale)
         said = (vote.verdict.value, ranking, vote.strength, vote.rationale)
-        key = content_id("v", self.format, vote.rater, comparison.id, said)
+        key = make_content_id("v", self.format, vote.rater, comparison.id, said)
         order = tuple(c.id for c in completions) if record.order_known else ()
         return _Vote(vote.rater, answer, order, vote.simulated, key)
 

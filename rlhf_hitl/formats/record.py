@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.types import Message, Messages, Split, Verdict, messages
+from rlhf_hitl.types import Message, Messages, Split, Verdict, parse_messages
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def chat_field(row: Row, name: str) -> Messages:
     if not isinstance(value, list) or not value:
         raise bad_field(row, name, 'a list of messages {"role": text, "content": text}')
     try:
-        return messages(value)
+        return parse_messages(value)
     except BadInput as e:
         raise BadInput(f"{row.place}: {name}: {e.value}", expected=e.expected, fix=e.fix) from e
 

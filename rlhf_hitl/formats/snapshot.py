@@ -20,7 +20,7 @@ from rlhf_hitl.store.comparisons import find_comparisons
 from rlhf_hitl.store.export_query import BATCH, Judged, Row, judged, sorted_json
 from rlhf_hitl.store.reward_models import list_reward_models
 from rlhf_hitl.store.scores import scores_behind_routings
-from rlhf_hitl.types import UNRANKED, Comparison, Label, Route, Score, Split, Verdict, as_dicts
+from rlhf_hitl.types import UNRANKED, Comparison, Label, Route, Score, Split, Verdict, messages_to_dicts
 
 COMPARISON_COLUMNS = ("comparison_id", "prompt_id", "prompt", "completions", "tags")
 JUDGMENT_COLUMNS = (
@@ -285,8 +285,10 @@ def _plain(c: Comparison) -> Row:
     return {
         "comparison_id": c.id,
         "prompt_id": c.prompt.id,
-        "prompt": as_dicts(c.prompt.messages),
-        "completions": [{"id": a.id, "policy": a.policy, "messages": as_dicts(a.messages)} for a in c.completions],
+        "prompt": messages_to_dicts(c.prompt.messages),
+        "completions": [
+            {"id": a.id, "policy": a.policy, "messages": messages_to_dicts(a.messages)} for a in c.completions
+        ],
         "tags": sorted_json(json.dumps(dict(c.prompt.tags))),
     }
 

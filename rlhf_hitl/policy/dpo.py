@@ -22,7 +22,7 @@ from rlhf_hitl.policy.training import checkpoints_of, free_folder, lora, refuse_
 from rlhf_hitl.reward.training.progress import keep_stdout_free
 from rlhf_hitl.store import Store
 from rlhf_hitl.store.comparisons import all_prompts, find_comparisons
-from rlhf_hitl.types import Completion, Messages, Prompt, Route, Split, as_dicts
+from rlhf_hitl.types import Completion, Messages, Prompt, Route, Split, messages_to_dicts
 
 log = logging.getLogger(__name__)
 
@@ -46,9 +46,9 @@ class Pair:
     def row(self) -> dict[str, Any]:
         """TRL's conversational columns and where the row is from."""
         return {
-            "prompt": as_dicts(self.prompt.messages),
-            "chosen": as_dicts(self.chosen.messages),
-            "rejected": as_dicts(self.rejected.messages),
+            "prompt": messages_to_dicts(self.prompt.messages),
+            "chosen": messages_to_dicts(self.chosen.messages),
+            "rejected": messages_to_dicts(self.rejected.messages),
             "label_source": self.label_source,
             "prompt_id": self.prompt.id,
         }
@@ -91,7 +91,7 @@ def human_pairs(store: Store) -> list[Pair]:
     for label in decided:
         comparison = comparisons[label.comparison_id]
         loser = label.second if label.preferred == label.first else label.first
-        chosen, rejected = comparison.completion(label.preferred or ""), comparison.completion(loser)
+        chosen, rejected = comparison.find_completion(label.preferred or ""), comparison.find_completion(loser)
         if chosen.text.strip() and rejected.text.strip():
             pairs.append(Pair(comparison.prompt, chosen, rejected, "human"))
     return pairs
@@ -170,7 +170,7 @@ def dataset(pairs: Sequence[Pair], tokenizer: Any, max_length: int | None) -> tu
     """Rows for TRL, and how many were left out as longer than `max_length`: TRL cuts their ends off in silence."""
 
     def tokens(pair: Pair, answer: Completion) -> int:
-        text = tokenizer.apply_chat_template(as_dicts(pair.prompt.messages + answer.messages), tokenize=False)
+        text = tokenizer.apply_chat_template(messages_to_dicts(pair.prompt.messages + answer.messages), tokenize=False)
         return len(tokenizer(text, add_special_tokens=False)["input_ids"])
 
     kept = [p for p in pairs if max_length is None or max(tokens(p, p.chosen), tokens(p, p.rejected)) <= max_length]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.types import Comparison, Completion, Message, Messages, Prompt, as_dicts
+from rlhf_hitl.types import Comparison, Completion, Message, Messages, Prompt, messages_to_dicts
 
 if TYPE_CHECKING:
     import torch
@@ -62,7 +62,7 @@ def draw_seed(seed: int, prompt_id: str, sampling: Sampling, index: int, attempt
 
 def prompt_ids(tokenizer: PreTrainedTokenizerBase, chat: Messages) -> list[int]:
     """Token ids of a prompt up to where the assistant's answer begins."""
-    text = tokenizer.apply_chat_template(as_dicts(chat), add_generation_prompt=True, tokenize=False)
+    text = tokenizer.apply_chat_template(messages_to_dicts(chat), add_generation_prompt=True, tokenize=False)
     return tokenizer(text, add_special_tokens=False)["input_ids"]  # type: ignore[return-value]
 
 

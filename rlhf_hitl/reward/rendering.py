@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.types import Comparison, Messages, as_dicts
+from rlhf_hitl.types import Comparison, Messages, messages_to_dicts
 
 #: A prompt's messages and the messages of a completion to it.
 Conversation = tuple[Messages, Messages]
@@ -81,7 +81,7 @@ class Renderer:
 
     def _text(self, chat: Messages, *, answer_follows: bool) -> str:
         return self.tokenizer.apply_chat_template(
-            as_dicts(chat), chat_template=self.template, tokenize=False, add_generation_prompt=answer_follows
+            messages_to_dicts(chat), chat_template=self.template, tokenize=False, add_generation_prompt=answer_follows
         )
 
     def _ids(self, text: str) -> list[int]:

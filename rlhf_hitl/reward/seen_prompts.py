@@ -17,9 +17,9 @@ SEEN = "prompts_seen.json"
 
 @dataclass(frozen=True)
 class Seen:
-    """Families (`types.prompt_family`) of the prompts whose labels moved a model's weights or uncertainty (`train`),
-    and of those whose labels set its temperature (`calibration`). Not `whole`: it was trained on others before, and
-    nobody here knows on which."""
+    """Families (`types.hash_prompt_family`) of the prompts whose labels moved a model's weights or uncertainty
+    (`train`), and of those whose labels set its temperature (`calibration`). Not `whole`: it was trained
+    on others before, and nobody here knows on which."""
 
     train: frozenset[str]
     calibration: frozenset[str]

@@ -14,7 +14,7 @@ from rlhf_hitl.store.comparisons import known_ids
 from rlhf_hitl.store.db import Store
 from rlhf_hitl.store.judgments import IS_FIRST
 from rlhf_hitl.store.tables import Utc, comparisons, judgments, lanes, members, places, projects, prompts, raters
-from rlhf_hitl.types import Route, Verdict, content_id, utc_now
+from rlhf_hitl.types import Route, Verdict, make_content_id, utc_now
 
 #: A hidden repeat shows nothing of a rater's last so many judgments, and something of those before.
 REPEAT_GAP, REPEAT_WINDOW = 20, 100
@@ -221,7 +221,7 @@ def _make_repeat(
     )
     ranked = Verdict.RANKED.value
     rows = [r for r in conn.execute(query).mappings() if r["verdict"] == ranked and r["repeat_of"] is None]
-    named = {content_id("x", r["completion_ids"], {"repeat_of": r["id"], "rater": rater_id}): r for r in rows}
+    named = {make_content_id("x", r["completion_ids"], {"repeat_of": r["id"], "rater": rater_id}): r for r in rows}
     left = sorted(named.keys() - known_ids(conn, "comparisons", named))
     if not left:
         return None

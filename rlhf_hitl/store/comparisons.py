@@ -13,7 +13,7 @@ from sqlalchemy.engine import Connection
 from rlhf_hitl.errors import NotFound
 from rlhf_hitl.store.db import Store
 from rlhf_hitl.store.tables import comparisons, completions, judgments, lanes, places, projects, prompts, scores
-from rlhf_hitl.types import Comparison, Completion, Prompt, Route, Split, as_dicts, messages, utc_now
+from rlhf_hitl.types import Comparison, Completion, Prompt, Route, Split, messages_to_dicts, parse_messages, utc_now
 
 BATCH = 500
 
@@ -34,7 +34,7 @@ def insert_prompts(store: Store, conn: Connection, new: Sequence[Prompt], source
                 "id": p.id,
                 "family": p.family,
                 "split": split.value,
-                "messages": as_dicts(p.messages),
+                "messages": messages_to_dicts(p.messages),
                 "tags": dict(p.tags),
                 "source": source,
                 "created_at": utc_now(),
@@ -52,7 +52,7 @@ def insert_completions(store: Store, conn: Connection, new: Sequence[Completion]
             {
                 "id": c.id,
                 "prompt_id": c.prompt_id,
-                "messages": as_dicts(c.messages),
+                "messages": messages_to_dicts(c.messages),
                 "policy": c.policy,
                 "sampling": dict(c.sampling),
                 "created_at": utc_now(),
@@ -215,7 +215,7 @@ def load_comparisons(conn: Connection, ids: Sequence[str]) -> dict[str, Comparis
     return {
         r["id"]: Comparison(
             r["id"],
-            Prompt(r["prompt_id"], messages(r["prompt_messages"]), Split(r["prompt_split"]), r["prompt_tags"]),
+            Prompt(r["prompt_id"], parse_messages(r["prompt_messages"]), Split(r["prompt_split"]), r["prompt_tags"]),
             tuple(answers[i] for i in r["completion_ids"]),
             r["overlap"],
             Route(r["route"]),
@@ -298,8 +298,8 @@ def known_ids(conn: Connection, what: Literal["prompts", "completions", "compari
 
 
 def _prompt(row) -> Prompt:
-    return Prompt(row["id"], messages(row["messages"]), Split(row["split"]), row["tags"])
+    return Prompt(row["id"], parse_messages(row["messages"]), Split(row["split"]), row["tags"])
 
 
 def _completion(row) -> Completion:
-    return Completion(row["id"], row["prompt_id"], messages(row["messages"]), row["policy"], row["sampling"])
+    return Completion(row["id"], row["prompt_id"], parse_messages(row["messages"]), row["policy"], row["sampling"])

@@ -16,7 +16,7 @@ from rlhf_hitl.errors import BadInput, NotFound
 from rlhf_hitl.store import audit
 from rlhf_hitl.store.db import Store
 from rlhf_hitl.store.tables import raters, tokens
-from rlhf_hitl.types import Rater, Role, content_id, utc_now
+from rlhf_hitl.types import Rater, Role, make_content_id, utc_now
 
 LONGEST_LANGUAGE = 40  # letters, as a prompt's tag has
 
@@ -224,7 +224,7 @@ def hash_password(password: str) -> str:
 
 def _row(name: str, role: Role, *, simulated: bool, source: str) -> dict:
     return {
-        "id": content_id("r", name),
+        "id": make_content_id("r", name),
         "name": name,
         "role": role.value,
         "simulated": simulated,

@@ -10,10 +10,18 @@ from rlhf_hitl.errors import BadInput, NotFound
 from rlhf_hitl.store import audit, projects
 from rlhf_hitl.store.db import Store
 from rlhf_hitl.store.tables import example_answers, examples
-from rlhf_hitl.types import DEFAULT_PROJECT, Answer, Example, Verdict, as_dicts, messages, utc_now
+from rlhf_hitl.types import (
+    DEFAULT_PROJECT,
+    Answer,
+    TutorialExample,
+    Verdict,
+    messages_to_dicts,
+    parse_messages,
+    utc_now,
+)
 
 
-def put(store: Store, project: str, new: Sequence[Example], by: audit.Actor = audit.CLI) -> None:
+def put(store: Store, project: str, new: Sequence[TutorialExample], by: audit.Actor = audit.CLI) -> None:
     """Make these the tutorial, in this order. Those of before end; raters who had some of these keep their answers.
 
     Raises:
@@ -40,13 +48,13 @@ def put(store: Store, project: str, new: Sequence[Example], by: audit.Actor = au
         audit.record(conn, by, "tutorial.set", project, examples=len(new))
 
 
-def of(store: Store, project: str = DEFAULT_PROJECT) -> list[Example]:
+def of(store: Store, project: str = DEFAULT_PROJECT) -> list[TutorialExample]:
     """The examples of a project's tutorial, in order; none where it has no tutorial."""
     with store.read() as conn:
         return [_example(row) for row in conn.execute(_of(project)).mappings()]
 
 
-def get(store: Store, example_id: str) -> Example:
+def get(store: Store, example_id: str) -> TutorialExample:
     """One example, also of a tutorial that was.
 
     Raises:
@@ -59,7 +67,7 @@ def get(store: Store, example_id: str) -> Example:
     return _example(row)
 
 
-def left(store: Store, rater_id: str, project: str = DEFAULT_PROJECT) -> list[Example]:
+def left(store: Store, rater_id: str, project: str = DEFAULT_PROJECT) -> list[TutorialExample]:
     """Those of the tutorial that a rater has not answered yet, in order."""
     own = sa.and_(example_answers.c.example_id == examples.c.id, example_answers.c.rater_id == rater_id)
     query = _of(project).where(~sa.exists().where(own))
@@ -67,7 +75,7 @@ def left(store: Store, rater_id: str, project: str = DEFAULT_PROJECT) -> list[Ex
         return [_example(row) for row in conn.execute(query).mappings()]
 
 
-def agrees(example: Example, answer: Answer) -> bool:
+def agrees(example: TutorialExample, answer: Answer) -> bool:
     """Whether an answer (positions as text, like the example's) prefers what the example prefers.
 
     As in labels, both bad is a tie: neither is preferred. How much better it is, and the order of the rest, is for the
@@ -128,25 +136,25 @@ def _answer_columns(answer: Answer) -> dict:
     return {"verdict": answer.verdict.value, "ranking": ranking, "strength": answer.strength}
 
 
-def _row(example: Example, position: int) -> dict:
+def _row(example: TutorialExample, position: int) -> dict:
     return {
         "id": example.id,
         "project_id": example.project,
         "position": position,
-        "messages": as_dicts(example.messages),
-        "completions": [as_dicts(c) for c in example.completions],
+        "messages": messages_to_dicts(example.messages),
+        "completions": [messages_to_dicts(c) for c in example.completions],
         **_answer_columns(example.answer),
         "explanation": example.explanation,
     }
 
 
-def _example(row) -> Example:
+def _example(row) -> TutorialExample:
     ranking = tuple(tuple(str(i) for i in group) for group in row["ranking"])
-    return Example(
+    return TutorialExample(
         row["id"],
         row["project_id"],
-        messages(row["messages"]),
-        tuple(messages(c) for c in row["completions"]),
+        parse_messages(row["messages"]),
+        tuple(parse_messages(c) for c in row["completions"]),
         Answer(Verdict(row["verdict"]), ranking, row["strength"]),
         row["explanation"],
     )

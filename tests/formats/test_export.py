@@ -21,7 +21,7 @@ from rlhf_hitl.store.judgments import read_judgments
 from rlhf_hitl.store.reward_models import RewardModelRecord, add_reward_model
 from rlhf_hitl.store.routings import Routing, apply_routings
 from rlhf_hitl.store.scores import insert_scores
-from rlhf_hitl.types import Answer, Reason, Role, Route, Score, Split, Verdict, as_dicts
+from rlhf_hitl.types import Answer, Reason, Role, Route, Score, Split, Verdict, messages_to_dicts
 
 
 def write(path: Path, rows: list[dict]) -> Path:
@@ -77,11 +77,11 @@ def test_a_row_has_the_pair_its_label_and_its_judgments(judged, tmp_path):
     export(judged, tmp_path / "out")
     row = load(tmp_path / "out")["train"][0]
     comparison = next(find_comparisons(judged, ids=[row["comparison_id"]]))
-    assert row["prompt"] == as_dicts(comparison.prompt.messages)
+    assert row["prompt"] == messages_to_dicts(comparison.prompt.messages)
     assert row["chosen"] == [{"role": "assistant", "content": "no thanks"}]
     assert row["rejected"] == [{"role": "assistant", "content": "hello friend"}]
     assert (row["chosen_policy"], row["rejected_policy"]) == ("m2", "m1")
-    assert comparison.completion(row["chosen_id"]).text == "no thanks"
+    assert comparison.find_completion(row["chosen_id"]).text == "no thanks"
     assert (row["p_chosen"], row["p_tie"], row["p_rejected"], row["entropy"]) == (1, 0, 0, 0)
     assert (row["votes"], row["label_source"], row["simulated"]) == (2, "human", False)
     assert json.loads(row["tags"]) == {"category": "sea"}
@@ -173,7 +173,7 @@ def test_a_rewrite_is_a_demonstration_that_sft_takes_and_a_reason_is_kept(sqlite
     for name, answer in answers.items():
         lease = queue.lease(sqlite_store, ann)
         assert lease is not None
-        asked = as_dicts(lease.comparison.prompt.messages)
+        asked = messages_to_dicts(lease.comparison.prompt.messages)
         receipt = queue.submit(sqlite_store, lease.id, ann, answer, simulated=name == "first")
         if name == "first":
             first = {"prompt": asked, "completion": [{"role": "assistant", "content": "Better ☕."}], "simulated": True}
@@ -220,9 +220,9 @@ def test_rankings_are_beside_the_pairs_with_what_every_rater_made_of_all_complet
     for comparison in (four, two):
         split, row = rows[comparison.id]
         assert split == comparison.prompt.split
-        assert row["completions"] == [as_dicts(side.messages) for side in comparison.completions]
+        assert row["completions"] == [messages_to_dicts(side.messages) for side in comparison.completions]
         assert row["completion_ids"] == [side.id for side in comparison.completions]
-        assert row["prompt"] == as_dicts(comparison.prompt.messages)
+        assert row["prompt"] == messages_to_dicts(comparison.prompt.messages)
     of_four, of_two = rows[four.id][1], rows[two.id][1]
     assert sorted(of_four["rankings"]) == sorted([[1, 1, 0, -1], [3, 2, 1, 0], [0, 0, 0, 0]])
     assert of_two["rankings"] == [[0, 1]]

@@ -16,7 +16,7 @@ from rlhf_hitl.formats import FORMATS, get, open_source
 from rlhf_hitl.formats.hh import parse_transcript
 from rlhf_hitl.formats.record import Record, shared_prompt
 from rlhf_hitl.formats.source import Source
-from rlhf_hitl.types import Message, Messages, Split, Verdict, as_dicts
+from rlhf_hitl.types import Message, Messages, Split, Verdict, messages_to_dicts
 
 USER, ASSISTANT = "user", "assistant"
 
@@ -52,7 +52,8 @@ def sides(record: Record) -> list[Messages]:
 
 VOTE = {
     "judge": "ann", "model_a": "m1", "model_b": "m2", "turn": 1, "winner": "model_b", "category": "math",
-    "conversation_a": as_dicts(chat("Q", "A1", "Q2", "A2")), "conversation_b": as_dicts(chat("Q", "B1", "Q2", "B2")),
+    "conversation_a": messages_to_dicts(chat("Q", "A1", "Q2", "A2")),
+    "conversation_b": messages_to_dicts(chat("Q", "B1", "Q2", "B2")),
 }  # fmt: skip
 
 
@@ -170,11 +171,12 @@ def test_llmfao_votes_without_their_texts_say_what_is_missing(tmp_path):
 
 TRL_ROWS = {
     "messages, explicit": {
-        "prompt": as_dicts(chat("Q")), "chosen": as_dicts(reply("a")), "rejected": as_dicts(reply("b")),
+        "prompt": messages_to_dicts(chat("Q")), "chosen": messages_to_dicts(reply("a")),
+        "rejected": messages_to_dicts(reply("b")),
     },
-    "messages, implicit": {"chosen": as_dicts(chat("Q", "a")), "rejected": as_dicts(chat("Q", "b"))},
+    "messages, implicit": {"chosen": messages_to_dicts(chat("Q", "a")), "rejected": messages_to_dicts(chat("Q", "b"))},
     "messages with a text prompt beside them": {
-        "prompt": "Q", "chosen": as_dicts(chat("Q", "a")), "rejected": as_dicts(chat("Q", "b")),
+        "prompt": "Q", "chosen": messages_to_dicts(chat("Q", "a")), "rejected": messages_to_dicts(chat("Q", "b")),
     },
     "text, explicit": {"prompt": "Q", "chosen": "a", "rejected": "b"},
     "text, implicit": {"chosen": "Q a", "rejected": "Q b"},
@@ -202,11 +204,13 @@ def test_trl_columns_that_are_short_texts_become_tags_and_models_policies(tmp_pa
 
 
 def test_native_pairs_are_adjacent_or_all(tmp_path):
-    completions = [{"messages": as_dicts(reply(str(i))), "policy": "p", "sampling": {"seed": i}} for i in range(4)]
+    completions = [
+        {"messages": messages_to_dicts(reply(str(i))), "policy": "p", "sampling": {"seed": i}} for i in range(4)
+    ]
     path = write_jsonl(
         tmp_path / "a.jsonl",
-        {"messages": as_dicts(chat("Q")), "tags": {"topic": "sea"}, "completions": completions},
-        {"messages": as_dicts(chat("Q2"))},
+        {"messages": messages_to_dicts(chat("Q")), "tags": {"topic": "sea"}, "completions": completions},
+        {"messages": messages_to_dicts(chat("Q2"))},
     )
 
     def texts(pairs: str) -> list[str]:
@@ -219,8 +223,8 @@ def test_native_pairs_are_adjacent_or_all(tmp_path):
 
 
 def test_native_keeps_a_completion_that_has_no_partner(tmp_path):
-    completions = [{"messages": as_dicts(reply(str(i))), "policy": "p"} for i in range(3)]
-    path = write_jsonl(tmp_path / "a.jsonl", {"messages": as_dicts(chat("Q")), "completions": completions})
+    completions = [{"messages": messages_to_dicts(reply(str(i))), "policy": "p"} for i in range(3)]
+    path = write_jsonl(tmp_path / "a.jsonl", {"messages": messages_to_dicts(chat("Q")), "completions": completions})
     assert [len(r.completions) for r in records(path)] == [2, 1]
 
 
@@ -258,9 +262,10 @@ def test_a_saved_dataset_pins_its_test_rows_and_gives_them_first(tmp_path):
 BAD = {
     "native": ({"messages": [{"role": "user"}]}, "messages"),
     "native, no policy": (
-        {"messages": as_dicts(chat("Q")), "completions": [{"messages": as_dicts(reply("a"))}]}, "policy",
+        {"messages": messages_to_dicts(chat("Q")), "completions": [{"messages": messages_to_dicts(reply("a"))}]},
+        "policy",
     ),
-    "native, tags": ({"messages": as_dicts(chat("Q")), "tags": {"n": 1}}, "tags"),
+    "native, tags": ({"messages": messages_to_dicts(chat("Q")), "tags": {"n": 1}}, "tags"),
     "hh": ({"chosen": transcript(chat("Q", "a")), "rejected": "Q b"}, "rejected"),
     "hh, other question": (
         {"chosen": transcript(chat("Q", "a")), "rejected": transcript(chat("R", "b"))}, "rejected",
@@ -268,10 +273,10 @@ BAD = {
     "mt_bench": (VOTE | {"winner": "model_c"}, "winner"),
     "mt_bench, turn": (VOTE | {"turn": 3}, "conversation_a"),
     "mt_bench, judge": (VOTE | {"judge": None}, "judge"),
-    "mt_bench, other question": (VOTE | {"conversation_b": as_dicts(chat("R", "b"))}, "conversation_b"),
+    "mt_bench, other question": (VOTE | {"conversation_b": messages_to_dicts(chat("R", "b"))}, "conversation_b"),
     "trl": ({"prompt": "Q", "chosen": 3, "rejected": "b"}, "chosen"),
     "trl, no sides": ({"prompt": "Q"}, "chosen"),
-    "trl, mixed": ({"prompt": "Q", "chosen": as_dicts(reply("a")), "rejected": "b"}, "rejected"),
+    "trl, mixed": ({"prompt": "Q", "chosen": messages_to_dicts(reply("a")), "rejected": "b"}, "rejected"),
     "trl, no prompt": ({"chosen": "yes", "rejected": "no"}, "prompt"),
 }  # fmt: skip
 
@@ -346,8 +351,8 @@ def test_an_llmbar_label_says_which_output_is_better_and_its_folder_which_set(tm
 
 def test_a_ranking_of_k_keeps_its_ties_its_rater_and_what_it_leaves_out(tmp_path):
     messages = KWISE | {
-        "prompt": as_dicts(chat("Q")),
-        "completions": [as_dicts(reply("a")), "b", "c"],
+        "prompt": messages_to_dicts(chat("Q")),
+        "completions": [messages_to_dicts(reply("a")), "b", "c"],
         "ranking": [2, 0],
     }
     del messages["policies"]

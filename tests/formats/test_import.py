@@ -19,7 +19,7 @@ from rlhf_hitl.formats.importing import import_path
 from rlhf_hitl.store import Store, people, projects, queue
 from rlhf_hitl.store.comparisons import all_prompts, count_rows, find_comparisons
 from rlhf_hitl.store.judgments import read_judgments
-from rlhf_hitl.types import Message, Split, Verdict, prompt_family, split_of
+from rlhf_hitl.types import Message, Split, Verdict, hash_prompt_family, split_for_family
 
 
 def user(text: str) -> dict[str, str]:
@@ -111,7 +111,7 @@ def test_hh_comes_in_whole(shared_data, sqlite_store, part):
     for c in find_comparisons(sqlite_store):
         assert c.prompt.messages[-1].role == "user"
         assert all(a.messages[0].role == "assistant" for a in c.completions)
-        assert c.prompt.split is split_of(prompt_family(c.prompt.messages))
+        assert c.prompt.split is split_for_family(hash_prompt_family(c.prompt.messages))
 
 
 @pytest.mark.parametrize(
@@ -199,7 +199,7 @@ def test_the_order_shown_is_kept_where_the_file_tells_it_and_left_open_where_not
     import_path(sqlite_store, write(tmp_path / "b.jsonl", {"prompt": "Q", "chosen": "a", "rejected": "b"}))
     first, second = read_judgments(sqlite_store)
     comparison = next(find_comparisons(sqlite_store, ids=[first.comparison_id]))
-    assert [comparison.completion(i).text for i in first.order_shown] == ["left", "right"]
+    assert [comparison.find_completion(i).text for i in first.order_shown] == ["left", "right"]
     assert second.order_shown == ()
 
 
@@ -259,7 +259,9 @@ def test_held_out_prompts_are_pinned_and_stay_so(sqlite_store, tmp_path):
 def test_without_a_pin_the_split_is_the_familys_hash(sqlite_store, tmp_path):
     path = write(tmp_path / "a.jsonl", *[vote("ann", question=f"Question {i}") for i in range(100)])
     report = import_path(sqlite_store, path)
-    expected = Counter(split_of(prompt_family((Message("user", f"Question {i}"),))).value for i in range(100))
+    expected = Counter(
+        split_for_family(hash_prompt_family((Message("user", f"Question {i}"),))).value for i in range(100)
+    )
     assert report.by_split == expected
     assert min(report.by_split.values()) > 0
 

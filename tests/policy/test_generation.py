@@ -21,7 +21,7 @@ from rlhf_hitl.policy.generation import (
     prompt_ids,
     sample_ids,
 )
-from rlhf_hitl.types import Completion, Message, Prompt, Split, messages
+from rlhf_hitl.types import Completion, Message, Prompt, Split, parse_messages
 
 
 @pytest.fixture(scope="module")
@@ -227,7 +227,7 @@ def test_the_command_reads_and_writes_files(tmp_path, tiny_model):
     rows = [json.loads(line) for line in (tmp_path / "o.jsonl").read_text().splitlines()]
     assert [{k: r[k] for k in ("messages", "tags")} for r in rows] == asked[:2]
     for row in rows:
-        assert len({messages(c["messages"]) for c in row["completions"]}) == 2
+        assert len({parse_messages(c["messages"]) for c in row["completions"]}) == 2
 
 
 def test_bad_input_is_one_line_and_writes_nothing(tmp_path, tiny_model):

@@ -38,8 +38,8 @@ from rlhf_hitl.types import (
     Score,
     Split,
     Verdict,
-    prompt_family,
-    split_of,
+    hash_prompt_family,
+    split_for_family,
 )
 
 
@@ -275,7 +275,7 @@ def test_a_family_stays_together_when_two_imports_run_at_once(store):
 def test_the_split_is_a_fixed_function_of_the_family():
     # These must never change: a prompt held out in one store would be trained on in another.
     known = {"coffee": Split.TRAIN, "water": Split.TRAIN, "bread": Split.HELDOUT, "8": Split.CALIBRATION}
-    assert {text: split_of(prompt_family((Message("user", text),))) for text in known} == known
+    assert {text: split_for_family(hash_prompt_family((Message("user", text),))) for text in known} == known
 
 
 def test_the_shares_of_the_splits_are_those_announced():

@@ -7,7 +7,7 @@ import pytest
 from rlhf_hitl.errors import BadInput, NotFound
 from rlhf_hitl.store import audit, projects, queue, tutorial
 from rlhf_hitl.store.comparisons import count_rows
-from rlhf_hitl.types import Answer, Example, Message, Verdict
+from rlhf_hitl.types import Answer, Message, TutorialExample, Verdict
 
 FIRST, SECOND = (("0",), ("1",)), (("1",), ("0",))
 ALL_BAD = Answer(Verdict.ALL_BAD)
@@ -21,9 +21,11 @@ def chat(text: str, role: str = "assistant") -> tuple[Message, ...]:
     return (Message(role, text),)
 
 
-def example(name: str, answer: Answer | None = None, project: str = "default", sides: int = 2) -> Example:
+def example(name: str, answer: Answer | None = None, project: str = "default", sides: int = 2) -> TutorialExample:
     completions = [chat(f"{name}, side {i}") for i in range(sides)]
-    return Example.create(project, chat(f"{name}?", "user"), completions, answer or ranked(FIRST, 2), f"Why “{name}”.")
+    return TutorialExample.create(
+        project, chat(f"{name}?", "user"), completions, answer or ranked(FIRST, 2), f"Why “{name}”."
+    )
 
 
 def test_examples_come_out_as_they_went_in_and_in_order(store):
@@ -32,7 +34,7 @@ def test_examples_come_out_as_they_went_in_and_in_order(store):
     made = [
         example("b"),
         example("a", ALL_BAD),
-        Example.create("default", several, [chat("x"), chat("y"), chat("z")], three, "z is right"),
+        TutorialExample.create("default", several, [chat("x"), chat("y"), chat("z")], three, "z is right"),
     ]
     tutorial.put(store, "default", made)
     assert tutorial.of(store) == made
@@ -63,9 +65,9 @@ def test_a_new_set_takes_the_place_of_the_old_and_asks_only_what_is_new(store, a
 def test_an_altered_example_is_another(store):
     a = example("a")
     others = [
-        Example.create("default", a.messages, a.completions, a.answer, "Another reason."),
-        Example.create("default", a.messages, a.completions, ranked(SECOND, 2), a.explanation),
-        Example.create("coding", a.messages, a.completions, a.answer, a.explanation),
+        TutorialExample.create("default", a.messages, a.completions, a.answer, "Another reason."),
+        TutorialExample.create("default", a.messages, a.completions, ranked(SECOND, 2), a.explanation),
+        TutorialExample.create("coding", a.messages, a.completions, a.answer, a.explanation),
     ]
     assert len({e.id for e in [a, *others]}) == 4
 
@@ -124,7 +126,7 @@ def test_who_prefers_the_same_agrees(right, said, agrees):
 @pytest.mark.parametrize(
     ("bad", "named"),
     [
-        ({"chat": chat(" ", "user")}, "prompt with text"),
+        ({"messages": chat(" ", "user")}, "prompt with text"),
         ({"completions": [chat("one")]}, "1 completions"),
         ({"answer": ranked((("0",), ("2",)))}, "ranking of 0, 2"),
         ({"completions": [chat("1"), chat("2"), chat("3")]}, "ranking of 0, 1"),
@@ -134,10 +136,10 @@ def test_who_prefers_the_same_agrees(right, said, agrees):
     ],
 )
 def test_an_example_that_teaches_nothing_is_refused(bad, named):
-    good = {"project": "default", "chat": chat("Q", "user"), "completions": [chat("1"), chat("2")]}
+    good = {"project": "default", "messages": chat("Q", "user"), "completions": [chat("1"), chat("2")]}
     good |= {"answer": ranked(FIRST), "explanation": "because"}
     with pytest.raises(BadInput, match=named):
-        Example.create(**(good | bad))
+        TutorialExample.create(**(good | bad))
 
 
 def test_a_set_with_an_example_twice_or_of_another_project_is_refused(store):

@@ -23,7 +23,7 @@ from browser_fixtures import (
 )
 from rlhf_hitl.store import guidelines, queue, tutorial
 from rlhf_hitl.store.tables import places
-from rlhf_hitl.types import DEFAULT_PROJECT, Answer, Axis, Example, Guideline, Message, Reason, Verdict, utc_now
+from rlhf_hitl.types import DEFAULT_PROJECT, Answer, Axis, Guideline, Message, Reason, TutorialExample, Verdict, utc_now
 
 pytestmark = pytest.mark.browser
 
@@ -310,7 +310,7 @@ def test_a_guideline_is_read_before_the_work_and_again_when_it_changes(serve, pa
 def test_a_tutorial_explains_each_example_and_is_not_shown_twice(serve, page):
     server = serve([pair("The real work?", "yes", "no")])
     examples = [
-        Example.create(
+        TutorialExample.create(
             "default",
             (Message("user", f"Example {i}?"),),
             ((Message("assistant", "right"),), (Message("assistant", "wrong"),)),

@@ -144,7 +144,7 @@ def evaluate(
 
 def _example(pair: LabelledPair, margin: float, std: float, probability: float, truth: float) -> Example:
     label, comparison = pair.label, pair.comparison
-    sides = [comparison.completion(i) for i in (label.first, label.second)]
+    sides = [comparison.find_completion(i) for i in (label.first, label.second)]
     chosen, rejected = sides if truth > 0 else sides[::-1]
     first, tie, second = label.probabilities
     tags = dict(comparison.prompt.tags) | ({"subset": comparison.batch} if comparison.batch else {})
@@ -279,7 +279,7 @@ def _ranked(model: RewardModel, pairs: Sequence[LabelledPair]) -> list[Ranked]:
             of[p.label.first] = of.get(p.label.first, 0.0) + first + tie / 2
             of[p.label.second] = of.get(p.label.second, 0.0) + second + tie / 2
     chats = [
-        (c.prompt.messages, c.completion(i).messages) for c in comparisons.values() for i in worth[c.id]
+        (c.prompt.messages, c.find_completion(i).messages) for c in comparisons.values() for i in worth[c.id]
     ]  # only of what somebody spoke of
     rewards = iter(model.rewards(chats).tolist()) if chats else iter(())
     return [

@@ -22,7 +22,7 @@ from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.reward.model import lengths
 from rlhf_hitl.reward.rendering import Conversation, Renderer, has_text
-from rlhf_hitl.types import UNRANKED, messages, prompt_family
+from rlhf_hitl.types import UNRANKED, hash_prompt_family, parse_messages
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ class Ranked:
 
     @property
     def family(self) -> str:
-        return prompt_family(self.chats[0][0])
+        return hash_prompt_family(self.chats[0][0])
 
     def pairs(self) -> Iterator[Pair]:
         """Those of which at least one rater spoke. A vote on K counts 1 / (K - 1) in each of the K - 1 pairs of a
@@ -152,7 +152,7 @@ def refuse_heldout(name: str, data: DatasetDict) -> None:
 
 
 def _family(row: Any) -> str:
-    return prompt_family(messages(row["prompt"]))
+    return hash_prompt_family(parse_messages(row["prompt"]))
 
 
 def read(row: Any) -> Ranked:
@@ -161,10 +161,10 @@ def read(row: Any) -> Ranked:
     Raises:
         BadInput: shares, a weight or a ranking that is none, or fewer than two completions.
     """
-    prompt = messages(row["prompt"])
+    prompt = parse_messages(row["prompt"])
     if "rankings" not in row:
         said = [(ranks, share) for ranks, share in zip(((0, 1), (0, 0), (1, 0)), shares(row)) if share > 0]
-        sides = ((prompt, messages(row["chosen"])), (prompt, messages(row["rejected"])))
+        sides = ((prompt, parse_messages(row["chosen"])), (prompt, parse_messages(row["rejected"])))
         return Ranked(sides, *zip(*said), weight(row), _votes(row))  # type: ignore[arg-type]
     completions, rankings = row["completions"], row["rankings"]
     if len(completions or ()) < 2:
@@ -179,7 +179,7 @@ def read(row: Any) -> Ranked:
         raise BadInput("rankings []", expected="one ranking or more", fix="leave the row out")
     spoken_of = [k for k in range(len(completions)) if any(ranks[k] != UNRANKED for ranks in votes)]
     return Ranked(
-        tuple((prompt, messages(completions[k])) for k in spoken_of),
+        tuple((prompt, parse_messages(completions[k])) for k in spoken_of),
         tuple(tuple(ranks[k] for k in spoken_of) for ranks in votes),
         tuple(n / votes.total() for n in votes.values()),
         weight(row, votes.total()),

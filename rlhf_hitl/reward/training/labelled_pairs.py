@@ -29,11 +29,11 @@ class LabelledPair:
 
     @property
     def first(self) -> Conversation:
-        return self.comparison.prompt.messages, self.comparison.completion(self.label.first).messages
+        return self.comparison.prompt.messages, self.comparison.find_completion(self.label.first).messages
 
     @property
     def second(self) -> Conversation:
-        return self.comparison.prompt.messages, self.comparison.completion(self.label.second).messages
+        return self.comparison.prompt.messages, self.comparison.find_completion(self.label.second).messages
 
     @property
     def is_usable(self) -> bool:

@@ -37,7 +37,7 @@ from rlhf_hitl.reward.training.full import (
     train,
 )  # fmt: skip
 from rlhf_hitl.reward.training.labelled_pairs import labelled_pairs
-from rlhf_hitl.types import Split, messages, prompt_family
+from rlhf_hitl.types import Split, hash_prompt_family, parse_messages
 
 SCRIPT = ROOT / "scripts" / "train_reward.py"
 ENV = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -191,7 +191,9 @@ def test_a_full_model_says_what_it_started_from_and_has_seen_and_no_path_of_this
     model = load(tmp_path / "elsewhere")
     assert model.backend == "full"
     rows = load_from_disk(str(flags["dataset"]))
-    told, asked = ({prompt_family(messages(r["prompt"])) for r in rows[split]} for split in ("train", "calibration"))
+    told, asked = (
+        {hash_prompt_family(parse_messages(r["prompt"])) for r in rows[split]} for split in ("train", "calibration")
+    )
     assert model.seen == Seen.of(told, asked)  # whoever trained it, a replay leaves these out
     found, _ = evaluate(model, judged_store, split=Split.TRAIN)
     assert found.trained_on == len(labelled_pairs(judged_store, Split.TRAIN))

@@ -1,0 +1,80 @@
+"""The domain types: every table, file, page and log line uses these words for these things.
+
+`from rlhf_hitl.types import X` works for every name below. Start with `comparisons` (the unit of work) and `answers`
+(what a rater says of one); the other modules hold what stands around them:
+
+- `messages`: one chat message, and lists of them
+- `content`: ids that are hashes of content
+- `splits`: train, calibration and held-out, decided by a hash of the prompt's opening turn
+- `comparisons`: prompt, completion, comparison and its route
+- `answers`: verdict, reason, ranking and the answer made of them
+- `judgments`: an answer in the store, with its lease and its receipt
+- `labels`: what the judgments of a comparison say together, and what a reward model says
+- `people`: raters, their roles, and the scopes of API tokens
+- `projects`: projects, guidelines and tutorial examples
+- `events`: what webhooks can be sent
+- `clock`: the time of day
+"""
+
+from __future__ import annotations
+
+from rlhf_hitl.types.answers import REASONS, UNRANKED, Answer, Ranking, Reason, Verdict
+from rlhf_hitl.types.clock import utc_now
+from rlhf_hitl.types.comparisons import DEFAULT_PROJECT, Comparison, Completion, Prompt, Route
+from rlhf_hitl.types.content import make_content_id
+from rlhf_hitl.types.events import Event
+from rlhf_hitl.types.judgments import Judgment, LaneState, Lease, Receipt
+from rlhf_hitl.types.labels import Label, Score
+from rlhf_hitl.types.messages import Message, Messages, messages_to_dicts, parse_messages
+from rlhf_hitl.types.people import Rater, Role, Scope
+from rlhf_hitl.types.projects import (
+    DEFAULT_AXES,
+    Axis,
+    Guideline,
+    Project,
+    RationaleRequirement,
+    ScoreRequirement,
+    TutorialExample,
+)
+from rlhf_hitl.types.splits import SPLIT_SHARES, Split, hash_prompt_family, split_for_family
+
+__all__ = [
+    "DEFAULT_AXES",
+    "DEFAULT_PROJECT",
+    "REASONS",
+    "SPLIT_SHARES",
+    "UNRANKED",
+    "Answer",
+    "Axis",
+    "Comparison",
+    "Completion",
+    "Event",
+    "Guideline",
+    "Judgment",
+    "Label",
+    "LaneState",
+    "Lease",
+    "Message",
+    "Messages",
+    "Project",
+    "Prompt",
+    "Ranking",
+    "Rater",
+    "RationaleRequirement",
+    "Reason",
+    "Receipt",
+    "Role",
+    "Route",
+    "Scope",
+    "Score",
+    "ScoreRequirement",
+    "Split",
+    "TutorialExample",
+    "Verdict",
+    "hash_prompt_family",
+    "make_content_id",
+    "messages_to_dicts",
+    "parse_messages",
+    "split_for_family",
+    "utc_now",
+]

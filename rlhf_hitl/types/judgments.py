@@ -1,0 +1,70 @@
+"""Judgments: a lease on a comparison, the judgment it leads to, and the receipt for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from rlhf_hitl.types.answers import Answer
+from rlhf_hitl.types.comparisons import Comparison, Completion, Route
+
+
+@dataclass(frozen=True)
+class Judgment:
+    """One rater's answer to one comparison, with everything needed to read it years later."""
+
+    id: str
+    comparison_id: str
+    rater_id: str
+    answer: Answer
+    order_shown: tuple[str, ...]
+    route: Route
+    created_at: datetime
+    idempotency_key: str
+    reward_model_id: str | None = None
+    supersedes: str | None = None
+    surplus: bool = False
+    simulated: bool = False
+    guideline_version: str = ""
+    interface_version: str = ""
+    source: str = ""
+    seq: int = 0  # its sequence number in the store: a reader continues after the last one it has
+
+
+@dataclass(frozen=True)
+class Lease:
+    """A rater's hold on a comparison until a time, with the order in which the completions are shown."""
+
+    id: str
+    comparison: Comparison
+    rater_id: str
+    order_shown: tuple[str, ...]
+    expires_at: datetime
+    guideline_version: str = ""  # the project's version when the lease was given
+
+    def shown_completions(self) -> tuple[Completion, ...]:
+        return tuple(self.comparison.find_completion(i) for i in self.order_shown)
+
+
+@dataclass(frozen=True)
+class LaneState:
+    """How many places of one lane are filled, leased and free."""
+
+    project: str
+    language: str
+    batch: str
+    paused: bool
+    filled: int
+    leased: int
+    free: int
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """The store's answer to a submitted judgment.
+
+    `outcome` is `counted`, `surplus` (kept, but every place was filled) or `repeated` (the idempotency key is known).
+    """
+
+    judgment_id: str
+    outcome: str

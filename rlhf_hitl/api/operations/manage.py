@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import Path, Query, Response
+from fastapi import Response
 
-from rlhf_hitl.api import bodies
 from rlhf_hitl.api.auth import Caller, check_outranks
+from rlhf_hitl.api.bodies import manage as bodies
+from rlhf_hitl.api.operations.shared import Cursor, Limit, PathId
 from rlhf_hitl.api.scoped_routes import ScopedRoutes
 from rlhf_hitl.store import Store, audit, events, people, projects, queue, tokens
 from rlhf_hitl.types import Role
 
-Id = Annotated[str, Path(pattern=bodies.ID, max_length=80)]
 ADMINS = frozenset({Role.ADMIN})
 
 
-def add_manage(routes: ScopedRoutes, store: Store) -> None:
+def add_operations(routes: ScopedRoutes, store: Store) -> None:
     """Register the operations."""
 
     @routes("GET", "/projects", response_model=list[bodies.ProjectOut])
@@ -30,18 +30,18 @@ def add_manage(routes: ScopedRoutes, store: Store) -> None:
         return projects.add(store, body.id, open=body.open, repeat_every=body.repeat_every, by=who.actor)
 
     @routes("PATCH", "/projects/{project_id}", response_model=bodies.ProjectOut, fails=(404,))
-    def change_project(who: Caller, project_id: Id, body: bodies.ProjectChange) -> Any:
+    def change_project(who: Caller, project_id: PathId, body: bodies.ProjectChange) -> Any:
         """Pause it, let it go on, open or close it. What is left out stays."""
         return projects.change(store, project_id, **body.model_dump(), by=who.actor)
 
     @routes("PUT", "/projects/{project_id}/members/{rater_id}", status_code=204, fails=(404,))
-    def admit(who: Caller, project_id: Id, rater_id: Id) -> Response:
+    def admit(who: Caller, project_id: PathId, rater_id: PathId) -> Response:
         """Let a rater work in a project that is not open to all."""
         projects.admit(store, project_id, people.get(store, rater_id).name, by=who.actor)
         return Response(status_code=204)
 
     @routes("DELETE", "/projects/{project_id}/members/{rater_id}", status_code=204, fails=(404,))
-    def dismiss(who: Caller, project_id: Id, rater_id: Id) -> Response:
+    def dismiss(who: Caller, project_id: PathId, rater_id: PathId) -> Response:
         """Take a rater out of a project's members."""
         projects.dismiss(store, project_id, people.get(store, rater_id).name, by=who.actor)
         return Response(status_code=204)
@@ -52,14 +52,14 @@ def add_manage(routes: ScopedRoutes, store: Store) -> None:
         return people.everyone(store)
 
     @routes("PATCH", "/raters/{rater_id}", response_model=bodies.RaterOut, fails=(404,))
-    def change_rater(who: Caller, rater_id: Id, body: bodies.RaterChange) -> Any:
+    def change_rater(who: Caller, rater_id: PathId, body: bodies.RaterChange) -> Any:
         """Pause, shut out, or set languages and quota of a rater; of leads and admins only as an admin."""
         rater = people.get(store, rater_id)
         check_outranks(who.rater, rater.role)
         return people.change(store, rater.name, **body.model_dump(), by=who.actor)
 
     @routes("POST", "/leases/{lease_id}/expire", status_code=204, fails=(404,))
-    def expire(who: Caller, lease_id: Id) -> Response:
+    def expire(who: Caller, lease_id: PathId) -> Response:
         """Take a comparison back from whoever holds it."""
         queue.expire(store, lease_id, by=who.actor)
         return Response(status_code=204)
@@ -83,13 +83,13 @@ def add_manage(routes: ScopedRoutes, store: Store) -> None:
         return bodies.webhook_out(made) | {"secret": made.secret}
 
     @routes("DELETE", "/webhooks/{webhook_id}", status_code=204, fails=(404,), only=ADMINS)
-    def end_webhook(who: Caller, webhook_id: Id) -> Response:
+    def end_webhook(who: Caller, webhook_id: PathId) -> Response:
         """Send nothing more to it."""
         events.end_webhook(store, webhook_id, by=who.actor)
         return Response(status_code=204)
 
     @routes("GET", "/audit", response_model=bodies.AuditPage, only=ADMINS)
-    def list_audit(who: Caller, after: bodies.Cursor = 0, limit: Annotated[int, Query(ge=1, le=1000)] = 100) -> Any:
+    def list_audit(who: Caller, after: Cursor = 0, limit: Limit = 100) -> Any:
         """Who did what, oldest first."""
         items = audit.entries(store, after=after, limit=limit)
         return {"items": items, "next": items[-1].seq if len(items) == limit else None}

@@ -1,0 +1,50 @@
+"""Field types that several bodies share, each with its limits, and the base class of request bodies."""
+
+from __future__ import annotations
+
+from string import ascii_uppercase
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+
+MOST = 1000  # things in one request
+SIDES = len(ascii_uppercase)  # completions of one comparison: each is a letter to whoever rates it
+
+ID = r"^[A-Za-z0-9_.-]+$"
+PROJECT = r"^[a-z0-9][a-z0-9._-]*$"
+LINE = r"^[^\x00-\x1f]*$"
+# PostgreSQL has no text with a NUL in it. Said here, so that the answer is the same on both databases.
+TEXT = r"^[^\x00]*$"
+
+Text = Annotated[str, StringConstraints(pattern=TEXT, max_length=1_000_000)]
+Short = Annotated[str, StringConstraints(pattern=TEXT, max_length=80)]
+Id = Annotated[str, StringConstraints(pattern=ID, max_length=80)]
+Name = Annotated[str, StringConstraints(pattern=LINE, max_length=200)]
+
+
+def _refuse_text(value: Any) -> Any:
+    if isinstance(value, bool | str):
+        raise ValueError("Input should be a number")
+    return value
+
+
+# 2.0 is a whole number in JSON; "2" and true are none. It stands after limits, or they would not be in the schema.
+WHOLE = BeforeValidator(_refuse_text)
+# Finite, for JSON has no other numbers.
+Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
+Flag = Annotated[bool, Field(strict=True)]
+Plain = Annotated[int, Field(strict=True, ge=-(2**63), lt=2**63)] | Number | Text | Flag | None
+
+
+# Pydantic refuses a key that is no Name, and does not say so in the schema.
+NO_OTHER_KEYS: dict[str, Any] = {"additionalProperties": False}
+Tags = Annotated[dict[Name, Name], Field(max_length=50, json_schema_extra=NO_OTHER_KEYS)]
+Plains = Annotated[dict[Name, Plain], Field(max_length=50, json_schema_extra=NO_OTHER_KEYS)]
+Seconds = Annotated[
+    Number, Field(gt=0, le=86_400, description="How long to hold; the server's own default if left out.")
+]
+Overlap = Annotated[int, Field(ge=1, le=1000, description="How many judgments are wanted."), WHOLE]
+
+
+class Body(BaseModel):
+    model_config = ConfigDict(extra="forbid")

@@ -1,0 +1,124 @@
+"""Bodies of the scope `input`: prompts, completions, comparisons, imports."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field, StringConstraints
+
+from rlhf_hitl.api.bodies.fields import MOST, SIDES, Body, Id, Name, Overlap, Plains, Tags
+from rlhf_hitl.api.bodies.messages import Chat, MessageBody, chat_out
+from rlhf_hitl.errors import BadInput
+from rlhf_hitl.types import DEFAULT_PROJECT, Comparison, Completion, Prompt, Route, Split
+
+
+class PromptBody(Body):
+    messages: Chat
+    tags: Tags = Field(default_factory=dict, examples=[{"language": "en"}])
+    split: Split | None = Field(None, description="Left out: decided by a hash of the opening turn.")
+
+
+class PromptsBody(Body):
+    prompts: list[PromptBody] = Field(min_length=1, max_length=MOST)
+
+
+class CompletionBody(Body):
+    prompt_id: Id
+    messages: Chat
+    policy: Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f]+$", max_length=500)] = Field(examples=["sft-3"])
+    sampling: Plains = Field(default_factory=dict, examples=[{"temperature": 0.7}])
+
+
+class CompletionsBody(Body):
+    completions: list[CompletionBody] = Field(min_length=1, max_length=MOST)
+
+
+class ComparisonBody(Body):
+    prompt_id: Id
+    completion_ids: list[Id] = Field(min_length=2, max_length=SIDES)
+    overlap: Overlap = 1
+    route: Route = Route.HUMAN
+
+    def comparison(
+        self, prompts: Mapping[str, Prompt], completions: Mapping[str, Completion], project: str, batch: str
+    ) -> Comparison:
+        """The comparison it asks for.
+
+        Raises:
+            BadInput: a completion is of another prompt, or two are the same.
+        """
+        prompt, sides = prompts[self.prompt_id], [completions[i] for i in self.completion_ids]
+        for side in sides:
+            if side.prompt_id != prompt.id:
+                raise BadInput(f"completion {side.id}", expected=f"one of prompt {prompt.id}", fix="mend the ids")
+        return Comparison.create(prompt, sides, self.overlap, self.route, project, batch)
+
+
+class ComparisonsBody(Body):
+    comparisons: list[ComparisonBody] = Field(min_length=1, max_length=MOST)
+    project: Id = DEFAULT_PROJECT
+    batch: Name = ""
+
+
+class Added(BaseModel):
+    """Ids in the order sent, and how many of them the store did not have."""
+
+    ids: list[str]
+    new: int
+
+
+class Imported(BaseModel):
+    """What an import did; counts of what is new."""
+
+    prompts: int
+    completions: int
+    comparisons: int
+    judgments: int
+    raters: int
+    rows: int
+    repeated_rows: int
+    identical_sides: int
+
+
+class CompletionOut(BaseModel):
+    id: str
+    policy: str
+    messages: list[MessageBody]
+    sampling: dict[str, Any]
+
+
+class ComparisonOut(BaseModel):
+    id: str
+    project: str
+    batch: str
+    prompt_id: str
+    split: Split
+    tags: dict[str, str]
+    prompt: list[MessageBody]
+    completions: list[CompletionOut]
+    overlap: int
+    route: Route
+
+
+class ComparisonPage(BaseModel):
+    items: list[ComparisonOut]
+    next: str | None = Field(description="What to send as `after` for the next page; null at the end.")
+
+
+def comparison_out(c: Comparison) -> dict[str, Any]:
+    return {
+        "id": c.id,
+        "project": c.project,
+        "batch": c.batch,
+        "prompt_id": c.prompt.id,
+        "split": c.prompt.split,
+        "tags": dict(c.prompt.tags),
+        "prompt": chat_out(c.prompt.messages),
+        "completions": [
+            {"id": a.id, "policy": a.policy, "messages": chat_out(a.messages), "sampling": dict(a.sampling)}
+            for a in c.completions
+        ],
+        "overlap": c.overlap,
+        "route": c.route,
+    }

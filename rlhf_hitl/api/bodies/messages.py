@@ -1,0 +1,41 @@
+"""Conversations in the API: a list of messages with a role and a text."""
+
+from __future__ import annotations
+
+from string import ascii_uppercase
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field, StringConstraints
+
+from rlhf_hitl.api.bodies.fields import MOST, Body, Text
+from rlhf_hitl.types import Comparison, Message, Messages
+
+
+class MessageBody(Body):
+    role: Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f]+$", max_length=40)] = Field(examples=["user"])
+    content: Text = Field(examples=["Why is the sky blue?"])
+
+
+Chat = Annotated[list[MessageBody], Field(min_length=1, max_length=MOST)]
+
+
+class ShownOut(BaseModel):
+    """A completion as a rater sees it: a letter and a text. Who wrote it is not said."""
+
+    key: str = Field(examples=["A"])
+    messages: list[MessageBody]
+
+
+def chat(body: list[MessageBody]) -> Messages:
+    return tuple(Message(m.role, m.content) for m in body)
+
+
+def chat_out(messages: Messages) -> list[dict[str, str]]:
+    return [{"role": m.role, "content": m.content} for m in messages]
+
+
+def shown_out(comparison: Comparison, order: tuple[str, ...]) -> list[dict[str, Any]]:
+    return [
+        {"key": key, "messages": chat_out(comparison.find_completion(i).messages)}
+        for key, i in zip(ascii_uppercase, order)
+    ]

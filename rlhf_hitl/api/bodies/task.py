@@ -1,0 +1,83 @@
+"""Bodies of the scope `task`: leases and the state of the queue."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field
+
+from rlhf_hitl.api.bodies.fields import WHOLE, Body, Id, Name, Seconds, Tags
+from rlhf_hitl.api.bodies.messages import MessageBody, ShownOut, chat_out, shown_out
+from rlhf_hitl.store import queue
+from rlhf_hitl.types import LaneState, Lease
+
+
+class LeaseBody(Body):
+    count: Annotated[int, Field(ge=1, le=20), WHOLE] = Field(1, description="How many to hold, those held already too.")
+    project: Id | None = None
+    batch: Name | None = None
+    language: Name | None = None
+    tags: Annotated[Tags, Field(max_length=5)] = Field(default_factory=dict, examples=[{"category": "coding"}])
+    seconds: Seconds | None = None
+
+    def wish(self) -> queue.TaskFilter:
+        return queue.TaskFilter(self.project, self.batch, self.language, self.tags)
+
+
+class RenewBody(Body):
+    seconds: Seconds | None = None
+
+
+class LeaseOut(BaseModel):
+    id: str
+    expires_at: datetime
+    project: str
+    guideline_version: str = Field(description="Of the project when the lease was given: what it is judged by.")
+    prompt: list[MessageBody]
+    completions: list[ShownOut]
+
+
+class Leases(BaseModel):
+    leases: list[LeaseOut]
+
+
+class Renewed(BaseModel):
+    id: str
+    expires_at: datetime
+
+
+class LaneOut(BaseModel):
+    project: str
+    language: str
+    batch: str
+    paused: bool
+    filled: int
+    leased: int
+    free: int
+
+
+class QueueOut(BaseModel):
+    """Places `filled`, `leased` and `free`: one for each judgment wanted."""
+
+    filled: int
+    leased: int
+    free: int
+    lanes: list[LaneOut]
+
+
+def lease_out(lease: Lease) -> dict[str, Any]:
+    return {
+        "id": lease.id,
+        "expires_at": lease.expires_at.isoformat(),
+        "project": lease.comparison.project,
+        "guideline_version": lease.guideline_version,
+        "prompt": chat_out(lease.comparison.prompt.messages),
+        "completions": shown_out(lease.comparison, lease.order_shown),
+    }
+
+
+def queue_out(lanes: Sequence[LaneState]) -> dict[str, Any]:
+    totals = {k: sum(getattr(lane, k) for lane in lanes) for k in ("filled", "leased", "free")}
+    return totals | {"lanes": lanes}

@@ -1,0 +1,21 @@
+"""The scope `prediction`: score comparisons or texts with a reward model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rlhf_hitl.api.auth import Caller
+from rlhf_hitl.api.bodies import prediction as bodies
+from rlhf_hitl.api.predictor import Predictor
+from rlhf_hitl.api.scoped_routes import ScopedRoutes
+
+
+def add_operations(routes: ScopedRoutes, predictor: Predictor) -> None:
+    @routes("POST", "/predictions", response_model=bodies.Predictions, fails=(404, 409))
+    def predict(who: Caller, body: bodies.PredictionsBody) -> Any:
+        """Score comparisons of the store (the scores are kept) or texts (they are not) with a reward model."""
+        texts = [t.comparison() for t in body.texts]
+        model_id, kept, others = predictor.score(body.comparison_ids, [c for c, _ in texts], body.reward_model_id)
+        scores = [bodies.score_out(s, s.comparison_id) for s in kept]
+        scores += [bodies.score_out(s, None, positions) for s, (_, positions) in zip(others, texts)]
+        return {"reward_model_id": model_id, "scores": scores}

@@ -1,0 +1,27 @@
+"""What operations of several scopes share: path and query parameters, pages of a listing, a temporary folder."""
+
+from __future__ import annotations
+
+import tempfile
+from typing import Annotated, Any
+
+from fastapi import Path, Query
+
+from rlhf_hitl.api.bodies.fields import ID
+from rlhf_hitl.config import Settings
+
+PathId = Annotated[str, Path(pattern=ID, max_length=80)]
+Cursor = Annotated[int, Query(ge=0, lt=2**31, description="`next` of the page before.")]
+Limit = Annotated[int, Query(ge=1, le=1000, description="How many at most.")]
+ProjectFilter = Annotated[str | None, Query(max_length=80, pattern=ID)]
+
+
+def page(items: list[dict[str, Any]], limit: int, cursor: str) -> dict[str, Any]:
+    """One page of a listing: `next` is the last item's `cursor`, or None where the page is not full."""
+    return {"items": items, "next": items[-1][cursor] if len(items) == limit else None}
+
+
+def temporary_folder(settings: Settings, prefix: str) -> tempfile.TemporaryDirectory[str]:
+    """A folder inside the workspace, where there is room for large files, that is deleted on leaving its context."""
+    settings.workspace.mkdir(parents=True, exist_ok=True)
+    return tempfile.TemporaryDirectory(prefix=prefix, dir=settings.workspace)

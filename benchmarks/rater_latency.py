@@ -108,7 +108,7 @@ async def measure(ours: str, bare: str, raters: int, seconds: float, think: floa
         await page.goto(f"{ours}/rate/")
         await page.locator("#card").wait_for(timeout=120_000)
         card = {"selector": "#card", "attribute": "data-id"}
-        unsent = {"selector": "#desk", "attribute": "data-unsent", "until": "0"}
+        unsent = {"selector": "#rating", "attribute": "data-unsent", "until": "0"}
         await page.evaluate(WATCH, ["keydown", "Enter", card, unsent])
         return page
 

@@ -142,7 +142,7 @@ def question(page) -> str:
 
 
 def answers(page) -> list[str]:
-    return [a.strip() for a in page.locator(".answer .said").all_inner_texts()]
+    return [a.strip() for a in page.locator(".answer .answer-text").all_inner_texts()]
 
 
 def until_next(page, before: str) -> None:
@@ -152,8 +152,8 @@ def until_next(page, before: str) -> None:
 
 def until_sent(page) -> None:
     """The server has confirmed everything."""
-    expect(page.locator("#desk")).to_have_attribute("data-unsent", "0")
-    expect(page.locator("#desk")).to_have_attribute("aria-busy", "false")
+    expect(page.locator("#rating")).to_have_attribute("data-unsent", "0")
+    expect(page.locator("#rating")).to_have_attribute("aria-busy", "false")
 
 
 def judgments(server: Server, rater: Rater, *, current: bool = True):

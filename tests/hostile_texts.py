@@ -35,7 +35,7 @@ HOSTILE: dict[str, str] = {
     "links of a head": f"<link rel=stylesheet href={OUT}/x.css><link rel=prefetch href={OUT}/p>",
     "comments": "<!-- comment --> <![CDATA[ x ]]> <?php x ?> <!DOCTYPE html>",
     "templates of frameworks": "${owned()} {{constructor.constructor('owned()')()}} {% raw %} @children <%= owned() %>",
-    "attribute of our own": '<button data-choice="A3" data-t="submit" id="submit">Submit</button>',
+    "attribute of our own": '<button data-choice="A3" data-i18n="submit" id="submit">Submit</button>',
     # --- CSS
     "style": "<style>*{display:none!important}</style>",
     "style that calls": f"<style>@import '{OUT}/x.css'; #card {{background:url({OUT}/b.png)}}</style>",

@@ -63,9 +63,9 @@ def rest(n: int) -> str:
 
 
 def word(key: str, english: str, n: int | None = None) -> str:
-    """A word of the interface within a text: words.js puts it in the reader's language."""
-    count = "" if n is None else f' data-n="{n}"'
-    return f'<span data-t="{key}"{count}>{english}</span>'
+    """A word of the interface within a text: i18n.js puts it in the reader's language."""
+    count = "" if n is None else f' data-count="{n}"'
+    return f'<span data-i18n="{key}"{count}>{english}</span>'
 
 
 def visible(text: str) -> str:

@@ -14,8 +14,12 @@ from rlhf_hitl.store import Store
 from rlhf_hitl.ui import rating_service
 from rlhf_hitl.ui.pages import Who, asset, mount_page
 
-#: The page's script in parts; `rate` itself comes last and starts the page.
-SCRIPTS = ("shelf", "words", "clock", "outbox", "keys", "board", "rate")
+#: The page's script in parts, concatenated in this order; `rate` comes last and starts the page.
+SCRIPTS = (
+    "state", "storage", "i18n", "active_time", "pace", "tabs", "keymap", "outbox", "server_calls", "notices",
+    "progress", "toggle_group", "ranking_board", "cards", "answer_panels", "choices", "scores", "rewrite", "drafts",
+    "submission", "history", "tutorial", "guideline", "settings", "key_dialog", "keyboard", "rate",
+)  # fmt: skip
 
 
 def mount(app: FastAPI, path: str, store: Store, settings: Settings, guard: Middleware, who: Who) -> None:

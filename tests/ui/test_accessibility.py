@@ -29,12 +29,12 @@ SCREENS = {
 WIDE = """
 (width) => {
   const scrolls = (e) =>
-    e && !e.matches(".desk") && (/auto|scroll/.test(getComputedStyle(e).overflowX) || scrolls(e.parentElement));
+    e && !e.matches(".page-root") && (/auto|scroll/.test(getComputedStyle(e).overflowX) || scrolls(e.parentElement));
   const out = (e) => {
     const box = e.getBoundingClientRect();
     return box.width > 1 && (box.right > width + 1 || box.left < -1);
   };
-  return [...document.querySelectorAll(".desk *")]
+  return [...document.querySelectorAll(".page-root *")]
     .filter((e) => e.checkVisibility() && out(e) && !scrolls(e.parentElement))
     .map((e) => `${e.tagName}#${e.id}.${e.className}`);
 }
@@ -118,9 +118,9 @@ def test_signing_in(office, screen):
 def test_first_steps(office, screen):
     name, page, look = screen
     enter(page, office, f"new-{name}")
-    expect(page.locator("#guide-agree")).to_be_visible()
+    expect(page.locator("#guideline-agree")).to_be_visible()
     look("guidelines")
-    page.locator("#guide-agree").click()
+    page.locator("#guideline-agree").click()
     expect(page.locator("#tutorial")).to_be_visible()
     page.keyboard.press("7")
     page.keyboard.press("Enter")
@@ -160,7 +160,7 @@ def test_without_a_line_and_in_another_tab(office, screen):
     page.context.set_offline(False)
     other = page.context.new_page()
     other.goto(office.address + "/rate/")
-    expect(page.locator("#elsewhere")).to_be_visible()
+    expect(page.locator("#other-tab")).to_be_visible()
     look("elsewhere", pictured=False)
 
 
@@ -168,17 +168,17 @@ def look_at_pair(page, look) -> None:
     page.keyboard.press("2")
     look("rate")
     page.keyboard.press("d")
-    expect(page.locator(".said ins").first).to_be_visible()
+    expect(page.locator(".answer-text ins").first).to_be_visible()
     look("differences")
     page.keyboard.press("d")
     page.keyboard.press("g")
-    expect(page.locator("#guide")).to_be_visible()
+    expect(page.locator("#guideline")).to_be_visible()
     look("beside")
     page.keyboard.press("Escape")
-    for key, dialog in (("?", "#help"), ("h", "#past")):
+    for key, dialog in (("?", "#help"), ("h", "#history")):
         page.keyboard.press(key)
         expect(page.locator(dialog)).to_be_visible()
-        look({"#help": "keys", "#past": "history"}[dialog])
+        look({"#help": "keys", "#history": "history"}[dialog])
         page.keyboard.press("Escape")
         expect(page.locator(dialog)).to_be_hidden()
     page.locator("#open-settings").click()
@@ -191,7 +191,7 @@ def look_at_pair(page, look) -> None:
     look("more")
     page.keyboard.press("Escape")
     page.keyboard.press("g")  # where the guideline has room beside the work, it covers nothing of it
-    guide, submit = (page.locator(f"#{name}").bounding_box() for name in ("guide", "submit"))
+    guide, submit = (page.locator(f"#{name}").bounding_box() for name in ("guideline", "submit"))
     assert page.viewport_size["width"] < 1100 or submit["x"] + submit["width"] <= guide["x"]
     page.keyboard.press("Escape")
     page.keyboard.press("2")
@@ -216,7 +216,7 @@ def test_leading(office, screen):
 def test_evaluating(office, screen):
     _, page, look = screen
     enter(page, office, "eva")
-    expect(page.locator("#list table")).to_be_visible()
+    expect(page.locator("#evaluations table")).to_be_visible()
     look("replay-list", pictured=False)  # whose pictures, like the others', are of test_replay_page.py
     page.get_by_role("link", name="one").click()
     expect(page.locator("#example .answer")).to_have_count(2)
@@ -226,7 +226,7 @@ def test_evaluating(office, screen):
     expect(page.locator("#example .difference").first).to_be_visible()
     look("replay-differences", pictured=False)
     page.get_by_label("Words").fill("nothing holds this")
-    expect(page.locator("#shown")).to_have_text("none found")
+    expect(page.locator("#result-count")).to_have_text("none found")
     look("replay-nothing", pictured=False)
     page.goto(office.address + "/replay/#of=one&beside=two")
     expect(page.locator("#example .margin")).to_have_count(2)

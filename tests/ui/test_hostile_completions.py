@@ -60,7 +60,7 @@ def test_nothing_hostile_runs_or_calls_and_the_page_stays_usable(serve, context)
         if i + 1 < len(both):
             until_next(page, before)
     expect(page.locator("#empty")).to_be_visible()
-    expect(page.locator("#desk")).to_have_attribute("data-unsent", "0")
+    expect(page.locator("#rating")).to_have_attribute("data-unsent", "0")
 
     assert len(judgments(server, rater)) == len(both)
     assert ran == []
@@ -82,5 +82,5 @@ def test_a_name_and_a_prompt_are_as_harmless_as_an_answer(serve, page):
     page.keyboard.press("Enter")
     expect(page.locator("#empty")).to_be_visible()
     page.keyboard.press("h")
-    expect(page.locator("#past")).to_contain_text("<img src=x onerror=owned()>")
+    expect(page.locator("#history")).to_contain_text("<img src=x onerror=owned()>")
     assert ran == []

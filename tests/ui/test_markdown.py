@@ -47,14 +47,14 @@ def test_only_harmless_elements_and_attributes_come_out(name):
         assert not attribute.startswith("on"), (tag, attribute)
         assert "evil.example" not in (value or "") or attribute == "href", (tag, attribute, value)
         if tag in ALLOWED:
-            known = ("class", "dir", "href", "rel", "target", "start", "style", "data-t", "data-n")
+            known = ("class", "dir", "href", "rel", "target", "start", "style", "data-i18n", "data-count")
             assert attribute in known, (tag, attribute)
         if attribute == "href":
             assert value.lower().startswith(("http://", "https://"))
         if attribute == "style":
             assert "url" not in value
             assert "position" not in value
-        if attribute == "data-t":
+        if attribute == "data-i18n":
             assert value.startswith("text_")
 
 

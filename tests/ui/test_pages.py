@@ -185,14 +185,14 @@ def test_the_tab_opened_last_is_the_desk_and_the_draft_goes_with_it(shared, page
     other.goto(shared.address + "/rate/")
     expect(other.locator("#prompt .text").last).to_have_text(first)
     expect(other.locator("#rationale")).to_have_value("begun in the first tab")
-    expect(page.locator("#elsewhere")).to_contain_text("another tab")
+    expect(page.locator("#other-tab")).to_contain_text("another tab")
     page.keyboard.press("7")
     page.keyboard.press("Enter")
     other.bring_to_front()
     by_keys("Enter")(other)
     until_next(other, first)
     page.get_by_role("button", name="Rate here").click()
-    expect(other.locator("#elsewhere")).to_be_visible()
+    expect(other.locator("#other-tab")).to_be_visible()
     expect(page.locator("#prompt .text").last).to_have_text(question(other))
     assert [(j.answer.strength, j.answer.rationale) for j in judgments(shared, rater)] == [
         (2, "begun in the first tab")
@@ -233,7 +233,7 @@ def test_help_and_guidelines_open_and_close_by_key_and_take_no_answer(shared, pa
     page.keyboard.press("Escape")
     expect(page.locator("#help")).to_be_hidden()
     page.keyboard.press("g")
-    expect(page.locator("#guide")).to_contain_text("Harmless")
+    expect(page.locator("#guideline")).to_contain_text("Harmless")
     page.keyboard.press("Escape")
     expect(choose(page, "A3")).to_have_attribute("aria-pressed", "false")
     expect(page.get_by_role("button", name="Submit")).to_be_disabled()
@@ -371,7 +371,7 @@ def test_no_byte_names_a_policy_a_score_or_a_route_before_the_submit_or_after(se
     expect(page.locator("#empty")).to_be_visible()
     until_sent(page)
     page.keyboard.press("h")
-    page.locator("#past-list button").click()
+    page.locator("#history-list button").click()
     expect(page.locator("#notice")).to_contain_text("You are changing an answer")
     by_keys("2", "Enter")(page)
     expect(page.locator("#empty")).to_be_visible()
@@ -407,7 +407,7 @@ def test_a_server_killed_in_mid_answer_loses_neither_the_answer_nor_the_sign_in(
     by_keys("6", "Enter")(page)
     expect(page.locator("#notice")).to_contain_text("Your answers are kept")
     server.start()
-    expect(page.locator("#desk")).to_have_attribute("data-unsent", "0", timeout=60_000)  # it tries again by itself
+    expect(page.locator("#rating")).to_have_attribute("data-unsent", "0", timeout=60_000)  # it tries again by itself
     assert question(page) != first
     (kept,) = judgments(server, rater)
     assert (kept.answer.strength, kept.answer.rationale) == (2, "written while the server was up")

@@ -34,12 +34,12 @@ def open_people(page, server: Server, name: str, role: Role = Role.LEAD) -> Rate
     lead = server.person(name, role)
     enter(page, server, name)
     page.get_by_role("link", name="People").click()
-    expect(page.locator("#rows tr").first).to_be_visible(timeout=30_000)
+    expect(page.locator("#people-rows tr").first).to_be_visible(timeout=30_000)
     return lead
 
 
 def row(page, name: str):
-    return page.locator("#rows tr").filter(has=page.locator("bdi").get_by_text(name, exact=True))
+    return page.locator("#people-rows tr").filter(has=page.locator("bdi").get_by_text(name, exact=True))
 
 
 def cell(page, name: str, label: str):
@@ -77,7 +77,7 @@ def test_a_lead_sees_who_works_how_much_and_how_fast(serve, page):
         insert_imported_judgments(store, conn, [vote])
     open_people(page, server, "lea")
 
-    assert page.locator("#rows tr").evaluate_all("all => all.length") == 4
+    assert page.locator("#people-rows tr").evaluate_all("all => all.length") == 4
     expect(cell(page, "ann", "Today")).to_have_text("2 of 4")
     assert cell(page, "ann", "Today").locator(".filled").evaluate("i => i.style.width") == "50%"
     expect(cell(page, "ann", "In all")).to_have_text("3")
@@ -93,17 +93,17 @@ def test_a_lead_sees_who_works_how_much_and_how_fast(serve, page):
     expect(cell(page, shown, "Median time")).to_have_text("4 min")
     assert page.evaluate("window.pwned") is None
 
-    expect(page.locator("#count")).to_have_text("4")
-    expect(page.locator("#states")).to_have_text("3 active, 1 paused")
-    expect(page.locator("#today")).to_have_text("3")
-    expect(page.locator("#all")).to_have_text("4")
+    expect(page.locator("#people-count")).to_have_text("4")
+    expect(page.locator("#state-counts")).to_have_text("3 active, 1 paused")
+    expect(page.locator("#judged-today")).to_have_text("3")
+    expect(page.locator("#judged-total")).to_have_text("4")
     spark = page.get_by_role("img", name=": 3").get_attribute("aria-labelledby")
     told = page.locator(f"#{spark}").text_content().split(", ")
     assert [part.split(": ")[1] for part in told] == ["0"] * 10 + ["1", "0", "0", "3"]
 
-    others = page.locator("#others-list")
+    others = page.locator("#other-raters-list")
     expect(others).to_be_hidden()
-    page.locator("#others summary").click()
+    page.locator("#other-raters summary").click()
     expect(others.locator("li")).to_have_count(4)
     expect(others.locator(".state.simulated")).to_have_count(3)
     expect(others.locator("li").last).to_contain_text("imported raters: 1")
@@ -117,7 +117,7 @@ def test_somebody_is_paused_and_resumed_by_keys_and_the_focus_stays(shared, page
     button.focus()
     page.keyboard.press("Enter")
     expect(cell(page, "pauline", "State")).to_have_text("paused")
-    expect(page.locator("#said")).to_have_text("pauline: saved, paused.")
+    expect(page.locator("#announce")).to_have_text("pauline: saved, paused.")
     expect(button).to_be_focused()
     expect(button).to_have_text("Resume")
     assert button.evaluate("b => getComputedStyle(b).outlineStyle") == "solid"
@@ -227,7 +227,7 @@ def test_an_admin_changes_leads_and_does_not_shut_themselves_out(shared, page):
     page.get_by_role("button", name="Disable").click()
     expect(cell(page, "one-lead", "State")).to_have_text("disabled")
     edit(page, "ada")
-    expect(page.locator("#shut")).to_be_hidden()
+    expect(page.locator("#toggle-disabled")).to_be_hidden()
     page.get_by_label("Judgments a day").fill("9")
     page.get_by_role("button", name="Save").click()
     expect(cell(page, "ada", "Today")).to_have_text("0 of 9")
@@ -244,13 +244,13 @@ def test_an_invitation_is_shown_once_and_lets_one_person_into_its_project(shared
     page.get_by_label("Days it holds").fill("2")
     page.get_by_role("button", name="Make the link").click()
     expect(page.get_by_role("button", name="Copy")).to_be_focused()
-    link = page.locator("#link").input_value()
+    link = page.locator("#invite-link").input_value()
     page.keyboard.press("Enter")
-    expect(page.locator("#copied")).to_have_text("Copied.")
+    expect(page.locator("#copy-status")).to_have_text("Copied.")
     assert page.evaluate("navigator.clipboard.readText()") == link
     page.get_by_role("button", name="Done").click()
     expect(page.get_by_role("button", name="Invite somebody")).to_be_focused()
-    assert page.locator("#link").input_value() == ""
+    assert page.locator("#invite-link").input_value() == ""
     made = tokens.invitation(shared.store, link.rpartition("/")[2])
     assert made is not None
     assert (made.role, made.project) == ("rater", "closed-one")
@@ -273,8 +273,8 @@ def test_an_admin_invites_a_lead(shared, page):
     page.get_by_role("button", name="Invite somebody").click()
     page.get_by_label("They will be a").select_option("lead")
     page.get_by_role("button", name="Make the link").click()
-    expect(page.locator("#made")).to_be_visible()
-    link = page.locator("#link").input_value()
+    expect(page.locator("#invite-result")).to_be_visible()
+    link = page.locator("#invite-link").input_value()
     assert tokens.invitation(shared.store, link.rpartition("/")[2]).role == "lead"
 
 
@@ -286,18 +286,18 @@ def test_a_thousand_people_are_found_sorted_and_paged(serve, page):
     judge(server, people.named(server.store, "rater 700"), 5.0)
     people.change(server.store, "rater 31", paused=True, languages=["pt-br"])
     open_people(page, server, "lea")
-    rows = page.locator("#rows tr")
+    rows = page.locator("#people-rows tr")
     expect(rows).to_have_count(50)
     expect(rows.first.locator("bdi")).to_have_text("rater 700")
-    expect(page.locator("#shown")).to_have_text("1–50 of 1,000")
+    expect(page.locator("#shown-range")).to_have_text("1–50 of 1,000")
 
     next_page = page.get_by_role("button", name="Next")
     next_page.focus()
     for _ in range(25):  # more often than there are pages
         page.keyboard.press("Enter")
-    expect(page.locator("#shown")).to_have_text("951–1,000 of 1,000")
+    expect(page.locator("#shown-range")).to_have_text("951–1,000 of 1,000")
     expect(next_page).to_be_focused()
-    page.locator("#rows tr").last.scroll_into_view_if_needed()
+    page.locator("#people-rows tr").last.scroll_into_view_if_needed()
     expect(next_page).to_be_in_viewport()
     expect(next_page).to_have_attribute("aria-disabled", "true")
 
@@ -322,12 +322,12 @@ def test_a_thousand_people_are_found_sorted_and_paged(serve, page):
     expect(rows.locator("bdi")).to_have_text(["rater 31"])
     find.fill("nobody at all")
     expect(rows).to_have_count(0)
-    expect(page.locator("#shown")).to_have_text("nobody found")
+    expect(page.locator("#shown-range")).to_have_text("nobody found")
 
 
 # Gradio cuts off what is too wide, so the width of the document does not tell.
-INSIDE = """panel => [...panel.querySelectorAll("*")].filter(e => !e.closest(".sr")).map(e => e.getBoundingClientRect())
-    .every(e => e.left >= 0 && e.right <= panel.getBoundingClientRect().right)"""
+INSIDE = """panel => [...panel.querySelectorAll("*")].filter(e => !e.closest(".visually-hidden"))
+    .map(e => e.getBoundingClientRect()).every(e => e.left >= 0 && e.right <= panel.getBoundingClientRect().right)"""
 
 
 @pytest.mark.parametrize("width", [320, 390, 768, 1181, 1280])
@@ -385,7 +385,7 @@ def test_pictures_of_the_people(serve, shot, images):
         projects.admit(store, "coding", name)
     simulate.review(store, 12)
     server.person("Lea Lindqvist", Role.LEAD)
-    look = {"who": "Lea Lindqvist", "ready": "#rows tr:nth-child(7)", "path": "/people/"}
+    look = {"who": "Lea Lindqvist", "ready": "#people-rows tr:nth-child(7)", "path": "/people/"}
     shot(server, "people-light", **look, height=860)
     shot(server, "people-dark", **look, height=860, dark=True)
     shot(server, "people-phone", **look, width=390, height=844)

@@ -42,9 +42,9 @@ def test_letters_are_dragged_into_ranks_and_what_is_left_out_stays_unranked(serv
     shown = [ids_by_text(server)[text] for text in answers(page)]
     expect(page.get_by_role("button", name="Submit")).to_be_disabled()
     for at, rank in ((2, "1"), (0, "2"), (3, "2")):
-        page.locator(f'.chip[data-at="{at}"]').drag_to(page.locator(f'.place[data-rank="{rank}"]'))
-        expect(page.locator(f'.place[data-rank="{rank}"] .chip[data-at="{at}"]')).to_be_visible()
-    page.locator('.chip[data-at="3"]').drag_to(page.locator('.place[data-rank=""]'))
+        page.locator(f'.chip[data-index="{at}"]').drag_to(page.locator(f'.rank-zone[data-rank="{rank}"]'))
+        expect(page.locator(f'.rank-zone[data-rank="{rank}"] .chip[data-index="{at}"]')).to_be_visible()
+    page.locator('.chip[data-index="3"]').drag_to(page.locator('.rank-zone[data-rank=""]'))
     page.get_by_role("button", name="Submit").click()
     expect(page.locator("#empty")).to_be_visible()
     until_sent(page)
@@ -61,10 +61,10 @@ def test_a_ranking_is_made_with_arrows_and_by_clicks_alone(serve, page):
     press(page, "ArrowRight", "ArrowUp")  # B: 3
     press(page, "ArrowRight", "ArrowUp", "ArrowUp", "ArrowDown", "Enter")  # C: 3, 2, 3
     until_next(page, first)
-    page.locator('.chip[data-at="1"]').click()
-    page.locator('.place[data-rank="1"]').click()
-    page.locator('.chip[data-at="0"]').click()
-    page.locator('.place[data-rank="3"]').click()
+    page.locator('.chip[data-index="1"]').click()
+    page.locator('.rank-zone[data-rank="1"]').click()
+    page.locator('.chip[data-index="0"]').click()
+    page.locator('.rank-zone[data-rank="3"]').click()
     again = [ids_by_text(server)[text] for text in answers(page)]
     page.get_by_role("button", name="Submit").click()
     expect(page.locator("#empty")).to_be_visible()
@@ -101,14 +101,14 @@ def test_scores_a_rewrite_and_a_reason_are_kept_with_the_ranking(shared, page):
 def test_a_letter_in_the_hand_is_put_back_by_escape(serve, page):
     server = serve([pair("Name a colour.", "Red", "Green", "Blue")])
     open_desk(page, server, "rater")
-    box, goal = (page.locator(at).bounding_box() for at in ('.chip[data-at="0"]', '.place[data-rank="1"]'))
+    box, goal = (page.locator(at).bounding_box() for at in ('.chip[data-index="0"]', '.rank-zone[data-rank="1"]'))
     page.mouse.move(box["x"] + 9, box["y"] + 9)
     page.mouse.down()
     page.mouse.move(goal["x"] + 20, goal["y"] + 20, steps=5)
-    expect(page.locator('.place[data-rank="1"]')).to_have_class("place over")
+    expect(page.locator('.rank-zone[data-rank="1"]')).to_have_class("rank-zone over")
     press(page, "1", "Escape")
     page.mouse.up()
-    expect(page.locator('.place[data-rank=""] .chip')).to_have_count(3)
+    expect(page.locator('.rank-zone[data-rank=""] .chip')).to_have_count(3)
 
 
 def test_the_tenth_rank_is_the_key_0(serve, page):
@@ -137,11 +137,11 @@ def test_all_bad_by_mistake_leaves_the_ranking_as_it_was(serve, page):
 def test_what_an_answer_lacks_is_said_when_it_is_submitted(shared, page):
     open_desk(page, shared, "hasty")
     press(page, "Enter")
-    expect(page.locator("#lacks")).to_have_text("Choose first")
+    expect(page.locator("#missing")).to_have_text("Choose first")
     press(page, "f")
-    expect(page.locator("#lacks")).to_be_hidden()
+    expect(page.locator("#missing")).to_be_hidden()
     press(page, "Enter")
-    expect(page.locator("#lacks")).to_have_text("Say what is wrong first")
+    expect(page.locator("#missing")).to_have_text("Say what is wrong first")
 
 
 @pytest.mark.parametrize(
@@ -168,11 +168,11 @@ def test_the_words_that_differ_are_marked_on_demand(serve, page):
     open_desk(page, server, "rater")
     before = answers(page)
     press(page, "d")
-    expect(page.locator(".said :is(ins, del)")).to_have_count(4)
-    assert sorted(page.locator(".said :is(ins, del)").all_inner_texts()) == ["brown", "jumps", "red", "sleeps"]
+    expect(page.locator(".answer-text :is(ins, del)")).to_have_count(4)
+    assert sorted(page.locator(".answer-text :is(ins, del)").all_inner_texts()) == ["brown", "jumps", "red", "sleeps"]
     assert answers(page) == before
     press(page, "d")
-    expect(page.locator(".said :is(ins, del)")).to_have_count(0)
+    expect(page.locator(".answer-text :is(ins, del)")).to_have_count(0)
 
 
 def test_what_is_not_rewritten_is_no_rewrite_and_what_is_is_of_the_better_answer(serve, page):
@@ -230,8 +230,8 @@ def test_an_older_answer_is_found_in_the_history_and_changed(shared, page):
         until_next(page, asked[-1])
     on_screen = question(page)
     press(page, "h")
-    expect(page.locator(".past")).to_have_count(3)
-    page.locator(".past").last.click()
+    expect(page.locator(".history-entry")).to_have_count(3)
+    page.locator(".history-entry").last.click()
     expect(page.locator("#prompt .text").last).to_have_text(asked[0])
     expect(choose(page, "A3")).to_have_attribute("aria-pressed", "true")
     press(page, "0", "Enter")
@@ -278,13 +278,13 @@ def test_a_guideline_is_read_before_the_work_and_again_when_it_changes(serve, pa
     server = serve([pair(f"Question {i}?", "yes", "no") for i in range(5)])
     rater = server.person("new", new=True)
     enter(page, server, "new")
-    expect(page.locator("#guide")).to_contain_text("Harmless", timeout=30_000)
+    expect(page.locator("#guideline")).to_contain_text("Harmless", timeout=30_000)
     expect(page.locator("#bar")).to_be_hidden()
     press(page, "1", "g")
     page.get_by_role("button", name="I have read them").click()
     expect(page.locator("#card")).to_be_visible()
     press(page, "g")
-    expect(page.locator("#guide")).to_be_visible()
+    expect(page.locator("#guideline")).to_be_visible()
     press(page, "Escape")
     new = Guideline("default", "2", "# Be **strict**", (Axis("taste", "Taste"),), "required", "required")
     guidelines.put(server.store, new)
@@ -295,7 +295,7 @@ def test_a_guideline_is_read_before_the_work_and_again_when_it_changes(serve, pa
     expect(page.locator("#bar")).to_be_hidden()
     page.get_by_role("button", name="I have read them").click()
     expect(page.locator("#card")).to_be_visible()
-    expect(page.locator("#guide-text")).to_contain_text("Be strict")
+    expect(page.locator("#guideline-text")).to_contain_text("Be strict")
     assert guidelines.has_read(server.store, rater.id, DEFAULT_PROJECT, "2")
     # What it asks for is asked for.
     press(page, "1")
@@ -380,7 +380,7 @@ def test_an_answer_that_waits_outlives_the_tab(serve, page, context):
     expect(page.locator("#prompt .text").last).not_to_have_text(asked[0])
     asked.append(question(page))
     press(page, "3", "Enter")
-    expect(page.locator("#desk")).to_have_attribute("data-unsent", "2")
+    expect(page.locator("#rating")).to_have_attribute("data-unsent", "2")
     page.close()
     context.set_offline(False)
     again = context.new_page()
@@ -397,7 +397,7 @@ def test_another_raters_waiting_answer_is_not_sent_as_ones_own(serve, page, cont
     ada = open_desk(page, server, "ada.b")  # whose name begins with the other's
     context.set_offline(True)
     press(page, "3", "Enter")
-    expect(page.locator("#desk")).to_have_attribute("data-unsent", "1")
+    expect(page.locator("#rating")).to_have_attribute("data-unsent", "1")
     page.goto("about:blank")  # a page that is closed is without its emulated line for a moment, and sends
     page.close()
     context.set_offline(False)
@@ -486,7 +486,7 @@ def test_a_correction_made_while_another_is_under_way_is_not_lost(serve, page):
         press(page, "2", "Enter")
     expect(page.locator("#prompt .text").last).not_to_have_text(first)
     press(page, "h")
-    page.locator("#past-list button").first.click()
+    page.locator("#history-list button").first.click()
     expect(page.locator("#prompt .text").last).to_have_text(first)
     page.locator("#rationale").fill("the second thought")
     press(page, "Control+Enter")
@@ -504,14 +504,14 @@ def test_a_tab_that_gave_way_does_not_come_alive_when_its_line_does(serve, page,
     server.person("rater")
     enter(page, server, "rater")
     page.wait_for_url("**/rate/")
-    page.wait_for_function("() => document.querySelector('#desk')?.getAttribute('aria-busy') === 'true'")
+    page.wait_for_function("() => document.querySelector('#rating')?.getAttribute('aria-busy') === 'true'")
     other = context.new_page()
     other.goto(server.address + "/rate/")
     expect(other.locator("#card")).to_be_visible(timeout=30_000)
-    expect(page.locator("#elsewhere")).to_be_visible()
+    expect(page.locator("#other-tab")).to_be_visible()
     line.release()
-    expect(page.locator("#desk")).to_have_attribute("aria-busy", "false")
-    expect(page.locator("#elsewhere")).to_be_visible()
+    expect(page.locator("#rating")).to_have_attribute("aria-busy", "false")
+    expect(page.locator("#other-tab")).to_be_visible()
     expect(page.locator("#card")).to_be_hidden()
 
 
@@ -581,7 +581,7 @@ def test_a_break_is_suggested_after_three_quarters_of_an_hour(shared, page):
         until_next(page, before)
     expect(page.locator("#notice")).to_contain_text("45 minutes")
     page.get_by_role("button", name="Take a break").click()
-    expect(page.locator("#rest")).to_be_visible()
+    expect(page.locator("#break")).to_be_visible()
     page.get_by_role("button", name="Go on").click()
 
 
@@ -637,7 +637,7 @@ def test_the_interface_is_arabic_from_right_to_left_where_the_rater_wants_it(sha
     expect(page.locator("#card")).to_be_visible()
     assert page.evaluate("document.documentElement.lang") == "ar"
     assert "Submit" not in page.locator("#bar").inner_text()
-    a, b = (page.locator(f'.answer[data-at="{at}"]').bounding_box() for at in (0, 1))
+    a, b = (page.locator(f'.answer[data-index="{at}"]').bounding_box() for at in (0, 1))
     assert a["x"] > b["x"], "the first answer is where one begins to read"
     first = question(page)
     press(page, "1", "Enter")

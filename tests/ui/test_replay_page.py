@@ -34,7 +34,7 @@ def begin(page, server: Server, name: str, role: Role = Role.EVALUATOR) -> None:
     enter(page, server, name)
     if role is not Role.EVALUATOR:
         page.get_by_role("link", name="Replay").click()
-    expect(page.locator("#list .panel")).to_be_visible(timeout=30_000)
+    expect(page.locator("#evaluations .panel")).to_be_visible(timeout=30_000)
 
 
 def open_evaluation(page, server: Server, name: str, evaluation: str) -> None:
@@ -44,7 +44,7 @@ def open_evaluation(page, server: Server, name: str, evaluation: str) -> None:
 
 
 def at(page, place: int, total: int) -> None:
-    expect(page.locator("#at")).to_have_text(f"{place:,} of {total:,}", timeout=20_000)
+    expect(page.locator("#position")).to_have_text(f"{place:,} of {total:,}", timeout=20_000)
     expect(page.locator("#example-box")).not_to_have_attribute("aria-busy", "true")
 
 
@@ -53,11 +53,11 @@ def asked(page) -> str:
 
 
 def said(page, side: str) -> str:
-    return page.locator(f"#example .answer.{side} .said").inner_text().strip()
+    return page.locator(f"#example .answer.{side} .answer-text").inner_text().strip()
 
 
 def margins(page) -> list[float]:
-    return [float(t.replace("−", "-")) for t in page.locator("#found .number").all_inner_texts()]
+    return [float(t.replace("−", "-")) for t in page.locator("#example-list .margin-value").all_inner_texts()]
 
 
 # --- who
@@ -84,7 +84,7 @@ def test_a_lead_comes_here_from_their_page_and_back(shown, page, role):
 
 def test_the_list_says_of_each_evaluation_what_it_is_worth(shown, page):
     begin(page, shown, "lister")
-    rows = page.locator("#list tbody tr")
+    rows = page.locator("#evaluations tbody tr")
     expect(rows).to_have_count(2)
     large, small = rows.nth(0), rows.nth(1)  # newest first
     expect(large.locator('[data-label="Model"]')).to_have_text("rm_large")
@@ -107,14 +107,14 @@ def test_an_evaluation_that_is_half_written_or_gone_is_a_line(serve, page, conte
     lines = (workspace / "evaluations/odd/examples.jsonl").read_text()
     (workspace / "evaluations/odd/examples.jsonl").write_text(lines[:-400])
     begin(page, server, "eve")
-    cut = page.locator("#list tr").filter(has_text="cut")
+    cut = page.locator("#evaluations tr").filter(has_text="cut")
     expect(cut).to_contain_text("expected whole files of this version. Fix: evaluate again")
     expect(cut.get_by_role("link")).to_have_count(0)
     shutil.rmtree(workspace / "evaluations/gone")
     for name, told in (("gone", "one of the workspace's"), ("empty", "whole files"), ("odd", "odd/examples.jsonl:121")):
         page.get_by_role("link", name=name, exact=True).click()
         expect(page.locator("#notice")).to_contain_text(told)
-        expect(page.locator("#list")).to_be_visible()
+        expect(page.locator("#evaluations")).to_be_visible()
         assert str(workspace) not in page.locator("body").inner_text()
     page.get_by_role("link", name="whole").click()
     expect(page.locator("#example .answer")).to_have_count(2)
@@ -126,7 +126,7 @@ def test_an_evaluation_that_is_half_written_or_gone_is_a_line(serve, page, conte
 
 def test_without_evaluations_the_page_says_how_to_make_one(serve, page):
     begin(page, serve(), "eve")
-    expect(page.locator("#list")).to_contain_text("rlhf-hitl evaluate")
+    expect(page.locator("#evaluations")).to_contain_text("rlhf-hitl evaluate")
 
 
 # --- one evaluation
@@ -138,11 +138,11 @@ def test_the_headline_says_in_words_what_the_figures_are(shown, page):
     expect(figures.locator("dt")).to_have_text(
         ["Accuracy", "The longer answer wins", "A bag of words", "The ceiling", "Calibration error"]
     )
-    expect(page.locator(".also")).to_contain_text("It prefers the longer answer in 57.3% (48.9% to 65.3%)")
+    expect(page.locator(".measurements")).to_contain_text("It prefers the longer answer in 57.3% (48.9% to 65.3%)")
     expect(page.locator("#evaluation .notice")).to_contain_text("Simulated raters")
-    expect(page.locator(".also")).to_contain_text("Not counted: 10 ties.")
-    expect(page.locator(".also")).to_contain_text("the highest of which is 54.5% (a bag of words)")
-    expect(page.locator(".also")).to_contain_text("changes its margin by 0 at most, of 32 pairs")
+    expect(page.locator(".measurements")).to_contain_text("Not counted: 10 ties.")
+    expect(page.locator(".measurements")).to_contain_text("the highest of which is 54.5% (a bag of words)")
+    expect(page.locator(".measurements")).to_contain_text("changes its margin by 0 at most, of 32 pairs")
     expect(page.locator("#evaluation .caveat")).to_have_count(0)
     page.get_by_text("As a plot").click()
     for plot in ("Accuracy beside floors and ceiling", "Reliability", "Accuracy by slice"):
@@ -155,9 +155,9 @@ def test_what_a_model_was_told_is_no_measure_of_it_and_the_page_says_so(serve, p
     put(server.folder / "workspace", "told", bundled(1, 0.6), **told)
     put(server.folder / "workspace", "unknown", bundled(1, 0.6), knows_its_prompts=False)
     begin(page, server, "eve")
-    expect(page.locator("#list tr").filter(has_text="told")).to_contain_text("train split")
-    expect(page.locator("#list tr").filter(has_text="told")).to_contain_text("shorter 48.8%")
-    expect(page.locator("#list tr").filter(has_text="unknown")).not_to_contain_text("split")
+    expect(page.locator("#evaluations tr").filter(has_text="told")).to_contain_text("train split")
+    expect(page.locator("#evaluations tr").filter(has_text="told")).to_contain_text("shorter 48.8%")
+    expect(page.locator("#evaluations tr").filter(has_text="unknown")).not_to_contain_text("split")
     page.get_by_role("link", name="told", exact=True).click()
     expect(page.locator("#evaluation .notice")).to_contain_text(
         "Replayed is the train split, with nothing left out: 30 labels of prompts the model was trained on"
@@ -216,7 +216,7 @@ def test_the_surest_mistake_comes_first_with_all_that_is_known_of_it(serve, page
         ["4 votes, 75% for this choice, ties aside", "clearly better", "topic: sums"]
     )
     track, dot, low, zero = (
-        page.locator(f"#example {of}").bounding_box() for of in (".track", ".dot", ".range", ".zero")
+        page.locator(f"#example {of}").bounding_box() for of in (".track", ".dot", ".range", ".zero-line")
     )
     assert track["x"] <= low["x"] < dot["x"] + dot["width"] / 2 < low["x"] + low["width"] < zero["x"]
 
@@ -241,13 +241,13 @@ def test_filters_orders_and_words_choose_the_examples(shown, page):
     ):
         page.get_by_label("Order").select_option(order)
         first = sorted(made, key=value)[0]
-        expect(page.locator(".ids code")).to_have_text(first.comparison_id)
+        expect(page.locator(".example-id code")).to_have_text(first.comparison_id)
     page.get_by_label("Words").fill("LETTERS  python")
     at(page, 1, 1)
     assert asked(page).startswith("How do I remove repeated letters")
     assert page.evaluate("CSS.highlights.get('looked-for').size") >= 2
     page.get_by_label("Words").fill("nothing holds this")
-    expect(page.locator("#shown")).to_have_text("none found")
+    expect(page.locator("#result-count")).to_have_text("none found")
     expect(page.locator("#example")).to_contain_text("Choose others above")
     page.get_by_label("Words").fill("")
     page.locator("#slice").select_option(label="topic: writing")
@@ -266,20 +266,20 @@ def test_keys_go_through_a_thousand_examples_page_by_page(serve, page):
         page.keyboard.press(key)
     at(page, 24, 1000)
     assert asked(page) == "Question 23?"
-    current = page.locator("#found [aria-current]")
+    current = page.locator("#example-list [aria-current]")
     expect(current).to_have_count(1)
     expect(current).to_contain_text("Question 23?")
     expect(current).to_be_in_viewport()
-    expect(page.locator("#found li")).to_have_count(20)
-    page.locator("#found button").last.click()
+    expect(page.locator("#example-list li")).to_have_count(20)
+    page.locator("#example-list button").last.click()
     at(page, 40, 1000)
-    expect(page.locator("#found button").last).to_be_focused()
+    expect(page.locator("#example-list button").last).to_be_focused()
     page.get_by_role("button", name="Next").click()
     at(page, 41, 1000)
     page.keyboard.press("/")
     expect(page.get_by_label("Words")).to_be_focused()
     page.keyboard.type("jk answer to 999.")
-    expect(page.locator("#shown")).to_have_text("none found")
+    expect(page.locator("#result-count")).to_have_text("none found")
     page.get_by_label("Words").fill("answer to 999.")
     at(page, 1, 1)
     page.keyboard.press("Escape")
@@ -312,20 +312,20 @@ def test_a_link_leads_to_one_example_and_survives_a_reload(shown, page, context)
     expect(page.get_by_label("Show")).to_have_value("agreements")
     expect(page.get_by_label("Order")).to_have_value("unsure")
     page.go_back()
-    expect(page.locator("#list tbody tr")).to_have_count(2)
-    expect(page.locator("#browser")).to_be_hidden()
+    expect(page.locator("#evaluations tbody tr")).to_have_count(2)
+    expect(page.locator("#example-browser")).to_be_hidden()
 
 
 def test_a_link_to_an_example_needs_no_more_than_its_names(shown, page):
     begin(page, shown, "receiver")
     of = next(e for e in bundled(1, 0.6) if e.correct == 1)
     page.goto(f"{shown.address}/replay/#of=small&example={of.comparison_id}")
-    expect(page.locator(".ids code")).to_have_text(of.comparison_id)
-    expect(page.locator("#at")).to_contain_text("of 121")
+    expect(page.locator(".example-id code")).to_have_text(of.comparison_id)
+    expect(page.locator("#position")).to_contain_text("of 121")
     page.get_by_label("Show").select_option("disagreements")
     page.goto(f"{shown.address}/replay/#of=small&show=ties&example={of.comparison_id}")
-    expect(page.locator("#at")).to_have_text("not among those chosen")
-    expect(page.locator(".ids code")).to_have_text(of.comparison_id)
+    expect(page.locator("#position")).to_have_text("not among those chosen")
+    expect(page.locator(".example-id code")).to_have_text(of.comparison_id)
     page.get_by_role("button", name="Next").click()
     at(page, 1, 10)
     page.goto(f"{shown.address}/replay/#of=small&example=c_none")
@@ -333,7 +333,7 @@ def test_a_link_to_an_example_needs_no_more_than_its_names(shown, page):
     expect(page.locator("#example .answer")).to_have_count(2)
     page.goto(f"{shown.address}/replay/#of=nothing")
     expect(page.locator("#notice")).to_contain_text("one of the workspace's")
-    expect(page.locator("#list tbody tr")).to_have_count(2)
+    expect(page.locator("#evaluations tbody tr")).to_have_count(2)
 
 
 def test_each_pair_of_a_ranking_has_an_address_of_its_own(serve, page):
@@ -343,9 +343,9 @@ def test_each_pair_of_a_ranking_has_an_address_of_its_own(serve, page):
     begin(page, server, "eve")
     for name, winner in (("c_k", 0), ("c_k.2", 1), ("c_k.3", 2)):
         page.goto(f"{server.address}/replay/#of=kwise&example={name}")
-        expect(page.locator(".answer.chosen .said")).to_have_text(f"Winner {winner}.")
+        expect(page.locator(".answer.chosen .answer-text")).to_have_text(f"Winner {winner}.")
         page.reload()
-        expect(page.locator(".answer.chosen .said")).to_have_text(f"Winner {winner}.")
+        expect(page.locator(".answer.chosen .answer-text")).to_have_text(f"Winner {winner}.")
         assert page.url.endswith(f"example={name}")
     page.goto(f"{server.address}/replay/#of=kwise&example=c_k.4")
     expect(page.locator("#notice")).to_contain_text("c_k.4")
@@ -365,7 +365,7 @@ def test_differences_are_marked_on_demand_and_stay_on_for_the_next(serve, page):
         page.keyboard.press("j")
     page.get_by_role("button", name="Differences").click()
     expect(page.locator("#example :is(del, ins)")).to_have_count(0)
-    expect(page.locator(".answer.chosen .said")).to_have_text("Paris is the capital")
+    expect(page.locator(".answer.chosen .answer-text")).to_have_text("Paris is the capital")
 
 
 # --- two of them
@@ -399,15 +399,17 @@ def test_of_two_evaluations_those_are_shown_where_exactly_one_is_right(serve, pa
     ):
         page.get_by_label("Show").select_option(show)
         at(page, 1, len(found))
-        assert {t.removeprefix("Question ")[:-1] for t in page.locator("#found .asked").all_inner_texts()} == found
+        assert {
+            t.removeprefix("Question ")[:-1] for t in page.locator("#example-list .question").all_inner_texts()
+        } == found
     page.get_by_label("Show").select_option("second_right")
     expect(page.locator(".margin figcaption b:first-of-type")).to_have_count(2)
-    expect(page.locator(".says")).to_contain_text("A does not agree. B agrees.")
+    expect(page.locator(".outcome")).to_contain_text("A does not agree. B agrees.")
     expect(page.locator(".answer.chosen .model")).to_have_text("B prefers")
     expect(page.locator(".answer.rejected .model")).to_have_text("A prefers")
     page.reload()
     at(page, 1, 1)
-    expect(page.locator(".says")).to_contain_text("A does not agree. B agrees.")
+    expect(page.locator(".outcome")).to_contain_text("A does not agree. B agrees.")
 
 
 # --- who would do harm
@@ -444,7 +446,7 @@ def test_nothing_hostile_runs_or_calls_and_the_page_stays_usable(serve, context)
     page.keyboard.press("d")
     expect(page.locator("#example .difference").first).to_be_visible()
     page.get_by_label("Words").fill("owned()")
-    expect(page.locator("#shown")).to_contain_text("found")
+    expect(page.locator("#result-count")).to_contain_text("found")
     assert (ran, failed) == ([], [])
     assert {urlsplit(u).netloc for u in requests if not u.startswith("data:")} == {urlsplit(server.address).netloc}
 
@@ -504,7 +506,7 @@ def test_who_is_signed_out_in_between_is_told(shown, page, context):
 
 
 INSIDE = """panel => [...panel.querySelectorAll("*")]
-    .filter(e => e.checkVisibility() && !e.closest(".sr, .scroll, .wide, #found, pre"))
+    .filter(e => e.checkVisibility() && !e.closest(".visually-hidden, .scroll, .scroll-wide, #example-list, pre"))
     .map(e => e.getBoundingClientRect()).every(e => e.left >= -1 && e.right <= innerWidth + 1)"""
 
 
@@ -521,7 +523,7 @@ def test_the_page_fits_the_screen(serve, page, width):
     page.set_viewport_size({"width": width, "height": 800})
     begin(page, server, "eve")
     assert page.locator("#overview").evaluate(INSIDE)
-    page.locator("#list a").first.click()
+    page.locator("#evaluations a").first.click()
     expect(page.locator("#example .answer")).to_have_count(2)
     assert page.locator("#overview").evaluate(INSIDE)
     page.goto(f"{server.address}/replay/#of={long}&beside=x{long}&show=none_right")
@@ -546,12 +548,12 @@ def test_pictures_of_the_replay(serve, shot, images):
 
     def to_examples(page) -> None:
         expect(page.locator("#example .answer")).to_have_count(2)
-        page.locator("#browser").evaluate("e => e.scrollIntoView()")
+        page.locator("#example-browser").evaluate("e => e.scrollIntoView()")
 
     one = {"who": "Eva", "ready": "#example", "path": "/replay/#of=2026-11-25+head%2C+3+rounds"}
     two = one["path"] + "&beside=2026-11-24+head"
     code = {"path": one["path"] + "&show=disagreements&example=c_code", "then": to_examples}
-    shot(server, "replay-list", **one | {"path": "/replay/", "ready": "#list table"}, height=480)
+    shot(server, "replay-list", **one | {"path": "/replay/", "ready": "#evaluations table"}, height=480)
     shot(server, "replay-figures", **one, height=860)
     shot(server, "replay-two", **one | {"path": two}, height=860)
     shot(server, "replay-light", **one | code, height=860)

@@ -65,7 +65,7 @@ def given(path: str, wanted: str, argument: int | str) -> set[str]:
 
 
 def in_short() -> set[str]:
-    """What the desk calls an answer to two or to three completions."""
+    """What the rating service calls an answer to two or to three completions."""
     pair = [Answer(v) for v in Verdict if v is not Verdict.RANKED]
     pair += [Answer(Verdict.RANKED, ranking) for ranking in ((("x",), ("y",)), (("y",), ("x",)), (("x", "y"),))]
     return {rating_service._in_short(a, ["x", "y"]) for a in pair} | {
@@ -75,30 +75,30 @@ def in_short() -> set[str]:
 
 def families() -> dict[str, set[str]]:
     """Key with a `*` where JavaScript puts something in → what it puts there."""
-    rate, keys = script("rate.js"), script("keys.js")
-    usual = re.search(r"USUAL = \{(.*?)\}", keys, re.S)
-    lost = re.findall(r"problem: \{ kind: (.*?) \}", rate)  # of the line; the desk's own have a code
-    assert usual is not None
+    default_keys = re.search(r"DEFAULTS = \{(.*?)\}", script("keymap.js"), re.S)
+    # Problems of the connection; those of the server have a code.
+    connection = re.findall(r"problem: \{ kind: (.*?) \}", script("server_calls.js"))
+    assert default_keys is not None
     return {
         "problem_*": set().union(
-            *map(outcomes, lost),
+            *map(outcomes, connection),
             given("ui/rating_service.py", "_Told", 0),
             given("ui/rating_service.py", "_problem", 1),
         ),
         "*_why": {verdict.value for verdict in REASONS},
         "reason_*": {reason.value for reason in Reason},
-        "break_*": outcomes(script("clock.js")),
-        "key_*": set(re.findall(r"(\w+):", usual[1])),
+        "break_*": outcomes(script("pace.js")),
+        "key_*": set(re.findall(r"(\w+):", default_keys[1])),
     }
 
 
 @cache
 def used() -> dict[str, str]:
     """Key → where it is used."""
-    found = dict.fromkeys(re.findall(r'data-t(?:-label|-hint)?="(\w+)"', markup()), "a page's markup")
+    found = dict.fromkeys(re.findall(r'data-i18n(?:-label)?="(\w+)"', markup()), "a page's markup")
     found |= dict.fromkeys(re.findall(r'\bt\("(\w+)"\)', markup()), "a template")
     for path in sorted((ROOT / "ui").glob("*.py")):  # words within what Python makes of a text
-        named = re.findall(r'(?:data-t="|\bword\(")(\w+)"', path.read_text(encoding="utf-8"))
+        named = re.findall(r'(?:data-i18n="|\bword\(")(\w+)"', path.read_text(encoding="utf-8"))
         found |= dict.fromkeys(named, path.name)
     for where in ("app", "auth"):
         shown = given(f"rlhf_hitl/api/{where}.py", {"app": "page", "auth": "sign_in"}[where], "problem")
@@ -109,11 +109,11 @@ def used() -> dict[str, str]:
             for family in re.findall(r"`([^`]*)`", argument):
                 family = re.sub(r"\$\{.*?\}", "*", family)
                 found |= {family.replace("*", member): f"{path.name}: {family}" for member in families()[family]}
-    missing = re.search(r"function missing\(\) \{(.*?)\n  \}", script("rate.js"), re.S)
+    missing = re.search(r"function findMissing\(\) \{(.*?)\n  \}", script("choices.js"), re.S)
     assert missing is not None
-    found |= dict.fromkeys(outcomes(missing[1]), "rate.js: missing()")
-    found |= {f"speaker_{role}": "desk.py: SPEAKERS" for role in rating_service.SPEAKERS}
-    return found | dict.fromkeys(in_short(), "desk.py: _in_short")
+    found |= dict.fromkeys(outcomes(missing[1]), "choices.js: findMissing()")
+    found |= {f"speaker_{role}": "rating_service.py: SPEAKERS" for role in rating_service.SPEAKERS}
+    return found | dict.fromkeys(in_short(), "rating_service.py: _in_short")
 
 
 def places(text: str) -> list[str]:
@@ -156,7 +156,7 @@ def test_the_answers_keep_their_letters(language):
 def test_who_speaks_to_the_page_may_say_what_a_button_shows(language):
     """The name for assistive techniques holds the visible word (WCAG 2.5.3). A soft hyphen is no part of it."""
     words = {k: v.casefold().replace("\xad", "") for k, v in translations()[language].items()}
-    buttons = re.findall(r'<button[^>]* data-t-label="(\w+)"[^>]*><span data-t="(\w+)">', markup())
+    buttons = re.findall(r'<button[^>]* data-i18n-label="(\w+)"[^>]*><span data-i18n="(\w+)">', markup())
     assert buttons
     for label, shown in buttons:
         assert words[shown] in words[label], f"{shown} in {label}"

@@ -1,6 +1,6 @@
 // The lead's page. `element` holds lead.html; `server` has open and escalate, each a call to ui/lead.py.
 function lead(element, server) {
-  const { $, heard, fresh } = board(element);
+  const { $, heard, fresh } = dashboard(element);
 
   function draw(answer) {
     if (!heard(answer)) return;
@@ -9,7 +9,7 @@ function lead(element, server) {
   }
 
   element.addEventListener("click", async (event) => {
-    const button = event.target.closest(".send");
+    const button = event.target.closest(".escalate");
     if (!button) return;
     button.disabled = true;
     draw(await server.escalate(button.dataset.id));

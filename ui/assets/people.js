@@ -1,6 +1,6 @@
 // The page of people. `element` holds people.html; `server` has open, change and invite, each a call to ui/people.py.
 function people(element, server) {
-  const { $, heard, fresh } = board(element);
+  const { $, heard, fresh } = dashboard(element);
   const PAGE = 50;
   const WORDS = {
     states: { active: "active", paused: "paused", disabled: "disabled", simulated: "simulated" },
@@ -57,7 +57,7 @@ function people(element, server) {
   function row(p) {
     const name = make("th", { scope: "row" }, make("bdi", {}, p.name));
     name.setAttribute("role", "rowheader");
-    if (p.me) name.append(make("span", { className: "me" }, WORDS.me));
+    if (p.me) name.append(make("span", { className: "you" }, WORDS.me));
     const today = make("div", {}, p.quota ? WORDS.ofQuota(number.format(p.today), number.format(p.quota)) : number.format(p.today));
     if (p.quota) {
       const done = make("i", { className: "filled" });
@@ -70,19 +70,19 @@ function people(element, server) {
       name,
       cell("role", "", WORDS.roles[p.role] ?? p.role),
       cell("state", "", pill(p.state)),
-      cell("today", "n", today),
-      cell("all", "n", number.format(p.all)),
-      cell("seconds", "n", duration(p.seconds)),
+      cell("today", "numeric", today),
+      cell("all", "numeric", number.format(p.all)),
+      cell("seconds", "numeric", duration(p.seconds)),
       cell("seen", "soft", seen(p.seen)),
-      cell("projects", "list", p.projects.join(", ") || WORDS.none),
-      cell("languages", "list", p.languages.join(", ") || WORDS.any),
-      cell("", "acts", ...(p.mine ? [button(p, "toggle", p.disabled ? WORDS.enable : p.paused ? WORDS.resume : WORDS.pause), button(p, "edit", WORDS.change)] : [])),
+      cell("projects", "wrapping", p.projects.join(", ") || WORDS.none),
+      cell("languages", "wrapping", p.languages.join(", ") || WORDS.any),
+      cell("", "row-actions", ...(p.mine ? [button(p, "toggle", p.disabled ? WORDS.enable : p.paused ? WORDS.resume : WORDS.pause), button(p, "edit", WORDS.change)] : [])),
     );
     tr.setAttribute("role", "row");
     return tr;
   }
   function button(p, act, word) {
-    const made = make("button", { type: "button", className: "act", data: { act } }, word);
+    const made = make("button", { type: "button", className: "outlined", data: { act } }, word);
     made.setAttribute("aria-label", `${word}: ${p.name}`);
     return made;
   }
@@ -100,11 +100,11 @@ function people(element, server) {
   function totals() {
     const sum = (key) => everybody.reduce((n, p) => n + p[key], 0);
     const standing = Object.keys(WORDS.states).map((s) => [everybody.filter((p) => p.state === s).length, WORDS.states[s]]);
-    $("count").textContent = number.format(everybody.length);
-    $("states").textContent = standing.filter(([n]) => n).map(([n, word]) => `${number.format(n)} ${word}`).join(", ");
-    $("today").textContent = number.format(sum("today"));
-    $("at-work").textContent = WORDS.atWork(number.format(everybody.filter((p) => p.today).length));
-    $("all").textContent = number.format(sum("all"));
+    $("people-count").textContent = number.format(everybody.length);
+    $("state-counts").textContent = standing.filter(([n]) => n).map(([n, word]) => `${number.format(n)} ${word}`).join(", ");
+    $("judged-today").textContent = number.format(sum("today"));
+    $("active-today").textContent = WORDS.atWork(number.format(everybody.filter((p) => p.today).length));
+    $("judged-total").textContent = number.format(sum("all"));
   }
   function spark(counts, today) {
     const days = counts.map((_, i) => day.format(Date.parse(today) - (counts.length - 1 - i) * 86_400_000));
@@ -117,23 +117,23 @@ function people(element, server) {
       for (const [key, value] of Object.entries(shape)) bar.setAttribute(key, value);
       return bar;
     });
-    $("spark-text").textContent = counts.map((n, i) => `${days[i]}: ${number.format(n)}`).join(", ");
-    $("spark").replaceChildren($("spark-text"), ...bars);
+    $("daily-chart-text").textContent = counts.map((n, i) => `${days[i]}: ${number.format(n)}`).join(", ");
+    $("daily-chart").replaceChildren($("daily-chart-text"), ...bars);
     $("first-day").textContent = days[0];
   }
   function others({ simulated, imported }) {
     const items = simulated.map((p) => [make("b", {}, make("bdi", {}, p.name)), pill("simulated"), ...(p.state === "simulated" ? [] : [pill(p.state)]), WORDS.judged(number.format(p.all)), duration(p.seconds)]);
     items.push(...imported.map((i) => [make("b", {}, make("bdi", {}, i.source)), WORDS.raters(number.format(i.raters)), WORDS.judged(number.format(i.judged))]));
-    $("others-list").replaceChildren(...items.map((parts) => make("li", {}, ...parts.map((part) => make("span", {}, part)))));
+    $("other-raters-list").replaceChildren(...items.map((parts) => make("li", {}, ...parts.map((part) => make("span", {}, part)))));
     const counts = { simulated: simulated.length, imported: imported.reduce((n, i) => n + i.raters, 0) };
-    $("others-count").textContent = Object.keys(counts).filter((kind) => counts[kind]).map((kind) => WORDS[kind](number.format(counts[kind]))).join(", ");
-    $("others").hidden = items.length === 0;
+    $("other-raters-count").textContent = Object.keys(counts).filter((kind) => counts[kind]).map((kind) => WORDS[kind](number.format(counts[kind]))).join(", ");
+    $("other-raters").hidden = items.length === 0;
   }
 
   // --- which of them, in which order
   const text = (p) => [p.name, WORDS.roles[p.role], WORDS.states[p.state], ...p.projects, ...p.languages].join("\n").toLowerCase();
   function pick() {
-    const wanted = $("find").value.trim().toLowerCase();
+    const wanted = $("search").value.trim().toLowerCase();
     const order = new Intl.Collator([], { numeric: true }).compare;
     const value = (p) => p[sorted.by];
     found = everybody
@@ -148,12 +148,12 @@ function people(element, server) {
     show();
   }
   function show() {
-    $("rows").replaceChildren(...found.slice(at, at + PAGE).map(row));
+    $("people-rows").replaceChildren(...found.slice(at, at + PAGE).map(row));
     const last = Math.min(at + PAGE, found.length);
-    $("shown").textContent = last ? WORDS.shown(...[at + 1, last, found.length].map((n) => number.format(n))) : WORDS.nobody;
+    $("shown-range").textContent = last ? WORDS.shown(...[at + 1, last, found.length].map((n) => number.format(n))) : WORDS.nobody;
     $("pages").hidden = found.length <= PAGE;
     // Not `disabled`, which would take the focus away from who presses it.
-    $("back").setAttribute("aria-disabled", String(at === 0));
+    $("previous").setAttribute("aria-disabled", String(at === 0));
     $("next").setAttribute("aria-disabled", String(last === found.length));
     for (const th of element.querySelectorAll("[data-sort]"))
       if (th.dataset.sort === sorted.by) th.setAttribute("aria-sort", sorted.up ? "ascending" : "descending");
@@ -194,16 +194,16 @@ function people(element, server) {
     old?.replaceWith(row(p));
     if (held) focusOn(p, held);
     totals();
-    $("said").textContent = WORDS.saved(p);
+    $("announce").textContent = WORDS.saved(p);
     return true;
   }
-  const rowOf = (p) => [...$("rows").children].find((tr) => tr.dataset.id === p.id);
+  const rowOf = (p) => [...$("people-rows").children].find((tr) => tr.dataset.id === p.id);
   const focusOn = (p, act) => rowOf(p)?.querySelector(`[data-act="${act}"]`)?.focus();
 
   // --- hands
   $("reload").addEventListener("click", load);
-  $("find").addEventListener("input", pick);
-  $("back").addEventListener("click", () => turn(-PAGE));
+  $("search").addEventListener("input", pick);
+  $("previous").addEventListener("click", () => turn(-PAGE));
   $("next").addEventListener("click", () => turn(PAGE));
   element.querySelector("thead").addEventListener("click", (event) => {
     const by = event.target.closest("button")?.parentElement.dataset.sort;
@@ -212,7 +212,7 @@ function people(element, server) {
     sorted = { by, up: sorted.by === by ? !sorted.up : words };
     pick();
   });
-  $("rows").addEventListener("click", (event) => {
+  $("people-rows").addEventListener("click", (event) => {
     const act = event.target.closest("[data-act]")?.dataset.act;
     if (!act) return;
     const p = everybody.find((one) => one.id === event.target.closest("tr").dataset.id);
@@ -228,8 +228,8 @@ function people(element, server) {
     $("edit-notice").hidden = true;
     form.quota.value = p.quota ?? "";
     form.languages.value = p.languages.join(", ");
-    $("shut").textContent = p.disabled ? WORDS.enable : WORDS.disable;
-    $("shut").hidden = p.me; // nobody shuts themselves out
+    $("toggle-disabled").textContent = p.disabled ? WORDS.enable : WORDS.disable;
+    $("toggle-disabled").hidden = p.me; // nobody shuts themselves out
     $("edit").showModal();
   }
   async function save(wanted) {
@@ -244,11 +244,11 @@ function people(element, server) {
     if (read.join() !== edited.languages.join()) wanted.languages = read;
     save(wanted);
   });
-  $("shut").addEventListener("click", () => save({ disabled: !edited.disabled }));
+  $("toggle-disabled").addEventListener("click", () => save({ disabled: !edited.disabled }));
   $("edit").addEventListener("close", () => focusOn(edited, "edit"));
 
   $("open-invite").addEventListener("click", () => {
-    $("invite-notice").hidden = $("made").hidden = true;
+    $("invite-notice").hidden = $("invite-result").hidden = true;
     $("invite-form").hidden = false;
     $("invite-form").reset();
     $("invite").showModal();
@@ -258,25 +258,25 @@ function people(element, server) {
     const { role, project, days } = $("invite-form");
     const answer = await server.invite({ role: role.value, project: project.value || null, days: Number(days.value) });
     if (!heard(answer, $("invite-notice"))) return;
-    $("link").value = new URL(`../${answer.path}`, location.href).href;
-    $("copied").textContent = "";
+    $("invite-link").value = new URL(`../${answer.path}`, location.href).href;
+    $("copy-status").textContent = "";
     $("invite-form").hidden = true;
-    $("made").hidden = false;
-    $("copy").focus();
+    $("invite-result").hidden = false;
+    $("copy-link").focus();
   });
-  $("copy").addEventListener("click", async () => {
+  $("copy-link").addEventListener("click", async () => {
     try {
-      await navigator.clipboard.writeText($("link").value);
-      $("copied").textContent = WORDS.copied;
+      await navigator.clipboard.writeText($("invite-link").value);
+      $("copy-status").textContent = WORDS.copied;
     } catch {
       // Browsers give the clipboard only over TLS and to this machine.
-      $("link").focus();
-      $("link").select();
-      $("copied").textContent = WORDS.copyIt;
+      $("invite-link").focus();
+      $("invite-link").select();
+      $("copy-status").textContent = WORDS.copyIt;
     }
   });
   $("invite").addEventListener("close", () => {
-    $("link").value = "";
+    $("invite-link").value = "";
     $("open-invite").focus();
   });
   for (const button of element.querySelectorAll("[data-close]"))

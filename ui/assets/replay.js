@@ -2,7 +2,7 @@
 // ui/replay.py. What is shown stands in the address after #, so that a link leads to it:
 // of (an evaluation), beside (another), show, order, tag, value, words, example.
 function replay(element, server) {
-  const { $, heard, fresh } = board(element);
+  const { $, heard, fresh } = dashboard(element);
   const number = new Intl.NumberFormat();
   const WORDS = {
     reading: "reading …",
@@ -36,17 +36,17 @@ function replay(element, server) {
   async function route() {
     const mine = ++newest;
     const { of, beside = null, example = null } = where();
-    $("list").hidden = Boolean(of);
+    $("evaluations").hidden = Boolean(of);
     const wanted = of ? JSON.stringify([of, beside]) : "";
     if (!of || wanted !== opened) {
-      $("evaluation").hidden = $("browser").hidden = true;
+      $("evaluation").hidden = $("example-browser").hidden = true;
       $("overview").setAttribute("aria-busy", "true");
-      $("fresh").textContent = WORDS.reading;
+      $("updated").textContent = WORDS.reading;
       const answer = of ? await server.evaluation({ of, beside }) : await server.open({});
       if (mine !== newest) return;
       if (!heard(answer)) {
         opened = null;
-        $("list").hidden = false;
+        $("evaluations").hidden = false;
         return fresh();
       }
       opened = wanted;
@@ -57,7 +57,7 @@ function replay(element, server) {
     if (of) await look(example ? { example } : {});
   }
   function drawList(answer) {
-    $("list").innerHTML = answer.html; // made by a template that escapes everything
+    $("evaluations").innerHTML = answer.html; // made by a template that escapes everything
     for (const link of element.querySelectorAll("[data-page]")) link.hidden = !answer.pages.includes(link.dataset.page);
   }
   function options(select, all) {
@@ -87,21 +87,21 @@ function replay(element, server) {
       return;
     }
     now = answer;
-    $("browser").hidden = false;
+    $("example-browser").hidden = false;
     for (const name of ["show", "order"]) $(name).value = asked[name];
     $("slice").value = asked.tag === null ? "" : JSON.stringify([asked.tag, asked.value]);
-    if (document.activeElement !== $("words")) $("words").value = asked.words;
+    if (document.activeElement !== $("search")) $("search").value = asked.words;
     const page = JSON.stringify([asked, answer.first, answer.total]);
-    if (page !== listed) $("found").innerHTML = answer.list;
+    if (page !== listed) $("example-list").innerHTML = answer.list;
     listed = page;
     mark();
     $("example").innerHTML = answer.html || `<p class="note">${WORDS.nothing}</p>`;
-    $("shown").textContent = answer.total ? WORDS.found(answer.total) : WORDS.none;
-    $("at").textContent = answer.example === null ? "" : answer.at === null ? WORDS.apart : WORDS.at(answer.at, answer.total);
-    $("back").setAttribute("aria-disabled", !(answer.at > 0));
+    $("result-count").textContent = answer.total ? WORDS.found(answer.total) : WORDS.none;
+    $("position").textContent = answer.example === null ? "" : answer.at === null ? WORDS.apart : WORDS.at(answer.at, answer.total);
+    $("previous").setAttribute("aria-disabled", !(answer.at > 0));
     $("next").setAttribute("aria-disabled", !(answer.total > (answer.at ?? -1) + 1));
-    $("copy").textContent = WORDS.copy;
-    $("said").textContent = [$("at").textContent, element.querySelector("#example h3")?.innerText].filter(Boolean).join(", ");
+    $("copy-link").textContent = WORDS.copy;
+    $("announce").textContent = [$("position").textContent, element.querySelector("#example h3")?.innerText].filter(Boolean).join(", ");
     note({ ...asked, example: answer.example });
     light(asked.words);
     reach();
@@ -113,13 +113,13 @@ function replay(element, server) {
       if (box.scrollWidth > box.clientWidth) box.tabIndex = 0;
   }
   function mark() {
-    for (const button of $("found").querySelectorAll("button")) {
-      const current = Number(button.dataset.at) === now.at;
+    for (const button of $("example-list").querySelectorAll("button")) {
+      const current = Number(button.dataset.index) === now.at;
       current ? button.setAttribute("aria-current", "true") : button.removeAttribute("aria-current");
       if (!current) continue;
-      const list = $("found").getBoundingClientRect();
+      const list = $("example-list").getBoundingClientRect();
       const box = button.getBoundingClientRect();
-      if (box.top < list.top || box.bottom > list.bottom) $("found").scrollTop += box.top - list.top - list.height / 3;
+      if (box.top < list.top || box.bottom > list.bottom) $("example-list").scrollTop += box.top - list.top - list.height / 3;
     }
   }
   function step(by) {
@@ -164,7 +164,7 @@ function replay(element, server) {
     const mine = newest;
     const answer = await server.difference({ of: where().of, example: now.example });
     if (mine !== newest || !heard(answer)) return;
-    element.querySelectorAll("#example .said").forEach((said, i) => (said.innerHTML = answer.marked[i]));
+    element.querySelectorAll("#example .answer-text").forEach((said, i) => (said.innerHTML = answer.marked[i]));
     light(query().words);
     reach();
   }
@@ -181,21 +181,21 @@ function replay(element, server) {
     choose({ tag, value });
   });
   let typing;
-  $("words").addEventListener("input", () => {
+  $("search").addEventListener("input", () => {
     clearTimeout(typing);
-    typing = setTimeout(() => choose({ words: $("words").value.trim() }), 250); // once the typing pauses
+    typing = setTimeout(() => choose({ words: $("search").value.trim() }), 250); // once the typing pauses
   });
-  $("found").addEventListener("click", (event) => {
+  $("example-list").addEventListener("click", (event) => {
     const button = event.target.closest("button");
-    if (button) look({ at: Number(button.dataset.at) });
+    if (button) look({ at: Number(button.dataset.index) });
   });
-  $("back").addEventListener("click", () => step(-1));
+  $("previous").addEventListener("click", () => step(-1));
   $("next").addEventListener("click", () => step(1));
   $("difference").addEventListener("click", () => differ(!differing()));
-  $("copy").addEventListener("click", async () => {
+  $("copy-link").addEventListener("click", async () => {
     try {
       await navigator.clipboard.writeText(location.href);
-      $("copy").textContent = $("said").textContent = WORDS.copied;
+      $("copy-link").textContent = $("announce").textContent = WORDS.copied;
     } catch {
       window.prompt("", location.href); // browsers give the clipboard only over TLS and to this machine
     }
@@ -206,10 +206,10 @@ function replay(element, server) {
   });
 
   $("evaluation").addEventListener("click", (event) => {
-    const only = event.target.closest(".only");
+    const only = event.target.closest(".slice-examples");
     if (only) choose({ tag: only.dataset.tag, value: only.dataset.value });
     if (only || event.target.closest("#to-examples")) {
-      $("browser").scrollIntoView();
+      $("example-browser").scrollIntoView();
       $("slice").focus({ preventScroll: true });
     }
     const column = event.target.closest("[data-sort] button")?.parentElement;
@@ -227,29 +227,29 @@ function replay(element, server) {
     rows[0]?.parentElement.append(...rows);
   }
 
-  $("list").addEventListener("change", () => {
-    const two = element.querySelectorAll(".two:checked");
-    for (const box of element.querySelectorAll(".two:not(:checked)")) box.disabled = two.length === 2;
+  $("evaluations").addEventListener("change", () => {
+    const two = element.querySelectorAll(".compare-choice:checked");
+    for (const box of element.querySelectorAll(".compare-choice:not(:checked)")) box.disabled = two.length === 2;
     $("compare").setAttribute("aria-disabled", two.length !== 2);
   });
-  $("list").addEventListener("click", (event) => {
-    const [of, beside] = [...element.querySelectorAll(".two:checked")].map((box) => box.value);
+  $("evaluations").addEventListener("click", (event) => {
+    const [of, beside] = [...element.querySelectorAll(".compare-choice:checked")].map((box) => box.value);
     if (event.target.closest("#compare") && beside) location.hash = hash({ of, beside });
   });
 
   try {
-    $("keys").checked = localStorage.getItem("replay-keys") !== "off";
+    $("keys-enabled").checked = localStorage.getItem("replay-keys") !== "off";
   } catch {} // a browser that keeps nothing
-  $("keys").addEventListener("change", () => {
+  $("keys-enabled").addEventListener("change", () => {
     try {
-      localStorage.setItem("replay-keys", $("keys").checked ? "on" : "off");
+      localStorage.setItem("replay-keys", $("keys-enabled").checked ? "on" : "off");
     } catch {}
   });
   document.addEventListener("keydown", (event) => {
-    if ($("browser").hidden || event.ctrlKey || event.metaKey || event.altKey || event.defaultPrevented) return;
-    if (event.target === $("words") && event.key === "Escape") {
+    if ($("example-browser").hidden || event.ctrlKey || event.metaKey || event.altKey || event.defaultPrevented) return;
+    if (event.target === $("search") && event.key === "Escape") {
       event.preventDefault(); // which would empty the field and tell nobody
-      return $("found").focus();
+      return $("example-list").focus();
     }
     if (event.target.closest("input:not([type=checkbox]), select, textarea")) return;
     const arrow = event.key.startsWith("Arrow");
@@ -260,9 +260,9 @@ function replay(element, server) {
       ArrowRight: () => step(1),
       ArrowLeft: () => step(-1),
       d: () => differ(!differing()),
-      "/": () => $("words").focus(),
+      "/": () => $("search").focus(),
     }[arrow ? event.key : event.key.toLowerCase()];
-    if (!act || (!arrow && !$("keys").checked)) return;
+    if (!act || (!arrow && !$("keys-enabled").checked)) return;
     event.preventDefault();
     act();
   });

@@ -1,5 +1,5 @@
-// What the lead's pages share. `element` holds the page, with #notice and #fresh in it.
-function board(element) {
+// What the lead's pages share. `element` holds the page, with #notice and #updated in it.
+function dashboard(element) {
   const $ = (id) => element.querySelector(`#${id}`);
 
   // Whether the server did what it was asked. Where it did not, `notice` says why, and nothing has changed.
@@ -11,7 +11,7 @@ function board(element) {
   }
   function fresh() {
     $("overview").removeAttribute("aria-busy");
-    $("fresh").textContent = `as of ${new Date().toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" })}`;
+    $("updated").textContent = `as of ${new Date().toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" })}`;
   }
   return { $, heard, fresh };
 }

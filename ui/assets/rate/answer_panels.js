@@ -1,0 +1,83 @@
+// The answers side by side: their panels, folding long ones, and marking the words in which two of them differ.
+function createAnswerPanels(page) {
+  const { element, $, state, i18n: { t, translate } } = page;
+
+  function draw() {
+    $("answers").replaceChildren(...state.card.answers.map(createPanel));
+    $("answers").classList.toggle("many", !page.cards.isPair());
+  }
+  function createPanel({ letter, html }, index) {
+    const panel = document.createElement("section");
+    panel.className = "answer";
+    panel.dataset.index = index;
+    panel.setAttribute("aria-label", t("answer", { letter }));
+    panel.innerHTML = `<header><h2 class="letter">${letter}</h2></header><div class="answer-text">${html}</div><div class="axes" hidden></div>`;
+    if (!page.cards.isPair()) panel.firstElementChild.append(createRankButtons(letter, index));
+    return panel;
+  }
+  function createRankButtons(letter, index) {
+    const { rankingBoard, choices } = page;
+    return createToggleGroup("ranks", t("rank_of", { letter }), state.card.answers.map((_, i) => i + 1), (rank) => ({
+      label: t("answer_rank", { letter, n: rank }),
+      onPress() {
+        choices.clear();
+        rankingBoard.setRank(index, rankingBoard.ranks[index] === rank ? null : rank);
+      },
+    }));
+  }
+  // Show which answers are chosen as better and which rank each of them has.
+  function showRanks(betterIndices) {
+    const { ranks, marked } = page.rankingBoard;
+    [...$("answers").children].forEach((panel, index) => {
+      panel.classList.toggle("better", betterIndices.includes(index));
+      panel.classList.toggle("marked", !page.cards.isPair() && index === marked);
+      for (const button of panel.querySelectorAll(".ranks button"))
+        button.setAttribute("aria-pressed", String(ranks[index] === Number(button.dataset.value)));
+    });
+  }
+
+  // Fold all answers at the same height when one of them is long, so that nothing hints at which one is.
+  function fold(showAll = false) {
+    const answers = $("answers");
+    makeScrollable();
+    const height = Math.max(320, Math.round(window.innerHeight * 0.9));
+    answers.classList.remove("folded");
+    const isLong = [...answers.children].some((panel) => panel.scrollHeight > height * 1.15);
+    answers.style.setProperty("--fold", `${height}px`);
+    answers.classList.toggle("folded", isLong && !showAll);
+    $("unfold").hidden = !isLong;
+    const button = $("unfold").firstElementChild;
+    button.firstElementChild.textContent = t(showAll ? "fold" : "show_all");
+    button.setAttribute("aria-expanded", String(showAll));
+  }
+  const isFolded = () => $("answers").classList.contains("folded");
+  const toggleFold = () => $("unfold").hidden || fold(isFolded());
+  // Fold anew after a change of size; answers the rater has unfolded stay so.
+  const refold = () => state.card?.answers && fold(!isFolded() && !$("unfold").hidden);
+  // Whatever scrolls sideways can be reached with the Tab key and scrolled by arrow keys.
+  function makeScrollable() {
+    for (const box of element.querySelectorAll(".text :is(pre, table, .math)"))
+      if (box.scrollWidth > box.clientWidth) box.tabIndex = 0;
+  }
+
+  function toggleDifference() {
+    if (!page.cards.isPair() || state.isLoading) return;
+    const { card } = state;
+    if (card.showsDifference) return showTexts(null);
+    page.exchange("difference", { id: card.id, mode: card.mode }, ({ marked }) => card === state.card && showTexts(marked));
+  }
+  // Show `marked`, the answers' HTML with the words marked that only one of them has; null shows the answers as they are.
+  function showTexts(marked) {
+    state.card.showsDifference = marked !== null;
+    state.card.answers.forEach(({ html }, index) => {
+      $("answers").children[index].querySelector(".answer-text").innerHTML = marked ? marked[index] : html; // of ui/markdown.py
+    });
+    translate($("answers"));
+    $("open-difference").setAttribute("aria-pressed", String(state.card.showsDifference));
+    refold();
+    const areEqual = marked && !$("answers").querySelector("del, ins");
+    if (areEqual) page.notices.notify(t("difference_none"), null, "transient");
+    page.notices.announce(t(areEqual ? "difference_none" : marked ? "difference_on" : "difference_off"));
+  }
+  return { draw, showRanks, fold, toggleFold, refold, makeScrollable, toggleDifference };
+}

@@ -1,0 +1,67 @@
+// Which card is shown, and its parts: the conversation, the answers, the controls that fit them.
+function createCards(page) {
+  const { element, $, state, i18n: { t, translate } } = page;
+
+  // The guideline comes first where it is new to the rater, then the tutorial, then the comparisons.
+  function showNext() {
+    if (state.isInactive) return;
+    page.notices.dismiss("transient");
+    page.notices.dismiss("correction");
+    state.card = null;
+    const next = state.queue[0];
+    state.guideline = state.guidelines[next?.guideline] ?? Object.values(state.guidelines).at(-1) ?? null;
+    if (state.guideline && !state.guideline.acknowledged && (next || state.tutorialExample)) {
+      showSection("none");
+      return page.guideline.toggle(true);
+    }
+    if (state.tutorialExample) return show(state.tutorialExample);
+    if (next) return show(state.queue.shift());
+    show({ mode: page.outbox.count() > 0 ? "waiting" : "empty" });
+  }
+  function showSection(name) {
+    for (const id of ["card", "empty", "other-tab", "waiting"]) $(id).hidden = id !== name;
+    $("bar").hidden = name !== "card";
+  }
+  function show(card) {
+    if (state.isInactive) return;
+    state.card = card;
+    $("verdict").hidden = true;
+    $("card").dataset.id = card.id ?? "";
+    if (card.mode === "empty" || card.mode === "waiting") {
+      showSection(card.mode);
+      for (const id of ["prompt", "answers"]) $(id).replaceChildren();
+      return page.notices.announce(t(card.mode === "empty" ? "nothing_left" : "waiting_title"));
+    }
+    showSection("card");
+    for (const id of ["prompt", "answers", "rewrite"]) $(id).lang = card.lang || "";
+    $("prompt").innerHTML = card.prompt; // escaped HTML of ui/markdown.py
+    page.answerPanels.draw();
+    translate($("card"));
+    showControls();
+    page.answerPanels.fold();
+    page.drafts.restore();
+    if (card.mode === "correct") page.notices.notify(t("changing"), { label: t("leave_it"), run: page.history.leaveCorrection }, "correction");
+    scrollToLastTurn();
+    page.notices.announce(t(card.mode === "correct" ? "your_answer" : card.mode === "tutorial" ? "tutorial_next" : "next_comparison"));
+  }
+  // Show the controls for a pair or for more answers; a tutorial example can be neither skipped nor flagged.
+  function showControls() {
+    const isTutorial = state.card.mode === "tutorial";
+    $("scale").hidden = !isPair();
+    $("kwise").hidden = isPair();
+    $("all-bad-label").textContent = t(isPair() ? "both_bad" : "all_bad");
+    for (const name of ["skipped", "flagged"]) element.querySelector(`[data-choice="${name}"]`).hidden = isTutorial;
+    $("tutorial").hidden = !isTutorial;
+    if (isTutorial) $("tutorial-count").textContent = t("tutorial_count", state.card);
+  }
+  // A long conversation is scrolled to its last turn, which is the one answered.
+  function scrollToLastTurn() {
+    window.scrollTo(0, 0);
+    const prompt = $("prompt");
+    if (prompt.lastElementChild) prompt.scrollTop = prompt.lastElementChild.offsetTop - prompt.offsetTop - 16;
+    prompt.focus({ preventScroll: true, focusVisible: state.usesKeyboard });
+  }
+  const isPair = () => state.card?.answers?.length === 2;
+
+  return { showNext, show, showSection, isPair };
+}

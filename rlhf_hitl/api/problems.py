@@ -42,7 +42,7 @@ _WORDS = {
 }
 
 
-def may_answer(*statuses: int) -> dict[int | str, dict[str, Any]]:
+def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """The responses of an operation that fails in these ways, for its OpenAPI."""
     content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
     return {status: {"description": _WORDS[status], "content": content} for status in statuses}

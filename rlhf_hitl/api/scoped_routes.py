@@ -1,4 +1,4 @@
-"""How an operation of the API is registered: behind a door, so that none can be without one."""
+"""How an operation of the API is registered: always bound to a scope, so that none can be reached without a check."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
-from rlhf_hitl.api.auth import COOKIE, Caller, caller
-from rlhf_hitl.api.problems import Problem, may_answer
+from rlhf_hitl.api.auth import COOKIE, Caller
+from rlhf_hitl.api.auth import caller as identify_caller
+from rlhf_hitl.api.problems import Problem, problem_responses
 from rlhf_hitl.store import Store
 from rlhf_hitl.types import Role, Scope
 
-ANYBODY = frozenset(Role)
+ANY_ROLE = frozenset(Role)
 
 
 class Api(FastAPI):
-    """FastAPI whose OpenAPI says how one shows who one is, and what an error looks like."""
+    """FastAPI whose OpenAPI description also holds the two ways to authenticate and the form of an error."""
 
     def openapi(self) -> dict[str, Any]:
         if self.openapi_schema is None:
@@ -30,16 +31,17 @@ class Api(FastAPI):
             components["schemas"]["Problem"] = Problem.model_json_schema()
             components["securitySchemes"] = {
                 "token": {"type": "http", "scheme": "bearer", "description": "Made by `rlhf-hitl tokens add`."},
-                "session": {"type": "apiKey", "in": "cookie", "name": COOKIE, "description": "Of who signed in."},
+                "session": {"type": "apiKey", "in": "cookie", "name": COOKIE, "description": "Set by signing in."},
             }
         assert self.openapi_schema is not None
         return self.openapi_schema
 
 
 class ScopedRoutes:
-    """Registers the operations behind one door of the API, as in `@routes("POST", "/leases", ...)` over a function.
+    """Registers the operations of one scope of the API, as in `@routes("POST", "/leases", ...)` over a function.
 
-    The function's `who` is the caller; FastAPI reads its other arguments, a JSON body as `body`.
+    The function must take a parameter `caller`, which receives the `Caller` once their access has been checked; FastAPI
+    fills its other parameters, a JSON body as `body`.
     """
 
     def __init__(self, api: FastAPI, store: Store, scope: Scope):
@@ -50,90 +52,97 @@ class ScopedRoutes:
         method: str,
         path: str,
         *,
-        fails: Collection[int] = (),
-        only: Collection[Role] = ANYBODY,
+        error_statuses: Collection[int] = (),
+        roles: Collection[Role] = ANY_ROLE,
         responses: Mapping[int | str, dict[str, Any]] | None = None,
         openapi_extra: Mapping[str, Any] | None = None,
-        **told: Any,
+        **route_options: Any,
     ) -> Callable[[Callable], Callable]:
-        """What registers a function.
+        """Return a decorator that registers a function as the handler of an operation.
 
         Args:
-            fails: statuses it may answer with, besides those of every operation.
-            only: the roles that may call it, where not all may that use the door.
-            told: more for FastAPI's `add_api_route`.
+            error_statuses: statuses it may answer with, besides those of every operation.
+            roles: the roles that may call it, where not every role that may use the scope may.
+            route_options: further arguments of FastAPI's `add_api_route`.
         """
 
-        def add(handler: Callable) -> Callable:
-            def admit(request: Request) -> Caller:
-                return _admit(caller(self._store, request), self._scope, only)
+        def register(handler: Callable) -> Callable:
+            def check_access(request: Request) -> Caller:
+                caller = identify_caller(self._store, request)
+                return _require_access(caller, self._scope, roles)
 
-            wanted = inspect.signature(handler).parameters
-            of_a_body = (400, 413) if "body" in wanted else ()
+            parameters = inspect.signature(handler).parameters
+            body_statuses = (400, 413) if "body" in parameters else ()
+            errors = problem_responses(*body_statuses, 401, 403, 422, 503, *error_statuses)
             self._api.router.add_api_route(
                 path,
-                _admitting(handler, wanted, admit),
+                _with_checked_caller(handler, parameters, check_access),
                 methods=[method],
                 tags=[self._scope.value],
-                responses={**(responses or {}), **may_answer(*of_a_body, 401, 403, 422, 503, *fails)},
+                responses={**(responses or {}), **errors},
                 openapi_extra={"security": [{"token": [self._scope.value]}, {"session": []}], **(openapi_extra or {})},
-                route_class_override=_route(admit),
-                **told,
+                route_class_override=_route_that_checks_access_first(check_access),
+                **route_options,
             )
             return handler
 
-        return add
+        return register
 
 
-Admit = Callable[[Request], Caller]
+CheckAccess = Callable[[Request], Caller]
 
 
-def _admitting(handler: Callable, wanted: Mapping[str, inspect.Parameter], admit: Admit) -> Callable:
-    """The handler with the request in the place of the caller, who is looked up and checked first."""
+def _with_checked_caller(
+    handler: Callable, parameters: Mapping[str, inspect.Parameter], check_access: CheckAccess
+) -> Callable:
+    """Wrap a handler: FastAPI passes a `request`, and the handler receives its checked `caller` instead."""
 
-    def given_to(request: Request, given: dict[str, Any]) -> dict[str, Any]:
-        more = {"request": request} if "request" in wanted else {}
-        return given | more | {"who": admit(request)}
+    def arguments_for(request: Request, arguments: dict[str, Any]) -> dict[str, Any]:
+        more = {"request": request} if "request" in parameters else {}
+        return arguments | more | {"caller": check_access(request)}
 
-    # Check and handler run in one thread: a hop from thread to thread costs as much as a question to the store.
-    def in_a_thread(request: Request, **given: Any) -> Any:
-        return handler(**given_to(request, given))
+    # The check and the handler run in one thread: switching threads costs as much as a query to the store.
+    def run_in_thread(request: Request, **arguments: Any) -> Any:
+        return handler(**arguments_for(request, arguments))
 
-    async def in_the_loop(request: Request, **given: Any) -> Any:
-        return await handler(**await run_in_threadpool(given_to, request, given))
+    async def run_in_event_loop(request: Request, **arguments: Any) -> Any:
+        return await handler(**await run_in_threadpool(arguments_for, request, arguments))
 
-    run = wraps(handler)(in_the_loop if inspect.iscoroutinefunction(handler) else in_a_thread)
+    wrapped = wraps(handler)(run_in_event_loop if inspect.iscoroutinefunction(handler) else run_in_thread)
     request = inspect.Parameter("request", inspect.Parameter.KEYWORD_ONLY, annotation=Request)
-    others = {n: p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for n, p in wanted.items() if n != "who"}
-    run.__signature__ = inspect.Signature([*(others | {"request": request}).values()])  # type: ignore[attr-defined]
-    return run
+    visible = {n: p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for n, p in parameters.items() if n != "caller"}
+    wrapped.__signature__ = inspect.Signature([*(visible | {"request": request}).values()])  # type: ignore[attr-defined]
+    return wrapped
 
 
-def _route(admit: Admit) -> type[APIRoute]:
-    """A route where who may not come in is told that, and not what is wrong with what they sent."""
+def _route_that_checks_access_first(check_access: CheckAccess) -> type[APIRoute]:
+    """Return a route class that answers 401 or 403 rather than 422 to a bad request of somebody without access."""
 
-    class Route(APIRoute):
+    class AccessCheckedRoute(APIRoute):
         def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
             handle = super().get_route_handler()
 
             async def handle_or_refuse(request: Request) -> Response:
                 try:
                     return await handle(request)
-                except RequestValidationError:  # before the handler, and so before its check
-                    await run_in_threadpool(admit, request)
+                except RequestValidationError:  # raised before the handler runs, and so before its access check
+                    await run_in_threadpool(check_access, request)
                     raise
 
             return handle_or_refuse
 
-    return Route
+    return AccessCheckedRoute
 
 
-def _admit(who: Caller | None, scope: Scope, only: Collection[Role]) -> Caller:
-    if who is None:
+def _require_access(caller: Caller | None, scope: Scope, roles: Collection[Role]) -> Caller:
+    """Return the caller, or raise HTTPException 401 (unknown) or 403 (wrong scope or role)."""
+    if caller is None:
         raise HTTPException(401, "credentials: expected a valid API token or session. Fix: send Authorization: Bearer")
-    role = f"role {who.rater.role.value!r}"
-    if not who.may(scope):
-        raise HTTPException(403, f"{role}: expected one, and a token, that may use {scope.value!r}. Fix: ask for such")
-    if who.rater.role not in only:
-        raise HTTPException(403, f"{role}: expected {' or '.join(sorted(only))}. Fix: ask one of them")
-    return who
+    role = f"role {caller.rater.role.value!r}"
+    if not caller.may(scope):
+        raise HTTPException(
+            403, f"{role}: expected a role and a token that may use {scope.value!r}. Fix: ask an admin for a token"
+        )
+    if caller.rater.role not in roles:
+        raise HTTPException(403, f"{role}: expected {' or '.join(sorted(roles))}. Fix: ask one of them")
+    return caller

@@ -29,45 +29,45 @@ REPEATED: dict[int | str, dict[str, Any]] = {200: {"model": bodies.ReceiptOut, "
 def add_operations(routes: ScopedRoutes, store: Store, settings: Settings) -> None:
     takes_answers = {"status_code": 201, "response_model": bodies.ReceiptOut, "responses": REPEATED}
 
-    @routes("POST", "/judgments", **takes_answers, fails=(404, 409))
-    def submit(who: Caller, body: bodies.JudgmentBody) -> Any:
+    @routes("POST", "/judgments", **takes_answers, error_statuses=(404, 409))
+    def submit(caller: Caller, body: bodies.JudgmentBody) -> Any:
         """Keep a judgment. When this answers, it is on disk."""
         receipt = queue.submit(
             store,
             body.lease_id,
-            who.rater.id,
+            caller.rater.id,
             body.answer,
             idempotency_key=body.idempotency_key,
             guideline_version=body.guideline_version,
             interface_version=body.interface_version or "api-1",
-            simulated=who.rater.simulated,
+            simulated=caller.rater.simulated,
         )
         return _receipt(receipt)
 
-    @routes("POST", "/judgments/{judgment_id}/corrections", **takes_answers, fails=(404, 409))
-    def correct(who: Caller, judgment_id: PathId, body: bodies.AnswerBody) -> Any:
+    @routes("POST", "/judgments/{judgment_id}/corrections", **takes_answers, error_statuses=(404, 409))
+    def correct(caller: Caller, judgment_id: PathId, body: bodies.AnswerBody) -> Any:
         """Supersede a judgment of one's own. The first stays in the store."""
-        answer = body.answer(views.judgment(store, judgment_id, who.rater.id).order_shown)
+        answer = body.answer(views.judgment(store, judgment_id, caller.rater.id).order_shown)
         key = body.idempotency_key or f"correct:{judgment_id}"
-        return _receipt(queue.correct(store, judgment_id, who.rater.id, answer, idempotency_key=key))
+        return _receipt(queue.correct(store, judgment_id, caller.rater.id, answer, idempotency_key=key))
 
     @routes("GET", "/judgments", response_model=bodies.JudgmentPage)
     def list_judgments(
-        who: Caller,
+        caller: Caller,
         after: Cursor = 0,
         limit: Limit = 100,
         project: ProjectFilter = None,
         current: Annotated[bool, Query(description="Only those no correction supersedes.")] = True,
     ) -> Any:
         """Judgments in the order they came: a rater's own, or everybody's for leads and evaluators."""
-        rater = None if who.sees_all else who.rater.id
+        rater = None if caller.sees_all else caller.rater.id
         found = read_judgments(store, rater_id=rater, project=project, current=current, after=after)
-        return page([bodies.judgment_out(j, who.sees_all) for j in islice(found, limit)], limit, "cursor")
+        return page([bodies.judgment_out(j, caller.sees_all) for j in islice(found, limit)], limit, "cursor")
 
-    @routes("GET", "/judgments/last", response_model=bodies.LastOut, fails=(404,))
-    def last_judgment(who: Caller) -> Any:
+    @routes("GET", "/judgments/last", response_model=bodies.LastOut, error_statuses=(404,))
+    def last_judgment(caller: Caller) -> Any:
         """The caller's newest judgment with what it was of. It counts until its correction is sent."""
-        last = views.newest_judgment(store, who.rater.id)
+        last = views.newest_judgment(store, caller.rater.id)
         if last is None:
             raise NotFound("last judgment", expected="one of your own", fix="judge something first")
         return bodies.last_out(*last)
@@ -77,22 +77,22 @@ def add_operations(routes: ScopedRoutes, store: Store, settings: Settings) -> No
         "/snapshot",
         response_class=Response,
         responses={200: {"description": "The file.", "content": {kind: {} for kind in SNAPSHOTS.values()}}},
-        fails=(404,),
-        only=SEES_ALL,
+        error_statuses=(404,),
+        roles=SEES_ALL,
     )
     def snapshot(
-        who: Caller,
+        caller: Caller,
         format: Literal["trl", "jsonl", "archive"] = "trl",
         project: ProjectFilter = None,
         min_votes: Annotated[int, Query(ge=1, le=1000)] = 1,
     ) -> Response:
         """A dataset snapshot as `rlhf-hitl export` makes it, as a gzipped tar; or (admins) the whole store."""
-        if format == "archive" and who.rater.role is not Role.ADMIN:
+        if format == "archive" and caller.rater.role is not Role.ADMIN:
             raise HTTPException(403, "format 'archive': expected an admin, for it holds secrets. Fix: ask one")
         with temporary_folder(settings, "snapshot-") as folder:
             path = _snapshot(store, Path(folder), format, project, min_votes)
             with store.write() as conn:
-                audit.record(conn, who.actor, "export", format, project=project)
+                audit.record(conn, caller.actor, "export", format, project=project)
             size, file = path.stat().st_size, path.open("rb")  # it outlives its name, and nothing is left behind
         headers = {"content-length": str(size), "content-disposition": f'attachment; filename="{path.name}"'}
         return StreamingResponse(_chunks(file), media_type=SNAPSHOTS[format], headers=headers)

@@ -38,33 +38,33 @@ NDJSON = {"application/x-ndjson": {"schema": {"type": "string"}, "example": EXAM
 
 def add_operations(routes: ScopedRoutes, store: Store, settings: Settings) -> None:
     @routes("POST", "/prompts", status_code=201, response_model=bodies.Added)
-    def add_prompts(who: Caller, body: bodies.PromptsBody) -> Any:
+    def add_prompts(caller: Caller, body: bodies.PromptsBody) -> Any:
         """Add prompts. One that is there already is left as it is; a prompt family keeps its split."""
         made = [Prompt.create(chat(p.messages), p.tags, p.split) for p in body.prompts]
         with store.write() as conn:
-            new = insert_prompts(store, conn, made, _source(who))
-            audit.record(conn, who.actor, "prompts.added", "", new=new)
+            new = insert_prompts(store, conn, made, _source(caller))
+            audit.record(conn, caller.actor, "prompts.added", "", new=new)
         return {"ids": [p.id for p in made], "new": new}
 
-    @routes("POST", "/completions", status_code=201, response_model=bodies.Added, fails=(404,))
-    def add_completions(who: Caller, body: bodies.CompletionsBody) -> Any:
+    @routes("POST", "/completions", status_code=201, response_model=bodies.Added, error_statuses=(404,))
+    def add_completions(caller: Caller, body: bodies.CompletionsBody) -> Any:
         """Add completions of prompts that are there."""
         made = [Completion.create(c.prompt_id, chat(c.messages), c.policy, c.sampling) for c in body.completions]
         with store.write() as conn:
             load_prompts(conn, [c.prompt_id for c in made])
             new = insert_completions(store, conn, made)
-            audit.record(conn, who.actor, "completions.added", "", new=new)
+            audit.record(conn, caller.actor, "completions.added", "", new=new)
         return {"ids": [c.id for c in made], "new": new}
 
-    @routes("POST", "/comparisons", status_code=201, response_model=bodies.Added, fails=(404,))
-    def add_comparisons(who: Caller, body: bodies.ComparisonsBody) -> Any:
+    @routes("POST", "/comparisons", status_code=201, response_model=bodies.Added, error_statuses=(404,))
+    def add_comparisons(caller: Caller, body: bodies.ComparisonsBody) -> Any:
         """Add comparisons of completions that are there, and put them in line."""
         with store.write() as conn:
             prompts = load_prompts(conn, [c.prompt_id for c in body.comparisons])
             completions = load_completions(conn, [i for c in body.comparisons for i in c.completion_ids])
             made = [c.comparison(prompts, completions, body.project, body.batch) for c in body.comparisons]
-            new = insert_comparisons(store, conn, made, _source(who))
-            audit.record(conn, who.actor, "comparisons.added", body.project, new=new)
+            new = insert_comparisons(store, conn, made, _source(caller))
+            audit.record(conn, caller.actor, "comparisons.added", body.project, new=new)
         return {"ids": [c.id for c in made], "new": new}
 
     @routes(
@@ -72,11 +72,11 @@ def add_operations(routes: ScopedRoutes, store: Store, settings: Settings) -> No
         "/import",
         status_code=201,
         response_model=bodies.Imported,
-        fails=(404, 413),
+        error_statuses=(404, 413),
         openapi_extra={"requestBody": {"required": True, "content": NDJSON}},
     )
     async def import_lines(
-        who: Caller,
+        caller: Caller,
         request: Request,
         project: Annotated[str, Query(pattern=PROJECT, max_length=80)] = DEFAULT_PROJECT,
         batch: Annotated[str, Query(pattern=LINE, max_length=200)] = "",
@@ -90,9 +90,9 @@ def add_operations(routes: ScopedRoutes, store: Store, settings: Settings) -> No
         with temporary_folder(settings, "upload-") as folder:
             path = Path(folder) / "upload.jsonl"
             await _spool(request, path, settings.max_import_mb)
-            return await run_in_threadpool(_import, path, who, project, batch, overlap, queued)
+            return await run_in_threadpool(_import, path, caller, project, batch, overlap, queued)
 
-    def _import(path: Path, who: Caller, project: str, batch: str, overlap: int, queued: bool) -> Any:
+    def _import(path: Path, caller: Caller, project: str, batch: str, overlap: int, queued: bool) -> Any:
         from rlhf_hitl.formats.importing import import_path
 
         try:
@@ -101,12 +101,12 @@ def add_operations(routes: ScopedRoutes, store: Store, settings: Settings) -> No
             named = {part: getattr(e, part).replace(str(path), "upload") for part in ("value", "expected", "fix")}
             raise type(e)(**named) from None
         with store.write() as conn:
-            audit.record(conn, who.actor, "import", project, rows=report.rows, judgments=report.judgments)
+            audit.record(conn, caller.actor, "import", project, rows=report.rows, judgments=report.judgments)
         return report
 
     @routes("GET", "/comparisons", response_model=bodies.ComparisonPage)
     def list_comparisons(
-        who: Caller,
+        caller: Caller,
         after: Annotated[str, Query(pattern=r"^[A-Za-z0-9_]*$", max_length=80)] = "",
         limit: Limit = 100,
         project: ProjectFilter = None,
@@ -121,16 +121,16 @@ def add_operations(routes: ScopedRoutes, store: Store, settings: Settings) -> No
         )
         return page([bodies.comparison_out(c) for c in found], limit, "id")
 
-    @routes("GET", "/comparisons/{comparison_id}", response_model=bodies.ComparisonOut, fails=(404,))
-    def get_comparison(who: Caller, comparison_id: PathId) -> Any:
+    @routes("GET", "/comparisons/{comparison_id}", response_model=bodies.ComparisonOut, error_statuses=(404,))
+    def get_comparison(caller: Caller, comparison_id: PathId) -> Any:
         """One comparison with everything."""
         for found in find_comparisons(store, ids=[comparison_id], repeats=True):
             return bodies.comparison_out(found)
         raise NotFound(f"comparison {comparison_id!r}", expected="one in the store", fix="add it first")
 
 
-def _source(who: Caller) -> str:
-    return f"api:{who.rater.name}"
+def _source(caller: Caller) -> str:
+    return f"api:{caller.rater.name}"
 
 
 async def _spool(request: Request, path: Path, most_mb: float) -> None:

@@ -20,76 +20,76 @@ def add_operations(routes: ScopedRoutes, store: Store) -> None:
     """Register the operations."""
 
     @routes("GET", "/projects", response_model=list[bodies.ProjectOut])
-    def list_projects(who: Caller) -> Any:
+    def list_projects(caller: Caller) -> Any:
         """Every project."""
         return projects.everything(store)
 
     @routes("POST", "/projects", status_code=201, response_model=bodies.ProjectOut)
-    def add_project(who: Caller, body: bodies.ProjectBody) -> Any:
+    def add_project(caller: Caller, body: bodies.ProjectBody) -> Any:
         """Make a project."""
-        return projects.add(store, body.id, open=body.open, repeat_every=body.repeat_every, by=who.actor)
+        return projects.add(store, body.id, open=body.open, repeat_every=body.repeat_every, by=caller.actor)
 
-    @routes("PATCH", "/projects/{project_id}", response_model=bodies.ProjectOut, fails=(404,))
-    def change_project(who: Caller, project_id: PathId, body: bodies.ProjectChange) -> Any:
+    @routes("PATCH", "/projects/{project_id}", response_model=bodies.ProjectOut, error_statuses=(404,))
+    def change_project(caller: Caller, project_id: PathId, body: bodies.ProjectChange) -> Any:
         """Pause it, let it go on, open or close it. What is left out stays."""
-        return projects.change(store, project_id, **body.model_dump(), by=who.actor)
+        return projects.change(store, project_id, **body.model_dump(), by=caller.actor)
 
-    @routes("PUT", "/projects/{project_id}/members/{rater_id}", status_code=204, fails=(404,))
-    def admit(who: Caller, project_id: PathId, rater_id: PathId) -> Response:
+    @routes("PUT", "/projects/{project_id}/members/{rater_id}", status_code=204, error_statuses=(404,))
+    def admit(caller: Caller, project_id: PathId, rater_id: PathId) -> Response:
         """Let a rater work in a project that is not open to all."""
-        projects.admit(store, project_id, people.get(store, rater_id).name, by=who.actor)
+        projects.admit(store, project_id, people.get(store, rater_id).name, by=caller.actor)
         return Response(status_code=204)
 
-    @routes("DELETE", "/projects/{project_id}/members/{rater_id}", status_code=204, fails=(404,))
-    def dismiss(who: Caller, project_id: PathId, rater_id: PathId) -> Response:
+    @routes("DELETE", "/projects/{project_id}/members/{rater_id}", status_code=204, error_statuses=(404,))
+    def dismiss(caller: Caller, project_id: PathId, rater_id: PathId) -> Response:
         """Take a rater out of a project's members."""
-        projects.dismiss(store, project_id, people.get(store, rater_id).name, by=who.actor)
+        projects.dismiss(store, project_id, people.get(store, rater_id).name, by=caller.actor)
         return Response(status_code=204)
 
     @routes("GET", "/raters", response_model=list[bodies.RaterOut])
-    def list_raters(who: Caller) -> Any:
+    def list_raters(caller: Caller) -> Any:
         """Everybody, with what they may be offered."""
         return people.everyone(store)
 
-    @routes("PATCH", "/raters/{rater_id}", response_model=bodies.RaterOut, fails=(404,))
-    def change_rater(who: Caller, rater_id: PathId, body: bodies.RaterChange) -> Any:
+    @routes("PATCH", "/raters/{rater_id}", response_model=bodies.RaterOut, error_statuses=(404,))
+    def change_rater(caller: Caller, rater_id: PathId, body: bodies.RaterChange) -> Any:
         """Pause, shut out, or set languages and quota of a rater; of leads and admins only as an admin."""
         rater = people.get(store, rater_id)
-        check_outranks(who.rater, rater.role)
-        return people.change(store, rater.name, **body.model_dump(), by=who.actor)
+        check_outranks(caller.rater, rater.role)
+        return people.change(store, rater.name, **body.model_dump(), by=caller.actor)
 
-    @routes("POST", "/leases/{lease_id}/expire", status_code=204, fails=(404,))
-    def expire(who: Caller, lease_id: PathId) -> Response:
+    @routes("POST", "/leases/{lease_id}/expire", status_code=204, error_statuses=(404,))
+    def expire(caller: Caller, lease_id: PathId) -> Response:
         """Take a comparison back from whoever holds it."""
-        queue.expire(store, lease_id, by=who.actor)
+        queue.expire(store, lease_id, by=caller.actor)
         return Response(status_code=204)
 
-    @routes("POST", "/invites", status_code=201, response_model=bodies.InviteOut, fails=(404,))
-    def invite(who: Caller, body: bodies.InviteBody) -> Any:
+    @routes("POST", "/invites", status_code=201, response_model=bodies.InviteOut, error_statuses=(404,))
+    def invite(caller: Caller, body: bodies.InviteBody) -> Any:
         """Make a link by which one person becomes a rater (or, as an admin, anything)."""
-        check_outranks(who.rater, body.role)
-        secret = tokens.invite(store, body.role, project=body.project, days=body.days, by=who.actor)
+        check_outranks(caller.rater, body.role)
+        secret = tokens.invite(store, body.role, project=body.project, days=body.days, by=caller.actor)
         return {"path": f"/invite/{secret}"}
 
-    @routes("GET", "/webhooks", response_model=list[bodies.WebhookOut], only=ADMINS)
-    def list_webhooks(who: Caller) -> Any:
+    @routes("GET", "/webhooks", response_model=list[bodies.WebhookOut], roles=ADMINS)
+    def list_webhooks(caller: Caller) -> Any:
         """Every webhook, without its secret."""
         return [bodies.webhook_out(w) for w in events.all_webhooks(store)]
 
-    @routes("POST", "/webhooks", status_code=201, response_model=bodies.WebhookOut, only=ADMINS)
-    def add_webhook(who: Caller, body: bodies.WebhookBody) -> Any:
+    @routes("POST", "/webhooks", status_code=201, response_model=bodies.WebhookOut, roles=ADMINS)
+    def add_webhook(caller: Caller, body: bodies.WebhookBody) -> Any:
         """Have events sent to an address, signed as https://www.standardwebhooks.com says."""
-        made = events.add_webhook(store, body.url, body.events, by=who.actor)
+        made = events.add_webhook(store, body.url, body.events, by=caller.actor)
         return bodies.webhook_out(made) | {"secret": made.secret}
 
-    @routes("DELETE", "/webhooks/{webhook_id}", status_code=204, fails=(404,), only=ADMINS)
-    def end_webhook(who: Caller, webhook_id: PathId) -> Response:
+    @routes("DELETE", "/webhooks/{webhook_id}", status_code=204, error_statuses=(404,), roles=ADMINS)
+    def end_webhook(caller: Caller, webhook_id: PathId) -> Response:
         """Send nothing more to it."""
-        events.end_webhook(store, webhook_id, by=who.actor)
+        events.end_webhook(store, webhook_id, by=caller.actor)
         return Response(status_code=204)
 
-    @routes("GET", "/audit", response_model=bodies.AuditPage, only=ADMINS)
-    def list_audit(who: Caller, after: Cursor = 0, limit: Limit = 100) -> Any:
+    @routes("GET", "/audit", response_model=bodies.AuditPage, roles=ADMINS)
+    def list_audit(caller: Caller, after: Cursor = 0, limit: Limit = 100) -> Any:
         """Who did what, oldest first."""
         items = audit.entries(store, after=after, limit=limit)
         return {"items": items, "next": items[-1].seq if len(items) == limit else None}

@@ -11,8 +11,8 @@ from rlhf_hitl.api.scoped_routes import ScopedRoutes
 
 
 def add_operations(routes: ScopedRoutes, predictor: Predictor) -> None:
-    @routes("POST", "/predictions", response_model=bodies.Predictions, fails=(404, 409))
-    def predict(who: Caller, body: bodies.PredictionsBody) -> Any:
+    @routes("POST", "/predictions", response_model=bodies.Predictions, error_statuses=(404, 409))
+    def predict(caller: Caller, body: bodies.PredictionsBody) -> Any:
         """Score comparisons of the store (the scores are kept) or texts (they are not) with a reward model."""
         texts = [t.comparison() for t in body.texts]
         model_id, kept, others = predictor.score(body.comparison_ids, [c for c, _ in texts], body.reward_model_id)

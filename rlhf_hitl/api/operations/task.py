@@ -19,28 +19,28 @@ from rlhf_hitl.types import utc_now
 
 def add_operations(routes: ScopedRoutes, store: Store, settings: Settings) -> None:
     @routes("POST", "/leases", response_model=bodies.Leases)
-    def lease(who: Caller, body: bodies.LeaseBody) -> Any:
+    def lease(caller: Caller, body: bodies.LeaseBody) -> Any:
         """The next comparisons for the caller, those they hold first. An empty list: nothing is left for them."""
         seconds = body.seconds or settings.lease_seconds
-        held = queue.lease_many(store, who.rater.id, body.count, seconds=seconds, wish=body.wish())
+        held = queue.lease_many(store, caller.rater.id, body.count, seconds=seconds, wish=body.wish())
         return JSONResponse({"leases": [bodies.lease_out(one) for one in held]})
 
-    @routes("POST", "/leases/{lease_id}/renew", response_model=bodies.Renewed, fails=(404, 409))
-    def renew(who: Caller, lease_id: PathId, body: bodies.RenewBody) -> Any:
+    @routes("POST", "/leases/{lease_id}/renew", response_model=bodies.Renewed, error_statuses=(404, 409))
+    def renew(caller: Caller, lease_id: PathId, body: bodies.RenewBody) -> Any:
         """Hold a comparison longer. One that ran out is had again if nobody has taken it."""
-        until = queue.renew(store, lease_id, who.rater.id, seconds=body.seconds or settings.lease_seconds)
+        until = queue.renew(store, lease_id, caller.rater.id, seconds=body.seconds or settings.lease_seconds)
         return {"id": lease_id, "expires_at": until}
 
-    @routes("DELETE", "/leases/{lease_id}", status_code=204, fails=(404,))
-    def release(who: Caller, lease_id: PathId) -> Response:
+    @routes("DELETE", "/leases/{lease_id}", status_code=204, error_statuses=(404,))
+    def release(caller: Caller, lease_id: PathId) -> Response:
         """Give a comparison back unjudged."""
-        queue.release(store, lease_id, who.rater.id)
+        queue.release(store, lease_id, caller.rater.id)
         return Response(status_code=204)
 
     @routes("GET", "/queue", response_model=bodies.QueueOut)
-    def queue_state(who: Caller) -> Any:
+    def queue_state(caller: Caller) -> Any:
         """How the queue stands. A rater is told what they did in a day and what is left for them (up to 1000)."""
-        if who.sees_all:
+        if caller.sees_all:
             return bodies.queue_out(queue.by_lane(store))
-        tally = views.tally(store, who.rater.id, since=utc_now() - timedelta(days=1))
+        tally = views.tally(store, caller.rater.id, since=utc_now() - timedelta(days=1))
         return {"filled": tally.done, "leased": 0, "free": tally.left, "lanes": []}

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-import gradio as gr
 from fastapi import FastAPI
 from starlette.middleware import Middleware
 
+from rlhf_hitl.api.auth import Caller
 from rlhf_hitl.config import Settings
 from rlhf_hitl.errors import Conflict
 from rlhf_hitl.kpis import Figure, report
@@ -15,23 +15,20 @@ from rlhf_hitl.store import Store, people, queue, views
 from rlhf_hitl.store.routings import Routing, apply_routings
 from rlhf_hitl.types import Rater, Route
 from rlhf_hitl.ui.markdown import visible
-from rlhf_hitl.ui.pages import Who, answered, asset, mount_page, templates
+from rlhf_hitl.ui.pages import answered, asset, mount_page, templates
 
 EXCERPT = 280
 
 
-def mount(app: FastAPI, path: str, store: Store, settings: Settings, guard: Middleware, who: Who) -> None:
-    """Mount the page at `path`. `who` gives the lead behind a request or refuses it."""
+def mount(app: FastAPI, path: str, store: Store, settings: Settings, guard: Middleware) -> None:
+    """Mount the page at `path`."""
 
-    def open(sent: Any, request: gr.Request) -> dict[str, Any]:
-        who(request)  # type: ignore[arg-type]
+    def open(sent: Any, caller: Caller) -> dict[str, Any]:
         return answered(lambda: {"html": overview(store, settings)})
 
-    def escalate(sent: Any, request: gr.Request) -> dict[str, Any]:
-        lead = who(request)  # type: ignore[arg-type]
-
+    def escalate(sent: Any, caller: Caller) -> dict[str, Any]:
         def do() -> dict[str, Any]:
-            send_to_raters(store, lead, str(sent))
+            send_to_raters(store, caller.rater, str(sent))
             return {"html": overview(store, settings)}
 
         return answered(do)
@@ -43,9 +40,8 @@ def mount(app: FastAPI, path: str, store: Store, settings: Settings, guard: Midd
         html=asset("lead.html"),
         css=asset("dashboard.css") + asset("lead.css"),
         script=asset("dashboard.js") + asset("lead.js") + "\nlead(element, server);",
-        calls=[open, escalate],
+        calls={"open": open, "escalate": escalate},
         guard=guard,
-        who=who,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -14,17 +14,17 @@ from jinja2 import Environment, PackageLoader
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.requests import HTTPConnection
 
+from rlhf_hitl.api.auth import Caller, page_caller
 from rlhf_hitl.errors import RlhfHitlError
 from rlhf_hitl.store import StoreFailure
-from rlhf_hitl.types import Rater
 from rlhf_hitl.ui.markdown import code_css
 
 SYSTEM_FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
 MONO_FONTS = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"]
 
-Who = Callable[[HTTPConnection], Rater]
+#: What a page may call on the server: given what the page sent and who asks, it returns a JSON object for the page.
+PageCall = Callable[[Any, Caller], dict[str, Any]]
 
 
 def asset(name: str) -> str:
@@ -69,9 +69,8 @@ def mount_page(
     html: str,
     css: str,
     script: str,
-    calls: list[Callable[..., Any]],
+    calls: Mapping[str, PageCall],
     guard: Middleware,
-    who: Who,
 ) -> None:
     """Mount a page at a path.
 
@@ -79,18 +78,20 @@ def mount_page(
         html: what the page shows, drawn once.
         css: its own styles, after those all pages share.
         script: JavaScript that is given `element` (the page) and `server` (one async function for each of `calls`).
-        calls: functions of (what the page sent, request). They take the rater from the request and from nothing else.
+        calls: the functions of `server` by name. Each acts for the caller that `guard` found, and for nobody else.
+        guard: middleware that resolves the session of a request.
     """
     theme = gr.themes.Base(font=SYSTEM_FONTS, font_mono=MONO_FONTS)
     # In the page and not as Gradio's `css=`, which rewrites every selector.
     body = f"<style>{asset('base.css')}{code_css()}{css}</style>{html}"
+    functions = [_server_function(name, call) for name, call in calls.items()]
     with gr.Blocks(title=title, analytics_enabled=False, fill_width=True) as page:
-        gr.HTML(body, js_on_load=script, apply_default_css=False, server_functions=calls, elem_id="page")
+        gr.HTML(body, js_on_load=script, apply_default_css=False, server_functions=functions, elem_id="page")
     gr.mount_gradio_app(
         app,
         page,
         path,
-        auth_dependency=lambda request: who(request).id,
+        auth_dependency=lambda request: page_caller(request).rater.id,
         app_kwargs={"middleware": [guard], "docs_url": None, "redoc_url": None, "openapi_url": None},
         theme=theme,
         i18n=gr.I18n(**translations()),
@@ -104,3 +105,14 @@ def mount_page(
     )
     # Gradio looks a thousand times a second whether something stands in its queue. Our calls do not use it.
     page._queue.sleep_when_free = 1.0
+
+
+def _server_function(name: str, call: PageCall) -> Callable[..., dict[str, Any]]:
+    """Return `call` in the form Gradio wants: named as the page calls it, with the request as an argument."""
+
+    def function(sent: Any, request: gr.Request) -> dict[str, Any]:
+        # Gradio finds the argument by this annotation, and gives a component's function the plain request.
+        return call(sent, page_caller(request))  # type: ignore[arg-type]
+
+    function.__name__ = name
+    return function

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-import gradio as gr
 from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.middleware import Middleware
 
 from rlhf_hitl.api import auth
 from rlhf_hitl.config import Settings
-from rlhf_hitl.store import Store, audit, people, projects, tokens, views
+from rlhf_hitl.store import Store, people, projects, tokens, views
 from rlhf_hitl.types import Rater, Role, utc_now
 from rlhf_hitl.ui.markdown import visible
-from rlhf_hitl.ui.pages import Who, answered, asset, mount_page
+from rlhf_hitl.ui.pages import answered, asset, mount_page
 
 DAYS = 14  # of judgments a day
 
@@ -39,22 +38,17 @@ class Invitation(Sent):
     days: float = Field(7, gt=0, le=365, allow_inf_nan=False)
 
 
-def mount(app: FastAPI, path: str, store: Store, settings: Settings, guard: Middleware, who: Who) -> None:
-    """Mount the page at `path`. `who` gives the lead behind a request or refuses it."""
+def mount(app: FastAPI, path: str, store: Store, settings: Settings, guard: Middleware) -> None:
+    """Mount the page at `path`."""
 
-    def open(sent: Any, request: gr.Request) -> dict[str, Any]:
-        lead = who(request)  # type: ignore[arg-type]
-        return answered(lambda: everybody(store, lead))
+    def open(sent: Any, caller: auth.Caller) -> dict[str, Any]:
+        return answered(lambda: everybody(store, caller.rater))
 
-    def change(sent: Any, request: gr.Request) -> dict[str, Any]:
-        lead = who(request)  # type: ignore[arg-type]
-        by = audit.Actor(lead.id, auth.address_of(request))  # type: ignore[arg-type]
-        return answered(lambda: {"person": change_one(store, lead, Change.model_validate(sent), by)})
+    def change(sent: Any, caller: auth.Caller) -> dict[str, Any]:
+        return answered(lambda: {"person": change_one(store, caller, Change.model_validate(sent))})
 
-    def invite(sent: Any, request: gr.Request) -> dict[str, Any]:
-        lead = who(request)  # type: ignore[arg-type]
-        by = audit.Actor(lead.id, auth.address_of(request))  # type: ignore[arg-type]
-        return answered(lambda: {"path": make_invitation(store, lead, Invitation.model_validate(sent), by)})
+    def invite(sent: Any, caller: auth.Caller) -> dict[str, Any]:
+        return answered(lambda: {"path": make_invitation(store, caller, Invitation.model_validate(sent))})
 
     mount_page(
         app,
@@ -63,9 +57,8 @@ def mount(app: FastAPI, path: str, store: Store, settings: Settings, guard: Midd
         html=asset("people.html"),
         css=asset("dashboard.css") + asset("people.css"),
         script=asset("dashboard.js") + asset("people.js") + "\npeople(element, server);",
-        calls=[open, change, invite],
+        calls={"open": open, "change": change, "invite": invite},
         guard=guard,
-        who=who,
     )
 
 
@@ -98,17 +91,19 @@ def everybody(store: Store, lead: Rater) -> dict[str, Any]:
     }
 
 
-def change_one(store: Store, lead: Rater, wanted: Change, by: audit.Actor) -> dict[str, Any]:
+def change_one(store: Store, caller: auth.Caller, wanted: Change) -> dict[str, Any]:
     """Change somebody; returns what of their row may be another now."""
     rater = people.get(store, wanted.id)
-    auth.check_outranks(lead, rater.role)
-    return person(people.change(store, rater.name, **wanted.model_dump(exclude={"id"}), by=by), lead)
+    auth.check_outranks(caller.rater, rater.role)
+    changed = people.change(store, rater.name, **wanted.model_dump(exclude={"id"}), by=caller.actor)
+    return person(changed, caller.rater)
 
 
-def make_invitation(store: Store, lead: Rater, wanted: Invitation, by: audit.Actor) -> str:
+def make_invitation(store: Store, caller: auth.Caller, wanted: Invitation) -> str:
     """Make an invitation; returns its path on this server, told only now."""
-    auth.check_outranks(lead, wanted.role)
-    return f"invite/{tokens.invite(store, wanted.role, project=wanted.project, days=wanted.days, by=by)}"
+    auth.check_outranks(caller.rater, wanted.role)
+    secret = tokens.invite(store, wanted.role, project=wanted.project, days=wanted.days, by=caller.actor)
+    return f"invite/{secret}"
 
 
 def person(rater: Rater, lead: Rater) -> dict[str, Any]:

@@ -1,18 +1,17 @@
-"""The rater page: blind answers, one judgment, the next."""
+"""The rater page: blind answers, one judgment, the next comparison."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
-import gradio as gr
 from fastapi import FastAPI
 from starlette.middleware import Middleware
 
+from rlhf_hitl.api.auth import Caller
 from rlhf_hitl.config import Settings
 from rlhf_hitl.store import Store
 from rlhf_hitl.ui import rating_service
-from rlhf_hitl.ui.pages import Who, asset, mount_page
+from rlhf_hitl.ui.pages import PageCall, asset, mount_page
 
 #: The page's script in parts, concatenated in this order; `rate` comes last and starts the page.
 SCRIPTS = (
@@ -22,14 +21,13 @@ SCRIPTS = (
 )  # fmt: skip
 
 
-def mount(app: FastAPI, path: str, store: Store, settings: Settings, guard: Middleware, who: Who) -> None:
-    """Mount the page at `path`. `who` gives the rater behind a request or refuses it."""
+def mount(app: FastAPI, path: str, store: Store, settings: Settings, guard: Middleware) -> None:
+    """Mount the page at `path`."""
 
-    def serve(name: str) -> Callable[..., Any]:
-        def call(sent: Any, request: gr.Request) -> dict[str, Any]:
-            return rating_service.call(name, store, settings, who(request), sent)  # type: ignore[arg-type]
+    def server_function(name: str) -> PageCall:
+        def call(sent: Any, caller: Caller) -> dict[str, Any]:
+            return rating_service.call(name, store, settings, caller.rater, sent)
 
-        call.__name__ = name  # by which the page calls it
         return call
 
     script = "\n".join(asset(f"rate/{name}.js") for name in SCRIPTS)
@@ -40,7 +38,6 @@ def mount(app: FastAPI, path: str, store: Store, settings: Settings, guard: Midd
         html=asset("rate/rate.html"),
         css=asset("rate/rate.css"),
         script=script + "\nrate(element, server);",
-        calls=[serve(name) for name in rating_service.CALLS],
+        calls={name: server_function(name) for name in rating_service.CALLS},
         guard=guard,
-        who=who,
     )

@@ -10,7 +10,6 @@ from pathlib import Path
 from threading import Lock
 from typing import Any
 
-import gradio as gr
 import numpy as np
 from fastapi import FastAPI
 from pydantic import BaseModel, ConfigDict, Field
@@ -27,7 +26,7 @@ from rlhf_hitl.types import Rater
 from rlhf_hitl.ui import rating_service
 from rlhf_hitl.ui.difference import difference as marked
 from rlhf_hitl.ui.markdown import visible
-from rlhf_hitl.ui.pages import Who, answered, asset, mount_page, templates
+from rlhf_hitl.ui.pages import answered, asset, mount_page, templates
 
 PAGE = 20  # examples listed at a time
 EXCERPT = 110
@@ -74,23 +73,19 @@ class One(Sent):
     example: str = Field(max_length=300)
 
 
-def mount(app: FastAPI, path: str, store: Store, settings: Settings, guard: Middleware, who: Who) -> None:
-    """Mount the page at `path`. `who` gives the evaluator behind a request or refuses it."""
+def mount(app: FastAPI, path: str, store: Store, settings: Settings, guard: Middleware) -> None:
+    """Mount the page at `path`."""
 
-    def open(sent: Any, request: gr.Request) -> dict[str, Any]:
-        reader = who(request)  # type: ignore[arg-type]
-        return answered(lambda: everything(settings.workspace, reader))
+    def open(sent: Any, caller: auth.Caller) -> dict[str, Any]:
+        return answered(lambda: everything(settings.workspace, caller.rater))
 
-    def evaluation(sent: Any, request: gr.Request) -> dict[str, Any]:
-        who(request)  # type: ignore[arg-type]
+    def evaluation(sent: Any, caller: auth.Caller) -> dict[str, Any]:
         return answered(lambda: overview(settings.workspace, Wanted.model_validate(sent)))
 
-    def look(sent: Any, request: gr.Request) -> dict[str, Any]:
-        who(request)  # type: ignore[arg-type]
+    def look(sent: Any, caller: auth.Caller) -> dict[str, Any]:
         return answered(lambda: examples(settings.workspace, Look.model_validate(sent)))
 
-    def difference(sent: Any, request: gr.Request) -> dict[str, Any]:
-        who(request)  # type: ignore[arg-type]
+    def difference(sent: Any, caller: auth.Caller) -> dict[str, Any]:
         return answered(lambda: differences(settings.workspace, One.model_validate(sent)))
 
     mount_page(
@@ -100,9 +95,8 @@ def mount(app: FastAPI, path: str, store: Store, settings: Settings, guard: Midd
         html=asset("replay.html"),
         css=asset("dashboard.css") + asset("replay.css"),
         script=asset("dashboard.js") + asset("replay.js") + "\nreplay(element, server);",
-        calls=[open, evaluation, look, difference],
+        calls={"open": open, "evaluation": evaluation, "look": look, "difference": difference},
         guard=guard,
-        who=who,
     )
 
 

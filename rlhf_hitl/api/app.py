@@ -79,9 +79,8 @@ def create_app(store: Store, settings: Settings, throttle: auth.SignInThrottle |
         return problem(404, "address: expected one of this server. Fix: see /api/v1/openapi.json, or sign in at /login")
 
     for path, page in (("/rate", rate), ("/lead", lead), ("/people", people_page), ("/replay", replay)):
-        roles = auth.PAGES[path]
-        guard = Middleware(auth.Guard, store=store, roles=roles)
-        page.mount(app, path, store, settings, guard, auth.require(store, roles))
+        guard = Middleware(auth.PageGuard, store=store, roles=auth.PAGES[path])
+        page.mount(app, path, store, settings, guard)
     return app
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -39,6 +39,9 @@ ROLES_OF_SCOPE: dict[Scope, frozenset[Role]] = {
 SEES_ALL = frozenset({Role.EVALUATOR, Role.LEAD, Role.ADMIN})
 
 COOKIE = "rlhf_hitl_session"
+SIGNED_OUT = "You are signed out. Sign in and try again."
+#: Where the caller of a page stands in the ASGI scope. No client can write there.
+_PAGE_CALLER = "rlhf_hitl.page_caller"
 
 
 @dataclass(frozen=True)
@@ -83,18 +86,16 @@ def current_rater(store: Store, request: HTTPConnection) -> Rater | None:
     return found[0] if found else None
 
 
-def require(store: Store, roles: Collection[Role]) -> Callable[[HTTPConnection], Rater]:
-    """A page's check for one of the roles: the rater, or HTTPException 401 (nobody) or 403 (another role)."""
+def page_caller(request: HTTPConnection) -> Caller:
+    """Return who asks for a page, as `PageGuard` found them at the start of this request. It asks the store nothing.
 
-    def check(request: HTTPConnection) -> Rater:
-        rater = current_rater(store, request)
-        if rater is None:
-            raise HTTPException(401, "You are signed out. Sign in and try again.")
-        if rater.role not in roles:
-            raise HTTPException(403, f"This page is not for the role {rater.role.value!r}.")
-        return rater
-
-    return check
+    Raises:
+        HTTPException: 401, where no guard has let the request through.
+    """
+    caller = request.scope.get(_PAGE_CALLER)
+    if caller is None:
+        raise HTTPException(401, SIGNED_OUT)
+    return caller
 
 
 def outranks(who: Rater, role: Role) -> bool:
@@ -126,35 +127,44 @@ def sign_out(store: Store, request: Request, answer: Response) -> None:
     answer.delete_cookie(COOKIE)
 
 
-class Guard:
-    """ASGI wrapper round a mounted page: every address under it is for its roles only, and of Gradio's own addresses
-    only those the page needs are open (its API, uploads and file proxy are not)."""
+class PageGuard:
+    """ASGI middleware of a mounted page. It resolves the session of every request, once, and admits its roles only.
 
-    CALLS = ("component_server",)
+    Who asks is handed on in the scope: see `page_caller`. Of Gradio's own addresses only those the page needs are open
+    (its API, uploads and file proxy are not).
+    """
+
+    OPEN_ADDRESSES = ("component_server",)
 
     def __init__(self, app: ASGIApp, store: Store, roles: Collection[Role]):
-        self.app, self.check = app, require(store, roles)
+        self._app, self._store, self._roles = app, store, roles
 
     async def __call__(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
-            return await self.app(scope, receive, send)
+            return await self._app(scope, receive, send)
         request = Request(scope)
-        try:
-            await run_in_threadpool(self.check, request)
-        except HTTPException as e:
-            wants_page = request.method == "GET" and "text/html" in request.headers.get("accept", "")
-            if wants_page and e.status_code == 401:
-                return await RedirectResponse("/login", 303)(scope, receive, send)
-            if wants_page:
-                from rlhf_hitl.ui.sign_in import sign_in
-
-                html = sign_in(request.headers.get("accept-language", ""), problem="not_yours")
-                return await HTMLResponse(html, e.status_code)(scope, receive, send)
-            return await JSONResponse({"detail": e.detail}, e.status_code)(scope, receive, send)
-        _, _, call = scope["path"].partition("/gradio_api/")
-        if call and call.split("/")[0] not in self.CALLS:
+        rater = await run_in_threadpool(current_rater, self._store, request)
+        if rater is None:
+            return await self._refuse(request, 401, SIGNED_OUT)(scope, receive, send)
+        if rater.role not in self._roles:
+            detail = f"This page is not for the role {rater.role.value!r}."
+            return await self._refuse(request, 403, detail)(scope, receive, send)
+        _, _, address = scope["path"].partition("/gradio_api/")
+        if address and address.split("/")[0] not in self.OPEN_ADDRESSES:
             return await JSONResponse({"detail": "Not found"}, 404)(scope, receive, send)
-        await self.app(scope, receive, send)
+        scope[_PAGE_CALLER] = Caller(rater, None, address_of(request))
+        await self._app(scope, receive, send)
+
+    @staticmethod
+    def _refuse(request: Request, status: int, detail: str) -> Response:
+        wants_page = request.method == "GET" and "text/html" in request.headers.get("accept", "")
+        if not wants_page:
+            return JSONResponse({"detail": detail}, status)
+        if status == 401:
+            return RedirectResponse("/login", 303)
+        from rlhf_hitl.ui.sign_in import sign_in
+
+        return HTMLResponse(sign_in(request.headers.get("accept-language", ""), problem="not_yours"), status)
 
 
 class SignInThrottle:

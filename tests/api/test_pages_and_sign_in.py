@@ -7,6 +7,7 @@ import stat
 import time
 
 import pytest
+import sqlalchemy as sa
 from starlette.testclient import TestClient
 
 from rlhf_hitl.api.app import create_app
@@ -186,6 +187,32 @@ def test_calls_act_for_the_session_and_for_nobody_else(client, store):
         "/rate/gradio_api/component_server/", json=call | {"data": {"rater": "lea", "rater_id": "x"}}
     ).json()
     assert refused["problem"]["kind"] == "refused"
+
+
+def test_each_call_of_a_page_reads_the_session_once_and_is_refused_as_soon_as_it_ended(client, store):
+    people.add(store, "kim", Role.RATER, PASSWORD)
+    enter(client, "kim")
+    config = client.get("/rate/config").json()
+    component = next(c["id"] for c in config["components"] if c["props"].get("elem_id") == "page")
+    call = GRADIO_CALL | {"component_id": component}
+    statements: list[str] = []
+
+    def note(_conn, _cursor, statement, *_):
+        statements.append(statement)
+
+    sa.event.listen(sa.Engine, "before_cursor_execute", note)
+    try:
+        assert client.post("/rate/gradio_api/component_server/", json=call).status_code == 200
+    finally:
+        sa.event.remove(sa.Engine, "before_cursor_execute", note)
+    assert sum("tokens.digest" in statement for statement in statements) == 1
+    people.change(store, "kim", disabled=True)
+    assert client.post("/rate/gradio_api/component_server/", json=call).status_code == 401
+    people.change(store, "kim", disabled=False)
+    enter(client, "kim")
+    assert client.post("/rate/gradio_api/component_server/", json=call).status_code == 200
+    tokens.sign_out(store, client.cookies[COOKIE])
+    assert client.post("/rate/gradio_api/component_server/", json=call).status_code == 401
 
 
 def test_a_disabled_rater_is_out_at_once(client, store):

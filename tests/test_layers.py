@@ -16,7 +16,7 @@ from checkout import ROOT
 
 #: From the bottom up. What shares a layer may import each other. Change docs/architecture.md with it.
 LAYERS = [
-    {"errors", "types", "config", "client", "stats", "bundled"},
+    {"errors", "files", "types", "config", "client", "stats", "bundled"},
     {"store"},
     {"formats", "labels"},
     {

@@ -68,7 +68,7 @@ def command(name: str, group: typer.Typer = app) -> Callable:
                 _fail(str(e), e.exit_code, as_json)
             except OSError as e:
                 # A full disk, a folder without rights: the user's to mend, and no trace-back helps them.
-                where = str(e.filename or "the system").removesuffix(".writing")
+                where = str(e.filename or "the system")
                 _fail(f"{where}: {e.strerror or e}. Fix: check the path, the space and the rights", 2, as_json)
             except KeyboardInterrupt:
                 _fail("interrupted", 130, as_json)

@@ -17,6 +17,7 @@ from rlhf_hitl.cli import AsJson, Result, StoreUrl, command, table
 from rlhf_hitl.cli.reward_models import ModelId, load_model
 from rlhf_hitl.config import load_settings
 from rlhf_hitl.errors import BadInput
+from rlhf_hitl.files import write_text_atomically
 from rlhf_hitl.types import Split
 
 if TYPE_CHECKING:
@@ -107,11 +108,13 @@ def evaluate(
         above_floors=above_floors, min_slices=slices,
     )  # fmt: skip
     if examples is not None:
-        _write(examples, "".join(jsonlib.dumps(e.as_dict(), ensure_ascii=False) + "\n" for e in replayed))
+        write_text_atomically(
+            examples, "".join(jsonlib.dumps(e.as_dict(), ensure_ascii=False) + "\n" for e in replayed)
+        )
     if html is not None:
         from rlhf_hitl.reward.evaluation.html_report import render
 
-        _write(html, render(found, replayed, checked, difference))
+        write_text_atomically(html, render(found, replayed, checked, difference))
     failed = [g for g in checked if not g.passed]
     which = "replayed" if data else "held-out" if split is Split.HELDOUT else split.value
     return Result(
@@ -225,12 +228,6 @@ def _lines(found: Evaluation, identical_sides: int, difference: Difference | Non
             f"labels; only this one right {d.ours}, only the other {d.theirs}, McNemar p = {d.p_value:.3g}"
         )
     return lines
-
-
-def _write(path: Path, text: str) -> None:
-    draft = path.with_name(path.name + ".writing")
-    draft.write_text(text, encoding="utf-8")
-    draft.replace(path)
 
 
 def _stem(path: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json as jsonlib
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +10,7 @@ import typer
 
 from rlhf_hitl.cli import AsJson, Result, StoreUrl, command, table
 from rlhf_hitl.errors import BadInput, NotFound
+from rlhf_hitl.files import atomic_file
 
 if TYPE_CHECKING:
     from rlhf_hitl.types import Completion, Prompt
@@ -134,16 +134,11 @@ def _write(out: Path, prompts: list[Prompt], made: list[Completion]) -> None:
     for c in made:
         by_prompt.setdefault(c.prompt_id, []).append(c)
     out.parent.mkdir(parents=True, exist_ok=True)
-    half = out.with_name(f".{out.name}.{os.getpid()}")
-    try:
-        with half.open("w", encoding="utf-8") as f:
-            for p in prompts:
-                answers = [
-                    {"messages": messages_to_dicts(c.messages), "policy": c.policy, "sampling": dict(c.sampling)}
-                    for c in by_prompt.get(p.id, [])
-                ]
-                row = {"messages": messages_to_dicts(p.messages), "tags": dict(p.tags), "completions": answers}
-                f.write(jsonlib.dumps(row, ensure_ascii=False) + "\n")
-        os.replace(half, out)
-    finally:
-        half.unlink(missing_ok=True)
+    with atomic_file(out) as draft, draft.open("w", encoding="utf-8") as f:
+        for p in prompts:
+            answers = [
+                {"messages": messages_to_dicts(c.messages), "policy": c.policy, "sampling": dict(c.sampling)}
+                for c in by_prompt.get(p.id, [])
+            ]
+            row = {"messages": messages_to_dicts(p.messages), "tags": dict(p.tags), "completions": answers}
+            f.write(jsonlib.dumps(row, ensure_ascii=False) + "\n")

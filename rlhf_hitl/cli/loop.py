@@ -12,6 +12,7 @@ import typer
 from rlhf_hitl.cli import AsJson, Result, StoreUrl, command, table
 from rlhf_hitl.config import Settings, load_settings
 from rlhf_hitl.errors import BadInput
+from rlhf_hitl.files import write_text_atomically
 
 if TYPE_CHECKING:
     from rlhf_hitl.kpis import Report
@@ -93,9 +94,7 @@ def report(
     if html is not None:
         from rlhf_hitl.report_html import render
 
-        draft = html.with_name(html.name + ".writing")
-        draft.write_text(render(found), encoding="utf-8")
-        draft.replace(html)
+        write_text_atomically(html, render(found))
     return Result(found.as_dict(), text, more=[f"written to {html}"] if html else [])
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +11,7 @@ from rlhf_hitl.cli import AsJson, Result, StoreUrl, command
 from rlhf_hitl.cli.passwords import new_password
 from rlhf_hitl.cli.serve import Host, Port, accounts_panel, serve_one_process
 from rlhf_hitl.config import load_settings
+from rlhf_hitl.files import write_text_atomically
 from rlhf_hitl.types import DEFAULT_PROJECT
 
 if TYPE_CHECKING:
@@ -62,19 +62,11 @@ def _accounts(store: Store, workspace: Path) -> dict[str, str]:
         out[name] = known.get(name) or new_password()
         if name not in names:
             # Written down first: an account whose password nobody knows is of no use.
-            _write_private(kept, "".join(f"{k}: {v}\n" for k, v in (known | out).items()))
+            write_text_atomically(kept, "".join(f"{k}: {v}\n" for k, v in (known | out).items()), private=True)
             people.add(store, name, role, out[name])
         elif people.verify(store, name, out[name]) is None:
             out[name] = f"changed since; a new one: rlhf-hitl raters password {name}"
     return out
-
-
-def _write_private(path: Path, text: str) -> None:
-    """Write a file only its owner can read (mode 0600), whole or not at all."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}.new")
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as f:
-        f.write(text)
-    os.replace(draft, path)
 
 
 def _lines(path: Path) -> list[str]:

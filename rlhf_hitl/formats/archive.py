@@ -13,7 +13,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import json
-import os
 import struct
 import zipfile
 import zlib
@@ -28,6 +27,7 @@ from tqdm import tqdm
 
 from rlhf_hitl import __version__
 from rlhf_hitl.errors import BadInput
+from rlhf_hitl.files import atomic_file
 from rlhf_hitl.store import Store, table_copy
 
 KIND = "rlhf_hitl archive"
@@ -58,24 +58,17 @@ def write(store: Store, out: Path, *, overwrite: bool = False, progress: bool = 
     """
     _check_free(out, overwrite)
     out.parent.mkdir(parents=True, exist_ok=True)
-    draft = out.with_name(f".{out.name}.writing-{os.getpid()}")
-    try:
-        with open(draft, "xb", opener=lambda path, flags: os.open(path, flags, 0o600)) as f:
-            packed = zipfile.ZipFile(f, "w", zipfile.ZIP_DEFLATED, compresslevel=LEVEL)
-            with packed as archive, store.snapshot() as conn:
-                manifest = {
-                    "kind": KIND,
-                    "schema_version": table_copy.schema_versions()[0],
-                    "rlhf_hitl_version": __version__,
-                    "tables": _write_tables(archive, conn, progress),
-                }
-                with archive.open(MANIFEST, "w") as member:
-                    member.write((json.dumps(manifest, indent=2) + "\n").encode())
-            f.flush()
-            os.fsync(f.fileno())
-        draft.rename(out)
-    finally:
-        draft.unlink(missing_ok=True)
+    with atomic_file(out, private=True, sync=True) as draft:
+        packed = zipfile.ZipFile(draft, "w", zipfile.ZIP_DEFLATED, compresslevel=LEVEL)
+        with packed as archive, store.snapshot() as conn:
+            manifest = {
+                "kind": KIND,
+                "schema_version": table_copy.schema_versions()[0],
+                "rlhf_hitl_version": __version__,
+                "tables": _write_tables(archive, conn, progress),
+            }
+            with archive.open(MANIFEST, "w") as member:
+                member.write((json.dumps(manifest, indent=2) + "\n").encode())
     return manifest
 
 

@@ -10,14 +10,13 @@ OUT/manifest.json   counts, filters, the store's revision, the content hash
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from rlhf_hitl import __version__
 from rlhf_hitl.errors import BadInput
+from rlhf_hitl.files import atomic_folder
 from rlhf_hitl.formats.snapshot import COMPARISON_COLUMNS, JUDGMENT_COLUMNS, Part, Row, Snapshot, to_json
 from rlhf_hitl.formats.trl import EXPORT_COLUMNS
 from rlhf_hitl.store import Store, projects
@@ -67,10 +66,7 @@ def export(
             projects.check(conn, project)
     snapshot = Snapshot(store, project, include_model_labels, include_ties, min_votes, progress)
     revision = store_revision(store)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    draft = out.with_name(f".{out.name}.writing-{os.getpid()}")
-    try:
-        draft.mkdir()
+    with atomic_folder(out, existing="replace" if overwrite else "refuse") as draft:
         (_write_json_lines if format == "jsonl" else _write_dataset)(snapshot, draft)
         if not any(snapshot.rows.values()):
             filtered = ", ".join(f"{n} {why}" for why, n in snapshot.filters.items()) or "nobody judged anything yet"
@@ -99,9 +95,6 @@ def export(
             "created_at": utc_now().isoformat(),
         }
         (draft / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")
-        _move(draft, out)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     return manifest
 
 
@@ -259,14 +252,3 @@ def _check_free(out: Path, overwrite: bool) -> None:
         raise BadInput(f"{out}", expected="a folder that does not exist yet", fix="name another, or add --overwrite")
     if not (out / "manifest.json").is_file() and (not out.is_dir() or any(out.iterdir())):
         raise BadInput(f"{out}", expected="an earlier export to overwrite", fix="name another folder: this is not one")
-
-
-def _move(draft: Path, out: Path) -> None:
-    """Put the finished folder in its place; an earlier export goes only once the new one is whole."""
-    if not out.exists():
-        draft.rename(out)
-        return
-    old = draft.with_name(draft.name + "-old")
-    out.rename(old)
-    draft.rename(out)
-    shutil.rmtree(old)

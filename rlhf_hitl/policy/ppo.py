@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ import torch
 from torch import Tensor
 
 from rlhf_hitl.errors import BadInput
+from rlhf_hitl.files import place_folder
 from rlhf_hitl.policy import ppo_math as maths
 from rlhf_hitl.policy.actor_critic import ActorCritic, Batch, collate
 from rlhf_hitl.policy.generation import Draw, Sampling, answer_text, draw_seed, eos_ids, prompt_ids, sample_ids
@@ -392,7 +392,7 @@ class PPOTrainer:
         self.accelerator.save_state(str(half))
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
-            os.replace(half, whole)
+            place_folder(half, whole)
             for old in folder.glob("step-*"):
                 if old != whole:
                     shutil.rmtree(old)

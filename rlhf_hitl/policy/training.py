@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlhf_hitl.config import load_settings
 from rlhf_hitl.errors import BadInput
+from rlhf_hitl.files import atomic_folder
 from rlhf_hitl.store import Store
 from rlhf_hitl.store.comparisons import all_prompts
 from rlhf_hitl.types import Prompt, Split
@@ -93,19 +92,16 @@ def save_policy(model: PeftModel, tokenizer: Any, out: Path, *, base: str, merge
     """
     from rlhf_hitl.reward.seen_prompts import Seen
 
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as temporary:
-        made = Path(temporary) / "policy"
+    with atomic_folder(out) as draft:
         if merge:
-            model.merge_and_unload().save_pretrained(made)  # type: ignore[operator]
+            model.merge_and_unload().save_pretrained(draft)  # type: ignore[operator]
         else:
             for settings in model.peft_config.values():
                 settings.base_model_name_or_path = base
-            model.save_pretrained(str(made))
-        tokenizer.save_pretrained(made)
-        Seen.of((), whole=False).save(made)  # a reward model on top of it would not know which prompts tuned it
-        (made / CARD).write_text(json.dumps(card, indent=2, ensure_ascii=False, default=str), encoding="utf-8")
-        os.replace(made, out)
+            model.save_pretrained(str(draft))
+        tokenizer.save_pretrained(draft)
+        Seen.of((), whole=False).save(draft)  # a reward model on top of it would not know which prompts tuned it
+        (draft / CARD).write_text(json.dumps(card, indent=2, ensure_ascii=False, default=str), encoding="utf-8")
     shutil.rmtree(checkpoints_of(out), ignore_errors=True)
 
 

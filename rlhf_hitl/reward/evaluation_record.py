@@ -6,7 +6,6 @@ Nothing heavy is imported here: pages and reports read evaluations without loadi
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any, TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from rlhf_hitl.errors import BadInput, NotFound
+from rlhf_hitl.files import atomic_file
 from rlhf_hitl.types import Messages, Split
 
 T = TypeVar("T")
@@ -257,13 +257,10 @@ class Evaluation:
 def save(folder: Path, evaluation: Evaluation, examples: Iterable[Example]) -> None:
     """Write both files, each whole or not at all; an earlier evaluation there is replaced."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / f"{EXAMPLES}.writing").open("w", encoding="utf-8") as f:
-        f.writelines(json.dumps(e.as_dict(), ensure_ascii=False) + "\n" for e in examples)
-    (folder / f"{SUMMARY}.writing").write_text(
-        json.dumps(evaluation.as_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8"
-    )
-    os.replace(folder / f"{EXAMPLES}.writing", folder / EXAMPLES)
-    os.replace(folder / f"{SUMMARY}.writing", folder / SUMMARY)
+    with atomic_file(folder / SUMMARY) as summary, atomic_file(folder / EXAMPLES) as lines:
+        with lines.open("w", encoding="utf-8") as f:
+            f.writelines(json.dumps(e.as_dict(), ensure_ascii=False) + "\n" for e in examples)
+        summary.write_text(json.dumps(evaluation.as_dict(), indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def load(folder: Path) -> Evaluation:

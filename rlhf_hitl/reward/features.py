@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from rlhf_hitl.config import load_settings
 from rlhf_hitl.errors import BadInput
+from rlhf_hitl.files import DRAFT_SUFFIX, atomic_file
 from rlhf_hitl.models import best_device, best_dtype, load_config, load_model, load_tokenizer, local_folder
 from rlhf_hitl.reward import shared_prefix
 from rlhf_hitl.reward.batches import neighbours
@@ -316,10 +317,9 @@ class FeatureStore:
 
     def _write_shard(self, keys: list[str], rows: np.ndarray) -> None:
         shard = self.folder / f"{uuid.uuid4().hex}.safetensors"
-        draft = shard.with_suffix(".writing")
-        save_file({"features": rows}, draft, metadata={"keys": json.dumps(keys)})
-        self._take(shard, draft)  # before others see it, who may merge it at once
-        os.replace(draft, shard)
+        with atomic_file(shard) as draft:
+            save_file({"features": rows}, draft, metadata={"keys": json.dumps(keys)})
+            self._take(shard, draft)  # before others see it, who may merge it at once
 
     def _take(self, shard: Path, file: Path | None = None) -> None:
         opened = safe_open(file or shard, framework="numpy")  # stays readable after the file is gone
@@ -331,7 +331,7 @@ class FeatureStore:
 def trim(root: Path, most_bytes: float) -> None:
     """Remove the shards under a folder that were of no use for longest, until no more than so many bytes are left; and
     what writers left half-written that are gone."""
-    for draft in root.glob("*/*.writing"):
+    for draft in root.glob(f"*/*{DRAFT_SUFFIX}"):
         with suppress(FileNotFoundError):
             if time.time() - draft.stat().st_mtime > GIVEN_UP:
                 draft.unlink()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
@@ -18,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from rlhf_hitl.errors import BadInput, NotFound
+from rlhf_hitl.files import atomic_file
 from rlhf_hitl.models import display_name
 from rlhf_hitl.reward import model_card as cards
 from rlhf_hitl.reward.features import Backbone, FeatureCache
@@ -108,8 +108,8 @@ class RewardModel:
     def save(self, folder: Path) -> None:
         """Write the head and its card into a folder (a full model's backbone is there already). Whole or not at all."""
         folder.mkdir(parents=True, exist_ok=True)
-        save_file(self._tensors(), folder / f"{WEIGHTS}.writing")
-        os.replace(folder / f"{WEIGHTS}.writing", folder / WEIGHTS)
+        with atomic_file(folder / WEIGHTS) as draft:
+            save_file(self._tensors(), draft)
         backbone = self.cache.backbone.settings
         base = {"base": display_name(backbone["name"])}  # what people call it; a full model's training knows better
         if self.backend == "full":

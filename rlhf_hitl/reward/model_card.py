@@ -10,6 +10,7 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData
 from jinja2 import Environment
 
+from rlhf_hitl.files import write_text_atomically
 from rlhf_hitl.models import SHORT_NAMES
 from rlhf_hitl.reward.evaluation_record import Evaluation
 
@@ -108,5 +109,4 @@ def write(folder: Path, card: Mapping[str, Any]) -> None:
     """Write the card for programs and for people, each whole or not at all."""
     said = {CARD: json.dumps(card, indent=2, ensure_ascii=False) + "\n", FOR_PEOPLE: render(card)}
     for name, text in said.items():
-        (folder / f"{name}.writing").write_text(text, encoding="utf-8")
-        (folder / f"{name}.writing").replace(folder / name)
+        write_text_atomically(folder / name, text)

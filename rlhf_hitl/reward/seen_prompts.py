@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from rlhf_hitl.errors import BadInput
+from rlhf_hitl.files import write_text_atomically
 from rlhf_hitl.models import load_config
 from rlhf_hitl.reward.features import whole_model
 
@@ -35,8 +35,7 @@ class Seen:
     def save(self, folder: Path) -> None:
         """Write the list beside the model's card, whole or not at all."""
         lists = {"train": sorted(self.train), "calibration": sorted(self.calibration), "whole": self.whole}
-        (folder / f"{SEEN}.writing").write_text(json.dumps(lists))
-        os.replace(folder / f"{SEEN}.writing", folder / SEEN)
+        write_text_atomically(folder / SEEN, json.dumps(lists))
 
     @classmethod
     def load(cls, folder: Path) -> Seen | None:

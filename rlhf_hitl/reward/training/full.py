@@ -29,6 +29,7 @@ from trl.trainer.utils import pad
 from rlhf_hitl import __version__
 from rlhf_hitl.arguments import parse
 from rlhf_hitl.errors import BadInput
+from rlhf_hitl.files import place_folder
 from rlhf_hitl.formats.export import export
 from rlhf_hitl.models import display_name, fill_in_precision, load_tokenizer
 from rlhf_hitl.reward import shared_prefix
@@ -502,8 +503,7 @@ def train_full(
         kept.parent.mkdir(parents=True, exist_ok=True)
         if (plot := Path(args.output_dir) / "training.svg").exists() and plot.parent != folder:
             shutil.copy(plot, folder)
-        if not kept.exists():
-            folder.rename(kept)
+        place_folder(folder, kept, existing="keep")
     model = load(kept, workspace / "features")
     enter(store, model, kept)
     return model

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import math
-import os
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +14,7 @@ import numpy as np
 
 from rlhf_hitl import __version__
 from rlhf_hitl.errors import BadInput
+from rlhf_hitl.files import write_text_atomically
 from rlhf_hitl.reward import head as heads
 from rlhf_hitl.reward.features import Backbone, FeatureCache
 from rlhf_hitl.reward.model import WEIGHTS, RewardModel, lengths, load
@@ -237,8 +237,7 @@ def enter(store: Store, model: RewardModel, folder: Path, *, learnt: list[Labell
     model.save(folder)
     if learnt is not None:
         known = {_key(pair): said.tolist() for pair, said in zip(learnt, votes(learnt))}
-        (folder / f"{LEARNT}.writing").write_text(json.dumps(known))
-        os.replace(folder / f"{LEARNT}.writing", folder / LEARNT)
+        write_text_atomically(folder / LEARNT, json.dumps(known))
     add_reward_model(store, _record(model, folder))
 
 

@@ -148,10 +148,10 @@ def main() -> None:
         url = f"sqlite:///{folder}/preferences.db"
         store = Store.open(url, create=True)
         fill(store, (pair(i) for i in range(raters * (20 + int(2 * seconds / think)))))
-        read = guidelines.current(store)
+        read = guidelines.get_current_guideline(store)
         for i in range(raters):
             rater = people.add(store, f"rater {i}", Role.RATER, PASSWORD, simulated=True)
-            guidelines.acknowledge(store, rater.id, read.project, read.version)
+            guidelines.record_acknowledgement(store, rater.id, read.project, read.version)
         store.close()
         port = free_port()
         bare = Process(

@@ -22,7 +22,7 @@ from rlhf_hitl.reward.head import Standardiser, fit
 from rlhf_hitl.reward.model import lengths, load
 from rlhf_hitl.reward.training.labelled_pairs import labelled_pairs, votes
 from rlhf_hitl.reward.training.train import best_mass
-from rlhf_hitl.stats.intervals import clustered
+from rlhf_hitl.stats.intervals import clustered_share_interval
 from rlhf_hitl.store import Store
 from rlhf_hitl.types import Split
 
@@ -54,7 +54,7 @@ def cross_validated(store: str, model: Path, workspace: Path, folds: int = 10) -
     def right(m: np.ndarray) -> np.ndarray:
         return np.where(m[decided] == 0, 0.5, m[decided] * truth > 0)
 
-    low, high = clustered(right(margins), families[decided])
+    low, high = clustered_share_interval(right(margins), families[decided])
     return {
         "crossed.labels": int(decided.sum()),
         "crossed.questions": len(set(families)),

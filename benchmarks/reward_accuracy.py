@@ -32,7 +32,7 @@ from rlhf_hitl.reward.model import lengths
 from rlhf_hitl.reward.training.labelled_pairs import LabelledPair, decided, labelled_pairs, share_of_decided, votes
 from rlhf_hitl.reward.training.train import best_mass
 from rlhf_hitl.stats.calibration import expected_calibration_error
-from rlhf_hitl.stats.intervals import clustered
+from rlhf_hitl.stats.intervals import clustered_share_interval
 from rlhf_hitl.store import Store
 from rlhf_hitl.types import Split
 
@@ -100,7 +100,7 @@ def figures(
     def right(m: np.ndarray) -> np.ndarray:
         return np.where(m[told] == 0, 0.5, m[told] * truth > 0)
 
-    low, high = clustered(right(margins), families[told])
+    low, high = clustered_share_interval(right(margins), families[told])
     p = probabilities[told]
     floors = float(right(by_length).mean()), float(right(words).mean())
     return {

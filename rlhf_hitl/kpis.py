@@ -6,11 +6,11 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from rlhf_hitl.config import Settings
-from rlhf_hitl.labels.aggregate import labels
-from rlhf_hitl.stats.intervals import wilson
+from rlhf_hitl.labels.aggregate import read_labels
+from rlhf_hitl.stats.intervals import wilson_interval
 from rlhf_hitl.store import Store, queue
 from rlhf_hitl.store.judgments import read_judgments
-from rlhf_hitl.store.loop_steps import finished_steps
+from rlhf_hitl.store.loop_steps import read_finished_steps
 from rlhf_hitl.store.routings import Routing, read_routings
 from rlhf_hitl.store.scores import read_scores
 from rlhf_hitl.types import Label, Route, Score
@@ -76,7 +76,7 @@ def report(store: Store, settings: Settings) -> Report:
     Those it was unsure of are the hard ones, and those it accepted have no judgment, so neither can stand for all.
     """
     routings = read_routings(store)
-    every = labels(store)
+    every = read_labels(store)
     judged = {label.comparison_id for label in every}
     said = {(label.comparison_id, frozenset((label.first, label.second))): label for label in every}
     control = _control(store, routings, said)
@@ -131,7 +131,7 @@ def _control(
 
 def _accuracy(control: list[_Measured]) -> Figure:
     n, right = len(control), sum(1 for c in control if c.error == 0)
-    low, high = wilson(right, n)
+    low, high = wilson_interval(right, n)
     return Figure(
         "accuracy_before_review",
         "Model accuracy before human review",
@@ -147,7 +147,7 @@ def _accuracy(control: list[_Measured]) -> Figure:
 
 
 def _intervention(reviewed: int, processed: int) -> Figure:
-    low, high = wilson(reviewed, processed)
+    low, high = wilson_interval(reviewed, processed)
     return Figure(
         "intervention_rate",
         "Human intervention rate",
@@ -192,7 +192,7 @@ def _review_time(times: list[float]) -> Figure:
 
 def _cost(store: Store, settings: Settings, times: list[float], processed: int) -> Figure:
     people = sum(times) / 3600 * settings.rater_price_per_hour
-    machine = sum(s["seconds"] for s in finished_steps(store).values()) / 3600 * settings.machine_price_per_hour
+    machine = sum(s["seconds"] for s in read_finished_steps(store).values()) / 3600 * settings.machine_price_per_hour
     return Figure(
         "cost_per_comparison",
         "Cost per processed comparison",

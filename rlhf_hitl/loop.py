@@ -21,9 +21,9 @@ from rlhf_hitl.config import Settings
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.simulate import review as let_simulated_raters_review
 from rlhf_hitl.store import Store, queue
-from rlhf_hitl.store.comparisons import all_prompts, insert_comparisons
+from rlhf_hitl.store.comparisons import insert_comparisons, list_prompts
 from rlhf_hitl.store.judgments import read_judgments, store_revision
-from rlhf_hitl.store.loop_steps import finish_step, finished_steps
+from rlhf_hitl.store.loop_steps import finish_step, read_finished_steps
 from rlhf_hitl.store.reward_models import get_reward_model, list_reward_models
 from rlhf_hitl.types import Completion, Prompt, Split
 
@@ -101,7 +101,7 @@ class Loop:
         """Run until `rounds` rounds are finished in this store; returns every step's result."""
         for self.round in range(1, rounds + 1):
             for name, step in self.steps:
-                if (self.round, name) in finished_steps(self.store):
+                if (self.round, name) in read_finished_steps(self.store):
                     self._refuse_other_settings(name)
                     continue
                 self.tells(f"round {self.round}: {name}")
@@ -111,7 +111,7 @@ class Loop:
                 seconds = result.pop("machine_seconds", time.monotonic() - start)
                 last = name == self.steps[-1][0]
                 finish_step(self.store, self.round, name, result, seconds, last=last)
-        return finished_steps(self.store)
+        return read_finished_steps(self.store)
 
     # The steps, in order. Each returns what later steps and the report need.
 
@@ -191,7 +191,7 @@ class Loop:
 
         if not self.config.dpo_pairs:
             return {"policy": self.policy(), "reason": "switched off"}
-        prompts = all_prompts(self.store, split=Split.TRAIN)
+        prompts = list_prompts(self.store, split=Split.TRAIN)
         random.Random(self._seed()).shuffle(prompts)
         fresh = self._sampled(self.policy(), prompts[: self.config.dpo_prompts]) if self.config.dpo_prompts else []
         model = self._reward_model(self.round)
@@ -221,7 +221,7 @@ class Loop:
             max_new_tokens=self.config.max_new_tokens,
             seed=self._seed(),
         )
-        prompts = all_prompts(self.store, split=Split.TRAIN)
+        prompts = list_prompts(self.store, split=Split.TRAIN)
         result = train_ppo(config, prompts, lambda chats: model.rewards(chats, keep=False))
         return {"policy": str(out), "steps": len(result.history), "last": result.history[-1]}
 
@@ -238,7 +238,7 @@ class Loop:
             return {"policy": before, "promoted": False, "reason": "nothing was tuned"}
         model = self._reward_model(self.round)
         assert model is not None, "train_reward comes before"
-        prompts = all_prompts(self.store, split=Split.HELDOUT)
+        prompts = list_prompts(self.store, split=Split.HELDOUT)
         random.Random(self._seed()).shuffle(prompts)
         prompts = prompts[: self.config.gate_prompts]
         sampling = Sampling(temperature=0.7, max_new_tokens=self.config.max_new_tokens, seed=self._seed())
@@ -259,16 +259,16 @@ class Loop:
 
     def policy(self) -> str:
         """The policy this round starts from: the last one promoted."""
-        before = finished_steps(self.store).get((self.round - 1, "promote"))
+        before = read_finished_steps(self.store).get((self.round - 1, "promote"))
         return before["policy"] if before else self.config.policy
 
     def _drawn_prompts(self) -> list[Prompt]:
         """Prompts of this round: each split in its own share, at random, the same on every run."""
         drawn = []
         for split in Split:
-            prompts = all_prompts(self.store, split=split)
+            prompts = list_prompts(self.store, split=split)
             random.Random(f"{self._seed()}:{split}").shuffle(prompts)
-            share = len(prompts) / max(1, len(all_prompts(self.store)))
+            share = len(prompts) / max(1, len(list_prompts(self.store)))
             drawn += prompts[: max(1, round(self.config.prompts_per_round * share))]
         if not drawn:
             raise BadInput(
@@ -282,7 +282,7 @@ class Loop:
         """The reward model that a round trained; before the first, the newest in the store, if there is one."""
         from rlhf_hitl.reward.model import load
 
-        trained = finished_steps(self.store).get((round, "train_reward"))
+        trained = read_finished_steps(self.store).get((round, "train_reward"))
         if trained is None:
             known = list_reward_models(self.store)
             if not known:
@@ -295,7 +295,7 @@ class Loop:
         return self._models[record.id]
 
     def _result(self, step: str) -> dict[str, Any]:
-        return finished_steps(self.store)[self.round, step]
+        return read_finished_steps(self.store)[self.round, step]
 
     def _judgments_since(self, revision: int) -> int:
         return sum(
@@ -327,7 +327,7 @@ class Loop:
 
     def _refuse_other_settings(self, step: str) -> None:
         """A round that was begun under other settings is not finished under these."""
-        if step != "sample" or (self.round, self.steps[-1][0]) in finished_steps(self.store):
+        if step != "sample" or (self.round, self.steps[-1][0]) in read_finished_steps(self.store):
             return
         begun, now = self._result("sample")["settings"], self.config.model_dump(mode="json")
         if changed := [k for k in now if begun.get(k) != now[k]]:

@@ -19,7 +19,7 @@ from rlhf_hitl.policy.dpo import DPOSettings, Pair, pairs_for_dpo, train_dpo
 from rlhf_hitl.policy.generation import Sampling, sample_completions
 from rlhf_hitl.policy.training import DataArguments, free_folder
 from rlhf_hitl.store import Store
-from rlhf_hitl.store.comparisons import all_prompts
+from rlhf_hitl.store.comparisons import list_prompts
 from rlhf_hitl.types import Completion, Split
 
 
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 def _sample(store: Store, arguments: PairArguments, settings: DPOSettings) -> list[Completion]:
     """Fresh completions of train prompts; every process samples its share."""
     state = PartialState()
-    prompts = all_prompts(store, split=Split.TRAIN)[: arguments.sample_prompts]
+    prompts = list_prompts(store, split=Split.TRAIN)[: arguments.sample_prompts]
     sampling = Sampling(
         arguments.temperature, 1.0, arguments.max_new_tokens, settings.seed, count=arguments.completions
     )

@@ -14,7 +14,7 @@ from rlhf_hitl.arguments import parse, run
 from rlhf_hitl.policy.ppo import train_ppo
 from rlhf_hitl.policy.ppo_config import PPOConfig
 from rlhf_hitl.policy.training import DataArguments, free_folder, refuse_heldout
-from rlhf_hitl.store.comparisons import all_prompts
+from rlhf_hitl.store.comparisons import list_prompts
 from rlhf_hitl.types import Split
 
 
@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     data, config = parse((DataArguments, PPOConfig), argv)
     free_folder(config.out)
     store = data.open_store()
-    prompts = all_prompts(store, split=Split.TRAIN)
+    prompts = list_prompts(store, split=Split.TRAIN)
     refuse_heldout(prompts, store)
     model = data.open_reward_model(store)
     result = train_ppo(config, prompts, lambda chats: model.rewards(chats, keep=False))

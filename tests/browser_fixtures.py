@@ -58,8 +58,8 @@ class Server:
         """Somebody who may sign in; they have read the guideline unless they are new."""
         person = people.add(self.store, name, role, PASSWORD)
         if not new:
-            in_force = guidelines.current(self.store)
-            guidelines.acknowledge(self.store, person.id, in_force.project, in_force.version)
+            in_force = guidelines.get_current_guideline(self.store)
+            guidelines.record_acknowledgement(self.store, person.id, in_force.project, in_force.version)
         return person
 
 

@@ -15,7 +15,7 @@ from rlhf_hitl.loop import Loop, LoopConfig
 from rlhf_hitl.store import Store, people, queue
 from rlhf_hitl.store.comparisons import find_comparisons, insert_prompts
 from rlhf_hitl.store.judgments import read_judgments
-from rlhf_hitl.store.loop_steps import finished_steps
+from rlhf_hitl.store.loop_steps import read_finished_steps
 from rlhf_hitl.types import Message, Prompt, Role
 
 SMALL = {
@@ -81,7 +81,7 @@ def test_an_interrupted_loop_goes_on_where_it_stopped(prompts, tiny_model, tmp_p
 
     with pytest.raises(KeyboardInterrupt):
         loop_of(prompts, tiny_model, tmp_path, tells=stops_at_evaluate, ppo_steps=0, dpo_pairs=0).run(1)
-    before = finished_steps(prompts)
+    before = read_finished_steps(prompts)
     assert [step for _, step in before] == STEPS[:4]
     lines = []
     after = loop_of(prompts, tiny_model, tmp_path, tells=lines.append, ppo_steps=0, dpo_pairs=0).run(1)
@@ -93,7 +93,7 @@ def test_an_interrupted_loop_goes_on_where_it_stopped(prompts, tiny_model, tmp_p
 def test_a_step_that_was_cut_off_is_done_anew_and_leaves_the_first_try_alone(prompts, tiny_model, tmp_path):
     loop = loop_of(prompts, tiny_model, tmp_path)
     loop.run(1)
-    first = finished_steps(prompts)[1, "dpo"]["policy"]
+    first = read_finished_steps(prompts)[1, "dpo"]["policy"]
     loop.round = 1
     again = loop.dpo()  # killed after it had written its policy and before the store knew: it runs once more
     assert again["policy"] != first

@@ -67,7 +67,7 @@ def everybody(store: Store, lead: Rater) -> dict[str, Any]:
     known = people.everyone(store)
     done = views.work(store, days=DAYS)
     member_of: dict[str, list[str]] = {}
-    for project, members in projects.members_of(store).items():
+    for project, members in projects.list_members(store).items():
         for rater in members:
             member_of.setdefault(rater, []).append(project)
     rows = {
@@ -86,7 +86,7 @@ def everybody(store: Store, lead: Rater) -> dict[str, Any]:
         "imported": [{"source": visible(s), "raters": len(n), "judged": sum(n)} for s, n in sorted(imported.items())],
         "by_day": [sum(done[id].by_day[i] for id in staff) for i in range(DAYS)],
         "today": utc_now().date().isoformat(),
-        "projects": [p.id for p in projects.everything(store)],
+        "projects": [p.id for p in projects.list_projects(store)],
         "roles": [role.value for role in (Role.RATER, Role.EVALUATOR, Role.LEAD) if auth.outranks(lead, role)],
     }
 

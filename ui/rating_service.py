@@ -83,7 +83,9 @@ class RatingService:
         found = self._next(sent)
         projects = found.pop("projects")
         return found | {
-            "example": self._example(tutorial.left(self._store, self._rater.id, projects[0])) if projects else None
+            "example": self._example(tutorial.list_remaining_examples(self._store, self._rater.id, projects[0]))
+            if projects
+            else None
         }
 
     def submit(self, sent: Sent) -> dict[str, Any]:
@@ -97,9 +99,9 @@ class RatingService:
         """A judgment of the rater's own as a card, its answer filled in; the newest where none is named."""
         judgment, comparison = self._judged(sent.id)
         try:
-            version = guidelines.get(self._store, comparison.project, judgment.guideline_version).version
+            version = guidelines.get_guideline(self._store, comparison.project, judgment.guideline_version).version
         except NotFound:  # of before there were guidelines
-            version = guidelines.current(self._store, comparison.project).version
+            version = guidelines.get_current_guideline(self._store, comparison.project).version
         card = self._card(judgment.id, "correct", comparison, judgment.order_shown, version)
         guideline = self._guidelines([(comparison.project, version)], sent)
         return {"card": card | {"answer": _said(judgment)}} | self._progress(sent) | guideline
@@ -115,7 +117,7 @@ class RatingService:
     def difference(self, sent: Sent) -> dict[str, Any]:
         """The two answers as HTML in which the words that only one has are marked."""
         if sent.mode == "tutorial":
-            first, second = (text_of(chat) for chat in tutorial.get(self._store, sent.id).completions[:2])
+            first, second = (text_of(chat) for chat in tutorial.get_example(self._store, sent.id).completions[:2])
             return {"marked": marked(first, second)}
         if sent.mode == "correct":
             judgment, comparison = self._judged(sent.id)
@@ -129,20 +131,20 @@ class RatingService:
     def acknowledge(self, sent: Sent) -> dict[str, Any]:
         """The rater has read a guideline, named as the page knows it."""
         project, _, version = sent.id.partition("@")
-        guidelines.acknowledge(self._store, self._rater.id, project, version)
+        guidelines.record_acknowledgement(self._store, self._rater.id, project, version)
         return {}
 
     def try_example(self, sent: Sent) -> dict[str, Any]:
         """What was expected of an example and why, and the example after it."""
-        example = tutorial.get(self._store, sent.id)
+        example = tutorial.get_example(self._store, sent.id)
         answer = _answer(sent, [str(i) for i in range(len(example.completions))])
-        agreed = tutorial.agrees(example, answer)
-        tutorial.keep(self._store, self._rater.id, example.id, answer, agreed)
+        agreed = tutorial.agrees_with_example(example, answer)
+        tutorial.record_attempt(self._store, self._rater.id, example.id, answer, agreed)
         return {
             "agreed": agreed,
             "expected": _in_short(example.answer, [str(i) for i in range(len(example.completions))]),
             "why": markdown.render(example.explanation),
-            "example": self._example(tutorial.left(self._store, self._rater.id, example.project)),
+            "example": self._example(tutorial.list_remaining_examples(self._store, self._rater.id, example.project)),
         }
 
     def renew(self, sent: Sent) -> dict[str, Any]:
@@ -225,18 +227,18 @@ class RatingService:
         if not left:
             return None
         example = left[0]
-        of = len(tutorial.of(self._store, example.project))
+        of = len(tutorial.list_examples(self._store, example.project))
         card = _card(example.id, "tutorial", example.messages, example.completions)
         return card | {"at": of - len(left) + 1, "of": of}
 
     def _guidelines(self, under: Sequence[tuple[str, str]], sent: Sent) -> dict[str, Any]:
         """Guidelines, by project and version, that the page has not got."""
-        of = [guidelines.get(self._store, project, version) for project, version in dict.fromkeys(under)]
+        of = [guidelines.get_guideline(self._store, project, version) for project, version in dict.fromkeys(under)]
         new = [self._guideline(g) for g in of if _key(g) not in sent.guidelines]
         return {"guidelines": new}
 
     def _guideline(self, guideline: Guideline) -> dict[str, Any]:
-        read = guidelines.has_read(self._store, self._rater.id, guideline.project, guideline.version)
+        read = guidelines.has_acknowledged(self._store, self._rater.id, guideline.project, guideline.version)
         return {
             "key": _key(guideline),
             "version": guideline.version,

@@ -13,7 +13,7 @@ import httpx
 
 from rlhf_hitl import __version__
 from rlhf_hitl.store import Store, events
-from rlhf_hitl.store.retention import sweep
+from rlhf_hitl.store.retention import delete_expired
 
 SWEEP_EVERY = 3600.0  # seconds between the end of one sweep and the next
 
@@ -92,7 +92,7 @@ class Sender:
             sent = 0
             try:
                 sent = self.send_due()
-                if time.monotonic() >= sweep_at and not sweep(self.store):
+                if time.monotonic() >= sweep_at and not delete_expired(self.store):
                     sweep_at = time.monotonic() + SWEEP_EVERY
             except Exception as e:  # whatever it was: a thread that ends here would end all deliveries of this process
                 log.error("the outbox cannot be read", exc_info=e)

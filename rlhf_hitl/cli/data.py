@@ -84,8 +84,8 @@ def import_(
             "--batch": batch,
         }  # fmt: skip
         _refuse_with_archive(given)
-        archive.read_manifest(path)  # before a store is made for a file that cannot be read
-        manifest = archive.restore(Store.open(store, create=True), path, progress=True)
+        archive.read_archive_manifest(path)  # before a store is made for a file that cannot be read
+        manifest = archive.restore_archive(Store.open(store, create=True), path, progress=True)
         return Result({"path": path} | manifest, _held(f"New from the archive {path}", manifest))
     open_source(path, format)  # before a store is made for a file that is not there
     report = import_path(
@@ -138,7 +138,7 @@ def export(
     with it, on SQLite or PostgreSQL. It holds password hashes and webhook secrets, so only its owner may read the file.
     """
     from rlhf_hitl.formats import archive
-    from rlhf_hitl.formats.export import export as write
+    from rlhf_hitl.formats.export import export_snapshot as write
     from rlhf_hitl.store import Store
 
     _look_for_cycles_less_often()
@@ -151,7 +151,7 @@ def export(
                 "--min-votes": min_votes > 1,
             }
         )
-        manifest = archive.write(Store.open(store), out, overwrite=overwrite, progress=True)
+        manifest = archive.write_archive(Store.open(store), out, overwrite=overwrite, progress=True)
         warning = "It holds password hashes and webhook secrets: keep it as safe as the store."
         return Result({"out": str(out)} | manifest, _held(f"All of the store in {out}", manifest), more=[warning])
     manifest = write(

@@ -51,7 +51,7 @@ def generate(
     """Sample completions and make comparisons of them."""
     from rlhf_hitl.policy.generation import comparisons_of, sample_completions
     from rlhf_hitl.store import Store
-    from rlhf_hitl.store.comparisons import all_prompts, insert_comparisons
+    from rlhf_hitl.store.comparisons import insert_comparisons, list_prompts
     from rlhf_hitl.types import Split
 
     if backend not in ("transformers", "vllm"):
@@ -65,7 +65,7 @@ def generate(
             asked = read_prompts(prompts)
         else:
             assert opened is not None
-            asked = all_prompts(opened, split=Split(split) if split else None)
+            asked = list_prompts(opened, split=Split(split) if split else None)
         asked = asked[:limit]
         if not asked:
             raise BadInput(

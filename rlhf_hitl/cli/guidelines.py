@@ -40,14 +40,14 @@ def show_guideline(
     json: AsJson = False,
 ) -> Result:
     """Print a guideline as the Markdown file that `guidelines set` takes."""
-    from rlhf_hitl.formats.guidance import as_markdown
+    from rlhf_hitl.formats.guidance import guideline_to_markdown
     from rlhf_hitl.store import Store
     from rlhf_hitl.store import guidelines as of
 
     opened = Store.open(store)
-    found = of.current(opened, project) if version is None else of.get(opened, project, version)
+    found = of.get_current_guideline(opened, project) if version is None else of.get_guideline(opened, project, version)
     data = vars(found) | {"axes": [vars(axis) for axis in found.axes]}
-    return Result(data, as_markdown(found).rstrip("\n"))
+    return Result(data, guideline_to_markdown(found).rstrip("\n"))
 
 
 @command("set", guidelines)
@@ -72,7 +72,7 @@ def set_guideline(
 
     opened = Store.open(store)
     found = read_guideline(path, project, version=version, scores=scores, rationale=rationale)
-    new = of.put(opened, found)
+    new = of.publish_guideline(opened, found)
     data = {"project": project, "version": new.version, "scores": new.scores, "rationale": new.rationale}
     axes = [axis.id for axis in new.axes]
     text = table("In force from now on", data | {"axes": ", ".join(axes) or "none"})

@@ -27,7 +27,7 @@ def add_project(
     from rlhf_hitl.store import Store
     from rlhf_hitl.store import projects as of
 
-    made = of.add(Store.open(store), name, open=open, repeat_every=repeat_every)
+    made = of.add_project(Store.open(store), name, open=open, repeat_every=repeat_every)
     return Result(vars(made), table("Project", vars(made)))
 
 
@@ -40,7 +40,7 @@ def list_projects(*, store: StoreUrl, json: AsJson = False) -> Result:
     opened = Store.open(store)
     lanes = queue.by_lane(opened)
     rows = []
-    for p in of.everything(opened):
+    for p in of.list_projects(opened):
         own = [lane for lane in lanes if lane.project == p.id]
         places = {k: sum(getattr(lane, k) for lane in own) for k in ("filled", "leased", "free")}
         rows.append(vars(p) | places)
@@ -70,10 +70,10 @@ def set_project(
     from rlhf_hitl.store import projects as of
 
     opened = Store.open(store)
-    changed = of.change(opened, name, paused=paused, open=open, repeat_every=repeat_every)
+    changed = of.change_project(opened, name, paused=paused, open=open, repeat_every=repeat_every)
     for rater in admit or []:
-        of.admit(opened, name, rater)
+        of.add_member(opened, name, rater)
     for rater in dismiss or []:
-        of.dismiss(opened, name, rater)
-    data = vars(changed) | {"members": len(of.members_of(opened).get(name, []))}
+        of.remove_member(opened, name, rater)
+    data = vars(changed) | {"members": len(of.list_members(opened).get(name, []))}
     return Result(data, table("Project", data))

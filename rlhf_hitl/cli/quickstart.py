@@ -31,7 +31,7 @@ def quickstart(
 
     Safe to run again.
     """
-    from rlhf_hitl.formats.guidance import bundled_tutorial
+    from rlhf_hitl.formats.guidance import read_bundled_tutorial
     from rlhf_hitl.formats.importing import import_bundled
     from rlhf_hitl.store import Store, tutorial
     from rlhf_hitl.store.comparisons import count_rows
@@ -39,8 +39,8 @@ def quickstart(
     settings = load_settings()
     opened = Store.open(store, create=True)
     import_bundled(opened)
-    if not tutorial.of(opened):
-        tutorial.put(opened, DEFAULT_PROJECT, bundled_tutorial())
+    if not tutorial.list_examples(opened):
+        tutorial.replace_tutorial(opened, DEFAULT_PROJECT, read_bundled_tutorial())
     accounts = _accounts(opened, settings.workspace)
     if serve:
         return serve_one_process(opened, host, port, accounts, json)

@@ -34,7 +34,7 @@ def set_tutorial(
 
     opened = Store.open(store)
     new = read_tutorial(path, project)
-    of.put(opened, project, new)
+    of.replace_tutorial(opened, project, new)
     return Result({"project": project, "examples": len(new)}, f"The tutorial of {project} has {len(new)} examples.")
 
 
@@ -47,9 +47,11 @@ def show_tutorial(project: OfProject = DEFAULT_PROJECT, *, store: StoreUrl, json
 
     opened = Store.open(store)
     with opened.read() as conn:
-        projects.check(conn, project)
-    found, names = of.of(opened, project), {r.id: r.name for r in people.everyone(opened)}
-    results = sorted((names[rater], agreed, tried) for rater, (agreed, tried) in of.results(opened, project).items())
+        projects.require_project(conn, project)
+    found, names = of.list_examples(opened, project), {r.id: r.name for r in people.everyone(opened)}
+    results = sorted(
+        (names[rater], agreed, tried) for rater, (agreed, tried) in of.count_agreements(opened, project).items()
+    )
     data = {
         "project": project,
         "examples": [

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.formats.record import Record, Row
+from rlhf_hitl.formats.record import ImportRecord, SourceRow
 from rlhf_hitl.formats.source import Source
 
 #: Format → its module, in the order they are tried: the particular before the general.
@@ -28,12 +28,12 @@ class Format(Protocol):
         """Whether a file whose first row has these fields is of this format."""
         ...
 
-    def reader(self, source: Source, pairs: str) -> Callable[[Row], list[Record]]:
+    def reader(self, source: Source, pairs: str) -> Callable[[SourceRow], list[ImportRecord]]:
         """A function that turns one row into records. It raises BadInput with file, line and field."""
         ...
 
 
-def get(name: str) -> Format:
+def get_format(name: str) -> Format:
     """The format of that name.
 
     Raises:
@@ -50,15 +50,15 @@ def open_source(path: str | Path, format: str = "auto") -> tuple[Source, Format]
     Raises:
         BadInput: nothing there, an unknown format, or a file that is of none of them.
     """
-    wanted = None if format == "auto" else get(format)
+    wanted = None if format == "auto" else get_format(format)
     crowd_votes = Path(path) / "crowd-comparisons.csv"
     source = Source(crowd_votes if crowd_votes.is_file() else path)
     if wanted is not None:
         return source, wanted
     for name in FORMATS:
-        if get(name).matches(source.first.fields):
-            return source, get(name)
-    known = "; ".join(f"{name}: {get(name).ABOUT}" for name in FORMATS)
+        if get_format(name).matches(source.first.fields):
+            return source, get_format(name)
+    known = "; ".join(f"{name}: {get_format(name).ABOUT}" for name in FORMATS)
     raise BadInput(
         f"{source.name} with the fields {', '.join(map(str, source.first.fields))}",
         expected=f"one of these formats ({known})",

@@ -48,7 +48,7 @@ def is_archive(path: str | Path) -> bool:
         return f.read(4) == b"PK\x03\x04"
 
 
-def write(store: Store, out: Path, *, overwrite: bool = False, progress: bool = False) -> Manifest:
+def write_archive(store: Store, out: Path, *, overwrite: bool = False, progress: bool = False) -> Manifest:
     """Write everything `store` holds at this moment to the file `out` and return the manifest.
 
     Password hashes and the secrets webhooks are signed with are in it, so only the file's owner may read it.
@@ -63,7 +63,7 @@ def write(store: Store, out: Path, *, overwrite: bool = False, progress: bool = 
         with packed as archive, store.snapshot() as conn:
             manifest = {
                 "kind": KIND,
-                "schema_version": table_copy.schema_versions()[0],
+                "schema_version": table_copy.list_schema_versions()[0],
                 "rlhf_hitl_version": __version__,
                 "tables": _write_tables(archive, conn, progress),
             }
@@ -72,7 +72,7 @@ def write(store: Store, out: Path, *, overwrite: bool = False, progress: bool = 
     return manifest
 
 
-def read_manifest(path: str | Path) -> Manifest:
+def read_archive_manifest(path: str | Path) -> Manifest:
     """What an archive says of itself.
 
     Raises:
@@ -82,7 +82,7 @@ def read_manifest(path: str | Path) -> Manifest:
         return _manifest(archive, str(path))
 
 
-def restore(store: Store, path: str | Path, *, progress: bool = False) -> Manifest:
+def restore_archive(store: Store, path: str | Path, *, progress: bool = False) -> Manifest:
     """Fill a new store with all that an archive holds or, where anything is wrong with it, with nothing.
 
     Whoever wrote the archive says who may sign in to the store: take none from strangers.
@@ -93,27 +93,29 @@ def restore(store: Store, path: str | Path, *, progress: bool = False) -> Manife
     with _opened(path) as archive, store.write() as conn:
         manifest = _manifest(archive, str(path))
         tables = manifest["tables"]
-        table_copy.check_new(store, conn)
+        table_copy.lock_new_store(store, conn)
         total = sum(said["rows"] for said in tables.values())
         with tqdm(total=total, desc=Path(path).name, unit=" rows", disable=not progress) as bar:
 
-            def contents(table: str) -> Iterator[table_copy.Plain]:
+            def contents(table: str) -> Iterator[table_copy.PlainRow]:
                 for row in _rows(archive, table, tables[table], str(path)):
                     bar.update()
                     yield row
 
-            table_copy.fill(store, conn, contents)
+            table_copy.fill_store(store, conn, contents)
     return manifest
 
 
 def _write_tables(archive: zipfile.ZipFile, conn: Connection, progress: bool) -> dict[str, Any]:
     tables = {}
-    with tqdm(total=sum(table_copy.counts(conn).values()), desc="export", unit=" rows", disable=not progress) as bar:
+    with tqdm(
+        total=sum(table_copy.count_table_rows(conn).values()), desc="export", unit=" rows", disable=not progress
+    ) as bar:
         for table, columns in table_copy.COLUMNS.items():
             digest, n = hashlib.sha256(), 0
             # Under a name, not a ZipInfo: then nothing is said of when it was written.
             with archive.open(_member(table), "w", force_zip64=True) as member:
-                for batch in chain([[columns]], table_copy.rows(conn, table)):
+                for batch in chain([[columns]], table_copy.read_table_rows(conn, table)):
                     lines = "".join(_line(table, row) for row in batch).encode()
                     digest.update(lines)
                     member.write(lines)
@@ -127,7 +129,7 @@ def _member(table: str) -> str:
     return f"{table}.ndjson"
 
 
-def _line(table: str, row: table_copy.Plain) -> str:
+def _line(table: str, row: table_copy.PlainRow) -> str:
     line = _encode(row) + "\n"
     if len(line) > LONGEST_LINE:
         raise BadInput(
@@ -173,7 +175,7 @@ def _manifest(archive: zipfile.ZipFile, path: str) -> Manifest:
         manifest = json.loads(member.read(BLOCK))
     if not isinstance(manifest, dict) or manifest.get("kind") != KIND:
         raise _broken(place, "it is no manifest of ours")
-    newest, *older = table_copy.schema_versions()
+    newest, *older = table_copy.list_schema_versions()
     if (version := manifest.get("schema_version")) != newest:
         by = f"rlhf_hitl {manifest.get('rlhf_hitl_version')}"
         step_up = f"import it with {by} into a new store, then run `rlhf-hitl init` here with that --store"
@@ -192,7 +194,7 @@ def _manifest(archive: zipfile.ZipFile, path: str) -> Manifest:
     return manifest
 
 
-def _rows(archive: zipfile.ZipFile, table: str, said: dict[str, Any], path: str) -> Iterator[table_copy.Plain]:
+def _rows(archive: zipfile.ZipFile, table: str, said: dict[str, Any], path: str) -> Iterator[table_copy.PlainRow]:
     """The rows of one table. When the last has been taken, their number and their hash have been checked."""
     place = f"{path}: {_member(table)}"
     digest, n = hashlib.sha256(), -1

@@ -17,7 +17,14 @@ from typing import TYPE_CHECKING, Any, Literal
 from rlhf_hitl import __version__
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.files import atomic_folder
-from rlhf_hitl.formats.snapshot import COMPARISON_COLUMNS, JUDGMENT_COLUMNS, Part, Row, Snapshot, to_json
+from rlhf_hitl.formats.snapshot import (
+    COMPARISON_COLUMNS,
+    JUDGMENT_COLUMNS,
+    JsonFields,
+    Snapshot,
+    SnapshotBatch,
+    to_json,
+)
 from rlhf_hitl.formats.trl import EXPORT_COLUMNS
 from rlhf_hitl.store import Store, projects
 from rlhf_hitl.store.judgments import store_revision
@@ -26,10 +33,10 @@ from rlhf_hitl.types import Split, utc_now
 if TYPE_CHECKING:
     import pyarrow
 
-RANKINGS = "rankings"
+RANKINGS_FOLDER = "rankings"
 
 
-def export(
+def export_snapshot(
     store: Store,
     out: Path,
     *,
@@ -40,7 +47,7 @@ def export(
     min_votes: int = 1,
     overwrite: bool = False,
     progress: bool = False,
-) -> Row:
+) -> JsonFields:
     """Write a snapshot to the folder `out` and return its manifest. The same store gives the same content hash.
 
     Votes that come in while this runs may be in it; each is in both the judgments and the labels, or in neither.
@@ -63,7 +70,7 @@ def export(
     _check_free(out, overwrite)
     if project is not None:
         with store.read() as conn:
-            projects.check(conn, project)
+            projects.require_project(conn, project)
     snapshot = Snapshot(store, project, include_model_labels, include_ties, min_votes, progress)
     revision = store_revision(store)
     with atomic_folder(out, existing="replace" if overwrite else "refuse") as draft:
@@ -99,10 +106,10 @@ def export(
 
 
 def _write_json_lines(snapshot: Snapshot, folder: Path) -> None:
-    (folder / RANKINGS).mkdir()
+    (folder / RANKINGS_FOLDER).mkdir()
     for split in Split:
         name = f"{split.value}.jsonl"
-        with (folder / name).open("wb") as f, (folder / RANKINGS / name).open("wb") as of_rankings:
+        with (folder / name).open("wb") as f, (folder / RANKINGS_FOLDER / name).open("wb") as of_rankings:
             for part in _with_what_was_said(snapshot, split, folder):
                 f.writelines(line + b"\n" for line in part.lines)
                 of_rankings.writelines(to_json(row) + b"\n" for row in part.rankings)
@@ -112,12 +119,12 @@ def _write_dataset(snapshot: Snapshot, folder: Path) -> None:
     import pyarrow
 
     pair, ranking = _features().arrow_schema, _ranking_features().arrow_schema
-    (folder / RANKINGS).mkdir()
+    (folder / RANKINGS_FOLDER).mkdir()
     for split in Split:
         with (
             pyarrow.OSFile(str(_draft(folder, split)), "wb") as f,
             pyarrow.ipc.new_stream(f, pair) as pairs,
-            pyarrow.OSFile(str(_draft(folder / RANKINGS, split)), "wb") as g,
+            pyarrow.OSFile(str(_draft(folder / RANKINGS_FOLDER, split)), "wb") as g,
             pyarrow.ipc.new_stream(g, ranking) as rankings,
         ):
             for part in _with_what_was_said(snapshot, split, folder):
@@ -125,7 +132,7 @@ def _write_dataset(snapshot: Snapshot, folder: Path) -> None:
                 rankings.write_table(pyarrow.Table.from_pylist(part.rankings, schema=ranking))
     name = snapshot.content_hash().removeprefix("sha256:")[:32]
     _lay_out(folder, pair, name)
-    _lay_out(folder / RANKINGS, ranking, f"{name}-{RANKINGS}")
+    _lay_out(folder / RANKINGS_FOLDER, ranking, f"{name}-{RANKINGS_FOLDER}")
 
 
 def _draft(folder: Path, split: Split) -> Path:
@@ -148,7 +155,7 @@ def _lay_out(folder: Path, schema: pyarrow.Schema, name: str) -> None:
         _draft(folder, split).replace(shard)
 
 
-def _with_what_was_said(snapshot: Snapshot, split: Split, folder: Path) -> Iterator[Part]:
+def _with_what_was_said(snapshot: Snapshot, split: Split, folder: Path) -> Iterator[SnapshotBatch]:
     """The parts of a split; the judgments and demonstrations of each are written on the way."""
     import pyarrow
     import pyarrow.parquet

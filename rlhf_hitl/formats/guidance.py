@@ -22,7 +22,7 @@ import yaml
 
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.formats import llmfao
-from rlhf_hitl.formats.record import Row, answer, bad_field, chat_field, text_field
+from rlhf_hitl.formats.record import SourceRow, assistant_message, bad_field, chat_field, text_field
 from rlhf_hitl.formats.source import Source
 from rlhf_hitl.types import DEFAULT_AXES, DEFAULT_PROJECT, Answer, Axis, Guideline, Messages, TutorialExample, Verdict
 
@@ -56,7 +56,7 @@ def read_guideline(path: str | Path, project: str = DEFAULT_PROJECT, **given: st
         raise BadInput(f"{path}: {e.value}", expected=e.expected, fix=e.fix) from e
 
 
-def as_markdown(guideline: Guideline) -> str:
+def guideline_to_markdown(guideline: Guideline) -> str:
     """A guideline as a file that `read_guideline` reads."""
     axes = [{k: v for k, v in vars(axis).items() if v} for axis in guideline.axes]
     settings = {name: getattr(guideline, name) for name in SETTINGS} | {"axes": axes}
@@ -74,7 +74,7 @@ def read_tutorial(path: str | Path, project: str = DEFAULT_PROJECT) -> list[Tuto
         BadInput: a row that is no example; file, line and field are named.
     """
     source = Source(path)
-    read: Callable[[Row], Parts] | None = None
+    read: Callable[[SourceRow], Parts] | None = None
     out = []
     for row in source.rows(_bad_line):
         if read is None:
@@ -86,7 +86,7 @@ def read_tutorial(path: str | Path, project: str = DEFAULT_PROJECT) -> list[Tuto
     return out
 
 
-def bundled_tutorial() -> list[TutorialExample]:
+def read_bundled_tutorial() -> list[TutorialExample]:
     """The examples that come with the package, for the project of everything that names none."""
     with resources.as_file(resources.files("rlhf_hitl.bundled") / "tutorial.jsonl") as path:
         return read_tutorial(path)
@@ -129,12 +129,14 @@ def _axes(path: str | Path, given: Any) -> tuple[Axis, ...]:
     return tuple(axes)
 
 
-def _own(row: Row) -> Parts:
+def _own(row: SourceRow) -> Parts:
     sides = row.fields.get("completions")
     if not isinstance(sides, list):
         raise bad_field(row, "completions", "a list of texts or of lists of messages")
     completions = [
-        answer(side) if isinstance(side, str) else chat_field(Row({"completion": side}, row.place), "completion")
+        assistant_message(side)
+        if isinstance(side, str)
+        else chat_field(SourceRow({"completion": side}, row.place), "completion")
         for side in sides
     ]
     verdict, ranking = row.fields.get("verdict", Verdict.RANKED.value), row.fields.get("ranking", [])
@@ -151,10 +153,10 @@ def _own(row: Row) -> Parts:
     return chat_field(row, "messages"), completions, said, text_field(row, "explanation")
 
 
-def _pairs(source: Source) -> Callable[[Row], Parts]:
+def _pairs(source: Source) -> Callable[[SourceRow], Parts]:
     read = llmfao.reader(source, pairs="adjacent")
 
-    def pair(row: Row) -> Parts:
+    def pair(row: SourceRow) -> Parts:
         [record] = read(row)
         if record.vote is None:
             raise bad_field(row, "golden", "the right answer")

@@ -6,7 +6,15 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from rlhf_hitl.formats.record import OutsideCompletion, Record, Row, Vote, bad_field, shared_prompt, text_field
+from rlhf_hitl.formats.record import (
+    ImportCompletion,
+    ImportRecord,
+    ImportVote,
+    SourceRow,
+    bad_field,
+    split_shared_prompt,
+    text_field,
+)
 from rlhf_hitl.formats.source import Source
 from rlhf_hitl.types import Message, Messages
 
@@ -22,19 +30,21 @@ def matches(fields: Mapping[str, Any]) -> bool:
     return "prompt" not in fields and all(isinstance(t, str) and TURN.match(t) for t in sides)
 
 
-def reader(source: Source, pairs: str) -> Callable[[Row], list[Record]]:
+def reader(source: Source, pairs: str) -> Callable[[SourceRow], list[ImportRecord]]:
     return read
 
 
-def read(row: Row) -> list[Record]:
+def read(row: SourceRow) -> list[ImportRecord]:
     chosen, rejected = (_transcript(row, side) for side in ("chosen", "rejected"))
-    parted = shared_prompt(chosen, rejected)
+    parted = split_shared_prompt(chosen, rejected)
     if parted is None:
         raise bad_field(row, "rejected", "a transcript that opens like `chosen`")
     prompt, *sides = parted
     # Who wrote the answers is not known, and may not depend on which one was chosen.
-    completions = tuple(OutsideCompletion(side, "hh-rlhf") for side in sides)
-    return [Record(prompt, completions, row.place, Vote.of_pair("first"), split=row.split, order_known=False)]
+    completions = tuple(ImportCompletion(side, "hh-rlhf") for side in sides)
+    return [
+        ImportRecord(prompt, completions, row.place, ImportVote.of_pair("first"), split=row.split, order_known=False)
+    ]
 
 
 def parse_transcript(text: str) -> Messages | None:
@@ -47,7 +57,7 @@ def parse_transcript(text: str) -> Messages | None:
     return tuple(Message(ROLES[role], said.removeprefix(" ")) for role, said in turns)
 
 
-def _transcript(row: Row, name: str) -> Messages:
+def _transcript(row: SourceRow, name: str) -> Messages:
     turns = parse_transcript(text_field(row, name))
     if turns is None:
         raise bad_field(row, name, "a transcript that opens with '\\n\\nHuman: '")

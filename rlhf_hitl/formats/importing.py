@@ -16,15 +16,15 @@ from tqdm import tqdm
 
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.formats import open_source
-from rlhf_hitl.formats.record import OutsideCompletion, Record
-from rlhf_hitl.formats.source import OnBad, Source, raise_bad
+from rlhf_hitl.formats.record import ImportCompletion, ImportRecord
+from rlhf_hitl.formats.source import BadRowHandler, Source, raise_bad_row
 from rlhf_hitl.store import Store, people, projects, table_copy
 from rlhf_hitl.store.comparisons import (
+    find_existing_ids,
     insert_comparisons,
     insert_completions,
     insert_prompts,
-    known_ids,
-    splits_of_families,
+    read_family_splits,
 )
 from rlhf_hitl.store.judgments import idempotency_keys, insert_imported_judgments
 from rlhf_hitl.types import DEFAULT_PROJECT, Answer, Comparison, Completion, Messages, Prompt, Split, make_content_id
@@ -35,7 +35,7 @@ NAME_LENGTH = 150  # of raters; with the format's name in front they fit the sto
 POLICY_LENGTH = 500
 BATCH_LENGTH = 200
 
-Pairs = Literal["all", "adjacent"]
+PairSelection = Literal["all", "adjacent"]
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def import_path(
     overlap: int = 1,
     queue: bool = False,
     limit: int | None = None,
-    pairs: Pairs = "adjacent",
+    pairs: PairSelection = "adjacent",
     project: str = DEFAULT_PROJECT,
     batch: str = "",
     progress: bool = False,
@@ -105,11 +105,11 @@ def import_path(
         if len(bad) < REASONS:
             bad.append(str(error))
 
-    on_bad: OnBad = skip if skip_bad else raise_bad
+    on_bad: BadRowHandler = skip if skip_bad else raise_bad_row
     records = _records(source, found.reader(source, pairs), on_bad, limit)
     with store.write() as conn, tqdm(records, desc=source.path.name, unit=" rows", disable=not progress) as bar:
-        projects.check(conn, project)
-        table_copy.make_room(store, conn)
+        projects.require_project(conn, project)
+        table_copy.prepare_bulk_write(store, conn)
         name = f"{found.NAME}:{source.path.name}"[:200]
         batches = _Batches(store, conn, found.NAME, name, split, overlap, queue, project, batch)
         prepared = batches.prepared(bar, on_bad)
@@ -118,7 +118,7 @@ def import_path(
                 break
             batches.add(some)
             if n & (n - 1) == 0:  # each time the tables have doubled
-                table_copy.take_stock(store, conn)
+                table_copy.update_statistics(store, conn)
         if not batches.counts["rows"]:
             raise BadInput(
                 source.name,
@@ -144,7 +144,7 @@ def import_bundled(store: Store) -> ImportReport:
         return import_path(store, path, format="native")
 
 
-def _records(source: Source, read: Callable, on_bad: OnBad, limit: int | None) -> Iterator[Record]:
+def _records(source: Source, read: Callable, on_bad: BadRowHandler, limit: int | None) -> Iterator[ImportRecord]:
     for row in islice(source.rows(on_bad), limit):
         try:
             yield from read(row)
@@ -190,7 +190,7 @@ class _Batches:
     counts: Counter = field(default_factory=Counter)
     splits_kept: set[str] = field(default_factory=set)
 
-    def prepared(self, records: Iterable[Record], on_bad: OnBad) -> Iterator[_Prepared]:
+    def prepared(self, records: Iterable[ImportRecord], on_bad: BadRowHandler) -> Iterator[_Prepared]:
         nouns = lru_cache(BATCH)(self._nouns)  # the votes on a comparison mostly stand together
         for record in records:
             self.counts["rows"] += 1
@@ -213,7 +213,7 @@ class _Batches:
         self,
         chat: Messages,
         tags: tuple[tuple[str, str], ...],
-        sides: tuple[OutsideCompletion, ...],
+        sides: tuple[ImportCompletion, ...],
         asked: Split | None,
         overlap: int,
         batch: str,
@@ -233,7 +233,7 @@ class _Batches:
         )
 
     def _vote(
-        self, record: Record, _: Prompt, completions: tuple[Completion, ...], comparison: Comparison | None
+        self, record: ImportRecord, _: Prompt, completions: tuple[Completion, ...], comparison: Comparison | None
     ) -> _Vote | None:
         vote = record.vote
         if vote is None or comparison is None:
@@ -249,13 +249,13 @@ class _Batches:
         return _Vote(vote.rater, answer, order, vote.simulated, key)
 
     def add(self, batch: list[_Prepared]) -> None:
-        known = known_ids(self.conn, "prompts", {p.prompt.id for p in batch})
+        known = find_existing_ids(self.conn, "prompts", {p.prompt.id for p in batch})
         new_prompts = {p.prompt.id: p.prompt.family for p in batch if p.prompt.id not in known}
         completions = {c.id: c for p in batch for c in p.completions}
         comparisons = {p.comparison.id: p.comparison for p in batch if p.comparison is not None}
         self.counts["prompts"] += len(new_prompts)
-        self.counts["completions"] += len(completions) - len(known_ids(self.conn, "completions", completions))
-        known |= known_ids(self.conn, "comparisons", comparisons)
+        self.counts["completions"] += len(completions) - len(find_existing_ids(self.conn, "completions", completions))
+        known |= find_existing_ids(self.conn, "comparisons", comparisons)
 
         alone = [p for p in batch if p.comparison is None]
         insert_prompts(self.store, self.conn, list({p.prompt.id: p.prompt for p in alone}.values()), self.source)
@@ -263,7 +263,7 @@ class _Batches:
         added = insert_comparisons(self.store, self.conn, list(comparisons.values()), self.source)
         self.counts["comparisons"] += added
 
-        splits = splits_of_families(self.conn, {p.prompt.family for p in batch})
+        splits = read_family_splits(self.conn, {p.prompt.family for p in batch})
         self.counts.update(splits[family].value for family in new_prompts.values())
         asked = {p.prompt.family: p.asked_split for p in batch if p.asked_split is not None}
         self.splits_kept |= {family for family, split in asked.items() if splits[family] is not split}

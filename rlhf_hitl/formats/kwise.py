@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from rlhf_hitl.formats.record import OutsideCompletion, Record, Row, Vote, answer, bad_field, chat_field, text_field
+from rlhf_hitl.formats.record import (
+    ImportCompletion,
+    ImportRecord,
+    ImportVote,
+    SourceRow,
+    assistant_message,
+    bad_field,
+    chat_field,
+    text_field,
+)
 from rlhf_hitl.formats.source import Source
 from rlhf_hitl.types import Message, Verdict
 
@@ -20,11 +29,11 @@ def matches(fields: Mapping[str, Any]) -> bool:
     return {"prompt", "completions", "ranking"} <= set(fields)
 
 
-def reader(source: Source, pairs: str) -> Callable[[Row], list[Record]]:
+def reader(source: Source, pairs: str) -> Callable[[SourceRow], list[ImportRecord]]:
     return read
 
 
-def read(row: Row) -> list[Record]:
+def read(row: SourceRow) -> list[ImportRecord]:
     if isinstance(row.fields.get("prompt"), list):
         prompt = chat_field(row, "prompt")
     else:
@@ -40,18 +49,18 @@ def read(row: Row) -> list[Record]:
         raise bad_field(row, "tags", "an object of texts")
     sides = tuple(_side(row, i, side, str(policy)) for i, (side, policy) in enumerate(zip(texts, policies)))
     rater = str(row.fields.get("rater") or "unnamed")
-    vote = Vote(Verdict.RANKED, _ranking(row, len(sides)), rater=rater)
-    return [Record(prompt, sides, row.place, vote, tags, row.split)]
+    vote = ImportVote(Verdict.RANKED, _ranking(row, len(sides)), rater=rater)
+    return [ImportRecord(prompt, sides, row.place, vote, tags, row.split)]
 
 
-def _side(row: Row, index: int, side: Any, policy: str) -> OutsideCompletion:
+def _side(row: SourceRow, index: int, side: Any, policy: str) -> ImportCompletion:
     if isinstance(side, str):  # may be empty: an empty answer is an answer too
-        return OutsideCompletion(answer(side), policy)
+        return ImportCompletion(assistant_message(side), policy)
     name = f"completions[{index}]"
-    return OutsideCompletion(chat_field(Row({name: side}, row.place), name), policy)
+    return ImportCompletion(chat_field(SourceRow({name: side}, row.place), name), policy)
 
 
-def _ranking(row: Row, n: int) -> tuple[tuple[int, ...], ...]:
+def _ranking(row: SourceRow, n: int) -> tuple[tuple[int, ...], ...]:
     """Groups of positions; a position by itself is a group of one. Completions that are not named are not ranked."""
     value = row.fields["ranking"] if isinstance(row.fields.get("ranking"), list) else []
     groups = [group if isinstance(group, list) else [group] for group in value]

@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from rlhf_hitl.formats.record import OutsideCompletion, Record, Row, Vote, answer, bad_field, string_field, text_field
+from rlhf_hitl.formats.record import (
+    ImportCompletion,
+    ImportRecord,
+    ImportVote,
+    SourceRow,
+    assistant_message,
+    bad_field,
+    string_field,
+    text_field,
+)
 from rlhf_hitl.formats.source import Source
 from rlhf_hitl.types import Message
 
@@ -19,18 +28,18 @@ def matches(fields: Mapping[str, Any]) -> bool:
     return {"input", "output_1", "output_2", "label"} <= set(fields)
 
 
-def reader(source: Source, pairs: str) -> Callable[[Row], list[Record]]:
+def reader(source: Source, pairs: str) -> Callable[[SourceRow], list[ImportRecord]]:
     # Its files are all called dataset.json; the folder says which set it is: Natural, GPTInst, …
     subset = source.path.parent.name if source.path.name.startswith("dataset.json") else ""
 
-    def read(row: Row) -> list[Record]:
+    def read(row: SourceRow) -> list[ImportRecord]:
         label = LABELS.get(str(row.fields.get("label")))
         if label is None:
             raise bad_field(row, "label", "1 or 2")
         # Who wrote the outputs is not said, and the label is of the set's authors, not of a rater who saw an order.
-        sides = tuple(OutsideCompletion(answer(string_field(row, f"output_{n}")), "llmbar") for n in (1, 2))
+        sides = tuple(ImportCompletion(assistant_message(string_field(row, f"output_{n}")), "llmbar") for n in (1, 2))
         prompt = (Message("user", text_field(row, "input")),)
-        vote = Vote.of_pair(label, rater="LLMBar")
-        return [Record(prompt, sides, row.place, vote, split=row.split, order_known=False, batch=subset)]
+        vote = ImportVote.of_pair(label, rater="LLMBar")
+        return [ImportRecord(prompt, sides, row.place, vote, split=row.split, order_known=False, batch=subset)]
 
     return read

@@ -7,11 +7,11 @@ from typing import Any
 
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.formats.record import (
-    OutsideCompletion,
-    Record,
-    Row,
-    Vote,
-    answer,
+    ImportCompletion,
+    ImportRecord,
+    ImportVote,
+    SourceRow,
+    assistant_message,
     bad_field,
     choice_field,
     string_field,
@@ -35,7 +35,7 @@ def matches(fields: Mapping[str, Any]) -> bool:
     return keys >= {"prompt", "model_x", "model_y"} and bool(keys & {"winner", "result_x"})
 
 
-def reader(source: Source, pairs: str) -> Callable[[Row], list[Record]]:
+def reader(source: Source, pairs: str) -> Callable[[SourceRow], list[ImportRecord]]:
     names = {str(r.fields.get("id")): text_field(r, "name") for r in _beside(source, MODELS)}
     if "result_x" in source.first.fields:
         return lambda row: [_pair(row, names)]
@@ -43,45 +43,45 @@ def reader(source: Source, pairs: str) -> Callable[[Row], list[Record]]:
         raise BadInput(
             f"{source.name}: the votes alone", expected=f"{PAIRS} in the same folder", fix="put the texts beside them"
         )
-    texts: dict[Key, Record] = {}
+    texts: dict[Key, ImportRecord] = {}
     for row in _beside(source, PAIRS):
         prompt, x, y = _key(row)
         pair = _pair(row, names)
         texts[prompt, x, y] = pair
-        texts[prompt, y, x] = Record(pair.prompt, pair.completions[::-1], pair.place, tags=pair.tags)
+        texts[prompt, y, x] = ImportRecord(pair.prompt, pair.completions[::-1], pair.place, tags=pair.tags)
 
-    def vote(row: Row) -> list[Record]:
+    def vote(row: SourceRow) -> list[ImportRecord]:
         pair = texts.get(_key(row))
         if pair is None:
             raise bad_field(row, "prompt", f"a pair of prompt and models that is in {PAIRS}")
         rater = text_field(row, "worker") if "worker" in row.fields else source.path.name.split(".")[0]
-        said = Vote.of_pair(choice_field(row, "winner", WINNERS), rater=rater)
-        return [Record(pair.prompt, pair.completions, row.place, said, pair.tags)]
+        said = ImportVote.of_pair(choice_field(row, "winner", WINNERS), rater=rater)
+        return [ImportRecord(pair.prompt, pair.completions, row.place, said, pair.tags)]
 
     return vote
 
 
-def _beside(source: Source, name: str) -> list[Row]:
+def _beside(source: Source, name: str) -> list[SourceRow]:
     found = source.sibling(name)
     return list(found.rows()) if found is not None else []
 
 
-def _key(row: Row) -> Key:
+def _key(row: SourceRow) -> Key:
     for name in ("prompt", "model_x", "model_y"):
         if row.fields.get(name) in (None, ""):
             raise bad_field(row, name, "an id")
     return str(row.fields["prompt"]), str(row.fields["model_x"]), str(row.fields["model_y"])
 
 
-def _pair(row: Row, names: Names) -> Record:
+def _pair(row: SourceRow, names: Names) -> ImportRecord:
     _, *models = _key(row)
     sides = tuple(
-        OutsideCompletion(answer(string_field(row, f"result_{side}")), names.get(model, model))
+        ImportCompletion(assistant_message(string_field(row, f"result_{side}")), names.get(model, model))
         for side, model in zip("xy", models)
     )
     tags = {k: row.fields[k] for k in ("type", "slug") if isinstance(row.fields.get(k), str)}
     vote = None
     if "golden" in row.fields:
         reason = str(row.fields.get("reason") or "")
-        vote = Vote.of_pair(choice_field(row, "golden", WINNERS), rater="golden", rationale=reason)
-    return Record((Message("user", text_field(row, "text")),), sides, row.place, vote, tags)
+        vote = ImportVote.of_pair(choice_field(row, "golden", WINNERS), rater="golden", rationale=reason)
+    return ImportRecord((Message("user", text_field(row, "text")),), sides, row.place, vote, tags)

@@ -6,10 +6,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from rlhf_hitl.formats.record import (
-    OutsideCompletion,
-    Record,
-    Row,
-    Vote,
+    ImportCompletion,
+    ImportRecord,
+    ImportVote,
+    SourceRow,
     bad_field,
     chat_field,
     choice_field,
@@ -35,25 +35,25 @@ def matches(fields: Mapping[str, Any]) -> bool:
     return set(fields) >= COLUMNS
 
 
-def reader(source: Source, pairs: str) -> Callable[[Row], list[Record]]:
+def reader(source: Source, pairs: str) -> Callable[[SourceRow], list[ImportRecord]]:
     return read
 
 
-def read(row: Row) -> list[Record]:
+def read(row: SourceRow) -> list[ImportRecord]:
     turn = row.fields.get("turn")
     if not isinstance(turn, int) or turn < 1:
         raise bad_field(row, "turn", "the number of the turn that was judged, 1 or more")
     (prompt, a), (other, b) = (_until_turn(row, f"conversation_{side}", turn) for side in "ab")
     if prompt != other:
         raise bad_field(row, "conversation_b", "a conversation that opens like conversation_a")
-    completions = tuple(OutsideCompletion(c, text_field(row, f"model_{side}")) for c, side in ((a, "a"), (b, "b")))
-    vote = Vote.of_pair(choice_field(row, "winner", WINNERS), rater=text_field(row, "judge"))
+    completions = tuple(ImportCompletion(c, text_field(row, f"model_{side}")) for c, side in ((a, "a"), (b, "b")))
+    vote = ImportVote.of_pair(choice_field(row, "winner", WINNERS), rater=text_field(row, "judge"))
     # The turn is no tag: both turns of a question are one prompt. A second turn shows in the completion's length.
     tags = {k: str(row.fields[k]) for k in ("category", "question_id", "language") if row.fields.get(k) is not None}
-    return [Record(prompt, completions, row.place, vote, tags, row.split)]
+    return [ImportRecord(prompt, completions, row.place, vote, tags, row.split)]
 
 
-def _until_turn(row: Row, name: str, turn: int) -> tuple[Messages, Messages]:
+def _until_turn(row: SourceRow, name: str, turn: int) -> tuple[Messages, Messages]:
     """(prompt, completion): up to the first user message, and from there to the answer of that turn."""
     chat = chat_field(row, name)
     asked = next((i for i, m in enumerate(chat) if m.role == "user"), None)

@@ -11,7 +11,7 @@ from rlhf_hitl.types import Message, Messages, Split, Verdict, parse_messages
 
 
 @dataclass(frozen=True)
-class Row:
+class SourceRow:
     """One row of a file: its fields, where it stands ("file:line"), the split its file says it is in, and the part of
     its set, where that has several."""
 
@@ -22,7 +22,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class OutsideCompletion:
+class ImportCompletion:
     """One side of an outside comparison."""
 
     messages: Messages
@@ -31,7 +31,7 @@ class OutsideCompletion:
 
 
 @dataclass(frozen=True)
-class Vote:
+class ImportVote:
     """What one outside rater said. `ranking` holds groups of indices into the record's completions, best first."""
 
     verdict: Verdict
@@ -42,7 +42,7 @@ class Vote:
     simulated: bool = False
 
     @classmethod
-    def of_pair(cls, outcome: str, **more: Any) -> Vote:
+    def of_pair(cls, outcome: str, **more: Any) -> ImportVote:
         """A vote on two completions: `first`, `second`, `tie` or `all_bad`."""
         match outcome:
             case "first":
@@ -57,7 +57,7 @@ class Vote:
 
 
 @dataclass(frozen=True)
-class Record:
+class ImportRecord:
     """One comparison from outside, its completions in the file's order.
 
     With fewer than two completions it only brings a prompt (and a completion). `order_known`: the file's order is the
@@ -66,22 +66,22 @@ class Record:
     """
 
     prompt: Messages
-    completions: tuple[OutsideCompletion, ...]
+    completions: tuple[ImportCompletion, ...]
     place: str
-    vote: Vote | None = None
+    vote: ImportVote | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
     split: Split | None = None
     order_known: bool = True
     batch: str = ""
 
 
-def bad_field(row: Row, name: str, expected: str, fix: str = "mend the line, or skip such lines with --skip-bad"):
+def bad_field(row: SourceRow, name: str, expected: str, fix: str = "mend the line, or skip such lines with --skip-bad"):
     """The error for one field of one row: names file, line and field."""
     shown = f" = {str(row.fields[name])[:60]!r}" if name in row.fields else " is missing"
     return BadInput(f"{row.place}: {name}{shown}", expected=expected, fix=fix)
 
 
-def text_field(row: Row, name: str) -> str:
+def text_field(row: SourceRow, name: str) -> str:
     """A field that must be text with something in it."""
     value = row.fields.get(name)
     if not isinstance(value, str) or not value.strip():
@@ -89,7 +89,7 @@ def text_field(row: Row, name: str) -> str:
     return value
 
 
-def string_field(row: Row, name: str) -> str:
+def string_field(row: SourceRow, name: str) -> str:
     """A field that must be text and may be empty: an empty answer is an answer too."""
     value = row.fields.get(name)
     if not isinstance(value, str):
@@ -97,7 +97,7 @@ def string_field(row: Row, name: str) -> str:
     return value
 
 
-def choice_field(row: Row, name: str, choices: Mapping[str, str]) -> str:
+def choice_field(row: SourceRow, name: str, choices: Mapping[str, str]) -> str:
     """What the value of a field stands for."""
     value = row.fields.get(name)
     if not isinstance(value, str) or value not in choices:
@@ -105,7 +105,7 @@ def choice_field(row: Row, name: str, choices: Mapping[str, str]) -> str:
     return choices[value]
 
 
-def chat_field(row: Row, name: str) -> Messages:
+def chat_field(row: SourceRow, name: str) -> Messages:
     """A field that must be a list of chat messages. Empty ones stay: an empty answer is an answer too."""
     value = row.fields.get(name)
     if not isinstance(value, list) or not value:
@@ -116,7 +116,7 @@ def chat_field(row: Row, name: str) -> Messages:
         raise BadInput(f"{row.place}: {name}: {e.value}", expected=e.expected, fix=e.fix) from e
 
 
-def shared_prompt(first: Messages, second: Messages) -> tuple[Messages, Messages, Messages] | None:
+def split_shared_prompt(first: Messages, second: Messages) -> tuple[Messages, Messages, Messages] | None:
     """(prompt, rest of first, rest of second): the longest shared start after which both go on with the assistant.
 
     The prompt never ends with the assistant itself: where two conversations part in the second of two assistant
@@ -133,5 +133,5 @@ def shared_prompt(first: Messages, second: Messages) -> tuple[Messages, Messages
     return None
 
 
-def answer(text: str) -> Messages:
+def assistant_message(text: str) -> Messages:
     return (Message("assistant", text),)

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from rlhf_hitl.formats.record import OutsideCompletion, Record, Row, Vote, answer, string_field, text_field
+from rlhf_hitl.formats.record import (
+    ImportCompletion,
+    ImportRecord,
+    ImportVote,
+    SourceRow,
+    assistant_message,
+    string_field,
+    text_field,
+)
 from rlhf_hitl.formats.source import Source
 from rlhf_hitl.types import Message
 
@@ -21,21 +29,22 @@ def matches(fields: Mapping[str, Any]) -> bool:
     return set(fields) >= wanted and isinstance(fields["chosen"], str)
 
 
-def reader(source: Source, pairs: str) -> Callable[[Row], list[Record]]:
+def reader(source: Source, pairs: str) -> Callable[[SourceRow], list[ImportRecord]]:
     return read
 
 
-def read(row: Row) -> list[Record]:
+def read(row: SourceRow) -> list[ImportRecord]:
     if row.part == UNSCORED:
         return []
     sides = tuple(
-        OutsideCompletion(answer(string_field(row, side)), text_field(row, f"{side}_model"))
+        ImportCompletion(assistant_message(string_field(row, side)), text_field(row, f"{side}_model"))
         for side in ("chosen", "rejected")
     )
     # Some prompts are in several subsets, so the subset is no tag of the prompt.
     return [
-        Record(
-            (Message("user", text_field(row, "prompt")),), sides, row.place, Vote.of_pair("first", rater="RewardBench"),
+        ImportRecord(
+            (Message("user", text_field(row, "prompt")),), sides, row.place,
+            ImportVote.of_pair("first", rater="RewardBench"),
             split=row.split, order_known=False, batch=text_field(row, "subset"),
         )
     ]  # fmt: skip

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from rlhf_hitl.formats.record import OutsideCompletion, Record, Row, Vote, answer, bad_field, text_field
+from rlhf_hitl.formats.record import (
+    ImportCompletion,
+    ImportRecord,
+    ImportVote,
+    SourceRow,
+    assistant_message,
+    bad_field,
+    text_field,
+)
 from rlhf_hitl.formats.source import Source
 from rlhf_hitl.types import Message, Verdict
 
@@ -20,29 +28,29 @@ def matches(fields: Mapping[str, Any]) -> bool:
     )
 
 
-def reader(source: Source, pairs: str) -> Callable[[Row], list[Record]]:
+def reader(source: Source, pairs: str) -> Callable[[SourceRow], list[ImportRecord]]:
     return read
 
 
-def read(row: Row) -> list[Record]:
+def read(row: SourceRow) -> list[ImportRecord]:
     right, wrong = (_texts(row, side) for side in ("chosen", "rejected"))
     models = row.fields.get("models")
     texts = [*right, *wrong]
     names = models if isinstance(models, list) and len(models) == len(texts) else ["unknown"] * len(texts)
-    sides = tuple(OutsideCompletion(answer(text), str(name)) for text, name in zip(texts, names))
+    sides = tuple(ImportCompletion(assistant_message(text), str(name)) for text, name in zip(texts, names))
     ranking = tuple(range(len(right))), tuple(range(len(right), len(sides)))
     # The id ("tied:7", "ref:7") says which questions of Ties belong together.
     tags = {"id": str(row.fields["id"])} if "id" in row.fields else {}
     return [
-        Record(
+        ImportRecord(
             (Message("user", text_field(row, "prompt")),), sides, row.place,
-            Vote(Verdict.RANKED, ranking, rater="RewardBench 2"), tags, row.split,
+            ImportVote(Verdict.RANKED, ranking, rater="RewardBench 2"), tags, row.split,
             order_known=False, batch=text_field(row, "subset"),
         )
     ]  # fmt: skip
 
 
-def _texts(row: Row, name: str) -> list[str]:
+def _texts(row: SourceRow, name: str) -> list[str]:
     value = row.fields.get(name)
     if not isinstance(value, list) or not value or not all(isinstance(text, str) for text in value):
         raise bad_field(row, name, "a list of one or more texts")

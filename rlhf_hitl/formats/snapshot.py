@@ -14,12 +14,13 @@ from typing import Any
 import orjson
 from tqdm import tqdm
 
-from rlhf_hitl.labels.aggregate import Vote, aggregate_votes, ranks
+from rlhf_hitl.labels.aggregate import LabelVote, aggregate_votes, rank_completions
+from rlhf_hitl.labels.vote_weight import weigh_votes
 from rlhf_hitl.store import Store
 from rlhf_hitl.store.comparisons import find_comparisons
-from rlhf_hitl.store.export_query import BATCH, Judged, Row, judged, sorted_json
+from rlhf_hitl.store.export_query import BATCH, JsonFields, JudgedComparison, read_judged_comparisons, sorted_json
 from rlhf_hitl.store.reward_models import list_reward_models
-from rlhf_hitl.store.scores import scores_behind_routings
+from rlhf_hitl.store.scores import read_routed_scores
 from rlhf_hitl.types import UNRANKED, Comparison, Label, Route, Score, Split, Verdict, messages_to_dicts
 
 COMPARISON_COLUMNS = ("comparison_id", "prompt_id", "prompt", "completions", "tags")
@@ -36,20 +37,20 @@ NO_PREFERENCE = ("all bad", "tie", "raters evenly split")
 
 
 @dataclass
-class Part:
+class SnapshotBatch:
     """The rows of up to BATCH comparisons.
 
     `lines` are `pairs` as JSON. A judgment is in two pieces: `judgments[i]` is of the comparison `comparisons[of[i]]`,
     so that what all judgments of a comparison share is there once.
     """
 
-    pairs: list[Row] = field(default_factory=list)
-    rankings: list[Row] = field(default_factory=list)
+    pairs: list[JsonFields] = field(default_factory=list)
+    rankings: list[JsonFields] = field(default_factory=list)
     lines: list[bytes] = field(default_factory=list)
-    comparisons: list[Row] = field(default_factory=list)
-    judgments: list[Row] = field(default_factory=list)
+    comparisons: list[JsonFields] = field(default_factory=list)
+    judgments: list[JsonFields] = field(default_factory=list)
     of: list[int] = field(default_factory=list)
-    demonstrations: list[Row] = field(default_factory=list)
+    demonstrations: list[JsonFields] = field(default_factory=list)
 
 
 @dataclass
@@ -75,11 +76,11 @@ class Snapshot:
         """Of all rows so far, in the order they were drawn, which is the same on every database."""
         return "sha256:" + self._digest.hexdigest()
 
-    def parts(self, split: Split) -> Iterator[Part]:
+    def parts(self, split: Split) -> Iterator[SnapshotBatch]:
         """All rows of a split: what people said, in order of comparison id, then what models were trusted with."""
         with tqdm(desc=f"export {split.value}", unit=" comparisons", disable=not self.progress) as bar:
-            for batch in judged(self.store, split=split, project=self.project):
-                part = Part()
+            for batch in read_judged_comparisons(self.store, split=split, project=self.project):
+                part = SnapshotBatch()
                 for one in batch:
                     self._add_judged(part, one, split)
                 yield part
@@ -87,12 +88,12 @@ class Snapshot:
         if self.include_model_labels:
             rows = self._model_rows(split)
             while chunk := list(islice(rows, BATCH)):
-                part = Part()
+                part = SnapshotBatch()
                 for row in chunk:
                     self._add_pair(part, row, split)
                 yield part
 
-    def _add_judged(self, part: Part, one: Judged, split: Split) -> None:
+    def _add_judged(self, part: SnapshotBatch, one: JudgedComparison, split: Split) -> None:
         as_json = to_json(one.judgments)
         if not one.is_repeat:
             for row in self._human_rows(one, as_json):
@@ -111,7 +112,7 @@ class Snapshot:
         self.simulated = self.simulated or any(j["simulated"] for j in one.judgments)
         self._digest.update(b"%s:%s%s\n" % (split.value.encode(), to_json(one.comparison), as_json))
 
-    def _add_pair(self, part: Part, row: Row, split: Split) -> None:
+    def _add_pair(self, part: SnapshotBatch, row: JsonFields, split: Split) -> None:
         line = to_json(row)
         part.pairs.append(row)
         part.lines.append(line)
@@ -120,7 +121,7 @@ class Snapshot:
         self.simulated = self.simulated or row["simulated"]
         self._digest.update(b"%s:%s\n" % (split.value.encode(), line))
 
-    def _human_rows(self, one: Judged, as_json: bytes) -> Iterator[Row]:
+    def _human_rows(self, one: JudgedComparison, as_json: bytes) -> Iterator[JsonFields]:
         counted = _counted(one.judgments)
         labels = aggregate_votes(one.comparison["comparison_id"], map(_vote, counted))
         if not labels:
@@ -132,10 +133,10 @@ class Snapshot:
             else:
                 self.filters[reason] += 1
 
-    def _ranking_row(self, one: Judged) -> Row | None:
+    def _ranking_row(self, one: JudgedComparison) -> JsonFields | None:
         """What raters said of all completions of a comparison at once; None where too few of them did."""
         sides, counted = one.comparison["completions"], _counted(one.judgments)
-        said = [(j, ranks(_vote(j), [side["id"] for side in sides])) for j in counted]
+        said = [(j, rank_completions(_vote(j), [side["id"] for side in sides])) for j in counted]
         said = [(j, ranking) for j, ranking in said if set(ranking) != {UNRANKED}]
         if len(said) < self.min_votes:
             return None
@@ -152,7 +153,7 @@ class Snapshot:
             "tags": one.comparison["tags"],
         }
 
-    def _model_rows(self, split: Split) -> Iterator[Row]:
+    def _model_rows(self, split: Split) -> Iterator[JsonFields]:
         """Pairs that were accepted on a model's score and that no rater has spoken of since: people override."""
         accepted = find_comparisons(self.store, split=split, project=self.project, routes=[Route.AUTO], judged=False)
         if split is not Split.TRAIN:
@@ -161,7 +162,7 @@ class Snapshot:
             return
         simulated = {m.id: m.simulated for m in list_reward_models(self.store)}
         while chunk := list(islice(accepted, BATCH)):
-            scores = scores_behind_routings(self.store, [c.id for c in chunk])
+            scores = read_routed_scores(self.store, [c.id for c in chunk])
             for comparison in chunk:
                 score = scores.get(comparison.id)
                 if score is None:
@@ -172,7 +173,7 @@ class Snapshot:
                     yield _model_row(comparison, score, simulated[score.reward_model_id])
 
 
-def _demonstrations(one: Judged) -> list[Row]:
+def _demonstrations(one: JudgedComparison) -> list[JsonFields]:
     """What raters wrote as a better answer, by those judgments that no correction supersedes."""
     corrected = {j["supersedes"] for j in one.judgments}
     return [
@@ -188,18 +189,18 @@ def _demonstrations(one: Judged) -> list[Row]:
     ]
 
 
-def _counted(judgments: list[Row]) -> list[Row]:
+def _counted(judgments: list[JsonFields]) -> list[JsonFields]:
     """Those that count: neither corrected since nor surplus."""
     corrected = {j["supersedes"] for j in judgments}
     return [j for j in judgments if j["judgment_id"] not in corrected and not j["surplus"]]
 
 
-def _vote(judgment: Row) -> Vote:
+def _vote(judgment: JsonFields) -> LabelVote:
     verdict, ranking, shown, strength, simulated = (judgment[k] for k in _OF_VOTE)
     return verdict, ranking, shown, strength, simulated
 
 
-def _why_not(label: Label, counted: list[Row], min_votes: int) -> str | None:
+def _why_not(label: Label, counted: list[JsonFields], min_votes: int) -> str | None:
     """Why a label is no strict preference, or None where it is one."""
     first, tie, second = label.probabilities
     if label.votes < min_votes:
@@ -213,7 +214,7 @@ def _why_not(label: Label, counted: list[Row], min_votes: int) -> str | None:
     return None
 
 
-def _why_unlabelled(counted: list[Row]) -> str:
+def _why_unlabelled(counted: list[JsonFields]) -> str:
     verdicts = _verdicts(counted)
     if Verdict.FLAGGED in verdicts:
         return "flagged"
@@ -222,11 +223,11 @@ def _why_unlabelled(counted: list[Row]) -> str:
     return "surplus judgments only"
 
 
-def _verdicts(judgments: list[Row]) -> set[str]:
+def _verdicts(judgments: list[JsonFields]) -> set[str]:
     return {j["verdict"] for j in judgments}
 
 
-def _human_row(comparison: Row, label: Label, judgments: str) -> Row:
+def _human_row(comparison: JsonFields, label: Label, judgments: str) -> JsonFields:
     first, tie, second = label.probabilities
     chosen, rejected = (label.first, label.second) if first >= second else (label.second, label.first)
     return _pair(comparison, chosen, rejected) | {
@@ -235,7 +236,7 @@ def _human_row(comparison: Row, label: Label, judgments: str) -> Row:
         "p_rejected": min(first, second),
         "entropy": label.entropy,
         "votes": label.votes,
-        "weight": label.votes / (len(comparison["completions"]) - 1),
+        "weight": weigh_votes(label.votes, len(comparison["completions"])),
         "label_source": "human",
         "reward_model_id": None,
         "simulated": label.simulated,
@@ -243,7 +244,7 @@ def _human_row(comparison: Row, label: Label, judgments: str) -> Row:
     }
 
 
-def _model_row(comparison: Comparison, score: Score, simulated: bool) -> Row:
+def _model_row(comparison: Comparison, score: Score, simulated: bool) -> JsonFields:
     p = score.probability
     return _pair(_plain(comparison), score.chosen, score.rejected) | {
         "p_chosen": p,
@@ -263,7 +264,7 @@ def _entropy(p: float) -> float:
     return -sum(q * math.log(q) for q in (p, 1 - p) if q > 0)
 
 
-def _pair(comparison: Row, chosen_id: str, rejected_id: str) -> Row:
+def _pair(comparison: JsonFields, chosen_id: str, rejected_id: str) -> JsonFields:
     sides = {side["id"]: side for side in comparison["completions"]}
     chosen, rejected = sides[chosen_id], sides[rejected_id]
     return {
@@ -280,7 +281,7 @@ def _pair(comparison: Row, chosen_id: str, rejected_id: str) -> Row:
     }
 
 
-def _plain(c: Comparison) -> Row:
+def _plain(c: Comparison) -> JsonFields:
     """A comparison as `judged` gives them."""
     return {
         "comparison_id": c.id,

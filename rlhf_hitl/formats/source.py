@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.formats.record import Row
+from rlhf_hitl.formats.record import SourceRow
 from rlhf_hitl.types import Split
 
-OnBad = Callable[[BadInput], None]
+BadRowHandler = Callable[[BadInput], None]
 
 # What the splits of published sets are called; "test_prefs" and the like go by their first word.
 SPLIT_NAMES = {
@@ -32,7 +32,7 @@ SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+(:[\w.-]+)?")
 
 
-def raise_bad(error: BadInput) -> None:
+def raise_bad_row(error: BadInput) -> None:
     """The `on_bad` that stops at the first bad row."""
     raise error
 
@@ -58,7 +58,7 @@ class Source:
             )
 
     @cached_property
-    def first(self) -> Row:
+    def first(self) -> SourceRow:
         """The first row that can be read: what a format is recognised by.
 
         Raises:
@@ -73,7 +73,7 @@ class Source:
             else BadInput(self.name, expected="at least one row", fix="the file is empty: give another")
         )
 
-    def rows(self, on_bad: OnBad = raise_bad) -> Iterator[Row]:
+    def rows(self, on_bad: BadRowHandler = raise_bad_row) -> Iterator[SourceRow]:
         """Every row. One that cannot be read goes to `on_bad`, which raises or makes a note of it."""
         if not self.path.is_file():
             yield from self._dataset_rows()
@@ -101,7 +101,7 @@ class Source:
         opened = gzip.open if self.path.name.endswith(".gz") else open
         return cast(IO[bytes], opened(self.path, "rb"))
 
-    def _jsonl(self, on_bad: OnBad) -> Iterator[Row]:
+    def _jsonl(self, on_bad: BadRowHandler) -> Iterator[SourceRow]:
         with self._open() as f:
             for number, line in enumerate(f, 1):
                 if not line.strip():
@@ -115,7 +115,7 @@ class Source:
                 if (row := _row(value, place, on_bad)) is not None:
                     yield row
 
-    def _json(self, on_bad: OnBad) -> Iterator[Row]:
+    def _json(self, on_bad: BadRowHandler) -> Iterator[SourceRow]:
         with self._open() as f:
             try:
                 value = json.loads(f.read().decode("utf-8-sig"))
@@ -127,20 +127,20 @@ class Source:
             if (row := _row(item, f"{self.name}: item {number}", on_bad)) is not None:
                 yield row
 
-    def _csv(self) -> Iterator[Row]:
+    def _csv(self) -> Iterator[SourceRow]:
         import io
 
         with io.TextIOWrapper(self._open(), encoding="utf-8-sig", newline="") as f:
             reader = csv.DictReader(f, restkey="")
             try:
                 for fields in reader:
-                    yield Row(fields, f"{self.name}:{reader.line_num}")
+                    yield SourceRow(fields, f"{self.name}:{reader.line_num}")
             except (csv.Error, UnicodeDecodeError) as e:
                 raise BadInput(
                     f"{self.name}:{reader.line_num + 1}", expected="CSV in UTF-8", fix=f"mend the line ({e})"
                 ) from e
 
-    def _parquet(self) -> Iterator[Row]:
+    def _parquet(self) -> Iterator[SourceRow]:
         import pyarrow
         import pyarrow.parquet
 
@@ -150,11 +150,11 @@ class Source:
                 for batch in pyarrow.parquet.ParquetFile(f).iter_batches(1000):
                     for fields in batch.to_pylist():
                         number += 1
-                        yield Row(fields, f"{self.name}: row {number}")
+                        yield SourceRow(fields, f"{self.name}: row {number}")
         except pyarrow.ArrowInvalid as e:
             raise BadInput(self.name, expected="a Parquet file", fix=f"write it again ({e})") from e
 
-    def _dataset_rows(self) -> Iterator[Row]:
+    def _dataset_rows(self) -> Iterator[SourceRow]:
         import datasets
 
         loaded = self._load()
@@ -169,7 +169,7 @@ class Source:
         for name in sorted(parts, key=lambda n: order.index(pinned[n])):
             where = f"{self.name}[{name}]" if name else self.name
             for number, fields in enumerate(parts[name], 1):
-                yield Row(fields, f"{where}: row {number}", pinned[name], name)
+                yield SourceRow(fields, f"{where}: row {number}", pinned[name], name)
 
     def _load(self) -> Any:
         import datasets
@@ -192,9 +192,9 @@ class Source:
             raise BadInput(self.name, expected=expected, fix=f"{fix} ({reason})") from e
 
 
-def _row(value: Any, place: str, on_bad: OnBad) -> Row | None:
+def _row(value: Any, place: str, on_bad: BadRowHandler) -> SourceRow | None:
     if isinstance(value, dict):
-        return Row(value, place)
+        return SourceRow(value, place)
     on_bad(BadInput(f"{place}: {str(value)[:60]!r}", expected="a JSON object", fix="mend the line"))
     return None
 

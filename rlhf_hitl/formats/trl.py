@@ -8,14 +8,14 @@ from typing import Any
 
 from rlhf_hitl.formats.hh import parse_transcript
 from rlhf_hitl.formats.record import (
-    OutsideCompletion,
-    Record,
-    Row,
-    Vote,
-    answer,
+    ImportCompletion,
+    ImportRecord,
+    ImportVote,
+    SourceRow,
+    assistant_message,
     bad_field,
     chat_field,
-    shared_prompt,
+    split_shared_prompt,
     text_field,
 )
 from rlhf_hitl.formats.source import Source
@@ -37,19 +37,21 @@ def matches(fields: Mapping[str, Any]) -> bool:
     return {"chosen", "rejected"} <= set(fields)
 
 
-def reader(source: Source, pairs: str) -> Callable[[Row], list[Record]]:
+def reader(source: Source, pairs: str) -> Callable[[SourceRow], list[ImportRecord]]:
     return read
 
 
-def read(row: Row) -> list[Record]:
+def read(row: SourceRow) -> list[ImportRecord]:
     prompt, *sides = _chats(row) if isinstance(row.fields.get("chosen"), list) else _texts(row)
     policies = [_policy(row, side) for side in ("chosen", "rejected")]
-    completions = tuple(OutsideCompletion(chat, policy) for chat, policy in zip(sides, policies, strict=True))
+    completions = tuple(ImportCompletion(chat, policy) for chat, policy in zip(sides, policies, strict=True))
     # A label a model made is nobody's vote: its pair comes in unjudged.
-    vote = Vote.of_pair("tie" if _is_tie(row.fields) else "first", simulated=row.fields.get("simulated") is True)
+    vote = ImportVote.of_pair("tie" if _is_tie(row.fields) else "first", simulated=row.fields.get("simulated") is True)
     by_model = row.fields.get("label_source") == "model"
     return [
-        Record(prompt, completions, row.place, None if by_model else vote, _tags(row), row.split, order_known=False)
+        ImportRecord(
+            prompt, completions, row.place, None if by_model else vote, _tags(row), row.split, order_known=False
+        )
     ]
 
 
@@ -64,14 +66,14 @@ def _is_tie(fields: Mapping[str, Any]) -> bool:
     return chosen == rejected or tie > max(chosen, rejected)
 
 
-def _chats(row: Row) -> Parts:
+def _chats(row: SourceRow) -> Parts:
     chosen, rejected = chat_field(row, "chosen"), chat_field(row, "rejected")
     if chosen[0].role == "assistant" and row.fields.get("prompt") is not None:
         return _prompt(row), chosen, rejected
     return _parted(row, chosen, rejected)
 
 
-def _texts(row: Row) -> Parts:
+def _texts(row: SourceRow) -> Parts:
     for side in ("chosen", "rejected"):
         if not isinstance(row.fields.get(side), str):
             raise bad_field(row, side, "text, or a list of messages on both sides")
@@ -80,22 +82,22 @@ def _texts(row: Row) -> Parts:
     if transcripts[0] and transcripts[1]:
         return _parted(row, transcripts[0], transcripts[1])
     if row.fields.get("prompt") is not None:
-        return _prompt(row), answer(chosen), answer(rejected)
+        return _prompt(row), assistant_message(chosen), assistant_message(rejected)
     start = _shared_text(chosen, rejected)
     if not start.strip():
         raise bad_field(row, "prompt", "a prompt, or one that both sides start with")
     prompt = (Message("user", start),)
-    return prompt, answer(chosen[len(start) :].lstrip()), answer(rejected[len(start) :].lstrip())
+    return prompt, assistant_message(chosen[len(start) :].lstrip()), assistant_message(rejected[len(start) :].lstrip())
 
 
-def _parted(row: Row, chosen: Messages, rejected: Messages) -> Parts:
-    parts = shared_prompt(chosen, rejected)
+def _parted(row: SourceRow, chosen: Messages, rejected: Messages) -> Parts:
+    parts = split_shared_prompt(chosen, rejected)
     if parts is None:
         raise bad_field(row, "rejected", "a conversation that opens like `chosen` and goes on with the assistant")
     return parts
 
 
-def _prompt(row: Row) -> Messages:
+def _prompt(row: SourceRow) -> Messages:
     value = row.fields["prompt"]
     if not isinstance(value, str):
         return chat_field(row, "prompt")
@@ -114,13 +116,13 @@ def _shared_text(chosen: str, rejected: str) -> str:
     return chosen[:end].rstrip()
 
 
-def _policy(row: Row, side: str) -> str:
+def _policy(row: SourceRow, side: str) -> str:
     # "unknown" on both sides where nothing is said: a name must not give away which one was chosen.
     names = (row.fields.get(column.format(side=side)) for column in POLICY_COLUMNS)
     return next((n for n in names if isinstance(n, str) and n), "unknown")
 
 
-def _tags(row: Row) -> dict[str, str]:
+def _tags(row: SourceRow) -> dict[str, str]:
     """Other columns that are short texts; the tags themselves where the row is an export of ours."""
     if "comparison_id" in row.fields and isinstance(row.fields.get("tags"), str):
         try:

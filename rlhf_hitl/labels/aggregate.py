@@ -14,10 +14,10 @@ from rlhf_hitl.types import UNRANKED, Judgment, Label, Split, Verdict
 WINS, TIES, LOSSES = 0, 1, 2
 
 #: What a label needs of a judgment: its verdict, ranking, order shown, strength, and whether it is simulated.
-Vote = tuple[str, Sequence[Sequence[str]], Sequence[str], int | None, bool]
+LabelVote = tuple[str, Sequence[Sequence[str]], Sequence[str], int | None, bool]
 
 
-def labels(store: Store, *, split: Split | None = None, project: str | None = None) -> list[Label]:
+def read_labels(store: Store, *, split: Split | None = None, project: str | None = None) -> list[Label]:
     """The labels of every judged comparison, in order of comparison id.
 
     Superseded and surplus judgments do not count: a label rests on the judgments that were wanted. Nor do hidden
@@ -30,12 +30,12 @@ def labels(store: Store, *, split: Split | None = None, project: str | None = No
     return [label for comparison_id in sorted(tallies) for label in tallies[comparison_id].labels(comparison_id)]
 
 
-def aggregate(comparison_id: str, judgments: Iterable[Judgment]) -> list[Label]:
+def aggregate_judgments(comparison_id: str, judgments: Iterable[Judgment]) -> list[Label]:
     """One label for each pair of completions that at least one judgment speaks of: the shares of its votes."""
     return aggregate_votes(comparison_id, map(_vote, judgments))
 
 
-def aggregate_votes(comparison_id: str, votes: Iterable[Vote]) -> list[Label]:
+def aggregate_votes(comparison_id: str, votes: Iterable[LabelVote]) -> list[Label]:
     """`aggregate` of what matters of each judgment."""
     tally = _Tally()
     for vote in votes:
@@ -43,7 +43,7 @@ def aggregate_votes(comparison_id: str, votes: Iterable[Vote]) -> list[Label]:
     return tally.labels(comparison_id)
 
 
-def _vote(judgment: Judgment) -> Vote:
+def _vote(judgment: Judgment) -> LabelVote:
     answer = judgment.answer
     return answer.verdict, answer.ranking, judgment.order_shown, answer.strength, judgment.simulated
 
@@ -58,9 +58,9 @@ class _Tally:
         self.strengths: dict[tuple[str, str], list[int]] = {}
         self.simulated = False
 
-    def add(self, vote: Vote) -> None:
+    def add(self, vote: LabelVote) -> None:
         *_, strength, simulated = vote
-        said = list(outcomes(vote))
+        said = list(read_pair_outcomes(vote))
         for first, second, outcome in said:
             self.votes.setdefault((first, second), [0, 0, 0])[outcome] += 1
             self.simulated = self.simulated or simulated
@@ -88,7 +88,7 @@ class _Tally:
         return a, b, c, d, e, f
 
 
-def outcomes(vote: Vote) -> Iterable[tuple[str, str, int]]:
+def read_pair_outcomes(vote: LabelVote) -> Iterable[tuple[str, str, int]]:
     """What one vote says of each pair (first, second) of ids in canonical order: WINS, TIES or LOSSES.
 
     Both bad is a tie: it says that neither is to be preferred. A completion left out of a partial ranking, a skip and
@@ -100,13 +100,13 @@ def outcomes(vote: Vote) -> Iterable[tuple[str, str, int]]:
         yield first, second, WINS if a < b else LOSSES if a > b else TIES
 
 
-def ranks(vote: Vote, ids: Iterable[str]) -> list[int]:
+def rank_completions(vote: LabelVote, ids: Iterable[str]) -> list[int]:
     """What one vote says of completions taken together: the rank of each, UNRANKED where it says nothing of it."""
     rank = _rank(vote)
     return [rank.get(i, UNRANKED) for i in ids]
 
 
-def _rank(vote: Vote) -> dict[str, int]:
+def _rank(vote: LabelVote) -> dict[str, int]:
     verdict, ranking, shown, *_ = vote
     match verdict:
         case Verdict.RANKED:

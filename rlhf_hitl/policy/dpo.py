@@ -16,12 +16,12 @@ from datasets import Dataset
 from trl import DPOConfig, DPOTrainer
 
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.labels.aggregate import labels
+from rlhf_hitl.labels.aggregate import read_labels
 from rlhf_hitl.models import fill_in_precision, load_policy, load_tokenizer
 from rlhf_hitl.policy.training import checkpoints_of, free_folder, lora, refuse_heldout, save_policy
 from rlhf_hitl.reward.training.progress import keep_stdout_free
 from rlhf_hitl.store import Store
-from rlhf_hitl.store.comparisons import all_prompts, find_comparisons
+from rlhf_hitl.store.comparisons import find_comparisons, list_prompts
 from rlhf_hitl.types import Completion, Messages, Prompt, Route, Split, messages_to_dicts
 
 log = logging.getLogger(__name__)
@@ -84,7 +84,7 @@ class DPOSettings(DPOConfig):
 
 def human_pairs(store: Store) -> list[Pair]:
     """Pairs of the train split on which people prefer one side; ties and splits down the middle are left out."""
-    decided = [label for label in labels(store, split=Split.TRAIN) if label.preferred is not None]
+    decided = [label for label in read_labels(store, split=Split.TRAIN) if label.preferred is not None]
     ids = list(dict.fromkeys(label.comparison_id for label in decided))
     comparisons = {c.id: c for c in find_comparisons(store, ids=ids)}
     pairs = []
@@ -160,7 +160,7 @@ def pairs_for_dpo(
 def _fresh(store: Store, given: Sequence[Completion] | None) -> tuple[list[Prompt], list[Completion]]:
     if given is not None:
         wanted = {c.prompt_id for c in given}
-        return [p for p in all_prompts(store) if p.id in wanted], list(given)
+        return [p for p in list_prompts(store) if p.id in wanted], list(given)
     accepted = list(find_comparisons(store, split=Split.TRAIN, judged=False, routes=[Route.AUTO]))
     prompts = {c.prompt.id: c.prompt for c in accepted}
     return list(prompts.values()), list({a.id: a for c in accepted for a in c.completions}.values())

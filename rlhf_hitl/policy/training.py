@@ -13,7 +13,7 @@ from rlhf_hitl.config import load_settings
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.files import atomic_folder
 from rlhf_hitl.store import Store
-from rlhf_hitl.store.comparisons import all_prompts
+from rlhf_hitl.store.comparisons import list_prompts
 from rlhf_hitl.types import Prompt, Split
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def refuse_heldout(prompts: Iterable[Prompt], store: Store | None = None) -> Non
     pinned_families: set[str] = set()
     if store is not None:
         for split in (Split.HELDOUT, Split.CALIBRATION):
-            pinned = all_prompts(store, split=split)
+            pinned = list_prompts(store, split=split)
             pinned_ids |= {p.id for p in pinned}
             pinned_families |= {p.family for p in pinned}
     for p in prompts:

@@ -18,7 +18,7 @@ from rlhf_hitl.reward.training.labelled_pairs import labelled_pairs
 from rlhf_hitl.routing import threshold as thresholds
 from rlhf_hitl.routing.acquisition import mutual_information
 from rlhf_hitl.store import Store
-from rlhf_hitl.store.comparisons import find_comparisons, shuffle_key
+from rlhf_hitl.store.comparisons import compute_shuffle_key, find_comparisons
 from rlhf_hitl.store.routings import Routing, apply_routings
 from rlhf_hitl.store.scores import insert_scores, read_scores
 from rlhf_hitl.types import Comparison, Route, Score, Split
@@ -82,7 +82,7 @@ def score_pool(store: Store, model: RewardModel, *, part: int = 0, parts: int = 
     """
     n, margins, uncertainties, without_text = 0, 0.0, 0.0, 0
     waiting = find_comparisons(store, judged=False, unscored_by=model.id)
-    mine = (c for c in waiting if shuffle_key(c.id) % parts == part)
+    mine = (c for c in waiting if compute_shuffle_key(c.id) % parts == part)
     with tqdm(desc="scoring", unit="comparison", disable=None if part == 0 else True) as bar:
         while chunk := list(islice(mine, KEPT_AT)):
             scores = list(model.score(c for c in chunk if has_texts(c)))
@@ -124,7 +124,7 @@ def calibrate_threshold(store: Store, model: RewardModel, policy: Policy) -> thr
     }
     comparisons = {c.id: c for c in find_comparisons(store, ids=sorted({cid for cid, _ in preferred}))}
     one_a_prompt: dict[str, tuple[float, bool]] = {}
-    for comparison in sorted(filter(has_texts, comparisons.values()), key=lambda c: shuffle_key(c.id)):
+    for comparison in sorted(filter(has_texts, comparisons.values()), key=lambda c: compute_shuffle_key(c.id)):
         score = next(model.score([comparison]))
         said = preferred.get((comparison.id, frozenset((score.chosen, score.rejected))))
         if said is not None:
@@ -182,7 +182,7 @@ def places_in_line(scored: Sequence[Score], *, at_random: set[str]) -> dict[str,
     """
     information = mutual_information(np.array([s.margin for s in scored]), np.array([s.uncertainty for s in scored]))
     line = {scored[i].comparison_id: place for place, i in enumerate(np.argsort(-information, kind="stable"))}
-    return line | {i: shuffle_key(i) % len(scored) for i in at_random}
+    return line | {i: compute_shuffle_key(i) % len(scored) for i in at_random}
 
 
 def _draw(comparison_id: str) -> float:

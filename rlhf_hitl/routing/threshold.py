@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rlhf_hitl.stats.intervals import upper_bound
+from rlhf_hitl.stats.intervals import clopper_pearson_upper_bound
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ def choose(confidence: np.ndarray, wrong: np.ndarray, *, max_error: float, delta
     # A threshold cannot part equals, so every set reaches to the end of its last confidence.
     for size in dict.fromkeys(int(np.searchsorted(-c, -c[step - 1], side="right")) for step in steps):
         errors = int(e[:size].sum())
-        bound = upper_bound(errors, size, delta)
+        bound = clopper_pearson_upper_bound(errors, size, delta)
         if bound > max_error:
             break
         best = Threshold(float(c[size - 1]), bound, size, errors, n, max_error, delta)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 
-def equal_bins(values: np.ndarray, bins: int = 10) -> list[np.ndarray]:
+def split_into_equal_bins(values: np.ndarray, bins: int = 10) -> list[np.ndarray]:
     """Indices of `values` (n,) in ascending order, cut into so many parts of about equal count, none of them empty."""
     order = np.argsort(values, kind="stable")
     return np.array_split(order, min(bins, len(order))) if len(order) else []
@@ -21,7 +21,7 @@ def expected_calibration_error(probabilities: np.ndarray, outcomes: np.ndarray, 
     p, y = np.asarray(probabilities, float), np.asarray(outcomes, float)
     if len(p) == 0:
         return float("nan")
-    return float(sum(len(i) * abs(p[i].mean() - y[i].mean()) for i in equal_bins(p, bins)) / len(p))
+    return float(sum(len(i) * abs(p[i].mean() - y[i].mean()) for i in split_into_equal_bins(p, bins)) / len(p))
 
 
 def calibration_error_interval(

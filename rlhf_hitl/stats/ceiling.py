@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 
-def likeliest_concentration(first: np.ndarray, second: np.ndarray, weights: np.ndarray | None = None) -> float:
+def fit_concentration(first: np.ndarray, second: np.ndarray, weights: np.ndarray | None = None) -> float:
     """The a of Beta(a, a), the distribution of how many of all raters prefer the first, that makes the votes likeliest
     (beta-binomial: Skellam 1948). Small: raters mostly agree. Large: they toss coins.
 
@@ -28,7 +28,7 @@ def likeliest_concentration(first: np.ndarray, second: np.ndarray, weights: np.n
     return float(np.exp(found.x))
 
 
-def share_with_majority(first: np.ndarray, second: np.ndarray, concentration: float) -> np.ndarray:
+def majority_probability(first: np.ndarray, second: np.ndarray, concentration: float) -> np.ndarray:
     """(n,) probability that the side with more votes is what most of all raters prefer, given the votes."""
     from scipy.special import betainc
 
@@ -36,7 +36,7 @@ def share_with_majority(first: np.ndarray, second: np.ndarray, concentration: fl
     return betainc(concentration + b, concentration + a, 0.5)
 
 
-def noise_ceiling(
+def estimate_noise_ceiling(
     first: np.ndarray,
     second: np.ndarray,
     decided: np.ndarray,
@@ -65,8 +65,8 @@ def noise_ceiling(
     groups = int(index.max()) + 1
 
     def value(weights: np.ndarray) -> float:
-        a = likeliest_concentration(first[several], second[several], weights[several])
-        return float(np.average(share_with_majority(first, second, a)[decided], weights=weights[decided]))
+        a = fit_concentration(first[several], second[several], weights[several])
+        return float(np.average(majority_probability(first, second, a)[decided], weights=weights[decided]))
 
     rng = np.random.default_rng(0)
     drawn = []

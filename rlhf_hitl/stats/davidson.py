@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 
-def outcomes(margins: np.ndarray, nu: float) -> np.ndarray:
+def davidson_probabilities(margins: np.ndarray, nu: float) -> np.ndarray:
     """(n, 3) probabilities of first better, tie, second better at margins (n,)."""
     m = np.asarray(margins, float)
     logs = np.stack([m / 2, np.full_like(m, np.log(nu) if nu > 0 else -np.inf), -m / 2], axis=1)
@@ -18,7 +18,7 @@ def outcomes(margins: np.ndarray, nu: float) -> np.ndarray:
     return odds / odds.sum(1, keepdims=True)
 
 
-def likeliest_nu(margins: np.ndarray, ties: np.ndarray) -> float:
+def fit_nu(margins: np.ndarray, ties: np.ndarray) -> float:
     """The nu under which ties are likeliest: as many are expected as there are. 0 without ties.
 
     Args:
@@ -32,7 +32,7 @@ def likeliest_nu(margins: np.ndarray, ties: np.ndarray) -> float:
         return 0.0
 
     def excess(log_nu: float) -> float:
-        return float(outcomes(margins, np.exp(log_nu))[:, 1].mean()) - share
+        return float(davidson_probabilities(margins, np.exp(log_nu))[:, 1].mean()) - share
 
     bound = 30.0 + float(np.abs(margins).max())
     if excess(bound) <= 0:  # nothing but ties
@@ -41,7 +41,7 @@ def likeliest_nu(margins: np.ndarray, ties: np.ndarray) -> float:
     return float(np.exp(root))
 
 
-def calls_tie(margins: np.ndarray, nu: float) -> np.ndarray:
+def is_tie_likeliest(margins: np.ndarray, nu: float) -> np.ndarray:
     """(n,) whether a tie is the likeliest outcome. With nu of 1 or less it never is, not of equal rewards either."""
     m = np.asarray(margins, float)
     return np.exp(np.minimum(np.abs(m) / 2, 700)) < nu

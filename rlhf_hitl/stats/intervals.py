@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 
-def wilson(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
+def wilson_interval(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
     """Wilson score interval of a share (Wilson 1927). (0, 1) where n is 0."""
     from scipy import stats
 
@@ -18,7 +18,7 @@ def wilson(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
     return float(interval.low), float(interval.high)
 
 
-def upper_bound(errors: int, n: int, delta: float = 0.05) -> float:
+def clopper_pearson_upper_bound(errors: int, n: int, delta: float = 0.05) -> float:
     """One-sided Clopper-Pearson bound: with probability 1 - delta the true error rate is below it. 1 where n is 0."""
     from scipy import stats
 
@@ -27,7 +27,7 @@ def upper_bound(errors: int, n: int, delta: float = 0.05) -> float:
     return float(stats.beta.ppf(1 - delta, errors + 1, n - errors))
 
 
-def clustered(values: np.ndarray, clusters: np.ndarray, level: float = 0.95) -> tuple[float, float]:
+def clustered_share_interval(values: np.ndarray, clusters: np.ndarray, level: float = 0.95) -> tuple[float, float]:
     """Interval of a share whose examples come in clusters (several examples of one prompt): Wilson's, with the number
     of examples that would be worth as much were they independent (Korn & Graubard 1998, with its t correction).
 
@@ -58,7 +58,7 @@ def clustered(values: np.ndarray, clusters: np.ndarray, level: float = 0.95) -> 
     return max(0.0, float(centre - half)), min(1.0, float(centre + half))
 
 
-def clustered_mean(
+def clustered_mean_interval(
     values: np.ndarray, clusters: np.ndarray, bounds: tuple[float, float] = (-1.0, 1.0), level: float = 0.95
 ) -> tuple[float, float]:
     """Interval of a mean that is no share (of a difference, of a correlation) whose examples come in clusters: by the

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 
-def mcnemar(better: int, worse: int) -> float:
+def mcnemar_p_value(better: int, worse: int) -> float:
     """Two-sided exact p-value of McNemar's test (McNemar 1947): were both equally good, how often would examples that
     only one of them has right fall at least as unevenly? 1 where there is no such example.
 

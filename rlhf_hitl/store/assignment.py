@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from rlhf_hitl.store.comparisons import known_ids
+from rlhf_hitl.store.comparisons import find_existing_ids
 from rlhf_hitl.store.db import Store
 from rlhf_hitl.store.judgments import IS_FIRST
 from rlhf_hitl.store.tables import Utc, comparisons, judgments, lanes, members, places, projects, prompts, raters
@@ -222,7 +222,7 @@ def _make_repeat(
     ranked = Verdict.RANKED.value
     rows = [r for r in conn.execute(query).mappings() if r["verdict"] == ranked and r["repeat_of"] is None]
     named = {make_content_id("x", r["completion_ids"], {"repeat_of": r["id"], "rater": rater_id}): r for r in rows}
-    left = sorted(named.keys() - known_ids(conn, "comparisons", named))
+    left = sorted(named.keys() - find_existing_ids(conn, "comparisons", named))
     if not left:
         return None
     id = left[int(chance() * len(left))]

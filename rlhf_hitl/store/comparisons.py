@@ -19,13 +19,13 @@ BATCH = 500
 
 # Who comes first in the queue: what a lead sent back, then the checks on the model (few, and worthless if they wait
 # behind everything else), then what the model is unsure of.
-RANK = {Route.ESCALATED: 0, Route.CONTROL: 1, Route.AUDIT: 2, Route.HUMAN: 3}
+ROUTE_RANK = {Route.ESCALATED: 0, Route.CONTROL: 1, Route.AUDIT: 2, Route.HUMAN: 3}
 
 
 def insert_prompts(store: Store, conn: Connection, new: Sequence[Prompt], source: str = "") -> int:
     """Add prompts. A family that is in the store keeps its split, whatever the new prompt says. Returns how many."""
     store.lock(conn, "catalog")  # two importers at once could give one family two splits
-    known = splits_of_families(conn, {p.family for p in new})
+    known = read_family_splits(conn, {p.family for p in new})
     rows = []
     for p in new:
         split = known.setdefault(p.family, p.split)
@@ -66,7 +66,7 @@ def insert_comparisons(store: Store, conn: Connection, new: Sequence[Comparison]
     """Add comparisons, their prompts and completions, and open the places their routes want. Returns how many."""
     insert_prompts(store, conn, list({c.prompt.id: c.prompt for c in new}.values()), source)
     insert_completions(store, conn, list({a.id: a for c in new for a in c.completions}.values()))
-    known = known_ids(conn, "comparisons", [c.id for c in new])
+    known = find_existing_ids(conn, "comparisons", [c.id for c in new])
     fresh = list({c.id: c for c in new if c.id not in known}.values())
     lane_of = _lanes(store, conn, {(c.project, c.prompt.language, c.batch) for c in fresh})
     rows = [
@@ -113,7 +113,7 @@ def _lanes(store: Store, conn: Connection, wanted: set[tuple[str, str, str]]) ->
 def open_places(store: Store, conn: Connection, wanted: Sequence[tuple[str, int, int, Route]]) -> None:
     """Open places 0..overlap-1 of (comparison, lane, overlap, route) that are not there yet; `auto` opens none."""
     rows = [
-        {"comparison_id": cid, "n": n, "lane_id": lane, "position": queue_position(cid, route)}
+        {"comparison_id": cid, "n": n, "lane_id": lane, "position": compute_queue_position(cid, route)}
         for cid, lane, overlap, route in wanted
         if route is not Route.AUTO
         for n in range(overlap)
@@ -121,25 +121,25 @@ def open_places(store: Store, conn: Connection, wanted: Sequence[tuple[str, int,
     store.insert_new(conn, places, rows)
 
 
-def queue_position(comparison_id: str, route: Route, round: int = 0, place_in_line: int = 0) -> int:
+def compute_queue_position(comparison_id: str, route: Route, round: int = 0, place_in_line: int = 0) -> int:
     """Where a comparison stands in its lane, as one number of 62 bits; lower comes first.
 
     By route; then the newest round first, because its scores are the model's of today; then the place the router gave
     it; then at random, the same on every machine.
     """
-    parts = (RANK[route], 2), (4095 - min(round, 4095), 12), (min(place_in_line, 2**20 - 1), 20)
+    parts = (ROUTE_RANK[route], 2), (4095 - min(round, 4095), 12), (min(place_in_line, 2**20 - 1), 20)
     number = 0
-    for part, bits in (*parts, (shuffle_key(comparison_id), 28)):
+    for part, bits in (*parts, (compute_shuffle_key(comparison_id), 28)):
         number = number << bits | part
     return number
 
 
-def shuffle_key(comparison_id: str) -> int:
+def compute_shuffle_key(comparison_id: str) -> int:
     """A number of 28 bits that orders comparisons at random, the same on every machine."""
     return int(hashlib.sha256(comparison_id.encode()).hexdigest()[:7], 16)
 
 
-def all_prompts(store: Store, *, split: Split | None = None) -> list[Prompt]:
+def list_prompts(store: Store, *, split: Split | None = None) -> list[Prompt]:
     query = sa.select(prompts).order_by(prompts.c.id)
     if split is not None:
         query = query.where(prompts.c.split == split.value)
@@ -255,7 +255,7 @@ def count_rows(store: Store) -> dict[str, int]:
     return out | {f"prompts.{split}": n for split, n in by_split}
 
 
-def splits_of_families(conn: Connection, families: set[str]) -> dict[str, Split]:
+def read_family_splits(conn: Connection, families: set[str]) -> dict[str, Split]:
     """The splits of those prompt families that are in the store."""
     out: dict[str, Split] = {}
     rest = iter(families)
@@ -287,7 +287,9 @@ def _all_of(what: str, ids: Sequence[str], found: dict[str, Any]) -> dict[str, A
     return found
 
 
-def known_ids(conn: Connection, what: Literal["prompts", "completions", "comparisons"], ids: Iterable[str]) -> set[str]:
+def find_existing_ids(
+    conn: Connection, what: Literal["prompts", "completions", "comparisons"], ids: Iterable[str]
+) -> set[str]:
     """Those of the ids that are in the store."""
     column = {"prompts": prompts, "completions": completions, "comparisons": comparisons}[what].c.id
     out: set[str] = set()

@@ -26,10 +26,14 @@ from sqlalchemy.engine import URL, Connection, Engine
 from rlhf_hitl.errors import BadInput, RlhfHitlError
 from rlhf_hitl.types import utc_now
 
-ALIVE = {"keepalives_idle": 30, "keepalives_interval": 10, "keepalives_count": 3}  # of connections to PostgreSQL
+KEEPALIVE_OPTIONS = {
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+}  # of connections to PostgreSQL
 LOCK_NOT_AVAILABLE = "55P03"
-PATIENCE = 20  # seconds to wait for others who write
-IDLE = 1.0  # seconds after which a connection is tried before it is used
+LOCK_TIMEOUT_SECONDS = 20  # seconds to wait for others who write
+IDLE_CHECK_SECONDS = 1.0  # seconds after which a connection is tried before it is used
 INSUFFICIENT_PRIVILEGE = "42501"
 MIGRATIONS = Path(__file__).parent / "migrations"
 # Alembic's `op` is one for the whole process: two threads that make two stores would write into each other's.
@@ -150,7 +154,7 @@ class Store:
 
     @contextlib.contextmanager
     def write(self) -> Iterator[Connection]:
-        if self._writer is not None and not self._writer.acquire(timeout=PATIENCE):
+        if self._writer is not None and not self._writer.acquire(timeout=LOCK_TIMEOUT_SECONDS):
             raise self._busy()
         try:
             with self._connection(write=True) as conn:
@@ -161,8 +165,8 @@ class Store:
 
     def _busy(self) -> StoreFailure:
         return StoreFailure(
-            f"store {self.safe_url}: expected a turn to write within {PATIENCE} s; others write (an import?). "
-            "Fix: try again; nothing was changed"
+            f"store {self.safe_url}: expected a turn to write within {LOCK_TIMEOUT_SECONDS} s; "
+            "others write (an import?). Fix: try again; nothing was changed"
         )
 
     @contextlib.contextmanager
@@ -281,7 +285,7 @@ def _engine(url: str, create: bool) -> Engine:
         except OSError as e:
             raise BadInput(f"store {safe}", expected="a folder that can be made", fix=str(e)) from e
     engine = sa.create_engine(
-        parsed, connect_args={"timeout": PATIENCE, "check_same_thread": False}, hide_parameters=True
+        parsed, connect_args={"timeout": LOCK_TIMEOUT_SECONDS, "check_same_thread": False}, hide_parameters=True
     )
 
     @event.listens_for(engine, "connect")
@@ -307,7 +311,7 @@ def _postgres_engine(url: URL) -> Engine:
         url.set(drivername="postgresql+psycopg"),
         pool_size=10,
         max_overflow=10,
-        connect_args=ALIVE,
+        connect_args=KEEPALIVE_OPTIONS,
         hide_parameters=True,
     )
 
@@ -319,7 +323,7 @@ def _postgres_engine(url: URL) -> Engine:
             f"SELECT set_config('synchronous_commit', CASE {now} WHEN 'off' THEN 'on' ELSE {now} END, false)"
         )
         # A server that froze in mid-transaction, or cannot be reached any more, must not hold up all others for ever.
-        for name, seconds in {"idle_in_transaction_session_timeout": 60, "lock_timeout": PATIENCE}.items():
+        for name, seconds in {"idle_in_transaction_session_timeout": 60, "lock_timeout": LOCK_TIMEOUT_SECONDS}.items():
             connection.execute(f"SET {name} = '{seconds}s'")
         connection.commit()
 
@@ -331,7 +335,7 @@ def _postgres_engine(url: URL) -> Engine:
 
     @event.listens_for(engine, "checkout")
     def _take_up(connection, record, _proxy):
-        if time.monotonic() - record.info.get("idle_since", math.inf) > IDLE:
+        if time.monotonic() - record.info.get("idle_since", math.inf) > IDLE_CHECK_SECONDS:
             try:
                 connection.execute("SELECT 1")
                 connection.rollback()

@@ -20,23 +20,25 @@ from rlhf_hitl.store.tables import comparisons, completions, judgments, lanes, p
 from rlhf_hitl.types import Split
 
 BATCH = 500
-Row = dict[str, Any]
+JsonFields = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class JudgedComparison:
     """A comparison, and its judgments in the order they came, superseded ones too.
 
     `comparison` has the keys comparison_id, prompt_id, prompt, completions (of id, policy, messages) and tags;
     chats are lists of {"role", "content"}, `tags` is JSON. A judgment has the keys of `_JUDGMENT`.
     """
 
-    comparison: Row
-    judgments: list[Row]
+    comparison: JsonFields
+    judgments: list[JsonFields]
     is_repeat: bool
 
 
-def judged(store: Store, *, split: Split, project: str | None = None) -> Iterator[list[Judged]]:
+def read_judged_comparisons(
+    store: Store, *, split: Split, project: str | None = None
+) -> Iterator[list[JudgedComparison]]:
     """Every comparison of a split with at least one judgment, in order of id, up to BATCH at a time."""
     of = comparisons.c
     query = (
@@ -64,12 +66,12 @@ def judged(store: Store, *, split: Split, project: str | None = None) -> Iterato
                 r.id: {"id": r.id, "policy": r.policy, "messages": orjson.loads(r.messages)}
                 for r in conn.execute(shown).all()
             }
-            said: dict[str, list[Row]] = {r.id: [] for r in found}
+            said: dict[str, list[JsonFields]] = {r.id: [] for r in found}
             rows = spoken.where(store.among(judgments.c.comparison_id, said))
             for row in conn.execute(rows).all():
                 said[row.comparison_id].append(_judgment(row))
         yield [
-            Judged(
+            JudgedComparison(
                 {
                     "comparison_id": r.id,
                     "prompt_id": r.prompt_id,
@@ -85,7 +87,7 @@ def judged(store: Store, *, split: Split, project: str | None = None) -> Iterato
         after = found[-1].id
 
 
-def _judgment(values: Sequence[Any]) -> Row:
+def _judgment(values: Sequence[Any]) -> JsonFields:
     row = dict(zip(_JUDGMENT, values))
     row["ranking"] = orjson.loads(row["ranking"])
     row["order_shown"] = orjson.loads(row["order_shown"])
@@ -115,4 +117,4 @@ _JUDGMENT: tuple[str, ...] = (
 
 def _select(store: Store, *columns: sa.Column[Any]) -> sa.Select[Any]:
     """Plain values and JSON as text: SQLAlchemy and psycopg take several times as long to parse it."""
-    return sa.select(*(table_copy.plain(c, store.is_sqlite).label(c.name) for c in columns))
+    return sa.select(*(table_copy.plain_column(c, store.is_sqlite).label(c.name) for c in columns))

@@ -20,7 +20,7 @@ from rlhf_hitl.types import DEFAULT_PROJECT, Answer, Axis, Guideline, utc_now
 DEFAULT_VERSION = "default-1"
 
 
-def current(store: Store, project: str = DEFAULT_PROJECT) -> Guideline:
+def get_current_guideline(store: Store, project: str = DEFAULT_PROJECT) -> Guideline:
     """The guideline in force: the newest of the project, or the one that comes with the package.
 
     Raises:
@@ -30,11 +30,11 @@ def current(store: Store, project: str = DEFAULT_PROJECT) -> Guideline:
     with store.read() as conn:
         row = conn.execute(query).mappings().first()
         if row is None:
-            projects.check(conn, project)
+            projects.require_project(conn, project)
     return Guideline(project, DEFAULT_VERSION, _default_text()) if row is None else _guideline(row)
 
 
-def get(store: Store, project: str, version: str) -> Guideline:
+def get_guideline(store: Store, project: str, version: str) -> Guideline:
     """One version, in force or not: what judgments that name it were made under.
 
     Raises:
@@ -44,7 +44,7 @@ def get(store: Store, project: str, version: str) -> Guideline:
     with store.read() as conn:
         row = conn.execute(query).mappings().first()
         if row is None:
-            projects.check(conn, project)
+            projects.require_project(conn, project)
     if row is not None:
         return _guideline(row)
     if version == DEFAULT_VERSION:
@@ -52,7 +52,7 @@ def get(store: Store, project: str, version: str) -> Guideline:
     raise NotFound(f"version {version!r}", expected=f"a guideline of project {project}", fix="name one it has had")
 
 
-def put(store: Store, guideline: Guideline, *, by: audit.Actor = audit.CLI) -> Guideline:
+def publish_guideline(store: Store, guideline: Guideline, *, by: audit.Actor = audit.CLI) -> Guideline:
     """Put a new version in force. Those before it stay, and what is held already is judged under them.
 
     Raises:
@@ -70,7 +70,7 @@ def put(store: Store, guideline: Guideline, *, by: audit.Actor = audit.CLI) -> G
         "created_at": new.created_at,
     }
     with store.write() as conn:
-        projects.check(conn, new.project)
+        projects.require_project(conn, new.project)
         if new.version == DEFAULT_VERSION or not store.insert_new(conn, guidelines, [row]):
             raise BadInput(
                 f"version {new.version!r} of project {new.project}",
@@ -81,19 +81,19 @@ def put(store: Store, guideline: Guideline, *, by: audit.Actor = audit.CLI) -> G
     return new
 
 
-def acknowledge(store: Store, rater_id: str, project: str, version: str) -> None:
+def record_acknowledgement(store: Store, rater_id: str, project: str, version: str) -> None:
     """Write down that a rater has read a version. Doing it twice changes nothing.
 
     Raises:
         NotFound: the project never had this version.
     """
-    get(store, project, version)
+    get_guideline(store, project, version)
     row = {"rater_id": rater_id, "project_id": project, "version": version, "at": utc_now()}
     with store.write() as conn:
         store.insert_new(conn, acknowledgements, [row])
 
 
-def has_read(store: Store, rater_id: str, project: str, version: str) -> bool:
+def has_acknowledged(store: Store, rater_id: str, project: str, version: str) -> bool:
     """Whether a rater acknowledged this version, at any time."""
     mine = (acknowledgements.c.rater_id == rater_id, acknowledgements.c.project_id == project)
     query = sa.select(acknowledgements.c.at).where(*mine, acknowledgements.c.version == version)
@@ -101,7 +101,7 @@ def has_read(store: Store, rater_id: str, project: str, version: str) -> bool:
         return conn.execute(query).first() is not None
 
 
-def version_in_force(project: sa.BindParameter[str]) -> sa.ColumnElement[str]:
+def current_version_column(project: sa.BindParameter[str]) -> sa.ColumnElement[str]:
     """`current(...).version` as part of a statement."""
     newest = (
         sa.select(guidelines.c.version)
@@ -113,7 +113,7 @@ def version_in_force(project: sa.BindParameter[str]) -> sa.ColumnElement[str]:
     return sa.func.coalesce(newest, DEFAULT_VERSION)
 
 
-def check(conn: Connection, comparison_id: str, version: str, answer: Answer, shown: Sequence[str]) -> None:
+def check_answer(conn: Connection, comparison_id: str, version: str, answer: Answer, shown: Sequence[str]) -> None:
     """That an answer has what the guideline it was given under requires.
 
     Raises:
@@ -125,7 +125,7 @@ def check(conn: Connection, comparison_id: str, version: str, answer: Answer, sh
         _guideline(row).check(answer, shown)
 
 
-def requires(version: sa.Column[str]) -> sa.ColumnElement[bool]:
+def requires_something(version: sa.Column[str]) -> sa.ColumnElement[bool]:
     """Whether the guideline of a statement's comparison requires anything: then `check` tells what."""
     wants = sa.or_(guidelines.c.scores == "required", guidelines.c.rationale == "required")
     return sa.exists().where(_of(version), wants).correlate(comparisons, leases)

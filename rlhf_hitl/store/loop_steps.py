@@ -22,7 +22,7 @@ def finish_step(
             events.emit(conn, Event.ROUND_FINISHED, {"round": round, **result})
 
 
-def finished_steps(store: Store) -> dict[tuple[int, str], dict[str, Any]]:
+def read_finished_steps(store: Store) -> dict[tuple[int, str], dict[str, Any]]:
     """(round, step) → its result, with `seconds`, of every step of the loop that is done."""
     with store.read() as conn:
         rows = conn.execute(sa.select(steps).order_by(steps.c.finished_at)).mappings().all()

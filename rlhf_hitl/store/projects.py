@@ -15,7 +15,9 @@ from rlhf_hitl.store.tables import members, projects
 from rlhf_hitl.types import Project, utc_now
 
 
-def add(store: Store, id: str, *, open: bool = True, repeat_every: int = 0, by: audit.Actor = audit.CLI) -> Project:
+def add_project(
+    store: Store, id: str, *, open: bool = True, repeat_every: int = 0, by: audit.Actor = audit.CLI
+) -> Project:
     """Make a project.
 
     Raises:
@@ -34,12 +36,12 @@ def add(store: Store, id: str, *, open: bool = True, repeat_every: int = 0, by: 
     return _project(row)
 
 
-def everything(store: Store) -> list[Project]:
+def list_projects(store: Store) -> list[Project]:
     with store.read() as conn:
         return [_project(row) for row in conn.execute(sa.select(projects).order_by(projects.c.id)).mappings()]
 
 
-def change(
+def change_project(
     store: Store,
     id: str,
     *,
@@ -61,38 +63,38 @@ def change(
         new["paused_at"] = utc_now() if paused else None
     new = {k: v for k, v in new.items() if v is not None or k == "paused_at"}
     with store.write() as conn:
-        check(conn, id)
+        require_project(conn, id)
         if new:
             conn.execute(projects.update().where(projects.c.id == id).values(new))
             told = {"open": open, "repeat_every": repeat_every, "paused": paused}
             audit.record(conn, by, "project.changed", id, **{k: v for k, v in told.items() if v is not None})
-        return _project(check(conn, id))
+        return _project(require_project(conn, id))
 
 
-def admit(store: Store, id: str, rater: str, *, by: audit.Actor = audit.CLI) -> None:
+def add_member(store: Store, id: str, rater: str, *, by: audit.Actor = audit.CLI) -> None:
     """Let a rater, by name, work in a project that is not open to all. Doing it twice changes nothing.
 
     Raises:
         NotFound: no such project or rater.
     """
     with store.write() as conn:
-        check(conn, id)
-        enter(store, conn, id, find_id(conn, rater))
+        require_project(conn, id)
+        insert_member(store, conn, id, find_id(conn, rater))
         audit.record(conn, by, "project.admitted", id, rater=rater)
 
 
-def enter(store: Store, conn: Connection, id: str, rater_id: str) -> None:
+def insert_member(store: Store, conn: Connection, id: str, rater_id: str) -> None:
     store.insert_new(conn, members, [{"project_id": id, "rater_id": rater_id}])
 
 
-def dismiss(store: Store, id: str, rater: str, *, by: audit.Actor = audit.CLI) -> None:
+def remove_member(store: Store, id: str, rater: str, *, by: audit.Actor = audit.CLI) -> None:
     """Take a rater, by name, out of a project's members.
 
     Raises:
         NotFound: no such project or rater, or they were no member.
     """
     with store.write() as conn:
-        check(conn, id)
+        require_project(conn, id)
         same = (members.c.project_id == id, members.c.rater_id == find_id(conn, rater))
         if not conn.execute(members.delete().where(*same)).rowcount:
             raise NotFound(
@@ -101,7 +103,7 @@ def dismiss(store: Store, id: str, rater: str, *, by: audit.Actor = audit.CLI) -
         audit.record(conn, by, "project.dismissed", id, rater=rater)
 
 
-def members_of(store: Store) -> dict[str, list[str]]:
+def list_members(store: Store) -> dict[str, list[str]]:
     """Project → ids of its members."""
     out: dict[str, list[str]] = {}
     with store.read() as conn:
@@ -110,7 +112,7 @@ def members_of(store: Store) -> dict[str, list[str]]:
     return out
 
 
-def check(conn: Connection, id: str):
+def require_project(conn: Connection, id: str):
     row = conn.execute(sa.select(projects).where(projects.c.id == id)).mappings().first()
     if row is None:
         raise NotFound(f"project {id!r}", expected="a known project", fix="see `rlhf-hitl projects list`")

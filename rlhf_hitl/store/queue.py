@@ -15,7 +15,7 @@ from sqlalchemy.engine import Connection
 from rlhf_hitl.errors import Conflict, NotFound
 from rlhf_hitl.store import assignment, audit, events, guidelines
 from rlhf_hitl.store.assignment import ANY_TASK, Place, TaskFilter, is_free
-from rlhf_hitl.store.comparisons import load_comparisons, shuffle_key
+from rlhf_hitl.store.comparisons import compute_shuffle_key, load_comparisons
 from rlhf_hitl.store.db import Store
 from rlhf_hitl.store.judgments import (
     IS_FIRST,
@@ -119,7 +119,7 @@ _NEW_LEASE = (
         .order_by(routings.c.seq.desc())
         .limit(1)
         .scalar_subquery(),
-        guideline_version=guidelines.version_in_force(sa.bindparam("project")),
+        guideline_version=guidelines.current_version_column(sa.bindparam("project")),
     )
     .returning(leases.c.guideline_version)
 )
@@ -134,7 +134,7 @@ def _order(conn: Connection, comparison: Comparison, n: int, rater_id: str) -> l
         )
         return conn.execute(first).scalar_one()[::-1]
     ids = [c.id for c in comparison.completions]
-    turn = (shuffle_key(comparison.id) + n) % len(ids)
+    turn = (compute_shuffle_key(comparison.id) + n) % len(ids)
     return ids[turn:] + ids[:turn]
 
 
@@ -178,7 +178,7 @@ def submit(
             answer = answer(tuple(held["order_shown"]))
         answer.check(held["order_shown"])
         if held["requires"] and not simulated:  # who is simulated has no reasons
-            guidelines.check(conn, held["comparison_id"], held["guideline_version"], answer, held["order_shown"])
+            guidelines.check_answer(conn, held["comparison_id"], held["guideline_version"], answer, held["order_shown"])
         if held["before"]:
             known = find_repeat(conn, rater_id, key, held["comparison_id"], answer)
             if known is not None:
@@ -213,7 +213,7 @@ _LEASED_AND_LOCKED = (
     sa.select(
         *(leases.c[name] for name in ("comparison_id", "rater_id", "order_shown", "route", "reward_model_id")),
         leases.c.guideline_version,
-        guidelines.requires(leases.c.guideline_version).label("requires"),
+        guidelines.requires_something(leases.c.guideline_version).label("requires"),
         has_judged_before(leases.c.comparison_id).label("before"),
         events.anybody_listens().label("told"),
     )
@@ -243,7 +243,7 @@ def correct(store: Store, judgment_id: str, rater_id: str, answer: Answer, *, id
         _lock_comparison(conn, old["comparison_id"])
         answer.check(old["order_shown"])
         if not old["simulated"]:
-            guidelines.check(conn, old["comparison_id"], old["guideline_version"], answer, old["order_shown"])
+            guidelines.check_answer(conn, old["comparison_id"], old["guideline_version"], answer, old["order_shown"])
         known = find_repeated_correction(conn, rater_id, idempotency_key, old["comparison_id"], answer, judgment_id)
         if known is not None:
             return Receipt(known, "repeated")

@@ -10,15 +10,15 @@ from rlhf_hitl.store.db import Store
 from rlhf_hitl.store.tables import deliveries, tokens
 
 #: How long it is kept, to be looked into. Judgments and the audit log stay for good.
-KEEP = timedelta(days=30)
+RETENTION = timedelta(days=30)
 BATCH = 500  # of each: deleting them takes milliseconds, which is what a submit may have to wait
 
 
-def sweep(store: Store, now: datetime | None = None) -> int:
+def delete_expired(store: Store, now: datetime | None = None) -> int:
     """Delete some of the deliveries that were made or given up and of the sessions, tokens and invitations that are
     over; returns how many. There may be more until it returns 0."""
     with store.read() as conn:  # looked for before the lock is taken that others wait for
-        before = (now or store.now(conn)) - KEEP
+        before = (now or store.now(conn)) - RETENTION
         # The oldest events are the first rows; those that still wait among them are given up before `KEEP` is over.
         oldest = sa.select(deliveries.c.seq, deliveries.c.created_at, deliveries.c.next_try_at).order_by(
             deliveries.c.seq

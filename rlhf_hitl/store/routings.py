@@ -11,7 +11,7 @@ from sqlalchemy.engine import Connection
 
 from rlhf_hitl.errors import NotFound
 from rlhf_hitl.store import events
-from rlhf_hitl.store.comparisons import open_places, queue_position
+from rlhf_hitl.store.comparisons import compute_queue_position, open_places
 from rlhf_hitl.store.db import Store
 from rlhf_hitl.store.tables import comparisons, places, routings
 from rlhf_hitl.types import Event, Route, utc_now
@@ -62,7 +62,7 @@ def apply_routings(store: Store, decisions: Sequence[Routing], *, now: datetime 
                 lane, wanted = _places_wanted(conn, d)
                 conn.execute(comparisons.update().where(comparisons.c.id == d.comparison_id).values(overlap=wanted))
                 open_places(store, conn, [(d.comparison_id, lane, wanted, d.route)])
-                position = queue_position(d.comparison_id, d.route, d.round, d.place_in_line)
+                position = compute_queue_position(d.comparison_id, d.route, d.round, d.place_in_line)
                 conn.execute(places.update().where(places.c.comparison_id == d.comparison_id).values(position=position))
 
 

@@ -32,7 +32,7 @@ def count_scores(store: Store, model_id: str) -> int:
         return conn.execute(query).scalar_one()
 
 
-def scores_behind_routings(store: Store, comparison_ids: Sequence[str]) -> dict[str, Score]:
+def read_routed_scores(store: Store, comparison_ids: Sequence[str]) -> dict[str, Score]:
     """Comparison → the score of the model its newest routing names. Those routed without a model are left out."""
     newest = sa.select(sa.func.max(routings.c.seq)).where(store.among(routings.c.comparison_id, comparison_ids))
     on = sa.and_(

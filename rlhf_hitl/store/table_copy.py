@@ -30,31 +30,31 @@ COLUMNS = {table.name: [c.name for c in table.columns] for table in metadata.sor
 #: What the migrations put into a new store: the default project and its lane.
 ROWS_OF_A_NEW_STORE = {"projects": 1, "lanes": 1}
 
-Plain = Sequence[Any]
+PlainRow = Sequence[Any]
 
 
-def schema_versions() -> list[str]:
+def list_schema_versions() -> list[str]:
     """The versions the tables have had, newest first: that is the one this code reads and writes."""
     return [script.revision for script in ScriptDirectory.from_config(alembic_config()).walk_revisions()]
 
 
-def counts(conn: Connection) -> dict[str, int]:
+def count_table_rows(conn: Connection) -> dict[str, int]:
     """Table → number of its rows."""
     return {
         t.name: conn.execute(sa.select(sa.func.count()).select_from(t)).scalar_one() for t in metadata.sorted_tables
     }
 
 
-def rows(conn: Connection, name: str) -> Iterator[list[Plain]]:
+def read_table_rows(conn: Connection, name: str) -> Iterator[list[PlainRow]]:
     """All rows of a table in order of their primary key, a batch at a time."""
     table = metadata.tables[name]
-    query = sa.select(*(plain(c, conn.dialect.name == "sqlite") for c in table.columns))
+    query = sa.select(*(plain_column(c, conn.dialect.name == "sqlite") for c in table.columns))
     query = query.order_by(*(_bytewise(c, conn) for c in table.primary_key.columns))
     for batch in conn.execute(query, execution_options={"yield_per": BATCH}).partitions():
         yield [tuple(row) for row in batch]
 
 
-def check_new(store: Store, conn: Connection) -> None:
+def lock_new_store(store: Store, conn: Connection) -> None:
     """Shut others out of the store until the transaction ends.
 
     Raises:
@@ -62,7 +62,7 @@ def check_new(store: Store, conn: Connection) -> None:
     """
     if not store.is_sqlite:  # SQLite's write transaction has shut them out already
         conn.execute(sa.text(f"LOCK TABLE {_tables(conn)} IN EXCLUSIVE MODE"))
-    if held := {t: n for t, n in counts(conn).items() if n > ROWS_OF_A_NEW_STORE.get(t, 0)}:
+    if held := {t: n for t, n in count_table_rows(conn).items() if n > ROWS_OF_A_NEW_STORE.get(t, 0)}:
         raise BadInput(
             f"store {store.safe_url} with " + ", ".join(f"{n} {table}" for table, n in held.items()),
             expected="a new store",
@@ -70,7 +70,7 @@ def check_new(store: Store, conn: Connection) -> None:
         )
 
 
-def make_room(store: Store, conn: Connection) -> None:
+def prepare_bulk_write(store: Store, conn: Connection) -> None:
     """Make a connection that is about to write many rows in one transaction fit for it."""
     if store.is_sqlite:
         # Ids are random: with the two MB that are SQLite's default, every row would read and write pages of each index.
@@ -81,7 +81,7 @@ def make_room(store: Store, conn: Connection) -> None:
         conn.exec_driver_sql("SET LOCAL enable_seqscan = off")
 
 
-def take_stock(store: Store, conn: Connection) -> None:
+def update_statistics(store: Store, conn: Connection) -> None:
     """Tell PostgreSQL how large its tables have become while this transaction writes to them.
 
     It cannot know by itself before the transaction ends, and goes on with plans it made for tables that were empty.
@@ -90,7 +90,7 @@ def take_stock(store: Store, conn: Connection) -> None:
         conn.execute(sa.text(f"ANALYZE {_tables(conn)}"))
 
 
-def fill(store: Store, conn: Connection, contents: Callable[[str], Iterable[Plain]]) -> None:
+def fill_store(store: Store, conn: Connection, contents: Callable[[str], Iterable[PlainRow]]) -> None:
     """Fill a new store with the rows `contents` gives for each table, and go on numbering after the highest number.
 
     Raises:
@@ -99,7 +99,7 @@ def fill(store: Store, conn: Connection, contents: Callable[[str], Iterable[Plai
     for table in reversed(metadata.sorted_tables):
         if table.name in ROWS_OF_A_NEW_STORE:
             conn.execute(table.delete())
-    make_room(store, conn)
+    prepare_bulk_write(store, conn)
     for table in metadata.sorted_tables:
         insert = _insert if store.is_sqlite else _copy
         insert(conn, table, _checked(table, contents(table.name)))
@@ -108,10 +108,10 @@ def fill(store: Store, conn: Connection, contents: Callable[[str], Iterable[Plai
             highest = sa.select(sa.func.max(number)).scalar_subquery()
             sequence = sa.func.pg_get_serial_sequence(table.name, number.name)
             conn.execute(sa.select(sa.func.setval(sequence, highest)).where(highest.is_not(None)))
-    take_stock(store, conn)
+    update_statistics(store, conn)
 
 
-def plain(column: sa.Column[Any], sqlite: bool) -> sa.ColumnElement[Any]:
+def plain_column(column: sa.Column[Any], sqlite: bool) -> sa.ColumnElement[Any]:
     """A column as the plain value a row has of it."""
     match column.type:
         case sa.Boolean():
@@ -133,14 +133,14 @@ def _bytewise(column: sa.Column[Any], conn: Connection) -> sa.ColumnElement[Any]
     return column.collate("C") if is_text and conn.dialect.name == "postgresql" else column
 
 
-def _insert(conn: Connection, table: sa.Table, found: Iterator[Plain]) -> None:
+def _insert(conn: Connection, table: sa.Table, found: Iterator[PlainRow]) -> None:
     names, marks = _names(conn, table), ", ".join("?" * len(table.columns))
     statement = f"INSERT INTO {table.name} ({names}) VALUES ({marks})"  # noqa: S608
     while batch := list(islice(found, BATCH)):
         conn.exec_driver_sql(statement, [tuple(row) for row in batch])
 
 
-def _copy(conn: Connection, table: sa.Table, found: Iterator[Plain]) -> None:
+def _copy(conn: Connection, table: sa.Table, found: Iterator[PlainRow]) -> None:
     statement = f"COPY {table.name} ({_names(conn, table)}) FROM STDIN"
     driver: Any = conn.connection.driver_connection
     try:
@@ -159,7 +159,7 @@ def _names(conn: Connection, table: sa.Table) -> str:
     return ", ".join(conn.dialect.identifier_preparer.quote(c.name) for c in table.columns)
 
 
-def _checked(table: sa.Table, found: Iterable[Plain]) -> Iterator[Plain]:
+def _checked(table: sa.Table, found: Iterable[PlainRow]) -> Iterator[PlainRow]:
     """The rows, if every value is one its column could have given. SQLite itself would take anything."""
     columns = list(table.columns)
     special = [(i, test) for i, c in enumerate(columns) if (test := _test(c)) is not None]

@@ -91,7 +91,7 @@ def invite(
     """
     with store.write() as conn:
         if project is not None:
-            projects.check(conn, project)
+            projects.require_project(conn, project)
         secret, row = _new(Kind.INVITE, by, days, role=role.value, project_id=project)
         conn.execute(tokens.insert().values(row))
         audit.record(conn, by, "invite.added", row["id"], role=role.value, project=project, days=days)
@@ -122,7 +122,7 @@ def accept(store: Store, secret: str, name: str, password: str, *, address: str 
         by = audit.Actor(f"invite:{found.id}", address)
         rater = people.enter(store, conn, name, Role(found.role), hashed, by=by)
         if found.project is not None:
-            projects.enter(store, conn, found.project, rater.id)
+            projects.insert_member(store, conn, found.project, rater.id)
         conn.execute(tokens.update().where(tokens.c.id == found.id).values(rater_id=rater.id, ended_at=utc_now()))
         audit.record(conn, by, "invite.accepted", found.id, name=rater.name)
     return rater

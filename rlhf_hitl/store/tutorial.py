@@ -21,7 +21,7 @@ from rlhf_hitl.types import (
 )
 
 
-def put(store: Store, project: str, new: Sequence[TutorialExample], by: audit.Actor = audit.CLI) -> None:
+def replace_tutorial(store: Store, project: str, new: Sequence[TutorialExample], by: audit.Actor = audit.CLI) -> None:
     """Make these the tutorial, in this order. Those of before end; raters who had some of these keep their answers.
 
     Raises:
@@ -37,7 +37,7 @@ def put(store: Store, project: str, new: Sequence[TutorialExample], by: audit.Ac
             raise BadInput(f"example {i}", expected="one that is not there twice", fix="leave it out")
     now = utc_now()
     with store.write() as conn:
-        projects.check(conn, project)
+        projects.require_project(conn, project)
         store.lock(conn, "tutorial")
         of_project = (examples.c.project_id == project, examples.c.ended_at.is_(None))
         conn.execute(examples.update().where(*of_project).values(ended_at=now))
@@ -48,13 +48,13 @@ def put(store: Store, project: str, new: Sequence[TutorialExample], by: audit.Ac
         audit.record(conn, by, "tutorial.set", project, examples=len(new))
 
 
-def of(store: Store, project: str = DEFAULT_PROJECT) -> list[TutorialExample]:
+def list_examples(store: Store, project: str = DEFAULT_PROJECT) -> list[TutorialExample]:
     """The examples of a project's tutorial, in order; none where it has no tutorial."""
     with store.read() as conn:
         return [_example(row) for row in conn.execute(_of(project)).mappings()]
 
 
-def get(store: Store, example_id: str) -> TutorialExample:
+def get_example(store: Store, example_id: str) -> TutorialExample:
     """One example, also of a tutorial that was.
 
     Raises:
@@ -67,7 +67,7 @@ def get(store: Store, example_id: str) -> TutorialExample:
     return _example(row)
 
 
-def left(store: Store, rater_id: str, project: str = DEFAULT_PROJECT) -> list[TutorialExample]:
+def list_remaining_examples(store: Store, rater_id: str, project: str = DEFAULT_PROJECT) -> list[TutorialExample]:
     """Those of the tutorial that a rater has not answered yet, in order."""
     own = sa.and_(example_answers.c.example_id == examples.c.id, example_answers.c.rater_id == rater_id)
     query = _of(project).where(~sa.exists().where(own))
@@ -75,7 +75,7 @@ def left(store: Store, rater_id: str, project: str = DEFAULT_PROJECT) -> list[Tu
         return [_example(row) for row in conn.execute(query).mappings()]
 
 
-def agrees(example: TutorialExample, answer: Answer) -> bool:
+def agrees_with_example(example: TutorialExample, answer: Answer) -> bool:
     """Whether an answer (positions as text, like the example's) prefers what the example prefers.
 
     As in labels, both bad is a tie: neither is preferred. How much better it is, and the order of the rest, is for the
@@ -84,7 +84,7 @@ def agrees(example: TutorialExample, answer: Answer) -> bool:
     return _preferred(example.answer) == _preferred(answer)
 
 
-def keep(store: Store, rater_id: str, example_id: str, answer: Answer, agreed: bool) -> None:
+def record_attempt(store: Store, rater_id: str, example_id: str, answer: Answer, agreed: bool) -> None:
     """Write down what a rater said of an example. Only the first answer counts.
 
     Raises:
@@ -103,7 +103,7 @@ def keep(store: Store, rater_id: str, example_id: str, answer: Answer, agreed: b
         store.insert_new(conn, example_answers, [row])
 
 
-def results(store: Store, project: str = DEFAULT_PROJECT) -> dict[str, tuple[int, int]]:
+def count_agreements(store: Store, project: str = DEFAULT_PROJECT) -> dict[str, tuple[int, int]]:
     """Rater id → how many examples of the tutorial as it is now they agreed with, of how many they answered."""
     query = (
         sa.select(

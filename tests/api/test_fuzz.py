@@ -60,7 +60,7 @@ class Site:
             await app(scope, receive, send)
 
         self.app: ASGIApp = without_webhooks
-        projects.add(store, "coding")
+        projects.add_project(store, "coding")
         made = [_comparison(i) for i in range(60)]
         self.known = made[0]
         with store.write() as conn:
@@ -206,7 +206,7 @@ def check(answer: Any, *statuses: int, of: str = "") -> None:
 
 def content(site: Site) -> list[Any]:
     """Everything that a call could have added."""
-    return [count_rows(site.store), projects.everything(site.store), people.everyone(site.store)]
+    return [count_rows(site.store), projects.list_projects(site.store), people.everyone(site.store)]
 
 
 DEEP = "[" * 100_000 + "]" * 100_000

@@ -237,7 +237,7 @@ def test_an_answer_that_makes_no_sense_is_refused_and_the_lease_stands(api, stor
 def test_scores_and_reasons_come_back_in_the_words_of_whoever_reads_them(api, store):
     lead, ann = api("lea", Role.LEAD), api("ann")
     lead.import_rows(row(i) for i in range(2))
-    guidelines.put(store, Guideline("default", "g1", "Be fair."))
+    guidelines.publish_guideline(store, Guideline("default", "g1", "Be fair."))
     [task] = ann.lease()
     assert task.guideline_version == "g1"
     rank(ann, task, scores={"helpful": {"A": 4, "B": 2.0}, "mine": {"B": 5}}, rewrite="Green.")
@@ -275,7 +275,7 @@ def test_a_renewed_lease_lasts_longer(api):
 
 def test_wishes_pauses_and_quotas_reach_the_api(api, store):
     lead, ann = api("lea", Role.LEAD), api("ann")
-    projects.add(store, "closed", open=False)
+    projects.add_project(store, "closed", open=False)
     lead.import_rows([row(0, tags={"language": "es", "topic": "a'b"})], batch="b1")
     lead.import_rows([row(1)], project="closed")
     assert ann.lease(project="closed") == ann.lease(batch="b2") == ann.lease(language="fr") == []

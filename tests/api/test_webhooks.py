@@ -20,7 +20,7 @@ from rlhf_hitl.errors import BadInput, Conflict, NotFound
 from rlhf_hitl.store import audit, events, people, queue, tables, tokens
 from rlhf_hitl.store.judgments import read_judgments
 from rlhf_hitl.store.loop_steps import finish_step
-from rlhf_hitl.store.retention import BATCH, KEEP, sweep
+from rlhf_hitl.store.retention import BATCH, RETENTION, delete_expired
 from rlhf_hitl.store.routings import Routing, apply_routings
 from rlhf_hitl.types import Answer, Event, Role, Route, Scope, Verdict, utc_now
 
@@ -311,8 +311,8 @@ def test_what_was_sent_or_given_up_is_forgotten_a_month_later_and_what_waits_is_
         given_up = events.claim(store, now=now)
     judge(store, ann)
     [waits] = kept(store, tables.deliveries) - {sent.id, given_up.id}
-    assert sweep(store, now=utc_now() + KEEP - timedelta(minutes=1)) == 0
-    assert sweep(store, now=utc_now() + KEEP + timedelta(minutes=1)) == 2
+    assert delete_expired(store, now=utc_now() + RETENTION - timedelta(minutes=1)) == 0
+    assert delete_expired(store, now=utc_now() + RETENTION + timedelta(minutes=1)) == 2
     assert kept(store, tables.deliveries) == {waits}
     assert len(list(read_judgments(store))) == 3
 
@@ -327,9 +327,9 @@ def test_sessions_and_tokens_are_forgotten_a_month_after_their_end_and_the_audit
     api = tokens.add(store, ann.id, "", [Scope.TASK], days=None)
     tokens.add(store, ann.id, "", [Scope.TASK], days=10)
     said = audit.entries(store)
-    assert sweep(store, now=utc_now() + KEEP - timedelta(minutes=1)) == 0
-    assert sweep(store, now=utc_now() + KEEP + timedelta(minutes=1)) == 1
-    assert sweep(store, now=utc_now() + KEEP + timedelta(days=11)) == 2
+    assert delete_expired(store, now=utc_now() + RETENTION - timedelta(minutes=1)) == 0
+    assert delete_expired(store, now=utc_now() + RETENTION + timedelta(minutes=1)) == 1
+    assert delete_expired(store, now=utc_now() + RETENTION + timedelta(days=11)) == 2
     assert len(kept(store, tables.tokens)) == 2
     assert tokens.holder(store, held, tokens.Kind.SESSION) is not None
     assert tokens.holder(store, api, tokens.Kind.API) is not None
@@ -341,7 +341,7 @@ def test_a_running_sender_sweeps_up_part_by_part_while_it_delivers(store, receiv
     with store.write() as conn:
         for n in range(2 * BATCH + 11):
             events.emit(conn, Event.ALERT_RAISED, {"n": n})
-        past = {"next_try_at": None, "created_at": utc_now() - KEEP - timedelta(days=1)}
+        past = {"next_try_at": None, "created_at": utc_now() - RETENTION - timedelta(days=1)}
         conn.execute(tables.deliveries.update().where(tables.deliveries.c.seq <= 2 * BATCH + 1).values(past))
     sender = Sender(store, pause=0.01, most=3)
     sender.start()

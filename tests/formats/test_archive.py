@@ -74,7 +74,7 @@ def fill_every_table(store: Store, n: int = 12) -> None:
 
 def counts(store: Store) -> dict[str, int]:
     with store.read() as conn:
-        return {table: n for table, n in table_copy.counts(conn).items() if n}
+        return {table: n for table, n in table_copy.count_table_rows(conn).items() if n}
 
 
 def everything(store: Store) -> dict[str, set[str]]:
@@ -121,23 +121,23 @@ DATABASES = ("sqlite", "postgres")
 def test_a_store_comes_back_whole_and_gives_the_same_file_again(new_store, tmp_path, first, second):
     source, target = new_store(first), new_store(second)
     fill_every_table(source)
-    archive.write(source, tmp_path / "a.archive")
-    archive.restore(target, tmp_path / "a.archive")
+    archive.write_archive(source, tmp_path / "a.archive")
+    archive.restore_archive(target, tmp_path / "a.archive")
     assert everything(target) == everything(source)
-    archive.write(target, tmp_path / "b.archive")
+    archive.write_archive(target, tmp_path / "b.archive")
     assert (tmp_path / "a.archive").read_bytes() == (tmp_path / "b.archive").read_bytes()
 
 
 def test_the_language_of_a_database_changes_nothing(postgres, sqlite_store, tmp_path):
     fill_every_table(sqlite_store)
-    archive.write(sqlite_store, tmp_path / "a.archive")
+    archive.write_archive(sqlite_store, tmp_path / "a.archive")
     with postgres.database(template="template0 LOCALE_PROVIDER icu ICU_LOCALE 'en-US'") as url:
         american = Store.open(url, create=True)
-        archive.restore(american, tmp_path / "a.archive")
+        archive.restore_archive(american, tmp_path / "a.archive")
         with american.read() as conn:  # or this would show nothing
             ids = list(conn.execute(sa.text("SELECT id FROM prompts ORDER BY id")).scalars())
         assert ids != sorted(ids)
-        archive.write(american, tmp_path / "b.archive")
+        archive.write_archive(american, tmp_path / "b.archive")
         american.close()
     assert (tmp_path / "a.archive").read_bytes() == (tmp_path / "b.archive").read_bytes()
 
@@ -151,8 +151,8 @@ def test_work_goes_on_in_the_new_store_where_it_stopped(new_store, tmp_path, add
     submit(source, ann)
     held = queue.lease(source, ann)
     assert held is not None
-    archive.write(source, tmp_path / "a.archive")
-    archive.restore(target, tmp_path / "a.archive")
+    archive.write_archive(source, tmp_path / "a.archive")
+    archive.restore_archive(target, tmp_path / "a.archive")
 
     assert people.verify(target, "ann", "a long password") is not None
     assert queue.lease(target, ann) == held
@@ -177,12 +177,12 @@ def test_an_archive_is_of_one_moment_though_others_go_on_writing(
     (rater,) = add_raters(store, 1)
     before = everything(store)
     with store.snapshot() as conn:
-        table_copy.counts(conn)
+        table_copy.count_table_rows(conn)
         writer = threading.Thread(target=submit, args=(store, rater))
         writer.start()
         writer.join()
         for table in table_copy.COLUMNS:
-            assert sum(map(len, table_copy.rows(conn, table))) == len(before[table])
+            assert sum(map(len, table_copy.read_table_rows(conn, table))) == len(before[table])
     assert store_revision(store) == 1
 
     # And under fire: an archive that caught half of a write would refer to rows that are not in it.
@@ -199,35 +199,35 @@ def test_an_archive_is_of_one_moment_though_others_go_on_writing(
     writer.start()
     try:
         for i in range(5):
-            archive.write(store, tmp_path / f"{i}.archive")
+            archive.write_archive(store, tmp_path / f"{i}.archive")
     finally:
         stop.set()
         writer.join()
     for i in range(5):
-        archive.restore(new_store("sqlite"), tmp_path / f"{i}.archive")
+        archive.restore_archive(new_store("sqlite"), tmp_path / f"{i}.archive")
 
 
 def test_a_store_with_anything_in_it_is_refused_and_told_what_it_has(store, full, tmp_path, add_comparisons):
-    archive.write(full, tmp_path / "a.archive")
+    archive.write_archive(full, tmp_path / "a.archive")
     people.add(store, "ann", Role.RATER)
     before = everything(store)
     with pytest.raises(BadInput, match=r"with .*1 raters: expected a new store"):
-        archive.restore(store, tmp_path / "a.archive")
+        archive.restore_archive(store, tmp_path / "a.archive")
     assert everything(store) == before
 
 
 @pytest.mark.parametrize("share", [0.0, 0.001, 0.2, 0.7, 0.999])
 def test_a_cut_archive_imports_nothing(full, store, tmp_path, share):
-    archive.write(full, tmp_path / "a.archive")
+    archive.write_archive(full, tmp_path / "a.archive")
     whole = (tmp_path / "a.archive").read_bytes()
     (tmp_path / "cut.archive").write_bytes(whole[: int(share * len(whole))])
     with pytest.raises(BadInput, match="whole archive"):
-        archive.restore(store, tmp_path / "cut.archive")
+        archive.restore_archive(store, tmp_path / "cut.archive")
     assert counts(store) == table_copy.ROWS_OF_A_NEW_STORE
 
 
 def test_an_altered_byte_is_found_wherever_it_matters(full, new_store, tmp_path):
-    archive.write(full, tmp_path / "a.archive")
+    archive.write_archive(full, tmp_path / "a.archive")
     whole = (tmp_path / "a.archive").read_bytes()
     target, refused = new_store("sqlite"), 0
     for at in range(0, len(whole), len(whole) // 150):
@@ -235,7 +235,7 @@ def test_an_altered_byte_is_found_wherever_it_matters(full, new_store, tmp_path)
         altered[at] ^= 0x55
         (tmp_path / "altered.archive").write_bytes(altered)
         try:
-            archive.restore(target, tmp_path / "altered.archive")
+            archive.restore_archive(target, tmp_path / "altered.archive")
         except BadInput:
             refused += 1
             assert counts(target) == table_copy.ROWS_OF_A_NEW_STORE
@@ -247,7 +247,7 @@ def test_an_altered_byte_is_found_wherever_it_matters(full, new_store, tmp_path)
 
 def test_an_altered_directory_is_bad_input_at_every_byte(full, tmp_path):
     """A ZIP's directory holds lengths and offsets, which lead `zipfile` to places that are none."""
-    archive.write(full, tmp_path / "a.archive")
+    archive.write_archive(full, tmp_path / "a.archive")
     whole = (tmp_path / "a.archive").read_bytes()
     refused = 0
     for at in range(whole.index(b"PK\x01\x02"), len(whole)):
@@ -256,7 +256,7 @@ def test_an_altered_directory_is_bad_input_at_every_byte(full, tmp_path):
             altered[at] ^= mask
             (tmp_path / "altered.archive").write_bytes(altered)
             try:
-                archive.read_manifest(tmp_path / "altered.archive")
+                archive.read_archive_manifest(tmp_path / "altered.archive")
             except BadInput:
                 refused += 1
     assert refused > 1000
@@ -273,7 +273,11 @@ def craft(path: Path, tables: Tables, **manifest: Any) -> Path:
             text = "".join(json.dumps(line) + "\n" for line in [columns, *tables.get(table, [])])
             said[table] = {"rows": text.count("\n") - 1, "sha256": hashlib.sha256(text.encode()).hexdigest()}
             z.writestr(f"{table}.ndjson", text)
-        whole = {"kind": archive.KIND, "schema_version": table_copy.schema_versions()[0], "tables": said} | manifest
+        whole = {
+            "kind": archive.KIND,
+            "schema_version": table_copy.list_schema_versions()[0],
+            "tables": said,
+        } | manifest
         z.writestr(archive.MANIFEST, json.dumps(whole))
     return path
 
@@ -305,19 +309,19 @@ def prompt(**changed: Any) -> Tables:
 def test_rows_that_cannot_be_are_refused(store, tmp_path, tables):
     crafted = craft(tmp_path / "crafted.archive", tables)
     with pytest.raises(RlhfHitlError, match=r"nothing was|not altered"):
-        archive.restore(store, crafted)
+        archive.restore_archive(store, crafted)
     assert counts(store) == table_copy.ROWS_OF_A_NEW_STORE
 
 
 def test_a_crafted_archive_that_is_sound_comes_in(store, tmp_path):
-    archive.restore(store, craft(tmp_path / "crafted.archive", prompt()))
+    archive.restore_archive(store, craft(tmp_path / "crafted.archive", prompt()))
     assert counts(store) == {"prompts": 1}
 
 
 def test_a_line_without_end_is_refused_before_it_fills_the_memory(sqlite_store, tmp_path):
     crafted = craft(tmp_path / "bomb.archive", prompt(source="x" * (archive.LONGEST_LINE + 2 * archive.BLOCK)))
     with pytest.raises(BadInput, match="a line of more than 64 MiB"):
-        archive.restore(sqlite_store, crafted)
+        archive.restore_archive(sqlite_store, crafted)
     assert counts(sqlite_store) == table_copy.ROWS_OF_A_NEW_STORE
 
 
@@ -327,16 +331,16 @@ def test_a_text_that_was_changed_with_its_checksum_is_found_by_its_hash(sqlite_s
         for name in before.namelist():
             after.writestr(name, before.read(name).replace(b'"them"', b'"thee"'))
     with pytest.raises(BadInput, match="not what the manifest says"):
-        archive.restore(sqlite_store, tmp_path / "b.archive")
+        archive.restore_archive(sqlite_store, tmp_path / "b.archive")
     assert counts(sqlite_store) == table_copy.ROWS_OF_A_NEW_STORE
 
 
 def test_other_files_in_an_archive_go_nowhere(full, sqlite_store, new_store, tmp_path):
-    archive.write(full, tmp_path / "a.archive")
+    archive.write_archive(full, tmp_path / "a.archive")
     with zipfile.ZipFile(tmp_path / "a.archive", "a") as z:
         z.writestr("../evil.pth", "import os")
     with pytest.raises(BadInput, match="other files"):
-        archive.restore(new_store("sqlite"), tmp_path / "a.archive")
+        archive.restore_archive(new_store("sqlite"), tmp_path / "a.archive")
     assert not list(tmp_path.parent.glob("evil*"))
 
 
@@ -350,25 +354,25 @@ def test_other_files_in_an_archive_go_nowhere(full, sqlite_store, new_store, tmp
 def test_an_archive_of_another_version_says_how_to_bring_it_in(sqlite_store, tmp_path, version, fix):
     crafted = craft(tmp_path / "other.archive", {}, schema_version=version, rlhf_hitl_version="7.7")
     with pytest.raises(BadInput, match=f"of version {version}: .*{fix}"):
-        archive.restore(sqlite_store, crafted)
+        archive.restore_archive(sqlite_store, crafted)
 
 
 def test_the_file_is_its_owners_alone_and_is_replaced_only_when_asked(full, tmp_path):
     out = tmp_path / "deep" / "a.archive"
-    archive.write(full, out)
+    archive.write_archive(full, out)
     assert stat.S_IMODE(out.stat().st_mode) == 0o600
     with pytest.raises(BadInput, match="--overwrite"):
-        archive.write(full, out)
-    archive.write(full, out, overwrite=True)
+        archive.write_archive(full, out)
+    archive.write_archive(full, out, overwrite=True)
     (tmp_path / "thesis.zip").write_text("mine")
     with pytest.raises(BadInput, match="this is not one"):
-        archive.write(full, tmp_path / "thesis.zip", overwrite=True)
+        archive.write_archive(full, tmp_path / "thesis.zip", overwrite=True)
     assert (tmp_path / "thesis.zip").read_text() == "mine"
     assert [p.name for p in out.parent.iterdir()] == ["a.archive"]
 
 
 def test_nothing_in_an_archive_tells_when_it_was_written(full, tmp_path):
-    archive.write(full, tmp_path / "a.archive")
+    archive.write_archive(full, tmp_path / "a.archive")
     with zipfile.ZipFile(tmp_path / "a.archive") as z:
         assert {info.date_time for info in z.infolist()} == {(1980, 1, 1, 0, 0, 0)}
 
@@ -399,7 +403,7 @@ def test_the_commands_refuse_what_is_for_other_formats(full, tmp_path):
     done = cli("export", "a", "--format", "archive", "--min-votes", 2, "--store", full.url, cwd=tmp_path)
     assert "error: --min-votes: expected" in done.stderr
     assert not (tmp_path / "a").exists()
-    archive.write(full, tmp_path / "a.archive")
+    archive.write_archive(full, tmp_path / "a.archive")
     done = cli("import", "a.archive", "--skip-bad", "--limit", 3, "--store", "sqlite:///none.db", cwd=tmp_path)
     assert "error: --skip-bad, --limit: expected" in done.stderr
     (tmp_path / "cut.archive").write_bytes((tmp_path / "a.archive").read_bytes()[:5000])

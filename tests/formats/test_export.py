@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from rlhf_hitl.errors import BadInput, NotFound
 from rlhf_hitl.formats import archive
-from rlhf_hitl.formats.export import export
+from rlhf_hitl.formats.export import export_snapshot
 from rlhf_hitl.formats.importing import import_path
-from rlhf_hitl.labels.aggregate import labels
+from rlhf_hitl.labels.aggregate import read_labels
 from rlhf_hitl.store import Store, people, projects, queue
-from rlhf_hitl.store.comparisons import all_prompts, find_comparisons, insert_comparisons
+from rlhf_hitl.store.comparisons import find_comparisons, insert_comparisons, list_prompts
 from rlhf_hitl.store.judgments import read_judgments
 from rlhf_hitl.store.reward_models import RewardModelRecord, add_reward_model
 from rlhf_hitl.store.routings import Routing, apply_routings
@@ -60,10 +60,10 @@ def judged(sqlite_store, tmp_path) -> Store:
 
 
 def test_every_split_holds_its_own_prompts_and_no_others(judged, tmp_path):
-    manifest = export(judged, tmp_path / "out")
+    manifest = export_snapshot(judged, tmp_path / "out")
     found = load(tmp_path / "out")
     assert list(found) == ["train", "calibration", "heldout"]
-    pinned = {p.id: p.split.value for p in all_prompts(judged)}
+    pinned = {p.id: p.split.value for p in list_prompts(judged)}
     for split, rows in found.items():
         assert len(rows) == manifest["rows"][split] == 4
         assert {pinned[i] for i in rows["prompt_id"]} == {split}
@@ -74,7 +74,7 @@ def test_every_split_holds_its_own_prompts_and_no_others(judged, tmp_path):
 
 
 def test_a_row_has_the_pair_its_label_and_its_judgments(judged, tmp_path):
-    export(judged, tmp_path / "out")
+    export_snapshot(judged, tmp_path / "out")
     row = load(tmp_path / "out")["train"][0]
     comparison = next(find_comparisons(judged, ids=[row["comparison_id"]]))
     assert row["prompt"] == messages_to_dicts(comparison.prompt.messages)
@@ -103,7 +103,7 @@ def test_what_is_no_strict_preference_is_counted_and_kept_among_the_judgments_on
         vote("ann", "tie (bothbad)", "bad"),
     ]  # fmt: skip
     import_path(sqlite_store, write(tmp_path / "a.jsonl", rows), split=Split.TRAIN)
-    manifest = export(sqlite_store, tmp_path / "out")
+    manifest = export_snapshot(sqlite_store, tmp_path / "out")
     assert [r["prompt"][0]["content"] for r in load(tmp_path / "out")["train"]] == ["win"]
     assert manifest["filters"] == {"tie": 2, "raters evenly split": 1, "all bad": 1}
     found = judgment_rows(tmp_path / "out")
@@ -117,7 +117,7 @@ def test_ties_come_too_when_asked_for_and_come_back_as_ties(sqlite_store, tmp_pa
     rows = [vote("ann", "model_a", "win"), vote("ann", "tie", "tie"), vote("bob", "tie (bothbad)", "bad")]
     rows += [vote("ann", "model_a", "split"), vote("bob", "model_b", "split"), vote("cy", "tie", "split")]
     import_path(sqlite_store, write(tmp_path / "a.jsonl", rows), split=Split.TRAIN)
-    manifest = export(sqlite_store, tmp_path / "out", format="jsonl", include_ties=True)
+    manifest = export_snapshot(sqlite_store, tmp_path / "out", format="jsonl", include_ties=True)
     assert (manifest["rows"]["train"], manifest["filters"], manifest["include_ties"]) == (4, {}, True)
     found = [json.loads(line) for line in (tmp_path / "out" / "train.jsonl").read_text().splitlines()]
     said = {r["prompt"][0]["content"]: (r["p_chosen"], r["p_tie"], r["p_rejected"], r["weight"]) for r in found}
@@ -125,7 +125,7 @@ def test_ties_come_too_when_asked_for_and_come_back_as_ties(sqlite_store, tmp_pa
     assert said == {"win": (1, 0, 0, 1), "tie": (0, 1, 0, 1), "bad": (0, 1, 0, 1), "split": (third, third, third, 3)}
     again = Store.open(f"sqlite:///{tmp_path / 'again.db'}", create=True)
     import_path(again, tmp_path / "out" / "train.jsonl")
-    assert sorted(label.probabilities for label in labels(again)) == [(0, 1, 0)] * 3 + [(1, 0, 0)]
+    assert sorted(label.probabilities for label in read_labels(again)) == [(0, 1, 0)] * 3 + [(1, 0, 0)]
 
 
 def test_skips_flags_and_corrections_are_told_apart(sqlite_store, tmp_path, add_comparisons):
@@ -141,7 +141,7 @@ def test_skips_flags_and_corrections_are_told_apart(sqlite_store, tmp_path, add_
     better = Answer(Verdict.RANKED, ((ids[1],), (ids[0],)), 2)
     queue.correct(sqlite_store, receipt.judgment_id, rater, better, idempotency_key="k")
 
-    manifest = export(sqlite_store, tmp_path / "out")
+    manifest = export_snapshot(sqlite_store, tmp_path / "out")
     assert manifest["filters"] == {"skipped": 1, "flagged": 1, "all bad": 1}
     assert manifest["simulated"] is True
     (row,) = [r for part in load(tmp_path / "out").values() for r in part]
@@ -183,7 +183,7 @@ def test_a_rewrite_is_a_demonstration_that_sft_takes_and_a_reason_is_kept(sqlite
     second = {"prompt": asked, "completion": [{"role": "assistant", "content": "But this."}], "simulated": False}
     second |= {"judgment_id": fixed_id, "rater_id": ann}
 
-    manifest = export(sqlite_store, tmp_path / "out")
+    manifest = export_snapshot(sqlite_store, tmp_path / "out")
     folder = tmp_path / "out" / "demonstrations"
     rows = list(load_dataset("parquet", data_files=str(folder / "*.parquet"), split="train"))
     assert sorted(rows, key=lambda row: row["judgment_id"] != first["judgment_id"]) == [first, second]
@@ -213,7 +213,7 @@ def test_rankings_are_beside_the_pairs_with_what_every_rater_made_of_all_complet
             if lease.comparison.id == two.id:
                 queue.correct(sqlite_store, receipt.judgment_id, rater, right, idempotency_key="k")
 
-    manifest = export(sqlite_store, tmp_path / "out")
+    manifest = export_snapshot(sqlite_store, tmp_path / "out")
     found = load(tmp_path / "out" / "rankings")
     rows = {row["comparison_id"]: (split, row) for split, part in found.items() for row in part}
     assert set(rows) == {four.id, two.id}
@@ -229,15 +229,15 @@ def test_rankings_are_beside_the_pairs_with_what_every_rater_made_of_all_complet
     assert (of_four["weight"], of_two["weight"]) == (3, 1)
     assert of_four["simulated"] is True
     assert manifest["rankings"] == {split: len(part) for split, part in found.items()}
-    assert export(sqlite_store, tmp_path / "again")["content_hash"] == manifest["content_hash"]
-    export(sqlite_store, tmp_path / "lines", format="jsonl", min_votes=2)
+    assert export_snapshot(sqlite_store, tmp_path / "again")["content_hash"] == manifest["content_hash"]
+    export_snapshot(sqlite_store, tmp_path / "lines", format="jsonl", min_votes=2)
     lines = [(tmp_path / "lines" / "rankings" / f"{split}.jsonl").read_text() for split in found]
     assert [json.loads(line) for line in "".join(lines).splitlines()] == [of_four]
 
 
 def test_pairs_with_too_few_votes_stay_out(judged, tmp_path):
     import_path(judged, write(tmp_path / "one.jsonl", [vote("ann", "model_a", "once")]), split=Split.TRAIN)
-    manifest = export(judged, tmp_path / "out", min_votes=2)
+    manifest = export_snapshot(judged, tmp_path / "out", min_votes=2)
     assert manifest["rows"]["train"] == 4
     assert manifest["filters"] == {"too few votes": 1}
 
@@ -257,7 +257,7 @@ def accept(store: Store, n: int, add_comparisons) -> list[Score]:
 
 def test_pairs_a_model_was_trusted_with_say_so_and_stay_in_train(judged, tmp_path, add_comparisons):
     scores = {s.comparison_id: s for s in accept(judged, 30, add_comparisons)}
-    manifest = export(judged, tmp_path / "out")
+    manifest = export_snapshot(judged, tmp_path / "out")
     found = load(tmp_path / "out")
     by_model = [r for part in found.values() for r in part if r["label_source"] == "model"]
     in_train = {c.id for c in find_comparisons(judged, split=Split.TRAIN)} & set(scores)
@@ -270,19 +270,19 @@ def test_pairs_a_model_was_trusted_with_say_so_and_stay_in_train(judged, tmp_pat
         score = scores[row["comparison_id"]]
         assert (row["chosen_id"], row["rejected_id"]) == (score.chosen, score.rejected)
         assert (row["p_chosen"], row["reward_model_id"], row["votes"]) == (0.9, "rm", 0)
-    without = export(judged, tmp_path / "without", include_model_labels=False)
+    without = export_snapshot(judged, tmp_path / "without", include_model_labels=False)
     assert without["labels"] == {"human": 12, "model": 0}
 
 
 def test_the_same_store_has_the_same_hash_and_one_more_vote_another(judged, tmp_path):
-    first, again = (export(judged, tmp_path / name) for name in ("a", "b"))
+    first, again = (export_snapshot(judged, tmp_path / name) for name in ("a", "b"))
     assert first["content_hash"] == again["content_hash"]
     assert first["store_revision"] == 24
-    as_lines = export(judged, tmp_path / "c", format="jsonl")
+    as_lines = export_snapshot(judged, tmp_path / "c", format="jsonl")
     assert as_lines["content_hash"] == first["content_hash"]
     assert json.loads((tmp_path / "a" / "manifest.json").read_text()) == first
     import_path(judged, write(tmp_path / "one.jsonl", [vote("cy", "tie", "once")]))
-    assert export(judged, tmp_path / "d")["content_hash"] != first["content_hash"]
+    assert export_snapshot(judged, tmp_path / "d")["content_hash"] != first["content_hash"]
 
 
 def test_the_newest_routing_says_which_model_a_pair_is_of(store, tmp_path, add_comparisons):
@@ -295,7 +295,7 @@ def test_the_newest_routing_says_which_model_a_pair_is_of(store, tmp_path, add_c
         )
         apply_routings(store, [Routing(c.id, Route.AUTO, Route.AUTO, "sure", model) for c in made])
     apply_routings(store, [Routing(made[0].id, Route.AUTO, Route.AUTO, "a lead said so")])
-    manifest = export(store, tmp_path / "out")
+    manifest = export_snapshot(store, tmp_path / "out")
     rows = load(tmp_path / "out")["train"]
     assert {(r["comparison_id"], r["reward_model_id"], r["p_chosen"]) for r in rows} == {
         (c.id, "new", 0.7) for c in made[1:]
@@ -312,9 +312,9 @@ def test_a_hidden_repeat_is_among_the_judgments_and_labels_nothing(sqlite_store,
     while lease := queue.lease(sqlite_store, rater):
         ranking = ((better,), (worse,)) if lease.comparison.repeat_of is None else ((worse,), (better,))
         queue.submit(sqlite_store, lease.id, rater, Answer(Verdict.RANKED, ranking))
-    [label] = labels(sqlite_store)
+    [label] = read_labels(sqlite_store)
     assert (label.preferred, label.votes) == (better, 1)
-    manifest = export(sqlite_store, tmp_path / "out")
+    manifest = export_snapshot(sqlite_store, tmp_path / "out")
     [row] = [r for part in load(tmp_path / "out").values() for r in part]
     assert (row["chosen_id"], row["votes"], len(json.loads(row["judgments"]))) == (better, 1, 1)
     [row] = [r for part in load(tmp_path / "out" / "rankings").values() for r in part]
@@ -325,40 +325,43 @@ def test_a_hidden_repeat_is_among_the_judgments_and_labels_nothing(sqlite_store,
 
 
 def test_an_export_of_one_project_has_nothing_of_another(judged, tmp_path):
-    projects.add(judged, "sea")
+    projects.add_project(judged, "sea")
     import_path(judged, write(tmp_path / "s.jsonl", [vote("ann", "model_a", "How deep is it?")]), project="sea")
-    manifest = export(judged, tmp_path / "out", project="sea")
+    manifest = export_snapshot(judged, tmp_path / "out", project="sea")
     assert (sum(manifest["rows"].values()), sum(manifest["judgments"].values())) == (1, 1)
     [row] = judgment_rows(tmp_path / "out")
     assert row["prompt"][0]["content"] == "How deep is it?"
-    assert [len(labels(judged, project=name)) for name in ("sea", "default")] == [1, 12]
-    assert sum(export(judged, tmp_path / "all")["rows"].values()) == 13
+    assert [len(read_labels(judged, project=name)) for name in ("sea", "default")] == [1, 12]
+    assert sum(export_snapshot(judged, tmp_path / "all")["rows"].values()) == 13
     with pytest.raises(NotFound, match="project 'see'"):
-        export(judged, tmp_path / "none", project="see")
+        export_snapshot(judged, tmp_path / "none", project="see")
 
 
 def test_the_same_store_has_the_same_hash_on_either_database(judged, postgres_url, tmp_path, add_comparisons):
     accept(judged, 10, add_comparisons)
-    archive.write(judged, tmp_path / "a.archive")
+    archive.write_archive(judged, tmp_path / "a.archive")
     moved = Store.open(postgres_url)
-    archive.restore(moved, tmp_path / "a.archive")
-    there, here = export(moved, tmp_path / "b", format="jsonl"), export(judged, tmp_path / "c", format="jsonl")
+    archive.restore_archive(moved, tmp_path / "a.archive")
+    there, here = (
+        export_snapshot(moved, tmp_path / "b", format="jsonl"),
+        export_snapshot(judged, tmp_path / "c", format="jsonl"),
+    )
     moved.close()
     assert there | {"created_at": ""} == here | {"created_at": ""}
 
 
 def test_datasets_tells_two_exports_apart(judged, tmp_path):
-    export(judged, tmp_path / "a")
+    export_snapshot(judged, tmp_path / "a")
     import_path(judged, write(tmp_path / "one.jsonl", [vote("ann", "model_a", "once")]), split=Split.TRAIN)
-    export(judged, tmp_path / "b")
+    export_snapshot(judged, tmp_path / "b")
     # By what `datasets` names the results it keeps of a computation: one that stands for two would bring up wrong rows.
     found = [part._fingerprint for name in "ab" for part in load(tmp_path / name).values()]
     assert len(set(found)) == 6
 
 
 def test_json_lines_hold_the_same_rows(judged, tmp_path):
-    export(judged, tmp_path / "trl")
-    export(judged, tmp_path / "lines", format="jsonl")
+    export_snapshot(judged, tmp_path / "trl")
+    export_snapshot(judged, tmp_path / "lines", format="jsonl")
     for split, rows in load(tmp_path / "trl").items():
         lines = (tmp_path / "lines" / f"{split}.jsonl").read_text().splitlines()
         assert [json.loads(line) for line in lines] == list(rows)
@@ -367,21 +370,21 @@ def test_json_lines_hold_the_same_rows(judged, tmp_path):
 def test_a_store_without_a_preference_is_refused_and_leaves_nothing(sqlite_store, tmp_path):
     import_path(sqlite_store, write(tmp_path / "a.jsonl", [vote("ann", "tie", "Q")]))
     with pytest.raises(BadInput, match="1 tie"):
-        export(sqlite_store, tmp_path / "deep" / "out")
+        export_snapshot(sqlite_store, tmp_path / "deep" / "out")
     assert list((tmp_path / "deep").iterdir()) == []
 
 
 def test_an_export_is_overwritten_only_when_asked_and_nothing_else_ever(judged, tmp_path):
-    export(judged, tmp_path / "out")
+    export_snapshot(judged, tmp_path / "out")
     with pytest.raises(BadInput, match="--overwrite"):
-        export(judged, tmp_path / "out")
+        export_snapshot(judged, tmp_path / "out")
     import_path(judged, write(tmp_path / "one.jsonl", [vote("ann", "model_a", "once")]), split=Split.TRAIN)
-    export(judged, tmp_path / "out", overwrite=True)
+    export_snapshot(judged, tmp_path / "out", overwrite=True)
     assert len(load(tmp_path / "out")["train"]) == 5
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").touch()
     with pytest.raises(BadInput, match="earlier export"):
-        export(judged, tmp_path / "mine", overwrite=True)
+        export_snapshot(judged, tmp_path / "mine", overwrite=True)
     assert (tmp_path / "mine" / "thesis.tex").exists()
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
 
@@ -394,7 +397,7 @@ def test_trl_trains_a_reward_model_and_a_policy_on_it_as_it_is(judged, tmp_path,
     from trl.trainer.reward_trainer import RewardTrainer
 
     accept(judged, 10, add_comparisons)  # rows of both sources: columns that are null in some
-    export(judged, tmp_path / "out")
+    export_snapshot(judged, tmp_path / "out")
     found = load(tmp_path / "out")
     common = {
         "output_dir": str(tmp_path / "run"), "max_steps": 1, "per_device_train_batch_size": 2, "report_to": "none",
@@ -437,7 +440,7 @@ def test_what_is_exported_comes_back_the_same(sqlite_template, tmp_path_factory,
         for p, c, r in rows
     ]
     import_path(first, write(folder / "a.jsonl", given_rows))
-    export(first, folder / "out")
+    export_snapshot(first, folder / "out")
     report = import_path(second, folder / "out")
     assert report.splits_kept == 0
     before, after = ([(c.id, c.prompt, c.completions) for c in find_comparisons(store)] for store in (first, second))

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.formats import FORMATS, get, open_source
+from rlhf_hitl.formats import FORMATS, get_format, open_source
 from rlhf_hitl.formats.hh import parse_transcript
-from rlhf_hitl.formats.record import Record, shared_prompt
+from rlhf_hitl.formats.record import ImportRecord, split_shared_prompt
 from rlhf_hitl.formats.source import Source
 from rlhf_hitl.types import Message, Messages, Split, Verdict, messages_to_dicts
 
@@ -40,13 +40,13 @@ def write_jsonl(path: Path, *rows: object) -> Path:
     return path
 
 
-def records(path: Path | str, format: str = "auto", pairs: str = "adjacent") -> list[Record]:
+def records(path: Path | str, format: str = "auto", pairs: str = "adjacent") -> list[ImportRecord]:
     source, found = open_source(path, format)
     read = found.reader(source, pairs)
     return [record for row in source.rows() for record in read(row)]
 
 
-def sides(record: Record) -> list[Messages]:
+def sides(record: ImportRecord) -> list[Messages]:
     return [c.messages for c in record.completions]
 
 
@@ -69,7 +69,7 @@ def test_a_transcript_reads_back_as_the_turns_it_was_written_from(said):
 @given(turns, turns, st.lists(st.text(), max_size=4))
 def test_a_pair_is_parted_without_losing_a_turn(ours, theirs, start):
     first, second = (chat("Q", *start, *rest) for rest in (ours, theirs))
-    parted = shared_prompt(first, second)
+    parted = split_shared_prompt(first, second)
     assert parted is not None
     prompt, rest, other = parted
     assert (prompt + rest, prompt + other) == (first, second)
@@ -419,7 +419,7 @@ def test_a_cut_off_gzip_file_is_named(tmp_path):
 
 
 def test_an_unknown_format_lists_the_known_ones(tmp_path):
-    for ask in (lambda: get("argilla9"), lambda: records(write_jsonl(tmp_path / "a.jsonl", {"question": "?"}))):
+    for ask in (lambda: get_format("argilla9"), lambda: records(write_jsonl(tmp_path / "a.jsonl", {"question": "?"}))):
         with pytest.raises(BadInput) as error:
             ask()
         assert all(name in str(error.value) for name in FORMATS)

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from rlhf_hitl.cli import app, register_commands
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.formats.guidance import as_markdown, bundled_tutorial, read_guideline, read_tutorial
+from rlhf_hitl.formats.guidance import guideline_to_markdown, read_bundled_tutorial, read_guideline, read_tutorial
 from rlhf_hitl.store import Store, guidelines, people, projects, tutorial
 from rlhf_hitl.types import DEFAULT_AXES, Answer, Axis, Guideline, Message, Role, Verdict
 
@@ -77,7 +77,7 @@ def test_a_file_of_text_alone_takes_its_version_from_outside(tmp_path):
     ],
 )
 def test_what_is_shown_can_be_set_again(tmp_path, guideline):
-    (tmp_path / "g.md").write_text(as_markdown(guideline), encoding="utf-8")
+    (tmp_path / "g.md").write_text(guideline_to_markdown(guideline), encoding="utf-8")
     assert read_guideline(tmp_path / "g.md") == guideline
 
 
@@ -163,13 +163,13 @@ def test_llmfaos_training_pairs_are_a_tutorial(shared_data, store):
     assert [e.answer.ranking for e in found[:3]] == [(("0",), ("1",)), (("1",), ("0",)), (("0", "1"),)]
     assert found[0].explanation == "System A followed the prompt better."
     assert found[0].completions[0] == (Message("assistant", "Nike"),)
-    tutorial.put(store, "default", found)
-    assert tutorial.of(store) == found
+    tutorial.replace_tutorial(store, "default", found)
+    assert tutorial.list_examples(store) == found
     assert len(found) == 7
 
 
 def test_the_bundled_tutorial_teaches_both_sides_and_both_bad():
-    found = bundled_tutorial()
+    found = read_bundled_tutorial()
     assert {e.answer.ranking[:1] for e in found} == {(("0",),), (("1",),), ()}
     assert [e.answer.verdict for e in found].count(Verdict.ALL_BAD) == 1
 
@@ -177,13 +177,13 @@ def test_the_bundled_tutorial_teaches_both_sides_and_both_bad():
 def test_commands_set_and_show_guidelines(store_url, tmp_path):
     (tmp_path / "g.md").write_text(WHOLE)
     with Store.open(store_url) as store:
-        projects.add(store, "coding")
+        projects.add_project(store, "coding")
         assert run("guidelines", "show", store=store_url)["version"] == "default-1"
         said = run(
             "guidelines", "set", str(tmp_path / "g.md"), "--project", "coding", "--scores", "offered", store=store_url
         )
         assert said["axes"] == ["helpful", "to_the_point", "safe"]
-        assert guidelines.current(store, "coding").scores == "offered"
+        assert guidelines.get_current_guideline(store, "coding").scores == "offered"
     again = run("guidelines", "set", str(tmp_path / "g.md"), "--project", "coding", store=store_url, ok=False)
     assert "1.10" in again["error"]
     run("guidelines", "set", str(tmp_path / "g.md"), "--project", "coding", "--version", "2", store=store_url)
@@ -202,7 +202,7 @@ def test_commands_set_and_show_a_tutorial(store_url, tmp_path):
     assert run("tutorial", "set", path, store=store_url) == {"project": "default", "examples": 2}
     with Store.open(store_url) as store:
         ann = people.add(store, "ann", Role.RATER)
-        tutorial.keep(store, ann.id, tutorial.of(store)[0].id, Answer(Verdict.ALL_BAD), False)
+        tutorial.record_attempt(store, ann.id, tutorial.list_examples(store)[0].id, Answer(Verdict.ALL_BAD), False)
     shown = run("tutorial", "show", store=store_url)
     assert [e["explanation"] for e in shown["examples"]] == ["It is coffee time.", "Another."]
     assert shown["results"] == [{"rater": "ann", "agreed": 0, "tried": 1}]
@@ -220,8 +220,8 @@ def test_quickstart_brings_a_tutorial_and_leaves_the_one_there_is(tmp_path):
     quickstart = ["quickstart", "--no-serve", "--store", url]
     assert CliRunner().invoke(app, quickstart, env=env).exit_code == 0
     with Store.open(url) as store:
-        assert tutorial.of(store) == bundled_tutorial()
+        assert tutorial.list_examples(store) == read_bundled_tutorial()
         own = read_tutorial(lines(tmp_path, LINE))
-        tutorial.put(store, "default", own)
+        tutorial.replace_tutorial(store, "default", own)
         assert CliRunner().invoke(app, quickstart, env=env).exit_code == 0
-        assert tutorial.of(store) == own
+        assert tutorial.list_examples(store) == own

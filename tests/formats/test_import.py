@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from rlhf_hitl.errors import BadInput, NotFound
 from rlhf_hitl.formats.importing import import_path
 from rlhf_hitl.store import Store, people, projects, queue
-from rlhf_hitl.store.comparisons import all_prompts, count_rows, find_comparisons
+from rlhf_hitl.store.comparisons import count_rows, find_comparisons, list_prompts
 from rlhf_hitl.store.judgments import read_judgments
 from rlhf_hitl.types import Message, Split, Verdict, hash_prompt_family, split_for_family
 
@@ -253,7 +253,7 @@ def test_held_out_prompts_are_pinned_and_stay_so(sqlite_store, tmp_path):
     report = import_path(sqlite_store, more, split=Split.TRAIN)
     assert report.by_split == {"train": 0, "calibration": 0, "heldout": 40}
     assert report.splits_kept == 40
-    assert {p.split for p in all_prompts(sqlite_store)} == {Split.HELDOUT}
+    assert {p.split for p in list_prompts(sqlite_store)} == {Split.HELDOUT}
 
 
 def test_without_a_pin_the_split_is_the_familys_hash(sqlite_store, tmp_path):
@@ -274,7 +274,7 @@ def test_a_label_that_a_model_made_is_nobodys_vote(sqlite_store, tmp_path):
 
 def test_comparisons_go_to_the_project_and_the_batch_that_are_named(store, tmp_path):
     path = write(tmp_path / "a.jsonl", vote("ann"), vote("bob", question="Q2"))
-    projects.add(store, "sea")
+    projects.add_project(store, "sea")
     first = import_path(store, path)
     second = import_path(store, path, project="sea", batch="May")
     assert (first.comparisons, second.comparisons, second.judgments) == (2, 2, 2)

@@ -2,9 +2,11 @@
 
 import math
 
+import numpy as np
 import pytest
 
-from rlhf_hitl.labels.aggregate import aggregate, labels
+from rlhf_hitl.labels.aggregate import aggregate_judgments, read_labels
+from rlhf_hitl.labels.vote_weight import weigh_votes
 from rlhf_hitl.store import people, queue
 from rlhf_hitl.store.comparisons import insert_comparisons
 from rlhf_hitl.types import Answer, Comparison, Completion, Judgment, Message, Prompt, Role, Route, Verdict, utc_now
@@ -22,7 +24,7 @@ A_WINS, B_WINS, TIE = (("a",), ("b",)), (("b",), ("a",)), (("a", "b"),)
 
 def test_votes_become_shares_and_entropy():
     votes = [judgment(Verdict.RANKED, r) for r in (A_WINS, A_WINS, B_WINS, TIE)]
-    [label] = aggregate("x", votes)
+    [label] = aggregate_judgments("x", votes)
     assert (label.first, label.second) == ("a", "b")
     assert label.probabilities == (0.5, 0.25, 0.25)
     assert label.entropy == pytest.approx(0.5 * math.log(2) + 2 * 0.25 * math.log(4))
@@ -31,50 +33,50 @@ def test_votes_become_shares_and_entropy():
 
 
 def test_where_a_tie_is_the_likeliest_nothing_is_preferred():
-    [label] = aggregate("x", [judgment(Verdict.RANKED, r) for r in (A_WINS, TIE, TIE, TIE)])
+    [label] = aggregate_judgments("x", [judgment(Verdict.RANKED, r) for r in (A_WINS, TIE, TIE, TIE)])
     assert label.preferred is None
 
 
 def test_both_bad_is_a_tie_and_skips_and_flags_say_nothing():
-    [label] = aggregate("x", [judgment(v) for v in (Verdict.ALL_BAD, Verdict.SKIPPED, Verdict.FLAGGED)])
+    [label] = aggregate_judgments("x", [judgment(v) for v in (Verdict.ALL_BAD, Verdict.SKIPPED, Verdict.FLAGGED)])
     assert label.probabilities == (0.0, 1.0, 0.0)
     assert label.votes == 1
     assert label.preferred is None
-    assert aggregate("x", [judgment(Verdict.SKIPPED)]) == []
+    assert aggregate_judgments("x", [judgment(Verdict.SKIPPED)]) == []
 
 
 def test_how_strongly_raters_prefer_is_counted_for_each_side():
     votes = [judgment(Verdict.RANKED, A_WINS, strength) for strength in (3, 3, 2, None)]
     votes += [judgment(Verdict.RANKED, B_WINS, strength) for strength in (1, 3)]
-    [label] = aggregate("x", [*votes, judgment(Verdict.RANKED, TIE), judgment(Verdict.ALL_BAD)])
+    [label] = aggregate_judgments("x", [*votes, judgment(Verdict.RANKED, TIE), judgment(Verdict.ALL_BAD)])
     assert label.votes == 8
     assert label.strengths == (2, 1, 0, 1, 0, 1)
-    found = aggregate("x", [judgment(Verdict.RANKED, (("c",), ("a", "b")), 2, order=("a", "b", "c"))])
+    found = aggregate_judgments("x", [judgment(Verdict.RANKED, (("c",), ("a", "b")), 2, order=("a", "b", "c"))])
     assert {la.strengths for la in found} == {(0,) * 6}  # of three, it is nobody's in particular
 
 
 def test_the_order_shown_does_not_matter():
-    one = aggregate("x", [judgment(Verdict.RANKED, B_WINS, order=("a", "b"))])
-    other = aggregate("x", [judgment(Verdict.RANKED, B_WINS, order=("b", "a"))])
+    one = aggregate_judgments("x", [judgment(Verdict.RANKED, B_WINS, order=("a", "b"))])
+    other = aggregate_judgments("x", [judgment(Verdict.RANKED, B_WINS, order=("b", "a"))])
     assert one == other
     assert one[0].preferred == "b"
 
 
 def test_a_ranking_of_three_gives_every_pair_and_keeps_its_tie():
-    found = aggregate("x", [judgment(Verdict.RANKED, (("c",), ("a", "b")), order=("a", "b", "c"))])
+    found = aggregate_judgments("x", [judgment(Verdict.RANKED, (("c",), ("a", "b")), order=("a", "b", "c"))])
     said = {(la.first, la.second): la.probabilities for la in found}
     assert said == {("a", "b"): (0, 1, 0), ("a", "c"): (0, 0, 1), ("b", "c"): (0, 0, 1)}
 
 
 def test_what_a_partial_ranking_leaves_out_is_not_judged():
-    found = aggregate("x", [judgment(Verdict.RANKED, A_WINS, order=("a", "b", "c"))])
+    found = aggregate_judgments("x", [judgment(Verdict.RANKED, A_WINS, order=("a", "b", "c"))])
     assert [(la.first, la.second) for la in found] == [("a", "b")]
 
 
 def test_one_simulated_vote_marks_the_label():
     votes = [judgment(Verdict.RANKED, A_WINS), judgment(Verdict.RANKED, A_WINS, simulated=True)]
-    assert aggregate("x", votes)[0].simulated
-    assert not aggregate("x", votes[:1])[0].simulated
+    assert aggregate_judgments("x", votes)[0].simulated
+    assert not aggregate_judgments("x", votes[:1])[0].simulated
 
 
 def test_corrections_count_once_and_surplus_judgments_not_at_all(sqlite_store):
@@ -93,6 +95,13 @@ def test_corrections_count_once_and_surplus_judgments_not_at_all(sqlite_store):
     said = queue.submit(store, lease.id, first, Answer(Verdict.RANKED, ((a,), (b,))))
     queue.correct(store, said.judgment_id, first, Answer(Verdict.RANKED, ((b,), (a,))), idempotency_key="again")
     assert queue.submit(store, stale.id, late, Answer(Verdict.RANKED, ((a,), (b,)))).outcome == "surplus"
-    [label] = labels(store)
+    [label] = read_labels(store)
     assert label.votes == 1
     assert label.preferred == b
+
+
+@pytest.mark.parametrize("completions", [2, 3, 5])
+def test_the_pairs_of_a_completion_weigh_one_vote_together(completions):
+    weights = [weigh_votes(1, completions)] * (completions - 1)
+    assert sum(weights) == pytest.approx(1)
+    assert weigh_votes(np.array([0.0, 3.0]), completions).tolist() == [0, 3 / (completions - 1)]

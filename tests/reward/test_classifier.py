@@ -19,7 +19,7 @@ from transformers import (
 
 from rlhf_hitl.arguments import parse
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.formats.export import export
+from rlhf_hitl.formats.export import export_snapshot
 from rlhf_hitl.models import load_tokenizer
 from rlhf_hitl.reward.classifier import adopt, as_reward_model, load_classifier
 from rlhf_hitl.reward.evaluation.evaluate import evaluate
@@ -148,7 +148,7 @@ def test_a_classifier_is_taken_in_calibrated_evaluated_and_routed_with(
 
 @pytest.mark.parametrize("lora", ["false", "true"])
 def test_full_training_goes_on_from_a_classifier(classifier, judged_store, tmp_path, lora):
-    export(judged_store, tmp_path / "export")
+    export_snapshot(judged_store, tmp_path / "export")
     flags = {"dataset": tmp_path / "export", "output_dir": tmp_path / "out", "model_name_or_path": classifier}
     flags |= {"max_length": 128, "learning_rate": 3e-3, "num_train_epochs": 2, "use_peft": lora, "report_to": "none"}
     config, model_config = parse((FullConfig, ModelConfig), [x for k, v in flags.items() for x in (f"--{k}", str(v))])

@@ -21,7 +21,7 @@ from sklearn.linear_model import LogisticRegression
 from checkout import ROOT
 from rlhf_hitl.cli.launch import launch_processes
 from rlhf_hitl.errors import BadInput, NotFound
-from rlhf_hitl.formats.export import export
+from rlhf_hitl.formats.export import export_snapshot
 from rlhf_hitl.models import best_device, best_dtype, load_tokenizer
 from rlhf_hitl.reward import head as heads
 from rlhf_hitl.reward.evaluation.evaluate import evaluate
@@ -584,7 +584,7 @@ def test_full_training_under_accelerate_on_two_processes_loads_in_plain_transfor
 ):
     from transformers import AutoModelForSequenceClassification
 
-    export(judged_store, tmp_path / "export")
+    export_snapshot(judged_store, tmp_path / "export")
     given = {
         "config": ROOT / "configs" / "reward.yaml", "model_name_or_path": tiny_model,
         "dataset": tmp_path / "export", "output_dir": tmp_path / "full", "num_train_epochs": 3, "learning_rate": 3e-3,

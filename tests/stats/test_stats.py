@@ -9,54 +9,59 @@ from scipy import stats
 from rlhf_hitl.routing.acquisition import mutual_information
 from rlhf_hitl.routing.threshold import choose, fewest_labels
 from rlhf_hitl.stats import davidson
-from rlhf_hitl.stats.calibration import calibration_error_interval, equal_bins, expected_calibration_error
-from rlhf_hitl.stats.ceiling import likeliest_concentration, noise_ceiling, share_with_majority
-from rlhf_hitl.stats.intervals import clustered, clustered_mean, upper_bound, wilson
-from rlhf_hitl.stats.paired import mcnemar
+from rlhf_hitl.stats.calibration import calibration_error_interval, expected_calibration_error, split_into_equal_bins
+from rlhf_hitl.stats.ceiling import estimate_noise_ceiling, fit_concentration, majority_probability
+from rlhf_hitl.stats.intervals import (
+    clopper_pearson_upper_bound,
+    clustered_mean_interval,
+    clustered_share_interval,
+    wilson_interval,
+)
+from rlhf_hitl.stats.paired import mcnemar_p_value
 
 
 def test_wilson_by_hand():
     # 8 of 10: centre (0.8 + z2/20) / (1 + z2/10), half-width by the formula, z = 1.96
-    low, high = wilson(8, 10)
+    low, high = wilson_interval(8, 10)
     assert low == pytest.approx(0.4902, abs=1e-4)
     assert high == pytest.approx(0.9433, abs=1e-4)
-    assert wilson(0, 0) == (0.0, 1.0)
+    assert wilson_interval(0, 0) == (0.0, 1.0)
 
 
 def test_upper_bound_without_errors_is_the_rule_of_three():
     # (1 - p)^n = delta has the solution p = 1 - delta^(1/n)
-    assert upper_bound(0, 29, 0.05) == pytest.approx(1 - 0.05 ** (1 / 29))
-    assert upper_bound(0, 0) == 1.0
-    assert upper_bound(5, 5) == 1.0
+    assert clopper_pearson_upper_bound(0, 29, 0.05) == pytest.approx(1 - 0.05 ** (1 / 29))
+    assert clopper_pearson_upper_bound(0, 0) == 1.0
+    assert clopper_pearson_upper_bound(5, 5) == 1.0
 
 
 @given(st.integers(0, 60), st.integers(1, 60))
 def test_upper_bound_has_the_stated_coverage(errors, n):
     errors = min(errors, n - 1)
-    bound = upper_bound(errors, n, 0.1)
+    bound = clopper_pearson_upper_bound(errors, n, 0.1)
     # were the true rate the bound, seeing so few errors would have probability delta
     assert stats.binom.cdf(errors, n, bound) == pytest.approx(0.1, abs=1e-6)
 
 
 def test_clustered_is_wilson_where_every_example_is_its_own_cluster():
     values = np.array([1.0] * 160 + [0.0] * 40)
-    low, high = clustered(values, np.arange(200))
-    assert (low, high) == pytest.approx(wilson(160, 200), abs=0.002)  # but for the t correction
+    low, high = clustered_share_interval(values, np.arange(200))
+    assert (low, high) == pytest.approx(wilson_interval(160, 200), abs=0.002)  # but for the t correction
 
 
 def test_clustered_is_wider_where_examples_of_a_prompt_agree():
     per_prompt = np.random.default_rng(1).integers(0, 2, 40).astype(float)
     values = np.repeat(per_prompt, 10)
-    together = clustered(values, np.repeat(np.arange(40), 10))
-    apart = clustered(values, np.arange(400))
+    together = clustered_share_interval(values, np.repeat(np.arange(40), 10))
+    apart = clustered_share_interval(values, np.arange(400))
     assert together[1] - together[0] > 2.5 * (apart[1] - apart[0])
 
 
 def test_clustered_does_not_claim_certainty_from_a_few_right_answers():
-    low, high = clustered(np.ones(5), np.arange(5))
+    low, high = clustered_share_interval(np.ones(5), np.arange(5))
     assert low < 0.6
     assert high == 1.0
-    assert clustered(np.ones(50), np.zeros(50)) == (0.0, 1.0)
+    assert clustered_share_interval(np.ones(50), np.zeros(50)) == (0.0, 1.0)
 
 
 def test_clustered_covers_the_truth_as_often_as_it_says():
@@ -65,7 +70,7 @@ def test_clustered_covers_the_truth_as_often_as_it_says():
     for _ in range(600):
         p = rng.beta(3.5, 1.5, 12)  # twelve prompts that differ; the mean is 0.7
         values = (rng.random((12, 15)) < p[:, None]).astype(float).ravel()
-        low, high = clustered(values, np.repeat(np.arange(12), 15))
+        low, high = clustered_share_interval(values, np.repeat(np.arange(12), 15))
         covered += low <= 0.7 <= high
     assert covered / 600 > 0.92
 
@@ -73,57 +78,57 @@ def test_clustered_covers_the_truth_as_often_as_it_says():
 def test_a_clustered_mean_is_students_interval_where_every_example_is_its_own_cluster():
     values = np.random.default_rng(0).normal(0.1, 0.3, 30)
     expected = stats.ttest_1samp(values, 0).confidence_interval()
-    assert clustered_mean(values, np.arange(30)) == pytest.approx((expected.low, expected.high))
-    assert clustered_mean(np.repeat(values, 3), np.repeat(np.arange(30), 3)) == pytest.approx(
+    assert clustered_mean_interval(values, np.arange(30)) == pytest.approx((expected.low, expected.high))
+    assert clustered_mean_interval(np.repeat(values, 3), np.repeat(np.arange(30), 3)) == pytest.approx(
         (expected.low, expected.high)
     )
-    assert clustered_mean(values, np.zeros(30)) == (-1, 1)
+    assert clustered_mean_interval(values, np.zeros(30)) == (-1, 1)
 
 
 def test_mcnemar_by_hand():
     # eight of eight for one side: twice 1/256
-    assert mcnemar(8, 0) == pytest.approx(2 / 256)
-    assert mcnemar(0, 8) == mcnemar(8, 0)
-    assert mcnemar(5, 5) == pytest.approx(1)
-    assert mcnemar(0, 0) == 1
+    assert mcnemar_p_value(8, 0) == pytest.approx(2 / 256)
+    assert mcnemar_p_value(0, 8) == mcnemar_p_value(8, 0)
+    assert mcnemar_p_value(5, 5) == pytest.approx(1)
+    assert mcnemar_p_value(0, 0) == 1
 
 
 @given(st.lists(st.floats(-50, 50), min_size=1, max_size=20), st.floats(0, 100))
 def test_davidsons_outcomes_are_probabilities_that_swap_with_the_sides(margins, nu):
     m = np.array(margins)
-    p = davidson.outcomes(m, nu)
+    p = davidson.davidson_probabilities(m, nu)
     assert p.sum(1) == pytest.approx(np.ones(len(m)))
-    assert davidson.outcomes(-m, nu) == pytest.approx(p[:, ::-1])
+    assert davidson.davidson_probabilities(-m, nu) == pytest.approx(p[:, ::-1])
     # without ties it is Bradley-Terry
     decided = p[:, 0] + p[:, 2] > 1e-9
     assert (p[:, 0] / (p[:, 0] + p[:, 2]))[decided] == pytest.approx((1 / (1 + np.exp(-m)))[decided])
-    assert (davidson.calls_tie(m, nu) == (p.argmax(1) == 1))[np.ptp(np.sort(p)[:, 1:], 1) > 1e-9].all()
+    assert (davidson.is_tie_likeliest(m, nu) == (p.argmax(1) == 1))[np.ptp(np.sort(p)[:, 1:], 1) > 1e-9].all()
 
 
 def test_davidson_by_hand():
     # equal answers and nu = 2: half of them are tied
-    assert davidson.outcomes(np.zeros(1), 2.0)[0] == pytest.approx([0.25, 0.5, 0.25])
-    assert davidson.likeliest_nu(np.zeros(8), np.array([1.0, 0, 1, 0, 1, 0, 1, 0])) == pytest.approx(2)
-    assert davidson.likeliest_nu(np.zeros(8), np.zeros(8)) == 0
+    assert davidson.davidson_probabilities(np.zeros(1), 2.0)[0] == pytest.approx([0.25, 0.5, 0.25])
+    assert davidson.fit_nu(np.zeros(8), np.array([1.0, 0, 1, 0, 1, 0, 1, 0])) == pytest.approx(2)
+    assert davidson.fit_nu(np.zeros(8), np.zeros(8)) == 0
     # ties win where 2 ln nu exceeds the margin
-    assert davidson.calls_tie(np.array([-1.0, 1.3, 1.4, -1.4]), 2.0).tolist() == [True, True, False, False]
-    assert not davidson.calls_tie(np.array([0.0, 0.1, -3]), 1.0).any()
+    assert davidson.is_tie_likeliest(np.array([-1.0, 1.3, 1.4, -1.4]), 2.0).tolist() == [True, True, False, False]
+    assert not davidson.is_tie_likeliest(np.array([0.0, 0.1, -3]), 1.0).any()
 
 
 def test_davidsons_nu_is_found_again():
     rng = np.random.default_rng(0)
     margins = rng.normal(0, 2, 20_000)
-    ties = rng.random(20_000) < davidson.outcomes(margins, 1.7)[:, 1]
-    assert davidson.likeliest_nu(margins, ties) == pytest.approx(1.7, rel=0.05)
+    ties = rng.random(20_000) < davidson.davidson_probabilities(margins, 1.7)[:, 1]
+    assert davidson.fit_nu(margins, ties) == pytest.approx(1.7, rel=0.05)
 
 
 def test_the_share_with_the_majority_by_hand():
     # uniform shares: after one vote for it the first's share has the density 2p, and 3/4 of that lies above a half
     one, none = np.array([1]), np.array([0])
-    assert share_with_majority(one, none, 1.0) == pytest.approx(0.75)
-    assert share_with_majority(none, one, 1.0) == pytest.approx(0.75)
-    assert share_with_majority(one, one, 1.0) == pytest.approx(0.5)
-    assert share_with_majority(5 * one, none, 1.0) == pytest.approx(1 - 0.5**6)
+    assert majority_probability(one, none, 1.0) == pytest.approx(0.75)
+    assert majority_probability(none, one, 1.0) == pytest.approx(0.75)
+    assert majority_probability(one, one, 1.0) == pytest.approx(0.5)
+    assert majority_probability(5 * one, none, 1.0) == pytest.approx(1 - 0.5**6)
 
 
 @pytest.mark.parametrize("votes", [1, 2, 3, 5])
@@ -134,17 +139,17 @@ def test_the_noise_ceiling_is_what_one_who_knows_all_raters_would_score(votes):
     first = rng.binomial(n, truth)
     decided = first * 2 != n
     oracle = ((truth > 0.5) == (first * 2 > n))[decided].mean()
-    found = noise_ceiling(first, n - first, decided, np.arange(4000), draws=40)
+    found = estimate_noise_ceiling(first, n - first, decided, np.arange(4000), draws=40)
     assert found is not None
     value, low, high = found
     assert value == pytest.approx(oracle, abs=0.02)
     assert low < value < high < low + 0.05
-    assert likeliest_concentration(first[n > 1], (n - first)[n > 1]) == pytest.approx(0.8, rel=0.15)
+    assert fit_concentration(first[n > 1], (n - first)[n > 1]) == pytest.approx(0.8, rel=0.15)
 
 
 def test_without_pairs_of_several_votes_there_is_no_noise_ceiling():
     one = np.ones(500)
-    assert noise_ceiling(one, 0 * one, one > 0, np.arange(500)) is None
+    assert estimate_noise_ceiling(one, 0 * one, one > 0, np.arange(500)) is None
 
 
 def test_ece_by_hand():
@@ -155,7 +160,7 @@ def test_ece_by_hand():
 
 @given(st.lists(st.floats(0, 1), max_size=50), st.integers(1, 12))
 def test_bins_hold_every_value_once_and_are_of_about_equal_count(values, bins):
-    parts = equal_bins(np.array(values), bins)
+    parts = split_into_equal_bins(np.array(values), bins)
     assert sorted(i for part in parts for i in part) == list(range(len(values)))
     assert len({len(part) for part in parts}) <= 2
     assert all(len(part) for part in parts)

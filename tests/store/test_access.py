@@ -153,7 +153,7 @@ def test_a_change_of_the_password_ends_the_session_of_a_sign_in_under_way(postgr
 
 
 def test_an_invitation_makes_one_person_with_its_role_and_project(store):
-    projects.add(store, "closed", open=False)
+    projects.add_project(store, "closed", open=False)
     secret = tokens.invite(store, Role.LEAD, project="closed", by=audit.Actor("lea"))
     assert tokens.invitation(store, secret).role == "lead"
     with pytest.raises(BadInput, match="eight"):
@@ -161,7 +161,7 @@ def test_an_invitation_makes_one_person_with_its_role_and_project(store):
     bob = tokens.accept(store, secret, " bob ", PASSWORD, address="10.0.0.1")
     assert (bob.name, bob.role) == ("bob", Role.LEAD)
     assert people.verify(store, "bob", PASSWORD).rater == bob
-    assert projects.members_of(store) == {"closed": [bob.id]}
+    assert projects.list_members(store) == {"closed": [bob.id]}
     assert tokens.invitation(store, secret) is None
     with pytest.raises(NotFound):
         tokens.accept(store, secret, "eve", PASSWORD)
@@ -212,7 +212,7 @@ def test_it_is_written_down_who_did_what(store, ann):
     people.change(store, "ann", by=lea)
     people.set_password(store, "ann", "another horse", by=lea)
     tokens.revoke(store, tokens.holder(store, tokens.add(store, ann.id, "x", [Scope.TASK], by=lea), Kind.API)[1].id)
-    projects.add(store, "new", by=lea)
+    projects.add_project(store, "new", by=lea)
     tokens.sign_out(store, sign_in(store, 1, "another horse", address="10.0.0.1"), address="10.0.0.1")
     said = [(e.actor, e.action) for e in audit.entries(store)]
     assert said == [
@@ -253,7 +253,7 @@ def test_a_language_no_prompt_can_be_tagged_with_is_refused(store, ann, code):
 
 def test_the_audit_log_is_paged_and_can_be_read_from_its_end(store):
     for i in range(5):
-        projects.add(store, f"p{i}")
+        projects.add_project(store, f"p{i}")
     first = audit.entries(store, limit=2)
     rest = audit.entries(store, after=first[-1].seq, limit=9)
     assert [e.subject for e in first + rest] == [f"p{i}" for i in range(5)]
@@ -261,7 +261,7 @@ def test_the_audit_log_is_paged_and_can_be_read_from_its_end(store):
 
 
 def test_the_audit_log_cannot_be_changed(store):
-    projects.add(store, "p")
+    projects.add_project(store, "p")
     for statement in ("UPDATE audit SET actor = 'me'", "DELETE FROM audit"):
         with pytest.raises((sa.exc.DatabaseError, StoreFailure)), store.write() as conn:
             conn.exec_driver_sql(statement)

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 
 from rlhf_hitl.errors import BadInput, Conflict, NotFound
 from rlhf_hitl.store import assignment, audit, people, projects, queue, views
-from rlhf_hitl.store.comparisons import count_rows, find_comparisons, insert_comparisons, queue_position
+from rlhf_hitl.store.comparisons import compute_queue_position, count_rows, find_comparisons, insert_comparisons
 from rlhf_hitl.store.judgments import read_judgments
 from rlhf_hitl.store.routings import Routing, apply_routings
 from rlhf_hitl.store.tables import places
@@ -58,7 +58,7 @@ def rank(store, lease, **kwargs):
 
 
 def test_a_comparison_in_two_projects_is_judged_in_both(store, add_raters):
-    projects.add(store, "second")
+    projects.add_project(store, "second")
     [first], [second] = put(store, "Tea?"), put(store, "Tea?", project="second")
     assert first.id != second.id
     [ann] = add_raters(store, 1)
@@ -77,38 +77,38 @@ def test_a_paused_project_hands_out_nothing_and_takes_what_is_held(store, add_ra
     put(store, "Tea?", "Milk?")
     ann, bob = add_raters(store, 2)
     held = queue.lease(store, ann)
-    projects.change(store, "default", paused=True)
+    projects.change_project(store, "default", paused=True)
     assert queue.lease(store, bob) is None
     assert queue.lease(store, ann) == held
     assert rank(store, held).outcome == "counted"
     assert queue.lease(store, ann) is None
-    projects.change(store, "default", paused=False)
+    projects.change_project(store, "default", paused=False)
     assert queue.lease(store, bob) is not None
 
 
 def test_a_project_for_members_is_offered_to_members(store, add_raters):
-    projects.add(store, "closed", open=False)
+    projects.add_project(store, "closed", open=False)
     put(store, "Tea?", project="closed")
     ann, bob = add_raters(store, 2)
-    projects.admit(store, "closed", "rater 0")
-    projects.admit(store, "closed", "rater 0")
+    projects.add_member(store, "closed", "rater 0")
+    projects.add_member(store, "closed", "rater 0")
     assert (offered(store, ann), offered(store, bob)) == ("Tea?", None)
-    projects.dismiss(store, "closed", "rater 0")
+    projects.remove_member(store, "closed", "rater 0")
     assert offered(store, ann) is None
     with pytest.raises(NotFound):
-        projects.dismiss(store, "closed", "rater 0")
-    projects.change(store, "closed", open=True)
+        projects.remove_member(store, "closed", "rater 0")
+    projects.change_project(store, "closed", open=True)
     assert offered(store, bob) == "Tea?"
 
 
 @pytest.mark.parametrize("name", ["", "Über", "a b", "../x", "x" * 81, "default"])
 def test_a_projects_name_is_free_and_can_stand_in_an_address(store, name):
     with pytest.raises(BadInput):
-        projects.add(store, name)
+        projects.add_project(store, name)
 
 
 def test_progress_counts_only_what_a_rater_may_be_offered(store, add_raters):
-    projects.add(store, "closed", open=False)
+    projects.add_project(store, "closed", open=False)
     put(store, "Tea?", "Milk?", "Ink?", language="en")
     put(store, "¿Té?", language="es")
     put(store, "Secret?", project="closed")
@@ -139,7 +139,7 @@ def test_raters_are_offered_the_languages_they_read_and_those_nobody_named(store
 
 
 def test_a_wish_is_kept_to(store, add_raters):
-    projects.add(store, "second")
+    projects.add_project(store, "second")
     put(store, "first batch", batch="1")
     put(store, "second batch", batch="2", category="code")
     put(store, "tagged", **{"category": "code", 'a "b" [0] $.c': "hard"})
@@ -185,7 +185,7 @@ def test_the_newest_round_comes_first_and_in_it_the_routers_order(store, add_rat
 
 def test_a_position_keeps_its_parts_apart_and_fits_the_database():
     def at(route=Route.HUMAN, round=0, line=0):
-        return queue_position("x", route, round, line)
+        return compute_queue_position("x", route, round, line)
 
     assert at(Route.ESCALATED, 0, 10**9) < at(Route.CONTROL, 10**9, 0) < at(Route.AUDIT) < at(Route.HUMAN, 5, 10**9)
     assert at(round=6, line=9) < at(round=5, line=0) < at(round=5, line=1) < at(round=4, line=0)
@@ -292,7 +292,7 @@ def test_a_lead_takes_a_comparison_back_and_its_answer_is_kept_all_the_same(stor
 @pytest.fixture
 def repeating(store, add_raters):
     """A store where of two comparisons one is a repeat, and a rater who has judged enough to be shown some again."""
-    projects.change(store, "default", repeat_every=2)
+    projects.change_project(store, "default", repeat_every=2)
     put(store, *(f"question {i}" for i in range(assignment.REPEAT_GAP + 10)))
     [ann] = add_raters(store, 1)
     for _ in range(assignment.REPEAT_GAP + 3):
@@ -335,12 +335,12 @@ def test_a_repeat_is_for_its_rater_alone_and_waits_for_them(repeating):
 
 
 def test_repeats_teach_nothing_and_are_not_counted_as_work_to_be_scored(repeating):
-    from rlhf_hitl.labels.aggregate import labels
+    from rlhf_hitl.labels.aggregate import read_labels
 
     store, ann = repeating
     [held] = queue.lease_many(store, ann, 1, chance=ALWAYS)
     rank(store, held)
-    assert held.comparison.id not in {label.comparison_id for label in labels(store)}
+    assert held.comparison.id not in {label.comparison_id for label in read_labels(store)}
     assert held.comparison.id not in {c.id for c in find_comparisons(store)}
     assert held.comparison.id in {c.id for c in find_comparisons(store, repeats=True)}
     assert held.comparison.id in {j.comparison_id for j in read_judgments(store)}
@@ -359,17 +359,17 @@ def test_without_a_wish_for_repeats_there_are_none(store, add_raters):
 @pytest.mark.parametrize("every", [-1, 1])
 def test_one_in_one_is_no_share_of_repeats(store, every):
     with pytest.raises(BadInput):
-        projects.change(store, "default", repeat_every=every)
+        projects.change_project(store, "default", repeat_every=every)
 
 
 # The queue as it stands
 
 
 def test_the_queue_is_told_lane_by_lane(store, add_raters):
-    projects.add(store, "second")
+    projects.add_project(store, "second")
     put(store, *"abc", language="en", overlap=2)
     put(store, "d", project="second", batch="pilot")
-    projects.change(store, "second", paused=True)
+    projects.change_project(store, "second", paused=True)
     ann, bob = add_raters(store, 2)
     rank(store, queue.lease(store, ann))
     queue.lease(store, bob)
@@ -389,7 +389,7 @@ def test_nothing_of_a_cycle_reads_a_table_from_end_to_end(sqlite_store, add_rate
     store = sqlite_store
     put(store, *(f"Question {n}?" for n in range(assignment.REPEAT_GAP + 5)))
     [ann] = add_raters(store, 1)
-    projects.change(store, "default", repeat_every=2)
+    projects.change_project(store, "default", repeat_every=2)
     people.change(store, "rater 0", quota=1000)
     said: dict[str, None] = {}
 

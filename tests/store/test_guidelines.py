@@ -20,34 +20,34 @@ SKIP = Answer(Verdict.SKIPPED)
 
 
 def version(store, name: str, project: str = "default", **more) -> Guideline:
-    return guidelines.put(store, Guideline(project, name, f"Version {name} of **{project}**.", **more))
+    return guidelines.publish_guideline(store, Guideline(project, name, f"Version {name} of **{project}**.", **more))
 
 
 def test_a_project_without_a_guideline_has_the_one_of_the_package(store):
-    found = guidelines.current(store)
+    found = guidelines.get_current_guideline(store)
     assert (found.version, found.project, found.created_at) == (DEFAULT_VERSION, "default", None)
     assert "Harmless" in found.text
     assert [axis.id for axis in found.axes] == ["helpful", "honest", "harmless"]
-    assert guidelines.get(store, "default", DEFAULT_VERSION) == found
+    assert guidelines.get_guideline(store, "default", DEFAULT_VERSION) == found
     with pytest.raises(NotFound, match="nowhere"):
-        guidelines.current(store, "nowhere")
+        guidelines.get_current_guideline(store, "nowhere")
 
 
 def test_the_newest_version_is_in_force_and_those_before_can_be_read(store):
-    projects.add(store, "coding")
+    projects.add_project(store, "coding")
     axes = (Axis("correct", "Correct", "It “runs”."), Axis("readable", "Readable"))
     first = version(store, "1", "coding", axes=axes, scores="required", rationale="required")
-    assert guidelines.current(store, "coding") == first
+    assert guidelines.get_current_guideline(store, "coding") == first
     second = version(store, "2", "coding", axes=(), scores="off")
-    assert guidelines.current(store, "coding") == second
-    assert guidelines.get(store, "coding", "1") == first
-    assert guidelines.current(store).version == DEFAULT_VERSION, "another project's is its own"
+    assert guidelines.get_current_guideline(store, "coding") == second
+    assert guidelines.get_guideline(store, "coding", "1") == first
+    assert guidelines.get_current_guideline(store).version == DEFAULT_VERSION, "another project's is its own"
     with pytest.raises(NotFound, match="'3'"):
-        guidelines.get(store, "coding", "3")
+        guidelines.get_guideline(store, "coding", "3")
 
 
 def test_a_version_is_used_once_a_project_and_never_changed(store):
-    projects.add(store, "coding")
+    projects.add_project(store, "coding")
     version(store, "1")
     version(store, "1", "coding")
     for taken in ("1", DEFAULT_VERSION):
@@ -61,7 +61,7 @@ def test_a_version_is_used_once_a_project_and_never_changed(store):
 
 
 def test_who_sets_a_guideline_is_written_down(store):
-    guidelines.put(store, Guideline("default", "1", "Be fair."), by=Actor("r_lea", "10.0.0.1"))
+    guidelines.publish_guideline(store, Guideline("default", "1", "Be fair."), by=Actor("r_lea", "10.0.0.1"))
     [entry] = audit.entries(store, actions=["guideline.set"])
     assert (entry.actor, entry.address, entry.subject) == ("r_lea", "10.0.0.1", "default")
     assert entry.details == {"version": "1"}
@@ -69,22 +69,22 @@ def test_who_sets_a_guideline_is_written_down(store):
 
 def test_a_rater_acknowledges_each_version(store, add_raters):
     ann, bob = add_raters(store, 2)
-    projects.add(store, "coding")
-    guidelines.acknowledge(store, ann, "default", DEFAULT_VERSION)
+    projects.add_project(store, "coding")
+    guidelines.record_acknowledgement(store, ann, "default", DEFAULT_VERSION)
     version(store, "1")
 
     def read(rater: str, *versions: str, project: str = "default") -> list[bool]:
-        return [guidelines.has_read(store, rater, project, v) for v in versions]
+        return [guidelines.has_acknowledged(store, rater, project, v) for v in versions]
 
     assert read(ann, DEFAULT_VERSION, "1") == [True, False]
     for _ in range(2):
-        guidelines.acknowledge(store, ann, "default", "1")
+        guidelines.record_acknowledgement(store, ann, "default", "1")
     assert read(ann, DEFAULT_VERSION, "1") == [True, True]
     assert read(bob, DEFAULT_VERSION, "1") == [False, False]
     assert read(ann, DEFAULT_VERSION, project="coding") == [False]
     for project, unknown in (("default", "2"), ("nowhere", "1"), ("coding", "1")):
         with pytest.raises(NotFound):
-            guidelines.acknowledge(store, ann, project, unknown)
+            guidelines.record_acknowledgement(store, ann, project, unknown)
 
 
 def test_a_judgment_names_the_version_in_force_when_its_comparison_was_leased(store, add_comparisons, add_raters):
@@ -125,7 +125,7 @@ def test_what_a_guideline_requires_is_asked_by_whatever_door_an_answer_comes(sto
     add_comparisons(store, 1)
     (ann,) = add_raters(store, 1)
     axes = (Axis("taste", "Taste", ""),)
-    guidelines.put(store, Guideline(DEFAULT_PROJECT, "1", "Rank.", axes, "required", "required"))
+    guidelines.publish_guideline(store, Guideline(DEFAULT_PROJECT, "1", "Rank.", axes, "required", "required"))
     lease = queue.lease(store, ann)
     assert lease is not None
     a, b = lease.order_shown

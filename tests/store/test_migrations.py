@@ -171,7 +171,7 @@ def test_new_comparisons_join_the_lanes_there_are(upgraded, add_comparisons):
 
 def test_what_was_held_is_held_under_the_guideline_there_was(upgraded_from_0002):
     store = upgraded_from_0002
-    guidelines.put(store, Guideline("coding", "1", "New."))
+    guidelines.publish_guideline(store, Guideline("coding", "1", "New."))
     [held] = queue.lease_many(store, "r_bob", 1)
     assert (held.id, held.comparison.project, held.comparison.batch) == ("l_code", "coding", "b")
     assert held.guideline_version == "default-1"
@@ -181,8 +181,8 @@ def test_what_was_held_is_held_under_the_guideline_there_was(upgraded_from_0002)
     said = list(read_judgments(store, current=False))
     assert [j.guideline_version for j in said] == ["g", "g", "default-1", "default-1"]
     assert [j.answer.reason for j in said] == [None, None, Reason.SUBJECT, Reason.SUBJECT]
-    assert guidelines.current(store).version == "default-1"
-    assert tutorial.of(store, "coding") == []
+    assert guidelines.get_current_guideline(store).version == "default-1"
+    assert tutorial.list_examples(store, "coding") == []
 
 
 def test_an_upgrade_that_was_done_is_not_done_again(upgraded):

@@ -15,14 +15,14 @@ from rlhf_hitl.errors import BadInput, NotFound
 from rlhf_hitl.store import Store, StoreFailure, people, queue, tables
 from rlhf_hitl.store.comparisons import (
     BATCH,
-    all_prompts,
     count_rows,
     find_comparisons,
     insert_comparisons,
     insert_prompts,
+    list_prompts,
 )
 from rlhf_hitl.store.judgments import read_judgments
-from rlhf_hitl.store.loop_steps import finish_step, finished_steps
+from rlhf_hitl.store.loop_steps import finish_step, read_finished_steps
 from rlhf_hitl.store.reward_models import RewardModelRecord, add_reward_model, get_reward_model
 from rlhf_hitl.store.routings import Routing, apply_routings, read_routings
 from rlhf_hitl.store.scores import insert_scores, read_scores
@@ -240,25 +240,25 @@ def test_another_program_cannot_change_a_judgment_either(sqlite_store, sqlite_ur
 def test_adding_what_is_there_adds_nothing_and_says_so(store):
     assert add_prompts(store, prompt("One?"), prompt("Two?")) == 2
     assert add_prompts(store, prompt("Two?"), prompt("Three?")) == 1
-    assert len(all_prompts(store)) == 3
+    assert len(list_prompts(store)) == 3
 
 
 def test_a_prompt_comes_out_as_it_went_in(store):
     put = Prompt.create((Message("system", "Be kind."), Message("user", "Grüße 🙂?")), {"topic": "greeting"})
     add_prompts(store, put)
-    assert all_prompts(store) == [put]
+    assert list_prompts(store) == [put]
 
 
 @pytest.mark.parametrize("later", list(Split))
 def test_prompts_of_one_family_stay_in_the_split_the_first_had(store, later):
     add_prompts(store, prompt("What is  tea?", Split.HELDOUT))
     add_prompts(store, Prompt.create((Message("user", "what IS tea?"), Message("assistant", "A drink.")), split=later))
-    assert {p.split for p in all_prompts(store)} == {Split.HELDOUT}
+    assert {p.split for p in list_prompts(store)} == {Split.HELDOUT}
 
 
 def test_a_family_stays_together_within_one_batch(store):
     add_prompts(store, prompt("Tea?", Split.CALIBRATION), prompt("tea?", Split.TRAIN), prompt(" TEA? ", Split.HELDOUT))
-    assert [p.split for p in all_prompts(store)] == [Split.CALIBRATION] * 3
+    assert [p.split for p in list_prompts(store)] == [Split.CALIBRATION] * 3
 
 
 def test_a_family_stays_together_when_two_imports_run_at_once(store):
@@ -268,8 +268,8 @@ def test_a_family_stays_together_when_two_imports_run_at_once(store):
 
     with ThreadPoolExecutor(6) as pool:
         list(pool.map(bring, range(6)))
-    assert len(all_prompts(store)) == 6
-    assert len({p.split for p in all_prompts(store)}) == 1
+    assert len(list_prompts(store)) == 6
+    assert len({p.split for p in list_prompts(store)}) == 1
 
 
 def test_the_split_is_a_fixed_function_of_the_family():
@@ -431,4 +431,4 @@ def test_a_routing_comes_out_as_it_went_in(store, add_comparisons):
 def test_a_finished_step_is_remembered_and_not_overwritten(store):
     finish_step(store, 1, "train", {"pairs": 10}, 2.5)
     finish_step(store, 1, "train", {"pairs": 99}, 9.9)
-    assert finished_steps(store) == {(1, "train"): {"pairs": 10, "seconds": 2.5}}
+    assert read_finished_steps(store) == {(1, "train"): {"pairs": 10, "seconds": 2.5}}

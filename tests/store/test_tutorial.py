@@ -36,30 +36,30 @@ def test_examples_come_out_as_they_went_in_and_in_order(store):
         example("a", ALL_BAD),
         TutorialExample.create("default", several, [chat("x"), chat("y"), chat("z")], three, "z is right"),
     ]
-    tutorial.put(store, "default", made)
-    assert tutorial.of(store) == made
-    projects.add(store, "coding")
-    assert tutorial.of(store, "coding") == []
+    tutorial.replace_tutorial(store, "default", made)
+    assert tutorial.list_examples(store) == made
+    projects.add_project(store, "coding")
+    assert tutorial.list_examples(store, "coding") == []
     assert [e.details for e in audit.entries(store, actions=["tutorial.set"])] == [{"examples": 3}]
 
 
 def test_a_new_set_takes_the_place_of_the_old_and_asks_only_what_is_new(store, add_raters):
     ann, bob = add_raters(store, 2)
     a, b, c = example("a"), example("b"), example("c")
-    tutorial.put(store, "default", [a, b])
-    assert tutorial.left(store, ann) == [a, b]
-    tutorial.keep(store, ann, a.id, ranked(FIRST), True)
-    assert (tutorial.left(store, ann), tutorial.left(store, bob)) == ([b], [a, b])
-    tutorial.keep(store, ann, b.id, ranked(SECOND), False)
-    assert tutorial.left(store, ann) == []
-    tutorial.put(store, "default", [c, b])
-    assert (tutorial.of(store), tutorial.left(store, ann)) == ([c, b], [c])
-    assert tutorial.results(store) == {ann: (0, 1)}, "of what is in the tutorial now"
-    tutorial.put(store, "default", [a, b, c])
-    assert (tutorial.of(store), tutorial.left(store, ann)) == ([a, b, c], [c])
-    assert tutorial.results(store) == {ann: (1, 2)}
-    tutorial.put(store, "default", [])
-    assert (tutorial.of(store), tutorial.results(store)) == ([], {})
+    tutorial.replace_tutorial(store, "default", [a, b])
+    assert tutorial.list_remaining_examples(store, ann) == [a, b]
+    tutorial.record_attempt(store, ann, a.id, ranked(FIRST), True)
+    assert (tutorial.list_remaining_examples(store, ann), tutorial.list_remaining_examples(store, bob)) == ([b], [a, b])
+    tutorial.record_attempt(store, ann, b.id, ranked(SECOND), False)
+    assert tutorial.list_remaining_examples(store, ann) == []
+    tutorial.replace_tutorial(store, "default", [c, b])
+    assert (tutorial.list_examples(store), tutorial.list_remaining_examples(store, ann)) == ([c, b], [c])
+    assert tutorial.count_agreements(store) == {ann: (0, 1)}, "of what is in the tutorial now"
+    tutorial.replace_tutorial(store, "default", [a, b, c])
+    assert (tutorial.list_examples(store), tutorial.list_remaining_examples(store, ann)) == ([a, b, c], [c])
+    assert tutorial.count_agreements(store) == {ann: (1, 2)}
+    tutorial.replace_tutorial(store, "default", [])
+    assert (tutorial.list_examples(store), tutorial.count_agreements(store)) == ([], {})
 
 
 def test_an_altered_example_is_another(store):
@@ -74,29 +74,32 @@ def test_an_altered_example_is_another(store):
 
 def test_the_first_answer_to_an_example_counts(store, add_raters):
     (ann,) = add_raters(store, 1)
-    tutorial.put(store, "default", [example("a")])
+    tutorial.replace_tutorial(store, "default", [example("a")])
     for said, agreed in ((SECOND, False), (FIRST, True)):
-        tutorial.keep(store, ann, example("a").id, ranked(said), agreed)
-    assert tutorial.results(store) == {ann: (0, 1)}
+        tutorial.record_attempt(store, ann, example("a").id, ranked(said), agreed)
+    assert tutorial.count_agreements(store) == {ann: (0, 1)}
     with pytest.raises(NotFound, match="e_none"):
-        tutorial.keep(store, ann, "e_none", ranked(FIRST), True)
+        tutorial.record_attempt(store, ann, "e_none", ranked(FIRST), True)
 
 
 def test_projects_have_tutorials_of_their_own(store, add_raters):
     (ann,) = add_raters(store, 1)
-    projects.add(store, "coding")
+    projects.add_project(store, "coding")
     here, there = example("a"), example("a", project="coding")
-    tutorial.put(store, "default", [here])
-    tutorial.put(store, "coding", [there])
-    tutorial.keep(store, ann, here.id, ranked(FIRST), True)
-    assert (tutorial.left(store, ann), tutorial.left(store, ann, "coding")) == ([], [there])
-    assert tutorial.results(store, "coding") == {}
+    tutorial.replace_tutorial(store, "default", [here])
+    tutorial.replace_tutorial(store, "coding", [there])
+    tutorial.record_attempt(store, ann, here.id, ranked(FIRST), True)
+    assert (tutorial.list_remaining_examples(store, ann), tutorial.list_remaining_examples(store, ann, "coding")) == (
+        [],
+        [there],
+    )
+    assert tutorial.count_agreements(store, "coding") == {}
 
 
 def test_examples_are_in_no_queue_and_in_no_dataset(store, add_raters):
     (ann,) = add_raters(store, 1)
-    tutorial.put(store, "default", [example("a")])
-    tutorial.keep(store, ann, example("a").id, ranked(FIRST), True)
+    tutorial.replace_tutorial(store, "default", [example("a")])
+    tutorial.record_attempt(store, ann, example("a").id, ranked(FIRST), True)
     assert queue.lease(store, ann) is None
     assert count_rows(store) == {"prompts": 0, "completions": 0, "comparisons": 0, "judgments": 0, "raters": 1}
 
@@ -120,7 +123,7 @@ def test_examples_are_in_no_queue_and_in_no_dataset(store, add_raters):
 )
 def test_who_prefers_the_same_agrees(right, said, agrees):
     sides = 3 if any("2" in group for group in right.ranking) else 2
-    assert tutorial.agrees(example("a", right, sides=sides), said) is agrees
+    assert tutorial.agrees_with_example(example("a", right, sides=sides), said) is agrees
 
 
 @pytest.mark.parametrize(
@@ -145,6 +148,6 @@ def test_an_example_that_teaches_nothing_is_refused(bad, named):
 def test_a_set_with_an_example_twice_or_of_another_project_is_refused(store):
     for bad in ([example("a"), example("a")], [example("a", project="coding")]):
         with pytest.raises(BadInput):
-            tutorial.put(store, "default", bad)
+            tutorial.replace_tutorial(store, "default", bad)
     with pytest.raises(NotFound):
-        tutorial.put(store, "nowhere", [])
+        tutorial.replace_tutorial(store, "nowhere", [])

@@ -8,7 +8,7 @@ from axe_playwright_python.sync_playwright import Axe
 
 from browser_fixtures import Server, answers, enter, expect, pair, picture, question, until_next
 from handmade_evaluations import bundled, put
-from rlhf_hitl.formats.guidance import bundled_tutorial
+from rlhf_hitl.formats.guidance import read_bundled_tutorial
 from rlhf_hitl.store import guidelines, tokens, tutorial
 from rlhf_hitl.types import DEFAULT_PROJECT, Role
 
@@ -64,12 +64,12 @@ def office(tmp_path_factory):
         pair("Suggest a name for a ginger cat.", *cats, overlap=everyone),
     ]
     server = Server(tmp_path_factory.mktemp("office"), made).start()
-    tutorial.put(server.store, DEFAULT_PROJECT, bundled_tutorial())
+    tutorial.replace_tutorial(server.store, DEFAULT_PROJECT, read_bundled_tutorial())
     for name in SCREENS:
         server.person(f"new-{name}", new=True)
         for done in (server.person(name), server.person(f"away-{name}")):
-            for example in tutorial.of(server.store):
-                tutorial.keep(server.store, done.id, example.id, example.answer, True)
+            for example in tutorial.list_examples(server.store):
+                tutorial.record_attempt(server.store, done.id, example.id, example.answer, True)
     server.person("lea", Role.LEAD)
     server.person("eva", Role.EVALUATOR)
     put(server.folder / "workspace", "one", bundled(1, 0.6), simulated=True)
@@ -240,8 +240,8 @@ def test_the_interface_in_arabic(office, chromium, images):
     context = chromium.new_context(locale="ar", **SCREENS["light"])
     page = context.new_page()
     someone = office.person("reader")
-    for example in tutorial.of(office.store):
-        tutorial.keep(office.store, someone.id, example.id, example.answer, True)
+    for example in tutorial.list_examples(office.store):
+        tutorial.record_attempt(office.store, someone.id, example.id, example.answer, True)
     page.goto(office.address + "/login")
     expect(page.locator("html")).to_have_attribute("dir", "rtl")
     page.locator("[name=name]").fill("reader")
@@ -249,7 +249,7 @@ def test_the_interface_in_arabic(office, chromium, images):
     page.keyboard.press("Enter")
     expect(page.locator("#card")).to_be_visible(timeout=30_000)
     expect(page.locator("html")).to_have_attribute("lang", "ar")
-    assert guidelines.has_read(office.store, someone.id, DEFAULT_PROJECT, guidelines.DEFAULT_VERSION)
+    assert guidelines.has_acknowledged(office.store, someone.id, DEFAULT_PROJECT, guidelines.DEFAULT_VERSION)
     assert Axe().run(page, options={"resultTypes": ["violations"], "rules": MORE}).response["violations"] == []
     picture(page, images / "rate-arabic.png")
     context.close()

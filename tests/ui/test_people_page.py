@@ -63,8 +63,8 @@ def test_a_lead_sees_who_works_how_much_and_how_fast(serve, page):
     server.person("paula")
     people.change(store, "ann", quota=4, languages=["en", "es"])
     people.change(store, "paula", paused=True)
-    projects.add(store, "coding", open=False)
-    projects.admit(store, "coding", "ann")
+    projects.add_project(store, "coding", open=False)
+    projects.add_member(store, "coding", "ann")
     judge(server, ann, 10.0, days_ago=3)
     judge(server, ann, 20.0, 90.0)
     judge(server, hostile, 240.0)
@@ -235,7 +235,7 @@ def test_an_admin_changes_leads_and_does_not_shut_themselves_out(shared, page):
 
 
 def test_an_invitation_is_shown_once_and_lets_one_person_into_its_project(shared, page, context, chromium):
-    projects.add(shared.store, "closed-one", open=False)
+    projects.add_project(shared.store, "closed-one", open=False)
     context.grant_permissions(["clipboard-read", "clipboard-write"], origin=shared.address)
     open_people(page, shared, "inviter")
     page.get_by_role("button", name="Invite somebody").click()
@@ -363,7 +363,7 @@ def test_who_is_signed_out_in_between_is_told_and_nothing_changes(shared, page, 
 def test_pictures_of_the_people(serve, shot, images):
     server = serve([pair(f"Question {i}?", "yes", "no", overlap=12) for i in range(150)])
     store = server.store
-    projects.add(store, "coding", open=False)
+    projects.add_project(store, "coding", open=False)
     staff = [  # name, quota, languages, seconds a judgment, judgments on each of the last days
         ("Amina Okafor", 40, ["en", "fr"], 31.0, (5, 9, 12, 7, 0, 14, 11, 26)),
         ("Bohdan Kovalenko", 30, ["en", "uk"], 44.0, (0, 6, 8, 10, 4, 9, 6, 30)),
@@ -382,7 +382,7 @@ def test_pictures_of_the_people(serve, shot, images):
     people.change(store, "Elif Şahin", paused=True)
     people.change(store, "Farah Haddad", disabled=True)
     for name in ("Amina Okafor", "Chen Li"):
-        projects.admit(store, "coding", name)
+        projects.add_member(store, "coding", name)
     simulate.review(store, 12)
     server.person("Lea Lindqvist", Role.LEAD)
     look = {"who": "Lea Lindqvist", "ready": "#people-rows tr:nth-child(7)", "path": "/people/"}

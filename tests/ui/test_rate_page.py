@@ -287,7 +287,7 @@ def test_a_guideline_is_read_before_the_work_and_again_when_it_changes(serve, pa
     expect(page.locator("#guideline")).to_be_visible()
     press(page, "Escape")
     new = Guideline("default", "2", "# Be **strict**", (Axis("taste", "Taste"),), "required", "required")
-    guidelines.put(server.store, new)
+    guidelines.publish_guideline(server.store, new)
     before = question(page)
     press(page, "1", "Enter")
     until_next(page, before)
@@ -296,7 +296,7 @@ def test_a_guideline_is_read_before_the_work_and_again_when_it_changes(serve, pa
     page.get_by_role("button", name="I have read them").click()
     expect(page.locator("#card")).to_be_visible()
     expect(page.locator("#guideline-text")).to_contain_text("Be strict")
-    assert guidelines.has_read(server.store, rater.id, DEFAULT_PROJECT, "2")
+    assert guidelines.has_acknowledged(server.store, rater.id, DEFAULT_PROJECT, "2")
     # What it asks for is asked for.
     press(page, "1")
     expect(page.get_by_role("button", name="Submit")).to_be_disabled()
@@ -319,7 +319,7 @@ def test_a_tutorial_explains_each_example_and_is_not_shown_twice(serve, page):
         )
         for i in range(2)
     ]
-    tutorial.put(server.store, "default", examples)
+    tutorial.replace_tutorial(server.store, "default", examples)
     rater = server.person("rater")
     enter(page, server, "rater")
     expect(page.locator("#tutorial")).to_contain_text("1 of 2", timeout=30_000)
@@ -334,7 +334,7 @@ def test_a_tutorial_explains_each_example_and_is_not_shown_twice(serve, page):
     page.get_by_role("button", name="Next").click()
     expect(page.locator("#prompt .text")).to_have_text("The real work?")
     expect(page.locator("#tutorial")).to_be_hidden()
-    assert tutorial.results(server.store) == {rater.id: (1, 2)}
+    assert tutorial.count_agreements(server.store) == {rater.id: (1, 2)}
     assert judgments(server, rater) == []
     page.reload()
     expect(page.locator("#prompt .text")).to_have_text("The real work?", timeout=30_000)

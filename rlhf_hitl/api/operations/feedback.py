@@ -104,11 +104,11 @@ def _snapshot(
     if format == "archive":
         from rlhf_hitl.formats import archive
 
-        archive.write(store, folder / "store.zip")
+        archive.write_archive(store, folder / "store.zip")
         return folder / "store.zip"
-    from rlhf_hitl.formats.export import export
+    from rlhf_hitl.formats.export import export_snapshot
 
-    export(store, folder / "snapshot", format=format, project=project, min_votes=min_votes)
+    export_snapshot(store, folder / "snapshot", format=format, project=project, min_votes=min_votes)
     return Path(shutil.make_archive(str(folder / "snapshot"), "gztar", folder, "snapshot"))
 
 

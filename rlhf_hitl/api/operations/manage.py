@@ -22,28 +22,28 @@ def add_operations(routes: ScopedRoutes, store: Store) -> None:
     @routes("GET", "/projects", response_model=list[bodies.ProjectOut])
     def list_projects(caller: Caller) -> Any:
         """Every project."""
-        return projects.everything(store)
+        return projects.list_projects(store)
 
     @routes("POST", "/projects", status_code=201, response_model=bodies.ProjectOut)
     def add_project(caller: Caller, body: bodies.ProjectBody) -> Any:
         """Make a project."""
-        return projects.add(store, body.id, open=body.open, repeat_every=body.repeat_every, by=caller.actor)
+        return projects.add_project(store, body.id, open=body.open, repeat_every=body.repeat_every, by=caller.actor)
 
     @routes("PATCH", "/projects/{project_id}", response_model=bodies.ProjectOut, error_statuses=(404,))
     def change_project(caller: Caller, project_id: PathId, body: bodies.ProjectChange) -> Any:
         """Pause it, let it go on, open or close it. What is left out stays."""
-        return projects.change(store, project_id, **body.model_dump(), by=caller.actor)
+        return projects.change_project(store, project_id, **body.model_dump(), by=caller.actor)
 
     @routes("PUT", "/projects/{project_id}/members/{rater_id}", status_code=204, error_statuses=(404,))
     def admit(caller: Caller, project_id: PathId, rater_id: PathId) -> Response:
         """Let a rater work in a project that is not open to all."""
-        projects.admit(store, project_id, people.get(store, rater_id).name, by=caller.actor)
+        projects.add_member(store, project_id, people.get(store, rater_id).name, by=caller.actor)
         return Response(status_code=204)
 
     @routes("DELETE", "/projects/{project_id}/members/{rater_id}", status_code=204, error_statuses=(404,))
     def dismiss(caller: Caller, project_id: PathId, rater_id: PathId) -> Response:
         """Take a rater out of a project's members."""
-        projects.dismiss(store, project_id, people.get(store, rater_id).name, by=caller.actor)
+        projects.remove_member(store, project_id, people.get(store, rater_id).name, by=caller.actor)
         return Response(status_code=204)
 
     @routes("GET", "/raters", response_model=list[bodies.RaterOut])

@@ -8,8 +8,8 @@ import numpy as np
 
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.reward.evaluation_record import Difference, Example, Share
-from rlhf_hitl.stats.intervals import clustered_mean
-from rlhf_hitl.stats.paired import mcnemar
+from rlhf_hitl.stats.intervals import clustered_mean_interval
+from rlhf_hitl.stats.paired import mcnemar_p_value
 
 Key = tuple[str, str, str]
 
@@ -39,10 +39,10 @@ def compare(ours: Iterable[Example], theirs: Iterable[Example], against: str) ->
 
 def difference(gains: np.ndarray, families: np.ndarray, against: str) -> Difference:
     """Of labels (n,), one or more: how much more of each a model has right than the other, and its prompt's family."""
-    low, high = clustered_mean(gains, families)
+    low, high = clustered_mean_interval(gains, families)
     better, worse = int((gains > 0).sum()), int((gains < 0).sum())
     share = Share(float(gains.mean()), low, high, len(gains))
-    return Difference(against, len(gains), better, worse, mcnemar(better, worse), share)
+    return Difference(against, len(gains), better, worse, mcnemar_p_value(better, worse), share)
 
 
 def _decided(examples: Iterable[Example]) -> dict[Key, Example]:

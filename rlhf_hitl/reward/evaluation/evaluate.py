@@ -11,7 +11,7 @@ import numpy as np
 from scipy.special import logit
 
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.labels.aggregate import labels
+from rlhf_hitl.labels.aggregate import read_labels
 from rlhf_hitl.reward.evaluation import rewardbench
 from rlhf_hitl.reward.evaluation.rewardbench import Ranked
 from rlhf_hitl.reward.evaluation.slices import characters, share, slices
@@ -31,11 +31,11 @@ from rlhf_hitl.reward.rendering import Conversation
 from rlhf_hitl.reward.seen_prompts import Seen
 from rlhf_hitl.reward.training.labelled_pairs import LabelledPair, data_hash, labelled_pairs
 from rlhf_hitl.stats import davidson
-from rlhf_hitl.stats.calibration import calibration_error_interval, equal_bins, expected_calibration_error
-from rlhf_hitl.stats.ceiling import noise_ceiling
-from rlhf_hitl.stats.intervals import clustered_mean
+from rlhf_hitl.stats.calibration import calibration_error_interval, expected_calibration_error, split_into_equal_bins
+from rlhf_hitl.stats.ceiling import estimate_noise_ceiling
+from rlhf_hitl.stats.intervals import clustered_mean_interval
 from rlhf_hitl.store import Store
-from rlhf_hitl.store.comparisons import shuffle_key
+from rlhf_hitl.store.comparisons import compute_shuffle_key
 from rlhf_hitl.store.judgments import read_judgments
 from rlhf_hitl.types import Label, Split, utc_now
 
@@ -70,7 +70,7 @@ def evaluate(
     Raises:
         BadInput: no label with a preference in the split, or a reward that is no number.
     """
-    every = labels(store, split=split)
+    every = read_labels(store, split=split)
     usable = labelled_pairs(store, split)
     seen = model.seen or Seen.of((), whole=False)
     trained_on = [p for p in usable if p.comparison.prompt.family in seen.train]
@@ -122,7 +122,7 @@ def evaluate(
         ece_low=ece_low,
         ece_high=ece_high,
         reliability=tuple(
-            Bin(float(confidence[i].mean()), share(right[i], clusters[i])) for i in equal_bins(confidence)
+            Bin(float(confidence[i].mean()), share(right[i], clusters[i])) for i in split_into_equal_bins(confidence)
         ),
         slices=slices(found),
         noise_ceiling=_noise_ceiling(pairs, decided, families),
@@ -180,7 +180,7 @@ def _strength(label: Label) -> int | None:
 def _noise_ceiling(pairs: Sequence[LabelledPair], decided: np.ndarray, families: np.ndarray) -> Share | None:
     shares = np.array([p.label.probabilities for p in pairs])
     votes = np.round(shares * np.array([[p.label.votes] for p in pairs]))
-    found = noise_ceiling(votes[:, 0], votes[:, 2], decided, families)
+    found = estimate_noise_ceiling(votes[:, 0], votes[:, 2], decided, families)
     return None if found is None else Share(*found, n=int(decided.sum()))
 
 
@@ -204,8 +204,8 @@ def _three_way(
     if not known or not (ties.any() or (truth == 0).any()):
         return None
     *_, probabilities = model.margins([p.first for p in known], [p.second for p in known])
-    nu = davidson.likeliest_nu(_logits(probabilities), ties)
-    tied = davidson.calls_tie(margins, nu)
+    nu = davidson.fit_nu(_logits(probabilities), ties)
+    tied = davidson.is_tie_likeliest(margins, nu)
     # Where no tie is called, right as in accuracy: equal rewards by half, where there is a preference.
     right = np.where(tied, truth == 0, np.where(truth == 0, 0.0, _right(margins * truth)))
     commonest = max(float((truth == outcome).mean()) for outcome in (0, 1, -1))
@@ -229,7 +229,7 @@ def _length(found: Sequence[Example]) -> Length:
 def _asymmetry(model: RewardModel, pairs: Sequence[LabelledPair]) -> tuple[float, int]:
     """The most by which a margin changes with the order of the two, and of how many pairs. By features on disk it would
     be nothing of any model: the backbone reads the pairs twice more, the answers to a prompt in either order."""
-    drawn = sorted(pairs, key=lambda p: shuffle_key(p.comparison.id))[:TURNED]
+    drawn = sorted(pairs, key=lambda p: compute_shuffle_key(p.comparison.id))[:TURNED]
     both = [p.first for p in drawn] + [p.second for p in drawn]
     one_way = list(dict.fromkeys(chat for p in drawn for chat in (p.first, p.second)))
 
@@ -301,7 +301,7 @@ def _k_wise(ranked: Sequence[Ranked]) -> KWise | None:
     known = np.isfinite(taus)  # undefined where the model's rewards are all equal
     if not known.any():
         return KWise(best, chance, None)
-    low, high = clustered_mean(taus[known], families[known])
+    low, high = clustered_mean_interval(taus[known], families[known])
     return KWise(best, chance, Share(float(taus[known].mean()), low, high, int(known.sum())))
 
 

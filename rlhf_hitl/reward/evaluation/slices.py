@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from rlhf_hitl.reward.evaluation_record import Example, Share
-from rlhf_hitl.stats.intervals import clustered
+from rlhf_hitl.stats.intervals import clustered_share_interval
 from rlhf_hitl.types import Messages
 
 FEWEST = 10  # labels of a slice that is shown
@@ -58,7 +58,7 @@ def accuracy(examples: Sequence[Example]) -> Share:
 
 def share(values: np.ndarray, clusters: np.ndarray) -> Share:
     """The mean of values (n,) in [0, 1] with its interval over clusters (n,)."""
-    low, high = clustered(values, clusters)
+    low, high = clustered_share_interval(values, clusters)
     return Share(float(np.mean(values)), low, high, len(values))
 
 

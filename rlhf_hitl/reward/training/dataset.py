@@ -20,6 +20,7 @@ from accelerate import PartialState
 from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 
 from rlhf_hitl.errors import BadInput
+from rlhf_hitl.labels.vote_weight import weigh_votes
 from rlhf_hitl.reward.model import lengths
 from rlhf_hitl.reward.rendering import Conversation, Renderer, has_text
 from rlhf_hitl.types import UNRANKED, hash_prompt_family, parse_messages
@@ -60,8 +61,7 @@ class Ranked:
         return hash_prompt_family(self.chats[0][0])
 
     def pairs(self) -> Iterator[Pair]:
-        """Those of which at least one rater spoke. A vote on K counts 1 / (K - 1) in each of the K - 1 pairs of a
-        completion, as it is one act of judging."""
+        """The pairs that at least one rater ranked, each with the weight of its votes (see `weigh_votes`)."""
         ranks, shares = np.array(self.ranks), np.array(self.shares)
         for i, j in combinations(range(len(self.chats)), 2):
             a, b = ranks[:, i], ranks[:, j]
@@ -69,7 +69,7 @@ class Ranked:
             of_both = shares[spoken].sum()
             if of_both > 0:
                 won, tied, lost = (shares[spoken & said].sum() / of_both for said in (a < b, a == b, a > b))
-                weight = self.weight * of_both / (len(self.chats) - 1)
+                weight = weigh_votes(self.weight * of_both, len(self.chats))
                 yield Pair(self.chats[i], self.chats[j], (float(won), float(tied), float(lost)), float(weight))
 
 

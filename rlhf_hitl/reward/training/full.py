@@ -30,7 +30,7 @@ from rlhf_hitl import __version__
 from rlhf_hitl.arguments import parse
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.files import place_folder
-from rlhf_hitl.formats.export import export
+from rlhf_hitl.formats.export import export_snapshot
 from rlhf_hitl.models import display_name, fill_in_precision, load_tokenizer
 from rlhf_hitl.reward import shared_prefix
 from rlhf_hitl.reward.batches import TokenBudgetSampler
@@ -494,7 +494,7 @@ def train_full(
         flags += ["--dataset", str(dataset)]
         default = {"output_dir": str(folder), "model_name_or_path": otherwise}
         args, model_config = parse((FullConfig, ModelConfig), flags, **default)
-        export(store, dataset, include_model_labels=False, include_ties=True)
+        export_snapshot(store, dataset, include_model_labels=False, include_ties=True)
         trainer = build_trainer(args, model_config)
         train(trainer, args)
         model = finish(trainer, args, folder, workspace)

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rlhf_hitl.labels.aggregate import labels
+from rlhf_hitl.labels.aggregate import read_labels
+from rlhf_hitl.labels.vote_weight import weigh_votes
 from rlhf_hitl.reward.head import OUTCOMES, SECOND_UNSAID, TIE, UNSAID
 from rlhf_hitl.reward.rendering import Conversation, has_text
 from rlhf_hitl.store import Store
@@ -43,7 +44,7 @@ class LabelledPair:
 
 def labelled_pairs(store: Store, split: Split) -> list[LabelledPair]:
     """Every labelled pair of a split whose two sides have text, by comparison id; a warning counts the others."""
-    found = labels(store, split=split)
+    found = read_labels(store, split=split)
     ids = list(dict.fromkeys(label.comparison_id for label in found))
     comparisons = {c.id: c for c in find_comparisons(store, ids=ids)}
     pairs = [LabelledPair(comparisons[label.comparison_id], label) for label in found]
@@ -58,7 +59,7 @@ def labelled_pairs(store: Store, split: Split) -> list[LabelledPair]:
 def votes(pairs: Sequence[LabelledPair]) -> np.ndarray:
     """(n, 9) how many votes say each of `head.OUTCOMES` of a pair.
 
-    A vote on K completions is one act of judging, so it counts 1 / (K - 1) in each of the K - 1 pairs of a completion.
+    A vote on more than two completions counts less in each pair (see `weigh_votes`).
     """
     out = np.zeros((len(pairs), len(OUTCOMES)))
     for row, pair in zip(out, pairs):
@@ -68,7 +69,7 @@ def votes(pairs: Sequence[LabelledPair]) -> np.ndarray:
         row[UNSAID] = max(0.0, first - sum(label.strengths[:3]))
         row[SECOND_UNSAID] = max(0.0, second - sum(label.strengths[3:]))
         row[TIE] = tie
-        row /= len(pair.comparison.completions) - 1
+        row[:] = weigh_votes(row, len(pair.comparison.completions))
     return out
 
 

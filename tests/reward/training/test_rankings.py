@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from rlhf_hitl.arguments import parse
 from rlhf_hitl.cli.launch import launch_processes
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.formats.export import export
+from rlhf_hitl.formats.export import export_snapshot
 from rlhf_hitl.formats.importing import import_path
 from rlhf_hitl.reward.evaluation.evaluate import evaluate
 from rlhf_hitl.reward.losses import davidson_luce
@@ -109,7 +109,7 @@ def test_of_pairs_alone_both_ways_have_the_same_loss_and_gradient(sqlite_store, 
     votes = [line("a", [0, 1]), line("b", [1, 0]), line("b", [[0, 1]], "bob"), line("b", [0, 1], "cy")]
     votes += [line("c", [[0, 1]]), line("d", [0, 1]), line("d", [0, 1], "bob")]
     judged_by(sqlite_store, tmp_path, votes)
-    export(sqlite_store, tmp_path / "export", include_ties=True)
+    export_snapshot(sqlite_store, tmp_path / "export", include_ties=True)
     flags = {"center_rewards_coefficient": 0.1, "length_coefficient": 0.5}
     (of_pairs, pulls), (of_rankings, others) = (
         loss_and_gradient(make(tmp_path / "export", learn_from=how, **flags)) for how in ("pairs", "rankings")
@@ -235,7 +235,7 @@ def test_rankings_taken_apart_are_the_pairs_of_the_export(sqlite_store, tmp_path
     votes = [line("a", [0, 1, 2], k=3), line("a", [[1, 0], 2], "bob", k=3), line("a", [2, 0], "cy", k=3)]
     votes += [line("b", [0, 1]), line("b", [1, 0], "bob"), line("c", [3, [1, 2], 0], k=4)]
     judged_by(sqlite_store, tmp_path, votes)
-    export(sqlite_store, tmp_path / "out", include_ties=True)
+    export_snapshot(sqlite_store, tmp_path / "out", include_ties=True)
 
     def said(learn_from: str) -> list:
         pairs = [p for one in load_rows(str(tmp_path / "out"), learn_from)["train"] for p in read(one).pairs()]
@@ -269,7 +269,7 @@ def test_the_command_learns_from_rankings_and_says_so(sqlite_store, tiny_model, 
     assert "learnt from | rankings" in (Path(said["path"]) / "README.md").read_text()
     model = load(said["path"])
     assert evaluate(model, sqlite_store)[0].accuracy.value > 0.8
-    export(sqlite_store, tmp_path / "export")
+    export_snapshot(sqlite_store, tmp_path / "export")
     first, second, _ = read(load_from_disk(str(tmp_path / "export" / "rankings"))["heldout"][0]).chats
     _, stds, _ = model.margins([first], [second])
     assert 0 < stds[0] < 10

@@ -23,7 +23,7 @@ from checkout import ROOT
 from rlhf_hitl.arguments import parse
 from rlhf_hitl.cli.launch import launch_processes
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.formats.export import export
+from rlhf_hitl.formats.export import export_snapshot
 from rlhf_hitl.reward.evaluation.evaluate import evaluate
 from rlhf_hitl.reward.model import load
 from rlhf_hitl.reward.seen_prompts import Seen
@@ -46,7 +46,7 @@ ENV = os.environ | {"OMP_NUM_THREADS": "1"}
 @pytest.fixture
 def flags(judged_store, tiny_model, tmp_path):
     """Flags of a run of a few dozen steps, with dropout-free maths and a checkpoint every third step."""
-    export(judged_store, tmp_path / "export")
+    export_snapshot(judged_store, tmp_path / "export")
     return {
         "dataset": tmp_path / "export", "output_dir": tmp_path / "out", "model_name_or_path": tiny_model,
         "max_length": 64, "learning_rate": 3e-3, "num_train_epochs": 4, "per_device_train_batch_size": 8,

@@ -117,12 +117,12 @@ class Loop:
 
     def sample(self) -> dict[str, Any]:
         """The policy answers prompts of every split; its answers become comparisons."""
-        from rlhf_hitl.policy.generation import comparisons_of
+        from rlhf_hitl.policy.sampled_comparisons import make_comparisons
 
         prompts = self._drawn_prompts()
         policy = self.policy()
         completions = self._sampled(policy, prompts)
-        found = comparisons_of(prompts, completions)
+        found = make_comparisons(prompts, completions)
         with self.store.write() as conn:
             new = insert_comparisons(self.store, conn, found, source=f"round {self.round}")
         counts = {"prompts": len(prompts), "completions": len(completions), "comparisons": new}
@@ -187,7 +187,8 @@ class Loop:
 
     def dpo(self) -> dict[str, Any]:
         """DPO on people's pairs, and on pairs the reward model makes of answers sampled for this alone."""
-        from rlhf_hitl.policy.dpo import DPOSettings, pairs_for_dpo, train_dpo
+        from rlhf_hitl.policy.dpo import DPOSettings, train_dpo
+        from rlhf_hitl.policy.dpo_pairs import collect_dpo_pairs
 
         if not self.config.dpo_pairs:
             return {"policy": self.policy(), "reason": "switched off"}
@@ -195,7 +196,7 @@ class Loop:
         random.Random(self._seed()).shuffle(prompts)
         fresh = self._sampled(self.policy(), prompts[: self.config.dpo_prompts]) if self.config.dpo_prompts else []
         model = self._reward_model(self.round)
-        pairs = pairs_for_dpo(self.store, model, fresh, limit=self.config.dpo_pairs, seed=self._seed())
+        pairs = collect_dpo_pairs(self.store, model, fresh, limit=self.config.dpo_pairs, seed=self._seed())
         out = self._folder("dpo")
         settings = DPOSettings(policy=self.policy(), out=str(out), max_length=512)
         result = train_dpo(settings, pairs)
@@ -203,7 +204,8 @@ class Loop:
 
     def ppo(self) -> dict[str, Any]:
         """PPO from where DPO ended, with the reward model as the judge."""
-        from rlhf_hitl.policy.ppo import PPOConfig, train_ppo
+        from rlhf_hitl.policy.ppo import train_ppo
+        from rlhf_hitl.policy.ppo_config import PPOConfig
 
         start = self._result("dpo")["policy"]
         if not self.config.ppo_steps:
@@ -231,7 +233,8 @@ class Loop:
         The judge is the reward model it was tuned on, so this gate stops a broken policy, not an over-optimised one:
         that takes raters.
         """
-        from rlhf_hitl.policy.generation import Sampling, sample_completions
+        from rlhf_hitl.policy.generation import sample_completions
+        from rlhf_hitl.policy.sampling import Sampling
 
         before, after = self.policy(), self._result("ppo")["policy"]
         if before == after:
@@ -309,16 +312,15 @@ class Loop:
 
     def _sampled(self, policy: str, prompts: list[Prompt]) -> list[Completion]:
         """`completions_per_prompt` answers to each prompt, shared among the temperatures."""
-        from rlhf_hitl.policy.generation import Sampling, sample_completions
+        from rlhf_hitl.policy.generation import sample_completions
+        from rlhf_hitl.policy.sampling import share_among_temperatures
 
-        each, more = divmod(self.config.completions_per_prompt, len(self.config.temperatures))
-        samplings = [
-            Sampling(
-                temperature=t, max_new_tokens=self.config.max_new_tokens, count=each + (i < more), seed=self._seed()
-            )
-            for i, t in enumerate(self.config.temperatures)
-            if each + (i < more)
-        ]
+        samplings = share_among_temperatures(
+            self.config.temperatures,
+            self.config.completions_per_prompt,
+            max_new_tokens=self.config.max_new_tokens,
+            seed=self._seed(),
+        )
         return sample_completions(policy, prompts, samplings)
 
     def _folder(self, step: str) -> Path:

@@ -2,7 +2,7 @@
 
     accelerate launch -m rlhf_hitl.scripts.train_ppo --config configs/ppo.yaml --out workspace/policies/ppo
 
-Flags override the file. Several processes work under DDP (`accelerate launch --num_processes 2 ...`).
+Flags override the file. Several processes run under DDP (`accelerate launch --num_processes 2 ...`).
 """
 
 from __future__ import annotations
@@ -11,17 +11,18 @@ from collections.abc import Sequence
 from typing import Any
 
 from rlhf_hitl.arguments import parse, run
+from rlhf_hitl.policy.policy_folder import require_free_folder
 from rlhf_hitl.policy.ppo import train_ppo
 from rlhf_hitl.policy.ppo_config import PPOConfig
-from rlhf_hitl.policy.training import DataArguments, free_folder, refuse_heldout
+from rlhf_hitl.policy.training import DataArguments, refuse_heldout
 from rlhf_hitl.store.comparisons import list_prompts
 from rlhf_hitl.types import Split
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """Returns where the policy is and the figures of the first and last step."""
+    """Train, and return the folder of the policy and the figures of the first and last step."""
     data, config = parse((DataArguments, PPOConfig), argv)
-    free_folder(config.out)
+    require_free_folder(config.out)
     store = data.open_store()
     prompts = list_prompts(store, split=Split.TRAIN)
     refuse_heldout(prompts, store)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json as jsonlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
@@ -13,127 +13,140 @@ from rlhf_hitl.errors import BadInput, NotFound
 from rlhf_hitl.files import atomic_file
 
 if TYPE_CHECKING:
+    from rlhf_hitl.policy.sampling import Sampling
     from rlhf_hitl.types import Completion, Prompt
 
+DEFAULT_TEMPERATURES = (0.7, 1.0)
 
-Policy = Annotated[str, typer.Option("--policy", help="A model folder, a hub id, or a name from `models get`.")]
+PolicyName = Annotated[str, typer.Option("--policy", help="A model folder, a hub id, or a name from `models get`.")]
 
 
 @command("generate")
 def generate(
     store: StoreUrl,
-    policy: Policy = "smollm2-135m-instruct",
+    policy: PolicyName = "smollm2-135m-instruct",
     prompts: Annotated[
-        Path | None, typer.Option(help="Prompts from this JSONL file ({messages, tags}) in place of the store's.")
+        Path | None,
+        typer.Option(help="Read the prompts from this JSONL file ({messages, tags}) instead of the store."),
     ] = None,
     split: Annotated[
-        str, typer.Option(help="Only the store's prompts of this split: train, calibration, heldout.")
+        str, typer.Option(help="Use only the store's prompts of this split: train, calibration or heldout.")
     ] = "",
-    limit: Annotated[int | None, typer.Option(min=1, help="At most this many prompts.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Use at most this many prompts.")] = None,
     temperature: Annotated[
-        list[float] | None, typer.Option(help="Give it again for each temperature. Default: 0.7 and 1.0.")
+        list[float] | None,
+        typer.Option(help="Sample at this temperature; repeat it for several. The default is 0.7 and 1.0."),
     ] = None,
     completions: Annotated[
-        int, typer.Option(min=1, help="How many for each prompt, shared among the temperatures.")
+        int, typer.Option(min=1, help="Sample this many for each prompt, shared among the temperatures.")
     ] = 4,
     top_p: Annotated[float, typer.Option(help="Sample among the likeliest tokens that reach this probability.")] = 0.95,
-    max_new_tokens: Annotated[int, typer.Option(min=1, help="An answer is cut off here.")] = 160,
-    seed: Annotated[int, typer.Option(help="The same seed draws the same completions.")] = 0,
-    k: Annotated[int, typer.Option("--k", min=2, help="Completions in a comparison.")] = 2,
-    overlap: Annotated[int, typer.Option(min=1, help="Judgments a comparison wants.")] = 1,
-    batch_size: Annotated[int, typer.Option(min=1, help="Completions sampled at once.")] = 32,
-    backend: Annotated[str, typer.Option(help="transformers, or vllm (wants a GPU).")] = "transformers",
+    max_new_tokens: Annotated[int, typer.Option(min=1, help="Cut completions off after this many tokens.")] = 160,
+    seed: Annotated[int, typer.Option(help="Set the random numbers: the same seed samples the same completions.")] = 0,
+    k: Annotated[int, typer.Option("--k", min=2, help="Put this many completions into a comparison.")] = 2,
+    overlap: Annotated[int, typer.Option(min=1, help="Ask for this many judgments of each comparison.")] = 1,
+    batch_size: Annotated[int, typer.Option(min=1, help="Sample this many completions at once.")] = 32,
+    backend: Annotated[
+        str, typer.Option(help="Sample with transformers, or with vllm, which needs a GPU.")
+    ] = "transformers",
     out: Annotated[
-        Path | None, typer.Option(help="Write the completions to this JSONL file, not to the store.")
+        Path | None, typer.Option(help="Write the completions to this JSONL file instead of the store.")
     ] = None,
     json: AsJson = False,
 ) -> Result:
-    """Sample completions and make comparisons of them."""
-    from rlhf_hitl.policy.generation import comparisons_of, sample_completions
+    """Sample completions from a policy and make comparisons of them."""
+    from rlhf_hitl.policy.generation import GenerationBackend, sample_completions
+    from rlhf_hitl.policy.sampled_comparisons import make_comparisons
     from rlhf_hitl.store import Store
     from rlhf_hitl.store.comparisons import insert_comparisons, list_prompts
     from rlhf_hitl.types import Split
 
-    if backend not in ("transformers", "vllm"):
-        raise BadInput(f"--backend {backend}", expected="transformers or vllm", fix="give one of the two")
+    if backend not in (backends := get_args(GenerationBackend)):
+        raise BadInput(f"--backend {backend}", expected=" or ".join(backends), fix="give one of them")
     if split and split not in list(Split):
         raise BadInput(f"--split {split}", expected="one of " + ", ".join(Split), fix="give one of these")
-    samplings = _samplings(temperature or [0.7, 1.0], completions, top_p, max_new_tokens, seed)
+    samplings = _plan_samplings(temperature or DEFAULT_TEMPERATURES, completions, top_p, max_new_tokens, seed)
     opened = None if prompts and out else Store.open(store)
     try:
         if prompts:
-            asked = read_prompts(prompts)
+            chosen = read_prompts(prompts)
         else:
             assert opened is not None
-            asked = list_prompts(opened, split=Split(split) if split else None)
-        asked = asked[:limit]
-        if not asked:
+            chosen = list_prompts(opened, split=Split(split) if split else None)
+        chosen = chosen[:limit]
+        if not chosen:
             raise BadInput(
                 str(prompts) if opened is None or prompts else f"store {opened.safe_url}",
                 expected="one prompt or more",
                 fix="import prompts first (`rlhf-hitl import`)",
             )
-        made = sample_completions(policy, asked, samplings, batch_size=batch_size, backend=backend)  # type: ignore[arg-type]
-        data = {"prompts": len(asked), "completions": len(made)}
+        sampled = sample_completions(policy, chosen, samplings, batch_size=batch_size, backend=backend)  # type: ignore[arg-type]
+        data = {"prompts": len(chosen), "completions": len(sampled)}
         if out:
-            _write(out, asked, made)
-            return Result(data | {"out": str(out)}, f"{len(made)} completions of {len(asked)} prompts in {out}")
+            _write_completions(out, chosen, sampled)
+            return Result(
+                data | {"out": str(out)}, f"Wrote {len(sampled)} completions of {len(chosen)} prompts to {out}"
+            )
         assert opened is not None
-        new = comparisons_of(asked, made, k, overlap)
+        comparisons = make_comparisons(chosen, sampled, k, overlap)
         with opened.write() as conn:
-            added = insert_comparisons(opened, conn, new, source="generate")
+            added = insert_comparisons(opened, conn, comparisons, source="generate")
     finally:
         if opened is not None:
             opened.close()
-    data |= {"comparisons": len(new), "new": added}
+    data |= {"comparisons": len(comparisons), "new": added}
     return Result(data, table("Generated", data))
 
 
-def _samplings(temperatures: list[float], total: int, top_p: float, max_new_tokens: int, seed: int):
-    from rlhf_hitl.policy.generation import Sampling
+def _plan_samplings(
+    temperatures: list[float] | tuple[float, ...], total: int, top_p: float, max_new_tokens: int, seed: int
+) -> list[Sampling]:
+    from rlhf_hitl.policy.sampling import share_among_temperatures
 
-    each, more = divmod(total, len(temperatures))
-    if each == 0:
+    samplings = share_among_temperatures(temperatures, total, top_p=top_p, max_new_tokens=max_new_tokens, seed=seed)
+    if len(samplings) < (distinct := len(set(temperatures))):
         raise BadInput(
             f"--completions {total}",
-            expected=f"at least one for each of the {len(temperatures)} temperatures",
+            expected=f"at least one for each of the {distinct} temperatures",
             fix="ask for more completions or fewer temperatures",
         )
-    return [
-        Sampling(t, top_p, max_new_tokens, seed, count=each + (i < more))
-        for i, t in enumerate(dict.fromkeys(temperatures))
-    ]
+    return samplings
 
 
 def read_prompts(path: Path) -> list[Prompt]:
-    """Prompts of a JSONL file with `messages` and, where there are any, `tags`."""
+    """Read prompts from a JSONL file with `messages` and optional `tags`.
+
+    Raises:
+        NotFound: there is no such file.
+        BadInput: a line cannot be read.
+    """
     from rlhf_hitl.types import Prompt, parse_messages
 
     if not path.is_file():
         raise NotFound(f"--prompts {path}", expected="a JSONL file", fix="check the path")
-    found = []
+    prompts = []
     for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
         if not line.strip():
             continue
         try:
             row = jsonlib.loads(line)
-            found.append(Prompt.create(parse_messages(row["messages"]), row.get("tags")))
+            prompts.append(Prompt.create(parse_messages(row["messages"]), row.get("tags")))
         except (ValueError, KeyError, TypeError, AttributeError, BadInput) as e:
             raise BadInput(
                 f"{path}:{number}: messages",
                 expected=f'a JSON object with "messages" ({e.expected if isinstance(e, BadInput) else e!r})',
-                fix="mend the line",
+                fix="correct the line",
             ) from e
-    return found
+    return prompts
 
 
-def _write(out: Path, prompts: list[Prompt], made: list[Completion]) -> None:
+def _write_completions(out: Path, prompts: list[Prompt], completions: list[Completion]) -> None:
+    """Write one JSON line a prompt, whole or not at all."""
     from rlhf_hitl.types import messages_to_dicts
 
     by_prompt: dict[str, list[Completion]] = {}
-    for c in made:
+    for c in completions:
         by_prompt.setdefault(c.prompt_id, []).append(c)
-    out.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(out) as draft, draft.open("w", encoding="utf-8") as f:
         for p in prompts:
             answers = [

@@ -5,18 +5,40 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 
 from rlhf_hitl.errors import RlhfHitlError
 
 
-def launch_processes(module: str, arguments: list[str], processes: int, environment: dict[str, str]) -> None:
-    """Run a module under `accelerate launch`, with `environment` over this process's; its output goes to stderr."""
+def launch_processes(
+    module: str,
+    arguments: Sequence[str],
+    processes: int,
+    environment: Mapping[str, str] | None = None,
+    *,
+    store: str | None = None,
+) -> None:
+    """Run a module in several processes under `accelerate launch`, with its output on stderr.
+
+    Args:
+        environment: variables that are added to those of this process.
+        store: URL of the store for the processes. It goes through the environment and never through the command line,
+            which every user of the machine can read: a URL may hold a password.
+
+    Raises:
+        RlhfHitlError: a process failed.
+    """
     import torch
 
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes)]
     launcher += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
-    # `--cpu` would make accelerate start one process; this makes its several processes use the CPU.
-    env = os.environ | ({} if torch.cuda.is_available() else {"ACCELERATE_USE_CPU": "1"}) | environment
-    done = subprocess.run([*launcher, "-m", module, *arguments], stdout=sys.stderr, env=env)
+    variables = dict(os.environ)
+    if not torch.cuda.is_available():
+        # With `--cpu` accelerate would start one process; this makes several processes use the CPU.
+        variables["ACCELERATE_USE_CPU"] = "1"
+    if store is not None:
+        variables["RLHF_HITL_STORE"] = store
+    variables |= environment or {}
+    done = subprocess.run([*launcher, "-m", module, *arguments], stdout=sys.stderr, env=variables)
     if done.returncode:
-        raise RlhfHitlError(f"accelerate launch ended with code {done.returncode}: its reason stands above")
+        raise RlhfHitlError(f"accelerate launch ended with code {done.returncode}: the reason is printed above")

@@ -28,8 +28,8 @@ def score(
 
     before = count_scores(opened, model.id)
     if processes > 1:
-        flags = ["--store", store, "--reward_model", reward_model or model.id]
-        launch_processes("rlhf_hitl.scripts.score", flags, processes, {})
+        arguments = ["--reward_model", reward_model or model.id]
+        launch_processes("rlhf_hitl.scripts.score", arguments, processes, store=store)
     scored = score_pool(opened, model)  # after several processes: what came in meanwhile
     data = {
         "reward_model_id": model.id,

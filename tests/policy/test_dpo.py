@@ -11,9 +11,12 @@ import pytest
 from typer.testing import CliRunner
 
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.policy.dpo import DPOSettings, Pair, dataset, human_pairs, model_pairs, pairs_for_dpo, train_dpo
-from rlhf_hitl.policy.generation import Sampling, sample_completions
-from rlhf_hitl.policy.training import CARD, refuse_heldout
+from rlhf_hitl.policy.dpo import DPOSettings, build_dpo_dataset, train_dpo
+from rlhf_hitl.policy.dpo_pairs import DPOPair, collect_dpo_pairs, collect_human_pairs, make_model_pairs
+from rlhf_hitl.policy.generation import sample_completions
+from rlhf_hitl.policy.policy_folder import TRAINING_CARD
+from rlhf_hitl.policy.sampling import Sampling
+from rlhf_hitl.policy.training import refuse_heldout
 from rlhf_hitl.store import people, queue
 from rlhf_hitl.store.comparisons import insert_comparisons
 from rlhf_hitl.store.routings import Routing, apply_routings
@@ -69,7 +72,7 @@ TRAIN, HELD = prompt("train me"), prompt("hold me out", Split.HELDOUT)
 def test_people_who_prefer_a_side_make_a_pair_and_heldout_ones_never_do(sqlite_store):
     add(sqlite_store, comparison(TRAIN, "good one", "bad one"), comparison(HELD, "good two", "bad two"))
     judge(sqlite_store, prefers("good"))
-    pairs = human_pairs(sqlite_store)
+    pairs = collect_human_pairs(sqlite_store)
     assert [(p.chosen.text, p.rejected.text, p.label_source) for p in pairs] == [("good one", "bad one", "human")]
 
 
@@ -77,13 +80,13 @@ def test_ties_make_no_pair(sqlite_store):
     add(sqlite_store, comparison(TRAIN, "a", "b"))
     judge(sqlite_store, tie)
     with pytest.raises(BadInput, match="preferred side"):
-        pairs_for_dpo(sqlite_store)
+        collect_dpo_pairs(sqlite_store)
 
 
 def test_the_model_pairs_best_with_worst_where_they_are_far_enough_apart():
     near = prompt("near")
     fresh = [*answers(TRAIN, "x" * 5, "x" * 30, "x" * 20), *answers(near, "y" * 5, "y" * 6)]
-    pairs = model_pairs(Longer(), [TRAIN, near], fresh, least_margin=0.5)
+    pairs = make_model_pairs(Longer(), [TRAIN, near], fresh, least_margin=0.5)
     assert [(len(p.chosen.text), len(p.rejected.text), p.label_source) for p in pairs] == [(30, 5, "model")]
     assert pairs[0].margin == pytest.approx(2.5)
 
@@ -95,24 +98,24 @@ def test_without_fresh_ones_what_the_router_accepted_is_paired_and_both_sources_
     refused = prompt("sent to raters")
     add(sqlite_store, *waiting, comparison(refused, "long " * 10, "short"))
     apply_routings(sqlite_store, [Routing(c.id, Route.AUTO, Route.AUTO, "sure") for c in waiting])
-    pairs = pairs_for_dpo(sqlite_store, Longer(), limit=4)
+    pairs = collect_dpo_pairs(sqlite_store, Longer(), limit=4)
     assert [p.label_source for p in pairs] == ["human", "model", "human", "model"]
-    assert pairs == pairs_for_dpo(sqlite_store, Longer(), limit=4)
-    assert len(pairs_for_dpo(sqlite_store, Longer())) == 6
-    assert refused.id not in {p.prompt.id for p in pairs_for_dpo(sqlite_store, Longer())}
+    assert pairs == collect_dpo_pairs(sqlite_store, Longer(), limit=4)
+    assert len(collect_dpo_pairs(sqlite_store, Longer())) == 6
+    assert refused.id not in {p.prompt.id for p in collect_dpo_pairs(sqlite_store, Longer())}
 
 
 def test_what_people_judged_is_not_paired_again_by_the_model(sqlite_store):
     add(sqlite_store, comparison(TRAIN, "good", "much longer but bad"))
     judge(sqlite_store, prefers("good"))
-    pairs = pairs_for_dpo(sqlite_store, Longer(), answers(TRAIN, "good", "much longer but bad"))
+    pairs = collect_dpo_pairs(sqlite_store, Longer(), answers(TRAIN, "good", "much longer but bad"))
     assert [p.label_source for p in pairs] == ["human"]
 
 
 def test_fresh_completions_of_heldout_prompts_are_refused(sqlite_store):
     add(sqlite_store, comparison(HELD, "a", "b"))
     with pytest.raises(BadInput, match=HELD.id):
-        pairs_for_dpo(sqlite_store, Longer(), answers(HELD, "x", "x" * 50))
+        collect_dpo_pairs(sqlite_store, Longer(), answers(HELD, "x", "x" * 50))
 
 
 def test_a_prompt_that_claims_to_be_for_training_is_refused_by_its_family(sqlite_store):
@@ -124,14 +127,14 @@ def test_a_prompt_that_claims_to_be_for_training_is_refused_by_its_family(sqlite
 
 
 def pairs_of(chats):
-    return [Pair(p, *answers(p, good, bad), label_source="human") for p, good, bad in chats]
+    return [DPOPair(p, *answers(p, good, bad), label_source="human") for p, good, bad in chats]
 
 
 def test_rows_are_trls_and_pairs_that_are_too_long_are_counted(tiny_model):
     from rlhf_hitl.models import load_tokenizer
 
     pairs = pairs_of([(TRAIN, "yes", "no"), (prompt("b"), "yes " * 200, "no")])
-    rows, too_long = dataset(pairs, load_tokenizer(tiny_model), 64)
+    rows, too_long = build_dpo_dataset(pairs, load_tokenizer(tiny_model), 64)
     assert too_long == 1
     assert rows[0] == {
         "prompt": [{"role": "user", "content": "train me"}],
@@ -180,7 +183,7 @@ def test_it_raises_the_mean_reward_of_heldout_prompts(policy, tmp_path, capsys):
             return np.array([ascii_share([Completion("", "", c, "")]) for _, c in chats], dtype=np.float32)
 
     fresh = sample_completions(policy, train, [Sampling(1.0, 1.0, 8, seed=0, count=8)], batch_size=200)
-    pairs = model_pairs(Ascii(), train, fresh, least_margin=0.5)
+    pairs = make_model_pairs(Ascii(), train, fresh, least_margin=0.5)
     assert len(pairs) > 300
 
     def mean_reward(path):
@@ -193,7 +196,7 @@ def test_it_raises_the_mean_reward_of_heldout_prompts(policy, tmp_path, capsys):
     )
     assert mean_reward(out) > before + 0.5  # the standard error of either mean is about 0.12
     assert figures["model_pairs"] == len(pairs)
-    card = json.loads((out / CARD).read_text())
+    card = json.loads((out / TRAINING_CARD).read_text())
     assert card["history"][-1]["rewards/accuracies"] > 0.7
     assert str(tmp_path) not in json.dumps({k: v for k, v in card["settings"].items() if k != "policy"})
     assert capsys.readouterr().out == ""  # stdout belongs to --json
@@ -261,7 +264,7 @@ def test_train_ppo_makes_a_policy_with_the_newest_reward_model_as_judge(judged, 
     )  # fmt: skip
     assert done.exit_code == 0, done.output
     said = json.loads(done.stdout)
-    history = json.loads((out / CARD).read_text())["history"]
+    history = json.loads((out / TRAINING_CARD).read_text())["history"]
     assert [said["first"], said["last"]] == history
     assert history[0]["kl"] == pytest.approx(0, abs=1e-4), "the first answers are the untouched policy's"
     assert all(np.isfinite(list(step.values())).all() for step in history)

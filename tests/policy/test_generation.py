@@ -9,17 +9,15 @@ import torch
 from typer.testing import CliRunner
 
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.policy.generation import (
-    Draw,
-    Sampling,
-    _nucleus,
-    answer_text,
-    comparisons_of,
-    eos_ids,
-    generate,
-    make_comparisons,
-    prompt_ids,
-    sample_ids,
+from rlhf_hitl.policy.generation import generate_completions
+from rlhf_hitl.policy.sampled_comparisons import group_completions, make_comparisons
+from rlhf_hitl.policy.sampling import RowSampling, Sampling, share_among_temperatures
+from rlhf_hitl.policy.token_sampling import (
+    decode_answer,
+    find_eos_ids,
+    sample_tokens,
+    select_nucleus,
+    tokenize_prompt,
 )
 from rlhf_hitl.types import Completion, Message, Prompt, Split, parse_messages
 
@@ -48,7 +46,7 @@ PROMPTS = [prompt("hi"), prompt("what is the capital of france"), prompt("please
 def texts(model, tokenizer, prompts, samplings, batch_size):
     return {
         (c.prompt_id, c.sampling["seed"]): c.text
-        for c in generate(model, tokenizer, prompts, samplings, batch_size, policy="tiny")
+        for c in generate_completions(model, tokenizer, prompts, samplings, batch_size, policy="tiny")
     }
 
 
@@ -64,10 +62,10 @@ def test_a_completion_does_not_depend_on_its_batch(model, tokenizer, top_p):
 
 
 def test_greedy_tokens_are_the_likeliest_ones_whatever_is_in_the_batch(model, tokenizer):
-    ids = [prompt_ids(tokenizer, p.messages) for p in PROMPTS]
-    together = sample_ids(model, ids, [Draw(0, 1, 6, 0)] * 3, eos=set(), pad=0)
+    ids = [tokenize_prompt(tokenizer, p.messages) for p in PROMPTS]
+    together = sample_tokens(model, ids, [RowSampling(0, 1, 6, 0)] * 3, eos=set(), pad=0)
     for one, row in zip(ids, together):
-        assert sample_ids(model, [one], [Draw(0, 1, 6, 9)], eos=set(), pad=0) == [row]
+        assert sample_tokens(model, [one], [RowSampling(0, 1, 6, 9)], eos=set(), pad=0) == [row]
         with torch.no_grad():
             logits = model(input_ids=torch.tensor([[*one, *row]])).logits[0]
         assert logits.argmax(-1)[len(one) - 1 : -1].tolist() == row
@@ -82,12 +80,12 @@ def test_a_seed_draws_the_same_again_and_another_seed_something_else(model, toke
 
 
 def test_sampled_tokens_follow_the_models_distribution(model, tokenizer):
-    ids = prompt_ids(tokenizer, PROMPTS[0].messages)
+    ids = tokenize_prompt(tokenizer, PROMPTS[0].messages)
     with torch.no_grad():
         expected = (model(input_ids=torch.tensor([ids])).logits[0, -1] / 0.3).softmax(-1)
     n = 4000
-    draws = [Draw(0.3, 1.0, 1, seed) for seed in range(n)]
-    rows = sample_ids(model, [ids] * n, draws, eos={1}, pad=0)
+    draws = [RowSampling(0.3, 1.0, 1, seed) for seed in range(n)]
+    rows = sample_tokens(model, [ids] * n, draws, eos={1}, pad=0)
     seen = torch.bincount(torch.tensor([r[0] for r in rows]), minlength=len(expected)) / n
     # For each token: five standard errors of a share, and one count.
     assert bool(((seen - expected).abs() < 5 * (expected * (1 - expected) / n).sqrt() + 1 / n).all())
@@ -95,24 +93,24 @@ def test_sampled_tokens_follow_the_models_distribution(model, tokenizer):
 
 def test_the_nucleus_is_the_likeliest_tokens_that_reach_top_p():
     probabilities = torch.tensor([[0.1, 0.5, 0.05, 0.35], [0.97, 0.01, 0.01, 0.01]])
-    values, order = _nucleus(probabilities, torch.tensor([[0.8], [0.8]]))
+    values, order = select_nucleus(probabilities, torch.tensor([[0.8], [0.8]]))
     kept = [sorted(order[i][values[i] > 0].tolist()) for i in (0, 1)]
     assert kept == [[1, 3], [0]]
 
 
 def test_a_wide_nucleus_is_found_whole():
     flat = torch.full((1, 5000), 1 / 5000)
-    values, _ = _nucleus(flat, torch.tensor([[0.9]]))
+    values, _ = select_nucleus(flat, torch.tensor([[0.9]]))
     assert int((values > 0).sum()) == pytest.approx(4500, abs=2)
 
 
 def test_answers_end_at_their_eos_even_where_pad_is_eos(model, tokenizer):
-    ids = [prompt_ids(tokenizer, p.messages) for p in PROMPTS] * 8
-    draws = [Draw(1.0, 1.0, 40, seed) for seed in range(len(ids))]
-    eos = eos_ids(model, tokenizer)
+    ids = [tokenize_prompt(tokenizer, p.messages) for p in PROMPTS] * 8
+    draws = [RowSampling(1.0, 1.0, 40, seed) for seed in range(len(ids))]
+    eos = find_eos_ids(model, tokenizer)
     end = next(iter(eos))
-    rows = sample_ids(model, ids, draws, eos=eos, pad=end)
-    assert rows == sample_ids(model, ids, draws, eos=eos, pad=0)
+    rows = sample_tokens(model, ids, draws, eos=eos, pad=end)
+    assert rows == sample_tokens(model, ids, draws, eos=eos, pad=0)
     assert any(len(r) < 40 for r in rows)
     for row in rows:
         assert end not in row[:-1]
@@ -120,14 +118,16 @@ def test_answers_end_at_their_eos_even_where_pad_is_eos(model, tokenizer):
 
 
 def test_a_row_stops_at_its_own_limit(model, tokenizer):
-    ids = prompt_ids(tokenizer, PROMPTS[0].messages)
-    rows = sample_ids(model, [ids, ids], [Draw(0, 1, 2, 0), Draw(0, 1, 5, 0)], eos=set(), pad=0)
+    ids = tokenize_prompt(tokenizer, PROMPTS[0].messages)
+    rows = sample_tokens(model, [ids, ids], [RowSampling(0, 1, 2, 0), RowSampling(0, 1, 5, 0)], eos=set(), pad=0)
     assert [len(r) for r in rows] == [2, 5]
     assert rows[1][:2] == rows[0]
 
 
 def test_completions_say_how_they_were_sampled_and_carry_no_special_tokens(model, tokenizer):
-    made = list(generate(model, tokenizer, PROMPTS, [Sampling(1.0, 1.0, 60, 5, count=16)], 48, policy="tiny"))
+    made = list(
+        generate_completions(model, tokenizer, PROMPTS, [Sampling(1.0, 1.0, 60, 5, count=16)], 48, policy="tiny")
+    )
     assert {c.policy for c in made} == {"tiny"}
     assert {c.sampling["finish"] for c in made} == {"eos", "length"}
     for c in made:
@@ -137,12 +137,12 @@ def test_completions_say_how_they_were_sampled_and_carry_no_special_tokens(model
         assert c.sampling["finish"] == "eos" or c.sampling["tokens"] == 60
         assert "<|end|>" not in c.text
         assert "<|pad|>" not in c.text
-    assert answer_text(tokenizer, [*tokenizer("hello")["input_ids"], 1], {1}) == "hello"
+    assert decode_answer(tokenizer, [*tokenizer("hello")["input_ids"], 1], {1}) == "hello"
 
 
 def test_completions_of_a_prompt_all_differ_and_what_cannot_is_left_out(model, tokenizer, capsys):
     many = Sampling(1.0, 1.0, 1, count=400)  # of one token each: more than there are tokens
-    made = list(generate(model, tokenizer, [PROMPTS[0]], [many], 400, policy="tiny"))
+    made = list(generate_completions(model, tokenizer, [PROMPTS[0]], [many], 400, policy="tiny"))
     assert len({c.text for c in made}) == len(made)
     assert all(c.text for c in made)
     assert f"{400 - len(made)} completions left out" in capsys.readouterr().err
@@ -150,7 +150,7 @@ def test_completions_of_a_prompt_all_differ_and_what_cannot_is_left_out(model, t
 
 def test_a_prompt_without_room_for_an_answer_is_left_out_and_named(model, tokenizer, capsys):
     long = prompt("hello " * 1100)
-    made = list(generate(model, tokenizer, [long, PROMPTS[0]], [Sampling(1.0, 1.0, 4)], 4, policy="tiny"))
+    made = list(generate_completions(model, tokenizer, [long, PROMPTS[0]], [Sampling(1.0, 1.0, 4)], 4, policy="tiny"))
     assert [c.prompt_id for c in made] == [PROMPTS[0].id]
     assert long.id in capsys.readouterr().err
 
@@ -161,18 +161,18 @@ def completions(of, *said):
 
 def test_comparisons_use_every_distinct_completion():
     one = PROMPTS[0]
-    pairs = make_comparisons(one, completions(one, "a", "b", "c", "d"))
+    pairs = group_completions(one, completions(one, "a", "b", "c", "d"))
     assert sorted(c.text for x in pairs for c in x.completions) == ["a", "b", "c", "d"]
-    three = make_comparisons(one, completions(one, "a", "b", "c"))
+    three = group_completions(one, completions(one, "a", "b", "c"))
     assert len(three) == 2
     assert {c.text for x in three for c in x.completions} == {"a", "b", "c"}
-    assert make_comparisons(one, completions(one, "a", "a")) == []
-    assert [len(x.completions) for x in make_comparisons(one, completions(one, *"abcdef"), k=3)] == [3, 3]
+    assert group_completions(one, completions(one, "a", "a")) == []
+    assert [len(x.completions) for x in group_completions(one, completions(one, *"abcdef"), k=3)] == [3, 3]
 
 
 def test_comparisons_of_many_prompts_stay_within_their_prompt():
     mixed = completions(PROMPTS[0], "a", "b") + completions(PROMPTS[1], "c", "d")
-    found = comparisons_of(PROMPTS, mixed[::2] + mixed[1::2], overlap=2)
+    found = make_comparisons(PROMPTS, mixed[::2] + mixed[1::2], overlap=2)
     assert len(found) == 2
     assert all(c.prompt_id == x.prompt.id for x in found for c in x.completions)
     assert {x.overlap for x in found} == {2}
@@ -214,6 +214,22 @@ def test_the_command_adds_comparisons_to_the_store(sqlite_store, tmp_path, tiny_
     of_first = {c.id: c for made in found if made.prompt.id == PROMPTS[0].id for c in made.completions}
     assert sorted(c.sampling["temperature"] for c in of_first.values()) == [0.9, 1.0, 1.0]
     assert found[0].completions[0].policy == tiny_model.name
+
+
+def test_a_temperature_given_twice_counts_once_and_takes_no_completions_from_the_others():
+    assert [(s.temperature, s.count) for s in share_among_temperatures([1.0, 1.0], 4)] == [(1.0, 4)]
+    assert [(s.temperature, s.count) for s in share_among_temperatures([0.7, 1.0, 0.7], 5)] == [(0.7, 3), (1.0, 2)]
+    assert [(s.temperature, s.count) for s in share_among_temperatures([0.7, 1.0], 1)] == [(0.7, 1)]
+
+
+def test_the_command_samples_as_many_completions_as_asked_at_a_temperature_given_twice(tmp_path, tiny_model):
+    (tmp_path / "p.jsonl").write_text('{"messages": [{"role": "user", "content": "hello"}]}')
+    done = run(
+        "generate", "--policy", tiny_model, "--prompts", tmp_path / "p.jsonl", "--out", tmp_path / "o.jsonl",
+        "--completions", 4, "--temperature", 1.0, "--temperature", 1.0, "--max-new-tokens", 4, "--json",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["completions"] == 4
 
 
 def test_the_command_reads_and_writes_files(tmp_path, tiny_model):

@@ -12,12 +12,14 @@ import pytest
 import torch
 
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.policy import ppo_math as maths
-from rlhf_hitl.policy.actor_critic import ActorCritic, collate
-from rlhf_hitl.policy.generation import Sampling, sample_completions
+from rlhf_hitl.policy import ppo_math
+from rlhf_hitl.policy.actor_critic import ActorCritic, collate_rollouts
+from rlhf_hitl.policy.generation import sample_completions
+from rlhf_hitl.policy.policy_folder import TRAINING_CARD, checkpoint_folder
 from rlhf_hitl.policy.ppo import train_ppo
 from rlhf_hitl.policy.ppo_config import PPOConfig
-from rlhf_hitl.policy.training import CARD, checkpoints_of, lora
+from rlhf_hitl.policy.sampling import Sampling
+from rlhf_hitl.policy.training import make_lora_config
 from rlhf_hitl.types import Message, Prompt, Split
 
 
@@ -57,17 +59,17 @@ def ascii_share(chats):
 
 
 def test_length_mask_goes_by_lengths():
-    assert maths.length_mask(torch.tensor([1, 3]), 3).tolist() == [[1, 0, 0], [1, 1, 1]]
+    assert ppo_math.make_length_mask(torch.tensor([1, 3]), 3).tolist() == [[1, 0, 0], [1, 1, 1]]
 
 
 def test_whitening_gives_real_tokens_zero_mean_and_unit_variance_and_padding_zero():
     x, mask = tensor([1, 2, 50], [3, 6, 50]), tensor([1, 1, 0], [1, 1, 0])
     # mean 3, variance (4 + 1 + 0 + 9) / 4 = 3.5
-    white = maths.whiten(x, mask)
+    white = ppo_math.whiten(x, mask)
     expected = [v / math.sqrt(3.5) for v in (-2, -1, 0, 3)]
     assert white[mask > 0].tolist() == pytest.approx(expected, abs=1e-5)
     assert white[mask == 0].tolist() == [0, 0]
-    kept = maths.whiten(x, mask, shift_mean=False)
+    kept = ppo_math.whiten(x, mask, shift_mean=False)
     assert kept[0, 0] == pytest.approx(expected[0] + 3, abs=1e-5)
 
 
@@ -75,8 +77,8 @@ def test_whitening_uses_the_sums_of_all_processes():
     one, other = tensor([1, 3]), tensor([5, 7])
     mask = tensor([1, 1])
     sums = iter([torch.tensor([12.0, 2.0]), torch.tensor([(5 - 4) ** 2 + (7 - 4) ** 2 + 0.0])])
-    white = maths.whiten(one, mask, reduce=lambda v: v + next(sums))
-    both = maths.whiten(torch.cat([one, other]), torch.cat([mask, mask]))
+    white = ppo_math.whiten(one, mask, reduce=lambda v: v + next(sums))
+    both = ppo_math.whiten(torch.cat([one, other]), torch.cat([mask, mask]))
     assert white.tolist()[0] == pytest.approx(both.tolist()[0])
 
 
@@ -84,32 +86,32 @@ def test_gae_by_hand():
     rewards, values = tensor([0, 1, 9], [2, 9, 9]), tensor([0.5, 0.25, 9], [1, 9, 9])
     mask = tensor([1, 1, 0], [1, 0, 0])
     # gamma .9, lambda .5. Row 0: delta_1 = 1 - .25 = .75; delta_0 = 0 + .9*.25 - .5 = -.275; A_0 = -.275 + .45*.75
-    advantages, returns = maths.gae(rewards, values, mask, 0.9, 0.5)
+    advantages, returns = ppo_math.compute_gae(rewards, values, mask, 0.9, 0.5)
     assert advantages.tolist() == [pytest.approx([0.0625, 0.75, 0]), pytest.approx([1, 0, 0])]
     assert returns.tolist() == [pytest.approx([0.5625, 1, 0]), pytest.approx([2, 0, 0])]
 
 
 def test_the_score_falls_on_the_last_real_token_and_kl_on_each():
     kl = tensor([0.1, 0.2, 0.3], [0.4, 7, 7])
-    rewards = maths.token_rewards(torch.tensor([1.0, -1.0]), kl, torch.tensor([3, 1]), beta=0.5)
+    rewards = ppo_math.compute_token_rewards(torch.tensor([1.0, -1.0]), kl, torch.tensor([3, 1]), beta=0.5)
     assert rewards.tolist() == [pytest.approx([-0.05, -0.1, 0.85]), pytest.approx([-1.2, 0, 0])]
 
 
 def test_kl_estimators_by_hand():
     p, q = tensor([math.log(0.5)]), tensor([math.log(0.25)])
-    assert maths.kl_k1(p, q).item() == pytest.approx(math.log(2))
-    assert maths.kl_k3(p, q).item() == pytest.approx(0.5 - 1 + math.log(2))
+    assert ppo_math.kl_k1(p, q).item() == pytest.approx(math.log(2))
+    assert ppo_math.kl_k3(p, q).item() == pytest.approx(0.5 - 1 + math.log(2))
 
 
 def test_policy_loss_stops_at_the_clip_on_the_gaining_side_only():
     new = tensor([math.log(1.5), math.log(0.5), math.log(1.5), math.log(0.5)])
-    loss, held = maths.policy_loss(new, torch.zeros(1, 4), tensor([1, 1, -1, -1]), 0.2)
+    loss, held = ppo_math.policy_loss(new, torch.zeros(1, 4), tensor([1, 1, -1, -1]), 0.2)
     assert loss.tolist()[0] == pytest.approx([-1.2, -0.5, 1.5, 0.8])
     assert held.tolist()[0] == [1, 0, 0, 1]
 
 
 def test_value_loss_takes_the_worse_of_free_and_clipped():
-    loss, held = maths.value_loss(tensor([1, 1]), tensor([0, 0]), tensor([1, 0]), 0.5)
+    loss, held = ppo_math.value_loss(tensor([1, 1]), tensor([0, 0]), tensor([1, 0]), 0.5)
     # to 1: free 0, clipped (.5 - 1)^2 = .25; to 0: free 1, clipped .25
     assert loss.tolist()[0] == pytest.approx([0.125, 0.5])
     assert held.tolist()[0] == [1, 0]
@@ -117,14 +119,14 @@ def test_value_loss_takes_the_worse_of_free_and_clipped():
 
 def test_explained_variance_by_hand():
     returns, mask = tensor([0, 2, 4, 99]), tensor([1, 1, 1, 0])
-    assert maths.explained_variance(returns, returns, mask) == 1
-    assert maths.explained_variance(torch.full((1, 4), 2.0), returns, mask) == pytest.approx(0)
-    assert math.isnan(maths.explained_variance(returns, torch.ones(1, 4), mask))
+    assert ppo_math.explained_variance(returns, returns, mask) == 1
+    assert ppo_math.explained_variance(torch.full((1, 4), 2.0), returns, mask) == pytest.approx(0)
+    assert math.isnan(ppo_math.explained_variance(returns, torch.ones(1, 4), mask))
 
 
 def test_adaptive_kl_moves_towards_its_target_by_a_bounded_step():
     def move(kl):
-        return maths.next_kl_coefficient(0.1, kl, target=6, horizon=100, answers=10)
+        return ppo_math.adapt_kl_coefficient(0.1, kl, target=6, horizon=100, answers=10)
 
     assert move(6) == pytest.approx(0.1)
     assert move(60) == pytest.approx(0.1 * 1.02)
@@ -142,8 +144,11 @@ def actor(policy):
     from rlhf_hitl.models import load_policy
 
     torch.manual_seed(1)
-    made = ActorCritic(get_peft_model(load_policy(policy), lora(4, 8)), temperature=0.7).eval()
-    for name, parameter in made.trained().items():  # an adapter that does something, and a head that is not zero
+    made = ActorCritic(get_peft_model(load_policy(policy), make_lora_config(4, 8)), temperature=0.7).eval()
+    for (
+        name,
+        parameter,
+    ) in made.trainable_parameters().items():  # an adapter that does something, and a head that is not zero
         if "lora_B" in name or "value_head" in name:
             torch.nn.init.normal_(parameter, std=0.1)
     return made
@@ -152,21 +157,21 @@ def actor(policy):
 def test_what_stands_beside_a_row_does_not_change_it_even_where_pad_is_eos(actor):
     eos = 1
     short, long = ([2, 30, 31], [40, 41, eos]), ([2, *range(50, 70)], list(range(80, 95)))
-    alone = collate([short[0]], [short[1]], eos, "cpu")
-    beside = collate([short[0], long[0]], [short[1], long[1]], eos, "cpu")
+    alone = collate_rollouts([short[0]], [short[1]], eos, "cpu")
+    beside = collate_rollouts([short[0], long[0]], [short[1], long[1]], eos, "cpu")
     with torch.no_grad():
         one = actor(alone)
         two = actor(beside)
-        trimmed = actor(beside.rows(torch.tensor([0])))
+        trimmed = actor(beside.select_rows(torch.tensor([0])))
     for a, b, c in zip(one, two, trimmed):
         torch.testing.assert_close(a[0, :3], b[0, :3], atol=1e-5, rtol=1e-4)
         torch.testing.assert_close(a[0, :3], c[0, :3], atol=1e-5, rtol=1e-4)
     assert beside.mask.tolist()[0] == [1, 1, 1] + [0] * 12
-    assert beside.rows(torch.tensor([0])).ids.tolist() == [[2, 30, 31, 40, 41, eos]]
+    assert beside.select_rows(torch.tensor([0])).ids.tolist() == [[2, 30, 31, 40, 41, eos]]
 
 
 def test_log_probabilities_are_those_of_the_next_token_at_the_sampling_temperature(actor):
-    batch = collate([[2, 30, 31]], [[40, 41]], 0, "cpu")
+    batch = collate_rollouts([[2, 30, 31]], [[40, 41]], 0, "cpu")
     with torch.no_grad():
         got = actor(batch)[0][0]
         logits = actor.policy(input_ids=torch.tensor([[2, 30, 31, 40]])).logits[0, -2:].float() / 0.7
@@ -177,11 +182,11 @@ def test_log_probabilities_are_those_of_the_next_token_at_the_sampling_temperatu
 def test_the_reference_is_the_policy_without_its_adapter(actor, policy):
     from rlhf_hitl.models import load_policy
 
-    batch = collate([[2, 30, 31]], [[40, 41]], 0, "cpu")
+    batch = collate_rollouts([[2, 30, 31]], [[40, 41]], 0, "cpu")
     with torch.no_grad():
         logits = load_policy(policy)(input_ids=torch.tensor([[2, 30, 31, 40]])).logits[0, -2:] / 0.7
         ours = actor(batch)[0][0]
-    reference = actor.reference_logprobs(batch)[0]
+    reference = actor.compute_reference_logprobs(batch)[0]
     torch.testing.assert_close(
         reference, logits.log_softmax(-1)[torch.arange(2), torch.tensor([40, 41])], atol=1e-5, rtol=1e-4
     )
@@ -190,8 +195,8 @@ def test_the_reference_is_the_policy_without_its_adapter(actor, policy):
 
 def test_the_value_loss_leaves_the_adapter_alone(actor):
     actor.zero_grad()
-    actor(collate([[2, 30, 31]], [[40, 41]], 0, "cpu"))[2].sum().backward()
-    assert all(p.grad is None for name, p in actor.trained().items() if "lora" in name)
+    actor(collate_rollouts([[2, 30, 31]], [[40, 41]], 0, "cpu"))[2].sum().backward()
+    assert all(p.grad is None for name, p in actor.trainable_parameters().items() if "lora" in name)
     assert actor.value_head.weight.grad is not None
     actor.zero_grad()
 
@@ -255,13 +260,13 @@ def test_a_stopped_run_goes_on_from_its_checkpoint_to_the_same_end(policy, tmp_p
     with pytest.raises(KeyboardInterrupt):
         train_ppo(settings(policy, out, steps=3, save_steps=1), train, stops)
     assert not out.exists()
-    assert [p.name for p in checkpoints_of(out).iterdir()] == ["step-000002"]
+    assert [p.name for p in checkpoint_folder(out).iterdir()] == ["step-000002"]
     with pytest.raises(BadInput, match="same settings"):
         train_ppo(settings(policy, out, steps=3, save_steps=1, clip=0.3), train, ascii_share)
     resumed = train_ppo(settings(policy, out, steps=3, save_steps=1), train, ascii_share)
     assert len(resumed.history) == 3
     assert resumed.history[2] == pytest.approx(whole.history[2], rel=1e-4, nan_ok=True)
-    assert not checkpoints_of(out).exists()
+    assert not checkpoint_folder(out).exists()
 
 
 def test_an_adapter_alone_loads_as_the_same_policy_as_the_merged_one(policy, tmp_path):
@@ -276,7 +281,7 @@ def test_an_adapter_alone_loads_as_the_same_policy_as_the_merged_one(policy, tmp
         a, b, base = (load_policy(p)(input_ids=ids).logits for p in (merged, adapter, policy))
     torch.testing.assert_close(a, b, atol=1e-4, rtol=1e-4)
     assert (a - base).abs().max() > 1e-3
-    assert json.loads((merged / CARD).read_text())["settings"]["learning_rate"] == 1e-2
+    assert json.loads((merged / TRAINING_CARD).read_text())["settings"]["learning_rate"] == 1e-2
 
 
 @pytest.mark.parametrize("split", [Split.HELDOUT, Split.CALIBRATION])
@@ -321,7 +326,7 @@ def reward(chats):
 trainer = PPOTrainer(config, train, reward)
 trainer.run()
 rank = trainer.accelerator.process_index
-save_file({k: p.detach() for k, p in trainer.model.trained().items()}, f"{out}/rank{rank}.safetensors")
+save_file({k: p.detach() for k, p in trainer.model.trainable_parameters().items()}, f"{out}/rank{rank}.safetensors")
 Path(f"{out}/seen{rank}.json").write_text(json.dumps(seen))
 """
 
@@ -338,5 +343,5 @@ def test_two_processes_end_with_the_same_weights_and_different_rollouts(policy, 
     assert not set(seen[0][:4]) & set(seen[1][:4])
     assert all(torch.equal(one[k], two[k]) for k in one)
     assert any(one[k].abs().max() > 1e-4 for k in one if "lora_B" in k)
-    history = json.loads((tmp_path / "policy" / CARD).read_text())["history"]
+    history = json.loads((tmp_path / "policy" / TRAINING_CARD).read_text())["history"]
     assert len(history) == 2

@@ -1,9 +1,12 @@
 """Routing: who decides, on what ground, and what a rater then sees."""
 
+import contextlib
 import json
 import os
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -136,18 +139,38 @@ def test_scored_and_routed_comparisons_reach_raters_or_are_accepted(trained):
     assert judgment.route is Route.CONTROL
 
 
+def command_lines_below(pid: int) -> set[str]:
+    """The command lines of the processes that a process started, and of those that they started."""
+    lines: set[str] = set()
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            if int((process / "stat").read_text().rpartition(")")[2].split()[1]) == pid:
+                lines.add((process / "cmdline").read_text().replace("\0", " "))
+                lines |= command_lines_below(int(process.name))
+    return lines
+
+
 def test_two_processes_score_what_one_does(trained, tmp_path):
     store, model = trained
     score_pool(store, model)
     alone = {s.comparison_id: s for s in read_scores(store, model.id)}
     with store.write() as conn:
         conn.exec_driver_sql("DELETE FROM scores")
-    command = [sys.executable, "-m", "rlhf_hitl", "score", "--processes", "2", "--store", store.url, "--json"]
+    command = [sys.executable, "-m", "rlhf_hitl", "score", "--processes", "2", "--json"]
     env = os.environ | {"OMP_NUM_THREADS": "1", "RLHF_HITL_WORKSPACE": str(tmp_path / "elsewhere")}  # an empty cache
-    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert json.loads(done.stdout) == {"reward_model_id": model.id, "scored": 60, "without_text": 0}
-    assert done.stderr.count("scored ") == 2  # a line each process
+    with (tmp_path / "out").open("w+") as out, (tmp_path / "err").open("w+") as err:
+        child = subprocess.Popen(command, env=env | {"RLHF_HITL_STORE": store.url}, stdout=out, stderr=err)
+        command_lines = set()
+        while child.poll() is None:
+            command_lines |= command_lines_below(child.pid)
+            time.sleep(0.1)
+        printed, errors = ((tmp_path / name).read_text() for name in ("out", "err"))
+    assert child.returncode == 0, errors[-3000:]
+    # Every user of a machine can read command lines, and the URL of a store may hold a password.
+    assert any("rlhf_hitl.scripts.score" in line for line in command_lines)
+    assert not [line for line in command_lines if store.url in line]
+    assert json.loads(printed) == {"reward_model_id": model.id, "scored": 60, "without_text": 0}
+    assert errors.count("scored ") == 2  # a line each process
     together = {s.comparison_id: s for s in read_scores(store, model.id)}
     assert together.keys() == alone.keys()
     for i, score in together.items():

@@ -1,0 +1,64 @@
+"""Completions to be sampled, one job each, and the `Completion` that a finished job becomes."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from rlhf_hitl.policy.sampling import RowSampling, Sampling, derive_seed
+from rlhf_hitl.policy.token_sampling import tokenize_prompt
+from rlhf_hitl.types import Completion, Message, Prompt
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+
+@dataclass(frozen=True)
+class CompletionJob:
+    """One completion to sample: the prompt with its token ids, the sampling it belongs to, and its row's sampling."""
+
+    prompt: Prompt
+    prompt_tokens: list[int]
+    sampling: Sampling
+    row: RowSampling
+
+
+def plan_jobs(
+    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], samplings: Sequence[Sampling], limit: int | None
+) -> Iterator[CompletionJob]:
+    """Yield a job for each completion. A prompt that leaves no room for an answer is left out with a warning.
+
+    Args:
+        limit: the most tokens the model has positions for; None: unknown.
+    """
+    from tqdm import tqdm
+
+    for prompt in prompts:
+        tokens = tokenize_prompt(tokenizer, prompt.messages)
+        for s in samplings:
+            if limit is not None and len(tokens) + s.max_new_tokens > limit:
+                tqdm.write(
+                    f"prompt {prompt.id} left out: {len(tokens)} tokens and {s.max_new_tokens} new ones do not fit "
+                    f"in the model's {limit}",
+                    file=sys.stderr,
+                )
+                continue
+            for index in range(s.count):
+                seed = derive_seed(s.seed, prompt.id, s, index)
+                yield CompletionJob(prompt, tokens, s, RowSampling(s.temperature, s.top_p, s.max_new_tokens, seed))
+
+
+def make_completion(job: CompletionJob, text: str, tokens: Sequence[int], eos: set[int], policy: str) -> Completion:
+    """Return the completion of a finished job, with how it was sampled."""
+    sampling: dict[str, Any] = {
+        "temperature": job.sampling.temperature,
+        "top_p": job.sampling.top_p,
+        "max_new_tokens": job.sampling.max_new_tokens,
+        "seed": job.row.seed,
+        "finish": "eos" if tokens and tokens[-1] in eos else "length",
+        "tokens": len(tokens),
+        "model": policy,
+    }
+    return Completion.create(job.prompt.id, (Message("assistant", text),), policy, sampling)

@@ -1,0 +1,143 @@
+"""The pairs DPO trains on: those that people judged, and those that the reward model makes of fresh completions."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby, zip_longest
+from typing import Any, Protocol
+
+import numpy as np
+
+from rlhf_hitl.errors import BadInput
+from rlhf_hitl.labels.aggregate import read_labels
+from rlhf_hitl.policy.training import refuse_heldout
+from rlhf_hitl.store import Store
+from rlhf_hitl.store.comparisons import find_comparisons, list_prompts
+from rlhf_hitl.types import Completion, Messages, Prompt, Route, Split, messages_to_dicts
+
+
+class ConversationScorer(Protocol):
+    """What making pairs needs of a reward model."""
+
+    def rewards(self, chats: Sequence[tuple[Messages, Messages]], /) -> np.ndarray: ...
+
+
+@dataclass(frozen=True)
+class DPOPair:
+    """One pair for DPO. `label_source` is "human" or "model"; `margin` is the reward model's, 0 for people's pairs."""
+
+    prompt: Prompt
+    chosen: Completion
+    rejected: Completion
+    label_source: str
+    margin: float = 0.0
+
+    @property
+    def completion_ids(self) -> frozenset[str]:
+        return frozenset((self.chosen.id, self.rejected.id))
+
+    def as_row(self) -> dict[str, Any]:
+        """Return TRL's conversational columns, and where the row is from."""
+        return {
+            "prompt": messages_to_dicts(self.prompt.messages),
+            "chosen": messages_to_dicts(self.chosen.messages),
+            "rejected": messages_to_dicts(self.rejected.messages),
+            "label_source": self.label_source,
+            "prompt_id": self.prompt.id,
+        }
+
+
+def collect_dpo_pairs(
+    store: Store,
+    reward_model: ConversationScorer | None = None,
+    fresh: Sequence[Completion] | None = None,
+    *,
+    least_margin: float = 0.5,
+    limit: int | None = None,
+    seed: int = 0,
+) -> list[DPOPair]:
+    """Return people's pairs and, given a reward model, pairs it makes of fresh completions, in an order set by `seed`.
+
+    Args:
+        fresh: completions of prompts of the train split. None takes those of comparisons that the router accepted:
+            what it sent to raters is not for the model to label.
+        limit: at most this many pairs, from people and model in turn while both last.
+
+    Raises:
+        BadInput: a fresh completion belongs to a prompt that may not be trained on, or there is no pair at all.
+    """
+    rng = random.Random(seed)
+    human_pairs = collect_human_pairs(store)
+    rng.shuffle(human_pairs)
+    model_pairs: list[DPOPair] = []
+    if reward_model is not None:
+        prompts, completions = _accepted_completions(store) if fresh is None else (_prompts_of(store, fresh), fresh)
+        rng.shuffle(prompts)
+        # Scoring is the expensive part: twice as many prompts as pairs leave room for margins that are too small.
+        prompts = prompts[: None if limit is None else 2 * limit]
+        refuse_heldout(prompts, store)
+        model_pairs = make_model_pairs(reward_model, prompts, completions, least_margin=least_margin)
+        rng.shuffle(model_pairs)
+    judged = {p.completion_ids for p in human_pairs}
+    model_pairs = [p for p in model_pairs if p.completion_ids not in judged]
+    pairs = [p for both in zip_longest(human_pairs, model_pairs) for p in both if p is not None][:limit]
+    if not pairs:
+        raise BadInput(
+            "pairs for DPO",
+            expected="one or more pairs of the train split with a preferred side",
+            fix="have comparisons rated, or give a reward model and fresh completions",
+        )
+    refuse_heldout((p.prompt for p in pairs), store)
+    return pairs
+
+
+def collect_human_pairs(store: Store) -> list[DPOPair]:
+    """Return pairs of the train split on which people prefer one side, without ties and evenly split votes."""
+    decided = [label for label in read_labels(store, split=Split.TRAIN) if label.preferred is not None]
+    ids = list(dict.fromkeys(label.comparison_id for label in decided))
+    comparisons = {c.id: c for c in find_comparisons(store, ids=ids)}
+    pairs = []
+    for label in decided:
+        comparison = comparisons[label.comparison_id]
+        loser = label.second if label.preferred == label.first else label.first
+        chosen, rejected = comparison.find_completion(label.preferred or ""), comparison.find_completion(loser)
+        if chosen.text.strip() and rejected.text.strip():
+            pairs.append(DPOPair(comparison.prompt, chosen, rejected, "human"))
+    return pairs
+
+
+def make_model_pairs(
+    reward_model: ConversationScorer,
+    prompts: Iterable[Prompt],
+    completions: Sequence[Completion],
+    *,
+    least_margin: float = 0.5,
+) -> list[DPOPair]:
+    """Pair each prompt's best completion with its worst by reward, if they are at least `least_margin` logits apart."""
+    by_id = {p.id: p for p in prompts}
+    usable = sorted(
+        (c for c in completions if c.prompt_id in by_id and c.text.strip()), key=lambda c: (c.prompt_id, c.id)
+    )
+    rewards = reward_model.rewards([(by_id[c.prompt_id].messages, c.messages) for c in usable]) if usable else []
+    pairs = []
+    for prompt_id, group in groupby(zip(usable, rewards), key=lambda scored: scored[0].prompt_id):
+        ranked = sorted(group, key=lambda scored: float(scored[1]))
+        (worst, low), (best, high) = ranked[0], ranked[-1]
+        if high - low >= least_margin and best.messages != worst.messages:
+            pairs.append(DPOPair(by_id[prompt_id], best, worst, "model", float(high - low)))
+    return pairs
+
+
+def _prompts_of(store: Store, completions: Sequence[Completion]) -> list[Prompt]:
+    ids = {c.prompt_id for c in completions}
+    return [p for p in list_prompts(store) if p.id in ids]
+
+
+def _accepted_completions(store: Store) -> tuple[list[Prompt], list[Completion]]:
+    """Return prompts and completions of the comparisons that the router accepted on the model's score."""
+    accepted = list(find_comparisons(store, split=Split.TRAIN, judged=False, routes=[Route.AUTO]))
+    prompts = {c.prompt.id: c.prompt for c in accepted}
+    completions = {a.id: a for c in accepted for a in c.completions}
+    return list(prompts.values()), list(completions.values())

@@ -1,0 +1,43 @@
+"""Make comparisons of sampled completions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import groupby
+
+from rlhf_hitl.errors import BadInput
+from rlhf_hitl.types import Comparison, Completion, Prompt
+
+
+def make_comparisons(
+    prompts: Sequence[Prompt], completions: Sequence[Completion], k: int = 2, overlap: int = 1
+) -> list[Comparison]:
+    """Return comparisons of `k` completions for each of the prompts, as `group_completions` makes them."""
+    by_id = {p.id: p for p in prompts}
+    ordered = sorted(completions, key=lambda c: c.prompt_id)
+    return [
+        comparison
+        for prompt_id, group in groupby(ordered, key=lambda c: c.prompt_id)
+        for comparison in group_completions(by_id[prompt_id], list(group), k, overlap)
+    ]
+
+
+def group_completions(
+    prompt: Prompt, completions: Sequence[Completion], k: int = 2, overlap: int = 1
+) -> list[Comparison]:
+    """Return comparisons of `k` different completions of one prompt.
+
+    Each completion is in one comparison; a few are in two where that fills the last one. The hash of their texts
+    decides which are compared, so the grouping is random and the same every time.
+
+    Raises:
+        BadInput: `k` is below 2.
+    """
+    if k < 2:
+        raise BadInput(f"{k} completions a comparison", expected="2 or more", fix="compare at least two")
+    distinct = sorted({c.messages: c for c in completions}.values(), key=lambda c: c.id)
+    if len(distinct) < k:
+        return []
+    wanted = -(-len(distinct) // k) * k
+    padded = distinct + distinct[: wanted - len(distinct)]
+    return [Comparison.create(prompt, padded[i : i + k], overlap) for i in range(0, wanted, k)]

@@ -52,7 +52,7 @@ def _html(words: _Words, only_here: list[bool], mark: str) -> str:
     if not words:
         return render("")
     html, inside = ['<div class="text plain difference" dir="auto"><p dir="auto">'], False
-    unmarked = markdown.word("difference_cut", "From here on, differences are not marked")
+    unmarked = markdown.translated("difference_cut", "From here on, differences are not marked")
     for at, ((space, word), marked) in enumerate(zip(words, only_here)):
         new_paragraph = at > 0 and space.count("\n") > 1
         if inside and (new_paragraph or not marked):

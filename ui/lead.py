@@ -14,6 +14,7 @@ from rlhf_hitl.kpis import Figure, report
 from rlhf_hitl.store import Store, people, queue, views
 from rlhf_hitl.store.routings import Routing, apply_routings
 from rlhf_hitl.types import Rater, Route
+from rlhf_hitl.ui.conversation import excerpt, question_excerpt
 from rlhf_hitl.ui.markdown import visible
 from rlhf_hitl.ui.pages import answered, asset, mount_page, templates
 
@@ -104,19 +105,14 @@ def _figure(figure: Figure) -> dict[str, Any]:
 
 def _accepted(row: views.Accepted) -> dict[str, Any]:
     score = row.score
-    asked = next((m.content for m in reversed(row.comparison.prompt.messages) if m.role == "user"), "")
-    out = {"id": row.comparison.id, "asked": _excerpt(asked), "at": f"{row.accepted_at:%Y-%m-%d %H:%M}"}
+    asked = question_excerpt(row.comparison.prompt.messages, EXCERPT)
+    out = {"id": row.comparison.id, "asked": asked, "at": f"{row.accepted_at:%Y-%m-%d %H:%M}"}
     if score is None:
         return out | {"margin": "—", "uncertainty": "—", "probability": "—", "chosen": "", "rejected": ""}
     return out | {
         "margin": f"{score.margin:.2f}",
         "uncertainty": f"{score.uncertainty:.2f}",
         "probability": f"{score.probability:.0%}",
-        "chosen": _excerpt(row.comparison.find_completion(score.chosen).text),
-        "rejected": _excerpt(row.comparison.find_completion(score.rejected).text),
+        "chosen": excerpt(row.comparison.find_completion(score.chosen).text, EXCERPT),
+        "rejected": excerpt(row.comparison.find_completion(score.rejected).text, EXCERPT),
     }
-
-
-def _excerpt(text: str) -> str:
-    text = visible(" ".join(text[: 4 * EXCERPT].split()))
-    return text if len(text) <= EXCERPT else text[:EXCERPT].rstrip() + " …"

@@ -39,7 +39,7 @@ def render(text: str) -> str:
     """Markdown as HTML, in an element of its own that settles its own writing direction."""
     text = visible(text)
     if not text.strip():
-        return f'<div class="text"><p class="note">({word("text_empty", "empty")})</p></div>'
+        return f'<div class="text"><p class="note">({translated("text_empty", "empty")})</p></div>'
     if len(text) > MARKDOWN_LIMIT or _nesting(text) > NESTING_LIMIT // 2:
         return f'<div class="text plain" dir="auto">{plain(text)}</div>'
     return f'<div class="text" dir="auto">{_markdown().render(text)}</div>'
@@ -58,11 +58,11 @@ def plain(text: str) -> str:
 
 def rest(n: int) -> str:
     """The note that so many characters are not shown; nothing for none."""
-    said = word("text_cut", f"Characters that are not shown: {n:,}", n)
+    said = translated("text_cut", f"Characters that are not shown: {n:,}", n)
     return f'<p class="note">{said}</p>' if n > 0 else ""
 
 
-def word(key: str, english: str, n: int | None = None) -> str:
+def translated(key: str, english: str, n: int | None = None) -> str:
     """A word of the interface within a text: i18n.js puts it in the reader's language."""
     count = "" if n is None else f' data-count="{n}"'
     return f'<span data-i18n="{key}"{count}>{english}</span>'
@@ -100,7 +100,7 @@ def _image(self: Any, tokens: Sequence[Token], i: int, options: Any, env: Any) -
     # Never fetched: loading it would tell its owner who reads what, and when.
     alt = self.renderInlineAsText(tokens[i].children, options, env)
     said = f"{escape(alt)} — {escape(str(tokens[i].attrGet('src')))}"
-    return f'<span class="image" dir="auto">[{word("text_image", "image")}: {said}]</span>'
+    return f'<span class="image" dir="auto">[{translated("text_image", "image")}: {said}]</span>'
 
 
 def _link_open(self: Any, tokens: Sequence[Token], i: int, options: Any, env: Any) -> str:

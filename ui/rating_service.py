@@ -34,9 +34,9 @@ from rlhf_hitl.types import (
     utc_now,
 )
 from rlhf_hitl.ui import INTERFACE_VERSION, markdown
+from rlhf_hitl.ui.conversation import completion_text, question_excerpt, render_completion, render_conversation
 from rlhf_hitl.ui.difference import difference as marked
 
-SPEAKERS = ("system", "user", "assistant", "tool")
 AHEAD = 2  # comparisons a page holds: the one on the screen and the next
 EXCERPT = 80
 PAST = 50
@@ -117,7 +117,7 @@ class RatingService:
     def difference(self, sent: Sent) -> dict[str, Any]:
         """The two answers as HTML in which the words that only one has are marked."""
         if sent.mode == "tutorial":
-            first, second = (text_of(chat) for chat in tutorial.get_example(self._store, sent.id).completions[:2])
+            first, second = (completion_text(c) for c in tutorial.get_example(self._store, sent.id).completions[:2])
             return {"marked": marked(first, second)}
         if sent.mode == "correct":
             judgment, comparison = self._judged(sent.id)
@@ -125,7 +125,7 @@ class RatingService:
         else:
             lease = self._lease(sent.id)
             comparison, shown = lease.comparison, lease.order_shown
-        first, second = (text_of(comparison.find_completion(i).messages) for i in shown[:2])
+        first, second = (completion_text(comparison.find_completion(i).messages) for i in shown[:2])
         return {"marked": marked(first, second)}
 
     def acknowledge(self, sent: Sent) -> dict[str, Any]:
@@ -361,7 +361,7 @@ def _in_short(answer: Answer, shown: Sequence[str]) -> str:
 def _past(judgment: Judgment, comparison: Comparison) -> dict[str, Any]:
     return {
         "id": judgment.id,
-        "asked": _excerpt(comparison.prompt.messages),
+        "asked": question_excerpt(comparison.prompt.messages, EXCERPT),
         "said": _in_short(judgment.answer, judgment.order_shown),
         "at": judgment.created_at.isoformat(),
     }
@@ -371,42 +371,14 @@ def _card(id: str, mode: str, prompt: Sequence[Message], answers: Sequence[Seque
     return {
         "id": id,
         "mode": mode,
-        "prompt": conversation(prompt),
-        "asked": _excerpt(prompt),
+        "prompt": render_conversation(prompt),
+        "asked": question_excerpt(prompt, EXCERPT),
         "answers": [
             {
                 "letter": letter,
-                "html": completion(chat),
-                "text": markdown.visible(text_of(chat)[: markdown.SHOWN_LIMIT]),
+                "html": render_completion(chat),
+                "text": markdown.visible(completion_text(chat)[: markdown.SHOWN_LIMIT]),
             }
             for letter, chat in zip(ascii_uppercase, answers)
         ],
     }
-
-
-def _excerpt(chat: Sequence[Message]) -> str:
-    asked = next((m.content for m in reversed(chat) if m.role == "user"), "")
-    asked = markdown.visible(" ".join(asked[: 4 * EXCERPT].split()))
-    return asked if len(asked) <= EXCERPT else asked[:EXCERPT].rstrip() + "…"
-
-
-def text_of(chat: Sequence[Message]) -> str:
-    """What the policy itself wrote."""
-    return "\n\n".join(m.content for m in chat if m.role == "assistant" or len(chat) == 1)
-
-
-def conversation(chat: Sequence[Message]) -> str:
-    """A prompt's messages as HTML, each with who says it."""
-    turns = []
-    for m in chat:
-        role = m.role if m.role in SPEAKERS else "other"
-        known = m.role in SPEAKERS
-        speaker = markdown.word(f"speaker_{role}", role.capitalize()) if known else markdown.escape(m.role[:40])
-        said = markdown.render(m.content)
-        turns.append(f'<article class="turn {role}"><h2 class="speaker">{speaker}</h2>{said}</article>')
-    return "\n".join(turns)
-
-
-def completion(chat: Sequence[Message]) -> str:
-    """One answer as HTML: its text, or a conversation where it has more than one message."""
-    return markdown.render(chat[0].content) if len(chat) == 1 else conversation(chat)

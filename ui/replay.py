@@ -23,7 +23,7 @@ from rlhf_hitl.reward.evaluation.slices import STRENGTHS
 from rlhf_hitl.reward.evaluation_record import SUMMARY, Evaluation, Example, Share, evaluations
 from rlhf_hitl.store import Store
 from rlhf_hitl.types import Rater
-from rlhf_hitl.ui import rating_service
+from rlhf_hitl.ui.conversation import completion_text, question_excerpt, render_completion, render_conversation
 from rlhf_hitl.ui.difference import difference as marked
 from rlhf_hitl.ui.markdown import visible
 from rlhf_hitl.ui.pages import answered, asset, mount_page, templates
@@ -162,7 +162,7 @@ def differences(workspace: Path, wanted: One) -> dict[str, Any]:
     """Both answers as HTML in which the words that only one has are marked."""
     index = browse.index(browse.named(workspace, wanted.of))
     example = browse.read(index, [_named_row(index, wanted.example)])[0]
-    return {"marked": marked(rating_service.text_of(example.chosen), rating_service.text_of(example.rejected))}
+    return {"marked": marked(completion_text(example.chosen), completion_text(example.rejected))}
 
 
 def _place(index: browse.Index, rows: np.ndarray, wanted: Look) -> tuple[int | None, int | None]:
@@ -361,10 +361,13 @@ def _kind(e: Example) -> str:
 
 def _listed(at: int, e: Example) -> dict[str, Any]:
     kind = _kind(e)
-    asked = next((m.content for m in reversed(e.prompt) if m.role == "user"), "")
-    asked = visible(" ".join(asked[: 4 * EXCERPT].split()))
-    asked = asked if len(asked) <= EXCERPT else asked[:EXCERPT].rstrip() + "…"
-    return {"at": at, "asked": asked, "kind": kind, "word": KINDS[kind][0], "margin": _signed(e.margin)}
+    return {
+        "at": at,
+        "asked": question_excerpt(e.prompt, EXCERPT),
+        "kind": kind,
+        "word": KINDS[kind][0],
+        "margin": _signed(e.margin),
+    }
 
 
 def _model(e: Example, reach: float, letter: str) -> dict[str, Any]:
@@ -406,7 +409,7 @@ def _example(e: Example, models: Sequence[dict[str, Any]]) -> dict[str, Any]:
             "kind": side,
             "title": title,
             "policy": visible(policy),
-            "html": rating_service.completion(chat),
+            "html": render_completion(chat),
             "preferred_by": [f"{m['letter'] or 'model'} prefers" for m in models if m["side"] == side],
         }
         for side, title, policy, chat in (
@@ -424,7 +427,7 @@ def _example(e: Example, models: Sequence[dict[str, Any]]) -> dict[str, Any]:
             "comparison_id": visible(e.comparison_id),
         },
         "models": models,
-        "prompt": rating_service.conversation(e.prompt),
+        "prompt": render_conversation(e.prompt),
         "answers": answers,
     }
 

@@ -11,6 +11,7 @@ import pytest
 from checkout import ROOT
 from rlhf_hitl.types import REASONS, Answer, Reason, Verdict
 from rlhf_hitl.ui import rating_service
+from rlhf_hitl.ui.conversation import SPEAKERS
 from rlhf_hitl.ui.pages import translations
 
 ASSETS = ROOT / "ui" / "assets"
@@ -98,7 +99,7 @@ def used() -> dict[str, str]:
     found = dict.fromkeys(re.findall(r'data-i18n(?:-label)?="(\w+)"', markup()), "a page's markup")
     found |= dict.fromkeys(re.findall(r'\bt\("(\w+)"\)', markup()), "a template")
     for path in sorted((ROOT / "ui").glob("*.py")):  # words within what Python makes of a text
-        named = re.findall(r'(?:data-i18n="|\bword\(")(\w+)"', path.read_text(encoding="utf-8"))
+        named = re.findall(r'(?:data-i18n="|\btranslated\(")(\w+)"', path.read_text(encoding="utf-8"))
         found |= dict.fromkeys(named, path.name)
     for where in ("app", "auth"):
         shown = given(f"rlhf_hitl/api/{where}.py", {"app": "page", "auth": "sign_in"}[where], "problem")
@@ -112,7 +113,7 @@ def used() -> dict[str, str]:
     missing = re.search(r"function findMissing\(\) \{(.*?)\n  \}", script("choices.js"), re.S)
     assert missing is not None
     found |= dict.fromkeys(outcomes(missing[1]), "choices.js: findMissing()")
-    found |= {f"speaker_{role}": "rating_service.py: SPEAKERS" for role in rating_service.SPEAKERS}
+    found |= {f"speaker_{role}": "conversation.py: SPEAKERS" for role in SPEAKERS}
     return found | dict.fromkeys(in_short(), "rating_service.py: _in_short")
 
 

@@ -1,5 +1,16 @@
-"""The only code that knows SQL. `Store` opens it; `queue`, `history`, `catalog`, `people`, `ledger` are what one does
-with it."""
+"""The store: the only code that knows SQL, on SQLite and PostgreSQL.
+
+Start with `db` (`Store`: open, read, write) and `tables` (what every table and column means). Then, by subject:
+
+- work: `comparisons` (prompts, completions, comparisons and their places), `assignment` (what a rater gets next),
+  `queue` (leases and submits), `judgments`, `views` (what pages show of them)
+- what models add: `reward_models`, `scores`, `routings`, `loop_steps`
+- people: `people`, `tokens`, `projects`, `guidelines`, `tutorial`
+- operation: `audit`, `events` (webhooks), `retention` (what is deleted after a while)
+- bulk reads and writes: `export_query` (judged comparisons for exports), `table_copy` (whole tables for archives)
+
+`migrations/` holds the Alembic migrations; a released one is never edited.
+"""
 
 from rlhf_hitl.store.db import Store, StoreFailure
 

@@ -1,4 +1,4 @@
-"""Prompts, completions and comparisons: in once, out in batches, never changed."""
+"""Prompts, completions and comparisons: inserted once, read in batches, never changed."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from rlhf_hitl.types import Comparison, Completion, Prompt, Route, Split, messag
 
 BATCH = 500
 
-# Who comes first in the queue: what a lead sent back, then the checks on the model (few, and worthless if they wait
-# behind everything else), then what the model is unsure of.
+# Which routes come first in the queue: escalations by a lead, then the checks on the model (they are few, and useless
+# if they wait behind everything else), then what the model is unsure of.
 ROUTE_RANK = {Route.ESCALATED: 0, Route.CONTROL: 1, Route.AUDIT: 2, Route.HUMAN: 3}
 
 
 def insert_prompts(store: Store, conn: Connection, new: Sequence[Prompt], source: str = "") -> int:
-    """Add prompts. A family that is in the store keeps its split, whatever the new prompt says. Returns how many."""
-    store.lock(conn, "catalog")  # two importers at once could give one family two splits
-    known = read_family_splits(conn, {p.family for p in new})
+    """Insert prompts and return how many were new. A family that is in the store keeps its split."""
+    store.lock(conn, "catalog")  # two concurrent imports could give one family two splits
+    split_by_family = read_family_splits(conn, {p.family for p in new})
     rows = []
     for p in new:
-        split = known.setdefault(p.family, p.split)
+        split = split_by_family.setdefault(p.family, p.split)
         rows.append(
             {
                 "id": p.id,
@@ -44,6 +44,7 @@ def insert_prompts(store: Store, conn: Connection, new: Sequence[Prompt], source
 
 
 def insert_completions(store: Store, conn: Connection, new: Sequence[Completion]) -> int:
+    """Insert completions and return how many were new."""
     store.lock(conn, "catalog")
     return store.insert_new(
         conn,
@@ -63,12 +64,12 @@ def insert_completions(store: Store, conn: Connection, new: Sequence[Completion]
 
 
 def insert_comparisons(store: Store, conn: Connection, new: Sequence[Comparison], source: str = "") -> int:
-    """Add comparisons, their prompts and completions, and open the places their routes want. Returns how many."""
+    """Insert comparisons with their prompts and completions, open their places, and return how many were new."""
     insert_prompts(store, conn, list({c.prompt.id: c.prompt for c in new}.values()), source)
     insert_completions(store, conn, list({a.id: a for c in new for a in c.completions}.values()))
-    known = find_existing_ids(conn, "comparisons", [c.id for c in new])
-    fresh = list({c.id: c for c in new if c.id not in known}.values())
-    lane_of = _lanes(store, conn, {(c.project, c.prompt.language, c.batch) for c in fresh})
+    existing = find_existing_ids(conn, "comparisons", [c.id for c in new])
+    added = list({c.id: c for c in new if c.id not in existing}.values())
+    lane_ids = _find_or_create_lanes(store, conn, {(c.project, c.prompt.language, c.batch) for c in added})
     rows = [
         {
             "id": c.id,
@@ -78,43 +79,50 @@ def insert_comparisons(store: Store, conn: Connection, new: Sequence[Comparison]
             "route": c.route.value,
             "source": source,
             "created_at": utc_now(),
-            "lane_id": lane_of[c.project, c.prompt.language, c.batch],
+            "lane_id": lane_ids[c.project, c.prompt.language, c.batch],
             "repeat_of": c.repeat_of,
         }
-        for c in fresh
+        for c in added
     ]
     store.insert_new(conn, comparisons, rows)
     open_places(store, conn, [(r["id"], r["lane_id"], r["overlap"], Route(r["route"])) for r in rows])
-    return len(fresh)
+    return len(added)
 
 
-def _lanes(store: Store, conn: Connection, wanted: set[tuple[str, str, str]]) -> dict[tuple[str, str, str], int]:
-    """(project, language, batch) → its lane, laid where there is none.
+def _find_or_create_lanes(
+    store: Store, conn: Connection, wanted: set[tuple[str, str, str]]
+) -> dict[tuple[str, str, str], int]:
+    """Return (project, language, batch) → id of its lane; lanes that do not exist are created.
 
     Raises:
         NotFound: no such project.
     """
     key = (lanes.c.project_id, lanes.c.language, lanes.c.batch)
-    found = {(p, language, b): n for n, p, language, b in conn.execute(sa.select(lanes.c.id, *key))}
-    if missing := wanted - found.keys():
-        known = set(conn.execute(sa.select(projects.c.id)).scalars())
-        if unknown := sorted({p for p, _, _ in missing} - known):
+    lane_ids = {(p, language, b): n for n, p, language, b in conn.execute(sa.select(lanes.c.id, *key))}
+    if missing := wanted - lane_ids.keys():
+        project_ids = set(conn.execute(sa.select(projects.c.id)).scalars())
+        if unknown := sorted({p for p, _, _ in missing} - project_ids):
             raise NotFound(
                 f"project {unknown[0]!r}",
-                expected="one of " + ", ".join(sorted(known)),
+                expected="one of " + ", ".join(sorted(project_ids)),
                 fix=f"make it with `rlhf-hitl projects add {unknown[0]}`",
             )
         rows = [{"project_id": p, "language": language, "batch": b} for p, language, b in sorted(missing)]
         store.insert_new(conn, lanes, rows)
-        found = {(p, language, b): n for n, p, language, b in conn.execute(sa.select(lanes.c.id, *key))}
-    return {lane: found[lane] for lane in wanted}
+        lane_ids = {(p, language, b): n for n, p, language, b in conn.execute(sa.select(lanes.c.id, *key))}
+    return {lane: lane_ids[lane] for lane in wanted}
 
 
 def open_places(store: Store, conn: Connection, wanted: Sequence[tuple[str, int, int, Route]]) -> None:
-    """Open places 0..overlap-1 of (comparison, lane, overlap, route) that are not there yet; `auto` opens none."""
+    """Open the places 0..overlap-1 of each (comparison, lane, overlap, route) that do not exist; `auto` opens none."""
     rows = [
-        {"comparison_id": cid, "n": n, "lane_id": lane, "position": compute_queue_position(cid, route)}
-        for cid, lane, overlap, route in wanted
+        {
+            "comparison_id": comparison_id,
+            "n": n,
+            "lane_id": lane,
+            "position": compute_queue_position(comparison_id, route),
+        }
+        for comparison_id, lane, overlap, route in wanted
         if route is not Route.AUTO
         for n in range(overlap)
     ]
@@ -122,10 +130,10 @@ def open_places(store: Store, conn: Connection, wanted: Sequence[tuple[str, int,
 
 
 def compute_queue_position(comparison_id: str, route: Route, round: int = 0, place_in_line: int = 0) -> int:
-    """Where a comparison stands in its lane, as one number of 62 bits; lower comes first.
+    """Return the position of a comparison in its lane as one number of 62 bits; lower comes first.
 
-    By route; then the newest round first, because its scores are the model's of today; then the place the router gave
-    it; then at random, the same on every machine.
+    Positions order by route; then by round, the newest first, because its scores come from the newest model; then by
+    the place the router gave; then at random, in the same order on every machine.
     """
     parts = (ROUTE_RANK[route], 2), (4095 - min(round, 4095), 12), (min(place_in_line, 2**20 - 1), 20)
     number = 0
@@ -135,16 +143,17 @@ def compute_queue_position(comparison_id: str, route: Route, round: int = 0, pla
 
 
 def compute_shuffle_key(comparison_id: str) -> int:
-    """A number of 28 bits that orders comparisons at random, the same on every machine."""
+    """Return a number of 28 bits that orders comparisons at random, in the same order on every machine."""
     return int(hashlib.sha256(comparison_id.encode()).hexdigest()[:7], 16)
 
 
 def list_prompts(store: Store, *, split: Split | None = None) -> list[Prompt]:
+    """Return every prompt (of one split), by id."""
     query = sa.select(prompts).order_by(prompts.c.id)
     if split is not None:
         query = query.where(prompts.c.split == split.value)
     with store.read() as conn:
-        return [_prompt(r) for r in conn.execute(query).mappings()]
+        return [_to_prompt(r) for r in conn.execute(query).mappings()]
 
 
 def find_comparisons(
@@ -161,14 +170,14 @@ def find_comparisons(
     after: str = "",
     limit: int | None = None,
 ) -> Iterator[Comparison]:
-    """Comparisons that meet every condition given, whole, in order of id.
+    """Yield the comparisons that meet every given condition, with prompt and completions, in order of id.
 
     Args:
-        judged: only those that have (True) or have not (False) a judgment.
+        judged: only those with (True) or without (False) a judgment.
         unscored_by: only those without a score of this reward model.
-        repeats: also hidden repeats, which say something of raters and nothing new of completions.
+        repeats: also hidden repeats, which measure raters and tell nothing new about completions.
         after: only those whose id comes after this one.
-        limit: so many at most.
+        limit: the most comparisons to return.
     """
     query = sa.select(comparisons.c.id).order_by(comparisons.c.id)
     if not repeats:
@@ -182,8 +191,8 @@ def find_comparisons(
     if source is not None:
         query = query.where(comparisons.c.source == source)
     if judged is not None:
-        has = sa.exists().where(judgments.c.comparison_id == comparisons.c.id)
-        query = query.where(has if judged else ~has)
+        has_judgment = sa.exists().where(judgments.c.comparison_id == comparisons.c.id)
+        query = query.where(has_judgment if judged else ~has_judgment)
     if unscored_by is not None:
         query = query.where(
             ~sa.exists().where(scores.c.comparison_id == comparisons.c.id, scores.c.reward_model_id == unscored_by)
@@ -191,32 +200,32 @@ def find_comparisons(
     if ids is not None:
         wanted = iter(sorted(set(ids)))
         while chunk := list(islice(wanted, BATCH)):
-            yield from _loaded(store, query.where(comparisons.c.id.in_(chunk)))
+            yield from _load_page(store, query.where(comparisons.c.id.in_(chunk)))
         return
-    left = BATCH if limit is None else limit
-    while page := _loaded(store, query.where(comparisons.c.id > after).limit(min(BATCH, left))):
+    remaining = BATCH if limit is None else limit
+    while page := _load_page(store, query.where(comparisons.c.id > after).limit(min(BATCH, remaining))):
         yield from page
         after = page[-1].id
-        left -= len(page) if limit is not None else 0
+        remaining -= len(page) if limit is not None else 0
 
 
-def _loaded(store: Store, query: sa.Select[Any]) -> list[Comparison]:
+def _load_page(store: Store, query: sa.Select[Any]) -> list[Comparison]:
     with store.read() as conn:
-        found = list(conn.execute(query).scalars())
-        loaded = load_comparisons(conn, found)
-    return [loaded[i] for i in found]
+        ids = list(conn.execute(query).scalars())
+        loaded = load_comparisons(conn, ids)
+    return [loaded[i] for i in ids]
 
 
 def load_comparisons(conn: Connection, ids: Sequence[str]) -> dict[str, Comparison]:
-    """Comparisons by id, whole. Meant for up to a few thousand ids."""
-    rows = conn.execute(_WHOLE, {"ids": list(ids)}).mappings().all()
-    wanted = list({i for r in rows for i in r["completion_ids"]})
-    answers = {r["id"]: _completion(r) for r in conn.execute(_COMPLETIONS, {"ids": wanted}).mappings()}
+    """Return comparisons by id, with prompt and completions. Meant for up to a few thousand ids."""
+    rows = conn.execute(_COMPARISONS, {"ids": list(ids)}).mappings().all()
+    completion_ids = list({i for r in rows for i in r["completion_ids"]})
+    by_id = {r["id"]: _to_completion(r) for r in conn.execute(_COMPLETIONS, {"ids": completion_ids}).mappings()}
     return {
         r["id"]: Comparison(
             r["id"],
             Prompt(r["prompt_id"], parse_messages(r["prompt_messages"]), Split(r["prompt_split"]), r["prompt_tags"]),
-            tuple(answers[i] for i in r["completion_ids"]),
+            tuple(by_id[i] for i in r["completion_ids"]),
             r["overlap"],
             Route(r["route"]),
             r["project_id"],
@@ -228,7 +237,7 @@ def load_comparisons(conn: Connection, ids: Sequence[str]) -> dict[str, Comparis
 
 
 _IDS = sa.bindparam("ids", expanding=True)
-_WHOLE = (
+_COMPARISONS = (
     sa.select(
         *(c for c in comparisons.c if c.name not in ("source", "created_at", "lane_id")),
         lanes.c.project_id,
@@ -243,65 +252,65 @@ _COMPLETIONS = sa.select(*(c for c in completions.c if c.name != "created_at")).
 
 
 def count_rows(store: Store) -> dict[str, int]:
-    """How much of everything there is."""
+    """Return the number of rows of the main tables, and of prompts by split (`prompts.train`, ...)."""
     from rlhf_hitl.store.tables import raters
 
     with store.read() as conn:
-        out = {
+        counts = {
             t.name: conn.execute(sa.select(sa.func.count()).select_from(t)).scalar_one()
             for t in (prompts, completions, comparisons, judgments, raters)
         }
         by_split = conn.execute(sa.select(prompts.c.split, sa.func.count()).group_by(prompts.c.split)).all()
-    return out | {f"prompts.{split}": n for split, n in by_split}
+    return counts | {f"prompts.{split}": n for split, n in by_split}
 
 
 def read_family_splits(conn: Connection, families: set[str]) -> dict[str, Split]:
-    """The splits of those prompt families that are in the store."""
-    out: dict[str, Split] = {}
+    """Return prompt family → split, for the families that are in the store."""
+    splits: dict[str, Split] = {}
     rest = iter(families)
     while chunk := list(islice(rest, BATCH)):
         query = sa.select(prompts.c.family, prompts.c.split).where(prompts.c.family.in_(chunk))
-        out |= {family: Split(split) for family, split in conn.execute(query)}
-    return out
+        splits |= {family: Split(split) for family, split in conn.execute(query)}
+    return splits
 
 
 def load_prompts(conn: Connection, ids: Sequence[str]) -> dict[str, Prompt]:
-    """Raises NotFound where one is not there. Meant for up to a few thousand ids."""
+    """Return prompts by id; raise NotFound if one is missing. Meant for up to a few thousand ids."""
     rows = conn.execute(sa.select(prompts).where(prompts.c.id.in_(ids))).mappings()
-    return _all_of("prompt", ids, {r["id"]: _prompt(r) for r in rows})
+    return _require_all("prompt", ids, {r["id"]: _to_prompt(r) for r in rows})
 
 
 def load_completions(conn: Connection, ids: Sequence[str]) -> dict[str, Completion]:
-    """Raises NotFound where one is not there. Meant for up to some ten thousand ids."""
-    out: dict[str, Completion] = {}
+    """Return completions by id; raise NotFound if one is missing. Meant for up to some ten thousand ids."""
+    loaded: dict[str, Completion] = {}
     rest = iter(ids)
     while chunk := list(islice(rest, BATCH)):
-        out |= {r["id"]: _completion(r) for r in conn.execute(_COMPLETIONS, {"ids": chunk}).mappings()}
-    return _all_of("completion", ids, out)
+        loaded |= {r["id"]: _to_completion(r) for r in conn.execute(_COMPLETIONS, {"ids": chunk}).mappings()}
+    return _require_all("completion", ids, loaded)
 
 
-def _all_of(what: str, ids: Sequence[str], found: dict[str, Any]) -> dict[str, Any]:
+def _require_all(noun: str, ids: Sequence[str], loaded: dict[str, Any]) -> dict[str, Any]:
     for i in ids:
-        if i not in found:
-            raise NotFound(f"{what} {i!r}", expected="one in the store", fix="add it first")
-    return found
+        if i not in loaded:
+            raise NotFound(f"{noun} {i!r}", expected="one in the store", fix="add it first")
+    return loaded
 
 
 def find_existing_ids(
-    conn: Connection, what: Literal["prompts", "completions", "comparisons"], ids: Iterable[str]
+    conn: Connection, table: Literal["prompts", "completions", "comparisons"], ids: Iterable[str]
 ) -> set[str]:
-    """Those of the ids that are in the store."""
-    column = {"prompts": prompts, "completions": completions, "comparisons": comparisons}[what].c.id
-    out: set[str] = set()
+    """Return those of the ids that are in the store."""
+    column = {"prompts": prompts, "completions": completions, "comparisons": comparisons}[table].c.id
+    existing: set[str] = set()
     rest = iter(ids)
     while chunk := list(islice(rest, BATCH)):
-        out |= set(conn.execute(sa.select(column).where(column.in_(chunk))).scalars())
-    return out
+        existing |= set(conn.execute(sa.select(column).where(column.in_(chunk))).scalars())
+    return existing
 
 
-def _prompt(row) -> Prompt:
+def _to_prompt(row) -> Prompt:
     return Prompt(row["id"], parse_messages(row["messages"]), Split(row["split"]), row["tags"])
 
 
-def _completion(row) -> Completion:
+def _to_completion(row) -> Completion:
     return Completion(row["id"], row["prompt_id"], parse_messages(row["messages"]), row["policy"], row["sampling"])

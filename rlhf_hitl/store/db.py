@@ -1,4 +1,4 @@
-"""Opening a store: one engine, one way to read, one way to write, on SQLite and PostgreSQL alike."""
+"""Open a store and read or write it in transactions, on SQLite and PostgreSQL alike."""
 
 from __future__ import annotations
 
@@ -30,32 +30,36 @@ KEEPALIVE_OPTIONS = {
     "keepalives_idle": 30,
     "keepalives_interval": 10,
     "keepalives_count": 3,
-}  # of connections to PostgreSQL
+}  # for PostgreSQL
 LOCK_NOT_AVAILABLE = "55P03"
-LOCK_TIMEOUT_SECONDS = 20  # seconds to wait for others who write
-IDLE_CHECK_SECONDS = 1.0  # seconds after which a connection is tried before it is used
+LOCK_TIMEOUT_SECONDS = 20  # how long a write waits for other writers
+IDLE_CHECK_SECONDS = 1.0  # a connection that was idle for longer is tested before it is used
 INSUFFICIENT_PRIVILEGE = "42501"
 MIGRATIONS = Path(__file__).parent / "migrations"
-# Alembic's `op` is one for the whole process: two threads that make two stores would write into each other's.
-_ONE_UPGRADE = threading.Lock()
+# Alembic's `op` is global to the process: two threads that create two stores would write into each other's store.
+_UPGRADE_LOCK = threading.Lock()
 
 
 class StoreFailure(RlhfHitlError):
-    """The database could not do what was asked (disk full, read-only, gone, rule broken). Nothing was half-written."""
+    """The database could not do what was asked (disk full, read-only, gone, constraint violated).
+
+    Nothing was half-written.
+    """
 
 
 class Store:
-    """A database of preferences. Cheap to make, safe to share between threads.
+    """A database of preferences. It is cheap to create and safe to share between threads.
 
-    `read()` and `write()` give a connection inside one transaction; a write takes the write lock at its start (SQLite's
-    BEGIN IMMEDIATE), so that what it read cannot change before it writes. On PostgreSQL rows are locked where needed.
+    `read()` and `write()` give a connection inside one transaction. On SQLite a write takes the write lock at its start
+    (BEGIN IMMEDIATE), so that what it has read cannot change before it writes. On PostgreSQL the functions that need it
+    lock rows.
     """
 
     def __init__(self, url: str, engine: Engine):
         self.url, self._engine = url, engine
-        # SQLite has one writer at a time, and those who wait look again now and then. Threads of one process wait here
-        # instead, and are woken in turn.
-        self._writer = threading.Lock() if self.is_sqlite else None
+        # SQLite allows one writer at a time, and waiting writers poll. Threads of one process wait for this lock
+        # instead, which wakes them in turn.
+        self._write_lock = threading.Lock() if self.is_sqlite else None
 
     @property
     def is_sqlite(self) -> bool:
@@ -65,12 +69,12 @@ class Store:
     def open(cls, url: str, *, create: bool = False) -> Store:
         """Open the store at an SQLAlchemy URL.
 
-        With `create`, make it where it is missing and upgrade it where it is older.
+        With `create`, create the store if it is missing and upgrade its tables if they are older.
 
         Raises:
-            BadInput: no store there, a store of another version, or a URL that cannot be used.
+            BadInput: there is no store, it has another version, or the URL cannot be used.
         """
-        engine = _engine(url, create)
+        engine = _create_engine(url, create)
         store = cls(url, engine)
         try:
             store._check_version(create)
@@ -85,32 +89,32 @@ class Store:
     @property
     def safe_url(self) -> str:
         """The URL without its password."""
-        return _safe(self._engine.url)
+        return _hide_password(self._engine.url)
 
     @property
     def schema_version(self) -> str:
-        """The version of the tables this code reads and writes; an open store has it."""
+        """The version of the tables that this code reads and writes; every open store has it."""
         return str(ScriptDirectory.from_config(alembic_config()).get_current_head())
 
     def version(self) -> str | None:
-        """The version of the tables the database has now."""
+        """Return the version of the tables that the database has now."""
         with self.read() as conn:
             return MigrationContext.configure(conn).get_current_revision()
 
     def check_writable(self) -> None:
-        """Raises StoreFailure where the database can only be read, as a standby can."""
+        """Raise StoreFailure if the database is read-only, as a standby server is."""
         with self.write() as conn:
             if not self.is_sqlite and conn.exec_driver_sql("SHOW transaction_read_only").scalar_one() == "on":
                 raise StoreFailure(f"store {self.safe_url}: expected one that can be written to. Fix: use the primary")
 
     def durability(self) -> dict[str, str]:
-        """The database's settings on which it hangs whether an acknowledged judgment survives a power cut."""
+        """Return the database settings that decide whether an acknowledged judgment survives a power cut."""
         names = (
             ("journal_mode", "synchronous") if self.is_sqlite else ("fsync", "full_page_writes", "synchronous_commit")
         )
-        ask = "PRAGMA {}" if self.is_sqlite else "SHOW {}"
+        query = "PRAGMA {}" if self.is_sqlite else "SHOW {}"
         with self.read() as conn:
-            return {name: str(conn.exec_driver_sql(ask.format(name)).scalar_one()) for name in names}
+            return {name: str(conn.exec_driver_sql(query.format(name)).scalar_one()) for name in names}
 
     def _check_version(self, create: bool) -> None:
         script = ScriptDirectory.from_config(alembic_config())
@@ -132,8 +136,8 @@ class Store:
                 expected=f"a store of version {head}",
                 fix="run `rlhf-hitl init` with the same --store",
             )
-        with _ONE_UPGRADE, self.write() as conn:
-            # Two processes may start on a new store at once: the second waits here, then finds nothing left to do.
+        with _UPGRADE_LOCK, self.write() as conn:
+            # Two processes may open a new store at once: the second waits here, then finds the tables upgraded.
             self.lock(conn, "migrations")
             config = alembic_config()
             config.attributes["connection"] = conn
@@ -141,29 +145,31 @@ class Store:
 
     @contextlib.contextmanager
     def read(self) -> Iterator[Connection]:
-        # Under READ COMMITTED each statement sees what was committed before it, with a transaction round it or
-        # without; without one, PostgreSQL is asked once instead of three times.
+        """Give a connection for reading."""
+        # Under READ COMMITTED each statement sees what was committed before it, whether it is in a transaction or not.
+        # Without one, PostgreSQL is sent one statement instead of three.
         with self._connection(write=False, isolation="AUTOCOMMIT") as conn:
             yield conn
 
     @contextlib.contextmanager
     def snapshot(self) -> Iterator[Connection]:
-        """A connection that sees the store as it is now for as long as it is held, whatever others write meanwhile."""
+        """Give a connection that sees the store as it is now until it is closed, whatever others write meanwhile."""
         with self._connection(write=False, isolation="REPEATABLE READ", postgresql_readonly=True) as conn:
             yield conn
 
     @contextlib.contextmanager
     def write(self) -> Iterator[Connection]:
-        if self._writer is not None and not self._writer.acquire(timeout=LOCK_TIMEOUT_SECONDS):
-            raise self._busy()
+        """Give a connection for writing; the transaction is committed when the block ends without an exception."""
+        if self._write_lock is not None and not self._write_lock.acquire(timeout=LOCK_TIMEOUT_SECONDS):
+            raise self._busy_error()
         try:
             with self._connection(write=True) as conn:
                 yield conn
         finally:
-            if self._writer is not None:
-                self._writer.release()
+            if self._write_lock is not None:
+                self._write_lock.release()
 
-    def _busy(self) -> StoreFailure:
+    def _busy_error(self) -> StoreFailure:
         return StoreFailure(
             f"store {self.safe_url}: expected a turn to write within {LOCK_TIMEOUT_SECONDS} s; "
             "others write (an import?). Fix: try again; nothing was changed"
@@ -171,16 +177,16 @@ class Store:
 
     @contextlib.contextmanager
     def _connection(self, write: bool, isolation: str | None = None, **options: Any) -> Iterator[Connection]:
-        kept = "nothing was changed"
-        if isolation is not None and not self.is_sqlite:  # whose every transaction sees one state
+        outcome = "nothing was changed"
+        if isolation is not None and not self.is_sqlite:  # every SQLite transaction sees one state anyway
             options["isolation_level"] = isolation
         try:
             with self._engine.connect() as plain:
                 conn = plain.execution_options(write=write, **options)
                 with conn.begin() as transaction:
                     yield conn
-                    if write and not self.is_sqlite:  # over a line that broke one cannot know what the other end did
-                        kept = "it may have been kept all the same: what has a key counts once, so send it again"
+                    if write and not self.is_sqlite:  # a lost connection does not tell whether the server committed
+                        outcome = "it may have been kept all the same: what has a key counts once, so send it again"
                     transaction.commit()
         except exc.TimeoutError as e:
             raise StoreFailure(f"store {self.safe_url}: expected a connection, got none in time. Fix: try again") from e
@@ -195,46 +201,46 @@ class Store:
                 f"store {self.safe_url}: expected rows that keep its rules, got: {_first_line(e)}. "
                 "Fix: check that what they refer to is there; nothing was changed"
             ) from e
-        except exc.DBAPIError as e:  # gone, full, read-only, damaged, without rights
+        except exc.DBAPIError as e:  # the database is gone, full, read-only, damaged or denies access
             if isinstance(e, exc.ProgrammingError) and getattr(e.orig, "sqlstate", "") != INSUFFICIENT_PRIVILEGE:
-                raise  # a mistake of ours: not to be told as the database's
+                raise  # a bug in our SQL must not be reported as a failure of the database
             if getattr(e.orig, "sqlstate", "") == LOCK_NOT_AVAILABLE or "database is locked" in str(e.orig):
-                raise self._busy() from e
+                raise self._busy_error() from e
             raise StoreFailure(
                 f"store {self.safe_url}: expected a database that answers, got: {_first_line(e)}. "
-                f"Fix: free disk space, check rights, or start the database; {kept}"
+                f"Fix: free disk space, check rights, or start the database; {outcome}"
             ) from e
 
     def insert_new(self, conn: Connection, table: sa.Table, rows: list[dict]) -> int:
-        """Insert rows, leaving alone those whose key is there already. Returns how many were new."""
+        """Insert rows, skip those whose key exists already, and return how many were new."""
         if not rows:
             return 0
         if self.is_sqlite:
             from sqlalchemy.dialects.sqlite import insert
         else:
             from sqlalchemy.dialects.postgresql import insert
-        # One statement for each row, prepared once: SQLAlchemy takes longer to write out a statement of many rows than
-        # the database takes to insert them. Without the option psycopg's results say -1.
+        # One prepared statement is executed per row: SQLAlchemy takes longer to compile one statement of many rows than
+        # the database takes to insert them. Without the option psycopg reports a row count of -1.
         statement = insert(table).on_conflict_do_nothing()
         return conn.execute(statement, rows, execution_options={"preserve_rowcount": True}).rowcount
 
     def lock(self, conn: Connection, name: str) -> None:
-        """Let one transaction at a time pass here until it ends. SQLite's write transactions are alone already."""
+        """Hold a named lock until the transaction ends. SQLite has one write transaction at a time and needs none."""
         if not self.is_sqlite:
-            conn.execute(_LOCK, {"number": zlib.crc32(name.encode())})
+            conn.execute(_ADVISORY_LOCK, {"number": zlib.crc32(name.encode())})
 
     def now(self, conn: Connection) -> datetime:
-        """The time by which leases run: PostgreSQL's own, so that two servers whose clocks differ agree."""
+        """Return the time for leases: by PostgreSQL's clock, so that servers whose clocks differ agree."""
         if self.is_sqlite:
             return utc_now()
         return conn.execute(sa.select(sa.func.clock_timestamp())).scalar_one().astimezone(UTC)
 
     def among(self, column: sa.Column[str], ids: Iterable[str]) -> sa.ColumnElement[bool]:
-        """`column IN ids` for any number of ids: one parameter, where a plain IN has a limit of some ten thousand."""
-        listed = sa.literal(json.dumps(sorted(set(ids))))
+        """Return `column IN ids` for any number of ids, as one parameter; a plain IN allows about ten thousand."""
+        id_list = sa.literal(json.dumps(sorted(set(ids))))
         if self.is_sqlite:
-            return column.in_(sa.select(sa.func.json_each(listed).table_valued("value").c.value))
-        return column.in_(sa.select(sa.func.json_array_elements_text(sa.cast(listed, sa.JSON)).column_valued()))
+            return column.in_(sa.select(sa.func.json_each(id_list).table_valued("value").c.value))
+        return column.in_(sa.select(sa.func.json_array_elements_text(sa.cast(id_list, sa.JSON)).column_valued()))
 
     def close(self) -> None:
         self._engine.dispose()
@@ -246,7 +252,7 @@ class Store:
         self.close()
 
 
-_LOCK = sa.select(sa.func.pg_advisory_xact_lock(sa.bindparam("number", type_=sa.BigInteger)))
+_ADVISORY_LOCK = sa.select(sa.func.pg_advisory_xact_lock(sa.bindparam("number", type_=sa.BigInteger)))
 
 
 def alembic_config() -> Config:
@@ -256,41 +262,43 @@ def alembic_config() -> Config:
     return config
 
 
-def _engine(url: str, create: bool) -> Engine:
+def _create_engine(url: str, create: bool) -> Engine:
     try:
         parsed = sa.make_url(url)
-    except (exc.ArgumentError, ValueError):  # ValueError: of a port that is no number
-        # What cannot be taken apart may hold a password all the same, between its first colon and the host.
+    except (exc.ArgumentError, ValueError):  # a port that is not a number raises ValueError
+        # A URL that cannot be parsed may still hold a password, between its first colon and the host.
         raise BadInput(
             f"store {re.sub(':.*@', ':***@', url)!r}",
             expected="an SQLAlchemy URL",
             fix="write e.g. sqlite:///workspace/preferences.db",
         ) from None
-    safe = _safe(parsed)
+    safe_url = _hide_password(parsed)
     backend = parsed.get_backend_name()
     if backend == "postgresql":
-        return _postgres_engine(parsed)
+        return _create_postgres_engine(parsed)
     if backend != "sqlite":
-        raise BadInput(f"store {safe}", expected="sqlite:/// or postgresql://", fix="use one of the two databases")
+        raise BadInput(f"store {safe_url}", expected="sqlite:/// or postgresql://", fix="use one of the two databases")
     if not parsed.database or parsed.database == ":memory:":
-        raise BadInput(f"store {safe}", expected="a file", fix="give a path, as in sqlite:///workspace/preferences.db")
+        raise BadInput(
+            f"store {safe_url}", expected="a file", fix="give a path, as in sqlite:///workspace/preferences.db"
+        )
     path = Path(parsed.database)
     if not path.exists():
         if not create:
             raise BadInput(
-                f"store {safe}", expected="an existing store", fix="run `rlhf-hitl init` with the same --store"
+                f"store {safe_url}", expected="an existing store", fix="run `rlhf-hitl init` with the same --store"
             )
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as e:
-            raise BadInput(f"store {safe}", expected="a folder that can be made", fix=str(e)) from e
+            raise BadInput(f"store {safe_url}", expected="a folder that can be made", fix=str(e)) from e
     engine = sa.create_engine(
         parsed, connect_args={"timeout": LOCK_TIMEOUT_SECONDS, "check_same_thread": False}, hide_parameters=True
     )
 
     @event.listens_for(engine, "connect")
     def _configure(connection, _record):
-        connection.isolation_level = None  # we say BEGIN ourselves, below
+        connection.isolation_level = None  # BEGIN is sent below
         cursor = connection.cursor()
         cursor.execute("PRAGMA journal_mode = WAL")
         cursor.execute("PRAGMA synchronous = FULL")  # an acknowledged judgment survives a power cut
@@ -305,8 +313,8 @@ def _engine(url: str, create: bool) -> Engine:
     return engine
 
 
-def _postgres_engine(url: URL) -> Engine:
-    # A pool for the forty threads a server answers with; PostgreSQL itself allows a hundred connections by default.
+def _create_postgres_engine(url: URL) -> Engine:
+    # The pool serves the forty threads of a server; PostgreSQL allows a hundred connections by default.
     engine = sa.create_engine(
         url.set(drivername="postgresql+psycopg"),
         pool_size=10,
@@ -317,24 +325,25 @@ def _postgres_engine(url: URL) -> Engine:
 
     @event.listens_for(engine, "connect")
     def _configure(connection, _record):
-        # A server that may lose its last commits in a crash is told not to, for ours; a stricter one is left as it is.
-        now = "current_setting('synchronous_commit')"
+        # A database with synchronous_commit off may lose its last commits in a crash, so it is turned on for this
+        # connection; a stricter setting is left as it is.
+        current = "current_setting('synchronous_commit')"
         connection.execute(
-            f"SELECT set_config('synchronous_commit', CASE {now} WHEN 'off' THEN 'on' ELSE {now} END, false)"
+            f"SELECT set_config('synchronous_commit', CASE {current} WHEN 'off' THEN 'on' ELSE {current} END, false)"
         )
-        # A server that froze in mid-transaction, or cannot be reached any more, must not hold up all others for ever.
+        # A client that freezes in a transaction or loses its connection must not block the others for ever.
         for name, seconds in {"idle_in_transaction_session_timeout": 60, "lock_timeout": LOCK_TIMEOUT_SECONDS}.items():
             connection.execute(f"SET {name} = '{seconds}s'")
         connection.commit()
 
-    # A connection that has lain idle may have been cut meanwhile; it is tried before it is used. One that was in use a
-    # moment ago is not: that would be a question to the database before every question.
+    # A connection that was idle may have been cut meanwhile, so it is tested before it is used. One that was in use
+    # a moment ago is not tested: that would add a round trip to every query.
     @event.listens_for(engine, "checkin")
-    def _lay_down(_connection, record):
+    def _note_idle_since(_connection, record):
         record.info["idle_since"] = time.monotonic()
 
     @event.listens_for(engine, "checkout")
-    def _take_up(connection, record, _proxy):
+    def _test_idle_connection(connection, record, _proxy):
         if time.monotonic() - record.info.get("idle_since", math.inf) > IDLE_CHECK_SECONDS:
             try:
                 connection.execute("SELECT 1")
@@ -345,7 +354,7 @@ def _postgres_engine(url: URL) -> Engine:
     return engine
 
 
-def _safe(url: URL) -> str:
+def _hide_password(url: URL) -> str:
     return url.difference_update_query(["password", "sslpassword"]).render_as_string(hide_password=True)
 
 

@@ -1,4 +1,4 @@
-"""What raters go by: the guideline of a project in all its versions, and who has read which."""
+"""Guidelines: the instructions of a project in all their versions, and which rater acknowledged which."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ DEFAULT_VERSION = "default-1"
 
 
 def get_current_guideline(store: Store, project: str = DEFAULT_PROJECT) -> Guideline:
-    """The guideline in force: the newest of the project, or the one that comes with the package.
+    """Return the guideline in force: the newest of the project, or the one that comes with the package.
 
     Raises:
-        NotFound: no such project.
+        NotFound: there is no such project.
     """
     query = sa.select(guidelines).where(guidelines.c.project_id == project).order_by(guidelines.c.seq.desc()).limit(1)
     with store.read() as conn:
         row = conn.execute(query).mappings().first()
         if row is None:
             projects.require_project(conn, project)
-    return Guideline(project, DEFAULT_VERSION, _default_text()) if row is None else _guideline(row)
+    return Guideline(project, DEFAULT_VERSION, _default_text()) if row is None else _to_guideline(row)
 
 
 def get_guideline(store: Store, project: str, version: str) -> Guideline:
-    """One version, in force or not: what judgments that name it were made under.
+    """Return one version, in force or not: judgments name the version they were made under.
 
     Raises:
-        NotFound: the project never had it.
+        NotFound: the project never had this version.
     """
     query = sa.select(guidelines).where(guidelines.c.project_id == project, guidelines.c.version == version)
     with store.read() as conn:
@@ -46,43 +46,43 @@ def get_guideline(store: Store, project: str, version: str) -> Guideline:
         if row is None:
             projects.require_project(conn, project)
     if row is not None:
-        return _guideline(row)
+        return _to_guideline(row)
     if version == DEFAULT_VERSION:
         return Guideline(project, DEFAULT_VERSION, _default_text())
     raise NotFound(f"version {version!r}", expected=f"a guideline of project {project}", fix="name one it has had")
 
 
 def publish_guideline(store: Store, guideline: Guideline, *, by: audit.Actor = audit.CLI) -> Guideline:
-    """Put a new version in force. Those before it stay, and what is held already is judged under them.
+    """Put a new version in force. Earlier versions stay, and comparisons held already are judged under them.
 
     Raises:
-        NotFound: no such project.
-        BadInput: the project has had this version.
+        NotFound: there is no such project.
+        BadInput: the project has used this version before.
     """
-    new = replace(guideline, created_at=utc_now())
+    published = replace(guideline, created_at=utc_now())
     row = {
-        "project_id": new.project,
-        "version": new.version,
-        "text": new.text,
-        "axes": [vars(axis) for axis in new.axes],
-        "scores": new.scores,
-        "rationale": new.rationale,
-        "created_at": new.created_at,
+        "project_id": published.project,
+        "version": published.version,
+        "text": published.text,
+        "axes": [vars(axis) for axis in published.axes],
+        "scores": published.scores,
+        "rationale": published.rationale,
+        "created_at": published.created_at,
     }
     with store.write() as conn:
-        projects.require_project(conn, new.project)
-        if new.version == DEFAULT_VERSION or not store.insert_new(conn, guidelines, [row]):
+        projects.require_project(conn, published.project)
+        if published.version == DEFAULT_VERSION or not store.insert_new(conn, guidelines, [row]):
             raise BadInput(
-                f"version {new.version!r} of project {new.project}",
+                f"version {published.version!r} of project {published.project}",
                 expected="a version that was not used before: judgments name it",
                 fix="give the next one, e.g. with --version",
             )
-        audit.record(conn, by, "guideline.set", new.project, version=new.version)
-    return new
+        audit.record(conn, by, "guideline.set", published.project, version=published.version)
+    return published
 
 
 def record_acknowledgement(store: Store, rater_id: str, project: str, version: str) -> None:
-    """Write down that a rater has read a version. Doing it twice changes nothing.
+    """Record that a rater has read a version. Doing it twice changes nothing.
 
     Raises:
         NotFound: the project never had this version.
@@ -94,15 +94,15 @@ def record_acknowledgement(store: Store, rater_id: str, project: str, version: s
 
 
 def has_acknowledged(store: Store, rater_id: str, project: str, version: str) -> bool:
-    """Whether a rater acknowledged this version, at any time."""
-    mine = (acknowledgements.c.rater_id == rater_id, acknowledgements.c.project_id == project)
-    query = sa.select(acknowledgements.c.at).where(*mine, acknowledgements.c.version == version)
+    """Return whether a rater acknowledged this version at any time."""
+    of_rater = (acknowledgements.c.rater_id == rater_id, acknowledgements.c.project_id == project)
+    query = sa.select(acknowledgements.c.at).where(*of_rater, acknowledgements.c.version == version)
     with store.read() as conn:
         return conn.execute(query).first() is not None
 
 
 def current_version_column(project: sa.BindParameter[str]) -> sa.ColumnElement[str]:
-    """`current(...).version` as part of a statement."""
+    """Return `get_current_guideline(...).version` as a column of a statement."""
     newest = (
         sa.select(guidelines.c.version)
         .where(guidelines.c.project_id == project)
@@ -114,26 +114,29 @@ def current_version_column(project: sa.BindParameter[str]) -> sa.ColumnElement[s
 
 
 def check_answer(conn: Connection, comparison_id: str, version: str, answer: Answer, shown: Sequence[str]) -> None:
-    """That an answer has what the guideline it was given under requires.
+    """Check that an answer has what its version of the guideline requires.
 
     Raises:
         BadInput: a score or the rationale is missing.
     """
-    query = sa.select(guidelines).where(_of(version), comparisons.c.id == comparison_id)
+    query = sa.select(guidelines).where(_is_guideline_of_comparison(version), comparisons.c.id == comparison_id)
     row = conn.execute(query).mappings().first()
     if row is not None:
-        _guideline(row).check(answer, shown)
+        _to_guideline(row).check(answer, shown)
 
 
 def requires_something(version: sa.Column[str]) -> sa.ColumnElement[bool]:
-    """Whether the guideline of a statement's comparison requires anything: then `check` tells what."""
-    wants = sa.or_(guidelines.c.scores == "required", guidelines.c.rationale == "required")
-    return sa.exists().where(_of(version), wants).correlate(comparisons, leases)
+    """Return the condition that the guideline of a statement's comparison requires scores or a rationale.
+
+    Where it is true, `check_answer` says what is missing.
+    """
+    is_required = sa.or_(guidelines.c.scores == "required", guidelines.c.rationale == "required")
+    return sa.exists().where(_is_guideline_of_comparison(version), is_required).correlate(comparisons, leases)
 
 
-def _of(version: sa.Column[str] | str) -> sa.ColumnElement[bool]:
-    project = (guidelines.c.project_id == lanes.c.project_id, lanes.c.id == comparisons.c.lane_id)
-    return sa.and_(*project, guidelines.c.version == version)
+def _is_guideline_of_comparison(version: sa.Column[str] | str) -> sa.ColumnElement[bool]:
+    same_project = (guidelines.c.project_id == lanes.c.project_id, lanes.c.id == comparisons.c.lane_id)
+    return sa.and_(*same_project, guidelines.c.version == version)
 
 
 @cache
@@ -141,7 +144,7 @@ def _default_text() -> str:
     return (resources.files("rlhf_hitl.bundled") / "guideline.md").read_text(encoding="utf-8")
 
 
-def _guideline(row) -> Guideline:
+def _to_guideline(row) -> Guideline:
     return Guideline(
         row["project_id"],
         row["version"],

@@ -1,4 +1,4 @@
-"""The finished steps of the loop, from which a stopped loop goes on."""
+"""The finished steps of the loop: a loop that was stopped continues after them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rlhf_hitl.types import Event, utc_now
 def finish_step(
     store: Store, round: int, step: str, result: dict[str, Any], seconds: float, *, last: bool = False
 ) -> None:
-    """Keep a step's result. With `last` the round is finished, which is told with that result."""
+    """Store the result of a step. With `last` the round is finished, and webhooks are sent the result."""
     row = {"round": round, "step": step, "result": result, "seconds": seconds, "finished_at": utc_now()}
     with store.write() as conn:
         if store.insert_new(conn, steps, [row]) and last:
@@ -23,7 +23,7 @@ def finish_step(
 
 
 def read_finished_steps(store: Store) -> dict[tuple[int, str], dict[str, Any]]:
-    """(round, step) → its result, with `seconds`, of every step of the loop that is done."""
+    """Return (round, step) → its result, with `seconds`, for every finished step of the loop."""
     with store.read() as conn:
         rows = conn.execute(sa.select(steps).order_by(steps.c.finished_at)).mappings().all()
     return {(r["round"], r["step"]): dict(r["result"]) | {"seconds": r["seconds"]} for r in rows}

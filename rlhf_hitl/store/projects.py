@@ -1,4 +1,4 @@
-"""Projects: what is judged together, by whom, and whether it goes on."""
+"""Projects: which comparisons are judged together, by which members, and whether they are paused."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from rlhf_hitl.types import Project, utc_now
 def add_project(
     store: Store, id: str, *, open: bool = True, repeat_every: int = 0, by: audit.Actor = audit.CLI
 ) -> Project:
-    """Make a project.
+    """Create a project.
 
     Raises:
-        BadInput: a name that is taken or cannot stand in an address, or a negative `repeat_every`.
+        BadInput: the name is taken or cannot be part of a URL, or `repeat_every` is negative or 1.
     """
     if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,79}", id):
         raise BadInput(
@@ -33,12 +33,13 @@ def add_project(
         if not store.insert_new(conn, projects, [row]):
             raise BadInput(f"project {id!r}", expected="a name that is free", fix="choose another name")
         audit.record(conn, by, "project.added", id, open=open, repeat_every=repeat_every)
-    return _project(row)
+    return _to_project(row)
 
 
 def list_projects(store: Store) -> list[Project]:
+    """Return every project, by id."""
     with store.read() as conn:
-        return [_project(row) for row in conn.execute(sa.select(projects).order_by(projects.c.id)).mappings()]
+        return [_to_project(row) for row in conn.execute(sa.select(projects).order_by(projects.c.id)).mappings()]
 
 
 def change_project(
@@ -50,11 +51,11 @@ def change_project(
     paused: bool | None = None,
     by: audit.Actor = audit.CLI,
 ) -> Project:
-    """Change what is given. A paused project hands out nothing; what is held may still be answered.
+    """Change the given settings. A paused project gives out no comparisons; those held already may be answered.
 
     Raises:
-        NotFound: no such project.
-        BadInput: a negative `repeat_every`.
+        NotFound: there is no such project.
+        BadInput: `repeat_every` is negative or 1.
     """
     new: dict = {"open": open, "repeat_every": repeat_every}
     if repeat_every is not None:
@@ -66,16 +67,16 @@ def change_project(
         require_project(conn, id)
         if new:
             conn.execute(projects.update().where(projects.c.id == id).values(new))
-            told = {"open": open, "repeat_every": repeat_every, "paused": paused}
-            audit.record(conn, by, "project.changed", id, **{k: v for k, v in told.items() if v is not None})
-        return _project(require_project(conn, id))
+            details = {"open": open, "repeat_every": repeat_every, "paused": paused}
+            audit.record(conn, by, "project.changed", id, **{k: v for k, v in details.items() if v is not None})
+        return _to_project(require_project(conn, id))
 
 
 def add_member(store: Store, id: str, rater: str, *, by: audit.Actor = audit.CLI) -> None:
-    """Let a rater, by name, work in a project that is not open to all. Doing it twice changes nothing.
+    """Make a rater, given by name, a member of a project. Doing it twice changes nothing.
 
     Raises:
-        NotFound: no such project or rater.
+        NotFound: there is no such project or rater.
     """
     with store.write() as conn:
         require_project(conn, id)
@@ -84,19 +85,20 @@ def add_member(store: Store, id: str, rater: str, *, by: audit.Actor = audit.CLI
 
 
 def insert_member(store: Store, conn: Connection, id: str, rater_id: str) -> None:
+    """Insert a membership within a transaction of the caller."""
     store.insert_new(conn, members, [{"project_id": id, "rater_id": rater_id}])
 
 
 def remove_member(store: Store, id: str, rater: str, *, by: audit.Actor = audit.CLI) -> None:
-    """Take a rater, by name, out of a project's members.
+    """Remove a rater, given by name, from the members of a project.
 
     Raises:
-        NotFound: no such project or rater, or they were no member.
+        NotFound: there is no such project or rater, or the rater is not a member.
     """
     with store.write() as conn:
         require_project(conn, id)
-        same = (members.c.project_id == id, members.c.rater_id == find_id(conn, rater))
-        if not conn.execute(members.delete().where(*same)).rowcount:
+        membership = (members.c.project_id == id, members.c.rater_id == find_id(conn, rater))
+        if not conn.execute(members.delete().where(*membership)).rowcount:
             raise NotFound(
                 f"rater {rater!r}", expected=f"a member of project {id}", fix="see `rlhf-hitl projects list`"
             )
@@ -104,15 +106,16 @@ def remove_member(store: Store, id: str, rater: str, *, by: audit.Actor = audit.
 
 
 def list_members(store: Store) -> dict[str, list[str]]:
-    """Project → ids of its members."""
-    out: dict[str, list[str]] = {}
+    """Return project id → ids of its members."""
+    members_by_project: dict[str, list[str]] = {}
     with store.read() as conn:
         for project, rater in conn.execute(sa.select(members.c.project_id, members.c.rater_id)):
-            out.setdefault(project, []).append(rater)
-    return out
+            members_by_project.setdefault(project, []).append(rater)
+    return members_by_project
 
 
 def require_project(conn: Connection, id: str):
+    """Return the row of a project; raise NotFound if there is none."""
     row = conn.execute(sa.select(projects).where(projects.c.id == id)).mappings().first()
     if row is None:
         raise NotFound(f"project {id!r}", expected="a known project", fix="see `rlhf-hitl projects list`")
@@ -122,9 +125,11 @@ def require_project(conn: Connection, id: str):
 def _check_repeats(every: int) -> None:
     if every < 0 or every == 1:
         raise BadInput(
-            f"repeat every {every}", expected="0 (never) or 2 and more", fix="say how many comparisons hold one repeat"
+            f"repeat every {every}",
+            expected="0 (never) or 2 and more",
+            fix="give the number of comparisons that hold one repeat",
         )
 
 
-def _project(row) -> Project:
+def _to_project(row) -> Project:
     return Project(row["id"], row["open"], row["repeat_every"], row["paused_at"] is not None)

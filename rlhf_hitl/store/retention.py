@@ -1,4 +1,4 @@
-"""What is over is forgotten after a while, so that no sign-in and no event takes up room for ever."""
+"""Delete old sessions, tokens and webhook deliveries, so that they do not take up space for ever."""
 
 from __future__ import annotations
 
@@ -9,28 +9,30 @@ import sqlalchemy as sa
 from rlhf_hitl.store.db import Store
 from rlhf_hitl.store.tables import deliveries, tokens
 
-#: How long it is kept, to be looked into. Judgments and the audit log stay for good.
+#: How long ended tokens and finished deliveries are kept for inspection. Judgments and the audit log stay for ever.
 RETENTION = timedelta(days=30)
-BATCH = 500  # of each: deleting them takes milliseconds, which is what a submit may have to wait
+BATCH = 500  # of each kind: deleting so many takes milliseconds, which a submit may have to wait
 
 
 def delete_expired(store: Store, now: datetime | None = None) -> int:
-    """Delete some of the deliveries that were made or given up and of the sessions, tokens and invitations that are
-    over; returns how many. There may be more until it returns 0."""
-    with store.read() as conn:  # looked for before the lock is taken that others wait for
+    """Delete a batch of what is past its retention and return how many rows; call again until it returns 0.
+
+    That is deliveries that were made or given up, and sessions, tokens and invitations that ended or expired.
+    """
+    with store.read() as conn:  # the rows are found before the write lock is taken, which others wait for
         before = (now or store.now(conn)) - RETENTION
         # The oldest events are the first rows; those that still wait among them are given up before `KEEP` is over.
         oldest = sa.select(deliveries.c.seq, deliveries.c.created_at, deliveries.c.next_try_at).order_by(
             deliveries.c.seq
         )
-        told = [
+        delivery_ids = [
             row.seq for row in conn.execute(oldest.limit(BATCH)) if row.next_try_at is None and row.created_at < before
         ]
-        over = sa.or_(tokens.c.ended_at < before, tokens.c.expires_at < before)
-        ended = list(conn.execute(sa.select(tokens.c.id).where(over).limit(BATCH)).scalars())
-    if not told and not ended:
+        has_ended = sa.or_(tokens.c.ended_at < before, tokens.c.expires_at < before)
+        token_ids = list(conn.execute(sa.select(tokens.c.id).where(has_ended).limit(BATCH)).scalars())
+    if not delivery_ids and not token_ids:
         return 0
     with store.write() as conn:
-        conn.execute(deliveries.delete().where(deliveries.c.seq.in_(told)))
-        conn.execute(tokens.delete().where(tokens.c.id.in_(ended)))
-    return len(told) + len(ended)
+        conn.execute(deliveries.delete().where(deliveries.c.seq.in_(delivery_ids)))
+        conn.execute(tokens.delete().where(tokens.c.id.in_(token_ids)))
+    return len(delivery_ids) + len(token_ids)

@@ -1,4 +1,4 @@
-"""Reward models the store knows of."""
+"""Reward models: what was trained, from which data, and where its folder is."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from rlhf_hitl.types import utc_now
 
 @dataclass(frozen=True)
 class RewardModelRecord:
-    """A trained reward model the store knows of. `figures` say what it was trained on."""
+    """A trained reward model that is registered in the store. `figures` describe its training data."""
 
     id: str
     backend: str
@@ -29,7 +29,7 @@ class RewardModelRecord:
 
 
 def add_reward_model(store: Store, model: RewardModelRecord) -> None:
-    """Enter a model as the newest; one that is known already (its id is its content) becomes the newest again."""
+    """Register a model as the newest. A model that is registered already (its id is its content) becomes the newest."""
     with store.write() as conn:
         if not store.insert_new(conn, reward_models, [vars(model)]):
             same = reward_models.c.id == model.id
@@ -37,24 +37,26 @@ def add_reward_model(store: Store, model: RewardModelRecord) -> None:
 
 
 def list_reward_models(store: Store) -> list[RewardModelRecord]:
-    """Every reward model, oldest first."""
+    """Return every reward model, oldest first."""
     query = sa.select(reward_models).order_by(reward_models.c.created_at)
     with store.read() as conn:
         return [RewardModelRecord(**row) for row in conn.execute(query).mappings()]
 
 
 def get_reward_model(store: Store, model_id: str | None = None) -> RewardModelRecord:
-    """The reward model with that id, or the newest.
+    """Return the reward model with that id, or the newest.
 
     Raises:
         NotFound: there is none.
     """
-    found = [m for m in list_reward_models(store) if model_id in (None, m.id)]
-    if not found:
-        known = [m.id for m in list_reward_models(store)][-3:]
+    models = [m for m in list_reward_models(store) if model_id in (None, m.id)]
+    if not models:
+        newest_ids = [m.id for m in list_reward_models(store)][-3:]
         raise NotFound(
             f"reward model {model_id or '(newest)'}",
-            expected=f"one of this store's ({', '.join(known)} the newest) or a folder" if known else "a trained one",
-            fix="name one of them" if known else "run `rlhf-hitl train-reward` first",
+            expected=f"one of this store's ({', '.join(newest_ids)} the newest) or a folder"
+            if newest_ids
+            else "a trained one",
+            fix="name one of them" if newest_ids else "run `rlhf-hitl train-reward` first",
         )
-    return found[-1]
+    return models[-1]

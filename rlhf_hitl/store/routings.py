@@ -1,4 +1,4 @@
-"""Routings: every decision where a comparison goes, and its effect on the places raters are given."""
+"""Routings: every decision on a comparison's route, and its effect on the places for raters."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from rlhf_hitl.types import Event, Route, utc_now
 class Routing:
     """One decision: where a comparison goes, where it would have gone without the control draw, and why.
 
-    `place_in_line`: raters meet the comparisons of one route in this order, 0 first.
+    `place_in_line` orders the comparisons of one route for raters, 0 first.
     """
 
     comparison_id: str
@@ -36,12 +36,12 @@ class Routing:
 
 
 def apply_routings(store: Store, decisions: Sequence[Routing], *, now: datetime | None = None) -> None:
-    """Keep decisions and carry them out: open places for people, or close the free ones of what is accepted.
+    """Store decisions and carry them out: open places for raters, or close the free places of accepted comparisons.
 
-    A place that a rater holds or has filled stays theirs.
+    A place that a rater holds or has filled stays.
 
     Raises:
-        NotFound: a decision on a comparison the store does not have; then none of them is kept.
+        NotFound: a decision names a comparison the store does not have; then no decision is stored.
     """
     with store.write() as conn:
         now = now or store.now(conn)
@@ -59,7 +59,7 @@ def apply_routings(store: Store, decisions: Sequence[Routing], *, now: datetime 
                     )
                 )
             else:
-                lane, wanted = _places_wanted(conn, d)
+                lane, wanted = _count_wanted_places(conn, d)
                 conn.execute(comparisons.update().where(comparisons.c.id == d.comparison_id).values(overlap=wanted))
                 open_places(store, conn, [(d.comparison_id, lane, wanted, d.route)])
                 position = compute_queue_position(d.comparison_id, d.route, d.round, d.place_in_line)
@@ -67,16 +67,16 @@ def apply_routings(store: Store, decisions: Sequence[Routing], *, now: datetime 
 
 
 def _lock_comparisons(store: Store, conn: Connection, decisions: Sequence[Routing]) -> None:
-    """Hold the decided comparisons, in order of id so that two routers cannot wait for each other."""
-    wanted = {d.comparison_id for d in decisions}
-    query = sa.select(comparisons.c.id).where(store.among(comparisons.c.id, wanted)).order_by(comparisons.c.id)
-    known = set(conn.execute(query.with_for_update(key_share=True)).scalars())
-    if missing := sorted(wanted - known):
+    """Lock the rows of the decided comparisons, in order of id so that two routers cannot deadlock."""
+    ids = {d.comparison_id for d in decisions}
+    query = sa.select(comparisons.c.id).where(store.among(comparisons.c.id, ids)).order_by(comparisons.c.id)
+    existing = set(conn.execute(query.with_for_update(key_share=True)).scalars())
+    if missing := sorted(ids - existing):
         raise NotFound(f"comparison {missing[0]!r}", expected="one in the store", fix="import it before routing it")
 
 
-def _places_wanted(conn: Connection, decision: Routing) -> tuple[int, int]:
-    """The lane, and how many places: at least one for people; an escalation wants one judgment more than there is."""
+def _count_wanted_places(conn: Connection, decision: Routing) -> tuple[int, int]:
+    """Return the lane and the number of places: at least one, and for an escalation one more than are filled."""
     query = sa.select(comparisons.c.lane_id, comparisons.c.overlap).where(comparisons.c.id == decision.comparison_id)
     lane, overlap = conn.execute(query).one()
     if decision.route is not Route.ESCALATED:
@@ -90,13 +90,13 @@ def _places_wanted(conn: Connection, decision: Routing) -> tuple[int, int]:
 
 
 def read_routings(store: Store, *, round: int | None = None, newest: bool = True) -> list[Routing]:
-    """Decisions in the order they were made; with `newest`, only each comparison's last."""
+    """Return decisions in the order they were made; with `newest`, only the last of each comparison."""
     query = sa.select(routings).order_by(routings.c.seq)
     if round is not None:
         query = query.where(routings.c.round == round)
     with store.read() as conn:
         rows = conn.execute(query).mappings().all()
-    out = [
+    decisions = [
         Routing(
             r["comparison_id"],
             Route(r["route"]),
@@ -110,4 +110,4 @@ def read_routings(store: Store, *, round: int | None = None, newest: bool = True
         )
         for r in rows
     ]
-    return list({r.comparison_id: r for r in out}.values()) if newest else out
+    return list({r.comparison_id: r for r in decisions}.values()) if newest else decisions

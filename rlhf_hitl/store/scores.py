@@ -1,4 +1,4 @@
-"""Scores: what a reward model said of a comparison."""
+"""Scores: the margin and uncertainty a reward model gives a comparison."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from rlhf_hitl.types import Score, utc_now
 
 
 def insert_scores(store: Store, new: Sequence[Score]) -> int:
+    """Insert scores and return how many were new."""
     now = utc_now()
     rows = [vars(s) | {"rewards": dict(s.rewards), "created_at": now} for s in new]
     with store.write() as conn:
@@ -19,6 +20,7 @@ def insert_scores(store: Store, new: Sequence[Score]) -> int:
 
 
 def read_scores(store: Store, model_id: str) -> list[Score]:
+    """Return every score of a reward model, by comparison id."""
     columns = [c for c in scores.c if c.name != "created_at"]
     query = sa.select(*columns).where(scores.c.reward_model_id == model_id).order_by(scores.c.comparison_id)
     with store.read() as conn:
@@ -26,19 +28,22 @@ def read_scores(store: Store, model_id: str) -> list[Score]:
 
 
 def count_scores(store: Store, model_id: str) -> int:
-    """How many comparisons have a score of this reward model."""
+    """Return how many comparisons have a score of this reward model."""
     with store.read() as conn:
         query = sa.select(sa.func.count()).select_from(scores).where(scores.c.reward_model_id == model_id)
         return conn.execute(query).scalar_one()
 
 
 def read_routed_scores(store: Store, comparison_ids: Sequence[str]) -> dict[str, Score]:
-    """Comparison → the score of the model its newest routing names. Those routed without a model are left out."""
+    """Return comparison id → the score of the model that its newest routing names.
+
+    Comparisons that were routed without a model are left out.
+    """
     newest = sa.select(sa.func.max(routings.c.seq)).where(store.among(routings.c.comparison_id, comparison_ids))
-    on = sa.and_(
+    same_model = sa.and_(
         routings.c.comparison_id == scores.c.comparison_id, routings.c.reward_model_id == scores.c.reward_model_id
     )
-    query = sa.select(*(c for c in scores.c if c.name != "created_at")).join(routings, on)
+    query = sa.select(*(c for c in scores.c if c.name != "created_at")).join(routings, same_model)
     query = query.where(routings.c.seq.in_(newest.group_by(routings.c.comparison_id)))
     with store.read() as conn:
         return {r["comparison_id"]: Score(**r) for r in conn.execute(query).mappings()}

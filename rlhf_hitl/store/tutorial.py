@@ -1,4 +1,4 @@
-"""The tutorial of a project: examples with the right answer, and how raters did on them."""
+"""The tutorial of a project: examples with the right answer, and how raters answered them."""
 
 from __future__ import annotations
 
@@ -22,73 +22,77 @@ from rlhf_hitl.types import (
 
 
 def replace_tutorial(store: Store, project: str, new: Sequence[TutorialExample], by: audit.Actor = audit.CLI) -> None:
-    """Make these the tutorial, in this order. Those of before end; raters who had some of these keep their answers.
+    """Make these examples the tutorial, in this order; earlier ones end.
+
+    Raters who answered one of these examples before keep their answer.
 
     Raises:
-        NotFound: no such project.
-        BadInput: an example of another project, or one that is there twice.
+        NotFound: there is no such project.
+        BadInput: an example is of another project, or is given twice.
     """
     for i, example in enumerate(new):
         if example.project != project:
             raise BadInput(
-                f"example {i} of project {example.project}", expected=f"one of {project}", fix="make it anew"
+                f"example {i} of project {example.project}",
+                expected=f"one of {project}",
+                fix="create it again for this project",
             )
         if example.id in {e.id for e in new[:i]}:
-            raise BadInput(f"example {i}", expected="one that is not there twice", fix="leave it out")
+            raise BadInput(f"example {i}", expected="each example once", fix="leave it out")
     now = utc_now()
     with store.write() as conn:
         projects.require_project(conn, project)
         store.lock(conn, "tutorial")
-        of_project = (examples.c.project_id == project, examples.c.ended_at.is_(None))
-        conn.execute(examples.update().where(*of_project).values(ended_at=now))
-        store.insert_new(conn, examples, [_row(e, i) | {"created_at": now} for i, e in enumerate(new)])
+        is_current = (examples.c.project_id == project, examples.c.ended_at.is_(None))
+        conn.execute(examples.update().where(*is_current).values(ended_at=now))
+        store.insert_new(conn, examples, [_to_row(e, i) | {"created_at": now} for i, e in enumerate(new)])
         for i, example in enumerate(new):
-            again = examples.update().where(examples.c.id == example.id)
-            conn.execute(again.values(position=i, ended_at=None))
+            reactivate = examples.update().where(examples.c.id == example.id)
+            conn.execute(reactivate.values(position=i, ended_at=None))
         audit.record(conn, by, "tutorial.set", project, examples=len(new))
 
 
 def list_examples(store: Store, project: str = DEFAULT_PROJECT) -> list[TutorialExample]:
-    """The examples of a project's tutorial, in order; none where it has no tutorial."""
+    """Return the examples of a project's tutorial, in order; an empty list if it has none."""
     with store.read() as conn:
-        return [_example(row) for row in conn.execute(_of(project)).mappings()]
+        return [_to_example(row) for row in conn.execute(_select_current(project)).mappings()]
 
 
 def get_example(store: Store, example_id: str) -> TutorialExample:
-    """One example, also of a tutorial that was.
+    """Return one example, which may be of an earlier tutorial.
 
     Raises:
-        NotFound: no such example.
+        NotFound: there is no such example.
     """
     with store.read() as conn:
         row = conn.execute(sa.select(examples).where(examples.c.id == example_id)).mappings().first()
     if row is None:
         raise NotFound(f"example {example_id!r}", expected="one of a tutorial", fix="load the tutorial again")
-    return _example(row)
+    return _to_example(row)
 
 
 def list_remaining_examples(store: Store, rater_id: str, project: str = DEFAULT_PROJECT) -> list[TutorialExample]:
-    """Those of the tutorial that a rater has not answered yet, in order."""
-    own = sa.and_(example_answers.c.example_id == examples.c.id, example_answers.c.rater_id == rater_id)
-    query = _of(project).where(~sa.exists().where(own))
+    """Return the examples of the tutorial that a rater has not answered yet, in order."""
+    own_answer = sa.and_(example_answers.c.example_id == examples.c.id, example_answers.c.rater_id == rater_id)
+    query = _select_current(project).where(~sa.exists().where(own_answer))
     with store.read() as conn:
-        return [_example(row) for row in conn.execute(query).mappings()]
+        return [_to_example(row) for row in conn.execute(query).mappings()]
 
 
 def agrees_with_example(example: TutorialExample, answer: Answer) -> bool:
-    """Whether an answer (positions as text, like the example's) prefers what the example prefers.
+    """Return whether an answer (positions as text, like the example's) prefers what the example prefers.
 
-    As in labels, both bad is a tie: neither is preferred. How much better it is, and the order of the rest, is for the
-    explanation to say.
+    As in labels, both bad is a tie: neither is preferred. The strength and the order of the other completions are not
+    compared; the explanation covers them.
     """
-    return _preferred(example.answer) == _preferred(answer)
+    return _find_preferred(example.answer) == _find_preferred(answer)
 
 
 def record_attempt(store: Store, rater_id: str, example_id: str, answer: Answer, agreed: bool) -> None:
-    """Write down what a rater said of an example. Only the first answer counts.
+    """Record a rater's answer to an example. Only the first answer counts.
 
     Raises:
-        NotFound: no such example.
+        NotFound: there is no such example.
     """
     row = {
         "example_id": example_id,
@@ -104,7 +108,7 @@ def record_attempt(store: Store, rater_id: str, example_id: str, answer: Answer,
 
 
 def count_agreements(store: Store, project: str = DEFAULT_PROJECT) -> dict[str, tuple[int, int]]:
-    """Rater id → how many examples of the tutorial as it is now they agreed with, of how many they answered."""
+    """Return rater id → (examples they agreed with, examples they answered), of the current tutorial."""
     query = (
         sa.select(
             example_answers.c.rater_id,
@@ -119,13 +123,13 @@ def count_agreements(store: Store, project: str = DEFAULT_PROJECT) -> dict[str, 
         return {rater: (agreed, tried) for rater, agreed, tried in conn.execute(query)}
 
 
-def _of(project: str) -> sa.Select:
-    current = (examples.c.project_id == project, examples.c.ended_at.is_(None))
-    return sa.select(examples).where(*current).order_by(examples.c.position)
+def _select_current(project: str) -> sa.Select:
+    is_current = (examples.c.project_id == project, examples.c.ended_at.is_(None))
+    return sa.select(examples).where(*is_current).order_by(examples.c.position)
 
 
-def _preferred(answer: Answer) -> frozenset[str] | Verdict:
-    """The best completions, none where no one stands above another; a verdict that says nothing of them, itself."""
+def _find_preferred(answer: Answer) -> frozenset[str] | Verdict:
+    """Return the best completions, none if all are tied; for a skip or a flag, the verdict itself."""
     if answer.verdict in (Verdict.SKIPPED, Verdict.FLAGGED):
         return answer.verdict
     return frozenset(answer.ranking[0]) if len(answer.ranking) > 1 else frozenset()
@@ -136,7 +140,7 @@ def _answer_columns(answer: Answer) -> dict:
     return {"verdict": answer.verdict.value, "ranking": ranking, "strength": answer.strength}
 
 
-def _row(example: TutorialExample, position: int) -> dict:
+def _to_row(example: TutorialExample, position: int) -> dict:
     return {
         "id": example.id,
         "project_id": example.project,
@@ -148,7 +152,7 @@ def _row(example: TutorialExample, position: int) -> dict:
     }
 
 
-def _example(row) -> TutorialExample:
+def _to_example(row) -> TutorialExample:
     ranking = tuple(tuple(str(i) for i in group) for group in row["ranking"])
     return TutorialExample(
         row["id"],

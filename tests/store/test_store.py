@@ -131,9 +131,9 @@ def test_a_store_of_a_newer_version_is_refused(store, store_url, create):
 def test_a_store_of_an_older_version_asks_for_init_which_upgrades_it(empty_url):
     from alembic import command
 
-    from rlhf_hitl.store.db import _engine, alembic_config
+    from rlhf_hitl.store.db import _create_engine, alembic_config
 
-    engine = _engine(empty_url, create=True)
+    engine = _create_engine(empty_url, create=True)
     with engine.begin() as conn:
         config = alembic_config()
         config.attributes["connection"] = conn

@@ -1,19 +1,19 @@
-"""Errors that are meant to be read: the value, what was expected, the fix."""
+"""Errors that tell their reader the value, what was expected, and the fix."""
 
 
 class RlhfHitlError(Exception):
-    """Base of every error this package raises on purpose. The command line prints it as one line."""
+    """Base of every error that this package raises on purpose. The command line prints it as one line."""
 
     exit_code = 2
 
 
 class BadInput(RlhfHitlError):
-    """Something a user gave cannot be used.
+    """A value that a user gave cannot be used.
 
     Args:
-        value: what was given, named so that its owner can find it (a path, `file:line: field`, a flag).
-        expected: what would have been right.
-        fix: what to do now.
+        value: what was given, described so that the user can find it (a path, `file:line: field`, a flag).
+        expected: what would have been accepted.
+        fix: what the user can do.
     """
 
     def __init__(self, value: str, *, expected: str, fix: str):
@@ -22,8 +22,8 @@ class BadInput(RlhfHitlError):
 
 
 class NotFound(BadInput):
-    """A thing that was named does not exist."""
+    """Something that a user named does not exist."""
 
 
 class Conflict(RlhfHitlError):
-    """The request was fine but the store has moved on (a lease that is another's, a comparison already judged)."""
+    """The request is valid but conflicts with the store's state: another rater's lease, a comparison judged already."""

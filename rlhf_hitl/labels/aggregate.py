@@ -1,4 +1,4 @@
-"""Judgments to labels: what all raters of a comparison, taken together, say of each pair of its completions."""
+"""Aggregate judgments into labels: what the raters of a comparison together say of each pair of completions."""
 
 from __future__ import annotations
 
@@ -13,43 +13,43 @@ from rlhf_hitl.types import UNRANKED, Judgment, Label, Split, Verdict
 
 WINS, TIES, LOSSES = 0, 1, 2
 
-#: What a label needs of a judgment: its verdict, ranking, order shown, strength, and whether it is simulated.
+#: The fields of a judgment that a label depends on: verdict, ranking, order shown, strength, and whether simulated.
 LabelVote = tuple[str, Sequence[Sequence[str]], Sequence[str], int | None, bool]
 
 
 def read_labels(store: Store, *, split: Split | None = None, project: str | None = None) -> list[Label]:
-    """The labels of every judged comparison, in order of comparison id.
+    """Return the labels of every judged comparison, in order of comparison id.
 
-    Superseded and surplus judgments do not count: a label rests on the judgments that were wanted. Nor do hidden
-    repeats: they say something of the rater. What is kept in memory is the counts of each comparison.
+    Superseded and surplus judgments do not count: a label rests on the judgments that were wanted. Hidden repeats do
+    not count either: they measure the rater. Only the counts of each comparison are held in memory.
     """
     tallies: dict[str, _Tally] = defaultdict(_Tally)
     for judgment in read_judgments(store, split=split, project=project, repeats=False):
         if not judgment.surplus:
-            tallies[judgment.comparison_id].add(_vote(judgment))
+            tallies[judgment.comparison_id].add(_to_vote(judgment))
     return [label for comparison_id in sorted(tallies) for label in tallies[comparison_id].labels(comparison_id)]
 
 
 def aggregate_judgments(comparison_id: str, judgments: Iterable[Judgment]) -> list[Label]:
-    """One label for each pair of completions that at least one judgment speaks of: the shares of its votes."""
-    return aggregate_votes(comparison_id, map(_vote, judgments))
+    """Return a label for each pair of completions that at least one judgment ranks."""
+    return aggregate_votes(comparison_id, map(_to_vote, judgments))
 
 
 def aggregate_votes(comparison_id: str, votes: Iterable[LabelVote]) -> list[Label]:
-    """`aggregate` of what matters of each judgment."""
+    """Do what `aggregate_judgments` does, for judgments given as `LabelVote`."""
     tally = _Tally()
     for vote in votes:
         tally.add(vote)
     return tally.labels(comparison_id)
 
 
-def _vote(judgment: Judgment) -> LabelVote:
+def _to_vote(judgment: Judgment) -> LabelVote:
     answer = judgment.answer
     return answer.verdict, answer.ranking, judgment.order_shown, answer.strength, judgment.simulated
 
 
 class _Tally:
-    """The votes of one comparison, counted."""
+    """The counted votes of one comparison."""
 
     __slots__ = ("simulated", "strengths", "votes")
 
@@ -60,14 +60,14 @@ class _Tally:
 
     def add(self, vote: LabelVote) -> None:
         *_, strength, simulated = vote
-        said = list(read_pair_outcomes(vote))
-        for first, second, outcome in said:
+        pair_outcomes = list(read_pair_outcomes(vote))
+        for first, second, outcome in pair_outcomes:
             self.votes.setdefault((first, second), [0, 0, 0])[outcome] += 1
             self.simulated = self.simulated or simulated
-        if strength is not None and len(said) == 1:  # it is of a pair: in a longer ranking it is nobody's in particular
-            [(first, second, outcome)] = said
-            place = 3 - strength if outcome == WINS else 2 + strength
-            self.strengths.setdefault((first, second), [0] * 6)[place] += 1
+        if strength is not None and len(pair_outcomes) == 1:  # in a longer ranking a strength belongs to no single pair
+            [(first, second, outcome)] = pair_outcomes
+            column = 3 - strength if outcome == WINS else 2 + strength
+            self.strengths.setdefault((first, second), [0] * 6)[column] += 1
 
     def labels(self, comparison_id: str) -> list[Label]:
         return [
@@ -89,24 +89,24 @@ class _Tally:
 
 
 def read_pair_outcomes(vote: LabelVote) -> Iterable[tuple[str, str, int]]:
-    """What one vote says of each pair (first, second) of ids in canonical order: WINS, TIES or LOSSES.
+    """Yield (first, second, WINS, TIES or LOSSES) for each pair of ids, in canonical order, that one vote ranks.
 
-    Both bad is a tie: it says that neither is to be preferred. A completion left out of a partial ranking, a skip and
-    a flag say nothing.
+    Both bad is a tie: neither completion is preferred. A completion left out of a partial ranking is in no pair, and a
+    skip or a flag ranks none.
     """
-    rank = _rank(vote)
+    rank = _rank_by_id(vote)
     for first, second in combinations(sorted(rank), 2):
         a, b = rank[first], rank[second]
         yield first, second, WINS if a < b else LOSSES if a > b else TIES
 
 
 def rank_completions(vote: LabelVote, ids: Iterable[str]) -> list[int]:
-    """What one vote says of completions taken together: the rank of each, UNRANKED where it says nothing of it."""
-    rank = _rank(vote)
+    """Return the rank that one vote gives each completion, UNRANKED for those it does not rank."""
+    rank = _rank_by_id(vote)
     return [rank.get(i, UNRANKED) for i in ids]
 
 
-def _rank(vote: LabelVote) -> dict[str, int]:
+def _rank_by_id(vote: LabelVote) -> dict[str, int]:
     verdict, ranking, shown, *_ = vote
     match verdict:
         case Verdict.RANKED:

@@ -1,0 +1,8 @@
+"""Pure statistics on numbers and NumPy arrays; nothing here knows of stores or models.
+
+- `intervals`: confidence intervals of shares and means, also for clustered examples
+- `paired`: a test that compares two models on the same examples
+- `calibration`: whether probabilities are as often right as they say
+- `davidson`: ties in pairwise comparisons
+- `ceiling`: the accuracy that is possible where raters disagree
+"""

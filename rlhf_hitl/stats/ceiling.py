@@ -1,4 +1,4 @@
-"""How right can a model be where raters disagree among themselves?"""
+"""The noise ceiling: how accurate a model can be where raters disagree with each other."""
 
 from __future__ import annotations
 
@@ -8,11 +8,13 @@ import numpy as np
 
 
 def fit_concentration(first: np.ndarray, second: np.ndarray, weights: np.ndarray | None = None) -> float:
-    """The a of Beta(a, a), the distribution of how many of all raters prefer the first, that makes the votes likeliest
-    (beta-binomial: Skellam 1948). Small: raters mostly agree. Large: they toss coins.
+    """Return the maximum-likelihood a of Beta(a, a), the distribution of the share of raters who prefer the first.
+
+    The votes of a pair are beta-binomial (Skellam 1948). If a is small, raters mostly agree; if it is large, votes are
+    like coin tosses.
 
     Args:
-        first, second: (n,) votes for either side; pairs with fewer than two say nothing.
+        first, second: (n,) votes for either side; pairs with fewer than two votes have no influence.
         weights: (n,) how often each pair counts.
     """
     from scipy.optimize import minimize_scalar
@@ -24,12 +26,12 @@ def fit_concentration(first: np.ndarray, second: np.ndarray, weights: np.ndarray
         a = np.exp(log_a)
         return -float((w * (betaln(a + first, a + second) - betaln(a, a))).sum())
 
-    found: Any = minimize_scalar(loss, bounds=(-6, 6), method="bounded")
-    return float(np.exp(found.x))
+    fit: Any = minimize_scalar(loss, bounds=(-6, 6), method="bounded")
+    return float(np.exp(fit.x))
 
 
 def majority_probability(first: np.ndarray, second: np.ndarray, concentration: float) -> np.ndarray:
-    """(n,) probability that the side with more votes is what most of all raters prefer, given the votes."""
+    """Return (n,) the probability, given the votes, that most of all raters prefer the side with more votes."""
     from scipy.special import betainc
 
     a, b = np.maximum(first, second), np.minimum(first, second)
@@ -45,34 +47,34 @@ def estimate_noise_ceiling(
     draws: int = 200,
     level: float = 0.95,
 ) -> tuple[float, float, float] | None:
-    """(value, low, high): the accuracy of one who knows of every pair what most of all raters prefer, on the labels
-    that these few raters gave. None where fewer than 20 pairs have two votes.
+    """Return (value, low, high) of the accuracy of a model that knows what most raters prefer; None with few data.
 
-    Each pair has its own share of raters who prefer the first, drawn from Beta(a, a); a is fitted to the pairs with two
-    votes or more, those without a majority too, and then says of each decided label how likely its majority is that of
-    all raters (empirical Bayes). So a label of one vote lowers the ceiling more than one of five. The interval draws
-    whole clusters again and refits.
+    The accuracy is on the labels of these few raters, so it is below 1. Each pair has its own share of raters who
+    prefer the first, drawn from Beta(a, a). a is fitted to the pairs with two or more votes, with or without a
+    majority; then it gives for each decided label the probability that its majority is that of all raters (empirical
+    Bayes). So a label of one vote lowers the ceiling more than one of five. The interval resamples whole clusters and
+    refits. None means that fewer than 20 pairs have two votes.
 
     Args:
         first, second: (n,) votes for either side.
-        decided: (n,) bool, the labels that accuracy is taken over.
-        clusters: (n,) the prompt of each.
+        decided: (n,) bool, the labels on which accuracy is measured.
+        clusters: (n,) the prompt of each pair.
     """
-    several = first + second >= 2
-    if several.sum() < 20 or not decided.any():
+    has_two_votes = first + second >= 2
+    if has_two_votes.sum() < 20 or not decided.any():
         return None
     _, index = np.unique(np.asarray(clusters), return_inverse=True)
     groups = int(index.max()) + 1
 
     def value(weights: np.ndarray) -> float:
-        a = fit_concentration(first[several], second[several], weights[several])
+        a = fit_concentration(first[has_two_votes], second[has_two_votes], weights[has_two_votes])
         return float(np.average(majority_probability(first, second, a)[decided], weights=weights[decided]))
 
     rng = np.random.default_rng(0)
-    drawn = []
+    resampled = []
     for _ in range(draws):
         weights = np.bincount(rng.integers(groups, size=groups), minlength=groups)[index].astype(float)
-        if weights[decided].any() and weights[several].any():
-            drawn.append(value(weights))
-    low, high = np.quantile(drawn, [0.5 - level / 2, 0.5 + level / 2])
+        if weights[decided].any() and weights[has_two_votes].any():
+            resampled.append(value(weights))
+    low, high = np.quantile(resampled, [0.5 - level / 2, 0.5 + level / 2])
     return value(np.ones(len(first))), float(low), float(high)

@@ -1,6 +1,7 @@
-"""Ties by Davidson's rule (Davidson 1970, "On extending the Bradley-Terry model to accommodate ties").
+"""Ties by Davidson's model (Davidson 1970, "On extending the Bradley-Terry model to accommodate ties").
 
-Two answers with a margin of m are tied with the odds nu : 2 cosh(m / 2), and nu says how readily people call a tie.
+Two completions with a margin of m are tied with odds nu : 2 cosh(m / 2); the larger nu, the more often people call a
+tie.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import numpy as np
 
 
 def davidson_probabilities(margins: np.ndarray, nu: float) -> np.ndarray:
-    """(n, 3) probabilities of first better, tie, second better at margins (n,)."""
+    """Return (n, 3) the probabilities of first better, tie, second better at margins (n,)."""
     m = np.asarray(margins, float)
     logs = np.stack([m / 2, np.full_like(m, np.log(nu) if nu > 0 else -np.inf), -m / 2], axis=1)
     odds = np.exp(logs - logs.max(1, keepdims=True))
@@ -19,11 +20,11 @@ def davidson_probabilities(margins: np.ndarray, nu: float) -> np.ndarray:
 
 
 def fit_nu(margins: np.ndarray, ties: np.ndarray) -> float:
-    """The nu under which ties are likeliest: as many are expected as there are. 0 without ties.
+    """Return the maximum-likelihood nu: the expected share of ties equals the observed one. It is 0 without ties.
 
     Args:
         margins: (n,) in calibrated logits.
-        ties: (n,) share of a pair's votes that call it a tie.
+        ties: (n,) the share of each pair's votes that call it a tie.
     """
     from scipy.optimize import brentq
 
@@ -42,6 +43,6 @@ def fit_nu(margins: np.ndarray, ties: np.ndarray) -> float:
 
 
 def is_tie_likeliest(margins: np.ndarray, nu: float) -> np.ndarray:
-    """(n,) whether a tie is the likeliest outcome. With nu of 1 or less it never is, not of equal rewards either."""
+    """Return (n,) whether a tie is the likeliest outcome. With nu <= 1 it never is, even for equal rewards."""
     m = np.asarray(margins, float)
     return np.exp(np.minimum(np.abs(m) / 2, 700)) < nu

@@ -1,6 +1,6 @@
-"""Intervals and bounds for shares.
+"""Confidence intervals and bounds of shares and means.
 
-scipy.stats is imported where it is used: half a second that a server which starts has no use for.
+scipy.stats takes half a second to import, so it is imported where it is used: a server that starts does not need it.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import numpy as np
 
 
 def wilson_interval(successes: int, n: int, level: float = 0.95) -> tuple[float, float]:
-    """Wilson score interval of a share (Wilson 1927). (0, 1) where n is 0."""
+    """Return the Wilson score interval of a share (Wilson 1927); (0, 1) if n is 0."""
     from scipy import stats
 
     if n == 0:
@@ -19,7 +19,7 @@ def wilson_interval(successes: int, n: int, level: float = 0.95) -> tuple[float,
 
 
 def clopper_pearson_upper_bound(errors: int, n: int, delta: float = 0.05) -> float:
-    """One-sided Clopper-Pearson bound: with probability 1 - delta the true error rate is below it. 1 where n is 0."""
+    """Return the bound below which the true error rate is with probability 1 - delta; 1 if n is 0 (one-sided)."""
     from scipy import stats
 
     if n == 0 or errors >= n:
@@ -28,14 +28,14 @@ def clopper_pearson_upper_bound(errors: int, n: int, delta: float = 0.05) -> flo
 
 
 def clustered_share_interval(values: np.ndarray, clusters: np.ndarray, level: float = 0.95) -> tuple[float, float]:
-    """Interval of a share whose examples come in clusters (several examples of one prompt): Wilson's, with the number
-    of examples that would be worth as much were they independent (Korn & Graubard 1998, with its t correction).
+    """Return the interval of a share whose examples come in clusters, such as several examples of one prompt.
 
-    It stays honest where a bootstrap does not: few clusters, or a share of 0 or 1.
+    It is Wilson's interval with the effective number of independent examples (Korn & Graubard 1998, with their t
+    correction). It keeps its coverage where a bootstrap does not: with few clusters, or a share of 0 or 1.
 
     Args:
         values: (n,) 0 to 1; their mean is the share.
-        clusters: (n,) the cluster of each.
+        clusters: (n,) the cluster of each example.
     """
     from scipy import stats
 
@@ -46,27 +46,29 @@ def clustered_share_interval(values: np.ndarray, clusters: np.ndarray, level: fl
     _, index = np.unique(np.asarray(clusters), return_inverse=True)
     groups, share = int(index.max()) + 1, float(x.mean())
     if groups == 1:
-        return 0.0, 1.0  # one prompt says nothing of others
+        return 0.0, 1.0  # one prompt tells nothing about others
     spread = np.bincount(index, x - share)
     variance = (spread**2).sum() * groups / (groups - 1) / n**2
-    # Without any spread between clusters nothing is known of it but that there are so many.
-    worth = min(float(n), share * (1 - share) / variance) if variance > 0 else float(groups)
+    # Without spread between clusters, the number of clusters is all that is known.
+    effective_n = min(float(n), share * (1 - share) / variance) if variance > 0 else float(groups)
     z = stats.norm.ppf(0.5 + level / 2)
-    worth *= (z / stats.t.ppf(0.5 + level / 2, groups - 1)) ** 2
-    centre = (share + z**2 / (2 * worth)) / (1 + z**2 / worth)
-    half = z / (1 + z**2 / worth) * np.sqrt(share * (1 - share) / worth + z**2 / (4 * worth**2))
+    effective_n *= (z / stats.t.ppf(0.5 + level / 2, groups - 1)) ** 2
+    centre = (share + z**2 / (2 * effective_n)) / (1 + z**2 / effective_n)
+    half = z / (1 + z**2 / effective_n) * np.sqrt(share * (1 - share) / effective_n + z**2 / (4 * effective_n**2))
     return max(0.0, float(centre - half)), min(1.0, float(centre + half))
 
 
 def clustered_mean_interval(
     values: np.ndarray, clusters: np.ndarray, bounds: tuple[float, float] = (-1.0, 1.0), level: float = 0.95
 ) -> tuple[float, float]:
-    """Interval of a mean that is no share (of a difference, of a correlation) whose examples come in clusters: by the
-    spread between clusters, with t of as many degrees less one (Cameron & Miller 2015).
+    """Return the interval of a mean that is not a share (a difference, a correlation) over clustered examples.
+
+    It uses the spread between clusters and the t distribution with (clusters - 1) degrees of freedom (Cameron & Miller
+    2015).
 
     Args:
-        values: (n,) within `bounds`, which are all that is known where there is one cluster only.
-        clusters: (n,) the cluster of each.
+        values: (n,) within `bounds`, which are returned if there is only one cluster.
+        clusters: (n,) the cluster of each example.
     """
     from scipy import stats
 

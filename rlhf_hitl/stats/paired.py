@@ -1,13 +1,18 @@
-"""Two models on the same examples."""
+"""Compare two models on the same examples."""
 
 from __future__ import annotations
 
 
 def mcnemar_p_value(better: int, worse: int) -> float:
-    """Two-sided exact p-value of McNemar's test (McNemar 1947): were both equally good, how often would examples that
-    only one of them has right fall at least as unevenly? 1 where there is no such example.
+    """Return the two-sided exact p-value of McNemar's test (McNemar 1947).
 
-    It takes examples to be independent: where many are of one prompt, look at the clustered interval beside it.
+    It is the probability that, if both models were equally good, the examples only one of them has right would be
+    distributed at least as unevenly. It is 1 if there is no such example. Examples are assumed to be independent: where
+    many share a prompt, use the clustered interval beside it.
+
+    Args:
+        better: the number of examples that only the first model has right.
+        worse: the number of examples that only the second model has right.
     """
     from scipy import stats
 

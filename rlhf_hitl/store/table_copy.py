@@ -1,7 +1,7 @@
-"""A whole store, table by table, out and in: what a backup and a move to another database are made of.
+"""Copy a whole store out and in, table by table, for backups and for a move to another database.
 
-A row is a list of plain values, None, int, float or text, one a column, and is the same whichever database it is from:
-times are text to the microsecond in UTC, booleans 0 and 1, and a JSON column is the very text that was stored.
+A row is a list of plain values (None, int, float or text), one for each column. It is the same on both databases: times
+are UTC text with microseconds, booleans are 0 and 1, and a JSON column is exactly the text that was stored.
 """
 
 from __future__ import annotations
@@ -25,86 +25,86 @@ from rlhf_hitl.store.tables import Utc, metadata
 BATCH = 200
 CACHE_KIB = 256 * 1024
 
-#: Table → its columns, for every table; one comes after those it refers to.
+#: Table → its columns, for every table; a table comes after the tables it refers to.
 COLUMNS = {table.name: [c.name for c in table.columns] for table in metadata.sorted_tables}
-#: What the migrations put into a new store: the default project and its lane.
+#: Rows that the migrations put into a new store: the default project and its lane.
 ROWS_OF_A_NEW_STORE = {"projects": 1, "lanes": 1}
 
 PlainRow = Sequence[Any]
 
 
 def list_schema_versions() -> list[str]:
-    """The versions the tables have had, newest first: that is the one this code reads and writes."""
+    """Return every version the tables have had, newest first; this code reads and writes the newest."""
     return [script.revision for script in ScriptDirectory.from_config(alembic_config()).walk_revisions()]
 
 
 def count_table_rows(conn: Connection) -> dict[str, int]:
-    """Table → number of its rows."""
+    """Return table → number of its rows."""
     return {
         t.name: conn.execute(sa.select(sa.func.count()).select_from(t)).scalar_one() for t in metadata.sorted_tables
     }
 
 
 def read_table_rows(conn: Connection, name: str) -> Iterator[list[PlainRow]]:
-    """All rows of a table in order of their primary key, a batch at a time."""
+    """Yield all rows of a table in order of the primary key, in batches."""
     table = metadata.tables[name]
     query = sa.select(*(plain_column(c, conn.dialect.name == "sqlite") for c in table.columns))
-    query = query.order_by(*(_bytewise(c, conn) for c in table.primary_key.columns))
+    query = query.order_by(*(_collate_bytewise(c, conn) for c in table.primary_key.columns))
     for batch in conn.execute(query, execution_options={"yield_per": BATCH}).partitions():
         yield [tuple(row) for row in batch]
 
 
 def lock_new_store(store: Store, conn: Connection) -> None:
-    """Shut others out of the store until the transaction ends.
+    """Lock every table until the transaction ends, after checking that the store is new.
 
     Raises:
-        BadInput: the store has more in it than a new one has; what that is, is said.
+        BadInput: the store holds more rows than a new one; the error names the tables.
     """
-    if not store.is_sqlite:  # SQLite's write transaction has shut them out already
-        conn.execute(sa.text(f"LOCK TABLE {_tables(conn)} IN EXCLUSIVE MODE"))
-    if held := {t: n for t, n in count_table_rows(conn).items() if n > ROWS_OF_A_NEW_STORE.get(t, 0)}:
+    if not store.is_sqlite:  # SQLite's write transaction excludes other writers already
+        conn.execute(sa.text(f"LOCK TABLE {_table_names(conn)} IN EXCLUSIVE MODE"))
+    if surplus := {t: n for t, n in count_table_rows(conn).items() if n > ROWS_OF_A_NEW_STORE.get(t, 0)}:
         raise BadInput(
-            f"store {store.safe_url} with " + ", ".join(f"{n} {table}" for table, n in held.items()),
+            f"store {store.safe_url} with " + ", ".join(f"{n} {table}" for table, n in surplus.items()),
             expected="a new store",
             fix="name one that does not exist yet with --store",
         )
 
 
 def prepare_bulk_write(store: Store, conn: Connection) -> None:
-    """Make a connection that is about to write many rows in one transaction fit for it."""
+    """Tune a connection that is about to write many rows in one transaction."""
     if store.is_sqlite:
-        # Ids are random: with the two MB that are SQLite's default, every row would read and write pages of each index.
+        # Ids are random: with SQLite's default cache of two MB, every row would read and write pages of each index.
         conn.exec_driver_sql(f"PRAGMA cache_size = -{CACHE_KIB}")
     else:
-        # Of tables that were empty a moment ago PostgreSQL believes until the transaction ends that they still are, and
-        # would rather read them through than ask an index.
+        # Until the transaction ends, PostgreSQL plans as if tables that were empty at its start still are, and would
+        # scan them instead of using an index.
         conn.exec_driver_sql("SET LOCAL enable_seqscan = off")
 
 
 def update_statistics(store: Store, conn: Connection) -> None:
-    """Tell PostgreSQL how large its tables have become while this transaction writes to them.
+    """Update PostgreSQL's table statistics within a transaction that writes many rows.
 
-    It cannot know by itself before the transaction ends, and goes on with plans it made for tables that were empty.
+    PostgreSQL does not update them by itself before the transaction ends, and would keep plans for empty tables.
     """
     if not store.is_sqlite:
-        conn.execute(sa.text(f"ANALYZE {_tables(conn)}"))
+        conn.execute(sa.text(f"ANALYZE {_table_names(conn)}"))
 
 
 def fill_store(store: Store, conn: Connection, contents: Callable[[str], Iterable[PlainRow]]) -> None:
-    """Fill a new store with the rows `contents` gives for each table, and go on numbering after the highest number.
+    """Fill a new store with the rows that `contents` gives for each table, and continue each sequence after them.
 
     Raises:
-        BadInput: a value that cannot stand in its column.
+        BadInput: a value does not fit its column.
     """
     for table in reversed(metadata.sorted_tables):
         if table.name in ROWS_OF_A_NEW_STORE:
             conn.execute(table.delete())
     prepare_bulk_write(store, conn)
     for table in metadata.sorted_tables:
-        insert = _insert if store.is_sqlite else _copy
-        insert(conn, table, _checked(table, contents(table.name)))
+        write_rows = _insert_rows if store.is_sqlite else _copy_rows
+        write_rows(conn, table, _check_rows(table, contents(table.name)))
         number = table.autoincrement_column
-        if number is not None and not store.is_sqlite:  # SQLite sees to it by itself
+        if number is not None and not store.is_sqlite:  # SQLite continues by itself
             highest = sa.select(sa.func.max(number)).scalar_subquery()
             sequence = sa.func.pg_get_serial_sequence(table.name, number.name)
             conn.execute(sa.select(sa.func.setval(sequence, highest)).where(highest.is_not(None)))
@@ -112,7 +112,7 @@ def fill_store(store: Store, conn: Connection, contents: Callable[[str], Iterabl
 
 
 def plain_column(column: sa.Column[Any], sqlite: bool) -> sa.ColumnElement[Any]:
-    """A column as the plain value a row has of it."""
+    """Return the expression that selects a column as a plain value."""
     match column.type:
         case sa.Boolean():
             return sa.cast(column, sa.Integer)
@@ -124,69 +124,69 @@ def plain_column(column: sa.Column[Any], sqlite: bool) -> sa.ColumnElement[Any]:
             return column + 0.0  # SQLite keeps no negative zero
         case sa.Integer() | sa.String():
             return column
-    raise TypeError(f"{column}: say what a plain {column.type!r} is")
+    raise TypeError(f"{column}: no plain form is defined for {column.type!r}")
 
 
-def _bytewise(column: sa.Column[Any], conn: Connection) -> sa.ColumnElement[Any]:
-    """What orders alike on SQLite and on PostgreSQL, whatever the language of its database."""
+def _collate_bytewise(column: sa.Column[Any], conn: Connection) -> sa.ColumnElement[Any]:
+    """Return the column with a collation that sorts alike on SQLite and on PostgreSQL in any locale."""
     is_text = isinstance(column.type, sa.String)
     return column.collate("C") if is_text and conn.dialect.name == "postgresql" else column
 
 
-def _insert(conn: Connection, table: sa.Table, found: Iterator[PlainRow]) -> None:
-    names, marks = _names(conn, table), ", ".join("?" * len(table.columns))
+def _insert_rows(conn: Connection, table: sa.Table, rows: Iterator[PlainRow]) -> None:
+    names, marks = _column_names(conn, table), ", ".join("?" * len(table.columns))
     statement = f"INSERT INTO {table.name} ({names}) VALUES ({marks})"  # noqa: S608
-    while batch := list(islice(found, BATCH)):
+    while batch := list(islice(rows, BATCH)):
         conn.exec_driver_sql(statement, [tuple(row) for row in batch])
 
 
-def _copy(conn: Connection, table: sa.Table, found: Iterator[PlainRow]) -> None:
-    statement = f"COPY {table.name} ({_names(conn, table)}) FROM STDIN"
+def _copy_rows(conn: Connection, table: sa.Table, rows: Iterator[PlainRow]) -> None:
+    statement = f"COPY {table.name} ({_column_names(conn, table)}) FROM STDIN"
     driver: Any = conn.connection.driver_connection
     try:
         with driver.cursor() as cursor, cursor.copy(statement) as copy:
-            for row in found:
+            for row in rows:
                 copy.write_row(row)
-    except psycopg.Error as e:  # as SQLAlchemy would have raised it
+    except psycopg.Error as e:  # raised in the form SQLAlchemy would have given it
         raise exc.DBAPIError.instance(statement, None, e, psycopg.Error) from e
 
 
-def _tables(conn: Connection) -> str:
+def _table_names(conn: Connection) -> str:
     return ", ".join(conn.dialect.identifier_preparer.format_table(t) for t in metadata.sorted_tables)
 
 
-def _names(conn: Connection, table: sa.Table) -> str:
+def _column_names(conn: Connection, table: sa.Table) -> str:
     return ", ".join(conn.dialect.identifier_preparer.quote(c.name) for c in table.columns)
 
 
-def _checked(table: sa.Table, found: Iterable[PlainRow]) -> Iterator[PlainRow]:
-    """The rows, if every value is one its column could have given. SQLite itself would take anything."""
+def _check_rows(table: sa.Table, rows: Iterable[PlainRow]) -> Iterator[PlainRow]:
+    """Yield the rows after checking that every value fits its column; SQLite itself would accept any value."""
     columns = list(table.columns)
-    special = [(i, test) for i, c in enumerate(columns) if (test := _test(c)) is not None]
+    value_checks = [(i, check) for i, c in enumerate(columns) if (check := _find_value_check(c)) is not None]
     good_types: set[tuple[type, ...]] = set()
-    for row in found:
+    for row in rows:
         types = tuple(map(type, row))
         if types not in good_types:
             if len(row) != len(columns):
                 raise BadInput(f"a row of {table.name} of {len(row)} values", expected=f"{len(columns)}", fix=_FIX)
             for column, value in zip(columns, row):
-                if value is not None and type(value) is not _type(column):
-                    raise _bad(column, value)
+                if value is not None and type(value) is not _python_type(column):
+                    raise _bad_value(column, value)
             good_types.add(types)
-        for i, is_good in special:
+        for i, is_good in value_checks:
             if row[i] is not None and not is_good(row[i]):
-                raise _bad(columns[i], row[i])
+                raise _bad_value(columns[i], row[i])
         yield row
 
 
 _FIX = "use an archive that was not altered"
 
 
-def _bad(column: sa.Column[Any], value: Any) -> BadInput:
+def _bad_value(column: sa.Column[Any], value: Any) -> BadInput:
     return BadInput(f"{column} = {str(value)[:60]!r}", expected=f"a value of {column.type!r}", fix=_FIX)
 
 
-def _type(column: sa.Column[Any]) -> type:
+def _python_type(column: sa.Column[Any]) -> type:
     match column.type:
         case sa.Integer() | sa.Boolean():
             return int
@@ -195,8 +195,8 @@ def _type(column: sa.Column[Any]) -> type:
     return str
 
 
-def _test(column: sa.Column[Any]) -> Callable[[Any], bool] | None:
-    """What a value must meet beside its Python type."""
+def _find_value_check(column: sa.Column[Any]) -> Callable[[Any], bool] | None:
+    """Return the check a value must pass beside its Python type."""
     match column.type:
         case sa.Boolean():
             return (0, 1).__contains__

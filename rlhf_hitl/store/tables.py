@@ -1,4 +1,4 @@
-"""The tables. What they mean is said here; how they came to be is in `migrations/`."""
+"""The tables and the meaning of their columns. `migrations/` creates them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ metadata = MetaData()
 
 
 class Utc(TypeDecorator[datetime]):
-    """Aware UTC in Python, naive UTC in the database, on both databases alike."""
+    """A time: aware UTC in Python, naive UTC in the database, on both databases alike."""
 
     impl = DateTime
     cache_ok = True
@@ -44,16 +44,16 @@ projects = Table(
     "projects",
     metadata,
     Column("id", String(80), primary_key=True),
-    Column("open", Boolean, nullable=False),  # to every rater; else to its members only
+    Column("open", Boolean, nullable=False),  # true: open to every rater; false: to its members only
     Column(
         "repeat_every", Integer, nullable=False
-    ),  # of so many comparisons a rater gets, one is a hidden repeat; 0: none
+    ),  # one in so many comparisons a rater gets is a hidden repeat; 0: none
     Column("paused_at", Utc),
     Column("created_at", Utc, nullable=False),
 )
 
-# What a rater is offered is decided lane by lane: to the filters all comparisons of a lane are alike, so the next one
-# is the head of a line and is found without looking at the others.
+# A lane is a partition of the queue. The filters for a rater treat all comparisons of a lane alike, so the next one is
+# the first in the lane and is found without reading the others.
 lanes = Table(
     "lanes",
     metadata,
@@ -61,7 +61,7 @@ lanes = Table(
     Column("project_id", ForeignKey("projects.id"), nullable=False),
     Column(
         "language", String(40), nullable=False
-    ),  # the prompt's tag `language`; empty: not known, offered to everyone
+    ),  # the prompt's tag `language`; empty: not known, given to every rater
     Column("batch", String(200), nullable=False),
     UniqueConstraint("project_id", "language", "batch", name="lanes_once"),
     sqlite_autoincrement=True,
@@ -73,12 +73,12 @@ raters = Table(
     Column("id", String(40), primary_key=True),
     Column("name", String(200), nullable=False, unique=True),
     Column("role", String(20), nullable=False),
-    Column("password_hash", Text),  # null: may not sign in (imported and simulated raters)
+    Column("password_hash", Text),  # null: cannot sign in (imported and simulated raters)
     Column("simulated", Boolean, nullable=False),
     Column("source", String(200), nullable=False),
     Column("disabled_at", Utc),
     Column("created_at", Utc, nullable=False),
-    Column("languages", JSON(none_as_null=True)),  # those they read; null: any
+    Column("languages", JSON(none_as_null=True)),  # the languages they read; null: any
     Column("quota", Integer),  # judgments a day (UTC); null: no limit
     Column("paused_at", Utc),
 )
@@ -94,7 +94,7 @@ prompts = Table(
     "prompts",
     metadata,
     Column("id", String(40), primary_key=True),  # hash of the messages
-    Column("family", String(40), nullable=False, index=True),  # hash of the opening turn: what the split hangs on
+    Column("family", String(40), nullable=False, index=True),  # hash of the opening turn, which decides the split
     Column("split", String(20), nullable=False),
     Column("messages", JSON, nullable=False),
     Column("tags", JSON, nullable=False),
@@ -118,26 +118,25 @@ comparisons = Table(
     metadata,
     Column("id", String(40), primary_key=True),  # hash of its completions' ids
     Column("prompt_id", ForeignKey("prompts.id"), nullable=False, index=True),
-    Column("completion_ids", JSON, nullable=False),  # canonical order
+    Column("completion_ids", JSON, nullable=False),  # in canonical order
     Column("overlap", Integer, nullable=False),
     Column("route", String(20), nullable=False, index=True),  # the newest of `routings`
     Column("source", String(200), nullable=False, index=True),
     Column("created_at", Utc, nullable=False),
-    # Never null. The database is not told so because SQLite cannot add such a column to a table that has rows.
+    # Never null, but not declared so: SQLite cannot add a NOT NULL column to a table that has rows.
     Column("lane_id", ForeignKey("lanes.id"), index=True),
     Column("repeat_of", String(40)),  # the comparison this one shows the same rater again
 )
 
-# One row for each judgment a comparison wants. That is what makes overlap exact: a place is filled at most once, and
-# there are never more places than are wanted. An open place is one without a judgment; it is free when no lease on it
-# is running.
+# One row for each judgment that a comparison wants. This makes overlap exact: a place is filled at most once, and there
+# are never more places than wanted judgments. A place without a judgment is open; it is free when no lease on it runs.
 places = Table(
     "places",
     metadata,
     Column("comparison_id", ForeignKey("comparisons.id"), primary_key=True),
     Column("n", Integer, primary_key=True),
-    Column("lane_id", ForeignKey("lanes.id"), nullable=False),  # its comparison's
-    Column("position", BigInteger, nullable=False),  # in line; lower comes first (`catalog.position`)
+    Column("lane_id", ForeignKey("lanes.id"), nullable=False),  # the lane of its comparison
+    Column("position", BigInteger, nullable=False),  # in the lane; lower comes first (`compute_queue_position`)
     Column("reserved_for", ForeignKey("raters.id")),  # a hidden repeat is for one rater only
     Column("rater_id", ForeignKey("raters.id")),
     Column("lease_id", String(40)),
@@ -149,8 +148,8 @@ places = Table(
           postgresql_where=text("judgment_id IS NULL")),
 )  # fmt: skip
 
-# Every hold ever given, with what the rater was shown. A judgment refers to it, so what a client says of the order
-# shown, the route or the model is never needed.
+# Every lease ever given, with what the rater was shown. A judgment refers to its lease, so the store never depends on
+# what a client says about the order shown, the route or the model.
 leases = Table(
     "leases",
     metadata,
@@ -163,7 +162,7 @@ leases = Table(
     Column("reward_model_id", String(40)),
     Column("leased_at", Utc, nullable=False),
     Column("expires_at", Utc, nullable=False),
-    # Of the project when the lease was given, so that a submit need not look it up. Never null, as `lane_id` above.
+    # The version in force when the lease was given, so that a submit need not look it up. Never null, as `lane_id`.
     Column("guideline_version", String(80)),
 )
 
@@ -194,24 +193,24 @@ judgments = Table(
     Column("supersedes", String(40)),
     Column("idempotency_key", String(200), nullable=False),
     Column("created_at", Utc, nullable=False),
-    Column("reason", String(20)),  # of a flag or a skip
+    Column("reason", String(20)),  # why it was flagged or skipped
     UniqueConstraint("rater_id", "idempotency_key", name="judgments_idempotency"),
     UniqueConstraint("supersedes", name="judgments_supersedes_once"),
-    # One rater never judges one comparison twice; what supersedes is a correction of the first, not a second vote.
+    # A rater never judges a comparison twice; a judgment that supersedes one is a correction, not a second vote.
     Index("judgments_once", "comparison_id", "rater_id", unique=True, sqlite_where=text("supersedes IS NULL"),
           postgresql_where=text("supersedes IS NULL")),
     Index("judgments_by_rater", "rater_id", "seq"),
-    Index("judgments_by_comparison", "comparison_id", "rater_id"),  # judgments_once leaves corrections out
+    Index("judgments_by_comparison", "comparison_id", "rater_id"),  # the index judgments_once leaves corrections out
     CheckConstraint("strength IS NULL OR strength BETWEEN 1 AND 3", name="judgments_strength"),
     sqlite_autoincrement=True,
 )  # fmt: skip
 
-# What raters go by. Append-only, by triggers: a judgment names the version it was made under. A project without one
-# has the one that comes with the package.
+# The instructions for raters. Append-only, by triggers: a judgment names the version it was made under. A project that
+# has no guideline uses the one that comes with the package.
 guidelines = Table(
     "guidelines",
     metadata,
-    Column("seq", Integer, primary_key=True, autoincrement=True),  # the highest of a project is in force
+    Column("seq", Integer, primary_key=True, autoincrement=True),  # the highest of a project is the version in force
     Column("project_id", ForeignKey("projects.id"), nullable=False),
     Column("version", String(80), nullable=False),
     Column("text", Text, nullable=False),
@@ -223,7 +222,7 @@ guidelines = Table(
     sqlite_autoincrement=True,
 )
 
-# Who has read which version.
+# Which rater has read which version.
 acknowledgements = Table(
     "acknowledgements",
     metadata,
@@ -233,12 +232,12 @@ acknowledgements = Table(
     Column("at", Utc, nullable=False),
 )
 
-# The tutorial: comparisons with the right answer. They are nobody's judgments and are in no dataset, so they stand by
-# themselves. Positions in `completions` are what `ranking` ranks.
+# The tutorial: comparisons with the right answer. They have tables of their own because they are no rater's judgments
+# and are in no dataset. `ranking` ranks positions in `completions`.
 examples = Table(
     "examples",
     metadata,
-    Column("id", String(40), primary_key=True),  # hash of all of it
+    Column("id", String(40), primary_key=True),  # hash of everything in it
     Column("project_id", ForeignKey("projects.id"), nullable=False, index=True),
     Column("position", Integer, nullable=False),  # in the tutorial
     Column("messages", JSON, nullable=False),
@@ -248,10 +247,10 @@ examples = Table(
     Column("strength", Integer),
     Column("explanation", Text, nullable=False),
     Column("created_at", Utc, nullable=False),
-    Column("ended_at", Utc),  # null: in the tutorial
+    Column("ended_at", Utc),  # null: in the current tutorial
 )
 
-# What a rater first said of an example.
+# A rater's first answer to an example.
 example_answers = Table(
     "example_answers",
     metadata,
@@ -272,7 +271,7 @@ reward_models = Table(
     Column("path", Text, nullable=False),
     Column("backbone", Text, nullable=False),
     Column("data_hash", String(80), nullable=False),
-    Column("simulated", Boolean, nullable=False),  # any simulated judgment among its training labels
+    Column("simulated", Boolean, nullable=False),  # true: a training label has a simulated judgment
     Column("figures", JSON, nullable=False),
     Column("created_at", Utc, nullable=False),
 )
@@ -308,7 +307,7 @@ routings = Table(
     sqlite_autoincrement=True,
 )
 
-# The loop's memory: one row for each finished step of each round.
+# One row for each finished step of each round of the loop; a stopped loop continues after them.
 steps = Table(
     "steps",
     metadata,
@@ -319,25 +318,25 @@ steps = Table(
     Column("finished_at", Utc, nullable=False),
 )
 
-# What is handed out to be shown again: sessions, API tokens, invitations. Only a digest is kept.
+# Sessions, API tokens and invitations: secrets that their holder shows again. Only a digest is kept.
 tokens = Table(
     "tokens",
     metadata,
     Column("id", String(40), primary_key=True),
     Column("kind", String(20), nullable=False),
     Column("digest", String(64), nullable=False, unique=True),  # sha256 of a secret of 256 random bits
-    Column("rater_id", ForeignKey("raters.id"), index=True),  # whose; of an invitation, who took it up
+    Column("rater_id", ForeignKey("raters.id"), index=True),  # whose it is; of an invitation: who accepted it
     Column("name", String(200), nullable=False),
     Column("scopes", JSON, nullable=False),
-    Column("role", String(20)),  # what an invitation makes of its taker
-    Column("project_id", ForeignKey("projects.id")),  # what an invitation admits to
+    Column("role", String(20)),  # of an invitation: the role it gives
+    Column("project_id", ForeignKey("projects.id")),  # of an invitation: the project it gives access to
     Column("created_by", String(80), nullable=False),
     Column("created_at", Utc, nullable=False),
     Column("expires_at", Utc),
     Column("ended_at", Utc),
 )
 
-# Who did what. Append-only, as judgments are (which are their own record and are not repeated here).
+# Who did what. Append-only, like judgments, which are their own record and are not repeated here.
 audit = Table(
     "audit",
     metadata,
@@ -357,14 +356,14 @@ webhooks = Table(
     metadata,
     Column("id", String(40), primary_key=True),
     Column("url", Text, nullable=False),
-    Column("secret", String(80), nullable=False),  # it signs, so it has to be kept
+    Column("secret", String(80), nullable=False),  # signs the deliveries, so it is stored itself and not as a digest
     Column("events", JSON, nullable=False),
     Column("created_at", Utc, nullable=False),
     Column("ended_at", Utc),
 )
 
-# Written in the transaction of what they tell of, sent afterwards: nothing is told that did not happen, and nothing
-# that happened is forgotten.
+# The outbox of webhooks. A delivery is written in the transaction of the event it reports and sent afterwards: nothing
+# is sent that did not happen, and no event is lost.
 deliveries = Table(
     "deliveries",
     metadata,

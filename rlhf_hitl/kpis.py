@@ -1,4 +1,4 @@
-"""What a lead watches: five figures, how sure they are, and what they are made of."""
+"""The five key figures a lead watches, with their intervals and what they are computed from."""
 
 from __future__ import annotations
 
@@ -17,8 +17,15 @@ from rlhf_hitl.types import Label, Route, Score
 
 
 @dataclass(frozen=True)
-class Figure:
-    """One figure. `value` is None where nothing supports it yet; `note` says what it is made of or what is missing."""
+class KpiFigure:
+    """One key figure.
+
+    Attributes:
+        value: None where no data supports it yet.
+        n: how many observations it is computed from.
+        note: what it is computed from, or what is missing.
+        low, high: its 95 % interval, where there is one.
+    """
 
     key: str
     title: str
@@ -40,8 +47,12 @@ class Figure:
 
 @dataclass(frozen=True)
 class RoundFigures:
-    """One round, for the plots: model accuracy on its control arm (None before it is judged), and the share of what
-    it routed that went to raters."""
+    """The figures of one round, for the plots.
+
+    Attributes:
+        accuracy: the model's, on the control arm of the round; None before that is judged.
+        sent_to_raters: share of the routed comparisons that went to raters.
+    """
 
     round: int
     accuracy: float | None
@@ -49,15 +60,15 @@ class RoundFigures:
 
 
 @dataclass(frozen=True)
-class Report:
-    """The five figures and what they stand on. `simulated`: some judgments were made by simulated raters."""
+class KpiReport:
+    """The five figures and their background. `simulated`: some judgments were made by simulated raters."""
 
-    figures: tuple[Figure, ...]
+    figures: tuple[KpiFigure, ...]
     rounds: tuple[RoundFigures, ...]
     queue: dict[str, int]
     simulated: bool
 
-    def __getitem__(self, key: str) -> Figure:
+    def __getitem__(self, key: str) -> KpiFigure:
         return next(f for f in self.figures if f.key == key)
 
     def as_dict(self) -> dict:
@@ -69,70 +80,73 @@ class Report:
         }
 
 
-def report(store: Store, settings: Settings) -> Report:
-    """The report on everything routed so far.
+def compute_kpi_report(store: Store, settings: Settings) -> KpiReport:
+    """Compute the report on everything that was routed so far.
 
     The model is measured on the control arm: comparisons drawn at random and judged by raters whatever the model said.
-    Those it was unsure of are the hard ones, and those it accepted have no judgment, so neither can stand for all.
+    The ones it was unsure of are the hard ones, and those it accepted have no judgment: neither represents them all.
     """
     routings = read_routings(store)
-    every = read_labels(store)
-    judged = {label.comparison_id for label in every}
-    said = {(label.comparison_id, frozenset((label.first, label.second))): label for label in every}
-    control = _control(store, routings, said)
+    labels = read_labels(store)
+    judged = {label.comparison_id for label in labels}
+    by_pair = {(label.comparison_id, frozenset((label.first, label.second))): label for label in labels}
+    control = _measure_control_arm(store, routings, by_pair)
     accepted = [r for r in routings if r.route is Route.AUTO and r.comparison_id not in judged]
     reviewed = [r for r in routings if r.comparison_id in judged]
     processed = len(accepted) + len(reviewed)
-    made_here = [j for j in read_judgments(store) if not j.source]
-    times = [j.answer.active_seconds for j in made_here if j.answer.active_seconds is not None]
-    # Before there is a model nothing is routed and everything is judged: that costs, though it is no intervention.
-    judged_here = {j.comparison_id for j in read_judgments(store, repeats=False) if not j.source}
-    paid_for = judged_here | {r.comparison_id for r in accepted}
-    return Report(
+    own_judgments = [j for j in read_judgments(store) if not j.source]
+    times = [j.answer.active_seconds for j in own_judgments if j.answer.active_seconds is not None]
+    # Before there is a model, nothing is routed and everything is judged. That is a cost, but no intervention.
+    judged_own = {j.comparison_id for j in read_judgments(store, repeats=False) if not j.source}
+    paid_for = judged_own | {r.comparison_id for r in accepted}
+    return KpiReport(
         figures=(
-            _accuracy(control),
-            _intervention(len(reviewed), processed),
-            _error_reduction(control),
-            _review_time(times),
-            _cost(store, settings, times, len(paid_for)),
+            _compute_accuracy(control),
+            _compute_intervention_rate(len(reviewed), processed),
+            _compute_error_reduction(control),
+            _compute_review_time(times),
+            _compute_cost(store, settings, times, len(paid_for)),
         ),
-        rounds=_rounds(store, control),
+        rounds=_compute_rounds(store, control),
         queue=queue.state(store),
-        simulated=any(j.simulated for j in made_here),
+        simulated=any(j.simulated for j in own_judgments),
     )
 
 
 @dataclass(frozen=True)
-class _Measured:
-    """A control comparison that raters have decided: was the model right, and would it have been accepted?"""
+class _ControlOutcome:
+    """A control comparison that raters have decided: the model's error (0 or 1), and the route it would have had."""
 
     round: int
     error: float
     proposed: Route
 
 
-def _control(
-    store: Store, routings: Sequence[Routing], said: dict[tuple[str, frozenset[str]], Label]
-) -> list[_Measured]:
-    """Control comparisons on whose two best completions raters have a preference; ties cannot tell right from wrong."""
+def _measure_control_arm(
+    store: Store, routings: Sequence[Routing], by_pair: dict[tuple[str, frozenset[str]], Label]
+) -> list[_ControlOutcome]:
+    """Return the outcomes of control comparisons on whose two best completions raters have a preference.
+
+    Ties are left out: they do not show whether the model was right.
+    """
     scores: dict[str, dict[str, Score]] = {}
-    out = []
+    outcomes = []
     for r in routings:
         if r.route is not Route.CONTROL or r.reward_model_id is None:
             continue
         if r.reward_model_id not in scores:
             scores[r.reward_model_id] = {s.comparison_id: s for s in read_scores(store, r.reward_model_id)}
         score = scores[r.reward_model_id][r.comparison_id]
-        label = said.get((r.comparison_id, frozenset((score.chosen, score.rejected))))
+        label = by_pair.get((r.comparison_id, frozenset((score.chosen, score.rejected))))
         if label is not None and label.preferred is not None:
-            out.append(_Measured(r.round, float(label.preferred != score.chosen), r.proposed))
-    return out
+            outcomes.append(_ControlOutcome(r.round, float(label.preferred != score.chosen), r.proposed))
+    return outcomes
 
 
-def _accuracy(control: list[_Measured]) -> Figure:
+def _compute_accuracy(control: list[_ControlOutcome]) -> KpiFigure:
     n, right = len(control), sum(1 for c in control if c.error == 0)
     low, high = wilson_interval(right, n)
-    return Figure(
+    return KpiFigure(
         "accuracy_before_review",
         "Model accuracy before human review",
         "share",
@@ -146,9 +160,9 @@ def _accuracy(control: list[_Measured]) -> Figure:
     )
 
 
-def _intervention(reviewed: int, processed: int) -> Figure:
+def _compute_intervention_rate(reviewed: int, processed: int) -> KpiFigure:
     low, high = wilson_interval(reviewed, processed)
-    return Figure(
+    return KpiFigure(
         "intervention_rate",
         "Human intervention rate",
         "share",
@@ -162,10 +176,10 @@ def _intervention(reviewed: int, processed: int) -> Figure:
     )
 
 
-def _error_reduction(control: list[_Measured]) -> Figure:
-    """1 - (errors left with review) / (errors of the model alone), both estimated on the control arm.
+def _compute_error_reduction(control: list[_ControlOutcome]) -> KpiFigure:
+    """Return 1 - (errors left with review) / (errors of the model alone), both estimated on the control arm.
 
-    With review only what would have been accepted can be wrong; the raters' own word is taken as right.
+    With review, only what would have been accepted can be wrong: the raters' judgments count as right.
     """
     before = sum(c.error for c in control)
     after = sum(c.error for c in control if c.proposed is Route.AUTO)
@@ -174,7 +188,7 @@ def _error_reduction(control: list[_Measured]) -> Figure:
         note += "; nothing would have been accepted, so raters judge everything"
     if before == 0:
         note = "no control comparison has been judged yet" if not control else "the model made no error to reduce"
-    return Figure(
+    return KpiFigure(
         "error_reduction",
         "Error reduction by review",
         "share",
@@ -184,39 +198,41 @@ def _error_reduction(control: list[_Measured]) -> Figure:
     )
 
 
-def _review_time(times: list[float]) -> Figure:
+def _compute_review_time(times: list[float]) -> KpiFigure:
     mean = sum(times) / len(times) if times else None
     note = f"mean active time of {len(times)} judgments" if times else "no judgment with a measured time yet"
-    return Figure("review_seconds", "Average review time", "s", mean, len(times), note)
+    return KpiFigure("review_seconds", "Average review time", "s", mean, len(times), note)
 
 
-def _cost(store: Store, settings: Settings, times: list[float], processed: int) -> Figure:
-    people = sum(times) / 3600 * settings.rater_price_per_hour
-    machine = sum(s["seconds"] for s in read_finished_steps(store).values()) / 3600 * settings.machine_price_per_hour
-    return Figure(
+def _compute_cost(store: Store, settings: Settings, times: list[float], processed: int) -> KpiFigure:
+    rater_cost = sum(times) / 3600 * settings.rater_price_per_hour
+    machine_cost = (
+        sum(s["seconds"] for s in read_finished_steps(store).values()) / 3600 * settings.machine_price_per_hour
+    )
+    return KpiFigure(
         "cost_per_comparison",
         "Cost per processed comparison",
         settings.currency,
-        (people + machine) / processed if processed else None,
+        (rater_cost + machine_cost) / processed if processed else None,
         processed,
-        f"raters {people:.2f} + machine {machine:.2f} {settings.currency} over {processed} comparisons"
+        f"raters {rater_cost:.2f} + machine {machine_cost:.2f} {settings.currency} over {processed} comparisons"
         if processed
         else "nothing has been judged or accepted yet",
     )
 
 
-def _rounds(store: Store, control: list[_Measured]) -> tuple[RoundFigures, ...]:
-    """Each round as it was decided then, whatever later rounds or a lead made of it."""
+def _compute_rounds(store: Store, control: list[_ControlOutcome]) -> tuple[RoundFigures, ...]:
+    """Return the figures of each round as it was decided then, whatever later rounds or a lead changed."""
     decisions = [r for r in read_routings(store, newest=False) if r.decided_by is None]
-    out = []
+    rounds = []
     for n in sorted({r.round for r in decisions}):
         routes = {r.comparison_id: r.route for r in decisions if r.round == n}
         measured = [c for c in control if c.round == n]
-        out.append(
+        rounds.append(
             RoundFigures(
                 n,
                 1 - sum(c.error for c in measured) / len(measured) if measured else None,
                 sum(route is not Route.AUTO for route in routes.values()) / len(routes),
             )
         )
-    return tuple(out)
+    return tuple(rounds)

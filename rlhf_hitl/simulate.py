@@ -1,4 +1,4 @@
-"""Simulated raters, for demonstrations, tests and benchmarks. Everything they touch is marked `simulated`."""
+"""Simulated raters for demonstrations, tests and benchmarks. Every judgment they make is marked as simulated."""
 
 from __future__ import annotations
 
@@ -11,14 +11,16 @@ import numpy as np
 from rlhf_hitl.store import Store, people, queue
 from rlhf_hitl.types import Answer, Comparison, Completion, Role, Verdict
 
-INTERFACE = "simulated-1"
+INTERFACE_VERSION = "simulated-1"
 
 
 @dataclass(frozen=True)
 class SimulatedRater:
-    """A rater who follows a fixed taste with some noise.
+    """A rater who follows `rate_quality` with some noise.
 
-    `steadiness` scales the taste into logits (0: coin flips); `ties` is Davidson's nu: how readily they call a tie.
+    Attributes:
+        steadiness: scales the quality into logits; 0 decides by coin flips.
+        ties: Davidson's nu, how readily the rater calls a tie.
     """
 
     name: str
@@ -26,17 +28,17 @@ class SimulatedRater:
     ties: float = 0.3
 
 
-RATERS = (
+SIMULATED_RATERS = (
     SimulatedRater("simulated-careful", 4.0),
     SimulatedRater("simulated-usual", 2.5),
     SimulatedRater("simulated-hasty", 1.2),
 )
 
 
-def taste(completion: Completion) -> float:
-    """How good a completion is to a simulated rater: about sixty words, few repeats, and a finished last sentence.
+def rate_quality(completion: Completion) -> float:
+    """Return how good a completion is to a simulated rater: about sixty words, few repeats, a finished last sentence.
 
-    A rule, chosen for being checkable by eye; it stands for no real person's taste.
+    The rule was chosen because it can be checked by eye; it represents nobody's real taste.
     """
     words = completion.text.casefold().split()
     if not words:
@@ -47,15 +49,16 @@ def taste(completion: Completion) -> float:
     return 0.8 * finished - 2.0 * repeats - 0.7 * length
 
 
-def answer(rater: SimulatedRater, comparison: Comparison) -> Answer:
-    """A rater's answer: Davidson's model (1970) for pairs, its winner and strength from the taste; the same each time.
+def simulate_answer(rater: SimulatedRater, comparison: Comparison) -> Answer:
+    """Return a rater's answer to a comparison, the same each time.
 
-    With more than two completions the ranking is by the taste plus logistic noise, without ties.
+    For pairs it follows Davidson's model (1970), with the strength from the difference in quality. More than two
+    completions are ranked by quality plus logistic noise, without ties.
     """
     seed = hashlib.sha256(f"{rater.name}:{comparison.id}".encode()).digest()
     rng = np.random.default_rng(int.from_bytes(seed[:8], "big"))
     seconds = float(np.round(rng.lognormal(math.log(20), 0.5), 1))
-    values = np.array([taste(c) for c in comparison.completions]) * rater.steadiness
+    values = np.array([rate_quality(c) for c in comparison.completions]) * rater.steadiness
     ids = [c.id for c in comparison.completions]
     if len(ids) > 2:
         noisy = values + rng.logistic(size=len(ids))
@@ -70,15 +73,18 @@ def answer(rater: SimulatedRater, comparison: Comparison) -> Answer:
     return Answer(Verdict.RANKED, ((first,), (second,)), strength, active_seconds=seconds)
 
 
-def review(store: Store, wanted: int) -> int:
-    """Let the simulated raters take turns at the queue until `wanted` judgments are made or none has work left."""
-    known = {r.name for r in people.everyone(store)}
-    for rater in RATERS:
-        if rater.name not in known:
+def judge_queue(store: Store, wanted: int) -> int:
+    """Let the simulated raters judge in turns until `wanted` judgments are made or none of them has work left.
+
+    Returns how many judgments were made.
+    """
+    names = {r.name for r in people.everyone(store)}
+    for rater in SIMULATED_RATERS:
+        if rater.name not in names:
             people.add(store, rater.name, Role.RATER, simulated=True)
     ids = {r.name: r.id for r in people.everyone(store)}
     done = 0
-    working = list(RATERS)
+    working = list(SIMULATED_RATERS)
     while done < wanted and working:
         rater = working.pop(0)
         lease = queue.lease(store, ids[rater.name])
@@ -88,8 +94,8 @@ def review(store: Store, wanted: int) -> int:
             store,
             lease.id,
             lease.rater_id,
-            answer(rater, lease.comparison),
-            interface_version=INTERFACE,
+            simulate_answer(rater, lease.comparison),
+            interface_version=INTERFACE_VERSION,
             simulated=True,
         )
         done += 1

@@ -1,4 +1,4 @@
-"""Score a store's pool with a reward model, a part on each process.
+"""Score the comparisons of a store with a reward model, a part on each process.
 
     accelerate launch -m rlhf_hitl.scripts.score --store postgresql://host/preferences
 
@@ -14,19 +14,19 @@ from accelerate import PartialState
 from rlhf_hitl.arguments import parse, run
 from rlhf_hitl.models import best_device
 from rlhf_hitl.policy.training import DataArguments
-from rlhf_hitl.routing.router import Scored, score_pool
+from rlhf_hitl.routing.scoring import ScoringSummary, score_pool
 
 
-def main(argv: Sequence[str] | None = None) -> Scored:
-    """Returns what this process scored."""
+def main(argv: Sequence[str] | None = None) -> ScoringSummary:
+    """Score this process's part."""
     (data,) = parse((DataArguments,), argv)
     state = PartialState(cpu=best_device() == "cpu")
     store = data.open_store()
-    scored = score_pool(store, data.open_reward_model(store), part=state.process_index, parts=state.num_processes)
+    summary = score_pool(store, data.open_reward_model(store), part=state.process_index, parts=state.num_processes)
     store.close()
     state.wait_for_everyone()
-    return scored
+    return summary
 
 
 if __name__ == "__main__":
-    run(lambda: print(f"scored {main().n} comparisons"))
+    run(lambda: print(f"scored {main().scored} comparisons"))

@@ -41,9 +41,9 @@ def prompts(sqlite_store):
     return sqlite_store
 
 
-def loop_of(store, tiny_model, tmp_path, *, waits=None, tells=lambda line: None, **changes):
+def loop_of(store, tiny_model, tmp_path, *, on_wait=None, on_step=lambda line: None, **changes):
     config = LoopConfig(policy=str(tiny_model), backbone=str(tiny_model), **(SMALL | changes))
-    return Loop(store, Settings(workspace=tmp_path), config, waits=waits, tells=tells)
+    return Loop(store, Settings(workspace=tmp_path), config, on_wait=on_wait, on_step=on_step)
 
 
 @pytest.mark.timeout(150)
@@ -80,11 +80,11 @@ def test_an_interrupted_loop_goes_on_where_it_stopped(prompts, tiny_model, tmp_p
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        loop_of(prompts, tiny_model, tmp_path, tells=stops_at_evaluate, ppo_steps=0, dpo_pairs=0).run(1)
+        loop_of(prompts, tiny_model, tmp_path, on_step=stops_at_evaluate, ppo_steps=0, dpo_pairs=0).run(1)
     before = read_finished_steps(prompts)
     assert [step for _, step in before] == STEPS[:4]
     lines = []
-    after = loop_of(prompts, tiny_model, tmp_path, tells=lines.append, ppo_steps=0, dpo_pairs=0).run(1)
+    after = loop_of(prompts, tiny_model, tmp_path, on_step=lines.append, ppo_steps=0, dpo_pairs=0).run(1)
     assert lines == [f"round 1: {s}" for s in STEPS[4:]]
     assert {k: after[k] for k in before} == before
     assert after[1, "promote"]["reason"] == "nothing was tuned"
@@ -94,8 +94,8 @@ def test_a_step_that_was_cut_off_is_done_anew_and_leaves_the_first_try_alone(pro
     loop = loop_of(prompts, tiny_model, tmp_path)
     loop.run(1)
     first = read_finished_steps(prompts)[1, "dpo"]["policy"]
-    loop.round = 1
-    again = loop.dpo()  # killed after it had written its policy and before the store knew: it runs once more
+    # As if killed after it had written its policy and before the store knew: the step is done once more.
+    again = loop.steps_of_round(1).tune_with_dpo()
     assert again["policy"] != first
     assert (tmp_path / "policies").is_dir()
     assert all((folder / "model.safetensors").is_file() for folder in map(Path, (first, again["policy"])))
@@ -107,7 +107,7 @@ def test_a_round_is_not_finished_under_other_settings(prompts, tiny_model, tmp_p
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        loop_of(prompts, tiny_model, tmp_path, tells=stops_at_review).run(1)
+        loop_of(prompts, tiny_model, tmp_path, on_step=stops_at_review).run(1)
     with pytest.raises(BadInput, match=r"max_new_tokens = 5 in round 1: expected 12"):
         loop_of(prompts, tiny_model, tmp_path, max_new_tokens=5).run(1)
 
@@ -119,9 +119,9 @@ def test_without_simulated_raters_it_waits_for_people_and_says_for_what(prompts,
     def a_person_judges(waiting):
         said.append(str(waiting))
         lease = queue.lease(prompts, ann)
-        queue.submit(prompts, lease.id, ann, simulate.answer(simulate.RATERS[0], lease.comparison))
+        queue.submit(prompts, lease.id, ann, simulate.simulate_answer(simulate.SIMULATED_RATERS[0], lease.comparison))
 
-    loop_of(prompts, tiny_model, tmp_path, waits=a_person_judges, ppo_steps=0, dpo_pairs=0).run(1)
+    loop_of(prompts, tiny_model, tmp_path, on_wait=a_person_judges, ppo_steps=0, dpo_pairs=0).run(1)
     assert len(said) == SMALL["judgments_per_round"]
     assert said[0] == "round 1: 0 of 22 judgments; raters make them at `rlhf-hitl serve`"
     assert not any(j.simulated for j in read_judgments(prompts))
@@ -129,15 +129,14 @@ def test_without_simulated_raters_it_waits_for_people_and_says_for_what(prompts,
 
 def test_simulated_raters_are_marked_and_say_the_same_each_time(prompts, tiny_model, tmp_path):
     loop = loop_of(prompts, tiny_model, tmp_path)
-    loop.round = 1
-    loop.sample()
-    assert simulate.review(prompts, 5) == 5
+    loop.steps_of_round(1).sample()
+    assert simulate.judge_queue(prompts, 5) == 5
     for judgment in read_judgments(prompts):
         rater = next(r for r in people.everyone(prompts) if r.id == judgment.rater_id)
         assert rater.simulated
-        who = next(r for r in simulate.RATERS if r.name == rater.name)
+        who = next(r for r in simulate.SIMULATED_RATERS if r.name == rater.name)
         comparison = next(find_comparisons(prompts, ids=[judgment.comparison_id]))
-        assert simulate.answer(who, comparison) == judgment.answer
+        assert simulate.simulate_answer(who, comparison) == judgment.answer
 
 
 def test_a_bad_setting_is_named_with_its_file(tmp_path):

@@ -10,7 +10,7 @@ from starlette.middleware import Middleware
 from rlhf_hitl.api.auth import Caller
 from rlhf_hitl.config import Settings
 from rlhf_hitl.errors import Conflict
-from rlhf_hitl.kpis import Figure, report
+from rlhf_hitl.kpis import KpiFigure, compute_kpi_report
 from rlhf_hitl.store import Store, people, queue, views
 from rlhf_hitl.store.routings import Routing, apply_routings
 from rlhf_hitl.types import Rater, Route
@@ -69,7 +69,7 @@ def send_to_raters(store: Store, lead: Rater, comparison_id: str) -> None:
 
 def overview(store: Store, settings: Settings) -> str:
     """The page's content as HTML. Everything written by a policy or a person is escaped."""
-    watched = report(store, settings)
+    watched = compute_kpi_report(store, settings)
     everyone = people.everyone(store)
     done = views.work(store)
     staff = [
@@ -92,7 +92,7 @@ def overview(store: Store, settings: Settings) -> str:
     )
 
 
-def _figure(figure: Figure) -> dict[str, Any]:
+def _figure(figure: KpiFigure) -> dict[str, Any]:
     if figure.value is None:
         value, bounds = "—", ""
     elif figure.unit == "share":

@@ -21,7 +21,7 @@ from rlhf_hitl.errors import RlhfHitlError
 
 #: The modules with commands, in the order in which `--help` lists them.
 MODULES = (
-    "quickstart", "serve", "data", "generate", "train_reward", "route", "evaluate", "train_policy", "loop", "audit",
+    "quickstart", "serve", "data", "generate", "train_reward", "route", "evaluate", "train_policy", "loop", "report", "audit",
     "raters", "projects", "guidelines", "tutorial", "tokens", "webhooks", "models",
 )  # fmt: skip
 

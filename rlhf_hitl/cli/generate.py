@@ -147,6 +147,7 @@ def _write_completions(out: Path, prompts: list[Prompt], completions: list[Compl
     by_prompt: dict[str, list[Completion]] = {}
     for c in completions:
         by_prompt.setdefault(c.prompt_id, []).append(c)
+    out.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(out) as draft, draft.open("w", encoding="utf-8") as f:
         for p in prompts:
             answers = [

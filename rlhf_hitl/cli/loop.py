@@ -1,112 +1,90 @@
-"""Commands: loop, simulate and report."""
+"""Commands `loop` and `simulate`: run rounds, and let simulated raters judge."""
 
 from __future__ import annotations
 
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 
 from rlhf_hitl.cli import AsJson, Result, StoreUrl, command, table
-from rlhf_hitl.config import Settings, load_settings
+from rlhf_hitl.cli.report import make_report_table
+from rlhf_hitl.config import load_settings
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.files import write_text_atomically
-
-if TYPE_CHECKING:
-    from rlhf_hitl.kpis import Report
 
 
 @command("loop")
 def loop(
     store: StoreUrl,
-    rounds: Annotated[int, typer.Option(min=1, help="Rounds in all; call again with the same number to resume.")] = 1,
-    simulate: Annotated[bool, typer.Option("--simulate", help="Simulated raters do the judging.")] = False,
-    config: Annotated[Path | None, typer.Option(help="YAML with a round's settings (configs/loop.yaml).")] = None,
-    policy: Annotated[str | None, typer.Option(help="The policy to start from.")] = None,
-    backbone: Annotated[str | None, typer.Option(help="The reward model's backbone.")] = None,
-    judgments: Annotated[int | None, typer.Option(min=1, help="Judgments a round.")] = None,
-    seed: Annotated[int | None, typer.Option(help="Fixes prompts and samples.")] = None,
+    rounds: Annotated[
+        int, typer.Option(min=1, help="Finish this many rounds in all; to resume, give the same number again.")
+    ] = 1,
+    simulate: Annotated[bool, typer.Option("--simulate", help="Let simulated raters do the judging.")] = False,
+    config: Annotated[
+        Path | None, typer.Option(help="Read the settings of a round from this YAML file (see configs/loop.yaml).")
+    ] = None,
+    policy: Annotated[str | None, typer.Option(help="Start from this policy.")] = None,
+    backbone: Annotated[str | None, typer.Option(help="Train reward models on this backbone.")] = None,
+    judgments: Annotated[int | None, typer.Option(min=1, help="Wait for this many judgments in a round.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Set the choice of prompts and the samples.")] = None,
     json: AsJson = False,
 ) -> Result:
-    """Run rounds: sample, route, review, train the reward model, evaluate, tune, promote. Resumable at any point."""
-    from rlhf_hitl.loop import Loop, LoopConfig, Waiting
+    """Run rounds: sample, route, review, train the reward model, evaluate, tune, promote. Resumes where it stopped."""
+    from rlhf_hitl.kpis import compute_kpi_report
+    from rlhf_hitl.loop import Loop, LoopConfig, ReviewProgress
     from rlhf_hitl.store import Store
 
     flags = {"policy": policy, "backbone": backbone, "judgments_per_round": judgments, "seed": seed}
     settings = load_settings()
-    given = _read_config(config) | {k: v for k, v in flags.items() if v is not None}
-    chosen = _checked(LoopConfig, given, config)
+    values = _read_config(config) | {k: v for k, v in flags.items() if v is not None}
+    checked = _validate(LoopConfig, values, config)
     opened = Store.open(store, create=True)
-    _bundled_set_where_empty(opened)
-    said: dict[str, Any] = {}
+    _import_bundled_set_if_empty(opened)
+    printed = ""
 
-    def waits(waiting: Waiting) -> None:
-        if said.get("line") != str(waiting):
-            said["line"] = str(waiting)
-            print(f"waiting: {waiting}", file=sys.stderr)
+    def wait(progress: ReviewProgress) -> None:
+        nonlocal printed
+        if printed != str(progress):
+            printed = str(progress)
+            print(f"waiting: {progress}", file=sys.stderr)
         time.sleep(2)
 
-    def tells(line: str) -> None:
+    def print_step(line: str) -> None:
         print(line + (" (simulated raters)" if simulate and line.endswith("review") else ""), file=sys.stderr)
 
-    steps = Loop(opened, settings, chosen, waits=None if simulate else waits, tells=tells).run(rounds)
-    report, text = _report(opened, settings)
+    runner = Loop(opened, settings, checked, on_wait=None if simulate else wait, on_step=print_step)
+    steps = runner.run(rounds)
+    report = compute_kpi_report(opened, settings)
     data = {
         "rounds": rounds,
         "steps": [{"round": n, "step": step, **result} for (n, step), result in steps.items()],
         "report": report.as_dict(),
     }
-    return Result(data, text, more=[_summary(steps)])
+    return Result(data, make_report_table(report), more=[_summarise_rounds(steps)])
 
 
 @command("simulate")
 def simulate(
     store: StoreUrl,
-    judgments: Annotated[int, typer.Option(min=1, help="How many at most.")] = 60,
+    judgments: Annotated[int, typer.Option(min=1, help="Make at most this many judgments.")] = 60,
     json: AsJson = False,
 ) -> Result:
-    """Let simulated raters judge what is in the queue, to try the rest out. What they touch is marked simulated."""
-    from rlhf_hitl.simulate import review
+    """Let simulated raters judge what is in the queue, to try things out. Their judgments are marked as simulated."""
+    from rlhf_hitl.simulate import judge_queue
     from rlhf_hitl.store import Store, queue
 
     opened = Store.open(store)
-    made = review(opened, judgments)
-    left = queue.state(opened)
+    made = judge_queue(opened, judgments)
+    places = queue.state(opened)
     return Result(
-        {"judgments": made, "simulated": True, "queue": left},
-        f"{made} simulated judgments; {left['free'] + left['leased']} places left in the queue.",
+        {"judgments": made, "simulated": True, "queue": places},
+        f"{made} simulated judgments; {places['free'] + places['leased']} places left in the queue.",
     )
 
 
-@command("report")
-def report(
-    store: StoreUrl,
-    html: Annotated[Path | None, typer.Option(help="Also write one self-contained HTML file with plots.")] = None,
-    json: AsJson = False,
-) -> Result:
-    """The five figures a lead watches, with what they stand on."""
-    from rlhf_hitl.store import Store
-
-    settings = load_settings()
-    found, text = _report(Store.open(store), settings)
-    if html is not None:
-        from rlhf_hitl.report_html import render
-
-        write_text_atomically(html, render(found))
-    return Result(found.as_dict(), text, more=[f"written to {html}"] if html else [])
-
-
-def _report(store: Any, settings: Settings) -> tuple[Report, Any]:
-    from rlhf_hitl.kpis import report
-
-    found = report(store, settings)
-    title = "Report" + (" - with simulated raters" if found.simulated else "")
-    return found, table(title, [(f.title, str(f), f.note) for f in found.figures], ("figure", "value", "from"))
-
-
-def _summary(steps: dict[tuple[int, str], dict[str, Any]]) -> Any:
+def _summarise_rounds(steps: dict[tuple[int, str], dict[str, Any]]) -> Any:
     rows = []
     for (n, step), result in steps.items():
         if step == "evaluate" and result.get("n"):
@@ -123,19 +101,20 @@ def _read_config(path: Path | None) -> dict[str, Any]:
     if path is None:
         return {}
     try:
-        read = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError, UnicodeDecodeError) as e:
         raise BadInput(f"config {path}", expected="a readable YAML file", fix=str(e).splitlines()[0]) from e
-    if not isinstance(read, dict):
+    if not isinstance(content, dict):
         raise BadInput(f"config {path}", expected="keys and values", fix="see configs/loop.yaml")
-    return read
+    return content
 
 
-def _checked(model: Any, given: dict[str, Any], path: Path | None) -> Any:
+def _validate(model: Any, values: dict[str, Any], path: Path | None) -> Any:
+    """Return the pydantic model of these values. Raises BadInput that names the first wrong one."""
     from pydantic import ValidationError
 
     try:
-        return model(**given)
+        return model(**values)
     except ValidationError as e:
         first = e.errors()[0]
         key = ".".join(str(part) for part in first["loc"])
@@ -144,7 +123,7 @@ def _checked(model: Any, given: dict[str, Any], path: Path | None) -> Any:
         ) from e
 
 
-def _bundled_set_where_empty(store: Any) -> None:
+def _import_bundled_set_if_empty(store: Any) -> None:
     from rlhf_hitl.formats.importing import import_bundled
     from rlhf_hitl.store.comparisons import count_rows
 

@@ -1,4 +1,4 @@
-"""Commands `score` and `route`: which comparisons go to raters."""
+"""Commands `score` and `route`: decide which comparisons go to raters."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from rlhf_hitl.cli.reward_models import ModelId, load_model
 def score(
     store: StoreUrl,
     reward_model: ModelId = None,
-    processes: Annotated[int, typer.Option(min=1, help="Score together, a part each (accelerate launch).")] = 1,
+    processes: Annotated[
+        int, typer.Option(min=1, help="Score in this many processes, started by `accelerate launch`.")
+    ] = 1,
     json: AsJson = False,
 ) -> Result:
     """Score every comparison that is not judged yet."""
@@ -23,57 +25,64 @@ def score(
 
     opened = Store.open(store)
     model = load_model(opened, reward_model)
-    from rlhf_hitl.routing.router import score_pool
+    from rlhf_hitl.routing.scoring import score_pool
     from rlhf_hitl.store.scores import count_scores
 
     before = count_scores(opened, model.id)
     if processes > 1:
         arguments = ["--reward_model", reward_model or model.id]
         launch_processes("rlhf_hitl.scripts.score", arguments, processes, store=store)
-    scored = score_pool(opened, model)  # after several processes: what came in meanwhile
+    summary = score_pool(opened, model)  # after several processes: what was added meanwhile
     data = {
         "reward_model_id": model.id,
         "scored": count_scores(opened, model.id) - before,
-        "without_text": scored.without_text,
+        "without_text": summary.without_text,
     }
-    if scored.n and processes == 1:
-        data |= {"mean_margin": scored.mean_margin, "mean_uncertainty": scored.mean_uncertainty}
-    return Result(data, table("Scored", data), more=[*_left_to_raters(scored.without_text), "Next: rlhf-hitl route"])
+    if summary.scored and processes == 1:
+        data |= {"mean_margin": summary.mean_margin, "mean_uncertainty": summary.mean_uncertainty}
+    return Result(
+        data, table("Scored", data), more=[*_explain_without_text(summary.without_text), "Next: rlhf-hitl route"]
+    )
 
 
 @command("route")
 def route(
     store: StoreUrl,
     reward_model: ModelId = None,
-    max_error: Annotated[float, typer.Option(help="Bound on the share of accepted comparisons that are wrong.")] = 0.1,
-    delta: Annotated[float, typer.Option(help="Chance that the bound fails.")] = 0.05,
-    control_share: Annotated[float, typer.Option(help="Share that goes to raters at random, to measure both.")] = 0.1,
+    max_error: Annotated[
+        float, typer.Option(help="Keep the share of accepted comparisons that are wrong below this bound.")
+    ] = 0.1,
+    delta: Annotated[float, typer.Option(help="Allow the bound to fail with this probability.")] = 0.05,
+    control_share: Annotated[
+        float, typer.Option(help="Send this share to raters at random, to measure the model and the router.")
+    ] = 0.1,
     json: AsJson = False,
 ) -> Result:
-    """Send scored comparisons to raters, or accept those the model is sure of, under a bound on its errors."""
+    """Send scored comparisons to raters, or accept those the model is sure of, with a bound on its errors."""
     from dataclasses import asdict
 
-    from rlhf_hitl.routing.router import Policy, route_pool, score_pool
+    from rlhf_hitl.routing.router import RoutingConfig, route_pool
+    from rlhf_hitl.routing.scoring import score_pool
     from rlhf_hitl.store import Store
 
-    policy = Policy(max_error, delta, control_share)
+    config = RoutingConfig(max_error, delta, control_share)
     opened = Store.open(store)
     model = load_model(opened, reward_model)
-    scored = score_pool(opened, model)
-    routed = route_pool(opened, model, policy)
+    summary = score_pool(opened, model)
+    routed = route_pool(opened, model, config)
     data = {
         "reward_model_id": model.id,
         "routes": routed.counts,
-        "without_text": scored.without_text,
+        "without_text": summary.without_text,
         "threshold": asdict(routed.threshold) | {"reason": routed.threshold.reason},
     }
     if routed.threshold.accepts_nothing:
         data["threshold"]["value"] = None  # infinity is not JSON
-    more = [*_left_to_raters(scored.without_text), routed.threshold.reason]
+    more = [*_explain_without_text(summary.without_text), routed.threshold.reason]
     return Result(data, table("Routed", routed.counts), more=more)
 
 
-def _left_to_raters(without_text: int) -> list[str]:
+def _explain_without_text(without_text: int) -> list[str]:
     if not without_text:
         return []
-    return [f"Left to raters without a score: {without_text}, for an answer among theirs has no text"]
+    return [f"Left to raters without a score: {without_text}, because a completion among theirs has no text"]

@@ -1,4 +1,4 @@
-"""Which comparisons teach the reward model most."""
+"""Acquisition functions: how much a judgment of a comparison would teach the reward model."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _C = np.sqrt(np.pi * np.log(2) / 2)
 
 
 def mutual_information(margins: np.ndarray, uncertainties: np.ndarray) -> np.ndarray:
-    """Information (n,), in bits, that one vote gives about the head's weights.
+    """Return the information (n,), in bits, that one vote gives about the head's weights.
 
-    Total entropy of the vote less what would remain were the weights known: pairs on which people would disagree
-    anyway score low, unlike under "least margin first". Houlsby et al. 2011, "Bayesian active learning for
+    It is the entropy of the vote less the entropy that would remain if the weights were known, so pairs on which
+    people would disagree anyway score low, unlike with "smallest margin first". Houlsby et al. 2011, "Bayesian active learning for
     classification and preference learning", eq. 5, with the logistic link taken as a probit.
 
     Args:

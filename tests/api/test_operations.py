@@ -149,7 +149,7 @@ def test_a_model_scores_what_is_in_the_store_and_what_is_not(api, store, tmp_pat
 
     lead = api("lea", Role.LEAD)
     lead.import_rows(row(i) for i in range(120))
-    simulate.review(store, 100)
+    simulate.judge_queue(store, 100)
     train_head(store, Backbone(str(tiny_model)), tmp_path)
     ids = [c.id for c in lead.comparisons(judged=False)][:3]
     chats = [[{"role": "assistant", "content": text}] for text in ("one", "two two")]

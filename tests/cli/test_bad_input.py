@@ -41,7 +41,7 @@ def judged(sqlite_store):
         made.append(Comparison.create(prompt, pair))
     with sqlite_store.write() as conn:
         insert_comparisons(sqlite_store, conn, made)
-    simulate.review(sqlite_store, 60)
+    simulate.judge_queue(sqlite_store, 60)
     return sqlite_store
 
 

@@ -27,7 +27,8 @@ from rlhf_hitl.reward.features import Backbone, score_head
 from rlhf_hitl.reward.model import load
 from rlhf_hitl.reward.training.full import FullConfig, ModelConfig, build_trainer, finish
 from rlhf_hitl.reward.training.train import train_head
-from rlhf_hitl.routing.router import Policy, route_pool, score_pool
+from rlhf_hitl.routing.router import RoutingConfig, route_pool
+from rlhf_hitl.routing.scoring import score_pool
 from rlhf_hitl.store.comparisons import find_comparisons
 from rlhf_hitl.store.reward_models import get_reward_model
 from rlhf_hitl.types import Message
@@ -142,8 +143,8 @@ def test_a_classifier_is_taken_in_calibrated_evaluated_and_routed_with(
     assert not again.seen.whole  # what the classifier was trained on, nobody says
     assert again.rewards(chats) == pytest.approx(model.rewards(chats), abs=1e-6)
     assert 0 <= evaluate(model, judged_store)[0].accuracy.value <= 1
-    assert score_pool(judged_store, model).n == len(list(find_comparisons(judged_store, judged=False))) > 0
-    assert sum(route_pool(judged_store, model, Policy()).counts.values()) == 12
+    assert score_pool(judged_store, model).scored == len(list(find_comparisons(judged_store, judged=False))) > 0
+    assert sum(route_pool(judged_store, model, RoutingConfig()).counts.values()) == 12
 
 
 @pytest.mark.parametrize("lora", ["false", "true"])

@@ -14,10 +14,11 @@ import pytest
 from rlhf_hitl import simulate
 from rlhf_hitl.config import Settings
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.kpis import report
+from rlhf_hitl.kpis import compute_kpi_report
 from rlhf_hitl.reward.features import Backbone
 from rlhf_hitl.reward.training.train import train_head
-from rlhf_hitl.routing.router import Policy, decide, route_pool, score_pool
+from rlhf_hitl.routing.router import RoutingConfig, decide_routes, route_pool
+from rlhf_hitl.routing.scoring import score_pool
 from rlhf_hitl.routing.threshold import Threshold
 from rlhf_hitl.store import people, queue
 from rlhf_hitl.store.comparisons import find_comparisons, insert_comparisons
@@ -48,14 +49,14 @@ def routes(decisions):
 def test_the_sure_are_accepted_and_the_unsure_go_to_people():
     sure, unsure = comparison(1), comparison(2)
     pool = {c.id: c for c in (sure, unsure)}
-    found = decide([score(sure, 0.9), score(unsure, 0.7)], pool, SURE, Policy(control_share=0), 1)
+    found = decide_routes([score(sure, 0.9), score(unsure, 0.7)], pool, SURE, RoutingConfig(control_share=0), 1)
     assert routes(found) == {sure.id: Route.AUTO, unsure.id: Route.HUMAN}
     assert "0.700 is below 0.800" in found[1].reason
 
 
 def test_prompts_that_measure_the_model_are_never_accepted_by_it():
     of = [comparison(i, split) for i, split in enumerate(Split)]
-    found = decide([score(c, 0.99) for c in of], {c.id: c for c in of}, SURE, Policy(control_share=0), 1)
+    found = decide_routes([score(c, 0.99) for c in of], {c.id: c for c in of}, SURE, RoutingConfig(control_share=0), 1)
     assert [d.route for d in found] == [Route.AUTO if c.prompt.split is Split.TRAIN else Route.HUMAN for c in of]
 
 
@@ -63,25 +64,28 @@ def test_the_control_share_is_drawn_at_random_and_remembers_where_it_would_have_
     of = [comparison(i) for i in range(2000)]
     pool = {c.id: c for c in of}
     scores = [score(c, 0.9 if i % 2 else 0.6) for i, c in enumerate(of)]
-    found = decide(scores, pool, SURE, Policy(control_share=0.2), 1)
+    found = decide_routes(scores, pool, SURE, RoutingConfig(control_share=0.2), 1)
     control = [d for d in found if d.route is Route.CONTROL]
     assert len(control) == pytest.approx(400, abs=60)
     assert sum(d.proposed is Route.AUTO for d in control) == pytest.approx(len(control) / 2, abs=40)
-    later = decide(scores, pool, SURE, Policy(control_share=0.2), 2)
+    later = decide_routes(scores, pool, SURE, RoutingConfig(control_share=0.2), 2)
     assert routes(found) == routes(later)  # what waits in the control arm is not drawn anew
 
 
 def test_raters_meet_first_what_teaches_most():
     of = [comparison(i) for i in range(3)]
     scores = [score(of[0], 0.6, 0.1, 0.01), score(of[1], 0.6, 0.1, 3.0), score(of[2], 0.6, 3.0, 0.5)]
-    found = {d.comparison_id: d for d in decide(scores, {c.id: c for c in of}, SURE, Policy(control_share=0), 1)}
+    found = {
+        d.comparison_id: d
+        for d in decide_routes(scores, {c.id: c for c in of}, SURE, RoutingConfig(control_share=0), 1)
+    }
     assert found[of[1].id].place_in_line == 0
 
 
 def test_what_measures_the_model_does_not_stand_in_line_by_how_hard_it_is():
     of = [comparison(i, Split.HELDOUT) for i in range(400)]
     scores = [score(c, 0.6, 0.1, 3.0 * i / 400) for i, c in enumerate(of)]  # the later, the more it would teach
-    found = decide(scores, {c.id: c for c in of}, SURE, Policy(), 1)
+    found = decide_routes(scores, {c.id: c for c in of}, SURE, RoutingConfig(), 1)
     first = sorted(range(400), key=lambda i: found[i].place_in_line)[:100]
     assert np.mean(first) == pytest.approx(200, abs=40)
 
@@ -90,7 +94,7 @@ def test_what_measures_the_model_does_not_stand_in_line_by_how_hard_it_is():
 @pytest.mark.parametrize("value", [0, 1, -0.1])
 def test_a_bound_that_is_no_share_is_refused(field, value):
     with pytest.raises(BadInput, match="--" + field.replace("_", "-")):
-        Policy(**{field: value})
+        RoutingConfig(**{field: value})
 
 
 @pytest.fixture
@@ -110,7 +114,7 @@ def trained(sqlite_store, tiny_model, tmp_path):
             insert_comparisons(store, conn, made)
 
     add(300, 0)
-    simulate.review(store, 300)
+    simulate.judge_queue(store, 300)
     model = train_head(store, Backbone(str(tiny_model), dtype="float32"), tmp_path)
     add(60, 300)
     return store, model
@@ -118,9 +122,9 @@ def trained(sqlite_store, tiny_model, tmp_path):
 
 def test_scored_and_routed_comparisons_reach_raters_or_are_accepted(trained):
     store, model = trained
-    assert score_pool(store, model).n == 60
-    assert score_pool(store, model).n == 0  # once is enough
-    routed = route_pool(store, model, Policy(max_error=0.2, delta=0.1, control_share=0.2), round=1)
+    assert score_pool(store, model).scored == 60
+    assert score_pool(store, model).scored == 0  # once is enough
+    routed = route_pool(store, model, RoutingConfig(max_error=0.2, delta=0.1, control_share=0.2), round=1)
     assert sum(routed.counts.values()) == 60
     assert routed.counts["auto"] > 10
     assert routed.counts["control"] > 2
@@ -128,7 +132,7 @@ def test_scored_and_routed_comparisons_reach_raters_or_are_accepted(trained):
     seen = []
     while (lease := queue.lease(store, rater)) is not None:
         seen.append(lease.comparison)
-        answer = simulate.answer(simulate.RATERS[0], lease.comparison)
+        answer = simulate.simulate_answer(simulate.SIMULATED_RATERS[0], lease.comparison)
         queue.submit(store, lease.id, rater, answer)
     assert len(seen) == routed.counts["human"] + routed.counts["control"]
     assert all(c.route is not Route.AUTO for c in seen)
@@ -181,7 +185,7 @@ def test_two_processes_score_what_one_does(trained, tmp_path):
 
 def test_parts_of_a_pool_are_the_pool(trained):
     store, model = trained
-    assert sum(score_pool(store, model, part=i, parts=3).n for i in range(3)) == 60
+    assert sum(score_pool(store, model, part=i, parts=3).scored for i in range(3)) == 60
 
 
 def test_a_comparison_with_an_empty_answer_is_left_to_raters_and_stops_nothing(trained):
@@ -202,9 +206,9 @@ def test_a_comparison_with_an_empty_answer_is_left_to_raters_and_stops_nothing(t
     waiting = {c.id for c in find_comparisons(store, judged=False)}
     assert odd.id in waiting
     scored = score_pool(store, model)
-    assert (scored.n, scored.without_text) == (len(waiting) - 1, 1)
+    assert (scored.scored, scored.without_text) == (len(waiting) - 1, 1)
     assert score_pool(store, model).without_text == 1  # and said each time
-    routed = route_pool(store, model, Policy(max_error=0.2, delta=0.1, control_share=0))
+    routed = route_pool(store, model, RoutingConfig(max_error=0.2, delta=0.1, control_share=0))
     assert {d.comparison_id for d in routed.decisions} == waiting - {odd.id}
     seen = set()
     while (lease := queue.lease(store, rater)) is not None:
@@ -218,7 +222,7 @@ def test_a_comparison_with_an_empty_answer_is_left_to_raters_and_stops_nothing(t
 def test_a_bound_nobody_can_show_accepts_nothing_and_says_why(trained):
     store, model = trained
     score_pool(store, model)
-    routed = route_pool(store, model, Policy(max_error=0.001, control_share=0), round=1)
+    routed = route_pool(store, model, RoutingConfig(max_error=0.001, control_share=0), round=1)
     assert routed.counts == {"human": 60, "control": 0, "auto": 0}
     assert "fewest" in routed.threshold.reason
 
@@ -226,9 +230,9 @@ def test_a_bound_nobody_can_show_accepts_nothing_and_says_why(trained):
 def test_the_five_figures_are_those_of_the_rows(trained):
     store, model = trained
     score_pool(store, model)
-    route_pool(store, model, Policy(max_error=0.2, delta=0.1, control_share=0.3), round=1)
-    simulate.review(store, 1000)
-    found = report(store, Settings(rater_price_per_hour=36.0, machine_price_per_hour=0.0))
+    route_pool(store, model, RoutingConfig(max_error=0.2, delta=0.1, control_share=0.3), round=1)
+    simulate.judge_queue(store, 1000)
+    found = compute_kpi_report(store, Settings(rater_price_per_hour=36.0, machine_price_per_hour=0.0))
     routings = {r.comparison_id: r for r in read_routings(store)}
     scores = {s.comparison_id: s for s in read_scores(store, model.id)}
     judged = {j.comparison_id: j for j in read_judgments(store) if j.comparison_id in routings}
@@ -266,12 +270,12 @@ def test_a_model_that_ranks_four_as_the_raters_do_makes_no_error_in_the_report(s
     lease = queue.lease(store, rater)
     assert lease is not None
     queue.submit(store, lease.id, rater, Answer(Verdict.RANKED, tuple((i,) for i in best_first)))
-    found = report(store, Settings())
+    found = compute_kpi_report(store, Settings())
     assert found["accuracy_before_review"].value == 1.0
     assert found.rounds[0].accuracy == 1.0
 
 
 def test_an_empty_store_has_a_report_that_says_what_is_missing(sqlite_store):
-    found = report(sqlite_store, Settings())
+    found = compute_kpi_report(sqlite_store, Settings())
     assert all(f.value is None and f.note for f in found.figures)
     assert not found.simulated

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from rlhf_hitl.routing.acquisition import mutual_information
-from rlhf_hitl.routing.threshold import choose, fewest_labels
+from rlhf_hitl.routing.threshold import choose_threshold, count_labels_needed
 from rlhf_hitl.stats import davidson
 from rlhf_hitl.stats.calibration import calibration_error_interval, expected_calibration_error, split_into_equal_bins
 from rlhf_hitl.stats.ceiling import estimate_noise_ceiling, fit_concentration, majority_probability
@@ -196,11 +196,11 @@ def test_mutual_information_against_numerical_integration():
 
 
 def test_a_threshold_needs_enough_labels_to_show_its_bound():
-    assert fewest_labels(0.1, 0.05) == 29
-    few = choose(np.full(28, 0.99), np.zeros(28), max_error=0.1, delta=0.05)
+    assert count_labels_needed(0.1, 0.05) == 29
+    few = choose_threshold(np.full(28, 0.99), np.zeros(28), max_error=0.1, delta=0.05)
     assert few.accepts_nothing
     assert "29 are the fewest" in few.reason
-    enough = choose(np.full(29, 0.99), np.zeros(29), max_error=0.1, delta=0.05)
+    enough = choose_threshold(np.full(29, 0.99), np.zeros(29), max_error=0.1, delta=0.05)
     assert enough.value == 0.99
     assert enough.bound <= 0.1
 
@@ -208,7 +208,7 @@ def test_a_threshold_needs_enough_labels_to_show_its_bound():
 def test_a_threshold_stops_before_the_errors_begin():
     confidence = np.linspace(1, 0.5, 200)
     wrong = (np.arange(200) >= 100).astype(float)
-    found = choose(confidence, wrong, max_error=0.1, delta=0.05)
+    found = choose_threshold(confidence, wrong, max_error=0.1, delta=0.05)
     assert confidence[110] < found.value < confidence[50]
     accepted = confidence >= found.value
     assert wrong[accepted].mean() <= 0.1
@@ -221,7 +221,7 @@ def test_the_error_bound_holds_as_often_as_it_says():
     for _ in range(400):
         confidence = rng.uniform(0.5, 1, 150)
         wrong = (rng.random(150) > confidence).astype(float)
-        found = choose(confidence, wrong, max_error=0.15, delta=0.1)
+        found = choose_threshold(confidence, wrong, max_error=0.15, delta=0.1)
         if found.accepts_nothing:
             continue
         accepting += 1
@@ -234,6 +234,6 @@ def test_the_error_bound_holds_as_often_as_it_says():
 def test_ties_among_confidences_are_accepted_together_or_not_at_all():
     confidence = np.array([0.9] * 40 + [0.6] * 40)
     wrong = np.array([0.0] * 40 + [1.0] * 40)
-    found = choose(confidence, wrong, max_error=0.1, delta=0.05)
+    found = choose_threshold(confidence, wrong, max_error=0.1, delta=0.05)
     assert found.value == 0.9
     assert found.accepted == 40

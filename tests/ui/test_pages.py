@@ -25,7 +25,8 @@ from browser_fixtures import (
 from rlhf_hitl import simulate
 from rlhf_hitl.reward.features import Backbone
 from rlhf_hitl.reward.training.train import train_head
-from rlhf_hitl.routing.router import Policy, route_pool, score_pool
+from rlhf_hitl.routing.router import RoutingConfig, route_pool
+from rlhf_hitl.routing.scoring import score_pool
 from rlhf_hitl.store import people, queue, tokens
 from rlhf_hitl.store.comparisons import find_comparisons, insert_comparisons
 from rlhf_hitl.store.reward_models import RewardModelRecord, add_reward_model
@@ -469,13 +470,13 @@ def test_the_leads_page_after_a_round(serve, shot, images, tiny_model, tmp_path)
     made = [pair(f"Count on from {i}.", "no " * (i % 9 + 2), long[i]) for i in range(300)]
     later = serve(made[:250])
     later.person("lead", Role.LEAD)
-    simulate.review(later.store, 250)
+    simulate.judge_queue(later.store, 250)
     model = train_head(later.store, Backbone(str(tiny_model)), tmp_path)
     with later.store.write() as conn:
         insert_comparisons(later.store, conn, made[250:])
     score_pool(later.store, model)
-    route_pool(later.store, model, Policy(max_error=0.25, delta=0.1, control_share=0.25), round=1)
-    simulate.review(later.store, 18)
+    route_pool(later.store, model, RoutingConfig(max_error=0.25, delta=0.1, control_share=0.25), round=1)
+    simulate.judge_queue(later.store, 18)
     shot(later, "lead-light", "lead", ".accepted", height=1000)
     shot(later, "lead-dark", "lead", ".accepted", height=1000, dark=True)
     shot(later, "lead-phone", "lead", ".accepted", width=390, height=844)

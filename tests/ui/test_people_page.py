@@ -68,7 +68,7 @@ def test_a_lead_sees_who_works_how_much_and_how_fast(serve, page):
     judge(server, ann, 10.0, days_ago=3)
     judge(server, ann, 20.0, 90.0)
     judge(server, hostile, 240.0)
-    simulate.review(store, 5)
+    simulate.judge_queue(store, 5)
     [comparison, *_] = find_comparisons(store)
     with store.write() as conn:
         ids, _ = people.add_outside(store, conn, ["<b>judge</b>"], "mt_bench")
@@ -383,7 +383,7 @@ def test_pictures_of_the_people(serve, shot, images):
     people.change(store, "Farah Haddad", disabled=True)
     for name in ("Amina Okafor", "Chen Li"):
         projects.add_member(store, "coding", name)
-    simulate.review(store, 12)
+    simulate.judge_queue(store, 12)
     server.person("Lea Lindqvist", Role.LEAD)
     look = {"who": "Lea Lindqvist", "ready": "#people-rows tr:nth-child(7)", "path": "/people/"}
     shot(server, "people-light", **look, height=860)

@@ -1,4 +1,4 @@
-"""The report as one HTML file that needs nothing else: a card a figure, and a plot over the rounds as inline SVG."""
+"""The KPI report as one self-contained HTML file: a card for each figure, and a plot over the rounds as inline SVG."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import io
 
 from jinja2 import Environment
 
-from rlhf_hitl.kpis import Report
+from rlhf_hitl.kpis import KpiReport
 
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>rlhf_hitl report</title>
@@ -35,27 +35,27 @@ svg { width: 100%; height: auto; }
 """
 
 
-def render(report: Report) -> str:
-    """The page. The plot is left out where nothing has been routed."""
-    plot = _plot(report) if report.rounds else ""
+def render_kpi_report(report: KpiReport) -> str:
+    """Return the page. It has no plot if nothing has been routed."""
+    plot = _draw_rounds(report) if report.rounds else ""
     return Environment(autoescape=True).from_string(PAGE).render(report=report, plot=plot)
 
 
-def _plot(report: Report) -> str:
+def _draw_rounds(report: KpiReport) -> str:
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8, 3.2), layout="constrained")
     axes = figure.subplots()
-    n = [r.round for r in report.rounds]
+    numbers = [r.round for r in report.rounds]
     measured = [(r.round, r.accuracy) for r in report.rounds if r.accuracy is not None]
     simulated = " (some raters simulated)" if report.simulated else ""
-    axes.plot(n, [r.sent_to_raters for r in report.rounds], marker="o", label="sent to raters")
+    axes.plot(numbers, [r.sent_to_raters for r in report.rounds], marker="o", label="sent to raters")
     if measured:
         axes.plot(*zip(*measured), marker="s", label=f"model accuracy on the control arm{simulated}")
-    axes.set(xlabel="round", ylabel="share", ylim=(0, 1.02), xticks=n)
+    axes.set(xlabel="round", ylabel="share", ylim=(0, 1.02), xticks=numbers)
     axes.grid(alpha=0.3)
     axes.legend(loc="best")
-    out = io.StringIO()
-    figure.savefig(out, format="svg")
-    text = out.getvalue()
+    svg = io.StringIO()
+    figure.savefig(svg, format="svg")
+    text = svg.getvalue()
     return text[text.index("<svg") :]

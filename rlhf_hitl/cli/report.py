@@ -1,0 +1,41 @@
+"""Command `report`: the key figures a lead watches."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from rlhf_hitl.cli import AsJson, Result, StoreUrl, command, table
+from rlhf_hitl.config import load_settings
+from rlhf_hitl.files import write_text_atomically
+
+if TYPE_CHECKING:
+    from rlhf_hitl.kpis import KpiReport
+
+
+@command("report")
+def report(
+    store: StoreUrl,
+    html: Annotated[
+        Path | None, typer.Option(help="Also write the report with plots to this self-contained HTML file.")
+    ] = None,
+    json: AsJson = False,
+) -> Result:
+    """Show the five figures a lead watches, with what they are computed from."""
+    from rlhf_hitl.kpis import compute_kpi_report
+    from rlhf_hitl.store import Store
+
+    computed = compute_kpi_report(Store.open(store), load_settings())
+    if html is not None:
+        from rlhf_hitl.kpi_report_html import render_kpi_report
+
+        write_text_atomically(html, render_kpi_report(computed))
+    return Result(computed.as_dict(), make_report_table(computed), more=[f"Written to {html}"] if html else [])
+
+
+def make_report_table(report: KpiReport) -> Any:
+    """Return the figures as a table, which says whether raters were simulated."""
+    title = "Report" + (" - with simulated raters" if report.simulated else "")
+    return table(title, [(f.title, str(f), f.note) for f in report.figures], ("figure", "value", "from"))

@@ -1,0 +1,28 @@
+"""The settings of the loop."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class LoopConfig(BaseModel):
+    """What a round does, and how much of it. `configs/loop.yaml` shows every field."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    policy: str = "smollm2-135m-instruct"
+    backbone: str = "smollm2-135m-instruct"
+    prompts_per_round: int = Field(default=12, ge=1)
+    completions_per_prompt: int = Field(default=4, ge=2)
+    max_new_tokens: int = Field(default=32, ge=1)
+    temperatures: tuple[float, ...] = Field(default=(0.7, 1.0), min_length=1)
+    judgments_per_round: int = Field(default=160, ge=1)
+    max_error: float = Field(default=0.2, gt=0, lt=1)
+    delta: float = Field(default=0.1, gt=0, lt=1)
+    control_share: float = Field(default=0.15, ge=0, le=1)
+    dpo_pairs: int = Field(default=12, ge=0)  # 0 switches DPO off
+    dpo_prompts: int = Field(default=6, ge=0)  # sampled afresh for pairs of the reward model; 0: only people's pairs
+    ppo_steps: int = Field(default=2, ge=0)  # 0 switches PPO off
+    ppo_rollouts: int = Field(default=8, ge=2)
+    gate_prompts: int = Field(default=6, ge=1)
+    seed: int = 0

@@ -1,0 +1,285 @@
+"""The eight steps of a round of the loop. Each returns what later steps and the report need, as a JSON object."""
+
+from __future__ import annotations
+
+import math
+import random
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rlhf_hitl.config import Settings
+from rlhf_hitl.errors import BadInput
+from rlhf_hitl.loop.config import LoopConfig
+from rlhf_hitl.simulate import judge_queue
+from rlhf_hitl.store import Store, queue
+from rlhf_hitl.store.comparisons import insert_comparisons, list_prompts
+from rlhf_hitl.store.judgments import read_judgments, store_revision
+from rlhf_hitl.store.loop_steps import read_finished_steps
+from rlhf_hitl.store.reward_models import get_reward_model, list_reward_models
+from rlhf_hitl.types import Completion, Prompt, Split
+
+if TYPE_CHECKING:
+    from rlhf_hitl.reward.model import RewardModel
+
+
+@dataclass(frozen=True)
+class ReviewProgress:
+    """How many of the judgments that a round wants from raters are made."""
+
+    round: int
+    done: int
+    wanted: int
+
+    def __str__(self) -> str:
+        return f"round {self.round}: {self.done} of {self.wanted} judgments; raters make them at `rlhf-hitl serve`"
+
+
+class RewardModelCache:
+    """Loads the reward models of rounds, each once."""
+
+    def __init__(self, store: Store, workspace: Path):
+        self.store, self.workspace = store, workspace
+        self._loaded: dict[str, RewardModel] = {}
+
+    def add(self, model: RewardModel) -> None:
+        self._loaded[model.id] = model
+
+    def get(self, round: int) -> RewardModel | None:
+        """Return the model that a round trained; if it trained none, the store's newest, or None."""
+        from rlhf_hitl.reward.model import load
+
+        trained = read_finished_steps(self.store).get((round, "train_reward"))
+        if trained is not None:
+            record = get_reward_model(self.store, trained["reward_model_id"])
+        elif records := list_reward_models(self.store):
+            record = records[-1]
+        else:
+            return None
+        if record.id not in self._loaded:
+            self._loaded[record.id] = load(record.path, self.workspace / "features")
+        return self._loaded[record.id]
+
+
+class RoundSteps:
+    """The steps of one round, as methods in the order in which they are done.
+
+    Args:
+        on_wait: called again and again while raters are at work; None lets simulated raters do the work.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        settings: Settings,
+        config: LoopConfig,
+        round: int,
+        reward_models: RewardModelCache,
+        on_wait: Callable[[ReviewProgress], None] | None,
+    ):
+        self.store, self.settings, self.config, self.round = store, settings, config, round
+        self.reward_models, self.on_wait = reward_models, on_wait
+        self.seed = config.seed * 1000 + round
+
+    def sample(self) -> dict[str, Any]:
+        """Let the policy answer prompts of every split, and make comparisons of its answers."""
+        from rlhf_hitl.policy.sampled_comparisons import make_comparisons
+
+        prompts = self._choose_prompts()
+        policy = self._starting_policy()
+        completions = self._sample_completions(policy, prompts)
+        comparisons = make_comparisons(prompts, completions)
+        with self.store.write() as conn:
+            new = insert_comparisons(self.store, conn, comparisons, source=f"round {self.round}")
+        counts = {"prompts": len(prompts), "completions": len(completions), "comparisons": new}
+        return {"settings": self.config.model_dump(mode="json"), "policy": policy} | counts
+
+    def route(self) -> dict[str, Any]:
+        """Score and route what nobody has judged, with the newest reward model if there is one."""
+        from rlhf_hitl.routing.router import RoutingConfig, route_pool, score_pool
+
+        begins = store_revision(self.store)
+        model = self.reward_models.get(self.round - 1)
+        if model is None:
+            return {"begins": begins, "reason": "no reward model yet: raters judge everything"}
+        scoring = score_pool(self.store, model)
+        config = RoutingConfig(self.config.max_error, self.config.delta, self.config.control_share)
+        routing = route_pool(self.store, model, config, round=self.round)
+        return {
+            "begins": begins,
+            "reward_model_id": model.id,
+            "scored": scoring.scored,
+            "without_text": scoring.without_text,
+            "routes": routing.counts,
+            "reason": routing.threshold.reason,
+        }
+
+    def review(self) -> dict[str, Any]:
+        """Let raters judge, most informative first, until the round has its judgments or the queue is empty."""
+        begins = self._result("route")["begins"]
+        wanted = self.config.judgments_per_round
+        if self.on_wait is None:
+            judge_queue(self.store, wanted - self._count_judgments_since(begins))
+        else:
+            while (done := self._count_judgments_since(begins)) < wanted and self._has_open_places():
+                self.on_wait(ReviewProgress(self.round, done, wanted))
+        return {"judgments": self._count_judgments_since(begins), "wanted": wanted, "machine_seconds": 0.0}
+
+    def train_reward(self) -> dict[str, Any]:
+        """Train a new head on all human labels of the train split so far."""
+        from rlhf_hitl.reward.features import Backbone
+        from rlhf_hitl.reward.training.train import train_head
+
+        model = train_head(self.store, Backbone(self.config.backbone), self.settings.workspace)
+        self.reward_models.add(model)
+        return {"reward_model_id": model.id, "path": str(self.settings.workspace / "reward" / model.id), **model.card}
+
+    def evaluate(self) -> dict[str, Any]:
+        """Replay the new reward model on held-out labels, if there are any."""
+        from rlhf_hitl.reward import evaluation_record, model_card
+        from rlhf_hitl.reward.evaluation.evaluate import NothingToReplay, evaluate
+
+        model = self._trained_model()
+        name = f"round-{self.round}-{model.id}"
+        try:
+            evaluation, examples = evaluate(model, self.store, name=name)
+        except NothingToReplay as e:
+            return {"n": 0, "reason": str(e)}
+        evaluation_record.save(self.settings.workspace / "evaluations" / name, evaluation, examples)
+        model_card.note(Path(get_reward_model(self.store, model.id).path), evaluation)
+        return evaluation.as_dict()
+
+    def tune_with_dpo(self) -> dict[str, Any]:
+        """Tune the policy on people's pairs and on pairs the reward model makes of completions sampled for this."""
+        from rlhf_hitl.policy.dpo import DPOSettings, train_dpo
+        from rlhf_hitl.policy.dpo_pairs import collect_dpo_pairs
+
+        policy = self._starting_policy()
+        if not self.config.dpo_pairs:
+            return {"policy": policy, "reason": "switched off"}
+        prompts = list_prompts(self.store, split=Split.TRAIN)
+        random.Random(self.seed).shuffle(prompts)
+        fresh = self._sample_completions(policy, prompts[: self.config.dpo_prompts]) if self.config.dpo_prompts else []
+        model = self.reward_models.get(self.round)
+        pairs = collect_dpo_pairs(self.store, model, fresh, limit=self.config.dpo_pairs, seed=self.seed)
+        out = self._new_policy_folder("dpo")
+        figures = train_dpo(DPOSettings(policy=policy, out=str(out), max_length=512), pairs)
+        return {"policy": str(out), "pairs": len(pairs), **figures}
+
+    def tune_with_ppo(self) -> dict[str, Any]:
+        """Tune the policy that DPO left, on the rewards of the reward model."""
+        from rlhf_hitl.policy.ppo import train_ppo
+        from rlhf_hitl.policy.ppo_config import PPOConfig
+
+        start = self._result("dpo")["policy"]
+        if not self.config.ppo_steps:
+            return {"policy": start, "reason": "switched off"}
+        model = self._trained_model()
+        out = self._new_policy_folder("ppo")
+        config = PPOConfig(
+            policy=start,
+            out=str(out),
+            steps=self.config.ppo_steps,
+            rollouts=self.config.ppo_rollouts,
+            minibatch=self.config.ppo_rollouts,
+            microbatch=math.gcd(self.config.ppo_rollouts, 4),
+            max_new_tokens=self.config.max_new_tokens,
+            seed=self.seed,
+        )
+        prompts = list_prompts(self.store, split=Split.TRAIN)
+        result = train_ppo(config, prompts, lambda chats: model.rewards(chats, keep=False))
+        return {"policy": str(out), "steps": len(result.history), "last": result.history[-1]}
+
+    def promote(self) -> dict[str, Any]:
+        """Promote the tuned policy if its answers to held-out prompts have a higher mean reward than the old one's.
+
+        The reward model is the one it was tuned on, so this gate stops a broken policy and not an over-optimised one:
+        that takes raters.
+        """
+        before, after = self._starting_policy(), self._result("ppo")["policy"]
+        if before == after:
+            return {"policy": before, "promoted": False, "reason": "nothing was tuned"}
+        prompts = list_prompts(self.store, split=Split.HELDOUT)
+        random.Random(self.seed).shuffle(prompts)
+        prompts = prompts[: self.config.gate_prompts]
+        reward_before, reward_after = (self._mean_reward(policy, prompts) for policy in (before, after))
+        promoted = reward_after is not None and (reward_before is None or reward_after > reward_before)
+        return {
+            "policy": after if promoted else before,
+            "promoted": promoted,
+            "heldout_reward_before": reward_before,
+            "heldout_reward_after": reward_after,
+            "prompts": len(prompts),
+        }
+
+    # What the steps share.
+
+    def _result(self, step: str) -> dict[str, Any]:
+        return read_finished_steps(self.store)[self.round, step]
+
+    def _starting_policy(self) -> str:
+        """Return the policy this round starts from: the last one promoted."""
+        before = read_finished_steps(self.store).get((self.round - 1, "promote"))
+        return before["policy"] if before else self.config.policy
+
+    def _trained_model(self) -> RewardModel:
+        model = self.reward_models.get(self.round)
+        assert model is not None, "train_reward comes before"
+        return model
+
+    def _choose_prompts(self) -> list[Prompt]:
+        """Return the prompts of this round: a random share of each split, the same on every run."""
+        chosen = []
+        for split in Split:
+            prompts = list_prompts(self.store, split=split)
+            random.Random(f"{self.seed}:{split}").shuffle(prompts)
+            share = len(prompts) / max(1, len(list_prompts(self.store)))
+            chosen += prompts[: max(1, round(self.config.prompts_per_round * share))]
+        if not chosen:
+            raise BadInput(
+                f"store {self.store.safe_url} with 0 prompts",
+                expected="prompts to answer",
+                fix="run `rlhf-hitl quickstart --no-serve` or `rlhf-hitl import`",
+            )
+        return chosen
+
+    def _sample_completions(self, policy: str, prompts: list[Prompt]) -> list[Completion]:
+        """Sample `completions_per_prompt` answers to each prompt, shared among the temperatures."""
+        from rlhf_hitl.policy.generation import sample_completions
+        from rlhf_hitl.policy.sampling import share_among_temperatures
+
+        samplings = share_among_temperatures(
+            self.config.temperatures,
+            self.config.completions_per_prompt,
+            max_new_tokens=self.config.max_new_tokens,
+            seed=self.seed,
+        )
+        return sample_completions(policy, prompts, samplings)
+
+    def _mean_reward(self, policy: str, prompts: list[Prompt]) -> float | None:
+        """Return the mean reward of a policy's answers; None if it answers nothing."""
+        from rlhf_hitl.policy.generation import sample_completions
+        from rlhf_hitl.policy.sampling import Sampling
+
+        sampling = Sampling(temperature=0.7, max_new_tokens=self.config.max_new_tokens, seed=self.seed)
+        by_id = {p.id: p for p in prompts}
+        completions = sample_completions(policy, prompts, [sampling])
+        chats = [(by_id[c.prompt_id].messages, c.messages) for c in completions if c.text.strip()]
+        return float(self._trained_model().rewards(chats, keep=False).mean()) if chats else None
+
+    def _count_judgments_since(self, revision: int) -> int:
+        return sum(
+            not j.source
+            for j in read_judgments(self.store, after=revision, current=False, repeats=False)
+            if not j.supersedes
+        )
+
+    def _has_open_places(self) -> bool:
+        """Return whether a rater holds a place or could get one."""
+        return any(lane.leased or (lane.free and not lane.paused) for lane in queue.by_lane(self.store))
+
+    def _new_policy_folder(self, step: str) -> Path:
+        """Return a folder for a step's policy that no other store, loop or attempt has written to."""
+        return self.settings.workspace / "policies" / f"round-{self.round}-{step}-{uuid.uuid4().hex[:8]}"

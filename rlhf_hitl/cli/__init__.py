@@ -21,8 +21,8 @@ from rlhf_hitl.errors import RlhfHitlError
 
 #: The modules with commands, in the order in which `--help` lists them.
 MODULES = (
-    "quickstart", "serve", "data", "generate", "train_reward", "route", "evaluate", "train_policy", "loop", "report", "audit",
-    "raters", "projects", "guidelines", "tutorial", "tokens", "webhooks", "models",
+    "quickstart", "serve", "data", "generate", "train_reward", "route", "evaluate", "train_policy", "loop", "report",
+    "audit", "raters", "projects", "guidelines", "tutorial", "tokens", "webhooks", "models",
 )  # fmt: skip
 
 app = typer.Typer(

@@ -98,7 +98,8 @@ class RoundSteps:
 
     def route(self) -> dict[str, Any]:
         """Score and route what nobody has judged, with the newest reward model if there is one."""
-        from rlhf_hitl.routing.router import RoutingConfig, route_pool, score_pool
+        from rlhf_hitl.routing.router import RoutingConfig, route_pool
+        from rlhf_hitl.routing.scoring import score_pool
 
         begins = store_revision(self.store)
         model = self.reward_models.get(self.round - 1)

@@ -14,8 +14,8 @@ def mutual_information(margins: np.ndarray, uncertainties: np.ndarray) -> np.nda
     """Return the information (n,), in bits, that one vote gives about the head's weights.
 
     It is the entropy of the vote less the entropy that would remain if the weights were known, so pairs on which
-    people would disagree anyway score low, unlike with "smallest margin first". Houlsby et al. 2011, "Bayesian active learning for
-    classification and preference learning", eq. 5, with the logistic link taken as a probit.
+    people would disagree anyway score low, unlike with "smallest margin first". Formula: eq. 5 of Houlsby et al. 2011,
+    "Bayesian active learning for classification and preference learning", with the logistic link taken as a probit.
 
     Args:
         margins: (n,) logits; uncertainties: (n,) their epistemic standard deviations.

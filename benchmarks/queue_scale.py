@@ -47,10 +47,10 @@ class Line:
         start = time.monotonic()
         fill(self.store, comparisons(n))
         self.filled_in = time.monotonic() - start
-        made = [people.add(self.store, f"rater {i}", Role.RATER) for i in range(raters)]
+        made = [people.add_rater(self.store, f"rater {i}", Role.RATER) for i in range(raters)]
         for i, rater in enumerate(made):
             if i % 3:
-                people.change(self.store, rater.name, languages=[LANGUAGES[i % 4], LANGUAGES[(i + 1) % 4]])
+                people.change_rater(self.store, rater.name, languages=[LANGUAGES[i % 4], LANGUAGES[(i + 1) % 4]])
         self._next = cycle([r.id for r in made for _ in range(TURN)])
         self.took: list[float] = []
 

@@ -150,7 +150,7 @@ def main() -> None:
         fill(store, (pair(i) for i in range(raters * (20 + int(2 * seconds / think)))))
         read = guidelines.get_current_guideline(store)
         for i in range(raters):
-            rater = people.add(store, f"rater {i}", Role.RATER, PASSWORD, simulated=True)
+            rater = people.add_rater(store, f"rater {i}", Role.RATER, PASSWORD, simulated=True)
             guidelines.record_acknowledgement(store, rater.id, read.project, read.version)
         store.close()
         port = free_port()

@@ -158,8 +158,8 @@ def fill(store: Store, rows: Iterable[Comparison], at_once: int = 5000) -> None:
 
 def add_raters(store: Store, n: int) -> dict[str, str]:
     """Rater id → API token, of n new raters."""
-    made = [people.add(store, f"rater {i}", Role.RATER).id for i in range(n)]
-    return {id: tokens.add(store, id, "benchmark", [Scope.TASK, Scope.FEEDBACK], days=1) for id in made}
+    made = [people.add_rater(store, f"rater {i}", Role.RATER).id for i in range(n)]
+    return {id: tokens.add_api_token(store, id, "benchmark", [Scope.TASK, Scope.FEEDBACK], days=1) for id in made}
 
 
 def judgment(lease: dict[str, Any], **more: Any) -> dict[str, Any]:

@@ -78,11 +78,11 @@ def judge_queue(store: Store, wanted: int) -> int:
 
     Returns how many judgments were made.
     """
-    names = {r.name for r in people.everyone(store)}
+    names = {r.name for r in people.list_raters(store)}
     for rater in SIMULATED_RATERS:
         if rater.name not in names:
-            people.add(store, rater.name, Role.RATER, simulated=True)
-    ids = {r.name: r.id for r in people.everyone(store)}
+            people.add_rater(store, rater.name, Role.RATER, simulated=True)
+    ids = {r.name: r.id for r in people.list_raters(store)}
     done = 0
     working = list(SIMULATED_RATERS)
     while done < wanted and working:

@@ -56,7 +56,7 @@ class Server:
 
     def person(self, name: str, role: Role = Role.RATER, *, new: bool = False) -> Rater:
         """Somebody who may sign in; they have read the guideline unless they are new."""
-        person = people.add(self.store, name, role, PASSWORD)
+        person = people.add_rater(self.store, name, role, PASSWORD)
         if not new:
             in_force = guidelines.get_current_guideline(self.store)
             guidelines.record_acknowledgement(self.store, person.id, in_force.project, in_force.version)

@@ -119,7 +119,7 @@ def add_raters():
     from rlhf_hitl.types import Role
 
     def add(store, n: int) -> list[str]:
-        return [people.add(store, f"rater {i}", Role.RATER).id for i in range(n)]
+        return [people.add_rater(store, f"rater {i}", Role.RATER).id for i in range(n)]
 
     return add
 
@@ -136,7 +136,7 @@ def judged_store(sqlite_store):
     store = sqlite_store
     words = ["sea", "sun", "poem", "paris", "thanks", "friend", "lazy", "quick", "brown", "fox", "capital", "today"]
     rng = np.random.default_rng(0)
-    rater = people.add(store, "ann", Role.RATER).id
+    rater = people.add_rater(store, "ann", Role.RATER).id
     for i in range(120):
         prompt = Prompt.create((Message("user", f"question {i} about {words[i % len(words)]}"),))
         plain = " ".join(rng.choice(words, 6))

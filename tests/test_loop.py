@@ -113,7 +113,7 @@ def test_a_round_is_not_finished_under_other_settings(prompts, tiny_model, tmp_p
 
 
 def test_without_simulated_raters_it_waits_for_people_and_says_for_what(prompts, tiny_model, tmp_path):
-    ann = people.add(prompts, "ann", Role.RATER).id
+    ann = people.add_rater(prompts, "ann", Role.RATER).id
     said = []
 
     def a_person_judges(waiting):
@@ -132,7 +132,7 @@ def test_simulated_raters_are_marked_and_say_the_same_each_time(prompts, tiny_mo
     loop.steps_of_round(1).sample()
     assert simulate.judge_queue(prompts, 5) == 5
     for judgment in read_judgments(prompts):
-        rater = next(r for r in people.everyone(prompts) if r.id == judgment.rater_id)
+        rater = next(r for r in people.list_raters(prompts) if r.id == judgment.rater_id)
         assert rater.simulated
         who = next(r for r in simulate.SIMULATED_RATERS if r.name == rater.name)
         comparison = next(find_comparisons(prompts, ids=[judgment.comparison_id]))

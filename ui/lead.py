@@ -70,7 +70,7 @@ def send_to_raters(store: Store, lead: Rater, comparison_id: str) -> None:
 def overview(store: Store, settings: Settings) -> str:
     """The page's content as HTML. Everything written by a policy or a person is escaped."""
     watched = compute_kpi_report(store, settings)
-    everyone = people.everyone(store)
+    everyone = people.list_raters(store)
     done = views.work(store)
     staff = [
         {"name": visible(r.name), "role": r.role.value, "state": r.state, "count": done[r.id].in_all,

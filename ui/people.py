@@ -10,7 +10,7 @@ from starlette.middleware import Middleware
 
 from rlhf_hitl.api import auth
 from rlhf_hitl.config import Settings
-from rlhf_hitl.store import Store, people, projects, tokens, views
+from rlhf_hitl.store import Store, invitations, people, projects, views
 from rlhf_hitl.types import Rater, Role, utc_now
 from rlhf_hitl.ui.markdown import visible
 from rlhf_hitl.ui.pages import answered, asset, mount_page
@@ -64,7 +64,7 @@ def mount(app: FastAPI, path: str, store: Store, settings: Settings, guard: Midd
 
 def everybody(store: Store, lead: Rater) -> dict[str, Any]:
     """All the page shows: people who sign in, simulated raters, and imported ones by where they are from."""
-    known = people.everyone(store)
+    known = people.list_raters(store)
     done = views.work(store, days=DAYS)
     member_of: dict[str, list[str]] = {}
     for project, members in projects.list_members(store).items():
@@ -87,22 +87,22 @@ def everybody(store: Store, lead: Rater) -> dict[str, Any]:
         "by_day": [sum(done[id].by_day[i] for id in staff) for i in range(DAYS)],
         "today": utc_now().date().isoformat(),
         "projects": [p.id for p in projects.list_projects(store)],
-        "roles": [role.value for role in (Role.RATER, Role.EVALUATOR, Role.LEAD) if auth.outranks(lead, role)],
+        "roles": [role.value for role in (Role.RATER, Role.EVALUATOR, Role.LEAD) if auth.may_manage(lead, role)],
     }
 
 
 def change_one(store: Store, caller: auth.Caller, wanted: Change) -> dict[str, Any]:
     """Change somebody; returns what of their row may be another now."""
-    rater = people.get(store, wanted.id)
-    auth.check_outranks(caller.rater, rater.role)
-    changed = people.change(store, rater.name, **wanted.model_dump(exclude={"id"}), by=caller.actor)
+    rater = people.get_rater(store, wanted.id)
+    auth.check_may_manage(caller.rater, rater.role)
+    changed = people.change_rater(store, rater.name, **wanted.model_dump(exclude={"id"}), by=caller.actor)
     return person(changed, caller.rater)
 
 
 def make_invitation(store: Store, caller: auth.Caller, wanted: Invitation) -> str:
     """Make an invitation; returns its path on this server, told only now."""
-    auth.check_outranks(caller.rater, wanted.role)
-    secret = tokens.invite(store, wanted.role, project=wanted.project, days=wanted.days, by=caller.actor)
+    auth.check_may_manage(caller.rater, wanted.role)
+    secret = invitations.add_invitation(store, wanted.role, project=wanted.project, days=wanted.days, by=caller.actor)
     return f"invite/{secret}"
 
 
@@ -118,7 +118,7 @@ def person(rater: Rater, lead: Rater) -> dict[str, Any]:
         "languages": list(rater.languages or []),
         "quota": rater.quota,
         "me": rater.id == lead.id,
-        "mine": auth.outranks(lead, rater.role),  # to change
+        "mine": auth.may_manage(lead, rater.role),  # to change
     }
 
 

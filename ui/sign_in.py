@@ -1,4 +1,4 @@
-"""The sign-in page, in the language the browser asks for."""
+"""The sign-in page, in the language the browser asks for. Its routes are in `api/sign_in.py`."""
 
 from __future__ import annotations
 
@@ -7,49 +7,52 @@ from collections.abc import Sequence
 from rlhf_hitl.ui.pages import templates, translations
 
 RIGHT_TO_LEFT = ("ar",)
-#: Problem → the fields it is about. The others are about none.
-WRONG = {"mismatch": ("name", "password"), "name": ("name",), "password": ("password",)}
+#: The fields that a problem marks as invalid. Problems that are not listed mark none.
+INVALID_FIELDS = {"mismatch": ("name", "password"), "name": ("name",), "password": ("password",)}
 
 
-def language(accepted: str, known: Sequence[str]) -> str:
-    """The one of the known languages that an Accept-Language header likes best; the first of them where it likes none.
+def choose_language(accept_language: str, known: Sequence[str]) -> str:
+    """Return the known language that an Accept-Language header prefers, or the first known one where it names none.
 
-    Regions are not told apart: `es-MX` is read in `es`. What is malformed is passed over.
+    Regions are ignored: `es-MX` is read in `es`. So are malformed parts.
     """
-    liking: dict[str, float] = {}
-    for part in accepted.split(","):
+    preferences: dict[str, float] = {}
+    for part in accept_language.split(","):
         tag, *parameters = (piece.strip().lower() for piece in part.split(";"))
         weight = next((p.removeprefix("q=") for p in parameters if p.startswith("q=")), "1")
         try:
-            liked = float(weight)
+            preference = float(weight)
         except ValueError:
             continue
-        name = known[0] if tag == "*" else tag.split("-")[0]
-        if name in known and 0 < liked <= 1:
-            liking[name] = max(liked, liking.get(name, 0))
-    return max(liking, key=liking.__getitem__, default=known[0])
+        code = known[0] if tag == "*" else tag.split("-")[0]
+        if code in known and 0 < preference <= 1:
+            preferences[code] = max(preference, preferences.get(code, 0))
+    return max(preferences, key=preferences.__getitem__, default=known[0])
 
 
-def sign_in(accepted: str, *, problem: str = "", minutes: int = 0, name: str = "", invited: bool = False) -> str:
-    """The page as HTML.
+def render_sign_in_page(
+    accept_language: str, *, problem: str = "", minutes: int = 0, name: str = "", invited: bool = False
+) -> str:
+    """Return the page as HTML.
 
     Args:
-        accepted: the Accept-Language header.
-        problem: what went wrong, one of the words `login_…`; `minutes` are those to wait.
-        name: what was entered before.
-        invited: whether a name and a password are chosen rather than asked for.
+        accept_language: the Accept-Language header.
+        problem: what went wrong: X of a translation key `login_X`.
+        minutes: how long to wait, where the problem is "throttled".
+        name: the name that was entered before.
+        invited: whether a new name and password are chosen, rather than asked for.
     """
-    tongue = language(accepted, list(translations()))
-    words = translations()[tongue]
-    shown = {
+    language = choose_language(accept_language, list(translations()))
+    words = translations()[language]
+    context = {
         "t": words.__getitem__,
-        "language": tongue,
-        "direction": "rtl" if tongue in RIGHT_TO_LEFT else "ltr",
+        "language": language,
+        "direction": "rtl" if language in RIGHT_TO_LEFT else "ltr",
         "problem": words[f"login_{problem}"].format(minutes=minutes) if problem else "",
-        "wrong": WRONG.get(problem, ()),
+        "invalid_fields": INVALID_FIELDS.get(problem, ()),
         "focus": "name" if problem == "name" or not name else "password",
-        "fields": problem != "not_yours",
+        "show_form": problem != "not_yours",
         "name": name,
         "invited": invited,
     }
-    return templates().get_template("login.html").render(shown)
+    return templates().get_template("login.html").render(context)

@@ -6,10 +6,9 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib import resources
-from typing import Annotated, Any
 
-from fastapi import FastAPI, Form, Request
-from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, Response
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -20,11 +19,12 @@ from uvicorn.config import STARTUP_FAILURE
 from rlhf_hitl.api import auth
 from rlhf_hitl.api.observe import Metrics, Observed, log_as_json, readiness
 from rlhf_hitl.api.problems import problem
+from rlhf_hitl.api.sign_in import SignInThrottle, add_sign_in_routes, sign_in_page
 from rlhf_hitl.api.v1 import create_api
 from rlhf_hitl.api.webhooks import Sender
 from rlhf_hitl.config import Settings, load_settings
-from rlhf_hitl.errors import BadInput, Conflict, NotFound, RlhfHitlError
-from rlhf_hitl.store import Store, StoreFailure, people, tokens
+from rlhf_hitl.errors import RlhfHitlError
+from rlhf_hitl.store import Store, StoreFailure
 from rlhf_hitl.types import Scope
 
 # Gradio builds its components from strings, so it needs inline and evaluated scripts of our own origin. Nothing may be
@@ -51,7 +51,7 @@ HEADERS = {
 }
 
 
-def create_app(store: Store, settings: Settings, throttle: auth.SignInThrottle | None = None) -> FastAPI:
+def create_app(store: Store, settings: Settings, throttle: SignInThrottle | None = None) -> FastAPI:
     """The application over a store: pages, API, and the sender of webhooks while it runs.
 
     It keeps nothing of its own, so any number of processes may serve one store.
@@ -70,9 +70,13 @@ def create_app(store: Store, settings: Settings, throttle: auth.SignInThrottle |
     metrics = Metrics(store)
     app.add_middleware(Hardened, most_bytes=int(settings.max_body_mb * 2**20))
     app.add_middleware(Observed, metrics=metrics)
-    _add_sign_in(app, store, settings, throttle or auth.SignInThrottle(store))
+    add_sign_in_routes(app, store, settings, throttle or SignInThrottle(store))
     _add_watch(app, store, metrics)
     app.mount("/api/v1", create_api(store, settings))
+
+    @app.exception_handler(StoreFailure)
+    async def store_failed(request: Request, _e: StoreFailure) -> Response:
+        return sign_in_page(request, 503, problem="store")
 
     @app.exception_handler(404)
     async def nowhere(_request: Request, _e: Exception) -> Response:
@@ -96,89 +100,6 @@ def serve_from_environment() -> FastAPI:
         sys.exit(STARTUP_FAILURE)  # what failed once fails always: the process is not to be started again
 
 
-def _add_sign_in(app: FastAPI, store: Store, settings: Settings, throttle: auth.SignInThrottle) -> None:
-    from rlhf_hitl.ui.sign_in import sign_in
-
-    def page(request: Request, status: int = 200, **shown: Any) -> HTMLResponse:
-        html = sign_in(request.headers.get("accept-language", ""), **shown)
-        return HTMLResponse(html, status, {"cache-control": "no-store"})
-
-    def signed_in(request: Request, name: str, password: str) -> Response:
-        who = people.verify(store, name, password)
-        if who is None:
-            return page(request, 401, problem="mismatch", name=name)
-        answer = RedirectResponse(auth.HOME[who.rater.role], 303)
-        try:
-            auth.sign_in(store, request, answer, who, settings.session_hours)
-        except Conflict:  # changed this moment
-            return page(request, 401, problem="mismatch", name=name)
-        return answer
-
-    @app.get("/")
-    def root(request: Request) -> Response:
-        rater = auth.current_rater(store, request)
-        return RedirectResponse(auth.HOME[rater.role] if rater else "/login", 303)
-
-    @app.get("/login")
-    def login(request: Request) -> Response:
-        return RedirectResponse("/", 303) if auth.current_rater(store, request) else page(request)
-
-    @app.post("/login")
-    def enter(request: Request, name: Annotated[str, Form()] = "", password: Annotated[str, Form()] = "") -> Response:
-        name = _plain(name)
-        wait = throttle.enter(auth.address_of(request), name)
-        if wait > 0:
-            minutes = max(1, round(wait / 60))
-            answer = page(request, 429, problem="throttled", minutes=minutes, name=name)
-            answer.headers["retry-after"] = str(int(wait) + 1)
-            return answer
-        return signed_in(request, name, password[:1000])
-
-    @app.get("/invite/{secret}")
-    def invited(request: Request, secret: str) -> Response:
-        if tokens.invitation(store, secret) is None:
-            return page(request, 404, problem="over")
-        return page(request, invited=True)
-
-    @app.post("/invite/{secret}")
-    def accept(
-        request: Request,
-        secret: str,
-        name: Annotated[str, Form()] = "",
-        password: Annotated[str, Form()] = "",
-    ) -> Response:
-        name = _plain(name)
-        try:
-            rater = tokens.accept(store, secret, name, password[:1000], address=auth.address_of(request))
-        except NotFound:
-            return page(request, 404, problem="over")
-        except BadInput as e:
-            return page(request, 422, problem="password" if e.value == "password" else "name", name=name, invited=True)
-        return signed_in(request, rater.name, password[:1000])
-
-    @app.post("/logout")
-    def leave(request: Request) -> Response:
-        answer = RedirectResponse("/login", 303)
-        auth.sign_out(store, request, answer)
-        return answer
-
-    @app.get("/me")
-    def me(request: Request) -> Response:
-        """Who is signed in: a page asks this to tell a lost line from a lost session."""
-        rater = auth.current_rater(store, request)
-        if rater is None:
-            return JSONResponse({"detail": "signed out"}, 401)
-        return JSONResponse({"name": rater.name, "role": rater.role.value})
-
-    @app.exception_handler(StoreFailure)
-    async def store_failed(request: Request, _e: StoreFailure) -> Response:
-        return page(request, 503, problem="store")
-
-
-def _plain(name: str) -> str:
-    return name.replace("\x00", "").strip()[:150]
-
-
 def _add_watch(app: FastAPI, store: Store, metrics: Metrics) -> None:
     @app.get("/healthz")
     async def health() -> Response:  # not in a thread: all of those may be waiting for the database
@@ -194,9 +115,9 @@ def _add_watch(app: FastAPI, store: Store, metrics: Metrics) -> None:
     @app.get("/metrics")
     def figures(request: Request) -> Response:
         """Figures for Prometheus, for a token with the scope `metrics`."""
-        who = auth.caller(store, request)
-        if who is None or not who.may(Scope.METRICS):
-            status, headers = (401, {"www-authenticate": "Bearer"}) if who is None else (403, {})
+        caller = auth.identify_caller(store, request)
+        if caller is None or not caller.may(Scope.METRICS):
+            status, headers = (401, {"www-authenticate": "Bearer"}) if caller is None else (403, {})
             return JSONResponse({"detail": "expected a token with the scope 'metrics'"}, status, headers)
         return Response(metrics.text(), media_type="text/plain; version=0.0.4; charset=utf-8")
 

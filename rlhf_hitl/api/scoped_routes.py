@@ -13,8 +13,7 @@ from fastapi.routing import APIRoute
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
-from rlhf_hitl.api.auth import COOKIE, Caller
-from rlhf_hitl.api.auth import caller as identify_caller
+from rlhf_hitl.api.auth import SESSION_COOKIE, Caller, identify_caller
 from rlhf_hitl.api.problems import Problem, problem_responses
 from rlhf_hitl.store import Store
 from rlhf_hitl.types import Role, Scope
@@ -31,7 +30,12 @@ class Api(FastAPI):
             components["schemas"]["Problem"] = Problem.model_json_schema()
             components["securitySchemes"] = {
                 "token": {"type": "http", "scheme": "bearer", "description": "Made by `rlhf-hitl tokens add`."},
-                "session": {"type": "apiKey", "in": "cookie", "name": COOKIE, "description": "Set by signing in."},
+                "session": {
+                    "type": "apiKey",
+                    "in": "cookie",
+                    "name": SESSION_COOKIE,
+                    "description": "Set by signing in.",
+                },
             }
         assert self.openapi_schema is not None
         return self.openapi_schema

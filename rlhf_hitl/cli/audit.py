@@ -20,8 +20,8 @@ def show_audit(
     from rlhf_hitl.store import Store, audit, people
 
     opened = Store.open(store)
-    names = {r.id: r.name for r in people.everyone(opened)}
-    found = audit.entries(opened, limit=limit, newest_first=True)
+    names = {r.id: r.name for r in people.list_raters(opened)}
+    found = audit.list_entries(opened, limit=limit, newest_first=True)
     rows = [vars(e) | {"at": e.at.isoformat()} for e in found]
     told = [(f"{e.at:%Y-%m-%d %H:%M:%S}", names.get(e.actor, e.actor), e.action, e.subject) for e in found]
     return Result({"entries": rows}, table("Audit log", told, ("at", "who", "what", "of")))

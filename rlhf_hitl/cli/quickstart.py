@@ -51,20 +51,21 @@ def quickstart(
 def _accounts(store: Store, workspace: Path) -> dict[str, str]:
     """Name → password of the two first accounts, made where missing. A password changed since is not known here."""
     from rlhf_hitl.store import people
+    from rlhf_hitl.store.sign_in import verify_password
     from rlhf_hitl.types import Role
 
     workspace.mkdir(parents=True, exist_ok=True)
     kept = workspace / "sign-in.txt"
     known = dict(line.split(": ", 1) for line in _lines(kept) if ": " in line)
-    names = {r.name for r in people.everyone(store)}
+    names = {r.name for r in people.list_raters(store)}
     out = {}
     for name, role in (("rater", Role.RATER), ("lead", Role.LEAD)):
         out[name] = known.get(name) or new_password()
         if name not in names:
             # Written down first: an account whose password nobody knows is of no use.
             write_text_atomically(kept, "".join(f"{k}: {v}\n" for k, v in (known | out).items()), private=True)
-            people.add(store, name, role, out[name])
-        elif people.verify(store, name, out[name]) is None:
+            people.add_rater(store, name, role, out[name])
+        elif verify_password(store, name, out[name]) is None:
             out[name] = f"changed since; a new one: rlhf-hitl raters password {name}"
     return out
 

@@ -43,7 +43,7 @@ def add(
 
     made = password is None
     password = password if password is not None else new_password()
-    rater = people.add(Store.open(store), name, Role(role.value), password)
+    rater = people.add_rater(Store.open(store), name, Role(role.value), password)
     data = {"id": rater.id, "name": rater.name, "role": rater.role.value}
     text = Text.assemble(f"Added {rater.role.value} ", (rater.name, "bold"), ".")
     if made:
@@ -62,10 +62,11 @@ def password(
     """Give somebody a new password, printed once. Where they are signed in, they are signed out."""
     from rich.text import Text
 
-    from rlhf_hitl.store import Store, people
+    from rlhf_hitl.store import Store
+    from rlhf_hitl.store.sign_in import set_password
 
     fresh = new_password()
-    people.set_password(Store.open(store), name, fresh)
+    set_password(Store.open(store), name, fresh)
     return Result(
         {"name": name, "password": fresh},
         Text.assemble("New password of ", (name, "bold"), ", shown this once: ", (fresh, "bold")),
@@ -78,7 +79,7 @@ def list_raters(*, store: StoreUrl, json: AsJson = False) -> Result:
     from rlhf_hitl.store import Store, people, views
 
     opened = Store.open(store)
-    known = people.everyone(opened)
+    known = people.list_raters(opened)
     done = views.work(opened)
     rows = [
         {
@@ -123,7 +124,7 @@ def set_rater(
     opened = Store.open(store)
     if all(new is None for new in (paused, languages, quota, role)):
         raise BadInput("nothing to change", expected="an option that says what", fix="add e.g. --paused or --quota 50")
-    rater = people.change(
+    rater = people.change_rater(
         opened,
         name,
         paused=paused,
@@ -152,7 +153,7 @@ def disable(
     """Shut somebody and their tokens out at once. What they judged stays."""
     from rlhf_hitl.store import Store, people
 
-    people.change(Store.open(store), name, disabled=True)
+    people.change_rater(Store.open(store), name, disabled=True)
     return Result({"name": name, "disabled": True}, f"{name} may no longer sign in.")
 
 
@@ -166,7 +167,7 @@ def enable(
     """Let somebody in again who was disabled."""
     from rlhf_hitl.store import Store, people
 
-    people.change(Store.open(store), name, disabled=False)
+    people.change_rater(Store.open(store), name, disabled=False)
     return Result({"name": name, "disabled": False}, f"{name} may sign in again.")
 
 
@@ -182,13 +183,13 @@ def invite(
 ) -> Result:
     """Make a link by which one person chooses a name and a password, printed once."""
     from rlhf_hitl.store import Store
-    from rlhf_hitl.store import tokens as secret
+    from rlhf_hitl.store.invitations import add_invitation
     from rlhf_hitl.types import Role
 
     if not address.startswith(("http://", "https://")):
         raise BadInput(
             f"address {address!r}", expected="http:// or https://", fix="write e.g. https://rate.example.org"
         )
-    made = secret.invite(Store.open(store), Role(role.value), project=project, days=days)
+    made = add_invitation(Store.open(store), Role(role.value), project=project, days=days)
     link = f"{address.rstrip('/')}/invite/{made}"
     return Result({"link": link, "role": role.value, "days": days}, f"For one {role.value}, shown this once: {link}")

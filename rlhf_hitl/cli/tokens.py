@@ -25,10 +25,10 @@ def add_token(
 ) -> Result:
     """Make an API token, printed once. It can do no more than the role of whom it acts for."""
     from rlhf_hitl.store import Store, people
-    from rlhf_hitl.store import tokens as secret
+    from rlhf_hitl.store import tokens as stored_tokens
 
     opened = Store.open(store)
-    made = secret.add(opened, people.named(opened, rater).id, name, scope, days=days)
+    made = stored_tokens.add_api_token(opened, people.get_rater_by_name(opened, rater).id, name, scope, days=days)
     data = {"token": made, "rater": rater, "scopes": sorted(s.value for s in scope), "days": days}
     return Result(data, f"Token for {rater}, shown this once: {made}")
 
@@ -37,11 +37,11 @@ def add_token(
 def list_tokens(*, store: StoreUrl, json: AsJson = False) -> Result:
     """Tokens and invitations, never the secrets themselves."""
     from rlhf_hitl.store import Store, people
-    from rlhf_hitl.store import tokens as secret
+    from rlhf_hitl.store import tokens as stored_tokens
     from rlhf_hitl.types import utc_now
 
     opened, now = Store.open(store), utc_now()
-    names = {r.id: r.name for r in people.everyone(opened)}
+    names = {r.id: r.name for r in people.list_raters(opened)}
     rows = [
         {
             "id": t.id,
@@ -51,9 +51,9 @@ def list_tokens(*, store: StoreUrl, json: AsJson = False) -> Result:
             "scopes": list(t.scopes),
             "role": t.role,
             "expires_at": None if t.expires_at is None else t.expires_at.isoformat(),
-            "holds": t.holds(now),
+            "holds": t.is_valid_at(now),
         }
-        for t in secret.everything(opened)
+        for t in stored_tokens.list_tokens(opened)
     ]
     told = [
         (r["id"], r["kind"], r["rater"], " ".join(r["scopes"]) or r["role"], "holds" if r["holds"] else "over")
@@ -74,7 +74,7 @@ def revoke(
 ) -> Result:
     """End a token or an invitation at once."""
     from rlhf_hitl.store import Store
-    from rlhf_hitl.store import tokens as secret
+    from rlhf_hitl.store import tokens as stored_tokens
 
-    secret.revoke(Store.open(store), token)
+    stored_tokens.revoke_token(Store.open(store), token)
     return Result({"id": token, "holds": False}, f"{token} is over.")

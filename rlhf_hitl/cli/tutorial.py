@@ -48,7 +48,7 @@ def show_tutorial(project: OfProject = DEFAULT_PROJECT, *, store: StoreUrl, json
     opened = Store.open(store)
     with opened.read() as conn:
         projects.require_project(conn, project)
-    found, names = of.list_examples(opened, project), {r.id: r.name for r in people.everyone(opened)}
+    found, names = of.list_examples(opened, project), {r.id: r.name for r in people.list_raters(opened)}
     results = sorted(
         (names[rater], agreed, tried) for rater, (agreed, tried) in of.count_agreements(opened, project).items()
     )

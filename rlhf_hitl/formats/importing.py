@@ -275,7 +275,7 @@ class _Batches:
                 known.add(told)
 
     def _add_votes(self, votes: list[tuple[str, _Vote]]) -> None:
-        raters, new = people.add_outside(self.store, self.conn, {v.rater for _, v in votes}, self.format)
+        raters, new = people.insert_imported_raters(self.store, self.conn, {v.rater for _, v in votes}, self.format)
         self.counts["raters"] += new
         first = idempotency_keys(self.store, self.conn, [comparison_id for comparison_id, _ in votes])
         rows = []

@@ -1,4 +1,7 @@
-"""Who did what, when and from where. Written in the transaction of what was done; never changed."""
+"""The audit log: who did what, when and from where.
+
+An entry is written in the transaction of what it records, and is never changed or deleted.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +20,7 @@ from rlhf_hitl.types import utc_now
 
 @dataclass(frozen=True)
 class Actor:
-    """Who asks: `id` of a rater, or "cli"; `address` where they came from, as far as it is known."""
+    """Who does something: `id` is a rater's or "cli"; `address` is their network address, "" where it is unknown."""
 
     id: str
     address: str = ""
@@ -28,7 +31,7 @@ CLI = Actor("cli")
 
 
 @dataclass(frozen=True)
-class Entry:
+class AuditEntry:
     seq: int
     at: datetime
     actor: str
@@ -39,25 +42,32 @@ class Entry:
 
 
 def record(conn: Connection, by: Actor, action: str, subject: str, **details: Any) -> None:
-    """Write down that somebody did something to something. Never passwords, secrets or texts of completions."""
+    """Record that somebody did something to something. Never pass passwords, secrets or texts of completions."""
     row = {"at": utc_now(), "actor": by.id[:80], "action": action, "subject": subject[:200], "details": details}
     conn.execute(audit.insert().values(row | {"address": by.address[:80]}))
 
 
-def entries(
+def list_entries(
     store: Store, *, after: int = 0, limit: int = 100, actions: Sequence[str] | None = None, newest_first: bool = False
-) -> list[Entry]:
-    """Up to `limit` entries whose number is above `after`, in the order they were written (or the other way round)."""
+) -> list[AuditEntry]:
+    """Return up to `limit` entries in the order they were written, or newest first.
+
+    Args:
+        after: only entries whose `seq` is higher.
+        actions: only entries of these actions; None for all.
+    """
     query = sa.select(audit).where(audit.c.seq > after).limit(limit)
     query = query.order_by(audit.c.seq.desc() if newest_first else audit.c.seq)
     if actions is not None:
         query = query.where(audit.c.action.in_(actions))
     with store.read() as conn:
-        return [Entry(**row) for row in conn.execute(query).mappings()]
+        return [AuditEntry(**row) for row in conn.execute(query).mappings()]
 
 
-def times(conn: Connection, action: str, since: datetime, *, subject: str | None = None, address: str | None = None):
-    """When something was done since a time, oldest first."""
+def list_times(
+    conn: Connection, action: str, since: datetime, *, subject: str | None = None, address: str | None = None
+) -> list[datetime]:
+    """Return when an action was done after `since`, oldest first: to one subject and from one address, where given."""
     query = sa.select(audit.c.at).where(audit.c.action == action, audit.c.at > since).order_by(audit.c.at)
     if subject is not None:
         query = query.where(audit.c.subject == subject)

@@ -10,7 +10,7 @@ from sqlalchemy.engine import Connection
 from rlhf_hitl.errors import BadInput, NotFound
 from rlhf_hitl.store import audit
 from rlhf_hitl.store.db import Store
-from rlhf_hitl.store.people import find_id
+from rlhf_hitl.store.people import find_rater_id
 from rlhf_hitl.store.tables import members, projects
 from rlhf_hitl.types import Project, utc_now
 
@@ -80,7 +80,7 @@ def add_member(store: Store, id: str, rater: str, *, by: audit.Actor = audit.CLI
     """
     with store.write() as conn:
         require_project(conn, id)
-        insert_member(store, conn, id, find_id(conn, rater))
+        insert_member(store, conn, id, find_rater_id(conn, rater))
         audit.record(conn, by, "project.admitted", id, rater=rater)
 
 
@@ -97,7 +97,7 @@ def remove_member(store: Store, id: str, rater: str, *, by: audit.Actor = audit.
     """
     with store.write() as conn:
         require_project(conn, id)
-        membership = (members.c.project_id == id, members.c.rater_id == find_id(conn, rater))
+        membership = (members.c.project_id == id, members.c.rater_id == find_rater_id(conn, rater))
         if not conn.execute(members.delete().where(*membership)).rowcount:
             raise NotFound(
                 f"rater {rater!r}", expected=f"a member of project {id}", fix="see `rlhf-hitl projects list`"

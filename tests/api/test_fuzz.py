@@ -49,9 +49,9 @@ class Site:
 
     def __init__(self, store: Store, folder: Path):
         self.store = store
-        self.ada = people.add(store, "ada", Role.ADMIN)
-        self.bob = people.add(store, "bob", Role.RATER)
-        self.key = tokens.add(store, self.ada.id, "", list(Scope))
+        self.ada = people.add_rater(store, "ada", Role.ADMIN)
+        self.bob = people.add_rater(store, "bob", Role.RATER)
+        self.key = tokens.add_api_token(store, self.ada.id, "", list(Scope))
         app = create_app(store, Settings(store=store.url, workspace=folder, max_body_mb=2, max_import_mb=2))
         self.client = TestClient(app, headers={"authorization": f"Bearer {self.key}"}, raise_server_exceptions=False)
 
@@ -206,7 +206,7 @@ def check(answer: Any, *statuses: int, of: str = "") -> None:
 
 def content(site: Site) -> list[Any]:
     """Everything that a call could have added."""
-    return [count_rows(site.store), projects.list_projects(site.store), people.everyone(site.store)]
+    return [count_rows(site.store), projects.list_projects(site.store), people.list_raters(site.store)]
 
 
 DEEP = "[" * 100_000 + "]" * 100_000
@@ -318,8 +318,8 @@ def test_tags_of_whatever_name_find_their_prompt_and_no_other(site):
         made.append(Comparison.create(prompt, sides))
     with site.store.write() as conn:
         insert_comparisons(site.store, conn, made)
-    cal = people.add(site.store, "cal", Role.RATER)
-    key = {"authorization": "Bearer " + tokens.add(site.store, cal.id, "", [Scope.TASK])}
+    cal = people.add_rater(site.store, "cal", Role.RATER)
+    key = {"authorization": "Bearer " + tokens.add_api_token(site.store, cal.id, "", [Scope.TASK])}
     for i, name in enumerate(NAMES):
         for tags, found in (({name: name + "x"}, []), ({name + "'": name}, []), ({name: name}, [f"Tagged {i}?"])):
             if max(map(len, [*tags, *tags.values()])) > 200:

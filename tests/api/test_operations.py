@@ -52,9 +52,9 @@ def api(address, store):
     clients = []
 
     def client(name: str, role: Role = Role.RATER, scopes=tuple(Scope)) -> Client:
-        known = {r.name: r for r in people.everyone(store)}
-        rater = known.get(name) or people.add(store, name, role)
-        secret = tokens.add(store, rater.id, "test", scopes)
+        known = {r.name: r for r in people.list_raters(store)}
+        rater = known.get(name) or people.add_rater(store, name, role)
+        secret = tokens.add_api_token(store, rater.id, "test", scopes)
         clients.append(Client(address, secret))
         return clients[-1]
 
@@ -89,7 +89,7 @@ def test_from_lines_to_a_snapshot(api, store, tmp_path):
     told = list(lead.judgments())
     assert [j.answer.strength for j in told] == [2, 2, 2]
     assert all(j.answer.ranking == tuple((i,) for i in j.order_shown) for j in told)
-    assert {j.rater_id for j in told} == {people.named(store, "ann").id}
+    assert {j.rater_id for j in told} == {people.get_rater_by_name(store, "ann").id}
     assert [(j.id, j.cursor, j.answer, j.route, j.created_at) for j in told] == [
         (j.id, j.seq, j.answer, j.route, j.created_at) for j in read_judgments(store)
     ]
@@ -282,9 +282,9 @@ def test_wishes_pauses_and_quotas_reach_the_api(api, store):
     assert ann.lease(tags={"topic": "other"}) == []
     [task] = ann.lease(language="es", batch="b1", tags={"topic": "a'b"})
     ann.release(task)
-    people.change(store, "ann", quota=1)
+    people.change_rater(store, "ann", quota=1)
     assert len(ann.lease(5)) == 1
-    people.change(store, "ann", paused=True)
+    people.change_rater(store, "ann", paused=True)
     ann.release(ann.lease()[0])
     assert ann.lease() == []
 
@@ -366,10 +366,10 @@ def test_every_operation_asks_for_a_token_its_scope_and_a_role(plain, sqlite_sto
     app = create_app(sqlite_store, Settings(workspace=tmp_path))
     plain = TestClient(app, raise_server_exceptions=False)
     for role, opens in OPENS.items():
-        rater = people.add(sqlite_store, role.value, role)
-        every = tokens.add(sqlite_store, rater.id, "", list(Scope))
+        rater = people.add_rater(sqlite_store, role.value, role)
+        every = tokens.add_api_token(sqlite_store, rater.id, "", list(Scope))
         for door, operations in OPERATIONS.items():
-            others = tokens.add(sqlite_store, rater.id, "", [s for s in Scope if s.value != door])
+            others = tokens.add_api_token(sqlite_store, rater.id, "", [s for s in Scope if s.value != door])
             for method, path in operations:
                 ask = (method, f"/api/v1{path}")
                 body = BODIES.get(path, {"json": {}} if method in ("POST", "PATCH") else {})
@@ -388,7 +388,7 @@ def needs_admin(role: Role, path: str) -> bool:
 
 def test_a_lead_makes_no_lead_and_touches_none(api, app, store):
     lead = api("lea", Role.LEAD)
-    adam = people.add(store, "adam", Role.ADMIN)
+    adam = people.add_rater(store, "adam", Role.ADMIN)
     ask = lead._http
     assert ask.post("/invites", json={"role": "rater"}).status_code == 201
     assert ask.post("/invites", json={"role": "admin"}).status_code == 403
@@ -399,12 +399,12 @@ def test_a_lead_makes_no_lead_and_touches_none(api, app, store):
 def test_a_token_that_is_over_opens_nothing(api, store):
     ann = api("ann")
     ann.lease()
-    for token in tokens.everything(store):
-        tokens.revoke(store, token.id)
+    for token in tokens.list_tokens(store):
+        tokens.revoke_token(store, token.id)
     with pytest.raises(NotAllowed):
         ann.lease()
     again = api("ann")
-    people.change(store, "ann", disabled=True)
+    people.change_rater(store, "ann", disabled=True)
     with pytest.raises(NotAllowed):
         again.lease()
 
@@ -433,7 +433,7 @@ def test_no_byte_a_rater_can_fetch_tells_more_than_a_rater_must_know(api, store)
     got.append(asks.post(f"/judgments/{judgment}/corrections", json=answer))
     got.append(asks.post(f"/leases/{leases[1]}/renew", json={}))
     got += [asks.get(path) for path in ("/judgments", "/judgments/last", "/queue", "/judgments?current=false")]
-    foreign = next(read_judgments(store, rater_id=people.named(store, "bob").id))
+    foreign = next(read_judgments(store, rater_id=people.get_rater_by_name(store, "bob").id))
     got.append(asks.post(f"/judgments/{foreign.id}/corrections", json=answer))
     got += [asks.request(method, path.replace("x_1", made[0].id), json={}) for method, path in everything()]
     got.append(asks.delete(f"/leases/{leases[1]}"))
@@ -468,8 +468,8 @@ def test_the_client_tries_again_what_may_be_sent_twice(address, store, api):
                 raise httpx.ReadError("cut")
             return answer
 
-    rater = people.add(store, "ann", Role.RATER)
-    with Client(address, tokens.add(store, rater.id, "", list(Scope)), transport=Cut()) as ann:
+    rater = people.add_rater(store, "ann", Role.RATER)
+    with Client(address, tokens.add_api_token(store, rater.id, "", list(Scope)), transport=Cut()) as ann:
         [task] = ann.lease()
         cuts["left"] = 1
         assert rank(ann, task).outcome == "repeated"
@@ -484,15 +484,15 @@ def test_a_server_that_is_not_there_is_said():
 
 def test_who_brings_something_in_is_written_down(api, store):
     api("pipe", Role.ADMIN).add_prompts([{"messages": [{"role": "user", "content": "Hm?"}]}])
-    [entry] = audit.entries(store, actions=["prompts.added"])
+    [entry] = audit.list_entries(store, actions=["prompts.added"])
     assert entry.details == {"new": 1}
 
 
 def test_a_disk_that_cannot_be_written_is_said_and_is_no_error_of_ours(store, tmp_path):
     (tmp_path / "taken").write_text("a file where the workspace should be")
     app = create_app(store, Settings(workspace=tmp_path / "taken"))
-    admin = people.add(store, "root", Role.ADMIN)
-    secret = tokens.add(store, admin.id, "", [Scope.INPUT])
+    admin = people.add_rater(store, "root", Role.ADMIN)
+    secret = tokens.add_api_token(store, admin.id, "", [Scope.INPUT])
     with TestClient(app, raise_server_exceptions=False) as client:
         answer = client.post("/api/v1/import", content=b"{}", headers={"authorization": f"Bearer {secret}"})
     assert answer.status_code == 503

@@ -11,10 +11,11 @@ import sqlalchemy as sa
 from starlette.testclient import TestClient
 
 from rlhf_hitl.api.app import create_app
-from rlhf_hitl.api.auth import COOKIE, SignInThrottle
+from rlhf_hitl.api.auth import SESSION_COOKIE
+from rlhf_hitl.api.sign_in import SignInThrottle
 from rlhf_hitl.config import Settings
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.store import Store, people, queue, tokens
+from rlhf_hitl.store import Store, people, queue, sign_in
 from rlhf_hitl.store.comparisons import insert_comparisons
 from rlhf_hitl.store.judgments import read_judgments
 from rlhf_hitl.types import Comparison, Completion, Message, Prompt, Role, Route
@@ -38,7 +39,7 @@ def site(tmp_path_factory):
     folder = tmp_path_factory.mktemp("site")
     store = Store.open(f"sqlite:///{folder}/preferences.db", create=True)
     for name, role in (("ann", Role.RATER), ("lea", Role.LEAD), ("adam", Role.ADMIN), ("eve", Role.EVALUATOR)):
-        people.add(store, name, role, PASSWORD)
+        people.add_rater(store, name, role, PASSWORD)
     app = create_app(store, Settings(store=store.url, workspace=folder / "workspace"), SignInThrottle(store, 3, 8))
     yield app, store
     store.close()
@@ -54,7 +55,7 @@ def client(site):
     return TestClient(site[0], follow_redirects=False, client=(next(addresses), 5000))
 
 
-def enter(client, name, password=PASSWORD):
+def sign_in_as(client, name, password=PASSWORD):
     return client.post("/login", data={"name": name, "password": password})
 
 
@@ -73,64 +74,64 @@ def test_health_says_ok(client):
 )
 def test_sign_in_leads_each_role_to_its_page(client, name, home):
     assert client.get("/").headers["location"] == "/login"
-    assert enter(client, name).headers["location"] == home
+    assert sign_in_as(client, name).headers["location"] == home
     assert client.get("/").headers["location"] == home
     assert client.get(home).status_code == 200
 
 
 @pytest.mark.parametrize(("name", "password"), [("ann", "wrong-password"), ("nobody", PASSWORD), ("", "")])
 def test_a_failed_sign_in_says_so_without_saying_what_was_wrong(client, name, password):
-    answer = enter(client, name, password)
+    answer = sign_in_as(client, name, password)
     assert answer.status_code == 401
     assert "do not go together" in answer.text
     assert "set-cookie" not in answer.headers
 
 
 def test_the_login_page_escapes_the_name_it_shows_again(client):
-    answer = enter(client, '"><script>alert(1)</script>')
+    answer = sign_in_as(client, '"><script>alert(1)</script>')
     assert "<script>alert" not in answer.text
 
 
 def test_the_cookie_is_for_this_site_and_not_for_scripts_and_secure_over_tls(client):
-    cookie = enter(client, "ann").headers["set-cookie"].lower()
+    cookie = sign_in_as(client, "ann").headers["set-cookie"].lower()
     assert "httponly" in cookie
     assert "samesite=lax" in cookie
     assert "secure" not in cookie
     client.base_url = "https://testserver"
-    assert enter(client, "ann").headers["set-cookie"].lower().count("; secure") == 1
+    assert sign_in_as(client, "ann").headers["set-cookie"].lower().count("; secure") == 1
 
 
 def test_repeated_failures_of_one_name_wait_in_every_process(client, site, tmp_path):
     for _ in range(3):
-        assert enter(client, "ann", "wrong-password").status_code == 401
-    refused = enter(client, "ann")
+        assert sign_in_as(client, "ann", "wrong-password").status_code == 401
+    refused = sign_in_as(client, "ann")
     assert refused.status_code == 429
     assert int(refused.headers["retry-after"]) > 0
-    assert enter(client, "lea").status_code == 303, "another name is not held up"
+    assert sign_in_as(client, "lea").status_code == 303, "another name is not held up"
     with Store.open(site[1].url) as other:
-        assert SignInThrottle(other, 3, 8).enter(client._transport.client[0], "ann") > 0
+        assert SignInThrottle(other, 3, 8).record_attempt(client._transport.client[0], "ann") > 0
 
 
 def test_who_waited_may_try_again(client, store):
     address = client._transport.client[0]
     throttle = SignInThrottle(store, per_name=2, window=0.3)
-    assert [throttle.enter(address, "ann") for _ in range(2)] == [0, 0]
-    assert throttle.enter(address, "ann") > 0
+    assert [throttle.record_attempt(address, "ann") for _ in range(2)] == [0, 0]
+    assert throttle.record_attempt(address, "ann") > 0
     deadline = time.monotonic() + 10
-    while throttle.enter(address, "ann") > 0:
+    while throttle.record_attempt(address, "ann") > 0:
         assert time.monotonic() < deadline
 
 
 def test_a_success_forgives_the_failures_before_it(client):
     for _ in range(4):
-        assert enter(client, "ann", "wrong-password").status_code == 401
-        assert enter(client, "ann").status_code == 303
+        assert sign_in_as(client, "ann", "wrong-password").status_code == 401
+        assert sign_in_as(client, "ann").status_code == 303
 
 
 def test_guessing_many_names_from_one_address_waits(client):
     for i in range(8):
-        assert enter(client, f"guess-{i}").status_code == 401
-    assert enter(client, "ann").status_code == 429
+        assert sign_in_as(client, f"guess-{i}").status_code == 401
+    assert sign_in_as(client, "ann").status_code == 429
 
 
 @pytest.mark.parametrize(
@@ -143,8 +144,8 @@ def test_nobody_opens_a_page_of_another_role_by_any_address(client, store, name,
     assert client.get(f"{page}/", headers={"accept": "text/html"}).headers["location"] == "/login"
     call = f"{page}/gradio_api/component_server/"
     assert client.post(call, json=GRADIO_CALL).status_code == 401
-    secret = tokens.sign_in(store, people.verify(store, name, PASSWORD), 1)
-    client.cookies.set(COOKIE, secret)
+    secret = sign_in.start_session(store, sign_in.verify_password(store, name, PASSWORD), 1)
+    client.cookies.set(SESSION_COOKIE, secret)
     assert {client.get(page + path).status_code for path in inside} == {403}
     assert client.post(call, json=GRADIO_CALL).status_code == 403
 
@@ -155,7 +156,7 @@ def test_a_browser_without_a_session_is_led_to_sign_in(client):
 
 
 def test_gradios_own_ways_in_are_shut(client):
-    enter(client, "ann")
+    sign_in_as(client, "ann")
     for path in (
         "info",
         "openapi.json",
@@ -176,7 +177,7 @@ def test_calls_act_for_the_session_and_for_nobody_else(client, store):
     with store.write() as conn:
         insert_comparisons(store, conn, [comparison("q", "one", "two")])
     assert client.post("/rate/gradio_api/component_server/", json=GRADIO_CALL).status_code == 401
-    enter(client, "ann")
+    sign_in_as(client, "ann")
     config = client.get("/rate/config").json()
     component = next(c["id"] for c in config["components"] if c["props"].get("elem_id") == "page")
     call = GRADIO_CALL | {"component_id": component}
@@ -190,8 +191,8 @@ def test_calls_act_for_the_session_and_for_nobody_else(client, store):
 
 
 def test_each_call_of_a_page_reads_the_session_once_and_is_refused_as_soon_as_it_ended(client, store):
-    people.add(store, "kim", Role.RATER, PASSWORD)
-    enter(client, "kim")
+    people.add_rater(store, "kim", Role.RATER, PASSWORD)
+    sign_in_as(client, "kim")
     config = client.get("/rate/config").json()
     component = next(c["id"] for c in config["components"] if c["props"].get("elem_id") == "page")
     call = GRADIO_CALL | {"component_id": component}
@@ -206,53 +207,53 @@ def test_each_call_of_a_page_reads_the_session_once_and_is_refused_as_soon_as_it
     finally:
         sa.event.remove(sa.Engine, "before_cursor_execute", note)
     assert sum("tokens.digest" in statement for statement in statements) == 1
-    people.change(store, "kim", disabled=True)
+    people.change_rater(store, "kim", disabled=True)
     assert client.post("/rate/gradio_api/component_server/", json=call).status_code == 401
-    people.change(store, "kim", disabled=False)
-    enter(client, "kim")
+    people.change_rater(store, "kim", disabled=False)
+    sign_in_as(client, "kim")
     assert client.post("/rate/gradio_api/component_server/", json=call).status_code == 200
-    tokens.sign_out(store, client.cookies[COOKIE])
+    sign_in.end_session(store, client.cookies[SESSION_COOKIE])
     assert client.post("/rate/gradio_api/component_server/", json=call).status_code == 401
 
 
 def test_a_disabled_rater_is_out_at_once(client, store):
-    people.add(store, "tom", Role.RATER, PASSWORD)
-    enter(client, "tom")
+    people.add_rater(store, "tom", Role.RATER, PASSWORD)
+    sign_in_as(client, "tom")
     assert client.get("/me").json() == {"name": "tom", "role": "rater"}
-    people.change(store, "tom", disabled=True)
+    people.change_rater(store, "tom", disabled=True)
     assert client.get("/me").status_code == 401
     assert client.get("/rate/").status_code == 401
-    assert enter(client, "tom").status_code == 401
+    assert sign_in_as(client, "tom").status_code == 401
 
 
 def test_a_new_password_ends_the_sessions_of_the_old_one(client, site):
     store = site[1]
-    people.add(store, "pam", Role.RATER, PASSWORD)
-    enter(client, "pam")
+    people.add_rater(store, "pam", Role.RATER, PASSWORD)
+    sign_in_as(client, "pam")
     assert client.get("/rate/").status_code == 200
     assert run("raters", "password", "pam", "--store", store.url).exit_code == 0
     assert client.get("/me").status_code == 401
     assert client.get("/rate/").status_code == 401
-    people.set_password(store, "pam", "another-password")
-    enter(client, "pam", "another-password")
+    sign_in.set_password(store, "pam", "another-password")
+    sign_in_as(client, "pam", "another-password")
     assert client.get("/me").json()["name"] == "pam"
 
 
 def test_signing_out_ends_the_session(client):
-    enter(client, "ann")
-    copy = client.cookies[COOKIE]
+    sign_in_as(client, "ann")
+    copy = client.cookies[SESSION_COOKIE]
     assert client.post("/logout").status_code == 303
     assert client.get("/rate/").status_code == 401
-    client.cookies.set(COOKIE, copy)
+    client.cookies.set(SESSION_COOKIE, copy)
     assert client.get("/me").status_code == 401, "a copy of the cookie is worth nothing"
 
 
 def test_a_forged_cookie_is_nobody(client, store):
-    rater = next(r for r in people.everyone(store) if r.name == "lea")
+    rater = next(r for r in people.list_raters(store) if r.name == "lea")
     with store.read() as conn:
         [digest] = conn.exec_driver_sql("SELECT digest FROM tokens LIMIT 1").scalars()
     for forged in (rater.id, digest, "rh_session_", "", "x" * 5000):
-        client.cookies.set(COOKIE, forged)
+        client.cookies.set(SESSION_COOKIE, forged)
         assert client.get("/me").status_code == 401
 
 
@@ -269,9 +270,9 @@ def test_every_answer_forbids_other_origins(client):
 
 
 def test_a_session_outlives_the_application(sqlite_store, settings):
-    people.add(sqlite_store, "ann", Role.RATER, PASSWORD)
+    people.add_rater(sqlite_store, "ann", Role.RATER, PASSWORD)
     with TestClient(create_app(sqlite_store, settings), follow_redirects=False) as first:
-        enter(first, "ann")
+        sign_in_as(first, "ann")
         cookies = dict(first.cookies)
     with TestClient(create_app(sqlite_store, settings), cookies=cookies) as second:
         assert second.get("/me").json()["name"] == "ann"
@@ -282,7 +283,7 @@ def test_a_session_outlives_the_application(sqlite_store, settings):
 
 @pytest.fixture
 def ann(sqlite_store):
-    return people.add(sqlite_store, "ann", Role.RATER, PASSWORD)
+    return people.add_rater(sqlite_store, "ann", Role.RATER, PASSWORD)
 
 
 def put(store, *made: Comparison):
@@ -326,7 +327,7 @@ def test_an_answer_that_makes_no_sense_is_refused_in_words_and_changes_nothing(s
 def test_another_raters_lease_and_judgment_are_out_of_reach(sqlite_store, settings, ann):
     put(sqlite_store, comparison("q", "one", "two"))
     lease_id = rating_service.call("open", sqlite_store, settings, ann, {})["cards"][0]["id"]
-    bob = people.add(sqlite_store, "bob", Role.RATER, PASSWORD)
+    bob = people.add_rater(sqlite_store, "bob", Role.RATER, PASSWORD)
     sent = {"id": lease_id, "verdict": "skipped"}
     assert rating_service.call("submit", sqlite_store, settings, bob, sent)["problem"]["kind"] == "conflict"
     assert rating_service.call("submit", sqlite_store, settings, ann, sent)["outcome"] == "counted"
@@ -378,7 +379,7 @@ def test_an_accepted_comparison_is_sent_to_raters_by_a_lead_once(sqlite_store, a
     put(sqlite_store, made)
     apply_routings(sqlite_store, [Routing(made.id, Route.AUTO, Route.AUTO, "sure")])
     assert queue.lease(sqlite_store, ann.id) is None
-    lea = people.add(sqlite_store, "lea", Role.LEAD, PASSWORD)
+    lea = people.add_rater(sqlite_store, "lea", Role.LEAD, PASSWORD)
     send_to_raters(sqlite_store, lea, made.id)
     assert read_routings(sqlite_store)[-1].decided_by == lea.id
     assert queue.lease(sqlite_store, ann.id).comparison.route is Route.ESCALATED
@@ -403,15 +404,15 @@ def test_raters_are_added_with_a_password_that_signs_them_in_listed_and_disabled
 
     url = sqlite_store.url
     added = json.loads(run("raters", "add", "bob", "--role", "lead", "--store", url, "--json").stdout)
-    assert people.verify(sqlite_store, "bob", added["password"]).rater.role is Role.LEAD
+    assert sign_in.verify_password(sqlite_store, "bob", added["password"]).rater.role is Role.LEAD
     fresh = json.loads(run("raters", "password", "bob", "--store", url, "--json").stdout)["password"]
-    assert people.verify(sqlite_store, "bob", fresh) is not None
+    assert sign_in.verify_password(sqlite_store, "bob", fresh) is not None
     assert run("raters", "disable", "bob", "--store", url).exit_code == 0
     rows = json.loads(run("raters", "list", "--store", url, "--json").stdout)["raters"]
     row = {"name": "bob", "role": "lead", "judgments": 0, "state": "disabled", "languages": None, "quota": None}
     assert rows == [row]
     assert run("raters", "enable", "bob", "--store", url).exit_code == 0
-    assert people.verify(sqlite_store, "bob", fresh) is not None
+    assert sign_in.verify_password(sqlite_store, "bob", fresh) is not None
     assert run("raters", "add", "bob", "--store", url).exit_code == 2
     assert run("raters", "disable", "nobody", "--store", url).exit_code == 2
 
@@ -443,4 +444,4 @@ def test_quickstart_run_twice_shows_the_same_accounts_and_adds_nothing(tmp_path)
 
 def test_a_password_that_is_too_short_is_refused(sqlite_store):
     with pytest.raises(BadInput):
-        people.add(sqlite_store, "kim", Role.RATER, "short")
+        people.add_rater(sqlite_store, "kim", Role.RATER, "short")

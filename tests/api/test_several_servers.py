@@ -100,7 +100,7 @@ def test_a_rater_moved_between_servers_in_mid_session_loses_nothing(two, postgre
     processes, proxy = two
     with Store.open(postgres_url) as store, httpx.Client(base_url=proxy.address, timeout=30) as browser:
         add_comparisons(store, 6)
-        people.add(store, "ann", Role.RATER, PASSWORD)
+        people.add_rater(store, "ann", Role.RATER, PASSWORD)
         assert browser.post("/login", data={"name": "ann", "password": PASSWORD}).status_code == 303
         config = browser.get("/rate/config").json()
         page = next(c["id"] for c in config["components"] if c["props"].get("elem_id") == "page")
@@ -133,7 +133,9 @@ def test_many_clients_over_two_servers_fill_every_place_once(two, postgres_url, 
     with Store.open(postgres_url) as store:
         add_comparisons(store, 20, overlap=2)
         keys = [
-            tokens.add(store, people.add(store, f"rater {i}", Role.RATER).id, "", [Scope.TASK, Scope.FEEDBACK])
+            tokens.add_api_token(
+                store, people.add_rater(store, f"rater {i}", Role.RATER).id, "", [Scope.TASK, Scope.FEEDBACK]
+            )
             for i in range(6)
         ]
 
@@ -155,7 +157,7 @@ def test_many_clients_over_two_servers_fill_every_place_once(two, postgres_url, 
 def test_workers_on_one_port_answer_as_one_and_add_up_their_figures(postgres_url, tmp_path, add_comparisons):
     with Store.open(postgres_url) as store:
         add_comparisons(store, 1)
-        key = tokens.add(store, people.add(store, "lea", Role.LEAD).id, "", [Scope.METRICS])
+        key = tokens.add_api_token(store, people.add_rater(store, "lea", Role.LEAD).id, "", [Scope.METRICS])
         with server(postgres_url, tmp_path, "--workers", "2") as (_, address):
             deadline = time.monotonic() + 60
             counted = 'route="/healthz",status="200"'
@@ -174,10 +176,10 @@ def test_workers_on_one_port_answer_as_one_and_add_up_their_figures(postgres_url
 
 def test_a_proxy_that_is_trusted_says_who_asks_and_over_what(postgres_url, tmp_path):
     with Store.open(postgres_url) as store, server(postgres_url, tmp_path) as (_, address):
-        people.add(store, "ann", Role.RATER, PASSWORD)
+        people.add_rater(store, "ann", Role.RATER, PASSWORD)
         told = {"x-forwarded-for": "203.0.113.9", "x-forwarded-proto": "https"}
         answer = httpx.post(f"{address}/login", data={"name": "ann", "password": PASSWORD}, headers=told)
         assert "secure" in answer.headers["set-cookie"].lower()
 
-        [entry] = audit.entries(store, actions=["sign_in"])
+        [entry] = audit.list_entries(store, actions=["sign_in"])
         assert entry.address == "203.0.113.9"

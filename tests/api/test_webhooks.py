@@ -14,10 +14,10 @@ import pytest
 import sqlalchemy as sa
 import standardwebhooks
 
-from rlhf_hitl.api.auth import SignInThrottle
+from rlhf_hitl.api.sign_in import SignInThrottle
 from rlhf_hitl.api.webhooks import Sender
 from rlhf_hitl.errors import BadInput, Conflict, NotFound
-from rlhf_hitl.store import audit, events, people, queue, tables, tokens
+from rlhf_hitl.store import audit, events, people, queue, sign_in, tables, tokens
 from rlhf_hitl.store.judgments import read_judgments
 from rlhf_hitl.store.loop_steps import finish_step
 from rlhf_hitl.store.retention import BATCH, RETENTION, delete_expired
@@ -275,7 +275,7 @@ def test_guessing_a_password_raises_one_alert(store):
     events.add_webhook(store, "http://127.0.0.1:1/", [Event.ALERT_RAISED])
     throttle = SignInThrottle(store, per_name=3)
     for _ in range(6):
-        throttle.enter("10.0.0.1", "ann")
+        throttle.record_attempt("10.0.0.1", "ann")
     delivery = events.claim(store)
     assert json.loads(delivery.body)["data"]["alert"] == "sign_in.throttled"
 
@@ -318,22 +318,22 @@ def test_what_was_sent_or_given_up_is_forgotten_a_month_later_and_what_waits_is_
 
 
 def test_sessions_and_tokens_are_forgotten_a_month_after_their_end_and_the_audit_log_is_not(store):
-    people.add(store, "ann", Role.RATER, "a long password")
-    verified = people.verify(store, "ann", "a long password")
+    people.add_rater(store, "ann", Role.RATER, "a long password")
+    verified = sign_in.verify_password(store, "ann", "a long password")
     ann = verified.rater
-    tokens.sign_out(store, tokens.sign_in(store, verified, 24 * 300))
-    tokens.sign_in(store, verified, 24 * 10)
-    held = tokens.sign_in(store, verified, 24 * 300)
-    api = tokens.add(store, ann.id, "", [Scope.TASK], days=None)
-    tokens.add(store, ann.id, "", [Scope.TASK], days=10)
-    said = audit.entries(store)
+    sign_in.end_session(store, sign_in.start_session(store, verified, 24 * 300))
+    sign_in.start_session(store, verified, 24 * 10)
+    held = sign_in.start_session(store, verified, 24 * 300)
+    api = tokens.add_api_token(store, ann.id, "", [Scope.TASK], days=None)
+    tokens.add_api_token(store, ann.id, "", [Scope.TASK], days=10)
+    said = audit.list_entries(store)
     assert delete_expired(store, now=utc_now() + RETENTION - timedelta(minutes=1)) == 0
     assert delete_expired(store, now=utc_now() + RETENTION + timedelta(minutes=1)) == 1
     assert delete_expired(store, now=utc_now() + RETENTION + timedelta(days=11)) == 2
     assert len(kept(store, tables.tokens)) == 2
-    assert tokens.holder(store, held, tokens.Kind.SESSION) is not None
-    assert tokens.holder(store, api, tokens.Kind.API) is not None
-    assert audit.entries(store) == said
+    assert tokens.find_token_owner(store, held, tokens.TokenKind.SESSION) is not None
+    assert tokens.find_token_owner(store, api, tokens.TokenKind.API) is not None
+    assert audit.list_entries(store) == said
 
 
 def test_a_running_sender_sweeps_up_part_by_part_while_it_delivers(store, receiver):

@@ -201,7 +201,7 @@ def test_a_row_that_breaks_a_rule_is_a_store_failure_and_writes_nothing(sqlite_s
     ],
 )
 def test_a_value_that_is_refused_is_named(sqlite_store, sqlite_url, name, args, value):
-    people.add(sqlite_store, "ann", Role.RATER)
+    people.add_rater(sqlite_store, "ann", Role.RATER)
     command = [sys.executable, "-m", "rlhf_hitl", *name.split(), *args, "--store", sqlite_url]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 2

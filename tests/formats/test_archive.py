@@ -24,7 +24,7 @@ from sqlalchemy import exc
 from checkout import ROOT
 from rlhf_hitl.errors import BadInput, RlhfHitlError
 from rlhf_hitl.formats import archive
-from rlhf_hitl.store import Store, people, queue, table_copy
+from rlhf_hitl.store import Store, people, queue, sign_in, table_copy
 from rlhf_hitl.store.judgments import read_judgments, store_revision
 from rlhf_hitl.store.tables import Utc, judgments, metadata
 from rlhf_hitl.types import Answer, Role, Verdict
@@ -147,14 +147,14 @@ def test_the_language_of_a_database_changes_nothing(postgres, sqlite_store, tmp_
 def test_work_goes_on_in_the_new_store_where_it_stopped(new_store, tmp_path, add_comparisons, first, second):
     source, target = new_store(first), new_store(second)
     add_comparisons(source, 3)
-    ann = people.add(source, "ann", Role.RATER, "a long password").id
+    ann = people.add_rater(source, "ann", Role.RATER, "a long password").id
     submit(source, ann)
     held = queue.lease(source, ann)
     assert held is not None
     archive.write_archive(source, tmp_path / "a.archive")
     archive.restore_archive(target, tmp_path / "a.archive")
 
-    assert people.verify(target, "ann", "a long password") is not None
+    assert sign_in.verify_password(target, "ann", "a long password") is not None
     assert queue.lease(target, ann) == held
     submit(target, ann)
     assert [j.id for j in read_judgments(target)][:1] == [j.id for j in read_judgments(source)]
@@ -209,7 +209,7 @@ def test_an_archive_is_of_one_moment_though_others_go_on_writing(
 
 def test_a_store_with_anything_in_it_is_refused_and_told_what_it_has(store, full, tmp_path, add_comparisons):
     archive.write_archive(full, tmp_path / "a.archive")
-    people.add(store, "ann", Role.RATER)
+    people.add_rater(store, "ann", Role.RATER)
     before = everything(store)
     with pytest.raises(BadInput, match=r"with .*1 raters: expected a new store"):
         archive.restore_archive(store, tmp_path / "a.archive")

@@ -130,7 +130,7 @@ def test_ties_come_too_when_asked_for_and_come_back_as_ties(sqlite_store, tmp_pa
 
 def test_skips_flags_and_corrections_are_told_apart(sqlite_store, tmp_path, add_comparisons):
     add_comparisons(sqlite_store, 4)
-    rater = people.add(sqlite_store, "ann", Role.RATER).id
+    rater = people.add_rater(sqlite_store, "ann", Role.RATER).id
     for verdict in (Verdict.SKIPPED, Verdict.FLAGGED, Verdict.ALL_BAD, Verdict.RANKED):
         lease = queue.lease(sqlite_store, rater)
         assert lease is not None
@@ -163,7 +163,7 @@ def test_a_rewrite_is_a_demonstration_that_sft_takes_and_a_reason_is_kept(sqlite
 
     import_path(sqlite_store, write(tmp_path / "one.jsonl", [vote("ann", "model_a", "once")]), split=Split.TRAIN)
     add_comparisons(sqlite_store, 12)
-    ann = people.add(sqlite_store, "ann", Role.RATER).id
+    ann = people.add_rater(sqlite_store, "ann", Role.RATER).id
     answers = {
         "first": Answer(Verdict.ALL_BAD, rewrite="Better ☕."),
         "none": Answer(Verdict.ALL_BAD, rewrite=" \n"),

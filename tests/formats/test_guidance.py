@@ -201,7 +201,7 @@ def test_commands_set_and_show_a_tutorial(store_url, tmp_path):
     path = str(lines(tmp_path, LINE, LINE | {"explanation": "Another."}))
     assert run("tutorial", "set", path, store=store_url) == {"project": "default", "examples": 2}
     with Store.open(store_url) as store:
-        ann = people.add(store, "ann", Role.RATER)
+        ann = people.add_rater(store, "ann", Role.RATER)
         tutorial.record_attempt(store, ann.id, tutorial.list_examples(store)[0].id, Answer(Verdict.ALL_BAD), False)
     shown = run("tutorial", "show", store=store_url)
     assert [e["explanation"] for e in shown["examples"]] == ["It is coffee time.", "Another."]

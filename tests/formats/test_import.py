@@ -45,7 +45,7 @@ def write(path: Path, *rows: object) -> Path:
 def said(store) -> list[tuple[str, list[list[str]]]]:
     """Who said what, in texts instead of ids."""
     texts = {c.id: c.text for comparison in find_comparisons(store) for c in comparison.completions}
-    names = {r.id: r.name for r in people.everyone(store)}
+    names = {r.id: r.name for r in people.list_raters(store)}
     return sorted(
         (names[j.rater_id], [sorted(texts[i] for i in group) for group in j.answer.ranking])
         for j in read_judgments(store)
@@ -87,7 +87,7 @@ def test_llmfao_comes_in_whole(shared_data, sqlite_store):
     assert report.raters == len({r["worker"] for r in rows})
     assert report.comparisons == len({(r["prompt"], r["model_x"], r["model_y"]) for r in rows})
     assert report.completions == len({(r["prompt"], r[m]) for r in rows for m in ("model_x", "model_y")})
-    by_name = {r.name.removeprefix("llmfao:"): r.id for r in people.everyone(sqlite_store)}
+    by_name = {r.name.removeprefix("llmfao:"): r.id for r in people.list_raters(sqlite_store)}
     found = Counter(j.rater_id for j in read_judgments(sqlite_store))
     assert found == {by_name[worker]: n for worker, n in Counter(r["worker"] for r in rows).items()}
     wins = Counter(r["winner"] for r in rows)

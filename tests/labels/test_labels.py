@@ -86,7 +86,7 @@ def test_corrections_count_once_and_surplus_judgments_not_at_all(sqlite_store):
     comparison = Comparison.create(prompt, answers, overlap=1)
     with store.write() as conn:
         insert_comparisons(store, conn, [comparison])
-    first, late = (people.add(store, n, Role.RATER).id for n in ("first", "late"))
+    first, late = (people.add_rater(store, n, Role.RATER).id for n in ("first", "late"))
     stale = queue.lease(store, late, seconds=-1)  # runs out at once
     lease = queue.lease(store, first)
     assert stale is not None

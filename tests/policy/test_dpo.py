@@ -49,7 +49,7 @@ def add(store, *comparisons):
 
 def judge(store, said):
     """One rater answers everything in the queue; `said` makes an answer of the texts in canonical order."""
-    rater = people.add(store, f"r-{uuid.uuid4().hex[:6]}", Role.RATER)
+    rater = people.add_rater(store, f"r-{uuid.uuid4().hex[:6]}", Role.RATER)
     while (lease := queue.lease(store, rater.id)) is not None:
         queue.submit(store, lease.id, rater.id, said(lease.comparison), idempotency_key=lease.id)
 

@@ -66,7 +66,7 @@ def trainer(flags: dict):
 def test_a_label_of_an_empty_completion_is_left_out_of_a_replay_and_counted(judged_store, backbone, tmp_path):
     model = train_head(judged_store, backbone, tmp_path)
     before, _ = evaluate(model, judged_store)
-    judged(judged_store, people.add(judged_store, "bea", Role.RATER).id, heldout(1)[0], "an answer", " \n")
+    judged(judged_store, people.add_rater(judged_store, "bea", Role.RATER).id, heldout(1)[0], "an answer", " \n")
     after, _ = evaluate(model, judged_store)
     assert (after.n, after.dropped) == (before.n, before.dropped + 1)
 
@@ -152,7 +152,7 @@ def test_a_conversation_of_a_hundred_thousand_tokens_is_cut_counted_and_scored(j
 
 
 def test_labels_all_on_one_side_make_a_model_that_is_finite_and_prefers_that_side(sqlite_store, backbone, tmp_path):
-    store, rater = sqlite_store, people.add(sqlite_store, "ann", Role.RATER).id
+    store, rater = sqlite_store, people.add_rater(sqlite_store, "ann", Role.RATER).id
     for i in range(60):
         judged(store, rater, f"about {i}", f"thanks friend {i}", f"lazy dog {i}")
     for text in heldout(3):
@@ -185,7 +185,7 @@ def test_a_third_best_reward_that_is_no_number_is_named(judged_store, backbone, 
 
 
 def test_a_head_that_has_learnt_no_more_than_lengths_say_so(sqlite_store, backbone, tmp_path, caplog):
-    store, rater = sqlite_store, people.add(sqlite_store, "ann", Role.RATER).id
+    store, rater = sqlite_store, people.add_rater(sqlite_store, "ann", Role.RATER).id
     for i in range(60):  # the longer answer wins, whatever it says
         words = [w for _, w in sorted(zip(f"{i * 7919:06}", ["sea", "sun", "fox", "poem", "paris", "quick"]))]
         judged(store, rater, f"about {i}", " ".join(words), " ".join(words[::-1][: 1 + i % 4]))
@@ -207,7 +207,7 @@ def test_a_damaged_model_is_named(judged_store, backbone, tmp_path, file, kept):
 
 def test_labels_of_empty_completions_are_left_out_of_training_aloud(judged_store, backbone, tmp_path, caplog):
     before = train_head(judged_store, backbone, tmp_path).card["train_labels"]
-    rater = people.add(judged_store, "bea", Role.RATER).id
+    rater = people.add_rater(judged_store, "bea", Role.RATER).id
     text = next(t for t in map(str, range(100)) if Prompt.create((Message("user", t),)).split is Split.TRAIN)
     judged(judged_store, rater, text, "an answer", " \n")
     caplog.clear()

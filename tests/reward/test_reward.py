@@ -546,7 +546,7 @@ def test_replay_by_hand_counts_ties_apart_and_equal_rewards_as_half(judged_store
     right = sum(1.0 if e.margin > 0 else 0.5 if e.margin == 0 else 0.0 for e in examples)
     assert found.accuracy.value == pytest.approx(right / len(examples))
     assert found.ties == 0
-    rater = people.add(judged_store, "tie caller", Role.RATER).id
+    rater = people.add_rater(judged_store, "tie caller", Role.RATER).id
     prompt = next(p for i in range(999) if (p := Prompt.create((Message("user", f"t{i}"),))).split is Split.HELDOUT)
     pair = [Completion.create(prompt.id, (Message("assistant", t),), "p") for t in ("one", "two")]
     comparison = Comparison.create(prompt, pair)

@@ -128,7 +128,7 @@ def test_scored_and_routed_comparisons_reach_raters_or_are_accepted(trained):
     assert sum(routed.counts.values()) == 60
     assert routed.counts["auto"] > 10
     assert routed.counts["control"] > 2
-    rater = people.add(store, "ann", Role.RATER).id
+    rater = people.add_rater(store, "ann", Role.RATER).id
     seen = []
     while (lease := queue.lease(store, rater)) is not None:
         seen.append(lease.comparison)
@@ -190,7 +190,7 @@ def test_parts_of_a_pool_are_the_pool(trained):
 
 def test_a_comparison_with_an_empty_answer_is_left_to_raters_and_stops_nothing(trained):
     store, model = trained
-    rater = people.add(store, "ann", Role.RATER).id
+    rater = people.add_rater(store, "ann", Role.RATER).id
     for split in (Split.CALIBRATION, Split.TRAIN):  # one that the threshold would be measured with, and one of the pool
         prompt = Prompt.create((Message("user", f"say nothing, {split}"),), split=split)
         answers = [Completion.create(prompt.id, (Message("assistant", t),), "p") for t in ("one", "two", " \n")]
@@ -266,7 +266,7 @@ def test_a_model_that_ranks_four_as_the_raters_do_makes_no_error_in_the_report(s
     best_first = [c.id for c in four]
     insert_scores(store, [Score(of.id, "m", best_first[0], best_first[1], 1.0, 0.1, 0.7)])
     apply_routings(store, [Routing(of.id, Route.CONTROL, Route.AUTO, "drawn", "m", 1)])
-    rater = people.add(store, "ann", Role.RATER).id
+    rater = people.add_rater(store, "ann", Role.RATER).id
     lease = queue.lease(store, rater)
     assert lease is not None
     queue.submit(store, lease.id, rater, Answer(Verdict.RANKED, tuple((i,) for i in best_first)))

@@ -13,8 +13,8 @@ from starlette.testclient import TestClient
 from rlhf_hitl.api.app import create_app
 from rlhf_hitl.config import Settings
 from rlhf_hitl.errors import BadInput, Conflict, NotFound
-from rlhf_hitl.store import Store, StoreFailure, audit, people, projects, tables, tokens
-from rlhf_hitl.store.tokens import Kind
+from rlhf_hitl.store import Store, StoreFailure, audit, invitations, passwords, people, projects, tables, tokens
+from rlhf_hitl.store.tokens import TokenKind
 from rlhf_hitl.types import Role, Scope, utc_now
 
 PASSWORD = "correct horse"
@@ -22,11 +22,11 @@ PASSWORD = "correct horse"
 
 @pytest.fixture
 def ann(store):
-    return people.add(store, "ann", Role.RATER, PASSWORD)
+    return people.add_rater(store, "ann", Role.RATER, PASSWORD)
 
 
 def sign_in(store, hours: float, password: str = PASSWORD, **more) -> str:
-    return tokens.sign_in(store, people.verify(store, "ann", password), hours, **more)
+    return sign_in.start_session(store, sign_in.verify_password(store, "ann", password), hours, **more)
 
 
 def everything_kept(store) -> str:
@@ -37,79 +37,79 @@ def everything_kept(store) -> str:
 
 
 def test_a_token_stands_for_its_rater_until_it_is_revoked(store, ann):
-    secret = tokens.add(store, ann.id, "pipeline", [Scope.TASK, Scope.FEEDBACK, Scope.TASK])
-    rater, token = tokens.holder(store, secret, Kind.API)
+    secret = tokens.add_api_token(store, ann.id, "pipeline", [Scope.TASK, Scope.FEEDBACK, Scope.TASK])
+    rater, token = tokens.find_token_owner(store, secret, TokenKind.API)
     assert rater == ann
     assert token.scopes == ("feedback", "task")
     assert token.expires_at - utc_now() > timedelta(days=89)
-    tokens.revoke(store, token.id)
-    assert tokens.holder(store, secret, Kind.API) is None
+    tokens.revoke_token(store, token.id)
+    assert tokens.find_token_owner(store, secret, TokenKind.API) is None
     with pytest.raises(Conflict):
-        tokens.revoke(store, token.id)
+        tokens.revoke_token(store, token.id)
     with pytest.raises(NotFound):
-        tokens.revoke(store, "t_none")
+        tokens.revoke_token(store, "t_none")
 
 
 def test_a_token_that_is_over_or_whose_rater_is_out_opens_nothing(store, ann):
-    short = tokens.add(store, ann.id, "", [Scope.TASK], days=1)
-    long = tokens.add(store, ann.id, "", [Scope.TASK], days=None)
+    short = tokens.add_api_token(store, ann.id, "", [Scope.TASK], days=1)
+    long = tokens.add_api_token(store, ann.id, "", [Scope.TASK], days=None)
     with store.write() as conn:
         past = utc_now() - timedelta(seconds=1)
         conn.execute(tables.tokens.update().where(tables.tokens.c.expires_at.is_not(None)).values(expires_at=past))
-    assert tokens.holder(store, short, Kind.API) is None
-    assert tokens.holder(store, long, Kind.API) is not None
-    people.change(store, "ann", disabled=True)
-    assert tokens.holder(store, long, Kind.API) is None
-    people.change(store, "ann", disabled=False)
-    assert tokens.holder(store, long, Kind.API) is not None
+    assert tokens.find_token_owner(store, short, TokenKind.API) is None
+    assert tokens.find_token_owner(store, long, TokenKind.API) is not None
+    people.change_rater(store, "ann", disabled=True)
+    assert tokens.find_token_owner(store, long, TokenKind.API) is None
+    people.change_rater(store, "ann", disabled=False)
+    assert tokens.find_token_owner(store, long, TokenKind.API) is not None
 
 
 def test_no_secret_and_no_password_is_kept_anywhere(store, ann):
     secrets = [
-        tokens.add(store, ann.id, "", [Scope.TASK]),
+        tokens.add_api_token(store, ann.id, "", [Scope.TASK]),
         sign_in(store, 1),
-        tokens.invite(store, Role.RATER),
+        invitations.add_invitation(store, Role.RATER),
     ]
     kept = everything_kept(store)
     assert not [s for s in (*secrets, PASSWORD) if s in kept or s.split("_", 2)[-1] in kept]
 
 
 def test_a_secret_of_one_kind_is_none_of_another(store, ann):
-    api, session = tokens.add(store, ann.id, "", [Scope.TASK]), sign_in(store, 1)
-    assert tokens.holder(store, api, Kind.SESSION) is None
-    assert tokens.holder(store, session, Kind.API) is None
-    assert tokens.invitation(store, api) is None
+    api, session = tokens.add_api_token(store, ann.id, "", [Scope.TASK]), sign_in(store, 1)
+    assert tokens.find_token_owner(store, api, TokenKind.SESSION) is None
+    assert tokens.find_token_owner(store, session, TokenKind.API) is None
+    assert invitations.find_open_invitation(store, api) is None
     for nonsense in ("", "rh_api_", "x" * 10_000, "\x00", "\ud800"):
-        assert tokens.holder(store, nonsense, Kind.API) is None
+        assert tokens.find_token_owner(store, nonsense, TokenKind.API) is None
 
 
 @pytest.mark.parametrize("days", [0, -1, 4000])
 def test_a_token_holds_for_a_time_that_makes_sense(store, ann, days):
     with pytest.raises(BadInput, match="days"):
-        tokens.add(store, ann.id, "", [Scope.TASK], days=days)
+        tokens.add_api_token(store, ann.id, "", [Scope.TASK], days=days)
     with pytest.raises(BadInput, match="scopes"):
-        tokens.add(store, ann.id, "", [])
+        tokens.add_api_token(store, ann.id, "", [])
 
 
 def test_a_session_ends_when_it_is_signed_out_and_with_the_password(store, ann):
     first, second = sign_in(store, 1), sign_in(store, 1)
-    api = tokens.add(store, ann.id, "", [Scope.TASK])
-    tokens.sign_out(store, first)
-    tokens.sign_out(store, first)
-    assert tokens.holder(store, first, Kind.SESSION) is None
-    assert tokens.holder(store, second, Kind.SESSION) is not None
-    people.set_password(store, "ann", "another horse")
-    assert tokens.holder(store, second, Kind.SESSION) is None
-    assert tokens.holder(store, api, Kind.API) is not None
+    api = tokens.add_api_token(store, ann.id, "", [Scope.TASK])
+    sign_in.end_session(store, first)
+    sign_in.end_session(store, first)
+    assert tokens.find_token_owner(store, first, TokenKind.SESSION) is None
+    assert tokens.find_token_owner(store, second, TokenKind.SESSION) is not None
+    sign_in.set_password(store, "ann", "another horse")
+    assert tokens.find_token_owner(store, second, TokenKind.SESSION) is None
+    assert tokens.find_token_owner(store, api, TokenKind.API) is not None
 
 
 def test_a_password_that_is_changed_while_it_is_looked_at_is_a_wrong_one(store, ann):
-    verified = people.verify(store, "ann", PASSWORD)
-    people.set_password(store, "ann", "another horse")
+    verified = sign_in.verify_password(store, "ann", PASSWORD)
+    sign_in.set_password(store, "ann", "another horse")
     with pytest.raises(Conflict, match="changed"):
-        tokens.sign_in(store, verified, 1)
-    assert tokens.everything(store, kinds=[Kind.SESSION]) == []
-    assert audit.entries(store, actions=["sign_in"]) == []
+        sign_in.start_session(store, verified, 1)
+    assert tokens.list_tokens(store, kinds=[TokenKind.SESSION]) == []
+    assert audit.list_entries(store, actions=["sign_in"]) == []
 
 
 def waits(store, how_many: int, *calls: Future) -> None:
@@ -123,13 +123,13 @@ def waits(store, how_many: int, *calls: Future) -> None:
 
 def test_a_sign_in_waits_for_a_change_of_the_password_under_way(postgres_url, tmp_path):
     with Store.open(postgres_url) as store, ThreadPoolExecutor(2) as pool:
-        ann = people.add(store, "ann", Role.RATER, PASSWORD)
+        ann = people.add_rater(store, "ann", Role.RATER, PASSWORD)
         browser = TestClient(create_app(store, Settings(workspace=tmp_path)), follow_redirects=False)
-        verified, hashed = people.verify(store, "ann", PASSWORD), people.hash_password("another horse")
+        verified, hashed = sign_in.verify_password(store, "ann", PASSWORD), passwords.hash_password("another horse")
         with Store.open(postgres_url) as other, other.write() as conn:
             own = tables.raters.c.id == ann.id
             conn.execute(tables.raters.update().where(own).values(password_hash=hashed))
-            signing = pool.submit(tokens.sign_in, store, verified, 1)
+            signing = pool.submit(sign_in.start_session, store, verified, 1)
             login = pool.submit(browser.post, "/login", data={"name": "ann", "password": PASSWORD})
             waits(store, 2, signing, login)
         assert login.result(timeout=60).status_code == 401
@@ -140,81 +140,86 @@ def test_a_sign_in_waits_for_a_change_of_the_password_under_way(postgres_url, tm
 
 def test_a_change_of_the_password_ends_the_session_of_a_sign_in_under_way(postgres_url):
     with Store.open(postgres_url) as store, Store.open(postgres_url) as second, ThreadPoolExecutor(2) as pool:
-        people.add(store, "ann", Role.RATER, PASSWORD)
-        verified = people.verify(store, "ann", PASSWORD)
+        people.add_rater(store, "ann", Role.RATER, PASSWORD)
+        verified = sign_in.verify_password(store, "ann", PASSWORD)
         with Store.open(postgres_url) as other, other.write() as conn:
             conn.exec_driver_sql("LOCK TABLE audit IN SHARE MODE")  # where a sign-in comes to, last of all
-            signing = pool.submit(tokens.sign_in, store, verified, 1)
+            signing = pool.submit(sign_in.start_session, store, verified, 1)
             waits(other, 1, signing)
-            changing = pool.submit(people.set_password, second, "ann", "another horse")
+            changing = pool.submit(sign_in.set_password, second, "ann", "another horse")
             waits(other, 2, changing)
         changing.result(timeout=60)
-        assert tokens.holder(store, signing.result(timeout=60), Kind.SESSION) is None
+        assert tokens.find_token_owner(store, signing.result(timeout=60), TokenKind.SESSION) is None
 
 
 def test_an_invitation_makes_one_person_with_its_role_and_project(store):
     projects.add_project(store, "closed", open=False)
-    secret = tokens.invite(store, Role.LEAD, project="closed", by=audit.Actor("lea"))
-    assert tokens.invitation(store, secret).role == "lead"
+    secret = invitations.add_invitation(store, Role.LEAD, project="closed", by=audit.Actor("lea"))
+    assert invitations.find_open_invitation(store, secret).role == "lead"
     with pytest.raises(BadInput, match="eight"):
-        tokens.accept(store, secret, "bob", "short")
-    bob = tokens.accept(store, secret, " bob ", PASSWORD, address="10.0.0.1")
+        invitations.accept_invitation(store, secret, "bob", "short")
+    bob = invitations.accept_invitation(store, secret, " bob ", PASSWORD, address="10.0.0.1")
     assert (bob.name, bob.role) == ("bob", Role.LEAD)
-    assert people.verify(store, "bob", PASSWORD).rater == bob
+    assert sign_in.verify_password(store, "bob", PASSWORD).rater == bob
     assert projects.list_members(store) == {"closed": [bob.id]}
-    assert tokens.invitation(store, secret) is None
+    assert invitations.find_open_invitation(store, secret) is None
     with pytest.raises(NotFound):
-        tokens.accept(store, secret, "eve", PASSWORD)
+        invitations.accept_invitation(store, secret, "eve", PASSWORD)
 
 
 def test_a_name_that_is_taken_leaves_the_invitation_standing(store, ann):
-    secret = tokens.invite(store, Role.RATER)
+    secret = invitations.add_invitation(store, Role.RATER)
     with pytest.raises(BadInput, match="free"):
-        tokens.accept(store, secret, "ann", PASSWORD)
-    assert tokens.accept(store, secret, "ann2", PASSWORD).name == "ann2"
+        invitations.accept_invitation(store, secret, "ann", PASSWORD)
+    assert invitations.accept_invitation(store, secret, "ann2", PASSWORD).name == "ann2"
 
 
 def test_of_many_who_take_up_one_invitation_at_once_one_does(store):
-    secret = tokens.invite(store, Role.RATER)
+    secret = invitations.add_invitation(store, Role.RATER)
     start = threading.Barrier(6)
 
     def take(i: int) -> bool:
         start.wait()
         try:
-            tokens.accept(store, secret, f"one {i}", PASSWORD)
+            invitations.accept_invitation(store, secret, f"one {i}", PASSWORD)
         except NotFound:
             return False
         return True
 
     with ThreadPoolExecutor(6) as pool:
         assert sum(pool.map(take, range(6))) == 1
-    assert len(people.everyone(store)) == 1
+    assert len(people.list_raters(store)) == 1
 
 
 def test_nobody_takes_the_name_of_a_rater_whose_votes_may_be_imported(store):
     for name in ("mt_bench:expert_1", "hh:1"):
         with pytest.raises(BadInput, match="word:"):
-            people.add(store, name, Role.RATER)
+            people.add_rater(store, name, Role.RATER)
 
 
 def test_an_invitation_that_was_revoked_or_is_to_nowhere_is_none(store):
-    secret = tokens.invite(store, Role.RATER)
-    tokens.revoke(store, tokens.invitation(store, secret).id)
+    secret = invitations.add_invitation(store, Role.RATER)
+    tokens.revoke_token(store, invitations.find_open_invitation(store, secret).id)
     with pytest.raises(NotFound):
-        tokens.accept(store, secret, "bob", PASSWORD)
+        invitations.accept_invitation(store, secret, "bob", PASSWORD)
     with pytest.raises(NotFound):
-        tokens.invite(store, Role.RATER, project="nowhere")
+        invitations.add_invitation(store, Role.RATER, project="nowhere")
 
 
 def test_it_is_written_down_who_did_what(store, ann):
     lea = audit.Actor("r_lea", "10.0.0.9")
-    people.change(store, "ann", paused=True, languages=["fr"], quota=5, by=lea)
-    people.change(store, "ann", by=lea)
-    people.set_password(store, "ann", "another horse", by=lea)
-    tokens.revoke(store, tokens.holder(store, tokens.add(store, ann.id, "x", [Scope.TASK], by=lea), Kind.API)[1].id)
+    people.change_rater(store, "ann", paused=True, languages=["fr"], quota=5, by=lea)
+    people.change_rater(store, "ann", by=lea)
+    sign_in.set_password(store, "ann", "another horse", by=lea)
+    tokens.revoke_token(
+        store,
+        tokens.find_token_owner(store, tokens.add_api_token(store, ann.id, "x", [Scope.TASK], by=lea), TokenKind.API)[
+            1
+        ].id,
+    )
     projects.add_project(store, "new", by=lea)
-    tokens.sign_out(store, sign_in(store, 1, "another horse", address="10.0.0.1"), address="10.0.0.1")
-    said = [(e.actor, e.action) for e in audit.entries(store)]
+    sign_in.end_session(store, sign_in(store, 1, "another horse", address="10.0.0.1"), address="10.0.0.1")
+    said = [(e.actor, e.action) for e in audit.list_entries(store)]
     assert said == [
         ("cli", "rater.added"),
         ("r_lea", "rater.changed"),
@@ -225,26 +230,26 @@ def test_it_is_written_down_who_did_what(store, ann):
         (ann.id, "sign_in"),
         (ann.id, "sign_out"),
     ]
-    changed = audit.entries(store, actions=["rater.changed"])[0]
+    changed = audit.list_entries(store, actions=["rater.changed"])[0]
     assert changed.details == {"paused": True, "languages": ["fr"], "quota": 5}
     assert changed.address == "10.0.0.9"
 
 
 def test_nobody_shuts_themselves_out(store):
-    adam = people.add(store, "adam", Role.ADMIN)
+    adam = people.add_rater(store, "adam", Role.ADMIN)
     with pytest.raises(BadInput, match="somebody else"):
-        people.change(store, "adam", disabled=True, quota=5, by=audit.Actor(adam.id))
-    assert people.get(store, adam.id) == adam
-    assert [e.action for e in audit.entries(store)] == ["rater.added"]
-    assert people.change(store, "adam", disabled=True).disabled, "somebody with a shell may"
+        people.change_rater(store, "adam", disabled=True, quota=5, by=audit.Actor(adam.id))
+    assert people.get_rater(store, adam.id) == adam
+    assert [e.action for e in audit.list_entries(store)] == ["rater.added"]
+    assert people.change_rater(store, "adam", disabled=True).disabled, "somebody with a shell may"
 
 
 @pytest.mark.parametrize("code", ["x" * 41, "e\x00n", "\u202een"])
 def test_a_language_no_prompt_can_be_tagged_with_is_refused(store, ann, code):
     with pytest.raises(BadInput, match="language"):
-        people.change(store, "ann", languages=["en", code])
-    assert people.get(store, ann.id).languages is None
-    assert people.change(store, "ann", languages=[" EN", "zh_Hans", "français", ""]).languages == (
+        people.change_rater(store, "ann", languages=["en", code])
+    assert people.get_rater(store, ann.id).languages is None
+    assert people.change_rater(store, "ann", languages=[" EN", "zh_Hans", "français", ""]).languages == (
         "en",
         "français",
         "zh_hans",
@@ -254,10 +259,10 @@ def test_a_language_no_prompt_can_be_tagged_with_is_refused(store, ann, code):
 def test_the_audit_log_is_paged_and_can_be_read_from_its_end(store):
     for i in range(5):
         projects.add_project(store, f"p{i}")
-    first = audit.entries(store, limit=2)
-    rest = audit.entries(store, after=first[-1].seq, limit=9)
+    first = audit.list_entries(store, limit=2)
+    rest = audit.list_entries(store, after=first[-1].seq, limit=9)
     assert [e.subject for e in first + rest] == [f"p{i}" for i in range(5)]
-    assert [e.subject for e in audit.entries(store, limit=2, newest_first=True)] == ["p4", "p3"]
+    assert [e.subject for e in audit.list_entries(store, limit=2, newest_first=True)] == ["p4", "p3"]
 
 
 def test_the_audit_log_cannot_be_changed(store):
@@ -265,4 +270,4 @@ def test_the_audit_log_cannot_be_changed(store):
     for statement in ("UPDATE audit SET actor = 'me'", "DELETE FROM audit"):
         with pytest.raises((sa.exc.DatabaseError, StoreFailure)), store.write() as conn:
             conn.exec_driver_sql(statement)
-    assert audit.entries(store)[0].actor == "cli"
+    assert audit.list_entries(store)[0].actor == "cli"

@@ -114,12 +114,12 @@ def test_progress_counts_only_what_a_rater_may_be_offered(store, add_raters):
     put(store, "Secret?", project="closed")
     [ann] = add_raters(store, 1)
     assert views.tally(store, ann, utc_now()).left == 4
-    people.change(store, "rater 0", languages=["en"])
+    people.change_rater(store, "rater 0", languages=["en"])
     held = queue.lease(store, ann)
     assert views.tally(store, ann, utc_now()).left == 3
     rank(store, held)
     assert views.tally(store, ann, utc_now() - timedelta(hours=1)) == views.Tally(1, 2, 1000)
-    people.change(store, "rater 0", paused=True)
+    people.change_rater(store, "rater 0", paused=True)
     assert views.tally(store, ann, utc_now()).left == 0
 
 
@@ -131,11 +131,11 @@ def test_raters_are_offered_the_languages_they_read_and_those_nobody_named(store
     put(store, "¿Té?", language="es")
     put(store, "?")
     ann, bob = add_raters(store, 2)
-    people.change(store, "rater 0", languages=["Es", " fr "])
+    people.change_rater(store, "rater 0", languages=["Es", " fr "])
     assert everything(store, ann) == {"¿Té?", "?"}
     assert everything(store, bob) == {"Tea?"}
-    people.change(store, "rater 0", languages=[])
-    assert people.get(store, ann).languages is None
+    people.change_rater(store, "rater 0", languages=[])
+    assert people.get_rater(store, ann).languages is None
 
 
 def test_a_wish_is_kept_to(store, add_raters):
@@ -212,7 +212,7 @@ def test_a_rater_may_hold_several_different_comparisons(store, add_raters):
 def test_a_quota_is_of_a_day_and_counts_what_is_held_and_no_correction(store, add_raters):
     put(store, *"abcdef")
     [ann] = add_raters(store, 1)
-    people.change(store, "rater 0", quota=2)
+    people.change_rater(store, "rater 0", quota=2)
     noon = utc_now().replace(hour=12, minute=0)
     assert len(queue.lease_many(store, ann, 5, now=noon)) == 2
     for held in queue.lease_many(store, ann, 2, now=noon):
@@ -220,14 +220,14 @@ def test_a_quota_is_of_a_day_and_counts_what_is_held_and_no_correction(store, ad
         queue.correct(store, receipt.judgment_id, ann, SKIP, idempotency_key=f"c{held.id}")
     assert queue.lease(store, ann, now=noon + timedelta(hours=11)) is None
     assert queue.lease(store, ann, now=noon + timedelta(hours=13)) is not None
-    assert people.change(store, "rater 0", quota=0).quota is None
+    assert people.change_rater(store, "rater 0", quota=0).quota is None
 
 
 def test_a_paused_rater_gets_nothing_new_and_may_finish(store, add_raters):
     put(store, *"ab")
     [ann] = add_raters(store, 1)
     held = queue.lease(store, ann)
-    people.change(store, "rater 0", paused=True)
+    people.change_rater(store, "rater 0", paused=True)
     assert queue.lease(store, ann) == held
     assert rank(store, held).outcome == "counted"
     assert queue.lease(store, ann) is None
@@ -282,7 +282,7 @@ def test_a_lead_takes_a_comparison_back_and_its_answer_is_kept_all_the_same(stor
     assert other.comparison == held.comparison
     assert rank(store, other).outcome == "counted"
     assert rank(store, held).outcome == "surplus"
-    [entry] = audit.entries(store, actions=["lease.expired"])
+    [entry] = audit.list_entries(store, actions=["lease.expired"])
     assert (entry.actor, entry.subject) == ("lea", held.id)
 
 
@@ -325,7 +325,7 @@ def test_everything_is_repeated_once_at_most_and_then_the_line_goes_on(repeating
 
 def test_a_repeat_is_for_its_rater_alone_and_waits_for_them(repeating):
     store, ann = repeating
-    bob = people.add(store, "bob", people.get(store, ann).role).id
+    bob = people.add_rater(store, "bob", people.get_rater(store, ann).role).id
     [held] = queue.lease_many(store, ann, 1, chance=ALWAYS)
     queue.release(store, held.id, ann)
     assert all(lease.comparison.repeat_of is None for lease in queue.lease_many(store, bob, 5, chance=NEVER))
@@ -390,7 +390,7 @@ def test_nothing_of_a_cycle_reads_a_table_from_end_to_end(sqlite_store, add_rate
     put(store, *(f"Question {n}?" for n in range(assignment.REPEAT_GAP + 5)))
     [ann] = add_raters(store, 1)
     projects.change_project(store, "default", repeat_every=2)
-    people.change(store, "rater 0", quota=1000)
+    people.change_rater(store, "rater 0", quota=1000)
     said: dict[str, None] = {}
 
     def hear(conn, cursor, statement, parameters, context, executemany):

@@ -71,7 +71,7 @@ def _add_ann_without_rights(url: str, told) -> None:
         os.setuid(65534)
     try:
         with Store.open(url) as store:
-            people.add(store, "ann", Role.RATER)
+            people.add_rater(store, "ann", Role.RATER)
     except (BadInput, StoreFailure) as e:
         told.send(str(e))
     else:
@@ -99,7 +99,7 @@ def test_a_store_that_may_only_be_read_is_refused_with_its_name(sqlite_url, tmp_
     assert str(tmp_path) in line
     assert "Fix:" in line
     with Store.open(sqlite_url) as store:
-        assert people.everyone(store) == []
+        assert people.list_raters(store) == []
 
 
 def test_a_connection_that_is_cut_in_mid_submit_is_an_error_and_the_same_key_counts_once(
@@ -179,7 +179,7 @@ def test_the_api_answers_503_while_the_database_is_gone_and_then_goes_on(
     with Store.open(postgres_url) as store:
         add_comparisons(store, 2)
         [ann] = add_raters(store, 1)
-        key = {"authorization": f"Bearer {tokens.add(store, ann, '', [Scope.TASK, Scope.FEEDBACK])}"}
+        key = {"authorization": f"Bearer {tokens.add_api_token(store, ann, '', [Scope.TASK, Scope.FEEDBACK])}"}
         client = TestClient(create_app(store, Settings(workspace=tmp_path)), raise_server_exceptions=False)
         lease = client.post("/api/v1/leases", json={}, headers=key).json()["leases"][0]
         name = sa.make_url(postgres_url).database
@@ -271,11 +271,11 @@ def test_metrics_are_for_those_who_may_and_tell_the_queue(store, tmp_path, add_c
     [ann] = add_raters(store, 1)
     lease = queue.lease(store, ann)
     queue.submit(store, lease.id, ann, SKIP)
-    lea = people.add(store, "lea", Role.LEAD)
+    lea = people.add_rater(store, "lea", Role.LEAD)
     client = TestClient(create_app(store, Settings(workspace=tmp_path)))
     assert client.get("/metrics").status_code == 401
     for owner, status in ((ann, 403), (lea.id, 200)):
-        key = {"authorization": f"Bearer {tokens.add(store, owner, '', [Scope.METRICS])}"}
+        key = {"authorization": f"Bearer {tokens.add_api_token(store, owner, '', [Scope.METRICS])}"}
         answer = client.get("/metrics", headers=key)
         assert answer.status_code == status
     lines = answer.text.splitlines()
@@ -310,7 +310,7 @@ client.post("/login", data={"name": "ann", "password": "verysecret"})
 def test_log_lines_are_json_and_hold_no_text_and_no_secret(sqlite_url, tmp_path, add_comparisons, add_raters):
     with Store.open(sqlite_url) as store:
         add_comparisons(store, 1)
-        key = tokens.add(store, add_raters(store, 1)[0], "", [Scope.TASK, Scope.FEEDBACK])
+        key = tokens.add_api_token(store, add_raters(store, 1)[0], "", [Scope.TASK, Scope.FEEDBACK])
     run = subprocess.run(
         [sys.executable, "-c", LOGGED, sqlite_url, key, str(tmp_path)], capture_output=True, text=True, timeout=120
     )

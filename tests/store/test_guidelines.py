@@ -62,7 +62,7 @@ def test_a_version_is_used_once_a_project_and_never_changed(store):
 
 def test_who_sets_a_guideline_is_written_down(store):
     guidelines.publish_guideline(store, Guideline("default", "1", "Be fair."), by=Actor("r_lea", "10.0.0.1"))
-    [entry] = audit.entries(store, actions=["guideline.set"])
+    [entry] = audit.list_entries(store, actions=["guideline.set"])
     assert (entry.actor, entry.address, entry.subject) == ("r_lea", "10.0.0.1", "default")
     assert entry.details == {"version": "1"}
 

@@ -135,7 +135,7 @@ def test_what_people_said_is_there_word_for_word(upgraded):
     assert (first.answer.scores, first.answer.rationale) == ({"helpful": 3}, "“well”")
     assert first.created_at.replace(tzinfo=None) == THEN
     assert (second.supersedes, second.answer.verdict) == ("j_1", Verdict.ALL_BAD)
-    ann = people.named(upgraded, "ann")
+    ann = people.get_rater_by_name(upgraded, "ann")
     assert (ann.role, ann.languages, ann.quota, ann.paused) == (Role.RATER, None, None, False)
 
 

@@ -156,7 +156,7 @@ def test_a_disabled_rater_gets_nothing_but_what_they_send_is_kept(store, add_com
     add_comparisons(store, 2)
     [rater] = add_raters(store, 1)
     lease = take(store, rater)
-    people.change(store, "rater 0", disabled=True)
+    people.change_rater(store, "rater 0", disabled=True)
     assert queue.submit(store, lease.id, rater, SKIP).outcome == "counted"
     with pytest.raises(NotFound, match="may rate"):
         queue.lease(store, rater)
@@ -692,7 +692,7 @@ def test_a_correction_is_never_taken_for_what_it_corrects_nor_for_another_correc
 
 
 def add_outside_vote(store, conn, comparison, name: str, key: str) -> int:
-    row = people.outside_rater(name, "elsewhere")
+    row = people.imported_rater_row(name, "elsewhere")
     vote = {
         "comparison_id": comparison.id,
         "rater_id": row["id"],
@@ -715,8 +715,10 @@ def test_votes_made_elsewhere_fill_no_place_and_come_in_once(store, add_comparis
 
 
 def test_raters_of_one_name_from_two_sources_are_two_raters(store):
-    assert people.outside_rater("ann", "here")["id"] != people.outside_rater("ann", "there")["id"]
-    assert people.add(store, "ann", Role.RATER).id not in {people.outside_rater("ann", s)["id"] for s in ("", "here")}
+    assert people.imported_rater_row("ann", "here")["id"] != people.imported_rater_row("ann", "there")["id"]
+    assert people.add_rater(store, "ann", Role.RATER).id not in {
+        people.imported_rater_row("ann", s)["id"] for s in ("", "here")
+    }
 
 
 def test_history_comes_in_order_across_pages(sqlite_store, add_comparisons):

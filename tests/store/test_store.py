@@ -12,7 +12,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
 from rlhf_hitl.errors import BadInput, NotFound
-from rlhf_hitl.store import Store, StoreFailure, people, queue, tables
+from rlhf_hitl.store import Store, StoreFailure, people, queue, sign_in, tables
 from rlhf_hitl.store.comparisons import (
     BATCH,
     count_rows,
@@ -53,7 +53,7 @@ def add_prompts(store, *new: Prompt) -> int:
 
 
 def add_judgment(store) -> None:
-    rater = people.add(store, "ann", Role.RATER).id
+    rater = people.add_rater(store, "ann", Role.RATER).id
     lease = queue.lease(store, rater)
     assert lease is not None
     queue.submit(store, lease.id, rater, Answer(Verdict.SKIPPED))
@@ -335,59 +335,59 @@ def test_find_pages_through_more_than_one_batch(sqlite_store, add_comparisons):
 
 
 def test_a_rater_signs_in_with_their_password_and_no_other(store):
-    ann = people.add(store, "Ann", Role.LEAD, "correct horse")
-    assert people.verify(store, "Ann", "correct horse").rater == ann
-    assert people.verify(store, "Ann", "wrong horse") is None
-    assert people.verify(store, "Bob", "correct horse") is None
+    ann = people.add_rater(store, "Ann", Role.LEAD, "correct horse")
+    assert sign_in.verify_password(store, "Ann", "correct horse").rater == ann
+    assert sign_in.verify_password(store, "Ann", "wrong horse") is None
+    assert sign_in.verify_password(store, "Bob", "correct horse") is None
 
 
 def test_who_has_no_password_or_is_disabled_cannot_sign_in(store):
-    people.add(store, "robot", Role.RATER, simulated=True)
-    people.add(store, "Ann", Role.RATER, "correct horse")
-    people.change(store, "Ann", disabled=True)
-    assert people.verify(store, "robot", "") is None
-    assert people.verify(store, "Ann", "correct horse") is None
-    assert {r.name: r.disabled for r in people.everyone(store)} == {"Ann": True, "robot": False}
+    people.add_rater(store, "robot", Role.RATER, simulated=True)
+    people.add_rater(store, "Ann", Role.RATER, "correct horse")
+    people.change_rater(store, "Ann", disabled=True)
+    assert sign_in.verify_password(store, "robot", "") is None
+    assert sign_in.verify_password(store, "Ann", "correct horse") is None
+    assert {r.name: r.disabled for r in people.list_raters(store)} == {"Ann": True, "robot": False}
 
 
 def test_how_somebody_stands_is_one_word(store):
-    assert people.add(store, "Ann", Role.RATER).state == "active"
-    assert people.add(store, "robot", Role.RATER, simulated=True).state == "simulated"
-    assert people.change(store, "robot", paused=True).state == "paused"
-    assert people.change(store, "robot", disabled=True).state == "disabled"
+    assert people.add_rater(store, "Ann", Role.RATER).state == "active"
+    assert people.add_rater(store, "robot", Role.RATER, simulated=True).state == "simulated"
+    assert people.change_rater(store, "robot", paused=True).state == "paused"
+    assert people.change_rater(store, "robot", disabled=True).state == "disabled"
     with store.write() as conn:
-        people.add_outside(store, conn, ["judge"], "hh")
-    assert people.named(store, "hh:judge").state == "imported"
+        people.insert_imported_raters(store, conn, ["judge"], "hh")
+    assert people.get_rater_by_name(store, "hh:judge").state == "imported"
 
 
 def test_a_changed_password_replaces_the_old_one(store):
-    people.add(store, "Ann", Role.RATER, "correct horse")
-    people.set_password(store, "Ann", "battery staple")
-    assert people.verify(store, "Ann", "correct horse") is None
-    assert people.verify(store, "Ann", "battery staple") is not None
+    people.add_rater(store, "Ann", Role.RATER, "correct horse")
+    sign_in.set_password(store, "Ann", "battery staple")
+    assert sign_in.verify_password(store, "Ann", "correct horse") is None
+    assert sign_in.verify_password(store, "Ann", "battery staple") is not None
 
 
 def test_passwords_are_kept_as_argon2_hashes(store):
-    people.add(store, "Ann", Role.RATER, "correct horse")
+    people.add_rater(store, "Ann", Role.RATER, "correct horse")
     with store.read() as conn:
         assert conn.execute(sa.select(tables.raters.c.password_hash)).scalar_one().startswith("$argon2id$")
 
 
 def test_a_name_that_is_taken_or_empty_and_a_short_password_are_refused(store):
-    people.add(store, "Ann", Role.RATER)
+    people.add_rater(store, "Ann", Role.RATER)
     for name, password, message in (("Ann", None, "free"), (" ", None, "a name"), ("Bob", "short", "eight")):
         with pytest.raises(BadInput, match=message):
-            people.add(store, name, Role.RATER, password)
-    assert [r.name for r in people.everyone(store)] == ["Ann"]
+            people.add_rater(store, name, Role.RATER, password)
+    assert [r.name for r in people.list_raters(store)] == ["Ann"]
 
 
 def test_who_is_not_there_cannot_be_disabled_or_given_a_password_or_found(store):
     with pytest.raises(NotFound, match="Bob"):
-        people.change(store, "Bob", disabled=True)
+        people.change_rater(store, "Bob", disabled=True)
     with pytest.raises(NotFound, match="Bob"):
-        people.set_password(store, "Bob", "correct horse")
+        sign_in.set_password(store, "Bob", "correct horse")
     with pytest.raises(NotFound, match="r_none"):
-        people.get(store, "r_none")
+        people.get_rater(store, "r_none")
 
 
 # What models said

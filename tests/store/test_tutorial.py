@@ -40,7 +40,7 @@ def test_examples_come_out_as_they_went_in_and_in_order(store):
     assert tutorial.list_examples(store) == made
     projects.add_project(store, "coding")
     assert tutorial.list_examples(store, "coding") == []
-    assert [e.details for e in audit.entries(store, actions=["tutorial.set"])] == [{"examples": 3}]
+    assert [e.details for e in audit.list_entries(store, actions=["tutorial.set"])] == [{"examples": 3}]
 
 
 def test_a_new_set_takes_the_place_of_the_old_and_asks_only_what_is_new(store, add_raters):

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import sqlalchemy as sa
 
-from rlhf_hitl.store import audit, people, queue, tokens, views
+from rlhf_hitl.store import audit, people, queue, sign_in, tokens, views
 from rlhf_hitl.types import Answer, Role, Verdict
 
 NOW = datetime(2026, 3, 14, 9, 30, tzinfo=UTC)
@@ -58,11 +58,11 @@ def test_the_median_is_of_the_newest_judgments_of_each(store, add_comparisons, a
 
 
 def test_a_sign_in_is_a_sign_of_life(store):
-    ann = people.add(store, "ann", Role.RATER, "correct horse")
-    verified = people.verify(store, "ann", "correct horse")
+    ann = people.add_rater(store, "ann", Role.RATER, "correct horse")
+    verified = sign_in.verify_password(store, "ann", "correct horse")
     assert verified is not None
-    tokens.sign_in(store, verified, 1)
-    tokens.add(store, ann.id, "", ["task"], by=audit.CLI)
+    sign_in.start_session(store, verified, 1)
+    tokens.add_api_token(store, ann.id, "", ["task"], by=audit.CLI)
     done = views.work(store)[ann.id]
     assert done.judged_at is None
     assert done.seen_at == done.signed_in_at is not None

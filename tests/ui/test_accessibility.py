@@ -9,7 +9,7 @@ from axe_playwright_python.sync_playwright import Axe
 from browser_fixtures import Server, answers, enter, expect, pair, picture, question, until_next
 from handmade_evaluations import bundled, put
 from rlhf_hitl.formats.guidance import read_bundled_tutorial
-from rlhf_hitl.store import guidelines, tokens, tutorial
+from rlhf_hitl.store import guidelines, invitations, tutorial
 from rlhf_hitl.types import DEFAULT_PROJECT, Role
 
 pytestmark = pytest.mark.browser
@@ -111,7 +111,7 @@ def test_signing_in(office, screen):
     page.get_by_role("button", name="Sign in").click()
     expect(page.get_by_role("alert")).to_be_visible()
     look("refused", pictured=False)
-    page.goto(f"{office.address}/invite/{tokens.invite(office.store, Role.RATER)}")
+    page.goto(f"{office.address}/invite/{invitations.add_invitation(office.store, Role.RATER)}")
     look("invite")
 
 

@@ -27,7 +27,7 @@ from rlhf_hitl.reward.features import Backbone
 from rlhf_hitl.reward.training.train import train_head
 from rlhf_hitl.routing.router import RoutingConfig, route_pool
 from rlhf_hitl.routing.scoring import score_pool
-from rlhf_hitl.store import people, queue, tokens
+from rlhf_hitl.store import invitations, people, queue, sign_in
 from rlhf_hitl.store.comparisons import find_comparisons, insert_comparisons
 from rlhf_hitl.store.reward_models import RewardModelRecord, add_reward_model
 from rlhf_hitl.store.routings import Routing, apply_routings, read_routings
@@ -220,7 +220,7 @@ def test_signed_out_in_mid_answer_keeps_the_answer_and_sends_it_after_signing_in
 
 def test_a_disabled_rater_is_told_and_nothing_more_is_taken(shared, page):
     rater = open_desk(page, shared, "disabled-one")
-    people.change(shared.store, "disabled-one", disabled=True)
+    people.change_rater(shared.store, "disabled-one", disabled=True)
     by_keys("1", "Enter")(page)
     expect(page.locator("#notice")).to_contain_text("You are signed out")
     assert judgments(shared, rater) == []
@@ -252,7 +252,7 @@ def test_the_page_fits_the_screen(shared, page, width):
 
 
 def test_an_invitation_leads_to_the_first_comparison_and_is_used_up(shared, page, context):
-    link = f"{shared.address}/invite/{tokens.invite(shared.store, Role.RATER)}"
+    link = f"{shared.address}/invite/{invitations.add_invitation(shared.store, Role.RATER)}"
     shared.person("ivo")
     page.goto(link)
     page.get_by_label("Name").fill("ivo")
@@ -264,7 +264,7 @@ def test_an_invitation_leads_to_the_first_comparison_and_is_used_up(shared, page
     page.keyboard.press("Enter")
     page.get_by_role("button", name="I have read them").click(timeout=30_000)
     expect(page.locator("#card")).to_be_visible(timeout=30_000)
-    assert people.verify(shared.store, "ivana", "a word of my own") is not None
+    assert sign_in.verify_password(shared.store, "ivana", "a word of my own") is not None
     late = context.new_page()
     late.goto(link)
     expect(late.get_by_role("alert")).to_contain_text("used up")

@@ -9,7 +9,7 @@ import pytest
 
 from browser_fixtures import PASSWORD, Server, enter, expect, pair
 from rlhf_hitl import simulate
-from rlhf_hitl.store import audit, people, projects, queue, tokens
+from rlhf_hitl.store import audit, invitations, people, projects, queue, sign_in, tokens
 from rlhf_hitl.store.comparisons import find_comparisons
 from rlhf_hitl.store.judgments import insert_imported_judgments
 from rlhf_hitl.store.tables import raters
@@ -53,7 +53,9 @@ def edit(page, name: str) -> None:
 
 def changes(server: Server, name: str) -> list[tuple[str, dict]]:
     """(who, what) of each change of somebody, as the audit log has it."""
-    return [(e.actor, e.details) for e in audit.entries(server.store, actions=["rater.changed"]) if e.subject == name]
+    return [
+        (e.actor, e.details) for e in audit.list_entries(server.store, actions=["rater.changed"]) if e.subject == name
+    ]
 
 
 def test_a_lead_sees_who_works_how_much_and_how_fast(serve, page):
@@ -61,8 +63,8 @@ def test_a_lead_sees_who_works_how_much_and_how_fast(serve, page):
     store = server.store
     ann, hostile = server.person("ann"), server.person(HOSTILE)
     server.person("paula")
-    people.change(store, "ann", quota=4, languages=["en", "es"])
-    people.change(store, "paula", paused=True)
+    people.change_rater(store, "ann", quota=4, languages=["en", "es"])
+    people.change_rater(store, "paula", paused=True)
     projects.add_project(store, "coding", open=False)
     projects.add_member(store, "coding", "ann")
     judge(server, ann, 10.0, days_ago=3)
@@ -71,7 +73,7 @@ def test_a_lead_sees_who_works_how_much_and_how_fast(serve, page):
     simulate.judge_queue(store, 5)
     [comparison, *_] = find_comparisons(store)
     with store.write() as conn:
-        ids, _ = people.add_outside(store, conn, ["<b>judge</b>"], "mt_bench")
+        ids, _ = people.insert_imported_raters(store, conn, ["<b>judge</b>"], "mt_bench")
         vote = {"comparison_id": comparison.id, "rater_id": ids["<b>judge</b>"], "answer": Answer(Verdict.SKIPPED),
                 "order_shown": [], "source": "mt_bench", "idempotency_key": "v"}  # fmt: skip
         insert_imported_judgments(store, conn, [vote])
@@ -121,14 +123,14 @@ def test_somebody_is_paused_and_resumed_by_keys_and_the_focus_stays(shared, page
     expect(button).to_be_focused()
     expect(button).to_have_text("Resume")
     assert button.evaluate("b => getComputedStyle(b).outlineStyle") == "solid"
-    assert people.get(shared.store, rater.id).paused
+    assert people.get_rater(shared.store, rater.id).paused
     assert queue.lease(shared.store, rater.id) is None
     page.keyboard.press("Space")
     expect(cell(page, "pauline", "State")).to_have_text("active")
     expect(button).to_be_focused()
-    assert not people.get(shared.store, rater.id).paused
+    assert not people.get_rater(shared.store, rater.id).paused
     assert changes(shared, "pauline") == [(lead.id, {"paused": True}), (lead.id, {"paused": False})]
-    assert {e.address for e in audit.entries(shared.store, actions=["rater.changed"])} == {"127.0.0.1"}
+    assert {e.address for e in audit.list_entries(shared.store, actions=["rater.changed"])} == {"127.0.0.1"}
 
 
 def test_quota_and_languages_are_set_and_taken_away_and_only_what_is_new_is_sent(shared, page):
@@ -142,7 +144,7 @@ def test_quota_and_languages_are_set_and_taken_away_and_only_what_is_new_is_sent
     expect(cell(page, "quentin", "Today")).to_have_text("0 of 250")
     expect(cell(page, "quentin", "Reads")).to_have_text("en, es")
     expect(row(page, "quentin").get_by_role("button", name="Change")).to_be_focused()
-    kept = people.get(shared.store, rater.id)
+    kept = people.get_rater(shared.store, rater.id)
     assert (kept.quota, kept.languages) == (250, ("en", "es"))
 
     edit(page, "quentin")
@@ -156,7 +158,7 @@ def test_quota_and_languages_are_set_and_taken_away_and_only_what_is_new_is_sent
     page.get_by_label("Languages they read").fill("")
     page.get_by_role("button", name="Save").click()
     expect(cell(page, "quentin", "Reads")).to_have_text("any")
-    kept = people.get(shared.store, rater.id)
+    kept = people.get_rater(shared.store, rater.id)
     assert (kept.quota, kept.languages) == (None, None)
     told = [{"quota": 250, "languages": ["en", "es"]}, {"quota": 0}, {"languages": []}]
     assert changes(shared, "quentin") == [(lead.id, what) for what in told]
@@ -173,30 +175,30 @@ def test_what_is_refused_is_told_in_one_line_and_changes_nothing(shared, page):
     expect(page.locator("#edit")).to_be_visible()
     page.keyboard.press("Escape")
     expect(row(page, "rex").get_by_role("button", name="Change")).to_be_focused()
-    assert people.get(shared.store, rater.id) == rater
+    assert people.get_rater(shared.store, rater.id) == rater
     expect(cell(page, "rex", "Reads")).to_have_text("any")
     # Who became a lead since the page was drawn is an admin's to change.
-    people.change(shared.store, "rex", role=Role.LEAD)
+    people.change_rater(shared.store, "rex", role=Role.LEAD)
     row(page, "rex").get_by_role("button", name="Pause").click()
     expect(page.locator("#notice")).to_contain_text("expected an admin for a lead")
     expect(cell(page, "rex", "State")).to_have_text("active")
-    assert not people.get(shared.store, rater.id).paused
+    assert not people.get_rater(shared.store, rater.id).paused
     assert [who for who, _ in changes(shared, "rex")] == ["cli"]
 
 
 def test_who_is_disabled_is_out_at_once_and_comes_back(shared, page):
     shared.person("dora")
-    verified = people.verify(shared.store, "dora", PASSWORD)
+    verified = sign_in.verify_password(shared.store, "dora", PASSWORD)
     assert verified is not None
-    session = tokens.sign_in(shared.store, verified, 1)
+    session = sign_in.start_session(shared.store, verified, 1)
     open_people(page, shared, "lead-of-dora")
     edit(page, "dora")
     page.get_by_role("button", name="Disable").click()
     expect(cell(page, "dora", "State")).to_have_text("disabled")
-    assert tokens.holder(shared.store, session, tokens.Kind.SESSION) is None
+    assert tokens.find_token_owner(shared.store, session, tokens.TokenKind.SESSION) is None
     row(page, "dora").get_by_role("button", name="Enable").click()
     expect(cell(page, "dora", "State")).to_have_text("active")
-    assert tokens.holder(shared.store, session, tokens.Kind.SESSION) is not None
+    assert tokens.find_token_owner(shared.store, session, tokens.TokenKind.SESSION) is not None
 
 
 def test_a_lead_changes_no_lead_no_admin_and_not_themselves_by_any_call(shared, page, context):
@@ -215,7 +217,7 @@ def test_a_lead_changes_no_lead_no_admin_and_not_themselves_by_any_call(shared, 
             call["data"] = {"id": other.id, **wanted}
             answer = context.request.post(sent.value.url, data=call)
             assert "expected an admin" in answer.json()["problem"], answer.text()
-        assert people.get(shared.store, other.id) == other
+        assert people.get_rater(shared.store, other.id) == other
     call["data"] = {"id": others[0].id, "role": "rater"}
     assert "role" in context.request.post(sent.value.url, data=call).json()["problem"]
 
@@ -231,7 +233,7 @@ def test_an_admin_changes_leads_and_does_not_shut_themselves_out(shared, page):
     page.get_by_label("Judgments a day").fill("9")
     page.get_by_role("button", name="Save").click()
     expect(cell(page, "ada", "Today")).to_have_text("0 of 9")
-    assert people.get(shared.store, admin.id).quota == 9
+    assert people.get_rater(shared.store, admin.id).quota == 9
 
 
 def test_an_invitation_is_shown_once_and_lets_one_person_into_its_project(shared, page, context, chromium):
@@ -251,7 +253,7 @@ def test_an_invitation_is_shown_once_and_lets_one_person_into_its_project(shared
     page.get_by_role("button", name="Done").click()
     expect(page.get_by_role("button", name="Invite somebody")).to_be_focused()
     assert page.locator("#invite-link").input_value() == ""
-    made = tokens.invitation(shared.store, link.rpartition("/")[2])
+    made = invitations.find_open_invitation(shared.store, link.rpartition("/")[2])
     assert made is not None
     assert (made.role, made.project) == ("rater", "closed-one")
     assert timedelta(days=1.9) < made.expires_at - utc_now() < timedelta(days=2)
@@ -275,16 +277,16 @@ def test_an_admin_invites_a_lead(shared, page):
     page.get_by_role("button", name="Make the link").click()
     expect(page.locator("#invite-result")).to_be_visible()
     link = page.locator("#invite-link").input_value()
-    assert tokens.invitation(shared.store, link.rpartition("/")[2]).role == "lead"
+    assert invitations.find_open_invitation(shared.store, link.rpartition("/")[2]).role == "lead"
 
 
 def test_a_thousand_people_are_found_sorted_and_paged(serve, page):
     server = serve([pair("Which?", "yes", "no", overlap=3)])
     with server.store.write() as conn:
-        made = [people._row(f"rater {i}", Role.RATER, simulated=False, source="") for i in range(999)]
+        made = [people._rater_row(f"rater {i}", Role.RATER, simulated=False, source="") for i in range(999)]
         server.store.insert_new(conn, raters, [r | {"password_hash": None} for r in made])
-    judge(server, people.named(server.store, "rater 700"), 5.0)
-    people.change(server.store, "rater 31", paused=True, languages=["pt-br"])
+    judge(server, people.get_rater_by_name(server.store, "rater 700"), 5.0)
+    people.change_rater(server.store, "rater 31", paused=True, languages=["pt-br"])
     open_people(page, server, "lea")
     rows = page.locator("#people-rows tr")
     expect(rows).to_have_count(50)
@@ -335,13 +337,13 @@ def test_the_page_fits_the_screen(shared, page, width):
     page.set_viewport_size({"width": width, "height": 800})
     long = f"{'w' * 140}{width}"
     rater = shared.person(long)
-    people.change(shared.store, long, languages=[f"language-{i}" for i in range(30)], quota=2_000_000_000)
+    people.change_rater(shared.store, long, languages=[f"language-{i}" for i in range(30)], quota=2_000_000_000)
     open_people(page, shared, f"lead-{width}")
     assert page.locator("#staff").evaluate(INSIDE)
     assert page.locator("#staff").evaluate("panel => panel.getBoundingClientRect().right") <= width
     row(page, long).get_by_role("button", name="Pause").click()
     expect(cell(page, long, "State")).to_have_text("paused")
-    assert people.get(shared.store, rater.id).paused
+    assert people.get_rater(shared.store, rater.id).paused
     edit(page, long)
     box = page.locator("#edit").bounding_box()
     assert box["x"] >= 0
@@ -357,7 +359,7 @@ def test_who_is_signed_out_in_between_is_told_and_nothing_changes(shared, page, 
     context.clear_cookies()
     row(page, "sam").get_by_role("button", name="Pause").click()
     expect(page.locator("#notice")).to_contain_text("signed out")
-    assert people.get(shared.store, rater.id) == rater
+    assert people.get_rater(shared.store, rater.id) == rater
 
 
 def test_pictures_of_the_people(serve, shot, images):
@@ -374,13 +376,13 @@ def test_pictures_of_the_people(serve, shot, images):
     ]
     for name, quota, languages, seconds, days in staff:
         rater = server.person(name)
-        people.change(store, name, quota=quota, languages=languages)
-        people.change(store, name, quota=0)  # while the past is made
+        people.change_rater(store, name, quota=quota, languages=languages)
+        people.change_rater(store, name, quota=0)  # while the past is made
         for ago, n in enumerate(reversed(days)):
             judge(server, rater, *(seconds + i % 7 for i in range(n)), days_ago=ago)
-        people.change(store, name, quota=quota or 0)
-    people.change(store, "Elif Şahin", paused=True)
-    people.change(store, "Farah Haddad", disabled=True)
+        people.change_rater(store, name, quota=quota or 0)
+    people.change_rater(store, "Elif Şahin", paused=True)
+    people.change_rater(store, "Farah Haddad", disabled=True)
     for name in ("Amina Okafor", "Chen Li"):
         projects.add_member(store, "coding", name)
     simulate.judge_queue(store, 12)

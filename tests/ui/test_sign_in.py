@@ -1,4 +1,4 @@
-"""The sign-in page: in the reader's language, and usable by whoever reads it."""
+"""The sign-in page speaks the reader's language, and can be used with a screen reader and on a phone."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from starlette.testclient import TestClient
 
 from browser_fixtures import PASSWORD, expect
 from rlhf_hitl.api.app import create_app
-from rlhf_hitl.api.auth import SignInThrottle
+from rlhf_hitl.api.sign_in import SignInThrottle
 from rlhf_hitl.config import Settings
-from rlhf_hitl.store import people, tokens
+from rlhf_hitl.store import invitations, people
 from rlhf_hitl.types import Role
 from rlhf_hitl.ui.pages import translations
-from rlhf_hitl.ui.sign_in import language, sign_in
+from rlhf_hitl.ui.sign_in import choose_language, render_sign_in_page
 
 
 @pytest.mark.parametrize(
-    ("accepted", "chosen"),
+    ("accept_language", "chosen"),
     [
         ("", "en"),
         ("hi", "hi"),
@@ -33,54 +33,54 @@ from rlhf_hitl.ui.sign_in import language, sign_in
         (";;q=,=,fr;q=high,es;q=9,hi;q=nan,zh;q=0.2", "zh"),
     ],
 )
-def test_the_language_liked_best_is_chosen(accepted, chosen):
-    assert language(accepted, ["en", "ar", "es", "fr", "hi", "zh"]) == chosen
+def test_the_preferred_language_is_chosen(accept_language, chosen):
+    assert choose_language(accept_language, ["en", "ar", "es", "fr", "hi", "zh"]) == chosen
 
 
 @pytest.fixture
 def client(sqlite_store, tmp_path):
-    people.add(sqlite_store, "ann", Role.RATER, PASSWORD)
+    people.add_rater(sqlite_store, "ann", Role.RATER, PASSWORD)
     app = create_app(sqlite_store, Settings(workspace=tmp_path), SignInThrottle(sqlite_store, per_name=2))
     return TestClient(app, follow_redirects=False)
 
 
-@pytest.mark.parametrize("tongue", translations())
-def test_whatever_goes_wrong_is_said_in_the_readers_language(client, sqlite_store, tongue):
-    words, reading = translations()[tongue], {"accept-language": f"{tongue}-XX, en;q=0.1", "accept": "text/html"}
-    invitation = f"/invite/{tokens.invite(sqlite_store, Role.RATER)}"
+@pytest.mark.parametrize("language", translations())
+def test_every_problem_is_explained_in_the_readers_language(client, sqlite_store, language):
+    words, reading = translations()[language], {"accept-language": f"{language}-XX, en;q=0.1", "accept": "text/html"}
+    invitation = f"/invite/{invitations.add_invitation(sqlite_store, Role.RATER)}"
 
     def post(path: str, name: str, password: str = PASSWORD):
         return client.post(path, data={"name": name, "password": password}, headers=reading)
 
-    def says(answer, status: int, key: str, **values) -> None:
-        assert answer.status_code == status
-        assert words[key].format(**values) in answer.text
-        assert f'<html lang="{tongue}" dir="{"rtl" if tongue == "ar" else "ltr"}">' in answer.text
+    def assert_answer(response, status: int, key: str, **values) -> None:
+        assert response.status_code == status
+        assert words[key].format(**values) in response.text
+        assert f'<html lang="{language}" dir="{"rtl" if language == "ar" else "ltr"}">' in response.text
 
-    says(client.get("/login", headers=reading), 200, "login_how")
-    says(client.get(invitation, headers=reading), 200, "password_how")
-    says(client.get("/invite/unknown", headers=reading), 404, "login_over")
-    says(post("/invite/unknown", "ivo"), 404, "login_over")
-    says(post(invitation, "ann"), 422, "login_name")
-    says(post(invitation, "ivo", "short"), 422, "login_password")
-    says(post("/login", "ann", "wrong-password"), 401, "login_mismatch")
+    assert_answer(client.get("/login", headers=reading), 200, "login_how")
+    assert_answer(client.get(invitation, headers=reading), 200, "password_how")
+    assert_answer(client.get("/invite/unknown", headers=reading), 404, "login_over")
+    assert_answer(post("/invite/unknown", "ivo"), 404, "login_over")
+    assert_answer(post(invitation, "ann"), 422, "login_name")
+    assert_answer(post(invitation, "ivo", "short"), 422, "login_password")
+    assert_answer(post("/login", "ann", "wrong-password"), 401, "login_mismatch")
     assert post("/login", "ann").status_code == 303
-    says(client.get("/lead/", headers=reading), 403, "login_not_yours")
+    assert_answer(client.get("/lead/", headers=reading), 403, "login_not_yours")
     for _ in range(2):
         post("/login", "nobody")
-    says(post("/login", "nobody"), 429, "login_throttled", minutes=5)
+    assert_answer(post("/login", "nobody"), 429, "login_throttled", minutes=5)
 
 
 @pytest.mark.browser
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize("tongue", translations())
-def test_a_phone_shows_all_of_it_and_reads_the_problem_with_the_field(chromium, tongue, dark):
-    words = translations()[tongue]
+@pytest.mark.parametrize("language", translations())
+def test_a_phone_shows_the_whole_page_and_a_problem_is_announced_with_its_field(chromium, language, dark):
+    words = translations()[language]
     context = chromium.new_context(
         viewport={"width": 320, "height": 640}, color_scheme="dark" if dark else "light", reduced_motion="reduce"
     )
     page = context.new_page()
-    page.set_content(sign_in(tongue, problem="name", name="ann", invited=True))
+    page.set_content(render_sign_in_page(language, problem="name", name="ann", invited=True))
     main = page.get_by_role("main")
     name, password = (main.get_by_label(words[key]) for key in ("name", "password"))
     expect(name).to_be_focused()
@@ -105,6 +105,6 @@ def test_a_phone_shows_all_of_it_and_reads_the_problem_with_the_field(chromium, 
         ({"problem": "password", "name": "ann", "invited": True}, "password"),
     ],
 )
-def test_the_first_field_to_fill_has_the_focus(page, shown, focused):
-    page.set_content(sign_in("", **shown))
+def test_the_first_field_to_fill_in_has_the_focus(page, shown, focused):
+    page.set_content(render_sign_in_page("", **shown))
     expect(page.locator(f"#{focused}")).to_be_focused()

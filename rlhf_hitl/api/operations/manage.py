@@ -6,11 +6,11 @@ from typing import Any
 
 from fastapi import Response
 
-from rlhf_hitl.api.auth import Caller, check_outranks
+from rlhf_hitl.api.auth import Caller, check_may_manage
 from rlhf_hitl.api.bodies import manage as bodies
 from rlhf_hitl.api.operations.shared import Cursor, Limit, PathId
 from rlhf_hitl.api.scoped_routes import ScopedRoutes
-from rlhf_hitl.store import Store, audit, events, people, projects, queue, tokens
+from rlhf_hitl.store import Store, audit, events, invitations, people, projects, queue
 from rlhf_hitl.types import Role
 
 ADMINS = frozenset({Role.ADMIN})
@@ -37,26 +37,26 @@ def add_operations(routes: ScopedRoutes, store: Store) -> None:
     @routes("PUT", "/projects/{project_id}/members/{rater_id}", status_code=204, error_statuses=(404,))
     def admit(caller: Caller, project_id: PathId, rater_id: PathId) -> Response:
         """Let a rater work in a project that is not open to all."""
-        projects.add_member(store, project_id, people.get(store, rater_id).name, by=caller.actor)
+        projects.add_member(store, project_id, people.get_rater(store, rater_id).name, by=caller.actor)
         return Response(status_code=204)
 
     @routes("DELETE", "/projects/{project_id}/members/{rater_id}", status_code=204, error_statuses=(404,))
     def dismiss(caller: Caller, project_id: PathId, rater_id: PathId) -> Response:
         """Take a rater out of a project's members."""
-        projects.remove_member(store, project_id, people.get(store, rater_id).name, by=caller.actor)
+        projects.remove_member(store, project_id, people.get_rater(store, rater_id).name, by=caller.actor)
         return Response(status_code=204)
 
     @routes("GET", "/raters", response_model=list[bodies.RaterOut])
     def list_raters(caller: Caller) -> Any:
         """Everybody, with what they may be offered."""
-        return people.everyone(store)
+        return people.list_raters(store)
 
     @routes("PATCH", "/raters/{rater_id}", response_model=bodies.RaterOut, error_statuses=(404,))
     def change_rater(caller: Caller, rater_id: PathId, body: bodies.RaterChange) -> Any:
         """Pause, shut out, or set languages and quota of a rater; of leads and admins only as an admin."""
-        rater = people.get(store, rater_id)
-        check_outranks(caller.rater, rater.role)
-        return people.change(store, rater.name, **body.model_dump(), by=caller.actor)
+        rater = people.get_rater(store, rater_id)
+        check_may_manage(caller.rater, rater.role)
+        return people.change_rater(store, rater.name, **body.model_dump(), by=caller.actor)
 
     @routes("POST", "/leases/{lease_id}/expire", status_code=204, error_statuses=(404,))
     def expire(caller: Caller, lease_id: PathId) -> Response:
@@ -67,8 +67,8 @@ def add_operations(routes: ScopedRoutes, store: Store) -> None:
     @routes("POST", "/invites", status_code=201, response_model=bodies.InviteOut, error_statuses=(404,))
     def invite(caller: Caller, body: bodies.InviteBody) -> Any:
         """Make a link by which one person becomes a rater (or, as an admin, anything)."""
-        check_outranks(caller.rater, body.role)
-        secret = tokens.invite(store, body.role, project=body.project, days=body.days, by=caller.actor)
+        check_may_manage(caller.rater, body.role)
+        secret = invitations.add_invitation(store, body.role, project=body.project, days=body.days, by=caller.actor)
         return {"path": f"/invite/{secret}"}
 
     @routes("GET", "/webhooks", response_model=list[bodies.WebhookOut], roles=ADMINS)
@@ -91,5 +91,5 @@ def add_operations(routes: ScopedRoutes, store: Store) -> None:
     @routes("GET", "/audit", response_model=bodies.AuditPage, roles=ADMINS)
     def list_audit(caller: Caller, after: Cursor = 0, limit: Limit = 100) -> Any:
         """Who did what, oldest first."""
-        items = audit.entries(store, after=after, limit=limit)
+        items = audit.list_entries(store, after=after, limit=limit)
         return {"items": items, "next": items[-1].seq if len(items) == limit else None}

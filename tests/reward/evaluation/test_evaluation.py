@@ -105,7 +105,7 @@ def judge(sqlite_store):
 
     def add(lengths, *ratings, split=Split.HELDOUT, tags=None, strength=None, batch=""):
         while len(raters) < len(ratings):
-            raters.append(people.add(sqlite_store, f"rater {len(raters)}", Role.RATER).id)
+            raters.append(people.add_rater(sqlite_store, f"rater {len(raters)}", Role.RATER).id)
         prompt = Prompt.create((Message("user", f"question {next(made)}"),), tags, split)
         answers = [
             Completion.create(prompt.id, (Message("assistant", "abcdefgh"[i] * n),), f"policy {i}")
@@ -302,7 +302,7 @@ def test_a_batch_is_the_subset_of_its_labels(sqlite_store, judge, longer_is_bett
 def replayed_elsewhere(folder, pairs) -> Store:
     """Another store in which these pairs are held out, each judged as it was."""
     store = Store.open(f"sqlite:///{folder}/elsewhere.db", create=True)
-    rater = people.add(store, "someone else", Role.RATER).id
+    rater = people.add_rater(store, "someone else", Role.RATER).id
     for p in pairs:
         prompt = replace(p.comparison.prompt, split=Split.HELDOUT)
         with store.write() as conn:

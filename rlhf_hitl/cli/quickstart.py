@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rlhf_hitl.cli import AsJson, Result, StoreUrl, command
-from rlhf_hitl.cli.passwords import new_password
+from rlhf_hitl.cli.passwords import generate_password
 from rlhf_hitl.cli.serve import Host, Port, accounts_panel, serve_one_process
 from rlhf_hitl.config import load_settings
 from rlhf_hitl.files import write_text_atomically
@@ -60,7 +60,7 @@ def _accounts(store: Store, workspace: Path) -> dict[str, str]:
     names = {r.name for r in people.list_raters(store)}
     out = {}
     for name, role in (("rater", Role.RATER), ("lead", Role.LEAD)):
-        out[name] = known.get(name) or new_password()
+        out[name] = known.get(name) or generate_password()
         if name not in names:
             # Written down first: an account whose password nobody knows is of no use.
             write_text_atomically(kept, "".join(f"{k}: {v}\n" for k, v in (known | out).items()), private=True)

@@ -2,51 +2,45 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from typing import Annotated
 
 import typer
 
 from rlhf_hitl.cli import AsJson, Result, StoreUrl, app, command, table
-from rlhf_hitl.cli.passwords import new_password
+from rlhf_hitl.cli.passwords import generate_password
 from rlhf_hitl.errors import BadInput
+from rlhf_hitl.types import Role
 
-raters = typer.Typer(help="People: who may rate, who may lead.", no_args_is_help=True)
+raters = typer.Typer(help="Manage people: who may rate and who may lead.", no_args_is_help=True)
 app.add_typer(raters, name="raters")
 
 
-class SignInRole(StrEnum):
-    """The roles one can be given."""
-
-    RATER = "rater"
-    LEAD = "lead"
-    EVALUATOR = "evaluator"
-    ADMIN = "admin"
+RoleOption = Annotated[Role, typer.Option(help="Give them this role: it decides what they may open.")]
 
 
 @command("add", raters)
 def add(
-    name: Annotated[str, typer.Argument(help="The name they sign in with.")],
-    role: Annotated[SignInRole, typer.Option(help="What they may open.")] = SignInRole.RATER,
+    name: Annotated[str, typer.Argument(help="The name the person signs in with.")],
+    role: RoleOption = Role.RATER,
     password: Annotated[
-        str | None, typer.Option(help="Eight characters or more; without it one is made and printed once.")
+        str | None,
+        typer.Option(help="Set this password, of eight characters or more. Without it one is made and printed once."),
     ] = None,
     *,
     store: StoreUrl,
     json: AsJson = False,
 ) -> Result:
-    """Add somebody who can sign in."""
+    """Add a person who can sign in."""
     from rich.text import Text
 
     from rlhf_hitl.store import Store, people
-    from rlhf_hitl.types import Role
 
-    made = password is None
-    password = password if password is not None else new_password()
-    rater = people.add_rater(Store.open(store), name, Role(role.value), password)
+    generated = password is None
+    password = password if password is not None else generate_password()
+    rater = people.add_rater(Store.open(store), name, role, password)
     data = {"id": rater.id, "name": rater.name, "role": rater.role.value}
     text = Text.assemble(f"Added {rater.role.value} ", (rater.name, "bold"), ".")
-    if made:
+    if generated:
         data["password"] = password
         text.append(" Password, shown this once: ").append(password, "bold")
     return Result(data, text)
@@ -54,18 +48,18 @@ def add(
 
 @command("password", raters)
 def password(
-    name: Annotated[str, typer.Argument(help="Whose.")],
+    name: Annotated[str, typer.Argument(help="The name of the person.")],
     *,
     store: StoreUrl,
     json: AsJson = False,
 ) -> Result:
-    """Give somebody a new password, printed once. Where they are signed in, they are signed out."""
+    """Give a person a new password, which is printed once. All their sessions end."""
     from rich.text import Text
 
     from rlhf_hitl.store import Store
     from rlhf_hitl.store.sign_in import set_password
 
-    fresh = new_password()
+    fresh = generate_password()
     set_password(Store.open(store), name, fresh)
     return Result(
         {"name": name, "password": fresh},
@@ -75,7 +69,7 @@ def password(
 
 @command("list", raters)
 def list_raters(*, store: StoreUrl, json: AsJson = False) -> Result:
-    """Who there is, how much they have judged, and what they are offered."""
+    """List people, how much they have judged, and what they are offered."""
     from rlhf_hitl.store import Store, people, views
 
     opened = Store.open(store)
@@ -92,7 +86,7 @@ def list_raters(*, store: StoreUrl, json: AsJson = False) -> Result:
         }
         for r in known
     ]
-    told = [
+    cells = [
         (
             *(row[k] for k in ("name", "role", "judgments", "state")),
             ", ".join(row["languages"] or ["any"]),
@@ -100,26 +94,30 @@ def list_raters(*, store: StoreUrl, json: AsJson = False) -> Result:
         )
         for row in rows
     ]
-    text = table("Raters", told, ("name", "role", "judgments", "state", "languages", "a day"))
+    text = table("Raters", cells, ("name", "role", "judgments", "state", "languages", "a day"))
     return Result({"raters": rows}, text if rows else "Nobody yet. Add somebody with `rlhf-hitl raters add NAME`.")
 
 
 @command("set", raters)
 def set_rater(
-    name: Annotated[str, typer.Argument(help="Whom.")],
-    paused: Annotated[bool | None, typer.Option("--paused/--active", help="Offer them nothing new.")] = None,
-    languages: Annotated[
-        str | None, typer.Option(help="Languages they read, as prompts are tagged, with commas; '' for any.")
+    name: Annotated[str, typer.Argument(help="The name of the person.")],
+    paused: Annotated[
+        bool | None, typer.Option("--paused/--active", help="Stop or resume offering them comparisons.")
     ] = None,
-    quota: Annotated[int | None, typer.Option(min=0, help="Judgments a UTC day; 0 for no limit.")] = None,
-    role: Annotated[SignInRole | None, typer.Option(help="What they may open.")] = None,
+    languages: Annotated[
+        str | None,
+        typer.Option(help="Offer only these languages, as prompts are tagged, separated by commas; '' offers any."),
+    ] = None,
+    quota: Annotated[
+        int | None, typer.Option(min=0, help="Allow this many judgments a UTC day; 0 removes the limit.")
+    ] = None,
+    role: Annotated[Role | None, typer.Option(help="Give them this role: it decides what they may open.")] = None,
     *,
     store: StoreUrl,
     json: AsJson = False,
 ) -> Result:
-    """Change what somebody is offered. What is left out stays."""
+    """Change what a person is offered or may open. Options that are left out change nothing."""
     from rlhf_hitl.store import Store, people
-    from rlhf_hitl.types import Role
 
     opened = Store.open(store)
     if all(new is None for new in (paused, languages, quota, role)):
@@ -130,7 +128,7 @@ def set_rater(
         paused=paused,
         languages=None if languages is None else languages.split(","),
         quota=quota,
-        role=None if role is None else Role(role.value),
+        role=role,
     )
     data = {
         "name": rater.name,
@@ -145,12 +143,12 @@ def set_rater(
 
 @command("disable", raters)
 def disable(
-    name: Annotated[str, typer.Argument(help="Who may no longer sign in.")],
+    name: Annotated[str, typer.Argument(help="The name of the person who may no longer sign in.")],
     *,
     store: StoreUrl,
     json: AsJson = False,
 ) -> Result:
-    """Shut somebody and their tokens out at once. What they judged stays."""
+    """Lock out a person and their tokens at once. Their judgments stay."""
     from rlhf_hitl.store import Store, people
 
     people.change_rater(Store.open(store), name, disabled=True)
@@ -159,12 +157,12 @@ def disable(
 
 @command("enable", raters)
 def enable(
-    name: Annotated[str, typer.Argument(help="Who may sign in again.")],
+    name: Annotated[str, typer.Argument(help="The name of the person who may sign in again.")],
     *,
     store: StoreUrl,
     json: AsJson = False,
 ) -> Result:
-    """Let somebody in again who was disabled."""
+    """Let a disabled person sign in again."""
     from rlhf_hitl.store import Store, people
 
     people.change_rater(Store.open(store), name, disabled=False)
@@ -173,23 +171,24 @@ def enable(
 
 @command("invite", raters)
 def invite(
-    role: Annotated[SignInRole, typer.Option(help="What whoever takes it up becomes.")] = SignInRole.RATER,
-    project: Annotated[str | None, typer.Option(help="A project it admits to.")] = None,
-    days: Annotated[float, typer.Option(min=0.01, max=365, help="How long it holds.")] = 7,
-    address: Annotated[str, typer.Option(help="Where the server is reached.")] = "http://127.0.0.1:7860",
+    role: Annotated[Role, typer.Option(help="Give this role to the person who accepts.")] = Role.RATER,
+    project: Annotated[str | None, typer.Option(help="Admit the person to this project.")] = None,
+    days: Annotated[float, typer.Option(min=0.01, max=365, help="Keep the link valid for this many days.")] = 7,
+    address: Annotated[
+        str, typer.Option(help="Build the link on this address of the server.")
+    ] = "http://127.0.0.1:7860",
     *,
     store: StoreUrl,
     json: AsJson = False,
 ) -> Result:
-    """Make a link by which one person chooses a name and a password, printed once."""
+    """Make a link with which one person chooses a name and a password. It is printed once."""
     from rlhf_hitl.store import Store
     from rlhf_hitl.store.invitations import add_invitation
-    from rlhf_hitl.types import Role
 
     if not address.startswith(("http://", "https://")):
         raise BadInput(
             f"address {address!r}", expected="http:// or https://", fix="write e.g. https://rate.example.org"
         )
-    made = add_invitation(Store.open(store), Role(role.value), project=project, days=days)
+    made = add_invitation(Store.open(store), role, project=project, days=days)
     link = f"{address.rstrip('/')}/invite/{made}"
     return Result({"link": link, "role": role.value, "days": days}, f"For one {role.value}, shown this once: {link}")

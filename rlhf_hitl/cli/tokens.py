@@ -9,21 +9,21 @@ import typer
 from rlhf_hitl.cli import AsJson, Result, StoreUrl, app, command, table
 from rlhf_hitl.types import Scope
 
-tokens = typer.Typer(help="API tokens and invitations.", no_args_is_help=True)
+tokens = typer.Typer(help="Manage API tokens and invitations.", no_args_is_help=True)
 app.add_typer(tokens, name="tokens")
 
 
 @command("add", tokens)
 def add_token(
-    rater: Annotated[str, typer.Argument(help="For whom it acts.")],
-    scope: Annotated[list[Scope], typer.Option(help="A door it opens; may be given again.")],
-    name: Annotated[str, typer.Option(help="What it is for.")] = "",
-    days: Annotated[float, typer.Option(min=0.01, max=3650, help="How long it holds.")] = 90,
+    rater: Annotated[str, typer.Argument(help="The name of the person the token acts for.")],
+    scope: Annotated[list[Scope], typer.Option(help="Let the token use this part of the API; may be repeated.")],
+    name: Annotated[str, typer.Option(help="Note what the token is for.")] = "",
+    days: Annotated[float, typer.Option(min=0.01, max=3650, help="Keep the token valid for this many days.")] = 90,
     *,
     store: StoreUrl,
     json: AsJson = False,
 ) -> Result:
-    """Make an API token, printed once. It can do no more than the role of whom it acts for."""
+    """Make an API token, which is printed once. It can do no more than the role of the person it acts for."""
     from rlhf_hitl.store import Store, people
     from rlhf_hitl.store import tokens as stored_tokens
 
@@ -35,7 +35,7 @@ def add_token(
 
 @command("list", tokens)
 def list_tokens(*, store: StoreUrl, json: AsJson = False) -> Result:
-    """Tokens and invitations, never the secrets themselves."""
+    """List tokens and invitations, without their secrets."""
     from rlhf_hitl.store import Store, people
     from rlhf_hitl.store import tokens as stored_tokens
     from rlhf_hitl.types import utc_now
@@ -55,11 +55,11 @@ def list_tokens(*, store: StoreUrl, json: AsJson = False) -> Result:
         }
         for t in stored_tokens.list_tokens(opened)
     ]
-    told = [
+    cells = [
         (r["id"], r["kind"], r["rater"], " ".join(r["scopes"]) or r["role"], "holds" if r["holds"] else "over")
         for r in rows
     ]
-    text = table("Tokens", told, ("id", "kind", "rater", "for", ""))
+    text = table("Tokens", cells, ("id", "kind", "rater", "for", ""))
     return Result(
         {"tokens": rows}, text if rows else "None yet. Make one with `rlhf-hitl tokens add RATER --scope task`."
     )
@@ -67,7 +67,7 @@ def list_tokens(*, store: StoreUrl, json: AsJson = False) -> Result:
 
 @command("revoke", tokens)
 def revoke(
-    token: Annotated[str, typer.Argument(help="Its id, as `tokens list` shows it.")],
+    token: Annotated[str, typer.Argument(help="The id that `tokens list` shows.")],
     *,
     store: StoreUrl,
     json: AsJson = False,

@@ -8,49 +8,53 @@ from typing import Annotated
 import typer
 
 from rlhf_hitl.cli import AsJson, Result, StoreUrl, app, command, table
-from rlhf_hitl.cli.guidelines import OfProject
+from rlhf_hitl.cli.guidelines import ProjectName
 from rlhf_hitl.types import DEFAULT_PROJECT
 
-tutorial = typer.Typer(help="Tutorial: examples with the right answer, for raters to begin with.", no_args_is_help=True)
+tutorial = typer.Typer(
+    help="Manage the tutorial: examples with the right answer, on which raters begin.", no_args_is_help=True
+)
 app.add_typer(tutorial, name="tutorial")
 
 
 @command("set", tutorial)
 def set_tutorial(
-    path: Annotated[Path, typer.Argument(metavar="FILE", help="JSONL of examples, or LLMFAO's training pairs.")],
-    project: OfProject = DEFAULT_PROJECT,
+    path: Annotated[Path, typer.Argument(metavar="FILE", help="A JSONL file of examples, or LLMFAO's training pairs.")],
+    project: ProjectName = DEFAULT_PROJECT,
     *,
     store: StoreUrl,
     json: AsJson = False,
 ) -> Result:
-    """Make the examples of a file a project's tutorial, in place of those there are. An empty file ends it.
+    """Replace the tutorial of a project by the examples of a file. An empty file ends the tutorial.
 
     A line is {"messages", "completions": [text, text], "ranking": [[0], [1]], "strength", "explanation"}; instead of a
-    ranking it may have "verdict": "all_bad". Raters are asked what they have not answered yet.
+    ranking it may have "verdict": "all_bad". Raters get the examples that they have not
+    answered yet.
     """
     from rlhf_hitl.formats.guidance import read_tutorial
     from rlhf_hitl.store import Store
-    from rlhf_hitl.store import tutorial as of
+    from rlhf_hitl.store import tutorial as tutorial_store
 
     opened = Store.open(store)
     new = read_tutorial(path, project)
-    of.replace_tutorial(opened, project, new)
+    tutorial_store.replace_tutorial(opened, project, new)
     return Result({"project": project, "examples": len(new)}, f"The tutorial of {project} has {len(new)} examples.")
 
 
 @command("show", tutorial)
-def show_tutorial(project: OfProject = DEFAULT_PROJECT, *, store: StoreUrl, json: AsJson = False) -> Result:
-    """The examples of a project's tutorial, and how raters did on them."""
+def show_tutorial(project: ProjectName = DEFAULT_PROJECT, *, store: StoreUrl, json: AsJson = False) -> Result:
+    """Show the examples of a project's tutorial, and how raters did on them."""
     from rlhf_hitl.store import Store, people, projects
-    from rlhf_hitl.store import tutorial as of
+    from rlhf_hitl.store import tutorial as tutorial_store
     from rlhf_hitl.types import messages_to_dicts
 
     opened = Store.open(store)
     with opened.read() as conn:
         projects.require_project(conn, project)
-    found, names = of.list_examples(opened, project), {r.id: r.name for r in people.list_raters(opened)}
+    examples, names = tutorial_store.list_examples(opened, project), {r.id: r.name for r in people.list_raters(opened)}
     results = sorted(
-        (names[rater], agreed, tried) for rater, (agreed, tried) in of.count_agreements(opened, project).items()
+        (names[rater], agreed, tried)
+        for rater, (agreed, tried) in tutorial_store.count_agreements(opened, project).items()
     )
     data = {
         "project": project,
@@ -64,12 +68,12 @@ def show_tutorial(project: OfProject = DEFAULT_PROJECT, *, store: StoreUrl, json
                 "strength": e.answer.strength,
                 "explanation": e.explanation,
             }
-            for e in found
+            for e in examples
         ],
         "results": [{"rater": rater, "agreed": agreed, "tried": tried} for rater, agreed, tried in results],
     }
-    if not found:
+    if not examples:
         return Result(data, f"Project {project} has no tutorial. Make one with `rlhf-hitl tutorial set FILE`.")
-    told = [(f"{n}. {e.messages[-1].content[:60]}", e.explanation[:60]) for n, e in enumerate(found, 1)]
+    cells = [(f"{n}. {e.messages[-1].content[:60]}", e.explanation[:60]) for n, e in enumerate(examples, 1)]
     more = [table("Raters", results, ("rater", "agreed", "of"))] if results else []
-    return Result(data, table(f"Tutorial of {project}", told, ("example", "explanation")), more=more)
+    return Result(data, table(f"Tutorial of {project}", cells, ("example", "explanation")), more=more)

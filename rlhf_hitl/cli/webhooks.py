@@ -9,19 +9,19 @@ import typer
 from rlhf_hitl.cli import AsJson, Result, StoreUrl, app, command, table
 from rlhf_hitl.types import Event
 
-webhooks = typer.Typer(help="Webhooks: addresses that are told of events.", no_args_is_help=True)
+webhooks = typer.Typer(help="Manage webhooks: addresses that events are sent to.", no_args_is_help=True)
 app.add_typer(webhooks, name="webhooks")
 
 
 @command("add", webhooks)
 def add_webhook(
-    url: Annotated[str, typer.Argument(help="Where to send.")],
-    event: Annotated[list[Event], typer.Option(help="What to send; may be given again.")],
+    url: Annotated[str, typer.Argument(help="The address to send events to.")],
+    event: Annotated[list[Event], typer.Option(help="Send this event; may be repeated.")],
     *,
     store: StoreUrl,
     json: AsJson = False,
 ) -> Result:
-    """Have events sent to an address. The secret they are signed with is printed once."""
+    """Send events to an address. The secret that signs them is printed once."""
     from rlhf_hitl.store import Store, events
 
     made = events.add_webhook(Store.open(store), url, event)
@@ -31,7 +31,7 @@ def add_webhook(
 
 @command("list", webhooks)
 def list_webhooks(*, store: StoreUrl, json: AsJson = False) -> Result:
-    """Where what is sent, and how much waits."""
+    """List webhooks, and how many deliveries wait."""
     from rlhf_hitl.store import Store, events
 
     opened = Store.open(store)
@@ -40,19 +40,19 @@ def list_webhooks(*, store: StoreUrl, json: AsJson = False) -> Result:
         for w in events.all_webhooks(opened)
     ]
     waiting = events.waiting(opened)
-    told = [(r["id"], r["url"], " ".join(r["events"]), "ended" if r["ended"] else "on") for r in rows]
-    text = table(f"Webhooks ({waiting} deliveries wait)", told, ("id", "url", "events", ""))
+    cells = [(r["id"], r["url"], " ".join(r["events"]), "ended" if r["ended"] else "on") for r in rows]
+    text = table(f"Webhooks ({waiting} deliveries wait)", cells, ("id", "url", "events", ""))
     return Result({"webhooks": rows, "waiting": waiting}, text if rows else "None yet.")
 
 
 @command("end", webhooks)
 def end_webhook(
-    webhook: Annotated[str, typer.Argument(help="Its id, as `webhooks list` shows it.")],
+    webhook: Annotated[str, typer.Argument(help="The id that `webhooks list` shows.")],
     *,
     store: StoreUrl,
     json: AsJson = False,
 ) -> Result:
-    """Send nothing more to it."""
+    """Send nothing more to a webhook."""
     from rlhf_hitl.store import Store, events
 
     events.end_webhook(Store.open(store), webhook)

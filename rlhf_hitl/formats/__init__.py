@@ -1,4 +1,13 @@
-"""Outside formats, in and out: one file a format, each imported only where it is used."""
+"""Outside formats: read preferences and guidelines from files, write snapshots and archives.
+
+- in: `importing` reads any format into the store. `source` gives the rows of a file, and one module for each format
+  (`FORMATS`) turns rows into the records of `record`; `guidance` reads guidelines and tutorials.
+- out: `export` writes a snapshot for training. `snapshot` reads its rows from the store, `snapshot_rows` makes each
+  row, `export_files` writes them.
+- both: `archive` holds a whole store in one file.
+
+Start with `record` and one small format, such as `llmbar`. A format's module is imported only where it is used.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +20,7 @@ from rlhf_hitl.errors import BadInput
 from rlhf_hitl.formats.record import ImportRecord, SourceRow
 from rlhf_hitl.formats.source import Source
 
-#: Format → its module, in the order they are tried: the particular before the general.
+#: Format → its module, in the order in which they are tried: specific formats before general ones.
 FORMATS = {
     name: f"rlhf_hitl.formats.{name}"
     for name in ("native", "kwise", "llmfao", "mt_bench", "llmbar", "rewardbench2", "rewardbench", "hh", "trl")
@@ -19,25 +28,25 @@ FORMATS = {
 
 
 class Format(Protocol):
-    """What a format's module offers."""
+    """The names that the module of a format defines."""
 
     NAME: str
     ABOUT: str
 
     def matches(self, fields: Mapping[str, Any]) -> bool:
-        """Whether a file whose first row has these fields is of this format."""
+        """Return whether a file whose first row has these fields is of this format."""
         ...
 
-    def reader(self, source: Source, pairs: str) -> Callable[[SourceRow], list[ImportRecord]]:
-        """A function that turns one row into records. It raises BadInput with file, line and field."""
+    def make_reader(self, source: Source, pairs: str) -> Callable[[SourceRow], list[ImportRecord]]:
+        """Return a function that turns one row into records. It raises BadInput with file, line and field."""
         ...
 
 
 def get_format(name: str) -> Format:
-    """The format of that name.
+    """Return the format of that name.
 
     Raises:
-        BadInput: an unknown name; the known ones are listed.
+        BadInput: the name is unknown; the error lists the known names.
     """
     if name not in FORMATS:
         raise BadInput(f"format {name!r}", expected=f"auto, {', '.join(FORMATS)}", fix="choose one of them")
@@ -45,22 +54,22 @@ def get_format(name: str) -> Format:
 
 
 def open_source(path: str | Path, format: str = "auto") -> tuple[Source, Format]:
-    """A file, folder or hub id with its format; with `auto`, found by the fields of its first row.
+    """Return the source at a path or hub id with its format; `auto` finds the format by the fields of the first row.
 
     Raises:
-        BadInput: nothing there, an unknown format, or a file that is of none of them.
+        BadInput: there is nothing, the format is unknown, or no format matches.
     """
-    wanted = None if format == "auto" else get_format(format)
+    named_format = None if format == "auto" else get_format(format)
     crowd_votes = Path(path) / "crowd-comparisons.csv"
     source = Source(crowd_votes if crowd_votes.is_file() else path)
-    if wanted is not None:
-        return source, wanted
+    if named_format is not None:
+        return source, named_format
     for name in FORMATS:
         if get_format(name).matches(source.first.fields):
             return source, get_format(name)
-    known = "; ".join(f"{name}: {get_format(name).ABOUT}" for name in FORMATS)
+    formats = "; ".join(f"{name}: {get_format(name).ABOUT}" for name in FORMATS)
     raise BadInput(
         f"{source.name} with the fields {', '.join(map(str, source.first.fields))}",
-        expected=f"one of these formats ({known})",
+        expected=f"one of these formats ({formats})",
         fix="convert the file to one of them, or name its format with --format",
     )

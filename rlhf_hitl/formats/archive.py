@@ -1,11 +1,11 @@
-"""The archive: one file with everything a store holds, to be kept or to be taken to another database.
+"""The archive: one file with everything a store holds, as a backup or to move it to another database.
 
-It is a ZIP of one NDJSON file a table and, last, a manifest. A table's file begins with a line of column names; each
-further line is a row, as `store/table_copy.py` says what a row is, in order of the primary key. Nothing in it depends
-on the database or on the time of writing: a store filled from an archive gives that archive again, byte for byte.
-Infinite numbers are written as Python's `json` writes them.
+It is a ZIP of one NDJSON file for each table and, last, a manifest. The first line of a table's file holds the column
+names; each further line is a row in the form of `store/table_copy.py`, in order of the primary key. Nothing in it
+depends on the database or on the time of writing: a store restored from an archive gives the same archive again, byte
+for byte. Infinite numbers are written as Python's `json` writes them.
 
-It is read as a stream, straight into one transaction: nothing is unpacked to disk.
+It is read as a stream into one transaction; nothing is unpacked to disk.
 """
 
 from __future__ import annotations
@@ -32,15 +32,15 @@ from rlhf_hitl.store import Store, table_copy
 
 KIND = "rlhf_hitl archive"
 MANIFEST = "manifest.json"
-BLOCK = 1 << 20
-LONGEST_LINE = 64 << 20  # bytes; bounds the memory a crafted file can ask for
-LEVEL = 1  # of compression: a fifth larger than zlib's default, three times as quick
+BLOCK_BYTES = 1 << 20
+MAX_LINE_BYTES = 64 << 20  # limits the memory that a crafted file can use
+COMPRESSION_LEVEL = 1  # files are a fifth larger than with zlib's default, and written three times as fast
 
-Manifest = dict[str, Any]
+ArchiveManifest = dict[str, Any]
 
 
 def is_archive(path: str | Path) -> bool:
-    """Whether a file begins like an archive. No other format we read is a ZIP."""
+    """Return whether a file starts like an archive. No other format that is read is a ZIP."""
     path = Path(path)
     if not path.is_file():
         return False
@@ -48,18 +48,18 @@ def is_archive(path: str | Path) -> bool:
         return f.read(4) == b"PK\x03\x04"
 
 
-def write_archive(store: Store, out: Path, *, overwrite: bool = False, progress: bool = False) -> Manifest:
-    """Write everything `store` holds at this moment to the file `out` and return the manifest.
+def write_archive(store: Store, out: Path, *, overwrite: bool = False, progress: bool = False) -> ArchiveManifest:
+    """Write everything that `store` holds at this moment to the file `out` and return the manifest.
 
-    Password hashes and the secrets webhooks are signed with are in it, so only the file's owner may read it.
+    It contains password hashes and the signing secrets of webhooks, so only the file's owner can read it.
 
     Raises:
-        BadInput: `out` exists already, or with `overwrite` is no archive; a row of more than 64 MiB.
+        BadInput: `out` exists already, or with `overwrite` is not an archive; a row has more than 64 MiB.
     """
-    _check_free(out, overwrite)
+    _check_can_write(out, overwrite)
     out.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(out, private=True, sync=True) as draft:
-        packed = zipfile.ZipFile(draft, "w", zipfile.ZIP_DEFLATED, compresslevel=LEVEL)
+        packed = zipfile.ZipFile(draft, "w", zipfile.ZIP_DEFLATED, compresslevel=COMPRESSION_LEVEL)
         with packed as archive, store.snapshot() as conn:
             manifest = {
                 "kind": KIND,
@@ -72,37 +72,37 @@ def write_archive(store: Store, out: Path, *, overwrite: bool = False, progress:
     return manifest
 
 
-def read_archive_manifest(path: str | Path) -> Manifest:
-    """What an archive says of itself.
+def read_archive_manifest(path: str | Path) -> ArchiveManifest:
+    """Return the manifest of an archive.
 
     Raises:
-        BadInput: no whole archive, or one that this version cannot read.
+        BadInput: the archive is damaged, or this version cannot read it.
     """
-    with _opened(path) as archive:
-        return _manifest(archive, str(path))
+    with _open_archive(path) as archive:
+        return _load_manifest(archive, str(path))
 
 
-def restore_archive(store: Store, path: str | Path, *, progress: bool = False) -> Manifest:
-    """Fill a new store with all that an archive holds or, where anything is wrong with it, with nothing.
+def restore_archive(store: Store, path: str | Path, *, progress: bool = False) -> ArchiveManifest:
+    """Fill a new store with everything an archive holds or, if anything is wrong with it, with nothing.
 
-    Whoever wrote the archive says who may sign in to the store: take none from strangers.
+    The writer of an archive decides who can sign in to the store: do not use archives of strangers.
 
     Raises:
-        BadInput: the store is not new; no whole archive, one of another version, or one that was altered.
+        BadInput: the store is not new, or the archive is damaged, altered or of another version.
     """
-    with _opened(path) as archive, store.write() as conn:
-        manifest = _manifest(archive, str(path))
+    with _open_archive(path) as archive, store.write() as conn:
+        manifest = _load_manifest(archive, str(path))
         tables = manifest["tables"]
         table_copy.lock_new_store(store, conn)
-        total = sum(said["rows"] for said in tables.values())
+        total = sum(entry["rows"] for entry in tables.values())
         with tqdm(total=total, desc=Path(path).name, unit=" rows", disable=not progress) as bar:
 
-            def contents(table: str) -> Iterator[table_copy.PlainRow]:
-                for row in _rows(archive, table, tables[table], str(path)):
+            def read_table(table: str) -> Iterator[table_copy.PlainRow]:
+                for row in _read_rows(archive, table, tables[table], str(path)):
                     bar.update()
                     yield row
 
-            table_copy.fill_store(store, conn, contents)
+            table_copy.fill_store(store, conn, read_table)
     return manifest
 
 
@@ -113,10 +113,10 @@ def _write_tables(archive: zipfile.ZipFile, conn: Connection, progress: bool) ->
     ) as bar:
         for table, columns in table_copy.COLUMNS.items():
             digest, n = hashlib.sha256(), 0
-            # Under a name, not a ZipInfo: then nothing is said of when it was written.
-            with archive.open(_member(table), "w", force_zip64=True) as member:
+            # With a plain name instead of a ZipInfo no time of writing is stored.
+            with archive.open(_member_name(table), "w", force_zip64=True) as member:
                 for batch in chain([[columns]], table_copy.read_table_rows(conn, table)):
-                    lines = "".join(_line(table, row) for row in batch).encode()
+                    lines = "".join(_encode_row(table, row) for row in batch).encode()
                     digest.update(lines)
                     member.write(lines)
                     n += len(batch)
@@ -125,16 +125,16 @@ def _write_tables(archive: zipfile.ZipFile, conn: Connection, progress: bool) ->
     return tables
 
 
-def _member(table: str) -> str:
+def _member_name(table: str) -> str:
     return f"{table}.ndjson"
 
 
-def _line(table: str, row: table_copy.PlainRow) -> str:
+def _encode_row(table: str, row: table_copy.PlainRow) -> str:
     line = _encode(row) + "\n"
-    if len(line) > LONGEST_LINE:
+    if len(line) > MAX_LINE_BYTES:
         raise BadInput(
             f"row {row[0]} of {table}, {len(line) >> 20} MiB long",
-            expected=f"rows of at most {LONGEST_LINE >> 20} MiB",
+            expected=f"rows of at most {MAX_LINE_BYTES >> 20} MiB",
             fix="back this store up with the tools of its database",
         )
     return line
@@ -144,37 +144,37 @@ _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 @contextmanager
-def _opened(path: str | Path) -> Iterator[zipfile.ZipFile]:
-    with _whole(str(path)):
+def _open_archive(path: str | Path) -> Iterator[zipfile.ZipFile]:
+    with _damage_as_bad_input(str(path)):
         archive = zipfile.ZipFile(path)
     with archive:
         yield archive
 
 
 @contextmanager
-def _whole(place: str) -> Iterator[None]:
-    """Tell whatever can be wrong with the bytes of a ZIP as bad input."""
+def _damage_as_bad_input(place: str) -> Iterator[None]:
+    """Raise BadInput for every error that damaged bytes of a ZIP can cause."""
     try:
         yield
-    # `zipfile` checks little: an altered length or flag shows itself by any of these.
+    # `zipfile` checks little: an altered length or flag can cause any of these errors.
     except (zipfile.BadZipFile, zlib.error, struct.error, EOFError, ValueError, RuntimeError, LookupError) as e:
-        raise _broken(place, str(e) or type(e).__name__) from e
-    except OSError as e:  # so does an altered offset, by a seek to before the file's begin
+        raise _damaged(place, str(e) or type(e).__name__) from e
+    except OSError as e:  # an altered offset can cause a seek to before the start of the file
         if e.errno != errno.EINVAL:
             raise
-        raise _broken(place, str(e) or type(e).__name__) from e
+        raise _damaged(place, str(e) or type(e).__name__) from e
 
 
-def _broken(place: str, reason: str) -> BadInput:
+def _damaged(place: str, reason: str) -> BadInput:
     return BadInput(place, expected="a whole archive", fix=f"copy or export it again; nothing was imported ({reason})")
 
 
-def _manifest(archive: zipfile.ZipFile, path: str) -> Manifest:
+def _load_manifest(archive: zipfile.ZipFile, path: str) -> ArchiveManifest:
     place = f"{path}: {MANIFEST}"
-    with _whole(place), archive.open(MANIFEST) as member:
-        manifest = json.loads(member.read(BLOCK))
+    with _damage_as_bad_input(place), archive.open(MANIFEST) as member:
+        manifest = json.loads(member.read(BLOCK_BYTES))
     if not isinstance(manifest, dict) or manifest.get("kind") != KIND:
-        raise _broken(place, "it is no manifest of ours")
+        raise _damaged(place, "it is not a manifest of this program")
     newest, *older = table_copy.list_schema_versions()
     if (version := manifest.get("schema_version")) != newest:
         by = f"rlhf_hitl {manifest.get('rlhf_hitl_version')}"
@@ -186,42 +186,42 @@ def _manifest(archive: zipfile.ZipFile, path: str) -> Manifest:
         )
     tables = manifest.get("tables")
     if not isinstance(tables, dict) or set(tables) != set(table_copy.COLUMNS):
-        raise _broken(place, "its tables are not those of its version")
-    if sorted(archive.namelist()) != sorted([MANIFEST, *map(_member, table_copy.COLUMNS)]):
-        raise _broken(path, "it holds other files")
-    if not all(isinstance(said, dict) and isinstance(said.get("rows"), int) for said in tables.values()):
-        raise _broken(place, "it does not count the rows")
+        raise _damaged(place, "its tables are not those of its version")
+    if sorted(archive.namelist()) != sorted([MANIFEST, *map(_member_name, table_copy.COLUMNS)]):
+        raise _damaged(path, "it holds other files")
+    if not all(isinstance(entry, dict) and isinstance(entry.get("rows"), int) for entry in tables.values()):
+        raise _damaged(place, "it does not count the rows")
     return manifest
 
 
-def _rows(archive: zipfile.ZipFile, table: str, said: dict[str, Any], path: str) -> Iterator[table_copy.PlainRow]:
-    """The rows of one table. When the last has been taken, their number and their hash have been checked."""
-    place = f"{path}: {_member(table)}"
+def _read_rows(archive: zipfile.ZipFile, table: str, entry: dict[str, Any], path: str) -> Iterator[table_copy.PlainRow]:
+    """Yield the rows of one table. After the last one, their number and their hash have been checked."""
+    place = f"{path}: {_member_name(table)}"
     digest, n = hashlib.sha256(), -1
-    with _whole(place), archive.open(_member(table)) as member:
-        for n, line in enumerate(_lines(member, digest, place)):
+    with _damage_as_bad_input(place), archive.open(_member_name(table)) as member:
+        for n, line in enumerate(_read_lines(member, digest, place)):
             row = json.loads(line)
-            if not isinstance(row, list) or (n == 0 and row != table_copy.COLUMNS[table]) or n > said["rows"]:
-                raise _broken(place, f"line {n + 1} is not what stands there")
+            if not isinstance(row, list) or (n == 0 and row != table_copy.COLUMNS[table]) or n > entry["rows"]:
+                raise _damaged(place, f"line {n + 1} is not valid")
             if n > 0:
                 yield row
-    if n != said["rows"] or digest.hexdigest() != said.get("sha256"):
-        raise _broken(place, "it is not what the manifest says")
+    if n != entry["rows"] or digest.hexdigest() != entry.get("sha256"):
+        raise _damaged(place, "it differs from the manifest")
 
 
-def _lines(member: IO[bytes], digest: Any, place: str) -> Iterator[bytes]:
+def _read_lines(member: IO[bytes], digest: Any, place: str) -> Iterator[bytes]:
     rest = b""
-    while block := member.read(BLOCK):
+    while block := member.read(BLOCK_BYTES):
         digest.update(block)
         *lines, rest = (rest + block).split(b"\n")
         yield from lines
-        if len(rest) > LONGEST_LINE:
-            raise _broken(place, f"a line of more than {LONGEST_LINE >> 20} MiB")
+        if len(rest) > MAX_LINE_BYTES:
+            raise _damaged(place, f"a line of more than {MAX_LINE_BYTES >> 20} MiB")
     if rest:
-        raise _broken(place, "its last line has no end")
+        raise _damaged(place, "its last line is incomplete")
 
 
-def _check_free(out: Path, overwrite: bool) -> None:
+def _check_can_write(out: Path, overwrite: bool) -> None:
     if not out.exists():
         return
     if not overwrite:

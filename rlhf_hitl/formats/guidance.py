@@ -1,6 +1,6 @@
-"""What teaches raters, from files: a guideline in Markdown with settings above it, and a tutorial in JSONL.
+"""Read what teaches raters: a guideline in Markdown with settings above it, and a tutorial in JSONL.
 
-A guideline's settings are YAML between two lines of `---`, each of them optional but the version:
+The settings of a guideline are YAML between two lines of `---`. Only the version is required:
 
     version: "2"
     scores: required          # offered, required or off
@@ -26,30 +26,30 @@ from rlhf_hitl.formats.record import SourceRow, assistant_message, bad_field, ch
 from rlhf_hitl.formats.source import Source
 from rlhf_hitl.types import DEFAULT_AXES, DEFAULT_PROJECT, Answer, Axis, Guideline, Messages, TutorialExample, Verdict
 
-#: What an example is made of: the prompt, its completions, the right answer, why.
-Parts = tuple[Messages, list[Messages], Answer, str]
+#: The parts of a tutorial example: the prompt, its completions, the right answer, the explanation.
+ExampleParts = tuple[Messages, list[Messages], Answer, str]
 
-SETTINGS = ("version", "scores", "rationale", "axes")
-FRONT = re.compile(r"---[ \t]*\r?\n(.*?)^---[ \t]*\r?\n", re.DOTALL | re.MULTILINE)
+SETTING_NAMES = ("version", "scores", "rationale", "axes")
+FRONT_MATTER = re.compile(r"---[ \t]*\r?\n(.*?)^---[ \t]*\r?\n", re.DOTALL | re.MULTILINE)
 
 
 def read_guideline(path: str | Path, project: str = DEFAULT_PROJECT, **given: str | None) -> Guideline:
-    """The guideline in a file. What is `given` (`version`, `scores`, `rationale`; None: nothing) goes before its own.
+    """Return the guideline in a file. `given` (`version`, `scores`, `rationale`) overrides its settings, None does not.
 
     Raises:
-        BadInput: no text, settings that cannot be read or are unknown, or no version.
+        BadInput: there is no text or no version, or a setting is unknown or cannot be read.
     """
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as e:
         raise BadInput(f"{path}", expected="Markdown in UTF-8", fix="save it as UTF-8") from e
-    front = FRONT.match(text)
-    settings: dict[str, Any] = _settings(path, front.group(1)) if front is not None else {}
+    front = FRONT_MATTER.match(text)
+    settings: dict[str, Any] = _parse_settings(path, front.group(1)) if front is not None else {}
     settings |= {name: value for name, value in given.items() if value is not None}
     if "version" not in settings:
         raise BadInput(f"{path} without a version", expected="a version: judgments name it", fix="add --version")
     if "axes" in settings:
-        settings["axes"] = _axes(path, settings["axes"])
+        settings["axes"] = _parse_axes(path, settings["axes"])
     try:
         return Guideline(project, text=text[front.end() :].strip() if front is not None else text.strip(), **settings)
     except BadInput as e:
@@ -57,67 +57,67 @@ def read_guideline(path: str | Path, project: str = DEFAULT_PROJECT, **given: st
 
 
 def guideline_to_markdown(guideline: Guideline) -> str:
-    """A guideline as a file that `read_guideline` reads."""
+    """Return a guideline as text of a file that `read_guideline` reads."""
     axes = [{k: v for k, v in vars(axis).items() if v} for axis in guideline.axes]
-    settings = {name: getattr(guideline, name) for name in SETTINGS} | {"axes": axes}
+    settings = {name: getattr(guideline, name) for name in SETTING_NAMES} | {"axes": axes}
     front = yaml.safe_dump(settings, allow_unicode=True, sort_keys=False, width=120)
     return f"---\n{front}---\n\n{guideline.text.strip()}\n"
 
 
 def read_tutorial(path: str | Path, project: str = DEFAULT_PROJECT) -> list[TutorialExample]:
-    """The examples in a file, in its order; none in an empty one.
+    """Return the examples in a file, in its order; an empty file has none.
 
-    A row is `{"messages", "completions", "ranking" or "verdict", "strength", "explanation"}`: a completion is a text or
-    chat messages, and the ranking is of their positions, as in `[[1], [0]]`. LLMFAO's training pairs are read too.
+    A row is `{"messages", "completions", "ranking" or "verdict", "strength", "explanation"}`. A completion is a text or
+    chat messages, and the ranking is of positions, as in `[[1], [0]]`. The training pairs of LLMFAO are read too.
 
     Raises:
-        BadInput: a row that is no example; file, line and field are named.
+        BadInput: a row is not an example; the error names file, line and field.
     """
     source = Source(path)
-    read: Callable[[SourceRow], Parts] | None = None
-    out = []
-    for row in source.rows(_bad_line):
+    read: Callable[[SourceRow], ExampleParts] | None = None
+    examples = []
+    for row in source.rows(_raise_bad_row):
         if read is None:
-            read = _pairs(source) if llmfao.matches(row.fields) else _own
+            read = _make_llmfao_reader(source) if llmfao.matches(row.fields) else _read_own_row
         try:
-            out.append(TutorialExample.create(project, *read(row)))
+            examples.append(TutorialExample.create(project, *read(row)))
         except BadInput as e:
-            _bad_line(e, row.place)
-    return out
+            _raise_bad_row(e, row.place)
+    return examples
 
 
 def read_bundled_tutorial() -> list[TutorialExample]:
-    """The examples that come with the package, for the project of everything that names none."""
+    """Return the examples that come with the package, for the default project."""
     with resources.as_file(resources.files("rlhf_hitl.bundled") / "tutorial.jsonl") as path:
         return read_tutorial(path)
 
 
-def _settings(path: str | Path, front: str) -> dict[str, Any]:
+def _parse_settings(path: str | Path, front: str) -> dict[str, Any]:
     try:
-        # The base loader makes no more of a word than a text: "off" is no boolean and 1.10 no number.
-        found = yaml.load(front, Loader=yaml.BaseLoader) or {}
+        # The base loader reads every word as text: "off" does not become a boolean, nor 1.10 a number.
+        settings = yaml.load(front, Loader=yaml.BaseLoader) or {}
     except yaml.YAMLError as e:
         reason = " ".join(str(e).split())
         raise BadInput(f"{path}: settings", expected="YAML between two lines of ---", fix=f"mend it ({reason})") from e
-    if not isinstance(found, dict) or (unknown := sorted(found.keys() - set(SETTINGS))):
-        named = "no names" if not isinstance(found, dict) else ", ".join(map(str, unknown))
-        raise BadInput(f"{path}: settings: {named}", expected=", ".join(SETTINGS), fix="rename or leave out the others")
-    for name, value in found.items():
+    if not isinstance(settings, dict) or (unknown := sorted(settings.keys() - set(SETTING_NAMES))):
+        named = "no names" if not isinstance(settings, dict) else ", ".join(map(str, unknown))
+        raise BadInput(
+            f"{path}: settings: {named}", expected=", ".join(SETTING_NAMES), fix="rename or leave out the others"
+        )
+    for name, value in settings.items():
         if name != "axes" and not isinstance(value, str):
-            raise BadInput(
-                f"{path}: {name}: {str(value)[:60]!r}", expected="one word", fix="take away what is round it"
-            )
-    return found
+            raise BadInput(f"{path}: {name}: {str(value)[:60]!r}", expected="one word", fix="write the word alone")
+    return settings
 
 
-def _axes(path: str | Path, given: Any) -> tuple[Axis, ...]:
-    known = {axis.id: axis for axis in DEFAULT_AXES}
+def _parse_axes(path: str | Path, given: Any) -> tuple[Axis, ...]:
+    default_axes = {axis.id: axis for axis in DEFAULT_AXES}
     if not isinstance(given, list):
         given = [given]
     axes = []
     for axis in given:
         if isinstance(axis, str):
-            axes.append(known.get(axis) or Axis(axis, axis.replace("_", " ").capitalize()))
+            axes.append(default_axes.get(axis) or Axis(axis, axis.replace("_", " ").capitalize()))
         elif isinstance(axis, dict) and {"id", "title"} <= axis.keys() <= {"id", "title", "description"}:
             axes.append(Axis(**axis))
         else:
@@ -129,7 +129,7 @@ def _axes(path: str | Path, given: Any) -> tuple[Axis, ...]:
     return tuple(axes)
 
 
-def _own(row: SourceRow) -> Parts:
+def _read_own_row(row: SourceRow) -> ExampleParts:
     sides = row.fields.get("completions")
     if not isinstance(sides, list):
         raise bad_field(row, "completions", "a list of texts or of lists of messages")
@@ -149,24 +149,24 @@ def _own(row: SourceRow) -> Parts:
     strength = row.fields.get("strength")
     if strength is not None and type(strength) is not int:
         raise bad_field(row, "strength", "1, 2 or 3")
-    said = Answer(Verdict(verdict), tuple(tuple(map(str, group)) for group in ranking), strength)
-    return chat_field(row, "messages"), completions, said, text_field(row, "explanation")
+    right_answer = Answer(Verdict(verdict), tuple(tuple(map(str, group)) for group in ranking), strength)
+    return chat_field(row, "messages"), completions, right_answer, text_field(row, "explanation")
 
 
-def _pairs(source: Source) -> Callable[[SourceRow], Parts]:
-    read = llmfao.reader(source, pairs="adjacent")
+def _make_llmfao_reader(source: Source) -> Callable[[SourceRow], ExampleParts]:
+    read = llmfao.make_reader(source, pairs="adjacent")
 
-    def pair(row: SourceRow) -> Parts:
+    def read_pair(row: SourceRow) -> ExampleParts:
         [record] = read(row)
         if record.vote is None:
             raise bad_field(row, "golden", "the right answer")
         ranking = tuple(tuple(map(str, group)) for group in record.vote.ranking)
-        said = Answer(record.vote.verdict, ranking, record.vote.strength)
-        return record.prompt, [side.messages for side in record.completions], said, record.vote.rationale
+        right_answer = Answer(record.vote.verdict, ranking, record.vote.strength)
+        return record.prompt, [side.messages for side in record.completions], right_answer, record.vote.rationale
 
-    return pair
+    return read_pair
 
 
-def _bad_line(e: BadInput, place: str = "") -> NoReturn:
+def _raise_bad_row(e: BadInput, place: str = "") -> NoReturn:
     value = e.value if place in e.value else f"{place}: {e.value}"
     raise BadInput(value, expected=e.expected, fix="mend the line; nothing was changed") from e

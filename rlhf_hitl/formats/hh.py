@@ -1,4 +1,4 @@
-"""Anthropic's HH-RLHF: `chosen` and `rejected`, each a whole transcript as one text."""
+"""Anthropic's HH-RLHF: `chosen` and `rejected` are each a whole transcript as one text."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ def matches(fields: Mapping[str, Any]) -> bool:
     return "prompt" not in fields and all(isinstance(t, str) and TURN.match(t) for t in sides)
 
 
-def reader(source: Source, pairs: str) -> Callable[[SourceRow], list[ImportRecord]]:
-    return read
+def make_reader(source: Source, pairs: str) -> Callable[[SourceRow], list[ImportRecord]]:
+    return read_row
 
 
-def read(row: SourceRow) -> list[ImportRecord]:
-    chosen, rejected = (_transcript(row, side) for side in ("chosen", "rejected"))
-    parted = split_shared_prompt(chosen, rejected)
-    if parted is None:
+def read_row(row: SourceRow) -> list[ImportRecord]:
+    chosen, rejected = (_transcript_field(row, side) for side in ("chosen", "rejected"))
+    split_chats = split_shared_prompt(chosen, rejected)
+    if split_chats is None:
         raise bad_field(row, "rejected", "a transcript that opens like `chosen`")
-    prompt, *sides = parted
-    # Who wrote the answers is not known, and may not depend on which one was chosen.
+    prompt, *sides = split_chats
+    # The policies are not known, and the name must not depend on which completion was chosen.
     completions = tuple(ImportCompletion(side, "hh-rlhf") for side in sides)
     return [
         ImportRecord(prompt, completions, row.place, ImportVote.of_pair("first"), split=row.split, order_known=False)
@@ -48,16 +48,18 @@ def read(row: SourceRow) -> list[ImportRecord]:
 
 
 def parse_transcript(text: str) -> Messages | None:
-    """The turns of a transcript, or None where it does not open with one. Text is kept but for the space after the
-    colon. A turn without text stays: an empty answer is an answer too."""
+    """Return the turns of a transcript, or None if it does not start with a turn.
+
+    Text is kept as it is, except for the space after the colon. A turn without text is kept: a completion may be empty.
+    """
     if not TURN.match(text):
         return None
     parts = TURN.split(text)  # "", role, text, role, text, …
     turns = zip(parts[1::2], parts[2::2], strict=True)
-    return tuple(Message(ROLES[role], said.removeprefix(" ")) for role, said in turns)
+    return tuple(Message(ROLES[role], text.removeprefix(" ")) for role, text in turns)
 
 
-def _transcript(row: SourceRow, name: str) -> Messages:
+def _transcript_field(row: SourceRow, name: str) -> Messages:
     turns = parse_transcript(text_field(row, name))
     if turns is None:
         raise bad_field(row, name, "a transcript that opens with '\\n\\nHuman: '")

@@ -1,4 +1,4 @@
-"""Any known format into the store: all of a file or, where a line is bad, nothing."""
+"""Import a file of any known format into the store: all of it or, if a line is bad, nothing."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ from rlhf_hitl.store.judgments import idempotency_keys, insert_imported_judgment
 from rlhf_hitl.types import DEFAULT_PROJECT, Answer, Comparison, Completion, Messages, Prompt, Split, make_content_id
 
 BATCH = 1000
-REASONS = 5  # how many skipped lines are quoted
-NAME_LENGTH = 150  # of raters; with the format's name in front they fit the store's column
-POLICY_LENGTH = 500
-BATCH_LENGTH = 200
+QUOTED_ERRORS = 5  # how many errors of skipped lines are reported
+MAX_NAME_LENGTH = 150  # of raters; with the format's name as a prefix it fits the store's column
+MAX_POLICY_LENGTH = 500
+MAX_BATCH_LENGTH = 200
 
 PairSelection = Literal["all", "adjacent"]
 
 
 @dataclass(frozen=True)
 class ImportReport:
-    """What an import did. The first block counts what is new in the store."""
+    """The result of an import. The first block counts what is new in the store."""
 
     path: str
     format: str
@@ -50,13 +50,13 @@ class ImportReport:
     judgments: int
     raters: int
     by_split: dict[str, int]  # new prompts
-    rows: int  # comparisons read, one a vote
-    repeated_rows: int  # said nothing that was not known
-    repeated_votes: int  # a rater's second, different vote on a comparison: the first is kept
-    identical_sides: int  # dropped: they cannot be ranked
-    bad_lines: int  # skipped, as was asked
+    rows: int  # records read, one for each vote
+    repeated_rows: int  # rows that added nothing new
+    repeated_votes: int  # a rater's second, different vote on a comparison; the first is kept
+    identical_sides: int  # dropped, because they cannot be ranked
+    bad_lines: int  # skipped on request
     bad_reasons: tuple[str, ...] = ()
-    splits_kept: int = 0  # prompt families that were in another split already and stayed there
+    splits_kept: int = 0  # prompt families that were in another split already and stayed in it
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -80,61 +80,62 @@ def import_path(
     """Import a file, folder or hub id in one transaction. Importing it again adds nothing.
 
     Args:
-        split: pin every prompt to this split, instead of the file's own or the prompt's hash.
-        overlap: judgments wanted of comparisons that come without votes, and with `queue` of all.
-        queue: ask raters also about comparisons that come with votes.
-        limit: read this many rows only.
-        pairs: which completions of a prompt are compared where nobody has judged them.
-        project: where the comparisons belong; `batch` names them within it, so that raters can be given just those.
-            Without it, they are in the batch that the file itself names (the subset of a benchmark).
+        split: put every prompt in this split, instead of the file's own or that of the prompt's hash.
+        overlap: judgments wanted for comparisons without votes, and with `queue` for all comparisons.
+        queue: also ask raters about comparisons that come with votes.
+        limit: the most rows to read.
+        pairs: which completions of a prompt are compared if they come without votes.
+        project: the project of the comparisons.
+        batch: a name for them within the project, so that raters can be given just those; by default the batch that the
+            file names (the subset of a benchmark).
         progress: draw a bar on stderr.
 
     Raises:
-        BadInput: nothing there, an unknown format, no row at all, or (without `skip_bad`) a bad line: then nothing
-            is imported.
-        NotFound: no such project.
+        BadInput: there is nothing, the format is unknown, there is no usable row, or (without `skip_bad`) a line is
+            bad. Then nothing is imported.
+        NotFound: there is no such project.
     """
-    _check_length("batch", batch, BATCH_LENGTH)
-    source, found = open_source(path, format)
-    bad: list[str] = []
+    _check_length("batch", batch, MAX_BATCH_LENGTH)
+    source, file_format = open_source(path, format)
+    quoted_errors: list[str] = []
     bad_lines = 0
 
-    def skip(error: BadInput) -> None:
+    def count_bad_line(error: BadInput) -> None:
         nonlocal bad_lines
         bad_lines += 1
-        if len(bad) < REASONS:
-            bad.append(str(error))
+        if len(quoted_errors) < QUOTED_ERRORS:
+            quoted_errors.append(str(error))
 
-    on_bad: BadRowHandler = skip if skip_bad else raise_bad_row
-    records = _records(source, found.reader(source, pairs), on_bad, limit)
+    on_bad: BadRowHandler = count_bad_line if skip_bad else raise_bad_row
+    records = _read_records(source, file_format.make_reader(source, pairs), on_bad, limit)
     with store.write() as conn, tqdm(records, desc=source.path.name, unit=" rows", disable=not progress) as bar:
         projects.require_project(conn, project)
         table_copy.prepare_bulk_write(store, conn)
-        name = f"{found.NAME}:{source.path.name}"[:200]
-        batches = _Batches(store, conn, found.NAME, name, split, overlap, queue, project, batch)
-        prepared = batches.prepared(bar, on_bad)
+        name = f"{file_format.NAME}:{source.path.name}"[:200]
+        importer = _BatchImporter(store, conn, file_format.NAME, name, split, overlap, queue, project, batch)
+        prepared = importer.prepare_records(bar, on_bad)
         for n in count(1):
-            if not (some := list(islice(prepared, BATCH))):
+            if not (batch_records := list(islice(prepared, BATCH))):
                 break
-            batches.add(some)
-            if n & (n - 1) == 0:  # each time the tables have doubled
+            importer.add_records(batch_records)
+            if n & (n - 1) == 0:  # whenever the tables have doubled
                 table_copy.update_statistics(store, conn)
-        if not batches.counts["rows"]:
+        if not importer.counts["rows"]:
             raise BadInput(
                 source.name,
                 expected="at least one row that can be used",
-                fix=f"look at the file; {bad[0]}" if bad else "the file has none: give another",
+                fix=f"look at the file; {quoted_errors[0]}" if quoted_errors else "the file has none: give another",
             )
-    counts = batches.counts
+    counts = importer.counts
     return ImportReport(
         path=source.name,
-        format=found.NAME,
+        format=file_format.NAME,
         **{k: counts[k] for k in ("prompts", "completions", "comparisons", "judgments", "raters", "rows")},
         **{k: counts[k] for k in ("repeated_rows", "repeated_votes", "identical_sides")},
         by_split={s.value: counts[s] for s in Split},
         bad_lines=bad_lines,
-        bad_reasons=tuple(bad),
-        splits_kept=len(batches.splits_kept),
+        bad_reasons=tuple(quoted_errors),
+        splits_kept=len(importer.splits_kept),
     )
 
 
@@ -144,7 +145,7 @@ def import_bundled(store: Store) -> ImportReport:
         return import_path(store, path, format="native")
 
 
-def _records(source: Source, read: Callable, on_bad: BadRowHandler, limit: int | None) -> Iterator[ImportRecord]:
+def _read_records(source: Source, read: Callable, on_bad: BadRowHandler, limit: int | None) -> Iterator[ImportRecord]:
     for row in islice(source.rows(on_bad), limit):
         try:
             yield from read(row)
@@ -153,8 +154,8 @@ def _records(source: Source, read: Callable, on_bad: BadRowHandler, limit: int |
 
 
 @dataclass(frozen=True)
-class _Vote:
-    """A vote in the store's nouns. Its key is its content: the same vote read again has the same key."""
+class _StoreVote:
+    """A vote with the store's ids. Its idempotency key is the hash of its content, so reading it again adds nothing."""
 
     rater: str
     answer: Answer
@@ -164,19 +165,19 @@ class _Vote:
 
 
 @dataclass(frozen=True)
-class _Prepared:
-    """A record in the store's nouns. `comparison` is None where there are too few completions for one."""
+class _StoreRecord:
+    """A record as domain objects. `comparison` is None if there are fewer than two completions."""
 
     prompt: Prompt
     completions: tuple[Completion, ...]
     comparison: Comparison | None
-    vote: _Vote | None
+    vote: _StoreVote | None
     asked_split: Split | None
 
 
 @dataclass
-class _Batches:
-    """Adds records batch by batch within one transaction and keeps count."""
+class _BatchImporter:
+    """Adds records in batches within one transaction, and counts what was added."""
 
     store: Store
     conn: Connection
@@ -190,8 +191,9 @@ class _Batches:
     counts: Counter = field(default_factory=Counter)
     splits_kept: set[str] = field(default_factory=set)
 
-    def prepared(self, records: Iterable[ImportRecord], on_bad: BadRowHandler) -> Iterator[_Prepared]:
-        nouns = lru_cache(BATCH)(self._nouns)  # the votes on a comparison mostly stand together
+    def prepare_records(self, records: Iterable[ImportRecord], on_bad: BadRowHandler) -> Iterator[_StoreRecord]:
+        """Yield the records as domain objects; `on_bad` is called for those that cannot be stored."""
+        make_objects = lru_cache(BATCH)(self._make_objects)  # the votes on a comparison are mostly adjacent
         for record in records:
             self.counts["rows"] += 1
             if len({c.messages for c in record.completions}) < len(record.completions):
@@ -201,15 +203,17 @@ class _Batches:
                 asked = self.split or record.split
                 overlap = self.overlap if record.vote is None or self.queue else 0
                 batch = self.batch or record.batch
-                found = nouns(record.prompt, tuple(record.tags.items()), record.completions, asked, overlap, batch)
-                yield _Prepared(*found, self._vote(record, *found), asked)
+                objects = make_objects(
+                    record.prompt, tuple(record.tags.items()), record.completions, asked, overlap, batch
+                )
+                yield _StoreRecord(*objects, self._make_vote(record, *objects), asked)
             except BadInput as e:
                 on_bad(BadInput(f"{record.place}: {e.value}", expected=e.expected, fix=e.fix))
             except UnicodeEncodeError as e:
-                # Half of a surrogate pair: JSON can spell it, but it is no text.
+                # Half of a surrogate pair, which JSON can hold but UTF-8 cannot.
                 on_bad(BadInput(f"{record.place}: {e.object[:60]!r}", expected="valid Unicode", fix="mend the line"))
 
-    def _nouns(
+    def _make_objects(
         self,
         chat: Messages,
         tags: tuple[tuple[str, str], ...],
@@ -219,10 +223,10 @@ class _Batches:
         batch: str,
     ) -> tuple[Prompt, tuple[Completion, ...], Comparison | None]:
         "".join(text for tag in tags for text in tag).encode()
-        _check_length("batch", batch, BATCH_LENGTH)
+        _check_length("batch", batch, MAX_BATCH_LENGTH)
         prompt = Prompt.create(chat, dict(tags), asked)
         for side in sides:
-            _check_length("policy", side.policy, POLICY_LENGTH)
+            _check_length("policy", side.policy, MAX_POLICY_LENGTH)
         completions = tuple(Completion.create(prompt.id, c.messages, c.policy, c.sampling) for c in sides)
         if len(completions) < 2:
             return prompt, completions, None
@@ -232,58 +236,62 @@ class _Batches:
             Comparison.create(prompt, completions, overlap, project=self.project, batch=batch),
         )
 
-    def _vote(
+    def _make_vote(
         self, record: ImportRecord, _: Prompt, completions: tuple[Completion, ...], comparison: Comparison | None
-    ) -> _Vote | None:
+    ) -> _StoreVote | None:
         vote = record.vote
         if vote is None or comparison is None:
             return None
-        _check_length("rater", vote.rater, NAME_LENGTH)
-        # Ids, not the file's order: a comparison that is met again the other way round is the same one. Ties are
-        # sorted so that they too have one spelling.
+        _check_length("rater", vote.rater, MAX_NAME_LENGTH)
+        # The ranking is of ids and not of positions, so that the same comparison in the other order is the same one.
+        # Ties are sorted, so that each has one form.
         ranking = tuple(tuple(sorted(completions[i].id for i in group)) for group in vote.ranking)
         answer = Answer(vote.verdict, ranking, vote.strength, rationale=vote.rationale)
-        said = (vote.verdict.value, ranking, vote.strength, vote.rationale)
-        key = make_content_id("v", self.format, vote.rater, comparison.id, said)
+        content = (vote.verdict.value, ranking, vote.strength, vote.rationale)
+        key = make_content_id("v", self.format, vote.rater, comparison.id, content)
         order = tuple(c.id for c in completions) if record.order_known else ()
-        return _Vote(vote.rater, answer, order, vote.simulated, key)
+        return _StoreVote(vote.rater, answer, order, vote.simulated, key)
 
-    def add(self, batch: list[_Prepared]) -> None:
-        known = find_existing_ids(self.conn, "prompts", {p.prompt.id for p in batch})
-        new_prompts = {p.prompt.id: p.prompt.family for p in batch if p.prompt.id not in known}
+    def add_records(self, batch: list[_StoreRecord]) -> None:
+        existing = find_existing_ids(self.conn, "prompts", {p.prompt.id for p in batch})
+        new_prompts = {p.prompt.id: p.prompt.family for p in batch if p.prompt.id not in existing}
         completions = {c.id: c for p in batch for c in p.completions}
         comparisons = {p.comparison.id: p.comparison for p in batch if p.comparison is not None}
         self.counts["prompts"] += len(new_prompts)
         self.counts["completions"] += len(completions) - len(find_existing_ids(self.conn, "completions", completions))
-        known |= find_existing_ids(self.conn, "comparisons", comparisons)
+        existing |= find_existing_ids(self.conn, "comparisons", comparisons)
 
-        alone = [p for p in batch if p.comparison is None]
-        insert_prompts(self.store, self.conn, list({p.prompt.id: p.prompt for p in alone}.values()), self.source)
-        insert_completions(self.store, self.conn, list({c.id: c for p in alone for c in p.completions}.values()))
+        without_comparison = [p for p in batch if p.comparison is None]
+        insert_prompts(
+            self.store, self.conn, list({p.prompt.id: p.prompt for p in without_comparison}.values()), self.source
+        )
+        insert_completions(
+            self.store, self.conn, list({c.id: c for p in without_comparison for c in p.completions}.values())
+        )
         added = insert_comparisons(self.store, self.conn, list(comparisons.values()), self.source)
         self.counts["comparisons"] += added
 
         splits = read_family_splits(self.conn, {p.prompt.family for p in batch})
         self.counts.update(splits[family].value for family in new_prompts.values())
-        asked = {p.prompt.family: p.asked_split for p in batch if p.asked_split is not None}
-        self.splits_kept |= {family for family, split in asked.items() if splits[family] is not split}
+        asked_splits = {p.prompt.family: p.asked_split for p in batch if p.asked_split is not None}
+        self.splits_kept |= {family for family, split in asked_splits.items() if splits[family] is not split}
         self._add_votes([(p.comparison.id, p.vote) for p in batch if p.comparison is not None and p.vote is not None])
         for p in batch:
             if p.vote is None:
-                told = p.comparison.id if p.comparison is not None else p.prompt.id
-                self.counts["repeated_rows"] += told in known
-                known.add(told)
+                added_id = p.comparison.id if p.comparison is not None else p.prompt.id
+                self.counts["repeated_rows"] += added_id in existing
+                existing.add(added_id)
 
-    def _add_votes(self, votes: list[tuple[str, _Vote]]) -> None:
+    def _add_votes(self, votes: list[tuple[str, _StoreVote]]) -> None:
         raters, new = people.insert_imported_raters(self.store, self.conn, {v.rater for _, v in votes}, self.format)
         self.counts["raters"] += new
-        first = idempotency_keys(self.store, self.conn, [comparison_id for comparison_id, _ in votes])
+        first_keys = idempotency_keys(self.store, self.conn, [comparison_id for comparison_id, _ in votes])
         rows = []
         for comparison_id, vote in votes:
             rater_id = raters[vote.rater]
-            kept = first.get((comparison_id, rater_id))
-            if kept is None:
-                first[comparison_id, rater_id] = vote.key
+            kept_key = first_keys.get((comparison_id, rater_id))
+            if kept_key is None:
+                first_keys[comparison_id, rater_id] = vote.key
                 rows.append(
                     {
                         "comparison_id": comparison_id,
@@ -296,10 +304,10 @@ class _Batches:
                     }
                 )
             else:
-                self.counts["repeated_rows" if kept == vote.key else "repeated_votes"] += 1
+                self.counts["repeated_rows" if kept_key == vote.key else "repeated_votes"] += 1
         self.counts["judgments"] += insert_imported_judgments(self.store, self.conn, rows)
 
 
-def _check_length(what: str, name: str, most: int) -> None:
-    if len(name) > most:
-        raise BadInput(f"{what} {name[:60]!r}…", expected=f"{most} letters or fewer", fix="shorten the name")
+def _check_length(field_name: str, value: str, limit: int) -> None:
+    if len(value) > limit:
+        raise BadInput(f"{field_name} {value[:60]!r}…", expected=f"{limit} letters or fewer", fix="shorten the name")

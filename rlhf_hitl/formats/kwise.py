@@ -1,4 +1,4 @@
-"""Rankings of K completions, ties and all: one rater's of one prompt a line."""
+"""Rankings of K completions, ties included; each line is one rater's ranking for one prompt."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ def matches(fields: Mapping[str, Any]) -> bool:
     return {"prompt", "completions", "ranking"} <= set(fields)
 
 
-def reader(source: Source, pairs: str) -> Callable[[SourceRow], list[ImportRecord]]:
-    return read
+def make_reader(source: Source, pairs: str) -> Callable[[SourceRow], list[ImportRecord]]:
+    return read_row
 
 
-def read(row: SourceRow) -> list[ImportRecord]:
+def read_row(row: SourceRow) -> list[ImportRecord]:
     if isinstance(row.fields.get("prompt"), list):
         prompt = chat_field(row, "prompt")
     else:
@@ -47,25 +47,29 @@ def read(row: SourceRow) -> list[ImportRecord]:
     tags = row.fields.get("tags") or {}
     if not isinstance(tags, dict) or not all(isinstance(v, str) for v in tags.values()):
         raise bad_field(row, "tags", "an object of texts")
-    sides = tuple(_side(row, i, side, str(policy)) for i, (side, policy) in enumerate(zip(texts, policies)))
+    sides = tuple(_to_completion(row, i, side, str(policy)) for i, (side, policy) in enumerate(zip(texts, policies)))
     rater = str(row.fields.get("rater") or "unnamed")
     vote = ImportVote(Verdict.RANKED, _ranking(row, len(sides)), rater=rater)
     return [ImportRecord(prompt, sides, row.place, vote, tags, row.split)]
 
 
-def _side(row: SourceRow, index: int, side: Any, policy: str) -> ImportCompletion:
-    if isinstance(side, str):  # may be empty: an empty answer is an answer too
+def _to_completion(row: SourceRow, index: int, side: Any, policy: str) -> ImportCompletion:
+    if isinstance(side, str):  # may be empty: a completion may be empty
         return ImportCompletion(assistant_message(side), policy)
     name = f"completions[{index}]"
     return ImportCompletion(chat_field(SourceRow({name: side}, row.place), name), policy)
 
 
 def _ranking(row: SourceRow, n: int) -> tuple[tuple[int, ...], ...]:
-    """Groups of positions; a position by itself is a group of one. Completions that are not named are not ranked."""
+    """Return groups of positions; a bare position is a group of one. Completions not named are not ranked."""
     value = row.fields["ranking"] if isinstance(row.fields.get("ranking"), list) else []
     groups = [group if isinstance(group, list) else [group] for group in value]
-    named = [i for group in groups for i in group]
-    fits = all(type(i) is int and 0 <= i < n for i in named) and len(set(named)) == len(named) >= 2 and all(groups)
-    if not fits:
+    positions = [i for group in groups for i in group]
+    is_valid = (
+        all(type(i) is int and 0 <= i < n for i in positions)
+        and len(set(positions)) == len(positions) >= 2
+        and all(groups)
+    )
+    if not is_valid:
         raise bad_field(row, "ranking", f"groups of positions from 0 to {n - 1}, best first, each position once")
     return tuple(tuple(group) for group in groups)

@@ -1,4 +1,4 @@
-"""LLMBar: an instruction, two outputs, and which of them follows it (princeton-nlp/LLMBar)."""
+"""LLMBar: an instruction, two outputs, and which output follows the instruction (princeton-nlp/LLMBar)."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ def matches(fields: Mapping[str, Any]) -> bool:
     return {"input", "output_1", "output_2", "label"} <= set(fields)
 
 
-def reader(source: Source, pairs: str) -> Callable[[SourceRow], list[ImportRecord]]:
-    # Its files are all called dataset.json; the folder says which set it is: Natural, GPTInst, …
+def make_reader(source: Source, pairs: str) -> Callable[[SourceRow], list[ImportRecord]]:
+    # All files are called dataset.json; the folder names the set: Natural, GPTInst, …
     subset = source.path.parent.name if source.path.name.startswith("dataset.json") else ""
 
-    def read(row: SourceRow) -> list[ImportRecord]:
+    def read_row(row: SourceRow) -> list[ImportRecord]:
         label = LABELS.get(str(row.fields.get("label")))
         if label is None:
             raise bad_field(row, "label", "1 or 2")
-        # Who wrote the outputs is not said, and the label is of the set's authors, not of a rater who saw an order.
+        # The policies are not given, and the label is by the authors of the set, not by a rater who saw an order.
         sides = tuple(ImportCompletion(assistant_message(string_field(row, f"output_{n}")), "llmbar") for n in (1, 2))
         prompt = (Message("user", text_field(row, "input")),)
         vote = ImportVote.of_pair(label, rater="LLMBar")
         return [ImportRecord(prompt, sides, row.place, vote, split=row.split, order_known=False, batch=subset)]
 
-    return read
+    return read_row

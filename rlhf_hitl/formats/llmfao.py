@@ -1,4 +1,4 @@
-"""LLMFAO: crowd votes in a CSV, the texts of the pairs in a JSONL beside it."""
+"""LLMFAO: crowd votes in a CSV file, and the texts of the pairs in a JSONL file beside it."""
 
 from __future__ import annotations
 
@@ -35,46 +35,49 @@ def matches(fields: Mapping[str, Any]) -> bool:
     return keys >= {"prompt", "model_x", "model_y"} and bool(keys & {"winner", "result_x"})
 
 
-def reader(source: Source, pairs: str) -> Callable[[SourceRow], list[ImportRecord]]:
-    names = {str(r.fields.get("id")): text_field(r, "name") for r in _beside(source, MODELS)}
+def make_reader(source: Source, pairs: str) -> Callable[[SourceRow], list[ImportRecord]]:
+    names = {str(r.fields.get("id")): text_field(r, "name") for r in _read_sibling(source, MODELS)}
     if "result_x" in source.first.fields:
-        return lambda row: [_pair(row, names)]
+        return lambda row: [_to_record(row, names)]
     if source.sibling(PAIRS) is None:
         raise BadInput(
-            f"{source.name}: the votes alone", expected=f"{PAIRS} in the same folder", fix="put the texts beside them"
+            f"{source.name}: the votes alone",
+            expected=f"{PAIRS} in the same folder",
+            fix="put that file beside the votes",
         )
     texts: dict[Key, ImportRecord] = {}
-    for row in _beside(source, PAIRS):
-        prompt, x, y = _key(row)
-        pair = _pair(row, names)
+    for row in _read_sibling(source, PAIRS):
+        prompt, x, y = _pair_key(row)
+        pair = _to_record(row, names)
         texts[prompt, x, y] = pair
         texts[prompt, y, x] = ImportRecord(pair.prompt, pair.completions[::-1], pair.place, tags=pair.tags)
 
-    def vote(row: SourceRow) -> list[ImportRecord]:
-        pair = texts.get(_key(row))
+    def read_vote(row: SourceRow) -> list[ImportRecord]:
+        pair = texts.get(_pair_key(row))
         if pair is None:
             raise bad_field(row, "prompt", f"a pair of prompt and models that is in {PAIRS}")
         rater = text_field(row, "worker") if "worker" in row.fields else source.path.name.split(".")[0]
-        said = ImportVote.of_pair(choice_field(row, "winner", WINNERS), rater=rater)
-        return [ImportRecord(pair.prompt, pair.completions, row.place, said, pair.tags)]
+        vote = ImportVote.of_pair(choice_field(row, "winner", WINNERS), rater=rater)
+        return [ImportRecord(pair.prompt, pair.completions, row.place, vote, pair.tags)]
 
-    return vote
-
-
-def _beside(source: Source, name: str) -> list[SourceRow]:
-    found = source.sibling(name)
-    return list(found.rows()) if found is not None else []
+    return read_vote
 
 
-def _key(row: SourceRow) -> Key:
+def _read_sibling(source: Source, name: str) -> list[SourceRow]:
+    """Return the rows of a file beside the source; an empty list if there is none."""
+    sibling = source.sibling(name)
+    return list(sibling.rows()) if sibling is not None else []
+
+
+def _pair_key(row: SourceRow) -> Key:
     for name in ("prompt", "model_x", "model_y"):
         if row.fields.get(name) in (None, ""):
             raise bad_field(row, name, "an id")
     return str(row.fields["prompt"]), str(row.fields["model_x"]), str(row.fields["model_y"])
 
 
-def _pair(row: SourceRow, names: Names) -> ImportRecord:
-    _, *models = _key(row)
+def _to_record(row: SourceRow, names: Names) -> ImportRecord:
+    _, *models = _pair_key(row)
     sides = tuple(
         ImportCompletion(assistant_message(string_field(row, f"result_{side}")), names.get(model, model))
         for side, model in zip("xy", models)

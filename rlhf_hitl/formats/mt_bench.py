@@ -1,4 +1,4 @@
-"""MT-Bench and Arena votes: who judged, two models' whole conversations, and the winner."""
+"""MT-Bench and Arena votes: the judge, the whole conversations of two models, and the winner."""
 
 from __future__ import annotations
 
@@ -35,29 +35,29 @@ def matches(fields: Mapping[str, Any]) -> bool:
     return set(fields) >= COLUMNS
 
 
-def reader(source: Source, pairs: str) -> Callable[[SourceRow], list[ImportRecord]]:
-    return read
+def make_reader(source: Source, pairs: str) -> Callable[[SourceRow], list[ImportRecord]]:
+    return read_row
 
 
-def read(row: SourceRow) -> list[ImportRecord]:
+def read_row(row: SourceRow) -> list[ImportRecord]:
     turn = row.fields.get("turn")
     if not isinstance(turn, int) or turn < 1:
         raise bad_field(row, "turn", "the number of the turn that was judged, 1 or more")
-    (prompt, a), (other, b) = (_until_turn(row, f"conversation_{side}", turn) for side in "ab")
-    if prompt != other:
+    (prompt, a), (other_prompt, b) = (_split_at_turn(row, f"conversation_{side}", turn) for side in "ab")
+    if prompt != other_prompt:
         raise bad_field(row, "conversation_b", "a conversation that opens like conversation_a")
     completions = tuple(ImportCompletion(c, text_field(row, f"model_{side}")) for c, side in ((a, "a"), (b, "b")))
     vote = ImportVote.of_pair(choice_field(row, "winner", WINNERS), rater=text_field(row, "judge"))
-    # The turn is no tag: both turns of a question are one prompt. A second turn shows in the completion's length.
+    # The turn is not a tag: both turns of a question have one prompt. A second turn makes the completion longer.
     tags = {k: str(row.fields[k]) for k in ("category", "question_id", "language") if row.fields.get(k) is not None}
     return [ImportRecord(prompt, completions, row.place, vote, tags, row.split)]
 
 
-def _until_turn(row: SourceRow, name: str, turn: int) -> tuple[Messages, Messages]:
-    """(prompt, completion): up to the first user message, and from there to the answer of that turn."""
+def _split_at_turn(row: SourceRow, name: str, turn: int) -> tuple[Messages, Messages]:
+    """Return (prompt, completion): up to the first user message, and from there to the answer of that turn."""
     chat = chat_field(row, name)
-    asked = next((i for i, m in enumerate(chat) if m.role == "user"), None)
+    first_user = next((i for i, m in enumerate(chat) if m.role == "user"), None)
     answers = [i for i, m in enumerate(chat) if m.role == "assistant"]
-    if asked is None or len(answers) < turn or answers[0] < asked:
+    if first_user is None or len(answers) < turn or answers[0] < first_user:
         raise bad_field(row, name, f"a user message and {turn} answers to it")
-    return chat[: asked + 1], chat[asked + 1 : answers[turn - 1] + 1]
+    return chat[: first_user + 1], chat[first_user + 1 : answers[turn - 1] + 1]

@@ -1,4 +1,4 @@
-"""What every outside format is read into: one comparison with at most one vote."""
+"""The record that every outside format is read into: one comparison with at most one vote."""
 
 from __future__ import annotations
 
@@ -12,8 +12,10 @@ from rlhf_hitl.types import Message, Messages, Split, Verdict, parse_messages
 
 @dataclass(frozen=True)
 class SourceRow:
-    """One row of a file: its fields, where it stands ("file:line"), the split its file says it is in, and the part of
-    its set, where that has several."""
+    """One row of a file.
+
+    `place` is where it is ("file:line"), `split` the split its file puts it in, `part` the part of a set with several.
+    """
 
     fields: Mapping[str, Any]
     place: str
@@ -23,7 +25,7 @@ class SourceRow:
 
 @dataclass(frozen=True)
 class ImportCompletion:
-    """One side of an outside comparison."""
+    """One completion of an imported comparison."""
 
     messages: Messages
     policy: str
@@ -32,7 +34,7 @@ class ImportCompletion:
 
 @dataclass(frozen=True)
 class ImportVote:
-    """What one outside rater said. `ranking` holds groups of indices into the record's completions, best first."""
+    """One rater's vote. `ranking` holds groups of indices into the record's completions, best first."""
 
     verdict: Verdict
     ranking: tuple[tuple[int, ...], ...] = ()
@@ -43,7 +45,7 @@ class ImportVote:
 
     @classmethod
     def of_pair(cls, outcome: str, **more: Any) -> ImportVote:
-        """A vote on two completions: `first`, `second`, `tie` or `all_bad`."""
+        """Return a vote on two completions; `outcome` is `first`, `second`, `tie` or `all_bad`."""
         match outcome:
             case "first":
                 return cls(Verdict.RANKED, ((0,), (1,)), **more)
@@ -58,11 +60,11 @@ class ImportVote:
 
 @dataclass(frozen=True)
 class ImportRecord:
-    """One comparison from outside, its completions in the file's order.
+    """One imported comparison, with its completions in the file's order.
 
-    With fewer than two completions it only brings a prompt (and a completion). `order_known`: the file's order is the
-    order the rater saw; false where the file always puts the preferred one first. `batch`: what the file itself calls
-    the set of comparisons that this one is of.
+    With fewer than two completions it adds only a prompt (and a completion). `order_known` is true if the file's order
+    is the order the rater saw, and false if the file always puts the preferred completion first. `batch` is the file's
+    own name for the set of comparisons that this one belongs to.
     """
 
     prompt: Messages
@@ -76,13 +78,13 @@ class ImportRecord:
 
 
 def bad_field(row: SourceRow, name: str, expected: str, fix: str = "mend the line, or skip such lines with --skip-bad"):
-    """The error for one field of one row: names file, line and field."""
-    shown = f" = {str(row.fields[name])[:60]!r}" if name in row.fields else " is missing"
-    return BadInput(f"{row.place}: {name}{shown}", expected=expected, fix=fix)
+    """Return the error for one field of one row; it names file, line and field."""
+    value_text = f" = {str(row.fields[name])[:60]!r}" if name in row.fields else " is missing"
+    return BadInput(f"{row.place}: {name}{value_text}", expected=expected, fix=fix)
 
 
 def text_field(row: SourceRow, name: str) -> str:
-    """A field that must be text with something in it."""
+    """Return a field that must be non-empty text."""
     value = row.fields.get(name)
     if not isinstance(value, str) or not value.strip():
         raise bad_field(row, name, "text that is not empty")
@@ -90,7 +92,7 @@ def text_field(row: SourceRow, name: str) -> str:
 
 
 def string_field(row: SourceRow, name: str) -> str:
-    """A field that must be text and may be empty: an empty answer is an answer too."""
+    """Return a field that must be text and may be empty, because a completion may be empty."""
     value = row.fields.get(name)
     if not isinstance(value, str):
         raise bad_field(row, name, "text")
@@ -98,7 +100,7 @@ def string_field(row: SourceRow, name: str) -> str:
 
 
 def choice_field(row: SourceRow, name: str, choices: Mapping[str, str]) -> str:
-    """What the value of a field stands for."""
+    """Return the entry of `choices` for the value of a field."""
     value = row.fields.get(name)
     if not isinstance(value, str) or value not in choices:
         raise bad_field(row, name, " or ".join(repr(c) for c in choices))
@@ -106,7 +108,7 @@ def choice_field(row: SourceRow, name: str, choices: Mapping[str, str]) -> str:
 
 
 def chat_field(row: SourceRow, name: str) -> Messages:
-    """A field that must be a list of chat messages. Empty ones stay: an empty answer is an answer too."""
+    """Return a field that must be a list of chat messages. Empty messages are kept: a completion may be empty."""
     value = row.fields.get(name)
     if not isinstance(value, list) or not value:
         raise bad_field(row, name, 'a list of messages {"role": text, "content": text}')
@@ -117,21 +119,22 @@ def chat_field(row: SourceRow, name: str) -> Messages:
 
 
 def split_shared_prompt(first: Messages, second: Messages) -> tuple[Messages, Messages, Messages] | None:
-    """(prompt, rest of first, rest of second): the longest shared start after which both go on with the assistant.
+    """Return (prompt, rest of first, rest of second), with the longest shared prompt before an assistant message.
 
-    The prompt never ends with the assistant itself: where two conversations part in the second of two assistant
-    messages in a row, both messages are the completion. Identical conversations part before the last answer. None
-    where there is no such start.
+    The prompt never ends with an assistant message: where two conversations differ in the second of two assistant
+    messages in a row, both messages are the completion. Identical conversations are split before the last answer.
+    Returns None if there is no such start.
     """
     shared = 0
     while shared < min(len(first), len(second)) and first[shared] == second[shared]:
         shared += 1
     for n in range(shared, 0, -1):
-        goes_on = all(n < len(chat) and chat[n].role == "assistant" for chat in (first, second))
-        if goes_on and first[n - 1].role != "assistant":
+        both_continue = all(n < len(chat) and chat[n].role == "assistant" for chat in (first, second))
+        if both_continue and first[n - 1].role != "assistant":
             return first[:n], first[n:], second[n:]
     return None
 
 
 def assistant_message(text: str) -> Messages:
+    """Return a completion of one assistant message."""
     return (Message("assistant", text),)

@@ -1,4 +1,4 @@
-"""RewardBench: a prompt with one right and one wrong answer, and the subset it counts in (allenai/reward-bench)."""
+"""RewardBench: a prompt with one right and one wrong answer, and its subset (allenai/reward-bench)."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ from rlhf_hitl.types import Message
 NAME = "rewardbench"
 ABOUT = "{prompt, chosen, chosen_model, rejected, rejected_model, subset, id} (RewardBench)"
 
-#: The set on the hub has two parts; its scores are of the other, `filtered`.
+#: The set on the hub has two parts; published scores are of the other part, `filtered`.
 UNSCORED = "raw"
 
 
 def matches(fields: Mapping[str, Any]) -> bool:
-    wanted = {"prompt", "chosen", "chosen_model", "rejected", "rejected_model", "subset"}
-    return set(fields) >= wanted and isinstance(fields["chosen"], str)
+    columns = {"prompt", "chosen", "chosen_model", "rejected", "rejected_model", "subset"}
+    return set(fields) >= columns and isinstance(fields["chosen"], str)
 
 
-def reader(source: Source, pairs: str) -> Callable[[SourceRow], list[ImportRecord]]:
-    return read
+def make_reader(source: Source, pairs: str) -> Callable[[SourceRow], list[ImportRecord]]:
+    return read_row
 
 
-def read(row: SourceRow) -> list[ImportRecord]:
+def read_row(row: SourceRow) -> list[ImportRecord]:
     if row.part == UNSCORED:
         return []
     sides = tuple(
         ImportCompletion(assistant_message(string_field(row, side)), text_field(row, f"{side}_model"))
         for side in ("chosen", "rejected")
     )
-    # Some prompts are in several subsets, so the subset is no tag of the prompt.
+    # Some prompts are in several subsets, so the subset is not a tag of the prompt.
     return [
         ImportRecord(
             (Message("user", text_field(row, "prompt")),), sides, row.place,

@@ -1,4 +1,4 @@
-"""RewardBench 2: a prompt, one right answer (in the subset Ties several) and wrong ones (allenai/reward-bench-2)."""
+"""RewardBench 2: a prompt, a right answer (several in the subset Ties) and wrong ones (allenai/reward-bench-2)."""
 
 from __future__ import annotations
 
@@ -28,18 +28,18 @@ def matches(fields: Mapping[str, Any]) -> bool:
     )
 
 
-def reader(source: Source, pairs: str) -> Callable[[SourceRow], list[ImportRecord]]:
-    return read
+def make_reader(source: Source, pairs: str) -> Callable[[SourceRow], list[ImportRecord]]:
+    return read_row
 
 
-def read(row: SourceRow) -> list[ImportRecord]:
-    right, wrong = (_texts(row, side) for side in ("chosen", "rejected"))
+def read_row(row: SourceRow) -> list[ImportRecord]:
+    right, wrong = (_texts_field(row, side) for side in ("chosen", "rejected"))
     models = row.fields.get("models")
     texts = [*right, *wrong]
     names = models if isinstance(models, list) and len(models) == len(texts) else ["unknown"] * len(texts)
     sides = tuple(ImportCompletion(assistant_message(text), str(name)) for text, name in zip(texts, names))
     ranking = tuple(range(len(right))), tuple(range(len(right), len(sides)))
-    # The id ("tied:7", "ref:7") says which questions of Ties belong together.
+    # The id ("tied:7", "ref:7") tells which questions of Ties belong together.
     tags = {"id": str(row.fields["id"])} if "id" in row.fields else {}
     return [
         ImportRecord(
@@ -50,7 +50,7 @@ def read(row: SourceRow) -> list[ImportRecord]:
     ]  # fmt: skip
 
 
-def _texts(row: SourceRow, name: str) -> list[str]:
+def _texts_field(row: SourceRow, name: str) -> list[str]:
     value = row.fields.get(name)
     if not isinstance(value, list) or not value or not all(isinstance(text, str) for text in value):
         raise bad_field(row, name, "a list of one or more texts")

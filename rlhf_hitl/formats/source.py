@@ -1,4 +1,4 @@
-"""Where rows come from: JSONL, JSON, CSV, Parquet (each also .gz), a saved dataset, or a dataset on the hub."""
+"""Sources of rows: JSONL, JSON, CSV or Parquet files (each also .gz), a saved dataset, or a dataset on the hub."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from rlhf_hitl.types import Split
 
 BadRowHandler = Callable[[BadInput], None]
 
-# What the splits of published sets are called; "test_prefs" and the like go by their first word.
+# Split names of published sets; names like "test_prefs" are matched by their first word.
 SPLIT_NAMES = {
     "test": Split.HELDOUT,
     "heldout": Split.HELDOUT,
@@ -28,41 +28,43 @@ SPLIT_NAMES = {
     "dev": Split.CALIBRATION,
     "calibration": Split.CALIBRATION,
 }
-SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
-HUB_ID = re.compile(r"\w[\w.-]*/[\w.-]+(:[\w.-]+)?")
+FILE_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
+HUB_ID_PATTERN = re.compile(r"\w[\w.-]*/[\w.-]+(:[\w.-]+)?")
 
 
 def raise_bad_row(error: BadInput) -> None:
-    """The `on_bad` that stops at the first bad row."""
+    """Stop at the first bad row: the default `on_bad`."""
     raise error
 
 
 class Source:
-    """A file, a folder or a hub id that gives rows. Nothing is read before `rows()` or `first`.
+    """A file, a folder or a hub id that gives rows. Nothing is read before `rows()` or `first` is used.
 
     Raises:
-        BadInput: no such file and not a hub id, or a file of a kind that cannot be read.
+        BadInput: there is no such file and it is not a hub id, or the kind of file cannot be read.
     """
 
     def __init__(self, path: str | Path):
         self.name = str(path)
         self.path = Path(path)
-        self.suffix = next((s for s in SUFFIXES if self.path.name.removesuffix(".gz").endswith(s)), None)
+        self.suffix = next((s for s in FILE_SUFFIXES if self.path.name.removesuffix(".gz").endswith(s)), None)
         if self.path.exists() and not self.path.is_dir() and self.suffix is None:
             raise BadInput(
-                f"{self.name}", expected=f"a file ending in {', '.join(SUFFIXES)} (or .gz)", fix="convert or rename it"
+                f"{self.name}",
+                expected=f"a file ending in {', '.join(FILE_SUFFIXES)} (or .gz)",
+                fix="convert or rename it",
             )
-        if not self.path.exists() and (self.suffix is not None or not HUB_ID.fullmatch(self.name)):
+        if not self.path.exists() and (self.suffix is not None or not HUB_ID_PATTERN.fullmatch(self.name)):
             raise BadInput(
                 f"{self.name}", expected="a file, a saved dataset or a hub id (owner/name)", fix="check the path"
             )
 
     @cached_property
     def first(self) -> SourceRow:
-        """The first row that can be read: what a format is recognised by.
+        """The first row that can be read, by which the format is recognised.
 
         Raises:
-            BadInput: there is none; the first bad row's own error where there are only bad ones.
+            BadInput: there is no row; if all rows are bad, this is the error of the first one.
         """
         errors: list[BadInput] = []
         for row in self.rows(errors.append):
@@ -74,7 +76,7 @@ class Source:
         )
 
     def rows(self, on_bad: BadRowHandler = raise_bad_row) -> Iterator[SourceRow]:
-        """Every row. One that cannot be read goes to `on_bad`, which raises or makes a note of it."""
+        """Yield every row. For a row that cannot be read, `on_bad` is called, which raises or records the error."""
         if not self.path.is_file():
             yield from self._dataset_rows()
             return
@@ -91,7 +93,7 @@ class Source:
             raise BadInput(self.name, expected="a whole gzip file", fix=f"download it again ({e})") from e
 
     def sibling(self, *names: str) -> Source | None:
-        """The first of these files (or its .gz) that stands beside this one."""
+        """Return the first of these files (or its .gz) that exists beside this one."""
         for name in (n + end for n in names for end in ("", ".gz")):
             if (self.path.parent / name).is_file():
                 return Source(self.path.parent / name)
@@ -109,10 +111,10 @@ class Source:
                 place = f"{self.name}:{number}"
                 try:
                     value = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
-                except (ValueError, RecursionError) as e:  # JSON and UTF-8 errors, and lists in lists in lists
-                    on_bad(_not_json(place, str(e)))
+                except (ValueError, RecursionError) as e:  # JSON errors, UTF-8 errors, and lists nested too deeply
+                    on_bad(_not_json_error(place, str(e)))
                     continue
-                if (row := _row(value, place, on_bad)) is not None:
+                if (row := _check_row(value, place, on_bad)) is not None:
                     yield row
 
     def _json(self, on_bad: BadRowHandler) -> Iterator[SourceRow]:
@@ -120,11 +122,11 @@ class Source:
             try:
                 value = json.loads(f.read().decode("utf-8-sig"))
             except (ValueError, RecursionError) as e:
-                raise _not_json(self.name, str(e)) from e
+                raise _not_json_error(self.name, str(e)) from e
         if not isinstance(value, list):
             raise BadInput(self.name, expected="a JSON array of objects", fix="one object a line is .jsonl: rename it")
         for number, item in enumerate(value, 1):
-            if (row := _row(item, f"{self.name}: item {number}", on_bad)) is not None:
+            if (row := _check_row(item, f"{self.name}: item {number}", on_bad)) is not None:
                 yield row
 
     def _csv(self) -> Iterator[SourceRow]:
@@ -158,18 +160,18 @@ class Source:
         import datasets
 
         loaded = self._load()
-        whole = not isinstance(loaded, datasets.DatasetDict)
-        parts: dict[str, Any] = {"": loaded} if whole else {str(name): part for name, part in loaded.items()}
-        pinned = {name: SPLIT_NAMES.get(re.split(r"[^a-z]", name.lower())[0]) for name in parts}
-        # A set of ours says for every prompt where it belongs; others only say what is not for training.
+        is_single = not isinstance(loaded, datasets.DatasetDict)
+        parts: dict[str, Any] = {"": loaded} if is_single else {str(name): part for name, part in loaded.items()}
+        split_by_part = {name: SPLIT_NAMES.get(re.split(r"[^a-z]", name.lower())[0]) for name in parts}
+        # Our own exports give the split of every prompt; other sets only tell what is not for training.
         if {"train", "calibration", "heldout"} == set(parts):
-            pinned["train"] = Split.TRAIN
-        # Held-out rows first: a prompt that is in two splits stays out of training.
+            split_by_part["train"] = Split.TRAIN
+        # Held-out rows come first, so that a prompt that is in two splits stays out of training.
         order = [Split.HELDOUT, Split.CALIBRATION, Split.TRAIN, None]
-        for name in sorted(parts, key=lambda n: order.index(pinned[n])):
+        for name in sorted(parts, key=lambda n: order.index(split_by_part[n])):
             where = f"{self.name}[{name}]" if name else self.name
             for number, fields in enumerate(parts[name], 1):
-                yield SourceRow(fields, f"{where}: row {number}", pinned[name], name)
+                yield SourceRow(fields, f"{where}: row {number}", split_by_part[name], name)
 
     def _load(self) -> Any:
         import datasets
@@ -182,7 +184,7 @@ class Source:
             if self.path.is_dir():
                 return datasets.load_dataset(self.name)
             return datasets.load_dataset(hub_id, config or None)
-        # What goes wrong in there (no network, no such set, a private one, a broken file) has no common base.
+        # The errors of `load_dataset` (no network, no such set, a private set, a broken file) have no common base.
         except Exception as e:
             if self.path.is_dir():
                 expected, fix = "a dataset saved by `datasets`, or a folder of its data files", "check the folder"
@@ -192,14 +194,14 @@ class Source:
             raise BadInput(self.name, expected=expected, fix=f"{fix} ({reason})") from e
 
 
-def _row(value: Any, place: str, on_bad: BadRowHandler) -> SourceRow | None:
+def _check_row(value: Any, place: str, on_bad: BadRowHandler) -> SourceRow | None:
     if isinstance(value, dict):
         return SourceRow(value, place)
     on_bad(BadInput(f"{place}: {str(value)[:60]!r}", expected="a JSON object", fix="mend the line"))
     return None
 
 
-def _not_json(place: str, reason: str) -> BadInput:
+def _not_json_error(place: str, reason: str) -> BadInput:
     return BadInput(
         place, expected="JSON in UTF-8", fix=f"mend the line, or skip such lines with --skip-bad ({reason})"
     )

@@ -1,4 +1,4 @@
-"""TRL's preference form: `prompt`, `chosen`, `rejected` as text or messages, the prompt explicit or within both."""
+"""TRL's preference format: `prompt`, `chosen`, `rejected` as text or messages; the prompt may be within both."""
 
 from __future__ import annotations
 
@@ -24,90 +24,90 @@ from rlhf_hitl.types import Message, Messages
 NAME = "trl"
 ABOUT = "TRL preference data: prompt/chosen/rejected as text or messages (JSONL, JSON, Parquet, saved dataset, hub id)"
 
-#: What an export of ours adds to TRL's three columns. None of them is a tag.
+#: The columns that our exports have beside TRL's three. None of them is a tag.
 EXPORT_COLUMNS = (
     "comparison_id", "prompt_id", "chosen_id", "rejected_id", "chosen_policy", "rejected_policy", "p_chosen", "p_tie",
     "p_rejected", "entropy", "votes", "weight", "label_source", "reward_model_id", "simulated", "judgments", "tags",
 )  # fmt: skip
 POLICY_COLUMNS = ("{side}_policy", "{side}_model", "{side}-model")
-TAG_LENGTH = 64
+MAX_TAG_LENGTH = 64
 
 
 def matches(fields: Mapping[str, Any]) -> bool:
     return {"chosen", "rejected"} <= set(fields)
 
 
-def reader(source: Source, pairs: str) -> Callable[[SourceRow], list[ImportRecord]]:
-    return read
+def make_reader(source: Source, pairs: str) -> Callable[[SourceRow], list[ImportRecord]]:
+    return read_row
 
 
-def read(row: SourceRow) -> list[ImportRecord]:
-    prompt, *sides = _chats(row) if isinstance(row.fields.get("chosen"), list) else _texts(row)
-    policies = [_policy(row, side) for side in ("chosen", "rejected")]
+def read_row(row: SourceRow) -> list[ImportRecord]:
+    prompt, *sides = _read_chats(row) if isinstance(row.fields.get("chosen"), list) else _read_texts(row)
+    policies = [_read_policy(row, side) for side in ("chosen", "rejected")]
     completions = tuple(ImportCompletion(chat, policy) for chat, policy in zip(sides, policies, strict=True))
-    # A label a model made is nobody's vote: its pair comes in unjudged.
+    # A label made by a model is not a vote: its pair is imported without a judgment.
     vote = ImportVote.of_pair("tie" if _is_tie(row.fields) else "first", simulated=row.fields.get("simulated") is True)
     by_model = row.fields.get("label_source") == "model"
     return [
         ImportRecord(
-            prompt, completions, row.place, None if by_model else vote, _tags(row), row.split, order_known=False
+            prompt, completions, row.place, None if by_model else vote, _read_tags(row), row.split, order_known=False
         )
     ]
 
 
-Parts = tuple[Messages, Messages, Messages]
+PromptAndSides = tuple[Messages, Messages, Messages]
 
 
 def _is_tie(fields: Mapping[str, Any]) -> bool:
-    """Whether a row of `export --ties` is one of which raters prefer neither."""
+    """Return whether raters prefer neither side of a row of `export --ties`."""
     chosen, tie, rejected = (fields.get(name) for name in ("p_chosen", "p_tie", "p_rejected"))
     if not (isinstance(chosen, float | int) and isinstance(tie, float | int) and isinstance(rejected, float | int)):
         return False
     return chosen == rejected or tie > max(chosen, rejected)
 
 
-def _chats(row: SourceRow) -> Parts:
+def _read_chats(row: SourceRow) -> PromptAndSides:
     chosen, rejected = chat_field(row, "chosen"), chat_field(row, "rejected")
     if chosen[0].role == "assistant" and row.fields.get("prompt") is not None:
-        return _prompt(row), chosen, rejected
-    return _parted(row, chosen, rejected)
+        return _read_prompt(row), chosen, rejected
+    return _split_prompt(row, chosen, rejected)
 
 
-def _texts(row: SourceRow) -> Parts:
+def _read_texts(row: SourceRow) -> PromptAndSides:
     for side in ("chosen", "rejected"):
         if not isinstance(row.fields.get(side), str):
             raise bad_field(row, side, "text, or a list of messages on both sides")
     chosen, rejected = row.fields["chosen"], row.fields["rejected"]
     transcripts = parse_transcript(chosen), parse_transcript(rejected)
     if transcripts[0] and transcripts[1]:
-        return _parted(row, transcripts[0], transcripts[1])
+        return _split_prompt(row, transcripts[0], transcripts[1])
     if row.fields.get("prompt") is not None:
-        return _prompt(row), assistant_message(chosen), assistant_message(rejected)
-    start = _shared_text(chosen, rejected)
+        return _read_prompt(row), assistant_message(chosen), assistant_message(rejected)
+    start = _find_shared_text(chosen, rejected)
     if not start.strip():
         raise bad_field(row, "prompt", "a prompt, or one that both sides start with")
     prompt = (Message("user", start),)
     return prompt, assistant_message(chosen[len(start) :].lstrip()), assistant_message(rejected[len(start) :].lstrip())
 
 
-def _parted(row: SourceRow, chosen: Messages, rejected: Messages) -> Parts:
+def _split_prompt(row: SourceRow, chosen: Messages, rejected: Messages) -> PromptAndSides:
     parts = split_shared_prompt(chosen, rejected)
     if parts is None:
         raise bad_field(row, "rejected", "a conversation that opens like `chosen` and goes on with the assistant")
     return parts
 
 
-def _prompt(row: SourceRow) -> Messages:
+def _read_prompt(row: SourceRow) -> Messages:
     value = row.fields["prompt"]
     if not isinstance(value, str):
         return chat_field(row, "prompt")
     chat = parse_transcript(value) or (Message("user", text_field(row, "prompt")),)
-    # "… \n\nAssistant:" at the end of a prompt only asks for the answer.
+    # "… \n\nAssistant:" at the end of a prompt only announces the answer.
     return chat[:-1] if len(chat) > 1 and not chat[-1].content.strip() else chat
 
 
-def _shared_text(chosen: str, rejected: str) -> str:
-    """The text both start with, in whole words, as TRL takes an implicit prompt to be."""
+def _find_shared_text(chosen: str, rejected: str) -> str:
+    """Return the text both sides start with, cut at a word, as TRL defines an implicit prompt."""
     if chosen == rejected:
         return chosen
     end = next((i for i, (a, b) in enumerate(zip(chosen, rejected)) if a != b), min(len(chosen), len(rejected)))
@@ -116,14 +116,14 @@ def _shared_text(chosen: str, rejected: str) -> str:
     return chosen[:end].rstrip()
 
 
-def _policy(row: SourceRow, side: str) -> str:
-    # "unknown" on both sides where nothing is said: a name must not give away which one was chosen.
+def _read_policy(row: SourceRow, side: str) -> str:
+    # Both sides are "unknown" if no policy is given: a name must not tell which completion was chosen.
     names = (row.fields.get(column.format(side=side)) for column in POLICY_COLUMNS)
     return next((n for n in names if isinstance(n, str) and n), "unknown")
 
 
-def _tags(row: SourceRow) -> dict[str, str]:
-    """Other columns that are short texts; the tags themselves where the row is an export of ours."""
+def _read_tags(row: SourceRow) -> dict[str, str]:
+    """Return the other columns that are short texts, or the tags themselves if the row is from our export."""
     if "comparison_id" in row.fields and isinstance(row.fields.get("tags"), str):
         try:
             tags = json.loads(row.fields["tags"])
@@ -137,5 +137,5 @@ def _tags(row: SourceRow) -> dict[str, str]:
     return {
         k: v
         for k, v in row.fields.items()
-        if k not in known and not k.endswith("id") and isinstance(v, str) and 0 < len(v) <= TAG_LENGTH
+        if k not in known and not k.endswith("id") and isinstance(v, str) and 0 < len(v) <= MAX_TAG_LENGTH
     }

@@ -42,7 +42,7 @@ def write_jsonl(path: Path, *rows: object) -> Path:
 
 def records(path: Path | str, format: str = "auto", pairs: str = "adjacent") -> list[ImportRecord]:
     source, found = open_source(path, format)
-    read = found.reader(source, pairs)
+    read = found.make_reader(source, pairs)
     return [record for row in source.rows() for record in read(row)]
 
 

@@ -1,0 +1,151 @@
+"""The rows of a snapshot, each made of one comparison with its judgments, one label or one score."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import orjson
+
+from rlhf_hitl.labels.aggregate import LabelVote
+from rlhf_hitl.labels.vote_weight import weigh_votes
+from rlhf_hitl.store.export_query import JsonFields, JudgedComparison, sorted_json
+from rlhf_hitl.types import Comparison, Label, Score, Verdict, messages_to_dicts
+
+COMPARISON_COLUMNS = ("comparison_id", "prompt_id", "prompt", "completions", "tags")
+JUDGMENT_COLUMNS = (
+    "comparison_id", "prompt_id", "prompt", "completions", "judgment_id", "rater_id", "verdict", "ranking", "strength",
+    "scores", "rationale", "rewrite", "active_seconds", "order_shown", "route", "reward_model_id", "guideline_version",
+    "interface_version", "source", "simulated", "surplus", "supersedes", "created_at", "reason", "tags",
+)  # fmt: skip
+
+_VOTE_FIELDS = ("verdict", "ranking", "order_shown", "strength", "simulated")
+
+#: Reasons why raters prefer neither completion; `include_ties` exports such pairs too.
+NO_PREFERENCE = ("all bad", "tie", "raters evenly split")
+
+
+def demonstration_rows(judged: JudgedComparison) -> list[JsonFields]:
+    """Return the better answers that raters wrote, from judgments that no correction supersedes."""
+    corrected = {j["supersedes"] for j in judged.judgments}
+    return [
+        {
+            "prompt": judged.comparison["prompt"],
+            "completion": [{"role": "assistant", "content": j["rewrite"]}],
+            "judgment_id": j["judgment_id"],
+            "rater_id": j["rater_id"],
+            "simulated": j["simulated"],
+        }
+        for j in judged.judgments
+        if j["rewrite"].strip() and j["judgment_id"] not in corrected
+    ]
+
+
+def counted_judgments(judgments: list[JsonFields]) -> list[JsonFields]:
+    """Return the judgments that count: neither superseded nor surplus."""
+    corrected = {j["supersedes"] for j in judgments}
+    return [j for j in judgments if j["judgment_id"] not in corrected and not j["surplus"]]
+
+
+def to_label_vote(judgment: JsonFields) -> LabelVote:
+    verdict, ranking, shown, strength, simulated = (judgment[k] for k in _VOTE_FIELDS)
+    return verdict, ranking, shown, strength, simulated
+
+
+def find_no_preference_reason(label: Label, counted: list[JsonFields], min_votes: int) -> str | None:
+    """Why a label is no strict preference, or None where it is judged."""
+    first, tie, second = label.probabilities
+    if label.votes < min_votes:
+        return "too few votes"
+    if _verdicts(counted) - {Verdict.SKIPPED, Verdict.FLAGGED} == {Verdict.ALL_BAD}:
+        return "all bad"
+    if tie > max(first, second):
+        return "tie"
+    if label.preferred is None:
+        return "raters evenly split"
+    return None
+
+
+def find_no_label_reason(counted: list[JsonFields]) -> str:
+    verdicts = _verdicts(counted)
+    if Verdict.FLAGGED in verdicts:
+        return "flagged"
+    if Verdict.SKIPPED in verdicts:
+        return "skipped"
+    return "surplus judgments only"
+
+
+def _verdicts(judgments: list[JsonFields]) -> set[str]:
+    return {j["verdict"] for j in judgments}
+
+
+def human_pair_row(comparison: JsonFields, label: Label, judgments: str) -> JsonFields:
+    first, tie, second = label.probabilities
+    chosen, rejected = (label.first, label.second) if first >= second else (label.second, label.first)
+    return _pair_fields(comparison, chosen, rejected) | {
+        "p_chosen": max(first, second),
+        "p_tie": tie,
+        "p_rejected": min(first, second),
+        "entropy": label.entropy,
+        "votes": label.votes,
+        "weight": weigh_votes(label.votes, len(comparison["completions"])),
+        "label_source": "human",
+        "reward_model_id": None,
+        "simulated": label.simulated,
+        "judgments": judgments,
+    }
+
+
+def model_pair_row(comparison: Comparison, score: Score, simulated: bool) -> JsonFields:
+    p = score.probability
+    return _pair_fields(_comparison_fields(comparison), score.chosen, score.rejected) | {
+        "p_chosen": p,
+        "p_tie": 0.0,
+        "p_rejected": 1 - p,
+        "entropy": _entropy(p),
+        "votes": 0,
+        "weight": 1.0,
+        "label_source": "model",
+        "reward_model_id": score.reward_model_id,
+        "simulated": simulated,
+        "judgments": "[]",
+    }
+
+
+def _entropy(p: float) -> float:
+    return -sum(q * math.log(q) for q in (p, 1 - p) if q > 0)
+
+
+def _pair_fields(comparison: JsonFields, chosen_id: str, rejected_id: str) -> JsonFields:
+    by_id = {completion["id"]: completion for completion in comparison["completions"]}
+    chosen, rejected = by_id[chosen_id], by_id[rejected_id]
+    return {
+        "prompt": comparison["prompt"],
+        "chosen": chosen["messages"],
+        "rejected": rejected["messages"],
+        "comparison_id": comparison["comparison_id"],
+        "prompt_id": comparison["prompt_id"],
+        "chosen_id": chosen_id,
+        "rejected_id": rejected_id,
+        "chosen_policy": chosen["policy"],
+        "rejected_policy": rejected["policy"],
+        "tags": comparison["tags"],
+    }
+
+
+def _comparison_fields(c: Comparison) -> JsonFields:
+    """Return a comparison in the form of `JudgedComparison.comparison`."""
+    return {
+        "comparison_id": c.id,
+        "prompt_id": c.prompt.id,
+        "prompt": messages_to_dicts(c.prompt.messages),
+        "completions": [
+            {"id": a.id, "policy": a.policy, "messages": messages_to_dicts(a.messages)} for a in c.completions
+        ],
+        "tags": sorted_json(json.dumps(dict(c.prompt.tags))),
+    }
+
+
+def to_json(value: Any) -> bytes:
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)

@@ -25,7 +25,7 @@ LAYERS = [
     },  # where weights are on disk or come from: no text is read here, so reward and policy both stand on it
     {"reward"},
     {"routing", "policy"},
-    {"loop", "kpis", "alerts", "kpi_report_html", "simulate"},
+    {"loop", "kpis", "kpi_report_html", "simulate"},
     {"api", "ui", "cli", "scripts", "configs"},
 ]
 HEIGHT = {unit: height for height, layer in enumerate(LAYERS) for unit in layer}

@@ -21,10 +21,10 @@ from rlhf_hitl.api.observe import Metrics, Observed, log_as_json, readiness
 from rlhf_hitl.api.problems import problem
 from rlhf_hitl.api.sign_in import SignInThrottle, add_sign_in_routes, sign_in_page
 from rlhf_hitl.api.v1 import create_api
-from rlhf_hitl.api.webhooks import Sender
 from rlhf_hitl.config import Settings, load_settings
 from rlhf_hitl.errors import RlhfHitlError
 from rlhf_hitl.store import Store, StoreFailure
+from rlhf_hitl.store.webhooks.sender import WebhookSender
 from rlhf_hitl.types import Scope
 
 # Gradio builds its components from strings, so it needs inline and evaluated scripts of our own origin. Nothing may be
@@ -61,7 +61,7 @@ def create_app(store: Store, settings: Settings, throttle: SignInThrottle | None
 
     @asynccontextmanager
     async def sending(_app: FastAPI) -> AsyncIterator[None]:
-        sender = Sender(store)
+        sender = WebhookSender(store)
         sender.start()
         yield
         await run_in_threadpool(sender.stop)

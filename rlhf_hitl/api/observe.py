@@ -24,7 +24,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from rlhf_hitl.api.auth import PAGES
-from rlhf_hitl.store import Store, StoreFailure, events, queue
+from rlhf_hitl.store import Store, StoreFailure, queue, webhooks
 from rlhf_hitl.store.judgments import store_revision
 
 log = logging.getLogger("rlhf_hitl.request")
@@ -101,7 +101,7 @@ class StoreFigures:
         yield places
         revision = store_revision(self.store)
         yield GaugeMetricFamily("rlhf_hitl_judgments", "Judgments kept, corrections among them.", revision)
-        waiting = events.waiting(self.store)
+        waiting = webhooks.count_waiting_deliveries(self.store)
         yield GaugeMetricFamily("rlhf_hitl_webhook_deliveries_waiting", "Events still to be delivered.", waiting)
 
 

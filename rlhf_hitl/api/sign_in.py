@@ -14,7 +14,7 @@ from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Resp
 from rlhf_hitl.api.auth import SESSION_COOKIE, client_address, find_session_rater
 from rlhf_hitl.config import Settings
 from rlhf_hitl.errors import BadInput, Conflict, NotFound
-from rlhf_hitl.store import Store, audit, events
+from rlhf_hitl.store import Store, audit, webhooks
 from rlhf_hitl.store.invitations import accept_invitation, find_open_invitation
 from rlhf_hitl.store.sign_in import end_session, start_session, verify_password
 from rlhf_hitl.types import Event, Role, utc_now
@@ -61,7 +61,7 @@ class SignInThrottle:
             audit.record(conn, audit.Actor("", address), "sign_in.tried", name)
             if any(len(times) + 1 == limit for times, limit in limits):
                 alert = {"alert": "sign_in.throttled", "name": name, "address": address}
-                events.emit(conn, Event.ALERT_RAISED, alert)
+                webhooks.enqueue_event(conn, Event.ALERT_RAISED, alert)
         return 0.0
 
 

@@ -22,9 +22,10 @@ def add_webhook(
     json: AsJson = False,
 ) -> Result:
     """Send events to an address. The secret that signs them is printed once."""
-    from rlhf_hitl.store import Store, events
+    from rlhf_hitl.store import Store
+    from rlhf_hitl.store import webhooks as stored_webhooks
 
-    made = events.add_webhook(Store.open(store), url, event)
+    made = stored_webhooks.add_webhook(Store.open(store), url, event)
     data = {"id": made.id, "url": made.url, "events": [e.value for e in made.events], "secret": made.secret}
     return Result(data, f"{made.id}; it signs with, shown this once: {made.secret}")
 
@@ -32,14 +33,15 @@ def add_webhook(
 @command("list", webhooks)
 def list_webhooks(*, store: StoreUrl, json: AsJson = False) -> Result:
     """List webhooks, and how many deliveries wait."""
-    from rlhf_hitl.store import Store, events
+    from rlhf_hitl.store import Store
+    from rlhf_hitl.store import webhooks as stored_webhooks
 
     opened = Store.open(store)
     rows = [
         {"id": w.id, "url": w.url, "events": [e.value for e in w.events], "ended": w.ended_at is not None}
-        for w in events.all_webhooks(opened)
+        for w in stored_webhooks.list_webhooks(opened)
     ]
-    waiting = events.waiting(opened)
+    waiting = stored_webhooks.count_waiting_deliveries(opened)
     cells = [(r["id"], r["url"], " ".join(r["events"]), "ended" if r["ended"] else "on") for r in rows]
     text = table(f"Webhooks ({waiting} deliveries wait)", cells, ("id", "url", "events", ""))
     return Result({"webhooks": rows, "waiting": waiting}, text if rows else "None yet.")
@@ -53,7 +55,8 @@ def end_webhook(
     json: AsJson = False,
 ) -> Result:
     """Send nothing more to a webhook."""
-    from rlhf_hitl.store import Store, events
+    from rlhf_hitl.store import Store
+    from rlhf_hitl.store import webhooks as stored_webhooks
 
-    events.end_webhook(Store.open(store), webhook)
+    stored_webhooks.end_webhook(Store.open(store), webhook)
     return Result({"id": webhook, "ended": True}, f"{webhook} gets nothing more.")

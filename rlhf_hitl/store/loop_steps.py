@@ -6,7 +6,7 @@ from typing import Any
 
 import sqlalchemy as sa
 
-from rlhf_hitl.store import events
+from rlhf_hitl.store import webhooks
 from rlhf_hitl.store.db import Store
 from rlhf_hitl.store.tables import steps
 from rlhf_hitl.types import Event, utc_now
@@ -19,7 +19,7 @@ def finish_step(
     row = {"round": round, "step": step, "result": result, "seconds": seconds, "finished_at": utc_now()}
     with store.write() as conn:
         if store.insert_new(conn, steps, [row]) and last:
-            events.emit(conn, Event.ROUND_FINISHED, {"round": round, **result})
+            webhooks.enqueue_event(conn, Event.ROUND_FINISHED, {"round": round, **result})
 
 
 def read_finished_steps(store: Store) -> dict[tuple[int, str], dict[str, Any]]:

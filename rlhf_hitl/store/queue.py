@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from rlhf_hitl.errors import Conflict, NotFound
-from rlhf_hitl.store import assignment, audit, events, guidelines
+from rlhf_hitl.store import assignment, audit, guidelines, webhooks
 from rlhf_hitl.store.assignment import ANY_TASK, Place, TaskFilter, is_free
 from rlhf_hitl.store.comparisons import compute_shuffle_key, load_comparisons
 from rlhf_hitl.store.db import Store
@@ -215,7 +215,7 @@ _LEASED_AND_LOCKED = (
         leases.c.guideline_version,
         guidelines.requires_something(leases.c.guideline_version).label("requires"),
         has_judged_before(leases.c.comparison_id).label("before"),
-        events.anybody_listens().label("told"),
+        webhooks.subscriptions_exist().label("told"),
     )
     .join(comparisons, comparisons.c.id == leases.c.comparison_id)
     .where(leases.c.id == sa.bindparam("lease"))
@@ -457,14 +457,16 @@ def _lock_comparison(conn: Connection, comparison_id: str) -> None:
 
 def _tell(conn: Connection, row: dict) -> None:
     """Tell other programs of a judgment, and of its comparison where it was the last one wanted."""
-    hooks = events.subscriptions(conn)
+    hooks = webhooks.list_subscriptions(conn)
     if not hooks:
         return
     which = {"comparison_id": row["comparison_id"], "judgment_id": row["id"]}
     told = which | {k: row[k] for k in ("rater_id", "verdict", "surplus", "supersedes", "simulated")}
-    events.emit(conn, Event.JUDGMENT_CREATED, told, hooks)
+    webhooks.enqueue_event(conn, Event.JUDGMENT_CREATED, told, hooks)
     if row["surplus"] or row["supersedes"]:
         return
     open_ = sa.select(places.c.n).where(places.c.comparison_id == row["comparison_id"], places.c.judgment_id.is_(None))
     if conn.execute(open_.limit(1)).first() is None:
-        events.emit(conn, Event.COMPARISON_RESOLVED, {"comparison_id": row["comparison_id"], "by": "raters"}, hooks)
+        webhooks.enqueue_event(
+            conn, Event.COMPARISON_RESOLVED, {"comparison_id": row["comparison_id"], "by": "raters"}, hooks
+        )

@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from rlhf_hitl.errors import NotFound
-from rlhf_hitl.store import events
+from rlhf_hitl.store import webhooks
 from rlhf_hitl.store.comparisons import compute_queue_position, open_places
 from rlhf_hitl.store.db import Store
 from rlhf_hitl.store.tables import comparisons, places, routings
@@ -46,12 +46,14 @@ def apply_routings(store: Store, decisions: Sequence[Routing], *, now: datetime 
     with store.write() as conn:
         now = now or store.now(conn)
         _lock_comparisons(store, conn, decisions)
-        hooks = events.subscriptions(conn)
+        hooks = webhooks.list_subscriptions(conn)
         for d in decisions:
             conn.execute(routings.insert().values(vars(d) | {"route": d.route.value, "proposed": d.proposed.value}))
             conn.execute(comparisons.update().where(comparisons.c.id == d.comparison_id).values(route=d.route.value))
             if d.route is Route.AUTO:
-                events.emit(conn, Event.COMPARISON_RESOLVED, {"comparison_id": d.comparison_id, "by": "model"}, hooks)
+                webhooks.enqueue_event(
+                    conn, Event.COMPARISON_RESOLVED, {"comparison_id": d.comparison_id, "by": "model"}, hooks
+                )
                 free = sa.or_(places.c.leased_until.is_(None), places.c.leased_until <= now)
                 conn.execute(
                     places.delete().where(

@@ -15,13 +15,14 @@ import sqlalchemy as sa
 import standardwebhooks
 
 from rlhf_hitl.api.sign_in import SignInThrottle
-from rlhf_hitl.api.webhooks import Sender
 from rlhf_hitl.errors import BadInput, Conflict, NotFound
-from rlhf_hitl.store import audit, events, people, queue, sign_in, tables, tokens
+from rlhf_hitl.store import audit, people, queue, sign_in, tables, tokens, webhooks
 from rlhf_hitl.store.judgments import read_judgments
 from rlhf_hitl.store.loop_steps import finish_step
 from rlhf_hitl.store.retention import BATCH, RETENTION, delete_expired
 from rlhf_hitl.store.routings import Routing, apply_routings
+from rlhf_hitl.store.webhooks.outbox import CLAIM_DURATION, RETRY_DELAYS
+from rlhf_hitl.store.webhooks.sender import WebhookSender
 from rlhf_hitl.types import Answer, Event, Role, Route, Scope, Verdict, utc_now
 
 
@@ -69,7 +70,7 @@ def receiver():
 
 @pytest.fixture
 def sender(store):
-    return Sender(store, timeout=5)
+    return WebhookSender(store, timeout=5)
 
 
 def judge(store, rater, answer=None):
@@ -82,7 +83,7 @@ def test_a_judgment_and_the_last_one_wanted_are_told_with_ids_and_no_text(
     store, sender, receiver, add_comparisons, add_raters
 ):
     [comparison], (ann, bob) = add_comparisons(store, 1, overlap=2), add_raters(store, 2)
-    events.add_webhook(store, receiver.url, [Event.JUDGMENT_CREATED, Event.COMPARISON_RESOLVED])
+    webhooks.add_webhook(store, receiver.url, [Event.JUDGMENT_CREATED, Event.COMPARISON_RESOLVED])
     _, first = judge(store, ann)
     _, second = judge(store, bob)
     queue.correct(store, first.judgment_id, ann, Answer(Verdict.ALL_BAD), idempotency_key="c")
@@ -96,14 +97,14 @@ def test_a_judgment_and_the_last_one_wanted_are_told_with_ids_and_no_text(
     assert all(b["data"]["comparison_id"] == comparison.id for b in receiver.bodies())
     sent = re.sub(r"\d\d:\d\d:\d\d\.\d+", "", "".join(body for _, body in receiver.got))  # a time may hold "0.0"
     assert not any(text in sent for text in ("Question", "0.0", "0.1", "policy"))
-    assert events.waiting(store) == 0
+    assert webhooks.count_waiting_deliveries(store) == 0
 
 
 def test_a_delivery_is_signed_so_that_the_standards_own_library_agrees(
     store, sender, receiver, add_comparisons, add_raters
 ):
     add_comparisons(store, 1)
-    hook = events.add_webhook(store, receiver.url, [Event.JUDGMENT_CREATED])
+    hook = webhooks.add_webhook(store, receiver.url, [Event.JUDGMENT_CREATED])
     judge(store, add_raters(store, 1)[0])
     sender.send_due()
     [(headers, body)] = receiver.got
@@ -117,85 +118,85 @@ def test_what_is_refused_is_tried_again_later_and_later_and_in_the_end_given_up(
     store, sender, receiver, add_comparisons, add_raters
 ):
     add_comparisons(store, 1)
-    events.add_webhook(store, receiver.url, [Event.JUDGMENT_CREATED])
+    webhooks.add_webhook(store, receiver.url, [Event.JUDGMENT_CREATED])
     judge(store, add_raters(store, 1)[0])
     now, waits = utc_now(), []
-    for tries in range(1, len(events.BACK_OFF) + 2):
-        delivery = events.claim(store, now=now)
+    for tries in range(1, len(RETRY_DELAYS) + 2):
+        delivery = webhooks.claim_delivery(store, now=now)
         assert delivery.attempts == tries
-        assert events.claim(store, now=now) is None, "one sender at a time"
-        if not events.failed(store, delivery, "HTTP 500", now=now):
+        assert webhooks.claim_delivery(store, now=now) is None, "one sender at a time"
+        if not webhooks.record_failure(store, delivery, "HTTP 500", now=now):
             break
-        waits.append(events.BACK_OFF[tries - 1])
-        assert events.claim(store, now=now + timedelta(seconds=waits[-1] - 1)) is None
+        waits.append(RETRY_DELAYS[tries - 1])
+        assert webhooks.claim_delivery(store, now=now + timedelta(seconds=waits[-1] - 1)) is None
         now += timedelta(seconds=waits[-1])
-    assert waits == list(events.BACK_OFF) == sorted(events.BACK_OFF)
-    assert events.waiting(store) == 0
+    assert waits == list(RETRY_DELAYS) == sorted(RETRY_DELAYS)
+    assert webhooks.count_waiting_deliveries(store) == 0
 
 
 @pytest.mark.parametrize("status", [500, 404, 302])
 def test_only_a_yes_is_a_yes(store, sender, receiver, add_comparisons, add_raters, status):
     add_comparisons(store, 1)
-    events.add_webhook(store, receiver.url, [Event.JUDGMENT_CREATED])
+    webhooks.add_webhook(store, receiver.url, [Event.JUDGMENT_CREATED])
     judge(store, add_raters(store, 1)[0])
     receiver.status = status
     assert sender.send_due() == 1
-    assert events.waiting(store) == 1
+    assert webhooks.count_waiting_deliveries(store) == 1
     assert len(receiver.got) == 1, "a redirect is not followed"
 
 
 def test_an_answer_that_trickles_for_ever_is_ended(store, receiver, add_comparisons, add_raters):
     add_comparisons(store, 1)
-    events.add_webhook(store, receiver.url, [Event.JUDGMENT_CREATED])
+    webhooks.add_webhook(store, receiver.url, [Event.JUDGMENT_CREATED])
     judge(store, add_raters(store, 1)[0])
     receiver.trickles.set()
     try:
-        assert Sender(store, timeout=0.2).send_due() == 1
+        assert WebhookSender(store, timeout=0.2).send_due() == 1
     finally:
         receiver.trickles.clear()
-    assert events.waiting(store) == 1
+    assert webhooks.count_waiting_deliveries(store) == 1
 
 
 def test_a_receiver_that_fails_holds_up_its_own_events_and_nobody_elses(store, receiver, add_comparisons, add_raters):
     add_comparisons(store, 2)
     [ann] = add_raters(store, 1)
-    events.add_webhook(store, "http://127.0.0.1:1/", [Event.JUDGMENT_CREATED])
-    events.add_webhook(store, receiver.url, [Event.JUDGMENT_CREATED])
+    webhooks.add_webhook(store, "http://127.0.0.1:1/", [Event.JUDGMENT_CREATED])
+    webhooks.add_webhook(store, receiver.url, [Event.JUDGMENT_CREATED])
     for _ in range(2):
         judge(store, ann)
-    assert Sender(store).send_due() == 3, "of the dead one only the first is tried"
+    assert WebhookSender(store).send_due() == 3, "of the dead one only the first is tried"
     assert len(receiver.got) == 2
-    assert events.waiting(store) == 2
+    assert webhooks.count_waiting_deliveries(store) == 2
 
 
 def test_a_sender_that_dies_with_a_delivery_leaves_it_to_the_next(store, add_comparisons, add_raters, receiver):
     add_comparisons(store, 1)
-    events.add_webhook(store, receiver.url, [Event.JUDGMENT_CREATED])
+    webhooks.add_webhook(store, receiver.url, [Event.JUDGMENT_CREATED])
     judge(store, add_raters(store, 1)[0])
     now = utc_now()
-    lost = events.claim(store, now=now)
-    again = events.claim(store, now=now + events.CLAIM)
+    lost = webhooks.claim_delivery(store, now=now)
+    again = webhooks.claim_delivery(store, now=now + CLAIM_DURATION)
     assert (again.id, again.attempts) == (lost.id, lost.attempts + 1)
-    events.delivered(store, lost)  # the first one wakes up after all: what another has claimed since is theirs
-    assert events.waiting(store) == 1
+    webhooks.mark_delivered(store, lost)  # the first one wakes up after all: what another has claimed since is theirs
+    assert webhooks.count_waiting_deliveries(store) == 1
 
 
 def test_senders_side_by_side_send_everything_once(store, receiver, add_comparisons, add_raters):
     add_comparisons(store, 30)
     [ann] = add_raters(store, 1)
-    events.add_webhook(store, receiver.url, [Event.JUDGMENT_CREATED])
+    webhooks.add_webhook(store, receiver.url, [Event.JUDGMENT_CREATED])
     for _ in range(30):
         judge(store, ann)
     with ThreadPoolExecutor(3) as pool:
-        sent = pool.map(lambda _: sum(iter(Sender(store).send_due, 0)), range(3))
+        sent = pool.map(lambda _: sum(iter(WebhookSender(store).send_due, 0)), range(3))
         assert sum(sent) == 30
     assert len({body for _, body in receiver.got}) == len(receiver.got) == 30
 
 
 def test_a_running_sender_delivers_and_stops(store, receiver, add_comparisons, add_raters):
     add_comparisons(store, 1)
-    events.add_webhook(store, receiver.url, [Event.JUDGMENT_CREATED])
-    sender = Sender(store, pause=0.01)
+    webhooks.add_webhook(store, receiver.url, [Event.JUDGMENT_CREATED])
+    sender = WebhookSender(store, pause=0.01)
     sender.start()
     judge(store, add_raters(store, 1)[0])
     deadline = time.monotonic() + 20
@@ -208,30 +209,30 @@ def test_a_running_sender_delivers_and_stops(store, receiver, add_comparisons, a
 def test_nothing_is_told_of_what_did_not_happen(store, receiver, add_comparisons, add_raters):
     add_comparisons(store, 1)
     ann, bob = add_raters(store, 2)
-    events.add_webhook(store, receiver.url, list(Event))
+    webhooks.add_webhook(store, receiver.url, list(Event))
     lease = queue.lease(store, ann)
     with pytest.raises(Conflict):
         queue.submit(store, lease.id, bob, Answer(Verdict.SKIPPED))
-    assert events.waiting(store) == 0
+    assert webhooks.count_waiting_deliveries(store) == 0
 
 
 def test_an_ended_webhook_gets_nothing_more(store, sender, receiver, add_comparisons, add_raters):
     add_comparisons(store, 2)
     [ann] = add_raters(store, 1)
-    hook = events.add_webhook(store, receiver.url, [Event.JUDGMENT_CREATED])
+    hook = webhooks.add_webhook(store, receiver.url, [Event.JUDGMENT_CREATED])
     judge(store, ann)
-    events.end_webhook(store, hook.id)
+    webhooks.end_webhook(store, hook.id)
     judge(store, ann)
-    assert (sender.send_due(), events.waiting(store), receiver.got) == (0, 0, [])
+    assert (sender.send_due(), webhooks.count_waiting_deliveries(store), receiver.got) == (0, 0, [])
     with pytest.raises(NotFound):
-        events.end_webhook(store, hook.id)
+        webhooks.end_webhook(store, hook.id)
 
 
 def test_a_model_that_decides_resolves_a_comparison_too(store, add_comparisons):
     [comparison] = add_comparisons(store, 1)
-    events.add_webhook(store, "http://127.0.0.1:1/", [Event.COMPARISON_RESOLVED])
+    webhooks.add_webhook(store, "http://127.0.0.1:1/", [Event.COMPARISON_RESOLVED])
     apply_routings(store, [Routing(comparison.id, Route.AUTO, Route.AUTO, "sure")])
-    delivery = events.claim(store)
+    delivery = webhooks.claim_delivery(store)
     assert json.loads(delivery.body)["data"] == {"comparison_id": comparison.id, "by": "model"}
 
 
@@ -239,7 +240,7 @@ def test_every_resolution_is_told_by_whom_the_models_and_the_raters_after_it(
     store, sender, receiver, add_comparisons, add_raters
 ):
     [comparison], (ann, bob, eve) = add_comparisons(store, 1), add_raters(store, 3)
-    events.add_webhook(store, receiver.url, [Event.COMPARISON_RESOLVED])
+    webhooks.add_webhook(store, receiver.url, [Event.COMPARISON_RESOLVED])
 
     def route(to: Route) -> None:
         apply_routings(store, [Routing(comparison.id, to, to, "")])
@@ -262,30 +263,30 @@ def test_every_resolution_is_told_by_whom_the_models_and_the_raters_after_it(
 
 
 def test_a_finished_round_is_told_with_its_result(store):
-    events.add_webhook(store, "http://127.0.0.1:1/", [Event.ROUND_FINISHED, Event.ALERT_RAISED])
+    webhooks.add_webhook(store, "http://127.0.0.1:1/", [Event.ROUND_FINISHED, Event.ALERT_RAISED])
     finish_step(store, 1, "route", {"human": 3}, 1.0)
     finish_step(store, 1, "promote", {"promoted": False, "reason": "worse"}, 1.0, last=True)
-    told = json.loads(events.claim(store).body)
+    told = json.loads(webhooks.claim_delivery(store).body)
     assert told["type"] == "round.finished"
     assert told["data"] == {"round": 1, "promoted": False, "reason": "worse"}
-    assert events.waiting(store) == 1
+    assert webhooks.count_waiting_deliveries(store) == 1
 
 
 def test_guessing_a_password_raises_one_alert(store):
-    events.add_webhook(store, "http://127.0.0.1:1/", [Event.ALERT_RAISED])
+    webhooks.add_webhook(store, "http://127.0.0.1:1/", [Event.ALERT_RAISED])
     throttle = SignInThrottle(store, per_name=3)
     for _ in range(6):
         throttle.record_attempt("10.0.0.1", "ann")
-    delivery = events.claim(store)
+    delivery = webhooks.claim_delivery(store)
     assert json.loads(delivery.body)["data"]["alert"] == "sign_in.throttled"
 
 
 @pytest.mark.parametrize("url", ["", "ftp://x", "http://", "http://[", "http://ann:pw@host/", "javascript:alert(1)"])
 def test_an_address_nothing_can_be_sent_to_is_refused(store, url):
     with pytest.raises(BadInput, match="url"):
-        events.add_webhook(store, url, [Event.ALERT_RAISED])
+        webhooks.add_webhook(store, url, [Event.ALERT_RAISED])
     with pytest.raises(BadInput, match="events"):
-        events.add_webhook(store, "https://example.org/", [])
+        webhooks.add_webhook(store, "https://example.org/", [])
 
 
 # What is over
@@ -299,16 +300,16 @@ def kept(store, table) -> set[str]:
 def test_what_was_sent_or_given_up_is_forgotten_a_month_later_and_what_waits_is_not(store, add_comparisons, add_raters):
     add_comparisons(store, 3)
     [ann] = add_raters(store, 1)
-    events.add_webhook(store, "http://127.0.0.1:1/", [Event.JUDGMENT_CREATED])
+    webhooks.add_webhook(store, "http://127.0.0.1:1/", [Event.JUDGMENT_CREATED])
     for _ in range(2):
         judge(store, ann)
     now = utc_now()
-    sent = events.claim(store, now=now)
-    events.delivered(store, sent)
-    given_up = events.claim(store, now=now)
-    while events.failed(store, given_up, "HTTP 500", now=now):
+    sent = webhooks.claim_delivery(store, now=now)
+    webhooks.mark_delivered(store, sent)
+    given_up = webhooks.claim_delivery(store, now=now)
+    while webhooks.record_failure(store, given_up, "HTTP 500", now=now):
         now += timedelta(days=1)
-        given_up = events.claim(store, now=now)
+        given_up = webhooks.claim_delivery(store, now=now)
     judge(store, ann)
     [waits] = kept(store, tables.deliveries) - {sent.id, given_up.id}
     assert delete_expired(store, now=utc_now() + RETENTION - timedelta(minutes=1)) == 0
@@ -337,16 +338,16 @@ def test_sessions_and_tokens_are_forgotten_a_month_after_their_end_and_the_audit
 
 
 def test_a_running_sender_sweeps_up_part_by_part_while_it_delivers(store, receiver):
-    events.add_webhook(store, receiver.url, [Event.ALERT_RAISED])
+    webhooks.add_webhook(store, receiver.url, [Event.ALERT_RAISED])
     with store.write() as conn:
         for n in range(2 * BATCH + 11):
-            events.emit(conn, Event.ALERT_RAISED, {"n": n})
+            webhooks.enqueue_event(conn, Event.ALERT_RAISED, {"n": n})
         past = {"next_try_at": None, "created_at": utc_now() - RETENTION - timedelta(days=1)}
         conn.execute(tables.deliveries.update().where(tables.deliveries.c.seq <= 2 * BATCH + 1).values(past))
-    sender = Sender(store, pause=0.01, most=3)
+    sender = WebhookSender(store, pause=0.01, batch_size=3)
     sender.start()
     deadline = time.monotonic() + 20
-    while len(kept(store, tables.deliveries)) > 10 or events.waiting(store):
+    while len(kept(store, tables.deliveries)) > 10 or webhooks.count_waiting_deliveries(store):
         assert time.monotonic() < deadline
         time.sleep(0.01)
     sender.stop()

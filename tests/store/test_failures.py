@@ -16,11 +16,11 @@ import sqlalchemy as sa
 from starlette.testclient import TestClient
 
 from rlhf_hitl.api.app import create_app
-from rlhf_hitl.api.webhooks import Sender
 from rlhf_hitl.config import Settings
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.store import Store, StoreFailure, db, events, people, queue, tokens
+from rlhf_hitl.store import Store, StoreFailure, db, people, queue, tokens, webhooks
 from rlhf_hitl.store.judgments import read_judgments
+from rlhf_hitl.store.webhooks.sender import WebhookSender
 from rlhf_hitl.types import Answer, Event, Role, Scope, Verdict, utc_now
 
 SKIP = Answer(Verdict.SKIPPED)
@@ -150,9 +150,9 @@ def test_a_standby_is_said_to_be_one_and_ends_no_thread(postgres_url, tmp_path, 
         add_comparisons(store, 1)
         [ann] = add_raters(store, 1)
         lease = queue.lease(store, ann)
-        events.add_webhook(store, "http://127.0.0.1:1/", [Event.ALERT_RAISED])
+        webhooks.add_webhook(store, "http://127.0.0.1:1/", [Event.ALERT_RAISED])
         with store.write() as conn:
-            events.emit(conn, Event.ALERT_RAISED, {})
+            webhooks.enqueue_event(conn, Event.ALERT_RAISED, {})
         name = sa.make_url(postgres_url).database
         with store.write() as conn:
             conn.exec_driver_sql(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
@@ -160,7 +160,7 @@ def test_a_standby_is_said_to_be_one_and_ends_no_thread(postgres_url, tmp_path, 
         with pytest.raises(StoreFailure, match="read-only"):
             queue.submit(store, lease.id, ann, SKIP)
         with pytest.raises(StoreFailure):
-            Sender(store).send_due()
+            WebhookSender(store).send_due()
         with TestClient(create_app(store, Settings(workspace=tmp_path)), raise_server_exceptions=False) as client:
             assert client.get("/readyz").status_code == 503
             assert client.post("/login", data={"name": "x", "password": "y"}).status_code == 503
@@ -288,7 +288,7 @@ LOGGED = """
 import json, sys
 from starlette.testclient import TestClient
 from rlhf_hitl.api.app import create_app
-from rlhf_hitl.api.webhooks import Sender
+from rlhf_hitl.store.webhooks.sender import WebhookSender
 from rlhf_hitl.api.observe import log_as_json
 from rlhf_hitl.config import Settings
 from rlhf_hitl.errors import BadInput

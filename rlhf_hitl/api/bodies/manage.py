@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field, StringConstraints
 
 from rlhf_hitl.api.bodies.fields import PROJECT, WHOLE, Body, Flag, Id, Number
-from rlhf_hitl.store import events
+from rlhf_hitl.store import webhooks
 from rlhf_hitl.types import Event, Role
 
 Repeats = Annotated[
@@ -104,5 +104,5 @@ class AuditPage(BaseModel):
     next: int | None
 
 
-def webhook_out(w: events.Webhook) -> dict[str, Any]:
+def webhook_out(w: webhooks.Webhook) -> dict[str, Any]:
     return {"id": w.id, "url": w.url, "events": w.events, "ended": w.ended_at is not None}

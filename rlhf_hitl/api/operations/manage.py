@@ -10,7 +10,7 @@ from rlhf_hitl.api.auth import Caller, check_may_manage
 from rlhf_hitl.api.bodies import manage as bodies
 from rlhf_hitl.api.operations.shared import Cursor, Limit, PathId
 from rlhf_hitl.api.scoped_routes import ScopedRoutes
-from rlhf_hitl.store import Store, audit, events, invitations, people, projects, queue
+from rlhf_hitl.store import Store, audit, invitations, people, projects, queue, webhooks
 from rlhf_hitl.types import Role
 
 ADMINS = frozenset({Role.ADMIN})
@@ -74,18 +74,18 @@ def add_operations(routes: ScopedRoutes, store: Store) -> None:
     @routes("GET", "/webhooks", response_model=list[bodies.WebhookOut], roles=ADMINS)
     def list_webhooks(caller: Caller) -> Any:
         """Every webhook, without its secret."""
-        return [bodies.webhook_out(w) for w in events.all_webhooks(store)]
+        return [bodies.webhook_out(w) for w in webhooks.list_webhooks(store)]
 
     @routes("POST", "/webhooks", status_code=201, response_model=bodies.WebhookOut, roles=ADMINS)
     def add_webhook(caller: Caller, body: bodies.WebhookBody) -> Any:
         """Have events sent to an address, signed as https://www.standardwebhooks.com says."""
-        made = events.add_webhook(store, body.url, body.events, by=caller.actor)
+        made = webhooks.add_webhook(store, body.url, body.events, by=caller.actor)
         return bodies.webhook_out(made) | {"secret": made.secret}
 
     @routes("DELETE", "/webhooks/{webhook_id}", status_code=204, error_statuses=(404,), roles=ADMINS)
     def end_webhook(caller: Caller, webhook_id: PathId) -> Response:
         """Send nothing more to it."""
-        events.end_webhook(store, webhook_id, by=caller.actor)
+        webhooks.end_webhook(store, webhook_id, by=caller.actor)
         return Response(status_code=204)
 
     @routes("GET", "/audit", response_model=bodies.AuditPage, roles=ADMINS)

@@ -39,10 +39,12 @@ def load_settings() -> Settings:
     Raises:
         BadInput: a variable has a value that cannot be used, or its name is not that of a setting.
     """
-    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    setting_names = {PREFIX + name.upper() for name in Settings.model_fields}
     for name in sorted(name for name in os.environ if name.upper().startswith(PREFIX)):
-        if name.upper() not in known and name not in NOT_SETTINGS and not name.startswith(f"{PREFIX}TEST_"):
-            raise BadInput(name, expected="one of " + ", ".join(sorted(known)), fix="correct its name or unset it")
+        if name.upper() not in setting_names and name not in NOT_SETTINGS and not name.startswith(f"{PREFIX}TEST_"):
+            raise BadInput(
+                name, expected="one of " + ", ".join(sorted(setting_names)), fix="correct its name or unset it"
+            )
     try:
         return Settings()
     except ValidationError as e:

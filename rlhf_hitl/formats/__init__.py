@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.formats.record import ImportRecord, SourceRow
-from rlhf_hitl.formats.source import Source
+from rlhf_hitl.formats.source import RowSource
 
 #: Format → its module, in the order in which they are tried: specific formats before general ones.
 FORMATS = {
@@ -37,7 +37,7 @@ class Format(Protocol):
         """Return whether a file whose first row has these fields is of this format."""
         ...
 
-    def make_reader(self, source: Source, pairs: str) -> Callable[[SourceRow], list[ImportRecord]]:
+    def make_reader(self, source: RowSource, pairs: str) -> Callable[[SourceRow], list[ImportRecord]]:
         """Return a function that turns one row into records. It raises BadInput with file, line and field."""
         ...
 
@@ -53,7 +53,7 @@ def get_format(name: str) -> Format:
     return import_module(FORMATS[name])  # type: ignore[return-value]
 
 
-def open_source(path: str | Path, format: str = "auto") -> tuple[Source, Format]:
+def open_source(path: str | Path, format: str = "auto") -> tuple[RowSource, Format]:
     """Return the source at a path or hub id with its format; `auto` finds the format by the fields of the first row.
 
     Raises:
@@ -61,7 +61,7 @@ def open_source(path: str | Path, format: str = "auto") -> tuple[Source, Format]
     """
     named_format = None if format == "auto" else get_format(format)
     crowd_votes = Path(path) / "crowd-comparisons.csv"
-    source = Source(crowd_votes if crowd_votes.is_file() else path)
+    source = RowSource(crowd_votes if crowd_votes.is_file() else path)
     if named_format is not None:
         return source, named_format
     for name in FORMATS:

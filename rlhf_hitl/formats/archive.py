@@ -111,7 +111,7 @@ def _write_tables(archive: zipfile.ZipFile, conn: Connection, progress: bool) ->
     with tqdm(
         total=sum(table_copy.count_table_rows(conn).values()), desc="export", unit=" rows", disable=not progress
     ) as bar:
-        for table, columns in table_copy.COLUMNS.items():
+        for table, columns in table_copy.TABLE_COLUMNS.items():
             digest, n = hashlib.sha256(), 0
             # With a plain name instead of a ZipInfo no time of writing is stored.
             with archive.open(_member_name(table), "w", force_zip64=True) as member:
@@ -185,9 +185,9 @@ def _load_manifest(archive: zipfile.ZipFile, path: str) -> ArchiveManifest:
             fix=step_up if version in older else f"upgrade rlhf_hitl: it was written by {by}",
         )
     tables = manifest.get("tables")
-    if not isinstance(tables, dict) or set(tables) != set(table_copy.COLUMNS):
+    if not isinstance(tables, dict) or set(tables) != set(table_copy.TABLE_COLUMNS):
         raise _damaged(place, "its tables are not those of its version")
-    if sorted(archive.namelist()) != sorted([MANIFEST, *map(_member_name, table_copy.COLUMNS)]):
+    if sorted(archive.namelist()) != sorted([MANIFEST, *map(_member_name, table_copy.TABLE_COLUMNS)]):
         raise _damaged(path, "it holds other files")
     if not all(isinstance(entry, dict) and isinstance(entry.get("rows"), int) for entry in tables.values()):
         raise _damaged(place, "it does not count the rows")
@@ -201,7 +201,7 @@ def _read_rows(archive: zipfile.ZipFile, table: str, entry: dict[str, Any], path
     with _damage_as_bad_input(place), archive.open(_member_name(table)) as member:
         for n, line in enumerate(_read_lines(member, digest, place)):
             row = json.loads(line)
-            if not isinstance(row, list) or (n == 0 and row != table_copy.COLUMNS[table]) or n > entry["rows"]:
+            if not isinstance(row, list) or (n == 0 and row != table_copy.TABLE_COLUMNS[table]) or n > entry["rows"]:
                 raise _damaged(place, f"line {n + 1} is not valid")
             if n > 0:
                 yield row

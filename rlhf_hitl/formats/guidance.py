@@ -23,7 +23,7 @@ import yaml
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.formats import llmfao
 from rlhf_hitl.formats.record import SourceRow, assistant_message, bad_field, chat_field, text_field
-from rlhf_hitl.formats.source import Source
+from rlhf_hitl.formats.source import RowSource
 from rlhf_hitl.types import DEFAULT_AXES, DEFAULT_PROJECT, Answer, Axis, Guideline, Messages, TutorialExample, Verdict
 
 #: The parts of a tutorial example: the prompt, its completions, the right answer, the explanation.
@@ -73,7 +73,7 @@ def read_tutorial(path: str | Path, project: str = DEFAULT_PROJECT) -> list[Tuto
     Raises:
         BadInput: a row is not an example; the error names file, line and field.
     """
-    source = Source(path)
+    source = RowSource(path)
     read: Callable[[SourceRow], ExampleParts] | None = None
     examples = []
     for row in source.rows(_raise_bad_row):
@@ -153,7 +153,7 @@ def _read_own_row(row: SourceRow) -> ExampleParts:
     return chat_field(row, "messages"), completions, right_answer, text_field(row, "explanation")
 
 
-def _make_llmfao_reader(source: Source) -> Callable[[SourceRow], ExampleParts]:
+def _make_llmfao_reader(source: RowSource) -> Callable[[SourceRow], ExampleParts]:
     read = llmfao.make_reader(source, pairs="adjacent")
 
     def read_pair(row: SourceRow) -> ExampleParts:

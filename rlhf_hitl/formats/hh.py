@@ -15,7 +15,7 @@ from rlhf_hitl.formats.record import (
     split_shared_prompt,
     text_field,
 )
-from rlhf_hitl.formats.source import Source
+from rlhf_hitl.formats.source import RowSource
 from rlhf_hitl.types import Message, Messages
 
 NAME = "hh"
@@ -30,7 +30,7 @@ def matches(fields: Mapping[str, Any]) -> bool:
     return "prompt" not in fields and all(isinstance(t, str) and TURN.match(t) for t in sides)
 
 
-def make_reader(source: Source, pairs: str) -> Callable[[SourceRow], list[ImportRecord]]:
+def make_reader(source: RowSource, pairs: str) -> Callable[[SourceRow], list[ImportRecord]]:
     return read_row
 
 

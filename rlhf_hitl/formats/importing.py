@@ -17,7 +17,7 @@ from tqdm import tqdm
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.formats import open_source
 from rlhf_hitl.formats.record import ImportCompletion, ImportRecord
-from rlhf_hitl.formats.source import BadRowHandler, Source, raise_bad_row
+from rlhf_hitl.formats.source import BadRowHandler, RowSource, raise_bad_row
 from rlhf_hitl.store import Store, people, projects, table_copy
 from rlhf_hitl.store.comparisons import (
     find_existing_ids,
@@ -145,7 +145,9 @@ def import_bundled(store: Store) -> ImportReport:
         return import_path(store, path, format="native")
 
 
-def _read_records(source: Source, read: Callable, on_bad: BadRowHandler, limit: int | None) -> Iterator[ImportRecord]:
+def _read_records(
+    source: RowSource, read: Callable, on_bad: BadRowHandler, limit: int | None
+) -> Iterator[ImportRecord]:
     for row in islice(source.rows(on_bad), limit):
         try:
             yield from read(row)

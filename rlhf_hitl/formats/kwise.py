@@ -15,7 +15,7 @@ from rlhf_hitl.formats.record import (
     chat_field,
     text_field,
 )
-from rlhf_hitl.formats.source import Source
+from rlhf_hitl.formats.source import RowSource
 from rlhf_hitl.types import Message, Verdict
 
 NAME = "kwise"
@@ -29,7 +29,7 @@ def matches(fields: Mapping[str, Any]) -> bool:
     return {"prompt", "completions", "ranking"} <= set(fields)
 
 
-def make_reader(source: Source, pairs: str) -> Callable[[SourceRow], list[ImportRecord]]:
+def make_reader(source: RowSource, pairs: str) -> Callable[[SourceRow], list[ImportRecord]]:
     return read_row
 
 

@@ -15,7 +15,7 @@ from rlhf_hitl.formats.record import (
     string_field,
     text_field,
 )
-from rlhf_hitl.formats.source import Source
+from rlhf_hitl.formats.source import RowSource
 from rlhf_hitl.types import Message
 
 NAME = "llmbar"
@@ -28,7 +28,7 @@ def matches(fields: Mapping[str, Any]) -> bool:
     return {"input", "output_1", "output_2", "label"} <= set(fields)
 
 
-def make_reader(source: Source, pairs: str) -> Callable[[SourceRow], list[ImportRecord]]:
+def make_reader(source: RowSource, pairs: str) -> Callable[[SourceRow], list[ImportRecord]]:
     # All files are called dataset.json; the folder names the set: Natural, GPTInst, …
     subset = source.path.parent.name if source.path.name.startswith("dataset.json") else ""
 

@@ -17,17 +17,17 @@ from rlhf_hitl.formats.record import (
     string_field,
     text_field,
 )
-from rlhf_hitl.formats.source import Source
+from rlhf_hitl.formats.source import RowSource
 from rlhf_hitl.types import Message
 
 NAME = "llmfao"
 ABOUT = "crowd-comparisons.csv with pairs-crowd.jsonl beside it, the folder of both, or the pairs alone (LLMFAO)"
 
 VOTES, PAIRS, MODELS = "crowd-comparisons.csv", "pairs-crowd.jsonl", "models.jsonl"
-WINNERS = {"left": "first", "right": "second", "tie": "tie"}
+LLMFAO_WINNERS = {"left": "first", "right": "second", "tie": "tie"}
 
-Names = Mapping[str, str]  # model id → its name
-Key = tuple[str, str, str]  # prompt id, model id, model id
+ModelNames = Mapping[str, str]  # model id → its name
+PairKey = tuple[str, str, str]  # prompt id, model id, model id
 
 
 def matches(fields: Mapping[str, Any]) -> bool:
@@ -35,7 +35,7 @@ def matches(fields: Mapping[str, Any]) -> bool:
     return keys >= {"prompt", "model_x", "model_y"} and bool(keys & {"winner", "result_x"})
 
 
-def make_reader(source: Source, pairs: str) -> Callable[[SourceRow], list[ImportRecord]]:
+def make_reader(source: RowSource, pairs: str) -> Callable[[SourceRow], list[ImportRecord]]:
     names = {str(r.fields.get("id")): text_field(r, "name") for r in _read_sibling(source, MODELS)}
     if "result_x" in source.first.fields:
         return lambda row: [_to_record(row, names)]
@@ -45,7 +45,7 @@ def make_reader(source: Source, pairs: str) -> Callable[[SourceRow], list[Import
             expected=f"{PAIRS} in the same folder",
             fix="put that file beside the votes",
         )
-    texts: dict[Key, ImportRecord] = {}
+    texts: dict[PairKey, ImportRecord] = {}
     for row in _read_sibling(source, PAIRS):
         prompt, x, y = _pair_key(row)
         pair = _to_record(row, names)
@@ -57,26 +57,26 @@ def make_reader(source: Source, pairs: str) -> Callable[[SourceRow], list[Import
         if pair is None:
             raise bad_field(row, "prompt", f"a pair of prompt and models that is in {PAIRS}")
         rater = text_field(row, "worker") if "worker" in row.fields else source.path.name.split(".")[0]
-        vote = ImportVote.of_pair(choice_field(row, "winner", WINNERS), rater=rater)
+        vote = ImportVote.of_pair(choice_field(row, "winner", LLMFAO_WINNERS), rater=rater)
         return [ImportRecord(pair.prompt, pair.completions, row.place, vote, pair.tags)]
 
     return read_vote
 
 
-def _read_sibling(source: Source, name: str) -> list[SourceRow]:
+def _read_sibling(source: RowSource, name: str) -> list[SourceRow]:
     """Return the rows of a file beside the source; an empty list if there is none."""
     sibling = source.sibling(name)
     return list(sibling.rows()) if sibling is not None else []
 
 
-def _pair_key(row: SourceRow) -> Key:
+def _pair_key(row: SourceRow) -> PairKey:
     for name in ("prompt", "model_x", "model_y"):
         if row.fields.get(name) in (None, ""):
             raise bad_field(row, name, "an id")
     return str(row.fields["prompt"]), str(row.fields["model_x"]), str(row.fields["model_y"])
 
 
-def _to_record(row: SourceRow, names: Names) -> ImportRecord:
+def _to_record(row: SourceRow, names: ModelNames) -> ImportRecord:
     _, *models = _pair_key(row)
     sides = tuple(
         ImportCompletion(assistant_message(string_field(row, f"result_{side}")), names.get(model, model))
@@ -86,5 +86,5 @@ def _to_record(row: SourceRow, names: Names) -> ImportRecord:
     vote = None
     if "golden" in row.fields:
         reason = str(row.fields.get("reason") or "")
-        vote = ImportVote.of_pair(choice_field(row, "golden", WINNERS), rater="golden", rationale=reason)
+        vote = ImportVote.of_pair(choice_field(row, "golden", LLMFAO_WINNERS), rater="golden", rationale=reason)
     return ImportRecord((Message("user", text_field(row, "text")),), sides, row.place, vote, tags)

@@ -15,27 +15,27 @@ from rlhf_hitl.formats.record import (
     choice_field,
     text_field,
 )
-from rlhf_hitl.formats.source import Source
+from rlhf_hitl.formats.source import RowSource
 from rlhf_hitl.types import Messages
 
 NAME = "mt_bench"
 ABOUT = "votes of {judge, model_a, model_b, turn, winner, conversation_a, conversation_b} (MT-Bench, Chatbot Arena)"
 
-WINNERS = {
+MT_BENCH_WINNERS = {
     "model_a": "first",
     "model_b": "second",
     "tie": "tie",
     "tie (inconsistent)": "tie",
     "tie (bothbad)": "all_bad",
 }
-COLUMNS = {"judge", "model_a", "model_b", "winner"}
+MT_BENCH_COLUMNS = {"judge", "model_a", "model_b", "winner"}
 
 
 def matches(fields: Mapping[str, Any]) -> bool:
-    return set(fields) >= COLUMNS
+    return set(fields) >= MT_BENCH_COLUMNS
 
 
-def make_reader(source: Source, pairs: str) -> Callable[[SourceRow], list[ImportRecord]]:
+def make_reader(source: RowSource, pairs: str) -> Callable[[SourceRow], list[ImportRecord]]:
     return read_row
 
 
@@ -47,7 +47,7 @@ def read_row(row: SourceRow) -> list[ImportRecord]:
     if prompt != other_prompt:
         raise bad_field(row, "conversation_b", "a conversation that opens like conversation_a")
     completions = tuple(ImportCompletion(c, text_field(row, f"model_{side}")) for c, side in ((a, "a"), (b, "b")))
-    vote = ImportVote.of_pair(choice_field(row, "winner", WINNERS), rater=text_field(row, "judge"))
+    vote = ImportVote.of_pair(choice_field(row, "winner", MT_BENCH_WINNERS), rater=text_field(row, "judge"))
     # The turn is not a tag: both turns of a question have one prompt. A second turn makes the completion longer.
     tags = {k: str(row.fields[k]) for k in ("category", "question_id", "language") if row.fields.get(k) is not None}
     return [ImportRecord(prompt, completions, row.place, vote, tags, row.split)]

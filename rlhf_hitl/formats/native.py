@@ -7,7 +7,7 @@ from itertools import combinations
 from typing import Any
 
 from rlhf_hitl.formats.record import ImportCompletion, ImportRecord, SourceRow, bad_field, chat_field
-from rlhf_hitl.formats.source import Source
+from rlhf_hitl.formats.source import RowSource
 
 NAME = "native"
 ABOUT = 'JSONL of {"messages", "tags", "completions": [{"messages", "policy", "sampling"}]}; prompts only without them'
@@ -17,7 +17,7 @@ def matches(fields: Mapping[str, Any]) -> bool:
     return "messages" in fields and not {"chosen", "rejected"} & set(fields)
 
 
-def make_reader(source: Source, pairs: str) -> Callable[[SourceRow], list[ImportRecord]]:
+def make_reader(source: RowSource, pairs: str) -> Callable[[SourceRow], list[ImportRecord]]:
     """Return the reader; `pairs` is `all` pairs of a prompt's completions, or `adjacent`: (1st, 2nd), (3rd, 4th), …"""
 
     def read_row(row: SourceRow) -> list[ImportRecord]:

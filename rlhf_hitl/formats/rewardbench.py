@@ -14,7 +14,7 @@ from rlhf_hitl.formats.record import (
     string_field,
     text_field,
 )
-from rlhf_hitl.formats.source import Source
+from rlhf_hitl.formats.source import RowSource
 from rlhf_hitl.types import Message
 
 NAME = "rewardbench"
@@ -29,7 +29,7 @@ def matches(fields: Mapping[str, Any]) -> bool:
     return set(fields) >= columns and isinstance(fields["chosen"], str)
 
 
-def make_reader(source: Source, pairs: str) -> Callable[[SourceRow], list[ImportRecord]]:
+def make_reader(source: RowSource, pairs: str) -> Callable[[SourceRow], list[ImportRecord]]:
     return read_row
 
 

@@ -14,7 +14,7 @@ from rlhf_hitl.formats.record import (
     bad_field,
     text_field,
 )
-from rlhf_hitl.formats.source import Source
+from rlhf_hitl.formats.source import RowSource
 from rlhf_hitl.types import Message, Verdict
 
 NAME = "rewardbench2"
@@ -28,7 +28,7 @@ def matches(fields: Mapping[str, Any]) -> bool:
     )
 
 
-def make_reader(source: Source, pairs: str) -> Callable[[SourceRow], list[ImportRecord]]:
+def make_reader(source: RowSource, pairs: str) -> Callable[[SourceRow], list[ImportRecord]]:
     return read_row
 
 

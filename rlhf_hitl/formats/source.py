@@ -37,7 +37,7 @@ def raise_bad_row(error: BadInput) -> None:
     raise error
 
 
-class Source:
+class RowSource:
     """A file, a folder or a hub id that gives rows. Nothing is read before `rows()` or `first` is used.
 
     Raises:
@@ -92,11 +92,11 @@ class Source:
         except (EOFError, gzip.BadGzipFile, zlib.error) as e:
             raise BadInput(self.name, expected="a whole gzip file", fix=f"download it again ({e})") from e
 
-    def sibling(self, *names: str) -> Source | None:
+    def sibling(self, *names: str) -> RowSource | None:
         """Return the first of these files (or its .gz) that exists beside this one."""
         for name in (n + end for n in names for end in ("", ".gz")):
             if (self.path.parent / name).is_file():
-                return Source(self.path.parent / name)
+                return RowSource(self.path.parent / name)
         return None
 
     def _open(self) -> IO[bytes]:

@@ -18,7 +18,7 @@ from rlhf_hitl.formats.record import (
     split_shared_prompt,
     text_field,
 )
-from rlhf_hitl.formats.source import Source
+from rlhf_hitl.formats.source import RowSource
 from rlhf_hitl.types import Message, Messages
 
 NAME = "trl"
@@ -37,7 +37,7 @@ def matches(fields: Mapping[str, Any]) -> bool:
     return {"chosen", "rejected"} <= set(fields)
 
 
-def make_reader(source: Source, pairs: str) -> Callable[[SourceRow], list[ImportRecord]]:
+def make_reader(source: RowSource, pairs: str) -> Callable[[SourceRow], list[ImportRecord]]:
     return read_row
 
 
@@ -133,9 +133,9 @@ def _read_tags(row: SourceRow) -> dict[str, str]:
             raise bad_field(row, "tags", "a JSON object")
         return {k: str(v) for k, v in tags.items()}
     policies = {c.format(side=s) for c in POLICY_COLUMNS for s in ("chosen", "rejected")}
-    known = {"prompt", "chosen", "rejected", *EXPORT_COLUMNS, *policies}
+    not_tags = {"prompt", "chosen", "rejected", *EXPORT_COLUMNS, *policies}
     return {
         k: v
         for k, v in row.fields.items()
-        if k not in known and not k.endswith("id") and isinstance(v, str) and 0 < len(v) <= MAX_TAG_LENGTH
+        if k not in not_tags and not k.endswith("id") and isinstance(v, str) and 0 < len(v) <= MAX_TAG_LENGTH
     }

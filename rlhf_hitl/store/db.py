@@ -123,8 +123,8 @@ class Store:
             version = MigrationContext.configure(conn).get_current_revision()
         if version == head:
             return
-        known = {r.revision for r in script.walk_revisions()}
-        if version is not None and version not in known:
+        revisions = {r.revision for r in script.walk_revisions()}
+        if version is not None and version not in revisions:
             raise BadInput(
                 f"store {self.safe_url} of version {version}",
                 expected=f"version {head} or older",

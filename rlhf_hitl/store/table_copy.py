@@ -26,7 +26,7 @@ BATCH = 200
 CACHE_KIB = 256 * 1024
 
 #: Table → its columns, for every table; a table comes after the tables it refers to.
-COLUMNS = {table.name: [c.name for c in table.columns] for table in metadata.sorted_tables}
+TABLE_COLUMNS = {table.name: [c.name for c in table.columns] for table in metadata.sorted_tables}
 #: Rows that the migrations put into a new store: the default project and its lane.
 ROWS_OF_A_NEW_STORE = {"projects": 1, "lanes": 1}
 

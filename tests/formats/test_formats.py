@@ -15,7 +15,7 @@ from rlhf_hitl.errors import BadInput
 from rlhf_hitl.formats import FORMATS, get_format, open_source
 from rlhf_hitl.formats.hh import parse_transcript
 from rlhf_hitl.formats.record import ImportRecord, split_shared_prompt
-from rlhf_hitl.formats.source import Source
+from rlhf_hitl.formats.source import RowSource
 from rlhf_hitl.types import Message, Messages, Split, Verdict, messages_to_dicts
 
 USER, ASSISTANT = "user", "assistant"
@@ -431,9 +431,9 @@ def test_an_empty_file_a_missing_one_and_an_unknown_kind_are_refused(tmp_path):
     with pytest.raises(BadInput, match="empty"):
         records(tmp_path / "empty.jsonl")
     with pytest.raises(BadInput, match="check the path"):
-        Source(tmp_path / "none.jsonl")
+        RowSource(tmp_path / "none.jsonl")
     with pytest.raises(BadInput, match="convert or rename"):
-        Source(tmp_path / "a.xlsx")
+        RowSource(tmp_path / "a.xlsx")
 
 
 def test_a_hub_that_cannot_be_reached_is_one_line():

@@ -1,4 +1,8 @@
-"""The command line. One file a group of commands; here is what they share: errors, `--json`, `--store`."""
+"""The command line, with one module for each group of commands.
+
+Here is what they share: registering a command, `--store` and `--json`, printing results, and errors in one line. Each
+module in `MODULES` registers its commands when it is imported. A new command starts as a function with `@command`.
+"""
 
 from __future__ import annotations
 
@@ -37,7 +41,7 @@ StoreUrl = Annotated[
     str,
     typer.Option(
         "--store",
-        help="The store, as an SQLAlchemy URL.",
+        help="Use this store, given as an SQLAlchemy URL.",
         default_factory=lambda: load_settings().store,
         show_default="sqlite:///workspace/preferences.db",
     ),
@@ -47,7 +51,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on s
 
 @dataclass
 class Result:
-    """What a command has to say: `data` for programs, `text` (anything rich can print) for people."""
+    """The result of a command: `data` for programs; `text` and `more` (anything rich can print) for people."""
 
     data: dict[str, Any]
     text: Any = None
@@ -56,7 +60,7 @@ class Result:
 
 
 def command(name: str, group: typer.Typer = app) -> Callable:
-    """Register a function that returns a `Result` as a command. It must take `json: AsJson`."""
+    """Return a decorator that registers a function as a command. It must take `json: AsJson` and return a `Result`."""
 
     def register(function: Callable[..., Result]) -> Callable:
         @functools.wraps(function)
@@ -67,15 +71,15 @@ def command(name: str, group: typer.Typer = app) -> Callable:
             except RlhfHitlError as e:
                 _fail(str(e), e.exit_code, as_json)
             except OSError as e:
-                # A full disk, a folder without rights: the user's to mend, and no trace-back helps them.
+                # A full disk or missing rights are for the user to correct, and a traceback does not help with that.
                 where = str(e.filename or "the system")
                 _fail(f"{where}: {e.strerror or e}. Fix: check the path, the space and the rights", 2, as_json)
             except KeyboardInterrupt:
                 _fail("interrupted", 130, as_json)
             if as_json:
-                print(jsonlib.dumps(_finite(result.data), ensure_ascii=False, allow_nan=False, default=str))
+                print(jsonlib.dumps(_replace_non_finite(result.data), ensure_ascii=False, allow_nan=False, default=str))
             else:
-                say(*(part for part in [result.text, *result.more] if part is not None))
+                print_text(*(part for part in [result.text, *result.more] if part is not None))
             raise typer.Exit(result.exit_code)
 
         return group.command(name)(run)
@@ -83,8 +87,8 @@ def command(name: str, group: typer.Typer = app) -> Callable:
     return register
 
 
-def say(*parts: Any) -> None:
-    """Print for people. A name or a text is printed as it is: "[/x]" and ":smile:" are no markup."""
+def print_text(*parts: Any) -> None:
+    """Print for people. Names and texts are printed as they are: "[/x]" and ":smile:" are not markup."""
     from rich.console import Console
 
     console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
@@ -93,31 +97,31 @@ def say(*parts: Any) -> None:
 
 
 def table(title: str, rows: dict[str, Any] | list[tuple[Any, ...]], columns: tuple[str, ...] = ("", "")) -> Any:
-    """A small table for people: keys left, values right (numbers to four digits)."""
+    """Return a small table for people: keys on the left, values on the right (numbers with four digits)."""
     from rich.table import Table
 
-    out = Table(title=title, title_justify="left", show_header=any(columns), box=None, pad_edge=False)
+    rich_table = Table(title=title, title_justify="left", show_header=any(columns), box=None, pad_edge=False)
     for i, column in enumerate(columns):
-        out.add_column(column, justify="left" if i == 0 else "right")
+        rich_table.add_column(column, justify="left" if i == 0 else "right")
     for row in rows.items() if isinstance(rows, dict) else rows:
-        out.add_row(*(f"{v:.4g}" if isinstance(v, float) else str(v) for v in row))
-    return out
+        rich_table.add_row(*(f"{v:.4g}" if isinstance(v, float) else str(v) for v in row))
+    return rich_table
 
 
-def _finite(value: Any) -> Any:
-    """NaN and infinities as null, however deep: JSON has no word for them."""
+def _replace_non_finite(value: Any) -> Any:
+    """Replace NaN and infinities at any depth by None: JSON cannot express them."""
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, dict):
-        return {k: _finite(v) for k, v in value.items()}
-    return [_finite(v) for v in value] if isinstance(value, (list, tuple)) else value
+        return {k: _replace_non_finite(v) for k, v in value.items()}
+    return [_replace_non_finite(v) for v in value] if isinstance(value, (list, tuple)) else value
 
 
 def _fail(message: str, code: int, as_json: bool) -> None:
-    raise typer.Exit(_say(message, code, as_json))
+    raise typer.Exit(_print_error(message, code, as_json))
 
 
-def _say(message: str, code: int, as_json: bool) -> int:
+def _print_error(message: str, code: int, as_json: bool) -> int:
     line = " ".join(message.split())
     print(f"error: {line}", file=sys.stderr)
     if as_json:
@@ -134,31 +138,31 @@ def register_commands() -> None:
 def main() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: what is half made is cleared away
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C, so that drafts are removed
     try:
         register_commands()
 
         code = app(standalone_mode=False)
     except (typer.Abort, KeyboardInterrupt):
         code = 130
-    except RlhfHitlError as e:  # of a default that is read from the environment before the command runs
-        code = _say(str(e), e.exit_code, "--json" in sys.argv)
-    except TyperException as e:  # an unknown option, a missing argument: one line, as with every other mistake
+    except RlhfHitlError as e:  # from a default that is read from the environment before the command runs
+        code = _print_error(str(e), e.exit_code, "--json" in sys.argv)
+    except TyperException as e:  # an unknown option or a missing argument: one line, as for every other mistake
         context = getattr(e, "ctx", None)
         help_call = f"{context.command_path} --help" if context else "rlhf-hitl --help"
-        said = e.format_message() if hasattr(e, "format_message") else str(e)
+        message = e.format_message() if hasattr(e, "format_message") else str(e)
         for name in getattr(getattr(e, "param", None), "opts", ()):
-            if (given := _given(name)) is not None and given not in said:
-                said = f"{name} {given!r}: {getattr(e, 'message', said)}"
-        code = _say(f"{said.rstrip('.?')}. Fix: see `{help_call}`", 2, "--json" in sys.argv)
+            if (value := _find_given_value(name)) is not None and value not in message:
+                message = f"{name} {value!r}: {getattr(e, 'message', message)}"
+        code = _print_error(f"{message.rstrip('.?')}. Fix: see `{help_call}`", 2, "--json" in sys.argv)
     sys.exit(code or 0)
 
 
-def _given(option: str) -> str | None:
-    """What the command line gives an option, as it was typed."""
-    for at, word in enumerate(sys.argv[1:], 2):
+def _find_given_value(option: str) -> str | None:
+    """Return the value that the command line gives an option, as it was typed."""
+    for position, word in enumerate(sys.argv[1:], 2):
         if word.startswith(f"{option}="):
             return word.removeprefix(f"{option}=")
-        if word == option and at < len(sys.argv):
-            return sys.argv[at]
+        if word == option and position < len(sys.argv):
+            return sys.argv[position]
     return None

@@ -1,4 +1,4 @@
-"""Command `quickstart`: a store with bundled data and accounts, served."""
+"""Command `quickstart`: make a store with bundled data and accounts, and serve it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import typer
 
 from rlhf_hitl.cli import AsJson, Result, StoreUrl, command
 from rlhf_hitl.cli.passwords import generate_password
-from rlhf_hitl.cli.serve import Host, Port, accounts_panel, serve_one_process
+from rlhf_hitl.cli.serve import Host, Port, make_accounts_panel, serve_one_process
 from rlhf_hitl.config import load_settings
 from rlhf_hitl.files import write_text_atomically
 from rlhf_hitl.types import DEFAULT_PROJECT
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
 def quickstart(
     host: Host = "127.0.0.1",
     port: Port = 7860,
-    serve: Annotated[bool, typer.Option("--serve/--no-serve", help="Serve when all is made.")] = True,
+    serve: Annotated[bool, typer.Option("--serve/--no-serve", help="Serve the store once it is made.")] = True,
     *,
     store: StoreUrl,
     json: AsJson = False,
 ) -> Result:
     """Make a store with the bundled prompts, completions and tutorial and two accounts, and serve it.
 
-    Safe to run again.
+    It is safe to run this again.
     """
     from rlhf_hitl.formats.guidance import read_bundled_tutorial
     from rlhf_hitl.formats.importing import import_bundled
@@ -41,34 +41,39 @@ def quickstart(
     import_bundled(opened)
     if not tutorial.list_examples(opened):
         tutorial.replace_tutorial(opened, DEFAULT_PROJECT, read_bundled_tutorial())
-    accounts = _accounts(opened, settings.workspace)
+    accounts = _ensure_accounts(opened, settings.workspace)
     if serve:
         return serve_one_process(opened, host, port, accounts, json)
     data = {"store": opened.safe_url, "accounts": accounts, "counts": count_rows(opened)}
-    return Result(data, accounts_panel(["Ready. Start it with `rlhf-hitl serve`."], accounts))
+    return Result(data, make_accounts_panel(["Ready. Start it with `rlhf-hitl serve`."], accounts))
 
 
-def _accounts(store: Store, workspace: Path) -> dict[str, str]:
-    """Name → password of the two first accounts, made where missing. A password changed since is not known here."""
+def _ensure_accounts(store: Store, workspace: Path) -> dict[str, str]:
+    """Make the two first accounts where they are missing. Returns name → password.
+
+    The password of an account is read from the workspace; if it was changed since, a hint takes its place.
+    """
     from rlhf_hitl.store import people
     from rlhf_hitl.store.sign_in import verify_password
     from rlhf_hitl.types import Role
 
     workspace.mkdir(parents=True, exist_ok=True)
-    kept = workspace / "sign-in.txt"
-    known = dict(line.split(": ", 1) for line in _lines(kept) if ": " in line)
+    sign_in_file = workspace / "sign-in.txt"
+    saved = dict(line.split(": ", 1) for line in _read_lines(sign_in_file) if ": " in line)
     names = {r.name for r in people.list_raters(store)}
-    out = {}
+    accounts = {}
     for name, role in (("rater", Role.RATER), ("lead", Role.LEAD)):
-        out[name] = known.get(name) or generate_password()
+        accounts[name] = saved.get(name) or generate_password()
         if name not in names:
-            # Written down first: an account whose password nobody knows is of no use.
-            write_text_atomically(kept, "".join(f"{k}: {v}\n" for k, v in (known | out).items()), private=True)
-            people.add_rater(store, name, role, out[name])
-        elif verify_password(store, name, out[name]) is None:
-            out[name] = f"changed since; a new one: rlhf-hitl raters password {name}"
-    return out
+            # The file is written first: an account whose password nobody knows is of no use.
+            write_text_atomically(
+                sign_in_file, "".join(f"{k}: {v}\n" for k, v in (saved | accounts).items()), private=True
+            )
+            people.add_rater(store, name, role, accounts[name])
+        elif verify_password(store, name, accounts[name]) is None:
+            accounts[name] = f"changed since; a new one: rlhf-hitl raters password {name}"
+    return accounts
 
 
-def _lines(path: Path) -> list[str]:
+def _read_lines(path: Path) -> list[str]:
     return path.read_text(encoding="utf-8").splitlines() if path.exists() else []

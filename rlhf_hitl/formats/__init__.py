@@ -14,7 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.formats.record import ImportRecord, SourceRow
@@ -25,6 +25,13 @@ FORMATS = {
     name: f"rlhf_hitl.formats.{name}"
     for name in ("native", "kwise", "llmfao", "mt_bench", "llmbar", "rewardbench2", "rewardbench", "hh", "trl")
 }
+
+
+#: Which completions of a prompt are compared: (1st, 2nd), (3rd, 4th), …, or all of them.
+PairSelection = Literal["adjacent", "all"]
+
+#: The formats of an export: a saved DatasetDict, JSON lines, or an archive of the whole store.
+ExportFormat = Literal["trl", "jsonl", "archive"]
 
 
 class Format(Protocol):

@@ -9,13 +9,13 @@ from functools import lru_cache
 from importlib import resources
 from itertools import count, islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from sqlalchemy.engine import Connection
 from tqdm import tqdm
 
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.formats import open_source
+from rlhf_hitl.formats import PairSelection, open_source
 from rlhf_hitl.formats.record import ImportCompletion, ImportRecord
 from rlhf_hitl.formats.source import BadRowHandler, RowSource, raise_bad_row
 from rlhf_hitl.store import Store, people, projects, table_copy
@@ -34,8 +34,6 @@ QUOTED_ERRORS = 5  # how many errors of skipped lines are reported
 MAX_NAME_LENGTH = 150  # of raters; with the format's name as a prefix it fits the store's column
 MAX_POLICY_LENGTH = 500
 MAX_BATCH_LENGTH = 200
-
-PairSelection = Literal["all", "adjacent"]
 
 
 @dataclass(frozen=True)

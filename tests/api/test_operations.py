@@ -125,7 +125,7 @@ def test_prompts_completions_and_comparisons_one_by_one(api, store):
         lead.add_comparisons([{"prompt_id": prompt, "completion_ids": ids[:2]}], project="nowhere")
 
 
-def test_one_bad_line_and_nothing_is_imported(api, store):
+def test_nothing_is_imported_if_a_line_is_bad(api, store):
     lead = api("lea", Role.LEAD)
     with pytest.raises(BadInput, match=r"upload:2"):
         lead.import_rows([row(0), {"messages": "no list"}, row(1)])

@@ -120,7 +120,7 @@ DATABASES = ("sqlite", "postgres")
 
 @pytest.mark.parametrize("second", DATABASES)
 @pytest.mark.parametrize("first", DATABASES)
-def test_a_store_comes_back_whole_and_gives_the_same_file_again(new_store, tmp_path, first, second):
+def test_a_restored_store_is_complete_and_gives_the_same_archive_again(new_store, tmp_path, first, second):
     source, target = new_store(first), new_store(second)
     fill_every_table(source)
     archive.write_archive(source, tmp_path / "a.archive")
@@ -146,7 +146,7 @@ def test_the_language_of_a_database_changes_nothing(postgres, sqlite_store, tmp_
 
 @pytest.mark.parametrize("second", DATABASES)
 @pytest.mark.parametrize("first", DATABASES)
-def test_work_goes_on_in_the_new_store_where_it_stopped(new_store, tmp_path, add_comparisons, first, second):
+def test_work_continues_in_the_restored_store(new_store, tmp_path, add_comparisons, first, second):
     source, target = new_store(first), new_store(second)
     add_comparisons(source, 3)
     ann = people.add_rater(source, "ann", Role.RATER, "a long password").id
@@ -172,9 +172,7 @@ def submit(store: Store, rater: str) -> None:
     queue.submit(store, lease.id, rater, Answer(Verdict.RANKED, tuple((i,) for i in lease.order_shown)))
 
 
-def test_an_archive_is_of_one_moment_though_others_go_on_writing(
-    store, tmp_path, new_store, add_comparisons, add_raters
-):
+def test_an_archive_is_of_one_moment_while_others_write(store, tmp_path, new_store, add_comparisons, add_raters):
     add_comparisons(store, 5)
     (rater,) = add_raters(store, 1)
     before = everything(store)
@@ -209,7 +207,7 @@ def test_an_archive_is_of_one_moment_though_others_go_on_writing(
         archive.restore_archive(new_store("sqlite"), tmp_path / f"{i}.archive")
 
 
-def test_a_store_with_anything_in_it_is_refused_and_told_what_it_has(store, full, tmp_path, add_comparisons):
+def test_a_store_that_is_not_new_is_refused_with_what_it_holds(store, full, tmp_path, add_comparisons):
     archive.write_archive(full, tmp_path / "a.archive")
     people.add_rater(store, "ann", Role.RATER)
     before = everything(store)
@@ -280,16 +278,16 @@ Tables = dict[str, list[list[Any]]]
 
 def craft(path: Path, tables: Tables, **manifest: Any) -> Path:
     """An archive with the given rows, hashes and all: what somebody could send who knows the format."""
-    said = {}
+    entries = {}
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as z:
         for table, columns in table_copy.TABLE_COLUMNS.items():
             text = "".join(json.dumps(line) + "\n" for line in [columns, *tables.get(table, [])])
-            said[table] = {"rows": text.count("\n") - 1, "sha256": hashlib.sha256(text.encode()).hexdigest()}
+            entries[table] = {"rows": text.count("\n") - 1, "sha256": hashlib.sha256(text.encode()).hexdigest()}
             z.writestr(f"{table}.ndjson", text)
         whole = {
             "kind": archive.KIND,
             "schema_version": table_copy.list_schema_versions()[0],
-            "tables": said,
+            "tables": entries,
         } | manifest
         z.writestr(archive.MANIFEST, json.dumps(whole))
     return path
@@ -321,14 +319,14 @@ def prompt(**changed: Any) -> Tables:
     ],
     ids=str,
 )
-def test_rows_that_cannot_be_are_refused(store, tmp_path, tables):
+def test_rows_with_impossible_values_are_refused(store, tmp_path, tables):
     crafted = craft(tmp_path / "crafted.archive", tables)
     with pytest.raises(RlhfHitlError, match=r"nothing was|not altered"):
         archive.restore_archive(store, crafted)
     assert counts(store) == table_copy.ROWS_OF_A_NEW_STORE
 
 
-def test_a_crafted_archive_that_is_sound_comes_in(store, tmp_path):
+def test_a_crafted_archive_without_errors_is_restored(store, tmp_path):
     archive.restore_archive(store, craft(tmp_path / "crafted.archive", prompt()))
     assert counts(store) == {"prompts": 1}
 
@@ -350,7 +348,7 @@ def test_a_text_that_was_changed_with_its_checksum_is_found_by_its_hash(sqlite_s
     assert counts(sqlite_store) == table_copy.ROWS_OF_A_NEW_STORE
 
 
-def test_other_files_in_an_archive_go_nowhere(full, sqlite_store, new_store, tmp_path):
+def test_other_files_in_an_archive_are_not_written_anywhere(full, sqlite_store, new_store, tmp_path):
     archive.write_archive(full, tmp_path / "a.archive")
     with zipfile.ZipFile(tmp_path / "a.archive", "a") as z:
         z.writestr("../evil.pth", "import os")
@@ -366,7 +364,7 @@ def test_other_files_in_an_archive_go_nowhere(full, sqlite_store, new_store, tmp
         ("9999", "upgrade rlhf_hitl: it was written by rlhf_hitl 7.7"),
     ],
 )
-def test_an_archive_of_another_version_says_how_to_bring_it_in(sqlite_store, tmp_path, version, fix):
+def test_an_archive_of_another_version_is_refused_with_the_way_to_import_it(sqlite_store, tmp_path, version, fix):
     crafted = craft(tmp_path / "other.archive", {}, schema_version=version, rlhf_hitl_version="7.7")
     with pytest.raises(BadInput, match=f"of version {version}: .*{fix}"):
         archive.restore_archive(sqlite_store, crafted)
@@ -414,7 +412,7 @@ def test_the_commands_move_a_store_to_another_database(full, empty_url, tmp_path
     assert "12 judgments" in json.loads(again.stdout)["error"]
 
 
-def test_the_commands_refuse_what_is_for_other_formats(full, tmp_path):
+def test_the_commands_refuse_options_of_other_formats(full, tmp_path):
     done = cli("export", "a", "--format", "archive", "--min-votes", 2, "--store", full.url, cwd=tmp_path)
     assert "error: --min-votes: expected" in done.stderr
     assert not (tmp_path / "a").exists()

@@ -61,10 +61,10 @@ def judged(sqlite_store, tmp_path) -> Store:
 
 def test_every_split_holds_its_own_prompts_and_no_others(judged, tmp_path):
     manifest = export_snapshot(judged, tmp_path / "out")
-    found = load(tmp_path / "out")
-    assert list(found) == ["train", "calibration", "heldout"]
+    loaded = load(tmp_path / "out")
+    assert list(loaded) == ["train", "calibration", "heldout"]
     pinned = {p.id: p.split.value for p in list_prompts(judged)}
-    for split, rows in found.items():
+    for split, rows in loaded.items():
         assert len(rows) == manifest["rows"][split] == 4
         assert {pinned[i] for i in rows["prompt_id"]} == {split}
     for split in Split:
@@ -86,15 +86,15 @@ def test_a_row_has_the_pair_its_label_and_its_judgments(judged, tmp_path):
     assert (row["votes"], row["label_source"], row["simulated"]) == (2, "human", False)
     assert json.loads(row["tags"]) == {"category": "sea"}
     kept = {j.id: j for j in read_judgments(judged, comparison_ids=[comparison.id])}
-    for said in json.loads(row["judgments"]):
-        judgment = kept.pop(said["judgment_id"])
-        assert said["ranking"] == [list(group) for group in judgment.answer.ranking]
-        assert said["order_shown"] == list(judgment.order_shown)
-        assert said["created_at"] == judgment.created_at.isoformat()
+    for exported in json.loads(row["judgments"]):
+        judgment = kept.pop(exported["judgment_id"])
+        assert exported["ranking"] == [list(group) for group in judgment.answer.ranking]
+        assert exported["order_shown"] == list(judgment.order_shown)
+        assert exported["created_at"] == judgment.created_at.isoformat()
     assert not kept
 
 
-def test_what_is_no_strict_preference_is_counted_and_kept_among_the_judgments_only(sqlite_store, tmp_path):
+def test_labels_without_a_strict_preference_are_counted_and_only_among_the_judgments(sqlite_store, tmp_path):
     rows = [
         vote("ann", "model_a", "win"),
         vote("ann", "tie", "tie"),
@@ -106,23 +106,23 @@ def test_what_is_no_strict_preference_is_counted_and_kept_among_the_judgments_on
     manifest = export_snapshot(sqlite_store, tmp_path / "out")
     assert [r["prompt"][0]["content"] for r in load(tmp_path / "out")["train"]] == ["win"]
     assert manifest["filters"] == {"tie": 2, "raters evenly split": 1, "all bad": 1}
-    found = judgment_rows(tmp_path / "out")
-    assert len(found) == len(rows)
-    assert sorted(len(r["ranking"]) for r in found) == [0, 1, 1, 1, 2, 2, 2, 2]
-    assert {r["verdict"] for r in found} == {"ranked", "all_bad"}
-    assert all({c["policy"] for c in r["completions"]} == {"m1", "m2"} for r in found)
+    loaded = judgment_rows(tmp_path / "out")
+    assert len(loaded) == len(rows)
+    assert sorted(len(r["ranking"]) for r in loaded) == [0, 1, 1, 1, 2, 2, 2, 2]
+    assert {r["verdict"] for r in loaded} == {"ranked", "all_bad"}
+    assert all({c["policy"] for c in r["completions"]} == {"m1", "m2"} for r in loaded)
 
 
-def test_ties_come_too_when_asked_for_and_come_back_as_ties(sqlite_store, tmp_path):
+def test_ties_are_exported_on_request_and_imported_as_ties(sqlite_store, tmp_path):
     rows = [vote("ann", "model_a", "win"), vote("ann", "tie", "tie"), vote("bob", "tie (bothbad)", "bad")]
     rows += [vote("ann", "model_a", "split"), vote("bob", "model_b", "split"), vote("cy", "tie", "split")]
     import_path(sqlite_store, write(tmp_path / "a.jsonl", rows), split=Split.TRAIN)
     manifest = export_snapshot(sqlite_store, tmp_path / "out", format="jsonl", include_ties=True)
     assert (manifest["rows"]["train"], manifest["filters"], manifest["include_ties"]) == (4, {}, True)
-    found = [json.loads(line) for line in (tmp_path / "out" / "train.jsonl").read_text().splitlines()]
-    said = {r["prompt"][0]["content"]: (r["p_chosen"], r["p_tie"], r["p_rejected"], r["weight"]) for r in found}
+    loaded = [json.loads(line) for line in (tmp_path / "out" / "train.jsonl").read_text().splitlines()]
+    labels = {r["prompt"][0]["content"]: (r["p_chosen"], r["p_tie"], r["p_rejected"], r["weight"]) for r in loaded}
     third = pytest.approx(1 / 3)
-    assert said == {"win": (1, 0, 0, 1), "tie": (0, 1, 0, 1), "bad": (0, 1, 0, 1), "split": (third, third, third, 3)}
+    assert labels == {"win": (1, 0, 0, 1), "tie": (0, 1, 0, 1), "bad": (0, 1, 0, 1), "split": (third, third, third, 3)}
     again = Store.open(f"sqlite:///{tmp_path / 'again.db'}", create=True)
     import_path(again, tmp_path / "out" / "train.jsonl")
     assert sorted(label.probabilities for label in read_labels(again)) == [(0, 1, 0)] * 3 + [(1, 0, 0)]
@@ -146,14 +146,14 @@ def test_skips_flags_and_corrections_are_told_apart(sqlite_store, tmp_path, add_
     assert manifest["simulated"] is True
     (row,) = [r for part in load(tmp_path / "out").values() for r in part]
     assert (row["chosen_id"], row["simulated"]) == (ids[1], True)
-    said = {j["judgment_id"]: j for j in json.loads(row["judgments"])}
-    assert len(said) == 2
-    assert said[receipt.judgment_id]["strength"] == 3
-    assert receipt.judgment_id in {j["supersedes"] for j in said.values()}
-    found = judgment_rows(tmp_path / "out")
-    assert sorted(r["verdict"] for r in found) == ["all_bad", "flagged", "ranked", "ranked", "skipped"]
-    assert {r["guideline_version"] for r in found} == {"g1"}
-    assert [r["rationale"] for r in found].count("why") == 4
+    by_id = {j["judgment_id"]: j for j in json.loads(row["judgments"])}
+    assert len(by_id) == 2
+    assert by_id[receipt.judgment_id]["strength"] == 3
+    assert receipt.judgment_id in {j["supersedes"] for j in by_id.values()}
+    loaded = judgment_rows(tmp_path / "out")
+    assert sorted(r["verdict"] for r in loaded) == ["all_bad", "flagged", "ranked", "ranked", "skipped"]
+    assert {r["guideline_version"] for r in loaded} == {"g1"}
+    assert [r["rationale"] for r in loaded].count("why") == 4
 
 
 def test_a_rewrite_is_a_demonstration_that_sft_takes_and_a_reason_is_kept(sqlite_store, tmp_path, add_comparisons):
@@ -193,7 +193,7 @@ def test_a_rewrite_is_a_demonstration_that_sft_takes_and_a_reason_is_kept(sqlite
     assert [r["reason"] for r in judgment_rows(tmp_path / "out") if r["verdict"] == "skipped"] == ["subject"]
 
 
-def test_rankings_are_beside_the_pairs_with_what_every_rater_made_of_all_completions(
+def test_rankings_are_beside_the_pairs_with_the_ranks_of_every_rater(
     sqlite_store, tmp_path, add_comparisons, add_raters
 ):
     """Of four: a partial ranking, a tie, all bad; of two a skip, and a correction that counts alone."""
@@ -203,8 +203,8 @@ def test_rankings_are_beside_the_pairs_with_what_every_rater_made_of_all_complet
     best, worst = (side.id for side in two.completions)
     wrong, right = Answer(Verdict.RANKED, ((worst,), (best,))), Answer(Verdict.RANKED, ((best,), (worst,)))
     raters = add_raters(sqlite_store, 3)
-    said = [((c,), (a, b)), ((d,), (c,), (b,), (a,)), ()]
-    for rater, ranking in zip(raters, said):
+    rankings = [((c,), (a, b)), ((d,), (c,), (b,), (a,)), ()]
+    for rater, ranking in zip(raters, rankings):
         of_four = Answer(Verdict.RANKED, ranking) if ranking else Answer(Verdict.ALL_BAD)
         answers = {four.id: of_four, skipped.id: Answer(Verdict.SKIPPED)}
         while lease := queue.lease(sqlite_store, rater):
@@ -214,8 +214,8 @@ def test_rankings_are_beside_the_pairs_with_what_every_rater_made_of_all_complet
                 queue.correct(sqlite_store, receipt.judgment_id, rater, right, idempotency_key="k")
 
     manifest = export_snapshot(sqlite_store, tmp_path / "out")
-    found = load(tmp_path / "out" / "rankings")
-    rows = {row["comparison_id"]: (split, row) for split, part in found.items() for row in part}
+    loaded = load(tmp_path / "out" / "rankings")
+    rows = {row["comparison_id"]: (split, row) for split, part in loaded.items() for row in part}
     assert set(rows) == {four.id, two.id}
     for comparison in (four, two):
         split, row = rows[comparison.id]
@@ -228,10 +228,10 @@ def test_rankings_are_beside_the_pairs_with_what_every_rater_made_of_all_complet
     assert of_two["rankings"] == [[0, 1]]
     assert (of_four["weight"], of_two["weight"]) == (3, 1)
     assert of_four["simulated"] is True
-    assert manifest["rankings"] == {split: len(part) for split, part in found.items()}
+    assert manifest["rankings"] == {split: len(part) for split, part in loaded.items()}
     assert export_snapshot(sqlite_store, tmp_path / "again")["content_hash"] == manifest["content_hash"]
     export_snapshot(sqlite_store, tmp_path / "lines", format="jsonl", min_votes=2)
-    lines = [(tmp_path / "lines" / "rankings" / f"{split}.jsonl").read_text() for split in found]
+    lines = [(tmp_path / "lines" / "rankings" / f"{split}.jsonl").read_text() for split in loaded]
     assert [json.loads(line) for line in "".join(lines).splitlines()] == [of_four]
 
 
@@ -255,11 +255,11 @@ def accept(store: Store, n: int, add_comparisons) -> list[Score]:
     return scores
 
 
-def test_pairs_a_model_was_trusted_with_say_so_and_stay_in_train(judged, tmp_path, add_comparisons):
+def test_pairs_accepted_on_a_models_score_are_marked_and_stay_in_train(judged, tmp_path, add_comparisons):
     scores = {s.comparison_id: s for s in accept(judged, 30, add_comparisons)}
     manifest = export_snapshot(judged, tmp_path / "out")
-    found = load(tmp_path / "out")
-    by_model = [r for part in found.values() for r in part if r["label_source"] == "model"]
+    loaded = load(tmp_path / "out")
+    by_model = [r for part in loaded.values() for r in part if r["label_source"] == "model"]
     in_train = {c.id for c in find_comparisons(judged, split=Split.TRAIN)} & set(scores)
     assert {r["comparison_id"] for r in by_model} == in_train
     assert 0 < len(in_train) < 30
@@ -285,7 +285,7 @@ def test_the_same_store_has_the_same_hash_and_one_more_vote_another(judged, tmp_
     assert export_snapshot(judged, tmp_path / "d")["content_hash"] != first["content_hash"]
 
 
-def test_the_newest_routing_says_which_model_a_pair_is_of(store, tmp_path, add_comparisons):
+def test_the_newest_routing_decides_the_reward_model_of_a_pair(store, tmp_path, add_comparisons):
     made = [c for c in add_comparisons(store, 10) if c.prompt.split is Split.TRAIN]
     for model, probability in (("old", 0.6), ("new", 0.7)):
         add_reward_model(store, RewardModelRecord(model, "head", "there", "tiny", "h", simulated=False))
@@ -303,7 +303,7 @@ def test_the_newest_routing_says_which_model_a_pair_is_of(store, tmp_path, add_c
     assert manifest["filters"]["accepted without a score"] == 1
 
 
-def test_a_hidden_repeat_is_among_the_judgments_and_labels_nothing(sqlite_store, tmp_path, add_comparisons, add_raters):
+def test_a_hidden_repeat_is_among_the_judgments_and_gives_no_label(sqlite_store, tmp_path, add_comparisons, add_raters):
     [comparison], [rater] = add_comparisons(sqlite_store, 1), add_raters(sqlite_store, 1)
     repeat = replace(comparison, id="x_repeat", repeat_of=comparison.id)
     with sqlite_store.write() as conn:
@@ -319,8 +319,8 @@ def test_a_hidden_repeat_is_among_the_judgments_and_labels_nothing(sqlite_store,
     assert (row["chosen_id"], row["votes"], len(json.loads(row["judgments"]))) == (better, 1, 1)
     [row] = [r for part in load(tmp_path / "out" / "rankings").values() for r in part]
     assert (row["comparison_id"], row["rankings"]) == (comparison.id, [[0, 1]])
-    found = {r["comparison_id"]: r["ranking"] for r in judgment_rows(tmp_path / "out")}
-    assert found == {comparison.id: [[better], [worse]], "x_repeat": [[worse], [better]]}
+    loaded = {r["comparison_id"]: r["ranking"] for r in judgment_rows(tmp_path / "out")}
+    assert loaded == {comparison.id: [[better], [worse]], "x_repeat": [[worse], [better]]}
     assert manifest["filters"] == {}
 
 
@@ -355,8 +355,8 @@ def test_datasets_tells_two_exports_apart(judged, tmp_path):
     import_path(judged, write(tmp_path / "one.jsonl", [vote("ann", "model_a", "once")]), split=Split.TRAIN)
     export_snapshot(judged, tmp_path / "b")
     # By what `datasets` names the results it keeps of a computation: one that stands for two would bring up wrong rows.
-    found = [part._fingerprint for name in "ab" for part in load(tmp_path / name).values()]
-    assert len(set(found)) == 6
+    loaded = [part._fingerprint for name in "ab" for part in load(tmp_path / name).values()]
+    assert len(set(loaded)) == 6
 
 
 def test_json_lines_hold_the_same_rows(judged, tmp_path):
@@ -398,7 +398,7 @@ def test_trl_trains_a_reward_model_and_a_policy_on_it_as_it_is(judged, tmp_path,
 
     accept(judged, 10, add_comparisons)  # rows of both sources: columns that are null in some
     export_snapshot(judged, tmp_path / "out")
-    found = load(tmp_path / "out")
+    loaded = load(tmp_path / "out")
     common = {
         "output_dir": str(tmp_path / "run"), "max_steps": 1, "per_device_train_batch_size": 2, "report_to": "none",
         "bf16": False, "use_cpu": True, "save_strategy": "no", "disable_tqdm": True,
@@ -406,12 +406,12 @@ def test_trl_trains_a_reward_model_and_a_policy_on_it_as_it_is(judged, tmp_path,
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     reward = AutoModelForSequenceClassification.from_pretrained(tiny_model, num_labels=1)
     policy = AutoModelForCausalLM.from_pretrained(tiny_model)
-    data = {"train_dataset": found["train"], "eval_dataset": found["heldout"], "processing_class": tokenizer}
+    data = {"train_dataset": loaded["train"], "eval_dataset": loaded["heldout"], "processing_class": tokenizer}
     for trainer in (
         RewardTrainer(model=reward, args=RewardConfig(**common), **data),
         DPOTrainer(model=policy, args=DPOConfig(**common), **data),
     ):
-        assert len(trainer.train_dataset) == len(found["train"])
+        assert len(trainer.train_dataset) == len(loaded["train"])
         assert trainer.train().training_loss > 0
 
 
@@ -421,7 +421,7 @@ pairs = st.lists(st.tuples(messages, messages, messages).filter(lambda t: t[1] !
 
 @settings(max_examples=10, deadline=None, phases=set(Phase) - {Phase.shrink})  # an example takes a third of a second
 @given(pairs)
-def test_what_is_exported_comes_back_the_same(sqlite_template, tmp_path_factory, rows):
+def test_an_export_is_imported_as_the_same_pairs(sqlite_template, tmp_path_factory, rows):
     import shutil
 
     folder = tmp_path_factory.mktemp("round")

@@ -21,9 +21,9 @@ from rlhf_hitl.types import Message, Messages, Split, Verdict, messages_to_dicts
 USER, ASSISTANT = "user", "assistant"
 
 
-def chat(*said: str) -> Messages:
+def chat(*texts: str) -> Messages:
     """Turns that alternate, the user first."""
-    return tuple(Message((USER, ASSISTANT)[i % 2], text) for i, text in enumerate(said))
+    return tuple(Message((USER, ASSISTANT)[i % 2], text) for i, text in enumerate(texts))
 
 
 def reply(text: str) -> Messages:
@@ -41,8 +41,8 @@ def write_jsonl(path: Path, *rows: object) -> Path:
 
 
 def records(path: Path | str, format: str = "auto", pairs: str = "adjacent") -> list[ImportRecord]:
-    source, found = open_source(path, format)
-    read = found.make_reader(source, pairs)
+    source, file_format = open_source(path, format)
+    read = file_format.make_reader(source, pairs)
     return [record for row in source.rows() for record in read(row)]
 
 
@@ -61,13 +61,13 @@ turns = st.lists(st.text().filter(lambda t: "\n\nHuman:" not in t and "\n\nAssis
 
 
 @given(turns)
-def test_a_transcript_reads_back_as_the_turns_it_was_written_from(said):
-    messages = chat(*said)
+def test_a_transcript_reads_back_as_the_turns_it_was_written_from(texts):
+    messages = chat(*texts)
     assert parse_transcript(transcript(messages)) == messages
 
 
 @given(turns, turns, st.lists(st.text(), max_size=4))
-def test_a_pair_is_parted_without_losing_a_turn(ours, theirs, start):
+def test_a_pair_is_split_without_losing_a_turn(ours, theirs, start):
     first, second = (chat("Q", *start, *rest) for rest in (ours, theirs))
     parted = split_shared_prompt(first, second)
     assert parted is not None
@@ -78,7 +78,7 @@ def test_a_pair_is_parted_without_losing_a_turn(ours, theirs, start):
     assert rest[:2] != other[:2] or min(len(rest), len(other)) < 3  # no longer start would do
 
 
-def test_a_text_that_is_no_transcript_is_none():
+def test_a_text_that_is_not_a_transcript_is_none():
     assert parse_transcript("Human: hello") is None
 
 
@@ -93,7 +93,7 @@ def test_hh_pairs_share_the_prompt_up_to_the_last_common_question(tmp_path):
     assert not record.order_known
 
 
-def test_hh_sides_that_part_before_the_last_turn_become_completions_of_several_messages(tmp_path):
+def test_hh_sides_that_differ_before_the_last_turn_become_completions_of_several_messages(tmp_path):
     chosen, rejected = chat("Q1", "A1", "Q2", "A2"), chat("Q1", "B1", "Q3", "B2")
     path = write_jsonl(tmp_path / "a.jsonl", {"chosen": transcript(chosen), "rejected": transcript(rejected)})
     (record,) = records(path)
@@ -101,7 +101,7 @@ def test_hh_sides_that_part_before_the_last_turn_become_completions_of_several_m
     assert sides(record) == [chosen[1:], rejected[1:]]
 
 
-def test_hh_sides_say_nothing_of_which_was_chosen(tmp_path):
+def test_hh_policies_do_not_tell_which_side_was_chosen(tmp_path):
     path = write_jsonl(
         tmp_path / "a.jsonl", {"chosen": transcript(chat("Q", "a")), "rejected": transcript(chat("Q", "b"))}
     )
@@ -255,8 +255,8 @@ def test_a_saved_dataset_pins_its_test_rows_and_gives_them_first(tmp_path):
     pair = {"chosen": ["a"], "rejected": ["b"]}
     parts = {n: datasets.Dataset.from_dict({"prompt": [n]} | pair) for n in ("train_prefs", "validation", "test_prefs")}
     datasets.DatasetDict(parts).save_to_disk(tmp_path / "set")
-    found = [(r.prompt[0].content, r.split) for r in records(tmp_path / "set")]
-    assert found == [("test_prefs", Split.HELDOUT), ("validation", Split.CALIBRATION), ("train_prefs", None)]
+    first_prompts = [(r.prompt[0].content, r.split) for r in records(tmp_path / "set")]
+    assert first_prompts == [("test_prefs", Split.HELDOUT), ("validation", Split.CALIBRATION), ("train_prefs", None)]
 
 
 BAD = {
@@ -397,7 +397,7 @@ def test_a_bad_field_of_a_benchmark_is_named_by_line_and_field(tmp_path, row, fi
         records(path)
 
 
-def test_a_line_that_is_no_json_is_named(tmp_path):
+def test_a_line_that_is_not_json_is_named(tmp_path):
     path = write_jsonl(tmp_path / "a.jsonl", VOTE)
     path.write_bytes(path.read_bytes() + b'{"judge": \n')
     with pytest.raises(BadInput, match=r"a\.jsonl:2: expected JSON"):

@@ -50,12 +50,17 @@ def run(*args: str, store: str, ok: bool = True):
 
 def test_a_guideline_is_markdown_with_its_settings_above_it(tmp_path):
     (tmp_path / "g.md").write_text(WHOLE, encoding="utf-8-sig")
-    found = read_guideline(tmp_path / "g.md", "coding")
-    assert (found.project, found.version, found.scores, found.rationale) == ("coding", "1.10", "off", "required")
-    assert found.axes == (
+    guideline = read_guideline(tmp_path / "g.md", "coding")
+    assert (guideline.project, guideline.version, guideline.scores, guideline.rationale) == (
+        "coding",
+        "1.10",
+        "off",
+        "required",
+    )
+    assert guideline.axes == (
         DEFAULT_AXES[0], Axis("to_the_point", "To the point"), Axis("safe", "Safe", "Nobody is hurt: «no one».")
     )  # fmt: skip
-    assert found.text == "# Be fair\n\nLook twice.\n\n---\n\nAnd again."
+    assert guideline.text == "# Be fair\n\nLook twice.\n\n---\n\nAnd again."
     assert read_guideline(tmp_path / "g.md", version="2", scores="offered", rationale=None).scores == "offered"
 
 
@@ -76,7 +81,7 @@ def test_a_file_of_text_alone_takes_its_version_from_outside(tmp_path):
         Guideline("default", "2026-11-30", "é", (Axis("a", "Ä: #1", "yes\nno"),), "required"),
     ],
 )
-def test_what_is_shown_can_be_set_again(tmp_path, guideline):
+def test_a_guideline_written_as_markdown_is_read_back_the_same(tmp_path, guideline):
     (tmp_path / "g.md").write_text(guideline_to_markdown(guideline), encoding="utf-8")
     assert read_guideline(tmp_path / "g.md") == guideline
 
@@ -102,7 +107,7 @@ def test_a_guideline_that_cannot_be_used_names_the_file_and_the_mistake(tmp_path
     assert named in caught.value.value
 
 
-def test_a_file_that_is_no_text_is_bad_input(tmp_path):
+def test_a_file_that_is_not_text_is_bad_input(tmp_path):
     (tmp_path / "g.md").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(BadInput, match="UTF-8"):
         read_guideline(tmp_path / "g.md")
@@ -144,7 +149,7 @@ def test_a_tutorial_is_a_line_an_example(tmp_path):
         ({"explanation": ""}, "explanation"),
     ],
 )
-def test_a_line_that_is_no_example_is_named_with_its_file(tmp_path, change, named):
+def test_a_line_that_is_not_an_example_is_named_with_its_file(tmp_path, change, named):
     with pytest.raises(BadInput) as caught:
         read_tutorial(lines(tmp_path, LINE, LINE | change))
     assert caught.value.value.startswith(f"{tmp_path}/t.jsonl:2")
@@ -152,26 +157,26 @@ def test_a_line_that_is_no_example_is_named_with_its_file(tmp_path, change, name
     assert "--skip-bad" not in str(caught.value)
 
 
-def test_a_line_that_is_no_json_is_named(tmp_path):
+def test_a_line_that_is_not_json_is_named(tmp_path):
     (tmp_path / "t.jsonl").write_text(json.dumps(LINE) + "\n{\n")
     with pytest.raises(BadInput, match=r"t.jsonl:2: expected JSON in UTF-8. Fix: mend the line; nothing was changed"):
         read_tutorial(tmp_path / "t.jsonl")
 
 
 def test_llmfaos_training_pairs_are_a_tutorial(shared_data, store):
-    found = read_tutorial(shared_data / "llmfao" / "pairs-crowd-training.jsonl")
-    assert [e.answer.ranking for e in found[:3]] == [(("0",), ("1",)), (("1",), ("0",)), (("0", "1"),)]
-    assert found[0].explanation == "System A followed the prompt better."
-    assert found[0].completions[0] == (Message("assistant", "Nike"),)
-    tutorial.replace_tutorial(store, "default", found)
-    assert tutorial.list_examples(store) == found
-    assert len(found) == 7
+    examples = read_tutorial(shared_data / "llmfao" / "pairs-crowd-training.jsonl")
+    assert [e.answer.ranking for e in examples[:3]] == [(("0",), ("1",)), (("1",), ("0",)), (("0", "1"),)]
+    assert examples[0].explanation == "System A followed the prompt better."
+    assert examples[0].completions[0] == (Message("assistant", "Nike"),)
+    tutorial.replace_tutorial(store, "default", examples)
+    assert tutorial.list_examples(store) == examples
+    assert len(examples) == 7
 
 
 def test_the_bundled_tutorial_teaches_both_sides_and_both_bad():
-    found = read_bundled_tutorial()
-    assert {e.answer.ranking[:1] for e in found} == {(("0",),), (("1",),), ()}
-    assert [e.answer.verdict for e in found].count(Verdict.ALL_BAD) == 1
+    examples = read_bundled_tutorial()
+    assert {e.answer.ranking[:1] for e in examples} == {(("0",),), (("1",),), ()}
+    assert [e.answer.verdict for e in examples].count(Verdict.ALL_BAD) == 1
 
 
 def test_commands_set_and_show_guidelines(store_url, tmp_path):
@@ -179,10 +184,10 @@ def test_commands_set_and_show_guidelines(store_url, tmp_path):
     with Store.open(store_url) as store:
         projects.add_project(store, "coding")
         assert run("guidelines", "show", store=store_url)["version"] == "default-1"
-        said = run(
+        output = run(
             "guidelines", "set", str(tmp_path / "g.md"), "--project", "coding", "--scores", "offered", store=store_url
         )
-        assert said["axes"] == ["helpful", "to_the_point", "safe"]
+        assert output["axes"] == ["helpful", "to_the_point", "safe"]
         assert guidelines.get_current_guideline(store, "coding").scores == "offered"
     again = run("guidelines", "set", str(tmp_path / "g.md"), "--project", "coding", store=store_url, ok=False)
     assert "1.10" in again["error"]
@@ -214,7 +219,7 @@ def test_commands_set_and_show_a_tutorial(store_url, tmp_path):
     assert run("tutorial", "show", store=store_url) == shown, "what is shown can be set again"
 
 
-def test_quickstart_brings_a_tutorial_and_leaves_the_one_there_is(tmp_path):
+def test_quickstart_adds_a_tutorial_and_keeps_an_existing_one(tmp_path):
     url = f"sqlite:///{tmp_path}/new.db"
     env = {"RLHF_HITL_WORKSPACE": str(tmp_path)}
     quickstart = ["quickstart", "--no-serve", "--store", url]

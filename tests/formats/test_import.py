@@ -59,7 +59,7 @@ def totals(store) -> dict[str, int]:
 # Real sets. The counts beside an import's are made here, from the file alone.
 
 
-def test_mt_bench_comes_in_whole(shared_data, sqlite_store):
+def test_mt_bench_is_imported_completely(shared_data, sqlite_store):
     path = shared_data / "mt_bench" / "mtbench_human_joined.jsonl.gz"
     with gzip.open(path, "rt") as f:
         rows = [json.loads(line) for line in f]
@@ -77,7 +77,7 @@ def test_mt_bench_comes_in_whole(shared_data, sqlite_store):
     assert ties == sum(r["winner"] == "tie" for r in votes.values())
 
 
-def test_llmfao_comes_in_whole(shared_data, sqlite_store):
+def test_llmfao_is_imported_completely(shared_data, sqlite_store):
     folder = shared_data / "llmfao"
     with (folder / "crowd-comparisons.csv").open(newline="") as f:
         rows = list(csv.DictReader(f))
@@ -88,8 +88,8 @@ def test_llmfao_comes_in_whole(shared_data, sqlite_store):
     assert report.comparisons == len({(r["prompt"], r["model_x"], r["model_y"]) for r in rows})
     assert report.completions == len({(r["prompt"], r[m]) for r in rows for m in ("model_x", "model_y")})
     by_name = {r.name.removeprefix("llmfao:"): r.id for r in people.list_raters(sqlite_store)}
-    found = Counter(j.rater_id for j in read_judgments(sqlite_store))
-    assert found == {by_name[worker]: n for worker, n in Counter(r["worker"] for r in rows).items()}
+    votes_by_rater = Counter(j.rater_id for j in read_judgments(sqlite_store))
+    assert votes_by_rater == {by_name[worker]: n for worker, n in Counter(r["worker"] for r in rows).items()}
     wins = Counter(r["winner"] for r in rows)
     shown_first = Counter(
         "tie" if len(j.answer.ranking) == 1 else "left" if j.answer.ranking[0][0] == j.order_shown[0] else "right"
@@ -99,7 +99,7 @@ def test_llmfao_comes_in_whole(shared_data, sqlite_store):
 
 
 @pytest.mark.parametrize("part", ["base", "online"])
-def test_hh_comes_in_whole(shared_data, sqlite_store, part):
+def test_hh_is_imported_completely(shared_data, sqlite_store, part):
     path = shared_data / "hh_rlhf" / f"helpful-{part}.test.jsonl.gz"
     with gzip.open(path, "rt") as f:
         rows = [json.loads(line) for line in f]
@@ -203,7 +203,7 @@ def test_the_order_shown_is_kept_where_the_file_tells_it_and_left_open_where_not
     assert second.order_shown == ()
 
 
-def test_one_bad_line_and_nothing_is_imported(sqlite_store, tmp_path):
+def test_nothing_is_imported_if_a_line_is_bad(sqlite_store, tmp_path):
     path = write(tmp_path / "a.jsonl", *[vote(f"ann {i}", question=f"Q{i}") for i in range(1500)], vote("x", "nobody"))
     with pytest.raises(BadInput, match=r"a\.jsonl:1501: winner = 'nobody'"):
         import_path(sqlite_store, path)
@@ -266,7 +266,7 @@ def test_without_a_pin_the_split_is_the_familys_hash(sqlite_store, tmp_path):
     assert min(report.by_split.values()) > 0
 
 
-def test_a_label_that_a_model_made_is_nobodys_vote(sqlite_store, tmp_path):
+def test_a_label_made_by_a_model_is_not_imported_as_a_vote(sqlite_store, tmp_path):
     row = {"prompt": "Q", "chosen": "a", "rejected": "b", "label_source": "model"}
     report = import_path(sqlite_store, write(tmp_path / "a.jsonl", row))
     assert (report.comparisons, report.judgments) == (1, 0)
@@ -292,15 +292,15 @@ def test_an_unknown_project_or_a_batch_without_end_is_refused(sqlite_store, tmp_
     assert not any(totals(sqlite_store).values())
 
 
-def test_postgres_is_told_how_large_the_tables_become(postgres_url, tmp_path):
+def test_an_import_updates_the_statistics_of_postgres(postgres_url, tmp_path):
     # Not told, it goes on with plans made for empty tables: each batch reads all judgments there are.
     store = Store.open(postgres_url)
     path = write(tmp_path / "a.jsonl", *[vote(f"ann {i}", question=f"Q{i % 300}") for i in range(2500)])
     import_path(store, path)
     with store.read() as conn:
-        known = dict(conn.execute(sa.text("SELECT relname, reltuples FROM pg_class WHERE relkind = 'r'")).all())
+        row_estimates = dict(conn.execute(sa.text("SELECT relname, reltuples FROM pg_class WHERE relkind = 'r'")).all())
     store.close()
-    assert (known["judgments"], known["comparisons"]) == (2000, 300)  # after the second batch
+    assert (row_estimates["judgments"], row_estimates["comparisons"]) == (2000, 300)  # after the second batch
 
 
 def test_limit_reads_the_first_rows_only(sqlite_store, tmp_path):

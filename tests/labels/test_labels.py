@@ -32,12 +32,12 @@ def test_votes_become_shares_and_entropy():
     assert label.preferred == "a"
 
 
-def test_where_a_tie_is_the_likeliest_nothing_is_preferred():
+def test_nothing_is_preferred_if_a_tie_is_the_likeliest():
     [label] = aggregate_judgments("x", [judgment(Verdict.RANKED, r) for r in (A_WINS, TIE, TIE, TIE)])
     assert label.preferred is None
 
 
-def test_both_bad_is_a_tie_and_skips_and_flags_say_nothing():
+def test_both_bad_is_a_tie_and_skips_and_flags_give_no_label():
     [label] = aggregate_judgments("x", [judgment(v) for v in (Verdict.ALL_BAD, Verdict.SKIPPED, Verdict.FLAGGED)])
     assert label.probabilities == (0.0, 1.0, 0.0)
     assert label.votes == 1
@@ -51,26 +51,26 @@ def test_how_strongly_raters_prefer_is_counted_for_each_side():
     [label] = aggregate_judgments("x", [*votes, judgment(Verdict.RANKED, TIE), judgment(Verdict.ALL_BAD)])
     assert label.votes == 8
     assert label.strengths == (2, 1, 0, 1, 0, 1)
-    found = aggregate_judgments("x", [judgment(Verdict.RANKED, (("c",), ("a", "b")), 2, order=("a", "b", "c"))])
-    assert {la.strengths for la in found} == {(0,) * 6}  # of three, it is nobody's in particular
+    labels = aggregate_judgments("x", [judgment(Verdict.RANKED, (("c",), ("a", "b")), 2, order=("a", "b", "c"))])
+    assert {la.strengths for la in labels} == {(0,) * 6}  # in a ranking of three a strength belongs to no pair
 
 
 def test_the_order_shown_does_not_matter():
-    one = aggregate_judgments("x", [judgment(Verdict.RANKED, B_WINS, order=("a", "b"))])
+    shown_in_order = aggregate_judgments("x", [judgment(Verdict.RANKED, B_WINS, order=("a", "b"))])
     other = aggregate_judgments("x", [judgment(Verdict.RANKED, B_WINS, order=("b", "a"))])
-    assert one == other
-    assert one[0].preferred == "b"
+    assert shown_in_order == other
+    assert shown_in_order[0].preferred == "b"
 
 
 def test_a_ranking_of_three_gives_every_pair_and_keeps_its_tie():
-    found = aggregate_judgments("x", [judgment(Verdict.RANKED, (("c",), ("a", "b")), order=("a", "b", "c"))])
-    said = {(la.first, la.second): la.probabilities for la in found}
-    assert said == {("a", "b"): (0, 1, 0), ("a", "c"): (0, 0, 1), ("b", "c"): (0, 0, 1)}
+    labels = aggregate_judgments("x", [judgment(Verdict.RANKED, (("c",), ("a", "b")), order=("a", "b", "c"))])
+    probabilities = {(la.first, la.second): la.probabilities for la in labels}
+    assert probabilities == {("a", "b"): (0, 1, 0), ("a", "c"): (0, 0, 1), ("b", "c"): (0, 0, 1)}
 
 
 def test_what_a_partial_ranking_leaves_out_is_not_judged():
-    found = aggregate_judgments("x", [judgment(Verdict.RANKED, A_WINS, order=("a", "b", "c"))])
-    assert [(la.first, la.second) for la in found] == [("a", "b")]
+    labels = aggregate_judgments("x", [judgment(Verdict.RANKED, A_WINS, order=("a", "b", "c"))])
+    assert [(la.first, la.second) for la in labels] == [("a", "b")]
 
 
 def test_one_simulated_vote_marks_the_label():
@@ -92,8 +92,8 @@ def test_corrections_count_once_and_surplus_judgments_not_at_all(sqlite_store):
     assert stale is not None
     assert lease is not None
     a, b = (c.id for c in comparison.completions)
-    said = queue.submit(store, lease.id, first, Answer(Verdict.RANKED, ((a,), (b,))))
-    queue.correct(store, said.judgment_id, first, Answer(Verdict.RANKED, ((b,), (a,))), idempotency_key="again")
+    receipt = queue.submit(store, lease.id, first, Answer(Verdict.RANKED, ((a,), (b,))))
+    queue.correct(store, receipt.judgment_id, first, Answer(Verdict.RANKED, ((b,), (a,))), idempotency_key="again")
     assert queue.submit(store, stale.id, late, Answer(Verdict.RANKED, ((a,), (b,)))).outcome == "surplus"
     [label] = read_labels(store)
     assert label.votes == 1

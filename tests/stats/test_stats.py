@@ -115,7 +115,7 @@ def test_davidson_by_hand():
     assert not davidson.is_tie_likeliest(np.array([0.0, 0.1, -3]), 1.0).any()
 
 
-def test_davidsons_nu_is_found_again():
+def test_davidsons_nu_is_recovered_from_simulated_ties():
     rng = np.random.default_rng(0)
     margins = rng.normal(0, 2, 20_000)
     ties = rng.random(20_000) < davidson.davidson_probabilities(margins, 1.7)[:, 1]
@@ -132,16 +132,16 @@ def test_the_share_with_the_majority_by_hand():
 
 
 @pytest.mark.parametrize("votes", [1, 2, 3, 5])
-def test_the_noise_ceiling_is_what_one_who_knows_all_raters_would_score(votes):
+def test_the_noise_ceiling_is_the_accuracy_of_knowing_what_all_raters_prefer(votes):
     rng = np.random.default_rng(votes)
     truth = rng.beta(0.8, 0.8, 4000)  # share of all raters who prefer the first
     n = np.where(np.arange(4000) % 2, votes, 3)  # half of the pairs have three votes
     first = rng.binomial(n, truth)
     decided = first * 2 != n
     oracle = ((truth > 0.5) == (first * 2 > n))[decided].mean()
-    found = estimate_noise_ceiling(first, n - first, decided, np.arange(4000), draws=40)
-    assert found is not None
-    value, low, high = found
+    result = estimate_noise_ceiling(first, n - first, decided, np.arange(4000), draws=40)
+    assert result is not None
+    value, low, high = result
     assert value == pytest.approx(oracle, abs=0.02)
     assert low < value < high < low + 0.05
     assert fit_concentration(first[n > 1], (n - first)[n > 1]) == pytest.approx(0.8, rel=0.15)
@@ -208,9 +208,9 @@ def test_a_threshold_needs_enough_labels_to_show_its_bound():
 def test_a_threshold_stops_before_the_errors_begin():
     confidence = np.linspace(1, 0.5, 200)
     wrong = (np.arange(200) >= 100).astype(float)
-    found = choose_threshold(confidence, wrong, max_error=0.1, delta=0.05)
-    assert confidence[110] < found.value < confidence[50]
-    accepted = confidence >= found.value
+    result = choose_threshold(confidence, wrong, max_error=0.1, delta=0.05)
+    assert confidence[110] < result.value < confidence[50]
+    accepted = confidence >= result.value
     assert wrong[accepted].mean() <= 0.1
 
 
@@ -221,11 +221,11 @@ def test_the_error_bound_holds_as_often_as_it_says():
     for _ in range(400):
         confidence = rng.uniform(0.5, 1, 150)
         wrong = (rng.random(150) > confidence).astype(float)
-        found = choose_threshold(confidence, wrong, max_error=0.15, delta=0.1)
-        if found.accepts_nothing:
+        result = choose_threshold(confidence, wrong, max_error=0.15, delta=0.1)
+        if result.accepts_nothing:
             continue
         accepting += 1
-        true_error = 1 - (1 + found.value) / 2  # mean of 1 - c over c uniform on [value, 1]
+        true_error = 1 - (1 + result.value) / 2  # mean of 1 - c over c uniform on [value, 1]
         broken += true_error > 0.15
     assert accepting > 100
     assert broken / 400 <= 0.1
@@ -234,6 +234,6 @@ def test_the_error_bound_holds_as_often_as_it_says():
 def test_ties_among_confidences_are_accepted_together_or_not_at_all():
     confidence = np.array([0.9] * 40 + [0.6] * 40)
     wrong = np.array([0.0] * 40 + [1.0] * 40)
-    found = choose_threshold(confidence, wrong, max_error=0.1, delta=0.05)
-    assert found.value == 0.9
-    assert found.accepted == 40
+    result = choose_threshold(confidence, wrong, max_error=0.1, delta=0.05)
+    assert result.value == 0.9
+    assert result.accepted == 40

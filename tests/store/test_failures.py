@@ -46,7 +46,9 @@ except StoreFailure as e:
 """
 
 
-def test_a_full_disk_is_said_and_loses_nothing_that_was_acknowledged(sqlite_url, tmp_path, add_comparisons, add_raters):
+def test_a_full_disk_is_an_error_and_loses_nothing_that_was_acknowledged(
+    sqlite_url, tmp_path, add_comparisons, add_raters
+):
     with Store.open(sqlite_url) as store:
         add_comparisons(store, 200)
         [ann] = add_raters(store, 1)
@@ -64,7 +66,7 @@ def test_a_full_disk_is_said_and_loses_nothing_that_was_acknowledged(sqlite_url,
         assert queue.submit(store, lease.id, ann, SKIP).outcome == "counted", "with room again it goes on"
 
 
-def _add_ann_without_rights(url: str, told) -> None:
+def _add_ann_without_rights(url: str, result) -> None:
     if os.geteuid() == 0:  # who may do everything has to become somebody who may not
         os.setgroups([])
         os.setgid(65534)
@@ -73,12 +75,12 @@ def _add_ann_without_rights(url: str, told) -> None:
         with Store.open(url) as store:
             people.add_rater(store, "ann", Role.RATER)
     except (BadInput, StoreFailure) as e:
-        told.send(str(e))
+        result.send(str(e))
     else:
-        told.send("it was written")
+        result.send("it was written")
 
 
-def test_a_store_that_may_only_be_read_is_refused_with_its_name(sqlite_url, tmp_path, add_comparisons):
+def test_a_read_only_store_is_refused_with_its_name(sqlite_url, tmp_path, add_comparisons):
     with Store.open(sqlite_url) as store:
         add_comparisons(store, 1)
     for folder in tmp_path.parents[:3]:  # pytest's own are closed to others
@@ -88,10 +90,10 @@ def test_a_store_that_may_only_be_read_is_refused_with_its_name(sqlite_url, tmp_
         file.chmod(0o555 if file.is_dir() else 0o444)
     try:
         processes = multiprocessing.get_context("fork")
-        said, told = processes.Pipe(duplex=False)
-        process = processes.Process(target=_add_ann_without_rights, args=(sqlite_url, told))
+        receiver, sender = processes.Pipe(duplex=False)
+        process = processes.Process(target=_add_ann_without_rights, args=(sqlite_url, sender))
         process.start()
-        line = said.recv() if said.poll(60) else "nothing"
+        line = receiver.recv() if receiver.poll(60) else "nothing"
         process.join()
     finally:
         for file in files:
@@ -102,7 +104,7 @@ def test_a_store_that_may_only_be_read_is_refused_with_its_name(sqlite_url, tmp_
         assert people.list_raters(store) == []
 
 
-def test_a_connection_that_is_cut_in_mid_submit_is_an_error_and_the_same_key_counts_once(
+def test_a_connection_cut_during_a_submit_is_an_error_and_the_same_key_counts_once(
     postgres_url, add_comparisons, add_raters
 ):
     with Store.open(postgres_url) as store, Store.open(postgres_url) as other:
@@ -126,7 +128,7 @@ def test_a_connection_that_is_cut_in_mid_submit_is_an_error_and_the_same_key_cou
         assert queue.submit(store, lease.id, ann, SKIP).outcome == "repeated"
 
 
-def test_a_database_that_restarts_is_found_again(postgres_url, add_comparisons, add_raters):
+def test_a_store_reconnects_after_its_database_restarts(postgres_url, add_comparisons, add_raters):
     with Store.open(postgres_url) as store, Store.open(postgres_url) as other:
         add_comparisons(store, 1)
         [ann] = add_raters(store, 1)
@@ -145,7 +147,7 @@ def test_a_database_that_restarts_is_found_again(postgres_url, add_comparisons, 
         assert outcome == "counted"
 
 
-def test_a_standby_is_said_to_be_one_and_ends_no_thread(postgres_url, tmp_path, add_comparisons, add_raters):
+def test_a_standby_is_reported_as_read_only_and_ends_no_thread(postgres_url, tmp_path, add_comparisons, add_raters):
     with Store.open(postgres_url) as store:
         add_comparisons(store, 1)
         [ann] = add_raters(store, 1)
@@ -167,7 +169,7 @@ def test_a_standby_is_said_to_be_one_and_ends_no_thread(postgres_url, tmp_path, 
             assert [t.name for t in threading.enumerate() if t.is_alive()].count("webhooks") == 1
 
 
-def test_a_server_that_froze_in_mid_submit_holds_up_nobody_for_ever(postgres_url):
+def test_a_server_that_froze_during_a_submit_does_not_block_others_for_ever(postgres_url):
     with Store.open(postgres_url) as store, store.read() as conn:
         for name in ("idle_in_transaction_session_timeout", "lock_timeout"):
             assert conn.exec_driver_sql(f"SHOW {name}").scalar_one() not in ("0", "0s")
@@ -219,7 +221,7 @@ def test_the_api_answers_503_while_the_database_is_gone_and_then_goes_on(
         assert outcome == "counted"
 
 
-def test_a_server_whose_clock_is_ahead_takes_no_answer_away(store, add_comparisons, add_raters):
+def test_a_server_whose_clock_is_ahead_loses_no_answer(store, add_comparisons, add_raters):
     add_comparisons(store, 1)
     ann, bob = add_raters(store, 2)
     held = queue.lease(store, ann, seconds=600)
@@ -243,16 +245,16 @@ def test_on_postgresql_leases_run_by_the_databases_clock(postgres_url, add_compa
         assert before <= held.expires_at - timedelta(seconds=60) <= after
 
 
-def test_readiness_tells_what_durability_hangs_on(store, tmp_path):
+def test_readiness_reports_the_durability_settings(store, tmp_path):
     client = TestClient(create_app(store, Settings(workspace=tmp_path)))
-    told = client.get("/readyz").json()
-    assert (told["status"], told["schema_version"]) == ("ready", store.schema_version)
+    report = client.get("/readyz").json()
+    assert (report["status"], report["schema_version"]) == ("ready", store.schema_version)
     if store.is_sqlite:
-        assert told["durability"] == {"journal_mode": "wal", "synchronous": "2"}
+        assert report["durability"] == {"journal_mode": "wal", "synchronous": "2"}
     else:
-        # The server of the tests is told to forget; a connection of ours is not.
-        assert told["durability"]["synchronous_commit"] == "on"
-        assert told["durability"]["fsync"] == "off"
+        # The tests' server has synchronous_commit off; the connections of the store turn it on.
+        assert report["durability"]["synchronous_commit"] == "on"
+        assert report["durability"]["fsync"] == "off"
 
 
 def test_a_server_on_an_older_store_is_not_ready(store, tmp_path):
@@ -266,7 +268,7 @@ def test_a_server_on_an_older_store_is_not_ready(store, tmp_path):
 # What is seen from outside
 
 
-def test_metrics_are_for_those_who_may_and_tell_the_queue(store, tmp_path, add_comparisons, add_raters):
+def test_metrics_need_the_scope_and_report_the_queue(store, tmp_path, add_comparisons, add_raters):
     add_comparisons(store, 3)
     [ann] = add_raters(store, 1)
     lease = queue.lease(store, ann)
@@ -315,8 +317,8 @@ def test_log_lines_are_json_and_hold_no_text_and_no_secret(sqlite_url, tmp_path,
         [sys.executable, "-c", LOGGED, sqlite_url, key, str(tmp_path)], capture_output=True, text=True, timeout=120
     )
     lines = [json.loads(line) for line in run.stderr.splitlines()]
-    told = [(line["method"], line["route"], line["status"]) for line in lines if line["event"] == "request"]
-    assert told == [
+    requests = [(line["method"], line["route"], line["status"]) for line in lines if line["event"] == "request"]
+    assert requests == [
         ("POST", "/api/v1/leases", 200),
         ("POST", "/api/v1/judgments", 201),
         ("GET", "/invite/{secret}", 404),
@@ -327,7 +329,7 @@ def test_log_lines_are_json_and_hold_no_text_and_no_secret(sqlite_url, tmp_path,
         assert secret not in run.stderr
 
 
-def test_who_waits_too_long_for_others_who_write_is_told_so(store_url, add_comparisons, add_raters, monkeypatch):
+def test_a_write_that_waits_too_long_for_other_writers_is_an_error(store_url, add_comparisons, add_raters, monkeypatch):
     monkeypatch.setattr(db, "PATIENCE", 1)
     with Store.open(store_url) as store:
         add_comparisons(store, 1)

@@ -24,11 +24,11 @@ def version(store, name: str, project: str = "default", **more) -> Guideline:
 
 
 def test_a_project_without_a_guideline_has_the_one_of_the_package(store):
-    found = guidelines.get_current_guideline(store)
-    assert (found.version, found.project, found.created_at) == (DEFAULT_VERSION, "default", None)
-    assert "Harmless" in found.text
-    assert [axis.id for axis in found.axes] == ["helpful", "honest", "harmless"]
-    assert guidelines.get_guideline(store, "default", DEFAULT_VERSION) == found
+    guideline = guidelines.get_current_guideline(store)
+    assert (guideline.version, guideline.project, guideline.created_at) == (DEFAULT_VERSION, "default", None)
+    assert "Harmless" in guideline.text
+    assert [axis.id for axis in guideline.axes] == ["helpful", "honest", "harmless"]
+    assert guidelines.get_guideline(store, "default", DEFAULT_VERSION) == guideline
     with pytest.raises(NotFound, match="nowhere"):
         guidelines.get_current_guideline(store, "nowhere")
 
@@ -60,7 +60,7 @@ def test_a_version_is_used_once_a_project_and_never_changed(store):
             conn.execute(change)
 
 
-def test_who_sets_a_guideline_is_written_down(store):
+def test_the_audit_log_names_who_published_a_guideline(store):
     guidelines.publish_guideline(store, Guideline("default", "1", "Be fair."), by=Actor("r_lea", "10.0.0.1"))
     [entry] = audit.list_entries(store, actions=["guideline.set"])
     assert (entry.actor, entry.address, entry.subject) == ("r_lea", "10.0.0.1", "default")
@@ -101,15 +101,15 @@ def test_a_judgment_names_the_version_in_force_when_its_comparison_was_leased(st
     version(store, "3")
     for lease in (before, after):
         queue.submit(store, lease.id, ann, SKIP)
-    told = queue.lease(store, ann)
-    assert told is not None
-    first = queue.submit(store, told.id, ann, SKIP, guideline_version="of the client")
+    last = queue.lease(store, ann)
+    assert last is not None
+    first = queue.submit(store, last.id, ann, SKIP, guideline_version="of the client")
     queue.correct(store, first.judgment_id, ann, Answer(Verdict.ALL_BAD), idempotency_key="k")
-    said = [j.guideline_version for j in read_judgments(store, current=False)]
-    assert said == [DEFAULT_VERSION, "2", "of the client", "of the client"]
+    versions = [j.guideline_version for j in read_judgments(store, current=False)]
+    assert versions == [DEFAULT_VERSION, "2", "of the client", "of the client"]
 
 
-def test_the_version_costs_a_cycle_of_lease_and_submit_no_statement(store, add_comparisons, add_raters):
+def test_the_guideline_version_adds_no_statement_to_a_lease_and_submit(store, add_comparisons, add_raters):
     add_comparisons(store, 3)
     (ann,) = add_raters(store, 1)
     version(store, "1")
@@ -121,7 +121,7 @@ def test_the_version_costs_a_cycle_of_lease_and_submit_no_statement(store, add_c
     assert all(s.startswith("INSERT INTO leases") or "FROM leases" in s for s in asked if "guidelines" in s)
 
 
-def test_what_a_guideline_requires_is_asked_by_whatever_door_an_answer_comes(store, add_comparisons, add_raters):
+def test_what_a_guideline_requires_is_checked_on_every_way_to_submit(store, add_comparisons, add_raters):
     add_comparisons(store, 1)
     (ann,) = add_raters(store, 1)
     axes = (Axis("taste", "Taste", ""),)
@@ -159,6 +159,6 @@ def test_what_a_guideline_requires_is_asked_by_whatever_door_an_answer_comes(sto
         ({"axes": (), "scores": "required"}, "without axes"),
     ],
 )
-def test_a_guideline_that_cannot_be_worked_by_is_refused(bad, named):
+def test_a_guideline_that_cannot_be_used_is_refused(bad, named):
     with pytest.raises(BadInput, match=named):
         Guideline(**({"project": "default", "version": "1", "text": "Be fair."} | bad))

@@ -128,7 +128,7 @@ def upgraded_from_0002(empty_url):
         yield store
 
 
-def test_what_people_said_is_there_word_for_word(upgraded):
+def test_judgments_survive_an_upgrade_word_for_word(upgraded):
     first, second = read_judgments(upgraded, current=False)
     assert (first.id, first.answer.verdict, first.answer.strength) == ("j_1", Verdict.RANKED, 2)
     assert first.answer.ranking == (("c_p_en_y",), ("c_p_en_n",))
@@ -140,15 +140,15 @@ def test_what_people_said_is_there_word_for_word(upgraded):
 
 
 def test_comparisons_are_in_the_lane_of_their_language(upgraded):
-    found = {c.id: c for c in find_comparisons(upgraded)}
-    assert set(found) == set(LINE)
-    assert {c.project for c in found.values()} == {"default"}
+    comparisons = {c.id: c for c in find_comparisons(upgraded)}
+    assert set(comparisons) == set(LINE)
+    assert {c.project for c in comparisons.values()} == {"default"}
     assert {lane.language: lane.filled + lane.leased + lane.free for lane in queue.by_lane(upgraded)} == {
         "": 2, "english": 4, "es": 2,
     }  # fmt: skip
 
 
-def test_the_line_stands_as_it_stood_and_what_is_held_is_held(upgraded):
+def test_the_order_of_the_queue_and_the_leases_survive_an_upgrade(upgraded):
     order = [lease.comparison.id for lease in queue.lease_many(upgraded, "r_bob", 9)]
     assert order == WANTED
     mine = queue.lease_many(upgraded, "r_ann", 9)
@@ -156,20 +156,20 @@ def test_the_line_stands_as_it_stood_and_what_is_held_is_held(upgraded):
     assert [lease.comparison.id for lease in mine] == ["x_b", "x_c", "x_a"], "x_d she has judged"
 
 
-def test_what_was_held_before_is_answered_after(upgraded):
+def test_a_lease_from_before_an_upgrade_can_be_answered_after_it(upgraded):
     receipt = queue.submit(upgraded, "l_b", "r_ann", Answer(Verdict.SKIPPED))
     assert receipt.outcome == "counted"
     assert queue.submit(upgraded, "l_b", "r_ann", Answer(Verdict.SKIPPED)).outcome == "repeated"
     assert [j.seq for j in read_judgments(upgraded, current=False)] == [1, 2, 3]
 
 
-def test_new_comparisons_join_the_lanes_there_are(upgraded, add_comparisons):
+def test_new_comparisons_join_existing_lanes(upgraded, add_comparisons):
     add_comparisons(upgraded, 1)
     assert {lane.language for lane in queue.by_lane(upgraded)} == {"", "english", "es"}
     assert queue.lease(upgraded, "r_bob", now=utc_now() + timedelta(days=1)) is not None
 
 
-def test_what_was_held_is_held_under_the_guideline_there_was(upgraded_from_0002):
+def test_a_lease_from_before_an_upgrade_keeps_its_guideline(upgraded_from_0002):
     store = upgraded_from_0002
     guidelines.publish_guideline(store, Guideline("coding", "1", "New."))
     [held] = queue.lease_many(store, "r_bob", 1)
@@ -178,14 +178,14 @@ def test_what_was_held_is_held_under_the_guideline_there_was(upgraded_from_0002)
     skip = Answer(Verdict.SKIPPED, reason=Reason.SUBJECT)
     assert queue.submit(store, "l_code", "r_bob", skip).outcome == "counted"
     assert queue.submit(store, "l_b", "r_ann", skip).outcome == "counted"
-    said = list(read_judgments(store, current=False))
-    assert [j.guideline_version for j in said] == ["g", "g", "default-1", "default-1"]
-    assert [j.answer.reason for j in said] == [None, None, Reason.SUBJECT, Reason.SUBJECT]
+    judgments = list(read_judgments(store, current=False))
+    assert [j.guideline_version for j in judgments] == ["g", "g", "default-1", "default-1"]
+    assert [j.answer.reason for j in judgments] == [None, None, Reason.SUBJECT, Reason.SUBJECT]
     assert guidelines.get_current_guideline(store).version == "default-1"
     assert tutorial.list_examples(store, "coding") == []
 
 
-def test_an_upgrade_that_was_done_is_not_done_again(upgraded):
+def test_an_upgrade_runs_once(upgraded):
     with Store.open(upgraded.url, create=True) as again:
         assert again.version() == again.schema_version
     assert len(list(read_judgments(upgraded, current=False))) == 2

@@ -92,8 +92,8 @@ def test_two_processes_that_create_one_store_at_once_both_get_it(empty_url):
             process.stdin.write("\n")
             process.stdin.flush()
         for process in both:
-            _, said = process.communicate(timeout=60)
-            assert process.returncode == 0, said
+            _, output = process.communicate(timeout=60)
+            assert process.returncode == 0, output
     store = Store.open(empty_url)
     assert count_rows(store)["prompts"] == 0
     store.close()
@@ -146,13 +146,13 @@ def test_a_store_of_an_older_version_asks_for_init_which_upgrades_it(empty_url):
 
 
 @pytest.mark.parametrize("url", ["not a url", "mysql://host/db", "sqlite://", "sqlite:///:memory:"])
-def test_a_url_that_is_no_store_is_refused_with_what_to_write(url):
+def test_a_url_that_is_not_a_store_is_refused_with_an_example(url):
     with pytest.raises(BadInput, match="Fix: "):
         Store.open(url, create=True)
 
 
 @pytest.mark.parametrize("create", [True, False])
-def test_a_file_that_is_no_database_is_refused_and_left_alone(tmp_path, create):
+def test_a_file_that_is_not_a_database_is_refused_and_not_changed(tmp_path, create):
     path = tmp_path / "notes.db"
     path.write_text("these are my notes, not a database. " * 100)
     with pytest.raises(BadInput, match="a database that can be opened"):
@@ -237,13 +237,13 @@ def test_another_program_cannot_change_a_judgment_either(sqlite_store, sqlite_ur
 # Prompts and splits
 
 
-def test_adding_what_is_there_adds_nothing_and_says_so(store):
+def test_inserting_existing_rows_adds_nothing_and_returns_zero(store):
     assert add_prompts(store, prompt("One?"), prompt("Two?")) == 2
     assert add_prompts(store, prompt("Two?"), prompt("Three?")) == 1
     assert len(list_prompts(store)) == 3
 
 
-def test_a_prompt_comes_out_as_it_went_in(store):
+def test_a_prompt_is_read_as_it_was_inserted(store):
     put = Prompt.create((Message("system", "Be kind."), Message("user", "Grüße 🙂?")), {"topic": "greeting"})
     add_prompts(store, put)
     assert list_prompts(store) == [put]
@@ -274,8 +274,8 @@ def test_a_family_stays_together_when_two_imports_run_at_once(store):
 
 def test_the_split_is_a_fixed_function_of_the_family():
     # These must never change: a prompt held out in one store would be trained on in another.
-    known = {"coffee": Split.TRAIN, "water": Split.TRAIN, "bread": Split.HELDOUT, "8": Split.CALIBRATION}
-    assert {text: split_for_family(hash_prompt_family((Message("user", text),))) for text in known} == known
+    expected = {"coffee": Split.TRAIN, "water": Split.TRAIN, "bread": Split.HELDOUT, "8": Split.CALIBRATION}
+    assert {text: split_for_family(hash_prompt_family((Message("user", text),))) for text in expected} == expected
 
 
 def test_the_shares_of_the_splits_are_those_announced():
@@ -288,7 +288,7 @@ def test_the_shares_of_the_splits_are_those_announced():
 # Comparisons
 
 
-def test_a_comparison_comes_out_as_it_went_in(store):
+def test_a_comparison_is_read_as_it_was_inserted(store):
     asked = prompt("Tea?", None, topic="drinks")
     answers = [
         Completion.create(asked.id, (Message("assistant", t),), "policy", {"temperature": 0.7, "seed": 1})
@@ -341,7 +341,7 @@ def test_a_rater_signs_in_with_their_password_and_no_other(store):
     assert sign_in.verify_password(store, "Bob", "correct horse") is None
 
 
-def test_who_has_no_password_or_is_disabled_cannot_sign_in(store):
+def test_a_rater_without_a_password_or_disabled_cannot_sign_in(store):
     people.add_rater(store, "robot", Role.RATER, simulated=True)
     people.add_rater(store, "Ann", Role.RATER, "correct horse")
     people.change_rater(store, "Ann", disabled=True)
@@ -350,7 +350,7 @@ def test_who_has_no_password_or_is_disabled_cannot_sign_in(store):
     assert {r.name: r.disabled for r in people.list_raters(store)} == {"Ann": True, "robot": False}
 
 
-def test_how_somebody_stands_is_one_word(store):
+def test_the_state_of_a_rater_is_one_word(store):
     assert people.add_rater(store, "Ann", Role.RATER).state == "active"
     assert people.add_rater(store, "robot", Role.RATER, simulated=True).state == "simulated"
     assert people.change_rater(store, "robot", paused=True).state == "paused"
@@ -381,7 +381,7 @@ def test_a_name_that_is_taken_or_empty_and_a_short_password_are_refused(store):
     assert [r.name for r in people.list_raters(store)] == ["Ann"]
 
 
-def test_who_is_not_there_cannot_be_disabled_or_given_a_password_or_found(store):
+def test_an_unknown_rater_cannot_be_disabled_given_a_password_or_looked_up(store):
     with pytest.raises(NotFound, match="Bob"):
         people.change_rater(store, "Bob", disabled=True)
     with pytest.raises(NotFound, match="Bob"):
@@ -409,7 +409,7 @@ def test_the_newest_reward_model_is_the_one_used_unless_named(store):
         get_reward_model(store, "m3")
 
 
-def test_scores_come_out_as_they_went_in_and_say_what_is_unscored(store, add_comparisons):
+def test_scores_are_read_as_they_were_inserted_and_tell_what_is_unscored(store, add_comparisons):
     first, second = add_comparisons(store, 2)
     a, b = (c.id for c in first.completions)
     add_reward_model(store, model())
@@ -419,7 +419,7 @@ def test_scores_come_out_as_they_went_in_and_say_what_is_unscored(store, add_com
     assert [c.id for c in find_comparisons(store, unscored_by="m1")] == [second.id]
 
 
-def test_a_routing_comes_out_as_it_went_in(store, add_comparisons):
+def test_a_routing_is_read_as_it_was_applied(store, add_comparisons):
     [comparison] = add_comparisons(store, 1)
     add_reward_model(store, model())
     decision = Routing(comparison.id, Route.CONTROL, Route.AUTO, "control draw", "m1", round=3)
@@ -428,7 +428,7 @@ def test_a_routing_comes_out_as_it_went_in(store, add_comparisons):
     assert read_routings(store, round=2) == []
 
 
-def test_a_finished_step_is_remembered_and_not_overwritten(store):
+def test_a_finished_step_is_kept_and_not_overwritten(store):
     finish_step(store, 1, "train", {"pairs": 10}, 2.5)
     finish_step(store, 1, "train", {"pairs": 99}, 9.9)
     assert read_finished_steps(store) == {(1, "train"): {"pairs": 10, "seconds": 2.5}}

@@ -28,7 +28,7 @@ def example(name: str, answer: Answer | None = None, project: str = "default", s
     )
 
 
-def test_examples_come_out_as_they_went_in_and_in_order(store):
+def test_examples_are_read_as_they_were_inserted_and_in_order(store):
     several = (Message("system", "Be brief."), Message("user", "Hi"), Message("assistant", "Hi."), Message("user", "?"))
     three = ranked((("2",), ("0", "1")), 3)
     made = [
@@ -43,7 +43,7 @@ def test_examples_come_out_as_they_went_in_and_in_order(store):
     assert [e.details for e in audit.list_entries(store, actions=["tutorial.set"])] == [{"examples": 3}]
 
 
-def test_a_new_set_takes_the_place_of_the_old_and_asks_only_what_is_new(store, add_raters):
+def test_a_new_tutorial_replaces_the_old_and_leaves_only_new_examples_to_answer(store, add_raters):
     ann, bob = add_raters(store, 2)
     a, b, c = example("a"), example("b"), example("c")
     tutorial.replace_tutorial(store, "default", [a, b])
@@ -62,7 +62,7 @@ def test_a_new_set_takes_the_place_of_the_old_and_asks_only_what_is_new(store, a
     assert (tutorial.list_examples(store), tutorial.count_agreements(store)) == ([], {})
 
 
-def test_an_altered_example_is_another(store):
+def test_an_altered_example_has_another_id(store):
     a = example("a")
     others = [
         TutorialExample.create("default", a.messages, a.completions, a.answer, "Another reason."),
@@ -75,8 +75,8 @@ def test_an_altered_example_is_another(store):
 def test_the_first_answer_to_an_example_counts(store, add_raters):
     (ann,) = add_raters(store, 1)
     tutorial.replace_tutorial(store, "default", [example("a")])
-    for said, agreed in ((SECOND, False), (FIRST, True)):
-        tutorial.record_attempt(store, ann, example("a").id, ranked(said), agreed)
+    for ranking, agreed in ((SECOND, False), (FIRST, True)):
+        tutorial.record_attempt(store, ann, example("a").id, ranked(ranking), agreed)
     assert tutorial.count_agreements(store) == {ann: (0, 1)}
     with pytest.raises(NotFound, match="e_none"):
         tutorial.record_attempt(store, ann, "e_none", ranked(FIRST), True)
@@ -105,7 +105,7 @@ def test_examples_are_in_no_queue_and_in_no_dataset(store, add_raters):
 
 
 @pytest.mark.parametrize(
-    ("right", "said", "agrees"),
+    ("right", "answer", "agrees"),
     [
         (ranked(FIRST, 3), ranked(FIRST, 1), True),
         (ranked(FIRST), ranked(SECOND), False),
@@ -121,9 +121,9 @@ def test_examples_are_in_no_queue_and_in_no_dataset(store, add_raters):
         (ranked((("2",), ("0",), ("1",))), ranked((("2", "0"), ("1",))), False),
     ],
 )
-def test_who_prefers_the_same_agrees(right, said, agrees):
+def test_an_answer_that_prefers_the_same_agrees(right, answer, agrees):
     sides = 3 if any("2" in group for group in right.ranking) else 2
-    assert tutorial.agrees_with_example(example("a", right, sides=sides), said) is agrees
+    assert tutorial.agrees_with_example(example("a", right, sides=sides), answer) is agrees
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ def serve_one_process(store: Store, host: str, port: int, accounts: dict[str, st
     import uvicorn
 
     from rlhf_hitl.api.app import create_app
-    from rlhf_hitl.api.observe import log_as_json
+    from rlhf_hitl.api.json_log import log_as_json
 
     class AnnouncingServer(uvicorn.Server):
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:

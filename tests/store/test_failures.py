@@ -291,7 +291,7 @@ import json, sys
 from starlette.testclient import TestClient
 from rlhf_hitl.api.app import create_app
 from rlhf_hitl.store.webhooks.sender import WebhookSender
-from rlhf_hitl.api.observe import log_as_json
+from rlhf_hitl.api.json_log import log_as_json
 from rlhf_hitl.config import Settings
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.store import Store

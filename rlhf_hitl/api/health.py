@@ -1,0 +1,50 @@
+"""What operators ask a server: is it alive (`/healthz`), is it ready (`/readyz`), what are its metrics (`/metrics`)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.responses import JSONResponse, Response
+
+from rlhf_hitl.api.auth import identify_caller
+from rlhf_hitl.api.metrics import ServerMetrics
+from rlhf_hitl.store import Store, StoreFailure
+from rlhf_hitl.types import Scope
+
+
+def add_health_routes(app: FastAPI, store: Store, metrics: ServerMetrics) -> None:
+    @app.get("/healthz")
+    async def healthz() -> Response:  # not in a thread: all threads may be waiting for the database
+        """This process answers. Nothing else is checked: a restart would not bring back a lost database."""
+        return JSONResponse({"status": "ok"})
+
+    @app.get("/readyz")
+    def readyz() -> Response:
+        """This process can keep judgments, so requests may be sent to it."""
+        is_ready, status = check_readiness(store)
+        return JSONResponse(status, 200 if is_ready else 503)
+
+    @app.get("/metrics")
+    def show_metrics(request: Request) -> Response:
+        """Metrics in Prometheus' text format, for a caller with the scope `metrics`."""
+        caller = identify_caller(store, request)
+        if caller is None or not caller.may(Scope.METRICS):
+            status, headers = (401, {"www-authenticate": "Bearer"}) if caller is None else (403, {})
+            return JSONResponse({"detail": "expected a token with the scope 'metrics'"}, status, headers)
+        return Response(metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+def check_readiness(store: Store) -> tuple[bool, dict[str, Any]]:
+    """Return whether this server can keep judgments, and the JSON of `/readyz`.
+
+    The store must answer, accept writes, and have the schema version of this program.
+    """
+    try:
+        version, durability = store.version(), store.durability()
+        store.check_writable()
+    except StoreFailure:
+        return False, {"status": "not ready", "store": "does not answer, or cannot be written to"}
+    is_ready = version == store.schema_version
+    status = {"status": "ready" if is_ready else "not ready", "schema_version": version, "durability": durability}
+    return is_ready, status | {"expected_schema_version": store.schema_version}

@@ -1,4 +1,4 @@
-"""The lead's page: the five figures, the queue, the people, and what the model accepted without them."""
+"""The lead's page: the five KPIs, the queue, the people, and what the model accepted without them."""
 
 from __future__ import annotations
 
@@ -15,48 +15,37 @@ from rlhf_hitl.store import Store, people, queue, views
 from rlhf_hitl.store.routings import Routing, apply_routings
 from rlhf_hitl.types import Rater, Route
 from rlhf_hitl.ui.conversation import excerpt, question_excerpt
+from rlhf_hitl.ui.dashboard import mount_dashboard
 from rlhf_hitl.ui.markdown import visible
-from rlhf_hitl.ui.pages import answered, asset, mount_page, templates
+from rlhf_hitl.ui.pages import templates
 
-EXCERPT = 280
+EXCERPT_LENGTH = 280  # characters
 
 
 def mount(app: FastAPI, path: str, store: Store, settings: Settings, guard: Middleware) -> None:
     """Mount the page at `path`."""
 
     def open(sent: Any, caller: Caller) -> dict[str, Any]:
-        return answered(lambda: {"html": overview(store, settings)})
+        return {"html": render_overview(store, settings)}
 
     def escalate(sent: Any, caller: Caller) -> dict[str, Any]:
-        def do() -> dict[str, Any]:
-            send_to_raters(store, caller.rater, str(sent))
-            return {"html": overview(store, settings)}
+        send_to_raters(store, caller.rater, str(sent))
+        return {"html": render_overview(store, settings)}
 
-        return answered(do)
-
-    mount_page(
-        app,
-        path,
-        title="Lead",
-        html=asset("lead.html"),
-        css=asset("dashboard.css") + asset("lead.css"),
-        script=asset("dashboard.js") + asset("lead.js") + "\nlead(element, server);",
-        calls={"open": open, "escalate": escalate},
-        guard=guard,
-    )
+    mount_dashboard(app, path, guard, name="lead", calls={"open": open, "escalate": escalate})
 
 
 def send_to_raters(store: Store, lead: Rater, comparison_id: str) -> None:
-    """A lead's override: an accepted comparison is judged by people after all.
+    """Have an accepted comparison judged by people after all: a lead's override.
 
     Raises:
-        Conflict: it is not an accepted one (any more).
+        Conflict: the comparison is not (or no longer) among the newest accepted ones.
     """
-    known = {a.comparison.id: a for a in views.accepted(store)}
-    if comparison_id not in known:
+    accepted = {a.comparison.id: a for a in views.accepted(store)}
+    if comparison_id not in accepted:
         raise Conflict("This comparison is not among the newest accepted ones any more. Reload the page.")
-    score = known[comparison_id].score
-    decision = Routing(
+    score = accepted[comparison_id].score
+    routing = Routing(
         comparison_id,
         Route.ESCALATED,
         Route.AUTO,
@@ -64,35 +53,42 @@ def send_to_raters(store: Store, lead: Rater, comparison_id: str) -> None:
         reward_model_id=score.reward_model_id if score else None,
         decided_by=lead.id,
     )
-    apply_routings(store, [decision])
+    apply_routings(store, [routing])
 
 
-def overview(store: Store, settings: Settings) -> str:
-    """The page's content as HTML. Everything written by a policy or a person is escaped."""
-    watched = compute_kpi_report(store, settings)
-    everyone = people.list_raters(store)
-    done = views.work(store)
-    staff = [
-        {"name": visible(r.name), "role": r.role.value, "state": r.state, "count": done[r.id].in_all,
-         "last": f"{at:%Y-%m-%d %H:%M}" if (at := done[r.id].judged_at) else "never"}
-        for r in everyone
-        if not r.source
-    ]  # fmt: skip
-    outside = sum(w.in_all for w in done.values()) - sum(row["count"] for row in staff)
+def render_overview(store: Store, settings: Settings) -> str:
+    """Return the content of the page as HTML. Everything written by a policy or a person is escaped."""
+    kpis = compute_kpi_report(store, settings)
+    work = views.work(store)
+    staff = [_staff_row(rater, work[rater.id]) for rater in people.list_raters(store) if not rater.source]
+    imported = sum(w.in_all for w in work.values()) - sum(row["count"] for row in staff)
     places = queue.state(store)
-    page = templates().get_template("lead_overview.html")
-    return page.render(
-        figures=[_figure(f) for f in watched.figures],
-        simulated=watched.simulated,
-        places=places,
-        total=sum(places.values()),
-        staff=sorted(staff, key=lambda row: -row["count"]),
-        outside=outside,
-        accepted=[_accepted(a) for a in views.accepted(store)],
+    return (
+        templates()
+        .get_template("lead/overview.html")
+        .render(
+            figures=[_format_figure(figure) for figure in kpis.figures],
+            simulated=kpis.simulated,
+            places=places,
+            total=sum(places.values()),
+            staff=sorted(staff, key=lambda row: -row["count"]),
+            imported=imported,
+            accepted=[_accepted_row(accepted) for accepted in views.accepted(store)],
+        )
     )
 
 
-def _figure(figure: KpiFigure) -> dict[str, Any]:
+def _staff_row(rater: Rater, work: views.Work) -> dict[str, Any]:
+    return {
+        "name": visible(rater.name),
+        "role": rater.role.value,
+        "state": rater.state,
+        "count": work.in_all,
+        "last": f"{work.judged_at:%Y-%m-%d %H:%M}" if work.judged_at else "never",
+    }
+
+
+def _format_figure(figure: KpiFigure) -> dict[str, Any]:
     if figure.value is None:
         value, bounds = "—", ""
     elif figure.unit == "share":
@@ -103,16 +99,19 @@ def _figure(figure: KpiFigure) -> dict[str, Any]:
     return {"title": figure.title, "value": value, "bounds": bounds, "note": figure.note}
 
 
-def _accepted(row: views.Accepted) -> dict[str, Any]:
-    score = row.score
-    asked = question_excerpt(row.comparison.prompt.messages, EXCERPT)
-    out = {"id": row.comparison.id, "asked": asked, "at": f"{row.accepted_at:%Y-%m-%d %H:%M}"}
+def _accepted_row(accepted: views.Accepted) -> dict[str, Any]:
+    comparison, score = accepted.comparison, accepted.score
+    row = {
+        "id": comparison.id,
+        "asked": question_excerpt(comparison.prompt.messages, EXCERPT_LENGTH),
+        "at": f"{accepted.accepted_at:%Y-%m-%d %H:%M}",
+    }
     if score is None:
-        return out | {"margin": "—", "uncertainty": "—", "probability": "—", "chosen": "", "rejected": ""}
-    return out | {
+        return row | {"margin": "—", "uncertainty": "—", "probability": "—", "chosen": "", "rejected": ""}
+    return row | {
         "margin": f"{score.margin:.2f}",
         "uncertainty": f"{score.uncertainty:.2f}",
         "probability": f"{score.probability:.0%}",
-        "chosen": excerpt(row.comparison.find_completion(score.chosen).text, EXCERPT),
-        "rejected": excerpt(row.comparison.find_completion(score.rejected).text, EXCERPT),
+        "chosen": excerpt(comparison.find_completion(score.chosen).text, EXCERPT_LENGTH),
+        "rejected": excerpt(comparison.find_completion(score.rejected).text, EXCERPT_LENGTH),
     }

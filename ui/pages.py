@@ -1,4 +1,4 @@
-"""What every page shares: one custom component in an otherwise empty Gradio page, mounted behind its guard."""
+"""What every page shares: it is one custom component in an otherwise empty Gradio page, mounted behind a guard."""
 
 from __future__ import annotations
 
@@ -11,13 +11,9 @@ from typing import Any
 import gradio as gr
 from fastapi import FastAPI
 from jinja2 import Environment, PackageLoader
-from pydantic import ValidationError
-from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 
 from rlhf_hitl.api.auth import Caller, page_caller
-from rlhf_hitl.errors import RlhfHitlError
-from rlhf_hitl.store import StoreFailure
 from rlhf_hitl.ui.markdown import code_css
 
 SYSTEM_FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
@@ -28,37 +24,23 @@ PageCall = Callable[[Any, Caller], dict[str, Any]]
 
 
 def asset(name: str) -> str:
+    """Return the text of a file in `assets/`."""
     return (resources.files("rlhf_hitl.ui") / "assets" / name).read_text(encoding="utf-8")
 
 
 @cache
 def translations() -> dict[str, dict[str, str]]:
-    """Language → key → words of the interface, English first."""
+    """Return the texts of the interface by language and key, English first."""
     folder = resources.files("rlhf_hitl.ui") / "assets" / "words"
-    found = {f.name.removesuffix(".json"): json.loads(f.read_text(encoding="utf-8")) for f in folder.iterdir()}
-    return {"en": found.pop("en"), **dict(sorted(found.items()))}
+    texts = {f.name.removesuffix(".json"): json.loads(f.read_text(encoding="utf-8")) for f in folder.iterdir()}
+    return {"en": texts.pop("en"), **dict(sorted(texts.items()))}
 
 
 @cache
 def templates() -> Environment:
-    """The pages' templates. They escape everything they are given."""
+    """Return the templates of the pages. They escape everything they are given."""
     loader = PackageLoader("rlhf_hitl.ui", "assets")
     return Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
-
-
-def answered(do: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What a lead asked for, or why it is refused in one line: `{"problem": …}`."""
-    try:
-        return do()
-    except ValidationError as e:
-        first = e.errors()[0]
-        return {"problem": f"{'.'.join(map(str, first['loc']))}: {first['msg']}."}
-    except HTTPException as e:
-        return {"problem": str(e.detail)}
-    except StoreFailure:  # which names the store's address
-        return {"problem": "The store does not answer. Reload the page to see what is so."}
-    except RlhfHitlError as e:
-        return {"problem": str(e)}
 
 
 def mount_page(
@@ -75,14 +57,14 @@ def mount_page(
     """Mount a page at a path.
 
     Args:
-        html: what the page shows, drawn once.
-        css: its own styles, after those all pages share.
+        html: the content of the page, drawn once.
+        css: the page's own styles, which follow those that all pages share.
         script: JavaScript that is given `element` (the page) and `server` (one async function for each of `calls`).
         calls: the functions of `server` by name. Each acts for the caller that `guard` found, and for nobody else.
         guard: middleware that resolves the session of a request.
     """
     theme = gr.themes.Base(font=SYSTEM_FONTS, font_mono=MONO_FONTS)
-    # In the page and not as Gradio's `css=`, which rewrites every selector.
+    # The styles are in the page because Gradio rewrites every selector of its `css=`.
     body = f"<style>{asset('base.css')}{code_css()}{css}</style>{html}"
     functions = [_server_function(name, call) for name, call in calls.items()]
     with gr.Blocks(title=title, analytics_enabled=False, fill_width=True) as page:
@@ -103,7 +85,7 @@ def mount_page(
         ssr_mode=False,
         mcp_server=False,
     )
-    # Gradio looks a thousand times a second whether something stands in its queue. Our calls do not use it.
+    # Gradio polls its queue a thousand times a second. Our calls do not use the queue.
     page._queue.sleep_when_free = 1.0
 
 

@@ -1,38 +1,36 @@
-"""The lead's page of people: who works, how much and how fast, and what each of them is offered."""
+"""The lead's page of people: who works, how much and how fast, and changes of what each of them is given."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from fastapi import FastAPI
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from starlette.middleware import Middleware
 
 from rlhf_hitl.api import auth
 from rlhf_hitl.config import Settings
 from rlhf_hitl.store import Store, invitations, people, projects, views
 from rlhf_hitl.types import Rater, Role, utc_now
+from rlhf_hitl.ui.dashboard import PageMessage, mount_dashboard
 from rlhf_hitl.ui.markdown import visible
-from rlhf_hitl.ui.pages import answered, asset, mount_page
 
-DAYS = 14  # of judgments a day
-
-
-class Sent(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
+DAYS = 14  # of the chart of judgments a day
 
 
-class Change(Sent):
-    """What is to change of whom; what is left out stays."""
+class PersonChange(PageMessage):
+    """A change of one person; fields left out stay as they are."""
 
     id: str = Field(max_length=80)
     paused: bool | None = None
     disabled: bool | None = None
-    quota: int | None = None  # 0: none
+    quota: int | None = None  # 0 removes the quota
     languages: list[str] | None = Field(None, max_length=100)
 
 
-class Invitation(Sent):
+class InvitationRequest(PageMessage):
+    """Which invitation to make."""
+
     role: Role = Field(Role.RATER, strict=False)
     project: str | None = Field(None, max_length=80)
     days: float = Field(7, gt=0, le=365, allow_inf_nan=False)
@@ -42,72 +40,71 @@ def mount(app: FastAPI, path: str, store: Store, settings: Settings, guard: Midd
     """Mount the page at `path`."""
 
     def open(sent: Any, caller: auth.Caller) -> dict[str, Any]:
-        return answered(lambda: everybody(store, caller.rater))
+        return load_people(store, caller.rater)
 
     def change(sent: Any, caller: auth.Caller) -> dict[str, Any]:
-        return answered(lambda: {"person": change_one(store, caller, Change.model_validate(sent))})
+        return {"person": change_person(store, caller, PersonChange.model_validate(sent))}
 
     def invite(sent: Any, caller: auth.Caller) -> dict[str, Any]:
-        return answered(lambda: {"path": make_invitation(store, caller, Invitation.model_validate(sent))})
+        return {"path": create_invitation(store, caller, InvitationRequest.model_validate(sent))}
 
-    mount_page(
-        app,
-        path,
-        title="People",
-        html=asset("people.html"),
-        css=asset("dashboard.css") + asset("people.css"),
-        script=asset("dashboard.js") + asset("people.js") + "\npeople(element, server);",
-        calls={"open": open, "change": change, "invite": invite},
-        guard=guard,
-    )
+    calls = {"open": open, "change": change, "invite": invite}
+    mount_dashboard(app, path, guard, name="people", calls=calls, scripts=("people_view", "people_dialogs"))
 
 
-def everybody(store: Store, lead: Rater) -> dict[str, Any]:
-    """All the page shows: people who sign in, simulated raters, and imported ones by where they are from."""
-    known = people.list_raters(store)
-    done = views.work(store, days=DAYS)
-    member_of: dict[str, list[str]] = {}
+def load_people(store: Store, lead: Rater) -> dict[str, Any]:
+    """Return all the page shows: people who sign in, simulated raters, and imported raters by their source."""
+    raters = people.list_raters(store)
+    work = views.work(store, days=DAYS)
+    projects_of: dict[str, list[str]] = {}
     for project, members in projects.list_members(store).items():
-        for rater in members:
-            member_of.setdefault(rater, []).append(project)
+        for rater_id in members:
+            projects_of.setdefault(rater_id, []).append(project)
     rows = {
-        r.id: person(r, lead) | _work(done[r.id]) | {"projects": sorted(member_of.get(r.id, []))}
-        for r in known
-        if not r.source
+        rater.id: _person_row(rater, lead)
+        | _work_columns(work[rater.id])
+        | {"projects": sorted(projects_of.get(rater.id, []))}
+        for rater in raters
+        if not rater.source
     }
-    staff = [r.id for r in known if r.id in rows and not r.simulated]
-    imported: dict[str, list[int]] = {}
-    for r in known:
-        if r.source:
-            imported.setdefault(r.source, []).append(done[r.id].in_all)
+    staff = [rater.id for rater in raters if not rater.source and not rater.simulated]
+    judged_by_source: dict[str, list[int]] = {}
+    for rater in raters:
+        if rater.source:
+            judged_by_source.setdefault(rater.source, []).append(work[rater.id].in_all)
     return {
-        "people": [rows[id] for id in staff],
-        "simulated": [rows[r.id] for r in known if r.id in rows and r.simulated],
-        "imported": [{"source": visible(s), "raters": len(n), "judged": sum(n)} for s, n in sorted(imported.items())],
-        "by_day": [sum(done[id].by_day[i] for id in staff) for i in range(DAYS)],
+        "people": [rows[rater_id] for rater_id in staff],
+        "simulated": [rows[rater.id] for rater in raters if not rater.source and rater.simulated],
+        "imported": [
+            {"source": visible(source), "raters": len(judged), "judged": sum(judged)}
+            for source, judged in sorted(judged_by_source.items())
+        ],
+        "by_day": [sum(work[rater_id].by_day[day] for rater_id in staff) for day in range(DAYS)],
         "today": utc_now().date().isoformat(),
-        "projects": [p.id for p in projects.list_projects(store)],
+        "projects": [project.id for project in projects.list_projects(store)],
         "roles": [role.value for role in (Role.RATER, Role.EVALUATOR, Role.LEAD) if auth.may_manage(lead, role)],
     }
 
 
-def change_one(store: Store, caller: auth.Caller, wanted: Change) -> dict[str, Any]:
-    """Change somebody; returns what of their row may be another now."""
-    rater = people.get_rater(store, wanted.id)
+def change_person(store: Store, caller: auth.Caller, change: PersonChange) -> dict[str, Any]:
+    """Change a person and return the part of their row that may differ now."""
+    rater = people.get_rater(store, change.id)
     auth.check_may_manage(caller.rater, rater.role)
-    changed = people.change_rater(store, rater.name, **wanted.model_dump(exclude={"id"}), by=caller.actor)
-    return person(changed, caller.rater)
+    changed = people.change_rater(store, rater.name, **change.model_dump(exclude={"id"}), by=caller.actor)
+    return _person_row(changed, caller.rater)
 
 
-def make_invitation(store: Store, caller: auth.Caller, wanted: Invitation) -> str:
-    """Make an invitation; returns its path on this server, told only now."""
-    auth.check_may_manage(caller.rater, wanted.role)
-    secret = invitations.add_invitation(store, wanted.role, project=wanted.project, days=wanted.days, by=caller.actor)
+def create_invitation(store: Store, caller: auth.Caller, request: InvitationRequest) -> str:
+    """Create an invitation and return its path on this server, which cannot be read again."""
+    auth.check_may_manage(caller.rater, request.role)
+    secret = invitations.add_invitation(
+        store, request.role, project=request.project, days=request.days, by=caller.actor
+    )
     return f"invite/{secret}"
 
 
-def person(rater: Rater, lead: Rater) -> dict[str, Any]:
-    """What the page shows of a rater whatever they did. The names are plain text, for the page to escape."""
+def _person_row(rater: Rater, lead: Rater) -> dict[str, Any]:
+    """Return the columns of a row that do not depend on work. Names are plain text, for the page to escape."""
     return {
         "id": rater.id,
         "name": visible(rater.name),
@@ -118,15 +115,14 @@ def person(rater: Rater, lead: Rater) -> dict[str, Any]:
         "languages": list(rater.languages or []),
         "quota": rater.quota,
         "me": rater.id == lead.id,
-        "mine": auth.may_manage(lead, rater.role),  # to change
+        "mine": auth.may_manage(lead, rater.role),  # whether the lead may change them
     }
 
 
-def _work(done: views.Work) -> dict[str, Any]:
-    seen = done.seen_at
+def _work_columns(work: views.Work) -> dict[str, Any]:
     return {
-        "today": done.today,
-        "all": done.in_all,
-        "seconds": done.seconds,
-        "seen": seen.isoformat() if seen else None,
+        "today": work.today,
+        "all": work.in_all,
+        "seconds": work.seconds,
+        "seen": work.seen_at.isoformat() if work.seen_at else None,
     }

@@ -30,7 +30,7 @@ def mount(app: FastAPI, path: str, store: Store, settings: Settings, guard: Midd
 
         return call
 
-    script = "\n".join(asset(f"rate/{name}.js") for name in SCRIPTS)
+    script = "\n".join([asset("scrollable.js"), *(asset(f"rate/{name}.js") for name in SCRIPTS)])
     mount_page(
         app,
         path,

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from fastapi import FastAPI
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from starlette.middleware import Middleware
 
 from rlhf_hitl.api import auth
@@ -24,9 +24,10 @@ from rlhf_hitl.reward.evaluation_record import SUMMARY, Evaluation, Example, Sha
 from rlhf_hitl.store import Store
 from rlhf_hitl.types import Rater
 from rlhf_hitl.ui.conversation import completion_text, question_excerpt, render_completion, render_conversation
+from rlhf_hitl.ui.dashboard import PageMessage, mount_dashboard
 from rlhf_hitl.ui.difference import difference as marked
 from rlhf_hitl.ui.markdown import visible
-from rlhf_hitl.ui.pages import answered, asset, mount_page, templates
+from rlhf_hitl.ui.pages import templates
 
 PAGE = 20  # examples listed at a time
 EXCERPT = 110
@@ -44,11 +45,7 @@ KINDS = {
 _DRAWING = Lock()  # matplotlib's settings belong to the whole process
 
 
-class Sent(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
-
-
-class Wanted(Sent):
+class Wanted(PageMessage):
     """An evaluation by the name of its folder, perhaps beside another."""
 
     of: str = Field(max_length=300)
@@ -68,7 +65,7 @@ class Look(Wanted):
     example: str | None = Field(None, max_length=300)
 
 
-class One(Sent):
+class One(PageMessage):
     of: str = Field(max_length=300)
     example: str = Field(max_length=300)
 
@@ -77,27 +74,20 @@ def mount(app: FastAPI, path: str, store: Store, settings: Settings, guard: Midd
     """Mount the page at `path`."""
 
     def open(sent: Any, caller: auth.Caller) -> dict[str, Any]:
-        return answered(lambda: everything(settings.workspace, caller.rater))
+        return everything(settings.workspace, caller.rater)
 
     def evaluation(sent: Any, caller: auth.Caller) -> dict[str, Any]:
-        return answered(lambda: overview(settings.workspace, Wanted.model_validate(sent)))
+        return overview(settings.workspace, Wanted.model_validate(sent))
 
     def look(sent: Any, caller: auth.Caller) -> dict[str, Any]:
-        return answered(lambda: examples(settings.workspace, Look.model_validate(sent)))
+        return examples(settings.workspace, Look.model_validate(sent))
 
     def difference(sent: Any, caller: auth.Caller) -> dict[str, Any]:
-        return answered(lambda: differences(settings.workspace, One.model_validate(sent)))
+        return differences(settings.workspace, One.model_validate(sent))
 
-    mount_page(
-        app,
-        path,
-        title="Replay",
-        html=asset("replay.html"),
-        css=asset("dashboard.css") + asset("replay.css"),
-        script=asset("dashboard.js") + asset("replay.js") + "\nreplay(element, server);",
-        calls={"open": open, "evaluation": evaluation, "look": look, "difference": difference},
-        guard=guard,
-    )
+    calls = {"open": open, "evaluation": evaluation, "look": look, "difference": difference}
+    scripts = ("replay_address", "replay_examples", "replay_keys")
+    mount_dashboard(app, path, guard, name="replay", calls=calls, scripts=scripts)
 
 
 def everything(workspace: Path, reader: Rater) -> dict[str, Any]:

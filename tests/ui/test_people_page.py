@@ -115,7 +115,7 @@ def test_a_lead_sees_who_works_how_much_and_how_fast(serve, page):
 def test_somebody_is_paused_and_resumed_by_keys_and_the_focus_stays(shared, page):
     rater = shared.person("pauline")
     lead = open_people(page, shared, "lead-of-pauline")
-    button = row(page, "pauline").locator("[data-act=toggle]")
+    button = row(page, "pauline").locator("[data-action=toggle]")
     button.focus()
     page.keyboard.press("Enter")
     expect(cell(page, "pauline", "State")).to_have_text("paused")

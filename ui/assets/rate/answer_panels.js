@@ -39,7 +39,7 @@ function createAnswerPanels(page) {
   // Fold all answers at the same height when one of them is long, so that nothing hints at which one is.
   function fold(showAll = false) {
     const answers = $("answers");
-    makeScrollable();
+    makeScrollable(element);
     const height = Math.max(320, Math.round(window.innerHeight * 0.9));
     answers.classList.remove("folded");
     const isLong = [...answers.children].some((panel) => panel.scrollHeight > height * 1.15);
@@ -54,11 +54,6 @@ function createAnswerPanels(page) {
   const toggleFold = () => $("unfold").hidden || fold(isFolded());
   // Fold anew after a change of size; answers the rater has unfolded stay so.
   const refold = () => state.card?.answers && fold(!isFolded() && !$("unfold").hidden);
-  // Whatever scrolls sideways can be reached with the Tab key and scrolled by arrow keys.
-  function makeScrollable() {
-    for (const box of element.querySelectorAll(".text :is(pre, table, .math)"))
-      if (box.scrollWidth > box.clientWidth) box.tabIndex = 0;
-  }
 
   function toggleDifference() {
     if (!page.cards.isPair() || state.isLoading) return;
@@ -79,5 +74,5 @@ function createAnswerPanels(page) {
     if (areEqual) page.notices.notify(t("difference_none"), null, "transient");
     page.notices.announce(t(areEqual ? "difference_none" : marked ? "difference_on" : "difference_off"));
   }
-  return { draw, showRanks, fold, toggleFold, refold, makeScrollable, toggleDifference };
+  return { draw, showRanks, fold, toggleFold, refold, toggleDifference };
 }

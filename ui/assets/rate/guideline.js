@@ -22,7 +22,7 @@ function createGuideline(page) {
     $("guideline-changed").hidden = $("guideline-agree").hidden = isAcknowledged();
     $("guideline-close").hidden = !isAcknowledged();
     if (!show) return;
-    page.answerPanels.makeScrollable();
+    makeScrollable(page.element);
     $("guideline-title").focus();
   }
   // Open or close it for a rater who has read it; it cannot be closed before.

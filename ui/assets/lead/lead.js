@@ -1,13 +1,15 @@
 // The lead's page. `element` holds lead.html; `server` has open and escalate, each a call to ui/lead.py.
 function lead(element, server) {
-  const { $, heard, fresh } = dashboard(element);
+  const { $, checkAnswer, showUpdated } = createDashboard(element);
 
   function draw(answer) {
-    if (!heard(answer)) return;
+    if (!checkAnswer(answer)) return;
     $("overview").innerHTML = answer.html; // made by a template that escapes everything
-    fresh();
+    showUpdated();
   }
-
+  async function load() {
+    draw(await server.open({}));
+  }
   element.addEventListener("click", async (event) => {
     const button = event.target.closest(".escalate");
     if (!button) return;
@@ -15,6 +17,6 @@ function lead(element, server) {
     draw(await server.escalate(button.dataset.id));
     button.disabled = false;
   });
-  $("reload").addEventListener("click", async () => draw(await server.open({})));
-  (async () => draw(await server.open({})))();
+  $("reload").addEventListener("click", load);
+  load();
 }

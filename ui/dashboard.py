@@ -1,0 +1,64 @@
+"""What the pages of leads and evaluators share: how they are mounted, what they accept, how they report problems."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from fastapi import FastAPI
+from pydantic import BaseModel, ConfigDict, ValidationError
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+
+from rlhf_hitl.api.auth import Caller
+from rlhf_hitl.errors import RlhfHitlError
+from rlhf_hitl.store import StoreFailure
+from rlhf_hitl.ui.pages import PageCall, asset, mount_page
+
+
+class PageMessage(BaseModel):
+    """The base of what a page sends: unknown keys are refused, and no value is converted."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+
+def mount_dashboard(
+    app: FastAPI, path: str, guard: Middleware, *, name: str, calls: Mapping[str, PageCall], scripts: Sequence[str] = ()
+) -> None:
+    """Mount the page whose files are in `assets/NAME/`.
+
+    Args:
+        name: the folder, the name of its HTML, CSS and JavaScript, and the function that starts the page.
+        calls: as for `mount_page`. What they raise reaches the page as `{"problem": ...}`.
+        scripts: further scripts of the folder, which `NAME.js` uses.
+    """
+    parts = ["scrollable", "dashboard", *(f"{name}/{script}" for script in (*scripts, name))]
+    mount_page(
+        app,
+        path,
+        title=name.capitalize(),
+        html=asset(f"{name}/{name}.html"),
+        css=asset("dashboard.css") + asset(f"{name}/{name}.css"),
+        script="\n".join(asset(f"{part}.js") for part in parts) + f"\n{name}(element, server);",
+        calls={call_name: _report_problems(call) for call_name, call in calls.items()},
+        guard=guard,
+    )
+
+
+def _report_problems(call: PageCall) -> PageCall:
+    """Return `call` with its errors as answers: `{"problem": ...}` says in one line why the call was refused."""
+
+    def answer(sent: Any, caller: Caller) -> dict[str, Any]:
+        try:
+            return call(sent, caller)
+        except ValidationError as e:
+            first = e.errors()[0]
+            return {"problem": f"{'.'.join(map(str, first['loc']))}: {first['msg']}."}
+        except HTTPException as e:
+            return {"problem": str(e.detail)}
+        except StoreFailure:  # its text names the store's address
+            return {"problem": "The store does not answer. Reload the page to see what is so."}
+        except RlhfHitlError as e:
+            return {"problem": str(e)}
+
+    return answer

@@ -7,7 +7,7 @@ import re
 from rapidfuzz.distance import Indel
 
 from rlhf_hitl.ui import markdown
-from rlhf_hitl.ui.markdown import SHOWN_LIMIT, escape, render, rest, visible
+from rlhf_hitl.ui.markdown import SHOWN_LIMIT, cut_note, escape, render, visible
 
 #: Words compared of each text. Time and memory grow with their product: at the limit 0.3 s and 60 MB.
 WORDS_LIMIT = 20_000
@@ -43,7 +43,7 @@ def difference(first: str, second: str) -> tuple[str, str]:
             only_a[step.src_start : step.src_end] = [True] * (step.src_end - step.src_start)
         elif step.tag == "insert":
             only_b[step.dest_start : step.dest_end] = [True] * (step.dest_end - step.dest_start)
-    missing = [rest(len(text) - SHOWN_LIMIT) for text in (first, second)]
+    missing = [cut_note(len(text) - SHOWN_LIMIT) for text in (first, second)]
     return _html(texts[0], only_a, "del") + missing[0], _html(texts[1], only_b, "ins") + missing[1]
 
 

@@ -1,7 +1,7 @@
-r"""Formulas a policy wrote in LaTeX → MathML, which browsers draw themselves. As hostile as the rest of a text.
+r"""Render LaTeX formulas in the text of a policy as MathML, which browsers draw themselves. The text is untrusted.
 
-`$…$`, `$$…$$`, `\(…\)`, `\[…\]` and environments such as `align` are formulas. One that is too long, too deep or not
-understood, or whose MathML has anything that is not expected there, is shown as it was written.
+`$…$`, `$$…$$`, `\(…\)`, `\[…\]` and environments such as `align` are formulas. A formula that is too long, too deep or
+not understood, or whose MathML has anything that is not expected there, is shown as it was written.
 """
 
 from __future__ import annotations
@@ -19,28 +19,28 @@ from markdown_it.rules_inline import StateInline
 from math_core import LatexError, LatexToMathML
 from mdit_py_plugins.dollarmath import dollarmath_plugin
 
-#: Characters of one formula.
+#: Characters up to which a formula is converted.
 FORMULA_LIMIT = 2_000
-#: Elements in each other in a formula's MathML; a fraction in a fraction is two or four deeper.
+#: Levels of elements up to which MathML is accepted; each nested fraction adds two or four.
 DEPTH_LIMIT = 80
-#: Formulas of one text. Further ones are shown as they were written.
+#: Formulas of one text that are converted; further ones are shown as they were written.
 FORMULAS_LIMIT = 300
-#: Lengths a formula may ask for, in its own or the page's font size: it stays where it stands.
+#: Lengths that MathML may use, in em, ex or rem, so that a formula does not cover the text around it.
 LONGEST, MOST_NEGATIVE = 10.0, -1.0
 
-# The converter recurses, and running out of stack would end the whole process. A level takes a character at least and
-# 3 KB at most (measured), so this is more than twice what a formula can ask for. macOS gives a thread 0.5 MB.
-_STACK = 16 * 2**20
-_stack_size = Lock()
+# Bytes. The converter recurses, and a stack overflow would end the whole process. A level takes at least one character
+# and at most 3 KB (measured), so this is more than twice what a formula can need. macOS gives a thread 0.5 MB.
+_STACK_SIZE = 16 * 2**20
+_stack_size_lock = Lock()
 
-# A definition would let a short formula grow without end.
-_DEFINES = re.compile(r"\\(?:[egx]?def|let|global|(?:new|renew|provide)command)(?![A-Za-z])")
-# Equations would be numbered from 1 in each formula, so they are not.
-_NUMBERED = re.compile(r"(\\(?:begin|end)\s*\{(?:align|equation|gather|multline))\}")
+# A definition would let a short formula expand without limit.
+_DEFINITION = re.compile(r"\\(?:[egx]?def|let|global|(?:new|renew|provide)command)(?![A-Za-z])")
+# Equations are not numbered, since the numbers would begin at 1 in each formula.
+_NUMBERED_ENVIRONMENT = re.compile(r"(\\(?:begin|end)\s*\{(?:align|equation|gather|multline))\}")
 _LABEL = re.compile(r"\\(?:label\s*\{[^{}]*\}|(?:nonumber|notag)(?![A-Za-z]))")
-# After a bare % LaTeX sees no more of the line. A reader should.
+# LaTeX ignores the rest of a line after a bare %, which a reader should still see.
 _COMMENT = re.compile(r"(\\.)|%", re.DOTALL)
-_NAMED = re.compile(r"&(?!(?:lt|gt|amp|quot|apos);)[A-Za-z]+;")
+_NAMED_ENTITY = re.compile(r"&(?!(?:lt|gt|amp|quot|apos);)[A-Za-z]+;")
 
 _TAG = re.compile(
     "math|mrow|mi|mn|mo|ms|mtext|mspace|mfrac|msqrt|mroot|mpadded|mphantom|msub|msup|msubsup|munder|mover|munderover"
@@ -61,112 +61,116 @@ _CLASS = re.compile(r"math-core-[a-z-]+|menclose-[a-z]+")
 
 
 def add_formulas(md: MarkdownIt) -> None:
-    """Teach a Markdown renderer to see formulas."""
+    """Add formulas to a Markdown renderer."""
     dollarmath_plugin(
         md, allow_labels=False, allow_space=False, allow_digits=False, allow_blank_lines=False, double_inline=True
     )
-    md.inline.ruler.before("escape", "formula", _inline)
-    md.block.ruler.before("fence", "formula", _block, {"alt": ["paragraph", "reference", "blockquote"]})
+    md.inline.ruler.before("escape", "formula", _parse_inline)
+    md.block.ruler.before("fence", "formula", _parse_block, {"alt": ["paragraph", "reference", "blockquote"]})
     for kind in ("formula", "formula_display", "math_inline", "math_inline_double", "math_block"):
-        md.add_render_rule(kind, _rule(display=kind not in ("formula", "math_inline")))
+        md.add_render_rule(kind, _create_render_rule(display=kind not in ("formula", "math_inline")))
 
 
-def formula(tex: str, display: bool) -> str:
-    """A formula as HTML, on a line of its own if `display`."""
-    math = _mathml(tex, display)
+def render_formula(tex: str, display: bool) -> str:
+    """Return a formula as HTML, on a line of its own if `display`."""
+    math = _to_harmless_mathml(tex, display)
     if math is None:
-        return _source(tex)
+        return _render_source(tex)
     return f'<span class="math{" display" if display else ""}" dir="ltr">{math}</span>'
 
 
-def _source(tex: str) -> str:
+def _render_source(tex: str) -> str:
     return f'<code class="tex" dir="ltr">{escape(tex.strip())}</code>'
 
 
-def _rule(display: bool) -> Any:
-    def show(self: Any, tokens: Any, i: int, options: Any, env: Any) -> str:
+def _create_render_rule(display: bool) -> Any:
+    def render_token(self: Any, tokens: Any, i: int, options: Any, env: Any) -> str:
         env["formulas"] = env.get("formulas", 0) + 1
         tex = tokens[i].content
-        return formula(tex, display) if env["formulas"] <= FORMULAS_LIMIT else _source(tex)
+        return render_formula(tex, display) if env["formulas"] <= FORMULAS_LIMIT else _render_source(tex)
 
-    return show
+    return render_token
 
 
 # --- LaTeX → MathML
 
 
-def _mathml(tex: str, display: bool) -> str | None:
-    if len(tex) > FORMULA_LIMIT or _DEFINES.search(tex):
+def _to_harmless_mathml(tex: str, display: bool) -> str | None:
+    """Return the MathML of a formula, or None if it cannot be converted or is not harmless."""
+    if len(tex) > FORMULA_LIMIT or _DEFINITION.search(tex):
         return None
     tex = _COMMENT.sub(lambda m: m[1] or r"\%", tex)
-    made = _convert(_LABEL.sub(" ", _NUMBERED.sub(r"\1*}", tex)), display)
-    if made is None:
+    mathml = _convert(_LABEL.sub(" ", _NUMBERED_ENVIRONMENT.sub(r"\1*}", tex)), display)
+    if mathml is None:
         return None
-    made = _NAMED.sub(lambda entity: unescape(entity[0]), made)  # XML knows five names only
+    mathml = _NAMED_ENTITY.sub(lambda entity: unescape(entity[0]), mathml)  # XML knows only five of the names
     try:
-        tree = ElementTree.fromstring(made)  # noqa: S314 - made by the converter, in which no text opens a tag
+        tree = ElementTree.fromstring(mathml)  # noqa: S314 - of the converter, which lets no text open a tag
     except ElementTree.ParseError:
         return None
-    return made if _is_harmless(tree) else None
+    return mathml if _is_harmless(tree) else None
 
 
 def _convert(tex: str, display: bool) -> str | None:
-    made: list[str] = []
+    """Convert LaTeX in a thread with a large enough stack. Return None for LaTeX that is not understood."""
+    results: list[str] = []
 
     def convert() -> None:
         converter = LatexToMathML(fancy_error=False, allow_unreliable_rendering=True)
         with suppress(LatexError):
-            made.append(converter.convert_with_local_state(tex, displaystyle=display))
+            results.append(converter.convert_with_local_state(tex, displaystyle=display))
 
     thread = Thread(target=convert)
-    with _stack_size:  # it is set for all threads to come
-        before = stack_size(_STACK)
+    with _stack_size_lock:  # the size is set for every thread created from then on
+        previous = stack_size(_STACK_SIZE)
         try:
             thread.start()
         finally:
-            stack_size(before)
+            stack_size(previous)
     thread.join()
-    return made[0] if made else None
+    return results[0] if results else None
 
 
 def _is_harmless(math: ElementTree.Element) -> bool:
-    """Whether all of it is known, stays in its place and is not too deep."""
+    """Return whether all elements are allowed, none leaves its place, and they are not nested too deep."""
     level, depth = [math], 0
     while level:
         depth += 1
-        if depth > DEPTH_LIMIT or not all(map(_is_known, level)):
+        if depth > DEPTH_LIMIT or not all(map(_is_allowed_element, level)):
             return False
         level = [child for element in level for child in element]
     return True
 
 
-def _is_known(element: ElementTree.Element) -> bool:
-    return bool(_TAG.fullmatch(element.tag)) and all(_is_fine(name, value) for name, value in element.items())
+def _is_allowed_element(element: ElementTree.Element) -> bool:
+    return bool(_TAG.fullmatch(element.tag)) and all(
+        _is_allowed_attribute(name, value) for name, value in element.items()
+    )
 
 
-def _is_fine(name: str, value: str) -> bool:
+def _is_allowed_attribute(name: str, value: str) -> bool:
     if name == "style":
         pairs = [declaration.partition(":") for declaration in value.split(";") if declaration.strip()]
-        return all(_PROPERTY.fullmatch(key.strip()) and _stays(value) for key, _, value in pairs)
+        return all(_PROPERTY.fullmatch(key.strip()) and _stays_in_place(value) for key, _, value in pairs)
     if name == "class":
         return bool(_CLASS.fullmatch(value))
     if name == "notation":
         return _NOTATIONS.issuperset(value.split())
-    return bool(_ATTRIBUTE.fullmatch(name)) and _stays(value)
+    return bool(_ATTRIBUTE.fullmatch(name)) and _stays_in_place(value)
 
 
-def _stays(value: str) -> bool:
+def _stays_in_place(value: str) -> bool:
     lengths = [float(length) for length in _LENGTH.findall(value)]
     return bool(_VALUE.fullmatch(value)) and all(MOST_NEGATIVE <= length <= LONGEST for length in lengths)
 
 
-# --- where formulas are
+# --- finding formulas in a text
 
-_PAIRS = {r"\(": (r"\)", "formula"), r"\[": (r"\]", "formula_display")}
+_DELIMITERS = {r"\(": (r"\)", "formula"), r"\[": (r"\]", "formula_display")}
 
 
-def _inline(state: StateInline, silent: bool) -> bool:
-    close, kind = _PAIRS.get(state.src[state.pos : state.pos + 2], ("", ""))
+def _parse_inline(state: StateInline, silent: bool) -> bool:
+    close, kind = _DELIMITERS.get(state.src[state.pos : state.pos + 2], ("", ""))
     if not close:
         return False
     start = state.pos + 2
@@ -182,13 +186,13 @@ def _inline(state: StateInline, silent: bool) -> bool:
 _OPENING = re.compile(r"\\\[|\\begin\{((?:align|equation|gather|multline|aligned|gathered|cases|[bpvBV]?matrix)\*?)\}")
 
 
-def _block(state: StateBlock, line: int, last: int, silent: bool) -> bool:
+def _parse_block(state: StateBlock, line: int, last: int, silent: bool) -> bool:
     begin = state.bMarks[line] + state.tShift[line]
     opening = None if state.is_code_block(line) else _OPENING.match(state.src, begin)
     if opening is None:
         return False
     close = rf"\end{{{opening[1]}}}" if opening[1] else r"\]"
-    # Looked for no further than a formula may be long: otherwise a thousand openings would each read to the end.
+    # The search ends where a formula would be too long: otherwise each of a thousand openings would read to the end.
     limit = min(state.eMarks[last - 1], opening.end() + FORMULA_LIMIT + len(close))
     end = state.src.find(close, opening.end(), limit)
     if end < 0:
@@ -202,7 +206,7 @@ def _block(state: StateBlock, line: int, last: int, silent: bool) -> bool:
     if not silent:
         text = state.getLines(
             line, after + 1, state.sCount[line], False
-        ).strip()  # without the marks of quotes and lists
+        ).strip()  # without the markers of quotes and lists
         token = state.push("formula_display", "math", 0)
         token.block, token.map = True, [line, after + 1]
         token.content = text if opening[1] else text.removeprefix(r"\[").removesuffix(r"\]")

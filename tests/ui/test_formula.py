@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlhf_hitl.ui.formula import FORMULA_LIMIT, FORMULAS_LIMIT, formula
+from rlhf_hitl.ui.formula import FORMULA_LIMIT, FORMULAS_LIMIT, render_formula
 from rlhf_hitl.ui.markdown import render
 
 
@@ -66,7 +66,7 @@ def test_what_is_no_formula_stays_words(text):
     ],
 )  # fmt: skip
 def test_one_that_cannot_be_drawn_is_shown_as_it_was_written(tex):
-    html = formula(tex, False)
+    html = render_formula(tex, False)
     assert "<math" not in html
     assert unescape(html).removesuffix("</code>").endswith(tex)
 
@@ -78,7 +78,7 @@ def test_formulas_beyond_the_limit_are_shown_as_written():
 
 
 def test_text_within_a_formula_is_text():
-    assert "<b>" not in formula(r"\text{<b>bold</b>}", False)
+    assert "<b>" not in render_formula(r"\text{<b>bold</b>}", False)
 
 
 _PIECES = r"""{ } ( ) [ ] ^ _ & \\ x 1 + < > \ \frac \sqrt \left( \right) \left. \right| \begin{cases} \end{cases}
@@ -90,5 +90,5 @@ PIECES = st.lists(st.sampled_from(_PIECES.split()), max_size=300)
 @settings(max_examples=300, deadline=None)
 @given(PIECES)
 def test_nothing_that_looks_like_latex_brings_the_server_down(pieces):
-    html = formula(" ".join(pieces), True)
+    html = render_formula(" ".join(pieces), True)
     assert html.startswith(("<span class=", "<code class="))

@@ -100,14 +100,14 @@ def ratios(turns: Sequence[dict[str, tuple[float, float]]], pairs: int) -> dict[
 def hh_pairs(data: Path, n: int) -> list[tuple[Conversation, Conversation]]:
     """(chosen, rejected) of HH-RLHF helpful-base, in order of comparison id, which is a hash."""
     from rlhf_hitl.formats.importing import import_path
-    from rlhf_hitl.reward.training.labelled_pairs import labelled_pairs
+    from rlhf_hitl.reward.labelled_pairs import load_labelled_pairs
     from rlhf_hitl.store import Store
     from rlhf_hitl.types import Split
 
     with tempfile.TemporaryDirectory() as folder:
         store = Store.open(f"sqlite:///{folder}/votes.db", create=True)
         import_path(store, data / "hh_rlhf" / "helpful-base.test.jsonl.gz")
-        pairs = [pair for split in Split for pair in labelled_pairs(store, split)]
+        pairs = [pair for split in Split for pair in load_labelled_pairs(store, split)]
     pairs = sorted(pairs, key=lambda p: p.comparison.id)[:n]
     return [(p.first, p.second) if p.label.preferred == p.label.first else (p.second, p.first) for p in pairs]
 

@@ -17,11 +17,13 @@ from pathlib import Path
 import numpy as np
 from record import run, write
 
-from rlhf_hitl.reward.evaluation.evaluate import bag_of_words_margins, length_direction
-from rlhf_hitl.reward.head import Standardiser, fit
-from rlhf_hitl.reward.model import lengths, load
-from rlhf_hitl.reward.training.labelled_pairs import labelled_pairs, votes
-from rlhf_hitl.reward.training.train import best_mass
+from rlhf_hitl.reward.evaluation.floors import find_length_direction, predict_bag_of_words_margins
+from rlhf_hitl.reward.head_fitting import fit_head
+from rlhf_hitl.reward.labelled_pairs import count_votes, load_labelled_pairs
+from rlhf_hitl.reward.model import load_reward_model
+from rlhf_hitl.reward.rendering import completion_lengths
+from rlhf_hitl.reward.standardiser import Standardiser
+from rlhf_hitl.reward.training.vote_weight_choice import choose_vote_weight
 from rlhf_hitl.stats.intervals import clustered_share_interval
 from rlhf_hitl.store import Store
 from rlhf_hitl.types import Split
@@ -30,10 +32,10 @@ from rlhf_hitl.types import Split
 def cross_validated(store: str, model: Path, workspace: Path, folds: int = 10) -> dict[str, float | int]:
     """Accuracy over the labels of the train split, each predicted by a head that saw none of its question."""
     opened = Store.open(store)
-    pairs = labelled_pairs(opened, Split.TRAIN)
-    cache = load(model, workspace / "features").cache
+    pairs = load_labelled_pairs(opened, Split.TRAIN)
+    cache = load_reward_model(model, workspace / "features").cache
     chats = [p.first for p in pairs] + [p.second for p in pairs]
-    features, size, n = cache.features(chats), lengths(chats), len(pairs)
+    features, size, n = cache.features(chats), completion_lengths(chats), len(pairs)
     families = np.array([p.comparison.prompt.family for p in pairs])
     fold = np.random.default_rng(0).permutation(len(set(families)))[np.unique(families, return_inverse=True)[1]] % folds
     margins, words, by_length = np.zeros(n), np.zeros(n), np.zeros(n)
@@ -44,10 +46,11 @@ def cross_validated(store: str, model: Path, workspace: Path, folds: int = 10) -
         both = np.r_[seen, seen + n]
         differences = Standardiser.fit(features[both], size[both]).differences(features, size)
         known = [pairs[i] for i in seen]
-        mass, _ = best_mass(differences[seen], votes(known), families[seen])
-        margins[asked] = differences[asked] @ fit(differences[seen], votes(known), mass=mass).weights
-        words[asked] = bag_of_words_margins(known, [pairs[i] for i in asked])
-        by_length[asked] = (size[:n] - size[n:])[asked] * length_direction(known)
+        vote_weight, _ = choose_vote_weight(differences[seen], count_votes(known), families[seen])
+        head = fit_head(differences[seen], count_votes(known), vote_weight=vote_weight)
+        margins[asked] = differences[asked] @ head.weights
+        words[asked] = predict_bag_of_words_margins(known, [pairs[i] for i in asked])
+        by_length[asked] = (size[:n] - size[n:])[asked] * find_length_direction(known)
     decided = np.array([p.label.preferred is not None for p in pairs])
     truth = np.array([1.0 if p.label.preferred == p.label.first else -1.0 for p in pairs])[decided]
 

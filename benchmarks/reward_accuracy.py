@@ -25,12 +25,20 @@ import numpy as np
 from record import write
 
 from rlhf_hitl.formats.importing import import_path
-from rlhf_hitl.reward.evaluation.evaluate import bag_of_words_margins, length_direction
-from rlhf_hitl.reward.features import Backbone, FeatureCache
-from rlhf_hitl.reward.head import Standardiser, calibrate, fit
-from rlhf_hitl.reward.model import lengths
-from rlhf_hitl.reward.training.labelled_pairs import LabelledPair, decided, labelled_pairs, share_of_decided, votes
-from rlhf_hitl.reward.training.train import best_mass
+from rlhf_hitl.reward.backbone import Backbone
+from rlhf_hitl.reward.evaluation.floors import find_length_direction, predict_bag_of_words_margins
+from rlhf_hitl.reward.feature_cache import FeatureCache
+from rlhf_hitl.reward.head_fitting import calibrate_temperature, fit_head
+from rlhf_hitl.reward.labelled_pairs import (
+    LabelledPair,
+    compute_first_shares,
+    count_votes,
+    load_labelled_pairs,
+    select_decided,
+)
+from rlhf_hitl.reward.rendering import completion_lengths
+from rlhf_hitl.reward.standardiser import Standardiser
+from rlhf_hitl.reward.training.vote_weight_choice import choose_vote_weight
 from rlhf_hitl.stats.calibration import expected_calibration_error
 from rlhf_hitl.stats.intervals import clustered_share_interval
 from rlhf_hitl.store import Store
@@ -49,14 +57,14 @@ def read(path: Path, limit: int | None) -> list[LabelledPair]:
     with tempfile.TemporaryDirectory() as folder:
         store = Store.open(f"sqlite:///{folder}/votes.db", create=True)
         import_path(store, path)
-        pairs = [pair for split in Split for pair in labelled_pairs(store, split)]
+        pairs = [pair for split in Split for pair in load_labelled_pairs(store, split)]
     return sorted(pairs, key=lambda p: p.comparison.id)[:limit]
 
 
 def measure(pairs: Sequence[LabelledPair], cache: FeatureCache, seed: int) -> dict[str, float | int]:
     n = len(pairs)
     chats = [p.first for p in pairs] + [p.second for p in pairs]
-    features, size, said = cache.features(chats), lengths(chats), votes(pairs)
+    features, size, said = cache.features(chats), completion_lengths(chats), count_votes(pairs)
     families = np.array([p.comparison.prompt.family for p in pairs])
     names, family = np.unique(families, return_inverse=True)
     shuffled = np.random.default_rng(seed).permutation(len(names))
@@ -68,19 +76,19 @@ def measure(pairs: Sequence[LabelledPair], cache: FeatureCache, seed: int) -> di
         calibrating = np.isin(family, others[::CALIBRATION])
         asked = np.flatnonzero(np.isin(family, held)).tolist()
         seen = np.flatnonzero(np.isin(family, others) & ~calibrating).tolist()
-        told = [i for i in np.flatnonzero(calibrating).tolist() if decided([pairs[i]])]
+        told = [i for i in np.flatnonzero(calibrating).tolist() if select_decided([pairs[i]])]
         both = [*seen, *(i + n for i in seen)]
         standardiser = Standardiser.fit(features[both], size[both])
         differences = standardiser.differences(features, size)
-        mass, _ = best_mass(differences[seen], said[seen], families[seen])
-        chosen.append(str(mass))
-        head = fit(differences[seen], said[seen], mass=mass)
-        head = calibrate(head, differences[told], share_of_decided([pairs[i] for i in told]))
+        vote_weight, _ = choose_vote_weight(differences[seen], said[seen], families[seen])
+        chosen.append(str(vote_weight))
+        head = fit_head(differences[seen], said[seen], vote_weight=vote_weight)
+        head = calibrate_temperature(head, differences[told], compute_first_shares([pairs[i] for i in told]))
         margins[asked], stds = head.margins(differences[asked])
         probabilities[asked] = head.probabilities(margins[asked], stds)
-        of_words = bag_of_words_margins([pairs[i] for i in seen], [pairs[i] for i in asked])
+        of_words = predict_bag_of_words_margins([pairs[i] for i in seen], [pairs[i] for i in asked])
         words[asked] = 0 if of_words is None else of_words
-        by_length[asked] = longer[asked] * length_direction([pairs[i] for i in seen])
+        by_length[asked] = longer[asked] * find_length_direction([pairs[i] for i in seen])
     print("what a vote counts, of each split:", ", ".join(chosen), file=sys.stderr)
     return figures(pairs, margins, probabilities, words, longer, by_length, families)
 

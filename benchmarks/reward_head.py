@@ -21,12 +21,15 @@ from pathlib import Path
 import numpy as np
 from record import write
 
-from rlhf_hitl.reward.features import Backbone, FeatureCache
-from rlhf_hitl.reward.head import Head, Standardiser, fit
+from rlhf_hitl.reward.backbone import Backbone
+from rlhf_hitl.reward.feature_cache import FeatureCache
+from rlhf_hitl.reward.head import Head
+from rlhf_hitl.reward.head_fitting import fit_head
+from rlhf_hitl.reward.labelled_pairs import LabelledPair
 from rlhf_hitl.reward.model import RewardModel
-from rlhf_hitl.reward.training import train
-from rlhf_hitl.reward.training.labelled_pairs import LabelledPair
-from rlhf_hitl.reward.training.train import best_mass, length_alone
+from rlhf_hitl.reward.standardiser import Standardiser
+from rlhf_hitl.reward.training.head_update import update_with_label
+from rlhf_hitl.reward.training.vote_weight_choice import choose_vote_weight, compute_length_only_loss
 from rlhf_hitl.types import Comparison, Completion, Label, Message, Prompt
 
 WIDTH, VIEWS = 576, 6
@@ -63,7 +66,7 @@ def whole_update(backbone: str, folder: Path, standardiser: Standardiser, head: 
     cache.features([chat for pair in labelled for chat in (pair.first, pair.second)])
     card = {"train_labels": 0, "train_votes": 0}
     model = RewardModel(cache, standardiser, head, backend="head", card=card)
-    return lambda i: train.update(model, labelled[i])
+    return lambda i: update_with_label(model, labelled[i])
 
 
 def main() -> None:
@@ -85,14 +88,14 @@ def main() -> None:
 
     def refit(_: int) -> tuple[Standardiser, Head]:
         standardiser = Standardiser.fit(features, lengths)
-        return standardiser, fit(standardiser.differences(features, lengths), votes)
+        return standardiser, fit_head(standardiser.differences(features, lengths), votes)
 
     standardiser, head = refit(0)  # also warms up
     differences = standardiser.differences(features, lengths)
 
     def choose(_: int) -> object:
         prompts = np.arange(n)
-        return best_mass(differences, votes, prompts), length_alone(differences, votes, prompts)
+        return choose_vote_weight(differences, votes, prompts), compute_length_only_loss(differences, votes, prompts)
 
     def update(i: int) -> Head:
         return head.updated(differences[i], votes[i])

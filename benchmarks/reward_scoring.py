@@ -20,7 +20,9 @@ from record import Clock, hh_pairs, ratios, write
 from transformers import AutoModelForSequenceClassification, pipeline
 
 from rlhf_hitl.models import load_tokenizer
-from rlhf_hitl.reward.features import Backbone, FeatureCache, quiet_loading, whole_model
+from rlhf_hitl.reward.backbone import Backbone
+from rlhf_hitl.reward.feature_cache import FeatureCache
+from rlhf_hitl.reward.pretrained import locate_full_model, silence_loading_report
 from rlhf_hitl.reward.rendering import Renderer
 
 BATCH = 8
@@ -38,12 +40,12 @@ def main() -> None:
     torch.set_num_threads(args.threads or torch.get_num_threads())
     turns, length = (1, 64) if args.quick else (args.turns, args.max_length)
     with tempfile.TemporaryDirectory() as folder:
-        path = whole_model(args.backbone)
+        path = locate_full_model(args.backbone)
         tokenizer: Any = load_tokenizer(path)
         renderer = Renderer(tokenizer, length)
         tokenizer.pad_token, tokenizer.padding_side = tokenizer.convert_ids_to_tokens(renderer.pad_id), "right"
         torch.manual_seed(0)
-        with quiet_loading():
+        with silence_loading_report():
             model = AutoModelForSequenceClassification.from_pretrained(
                 path, num_labels=1, dtype="float32", pad_token_id=renderer.pad_id
             )

@@ -22,13 +22,14 @@ from record import Clock, hh_pairs, ratios, write
 from transformers import AutoModelForSequenceClassification, Trainer, TrainerCallback
 from trl import ModelConfig, RewardConfig, RewardTrainer
 
-from rlhf_hitl.arguments import parse
+from rlhf_hitl.arguments import parse_arguments
 from rlhf_hitl.models import best_device, load_tokenizer
-from rlhf_hitl.reward.features import quiet_loading, whole_model
+from rlhf_hitl.reward.pretrained import locate_full_model, silence_loading_report
 from rlhf_hitl.reward.rendering import Renderer
-from rlhf_hitl.reward.training.dataset import tokenised
-from rlhf_hitl.reward.training.full import FullConfig, build_trainer
+from rlhf_hitl.reward.training.full_config import FullTrainingConfig
+from rlhf_hitl.reward.training.full_training import build_reward_trainer
 from rlhf_hitl.reward.training.progress import keep_stdout_free
+from rlhf_hitl.reward.training.tokenised_rows import tokenise_rows
 from rlhf_hitl.types import messages_to_dicts
 
 BATCH = 8
@@ -60,7 +61,7 @@ def main() -> None:
     torch.set_num_threads(args.threads or torch.get_num_threads())
     turns, steps, length = (1, 1, 64) if args.quick else (args.turns, args.steps, args.max_length)
     with tempfile.TemporaryDirectory() as folder:
-        path = whole_model(args.backbone)
+        path = locate_full_model(args.backbone)
         tokenizer = load_tokenizer(path)
         renderer = Renderer(tokenizer, length)
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(renderer.pad_id)
@@ -86,9 +87,9 @@ def main() -> None:
         }  # fmt: skip
 
         def stock(data: Dataset) -> Trainer:
-            with quiet_loading():
+            with silence_loading_report():
                 model = AutoModelForSequenceClassification.from_pretrained(path, num_labels=1, dtype="float32")
-            tokens_of: Any = tokenised(data, renderer)["ids"]
+            tokens_of: Any = tokenise_rows(data, renderer)["ids"]
             train = Dataset.from_list(
                 [{"chosen_ids": chosen, "rejected_ids": rejected} for chosen, rejected in tokens_of]
             )
@@ -101,8 +102,10 @@ def main() -> None:
         def ours(data: Dataset) -> Trainer:
             DatasetDict({"train": data}).save_to_disk(f"{folder}/{data._fingerprint}")
             given = shared | {"dataset": f"{folder}/{data._fingerprint}", "model_name_or_path": path}
-            return build_trainer(
-                *parse((FullConfig, ModelConfig), [x for k, v in given.items() for x in (f"--{k}", str(v))])
+            return build_reward_trainer(
+                *parse_arguments(
+                    (FullTrainingConfig, ModelConfig), [x for k, v in given.items() for x in (f"--{k}", str(v))]
+                )
             )
 
         found = []

@@ -1,4 +1,4 @@
-"""Training settings on a command line, read the way TRL's users know."""
+"""Training settings on a command line, parsed the way TRL's users know."""
 
 from __future__ import annotations
 
@@ -13,24 +13,27 @@ from typing import Any
 from rlhf_hitl.errors import BadInput, NotFound, RlhfHitlError
 
 
-def parse(types: Sequence[Any], argv: Sequence[str] | None, **otherwise: Any) -> tuple[Any, ...]:
-    """TRL's way of settings: `--config FILE.yaml` gives defaults, flags override. What neither sets may be set
-    `otherwise` than TRL would.
+def parse_arguments(types: Sequence[Any], argv: Sequence[str] | None, **defaults: Any) -> tuple[Any, ...]:
+    """Parse settings into instances of some dataclasses. `--config FILE.yaml` gives defaults, and flags override it.
+
+    Args:
+        argv: None for the arguments of the program.
+        defaults: for what neither the file nor a flag sets, in place of TRL's.
 
     Raises:
-        BadInput: the file is missing or is no YAML, or a setting is unknown or of the wrong type.
+        BadInput: the file is missing or is not YAML, or a setting is unknown or of the wrong type.
     """
     import yaml
     from trl import TrlParser
 
     class Parser(TrlParser):
-        def error(self, message: str):  # argparse would print every flag there is and leave
+        def error(self, message: str):  # argparse would print every flag and exit
             raise ValueError(message)
 
     given = list(sys.argv[1:] if argv is None else argv)
     try:
         parser = Parser(types)
-        parser.set_defaults_with_config(**otherwise)
+        parser.set_defaults_with_config(**defaults)
         return parser.parse_args_and_config(given)
     except FileNotFoundError as e:
         raise NotFound(f"--config {e.filename}", expected="a YAML file", fix="check the path") from e
@@ -40,19 +43,23 @@ def parse(types: Sequence[Any], argv: Sequence[str] | None, **otherwise: Any) ->
         raise BadInput("--config without a file", expected="--config FILE.yaml", fix="name the file") from e
     except (yaml.YAMLError, ValueError, TypeError) as e:
         file = next((f"{file}: " for flag, file in pairwise(given) if flag == "--config"), "")
-        said = " ".join(str(e).split())
+        message = " ".join(str(e).split())
         known = {f.name for kind in types for f in fields(kind)}
-        if unknown := [name for name in re.findall(r"'--([\w-]+)'", said) if name not in known]:
-            near = [n for name in unknown for n in get_close_matches(name, known, 1)]
-            fix = f"did you mean {', '.join(near)}?" if near else "leave it out: neither TRL nor this training has it"
+        if unknown := [name for name in re.findall(r"'--([\w-]+)'", message) if name not in known]:
+            similar = [n for name in unknown for n in get_close_matches(name, known, 1)]
+            fix = (
+                f"did you mean {', '.join(similar)}?"
+                if similar
+                else "leave it out: neither TRL nor this training has it"
+            )
             raise BadInput(f"{file}setting {', '.join(unknown)}", expected="a known setting", fix=fix) from e
-        name, why = m.groups() if (m := re.fullmatch(r"argument --(\w+)/\S+: (.*)", said)) else ("settings", said)
+        name, why = m.groups() if (m := re.fullmatch(r"argument --(\w+)/\S+: (.*)", message)) else ("settings", message)
         fix = "correct it or leave it out"
         raise BadInput(f"{file}{name}", expected=f"what can be read ({why.rstrip('.')})", fix=fix) from e
 
 
-def run(main: Callable[[], object]) -> None:
-    """A script's main, with a line on stderr in the place of a trace-back for what is the user's to mend."""
+def run_script(main: Callable[[], object]) -> None:
+    """Run a script's main function. An error that the user can fix is printed as one line, not as a traceback."""
     try:
         main()
     except RlhfHitlError as e:

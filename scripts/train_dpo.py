@@ -14,7 +14,7 @@ from typing import Any
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list, gather_object
 
-from rlhf_hitl.arguments import parse, run
+from rlhf_hitl.arguments import parse_arguments, run_script
 from rlhf_hitl.policy.dpo import DPOSettings, train_dpo
 from rlhf_hitl.policy.dpo_pairs import DPOPair, collect_dpo_pairs
 from rlhf_hitl.policy.generation import sample_completions
@@ -50,7 +50,7 @@ class DPOPairArguments:
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Train, and return the folder of the policy and the figures of the training."""
-    data, arguments, settings = parse((DataArguments, DPOPairArguments, DPOSettings), argv)
+    data, arguments, settings = parse_arguments((DataArguments, DPOPairArguments, DPOSettings), argv)
     require_free_folder(settings.out)
     store = data.open_store()
     fresh = _sample(store, arguments, settings) if arguments.sample_prompts and not arguments.human_only else None
@@ -78,4 +78,4 @@ def _sample(store: Store, arguments: DPOPairArguments, settings: DPOSettings) ->
 
 
 if __name__ == "__main__":
-    run(lambda: print(f"saved {main()['policy']}"))
+    run_script(lambda: print(f"saved {main()['policy']}"))

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from rlhf_hitl.arguments import parse, run
+from rlhf_hitl.arguments import parse_arguments, run_script
 from rlhf_hitl.policy.policy_folder import require_free_folder
 from rlhf_hitl.policy.ppo import train_ppo
 from rlhf_hitl.policy.ppo_config import PPOConfig
@@ -21,7 +21,7 @@ from rlhf_hitl.types import Split
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Train, and return the folder of the policy and the figures of the first and last step."""
-    data, config = parse((DataArguments, PPOConfig), argv)
+    data, config = parse_arguments((DataArguments, PPOConfig), argv)
     require_free_folder(config.out)
     store = data.open_store()
     prompts = list_prompts(store, split=Split.TRAIN)
@@ -39,4 +39,4 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
 
 
 if __name__ == "__main__":
-    run(lambda: print(f"saved {main()['policy']}"))
+    run_script(lambda: print(f"saved {main()['policy']}"))

@@ -13,19 +13,20 @@ from pathlib import Path
 
 from trl import ModelConfig
 
-from rlhf_hitl.arguments import parse, run
-from rlhf_hitl.reward.training.full import FullConfig, build_trainer, finish, train
+from rlhf_hitl.arguments import parse_arguments, run_script
+from rlhf_hitl.reward.training.full_config import FullTrainingConfig
+from rlhf_hitl.reward.training.full_training import build_reward_trainer, run_reward_training, save_trained_model
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    config, model_config = parse((FullConfig, ModelConfig), argv)
-    trainer = build_trainer(config, model_config)
-    train(trainer, config)
+    config, model_config = parse_arguments((FullTrainingConfig, ModelConfig), argv)
+    trainer = build_reward_trainer(config, model_config)
+    run_reward_training(trainer, config)
     folder = Path(str(config.output_dir))
-    model = finish(trainer, config, folder, workspace=folder)
+    model = save_trained_model(trainer, config, folder, workspace=folder)
     if model is not None:
         print(f"saved {model.id} to {folder}; replay it with: rlhf-hitl evaluate --reward-model {folder}")
 
 
 if __name__ == "__main__":
-    run(main)
+    run_script(main)

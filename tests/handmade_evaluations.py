@@ -10,8 +10,16 @@ from importlib import resources
 from pathlib import Path
 from random import Random
 
-from rlhf_hitl.reward.evaluation.slices import accuracy, slices
-from rlhf_hitl.reward.evaluation_record import Bin, Evaluation, Example, Length, Position, Share, save
+from rlhf_hitl.reward.evaluation.slices import compute_slice_accuracies, estimate_accuracy
+from rlhf_hitl.reward.evaluation.storage import save_evaluation
+from rlhf_hitl.reward.evaluation_record import (
+    Estimate,
+    EvaluatedPair,
+    Evaluation,
+    LengthEffect,
+    OrderEffect,
+    ReliabilityBin,
+)
 from rlhf_hitl.types import Message, parse_messages
 
 CODE = """Take each letter once:
@@ -26,9 +34,9 @@ WORDS = "Go through the text and **remember** what you have seen. A set forgets 
 
 def example(
     i: int | str, margin: float = -1.0, *, prompt: str = "", chosen: str = "", rejected: str = "", **more
-) -> Example:
+) -> EvaluatedPair:
     """A label on which the model says `margin`; what else is to be of it in `more`."""
-    made = Example(
+    made = EvaluatedPair(
         comparison_id=f"c_{i}",
         prompt_id=f"p_{i}",
         family=f"f_{i}",
@@ -49,7 +57,7 @@ def example(
     return replace(made, **more)
 
 
-def put(workspace: Path, name: str, examples: Sequence[Example], **more) -> Path:
+def put(workspace: Path, name: str, examples: Sequence[EvaluatedPair], **more) -> Path:
     """An evaluation of these examples in the workspace, its accuracy and slices counted from them."""
     labels = [e for e in examples if e.correct is not None]
     fields = {
@@ -61,26 +69,28 @@ def put(workspace: Path, name: str, examples: Sequence[Example], **more) -> Path
         "ties": len(examples) - len(labels),
         "dropped": 0,
         "trained_on": 0,
-        "accuracy": accuracy(labels),
-        "longer": Share(0.512, 0.441, 0.583, len(labels)),
-        "bag_of_words": Share(0.545, 0.474, 0.615, len(labels)),
+        "accuracy": estimate_accuracy(labels),
+        "longer": Estimate(0.512, 0.441, 0.583, len(labels)),
+        "bag_of_words": Estimate(0.545, 0.474, 0.615, len(labels)),
         "ece": 0.041,
         "ece_low": 0.018,
         "ece_high": 0.083,
-        "reliability": tuple(Bin(c, Share(c - 0.02, c - 0.1, c + 0.06, 40)) for c in (0.55, 0.65, 0.75, 0.85, 0.95)),
-        "slices": slices(examples),
-        "noise_ceiling": Share(0.79, 0.74, 0.84, len(labels)),
+        "reliability": tuple(
+            ReliabilityBin(c, Estimate(c - 0.02, c - 0.1, c + 0.06, 40)) for c in (0.55, 0.65, 0.75, 0.85, 0.95)
+        ),
+        "slices": compute_slice_accuracies(examples),
+        "noise_ceiling": Estimate(0.79, 0.74, 0.84, len(labels)),
         "simulated": False,
-        "length": Length(Share(0.573, 0.489, 0.653, len(labels)), 0.12),
-        "position": Position(0.0, 32),
+        "length": LengthEffect(Estimate(0.573, 0.489, 0.653, len(labels)), 0.12),
+        "position": OrderEffect(0.0, 32),
         "knows_its_prompts": True,
     }
     folder = workspace / "evaluations" / name
-    save(folder, Evaluation(**fields | more), examples)
+    save_evaluation(folder, Evaluation(**fields | more), examples)
     return folder
 
 
-def bundled(seed: int, quality: float) -> list[Example]:
+def bundled(seed: int, quality: float) -> list[EvaluatedPair]:
     """The bundled prompts with two of their completions each, and one on code. Margins are drawn around `quality`."""
     draw = Random(seed)
     rows = (resources.files("rlhf_hitl.bundled") / "set.jsonl").read_text(encoding="utf-8").splitlines()

@@ -28,6 +28,9 @@ LAYERS = [
     {"loop", "kpis", "kpi_report_html", "simulate"},
     {"api", "ui", "cli", "scripts", "configs"},
 ]
+#: Packages above the package that holds them: the model imports neither training nor evaluation, nor they each other.
+SUBPACKAGES_ABOVE = {"rlhf_hitl.reward": {"rlhf_hitl.reward.training", "rlhf_hitl.reward.evaluation"}}
+PARENT = {subpackage: package for package, above in SUBPACKAGES_ABOVE.items() for subpackage in above}
 HEIGHT = {unit: height for height, layer in enumerate(LAYERS) for unit in layer}
 #: The folders of the checkout that are not under rlhf_hitl/ but installed there.
 MAPPED = ("ui", "scripts", "configs")
@@ -69,11 +72,20 @@ def imports(path: Path, module: str) -> list[tuple[int, str]]:
             if node.level:
                 package = module.split(".") if path.name == "__init__.py" else module.split(".")[:-1]
                 base = ".".join([*package[: len(package) - node.level + 1], *filter(None, [node.module])])
-            if base == "rlhf_hitl":
-                out += [(node.lineno, f"rlhf_hitl.{alias.name}") for alias in node.names]
+            if base in ("rlhf_hitl", *SUBPACKAGES_ABOVE):
+                out += [(node.lineno, f"{base}.{alias.name}") for alias in node.names]
             else:
                 out.append((node.lineno, base))
     return out
+
+
+def is_within(module: str, package: str) -> bool:
+    return module == package or module.startswith(f"{package}.")
+
+
+def subpackage_above(target: str) -> str | None:
+    """The package of SUBPACKAGES_ABOVE that an imported module is in."""
+    return next((subpackage for subpackage in PARENT if is_within(target, subpackage)), None)
 
 
 def violations(root: Path) -> list[str]:
@@ -93,6 +105,12 @@ def violations(root: Path) -> list[str]:
                 out.append(f"{where}:{line}: imports {top}; write rlhf_hitl.{top}")
             elif top in ONLY_IN and unit not in ONLY_IN[top]:
                 out.append(f"{where}:{line}: {unit} imports {top}; only {', '.join(sorted(ONLY_IN[top]))} may")
+            elif (
+                (above := subpackage_above(target))
+                and is_within(module, PARENT[above])
+                and not is_within(module, above)
+            ):
+                out.append(f"{where}:{line}: {module} imports {above}, which is above it")
             elif top == "rlhf_hitl" and HEIGHT.get(other := unit_of(target) or "", 0) > HEIGHT[unit]:
                 out.append(f"{where}:{line}: {unit} imports {other}, which is above it")
     return out
@@ -113,6 +131,22 @@ def test_imports_point_down_only():
         ("rlhf_hitl/api/a.py", "import gradio as gr", "api imports gradio; only ui may"),
         ("rlhf_hitl/loop.py", "from rlhf_hitl.ui import rate", "loop imports ui, which is above it"),
         ("rlhf_hitl/api/a.py", "from ui import rate", "write rlhf_hitl.ui"),
+        (
+            "rlhf_hitl/reward/a.py",
+            "from rlhf_hitl.reward.training import b",
+            "reward.a imports rlhf_hitl.reward.training",
+        ),
+        (
+            "rlhf_hitl/reward/training/a.py",
+            "from rlhf_hitl.reward.evaluation.b import c",
+            "imports rlhf_hitl.reward.eval",
+        ),
+        ("rlhf_hitl/reward/evaluation/a.py", "import rlhf_hitl.reward.training.b", "imports rlhf_hitl.reward.training"),
+        (
+            "rlhf_hitl/reward/training/a.py",
+            "from rlhf_hitl.reward.training import b\nimport rlhf_hitl.reward.model",
+            None,
+        ),
         ("rlhf_hitl/novel/a.py", "", "novel is in no layer"),
         ("ui/a.py", "import gradio\nfrom rlhf_hitl.store import queue\nfrom rlhf_hitl.api import app", None),
         ("rlhf_hitl/routing/a.py", "import torch\nfrom rlhf_hitl.reward import model\nfrom . import b", None),

@@ -13,8 +13,9 @@ import torch
 from rlhf_hitl import models
 from rlhf_hitl.errors import BadInput, NotFound
 from rlhf_hitl.models import load_policy, load_tokenizer
-from rlhf_hitl.reward.classifier import classifier_to_train, load_classifier
-from rlhf_hitl.reward.features import Backbone
+from rlhf_hitl.reward.backbone import Backbone
+from rlhf_hitl.reward.classifier import load_classifier
+from rlhf_hitl.reward.training.trainable_classifier import load_trainable_classifier
 
 
 @pytest.fixture
@@ -25,27 +26,27 @@ def cache(tmp_path, monkeypatch):
 
 
 def test_a_folder_is_itself(tiny_model):
-    assert models.resolve(tiny_model) == tiny_model
-    assert models.resolve(str(tiny_model)) == tiny_model
+    assert models.resolve_model(tiny_model) == tiny_model
+    assert models.resolve_model(str(tiny_model)) == tiny_model
 
 
 def test_a_hub_id_stays_a_hub_id():
-    assert models.resolve("owner/some-model") == "owner/some-model"
+    assert models.resolve_model("owner/some-model") == "owner/some-model"
 
 
 def test_a_short_name_is_its_folder_once_fetched_and_says_how_to_fetch_it_before(cache, tiny_model):
     with pytest.raises(NotFound, match="rlhf-hitl models get smollm2-135m-instruct"):
-        models.resolve("smollm2-135m-instruct")
+        models.resolve_model("smollm2-135m-instruct")
     shutil.copytree(tiny_model, cache / "smollm2-135m-instruct")
-    assert models.resolve("smollm2-135m-instruct") == cache / "smollm2-135m-instruct"
-    assert models.get("smollm2-135m-instruct") == cache / "smollm2-135m-instruct"
+    assert models.resolve_model("smollm2-135m-instruct") == cache / "smollm2-135m-instruct"
+    assert models.fetch_model("smollm2-135m-instruct") == cache / "smollm2-135m-instruct"
     assert models.display_name("smollm2-135m-instruct") == "smollm2-135m-instruct"
 
 
 def test_a_folder_that_is_not_there_or_holds_no_model_is_named(tmp_path):
     for missing in (tmp_path / "nowhere", str(tmp_path / "nowhere"), "./nowhere/at/all", tmp_path):
         with pytest.raises(NotFound, match="model '"):
-            models.resolve(missing)
+            models.resolve_model(missing)
 
 
 def test_names_in_the_store_are_no_paths_of_this_machine(tiny_model):
@@ -55,7 +56,7 @@ def test_names_in_the_store_are_no_paths_of_this_machine(tiny_model):
 
 def test_an_unknown_short_name_lists_the_known_ones():
     with pytest.raises(BadInput, match="smollm2-135m-instruct"):
-        models.get("gpt-17")
+        models.fetch_model("gpt-17")
 
 
 def test_without_a_hub_a_hub_id_is_one_line_that_says_what_to_do():
@@ -101,7 +102,7 @@ def test_a_policy_comes_in_the_precision_asked_for(tiny_model):
     assert not models.load_policy(tiny_model).training
 
 
-@pytest.mark.parametrize("read", [Backbone, load_classifier, classifier_to_train, load_policy, load_tokenizer])
+@pytest.mark.parametrize("read", [Backbone, load_classifier, load_trainable_classifier, load_policy, load_tokenizer])
 def test_code_that_comes_with_a_model_is_never_run_and_nobody_is_asked(read, tiny_model, tmp_path):
     """transformers asks on stdin unless it is told: "y" stands there."""
     shutil.copytree(tiny_model, tmp_path / "model")

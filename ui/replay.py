@@ -19,8 +19,21 @@ from rlhf_hitl.api import auth
 from rlhf_hitl.config import Settings
 from rlhf_hitl.errors import BadInput, NotFound
 from rlhf_hitl.reward.evaluation import browse
-from rlhf_hitl.reward.evaluation.slices import STRENGTHS
-from rlhf_hitl.reward.evaluation_record import SUMMARY, Evaluation, Example, Share, evaluations
+from rlhf_hitl.reward.evaluation.pair_index import (
+    EvaluationIndex,
+    find_row_by_key,
+    load_index,
+    make_pair_key,
+    read_rows,
+)
+from rlhf_hitl.reward.evaluation.slices import STRENGTH_NAMES
+from rlhf_hitl.reward.evaluation.storage import (
+    SUMMARY_FILE,
+    find_evaluation_folder,
+    list_evaluation_folders,
+    load_evaluation_for_page,
+)
+from rlhf_hitl.reward.evaluation_record import Estimate, EvaluatedPair, Evaluation
 from rlhf_hitl.store import Store
 from rlhf_hitl.types import Rater
 from rlhf_hitl.ui.conversation import completion_text, question_excerpt, render_completion, render_conversation
@@ -93,9 +106,9 @@ def mount(app: FastAPI, path: str, store: Store, settings: Settings, guard: Midd
 def everything(workspace: Path, reader: Rater) -> dict[str, Any]:
     """The list of evaluations as HTML, and the other pages this person may open."""
     try:
-        folders = evaluations(workspace)
+        folders = list_evaluation_folders(workspace)
     except FileNotFoundError:  # one was removed while they were listed
-        folders = evaluations(workspace)
+        folders = list_evaluation_folders(workspace)
     rows = [_row(folder) for folder in folders]
     pages = [page for page, roles in auth.PAGES.items() if reader.role in roles]
     return {"html": _render("replay_list.html", rows=rows), "pages": pages}
@@ -103,21 +116,21 @@ def everything(workspace: Path, reader: Rater) -> dict[str, Any]:
 
 def overview(workspace: Path, wanted: Wanted) -> dict[str, Any]:
     """An evaluation's figures as HTML, or those of two beside each other, and what its examples can be chosen by."""
-    folder = browse.named(workspace, wanted.of)
-    evaluation, index = browse.summary(folder), browse.index(folder)
+    folder = find_evaluation_folder(workspace, wanted.of)
+    evaluation, index = load_evaluation_for_page(folder), load_index(folder)
     slices = [[tag, value] for tag, (values, _) in index.tags.items() for value in values]
     if wanted.beside is None:
         shows = {"disagreements": "disagreements", "agreements": "agreements", "ties": "ties", "all": "all"}
         html = _render("replay_evaluation.html", **_evaluation(folder, evaluation, index))
     else:
-        beside = browse.named(workspace, wanted.beside)
-        both = browse.both(index, browse.index(beside))
+        beside = find_evaluation_folder(workspace, wanted.beside)
+        both = browse.place_side_by_side(index, load_index(beside))
         counts = {
             who: int(getattr(both, who).sum()) for who in ("both_right", "first_right", "second_right", "none_right")
         }
         shows = {"one_right": "exactly one right", "first_right": "only A right", "second_right": "only B right",
                  "none_right": "neither right"}  # fmt: skip
-        shown = {"of": _short(folder.name, evaluation), "beside": _short(beside.name, browse.summary(beside))}
+        shown = {"of": _short(folder.name, evaluation), "beside": _short(beside.name, load_evaluation_for_page(beside))}
         html = _render("replay_both.html", **shown, counts=counts, verdict=_verdict(both))
     return {"html": html, "shows": list(shows.items()), "slices": slices}
 
@@ -127,35 +140,35 @@ def examples(workspace: Path, wanted: Look) -> dict[str, Any]:
 
     `at` is its place among the `total` found; None for one that is not among them, but was asked for by its name.
     """
-    folder = browse.named(workspace, wanted.of)
-    index = browse.index(folder)
-    beside = browse.index(browse.named(workspace, wanted.beside)) if wanted.beside is not None else None
+    folder = find_evaluation_folder(workspace, wanted.of)
+    index = load_index(folder)
+    beside = load_index(find_evaluation_folder(workspace, wanted.beside)) if wanted.beside is not None else None
     tag = None if wanted.tag is None else (wanted.tag, wanted.value)
-    rows = browse.find(index, browse.Query(wanted.show, tag, wanted.order, wanted.words), beside)
+    rows = browse.find_rows(index, browse.PairQuery(wanted.show, tag, wanted.order, wanted.words), beside)
     at, row = _place(index, rows, wanted)
     first = (at or 0) // PAGE * PAGE
-    found = browse.read(index, rows[first : first + PAGE])
+    found = read_rows(index, rows[first : first + PAGE])
     listed = [_listed(first + i, e) for i, e in enumerate(found)]
     answer = {"total": len(rows), "at": at, "first": first, "list": _render("replay_found.html", found=listed)}
     if row is None:
         return answer | {"example": None, "html": ""}
-    example = found[at - first] if at is not None else browse.read(index, [row])[0]
+    example = found[at - first] if at is not None else read_rows(index, [row])[0]
     models = [_model(example, index.reach, "" if beside is None else "A")]
     if beside is not None and len(rows_beside := np.flatnonzero(beside.label == index.label[row])):
-        models.append(_model(browse.read(beside, rows_beside[:1])[0], max(index.reach, beside.reach), "B"))
+        models.append(_model(read_rows(beside, rows_beside[:1])[0], max(index.reach, beside.reach), "B"))
         models[0] = _model(example, max(index.reach, beside.reach), "A")
     html = _render("replay_example.html", **_example(example, models))
-    return answer | {"example": browse.key(index, row, example), "html": html}
+    return answer | {"example": make_pair_key(index, row, example), "html": html}
 
 
 def differences(workspace: Path, wanted: One) -> dict[str, Any]:
     """Both answers as HTML in which the words that only one has are marked."""
-    index = browse.index(browse.named(workspace, wanted.of))
-    example = browse.read(index, [_named_row(index, wanted.example)])[0]
+    index = load_index(find_evaluation_folder(workspace, wanted.of))
+    example = read_rows(index, [_named_row(index, wanted.example)])[0]
     return {"marked": marked(completion_text(example.chosen), completion_text(example.rejected))}
 
 
-def _place(index: browse.Index, rows: np.ndarray, wanted: Look) -> tuple[int | None, int | None]:
+def _place(index: EvaluationIndex, rows: np.ndarray, wanted: Look) -> tuple[int | None, int | None]:
     """The place of the example to show among the rows found, and its row. One not among them has no place."""
     if wanted.example is not None:
         row = _named_row(index, wanted.example)
@@ -167,8 +180,8 @@ def _place(index: browse.Index, rows: np.ndarray, wanted: Look) -> tuple[int | N
     return at, int(rows[at])
 
 
-def _named_row(index: browse.Index, key: str) -> int:
-    row = browse.row_of(index, key)
+def _named_row(index: EvaluationIndex, key: str) -> int:
+    row = find_row_by_key(index, key)
     if row is None:
         raise NotFound(f"example {key[:80]!r}", expected="one of this evaluation", fix="choose one from its list")
     return row
@@ -183,7 +196,7 @@ def _render(template: str, **shown: Any) -> str:
 
 def _row(folder: Path) -> dict[str, Any]:
     try:
-        return _short(folder.name, browse.summary(folder))
+        return _short(folder.name, load_evaluation_for_page(folder))
     except BadInput as e:
         return {"name": folder.name, "shown": visible(folder.name), "problem": visible(str(e))}
 
@@ -202,11 +215,11 @@ def _short(name: str, e: Evaluation) -> dict[str, Any]:
         "above": "clear" if e.clear_of_floors else "perhaps" if e.above_floors else "no",
         "ece": f"{e.ece:.3f}",
         "simulated": e.simulated,
-        "split": visible(e.split) if e.asks_what_it_was_told else "",
+        "split": visible(e.split) if e.includes_training_prompts else "",
     }
 
 
-def _evaluation(folder: Path, e: Evaluation, index: browse.Index) -> dict[str, Any]:
+def _evaluation(folder: Path, e: Evaluation, index: EvaluationIndex) -> dict[str, Any]:
     figures = [
         _figure(
             "Accuracy",
@@ -247,7 +260,7 @@ def _evaluation(folder: Path, e: Evaluation, index: browse.Index) -> dict[str, A
             *_facts(e),
         ],
         "slices": _slices(e, index),
-        "plots": _plots(folder, os.stat(folder / SUMMARY).st_mtime_ns),
+        "plots": _plots(folder, os.stat(folder / SUMMARY_FILE).st_mtime_ns),
     }
 
 
@@ -287,12 +300,16 @@ def _plots(folder: Path, _written: int) -> dict[str, str]:
     """Name → SVG, drawn once for each time an evaluation is written."""
     from rlhf_hitl.reward.evaluation import plots
 
-    e = browse.summary(folder)
+    e = load_evaluation_for_page(folder)
     with _DRAWING:
-        return {"accuracy": plots.accuracy(e), "reliability": plots.reliability(e), "slices": plots.slices(e)}
+        return {
+            "accuracy": plots.plot_accuracy(e),
+            "reliability": plots.plot_reliability(e),
+            "slices": plots.plot_slices(e),
+        }
 
 
-def _slices(e: Evaluation, index: browse.Index) -> list[dict[str, Any]]:
+def _slices(e: Evaluation, index: EvaluationIndex) -> list[dict[str, Any]]:
     rows = [
         {
             "tag": by,
@@ -310,11 +327,11 @@ def _slices(e: Evaluation, index: browse.Index) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: -row["n"])[:SLICES]
 
 
-def _figure(title: str, share: Share, note: str) -> dict[str, Any]:
+def _figure(title: str, share: Estimate, note: str) -> dict[str, Any]:
     return {"title": title, "value": f"{share.value:.1%}", "bounds": f"95 %: {_range(share)}", "note": note}
 
 
-def _range(share: Share) -> str:
+def _range(share: Estimate) -> str:
     return f"{share.low:.1%} to {share.high:.1%}"
 
 
@@ -325,7 +342,7 @@ def _minute(moment: str) -> str:
         return visible(moment)
 
 
-def _verdict(both: browse.Both) -> str:
+def _verdict(both: browse.SideBySide) -> str:
     """Whether two models that saw the same labels differ by more than chance: as the gate `no-worse-than` has it."""
     shared = f"They share {len(both.rows):,} labels with a preference"
     d = both.difference
@@ -343,13 +360,13 @@ def _verdict(both: browse.Both) -> str:
 # --- examples
 
 
-def _kind(e: Example) -> str:
+def _kind(e: EvaluatedPair) -> str:
     if e.is_tie:
         return "tie"
     return {1.0: "agrees", 0.0: "disagrees"}.get(float(e.correct or 0.0), "undecided")
 
 
-def _listed(at: int, e: Example) -> dict[str, Any]:
+def _listed(at: int, e: EvaluatedPair) -> dict[str, Any]:
     kind = _kind(e)
     return {
         "at": at,
@@ -360,7 +377,7 @@ def _listed(at: int, e: Example) -> dict[str, Any]:
     }
 
 
-def _model(e: Example, reach: float, letter: str) -> dict[str, Any]:
+def _model(e: EvaluatedPair, reach: float, letter: str) -> dict[str, Any]:
     """A margin as a dot on a track from -reach to reach, with the range of two standard deviations; in percent."""
 
     def place(margin: float) -> float:
@@ -385,7 +402,7 @@ def _model(e: Example, reach: float, letter: str) -> dict[str, Any]:
     }
 
 
-def _example(e: Example, models: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _example(e: EvaluatedPair, models: Sequence[dict[str, Any]]) -> dict[str, Any]:
     word, says = KINDS[_kind(e)]
     if len(models) == 2:
         says = " ".join(f"{m['letter']} {'agrees' if m['side'] == 'chosen' else 'does not agree'}." for m in models)
@@ -393,7 +410,7 @@ def _example(e: Example, models: Sequence[dict[str, Any]]) -> dict[str, Any]:
     votes = f"{e.votes:,} vote" + ("" if e.votes == 1 else "s")
     if e.votes > 1 and not e.is_tie:
         votes += ", all for this choice" if e.agreement == 1 else f", {e.agreement:.0%} for this choice, ties aside"
-    said = [f"{STRENGTHS[e.strength]} better"] if e.strength else []
+    said = [f"{STRENGTH_NAMES[e.strength]} better"] if e.strength else []
     answers = [
         {
             "kind": side,

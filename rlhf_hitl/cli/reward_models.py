@@ -13,12 +13,12 @@ ModelId = Annotated[
 ]
 
 
-def load_model(store, name: str | None, *, enter: bool = True):
+def load_model(store, name: str | None, *, register: bool = True):
     """A reward model by folder or id, the store's newest for None, as `open_reward_model`."""
     from rlhf_hitl.store.reward_models import get_reward_model
 
     if name is None:
         get_reward_model(store)  # says what is missing before anything heavy is imported
-    from rlhf_hitl.reward.training.train import open_reward_model
+    from rlhf_hitl.reward.registry import open_reward_model
 
-    return open_reward_model(store, name, load_settings().workspace, enter=enter)
+    return open_reward_model(store, name, load_settings().workspace, register=register)

@@ -95,18 +95,21 @@ def train_reward(
     opened = Store.open(store)
     workspace = load_settings().workspace
     if backend is Backend.FULL:
-        from rlhf_hitl.reward.training.full import train_full
+        from rlhf_hitl.reward.training.full_from_store import train_full_from_store
 
-        model = train_full(opened, backbone, workspace, otherwise=BACKBONE, config=config, max_length=max_length)
+        model = train_full_from_store(
+            opened, backbone, workspace, default_backbone=BACKBONE, config=config, max_length=max_length
+        )
     elif backend is Backend.CLASSIFIER:
-        from rlhf_hitl.reward.classifier import adopt
+        from rlhf_hitl.reward.training.classifier_adoption import adopt_classifier
 
-        model = adopt(opened, str(backbone), workspace, max_length=max_length or 1024, dtype=dtype or "auto")
+        model = adopt_classifier(opened, str(backbone), workspace, max_length=max_length or 1024, dtype=dtype or "auto")
     else:
-        from rlhf_hitl.reward.features import Backbone
-        from rlhf_hitl.reward.training.train import train_head, training_pairs
+        from rlhf_hitl.reward.backbone import Backbone
+        from rlhf_hitl.reward.training.head_training import train_head
+        from rlhf_hitl.reward.training.training_labels import load_training_pairs
 
-        training_pairs(opened)  # says what is missing before the backbone is loaded
+        load_training_pairs(opened)  # says what is missing before the backbone is loaded
         made = Backbone(
             backbone or BACKBONE, layer=layer, pooling=pooling, max_length=max_length or 1024, dtype=dtype or "auto"
         )
@@ -119,10 +122,10 @@ def _update(opened, flags: list[str], backend: Backend) -> Result:
         given = " ".join([*flags, *([] if backend is Backend.HEAD else [f"--backend {backend.value}"])])
         raise BadInput(f"--update with {given}", expected="--update alone", fix="the model keeps what it has")
     model = load_model(opened, None)
-    from rlhf_hitl.reward.training.train import catch_up
+    from rlhf_hitl.reward.training.head_update import update_with_new_votes
 
     workspace = load_settings().workspace
-    updated = catch_up(opened, model, workspace)
+    updated = update_with_new_votes(opened, model, workspace)
     return _trained(updated, workspace, "updated" if updated is not model else "as it was: no new votes")
 
 

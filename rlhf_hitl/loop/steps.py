@@ -49,7 +49,7 @@ class RewardModelCache:
 
     def get(self, round: int) -> RewardModel | None:
         """Return the model that a round trained; if it trained none, the store's newest, or None."""
-        from rlhf_hitl.reward.model import load
+        from rlhf_hitl.reward.model import load_reward_model
 
         trained = read_finished_steps(self.store).get((round, "train_reward"))
         if trained is not None:
@@ -59,7 +59,7 @@ class RewardModelCache:
         else:
             return None
         if record.id not in self._loaded:
-            self._loaded[record.id] = load(record.path, self.workspace / "features")
+            self._loaded[record.id] = load_reward_model(record.path, self.workspace / "features")
         return self._loaded[record.id]
 
 
@@ -130,8 +130,8 @@ class RoundSteps:
 
     def train_reward(self) -> dict[str, Any]:
         """Train a new head on all human labels of the train split so far."""
-        from rlhf_hitl.reward.features import Backbone
-        from rlhf_hitl.reward.training.train import train_head
+        from rlhf_hitl.reward.backbone import Backbone
+        from rlhf_hitl.reward.training.head_training import train_head
 
         model = train_head(self.store, Backbone(self.config.backbone), self.settings.workspace)
         self.reward_models.add(model)
@@ -139,17 +139,18 @@ class RoundSteps:
 
     def evaluate(self) -> dict[str, Any]:
         """Replay the new reward model on held-out labels, if there are any."""
-        from rlhf_hitl.reward import evaluation_record, model_card
-        from rlhf_hitl.reward.evaluation.evaluate import NothingToReplay, evaluate
+        from rlhf_hitl.reward import model_card
+        from rlhf_hitl.reward.evaluation.evaluate import NoLabelsToEvaluate, evaluate_reward_model
+        from rlhf_hitl.reward.evaluation.storage import save_evaluation
 
         model = self._trained_model()
         name = f"round-{self.round}-{model.id}"
         try:
-            evaluation, examples = evaluate(model, self.store, name=name)
-        except NothingToReplay as e:
+            evaluation, examples = evaluate_reward_model(model, self.store, name=name)
+        except NoLabelsToEvaluate as e:
             return {"n": 0, "reason": str(e)}
-        evaluation_record.save(self.settings.workspace / "evaluations" / name, evaluation, examples)
-        model_card.note(Path(get_reward_model(self.store, model.id).path), evaluation)
+        save_evaluation(self.settings.workspace / "evaluations" / name, evaluation, examples)
+        model_card.add_evaluation_to_card(Path(get_reward_model(self.store, model.id).path), evaluation)
         return evaluation.as_dict()
 
     def tune_with_dpo(self) -> dict[str, Any]:

@@ -38,7 +38,7 @@ def save_policy(model: PeftModel, tokenizer: Any, out: Path, *, base: str, merge
     Args:
         base: name of the model under the adapter, written into an adapter that is not merged.
     """
-    from rlhf_hitl.reward.seen_prompts import Seen
+    from rlhf_hitl.reward.seen_prompts import SeenPrompts
 
     with atomic_folder(out) as draft:
         if merge:
@@ -49,7 +49,7 @@ def save_policy(model: PeftModel, tokenizer: Any, out: Path, *, base: str, merge
             model.save_pretrained(str(draft))
         tokenizer.save_pretrained(draft)
         # Marked as incomplete: a reward model on top of this policy cannot know which prompts the policy was tuned on.
-        Seen.of((), whole=False).save(draft)
+        SeenPrompts.of((), is_complete=False).save(draft)
         (draft / TRAINING_CARD).write_text(
             json.dumps(card, indent=2, ensure_ascii=False, default=str), encoding="utf-8"
         )

@@ -32,7 +32,7 @@ class DataArguments:
 
     def open_reward_model(self, store: Store) -> RewardModel:
         """Return the reward model. Raises NotFound where there is none."""
-        from rlhf_hitl.reward.training.train import open_reward_model
+        from rlhf_hitl.reward.registry import open_reward_model
 
         return open_reward_model(store, self.reward_model or None, load_settings().workspace)
 

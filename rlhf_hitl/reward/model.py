@@ -1,7 +1,8 @@
-"""The reward model: one rendering and one scoring function for every part that asks what an answer is worth.
+"""The reward model: one rendering and one scoring function for everything that needs the reward of an answer.
 
-A reward model is a backbone that turns a conversation into features, and a head that turns features into a reward
-with an uncertainty. The backends differ only in who trained the backbone: nobody (`head`), or TRL (`full`).
+A reward model is a backbone that turns a conversation into features, and a head that turns features into a reward with
+an uncertainty. The backends differ only in who trained the backbone: nobody (`head`), TRL (`full`), or somebody
+elsewhere (`classifier`).
 """
 
 from __future__ import annotations
@@ -19,41 +20,42 @@ from safetensors.numpy import load_file, save_file
 from rlhf_hitl.errors import BadInput, NotFound
 from rlhf_hitl.files import atomic_file
 from rlhf_hitl.models import display_name
-from rlhf_hitl.reward import model_card as cards
-from rlhf_hitl.reward.features import Backbone, FeatureCache
-from rlhf_hitl.reward.head import Head, Standardiser
-from rlhf_hitl.reward.model_card import CARD
-from rlhf_hitl.reward.rendering import Conversation, conversations
-from rlhf_hitl.reward.seen_prompts import Seen
+from rlhf_hitl.reward.backbone import Backbone
+from rlhf_hitl.reward.feature_cache import FeatureCache
+from rlhf_hitl.reward.head import Head
+from rlhf_hitl.reward.model_card import CARD_FILE, write_card
+from rlhf_hitl.reward.rendering import Conversation, completion_lengths, list_conversations
+from rlhf_hitl.reward.seen_prompts import SeenPrompts
+from rlhf_hitl.reward.standardiser import Standardiser
 from rlhf_hitl.types import Comparison, Score
 
-WEIGHTS = "reward_head.safetensors"
+HEAD_FILE = "reward_head.safetensors"
 
 
 class RewardModel:
-    """Scores conversations. Make one with `reward.train`, or `load` one from its folder."""
+    """Scores conversations. `reward.training` makes one, `load_reward_model` reads a saved one."""
 
     def __init__(self, cache: FeatureCache, standardiser: Standardiser, head: Head, *, backend: str, card: dict):
         self.cache, self.standardiser, self.head, self.backend, self.card = cache, standardiser, head, backend, card
-        self.seen: Seen | None = None  # None: nobody has kept which prompts it learnt from
+        self.seen: SeenPrompts | None = None  # None: no record of the prompts it learnt from was kept
 
     @property
     def id(self) -> str:
-        """Named by all that its scores depend on: the same training and calibration give the same id."""
+        """A hash of all that the scores depend on: the same training and calibration give the same id."""
         digest = hashlib.sha256(self.cache.backbone.fingerprint.encode())
         for _, tensor in sorted(self._tensors().items()):
             digest.update(tensor.tobytes())
         return f"m_{digest.hexdigest()[:24]}"
 
     def inputs(self, chats: Sequence[Conversation], *, keep: bool = True) -> np.ndarray:
-        """(n, d) inputs of the head."""
-        return self.standardiser(self.cache.features(chats, keep=keep), lengths(chats))
+        """Return the head's inputs, (n, d)."""
+        return self.standardiser(self.cache.features(chats, keep=keep), completion_lengths(chats))
 
     def rewards(self, chats: Sequence[Conversation], *, keep: bool = True) -> np.ndarray:
-        """(n,) float32 rewards in logits. `keep=False` leaves their features off the disk (for fresh rollouts).
+        """Return rewards in logits, (n,) float32. `keep=False` does not write their features to disk (for rollouts).
 
         Raises:
-            BadInput: one is no finite number.
+            BadInput: a reward is not a finite number.
         """
         rewards = self.head.rewards(self.inputs(chats, keep=keep)).astype(np.float32)
         if not np.isfinite(rewards).all():
@@ -63,29 +65,29 @@ class RewardModel:
         return rewards
 
     def differences(self, first: Sequence[Conversation], second: Sequence[Conversation]) -> np.ndarray:
-        """(n, d) inputs of the first less those of the second."""
+        """Return the head's inputs of the first conversations less those of the second, (n, d)."""
         both = [*first, *second]
-        return self.standardiser.differences(self.cache.features(both), lengths(both))
+        return self.standardiser.differences(self.cache.features(both), completion_lengths(both))
 
     def margins(
         self, first: Sequence[Conversation], second: Sequence[Conversation]
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """reward(first) - reward(second), its uncertainty and P(first preferred), each (n,)."""
+        """Return reward(first) - reward(second), its uncertainty and P(first preferred), each (n,)."""
         margins, stds = self.head.margins(self.differences(first, second))
         return margins, stds, self.head.probabilities(margins, stds)
 
     def score(self, comparisons: Iterable[Comparison]) -> Iterator[Score]:
-        """What the model says of each comparison. Streams: any number of comparisons in a flat memory."""
-        rest, name = iter(comparisons), self.id
-        while chunk := list(islice(rest, 512)):
-            inputs = self.inputs([chat for c in chunk for chat in conversations(c)])
+        """Yield the score of each comparison. Memory does not grow with their number."""
+        remaining, reward_model_id = iter(comparisons), self.id
+        while chunk := list(islice(remaining, 512)):
+            inputs = self.inputs([chat for c in chunk for chat in list_conversations(c)])
             start = 0
             for comparison in chunk:
                 stop = start + len(comparison.completions)
-                yield self._score(comparison, inputs[start:stop], name)
+                yield self._score(comparison, inputs[start:stop], reward_model_id)
                 start = stop
 
-    def _score(self, comparison: Comparison, inputs: np.ndarray, name: str) -> Score:
+    def _score(self, comparison: Comparison, inputs: np.ndarray, reward_model_id: str) -> Score:
         rewards = self.head.rewards(inputs)
         best, second = np.argsort(-rewards, kind="stable")[:2]
         margin, std = self.head.margins((inputs[best] - inputs[second])[None])
@@ -96,7 +98,7 @@ class RewardModel:
         ids = [c.id for c in comparison.completions]
         return Score(
             comparison_id=comparison.id,
-            reward_model_id=name,
+            reward_model_id=reward_model_id,
             chosen=ids[best],
             rejected=ids[second],
             margin=float(margin[0]),
@@ -106,18 +108,20 @@ class RewardModel:
         )
 
     def save(self, folder: Path) -> None:
-        """Write the head and its card into a folder (a full model's backbone is there already). Whole or not at all."""
+        """Write the head and its card into a folder, each file atomically. A full model's backbone is there already."""
         folder.mkdir(parents=True, exist_ok=True)
-        with atomic_file(folder / WEIGHTS) as draft:
+        with atomic_file(folder / HEAD_FILE) as draft:
             save_file(self._tensors(), draft)
         backbone = self.cache.backbone.settings
-        base = {"base": display_name(backbone["name"])}  # what people call it; a full model's training knows better
+        base = {
+            "base": display_name(backbone["name"])
+        }  # the name shown to people; the card of a full model names the model it was trained from
         if self.backend == "full":
-            backbone |= {"name": "."}  # it lies beside the card, wherever the folder is moved to
-        known = {"id": self.id, "backend": self.backend, "backbone": backbone}
+            backbone |= {"name": "."}  # the backbone is in the same folder, wherever that is moved to
+        computed = {"id": self.id, "backend": self.backend, "backbone": backbone}
         if self.seen is not None:
             self.seen.save(folder)
-        cards.write(folder, base | self.card | known)
+        write_card(folder, base | self.card | computed)
 
     def _tensors(self) -> dict[str, np.ndarray]:
         tensors = {
@@ -129,58 +133,55 @@ class RewardModel:
             "temperature": np.array([self.head.temperature]),
             "precisions": np.array(self.head.precisions),
             "thresholds": np.array(self.head.thresholds),
-            "mass": np.array([self.head.mass]),
+            "mass": np.array([self.head.vote_weight]),
         }
         return {k: np.ascontiguousarray(v, np.float64) for k, v in tensors.items()}
 
 
-def load(folder: Path | str, cache_folder: Path | None = None) -> RewardModel:
-    """A saved reward model. Features go to `cache_folder`, by default `features/` beside the model's folder.
+def load_reward_model(folder: Path | str, cache_folder: Path | None = None) -> RewardModel:
+    """Load a saved reward model. Features go to `cache_folder`, by default `features/` beside the model's folder.
 
     Raises:
-        NotFound: no reward model there.
-        BadInput: it is damaged, or its backbone is not the one it was trained on.
+        NotFound: the folder holds no reward model.
+        BadInput: the model is damaged, or its backbone is not the one it was trained on.
     """
     folder = Path(folder)
-    if not (folder / CARD).is_file():
+    if not (folder / CARD_FILE).is_file():
         raise NotFound(
-            f"reward model {folder}", expected=f"a folder with {CARD}", fix="train one with `rlhf-hitl train-reward`"
+            f"reward model {folder}",
+            expected=f"a folder with {CARD_FILE}",
+            fix="train one with `rlhf-hitl train-reward`",
         )
     try:
-        card = json.loads((folder / CARD).read_text())
-        t = load_file(folder / WEIGHTS)
-        settings, backend, saved = dict(card["backbone"]), str(card["backend"]), str(card["id"])
-        standardiser = Standardiser(t["mean"], t["axes"], *t["length"].tolist())
-        (temperature,), (mass,) = t["temperature"].tolist(), t["mass"].tolist()
-        precisions, thresholds = tuple(t["precisions"].tolist()), tuple(t["thresholds"].tolist())
-        head = Head(t["weights"], t["covariance"], precisions, temperature, thresholds, mass)
+        card = json.loads((folder / CARD_FILE).read_text())
+        tensors = load_file(folder / HEAD_FILE)
+        settings, backend, saved_id = dict(card["backbone"]), str(card["backend"]), str(card["id"])
+        standardiser = Standardiser(tensors["mean"], tensors["axes"], *tensors["length"].tolist())
+        (temperature,), (vote_weight,) = tensors["temperature"].tolist(), tensors["mass"].tolist()
+        precisions, thresholds = tuple(tensors["precisions"].tolist()), tuple(tensors["thresholds"].tolist())
+        head = Head(tensors["weights"], tensors["covariance"], precisions, temperature, thresholds, vote_weight)
     except (ValueError, LookupError, TypeError, FileNotFoundError, SafetensorError) as e:
         raise BadInput(
             f"reward model {folder}",
-            expected=f"a whole {CARD} and {WEIGHTS} of this version ({type(e).__name__}: {str(e)[:80]})",
+            expected=f"a whole {CARD_FILE} and {HEAD_FILE} of this version ({type(e).__name__}: {str(e)[:80]})",
             fix="train it again",
         ) from e
     if backend == "full":
         settings["name"] = str(folder)
     backbone = Backbone(**settings)
-    if t["mean"].shape != (backbone.width,):
+    if tensors["mean"].shape != (backbone.width,):
         raise BadInput(
             f"reward model {folder}",
-            expected=f"a backbone with {t['mean'].shape[0]} features, got {backbone.width} from {settings['name']}",
+            expected=f"a backbone with {len(tensors['mean'])} features, got {backbone.width} from {settings['name']}",
             fix="give the backbone it was trained on",
         )
     cache = FeatureCache(cache_folder or folder.parent / "features", backbone)
     model = RewardModel(cache, standardiser, head, backend=backend, card=card)
-    if model.id != saved:
+    if model.id != saved_id:
         raise BadInput(
             f"reward model {folder} with backbone {settings['name']}",
-            expected="the very backbone it was trained on: this one has other weights, settings or chat template",
+            expected="the backbone it was trained on: this one has other weights, settings or chat template",
             fix="put the backbone back, or train again on this one",
         )
-    model.seen = Seen.load(folder)
+    model.seen = SeenPrompts.load(folder)
     return model
-
-
-def lengths(chats: Sequence[Conversation]) -> np.ndarray:
-    """(n,) characters of each completion."""
-    return np.array([sum(len(m.content) for m in completion) for _, completion in chats], dtype=np.float64)

@@ -1,4 +1,4 @@
-"""The model card: what must be known of a saved reward model, for programs (`reward_model.json`) and for people."""
+"""The model card of a saved reward model, for programs (`reward_model.json`) and for people (`README.md`)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rlhf_hitl.files import write_text_atomically
 from rlhf_hitl.models import SHORT_NAMES
 from rlhf_hitl.reward.evaluation_record import Evaluation
 
-CARD, FOR_PEOPLE = "reward_model.json", "README.md"
+CARD_FILE, README_FILE = "reward_model.json", "README.md"
 
 TEMPLATE = """---
 {{ metadata }}
@@ -25,15 +25,15 @@ TEMPLATE = """---
 **Some of the judgments it learnt from were made by simulated raters.**
 
 {% endif %}
-It says how much better raters would find one answer than another to the same prompt: a margin in logits, with an
-uncertainty. Rewards of different prompts are not to be compared.
+The model predicts how much better raters would find one answer than another to the same prompt: a margin in logits,
+with an uncertainty. Do not compare rewards of different prompts.
 
 | | |
 | --- | --- |
 | backend | {{ card.backend }} |
 | backbone | {{ base }}, layers {{ card.backbone.layer|join(', ') }}, {{ card.backbone.pooling|join(', ') }} |
 | precision of the backbone | {{ card.backbone.dtype }} |
-| tokens, at most | {{ card.backbone.max_length }} |
+| maximum tokens | {{ card.backbone.max_length }} |
 {% if card.learnt_from %}
 | learnt from | {{ card.learnt_from }} |
 {% endif %}
@@ -45,7 +45,7 @@ uncertainty. Rewards of different prompts are not to be compared.
 ## Figures
 
 {% if card.evaluations %}
-| replayed | labels | accuracy | 95 % interval | highest floor | calibration error |
+| evaluation | labels | accuracy | 95 % interval | highest floor | calibration error |
 | --- | ---: | ---: | ---: | ---: | ---: |
 {% for name, e in card.evaluations.items() %}
 | {{ name }}{{ " (its %s split)"|format(e.split) if e.split and e.split != "heldout" }} |
@@ -54,7 +54,7 @@ uncertainty. Rewards of different prompts are not to be compared.
 {% endfor %}
 {% if card.evaluations.values()|selectattr("simulated")|list %}
 
-Figures of simulated raters among them.
+Some of these figures come from simulated raters.
 {% endif %}
 {% else %}
 None yet: `rlhf-hitl evaluate --reward-model {{ card.id }}` replays held-out labels and writes them here.
@@ -62,22 +62,23 @@ None yet: `rlhf-hitl evaluate --reward-model {{ card.id }}` replays held-out lab
 
 ## Limits
 
-- It knows the raters, prompts and policies of its training labels. On others, replay labels of theirs first.
-- To fit {{ card.backbone.max_length }} tokens, {{ card.prompts_cut }} prompts were cut from their left
+- It knows the raters, prompts and policies of its training labels. Before you use it on others, evaluate it on their
+  labels.
+- To fit {{ card.backbone.max_length }} tokens, {{ card.prompts_cut }} prompts were cut at their beginning
   and {{ card.completions_cut }} completions at their end.
 {% if card.length_alone is defined and card.masses.values()|min >= card.length_alone %}
 - On training prompts it was not fitted to, it predicted raters no better than the lengths of the answers alone.
 {% endif %}
 {% if not card.calibration_labels %}
-- No label calibrated its probabilities.
+- Its probabilities are not calibrated: there were no calibration labels.
 {% endif %}
-- A policy tuned against it will find what it overrates: have raters compare before a release.
+- A policy tuned against it exploits what it overrates: have raters compare the policies before a release.
 """
 
 
-def render(card: Mapping[str, Any]) -> str:
-    """The card as Markdown with the hub's metadata, from what `reward_model.json` says."""
-    base = card.get("base", Path(card["backbone"]["name"]).name)  # not in cards of before there was a README
+def render_card(card: Mapping[str, Any]) -> str:
+    """Render the card as Markdown with the hub's metadata, from the contents of `reward_model.json`."""
+    base = card.get("base", Path(card["backbone"]["name"]).name)  # old cards have no `base`
     metadata = ModelCardData(
         library_name="rlhf_hitl",
         pipeline_tag="text-classification",
@@ -89,9 +90,9 @@ def render(card: Mapping[str, Any]) -> str:
     return str(ModelCard(text))
 
 
-def note(folder: Path, evaluation: Evaluation) -> None:
-    """Add an evaluation's figures to a saved model's card. An earlier one of that name is replaced."""
-    card = json.loads((folder / CARD).read_text(encoding="utf-8"))
+def add_evaluation_to_card(folder: Path, evaluation: Evaluation) -> None:
+    """Add an evaluation's figures to a saved model's card, in place of an earlier evaluation of the same name."""
+    card = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))
     figures = {
         "split": evaluation.split,
         "n": evaluation.n,
@@ -102,11 +103,10 @@ def note(folder: Path, evaluation: Evaluation) -> None:
         "ece": evaluation.ece,
         "simulated": evaluation.simulated,
     }
-    write(folder, card | {"evaluations": card.get("evaluations", {}) | {evaluation.name: figures}})
+    write_card(folder, card | {"evaluations": card.get("evaluations", {}) | {evaluation.name: figures}})
 
 
-def write(folder: Path, card: Mapping[str, Any]) -> None:
-    """Write the card for programs and for people, each whole or not at all."""
-    said = {CARD: json.dumps(card, indent=2, ensure_ascii=False) + "\n", FOR_PEOPLE: render(card)}
-    for name, text in said.items():
-        write_text_atomically(folder / name, text)
+def write_card(folder: Path, card: Mapping[str, Any]) -> None:
+    """Write the card for programs and for people, each file atomically."""
+    write_text_atomically(folder / CARD_FILE, json.dumps(card, indent=2, ensure_ascii=False) + "\n")
+    write_text_atomically(folder / README_FILE, render_card(card))

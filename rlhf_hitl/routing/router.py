@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from rlhf_hitl.errors import BadInput
+from rlhf_hitl.reward.labelled_pairs import load_labelled_pairs
 from rlhf_hitl.reward.model import RewardModel
-from rlhf_hitl.reward.rendering import has_texts
-from rlhf_hitl.reward.training.labelled_pairs import labelled_pairs
+from rlhf_hitl.reward.rendering import all_completions_have_text
 from rlhf_hitl.routing.acquisition import mutual_information
 from rlhf_hitl.routing.threshold import Threshold, choose_threshold
 from rlhf_hitl.store import Store
@@ -79,12 +79,14 @@ def calibrate_threshold(store: Store, model: RewardModel, config: RoutingConfig)
     """
     preferred = {
         (p.comparison.id, frozenset((p.label.first, p.label.second))): p.label.preferred
-        for p in labelled_pairs(store, Split.CALIBRATION)
+        for p in load_labelled_pairs(store, Split.CALIBRATION)
         if p.label.preferred is not None
     }
     comparisons = {c.id: c for c in find_comparisons(store, ids=sorted({cid for cid, _ in preferred}))}
     by_prompt: dict[str, tuple[float, bool]] = {}  # family → confidence, and whether raters prefer the other
-    for comparison in sorted(filter(has_texts, comparisons.values()), key=lambda c: compute_shuffle_key(c.id)):
+    for comparison in sorted(
+        filter(all_completions_have_text, comparisons.values()), key=lambda c: compute_shuffle_key(c.id)
+    ):
         score = next(model.score([comparison]))
         raters_choice = preferred.get((comparison.id, frozenset((score.chosen, score.rejected))))
         if raters_choice is not None:

@@ -9,7 +9,7 @@ from itertools import islice
 from tqdm import tqdm
 
 from rlhf_hitl.reward.model import RewardModel
-from rlhf_hitl.reward.rendering import has_texts
+from rlhf_hitl.reward.rendering import all_completions_have_text
 from rlhf_hitl.store import Store
 from rlhf_hitl.store.comparisons import compute_shuffle_key, find_comparisons
 from rlhf_hitl.store.scores import insert_scores
@@ -47,7 +47,7 @@ def score_pool(store: Store, model: RewardModel, *, part: int = 0, parts: int = 
     own_part = (c for c in waiting if compute_shuffle_key(c.id) % parts == part)
     with tqdm(desc="scoring", unit="comparison", disable=None if part == 0 else True) as bar:
         while chunk := list(islice(own_part, CHUNK)):
-            scores = list(model.score(c for c in chunk if has_texts(c)))
+            scores = list(model.score(c for c in chunk if all_completions_have_text(c)))
             without_text += len(chunk) - len(scores)
             insert_scores(store, scores)
             scored += len(scores)

@@ -144,8 +144,8 @@ def test_predictions_want_a_model_and_known_comparisons(api):
 
 def test_a_model_scores_what_is_in_the_store_and_what_is_not(api, store, tmp_path, tiny_model):
     from rlhf_hitl import simulate
-    from rlhf_hitl.reward.features import Backbone
-    from rlhf_hitl.reward.training.train import train_head
+    from rlhf_hitl.reward.backbone import Backbone
+    from rlhf_hitl.reward.training.head_training import train_head
 
     lead = api("lea", Role.LEAD)
     lead.import_rows(row(i) for i in range(120))

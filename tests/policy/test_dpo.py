@@ -219,8 +219,8 @@ def test_training_refuses_heldout_pairs_taken_folders_and_nothing_that_fits(tiny
 @pytest.fixture
 def judged(sqlite_store, tiny_model, tmp_path, monkeypatch):
     """A store with people's judgments and a reward model trained on them; gives its URL."""
-    from rlhf_hitl.reward.features import Backbone
-    from rlhf_hitl.reward.training.train import train_head
+    from rlhf_hitl.reward.backbone import Backbone
+    from rlhf_hitl.reward.training.head_training import train_head
 
     monkeypatch.chdir(tmp_path)
     add(sqlite_store, *(comparison(prompt(f"hello {i}", Split.TRAIN), f"good {i}", f"bad {i}") for i in range(12)))

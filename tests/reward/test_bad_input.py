@@ -8,14 +8,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from datasets import Dataset, DatasetDict, load_from_disk
+from trl import ModelConfig
 
-from rlhf_hitl.arguments import parse
+from rlhf_hitl.arguments import parse_arguments
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.reward.evaluation.evaluate import evaluate
-from rlhf_hitl.reward.features import Backbone, FeatureCache
-from rlhf_hitl.reward.model import load
-from rlhf_hitl.reward.training.full import FullConfig, ModelConfig, build_trainer, train
-from rlhf_hitl.reward.training.train import train_head
+from rlhf_hitl.reward.backbone import Backbone
+from rlhf_hitl.reward.evaluation.evaluate import evaluate_reward_model
+from rlhf_hitl.reward.feature_cache import FeatureCache
+from rlhf_hitl.reward.model import load_reward_model
+from rlhf_hitl.reward.training.full_config import FullTrainingConfig
+from rlhf_hitl.reward.training.full_training import build_reward_trainer, run_reward_training
+from rlhf_hitl.reward.training.head_training import train_head
 from rlhf_hitl.store import people, queue
 from rlhf_hitl.store.comparisons import find_comparisons, insert_comparisons
 from rlhf_hitl.types import Answer, Comparison, Completion, Message, Prompt, Role, Split, Verdict
@@ -59,15 +62,17 @@ def rows(folder, *answers: tuple[str, str], **columns) -> dict:
 
 
 def trainer(flags: dict):
-    config, model_config = parse((FullConfig, ModelConfig), [x for k, v in flags.items() for x in (f"--{k}", str(v))])
-    return build_trainer(config, model_config), config
+    config, model_config = parse_arguments(
+        (FullTrainingConfig, ModelConfig), [x for k, v in flags.items() for x in (f"--{k}", str(v))]
+    )
+    return build_reward_trainer(config, model_config), config
 
 
 def test_a_label_of_an_empty_completion_is_left_out_of_a_replay_and_counted(judged_store, backbone, tmp_path):
     model = train_head(judged_store, backbone, tmp_path)
-    before, _ = evaluate(model, judged_store)
+    before, _ = evaluate_reward_model(model, judged_store)
     judged(judged_store, people.add_rater(judged_store, "bea", Role.RATER).id, heldout(1)[0], "an answer", " \n")
-    after, _ = evaluate(model, judged_store)
+    after, _ = evaluate_reward_model(model, judged_store)
     assert (after.n, after.dropped) == (before.n, before.dropped + 1)
 
 
@@ -158,7 +163,7 @@ def test_labels_all_on_one_side_make_a_model_that_is_finite_and_prefers_that_sid
     for text in heldout(3):
         judged(store, rater, text, f"thanks friend {text}", f"lazy dog {text}")
     model = train_head(store, backbone, tmp_path)
-    found, _ = evaluate(model, store)
+    found, _ = evaluate_reward_model(model, store)
     assert found.accuracy.value == 1
     assert 0 <= found.ece <= 1
     assert np.isfinite(model.head.weights).all()
@@ -170,7 +175,7 @@ def test_a_reward_that_is_no_number_is_named(judged_store, backbone, tmp_path):
     with pytest.raises(BadInput, match="reward of comparison x_"):
         list(model.score(find_comparisons(judged_store)))
     with pytest.raises(BadInput, match="margin of comparison x_"):
-        evaluate(model, judged_store)
+        evaluate_reward_model(model, judged_store)
     with pytest.raises(BadInput, match="reward nan of 'an answer'"):
         model.rewards([((Message("user", "asked"),), (Message("assistant", "an answer"),))])
 
@@ -202,7 +207,7 @@ def test_a_damaged_model_is_named(judged_store, backbone, tmp_path, file, kept):
     whole = (folder / file).read_bytes()
     (folder / file).write_bytes(whole[: int(kept * len(whole))])
     with pytest.raises(BadInput, match="train it again"):
-        load(folder)
+        load_reward_model(folder)
 
 
 def test_labels_of_empty_completions_are_left_out_of_training_aloud(judged_store, backbone, tmp_path, caplog):
@@ -227,7 +232,7 @@ def test_a_head_is_not_read_with_another_backbone(judged_store, backbone, tmp_pa
     said = json.loads(card.read_text())
     card.write_text(json.dumps(said | {"backbone": said["backbone"] | {"name": str(tmp_path / "narrow")}}))
     with pytest.raises(BadInput, match="64 features, got 32"):
-        load(card.parent)
+        load_reward_model(card.parent)
 
 
 @pytest.mark.parametrize(
@@ -236,25 +241,25 @@ def test_a_head_is_not_read_with_another_backbone(judged_store, backbone, tmp_pa
 def test_a_checkpoint_of_another_architecture_is_not_resumed_from(tiny_model, tmp_path, setting, value):
     flags = rows(tmp_path, ("fine", "thanks"), ("sea", "sun"), model_name_or_path=tiny_model, max_steps=1)
     made, config = trainer(flags | {"save_strategy": "steps", "save_steps": 1})
-    train(made, config)
+    run_reward_training(made, config)
     file = tmp_path / "out" / "checkpoint-1" / "config.json"
     settings = json.loads(file.read_text())
     file.write_text(json.dumps(settings | {setting: value}))
     made, config = trainer(flags | {"resume_from_checkpoint": "latest", "max_steps": 2})
     with pytest.raises(BadInput, match=rf"{setting} {value}: expected {setting} {settings[setting]}"):
-        train(made, config)
+        run_reward_training(made, config)
 
 
 def test_a_checkpoint_of_other_adapters_is_not_resumed_from(tiny_model, tmp_path):
     flags = rows(tmp_path, ("fine", "thanks"), ("sea", "sun"), model_name_or_path=tiny_model, max_steps=1)
     of_lora = flags | {"use_peft": True, "lora_r": 4}
     made, config = trainer(of_lora | {"save_strategy": "steps", "save_steps": 1})
-    train(made, config)
+    run_reward_training(made, config)
     onwards = {"resume_from_checkpoint": "latest", "max_steps": 2}
     with pytest.raises(BadInput, match=r"of training LoRA: expected the whole model"):
-        train(*trainer(flags | onwards))
+        run_reward_training(*trainer(flags | onwards))
     with pytest.raises(BadInput, match=r"whose adapter has .* of \[4, \d+\]: expected \[8, \d+\]"):
-        train(*trainer(of_lora | onwards | {"lora_r": 8}))
+        run_reward_training(*trainer(of_lora | onwards | {"lora_r": 8}))
     made, config = trainer(of_lora | onwards)
-    train(made, config)
+    run_reward_training(made, config)
     assert made.state.global_step == 2

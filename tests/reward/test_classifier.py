@@ -16,17 +16,21 @@ from transformers import (
     RobertaConfig,
     RobertaForSequenceClassification,
 )
+from trl import ModelConfig
 
-from rlhf_hitl.arguments import parse
+from rlhf_hitl.arguments import parse_arguments
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.formats.export import export_snapshot
 from rlhf_hitl.models import load_tokenizer
-from rlhf_hitl.reward.classifier import adopt, as_reward_model, load_classifier
-from rlhf_hitl.reward.evaluation.evaluate import evaluate
-from rlhf_hitl.reward.features import Backbone, score_head
-from rlhf_hitl.reward.model import load
-from rlhf_hitl.reward.training.full import FullConfig, ModelConfig, build_trainer, finish
-from rlhf_hitl.reward.training.train import train_head
+from rlhf_hitl.reward.backbone import Backbone
+from rlhf_hitl.reward.classifier import load_classifier, wrap_classifier
+from rlhf_hitl.reward.evaluation.evaluate import evaluate_reward_model
+from rlhf_hitl.reward.model import load_reward_model
+from rlhf_hitl.reward.pretrained import find_score_head
+from rlhf_hitl.reward.training.classifier_adoption import adopt_classifier
+from rlhf_hitl.reward.training.full_config import FullTrainingConfig
+from rlhf_hitl.reward.training.full_training import build_reward_trainer, save_trained_model
+from rlhf_hitl.reward.training.head_training import train_head
 from rlhf_hitl.routing.router import RoutingConfig, route_pool
 from rlhf_hitl.routing.scoring import score_pool
 from rlhf_hitl.store.comparisons import find_comparisons
@@ -76,7 +80,7 @@ def classifier(request, tiny_model, encoder_tokenizer, tmp_path_factory):
     folder = tmp_path_factory.mktemp(request.param.__name__)
     torch.manual_seed(1)
     model = request.param(folder, tiny_model, encoder_tokenizer)
-    head = score_head(model)[1]
+    head = find_score_head(model)[1]
     torch.nn.init.normal_(head.weight)
     if head.bias is not None:
         torch.nn.init.constant_(head.bias, 0.7)
@@ -107,7 +111,7 @@ def plain_logits(folder, tokenizer, prompt: str, answers: list[str]) -> list[flo
 
 
 def test_rewards_are_the_logits_of_plain_transformers(classifier, tmp_path):
-    model = as_reward_model(str(classifier), tmp_path, dtype="float32")
+    model = wrap_classifier(str(classifier), tmp_path, dtype="float32")
     tokenizer = load_tokenizer(classifier, chats=False)
     rewards = model.rewards([chat("hello my friend", a) for a in ANSWERS])
     assert rewards == pytest.approx(plain_logits(classifier, tokenizer, "hello my friend", ANSWERS), abs=1e-4)
@@ -119,7 +123,7 @@ def test_a_conversation_longer_than_learnt_positions_is_cut_to_them(kind, tiny_m
     config = AutoConfig.from_pretrained(tmp_path)
     config.max_position_embeddings = 40
     AutoModelForSequenceClassification.from_config(config).save_pretrained(tmp_path)
-    model = as_reward_model(str(tmp_path), tmp_path / "features", max_length=1024, dtype="float32")
+    model = wrap_classifier(str(tmp_path), tmp_path / "features", max_length=1024, dtype="float32")
     # RoBERTa's positions are counted from after the padding's.
     offset = encoder_tokenizer.pad_token_id + 1 if kind is roberta else 0
     assert model.cache.backbone.renderer.max_length == 40 - offset
@@ -131,18 +135,18 @@ def test_a_classifier_is_taken_in_calibrated_evaluated_and_routed_with(
     classifier, judged_store, add_comparisons, tmp_path
 ):
     add_comparisons(judged_store, 12)
-    model = adopt(judged_store, str(classifier), tmp_path, dtype="float32")
+    model = adopt_classifier(judged_store, str(classifier), tmp_path, dtype="float32")
     assert model.card["train_labels"] > 50
     assert model.head.temperature != 1
     assert get_reward_model(judged_store).id == model.id
     chats = [chat("hello", a) for a in ANSWERS]
     _, stds, _ = model.margins(chats[:2], chats[2:])
     assert (stds > 0).all()
-    again = load(tmp_path / "reward" / model.id)
+    again = load_reward_model(tmp_path / "reward" / model.id)
     assert again.seen.calibration
-    assert not again.seen.whole  # what the classifier was trained on, nobody says
+    assert not again.seen.is_complete  # what the classifier was trained on, nobody says
     assert again.rewards(chats) == pytest.approx(model.rewards(chats), abs=1e-6)
-    assert 0 <= evaluate(model, judged_store)[0].accuracy.value <= 1
+    assert 0 <= evaluate_reward_model(model, judged_store)[0].accuracy.value <= 1
     assert score_pool(judged_store, model).scored == len(list(find_comparisons(judged_store, judged=False))) > 0
     assert sum(route_pool(judged_store, model, RoutingConfig()).counts.values()) == 12
 
@@ -152,19 +156,21 @@ def test_full_training_goes_on_from_a_classifier(classifier, judged_store, tmp_p
     export_snapshot(judged_store, tmp_path / "export")
     flags = {"dataset": tmp_path / "export", "output_dir": tmp_path / "out", "model_name_or_path": classifier}
     flags |= {"max_length": 128, "learning_rate": 3e-3, "num_train_epochs": 2, "use_peft": lora, "report_to": "none"}
-    config, model_config = parse((FullConfig, ModelConfig), [x for k, v in flags.items() for x in (f"--{k}", str(v))])
-    trainer = build_trainer(config, model_config)
-    before = score_head(load_classifier(str(classifier)))[1].weight
+    config, model_config = parse_arguments(
+        (FullTrainingConfig, ModelConfig), [x for k, v in flags.items() for x in (f"--{k}", str(v))]
+    )
+    trainer = build_reward_trainer(config, model_config)
+    before = find_score_head(load_classifier(str(classifier)))[1].weight
     trainer.train()
-    model = finish(trainer, config, tmp_path / "model", tmp_path)
+    model = save_trained_model(trainer, config, tmp_path / "model", tmp_path)
     assert model is not None
     assert model.seen is not None
-    assert not model.seen.whole  # it began with a classifier of others
+    assert not model.seen.is_complete  # it began with a classifier of others
     on_top = train_head(judged_store, Backbone(str(tmp_path / "model")), tmp_path)
     assert on_top.seen == model.seen  # nor does a head that reads it know
-    after = score_head(load_classifier(str(tmp_path / "model")))[1].weight
+    after = find_score_head(load_classifier(str(tmp_path / "model")))[1].weight
     assert not torch.equal(before, after)
-    assert evaluate(model, judged_store)[0].accuracy.value > 0.7
+    assert evaluate_reward_model(model, judged_store)[0].accuracy.value > 0.7
     first = chat("question 3", "sea sun thanks")
     plain = plain_logits(tmp_path / "model", load_tokenizer(classifier, chats=False), "question 3", ["sea sun thanks"])
     near = 1e-4 if model.cache.backbone.dtype is torch.float32 else 1e-2  # the model reads in bf16 where that is fast
@@ -187,16 +193,16 @@ def test_another_number_of_labels_is_refused_for_scoring_and_for_training(classi
     folder = copied(classifier, tmp_path / "two")
     edit_config(folder, id2label={"0": "bad", "1": "good"}, label2id={"bad": 0, "good": 1})
     with pytest.raises(BadInput, match="2 labels"):
-        as_reward_model(str(folder), tmp_path)
+        wrap_classifier(str(folder), tmp_path)
 
 
 def test_a_language_model_is_no_classifier_and_a_head_that_is_missing_is_not_made_up(tiny_model, tmp_path):
     with pytest.raises(BadInput, match="ForSequenceClassification"):
-        as_reward_model(str(tiny_model), tmp_path)
+        wrap_classifier(str(tiny_model), tmp_path)
     folder = copied(tiny_model, tmp_path / "headless")
     edit_config(folder, architectures=["LlamaForSequenceClassification"], id2label={"0": "reward"})
     with pytest.raises(BadInput, match=r"without score\.weight"):
-        as_reward_model(str(folder), tmp_path)
+        wrap_classifier(str(folder), tmp_path)
 
 
 def test_pickled_weights_are_refused(classifier, tmp_path):
@@ -204,6 +210,6 @@ def test_pickled_weights_are_refused(classifier, tmp_path):
     state = AutoModelForSequenceClassification.from_pretrained(folder).state_dict()
     (folder / "model.safetensors").unlink()
     torch.save(state, folder / "pytorch_model.bin")
-    for read in (lambda: as_reward_model(str(folder), tmp_path), lambda: Backbone(str(folder))):
+    for read in (lambda: wrap_classifier(str(folder), tmp_path), lambda: Backbone(str(folder))):
         with pytest.raises(BadInput, match="safetensors"):
             read()

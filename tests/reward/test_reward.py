@@ -23,14 +23,20 @@ from rlhf_hitl.cli.launch import launch_processes
 from rlhf_hitl.errors import BadInput, NotFound
 from rlhf_hitl.formats.export import export_snapshot
 from rlhf_hitl.models import best_device, best_dtype, load_tokenizer
-from rlhf_hitl.reward import head as heads
-from rlhf_hitl.reward.evaluation.evaluate import evaluate
-from rlhf_hitl.reward.features import Backbone, FeatureCache, FeatureStore, trim
-from rlhf_hitl.reward.losses import ordinal
-from rlhf_hitl.reward.model import load
-from rlhf_hitl.reward.rendering import Renderer, conversations
-from rlhf_hitl.reward.training.labelled_pairs import labelled_pairs
-from rlhf_hitl.reward.training.train import best_mass, train_head, update
+from rlhf_hitl.reward.backbone import Backbone
+from rlhf_hitl.reward.evaluation.evaluate import evaluate_reward_model
+from rlhf_hitl.reward.feature_cache import FeatureCache
+from rlhf_hitl.reward.feature_store import FeatureStore, remove_least_recently_used
+from rlhf_hitl.reward.head import Head
+from rlhf_hitl.reward.head_fitting import _find_mode, fit_head
+from rlhf_hitl.reward.labelled_pairs import load_labelled_pairs
+from rlhf_hitl.reward.losses import ordinal_loss
+from rlhf_hitl.reward.model import load_reward_model
+from rlhf_hitl.reward.rendering import Renderer, list_conversations
+from rlhf_hitl.reward.training.head_training import train_head
+from rlhf_hitl.reward.training.head_update import update_with_label
+from rlhf_hitl.reward.training.vote_weight_choice import choose_vote_weight
+from rlhf_hitl.reward.vote_scale import FIRST_UNGRADED, SECOND_UNGRADED, TIE, place_cuts, votes_from_preferences
 from rlhf_hitl.stats.calibration import expected_calibration_error
 from rlhf_hitl.store import people, queue
 from rlhf_hitl.store.comparisons import find_comparisons, insert_comparisons
@@ -167,7 +173,7 @@ def test_fresh_rollouts_leave_nothing_on_disk(backbone, tmp_path):
 
 def test_many_shards_are_merged_and_nothing_is_lost(backbone, tmp_path):
     cache = FeatureCache(tmp_path, backbone)
-    cache.shelves[0].MERGE_AT = 4
+    cache.stores[0].MERGE_AT = 4
     chats = [chat("hello", f"{w} {v}") for w in WORDS for v in "ab"]
     rows = np.concatenate([cache.features([c]) for c in chats])
     assert len(list(tmp_path.rglob("*.safetensors"))) <= 5
@@ -177,18 +183,18 @@ def test_many_shards_are_merged_and_nothing_is_lost(backbone, tmp_path):
 def test_a_cache_keeps_to_its_size_and_drops_what_was_not_used_for_longest(backbone, tmp_path):
     chats = [chat("hello", f"{w} {v}") for w in WORDS for v in "ab"]
     row = backbone.width * 4
-    cache = FeatureCache(tmp_path, backbone, most_gb=8 * (row + 300) / 1e9)
+    cache = FeatureCache(tmp_path, backbone, max_gb=8 * (row + 300) / 1e9)
     for one in chats:
         first = cache.features([chats[0], one])[0]
         for shard in tmp_path.rglob("*.safetensors"):  # as if an hour had gone by
             os.utime(shard, (shard.stat().st_atime - 3600, shard.stat().st_mtime - 3600))
     kept = list(tmp_path.rglob("*.safetensors"))
-    assert 0 < sum(f.stat().st_size for f in kept) <= cache.most_gb * 1e9
+    assert 0 < sum(f.stat().st_size for f in kept) <= cache.max_gb * 1e9
     again = FeatureCache(tmp_path, backbone)
-    [mine], [shelf] = cache.shelves, again.shelves
-    shelf.look()
+    [mine], [shelf] = cache.stores, again.stores
+    shelf.refresh()
     assert len(shelf._rows) < len(chats)
-    mine.look()
+    mine.refresh()
     assert set(mine._mapped) == set(kept)  # what is still mapped takes up its room, whether it has a name or not
     assert np.array_equal(again.features([chats[0]])[0], first)  # used each time, so it is still there, or made anew
 
@@ -200,7 +206,7 @@ def test_reading_keeps_a_row_from_being_the_first_to_go(backbone, tmp_path):
     FeatureCache(tmp_path, backbone).features([second])
     os.utime(used, (0, 0))
     FeatureCache(tmp_path, backbone).features([first])  # found on disk: nothing is written
-    trim(tmp_path, used.stat().st_size)
+    remove_least_recently_used(tmp_path, used.stat().st_size)
     assert list(tmp_path.rglob("*.safetensors")) == [used]
 
 
@@ -221,7 +227,7 @@ def test_a_shard_goes_only_once_all_it_has_is_in_another(tmp_path):
     believed.unlink()  # by another process, which has the row in the other shard
     shelf.write(["b"], np.zeros((1, 3), np.float32))
     found = FeatureStore(tmp_path)
-    found.look()
+    found.refresh()
     assert (found["a"] == 7).all()
 
 
@@ -229,10 +235,10 @@ def test_rows_found_are_there_though_another_process_makes_room_meanwhile(backbo
     known, new = chat("hello", "sea"), chat("hello", "sun")
     first = FeatureCache(tmp_path, backbone).features([known])
     cache, compute = FeatureCache(tmp_path, backbone), backbone.compute
-    cache.shelves[0].MERGE_AT = 0  # so that writing looks at the folder again
+    cache.stores[0].MERGE_AT = 0  # so that writing looks at the folder again
 
     def and_room_is_made(*args):
-        trim(tmp_path, 0)
+        remove_least_recently_used(tmp_path, 0)
         return compute(*args)
 
     monkeypatch.setattr(backbone, "compute", and_room_is_made)
@@ -258,13 +264,13 @@ def test_writers_that_merge_shards_under_each_other_lose_nothing(tmp_path):
         shelf = FeatureStore(tmp_path)
         shelf.MERGE_AT = 2
         for i in range(40):
-            shelf.look()
+            shelf.refresh()
             shelf.write([f"{name}{i}"], np.full((1, 3), i, np.float32))
 
     with ThreadPoolExecutor(3) as pool:
         list(pool.map(fill, "abc"))  # threads with a shelf each share the folder alone, as processes do
     found = FeatureStore(tmp_path)
-    found.look()
+    found.refresh()
     assert all((found[f"{name}{i}"] == i).all() for name in "abc" for i in range(40))
 
 
@@ -316,7 +322,7 @@ def test_head_agrees_with_logistic_regression_under_the_same_prior():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(400, 6))
     y = (rng.random(400) < expit(x @ rng.normal(size=6))).astype(int)
-    mode, _ = heads._mode(x, heads.preferences(y), np.zeros(6), np.full(6, 2.0), np.zeros(6))
+    mode, _ = _find_mode(x, votes_from_preferences(y), np.zeros(6), np.full(6, 2.0), np.zeros(6))
     reference = LogisticRegression(C=1 / 2.0, fit_intercept=False, tol=1e-10, max_iter=1000).fit(x, y)
     assert np.abs(mode - reference.coef_[0]).max() < 1e-4
 
@@ -324,8 +330,8 @@ def test_head_agrees_with_logistic_regression_under_the_same_prior():
 def test_evidence_shrinks_noise_and_keeps_signal():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(300, 21))
-    noise = heads.fit(x, heads.preferences(rng.random(300) < 0.5))
-    signal = heads.fit(x, heads.preferences(rng.random(300) < expit(x[:, :20] @ np.full(20, 1.0))))
+    noise = fit_head(x, votes_from_preferences(rng.random(300) < 0.5))
+    signal = fit_head(x, votes_from_preferences(rng.random(300) < expit(x[:, :20] @ np.full(20, 1.0))))
     assert noise.precisions[0] > 10 * signal.precisions[0]
     assert np.abs(noise.weights).max() < 0.2
 
@@ -336,7 +342,7 @@ def test_uncertainty_falls_with_labels_and_grows_away_from_them():
 
     def fitted(n):
         x = rng.normal(size=(n, 5))
-        return heads.fit(x, heads.preferences(rng.random(n) < expit(x @ w)))
+        return fit_head(x, votes_from_preferences(rng.random(n) < expit(x @ w)))
 
     probe = np.ones((1, 5))
     few, many = fitted(40), fitted(2000)
@@ -347,8 +353,8 @@ def test_uncertainty_falls_with_labels_and_grows_away_from_them():
 
 def test_ties_pull_a_margin_to_zero():
     x = np.c_[np.ones((50, 1)), np.zeros((50, 1))]
-    wins, even = (heads.fit(x, heads.preferences(np.full(50, share))) for share in (1, 0.5))
-    ties = heads.fit(x, np.eye(9)[np.full(50, heads.TIE)])
+    wins, even = (fit_head(x, votes_from_preferences(np.full(50, share))) for share in (1, 0.5))
+    ties = fit_head(x, np.eye(9)[np.full(50, TIE)])
     assert wins.margins(x[:1])[0] > 1
     for neither in (even, ties):
         assert neither.margins(x[:1])[0] == pytest.approx(0, abs=1e-6)
@@ -360,25 +366,25 @@ def graded(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     x = np.c_[rng.normal(size=(n, 6)), rng.normal(size=n)]
     margins = x @ np.r_[rng.normal(size=6), 0.3]
     seen = margins + rng.logistic(size=n)
-    said = np.select([seen > c for c in (2, 1.2, 0.5, -0.5, -1.2, -2)], [0, 1, 2, heads.TIE, 6, 7], 8)
+    said = np.select([seen > c for c in (2, 1.2, 0.5, -0.5, -1.2, -2)], [0, 1, 2, TIE, 6, 7], 8)
     votes = np.eye(9)[said]
     unsaid = rng.random(n) < 0.3
-    votes[unsaid, heads.UNSAID], votes[unsaid, heads.SECOND_UNSAID] = votes[unsaid, :3].sum(1), votes[unsaid, 6:].sum(1)
+    votes[unsaid, FIRST_UNGRADED], votes[unsaid, SECOND_UNGRADED] = votes[unsaid, :3].sum(1), votes[unsaid, 6:].sum(1)
     votes[np.ix_(unsaid, [0, 1, 2, 6, 7, 8])] = 0
     return x, votes, margins
 
 
-def ordinal_loss(margins: torch.Tensor, votes: np.ndarray, thresholds) -> torch.Tensor:
-    """The votes' negative log likelihood as `losses.ordinal` has it."""
+def sum_ordinal_losses(margins: torch.Tensor, votes: np.ndarray, thresholds) -> torch.Tensor:
+    """The votes' negative log likelihood as `losses.ordinal_loss` has it."""
     strengths = torch.tensor(votes[:, [0, 1, 2, 4, 6, 7, 8]])
-    unsaid = torch.tensor(votes[:, [heads.UNSAID, heads.TIE, heads.SECOND_UNSAID]]) * torch.tensor([1.0, 0, 1])
+    unsaid = torch.tensor(votes[:, [FIRST_UNGRADED, TIE, SECOND_UNGRADED]]) * torch.tensor([1.0, 0, 1])
     t = torch.as_tensor(thresholds, dtype=torch.float64)
-    return (ordinal(margins, strengths, t) + ordinal(margins, unsaid, t[:1])).sum()
+    return (ordinal_loss(margins, strengths, t) + ordinal_loss(margins, unsaid, t[:1])).sum()
 
 
 def test_a_head_of_strengths_and_ties_is_at_the_mode_of_the_ordinal_loss():
     x, votes, margins = graded(3000)
-    head = heads.fit(x, votes)
+    head = fit_head(x, votes)
     w = torch.tensor(head.weights, requires_grad=True)
     t = torch.tensor(head.thresholds, requires_grad=True, dtype=torch.float64)
     likelihood = ordinal_loss(torch.tensor(x) @ w, votes, t)
@@ -394,16 +400,16 @@ def test_strengths_teach_more_than_preferences_alone():
     agreed = []
     for seed in range(20):
         x, votes, margins = graded(100, seed)
-        plain = heads.preferences(votes[:, :4].sum(1) + votes[:, heads.TIE] / 2)
-        agreed.append([np.corrcoef(heads.fit(x, v).rewards(x), margins)[0, 1] for v in (votes, plain)])
+        plain = votes_from_preferences(votes[:, :4].sum(1) + votes[:, TIE] / 2)
+        agreed.append([np.corrcoef(fit_head(x, v).rewards(x), margins)[0, 1] for v in (votes, plain)])
     graded_votes, preferences = np.mean(agreed, axis=0)
     assert graded_votes > preferences
 
 
 def test_probabilities_are_of_raters_who_see_a_difference():
     x, votes, _ = graded(4000)
-    head = heads.fit(x, votes)
-    seen = votes[:, heads.TIE] == 0
+    head = fit_head(x, votes)
+    seen = votes[:, TIE] == 0
     p = head.probabilities(*head.margins(x[seen]))
     first = votes[seen, :4].sum(1)
     assert expected_calibration_error(np.maximum(p, 1 - p), np.where(p > 0.5, first, 1 - first)) < 0.03
@@ -413,14 +419,14 @@ def test_probabilities_are_of_raters_who_see_a_difference():
 def test_an_update_after_one_label_agrees_with_a_refit(n):
     """To a tenth of a standard deviation with 50 labels, to a hundredth with 500; prior and thresholds stay."""
     x, votes, _ = graded(n + 20, seed=1)
-    head = heads.fit(x[:n], votes[:n])
+    head = fit_head(x[:n], votes[:n])
     alpha = np.r_[np.full(6, head.precisions[0]), head.precisions[1]]
     probes = np.random.default_rng(2).normal(size=(100, 7))
     for i in range(n, n + 20):
         updated = head.updated(x[i], votes[i])
         seen = np.r_[0:n, i]
-        mode, hessian = heads._mode(x[seen], votes[seen], heads._cuts(head.thresholds), alpha, head.weights)
-        refitted = heads.Head(mode, np.linalg.inv(hessian), head.precisions, thresholds=head.thresholds)
+        mode, hessian = _find_mode(x[seen], votes[seen], place_cuts(head.thresholds), alpha, head.weights)
+        refitted = Head(mode, np.linalg.inv(hessian), head.precisions, thresholds=head.thresholds)
         (m, s), (again, spread) = updated.margins(probes), refitted.margins(probes)
         assert (np.abs(m - again) / spread).max() < 5 / n
         assert np.abs(s / spread - 1).max() < 5 / n
@@ -429,7 +435,7 @@ def test_an_update_after_one_label_agrees_with_a_refit(n):
 
 def test_an_update_without_a_vote_or_a_difference_changes_nothing():
     x, votes, _ = graded(50)
-    head = heads.fit(x, votes)
+    head = fit_head(x, votes)
     assert head.updated(x[0], np.zeros(9)) is head
     assert head.updated(np.zeros(7), votes[0]) is head
 
@@ -455,11 +461,11 @@ def test_votes_count_less_where_those_about_one_prompt_say_little_of_others(prom
     others, told, _ = quirky(400, 1, quirk, rng, weights)
 
     def loss(mass: float) -> float:
-        head = heads.fit(x, heads.preferences(first), mass=mass)
+        head = fit_head(x, votes_from_preferences(first), vote_weight=mass)
         p = head.probabilities(*head.margins(others))
         return float(-np.mean(told * np.log(p) + (1 - told) * np.log1p(-p)))
 
-    mass, losses = best_mass(x, heads.preferences(first), of)
+    mass, losses = choose_vote_weight(x, votes_from_preferences(first), of)
     assert losses[mass] == min(losses.values())
     assert (mass < 1) == (each > 1)
     assert loss(mass) <= loss(1.0)
@@ -467,8 +473,8 @@ def test_votes_count_less_where_those_about_one_prompt_say_little_of_others(prom
 
 def test_a_vote_that_counts_half_is_half_a_vote_in_fits_and_updates():
     rng = np.random.default_rng(0)
-    x, votes = rng.normal(size=(60, 5)), heads.preferences((rng.random(60) < 0.5).astype(float))
-    half, of_halves = heads.fit(x, votes, mass=0.5), heads.fit(x, votes / 2)
+    x, votes = rng.normal(size=(60, 5)), votes_from_preferences((rng.random(60) < 0.5).astype(float))
+    half, of_halves = fit_head(x, votes, vote_weight=0.5), fit_head(x, votes / 2)
     assert np.allclose(half.weights, of_halves.weights)
     assert np.allclose(half.updated(x[0], votes[0]).weights, of_halves.updated(x[0], votes[0] / 2).weights)
 
@@ -478,11 +484,11 @@ def test_a_vote_that_counts_half_is_half_a_vote_in_fits_and_updates():
 
 def test_a_trained_head_ranks_held_out_prompts_and_survives_saving(judged_store, backbone, tmp_path):
     model = train_head(judged_store, backbone, tmp_path)
-    found, _ = evaluate(model, judged_store)
+    found, _ = evaluate_reward_model(model, judged_store)
     assert found.accuracy.value > 0.7
     assert found.n > 10
     assert found.longer.low <= found.longer.value <= found.longer.high
-    again = load(tmp_path / "reward" / model.id)
+    again = load_reward_model(tmp_path / "reward" / model.id)
     chats = [chat("question 3 about sea", w) for w in WORDS]
     assert np.array_equal(again.rewards(chats), model.rewards(chats))
     assert again.id == model.id
@@ -496,10 +502,10 @@ def test_the_same_labels_give_the_same_model(judged_store, backbone, tmp_path):
 def test_training_reads_all_views_and_chooses_how_much_a_vote_counts(judged_store, views, tmp_path):
     model = train_head(judged_store, views, tmp_path)
     assert 0 < model.card["length_alone"] < np.log(2)
-    assert model.card["masses"][str(model.head.mass)] == min(model.card["masses"].values())
-    again = load(tmp_path / "reward" / model.id)
+    assert model.card["masses"][str(model.head.vote_weight)] == min(model.card["masses"].values())
+    again = load_reward_model(tmp_path / "reward" / model.id)
     assert again.cache.backbone.views == views.views
-    assert again.head.mass == model.head.mass
+    assert again.head.vote_weight == model.head.vote_weight
     chats = [chat("question 3 about sea", w) for w in WORDS]
     assert np.array_equal(again.rewards(chats), model.rewards(chats))
 
@@ -509,31 +515,31 @@ def test_a_backbone_that_is_another_by_now_is_refused(judged_store, tiny_model, 
     shutil.copytree(tiny_model, copy)
     model = train_head(judged_store, Backbone(str(copy), layer=1, pooling="last", dtype="float32"), tmp_path)
     folder = tmp_path / "reward" / model.id
-    assert load(folder).id == model.id
+    assert load_reward_model(folder).id == model.id
     weights = load_file(copy / "model.safetensors")
     save_file({name: value * 1.01 for name, value in weights.items()}, copy / "model.safetensors", {"format": "pt"})
     with pytest.raises(BadInput, match="other weights, settings or chat template"):
-        load(folder)
+        load_reward_model(folder)
 
 
 def test_a_model_is_updated_by_one_label(judged_store, backbone, tmp_path):
     model = train_head(judged_store, backbone, tmp_path)
-    pair = next(p for p in labelled_pairs(judged_store, Split.HELDOUT) if p.label.preferred == p.label.first)
-    updated = update(model, pair)
+    pair = next(p for p in load_labelled_pairs(judged_store, Split.HELDOUT) if p.label.preferred == p.label.first)
+    updated = update_with_label(model, pair)
     assert updated.card["train_labels"] == model.card["train_labels"] + 1
     assert updated.id != model.id
     (before, doubt, _), (after, less, _) = (m.margins([pair.first], [pair.second]) for m in (model, updated))
     assert after > before
     assert less < doubt
     updated.save(tmp_path / "updated")
-    assert load(tmp_path / "updated").id == updated.id
+    assert load_reward_model(tmp_path / "updated").id == updated.id
 
 
 def test_a_score_is_the_difference_of_the_rewards_and_never_negative(judged_store, backbone, tmp_path):
     model = train_head(judged_store, backbone, tmp_path)
     comparisons = list(find_comparisons(judged_store))
     for comparison, score in zip(comparisons, model.score(comparisons)):
-        rewards = dict(zip([c.id for c in comparison.completions], model.rewards(conversations(comparison))))
+        rewards = dict(zip([c.id for c in comparison.completions], model.rewards(list_conversations(comparison))))
         assert score.margin == pytest.approx(rewards[score.chosen] - rewards[score.rejected], abs=1e-5)
         assert score.margin >= 0
         assert score.uncertainty > 0
@@ -542,7 +548,7 @@ def test_a_score_is_the_difference_of_the_rewards_and_never_negative(judged_stor
 
 def test_replay_by_hand_counts_ties_apart_and_equal_rewards_as_half(judged_store, backbone, tmp_path):
     model = train_head(judged_store, backbone, tmp_path)
-    found, examples = evaluate(model, judged_store)
+    found, examples = evaluate_reward_model(model, judged_store)
     right = sum(1.0 if e.margin > 0 else 0.5 if e.margin == 0 else 0.0 for e in examples)
     assert found.accuracy.value == pytest.approx(right / len(examples))
     assert found.ties == 0
@@ -554,7 +560,7 @@ def test_replay_by_hand_counts_ties_apart_and_equal_rewards_as_half(judged_store
         insert_comparisons(judged_store, conn, [comparison])
     lease = queue.lease(judged_store, rater)
     queue.submit(judged_store, lease.id, rater, Answer(Verdict.RANKED, ((pair[0].id, pair[1].id),)))
-    after, examples = evaluate(model, judged_store)
+    after, examples = evaluate_reward_model(model, judged_store)
     assert (after.n, after.ties) == (found.n, 1)
     assert [e.comparison_id for e in examples if e.is_tie] == [comparison.id]
 
@@ -570,7 +576,7 @@ def test_too_few_labels_and_missing_models_say_what_to_do(sqlite_store, backbone
     with pytest.raises(BadInput, match=r"0 labels with a preference .*rlhf-hitl serve"):
         train_head(sqlite_store, backbone, tmp_path)
     with pytest.raises(NotFound, match="train one with"):
-        load(tmp_path / "nowhere")
+        load_reward_model(tmp_path / "nowhere")
     with pytest.raises(NotFound, match="train-reward"):
         get_reward_model(sqlite_store)
 
@@ -592,8 +598,8 @@ def test_full_training_under_accelerate_on_two_processes_loads_in_plain_transfor
     }  # fmt: skip
     flags = [text for name, value in given.items() for text in (f"--{name}", str(value))]
     launch_processes("rlhf_hitl.scripts.train_reward", flags, 2, {"OMP_NUM_THREADS": "1"})
-    model = load(tmp_path / "full")
-    assert evaluate(model, judged_store)[0].accuracy.value > 0.7
+    model = load_reward_model(tmp_path / "full")
+    assert evaluate_reward_model(model, judged_store)[0].accuracy.value > 0.7
     chats = [chat("question 3 about sea", w) for w in WORDS]
     plain = AutoModelForSequenceClassification.from_pretrained(tmp_path / "full").eval()
     renderer = model.cache.backbone.renderer
@@ -609,14 +615,14 @@ def test_full_training_under_accelerate_on_two_processes_loads_in_plain_transfor
 
 
 def test_full_training_from_the_store_enters_a_lora_model(judged_store, tiny_model, tmp_path):
-    from rlhf_hitl.reward.training.full import train_full
+    from rlhf_hitl.reward.training.full_from_store import train_full_from_store
 
     config = tmp_path / "config.yaml"
     config.write_text(
         "use_peft: true\nlearning_rate: 5.0e-3\nnum_train_epochs: 2\nper_device_train_batch_size: 16\n"
         "save_strategy: epoch\nreport_to: tensorboard\n"
     )
-    model = train_full(judged_store, str(tiny_model), tmp_path, config=config, max_length=128)
+    model = train_full_from_store(judged_store, str(tiny_model), tmp_path, config=config, max_length=128)
     assert np.abs(model.head.weights).max() > 0  # the score head was trained, not frozen
     assert get_reward_model(judged_store).id == model.id
     folder = tmp_path / "reward" / model.id
@@ -665,19 +671,24 @@ def pairs_folder(tmp_path):
 
 @pytest.mark.parametrize("held", ["heldout", "test"])
 def test_full_training_refuses_a_row_whose_prompt_is_held_out(pairs_folder, held):
-    from rlhf_hitl.reward.training.dataset import load_rows
+    from rlhf_hitl.reward.training.dataset_loading import load_training_rows
 
     with pytest.raises(BadInput, match="train row 1: "):
-        load_rows(pairs_folder(**{"train": ["sea", "The  Sun", "fox"], held: ["the sun"]}))
+        load_training_rows(pairs_folder(**{"train": ["sea", "The  Sun", "fox"], held: ["the sun"]}))
 
 
 def test_full_training_without_calibration_rows_evaluates_nothing(pairs_folder, tiny_model, tmp_path):
-    from rlhf_hitl.arguments import parse
-    from rlhf_hitl.reward.training.full import FullConfig, ModelConfig, build_trainer
+    from trl import ModelConfig
+
+    from rlhf_hitl.arguments import parse_arguments
+    from rlhf_hitl.reward.training.full_config import FullTrainingConfig
+    from rlhf_hitl.reward.training.full_training import build_reward_trainer
 
     flags = {"--dataset": pairs_folder(train=["sea", "sun"]), "--output_dir": str(tmp_path / "out")}
     flags |= {"--model_name_or_path": str(tiny_model), "--eval_strategy": "epoch", "--pad_to_multiple_of": "64"}
-    trainer: Any = build_trainer(*parse((FullConfig, ModelConfig), [x for pair in flags.items() for x in pair]))
+    trainer: Any = build_reward_trainer(
+        *parse_arguments((FullTrainingConfig, ModelConfig), [x for pair in flags.items() for x in pair])
+    )
     assert trainer.args.eval_strategy == "no"
     batch = next(iter(trainer.get_train_dataloader()))
     assert batch["input_ids"].shape[1] == 64
@@ -693,9 +704,11 @@ def test_full_training_without_calibration_rows_evaluates_nothing(pairs_folder, 
 def test_full_training_learns_from_soft_labels_ties_and_weights(tiny_model, tmp_path):
     """The loss by hand: Davidson's with the labels' own share of ties, each label as heavy as it says."""
     from datasets import Dataset, DatasetDict
+    from trl import ModelConfig
 
-    from rlhf_hitl.arguments import parse
-    from rlhf_hitl.reward.training.full import FullConfig, ModelConfig, build_trainer
+    from rlhf_hitl.arguments import parse_arguments
+    from rlhf_hitl.reward.training.full_config import FullTrainingConfig
+    from rlhf_hitl.reward.training.full_training import build_reward_trainer
 
     def row(prompt: str, p: tuple[float, float, float], weight: float) -> dict:
         (question,), _ = chat(prompt, "")
@@ -707,7 +720,9 @@ def test_full_training_learns_from_soft_labels_ties_and_weights(tiny_model, tmp_
     DatasetDict(train=Dataset.from_list(rows)).save_to_disk(tmp_path / "d")
     flags = {"--dataset": str(tmp_path / "d"), "--output_dir": str(tmp_path / "out"), "--length_coefficient": "2"}
     flags |= {"--model_name_or_path": str(tiny_model), "--per_device_train_batch_size": "3", "--share_prompts": "false"}
-    trainer: Any = build_trainer(*parse((FullConfig, ModelConfig), [x for pair in flags.items() for x in pair]))
+    trainer: Any = build_reward_trainer(
+        *parse_arguments((FullTrainingConfig, ModelConfig), [x for pair in flags.items() for x in pair])
+    )
     [nu] = trainer.prevalences
     assert nu == pytest.approx(2 * (1 / 3) / (1 - 1 / 3))  # 2 of the 6 votes are ties
     trainer.model.score.weight.data.normal_(std=0.3)
@@ -730,22 +745,27 @@ def test_full_training_learns_from_soft_labels_ties_and_weights(tiny_model, tmp_
 
 @pytest.mark.parametrize("column", [{"weight": -1.0}, {"weight": float("nan")}, {"p_chosen": 0.7, "p_tie": 0.6}])
 def test_full_training_refuses_a_weight_or_shares_that_are_none(column):
-    from rlhf_hitl.reward.training.dataset import shares, weight
+    from rlhf_hitl.reward.training.dataset_rows import read_shares, read_weight
 
     with pytest.raises(BadInput, match="weight" if "weight" in column else "p_tie"):
-        (weight if "weight" in column else shares)(column)
+        (read_weight if "weight" in column else read_shares)(column)
 
 
 @pytest.mark.parametrize(
     "flag", ["load_in_4bit true", "load_in_8bit true", "use_dora true", "trust_remote_code true", "eos_token x"]
 )
 def test_full_training_refuses_settings_it_does_not_follow(flag, tmp_path):
-    from rlhf_hitl.arguments import parse
-    from rlhf_hitl.reward.training.full import FullConfig, ModelConfig, build_trainer
+    from trl import ModelConfig
+
+    from rlhf_hitl.arguments import parse_arguments
+    from rlhf_hitl.reward.training.full_config import FullTrainingConfig
+    from rlhf_hitl.reward.training.full_training import build_reward_trainer
 
     name, value = flag.split()
     with pytest.raises(BadInput, match=name):
-        build_trainer(*parse((FullConfig, ModelConfig), ["--output_dir", str(tmp_path), f"--{name}", value]))
+        build_reward_trainer(
+            *parse_arguments((FullTrainingConfig, ModelConfig), ["--output_dir", str(tmp_path), f"--{name}", value])
+        )
 
 
 @pytest.mark.parametrize(
@@ -760,15 +780,15 @@ def test_full_training_refuses_settings_it_does_not_follow(flag, tmp_path):
 def test_a_setting_that_cannot_be_read_is_named_with_its_file(tmp_path, text, said):
     from trl import ModelConfig
 
-    from rlhf_hitl.arguments import parse
-    from rlhf_hitl.reward.training.full import FullConfig
+    from rlhf_hitl.arguments import parse_arguments
+    from rlhf_hitl.reward.training.full_config import FullTrainingConfig
 
     (tmp_path / "config.yaml").write_text(text)
     with pytest.raises(BadInput, match=said):
-        parse((FullConfig, ModelConfig), ["--config", str(tmp_path / "config.yaml")])
+        parse_arguments((FullTrainingConfig, ModelConfig), ["--config", str(tmp_path / "config.yaml")])
     for flags in (["--config"], ["--config", str(tmp_path)]):
         with pytest.raises(BadInput, match=r"YAML file|FILE\.yaml"):
-            parse((FullConfig, ModelConfig), flags)
+            parse_arguments((FullTrainingConfig, ModelConfig), flags)
 
 
 def test_full_training_script_answers_a_bad_flag_with_one_line():

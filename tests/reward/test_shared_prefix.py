@@ -16,12 +16,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from rlhf_hitl.arguments import parse
+from rlhf_hitl.arguments import parse_arguments
 from rlhf_hitl.cli.launch import launch_processes
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.reward import shared_prefix
-from rlhf_hitl.reward.batches import TokenBudgetSampler, neighbours
-from rlhf_hitl.reward.features import Backbone, FeatureCache
+from rlhf_hitl.reward.backbone import Backbone
+from rlhf_hitl.reward.batching import batch_by_length
+from rlhf_hitl.reward.feature_cache import FeatureCache
+from rlhf_hitl.reward.training.token_budget import TokenBudgetSampler
 from rlhf_hitl.types import Message
 
 WORDS = ["sea", "sun", "poem", "paris", "thanks", "friend", "lazy", "quick", "brown", "fox", "capital", "today"]
@@ -44,22 +46,24 @@ def decoder(kind: str, **settings: Any):
 
 @given(st.lists(st.lists(TOKENS, min_size=1, max_size=4), min_size=1, max_size=4))
 def test_every_conversation_is_whole_in_its_row_and_at_its_own_positions(trees):
-    row = shared_prefix.lay(trees)
+    row = shared_prefix.pack_trees(trees)
     conversations = [ids for each in trees for ids in each]
     assert row.ids.shape[1] == sum(map(sum, row.trees)) <= sum(map(len, conversations))
-    for ids, path, end in zip(conversations, row.paths(), shared_prefix.ends(row.trees)):
+    for ids, path, end in zip(conversations, row.paths(), shared_prefix.find_last_tokens(row.trees)):
         assert row.ids[0, path].tolist() == ids
         assert row.positions[0, path].tolist() == list(range(len(ids)))
         assert path[-1] == end
-    assert len(set(shared_prefix.ends(row.trees).tolist())) == len(conversations)  # each ends in a token of its own
+    assert len(set(shared_prefix.find_last_tokens(row.trees).tolist())) == len(
+        conversations
+    )  # each ends in a token of its own
 
 
 def test_a_trunk_is_what_all_begin_with_and_leaves_everyone_a_token():
-    assert shared_prefix.sizes([[1, 2, 3, 4], [1, 2, 5]]) == (2, 2, 1)
-    assert shared_prefix.sizes([[1, 2], [1, 2]]) == (1, 1, 1)
-    assert shared_prefix.sizes([[1, 2, 3], [1, 2]]) == (1, 2, 1)
-    assert shared_prefix.sizes([[1, 2], [3]]) == (0, 2, 1)
-    assert shared_prefix.sizes([[1, 2]]) == (0, 2)
+    assert shared_prefix.measure_tree([[1, 2, 3, 4], [1, 2, 5]]) == (2, 2, 1)
+    assert shared_prefix.measure_tree([[1, 2], [1, 2]]) == (1, 1, 1)
+    assert shared_prefix.measure_tree([[1, 2, 3], [1, 2]]) == (1, 2, 1)
+    assert shared_prefix.measure_tree([[1, 2], [3]]) == (0, 2, 1)
+    assert shared_prefix.measure_tree([[1, 2]]) == (0, 2)
 
 
 # Models
@@ -77,7 +81,7 @@ def test_a_trunk_is_what_all_begin_with_and_leaves_everyone_a_token():
 )
 def test_states_of_a_tree_are_those_of_its_conversations(kind, settings):
     model = decoder(kind, **settings)
-    assert shared_prefix.takes_trees(model)
+    assert shared_prefix.supports_trees(model)
     rng = np.random.default_rng(0)
 
     def some(n: int) -> list[int]:
@@ -85,9 +89,11 @@ def test_states_of_a_tree_are_those_of_its_conversations(kind, settings):
 
     prompt, other = some(40), some(7)
     trees = [[prompt + some(n) for n in (5, 30, 1)], [some(9)], [other + some(3), other + some(3)], [some(4), some(6)]]
-    row = shared_prefix.lay(trees)
+    row = shared_prefix.pack_trees(trees)
     with torch.no_grad():
-        together = model(**shared_prefix.arguments(model, row.ids, row.positions, row.trees)).last_hidden_state[0]
+        together = model(
+            **shared_prefix.build_model_inputs(model, row.ids, row.positions, row.trees)
+        ).last_hidden_state[0]
         for ids, path in zip([ids for each in trees for ids in each], row.paths()):
             alone = model(torch.tensor([ids])).last_hidden_state[0]
             assert (together[path] - alone).abs().max() < 1e-5
@@ -104,7 +110,7 @@ def test_states_of_a_tree_are_those_of_its_conversations(kind, settings):
 )
 def test_a_model_that_cannot_take_trees_is_known_and_logged(kind, settings, why, caplog):
     caplog.set_level("INFO", "rlhf_hitl")
-    assert not shared_prefix.takes_trees(decoder(kind, **settings))
+    assert not shared_prefix.supports_trees(decoder(kind, **settings))
     assert caplog.messages == [f"prompts are computed once for each completion: {why}"]
 
 
@@ -120,7 +126,7 @@ def test_a_model_that_says_it_can_and_does_not_is_found_out(caplog):
     config = transformers.LlamaConfig(
         vocab_size=300, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4
     )
-    assert not shared_prefix.takes_trees(Own._from_config(config))
+    assert not shared_prefix.supports_trees(Own._from_config(config))
     assert "gives other states" in caplog.text
 
 
@@ -151,7 +157,7 @@ def test_margins_do_not_depend_on_the_batch_the_padding_or_in_rank_on_the_precis
     def scored(dtype: str, size: int, budget: int) -> np.ndarray:
         backbone = Backbone(str(tiny_model), layer=-1, pooling="last", dtype=dtype)
         backbone.renderer.tokenizer.padding_side = side
-        backbone.takes_trees, backbone.budget = backbone.takes_trees and shares, budget
+        backbone.supports_trees, backbone.token_budget = backbone.supports_trees and shares, budget
         return margins(backbone, tmp_path, size)
 
     reference = scored("float32", 1, 1)
@@ -170,7 +176,10 @@ def test_margins_do_not_depend_on_the_batch_the_padding_or_in_rank_on_the_precis
 @pytest.fixture
 def train(tiny_model, tmp_path):
     """Makes a trainer on 11 pairs of any lengths, with a score head that is not 0 and a step that is easy to follow."""
-    from rlhf_hitl.reward.training.full import FullConfig, ModelConfig, build_trainer
+    from trl import ModelConfig
+
+    from rlhf_hitl.reward.training.full_config import FullTrainingConfig
+    from rlhf_hitl.reward.training.full_training import build_reward_trainer
 
     rows = []
     for i, (prompt, chosen) in enumerate(chats(11)):
@@ -192,7 +201,7 @@ def train(tiny_model, tmp_path):
             "center_rewards_coefficient": 0.1, "report_to": "none",
         }  # fmt: skip
         args = [x for name, value in (given | flags).items() for x in (f"--{name}", str(value))]
-        trainer: Any = build_trainer(*parse((FullConfig, ModelConfig), args))
+        trainer: Any = build_reward_trainer(*parse_arguments((FullTrainingConfig, ModelConfig), args))
         torch.manual_seed(0)
         for name, weight in trainer.model.named_parameters():
             if "score" in name:
@@ -335,4 +344,4 @@ def test_a_run_resumed_within_a_later_epoch_goes_on_with_the_batches_that_are_le
 
 
 def test_neighbours_are_the_longest_first_and_fill_the_budget():
-    assert neighbours([1, 9, 4, 5, 2], 10) == [[1], [3, 2], [4, 0]]
+    assert batch_by_length([1, 9, 4, 5, 2], 10) == [[1], [3, 2], [4, 0]]

@@ -15,8 +15,8 @@ from rlhf_hitl import simulate
 from rlhf_hitl.config import Settings
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.kpis import compute_kpi_report
-from rlhf_hitl.reward.features import Backbone
-from rlhf_hitl.reward.training.train import train_head
+from rlhf_hitl.reward.backbone import Backbone
+from rlhf_hitl.reward.training.head_training import train_head
 from rlhf_hitl.routing.router import RoutingConfig, decide_routes, route_pool
 from rlhf_hitl.routing.scoring import score_pool
 from rlhf_hitl.routing.threshold import Threshold

@@ -23,8 +23,8 @@ from browser_fixtures import (
     until_sent,
 )
 from rlhf_hitl import simulate
-from rlhf_hitl.reward.features import Backbone
-from rlhf_hitl.reward.training.train import train_head
+from rlhf_hitl.reward.backbone import Backbone
+from rlhf_hitl.reward.training.head_training import train_head
 from rlhf_hitl.routing.router import RoutingConfig, route_pool
 from rlhf_hitl.routing.scoring import score_pool
 from rlhf_hitl.store import invitations, people, queue, sign_in

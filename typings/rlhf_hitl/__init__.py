@@ -1,1 +1,3 @@
-../../rlhf_hitl/__init__.py
+"""rlhf_hitl: people rank, models learn, and only what a model is unsure of comes back to people."""
+
+__version__ = "0.1.0"

@@ -1,4 +1,4 @@
-"""An evaluation as one HTML file that needs nothing else: gates, figures, plots, and where the model is wrong."""
+"""An evaluation as one self-contained HTML file: gates, figures, plots, and the pairs the model is most wrong about."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from jinja2 import Environment
 
 from rlhf_hitl.reward.evaluation import plots
-from rlhf_hitl.reward.evaluation.gates import Gate
-from rlhf_hitl.reward.evaluation_record import Difference, Evaluation, Example, Share
+from rlhf_hitl.reward.evaluation.gates import GateResult
+from rlhf_hitl.reward.evaluation_record import AccuracyDifference, Estimate, EvaluatedPair, Evaluation
 from rlhf_hitl.types import Messages
 
-WORST = 20  # disagreements that are shown
-LETTERS = 4000  # of a prompt or an answer
+MAX_DISAGREEMENTS = 20
+MAX_LETTERS = 4000  # of a prompt or an answer
 
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>Evaluation {{ e.name }}</title>
@@ -44,22 +44,23 @@ pre { overflow: auto; }
 <h1>Evaluation {{ e.name }}</h1>
 {% if e.simulated %}<p class="simulated">Some judgments behind these figures were made by simulated raters.</p>
 {% endif %}
-{% if e.asks_what_it_was_told %}<p class="caveat">{{ e.caveat }}</p>{% elif e.caveat %}<p>{{ e.caveat }}</p>{% endif %}
+{% if e.includes_training_prompts %}<p class="caveat">{{ e.caveat }}</p>
+{% elif e.caveat %}<p>{{ e.caveat }}</p>{% endif %}
 <p class="quiet id">Reward model {{ e.reward_model_id }}, {{ e.created_at }}, labels {{ e.data_hash }}</p>
 {% if gates %}<h2>Gates</h2><ul class="gate">{% for g in gates %}
 <li><b>{{ "passed" if g.passed else "FAILED" }}</b> {{ g.name }}: {{ g.said }}</li>{% endfor %}</ul>{% endif %}
 <div class="cards">{% for title, value, note in cards %}
 <div class="card">{{ title }}<b>{{ value }}</b><small>{{ note }}</small></div>{% endfor %}
 </div>
-<p>Not in it: {% for n, what in e.left_out %}{{ n }} {{ what }}{{ ", " if not loop.last }}{% endfor %}. Intervals are of
-95 % and take the labels of one prompt together.</p>
+<p>Left out: {% for n, what in e.left_out %}{{ n }} {{ what }}{{ ", " if not loop.last }}{% endfor %}. Intervals are
+95 % intervals, clustered by prompt.</p>
 <h2>Accuracy beside floors and ceiling</h2>
 <figure>{{ accuracy|safe }}</figure>
-<h2>Is its confidence worth its number?</h2>
+<h2>Is its confidence calibrated?</h2>
 <div class="two"><figure>{{ reliability|safe }}</figure><figure>{{ margins|safe }}</figure></div>
 <h2>Does it follow length?</h2>
 <figure>{{ lengths|safe }}</figure>
-{% if slices %}<h2>Where is it good, where not?</h2>
+{% if slices %}<h2>Accuracy by slice</h2>
 <figure>{{ slices|safe }}</figure>
 <details><summary>As a table</summary><table>
 <thead><tr><th>Slice</th><th>Accuracy</th><th>95 % interval</th><th>Labels</th></tr></thead>
@@ -70,14 +71,14 @@ pre { overflow: auto; }
 <table><tbody>{% for name, score in e.scores.items() %}
 <tr><th scope="row">{{ name }}</th><td class="n">{{ "%.3f"|format(score) }}</td></tr>{% endfor %}
 </tbody></table>{% endif %}
-<h2>Where it is most surely wrong</h2>
+<h2>Where it is most confidently wrong</h2>
 {% for x in worst %}<article>
-<p><b>{{ loop.index }}.</b> {{ said(x) }}<br><span class="quiet id">{{ x.comparison_id }}
+<p><b>{{ loop.index }}.</b> {{ summary(x) }}<br><span class="quiet id">{{ x.comparison_id }}
 {% for k, v in x.tags.items() %}, {{ k }}: {{ v }}{% endfor %}</span></p>
 {{ chat(x.prompt)|safe }}
 <div class="answers"><div><b>Raters chose</b>{{ chat(x.chosen)|safe }}</div>
 <div><b>The model prefers</b>{{ chat(x.rejected)|safe }}</div></div>
-</article>{% else %}<p>Nowhere: it agrees with every label.</p>{% endfor %}
+</article>{% else %}<p>None: the model agrees with every label.</p>{% endfor %}
 </main></body></html>
 """
 
@@ -85,38 +86,38 @@ CHAT = """{% for m in messages %}<div class="role">{{ m.role }}</div>
 <pre tabindex="0">{{ m.content|cut }}</pre>{% endfor %}"""
 
 
-def render(
+def render_evaluation_html(
     evaluation: Evaluation,
-    examples: Sequence[Example],
-    gates: Sequence[Gate] = (),
-    difference: Difference | None = None,
+    pairs: Sequence[EvaluatedPair],
+    gates: Sequence[GateResult] = (),
+    difference: AccuracyDifference | None = None,
 ) -> str:
-    """The page. Prompts and answers are escaped, and cut where they are very long."""
-    wrong = [x for x in examples if x.correct == 0]
+    """Render the page. Prompts and answers are escaped, and cut where they are very long."""
+    wrong = [x for x in pairs if x.correct == 0]
     environment = Environment(autoescape=True)
-    environment.filters["cut"] = _cut
+    environment.filters["cut"] = _cut_text
     chat = environment.from_string(CHAT)
 
-    def shown(messages: Messages) -> str:
+    def render_chat(messages: Messages) -> str:
         return chat.render(messages=messages)
 
     return environment.from_string(PAGE).render(
         e=evaluation,
         gates=gates,
-        cards=_cards(evaluation, difference),
-        accuracy=plots.accuracy(evaluation),
-        reliability=plots.reliability(evaluation),
-        margins=plots.margins(evaluation, examples),
-        lengths=plots.lengths(evaluation, examples),
-        slices=plots.slices(evaluation),
-        worst=sorted(wrong, key=lambda x: x.probability)[:WORST],
-        chat=shown,
-        said=_said,
-        between=_between,
+        cards=_list_cards(evaluation, difference),
+        accuracy=plots.plot_accuracy(evaluation),
+        reliability=plots.plot_reliability(evaluation),
+        margins=plots.plot_margins(evaluation, pairs),
+        lengths=plots.plot_lengths(evaluation, pairs),
+        slices=plots.plot_slices(evaluation),
+        worst=sorted(wrong, key=lambda x: x.probability)[:MAX_DISAGREEMENTS],
+        chat=render_chat,
+        summary=_summarise_pair,
+        between=_format_interval,
     )
 
 
-def _said(x: Example) -> str:
+def _summarise_pair(x: EvaluatedPair) -> str:
     chose = "the rater" if x.votes == 1 else f"{x.agreement:.0%} of the {x.votes} raters"
     return (
         f"What {chose} chose has a probability of {x.probability:.3f} by the model (margin {x.margin:.2f}, uncertainty "
@@ -124,21 +125,21 @@ def _said(x: Example) -> str:
     )
 
 
-def _cards(e: Evaluation, difference: Difference | None) -> list[tuple[str, str, str]]:
-    """(title, value, note) of each figure there is."""
+def _list_cards(e: Evaluation, difference: AccuracyDifference | None) -> list[tuple[str, str, str]]:
+    """Return (title, value, note) of each figure that the evaluation has."""
     simulated = " Simulated raters." if e.simulated else ""
     cards = [
-        ("Accuracy", f"{e.accuracy.value:.3f}", f"{_between(e.accuracy)}, {e.n} labels.{simulated}"),
+        ("Accuracy", f"{e.accuracy.value:.3f}", f"{_format_interval(e.accuracy)}, {e.n} labels.{simulated}"),
         ("Calibration error", f"{e.ece:.3f}", f"{e.ece_low:.3f} to {e.ece_high:.3f}"),
     ]
     if e.three_way:
         t = e.three_way
-        note = f"{_between(t.accuracy)}; {t.called_ties} ties called; always the commonest: {t.commonest:.3f}"
+        note = f"{_format_interval(t.accuracy)}; {t.called_ties} ties called; always the commonest: {t.commonest:.3f}"
         cards.append(("With ties, three-way", f"{t.accuracy.value:.3f}", note))
     if e.k_wise:
         k = e.k_wise
         tau = f"; Kendall's tau-b {k.kendall.value:.3f}" if k.kendall else ""
-        note = f"{_between(k.best)}, {k.best.n} comparisons; guessing: {k.chance:.3f}{tau}"
+        note = f"{_format_interval(k.best)}, {k.best.n} comparisons; guessing: {k.chance:.3f}{tau}"
         cards.append(("Best of K", f"{k.best.value:.3f}", note))
     if e.length:
         note = f"The raters' is in {e.longer.value:.3f}; margin and length correlate by {e.length.correlation:+.2f}"
@@ -148,12 +149,12 @@ def _cards(e: Evaluation, difference: Difference | None) -> list[tuple[str, str,
             note = f"at most, of the margins of {p.pairs} pairs computed in either order"
             cards.append(("Change with the order", f"{p.asymmetry:.2g}", note))
         if p.raters:
-            of = [
+            agreement = [
                 f"{part.value:.3f} of those for {where}"
                 for where, part in (("the first", p.first), ("the second", p.second))
                 if part
             ]
-            note = f"{_between(p.raters)}, {p.raters.n} votes; the model is with {' and '.join(of)}"
+            note = f"{_format_interval(p.raters)}, {p.raters.n} votes; the model is with {' and '.join(agreement)}"
             cards.append(("Raters chose what stood first", f"{p.raters.value:.3f}", note))
     if d := difference:
         note = (
@@ -164,9 +165,9 @@ def _cards(e: Evaluation, difference: Difference | None) -> list[tuple[str, str,
     return cards
 
 
-def _between(share: Share) -> str:
-    return f"{share.low:.3f} to {share.high:.3f}"
+def _format_interval(estimate: Estimate) -> str:
+    return f"{estimate.low:.3f} to {estimate.high:.3f}"
 
 
-def _cut(text: str) -> str:
-    return text if len(text) <= LETTERS else f"{text[:LETTERS]} … ({len(text) - LETTERS} more letters)"
+def _cut_text(text: str) -> str:
+    return text if len(text) <= MAX_LETTERS else f"{text[:MAX_LETTERS]} … ({len(text) - MAX_LETTERS} more letters)"

@@ -1,4 +1,4 @@
-"""What TRL's trainers show here: a bar on stderr while they run (stdout belongs to `--json`), and a plot of the run."""
+"""The progress of TRL's trainers: a bar on stderr (stdout belongs to `--json`), and a plot of the run."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from transformers import Trainer
 from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 
-class Progress(ProgressCallback):
-    """transformers' bar without its log lines: those go to stdout."""
+class SilentProgressBar(ProgressCallback):
+    """transformers' progress bar without its log lines, which go to stdout."""
 
     def on_log(self, args, state, control, logs=None, **kwargs) -> None:
         pass
 
 
 def keep_stdout_free(trainer: Trainer) -> None:
-    """Replace the callbacks that print to stdout by a bar on the main process (none with `disable_tqdm`)."""
+    """Replace the callbacks that print to stdout by a progress bar on the main process (none with `disable_tqdm`)."""
     trainer.remove_callback(ProgressCallback)
     trainer.remove_callback(PrinterCallback)
     if trainer.is_world_process_zero() and not trainer.args.disable_tqdm:
-        trainer.add_callback(Progress())
+        trainer.add_callback(SilentProgressBar())
 
 
 def plot_run(history: Sequence[dict[str, Any]], path: Path) -> bool:
-    """Draw a run's loss and accuracy over its steps, of training and of evaluation, from the Trainer's log history.
+    """Plot a run's loss and accuracy over its steps, of training and of evaluation, from the Trainer's log history.
 
-    Returns whether there was anything to draw: a run shorter than `logging_steps` has logged nothing.
+    Returns whether there was anything to plot: a run shorter than `logging_steps` has logged nothing.
     """
     from matplotlib.figure import Figure
 

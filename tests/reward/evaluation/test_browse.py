@@ -7,25 +7,38 @@ import pytest
 from handmade_evaluations import bundled, example, put
 from rlhf_hitl.errors import BadInput, Conflict, NotFound
 from rlhf_hitl.reward.evaluation import browse
-from rlhf_hitl.reward.evaluation.browse import Query
-from rlhf_hitl.reward.evaluation_record import EXAMPLES, SUMMARY
+from rlhf_hitl.reward.evaluation.browse import PairQuery
+from rlhf_hitl.reward.evaluation.pair_index import (
+    MAX_TAG_VALUES,
+    EvaluationIndex,
+    find_row_by_key,
+    load_index,
+    make_pair_key,
+    read_rows,
+)
+from rlhf_hitl.reward.evaluation.storage import (
+    PAIRS_FILE,
+    SUMMARY_FILE,
+    find_evaluation_folder,
+    load_evaluation_for_page,
+)
 
 
-def found(index: browse.Index, *query, **more) -> list[str]:
-    return [e.comparison_id for e in browse.read(index, browse.find(index, Query(*query), **more))]
+def found(index: EvaluationIndex, *query, **more) -> list[str]:
+    return [e.comparison_id for e in read_rows(index, browse.find_rows(index, PairQuery(*query), **more))]
 
 
 def test_what_is_read_is_what_was_written_in_any_order(tmp_path):
     made = bundled(1, 0.6)
-    index = browse.index(put(tmp_path, "one", made))
-    assert browse.read(index, browse.find(index, Query("all", order="replayed"))) == made
-    assert browse.read(index, [7, 3]) == [made[7], made[3]]
+    index = load_index(put(tmp_path, "one", made))
+    assert read_rows(index, browse.find_rows(index, PairQuery("all", order="replayed"))) == made
+    assert read_rows(index, [7, 3]) == [made[7], made[3]]
     assert len(found(index, "disagreements")) == sum(e.correct == 0 for e in made)
 
 
 def test_equal_rewards_are_no_agreement_and_a_tie_is_the_more_wrong_the_surer_the_model(tmp_path):
     ties = [example(f"tie{m}", m, correct=None) for m in (0.5, -3.0)]
-    index = browse.index(put(tmp_path, "one", [example("equal", 0.0), example("right"), *ties, example("wrong", -1.0)]))
+    index = load_index(put(tmp_path, "one", [example("equal", 0.0), example("right"), *ties, example("wrong", -1.0)]))
     assert found(index, "disagreements") == ["c_right", "c_wrong", "c_equal"]
     assert found(index, "ties") == ["c_tie-3.0", "c_tie0.5"]
     assert found(index, "agreements") == []
@@ -37,7 +50,7 @@ def test_slices_are_tags_and_traits_and_every_word_has_to_be_there(tmp_path):
         example(2, chosen="A long street. " * 40, tags={"language": "en"}),
         example(3, prompt="Rain?", chosen="The STRASSE of rain", tags={}, votes=1),
     ]
-    index = browse.index(put(tmp_path, "one", made))
+    index = load_index(put(tmp_path, "one", made))
     assert found(index, "all", ("language", "de")) == ["c_1"]
     assert found(index, "all", ("agreement", "one vote")) == ["c_3"]
     assert found(index, "all", ("language", "fr")) == found(index, "all", ("nothing", "x")) == []
@@ -47,19 +60,19 @@ def test_slices_are_tags_and_traits_and_every_word_has_to_be_there(tmp_path):
 
 
 def test_ids_are_not_worth_choosing_by(tmp_path):
-    made = [example(i, tags={"source": f"s{i}", "topic": f"t{i % 3}"}) for i in range(browse.MOST_VALUES + 1)]
-    index = browse.index(put(tmp_path, "one", made))
+    made = [example(i, tags={"source": f"s{i}", "topic": f"t{i % 3}"}) for i in range(MAX_TAG_VALUES + 1)]
+    index = load_index(put(tmp_path, "one", made))
     assert "source" not in index.tags
     assert index.tags["topic"][0] == ("t0", "t1", "t2")
 
 
 def test_an_address_finds_its_example_also_where_ids_look_like_addresses(tmp_path):
     made = [example("k.2"), example("k"), example("k.2", chosen_id="x"), example("é\n"), example("k.2", chosen_id="y")]
-    index = browse.index(put(tmp_path, "one", made))
-    keys = [browse.key(index, row, e) for row, e in enumerate(browse.read(index, list(range(len(made)))))]
+    index = load_index(put(tmp_path, "one", made))
+    keys = [make_pair_key(index, row, e) for row, e in enumerate(read_rows(index, list(range(len(made)))))]
     assert keys == ["c_k.2", "c_k", "c_k.2.2", "c_é\n", "c_k.2.3"]
-    assert [browse.row_of(index, key) for key in keys] == list(range(len(made)))
-    assert [browse.row_of(index, key) for key in ("", "c_k.0", "c_k.9", "c_k.²", "c_k.", ".1")] == [None] * 6
+    assert [find_row_by_key(index, key) for key in keys] == list(range(len(made)))
+    assert [find_row_by_key(index, key) for key in ("", "c_k.0", "c_k.9", "c_k.²", "c_k.", ".1")] == [None] * 6
 
 
 def test_labels_of_one_prompt_do_not_make_one_of_two_models_better(tmp_path):
@@ -67,7 +80,7 @@ def test_labels_of_one_prompt_do_not_make_one_of_two_models_better(tmp_path):
     family = {i: "one" if i < 12 else f"f{i}" for i in range(21)}
     first = put(tmp_path, "first", [example(i, 1.0, family=family[i]) for i in family])
     second = put(tmp_path, "second", [example(i, -1.0 if i < 12 else 1.0, family=family[i]) for i in family])
-    two = browse.both(browse.index(first), browse.index(second)).difference
+    two = browse.place_side_by_side(load_index(first), load_index(second)).difference
     assert two is not None
     assert (two.n, two.ours, two.theirs) == (21, 12, 0)
     assert two.p_value < 0.001
@@ -77,29 +90,29 @@ def test_labels_of_one_prompt_do_not_make_one_of_two_models_better(tmp_path):
 
 def test_a_file_that_was_replaced_is_not_read_by_an_index_of_another(tmp_path):
     folder = put(tmp_path, "one", [example(i) for i in range(9)])
-    old = browse.index(folder)
+    old = load_index(folder)
     put(tmp_path, "one", [example(i, chosen="longer " * 9) for i in range(5)])
-    for read in (lambda: browse.read(old, [3]), lambda: browse.find(old, Query(words="chosen"))):
+    for read in (lambda: read_rows(old, [3]), lambda: browse.find_rows(old, PairQuery(words="chosen"))):
         with pytest.raises(Conflict, match="made anew"):
             read()
-    assert len(browse.index(folder)) == 5
+    assert len(load_index(folder)) == 5
 
 
 @pytest.mark.parametrize("harm", [lambda t: t[:-1], lambda t: t[:-300], lambda t: t + "{}\n", lambda t: "\x00" + t])
 def test_a_file_that_is_not_whole_is_named_with_its_line(tmp_path, harm):
     folder = put(tmp_path, "one", [example(i) for i in range(3)])
-    (folder / EXAMPLES).write_text(harm((folder / EXAMPLES).read_text()))
+    (folder / PAIRS_FILE).write_text(harm((folder / PAIRS_FILE).read_text()))
     with pytest.raises(BadInput, match=r"one/examples.jsonl:[134]: expected an example"):
-        browse.index(folder)
+        load_index(folder)
 
 
 def test_without_its_files_an_evaluation_is_not_found(tmp_path):
     folder = put(tmp_path, "one", [example(1)])
-    (folder / EXAMPLES).unlink()
+    (folder / PAIRS_FILE).unlink()
     with pytest.raises(NotFound, match="'one'"):
-        browse.index(folder)
-    assert browse.named(tmp_path, "one") == folder
-    (folder / SUMMARY).unlink()
-    for read in (lambda: browse.named(tmp_path, "one"), lambda: browse.summary(folder)):
+        load_index(folder)
+    assert find_evaluation_folder(tmp_path, "one") == folder
+    (folder / SUMMARY_FILE).unlink()
+    for read in (lambda: find_evaluation_folder(tmp_path, "one"), lambda: load_evaluation_for_page(folder)):
         with pytest.raises(NotFound, match="'one'"):
             read()

@@ -17,28 +17,35 @@ from rlhf_hitl.cli import app
 from rlhf_hitl.cli import evaluate as _registers  # noqa: F401  (the command)
 from rlhf_hitl.errors import BadInput, NotFound
 from rlhf_hitl.formats.importing import import_path
-from rlhf_hitl.reward import evaluation_record
+from rlhf_hitl.reward.backbone import Backbone
 from rlhf_hitl.reward.evaluation import plots, rewardbench
-from rlhf_hitl.reward.evaluation.compare import compare, difference
-from rlhf_hitl.reward.evaluation.evaluate import evaluate
-from rlhf_hitl.reward.evaluation.gates import Slice, gates
-from rlhf_hitl.reward.evaluation.html_report import render
-from rlhf_hitl.reward.evaluation.rewardbench import Ranked
-from rlhf_hitl.reward.evaluation.slices import slices
-from rlhf_hitl.reward.evaluation_record import Bin, Evaluation, Example, Share
-from rlhf_hitl.reward.features import Backbone, FeatureCache
-from rlhf_hitl.reward.head import Head, Standardiser
-from rlhf_hitl.reward.model import RewardModel, load
+from rlhf_hitl.reward.evaluation.compare import compare_evaluated_pairs, estimate_accuracy_difference
+from rlhf_hitl.reward.evaluation.evaluate import evaluate_reward_model
+from rlhf_hitl.reward.evaluation.gates import SliceThreshold, check_gates
+from rlhf_hitl.reward.evaluation.html_report import render_evaluation_html
+from rlhf_hitl.reward.evaluation.rankings import ScoredRanking
+from rlhf_hitl.reward.evaluation.slices import compute_slice_accuracies
+from rlhf_hitl.reward.evaluation.storage import (
+    list_evaluation_folders,
+    load_evaluation,
+    read_evaluated_pairs,
+    save_evaluation,
+)
+from rlhf_hitl.reward.evaluation_record import Estimate, EvaluatedPair, Evaluation, ReliabilityBin
+from rlhf_hitl.reward.feature_cache import FeatureCache
+from rlhf_hitl.reward.head import Head
+from rlhf_hitl.reward.labelled_pairs import load_labelled_pairs
+from rlhf_hitl.reward.model import RewardModel, load_reward_model
 from rlhf_hitl.reward.rendering import Renderer
-from rlhf_hitl.reward.seen_prompts import SEEN
-from rlhf_hitl.reward.training.labelled_pairs import labelled_pairs
-from rlhf_hitl.reward.training.train import train_head
+from rlhf_hitl.reward.seen_prompts import SEEN_PROMPTS_FILE
+from rlhf_hitl.reward.standardiser import Standardiser
+from rlhf_hitl.reward.training.head_training import train_head
 from rlhf_hitl.store import Store, people, queue
 from rlhf_hitl.store.comparisons import insert_comparisons
 from rlhf_hitl.types import Answer, Comparison, Completion, Message, Prompt, Role, Split, Verdict
 
 
-def example(i: int = 0, **fields) -> Example:
+def example(i: int = 0, **fields) -> EvaluatedPair:
     """A label on which the model agrees, of a prompt of its own."""
     given: dict = {
         "comparison_id": f"x_{i}", "prompt_id": f"p_{i}", "family": f"f{i}",
@@ -47,16 +54,17 @@ def example(i: int = 0, **fields) -> Example:
         "chosen_policy": "one", "rejected_policy": "two", "votes": 1, "agreement": 1.0, "margin": 1.0,
         "uncertainty": 0.5, "probability": 0.7, "correct": 1.0, "tags": {"category": "math"},
     }  # fmt: skip
-    return Example(**given | fields)
+    return EvaluatedPair(**given | fields)
 
 
 def an_evaluation(**fields) -> Evaluation:
     given: dict = {
         "name": "heldout", "reward_model_id": "m_1", "created_at": "2026-11-26T03:00:00+00:00",
         "data_hash": "sha256:0", "n": 40, "ties": 2, "dropped": 1, "trained_on": 0,
-        "accuracy": Share(0.7, 0.6, 0.8, 40), "longer": Share(0.55, 0.4, 0.7, 40), "bag_of_words": None,
-        "ece": 0.05, "ece_low": 0.01, "ece_high": 0.1, "reliability": (Bin(0.6, Share(0.5, 0.2, 0.8, 4)),),
-        "slices": {"category": {"math": Share(0.5, 0.3, 0.7, 12)}}, "noise_ceiling": Share(0.9, 0.8, 0.95, 40),
+        "accuracy": Estimate(0.7, 0.6, 0.8, 40), "longer": Estimate(0.55, 0.4, 0.7, 40), "bag_of_words": None,
+        "ece": 0.05, "ece_low": 0.01, "ece_high": 0.1,
+        "reliability": (ReliabilityBin(0.6, Estimate(0.5, 0.2, 0.8, 4)),),
+        "slices": {"category": {"math": Estimate(0.5, 0.3, 0.7, 12)}}, "noise_ceiling": Estimate(0.9, 0.8, 0.95, 40),
         "simulated": False,
     }  # fmt: skip
     return Evaluation(**given | fields)
@@ -136,34 +144,34 @@ def test_an_evaluation_and_its_examples_are_read_as_they_were_written(tmp_path_f
         for i, (chat, text, margin, correct) in enumerate(rows)
     ]
     found = an_evaluation()
-    evaluation_record.save(folder, found, examples)
-    assert evaluation_record.load(folder) == found
-    assert list(evaluation_record.examples(folder)) == examples
-    assert json.loads((folder / "evaluation_record.json").read_text())["above_floors"] is True
+    save_evaluation(folder, found, examples)
+    assert load_evaluation(folder) == found
+    assert list(read_evaluated_pairs(folder)) == examples
+    assert json.loads((folder / "evaluation.json").read_text())["above_floors"] is True
 
 
 def test_what_is_no_evaluation_is_said_with_its_place(tmp_path):
     with pytest.raises(NotFound, match="rlhf-hitl evaluate"):
-        evaluation_record.load(tmp_path)
-    evaluation_record.save(tmp_path, an_evaluation(), [example()])
-    summary = json.loads((tmp_path / "evaluation_record.json").read_text())
+        load_evaluation(tmp_path)
+    save_evaluation(tmp_path, an_evaluation(), [example()])
+    summary = json.loads((tmp_path / "evaluation.json").read_text())
     del summary["accuracy"]
-    (tmp_path / "evaluation_record.json").write_text(json.dumps(summary))
+    (tmp_path / "evaluation.json").write_text(json.dumps(summary))
     with pytest.raises(BadInput, match=r"evaluation\.json.*accuracy.*evaluate again"):
-        evaluation_record.load(tmp_path)
+        load_evaluation(tmp_path)
     with (tmp_path / "examples.jsonl").open("a") as f:
         f.write('{"comparison_id": 1}\n')
     with pytest.raises(BadInput, match=r"examples\.jsonl:2"):
-        list(evaluation_record.examples(tmp_path))
+        list(read_evaluated_pairs(tmp_path))
 
 
 def test_the_evaluations_of_a_workspace_come_newest_first(tmp_path):
     for age, name in enumerate(("new", "old")):
         folder = tmp_path / "evaluations" / name
-        evaluation_record.save(folder, an_evaluation(name=name), [])
-        os.utime(folder / "evaluation_record.json", (1000 - age, 1000 - age))
+        save_evaluation(folder, an_evaluation(name=name), [])
+        os.utime(folder / "evaluation.json", (1000 - age, 1000 - age))
     (tmp_path / "evaluations" / "empty").mkdir()
-    assert [folder.name for folder in evaluation_record.evaluations(tmp_path)] == ["new", "old"]
+    assert [folder.name for folder in list_evaluation_folders(tmp_path)] == ["new", "old"]
 
 
 # Figures
@@ -174,7 +182,7 @@ def test_a_replay_by_hand(sqlite_store, judge, longer_is_better):
     for chosen, rejected in ((9, 4), (8, 4), (6, 4), (4, 12)):
         judge([chosen, rejected], [[0], [1]], strength=2)
     judge([6, 7], [[0, 1]])
-    found, examples = evaluate(longer_is_better, sqlite_store)
+    found, examples = evaluate_reward_model(longer_is_better, sqlite_store)
     assert (found.n, found.ties, found.dropped) == (4, 1, 0)
     assert found.accuracy.value == found.longer.value == 0.75
     assert found.length.model.value == 1
@@ -191,7 +199,7 @@ def test_a_replay_by_hand(sqlite_store, judge, longer_is_better):
 
 def test_the_order_shown_is_counted_by_votes(sqlite_store, judge, longer_is_better):
     made = [judge([9, 4], [[0], [1]], [[0], [1]]) for _ in range(3)] + [judge([4, 9], [[0], [1]], [[1], [0]])]
-    found, _ = evaluate(longer_is_better, sqlite_store)
+    found, _ = evaluate_reward_model(longer_is_better, sqlite_store)
     # Each pair is shown in both orders. Three times the long one is chosen, by both raters; the last pair is chosen
     # in the same position twice.
     first, second = found.position.first, found.position.second
@@ -206,7 +214,7 @@ def test_equal_rewards_are_no_tie_where_none_is_called(sqlite_store, judge, long
     for _ in range(3):
         judge([7, 7], [[0, 1]])  # a tie, of which the model says nothing
     judge([7, 7], [[0], [1]])
-    found, _ = evaluate(longer_is_better, sqlite_store)
+    found, _ = evaluate_reward_model(longer_is_better, sqlite_store)
     assert 0 < found.three_way.nu < 1
     assert found.three_way.called_ties == 0
     assert found.three_way.accuracy.value == 0.5 / 4
@@ -215,7 +223,7 @@ def test_equal_rewards_are_no_tie_where_none_is_called(sqlite_store, judge, long
 def test_a_model_that_reads_the_other_answer_is_found_out(sqlite_store, judge, reads_its_place):
     judge([9, 4], [[0], [1]])
     judge([5, 8], [[0], [1]])
-    found, _ = evaluate(reads_its_place, sqlite_store)
+    found, _ = evaluate_reward_model(reads_its_place, sqlite_store)
     assert found.position.pairs == 2
     assert found.position.asymmetry > 0.01
 
@@ -225,7 +233,7 @@ def test_the_length_rule_goes_the_way_the_training_labels_say(sqlite_store, judg
         judge([9, 4], [[1], [0]], split=Split.TRAIN)  # the shorter
     for i in range(4):
         judge([9, 4], [[0], [1]] if i == 0 else [[1], [0]])
-    found, _ = evaluate(longer_is_better, sqlite_store)
+    found, _ = evaluate_reward_model(longer_is_better, sqlite_store)
     assert found.longer.value == found.accuracy.value == 0.25
     assert found.floors["the shorter answer"].value == 0.75
     assert found.floors["the shorter answer"].low == 1 - found.longer.high
@@ -240,7 +248,7 @@ def test_three_way_accuracy_calls_a_tie_where_davidsons_rule_does(sqlite_store, 
     judge([8, 7], [[0], [1]])  # called a tie, and none
     judge([999, 1], [[0], [1]])  # margin 6.2, beyond 2 ln 6 = 3.6: right
     judge([1, 999], [[0], [1]])  # wrong
-    found, _ = evaluate(longer_is_better, sqlite_store)
+    found, _ = evaluate_reward_model(longer_is_better, sqlite_store)
     assert found.three_way.nu == pytest.approx(6, rel=1e-3)
     assert found.three_way.accuracy.value == 0.5
     assert found.three_way.accuracy.n == 4
@@ -251,7 +259,7 @@ def test_best_of_k_and_kendall_by_hand(sqlite_store, judge, longer_is_better):
     judge([9, 5, 3], [[0], [1], [2]])  # the model's ranking: tau 1, best
     judge([9, 5, 3], [[1, 0], [2]])  # its best is one of two: tau-b = 2 / sqrt(2 * 3)
     judge([9, 5, 3], [[2], [1], [0]])  # the other way round: tau -1
-    found, _ = evaluate(longer_is_better, sqlite_store)
+    found, _ = evaluate_reward_model(longer_is_better, sqlite_store)
     assert found.n == 3 + 2 + 3
     assert found.k_wise.best.value == pytest.approx(2 / 3)
     assert found.k_wise.best.n == 3
@@ -264,7 +272,7 @@ def test_the_noise_ceiling_counts_split_votes_too(sqlite_store, judge, longer_is
     with the majority of all raters."""
     for i in range(24):
         judge([9, 4], [[0], [1]], [[0], [1]] if i % 3 else [[1], [0]])
-    found, _ = evaluate(longer_is_better, sqlite_store)
+    found, _ = evaluate_reward_model(longer_is_better, sqlite_store)
     assert (found.n, found.ties) == (16, 8)
     assert found.noise_ceiling.value == pytest.approx(7 / 8, abs=1e-4)
     assert found.noise_ceiling.low < 7 / 8 < found.noise_ceiling.high
@@ -281,7 +289,7 @@ def test_slices_are_tags_and_traits_with_enough_labels():
         *some(9, 22, tags={"category": "few", "question_id": "9"}),
         *some(5, 31, correct=None),
     ]
-    found = slices(examples)
+    found = compute_slice_accuracies(examples)
     assert {value: (s.value, s.n) for value, s in found["category"].items()} == {"math": (1, 12), "code": (0, 10)}
     assert {value: s.n for value, s in found["policies"].items()} == {"one / two": 21, "one / three": 10}
     assert "question_id" not in found
@@ -292,7 +300,7 @@ def test_a_batch_is_the_subset_of_its_labels(sqlite_store, judge, longer_is_bett
     for batch, won in (("easy", 0), ("hard", 1)):
         for _ in range(10):
             judge([9, 4], [[won], [1 - won]], batch=batch)
-    found, _ = evaluate(longer_is_better, sqlite_store)
+    found, _ = evaluate_reward_model(longer_is_better, sqlite_store)
     assert {value: s.value for value, s in found.slices["subset"].items()} == {"easy": 1, "hard": 0}
 
 
@@ -315,7 +323,7 @@ def replayed_elsewhere(folder, pairs) -> Store:
 
 @pytest.fixture
 def every_label(judged_store):
-    return {split: labelled_pairs(judged_store, split) for split in Split}
+    return {split: load_labelled_pairs(judged_store, split) for split in Split}
 
 
 def test_labels_a_model_has_learnt_from_are_left_out_in_whatever_store_they_are(
@@ -325,27 +333,27 @@ def test_labels_a_model_has_learnt_from_are_left_out_in_whatever_store_they_are(
     train_head(judged_store, backbone, tmp_path)
     [folder] = (tmp_path / "reward").iterdir()
     elsewhere = replayed_elsewhere(tmp_path, [p for pairs in every_label.values() for p in pairs])
-    model = load(folder)
-    found, examples = evaluate(model, elsewhere)
+    model = load_reward_model(folder)
+    found, examples = evaluate_reward_model(model, elsewhere)
     n = {split: len(pairs) for split, pairs in every_label.items()}
     assert (found.trained_on, found.calibrated_on) == (n[Split.TRAIN], n[Split.CALIBRATION])
     assert found.n == len(examples) == n[Split.HELDOUT] > 0
     assert found.caveat == ""
     assert found.bag_of_words is None  # nothing in that store teaches one
-    assert evaluate(model, elsewhere, home=judged_store)[0].bag_of_words is not None
-    (folder / SEEN).unlink()
-    unknown, _ = evaluate(load(folder), elsewhere)
+    assert evaluate_reward_model(model, elsewhere, home=judged_store)[0].bag_of_words is not None
+    (folder / SEEN_PROMPTS_FILE).unlink()
+    unknown, _ = evaluate_reward_model(load_reward_model(folder), elsewhere)
     assert unknown.n == sum(n.values())
     assert unknown.caveat.startswith("Unknown whether")
-    (folder / SEEN).write_text("{")
-    with pytest.raises(BadInput, match=SEEN):
-        load(folder)
+    (folder / SEEN_PROMPTS_FILE).write_text("{")
+    with pytest.raises(BadInput, match=SEEN_PROMPTS_FILE):
+        load_reward_model(folder)
 
 
 def test_a_replay_of_what_a_model_was_told_says_so(judged_store, every_label, tiny_model, tmp_path):
     backbone = Backbone(str(tiny_model), layer=1, pooling="last", dtype="float32")
     model = train_head(judged_store, backbone, tmp_path)
-    found, examples = evaluate(model, judged_store, split=Split.TRAIN)
+    found, examples = evaluate_reward_model(model, judged_store, split=Split.TRAIN)
     n = len(every_label[Split.TRAIN])
     assert (found.n, found.trained_on, found.calibrated_on) == (n, n, 0)
     assert found.caveat == (
@@ -353,11 +361,11 @@ def test_a_replay_of_what_a_model_was_told_says_so(judged_store, every_label, ti
         "prompts that set its temperature are among its labels."
     )
     assert found.bag_of_words is None  # it would be asked what it was told, too
-    assert found.caveat in html.unescape(render(found, examples))
-    calibration, _ = evaluate(model, judged_store, split=Split.CALIBRATION)
+    assert found.caveat in html.unescape(render_evaluation_html(found, examples))
+    calibration, _ = evaluate_reward_model(model, judged_store, split=Split.CALIBRATION)
     assert (calibration.trained_on, calibration.calibrated_on) == (0, len(every_label[Split.CALIBRATION]))
     assert calibration.bag_of_words is not None
-    assert evaluate(model, judged_store)[0].caveat == ""
+    assert evaluate_reward_model(model, judged_store)[0].caveat == ""
 
 
 @pytest.fixture
@@ -403,7 +411,7 @@ def test_what_is_damaged_is_bad_input_and_no_failed_gate(evaluated, tmp_path, ha
 # Benchmarks
 
 
-def subset(name: str, margins: list[float]) -> list[Example]:
+def subset(name: str, margins: list[float]) -> list[EvaluatedPair]:
     return [example(margin=m, correct=float(m > 0), tags={"subset": name}) for m in margins]
 
 
@@ -414,21 +422,21 @@ def test_rewardbench_sections_weigh_their_subsets():
         *subset("math-prm", [1]),  # 1, of 984
         *subset("hep-go", [-1, -1]),  # 0, of 164
     ]
-    found = rewardbench.scores("rewardbench", examples, [])
+    found = rewardbench.score_benchmark("rewardbench", examples, [])
     chat, reasoning = (0.75 * 100 + 0.5 * 28) / 128, 984 / (984 + 164)
     assert found == pytest.approx({"Chat": chat, "Reasoning": reasoning, "RewardBench": (chat + reasoning) / 2})
-    assert rewardbench.scores("trl", examples, []) == {}
+    assert rewardbench.score_benchmark("trl", examples, []) == {}
 
 
-def ranked(batch: str, worth: list[int], rewards: list[float], id: str = "") -> Ranked:
+def ranked(batch: str, worth: list[int], rewards: list[float], id: str = "") -> ScoredRanking:
     prompt = Prompt.create((Message("user", f"{batch} {id}"),), {"id": id})
     answers = [Completion.create(prompt.id, (Message("assistant", f"{i}"),), "p") for i in range(len(worth))]
     comparison = Comparison.create(prompt, answers, batch=batch)
-    return Ranked(comparison, np.array(worth), np.array(rewards))
+    return ScoredRanking(comparison, np.array(worth), np.array(rewards))
 
 
 def test_best_of_four_shares_a_win_among_equal_rewards():
-    found = rewardbench.scores(
+    found = rewardbench.score_benchmark(
         "rewardbench2",
         [],
         [
@@ -449,8 +457,10 @@ def test_the_score_of_rewardbench_2s_ties_by_hand():
         ranked("Ties", [2, 0, 0], [3.0, 1.0, 0.0], "ref:2"),  # margin 2
     ]
     beyond = (np.tanh(2 / 1 - 1) + np.tanh(-1 / 4 - 1)) / 2
-    assert rewardbench.ties(rows) == pytest.approx(0.3 * 0.5 + 0.3 * 1 + 0.2 * 0.5 + 0.2 * 0.5 + 0.01 * beyond)
-    assert rewardbench.ties(rows[:1]) == pytest.approx(0.3)
+    assert rewardbench.score_ties_subset(rows) == pytest.approx(
+        0.3 * 0.5 + 0.3 * 1 + 0.2 * 0.5 + 0.2 * 0.5 + 0.01 * beyond
+    )
+    assert rewardbench.score_ties_subset(rows[:1]) == pytest.approx(0.3)
 
 
 def test_rewardbench_2_is_replayed_from_its_file(sqlite_store, longer_is_better, tmp_path):
@@ -465,7 +475,7 @@ def test_rewardbench_2_is_replayed_from_its_file(sqlite_store, longer_is_better,
     ]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     report = import_path(sqlite_store, tmp_path / "rows.jsonl", split=Split.HELDOUT)
-    found, _ = evaluate(longer_is_better, sqlite_store, format=report.format)
+    found, _ = evaluate_reward_model(longer_is_better, sqlite_store, format=report.format)
     spread, margin = np.log(7 / 6), np.log(6 / 2)
     ties = 1 + 0.01 * np.tanh(margin / spread - 1)
     assert found.scores == pytest.approx({"Math": 0.5, "Ties": ties, "RewardBench 2": (0.5 + ties) / 2}, abs=1e-6)
@@ -479,33 +489,33 @@ def test_two_models_on_the_same_labels_by_hand():
     # two prompts of five labels each; ours has four more right, theirs one
     ours = [example(i, family=f"f{i // 5}", correct=float(i < 8)) for i in range(10)]
     theirs = [example(i, family=f"f{i // 5}", correct=float(3 < i < 9)) for i in range(10)]
-    found = compare([*ours, example(11)], [*theirs, example(12), example(13, correct=None)], "theirs")
+    found = compare_evaluated_pairs([*ours, example(11)], [*theirs, example(12), example(13, correct=None)], "theirs")
     assert (found.n, found.ours, found.theirs) == (10, 4, 1)
     assert found.accuracy.value == pytest.approx(0.3)
     assert found.p_value == pytest.approx(2 * (1 + 5) / 32)
     assert found.accuracy.low < 0.3 < found.accuracy.high
     assert not found.is_worse
-    other_way = compare(theirs, ours, "ours")
+    other_way = compare_evaluated_pairs(theirs, ours, "ours")
     assert other_way.accuracy.value == pytest.approx(-0.3)
     assert not other_way.is_worse  # not shown to be
     with pytest.raises(BadInput, match="same split or file"):
-        compare(ours, [example(99)], "another")
+        compare_evaluated_pairs(ours, [example(99)], "another")
 
 
 def test_a_model_is_shown_to_be_worse_by_many_labels():
     ours = [example(i, correct=0.0) for i in range(10)]
-    assert compare(ours, [example(i) for i in range(10)], "theirs").is_worse
+    assert compare_evaluated_pairs(ours, [example(i) for i in range(10)], "theirs").is_worse
 
 
 def test_labels_of_one_prompt_do_not_make_a_model_worse():
     """One prompt of twelve labels speaks against it, and nine say nothing: McNemar's test alone is sure of it."""
     ours = [example(i, family="f0" if i < 12 else f"f{i}", correct=float(i >= 12)) for i in range(21)]
-    found = compare(ours, [example(i, family=e.family) for i, e in enumerate(ours)], "theirs")
+    found = compare_evaluated_pairs(ours, [example(i, family=e.family) for i, e in enumerate(ours)], "theirs")
     assert found.p_value < 0.001
     assert found.accuracy.high > 0
     assert not found.is_worse
-    assert gates(an_evaluation(), found)[0].passed
-    assert f"({found.accuracy.low:+.4f} to {found.accuracy.high:+.4f})" in gates(an_evaluation(), found)[0].said
+    assert check_gates(an_evaluation(), found)[0].passed
+    assert f"({found.accuracy.low:+.4f} to {found.accuracy.high:+.4f})" in check_gates(an_evaluation(), found)[0].said
 
 
 def test_equal_models_are_rarely_called_worse_on_prompts_of_many_labels():
@@ -518,7 +528,7 @@ def test_equal_models_are_rarely_called_worse_on_prompts_of_many_labels():
         lean = np.repeat(rng.normal(0, 0.8, 80), 17)  # which of the two a prompt favours
         differs = rng.random(len(lean)) < 0.3
         gains = np.where(differs, np.where(rng.random(len(lean)) < 1 / (1 + np.exp(-lean)), 1.0, -1.0), 0.0)
-        found = difference(gains, families, "the other")
+        found = estimate_accuracy_difference(gains, families, "the other")
         alone += found.theirs > found.ours and found.p_value < 0.05
         worse += found.is_worse
     assert alone > 50
@@ -528,10 +538,10 @@ def test_equal_models_are_rarely_called_worse_on_prompts_of_many_labels():
 @pytest.mark.parametrize(("accuracy", "longer", "words"), [(0.45, 0.3, 0.4), (0.5, 0.2, None), (0.7, 0.3, 0.7)])
 def test_a_model_at_or_below_a_coin_or_a_floor_passes_no_gate(accuracy, longer, words):
     def of(value):
-        return Share(value, value - 0.05, value + 0.05, 40)
+        return Estimate(value, value - 0.05, value + 0.05, 40)
 
     found = an_evaluation(accuracy=of(accuracy), longer=of(longer), bag_of_words=None if words is None else of(words))
-    [gate] = gates(found, above_floors=True)
+    [gate] = check_gates(found, above_floors=True)
     assert not gate.passed
     assert f"<= {max(0.5, words or 0):.4f} of the floor (a {'coin' if accuracy < 0.7 else 'bag of words'})" in gate.said
     assert found.as_dict()["above_floors"] is False
@@ -540,10 +550,12 @@ def test_a_model_at_or_below_a_coin_or_a_floor_passes_no_gate(accuracy, longer, 
 
 def test_gates_say_what_holds_and_what_does_not():
     found = an_evaluation()  # accuracy 0.7, floor 0.55, calibration error 0.05, math 0.5
-    worse = compare([example(i, correct=0.0) for i in range(10)], [example(i) for i in range(10)], "old")
+    worse = compare_evaluated_pairs(
+        [example(i, correct=0.0) for i in range(10)], [example(i) for i in range(10)], "old"
+    )
 
     def said(**asked):
-        return [(g.name, g.passed) for g in gates(found, **asked)]
+        return [(g.name, g.passed) for g in check_gates(found, **asked)]
 
     assert said() == []
     assert said(min_accuracy=0.7, max_ece=0.05, above_floors=True) == [
@@ -552,20 +564,20 @@ def test_gates_say_what_holds_and_what_does_not():
         ("above-floors", True),
     ]
     assert said(min_accuracy=0.71, max_ece=0.049) == [("min-accuracy", False), ("max-ece", False)]
-    assert said(min_slices=(Slice.parse("category=math:0.6"),)) == [("min-slice category=math", False)]
+    assert said(min_slices=(SliceThreshold.parse("category=math:0.6"),)) == [("min-slice category=math", False)]
     assert said(difference=worse) == [("no-worse-than", False)]
-    assert "0.7000 >= 0.7 (40 labels)" in gates(found, min_accuracy=0.7)[0].said
-    beaten = an_evaluation(bag_of_words=Share(0.7, 0.6, 0.8, 40))
-    assert not gates(beaten, above_floors=True)[0].passed
+    assert "0.7000 >= 0.7 (40 labels)" in check_gates(found, min_accuracy=0.7)[0].said
+    beaten = an_evaluation(bag_of_words=Estimate(0.7, 0.6, 0.8, 40))
+    assert not check_gates(beaten, above_floors=True)[0].passed
 
 
 def test_a_slice_that_is_not_there_passes_no_gate():
     with pytest.raises(NotFound, match="category=poetry: expected one of category=math"):
-        gates(an_evaluation(), min_slices=(Slice("category", "poetry", 0.1),))
-    assert Slice.parse("longer=a:b=c:0.5") == Slice("longer", "a:b=c", 0.5)
+        check_gates(an_evaluation(), min_slices=(SliceThreshold("category", "poetry", 0.1),))
+    assert SliceThreshold.parse("longer=a:b=c:0.5") == SliceThreshold("longer", "a:b=c", 0.5)
     for text in ("category", "category=math", "category=math:x", "=math:0.5", "category=math:2", "category=math:nan"):
         with pytest.raises(BadInput, match=r"category=math:0\.6"):
-            Slice.parse(text)
+            SliceThreshold.parse(text)
 
 
 # Plots
@@ -573,10 +585,10 @@ def test_a_slice_that_is_not_there_passes_no_gate():
 
 def test_every_plot_is_one_svg_that_says_what_it_shows_and_escapes_what_it_is_given():
     hostile = "<script>alert('$1')</script> & $x^2$"
-    found = an_evaluation(slices={"category": {hostile: Share(0.5, 0.3, 0.7, 12)}}, simulated=True)
+    found = an_evaluation(slices={"category": {hostile: Estimate(0.5, 0.3, 0.7, 12)}}, simulated=True)
     examples = [example(i, margin=i - 3.0, correct=float(i > 3)) for i in range(8)]
-    texts = [plot(found) for plot in (plots.accuracy, plots.slices, plots.reliability)]
-    texts += [plot(found, examples) for plot in (plots.margins, plots.lengths)]
+    texts = [plot(found) for plot in (plots.plot_accuracy, plots.plot_slices, plots.plot_reliability)]
+    texts += [plot(found, examples) for plot in (plots.plot_margins, plots.plot_lengths)]
     for text in texts:
         root = ElementTree.fromstring(text)  # noqa: S314 - our own text
         assert root.tag.endswith("svg")
@@ -585,8 +597,8 @@ def test_every_plot_is_one_svg_that_says_what_it_shows_and_escapes_what_it_is_gi
         assert "<script" not in text
     assert hostile in html.unescape(texts[1])
     assert "0.500  (12)" in texts[1]
-    assert plots.slices(an_evaluation(slices={})) == ""
-    assert plots.accuracy(found) == texts[0]
+    assert plots.plot_slices(an_evaluation(slices={})) == ""
+    assert plots.plot_accuracy(found) == texts[0]
 
 
 def test_the_report_is_one_file_that_shows_the_worst_first_and_runs_nothing_it_is_given(page, tmp_path):
@@ -598,9 +610,9 @@ def test_the_report_is_one_file_that_shows_the_worst_first_and_runs_nothing_it_i
         example(3, margin=-2.0, probability=0.1, correct=0.0, rejected=(Message("assistant", "long " * 2000),)),
     ]
     found = an_evaluation(simulated=True, name="votes", scores={"Chat": 0.625})
-    difference = compare(examples, [example(i) for i in range(4)], hostile)
-    checked = gates(found, difference, min_accuracy=0.8)
-    text = render(found, examples, checked, difference)
+    difference = compare_evaluated_pairs(examples, [example(i) for i in range(4)], hostile)
+    checked = check_gates(found, difference, min_accuracy=0.8)
+    text = render_evaluation_html(found, examples, checked, difference)
     assert not re.search(r"(src|href)=.https?:", text)
     (tmp_path / "report.html").write_text(text)
     page.goto(f"file://{tmp_path}/report.html")

@@ -13,17 +13,20 @@ import pytest
 import torch
 from datasets import Dataset, DatasetDict, load_from_disk
 from safetensors.torch import load_file
+from trl import ModelConfig
 
-from rlhf_hitl.arguments import parse
+from rlhf_hitl.arguments import parse_arguments
 from rlhf_hitl.cli.launch import launch_processes
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.formats.export import export_snapshot
 from rlhf_hitl.formats.importing import import_path
-from rlhf_hitl.reward.evaluation.evaluate import evaluate
-from rlhf_hitl.reward.losses import davidson_luce
-from rlhf_hitl.reward.model import load
-from rlhf_hitl.reward.training.dataset import load_rows, read
-from rlhf_hitl.reward.training.full import FullConfig, ModelConfig, build_trainer, train
+from rlhf_hitl.reward.evaluation.evaluate import evaluate_reward_model
+from rlhf_hitl.reward.losses import davidson_luce_loss
+from rlhf_hitl.reward.model import load_reward_model
+from rlhf_hitl.reward.training.dataset_loading import load_training_rows
+from rlhf_hitl.reward.training.dataset_rows import read_row
+from rlhf_hitl.reward.training.full_config import FullTrainingConfig
+from rlhf_hitl.reward.training.full_training import build_reward_trainer, run_reward_training
 from rlhf_hitl.types import UNRANKED, Split
 
 ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}
@@ -71,7 +74,7 @@ def make(tiny_model, tmp_path):
             "per_device_train_batch_size": 100,
         }  # fmt: skip
         args = [x for name, value in (given | flags).items() for x in (f"--{name}", str(value))]
-        trainer: Any = build_trainer(*parse((FullConfig, ModelConfig), args))
+        trainer: Any = build_reward_trainer(*parse_arguments((FullTrainingConfig, ModelConfig), args))
         torch.manual_seed(0)
         torch.nn.init.normal_(trainer.model.score.weight, std=0.3)
         return trainer
@@ -128,7 +131,9 @@ def test_the_loss_is_that_of_every_row_by_itself(make, shares):
     for one in trainer.train_dataset:
         rewards = torch.stack([trainer.model(torch.tensor([ids])).logits.flatten() for ids in one["ids"]], 1)
         assert rewards.shape[1] == len(one["ranks"][0])
-        each = [davidson_luce(rewards, torch.tensor([ranks]), trainer.prevalences).item() for ranks in one["ranks"]]
+        each = [
+            davidson_luce_loss(rewards, torch.tensor([ranks]), trainer.prevalences).item() for ranks in one["ranks"]
+        ]
         expected += one["weight"] * sum(share * loss for share, loss in zip(one["shares"], each))
     expected /= sum(one["weight"] for one in MIXED)
     assert trainer.compute_loss(trainer.model, batch).item() == pytest.approx(expected, rel=1e-4)
@@ -190,9 +195,9 @@ def test_a_run_that_is_resumed_ends_with_the_same_weights(make, tmp_path):
     flags = {"per_device_train_batch_size": 3, "max_steps": 6, "save_strategy": "steps", "save_steps": 3}
     whole = make(**flags)
     before = weights(whole)
-    train(whole, whole.args)
+    run_reward_training(whole, whole.args)
     again = make(**flags, resume_from_checkpoint=tmp_path / "out" / "checkpoint-3")
-    train(again, again.args)
+    run_reward_training(again, again.args)
     assert (weights(whole) - before).abs().max() > 1e-3
     assert (weights(whole) - weights(again)).abs().max() < 1e-6
 
@@ -217,7 +222,7 @@ def test_a_step_on_two_processes_is_the_step_on_one(tiny_model, tmp_path):
             launch_processes("rlhf_hitl.scripts.train_reward", flags, processes, {"OMP_NUM_THREADS": "1"})
         ended.append(load_file(out / "model.safetensors"))
         logged.append(json.loads((out / "checkpoint-3" / "trainer_state.json").read_text())["log_history"])
-        assert load(out).card["learnt_from"] == "rankings"
+        assert load_reward_model(out).card["learnt_from"] == "rankings"
     start = load_file(tiny_model / "model.safetensors")
     name = "model.layers.0.mlp.up_proj.weight"
     assert (ended[0][name] - start[name]).abs().max() > 1e-4
@@ -238,7 +243,8 @@ def test_rankings_taken_apart_are_the_pairs_of_the_export(sqlite_store, tmp_path
     export_snapshot(sqlite_store, tmp_path / "out", include_ties=True)
 
     def said(learn_from: str) -> list:
-        pairs = [p for one in load_rows(str(tmp_path / "out"), learn_from)["train"] for p in read(one).pairs()]
+        rows = load_training_rows(str(tmp_path / "out"), learn_from)["train"]
+        pairs = [p for row in rows for p in read_row(row).pairs()]
         sides = [(p.first, p.second, *p.shares) if p.shares[0] >= p.shares[2] else
                  (p.second, p.first, *p.shares[::-1]) for p in pairs]  # fmt: skip
         even = [(*sorted(s[:2], key=repr), *s[2:]) if s[2] == s[4] else s for s in sides]
@@ -267,10 +273,10 @@ def test_the_command_learns_from_rankings_and_says_so(sqlite_store, tiny_model, 
     said = json.loads(run.stdout)
     assert (said["learnt_from"], said["train_labels"], said["train_votes"]) == ("rankings", 40, 40)
     assert "learnt from | rankings" in (Path(said["path"]) / "README.md").read_text()
-    model = load(said["path"])
-    assert evaluate(model, sqlite_store)[0].accuracy.value > 0.8
+    model = load_reward_model(said["path"])
+    assert evaluate_reward_model(model, sqlite_store)[0].accuracy.value > 0.8
     export_snapshot(sqlite_store, tmp_path / "export")
-    first, second, _ = read(load_from_disk(str(tmp_path / "export" / "rankings"))["heldout"][0]).chats
+    first, second, _ = read_row(load_from_disk(str(tmp_path / "export" / "rankings"))["heldout"][0]).chats
     _, stds, _ = model.margins([first], [second])
     assert 0 < stds[0] < 10
 
@@ -297,7 +303,7 @@ def test_the_command_learns_from_rankings_and_says_so(sqlite_store, tiny_model, 
 )
 def test_a_row_that_is_no_ranking_is_named(change, said):
     with pytest.raises(BadInput, match=said):
-        read(row(0, [[0, 1, 2]]) | change)
+        read_row(row(0, [[0, 1, 2]]) | change)
 
 
 def test_what_cannot_be_learnt_from_is_refused(make, tmp_path):

@@ -18,25 +18,25 @@ from accelerate.commands.config import load_config_from_file
 from accelerate.utils import DistributedType
 from datasets import DatasetDict, load_from_disk
 from safetensors.numpy import load_file
+from trl import ModelConfig
 
 from checkout import ROOT
-from rlhf_hitl.arguments import parse
+from rlhf_hitl.arguments import parse_arguments
 from rlhf_hitl.cli.launch import launch_processes
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.formats.export import export_snapshot
-from rlhf_hitl.reward.evaluation.evaluate import evaluate
-from rlhf_hitl.reward.model import load
-from rlhf_hitl.reward.seen_prompts import Seen
-from rlhf_hitl.reward.training.checkpoints import is_whole, latest
-from rlhf_hitl.reward.training.full import (
-    FullConfig,
-    ModelConfig,
-    build_trainer,
-    finish,
-    refuse_frozen_head,
-    train,
-)  # fmt: skip
-from rlhf_hitl.reward.training.labelled_pairs import labelled_pairs
+from rlhf_hitl.reward.evaluation.evaluate import evaluate_reward_model
+from rlhf_hitl.reward.labelled_pairs import load_labelled_pairs
+from rlhf_hitl.reward.model import load_reward_model
+from rlhf_hitl.reward.seen_prompts import SeenPrompts
+from rlhf_hitl.reward.training.checkpoints import find_latest_checkpoint, is_complete_checkpoint
+from rlhf_hitl.reward.training.full_config import FullTrainingConfig
+from rlhf_hitl.reward.training.full_training import (
+    build_reward_trainer,
+    run_reward_training,  # fmt: skip
+    save_trained_model,
+)
+from rlhf_hitl.reward.training.lora import refuse_frozen_head
 from rlhf_hitl.types import Split, hash_prompt_family, parse_messages
 
 SCRIPT = ROOT / "scripts" / "train_reward.py"
@@ -106,16 +106,17 @@ def test_only_whole_checkpoints_are_resumed_from(flags, tmp_path):
         (out / f"checkpoint-{step}").mkdir(parents=True)
         if state is not None:
             (out / f"checkpoint-{step}" / "trainer_state.json").write_text(state)
-    assert [is_whole(out / f"checkpoint-{step}") for step in (3, 12, 21)] == [True, False, False]
-    assert latest(out) == out / "checkpoint-3"
+    assert [is_complete_checkpoint(out / f"checkpoint-{step}") for step in (3, 12, 21)] == [True, False, False]
+    assert find_latest_checkpoint(out) == out / "checkpoint-3"
     (out / "checkpoint-3" / "rng_state_0.pth").touch()
-    assert is_whole(out / "checkpoint-3")
-    assert not is_whole(out / "checkpoint-3", processes=2)  # the second was killed before it had written its own
-    config, model_config = parse(
-        (FullConfig, ModelConfig), listed(flags | {"resume_from_checkpoint": out / "checkpoint-12"})
+    assert is_complete_checkpoint(out / "checkpoint-3")
+    # The second process was killed before it had written its own state.
+    assert not is_complete_checkpoint(out / "checkpoint-3", processes=2)
+    config, model_config = parse_arguments(
+        (FullTrainingConfig, ModelConfig), listed(flags | {"resume_from_checkpoint": out / "checkpoint-12"})
     )
     with pytest.raises(BadInput, match="whole checkpoint"):
-        train(build_trainer(config, model_config), config)
+        run_reward_training(build_reward_trainer(config, model_config), config)
 
 
 def test_a_training_that_is_told_to_end_leaves_nothing_half_made(judged_store, tiny_model, tmp_path):
@@ -148,7 +149,7 @@ def test_two_processes_see_the_losses_that_one_does(flags, tmp_path):
             run([sys.executable, str(SCRIPT), *given])
         else:
             launch_processes("rlhf_hitl.scripts.train_reward", given, processes, {"OMP_NUM_THREADS": "1"})
-        newest = latest(out)
+        newest = find_latest_checkpoint(out)
         assert newest is not None
         logged[processes] = json.loads((newest / "trainer_state.json").read_text())["log_history"]
     seen = [[row["loss"] for row in logged[n] if "loss" in row] for n in (1, 2)]
@@ -161,15 +162,15 @@ def test_two_processes_see_the_losses_that_one_does(flags, tmp_path):
 
 
 def test_a_loss_that_is_no_number_stops_the_run_and_says_what_to_do(flags):
-    config, model_config = parse((FullConfig, ModelConfig), listed(flags))
-    trainer = build_trainer(config, model_config)
+    config, model_config = parse_arguments((FullTrainingConfig, ModelConfig), listed(flags))
+    trainer = build_reward_trainer(config, model_config)
     torch.nn.init.constant_(trainer.model.score.weight, float("inf"))
     with pytest.raises(BadInput, match=r"loss nan at step 0.*learning_rate"):
         trainer.train()
 
 
 def test_a_score_head_that_would_stay_as_it_is_is_refused(flags):
-    trainer = build_trainer(*parse((FullConfig, ModelConfig), listed(flags)))
+    trainer = build_reward_trainer(*parse_arguments((FullTrainingConfig, ModelConfig), listed(flags)))
     refuse_frozen_head(trainer.model)
     trainer.model.score.weight.requires_grad_(False)
     with pytest.raises(BadInput, match="a score head that is frozen"):
@@ -179,37 +180,40 @@ def test_a_score_head_that_would_stay_as_it_is_is_refused(flags):
 def test_a_full_model_says_what_it_started_from_and_has_seen_and_no_path_of_this_machine(
     flags, judged_store, tiny_model, tmp_path
 ):
-    config, model_config = parse((FullConfig, ModelConfig), listed(flags | {"save_strategy": "no", "max_steps": 1}))
-    trainer = build_trainer(config, model_config)
-    train(trainer, config)
-    assert finish(trainer, config, tmp_path / "model", tmp_path) is not None
+    given = listed(flags | {"save_strategy": "no", "max_steps": 1})
+    config, model_config = parse_arguments((FullTrainingConfig, ModelConfig), given)
+    trainer = build_reward_trainer(config, model_config)
+    run_reward_training(trainer, config)
+    assert save_trained_model(trainer, config, tmp_path / "model", tmp_path) is not None
     for name in ("README.md", "reward_model.json"):
         said = (tmp_path / "model" / name).read_text()
         assert tiny_model.name in said
         assert str(tmp_path) not in said
     (tmp_path / "model").rename(tmp_path / "elsewhere")
-    model = load(tmp_path / "elsewhere")
+    model = load_reward_model(tmp_path / "elsewhere")
     assert model.backend == "full"
     rows = load_from_disk(str(flags["dataset"]))
     told, asked = (
         {hash_prompt_family(parse_messages(r["prompt"])) for r in rows[split]} for split in ("train", "calibration")
     )
-    assert model.seen == Seen.of(told, asked)  # whoever trained it, a replay leaves these out
-    found, _ = evaluate(model, judged_store, split=Split.TRAIN)
-    assert found.trained_on == len(labelled_pairs(judged_store, Split.TRAIN))
+    assert model.seen == SeenPrompts.of(told, asked)  # whoever trained it, a replay leaves these out
+    found, _ = evaluate_reward_model(model, judged_store, split=Split.TRAIN)
+    assert found.trained_on == len(load_labelled_pairs(judged_store, Split.TRAIN))
 
 
 def test_a_run_is_drawn_and_a_tracker_that_is_missing_is_named(flags, tmp_path):
-    config, model_config = parse((FullConfig, ModelConfig), listed(flags | {"save_strategy": "no"}))
-    trainer = build_trainer(config, model_config)
-    train(trainer, config)
+    config, model_config = parse_arguments((FullTrainingConfig, ModelConfig), listed(flags | {"save_strategy": "no"}))
+    trainer = build_reward_trainer(config, model_config)
+    run_reward_training(trainer, config)
     drawn = (tmp_path / "out" / "training.svg").read_text()
     assert "<svg" in drawn
     assert {"loss", "eval_loss", "eval_accuracy"} <= {key for row in trainer.state.log_history for key in row}
+    given = listed(flags | {"report_to": "swanlab"})
     with pytest.raises(BadInput, match="pip install swanlab"):
-        build_trainer(*parse((FullConfig, ModelConfig), listed(flags | {"report_to": "swanlab"})))
+        build_reward_trainer(*parse_arguments((FullTrainingConfig, ModelConfig), given))
+    given = listed(flags | {"report_to": "tensorbord"})
     with pytest.raises(BadInput, match="report_to tensorbord: expected a tracker: none, tensorboard"):
-        build_trainer(*parse((FullConfig, ModelConfig), listed(flags | {"report_to": "tensorbord"})))
+        build_reward_trainer(*parse_arguments((FullTrainingConfig, ModelConfig), given))
 
 
 @pytest.mark.parametrize("kind", ["MULTI_GPU", "FSDP", "DEEPSPEED"])

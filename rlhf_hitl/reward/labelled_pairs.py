@@ -1,4 +1,4 @@
-"""Labelled pairs as the reward models read them: who was compared with whom, and what the raters said."""
+"""The labelled pairs of a store, with their texts: what heads learn from and every reward model is evaluated on."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import numpy as np
 
 from rlhf_hitl.labels.aggregate import read_labels
 from rlhf_hitl.labels.vote_weight import weigh_votes
-from rlhf_hitl.reward.head import OUTCOMES, SECOND_UNSAID, TIE, UNSAID
 from rlhf_hitl.reward.rendering import Conversation, has_text
+from rlhf_hitl.reward.vote_scale import FIRST_UNGRADED, GRADED, SECOND_UNGRADED, TIE, VOTE_OUTCOMES
 from rlhf_hitl.store import Store
 from rlhf_hitl.store.comparisons import find_comparisons
 from rlhf_hitl.types import Comparison, Label, Split
@@ -23,7 +23,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class LabelledPair:
-    """A label with the texts it speaks of."""
+    """A label with the comparison that it is about."""
 
     comparison: Comparison
     label: Label
@@ -38,16 +38,19 @@ class LabelledPair:
 
     @property
     def is_usable(self) -> bool:
-        """Both sides have text: an empty completion has no reward."""
+        """Whether both sides have text: an empty completion has no reward."""
         return all(has_text(completion) for _, completion in (self.first, self.second))
 
 
-def labelled_pairs(store: Store, split: Split) -> list[LabelledPair]:
-    """Every labelled pair of a split whose two sides have text, by comparison id; a warning counts the others."""
-    found = read_labels(store, split=split)
-    ids = list(dict.fromkeys(label.comparison_id for label in found))
+def load_labelled_pairs(store: Store, split: Split) -> list[LabelledPair]:
+    """Return every labelled pair of a split whose two sides have text, in order of comparison id.
+
+    A warning counts the others.
+    """
+    split_labels = read_labels(store, split=split)
+    ids = list(dict.fromkeys(label.comparison_id for label in split_labels))
     comparisons = {c.id: c for c in find_comparisons(store, ids=ids)}
-    pairs = [LabelledPair(comparisons[label.comparison_id], label) for label in found]
+    pairs = [LabelledPair(comparisons[label.comparison_id], label) for label in split_labels]
     usable = [p for p in pairs if p.is_usable]
     if len(usable) < len(pairs):
         first = next(p.comparison.id for p in pairs if not p.is_usable)
@@ -56,36 +59,36 @@ def labelled_pairs(store: Store, split: Split) -> list[LabelledPair]:
     return usable
 
 
-def votes(pairs: Sequence[LabelledPair]) -> np.ndarray:
-    """(n, 9) how many votes say each of `head.OUTCOMES` of a pair.
+def count_votes(pairs: Sequence[LabelledPair]) -> np.ndarray:
+    """Return how many votes each of VOTE_OUTCOMES has in each pair, (n, 9).
 
     A vote on more than two completions counts less in each pair (see `weigh_votes`).
     """
-    out = np.zeros((len(pairs), len(OUTCOMES)))
-    for row, pair in zip(out, pairs):
+    votes = np.zeros((len(pairs), len(VOTE_OUTCOMES)))
+    for row, pair in zip(votes, pairs):
         label = pair.label
-        row[[0, 1, 2, 6, 7, 8]] = label.strengths
+        row[GRADED] = label.strengths
         first, tie, second = np.array(label.probabilities) * label.votes
-        row[UNSAID] = max(0.0, first - sum(label.strengths[:3]))
-        row[SECOND_UNSAID] = max(0.0, second - sum(label.strengths[3:]))
+        row[FIRST_UNGRADED] = max(0.0, first - sum(label.strengths[:3]))
+        row[SECOND_UNGRADED] = max(0.0, second - sum(label.strengths[3:]))
         row[TIE] = tie
         row[:] = weigh_votes(row, len(pair.comparison.completions))
-    return out
+    return votes
 
 
-def decided(pairs: Sequence[LabelledPair]) -> list[LabelledPair]:
-    """Those with at least one vote that is not a tie."""
+def select_decided(pairs: Sequence[LabelledPair]) -> list[LabelledPair]:
+    """Return the pairs with at least one vote that is not a tie."""
     return [p for p in pairs if p.label.probabilities[1] < 1]
 
 
-def share_of_decided(pairs: Sequence[LabelledPair]) -> np.ndarray:
-    """(n,) share of the first among the votes that are not ties; for `decided` pairs only."""
+def compute_first_shares(pairs: Sequence[LabelledPair]) -> np.ndarray:
+    """Return the share of the first completion among the votes that are not ties, (n,); for decided pairs only."""
     p = np.array([pair.label.probabilities for pair in pairs], dtype=np.float64).reshape(-1, 3)
     return p[:, 0] / (p[:, 0] + p[:, 2])
 
 
-def data_hash(pairs: Sequence[LabelledPair]) -> str:
-    """Names the training data: the same pairs with the same labels give the same hash, in any order."""
+def hash_labelled_pairs(pairs: Sequence[LabelledPair]) -> str:
+    """Return a hash that identifies pairs and their labels, in any order."""
     rows = sorted(
         [p.comparison.id, p.label.first, p.label.second, *p.label.probabilities, *p.label.strengths] for p in pairs
     )

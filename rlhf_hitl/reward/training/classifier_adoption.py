@@ -1,0 +1,43 @@
+"""Adopt somebody else's classifier: its weights as they are, uncertainty and temperature from the labels of a store."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from rlhf_hitl.reward.classifier import add_laplace_posterior, wrap_classifier
+from rlhf_hitl.reward.labelled_pairs import load_labelled_pairs
+from rlhf_hitl.reward.model import RewardModel
+from rlhf_hitl.reward.registry import register_reward_model
+from rlhf_hitl.reward.seen_prompts import find_prompts_seen_before
+from rlhf_hitl.reward.training.training_labels import (
+    calibrate_on_pairs,
+    collect_seen_prompts,
+    compute_differences,
+    describe_labels,
+    load_calibration_pairs,
+)
+from rlhf_hitl.store import Store
+from rlhf_hitl.types import Split
+
+
+def adopt_classifier(
+    store: Store, name: str, workspace: Path, *, max_length: int = 1024, dtype: str = "auto"
+) -> RewardModel:
+    """Make a classifier the store's newest reward model.
+
+    Its weights stay. The `train` labels set its uncertainty and the `calibration` labels its temperature, as far as
+    there are any.
+    """
+    model = wrap_classifier(name, workspace / "features", max_length=max_length, dtype=dtype)
+    train, calibration = load_labelled_pairs(store, Split.TRAIN), load_calibration_pairs(store)
+    counts = np.array([p.label.votes * (1 - p.label.probabilities[1]) for p in train])
+    model.head = add_laplace_posterior(model.head, [(compute_differences(model, train), counts)])
+    model.head = calibrate_on_pairs(model, calibration)
+    model.card = describe_labels(train, calibration, model.cache)
+    model.seen = find_prompts_seen_before(name) | collect_seen_prompts(train, calibration)
+    folder = workspace / "reward" / model.id
+    model.save(folder)
+    register_reward_model(store, model, folder)
+    return model

@@ -1,0 +1,166 @@
+"""A row of an exported dataset, read and checked: a pair, or a ranking of K completions, in one form."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from rlhf_hitl.errors import BadInput
+from rlhf_hitl.labels.vote_weight import weigh_votes
+from rlhf_hitl.reward.rendering import Conversation
+from rlhf_hitl.types import UNRANKED, hash_prompt_family, parse_messages
+
+
+@dataclass(frozen=True)
+class RankedPair:
+    """Two conversations of one prompt, the shares (first better, tie, second better) of the votes, and how much they
+    count."""
+
+    first: Conversation
+    second: Conversation
+    shares: tuple[float, float, float]
+    weight: float
+
+
+@dataclass(frozen=True)
+class CompletionRanking:
+    """K conversations of one prompt and how raters ranked them. A pair is a ranking of two.
+
+    Attributes:
+        ranks: (V, K) the different rankings.
+        shares: (V,) of the votes that each ranking has.
+        weight: how much the votes count together.
+        votes: how many votes there were.
+    """
+
+    chats: tuple[Conversation, ...]
+    ranks: tuple[tuple[int, ...], ...]
+    shares: tuple[float, ...]
+    weight: float
+    votes: int
+
+    @property
+    def family(self) -> str:
+        """The prompt's family, see `types.hash_prompt_family`."""
+        return hash_prompt_family(self.chats[0][0])
+
+    def pairs(self) -> Iterator[RankedPair]:
+        """Yield the pairs that at least one rater ranked, each with the weight of its votes (see `weigh_votes`)."""
+        ranks, shares = np.array(self.ranks), np.array(self.shares)
+        for i, j in combinations(range(len(self.chats)), 2):
+            a, b = ranks[:, i], ranks[:, j]
+            ranked = (a != UNRANKED) & (b != UNRANKED)
+            share = shares[ranked].sum()
+            if share > 0:
+                won, tied, lost = (shares[ranked & outcome].sum() / share for outcome in (a < b, a == b, a > b))
+                weight = weigh_votes(self.weight * share, len(self.chats))
+                yield RankedPair(self.chats[i], self.chats[j], (float(won), float(tied), float(lost)), float(weight))
+
+
+def read_row(row: Any) -> CompletionRanking:
+    """Read a row of pairs or of rankings.
+
+    Raises:
+        BadInput: shares, a weight or a ranking that is not valid, or fewer than two completions.
+    """
+    prompt = parse_messages(row["prompt"])
+    if "rankings" not in row:
+        outcomes = [(ranks, share) for ranks, share in zip(((0, 1), (0, 0), (1, 0)), read_shares(row)) if share > 0]
+        sides = ((prompt, parse_messages(row["chosen"])), (prompt, parse_messages(row["rejected"])))
+        return CompletionRanking(sides, *zip(*outcomes), read_weight(row), _read_votes(row))  # type: ignore[arg-type]
+    completions, rankings = row["completions"], row["rankings"]
+    if len(completions or ()) < 2:
+        raise BadInput(
+            f"a ranking of {len(completions or ())} completions",
+            expected="2 or more",
+            fix="leave the row out, or make the dataset with `rlhf-hitl export`",
+        )
+    # Sorted, so that the same votes are the same label in whatever order they came.
+    votes = Counter(sorted(_read_ranks(ranking, len(completions)) for ranking in rankings or ()))
+    if not votes:
+        raise BadInput("rankings []", expected="one ranking or more", fix="leave the row out")
+    ranked = [k for k in range(len(completions)) if any(ranks[k] != UNRANKED for ranks in votes)]
+    return CompletionRanking(
+        tuple((prompt, parse_messages(completions[k])) for k in ranked),
+        tuple(tuple(ranks[k] for k in ranked) for ranks in votes),
+        tuple(n / votes.total() for n in votes.values()),
+        read_weight(row, votes.total()),
+        votes.total(),
+    )
+
+
+def read_shares(row: Any) -> tuple[float, float, float]:
+    """Return the shares (chosen better, tie, rejected better) of the votes: those exported, else one vote for chosen.
+
+    Raises:
+        BadInput: shares that are not probabilities.
+    """
+    if "p_chosen" not in row:
+        return 1.0, 0.0, 0.0
+    chosen, tie = row["p_chosen"], row.get("p_tie", 0.0)
+    are_numbers = all(isinstance(share, float | int) for share in (chosen, tie))
+    rejected = row.get("p_rejected", 1 - chosen - tie) if are_numbers else None
+    if not (
+        isinstance(rejected, float | int)
+        and min(chosen, tie, rejected) > -1e-6
+        and abs(chosen + tie + rejected - 1) < 1e-6
+    ):
+        raise BadInput(
+            f"p_chosen {chosen}, p_tie {tie}, p_rejected {rejected}",
+            expected="three shares that sum to 1",
+            fix="make the dataset with `rlhf-hitl export`, or leave the columns out",
+        )
+    return chosen, tie, rejected
+
+
+def read_weight(row: Any, default: float = 1.0) -> float:
+    """Return how much a label counts: the column `weight`, or `default` without it.
+
+    Raises:
+        BadInput: the weight is not a finite number, 0 or more.
+    """
+    value = row.get("weight", default)
+    if not (isinstance(value, float | int) and math.isfinite(value) and value >= 0):
+        raise BadInput(f"weight {value}", expected="a number, 0 or more", fix="correct or leave out the column")
+    return float(value)
+
+
+def hash_rows(rows: Sequence[CompletionRanking]) -> str:
+    """Return a hash that identifies training data: the same texts with the same labels, in any order."""
+    digests = sorted(hashlib.sha256(_describe_for_hash(row).encode()).digest() for row in rows)
+    return "sha256:" + hashlib.sha256(b"".join(digests)).hexdigest()
+
+
+def _describe_for_hash(row: CompletionRanking) -> str:
+    # Model cards keep hashes of this text, so it must not change.
+    fields = f"chats={row.chats!r}, ranks={row.ranks!r}, shares={row.shares!r}, weight={row.weight!r}"
+    return f"Ranked({fields}, votes={row.votes!r})"
+
+
+def _read_ranks(ranking: Any, n: int) -> tuple[int, ...]:
+    """Return a ranking of n completions. Raises BadInput where it is not valid."""
+    ranks = tuple(ranking) if isinstance(ranking, list) else ()
+    ranked = [rank for rank in ranks if rank != UNRANKED]
+    is_complete = len(ranks) == n and all(type(rank) is int for rank in ranks)
+    if not is_complete or len(ranked) < 2 or set(ranked) != set(range(len(set(ranked)))):
+        raise BadInput(
+            f"ranking {str(ranking)[:80]} of {n} completions",
+            expected=f"{n} ranks, two or more from 0 for the best up without a gap, {UNRANKED} for the rest",
+            fix="correct it, or make the dataset with `rlhf-hitl export`",
+        )
+    return ranks
+
+
+def _read_votes(row: Any) -> int:
+    """Return how many votes a label of a pair has: the column `votes`, or 1 without it."""
+    n = row.get("votes", 1)
+    if not (isinstance(n, int) and n >= 0):
+        raise BadInput(f"votes {n!r}", expected="a whole number, 0 or more", fix="correct or leave out the column")
+    return n

@@ -1,0 +1,91 @@
+"""Train the head backend: compute features once, then fit a Bayesian head in seconds."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from rlhf_hitl.reward.backbone import Backbone
+from rlhf_hitl.reward.feature_cache import FeatureCache
+from rlhf_hitl.reward.head_fitting import bootstrap_covariance, fit_head
+from rlhf_hitl.reward.labelled_pairs import LabelledPair, count_votes
+from rlhf_hitl.reward.model import RewardModel
+from rlhf_hitl.reward.registry import register_reward_model
+from rlhf_hitl.reward.rendering import completion_lengths
+from rlhf_hitl.reward.seen_prompts import find_prompts_seen_before
+from rlhf_hitl.reward.standardiser import Standardiser
+from rlhf_hitl.reward.training.learnt_votes import save_learnt_votes
+from rlhf_hitl.reward.training.training_labels import (
+    calibrate_on_pairs,
+    collect_seen_prompts,
+    describe_labels,
+    load_calibration_pairs,
+    load_training_pairs,
+)
+from rlhf_hitl.reward.training.vote_weight_choice import choose_vote_weight, compute_length_only_loss
+from rlhf_hitl.store import Store
+
+log = logging.getLogger(__name__)
+
+Uncertainty = Literal["laplace", "bootstrap"]
+
+
+def train_head(
+    store: Store, backbone: Backbone, workspace: Path, *, uncertainty: Uncertainty = "laplace"
+) -> RewardModel:
+    """Train on the store's `train` labels, calibrate on its `calibration` labels, save the model and register it.
+
+    How much a vote counts is chosen by cross-validation over the training prompts.
+
+    Args:
+        uncertainty: from the head's posterior (`laplace`), or from an ensemble of heads on drawn prompts (`bootstrap`).
+
+    Raises:
+        BadInput: too few labels, or labels that are all ties.
+    """
+    pairs, calibration = load_training_pairs(store), load_calibration_pairs(store)
+    cache = FeatureCache(workspace / "features", backbone)
+    compute_all_features(cache, [*pairs, *calibration])
+
+    chats = [p.first for p in pairs] + [p.second for p in pairs]
+    features, lengths, votes = cache.features(chats), completion_lengths(chats), count_votes(pairs)
+    prompts = np.array([p.comparison.prompt.family for p in pairs])
+    standardiser = Standardiser.fit(features, lengths)
+    differences = standardiser.differences(features, lengths)
+    vote_weight, losses = choose_vote_weight(differences, votes, prompts)
+    length_only_loss = compute_length_only_loss(differences, votes, prompts)
+    if losses[vote_weight] >= length_only_loss:
+        log.warning(
+            "on training prompts it was not fitted to, the head predicts raters no better than the answers' lengths "
+            "alone do: have more prompts rated before it is relied on"
+        )
+    head = fit_head(differences, votes, vote_weight=vote_weight)
+    if uncertainty == "bootstrap":
+        head = bootstrap_covariance(head, differences, votes, prompts)
+    model = RewardModel(cache, standardiser, head, backend="head", card={})
+    model.head = calibrate_on_pairs(model, calibration)
+    model.card = describe_labels(pairs, calibration, cache) | {
+        "masses": {str(weight): round(loss, 4) for weight, loss in losses.items()},  # vote weight → loss
+        "length_alone": round(length_only_loss, 4),
+        "uncertainty": uncertainty,
+    }
+    model.seen = find_prompts_seen_before(backbone.name) | collect_seen_prompts(pairs, calibration)
+    save_head(store, model, workspace, pairs)
+    return model
+
+
+def compute_all_features(cache: FeatureCache, pairs: Sequence[LabelledPair]) -> None:
+    """Compute the features of every conversation that is not cached yet, with one progress bar."""
+    cache.features(list(dict.fromkeys(chat for p in pairs for chat in (p.first, p.second))))
+
+
+def save_head(store: Store, model: RewardModel, workspace: Path, learnt: Sequence[LabelledPair]) -> None:
+    """Save a model with the votes it has learnt, and register it as the store's newest."""
+    folder = workspace / "reward" / model.id
+    model.save(folder)
+    save_learnt_votes(folder, learnt)
+    register_reward_model(store, model, folder)

@@ -1,0 +1,78 @@
+"""Update a head with new votes, in milliseconds and without a refit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from rlhf_hitl.reward.labelled_pairs import LabelledPair, count_votes
+from rlhf_hitl.reward.model import RewardModel
+from rlhf_hitl.reward.training.head_training import compute_all_features, save_head
+from rlhf_hitl.reward.training.learnt_votes import load_learnt_votes, pair_key, refuse_corrected_votes
+from rlhf_hitl.reward.training.training_labels import (
+    calibrate_on_pairs,
+    collect_seen_prompts,
+    compute_differences,
+    describe_labels,
+    load_calibration_pairs,
+    load_training_pairs,
+)
+from rlhf_hitl.store import Store
+from rlhf_hitl.store.reward_models import get_reward_model
+
+# Fields of a card whose figures hold for one model only, not for the updated one.
+FIGURES_OF_ONE_MODEL = ("evaluations", "masses", "length_alone")
+
+
+def update_with_label(model: RewardModel, pair: LabelledPair, new_votes: np.ndarray | None = None) -> RewardModel:
+    """Return the model after one more label: the head's posterior moves, nothing is refitted.
+
+    Its calibration stays, and its card counts the label.
+
+    Args:
+        new_votes: (9,) the votes of a label that the model knows which are new to it; by default the model does not
+            know the label, and all of its votes are new.
+    """
+    difference = compute_differences(model, [pair])[0]
+    is_new_label = new_votes is None
+    votes = count_votes([pair])[0] if new_votes is None else new_votes
+    counts = {
+        "train_labels": model.card["train_labels"] + is_new_label,
+        "train_votes": model.card["train_votes"] + (pair.label.votes if is_new_label else 0),
+        "updated": model.card.get("updated", 0) + 1,
+    }
+    kept = {key: value for key, value in model.card.items() if key not in FIGURES_OF_ONE_MODEL}
+    updated = RewardModel(
+        model.cache, model.standardiser, model.head.updated(difference, votes), backend=model.backend,
+        card=kept | counts,
+    )  # fmt: skip
+    updated.seen = model.seen and model.seen | collect_seen_prompts([pair], [])
+    return updated
+
+
+def update_with_new_votes(store: Store, model: RewardModel, workspace: Path) -> RewardModel:
+    """Update a model label by label with the votes that came in since it was trained, calibrate it anew, save and
+    register it. Without new votes the model itself is returned.
+
+    Raises:
+        BadInput: the model keeps no record of what it has learnt, or some of that was corrected since.
+    """
+    learnt = load_learnt_votes(Path(get_reward_model(store, model.id).path), model.id)
+    pairs, calibration = load_training_pairs(store), load_calibration_pairs(store)
+    current = dict(zip(map(pair_key, pairs), count_votes(pairs)))
+    refuse_corrected_votes(learnt, current, model.id)
+    compute_all_features(model.cache, [*pairs, *calibration])
+    updated = model
+    for pair in pairs:
+        before = learnt.get(pair_key(pair))
+        new_votes = current[pair_key(pair)] - (0 if before is None else before)
+        if new_votes.any():
+            updated = update_with_label(updated, pair, None if before is None else new_votes)
+    if updated is model:
+        return model
+    updated.head = calibrate_on_pairs(updated, calibration)
+    updated.card = updated.card | describe_labels(pairs, calibration, model.cache)
+    updated.seen = updated.seen and updated.seen | collect_seen_prompts([], calibration)
+    save_head(store, updated, workspace, pairs)
+    return updated

@@ -1,0 +1,49 @@
+"""The votes that a head has learnt, kept beside it so that an update adds only what is new."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from rlhf_hitl.errors import BadInput
+from rlhf_hitl.files import write_text_atomically
+from rlhf_hitl.reward.labelled_pairs import LabelledPair, count_votes
+
+LEARNT_VOTES_FILE = "learnt_votes.json"
+
+
+def save_learnt_votes(folder: Path, pairs: Sequence[LabelledPair]) -> None:
+    """Write the votes (9,) of each pair beside the model's card."""
+    votes = {pair_key(pair): row.tolist() for pair, row in zip(pairs, count_votes(pairs))}
+    write_text_atomically(folder / LEARNT_VOTES_FILE, json.dumps(votes))
+
+
+def load_learnt_votes(folder: Path, model_id: str) -> dict[str, np.ndarray]:
+    """Return the votes (9,) that a saved model has learnt, by `pair_key`. Raises BadInput where it keeps no record."""
+    path = folder / LEARNT_VOTES_FILE
+    if not path.is_file():
+        raise BadInput(
+            f"reward model {model_id}",
+            expected=f"a model with {LEARNT_VOTES_FILE} beside it, as `train-reward --backend head` leaves",
+            fix="train again without --update",
+        )
+    return {key: np.array(votes) for key, votes in json.loads(path.read_text()).items()}
+
+
+def refuse_corrected_votes(learnt: Mapping[str, np.ndarray], current: Mapping[str, np.ndarray], model_id: str) -> None:
+    """Raise BadInput where votes that a model has learnt are gone: a head cannot unlearn them."""
+    lost = [key for key, votes in learnt.items() if (current.get(key, np.zeros(9)) < votes - 1e-9).any()]
+    if lost:
+        raise BadInput(
+            f"{len(lost)} labels that reward model {model_id} has learnt, {lost[0].split()[0]} the first of them",
+            expected="votes that only grew",
+            fix="train again without --update: raters have corrected theirs since",
+        )
+
+
+def pair_key(pair: LabelledPair) -> str:
+    """Return the key of a pair: the ids of its comparison and of its two completions."""
+    return f"{pair.comparison.id} {pair.label.first} {pair.label.second}"

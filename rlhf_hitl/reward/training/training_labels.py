@@ -1,0 +1,92 @@
+"""The labels that a training reads from a store, and what the model card says of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from rlhf_hitl import __version__
+from rlhf_hitl.errors import BadInput
+from rlhf_hitl.reward.feature_cache import FeatureCache
+from rlhf_hitl.reward.head import Head
+from rlhf_hitl.reward.head_fitting import calibrate_temperature
+from rlhf_hitl.reward.labelled_pairs import (
+    LabelledPair,
+    compute_first_shares,
+    hash_labelled_pairs,
+    load_labelled_pairs,
+    select_decided,
+)
+from rlhf_hitl.reward.model import RewardModel
+from rlhf_hitl.reward.seen_prompts import SeenPrompts
+from rlhf_hitl.store import Store
+from rlhf_hitl.types import Split
+
+MIN_DECIDED_LABELS = 8  # with fewer, a head predicts nothing but its prior
+
+
+def load_training_pairs(store: Store) -> list[LabelledPair]:
+    """Return the labelled pairs of the train split. Raises BadInput where there are too few with a preference."""
+    pairs = load_labelled_pairs(store, Split.TRAIN)
+    if len(select_decided(pairs)) < MIN_DECIDED_LABELS:
+        raise BadInput(
+            f"{len(select_decided(pairs))} labels with a preference in the train split of {store.safe_url}",
+            expected=f"{MIN_DECIDED_LABELS} or more",
+            fix="rate more comparisons (`rlhf-hitl serve`) or import votes (`rlhf-hitl import`)",
+        )
+    return pairs
+
+
+def load_calibration_pairs(store: Store) -> list[LabelledPair]:
+    """Return the labelled pairs of the calibration split that have a vote for one side."""
+    return select_decided(load_labelled_pairs(store, Split.CALIBRATION))
+
+
+def compute_differences(model: RewardModel, pairs: Sequence[LabelledPair]) -> np.ndarray:
+    """Return the head's inputs of the first completions less those of the second, (n, d)."""
+    return model.differences([p.first for p in pairs], [p.second for p in pairs])
+
+
+def calibrate_on_pairs(model: RewardModel, calibration: Sequence[LabelledPair]) -> Head:
+    """Return the model's head with the temperature that fits the calibration pairs best (1 without any)."""
+    return calibrate_temperature(model.head, compute_differences(model, calibration), compute_first_shares(calibration))
+
+
+def describe_labels(train: Sequence[LabelledPair], calibration: Sequence[LabelledPair], cache: FeatureCache) -> dict:
+    """Return the fields of a model card that describe the labels of a training."""
+    return describe_training(
+        cache,
+        data_hash=hash_labelled_pairs(train),
+        train_labels=len(train),
+        train_votes=sum(p.label.votes for p in train),
+        calibration_labels=len(calibration),
+        simulated=any(p.label.simulated for p in [*train, *calibration]),
+    )
+
+
+def describe_training(
+    cache: FeatureCache,
+    *,
+    data_hash: str,
+    train_labels: int,
+    train_votes: int,
+    calibration_labels: int,
+    simulated: bool,
+) -> dict:
+    """Return the fields of a model card that every training writes."""
+    return {
+        "rlhf_hitl": __version__,
+        "data_hash": data_hash,
+        "train_labels": train_labels,
+        "train_votes": train_votes,
+        "calibration_labels": calibration_labels,
+        "simulated": simulated,
+        "prompts_cut": cache.dropped,
+        "completions_cut": cache.cut,
+    }
+
+
+def collect_seen_prompts(train: Sequence[LabelledPair], calibration: Sequence[LabelledPair]) -> SeenPrompts:
+    """Return the prompts that a model has seen after learning from these labels."""
+    return SeenPrompts.of(*([p.comparison.prompt.family for p in pairs] for pairs in (train, calibration)))

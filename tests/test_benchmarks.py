@@ -44,7 +44,7 @@ def test_reward_accuracy_runs_on_real_votes(shared_data, tiny_model):
         assert 0 <= figures[f"{name}.ece"] <= 1
 
 
-def test_reward_head_runs_on_made_labels():
+def test_reward_head_runs_on_generated_labels():
     figures = quick("reward_head.py")
     assert figures["labels"] == 500
     assert figures["refit_s"] > 0
@@ -53,7 +53,7 @@ def test_reward_head_runs_on_made_labels():
 
 
 @pytest.mark.parametrize("script", ["reward_training.py", "reward_scoring.py"])
-def test_speed_of_the_reward_model_is_measured_beside_the_stock_one(script, shared_data, tiny_model):
+def test_the_reward_models_speed_is_measured_against_the_stock_one(script, shared_data, tiny_model):
     figures = quick(script, "--data", str(shared_data), "--backbone", str(tiny_model))
     assert figures["pairs"] == 8
     assert figures["pairs_ratio"] == pytest.approx(figures["ours.pairs_per_s"] / figures["stock.pairs_per_s"])
@@ -81,7 +81,7 @@ def test_no_confirmed_judgment_is_lost_when_server_and_database_are_killed():
 
 
 @needs_postgres
-def test_raters_at_once_leave_exactly_the_judgments_wanted():
+def test_concurrent_raters_leave_exactly_the_judgments_wanted():
     figures = quick("contention.py")
     assert figures["sqlite.judgments"] == figures["postgres.judgments"] == figures["wanted"] == 120
     assert figures["repeats"] == figures["overshot"] == 0
@@ -96,7 +96,7 @@ def test_queue_scale_runs_on_both_databases():
 
 
 @needs_postgres
-def test_our_side_of_the_comparison_with_label_studio_runs():
+def test_our_half_of_the_label_studio_comparison_runs():
     figures = quick("vs_label_studio.py", "--ours")
     assert figures["ours.one.cycles_per_s"] > 0
     assert figures["ours.two.cycles_per_s"] > 0
@@ -104,7 +104,7 @@ def test_our_side_of_the_comparison_with_label_studio_runs():
 
 
 @pytest.mark.browser
-def test_the_rater_pages_speed_is_measured_beside_a_bare_gradio_page():
+def test_the_rater_pages_speed_is_measured_against_a_bare_gradio_page():
     pytest.importorskip("playwright")
     if not any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))) and not os.environ.get("CI"):
         pytest.skip("no Chromium here: install the package `chromium`")
@@ -114,7 +114,7 @@ def test_the_rater_pages_speed_is_measured_beside_a_bare_gradio_page():
     assert figures["p95_ratio"] == figures["p95_ms"] / figures["bare_p95_ms"]
 
 
-def test_the_figures_in_the_documentation_are_those_of_the_results():
+def test_the_figures_in_the_documentation_match_the_results():
     run = subprocess.run(
         [sys.executable, str(BENCHMARKS / "figures.py"), "--check"], capture_output=True, text=True, check=False
     )

@@ -59,22 +59,22 @@ def test_two_rounds_from_the_command_line_close_the_loop(prompts, tiny_model, tm
         capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert run.returncode == 0, run.stderr[-3000:]
-    said = json.loads(run.stdout)
-    assert [(s["round"], s["step"]) for s in said["steps"]] == [(n, s) for n in (1, 2) for s in STEPS]
-    by_step = {(s["round"], s["step"]): s for s in said["steps"]}
+    result = json.loads(run.stdout)
+    assert [(s["round"], s["step"]) for s in result["steps"]] == [(n, s) for n in (1, 2) for s in STEPS]
+    by_step = {(s["round"], s["step"]): s for s in result["steps"]}
     assert by_step[1, "route"]["reason"].startswith("no reward model yet")
     assert by_step[2, "route"]["reward_model_id"] == by_step[1, "train_reward"]["reward_model_id"]
     assert sum(by_step[2, "route"]["routes"].values()) == by_step[2, "route"]["scored"] > 0
     assert by_step[2, "sample"]["policy"] == by_step[1, "promote"]["policy"]
     assert by_step[2, "train_reward"]["train_votes"] > by_step[1, "train_reward"]["train_votes"]
-    assert set(said["report"]["figures"]) == {
+    assert set(result["report"]["figures"]) == {
         "accuracy_before_review", "intervention_rate", "error_reduction", "review_seconds", "cost_per_comparison",
     }  # fmt: skip
-    assert said["report"]["simulated"]
+    assert result["report"]["simulated"]
     assert all(j.simulated for j in read_judgments(prompts))
 
 
-def test_an_interrupted_loop_goes_on_where_it_stopped(prompts, tiny_model, tmp_path):
+def test_an_interrupted_loop_resumes_at_the_unfinished_step(prompts, tiny_model, tmp_path):
     def stops_at_evaluate(line):
         if line == "round 1: evaluate":
             raise KeyboardInterrupt
@@ -90,7 +90,7 @@ def test_an_interrupted_loop_goes_on_where_it_stopped(prompts, tiny_model, tmp_p
     assert after[1, "promote"]["reason"] == "nothing was tuned"
 
 
-def test_a_step_that_was_cut_off_is_done_anew_and_leaves_the_first_try_alone(prompts, tiny_model, tmp_path):
+def test_an_interrupted_step_is_done_again_and_keeps_the_files_of_the_first_attempt(prompts, tiny_model, tmp_path):
     loop = loop_of(prompts, tiny_model, tmp_path)
     loop.run(1)
     first = read_finished_steps(prompts)[1, "dpo"]["policy"]
@@ -101,7 +101,7 @@ def test_a_step_that_was_cut_off_is_done_anew_and_leaves_the_first_try_alone(pro
     assert all((folder / "model.safetensors").is_file() for folder in map(Path, (first, again["policy"])))
 
 
-def test_a_round_is_not_finished_under_other_settings(prompts, tiny_model, tmp_path):
+def test_a_round_cannot_be_finished_with_other_settings(prompts, tiny_model, tmp_path):
     def stops_at_review(line):
         if line == "round 1: review":
             raise KeyboardInterrupt
@@ -112,22 +112,22 @@ def test_a_round_is_not_finished_under_other_settings(prompts, tiny_model, tmp_p
         loop_of(prompts, tiny_model, tmp_path, max_new_tokens=5).run(1)
 
 
-def test_without_simulated_raters_it_waits_for_people_and_says_for_what(prompts, tiny_model, tmp_path):
+def test_without_simulated_raters_the_loop_waits_and_reports_its_progress(prompts, tiny_model, tmp_path):
     ann = people.add_rater(prompts, "ann", Role.RATER).id
-    said = []
+    reported = []
 
-    def a_person_judges(waiting):
-        said.append(str(waiting))
+    def judge_one(progress):
+        reported.append(str(progress))
         lease = queue.lease(prompts, ann)
         queue.submit(prompts, lease.id, ann, simulate.simulate_answer(simulate.SIMULATED_RATERS[0], lease.comparison))
 
-    loop_of(prompts, tiny_model, tmp_path, on_wait=a_person_judges, ppo_steps=0, dpo_pairs=0).run(1)
-    assert len(said) == SMALL["judgments_per_round"]
-    assert said[0] == "round 1: 0 of 22 judgments; raters make them at `rlhf-hitl serve`"
+    loop_of(prompts, tiny_model, tmp_path, on_wait=judge_one, ppo_steps=0, dpo_pairs=0).run(1)
+    assert len(reported) == SMALL["judgments_per_round"]
+    assert reported[0] == "round 1: 0 of 22 judgments; raters make them at `rlhf-hitl serve`"
     assert not any(j.simulated for j in read_judgments(prompts))
 
 
-def test_simulated_raters_are_marked_and_say_the_same_each_time(prompts, tiny_model, tmp_path):
+def test_simulated_raters_are_marked_and_answer_the_same_each_time(prompts, tiny_model, tmp_path):
     loop = loop_of(prompts, tiny_model, tmp_path)
     loop.steps_of_round(1).sample()
     assert simulate.judge_queue(prompts, 5) == 5
@@ -139,7 +139,7 @@ def test_simulated_raters_are_marked_and_say_the_same_each_time(prompts, tiny_mo
         assert simulate.simulate_answer(who, comparison) == judgment.answer
 
 
-def test_a_bad_setting_is_named_with_its_file(tmp_path):
+def test_an_unknown_setting_is_named_with_its_file(tmp_path):
     config = tmp_path / "loop.yaml"
     config.write_text("rouns: 3\n")
     run = subprocess.run(

@@ -1,4 +1,4 @@
-"""A user's mistake or a machine's trouble: one line that helps, and nothing half-written."""
+"""A mistake of a user or a failure of the machine gives one helpful line and leaves nothing half-written."""
 
 import json
 import os
@@ -96,19 +96,19 @@ def test_no_reward_model_no_labels_and_no_heldout_labels_each_say_what_to_do(sql
     assert not (tmp_path / "out").exists()
 
 
-def test_a_gate_that_fails_exits_with_one_and_says_which(judged, tiny_model, tmp_path):
+def test_a_failed_gate_exits_with_one_and_is_named(judged, tiny_model, tmp_path):
     trained = cli("train-reward", "--backbone", str(tiny_model), "--store", judged.url, workspace=tmp_path)
     assert trained.returncode == 0, trained.stderr[-2000:]
     done = cli(
         "evaluate", "--min-accuracy", "1", "--name", "first", "--json", "--store", judged.url, workspace=tmp_path
     )
-    said = json.loads(done.stdout)
-    assert done.returncode == (0 if said["accuracy"]["value"] == 1 else 1)
-    assert said["gate_passed"] is (done.returncode == 0)
-    assert [(g["name"], g["passed"]) for g in said["gates"]] == [("min-accuracy", done.returncode == 0)]
+    result = json.loads(done.stdout)
+    assert done.returncode == (0 if result["accuracy"]["value"] == 1 else 1)
+    assert result["gate_passed"] is (done.returncode == 0)
+    assert [(g["name"], g["passed"]) for g in result["gates"]] == [("min-accuracy", done.returncode == 0)]
     assert (tmp_path / "evaluations" / "first" / "examples.jsonl").is_file()
     [card] = (tmp_path / "reward").glob("*/README.md")
-    assert f"| first | {said['n']} | {said['accuracy']['value']:.3f} |" in card.read_text()
+    assert f"| first | {result['n']} | {result['accuracy']['value']:.3f} |" in card.read_text()
     done = cli(
         "evaluate", "--min-accuracy", "0", "--max-ece", "0", "--no-worse-than", "first",
         "--store", judged.url, workspace=tmp_path,

@@ -1,4 +1,4 @@
-"""What every command of the command line keeps to, found by looking at the commands there are."""
+"""Conventions of the command line, checked on every registered command."""
 
 from __future__ import annotations
 
@@ -64,13 +64,13 @@ def call(name: str, *args: str, folder):
     return CliRunner().invoke(app, [*name.split(), *given], prog_name="rlhf-hitl")
 
 
-def test_the_commands_of_the_design_are_there():
+def test_all_documented_commands_exist():
     wanted = "init import generate serve export train-reward score evaluate route train-dpo train-ppo loop report"
     assert set(wanted.split()) | {"quickstart", "models get", "raters add", "raters list"} <= set(COMMANDS)
 
 
 @every_command
-def test_help_says_what_the_command_and_each_of_its_options_is_for(name):
+def test_help_explains_the_command_and_each_of_its_options(name):
     done = CliRunner().invoke(app, [*name.split(), "--help"], prog_name="rlhf-hitl")
     assert done.exit_code == 0, done.output
     assert f"rlhf-hitl {name}" in " ".join(done.stdout.split())
@@ -79,7 +79,7 @@ def test_help_says_what_the_command_and_each_of_its_options_is_for(name):
 
 
 @every_command
-def test_every_command_speaks_json(name):
+def test_every_command_has_a_json_option(name):
     assert any("--json" in p.opts for p in options(name))
 
 
@@ -106,19 +106,19 @@ def test_a_store_of_an_unknown_kind_is_refused_in_one_line(name, tmp_path):
 
 
 @pytest.mark.parametrize("name", [name for name in WITH_STORE if name not in MAKE_A_STORE])
-def test_a_store_that_is_missing_is_refused_in_one_line_and_not_made(name, tmp_path):
+def test_a_missing_store_is_refused_in_one_line_and_not_created(name, tmp_path):
     url = f"sqlite:///{tmp_path}/missing/preferences.db"
     assert_refused(call(name, "--json", "--store", url, folder=tmp_path), url)
     assert not (tmp_path / "missing").exists()
 
 
-def test_without_json_nothing_is_said_on_stdout_when_a_command_fails(tmp_path):
+def test_without_json_a_failed_command_prints_nothing_on_stdout(tmp_path):
     done = call("raters list", "--store", f"sqlite:///{tmp_path}/missing.db", folder=tmp_path)
     assert (done.exit_code, done.stdout) == (2, "")
 
 
 @pytest.mark.parametrize("name", ["[/x]", "[bold]", ":smile:", "[red]ann[/red]"])
-def test_a_name_is_printed_as_it_is_whatever_brackets_it_has(sqlite_url, name):
+def test_a_name_with_brackets_is_printed_unchanged(sqlite_url, name):
     for words in (["add", name], ["password", name], ["list"], ["disable", name]):
         done = CliRunner().invoke(app, ["raters", *words, "--store", sqlite_url])
         assert done.exit_code == 0, done.output
@@ -136,7 +136,7 @@ def test_an_import_report_is_printed_as_it_is_whatever_brackets_it_has(sqlite_ur
     assert "[/INST].jsonl (trl)" in done.stdout
 
 
-def test_json_has_null_for_figures_that_are_no_numbers():
+def test_json_has_null_for_nan_and_infinity():
     alone = typer.Typer()
 
     @command("figures", alone)
@@ -150,7 +150,7 @@ def test_json_has_null_for_figures_that_are_no_numbers():
 @pytest.mark.parametrize(
     ("name", "value"), [("RLHF_HITL_LEASE_SECONDS", "abc"), ("RLHF_HITL_LEASE_SECONDS", "0"), ("RLHF_HITL_LEESE", "1")]
 )
-def test_a_variable_that_cannot_be_used_is_refused_in_one_line(tmp_path, name, value):
+def test_an_invalid_environment_variable_is_refused_in_one_line(tmp_path, name, value):
     done = subprocess.run(
         [sys.executable, "-c", "from rlhf_hitl.cli import main; main()", "report", "--json"],
         env=os.environ | {name: value}, cwd=tmp_path, capture_output=True, text=True,
@@ -170,19 +170,19 @@ def test_a_variable_that_cannot_be_used_is_refused_in_one_line(tmp_path, name, v
         "mysql://host/db?user=ann&password=secret-word",
     ],
 )
-def test_a_url_that_is_refused_is_shown_without_its_password(url):
+def test_a_refused_url_is_shown_without_its_password(url):
     with pytest.raises(BadInput) as caught:
         Store.open(url)
     assert "secret-word" not in str(caught.value)
     assert "host" in str(caught.value)
 
 
-def test_prompts_that_are_missing_are_said_with_the_store(sqlite_url, tmp_path):
+def test_an_error_about_missing_prompts_names_the_store(sqlite_url, tmp_path):
     done = CliRunner().invoke(app, ["generate", "--store", sqlite_url, "--json"])
     assert_refused(done, f"store {sqlite_url}")
 
 
-def test_a_row_that_breaks_a_rule_is_a_store_failure_and_writes_nothing(sqlite_store):
+def test_a_violated_constraint_is_a_store_failure_and_writes_nothing(sqlite_store):
     row = {"id": "c_1", "prompt_id": "p_nobody", "policy": "", "sampling": {}, "messages": [], "created_at": utc_now()}
     with pytest.raises(StoreFailure, match="FOREIGN KEY"), sqlite_store.write() as conn:
         conn.execute(tables.completions.insert(), [row])
@@ -200,7 +200,7 @@ def test_a_row_that_breaks_a_rule_is_a_store_failure_and_writes_nothing(sqlite_s
         ("raters invite", ("--address", "foo"), "'foo'"),
     ],
 )
-def test_a_value_that_is_refused_is_named(sqlite_store, sqlite_url, name, args, value):
+def test_a_refused_value_is_named_in_the_error(sqlite_store, sqlite_url, name, args, value):
     people.add_rater(sqlite_store, "ann", Role.RATER)
     command = [sys.executable, "-m", "rlhf_hitl", *name.split(), *args, "--store", sqlite_url]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -47,19 +47,19 @@ def add(store, *comparisons):
         insert_comparisons(store, conn, comparisons, source="test")
 
 
-def judge(store, said):
-    """One rater answers everything in the queue; `said` makes an answer of the texts in canonical order."""
+def judge(store, answer):
+    """Let one rater answer everything in the queue; `answer` makes an answer to a comparison."""
     rater = people.add_rater(store, f"r-{uuid.uuid4().hex[:6]}", Role.RATER)
     while (lease := queue.lease(store, rater.id)) is not None:
-        queue.submit(store, lease.id, rater.id, said(lease.comparison), idempotency_key=lease.id)
+        queue.submit(store, lease.id, rater.id, answer(lease.comparison), idempotency_key=lease.id)
 
 
 def prefers(word):
-    def said(comparison):
+    def answer(comparison):
         order = sorted(comparison.completions, key=lambda c: word not in c.text)
         return Answer(Verdict.RANKED, tuple((c.id,) for c in order))
 
-    return said
+    return answer
 
 
 def tie(comparison):
@@ -69,7 +69,7 @@ def tie(comparison):
 TRAIN, HELD = prompt("train me"), prompt("hold me out", Split.HELDOUT)
 
 
-def test_people_who_prefer_a_side_make_a_pair_and_heldout_ones_never_do(sqlite_store):
+def test_a_preference_of_raters_becomes_a_pair_and_heldout_prompts_never_do(sqlite_store):
     add(sqlite_store, comparison(TRAIN, "good one", "bad one"), comparison(HELD, "good two", "bad two"))
     judge(sqlite_store, prefers("good"))
     pairs = collect_human_pairs(sqlite_store)
@@ -83,7 +83,7 @@ def test_ties_make_no_pair(sqlite_store):
         collect_dpo_pairs(sqlite_store)
 
 
-def test_the_model_pairs_best_with_worst_where_they_are_far_enough_apart():
+def test_the_model_pairs_best_with_worst_if_the_margin_is_large_enough():
     near = prompt("near")
     fresh = [*answers(TRAIN, "x" * 5, "x" * 30, "x" * 20), *answers(near, "y" * 5, "y" * 6)]
     pairs = make_model_pairs(Longer(), [TRAIN, near], fresh, least_margin=0.5)
@@ -91,7 +91,7 @@ def test_the_model_pairs_best_with_worst_where_they_are_far_enough_apart():
     assert pairs[0].margin == pytest.approx(2.5)
 
 
-def test_without_fresh_ones_what_the_router_accepted_is_paired_and_both_sources_take_turns(sqlite_store):
+def test_without_fresh_completions_accepted_comparisons_are_paired_and_the_sources_alternate(sqlite_store):
     add(sqlite_store, *(comparison(prompt(f"judged {i}"), "good", "bad") for i in range(3)))
     judge(sqlite_store, prefers("good"))
     waiting = [comparison(prompt(f"waiting {i}"), "long " * 10, "short") for i in range(3)]
@@ -105,7 +105,7 @@ def test_without_fresh_ones_what_the_router_accepted_is_paired_and_both_sources_
     assert refused.id not in {p.prompt.id for p in collect_dpo_pairs(sqlite_store, Longer())}
 
 
-def test_what_people_judged_is_not_paired_again_by_the_model(sqlite_store):
+def test_the_model_makes_no_pair_of_completions_that_people_judged(sqlite_store):
     add(sqlite_store, comparison(TRAIN, "good", "much longer but bad"))
     judge(sqlite_store, prefers("good"))
     pairs = collect_dpo_pairs(sqlite_store, Longer(), answers(TRAIN, "good", "much longer but bad"))
@@ -118,7 +118,7 @@ def test_fresh_completions_of_heldout_prompts_are_refused(sqlite_store):
         collect_dpo_pairs(sqlite_store, Longer(), answers(HELD, "x", "x" * 50))
 
 
-def test_a_prompt_that_claims_to_be_for_training_is_refused_by_its_family(sqlite_store):
+def test_a_heldout_prompt_labelled_as_train_is_refused_by_its_family(sqlite_store):
     add(sqlite_store, comparison(HELD, "a", "b"))
     disguised = prompt("  HOLD me   out", Split.TRAIN)
     refuse_heldout([disguised])
@@ -130,7 +130,7 @@ def pairs_of(chats):
     return [DPOPair(p, *answers(p, good, bad), label_source="human") for p, good, bad in chats]
 
 
-def test_rows_are_trls_and_pairs_that_are_too_long_are_counted(tiny_model):
+def test_rows_have_trls_columns_and_pairs_that_are_too_long_are_counted(tiny_model):
     from rlhf_hitl.models import load_tokenizer
 
     pairs = pairs_of([(TRAIN, "yes", "no"), (prompt("b"), "yes " * 200, "no")])
@@ -173,7 +173,7 @@ def policy(tiny_model, tmp_path_factory):
     return folder
 
 
-def test_it_raises_the_mean_reward_of_heldout_prompts(policy, tmp_path, capsys):
+def test_dpo_raises_the_mean_reward_on_heldout_prompts(policy, tmp_path, capsys):
     """The policy's own answers, paired by how much of them is ASCII."""
     train = [prompt(f"seen number {i}") for i in range(400)]
     heldout = [prompt(f"unseen number {i}", Split.HELDOUT) for i in range(60)]
@@ -202,7 +202,7 @@ def test_it_raises_the_mean_reward_of_heldout_prompts(policy, tmp_path, capsys):
     assert capsys.readouterr().out == ""  # stdout belongs to --json
 
 
-def test_training_refuses_heldout_pairs_taken_folders_and_nothing_that_fits(tiny_model, tmp_path):
+def test_training_refuses_heldout_pairs_used_folders_and_pairs_that_are_all_too_long(tiny_model, tmp_path):
     good = pairs_of([(TRAIN, "yes", "no")])
     with pytest.raises(BadInput, match="train split"):
         train_dpo(settings(tiny_model, tmp_path / "a"), pairs_of([(HELD, "yes", "no")]))
@@ -238,7 +238,7 @@ def run(*arguments):
     return CliRunner().invoke(app, [str(a) for a in arguments])
 
 
-def test_train_dpo_makes_a_policy_that_loads(judged, tiny_model, tmp_path):
+def test_the_train_dpo_command_writes_a_policy_that_loads(judged, tiny_model, tmp_path):
     from rlhf_hitl.models import load_policy
 
     out = tmp_path / "tuned"
@@ -247,14 +247,14 @@ def test_train_dpo_makes_a_policy_that_loads(judged, tiny_model, tmp_path):
         "least_margin=0", "--set", "learning_rate=1e-3", "--json",
     )  # fmt: skip
     assert done.exit_code == 0, done.output
-    said = json.loads(done.stdout)
-    assert said["policy"] == str(out)
-    assert said["human_pairs"] == 12
-    assert said["model_pairs"] > 0
+    result = json.loads(done.stdout)
+    assert result["policy"] == str(out)
+    assert result["human_pairs"] == 12
+    assert result["model_pairs"] > 0
     assert load_policy(out).config.hidden_size == 64
 
 
-def test_train_ppo_makes_a_policy_with_the_newest_reward_model_as_judge(judged, tiny_model, tmp_path):
+def test_the_train_ppo_command_writes_a_policy_tuned_on_the_newest_reward_model(judged, tiny_model, tmp_path):
     from rlhf_hitl.models import load_policy
 
     out = tmp_path / "tuned"
@@ -263,15 +263,15 @@ def test_train_ppo_makes_a_policy_with_the_newest_reward_model_as_judge(judged, 
         "max_new_tokens=6", "--set", "rollouts=8", "--json",
     )  # fmt: skip
     assert done.exit_code == 0, done.output
-    said = json.loads(done.stdout)
+    result = json.loads(done.stdout)
     history = json.loads((out / TRAINING_CARD).read_text())["history"]
-    assert [said["first"], said["last"]] == history
+    assert [result["first"], result["last"]] == history
     assert history[0]["kl"] == pytest.approx(0, abs=1e-4), "the first answers are the untouched policy's"
     assert all(np.isfinite(list(step.values())).all() for step in history)
     assert load_policy(out).config.hidden_size == 64
 
 
-def test_a_setting_that_is_not_known_and_a_missing_file_are_named(judged, tiny_model, tmp_path):
+def test_an_unknown_setting_and_a_missing_file_are_named_in_the_error(judged, tiny_model, tmp_path):
     (tmp_path / "bad.yaml").write_text("no_such_setting: 1\n")
     for arguments, named in (
         (["--config", tmp_path / "bad.yaml"], "no_such_setting"),

@@ -71,7 +71,7 @@ def test_greedy_tokens_are_the_likeliest_ones_whatever_is_in_the_batch(model, to
         assert logits.argmax(-1)[len(one) - 1 : -1].tolist() == row
 
 
-def test_a_seed_draws_the_same_again_and_another_seed_something_else(model, tokenizer):
+def test_a_seed_samples_the_same_again_and_another_seed_something_else(model, tokenizer):
     def draw(seed):
         return sorted(texts(model, tokenizer, PROMPTS, [Sampling(1.0, 1.0, 12, seed, count=2)], 4).values())
 
@@ -98,7 +98,7 @@ def test_the_nucleus_is_the_likeliest_tokens_that_reach_top_p():
     assert kept == [[1, 3], [0]]
 
 
-def test_a_wide_nucleus_is_found_whole():
+def test_a_nucleus_wider_than_the_first_look_is_complete():
     flat = torch.full((1, 5000), 1 / 5000)
     values, _ = select_nucleus(flat, torch.tensor([[0.9]]))
     assert int((values > 0).sum()) == pytest.approx(4500, abs=2)
@@ -124,7 +124,7 @@ def test_a_row_stops_at_its_own_limit(model, tokenizer):
     assert rows[1][:2] == rows[0]
 
 
-def test_completions_say_how_they_were_sampled_and_carry_no_special_tokens(model, tokenizer):
+def test_completions_record_their_sampling_and_have_no_special_tokens(model, tokenizer):
     made = list(
         generate_completions(model, tokenizer, PROMPTS, [Sampling(1.0, 1.0, 60, 5, count=16)], 48, policy="tiny")
     )
@@ -140,7 +140,7 @@ def test_completions_say_how_they_were_sampled_and_carry_no_special_tokens(model
     assert decode_answer(tokenizer, [*tokenizer("hello")["input_ids"], 1], {1}) == "hello"
 
 
-def test_completions_of_a_prompt_all_differ_and_what_cannot_is_left_out(model, tokenizer, capsys):
+def test_completions_of_a_prompt_all_differ_and_the_rest_is_left_out(model, tokenizer, capsys):
     many = Sampling(1.0, 1.0, 1, count=400)  # of one token each: more than there are tokens
     made = list(generate_completions(model, tokenizer, [PROMPTS[0]], [many], 400, policy="tiny"))
     assert len({c.text for c in made}) == len(made)
@@ -148,15 +148,15 @@ def test_completions_of_a_prompt_all_differ_and_what_cannot_is_left_out(model, t
     assert f"{400 - len(made)} completions left out" in capsys.readouterr().err
 
 
-def test_a_prompt_without_room_for_an_answer_is_left_out_and_named(model, tokenizer, capsys):
+def test_a_prompt_without_room_for_an_answer_is_left_out_and_named_in_a_warning(model, tokenizer, capsys):
     long = prompt("hello " * 1100)
     made = list(generate_completions(model, tokenizer, [long, PROMPTS[0]], [Sampling(1.0, 1.0, 4)], 4, policy="tiny"))
     assert [c.prompt_id for c in made] == [PROMPTS[0].id]
     assert long.id in capsys.readouterr().err
 
 
-def completions(of, *said):
-    return [Completion.create(of.id, (Message("assistant", text),), "p") for text in said]
+def completions(of, *texts):
+    return [Completion.create(of.id, (Message("assistant", text),), "p") for text in texts]
 
 
 def test_comparisons_use_every_distinct_completion():
@@ -170,18 +170,18 @@ def test_comparisons_use_every_distinct_completion():
     assert [len(x.completions) for x in group_completions(one, completions(one, *"abcdef"), k=3)] == [3, 3]
 
 
-def test_comparisons_of_many_prompts_stay_within_their_prompt():
+def test_comparisons_never_mix_completions_of_two_prompts():
     mixed = completions(PROMPTS[0], "a", "b") + completions(PROMPTS[1], "c", "d")
-    found = make_comparisons(PROMPTS, mixed[::2] + mixed[1::2], overlap=2)
-    assert len(found) == 2
-    assert all(c.prompt_id == x.prompt.id for x in found for c in x.completions)
-    assert {x.overlap for x in found} == {2}
+    comparisons = make_comparisons(PROMPTS, mixed[::2] + mixed[1::2], overlap=2)
+    assert len(comparisons) == 2
+    assert all(c.prompt_id == x.prompt.id for x in comparisons for c in x.completions)
+    assert {x.overlap for x in comparisons} == {2}
 
 
 @pytest.mark.parametrize(
     "bad", [{"temperature": -1}, {"top_p": 0}, {"top_p": 1.5}, {"max_new_tokens": 0}, {"count": 0}]
 )
-def test_a_sampling_that_cannot_be_is_refused(bad):
+def test_an_impossible_sampling_is_refused(bad):
     with pytest.raises(BadInput):
         Sampling(**bad)
 
@@ -209,11 +209,11 @@ def test_the_command_adds_comparisons_to_the_store(sqlite_store, tmp_path, tiny_
     )  # fmt: skip
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout) == {"prompts": 3, "completions": 9, "comparisons": 6, "new": 6}
-    found = list(find_comparisons(sqlite_store))
-    assert len(found) == 6
-    of_first = {c.id: c for made in found if made.prompt.id == PROMPTS[0].id for c in made.completions}
+    comparisons = list(find_comparisons(sqlite_store))
+    assert len(comparisons) == 6
+    of_first = {c.id: c for made in comparisons if made.prompt.id == PROMPTS[0].id for c in made.completions}
     assert sorted(c.sampling["temperature"] for c in of_first.values()) == [0.9, 1.0, 1.0]
-    assert found[0].completions[0].policy == tiny_model.name
+    assert comparisons[0].completions[0].policy == tiny_model.name
 
 
 def test_a_temperature_given_twice_counts_once_and_takes_no_completions_from_the_others():

@@ -58,7 +58,7 @@ def ascii_share(chats):
 # Arithmetic.
 
 
-def test_length_mask_goes_by_lengths():
+def test_the_length_mask_covers_the_first_tokens():
     assert ppo_math.make_length_mask(torch.tensor([1, 3]), 3).tolist() == [[1, 0, 0], [1, 1, 1]]
 
 
@@ -82,7 +82,7 @@ def test_whitening_uses_the_sums_of_all_processes():
     assert white.tolist()[0] == pytest.approx(both.tolist()[0])
 
 
-def test_gae_by_hand():
+def test_gae_matches_values_computed_by_hand():
     rewards, values = tensor([0, 1, 9], [2, 9, 9]), tensor([0.5, 0.25, 9], [1, 9, 9])
     mask = tensor([1, 1, 0], [1, 0, 0])
     # gamma .9, lambda .5. Row 0: delta_1 = 1 - .25 = .75; delta_0 = 0 + .9*.25 - .5 = -.275; A_0 = -.275 + .45*.75
@@ -91,33 +91,33 @@ def test_gae_by_hand():
     assert returns.tolist() == [pytest.approx([0.5625, 1, 0]), pytest.approx([2, 0, 0])]
 
 
-def test_the_score_falls_on_the_last_real_token_and_kl_on_each():
+def test_the_score_is_added_to_the_last_real_token_and_the_kl_penalty_to_each():
     kl = tensor([0.1, 0.2, 0.3], [0.4, 7, 7])
     rewards = ppo_math.compute_token_rewards(torch.tensor([1.0, -1.0]), kl, torch.tensor([3, 1]), beta=0.5)
     assert rewards.tolist() == [pytest.approx([-0.05, -0.1, 0.85]), pytest.approx([-1.2, 0, 0])]
 
 
-def test_kl_estimators_by_hand():
+def test_kl_estimators_match_values_computed_by_hand():
     p, q = tensor([math.log(0.5)]), tensor([math.log(0.25)])
     assert ppo_math.kl_k1(p, q).item() == pytest.approx(math.log(2))
     assert ppo_math.kl_k3(p, q).item() == pytest.approx(0.5 - 1 + math.log(2))
 
 
-def test_policy_loss_stops_at_the_clip_on_the_gaining_side_only():
+def test_the_policy_loss_is_clipped_only_where_the_ratio_gains():
     new = tensor([math.log(1.5), math.log(0.5), math.log(1.5), math.log(0.5)])
     loss, held = ppo_math.policy_loss(new, torch.zeros(1, 4), tensor([1, 1, -1, -1]), 0.2)
     assert loss.tolist()[0] == pytest.approx([-1.2, -0.5, 1.5, 0.8])
     assert held.tolist()[0] == [1, 0, 0, 1]
 
 
-def test_value_loss_takes_the_worse_of_free_and_clipped():
+def test_the_value_loss_is_the_larger_of_unclipped_and_clipped():
     loss, held = ppo_math.value_loss(tensor([1, 1]), tensor([0, 0]), tensor([1, 0]), 0.5)
     # to 1: free 0, clipped (.5 - 1)^2 = .25; to 0: free 1, clipped .25
     assert loss.tolist()[0] == pytest.approx([0.125, 0.5])
     assert held.tolist()[0] == [1, 0]
 
 
-def test_explained_variance_by_hand():
+def test_explained_variance_matches_values_computed_by_hand():
     returns, mask = tensor([0, 2, 4, 99]), tensor([1, 1, 1, 0])
     assert ppo_math.explained_variance(returns, returns, mask) == 1
     assert ppo_math.explained_variance(torch.full((1, 4), 2.0), returns, mask) == pytest.approx(0)
@@ -154,7 +154,7 @@ def actor(policy):
     return made
 
 
-def test_what_stands_beside_a_row_does_not_change_it_even_where_pad_is_eos(actor):
+def test_a_row_does_not_depend_on_other_rows_even_where_pad_is_eos(actor):
     eos = 1
     short, long = ([2, 30, 31], [40, 41, eos]), ([2, *range(50, 70)], list(range(80, 95)))
     alone = collate_rollouts([short[0]], [short[1]], eos, "cpu")
@@ -193,7 +193,7 @@ def test_the_reference_is_the_policy_without_its_adapter(actor, policy):
     assert (ours - reference).abs().max() > 0.01
 
 
-def test_the_value_loss_leaves_the_adapter_alone(actor):
+def test_the_value_loss_does_not_train_the_adapter(actor):
     actor.zero_grad()
     actor(collate_rollouts([[2, 30, 31]], [[40, 41]], 0, "cpu"))[2].sum().backward()
     assert all(p.grad is None for name, p in actor.trainable_parameters().items() if "lora" in name)
@@ -212,7 +212,7 @@ def settings(policy, out, **more):
     return PPOConfig(**(base | more))
 
 
-def test_it_raises_the_mean_reward_of_heldout_prompts(policy, tmp_path):
+def test_ppo_raises_the_mean_reward_on_heldout_prompts(policy, tmp_path):
     heldout = prompts(60, Split.HELDOUT, "unseen")
 
     def mean_reward(path):
@@ -232,7 +232,7 @@ def test_it_raises_the_mean_reward_of_heldout_prompts(policy, tmp_path):
     assert result.history[-1]["kl"] > 1
 
 
-def test_a_missing_eos_costs_and_an_answer_without_text_gets_the_least_reward(policy, tmp_path):
+def test_a_missing_eos_is_penalised_and_an_answer_without_text_gets_the_least_reward(policy, tmp_path):
     result = train_ppo(
         settings(policy, tmp_path / "out", steps=1, max_new_tokens=1, missing_eos_penalty=2.0),
         prompts(8, Split.TRAIN, "x"),
@@ -244,7 +244,7 @@ def test_a_missing_eos_costs_and_an_answer_without_text_gets_the_least_reward(po
     assert first["ended"] < 1
 
 
-def test_a_stopped_run_goes_on_from_its_checkpoint_to_the_same_end(policy, tmp_path):
+def test_a_run_resumed_from_its_checkpoint_ends_like_one_that_was_not_stopped(policy, tmp_path):
     train = prompts(8, Split.TRAIN, "x")
     whole = train_ppo(settings(policy, tmp_path / "whole", steps=3), train, ascii_share)
     calls = 0
@@ -285,13 +285,13 @@ def test_an_adapter_alone_loads_as_the_same_policy_as_the_merged_one(policy, tmp
 
 
 @pytest.mark.parametrize("split", [Split.HELDOUT, Split.CALIBRATION])
-def test_it_refuses_prompts_that_are_not_for_training(policy, tmp_path, split):
+def test_ppo_refuses_prompts_that_are_not_for_training(policy, tmp_path, split):
     with pytest.raises(BadInput, match="train split"):
         train_ppo(settings(policy, tmp_path / "out"), prompts(1, split, "x"), ascii_share)
     assert not (tmp_path / "out").exists()
 
 
-def test_it_refuses_a_folder_that_is_taken_and_rewards_that_are_not_numbers(policy, tmp_path):
+def test_ppo_refuses_a_used_folder_and_rewards_that_are_not_finite(policy, tmp_path):
     train = prompts(8, Split.TRAIN, "x")
     with pytest.raises(BadInput, match="not there yet"):
         train_ppo(settings(policy, policy), train, ascii_share)

@@ -1,4 +1,4 @@
-"""Routing: who decides, on what ground, and what a rater then sees."""
+"""Routing: who decides, for which reason, what a rater then sees, and the key figures of it."""
 
 import contextlib
 import json
@@ -46,53 +46,63 @@ def routes(decisions):
     return {d.comparison_id: d.route for d in decisions}
 
 
-def test_the_sure_are_accepted_and_the_unsure_go_to_people():
+def test_confident_scores_are_accepted_and_others_go_to_raters():
     sure, unsure = comparison(1), comparison(2)
     pool = {c.id: c for c in (sure, unsure)}
-    found = decide_routes([score(sure, 0.9), score(unsure, 0.7)], pool, SURE, RoutingConfig(control_share=0), 1)
-    assert routes(found) == {sure.id: Route.AUTO, unsure.id: Route.HUMAN}
-    assert "0.700 is below 0.800" in found[1].reason
+    decisions = decide_routes([score(sure, 0.9), score(unsure, 0.7)], pool, SURE, RoutingConfig(control_share=0), 1)
+    assert routes(decisions) == {sure.id: Route.AUTO, unsure.id: Route.HUMAN}
+    assert "0.700 is below 0.800" in decisions[1].reason
 
 
 def test_prompts_that_measure_the_model_are_never_accepted_by_it():
-    of = [comparison(i, split) for i, split in enumerate(Split)]
-    found = decide_routes([score(c, 0.99) for c in of], {c.id: c for c in of}, SURE, RoutingConfig(control_share=0), 1)
-    assert [d.route for d in found] == [Route.AUTO if c.prompt.split is Split.TRAIN else Route.HUMAN for c in of]
+    comparisons = [comparison(i, split) for i, split in enumerate(Split)]
+    decisions = decide_routes(
+        [score(c, 0.99) for c in comparisons], {c.id: c for c in comparisons}, SURE, RoutingConfig(control_share=0), 1
+    )
+    assert [d.route for d in decisions] == [
+        Route.AUTO if c.prompt.split is Split.TRAIN else Route.HUMAN for c in comparisons
+    ]
 
 
-def test_the_control_share_is_drawn_at_random_and_remembers_where_it_would_have_gone():
-    of = [comparison(i) for i in range(2000)]
-    pool = {c.id: c for c in of}
-    scores = [score(c, 0.9 if i % 2 else 0.6) for i, c in enumerate(of)]
-    found = decide_routes(scores, pool, SURE, RoutingConfig(control_share=0.2), 1)
-    control = [d for d in found if d.route is Route.CONTROL]
+def test_the_control_share_is_random_and_records_the_route_it_would_have_had():
+    comparisons = [comparison(i) for i in range(2000)]
+    pool = {c.id: c for c in comparisons}
+    scores = [score(c, 0.9 if i % 2 else 0.6) for i, c in enumerate(comparisons)]
+    decisions = decide_routes(scores, pool, SURE, RoutingConfig(control_share=0.2), 1)
+    control = [d for d in decisions if d.route is Route.CONTROL]
     assert len(control) == pytest.approx(400, abs=60)
     assert sum(d.proposed is Route.AUTO for d in control) == pytest.approx(len(control) / 2, abs=40)
     later = decide_routes(scores, pool, SURE, RoutingConfig(control_share=0.2), 2)
-    assert routes(found) == routes(later)  # what waits in the control arm is not drawn anew
+    assert routes(decisions) == routes(later)  # what waits in the control arm is not drawn anew
 
 
-def test_raters_meet_first_what_teaches_most():
-    of = [comparison(i) for i in range(3)]
-    scores = [score(of[0], 0.6, 0.1, 0.01), score(of[1], 0.6, 0.1, 3.0), score(of[2], 0.6, 3.0, 0.5)]
-    found = {
+def test_raters_get_the_most_informative_comparisons_first():
+    comparisons = [comparison(i) for i in range(3)]
+    scores = [
+        score(comparisons[0], 0.6, 0.1, 0.01),
+        score(comparisons[1], 0.6, 0.1, 3.0),
+        score(comparisons[2], 0.6, 3.0, 0.5),
+    ]
+    decisions = {
         d.comparison_id: d
-        for d in decide_routes(scores, {c.id: c for c in of}, SURE, RoutingConfig(control_share=0), 1)
+        for d in decide_routes(scores, {c.id: c for c in comparisons}, SURE, RoutingConfig(control_share=0), 1)
     }
-    assert found[of[1].id].place_in_line == 0
+    assert decisions[comparisons[1].id].place_in_line == 0
 
 
-def test_what_measures_the_model_does_not_stand_in_line_by_how_hard_it_is():
-    of = [comparison(i, Split.HELDOUT) for i in range(400)]
-    scores = [score(c, 0.6, 0.1, 3.0 * i / 400) for i, c in enumerate(of)]  # the later, the more it would teach
-    found = decide_routes(scores, {c.id: c for c in of}, SURE, RoutingConfig(), 1)
-    first = sorted(range(400), key=lambda i: found[i].place_in_line)[:100]
+def test_comparisons_that_measure_the_model_are_not_ranked_by_information():
+    comparisons = [comparison(i, Split.HELDOUT) for i in range(400)]
+    scores = [
+        score(c, 0.6, 0.1, 3.0 * i / 400) for i, c in enumerate(comparisons)
+    ]  # the later, the more it would teach
+    decisions = decide_routes(scores, {c.id: c for c in comparisons}, SURE, RoutingConfig(), 1)
+    first = sorted(range(400), key=lambda i: decisions[i].place_in_line)[:100]
     assert np.mean(first) == pytest.approx(200, abs=40)
 
 
 @pytest.mark.parametrize("field", ["max_error", "delta"])
 @pytest.mark.parametrize("value", [0, 1, -0.1])
-def test_a_bound_that_is_no_share_is_refused(field, value):
+def test_a_bound_outside_zero_and_one_is_refused(field, value):
     with pytest.raises(BadInput, match="--" + field.replace("_", "-")):
         RoutingConfig(**{field: value})
 
@@ -154,7 +164,7 @@ def command_lines_below(pid: int) -> set[str]:
     return lines
 
 
-def test_two_processes_score_what_one_does(trained, tmp_path):
+def test_two_processes_give_the_scores_of_one_and_hide_the_stores_url(trained, tmp_path):
     store, model = trained
     score_pool(store, model)
     alone = {s.comparison_id: s for s in read_scores(store, model.id)}
@@ -183,12 +193,12 @@ def test_two_processes_score_what_one_does(trained, tmp_path):
         assert score.uncertainty == pytest.approx(alone[i].uncertainty, abs=1e-5)
 
 
-def test_parts_of_a_pool_are_the_pool(trained):
+def test_the_parts_of_a_pool_add_up_to_the_pool(trained):
     store, model = trained
     assert sum(score_pool(store, model, part=i, parts=3).scored for i in range(3)) == 60
 
 
-def test_a_comparison_with_an_empty_answer_is_left_to_raters_and_stops_nothing(trained):
+def test_a_comparison_with_an_empty_completion_is_left_to_raters_and_stops_nothing(trained):
     store, model = trained
     rater = people.add_rater(store, "ann", Role.RATER).id
     for split in (Split.CALIBRATION, Split.TRAIN):  # one that the threshold would be measured with, and one of the pool
@@ -219,7 +229,7 @@ def test_a_comparison_with_an_empty_answer_is_left_to_raters_and_stops_nothing(t
         list(model.score([odd]))
 
 
-def test_a_bound_nobody_can_show_accepts_nothing_and_says_why(trained):
+def test_a_bound_that_cannot_be_shown_accepts_nothing_and_gives_the_reason(trained):
     store, model = trained
     score_pool(store, model)
     routed = route_pool(store, model, RoutingConfig(max_error=0.001, control_share=0), round=1)
@@ -227,12 +237,12 @@ def test_a_bound_nobody_can_show_accepts_nothing_and_says_why(trained):
     assert "fewest" in routed.threshold.reason
 
 
-def test_the_five_figures_are_those_of_the_rows(trained):
+def test_the_five_key_figures_match_the_rows_of_the_store(trained):
     store, model = trained
     score_pool(store, model)
     route_pool(store, model, RoutingConfig(max_error=0.2, delta=0.1, control_share=0.3), round=1)
     simulate.judge_queue(store, 1000)
-    found = compute_kpi_report(store, Settings(rater_price_per_hour=36.0, machine_price_per_hour=0.0))
+    report = compute_kpi_report(store, Settings(rater_price_per_hour=36.0, machine_price_per_hour=0.0))
     routings = {r.comparison_id: r for r in read_routings(store)}
     scores = {s.comparison_id: s for s in read_scores(store, model.id)}
     judged = {j.comparison_id: j for j in read_judgments(store) if j.comparison_id in routings}
@@ -241,20 +251,20 @@ def test_the_five_figures_are_those_of_the_rows(trained):
         for i, r in routings.items()
         if r.route is Route.CONTROL and len(judged[i].answer.ranking) == 2
     }
-    assert found["accuracy_before_review"].value == pytest.approx(sum(control.values()) / len(control))
-    assert found["accuracy_before_review"].n == len(control)
-    assert found["intervention_rate"].value == pytest.approx(len(judged) / 60)
+    assert report["accuracy_before_review"].value == pytest.approx(sum(control.values()) / len(control))
+    assert report["accuracy_before_review"].n == len(control)
+    assert report["intervention_rate"].value == pytest.approx(len(judged) / 60)
     wrong = [i for i, right in control.items() if not right]
     left = [i for i in wrong if routings[i].proposed is Route.AUTO]
     expected = 1 - len(left) / len(wrong) if wrong else None
-    assert found["error_reduction"].value == (pytest.approx(expected) if wrong else None)
+    assert report["error_reduction"].value == (pytest.approx(expected) if wrong else None)
     seconds = [j.answer.active_seconds for j in read_judgments(store)]
-    assert found["review_seconds"].value == pytest.approx(np.mean(seconds))
-    assert found["cost_per_comparison"].value == pytest.approx(sum(seconds) / 100 / 360)
-    assert found.simulated
+    assert report["review_seconds"].value == pytest.approx(np.mean(seconds))
+    assert report["cost_per_comparison"].value == pytest.approx(sum(seconds) / 100 / 360)
+    assert report.simulated
 
 
-def test_a_model_that_ranks_four_as_the_raters_do_makes_no_error_in_the_report(sqlite_store):
+def test_a_model_that_ranks_four_completions_like_the_raters_has_full_accuracy(sqlite_store):
     store = sqlite_store
     prompt = Prompt.create((Message("user", "rank four"),), split=Split.TRAIN)
     four = [Completion.create(prompt.id, (Message("assistant", t),), "p") for t in ("a", "b", "c", "d")]
@@ -270,12 +280,12 @@ def test_a_model_that_ranks_four_as_the_raters_do_makes_no_error_in_the_report(s
     lease = queue.lease(store, rater)
     assert lease is not None
     queue.submit(store, lease.id, rater, Answer(Verdict.RANKED, tuple((i,) for i in best_first)))
-    found = compute_kpi_report(store, Settings())
-    assert found["accuracy_before_review"].value == 1.0
-    assert found.rounds[0].accuracy == 1.0
+    report = compute_kpi_report(store, Settings())
+    assert report["accuracy_before_review"].value == 1.0
+    assert report.rounds[0].accuracy == 1.0
 
 
-def test_an_empty_store_has_a_report_that_says_what_is_missing(sqlite_store):
-    found = compute_kpi_report(sqlite_store, Settings())
-    assert all(f.value is None and f.note for f in found.figures)
-    assert not found.simulated
+def test_the_report_of_an_empty_store_says_what_is_missing(sqlite_store):
+    report = compute_kpi_report(sqlite_store, Settings())
+    assert all(f.value is None and f.note for f in report.figures)
+    assert not report.simulated

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 from typing import Any
 
 import orjson
 
 from rlhf_hitl.labels.aggregate import LabelVote
 from rlhf_hitl.labels.vote_weight import weigh_votes
+from rlhf_hitl.stats.entropy import entropy_in_nats
 from rlhf_hitl.store.export_query import JsonFields, JudgedComparison, sorted_json
 from rlhf_hitl.types import Comparison, Label, Score, Verdict, messages_to_dicts
 
@@ -103,7 +103,7 @@ def model_pair_row(comparison: Comparison, score: Score, simulated: bool) -> Jso
         "p_chosen": p,
         "p_tie": 0.0,
         "p_rejected": 1 - p,
-        "entropy": _entropy(p),
+        "entropy": entropy_in_nats((p, 1 - p)),
         "votes": 0,
         "weight": 1.0,
         "label_source": "model",
@@ -111,10 +111,6 @@ def model_pair_row(comparison: Comparison, score: Score, simulated: bool) -> Jso
         "simulated": simulated,
         "judgments": "[]",
     }
-
-
-def _entropy(p: float) -> float:
-    return -sum(q * math.log(q) for q in (p, 1 - p) if q > 0)
 
 
 def _pair_fields(comparison: JsonFields, chosen_id: str, rejected_id: str) -> JsonFields:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from itertools import combinations
 
+from rlhf_hitl.stats.entropy import entropy_in_nats
 from rlhf_hitl.store import Store
 from rlhf_hitl.store.judgments import read_judgments
 from rlhf_hitl.types import UNRANKED, Judgment, Label, Split, Verdict
@@ -75,7 +75,7 @@ class _Tally:
                 comparison_id,
                 *pair,
                 _shares(counts),
-                _entropy(counts),
+                entropy_in_nats(_shares(counts)) + 0.0,  # + 0.0 turns a negative zero into zero
                 sum(counts),
                 self.simulated,
                 self._strengths(pair),
@@ -119,8 +119,3 @@ def _rank_by_id(vote: LabelVote) -> dict[str, int]:
 def _shares(counts: list[int]) -> tuple[float, float, float]:
     n = sum(counts)
     return counts[WINS] / n, counts[TIES] / n, counts[LOSSES] / n
-
-
-def _entropy(counts: list[int]) -> float:
-    n = sum(counts)
-    return -sum(c / n * math.log(c / n) for c in counts if c) + 0.0

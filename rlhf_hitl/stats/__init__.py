@@ -4,5 +4,6 @@
 - `paired`: a test that compares two models on the same examples
 - `calibration`: whether probabilities are as often right as they say
 - `davidson`: ties in pairwise comparisons
+- `entropy`: the entropy of a distribution
 - `ceiling`: the accuracy that is possible where raters disagree
 """

@@ -180,12 +180,7 @@ def find_comparisons(
         limit: the most comparisons to return.
     """
     query = sa.select(comparisons.c.id).order_by(comparisons.c.id)
-    if not repeats:
-        query = query.where(comparisons.c.repeat_of.is_(None))
-    if project is not None:
-        query = query.join(lanes, lanes.c.id == comparisons.c.lane_id).where(lanes.c.project_id == project)
-    if split is not None:
-        query = query.join(prompts, prompts.c.id == comparisons.c.prompt_id).where(prompts.c.split == split.value)
+    query = restrict_comparisons(query, project=project, split=split, repeats=repeats)
     if routes is not None:
         query = query.where(comparisons.c.route.in_([r.value for r in routes]))
     if source is not None:
@@ -207,6 +202,19 @@ def find_comparisons(
         yield from page
         after = page[-1].id
         remaining -= len(page) if limit is not None else 0
+
+
+def restrict_comparisons(
+    query: sa.Select[Any], *, project: str | None, split: Split | None, repeats: bool
+) -> sa.Select[Any]:
+    """Restrict a query on `comparisons` to a project and a split (None: any), and unless `repeats` to no repeats."""
+    if not repeats:
+        query = query.where(comparisons.c.repeat_of.is_(None))
+    if project is not None:
+        query = query.join(lanes, lanes.c.id == comparisons.c.lane_id).where(lanes.c.project_id == project)
+    if split is not None:
+        query = query.join(prompts, prompts.c.id == comparisons.c.prompt_id).where(prompts.c.split == split.value)
+    return query
 
 
 def _load_page(store: Store, query: sa.Select[Any]) -> list[Comparison]:

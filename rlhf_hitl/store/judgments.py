@@ -10,9 +10,9 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from rlhf_hitl.errors import Conflict
-from rlhf_hitl.store.comparisons import BATCH
+from rlhf_hitl.store.comparisons import BATCH, restrict_comparisons
 from rlhf_hitl.store.db import Store
-from rlhf_hitl.store.tables import comparisons, judgments, lanes, prompts
+from rlhf_hitl.store.tables import comparisons, judgments
 from rlhf_hitl.types import Answer, Judgment, Reason, Route, Split, Verdict, utc_now
 
 #: Judgments that correct no other: one a rater and comparison. Said like this because SQLite, told that `supersedes IS
@@ -45,12 +45,7 @@ def read_judgments(
         query = query.where(judgments.c.rater_id == rater_id)
     if split is not None or project is not None or not repeats:
         query = query.join(comparisons, comparisons.c.id == judgments.c.comparison_id)
-    if not repeats:
-        query = query.where(comparisons.c.repeat_of.is_(None))
-    if project is not None:
-        query = query.join(lanes, lanes.c.id == comparisons.c.lane_id).where(lanes.c.project_id == project)
-    if split is not None:
-        query = query.join(prompts, prompts.c.id == comparisons.c.prompt_id).where(prompts.c.split == split.value)
+        query = restrict_comparisons(query, project=project, split=split, repeats=repeats)
     if current:
         newer = judgments.alias()
         query = query.where(~sa.exists().where(newer.c.supersedes == judgments.c.id))

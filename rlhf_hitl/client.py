@@ -4,8 +4,9 @@
         for task in api.lease():
             api.submit(task, "ranked", [["A"], ["B"]], strength=2)
 
-What may be sent twice without harm is tried again when the line breaks or the store does not answer: reading, leasing,
-adding (ids are hashes of content) and answering (with a key, an answer counts once). What is managed is not in here.
+Requests that may safely be sent twice are retried where the connection breaks or the store does not answer: reading,
+leasing, adding (ids are hashes of content) and answering (an idempotency key makes an answer count once). Operations of
+the scope `manage` are not in here.
 """
 
 from __future__ import annotations
@@ -41,21 +42,21 @@ from rlhf_hitl.types import (
 
 T = TypeVar("T")
 
-#: Seconds before the second, third, … try.
-PAUSES = (0.2, 0.5, 1.0, 2.0, 4.0)
+#: Seconds to wait before the second, third, … attempt.
+RETRY_PAUSES = (0.2, 0.5, 1.0, 2.0, 4.0)
 
 
 class NotAllowed(RlhfHitlError):
-    """The token is unknown, over, or may not do this."""
+    """The token is unknown, has expired or ended, or does not allow this."""
 
 
 class Unavailable(RlhfHitlError):
-    """The server did not answer, or its store did not, however often it was asked."""
+    """The server or its store did not answer, even after all retries."""
 
 
 @dataclass(frozen=True)
 class Task:
-    """A comparison that is held: what a rater sees of it. `keys` name its completions in a ranking and in scores."""
+    """A leased comparison as a rater sees it. In rankings and scores, `keys` (letters) name its completions."""
 
     id: str
     expires_at: datetime
@@ -70,11 +71,12 @@ class Task:
 
 
 @dataclass(frozen=True)
-class JudgmentSeen:
+class VisibleJudgment:
     """A judgment as the token's owner may see it.
 
-    A lead or an evaluator sees everything, and rankings name completions by id. A rater sees their own, with the
-    letters they were shown; what they may not know is None. `cursor` is what one reads on `after`.
+    Leads, evaluators and admins see all fields of all judgments, with completion ids in rankings. A rater sees their
+    own, with the letters they were shown, and None in the fields that are hidden from them.
+    `Client.judgments(after=cursor)` continues after this judgment.
     """
 
     id: str
@@ -95,18 +97,20 @@ class JudgmentSeen:
 
 
 @dataclass(frozen=True)
-class Last:
-    """One's newest judgment with what it was of."""
+class LatestJudgment:
+    """A rater's newest judgment together with the prompt and the completions they were shown."""
 
-    judgment: JudgmentSeen
+    judgment: VisibleJudgment
     prompt: Messages
     completions: Mapping[str, Messages]
 
 
 @dataclass(frozen=True)
 class QueueState:
-    """Places `filled`, `leased` and `free`, one for each judgment wanted; a rater is told what they did in a day and
-    what is left for them, and of no lane."""
+    """How many places (one for each wanted judgment) are filled, leased and free, in all and in each lane.
+
+    For a rater, `filled` is what they judged in the last day, `free` what is left for them, and there are no lanes.
+    """
 
     filled: int
     leased: int
@@ -115,16 +119,16 @@ class QueueState:
 
 
 class Client:
-    """A connection to a server, for one token.
+    """A connection to a server, with one API token.
 
     Args:
-        address: where the server is, as in `https://rate.example.org`.
+        address: the server's, as in `https://rate.example.org`.
         token: made by `rlhf-hitl tokens add`.
         timeout: seconds an answer may take.
-        transport: how requests travel, for programs that bring their own.
+        transport: an httpx transport, for programs that bring their own.
 
-    Every method raises BadInput (the server cannot use what was sent), NotFound, Conflict (the store has moved on),
-    NotAllowed or Unavailable.
+    Every method raises BadInput (the server cannot use what was sent), NotFound, Conflict (the store has changed
+    meanwhile), NotAllowed or Unavailable.
     """
 
     def __init__(self, address: str, token: str, *, timeout: float = 60, transport: httpx.BaseTransport | None = None):
@@ -147,28 +151,28 @@ class Client:
     # Input
 
     def add_prompts(self, prompts: Iterable[Mapping[str, Any]]) -> list[str]:
-        """Add `{"messages", "tags", "split"}`; returns their ids."""
+        """Add prompts of the form `{"messages", "tags", "split"}`; returns their ids."""
         return self._post("/prompts", {"prompts": list(prompts)})["ids"]
 
     def add_completions(self, completions: Iterable[Mapping[str, Any]]) -> list[str]:
-        """Add `{"prompt_id", "messages", "policy", "sampling"}`; returns their ids."""
+        """Add completions of the form `{"prompt_id", "messages", "policy", "sampling"}`; returns their ids."""
         return self._post("/completions", {"completions": list(completions)})["ids"]
 
     def add_comparisons(
         self, comparisons: Iterable[Mapping[str, Any]], *, project: str = DEFAULT_PROJECT, batch: str = ""
     ) -> list[str]:
-        """Put `{"prompt_id", "completion_ids", "overlap", "route"}` in line; returns their ids."""
+        """Add comparisons `{"prompt_id", "completion_ids", "overlap", "route"}` to the queue; returns their ids."""
         body = {"comparisons": list(comparisons), "project": project, "batch": batch}
         return self._post("/comparisons", body)["ids"]
 
     def import_rows(self, rows: Path | Iterable[Mapping[str, Any]], **options: Any) -> dict[str, int]:
-        """Stream a JSONL file, or rows, of any format `rlhf-hitl import` knows. All of it is taken, or nothing.
+        """Import a JSONL file, or rows, of any format `rlhf-hitl import` knows: all of them or, on an error, none.
 
         Args:
             options: `project`, `batch`, `overlap`, `queued`.
 
         Returns:
-            How much of everything was new.
+            How many prompts, completions, comparisons, judgments and raters were new, and how many rows were read.
         """
 
         def lines() -> Iterator[bytes]:
@@ -179,28 +183,28 @@ class Client:
                 yield from ((json.dumps(row, ensure_ascii=False) + "\n").encode() for row in rows)
 
         headers = {"content-type": "application/x-ndjson"}
-        try:  # once only: an iterable cannot be read again
-            answer = self._http.post("/import", content=lines(), headers=headers, params=options)
+        try:  # without retries: an iterable cannot be read again
+            response = self._http.post("/import", content=lines(), headers=headers, params=options)
         except httpx.TransportError as e:
             raise _unavailable(self._http.base_url, e) from e
-        return self._checked(answer).json()
+        return self._checked(response).json()
 
     def comparisons(self, **where: Any) -> Iterator[Comparison]:
-        """Every comparison, page by page. `where`: `project`, `split`, `route`, `judged`."""
-        return map(_comparison, self._pages("/comparisons", where))
+        """Iterate over all comparisons, page by page. `where` may hold `project`, `split`, `route`, `judged`."""
+        return map(_parse_comparison, self._pages("/comparisons", where))
 
     # Prediction
 
     def predict(
         self, comparison_ids: Sequence[str] = (), texts: Sequence[Mapping[str, Any]] = (), model: str | None = None
     ) -> list[Score]:
-        """Scores of comparisons of the store, then of `{"prompt", "completions"}` that are not kept.
+        """Return scores of comparisons of the store, then of texts `{"prompt", "completions"}`, which are not kept.
 
-        The latter have no `comparison_id` (it is empty), and their completions are called by position: "0", "1", ….
+        The scores of texts have an empty `comparison_id`, and name completions by position: "0", "1", ….
         """
         body = {"comparison_ids": list(comparison_ids), "texts": list(texts), "reward_model_id": model}
-        said = self._post("/predictions", body)
-        return [_score(one, said["reward_model_id"]) for one in said["scores"]]
+        response = self._post("/predictions", body)
+        return [_parse_score(score, response["reward_model_id"]) for score in response["scores"]]
 
     # Task
 
@@ -214,70 +218,72 @@ class Client:
         tags: Mapping[str, str] | None = None,
         seconds: float | None = None,
     ) -> list[Task]:
-        """The next comparisons, those held already first; empty where nothing is left."""
+        """Lease the next comparisons, those leased already first; returns an empty list where nothing is left."""
         body = {"count": count, "project": project, "batch": batch, "language": language, "tags": dict(tags or {})}
-        return [_task(one) for one in self._post("/leases", body | {"seconds": seconds})["leases"]]
+        return [_parse_task(lease) for lease in self._post("/leases", body | {"seconds": seconds})["leases"]]
 
     def renew(self, task: Task, seconds: float | None = None) -> datetime:
-        """Hold a comparison longer; returns until when."""
+        """Extend a lease; returns when it expires."""
         return datetime.fromisoformat(self._post(f"/leases/{task.id}/renew", {"seconds": seconds})["expires_at"])
 
     def release(self, task: Task) -> None:
-        """Give a comparison back unjudged."""
+        """End a lease without a judgment."""
         self._send("DELETE", f"/leases/{task.id}")
 
     def queue(self) -> QueueState:
-        """How the queue stands."""
-        said = self._send("GET", "/queue").json()
-        lanes = tuple(_fields(LaneState, lane) for lane in said["lanes"])
-        return _fields(QueueState, said, lanes=lanes)
+        """Return how many places of the queue are filled, leased and free."""
+        state = self._send("GET", "/queue").json()
+        lanes = tuple(_build(LaneState, lane) for lane in state["lanes"])
+        return _build(QueueState, state, lanes=lanes)
 
     # Feedback
 
     def submit(self, task: Task, verdict: str, ranking: Sequence[Sequence[str]] = (), **more: Any) -> Receipt:
-        """Answer a task. When this returns, the judgment is on the server's disk.
+        """Submit a judgment of a task. When this returns, the judgment is on the server's disk.
 
         Args:
             ranking: groups of the task's keys, best first.
             more: `strength`, `scores` (axis → key → 1 to 5), `rationale`, `rewrite`, `reason` (of a flag or a skip),
                 `active_seconds`, `idempotency_key` (the task's id).
         """
-        return self._receipt("/judgments", {"lease_id": task.id}, verdict, ranking, more)
+        return self._post_answer("/judgments", {"lease_id": task.id}, verdict, ranking, more)
 
     def correct(self, judgment_id: str, verdict: str, ranking: Sequence[Sequence[str]] = (), **more: Any) -> Receipt:
-        """Supersede a judgment of one's own; `ranking` in the keys it was shown with."""
-        return self._receipt(f"/judgments/{judgment_id}/corrections", {}, verdict, ranking, more)
+        """Correct one of your own judgments; `ranking` names completions by the keys that were shown."""
+        return self._post_answer(f"/judgments/{judgment_id}/corrections", {}, verdict, ranking, more)
 
-    def judgments(self, **where: Any) -> Iterator[JudgmentSeen]:
-        """Judgments in the order they came, page by page. `where`: `after`, `project`, `current`."""
-        return map(_judgment, self._pages("/judgments", where))
+    def judgments(self, **where: Any) -> Iterator[VisibleJudgment]:
+        """Iterate over judgments in the order they arrived. `where` may hold `after`, `project`, `current`."""
+        return map(_parse_judgment, self._pages("/judgments", where))
 
-    def last(self) -> Last:
-        """One's newest judgment with what it was of, to be corrected."""
-        said = self._send("GET", "/judgments/last").json()
-        return Last(_judgment(said["judgment"]), parse_messages(said["prompt"]), _shown(said["completions"]))
+    def last(self) -> LatestJudgment:
+        """Return your newest judgment with what was shown, so that it can be corrected."""
+        last = self._send("GET", "/judgments/last").json()
+        shown = _parse_shown(last["completions"])
+        return LatestJudgment(_parse_judgment(last["judgment"]), parse_messages(last["prompt"]), shown)
 
     def snapshot(self, out: Path, **options: Any) -> None:
-        """Write a dataset snapshot to a file. `options`: `format`, `project`, `min_votes`."""
+        """Download a dataset snapshot to a file. `options` may hold `format`, `project`, `min_votes`."""
         try:
             with (
+                self._http.stream("GET", "/snapshot", params=options) as response,
                 atomic_file(out) as draft,
-                self._http.stream("GET", "/snapshot", params=options) as answer,
                 draft.open("wb") as f,
             ):
-                if answer.is_error:
-                    answer.read()
-                for chunk in self._checked(answer).iter_bytes():
+                if response.is_error:
+                    response.read()
+                for chunk in self._checked(response).iter_bytes():
                     f.write(chunk)
         except httpx.TransportError as e:
             raise _unavailable(self._http.base_url, e) from e
 
-    def _receipt(self, path: str, body: dict[str, Any], verdict: str, ranking: Sequence, more: Mapping) -> Receipt:
+    def _post_answer(self, path: str, body: dict[str, Any], verdict: str, ranking: Sequence, more: Mapping) -> Receipt:
         body |= {"verdict": Verdict(verdict).value, "ranking": [list(group) for group in ranking], **more}
-        answer = self._post(path, body)
-        return Receipt(answer["id"], answer["outcome"])
+        receipt = self._post(path, body)
+        return Receipt(receipt["id"], receipt["outcome"])
 
     def _pages(self, path: str, where: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+        """Iterate over the items of a listing, requesting a page at a time."""
         params = {k: v for k, v in where.items() if v is not None}
         while True:
             page = self._send("GET", path, params=params).json()
@@ -289,81 +295,93 @@ class Client:
     def _post(self, path: str, body: Mapping[str, Any]) -> Any:
         return self._send("POST", path, json=body).json()
 
-    def _send(self, method: str, path: str, **how: Any) -> httpx.Response:
-        """Send what may be sent twice, until it is answered."""
-        for pause in (*PAUSES, None):
+    def _send(self, method: str, path: str, **request_options: Any) -> httpx.Response:
+        """Send a request that may safely be sent twice, and retry it while there is no answer."""
+        for pause in (*RETRY_PAUSES, None):
             try:
-                answer = self._http.request(method, path, **how)
+                response = self._http.request(method, path, **request_options)
             except httpx.TransportError as e:
                 if pause is None:
                     raise _unavailable(self._http.base_url, e) from e
             else:
-                if answer.status_code not in (502, 503, 504) or pause is None:
-                    return self._checked(answer)
+                if response.status_code not in (502, 503, 504) or pause is None:
+                    return self._checked(response)
             time.sleep(pause or 0)
         raise AssertionError("unreachable")
 
-    def _checked(self, answer: httpx.Response) -> httpx.Response:
-        if not answer.is_error:
-            return answer
+    def _checked(self, response: httpx.Response) -> httpx.Response:
+        """Return the response, or raise the error of this package that its problem document describes."""
+        if not response.is_error:
+            return response
         try:
-            said = str(answer.json()["detail"])
+            detail = str(response.json()["detail"])
         except (ValueError, KeyError, TypeError):
-            said = f"HTTP {answer.status_code}"
-        value, _, rest = said.partition(": expected ")
+            detail = f"HTTP {response.status_code}"
+        value, _, rest = detail.partition(": expected ")
         expected, _, fix = rest.partition(". Fix: ")
-        match answer.status_code:
+        match response.status_code:
             case 404:
-                raise NotFound(value, expected=expected or "something that is there", fix=fix or "look it up")
+                raise NotFound(value, expected=expected or "something that exists", fix=fix or "look it up")
             case 409:
-                raise Conflict(said)
+                raise Conflict(detail)
             case 401 | 403:
-                raise NotAllowed(said)
+                raise NotAllowed(detail)
             case status if status >= 500:
-                raise Unavailable(said)
+                raise Unavailable(detail)
         raise BadInput(value, expected=expected or "what the API takes", fix=fix or "see /api/v1/openapi.json")
 
 
-def _task(said: Mapping[str, Any]) -> Task:
-    expires = datetime.fromisoformat(said["expires_at"])
-    shown, version = _shown(said["completions"]), said.get("guideline_version", "")
-    return Task(said["id"], expires, said["project"], parse_messages(said["prompt"]), shown, version)
-
-
-def _shown(said: Iterable[Mapping[str, Any]]) -> dict[str, Messages]:
-    return {one["key"]: parse_messages(one["messages"]) for one in said}
-
-
-def _judgment(said: Mapping[str, Any]) -> JudgmentSeen:
-    read = {
-        "verdict": Verdict(said["verdict"]),
-        "ranking": tuple(tuple(group) for group in said["ranking"]),
-        "reason": Reason(reason) if (reason := said.get("reason")) is not None else None,
-        "order_shown": tuple(order) if (order := said.get("order_shown")) is not None else None,
-        "route": Route(route) if (route := said.get("route")) is not None else None,
-        "created_at": datetime.fromisoformat(said["created_at"]),
-    }
-    return _fields(JudgmentSeen, {**said, **read}, answer=_fields(Answer, {**said, **read}))
-
-
-def _comparison(said: Mapping[str, Any]) -> Comparison:
-    prompt = Prompt(said["prompt_id"], parse_messages(said["prompt"]), Split(said["split"]), said["tags"])
-    completions = tuple(
-        Completion(one["id"], prompt.id, parse_messages(one["messages"]), one["policy"], one["sampling"])
-        for one in said["completions"]
+def _parse_task(lease: Mapping[str, Any]) -> Task:
+    return Task(
+        lease["id"],
+        datetime.fromisoformat(lease["expires_at"]),
+        lease["project"],
+        parse_messages(lease["prompt"]),
+        _parse_shown(lease["completions"]),
+        lease.get("guideline_version", ""),
     )
-    return _fields(Comparison, said, prompt=prompt, completions=completions, route=Route(said["route"]))
 
 
-def _score(said: Mapping[str, Any], reward_model_id: str) -> Score:
-    return _fields(Score, said, comparison_id=said["comparison_id"] or "", reward_model_id=reward_model_id)
+def _parse_shown(completions: Iterable[Mapping[str, Any]]) -> dict[str, Messages]:
+    return {completion["key"]: parse_messages(completion["messages"]) for completion in completions}
 
 
-def _fields(noun: type[T], said: Mapping[str, Any], **read: Any) -> T:
-    """A noun of those fields of a body it knows: a newer server may say more."""
-    known = {f.name for f in fields(noun)}  # type: ignore[arg-type]
-    return noun(**{k: v for k, v in said.items() if k in known} | read)
+def _parse_judgment(judgment: Mapping[str, Any]) -> VisibleJudgment:
+    parsed = {
+        "verdict": Verdict(judgment["verdict"]),
+        "ranking": tuple(tuple(group) for group in judgment["ranking"]),
+        "reason": Reason(reason) if (reason := judgment.get("reason")) is not None else None,
+        "order_shown": tuple(order) if (order := judgment.get("order_shown")) is not None else None,
+        "route": Route(route) if (route := judgment.get("route")) is not None else None,
+        "created_at": datetime.fromisoformat(judgment["created_at"]),
+    }
+    values = {**judgment, **parsed}
+    return _build(VisibleJudgment, values, answer=_build(Answer, values))
 
 
-def _unavailable(where: httpx.URL, e: Exception) -> Unavailable:
-    return Unavailable(f"{where}: expected a server that answers, got {type(e).__name__}. Fix: check the address")
+def _parse_comparison(comparison: Mapping[str, Any]) -> Comparison:
+    prompt = Prompt(
+        comparison["prompt_id"],
+        parse_messages(comparison["prompt"]),
+        Split(comparison["split"]),
+        comparison["tags"],
+    )
+    completions = tuple(
+        Completion(c["id"], prompt.id, parse_messages(c["messages"]), c["policy"], c["sampling"])
+        for c in comparison["completions"]
+    )
+    return _build(Comparison, comparison, prompt=prompt, completions=completions, route=Route(comparison["route"]))
+
+
+def _parse_score(score: Mapping[str, Any], reward_model_id: str) -> Score:
+    return _build(Score, score, comparison_id=score["comparison_id"] or "", reward_model_id=reward_model_id)
+
+
+def _build(cls: type[T], values: Mapping[str, Any], **parsed: Any) -> T:
+    """Build a dataclass from those values that are fields of it. Others are ignored: a newer server may send more."""
+    names = {f.name for f in fields(cls)}  # type: ignore[arg-type]
+    return cls(**{k: v for k, v in values.items() if k in names} | parsed)
+
+
+def _unavailable(address: httpx.URL, e: Exception) -> Unavailable:
+    return Unavailable(f"{address}: expected a server that answers, got {type(e).__name__}. Fix: check the address")

@@ -10,13 +10,14 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, StringConstraints
 
-from rlhf_hitl.api.bodies.fields import NO_OTHER_KEYS, SIDES, TEXT, WHOLE, Body, Id, Name, Number, Short, Text
+from rlhf_hitl.api.bodies.fields import MAX_COMPLETIONS, NO_OTHER_KEYS, TEXT, WHOLE, Body, Id, Name, Number, Short, Text
 from rlhf_hitl.api.bodies.messages import MessageBody, ShownOut, chat_out, shown_out
 from rlhf_hitl.types import Answer, Comparison, Judgment, Reason, Route, Verdict
 
 Letter = Annotated[str, StringConstraints(pattern=r"^[A-Z]$")]
 Scores = Annotated[
-    dict[Letter, Annotated[int, Field(ge=1, le=5), WHOLE]], Field(max_length=SIDES, json_schema_extra=NO_OTHER_KEYS)
+    dict[Letter, Annotated[int, Field(ge=1, le=5), WHOLE]],
+    Field(max_length=MAX_COMPLETIONS, json_schema_extra=NO_OTHER_KEYS),
 ]
 
 
@@ -24,7 +25,7 @@ class AnswerBody(Body):
     verdict: Verdict
     ranking: list[list[Letter]] = Field(
         default_factory=list,
-        max_length=SIDES,
+        max_length=MAX_COMPLETIONS,
         description="Groups of the completions' keys, best first; two in a group are a tie.",
         examples=[[["A"], ["B"]]],
     )

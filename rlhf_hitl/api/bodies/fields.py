@@ -7,13 +7,13 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
-MOST = 1000  # things in one request
-SIDES = len(ascii_uppercase)  # completions of one comparison: each is a letter to whoever rates it
+MAX_ITEMS = 1000  # in one request
+MAX_COMPLETIONS = len(ascii_uppercase)  # of one comparison: raters see each under a letter
 
 ID = r"^[A-Za-z0-9_.-]+$"
 PROJECT = r"^[a-z0-9][a-z0-9._-]*$"
 LINE = r"^[^\x00-\x1f]*$"
-# PostgreSQL has no text with a NUL in it. Said here, so that the answer is the same on both databases.
+# PostgreSQL cannot keep a text with a NUL. It is refused here, so that both databases answer the same.
 TEXT = r"^[^\x00]*$"
 
 Text = Annotated[str, StringConstraints(pattern=TEXT, max_length=1_000_000)]
@@ -28,15 +28,15 @@ def _refuse_text(value: Any) -> Any:
     return value
 
 
-# 2.0 is a whole number in JSON; "2" and true are none. It stands after limits, or they would not be in the schema.
+# In JSON 2.0 is a whole number; "2" and true are not. It must follow the limits, or they would not be in the schema.
 WHOLE = BeforeValidator(_refuse_text)
-# Finite, for JSON has no other numbers.
+# Finite, because JSON has no NaN and no infinity.
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
 Flag = Annotated[bool, Field(strict=True)]
 Plain = Annotated[int, Field(strict=True, ge=-(2**63), lt=2**63)] | Number | Text | Flag | None
 
 
-# Pydantic refuses a key that is no Name, and does not say so in the schema.
+# Pydantic refuses a key that does not match Name, but does not put that into the schema.
 NO_OTHER_KEYS: dict[str, Any] = {"additionalProperties": False}
 Tags = Annotated[dict[Name, Name], Field(max_length=50, json_schema_extra=NO_OTHER_KEYS)]
 Plains = Annotated[dict[Name, Plain], Field(max_length=50, json_schema_extra=NO_OTHER_KEYS)]

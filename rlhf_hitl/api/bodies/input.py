@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, StringConstraints
 
-from rlhf_hitl.api.bodies.fields import MOST, SIDES, Body, Id, Name, Overlap, Plains, Tags
+from rlhf_hitl.api.bodies.fields import MAX_COMPLETIONS, MAX_ITEMS, Body, Id, Name, Overlap, Plains, Tags
 from rlhf_hitl.api.bodies.messages import Chat, MessageBody, chat_out
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.types import DEFAULT_PROJECT, Comparison, Completion, Prompt, Route, Split
@@ -20,7 +20,7 @@ class PromptBody(Body):
 
 
 class PromptsBody(Body):
-    prompts: list[PromptBody] = Field(min_length=1, max_length=MOST)
+    prompts: list[PromptBody] = Field(min_length=1, max_length=MAX_ITEMS)
 
 
 class CompletionBody(Body):
@@ -31,12 +31,12 @@ class CompletionBody(Body):
 
 
 class CompletionsBody(Body):
-    completions: list[CompletionBody] = Field(min_length=1, max_length=MOST)
+    completions: list[CompletionBody] = Field(min_length=1, max_length=MAX_ITEMS)
 
 
 class ComparisonBody(Body):
     prompt_id: Id
-    completion_ids: list[Id] = Field(min_length=2, max_length=SIDES)
+    completion_ids: list[Id] = Field(min_length=2, max_length=MAX_COMPLETIONS)
     overlap: Overlap = 1
     route: Route = Route.HUMAN
 
@@ -56,7 +56,7 @@ class ComparisonBody(Body):
 
 
 class ComparisonsBody(Body):
-    comparisons: list[ComparisonBody] = Field(min_length=1, max_length=MOST)
+    comparisons: list[ComparisonBody] = Field(min_length=1, max_length=MAX_ITEMS)
     project: Id = DEFAULT_PROJECT
     batch: Name = ""
 

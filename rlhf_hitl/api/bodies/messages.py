@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, StringConstraints
 
-from rlhf_hitl.api.bodies.fields import MOST, Body, Text
+from rlhf_hitl.api.bodies.fields import MAX_ITEMS, Body, Text
 from rlhf_hitl.types import Comparison, Message, Messages
 
 
@@ -16,7 +16,7 @@ class MessageBody(Body):
     content: Text = Field(examples=["Why is the sky blue?"])
 
 
-Chat = Annotated[list[MessageBody], Field(min_length=1, max_length=MOST)]
+Chat = Annotated[list[MessageBody], Field(min_length=1, max_length=MAX_ITEMS)]
 
 
 class ShownOut(BaseModel):
@@ -26,7 +26,7 @@ class ShownOut(BaseModel):
     messages: list[MessageBody]
 
 
-def chat(body: list[MessageBody]) -> Messages:
+def parse_chat(body: list[MessageBody]) -> Messages:
     return tuple(Message(m.role, m.content) for m in body)
 
 

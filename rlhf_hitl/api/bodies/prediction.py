@@ -6,14 +6,14 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from rlhf_hitl.api.bodies.fields import SIDES, Body, Id
-from rlhf_hitl.api.bodies.messages import Chat, chat
+from rlhf_hitl.api.bodies.fields import MAX_COMPLETIONS, Body, Id
+from rlhf_hitl.api.bodies.messages import Chat, parse_chat
 from rlhf_hitl.types import Comparison, Completion, Prompt, Score
 
 
 class TextsBody(Body):
     prompt: Chat
-    completions: list[Chat] = Field(min_length=2, max_length=SIDES)
+    completions: list[Chat] = Field(min_length=2, max_length=MAX_COMPLETIONS)
 
     def comparison(self) -> tuple[Comparison, dict[str, str]]:
         """A comparison that is not kept, and completion id → its position as sent.
@@ -21,8 +21,8 @@ class TextsBody(Body):
         Raises:
             BadInput: an empty prompt, or two completions that are the same.
         """
-        prompt = Prompt.create(chat(self.prompt))
-        sides = [Completion.create(prompt.id, chat(c), "") for c in self.completions]
+        prompt = Prompt.create(parse_chat(self.prompt))
+        sides = [Completion.create(prompt.id, parse_chat(c), "") for c in self.completions]
         return Comparison.create(prompt, sides), {side.id: str(i) for i, side in enumerate(sides)}
 
 

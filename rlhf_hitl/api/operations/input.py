@@ -12,7 +12,7 @@ from starlette.exceptions import HTTPException
 from rlhf_hitl.api.auth import Caller
 from rlhf_hitl.api.bodies import input as bodies
 from rlhf_hitl.api.bodies.fields import LINE, PROJECT
-from rlhf_hitl.api.bodies.messages import chat
+from rlhf_hitl.api.bodies.messages import parse_chat
 from rlhf_hitl.api.operations.shared import Limit, PathId, ProjectFilter, page, temporary_folder
 from rlhf_hitl.api.scoped_routes import ScopedRoutes
 from rlhf_hitl.config import Settings
@@ -40,7 +40,7 @@ def add_operations(routes: ScopedRoutes, store: Store, settings: Settings) -> No
     @routes("POST", "/prompts", status_code=201, response_model=bodies.Added)
     def add_prompts(caller: Caller, body: bodies.PromptsBody) -> Any:
         """Add prompts. One that is there already is left as it is; a prompt family keeps its split."""
-        made = [Prompt.create(chat(p.messages), p.tags, p.split) for p in body.prompts]
+        made = [Prompt.create(parse_chat(p.messages), p.tags, p.split) for p in body.prompts]
         with store.write() as conn:
             new = insert_prompts(store, conn, made, _source(caller))
             audit.record(conn, caller.actor, "prompts.added", "", new=new)
@@ -49,7 +49,7 @@ def add_operations(routes: ScopedRoutes, store: Store, settings: Settings) -> No
     @routes("POST", "/completions", status_code=201, response_model=bodies.Added, error_statuses=(404,))
     def add_completions(caller: Caller, body: bodies.CompletionsBody) -> Any:
         """Add completions of prompts that are there."""
-        made = [Completion.create(c.prompt_id, chat(c.messages), c.policy, c.sampling) for c in body.completions]
+        made = [Completion.create(c.prompt_id, parse_chat(c.messages), c.policy, c.sampling) for c in body.completions]
         with store.write() as conn:
             load_prompts(conn, [c.prompt_id for c in made])
             new = insert_completions(store, conn, made)

@@ -1,0 +1,1 @@
+"""Files that come with the package: a guideline, a tutorial, and a set of prompts with completions (see README.md)."""

@@ -60,8 +60,8 @@ def guideline_to_markdown(guideline: Guideline) -> str:
     """Return a guideline as text of a file that `read_guideline` reads."""
     axes = [{k: v for k, v in vars(axis).items() if v} for axis in guideline.axes]
     settings = {name: getattr(guideline, name) for name in SETTING_NAMES} | {"axes": axes}
-    front = yaml.safe_dump(settings, allow_unicode=True, sort_keys=False, width=120)
-    return f"---\n{front}---\n\n{guideline.text.strip()}\n"
+    front_matter = yaml.safe_dump(settings, allow_unicode=True, sort_keys=False, width=120)
+    return f"---\n{front_matter}---\n\n{guideline.text.strip()}\n"
 
 
 def read_tutorial(path: str | Path, project: str = DEFAULT_PROJECT) -> list[TutorialExample]:
@@ -98,11 +98,13 @@ def _parse_settings(path: str | Path, front: str) -> dict[str, Any]:
         settings = yaml.load(front, Loader=yaml.BaseLoader) or {}
     except yaml.YAMLError as e:
         reason = " ".join(str(e).split())
-        raise BadInput(f"{path}: settings", expected="YAML between two lines of ---", fix=f"mend it ({reason})") from e
-    if not isinstance(settings, dict) or (unknown := sorted(settings.keys() - set(SETTING_NAMES))):
-        named = "no names" if not isinstance(settings, dict) else ", ".join(map(str, unknown))
         raise BadInput(
-            f"{path}: settings: {named}", expected=", ".join(SETTING_NAMES), fix="rename or leave out the others"
+            f"{path}: settings", expected="YAML between two lines of ---", fix=f"correct it ({reason})"
+        ) from e
+    if not isinstance(settings, dict) or (unknown := sorted(settings.keys() - set(SETTING_NAMES))):
+        problem = "no names" if not isinstance(settings, dict) else ", ".join(map(str, unknown))
+        raise BadInput(
+            f"{path}: settings: {problem}", expected=", ".join(SETTING_NAMES), fix="rename or leave out the others"
         )
     for name, value in settings.items():
         if name != "axes" and not isinstance(value, str):
@@ -169,4 +171,4 @@ def _make_llmfao_reader(source: RowSource) -> Callable[[SourceRow], ExampleParts
 
 def _raise_bad_row(e: BadInput, place: str = "") -> NoReturn:
     value = e.value if place in e.value else f"{place}: {e.value}"
-    raise BadInput(value, expected=e.expected, fix="mend the line; nothing was changed") from e
+    raise BadInput(value, expected=e.expected, fix="correct the line; nothing was changed") from e

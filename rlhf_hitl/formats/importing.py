@@ -211,7 +211,7 @@ class _BatchImporter:
                 on_bad(BadInput(f"{record.place}: {e.value}", expected=e.expected, fix=e.fix))
             except UnicodeEncodeError as e:
                 # Half of a surrogate pair, which JSON can hold but UTF-8 cannot.
-                on_bad(BadInput(f"{record.place}: {e.object[:60]!r}", expected="valid Unicode", fix="mend the line"))
+                on_bad(BadInput(f"{record.place}: {e.object[:60]!r}", expected="valid Unicode", fix="correct the line"))
 
     def _make_objects(
         self,

@@ -77,7 +77,9 @@ class ImportRecord:
     batch: str = ""
 
 
-def bad_field(row: SourceRow, name: str, expected: str, fix: str = "mend the line, or skip such lines with --skip-bad"):
+def bad_field(
+    row: SourceRow, name: str, expected: str, fix: str = "correct the line, or skip such lines with --skip-bad"
+):
     """Return the error for one field of one row; it names file, line and field."""
     value_text = f" = {str(row.fields[name])[:60]!r}" if name in row.fields else " is missing"
     return BadInput(f"{row.place}: {name}{value_text}", expected=expected, fix=fix)

@@ -139,7 +139,7 @@ class RowSource:
                     yield SourceRow(fields, f"{self.name}:{reader.line_num}")
             except (csv.Error, UnicodeDecodeError) as e:
                 raise BadInput(
-                    f"{self.name}:{reader.line_num + 1}", expected="CSV in UTF-8", fix=f"mend the line ({e})"
+                    f"{self.name}:{reader.line_num + 1}", expected="CSV in UTF-8", fix=f"correct the line ({e})"
                 ) from e
 
     def _parquet(self) -> Iterator[SourceRow]:
@@ -197,11 +197,11 @@ class RowSource:
 def _check_row(value: Any, place: str, on_bad: BadRowHandler) -> SourceRow | None:
     if isinstance(value, dict):
         return SourceRow(value, place)
-    on_bad(BadInput(f"{place}: {str(value)[:60]!r}", expected="a JSON object", fix="mend the line"))
+    on_bad(BadInput(f"{place}: {str(value)[:60]!r}", expected="a JSON object", fix="correct the line"))
     return None
 
 
 def _not_json_error(place: str, reason: str) -> BadInput:
     return BadInput(
-        place, expected="JSON in UTF-8", fix=f"mend the line, or skip such lines with --skip-bad ({reason})"
+        place, expected="JSON in UTF-8", fix=f"correct the line, or skip such lines with --skip-bad ({reason})"
     )

@@ -78,7 +78,7 @@ class Guideline:
             if missing := set(shown) - set(answer.scores.get(axis.id, ())):
                 raise BadInput(
                     f"scores of {axis.id!r}",
-                    expected=f"one of each completion, says guideline {self.version}; missing: {sorted(missing)}",
+                    expected=f"a score for each completion (guideline {self.version}); missing: {sorted(missing)}",
                     fix="score it from 1 to 5",
                 )
         if self.rationale == "required" and not answer.rationale.strip():

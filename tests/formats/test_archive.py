@@ -38,7 +38,7 @@ TIMES = [datetime(2026, 1, 2, 3, 4, 5, us, tzinfo=UTC) for us in (0, 1, 100_000,
 
 
 def value(column: sa.Column[Any], i: int) -> Any:
-    """The i-th value of a column that is nothing in particular: awkward ones in turn, all of them different."""
+    """Return the i-th value for a column that refers to nothing: awkward values in turn, all different."""
     if column.nullable and i % 5 == 3:
         return None
     match column.type:
@@ -59,7 +59,7 @@ def value(column: sa.Column[Any], i: int) -> Any:
 
 
 def fill_every_table(store: Store, n: int = 12) -> None:
-    """Rows in every table there is, each referring to rows that are there."""
+    """Insert rows in every table, each referring to existing rows."""
     kept: dict[str, list[dict]] = {}
     with store.write() as conn:
         for table in metadata.sorted_tables:
@@ -80,7 +80,7 @@ def counts(store: Store) -> dict[str, int]:
 
 
 def everything(store: Store) -> dict[str, set[str]]:
-    """Every row, with the order of keys in JSON. SQLite keeps no negative zero, so there is only one zero here."""
+    """Return every row, with the order of keys in JSON. SQLite keeps no negative zero, so all zeros are alike."""
     with store.read() as conn:
         return {
             t.name: {repr([v + 0.0 if type(v) is float else v for v in row]) for row in conn.execute(sa.select(t))}
@@ -90,7 +90,7 @@ def everything(store: Store) -> dict[str, set[str]]:
 
 @pytest.fixture
 def new_store(request, tmp_path, sqlite_template) -> Iterator[Callable[[str], Store]]:
-    """A function that makes a new store: `new_store("sqlite")` or `new_store("postgres")`."""
+    """Return a function that makes a new store: `new_store("sqlite")` or `new_store("postgres")`."""
     with ExitStack() as stack:
 
         def make(kind: str) -> Store:
@@ -277,7 +277,7 @@ Tables = dict[str, list[list[Any]]]
 
 
 def craft(path: Path, tables: Tables, **manifest: Any) -> Path:
-    """An archive with the given rows, hashes and all: what somebody could send who knows the format."""
+    """Write an archive with the given rows and correct hashes, as somebody could who knows the format."""
     entries = {}
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as z:
         for table, columns in table_copy.TABLE_COLUMNS.items():

@@ -159,7 +159,9 @@ def test_a_line_that_is_not_an_example_is_named_with_its_file(tmp_path, change, 
 
 def test_a_line_that_is_not_json_is_named(tmp_path):
     (tmp_path / "t.jsonl").write_text(json.dumps(LINE) + "\n{\n")
-    with pytest.raises(BadInput, match=r"t.jsonl:2: expected JSON in UTF-8. Fix: mend the line; nothing was changed"):
+    with pytest.raises(
+        BadInput, match=r"t.jsonl:2: expected JSON in UTF-8. Fix: correct the line; nothing was changed"
+    ):
         read_tutorial(tmp_path / "t.jsonl")
 
 

@@ -1,4 +1,4 @@
-"""What raters go by: versions of a project's guideline, who read which, and which one a judgment was made under."""
+"""Guidelines: the versions of a project, which rater read which, and which version a judgment was made under."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ WANTED = ["x_d", "x_b", "x_c", "x_a"]
 
 
 def fill_0001(conn: sa.Connection) -> None:
-    """Rows as version 0001 wrote them."""
+    """Insert rows as version 0001 wrote them."""
     old = sa.MetaData()
     old.reflect(conn)
     t = old.tables
@@ -79,7 +79,7 @@ def fill_0001(conn: sa.Connection) -> None:
 
 
 def fill_0002(conn: sa.Connection) -> None:
-    """What version 0002 added, beside the rows of 0001 as it upgraded them: a project, and bob's hold in it."""
+    """Insert what version 0002 added to the upgraded rows of 0001: a project, and a lease of bob in it."""
     old = sa.MetaData()
     old.reflect(conn)
     t = old.tables
@@ -101,7 +101,7 @@ FILL = {"0001": fill_0001, "0002": fill_0002}
 
 
 def as_it_was(url: str, version: str) -> None:
-    """Make a store of an earlier version, which came there from the first one."""
+    """Create a store of an earlier version by upgrading one of the first version."""
     parsed = sa.make_url(url)
     engine = sa.create_engine(parsed.set(drivername="postgresql+psycopg") if "postgres" in url else parsed)
     for step in (v for v in FILL if v <= version):

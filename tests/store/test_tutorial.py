@@ -1,4 +1,4 @@
-"""The tutorial: gold examples a rater sees once, and whether they agreed with them."""
+"""The tutorial: examples with the right answer that a rater answers once, and whether they agreed."""
 
 from __future__ import annotations
 

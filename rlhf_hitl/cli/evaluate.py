@@ -1,4 +1,4 @@
-"""`evaluate`: a reward model replayed on what raters said, kept, shown, and held against gates."""
+"""Command `evaluate`: replay a reward model on raters' labels, keep and show the result, and check gates."""
 
 from __future__ import annotations
 
@@ -34,31 +34,44 @@ def evaluate(
         str | None,
         typer.Option("--data", help="Replay this preference file or hub id instead of the store's own split."),
     ] = None,
-    format: Annotated[str, typer.Option(help="Format of --data.")] = "auto",
-    split: Annotated[Split, typer.Option(help="Which split of the store.")] = Split.HELDOUT,
+    format: Annotated[
+        str, typer.Option(help="Read --data as this format; auto recognises it by the first row.")
+    ] = "auto",
+    split: Annotated[Split, typer.Option(help="Replay this split of the store.")] = Split.HELDOUT,
     name: Annotated[
-        str | None, typer.Option(help="Of the evaluation's folder.", show_default="split or file, and model")
+        str | None, typer.Option(help="Name the folder of the evaluation.", show_default="split or file, and model")
     ] = None,
     against: Annotated[
         str | None,
-        typer.Option(metavar="MODEL_OR_EVALUATION", help="Compare with this model, or with an earlier evaluation."),
+        typer.Option(metavar="MODEL_OR_EVALUATION", help="Compare with this model or earlier evaluation."),
     ] = None,
-    examples: Annotated[Path | None, typer.Option(help="Write one JSON line an example to this file.")] = None,
+    examples: Annotated[
+        Path | None, typer.Option(help="Write one JSON line for each replayed pair to this file.")
+    ] = None,
     html: Annotated[Path | None, typer.Option(help="Write a report with plots to this file.")] = None,
-    min_accuracy: Annotated[float | None, typer.Option(min=0, max=1, help="Fail (exit 1) below this accuracy.")] = None,
+    min_accuracy: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Fail (exit 1) if the accuracy is below this.")
+    ] = None,
     min_slice: Annotated[
         list[str] | None,
-        typer.Option(metavar="KIND=VALUE:MIN", help="Fail where a slice is below this. Repeatable."),
+        typer.Option(metavar="KIND=VALUE:MIN", help="Fail if a slice is below this accuracy; may be repeated."),
     ] = None,
-    max_ece: Annotated[float | None, typer.Option(min=0, max=1, help="Fail above this calibration error.")] = None,
-    above_floors: Annotated[bool, typer.Option("--above-floors", help="Fail at or below any of the floors.")] = False,
+    max_ece: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Fail if the calibration error is above this.")
+    ] = None,
+    above_floors: Annotated[
+        bool, typer.Option("--above-floors", help="Fail if the accuracy is not above every floor.")
+    ] = False,
     no_worse_than: Annotated[
         str | None,
-        typer.Option(metavar="MODEL_OR_EVALUATION", help="As --against, and fail where it is shown to be worse."),
+        typer.Option(
+            metavar="MODEL_OR_EVALUATION",
+            help="Compare as --against does, and fail if this model is shown to be worse.",
+        ),
     ] = None,
     json: AsJson = False,
 ) -> Result:
-    """Replay what raters said of held-out prompts: accuracy beside floors and ceiling, calibration, slices, gates."""
+    """Replay raters' labels of held-out prompts: accuracy with floors and a ceiling, calibration, slices and gates."""
     from rlhf_hitl.formats import open_source
     from rlhf_hitl.reward.evaluation.gates import SliceThreshold, check_gates
     from rlhf_hitl.store import Store
@@ -76,13 +89,13 @@ def evaluate(
     slices = tuple(SliceThreshold.parse(text) for text in min_slice or ())
     for flag, path in (("--examples", examples), ("--html", html)):
         if path is not None and (path.is_dir() or not path.parent.is_dir()):
-            raise BadInput(f"{flag} {path}", expected="a file in a folder that is there", fix="check the path")
+            raise BadInput(f"{flag} {path}", expected="a file in a folder that exists", fix="check the path")
     if data is not None and split is not Split.HELDOUT:
         raise BadInput(f"--split {split.value} with --data", expected="one of the two", fix="leave --split out")
     if data is None and format != "auto":
         raise BadInput(f"--format {format} without --data", expected="it with --data only", fix="leave --format out")
     if data is not None:
-        open_source(data, format)  # what cannot be read is named before the model is loaded
+        open_source(data, format)  # an unreadable file is reported before the model is loaded
     opened = Store.open(store)
     model = load_model(opened, reward_model)
     from rlhf_hitl.reward import model_card
@@ -90,20 +103,22 @@ def evaluate(
     from rlhf_hitl.reward.evaluation.storage import read_evaluated_pairs, save_evaluation
 
     workspace = load_settings().workspace
-    earlier = _earlier(workspace, against) if against is not None else None
+    earlier = _find_evaluation(workspace, against) if against is not None else None
     rival = load_model(opened, against, register=False) if against is not None and earlier is None else None
-    name = name or f"{split.value if data is None else _stem(data)}-{model.id}"
+    name = name or f"{split.value if data is None else _name_from_path(data)}-{model.id}"
     folder = workspace / "evaluations" / name
     replaced = folder.exists()
-    with _labels(opened, data, format, split) as labels:
-        found, replayed = labels.replay(model, name)
-        theirs = read_evaluated_pairs(earlier) if earlier else labels.replay(rival, str(against))[1] if rival else None
-    save_evaluation(folder, found, replayed)
-    with suppress(OSError):  # a model in a folder of others, which may not be written to
-        model_card.add_evaluation_to_card(Path(get_reward_model(opened, model.id).path), found)
-    difference = None if theirs is None else compare_evaluated_pairs(replayed, theirs, str(against))
-    checked = check_gates(
-        found, difference if no_worse_than else None, min_accuracy=min_accuracy, max_ece=max_ece,
+    with _open_labels(opened, data, format, split) as labels:
+        evaluation, replayed = labels.replay(model, name)
+        rival_pairs = (
+            read_evaluated_pairs(earlier) if earlier else labels.replay(rival, str(against))[1] if rival else None
+        )
+    save_evaluation(folder, evaluation, replayed)
+    with suppress(OSError):  # the model may be in a folder that this user cannot write to
+        model_card.add_evaluation_to_card(Path(get_reward_model(opened, model.id).path), evaluation)
+    difference = None if rival_pairs is None else compare_evaluated_pairs(replayed, rival_pairs, str(against))
+    gates = check_gates(
+        evaluation, difference if no_worse_than else None, min_accuracy=min_accuracy, max_ece=max_ece,
         above_floors=above_floors, min_slices=slices,
     )  # fmt: skip
     if examples is not None:
@@ -113,35 +128,36 @@ def evaluate(
     if html is not None:
         from rlhf_hitl.reward.evaluation.html_report import render_evaluation_html
 
-        write_text_atomically(html, render_evaluation_html(found, replayed, checked, difference))
-    failed = [g for g in checked if not g.passed]
-    which = "replayed" if data else "held-out" if split is Split.HELDOUT else split.value
+        write_text_atomically(html, render_evaluation_html(evaluation, replayed, gates, difference))
+    failed = [g for g in gates if not g.passed]
+    label_kind = "replayed" if data else "held-out" if split is Split.HELDOUT else split.value
     return Result(
-        found.as_dict()
+        evaluation.as_dict()
         | {
             "folder": str(folder),
             "identical_sides": labels.identical_sides,
             "difference": None if difference is None else asdict(difference) | {"is_worse": difference.is_worse},
-            "gates": [asdict(g) for g in checked],
-            "gate_passed": not failed if checked else None,
+            "gates": [asdict(g) for g in gates],
+            "gate_passed": not failed if gates else None,
         },
         table(
-            f"Accuracy on {found.n} {which} labels" + (" (simulated judgments)" if found.simulated else ""),
-            _rows(found),
+            f"Accuracy on {evaluation.n} {label_kind} labels"
+            + (" (simulated judgments)" if evaluation.simulated else ""),
+            _make_rows(evaluation),
             ("", "value", "95 % interval"),
         ),
         exit_code=1 if failed else 0,
         more=[
-            *_lines(found, labels.identical_sides, difference),
-            *(f"Gate {'passed' if g.passed else 'FAILED'}: {g.name}: {g.said}" for g in checked),
+            *_make_notes(evaluation, labels.identical_sides, difference),
+            *(f"Gate {'passed' if g.passed else 'FAILED'}: {g.name}: {g.said}" for g in gates),
             f"Kept in {folder}{', in the place of an earlier one' * replaced}{f', report in {html}' if html else ''}",
         ],
     )
 
 
 @dataclass(frozen=True)
-class _Labels:
-    """What is replayed: a split of a store, and where that is another the store whose labels teach the floors."""
+class _ReplayedLabels:
+    """The labels to replay: a split of a store and, if that is another store, the one whose labels train the floors."""
 
     store: Store
     split: Split
@@ -156,62 +172,64 @@ class _Labels:
 
 
 @contextmanager
-def _labels(opened: Store, data: str | None, format: str, split: Split) -> Iterator[_Labels]:
-    """The store's own labels, or those of a file in a store that is there as long as this lasts."""
+def _open_labels(opened: Store, data: str | None, format: str, split: Split) -> Iterator[_ReplayedLabels]:
+    """Give the store's own labels, or those of a file in a temporary store."""
     from rlhf_hitl.formats.importing import import_path
     from rlhf_hitl.store import Store
 
     if data is None:
-        yield _Labels(opened, split)
+        yield _ReplayedLabels(opened, split)
         return
     with tempfile.TemporaryDirectory() as folder:
-        outside = Store.open(f"sqlite:///{folder}/replay.db", create=True)
+        temporary = Store.open(f"sqlite:///{folder}/replay.db", create=True)
         try:
-            report = import_path(outside, data, format=format, split=Split.HELDOUT)
-            yield _Labels(outside, Split.HELDOUT, opened, report.format, report.identical_sides)
+            report = import_path(temporary, data, format=format, split=Split.HELDOUT)
+            yield _ReplayedLabels(temporary, Split.HELDOUT, opened, report.format, report.identical_sides)
         finally:
-            outside.close()
+            temporary.close()
 
 
-def _earlier(workspace: Path, against: str) -> Path | None:
-    """The folder of an earlier evaluation; None where it is not one, so that it has to be a model."""
+def _find_evaluation(workspace: Path, against: str) -> Path | None:
+    """Return the folder of an earlier evaluation, or None if `against` is none and has to be a model."""
     from rlhf_hitl.reward.evaluation.storage import SUMMARY_FILE
 
-    places = (Path(against), workspace / "evaluations" / against)
-    return next((folder for folder in places if (folder / SUMMARY_FILE).is_file()), None)
+    candidates = (Path(against), workspace / "evaluations" / against)
+    return next((folder for folder in candidates if (folder / SUMMARY_FILE).is_file()), None)
 
 
-def _rows(found: Evaluation) -> list[tuple[str, str, str]]:
+def _make_rows(evaluation: Evaluation) -> list[tuple[str, str, str]]:
     shares = {
-        "reward model": found.accuracy,
-        **{f"floor: {name}": floor for name, floor in found.floors.items()},
-        "ceiling: the raters' noise": found.noise_ceiling,
-        "with ties, three-way": found.three_way and found.three_way.accuracy,
-        "best of K": found.k_wise and found.k_wise.best,
-        "Kendall's tau-b": found.k_wise and found.k_wise.kendall,
-        "its choice is the longer": found.length and found.length.model,
+        "reward model": evaluation.accuracy,
+        **{f"floor: {name}": floor for name, floor in evaluation.floors.items()},
+        "ceiling: the raters' noise": evaluation.noise_ceiling,
+        "with ties, three-way": evaluation.three_way and evaluation.three_way.accuracy,
+        "best of K": evaluation.k_wise and evaluation.k_wise.best,
+        "Kendall's tau-b": evaluation.k_wise and evaluation.k_wise.kendall,
+        "its choice is the longer": evaluation.length and evaluation.length.model,
     }
     rows = [
         (name, f"{share.value:.3f}", f"{share.low:.3f} to {share.high:.3f}") for name, share in shares.items() if share
     ]
-    rows.append(("calibration error", f"{found.ece:.3f}", f"{found.ece_low:.3f} to {found.ece_high:.3f}"))
-    return rows + [(f"score: {name}", f"{score:.3f}", "") for name, score in found.scores.items()]
+    rows.append(
+        ("calibration error", f"{evaluation.ece:.3f}", f"{evaluation.ece_low:.3f} to {evaluation.ece_high:.3f}")
+    )
+    return rows + [(f"score: {name}", f"{score:.3f}", "") for name, score in evaluation.scores.items()]
 
 
-def _lines(found: Evaluation, identical_sides: int, difference: AccuracyDifference | None) -> list[str]:
-    left_out = [f"{n} {what}" for n, what in found.left_out]
+def _make_notes(evaluation: Evaluation, identical_sides: int, difference: AccuracyDifference | None) -> list[str]:
+    left_out = [f"{n} {what}" for n, what in evaluation.left_out]
     if identical_sides:
         left_out.append(f"{identical_sides} rows with two identical answers")
-    lines = [found.caveat] if found.caveat else []
+    lines = [evaluation.caveat] if evaluation.caveat else []
     lines.append(f"Not in it: {', '.join(left_out)}. Intervals take examples of one prompt together.")
     if weak := sorted(
         (share.value, f"{kind}={value} {share.value:.3f} ({share.n})")
-        for kind, values in found.slices.items()
+        for kind, values in evaluation.slices.items()
         for value, share in values.items()
-        if kind not in ("confidence", "longer") and share.high < found.accuracy.value
+        if kind not in ("confidence", "longer") and share.high < evaluation.accuracy.value
     ):
-        lines.append("Weaker than the whole: " + ", ".join(said for _, said in weak[:5]))
-    if (p := found.position) and p.pairs:
+        lines.append("Weaker than the whole: " + ", ".join(text for _, text in weak[:5]))
+    if (p := evaluation.position) and p.pairs:
         lines.append(f"With the order of the two its margin changes by {p.asymmetry:.2g} at most, of {p.pairs} pairs.")
     if p and p.raters:
         line = (
@@ -229,7 +247,7 @@ def _lines(found: Evaluation, identical_sides: int, difference: AccuracyDifferen
     return lines
 
 
-def _stem(path: str) -> str:
-    """The name of a file or hub id as part of a folder's: `mt_bench/votes.jsonl.gz` is votes."""
+def _name_from_path(path: str) -> str:
+    """Return the name of a file or hub id as part of a folder's name: `votes` for `mt_bench/votes.jsonl.gz`."""
     last = path.rstrip("/").rsplit("/", 1)[-1]
     return re.sub(r"[^\w.-]", "-", re.sub(r"\.(jsonl?|csv|parquet)(\.gz)?$", "", last))[:80].lstrip(".-") or "data"

@@ -11,3 +11,8 @@ Start with the three ways in, one for each backend:
 
 `training_labels` holds what the three share: the labels to train on and what the model card says of them.
 """
+
+from typing import Literal
+
+#: Where a head's uncertainty comes from: its Laplace posterior, or an ensemble of heads on resampled prompts.
+UncertaintyMethod = Literal["laplace", "bootstrap"]

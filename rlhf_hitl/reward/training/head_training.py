@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
@@ -18,6 +17,7 @@ from rlhf_hitl.reward.registry import register_reward_model
 from rlhf_hitl.reward.rendering import completion_lengths
 from rlhf_hitl.reward.seen_prompts import find_prompts_seen_before
 from rlhf_hitl.reward.standardiser import Standardiser
+from rlhf_hitl.reward.training import UncertaintyMethod
 from rlhf_hitl.reward.training.learnt_votes import save_learnt_votes
 from rlhf_hitl.reward.training.training_labels import (
     calibrate_on_pairs,
@@ -31,11 +31,9 @@ from rlhf_hitl.store import Store
 
 log = logging.getLogger(__name__)
 
-Uncertainty = Literal["laplace", "bootstrap"]
-
 
 def train_head(
-    store: Store, backbone: Backbone, workspace: Path, *, uncertainty: Uncertainty = "laplace"
+    store: Store, backbone: Backbone, workspace: Path, *, uncertainty: UncertaintyMethod = "laplace"
 ) -> RewardModel:
     """Train on the store's `train` labels, calibrate on its `calibration` labels, save the model and register it.
 

@@ -10,13 +10,24 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, StringConstraints
 
-from rlhf_hitl.api.bodies.fields import MAX_COMPLETIONS, NO_OTHER_KEYS, TEXT, WHOLE, Body, Id, Name, Number, Short, Text
-from rlhf_hitl.api.bodies.messages import MessageBody, ShownOut, chat_out, shown_out
-from rlhf_hitl.types import Answer, Comparison, Judgment, Reason, Route, Verdict
+from rlhf_hitl.api.bodies.fields import (
+    MAX_COMPLETIONS,
+    NO_OTHER_KEYS,
+    TEXT,
+    WHOLE_NUMBER,
+    Body,
+    Id,
+    Name,
+    Number,
+    ShortText,
+    Text,
+)
+from rlhf_hitl.api.bodies.messages import MessageBody, ShownOut, shown_to_json
+from rlhf_hitl.types import Answer, Comparison, Judgment, Reason, Route, Verdict, messages_to_dicts
 
 Letter = Annotated[str, StringConstraints(pattern=r"^[A-Z]$")]
 Scores = Annotated[
-    dict[Letter, Annotated[int, Field(ge=1, le=5), WHOLE]],
+    dict[Letter, Annotated[int, Field(ge=1, le=5), WHOLE_NUMBER]],
     Field(max_length=MAX_COMPLETIONS, json_schema_extra=NO_OTHER_KEYS),
 ]
 
@@ -29,7 +40,7 @@ class AnswerBody(Body):
         description="Groups of the completions' keys, best first; two in a group are a tie.",
         examples=[[["A"], ["B"]]],
     )
-    strength: Annotated[int, Field(ge=1, le=3), WHOLE] | None = Field(
+    strength: Annotated[int, Field(ge=1, le=3), WHOLE_NUMBER] | None = Field(
         None, description="1 slightly, 2 clearly, 3 much better."
     )
     scores: Annotated[dict[Name, Scores], Field(max_length=50, json_schema_extra=NO_OTHER_KEYS)] = Field(
@@ -43,8 +54,8 @@ class AnswerBody(Body):
         None, description="Of a flag: unsafe, broken, wrong_language, private; of a skip: the others."
     )
     active_seconds: Number | None = Field(None, ge=0, lt=86_400)
-    guideline_version: Short = Field("", description="Left out: the lease's.")
-    interface_version: Short = ""
+    guideline_version: ShortText = Field("", description="Left out: the lease's.")
+    interface_version: ShortText = ""
     idempotency_key: Annotated[str, StringConstraints(pattern=TEXT, min_length=1, max_length=200)] | None = Field(
         None, description="Sent again with the same key, an answer counts once. Left out: the lease's id."
     )
@@ -164,6 +175,6 @@ def _scores_out(given: Any, named: Callable[[str], str]) -> Any:
 def last_out(judgment: Judgment, comparison: Comparison) -> dict[str, Any]:
     return {
         "judgment": judgment_out(judgment, False),
-        "prompt": chat_out(comparison.prompt.messages),
-        "completions": shown_out(comparison, judgment.order_shown),
+        "prompt": messages_to_dicts(comparison.prompt.messages),
+        "completions": shown_to_json(comparison, judgment.order_shown),
     }

@@ -17,7 +17,7 @@ LINE = r"^[^\x00-\x1f]*$"
 TEXT = r"^[^\x00]*$"
 
 Text = Annotated[str, StringConstraints(pattern=TEXT, max_length=1_000_000)]
-Short = Annotated[str, StringConstraints(pattern=TEXT, max_length=80)]
+ShortText = Annotated[str, StringConstraints(pattern=TEXT, max_length=80)]
 Id = Annotated[str, StringConstraints(pattern=ID, max_length=80)]
 Name = Annotated[str, StringConstraints(pattern=LINE, max_length=200)]
 
@@ -29,22 +29,25 @@ def _refuse_text(value: Any) -> Any:
 
 
 # In JSON 2.0 is a whole number; "2" and true are not. It must follow the limits, or they would not be in the schema.
-WHOLE = BeforeValidator(_refuse_text)
+WHOLE_NUMBER = BeforeValidator(_refuse_text)
 # Finite, because JSON has no NaN and no infinity.
 Number = Annotated[float, Field(strict=True, allow_inf_nan=False)]
-Flag = Annotated[bool, Field(strict=True)]
-Plain = Annotated[int, Field(strict=True, ge=-(2**63), lt=2**63)] | Number | Text | Flag | None
+StrictBool = Annotated[bool, Field(strict=True)]
+JsonValue = Annotated[int, Field(strict=True, ge=-(2**63), lt=2**63)] | Number | Text | StrictBool | None
 
 
 # Pydantic refuses a key that does not match Name, but does not put that into the schema.
 NO_OTHER_KEYS: dict[str, Any] = {"additionalProperties": False}
 Tags = Annotated[dict[Name, Name], Field(max_length=50, json_schema_extra=NO_OTHER_KEYS)]
-Plains = Annotated[dict[Name, Plain], Field(max_length=50, json_schema_extra=NO_OTHER_KEYS)]
+JsonValues = Annotated[dict[Name, JsonValue], Field(max_length=50, json_schema_extra=NO_OTHER_KEYS)]
 Seconds = Annotated[
-    Number, Field(gt=0, le=86_400, description="How long to hold; the server's own default if left out.")
+    Number,
+    Field(gt=0, le=86_400, description="How long the lease lasts; if left out, as long as the server is set to."),
 ]
-Overlap = Annotated[int, Field(ge=1, le=1000, description="How many judgments are wanted."), WHOLE]
+Overlap = Annotated[int, Field(ge=1, le=1000, description="How many judgments are wanted."), WHOLE_NUMBER]
 
 
 class Body(BaseModel):
+    """A request body. Unknown keys are refused."""
+
     model_config = ConfigDict(extra="forbid")

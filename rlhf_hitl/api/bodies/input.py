@@ -7,16 +7,16 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, StringConstraints
 
-from rlhf_hitl.api.bodies.fields import MAX_COMPLETIONS, MAX_ITEMS, Body, Id, Name, Overlap, Plains, Tags
-from rlhf_hitl.api.bodies.messages import Chat, MessageBody, chat_out
+from rlhf_hitl.api.bodies.fields import MAX_COMPLETIONS, MAX_ITEMS, Body, Id, JsonValues, Name, Overlap, Tags
+from rlhf_hitl.api.bodies.messages import Chat, MessageBody
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.types import DEFAULT_PROJECT, Comparison, Completion, Prompt, Route, Split
+from rlhf_hitl.types import DEFAULT_PROJECT, Comparison, Completion, Prompt, Route, Split, messages_to_dicts
 
 
 class PromptBody(Body):
     messages: Chat
     tags: Tags = Field(default_factory=dict, examples=[{"language": "en"}])
-    split: Split | None = Field(None, description="Left out: decided by a hash of the opening turn.")
+    split: Split | None = Field(None, description="If left out, a hash of the opening turn decides it.")
 
 
 class PromptsBody(Body):
@@ -27,7 +27,7 @@ class CompletionBody(Body):
     prompt_id: Id
     messages: Chat
     policy: Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f]+$", max_length=500)] = Field(examples=["sft-3"])
-    sampling: Plains = Field(default_factory=dict, examples=[{"temperature": 0.7}])
+    sampling: JsonValues = Field(default_factory=dict, examples=[{"temperature": 0.7}])
 
 
 class CompletionsBody(Body):
@@ -40,19 +40,21 @@ class ComparisonBody(Body):
     overlap: Overlap = 1
     route: Route = Route.HUMAN
 
-    def comparison(
+    def to_comparison(
         self, prompts: Mapping[str, Prompt], completions: Mapping[str, Completion], project: str, batch: str
     ) -> Comparison:
-        """The comparison it asks for.
+        """Return the comparison that this body describes.
 
         Raises:
-            BadInput: a completion is of another prompt, or two are the same.
+            BadInput: a completion belongs to another prompt, or two are the same.
         """
-        prompt, sides = prompts[self.prompt_id], [completions[i] for i in self.completion_ids]
-        for side in sides:
-            if side.prompt_id != prompt.id:
-                raise BadInput(f"completion {side.id}", expected=f"one of prompt {prompt.id}", fix="mend the ids")
-        return Comparison.create(prompt, sides, self.overlap, self.route, project, batch)
+        prompt, compared = prompts[self.prompt_id], [completions[i] for i in self.completion_ids]
+        for completion in compared:
+            if completion.prompt_id != prompt.id:
+                raise BadInput(
+                    f"completion {completion.id}", expected=f"one of prompt {prompt.id}", fix="correct the ids"
+                )
+        return Comparison.create(prompt, compared, self.overlap, self.route, project, batch)
 
 
 class ComparisonsBody(Body):
@@ -62,14 +64,14 @@ class ComparisonsBody(Body):
 
 
 class Added(BaseModel):
-    """Ids in the order sent, and how many of them the store did not have."""
+    """The ids in the order sent, and how many of them are new to the store."""
 
     ids: list[str]
     new: int
 
 
 class Imported(BaseModel):
-    """What an import did; counts of what is new."""
+    """How much an import added, and how many rows it read."""
 
     prompts: int
     completions: int
@@ -103,10 +105,11 @@ class ComparisonOut(BaseModel):
 
 class ComparisonPage(BaseModel):
     items: list[ComparisonOut]
-    next: str | None = Field(description="What to send as `after` for the next page; null at the end.")
+    next: str | None = Field(description="Send this as `after` to get the next page; null at the end.")
 
 
-def comparison_out(c: Comparison) -> dict[str, Any]:
+def comparison_to_json(c: Comparison) -> dict[str, Any]:
+    """Return the fields of `ComparisonOut`."""
     return {
         "id": c.id,
         "project": c.project,
@@ -114,9 +117,9 @@ def comparison_out(c: Comparison) -> dict[str, Any]:
         "prompt_id": c.prompt.id,
         "split": c.prompt.split,
         "tags": dict(c.prompt.tags),
-        "prompt": chat_out(c.prompt.messages),
+        "prompt": messages_to_dicts(c.prompt.messages),
         "completions": [
-            {"id": a.id, "policy": a.policy, "messages": chat_out(a.messages), "sampling": dict(a.sampling)}
+            {"id": a.id, "policy": a.policy, "messages": messages_to_dicts(a.messages), "sampling": dict(a.sampling)}
             for a in c.completions
         ],
         "overlap": c.overlap,

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field, StringConstraints
 
-from rlhf_hitl.api.bodies.fields import PROJECT, WHOLE, Body, Flag, Id, Number
+from rlhf_hitl.api.bodies.fields import PROJECT, WHOLE_NUMBER, Body, Id, Number, StrictBool
 from rlhf_hitl.store import webhooks
 from rlhf_hitl.types import Event, Role
 
@@ -16,23 +16,23 @@ Repeats = Annotated[
     Field(
         ge=0,
         le=10_000,
-        description="Of so many comparisons one is a hidden repeat; 0: none.",
+        description="One in so many comparisons is a hidden repeat; 0 for none.",
         json_schema_extra={"not": {"const": 1}},
     ),
-    WHOLE,
+    WHOLE_NUMBER,
 ]
 
 
 class ProjectBody(Body):
     id: Annotated[str, StringConstraints(pattern=PROJECT, max_length=80)] = Field(examples=["coding"])
-    open: Flag = Field(True, description="To every rater; else to members only.")
+    open: StrictBool = Field(True, description="Whether every rater may work in it, or members only.")
     repeat_every: Repeats = 0
 
 
 class ProjectChange(Body):
-    open: Flag | None = None
+    open: StrictBool | None = None
     repeat_every: Repeats | None = None
-    paused: Flag | None = None
+    paused: StrictBool | None = None
 
 
 class ProjectOut(BaseModel):
@@ -43,13 +43,13 @@ class ProjectOut(BaseModel):
 
 
 class RaterChange(Body):
-    disabled: Flag | None = None
-    paused: Flag | None = None
+    disabled: StrictBool | None = None
+    paused: StrictBool | None = None
     languages: list[Annotated[str, StringConstraints(pattern=r"^[A-Za-z-]+$", max_length=40)]] | None = Field(
         None, max_length=100
     )
-    quota: Annotated[int, Field(ge=0, lt=2**31), WHOLE] | None = Field(
-        None, description="Judgments a UTC day; 0: no limit."
+    quota: Annotated[int, Field(ge=0, lt=2**31), WHOLE_NUMBER] | None = Field(
+        None, description="Judgments a UTC day; 0 for no limit."
     )
 
 
@@ -71,7 +71,7 @@ class InviteBody(Body):
 
 
 class InviteOut(BaseModel):
-    path: str = Field(description="Of the link, after this server's address. Told only now.")
+    path: str = Field(description="The link's path on this server. It cannot be read again.")
 
 
 class WebhookBody(Body):
@@ -86,7 +86,9 @@ class WebhookOut(BaseModel):
     url: str
     events: list[Event]
     ended: bool
-    secret: str | None = Field(None, description="What its deliveries are signed with; told only when it is made.")
+    secret: str | None = Field(
+        None, description="The key that signs its deliveries; sent only when the webhook is made."
+    )
 
 
 class AuditOut(BaseModel):
@@ -104,5 +106,7 @@ class AuditPage(BaseModel):
     next: int | None
 
 
-def webhook_out(w: webhooks.Webhook) -> dict[str, Any]:
-    return {"id": w.id, "url": w.url, "events": w.events, "ended": w.ended_at is not None}
+def webhook_to_json(webhook: webhooks.Webhook) -> dict[str, Any]:
+    """Return the fields of `WebhookOut`, without the secret."""
+    ended = webhook.ended_at is not None
+    return {"id": webhook.id, "url": webhook.url, "events": webhook.events, "ended": ended}

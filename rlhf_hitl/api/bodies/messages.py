@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field, StringConstraints
 
 from rlhf_hitl.api.bodies.fields import MAX_ITEMS, Body, Text
-from rlhf_hitl.types import Comparison, Message, Messages
+from rlhf_hitl.types import Comparison, Message, Messages, messages_to_dicts
 
 
 class MessageBody(Body):
@@ -20,7 +20,7 @@ Chat = Annotated[list[MessageBody], Field(min_length=1, max_length=MAX_ITEMS)]
 
 
 class ShownOut(BaseModel):
-    """A completion as a rater sees it: a letter and a text. Who wrote it is not said."""
+    """A completion as a rater sees it: a letter and a text, without the policy that wrote it."""
 
     key: str = Field(examples=["A"])
     messages: list[MessageBody]
@@ -30,12 +30,9 @@ def parse_chat(body: list[MessageBody]) -> Messages:
     return tuple(Message(m.role, m.content) for m in body)
 
 
-def chat_out(messages: Messages) -> list[dict[str, str]]:
-    return [{"role": m.role, "content": m.content} for m in messages]
-
-
-def shown_out(comparison: Comparison, order: tuple[str, ...]) -> list[dict[str, Any]]:
+def shown_to_json(comparison: Comparison, order: tuple[str, ...]) -> list[dict[str, Any]]:
+    """Return the fields of a `ShownOut` for each completion, in the order in which they are shown."""
     return [
-        {"key": key, "messages": chat_out(comparison.find_completion(i).messages)}
+        {"key": key, "messages": messages_to_dicts(comparison.find_completion(i).messages)}
         for key, i in zip(ascii_uppercase, order)
     ]

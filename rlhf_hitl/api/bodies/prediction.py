@@ -15,25 +15,25 @@ class TextsBody(Body):
     prompt: Chat
     completions: list[Chat] = Field(min_length=2, max_length=MAX_COMPLETIONS)
 
-    def comparison(self) -> tuple[Comparison, dict[str, str]]:
-        """A comparison that is not kept, and completion id → its position as sent.
+    def to_comparison(self) -> tuple[Comparison, dict[str, str]]:
+        """Return a comparison that is not kept, and the position in the request ("0", "1", …) of each completion id.
 
         Raises:
-            BadInput: an empty prompt, or two completions that are the same.
+            BadInput: the prompt is empty, or two completions are the same.
         """
         prompt = Prompt.create(parse_chat(self.prompt))
-        sides = [Completion.create(prompt.id, parse_chat(c), "") for c in self.completions]
-        return Comparison.create(prompt, sides), {side.id: str(i) for i, side in enumerate(sides)}
+        completions = [Completion.create(prompt.id, parse_chat(c), "") for c in self.completions]
+        return Comparison.create(prompt, completions), {c.id: str(i) for i, c in enumerate(completions)}
 
 
 class PredictionsBody(Body):
     comparison_ids: list[Id] = Field(default_factory=list, max_length=256)
-    texts: list[TextsBody] = Field(default_factory=list, max_length=256, description="Scored and not kept.")
-    reward_model_id: Id | None = Field(None, description="Left out: the newest.")
+    texts: list[TextsBody] = Field(default_factory=list, max_length=256, description="They are scored, but not kept.")
+    reward_model_id: Id | None = Field(None, description="If left out, the newest.")
 
 
 class ScoreOut(BaseModel):
-    """`rewards` by completion id, or by position where texts were sent."""
+    """A score. `rewards` has completion ids as keys or, where texts were sent, their positions."""
 
     comparison_id: str | None
     chosen: str
@@ -49,7 +49,8 @@ class Predictions(BaseModel):
     scores: list[ScoreOut]
 
 
-def score_out(score: Score, comparison_id: str | None, names: dict[str, str] | None = None) -> dict[str, Any]:
+def score_to_json(score: Score, comparison_id: str | None, names: dict[str, str] | None = None) -> dict[str, Any]:
+    """Return the fields of `ScoreOut`; `names` replaces the ids of completions."""
     names = names or {}
     return {
         "comparison_id": comparison_id,

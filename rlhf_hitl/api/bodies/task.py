@@ -8,14 +8,16 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, Field
 
-from rlhf_hitl.api.bodies.fields import WHOLE, Body, Id, Name, Seconds, Tags
-from rlhf_hitl.api.bodies.messages import MessageBody, ShownOut, chat_out, shown_out
+from rlhf_hitl.api.bodies.fields import WHOLE_NUMBER, Body, Id, Name, Seconds, Tags
+from rlhf_hitl.api.bodies.messages import MessageBody, ShownOut, shown_to_json
 from rlhf_hitl.store import queue
-from rlhf_hitl.types import LaneState, Lease
+from rlhf_hitl.types import LaneState, Lease, messages_to_dicts
 
 
 class LeaseBody(Body):
-    count: Annotated[int, Field(ge=1, le=20), WHOLE] = Field(1, description="How many to hold, those held already too.")
+    count: Annotated[int, Field(ge=1, le=20), WHOLE_NUMBER] = Field(
+        1, description="How many to hold, those held already too."
+    )
     project: Id | None = None
     batch: Name | None = None
     language: Name | None = None
@@ -73,8 +75,8 @@ def lease_out(lease: Lease) -> dict[str, Any]:
         "expires_at": lease.expires_at.isoformat(),
         "project": lease.comparison.project,
         "guideline_version": lease.guideline_version,
-        "prompt": chat_out(lease.comparison.prompt.messages),
-        "completions": shown_out(lease.comparison, lease.order_shown),
+        "prompt": messages_to_dicts(lease.comparison.prompt.messages),
+        "completions": shown_to_json(lease.comparison, lease.order_shown),
     }
 
 

@@ -37,35 +37,39 @@ NDJSON = {"application/x-ndjson": {"schema": {"type": "string"}, "example": EXAM
 
 
 def add_operations(routes: ScopedRoutes, store: Store, settings: Settings) -> None:
+    """Register the operations of the scope `input`."""
+
     @routes("POST", "/prompts", status_code=201, response_model=bodies.Added)
     def add_prompts(caller: Caller, body: bodies.PromptsBody) -> Any:
-        """Add prompts. One that is there already is left as it is; a prompt family keeps its split."""
-        made = [Prompt.create(parse_chat(p.messages), p.tags, p.split) for p in body.prompts]
+        """Add prompts. Prompts the store has already are left as they are; a prompt family keeps its split."""
+        prompts = [Prompt.create(parse_chat(p.messages), p.tags, p.split) for p in body.prompts]
         with store.write() as conn:
-            new = insert_prompts(store, conn, made, _source(caller))
+            new = insert_prompts(store, conn, prompts, _source(caller))
             audit.record(conn, caller.actor, "prompts.added", "", new=new)
-        return {"ids": [p.id for p in made], "new": new}
+        return {"ids": [p.id for p in prompts], "new": new}
 
     @routes("POST", "/completions", status_code=201, response_model=bodies.Added, error_statuses=(404,))
     def add_completions(caller: Caller, body: bodies.CompletionsBody) -> Any:
-        """Add completions of prompts that are there."""
-        made = [Completion.create(c.prompt_id, parse_chat(c.messages), c.policy, c.sampling) for c in body.completions]
+        """Add completions of prompts that the store has."""
+        completions = [
+            Completion.create(c.prompt_id, parse_chat(c.messages), c.policy, c.sampling) for c in body.completions
+        ]
         with store.write() as conn:
-            load_prompts(conn, [c.prompt_id for c in made])
-            new = insert_completions(store, conn, made)
+            load_prompts(conn, [c.prompt_id for c in completions])  # raises NotFound where one is missing
+            new = insert_completions(store, conn, completions)
             audit.record(conn, caller.actor, "completions.added", "", new=new)
-        return {"ids": [c.id for c in made], "new": new}
+        return {"ids": [c.id for c in completions], "new": new}
 
     @routes("POST", "/comparisons", status_code=201, response_model=bodies.Added, error_statuses=(404,))
     def add_comparisons(caller: Caller, body: bodies.ComparisonsBody) -> Any:
-        """Add comparisons of completions that are there, and put them in line."""
+        """Add comparisons of completions that the store has to the queue."""
         with store.write() as conn:
             prompts = load_prompts(conn, [c.prompt_id for c in body.comparisons])
             completions = load_completions(conn, [i for c in body.comparisons for i in c.completion_ids])
-            made = [c.comparison(prompts, completions, body.project, body.batch) for c in body.comparisons]
-            new = insert_comparisons(store, conn, made, _source(caller))
+            comparisons = [c.to_comparison(prompts, completions, body.project, body.batch) for c in body.comparisons]
+            new = insert_comparisons(store, conn, comparisons, _source(caller))
             audit.record(conn, caller.actor, "comparisons.added", body.project, new=new)
-        return {"ids": [c.id for c in made], "new": new}
+        return {"ids": [c.id for c in comparisons], "new": new}
 
     @routes(
         "POST",
@@ -81,25 +85,25 @@ def add_operations(routes: ScopedRoutes, store: Store, settings: Settings) -> No
         project: Annotated[str, Query(pattern=PROJECT, max_length=80)] = DEFAULT_PROJECT,
         batch: Annotated[str, Query(pattern=LINE, max_length=200)] = "",
         overlap: Annotated[int, Query(ge=1, le=1000)] = 1,
-        queued: Annotated[bool, Query(description="Ask raters also about what comes with votes.")] = False,
+        queued: Annotated[bool, Query(description="Queue comparisons that already have votes for raters too.")] = False,
     ) -> Any:
-        """Stream prompts, completions and votes in, a JSON object a line in any format `rlhf-hitl import` knows.
+        """Import prompts, completions and votes: one JSON object a line, in any format `rlhf-hitl import` knows.
 
-        All of it is taken or, where a line is bad, nothing.
+        All lines are imported or, where one of them is bad, none.
         """
         with temporary_folder(settings, "upload-") as folder:
             path = Path(folder) / "upload.jsonl"
-            await _spool(request, path, settings.max_import_mb)
-            return await run_in_threadpool(_import, path, caller, project, batch, overlap, queued)
+            await _write_body(request, path, settings.max_import_mb)
+            return await run_in_threadpool(import_file, path, caller, project, batch, overlap, queued)
 
-    def _import(path: Path, caller: Caller, project: str, batch: str, overlap: int, queued: bool) -> Any:
+    def import_file(path: Path, caller: Caller, project: str, batch: str, overlap: int, queued: bool) -> Any:
         from rlhf_hitl.formats.importing import import_path
 
         try:
             report = import_path(store, path, project=project, batch=batch, overlap=overlap, queue=queued)
-        except BadInput as e:  # the folder is ours; to the sender it is their upload
-            named = {part: getattr(e, part).replace(str(path), "upload") for part in ("value", "expected", "fix")}
-            raise type(e)(**named) from None
+        except BadInput as e:  # its text names our temporary file, which means nothing to the sender
+            parts = {part: getattr(e, part).replace(str(path), "upload") for part in ("value", "expected", "fix")}
+            raise type(e)(**parts) from None
         with store.write() as conn:
             audit.record(conn, caller.actor, "import", project, rows=report.rows, judgments=report.judgments)
         return report
@@ -114,18 +118,18 @@ def add_operations(routes: ScopedRoutes, store: Store, settings: Settings) -> No
         route: Route | None = None,
         judged: bool | None = None,
     ) -> Any:
-        """Comparisons with everything, in order of id."""
+        """List comparisons with their prompts and completions, ordered by id."""
         routes = None if route is None else [route]
-        found = find_comparisons(
+        comparisons = find_comparisons(
             store, split=split, routes=routes, judged=judged, project=project, after=after, limit=limit
         )
-        return page([bodies.comparison_out(c) for c in found], limit, "id")
+        return page([bodies.comparison_to_json(c) for c in comparisons], limit, "id")
 
     @routes("GET", "/comparisons/{comparison_id}", response_model=bodies.ComparisonOut, error_statuses=(404,))
     def get_comparison(caller: Caller, comparison_id: PathId) -> Any:
-        """One comparison with everything."""
-        for found in find_comparisons(store, ids=[comparison_id], repeats=True):
-            return bodies.comparison_out(found)
+        """Return one comparison with its prompt and completions."""
+        for comparison in find_comparisons(store, ids=[comparison_id], repeats=True):
+            return bodies.comparison_to_json(comparison)
         raise NotFound(f"comparison {comparison_id!r}", expected="one in the store", fix="add it first")
 
 
@@ -133,12 +137,12 @@ def _source(caller: Caller) -> str:
     return f"api:{caller.rater.name}"
 
 
-async def _spool(request: Request, path: Path, most_mb: float) -> None:
-    """Write a request's body to a file, whole."""
-    room = int(most_mb * 2**20)
+async def _write_body(request: Request, path: Path, max_mb: float) -> None:
+    """Write a request's body to a file as it arrives, so that it is never in memory as a whole."""
+    bytes_left = int(max_mb * 2**20)
     with path.open("wb") as f:
         async for chunk in request.stream():
-            room -= len(chunk)
-            if room < 0:
-                raise HTTPException(413, f"import: expected at most {most_mb:g} MB. Fix: send it in parts")
+            bytes_left -= len(chunk)
+            if bytes_left < 0:
+                raise HTTPException(413, f"import: expected at most {max_mb:g} MB. Fix: send it in parts")
             await run_in_threadpool(f.write, chunk)

@@ -1,4 +1,4 @@
-"""What a lead manages over the API, and an admin: projects, people, invitations, webhooks, the audit log."""
+"""The scope `manage`: projects, raters, leases, invitations and, for admins, webhooks and the audit log."""
 
 from __future__ import annotations
 
@@ -17,79 +17,79 @@ ADMINS = frozenset({Role.ADMIN})
 
 
 def add_operations(routes: ScopedRoutes, store: Store) -> None:
-    """Register the operations."""
+    """Register the operations of the scope `manage`."""
 
     @routes("GET", "/projects", response_model=list[bodies.ProjectOut])
     def list_projects(caller: Caller) -> Any:
-        """Every project."""
+        """List all projects."""
         return projects.list_projects(store)
 
     @routes("POST", "/projects", status_code=201, response_model=bodies.ProjectOut)
     def add_project(caller: Caller, body: bodies.ProjectBody) -> Any:
-        """Make a project."""
+        """Add a project."""
         return projects.add_project(store, body.id, open=body.open, repeat_every=body.repeat_every, by=caller.actor)
 
     @routes("PATCH", "/projects/{project_id}", response_model=bodies.ProjectOut, error_statuses=(404,))
     def change_project(caller: Caller, project_id: PathId, body: bodies.ProjectChange) -> Any:
-        """Pause it, let it go on, open or close it. What is left out stays."""
+        """Pause, resume, open or close a project. Properties that are left out stay as they are."""
         return projects.change_project(store, project_id, **body.model_dump(), by=caller.actor)
 
     @routes("PUT", "/projects/{project_id}/members/{rater_id}", status_code=204, error_statuses=(404,))
     def admit(caller: Caller, project_id: PathId, rater_id: PathId) -> Response:
-        """Let a rater work in a project that is not open to all."""
+        """Make a rater a member of a project, so that they may work in it though it is not open to all."""
         projects.add_member(store, project_id, people.get_rater(store, rater_id).name, by=caller.actor)
         return Response(status_code=204)
 
     @routes("DELETE", "/projects/{project_id}/members/{rater_id}", status_code=204, error_statuses=(404,))
     def dismiss(caller: Caller, project_id: PathId, rater_id: PathId) -> Response:
-        """Take a rater out of a project's members."""
+        """Remove a rater from the members of a project."""
         projects.remove_member(store, project_id, people.get_rater(store, rater_id).name, by=caller.actor)
         return Response(status_code=204)
 
     @routes("GET", "/raters", response_model=list[bodies.RaterOut])
     def list_raters(caller: Caller) -> Any:
-        """Everybody, with what they may be offered."""
+        """List all raters, with their languages and quotas."""
         return people.list_raters(store)
 
     @routes("PATCH", "/raters/{rater_id}", response_model=bodies.RaterOut, error_statuses=(404,))
     def change_rater(caller: Caller, rater_id: PathId, body: bodies.RaterChange) -> Any:
-        """Pause, shut out, or set languages and quota of a rater; of leads and admins only as an admin."""
+        """Pause or disable a rater, or set their languages and quota. Only admins may change leads and admins."""
         rater = people.get_rater(store, rater_id)
         check_may_manage(caller.rater, rater.role)
         return people.change_rater(store, rater.name, **body.model_dump(), by=caller.actor)
 
     @routes("POST", "/leases/{lease_id}/expire", status_code=204, error_statuses=(404,))
     def expire(caller: Caller, lease_id: PathId) -> Response:
-        """Take a comparison back from whoever holds it."""
+        """End a rater's lease, so that the comparison goes to others."""
         queue.expire(store, lease_id, by=caller.actor)
         return Response(status_code=204)
 
     @routes("POST", "/invites", status_code=201, response_model=bodies.InviteOut, error_statuses=(404,))
     def invite(caller: Caller, body: bodies.InviteBody) -> Any:
-        """Make a link by which one person becomes a rater (or, as an admin, anything)."""
+        """Make a link by which one person creates an account. Leads may invite raters, admins any role."""
         check_may_manage(caller.rater, body.role)
         secret = invitations.add_invitation(store, body.role, project=body.project, days=body.days, by=caller.actor)
         return {"path": f"/invite/{secret}"}
 
     @routes("GET", "/webhooks", response_model=list[bodies.WebhookOut], roles=ADMINS)
     def list_webhooks(caller: Caller) -> Any:
-        """Every webhook, without its secret."""
-        return [bodies.webhook_out(w) for w in webhooks.list_webhooks(store)]
+        """List all webhooks, without their secrets."""
+        return [bodies.webhook_to_json(webhook) for webhook in webhooks.list_webhooks(store)]
 
     @routes("POST", "/webhooks", status_code=201, response_model=bodies.WebhookOut, roles=ADMINS)
     def add_webhook(caller: Caller, body: bodies.WebhookBody) -> Any:
-        """Have events sent to an address, signed as https://www.standardwebhooks.com says."""
-        made = webhooks.add_webhook(store, body.url, body.events, by=caller.actor)
-        return bodies.webhook_out(made) | {"secret": made.secret}
+        """Send events to an address from now on, signed as https://www.standardwebhooks.com says."""
+        webhook = webhooks.add_webhook(store, body.url, body.events, by=caller.actor)
+        return bodies.webhook_to_json(webhook) | {"secret": webhook.secret}
 
     @routes("DELETE", "/webhooks/{webhook_id}", status_code=204, error_statuses=(404,), roles=ADMINS)
     def end_webhook(caller: Caller, webhook_id: PathId) -> Response:
-        """Send nothing more to it."""
+        """End a webhook: nothing more is sent to it."""
         webhooks.end_webhook(store, webhook_id, by=caller.actor)
         return Response(status_code=204)
 
     @routes("GET", "/audit", response_model=bodies.AuditPage, roles=ADMINS)
     def list_audit(caller: Caller, after: Cursor = 0, limit: Limit = 100) -> Any:
-        """Who did what, oldest first."""
-        items = audit.list_entries(store, after=after, limit=limit)
-        return {"items": items, "next": items[-1].seq if len(items) == limit else None}
+        """List who did what, oldest first."""
+        entries = audit.list_entries(store, after=after, limit=limit)
+        return {"items": entries, "next": entries[-1].seq if len(entries) == limit else None}

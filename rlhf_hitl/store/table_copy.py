@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
+from functools import cache
 from itertools import islice
 from typing import Any
 
@@ -33,9 +34,10 @@ ROWS_OF_A_NEW_STORE = {"projects": 1, "lanes": 1}
 PlainRow = Sequence[Any]
 
 
-def list_schema_versions() -> list[str]:
+@cache
+def list_schema_versions() -> tuple[str, ...]:
     """Return every version the tables have had, newest first; this code reads and writes the newest."""
-    return [script.revision for script in ScriptDirectory.from_config(alembic_config()).walk_revisions()]
+    return tuple(script.revision for script in ScriptDirectory.from_config(alembic_config()).walk_revisions())
 
 
 def count_table_rows(conn: Connection) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""A million judgments in and out: how much memory each command takes, and how many judgments a second pass through it.
+"""Measure the memory and the judgments a second of importing and exporting a million judgments.
 
     python benchmarks/bulk.py
 
@@ -53,20 +53,22 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         with (folder / "votes.jsonl").open("w") as f:
-            f.writelines(votes(comparisons))
+            f.writelines(generate_votes(comparisons))
         figures["votes_file_mb"] = (folder / "votes.jsonl").stat().st_size / 1e6
         for database in args.databases:
             prefix = "" if database == "sqlite" else f"{database}."
-            with stores(database, folder) as (first, second):
-                measured = through(first, second, folder / "votes.jsonl", folder / database, comparisons * VOTES)
+            with new_stores(database, folder) as (first, second):
+                measured = import_and_export(
+                    first, second, folder / "votes.jsonl", folder / database, comparisons * VOTES
+                )
             figures |= {prefix + key: value for key, value in measured.items()}
     figures["peak_mb"] = max(v for k, v in figures.items() if k.endswith("peak_mb") and v is not None)
     notes = f"All judgments are simulated: {VOTES} raters on each of {comparisons} comparisons."
     write("bulk", figures, seeds=[SEED], notes=notes, quick=args.quick)
 
 
-def votes(comparisons: int) -> Iterator[str]:
-    """Lines of an MT-Bench file: two answers of 10 to 80 words to a question of 5 to 40, and who found which better."""
+def generate_votes(comparisons: int) -> Iterator[str]:
+    """Yield lines of an MT-Bench file: two answers of 10 to 80 words to a question of 5 to 40, and a rater's vote."""
     rng = random.Random(SEED)
     for i in range(comparisons):
         question = {"role": "user", "content": f"{i}: {_text(rng, 5, 40)}?"}
@@ -88,8 +90,8 @@ def _text(rng: random.Random, least: int, most: int) -> str:
 
 
 @contextmanager
-def stores(database: str, folder: Path) -> Iterator[tuple[str, str]]:
-    """The URLs of two stores that do not exist yet."""
+def new_stores(database: str, folder: Path) -> Iterator[tuple[str, str]]:
+    """Give the URLs of two stores that do not exist yet."""
     if database == "sqlite":
         yield f"sqlite:///{folder}/first.db", f"sqlite:///{folder}/second.db"
     else:
@@ -97,40 +99,40 @@ def stores(database: str, folder: Path) -> Iterator[tuple[str, str]]:
             yield server.create("first"), server.create("second")
 
 
-def through(first: str, second: str, votes: Path, out: Path, judgments: int) -> dict[str, float]:
-    """Import, export in every format, and take the archive to the second store."""
+def import_and_export(first: str, second: str, votes: Path, out: Path, judgments: int) -> dict[str, float]:
+    """Import, export in every format, and restore the archive in the second store."""
     figures: dict[str, float] = {}
 
     def step(key: str, *args: str | Path) -> None:
-        seconds, figures[key.replace("rows_per_s", "peak_mb")] = measured(*args)
+        seconds, figures[key.replace("rows_per_s", "peak_mb")] = measure_command(*args)
         figures[key] = judgments / seconds
 
     archive, again = out.with_suffix(".archive"), out.with_suffix(".again")
     step("jsonl.import_rows_per_s", "import", votes, "--store", first)
     step("export_rows_per_s", "export", archive, "--format", "archive", "--store", first)
     step("import_rows_per_s", "import", archive, "--store", second)
-    measured("export", again, "--format", "archive", "--store", second)
+    measure_command("export", again, "--format", "archive", "--store", second)
     if not filecmp.cmp(archive, again, shallow=False):
         sys.exit("the store that was filled from the archive gives another archive")
     for format in ("jsonl", "trl"):
         folder = out.with_suffix(f".{format}")
         step(f"{format}.export_rows_per_s", "export", folder, "--format", format, "--store", first)
-        held = json.loads((folder / "manifest.json").read_text())["judgments"]
-        if sum(held.values()) != judgments:
-            sys.exit(f"{judgments} judgments went in and {held} came out as {format}")
+        counts = json.loads((folder / "manifest.json").read_text())["judgments"]
+        if sum(counts.values()) != judgments:
+            sys.exit(f"{judgments} judgments went in and {counts} came out as {format}")
     return figures | {"archive_mb": archive.stat().st_size / 1e6}
 
 
-def measured(*args: str | Path) -> tuple[float, float]:
-    """Run an `rlhf-hitl` command: seconds, and the most memory it had, in MB."""
+def measure_command(*args: str | Path) -> tuple[float, float]:
+    """Run an `rlhf-hitl` command. Returns its seconds and its peak memory in MB."""
     start = time.monotonic()
     process = subprocess.Popen([sys.executable, "-m", "rlhf_hitl", *map(str, args), "--json"], stdout=subprocess.PIPE)
     assert process.stdout is not None
-    said = process.stdout.read()
+    output = process.stdout.read()
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
-        sys.exit(f"rlhf-hitl {' '.join(map(str, args))}: exit {process.returncode} {said.decode()}")
+        sys.exit(f"rlhf-hitl {' '.join(map(str, args))}: exit {process.returncode} {output.decode()}")
     return time.monotonic() - start, usage.ru_maxrss * 1024 / 1e6
 
 

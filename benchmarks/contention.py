@@ -1,4 +1,4 @@
-"""Sixty-four raters at once on five hundred comparisons that want three judgments each: is it 1,500 in the end?
+"""Check that 64 concurrent raters leave exactly 1,500 judgments on 500 comparisons that want three each.
 
     python benchmarks/contention.py
 
@@ -32,7 +32,7 @@ WANTED = 3
 
 
 async def rate(address: str, token: str) -> tuple[list[float], list[str]]:
-    """One rater until nothing is left. Returns the seconds of each cycle and the ids of the judgments confirmed."""
+    """Let one rater work until nothing is left. Returns the seconds of each cycle and the confirmed judgments' ids."""
     client, other = (Client(address, f"Bearer {token}") for _ in range(2))
     took, confirmed = [], []
     while True:
@@ -45,8 +45,8 @@ async def rate(address: str, token: str) -> tuple[list[float], list[str]]:
         body = judgment(answer["leases"][0])
         clicks = (client, other) if len(took) % 5 == 4 else (client,)
         receipts = await asyncio.gather(*(c.call("POST", "/api/v1/judgments", body) for c in clicks))
-        said = sorted((s, r.get("outcome")) for s, r in receipts)
-        if said != [(200, "repeated")] * (len(clicks) - 1) + [(201, "counted")]:
+        outcomes = sorted((s, r.get("outcome")) for s, r in receipts)
+        if outcomes != [(200, "repeated")] * (len(clicks) - 1) + [(201, "counted")]:
             raise RuntimeError(f"judgments: {receipts}")
         confirmed.append(receipts[0][1]["id"])
         took.append(time.perf_counter() - start)
@@ -89,17 +89,17 @@ def main() -> None:
     args = parser.parse_args()
     comparisons, clients = (40, 16) if args.quick else (args.comparisons, args.clients)
     with postgres() as pg, tempfile.TemporaryDirectory() as folder:
-        found = {
+        results = {
             "sqlite": measure(f"sqlite:///{folder}/preferences.db", Path(folder), comparisons, clients, workers=1),
             "postgres": measure(pg.create("contention"), Path(folder), comparisons, clients, workers=2),
         }
-    totals = {name: sum(f.pop(name) for f in found.values()) for name in ("repeats", "overshot")}
+    totals = {name: sum(f.pop(name) for f in results.values()) for name in ("repeats", "overshot")}
     figures: dict[str, float | int | None] = {
         "clients": clients,
         "comparisons": comparisons,
         "wanted": comparisons * WANTED,
     } | totals
-    figures |= {f"{database}.{name}": value for database, f in found.items() for name, value in f.items()}
+    figures |= {f"{database}.{name}": value for database, f in results.items() for name, value in f.items()}
     notes = "Every fifth answer was sent twice at once. SQLite: one server process; PostgreSQL: two."
     write("contention", figures, seeds=[], notes=notes, quick=args.quick)
 

@@ -1,4 +1,4 @@
-"""Sixteen raters at full speed while the server is SIGKILLed again and again: is what was confirmed in the store?
+"""Check that no confirmed judgment is lost while sixteen raters work and the server is SIGKILLed again and again.
 
     python benchmarks/crash.py
 
@@ -37,8 +37,8 @@ WANTED = 2
 Confirmed = dict[str, str]
 
 
-async def insist(client: Client, path: str, body: dict[str, Any]) -> Any:
-    """Send it until it is answered. 503: the database is away, and whether the answer was kept is not known either."""
+async def send_until_answered(client: Client, path: str, body: dict[str, Any]) -> Any:
+    """Send a request until it is answered. After a 503 (no database) nobody knows whether the answer was kept."""
     while True:
         try:
             status, answer = await client.call("POST", path, body)
@@ -54,56 +54,56 @@ async def insist(client: Client, path: str, body: dict[str, Any]) -> Any:
 async def rate(address: str, token: str, confirmed: Confirmed, enough: asyncio.Event) -> None:
     client = Client(address, f"Bearer {token}")
     while not enough.is_set():
-        leases = (await insist(client, "/api/v1/leases", {"count": 1}))["leases"]
+        leases = (await send_until_answered(client, "/api/v1/leases", {"count": 1}))["leases"]
         if not leases:
             raise RuntimeError("nothing is left: take more --comparisons")
         key = uuid.uuid4().hex
         body = judgment(leases[0], idempotency_key=key, rationale=key)
-        receipt = await insist(client, "/api/v1/judgments", body)
+        receipt = await send_until_answered(client, "/api/v1/judgments", body)
         confirmed[key] = receipt["id"]
 
 
-async def survive(
+async def rate_and_kill(
     server: Process, address: str, database: Process | None, tokens: list[str], kills: int, chance: random.Random
 ) -> tuple[Confirmed, int]:
-    """Rate and kill. Returns what was confirmed, and how often the database was killed."""
+    """Let raters work while servers are killed. Returns what was confirmed, and how often the database was killed."""
     confirmed: Confirmed = {}
     enough, database_kills = asyncio.Event(), 0
 
-    async def moment() -> None:
+    async def wait_a_moment() -> None:
         before = len(confirmed)
         while len(confirmed) < before + 16:
             await asyncio.sleep(0.01)
         await asyncio.sleep(chance.random())
 
-    async with asyncio.TaskGroup() as raters:  # a rater's failure ends the whole
+    async with asyncio.TaskGroup() as raters:  # a rater's failure ends the run
         for token in tokens:
             raters.create_task(rate(address, token, confirmed, enough))
         for k in range(kills):
-            await moment()
+            await wait_a_moment()
             server.kill()
             await asyncio.to_thread(server.start)
             if database is not None and k % 5 == 0:
-                await moment()
+                await wait_a_moment()
                 database.kill()
                 await asyncio.to_thread(database.start)
                 database_kills += 1
-        await moment()
+        await wait_a_moment()
         enough.set()
     return confirmed, database_kills
 
 
 def compare(store: Store, confirmed: Confirmed) -> dict[str, int]:
     kept = list(read_judgments(store, current=False))
-    # Whole, as it was sent: the order shown was the ranking and the key the rationale.
-    whole = [j for j in kept if j.answer.ranking == tuple((i,) for i in j.order_shown)]
-    found = {j.answer.rationale: j.id for j in whole if j.answer.rationale == j.idempotency_key}
+    # A judgment is complete if it is as it was sent: the order shown was its ranking and the key its rationale.
+    complete = [j for j in kept if j.answer.ranking == tuple((i,) for i in j.order_shown)]
+    ids_by_key = {j.answer.rationale: j.id for j in complete if j.answer.rationale == j.idempotency_key}
     keys = Counter((j.rater_id, j.idempotency_key) for j in kept)
     votes = Counter((j.comparison_id, j.rater_id) for j in kept)
     filled = Counter(j.comparison_id for j in kept if not j.surplus)
     return {
         "confirmed": len(confirmed),
-        "lost": sum(found.get(key) != id for key, id in confirmed.items()),
+        "lost": sum(ids_by_key.get(key) != id for key, id in confirmed.items()),
         "doubled": sum(n - 1 for n in keys.values()) + sum(n - 1 for n in votes.values()),
         "unasked": len({j.idempotency_key for j in kept} - confirmed.keys()),
         "overshot": sum(n > WANTED for n in filled.values()),
@@ -115,11 +115,11 @@ def measure(url: str, folder: Path, database: Process | None, comparisons: int, 
     fill(store, (pair(i, overlap=WANTED) for i in range(comparisons)))
     tokens = list(add_raters(store, 16).values())
     with Serve(url, folder) as server:
-        run = survive(server, server.address, database, tokens, kills, random.Random(kills))
+        run = rate_and_kill(server, server.address, database, tokens, kills, random.Random(kills))
         confirmed, database_kills = asyncio.run(run)
-    found = compare(store, confirmed)
+    counts = compare(store, confirmed)
     store.close()
-    return {"kills": kills} | ({"server_kills": database_kills} if database else {}) | found
+    return {"kills": kills} | ({"server_kills": database_kills} if database else {}) | counts
 
 
 def main() -> None:
@@ -133,14 +133,16 @@ def main() -> None:
     with postgres() as pg, tempfile.TemporaryDirectory() as folder:
         places = {"sqlite": f"sqlite:///{folder}/preferences.db", "postgres": pg.create("crash")}
 
-        def on(database: str) -> dict[str, int]:
+        def measure_on(database: str) -> dict[str, int]:
             workspace = Path(folder) / database
             workspace.mkdir()
             return measure(places[database], workspace, pg if database == "postgres" else None, comparisons, kills)
 
         with ThreadPoolExecutor() as both:  # most of the time a server is starting, on one core
-            found = dict(zip(places, both.map(on, places)))
-    figures: dict[str, float | int | None] = {f"{d}.{key}": value for d, f in found.items() for key, value in f.items()}
+            results = dict(zip(places, both.map(measure_on, places)))
+    figures: dict[str, float | int | None] = {
+        f"{d}.{key}": value for d, f in results.items() for key, value in f.items()
+    }
     notes = "server_kills: SIGKILLs of PostgreSQL itself, all its processes at once, beside those of our server."
     write("crash", figures, seeds=[kills], notes=notes, quick=args.quick)
 

@@ -1,4 +1,4 @@
-"""Draws the documentation's tables from `results/*.json`, between `<!-- figures: NAME -->` and `<!-- /figures -->`.
+"""Draw the documentation's tables from `results/*.json`, between `<!-- figures: NAME -->` and `<!-- /figures -->`.
 
 python benchmarks/figures.py            write them            (make docs-figures)
 python benchmarks/figures.py --check    fail if one is stale  (a test)
@@ -176,14 +176,14 @@ def reward_head(f: dict[str, Any]) -> str:
 
 
 def reward_training(f: dict[str, Any]) -> str:
-    return _beside(f, "training", "TRL's `RewardTrainer`")
+    return _compare_speed(f, "training", "TRL's `RewardTrainer`")
 
 
 def reward_scoring(f: dict[str, Any]) -> str:
-    return _beside(f, "scoring", "the text-classification pipeline")
+    return _compare_speed(f, "scoring", "the text-classification pipeline")
 
 
-def _beside(f: dict[str, Any], what: str, stock: str) -> str:
+def _compare_speed(f: dict[str, Any], what: str, stock: str) -> str:
     return (
         f"| {what}, pairs a second | |\n| --- | ---: |\n"
         f"| {stock} | {f['stock.pairs_per_s']:.2f} |\n"
@@ -212,26 +212,26 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
 }
 
 
-def drawn(text: str) -> str:
-    """A document with its tables drawn anew. A table whose benchmark has not been run is an error."""
+def draw_tables(text: str) -> str:
+    """Return a document with new tables. Exits if the benchmark of a table has not been run."""
 
-    def table(match: re.Match[str]) -> str:
+    def draw_table(match: re.Match[str]) -> str:
         path = Path(__file__).parent / "results" / f"{match[2]}.json"
         if not path.exists():
-            sys.exit(f"{path.name} is not there: run `python benchmarks/{match[2]}.py`")
+            sys.exit(f"{path.name} does not exist: run `python benchmarks/{match[2]}.py`")
         result = json.loads(path.read_text(encoding="utf-8"))
         m = result["machine"]
         where = f"<sub>`{result['command']}`, {result['date']}, {m['cores']} cores, {m['gpu'] or 'no GPU'}</sub>\n"
         return match[1] + TABLES[match[2]](result["figures"]) + "\n" + where + match[3]
 
-    return MARK.sub(table, text)
+    return MARK.sub(draw_table, text)
 
 
 def main() -> None:
     stale = []
     for document in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
         text = document.read_text(encoding="utf-8")
-        if (new := drawn(text)) != text:
+        if (new := draw_tables(text)) != text:
             stale.append(document.name)
             if "--check" not in sys.argv:
                 document.write_text(new, encoding="utf-8")

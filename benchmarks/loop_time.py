@@ -1,4 +1,4 @@
-"""How long two rounds of the whole loop take, with simulated raters, from an empty folder.
+"""Measure how long two rounds of the whole loop take, with simulated raters, from an empty folder.
 
     python benchmarks/loop_time.py
 
@@ -46,9 +46,9 @@ def main() -> None:
         config.write_text(json.dumps(QUICK if args.quick else {}))
         flags = ["--config", str(config), "--policy", args.policy, "--backbone", args.policy]
         start = time.monotonic()
-        said = run("loop", "--rounds", str(rounds), "--simulate", *flags, env=env)
+        result = run("loop", "--rounds", str(rounds), "--simulate", *flags, env=env)
         seconds = time.monotonic() - start
-    steps = {(s["round"], s["step"]): s for s in said["steps"]}
+    steps = {(s["round"], s["step"]): s for s in result["steps"]}
     last = steps[rounds, "evaluate"]
     figures: dict[str, float | int | None] = {
         "rounds": rounds,
@@ -58,8 +58,8 @@ def main() -> None:
         "heldout_accuracy": last["accuracy"]["value"] if last["n"] else None,
         "promoted": sum(steps[n, "promote"]["promoted"] for n in range(1, rounds + 1)),
     }
-    figures |= {f"report.{key}": f["value"] for key, f in said["report"]["figures"].items()}
-    figures |= {f"minutes.{s['round']}.{s['step']}": s["seconds"] / 60 for s in said["steps"]}
+    figures |= {f"report.{key}": f["value"] for key, f in result["report"]["figures"].items()}
+    figures |= {f"minutes.{s['round']}.{s['step']}": s["seconds"] / 60 for s in result["steps"]}
     write("loop_time", figures, seeds=[0], notes="All judgments are simulated.", quick=args.quick)
 
 

@@ -1,11 +1,11 @@
-"""How long a lease and its submit take with ten thousand, a hundred thousand and a million comparisons in line.
+"""Measure how long a lease and its submit take with ten thousand, a hundred thousand and a million comparisons queued.
 
     python benchmarks/queue_scale.py
 
-On each database three stores of those sizes are filled through `catalog.add_comparisons`: short texts, four languages
-in five batches (twenty lanes), half of the comparisons wanting two judgments. Thirty raters, two thirds of whom read
-only some of the languages, then lease and submit in turns of ten, one after the other, so that each meets comparisons
-they have judged. The stores take turns too, a hundred cycles each, so that a slow minute of the machine falls on all.
+On each database three stores of those sizes are filled through `insert_comparisons`: short texts, four languages in
+five batches (twenty lanes), half of the comparisons wanting two judgments. Thirty raters, two thirds of whom read only
+some of the languages, then lease and submit in turns of ten, one after the other, so that each meets comparisons they
+have judged. The stores take turns too, a hundred cycles each, so that a slow minute of the machine falls on all.
 What is measured is the store's own time, without HTTP. PostgreSQL has the settings it has out of the box; its
 autovacuum is waited for after the filling, as it would have come in a running installation.
 
@@ -39,37 +39,36 @@ def comparisons(n: int) -> Iterator[Comparison]:
         yield pair(i, overlap=1 + i // 20 % 2, batch=f"batch {i % 5}", tags={"language": LANGUAGES[i % 4]})
 
 
-class Line:
-    """A store with `n` comparisons in line, and raters who work it off."""
+class FilledStore:
+    """A store with `n` queued comparisons, and raters who judge them."""
 
     def __init__(self, url: str, n: int, raters: int):
         self.store = Store.open(url, create=True)
         start = time.monotonic()
         fill(self.store, comparisons(n))
         self.filled_in = time.monotonic() - start
-        made = [people.add_rater(self.store, f"rater {i}", Role.RATER) for i in range(raters)]
-        for i, rater in enumerate(made):
+        new_raters = [people.add_rater(self.store, f"rater {i}", Role.RATER) for i in range(raters)]
+        for i, rater in enumerate(new_raters):
             if i % 3:
                 people.change_rater(self.store, rater.name, languages=[LANGUAGES[i % 4], LANGUAGES[(i + 1) % 4]])
-        self._next = cycle([r.id for r in made for _ in range(TURN)])
-        self.took: list[float] = []
+        self._next = cycle([r.id for r in new_raters for _ in range(TURN)])
 
     def work(self, cycles: int) -> list[float]:
-        """Lease and submit; returns the seconds of each cycle."""
-        took = []
+        """Lease and submit so many times. Returns the seconds of each cycle."""
+        seconds = []
         for rater in islice(self._next, cycles):
             start = time.perf_counter()
-            held = queue.lease(self.store, rater)
-            if held is None:
-                sys.exit("nothing is left in line: take fewer cycles or more comparisons")
-            answer = Answer(Verdict.RANKED, tuple((i,) for i in held.order_shown), strength=2)
-            queue.submit(self.store, held.id, rater, answer)
-            took.append(time.perf_counter() - start)
-        return took
+            lease = queue.lease(self.store, rater)
+            if lease is None:
+                sys.exit("the queue is empty: take fewer cycles or more comparisons")
+            answer = Answer(Verdict.RANKED, tuple((i,) for i in lease.order_shown), strength=2)
+            queue.submit(self.store, lease.id, rater, answer)
+            seconds.append(time.perf_counter() - start)
+        return seconds
 
 
 def await_autovacuum(url: str) -> None:
-    """Wait until PostgreSQL has looked after every table that was filled. It does so by itself, once a minute."""
+    """Wait until PostgreSQL's autovacuum, which runs once a minute, has processed every table that was filled."""
     waiting = """
         SELECT 1 FROM pg_stat_user_tables t JOIN pg_class c ON c.oid = t.relid
         WHERE n_mod_since_analyze > 50 + 0.1 * greatest(reltuples, 0)
@@ -97,7 +96,7 @@ def main() -> None:
             lines = {}
             for n in sizes:
                 url = _url(database, folder, pg, n)
-                lines[n] = Line(url, n, args.raters)
+                lines[n] = FilledStore(url, n, args.raters)
                 print(f"{database}: {n} comparisons added in {lines[n].filled_in:.0f} s", file=sys.stderr)
                 if database == "postgres" and not args.quick:
                     await_autovacuum(url)

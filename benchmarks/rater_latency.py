@@ -1,4 +1,4 @@
-"""From submit to the next comparison, in the browser, for twenty raters at once on one server.
+"""Measure the time from a submit to the next comparison in the browser, for twenty raters at once on one server.
 
     python benchmarks/rater_latency.py
 
@@ -78,11 +78,11 @@ page.launch(server_port=int(sys.argv[1]), quiet=True, show_error=False)
 """
 
 
-async def at_once(
+async def measure_pages(
     browser: Browser, raters: int, seconds: float, think: float,
     enter: Callable[[BrowserContext, int], Awaitable[Page]], act: Callable[[Page], Awaitable[Any]],
 ) -> dict[str, list[float]]:  # fmt: skip
-    """All raters open their pages, then work for `seconds`. Returns the milliseconds that their pages measured."""
+    """Let all raters open their pages and work for `seconds`. Returns the milliseconds that the pages measured."""
     contexts = [await browser.new_context(viewport={"width": 1280, "height": 800}) for _ in range(raters)]
     pages = [await enter(context, i) for i, context in enumerate(contexts)]  # one after another: not measured
     begin = time.monotonic()
@@ -101,7 +101,7 @@ async def at_once(
 
 
 async def measure(ours: str, bare: str, raters: int, seconds: float, think: float) -> dict[str, dict[str, list[float]]]:
-    async def open_desk(context: BrowserContext, i: int) -> Page:
+    async def open_rating_page(context: BrowserContext, i: int) -> Page:
         page = await context.new_page()
         sign_in: dict[str, Any] = {"name": f"rater {i}", "password": PASSWORD}
         await context.request.post(f"{ours}/login", form=sign_in)
@@ -129,8 +129,8 @@ async def measure(ours: str, bare: str, raters: int, seconds: float, think: floa
     async with async_playwright() as p:
         browser = await p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
         return {
-            "bare": await at_once(browser, raters, seconds, think, open_bare, click),
-            "ours": await at_once(browser, raters, seconds, think, open_desk, submit),
+            "bare": await measure_pages(browser, raters, seconds, think, open_bare, click),
+            "ours": await measure_pages(browser, raters, seconds, think, open_rating_page, submit),
         }
 
 
@@ -158,10 +158,10 @@ def main() -> None:
             [sys.executable, "-c", BARE, str(port)], Path(folder) / "bare.log", lambda: answers(port, "/config")
         )
         with Serve(url, Path(folder)) as ours, bare:
-            found = asyncio.run(measure(ours.address, f"http://127.0.0.1:{port}", raters, seconds, think))
+            milliseconds = asyncio.run(measure(ours.address, f"http://127.0.0.1:{port}", raters, seconds, think))
     figures: dict[str, float | int | None] = {"raters": raters, "seconds": seconds, "think_s": think}
     for side, name, key in (("ours", "next", ""), ("ours", "confirmed", "confirmed_"), ("bare", "next", "bare_")):
-        ms = found[side][name]
+        ms = milliseconds[side][name]
         p50, p95 = np.percentile(ms, [50, 95])
         figures |= {f"{key}n": len(ms), f"{key}p50_ms": float(p50), f"{key}p95_ms": float(p95)}
     figures["p95_ratio"] = float(figures["p95_ms"] or 0) / float(figures["bare_p95_ms"] or 1)

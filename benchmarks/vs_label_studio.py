@@ -1,4 +1,4 @@
-"""Next task + submit over HTTP, ours against Label Studio: PostgreSQL under both, same machine, same run.
+"""Compare next task + submit over HTTP with Label Studio: PostgreSQL under both, same machine, same run.
 
     python benchmarks/vs_label_studio.py
 
@@ -88,11 +88,11 @@ class Ours:
     def raters(self) -> list[Cycle]:
         def rater(client: Client) -> Cycle:
             async def cycle() -> str:
-                leases = done(200, await client.call("POST", "/api/v1/leases", {"count": 1}))["leases"]
+                leases = require_status(200, await client.call("POST", "/api/v1/leases", {"count": 1}))["leases"]
                 if not leases:
                     sys.exit("nothing is left in line: take more --comparisons")
                 task = leases[0]
-                done(201, await client.call("POST", "/api/v1/judgments", judgment(task)))
+                require_status(201, await client.call("POST", "/api/v1/judgments", judgment(task)))
                 return f"{self._turn}: {task['prompt']}"
 
             return cycle
@@ -136,10 +136,10 @@ class LabelStudio:
     async def _make_project(self, pairs: list[tuple[str, str, str]]) -> int:
         owner = Client(self._address, f"Token {self._tokens[0]}")
         project = {"title": "benchmark", "label_config": self.CONFIG}
-        made = done(201, await owner.call("POST", "/api/projects/", project))["id"]
+        made = require_status(201, await owner.call("POST", "/api/projects/", project))["id"]
         tasks = [{"data": dict(zip(("prompt", "first", "second"), pair))} for pair in pairs]
         for i in range(0, len(tasks), 1000):
-            done(201, await owner.call("POST", f"/api/projects/{made}/import", tasks[i : i + 1000]))
+            require_status(201, await owner.call("POST", f"/api/projects/{made}/import", tasks[i : i + 1000]))
         owner.close()
         return made
 
@@ -159,10 +159,10 @@ class LabelStudio:
     def raters(self) -> list[Cycle]:
         def rater(client: Client) -> Cycle:
             async def cycle() -> str:
-                task = done(200, await client.call("GET", f"/api/projects/{self._project}/next"))["id"]
+                task = require_status(200, await client.call("GET", f"/api/projects/{self._project}/next"))["id"]
                 choice = {"id": "choice", "from_name": "pw", "to_name": "first", "type": "pairwise"}
                 body = {"result": [choice | {"value": {"selected": "left"}}], "lead_time": 1.0}
-                done(201, await client.call("POST", f"/api/tasks/{task}/annotations/", body))
+                require_status(201, await client.call("POST", f"/api/tasks/{task}/annotations/", body))
                 return str(task)
 
             return cycle
@@ -180,7 +180,7 @@ def _label_studio(env: Path) -> Path:
     return env / "bin"
 
 
-def done(expected: int, answer: tuple[int, Any]) -> Any:
+def require_status(expected: int, answer: tuple[int, Any]) -> Any:
     status, body = answer
     if status != expected:
         raise RuntimeError(f"expected {expected}, got {status}: {body}")
@@ -251,12 +251,12 @@ def _figures(turns: list[list[float]], seconds: float) -> dict[str, float]:
 
 
 def _notes(args: argparse.Namespace) -> str:
-    said = "Ratios are ours to theirs, the quicker way of each. answered_twice: wanted one judgment and got more."
+    notes = "Ratios are ours to theirs, the quicker way of each. answered_twice: wanted one judgment and got more."
     if args.ours:
-        return said
+        return notes
     listed = subprocess.run([args.peer_env / "bin" / "pip", "freeze"], capture_output=True, text=True, check=True)
     versions = [v for v in listed.stdout.split() if v.split("==")[0].lower() in ("label-studio", "gunicorn", "django")]
-    return f"{said} Theirs: {', '.join(versions)}, COLLECT_ANALYTICS and SENTRY_DSN off."
+    return f"{notes} Theirs: {', '.join(versions)}, COLLECT_ANALYTICS and SENTRY_DSN off."
 
 
 def _sub(folder: str, name: str) -> Path:

@@ -144,36 +144,33 @@ def _measure_control_arm(
 
 
 def _compute_accuracy(control: list[_ControlOutcome]) -> KpiFigure:
-    n, right = len(control), sum(1 for c in control if c.error == 0)
-    low, high = wilson_interval(right, n)
-    return KpiFigure(
+    return _make_share(
         "accuracy_before_review",
         "Model accuracy before human review",
-        "share",
-        right / n if n else None,
-        n,
-        "agreement with raters on the random control arm, ties left out"
-        if n
-        else "no control comparison has been judged yet",
-        low if n else None,
-        high if n else None,
+        sum(1 for c in control if c.error == 0),
+        len(control),
+        note="agreement with raters on the random control arm, ties left out",
+        missing="no control comparison has been judged yet",
     )
 
 
 def _compute_intervention_rate(reviewed: int, processed: int) -> KpiFigure:
-    low, high = wilson_interval(reviewed, processed)
-    return KpiFigure(
+    return _make_share(
         "intervention_rate",
         "Human intervention rate",
-        "share",
-        reviewed / processed if processed else None,
+        reviewed,
         processed,
-        f"{reviewed} of {processed} processed comparisons were judged by raters"
-        if processed
-        else "nothing has been routed and processed yet",
-        low if processed else None,
-        high if processed else None,
+        note=f"{reviewed} of {processed} processed comparisons were judged by raters",
+        missing="nothing has been routed and processed yet",
     )
+
+
+def _make_share(key: str, title: str, count: int, n: int, *, note: str, missing: str) -> KpiFigure:
+    """Return the share `count` / `n` with its Wilson interval; where `n` is 0, a figure that says what is missing."""
+    if not n:
+        return KpiFigure(key, title, "share", None, 0, missing)
+    low, high = wilson_interval(count, n)
+    return KpiFigure(key, title, "share", count / n, n, note, low, high)
 
 
 def _compute_error_reduction(control: list[_ControlOutcome]) -> KpiFigure:

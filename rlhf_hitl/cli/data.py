@@ -20,7 +20,7 @@ FORMAT_HELP = (
 
 
 @command("init")
-def init(store: StoreUrl, json: AsJson = False) -> Result:
+def init_store(store: StoreUrl, json: AsJson = False) -> Result:
     """Create the store, or upgrade it to this version."""
     from rlhf_hitl.store import Store
     from rlhf_hitl.store.comparisons import count_rows
@@ -33,7 +33,7 @@ def init(store: StoreUrl, json: AsJson = False) -> Result:
 
 
 @command("import")
-def import_(
+def import_data(
     path: Annotated[
         str, typer.Argument(metavar="PATH_OR_HUB_ID", help="A file, a folder, or a hub id: owner/name[:config].")
     ],
@@ -103,7 +103,7 @@ def import_(
 
 
 @command("export")
-def export(
+def export_data(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder or archive to write. It must not exist yet.")],
     store: StoreUrl,
     format: Annotated[

@@ -16,7 +16,7 @@ from rlhf_hitl.errors import BadInput
 
 
 @command("loop")
-def loop(
+def run_loop(
     store: StoreUrl,
     rounds: Annotated[
         int, typer.Option(min=1, help="Finish this many rounds in all; to resume, give the same number again.")
@@ -66,7 +66,7 @@ def loop(
 
 
 @command("simulate")
-def simulate(
+def simulate_raters(
     store: StoreUrl,
     judgments: Annotated[int, typer.Option(min=1, help="Make at most this many judgments.")] = 60,
     json: AsJson = False,

@@ -13,7 +13,7 @@ app.add_typer(models)
 
 
 @command("get", group=models)
-def models_get(
+def get_model(
     name: Annotated[str, typer.Argument(help="The short name of the model, such as smollm2-135m-instruct.")],
     json: AsJson = False,
 ) -> Result:

@@ -19,7 +19,7 @@ RoleOption = Annotated[Role, typer.Option(help="Give them this role: it decides 
 
 
 @command("add", raters)
-def add(
+def add_rater(
     name: Annotated[str, typer.Argument(help="The name the person signs in with.")],
     role: RoleOption = Role.RATER,
     password: Annotated[
@@ -47,7 +47,7 @@ def add(
 
 
 @command("password", raters)
-def password(
+def reset_password(
     name: Annotated[str, typer.Argument(help="The name of the person.")],
     *,
     store: StoreUrl,
@@ -142,7 +142,7 @@ def set_rater(
 
 
 @command("disable", raters)
-def disable(
+def disable_rater(
     name: Annotated[str, typer.Argument(help="The name of the person who may no longer sign in.")],
     *,
     store: StoreUrl,
@@ -156,7 +156,7 @@ def disable(
 
 
 @command("enable", raters)
-def enable(
+def enable_rater(
     name: Annotated[str, typer.Argument(help="The name of the person who may sign in again.")],
     *,
     store: StoreUrl,
@@ -170,7 +170,7 @@ def enable(
 
 
 @command("invite", raters)
-def invite(
+def invite_rater(
     role: Annotated[Role, typer.Option(help="Give this role to the person who accepts.")] = Role.RATER,
     project: Annotated[str | None, typer.Option(help="Admit the person to this project.")] = None,
     days: Annotated[float, typer.Option(min=0.01, max=365, help="Keep the link valid for this many days.")] = 7,

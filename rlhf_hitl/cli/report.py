@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @command("report")
-def report(
+def show_report(
     store: StoreUrl,
     html: Annotated[
         Path | None, typer.Option(help="Also write the report with plots to this self-contained HTML file.")

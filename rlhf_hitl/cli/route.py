@@ -12,7 +12,7 @@ from rlhf_hitl.cli.reward_models import ModelId, load_model
 
 
 @command("score")
-def score(
+def score_comparisons(
     store: StoreUrl,
     reward_model: ModelId = None,
     processes: Annotated[
@@ -46,7 +46,7 @@ def score(
 
 
 @command("route")
-def route(
+def route_comparisons(
     store: StoreUrl,
     reward_model: ModelId = None,
     max_error: Annotated[

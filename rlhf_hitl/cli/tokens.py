@@ -66,7 +66,7 @@ def list_tokens(*, store: StoreUrl, json: AsJson = False) -> Result:
 
 
 @command("revoke", tokens)
-def revoke(
+def revoke_token(
     token: Annotated[str, typer.Argument(help="The id that `tokens list` shows.")],
     *,
     store: StoreUrl,

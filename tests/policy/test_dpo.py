@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shutil
 import uuid
 
 import numpy as np
@@ -152,25 +151,6 @@ def settings(policy, out, **more):
 
 def ascii_share(completions):
     return float(np.mean([10 * sum(x.isascii() for x in c.text) / max(len(c.text), 1) for c in completions]))
-
-
-@pytest.fixture(scope="module")
-def policy(tiny_model, tmp_path_factory):
-    """The tiny model with an output layer of its own: with the tied one an adapter cannot move the logits far."""
-    import torch
-    from transformers import LlamaForCausalLM
-
-    from rlhf_hitl.models import load_policy
-
-    folder = tmp_path_factory.mktemp("policy")
-    shutil.copytree(tiny_model, folder, dirs_exist_ok=True)
-    config = load_policy(tiny_model).config
-    config.tie_word_embeddings = False
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(config)
-    model.lm_head.weight.data.mul_(8)
-    model.save_pretrained(folder)
-    return folder
 
 
 def test_dpo_raises_the_mean_reward_on_heldout_prompts(policy, tmp_path, capsys):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import shutil
 import textwrap
 
 import numpy as np
@@ -25,24 +24,6 @@ from rlhf_hitl.types import Message, Prompt, Split
 
 def tensor(*rows):
     return torch.tensor(rows, dtype=torch.float32)
-
-
-@pytest.fixture(scope="module")
-def policy(tiny_model, tmp_path_factory):
-    """The tiny model with an output layer of its own: with the tied one an adapter cannot move the logits far."""
-    from transformers import LlamaForCausalLM
-
-    from rlhf_hitl.models import load_policy
-
-    folder = tmp_path_factory.mktemp("policy")
-    shutil.copytree(tiny_model, folder, dirs_exist_ok=True)
-    config = load_policy(tiny_model).config
-    config.tie_word_embeddings = False
-    torch.manual_seed(0)
-    model = LlamaForCausalLM(config)
-    model.lm_head.weight.data.mul_(8)
-    model.save_pretrained(folder)
-    return folder
 
 
 def prompts(n, split, word):

@@ -1,10 +1,10 @@
-"""The head backend on real votes: import MT-Bench, train, replay whole held-out questions.
+"""The head backend on real votes: import MT-Bench, train, evaluate on whole held-out questions.
 
     python benchmarks/replay.py --data ../shared/data/mt_bench/mtbench_human_joined.jsonl.gz
 
-The three commands are those of the README, run as a user runs them. The prompts' own hash decides what is held out, so
-there is one split, of few questions. Beside it stands the same head cross-validated over the training questions, in ten
-folds of whole questions, which says more. `--quick` reads 300 votes with short features.
+The three commands are those of the README, run as a user runs them. The prompts' hash decides what is held out, so
+there is one split, of few questions. The same head is also cross-validated over the training questions, in ten folds of
+whole questions, which says more. `--quick` reads 300 votes, cut to 64 tokens.
 """
 
 from __future__ import annotations
@@ -29,44 +29,44 @@ from rlhf_hitl.store import Store
 from rlhf_hitl.types import Split
 
 
-def cross_validated(store: str, model: Path, workspace: Path, folds: int = 10) -> dict[str, float | int]:
-    """Accuracy over the labels of the train split, each predicted by a head that saw none of its question."""
+def cross_validate_questions(store: str, model: Path, workspace: Path, folds: int = 10) -> dict[str, float | int]:
+    """Return the accuracy on the labels of the train split, each predicted by a head that saw none of its question."""
     opened = Store.open(store)
     pairs = load_labelled_pairs(opened, Split.TRAIN)
     cache = load_reward_model(model, workspace / "features").cache
     chats = [p.first for p in pairs] + [p.second for p in pairs]
-    features, size, n = cache.features(chats), completion_lengths(chats), len(pairs)
+    features, lengths, n = cache.features(chats), completion_lengths(chats), len(pairs)
     families = np.array([p.comparison.prompt.family for p in pairs])
     fold = np.random.default_rng(0).permutation(len(set(families)))[np.unique(families, return_inverse=True)[1]] % folds
     margins, words, by_length = np.zeros(n), np.zeros(n), np.zeros(n)
     for k in range(folds):
-        seen, asked = np.flatnonzero(fold != k), np.flatnonzero(fold == k)
-        if not len(asked) or not len(seen):
+        fitting, predicted = np.flatnonzero(fold != k), np.flatnonzero(fold == k)
+        if not len(predicted) or not len(fitting):
             continue  # fewer questions than folds
-        both = np.r_[seen, seen + n]
-        differences = Standardiser.fit(features[both], size[both]).differences(features, size)
-        known = [pairs[i] for i in seen]
-        vote_weight, _ = choose_vote_weight(differences[seen], count_votes(known), families[seen])
-        head = fit_head(differences[seen], count_votes(known), vote_weight=vote_weight)
-        margins[asked] = differences[asked] @ head.weights
-        words[asked] = predict_bag_of_words_margins(known, [pairs[i] for i in asked])
-        by_length[asked] = (size[:n] - size[n:])[asked] * find_length_direction(known)
+        both = np.r_[fitting, fitting + n]
+        differences = Standardiser.fit(features[both], lengths[both]).differences(features, lengths)
+        fitting_pairs = [pairs[i] for i in fitting]
+        vote_weight, _ = choose_vote_weight(differences[fitting], count_votes(fitting_pairs), families[fitting])
+        head = fit_head(differences[fitting], count_votes(fitting_pairs), vote_weight=vote_weight)
+        margins[predicted] = differences[predicted] @ head.weights
+        words[predicted] = predict_bag_of_words_margins(fitting_pairs, [pairs[i] for i in predicted])
+        by_length[predicted] = (lengths[:n] - lengths[n:])[predicted] * find_length_direction(fitting_pairs)
     decided = np.array([p.label.preferred is not None for p in pairs])
     truth = np.array([1.0 if p.label.preferred == p.label.first else -1.0 for p in pairs])[decided]
 
-    def right(m: np.ndarray) -> np.ndarray:
+    def score_correct(m: np.ndarray) -> np.ndarray:
         return np.where(m[decided] == 0, 0.5, m[decided] * truth > 0)
 
-    low, high = clustered_share_interval(right(margins), families[decided])
+    low, high = clustered_share_interval(score_correct(margins), families[decided])
     return {
         "crossed.labels": int(decided.sum()),
         "crossed.questions": len(set(families)),
-        "crossed.accuracy": float(right(margins).mean()),
+        "crossed.accuracy": float(score_correct(margins).mean()),
         "crossed.accuracy.low": low,
         "crossed.accuracy.high": high,
-        "crossed.floor.longer": float(right(size[:n] - size[n:]).mean()),
-        "crossed.floor.length": float(right(by_length).mean()),
-        "crossed.floor.bag_of_words": float(right(words).mean()),
+        "crossed.floor.longer": float(score_correct(lengths[:n] - lengths[n:]).mean()),
+        "crossed.floor.length": float(score_correct(by_length).mean()),
+        "crossed.floor.bag_of_words": float(score_correct(words).mean()),
     }
 
 
@@ -74,7 +74,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", default="../shared/data/mt_bench/mtbench_human_joined.jsonl.gz")
     parser.add_argument("--backbone", default="smollm2-135m-instruct")
-    parser.add_argument("--workspace", help="Keep features here, so that a second run need not read the texts again.")
+    parser.add_argument("--workspace", help="The folder to keep features in, so that a second run reuses them.")
     parser.add_argument("--quick", action="store_true")
     args = parser.parse_args()
     few = ["--limit", "300"] if args.quick else []
@@ -86,21 +86,23 @@ def main() -> None:
         }
         imported = run("import", args.data, *few, env=env)
         trained = run("train-reward", "--backend", "head", "--backbone", args.backbone, *short, env=env)
-        found = run("evaluate", env=env)
-        crossed = cross_validated(env["RLHF_HITL_STORE"], Path(trained["path"]), Path(env["RLHF_HITL_WORKSPACE"]))
+        evaluated = run("evaluate", env=env)
+        crossed = cross_validate_questions(
+            env["RLHF_HITL_STORE"], Path(trained["path"]), Path(env["RLHF_HITL_WORKSPACE"])
+        )
     figures = {
         "votes": imported["judgments"],
         "train_labels": trained["train_labels"],
         "calibration_labels": trained["calibration_labels"],
-        "heldout_labels": found["n"],
-        "heldout_ties": found["ties"],
-        "accuracy": found["accuracy"]["value"],
-        "accuracy.low": found["accuracy"]["low"],
-        "accuracy.high": found["accuracy"]["high"],
-        "floor.longer": found["longer"]["value"],
-        "floor.length": 1 - found["longer"]["value"] if found["shorter_wins"] else found["longer"]["value"],
-        "floor.bag_of_words": found["bag_of_words"]["value"],
-        "ece": found["ece"],
+        "heldout_labels": evaluated["n"],
+        "heldout_ties": evaluated["ties"],
+        "accuracy": evaluated["accuracy"]["value"],
+        "accuracy.low": evaluated["accuracy"]["low"],
+        "accuracy.high": evaluated["accuracy"]["high"],
+        "floor.longer": evaluated["longer"]["value"],
+        "floor.length": 1 - evaluated["longer"]["value"] if evaluated["shorter_wins"] else evaluated["longer"]["value"],
+        "floor.bag_of_words": evaluated["bag_of_words"]["value"],
+        "ece": evaluated["ece"],
         **crossed,
     }
     notes = "Accuracy over labels with a preference; interval with questions as clusters. One split, by prompt hash."

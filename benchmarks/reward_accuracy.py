@@ -2,15 +2,15 @@
 
     python benchmarks/reward_accuracy.py --data ../shared/data --workspace DIR
 
-Of each set's prompts a fifth is held out, five times, so that every label is predicted once, by a head that saw
-nothing of its prompt. The others are parted much as a store parts them: every sixth prompt sets the temperature, the
-rest fit the head. Floors stand beside it, on the same labels: the longer (or shorter) answer wins, and a bag of words,
-both taught by the labels the head is. What is fixed in the head was chosen by figures of other labels, the rest of HH
-helpful-base (`reward/head.py`).
+A fifth of each set's prompts is held out, five times, so that every label is predicted once, by a head that saw nothing
+of its prompt. The others are split much as a store splits them: every sixth prompt sets the temperature, the rest fit
+the head. Two floors are measured on the same labels: the longer (or shorter) answer wins, and a bag of words, both
+fitted to the labels of the head. The constants of the head were chosen on other labels, the rest of HH helpful-base
+(`reward/standardiser.py`).
 
 The features are the slow part (SmolLM2-135M on two cores reads some 1,000 tokens a second, and there are a million):
-they are kept in the workspace as they come, so a run that was stopped goes on. `--hh-pairs` bounds HH, by comparison
-id, which is a hash. `--quick` reads little, shortly.
+they are kept in the workspace as they are computed, so that a run that was stopped can go on. `--hh-pairs` limits the
+pairs of HH, by comparison id, which is a hash. `--quick` reads few labels, cut to 64 tokens.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from record import write
 
 from rlhf_hitl.formats.importing import import_path
 from rlhf_hitl.reward.backbone import Backbone
-from rlhf_hitl.reward.evaluation.floors import find_length_direction, predict_bag_of_words_margins
+from rlhf_hitl.reward.evaluation.floors import find_length_direction, predict_bag_word_margins_margins
 from rlhf_hitl.reward.feature_cache import FeatureCache
 from rlhf_hitl.reward.head_fitting import calibrate_temperature, fit_head
 from rlhf_hitl.reward.labelled_pairs import (
@@ -52,8 +52,8 @@ SETS = {
 FOLDS, CALIBRATION = 5, 6  # one prompt in five is held out, and of the others one in six calibrates
 
 
-def read(path: Path, limit: int | None) -> list[LabelledPair]:
-    """The labels of a preference set, in order of comparison id; `limit` takes the first of them."""
+def read_labels_of_set(path: Path, limit: int | None) -> list[LabelledPair]:
+    """Return the labels of a preference set, in order of comparison id, at most `limit` of them."""
     with tempfile.TemporaryDirectory() as folder:
         store = Store.open(f"sqlite:///{folder}/votes.db", create=True)
         import_path(store, path)
@@ -64,36 +64,38 @@ def read(path: Path, limit: int | None) -> list[LabelledPair]:
 def measure(pairs: Sequence[LabelledPair], cache: FeatureCache, seed: int) -> dict[str, float | int]:
     n = len(pairs)
     chats = [p.first for p in pairs] + [p.second for p in pairs]
-    features, size, said = cache.features(chats), completion_lengths(chats), count_votes(pairs)
+    features, lengths, votes = cache.features(chats), completion_lengths(chats), count_votes(pairs)
     families = np.array([p.comparison.prompt.family for p in pairs])
     names, family = np.unique(families, return_inverse=True)
     shuffled = np.random.default_rng(seed).permutation(len(names))
     margins, probabilities, words, by_length = np.zeros(n), np.full(n, 0.5), np.zeros(n), np.zeros(n)
-    longer = size[:n] - size[n:]
-    chosen: list[str] = []
+    longer = lengths[:n] - lengths[n:]
+    vote_weights: list[str] = []
     for k in range(min(FOLDS, len(names))):
         held, others = shuffled[k::FOLDS], np.delete(shuffled, np.s_[k::FOLDS])
         calibrating = np.isin(family, others[::CALIBRATION])
-        asked = np.flatnonzero(np.isin(family, held)).tolist()
-        seen = np.flatnonzero(np.isin(family, others) & ~calibrating).tolist()
-        told = [i for i in np.flatnonzero(calibrating).tolist() if select_decided([pairs[i]])]
-        both = [*seen, *(i + n for i in seen)]
-        standardiser = Standardiser.fit(features[both], size[both])
-        differences = standardiser.differences(features, size)
-        vote_weight, _ = choose_vote_weight(differences[seen], said[seen], families[seen])
-        chosen.append(str(vote_weight))
-        head = fit_head(differences[seen], said[seen], vote_weight=vote_weight)
-        head = calibrate_temperature(head, differences[told], compute_first_shares([pairs[i] for i in told]))
-        margins[asked], stds = head.margins(differences[asked])
-        probabilities[asked] = head.probabilities(margins[asked], stds)
-        of_words = predict_bag_of_words_margins([pairs[i] for i in seen], [pairs[i] for i in asked])
-        words[asked] = 0 if of_words is None else of_words
-        by_length[asked] = longer[asked] * find_length_direction([pairs[i] for i in seen])
-    print("what a vote counts, of each split:", ", ".join(chosen), file=sys.stderr)
-    return figures(pairs, margins, probabilities, words, longer, by_length, families)
+        predicted = np.flatnonzero(np.isin(family, held)).tolist()
+        fitting = np.flatnonzero(np.isin(family, others) & ~calibrating).tolist()
+        calibration = [i for i in np.flatnonzero(calibrating).tolist() if select_decided([pairs[i]])]
+        both = [*fitting, *(i + n for i in fitting)]
+        standardiser = Standardiser.fit(features[both], lengths[both])
+        differences = standardiser.differences(features, lengths)
+        vote_weight, _ = choose_vote_weight(differences[fitting], votes[fitting], families[fitting])
+        vote_weights.append(str(vote_weight))
+        head = fit_head(differences[fitting], votes[fitting], vote_weight=vote_weight)
+        head = calibrate_temperature(
+            head, differences[calibration], compute_first_shares([pairs[i] for i in calibration])
+        )
+        margins[predicted], stds = head.margins(differences[predicted])
+        probabilities[predicted] = head.probabilities(margins[predicted], stds)
+        word_margins = predict_bag_word_margins_margins([pairs[i] for i in fitting], [pairs[i] for i in predicted])
+        words[predicted] = 0 if word_margins is None else word_margins
+        by_length[predicted] = longer[predicted] * find_length_direction([pairs[i] for i in fitting])
+    print("vote weight chosen in each split:", ", ".join(vote_weights), file=sys.stderr)
+    return compute_figures(pairs, margins, probabilities, words, longer, by_length, families)
 
 
-def figures(
+def compute_figures(
     pairs: Sequence[LabelledPair],
     margins: np.ndarray,
     probabilities: np.ndarray,
@@ -102,26 +104,26 @@ def figures(
     by_length: np.ndarray,
     families: np.ndarray,
 ) -> dict[str, float | int]:
-    told = np.array([p.label.preferred is not None for p in pairs])
-    truth = np.array([1.0 if p.label.preferred == p.label.first else -1.0 for p in pairs])[told]
+    is_decided = np.array([p.label.preferred is not None for p in pairs])
+    truth = np.array([1.0 if p.label.preferred == p.label.first else -1.0 for p in pairs])[is_decided]
 
-    def right(m: np.ndarray) -> np.ndarray:
-        return np.where(m[told] == 0, 0.5, m[told] * truth > 0)
+    def score_correct(m: np.ndarray) -> np.ndarray:
+        return np.where(m[is_decided] == 0, 0.5, m[is_decided] * truth > 0)
 
-    low, high = clustered_share_interval(right(margins), families[told])
-    p = probabilities[told]
-    floors = float(right(by_length).mean()), float(right(words).mean())
+    low, high = clustered_share_interval(score_correct(margins), families[is_decided])
+    p = probabilities[is_decided]
+    floors = float(score_correct(by_length).mean()), float(score_correct(words).mean())
     return {
-        "labels": int(told.sum()),
-        "prompts": len(set(families[told])),
-        "accuracy": float(right(margins).mean()),
+        "labels": int(is_decided.sum()),
+        "prompts": len(set(families[is_decided])),
+        "accuracy": float(score_correct(margins).mean()),
         "accuracy.low": low,
         "accuracy.high": high,
         "accuracy.floor": max(0.5, *floors),
-        "floor.longer": float(right(longer).mean()),
+        "floor.longer": float(score_correct(longer).mean()),
         "floor.length": floors[0],
-        "floor.bag_of_words": floors[1],
-        "ece": expected_calibration_error(np.maximum(p, 1 - p), right(probabilities - 0.5)),
+        "floor.bag_word_margins": floors[1],
+        "ece": expected_calibration_error(np.maximum(p, 1 - p), score_correct(probabilities - 0.5)),
     }
 
 
@@ -129,26 +131,29 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", default="../shared/data", help="The folder that holds the three sets.")
     parser.add_argument("--backbone", default="smollm2-135m-instruct")
-    parser.add_argument("--workspace", help="Keep features here: a second run, or one that was stopped, goes on.")
+    parser.add_argument(
+        "--workspace",
+        help="The folder to keep features in, so that a second run, or one that was stopped, reuses them.",
+    )
     parser.add_argument("--max-length", type=int, default=1024)
     parser.add_argument("--hh-pairs", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true")
     args = parser.parse_args()
     limits = dict.fromkeys(SETS, 60) if args.quick else {"hh": args.hh_pairs}
-    found: dict[str, float | int | None] = {"hh.pairs": limits["hh"]}
+    figures: dict[str, float | int | None] = {"hh.pairs": limits["hh"]}
     with tempfile.TemporaryDirectory() as folder:
         backbone = Backbone(args.backbone, max_length=64 if args.quick else args.max_length)
         cache = FeatureCache(Path(args.workspace or folder) / "features", backbone)
         for name, path in SETS.items():
-            pairs = read(Path(args.data) / path, limits.get(name))
-            found |= {f"{name}.{key}": value for key, value in measure(pairs, cache, args.seed).items()}
+            pairs = read_labels_of_set(Path(args.data) / path, limits.get(name))
+            figures |= {f"{name}.{key}": value for key, value in measure(pairs, cache, args.seed).items()}
     notes = (
         "Labels with a preference; intervals take the labels of one prompt together; the floor is the highest of a "
         "coin, length and words. "
         f"HH: {limits['hh']} pairs of helpful-base, Anthropic's test split, most of which fit the head measured."
     )
-    write("reward_accuracy", found, seeds=[args.seed], notes=notes, quick=args.quick)
+    write("reward_accuracy", figures, seeds=[args.seed], notes=notes, quick=args.quick)
 
 
 if __name__ == "__main__":

@@ -2,12 +2,12 @@
 
     python benchmarks/reward_head.py
 
-Labels are drawn from a head that is known, on features as wide as SmolLM2-135M's in six views: what counts here is
-their number, a prompt each. The votes say strengths and ties, the slowest likelihood there is. A refit is principal
-axes, prior by evidence, thresholds, posterior; `train-reward` also tries, by cross-validation, how much a vote counts,
-and how far lengths alone would come: some forty fits more, `choice_s`. An update is timed with all that goes with it:
-the texts of a pair tokenised, their features found on disk, the head's posterior, the card. Medians over runs.
-`--quick` takes 500 labels, and updates the head alone.
+Labels are drawn from a known head, on features as wide as SmolLM2-135M's in six views. What matters is their number, one
+prompt each. The votes have strengths and ties, the slowest likelihood. A refit computes principal axes, prior by
+evidence, thresholds and posterior. `train-reward` also chooses the vote weight by cross-validation and measures heads
+on lengths alone: some forty more fits, `choice_s`. An update is timed as a whole: tokenising the texts of a pair,
+reading their features from disk, the head's posterior, the card. Figures are medians over runs. `--quick` takes 500
+labels, and updates the head alone.
 """
 
 from __future__ import annotations
@@ -36,23 +36,23 @@ WIDTH, VIEWS = 576, 6
 
 
 def graded_votes(margins: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """(n, 9) one vote a pair, by raters who see margins (n,) with logistic noise."""
-    seen = margins + rng.logistic(size=len(margins))
-    said = np.select([seen > cut for cut in (2, 1, 0.5, -0.5, -1, -2)], [0, 1, 2, 4, 6, 7], 8)
-    return np.eye(9)[said]
+    """Return one vote for each pair, (n, 9), by raters who perceive margins (n,) with logistic noise."""
+    perceived = margins + rng.logistic(size=len(margins))
+    outcomes = np.select([perceived > cut for cut in (2, 1, 0.5, -0.5, -1, -2)], [0, 1, 2, 4, 6, 7], 8)
+    return np.eye(9)[outcomes]
 
 
-def median_seconds(do: Callable[[int], object], times: int) -> float:
-    took = []
+def measure_median_seconds(run: Callable[[int], object], times: int) -> float:
+    seconds = []
     for i in range(times):
         start = time.perf_counter()
-        do(i)
-        took.append(time.perf_counter() - start)
-    return float(np.median(took))
+        run(i)
+        seconds.append(time.perf_counter() - start)
+    return float(np.median(seconds))
 
 
-def whole_update(backbone: str, folder: Path, standardiser: Standardiser, head: Head) -> Callable[[int], object]:
-    """Updates a model with this head by one of 50 labels, whose texts it has met."""
+def prepare_full_update(backbone: str, folder: Path, standardiser: Standardiser, head: Head) -> Callable[[int], object]:
+    """Return a function that updates a model with this head by one of 50 labels, whose features are cached."""
     labelled = []
     for i in range(50):
         prompt = Prompt.create((Message("user", f"What is {i} and {i}?"),))
@@ -101,13 +101,13 @@ def main() -> None:
         return head.updated(differences[i], votes[i])
 
     with tempfile.TemporaryDirectory() as folder:
-        one = update if args.quick else whole_update(args.backbone, Path(folder), standardiser, head)
+        one = update if args.quick else prepare_full_update(args.backbone, Path(folder), standardiser, head)
         figures = {
             "labels": n,
             "inputs": differences.shape[1],
-            "refit_s": median_seconds(refit, times),
-            "choice_s": median_seconds(choose, 1),
-            "update_ms": 1000 * median_seconds(one, 50),
+            "refit_s": measure_median_seconds(refit, times),
+            "choice_s": measure_median_seconds(choose, 1),
+            "update_ms": 1000 * measure_median_seconds(one, 50),
             "agreement": float(np.mean((differences @ head.weights > 0) == (margins > 0))),
         }
     notes = "Made labels with strengths and ties. A refit starts from features, an update from a model in memory."

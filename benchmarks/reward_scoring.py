@@ -3,8 +3,8 @@
     python benchmarks/reward_scoring.py --data ../shared/data
 
 The same classifier on SmolLM2-135M (its score head random), the same pairs of HH-RLHF helpful-base, the same tokens, in
-the same batches of 8 pairs, in float32, in turns. The pipeline starts from text, ours from messages. Seconds are the
-clock's; processor seconds say the same where other programs were running too. `--quick` takes few short pairs.
+the same batches of 8 pairs, in float32, in turns. The pipeline starts from text, ours from messages. Seconds are wall-clock;
+processor seconds are comparable even if other programs were running. `--quick` takes few short pairs.
 """
 
 from __future__ import annotations
@@ -60,12 +60,14 @@ def main() -> None:
         def text(chat) -> str:
             return tokenizer.decode(renderer.render(chat).ids)
 
-        def alike(chat) -> bool:  # decoded and encoded again, the tokens are the same
+        def survives_decoding(chat) -> bool:  # encoding the decoded text gives the same tokens
             return tokenizer(text(chat))["input_ids"] == list(renderer.render(chat).ids)
 
-        pairs = [pair for pair in hh_pairs(Path(args.data), 2 * BATCH * (turns + 1)) if all(map(alike, pair))]
+        pairs = [
+            pair for pair in hh_pairs(Path(args.data), 2 * BATCH * (turns + 1)) if all(map(survives_decoding, pair))
+        ]
         batches = [pairs[i * BATCH : (i + 1) * BATCH] for i in range(turns + 1)]
-        found, apart = [], []
+        turns_taken, deviations = [], []
         for turn, batch in enumerate(batches):
             chats = [chat for pair in batch for chat in pair]
             texts = [text(chat) for chat in chats]
@@ -76,16 +78,16 @@ def main() -> None:
             def ours() -> np.ndarray:
                 return cache.features(chats, keep=False) @ weights  # noqa: B023
 
-            took, said = {}, {}
+            took, scores = {}, {}
             for score in (stock, ours) if turn % 2 == 0 else (ours, stock):
                 clock = Clock()
-                said[score.__name__] = score()
+                scores[score.__name__] = score()
                 took[score.__name__] = clock.read()
             if turn:  # the first warms up
-                found.append(took)
-                apart.append(np.abs(said["stock"] - said["ours"]).max())
-    figures = {"turns": turns, "threads": torch.get_num_threads(), "score_difference": float(max(apart))} | ratios(
-        found, BATCH
+                turns_taken.append(took)
+                deviations.append(np.abs(scores["stock"] - scores["ours"]).max())
+    figures = {"turns": turns, "threads": torch.get_num_threads(), "score_difference": float(max(deviations))} | ratios(
+        turns_taken, BATCH
     )
     notes = f"SmolLM2-135M in float32, HH-RLHF helpful-base, batches of {BATCH} pairs, at most {length} tokens."
     write("reward_scoring", figures, seeds=[0], notes=notes, quick=args.quick)

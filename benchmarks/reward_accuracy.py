@@ -26,7 +26,7 @@ from record import write
 
 from rlhf_hitl.formats.importing import import_path
 from rlhf_hitl.reward.backbone import Backbone
-from rlhf_hitl.reward.evaluation.floors import find_length_direction, predict_bag_word_margins_margins
+from rlhf_hitl.reward.evaluation.floors import find_length_direction, predict_bag_of_words_margins
 from rlhf_hitl.reward.feature_cache import FeatureCache
 from rlhf_hitl.reward.head_fitting import calibrate_temperature, fit_head
 from rlhf_hitl.reward.labelled_pairs import (
@@ -88,7 +88,7 @@ def measure(pairs: Sequence[LabelledPair], cache: FeatureCache, seed: int) -> di
         )
         margins[predicted], stds = head.margins(differences[predicted])
         probabilities[predicted] = head.probabilities(margins[predicted], stds)
-        word_margins = predict_bag_word_margins_margins([pairs[i] for i in fitting], [pairs[i] for i in predicted])
+        word_margins = predict_bag_of_words_margins([pairs[i] for i in fitting], [pairs[i] for i in predicted])
         words[predicted] = 0 if word_margins is None else word_margins
         by_length[predicted] = longer[predicted] * find_length_direction([pairs[i] for i in fitting])
     print("vote weight chosen in each split:", ", ".join(vote_weights), file=sys.stderr)
@@ -122,7 +122,7 @@ def compute_figures(
         "accuracy.floor": max(0.5, *floors),
         "floor.longer": float(score_correct(longer).mean()),
         "floor.length": floors[0],
-        "floor.bag_word_margins": floors[1],
+        "floor.bag_of_words": floors[1],
         "ece": expected_calibration_error(np.maximum(p, 1 - p), score_correct(probabilities - 0.5)),
     }
 

@@ -2,8 +2,8 @@
 
     python benchmarks/reward_head.py
 
-Labels are drawn from a known head, on features as wide as SmolLM2-135M's in six views. What matters is their number, one
-prompt each. The votes have strengths and ties, the slowest likelihood. A refit computes principal axes, prior by
+Labels are drawn from a known head, on features as wide as SmolLM2-135M's in six views. What matters is their number,
+one prompt each. The votes have strengths and ties, the slowest likelihood. A refit computes principal axes, prior by
 evidence, thresholds and posterior. `train-reward` also chooses the vote weight by cross-validation and measures heads
 on lengths alone: some forty more fits, `choice_s`. An update is timed as a whole: tokenising the texts of a pair,
 reading their features from disk, the head's posterior, the card. Figures are medians over runs. `--quick` takes 500

@@ -3,8 +3,8 @@
     python benchmarks/reward_scoring.py --data ../shared/data
 
 The same classifier on SmolLM2-135M (its score head random), the same pairs of HH-RLHF helpful-base, the same tokens, in
-the same batches of 8 pairs, in float32, in turns. The pipeline starts from text, ours from messages. Seconds are wall-clock;
-processor seconds are comparable even if other programs were running. `--quick` takes few short pairs.
+the same batches of 8 pairs, in float32, in turns. The pipeline starts from text, ours from messages. Seconds are
+wall-clock; processor seconds are comparable even if other programs were running. `--quick` takes few short pairs.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Which model a name means, and what is said where there is none."""
+"""How a model's name is resolved, and the errors where there is no such model."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def cache(tmp_path, monkeypatch):
     return tmp_path / "cache"
 
 
-def test_a_folder_is_itself(tiny_model):
+def test_a_folder_resolves_to_itself(tiny_model):
     assert models.resolve_model(tiny_model) == tiny_model
     assert models.resolve_model(str(tiny_model)) == tiny_model
 
@@ -43,7 +43,7 @@ def test_a_short_name_is_its_folder_once_fetched_and_says_how_to_fetch_it_before
     assert models.display_name("smollm2-135m-instruct") == "smollm2-135m-instruct"
 
 
-def test_a_folder_that_is_not_there_or_holds_no_model_is_named(tmp_path):
+def test_a_missing_folder_or_one_without_a_model_is_named(tmp_path):
     for missing in (tmp_path / "nowhere", str(tmp_path / "nowhere"), "./nowhere/at/all", tmp_path):
         with pytest.raises(NotFound, match="model '"):
             models.resolve_model(missing)

@@ -1,4 +1,4 @@
-"""Reward models and data that is not as it should be: named, refused or handled, never dropped in silence."""
+"""Invalid data and damaged reward models are named, refused or handled, never dropped silently."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def trainer(flags: dict):
     return build_reward_trainer(config, model_config), config
 
 
-def test_a_label_of_an_empty_completion_is_left_out_of_a_replay_and_counted(judged_store, backbone, tmp_path):
+def test_an_evaluation_leaves_out_and_counts_labels_of_empty_completions(judged_store, backbone, tmp_path):
     model = train_head(judged_store, backbone, tmp_path)
     before, _ = evaluate_reward_model(model, judged_store)
     judged(judged_store, people.add_rater(judged_store, "bea", Role.RATER).id, heldout(1)[0], "an answer", " \n")
@@ -76,7 +76,7 @@ def test_a_label_of_an_empty_completion_is_left_out_of_a_replay_and_counted(judg
     assert (after.n, after.dropped) == (before.n, before.dropped + 1)
 
 
-def test_full_training_leaves_out_rows_without_text_and_those_a_model_labelled_aloud(tiny_model, tmp_path, caplog):
+def test_full_training_leaves_out_rows_without_text_or_labelled_by_a_model_with_a_warning(tiny_model, tmp_path, caplog):
     answers = ("fine", "thanks"), ("fine", "  "), ("sun", "sea"), ("sea", "fine")
     flags = rows(tmp_path, *answers, model_name_or_path=tiny_model)
     data = load_from_disk(flags["dataset"])
@@ -99,7 +99,7 @@ def test_full_training_leaves_out_rows_without_text_and_those_a_model_labelled_a
         ("weight", None, "weight None"),
     ],
 )
-def test_a_row_that_is_no_label_is_named_before_anything_is_trained(tiny_model, tmp_path, column, value, said):
+def test_an_invalid_row_is_named_before_training_starts(tiny_model, tmp_path, column, value, said):
     flags = rows(tmp_path, ("fine", "thanks"), ("sun", "sea"), model_name_or_path=tiny_model)
     made = load_from_disk(flags["dataset"])["train"].to_list()
     made[0] |= {column: made[0].get(column, 1.0 if column != "votes" else 1)}
@@ -124,12 +124,12 @@ def test_full_training_reads_the_splits_it_learns_from_and_leaves_the_folder_as_
 
 
 @pytest.mark.parametrize("most", [0, 1, -3])
-def test_a_max_length_that_holds_no_answer_is_refused(tiny_model, tmp_path, most):
+def test_a_max_length_too_short_for_an_answer_is_refused(tiny_model, tmp_path, most):
     with pytest.raises(BadInput, match=f"max_length {most}: expected 8 tokens or more"):
         trainer(rows(tmp_path, ("fine", "thanks"), model_name_or_path=tiny_model, max_length=most))
 
 
-def test_full_training_without_any_row_that_teaches_is_refused(tiny_model, tmp_path):
+def test_full_training_without_usable_rows_is_refused(tiny_model, tmp_path):
     with pytest.raises(BadInput, match="none of 1 train rows"):
         trainer(rows(tmp_path, ("fine", "  "), model_name_or_path=tiny_model))
 
@@ -169,7 +169,7 @@ def test_labels_all_on_one_side_make_a_model_that_is_finite_and_prefers_that_sid
     assert np.isfinite(model.head.weights).all()
 
 
-def test_a_reward_that_is_no_number_is_named(judged_store, backbone, tmp_path):
+def test_a_reward_that_is_not_finite_is_named(judged_store, backbone, tmp_path):
     model = train_head(judged_store, backbone, tmp_path)
     model.head = replace(model.head, weights=np.full_like(model.head.weights, np.nan))
     with pytest.raises(BadInput, match="reward of comparison x_"):
@@ -180,7 +180,7 @@ def test_a_reward_that_is_no_number_is_named(judged_store, backbone, tmp_path):
         model.rewards([((Message("user", "asked"),), (Message("assistant", "an answer"),))])
 
 
-def test_a_third_best_reward_that_is_no_number_is_named(judged_store, backbone, tmp_path):
+def test_a_third_best_reward_that_is_not_finite_is_named(judged_store, backbone, tmp_path):
     model = train_head(judged_store, backbone, tmp_path)
     [comparison] = list(find_comparisons(judged_store))[:1]
     inputs = np.zeros((3, len(model.head.weights)))
@@ -189,7 +189,7 @@ def test_a_third_best_reward_that_is_no_number_is_named(judged_store, backbone, 
         model._score(comparison, inputs, model.id)
 
 
-def test_a_head_that_has_learnt_no_more_than_lengths_say_so(sqlite_store, backbone, tmp_path, caplog):
+def test_a_head_no_better_than_lengths_alone_is_warned_about(sqlite_store, backbone, tmp_path, caplog):
     store, rater = sqlite_store, people.add_rater(sqlite_store, "ann", Role.RATER).id
     for i in range(60):  # the longer answer wins, whatever it says
         words = [w for _, w in sorted(zip(f"{i * 7919:06}", ["sea", "sun", "fox", "poem", "paris", "quick"]))]
@@ -210,7 +210,7 @@ def test_a_damaged_model_is_named(judged_store, backbone, tmp_path, file, kept):
         load_reward_model(folder)
 
 
-def test_labels_of_empty_completions_are_left_out_of_training_aloud(judged_store, backbone, tmp_path, caplog):
+def test_training_leaves_out_labels_of_empty_completions_with_a_warning(judged_store, backbone, tmp_path, caplog):
     before = train_head(judged_store, backbone, tmp_path).card["train_labels"]
     rater = people.add_rater(judged_store, "bea", Role.RATER).id
     text = next(t for t in map(str, range(100)) if Prompt.create((Message("user", t),)).split is Split.TRAIN)

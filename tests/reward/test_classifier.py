@@ -1,4 +1,4 @@
-"""Sequence classifiers of anybody's: scored as by plain transformers, calibrated, evaluated, routed, trained."""
+"""Sequence classifiers of anybody: scored as plain transformers does, calibrated, evaluated, used for routing, trained."""
 
 from __future__ import annotations
 
@@ -131,7 +131,7 @@ def test_a_conversation_longer_than_learnt_positions_is_cut_to_them(kind, tiny_m
     assert np.isfinite(model.rewards([chat(long, a) for a in (*ANSWERS, long)])).all()
 
 
-def test_a_classifier_is_taken_in_calibrated_evaluated_and_routed_with(
+def test_a_classifier_is_adopted_calibrated_evaluated_and_used_for_routing(
     classifier, judged_store, add_comparisons, tmp_path
 ):
     add_comparisons(judged_store, 12)
@@ -196,7 +196,7 @@ def test_another_number_of_labels_is_refused_for_scoring_and_for_training(classi
         wrap_classifier(str(folder), tmp_path)
 
 
-def test_a_language_model_is_no_classifier_and_a_head_that_is_missing_is_not_made_up(tiny_model, tmp_path):
+def test_a_language_model_is_not_a_classifier_and_a_missing_head_is_not_invented(tiny_model, tmp_path):
     with pytest.raises(BadInput, match="ForSequenceClassification"):
         wrap_classifier(str(tiny_model), tmp_path)
     folder = copied(tiny_model, tmp_path / "headless")

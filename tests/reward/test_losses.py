@@ -1,4 +1,4 @@
-"""Losses of reward models: by hand, against enumeration, and what must leave them as they are."""
+"""Losses of reward models: worked by hand, compared with enumeration, and their invariances."""
 
 from itertools import combinations, pairwise
 from math import exp, log, prod
@@ -86,7 +86,7 @@ def test_davidson_by_hand():
     )  # counts of votes
 
 
-def test_prevalence_is_the_nu_at_which_equals_tie_that_often():
+def test_tie_prevalence_is_the_nu_at_which_equal_rewards_tie_with_that_share():
     assert davidson_loss(t(0), t([0, 1, 0]), tie_prevalence_from_share(0.4)).item() == pytest.approx(-log(0.4))
 
 
@@ -127,7 +127,7 @@ def test_rankings_as_pairs_by_hand():
     assert compute_pair_margins_and_leans(t([0, 0]), third, torch.full((1, 3), 1 / 3))[1].tolist() == [[0]]
 
 
-def test_prevalences_of_pairs_are_davidsons_and_of_what_nobody_counts_half_a_ranking():
+def test_prevalences_of_pairs_are_davidsons_and_uncounted_sizes_count_half_a_ranking():
     assert estimate_tie_prevalences([[0, 1], [0, 0], [1, 0]], [2, 4, 4]) == pytest.approx(
         [tie_prevalence_from_share(0.4)]
     )
@@ -160,7 +160,7 @@ def test_davidson_luce_is_its_definition_and_sums_to_one_over_all_rankings(rewar
 
 @settings(max_examples=20, deadline=None)
 @given(st.lists(st.floats(0.05, 2), min_size=3, max_size=3))
-def test_prevalences_are_found_again_in_the_rankings_that_they_make(known):
+def test_prevalences_are_recovered_from_rankings_drawn_with_them(known):
     """Every ranking of four and of three of equal reward, counted as often as the model says."""
     ranks = torch.cat([ranks_of(r, 4) for items in ((0, 1, 2, 3), (0, 1, 3)) for r in rankings_of(items)])
     counts = (-davidson_luce_loss(torch.zeros(len(ranks), 4, dtype=WHOLE), ranks, known)).exp()
@@ -230,7 +230,7 @@ def test_a_ranking_may_be_permuted_and_its_rewards_shifted(items, shift, random)
     assert losses[1:] == pytest.approx([losses[0]] * 2, rel=1e-9, abs=1e-9)
 
 
-def test_what_is_unranked_says_nothing():
+def test_unranked_completions_do_not_change_the_loss():
     with_it = davidson_luce_loss(t([1, 9, 2, -1]), torch.tensor([[0, UNRANKED, 1, 2]]), [0.4])
     assert with_it.item() == pytest.approx(davidson_luce_loss(t([1, 2, -1]), torch.tensor([[0, 1, 2]]), [0.4]).item())
     assert davidson_luce_loss(t([1, 2]), torch.full((1, 2), UNRANKED), [0.4]).item() == 0

@@ -1,4 +1,4 @@
-"""The reward model on a real tiny backbone: rendering, features, head, training, replay."""
+"""The reward model on a real tiny backbone: rendering, features, head, training, evaluation."""
 
 import json
 import os
@@ -72,7 +72,7 @@ def test_a_rendered_conversation_ends_with_one_eos(tiny_model):
     assert renderer.tokenizer.decode(ids) == "<|user|>hello<|end|><|assistant|>fine thanks<|end|>"
 
 
-def test_the_prompts_left_is_cut_and_never_the_completion(tiny_model):
+def test_the_prompt_is_cut_from_the_left_and_the_completion_is_kept(tiny_model):
     renderer = Renderer(load_tokenizer(tiny_model), max_length=20)
     short = renderer.render(chat("hello " * 200, "fine thanks"))
     assert len(short.ids) == 20
@@ -141,7 +141,7 @@ def test_views_of_one_pass_are_what_each_is_alone_and_the_mean_is_over_the_compl
         assert np.abs(together[2, j] - by_hand).max() < 1e-5
 
 
-def test_what_was_computed_for_all_views_is_there_for_one(views, tmp_path):
+def test_features_computed_for_all_views_are_reused_for_one(views, tmp_path):
     chats = [chat("hello", w) for w in WORDS]
     every = FeatureCache(tmp_path, views).features(chats)
     assert every.shape == (len(chats), views.width)
@@ -199,7 +199,7 @@ def test_a_cache_keeps_to_its_size_and_drops_what_was_not_used_for_longest(backb
     assert np.array_equal(again.features([chats[0]])[0], first)  # used each time, so it is still there, or made anew
 
 
-def test_reading_keeps_a_row_from_being_the_first_to_go(backbone, tmp_path):
+def test_reading_a_row_protects_it_from_being_removed_first(backbone, tmp_path):
     first, second = chat("hello", "sea"), chat("hello", "sun")
     FeatureCache(tmp_path, backbone).features([first])
     [used] = tmp_path.rglob("*.safetensors")
@@ -210,7 +210,7 @@ def test_reading_keeps_a_row_from_being_the_first_to_go(backbone, tmp_path):
     assert list(tmp_path.rglob("*.safetensors")) == [used]
 
 
-def test_rows_that_another_process_removed_are_still_to_be_had(tmp_path):
+def test_mapped_rows_stay_readable_after_another_process_removed_their_shard(tmp_path):
     shelf = FeatureStore(tmp_path)
     shelf.write(["a"], np.full((1, 3), 7, np.float32))
     for file in tmp_path.iterdir():
@@ -218,7 +218,7 @@ def test_rows_that_another_process_removed_are_still_to_be_had(tmp_path):
     assert (shelf["a"] == 7).all()
 
 
-def test_a_shard_goes_only_once_all_it_has_is_in_another(tmp_path):
+def test_a_shard_is_removed_only_after_all_its_rows_are_in_another(tmp_path):
     shelf = FeatureStore(tmp_path)
     shelf.MERGE_AT = 1
     for _ in range(2):  # as two processes that computed the same do
@@ -231,7 +231,7 @@ def test_a_shard_goes_only_once_all_it_has_is_in_another(tmp_path):
     assert (found["a"] == 7).all()
 
 
-def test_rows_found_are_there_though_another_process_makes_room_meanwhile(backbone, tmp_path, monkeypatch):
+def test_cached_rows_are_read_even_if_another_process_removes_shards_meanwhile(backbone, tmp_path, monkeypatch):
     known, new = chat("hello", "sea"), chat("hello", "sun")
     first = FeatureCache(tmp_path, backbone).features([known])
     cache, compute = FeatureCache(tmp_path, backbone), backbone.compute
@@ -245,7 +245,7 @@ def test_rows_found_are_there_though_another_process_makes_room_meanwhile(backbo
     assert np.array_equal(cache.features([known, new])[0], first[0])
 
 
-def test_what_a_crash_left_behind_is_cleared_away_and_computed_again(backbone, tmp_path):
+def test_files_left_by_a_crash_are_removed_and_computed_again(backbone, tmp_path):
     first = FeatureCache(tmp_path, backbone).features([chat("hello", "sea")])
     [shard] = tmp_path.rglob("*.safetensors")
     shard.write_bytes(shard.read_bytes()[:-5])
@@ -274,7 +274,7 @@ def test_writers_that_merge_shards_under_each_other_lose_nothing(tmp_path):
     assert all((found[f"{name}{i}"] == i).all() for name in "abc" for i in range(40))
 
 
-def test_a_layer_the_model_has_not_is_refused(tiny_model):
+def test_a_layer_that_the_model_does_not_have_is_refused(tiny_model):
     with pytest.raises(BadInput, match="1 to 2"):
         Backbone(str(tiny_model), layer=3)
     with pytest.raises(BadInput, match="last or mean"):
@@ -454,7 +454,7 @@ def quirky(prompts: int, each: int, quirk: float, rng: np.random.Generator, weig
 
 
 @pytest.mark.parametrize(("prompts", "each", "quirk"), [(10, 80, 1.5), (400, 1, 0.5)])
-def test_votes_count_less_where_those_about_one_prompt_say_little_of_others(prompts, each, quirk):
+def test_the_vote_weight_is_lower_where_votes_about_one_prompt_say_little_about_others(prompts, each, quirk):
     rng = np.random.default_rng(2)
     weights = rng.normal(size=40)
     x, first, of = quirky(prompts, each, quirk, rng, weights)
@@ -471,7 +471,7 @@ def test_votes_count_less_where_those_about_one_prompt_say_little_of_others(prom
     assert loss(mass) <= loss(1.0)
 
 
-def test_a_vote_that_counts_half_is_half_a_vote_in_fits_and_updates():
+def test_a_vote_weight_of_half_equals_half_a_vote_in_fits_and_updates():
     rng = np.random.default_rng(0)
     x, votes = rng.normal(size=(60, 5)), votes_from_preferences((rng.random(60) < 0.5).astype(float))
     half, of_halves = fit_head(x, votes, vote_weight=0.5), fit_head(x, votes / 2)
@@ -510,7 +510,7 @@ def test_training_reads_all_views_and_chooses_how_much_a_vote_counts(judged_stor
     assert np.array_equal(again.rewards(chats), model.rewards(chats))
 
 
-def test_a_backbone_that_is_another_by_now_is_refused(judged_store, tiny_model, tmp_path):
+def test_a_backbone_that_has_changed_is_refused(judged_store, tiny_model, tmp_path):
     copy = tmp_path / "backbone"
     shutil.copytree(tiny_model, copy)
     model = train_head(judged_store, Backbone(str(copy), layer=1, pooling="last", dtype="float32"), tmp_path)
@@ -546,7 +546,7 @@ def test_a_score_is_the_difference_of_the_rewards_and_never_negative(judged_stor
         assert 0.5 <= score.probability < 1
 
 
-def test_replay_by_hand_counts_ties_apart_and_equal_rewards_as_half(judged_store, backbone, tmp_path):
+def test_an_evaluation_worked_by_hand_counts_ties_apart_and_equal_rewards_as_half(judged_store, backbone, tmp_path):
     model = train_head(judged_store, backbone, tmp_path)
     found, examples = evaluate_reward_model(model, judged_store)
     right = sum(1.0 if e.margin > 0 else 0.5 if e.margin == 0 else 0.0 for e in examples)
@@ -614,7 +614,7 @@ def test_full_training_under_accelerate_on_two_processes_loads_in_plain_transfor
     assert (stds > 0).all()
 
 
-def test_full_training_from_the_store_enters_a_lora_model(judged_store, tiny_model, tmp_path):
+def test_full_training_from_the_store_registers_a_lora_model(judged_store, tiny_model, tmp_path):
     from rlhf_hitl.reward.training.full_from_store import train_full_from_store
 
     config = tmp_path / "config.yaml"
@@ -744,7 +744,7 @@ def test_full_training_learns_from_soft_labels_ties_and_weights(tiny_model, tmp_
 
 
 @pytest.mark.parametrize("column", [{"weight": -1.0}, {"weight": float("nan")}, {"p_chosen": 0.7, "p_tie": 0.6}])
-def test_full_training_refuses_a_weight_or_shares_that_are_none(column):
+def test_full_training_refuses_an_invalid_weight_or_invalid_shares(column):
     from rlhf_hitl.reward.training.dataset_rows import read_shares, read_weight
 
     with pytest.raises(BadInput, match="weight" if "weight" in column else "p_tie"):
@@ -754,7 +754,7 @@ def test_full_training_refuses_a_weight_or_shares_that_are_none(column):
 @pytest.mark.parametrize(
     "flag", ["load_in_4bit true", "load_in_8bit true", "use_dora true", "trust_remote_code true", "eos_token x"]
 )
-def test_full_training_refuses_settings_it_does_not_follow(flag, tmp_path):
+def test_full_training_refuses_unsupported_settings(flag, tmp_path):
     from trl import ModelConfig
 
     from rlhf_hitl.arguments import parse_arguments

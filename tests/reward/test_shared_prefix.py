@@ -1,4 +1,4 @@
-"""Prompts computed once: the same states, rewards, losses and weights as conversation by conversation."""
+"""Prompts computed once give the same states, rewards, losses and weights as one conversation at a time."""
 
 import json
 import os
@@ -58,7 +58,7 @@ def test_every_conversation_is_whole_in_its_row_and_at_its_own_positions(trees):
     )  # each ends in a token of its own
 
 
-def test_a_trunk_is_what_all_begin_with_and_leaves_everyone_a_token():
+def test_the_trunk_is_the_common_beginning_and_leaves_each_branch_a_token():
     assert shared_prefix.measure_tree([[1, 2, 3, 4], [1, 2, 5]]) == (2, 2, 1)
     assert shared_prefix.measure_tree([[1, 2], [1, 2]]) == (1, 1, 1)
     assert shared_prefix.measure_tree([[1, 2, 3], [1, 2]]) == (1, 2, 1)
@@ -108,13 +108,13 @@ def test_states_of_a_tree_are_those_of_its_conversations(kind, settings):
         ("Bloom", {}, "its attention is eager"),
     ],
 )
-def test_a_model_that_cannot_take_trees_is_known_and_logged(kind, settings, why, caplog):
+def test_a_model_without_support_for_trees_is_recognised_and_logged(kind, settings, why, caplog):
     caplog.set_level("INFO", "rlhf_hitl")
     assert not shared_prefix.supports_trees(decoder(kind, **settings))
     assert caplog.messages == [f"prompts are computed once for each completion: {why}"]
 
 
-def test_a_model_that_says_it_can_and_does_not_is_found_out(caplog):
+def test_a_model_that_claims_support_for_trees_wrongly_is_detected(caplog):
     """One that places tokens by itself, as some architectures do."""
 
     class Own(transformers.LlamaModel):
@@ -295,7 +295,7 @@ def test_a_step_on_two_processes_is_the_step_on_one(train, tiny_model, tmp_path)
     assert logged[0] == pytest.approx(logged[1], abs=1e-4)
 
 
-def test_a_token_budget_of_nothing_is_refused(train):
+def test_a_token_budget_of_zero_is_refused(train):
     with pytest.raises(BadInput, match="token_budget 0"):
         train(token_budget=0)
 
@@ -320,7 +320,7 @@ def test_every_pair_is_in_one_batch_within_the_budget_and_processes_keep_step(le
     assert drawn == [list(sampler) for sampler in samplers]
 
 
-def test_epochs_differ_in_order_and_company_and_a_seed_repeats_them():
+def test_epochs_differ_in_order_and_batches_and_a_seed_repeats_them():
     lengths = [5] * 20 + [9] * 20
     sampler = TokenBudgetSampler(lengths, 30)
     first = list(sampler)
@@ -343,5 +343,5 @@ def test_a_run_resumed_within_a_later_epoch_goes_on_with_the_batches_that_are_le
     assert [batch["weight"].tolist() for batch in rest] == whole[2:]
 
 
-def test_neighbours_are_the_longest_first_and_fill_the_budget():
+def test_batches_by_length_start_with_the_longest_and_fill_the_budget():
     assert batch_by_length([1, 9, 4, 5, 2], 10) == [[1], [3, 2], [4, 0]]

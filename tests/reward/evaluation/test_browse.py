@@ -1,4 +1,4 @@
-"""Finding examples in an evaluation by what its index keeps of them, without a browser."""
+"""Finding the pairs of an evaluation through its index, without a browser."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def found(index: EvaluationIndex, *query, **more) -> list[str]:
     return [e.comparison_id for e in read_rows(index, browse.find_rows(index, PairQuery(*query), **more))]
 
 
-def test_what_is_read_is_what_was_written_in_any_order(tmp_path):
+def test_pairs_are_read_as_they_were_written_in_any_order(tmp_path):
     made = bundled(1, 0.6)
     index = load_index(put(tmp_path, "one", made))
     assert read_rows(index, browse.find_rows(index, PairQuery("all", order="replayed"))) == made
@@ -36,7 +36,7 @@ def test_what_is_read_is_what_was_written_in_any_order(tmp_path):
     assert len(found(index, "disagreements")) == sum(e.correct == 0 for e in made)
 
 
-def test_equal_rewards_are_no_agreement_and_a_tie_is_the_more_wrong_the_surer_the_model(tmp_path):
+def test_equal_rewards_are_disagreements_and_a_tie_is_more_wrong_the_larger_the_margin(tmp_path):
     ties = [example(f"tie{m}", m, correct=None) for m in (0.5, -3.0)]
     index = load_index(put(tmp_path, "one", [example("equal", 0.0), example("right"), *ties, example("wrong", -1.0)]))
     assert found(index, "disagreements") == ["c_right", "c_wrong", "c_equal"]
@@ -44,7 +44,7 @@ def test_equal_rewards_are_no_agreement_and_a_tie_is_the_more_wrong_the_surer_th
     assert found(index, "agreements") == []
 
 
-def test_slices_are_tags_and_traits_and_every_word_has_to_be_there(tmp_path):
+def test_pairs_are_filtered_by_tag_by_description_and_by_all_words(tmp_path):
     made = [
         example(1, chosen="Straße im Regen", tags={"language": "de"}),
         example(2, chosen="A long street. " * 40, tags={"language": "en"}),
@@ -59,14 +59,14 @@ def test_slices_are_tags_and_traits_and_every_word_has_to_be_there(tmp_path):
     assert found(index, "all", None, "longest")[0] == "c_2"
 
 
-def test_ids_are_not_worth_choosing_by(tmp_path):
+def test_tags_with_too_many_values_are_not_filters(tmp_path):
     made = [example(i, tags={"source": f"s{i}", "topic": f"t{i % 3}"}) for i in range(MAX_TAG_VALUES + 1)]
     index = load_index(put(tmp_path, "one", made))
     assert "source" not in index.tags
     assert index.tags["topic"][0] == ("t0", "t1", "t2")
 
 
-def test_an_address_finds_its_example_also_where_ids_look_like_addresses(tmp_path):
+def test_a_key_finds_its_pair_even_where_ids_look_like_keys(tmp_path):
     made = [example("k.2"), example("k"), example("k.2", chosen_id="x"), example("é\n"), example("k.2", chosen_id="y")]
     index = load_index(put(tmp_path, "one", made))
     keys = [make_pair_key(index, row, e) for row, e in enumerate(read_rows(index, list(range(len(made)))))]
@@ -75,7 +75,7 @@ def test_an_address_finds_its_example_also_where_ids_look_like_addresses(tmp_pat
     assert [find_row_by_key(index, key) for key in ("", "c_k.0", "c_k.9", "c_k.²", "c_k.", ".1")] == [None] * 6
 
 
-def test_labels_of_one_prompt_do_not_make_one_of_two_models_better(tmp_path):
+def test_many_labels_of_one_prompt_do_not_make_a_model_significantly_better(tmp_path):
     """Twelve labels of one prompt are all that tells the two apart, and McNemar's test alone would be sure."""
     family = {i: "one" if i < 12 else f"f{i}" for i in range(21)}
     first = put(tmp_path, "first", [example(i, 1.0, family=family[i]) for i in family])
@@ -88,7 +88,7 @@ def test_labels_of_one_prompt_do_not_make_one_of_two_models_better(tmp_path):
     assert not two.is_better
 
 
-def test_a_file_that_was_replaced_is_not_read_by_an_index_of_another(tmp_path):
+def test_an_index_does_not_read_a_file_that_was_replaced(tmp_path):
     folder = put(tmp_path, "one", [example(i) for i in range(9)])
     old = load_index(folder)
     put(tmp_path, "one", [example(i, chosen="longer " * 9) for i in range(5)])
@@ -99,7 +99,7 @@ def test_a_file_that_was_replaced_is_not_read_by_an_index_of_another(tmp_path):
 
 
 @pytest.mark.parametrize("harm", [lambda t: t[:-1], lambda t: t[:-300], lambda t: t + "{}\n", lambda t: "\x00" + t])
-def test_a_file_that_is_not_whole_is_named_with_its_line(tmp_path, harm):
+def test_a_damaged_file_is_named_with_its_line(tmp_path, harm):
     folder = put(tmp_path, "one", [example(i) for i in range(3)])
     (folder / PAIRS_FILE).write_text(harm((folder / PAIRS_FILE).read_text()))
     with pytest.raises(BadInput, match=r"one/examples.jsonl:[134]: expected an example"):

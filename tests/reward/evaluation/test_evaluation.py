@@ -1,4 +1,4 @@
-"""What a replay found: kept on disk, in figures that are worked by hand, held against gates, shown."""
+"""Evaluations: stored on disk, with figures worked by hand, checked by gates, and shown."""
 
 import html
 import json
@@ -150,7 +150,7 @@ def test_an_evaluation_and_its_examples_are_read_as_they_were_written(tmp_path_f
     assert json.loads((folder / "evaluation.json").read_text())["above_floors"] is True
 
 
-def test_what_is_no_evaluation_is_said_with_its_place(tmp_path):
+def test_a_file_that_is_not_an_evaluation_is_named_with_its_place(tmp_path):
     with pytest.raises(NotFound, match="rlhf-hitl evaluate"):
         load_evaluation(tmp_path)
     save_evaluation(tmp_path, an_evaluation(), [example()])
@@ -177,7 +177,7 @@ def test_the_evaluations_of_a_workspace_come_newest_first(tmp_path):
 # Figures
 
 
-def test_a_replay_by_hand(sqlite_store, judge, longer_is_better):
+def test_an_evaluation_worked_by_hand(sqlite_store, judge, longer_is_better):
     """Five pairs: the longer answer is chosen in three, the shorter in one, one is a tie."""
     for chosen, rejected in ((9, 4), (8, 4), (6, 4), (4, 12)):
         judge([chosen, rejected], [[0], [1]], strength=2)
@@ -208,7 +208,7 @@ def test_the_order_shown_is_counted_by_votes(sqlite_store, judge, longer_is_bett
     assert found.position.raters.value == first.n / 8
 
 
-def test_equal_rewards_are_no_tie_where_none_is_called(sqlite_store, judge, longer_is_better):
+def test_equal_rewards_are_half_right_where_no_tie_is_predicted(sqlite_store, judge, longer_is_better):
     for i in range(24):  # one of four is a tie: nu is below 1
         judge([7, 7], [[0, 1]] if i % 4 == 0 else [[0], [1]], split=Split.CALIBRATION)
     for _ in range(3):
@@ -220,7 +220,7 @@ def test_equal_rewards_are_no_tie_where_none_is_called(sqlite_store, judge, long
     assert found.three_way.accuracy.value == 0.5 / 4
 
 
-def test_a_model_that_reads_the_other_answer_is_found_out(sqlite_store, judge, reads_its_place):
+def test_a_model_that_depends_on_the_order_has_an_asymmetry(sqlite_store, judge, reads_its_place):
     judge([9, 4], [[0], [1]])
     judge([5, 8], [[0], [1]])
     found, _ = evaluate_reward_model(reads_its_place, sqlite_store)
@@ -350,7 +350,7 @@ def test_labels_a_model_has_learnt_from_are_left_out_in_whatever_store_they_are(
         load_reward_model(folder)
 
 
-def test_a_replay_of_what_a_model_was_told_says_so(judged_store, every_label, tiny_model, tmp_path):
+def test_an_evaluation_on_training_labels_says_so(judged_store, every_label, tiny_model, tmp_path):
     backbone = Backbone(str(tiny_model), layer=1, pooling="last", dtype="float32")
     model = train_head(judged_store, backbone, tmp_path)
     found, examples = evaluate_reward_model(model, judged_store, split=Split.TRAIN)
@@ -376,7 +376,7 @@ def evaluated(judged_store, tiny_model, tmp_path, monkeypatch):
     return lambda *args: CliRunner().invoke(app, ["evaluate", "--store", judged_store.url, *args])
 
 
-def test_the_command_says_what_was_told_and_what_the_floors_are(evaluated):
+def test_the_command_prints_the_figures_and_the_floors(evaluated):
     said = evaluated("--split", "train").stdout
     assert "Replayed is the train split, with nothing left out" in said
     assert "floor: a coin" in said
@@ -398,7 +398,7 @@ def test_the_command_says_what_was_told_and_what_the_floors_are(evaluated):
         "evaluations/one/examples.jsonl",
     ],
 )
-def test_what_is_damaged_is_bad_input_and_no_failed_gate(evaluated, tmp_path, harm):
+def test_damaged_files_are_bad_input_and_not_a_failed_gate(evaluated, tmp_path, harm):
     assert evaluated("--name", "one").exit_code == 0
     assert evaluated("--min-accuracy", "1").exit_code == 1
     [path] = tmp_path.glob(harm)
@@ -507,7 +507,7 @@ def test_a_model_is_shown_to_be_worse_by_many_labels():
     assert compare_evaluated_pairs(ours, [example(i) for i in range(10)], "theirs").is_worse
 
 
-def test_labels_of_one_prompt_do_not_make_a_model_worse():
+def test_many_labels_of_one_prompt_do_not_make_a_model_significantly_worse():
     """One prompt of twelve labels speaks against it, and nine say nothing: McNemar's test alone is sure of it."""
     ours = [example(i, family="f0" if i < 12 else f"f{i}", correct=float(i >= 12)) for i in range(21)]
     found = compare_evaluated_pairs(ours, [example(i, family=e.family) for i, e in enumerate(ours)], "theirs")
@@ -571,7 +571,7 @@ def test_gates_say_what_holds_and_what_does_not():
     assert not check_gates(beaten, above_floors=True)[0].passed
 
 
-def test_a_slice_that_is_not_there_passes_no_gate():
+def test_a_missing_slice_is_an_error_not_a_passed_gate():
     with pytest.raises(NotFound, match="category=poetry: expected one of category=math"):
         check_gates(an_evaluation(), min_slices=(SliceThreshold("category", "poetry", 0.1),))
     assert SliceThreshold.parse("longer=a:b=c:0.5") == SliceThreshold("longer", "a:b=c", 0.5)

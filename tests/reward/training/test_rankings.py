@@ -1,4 +1,4 @@
-"""Full training on rankings of K completions: read, laid out, learnt from by their own likelihood."""
+"""Full training on rankings of K completions: reading, packing, and their likelihood."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def line(prompt: str, ranking: list, rater: str = "ann", k: int = 2) -> dict:
 # The loss
 
 
-def test_of_pairs_alone_both_ways_have_the_same_loss_and_gradient(sqlite_store, tmp_path, make):
+def test_for_pairs_both_forms_have_the_same_loss_and_gradient(sqlite_store, tmp_path, make):
     votes = [line("a", [0, 1]), line("b", [1, 0]), line("b", [[0, 1]], "bob"), line("b", [0, 1], "cy")]
     votes += [line("c", [[0, 1]]), line("d", [0, 1]), line("d", [0, 1], "bob")]
     judged_by(sqlite_store, tmp_path, votes)
@@ -301,12 +301,12 @@ def test_the_command_learns_from_rankings_and_says_so(sqlite_store, tiny_model, 
         ({"weight": -1.0}, "weight -1.0"),
     ],
 )
-def test_a_row_that_is_no_ranking_is_named(change, said):
+def test_an_invalid_ranking_is_named(change, said):
     with pytest.raises(BadInput, match=said):
         read_row(row(0, [[0, 1, 2]]) | change)
 
 
-def test_what_cannot_be_learnt_from_is_refused(make, tmp_path):
+def test_labels_that_teach_nothing_are_refused(make, tmp_path):
     with pytest.raises(BadInput, match="whose completions all have text"):
         make([row(0, [[0, 1]]) | {"completions": [say("fine"), say(" \n")]}])
     with pytest.raises(BadInput, match="1 training labels"):

@@ -1,4 +1,4 @@
-"""A run of full reward training: killed and resumed, on two processes, gone wrong, drawn."""
+"""Runs of full reward training: killed and resumed, on two processes, failed, plotted."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_a_run_that_is_killed_and_resumed_ends_with_the_same_weights(flags, tmp_
     )
 
 
-def test_only_whole_checkpoints_are_resumed_from(flags, tmp_path):
+def test_only_complete_checkpoints_are_resumed_from(flags, tmp_path):
     out = tmp_path / "out"
     for step, state in ((3, "{}"), (12, '{"half'), (21, None)):
         (out / f"checkpoint-{step}").mkdir(parents=True)
@@ -119,7 +119,7 @@ def test_only_whole_checkpoints_are_resumed_from(flags, tmp_path):
         run_reward_training(build_reward_trainer(config, model_config), config)
 
 
-def test_a_training_that_is_told_to_end_leaves_nothing_half_made(judged_store, tiny_model, tmp_path):
+def test_a_terminated_training_leaves_nothing_half_written(judged_store, tiny_model, tmp_path):
     command = [sys.executable, "-m", "rlhf_hitl", "train-reward", "--backend", "full", "--backbone", str(tiny_model)]
     env = ENV | {"RLHF_HITL_STORE": judged_store.url, "RLHF_HITL_WORKSPACE": str(tmp_path / "workspace")}
     with subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True) as process:
@@ -161,7 +161,7 @@ def test_two_processes_see_the_losses_that_one_does(flags, tmp_path):
         assert two == pytest.approx(one, abs=2e-3, rel=1e-2), name
 
 
-def test_a_loss_that_is_no_number_stops_the_run_and_says_what_to_do(flags):
+def test_a_loss_that_is_not_finite_stops_the_run_and_says_what_to_do(flags):
     config, model_config = parse_arguments((FullTrainingConfig, ModelConfig), listed(flags))
     trainer = build_reward_trainer(config, model_config)
     torch.nn.init.constant_(trainer.model.score.weight, float("inf"))
@@ -169,7 +169,7 @@ def test_a_loss_that_is_no_number_stops_the_run_and_says_what_to_do(flags):
         trainer.train()
 
 
-def test_a_score_head_that_would_stay_as_it_is_is_refused(flags):
+def test_a_frozen_score_head_is_refused(flags):
     trainer = build_reward_trainer(*parse_arguments((FullTrainingConfig, ModelConfig), listed(flags)))
     refuse_frozen_head(trainer.model)
     trainer.model.score.weight.requires_grad_(False)
@@ -201,7 +201,7 @@ def test_a_full_model_says_what_it_started_from_and_has_seen_and_no_path_of_this
     assert found.trained_on == len(load_labelled_pairs(judged_store, Split.TRAIN))
 
 
-def test_a_run_is_drawn_and_a_tracker_that_is_missing_is_named(flags, tmp_path):
+def test_a_run_is_plotted_and_a_missing_tracker_is_named(flags, tmp_path):
     config, model_config = parse_arguments((FullTrainingConfig, ModelConfig), listed(flags | {"save_strategy": "no"}))
     trainer = build_reward_trainer(config, model_config)
     run_reward_training(trainer, config)

@@ -1,4 +1,4 @@
-"""A head that goes on from votes that came in since, and one whose uncertainty is an ensemble's."""
+"""Updating a head with new votes, and a head with an ensemble's uncertainty."""
 
 from __future__ import annotations
 
@@ -126,7 +126,7 @@ def test_an_ensemble_agrees_with_the_posterior_where_its_assumptions_hold():
     assert np.median(apart.margins(probes)[1] / same.margins(probes)[1]) > 1.5
 
 
-def test_where_no_label_speaks_an_ensemble_is_as_unsure_as_its_prior():
+def test_without_labels_an_ensemble_is_as_uncertain_as_its_prior():
     x = np.zeros((50, 3))
     x[:, 0] = 1
     votes = votes_from_preferences(np.arange(50) % 3 > 0)
@@ -146,7 +146,7 @@ def test_a_model_with_an_ensembles_uncertainty_is_kept_and_scores(judged_store, 
     assert stds == pytest.approx(model.margins(first, second)[1])
 
 
-def test_a_model_that_is_only_looked_at_does_not_become_the_newest(judged_store, backbone, tmp_path):
+def test_opening_a_model_does_not_make_it_the_newest(judged_store, backbone, tmp_path):
     old = train_head(judged_store, backbone, tmp_path / "elsewhere")
     with judged_store.write() as conn:
         conn.execute(reward_models.delete())  # another team's, say

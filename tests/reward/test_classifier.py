@@ -1,4 +1,4 @@
-"""Sequence classifiers of anybody: scored as plain transformers does, calibrated, evaluated, used for routing, trained."""
+"""Anybody's sequence classifiers: scored as in plain transformers, calibrated, evaluated, routed with, trained."""
 
 from __future__ import annotations
 

@@ -387,7 +387,7 @@ def test_a_head_of_strengths_and_ties_is_at_the_mode_of_the_ordinal_loss():
     head = fit_head(x, votes)
     w = torch.tensor(head.weights, requires_grad=True)
     t = torch.tensor(head.thresholds, requires_grad=True, dtype=torch.float64)
-    likelihood = ordinal_loss(torch.tensor(x) @ w, votes, t)
+    likelihood = sum_ordinal_losses(torch.tensor(x) @ w, votes, t)
     of_weights, of_thresholds = torch.autograd.grad(likelihood, [w, t])
     prior = np.r_[np.full(6, head.precisions[0]), head.precisions[1]] * head.weights
     assert np.abs(of_weights.numpy() + prior).max() < 1e-2  # of slopes that sum up 3,000 labels

@@ -368,18 +368,21 @@ def graded(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     seen = margins + rng.logistic(size=n)
     said = np.select([seen > c for c in (2, 1.2, 0.5, -0.5, -1.2, -2)], [0, 1, 2, TIE, 6, 7], 8)
     votes = np.eye(9)[said]
-    unsaid = rng.random(n) < 0.3
-    votes[unsaid, FIRST_UNGRADED], votes[unsaid, SECOND_UNGRADED] = votes[unsaid, :3].sum(1), votes[unsaid, 6:].sum(1)
-    votes[np.ix_(unsaid, [0, 1, 2, 6, 7, 8])] = 0
+    ungraded = rng.random(n) < 0.3
+    votes[ungraded, FIRST_UNGRADED], votes[ungraded, SECOND_UNGRADED] = (
+        votes[ungraded, :3].sum(1),
+        votes[ungraded, 6:].sum(1),
+    )
+    votes[np.ix_(ungraded, [0, 1, 2, 6, 7, 8])] = 0
     return x, votes, margins
 
 
 def sum_ordinal_losses(margins: torch.Tensor, votes: np.ndarray, thresholds) -> torch.Tensor:
     """The votes' negative log likelihood as `losses.ordinal_loss` has it."""
     strengths = torch.tensor(votes[:, [0, 1, 2, 4, 6, 7, 8]])
-    unsaid = torch.tensor(votes[:, [FIRST_UNGRADED, TIE, SECOND_UNGRADED]]) * torch.tensor([1.0, 0, 1])
+    ungraded = torch.tensor(votes[:, [FIRST_UNGRADED, TIE, SECOND_UNGRADED]]) * torch.tensor([1.0, 0, 1])
     t = torch.as_tensor(thresholds, dtype=torch.float64)
-    return (ordinal_loss(margins, strengths, t) + ordinal_loss(margins, unsaid, t[:1])).sum()
+    return (ordinal_loss(margins, strengths, t) + ordinal_loss(margins, ungraded, t[:1])).sum()
 
 
 def test_a_head_of_strengths_and_ties_is_at_the_mode_of_the_ordinal_loss():
@@ -458,17 +461,17 @@ def test_the_vote_weight_is_lower_where_votes_about_one_prompt_say_little_about_
     rng = np.random.default_rng(2)
     weights = rng.normal(size=40)
     x, first, of = quirky(prompts, each, quirk, rng, weights)
-    others, told, _ = quirky(400, 1, quirk, rng, weights)
+    others, targets, _ = quirky(400, 1, quirk, rng, weights)
 
-    def loss(mass: float) -> float:
-        head = fit_head(x, votes_from_preferences(first), vote_weight=mass)
+    def loss(vote_weight: float) -> float:
+        head = fit_head(x, votes_from_preferences(first), vote_weight=vote_weight)
         p = head.probabilities(*head.margins(others))
-        return float(-np.mean(told * np.log(p) + (1 - told) * np.log1p(-p)))
+        return float(-np.mean(targets * np.log(p) + (1 - targets) * np.log1p(-p)))
 
-    mass, losses = choose_vote_weight(x, votes_from_preferences(first), of)
-    assert losses[mass] == min(losses.values())
-    assert (mass < 1) == (each > 1)
-    assert loss(mass) <= loss(1.0)
+    vote_weight, losses = choose_vote_weight(x, votes_from_preferences(first), of)
+    assert losses[vote_weight] == min(losses.values())
+    assert (vote_weight < 1) == (each > 1)
+    assert loss(vote_weight) <= loss(1.0)
 
 
 def test_a_vote_weight_of_half_equals_half_a_vote_in_fits_and_updates():

@@ -24,54 +24,54 @@ from rlhf_hitl.reward.evaluation.storage import (
 )
 
 
-def found(index: EvaluationIndex, *query, **more) -> list[str]:
+def query_rows(index: EvaluationIndex, *query, **more) -> list[str]:
     return [e.comparison_id for e in read_rows(index, browse.find_rows(index, PairQuery(*query), **more))]
 
 
 def test_pairs_are_read_as_they_were_written_in_any_order(tmp_path):
-    made = bundled(1, 0.6)
-    index = load_index(put(tmp_path, "one", made))
-    assert read_rows(index, browse.find_rows(index, PairQuery("all", order="replayed"))) == made
-    assert read_rows(index, [7, 3]) == [made[7], made[3]]
-    assert len(found(index, "disagreements")) == sum(e.correct == 0 for e in made)
+    pairs = bundled(1, 0.6)
+    index = load_index(put(tmp_path, "one", pairs))
+    assert read_rows(index, browse.find_rows(index, PairQuery("all", order="replayed"))) == pairs
+    assert read_rows(index, [7, 3]) == [pairs[7], pairs[3]]
+    assert len(query_rows(index, "disagreements")) == sum(e.correct == 0 for e in pairs)
 
 
 def test_equal_rewards_are_disagreements_and_a_tie_is_more_wrong_the_larger_the_margin(tmp_path):
     ties = [example(f"tie{m}", m, correct=None) for m in (0.5, -3.0)]
     index = load_index(put(tmp_path, "one", [example("equal", 0.0), example("right"), *ties, example("wrong", -1.0)]))
-    assert found(index, "disagreements") == ["c_right", "c_wrong", "c_equal"]
-    assert found(index, "ties") == ["c_tie-3.0", "c_tie0.5"]
-    assert found(index, "agreements") == []
+    assert query_rows(index, "disagreements") == ["c_right", "c_wrong", "c_equal"]
+    assert query_rows(index, "ties") == ["c_tie-3.0", "c_tie0.5"]
+    assert query_rows(index, "agreements") == []
 
 
 def test_pairs_are_filtered_by_tag_by_description_and_by_all_words(tmp_path):
-    made = [
+    pairs = [
         example(1, chosen="Straße im Regen", tags={"language": "de"}),
         example(2, chosen="A long street. " * 40, tags={"language": "en"}),
         example(3, prompt="Rain?", chosen="The STRASSE of rain", tags={}, votes=1),
     ]
-    index = load_index(put(tmp_path, "one", made))
-    assert found(index, "all", ("language", "de")) == ["c_1"]
-    assert found(index, "all", ("agreement", "one vote")) == ["c_3"]
-    assert found(index, "all", ("language", "fr")) == found(index, "all", ("nothing", "x")) == []
-    assert found(index, "all", None, "replayed", "strasse") == ["c_1", "c_3"]
-    assert found(index, "all", None, "replayed", " rain  strasse ") == ["c_3"]
-    assert found(index, "all", None, "longest")[0] == "c_2"
+    index = load_index(put(tmp_path, "one", pairs))
+    assert query_rows(index, "all", ("language", "de")) == ["c_1"]
+    assert query_rows(index, "all", ("agreement", "one vote")) == ["c_3"]
+    assert query_rows(index, "all", ("language", "fr")) == query_rows(index, "all", ("nothing", "x")) == []
+    assert query_rows(index, "all", None, "replayed", "strasse") == ["c_1", "c_3"]
+    assert query_rows(index, "all", None, "replayed", " rain  strasse ") == ["c_3"]
+    assert query_rows(index, "all", None, "longest")[0] == "c_2"
 
 
 def test_tags_with_too_many_values_are_not_filters(tmp_path):
-    made = [example(i, tags={"source": f"s{i}", "topic": f"t{i % 3}"}) for i in range(MAX_TAG_VALUES + 1)]
-    index = load_index(put(tmp_path, "one", made))
+    pairs = [example(i, tags={"source": f"s{i}", "topic": f"t{i % 3}"}) for i in range(MAX_TAG_VALUES + 1)]
+    index = load_index(put(tmp_path, "one", pairs))
     assert "source" not in index.tags
     assert index.tags["topic"][0] == ("t0", "t1", "t2")
 
 
 def test_a_key_finds_its_pair_even_where_ids_look_like_keys(tmp_path):
-    made = [example("k.2"), example("k"), example("k.2", chosen_id="x"), example("é\n"), example("k.2", chosen_id="y")]
-    index = load_index(put(tmp_path, "one", made))
-    keys = [make_pair_key(index, row, e) for row, e in enumerate(read_rows(index, list(range(len(made)))))]
+    pairs = [example("k.2"), example("k"), example("k.2", chosen_id="x"), example("é\n"), example("k.2", chosen_id="y")]
+    index = load_index(put(tmp_path, "one", pairs))
+    keys = [make_pair_key(index, row, e) for row, e in enumerate(read_rows(index, list(range(len(pairs)))))]
     assert keys == ["c_k.2", "c_k", "c_k.2.2", "c_é\n", "c_k.2.3"]
-    assert [find_row_by_key(index, key) for key in keys] == list(range(len(made)))
+    assert [find_row_by_key(index, key) for key in keys] == list(range(len(pairs)))
     assert [find_row_by_key(index, key) for key in ("", "c_k.0", "c_k.9", "c_k.²", "c_k.", ".1")] == [None] * 6
 
 

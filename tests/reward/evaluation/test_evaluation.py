@@ -143,9 +143,9 @@ def test_an_evaluation_and_its_examples_are_read_as_they_were_written(tmp_path_f
         example(i, prompt=chat, rejected=chat, tags={text: text}, margin=margin, correct=correct)
         for i, (chat, text, margin, correct) in enumerate(rows)
     ]
-    found = an_evaluation()
-    save_evaluation(folder, found, examples)
-    assert load_evaluation(folder) == found
+    evaluation = an_evaluation()
+    save_evaluation(folder, evaluation, examples)
+    assert load_evaluation(folder) == evaluation
     assert list(read_evaluated_pairs(folder)) == examples
     assert json.loads((folder / "evaluation.json").read_text())["above_floors"] is True
 
@@ -182,30 +182,30 @@ def test_an_evaluation_worked_by_hand(sqlite_store, judge, longer_is_better):
     for chosen, rejected in ((9, 4), (8, 4), (6, 4), (4, 12)):
         judge([chosen, rejected], [[0], [1]], strength=2)
     judge([6, 7], [[0, 1]])
-    found, examples = evaluate_reward_model(longer_is_better, sqlite_store)
-    assert (found.n, found.ties, found.dropped) == (4, 1, 0)
-    assert found.accuracy.value == found.longer.value == 0.75
-    assert found.length.model.value == 1
-    assert found.length.correlation == pytest.approx(1)
+    evaluation, examples = evaluate_reward_model(longer_is_better, sqlite_store)
+    assert (evaluation.n, evaluation.ties, evaluation.dropped) == (4, 1, 0)
+    assert evaluation.accuracy.value == evaluation.longer.value == 0.75
+    assert evaluation.length.model.value == 1
+    assert evaluation.length.correlation == pytest.approx(1)
     assert sorted(e.margin for e in examples if not e.is_tie) == pytest.approx(
         [np.log(5 / 13), np.log(7 / 5), np.log(9 / 5), np.log(10 / 5)]
     )
     assert {e.strength for e in examples if not e.is_tie} == {2}
-    assert found.position.asymmetry == 0
-    assert found.noise_ceiling is None
-    assert found.k_wise is None
-    assert sum(b.right.n for b in found.reliability) == 4
+    assert evaluation.position.asymmetry == 0
+    assert evaluation.noise_ceiling is None
+    assert evaluation.k_wise is None
+    assert sum(b.right.n for b in evaluation.reliability) == 4
 
 
 def test_the_order_shown_is_counted_by_votes(sqlite_store, judge, longer_is_better):
     made = [judge([9, 4], [[0], [1]], [[0], [1]]) for _ in range(3)] + [judge([4, 9], [[0], [1]], [[1], [0]])]
-    found, _ = evaluate_reward_model(longer_is_better, sqlite_store)
+    evaluation, _ = evaluate_reward_model(longer_is_better, sqlite_store)
     # Each pair is shown in both orders. Three times the long one is chosen, by both raters; the last pair is chosen
     # in the same position twice.
-    first, second = found.position.first, found.position.second
-    assert first.n + second.n == found.position.raters.n == 2 * len(made)
+    first, second = evaluation.position.first, evaluation.position.second
+    assert first.n + second.n == evaluation.position.raters.n == 2 * len(made)
     assert (first.value * first.n + second.value * second.n) == 7
-    assert found.position.raters.value == first.n / 8
+    assert evaluation.position.raters.value == first.n / 8
 
 
 def test_equal_rewards_are_half_right_where_no_tie_is_predicted(sqlite_store, judge, longer_is_better):
@@ -214,18 +214,18 @@ def test_equal_rewards_are_half_right_where_no_tie_is_predicted(sqlite_store, ju
     for _ in range(3):
         judge([7, 7], [[0, 1]])  # a tie, of which the model says nothing
     judge([7, 7], [[0], [1]])
-    found, _ = evaluate_reward_model(longer_is_better, sqlite_store)
-    assert 0 < found.three_way.nu < 1
-    assert found.three_way.called_ties == 0
-    assert found.three_way.accuracy.value == 0.5 / 4
+    evaluation, _ = evaluate_reward_model(longer_is_better, sqlite_store)
+    assert 0 < evaluation.three_way.nu < 1
+    assert evaluation.three_way.called_ties == 0
+    assert evaluation.three_way.accuracy.value == 0.5 / 4
 
 
 def test_a_model_that_depends_on_the_order_has_an_asymmetry(sqlite_store, judge, reads_its_place):
     judge([9, 4], [[0], [1]])
     judge([5, 8], [[0], [1]])
-    found, _ = evaluate_reward_model(reads_its_place, sqlite_store)
-    assert found.position.pairs == 2
-    assert found.position.asymmetry > 0.01
+    evaluation, _ = evaluate_reward_model(reads_its_place, sqlite_store)
+    assert evaluation.position.pairs == 2
+    assert evaluation.position.asymmetry > 0.01
 
 
 def test_the_length_rule_goes_the_way_the_training_labels_say(sqlite_store, judge, longer_is_better):
@@ -233,12 +233,12 @@ def test_the_length_rule_goes_the_way_the_training_labels_say(sqlite_store, judg
         judge([9, 4], [[1], [0]], split=Split.TRAIN)  # the shorter
     for i in range(4):
         judge([9, 4], [[0], [1]] if i == 0 else [[1], [0]])
-    found, _ = evaluate_reward_model(longer_is_better, sqlite_store)
-    assert found.longer.value == found.accuracy.value == 0.25
-    assert found.floors["the shorter answer"].value == 0.75
-    assert found.floors["the shorter answer"].low == 1 - found.longer.high
-    assert found.floor[1] >= 0.75
-    assert not found.above_floors
+    evaluation, _ = evaluate_reward_model(longer_is_better, sqlite_store)
+    assert evaluation.longer.value == evaluation.accuracy.value == 0.25
+    assert evaluation.floors["the shorter answer"].value == 0.75
+    assert evaluation.floors["the shorter answer"].low == 1 - evaluation.longer.high
+    assert evaluation.floor[1] >= 0.75
+    assert not evaluation.above_floors
 
 
 def test_three_way_accuracy_calls_a_tie_where_davidsons_rule_does(sqlite_store, judge, longer_is_better):
@@ -248,23 +248,23 @@ def test_three_way_accuracy_calls_a_tie_where_davidsons_rule_does(sqlite_store, 
     judge([8, 7], [[0], [1]])  # called a tie, and none
     judge([999, 1], [[0], [1]])  # margin 6.2, beyond 2 ln 6 = 3.6: right
     judge([1, 999], [[0], [1]])  # wrong
-    found, _ = evaluate_reward_model(longer_is_better, sqlite_store)
-    assert found.three_way.nu == pytest.approx(6, rel=1e-3)
-    assert found.three_way.accuracy.value == 0.5
-    assert found.three_way.accuracy.n == 4
-    assert found.three_way.called_ties == 2
+    evaluation, _ = evaluate_reward_model(longer_is_better, sqlite_store)
+    assert evaluation.three_way.nu == pytest.approx(6, rel=1e-3)
+    assert evaluation.three_way.accuracy.value == 0.5
+    assert evaluation.three_way.accuracy.n == 4
+    assert evaluation.three_way.called_ties == 2
 
 
 def test_best_of_k_and_kendall_by_hand(sqlite_store, judge, longer_is_better):
     judge([9, 5, 3], [[0], [1], [2]])  # the model's ranking: tau 1, best
     judge([9, 5, 3], [[1, 0], [2]])  # its best is one of two: tau-b = 2 / sqrt(2 * 3)
     judge([9, 5, 3], [[2], [1], [0]])  # the other way round: tau -1
-    found, _ = evaluate_reward_model(longer_is_better, sqlite_store)
-    assert found.n == 3 + 2 + 3
-    assert found.k_wise.best.value == pytest.approx(2 / 3)
-    assert found.k_wise.best.n == 3
-    assert found.k_wise.chance == pytest.approx((1 / 3 + 2 / 3 + 1 / 3) / 3)
-    assert found.k_wise.kendall.value == pytest.approx((1 + 2 / 6**0.5 - 1) / 3)
+    evaluation, _ = evaluate_reward_model(longer_is_better, sqlite_store)
+    assert evaluation.n == 3 + 2 + 3
+    assert evaluation.k_wise.best.value == pytest.approx(2 / 3)
+    assert evaluation.k_wise.best.n == 3
+    assert evaluation.k_wise.chance == pytest.approx((1 / 3 + 2 / 3 + 1 / 3) / 3)
+    assert evaluation.k_wise.kendall.value == pytest.approx((1 + 2 / 6**0.5 - 1) / 3)
 
 
 def test_the_noise_ceiling_counts_split_votes_too(sqlite_store, judge, longer_is_better):
@@ -272,11 +272,11 @@ def test_the_noise_ceiling_counts_split_votes_too(sqlite_store, judge, longer_is
     with the majority of all raters."""
     for i in range(24):
         judge([9, 4], [[0], [1]], [[0], [1]] if i % 3 else [[1], [0]])
-    found, _ = evaluate_reward_model(longer_is_better, sqlite_store)
-    assert (found.n, found.ties) == (16, 8)
-    assert found.noise_ceiling.value == pytest.approx(7 / 8, abs=1e-4)
-    assert found.noise_ceiling.low < 7 / 8 < found.noise_ceiling.high
-    assert found.noise_ceiling.n == 16
+    evaluation, _ = evaluate_reward_model(longer_is_better, sqlite_store)
+    assert (evaluation.n, evaluation.ties) == (16, 8)
+    assert evaluation.noise_ceiling.value == pytest.approx(7 / 8, abs=1e-4)
+    assert evaluation.noise_ceiling.low < 7 / 8 < evaluation.noise_ceiling.high
+    assert evaluation.noise_ceiling.n == 16
 
 
 def test_slices_are_tags_and_traits_with_enough_labels():
@@ -289,19 +289,19 @@ def test_slices_are_tags_and_traits_with_enough_labels():
         *some(9, 22, tags={"category": "few", "question_id": "9"}),
         *some(5, 31, correct=None),
     ]
-    found = compute_slice_accuracies(examples)
-    assert {value: (s.value, s.n) for value, s in found["category"].items()} == {"math": (1, 12), "code": (0, 10)}
-    assert {value: s.n for value, s in found["policies"].items()} == {"one / two": 21, "one / three": 10}
-    assert "question_id" not in found
-    assert "turns" not in found  # all have one
+    evaluation = compute_slice_accuracies(examples)
+    assert {value: (s.value, s.n) for value, s in evaluation["category"].items()} == {"math": (1, 12), "code": (0, 10)}
+    assert {value: s.n for value, s in evaluation["policies"].items()} == {"one / two": 21, "one / three": 10}
+    assert "question_id" not in evaluation
+    assert "turns" not in evaluation  # all have one
 
 
 def test_a_batch_is_the_subset_of_its_labels(sqlite_store, judge, longer_is_better):
     for batch, won in (("easy", 0), ("hard", 1)):
         for _ in range(10):
             judge([9, 4], [[won], [1 - won]], batch=batch)
-    found, _ = evaluate_reward_model(longer_is_better, sqlite_store)
-    assert {value: s.value for value, s in found.slices["subset"].items()} == {"easy": 1, "hard": 0}
+    evaluation, _ = evaluate_reward_model(longer_is_better, sqlite_store)
+    assert {value: s.value for value, s in evaluation.slices["subset"].items()} == {"easy": 1, "hard": 0}
 
 
 # What the model has seen
@@ -334,12 +334,12 @@ def test_labels_a_model_has_learnt_from_are_left_out_in_whatever_store_they_are(
     [folder] = (tmp_path / "reward").iterdir()
     elsewhere = replayed_elsewhere(tmp_path, [p for pairs in every_label.values() for p in pairs])
     model = load_reward_model(folder)
-    found, examples = evaluate_reward_model(model, elsewhere)
+    evaluation, examples = evaluate_reward_model(model, elsewhere)
     n = {split: len(pairs) for split, pairs in every_label.items()}
-    assert (found.trained_on, found.calibrated_on) == (n[Split.TRAIN], n[Split.CALIBRATION])
-    assert found.n == len(examples) == n[Split.HELDOUT] > 0
-    assert found.caveat == ""
-    assert found.bag_of_words is None  # nothing in that store teaches one
+    assert (evaluation.trained_on, evaluation.calibrated_on) == (n[Split.TRAIN], n[Split.CALIBRATION])
+    assert evaluation.n == len(examples) == n[Split.HELDOUT] > 0
+    assert evaluation.caveat == ""
+    assert evaluation.bag_of_words is None  # nothing in that store teaches one
     assert evaluate_reward_model(model, elsewhere, home=judged_store)[0].bag_of_words is not None
     (folder / SEEN_PROMPTS_FILE).unlink()
     unknown, _ = evaluate_reward_model(load_reward_model(folder), elsewhere)
@@ -353,15 +353,15 @@ def test_labels_a_model_has_learnt_from_are_left_out_in_whatever_store_they_are(
 def test_an_evaluation_on_training_labels_says_so(judged_store, every_label, tiny_model, tmp_path):
     backbone = Backbone(str(tiny_model), layer=1, pooling="last", dtype="float32")
     model = train_head(judged_store, backbone, tmp_path)
-    found, examples = evaluate_reward_model(model, judged_store, split=Split.TRAIN)
+    evaluation, examples = evaluate_reward_model(model, judged_store, split=Split.TRAIN)
     n = len(every_label[Split.TRAIN])
-    assert (found.n, found.trained_on, found.calibrated_on) == (n, n, 0)
-    assert found.caveat == (
+    assert (evaluation.n, evaluation.trained_on, evaluation.calibrated_on) == (n, n, 0)
+    assert evaluation.caveat == (
         f"Replayed is the train split, with nothing left out: {n} labels of prompts the model was trained on and 0 of "
         "prompts that set its temperature are among its labels."
     )
-    assert found.bag_of_words is None  # it would be asked what it was told, too
-    assert found.caveat in html.unescape(render_evaluation_html(found, examples))
+    assert evaluation.bag_of_words is None  # it would be asked what it was told, too
+    assert evaluation.caveat in html.unescape(render_evaluation_html(evaluation, examples))
     calibration, _ = evaluate_reward_model(model, judged_store, split=Split.CALIBRATION)
     assert (calibration.trained_on, calibration.calibrated_on) == (0, len(every_label[Split.CALIBRATION]))
     assert calibration.bag_of_words is not None
@@ -383,9 +383,9 @@ def test_the_command_prints_the_figures_and_the_floors(evaluated):
     assert "trained on" not in next(line for line in said.splitlines() if line.startswith("Not in it"))
     held = evaluated("--json")
     assert held.exit_code == 0
-    found = json.loads(held.stdout)
-    assert found["knows_its_prompts"]
-    assert found["floor"]["value"] >= 0.5
+    evaluation = json.loads(held.stdout)
+    assert evaluation["knows_its_prompts"]
+    assert evaluation["floor"]["value"] >= 0.5
     assert "0 labels of prompts the model was trained on, 0 of prompts that set its temperature" in evaluated().stdout
 
 
@@ -422,9 +422,9 @@ def test_rewardbench_sections_weigh_their_subsets():
         *subset("math-prm", [1]),  # 1, of 984
         *subset("hep-go", [-1, -1]),  # 0, of 164
     ]
-    found = rewardbench.score_benchmark("rewardbench", examples, [])
+    evaluation = rewardbench.score_benchmark("rewardbench", examples, [])
     chat, reasoning = (0.75 * 100 + 0.5 * 28) / 128, 984 / (984 + 164)
-    assert found == pytest.approx({"Chat": chat, "Reasoning": reasoning, "RewardBench": (chat + reasoning) / 2})
+    assert evaluation == pytest.approx({"Chat": chat, "Reasoning": reasoning, "RewardBench": (chat + reasoning) / 2})
     assert rewardbench.score_benchmark("trl", examples, []) == {}
 
 
@@ -436,7 +436,7 @@ def ranked(batch: str, worth: list[int], rewards: list[float], id: str = "") -> 
 
 
 def test_best_of_four_shares_a_win_among_equal_rewards():
-    found = rewardbench.score_benchmark(
+    evaluation = rewardbench.score_benchmark(
         "rewardbench2",
         [],
         [
@@ -445,7 +445,7 @@ def test_best_of_four_shares_a_win_among_equal_rewards():
             ranked("Focus", [3, 0, 0, 0], [0.0, 1, 0, 0]),
         ],
     )
-    assert found == {"Focus": 0, "Math": 0.75, "RewardBench 2": 0.375}
+    assert evaluation == {"Focus": 0, "Math": 0.75, "RewardBench 2": 0.375}
 
 
 def test_the_score_of_rewardbench_2s_ties_by_hand():
@@ -475,11 +475,11 @@ def test_rewardbench_2_is_replayed_from_its_file(sqlite_store, longer_is_better,
     ]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
     report = import_path(sqlite_store, tmp_path / "rows.jsonl", split=Split.HELDOUT)
-    found, _ = evaluate_reward_model(longer_is_better, sqlite_store, format=report.format)
+    evaluation, _ = evaluate_reward_model(longer_is_better, sqlite_store, format=report.format)
     spread, margin = np.log(7 / 6), np.log(6 / 2)
     ties = 1 + 0.01 * np.tanh(margin / spread - 1)
-    assert found.scores == pytest.approx({"Math": 0.5, "Ties": ties, "RewardBench 2": (0.5 + ties) / 2}, abs=1e-6)
-    assert found.k_wise.best.value == 0.75
+    assert evaluation.scores == pytest.approx({"Math": 0.5, "Ties": ties, "RewardBench 2": (0.5 + ties) / 2}, abs=1e-6)
+    assert evaluation.k_wise.best.value == 0.75
 
 
 # Two models, gates
@@ -489,12 +489,14 @@ def test_two_models_on_the_same_labels_by_hand():
     # two prompts of five labels each; ours has four more right, theirs one
     ours = [example(i, family=f"f{i // 5}", correct=float(i < 8)) for i in range(10)]
     theirs = [example(i, family=f"f{i // 5}", correct=float(3 < i < 9)) for i in range(10)]
-    found = compare_evaluated_pairs([*ours, example(11)], [*theirs, example(12), example(13, correct=None)], "theirs")
-    assert (found.n, found.ours, found.theirs) == (10, 4, 1)
-    assert found.accuracy.value == pytest.approx(0.3)
-    assert found.p_value == pytest.approx(2 * (1 + 5) / 32)
-    assert found.accuracy.low < 0.3 < found.accuracy.high
-    assert not found.is_worse
+    evaluation = compare_evaluated_pairs(
+        [*ours, example(11)], [*theirs, example(12), example(13, correct=None)], "theirs"
+    )
+    assert (evaluation.n, evaluation.ours, evaluation.theirs) == (10, 4, 1)
+    assert evaluation.accuracy.value == pytest.approx(0.3)
+    assert evaluation.p_value == pytest.approx(2 * (1 + 5) / 32)
+    assert evaluation.accuracy.low < 0.3 < evaluation.accuracy.high
+    assert not evaluation.is_worse
     other_way = compare_evaluated_pairs(theirs, ours, "ours")
     assert other_way.accuracy.value == pytest.approx(-0.3)
     assert not other_way.is_worse  # not shown to be
@@ -510,12 +512,15 @@ def test_a_model_is_shown_to_be_worse_by_many_labels():
 def test_many_labels_of_one_prompt_do_not_make_a_model_significantly_worse():
     """One prompt of twelve labels speaks against it, and nine say nothing: McNemar's test alone is sure of it."""
     ours = [example(i, family="f0" if i < 12 else f"f{i}", correct=float(i >= 12)) for i in range(21)]
-    found = compare_evaluated_pairs(ours, [example(i, family=e.family) for i, e in enumerate(ours)], "theirs")
-    assert found.p_value < 0.001
-    assert found.accuracy.high > 0
-    assert not found.is_worse
-    assert check_gates(an_evaluation(), found)[0].passed
-    assert f"({found.accuracy.low:+.4f} to {found.accuracy.high:+.4f})" in check_gates(an_evaluation(), found)[0].said
+    evaluation = compare_evaluated_pairs(ours, [example(i, family=e.family) for i, e in enumerate(ours)], "theirs")
+    assert evaluation.p_value < 0.001
+    assert evaluation.accuracy.high > 0
+    assert not evaluation.is_worse
+    assert check_gates(an_evaluation(), evaluation)[0].passed
+    assert (
+        f"({evaluation.accuracy.low:+.4f} to {evaluation.accuracy.high:+.4f})"
+        in check_gates(an_evaluation(), evaluation)[0].said
+    )
 
 
 def test_equal_models_are_rarely_called_worse_on_prompts_of_many_labels():
@@ -528,9 +533,9 @@ def test_equal_models_are_rarely_called_worse_on_prompts_of_many_labels():
         lean = np.repeat(rng.normal(0, 0.8, 80), 17)  # which of the two a prompt favours
         differs = rng.random(len(lean)) < 0.3
         gains = np.where(differs, np.where(rng.random(len(lean)) < 1 / (1 + np.exp(-lean)), 1.0, -1.0), 0.0)
-        found = estimate_accuracy_difference(gains, families, "the other")
-        alone += found.theirs > found.ours and found.p_value < 0.05
-        worse += found.is_worse
+        evaluation = estimate_accuracy_difference(gains, families, "the other")
+        alone += evaluation.theirs > evaluation.ours and evaluation.p_value < 0.05
+        worse += evaluation.is_worse
     assert alone > 50
     assert worse < 40
 
@@ -540,22 +545,24 @@ def test_a_model_at_or_below_a_coin_or_a_floor_passes_no_gate(accuracy, longer, 
     def of(value):
         return Estimate(value, value - 0.05, value + 0.05, 40)
 
-    found = an_evaluation(accuracy=of(accuracy), longer=of(longer), bag_of_words=None if words is None else of(words))
-    [gate] = check_gates(found, above_floors=True)
+    evaluation = an_evaluation(
+        accuracy=of(accuracy), longer=of(longer), bag_of_words=None if words is None else of(words)
+    )
+    [gate] = check_gates(evaluation, above_floors=True)
     assert not gate.passed
     assert f"<= {max(0.5, words or 0):.4f} of the floor (a {'coin' if accuracy < 0.7 else 'bag of words'})" in gate.said
-    assert found.as_dict()["above_floors"] is False
-    assert found.as_dict()["floor"]["value"] == max(0.5, words or 0)
+    assert evaluation.as_dict()["above_floors"] is False
+    assert evaluation.as_dict()["floor"]["value"] == max(0.5, words or 0)
 
 
 def test_gates_say_what_holds_and_what_does_not():
-    found = an_evaluation()  # accuracy 0.7, floor 0.55, calibration error 0.05, math 0.5
+    evaluation = an_evaluation()  # accuracy 0.7, floor 0.55, calibration error 0.05, math 0.5
     worse = compare_evaluated_pairs(
         [example(i, correct=0.0) for i in range(10)], [example(i) for i in range(10)], "old"
     )
 
     def said(**asked):
-        return [(g.name, g.passed) for g in check_gates(found, **asked)]
+        return [(g.name, g.passed) for g in check_gates(evaluation, **asked)]
 
     assert said() == []
     assert said(min_accuracy=0.7, max_ece=0.05, above_floors=True) == [
@@ -566,7 +573,7 @@ def test_gates_say_what_holds_and_what_does_not():
     assert said(min_accuracy=0.71, max_ece=0.049) == [("min-accuracy", False), ("max-ece", False)]
     assert said(min_slices=(SliceThreshold.parse("category=math:0.6"),)) == [("min-slice category=math", False)]
     assert said(difference=worse) == [("no-worse-than", False)]
-    assert "0.7000 >= 0.7 (40 labels)" in check_gates(found, min_accuracy=0.7)[0].said
+    assert "0.7000 >= 0.7 (40 labels)" in check_gates(evaluation, min_accuracy=0.7)[0].said
     beaten = an_evaluation(bag_of_words=Estimate(0.7, 0.6, 0.8, 40))
     assert not check_gates(beaten, above_floors=True)[0].passed
 
@@ -585,10 +592,10 @@ def test_a_missing_slice_is_an_error_not_a_passed_gate():
 
 def test_every_plot_is_one_svg_that_says_what_it_shows_and_escapes_what_it_is_given():
     hostile = "<script>alert('$1')</script> & $x^2$"
-    found = an_evaluation(slices={"category": {hostile: Estimate(0.5, 0.3, 0.7, 12)}}, simulated=True)
+    evaluation = an_evaluation(slices={"category": {hostile: Estimate(0.5, 0.3, 0.7, 12)}}, simulated=True)
     examples = [example(i, margin=i - 3.0, correct=float(i > 3)) for i in range(8)]
-    texts = [plot(found) for plot in (plots.plot_accuracy, plots.plot_slices, plots.plot_reliability)]
-    texts += [plot(found, examples) for plot in (plots.plot_margins, plots.plot_lengths)]
+    texts = [plot(evaluation) for plot in (plots.plot_accuracy, plots.plot_slices, plots.plot_reliability)]
+    texts += [plot(evaluation, examples) for plot in (plots.plot_margins, plots.plot_lengths)]
     for text in texts:
         root = ElementTree.fromstring(text)  # noqa: S314 - our own text
         assert root.tag.endswith("svg")
@@ -598,7 +605,7 @@ def test_every_plot_is_one_svg_that_says_what_it_shows_and_escapes_what_it_is_gi
     assert hostile in html.unescape(texts[1])
     assert "0.500  (12)" in texts[1]
     assert plots.plot_slices(an_evaluation(slices={})) == ""
-    assert plots.plot_accuracy(found) == texts[0]
+    assert plots.plot_accuracy(evaluation) == texts[0]
 
 
 def test_the_report_is_one_file_that_shows_the_worst_first_and_runs_nothing_it_is_given(page, tmp_path):
@@ -609,10 +616,10 @@ def test_the_report_is_one_file_that_shows_the_worst_first_and_runs_nothing_it_i
         example(2, chosen=(Message("assistant", "agreed upon"),)),
         example(3, margin=-2.0, probability=0.1, correct=0.0, rejected=(Message("assistant", "long " * 2000),)),
     ]
-    found = an_evaluation(simulated=True, name="votes", scores={"Chat": 0.625})
+    evaluation = an_evaluation(simulated=True, name="votes", scores={"Chat": 0.625})
     difference = compare_evaluated_pairs(examples, [example(i) for i in range(4)], hostile)
-    checked = check_gates(found, difference, min_accuracy=0.8)
-    text = render_evaluation_html(found, examples, checked, difference)
+    checked = check_gates(evaluation, difference, min_accuracy=0.8)
+    text = render_evaluation_html(evaluation, examples, checked, difference)
     assert not re.search(r"(src|href)=.https?:", text)
     (tmp_path / "report.html").write_text(text)
     page.goto(f"file://{tmp_path}/report.html")

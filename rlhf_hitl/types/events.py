@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class Event(StrEnum):
-    """What happened, as other programs are told it by a webhook."""
+    """Something that happened and that a webhook can report to other programs."""
 
     JUDGMENT_CREATED = "judgment.created"
     COMPARISON_RESOLVED = "comparison.resolved"

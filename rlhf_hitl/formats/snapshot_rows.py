@@ -10,15 +10,11 @@ import orjson
 from rlhf_hitl.labels.aggregate import LabelVote
 from rlhf_hitl.labels.vote_weight import weigh_votes
 from rlhf_hitl.stats.entropy import entropy_in_nats
-from rlhf_hitl.store.export_query import JsonFields, JudgedComparison, sorted_json
+from rlhf_hitl.store.export_query import JUDGMENT_FIELDS, JsonFields, JudgedComparison, sorted_json
 from rlhf_hitl.types import Comparison, Label, Score, Verdict, messages_to_dicts
 
 COMPARISON_COLUMNS = ("comparison_id", "prompt_id", "prompt", "completions", "tags")
-JUDGMENT_COLUMNS = (
-    "comparison_id", "prompt_id", "prompt", "completions", "judgment_id", "rater_id", "verdict", "ranking", "strength",
-    "scores", "rationale", "rewrite", "active_seconds", "order_shown", "route", "reward_model_id", "guideline_version",
-    "interface_version", "source", "simulated", "surplus", "supersedes", "created_at", "reason", "tags",
-)  # fmt: skip
+JUDGMENT_COLUMNS = (*COMPARISON_COLUMNS[:-1], *JUDGMENT_FIELDS, COMPARISON_COLUMNS[-1])
 
 _VOTE_FIELDS = ("verdict", "ranking", "order_shown", "strength", "simulated")
 

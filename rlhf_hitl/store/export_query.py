@@ -22,13 +22,20 @@ from rlhf_hitl.types import Split
 BATCH = 500
 JsonFields = dict[str, Any]
 
+#: The fields of a judgment in an export, by column of the table `judgments`; `judgment_id` is its `id`.
+JUDGMENT_FIELDS = (
+    "judgment_id", "rater_id", "verdict", "ranking", "strength", "scores", "rationale", "rewrite", "active_seconds",
+    "order_shown", "route", "reward_model_id", "guideline_version", "interface_version", "source", "simulated",
+    "surplus", "supersedes", "created_at", "reason",
+)  # fmt: skip
+
 
 @dataclass(frozen=True, slots=True)
 class JudgedComparison:
     """A comparison and its judgments in the order they came, superseded ones too.
 
     `comparison` has the keys comparison_id, prompt_id, prompt, completions (of id, policy, messages) and tags;
-    chats are lists of {"role", "content"}, `tags` is JSON text. A judgment has the keys of `_JUDGMENT_FIELDS`.
+    chats are lists of {"role", "content"}, `tags` is JSON text. A judgment has the keys of `JUDGMENT_FIELDS`.
     """
 
     comparison: JsonFields
@@ -56,7 +63,7 @@ def read_judged_comparisons(
     if project is not None:
         query = query.join(lanes, lanes.c.id == comparisons.c.lane_id).where(lanes.c.project_id == project)
     completion_query = _select_plain(store, completions.c.id, completions.c.policy, completions.c.messages)
-    columns = (judgments.c[name.removeprefix("judgment_")] for name in _JUDGMENT_FIELDS)
+    columns = (judgments.c[name.removeprefix("judgment_")] for name in JUDGMENT_FIELDS)
     judgment_query = _select_plain(store, *columns, judgments.c.comparison_id).order_by(judgments.c.seq)
     after = ""
     while True:
@@ -92,7 +99,7 @@ def read_judged_comparisons(
 
 
 def _to_judgment_fields(values: Sequence[Any]) -> JsonFields:
-    row = dict(zip(_JUDGMENT_FIELDS, values))
+    row = dict(zip(JUDGMENT_FIELDS, values))
     row["ranking"] = orjson.loads(row["ranking"])
     row["order_shown"] = orjson.loads(row["order_shown"])
     row["scores"] = sorted_json(row["scores"])
@@ -110,13 +117,6 @@ def sorted_json(text: str) -> str:
 
 
 _encode = json.JSONEncoder(ensure_ascii=False, sort_keys=True).encode
-
-
-_JUDGMENT_FIELDS: tuple[str, ...] = (
-    "judgment_id", "rater_id", "verdict", "ranking", "strength", "scores", "rationale", "rewrite", "active_seconds",
-    "order_shown", "route", "reward_model_id", "guideline_version", "interface_version", "source", "simulated",
-    "surplus", "supersedes", "created_at", "reason",
-)  # fmt: skip
 
 
 def _select_plain(store: Store, *columns: sa.Column[Any]) -> sa.Select[Any]:

@@ -58,7 +58,7 @@ class FilledStore:
         seconds = []
         for rater in islice(self._next, cycles):
             start = time.perf_counter()
-            lease = queue.lease(self.store, rater)
+            lease = queue.lease(self.store, rater, seconds=1800)
             if lease is None:
                 sys.exit("the queue is empty: take fewer cycles or more comparisons")
             answer = Answer(Verdict.RANKED, tuple((i,) for i in lease.order_shown), strength=2)

@@ -108,7 +108,7 @@ def compute_kpi_report(store: Store, settings: Settings) -> KpiReport:
             _compute_cost(store, settings, times, len(paid_for)),
         ),
         rounds=_compute_rounds(store, control),
-        queue=queue.state(store),
+        queue=queue.count_places(store),
         simulated=any(j.simulated for j in own_judgments),
     )
 

@@ -87,7 +87,7 @@ def judge_queue(store: Store, wanted: int) -> int:
     working = list(SIMULATED_RATERS)
     while done < wanted and working:
         rater = working.pop(0)
-        lease = queue.lease(store, ids[rater.name])
+        lease = queue.lease(store, ids[rater.name], seconds=60)  # it answers at once
         if lease is None:
             continue
         queue.submit(

@@ -144,7 +144,7 @@ def judged_store(sqlite_store):
         bad = Completion.create(prompt.id, (Message("assistant", f"{plain} nothing nothing"),), "p")
         with store.write() as conn:
             insert_comparisons(store, conn, [Comparison.create(prompt, [good, bad])])
-        lease = queue.lease(store, rater)
+        lease = queue.lease(store, rater, seconds=1800)
         best, worst = (good, bad) if i % 8 else (bad, good)
         queue.submit(store, lease.id, rater, Answer(Verdict.RANKED, ((best.id,), (worst.id,)), 2))
     return store

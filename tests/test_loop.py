@@ -118,7 +118,7 @@ def test_without_simulated_raters_the_loop_waits_and_reports_its_progress(prompt
 
     def judge_one(progress):
         reported.append(str(progress))
-        lease = queue.lease(prompts, ann)
+        lease = queue.lease(prompts, ann, seconds=1800)
         queue.submit(prompts, lease.id, ann, simulate.simulate_answer(simulate.SIMULATED_RATERS[0], lease.comparison))
 
     loop_of(prompts, tiny_model, tmp_path, on_wait=judge_one, ppo_steps=0, dpo_pairs=0).run(1)

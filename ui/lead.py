@@ -62,7 +62,7 @@ def render_overview(store: Store, settings: Settings) -> str:
     work = views.work(store)
     staff = [_staff_row(rater, work[rater.id]) for rater in people.list_raters(store) if not rater.source]
     imported = sum(w.in_all for w in work.values()) - sum(row["count"] for row in staff)
-    places = queue.state(store)
+    places = queue.count_places(store)
     return (
         templates()
         .get_template("lead/overview.html")

@@ -29,6 +29,7 @@ from rlhf_hitl.types import (
     Rater,
     Reason,
     Receipt,
+    ShownAnswer,
     TutorialExample,
     Verdict,
     utc_now,
@@ -137,7 +138,7 @@ class RatingService:
     def try_example(self, sent: Sent) -> dict[str, Any]:
         """What was expected of an example and why, and the example after it."""
         example = tutorial.get_example(self._store, sent.id)
-        answer = _answer(sent, [str(i) for i in range(len(example.completions))])
+        answer = _answer(sent).by_id([str(i) for i in range(len(example.completions))])
         agreed = tutorial.agrees_with_example(example, answer)
         tutorial.record_attempt(self._store, self._rater.id, example.id, answer, agreed)
         return {
@@ -149,7 +150,7 @@ class RatingService:
 
     def renew(self, sent: Sent) -> dict[str, Any]:
         """The rater is at work: what they hold stays theirs."""
-        queue.renew_held(self._store, self._rater.id, seconds=self._settings.lease_seconds)
+        queue.renew_all(self._store, self._rater.id, seconds=self._settings.lease_seconds)
         return {"gone": self._gone(sent)}
 
     def _gone(self, sent: Sent) -> list[str]:
@@ -178,32 +179,30 @@ class RatingService:
         )
 
     def _submit(self, sent: Sent) -> Receipt:
-        lease = self._lease(sent.id)
         try:
             return queue.submit(
                 self._store,
-                lease.id,
+                sent.id,
                 self._rater.id,
-                _answer(sent, lease.order_shown),
-                idempotency_key=lease.id,
+                _answer(sent),
                 interface_version=INTERFACE_VERSION,
                 simulated=self._rater.simulated,
             )
+        except queue.LeaseOfAnotherRater:
+            raise _Told("other_account") from None
         except Conflict:
             raise _Told("answered") from None
 
     def _correct(self, sent: Sent) -> Receipt:
-        judgment = views.judgment(self._store, sent.id, self._rater.id)
-        answer = _answer(sent, judgment.order_shown)
         try:
             key = f"correct:{sent.id}"
-            return queue.correct(self._store, sent.id, self._rater.id, answer, idempotency_key=key)
+            return queue.correct(self._store, sent.id, self._rater.id, _answer(sent), idempotency_key=key)
         except Conflict:
             raise _Told("superseded") from None
 
     def _lease(self, lease_id: str) -> Lease:
         try:
-            return views.lease_of(self._store, lease_id, self._rater.id)
+            return queue.load_lease(self._store, lease_id, self._rater.id)
         except Conflict:
             raise _Told("other_account") from None
 
@@ -299,32 +298,40 @@ def _key(guideline: Guideline) -> str:
     return f"{guideline.project}@{guideline.version}"
 
 
-def _answer(sent: Sent, shown: Sequence[str]) -> Answer:
-    """What was sent as an answer; `shown` are the completions' ids in the order shown."""
+def _answer(sent: Sent) -> ShownAnswer:
+    """Return what the page sent as an answer, in the letters the completions were shown under.
+
+    Raises:
+        BadInput: the answer contradicts itself, or its parts are for different numbers of completions.
+    """
     if sent.verdict is None:
         raise BadInput("verdict", expected="a choice", fix="choose an answer first")
-    if sent.verdict is Verdict.RANKED and len(sent.ranks) != len(shown):
-        raise BadInput(f"{len(sent.ranks)} ranks", expected=f"{len(shown)}", fix="send a rank or null for each answer")
-    for axis, values in sent.scores.items():
-        if len(values) != len(shown):
-            raise BadInput(
-                f"{len(values)} scores of {axis!r}", expected=f"{len(shown)}", fix="send one for each answer"
-            )
     ranks = sent.ranks if sent.verdict is Verdict.RANKED else ()
+    counts = {len(values) for values in sent.scores.values()} | ({len(ranks)} if ranks else set())
+    if len(counts) > 1:
+        raise BadInput(
+            f"ranks and scores of {sorted(counts)} completions",
+            expected="as many of each as completions were shown",
+            fix="send a rank or null, and a score or null, for each completion",
+        )
     ranking: Ranking = tuple(
-        tuple(i for i, r in zip(shown, ranks) if r == rank) for rank in sorted({r for r in ranks if r is not None})
+        tuple(letter for letter, r in zip(ascii_uppercase, ranks) if r == rank)
+        for rank in sorted({r for r in ranks if r is not None})
     )
-    given = {axis: {i: n for i, n in zip(shown, values) if n is not None} for axis, values in sent.scores.items()}
-    return Answer(
-        sent.verdict,
-        ranking,
-        sent.strength,
-        scores={axis: values for axis, values in given.items() if values},
-        rationale=sent.rationale.strip(),
-        rewrite=sent.rewrite.strip(),
-        reason=sent.reason,
-        active_seconds=sent.active_seconds,
+    scores = {
+        axis: {letter: score for letter, score in zip(ascii_uppercase, values) if score is not None}
+        for axis, values in sent.scores.items()
+    }
+    answer = Answer.from_plain(
+        dict(sent)
+        | {
+            "ranking": ranking,
+            "scores": {axis: given for axis, given in scores.items() if given},
+            "rationale": sent.rationale.strip(),
+            "rewrite": sent.rewrite.strip(),
+        }
     )
+    return ShownAnswer(answer, counts.pop() if counts else None)
 
 
 def _said(judgment: Judgment) -> dict[str, Any]:

@@ -56,7 +56,7 @@ class StoreMetrics:
     def collect(self) -> Iterator[Metric]:
         places = GaugeMetricFamily("rlhf_hitl_places", "Judgments wanted.", labels=("project", "state"))
         place_counts: Counter[tuple[str, str]] = Counter()
-        for lane in queue.by_lane(self.store):
+        for lane in queue.count_places_by_lane(self.store):
             for state in ("filled", "leased", "free"):
                 place_counts[lane.project, state] += getattr(lane, state)
         for labels, count in sorted(place_counts.items()):

@@ -77,7 +77,7 @@ def simulate_raters(
 
     opened = Store.open(store)
     made = judge_queue(opened, judgments)
-    places = queue.state(opened)
+    places = queue.count_places(opened)
     return Result(
         {"judgments": made, "simulated": True, "queue": places},
         f"{made} simulated judgments; {places['free'] + places['leased']} places left in the queue.",

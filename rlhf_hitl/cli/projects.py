@@ -43,7 +43,7 @@ def list_projects(*, store: StoreUrl, json: AsJson = False) -> Result:
     from rlhf_hitl.store import projects as project_store
 
     opened = Store.open(store)
-    lanes = queue.by_lane(opened)
+    lanes = queue.count_places_by_lane(opened)
     rows = []
     for p in project_store.list_projects(opened):
         own = [lane for lane in lanes if lane.project == p.id]

@@ -280,7 +280,7 @@ class RoundSteps:
 
     def _has_open_places(self) -> bool:
         """Return whether a rater holds a place or could get one."""
-        return any(lane.leased or (lane.free and not lane.paused) for lane in queue.by_lane(self.store))
+        return any(lane.leased or (lane.free and not lane.paused) for lane in queue.count_places_by_lane(self.store))
 
     def _new_policy_folder(self, step: str) -> Path:
         """Return a folder for a step's policy that no other store, loop or attempt has written to."""

@@ -1,10 +1,10 @@
-"""The history: every judgment in the order it came. Rows are only ever added; a correction supersedes."""
+"""Judgments in the order they came. Rows are only ever added; a correction is a new row that supersedes another."""
 
 from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from dataclasses import MISSING, fields, replace
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -13,10 +13,10 @@ from rlhf_hitl.errors import Conflict
 from rlhf_hitl.store.comparisons import BATCH, restrict_comparisons
 from rlhf_hitl.store.db import Store
 from rlhf_hitl.store.tables import comparisons, judgments
-from rlhf_hitl.types import Answer, Judgment, Reason, Route, Split, Verdict, utc_now
+from rlhf_hitl.types import Answer, Judgment, Route, Split, utc_now
 
-#: Judgments that correct no other: one a rater and comparison. Said like this because SQLite, told that `supersedes IS
-#: NULL`, takes the unique index on that column for a way to one row, and reads all of them.
+#: The condition that a judgment corrects no other: there is one such for a rater and a comparison. It is not written as
+#: `supersedes IS NULL`, because SQLite would then choose the unique index on that column, and read all rows.
 IS_FIRST = sa.func.coalesce(judgments.c.supersedes, "") == ""
 
 
@@ -31,12 +31,12 @@ def read_judgments(
     repeats: bool = True,
     after: int = 0,
 ) -> Iterator[Judgment]:
-    """Judgments in the order they came.
+    """Yield judgments in the order they came.
 
     Args:
-        current: only those no other supersedes.
-        repeats: also those of hidden repeats.
-        after: only those whose `seq` is above this.
+        current: only judgments that no other supersedes.
+        repeats: also judgments of hidden repeats.
+        after: only judgments whose `seq` is above this.
     """
     query = sa.select(judgments).order_by(judgments.c.seq)
     if comparison_ids is not None:
@@ -54,19 +54,19 @@ def read_judgments(
             rows = conn.execute(query.where(judgments.c.seq > after).limit(BATCH)).mappings().all()
         if not rows:
             return
-        yield from (judgment_from_row(r) for r in rows)
+        yield from (Judgment.from_plain(row) for row in rows)
         after = rows[-1]["seq"]
 
 
 def store_revision(store: Store) -> int:
-    """The number of the newest judgment: what a snapshot of the store is a snapshot of."""
+    """Return the `seq` of the newest judgment, which names the state a snapshot of the store is taken of."""
     with store.read() as conn:
         return conn.execute(sa.select(sa.func.coalesce(sa.func.max(judgments.c.seq), 0))).scalar_one()
 
 
 def idempotency_keys(store: Store, conn: Connection, comparison_ids: Sequence[str]) -> dict[tuple[str, str], str]:
-    """(comparison id, rater id) → the idempotency key of that rater's first judgment of it."""
-    # Corrections are left out here: asked to, SQLite takes the index of what is superseded and reads all judgments.
+    """Map (comparison id, rater id) to the idempotency key of that rater's first judgment of the comparison."""
+    # Corrections are left out in Python: in SQL, SQLite would choose the index on `supersedes` and read all judgments.
     columns = (judgments.c.comparison_id, judgments.c.rater_id, judgments.c.idempotency_key, judgments.c.supersedes)
     rows = conn.execute(sa.select(*columns).where(store.among(judgments.c.comparison_id, comparison_ids)))
     return {(comparison, rater): key for comparison, rater, key, supersedes in rows if supersedes is None}
@@ -76,37 +76,26 @@ def new_judgment_id() -> str:
     return f"j_{uuid.uuid4().hex}"
 
 
-def judgment_row(answer: Answer, **given) -> dict:
-    """The row of an answer, in the circumstances `given` (columns); those not given are empty."""
-    empty = {
-        "lease_id": None,
-        "reward_model_id": None,
-        "guideline_version": "",
-        "interface_version": "",
-        "source": "",
-        "simulated": False,
-        "surplus": False,
-        "supersedes": None,
-    }
-    return empty | {
-        "id": new_judgment_id(),
-        "verdict": answer.verdict.value,
-        "ranking": [list(group) for group in answer.ranking],
-        "strength": answer.strength,
-        "scores": dict(answer.scores),
-        "rationale": answer.rationale,
-        "rewrite": answer.rewrite,
-        "active_seconds": answer.active_seconds,
-        "reason": None if answer.reason is None else answer.reason.value,
-        **given,
-        "order_shown": list(given["order_shown"]),
-    }
+def judgment_to_row(answer: Answer, **circumstances) -> dict:
+    """Return the row of an answer that was given in these `circumstances` (columns); others take their defaults."""
+    return (
+        _DEFAULTS
+        | answer.to_plain()
+        | {"id": new_judgment_id()}
+        | circumstances
+        | {"order_shown": list(circumstances["order_shown"])}
+    )
+
+
+_DEFAULTS = {f.name: f.default for f in fields(Judgment) if f.default is not MISSING and f.name != "seq"}
+_DEFAULTS["lease_id"] = None  # a column of the store alone
 
 
 def append_judgment(conn: Connection, row: dict) -> None:
-    """Add a row to the end. Others who add one wait until this transaction is over: the database sees to it.
+    """Append a row. The database makes other transactions that append one wait until this one is over.
 
-    So rows are numbered and committed in one order, and a reader who goes on `after` the last number misses nothing.
+    So rows are numbered and committed in the same order, and a reader who continues `after` the last number
+    misses none.
     """
     conn.execute(_APPEND, row)
 
@@ -117,105 +106,88 @@ _APPEND = judgments.insert()
 def insert_imported_judgments(store: Store, conn: Connection, votes: Sequence[dict]) -> int:
     """Keep votes made elsewhere: rows with comparison_id, rater_id, answer, order_shown, source, idempotency_key.
 
-    They fill no place and open none (their comparisons came with the route their importer chose). Known keys add
-    nothing. Returns how many were new.
+    They neither fill nor open a place (their comparisons came with the route their importer chose). A vote whose
+    idempotency key is known adds nothing.
+
+    Returns:
+        How many of them were new.
     """
+    columns = ("comparison_id", "rater_id", "order_shown", "source", "idempotency_key")
     rows = [
-        judgment_row(
-            v["answer"],
-            **{k: v[k] for k in ("comparison_id", "rater_id", "order_shown", "source", "idempotency_key")},
+        judgment_to_row(
+            vote["answer"],
+            **{name: vote[name] for name in columns},
             route=Route.HUMAN.value,
-            simulated=v.get("simulated", False),
+            simulated=vote.get("simulated", False),
             created_at=utc_now(),
         )
-        for v in votes
+        for vote in votes
     ]
     return store.insert_new(conn, judgments, rows)
 
 
-def find_repeat(conn: Connection, rater_id: str, key: str, comparison_id: str, answer: Answer) -> str | None:
-    """The judgment a rater sent under that key, if it is this very one.
+def find_repeated_submission(
+    conn: Connection, rater_id: str, key: str, comparison_id: str, answer: Answer
+) -> str | None:
+    """Return the id of the judgment a rater submitted under an idempotency key, if it is this same one.
 
     Raises:
-        Conflict: the key was used for something else (saying `repeated` would lose this answer), or the rater has
+        Conflict: the key was used for something else (the outcome `repeated` would lose this answer), or the rater has
             judged this comparison under another key.
     """
-    rows = conn.execute(_OWN_BEFORE, {"rater": rater_id, "key": key, "of": comparison_id}).mappings().all()
+    rows = conn.execute(_JUDGED_BEFORE, {"rater": rater_id, "key": key, "comparison": comparison_id}).mappings().all()
     for row in rows:
         if row["idempotency_key"] == key:
-            return _same(row, comparison_id, answer, None)
+            return _check_same(row, comparison_id, answer, None)
     if rows:
         raise Conflict(f"key {key!r}: you have judged its comparison under another. Fix: correct that judgment instead")
     return None
 
 
-_OWN = judgments.c.rater_id == sa.bindparam("rater")
-_UNDER_KEY = judgments.c.idempotency_key == sa.bindparam("key")
-_OWN_BEFORE = sa.select(judgments).where(_OWN, sa.or_(_UNDER_KEY, judgments.c.comparison_id == sa.bindparam("of")))
+_IS_OWN = judgments.c.rater_id == sa.bindparam("rater")
+_HAS_KEY = judgments.c.idempotency_key == sa.bindparam("key")
+_JUDGED_BEFORE = sa.select(judgments).where(
+    _IS_OWN, sa.or_(_HAS_KEY, judgments.c.comparison_id == sa.bindparam("comparison"))
+)
 
 
 def has_judged_before(comparison_id: sa.Column[str]) -> sa.ColumnElement[bool]:
-    """Whether rater `rater` has judged a comparison, or anything under `key`: then `known` tells what."""
+    """Return the condition that the rater bound to `rater` has judged a comparison, or anything under the key `key`.
+
+    Where it holds, `find_repeated_submission` tells which of the two.
+    """
     own = judgments.alias()
-    mine = own.c.rater_id == sa.bindparam("rater")
-    keyed = sa.exists().where(mine, own.c.idempotency_key == sa.bindparam("key"))
-    return sa.or_(sa.exists().where(mine, own.c.comparison_id == comparison_id), keyed)
+    is_own = own.c.rater_id == sa.bindparam("rater")
+    has_key = sa.exists().where(is_own, own.c.idempotency_key == sa.bindparam("key"))
+    return sa.or_(sa.exists().where(is_own, own.c.comparison_id == comparison_id), has_key)
 
 
 def find_repeated_correction(
     conn: Connection, rater_id: str, key: str, comparison_id: str, answer: Answer, supersedes: str
 ) -> str | None:
-    """The correction a rater sent under that key, if it is this very one.
+    """Return the id of the correction a rater sent under an idempotency key, if it is this same one.
 
     Raises:
-        Conflict: the key was used for something else; saying `repeated` would lose this answer.
+        Conflict: the key was used for something else; the outcome `repeated` would lose this answer.
     """
-    row = conn.execute(sa.select(judgments).where(_OWN, _UNDER_KEY), {"rater": rater_id, "key": key}).mappings().first()
-    return None if row is None else _same(row, comparison_id, answer, supersedes)
+    query = sa.select(judgments).where(_IS_OWN, _HAS_KEY)
+    row = conn.execute(query, {"rater": rater_id, "key": key}).mappings().first()
+    return None if row is None else _check_same(row, comparison_id, answer, supersedes)
 
 
-def _same(row, comparison_id: str, answer: Answer, supersedes: str | None) -> str:
+def _check_same(row, comparison_id: str, answer: Answer, supersedes: str | None) -> str:
+    """Return the id of a judgment's row, once it is known to be the one that was sent again."""
     key = row["idempotency_key"]
     if row["comparison_id"] != comparison_id:
         raise Conflict(f"idempotency key {key!r}: it was used for another comparison. Fix: send a new key")
-    # The seconds may have run on between the first try and the second; all else is what the rater said.
-    if _said(judgment_from_row(row).answer) != _said(answer) or row["supersedes"] != supersedes:
+    kept = Judgment.from_plain(row)
+    if _without_time(kept.answer) != _without_time(answer) or kept.supersedes != supersedes:
         raise Conflict(
-            f"idempotency key {key!r}: it was used for another answer, {row['id']}. Fix: correct that one, by a new key"
+            f"idempotency key {key!r}: it was used for another answer, {kept.id}. Fix: correct that one, by a new key"
         )
-    return row["id"]
+    return kept.id
 
 
-def _said(answer: Answer) -> Answer:
+def _without_time(answer: Answer) -> Answer:
+    """Return the answer without its active seconds, which may have run on between a first and a second try."""
     return replace(answer, scores=dict(answer.scores), active_seconds=None)
-
-
-def judgment_from_row(row) -> Judgment:
-    answer = Answer(
-        Verdict(row["verdict"]),
-        tuple(tuple(group) for group in row["ranking"]),
-        row["strength"],
-        row["scores"],
-        row["rationale"],
-        row["rewrite"],
-        row["active_seconds"],
-        None if row["reason"] is None else Reason(row["reason"]),
-    )
-    return Judgment(
-        id=row["id"],
-        comparison_id=row["comparison_id"],
-        rater_id=row["rater_id"],
-        answer=answer,
-        order_shown=tuple(row["order_shown"]),
-        route=Route(row["route"]),
-        created_at=row["created_at"],
-        idempotency_key=row["idempotency_key"],
-        reward_model_id=row["reward_model_id"],
-        supersedes=row["supersedes"],
-        surplus=row["surplus"],
-        simulated=row["simulated"],
-        guideline_version=row["guideline_version"],
-        interface_version=row["interface_version"],
-        source=row["source"],
-        seq=row["seq"],
-    )

@@ -8,13 +8,13 @@ from statistics import median
 
 import sqlalchemy as sa
 
-from rlhf_hitl.errors import Conflict, NotFound
-from rlhf_hitl.store import assignment, queue
+from rlhf_hitl.errors import NotFound
 from rlhf_hitl.store.comparisons import load_comparisons
 from rlhf_hitl.store.db import Store
-from rlhf_hitl.store.judgments import IS_FIRST, judgment_from_row, read_judgments
-from rlhf_hitl.store.tables import comparisons, judgments, leases, places, raters, routings, scores, tokens
-from rlhf_hitl.types import Comparison, Judgment, Lease, Route, Score, utc_now
+from rlhf_hitl.store.judgments import IS_FIRST
+from rlhf_hitl.store.queue.assignment import count_available
+from rlhf_hitl.store.tables import comparisons, judgments, places, raters, routings, scores, tokens
+from rlhf_hitl.types import Comparison, Judgment, Route, Score, utc_now
 
 
 @dataclass(frozen=True)
@@ -59,37 +59,6 @@ class Accepted:
     accepted_at: datetime
 
 
-def lease_of(store: Store, lease_id: str, rater_id: str) -> Lease:
-    """A lease this rater was given, whether or not it still runs.
-
-    Raises:
-        NotFound: no such lease.
-        Conflict: it is another rater's.
-    """
-    with store.read() as conn:
-        row = conn.execute(sa.select(leases).where(leases.c.id == lease_id)).mappings().first()
-        if row is None:
-            raise NotFound(f"lease {lease_id!r}", expected="a lease this store gave", fix="ask for the next comparison")
-        if row["rater_id"] != rater_id:
-            raise Conflict(f"lease {lease_id}: it is another rater's. Fix: sign in as the one it was given to")
-        comparison = load_comparisons(conn, [row["comparison_id"]])[row["comparison_id"]]
-    return queue.lease_from(row, comparison)
-
-
-def judgment(store: Store, judgment_id: str, rater_id: str) -> Judgment:
-    """A judgment of this rater's own.
-
-    Raises:
-        NotFound: they have none of that id.
-    """
-    query = sa.select(judgments.c.seq).where(judgments.c.id == judgment_id, judgments.c.rater_id == rater_id)
-    with store.read() as conn:
-        seq = conn.execute(query).scalar()
-    if seq is None:
-        raise NotFound(f"judgment {judgment_id!r}", expected="one of your own", fix="pick it from your history")
-    return next(read_judgments(store, rater_id=rater_id, current=False, after=seq - 1))
-
-
 def newest_judgment(store: Store, rater_id: str) -> tuple[Judgment, Comparison] | None:
     """A rater's last judgment and what it was of; None before their first."""
     return next(iter(past(store, rater_id, 1)), None)
@@ -125,7 +94,7 @@ def past(store: Store, rater_id: str, limit: int, *, upto: int | None = None) ->
         query = query.where(judgments.c.seq <= upto)
     with store.read() as conn:
         found = [
-            judgment_from_row(row)
+            Judgment.from_plain(row)
             for row in conn.execute(query.order_by(judgments.c.seq.desc()).limit(limit)).mappings()
         ]
         whole = load_comparisons(conn, [j.comparison_id for j in found])
@@ -141,7 +110,7 @@ def tally(store: Store, rater_id: str, since: datetime, *, cap: int = 1000, now:
         places.c.rater_id == rater_id, places.c.judgment_id.is_(None), places.c.leased_until > now
     )
     with store.read() as conn:
-        left = conn.execute(held).scalar_one() + assignment.count_left(conn, rater_id, now, cap)
+        left = conn.execute(held).scalar_one() + count_available(conn, rater_id, now, cap)
         return Tally(conn.execute(done).scalar_one(), min(left, cap), cap)
 
 

@@ -18,12 +18,12 @@
 
 from __future__ import annotations
 
-from rlhf_hitl.types.answers import REASONS, UNRANKED, Answer, Ranking, Reason, Verdict
+from rlhf_hitl.types.answers import REASONS, UNRANKED, Answer, Ranking, Reason, ShownAnswer, Verdict
 from rlhf_hitl.types.clock import utc_now
 from rlhf_hitl.types.comparisons import DEFAULT_PROJECT, Comparison, Completion, Prompt, Route
 from rlhf_hitl.types.content import make_content_id
 from rlhf_hitl.types.events import Event
-from rlhf_hitl.types.judgments import Judgment, LaneState, Lease, Receipt
+from rlhf_hitl.types.judgments import Judgment, JudgmentSeen, LaneState, Lease, Receipt
 from rlhf_hitl.types.labels import Label, Score
 from rlhf_hitl.types.messages import Message, Messages, messages_to_dicts, parse_messages
 from rlhf_hitl.types.people import Rater, Role, Scope
@@ -51,6 +51,7 @@ __all__ = [
     "Event",
     "Guideline",
     "Judgment",
+    "JudgmentSeen",
     "Label",
     "LaneState",
     "Lease",
@@ -68,6 +69,7 @@ __all__ = [
     "Scope",
     "Score",
     "ScoreRequirement",
+    "ShownAnswer",
     "Split",
     "TutorialExample",
     "Verdict",

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from enum import StrEnum
+from string import ascii_uppercase
+from typing import Any
 
 from rlhf_hitl.errors import BadInput
 
@@ -88,6 +90,31 @@ class Answer:
         if self.active_seconds is not None and not 0 <= self.active_seconds < 86_400:
             raise BadInput(f"active_seconds {self.active_seconds!r}", expected="seconds of one day", fix="send 0-86400")
 
+    @classmethod
+    def from_plain(cls, values: Mapping[str, Any]) -> Answer:
+        """Return the answer whose fields stand in `values` as JSON or a row has them. Other keys are ignored."""
+        known = {name: values[name] for name in _ANSWER_FIELDS if name in values}
+        known["verdict"] = Verdict(known["verdict"])
+        known["ranking"] = tuple(tuple(group) for group in known.get("ranking", ()))
+        if known.get("reason") is not None:
+            known["reason"] = Reason(known["reason"])
+        return cls(**known)
+
+    def to_plain(self) -> dict[str, Any]:
+        """Return the fields by name, as JSON and the store's columns have them."""
+        return {name: getattr(self, name) for name in _ANSWER_FIELDS} | {
+            "verdict": self.verdict.value,
+            "ranking": [list(group) for group in self.ranking],
+            "scores": dict(self.scores),
+            "reason": None if self.reason is None else self.reason.value,
+        }
+
+    def rename_completions(self, names: Mapping[str, str]) -> Answer:
+        """Return the answer with each completion called by its name in `names`."""
+        ranking = tuple(tuple(names[i] for i in group) for group in self.ranking)
+        scores = {axis: {names[i]: score for i, score in given.items()} for axis, given in self.scores.items()}
+        return replace(self, ranking=ranking, scores=scores)
+
     def check(self, shown: Sequence[str]) -> None:
         """Check that the ranking and the scores name only completions that were shown, with scores from 1 to 5.
 
@@ -113,3 +140,34 @@ class Answer:
                 raise BadInput(
                     f"{field_name}: {sorted(unknown)}", expected=f"what was shown, {list(shown)}", fix="name those"
                 )
+
+
+_ANSWER_FIELDS = tuple(f.name for f in fields(Answer))
+
+
+@dataclass(frozen=True)
+class ShownAnswer:
+    """An answer that calls completions by the letters they were shown under: "A" is the first one shown.
+
+    `count` is how many completions the sender saw, where it says so.
+    """
+
+    answer: Answer
+    count: int | None = None
+
+    def by_id(self, order_shown: Sequence[str]) -> Answer:
+        """Return the answer in completion ids. Errors speak of letters, which is what the rater saw.
+
+        Raises:
+            BadInput: the answer names a letter that was not shown, has a score outside 1 to 5, or is for another number
+                of completions.
+        """
+        if self.count not in (None, len(order_shown)):
+            raise BadInput(
+                f"an answer to {self.count} completions",
+                expected=f"one to the {len(order_shown)} that were shown",
+                fix="send a rank or null, and a score or null, for each completion",
+            )
+        letters = ascii_uppercase[: len(order_shown)]
+        self.answer.check(letters)
+        return self.answer.rename_completions(dict(zip(letters, order_shown)))

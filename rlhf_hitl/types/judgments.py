@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
 from datetime import datetime
+from typing import Any
 
 from rlhf_hitl.types.answers import Answer
 from rlhf_hitl.types.comparisons import Comparison, Completion, Route
@@ -29,6 +31,42 @@ class Judgment:
     interface_version: str = ""
     source: str = ""
     seq: int = 0  # its sequence number in the store: a reader continues after the last one it has
+
+    @classmethod
+    def from_plain(cls, values: Mapping[str, Any]) -> Judgment:
+        """Return the judgment whose fields, and those of its answer, stand in `values` as a row has them."""
+        known = {name: values[name] for name in _JUDGMENT_FIELDS}
+        known["order_shown"] = tuple(known["order_shown"])
+        known["route"] = Route(known["route"])
+        return cls(answer=Answer.from_plain(values), **known)
+
+
+_JUDGMENT_FIELDS = tuple(f.name for f in fields(Judgment) if f.name != "answer")
+
+
+@dataclass(frozen=True)
+class JudgmentSeen:
+    """A judgment as one reader may see it.
+
+    A lead or an evaluator sees everything, and rankings name completions by id. A rater sees their own judgments, with
+    the letters they were shown; the fields that they may not see are None. A reader continues after `cursor`.
+    """
+
+    id: str
+    cursor: int
+    answer: Answer
+    created_at: datetime
+    supersedes: str | None
+    surplus: bool
+    comparison_id: str | None = None
+    rater_id: str | None = None
+    order_shown: tuple[str, ...] | None = None
+    route: Route | None = None
+    reward_model_id: str | None = None
+    guideline_version: str | None = None
+    interface_version: str | None = None
+    source: str | None = None
+    simulated: bool | None = None
 
 
 @dataclass(frozen=True)

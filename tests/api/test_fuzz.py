@@ -65,9 +65,9 @@ class Site:
         self.known = made[0]
         with store.write() as conn:
             insert_comparisons(store, conn, made)
-        for lease in queue.lease_many(store, self.ada.id, 5):
+        for lease in queue.lease_many(store, self.ada.id, 5, seconds=1800):
             queue.submit(store, lease.id, self.ada.id, _answer(lease.order_shown))
-        queue.lease_many(store, self.ada.id, 5)
+        queue.lease_many(store, self.ada.id, 5, seconds=1800)
 
     def schema(self, coverage: bool) -> Any:
         config = schemathesis.Config.from_dict(
@@ -126,7 +126,7 @@ class Site:
             return None
         match name:
             case "lease_id":
-                return next((lease.id for lease in queue.lease_many(self.store, self.ada.id, 1)), None)
+                return next((lease.id for lease in queue.lease_many(self.store, self.ada.id, 1, seconds=1800)), None)
             case "judgment_id":
                 newest = views.newest_judgment(self.store, self.ada.id)
                 return newest[0].id if newest else None

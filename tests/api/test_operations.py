@@ -273,7 +273,7 @@ def test_a_renewed_lease_lasts_longer(api):
     assert ann.renew(task, 600) - task.expires_at > timedelta(seconds=500)
 
 
-def test_wishes_pauses_and_quotas_reach_the_api(api, store):
+def test_task_filters_pauses_and_quotas_reach_the_api(api, store):
     lead, ann = api("lea", Role.LEAD), api("ann")
     projects.add_project(store, "closed", open=False)
     lead.import_rows([row(0, tags={"language": "es", "topic": "a'b"})], batch="b1")
@@ -296,7 +296,7 @@ def test_the_queue_is_told_lane_by_lane_to_a_lead_and_as_a_tally_to_a_rater(api,
     ann.lease()
     told = lead.queue()
     assert (told.filled, told.leased, told.free) == (1, 1, 2)
-    assert list(told.lanes) == queue.by_lane(store)
+    assert list(told.lanes) == queue.count_places_by_lane(store)
     own = ann.queue()
     assert (own.filled, own.free, own.lanes) == (1, 3, ())
 

@@ -294,7 +294,7 @@ def put(store, *made: Comparison):
 def test_a_partial_rank_of_many_answers_becomes_a_ranking_in_the_order_shown(sqlite_store, settings, ann):
     put(sqlite_store, comparison("q", "one", "two", "three", "four"))
     card = rating_service.call("open", sqlite_store, settings, ann, {})["cards"][0]
-    shown = queue.lease(sqlite_store, ann.id).order_shown
+    shown = queue.lease(sqlite_store, ann.id, seconds=1800).order_shown
     sent = {"id": card["id"], "verdict": "ranked", "ranks": [2, 1, None, 2]}
     assert rating_service.call("submit", sqlite_store, settings, ann, sent)["outcome"] == "counted"
     (judgment,) = read_judgments(sqlite_store)
@@ -378,11 +378,11 @@ def test_an_accepted_comparison_is_sent_to_raters_by_a_lead_once(sqlite_store, a
     made = comparison("q", "one", "two")
     put(sqlite_store, made)
     apply_routings(sqlite_store, [Routing(made.id, Route.AUTO, Route.AUTO, "sure")])
-    assert queue.lease(sqlite_store, ann.id) is None
+    assert queue.lease(sqlite_store, ann.id, seconds=1800) is None
     lea = people.add_rater(sqlite_store, "lea", Role.LEAD, PASSWORD)
     send_to_raters(sqlite_store, lea, made.id)
     assert read_routings(sqlite_store)[-1].decided_by == lea.id
-    assert queue.lease(sqlite_store, ann.id).comparison.route is Route.ESCALATED
+    assert queue.lease(sqlite_store, ann.id, seconds=1800).comparison.route is Route.ESCALATED
     with pytest.raises(Conflict):
         send_to_raters(sqlite_store, lea, made.id)
 

@@ -74,7 +74,7 @@ def sender(store):
 
 
 def judge(store, rater, answer=None):
-    lease = queue.lease(store, rater)
+    lease = queue.lease(store, rater, seconds=1800)
     answer = answer or Answer(Verdict.RANKED, tuple((i,) for i in lease.order_shown))
     return lease, queue.submit(store, lease.id, rater, answer)
 
@@ -210,7 +210,7 @@ def test_nothing_is_told_of_what_did_not_happen(store, receiver, add_comparisons
     add_comparisons(store, 1)
     ann, bob = add_raters(store, 2)
     webhooks.add_webhook(store, receiver.url, list(Event))
-    lease = queue.lease(store, ann)
+    lease = queue.lease(store, ann, seconds=1800)
     with pytest.raises(Conflict):
         queue.submit(store, lease.id, bob, Answer(Verdict.SKIPPED))
     assert webhooks.count_waiting_deliveries(store) == 0
@@ -245,14 +245,14 @@ def test_every_resolution_is_told_by_whom_the_models_and_the_raters_after_it(
     def route(to: Route) -> None:
         apply_routings(store, [Routing(comparison.id, to, to, "")])
 
-    held = queue.lease(store, ann)
+    held = queue.lease(store, ann, seconds=1800)
     for _ in range(2):  # two rounds
         route(Route.AUTO)
     said = queue.submit(store, held.id, ann, Answer(Verdict.SKIPPED))
     assert said.outcome == "counted", "who held it when the model was trusted is heard all the same"
     queue.correct(store, said.judgment_id, ann, Answer(Verdict.ALL_BAD), idempotency_key="c")
     route(Route.ESCALATED)
-    late = queue.lease(store, bob, now=utc_now() - timedelta(days=1))
+    late = queue.lease(store, bob, now=utc_now() - timedelta(days=1), seconds=1800)
     judge(store, eve)
     assert queue.submit(store, late.id, bob, Answer(Verdict.SKIPPED)).outcome == "surplus"
     while sender.send_due():

@@ -151,13 +151,13 @@ def test_work_continues_in_the_restored_store(new_store, tmp_path, add_compariso
     add_comparisons(source, 3)
     ann = people.add_rater(source, "ann", Role.RATER, "a long password").id
     submit(source, ann)
-    held = queue.lease(source, ann)
+    held = queue.lease(source, ann, seconds=1800)
     assert held is not None
     archive.write_archive(source, tmp_path / "a.archive")
     archive.restore_archive(target, tmp_path / "a.archive")
 
     assert sign_in.verify_password(target, "ann", "a long password") is not None
-    assert queue.lease(target, ann) == held
+    assert queue.lease(target, ann, seconds=1800) == held
     submit(target, ann)
     assert [j.id for j in read_judgments(target)][:1] == [j.id for j in read_judgments(source)]
     with target.read() as conn:
@@ -167,7 +167,7 @@ def test_work_continues_in_the_restored_store(new_store, tmp_path, add_compariso
 
 
 def submit(store: Store, rater: str) -> None:
-    lease = queue.lease(store, rater)
+    lease = queue.lease(store, rater, seconds=1800)
     assert lease is not None
     queue.submit(store, lease.id, rater, Answer(Verdict.RANKED, tuple((i,) for i in lease.order_shown)))
 

@@ -132,7 +132,7 @@ def test_skips_flags_and_corrections_are_told_apart(sqlite_store, tmp_path, add_
     add_comparisons(sqlite_store, 4)
     rater = people.add_rater(sqlite_store, "ann", Role.RATER).id
     for verdict in (Verdict.SKIPPED, Verdict.FLAGGED, Verdict.ALL_BAD, Verdict.RANKED):
-        lease = queue.lease(sqlite_store, rater)
+        lease = queue.lease(sqlite_store, rater, seconds=1800)
         assert lease is not None
         ids = lease.order_shown
         ranked = verdict is Verdict.RANKED
@@ -171,7 +171,7 @@ def test_a_rewrite_is_a_demonstration_that_sft_takes_and_a_reason_is_kept(sqlite
         "corrected": Answer(Verdict.ALL_BAD, rewrite="Not this."),
     }
     for name, answer in answers.items():
-        lease = queue.lease(sqlite_store, ann)
+        lease = queue.lease(sqlite_store, ann, seconds=1800)
         assert lease is not None
         asked = messages_to_dicts(lease.comparison.prompt.messages)
         receipt = queue.submit(sqlite_store, lease.id, ann, answer, simulated=name == "first")
@@ -207,7 +207,7 @@ def test_rankings_are_beside_the_pairs_with_the_ranks_of_every_rater(
     for rater, ranking in zip(raters, rankings):
         of_four = Answer(Verdict.RANKED, ranking) if ranking else Answer(Verdict.ALL_BAD)
         answers = {four.id: of_four, skipped.id: Answer(Verdict.SKIPPED)}
-        while lease := queue.lease(sqlite_store, rater):
+        while lease := queue.lease(sqlite_store, rater, seconds=1800):
             answer = answers.get(lease.comparison.id, wrong)
             receipt = queue.submit(sqlite_store, lease.id, rater, answer, simulated=rater == raters[2])
             if lease.comparison.id == two.id:
@@ -309,7 +309,7 @@ def test_a_hidden_repeat_is_among_the_judgments_and_gives_no_label(sqlite_store,
     with sqlite_store.write() as conn:
         insert_comparisons(sqlite_store, conn, [repeat])
     better, worse = (c.id for c in comparison.completions)
-    while lease := queue.lease(sqlite_store, rater):
+    while lease := queue.lease(sqlite_store, rater, seconds=1800):
         ranking = ((better,), (worse,)) if lease.comparison.repeat_of is None else ((worse,), (better,))
         queue.submit(sqlite_store, lease.id, rater, Answer(Verdict.RANKED, ranking))
     [label] = read_labels(sqlite_store)

@@ -226,9 +226,9 @@ def test_a_file_of_bad_lines_only_is_refused(sqlite_store, tmp_path):
 
 def test_votes_from_outside_open_no_places_unless_asked(sqlite_store, tmp_path):
     import_path(sqlite_store, write(tmp_path / "a.jsonl", vote("ann")))
-    assert queue.state(sqlite_store)["free"] == 0
+    assert queue.count_places(sqlite_store)["free"] == 0
     import_path(sqlite_store, write(tmp_path / "b.jsonl", vote("ann", question="Q2")), queue=True, overlap=2)
-    assert queue.state(sqlite_store)["free"] == 2
+    assert queue.count_places(sqlite_store)["free"] == 2
 
 
 def test_comparisons_without_votes_wait_for_raters(sqlite_store, tmp_path):
@@ -236,7 +236,7 @@ def test_comparisons_without_votes_wait_for_raters(sqlite_store, tmp_path):
     path = write(tmp_path / "a.jsonl", {"messages": [user("Q")], "completions": completions}, {"messages": [user("R")]})
     report = import_path(sqlite_store, path, overlap=3)
     assert (report.prompts, report.completions, report.comparisons, report.judgments) == (2, 4, 2, 0)
-    assert queue.state(sqlite_store)["free"] == 6
+    assert queue.count_places(sqlite_store)["free"] == 6
     again = import_path(sqlite_store, path, overlap=3)
     assert (again.prompts, again.completions, again.comparisons, again.repeated_rows) == (0, 0, 0, 3)
     more = import_path(sqlite_store, path, pairs="all")

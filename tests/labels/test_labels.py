@@ -88,7 +88,7 @@ def test_corrections_count_once_and_surplus_judgments_not_at_all(sqlite_store):
         insert_comparisons(store, conn, [comparison])
     first, late = (people.add_rater(store, n, Role.RATER).id for n in ("first", "late"))
     stale = queue.lease(store, late, seconds=-1)  # runs out at once
-    lease = queue.lease(store, first)
+    lease = queue.lease(store, first, seconds=1800)
     assert stale is not None
     assert lease is not None
     a, b = (c.id for c in comparison.completions)

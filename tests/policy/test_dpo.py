@@ -49,7 +49,7 @@ def add(store, *comparisons):
 def judge(store, answer):
     """Let one rater answer everything in the queue; `answer` makes an answer to a comparison."""
     rater = people.add_rater(store, f"r-{uuid.uuid4().hex[:6]}", Role.RATER)
-    while (lease := queue.lease(store, rater.id)) is not None:
+    while (lease := queue.lease(store, rater.id, seconds=1800)) is not None:
         queue.submit(store, lease.id, rater.id, answer(lease.comparison), idempotency_key=lease.id)
 
 

@@ -36,7 +36,7 @@ def judged(store, rater: str, prompt: str, *answers: str, best: int = 0) -> Comp
     comparison = Comparison.create(asked, made)
     with store.write() as conn:
         insert_comparisons(store, conn, [comparison])
-    lease = queue.lease(store, rater)
+    lease = queue.lease(store, rater, seconds=1800)
     assert lease is not None
     ranking = ((made[best].id,), tuple(c.id for i, c in enumerate(made) if i != best))
     queue.submit(store, lease.id, rater, Answer(Verdict.RANKED, ranking))

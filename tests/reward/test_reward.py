@@ -561,7 +561,7 @@ def test_an_evaluation_worked_by_hand_counts_ties_apart_and_equal_rewards_as_hal
     comparison = Comparison.create(prompt, pair)
     with judged_store.write() as conn:
         insert_comparisons(judged_store, conn, [comparison])
-    lease = queue.lease(judged_store, rater)
+    lease = queue.lease(judged_store, rater, seconds=1800)
     queue.submit(judged_store, lease.id, rater, Answer(Verdict.RANKED, ((pair[0].id, pair[1].id),)))
     after, examples = evaluate_reward_model(model, judged_store)
     assert (after.n, after.ties) == (found.n, 1)

@@ -140,7 +140,7 @@ def test_scored_and_routed_comparisons_reach_raters_or_are_accepted(trained):
     assert routed.counts["control"] > 2
     rater = people.add_rater(store, "ann", Role.RATER).id
     seen = []
-    while (lease := queue.lease(store, rater)) is not None:
+    while (lease := queue.lease(store, rater, seconds=1800)) is not None:
         seen.append(lease.comparison)
         answer = simulate.simulate_answer(simulate.SIMULATED_RATERS[0], lease.comparison)
         queue.submit(store, lease.id, rater, answer)
@@ -208,7 +208,7 @@ def test_a_comparison_with_an_empty_completion_is_left_to_raters_and_stops_nothi
         with store.write() as conn:
             insert_comparisons(store, conn, [odd])
         while split is Split.CALIBRATION:
-            lease = queue.lease(store, rater)
+            lease = queue.lease(store, rater, seconds=1800)
             best, *others = (c.id for c in lease.comparison.completions)
             queue.submit(store, lease.id, rater, Answer(Verdict.RANKED, ((best,), tuple(others))))
             if lease.comparison.id == odd.id:
@@ -221,7 +221,7 @@ def test_a_comparison_with_an_empty_completion_is_left_to_raters_and_stops_nothi
     routed = route_pool(store, model, RoutingConfig(max_error=0.2, delta=0.1, control_share=0))
     assert {d.comparison_id for d in routed.decisions} == waiting - {odd.id}
     seen = set()
-    while (lease := queue.lease(store, rater)) is not None:
+    while (lease := queue.lease(store, rater, seconds=1800)) is not None:
         seen.add(lease.comparison.id)
         queue.submit(store, lease.id, rater, Answer(Verdict.ALL_BAD))
     assert odd.id in seen
@@ -277,7 +277,7 @@ def test_a_model_that_ranks_four_completions_like_the_raters_has_full_accuracy(s
     insert_scores(store, [Score(of.id, "m", best_first[0], best_first[1], 1.0, 0.1, 0.7)])
     apply_routings(store, [Routing(of.id, Route.CONTROL, Route.AUTO, "drawn", "m", 1)])
     rater = people.add_rater(store, "ann", Role.RATER).id
-    lease = queue.lease(store, rater)
+    lease = queue.lease(store, rater, seconds=1800)
     assert lease is not None
     queue.submit(store, lease.id, rater, Answer(Verdict.RANKED, tuple((i,) for i in best_first)))
     report = compute_kpi_report(store, Settings())

@@ -9,9 +9,10 @@ import pytest
 import sqlalchemy as sa
 
 from rlhf_hitl.errors import BadInput, Conflict, NotFound
-from rlhf_hitl.store import assignment, audit, people, projects, queue, views
+from rlhf_hitl.store import audit, people, projects, queue, views
 from rlhf_hitl.store.comparisons import compute_queue_position, count_rows, find_comparisons, insert_comparisons
 from rlhf_hitl.store.judgments import read_judgments
+from rlhf_hitl.store.queue import assignment
 from rlhf_hitl.store.routings import Routing, apply_routings
 from rlhf_hitl.store.tables import places
 from rlhf_hitl.types import Answer, Comparison, Completion, Message, Prompt, Route, Verdict, utc_now
@@ -33,7 +34,7 @@ def put(store, *questions: str, project="default", batch="", overlap=1, **tags) 
 
 def offered(store, rater, **kwargs) -> str | None:
     """The question of what a rater is offered; it is given back."""
-    lease = queue.lease(store, rater, **kwargs)
+    lease = queue.lease(store, rater, seconds=1800, **kwargs)
     if lease is None:
         return None
     queue.release(store, lease.id, rater)
@@ -43,7 +44,7 @@ def offered(store, rater, **kwargs) -> str | None:
 def everything(store, rater, **kwargs) -> set[str]:
     """The questions a rater is offered until nothing is left; each is skipped."""
     out = set()
-    while (lease := queue.lease(store, rater, **kwargs)) is not None:
+    while (lease := queue.lease(store, rater, seconds=1800, **kwargs)) is not None:
         queue.submit(store, lease.id, rater, SKIP)
         out.add(lease.comparison.prompt.messages[0].content)
     return out
@@ -62,7 +63,7 @@ def test_a_comparison_in_two_projects_is_judged_in_both(store, add_raters):
     [first], [second] = put(store, "Tea?"), put(store, "Tea?", project="second")
     assert first.id != second.id
     [ann] = add_raters(store, 1)
-    got = [queue.lease_many(store, ann, 2)[i].comparison for i in range(2)]
+    got = [queue.lease_many(store, ann, 2, seconds=1800)[i].comparison for i in range(2)]
     assert {c.id for c in got} == {first.id, second.id}
     assert {c.project for c in got} == {"default", "second"}
 
@@ -76,14 +77,14 @@ def test_a_comparison_of_an_unknown_project_is_refused_and_nothing_is_kept(store
 def test_a_paused_project_hands_out_nothing_and_takes_what_is_held(store, add_raters):
     put(store, "Tea?", "Milk?")
     ann, bob = add_raters(store, 2)
-    held = queue.lease(store, ann)
+    held = queue.lease(store, ann, seconds=1800)
     projects.change_project(store, "default", paused=True)
-    assert queue.lease(store, bob) is None
-    assert queue.lease(store, ann) == held
+    assert queue.lease(store, bob, seconds=1800) is None
+    assert queue.lease(store, ann, seconds=1800) == held
     assert rank(store, held).outcome == "counted"
-    assert queue.lease(store, ann) is None
+    assert queue.lease(store, ann, seconds=1800) is None
     projects.change_project(store, "default", paused=False)
-    assert queue.lease(store, bob) is not None
+    assert queue.lease(store, bob, seconds=1800) is not None
 
 
 def test_a_project_for_members_is_offered_to_members(store, add_raters):
@@ -115,7 +116,7 @@ def test_progress_counts_only_what_a_rater_may_be_offered(store, add_raters):
     [ann] = add_raters(store, 1)
     assert views.tally(store, ann, utc_now()).left == 4
     people.change_rater(store, "rater 0", languages=["en"])
-    held = queue.lease(store, ann)
+    held = queue.lease(store, ann, seconds=1800)
     assert views.tally(store, ann, utc_now()).left == 3
     rank(store, held)
     assert views.tally(store, ann, utc_now() - timedelta(hours=1)) == views.Tally(1, 2, 1000)
@@ -138,7 +139,7 @@ def test_raters_are_offered_the_languages_they_read_and_those_nobody_named(store
     assert people.get_rater(store, ann).languages is None
 
 
-def test_a_wish_is_kept_to(store, add_raters):
+def test_a_task_filter_is_kept_to(store, add_raters):
     projects.add_project(store, "second")
     put(store, "first batch", batch="1")
     put(store, "second batch", batch="2", category="code")
@@ -146,7 +147,7 @@ def test_a_wish_is_kept_to(store, add_raters):
     put(store, "spanish", language="es")
     put(store, "elsewhere", project="second")
     [ann] = add_raters(store, 1)
-    for wish, wanted in [
+    for task_filter, wanted in [
         (assignment.TaskFilter(project="second"), {"elsewhere"}),
         (assignment.TaskFilter(batch="2"), {"second batch"}),
         (assignment.TaskFilter(batch=""), {"tagged", "spanish", "elsewhere"}),
@@ -155,10 +156,13 @@ def test_a_wish_is_kept_to(store, add_raters):
         (assignment.TaskFilter(tags={"category": "code", 'a "b" [0] $.c': "hard"}), {"tagged"}),
         (assignment.TaskFilter(project="nowhere"), set()),
     ]:
-        seen = {c.comparison.prompt.messages[0].content for c in queue.lease_many(store, ann, 9, wish=wish)}
-        for held in queue.lease_many(store, ann, 9, wish=assignment.TaskFilter(project="nowhere")):
+        seen = {
+            c.comparison.prompt.messages[0].content
+            for c in queue.lease_many(store, ann, 9, task_filter=task_filter, seconds=1800)
+        }
+        for held in queue.lease_many(store, ann, 9, task_filter=assignment.TaskFilter(project="nowhere"), seconds=1800):
             queue.release(store, held.id, ann)
-        assert seen == wanted, wish
+        assert seen == wanted, task_filter
 
 
 def test_the_first_in_line_comes_first_whatever_lane_it_stands_in(store, add_raters):
@@ -167,7 +171,7 @@ def test_the_first_in_line_comes_first_whatever_lane_it_stands_in(store, add_rat
     for comparison, route in zip(made, (Route.HUMAN, Route.AUDIT, Route.CONTROL, Route.ESCALATED)):
         apply_routings(store, [Routing(comparison.id, route, route, "test")])
     order = []
-    while lease := queue.lease(store, ann):
+    while lease := queue.lease(store, ann, seconds=1800):
         rank(store, lease)
         order.append(lease.comparison.prompt.messages[0].content)
     assert order == ["3", "2", "1", "0"]
@@ -179,7 +183,7 @@ def test_the_newest_round_comes_first_and_in_it_the_routers_order(store, add_rat
     for comparison, (round, line) in zip(made, ((1, 0), (2, 7), (2, 3), (1, 1))):
         route = Routing(comparison.id, Route.HUMAN, Route.HUMAN, "test", round=round, place_in_line=line)
         apply_routings(store, [route])
-    order = [lease.comparison.prompt.messages[0].content for lease in queue.lease_many(store, ann, 4)]
+    order = [lease.comparison.prompt.messages[0].content for lease in queue.lease_many(store, ann, 4, seconds=1800)]
     assert order == ["c", "b", "a", "d"]
 
 
@@ -198,12 +202,12 @@ def test_a_position_keeps_its_parts_apart_and_fits_the_database():
 def test_a_rater_may_hold_several_different_comparisons(store, add_raters):
     put(store, *"abc", overlap=3)
     ann, bob = add_raters(store, 2)
-    held = queue.lease_many(store, ann, 5)
+    held = queue.lease_many(store, ann, 5, seconds=1800)
     assert len(held) == len({lease.comparison.id for lease in held}) == 3
-    assert queue.lease_many(store, ann, 2) == held[:2]
+    assert queue.lease_many(store, ann, 2, seconds=1800) == held[:2]
     rank(store, held[1])
-    assert [lease.id for lease in queue.lease_many(store, ann, 5)] == [held[0].id, held[2].id]
-    assert len(queue.lease_many(store, bob, 5)) == 3
+    assert [lease.id for lease in queue.lease_many(store, ann, 5, seconds=1800)] == [held[0].id, held[2].id]
+    assert len(queue.lease_many(store, bob, 5, seconds=1800)) == 3
 
 
 # Quotas and pauses
@@ -214,23 +218,23 @@ def test_a_quota_is_of_a_day_and_counts_what_is_held_and_no_correction(store, ad
     [ann] = add_raters(store, 1)
     people.change_rater(store, "rater 0", quota=2)
     noon = utc_now().replace(hour=12, minute=0)
-    assert len(queue.lease_many(store, ann, 5, now=noon)) == 2
-    for held in queue.lease_many(store, ann, 2, now=noon):
+    assert len(queue.lease_many(store, ann, 5, now=noon, seconds=1800)) == 2
+    for held in queue.lease_many(store, ann, 2, now=noon, seconds=1800):
         receipt = rank(store, held, now=noon)
         queue.correct(store, receipt.judgment_id, ann, SKIP, idempotency_key=f"c{held.id}")
-    assert queue.lease(store, ann, now=noon + timedelta(hours=11)) is None
-    assert queue.lease(store, ann, now=noon + timedelta(hours=13)) is not None
+    assert queue.lease(store, ann, now=noon + timedelta(hours=11), seconds=1800) is None
+    assert queue.lease(store, ann, now=noon + timedelta(hours=13), seconds=1800) is not None
     assert people.change_rater(store, "rater 0", quota=0).quota is None
 
 
 def test_a_paused_rater_gets_nothing_new_and_may_finish(store, add_raters):
     put(store, *"ab")
     [ann] = add_raters(store, 1)
-    held = queue.lease(store, ann)
+    held = queue.lease(store, ann, seconds=1800)
     people.change_rater(store, "rater 0", paused=True)
-    assert queue.lease(store, ann) == held
+    assert queue.lease(store, ann, seconds=1800) == held
     assert rank(store, held).outcome == "counted"
-    assert queue.lease(store, ann) is None
+    assert queue.lease(store, ann, seconds=1800) is None
 
 
 # Renewing and taking back
@@ -243,8 +247,8 @@ def test_a_renewed_lease_lasts_from_now_on(store, add_raters):
     held = queue.lease(store, ann, seconds=60, now=now)
     until = queue.renew(store, held.id, ann, seconds=60, now=now + timedelta(seconds=50))
     assert until == now + timedelta(seconds=110)
-    assert queue.lease(store, bob, now=now + timedelta(seconds=109)) is None
-    assert queue.lease(store, ann, now=now + timedelta(seconds=109)).expires_at == until
+    assert queue.lease(store, bob, now=now + timedelta(seconds=109), seconds=1800) is None
+    assert queue.lease(store, ann, now=now + timedelta(seconds=109), seconds=1800).expires_at == until
 
 
 def test_a_lease_that_ran_out_is_renewed_while_nobody_took_it(store, add_raters):
@@ -254,31 +258,31 @@ def test_a_lease_that_ran_out_is_renewed_while_nobody_took_it(store, add_raters)
     held = queue.lease(store, ann, seconds=60, now=now)
     late = now + timedelta(seconds=90)
     queue.renew(store, held.id, ann, seconds=60, now=late)
-    assert queue.lease(store, bob, now=late) is None
-    assert queue.lease(store, bob, now=late + timedelta(seconds=60)) is not None
+    assert queue.lease(store, bob, now=late, seconds=1800) is None
+    assert queue.lease(store, bob, now=late + timedelta(seconds=60), seconds=1800) is not None
     with pytest.raises(Conflict, match="over"):
-        queue.renew(store, held.id, ann, now=late)
+        queue.renew(store, held.id, ann, now=late, seconds=1800)
     with pytest.raises(NotFound):
-        queue.renew(store, held.id, bob)
+        queue.renew(store, held.id, bob, seconds=1800)
     with pytest.raises(NotFound):
-        queue.renew(store, "l_none", ann)
+        queue.renew(store, "l_none", ann, seconds=1800)
 
 
 def test_what_was_answered_cannot_be_renewed(store, add_raters):
     put(store, "a")
     [ann] = add_raters(store, 1)
-    held = queue.lease(store, ann)
+    held = queue.lease(store, ann, seconds=1800)
     rank(store, held)
     with pytest.raises(Conflict):
-        queue.renew(store, held.id, ann)
+        queue.renew(store, held.id, ann, seconds=1800)
 
 
 def test_a_lead_takes_a_comparison_back_and_its_answer_is_kept_all_the_same(store, add_raters):
     put(store, "a")
     ann, bob = add_raters(store, 2)
-    held = queue.lease(store, ann)
+    held = queue.lease(store, ann, seconds=1800)
     queue.expire(store, held.id, by=audit.Actor("lea"))
-    other = queue.lease(store, bob)
+    other = queue.lease(store, bob, seconds=1800)
     assert other.comparison == held.comparison
     assert rank(store, other).outcome == "counted"
     assert rank(store, held).outcome == "surplus"
@@ -296,14 +300,14 @@ def repeating(store, add_raters):
     put(store, *(f"question {i}" for i in range(assignment.REPEAT_GAP + 10)))
     [ann] = add_raters(store, 1)
     for _ in range(assignment.REPEAT_GAP + 3):
-        [held] = queue.lease_many(store, ann, 1, chance=NEVER)
+        [held] = queue.lease_many(store, ann, 1, chance=NEVER, seconds=1800)
         rank(store, held)
     return store, ann
 
 
 def test_a_hidden_repeat_is_a_comparison_of_its_own_shown_the_other_way_round(repeating):
     store, ann = repeating
-    [held] = queue.lease_many(store, ann, 1, chance=ALWAYS)
+    [held] = queue.lease_many(store, ann, 1, chance=ALWAYS, seconds=1800)
     first = next(iter(read_judgments(store, comparison_ids=[held.comparison.repeat_of])))
     oldest = [j.comparison_id for j in read_judgments(store)][:3]
     assert first.comparison_id in oldest, "only what lies far enough back"
@@ -316,7 +320,7 @@ def test_everything_is_repeated_once_at_most_and_then_the_line_goes_on(repeating
     store, ann = repeating
     again = Counter()
     for _ in range(3):
-        [held] = queue.lease_many(store, ann, 1, chance=ALWAYS)
+        [held] = queue.lease_many(store, ann, 1, chance=ALWAYS, seconds=1800)
         again[held.comparison.repeat_of] += 1
         queue.submit(store, held.id, ann, SKIP)  # a skip does not become worth repeating
     assert None not in again
@@ -326,10 +330,12 @@ def test_everything_is_repeated_once_at_most_and_then_the_line_goes_on(repeating
 def test_a_repeat_is_for_its_rater_alone_and_waits_for_them(repeating):
     store, ann = repeating
     bob = people.add_rater(store, "bob", people.get_rater(store, ann).role).id
-    [held] = queue.lease_many(store, ann, 1, chance=ALWAYS)
+    [held] = queue.lease_many(store, ann, 1, chance=ALWAYS, seconds=1800)
     queue.release(store, held.id, ann)
-    assert all(lease.comparison.repeat_of is None for lease in queue.lease_many(store, bob, 5, chance=NEVER))
-    [again] = queue.lease_many(store, ann, 1, chance=NEVER)
+    assert all(
+        lease.comparison.repeat_of is None for lease in queue.lease_many(store, bob, 5, chance=NEVER, seconds=1800)
+    )
+    [again] = queue.lease_many(store, ann, 1, chance=NEVER, seconds=1800)
     assert again.comparison == held.comparison
     assert again.order_shown == held.order_shown
 
@@ -338,7 +344,7 @@ def test_repeats_teach_nothing_and_are_not_counted_as_work_to_be_scored(repeatin
     from rlhf_hitl.labels.aggregate import read_labels
 
     store, ann = repeating
-    [held] = queue.lease_many(store, ann, 1, chance=ALWAYS)
+    [held] = queue.lease_many(store, ann, 1, chance=ALWAYS, seconds=1800)
     rank(store, held)
     assert held.comparison.id not in {label.comparison_id for label in read_labels(store)}
     assert held.comparison.id not in {c.id for c in find_comparisons(store)}
@@ -346,11 +352,11 @@ def test_repeats_teach_nothing_and_are_not_counted_as_work_to_be_scored(repeatin
     assert held.comparison.id in {j.comparison_id for j in read_judgments(store)}
 
 
-def test_without_a_wish_for_repeats_there_are_none(store, add_raters):
+def test_a_project_without_repeats_has_none(store, add_raters):
     put(store, *(str(i) for i in range(assignment.REPEAT_GAP + 5)))
     [ann] = add_raters(store, 1)
     for _ in range(assignment.REPEAT_GAP + 5):
-        [held] = queue.lease_many(store, ann, 1, chance=ALWAYS)
+        [held] = queue.lease_many(store, ann, 1, chance=ALWAYS, seconds=1800)
         rank(store, held)
     with store.read() as conn:
         assert conn.execute(sa.select(places.c.reserved_for).distinct()).scalars().all() == [None]
@@ -371,14 +377,14 @@ def test_the_queue_is_told_lane_by_lane(store, add_raters):
     put(store, "d", project="second", batch="pilot")
     projects.change_project(store, "second", paused=True)
     ann, bob = add_raters(store, 2)
-    rank(store, queue.lease(store, ann))
-    queue.lease(store, bob)
-    lanes = {(lane.project, lane.language, lane.batch): lane for lane in queue.by_lane(store)}
+    rank(store, queue.lease(store, ann, seconds=1800))
+    queue.lease(store, bob, seconds=1800)
+    lanes = {(lane.project, lane.language, lane.batch): lane for lane in queue.count_places_by_lane(store)}
     assert {k: (v.paused, v.filled, v.leased, v.free) for k, v in lanes.items()} == {
         ("default", "en", ""): (False, 1, 1, 4),
         ("second", "", "pilot"): (True, 0, 0, 1),
     }
-    assert queue.state(store) == {"filled": 1, "leased": 1, "free": 5}
+    assert queue.count_places(store) == {"filled": 1, "leased": 1, "free": 5}
 
 
 # The way of a judgment through the database
@@ -397,7 +403,7 @@ def test_nothing_of_a_cycle_reads_a_table_from_end_to_end(sqlite_store, add_rate
         plan = cursor.connection.execute(f"EXPLAIN QUERY PLAN {statement}", parameters)
         said.update({f"{step} | {statement}": None for *_, step in plan})
 
-    while (lease := next(iter(queue.lease_many(store, ann, 1, chance=ALWAYS)), None)) is not None:
+    while (lease := next(iter(queue.lease_many(store, ann, 1, chance=ALWAYS, seconds=1800)), None)) is not None:
         if len(list(read_judgments(store))) == assignment.REPEAT_GAP:
             sa.event.listen(store._engine, "before_cursor_execute", hear)
         rank(store, lease)

@@ -62,7 +62,7 @@ def test_a_full_disk_is_an_error_and_loses_nothing_that_was_acknowledged(
     assert acknowledged
     with Store.open(sqlite_url) as store:
         assert [j.id for j in read_judgments(store)] == acknowledged
-        lease = queue.lease(store, ann)
+        lease = queue.lease(store, ann, seconds=1800)
         assert queue.submit(store, lease.id, ann, SKIP).outcome == "counted", "with room again it goes on"
 
 
@@ -110,7 +110,7 @@ def test_a_connection_cut_during_a_submit_is_an_error_and_the_same_key_counts_on
     with Store.open(postgres_url) as store, Store.open(postgres_url) as other:
         add_comparisons(store, 1)
         [ann] = add_raters(store, 1)
-        lease = queue.lease(store, ann)
+        lease = queue.lease(store, ann, seconds=1800)
         with other.write() as conn:  # the submit waits for this transaction, and is cut while it waits
             other.lock(conn, "judgments")
             with ThreadPoolExecutor(1) as pool:
@@ -132,7 +132,7 @@ def test_a_store_reconnects_after_its_database_restarts(postgres_url, add_compar
     with Store.open(postgres_url) as store, Store.open(postgres_url) as other:
         add_comparisons(store, 1)
         [ann] = add_raters(store, 1)
-        lease = queue.lease(store, ann)
+        lease = queue.lease(store, ann, seconds=1800)
         with other.write() as conn:
             others = (
                 "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = current_database() AND pid <> "
@@ -151,7 +151,7 @@ def test_a_standby_is_reported_as_read_only_and_ends_no_thread(postgres_url, tmp
     with Store.open(postgres_url) as store:
         add_comparisons(store, 1)
         [ann] = add_raters(store, 1)
-        lease = queue.lease(store, ann)
+        lease = queue.lease(store, ann, seconds=1800)
         webhooks.add_webhook(store, "http://127.0.0.1:1/", [Event.ALERT_RAISED])
         with store.write() as conn:
             webhooks.enqueue_event(conn, Event.ALERT_RAISED, {})
@@ -271,7 +271,7 @@ def test_a_server_on_an_older_store_is_not_ready(store, tmp_path):
 def test_metrics_need_the_scope_and_report_the_queue(store, tmp_path, add_comparisons, add_raters):
     add_comparisons(store, 3)
     [ann] = add_raters(store, 1)
-    lease = queue.lease(store, ann)
+    lease = queue.lease(store, ann, seconds=1800)
     queue.submit(store, lease.id, ann, SKIP)
     lea = people.add_rater(store, "lea", Role.LEAD)
     client = TestClient(create_app(store, Settings(workspace=tmp_path)))
@@ -334,7 +334,7 @@ def test_a_write_that_waits_too_long_for_other_writers_is_an_error(store_url, ad
     with Store.open(store_url) as store:
         add_comparisons(store, 1)
         [ann] = add_raters(store, 1)
-        lease = queue.lease(store, ann)
+        lease = queue.lease(store, ann, seconds=1800)
         with store.write() as conn, ThreadPoolExecutor(1) as pool:
             store.lock(conn, "judgments")
             submitted = pool.submit(queue.submit, store, lease.id, ann, SKIP)

@@ -9,7 +9,7 @@ import sqlalchemy as sa
 from sqlalchemy import exc
 
 from rlhf_hitl.errors import BadInput, NotFound
-from rlhf_hitl.store import audit, guidelines, projects, queue, views
+from rlhf_hitl.store import audit, guidelines, projects, queue
 from rlhf_hitl.store.audit import Actor
 from rlhf_hitl.store.guidelines import DEFAULT_VERSION
 from rlhf_hitl.store.judgments import read_judgments
@@ -90,18 +90,18 @@ def test_a_rater_acknowledges_each_version(store, add_raters):
 def test_a_judgment_names_the_version_in_force_when_its_comparison_was_leased(store, add_comparisons, add_raters):
     add_comparisons(store, 4)
     (ann,) = add_raters(store, 1)
-    before = queue.lease(store, ann)
+    before = queue.lease(store, ann, seconds=1800)
     assert before is not None
     assert before.guideline_version == DEFAULT_VERSION
     version(store, "1")
     version(store, "2")
-    held, after = queue.lease_many(store, ann, 2)
+    held, after = queue.lease_many(store, ann, 2, seconds=1800)
     assert (held, after.guideline_version) == (before, "2")
-    assert views.lease_of(store, after.id, ann) == after
+    assert queue.load_lease(store, after.id, ann) == after
     version(store, "3")
     for lease in (before, after):
         queue.submit(store, lease.id, ann, SKIP)
-    last = queue.lease(store, ann)
+    last = queue.lease(store, ann, seconds=1800)
     assert last is not None
     first = queue.submit(store, last.id, ann, SKIP, guideline_version="of the client")
     queue.correct(store, first.judgment_id, ann, Answer(Verdict.ALL_BAD), idempotency_key="k")
@@ -115,7 +115,7 @@ def test_the_guideline_version_adds_no_statement_to_a_lease_and_submit(store, ad
     version(store, "1")
     asked: list[str] = []
     sa.event.listen(store._engine, "before_cursor_execute", lambda *a: asked.append(a[2]))
-    lease = queue.lease(store, ann)
+    lease = queue.lease(store, ann, seconds=1800)
     assert lease is not None
     queue.submit(store, lease.id, ann, SKIP)
     assert all(s.startswith("INSERT INTO leases") or "FROM leases" in s for s in asked if "guidelines" in s)
@@ -126,7 +126,7 @@ def test_what_a_guideline_requires_is_checked_on_every_way_to_submit(store, add_
     (ann,) = add_raters(store, 1)
     axes = (Axis("taste", "Taste", ""),)
     guidelines.publish_guideline(store, Guideline(DEFAULT_PROJECT, "1", "Rank.", axes, "required", "required"))
-    lease = queue.lease(store, ann)
+    lease = queue.lease(store, ann, seconds=1800)
     assert lease is not None
     a, b = lease.order_shown
     ranked = Answer(Verdict.RANKED, ((a,), (b,)), scores={"taste": {a: 4, b: 2}}, rationale="It is.")

@@ -134,7 +134,7 @@ class Queue(RuleBasedStateMachine):
         held = {
             p.lease_id for p in self.places() if p.rater_id == rater and p.judgment_id is None and not self.is_free(p)
         }
-        assert set(queue.renew_held(self.store, rater, seconds=20 * 60, now=self.now)) == held
+        assert set(queue.renew_all(self.store, rater, seconds=20 * 60, now=self.now)) == held
         until = {p.leased_until for p in self.places() if p.lease_id in held}
         assert until <= {self.now + timedelta(minutes=20)}
 
@@ -182,12 +182,12 @@ class Queue(RuleBasedStateMachine):
         wanted = {c.id: c.overlap for c in find_comparisons(self.store)}
         counted = Counter(j.comparison_id for j in current if not j.surplus)
         assert all(n <= wanted[i] for i, n in counted.items())
-        assert queue.state(self.store, self.now)["filled"] == counted.total()
+        assert queue.count_places(self.store, self.now)["filled"] == counted.total()
 
     @invariant()
     def a_rater_holds_no_more_than_they_asked_for_and_no_comparison_twice(self):
         held = Counter(p.rater_id for p in self.places() if p.judgment_id is None and not self.is_free(p))
-        assert queue.state(self.store, self.now)["leased"] == held.total()
+        assert queue.count_places(self.store, self.now)["leased"] == held.total()
         assert max(held.values(), default=0) <= MOST_HELD
         pairs = [(p.rater_id, p.comparison_id) for p in self.places() if p.judgment_id is None and not self.is_free(p)]
         assert len(pairs) == len(set(pairs))

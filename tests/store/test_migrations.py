@@ -143,15 +143,15 @@ def test_comparisons_are_in_the_lane_of_their_language(upgraded):
     comparisons = {c.id: c for c in find_comparisons(upgraded)}
     assert set(comparisons) == set(LINE)
     assert {c.project for c in comparisons.values()} == {"default"}
-    assert {lane.language: lane.filled + lane.leased + lane.free for lane in queue.by_lane(upgraded)} == {
+    assert {lane.language: lane.filled + lane.leased + lane.free for lane in queue.count_places_by_lane(upgraded)} == {
         "": 2, "english": 4, "es": 2,
     }  # fmt: skip
 
 
 def test_the_order_of_the_queue_and_the_leases_survive_an_upgrade(upgraded):
-    order = [lease.comparison.id for lease in queue.lease_many(upgraded, "r_bob", 9)]
+    order = [lease.comparison.id for lease in queue.lease_many(upgraded, "r_bob", 9, seconds=1800)]
     assert order == WANTED
-    mine = queue.lease_many(upgraded, "r_ann", 9)
+    mine = queue.lease_many(upgraded, "r_ann", 9, seconds=1800)
     assert mine[0].id == "l_b"
     assert [lease.comparison.id for lease in mine] == ["x_b", "x_c", "x_a"], "x_d she has judged"
 
@@ -165,14 +165,14 @@ def test_a_lease_from_before_an_upgrade_can_be_answered_after_it(upgraded):
 
 def test_new_comparisons_join_existing_lanes(upgraded, add_comparisons):
     add_comparisons(upgraded, 1)
-    assert {lane.language for lane in queue.by_lane(upgraded)} == {"", "english", "es"}
-    assert queue.lease(upgraded, "r_bob", now=utc_now() + timedelta(days=1)) is not None
+    assert {lane.language for lane in queue.count_places_by_lane(upgraded)} == {"", "english", "es"}
+    assert queue.lease(upgraded, "r_bob", now=utc_now() + timedelta(days=1), seconds=1800) is not None
 
 
 def test_a_lease_from_before_an_upgrade_keeps_its_guideline(upgraded_from_0002):
     store = upgraded_from_0002
     guidelines.publish_guideline(store, Guideline("coding", "1", "New."))
-    [held] = queue.lease_many(store, "r_bob", 1)
+    [held] = queue.lease_many(store, "r_bob", 1, seconds=1800)
     assert (held.id, held.comparison.project, held.comparison.batch) == ("l_code", "coding", "b")
     assert held.guideline_version == "default-1"
     skip = Answer(Verdict.SKIPPED, reason=Reason.SUBJECT)

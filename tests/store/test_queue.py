@@ -16,7 +16,7 @@ import pytest
 import sqlalchemy as sa
 
 from rlhf_hitl.errors import BadInput, Conflict, NotFound
-from rlhf_hitl.store import Store, people, queue, tables, views
+from rlhf_hitl.store import Store, people, queue, tables
 from rlhf_hitl.store.comparisons import BATCH, find_comparisons
 from rlhf_hitl.store.judgments import insert_imported_judgments, read_judgments, store_revision
 from rlhf_hitl.store.reward_models import RewardModelRecord, add_reward_model
@@ -31,8 +31,8 @@ def prefer_first_shown(lease) -> Answer:
     return Answer(Verdict.RANKED, tuple((i,) for i in lease.order_shown), strength=2)
 
 
-def take(store, rater, **kwargs):
-    lease = queue.lease(store, rater, **kwargs)
+def take(store, rater, seconds=1800, **kwargs):
+    lease = queue.lease(store, rater, seconds=seconds, **kwargs)
     assert lease is not None
     return lease
 
@@ -54,7 +54,7 @@ def route(store, comparison, to: Route):
 
 
 def test_an_empty_queue_has_nothing_to_lease(store, add_raters):
-    assert queue.lease(store, add_raters(store, 1)[0]) is None
+    assert queue.lease(store, add_raters(store, 1)[0], seconds=1800) is None
 
 
 def test_a_lease_brings_the_comparison_whole_and_lasts_as_long_as_asked(store, add_comparisons, add_raters):
@@ -77,7 +77,7 @@ def test_a_leased_place_is_given_to_nobody_else(store, add_comparisons, add_rate
     add_comparisons(store, 1)
     ann, bob = add_raters(store, 2)
     take(store, ann)
-    assert queue.lease(store, bob) is None
+    assert queue.lease(store, bob, seconds=1800) is None
 
 
 def test_a_lease_that_ran_out_returns_the_comparison(store, add_comparisons, add_raters):
@@ -85,7 +85,7 @@ def test_a_lease_that_ran_out_returns_the_comparison(store, add_comparisons, add
     ann, bob = add_raters(store, 2)
     now = utc_now()
     first = take(store, ann, seconds=60, now=now)
-    assert queue.lease(store, bob, now=now + timedelta(seconds=59)) is None
+    assert queue.lease(store, bob, now=now + timedelta(seconds=59), seconds=1800) is None
     second = take(store, bob, now=now + timedelta(seconds=60))
     assert second.comparison == first.comparison
     assert second.id != first.id
@@ -104,7 +104,7 @@ def test_a_rater_cannot_release_what_another_holds(store, add_comparisons, add_r
     ann, bob = add_raters(store, 2)
     with pytest.raises(NotFound):
         queue.release(store, take(store, ann).id, bob)
-    assert queue.lease(store, bob) is None
+    assert queue.lease(store, bob, seconds=1800) is None
 
 
 def test_a_release_after_the_submit_changes_nothing(store, add_comparisons, add_raters):
@@ -113,8 +113,8 @@ def test_a_release_after_the_submit_changes_nothing(store, add_comparisons, add_
     lease = take(store, ann)
     queue.submit(store, lease.id, ann, SKIP)
     queue.release(store, lease.id, ann)
-    assert queue.lease(store, bob) is None
-    assert queue.state(store) == {"filled": 1, "leased": 0, "free": 0}
+    assert queue.lease(store, bob, seconds=1800) is None
+    assert queue.count_places(store) == {"filled": 1, "leased": 0, "free": 0}
 
 
 def test_a_rater_never_gets_a_comparison_they_have_judged(store, add_comparisons, add_raters):
@@ -122,7 +122,7 @@ def test_a_rater_never_gets_a_comparison_they_have_judged(store, add_comparisons
     [rater] = add_raters(store, 1)
     judge(store, rater)
     judge(store, rater)
-    assert queue.lease(store, rater) is None
+    assert queue.lease(store, rater, seconds=1800) is None
 
 
 @pytest.mark.parametrize("k", [2, 3, 4])
@@ -149,7 +149,7 @@ def test_with_one_place_each_the_first_completion_stands_first_about_half_the_ti
 def test_an_unknown_rater_gets_nothing(store, add_comparisons):
     add_comparisons(store, 1)
     with pytest.raises(NotFound, match="r_nobody"):
-        queue.lease(store, "r_nobody")
+        queue.lease(store, "r_nobody", seconds=1800)
 
 
 def test_a_disabled_rater_gets_nothing_but_what_they_send_is_kept(store, add_comparisons, add_raters):
@@ -159,7 +159,7 @@ def test_a_disabled_rater_gets_nothing_but_what_they_send_is_kept(store, add_com
     people.change_rater(store, "rater 0", disabled=True)
     assert queue.submit(store, lease.id, rater, SKIP).outcome == "counted"
     with pytest.raises(NotFound, match="may rate"):
-        queue.lease(store, rater)
+        queue.lease(store, rater, seconds=1800)
 
 
 # Priority
@@ -180,8 +180,8 @@ def test_what_is_escalated_comes_first_then_the_checks_on_the_model_then_human(s
 def test_the_model_accepts_what_is_routed_auto_so_no_rater_sees_it(store, add_comparisons, add_raters):
     add_comparisons(store, 1, route=Route.AUTO)
     [rater] = add_raters(store, 1)
-    assert queue.lease(store, rater) is None
-    assert queue.state(store) == {"filled": 0, "leased": 0, "free": 0}
+    assert queue.lease(store, rater, seconds=1800) is None
+    assert queue.count_places(store) == {"filled": 0, "leased": 0, "free": 0}
 
 
 # Submitting
@@ -330,7 +330,7 @@ def test_a_late_answer_counts_while_its_place_is_free(store, add_comparisons, ad
     [rater] = add_raters(store, 1)
     lease = take(store, rater, seconds=1, now=utc_now() - HOUR)
     assert queue.submit(store, lease.id, rater, SKIP).outcome == "counted"
-    assert queue.state(store) == {"filled": 1, "leased": 0, "free": 0}
+    assert queue.count_places(store) == {"filled": 1, "leased": 0, "free": 0}
 
 
 def test_a_late_answer_takes_another_free_place(store, add_comparisons, add_raters):
@@ -339,7 +339,7 @@ def test_a_late_answer_takes_another_free_place(store, add_comparisons, add_rate
     late = take(store, ann, seconds=1, now=utc_now() - HOUR)
     judge(store, bob)
     assert queue.submit(store, late.id, ann, SKIP).outcome == "counted"
-    assert queue.state(store) == {"filled": 2, "leased": 0, "free": 0}
+    assert queue.count_places(store) == {"filled": 2, "leased": 0, "free": 0}
 
 
 def test_a_late_answer_is_kept_as_surplus_when_another_has_the_place(store, add_comparisons, add_raters):
@@ -350,7 +350,7 @@ def test_a_late_answer_is_kept_as_surplus_when_another_has_the_place(store, add_
     assert queue.submit(store, late.id, ann, SKIP).outcome == "surplus"
     assert queue.submit(store, held.id, bob, SKIP).outcome == "counted"
     assert [(j.rater_id, j.surplus) for j in judgments(store)] == [(ann, True), (bob, False)]
-    assert queue.state(store) == {"filled": 1, "leased": 0, "free": 0}
+    assert queue.count_places(store) == {"filled": 1, "leased": 0, "free": 0}
 
 
 def test_all_that_a_rater_holds_is_renewed_at_once_and_nothing_else(store, add_comparisons, add_raters):
@@ -364,17 +364,17 @@ def test_all_that_a_rater_holds_is_renewed_at_once_and_nothing_else(store, add_c
     _, third = queue.lease_many(store, ann, 2, seconds=60, now=later)
     other = take(store, bob, seconds=120, now=later)
     assert over.id not in (first.id, third.id), "what ran out is no longer held"
-    ids = queue.renew_held(store, ann, seconds=600, now=later)
+    ids = queue.renew_all(store, ann, seconds=600, now=later)
     assert set(ids) == {first.id, third.id}
-    ends = {i: views.lease_of(store, i, r).expires_at for i, r in ((first.id, ann), (third.id, ann), (other.id, bob))}
+    ends = {i: queue.load_lease(store, i, r).expires_at for i, r in ((first.id, ann), (third.id, ann), (other.id, bob))}
     assert ends == {
         first.id: later + timedelta(seconds=600),
         third.id: later + timedelta(seconds=600),
         other.id: later + timedelta(seconds=120),
     }
-    held = queue.lease_many(store, ann, 2, now=later + timedelta(seconds=599))
+    held = queue.lease_many(store, ann, 2, now=later + timedelta(seconds=599), seconds=1800)
     assert {lease.id for lease in held} == {first.id, third.id}
-    assert queue.renew_held(store, ann, now=later + timedelta(seconds=601)) == []
+    assert queue.renew_all(store, ann, now=later + timedelta(seconds=601), seconds=1800) == []
 
 
 def test_an_answer_from_an_old_tab_fills_the_place_the_rater_holds_again(store, add_comparisons, add_raters):
@@ -401,7 +401,7 @@ def test_a_correction_supersedes_and_the_first_stays(store, add_comparisons, add
     assert [j.id for j in judgments(store, current=False)] == [first.judgment_id, second.judgment_id]
     [now] = judgments(store)
     assert (now.supersedes, now.answer.verdict) == (first.judgment_id, Verdict.ALL_BAD)
-    assert queue.state(store) == {"filled": 1, "leased": 0, "free": 0}
+    assert queue.count_places(store) == {"filled": 1, "leased": 0, "free": 0}
 
 
 def test_a_correction_can_be_corrected_and_only_the_newest_can(store, add_comparisons, add_raters):
@@ -438,9 +438,9 @@ def test_nobody_corrects_another_raters_judgment(store, add_comparisons, add_rat
 def test_auto_closes_free_places_and_human_opens_them_again(store, add_comparisons, add_raters):
     [comparison] = add_comparisons(store, 1, overlap=2)
     route(store, comparison, Route.AUTO)
-    assert queue.state(store) == {"filled": 0, "leased": 0, "free": 0}
+    assert queue.count_places(store) == {"filled": 0, "leased": 0, "free": 0}
     route(store, comparison, Route.HUMAN)
-    assert queue.state(store) == {"filled": 0, "leased": 0, "free": 2}
+    assert queue.count_places(store) == {"filled": 0, "leased": 0, "free": 2}
     assert take(store, add_raters(store, 1)[0]).comparison == comparison
 
 
@@ -450,7 +450,7 @@ def test_auto_leaves_what_is_filled_and_what_is_held(store, add_comparisons, add
     judge(store, ann)
     held = take(store, bob)
     route(store, comparison, Route.AUTO)
-    assert queue.state(store) == {"filled": 1, "leased": 1, "free": 0}
+    assert queue.count_places(store) == {"filled": 1, "leased": 1, "free": 0}
     assert queue.submit(store, held.id, bob, SKIP).outcome == "counted"
 
 
@@ -460,8 +460,8 @@ def test_a_place_held_when_its_comparison_became_auto_is_not_given_on(store, add
     held = take(store, ann)
     route(store, comparison, Route.AUTO)
     queue.release(store, held.id, ann)
-    assert queue.lease(store, bob) is None
-    assert queue.state(store)["free"] == 0
+    assert queue.lease(store, bob, seconds=1800) is None
+    assert queue.count_places(store)["free"] == 0
     route(store, comparison, Route.HUMAN)
     assert take(store, bob).comparison == comparison
 
@@ -473,7 +473,7 @@ def test_an_escalation_wants_one_judgment_more_than_there_is(store, add_comparis
     route(store, comparison, Route.ESCALATED)
     assert [c.overlap for c in find_comparisons(store)] == [2]
     judge(store, bob)
-    assert queue.lease(store, eve) is None
+    assert queue.lease(store, eve, seconds=1800) is None
 
 
 def test_an_escalation_of_what_the_model_accepted_opens_a_place(store, add_comparisons, add_raters):
@@ -512,7 +512,7 @@ def test_a_decision_on_an_unknown_comparison_is_refused_with_all_that_came_with_
 def work_off(store: Store, rater: str) -> int:
     """Judge until nothing is left. Returns how many answers counted."""
     done = 0
-    while (lease := queue.lease(store, rater)) is not None:
+    while (lease := queue.lease(store, rater, seconds=1800)) is not None:
         done += queue.submit(store, lease.id, rater, prefer_first_shown(lease)).outcome == "counted"
     return done
 
@@ -529,7 +529,7 @@ def test_overlap_is_exact_when_eight_raters_work_at_once(store, add_comparisons,
     assert not any(j.surplus for j in kept)
     assert Counter(j.comparison_id for j in kept) == {c.id: 3 for c in added}
     assert max(Counter((j.comparison_id, j.rater_id) for j in kept).values()) == 1
-    assert queue.state(store) == {"filled": 120, "leased": 0, "free": 0}
+    assert queue.count_places(store) == {"filled": 120, "leased": 0, "free": 0}
 
 
 def at_once(n: int, action) -> list:
@@ -550,9 +550,9 @@ def at_once(n: int, action) -> list:
 def test_a_rater_with_many_tabs_open_holds_one_comparison(store, add_comparisons, add_raters):
     [rater] = add_raters(store, 1)
     add_comparisons(store, 5, overlap=2)
-    leases = at_once(8, lambda i: queue.lease(store, rater))
+    leases = at_once(8, lambda i: queue.lease(store, rater, seconds=1800))
     assert len({lease.id for lease in leases}) == 1
-    assert queue.state(store)["leased"] == 1
+    assert queue.count_places(store)["leased"] == 1
 
 
 def test_an_answer_sent_many_times_at_once_is_kept_once(store, add_comparisons, add_raters):
@@ -711,7 +711,7 @@ def test_votes_made_elsewhere_fill_no_place_and_come_in_once(store, add_comparis
         with store.write() as conn:
             assert add_outside_vote(store, conn, comparison, "ann", "1") == new
     assert [j.source for j in judgments(store)] == ["elsewhere"]
-    assert queue.state(store) == {"filled": 0, "leased": 0, "free": 1}
+    assert queue.count_places(store) == {"filled": 0, "leased": 0, "free": 1}
 
 
 def test_raters_of_one_name_from_two_sources_are_two_raters(store):

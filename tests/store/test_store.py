@@ -54,7 +54,7 @@ def add_prompts(store, *new: Prompt) -> int:
 
 def add_judgment(store) -> None:
     rater = people.add_rater(store, "ann", Role.RATER).id
-    lease = queue.lease(store, rater)
+    lease = queue.lease(store, rater, seconds=1800)
     assert lease is not None
     queue.submit(store, lease.id, rater, Answer(Verdict.SKIPPED))
 
@@ -299,7 +299,7 @@ def test_a_comparison_is_read_as_it_was_inserted(store):
         assert insert_comparisons(store, conn, [put], source="test") == 1
         assert insert_comparisons(store, conn, [put, put], source="test") == 0
     assert list(find_comparisons(store)) == [put]
-    assert queue.state(store)["free"] == 2
+    assert queue.count_places(store)["free"] == 2
 
 
 def test_comparisons_of_one_pair_do_not_depend_on_the_order_given(store):

@@ -100,7 +100,7 @@ def test_examples_are_in_no_queue_and_in_no_dataset(store, add_raters):
     (ann,) = add_raters(store, 1)
     tutorial.replace_tutorial(store, "default", [example("a")])
     tutorial.record_attempt(store, ann, example("a").id, ranked(FIRST), True)
-    assert queue.lease(store, ann) is None
+    assert queue.lease(store, ann, seconds=1800) is None
     assert count_rows(store) == {"prompts": 0, "completions": 0, "comparisons": 0, "judgments": 0, "raters": 1}
 
 

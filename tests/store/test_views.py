@@ -16,7 +16,7 @@ MIDNIGHT = datetime(2026, 3, 14, tzinfo=UTC)
 
 def judge(store, rater_id: str, at: datetime = NOW, seconds: float | None = None) -> str:
     """One more judgment of a rater's, given at a time."""
-    lease = queue.lease(store, rater_id, now=at)
+    lease = queue.lease(store, rater_id, now=at, seconds=1800)
     assert lease is not None
     said = Answer(Verdict.SKIPPED, active_seconds=seconds)
     return queue.submit(store, lease.id, rater_id, said, now=at).judgment_id

@@ -428,7 +428,7 @@ def test_an_answer_after_the_lease_ran_out_is_kept_and_the_rater_is_told_when_it
     late = open_desk(page, server, "late")
     quick = server.person("quick")
     expire_leases(server)
-    lease = queue.lease(server.store, quick.id)
+    lease = queue.lease(server.store, quick.id, seconds=1800)
     assert lease is not None
     assert queue.submit(server.store, lease.id, quick.id, Answer(Verdict.SKIPPED)).outcome == "counted"
     by_keys("1", "Enter")(page)

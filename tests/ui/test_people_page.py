@@ -24,7 +24,7 @@ def judge(server: Server, rater: Rater, *seconds: float, days_ago: int = 0) -> N
     """Judgments of a rater's, one for each of the times they took."""
     at = utc_now() - timedelta(days=days_ago)
     for active in seconds:
-        lease = queue.lease(server.store, rater.id, now=at)
+        lease = queue.lease(server.store, rater.id, now=at, seconds=1800)
         assert lease is not None
         said = Answer(Verdict.SKIPPED, active_seconds=active)
         queue.submit(server.store, lease.id, rater.id, said, simulated=rater.simulated, now=at)
@@ -124,7 +124,7 @@ def test_somebody_is_paused_and_resumed_by_keys_and_the_focus_stays(shared, page
     expect(button).to_have_text("Resume")
     assert button.evaluate("b => getComputedStyle(b).outlineStyle") == "solid"
     assert people.get_rater(shared.store, rater.id).paused
-    assert queue.lease(shared.store, rater.id) is None
+    assert queue.lease(shared.store, rater.id, seconds=1800) is None
     page.keyboard.press("Space")
     expect(cell(page, "pauline", "State")).to_have_text("active")
     expect(button).to_be_focused()

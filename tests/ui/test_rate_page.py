@@ -261,7 +261,10 @@ def test_undo_goes_back_one_by_one_and_escape_leaves_everything_as_it_was(shared
 def test_an_answer_the_server_refuses_can_still_be_read(serve, page):
     server = serve([pair(f"Question {i}?", "yes", "no") for i in range(3)])
     rater = open_desk(page, server, "rater")
-    held = {lease.comparison.prompt.messages[0].content: lease for lease in queue.lease_many(server.store, rater.id, 2)}
+    held = {
+        lease.comparison.prompt.messages[0].content: lease
+        for lease in queue.lease_many(server.store, rater.id, 2, seconds=1800)
+    }
     first = question(page)
     queue.submit(server.store, held[first].id, rater.id, Answer(Verdict.SKIPPED), idempotency_key="another program")
     page.locator("#rationale").fill("what I had to say")

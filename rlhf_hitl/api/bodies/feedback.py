@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from string import ascii_uppercase
 from typing import Annotated, Any
@@ -23,7 +22,7 @@ from rlhf_hitl.api.bodies.fields import (
     Text,
 )
 from rlhf_hitl.api.bodies.messages import MessageBody, ShownOut, shown_to_json
-from rlhf_hitl.types import Answer, Comparison, Judgment, Reason, Route, Verdict, messages_to_dicts
+from rlhf_hitl.types import Answer, Comparison, Judgment, Reason, Route, ShownAnswer, Verdict, messages_to_dicts
 
 Letter = Annotated[str, StringConstraints(pattern=r"^[A-Z]$")]
 Scores = Annotated[
@@ -60,28 +59,13 @@ class AnswerBody(Body):
         None, description="Sent again with the same key, an answer counts once. Left out: the lease's id."
     )
 
-    def answer(self, shown: Sequence[str]) -> Answer:
-        """The answer in completions' ids.
+    def shown_answer(self) -> ShownAnswer:
+        """Return the answer, in the letters the completions were shown under.
 
         Raises:
-            BadInput: it contradicts itself, or names a key that was not shown.
+            BadInput: it contradicts itself.
         """
-        # Checked in letters, so that an error speaks of what the rater saw.
-        answer = Answer(
-            self.verdict,
-            tuple(tuple(group) for group in self.ranking),
-            self.strength,
-            self.scores,
-            self.rationale,
-            self.rewrite,
-            self.active_seconds,
-            self.reason,
-        )
-        answer.check(ascii_uppercase[: len(shown)])
-        ids = dict(zip(ascii_uppercase, shown))
-        ranking = tuple(tuple(ids[key] for key in group) for group in self.ranking)
-        scores = {axis: {ids[key]: score for key, score in given.items()} for axis, given in self.scores.items()}
-        return replace(answer, ranking=ranking, scores=scores)
+        return ShownAnswer(Answer.from_plain(dict(self)))
 
 
 class JudgmentBody(AnswerBody):

@@ -24,7 +24,7 @@ class LeaseBody(Body):
     tags: Annotated[Tags, Field(max_length=5)] = Field(default_factory=dict, examples=[{"category": "coding"}])
     seconds: Seconds | None = None
 
-    def wish(self) -> queue.TaskFilter:
+    def task_filter(self) -> queue.TaskFilter:
         return queue.TaskFilter(self.project, self.batch, self.language, self.tags)
 
 
@@ -81,5 +81,4 @@ def lease_out(lease: Lease) -> dict[str, Any]:
 
 
 def queue_out(lanes: Sequence[LaneState]) -> dict[str, Any]:
-    totals = {k: sum(getattr(lane, k) for lane in lanes) for k in ("filled", "leased", "free")}
-    return totals | {"lanes": lanes}
+    return queue.sum_places(lanes) | {"lanes": lanes}

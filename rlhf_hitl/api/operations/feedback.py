@@ -36,7 +36,7 @@ def add_operations(routes: ScopedRoutes, store: Store, settings: Settings) -> No
             store,
             body.lease_id,
             caller.rater.id,
-            body.answer,
+            body.shown_answer(),
             idempotency_key=body.idempotency_key,
             guideline_version=body.guideline_version,
             interface_version=body.interface_version or "api-1",
@@ -47,9 +47,9 @@ def add_operations(routes: ScopedRoutes, store: Store, settings: Settings) -> No
     @routes("POST", "/judgments/{judgment_id}/corrections", **takes_answers, error_statuses=(404, 409))
     def correct(caller: Caller, judgment_id: PathId, body: bodies.AnswerBody) -> Any:
         """Supersede a judgment of one's own. The first stays in the store."""
-        answer = body.answer(views.judgment(store, judgment_id, caller.rater.id).order_shown)
         key = body.idempotency_key or f"correct:{judgment_id}"
-        return _receipt(queue.correct(store, judgment_id, caller.rater.id, answer, idempotency_key=key))
+        receipt = queue.correct(store, judgment_id, caller.rater.id, body.shown_answer(), idempotency_key=key)
+        return _receipt(receipt)
 
     @routes("GET", "/judgments", response_model=bodies.JudgmentPage)
     def list_judgments(

@@ -22,7 +22,7 @@ def add_operations(routes: ScopedRoutes, store: Store, settings: Settings) -> No
     def lease(caller: Caller, body: bodies.LeaseBody) -> Any:
         """The next comparisons for the caller, those they hold first. An empty list: nothing is left for them."""
         seconds = body.seconds or settings.lease_seconds
-        held = queue.lease_many(store, caller.rater.id, body.count, seconds=seconds, wish=body.wish())
+        held = queue.lease_many(store, caller.rater.id, body.count, seconds=seconds, task_filter=body.task_filter())
         return JSONResponse({"leases": [bodies.lease_out(one) for one in held]})
 
     @routes("POST", "/leases/{lease_id}/renew", response_model=bodies.Renewed, error_statuses=(404, 409))
@@ -41,6 +41,6 @@ def add_operations(routes: ScopedRoutes, store: Store, settings: Settings) -> No
     def queue_state(caller: Caller) -> Any:
         """How the queue stands. A rater is told what they did in a day and what is left for them (up to 1000)."""
         if caller.sees_all:
-            return bodies.queue_out(queue.by_lane(store))
+            return bodies.queue_out(queue.count_places_by_lane(store))
         tally = views.tally(store, caller.rater.id, since=utc_now() - timedelta(days=1))
         return {"filled": tally.done, "leased": 0, "free": tally.left, "lanes": []}

@@ -124,7 +124,7 @@ def judge(sqlite_store):
             insert_comparisons(sqlite_store, conn, [comparison])
         for rater, groups in zip(raters, ratings):
             ranking = tuple(tuple(answers[i].id for i in group) for group in groups)
-            lease = queue.lease(sqlite_store, rater)
+            lease = queue.lease(sqlite_store, rater, seconds=1800)
             assert lease.comparison.id == comparison.id
             queue.submit(sqlite_store, lease.id, rater, Answer(Verdict.RANKED, ranking, strength))
         return comparison
@@ -315,7 +315,7 @@ def replayed_elsewhere(folder, pairs) -> Store:
         prompt = replace(p.comparison.prompt, split=Split.HELDOUT)
         with store.write() as conn:
             insert_comparisons(store, conn, [replace(p.comparison, prompt=prompt)])
-        lease = queue.lease(store, rater)
+        lease = queue.lease(store, rater, seconds=1800)
         other = p.label.second if p.label.preferred == p.label.first else p.label.first
         queue.submit(store, lease.id, rater, Answer(Verdict.RANKED, ((p.label.preferred,), (other,))))
     return store

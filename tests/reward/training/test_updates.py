@@ -22,8 +22,9 @@ from rlhf_hitl.reward.registry import open_reward_model
 from rlhf_hitl.reward.training.head_training import train_head
 from rlhf_hitl.reward.training.head_update import update_with_new_votes
 from rlhf_hitl.reward.vote_scale import votes_from_preferences
-from rlhf_hitl.store import people, queue, views
+from rlhf_hitl.store import people, queue
 from rlhf_hitl.store.comparisons import insert_comparisons
+from rlhf_hitl.store.judgments import read_judgments
 from rlhf_hitl.store.reward_models import get_reward_model, list_reward_models
 from rlhf_hitl.store.tables import reward_models
 from rlhf_hitl.types import Answer, Comparison, Completion, Message, Prompt, Role, Split, Verdict
@@ -44,7 +45,7 @@ def judge(store, rater: str, n: int, answer: str = "thanks", first: int = 0) -> 
         good, bad = (Completion.create(prompt.id, (Message("assistant", f"{t} {i}"),), "p") for t in (answer, "fox"))
         with store.write() as conn:
             insert_comparisons(store, conn, [Comparison.create(prompt, [good, bad])])
-        lease = queue.lease(store, rater)
+        lease = queue.lease(store, rater, seconds=1800)
         receipt = queue.submit(store, lease.id, rater, Answer(Verdict.RANKED, ((good.id,), (bad.id,)), 2))
         out.append(receipt.judgment_id)
         if len(out) == n:
@@ -84,7 +85,7 @@ def test_a_vote_that_was_corrected_cannot_be_unlearnt(judged_store, backbone, tm
     store, rater = judged_store, people.add_rater(judged_store, "bea", Role.RATER).id
     [judgment_id] = judge(store, rater, 1)
     model = train_head(store, backbone, tmp_path)
-    judgment = views.judgment(store, judgment_id, rater)
+    [judgment] = (j for j in read_judgments(store, rater_id=rater) if j.id == judgment_id)
     (best,), (worst,) = judgment.answer.ranking
     queue.correct(store, judgment_id, rater, Answer(Verdict.RANKED, ((worst,), (best,)), 3), idempotency_key="c")
     with pytest.raises(BadInput, match=r"1 labels that reward model .* has learnt.*train again"):

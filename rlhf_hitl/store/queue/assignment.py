@@ -1,0 +1,255 @@
+"""Which place a rater is given next: the lanes open to them, the lane whose head comes first, and hidden repeats.
+
+A lane is a partition of the queue (project, language, batch). All places of a lane are alike to a rater's languages and
+to a task filter, so the next place is the head of a lane.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any, NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from rlhf_hitl.store.comparisons import find_existing_ids
+from rlhf_hitl.store.db import Store
+from rlhf_hitl.store.judgments import IS_FIRST
+from rlhf_hitl.store.tables import Utc, comparisons, judgments, lanes, members, places, projects, prompts, raters
+from rlhf_hitl.types import Route, Verdict, make_content_id, utc_now
+
+#: A hidden repeat is not one of a rater's newest REPEAT_GAP judgments, but one of the REPEAT_WINDOW before those.
+REPEAT_GAP, REPEAT_WINDOW = 20, 100
+#: How many comparisons with the tags of a filter are looked up; other raters may take some of them meanwhile.
+CANDIDATES = 50
+
+
+@dataclass(frozen=True)
+class TaskFilter:
+    """Which tasks a rater asks for, among those their languages and projects allow. None and {} ask for any."""
+
+    project: str | None = None
+    batch: str | None = None
+    language: str | None = None
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+
+ANY_TASK = TaskFilter()
+NOW = sa.bindparam("now", type_=Utc)
+
+
+class Place(NamedTuple):
+    """One wanted judgment of a comparison: its place number `n`."""
+
+    comparison_id: str
+    n: int
+
+
+def is_free() -> sa.ColumnElement[bool]:
+    """Return the condition that no lease runs on a place at the time bound to `now`. The place may be filled."""
+    return sa.or_(places.c.leased_until.is_(None), places.c.leased_until <= NOW)
+
+
+def may_lease_more(conn: Connection, rater, held: int, now: datetime) -> bool:
+    """Return whether a rater is neither paused nor at the end of today's quota. What they hold counts towards it."""
+    if rater.paused_at is not None:
+        return False
+    if rater.quota is None:
+        return True
+    midnight = datetime.combine(now.date(), datetime.min.time(), now.tzinfo)
+    own = sa.and_(judgments.c.rater_id == rater.id, IS_FIRST)
+    newest = sa.select(judgments.c.created_at).where(own).order_by(judgments.c.seq.desc()).limit(rater.quota)
+    return held + sum(at >= midnight for at in conn.execute(newest).scalars()) < rater.quota
+
+
+def find_next_place(
+    store: Store,
+    conn: Connection,
+    rater,
+    task_filter: TaskFilter,
+    candidates: Sequence[str] | None,
+    now: datetime,
+    chance: Callable[[], float],
+) -> Place | None:
+    """Return the free place that comes first in the lanes open to a rater, or first among `candidates` if given.
+
+    The place is locked, not yet leased. It may be that of a hidden repeat, which is created here.
+
+    Args:
+        candidates: ids of the comparisons that have the tags of the filter.
+        chance: returns a number in [0, 1), which decides whether a hidden repeat comes next.
+    """
+    parameters = {"rater": rater.id, "now": now}
+    if candidates is not None:
+        row = conn.execute(_FIRST_OF_CANDIDATES, parameters | {"ids": list(candidates)}).first()
+        return None if row is None else Place(row.comparison_id, row.n)
+    open_lanes = _load_open_lanes(conn, rater, task_filter)
+    while open_lanes:
+        if len(open_lanes) > 1:
+            open_lanes = _sort_by_head(conn, open_lanes, parameters)
+            if not open_lanes:
+                return None
+        lane = open_lanes[0]
+        row = conn.execute(_HEAD_OF_LANE, parameters | {"lane": lane.id}).first()
+        if row is not None:
+            if lane.repeat_every and chance() < 1 / lane.repeat_every:
+                repeat = _create_repeat(store, conn, rater.id, lane.project_id, chance)
+                if repeat is not None:
+                    return repeat
+            return Place(row.comparison_id, row.n)
+        open_lanes = open_lanes[1:]  # other raters took the last places of that lane at this moment
+    return None
+
+
+def find_tagged(store: Store, rater_id: str, task_filter: TaskFilter, now: datetime | None) -> list[str]:
+    """Return the ids of the first comparisons in line that have the tags of a filter.
+
+    This scans the lanes in order, which takes seconds where a million comparisons stand before the first one that has
+    the tags. So it runs in a transaction of its own, before the lock is taken that all others wait for.
+    """
+    with store.read() as conn:
+        now = now or store.now(conn)
+        rater = conn.execute(sa.select(raters).where(raters.c.id == rater_id)).first()
+        if rater is None:
+            return []
+        query, parameters = _select_free_places(), {"rater": rater_id, "now": now}
+        for key, value in task_filter.tags.items():
+            # Entry by entry, because a path into the JSON would have to quote the names of tags.
+            each = (sa.func.json_each if store.is_sqlite else sa.func.json_each_text)(prompts.c.tags)
+            entry = each.table_valued("key", "value")
+            tag = sa.select(1).select_from(prompts.join(entry, sa.true()))
+            tag = tag.where(prompts.c.id == comparisons.c.prompt_id, entry.c.key == key, entry.c.value == value)
+            query = query.where(tag.exists())
+        query = query.add_columns(places.c.position).limit(CANDIDATES)
+        candidates = [
+            (row.position, row.comparison_id)
+            for lane in _load_open_lanes(conn, rater, task_filter)
+            for row in conn.execute(query.where(places.c.lane_id == lane.id), parameters)
+        ]
+    return [comparison_id for _, comparison_id in sorted(candidates)[:CANDIDATES]]
+
+
+def count_available(conn: Connection, rater_id: str, now: datetime, cap: int) -> int:
+    """Count the comparisons a rater could be given, without those they hold. Counting stops at `cap`."""
+    rater = conn.execute(sa.select(raters).where(raters.c.id == rater_id)).one()
+    if rater.paused_at is not None:
+        return 0
+    lane_ids = [lane.id for lane in _load_open_lanes(conn, rater, ANY_TASK)]
+    free = _select_free_places().where(places.c.lane_id.in_(lane_ids)).order_by(None)
+    capped = free.with_only_columns(places.c.comparison_id).distinct().limit(cap).subquery()
+    return conn.execute(sa.select(sa.func.count()).select_from(capped), {"rater": rater_id, "now": now}).scalar_one()
+
+
+def _load_open_lanes(conn: Connection, rater, task_filter: TaskFilter) -> list:
+    """Return the lanes in languages the rater reads, of projects that are not paused and that they may work in."""
+    query = _OPEN_LANES
+    for column, value in {lanes.c.project_id: task_filter.project, lanes.c.batch: task_filter.batch}.items():
+        if value is not None:
+            query = query.where(column == value)
+    if rater.languages is not None:
+        query = query.where(lanes.c.language.in_(["", *rater.languages]))
+    if task_filter.language is not None:
+        query = query.where(lanes.c.language == task_filter.language.lower())
+    return list(conn.execute(query, {"rater": rater.id}))
+
+
+_OPEN_LANES = (
+    sa.select(lanes.c.id, lanes.c.project_id, projects.c.repeat_every)
+    .join(projects)
+    .where(
+        projects.c.paused_at.is_(None),
+        sa.or_(
+            projects.c.open,
+            sa.exists().where(members.c.project_id == projects.c.id, members.c.rater_id == sa.bindparam("rater")),
+        ),
+    )
+    .order_by(lanes.c.id)
+)
+
+
+def _sort_by_head(conn: Connection, open_lanes: list, parameters: Mapping[str, Any]) -> list:
+    """Return the lanes that have a free place for the rater, sorted by the position of their first one."""
+    rows = conn.execute(_HEADS, {**parameters, "lanes": [lane.id for lane in open_lanes]})
+    heads = {lane_id: position for lane_id, position in rows if position is not None}
+    return sorted((lane for lane in open_lanes if lane.id in heads), key=lambda lane: (heads[lane.id], lane.id))
+
+
+def _select_free_places() -> sa.Select:
+    """Select the places that the rater bound to `rater` may be given at the time bound to `now`, in line order."""
+    held, rater = places.alias(), sa.bindparam("rater")
+    return (
+        sa.select(places.c.comparison_id, places.c.n)
+        .select_from(places.join(comparisons, comparisons.c.id == places.c.comparison_id))
+        .where(
+            places.c.judgment_id.is_(None),
+            is_free(),
+            sa.or_(places.c.reserved_for.is_(None), places.c.reserved_for == rater),
+            # A place that was leased while its comparison became `auto` is still there when the lease runs out.
+            comparisons.c.route != Route.AUTO.value,
+            ~sa.exists().where(judgments.c.comparison_id == places.c.comparison_id, judgments.c.rater_id == rater),
+            ~sa.exists().where(
+                held.c.comparison_id == places.c.comparison_id,
+                held.c.rater_id == rater,
+                held.c.judgment_id.is_(None),
+                held.c.leased_until > NOW,
+            ),
+        )
+        .order_by(places.c.position, places.c.n)
+    )
+
+
+def _lock_first(*where: sa.ColumnElement[bool]) -> sa.Select:
+    """Select the first free place and lock it, skipping places that another transaction has locked."""
+    return _select_free_places().where(*where).limit(1).with_for_update(skip_locked=True, of=places)
+
+
+# Statements of the busy path are built once: building one takes longer than running it.
+_HEAD_OF_LANE = _lock_first(places.c.lane_id == sa.bindparam("lane"))
+_FIRST_OF_CANDIDATES = _lock_first(places.c.comparison_id.in_(sa.bindparam("ids", expanding=True)))
+# One subquery for each lane, because that is one step into the index, however long the lane is.
+_HEADS = sa.select(
+    lanes.c.id,
+    _select_free_places()
+    .with_only_columns(places.c.position)
+    .where(places.c.lane_id == lanes.c.id)
+    .limit(1)
+    .correlate(lanes)
+    .scalar_subquery(),
+).where(lanes.c.id.in_(sa.bindparam("lanes", expanding=True)))
+
+
+def _create_repeat(
+    store: Store, conn: Connection, rater_id: str, project: str, chance: Callable[[], float]
+) -> Place | None:
+    """Create a hidden repeat, a comparison that shows a rater again what they ranked a while ago, and its place.
+
+    Returns None where there is nothing to repeat.
+    """
+    # Neither the newest, which the rater still remembers, nor what is a repeat itself or was repeated before.
+    query = (
+        sa.select(comparisons, judgments.c.verdict)
+        .select_from(judgments.join(comparisons, comparisons.c.id == judgments.c.comparison_id).join(lanes))
+        .where(judgments.c.rater_id == rater_id, IS_FIRST, lanes.c.project_id == project)
+        .order_by(judgments.c.seq.desc())
+        .offset(REPEAT_GAP)
+        .limit(REPEAT_WINDOW)
+    )
+    ranked = Verdict.RANKED.value
+    rows = [row for row in conn.execute(query).mappings() if row["verdict"] == ranked and row["repeat_of"] is None]
+    originals = {
+        make_content_id("x", row["completion_ids"], {"repeat_of": row["id"], "rater": rater_id}): row for row in rows
+    }
+    new_ids = sorted(originals.keys() - find_existing_ids(conn, "comparisons", originals))
+    if not new_ids:
+        return None
+    repeat_id = new_ids[int(chance() * len(new_ids))]
+    original = originals[repeat_id]
+    copied = {name: original[name] for name in ("prompt_id", "completion_ids", "source", "lane_id")}
+    values = {"id": repeat_id, "overlap": 1, "route": Route.HUMAN.value, "created_at": utc_now()}
+    conn.execute(comparisons.insert().values(copied | values | {"repeat_of": original["id"]}))
+    # In front of the line, so that it comes first again if the rater's lease on it runs out.
+    place = {"comparison_id": repeat_id, "n": 0, "lane_id": original["lane_id"], "position": 0}
+    conn.execute(places.insert().values(place | {"reserved_for": rater_id}))
+    return Place(repeat_id, 0)

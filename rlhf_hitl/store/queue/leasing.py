@@ -1,0 +1,261 @@
+"""Who holds which place: lease the next comparisons, hold them longer, give them back."""
+
+from __future__ import annotations
+
+import random
+import uuid
+from collections.abc import Callable
+from datetime import datetime, timedelta
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, RowMapping
+
+from rlhf_hitl.errors import Conflict, NotFound
+from rlhf_hitl.store import audit, guidelines
+from rlhf_hitl.store.comparisons import compute_shuffle_key, load_comparisons
+from rlhf_hitl.store.db import Store
+from rlhf_hitl.store.judgments import IS_FIRST
+from rlhf_hitl.store.queue import assignment
+from rlhf_hitl.store.queue.assignment import ANY_TASK, Place, TaskFilter
+from rlhf_hitl.store.queue.locks import lock_rater
+from rlhf_hitl.store.tables import Utc, comparisons, judgments, leases, places, routings
+from rlhf_hitl.types import Comparison, Lease
+
+
+class LeaseOfAnotherRater(Conflict):
+    """The lease was given to another rater."""
+
+
+def lease(
+    store: Store,
+    rater_id: str,
+    *,
+    seconds: float,
+    task_filter: TaskFilter = ANY_TASK,
+    now: datetime | None = None,
+) -> Lease | None:
+    """Return the comparison a rater holds, else the next one for them; None when nothing is left for them."""
+    return next(iter(lease_many(store, rater_id, 1, seconds=seconds, task_filter=task_filter, now=now)), None)
+
+
+def lease_many(
+    store: Store,
+    rater_id: str,
+    count: int,
+    *,
+    seconds: float,
+    task_filter: TaskFilter = ANY_TASK,
+    now: datetime | None = None,
+    chance: Callable[[], float] = random.random,
+) -> list[Lease]:
+    """Return up to `count` comparisons for a rater: those they hold, oldest first, then the next ones in line.
+
+    The order of the completions starts at random and rotates by one from place to place of a comparison, so that across
+    raters each completion stands equally often in each position. A hidden repeat is shown in the reverse order.
+
+    Args:
+        seconds: how long new leases last.
+        chance: returns a number in [0, 1), which decides whether a hidden repeat comes next.
+
+    Raises:
+        NotFound: no such rater, or one who is disabled.
+    """
+    candidates = assignment.find_tagged(store, rater_id, task_filter, now) if task_filter.tags else None
+    with store.write() as conn:
+        rater, clock = lock_rater(store, conn, rater_id)
+        if rater is None:
+            raise NotFound(f"rater {rater_id!r}", expected="one who may rate", fix="see `rlhf-hitl raters list`")
+        now = now or clock
+        held = _load_running_leases(conn, rater_id, now)[:count]
+        until = now + timedelta(seconds=seconds)
+        while len(held) < count and assignment.may_lease_more(conn, rater, len(held), now):
+            place = assignment.find_next_place(store, conn, rater, task_filter, candidates, now, chance)
+            if place is None:
+                break
+            held.append(_lease_place(conn, rater_id, place, now, until))
+        return held
+
+
+def load_lease(store: Store, lease_id: str, rater_id: str) -> Lease:
+    """Return a lease that this rater was given, whether or not it still runs.
+
+    Raises:
+        NotFound: no such lease.
+        LeaseOfAnotherRater: it was given to another rater.
+    """
+    with store.read() as conn:
+        row = conn.execute(sa.select(leases).where(leases.c.id == lease_id)).mappings().first()
+        row = check_lease_of(rater_id, lease_id, row)
+        comparison = load_comparisons(conn, [row["comparison_id"]])[row["comparison_id"]]
+    return _lease_from_row(row, comparison)
+
+
+def check_lease_of(rater_id: str, lease_id: str, row: RowMapping | None) -> RowMapping:
+    """Return the row of a lease, once it is known to be there and to be this rater's.
+
+    Raises:
+        NotFound: there is no row.
+        LeaseOfAnotherRater: it was given to another rater.
+    """
+    if row is None:
+        raise NotFound(f"lease {lease_id!r}", expected="a lease this store gave", fix="ask for the next comparison")
+    if row["rater_id"] != rater_id:
+        raise LeaseOfAnotherRater(f"lease {lease_id}: it is another rater's. Fix: sign in as the one it was given to")
+    return row
+
+
+def _lease_place(conn: Connection, rater_id: str, place: Place, now: datetime, until: datetime) -> Lease:
+    comparison = load_comparisons(conn, [place.comparison_id])[place.comparison_id]
+    row = {
+        "id": f"l_{uuid.uuid4().hex}",
+        "comparison_id": comparison.id,
+        "rater_id": rater_id,
+        "place": place.n,
+        "order_shown": _choose_order(conn, comparison, place.n, rater_id),
+        "route": comparison.route.value,
+        "leased_at": now,
+        "expires_at": until,
+    }
+    parameters = {"comparison": comparison.id, "project": comparison.project}
+    version = conn.execute(_INSERT_LEASE, row | parameters).scalar_one()
+    holder = {"rater_id": rater_id, "lease_id": row["id"], "leased_until": until}
+    conn.execute(_HOLD_PLACE, {"comparison": place.comparison_id, "place_n": place.n} | holder)
+    return Lease(row["id"], comparison, rater_id, tuple(row["order_shown"]), until, version)
+
+
+# Statements of the busy path are built once: SQLAlchemy takes longer to build one than the database to run it.
+_HOLD_PLACE = places.update().where(
+    places.c.comparison_id == sa.bindparam("comparison"), places.c.n == sa.bindparam("place_n")
+)
+_INSERT_LEASE = (
+    leases.insert()
+    .values(
+        reward_model_id=sa.select(routings.c.reward_model_id)
+        .where(routings.c.comparison_id == sa.bindparam("comparison"))
+        .order_by(routings.c.seq.desc())
+        .limit(1)
+        .scalar_subquery(),
+        guideline_version=guidelines.current_version_column(sa.bindparam("project")),
+    )
+    .returning(leases.c.guideline_version)
+)
+
+
+def _choose_order(conn: Connection, comparison: Comparison, n: int, rater_id: str) -> list[str]:
+    """Return the ids of a comparison's completions in the order to show at its place number `n`."""
+    if comparison.repeat_of is not None:
+        first_judgment = sa.select(judgments.c.order_shown).where(
+            judgments.c.comparison_id == comparison.repeat_of,
+            judgments.c.rater_id == rater_id,
+            IS_FIRST,
+        )
+        return conn.execute(first_judgment).scalar_one()[::-1]
+    ids = [c.id for c in comparison.completions]
+    start = (compute_shuffle_key(comparison.id) + n) % len(ids)
+    return ids[start:] + ids[:start]
+
+
+def _load_running_leases(conn: Connection, rater_id: str, now: datetime) -> list[Lease]:
+    """Return what a rater holds, oldest first."""
+    rows = conn.execute(_RUNNING_LEASES, {"rater": rater_id, "now": now}).mappings().all()
+    if not rows:
+        return []
+    loaded = load_comparisons(conn, [row["comparison_id"] for row in rows])
+    return [_lease_from_row(row, loaded[row["comparison_id"]]) for row in rows]
+
+
+def _lease_from_row(row: RowMapping, comparison: Comparison) -> Lease:
+    order_shown, version = tuple(row["order_shown"]), row["guideline_version"]
+    return Lease(row["id"], comparison, row["rater_id"], order_shown, row["expires_at"], version)
+
+
+_LEASE_COLUMNS = ("id", "comparison_id", "rater_id", "order_shown", "expires_at", "guideline_version")
+_RUNNING_LEASES = (
+    sa.select(*(leases.c[name] for name in _LEASE_COLUMNS))
+    .join(places, places.c.lease_id == leases.c.id)
+    .where(
+        places.c.rater_id == sa.bindparam("rater"),
+        places.c.judgment_id.is_(None),
+        places.c.leased_until > sa.bindparam("now", type_=Utc),
+    )
+    .order_by(leases.c.leased_at, places.c.position)
+)
+
+
+def renew(store: Store, lease_id: str, rater_id: str, *, seconds: float, now: datetime | None = None) -> datetime:
+    """Hold a comparison for `seconds` from now. A lease that ran out starts again if nobody else took the place.
+
+    Returns:
+        The time at which the lease now runs out.
+
+    Raises:
+        NotFound: no such lease of this rater.
+        Conflict: it was answered or given back, or it ran out and the place went to another rater.
+    """
+    with store.write() as conn:
+        own_lease = leases.c.id == lease_id, leases.c.rater_id == rater_id
+        row = conn.execute(sa.select(leases.c.comparison_id, leases.c.place).where(*own_lease)).first()
+        if row is None:
+            raise NotFound(f"lease {lease_id!r}", expected="one of your own", fix="ask for the next comparison")
+        until = (now or store.now(conn)) + timedelta(seconds=seconds)
+        held = _place_held_under(lease_id, row.comparison_id, row.place)
+        if not conn.execute(places.update().where(*held).values(leased_until=until)).rowcount:
+            raise Conflict(f"lease {lease_id}: it is over. Fix: ask for the next comparison")
+        conn.execute(leases.update().where(leases.c.id == lease_id).values(expires_at=until))
+        return until
+
+
+def renew_all(store: Store, rater_id: str, *, seconds: float, now: datetime | None = None) -> list[str]:
+    """Hold everything that a rater holds for `seconds` from now, and return the ids of these leases.
+
+    A lease that ran out stays so; `renew` may start it again.
+    """
+    with store.write() as conn:
+        _, clock = lock_rater(store, conn, rater_id)
+        now = now or clock
+        # The comparisons are locked in order of id, as the router locks them, so that neither waits for the other.
+        held = (places.c.rater_id == rater_id, places.c.judgment_id.is_(None), places.c.leased_until > now)
+        query = sa.select(comparisons.c.id).join(places).where(*held).order_by(comparisons.c.id)
+        conn.execute(query.with_for_update(key_share=True, of=comparisons))
+        until = now + timedelta(seconds=seconds)
+        renewed = places.update().where(*held).values(leased_until=until).returning(places.c.lease_id)
+        ids = list(conn.execute(renewed).scalars())
+        conn.execute(leases.update().where(leases.c.id.in_(ids)).values(expires_at=until))
+        return ids
+
+
+def release(store: Store, lease_id: str, rater_id: str) -> None:
+    """Give a comparison back unjudged. Releasing what is no longer held does nothing.
+
+    Raises:
+        NotFound: no such lease of this rater.
+    """
+    with store.write() as conn:
+        _release(conn, lease_id, rater_id)
+
+
+def expire(store: Store, lease_id: str, *, by: audit.Actor = audit.CLI) -> None:
+    """Take a comparison back from the rater who holds it, as a lead. A later answer is kept as a late one.
+
+    Raises:
+        NotFound: no such lease.
+    """
+    with store.write() as conn:
+        _release(conn, lease_id, None)
+        audit.record(conn, by, "lease.expired", lease_id)
+
+
+def _release(conn: Connection, lease_id: str, rater_id: str | None) -> None:
+    """End a lease; with a rater's id, only if it is theirs."""
+    query = sa.select(leases.c.comparison_id, leases.c.place, leases.c.rater_id).where(leases.c.id == lease_id)
+    row = conn.execute(query).first()
+    if row is None or rater_id not in (None, row.rater_id):
+        raise NotFound(f"lease {lease_id!r}", expected="a lease this store gave", fix="ask for the next comparison")
+    held = _place_held_under(lease_id, row.comparison_id, row.place)
+    conn.execute(places.update().where(*held).values(rater_id=None, lease_id=None, leased_until=None))
+
+
+def _place_held_under(lease_id: str, comparison_id: str, n: int) -> tuple[sa.ColumnElement[bool], ...]:
+    """Return conditions for a lease's place, if it is unfilled and nobody else has leased it since."""
+    the_place = (places.c.comparison_id == comparison_id, places.c.n == n)
+    return (*the_place, places.c.lease_id == lease_id, places.c.judgment_id.is_(None))

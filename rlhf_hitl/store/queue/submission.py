@@ -1,0 +1,199 @@
+"""An answer becomes a judgment: submit one for a lease, or correct a judgment of one's own."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, RowMapping
+
+from rlhf_hitl.errors import Conflict, NotFound
+from rlhf_hitl.store import guidelines, webhooks
+from rlhf_hitl.store.db import Store
+from rlhf_hitl.store.judgments import (
+    append_judgment,
+    find_repeated_correction,
+    find_repeated_submission,
+    has_judged_before,
+    judgment_to_row,
+    new_judgment_id,
+)
+from rlhf_hitl.store.queue.assignment import is_free
+from rlhf_hitl.store.queue.leasing import check_lease_of
+from rlhf_hitl.store.queue.locks import lock_comparison, lock_rater
+from rlhf_hitl.store.tables import comparisons, judgments, leases, places
+from rlhf_hitl.types import Answer, Event, Receipt, ShownAnswer, utc_now
+
+
+def submit(
+    store: Store,
+    lease_id: str,
+    rater_id: str,
+    answer: Answer | ShownAnswer,
+    *,
+    idempotency_key: str | None = None,
+    guideline_version: str = "",
+    interface_version: str = "",
+    simulated: bool = False,
+    now: datetime | None = None,
+) -> Receipt:
+    """Keep a rater's answer. When this returns, the judgment is on disk.
+
+    A second submit under a known idempotency key changes nothing and returns the outcome `repeated`. After the lease
+    ran out, the answer takes a place that is still free, or is kept as `surplus`.
+
+    Args:
+        answer: names completions by id, or by the letters they were shown under.
+        idempotency_key: the lease's id, if not given.
+        guideline_version: the version the rater answered under, where it is not the lease's.
+
+    Raises:
+        NotFound: no such lease.
+        LeaseOfAnotherRater: the lease was given to another rater.
+        Conflict: this rater has judged the comparison under another key, or has used the key for another comparison.
+        BadInput: the answer names a completion that was not shown, has a score outside 1 to 5, or lacks what the
+            guideline requires.
+    """
+    key = idempotency_key or lease_id
+    with store.write() as conn:
+        _, clock = lock_rater(store, conn, rater_id)
+        parameters = {"lease": lease_id, "rater": rater_id, "key": key}
+        lease = check_lease_of(rater_id, lease_id, conn.execute(_LOAD_AND_LOCK, parameters).mappings().first())
+        answer = _check_answer(answer, lease["order_shown"])
+        if lease["guideline_requires"] and not simulated:  # a simulated rater has no reasons to give
+            guidelines.check_answer(
+                conn, lease["comparison_id"], lease["guideline_version"], answer, lease["order_shown"]
+            )
+        if lease["judged_before"]:
+            known = find_repeated_submission(conn, rater_id, key, lease["comparison_id"], answer)
+            if known is not None:
+                return Receipt(known, "repeated")
+        now = now or clock
+        judgment_id = new_judgment_id()
+        filled = _fill_place(conn, lease, lease_id, judgment_id, now)
+        row = judgment_to_row(
+            answer,
+            id=judgment_id,
+            comparison_id=lease["comparison_id"],
+            rater_id=rater_id,
+            lease_id=lease_id,
+            order_shown=lease["order_shown"],
+            route=lease["route"],
+            reward_model_id=lease["reward_model_id"],
+            guideline_version=guideline_version or lease["guideline_version"],
+            interface_version=interface_version,
+            simulated=simulated,
+            surplus=not filled,
+            idempotency_key=key,
+            created_at=now,
+        )
+        append_judgment(conn, row)
+        if lease["has_webhooks"]:
+            _emit_events(conn, row)
+        return Receipt(judgment_id, "counted" if filled else "surplus")
+
+
+# Built once: SQLAlchemy takes longer to build a statement of the busy path than the database takes to run it. The
+# rater's earlier judgments need no lock: their row is locked already, so they submit nothing else meanwhile.
+_LOAD_AND_LOCK = (
+    sa.select(
+        *(leases.c[name] for name in ("comparison_id", "rater_id", "order_shown", "route", "reward_model_id")),
+        leases.c.guideline_version,
+        guidelines.requires_something(leases.c.guideline_version).label("guideline_requires"),
+        has_judged_before(leases.c.comparison_id).label("judged_before"),
+        webhooks.subscriptions_exist().label("has_webhooks"),
+    )
+    .join(comparisons, comparisons.c.id == leases.c.comparison_id)
+    .where(leases.c.id == sa.bindparam("lease"))
+    .with_for_update(key_share=True, of=comparisons)
+)
+
+
+def correct(
+    store: Store, judgment_id: str, rater_id: str, answer: Answer | ShownAnswer, *, idempotency_key: str
+) -> Receipt:
+    """Supersede a judgment of one's own. The first judgment stays in the store; only the newest counts.
+
+    Raises:
+        NotFound: no such judgment of this rater.
+        Conflict: it has been superseded already, or the key was used for another comparison.
+        BadInput: as for `submit`.
+    """
+    with store.write() as conn:
+        query = sa.select(judgments).where(judgments.c.id == judgment_id, judgments.c.rater_id == rater_id)
+        old = conn.execute(query).mappings().first()
+        if old is None:
+            raise NotFound(f"judgment {judgment_id!r}", expected="one of your own", fix="pick it from your history")
+        lock_rater(store, conn, rater_id)
+        lock_comparison(conn, old["comparison_id"])
+        answer = _check_answer(answer, old["order_shown"])
+        if not old["simulated"]:
+            guidelines.check_answer(conn, old["comparison_id"], old["guideline_version"], answer, old["order_shown"])
+        known = find_repeated_correction(conn, rater_id, idempotency_key, old["comparison_id"], answer, judgment_id)
+        if known is not None:
+            return Receipt(known, "repeated")
+        if conn.execute(sa.select(judgments.c.id).where(judgments.c.supersedes == judgment_id)).first():
+            raise Conflict(f"judgment {judgment_id}: it was corrected before. Fix: correct the newest one")
+        kept = ("comparison_id", "rater_id", "lease_id", "order_shown", "route", "reward_model_id", "simulated")
+        versions = ("guideline_version", "interface_version", "surplus")
+        row = judgment_to_row(
+            answer,
+            **{name: old[name] for name in kept + versions},
+            supersedes=judgment_id,
+            idempotency_key=idempotency_key,
+            created_at=utc_now(),
+        )
+        append_judgment(conn, row)
+        _emit_events(conn, row)
+        return Receipt(row["id"], "counted" if not old["surplus"] else "surplus")
+
+
+def _check_answer(answer: Answer | ShownAnswer, order_shown: list[str]) -> Answer:
+    """Return the answer in completion ids, once it is known to name only what was shown."""
+    if isinstance(answer, ShownAnswer):
+        return answer.by_id(order_shown)
+    answer.check(order_shown)
+    return answer
+
+
+def _fill_place(conn: Connection, lease: RowMapping, lease_id: str, judgment_id: str, now: datetime) -> bool:
+    """Fill a place that the rater holds, under this lease or a later one, else a free one. False if there is none."""
+    which = {"comparison": lease["comparison_id"], "rater": lease["rater_id"], "now": now}
+    values = {"judgment_id": judgment_id, "rater_id": lease["rater_id"], "lease_id": lease_id, "leased_until": None}
+    return conn.execute(_FILL_PLACE, which | values).rowcount > 0
+
+
+_IS_HELD_BY_RATER = places.c.rater_id == sa.bindparam("rater")
+_PLACE_TO_FILL = (
+    sa.select(places.c.n)
+    .where(
+        places.c.comparison_id == sa.bindparam("comparison"),
+        places.c.judgment_id.is_(None),
+        sa.or_(_IS_HELD_BY_RATER, is_free()),
+        sa.or_(places.c.reserved_for.is_(None), places.c.reserved_for == sa.bindparam("rater")),
+    )
+    .order_by(sa.case((_IS_HELD_BY_RATER, 0), else_=1), places.c.n)
+    .limit(1)
+    .with_for_update()
+)
+_FILL_PLACE = places.update().where(
+    places.c.comparison_id == sa.bindparam("comparison"),
+    places.c.n == _PLACE_TO_FILL.correlate(None).scalar_subquery(),
+)
+
+
+def _emit_events(conn: Connection, row: dict) -> None:
+    """Put events of a judgment in the outbox, and of its comparison if this was the last judgment wanted."""
+    hooks = webhooks.list_subscriptions(conn)
+    if not hooks:
+        return
+    data = {"comparison_id": row["comparison_id"], "judgment_id": row["id"]}
+    data |= {name: row[name] for name in ("rater_id", "verdict", "surplus", "supersedes", "simulated")}
+    webhooks.enqueue_event(conn, Event.JUDGMENT_CREATED, data, hooks)
+    if row["surplus"] or row["supersedes"]:
+        return
+    unfilled = places.c.comparison_id == row["comparison_id"], places.c.judgment_id.is_(None)
+    if conn.execute(sa.select(places.c.n).where(*unfilled).limit(1)).first() is None:
+        webhooks.enqueue_event(
+            conn, Event.COMPARISON_RESOLVED, {"comparison_id": row["comparison_id"], "by": "raters"}, hooks
+        )

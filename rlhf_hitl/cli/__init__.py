@@ -136,12 +136,12 @@ def register_commands() -> None:
 
 
 def main() -> None:
+    """Run the command line. Exits with the code of the command."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C, so that drafts are removed
     try:
         register_commands()
-
         code = app(standalone_mode=False)
     except (typer.Abort, KeyboardInterrupt):
         code = 130

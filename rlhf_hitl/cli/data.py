@@ -81,7 +81,7 @@ def import_data(
         archive.read_archive_manifest(path)  # before a store is made for a file that cannot be read
         manifest = archive.restore_archive(Store.open(store, create=True), path, progress=True)
         return Result({"path": path} | manifest, _make_archive_table(f"New from the archive {path}", manifest))
-    open_source(path, format)  # before a store is made for a file that is not there
+    open_source(path, format)  # before a store is made for a missing file
     report = import_path(
         Store.open(store, create=True), path, format=format, skip_bad=skip_bad, split=split, overlap=overlap,
         queue=queue, limit=limit, pairs=pairs, project=project, batch=batch, progress=True,
@@ -90,7 +90,7 @@ def import_data(
     splits: dict[str, Any] = {f"prompts in {k}": n for k, n in report.by_split.items() if n}
     notes = {
         "dropped, both sides are the same": report.identical_sides,
-        "rows that said nothing new": report.repeated_rows,
+        "rows that added nothing new": report.repeated_rows,
         "second votes of a rater, the first kept": report.repeated_votes,
         "bad lines skipped": report.bad_lines,
         "families that stayed in the split they were in": report.splits_kept,

@@ -150,7 +150,7 @@ def evaluate(
         more=[
             *_make_notes(evaluation, labels.identical_sides, difference),
             *(f"Gate {'passed' if g.passed else 'FAILED'}: {g.name}: {g.said}" for g in gates),
-            f"Kept in {folder}{', in the place of an earlier one' * replaced}{f', report in {html}' if html else ''}",
+            f"Kept in {folder}{', replacing an earlier evaluation' * replaced}{f', report in {html}' if html else ''}",
         ],
     )
 
@@ -221,28 +221,28 @@ def _make_notes(evaluation: Evaluation, identical_sides: int, difference: Accura
     if identical_sides:
         left_out.append(f"{identical_sides} rows with two identical answers")
     lines = [evaluation.caveat] if evaluation.caveat else []
-    lines.append(f"Not in it: {', '.join(left_out)}. Intervals take examples of one prompt together.")
+    lines.append(f"Not in it: {', '.join(left_out)}. Intervals treat the pairs of one prompt as one cluster.")
     if weak := sorted(
         (share.value, f"{kind}={value} {share.value:.3f} ({share.n})")
         for kind, values in evaluation.slices.items()
         for value, share in values.items()
         if kind not in ("confidence", "longer") and share.high < evaluation.accuracy.value
     ):
-        lines.append("Weaker than the whole: " + ", ".join(text for _, text in weak[:5]))
+        lines.append("Slices weaker than the whole: " + ", ".join(text for _, text in weak[:5]))
     if (p := evaluation.position) and p.pairs:
-        lines.append(f"With the order of the two its margin changes by {p.asymmetry:.2g} at most, of {p.pairs} pairs.")
+        lines.append(f"Swapping the two sides changes its margin by at most {p.asymmetry:.2g}, on {p.pairs} pairs.")
     if p and p.raters:
         line = (
             f"Raters chose what was shown first in {p.raters.value:.3f} of {p.raters.n} votes ({p.raters.low:.3f} to "
             f"{p.raters.high:.3f})"
         )
         if p.first and p.second:
-            line += f"; the model is with {p.first.value:.3f} of those and {p.second.value:.3f} of the others"
+            line += f"; the model agrees with {p.first.value:.3f} of those and with {p.second.value:.3f} of the others"
         lines.append(f"{line}.")
     if d := difference:
         lines.append(
             f"Against {d.against}: {d.accuracy.value:+.3f} ({d.accuracy.low:+.3f} to {d.accuracy.high:+.3f}) on {d.n} "
-            f"labels; only this one right {d.ours}, only the other {d.theirs}, McNemar p = {d.p_value:.3g}"
+            f"labels; only this one is right on {d.ours}, only the other on {d.theirs}; McNemar p = {d.p_value:.3g}"
         )
     return lines
 

@@ -76,11 +76,11 @@ def simulate_raters(
     from rlhf_hitl.store import Store, queue
 
     opened = Store.open(store)
-    made = judge_queue(opened, judgments)
+    count = judge_queue(opened, judgments)
     places = queue.count_places(opened)
     return Result(
-        {"judgments": made, "simulated": True, "queue": places},
-        f"{made} simulated judgments; {places['free'] + places['leased']} places left in the queue.",
+        {"judgments": count, "simulated": True, "queue": places},
+        f"{count} simulated judgments; {places['free'] + places['leased']} places left in the queue.",
     )
 
 

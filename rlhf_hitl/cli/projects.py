@@ -32,8 +32,8 @@ def add_project(
     from rlhf_hitl.store import Store
     from rlhf_hitl.store import projects as project_store
 
-    made = project_store.add_project(Store.open(store), name, open=open, repeat_every=repeat_every)
-    return Result(vars(made), table("Project", vars(made)))
+    project = project_store.add_project(Store.open(store), name, open=open, repeat_every=repeat_every)
+    return Result(vars(project), table("Project", vars(project)))
 
 
 @command("list", projects)

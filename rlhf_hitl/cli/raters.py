@@ -73,7 +73,7 @@ def list_raters(*, store: StoreUrl, json: AsJson = False) -> Result:
     from rlhf_hitl.store import Store, people, views
 
     opened = Store.open(store)
-    known = people.list_raters(opened)
+    rater_list = people.list_raters(opened)
     done = views.work(opened)
     rows = [
         {
@@ -84,7 +84,7 @@ def list_raters(*, store: StoreUrl, json: AsJson = False) -> Result:
             "languages": None if r.languages is None else list(r.languages),
             "quota": r.quota,
         }
-        for r in known
+        for r in rater_list
     ]
     cells = [
         (
@@ -189,6 +189,6 @@ def invite_rater(
         raise BadInput(
             f"address {address!r}", expected="http:// or https://", fix="write e.g. https://rate.example.org"
         )
-    made = add_invitation(Store.open(store), role, project=project, days=days)
-    link = f"{address.rstrip('/')}/invite/{made}"
+    secret = add_invitation(Store.open(store), role, project=project, days=days)
+    link = f"{address.rstrip('/')}/invite/{secret}"
     return Result({"link": link, "role": role.value, "days": days}, f"For one {role.value}, shown this once: {link}")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rlhf_hitl.config import Settings
     from rlhf_hitl.store import Store
 
-Host = Annotated[str, typer.Option(help="Listen on this address. 0.0.0.0 lets other machines in: put TLS before it.")]
+Host = Annotated[str, typer.Option(help="Listen on this address. 0.0.0.0 lets other machines in: put TLS in front.")]
 Port = Annotated[int, typer.Option(help="Listen on this port; 0 takes a free one.", min=0, max=65535)]
 
 

@@ -28,9 +28,9 @@ def add_token(
     from rlhf_hitl.store import tokens as stored_tokens
 
     opened = Store.open(store)
-    made = stored_tokens.add_api_token(opened, people.get_rater_by_name(opened, rater).id, name, scope, days=days)
-    data = {"token": made, "rater": rater, "scopes": sorted(s.value for s in scope), "days": days}
-    return Result(data, f"Token for {rater}, shown this once: {made}")
+    secret = stored_tokens.add_api_token(opened, people.get_rater_by_name(opened, rater).id, name, scope, days=days)
+    data = {"token": secret, "rater": rater, "scopes": sorted(s.value for s in scope), "days": days}
+    return Result(data, f"Token for {rater}, shown this once: {secret}")
 
 
 @command("list", tokens)
@@ -77,4 +77,4 @@ def revoke_token(
     from rlhf_hitl.store import tokens as stored_tokens
 
     stored_tokens.revoke_token(Store.open(store), token)
-    return Result({"id": token, "holds": False}, f"{token} is over.")
+    return Result({"id": token, "holds": False}, f"{token} is revoked.")

@@ -70,7 +70,9 @@ def train_reward(
     ] = False,
     max_length: Annotated[
         int | None,
-        typer.Option(min=8, help="Cut prompts on the left to fit this many tokens, and count it.", show_default="1024"),
+        typer.Option(
+            min=8, help="Cut prompts on the left to fit this many tokens; cut prompts are counted.", show_default="1024"
+        ),
     ] = None,
     dtype: Annotated[
         str | None,
@@ -126,7 +128,7 @@ def train_reward(
             backbone or BACKBONE, layer=layer, pooling=pooling, max_length=max_length or 1024, dtype=dtype or "auto"
         )
         model = train_head(opened, loaded, workspace, uncertainty=uncertainty or "laplace")
-    return _report_model(model, workspace, "taken in" if backend == "classifier" else "trained")
+    return _report_model(model, workspace, "adopted" if backend == "classifier" else "trained")
 
 
 def _update(opened: Store, flags: list[str], backend: RewardBackend) -> Result:
@@ -138,7 +140,7 @@ def _update(opened: Store, flags: list[str], backend: RewardBackend) -> Result:
 
     workspace = load_settings().workspace
     updated = update_with_new_votes(opened, model, workspace)
-    return _report_model(updated, workspace, "updated" if updated is not model else "as it was: no new votes")
+    return _report_model(updated, workspace, "updated" if updated is not model else "unchanged: no new votes")
 
 
 def _report_model(model: RewardModel, workspace: Path, done: str) -> Result:

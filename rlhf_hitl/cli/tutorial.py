@@ -27,9 +27,8 @@ def set_tutorial(
 ) -> Result:
     """Replace the tutorial of a project by the examples of a file. An empty file ends the tutorial.
 
-    A line is {"messages", "completions": [text, text], "ranking": [[0], [1]], "strength", "explanation"}; instead of a
-    ranking it may have "verdict": "all_bad". Raters get the examples that they have not
-    answered yet.
+    A line is a JSON object with "messages", two "completions" (texts), a "ranking" such as [[0], [1]], "strength" and
+    "explanation". Instead of a ranking it may have "verdict": "all_bad". Raters get examples they have not answered.
     """
     from rlhf_hitl.formats.guidance import read_tutorial
     from rlhf_hitl.store import Store

@@ -25,9 +25,9 @@ def add_webhook(
     from rlhf_hitl.store import Store
     from rlhf_hitl.store import webhooks as stored_webhooks
 
-    made = stored_webhooks.add_webhook(Store.open(store), url, event)
-    data = {"id": made.id, "url": made.url, "events": [e.value for e in made.events], "secret": made.secret}
-    return Result(data, f"{made.id}; it signs with, shown this once: {made.secret}")
+    webhook = stored_webhooks.add_webhook(Store.open(store), url, event)
+    data = {"id": webhook.id, "url": webhook.url, "events": [e.value for e in webhook.events], "secret": webhook.secret}
+    return Result(data, f"{webhook.id}; its signing secret, shown this once: {webhook.secret}")
 
 
 @command("list", webhooks)
@@ -59,4 +59,4 @@ def end_webhook(
     from rlhf_hitl.store import webhooks as stored_webhooks
 
     stored_webhooks.end_webhook(Store.open(store), webhook)
-    return Result({"id": webhook, "ended": True}, f"{webhook} gets nothing more.")
+    return Result({"id": webhook, "ended": True}, f"{webhook} receives nothing more.")

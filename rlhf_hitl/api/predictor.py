@@ -1,4 +1,4 @@
-"""The reward model in the server: loaded at the first question, kept while it is the newest, asked by one at a time."""
+"""The reward model in the server: loaded at the first request, kept while it is the newest, used by one thread a time."""
 
 from __future__ import annotations
 
@@ -31,29 +31,37 @@ class Predictor:
         self._loaded: RewardModel | None = None
 
     def score(
-        self, comparison_ids: Sequence[str], outside: Sequence[Comparison], model_id: str | None = None
+        self, comparison_ids: Sequence[str], unsaved: Sequence[Comparison], model_id: str | None = None
     ) -> tuple[str, list[Score], list[Score]]:
-        """The model's id, its scores of comparisons of the store, which are kept, and of `outside`, which are not.
+        """Score comparisons of the store and comparisons that are not in it.
+
+        Args:
+            comparison_ids: of the store. Their scores are kept in the store.
+            unsaved: comparisons that are not in the store. Their scores are not kept.
+            model_id: of the reward model; None for the newest.
+
+        Returns:
+            The model's id, the scores of `comparison_ids`, the scores of `unsaved`.
 
         Raises:
-            BadInput: nothing to score.
-            NotFound: no such comparison or model.
-            Conflict: no model is trained yet, or its folder is gone.
+            BadInput: there is nothing to score.
+            NotFound: there is no such comparison or model.
+            Conflict: no model is trained yet, or its folder is missing.
         """
-        if not comparison_ids and not outside:
+        if not comparison_ids and not unsaved:
             raise BadInput("nothing to score", expected="comparison_ids or texts", fix="say what to score")
-        wanted = list(dict.fromkeys(comparison_ids))
-        found = {c.id: c for c in find_comparisons(self.store, ids=wanted, repeats=True)}
-        if missing := [i for i in wanted if i not in found]:
+        ids = list(dict.fromkeys(comparison_ids))
+        comparisons = {c.id: c for c in find_comparisons(self.store, ids=ids, repeats=True)}
+        if missing := [i for i in ids if i not in comparisons]:
             raise NotFound(f"comparison {missing[0]!r}", expected="one in the store", fix="add it first")
         with self._lock:
-            model = self._model(model_id)
-            scores = list(model.score([*(found[i] for i in wanted), *outside]))
-        kept = scores[: len(wanted)]
+            model = self._load_model(model_id)
+            scores = list(model.score([*(comparisons[i] for i in ids), *unsaved]))
+        kept = scores[: len(ids)]
         insert_scores(self.store, kept)
-        return model.id, kept, scores[len(wanted) :]
+        return model.id, kept, scores[len(ids) :]
 
-    def _model(self, model_id: str | None) -> RewardModel:
+    def _load_model(self, model_id: str | None) -> RewardModel:
         try:
             record = get_reward_model(self.store, model_id)
         except NotFound:

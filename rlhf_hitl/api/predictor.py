@@ -1,4 +1,4 @@
-"""The reward model in the server: loaded at the first request, kept while it is the newest, used by one thread a time."""
+"""The reward model in the server: loaded at the first request, kept while it is the newest, used by a thread at a time."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The reward model in the server: loaded at the first request, kept while it is the newest, used by a thread at a time."""
+"""The reward model in the server: loaded at the first request, kept while it is the newest, locked during its use."""
 
 from __future__ import annotations
 

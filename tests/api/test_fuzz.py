@@ -270,7 +270,7 @@ def test_an_import_that_cannot_be_used_is_refused_whole(site):
     assert content(site) == before
 
 
-def test_a_nul_where_postgresql_has_none_is_refused_on_either_database_and_whichever_way_it_comes(site):
+def test_a_nul_in_a_text_is_refused_on_both_databases_in_bodies_queries_and_paths(site):
     before = content(site)
     chat, side = [{"role": "user", "content": "a"}], [{"role": "assistant", "content": "b"}]
     for tags, policy in (({"a\x00b": "c"}, "p"), ({"a": "b\x00c"}, "p"), ({}, "p\x00")):
@@ -287,7 +287,7 @@ def test_a_nul_where_postgresql_has_none_is_refused_on_either_database_and_which
 
 
 @pytest.mark.parametrize("path", ["judgments", "import", "prompts"])
-def test_a_body_without_an_end_is_refused_with_and_without_its_length(site, path):
+def test_a_body_that_is_too_large_is_refused_with_and_without_its_length(site, path):
     before = content(site)
     check(site.client.post(f"/api/v1/{path}", content=b" " * 20_000_000), 413)
 
@@ -299,7 +299,7 @@ def test_a_body_without_an_end_is_refused_with_and_without_its_length(site, path
     assert content(site) == before
 
 
-def test_the_last_of_two_same_keys_counts(site):
+def test_of_two_equal_json_keys_the_last_one_counts(site):
     body = b'{"count": 3, "count": 1, "count": 2}'
     answer = site.client.post("/api/v1/leases", content=body, headers={"content-type": "application/json"})
     check(answer, 200)
@@ -310,7 +310,7 @@ NAMES = ['"', "'", "a\"b", "a'b", "a.b", "a[0]", "$.a", "$", "[", "]", "%", "a%b
          " ", "{}", "; DROP TABLE prompts; --", "{key}", ":key", "%(key)s", "a" * 200, "\x7f", "😀"]  # fmt: skip
 
 
-def test_tags_of_whatever_name_find_their_prompt_and_no_other(site):
+def test_tags_of_any_name_find_their_prompt_and_no_other(site):
     made = []
     for i, name in enumerate(NAMES):
         prompt = Prompt.create((Message("user", f"Tagged {i}?"),), {name: name})
@@ -349,7 +349,7 @@ CREDENTIALS = ["", "Bearer", "Bearer ", "Bearer  x", "Basic YTpi", "bearer \xff\
                "Bearer a,b", "Bearer rh_api_", "Digest x"]  # fmt: skip
 
 
-def test_credentials_that_are_none_are_refused(site):
+def test_invalid_credentials_are_refused(site):
     for shown in CREDENTIALS:
         headers = {"authorization": shown.encode("latin-1")}
         check(site.client.get("/api/v1/judgments", headers=headers), 401, of=shown)

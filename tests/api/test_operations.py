@@ -132,7 +132,7 @@ def test_nothing_is_imported_if_a_line_is_bad(api, store):
     assert count_rows(store)["prompts"] == 0
 
 
-def test_predictions_want_a_model_and_known_comparisons(api):
+def test_predictions_need_a_model_and_known_comparisons(api):
     lead = api("lea", Role.LEAD)
     lead.import_rows([row(0)])
     [comparison] = lead.comparisons()
@@ -224,7 +224,7 @@ def test_a_correction_supersedes_and_undo_brings_back_the_newest(api):
         ("ranked", [["A"], ["B"]], {"scores": {"helpful": {"A": "4"}}}),
     ],
 )
-def test_an_answer_that_makes_no_sense_is_refused_and_the_lease_stands(api, store, verdict, ranking, more):
+def test_a_contradictory_answer_is_refused_and_the_lease_stays(api, store, verdict, ranking, more):
     lead, ann = api("lea", Role.LEAD), api("ann")
     lead.import_rows([row(0)])
     [task] = ann.lease()
@@ -234,7 +234,7 @@ def test_an_answer_that_makes_no_sense_is_refused_and_the_lease_stands(api, stor
     assert rank(ann, ann.lease()[0]).outcome == "counted"
 
 
-def test_scores_and_reasons_come_back_in_the_words_of_whoever_reads_them(api, store):
+def test_scores_and_reasons_are_returned_in_letters_to_raters_and_in_ids_to_leads(api, store):
     lead, ann = api("lea", Role.LEAD), api("ann")
     lead.import_rows(row(i) for i in range(2))
     guidelines.publish_guideline(store, Guideline("default", "g1", "Be fair."))
@@ -250,7 +250,7 @@ def test_scores_and_reasons_come_back_in_the_words_of_whoever_reads_them(api, st
     assert (flagged.answer.reason, flagged.guideline_version) == (Reason.WRONG_LANGUAGE, "of mine")
 
 
-def test_anothers_lease_is_out_of_reach(api):
+def test_a_lease_of_another_rater_cannot_be_used(api):
     lead, ann, bob = api("lea", Role.LEAD), api("ann"), api("bob")
     lead.import_rows([row(0)])
     [task] = ann.lease()
@@ -289,7 +289,7 @@ def test_task_filters_pauses_and_quotas_reach_the_api(api, store):
     assert ann.lease() == []
 
 
-def test_the_queue_is_told_lane_by_lane_to_a_lead_and_as_a_tally_to_a_rater(api, store):
+def test_a_lead_sees_the_queue_by_lane_and_a_rater_their_own_counts(api, store):
     lead, ann = api("lea", Role.LEAD), api("ann")
     lead.import_rows([row(i) for i in range(4)], batch="b1")
     rank(ann, ann.lease()[0])
@@ -301,7 +301,7 @@ def test_the_queue_is_told_lane_by_lane_to_a_lead_and_as_a_tally_to_a_rater(api,
     assert (own.filled, own.free, own.lanes) == (1, 3, ())
 
 
-def test_paging_misses_nothing_that_comes_in_meanwhile(api, store):
+def test_paging_misses_nothing_that_arrives_meanwhile(api, store):
     lead, ann = api("lea", Role.LEAD), api("ann")
     lead.import_rows(row(i) for i in range(35))
     for _ in range(20):
@@ -386,7 +386,7 @@ def needs_admin(role: Role, path: str) -> bool:
     return role is Role.LEAD and path.startswith(("/webhooks", "/audit"))
 
 
-def test_a_lead_makes_no_lead_and_touches_none(api, app, store):
+def test_a_lead_can_neither_invite_nor_change_a_lead(api, app, store):
     lead = api("lea", Role.LEAD)
     adam = people.add_rater(store, "adam", Role.ADMIN)
     ask = lead._http
@@ -396,7 +396,7 @@ def test_a_lead_makes_no_lead_and_touches_none(api, app, store):
     assert ask.get("/snapshot", params={"format": "archive"}).status_code == 403
 
 
-def test_a_token_that_is_over_opens_nothing(api, store):
+def test_an_expired_or_revoked_token_is_refused_everywhere(api, store):
     ann = api("ann")
     ann.lease()
     for token in tokens.list_tokens(store):
@@ -409,7 +409,7 @@ def test_a_token_that_is_over_opens_nothing(api, store):
         again.lease()
 
 
-def test_an_admin_takes_the_whole_store_home(api, tmp_path):
+def test_an_admin_downloads_the_whole_store(api, tmp_path):
     api("adam", Role.ADMIN).snapshot(tmp_path / "all.zip", format="archive")
     assert "judgments.ndjson" in zipfile.ZipFile(tmp_path / "all.zip").namelist()
 
@@ -417,7 +417,7 @@ def test_an_admin_takes_the_whole_store_home(api, tmp_path):
 # What a rater never sees
 
 
-def test_no_byte_a_rater_can_fetch_tells_more_than_a_rater_must_know(api, store):
+def test_no_response_to_a_rater_holds_what_raters_must_not_know(api, store):
     lead, ann, bob = api("lea", Role.LEAD), api("ann"), api("bob")
     lead.import_rows([row(i) for i in range(3)], overlap=2)
     made = list(find_comparisons(store))
@@ -453,7 +453,7 @@ def everything():
 # The client
 
 
-def test_the_client_tries_again_what_may_be_sent_twice(address, store, api):
+def test_the_client_retries_what_may_be_sent_twice(address, store, api):
     api("lea", Role.LEAD).import_rows([row(0)])
     real, cuts = httpx.HTTPTransport(), {"left": 2}
 
@@ -477,18 +477,18 @@ def test_the_client_tries_again_what_may_be_sent_twice(address, store, api):
     assert utc_now() - next(read_judgments(store)).created_at < timedelta(minutes=5)
 
 
-def test_a_server_that_is_not_there_is_said():
+def test_a_missing_server_is_reported():
     with Client("http://127.0.0.1:1", "x") as nobody, pytest.raises(Unavailable, match=r"127\.0\.0\.1"):
         nobody.import_rows([row(0)])  # what is not tried again, so that this does not take ten seconds
 
 
-def test_who_brings_something_in_is_written_down(api, store):
+def test_the_audit_log_records_who_added_something(api, store):
     api("pipe", Role.ADMIN).add_prompts([{"messages": [{"role": "user", "content": "Hm?"}]}])
     [entry] = audit.list_entries(store, actions=["prompts.added"])
     assert entry.details == {"new": 1}
 
 
-def test_a_disk_that_cannot_be_written_is_said_and_is_no_error_of_ours(store, tmp_path):
+def test_a_disk_that_cannot_be_written_is_reported_as_503(store, tmp_path):
     (tmp_path / "taken").write_text("a file where the workspace should be")
     app = create_app(store, Settings(workspace=tmp_path / "taken"))
     admin = people.add_rater(store, "root", Role.ADMIN)

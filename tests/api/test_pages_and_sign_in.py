@@ -72,7 +72,7 @@ def test_health_says_ok(client):
 @pytest.mark.parametrize(
     ("name", "home"), [("ann", "/rate/"), ("eve", "/replay/"), ("lea", "/lead/"), ("adam", "/lead/")]
 )
-def test_sign_in_leads_each_role_to_its_page(client, name, home):
+def test_signing_in_redirects_each_role_to_its_page(client, name, home):
     assert client.get("/").headers["location"] == "/login"
     assert sign_in_as(client, name).headers["location"] == home
     assert client.get("/").headers["location"] == home
@@ -80,7 +80,7 @@ def test_sign_in_leads_each_role_to_its_page(client, name, home):
 
 
 @pytest.mark.parametrize(("name", "password"), [("ann", "wrong-password"), ("nobody", PASSWORD), ("", "")])
-def test_a_failed_sign_in_says_so_without_saying_what_was_wrong(client, name, password):
+def test_a_failed_sign_in_does_not_tell_whether_name_or_password_was_wrong(client, name, password):
     answer = sign_in_as(client, name, password)
     assert answer.status_code == 401
     assert "do not go together" in answer.text
@@ -92,7 +92,7 @@ def test_the_login_page_escapes_the_name_it_shows_again(client):
     assert "<script>alert" not in answer.text
 
 
-def test_the_cookie_is_for_this_site_and_not_for_scripts_and_secure_over_tls(client):
+def test_the_cookie_is_same_site_and_http_only_and_secure_over_tls(client):
     cookie = sign_in_as(client, "ann").headers["set-cookie"].lower()
     assert "httponly" in cookie
     assert "samesite=lax" in cookie
@@ -101,7 +101,7 @@ def test_the_cookie_is_for_this_site_and_not_for_scripts_and_secure_over_tls(cli
     assert sign_in_as(client, "ann").headers["set-cookie"].lower().count("; secure") == 1
 
 
-def test_repeated_failures_of_one_name_wait_in_every_process(client, site, tmp_path):
+def test_repeated_failures_of_one_name_are_throttled_in_every_process(client, site, tmp_path):
     for _ in range(3):
         assert sign_in_as(client, "ann", "wrong-password").status_code == 401
     refused = sign_in_as(client, "ann")
@@ -112,7 +112,7 @@ def test_repeated_failures_of_one_name_wait_in_every_process(client, site, tmp_p
         assert SignInThrottle(other, 3, 8).record_attempt(client._transport.client[0], "ann") > 0
 
 
-def test_who_waited_may_try_again(client, store):
+def test_after_the_wait_one_may_try_again(client, store):
     address = client._transport.client[0]
     throttle = SignInThrottle(store, per_name=2, window=0.3)
     assert [throttle.record_attempt(address, "ann") for _ in range(2)] == [0, 0]
@@ -122,13 +122,13 @@ def test_who_waited_may_try_again(client, store):
         assert time.monotonic() < deadline
 
 
-def test_a_success_forgives_the_failures_before_it(client):
+def test_a_success_resets_the_count_of_failures(client):
     for _ in range(4):
         assert sign_in_as(client, "ann", "wrong-password").status_code == 401
         assert sign_in_as(client, "ann").status_code == 303
 
 
-def test_guessing_many_names_from_one_address_waits(client):
+def test_guessing_many_names_from_one_address_is_throttled(client):
     for i in range(8):
         assert sign_in_as(client, f"guess-{i}").status_code == 401
     assert sign_in_as(client, "ann").status_code == 429
@@ -150,12 +150,12 @@ def test_nobody_opens_a_page_of_another_role_by_any_address(client, store, name,
     assert client.post(call, json=GRADIO_CALL).status_code == 403
 
 
-def test_a_browser_without_a_session_is_led_to_sign_in(client):
+def test_a_browser_without_a_session_is_redirected_to_sign_in(client):
     answer = client.get("/rate/", headers={"accept": "text/html"})
     assert (answer.status_code, answer.headers["location"]) == (303, "/login")
 
 
-def test_gradios_own_ways_in_are_shut(client):
+def test_gradios_own_addresses_are_closed(client):
     sign_in_as(client, "ann")
     for path in (
         "info",
@@ -216,7 +216,7 @@ def test_each_call_of_a_page_reads_the_session_once_and_is_refused_as_soon_as_it
     assert client.post("/rate/gradio_api/component_server/", json=call).status_code == 401
 
 
-def test_a_disabled_rater_is_out_at_once(client, store):
+def test_a_disabled_rater_loses_access_at_once(client, store):
     people.add_rater(store, "tom", Role.RATER, PASSWORD)
     sign_in_as(client, "tom")
     assert client.get("/me").json() == {"name": "tom", "role": "rater"}
@@ -248,7 +248,7 @@ def test_signing_out_ends_the_session(client):
     assert client.get("/me").status_code == 401, "a copy of the cookie is worth nothing"
 
 
-def test_a_forged_cookie_is_nobody(client, store):
+def test_a_forged_cookie_identifies_nobody(client, store):
     rater = next(r for r in people.list_raters(store) if r.name == "lea")
     with store.read() as conn:
         [digest] = conn.exec_driver_sql("SELECT digest FROM tokens LIMIT 1").scalars()
@@ -257,12 +257,12 @@ def test_a_forged_cookie_is_nobody(client, store):
         assert client.get("/me").status_code == 401
 
 
-def test_nothing_is_changed_on_another_sites_behalf(client):
+def test_changes_sent_from_another_site_are_refused(client):
     answer = client.post("/login", data={"name": "ann", "password": PASSWORD}, headers={"sec-fetch-site": "cross-site"})
     assert answer.status_code == 403
 
 
-def test_every_answer_forbids_other_origins(client):
+def test_every_response_forbids_other_origins(client):
     for path in ("/login", "/healthz", "/rate/", "/nowhere"):
         policy = client.get(path).headers["content-security-policy"]
         assert "default-src 'self'" in policy
@@ -316,7 +316,7 @@ def test_a_partial_rank_of_many_answers_becomes_a_ranking_in_the_order_shown(sql
         "not even an object",
     ],
 )
-def test_an_answer_that_makes_no_sense_is_refused_in_words_and_changes_nothing(sqlite_store, settings, ann, sent):
+def test_a_contradictory_answer_is_refused_with_a_message_and_changes_nothing(sqlite_store, settings, ann, sent):
     put(sqlite_store, comparison("q", "one", "two"))
     lease_id = rating_service.call("open", sqlite_store, settings, ann, {})["cards"][0]["id"]
     body = {"id": lease_id} | sent if isinstance(sent, dict) else sent
@@ -324,7 +324,7 @@ def test_an_answer_that_makes_no_sense_is_refused_in_words_and_changes_nothing(s
     assert list(read_judgments(sqlite_store)) == []
 
 
-def test_another_raters_lease_and_judgment_are_out_of_reach(sqlite_store, settings, ann):
+def test_the_lease_and_judgment_of_another_rater_cannot_be_used(sqlite_store, settings, ann):
     put(sqlite_store, comparison("q", "one", "two"))
     lease_id = rating_service.call("open", sqlite_store, settings, ann, {})["cards"][0]["id"]
     bob = people.add_rater(sqlite_store, "bob", Role.RATER, PASSWORD)

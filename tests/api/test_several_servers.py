@@ -96,7 +96,7 @@ def two(postgres_url, tmp_path):
         yield [process for process, _ in servers], proxy
 
 
-def test_a_rater_moved_between_servers_in_mid_session_loses_nothing(two, postgres_url, add_comparisons):
+def test_a_rater_moved_between_servers_during_a_session_loses_nothing(two, postgres_url, add_comparisons):
     processes, proxy = two
     with Store.open(postgres_url) as store, httpx.Client(base_url=proxy.address, timeout=30) as browser:
         add_comparisons(store, 6)
@@ -154,7 +154,7 @@ def test_many_clients_over_two_servers_fill_every_place_once(two, postgres_url, 
         assert len(said) == len(set(said)) == 40
 
 
-def test_workers_on_one_port_answer_as_one_and_add_up_their_figures(postgres_url, tmp_path, add_comparisons):
+def test_workers_on_one_port_answer_as_one_and_sum_their_metrics(postgres_url, tmp_path, add_comparisons):
     with Store.open(postgres_url) as store:
         add_comparisons(store, 1)
         key = tokens.add_api_token(store, people.add_rater(store, "lea", Role.LEAD).id, "", [Scope.METRICS])
@@ -174,7 +174,7 @@ def test_workers_on_one_port_answer_as_one_and_add_up_their_figures(postgres_url
                 assert len(places) == 3
 
 
-def test_a_proxy_that_is_trusted_says_who_asks_and_over_what(postgres_url, tmp_path):
+def test_a_trusted_proxy_gives_the_clients_address_and_scheme(postgres_url, tmp_path):
     with Store.open(postgres_url) as store, server(postgres_url, tmp_path) as (_, address):
         people.add_rater(store, "ann", Role.RATER, PASSWORD)
         told = {"x-forwarded-for": "203.0.113.9", "x-forwarded-proto": "https"}

@@ -79,7 +79,7 @@ def judge(store, rater, answer=None):
     return lease, queue.submit(store, lease.id, rater, answer)
 
 
-def test_a_judgment_and_the_last_one_wanted_are_told_with_ids_and_no_text(
+def test_a_judgment_and_a_resolved_comparison_are_sent_with_ids_and_no_text(
     store, sender, receiver, add_comparisons, add_raters
 ):
     [comparison], (ann, bob) = add_comparisons(store, 1, overlap=2), add_raters(store, 2)
@@ -114,7 +114,7 @@ def test_a_delivery_is_signed_so_that_the_standards_own_library_agrees(
         standardwebhooks.Webhook(hook.secret).verify(body + " ", {k.lower(): v for k, v in headers.items()})
 
 
-def test_what_is_refused_is_tried_again_later_and_later_and_in_the_end_given_up(
+def test_a_refused_delivery_is_retried_at_growing_delays_and_finally_given_up(
     store, sender, receiver, add_comparisons, add_raters
 ):
     add_comparisons(store, 1)
@@ -135,7 +135,7 @@ def test_what_is_refused_is_tried_again_later_and_later_and_in_the_end_given_up(
 
 
 @pytest.mark.parametrize("status", [500, 404, 302])
-def test_only_a_yes_is_a_yes(store, sender, receiver, add_comparisons, add_raters, status):
+def test_only_a_2xx_answer_counts_as_delivered(store, sender, receiver, add_comparisons, add_raters, status):
     add_comparisons(store, 1)
     webhooks.add_webhook(store, receiver.url, [Event.JUDGMENT_CREATED])
     judge(store, add_raters(store, 1)[0])
@@ -145,7 +145,7 @@ def test_only_a_yes_is_a_yes(store, sender, receiver, add_comparisons, add_rater
     assert len(receiver.got) == 1, "a redirect is not followed"
 
 
-def test_an_answer_that_trickles_for_ever_is_ended(store, receiver, add_comparisons, add_raters):
+def test_an_answer_that_trickles_in_for_ever_is_aborted(store, receiver, add_comparisons, add_raters):
     add_comparisons(store, 1)
     webhooks.add_webhook(store, receiver.url, [Event.JUDGMENT_CREATED])
     judge(store, add_raters(store, 1)[0])
@@ -157,7 +157,7 @@ def test_an_answer_that_trickles_for_ever_is_ended(store, receiver, add_comparis
     assert webhooks.count_waiting_deliveries(store) == 1
 
 
-def test_a_receiver_that_fails_holds_up_its_own_events_and_nobody_elses(store, receiver, add_comparisons, add_raters):
+def test_a_failing_receiver_holds_up_only_its_own_events(store, receiver, add_comparisons, add_raters):
     add_comparisons(store, 2)
     [ann] = add_raters(store, 1)
     webhooks.add_webhook(store, "http://127.0.0.1:1/", [Event.JUDGMENT_CREATED])
@@ -169,7 +169,7 @@ def test_a_receiver_that_fails_holds_up_its_own_events_and_nobody_elses(store, r
     assert webhooks.count_waiting_deliveries(store) == 2
 
 
-def test_a_sender_that_dies_with_a_delivery_leaves_it_to_the_next(store, add_comparisons, add_raters, receiver):
+def test_a_delivery_of_a_sender_that_died_is_sent_by_the_next(store, add_comparisons, add_raters, receiver):
     add_comparisons(store, 1)
     webhooks.add_webhook(store, receiver.url, [Event.JUDGMENT_CREATED])
     judge(store, add_raters(store, 1)[0])
@@ -181,7 +181,7 @@ def test_a_sender_that_dies_with_a_delivery_leaves_it_to_the_next(store, add_com
     assert webhooks.count_waiting_deliveries(store) == 1
 
 
-def test_senders_side_by_side_send_everything_once(store, receiver, add_comparisons, add_raters):
+def test_parallel_senders_send_everything_once(store, receiver, add_comparisons, add_raters):
     add_comparisons(store, 30)
     [ann] = add_raters(store, 1)
     webhooks.add_webhook(store, receiver.url, [Event.JUDGMENT_CREATED])
@@ -206,7 +206,7 @@ def test_a_running_sender_delivers_and_stops(store, receiver, add_comparisons, a
     sender.stop()
 
 
-def test_nothing_is_told_of_what_did_not_happen(store, receiver, add_comparisons, add_raters):
+def test_a_transaction_that_is_rolled_back_sends_nothing(store, receiver, add_comparisons, add_raters):
     add_comparisons(store, 1)
     ann, bob = add_raters(store, 2)
     webhooks.add_webhook(store, receiver.url, list(Event))
@@ -216,7 +216,7 @@ def test_nothing_is_told_of_what_did_not_happen(store, receiver, add_comparisons
     assert webhooks.count_waiting_deliveries(store) == 0
 
 
-def test_an_ended_webhook_gets_nothing_more(store, sender, receiver, add_comparisons, add_raters):
+def test_an_ended_webhook_receives_nothing_more(store, sender, receiver, add_comparisons, add_raters):
     add_comparisons(store, 2)
     [ann] = add_raters(store, 1)
     hook = webhooks.add_webhook(store, receiver.url, [Event.JUDGMENT_CREATED])
@@ -228,7 +228,7 @@ def test_an_ended_webhook_gets_nothing_more(store, sender, receiver, add_compari
         webhooks.end_webhook(store, hook.id)
 
 
-def test_a_model_that_decides_resolves_a_comparison_too(store, add_comparisons):
+def test_a_comparison_accepted_by_the_model_is_resolved_too(store, add_comparisons):
     [comparison] = add_comparisons(store, 1)
     webhooks.add_webhook(store, "http://127.0.0.1:1/", [Event.COMPARISON_RESOLVED])
     apply_routings(store, [Routing(comparison.id, Route.AUTO, Route.AUTO, "sure")])
@@ -236,7 +236,7 @@ def test_a_model_that_decides_resolves_a_comparison_too(store, add_comparisons):
     assert json.loads(delivery.body)["data"] == {"comparison_id": comparison.id, "by": "model"}
 
 
-def test_every_resolution_is_told_by_whom_the_models_and_the_raters_after_it(
+def test_every_resolution_names_who_resolved_it_also_raters_after_the_model(
     store, sender, receiver, add_comparisons, add_raters
 ):
     [comparison], (ann, bob, eve) = add_comparisons(store, 1), add_raters(store, 3)
@@ -262,7 +262,7 @@ def test_every_resolution_is_told_by_whom_the_models_and_the_raters_after_it(
     assert {body["data"]["comparison_id"] for body in told} == {comparison.id}
 
 
-def test_a_finished_round_is_told_with_its_result(store):
+def test_a_finished_round_is_sent_with_its_result(store):
     webhooks.add_webhook(store, "http://127.0.0.1:1/", [Event.ROUND_FINISHED, Event.ALERT_RAISED])
     finish_step(store, 1, "route", {"human": 3}, 1.0)
     finish_step(store, 1, "promote", {"promoted": False, "reason": "worse"}, 1.0, last=True)
@@ -282,7 +282,7 @@ def test_guessing_a_password_raises_one_alert(store):
 
 
 @pytest.mark.parametrize("url", ["", "ftp://x", "http://", "http://[", "http://ann:pw@host/", "javascript:alert(1)"])
-def test_an_address_nothing_can_be_sent_to_is_refused(store, url):
+def test_an_address_that_cannot_receive_is_refused(store, url):
     with pytest.raises(BadInput, match="url"):
         webhooks.add_webhook(store, url, [Event.ALERT_RAISED])
     with pytest.raises(BadInput, match="events"):
@@ -297,7 +297,7 @@ def kept(store, table) -> set[str]:
         return set(conn.execute(sa.select(table.c.id)).scalars())
 
 
-def test_what_was_sent_or_given_up_is_forgotten_a_month_later_and_what_waits_is_not(store, add_comparisons, add_raters):
+def test_finished_deliveries_are_deleted_after_a_month_and_waiting_ones_are_kept(store, add_comparisons, add_raters):
     add_comparisons(store, 3)
     [ann] = add_raters(store, 1)
     webhooks.add_webhook(store, "http://127.0.0.1:1/", [Event.JUDGMENT_CREATED])
@@ -318,7 +318,7 @@ def test_what_was_sent_or_given_up_is_forgotten_a_month_later_and_what_waits_is_
     assert len(list(read_judgments(store))) == 3
 
 
-def test_sessions_and_tokens_are_forgotten_a_month_after_their_end_and_the_audit_log_is_not(store):
+def test_sessions_and_tokens_are_deleted_a_month_after_their_end_and_the_audit_log_is_kept(store):
     people.add_rater(store, "ann", Role.RATER, "a long password")
     verified = sign_in.verify_password(store, "ann", "a long password")
     ann = verified.rater
@@ -337,7 +337,7 @@ def test_sessions_and_tokens_are_forgotten_a_month_after_their_end_and_the_audit
     assert audit.list_entries(store) == said
 
 
-def test_a_running_sender_sweeps_up_part_by_part_while_it_delivers(store, receiver):
+def test_a_running_sender_deletes_expired_rows_in_batches_while_it_delivers(store, receiver):
     webhooks.add_webhook(store, receiver.url, [Event.ALERT_RAISED])
     with store.write() as conn:
         for n in range(2 * BATCH + 11):

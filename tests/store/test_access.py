@@ -13,7 +13,18 @@ from starlette.testclient import TestClient
 from rlhf_hitl.api.app import create_app
 from rlhf_hitl.config import Settings
 from rlhf_hitl.errors import BadInput, Conflict, NotFound
-from rlhf_hitl.store import Store, StoreFailure, audit, invitations, passwords, people, projects, tables, tokens
+from rlhf_hitl.store import (
+    Store,
+    StoreFailure,
+    audit,
+    invitations,
+    passwords,
+    people,
+    projects,
+    sign_in,
+    tables,
+    tokens,
+)
 from rlhf_hitl.store.tokens import TokenKind
 from rlhf_hitl.types import Role, Scope, utc_now
 
@@ -25,7 +36,7 @@ def ann(store):
     return people.add_rater(store, "ann", Role.RATER, PASSWORD)
 
 
-def sign_in(store, hours: float, password: str = PASSWORD, **more) -> str:
+def start_session(store, hours: float, password: str = PASSWORD, **more) -> str:
     return sign_in.start_session(store, sign_in.verify_password(store, "ann", password), hours, **more)
 
 
@@ -36,7 +47,7 @@ def everything_kept(store) -> str:
     return repr(rows)
 
 
-def test_a_token_stands_for_its_rater_until_it_is_revoked(store, ann):
+def test_a_token_identifies_its_rater_until_it_is_revoked(store, ann):
     secret = tokens.add_api_token(store, ann.id, "pipeline", [Scope.TASK, Scope.FEEDBACK, Scope.TASK])
     rater, token = tokens.find_token_owner(store, secret, TokenKind.API)
     assert rater == ann
@@ -50,7 +61,7 @@ def test_a_token_stands_for_its_rater_until_it_is_revoked(store, ann):
         tokens.revoke_token(store, "t_none")
 
 
-def test_a_token_that_is_over_or_whose_rater_is_out_opens_nothing(store, ann):
+def test_an_expired_token_or_one_of_a_disabled_rater_identifies_nobody(store, ann):
     short = tokens.add_api_token(store, ann.id, "", [Scope.TASK], days=1)
     long = tokens.add_api_token(store, ann.id, "", [Scope.TASK], days=None)
     with store.write() as conn:
@@ -67,15 +78,15 @@ def test_a_token_that_is_over_or_whose_rater_is_out_opens_nothing(store, ann):
 def test_no_secret_and_no_password_is_kept_anywhere(store, ann):
     secrets = [
         tokens.add_api_token(store, ann.id, "", [Scope.TASK]),
-        sign_in(store, 1),
+        start_session(store, 1),
         invitations.add_invitation(store, Role.RATER),
     ]
     kept = everything_kept(store)
     assert not [s for s in (*secrets, PASSWORD) if s in kept or s.split("_", 2)[-1] in kept]
 
 
-def test_a_secret_of_one_kind_is_none_of_another(store, ann):
-    api, session = tokens.add_api_token(store, ann.id, "", [Scope.TASK]), sign_in(store, 1)
+def test_a_secret_of_one_kind_is_not_valid_as_another_kind(store, ann):
+    api, session = tokens.add_api_token(store, ann.id, "", [Scope.TASK]), start_session(store, 1)
     assert tokens.find_token_owner(store, api, TokenKind.SESSION) is None
     assert tokens.find_token_owner(store, session, TokenKind.API) is None
     assert invitations.find_open_invitation(store, api) is None
@@ -84,15 +95,15 @@ def test_a_secret_of_one_kind_is_none_of_another(store, ann):
 
 
 @pytest.mark.parametrize("days", [0, -1, 4000])
-def test_a_token_holds_for_a_time_that_makes_sense(store, ann, days):
+def test_a_token_is_valid_for_more_than_no_time_and_at_most_ten_years(store, ann, days):
     with pytest.raises(BadInput, match="days"):
         tokens.add_api_token(store, ann.id, "", [Scope.TASK], days=days)
     with pytest.raises(BadInput, match="scopes"):
         tokens.add_api_token(store, ann.id, "", [])
 
 
-def test_a_session_ends_when_it_is_signed_out_and_with_the_password(store, ann):
-    first, second = sign_in(store, 1), sign_in(store, 1)
+def test_signing_out_and_a_new_password_end_a_session(store, ann):
+    first, second = start_session(store, 1), start_session(store, 1)
     api = tokens.add_api_token(store, ann.id, "", [Scope.TASK])
     sign_in.end_session(store, first)
     sign_in.end_session(store, first)
@@ -103,7 +114,7 @@ def test_a_session_ends_when_it_is_signed_out_and_with_the_password(store, ann):
     assert tokens.find_token_owner(store, api, TokenKind.API) is not None
 
 
-def test_a_password_that_is_changed_while_it_is_looked_at_is_a_wrong_one(store, ann):
+def test_a_password_that_is_changed_while_it_is_verified_is_refused(store, ann):
     verified = sign_in.verify_password(store, "ann", PASSWORD)
     sign_in.set_password(store, "ann", "another horse")
     with pytest.raises(Conflict, match="changed"):
@@ -121,7 +132,7 @@ def waits(store, how_many: int, *calls: Future) -> None:
                 return
 
 
-def test_a_sign_in_waits_for_a_change_of_the_password_under_way(postgres_url, tmp_path):
+def test_a_sign_in_waits_for_a_change_of_the_password_in_progress(postgres_url, tmp_path):
     with Store.open(postgres_url) as store, ThreadPoolExecutor(2) as pool:
         ann = people.add_rater(store, "ann", Role.RATER, PASSWORD)
         browser = TestClient(create_app(store, Settings(workspace=tmp_path)), follow_redirects=False)
@@ -138,7 +149,7 @@ def test_a_sign_in_waits_for_a_change_of_the_password_under_way(postgres_url, tm
             signing.result(timeout=60)
 
 
-def test_a_change_of_the_password_ends_the_session_of_a_sign_in_under_way(postgres_url):
+def test_a_change_of_the_password_ends_the_session_of_a_sign_in_in_progress(postgres_url):
     with Store.open(postgres_url) as store, Store.open(postgres_url) as second, ThreadPoolExecutor(2) as pool:
         people.add_rater(store, "ann", Role.RATER, PASSWORD)
         verified = sign_in.verify_password(store, "ann", PASSWORD)
@@ -152,7 +163,7 @@ def test_a_change_of_the_password_ends_the_session_of_a_sign_in_under_way(postgr
         assert tokens.find_token_owner(store, signing.result(timeout=60), TokenKind.SESSION) is None
 
 
-def test_an_invitation_makes_one_person_with_its_role_and_project(store):
+def test_an_invitation_makes_one_account_with_its_role_and_project(store):
     projects.add_project(store, "closed", open=False)
     secret = invitations.add_invitation(store, Role.LEAD, project="closed", by=audit.Actor("lea"))
     assert invitations.find_open_invitation(store, secret).role == "lead"
@@ -167,14 +178,14 @@ def test_an_invitation_makes_one_person_with_its_role_and_project(store):
         invitations.accept_invitation(store, secret, "eve", PASSWORD)
 
 
-def test_a_name_that_is_taken_leaves_the_invitation_standing(store, ann):
+def test_a_name_that_is_taken_leaves_the_invitation_open(store, ann):
     secret = invitations.add_invitation(store, Role.RATER)
     with pytest.raises(BadInput, match="free"):
         invitations.accept_invitation(store, secret, "ann", PASSWORD)
     assert invitations.accept_invitation(store, secret, "ann2", PASSWORD).name == "ann2"
 
 
-def test_of_many_who_take_up_one_invitation_at_once_one_does(store):
+def test_of_many_who_accept_one_invitation_at_once_one_succeeds(store):
     secret = invitations.add_invitation(store, Role.RATER)
     start = threading.Barrier(6)
 
@@ -191,13 +202,13 @@ def test_of_many_who_take_up_one_invitation_at_once_one_does(store):
     assert len(people.list_raters(store)) == 1
 
 
-def test_nobody_takes_the_name_of_a_rater_whose_votes_may_be_imported(store):
+def test_a_name_of_the_form_of_imported_raters_is_refused(store):
     for name in ("mt_bench:expert_1", "hh:1"):
         with pytest.raises(BadInput, match="word:"):
             people.add_rater(store, name, Role.RATER)
 
 
-def test_an_invitation_that_was_revoked_or_is_to_nowhere_is_none(store):
+def test_a_revoked_invitation_or_one_to_an_unknown_project_is_refused(store):
     secret = invitations.add_invitation(store, Role.RATER)
     tokens.revoke_token(store, invitations.find_open_invitation(store, secret).id)
     with pytest.raises(NotFound):
@@ -206,7 +217,7 @@ def test_an_invitation_that_was_revoked_or_is_to_nowhere_is_none(store):
         invitations.add_invitation(store, Role.RATER, project="nowhere")
 
 
-def test_it_is_written_down_who_did_what(store, ann):
+def test_the_audit_log_records_who_did_what(store, ann):
     lea = audit.Actor("r_lea", "10.0.0.9")
     people.change_rater(store, "ann", paused=True, languages=["fr"], quota=5, by=lea)
     people.change_rater(store, "ann", by=lea)
@@ -218,7 +229,7 @@ def test_it_is_written_down_who_did_what(store, ann):
         ].id,
     )
     projects.add_project(store, "new", by=lea)
-    sign_in.end_session(store, sign_in(store, 1, "another horse", address="10.0.0.1"), address="10.0.0.1")
+    sign_in.end_session(store, start_session(store, 1, "another horse", address="10.0.0.1"), address="10.0.0.1")
     said = [(e.actor, e.action) for e in audit.list_entries(store)]
     assert said == [
         ("cli", "rater.added"),
@@ -235,7 +246,7 @@ def test_it_is_written_down_who_did_what(store, ann):
     assert changed.address == "10.0.0.9"
 
 
-def test_nobody_shuts_themselves_out(store):
+def test_nobody_can_disable_themselves(store):
     adam = people.add_rater(store, "adam", Role.ADMIN)
     with pytest.raises(BadInput, match="somebody else"):
         people.change_rater(store, "adam", disabled=True, quota=5, by=audit.Actor(adam.id))

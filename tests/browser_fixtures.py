@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from io import BytesIO
 from pathlib import Path
 
@@ -22,19 +25,26 @@ from rlhf_hitl.types import Comparison, Completion, Message, Prompt, Rater, Role
 
 sync_api = pytest.importorskip("playwright.sync_api")
 expect = sync_api.expect
+expect.set_options(timeout=20_000)  # of a page on a machine that does other things too
 
 PASSWORD = "a-good-password"
+VIEWPORT = {"width": 1280, "height": 800}
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 
 class Server:
-    """The served application in a process of its own, over a store the test can look into."""
+    """The served application in a process of its own, over a store the test can look into.
 
-    def __init__(self, folder: Path, comparisons: list[Comparison] | None = None):
+    It is started once and serves many tests: `reset` gives it a new store and an empty workspace. Its port stays, so
+    that the browser's cache of Gradio's scripts stays good.
+    """
+
+    def __init__(self, folder: Path, template: Path):
         self.folder = folder
-        self.store = Store.open(f"sqlite:///{folder}/preferences.db", create=True)
-        with self.store.write() as conn:
-            insert_comparisons(self.store, conn, comparisons or [])
+        self.template = template
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(template, folder / "preferences.db")
+        self.store = Store.open(f"sqlite:///{folder}/preferences.db")
         self.address = ""
         self.process: subprocess.Popen | None = None
 
@@ -54,6 +64,25 @@ class Server:
             self.process.stdout.close()  # type: ignore[union-attr]
             self.process = None
 
+    def reset(self, comparisons: list[Comparison] | None = None) -> None:
+        """Replace the content of the store, and remove every other file of the folder."""
+        with (
+            closing(sqlite3.connect(self.template)) as empty,
+            closing(sqlite3.connect(self.folder / "preferences.db", timeout=30)) as used,
+        ):
+            empty.backup(used)
+        for path in self.folder.iterdir():
+            if path.is_dir():
+                shutil.rmtree(path)
+            elif not path.name.startswith("preferences.db"):
+                path.unlink()
+        with self.store.write() as conn:
+            insert_comparisons(self.store, conn, comparisons or [])
+
+    def close(self) -> None:
+        self.kill()
+        self.store.close()
+
     def person(self, name: str, role: Role = Role.RATER, *, new: bool = False) -> Rater:
         """Somebody who may sign in; they have read the guideline unless they are new."""
         person = people.add_rater(self.store, name, role, PASSWORD)
@@ -63,43 +92,106 @@ class Server:
         return person
 
 
+class ServerPool:
+    """The servers of a test process. A server that a test is done with serves the next one."""
+
+    def __init__(self, folder: Path, template: Path):
+        self.folder, self.template = folder, template
+        self._idle: dict[tuple[tuple[str, str], ...], list[Server]] = defaultdict(list)
+        self._started: list[Server] = []
+
+    @contextmanager
+    def server(self, comparisons: list[Comparison] | None = None) -> Iterator[Server]:
+        """A server with these comparisons and nothing else, of the settings now in the environment."""
+        idle = self._idle[tuple(sorted(i for i in os.environ.items() if i[0].startswith("RLHF_HITL_")))]
+        if idle:
+            server = idle.pop()
+        else:
+            server = Server(self.folder / str(len(self._started)), self.template).start()
+            self._started.append(server)
+        server.reset(comparisons)
+        yield server
+        if server.process is not None:  # not killed by the test
+            idle.append(server)
+
+    def close(self) -> None:
+        for server in self._started:
+            server.close()
+
+
+@pytest.fixture(scope="session")
+def servers(tmp_path_factory, sqlite_template) -> Iterator[ServerPool]:
+    pool = ServerPool(tmp_path_factory.mktemp("servers"), sqlite_template)
+    yield pool
+    pool.close()
+
+
 @pytest.fixture
-def serve(tmp_path):
-    started = []
-
-    def start(comparisons: list[Comparison] | None = None) -> Server:
-        started.append(Server(tmp_path / str(len(started)), comparisons).start())
-        return started[-1]
-
-    yield start
-    for server in started:
-        server.kill()
-        server.store.close()
+def serve(servers):
+    """A function that returns a server with a new store: `serve([pair(...)])`."""
+    with ExitStack() as stack:
+        yield lambda comparisons=None: stack.enter_context(servers.server(comparisons))
 
 
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory):
+def shared(servers):
     """A server whose twelve pairs every rater may judge; each test brings a rater of its own."""
     pairs = [pair(f"Question {i}?", f"First answer to {i}.", f"Second answer to {i}.", overlap=40) for i in range(12)]
-    server = Server(tmp_path_factory.mktemp("shared"), pairs).start()
-    yield server
-    server.kill()
-    server.store.close()
+    with servers.server(pairs) as server:
+        yield server
 
 
-@pytest.fixture(scope="module")
-def chromium():
+@pytest.fixture(scope="session")
+def playwright():
     if CHROMIUM is None:
         pytest.skip("no Chromium here: install the package `chromium`")
     with sync_api.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
+        yield p
+
+
+@pytest.fixture(scope="session")
+def chromium(playwright):
+    """A browser for contexts of a test's own: other languages and screens, a clock, functions the page may call."""
+    browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    yield browser
+    browser.close()
+
+
+@pytest.fixture(scope="session")
+def profile(playwright, tmp_path_factory):
+    """A browser context on disk. It keeps what the pages' scripts compile to, which halves the cost of a page."""
+    context = playwright.chromium.launch_persistent_context(
+        tmp_path_factory.mktemp("profile"),
+        executable_path=CHROMIUM,
+        args=["--no-sandbox"],
+        viewport=VIEWPORT,
+    )
+    context.set_default_timeout(30_000)
+    yield context
+    context.close()
 
 
 @pytest.fixture
-def context(chromium):
-    context = chromium.new_context(viewport={"width": 1280, "height": 800})
+def context(profile):
+    """The browser context most tests share, without cookies, storage or pages of the tests before."""
+    before = list(profile.pages)
+    yield profile
+    profile.set_offline(False)
+    profile.clear_permissions()
+    profile.unroute_all()
+    for page in profile.pages:
+        if page not in before:
+            page.close()
+    profile.clear_cookies()
+    session = profile.new_cdp_session(before[0])
+    session.send("Storage.clearDataForOrigin", {"origin": "*", "storageTypes": "local_storage,indexeddb"})
+    session.detach()
+
+
+@pytest.fixture
+def own_context(chromium):
+    """A browser context of the test's own, for what cannot be taken back: a clock, functions that the page may call."""
+    context = chromium.new_context(viewport=VIEWPORT)
     context.set_default_timeout(30_000)
     yield context
     context.close()
@@ -107,11 +199,20 @@ def context(chromium):
 
 @pytest.fixture
 def page(context):
+    yield from _watched_page(context)
+
+
+@pytest.fixture
+def own_page(own_context):
+    yield from _watched_page(own_context)
+
+
+def _watched_page(context):
     page = context.new_page()
-    page.failures = []
-    page.on("pageerror", lambda e: page.failures.append(str(e)))
+    failures = []
+    page.on("pageerror", lambda e: failures.append(str(e)))
     yield page
-    assert page.failures == [], "no script of the page failed"
+    assert failures == [], "no script of the page failed"
 
 
 def pair(question: str, *answers: str, overlap: int = 1, chat: tuple[Message, ...] = ()) -> Comparison:

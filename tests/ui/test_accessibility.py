@@ -6,7 +6,7 @@ from __future__ import annotations
 import pytest
 from axe_playwright_python.sync_playwright import Axe
 
-from browser_fixtures import Server, answers, enter, expect, pair, picture, question, until_next
+from browser_fixtures import answers, enter, expect, pair, picture, question, until_next
 from handmade_evaluations import bundled, put
 from rlhf_hitl.formats.guidance import read_bundled_tutorial
 from rlhf_hitl.store import guidelines, invitations, tutorial
@@ -55,7 +55,7 @@ WORDS = "Go through the text and **remember** what you have seen. A set forgets 
 
 
 @pytest.fixture(scope="module")
-def office(tmp_path_factory):
+def office(servers):
     """A server with a pair, four answers to rank, a tutorial, and people."""
     everyone = 3 * len(SCREENS) + 1  # each of the people below finds both comparisons, whoever came before
     cats = ("Marmalade", "Rusty", "Pumpkin, since it is autumn.", "Cat")
@@ -63,20 +63,18 @@ def office(tmp_path_factory):
         pair("How do I remove repeated letters from a word in Python?", CODE, WORDS, overlap=everyone),
         pair("Suggest a name for a ginger cat.", *cats, overlap=everyone),
     ]
-    server = Server(tmp_path_factory.mktemp("office"), made).start()
-    tutorial.replace_tutorial(server.store, DEFAULT_PROJECT, read_bundled_tutorial())
-    for name in SCREENS:
-        server.person(f"new-{name}", new=True)
-        for done in (server.person(name), server.person(f"away-{name}")):
-            for example in tutorial.list_examples(server.store):
-                tutorial.record_attempt(server.store, done.id, example.id, example.answer, True)
-    server.person("lea", Role.LEAD)
-    server.person("eva", Role.EVALUATOR)
-    put(server.folder / "workspace", "one", bundled(1, 0.6), simulated=True)
-    put(server.folder / "workspace", "two", bundled(2, 0.9))
-    yield server
-    server.kill()
-    server.store.close()
+    with servers.server(made) as server:
+        tutorial.replace_tutorial(server.store, DEFAULT_PROJECT, read_bundled_tutorial())
+        for name in SCREENS:
+            server.person(f"new-{name}", new=True)
+            for done in (server.person(name), server.person(f"away-{name}")):
+                for example in tutorial.list_examples(server.store):
+                    tutorial.record_attempt(server.store, done.id, example.id, example.answer, True)
+        server.person("lea", Role.LEAD)
+        server.person("eva", Role.EVALUATOR)
+        put(server.folder / "workspace", "one", bundled(1, 0.6), simulated=True)
+        put(server.folder / "workspace", "two", bundled(2, 0.9))
+        yield server
 
 
 @pytest.fixture(params=SCREENS)

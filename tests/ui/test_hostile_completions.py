@@ -29,15 +29,15 @@ ASTRAY = """
 
 
 @pytest.mark.timeout(300)
-def test_nothing_hostile_runs_or_calls_and_the_page_stays_usable(serve, context):
+def test_nothing_hostile_runs_or_calls_and_the_page_stays_usable(serve, own_context):
     texts = list(HOSTILE.values())
     assert len(texts) >= 60
     both = list(zip(texts[::2], [*texts[1::2], "an answer"]))
     server = serve([pair(f"Hostile {i}?", first, second) for i, (first, second) in enumerate(both)])
     ran, failed, asked = [], [], []
-    context.expose_function("owned", lambda: ran.append(question(page)))
-    context.on("request", lambda request: asked.append(request.url))
-    page = context.new_page()
+    own_context.expose_function("owned", lambda: ran.append(question(page)))
+    own_context.on("request", lambda request: asked.append(request.url))
+    page = own_context.new_page()
     page.on("pageerror", lambda e: failed.append(str(e)))
     page.on("dialog", lambda dialog: (ran.append(dialog.message), dialog.dismiss()))
 
@@ -68,8 +68,8 @@ def test_nothing_hostile_runs_or_calls_and_the_page_stays_usable(serve, context)
     assert {urlsplit(url).netloc for url in asked if not url.startswith("data:")} == {urlsplit(server.address).netloc}
 
 
-def test_a_name_and_a_prompt_are_as_harmless_as_an_answer(serve, page):
-    ran = []
+def test_a_name_and_a_prompt_are_as_harmless_as_an_answer(serve, own_page):
+    page, ran = own_page, []
     page.context.expose_function("owned", lambda: ran.append(1))
     page.on("dialog", lambda dialog: (ran.append(dialog.message), dialog.dismiss()))
     server = serve([pair("<img src=x onerror=owned()> **which**?", "one", "two")])

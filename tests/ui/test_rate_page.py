@@ -518,7 +518,8 @@ def test_a_tab_that_gave_way_does_not_come_alive_when_its_line_does(serve, page,
     expect(page.locator("#card")).to_be_hidden()
 
 
-def test_what_is_worked_on_is_held_on_to(serve, page):
+def test_what_is_worked_on_is_held_on_to(serve, own_page):
+    page = own_page
     page.clock.install()
     server = serve([pair(f"Question {i}?", "yes", "no") for i in range(3)])
     rater = open_desk(page, server, "rater")
@@ -558,7 +559,8 @@ def test_after_a_long_break_nothing_is_asked_twice(serve, page, monkeypatch):
 # --- the sitting
 
 
-def test_hidden_and_idle_time_is_not_counted(shared, page):
+def test_hidden_and_idle_time_is_not_counted(shared, own_page):
+    page = own_page
     page.clock.install()
     rater = open_desk(page, shared, "idle")
     first = question(page)
@@ -572,7 +574,8 @@ def test_hidden_and_idle_time_is_not_counted(shared, page):
     assert 88 <= kept.answer.active_seconds <= 95
 
 
-def test_a_break_is_suggested_after_three_quarters_of_an_hour(shared, page):
+def test_a_break_is_suggested_after_three_quarters_of_an_hour(shared, own_page):
+    page = own_page
     page.clock.install()
     open_desk(page, shared, "tired")
     for n in range(5):

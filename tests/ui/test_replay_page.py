@@ -17,16 +17,13 @@ pytestmark = pytest.mark.browser
 
 
 @pytest.fixture(scope="module")
-def shown(tmp_path_factory):
+def shown(servers):
     """A server whose workspace holds two evaluations of the same labels; each test brings an evaluator of its own."""
-    server = Server(tmp_path_factory.mktemp("shown"))
-    workspace = server.folder / "workspace"
-    put(workspace, "small", bundled(1, 0.6), simulated=True)
-    put(workspace, "large", bundled(2, 0.9), reward_model_id="rm_large")
-    server.start()
-    yield server
-    server.kill()
-    server.store.close()
+    with servers.server() as server:
+        workspace = server.folder / "workspace"
+        put(workspace, "small", bundled(1, 0.6), simulated=True)
+        put(workspace, "large", bundled(2, 0.9), reward_model_id="rm_large")
+        yield server
 
 
 def begin(page, server: Server, name: str, role: Role = Role.EVALUATOR) -> None:
@@ -416,7 +413,7 @@ def test_of_two_evaluations_those_are_shown_where_exactly_one_is_right(serve, pa
 
 
 @pytest.mark.timeout(300)
-def test_nothing_hostile_runs_or_calls_and_the_page_stays_usable(serve, context):
+def test_nothing_hostile_runs_or_calls_and_the_page_stays_usable(serve, own_context):
     texts = list(HOSTILE.values())
     server = serve()
     made = [
@@ -429,9 +426,9 @@ def test_nothing_hostile_runs_or_calls_and_the_page_stays_usable(serve, context)
     name = "<img src=x onerror=owned()>&'\""
     put(server.folder / "workspace", name, made, reward_model_id="<script>owned()</script>")
     ran, failed, requests = [], [], []
-    context.expose_function("owned", lambda: ran.append(1))
-    context.on("request", lambda request: requests.append(request.url))
-    page = context.new_page()
+    own_context.expose_function("owned", lambda: ran.append(1))
+    own_context.on("request", lambda request: requests.append(request.url))
+    page = own_context.new_page()
     page.on("pageerror", lambda e: failed.append(str(e)))
     page.on("dialog", lambda dialog: (ran.append(dialog.message), dialog.dismiss()))
     open_evaluation(page, server, "eve", name)

@@ -49,7 +49,7 @@ def mount(app: FastAPI, path: str, store: Store, settings: Settings, guard: Midd
         return {"path": create_invitation(store, caller, InvitationRequest.model_validate(sent))}
 
     calls = {"open": open, "change": change, "invite": invite}
-    mount_dashboard(app, path, guard, name="people", calls=calls, scripts=("people_view", "people_dialogs"))
+    mount_dashboard(app, path, guard, name="people", calls=calls, scripts=("view", "dialogs"))
 
 
 def load_people(store: Store, lead: Rater) -> dict[str, Any]:

@@ -1,6 +1,6 @@
 // The replay page. `element` holds replay.html; `server` has open, evaluation, look and difference, each a call to
-// ui/replay.py. replay_address.js reads from the address what to show; here the list of evaluations, or the figures of one
-// or two of them, are loaded and drawn; replay_examples.js shows the examples.
+// ui/replay.py. address.js reads from the address what to show; here the list of evaluations, or the figures of one
+// or two of them, are loaded and drawn; examples.js shows the examples.
 function replay(element, server) {
   const dashboard = createDashboard(element);
   const { $, checkAnswer, showUpdated } = dashboard;

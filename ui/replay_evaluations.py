@@ -1,0 +1,243 @@
+"""The evaluations of the replay page as HTML: the list, the figures of one, two side by side."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from datetime import datetime
+from functools import lru_cache
+from pathlib import Path
+from threading import Lock
+from typing import Any
+
+from rlhf_hitl.errors import BadInput
+from rlhf_hitl.reward.evaluation.browse import SideBySide, place_side_by_side
+from rlhf_hitl.reward.evaluation.pair_index import EvaluationIndex, load_index
+from rlhf_hitl.reward.evaluation.storage import (
+    SUMMARY_FILE,
+    find_evaluation_folder,
+    list_evaluation_folders,
+    load_evaluation_for_page,
+)
+from rlhf_hitl.reward.evaluation_record import Estimate, Evaluation
+from rlhf_hitl.ui.markdown import visible
+from rlhf_hitl.ui.pages import templates
+
+SLICES_LIMIT = 200  # rows of the table of slices
+
+#: What `show` may be for one evaluation and for two, with the text of the option.
+SHOWS_OF_ONE = (("disagreements", "disagreements"), ("agreements", "agreements"), ("ties", "ties"), ("all", "all"))
+SHOWS_OF_TWO = (
+    ("one_right", "exactly one right"),
+    ("first_right", "only A right"),
+    ("second_right", "only B right"),
+    ("none_right", "neither right"),
+)
+
+_plot_lock = Lock()  # the settings of matplotlib belong to the whole process
+
+
+def render_evaluation_list(workspace: Path) -> str:
+    """Return the list of the workspace's evaluations as HTML."""
+    try:
+        folders = list_evaluation_folders(workspace)
+    except FileNotFoundError:  # one was removed while they were listed
+        folders = list_evaluation_folders(workspace)
+    return templates().get_template("replay/evaluations.html").render(rows=[_list_row(folder) for folder in folders])
+
+
+def render_evaluation(workspace: Path, name: str) -> dict[str, Any]:
+    """Return an evaluation's figures as HTML, and what its examples can be filtered by."""
+    folder = find_evaluation_folder(workspace, name)
+    evaluation, index = load_evaluation_for_page(folder), load_index(folder)
+    html = (
+        templates()
+        .get_template("replay/evaluation.html")
+        .render(
+            of=_summarize(name, evaluation),
+            figures=list(_list_figures(evaluation)),
+            caveat=evaluation.caveat,
+            facts=list(_list_facts(evaluation)),
+            slices=_list_slices(evaluation, index),
+            plots=_draw_plots(folder, os.stat(folder / SUMMARY_FILE).st_mtime_ns),
+        )
+    )
+    return {"html": html, "shows": SHOWS_OF_ONE, "slices": _list_filters(index)}
+
+
+def render_two_evaluations(workspace: Path, name: str, other_name: str) -> dict[str, Any]:
+    """Return two evaluations side by side as HTML, and what the examples of the first can be filtered by."""
+    folder, other_folder = (find_evaluation_folder(workspace, n) for n in (name, other_name))
+    evaluation, index = load_evaluation_for_page(folder), load_index(folder)
+    side_by_side = place_side_by_side(index, load_index(other_folder))
+    outcomes = ("both_right", "first_right", "second_right", "none_right")
+    html = (
+        templates()
+        .get_template("replay/two_evaluations.html")
+        .render(
+            of=_summarize(name, evaluation),
+            beside=_summarize(other_name, load_evaluation_for_page(other_folder)),
+            counts={outcome: int(getattr(side_by_side, outcome).sum()) for outcome in outcomes},
+            verdict=_compare(side_by_side),
+        )
+    )
+    return {"html": html, "shows": SHOWS_OF_TWO, "slices": _list_filters(index)}
+
+
+def _list_row(folder: Path) -> dict[str, Any]:
+    try:
+        return _summarize(folder.name, load_evaluation_for_page(folder))
+    except BadInput as e:
+        return {"name": folder.name, "shown": visible(folder.name), "problem": visible(str(e))}
+
+
+def _summarize(name: str, evaluation: Evaluation) -> dict[str, Any]:
+    e = evaluation
+    coin = "coin 50.0%, " if e.floor[1] == 0.5 else ""
+    bag_of_words = "" if e.bag_of_words is None else f", words {e.bag_of_words.value:.1%}"
+    return {
+        "name": name,
+        "shown": visible(name),
+        "model": visible(e.reward_model_id),
+        "made": _format_time(e.created_at),
+        "n": e.n,
+        "accuracy": f"{e.accuracy.value:.1%}",
+        "interval": _format_interval(e.accuracy),
+        "floors": f"{coin}{e.length_rule} {e.length_floor.value:.1%}{bag_of_words}",
+        "above": "clear" if e.clear_of_floors else "perhaps" if e.above_floors else "no",
+        "ece": f"{e.ece:.3f}",
+        "simulated": e.simulated,
+        "split": visible(e.split) if e.includes_training_prompts else "",
+    }
+
+
+def _list_figures(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
+    e = evaluation
+    yield _format_figure(
+        "Accuracy",
+        e.accuracy,
+        f"of {e.n:,} labels with a preference: how often the answer the raters preferred has the higher reward",
+    )
+    yield _format_figure(
+        f"The {e.length_rule} answer wins",
+        e.length_floor,
+        "a floor: right this often without reading anything, by the rule that other labels teach",
+    )
+    if e.bag_of_words:
+        note = "a floor: counts words, trained on labels of other prompts"
+        yield _format_figure("A bag of words", e.bag_of_words, note)
+    if e.noise_ceiling:
+        note = "what one would score who knew of each pair what most of all raters prefer"
+        yield _format_figure("The ceiling", e.noise_ceiling, note)
+    yield {
+        "title": "Calibration error",
+        "value": f"{e.ece:.3f}",
+        "bounds": f"95 %: {e.ece_low:.3f} to {e.ece_high:.3f}",
+        "note": "how far, on average, the confidence the model states is from how often it is right",
+    }
+
+
+def _list_facts(evaluation: Evaluation) -> Iterator[str]:
+    """Yield what else was measured, a sentence each."""
+    e = evaluation
+    above = "is clear of" if e.clear_of_floors else "is above, within chance," if e.above_floors else "is not above"
+    name, floor = e.floor
+    yield f"The accuracy {above} the floors, the highest of which is {floor:.1%} ({name})."
+    yield f"Not counted: {', '.join(f'{n:,} {what}' for n, what in e.left_out if n) or 'nothing'}."
+    if e.three_way:
+        yield (
+            f"With ties as a third answer it says what the raters said of {e.three_way.accuracy.value:.1%} "
+            f"({_format_interval(e.three_way.accuracy)}); always the commonest of the three: "
+            f"{e.three_way.commonest:.1%}."
+        )
+    if e.length:
+        yield (
+            f"It prefers the longer answer in {e.length.model.value:.1%} ({_format_interval(e.length.model)}), the "
+            f"raters in {e.longer.value:.1%}; rank correlation of margin and length {e.length.correlation:.2f}."
+        )
+    if e.position and e.position.pairs:
+        yield (
+            f"Computing the two answers in the other order changes its margin by {e.position.asymmetry:.2g} at most, "
+            f"of {e.position.pairs} pairs."
+        )
+    if e.position and e.position.raters:
+        first = e.position.raters
+        yield f"Raters chose what was shown first in {first.value:.1%} ({_format_interval(first)})."
+    if e.k_wise:
+        yield (
+            f"Of three or more answers its best is among the raters' best in {e.k_wise.best.value:.1%} "
+            f"({_format_interval(e.k_wise.best)}); chance: {e.k_wise.chance:.1%}."
+        )
+    if e.scores:
+        scores = ", ".join(f"{benchmark} {score:.1%}" for benchmark, score in e.scores.items())
+        yield visible(f"By the benchmark's own rules: {scores}")
+
+
+def _list_slices(evaluation: Evaluation, index: EvaluationIndex) -> list[dict[str, Any]]:
+    """Return the rows of the table of slices, the largest first."""
+    rows = [
+        {
+            "tag": tag,
+            "value": value,
+            "label": visible(f"{tag}: {value}"),
+            "n": accuracy.n,
+            "share": accuracy.value,
+            "accuracy": f"{accuracy.value:.1%}",
+            "interval": _format_interval(accuracy),
+            "browsable": value in index.tags.get(tag, ((), None))[0],
+        }
+        for tag, accuracies in evaluation.slices.items()
+        for value, accuracy in accuracies.items()
+    ]
+    return sorted(rows, key=lambda row: -row["n"])[:SLICES_LIMIT]
+
+
+def _list_filters(index: EvaluationIndex) -> list[tuple[str, str]]:
+    """Return the tags and values that examples can be filtered by."""
+    return [(tag, value) for tag, (values, _) in index.tags.items() for value in values]
+
+
+@lru_cache(maxsize=32)
+def _draw_plots(folder: Path, _written_ns: int) -> dict[str, str]:
+    """Return the plots of an evaluation as SVG by name, drawn once for each time its file was written."""
+    from rlhf_hitl.reward.evaluation import plots
+
+    evaluation = load_evaluation_for_page(folder)
+    with _plot_lock:
+        return {
+            "accuracy": plots.plot_accuracy(evaluation),
+            "reliability": plots.plot_reliability(evaluation),
+            "slices": plots.plot_slices(evaluation),
+        }
+
+
+def _compare(side_by_side: SideBySide) -> str:
+    """Say whether one of two models is better by more than chance, by the same rule as the gate `no-worse-than`."""
+    shared = f"They share {len(side_by_side.rows):,} labels with a preference"
+    difference = side_by_side.difference
+    if difference is None or difference.ours + difference.theirs == 0:
+        return f"{shared}, and are right about the same ones."
+    better = "A" if difference.is_better else "B" if difference.is_worse else "neither"
+    accuracy = difference.accuracy
+    return (
+        f"{shared}. Exactly one is right on {difference.ours + difference.theirs:,} of them: {better} is shown to be "
+        f"better. A's accuracy less B's is {accuracy.value:+.1%} (95 %: {accuracy.low:+.1%} to {accuracy.high:+.1%}, "
+        "the labels of one prompt taken together; McNemar's exact test, which takes them for independent: "
+        f"p = {difference.p_value:.2g})."
+    )
+
+
+def _format_figure(title: str, estimate: Estimate, note: str) -> dict[str, Any]:
+    bounds = f"95 %: {_format_interval(estimate)}"
+    return {"title": title, "value": f"{estimate.value:.1%}", "bounds": bounds, "note": note}
+
+
+def _format_interval(estimate: Estimate) -> str:
+    return f"{estimate.low:.1%} to {estimate.high:.1%}"
+
+
+def _format_time(iso: str) -> str:
+    try:
+        return f"{datetime.fromisoformat(iso):%Y-%m-%d %H:%M}"
+    except ValueError:
+        return visible(iso)

@@ -13,7 +13,10 @@ from starlette.middleware import Middleware
 from rlhf_hitl.api.auth import Caller
 from rlhf_hitl.errors import RlhfHitlError
 from rlhf_hitl.store import StoreFailure
-from rlhf_hitl.ui.pages import PageCall, asset, mount_page
+from rlhf_hitl.ui.pages import PageCall, asset, mount_page, templates
+
+#: The pages that link to each other, in the order of the links.
+PAGES = ("lead", "people", "replay", "rate")
 
 
 class PageMessage(BaseModel):
@@ -37,7 +40,7 @@ def mount_dashboard(
         app,
         path,
         title=name.capitalize(),
-        html=asset(f"{name}/{name}.html"),
+        html=templates().get_template(f"{name}/{name}.html").render(name=name, pages=[p for p in PAGES if p != name]),
         css=asset("dashboard.css") + asset(f"{name}/{name}.css"),
         script="\n".join(asset(f"{part}.js") for part in parts) + f"\n{name}(element, server);",
         calls={call_name: _report_problems(call) for call_name, call in calls.items()},

@@ -10,7 +10,7 @@ from rlhf_hitl.cli import AsJson, Result, StoreUrl, command, table
 
 
 @command("audit")
-def show_audit(
+def show_audit_command(
     limit: Annotated[int, typer.Option(min=1, max=10_000, help="Show this many entries.")] = 50,
     *,
     store: StoreUrl,

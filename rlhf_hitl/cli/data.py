@@ -20,7 +20,7 @@ FORMAT_HELP = (
 
 
 @command("init")
-def init_store(store: StoreUrl, json: AsJson = False) -> Result:
+def init_store_command(store: StoreUrl, json: AsJson = False) -> Result:
     """Create the store, or upgrade it to this version."""
     from rlhf_hitl.store import Store
     from rlhf_hitl.store.comparisons import count_rows
@@ -33,7 +33,7 @@ def init_store(store: StoreUrl, json: AsJson = False) -> Result:
 
 
 @command("import")
-def import_data(
+def import_data_command(
     path: Annotated[
         str, typer.Argument(metavar="PATH_OR_HUB_ID", help="A file, a folder, or a hub id: owner/name[:config].")
     ],
@@ -103,7 +103,7 @@ def import_data(
 
 
 @command("export")
-def export_data(
+def export_data_command(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder or archive to write. It must not exist yet.")],
     store: StoreUrl,
     format: Annotated[

@@ -22,7 +22,7 @@ PolicyName = Annotated[str, typer.Option("--policy", help="A model folder, a hub
 
 
 @command("generate")
-def generate(
+def generate_command(
     store: StoreUrl,
     policy: PolicyName = "smollm2-135m-instruct",
     prompts: Annotated[

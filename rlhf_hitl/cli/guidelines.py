@@ -20,7 +20,7 @@ ProjectName = Annotated[str, typer.Option(help="Use this project.")]
 
 
 @command("show", guidelines)
-def show_guideline(
+def show_guideline_command(
     project: ProjectName = DEFAULT_PROJECT,
     version: Annotated[str | None, typer.Option(help="Show this earlier version instead of the current one.")] = None,
     *,
@@ -43,7 +43,7 @@ def show_guideline(
 
 
 @command("set", guidelines)
-def set_guideline(
+def set_guideline_command(
     path: Annotated[Path, typer.Argument(metavar="FILE", help="A Markdown file, which may begin with YAML settings.")],
     project: ProjectName = DEFAULT_PROJECT,
     version: Annotated[

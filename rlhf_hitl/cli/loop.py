@@ -16,7 +16,7 @@ from rlhf_hitl.errors import BadInput
 
 
 @command("loop")
-def run_loop(
+def run_loop_command(
     store: StoreUrl,
     rounds: Annotated[
         int, typer.Option(min=1, help="Finish this many rounds in all; to resume, give the same number again.")
@@ -66,7 +66,7 @@ def run_loop(
 
 
 @command("simulate")
-def simulate_raters(
+def simulate_raters_command(
     store: StoreUrl,
     judgments: Annotated[int, typer.Option(min=1, help="Make at most this many judgments.")] = 60,
     json: AsJson = False,

@@ -13,7 +13,7 @@ app.add_typer(models)
 
 
 @command("get", group=models)
-def get_model(
+def get_model_command(
     name: Annotated[str, typer.Argument(help="The short name of the model, such as smollm2-135m-instruct.")],
     json: AsJson = False,
 ) -> Result:

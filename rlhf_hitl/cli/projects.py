@@ -13,7 +13,7 @@ app.add_typer(projects, name="projects")
 
 
 @command("add", projects)
-def add_project(
+def add_project_command(
     name: Annotated[str, typer.Argument(help="The name of the project: small letters, digits, dots and dashes.")],
     open: Annotated[
         bool, typer.Option("--open/--members-only", help="Let every rater work in it, or only its members.")
@@ -37,7 +37,7 @@ def add_project(
 
 
 @command("list", projects)
-def list_projects(*, store: StoreUrl, json: AsJson = False) -> Result:
+def list_projects_command(*, store: StoreUrl, json: AsJson = False) -> Result:
     """List projects and the state of their queues."""
     from rlhf_hitl.store import Store, queue
     from rlhf_hitl.store import projects as project_store
@@ -57,7 +57,7 @@ def list_projects(*, store: StoreUrl, json: AsJson = False) -> Result:
 
 
 @command("set", projects)
-def set_project(
+def set_project_command(
     name: Annotated[str, typer.Argument(help="The name of the project.")],
     paused: Annotated[
         bool | None, typer.Option("--paused/--active", help="Stop or resume handing out its comparisons.")

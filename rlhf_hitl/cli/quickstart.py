@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 @command("quickstart")
-def quickstart(
+def quickstart_command(
     host: Host = "127.0.0.1",
     port: Port = 7860,
     serve: Annotated[bool, typer.Option("--serve/--no-serve", help="Serve the store once it is made.")] = True,

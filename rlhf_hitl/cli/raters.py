@@ -19,7 +19,7 @@ RoleOption = Annotated[Role, typer.Option(help="Give them this role: it decides 
 
 
 @command("add", raters)
-def add_rater(
+def add_rater_command(
     name: Annotated[str, typer.Argument(help="The name the person signs in with.")],
     role: RoleOption = Role.RATER,
     password: Annotated[
@@ -47,7 +47,7 @@ def add_rater(
 
 
 @command("password", raters)
-def reset_password(
+def reset_password_command(
     name: Annotated[str, typer.Argument(help="The name of the person.")],
     *,
     store: StoreUrl,
@@ -68,7 +68,7 @@ def reset_password(
 
 
 @command("list", raters)
-def list_raters(*, store: StoreUrl, json: AsJson = False) -> Result:
+def list_raters_command(*, store: StoreUrl, json: AsJson = False) -> Result:
     """List people, how much they have judged, and what they are offered."""
     from rlhf_hitl.store import Store, people, views
 
@@ -99,7 +99,7 @@ def list_raters(*, store: StoreUrl, json: AsJson = False) -> Result:
 
 
 @command("set", raters)
-def set_rater(
+def set_rater_command(
     name: Annotated[str, typer.Argument(help="The name of the person.")],
     paused: Annotated[
         bool | None, typer.Option("--paused/--active", help="Stop or resume offering them comparisons.")
@@ -142,7 +142,7 @@ def set_rater(
 
 
 @command("disable", raters)
-def disable_rater(
+def disable_rater_command(
     name: Annotated[str, typer.Argument(help="The name of the person who may no longer sign in.")],
     *,
     store: StoreUrl,
@@ -156,7 +156,7 @@ def disable_rater(
 
 
 @command("enable", raters)
-def enable_rater(
+def enable_rater_command(
     name: Annotated[str, typer.Argument(help="The name of the person who may sign in again.")],
     *,
     store: StoreUrl,
@@ -170,7 +170,7 @@ def enable_rater(
 
 
 @command("invite", raters)
-def invite_rater(
+def invite_rater_command(
     role: Annotated[Role, typer.Option(help="Give this role to the person who accepts.")] = Role.RATER,
     project: Annotated[str | None, typer.Option(help="Admit the person to this project.")] = None,
     days: Annotated[float, typer.Option(min=0.01, max=365, help="Keep the link valid for this many days.")] = 7,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @command("report")
-def show_report(
+def show_report_command(
     store: StoreUrl,
     html: Annotated[
         Path | None, typer.Option(help="Also write the report with plots to this self-contained HTML file.")

@@ -8,11 +8,11 @@ import typer
 
 from rlhf_hitl.cli import AsJson, Result, StoreUrl, command, table
 from rlhf_hitl.cli.launch import launch_processes
-from rlhf_hitl.cli.reward_models import ModelId, load_model
+from rlhf_hitl.cli.reward_models import ModelId, load_reward_model
 
 
 @command("score")
-def score_comparisons(
+def score_comparisons_command(
     store: StoreUrl,
     reward_model: ModelId = None,
     processes: Annotated[
@@ -24,7 +24,7 @@ def score_comparisons(
     from rlhf_hitl.store import Store
 
     opened = Store.open(store)
-    model = load_model(opened, reward_model)
+    model = load_reward_model(opened, reward_model)
     from rlhf_hitl.routing.scoring import score_pool
     from rlhf_hitl.store.scores import count_scores
 
@@ -46,7 +46,7 @@ def score_comparisons(
 
 
 @command("route")
-def route_comparisons(
+def route_comparisons_command(
     store: StoreUrl,
     reward_model: ModelId = None,
     max_error: Annotated[
@@ -67,7 +67,7 @@ def route_comparisons(
 
     config = RoutingConfig(max_error, delta, control_share)
     opened = Store.open(store)
-    model = load_model(opened, reward_model)
+    model = load_reward_model(opened, reward_model)
     summary = score_pool(opened, model)
     routed = route_pool(opened, model, config)
     data = {

@@ -26,7 +26,7 @@ Port = Annotated[int, typer.Option(help="Listen on this port; 0 takes a free one
 
 
 @command("serve")
-def serve(
+def serve_command(
     host: Host = "127.0.0.1",
     port: Port = 7860,
     workers: Annotated[int, typer.Option(min=1, max=64, help="Answer with this many processes.")] = 1,

@@ -14,7 +14,7 @@ app.add_typer(tokens, name="tokens")
 
 
 @command("add", tokens)
-def add_token(
+def add_token_command(
     rater: Annotated[str, typer.Argument(help="The name of the person the token acts for.")],
     scope: Annotated[list[Scope], typer.Option(help="Let the token use this part of the API; may be repeated.")],
     name: Annotated[str, typer.Option(help="Note what the token is for.")] = "",
@@ -34,7 +34,7 @@ def add_token(
 
 
 @command("list", tokens)
-def list_tokens(*, store: StoreUrl, json: AsJson = False) -> Result:
+def list_tokens_command(*, store: StoreUrl, json: AsJson = False) -> Result:
     """List tokens and invitations, without their secrets."""
     from rlhf_hitl.store import Store, people
     from rlhf_hitl.store import tokens as stored_tokens
@@ -66,7 +66,7 @@ def list_tokens(*, store: StoreUrl, json: AsJson = False) -> Result:
 
 
 @command("revoke", tokens)
-def revoke_token(
+def revoke_token_command(
     token: Annotated[str, typer.Argument(help="The id that `tokens list` shows.")],
     *,
     store: StoreUrl,

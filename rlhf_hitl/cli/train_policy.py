@@ -34,7 +34,7 @@ Processes = Annotated[int, typer.Option(min=1, help="Train in this many processe
 
 
 @command("train-dpo")
-def train_dpo(
+def train_dpo_command(
     store: StoreUrl,
     policy: StartPolicy = None,
     reward_model: RewardModelName = "",
@@ -51,7 +51,7 @@ def train_dpo(
 
 
 @command("train-ppo")
-def train_ppo(
+def train_ppo_command(
     store: StoreUrl,
     policy: StartPolicy = None,
     reward_model: RewardModelName = "",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from rlhf_hitl.cli import AsJson, Result, StoreUrl, command, table
-from rlhf_hitl.cli.reward_models import load_model
+from rlhf_hitl.cli.reward_models import load_reward_model
 from rlhf_hitl.config import load_settings
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.reward.training import UncertaintyMethod
@@ -40,7 +40,7 @@ BackboneName = Annotated[
 
 
 @command("train-reward")
-def train_reward(
+def train_reward_command(
     store: StoreUrl,
     backbone: BackboneName = None,
     backend: Annotated[
@@ -135,7 +135,7 @@ def _update(opened: Store, flags: list[str], backend: RewardBackend) -> Result:
     if flags or backend != "head":
         others = " ".join([*flags, *([] if backend == "head" else [f"--backend {backend}"])])
         raise BadInput(f"--update with {others}", expected="--update alone", fix="the model keeps what it has")
-    model = load_model(opened, None)
+    model = load_reward_model(opened, None)
     from rlhf_hitl.reward.training.head_update import update_with_new_votes
 
     workspace = load_settings().workspace

@@ -18,7 +18,7 @@ app.add_typer(tutorial, name="tutorial")
 
 
 @command("set", tutorial)
-def set_tutorial(
+def set_tutorial_command(
     path: Annotated[Path, typer.Argument(metavar="FILE", help="A JSONL file of examples, or LLMFAO's training pairs.")],
     project: ProjectName = DEFAULT_PROJECT,
     *,
@@ -41,7 +41,7 @@ def set_tutorial(
 
 
 @command("show", tutorial)
-def show_tutorial(project: ProjectName = DEFAULT_PROJECT, *, store: StoreUrl, json: AsJson = False) -> Result:
+def show_tutorial_command(project: ProjectName = DEFAULT_PROJECT, *, store: StoreUrl, json: AsJson = False) -> Result:
     """Show the examples of a project's tutorial, and how raters did on them."""
     from rlhf_hitl.store import Store, people, projects
     from rlhf_hitl.store import tutorial as tutorial_store

@@ -14,7 +14,7 @@ app.add_typer(webhooks, name="webhooks")
 
 
 @command("add", webhooks)
-def add_webhook(
+def add_webhook_command(
     url: Annotated[str, typer.Argument(help="The address to send events to.")],
     event: Annotated[list[Event], typer.Option(help="Send this event; may be repeated.")],
     *,
@@ -31,7 +31,7 @@ def add_webhook(
 
 
 @command("list", webhooks)
-def list_webhooks(*, store: StoreUrl, json: AsJson = False) -> Result:
+def list_webhooks_command(*, store: StoreUrl, json: AsJson = False) -> Result:
     """List webhooks, and how many deliveries wait."""
     from rlhf_hitl.store import Store
     from rlhf_hitl.store import webhooks as stored_webhooks
@@ -48,7 +48,7 @@ def list_webhooks(*, store: StoreUrl, json: AsJson = False) -> Result:
 
 
 @command("end", webhooks)
-def end_webhook(
+def end_webhook_command(
     webhook: Annotated[str, typer.Argument(help="The id that `webhooks list` shows.")],
     *,
     store: StoreUrl,

@@ -16,7 +16,7 @@ from rlhf_hitl.errors import BadInput
 from rlhf_hitl.models import fill_in_precision, load_policy, load_tokenizer
 from rlhf_hitl.policy.dpo_pairs import DPOPair
 from rlhf_hitl.policy.policy_folder import checkpoint_folder, require_free_folder, save_policy
-from rlhf_hitl.policy.training import make_lora_config, refuse_heldout
+from rlhf_hitl.policy.training import make_policy_lora_config, refuse_heldout
 from rlhf_hitl.reward.training.progress import keep_stdout_free
 from rlhf_hitl.types import Completion, messages_to_dicts
 
@@ -102,7 +102,7 @@ def train_dpo(settings: DPOSettings, pairs: Sequence[DPOPair]) -> dict[str, Any]
         args=settings,
         processing_class=tokenizer,
         train_dataset=rows,
-        peft_config=make_lora_config(settings.lora_r, settings.lora_alpha, settings.lora_dropout),
+        peft_config=make_policy_lora_config(settings.lora_r, settings.lora_alpha, settings.lora_dropout),
     )
     keep_stdout_free(trainer)
     trainer.train(resume_from_checkpoint=settings.resume_from_checkpoint)

@@ -23,7 +23,7 @@ from rlhf_hitl.policy.ppo_checkpoints import PPOCheckpoints, PPOProgress
 from rlhf_hitl.policy.ppo_config import PPOConfig
 from rlhf_hitl.policy.ppo_rollouts import RewardFunction, RolloutSampler
 from rlhf_hitl.policy.ppo_update import Experience, PPOUpdater
-from rlhf_hitl.policy.training import make_lora_config, refuse_heldout
+from rlhf_hitl.policy.training import make_policy_lora_config, refuse_heldout
 from rlhf_hitl.types import Prompt
 
 
@@ -70,7 +70,7 @@ class PPOTrainer:
         self.sampler = RolloutSampler(config, self.tokenizer, prompts, reward, self.accelerator)
         policy = get_peft_model(
             load_policy(config.policy, resolve_dtype(config.precision)),
-            make_lora_config(config.lora_r, config.lora_alpha),
+            make_policy_lora_config(config.lora_r, config.lora_alpha),
         )
         # Evaluation mode throughout: dropout would change the probability ratio where nothing has been updated.
         self.model = ActorCritic(policy, config.temperature).eval()  # type: ignore[arg-type]

@@ -58,7 +58,7 @@ def refuse_heldout(prompts: Iterable[Prompt], store: Store | None = None) -> Non
             )
 
 
-def make_lora_config(r: int, alpha: int, dropout: float = 0.0) -> LoraConfig:
+def make_policy_lora_config(r: int, alpha: int, dropout: float = 0.0) -> LoraConfig:
     """Return LoRA on every linear layer but the output layer."""
     from peft import LoraConfig
 

@@ -18,7 +18,7 @@ from rlhf_hitl.policy.policy_folder import TRAINING_CARD, checkpoint_folder
 from rlhf_hitl.policy.ppo import train_ppo
 from rlhf_hitl.policy.ppo_config import PPOConfig
 from rlhf_hitl.policy.sampling import Sampling
-from rlhf_hitl.policy.training import make_lora_config
+from rlhf_hitl.policy.training import make_policy_lora_config
 from rlhf_hitl.types import Message, Prompt, Split
 
 
@@ -125,7 +125,7 @@ def actor(policy):
     from rlhf_hitl.models import load_policy
 
     torch.manual_seed(1)
-    made = ActorCritic(get_peft_model(load_policy(policy), make_lora_config(4, 8)), temperature=0.7).eval()
+    made = ActorCritic(get_peft_model(load_policy(policy), make_policy_lora_config(4, 8)), temperature=0.7).eval()
     for (
         name,
         parameter,

@@ -36,7 +36,7 @@ class AnswerBody(Body):
     ranking: list[list[Letter]] = Field(
         default_factory=list,
         max_length=MAX_COMPLETIONS,
-        description="Groups of the completions' keys, best first; two in a group are a tie.",
+        description="Groups of the completions' keys, best first; keys in one group are tied.",
         examples=[[["A"], ["B"]]],
     )
     strength: Annotated[int, Field(ge=1, le=3), WHOLE_NUMBER] | None = Field(
@@ -44,19 +44,19 @@ class AnswerBody(Body):
     )
     scores: Annotated[dict[Name, Scores], Field(max_length=50, json_schema_extra=NO_OTHER_KEYS)] = Field(
         default_factory=dict,
-        description="Axis, then the completions' keys: 1 to 5. The axes are those of the project's guideline.",
+        description="For each axis of the project's guideline, a score from 1 to 5 for the completions' keys.",
         examples=[{"helpful": {"A": 4, "B": 2}}],
     )
     rationale: Annotated[str, StringConstraints(pattern=TEXT, max_length=20_000)] = ""
-    rewrite: Text = Field("", description="A better answer than those shown; kept as a demonstration.")
+    rewrite: Text = Field("", description="A better answer than those shown, which is kept as a demonstration.")
     reason: Reason | None = Field(
-        None, description="Of a flag: unsafe, broken, wrong_language, private; of a skip: the others."
+        None, description="Why it is flagged (unsafe, broken, wrong_language, private) or skipped (the others)."
     )
     active_seconds: Number | None = Field(None, ge=0, lt=86_400)
-    guideline_version: ShortText = Field("", description="Left out: the lease's.")
+    guideline_version: ShortText = Field("", description="If left out, the lease's.")
     interface_version: ShortText = ""
     idempotency_key: Annotated[str, StringConstraints(pattern=TEXT, min_length=1, max_length=200)] | None = Field(
-        None, description="Sent again with the same key, an answer counts once. Left out: the lease's id."
+        None, description="Sent again with the same key, an answer counts once. If left out, the lease's id."
     )
 
     def shown_answer(self) -> ShownAnswer:
@@ -73,21 +73,25 @@ class JudgmentBody(AnswerBody):
 
 
 class ReceiptOut(BaseModel):
-    """`outcome`: counted; surplus (kept, but others had filled every place); repeated (the key was known)."""
+    """`outcome` is counted, surplus (kept, but others had filled every place) or repeated (the key was known)."""
 
     id: str
     outcome: str
 
 
 class JudgmentOut(BaseModel):
-    """A judgment. What only leads and evaluators may see is null for a rater, who sees their own with letters."""
+    """A judgment. Raters see only their own, with letters, and null in the fields that are hidden from them."""
 
     id: str
     cursor: int
     verdict: Verdict
-    ranking: list[list[str]] = Field(description="Completions' ids; for a rater the letters they were shown.")
+    ranking: list[list[str]] = Field(
+        description="Groups of completion ids; for a rater, of the letters they were shown."
+    )
     strength: int | None
-    scores: dict[str, Any] = Field(description="Axis, then completions, named as in the ranking: 1 to 5.")
+    scores: dict[str, Any] = Field(
+        description="For each axis, a score from 1 to 5 for the completions, named as in the ranking."
+    )
     rationale: str
     rewrite: str
     reason: Reason | None
@@ -108,31 +112,31 @@ class JudgmentOut(BaseModel):
 
 class JudgmentPage(BaseModel):
     items: list[JudgmentOut]
-    next: int | None = Field(description="What to send as `after` for the next page; null at the end.")
+    next: int | None = Field(description="Send this as `after` to get the next page; null at the end.")
 
 
 class LastOut(BaseModel):
-    """A rater's newest judgment with what it was of, to be corrected."""
+    """A rater's newest judgment with what they were shown, so that they can correct it."""
 
     judgment: JudgmentOut
     prompt: list[MessageBody]
     completions: list[ShownOut]
 
 
-def judgment_out(j: Judgment, sees_all: bool) -> dict[str, Any]:
-    """A judgment as its reader may see it: a rater gets letters, and nothing of why they were asked."""
+def judgment_to_json(j: Judgment, sees_all: bool) -> dict[str, Any]:
+    """Return the fields of `JudgmentOut` that a reader may see: a rater sees letters, and not why they were asked."""
     letters = dict(zip(j.order_shown, ascii_uppercase))
 
-    def named(completion_id: str) -> str:
+    def name_of(completion_id: str) -> str:
         return completion_id if sees_all else letters.get(completion_id, "?")
 
     out = {
         "id": j.id,
         "cursor": j.seq,
         "verdict": j.answer.verdict,
-        "ranking": [[named(i) for i in group] for group in j.answer.ranking],
+        "ranking": [[name_of(i) for i in group] for group in j.answer.ranking],
         "strength": j.answer.strength,
-        "scores": {axis: _scores_out(given, named) for axis, given in j.answer.scores.items()},
+        "scores": {axis: _scores_to_json(scores, name_of) for axis, scores in j.answer.scores.items()},
         "rationale": j.answer.rationale,
         "rewrite": j.answer.rewrite,
         "reason": j.answer.reason,
@@ -151,14 +155,15 @@ def judgment_out(j: Judgment, sees_all: bool) -> dict[str, Any]:
     return out
 
 
-def _scores_out(given: Any, named: Callable[[str], str]) -> Any:
-    # Of judgments from before completions were scored by themselves, an axis may hold one plain value.
-    return {named(i): score for i, score in given.items()} if isinstance(given, Mapping) else given
+def _scores_to_json(scores: Any, name_of: Callable[[str], str]) -> Any:
+    # In judgments from before each completion was scored by itself, an axis may hold one plain value.
+    return {name_of(i): score for i, score in scores.items()} if isinstance(scores, Mapping) else scores
 
 
-def last_out(judgment: Judgment, comparison: Comparison) -> dict[str, Any]:
+def last_to_json(judgment: Judgment, comparison: Comparison) -> dict[str, Any]:
+    """Return the fields of `LastOut`."""
     return {
-        "judgment": judgment_out(judgment, False),
+        "judgment": judgment_to_json(judgment, False),
         "prompt": messages_to_dicts(comparison.prompt.messages),
         "completions": shown_to_json(comparison, judgment.order_shown),
     }

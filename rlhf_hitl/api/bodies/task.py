@@ -16,7 +16,7 @@ from rlhf_hitl.types import LaneState, Lease, messages_to_dicts
 
 class LeaseBody(Body):
     count: Annotated[int, Field(ge=1, le=20), WHOLE_NUMBER] = Field(
-        1, description="How many to hold, those held already too."
+        1, description="How many to lease in all, those leased already included."
     )
     project: Id | None = None
     batch: Name | None = None
@@ -36,7 +36,7 @@ class LeaseOut(BaseModel):
     id: str
     expires_at: datetime
     project: str
-    guideline_version: str = Field(description="Of the project when the lease was given: what it is judged by.")
+    guideline_version: str = Field(description="The version to judge by: the project's when the lease was given.")
     prompt: list[MessageBody]
     completions: list[ShownOut]
 
@@ -61,7 +61,7 @@ class LaneOut(BaseModel):
 
 
 class QueueOut(BaseModel):
-    """Places `filled`, `leased` and `free`: one for each judgment wanted."""
+    """How many places (one for each wanted judgment) are filled, leased and free, in all and in each lane."""
 
     filled: int
     leased: int
@@ -69,7 +69,8 @@ class QueueOut(BaseModel):
     lanes: list[LaneOut]
 
 
-def lease_out(lease: Lease) -> dict[str, Any]:
+def lease_to_json(lease: Lease) -> dict[str, Any]:
+    """Return the fields of `LeaseOut`."""
     return {
         "id": lease.id,
         "expires_at": lease.expires_at.isoformat(),
@@ -80,5 +81,6 @@ def lease_out(lease: Lease) -> dict[str, Any]:
     }
 
 
-def queue_out(lanes: Sequence[LaneState]) -> dict[str, Any]:
+def queue_to_json(lanes: Sequence[LaneState]) -> dict[str, Any]:
+    """Return the fields of `QueueOut`."""
     return queue.sum_places(lanes) | {"lanes": lanes}

@@ -1,4 +1,4 @@
-"""The scope `feedback`: submit and correct judgments, read them, and take out a dataset snapshot."""
+"""The scope `feedback`: submit and correct judgments, read them, and download a dataset snapshot."""
 
 from __future__ import annotations
 
@@ -23,15 +23,19 @@ from rlhf_hitl.store.judgments import read_judgments
 from rlhf_hitl.types import Receipt, Role
 
 SNAPSHOTS = {"trl": "application/gzip", "jsonl": "application/gzip", "archive": "application/zip"}
-REPEATED: dict[int | str, dict[str, Any]] = {200: {"model": bodies.ReceiptOut, "description": "Known already."}}
+REPEATED: dict[int | str, dict[str, Any]] = {
+    200: {"model": bodies.ReceiptOut, "description": "The idempotency key is known: the answer counts already."}
+}
 
 
 def add_operations(routes: ScopedRoutes, store: Store, settings: Settings) -> None:
-    takes_answers = {"status_code": 201, "response_model": bodies.ReceiptOut, "responses": REPEATED}
+    """Register the operations of the scope `feedback`."""
 
-    @routes("POST", "/judgments", **takes_answers, error_statuses=(404, 409))
+    answer_options = {"status_code": 201, "response_model": bodies.ReceiptOut, "responses": REPEATED}
+
+    @routes("POST", "/judgments", **answer_options, error_statuses=(404, 409))
     def submit(caller: Caller, body: bodies.JudgmentBody) -> Any:
-        """Keep a judgment. When this answers, it is on disk."""
+        """Submit a judgment. When this responds, the judgment is on disk."""
         receipt = queue.submit(
             store,
             body.lease_id,
@@ -42,14 +46,14 @@ def add_operations(routes: ScopedRoutes, store: Store, settings: Settings) -> No
             interface_version=body.interface_version or "api-1",
             simulated=caller.rater.simulated,
         )
-        return _receipt(receipt)
+        return _answer_with_receipt(receipt)
 
-    @routes("POST", "/judgments/{judgment_id}/corrections", **takes_answers, error_statuses=(404, 409))
+    @routes("POST", "/judgments/{judgment_id}/corrections", **answer_options, error_statuses=(404, 409))
     def correct(caller: Caller, judgment_id: PathId, body: bodies.AnswerBody) -> Any:
-        """Supersede a judgment of one's own. The first stays in the store."""
+        """Correct one of your own judgments. The correction supersedes it; both stay in the store."""
         key = body.idempotency_key or f"correct:{judgment_id}"
         receipt = queue.correct(store, judgment_id, caller.rater.id, body.shown_answer(), idempotency_key=key)
-        return _receipt(receipt)
+        return _answer_with_receipt(receipt)
 
     @routes("GET", "/judgments", response_model=bodies.JudgmentPage)
     def list_judgments(
@@ -57,20 +61,20 @@ def add_operations(routes: ScopedRoutes, store: Store, settings: Settings) -> No
         after: Cursor = 0,
         limit: Limit = 100,
         project: ProjectFilter = None,
-        current: Annotated[bool, Query(description="Only those no correction supersedes.")] = True,
+        current: Annotated[bool, Query(description="Only judgments that no correction supersedes.")] = True,
     ) -> Any:
-        """Judgments in the order they came: a rater's own, or everybody's for leads and evaluators."""
-        rater = None if caller.sees_all else caller.rater.id
-        found = read_judgments(store, rater_id=rater, project=project, current=current, after=after)
-        return page([bodies.judgment_out(j, caller.sees_all) for j in islice(found, limit)], limit, "cursor")
+        """List judgments in the order they arrived: a rater's own; for leads and evaluators everybody's."""
+        rater_id = None if caller.sees_all else caller.rater.id
+        judgments = read_judgments(store, rater_id=rater_id, project=project, current=current, after=after)
+        return page([bodies.judgment_to_json(j, caller.sees_all) for j in islice(judgments, limit)], limit, "cursor")
 
     @routes("GET", "/judgments/last", response_model=bodies.LastOut, error_statuses=(404,))
     def last_judgment(caller: Caller) -> Any:
-        """The caller's newest judgment with what it was of. It counts until its correction is sent."""
+        """Return the caller's newest judgment with what was shown. It counts until a correction is sent."""
         last = views.newest_judgment(store, caller.rater.id)
         if last is None:
             raise NotFound("last judgment", expected="one of your own", fix="judge something first")
-        return bodies.last_out(*last)
+        return bodies.last_to_json(*last)
 
     @routes(
         "GET",
@@ -86,19 +90,19 @@ def add_operations(routes: ScopedRoutes, store: Store, settings: Settings) -> No
         project: ProjectFilter = None,
         min_votes: Annotated[int, Query(ge=1, le=1000)] = 1,
     ) -> Response:
-        """A dataset snapshot as `rlhf-hitl export` makes it, as a gzipped tar; or (admins) the whole store."""
+        """Download a dataset snapshot as `rlhf-hitl export` makes it, as a gzipped tar; admins also the whole store."""
         if format == "archive" and caller.rater.role is not Role.ADMIN:
             raise HTTPException(403, "format 'archive': expected an admin, for it holds secrets. Fix: ask one")
         with temporary_folder(settings, "snapshot-") as folder:
-            path = _snapshot(store, Path(folder), format, project, min_votes)
+            path = _write_snapshot(store, Path(folder), format, project, min_votes)
             with store.write() as conn:
                 audit.record(conn, caller.actor, "export", format, project=project)
-            size, file = path.stat().st_size, path.open("rb")  # it outlives its name, and nothing is left behind
+            size, file = path.stat().st_size, path.open("rb")  # an open file can be read after its folder is deleted
         headers = {"content-length": str(size), "content-disposition": f'attachment; filename="{path.name}"'}
-        return StreamingResponse(_chunks(file), media_type=SNAPSHOTS[format], headers=headers)
+        return StreamingResponse(_read_chunks(file), media_type=SNAPSHOTS[format], headers=headers)
 
 
-def _snapshot(
+def _write_snapshot(
     store: Store, folder: Path, format: Literal["trl", "jsonl", "archive"], project: str | None, min_votes: int
 ) -> Path:
     if format == "archive":
@@ -112,12 +116,12 @@ def _snapshot(
     return Path(shutil.make_archive(str(folder / "snapshot"), "gztar", folder, "snapshot"))
 
 
-def _chunks(file: BinaryIO) -> Iterator[bytes]:
+def _read_chunks(file: BinaryIO) -> Iterator[bytes]:
     with file:
         while chunk := file.read(2**20):
             yield chunk
 
 
-def _receipt(receipt: Receipt) -> JSONResponse:
+def _answer_with_receipt(receipt: Receipt) -> JSONResponse:
     body = {"id": receipt.judgment_id, "outcome": receipt.outcome}
     return JSONResponse(body, 200 if receipt.outcome == "repeated" else 201)

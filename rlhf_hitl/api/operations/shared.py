@@ -11,8 +11,8 @@ from rlhf_hitl.api.bodies.fields import ID
 from rlhf_hitl.config import Settings
 
 PathId = Annotated[str, Path(pattern=ID, max_length=80)]
-Cursor = Annotated[int, Query(ge=0, lt=2**31, description="`next` of the page before.")]
-Limit = Annotated[int, Query(ge=1, le=1000, description="How many at most.")]
+Cursor = Annotated[int, Query(ge=0, lt=2**31, description="`next` of the previous page.")]
+Limit = Annotated[int, Query(ge=1, le=1000, description="The most items to return.")]
 ProjectFilter = Annotated[str | None, Query(max_length=80, pattern=ID)]
 
 

@@ -18,29 +18,31 @@ from rlhf_hitl.types import utc_now
 
 
 def add_operations(routes: ScopedRoutes, store: Store, settings: Settings) -> None:
+    """Register the operations of the scope `task`."""
+
     @routes("POST", "/leases", response_model=bodies.Leases)
     def lease(caller: Caller, body: bodies.LeaseBody) -> Any:
-        """The next comparisons for the caller, those they hold first. An empty list: nothing is left for them."""
+        """Lease the next comparisons, those the caller holds already first. An empty list means that nothing is left."""
         seconds = body.seconds or settings.lease_seconds
-        held = queue.lease_many(store, caller.rater.id, body.count, seconds=seconds, task_filter=body.task_filter())
-        return JSONResponse({"leases": [bodies.lease_out(one) for one in held]})
+        leases = queue.lease_many(store, caller.rater.id, body.count, seconds=seconds, task_filter=body.task_filter())
+        return JSONResponse({"leases": [bodies.lease_to_json(lease) for lease in leases]})
 
     @routes("POST", "/leases/{lease_id}/renew", response_model=bodies.Renewed, error_statuses=(404, 409))
     def renew(caller: Caller, lease_id: PathId, body: bodies.RenewBody) -> Any:
-        """Hold a comparison longer. One that ran out is had again if nobody has taken it."""
-        until = queue.renew(store, lease_id, caller.rater.id, seconds=body.seconds or settings.lease_seconds)
-        return {"id": lease_id, "expires_at": until}
+        """Extend a lease. One that has expired is renewed too, unless somebody else has leased the comparison."""
+        expires_at = queue.renew(store, lease_id, caller.rater.id, seconds=body.seconds or settings.lease_seconds)
+        return {"id": lease_id, "expires_at": expires_at}
 
     @routes("DELETE", "/leases/{lease_id}", status_code=204, error_statuses=(404,))
     def release(caller: Caller, lease_id: PathId) -> Response:
-        """Give a comparison back unjudged."""
+        """End a lease without a judgment."""
         queue.release(store, lease_id, caller.rater.id)
         return Response(status_code=204)
 
     @routes("GET", "/queue", response_model=bodies.QueueOut)
     def queue_state(caller: Caller) -> Any:
-        """How the queue stands. A rater is told what they did in a day and what is left for them (up to 1000)."""
+        """Count the places of the queue. A rater sees what they judged in a day and what is left for them (up to 1000)."""
         if caller.sees_all:
-            return bodies.queue_out(queue.count_places_by_lane(store))
+            return bodies.queue_to_json(queue.count_places_by_lane(store))
         tally = views.tally(store, caller.rater.id, since=utc_now() - timedelta(days=1))
         return {"filled": tally.done, "leased": 0, "free": tally.left, "lanes": []}

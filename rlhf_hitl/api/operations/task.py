@@ -22,7 +22,7 @@ def add_operations(routes: ScopedRoutes, store: Store, settings: Settings) -> No
 
     @routes("POST", "/leases", response_model=bodies.Leases)
     def lease(caller: Caller, body: bodies.LeaseBody) -> Any:
-        """Lease the next comparisons, those the caller holds already first. An empty list means that nothing is left."""
+        """Lease the next comparisons, those the caller holds already first. An empty list: nothing is left."""
         seconds = body.seconds or settings.lease_seconds
         leases = queue.lease_many(store, caller.rater.id, body.count, seconds=seconds, task_filter=body.task_filter())
         return JSONResponse({"leases": [bodies.lease_to_json(lease) for lease in leases]})
@@ -41,7 +41,7 @@ def add_operations(routes: ScopedRoutes, store: Store, settings: Settings) -> No
 
     @routes("GET", "/queue", response_model=bodies.QueueOut)
     def queue_state(caller: Caller) -> Any:
-        """Count the places of the queue. A rater sees what they judged in a day and what is left for them (up to 1000)."""
+        """Count the places of the queue. A rater sees what they did in a day and what is left (up to 1000)."""
         if caller.sees_all:
             return bodies.queue_to_json(queue.count_places_by_lane(store))
         tally = views.tally(store, caller.rater.id, since=utc_now() - timedelta(days=1))

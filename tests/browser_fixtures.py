@@ -231,7 +231,7 @@ def enter(page, server: Server, name: str) -> None:
     page.get_by_role("button", name="Sign in").click()
 
 
-def open_desk(page, server: Server, name: str) -> Rater:
+def open_rating_page(page, server: Server, name: str) -> Rater:
     rater = server.person(name)
     enter(page, server, name)
     expect(page.locator("#card")).to_be_visible(timeout=30_000)

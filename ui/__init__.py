@@ -1,4 +1,10 @@
-"""The pages, in Gradio. They draw what the store says and call what it offers; rules live below."""
+"""The pages, mounted through Gradio. They show what the layers below return and call them; they hold no rules.
 
-#: Kept with each judgment: which page it was given on. Raise it when what a rater sees or can say changes.
+Start with `pages.py`, which mounts a page. `rate.py` and `rating_service.py` are the rating page, whose browser side is
+`assets/rate/rate.js`. `dashboard.py` is what `lead.py`, `people.py` and `replay.py` share. `markdown.py` renders
+untrusted text.
+"""
+
+#: Stored with each judgment: the version of the page it was given on. Raise it when what a rater sees or can answer
+#: changes.
 INTERFACE_VERSION = "rate-1"

@@ -16,7 +16,7 @@ from browser_fixtures import (
     expect,
     ids_by_text,
     judgments,
-    open_desk,
+    open_rating_page,
     pair,
     question,
     until_next,
@@ -103,7 +103,7 @@ TEN = [
 
 
 def test_ten_comparisons_rated_by_mouse_and_keys_are_whole_in_the_database(shared, page):
-    rater = open_desk(page, shared, "ten")
+    rater = open_rating_page(page, shared, "ten")
     ids = ids_by_text(shared)
     seen = []
     for n, (act, *_) in enumerate(TEN):
@@ -132,7 +132,7 @@ def test_ten_comparisons_rated_by_mouse_and_keys_are_whole_in_the_database(share
 
 
 def test_undo_brings_the_last_answer_back_and_supersedes_it(shared, page):
-    rater = open_desk(page, shared, "undoer")
+    rater = open_rating_page(page, shared, "undoer")
     first = question(page)
     page.keyboard.press("2")
     page.keyboard.press("r")
@@ -164,7 +164,7 @@ def test_undo_brings_the_last_answer_back_and_supersedes_it(shared, page):
 
 
 def test_leaving_an_undo_changes_nothing(shared, page):
-    rater = open_desk(page, shared, "changed-my-mind")
+    rater = open_rating_page(page, shared, "changed-my-mind")
     first = question(page)
     by_mouse("B1")(page)
     until_next(page, first)
@@ -177,8 +177,8 @@ def test_leaving_an_undo_changes_nothing(shared, page):
     assert len(judgments(shared, rater, current=False)) == 1
 
 
-def test_the_tab_opened_last_is_the_desk_and_the_draft_goes_with_it(shared, page, context):
-    rater = open_desk(page, shared, "two-tabs")
+def test_the_tab_opened_last_is_in_use_and_the_draft_goes_with_it(shared, page, context):
+    rater = open_rating_page(page, shared, "two-tabs")
     first = question(page)
     page.keyboard.press("2")
     page.locator("#rationale").fill("begun in the first tab")
@@ -201,7 +201,7 @@ def test_the_tab_opened_last_is_the_desk_and_the_draft_goes_with_it(shared, page
 
 
 def test_signed_out_in_mid_answer_keeps_the_answer_and_sends_it_after_signing_in(shared, page, context):
-    rater = open_desk(page, shared, "signed-out")
+    rater = open_rating_page(page, shared, "signed-out")
     context.clear_cookies()
     page.keyboard.press("3")
     page.locator("#rationale").fill("typed before the session was gone")
@@ -219,7 +219,7 @@ def test_signed_out_in_mid_answer_keeps_the_answer_and_sends_it_after_signing_in
 
 
 def test_a_disabled_rater_is_told_and_nothing_more_is_taken(shared, page):
-    rater = open_desk(page, shared, "disabled-one")
+    rater = open_rating_page(page, shared, "disabled-one")
     people.change_rater(shared.store, "disabled-one", disabled=True)
     by_keys("1", "Enter")(page)
     expect(page.locator("#notice")).to_contain_text("You are signed out")
@@ -227,7 +227,7 @@ def test_a_disabled_rater_is_told_and_nothing_more_is_taken(shared, page):
 
 
 def test_help_and_guidelines_open_and_close_by_key_and_take_no_answer(shared, page):
-    open_desk(page, shared, "helped")
+    open_rating_page(page, shared, "helped")
     page.keyboard.press("?")
     expect(page.locator("#help")).to_be_visible()
     page.keyboard.press("1")
@@ -243,7 +243,7 @@ def test_help_and_guidelines_open_and_close_by_key_and_take_no_answer(shared, pa
 @pytest.mark.parametrize("width", [320, 390, 768, 1280])
 def test_the_page_fits_the_screen(shared, page, width):
     page.set_viewport_size({"width": width, "height": 800})
-    rater = open_desk(page, shared, f"screen-{width}")
+    rater = open_rating_page(page, shared, f"screen-{width}")
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     first = question(page)
     by_mouse("B2")(page)
@@ -271,7 +271,7 @@ def test_an_invitation_leads_to_the_first_comparison_and_is_used_up(shared, page
 
 
 def test_a_rater_is_refused_the_leads_page(shared, page, context):
-    open_desk(page, shared, "curious")
+    open_rating_page(page, shared, "curious")
     for path in ("/lead", "/lead/", "/lead/config", "/rate/../lead/", "/lead/gradio_api/info"):
         assert context.request.get(shared.address + path).status == 403, path
 
@@ -297,7 +297,7 @@ def test_hostile_answers_run_nothing_fetch_nothing_and_leave_the_page_usable(ser
     )
     requests = []
     page.on("request", lambda r: requests.append(r.url))
-    rater = open_desk(page, server, "rater")
+    rater = open_rating_page(page, server, "rater")
     for _ in range(2):
         expect(page.locator("#bar")).to_be_visible()
         assert page.evaluate("document.documentElement.scrollWidth") <= 1280
@@ -320,7 +320,7 @@ def test_hostile_answers_run_nothing_fetch_nothing_and_leave_the_page_usable(ser
 def test_a_conversation_shows_who_said_what(serve, page):
     chat = (Message("system", "Be brief."), Message("user", "Hello"), Message("assistant", "Hi."))
     server = serve([pair("How are you?", "Well.", "I am a machine.", chat=chat)])
-    open_desk(page, server, "rater")
+    open_rating_page(page, server, "rater")
     turns = page.locator("#prompt .turn")
     assert turns.evaluate_all("t => t.map(e => e.className)") == [
         "turn system",
@@ -333,7 +333,7 @@ def test_a_conversation_shows_who_said_what(serve, page):
 
 def test_many_answers_are_ranked_by_keys_with_ties(serve, page):
     server = serve([pair("Name a colour.", "Red", "Green", "Blue", "Grey")])
-    rater = open_desk(page, server, "rater")
+    rater = open_rating_page(page, server, "rater")
     ids = ids_by_text(server)
     shown = [ids[text] for text in answers(page)]
     by_keys("2", "1", "2", "4", "Enter")(page)
@@ -395,12 +395,12 @@ def test_no_byte_names_a_policy_a_score_or_a_route_before_the_submit_or_after(se
     assert {(j.route, j.reward_model_id) for j in judgments(server, rater)} == {(Route.CONTROL, "rm_hidden")}
 
 
-# --- the line, the lease, the lead
+# --- the connection, the lease, the lead
 
 
 def test_a_server_killed_in_mid_answer_loses_neither_the_answer_nor_the_sign_in(serve, page):
     server = serve([pair(f"Question {i}?", "yes", "no") for i in range(2)])
-    rater = open_desk(page, server, "rater")
+    rater = open_rating_page(page, server, "rater")
     first = question(page)
     page.locator("#rationale").fill("written while the server was up")
     server.kill()
@@ -425,7 +425,7 @@ def expire_leases(server: Server) -> None:
 
 def test_an_answer_after_the_lease_ran_out_is_kept_and_the_rater_is_told_when_it_is_extra(serve, page):
     server = serve([pair("Only one place?", "yes", "no")])
-    late = open_desk(page, server, "late")
+    late = open_rating_page(page, server, "late")
     quick = server.person("quick")
     expire_leases(server)
     lease = queue.lease(server.store, quick.id, seconds=1800)

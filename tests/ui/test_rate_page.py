@@ -1,4 +1,4 @@
-"""The rater page, feature by feature, in a real Chromium: what is said beside a ranking, the line, the sitting."""
+"""The rating page, feature by feature, in a real Chromium: answers, the connection to the server, pace and settings."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from browser_fixtures import (
     expect,
     ids_by_text,
     judgments,
-    open_desk,
+    open_rating_page,
     pair,
     question,
     until_next,
@@ -38,7 +38,7 @@ def press(page, *keys: str) -> None:
 
 def test_letters_are_dragged_into_ranks_and_what_is_left_out_stays_unranked(serve, page):
     server = serve([pair("Name a colour.", "Red", "Green", "Blue", "Grey")])
-    rater = open_desk(page, server, "rater")
+    rater = open_rating_page(page, server, "rater")
     shown = [ids_by_text(server)[text] for text in answers(page)]
     expect(page.get_by_role("button", name="Submit")).to_be_disabled()
     for at, rank in ((2, "1"), (0, "2"), (3, "2")):
@@ -54,7 +54,7 @@ def test_letters_are_dragged_into_ranks_and_what_is_left_out_stays_unranked(serv
 
 def test_a_ranking_is_made_with_arrows_and_by_clicks_alone(serve, page):
     server = serve([pair(f"Name a colour, number {n}.", f"Red {n}", f"Green {n}", f"Blue {n}") for n in range(2)])
-    rater = open_desk(page, server, "rater")
+    rater = open_rating_page(page, server, "rater")
     first = question(page)
     shown = [ids_by_text(server)[text] for text in answers(page)]
     press(page, "ArrowUp", "ArrowUp", "ArrowUp")  # A: 3, 2, 1
@@ -78,7 +78,7 @@ def test_a_ranking_is_made_with_arrows_and_by_clicks_alone(serve, page):
 
 
 def test_scores_a_rewrite_and_a_reason_are_kept_with_the_ranking(shared, page):
-    rater = open_desk(page, shared, "thorough")
+    rater = open_rating_page(page, shared, "thorough")
     shown = [ids_by_text(shared)[text] for text in answers(page)]
     first = question(page)
     press(page, "6", "x")
@@ -98,9 +98,9 @@ def test_scores_a_rewrite_and_a_reason_are_kept_with_the_ranking(shared, page):
     assert (kept.answer.ranking, kept.answer.strength) == (((shown[1],), (shown[0],)), 2)
 
 
-def test_a_letter_in_the_hand_is_put_back_by_escape(serve, page):
+def test_a_letter_being_dragged_is_put_back_by_escape(serve, page):
     server = serve([pair("Name a colour.", "Red", "Green", "Blue")])
-    open_desk(page, server, "rater")
+    open_rating_page(page, server, "rater")
     box, goal = (page.locator(at).bounding_box() for at in ('.chip[data-index="0"]', '.rank-zone[data-rank="1"]'))
     page.mouse.move(box["x"] + 9, box["y"] + 9)
     page.mouse.down()
@@ -113,7 +113,7 @@ def test_a_letter_in_the_hand_is_put_back_by_escape(serve, page):
 
 def test_the_tenth_rank_is_the_key_0(serve, page):
     server = serve([pair("Name a number.", *map(str, range(10)))])
-    rater = open_desk(page, server, "rater")
+    rater = open_rating_page(page, server, "rater")
     press(page, *"1234567890", "Enter")
     expect(page.locator("#empty")).to_be_visible()
     until_sent(page)
@@ -123,7 +123,7 @@ def test_the_tenth_rank_is_the_key_0(serve, page):
 
 def test_all_bad_by_mistake_leaves_the_ranking_as_it_was(serve, page):
     server = serve([pair("Name a colour.", "Red", "Green", "Blue")])
-    rater = open_desk(page, server, "rater")
+    rater = open_rating_page(page, server, "rater")
     press(page, "3", "1", "2", "b")
     expect(choose(page, "all_bad")).to_have_attribute("aria-pressed", "true")
     press(page, "b", "Enter")
@@ -135,7 +135,7 @@ def test_all_bad_by_mistake_leaves_the_ranking_as_it_was(serve, page):
 
 
 def test_what_an_answer_lacks_is_said_when_it_is_submitted(shared, page):
-    open_desk(page, shared, "hasty")
+    open_rating_page(page, shared, "hasty")
     press(page, "Enter")
     expect(page.locator("#missing")).to_have_text("Choose first")
     press(page, "f")
@@ -150,7 +150,7 @@ def test_what_an_answer_lacks_is_said_when_it_is_submitted(shared, page):
      ("s", "1", Verdict.SKIPPED, Reason.SUBJECT), ("s", None, Verdict.SKIPPED, None)],
 )  # fmt: skip
 def test_a_skip_may_and_a_flag_must_say_why(shared, page, key, digit, verdict, reason):
-    rater = open_desk(page, shared, f"{key}{digit}")
+    rater = open_rating_page(page, shared, f"{key}{digit}")
     first = question(page)
     press(page, key)
     if key == "f":
@@ -165,7 +165,7 @@ def test_a_skip_may_and_a_flag_must_say_why(shared, page, key, digit, verdict, r
 
 def test_the_words_that_differ_are_marked_on_demand(serve, page):
     server = serve([pair("Which?", "The quick brown fox jumps.", "The quick red fox sleeps.")])
-    open_desk(page, server, "rater")
+    open_rating_page(page, server, "rater")
     before = answers(page)
     press(page, "d")
     expect(page.locator(".answer-text :is(ins, del)")).to_have_count(4)
@@ -177,7 +177,7 @@ def test_the_words_that_differ_are_marked_on_demand(serve, page):
 
 def test_what_is_not_rewritten_is_no_rewrite_and_what_is_is_of_the_better_answer(serve, page):
     server = serve([pair(f"Question {i}?", f"first\r\n\r\nof {i}", f"second\r\n\r\nof {i}") for i in range(2)])
-    rater = open_desk(page, server, "rater")
+    rater = open_rating_page(page, server, "rater")
     first = question(page)
     better = answers(page)[1].split()
     press(page, "e", "Escape", "6")
@@ -193,7 +193,7 @@ def test_what_is_not_rewritten_is_no_rewrite_and_what_is_is_of_the_better_answer
 
 
 def test_scores_are_given_by_digits_row_by_row(shared, page):
-    rater = open_desk(page, shared, "scoring by keys")
+    rater = open_rating_page(page, shared, "scoring by keys")
     first = question(page)
     press(page, "2", "x", *"453123", "Enter")
     until_next(page, first)
@@ -206,14 +206,14 @@ def test_scores_are_given_by_digits_row_by_row(shared, page):
 
 def test_where_no_word_differs_it_is_said(serve, page):
     server = serve([pair("Which?", "the same words", "the  same words")])
-    open_desk(page, server, "rater")
+    open_rating_page(page, server, "rater")
     press(page, "d")
     expect(page.locator("#notice")).to_contain_text("have the same words")
 
 
 def test_long_answers_are_folded_at_one_height(serve, page):
     server = serve([pair("Which?", "short", "a paragraph of words\n\n" * 300)])
-    open_desk(page, server, "rater")
+    open_rating_page(page, server, "rater")
     heights = page.locator(".answer").evaluate_all("a => a.map(e => e.offsetHeight)")
     assert heights[0] == heights[1] < 1000
     press(page, "l")
@@ -222,7 +222,7 @@ def test_long_answers_are_folded_at_one_height(serve, page):
 
 
 def test_an_older_answer_is_found_in_the_history_and_changed(shared, page):
-    rater = open_desk(page, shared, "historian")
+    rater = open_rating_page(page, shared, "historian")
     asked = []
     for key in "127":
         asked.append(question(page))
@@ -243,7 +243,7 @@ def test_an_older_answer_is_found_in_the_history_and_changed(shared, page):
 
 
 def test_undo_goes_back_one_by_one_and_escape_leaves_everything_as_it_was(shared, page):
-    rater = open_desk(page, shared, "back and back")
+    rater = open_rating_page(page, shared, "back and back")
     asked = []
     for _ in range(2):
         asked.append(question(page))
@@ -260,7 +260,7 @@ def test_undo_goes_back_one_by_one_and_escape_leaves_everything_as_it_was(shared
 
 def test_an_answer_the_server_refuses_can_still_be_read(serve, page):
     server = serve([pair(f"Question {i}?", "yes", "no") for i in range(3)])
-    rater = open_desk(page, server, "rater")
+    rater = open_rating_page(page, server, "rater")
     held = {
         lease.comparison.prompt.messages[0].content: lease
         for lease in queue.lease_many(server.store, rater.id, 2, seconds=1800)
@@ -343,12 +343,12 @@ def test_a_tutorial_explains_each_example_and_is_not_shown_twice(serve, page):
     expect(page.locator("#prompt .text")).to_have_text("The real work?", timeout=30_000)
 
 
-# --- the line
+# --- the connection to the server
 
 
-def test_answers_given_without_a_line_wait_and_are_sent_once(serve, page, context):
+def test_answers_given_offline_wait_and_are_sent_once(serve, page, context):
     server = serve([pair(f"Question {i}?", "yes", "no") for i in range(6)])
-    rater = open_desk(page, server, "rater")
+    rater = open_rating_page(page, server, "rater")
     context.set_offline(True)
     first = question(page)
     press(page, "1", "Enter")  # the next one was fetched before
@@ -376,7 +376,7 @@ def test_answers_given_without_a_line_wait_and_are_sent_once(serve, page, contex
 
 def test_an_answer_that_waits_outlives_the_tab(serve, page, context):
     server = serve([pair(f"Question {i}?", "yes", "no") for i in range(3)])
-    rater = open_desk(page, server, "rater")
+    rater = open_rating_page(page, server, "rater")
     context.set_offline(True)
     asked = [question(page)]
     press(page, "3", "Enter")
@@ -397,7 +397,7 @@ def test_an_answer_that_waits_outlives_the_tab(serve, page, context):
 
 def test_another_raters_waiting_answer_is_not_sent_as_ones_own(serve, page, context):
     server = serve([pair("Question?", "yes", "no", overlap=2)])
-    ada = open_desk(page, server, "ada.b")  # whose name begins with the other's
+    ada = open_rating_page(page, server, "ada.b")  # whose name begins with the other's
     context.set_offline(True)
     press(page, "3", "Enter")
     expect(page.locator("#rating")).to_have_attribute("data-unsent", "1")
@@ -406,7 +406,7 @@ def test_another_raters_waiting_answer_is_not_sent_as_ones_own(serve, page, cont
     context.set_offline(False)
     context.clear_cookies()
     again = context.new_page()
-    other = open_desk(again, server, "ada")
+    other = open_rating_page(again, server, "ada")
     press(again, "7", "Enter")
     until_sent(again)
     assert judgments(server, ada) == []
@@ -444,7 +444,7 @@ class Held:
 
 def test_an_answer_whose_receipt_was_lost_can_still_be_changed(serve, page):
     server = serve([pair(f"Question {i}?", "yes", "no") for i in range(3)])
-    rater = open_desk(page, server, "rater")
+    rater = open_rating_page(page, server, "rater")
     first = question(page)
     tunnel = Held(page, "submit", deaf=True)
     press(page, "1", "Enter")
@@ -462,7 +462,7 @@ def test_an_answer_whose_receipt_was_lost_can_still_be_changed(serve, page):
 
 def test_an_answer_under_way_is_undone_when_it_has_arrived(serve, page):
     server = serve([pair(f"Question {i}?", "yes", "no") for i in range(3)])
-    rater = open_desk(page, server, "rater")
+    rater = open_rating_page(page, server, "rater")
     first = question(page)
     line = Held(page, "submit")
     with page.expect_request("**/component_server/**"):
@@ -478,7 +478,7 @@ def test_an_answer_under_way_is_undone_when_it_has_arrived(serve, page):
 
 def test_a_correction_made_while_another_is_under_way_is_not_lost(serve, page):
     server = serve([pair(f"Question {i}?", "yes", "no") for i in range(3)])
-    rater = open_desk(page, server, "rater")
+    rater = open_rating_page(page, server, "rater")
     first = question(page)
     press(page, "1", "Enter")
     until_next(page, first)
@@ -501,7 +501,7 @@ def test_a_correction_made_while_another_is_under_way_is_not_lost(serve, page):
     assert len(judgments(server, rater, current=False)) == 3
 
 
-def test_a_tab_that_gave_way_does_not_come_alive_when_its_line_does(serve, page, context):
+def test_a_tab_that_yielded_stays_inactive_when_its_call_returns(serve, page, context):
     server = serve([pair(f"Question {i}?", "yes", "no") for i in range(3)])
     line = Held(page, "open")
     server.person("rater")
@@ -522,7 +522,7 @@ def test_what_is_worked_on_is_held_on_to(serve, own_page):
     page = own_page
     page.clock.install()
     server = serve([pair(f"Question {i}?", "yes", "no") for i in range(3)])
-    rater = open_desk(page, server, "rater")
+    rater = open_rating_page(page, server, "rater")
 
     def held_until():
         with server.store.read() as conn:
@@ -541,7 +541,7 @@ def test_what_is_worked_on_is_held_on_to(serve, own_page):
 def test_after_a_long_break_nothing_is_asked_twice(serve, page, monkeypatch):
     monkeypatch.setenv("RLHF_HITL_LEASE_SECONDS", "30")  # the page renews a little early: here, at every call
     server = serve([pair(f"Question {i}?", "yes", "no") for i in range(5)])
-    rater = open_desk(page, server, "rater")
+    rater = open_rating_page(page, server, "rater")
     asked = []
     while page.locator("#card").is_visible():
         with server.store.write() as conn:
@@ -556,13 +556,13 @@ def test_after_a_long_break_nothing_is_asked_twice(serve, page, monkeypatch):
     assert len(judgments(server, rater)) == 5
 
 
-# --- the sitting
+# --- active time, pace, settings
 
 
 def test_hidden_and_idle_time_is_not_counted(shared, own_page):
     page = own_page
     page.clock.install()
-    rater = open_desk(page, shared, "idle")
+    rater = open_rating_page(page, shared, "idle")
     first = question(page)
     page.mouse.move(300, 300)
     page.clock.fast_forward(30_000)
@@ -577,7 +577,7 @@ def test_hidden_and_idle_time_is_not_counted(shared, own_page):
 def test_a_break_is_suggested_after_three_quarters_of_an_hour(shared, own_page):
     page = own_page
     page.clock.install()
-    open_desk(page, shared, "tired")
+    open_rating_page(page, shared, "tired")
     for n in range(5):
         before = question(page)
         for _ in range(11):  # eleven minutes with a sign of life a minute
@@ -593,7 +593,7 @@ def test_a_break_is_suggested_after_three_quarters_of_an_hour(shared, own_page):
 
 def test_the_same_answer_again_and_again_is_pointed_out(serve, page):
     server = serve([pair(f"Question {i}?", "yes", "no") for i in range(14)])
-    open_desk(page, server, "stuck")
+    open_rating_page(page, server, "stuck")
     for _ in range(12):
         expect(page.locator("#notice")).to_be_hidden()
         before = question(page)
@@ -603,7 +603,7 @@ def test_the_same_answer_again_and_again_is_pointed_out(serve, page):
 
 
 def test_a_goal_is_set_and_shown(shared, page):
-    open_desk(page, shared, "ambitious")
+    open_rating_page(page, shared, "ambitious")
     page.get_by_role("button", name="Settings").click()
     page.get_by_label("Goal for today").fill("2")
     page.get_by_role("button", name="Close").click()
@@ -617,7 +617,7 @@ def test_a_goal_is_set_and_shown(shared, page):
 
 
 def test_a_key_is_changed_and_the_buttons_show_it(shared, page):
-    rater = open_desk(page, shared, "dvorak")
+    rater = open_rating_page(page, shared, "dvorak")
     press(page, "?")
     page.get_by_role("button", name="Both are bad: key b").click()
     press(page, "k", "Escape")
@@ -636,7 +636,7 @@ def test_a_key_is_changed_and_the_buttons_show_it(shared, page):
 
 
 def test_the_interface_is_arabic_from_right_to_left_where_the_rater_wants_it(shared, page):
-    rater = open_desk(page, shared, "arabic")
+    rater = open_rating_page(page, shared, "arabic")
     page.get_by_role("button", name="Settings").click()
     page.get_by_label("Language of this page").select_option("ar")
     expect(page.locator("html")).to_have_attribute("dir", "rtl", timeout=30_000)

@@ -274,7 +274,7 @@ def load_config(folder: Path) -> Any:
         return AutoConfig.from_pretrained(folder, **NO_CODE)
 
 
-def load_model(kind: Any, folder: Path, **options: Any) -> Any:
+def load_pretrained(kind: Any, folder: Path, **options: Any) -> Any:
     """Load a model with `kind.from_pretrained`, where `kind` is one of transformers' Auto classes.
 
     Raises:

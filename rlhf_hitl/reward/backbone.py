@@ -12,7 +12,7 @@ import torch
 from tqdm import tqdm
 
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.models import best_device, load_config, load_model, load_tokenizer, resolve_dtype
+from rlhf_hitl.models import best_device, load_config, load_pretrained, load_tokenizer, resolve_dtype
 from rlhf_hitl.reward import shared_prefix
 from rlhf_hitl.reward.batching import batch_by_length, batch_by_prompt
 from rlhf_hitl.reward.pretrained import (
@@ -85,7 +85,9 @@ class Backbone:
         self.dtype = resolve_dtype(dtype)
         reads_score = self.poolings == (SCORE_POOLING,)
         with silence_loading_report():
-            model = load_model(AutoModelForSequenceClassification if reads_score else AutoModel, path, dtype=self.dtype)
+            model = load_pretrained(
+                AutoModelForSequenceClassification if reads_score else AutoModel, path, dtype=self.dtype
+            )
         self.renderer = Renderer(load_tokenizer(path, chats=False), min(max_length, find_max_tokens(model)))
         self._model = model.to(self.device).eval()
         self._score_inputs: list[torch.Tensor] = []

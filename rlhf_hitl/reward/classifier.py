@@ -11,11 +11,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
-import torch
-from transformers import AutoModelForSequenceClassification, PreTrainedModel
+from transformers import PreTrainedModel
 
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.models import load_config, load_model
+from rlhf_hitl.models import load_config
 from rlhf_hitl.reward.backbone import SCORE_POOLING, Backbone
 from rlhf_hitl.reward.feature_cache import FeatureCache
 from rlhf_hitl.reward.head import Head
@@ -24,8 +23,8 @@ from rlhf_hitl.reward.model import RewardModel
 from rlhf_hitl.reward.pretrained import (
     find_score_head,
     is_sequence_classifier,
+    load_sequence_classifier,
     locate_full_model,
-    silence_loading_report,
 )
 from rlhf_hitl.reward.standardiser import Standardiser
 
@@ -46,11 +45,8 @@ def load_classifier(name: str) -> PreTrainedModel:
             expected="a ...ForSequenceClassification with 1 label, the reward",
             fix="take a reward model, or train this one: `rlhf-hitl train-reward --backbone`",
         )
-    with silence_loading_report():
-        model, loading_info = load_model(
-            AutoModelForSequenceClassification, path, output_loading_info=True, dtype=torch.float32
-        )
-    if missing := sorted(key for key in loading_info["missing_keys"] if "position_ids" not in key):
+    model, lacking = load_sequence_classifier(path)
+    if missing := [name for name in lacking if "position_ids" not in name]:
         raise BadInput(
             f"classifier {name!r} without {', '.join(missing[:3])}",
             expected="all of its weights, the score head's among them",

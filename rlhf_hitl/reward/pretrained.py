@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import AutoModelForSequenceClassification
 
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.models import load_config, local_folder
+from rlhf_hitl.models import load_config, load_pretrained, local_folder
 from rlhf_hitl.reward.rendering import Renderer
 
 
@@ -40,6 +41,16 @@ def locate_full_model(name: str) -> Path:
 def is_sequence_classifier(path: Path) -> bool:
     """Whether a model's weights are those of a sequence classifier, whose score head somebody has trained."""
     return any(kind.endswith("ForSequenceClassification") for kind in load_config(path).architectures or [])
+
+
+def load_sequence_classifier(folder: Path, **options: Any) -> tuple[Any, list[str]]:
+    """Load a model as a sequence classifier in float32. Return it and the names of the weights that it lacked, which
+    transformers has filled with random numbers."""
+    with silence_loading_report():
+        model, loading_info = load_pretrained(
+            AutoModelForSequenceClassification, folder, dtype=torch.float32, output_loading_info=True, **options
+        )
+    return model, sorted(loading_info["missing_keys"])
 
 
 def find_score_head(model: torch.nn.Module) -> tuple[str, torch.nn.Linear]:

@@ -10,7 +10,7 @@ from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.reward.rendering import has_text
-from rlhf_hitl.reward.training.dataset_rows import read_row
+from rlhf_hitl.reward.training.dataset_rows import read_ranking
 from rlhf_hitl.types import hash_prompt_family, parse_messages
 
 log = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ def _select_usable(rows: Dataset, place: str) -> Dataset:
         try:
             if row.get("label_source", "human") != "human":
                 by_model += 1
-            elif not all(has_text(completion) for _, completion in read_row(row).chats):
+            elif not all(has_text(completion) for _, completion in read_ranking(row).chats):
                 without_text += 1
             else:
                 usable.append(i)

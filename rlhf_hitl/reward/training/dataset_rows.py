@@ -64,7 +64,7 @@ class CompletionRanking:
                 yield RankedPair(self.chats[i], self.chats[j], (float(won), float(tied), float(lost)), float(weight))
 
 
-def read_row(row: Any) -> CompletionRanking:
+def read_ranking(row: Any) -> CompletionRanking:
     """Read a row of pairs or of rankings.
 
     Raises:

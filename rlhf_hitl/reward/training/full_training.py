@@ -28,7 +28,7 @@ from rlhf_hitl.reward.seen_prompts import SeenPrompts, find_prompts_seen_before
 from rlhf_hitl.reward.training.checkpoints import select_checkpoint
 from rlhf_hitl.reward.training.collator import LabelCollator
 from rlhf_hitl.reward.training.dataset_loading import load_training_rows
-from rlhf_hitl.reward.training.dataset_rows import RankedPair, hash_rows, read_row
+from rlhf_hitl.reward.training.dataset_rows import RankedPair, hash_rows, read_ranking
 from rlhf_hitl.reward.training.full_config import (
     NO_MAX_LENGTH,
     FullTrainingConfig,
@@ -36,7 +36,7 @@ from rlhf_hitl.reward.training.full_config import (
     refuse_unsupported_settings,
 )
 from rlhf_hitl.reward.training.label_trainer import LabelRewardTrainer
-from rlhf_hitl.reward.training.lora import make_lora_config, merge_lora, refuse_frozen_head
+from rlhf_hitl.reward.training.lora import make_score_lora_config, merge_lora, refuse_frozen_head
 from rlhf_hitl.reward.training.progress import keep_stdout_free, plot_run
 from rlhf_hitl.reward.training.tokenised_rows import tokenise_rows
 from rlhf_hitl.reward.training.trainable_classifier import load_trainable_classifier
@@ -83,7 +83,7 @@ def build_reward_trainer(config: FullTrainingConfig, model_config: ModelConfig) 
         train_dataset=train,
         eval_dataset=calibration,
         data_collator=LabelCollator(renderer.pad_id, config.padding_multiple),
-        peft_config=make_lora_config(model_config, head_name.split(".")[0]),
+        peft_config=make_score_lora_config(model_config, head_name.split(".")[0]),
     )
     # The trainer has prepared the model, which can now be tried with trees.
     trainer.data_collator = LabelCollator(
@@ -144,7 +144,7 @@ def add_uncertainty(
     def differences(pairs: list[RankedPair]) -> np.ndarray:
         return model.differences([p.first for p in pairs], [p.second for p in pairs])
 
-    train, calibration = ([read_row(row) for row in data.get(split, ())] for split in ("train", "calibration"))
+    train, calibration = ([read_ranking(row) for row in data.get(split, ())] for split in ("train", "calibration"))
     pairs = [p for ranking in train for p in ranking.pairs()]
     chunks = (pairs[at : at + PAIRS_IN_MEMORY] for at in range(0, len(pairs), PAIRS_IN_MEMORY))
     labels = ((differences(chunk), np.array([p.weight * (1 - p.shares[1]) for p in chunk])) for chunk in chunks)

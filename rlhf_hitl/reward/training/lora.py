@@ -13,7 +13,7 @@ from rlhf_hitl.errors import BadInput
 from rlhf_hitl.reward.training.trainable_classifier import Fp32ScoreHead, load_trainable_classifier
 
 
-def make_lora_config(model_config: ModelConfig, score_head: str) -> Any:
+def make_score_lora_config(model_config: ModelConfig, score_head: str) -> Any:
     """Return TRL's LoraConfig for a sequence classifier with this score head; None without use_peft."""
     return get_peft_config(
         replace(

@@ -10,7 +10,7 @@ from accelerate import PartialState
 from datasets import Dataset
 
 from rlhf_hitl.reward.rendering import Renderer, completion_lengths
-from rlhf_hitl.reward.training.dataset_rows import read_row
+from rlhf_hitl.reward.training.dataset_rows import read_ranking
 
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ def tokenise_rows(data: Dataset, renderer: Renderer, processes: int | None = Non
     """
 
     def tokenise(row: dict[str, Any]) -> dict[str, Any]:
-        ranking = read_row(row)
+        ranking = read_ranking(row)
         rendered = [renderer.render(chat) for chat in ranking.chats]
         return {
             "ids": [list(r.ids) for r in rendered],

@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from transformers import AutoModelForSequenceClassification, PreTrainedModel
+from transformers import PreTrainedModel
 
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.models import load_config, load_model
+from rlhf_hitl.models import load_config
 from rlhf_hitl.reward.pretrained import (
     find_score_head,
     is_sequence_classifier,
+    load_sequence_classifier,
     locate_full_model,
-    silence_loading_report,
 )
 
 
@@ -51,18 +51,10 @@ def load_trainable_classifier(name: str, **options: Any) -> PreTrainedModel:
             expected="a language model, or a classifier with 1 label",
             fix="start from the language model it was made of",
         )
-    with silence_loading_report():
-        model, loading_info = load_model(
-            AutoModelForSequenceClassification,
-            path,
-            num_labels=1,
-            dtype=torch.float32,
-            output_loading_info=True,
-            **options,
-        )
+    model, lacking = load_sequence_classifier(path, num_labels=1, **options)
     head_name, loaded_head = find_score_head(model)
     head = Fp32ScoreHead(loaded_head.in_features, 1, bias=loaded_head.bias is not None)
-    if f"{head_name}.weight" in loading_info["missing_keys"]:
+    if f"{head_name}.weight" in lacking:
         for parameter in head.parameters():
             torch.nn.init.zeros_(parameter)
     else:

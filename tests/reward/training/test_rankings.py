@@ -24,7 +24,7 @@ from rlhf_hitl.reward.evaluation.evaluate import evaluate_reward_model
 from rlhf_hitl.reward.losses import davidson_luce_loss
 from rlhf_hitl.reward.model import load_reward_model
 from rlhf_hitl.reward.training.dataset_loading import load_training_rows
-from rlhf_hitl.reward.training.dataset_rows import read_row
+from rlhf_hitl.reward.training.dataset_rows import read_ranking
 from rlhf_hitl.reward.training.full_config import FullTrainingConfig
 from rlhf_hitl.reward.training.full_training import build_reward_trainer, run_reward_training
 from rlhf_hitl.types import UNRANKED, Split
@@ -244,7 +244,7 @@ def test_rankings_taken_apart_are_the_pairs_of_the_export(sqlite_store, tmp_path
 
     def said(learn_from: str) -> list:
         rows = load_training_rows(str(tmp_path / "out"), learn_from)["train"]
-        pairs = [p for row in rows for p in read_row(row).pairs()]
+        pairs = [p for row in rows for p in read_ranking(row).pairs()]
         sides = [(p.first, p.second, *p.shares) if p.shares[0] >= p.shares[2] else
                  (p.second, p.first, *p.shares[::-1]) for p in pairs]  # fmt: skip
         even = [(*sorted(s[:2], key=repr), *s[2:]) if s[2] == s[4] else s for s in sides]
@@ -276,7 +276,7 @@ def test_the_command_learns_from_rankings_and_says_so(sqlite_store, tiny_model, 
     model = load_reward_model(said["path"])
     assert evaluate_reward_model(model, sqlite_store)[0].accuracy.value > 0.8
     export_snapshot(sqlite_store, tmp_path / "export")
-    first, second, _ = read_row(load_from_disk(str(tmp_path / "export" / "rankings"))["heldout"][0]).chats
+    first, second, _ = read_ranking(load_from_disk(str(tmp_path / "export" / "rankings"))["heldout"][0]).chats
     _, stds, _ = model.margins([first], [second])
     assert 0 < stds[0] < 10
 
@@ -303,7 +303,7 @@ def test_the_command_learns_from_rankings_and_says_so(sqlite_store, tiny_model, 
 )
 def test_an_invalid_ranking_is_named(change, said):
     with pytest.raises(BadInput, match=said):
-        read_row(row(0, [[0, 1, 2]]) | change)
+        read_ranking(row(0, [[0, 1, 2]]) | change)
 
 
 def test_labels_that_teach_nothing_are_refused(make, tmp_path):

@@ -26,7 +26,7 @@ def mount(app: FastAPI, path: str, store: Store, settings: Settings, guard: Midd
 
     def server_function(name: str) -> PageCall:
         def call(sent: Any, caller: Caller) -> dict[str, Any]:
-            return rating_service.call(name, store, settings, caller.rater, sent)
+            return rating_service.answer_call(name, store, settings, caller.rater, sent)
 
         return call
 

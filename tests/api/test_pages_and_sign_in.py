@@ -293,10 +293,10 @@ def put(store, *made: Comparison):
 
 def test_a_partial_rank_of_many_answers_becomes_a_ranking_in_the_order_shown(sqlite_store, settings, ann):
     put(sqlite_store, comparison("q", "one", "two", "three", "four"))
-    card = rating_service.call("open", sqlite_store, settings, ann, {})["cards"][0]
+    card = rating_service.answer_call("open", sqlite_store, settings, ann, {})["cards"][0]
     shown = queue.lease(sqlite_store, ann.id, seconds=1800).order_shown
     sent = {"id": card["id"], "verdict": "ranked", "ranks": [2, 1, None, 2]}
-    assert rating_service.call("submit", sqlite_store, settings, ann, sent)["outcome"] == "counted"
+    assert rating_service.answer_call("submit", sqlite_store, settings, ann, sent)["outcome"] == "counted"
     (judgment,) = read_judgments(sqlite_store)
     assert judgment.answer.ranking == ((shown[1],), (shown[0], shown[3]))
 
@@ -318,54 +318,56 @@ def test_a_partial_rank_of_many_answers_becomes_a_ranking_in_the_order_shown(sql
 )
 def test_a_contradictory_answer_is_refused_with_a_message_and_changes_nothing(sqlite_store, settings, ann, sent):
     put(sqlite_store, comparison("q", "one", "two"))
-    lease_id = rating_service.call("open", sqlite_store, settings, ann, {})["cards"][0]["id"]
+    lease_id = rating_service.answer_call("open", sqlite_store, settings, ann, {})["cards"][0]["id"]
     body = {"id": lease_id} | sent if isinstance(sent, dict) else sent
-    assert rating_service.call("submit", sqlite_store, settings, ann, body)["problem"]["kind"] == "refused"
+    assert rating_service.answer_call("submit", sqlite_store, settings, ann, body)["problem"]["kind"] == "refused"
     assert list(read_judgments(sqlite_store)) == []
 
 
 def test_the_lease_and_judgment_of_another_rater_cannot_be_used(sqlite_store, settings, ann):
     put(sqlite_store, comparison("q", "one", "two"))
-    lease_id = rating_service.call("open", sqlite_store, settings, ann, {})["cards"][0]["id"]
+    lease_id = rating_service.answer_call("open", sqlite_store, settings, ann, {})["cards"][0]["id"]
     bob = people.add_rater(sqlite_store, "bob", Role.RATER, PASSWORD)
     sent = {"id": lease_id, "verdict": "skipped"}
-    assert rating_service.call("submit", sqlite_store, settings, bob, sent)["problem"]["kind"] == "conflict"
-    assert rating_service.call("submit", sqlite_store, settings, ann, sent)["outcome"] == "counted"
+    assert rating_service.answer_call("submit", sqlite_store, settings, bob, sent)["problem"]["kind"] == "conflict"
+    assert rating_service.answer_call("submit", sqlite_store, settings, ann, sent)["outcome"] == "counted"
     (judgment,) = read_judgments(sqlite_store)
     fix = {"id": judgment.id, "mode": "correct", "verdict": "all_bad"}
-    assert rating_service.call("submit", sqlite_store, settings, bob, fix)["problem"]["kind"] == "conflict"
+    assert rating_service.answer_call("submit", sqlite_store, settings, bob, fix)["problem"]["kind"] == "conflict"
     assert [j.answer for j in read_judgments(sqlite_store)] == [judgment.answer]
 
 
 def test_progress_counts_today_and_what_is_left_for_this_rater(sqlite_store, settings, ann):
     put(sqlite_store, *(comparison(f"q{i}", "one", "two") for i in range(3)))
-    opened = rating_service.call("open", sqlite_store, settings, ann, {})
+    opened = rating_service.answer_call("open", sqlite_store, settings, ann, {})
     assert (opened["progress"]["done"], opened["progress"]["left"]) == (0, 3)
     sent = {"id": opened["cards"][0]["id"], "verdict": "skipped"}
-    after = rating_service.call("submit", sqlite_store, settings, ann, sent)
+    after = rating_service.answer_call("submit", sqlite_store, settings, ann, sent)
     assert (after["progress"]["done"], after["progress"]["left"]) == (1, 2)
 
 
 def test_a_page_holds_the_comparison_on_the_screen_and_the_next(sqlite_store, settings, ann):
     put(sqlite_store, *(comparison(f"q{i}", "one", "two") for i in range(4)))
-    first, second = (card["id"] for card in rating_service.call("open", sqlite_store, settings, ann, {})["cards"])
-    again = rating_service.call("open", sqlite_store, settings, ann, {"have": [first]})
+    first, second = (
+        card["id"] for card in rating_service.answer_call("open", sqlite_store, settings, ann, {})["cards"]
+    )
+    again = rating_service.answer_call("open", sqlite_store, settings, ann, {"have": [first]})
     assert [card["id"] for card in again["cards"]] == [second]
     sent = {"id": first, "verdict": "skipped", "have": [first, second]}
-    (third,) = rating_service.call("submit", sqlite_store, settings, ann, sent)["cards"]
+    (third,) = rating_service.answer_call("submit", sqlite_store, settings, ann, sent)["cards"]
     assert third["id"] not in (first, second)
 
 
 def test_scores_of_the_answers_shown_are_kept_by_completion(sqlite_store, settings, ann):
     put(sqlite_store, comparison("q", "one", "two"))
-    card = rating_service.call("open", sqlite_store, settings, ann, {})["cards"][0]
+    card = rating_service.answer_call("open", sqlite_store, settings, ann, {})["cards"][0]
     sent = {
         "id": card["id"],
         "verdict": "ranked",
         "ranks": [1, 1],
         "scores": {"honest": [5, None], "helpful": [None, None]},
     }
-    rating_service.call("submit", sqlite_store, settings, ann, sent)
+    rating_service.answer_call("submit", sqlite_store, settings, ann, sent)
     (judgment,) = read_judgments(sqlite_store)
     assert judgment.answer.scores == {"honest": {judgment.order_shown[0]: 5}}
 

@@ -10,7 +10,7 @@ import pytest
 
 from checkout import ROOT
 from rlhf_hitl.types import REASONS, Answer, Reason, Verdict
-from rlhf_hitl.ui import rating_service
+from rlhf_hitl.ui import rating_cards
 from rlhf_hitl.ui.conversation import SPEAKERS
 from rlhf_hitl.ui.pages import translations
 
@@ -69,8 +69,8 @@ def in_short() -> set[str]:
     """What the rating service calls an answer to two or to three completions."""
     pair = [Answer(v) for v in Verdict if v is not Verdict.RANKED]
     pair += [Answer(Verdict.RANKED, ranking) for ranking in ((("x",), ("y",)), (("y",), ("x",)), (("x", "y"),))]
-    return {rating_service._in_short(a, ["x", "y"]) for a in pair} | {
-        rating_service._in_short(pair[-1], ["x", "y", "z"])
+    return {rating_cards.summarize_answer(a, ["x", "y"]) for a in pair} | {
+        rating_cards.summarize_answer(pair[-1], ["x", "y", "z"])
     }
 
 
@@ -83,7 +83,7 @@ def families() -> dict[str, set[str]]:
     return {
         "problem_*": set().union(
             *map(outcomes, connection),
-            given("ui/rating_service.py", "_Told", 0),
+            given("ui/rating_service.py", "UserNotice", 0),
             given("ui/rating_service.py", "_problem", 1),
         ),
         "*_why": {verdict.value for verdict in REASONS},
@@ -114,7 +114,7 @@ def used() -> dict[str, str]:
     assert missing is not None
     found |= dict.fromkeys(outcomes(missing[1]), "choices.js: findMissing()")
     found |= {f"speaker_{role}": "conversation.py: SPEAKERS" for role in SPEAKERS}
-    return found | dict.fromkeys(in_short(), "rating_service.py: _in_short")
+    return found | dict.fromkeys(in_short(), "rating_cards.py: summarize_answer")
 
 
 def places(text: str) -> list[str]:

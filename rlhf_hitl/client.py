@@ -37,6 +37,7 @@ from rlhf_hitl.types import (
     Score,
     Split,
     Verdict,
+    VisibleJudgment,
     parse_messages,
 )
 
@@ -68,32 +69,6 @@ class Task:
     @property
     def keys(self) -> tuple[str, ...]:
         return tuple(self.completions)
-
-
-@dataclass(frozen=True)
-class VisibleJudgment:
-    """A judgment as the token's owner may see it.
-
-    Leads, evaluators and admins see all fields of all judgments, with completion ids in rankings. A rater sees their
-    own, with the letters they were shown, and None in the fields that are hidden from them.
-    `Client.judgments(after=cursor)` continues after this judgment.
-    """
-
-    id: str
-    cursor: int
-    answer: Answer
-    created_at: datetime
-    supersedes: str | None
-    surplus: bool
-    comparison_id: str | None = None
-    rater_id: str | None = None
-    order_shown: tuple[str, ...] | None = None
-    route: Route | None = None
-    reward_model_id: str | None = None
-    guideline_version: str | None = None
-    interface_version: str | None = None
-    source: str | None = None
-    simulated: bool | None = None
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from rlhf_hitl.types.clock import utc_now
 from rlhf_hitl.types.comparisons import DEFAULT_PROJECT, Comparison, Completion, Prompt, Route
 from rlhf_hitl.types.content import make_content_id
 from rlhf_hitl.types.events import Event
-from rlhf_hitl.types.judgments import Judgment, JudgmentSeen, LaneState, Lease, Receipt
+from rlhf_hitl.types.judgments import Judgment, LaneState, Lease, Receipt, VisibleJudgment
 from rlhf_hitl.types.labels import Label, Score
 from rlhf_hitl.types.messages import Message, Messages, messages_to_dicts, parse_messages
 from rlhf_hitl.types.people import Rater, Role, Scope
@@ -51,7 +51,6 @@ __all__ = [
     "Event",
     "Guideline",
     "Judgment",
-    "JudgmentSeen",
     "Label",
     "LaneState",
     "Lease",
@@ -73,6 +72,7 @@ __all__ = [
     "Split",
     "TutorialExample",
     "Verdict",
+    "VisibleJudgment",
     "hash_prompt_family",
     "make_content_id",
     "messages_to_dicts",

@@ -45,7 +45,7 @@ _JUDGMENT_FIELDS = tuple(f.name for f in fields(Judgment) if f.name != "answer")
 
 
 @dataclass(frozen=True)
-class JudgmentSeen:
+class VisibleJudgment:
     """A judgment as one reader may see it.
 
     A lead or an evaluator sees everything, and rankings name completions by id. A rater sees their own judgments, with

@@ -31,7 +31,6 @@ from rlhf_hitl.types import (
     LaneState,
     Messages,
     Prompt,
-    Reason,
     Receipt,
     Route,
     Score,
@@ -322,16 +321,15 @@ def _parse_shown(completions: Iterable[Mapping[str, Any]]) -> dict[str, Messages
 
 
 def _parse_judgment(judgment: Mapping[str, Any]) -> VisibleJudgment:
-    parsed = {
-        "verdict": Verdict(judgment["verdict"]),
-        "ranking": tuple(tuple(group) for group in judgment["ranking"]),
-        "reason": Reason(reason) if (reason := judgment.get("reason")) is not None else None,
-        "order_shown": tuple(order) if (order := judgment.get("order_shown")) is not None else None,
-        "route": Route(route) if (route := judgment.get("route")) is not None else None,
-        "created_at": datetime.fromisoformat(judgment["created_at"]),
-    }
-    values = {**judgment, **parsed}
-    return _build(VisibleJudgment, values, answer=_build(Answer, values))
+    order, route = judgment.get("order_shown"), judgment.get("route")
+    return _build(
+        VisibleJudgment,
+        judgment,
+        answer=Answer.from_plain(judgment),
+        order_shown=None if order is None else tuple(order),
+        route=None if route is None else Route(route),
+        created_at=datetime.fromisoformat(judgment["created_at"]),
+    )
 
 
 def _parse_comparison(comparison: Mapping[str, Any]) -> Comparison:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from rlhf_hitl.formats.snapshot import Snapshot, SnapshotBatch
 from rlhf_hitl.formats.snapshot_rows import COMPARISON_COLUMNS, JUDGMENT_COLUMNS, to_json
 from rlhf_hitl.formats.trl import EXPORT_COLUMNS
+from rlhf_hitl.store.export_query import JUDGMENT_FIELD_TYPES
 from rlhf_hitl.types import Split
 
 if TYPE_CHECKING:
@@ -123,11 +124,9 @@ def _judgment_schema() -> pyarrow.Schema:
         "completions": pyarrow.list_(pyarrow.struct({"id": text, "policy": text, "messages": chat})),
         "ranking": pyarrow.list_(texts),
         "order_shown": texts,
-        "strength": pyarrow.int64(),
-        "active_seconds": pyarrow.float64(),
-        "simulated": pyarrow.bool_(),
-        "surplus": pyarrow.bool_(),
     }
+    plain = {int: pyarrow.int64(), float: pyarrow.float64(), bool: pyarrow.bool_()}
+    special |= {name: plain[python_type] for name, python_type in JUDGMENT_FIELD_TYPES.items()}
     return pyarrow.schema({name: special.get(name, text) for name in JUDGMENT_COLUMNS})
 
 

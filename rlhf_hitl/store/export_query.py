@@ -22,12 +22,17 @@ from rlhf_hitl.types import Split
 BATCH = 500
 JsonFields = dict[str, Any]
 
-#: The fields of a judgment in an export, by column of the table `judgments`; `judgment_id` is its `id`.
-JUDGMENT_FIELDS = (
-    "judgment_id", "rater_id", "verdict", "ranking", "strength", "scores", "rationale", "rewrite", "active_seconds",
-    "order_shown", "route", "reward_model_id", "guideline_version", "interface_version", "source", "simulated",
-    "surplus", "supersedes", "created_at", "reason",
-)  # fmt: skip
+#: Columns of the table `judgments` that an export leaves out, or that it takes from the comparison.
+_NOT_EXPORTED = ("seq", "comparison_id", "lease_id", "idempotency_key")
+#: Field of a judgment in an export → its column. Columns are never reordered, and a new one comes last.
+_COLUMNS = {"judgment_id" if c.name == "id" else str(c.name): c for c in judgments.c if c.name not in _NOT_EXPORTED}
+JUDGMENT_FIELDS = tuple(_COLUMNS)
+#: Those of these fields that are numbers or truth values, with their Python types.
+JUDGMENT_FIELD_TYPES: dict[str, type] = {
+    name: column.type.python_type
+    for name, column in _COLUMNS.items()
+    if isinstance(column.type, sa.Integer | sa.Float | sa.Boolean)
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,8 +68,7 @@ def read_judged_comparisons(
     if project is not None:
         query = query.join(lanes, lanes.c.id == comparisons.c.lane_id).where(lanes.c.project_id == project)
     completion_query = _select_plain(store, completions.c.id, completions.c.policy, completions.c.messages)
-    columns = (judgments.c[name.removeprefix("judgment_")] for name in JUDGMENT_FIELDS)
-    judgment_query = _select_plain(store, *columns, judgments.c.comparison_id).order_by(judgments.c.seq)
+    judgment_query = _select_plain(store, *_COLUMNS.values(), judgments.c.comparison_id).order_by(judgments.c.seq)
     after = ""
     while True:
         with store.read() as conn:

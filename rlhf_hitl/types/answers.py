@@ -91,7 +91,7 @@ class Answer:
             raise BadInput(f"active_seconds {self.active_seconds!r}", expected="seconds of one day", fix="send 0-86400")
 
     @classmethod
-    def from_plain(cls, values: Mapping[str, Any]) -> Answer:
+    def from_plain(cls, values: Mapping[Any, Any]) -> Answer:
         """Return the answer whose fields stand in `values` as JSON or a row has them. Other keys are ignored."""
         known = {name: values[name] for name in _ANSWER_FIELDS if name in values}
         known["verdict"] = Verdict(known["verdict"])

@@ -33,7 +33,7 @@ class Judgment:
     seq: int = 0  # its sequence number in the store: a reader continues after the last one it has
 
     @classmethod
-    def from_plain(cls, values: Mapping[str, Any]) -> Judgment:
+    def from_plain(cls, values: Mapping[Any, Any]) -> Judgment:
         """Return the judgment whose fields, and those of its answer, stand in `values` as a row has them."""
         known = {name: values[name] for name in _JUDGMENT_FIELDS}
         known["order_shown"] = tuple(known["order_shown"])

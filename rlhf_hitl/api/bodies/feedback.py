@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from datetime import datetime
+from dataclasses import MISSING, fields
 from string import ascii_uppercase
-from typing import Annotated, Any
+from typing import Annotated, Any, get_type_hints
 
-from pydantic import BaseModel, Field, StringConstraints
+from pydantic import BaseModel, Field, StringConstraints, create_model
 
 from rlhf_hitl.api.bodies.fields import (
     MAX_COMPLETIONS,
@@ -22,7 +22,16 @@ from rlhf_hitl.api.bodies.fields import (
     Text,
 )
 from rlhf_hitl.api.bodies.messages import MessageBody, ShownOut, shown_to_json
-from rlhf_hitl.types import Answer, Comparison, Judgment, Reason, Route, ShownAnswer, Verdict, messages_to_dicts
+from rlhf_hitl.types import (
+    Answer,
+    Comparison,
+    Judgment,
+    Reason,
+    ShownAnswer,
+    Verdict,
+    VisibleJudgment,
+    messages_to_dicts,
+)
 
 Letter = Annotated[str, StringConstraints(pattern=r"^[A-Z]$")]
 Scores = Annotated[
@@ -79,35 +88,30 @@ class ReceiptOut(BaseModel):
     outcome: str
 
 
-class JudgmentOut(BaseModel):
-    """A judgment. Raters see only their own, with letters, and null in the fields that are hidden from them."""
+def _model_fields() -> dict[str, Any]:
+    """Return the fields of `JudgmentOut` for pydantic, derived from those of a visible judgment and of its answer."""
+    types = get_type_hints(Answer) | get_type_hints(VisibleJudgment)
+    described = {
+        "ranking": (
+            list[list[str]],
+            Field(description="Groups of completion ids; for a rater, of the letters they were shown."),
+        ),
+        "scores": (
+            dict[str, Any],
+            Field(description="For each axis, a score from 1 to 5 for the completions, named as in the ranking."),
+        ),
+    }
+    answered = {f.name: (types[f.name], ...) for f in fields(Answer)}
+    around = {
+        f.name: (types[f.name], ... if f.default is MISSING else f.default)
+        for f in fields(VisibleJudgment)
+        if f.name != "answer"
+    }
+    return around | answered | described
 
-    id: str
-    cursor: int
-    verdict: Verdict
-    ranking: list[list[str]] = Field(
-        description="Groups of completion ids; for a rater, of the letters they were shown."
-    )
-    strength: int | None
-    scores: dict[str, Any] = Field(
-        description="For each axis, a score from 1 to 5 for the completions, named as in the ranking."
-    )
-    rationale: str
-    rewrite: str
-    reason: Reason | None
-    active_seconds: float | None
-    created_at: datetime
-    supersedes: str | None
-    surplus: bool
-    comparison_id: str | None = None
-    rater_id: str | None = None
-    order_shown: list[str] | None = None
-    route: Route | None = None
-    reward_model_id: str | None = None
-    guideline_version: str | None = None
-    interface_version: str | None = None
-    source: str | None = None
-    simulated: bool | None = None
+
+class JudgmentOut(create_model("JudgmentFields", **_model_fields())):
+    """A judgment. Raters see only their own, with letters, and null in the fields that are hidden from them."""
 
 
 class JudgmentPage(BaseModel):
@@ -130,29 +134,14 @@ def judgment_to_json(j: Judgment, sees_all: bool) -> dict[str, Any]:
     def name_of(completion_id: str) -> str:
         return completion_id if sees_all else letters.get(completion_id, "?")
 
-    out = {
-        "id": j.id,
-        "cursor": j.seq,
-        "verdict": j.answer.verdict,
+    # What has a default in VisibleJudgment is hidden from raters.
+    visible = [f.name for f in fields(VisibleJudgment) if sees_all or f.default is MISSING]
+    around = {name: getattr(j, name) for name in visible if name not in ("answer", "cursor")}
+    answered = j.answer.to_plain() | {
         "ranking": [[name_of(i) for i in group] for group in j.answer.ranking],
-        "strength": j.answer.strength,
         "scores": {axis: _scores_to_json(scores, name_of) for axis, scores in j.answer.scores.items()},
-        "rationale": j.answer.rationale,
-        "rewrite": j.answer.rewrite,
-        "reason": j.answer.reason,
-        "active_seconds": j.answer.active_seconds,
-        "created_at": j.created_at,
-        "supersedes": j.supersedes,
-        "surplus": j.surplus,
     }
-    if sees_all:
-        for name in (
-            "comparison_id", "rater_id", "route", "reward_model_id", "guideline_version", "interface_version", "source",
-            "simulated",
-        ):  # fmt: skip
-            out[name] = getattr(j, name)
-        out["order_shown"] = list(j.order_shown)
-    return out
+    return around | answered | {"cursor": j.seq}
 
 
 def _scores_to_json(scores: Any, name_of: Callable[[str], str]) -> Any:

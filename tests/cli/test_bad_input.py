@@ -9,21 +9,28 @@ from pathlib import Path
 
 import pytest
 
+from command_line import Outcome, run_command
 from rlhf_hitl import simulate
 from rlhf_hitl.store import Store
 from rlhf_hitl.store.comparisons import count_rows, insert_comparisons
 from rlhf_hitl.types import Comparison, Completion, Message, Prompt
 
 
-def cli(*args: str, workspace: Path, before: str = "") -> subprocess.CompletedProcess:
+def cli(*args: str, workspace: Path) -> Outcome:
+    return run_command(*args, env={"RLHF_HITL_WORKSPACE": str(workspace)})
+
+
+def cli_with_small_files(*args: str, workspace: Path, kibibytes: int) -> Outcome:
+    """Run a command in a process whose files may not grow beyond a size: to it that is a disk that fills up."""
     command = shlex.join([sys.executable, "-m", "rlhf_hitl", *args])
-    return subprocess.run(
-        ["bash", "-c", f"{before}\n{command}"], env=os.environ | {"RLHF_HITL_WORKSPACE": str(workspace)},
+    done = subprocess.run(
+        ["bash", "-c", f"ulimit -f {kibibytes}\n{command}"], env=os.environ | {"RLHF_HITL_WORKSPACE": str(workspace)},
         capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
+    return Outcome(done.returncode, done.stdout, done.stderr)
 
 
-def the_one_line(done: subprocess.CompletedProcess, *, code: int = 2) -> str:
+def the_one_line(done: Outcome, *, code: int = 2) -> str:
     assert done.returncode == code, done.stderr[-2000:]
     assert "Traceback" not in done.stderr
     lines = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
@@ -52,9 +59,8 @@ def test_a_full_disk_while_importing_changes_nothing(tmp_path):
         for i in range(3000)
     )
     (tmp_path / "pairs.jsonl").write_text("\n".join(lines))
-    # No file may grow beyond 1.5 MB: to SQLite that is a disk that fills up while it writes.
-    done = cli(
-        "import", str(tmp_path / "pairs.jsonl"), "--store", store.url, workspace=tmp_path, before="ulimit -f 1500"
+    done = cli_with_small_files(
+        "import", str(tmp_path / "pairs.jsonl"), "--store", store.url, workspace=tmp_path, kibibytes=1500
     )
     assert "nothing was changed" in the_one_line(done)
     assert count_rows(store)["prompts"] == 0
@@ -64,7 +70,7 @@ def test_a_full_disk_while_importing_changes_nothing(tmp_path):
 
 def test_a_full_disk_while_exporting_leaves_no_half_export(judged, tmp_path):
     out = tmp_path / "out" / "export"
-    done = cli("export", str(out), "--store", judged.url, workspace=tmp_path, before="ulimit -f 8")
+    done = cli_with_small_files("export", str(out), "--store", judged.url, workspace=tmp_path, kibibytes=8)
     the_one_line(done)
     assert not out.exists()
     assert list((tmp_path / "out").iterdir()) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
@@ -24,6 +25,7 @@ import sqlalchemy as sa
 from sqlalchemy import exc
 
 from checkout import ROOT
+from command_line import Outcome, run_command
 from rlhf_hitl.errors import BadInput, RlhfHitlError
 from rlhf_hitl.formats import archive
 from rlhf_hitl.store import Store, people, queue, sign_in, table_copy
@@ -390,11 +392,9 @@ def test_nothing_in_an_archive_tells_when_it_was_written(full, tmp_path):
         assert {info.date_time for info in z.infolist()} == {(1980, 1, 1, 0, 0, 0)}
 
 
-def cli(*args: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "rlhf_hitl", *map(str, args)], cwd=cwd, env=dict(os.environ), text=True,
-        capture_output=True, check=False,
-    )  # fmt: skip
+def cli(*args: object, cwd: Path) -> Outcome:
+    with contextlib.chdir(cwd):
+        return run_command(*args)
 
 
 def test_the_commands_move_a_store_to_another_database(full, empty_url, tmp_path):

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import gzip
 import json
-import os
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
 
+from command_line import Outcome, run_command
 from rlhf_hitl.errors import BadInput, NotFound
 from rlhf_hitl.formats.importing import import_path
 from rlhf_hitl.store import Store, people, projects, queue
@@ -308,11 +307,9 @@ def test_limit_reads_the_first_rows_only(sqlite_store, tmp_path):
     assert import_path(sqlite_store, path, limit=2).judgments == 2
 
 
-def run(*args: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "rlhf_hitl", *map(str, args)], cwd=cwd, env=dict(os.environ), text=True,
-        capture_output=True, check=False,
-    )  # fmt: skip
+def run(*args: object, cwd: Path) -> Outcome:
+    with contextlib.chdir(cwd):
+        return run_command(*args)
 
 
 def test_the_command_prints_one_json_object_and_a_bar_on_stderr(tmp_path):

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 
 import numpy as np
 import pytest
 from scipy.special import expit
 
+from command_line import run_command
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.reward import model_card as cards
 from rlhf_hitl.reward.backbone import Backbone
@@ -98,9 +96,8 @@ def test_the_command_updates_and_refuses_what_does_not_go_with_it(judged_store, 
     judge(store, people.add_rater(store, "bea", Role.RATER).id, 3)
 
     def run(*more: str):
-        command = [sys.executable, "-m", "rlhf_hitl", "train-reward", "--update", "--store", store.url, "--json", *more]
-        env = os.environ | {"OMP_NUM_THREADS": "1", "RLHF_HITL_WORKSPACE": str(tmp_path)}
-        return subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+        env = {"RLHF_HITL_WORKSPACE": str(tmp_path)}
+        return run_command("train-reward", "--update", "--store", store.url, "--json", *more, env=env)
 
     done = run()
     assert done.returncode == 0, done.stderr

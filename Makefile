@@ -21,8 +21,15 @@ help:  ## what there is to make
 run: install  ## install, make a workspace with the bundled set, serve it and print the sign-ins
 	$(BIN)/rlhf-hitl quickstart $(ARGS)
 
-test: check  ## install, check and test (TESTS=tests/test_queue.py for one file)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 $(TESTS)
+test: lint  ## install, check and test (TESTS=tests/store for one folder, without types)
+	@# The types take one core for a minute and a half, so they are checked beside the tests; what pyright prints comes
+	@# after what pytest prints.
+	@types=; if [ "$(TESTS)" = tests ]; then \
+		report=$$(mktemp); $(BIN)/pyright >"$$report" 2>&1 & types=$$!; fi; \
+	trap 'test -z "$$types" || { kill $$types 2>/dev/null; rm -f "$$report"; }' EXIT; trap 'exit 130' INT TERM; \
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --durations 15 $(TESTS); failed=$$?; \
+	if [ -n "$$types" ]; then echo "pyright:"; wait $$types || failed=1; cat "$$report"; fi; \
+	exit $$failed
 
 check: lint types  ## formatting, lint and types only
 

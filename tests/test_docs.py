@@ -81,11 +81,18 @@ def data_folder() -> Path:
 
 
 class Session:
-    """Runs blocks in one folder. Variables and the current folder go on from block to block."""
+    """Runs blocks in one folder. Variables and the current folder go on from block to block.
 
-    def __init__(self, folder: Path):
+    Args:
+        features: a folder that stands for `workspace/features`, so that one page's hidden states serve the next.
+    """
+
+    def __init__(self, folder: Path, features: Path | None = None):
         self.folder = folder / "session"
         self.folder.mkdir()
+        if features is not None:
+            (self.folder / "workspace").mkdir()
+            (self.folder / "workspace" / "features").symlink_to(features, target_is_directory=True)
         self.log, self.state = folder / "log", folder / "state"
         self.serving: list[subprocess.Popen] = []
         self.env = os.environ | {
@@ -153,10 +160,12 @@ def stop(process: subprocess.Popen) -> None:
     process.wait()
 
 
-def execute(text: str, folder: Path, missing: set[str] | None = None) -> Iterator[tuple[Block, str, str]]:
+def execute(
+    text: str, folder: Path, missing: set[str] | None = None, features: Path | None = None
+) -> Iterator[tuple[Block, str, str]]:
     """(block, `ran`, `failed` or `left out`, why) of every block, up to the first that fails."""
     missing = absent() if missing is None else missing
-    with Session(folder) as session:
+    with Session(folder, features) as session:
         for block in blocks(text):
             if "no-run" in block.words:
                 yield block, "left out", block.reason
@@ -195,8 +204,12 @@ by_name = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda d: str(d.rel
 
 @pytest.mark.timeout(1500)
 @pytest.mark.parametrize("document", EXECUTED, ids=lambda d: str(d.relative_to(ROOT)))
-def test_every_block_of_the_documentation_runs(document, tmp_path, subtests):
-    for block, outcome, why in execute(document.read_text(encoding="utf-8"), tmp_path):
+def test_every_block_of_the_documentation_runs(document, tmp_path, subtests, request):
+    # Kept from run to run under .pytest_cache: reading the bundled set with the real model takes minutes. Its rows are
+    # named by a hash of the weights, the precision, the layer and the tokens, so a change of these computes them anew.
+    cache = getattr(request.config, "cache", None)
+    features = cache.mkdir("features") if cache else None
+    for block, outcome, why in execute(document.read_text(encoding="utf-8"), tmp_path, features=features):
         with subtests.test(line=block.line):
             if outcome == "left out":
                 pytest.skip(f"{document.name}:{block.line}: {why}")

@@ -291,7 +291,7 @@ HOSTILE = """<script>window.pwned = 1</script> <img src=x onerror="window.pwned 
 def test_hostile_answers_run_nothing_fetch_nothing_and_leave_the_page_usable(serve, page):
     server = serve(
         [
-            pair(f"{HOSTILE} first?", HOSTILE, "word" * 250_000),
+            pair(f"{HOSTILE} first?", HOSTILE, "word" * 25_000),
             pair("and then?", "fine", "**also fine**\n\n" + "a long paragraph of words. " * 2_000),
         ]
     )

@@ -421,7 +421,7 @@ def test_nothing_hostile_runs_or_calls_and_the_page_stays_usable(serve, own_cont
             i, -1.0 - i / 100, prompt=f"Hostile {i}? {first[:2000]}", chosen=first or " ", rejected=second or " ",
             tags={first[:60]: second[:60]}, chosen_policy=first[:80], rejected_policy=second[:80],
         )
-        for i, (first, second) in enumerate(zip(texts, texts[1:] + texts[:1]))
+        for i, (first, second) in enumerate(zip(texts[::2], [*texts[1::2], texts[0]]))
     ]  # fmt: skip
     name = "<img src=x onerror=owned()>&'\""
     put(server.folder / "workspace", name, made, reward_model_id="<script>owned()</script>")

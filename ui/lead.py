@@ -41,7 +41,7 @@ def send_to_raters(store: Store, lead: Rater, comparison_id: str) -> None:
     Raises:
         Conflict: the comparison is not (or no longer) among the newest accepted ones.
     """
-    accepted = {a.comparison.id: a for a in views.accepted(store)}
+    accepted = {a.comparison.id: a for a in views.list_accepted(store)}
     if comparison_id not in accepted:
         raise Conflict("This comparison is not among the newest accepted ones any more. Reload the page.")
     score = accepted[comparison_id].score
@@ -59,7 +59,7 @@ def send_to_raters(store: Store, lead: Rater, comparison_id: str) -> None:
 def render_overview(store: Store, settings: Settings) -> str:
     """Return the content of the page as HTML. Everything written by a policy or a person is escaped."""
     kpis = compute_kpi_report(store, settings)
-    work = views.work(store)
+    work = views.load_activity(store)
     staff = [_staff_row(rater, work[rater.id]) for rater in people.list_raters(store) if not rater.source]
     imported = sum(w.in_all for w in work.values()) - sum(row["count"] for row in staff)
     places = queue.count_places(store)
@@ -73,12 +73,12 @@ def render_overview(store: Store, settings: Settings) -> str:
             total=sum(places.values()),
             staff=sorted(staff, key=lambda row: -row["count"]),
             imported=imported,
-            accepted=[_accepted_row(accepted) for accepted in views.accepted(store)],
+            accepted=[_accepted_row(accepted) for accepted in views.list_accepted(store)],
         )
     )
 
 
-def _staff_row(rater: Rater, work: views.Work) -> dict[str, Any]:
+def _staff_row(rater: Rater, work: views.RaterActivity) -> dict[str, Any]:
     return {
         "name": visible(rater.name),
         "role": rater.role.value,
@@ -99,7 +99,7 @@ def _format_figure(figure: KpiFigure) -> dict[str, Any]:
     return {"title": figure.title, "value": value, "bounds": bounds, "note": figure.note}
 
 
-def _accepted_row(accepted: views.Accepted) -> dict[str, Any]:
+def _accepted_row(accepted: views.AcceptedComparison) -> dict[str, Any]:
     comparison, score = accepted.comparison, accepted.score
     row = {
         "id": comparison.id,

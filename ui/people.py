@@ -55,7 +55,7 @@ def mount(app: FastAPI, path: str, store: Store, settings: Settings, guard: Midd
 def load_people(store: Store, lead: Rater) -> dict[str, Any]:
     """Return all the page shows: people who sign in, simulated raters, and imported raters by their source."""
     raters = people.list_raters(store)
-    work = views.work(store, days=DAYS)
+    work = views.load_activity(store, days=DAYS)
     projects_of: dict[str, list[str]] = {}
     for project, members in projects.list_members(store).items():
         for rater_id in members:
@@ -119,7 +119,7 @@ def _person_row(rater: Rater, lead: Rater) -> dict[str, Any]:
     }
 
 
-def _work_columns(work: views.Work) -> dict[str, Any]:
+def _work_columns(work: views.RaterActivity) -> dict[str, Any]:
     return {
         "today": work.today,
         "all": work.in_all,

@@ -73,7 +73,7 @@ class RatingService:
 
     def history(self, sent: PageRequest) -> dict[str, Any]:
         """Return the rater's newest judgments, newest first."""
-        judged = views.past(self._store, self._rater.id, HISTORY)
+        judged = views.list_current_judgments(self._store, self._rater.id, HISTORY)
         # A hidden repeat that is listed beside its original would not be hidden.
         return {"judged": [history_row(judgment, of) for judgment, of in judged if of.repeat_of is None]}
 
@@ -171,8 +171,8 @@ class RatingService:
 
     def _load_judged(self, judgment_id: str) -> tuple[Judgment, Comparison]:
         if judgment_id:
-            return views.standing_judgment(self._store, self._rater.id, judgment_id)
-        newest = views.newest_judgment(self._store, self._rater.id)
+            return views.load_current_judgment(self._store, self._rater.id, judgment_id)
+        newest = views.load_newest_judgment(self._store, self._rater.id)
         if newest is None:
             raise UserNotice("nothing")
         return newest
@@ -220,7 +220,7 @@ class RatingService:
         day = sent.day if sent.day is not None and sent.day.tzinfo is not None else None
         if day is None or not now - timedelta(hours=26) < day <= now:
             day = datetime.combine(now.date(), datetime.min.time(), UTC)
-        tally = views.tally(self._store, self._rater.id, day)
+        tally = views.load_progress(self._store, self._rater.id, day)
         capped = tally.left >= tally.cap
         return {"progress": {"name": self._rater.name, "done": tally.done, "left": tally.left, "capped": capped}}
 

@@ -74,7 +74,7 @@ def list_raters_command(*, store: StoreUrl, json: AsJson = False) -> Result:
 
     opened = Store.open(store)
     rater_list = people.list_raters(opened)
-    done = views.work(opened)
+    done = views.load_activity(opened)
     rows = [
         {
             "name": r.name,

@@ -1,4 +1,4 @@
-"""What the pages read: a rater's own desk, and the rows a lead looks over. Reads only."""
+"""Read-only queries of the pages: a rater's own judgments and progress, and what a lead looks over."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from rlhf_hitl.types import Comparison, Judgment, Route, Score, utc_now
 
 
 @dataclass(frozen=True)
-class Tally:
-    """A rater's progress: comparisons `done` since a time, and `left` for them, counted up to `cap`."""
+class RaterProgress:
+    """How many comparisons a rater has `done` since a time, and how many are `left` for them, counted up to `cap`."""
 
     done: int
     left: int
@@ -27,8 +27,8 @@ class Tally:
 
 
 @dataclass(frozen=True)
-class Work:
-    """What somebody has done. A correction is no second judgment; days are UTC days, as quotas are of.
+class RaterActivity:
+    """What a rater has done. A correction is not a second judgment. Days are UTC days, as for quotas.
 
     `by_day` counts what they judged on each of the last days, today's last; `seconds` is the median active time of
     their newest judgments, None where none was measured.
@@ -50,7 +50,7 @@ class Work:
 
 
 @dataclass(frozen=True)
-class Accepted:
+class AcceptedComparison:
     """A comparison that was accepted without a rater, the score it was accepted on, and when."""
 
     comparison: Comparison
@@ -59,13 +59,13 @@ class Accepted:
     accepted_at: datetime
 
 
-def newest_judgment(store: Store, rater_id: str) -> tuple[Judgment, Comparison] | None:
-    """A rater's last judgment and what it was of; None before their first."""
-    return next(iter(past(store, rater_id, 1)), None)
+def load_newest_judgment(store: Store, rater_id: str) -> tuple[Judgment, Comparison] | None:
+    """Return a rater's newest judgment and its comparison; None before their first."""
+    return next(iter(list_current_judgments(store, rater_id, 1)), None)
 
 
-def standing_judgment(store: Store, rater_id: str, judgment_id: str) -> tuple[Judgment, Comparison]:
-    """What a rater's judgment has become after corrections, and what it is of.
+def load_current_judgment(store: Store, rater_id: str, judgment_id: str) -> tuple[Judgment, Comparison]:
+    """Return the newest correction of a rater's judgment (or the judgment itself), and its comparison.
 
     Raises:
         NotFound: they have none of that id.
@@ -81,11 +81,13 @@ def standing_judgment(store: Store, rater_id: str, judgment_id: str) -> tuple[Ju
         seq = conn.execute(newest).scalar()
     if seq is None:
         raise NotFound(f"judgment {judgment_id!r}", expected="one of your own", fix="pick it from your history")
-    return past(store, rater_id, 1, upto=seq)[0]
+    return list_current_judgments(store, rater_id, 1, upto=seq)[0]
 
 
-def past(store: Store, rater_id: str, limit: int, *, upto: int | None = None) -> list[tuple[Judgment, Comparison]]:
-    """A rater's standing judgments and what they were of, newest first; with `upto`, none with a `seq` above it."""
+def list_current_judgments(
+    store: Store, rater_id: str, limit: int, *, upto: int | None = None
+) -> list[tuple[Judgment, Comparison]]:
+    """Return a rater's judgments that are not superseded, with their comparisons, newest first; up to `seq` `upto`."""
     newer = judgments.alias()
     query = sa.select(judgments).where(
         judgments.c.rater_id == rater_id, ~sa.exists().where(newer.c.supersedes == judgments.c.id)
@@ -93,17 +95,21 @@ def past(store: Store, rater_id: str, limit: int, *, upto: int | None = None) ->
     if upto is not None:
         query = query.where(judgments.c.seq <= upto)
     with store.read() as conn:
-        found = [
+        current = [
             Judgment.from_plain(row)
             for row in conn.execute(query.order_by(judgments.c.seq.desc()).limit(limit)).mappings()
         ]
-        whole = load_comparisons(conn, [j.comparison_id for j in found])
-    return [(j, whole[j.comparison_id]) for j in found]
+        whole = load_comparisons(conn, [j.comparison_id for j in current])
+    return [(j, whole[j.comparison_id]) for j in current]
 
 
-def tally(store: Store, rater_id: str, since: datetime, *, cap: int = 1000, now: datetime | None = None) -> Tally:
-    """How much a rater has done since a time and how much is left for them. `left` stops counting at `cap`, so that
-    the time this takes does not grow with the queue."""
+def load_progress(
+    store: Store, rater_id: str, since: datetime, *, cap: int = 1000, now: datetime | None = None
+) -> RaterProgress:
+    """Return how much a rater has done since a time and how much is left for them.
+
+    `left` stops counting at `cap`, so that the time this takes does not grow with the queue.
+    """
     now = now or utc_now()
     done = sa.select(sa.func.count()).where(judgments.c.rater_id == rater_id, judgments.c.created_at >= since, IS_FIRST)
     held = sa.select(sa.func.count()).where(
@@ -111,11 +117,13 @@ def tally(store: Store, rater_id: str, since: datetime, *, cap: int = 1000, now:
     )
     with store.read() as conn:
         left = conn.execute(held).scalar_one() + count_available(conn, rater_id, now, cap)
-        return Tally(conn.execute(done).scalar_one(), min(left, cap), cap)
+        return RaterProgress(conn.execute(done).scalar_one(), min(left, cap), cap)
 
 
-def work(store: Store, *, days: int = 14, newest: int = 50, now: datetime | None = None) -> dict[str, Work]:
-    """Rater id → what they have done, for everybody. Two statements, however many they are.
+def load_activity(
+    store: Store, *, days: int = 14, newest: int = 50, now: datetime | None = None
+) -> dict[str, RaterActivity]:
+    """Return what every rater has done, by rater id. This takes two statements, however many raters there are.
 
     Args:
         days: how many `by_day` covers.
@@ -138,7 +146,7 @@ def work(store: Store, *, days: int = 14, newest: int = 50, now: datetime | None
             counts.setdefault(rater, {})[on] = n
             last[rater] = max(at, last.get(rater, at))
         return {
-            row.id: Work(
+            row.id: RaterActivity(
                 in_all=sum(counts.get(row.id, {}).values()),
                 by_day=tuple(counts.get(row.id, {}).get(on, 0) for on in covered),
                 seconds=median(row.seconds) if row.seconds else None,
@@ -150,9 +158,9 @@ def work(store: Store, *, days: int = 14, newest: int = 50, now: datetime | None
 
 
 def _each_rater(store: Store, newest: int) -> sa.Select:
-    """Of every rater the active seconds of their newest judgments, and when they last signed in.
+    """Select the active seconds of every rater's newest judgments, and when they last signed in.
 
-    Asked of each by themselves, so that it is some steps into an index for each and not a walk through all judgments.
+    The subqueries run for each rater, so that this is some index scans for each and not a scan of all judgments.
     """
     corrected = judgments.alias()
     recent = (
@@ -176,8 +184,8 @@ def _each_rater(store: Store, newest: int) -> sa.Select:
     return sa.select(raters.c.id, seconds.label("seconds"), at.label("signed_in_at"))
 
 
-def accepted(store: Store, limit: int = 50) -> list[Accepted]:
-    """The newest comparisons accepted on a model's score, newest first."""
+def list_accepted(store: Store, limit: int = 50) -> list[AcceptedComparison]:
+    """Return the newest comparisons that were accepted on a model's score, newest first."""
     newest = (
         sa.select(routings.c.comparison_id, sa.func.max(routings.c.seq).label("seq"))
         .group_by(routings.c.comparison_id)
@@ -196,14 +204,14 @@ def accepted(store: Store, limit: int = 50) -> list[Accepted]:
         rows = conn.execute(query).mappings().all()
         ids = [r["comparison_id"] for r in rows]
         loaded = load_comparisons(conn, ids)
-        said = {
+        score_of = {
             (s["comparison_id"], s["reward_model_id"]): Score(**s)
             for s in conn.execute(sa.select(*columns).where(scores.c.comparison_id.in_(ids))).mappings()
         }
     return [
-        Accepted(
+        AcceptedComparison(
             loaded[r["comparison_id"]],
-            said.get((r["comparison_id"], r["reward_model_id"])),
+            score_of.get((r["comparison_id"], r["reward_model_id"])),
             r["reason"],
             r["created_at"],
         )

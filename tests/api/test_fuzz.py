@@ -128,7 +128,7 @@ class Site:
             case "lease_id":
                 return next((lease.id for lease in queue.lease_many(self.store, self.ada.id, 1, seconds=1800)), None)
             case "judgment_id":
-                newest = views.newest_judgment(self.store, self.ada.id)
+                newest = views.load_newest_judgment(self.store, self.ada.id)
                 return newest[0].id if newest else None
             case "completion_ids":
                 return [c.id for c in self.known.completions] if 2 <= len(ids) <= 26 else None

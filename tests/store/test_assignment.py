@@ -114,14 +114,14 @@ def test_progress_counts_only_what_a_rater_may_be_offered(store, add_raters):
     put(store, "¿Té?", language="es")
     put(store, "Secret?", project="closed")
     [ann] = add_raters(store, 1)
-    assert views.tally(store, ann, utc_now()).left == 4
+    assert views.load_progress(store, ann, utc_now()).left == 4
     people.change_rater(store, "rater 0", languages=["en"])
     held = queue.lease(store, ann, seconds=1800)
-    assert views.tally(store, ann, utc_now()).left == 3
+    assert views.load_progress(store, ann, utc_now()).left == 3
     rank(store, held)
-    assert views.tally(store, ann, utc_now() - timedelta(hours=1)) == views.Tally(1, 2, 1000)
+    assert views.load_progress(store, ann, utc_now() - timedelta(hours=1)) == views.RaterProgress(1, 2, 1000)
     people.change_rater(store, "rater 0", paused=True)
-    assert views.tally(store, ann, utc_now()).left == 0
+    assert views.load_progress(store, ann, utc_now()).left == 0
 
 
 # Languages, batches, tags

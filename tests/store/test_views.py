@@ -28,10 +28,10 @@ def test_work_is_counted_by_utc_days(store, add_comparisons, add_raters):
     times = [MIDNIGHT, MIDNIGHT - timedelta(microseconds=1), MIDNIGHT - timedelta(days=2), NOW - timedelta(days=400)]
     for at in [*times, NOW]:
         judge(store, ann, at)
-    done = views.work(store, days=3, now=NOW)
-    assert done[ann] == views.Work(5, (1, 1, 2), None, NOW, None)
+    done = views.load_activity(store, days=3, now=NOW)
+    assert done[ann] == views.RaterActivity(5, (1, 1, 2), None, NOW, None)
     assert done[ann].today == 2
-    assert done[bob] == views.Work(0, (0, 0, 0), None, None, None)
+    assert done[bob] == views.RaterActivity(0, (0, 0, 0), None, None, None)
     assert done[bob].seen_at is None
 
 
@@ -40,9 +40,9 @@ def test_a_correction_is_no_second_judgment_and_its_time_is_the_one_that_counts(
     [ann] = add_raters(store, 1)
     for seconds in (10.0, 30.0, None):
         last = judge(store, ann, NOW - timedelta(days=1), seconds)
-    assert views.work(store, now=NOW)[ann].seconds == 20.0
+    assert views.load_activity(store, now=NOW)[ann].seconds == 20.0
     queue.correct(store, last, ann, Answer(Verdict.SKIPPED, active_seconds=50.0), idempotency_key="again")
-    done = views.work(store, now=NOW)[ann]
+    done = views.load_activity(store, now=NOW)[ann]
     assert (done.in_all, sum(done.by_day), done.seconds) == (3, 3, 30.0)
     assert done.judged_at > NOW - timedelta(days=1), "they were here to correct it"
 
@@ -53,7 +53,7 @@ def test_the_median_is_of_the_newest_judgments_of_each(store, add_comparisons, a
     for seconds in (900.0, 800.0, 1.0, 3.0, 8.0):
         judge(store, ann, NOW, seconds)
         judge(store, bob, NOW, 2 * seconds)
-    done = views.work(store, newest=3, now=NOW)
+    done = views.load_activity(store, newest=3, now=NOW)
     assert (done[ann].seconds, done[bob].seconds) == (3.0, 6.0)
 
 
@@ -63,7 +63,7 @@ def test_a_sign_in_is_a_sign_of_life(store):
     assert verified is not None
     sign_in.start_session(store, verified, 1)
     tokens.add_api_token(store, ann.id, "", ["task"], by=audit.CLI)
-    done = views.work(store)[ann.id]
+    done = views.load_activity(store)[ann.id]
     assert done.judged_at is None
     assert done.seen_at == done.signed_in_at is not None
 
@@ -75,5 +75,5 @@ def test_it_takes_two_statements_however_many_people_there_are(store, add_compar
         judge(store, rater)
     asked = []
     sa.event.listen(store._engine, "before_cursor_execute", lambda *args: asked.append(args[2]))
-    assert len(views.work(store, now=NOW)) == raters
+    assert len(views.load_activity(store, now=NOW)) == raters
     assert len([s for s in asked if s.lstrip().startswith("SELECT")]) == 2

@@ -71,7 +71,7 @@ def add_operations(routes: ScopedRoutes, store: Store, settings: Settings) -> No
     @routes("GET", "/judgments/last", response_model=bodies.LastOut, error_statuses=(404,))
     def last_judgment(caller: Caller) -> Any:
         """Return the caller's newest judgment with what was shown. It counts until a correction is sent."""
-        last = views.newest_judgment(store, caller.rater.id)
+        last = views.load_newest_judgment(store, caller.rater.id)
         if last is None:
             raise NotFound("last judgment", expected="one of your own", fix="judge something first")
         return bodies.last_to_json(*last)

@@ -44,5 +44,5 @@ def add_operations(routes: ScopedRoutes, store: Store, settings: Settings) -> No
         """Count the places of the queue. A rater sees what they did in a day and what is left (up to 1000)."""
         if caller.sees_all:
             return bodies.queue_to_json(queue.count_places_by_lane(store))
-        tally = views.tally(store, caller.rater.id, since=utc_now() - timedelta(days=1))
+        tally = views.load_progress(store, caller.rater.id, since=utc_now() - timedelta(days=1))
         return {"filled": tally.done, "leased": 0, "free": tally.left, "lanes": []}

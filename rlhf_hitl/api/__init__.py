@@ -6,7 +6,7 @@ Start at `app.py`, which assembles everything. A request passes `metrics.py` (id
 - the API under `/api/v1`: `v1.py` assembles it of the `operations/` of each scope, whose JSON is in `bodies/`;
   `scoped_routes.py` registers an operation together with its access check; errors become `problems.py`;
   `predictor.py` keeps the reward model that `/predictions` asks;
-- `sign_in.py`: routes and throttle of signing in;
+- `sign_in.py` and `sign_in_throttle.py`;
 - `health.py` and `static_files.py`;
 - a page, behind the `PageGuard` of `auth.py`. That module says who sends a request and what they may do.
 """

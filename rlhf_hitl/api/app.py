@@ -18,7 +18,8 @@ from rlhf_hitl.api.json_log import log_as_json
 from rlhf_hitl.api.metrics import RequestMonitor, ServerMetrics
 from rlhf_hitl.api.problems import problem
 from rlhf_hitl.api.security import SecurityMiddleware
-from rlhf_hitl.api.sign_in import SignInThrottle, add_sign_in_routes, sign_in_page
+from rlhf_hitl.api.sign_in import add_sign_in_routes, sign_in_page
+from rlhf_hitl.api.sign_in_throttle import SignInThrottle
 from rlhf_hitl.api.static_files import add_static_routes
 from rlhf_hitl.api.v1 import create_api
 from rlhf_hitl.config import Settings, load_settings

@@ -1,68 +1,28 @@
-"""Signing in and out over HTTP: the routes, the session's cookie, and the throttle against guessed passwords.
+"""Signing in and out over HTTP: the routes and the session's cookie.
 
-Passwords and sessions are in `store/sign_in.py`, the look of the page in `ui/sign_in.py`.
+Guessed passwords are slowed by `sign_in_throttle.py`, passwords and sessions are in `store/sign_in.py`, and the page is
+drawn by `ui/sign_in.py`.
 """
 
 from __future__ import annotations
 
-from datetime import timedelta
 from typing import Annotated, Any
 
 from fastapi import FastAPI, Form, Request
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 
 from rlhf_hitl.api.auth import SESSION_COOKIE, client_address, find_session_rater
+from rlhf_hitl.api.sign_in_throttle import SignInThrottle
 from rlhf_hitl.config import Settings
 from rlhf_hitl.errors import BadInput, Conflict, NotFound
-from rlhf_hitl.store import Store, audit, webhooks
+from rlhf_hitl.store import Store
 from rlhf_hitl.store.invitations import accept_invitation, find_open_invitation
 from rlhf_hitl.store.sign_in import end_session, start_session, verify_password
-from rlhf_hitl.types import Event, Role, utc_now
+from rlhf_hitl.types import Role
 
 #: The page that each role sees after signing in.
 HOME = {Role.RATER: "/rate/", Role.EVALUATOR: "/replay/", Role.LEAD: "/lead/", Role.ADMIN: "/lead/"}
 MAX_PASSWORD_LENGTH = 1000
-
-
-class SignInThrottle:
-    """Limits attempts to sign in. It counts them in the store's audit log, so all processes count together.
-
-    Args:
-        per_name: attempts for one name from one address, since the name last signed in from there.
-        per_address: failed attempts from one address, for whatever name.
-        window: seconds for which an attempt counts.
-    """
-
-    def __init__(self, store: Store, per_name: int = 5, per_address: int = 30, window: float = 300):
-        self.store, self.per_name, self.per_address = store, per_name, per_address
-        self.window = timedelta(seconds=window)
-
-    def record_attempt(self, address: str, name: str) -> float:
-        """Record an attempt before its password is verified.
-
-        Returns:
-            0 where the password may be verified; else the seconds to wait, and the attempt is not recorded.
-        """
-        now, address = utc_now(), address[:80]  # as the audit log keeps it
-        start = now - self.window
-        with self.store.write() as conn:
-            self.store.lock(conn, "sign_in")  # without it, a hundred simultaneous attempts would all count as the first
-            attempts = audit.list_times(conn, "sign_in.tried", start, address=address)
-            successes = audit.list_times(conn, "sign_in", start, address=address)
-            successes_of_name = audit.list_times(conn, "sign_in", start, subject=name, address=address)
-            last_success = max(successes_of_name, default=start)
-            of_name = audit.list_times(conn, "sign_in.tried", last_success, subject=name, address=address)
-            of_address = attempts[len(successes) :]
-            limits = ((of_name, self.per_name), (of_address, self.per_address))
-            # The next attempt is allowed when the oldest of the last `limit` attempts leaves the window.
-            blocking = [times[-limit] for times, limit in limits if len(times) >= limit]
-            if blocking:
-                return max((max(blocking) + self.window - now).total_seconds(), 1.0)
-            audit.record(conn, audit.Actor("", address), "sign_in.tried", name)
-            if any(len(times) + 1 == limit for times, limit in limits):
-                alert = {"alert": "sign_in.throttled", "name": name, "address": address}
-                webhooks.enqueue_event(conn, Event.ALERT_RAISED, alert)
-        return 0.0
 
 
 def add_sign_in_routes(app: FastAPI, store: Store, settings: Settings, throttle: SignInThrottle) -> None:

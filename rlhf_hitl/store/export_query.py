@@ -103,7 +103,7 @@ def read_judged_comparisons(
 
 
 def _to_judgment_fields(values: Sequence[Any]) -> JsonFields:
-    row = dict(zip(JUDGMENT_FIELDS, values))
+    row: JsonFields = dict(zip(JUDGMENT_FIELDS, values))
     row["ranking"] = orjson.loads(row["ranking"])
     row["order_shown"] = orjson.loads(row["order_shown"])
     row["scores"] = sorted_json(row["scores"])

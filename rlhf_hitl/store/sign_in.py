@@ -1,7 +1,8 @@
 """Signing in: names and passwords are verified, sessions begin and end.
 
-The routes and the throttle are in `api/sign_in.py`, the page in `ui/sign_in.py`, the hashing in `store/passwords.py`. A
-session is a row of the table `tokens`, so it can be ended in the store, and servers share no signing key.
+The routes are in `api/sign_in.py`, the throttle in `api/sign_in_throttle.py`, the page in `ui/sign_in.py`, the hashing
+in `store/passwords.py`. A session is a row of the table `tokens`, so it can be ended in the store, and servers share no
+signing key.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ def verify_password(store: Store, name: str, password: str) -> VerifiedPassword 
     """Return the rater with that name and password, or None. A disabled rater cannot sign in."""
     with store.read() as conn:
         row = conn.execute(sa.select(raters).where(raters.c.name == name)).mappings().first()
-    may_sign_in = row is not None and row["disabled_at"] is None
-    if not password_matches(password, row["password_hash"] if may_sign_in else None) or row is None:
+    password_hash = row["password_hash"] if row is not None and row["disabled_at"] is None else None
+    if not password_matches(password, password_hash) or row is None:  # a hash is computed even for an unknown name
         return None
     return VerifiedPassword(rater_from_row(row), row["password_hash"])
 

@@ -12,7 +12,7 @@ from starlette.testclient import TestClient
 
 from rlhf_hitl.api.app import create_app
 from rlhf_hitl.api.auth import SESSION_COOKIE
-from rlhf_hitl.api.sign_in import SignInThrottle
+from rlhf_hitl.api.sign_in_throttle import SignInThrottle
 from rlhf_hitl.config import Settings
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.store import Store, people, queue, sign_in

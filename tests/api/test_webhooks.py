@@ -14,7 +14,7 @@ import pytest
 import sqlalchemy as sa
 import standardwebhooks
 
-from rlhf_hitl.api.sign_in import SignInThrottle
+from rlhf_hitl.api.sign_in_throttle import SignInThrottle
 from rlhf_hitl.errors import BadInput, Conflict, NotFound
 from rlhf_hitl.store import audit, people, queue, sign_in, tables, tokens, webhooks
 from rlhf_hitl.store.judgments import read_judgments

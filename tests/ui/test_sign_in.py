@@ -9,7 +9,7 @@ from starlette.testclient import TestClient
 
 from browser_fixtures import PASSWORD, expect
 from rlhf_hitl.api.app import create_app
-from rlhf_hitl.api.sign_in import SignInThrottle
+from rlhf_hitl.api.sign_in_throttle import SignInThrottle
 from rlhf_hitl.config import Settings
 from rlhf_hitl.store import invitations, people
 from rlhf_hitl.types import Role

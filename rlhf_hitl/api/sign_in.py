@@ -64,8 +64,8 @@ def add_sign_in_routes(app: FastAPI, store: Store, settings: Settings, throttle:
         except NotFound:
             return sign_in_page(request, 404, problem="over")
         except BadInput as e:
-            problem = "password" if e.value == "password" else "name"
-            return sign_in_page(request, 422, problem=problem, name=name, invited=True)
+            wrong = e.value == "password"
+            return sign_in_page(request, 422, problem="password" if wrong else "name", name=name, invited=True)
         return _sign_in(store, settings, request, rater.name, password)
 
     @app.post("/logout")

@@ -101,8 +101,9 @@ def used() -> dict[str, str]:
     for path in sorted((ROOT / "ui").glob("*.py")):  # words within what Python makes of a text
         named = re.findall(r'(?:data-i18n="|\btranslated\(")(\w+)"', path.read_text(encoding="utf-8"))
         found |= dict.fromkeys(named, path.name)
-    for where in ("app", "auth"):
-        shown = given(f"rlhf_hitl/api/{where}.py", {"app": "page", "auth": "sign_in"}[where], "problem")
+    calls = {"app": "sign_in_page", "sign_in": "sign_in_page", "auth": "render_sign_in_page"}
+    for where, function in calls.items():
+        shown = given(f"rlhf_hitl/api/{where}.py", function, "problem")
         found |= {f"login_{problem}": f"api/{where}.py" for problem in shown}
     for path in sorted((ASSETS / "rate").glob("*.js")):
         for argument in first_arguments(path.read_text(encoding="utf-8")):

@@ -17,8 +17,8 @@ ROOT = Path(__file__).parent.parent
 MARK = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- /figures -->)", re.DOTALL)
 
 
-def replay(f: dict[str, Any]) -> str:
-    def row(name: str, key: str) -> str:
+def draw_replay(f: dict[str, Any]) -> str:
+    def make_row(name: str, key: str) -> str:
         cells = []
         for part in ("", "crossed."):
             interval = f" ({f[f'{part}{key}.low']:.3f} to {f[f'{part}{key}.high']:.3f})" if key == "accuracy" else ""
@@ -26,17 +26,17 @@ def replay(f: dict[str, Any]) -> str:
         return f"| {name} | {cells[0]} | {cells[1]} |\n"
 
     return (
-        f"| accuracy (95 % interval) | held-out questions | {f['crossed.questions']} others, cross-validated |\n"
+        f"| accuracy (95 % interval) | held-out questions | the {f['crossed.questions']} others, cross-validated |\n"
         "| --- | ---: | ---: |\n"
-        + row("reward model (head on SmolLM2-135M)", "accuracy")
-        + row("floor: length", "floor.length")
-        + row("floor: bag of words", "floor.bag_of_words")
+        + make_row("reward model (head on SmolLM2-135M)", "accuracy")
+        + make_row("floor: length", "floor.length")
+        + make_row("floor: bag of words", "floor.bag_of_words")
         + f"| labels | {f['heldout_labels']} | {f['crossed.labels']} |\n"
-        f"\nTies are not in it. Calibration error on the held-out questions {f['ece']:.3f}.\n"
+        f"\nThe figures leave out ties. The calibration error on the held-out questions is {f['ece']:.3f}.\n"
     )
 
 
-def loop_time(f: dict[str, Any]) -> str:
+def draw_loop_time(f: dict[str, Any]) -> str:
     shares = {
         "Model accuracy before human review": f["report.accuracy_before_review"],
         "Human intervention rate": f["report.intervention_rate"],
@@ -46,76 +46,81 @@ def loop_time(f: dict[str, Any]) -> str:
     rows = "".join(f"| {k} | {'not known yet' if v is None else f'{v:.0%}'} |\n" for k, v in shares.items())
     return (
         f"{f['rounds']:.0f} rounds with SmolLM2-135M took {f['minutes']:.0f} minutes. "
-        "Its report, with *simulated* raters:\n\n"
+        "The report after them, with *simulated* raters:\n\n"
         "| figure | value |\n| --- | ---: |\n"
         + rows
         + f"| Average review time | {f['report.review_seconds']:.1f} s |\n"
         f"| Cost per processed comparison | {f['report.cost_per_comparison']:.3f} USD |\n"
-        + ("\nThe router accepted nothing: so few labels cannot show its bound.\n" if accepted_nothing else "")
+        + (
+            "\nThe router accepted nothing: there were too few calibration labels to bound its error.\n"
+            if accepted_nothing
+            else ""
+        )
     )
 
 
-def rater_latency(f: dict[str, Any]) -> str:
-    def row(name: str, key: str) -> str:
+def draw_rater_latency(f: dict[str, Any]) -> str:
+    def make_row(name: str, key: str) -> str:
         return f"| {name} | {f[f'{key}p50_ms']:.0f} | {f[f'{key}p95_ms']:.0f} | {f[f'{key}n']} |\n"
 
     return (
-        f"{f['raters']} raters, an answer every {f['think_s']:.0f} s each:\n\n"
-        "| milliseconds | half took less than | 95 % took less than | measured |\n| --- | ---: | ---: | ---: |\n"
-        + row("from Enter to the next comparison on the screen", "")
-        + row("from Enter to the server's word that the judgment is kept", "confirmed_")
-        + row("a bare Gradio button, from the click to its answer", "bare_")
-        + f"\nThe next comparison takes {f['p95_ratio']:.2f} times the 95 % time of the bare button.\n"
+        f"{f['raters']} raters, each of whom answers every {f['think_s']:.0f} s:\n\n"
+        "| milliseconds | median | 95th percentile | measurements |\n| --- | ---: | ---: | ---: |\n"
+        + make_row("from Enter to the next comparison on the screen", "")
+        + make_row("from Enter to the server's confirmation that the judgment is saved", "confirmed_")
+        + make_row("a bare Gradio button, from the click to its answer", "bare_")
+        + f"\nThe 95th percentile of the next comparison is {f['p95_ratio']:.2f} times that of the bare button.\n"
     )
 
 
-def crash(f: dict[str, Any]) -> str:
-    def row(name: str, key: str) -> str:
+def draw_crash(f: dict[str, Any]) -> str:
+    def make_row(name: str, key: str) -> str:
         return f"| {name} | {f[f'sqlite.{key}']:,} | {f[f'postgres.{key}']:,} |\n"
 
     return (
         "| | SQLite | PostgreSQL |\n| --- | ---: | ---: |\n"
-        + row("server killed", "kills")
-        + f"| database killed | | {f['postgres.server_kills']} |\n"
-        + row("judgments confirmed", "confirmed")
-        + row("confirmed ones lost or changed", "lost")
-        + row("judgments kept twice", "doubled")
-        + row("judgments nobody sent", "unasked")
-        + row("comparisons with more judgments than wanted", "overshot")
+        + make_row("kills of the server", "kills")
+        + f"| kills of the database | | {f['postgres.server_kills']} |\n"
+        + make_row("judgments confirmed", "confirmed")
+        + make_row("confirmed judgments lost or changed", "lost")
+        + make_row("judgments saved twice", "doubled")
+        + make_row("judgments that no rater sent", "unasked")
+        + make_row("comparisons with more judgments than wanted", "overshot")
     )
 
 
-def contention(f: dict[str, Any]) -> str:
-    def row(name: str, key: str, form: str = ",") -> str:
+def draw_contention(f: dict[str, Any]) -> str:
+    def make_row(name: str, key: str, form: str = ",") -> str:
         return f"| {name} | {f[f'sqlite.{key}']:{form}} | {f[f'postgres.{key}']:{form}} |\n"
 
     return (
         f"{f['clients']} raters at once on {f['comparisons']} comparisons that want {f['wanted']:,} judgments:\n\n"
-        "| | SQLite, one process | PostgreSQL, two |\n| --- | ---: | ---: |\n"
-        + row("judgments that count", "judgments")
-        + row("surplus", "surplus")
-        + row("lease + submit, a second", "cycles_per_s", ".0f")
-        + row("95 % took less than (ms)", "p95_ms", ".0f")
-        + f"\nJudgments by one rater on one comparison beyond the first: {f['repeats']}. "
+        "| | SQLite, one process | PostgreSQL, two processes |\n| --- | ---: | ---: |\n"
+        + make_row("judgments that count", "judgments")
+        + make_row("surplus", "surplus")
+        + make_row("lease + submit, per second", "cycles_per_s", ".0f")
+        + make_row("95th percentile (ms)", "p95_ms", ".0f")
+        + f"\nSecond judgments of a rater on the same comparison: {f['repeats']}. "
         f"Comparisons with more judgments than wanted: {f['overshot']}.\n"
     )
 
 
-def queue_scale(f: dict[str, Any]) -> str:
+def draw_queue_scale(f: dict[str, Any]) -> str:
     sizes = [key.removeprefix("sqlite.p95_ms_") for key in f if key.startswith("sqlite.p95_ms_")]
     names = {"10k": "10,000", "100k": "100,000", "1m": "1,000,000"}
 
-    def row(name: str, database: str) -> str:
+    def make_row(name: str, database: str) -> str:
         cells = (f"{f[f'{database}.p50_ms_{n}']:.1f} / {f[f'{database}.p95_ms_{n}']:.1f}" for n in sizes)
         return f"| {name} | {' | '.join(cells)} | {f[f'{database}.p95_growth']:.2f} |\n"
 
     return (
-        f"| lease + submit, half / 95 % took less (ms) | {' | '.join(names[n] for n in sizes)} | 95 % grew by |\n"
-        f"| --- |{' ---: |' * (len(sizes) + 1)}\n" + row("SQLite", "sqlite") + row("PostgreSQL", "postgres")
+        f"| lease + submit by queued comparisons, median / 95th percentile (ms) "
+        f"| {' | '.join(names[n] for n in sizes)} | growth of the 95th percentile |\n"
+        f"| --- |{' ---: |' * (len(sizes) + 1)}\n" + make_row("SQLite", "sqlite") + make_row("PostgreSQL", "postgres")
     )
 
 
-def vs_label_studio(f: dict[str, Any]) -> str:
+def draw_vs_label_studio(f: dict[str, Any]) -> str:
     ways = {
         "label_studio.start": "Label Studio, `label-studio start`",
         "label_studio.gunicorn": "Label Studio, gunicorn with two workers",
@@ -128,27 +133,27 @@ def vs_label_studio(f: dict[str, Any]) -> str:
     )
     return (
         f"{f['raters']} raters, {f['comparisons']:,} comparisons, PostgreSQL:\n\n"
-        "| next task + submit | a second | half took less than (ms) | 95 % took less than (ms) |\n"
-        "| --- | ---: | ---: | ---: |\n" + "".join(rows) + "\nThe quicker way of each: "
-        f"{f['cycles_ratio']:.1f} times as many a second, {f['p95_ratio']:.2f} times the 95 % time.\n"
+        "| next task + submit | per second | median (ms) | 95th percentile (ms) |\n"
+        "| --- | ---: | ---: | ---: |\n" + "".join(rows) + "\nIn the faster setup of each, rlhf_hitl serves "
+        f"{f['cycles_ratio']:.1f} times as many per second, with {f['p95_ratio']:.2f} times the 95th percentile.\n"
     )
 
 
-def bulk(f: dict[str, Any]) -> str:
-    def row(name: str, rows: str, peak: str) -> str:
+def draw_bulk(f: dict[str, Any]) -> str:
+    def make_row(name: str, rows: str, peak: str) -> str:
         return f"| {name} | {f[rows]:,.0f} | {f[peak]:,.0f} MB |\n"
 
     return (
-        f"| {f['judgments']:,.0f} judgments, SQLite | judgments a second | peak memory |\n| --- | ---: | ---: |\n"
-        + row("archive, out", "export_rows_per_s", "export_peak_mb")
-        + row("archive, in", "import_rows_per_s", "import_peak_mb")
-        + row("votes in a JSONL file, in", "jsonl.import_rows_per_s", "jsonl.import_peak_mb")
-        + row("snapshot as JSON lines, out", "jsonl.export_rows_per_s", "jsonl.export_peak_mb")
-        + row("snapshot for TRL, out", "trl.export_rows_per_s", "trl.export_peak_mb")
+        f"| {f['judgments']:,.0f} judgments, SQLite | judgments per second | peak memory |\n| --- | ---: | ---: |\n"
+        + make_row("export an archive", "export_rows_per_s", "export_peak_mb")
+        + make_row("import an archive", "import_rows_per_s", "import_peak_mb")
+        + make_row("import votes from a JSONL file", "jsonl.import_rows_per_s", "jsonl.import_peak_mb")
+        + make_row("export a snapshot as JSON lines", "jsonl.export_rows_per_s", "jsonl.export_peak_mb")
+        + make_row("export a snapshot for TRL", "trl.export_rows_per_s", "trl.export_peak_mb")
     )
 
 
-def reward_accuracy(f: dict[str, Any]) -> str:
+def draw_reward_accuracy(f: dict[str, Any]) -> str:
     names = {
         "hh": f"HH-RLHF helpful-base, {f['hh.pairs']:,} pairs",
         "mt_bench": "MT-Bench",
@@ -161,54 +166,54 @@ def reward_accuracy(f: dict[str, Any]) -> str:
         for n, title in names.items()
     )
     return (
-        "| head on SmolLM2-135M | labels (prompts) | accuracy (95 % interval) | length | bag of words | "
+        "| head on SmolLM2-135M | labels (prompts) | accuracy (95 % interval) | floor: length | floor: bag of words | "
         "calibration error |\n| --- | ---: | ---: | ---: | ---: | ---: |\n" + "".join(rows)
     )
 
 
-def reward_head(f: dict[str, Any]) -> str:
+def draw_reward_head(f: dict[str, Any]) -> str:
     return (
-        f"| head with {f['inputs']} inputs, votes with strengths and ties | took |\n| --- | ---: |\n"
+        f"| head with {f['inputs']} inputs, votes with strengths and ties | time |\n| --- | ---: |\n"
         f"| refit on {f['labels']:,} labels | {f['refit_s']:.2f} s |\n"
-        f"| choosing how much a vote counts, by cross-validation | {f['choice_s']:.0f} s |\n"
-        f"| update after one | {f['update_ms']:.1f} ms |\n"
+        f"| choose the vote weight by cross-validation | {f['choice_s']:.0f} s |\n"
+        f"| update after one label | {f['update_ms']:.1f} ms |\n"
     )
 
 
-def reward_training(f: dict[str, Any]) -> str:
-    return _compare_speed(f, "training", "TRL's `RewardTrainer`")
+def draw_reward_training(f: dict[str, Any]) -> str:
+    return _draw_speeds(f, "training", "TRL's `RewardTrainer`")
 
 
-def reward_scoring(f: dict[str, Any]) -> str:
-    return _compare_speed(f, "scoring", "the text-classification pipeline")
+def draw_reward_scoring(f: dict[str, Any]) -> str:
+    return _draw_speeds(f, "scoring", "the text-classification pipeline")
 
 
-def _compare_speed(f: dict[str, Any], what: str, stock: str) -> str:
+def _draw_speeds(f: dict[str, Any], task: str, stock: str) -> str:
     return (
-        f"| {what}, pairs a second | |\n| --- | ---: |\n"
+        f"| {task} | pairs per second |\n| --- | ---: |\n"
         f"| {stock} | {f['stock.pairs_per_s']:.2f} |\n"
-        f"| here | {f['ours.pairs_per_s']:.2f} |\n"
-        f"| times as many (of {f['turns']} turns, the worst and the best) | {f['pairs_ratio']:.1f} "
-        f"({f['pairs_ratio.low']:.1f} to {f['pairs_ratio.high']:.1f}) |\n"
-        f"| by processor seconds, times as many | {f['processor.pairs_ratio']:.1f} |\n"
-        f"\n{f['pairs']} pairs in turns, {f['threads']} thread{'s' * (f['threads'] > 1)}; "
-        f"{f['load']:.0f} processes wanted a core meanwhile.\n"
+        f"| rlhf_hitl | {f['ours.pairs_per_s']:.2f} |\n"
+        f"\nrlhf_hitl is {f['pairs_ratio']:.1f} times as fast (from {f['pairs_ratio.low']:.1f} to "
+        f"{f['pairs_ratio.high']:.1f} in the {f['turns']} turns), "
+        f"and {f['processor.pairs_ratio']:.1f} times as fast by processor time. "
+        f"{f['pairs']} pairs, measured in turns on {f['threads']} thread{'s' * (f['threads'] > 1)}; "
+        f"the machine's load average was {f['load']:.0f}.\n"
     )
 
 
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
-    "contention": contention,
-    "bulk": bulk,
-    "crash": crash,
-    "rater_latency": rater_latency,
-    "loop_time": loop_time,
-    "queue_scale": queue_scale,
-    "replay": replay,
-    "reward_accuracy": reward_accuracy,
-    "reward_head": reward_head,
-    "reward_scoring": reward_scoring,
-    "reward_training": reward_training,
-    "vs_label_studio": vs_label_studio,
+    "contention": draw_contention,
+    "bulk": draw_bulk,
+    "crash": draw_crash,
+    "rater_latency": draw_rater_latency,
+    "loop_time": draw_loop_time,
+    "queue_scale": draw_queue_scale,
+    "replay": draw_replay,
+    "reward_accuracy": draw_reward_accuracy,
+    "reward_head": draw_reward_head,
+    "reward_scoring": draw_reward_scoring,
+    "reward_training": draw_reward_training,
+    "vs_label_studio": draw_vs_label_studio,
 }
 
 

@@ -21,7 +21,7 @@ from rlhf_hitl.reward.evaluation.floors import find_length_direction, predict_ba
 from rlhf_hitl.reward.head_fitting import fit_head
 from rlhf_hitl.reward.labelled_pairs import count_votes, load_labelled_pairs
 from rlhf_hitl.reward.model import load_reward_model
-from rlhf_hitl.reward.rendering import completion_lengths
+from rlhf_hitl.reward.rendering import measure_completion_lengths
 from rlhf_hitl.reward.standardiser import Standardiser
 from rlhf_hitl.reward.training.vote_weight_choice import choose_vote_weight
 from rlhf_hitl.stats.intervals import clustered_share_interval
@@ -35,7 +35,7 @@ def cross_validate_questions(store: str, model: Path, workspace: Path, folds: in
     pairs = load_labelled_pairs(opened, Split.TRAIN)
     cache = load_reward_model(model, workspace / "features").cache
     chats = [p.first for p in pairs] + [p.second for p in pairs]
-    features, lengths, n = cache.features(chats), completion_lengths(chats), len(pairs)
+    features, lengths, n = cache.features(chats), measure_completion_lengths(chats), len(pairs)
     families = np.array([p.comparison.prompt.family for p in pairs])
     fold = np.random.default_rng(0).permutation(len(set(families)))[np.unique(families, return_inverse=True)[1]] % folds
     margins, words, by_length = np.zeros(n), np.zeros(n), np.zeros(n)

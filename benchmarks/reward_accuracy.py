@@ -36,7 +36,7 @@ from rlhf_hitl.reward.labelled_pairs import (
     load_labelled_pairs,
     select_decided,
 )
-from rlhf_hitl.reward.rendering import completion_lengths
+from rlhf_hitl.reward.rendering import measure_completion_lengths
 from rlhf_hitl.reward.standardiser import Standardiser
 from rlhf_hitl.reward.training.vote_weight_choice import choose_vote_weight
 from rlhf_hitl.stats.calibration import expected_calibration_error
@@ -64,7 +64,7 @@ def read_labels_of_set(path: Path, limit: int | None) -> list[LabelledPair]:
 def measure(pairs: Sequence[LabelledPair], cache: FeatureCache, seed: int) -> dict[str, float | int]:
     n = len(pairs)
     chats = [p.first for p in pairs] + [p.second for p in pairs]
-    features, lengths, votes = cache.features(chats), completion_lengths(chats), count_votes(pairs)
+    features, lengths, votes = cache.features(chats), measure_completion_lengths(chats), count_votes(pairs)
     families = np.array([p.comparison.prompt.family for p in pairs])
     names, family = np.unique(families, return_inverse=True)
     shuffled = np.random.default_rng(seed).permutation(len(names))

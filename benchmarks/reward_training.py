@@ -24,7 +24,7 @@ from transformers import AutoModelForSequenceClassification, Trainer, TrainerCal
 from trl import ModelConfig, RewardConfig, RewardTrainer
 
 from rlhf_hitl.arguments import parse_arguments
-from rlhf_hitl.models import best_device, load_tokenizer
+from rlhf_hitl.models import find_best_device, load_tokenizer
 from rlhf_hitl.reward.pretrained import locate_full_model, silence_loading_report
 from rlhf_hitl.reward.rendering import Renderer
 from rlhf_hitl.reward.training.full_config import FullTrainingConfig
@@ -84,7 +84,7 @@ def main() -> None:
             "output_dir": f"{folder}/out", "per_device_train_batch_size": BATCH, "num_train_epochs": 1,
             "max_length": length, "bf16": not args.fp32, "train_sampling_strategy": "sequential",
             "save_strategy": "no", "report_to": "none", "disable_tqdm": True,
-            "use_cpu": best_device() == "cpu",
+            "use_cpu": find_best_device() == "cpu",
         }  # fmt: skip
 
         def stock(data: Dataset) -> Trainer:

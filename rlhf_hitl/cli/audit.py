@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from rlhf_hitl.cli import AsJson, Result, StoreUrl, command, table
+from rlhf_hitl.cli import AsJson, Result, StoreUrl, command, make_table
 
 
 @command("audit")
@@ -24,4 +24,4 @@ def show_audit_command(
     entries = audit.list_entries(opened, limit=limit, newest_first=True)
     rows = [vars(e) | {"at": e.at.isoformat()} for e in entries]
     cells = [(f"{e.at:%Y-%m-%d %H:%M:%S}", names.get(e.actor, e.actor), e.action, e.subject) for e in entries]
-    return Result({"entries": rows}, table("Audit log", cells, ("at", "who", "what", "of")))
+    return Result({"entries": rows}, make_table("Audit log", cells, ("at", "who", "what", "of")))

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from rlhf_hitl.cli import AsJson, Result, StoreUrl, command, table
+from rlhf_hitl.cli import AsJson, Result, StoreUrl, command, make_table
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.formats import ExportFormat, PairSelection
 from rlhf_hitl.types import DEFAULT_PROJECT, Split
@@ -29,7 +29,7 @@ def init_store_command(store: StoreUrl, json: AsJson = False) -> Result:
     counts = count_rows(opened)
     data = {"store": opened.safe_url, "schema_version": opened.schema_version, "counts": counts}
     tables = {k: n for k, n in counts.items() if "." not in k}
-    return Result(data, table(f"Store {opened.safe_url}, version {opened.schema_version}", tables))
+    return Result(data, make_table(f"Store {opened.safe_url}, version {opened.schema_version}", tables))
 
 
 @command("import")
@@ -96,10 +96,10 @@ def import_data_command(
         "families that stayed in the split they were in": report.splits_kept,
     }
     more: list[Any] = (
-        [table(f"Of {report.rows} rows", noted)] if (noted := {k: n for k, n in notes.items() if n}) else []
+        [make_table(f"Of {report.rows} rows", noted)] if (noted := {k: n for k, n in notes.items() if n}) else []
     )
     more += [f"skipped {reason}" for reason in report.bad_reasons]
-    return Result(report.as_dict(), table(f"New from {report.path} ({report.format})", new | splits), more=more)
+    return Result(report.as_dict(), make_table(f"New from {report.path} ({report.format})", new | splits), more=more)
 
 
 @command("export")
@@ -159,9 +159,9 @@ def export_data_command(
     title = f"Exported to {out}" + (" (with simulated judgments)" if manifest["simulated"] else "")
     more: list[Any] = []
     if manifest["filters"]:
-        more.append(table("Left out of the pairs, kept in the judgments", manifest["filters"]))
+        more.append(make_table("Left out of the pairs, kept in the judgments", manifest["filters"]))
     more.append(f"{manifest['content_hash']} at store revision {manifest['store_revision']}")
-    return Result({"out": str(out)} | manifest, table(title, rows, ("split", "pairs", *columns[1:])), more=more)
+    return Result({"out": str(out)} | manifest, make_table(title, rows, ("split", "pairs", *columns[1:])), more=more)
 
 
 def _collect_garbage_less_often() -> None:
@@ -176,4 +176,4 @@ def _refuse_with_archive(incompatible: dict[str, Any]) -> None:
 
 
 def _make_archive_table(title: str, manifest: dict[str, Any]) -> Any:
-    return table(title, {name: entry["rows"] for name, entry in manifest["tables"].items() if entry["rows"]})
+    return make_table(title, {name: entry["rows"] for name, entry in manifest["tables"].items() if entry["rows"]})

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rlhf_hitl.cli import AsJson, Result, StoreUrl, command, table
-from rlhf_hitl.cli.reward_models import ModelId, load_reward_model
+from rlhf_hitl.cli import AsJson, Result, StoreUrl, command, make_table
+from rlhf_hitl.cli.reward_models import ModelId, load_requested_model
 from rlhf_hitl.config import load_settings
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.files import write_text_atomically
@@ -97,14 +97,14 @@ def evaluate_command(
     if data is not None:
         open_source(data, format)  # an unreadable file is reported before the model is loaded
     opened = Store.open(store)
-    model = load_reward_model(opened, reward_model)
+    model = load_requested_model(opened, reward_model)
     from rlhf_hitl.reward import model_card
     from rlhf_hitl.reward.evaluation.compare import compare_evaluated_pairs
     from rlhf_hitl.reward.evaluation.storage import read_evaluated_pairs, save_evaluation
 
     workspace = load_settings().workspace
     earlier = _find_evaluation(workspace, against) if against is not None else None
-    rival = load_reward_model(opened, against, register=False) if against is not None and earlier is None else None
+    rival = load_requested_model(opened, against, register=False) if against is not None and earlier is None else None
     name = name or f"{split.value if data is None else _name_from_path(data)}-{model.id}"
     folder = workspace / "evaluations" / name
     replaced = folder.exists()
@@ -140,7 +140,7 @@ def evaluate_command(
             "gates": [asdict(g) for g in gates],
             "gate_passed": not failed if gates else None,
         },
-        table(
+        make_table(
             f"Accuracy on {evaluation.n} {label_kind} labels"
             + (" (simulated judgments)" if evaluation.simulated else ""),
             _make_rows(evaluation),

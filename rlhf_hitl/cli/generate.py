@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, get_args
 
 import typer
 
-from rlhf_hitl.cli import AsJson, Result, StoreUrl, command, table
+from rlhf_hitl.cli import AsJson, Result, StoreUrl, command, make_table
 from rlhf_hitl.errors import BadInput, NotFound
 from rlhf_hitl.files import atomic_file
 
@@ -95,7 +95,7 @@ def generate_command(
         if opened is not None:
             opened.close()
     data |= {"comparisons": len(comparisons), "new": added}
-    return Result(data, table("Generated", data))
+    return Result(data, make_table("Generated", data))
 
 
 def _plan_samplings(

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from rlhf_hitl.cli import AsJson, Result, StoreUrl, app, command, table
+from rlhf_hitl.cli import AsJson, Result, StoreUrl, app, command, make_table
 from rlhf_hitl.types import DEFAULT_PROJECT, RationaleRequirement, ScoreRequirement
 
 guidelines = typer.Typer(
@@ -71,5 +71,5 @@ def set_guideline_command(
     new = guideline_store.publish_guideline(opened, guideline)
     data = {"project": project, "version": new.version, "scores": new.scores, "rationale": new.rationale}
     axes = [axis.id for axis in new.axes]
-    text = table("In force from now on", data | {"axes": ", ".join(axes) or "none"})
+    text = make_table("In force from now on", data | {"axes": ", ".join(axes) or "none"})
     return Result(data | {"axes": axes}, text)

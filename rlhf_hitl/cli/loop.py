@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from rlhf_hitl.cli import AsJson, Result, StoreUrl, command, table
+from rlhf_hitl.cli import AsJson, Result, StoreUrl, command, make_table
 from rlhf_hitl.cli.report import make_report_table
 from rlhf_hitl.config import load_settings
 from rlhf_hitl.errors import BadInput
@@ -92,7 +92,7 @@ def _summarise_rounds(steps: dict[tuple[int, str], dict[str, Any]]) -> Any:
             rows.append((f"round {n}", f"held-out accuracy {accuracy['value']:.3f} on {result['n']} labels"))
         if step == "promote":
             rows.append((f"round {n}", f"policy {result['policy']} ({'promoted' if result['promoted'] else 'kept'})"))
-    return table("Rounds", rows)
+    return make_table("Rounds", rows)
 
 
 def _read_config(path: Path | None) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from rlhf_hitl.cli import AsJson, Result, StoreUrl, app, command, table
+from rlhf_hitl.cli import AsJson, Result, StoreUrl, app, command, make_table
 
 projects = typer.Typer(help="Manage projects: what is judged together, and by whom.", no_args_is_help=True)
 app.add_typer(projects, name="projects")
@@ -33,7 +33,7 @@ def add_project_command(
     from rlhf_hitl.store import projects as project_store
 
     project = project_store.add_project(Store.open(store), name, open=open, repeat_every=repeat_every)
-    return Result(vars(project), table("Project", vars(project)))
+    return Result(vars(project), make_table("Project", vars(project)))
 
 
 @command("list", projects)
@@ -53,7 +53,7 @@ def list_projects_command(*, store: StoreUrl, json: AsJson = False) -> Result:
         (r["id"], "paused" if r["paused"] else "open" if r["open"] else "members", r["filled"], r["leased"], r["free"])
         for r in rows
     ]
-    return Result({"projects": rows}, table("Projects", cells, ("project", "state", "filled", "leased", "free")))
+    return Result({"projects": rows}, make_table("Projects", cells, ("project", "state", "filled", "leased", "free")))
 
 
 @command("set", projects)
@@ -90,4 +90,4 @@ def set_project_command(
     for rater in dismiss or []:
         project_store.remove_member(opened, name, rater)
     data = vars(changed) | {"members": len(project_store.list_members(opened).get(name, []))}
-    return Result(data, table("Project", data))
+    return Result(data, make_table("Project", data))

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from rlhf_hitl.cli import AsJson, Result, StoreUrl, app, command, table
+from rlhf_hitl.cli import AsJson, Result, StoreUrl, app, command, make_table
 from rlhf_hitl.cli.passwords import generate_password
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.types import Role
@@ -94,7 +94,7 @@ def list_raters_command(*, store: StoreUrl, json: AsJson = False) -> Result:
         )
         for row in rows
     ]
-    text = table("Raters", cells, ("name", "role", "judgments", "state", "languages", "a day"))
+    text = make_table("Raters", cells, ("name", "role", "judgments", "state", "languages", "a day"))
     return Result({"raters": rows}, text if rows else "Nobody yet. Add somebody with `rlhf-hitl raters add NAME`.")
 
 
@@ -138,7 +138,7 @@ def set_rater_command(
         "quota": rater.quota,
     }
     shown = data | {"languages": ", ".join(rater.languages or ["any"]), "quota": rater.quota or "no limit"}
-    return Result(data, table("Rater", shown))
+    return Result(data, make_table("Rater", shown))
 
 
 @command("disable", raters)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rlhf_hitl.cli import AsJson, Result, StoreUrl, command, table
+from rlhf_hitl.cli import AsJson, Result, StoreUrl, command, make_table
 from rlhf_hitl.config import load_settings
 from rlhf_hitl.files import write_text_atomically
 
@@ -38,4 +38,4 @@ def show_report_command(
 def make_report_table(report: KpiReport) -> Any:
     """Return the figures as a table, which says whether raters were simulated."""
     title = "Report" + (" - with simulated raters" if report.simulated else "")
-    return table(title, [(f.title, str(f), f.note) for f in report.figures], ("figure", "value", "from"))
+    return make_table(title, [(f.title, str(f), f.note) for f in report.figures], ("figure", "value", "from"))

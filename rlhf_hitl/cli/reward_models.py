@@ -18,7 +18,7 @@ ModelId = Annotated[
 ]
 
 
-def load_reward_model(store: Store, name: str | None, *, register: bool = True) -> RewardModel:
+def load_requested_model(store: Store, name: str | None, *, register: bool = True) -> RewardModel:
     """Return the reward model with this folder or id, or the store's newest for None.
 
     Args:

@@ -6,9 +6,9 @@ from typing import Annotated
 
 import typer
 
-from rlhf_hitl.cli import AsJson, Result, StoreUrl, command, table
+from rlhf_hitl.cli import AsJson, Result, StoreUrl, command, make_table
 from rlhf_hitl.cli.launch import launch_processes
-from rlhf_hitl.cli.reward_models import ModelId, load_reward_model
+from rlhf_hitl.cli.reward_models import ModelId, load_requested_model
 
 
 @command("score")
@@ -24,7 +24,7 @@ def score_comparisons_command(
     from rlhf_hitl.store import Store
 
     opened = Store.open(store)
-    model = load_reward_model(opened, reward_model)
+    model = load_requested_model(opened, reward_model)
     from rlhf_hitl.routing.scoring import score_pool
     from rlhf_hitl.store.scores import count_scores
 
@@ -41,7 +41,7 @@ def score_comparisons_command(
     if summary.scored and processes == 1:
         data |= {"mean_margin": summary.mean_margin, "mean_uncertainty": summary.mean_uncertainty}
     return Result(
-        data, table("Scored", data), more=[*_explain_without_text(summary.without_text), "Next: rlhf-hitl route"]
+        data, make_table("Scored", data), more=[*_explain_without_text(summary.without_text), "Next: rlhf-hitl route"]
     )
 
 
@@ -67,7 +67,7 @@ def route_comparisons_command(
 
     config = RoutingConfig(max_error, delta, control_share)
     opened = Store.open(store)
-    model = load_reward_model(opened, reward_model)
+    model = load_requested_model(opened, reward_model)
     summary = score_pool(opened, model)
     routed = route_pool(opened, model, config)
     data = {
@@ -79,7 +79,7 @@ def route_comparisons_command(
     if routed.threshold.accepts_nothing:
         data["threshold"]["value"] = None  # infinity is not JSON
     more = [*_explain_without_text(summary.without_text), routed.threshold.reason]
-    return Result(data, table("Routed", routed.counts), more=more)
+    return Result(data, make_table("Routed", routed.counts), more=more)
 
 
 def _explain_without_text(without_text: int) -> list[str]:

@@ -61,7 +61,7 @@ def serve_one_process(store: Store, host: str, port: int, accounts: dict[str, st
         log_as_json()
     else:  # a library may have set a lower level for all loggers
         logging.getLogger("rlhf_hitl").setLevel(logging.WARNING)
-    config = uvicorn.Config(create_app(store, settings), **_uvicorn_options(settings))
+    config = uvicorn.Config(create_app(store, settings), **_make_uvicorn_options(settings))
     with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C is the way to stop the server
         AnnouncingServer(config).run(sockets=[listening])
     raise typer.Exit(0)
@@ -80,7 +80,7 @@ def _serve_several_processes(store: Store, url: str, host: str, port: int, worke
     with tempfile.TemporaryDirectory(prefix="rlhf_hitl-metrics-") as folder:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # the processes add up their metrics in this folder
         app = "rlhf_hitl.api.app:serve_from_environment"
-        config = uvicorn.Config(app, factory=True, workers=workers, **_uvicorn_options(load_settings()))
+        config = uvicorn.Config(app, factory=True, workers=workers, **_make_uvicorn_options(load_settings()))
         listening.set_inheritable(True)
         announcer = threading.Thread(target=_announce_when_up, args=(listening, store, json), daemon=True)
         announcer.start()
@@ -108,7 +108,7 @@ def _announce(address: str, store: Store, accounts: dict[str, str], json: bool) 
         print_text(make_accounts_panel(["Open ", (address, "bold")], accounts))
 
 
-def _uvicorn_options(settings: Settings) -> dict[str, Any]:
+def _make_uvicorn_options(settings: Settings) -> dict[str, Any]:
     return {
         "log_level": "warning",
         "log_config": None,

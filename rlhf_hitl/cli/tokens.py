@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from rlhf_hitl.cli import AsJson, Result, StoreUrl, app, command, table
+from rlhf_hitl.cli import AsJson, Result, StoreUrl, app, command, make_table
 from rlhf_hitl.types import Scope
 
 tokens = typer.Typer(help="Manage API tokens and invitations.", no_args_is_help=True)
@@ -59,7 +59,7 @@ def list_tokens_command(*, store: StoreUrl, json: AsJson = False) -> Result:
         (r["id"], r["kind"], r["rater"], " ".join(r["scopes"]) or r["role"], "holds" if r["holds"] else "over")
         for r in rows
     ]
-    text = table("Tokens", cells, ("id", "kind", "rater", "for", ""))
+    text = make_table("Tokens", cells, ("id", "kind", "rater", "for", ""))
     return Result(
         {"tokens": rows}, text if rows else "None yet. Make one with `rlhf-hitl tokens add RATER --scope task`."
     )

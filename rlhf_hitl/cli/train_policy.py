@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from rlhf_hitl.cli import AsJson, Result, StoreUrl, command, table
+from rlhf_hitl.cli import AsJson, Result, StoreUrl, command, make_table
 from rlhf_hitl.cli.launch import launch_processes
 from rlhf_hitl.config import load_settings
 from rlhf_hitl.errors import BadInput
@@ -100,4 +100,4 @@ def _train(
     data = {"policy": str(folder), **{k: v for k, v in card.items() if k not in ("history", "settings")}}
     data |= {"first": card["history"][0], "last": card["history"][-1]} if card["history"] else {}
     rows = {k: v for k, v in data.items() if not isinstance(v, dict)} | data.get("last", {})
-    return Result(data, table(f"Tuned with {method.upper()}; the last step's figures", rows))
+    return Result(data, make_table(f"Tuned with {method.upper()}; the last step's figures", rows))

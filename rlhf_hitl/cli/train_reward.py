@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from rlhf_hitl.cli import AsJson, Result, StoreUrl, command, table
-from rlhf_hitl.cli.reward_models import load_reward_model
+from rlhf_hitl.cli import AsJson, Result, StoreUrl, command, make_table
+from rlhf_hitl.cli.reward_models import load_requested_model
 from rlhf_hitl.config import load_settings
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.reward.training import UncertaintyMethod
@@ -135,7 +135,7 @@ def _update(opened: Store, flags: list[str], backend: RewardBackend) -> Result:
     if flags or backend != "head":
         others = " ".join([*flags, *([] if backend == "head" else [f"--backend {backend}"])])
         raise BadInput(f"--update with {others}", expected="--update alone", fix="the model keeps what it has")
-    model = load_reward_model(opened, None)
+    model = load_requested_model(opened, None)
     from rlhf_hitl.reward.training.head_update import update_with_new_votes
 
     workspace = load_settings().workspace
@@ -154,4 +154,4 @@ def _report_model(model: RewardModel, workspace: Path, done: str) -> Result:
         "cut prompts / completions": f"{model.card['prompts_cut']} / {model.card['completions_cut']}",
     }
     title = f"Reward model {done}" + (" on simulated judgments" if model.card["simulated"] else "")
-    return Result(data, table(title, rows), more=["Next: rlhf-hitl evaluate"])
+    return Result(data, make_table(title, rows), more=["Next: rlhf-hitl evaluate"])

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from rlhf_hitl.cli import AsJson, Result, StoreUrl, app, command, table
+from rlhf_hitl.cli import AsJson, Result, StoreUrl, app, command, make_table
 from rlhf_hitl.cli.guidelines import ProjectName
 from rlhf_hitl.types import DEFAULT_PROJECT
 
@@ -74,5 +74,5 @@ def show_tutorial_command(project: ProjectName = DEFAULT_PROJECT, *, store: Stor
     if not examples:
         return Result(data, f"Project {project} has no tutorial. Make one with `rlhf-hitl tutorial set FILE`.")
     cells = [(f"{n}. {e.messages[-1].content[:60]}", e.explanation[:60]) for n, e in enumerate(examples, 1)]
-    more = [table("Raters", results, ("rater", "agreed", "of"))] if results else []
-    return Result(data, table(f"Tutorial of {project}", cells, ("example", "explanation")), more=more)
+    more = [make_table("Raters", results, ("rater", "agreed", "of"))] if results else []
+    return Result(data, make_table(f"Tutorial of {project}", cells, ("example", "explanation")), more=more)

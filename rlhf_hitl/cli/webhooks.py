@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from rlhf_hitl.cli import AsJson, Result, StoreUrl, app, command, table
+from rlhf_hitl.cli import AsJson, Result, StoreUrl, app, command, make_table
 from rlhf_hitl.types import Event
 
 webhooks = typer.Typer(help="Manage webhooks: addresses that events are sent to.", no_args_is_help=True)
@@ -43,7 +43,7 @@ def list_webhooks_command(*, store: StoreUrl, json: AsJson = False) -> Result:
     ]
     waiting = stored_webhooks.count_waiting_deliveries(opened)
     cells = [(r["id"], r["url"], " ".join(r["events"]), "ended" if r["ended"] else "on") for r in rows]
-    text = table(f"Webhooks ({waiting} deliveries wait)", cells, ("id", "url", "events", ""))
+    text = make_table(f"Webhooks ({waiting} deliveries wait)", cells, ("id", "url", "events", ""))
     return Result({"webhooks": rows, "waiting": waiting}, text if rows else "None yet.")
 
 

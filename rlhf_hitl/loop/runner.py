@@ -58,7 +58,7 @@ class Loop:
             BadInput: an unfinished round was begun with other settings.
         """
         for round in range(1, rounds + 1):
-            steps = self.steps_of_round(round)
+            steps = self.make_round_steps(round)
             for name, do_step in STEPS:
                 if (round, name) in read_finished_steps(self.store):
                     if name == "sample":
@@ -72,7 +72,7 @@ class Loop:
                 finish_step(self.store, round, name, result, seconds, last=name == LAST_STEP)
         return read_finished_steps(self.store)
 
-    def steps_of_round(self, round: int) -> RoundSteps:
+    def make_round_steps(self, round: int) -> RoundSteps:
         """Return the steps of a round, to be done in the order of `STEPS`."""
         return RoundSteps(self.store, self.settings, self.config, round, self._reward_models, self.on_wait)
 

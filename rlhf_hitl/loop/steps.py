@@ -88,7 +88,7 @@ class RoundSteps:
         from rlhf_hitl.policy.sampled_comparisons import make_comparisons
 
         prompts = self._choose_prompts()
-        policy = self._starting_policy()
+        policy = self._find_starting_policy()
         completions = self._sample_completions(policy, prompts)
         comparisons = make_comparisons(prompts, completions)
         with self.store.write() as conn:
@@ -119,7 +119,7 @@ class RoundSteps:
 
     def review(self) -> dict[str, Any]:
         """Let raters judge, most informative first, until the round has its judgments or the queue is empty."""
-        begins = self._result("route")["begins"]
+        begins = self._read_result("route")["begins"]
         wanted = self.config.judgments_per_round
         if self.on_wait is None:
             judge_queue(self.store, wanted - self._count_judgments_since(begins))
@@ -143,7 +143,7 @@ class RoundSteps:
         from rlhf_hitl.reward.evaluation.evaluate import NoLabelsToEvaluate, evaluate_reward_model
         from rlhf_hitl.reward.evaluation.storage import save_evaluation
 
-        model = self._trained_model()
+        model = self._require_trained_model()
         name = f"round-{self.round}-{model.id}"
         try:
             evaluation, examples = evaluate_reward_model(model, self.store, name=name)
@@ -158,7 +158,7 @@ class RoundSteps:
         from rlhf_hitl.policy.dpo import DPOSettings, train_dpo
         from rlhf_hitl.policy.dpo_pairs import collect_dpo_pairs
 
-        policy = self._starting_policy()
+        policy = self._find_starting_policy()
         if not self.config.dpo_pairs:
             return {"policy": policy, "reason": "switched off"}
         prompts = list_prompts(self.store, split=Split.TRAIN)
@@ -166,7 +166,7 @@ class RoundSteps:
         fresh = self._sample_completions(policy, prompts[: self.config.dpo_prompts]) if self.config.dpo_prompts else []
         model = self.reward_models.get(self.round)
         pairs = collect_dpo_pairs(self.store, model, fresh, limit=self.config.dpo_pairs, seed=self.seed)
-        out = self._new_policy_folder("dpo")
+        out = self._name_policy_folder("dpo")
         figures = train_dpo(DPOSettings(policy=policy, out=str(out), max_length=512), pairs)
         return {"policy": str(out), "pairs": len(pairs), **figures}
 
@@ -175,11 +175,11 @@ class RoundSteps:
         from rlhf_hitl.policy.ppo import train_ppo
         from rlhf_hitl.policy.ppo_config import PPOConfig
 
-        start = self._result("dpo")["policy"]
+        start = self._read_result("dpo")["policy"]
         if not self.config.ppo_steps:
             return {"policy": start, "reason": "switched off"}
-        model = self._trained_model()
-        out = self._new_policy_folder("ppo")
+        model = self._require_trained_model()
+        out = self._name_policy_folder("ppo")
         config = PPOConfig(
             policy=start,
             out=str(out),
@@ -200,13 +200,13 @@ class RoundSteps:
         The reward model is the one it was tuned on, so this gate stops a broken policy and not an over-optimised one:
         that takes raters.
         """
-        before, after = self._starting_policy(), self._result("ppo")["policy"]
+        before, after = self._find_starting_policy(), self._read_result("ppo")["policy"]
         if before == after:
             return {"policy": before, "promoted": False, "reason": "nothing was tuned"}
         prompts = list_prompts(self.store, split=Split.HELDOUT)
         random.Random(self.seed).shuffle(prompts)
         prompts = prompts[: self.config.gate_prompts]
-        reward_before, reward_after = (self._mean_reward(policy, prompts) for policy in (before, after))
+        reward_before, reward_after = (self._measure_mean_reward(policy, prompts) for policy in (before, after))
         promoted = reward_after is not None and (reward_before is None or reward_after > reward_before)
         return {
             "policy": after if promoted else before,
@@ -218,15 +218,15 @@ class RoundSteps:
 
     # What the steps share.
 
-    def _result(self, step: str) -> dict[str, Any]:
+    def _read_result(self, step: str) -> dict[str, Any]:
         return read_finished_steps(self.store)[self.round, step]
 
-    def _starting_policy(self) -> str:
+    def _find_starting_policy(self) -> str:
         """Return the policy this round starts from: the last one promoted."""
         before = read_finished_steps(self.store).get((self.round - 1, "promote"))
         return before["policy"] if before else self.config.policy
 
-    def _trained_model(self) -> RewardModel:
+    def _require_trained_model(self) -> RewardModel:
         model = self.reward_models.get(self.round)
         assert model is not None, "train_reward comes before"
         return model
@@ -260,7 +260,7 @@ class RoundSteps:
         )
         return sample_completions(policy, prompts, samplings)
 
-    def _mean_reward(self, policy: str, prompts: list[Prompt]) -> float | None:
+    def _measure_mean_reward(self, policy: str, prompts: list[Prompt]) -> float | None:
         """Return the mean reward of a policy's answers; None if it answers nothing."""
         from rlhf_hitl.policy.generation import sample_completions
         from rlhf_hitl.policy.sampling import Sampling
@@ -269,7 +269,7 @@ class RoundSteps:
         by_id = {p.id: p for p in prompts}
         completions = sample_completions(policy, prompts, [sampling])
         chats = [(by_id[c.prompt_id].messages, c.messages) for c in completions if c.text.strip()]
-        return float(self._trained_model().rewards(chats, keep=False).mean()) if chats else None
+        return float(self._require_trained_model().rewards(chats, keep=False).mean()) if chats else None
 
     def _count_judgments_since(self, revision: int) -> int:
         return sum(
@@ -282,6 +282,6 @@ class RoundSteps:
         """Return whether a rater holds a place or could get one."""
         return any(lane.leased or (lane.free and not lane.paused) for lane in queue.count_places_by_lane(self.store))
 
-    def _new_policy_folder(self, step: str) -> Path:
+    def _name_policy_folder(self, step: str) -> Path:
         """Return a folder for a step's policy that no other store, loop or attempt has written to."""
         return self.settings.workspace / "policies" / f"round-{self.round}-{step}-{uuid.uuid4().hex[:8]}"

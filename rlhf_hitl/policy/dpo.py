@@ -15,7 +15,7 @@ from trl import DPOConfig, DPOTrainer
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.models import fill_in_precision, load_policy, load_tokenizer
 from rlhf_hitl.policy.dpo_pairs import DPOPair
-from rlhf_hitl.policy.policy_folder import checkpoint_folder, require_free_folder, save_policy
+from rlhf_hitl.policy.policy_folder import get_checkpoint_folder, require_free_folder, save_policy
 from rlhf_hitl.policy.training import make_policy_lora_config, refuse_heldout
 from rlhf_hitl.reward.training.progress import keep_stdout_free
 from rlhf_hitl.types import Completion, messages_to_dicts
@@ -55,7 +55,7 @@ class DPOSettings(DPOConfig):
     def __post_init__(self) -> None:
         fill_in_precision(self)
         if not self.output_dir and self.out:
-            self.output_dir = str(checkpoint_folder(Path(self.out).expanduser()))
+            self.output_dir = str(get_checkpoint_folder(Path(self.out).expanduser()))
         super().__post_init__()
 
 
@@ -117,13 +117,13 @@ def train_dpo(settings: DPOSettings, pairs: Sequence[DPOPair]) -> dict[str, Any]
     }
     if trainer.is_world_process_zero():
         model = trainer.accelerator.unwrap_model(trainer.model)
-        card = {"method": "dpo", "settings": _changed_settings(settings), **figures, "history": history}
+        card = {"method": "dpo", "settings": _select_changed_settings(settings), **figures, "history": history}
         save_policy(model, tokenizer, out, base=settings.policy, merge=settings.merge, card=card)
     trainer.accelerator.wait_for_everyone()
     return figures
 
 
-def _changed_settings(settings: DPOSettings) -> dict[str, Any]:
+def _select_changed_settings(settings: DPOSettings) -> dict[str, Any]:
     """Return the policy and the settings that differ from the defaults, without folders of this machine."""
     defaults = DPOSettings(out=settings.out).to_dict()
     changed = {k: v for k, v in settings.to_dict().items() if defaults.get(k) != v}

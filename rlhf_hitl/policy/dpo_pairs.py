@@ -73,7 +73,9 @@ def collect_dpo_pairs(
     rng.shuffle(human_pairs)
     model_pairs: list[DPOPair] = []
     if reward_model is not None:
-        prompts, completions = _accepted_completions(store) if fresh is None else (_prompts_of(store, fresh), fresh)
+        prompts, completions = (
+            _find_accepted_completions(store) if fresh is None else (_find_prompts(store, fresh), fresh)
+        )
         rng.shuffle(prompts)
         # Scoring is the expensive part: twice as many prompts as pairs leave room for margins that are too small.
         prompts = prompts[: None if limit is None else 2 * limit]
@@ -130,12 +132,12 @@ def make_model_pairs(
     return pairs
 
 
-def _prompts_of(store: Store, completions: Sequence[Completion]) -> list[Prompt]:
+def _find_prompts(store: Store, completions: Sequence[Completion]) -> list[Prompt]:
     ids = {c.prompt_id for c in completions}
     return [p for p in list_prompts(store) if p.id in ids]
 
 
-def _accepted_completions(store: Store) -> tuple[list[Prompt], list[Completion]]:
+def _find_accepted_completions(store: Store) -> tuple[list[Prompt], list[Completion]]:
     """Return prompts and completions of the comparisons that the router accepted on the model's score."""
     accepted = list(find_comparisons(store, split=Split.TRAIN, judged=False, routes=[Route.AUTO]))
     prompts = {c.prompt.id: c.prompt for c in accepted}

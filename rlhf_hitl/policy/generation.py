@@ -36,15 +36,22 @@ def sample_completions(
     dtype: torch.dtype | None = None,
 ) -> list[Completion]:
     """Load a policy and sample completions for the prompts. Returns them in the order of the prompts."""
-    from rlhf_hitl.models import best_device, display_name, load_policy, load_tokenizer, local_folder, resolve_dtype
+    from rlhf_hitl.models import (
+        find_best_device,
+        get_display_name,
+        load_policy,
+        load_tokenizer,
+        locate_model_folder,
+        resolve_dtype,
+    )
 
-    name, tokenizer = display_name(policy), load_tokenizer(policy)
+    name, tokenizer = get_display_name(policy), load_tokenizer(policy)
     if backend == "vllm":
         from rlhf_hitl.policy.vllm_generation import generate_with_vllm
 
-        completions = list(generate_with_vllm(local_folder(policy), tokenizer, prompts, samplings, policy=name))
+        completions = list(generate_with_vllm(locate_model_folder(policy), tokenizer, prompts, samplings, policy=name))
     else:
-        model = load_policy(policy, dtype or resolve_dtype()).to(best_device())  # type: ignore[arg-type]
+        model = load_policy(policy, dtype or resolve_dtype()).to(find_best_device())  # type: ignore[arg-type]
         completions = list(generate_completions(model, tokenizer, prompts, samplings, batch_size, policy=name))
     position = {p.id: i for i, p in enumerate(prompts)}
     return sorted(completions, key=lambda c: (position[c.prompt_id], c.sampling["temperature"], c.id))

@@ -27,7 +27,7 @@ def require_free_folder(out: str | Path) -> Path:
     return folder
 
 
-def checkpoint_folder(out: Path) -> Path:
+def get_checkpoint_folder(out: Path) -> Path:
     """Return where a training keeps its checkpoints: beside `out`, so that `out` itself is never incomplete."""
     return out.with_name(f".{out.name}.checkpoints")
 
@@ -53,7 +53,7 @@ def save_policy(model: PeftModel, tokenizer: Any, out: Path, *, base: str, merge
         (draft / TRAINING_CARD).write_text(
             json.dumps(card, indent=2, ensure_ascii=False, default=str), encoding="utf-8"
         )
-    shutil.rmtree(checkpoint_folder(out), ignore_errors=True)
+    shutil.rmtree(get_checkpoint_folder(out), ignore_errors=True)
 
 
 def read_training_card(out: str | Path) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from torch import Tensor
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.policy import ppo_math
 from rlhf_hitl.policy.actor_critic import ActorCritic, RolloutBatch
-from rlhf_hitl.policy.policy_folder import checkpoint_folder, require_free_folder, save_policy
+from rlhf_hitl.policy.policy_folder import get_checkpoint_folder, require_free_folder, save_policy
 from rlhf_hitl.policy.ppo_checkpoints import PPOCheckpoints, PPOProgress
 from rlhf_hitl.policy.ppo_config import PPOConfig
 from rlhf_hitl.policy.ppo_rollouts import RewardFunction, RolloutSampler
@@ -62,7 +62,7 @@ class PPOTrainer:
         self.accelerator = Accelerator(
             mixed_precision="no",
             log_with=trackers or None,
-            project_dir=str(checkpoint_folder(self.out)) if trackers else None,
+            project_dir=str(get_checkpoint_folder(self.out)) if trackers else None,
         )
         self._check_processes()
         set_seed(config.seed)
@@ -116,7 +116,7 @@ class PPOTrainer:
         logprobs, values, reference = self._evaluate(batch)
         if step == 0:
             # Otherwise the first steps would only teach the value head how high the rewards are.
-            mean = self._mean(rollouts.penalised)
+            mean = self._compute_mean(rollouts.penalised)
             with torch.no_grad():
                 self.model.value_head.bias.fill_(mean)
             values = values + mean
@@ -124,12 +124,12 @@ class PPOTrainer:
         rewards = ppo_math.compute_token_rewards(rollouts.penalised, kl, batch.lengths, self.progress.beta)
         advantages, returns = ppo_math.compute_gae(rewards, values, mask, config.gamma, config.lam)
         figures = {
-            "reward": self._mean(rollouts.rewards),
-            "reward_after_penalty": self._mean(rollouts.penalised),
-            "kl": self._mean(kl.sum(1)),
+            "reward": self._compute_mean(rollouts.rewards),
+            "reward_after_penalty": self._compute_mean(rollouts.penalised),
+            "kl": self._compute_mean(kl.sum(1)),
             "beta": self.progress.beta,
-            "ended": self._mean(rollouts.ended),
-            "tokens": self._mean(batch.lengths.float()),
+            "ended": self._compute_mean(rollouts.ended),
+            "tokens": self._compute_mean(batch.lengths.float()),
             "explained_variance": ppo_math.explained_variance(values, returns, mask, self._sum),
             "learning_rate": self.updater.scheduler.get_last_lr()[0],
         }
@@ -191,7 +191,7 @@ class PPOTrainer:
         """Sum a vector over all processes."""
         return self.accelerator.reduce(vector, reduction="sum")  # type: ignore[return-value]
 
-    def _mean(self, x: Tensor) -> float:
+    def _compute_mean(self, x: Tensor) -> float:
         """Return the mean of the elements of all processes."""
         total, n = self._sum(
             torch.stack([x.sum().double(), torch.tensor(float(len(x))).double().to(x.device)])

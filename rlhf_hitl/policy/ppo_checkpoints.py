@@ -15,7 +15,7 @@ from accelerate import Accelerator
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.files import place_folder
 from rlhf_hitl.policy.actor_critic import ActorCritic
-from rlhf_hitl.policy.policy_folder import checkpoint_folder
+from rlhf_hitl.policy.policy_folder import get_checkpoint_folder
 from rlhf_hitl.policy.ppo_config import PPOConfig
 from rlhf_hitl.types import Prompt
 
@@ -37,7 +37,7 @@ class PPOProgress:
 
 
 class PPOCheckpoints:
-    """Writes and reads the checkpoints of one run, in `checkpoint_folder(out)`.
+    """Writes and reads the checkpoints of one run, in `get_checkpoint_folder(out)`.
 
     They hold the trainable weights only: the frozen ones are the starting policy's and are on disk already.
     """
@@ -51,8 +51,13 @@ class PPOCheckpoints:
         model: ActorCritic,
         progress: PPOProgress,
     ):
-        self.folder, self.accelerator, self.model, self.progress = checkpoint_folder(out), accelerator, model, progress
-        self.fingerprint = _fingerprint(config, prompts, accelerator.num_processes)
+        self.folder, self.accelerator, self.model, self.progress = (
+            get_checkpoint_folder(out),
+            accelerator,
+            model,
+            progress,
+        )
+        self.fingerprint = _describe_run(config, prompts, accelerator.num_processes)
         accelerator.register_save_state_pre_hook(self._save_trainable_only)
         accelerator.register_load_state_pre_hook(self._load_trainable_only)
 
@@ -101,7 +106,7 @@ class PPOCheckpoints:
         self.model.load_trainable(Path(folder))
 
 
-def _fingerprint(config: PPOConfig, prompts: Sequence[Prompt], processes: int) -> str:
+def _describe_run(config: PPOConfig, prompts: Sequence[Prompt], processes: int) -> str:
     """Return the settings that a checkpoint must share with the run that continues from it."""
     settings = dataclasses.asdict(config)
     for name in ("out", "resume", "report_to", "save", "save_steps"):

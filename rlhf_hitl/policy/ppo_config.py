@@ -8,7 +8,7 @@ from typing import Any, Literal
 from rlhf_hitl.errors import BadInput
 
 
-def _setting(default: Any, help: str) -> Any:
+def _declare_setting(default: Any, help: str) -> Any:
     return field(default=default, metadata={"help": help})
 
 
@@ -16,40 +16,46 @@ def _setting(default: Any, help: str) -> Any:
 class PPOConfig:
     """Settings of PPO. The defaults fit a 135M policy on two CPU cores; raise rollouts, tokens and steps on a GPU."""
 
-    out: str = _setting("", "Folder for the tuned policy. It must not exist yet.")
-    policy: str = _setting("smollm2-135m-instruct", "Model folder, hub id, or a name from `models get`.")
-    steps: int = _setting(4, "Number of steps; each samples answers and updates the policy on them.")
-    rollouts: int = _setting(8, "Answers sampled in a step, over all processes.")
-    minibatch: int = _setting(4, "Answers in an optimiser step, over all processes.")
-    microbatch: int = _setting(4, "Answers in one forward and backward pass of a process.")
-    epochs: int = _setting(1, "How often the rollouts of a step are used.")
-    max_prompt_tokens: int = _setting(256, "Longer prompts are left out and counted.")
-    max_new_tokens: int = _setting(32, "Most tokens of an answer; longer answers are cut off.")
-    temperature: float = _setting(1.0, "Temperature of sampling and of the probabilities in the objective.")
-    learning_rate: float = _setting(1e-4, "Learning rate of the adapter.")
-    value_learning_rate: float = _setting(1e-3, "Learning rate of the value head.")
-    schedule: str = _setting("linear", "Schedule of the learning rates: linear (to zero) or constant.")
-    lora_r: int = _setting(8, "LoRA rank.")
-    lora_alpha: int = _setting(16, "LoRA alpha.")
-    gamma: float = _setting(1.0, "Discount of each token.")
-    lam: float = _setting(0.95, "Lambda of generalised advantage estimation.")
-    clip: float = _setting(0.2, "Clip range of the probability ratio.")
-    value_clip: float = _setting(0.5, "How far a value may move from the old one.")
-    max_grad_norm: float = _setting(1.0, "Norm that the gradients of adapter and value head are each clipped to.")
-    kl_beta: float = _setting(0.05, "Weight of the per-token KL penalty (estimator k1: log p - log reference).")
-    kl_target: float | None = _setting(None, "KL in nats an answer that beta is adapted to; without it beta is fixed.")
-    kl_horizon: float = _setting(10_000, "Number of answers over which the adaptive beta moves.")
-    missing_eos_penalty: float = _setting(1.0, "Subtracted from the reward of an answer cut off before its EOS.")
-    precision: Literal["auto", "float32", "bfloat16"] = _setting(
+    out: str = _declare_setting("", "Folder for the tuned policy. It must not exist yet.")
+    policy: str = _declare_setting("smollm2-135m-instruct", "Model folder, hub id, or a name from `models get`.")
+    steps: int = _declare_setting(4, "Number of steps; each samples answers and updates the policy on them.")
+    rollouts: int = _declare_setting(8, "Answers sampled in a step, over all processes.")
+    minibatch: int = _declare_setting(4, "Answers in an optimiser step, over all processes.")
+    microbatch: int = _declare_setting(4, "Answers in one forward and backward pass of a process.")
+    epochs: int = _declare_setting(1, "How often the rollouts of a step are used.")
+    max_prompt_tokens: int = _declare_setting(256, "Longer prompts are left out and counted.")
+    max_new_tokens: int = _declare_setting(32, "Most tokens of an answer; longer answers are cut off.")
+    temperature: float = _declare_setting(1.0, "Temperature of sampling and of the probabilities in the objective.")
+    learning_rate: float = _declare_setting(1e-4, "Learning rate of the adapter.")
+    value_learning_rate: float = _declare_setting(1e-3, "Learning rate of the value head.")
+    schedule: str = _declare_setting("linear", "Schedule of the learning rates: linear (to zero) or constant.")
+    lora_r: int = _declare_setting(8, "LoRA rank.")
+    lora_alpha: int = _declare_setting(16, "LoRA alpha.")
+    gamma: float = _declare_setting(1.0, "Discount of each token.")
+    lam: float = _declare_setting(0.95, "Lambda of generalised advantage estimation.")
+    clip: float = _declare_setting(0.2, "Clip range of the probability ratio.")
+    value_clip: float = _declare_setting(0.5, "How far a value may move from the old one.")
+    max_grad_norm: float = _declare_setting(
+        1.0, "Norm that the gradients of adapter and value head are each clipped to."
+    )
+    kl_beta: float = _declare_setting(0.05, "Weight of the per-token KL penalty (estimator k1: log p - log reference).")
+    kl_target: float | None = _declare_setting(
+        None, "KL in nats an answer that beta is adapted to; without it beta is fixed."
+    )
+    kl_horizon: float = _declare_setting(10_000, "Number of answers over which the adaptive beta moves.")
+    missing_eos_penalty: float = _declare_setting(
+        1.0, "Subtracted from the reward of an answer cut off before its EOS."
+    )
+    precision: Literal["auto", "float32", "bfloat16"] = _declare_setting(
         "auto", "Precision of the frozen weights: auto, float32 or bfloat16. Adapter and head are float32."
     )
-    seed: int = _setting(0, "Seed of the choice of prompts, the samples and the initial weights.")
-    save: str = _setting(
+    seed: int = _declare_setting(0, "Seed of the choice of prompts, the samples and the initial weights.")
+    save: str = _declare_setting(
         "merged", "merged: save a whole model. adapter: the adapter only, which needs its base to load."
     )
-    save_steps: int = _setting(0, "Steps between two checkpoints; 0 writes none.")
-    resume: bool = _setting(True, "Continue from the newest checkpoint of the same settings, if there is one.")
-    report_to: str = _setting("none", "accelerate trackers such as tensorboard or wandb, with commas; or none.")
+    save_steps: int = _declare_setting(0, "Steps between two checkpoints; 0 writes none.")
+    resume: bool = _declare_setting(True, "Continue from the newest checkpoint of the same settings, if there is one.")
+    report_to: str = _declare_setting("none", "accelerate trackers such as tensorboard or wandb, with commas; or none.")
 
     def __post_init__(self) -> None:
         for name in ("steps", "rollouts", "minibatch", "microbatch", "epochs", "max_prompt_tokens", "max_new_tokens"):

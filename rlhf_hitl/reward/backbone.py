@@ -12,7 +12,7 @@ import torch
 from tqdm import tqdm
 
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.models import best_device, load_config, load_pretrained, load_tokenizer, resolve_dtype
+from rlhf_hitl.models import find_best_device, load_config, load_pretrained, load_tokenizer, resolve_dtype
 from rlhf_hitl.reward import shared_prefix
 from rlhf_hitl.reward.batching import batch_by_length, batch_by_prompt
 from rlhf_hitl.reward.pretrained import (
@@ -81,7 +81,7 @@ class Backbone:
         self.layers, self.poolings = _parse_layers(name, layer, depth), _parse_poolings(pooling)
         self.views = tuple(FeatureView(at, how) for at in self.layers for how in self.poolings)
         last = max(self.layers)
-        self.device = torch.device(best_device())
+        self.device = torch.device(find_best_device())
         self.dtype = resolve_dtype(dtype)
         reads_score = self.poolings == (SCORE_POOLING,)
         with silence_loading_report():
@@ -113,10 +113,10 @@ class Backbone:
         """Identifies all that the features of a conversation depend on: the model, its precision, the views, the
         rendering of chats and where they are cut."""
         rendering = f"{self.renderer.max_length}:{self.renderer.template}"
-        views = ":".join(map(self.fingerprint_of, self.views))
+        views = ":".join(map(self.fingerprint_view, self.views))
         return hashlib.sha256(f"{views}:{rendering}".encode()).hexdigest()[:20]
 
-    def fingerprint_of(self, view: FeatureView) -> str:
+    def fingerprint_view(self, view: FeatureView) -> str:
         """Identifies what the features of given tokens in one view depend on."""
         # The text is part of the ids of saved models and of the folders of cached features: it must not change.
         text = f"View(layer={view.layer!r}, pooling={view.pooling!r}):{self.dtype}:{self._weights_hash}"

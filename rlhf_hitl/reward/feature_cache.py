@@ -36,7 +36,7 @@ class FeatureCache:
     def __init__(self, folder: Path, backbone: Backbone, max_gb: float | None = None):
         self.root, self.backbone = folder, backbone
         self.max_gb = load_settings().features_gb if max_gb is None else max_gb
-        self.stores = [FeatureStore(folder / backbone.fingerprint_of(view)) for view in backbone.views]
+        self.stores = [FeatureStore(folder / backbone.fingerprint_view(view)) for view in backbone.views]
         # Keys of conversations that lost prompt or completion tokens, whether their features were on disk or not.
         self._prompts_cut: set[str] = set()
         self._completions_cut: set[str] = set()

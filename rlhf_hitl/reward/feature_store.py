@@ -69,7 +69,7 @@ class FeatureStore:
     def write(self, keys: list[str], rows: np.ndarray) -> None:
         """Keep rows (n, width) under their keys."""
         self._write_shard(keys, rows)
-        small = [shard for shard in self.folder.glob("*.safetensors") if _file_size(shard) < self.SMALL]
+        small = [shard for shard in self.folder.glob("*.safetensors") if _measure_file_size(shard) < self.SMALL]
         if len(small) > self.MERGE_AT:
             self.refresh()
             # All rows of each shard are copied, also those another shard has too: another process may be about to
@@ -123,7 +123,7 @@ def remove_least_recently_used(root: Path, max_bytes: float) -> None:
         path.unlink(missing_ok=True)
 
 
-def _file_size(path: Path) -> int:
+def _measure_file_size(path: Path) -> int:
     """Return a file's size in bytes; 0 if another process has removed it."""
     try:
         return path.stat().st_size

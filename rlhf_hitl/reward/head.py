@@ -16,7 +16,7 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.special import expit
 
-from rlhf_hitl.reward.vote_scale import margin_derivatives, place_cuts
+from rlhf_hitl.reward.vote_scale import compute_margin_derivatives, place_cuts
 
 
 @dataclass(frozen=True)
@@ -78,11 +78,11 @@ class Head:
         cuts = place_cuts(self.thresholds)
 
         def slope(m: float) -> float:
-            return (m - margin) / variance + float(margin_derivatives(np.array([m]), v, cuts)[0][0])
+            return (m - margin) / variance + float(compute_margin_derivatives(np.array([m]), v, cuts)[0][0])
 
         reach = 2 * total * variance + 1e-9  # no vote pulls a margin by more than 2
         root: Any = brentq(slope, margin - reach, margin + reach, xtol=1e-12)
         at = float(root)
-        curvature = float(margin_derivatives(np.array([at]), v, cuts)[1][0])
+        curvature = float(compute_margin_derivatives(np.array([at]), v, cuts)[1][0])
         covariance = self.covariance - np.outer(spread, spread) * (curvature / (1 + curvature * variance))
         return replace(self, weights=self.weights + spread * ((at - margin) / variance), covariance=covariance)

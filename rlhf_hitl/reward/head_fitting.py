@@ -15,7 +15,12 @@ from scipy.special import expit
 
 from rlhf_hitl.reward.head import Head
 from rlhf_hitl.reward.standardiser import on_one_thread
-from rlhf_hitl.reward.vote_scale import fit_thresholds, margin_derivatives, negative_log_likelihood, place_cuts
+from rlhf_hitl.reward.vote_scale import (
+    compute_margin_derivatives,
+    compute_negative_log_likelihood,
+    fit_thresholds,
+    place_cuts,
+)
 
 
 @on_one_thread
@@ -38,8 +43,8 @@ def fit_head(differences: np.ndarray, votes: np.ndarray, *, vote_weight: float =
     for _ in range(rounds):
         thresholds = fit_thresholds(x @ w, v)
         cuts = place_cuts(thresholds)
-        slopes, curvatures = margin_derivatives(x @ w, v, cuts)
-        curvature = _weighted_gram(x, curvatures)
+        slopes, curvatures = compute_margin_derivatives(x @ w, v, cuts)
+        curvature = _compute_weighted_gram(x, curvatures)
         pull = curvature @ w - x.T @ slopes
         before, mode = alpha, w
         for _ in range(5):
@@ -122,18 +127,18 @@ def compute_laplace_covariance(
     return np.linalg.inv(curvature)
 
 
-def _weighted_gram(x: np.ndarray, weights: np.ndarray) -> np.ndarray:
+def _compute_weighted_gram(x: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Return x' diag(weights) x, (d, d). It is computed in float32, as it sets the length of steps and the width of the
     posterior, not where the mode is."""
     z = (x * np.sqrt(weights)[:, None]).astype(np.float32)
     return (z.T @ z).astype(np.float64)
 
 
-def _negative_log_posterior(
+def _compute_negative_log_posterior(
     w: np.ndarray, x: np.ndarray, votes: np.ndarray, cuts: np.ndarray, alpha: np.ndarray, anchor: np.ndarray | float = 0
 ) -> float:
     """Return the negative log posterior of weights under a prior around `anchor`, up to a constant."""
-    return negative_log_likelihood(x @ w, votes, cuts) + float(0.5 * (alpha * (w - anchor) ** 2).sum())
+    return compute_negative_log_likelihood(x @ w, votes, cuts) + float(0.5 * (alpha * (w - anchor) ** 2).sum())
 
 
 def _search_along_line(
@@ -146,8 +151,10 @@ def _search_along_line(
     anchor: np.ndarray | float = 0,
 ) -> np.ndarray:
     """Go from w towards `goal` as far as the (convex) loss does not rise: all of the way, half of it, ..."""
-    here, scale = _negative_log_posterior(w, x, votes, cuts, alpha, anchor), 1.0
-    while scale > 1e-6 and _negative_log_posterior(w + scale * (goal - w), x, votes, cuts, alpha, anchor) > here:
+    here, scale = _compute_negative_log_posterior(w, x, votes, cuts, alpha, anchor), 1.0
+    while (
+        scale > 1e-6 and _compute_negative_log_posterior(w + scale * (goal - w), x, votes, cuts, alpha, anchor) > here
+    ):
         scale /= 2
     return w + scale * (goal - w)
 
@@ -163,8 +170,8 @@ def _find_mode(
     """Return the posterior's mode and the Hessian there, by Newton steps from w."""
     hessian = np.diag(alpha)
     for _ in range(50):
-        slopes, curvatures = margin_derivatives(x @ w, votes, cuts)
-        hessian = _weighted_gram(x, curvatures) + np.diag(alpha)
+        slopes, curvatures = compute_margin_derivatives(x @ w, votes, cuts)
+        hessian = _compute_weighted_gram(x, curvatures) + np.diag(alpha)
         step = np.linalg.solve(hessian, x.T @ slopes + alpha * (w - anchor))
         if np.abs(step).max() < 1e-7:
             break

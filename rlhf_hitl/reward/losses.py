@@ -57,7 +57,7 @@ def davidson_loss(margins: torch.Tensor, shares: torch.Tensor, nu: torch.Tensor 
     return _cross_entropy(torch.log_softmax(torch.stack([m / 2, tie, -m / 2], dim=-1), dim=-1), shares)
 
 
-def tie_prevalence_from_share(tie_share: float) -> float:
+def compute_tie_prevalence(tie_share: float) -> float:
     """Return the nu of Davidson's model at which answers of equal reward tie with frequency 0 <= `tie_share` < 1."""
     return 2 * tie_share / (1 - tie_share)
 
@@ -141,7 +141,7 @@ def estimate_tie_prevalences(rankings: Iterable[Sequence[int]], counts: Iterable
 
     With m completions left, a group of t is chosen with weight C(m, t) times its prevalence, a single one with weight
     m. So the prevalence is the number of chosen groups of t, over the sum of C(m, t) / m of the choices of a single
-    one. For pairs it is `tie_prevalence_from_share`. For a size that occurs without a count, or was always chosen, half
+    one. For pairs it is `compute_tie_prevalence`. For a size that occurs without a count, or was always chosen, half
     a ranking is assumed; for a size that does not occur the prevalence is 0.
 
     Args:

@@ -19,12 +19,12 @@ from safetensors.numpy import load_file, save_file
 
 from rlhf_hitl.errors import BadInput, NotFound
 from rlhf_hitl.files import atomic_file
-from rlhf_hitl.models import display_name
+from rlhf_hitl.models import get_display_name
 from rlhf_hitl.reward.backbone import Backbone
 from rlhf_hitl.reward.feature_cache import FeatureCache
 from rlhf_hitl.reward.head import Head
 from rlhf_hitl.reward.model_card import CARD_FILE, write_card
-from rlhf_hitl.reward.rendering import Conversation, completion_lengths, list_conversations
+from rlhf_hitl.reward.rendering import Conversation, list_conversations, measure_completion_lengths
 from rlhf_hitl.reward.seen_prompts import SeenPrompts
 from rlhf_hitl.reward.standardiser import Standardiser
 from rlhf_hitl.types import Comparison, Score
@@ -49,7 +49,7 @@ class RewardModel:
 
     def inputs(self, chats: Sequence[Conversation], *, keep: bool = True) -> np.ndarray:
         """Return the head's inputs, (n, d)."""
-        return self.standardiser(self.cache.features(chats, keep=keep), completion_lengths(chats))
+        return self.standardiser(self.cache.features(chats, keep=keep), measure_completion_lengths(chats))
 
     def rewards(self, chats: Sequence[Conversation], *, keep: bool = True) -> np.ndarray:
         """Return rewards in logits, (n,) float32. `keep=False` does not write their features to disk (for rollouts).
@@ -67,7 +67,7 @@ class RewardModel:
     def differences(self, first: Sequence[Conversation], second: Sequence[Conversation]) -> np.ndarray:
         """Return the head's inputs of the first conversations less those of the second, (n, d)."""
         both = [*first, *second]
-        return self.standardiser.differences(self.cache.features(both), completion_lengths(both))
+        return self.standardiser.differences(self.cache.features(both), measure_completion_lengths(both))
 
     def margins(
         self, first: Sequence[Conversation], second: Sequence[Conversation]
@@ -114,7 +114,7 @@ class RewardModel:
             save_file(self._tensors(), draft)
         backbone = self.cache.backbone.settings
         base = {
-            "base": display_name(backbone["name"])
+            "base": get_display_name(backbone["name"])
         }  # the name shown to people; the card of a full model names the model it was trained from
         if self.backend == "full":
             backbone |= {"name": "."}  # the backbone is in the same folder, wherever that is moved to

@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForSequenceClassification
 
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.models import load_config, load_pretrained, local_folder
+from rlhf_hitl.models import load_config, load_pretrained, locate_model_folder
 from rlhf_hitl.reward.rendering import Renderer
 
 
@@ -22,7 +22,7 @@ def locate_full_model(name: str) -> Path:
     Raises:
         BadInput: no such model, a LoRA adapter without its base, or weights that are not safetensors.
     """
-    folder = local_folder(name)
+    folder = locate_model_folder(name)
     if (folder / "adapter_config.json").is_file():
         raise BadInput(
             f"backbone {name!r}, a LoRA adapter",

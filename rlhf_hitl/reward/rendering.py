@@ -128,7 +128,7 @@ def count_characters(messages: Messages) -> int:
     return sum(len(m.content) for m in messages)
 
 
-def completion_lengths(conversations: Sequence[Conversation]) -> np.ndarray:
+def measure_completion_lengths(conversations: Sequence[Conversation]) -> np.ndarray:
     """Return the number of characters of each completion, (n,) float64."""
     return np.array([count_characters(completion) for _, completion in conversations], dtype=np.float64)
 

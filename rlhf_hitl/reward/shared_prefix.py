@@ -44,7 +44,9 @@ class PackedTrees:
 
     def paths(self) -> list[torch.Tensor]:
         """Return the indices of each conversation's tokens in the row, tree by tree."""
-        return [torch.cat([torch.arange(*trunk), torch.arange(*branch)]) for trunk, branch in _spans(self.trees)]
+        return [
+            torch.cat([torch.arange(*trunk), torch.arange(*branch)]) for trunk, branch in _iterate_spans(self.trees)
+        ]
 
 
 def measure_tree(conversations: Sequence[Sequence[int]]) -> TreeSizes:
@@ -76,7 +78,7 @@ def pack_trees(trees: Sequence[Sequence[Sequence[int]]]) -> PackedTrees:
 
 def find_last_tokens(trees: Sequence[TreeSizes]) -> torch.Tensor:
     """Return the index of each conversation's last token in the row."""
-    return torch.tensor([last - 1 for _, (_, last) in _spans(trees)])
+    return torch.tensor([last - 1 for _, (_, last) in _iterate_spans(trees)])
 
 
 def build_model_inputs(
@@ -204,7 +206,7 @@ def _find_deviation(model: Any) -> str | None:
     return None
 
 
-def _spans(trees: Sequence[TreeSizes]) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
+def _iterate_spans(trees: Sequence[TreeSizes]) -> Iterator[tuple[tuple[int, int], tuple[int, int]]]:
     """Yield the spans (first, last + 1) of the trunk and the branch of each conversation."""
     at = 0
     for trunk, *branches in trees:

@@ -26,7 +26,7 @@ _ABOVE[[0, 1, 2, 3, 4, 6, 7], [0, 1, 2, 2, 3, 4, 5]] = 1
 _BELOW = _ABOVE[::-1, ::-1].copy()
 
 
-def votes_from_preferences(targets: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+def make_votes_from_preferences(targets: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
     """Return votes (n, 9) without strengths and ties.
 
     Args:
@@ -46,14 +46,16 @@ def place_cuts(thresholds: Any) -> np.ndarray:
     return np.array([t3, t2, t1, -t1, -t2, -t3])
 
 
-def margin_derivatives(margins: np.ndarray, votes: np.ndarray, cuts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def compute_margin_derivatives(
+    margins: np.ndarray, votes: np.ndarray, cuts: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Return the first and second derivatives (n,) of the negative log likelihood of votes (n, 9) in the margins."""
     above, below, cuts = _select_used_cuts(votes, cuts)
     p = expit(margins[:, None] - cuts)
     return (below * p - above * (1 - p)).sum(1), ((above + below) * p * (1 - p)).sum(1)
 
 
-def negative_log_likelihood(margins: np.ndarray, votes: np.ndarray, cuts: np.ndarray) -> float:
+def compute_negative_log_likelihood(margins: np.ndarray, votes: np.ndarray, cuts: np.ndarray) -> float:
     """Return the negative log likelihood of votes (n, 9) at margins (n,), up to what depends on the cuts alone."""
     above, below, cuts = _select_used_cuts(votes, cuts)
     z = margins[:, None] - cuts

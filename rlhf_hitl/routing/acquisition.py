@@ -10,7 +10,7 @@ _LOGIT_TO_PROBIT = np.sqrt(np.pi / 8)
 _C = np.sqrt(np.pi * np.log(2) / 2)
 
 
-def mutual_information(margins: np.ndarray, uncertainties: np.ndarray) -> np.ndarray:
+def compute_mutual_information(margins: np.ndarray, uncertainties: np.ndarray) -> np.ndarray:
     """Return the information (n,), in bits, that one vote gives about the head's weights.
 
     It is the entropy of the vote less the entropy that would remain if the weights were known, so pairs on which

@@ -12,7 +12,7 @@ from rlhf_hitl.errors import BadInput
 from rlhf_hitl.reward.labelled_pairs import load_labelled_pairs
 from rlhf_hitl.reward.model import RewardModel
 from rlhf_hitl.reward.rendering import all_completions_have_text
-from rlhf_hitl.routing.acquisition import mutual_information
+from rlhf_hitl.routing.acquisition import compute_mutual_information
 from rlhf_hitl.routing.threshold import Threshold, choose_threshold
 from rlhf_hitl.store import Store
 from rlhf_hitl.store.comparisons import compute_shuffle_key, find_comparisons
@@ -142,7 +142,9 @@ def rank_for_raters(scores: Sequence[Score], *, at_random: set[str]) -> dict[str
     Comparisons in `at_random`, which measure the model, get random ranks. Were they ranked like the others, a round
     that ends before the queue does would measure the model on the hardest only.
     """
-    information = mutual_information(np.array([s.margin for s in scores]), np.array([s.uncertainty for s in scores]))
+    information = compute_mutual_information(
+        np.array([s.margin for s in scores]), np.array([s.uncertainty for s in scores])
+    )
     ranks = {scores[i].comparison_id: rank for rank, i in enumerate(np.argsort(-information, kind="stable"))}
     return ranks | {i: compute_shuffle_key(i) % len(scores) for i in at_random}
 

@@ -14,7 +14,7 @@ from rlhf_hitl.errors import BadInput
 from rlhf_hitl.policy import ppo_math
 from rlhf_hitl.policy.actor_critic import ActorCritic, collate_rollouts
 from rlhf_hitl.policy.generation import sample_completions
-from rlhf_hitl.policy.policy_folder import TRAINING_CARD, checkpoint_folder
+from rlhf_hitl.policy.policy_folder import TRAINING_CARD, get_checkpoint_folder
 from rlhf_hitl.policy.ppo import train_ppo
 from rlhf_hitl.policy.ppo_config import PPOConfig
 from rlhf_hitl.policy.sampling import Sampling
@@ -241,13 +241,13 @@ def test_a_run_resumed_from_its_checkpoint_ends_like_one_that_was_not_stopped(po
     with pytest.raises(KeyboardInterrupt):
         train_ppo(settings(policy, out, steps=3, save_steps=1), train, stops)
     assert not out.exists()
-    assert [p.name for p in checkpoint_folder(out).iterdir()] == ["step-000002"]
+    assert [p.name for p in get_checkpoint_folder(out).iterdir()] == ["step-000002"]
     with pytest.raises(BadInput, match="same settings"):
         train_ppo(settings(policy, out, steps=3, save_steps=1, clip=0.3), train, ascii_share)
     resumed = train_ppo(settings(policy, out, steps=3, save_steps=1), train, ascii_share)
     assert len(resumed.history) == 3
     assert resumed.history[2] == pytest.approx(whole.history[2], rel=1e-4, nan_ok=True)
-    assert not checkpoint_folder(out).exists()
+    assert not get_checkpoint_folder(out).exists()
 
 
 def test_an_adapter_alone_loads_as_the_same_policy_as_the_merged_one(policy, tmp_path):

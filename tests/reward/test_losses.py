@@ -14,13 +14,13 @@ from rlhf_hitl.reward.losses import (
     bradley_terry_loss,
     centring_penalty,
     compute_pair_margins_and_leans,
+    compute_tie_prevalence,
     davidson_loss,
     davidson_luce_loss,
     estimate_tie_prevalences,
     length_penalty,
     ordinal_loss,
     score_agreement,
-    tie_prevalence_from_share,
 )
 from rlhf_hitl.types import UNRANKED
 
@@ -87,7 +87,7 @@ def test_davidson_by_hand():
 
 
 def test_tie_prevalence_is_the_nu_at_which_equal_rewards_tie_with_that_share():
-    assert davidson_loss(t(0), t([0, 1, 0]), tie_prevalence_from_share(0.4)).item() == pytest.approx(-log(0.4))
+    assert davidson_loss(t(0), t([0, 1, 0]), compute_tie_prevalence(0.4)).item() == pytest.approx(-log(0.4))
 
 
 def test_ordinal_by_hand():
@@ -128,9 +128,7 @@ def test_rankings_as_pairs_by_hand():
 
 
 def test_prevalences_of_pairs_are_davidsons_and_uncounted_sizes_count_half_a_ranking():
-    assert estimate_tie_prevalences([[0, 1], [0, 0], [1, 0]], [2, 4, 4]) == pytest.approx(
-        [tie_prevalence_from_share(0.4)]
-    )
+    assert estimate_tie_prevalences([[0, 1], [0, 0], [1, 0]], [2, 4, 4]) == pytest.approx([compute_tie_prevalence(0.4)])
     assert estimate_tie_prevalences([[0, 1]], [3]) == []
     # a tie of three that has no count, beside three choices of one of three: half a ranking, over 3 / 3 of them
     assert estimate_tie_prevalences([[0, 1, 2], [0, 0, 0]], [3, 0]) == pytest.approx([0, 0.5 / (3 / 3)])

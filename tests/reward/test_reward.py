@@ -22,7 +22,7 @@ from checkout import ROOT
 from rlhf_hitl.cli.launch import launch_processes
 from rlhf_hitl.errors import BadInput, NotFound
 from rlhf_hitl.formats.export import export_snapshot
-from rlhf_hitl.models import best_device, best_dtype, load_tokenizer
+from rlhf_hitl.models import find_best_device, find_best_dtype, load_tokenizer
 from rlhf_hitl.reward.backbone import Backbone
 from rlhf_hitl.reward.evaluation.evaluate import evaluate_reward_model
 from rlhf_hitl.reward.feature_cache import FeatureCache
@@ -36,7 +36,7 @@ from rlhf_hitl.reward.rendering import Renderer, list_conversations
 from rlhf_hitl.reward.training.head_training import train_head
 from rlhf_hitl.reward.training.head_update import update_with_label
 from rlhf_hitl.reward.training.vote_weight_choice import choose_vote_weight
-from rlhf_hitl.reward.vote_scale import FIRST_UNGRADED, SECOND_UNGRADED, TIE, place_cuts, votes_from_preferences
+from rlhf_hitl.reward.vote_scale import FIRST_UNGRADED, SECOND_UNGRADED, TIE, make_votes_from_preferences, place_cuts
 from rlhf_hitl.stats.calibration import expected_calibration_error
 from rlhf_hitl.store import people, queue
 from rlhf_hitl.store.comparisons import find_comparisons, insert_comparisons
@@ -156,14 +156,14 @@ def test_features_computed_for_all_views_are_reused_for_one(views, tmp_path):
 def test_features_are_computed_once_and_found_by_another_process(backbone, tmp_path):
     chats = [chat("hello", w) for w in WORDS]
     first = FeatureCache(tmp_path, backbone).features(chats)
-    [shard] = (tmp_path / backbone.fingerprint_of(backbone.views[0])).glob("*.safetensors")
+    [shard] = (tmp_path / backbone.fingerprint_view(backbone.views[0])).glob("*.safetensors")
     written = shard.stat().st_ino
     again = FeatureCache(tmp_path, backbone).features([*chats, chats[0]])
     assert np.array_equal(again[:-1], first)
     assert np.array_equal(again[-1], first[0])
-    assert [p.stat().st_ino for p in (tmp_path / backbone.fingerprint_of(backbone.views[0])).glob("*.safetensors")] == [
-        written
-    ]
+    assert [
+        p.stat().st_ino for p in (tmp_path / backbone.fingerprint_view(backbone.views[0])).glob("*.safetensors")
+    ] == [written]
 
 
 def test_fresh_rollouts_leave_nothing_on_disk(backbone, tmp_path):
@@ -322,7 +322,7 @@ def test_head_agrees_with_logistic_regression_under_the_same_prior():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(400, 6))
     y = (rng.random(400) < expit(x @ rng.normal(size=6))).astype(int)
-    mode, _ = _find_mode(x, votes_from_preferences(y), np.zeros(6), np.full(6, 2.0), np.zeros(6))
+    mode, _ = _find_mode(x, make_votes_from_preferences(y), np.zeros(6), np.full(6, 2.0), np.zeros(6))
     reference = LogisticRegression(C=1 / 2.0, fit_intercept=False, tol=1e-10, max_iter=1000).fit(x, y)
     assert np.abs(mode - reference.coef_[0]).max() < 1e-4
 
@@ -330,8 +330,8 @@ def test_head_agrees_with_logistic_regression_under_the_same_prior():
 def test_evidence_shrinks_noise_and_keeps_signal():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(300, 21))
-    noise = fit_head(x, votes_from_preferences(rng.random(300) < 0.5))
-    signal = fit_head(x, votes_from_preferences(rng.random(300) < expit(x[:, :20] @ np.full(20, 1.0))))
+    noise = fit_head(x, make_votes_from_preferences(rng.random(300) < 0.5))
+    signal = fit_head(x, make_votes_from_preferences(rng.random(300) < expit(x[:, :20] @ np.full(20, 1.0))))
     assert noise.precisions[0] > 10 * signal.precisions[0]
     assert np.abs(noise.weights).max() < 0.2
 
@@ -342,7 +342,7 @@ def test_uncertainty_falls_with_labels_and_grows_away_from_them():
 
     def fitted(n):
         x = rng.normal(size=(n, 5))
-        return fit_head(x, votes_from_preferences(rng.random(n) < expit(x @ w)))
+        return fit_head(x, make_votes_from_preferences(rng.random(n) < expit(x @ w)))
 
     probe = np.ones((1, 5))
     few, many = fitted(40), fitted(2000)
@@ -353,7 +353,7 @@ def test_uncertainty_falls_with_labels_and_grows_away_from_them():
 
 def test_ties_pull_a_margin_to_zero():
     x = np.c_[np.ones((50, 1)), np.zeros((50, 1))]
-    wins, even = (fit_head(x, votes_from_preferences(np.full(50, share))) for share in (1, 0.5))
+    wins, even = (fit_head(x, make_votes_from_preferences(np.full(50, share))) for share in (1, 0.5))
     ties = fit_head(x, np.eye(9)[np.full(50, TIE)])
     assert wins.margins(x[:1])[0] > 1
     for neither in (even, ties):
@@ -403,7 +403,7 @@ def test_strengths_teach_more_than_preferences_alone():
     agreed = []
     for seed in range(20):
         x, votes, margins = graded(100, seed)
-        plain = votes_from_preferences(votes[:, :4].sum(1) + votes[:, TIE] / 2)
+        plain = make_votes_from_preferences(votes[:, :4].sum(1) + votes[:, TIE] / 2)
         agreed.append([np.corrcoef(fit_head(x, v).rewards(x), margins)[0, 1] for v in (votes, plain)])
     graded_votes, preferences = np.mean(agreed, axis=0)
     assert graded_votes > preferences
@@ -464,11 +464,11 @@ def test_the_vote_weight_is_lower_where_votes_about_one_prompt_say_little_about_
     others, targets, _ = quirky(400, 1, quirk, rng, weights)
 
     def loss(vote_weight: float) -> float:
-        head = fit_head(x, votes_from_preferences(first), vote_weight=vote_weight)
+        head = fit_head(x, make_votes_from_preferences(first), vote_weight=vote_weight)
         p = head.probabilities(*head.margins(others))
         return float(-np.mean(targets * np.log(p) + (1 - targets) * np.log1p(-p)))
 
-    vote_weight, losses = choose_vote_weight(x, votes_from_preferences(first), of)
+    vote_weight, losses = choose_vote_weight(x, make_votes_from_preferences(first), of)
     assert losses[vote_weight] == min(losses.values())
     assert (vote_weight < 1) == (each > 1)
     assert loss(vote_weight) <= loss(1.0)
@@ -476,7 +476,7 @@ def test_the_vote_weight_is_lower_where_votes_about_one_prompt_say_little_about_
 
 def test_a_vote_weight_of_half_equals_half_a_vote_in_fits_and_updates():
     rng = np.random.default_rng(0)
-    x, votes = rng.normal(size=(60, 5)), votes_from_preferences((rng.random(60) < 0.5).astype(float))
+    x, votes = rng.normal(size=(60, 5)), make_votes_from_preferences((rng.random(60) < 0.5).astype(float))
     half, of_halves = fit_head(x, votes, vote_weight=0.5), fit_head(x, votes / 2)
     assert np.allclose(half.weights, of_halves.weights)
     assert np.allclose(half.updated(x[0], votes[0]).weights, of_halves.updated(x[0], votes[0] / 2).weights)
@@ -607,7 +607,7 @@ def test_full_training_under_accelerate_on_two_processes_loads_in_plain_transfor
     plain = AutoModelForSequenceClassification.from_pretrained(tmp_path / "full").eval()
     renderer = model.cache.backbone.renderer
     # The loaded model reads in bf16 where the processor computes in it, plain transformers in fp32.
-    near = 1e-4 if best_dtype(best_device()) is torch.float32 else 2e-2
+    near = 1e-4 if find_best_dtype(find_best_device()) is torch.float32 else 2e-2
     for one, reward in zip(chats, model.rewards(chats)):
         ids, pads = list(renderer.render(one).ids), [renderer.pad_id] * 3  # rows as in a batch, padded on either side
         for row, mask in ((ids + pads, [1] * len(ids) + [0] * 3), (pads + ids, [0] * 3 + [1] * len(ids))):

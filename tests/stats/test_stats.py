@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from rlhf_hitl.routing.acquisition import mutual_information
+from rlhf_hitl.routing.acquisition import compute_mutual_information
 from rlhf_hitl.routing.threshold import choose_threshold, count_labels_needed
 from rlhf_hitl.stats import davidson
 from rlhf_hitl.stats.calibration import calibration_error_interval, expected_calibration_error, split_into_equal_bins
@@ -177,7 +177,7 @@ def test_the_interval_of_a_calibration_error_reaches_zero_where_there_is_none_an
 
 
 def test_mutual_information_prefers_doubt_of_the_model_to_disagreement_of_people():
-    unsure_model, split_people, sure = mutual_information(np.array([0.0, 0.0, 6.0]), np.array([3.0, 0.01, 0.1]))
+    unsure_model, split_people, sure = compute_mutual_information(np.array([0.0, 0.0, 6.0]), np.array([3.0, 0.01, 0.1]))
     assert unsure_model > 0.2
     assert split_people == pytest.approx(0, abs=1e-3)  # a coin flip, and we know that it is one
     assert sure == pytest.approx(0, abs=1e-3)
@@ -192,7 +192,7 @@ def test_mutual_information_against_numerical_integration():
 
     p = stats.norm.cdf(w * np.sqrt(np.pi / 8))
     exact = entropy(p.mean()) - entropy(np.clip(p, 1e-12, 1 - 1e-12)).mean()
-    assert mutual_information(np.array([margin]), np.array([std]))[0] == pytest.approx(exact, abs=0.01)
+    assert compute_mutual_information(np.array([margin]), np.array([std]))[0] == pytest.approx(exact, abs=0.01)
 
 
 def test_a_threshold_needs_enough_labels_to_show_its_bound():

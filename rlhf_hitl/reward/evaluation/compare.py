@@ -28,8 +28,8 @@ def compare_evaluated_pairs(
     Raises:
         BadInput: the two share no label.
     """
-    their_pairs = _decided_by_key(theirs)
-    shared = [(pair, their_pairs[key]) for key, pair in _decided_by_key(ours).items() if key in their_pairs]
+    their_pairs = _index_decided_pairs(theirs)
+    shared = [(pair, their_pairs[key]) for key, pair in _index_decided_pairs(ours).items() if key in their_pairs]
     if not shared:
         raise BadInput(
             f"{against}: none of its labels are among those replayed",
@@ -54,5 +54,5 @@ def estimate_accuracy_difference(gains: np.ndarray, families: np.ndarray, agains
     return AccuracyDifference(against, len(gains), better, worse, mcnemar_p_value(better, worse), accuracy)
 
 
-def _decided_by_key(pairs: Iterable[EvaluatedPair]) -> dict[LabelKey, EvaluatedPair]:
+def _index_decided_pairs(pairs: Iterable[EvaluatedPair]) -> dict[LabelKey, EvaluatedPair]:
     return {(e.comparison_id, e.chosen_id, e.rejected_id): e for e in pairs if not e.is_tie}

@@ -15,7 +15,7 @@ from rlhf_hitl.reward.evaluation_record import EvaluatedPair, LengthEffect, Orde
 from rlhf_hitl.reward.feature_cache import FeatureCache
 from rlhf_hitl.reward.labelled_pairs import LabelledPair
 from rlhf_hitl.reward.model import RewardModel
-from rlhf_hitl.reward.rendering import Conversation, completion_lengths, count_characters
+from rlhf_hitl.reward.rendering import Conversation, count_characters, measure_completion_lengths
 from rlhf_hitl.stats import davidson
 from rlhf_hitl.store import Store
 from rlhf_hitl.store.comparisons import compute_shuffle_key
@@ -51,8 +51,8 @@ def measure_three_way_accuracy(
     if not fitting or not (ties.any() or (truth == 0).any()):
         return None
     *_, fitting_probabilities = model.margins([p.first for p in fitting], [p.second for p in fitting])
-    nu = davidson.fit_nu(_logits(fitting_probabilities), ties)
-    margins = _logits(probabilities)
+    nu = davidson.fit_nu(_compute_logits(fitting_probabilities), ties)
+    margins = _compute_logits(probabilities)
     is_tie = davidson.is_tie_likeliest(margins, nu)
     # Where the model predicts no tie, equal rewards are half right about a preference, as in the accuracy.
     correct = np.where(is_tie, truth == 0, np.where(truth == 0, 0.0, score_correct(margins * truth)))
@@ -121,10 +121,10 @@ def _measure_asymmetry(model: RewardModel, pairs: Sequence[LabelledPair]) -> tup
             computed = FeatureCache(Path(empty_folder), model.cache.backbone).features(chats, keep=False)
         row = {chat: i for i, chat in enumerate(chats)}
         features = computed[[row[chat] for chat in sides]]
-        return model.head.margins(model.standardiser.differences(features, completion_lengths(sides)))[0]
+        return model.head.margins(model.standardiser.differences(features, measure_completion_lengths(sides)))[0]
 
     return float(np.abs(margins(in_order) - margins(in_order[::-1])).max()), len(drawn)
 
 
-def _logits(probabilities: np.ndarray) -> np.ndarray:
+def _compute_logits(probabilities: np.ndarray) -> np.ndarray:
     return logit(np.clip(probabilities, 1e-12, 1 - 1e-12))

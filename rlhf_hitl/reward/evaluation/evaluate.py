@@ -25,7 +25,7 @@ from rlhf_hitl.reward.evaluation.slices import compute_slice_accuracies, estimat
 from rlhf_hitl.reward.evaluation_record import Estimate, EvaluatedPair, Evaluation, ReliabilityBin
 from rlhf_hitl.reward.labelled_pairs import LabelledPair, hash_labelled_pairs, load_labelled_pairs
 from rlhf_hitl.reward.model import RewardModel
-from rlhf_hitl.reward.rendering import completion_lengths
+from rlhf_hitl.reward.rendering import measure_completion_lengths
 from rlhf_hitl.reward.seen_prompts import SeenPrompts
 from rlhf_hitl.stats.calibration import calibration_error_interval, expected_calibration_error, split_into_equal_bins
 from rlhf_hitl.stats.ceiling import estimate_noise_ceiling
@@ -95,7 +95,9 @@ def evaluate_reward_model(
     families = np.array([p.comparison.prompt.family for p in pairs])
     clusters = families[is_decided]
     correct = score_correct(margins * truth)[is_decided]
-    longer_is_right = score_correct((completion_lengths(first) - completion_lengths(second)) * truth)[is_decided]
+    longer_is_right = score_correct((measure_completion_lengths(first) - measure_completion_lengths(second)) * truth)[
+        is_decided
+    ]
     decided = [p for p, has_preference in zip(pairs, is_decided) if has_preference]
     train, calibration = (
         load_pairs_of_other_prompts(home or store, s, families) for s in (Split.TRAIN, Split.CALIBRATION)

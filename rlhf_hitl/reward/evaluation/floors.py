@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from rlhf_hitl.reward.labelled_pairs import LabelledPair, load_labelled_pairs
-from rlhf_hitl.reward.rendering import completion_lengths
+from rlhf_hitl.reward.rendering import measure_completion_lengths
 from rlhf_hitl.store import Store
 from rlhf_hitl.types import Split
 
@@ -22,7 +22,9 @@ def find_length_direction(train: Sequence[LabelledPair]) -> float:
     """Return 1 where raters of these labels prefer the longer answer, -1 where they prefer the shorter more often."""
     decided = [p for p in train if p.label.preferred is not None]
     truth = np.array([1.0 if p.label.preferred == p.label.first else -1.0 for p in decided])
-    longer = np.sign(completion_lengths([p.first for p in decided]) - completion_lengths([p.second for p in decided]))
+    longer = np.sign(
+        measure_completion_lengths([p.first for p in decided]) - measure_completion_lengths([p.second for p in decided])
+    )
     return -1.0 if (longer * truth).sum() < 0 else 1.0
 
 

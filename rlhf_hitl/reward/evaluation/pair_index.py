@@ -16,7 +16,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from rlhf_hitl.errors import BadInput, Conflict
 from rlhf_hitl.reward.evaluation.slices import describe_pair
-from rlhf_hitl.reward.evaluation.storage import PAIRS_FILE, unreadable_evaluation
+from rlhf_hitl.reward.evaluation.storage import PAIRS_FILE, make_unreadable_error
 from rlhf_hitl.reward.evaluation_record import EvaluatedPair
 from rlhf_hitl.reward.rendering import count_characters
 
@@ -71,7 +71,7 @@ def load_index(folder: Path) -> EvaluationIndex:
     try:
         return _build_index(folder / PAIRS_FILE, _make_stamp(os.stat(folder / PAIRS_FILE)))
     except OSError as e:
-        raise unreadable_evaluation(folder.name) from e
+        raise make_unreadable_error(folder.name) from e
 
 
 def read_rows(index: EvaluationIndex, rows: np.ndarray | list[int]) -> list[EvaluatedPair]:
@@ -113,7 +113,7 @@ def open_pairs_file(path: Path, stamp: tuple[int, ...]) -> IO[bytes]:
     try:
         file = path.open("rb", buffering=1 << 20)
     except OSError as e:
-        raise unreadable_evaluation(path.parent.name) from e
+        raise make_unreadable_error(path.parent.name) from e
     if _make_stamp(os.fstat(file.fileno())) != stamp:
         file.close()
         raise Conflict(f"The evaluation {path.parent.name!r} was made anew meanwhile. Reload the page.")

@@ -48,10 +48,10 @@ def describe_pair(pair: EvaluatedPair) -> dict[str, str]:
     values = {
         "policies": " / ".join(sorted({pair.chosen_policy, pair.rejected_policy})),
         "turns": "3 or more" if turns > 2 else str(turns),
-        "length": f"{_name_of_range((chosen + rejected) / 2, _LENGTHS)} characters",
+        "length": f"{_find_range_name((chosen + rejected) / 2, _LENGTHS)} characters",
         "longer": "chosen" if chosen > rejected else "rejected" if chosen < rejected else "neither",
         "agreement": "one vote" if pair.votes == 1 else "unanimous" if pair.agreement == 1 else "split",
-        "confidence": _name_of_range(confidence, _CONFIDENCES),
+        "confidence": _find_range_name(confidence, _CONFIDENCES),
     }
     return values | ({"strength": STRENGTH_NAMES[pair.strength]} if pair.strength else {})
 
@@ -67,5 +67,5 @@ def estimate_mean(values: np.ndarray, clusters: np.ndarray) -> Estimate:
     return Estimate(float(np.mean(values)), low, high, len(values))
 
 
-def _name_of_range(value: float, ranges: Sequence[tuple[float, str]]) -> str:
+def _find_range_name(value: float, ranges: Sequence[tuple[float, str]]) -> str:
     return next(name for below, name in ranges if value < below)

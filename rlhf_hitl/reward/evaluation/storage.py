@@ -48,7 +48,7 @@ def load_evaluation_for_page(folder: Path) -> Evaluation:
     try:
         return load_evaluation(folder)
     except (BadInput, OSError, ValueError) as e:
-        raise unreadable_evaluation(folder.name) from e
+        raise make_unreadable_error(folder.name) from e
 
 
 def read_evaluated_pairs(folder: Path) -> Iterator[EvaluatedPair]:
@@ -77,7 +77,7 @@ def find_evaluation_folder(workspace: Path, name: str) -> Path:
     return folders[name]
 
 
-def unreadable_evaluation(name: str) -> NotFound:
+def make_unreadable_error(name: str) -> NotFound:
     """Return the error for an evaluation whose files are gone, incomplete or of another version."""
     return NotFound(f"evaluation {name!r}", expected="whole files of this version", fix="evaluate again")
 

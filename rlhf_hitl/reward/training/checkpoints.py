@@ -71,15 +71,15 @@ def refuse_different_model(checkpoint: Path, model: Any) -> None:
     has_adapter = (checkpoint / "adapter_config.json").is_file()
     if has_adapter != isinstance(model, PeftModel):
         theirs, ours = ("LoRA", "the whole model") if has_adapter else ("the whole model", "LoRA")
-        raise _different_model(
+        raise _make_different_model_error(
             checkpoint, f"of training {theirs}", ours, "set use_peft as the checkpoint was made with"
         )
     if has_adapter:
         _refuse_different_adapter(checkpoint, model)
     elif (checkpoint / "config.json").is_file():  # missing where the parts of a model are kept apart, as by FSDP
-        theirs, ours = _architecture(load_config(checkpoint)), _architecture(model.config)
-        if name := _first_difference(theirs, ours):
-            raise _different_model(
+        theirs, ours = _describe_architecture(load_config(checkpoint)), _describe_architecture(model.config)
+        if name := _find_first_difference(theirs, ours):
+            raise _make_different_model_error(
                 checkpoint,
                 f"with {name} {theirs.get(name)}",
                 f"{name} {ours.get(name)}, as of the model that is trained",
@@ -98,8 +98,8 @@ def _refuse_different_adapter(checkpoint: Path, model: PeftModel) -> None:
             expected=f"a whole adapter ({str(e)[:80]})",
             fix="give another checkpoint, or leave resume_from_checkpoint out",
         ) from e
-    if name := _first_difference(theirs, ours):
-        raise _different_model(
+    if name := _find_first_difference(theirs, ours):
+        raise _make_different_model_error(
             checkpoint,
             f"whose adapter has {name} of {theirs.get(name)}",
             f"{ours.get(name)}, as this run's",
@@ -107,16 +107,16 @@ def _refuse_different_adapter(checkpoint: Path, model: PeftModel) -> None:
         )
 
 
-def _first_difference(theirs: dict[str, Any], ours: dict[str, Any]) -> str | None:
+def _find_first_difference(theirs: dict[str, Any], ours: dict[str, Any]) -> str | None:
     """Return the first name, in alphabetical order, whose values differ; None if none does."""
     return next((name for name in sorted(theirs.keys() | ours.keys()) if theirs.get(name) != ours.get(name)), None)
 
 
-def _different_model(checkpoint: Path, description: str, expected: str, fix: str) -> BadInput:
+def _make_different_model_error(checkpoint: Path, description: str, expected: str, fix: str) -> BadInput:
     return BadInput(f"checkpoint {checkpoint} {description}", expected=expected, fix=f"{fix}, or another output_dir")
 
 
-def _architecture(config: Any) -> dict[str, Any]:
+def _describe_architecture(config: Any) -> dict[str, Any]:
     """Return the fields of a model's configuration that make its architecture, with the values they have in JSON."""
     return {
         k: v for k, v in json.loads(config.to_json_string(use_diff=False)).items() if k not in IGNORED_CONFIG_FIELDS

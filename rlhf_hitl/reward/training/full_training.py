@@ -17,7 +17,7 @@ from transformers.trainer_utils import IntervalStrategy
 from trl import ModelConfig
 
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.models import display_name, load_tokenizer
+from rlhf_hitl.models import get_display_name, load_tokenizer
 from rlhf_hitl.reward import shared_prefix
 from rlhf_hitl.reward.classifier import add_laplace_posterior, wrap_classifier
 from rlhf_hitl.reward.head_fitting import calibrate_temperature
@@ -93,7 +93,7 @@ def build_reward_trainer(config: FullTrainingConfig, model_config: ModelConfig) 
         as_trees=_can_share_prompts(trainer),
     )
     refuse_frozen_head(trainer.model)
-    trainer.source, trainer.base = str(path), display_name(model_config.model_name_or_path)
+    trainer.source, trainer.base = str(path), get_display_name(model_config.model_name_or_path)
     trainer.seen_before = find_prompts_seen_before(str(path))
     trainer.read_labels(train, calibration)
     keep_stdout_free(trainer)

@@ -14,7 +14,7 @@ from rlhf_hitl.reward.head_fitting import bootstrap_covariance, fit_head
 from rlhf_hitl.reward.labelled_pairs import LabelledPair, count_votes
 from rlhf_hitl.reward.model import RewardModel
 from rlhf_hitl.reward.registry import register_reward_model
-from rlhf_hitl.reward.rendering import completion_lengths
+from rlhf_hitl.reward.rendering import measure_completion_lengths
 from rlhf_hitl.reward.seen_prompts import find_prompts_seen_before
 from rlhf_hitl.reward.standardiser import Standardiser
 from rlhf_hitl.reward.training import UncertaintyMethod
@@ -50,7 +50,7 @@ def train_head(
     compute_all_features(cache, [*pairs, *calibration])
 
     chats = [p.first for p in pairs] + [p.second for p in pairs]
-    features, lengths, votes = cache.features(chats), completion_lengths(chats), count_votes(pairs)
+    features, lengths, votes = cache.features(chats), measure_completion_lengths(chats), count_votes(pairs)
     prompts = np.array([p.comparison.prompt.family for p in pairs])
     standardiser = Standardiser.fit(features, lengths)
     differences = standardiser.differences(features, lengths)

@@ -9,7 +9,7 @@ import numpy as np
 from rlhf_hitl.reward.labelled_pairs import LabelledPair, count_votes
 from rlhf_hitl.reward.model import RewardModel
 from rlhf_hitl.reward.training.head_training import compute_all_features, save_head
-from rlhf_hitl.reward.training.learnt_votes import load_learnt_votes, pair_key, refuse_corrected_votes
+from rlhf_hitl.reward.training.learnt_votes import load_learnt_votes, make_pair_id, refuse_corrected_votes
 from rlhf_hitl.reward.training.training_labels import (
     calibrate_on_pairs,
     collect_seen_prompts,
@@ -60,13 +60,13 @@ def update_with_new_votes(store: Store, model: RewardModel, workspace: Path) -> 
     """
     learnt = load_learnt_votes(Path(get_reward_model(store, model.id).path), model.id)
     pairs, calibration = load_training_pairs(store), load_calibration_pairs(store)
-    current = dict(zip(map(pair_key, pairs), count_votes(pairs)))
+    current = dict(zip(map(make_pair_id, pairs), count_votes(pairs)))
     refuse_corrected_votes(learnt, current, model.id)
     compute_all_features(model.cache, [*pairs, *calibration])
     updated = model
     for pair in pairs:
-        before = learnt.get(pair_key(pair))
-        new_votes = current[pair_key(pair)] - (0 if before is None else before)
+        before = learnt.get(make_pair_id(pair))
+        new_votes = current[make_pair_id(pair)] - (0 if before is None else before)
         if new_votes.any():
             updated = update_with_label(updated, pair, None if before is None else new_votes)
     if updated is model:

@@ -17,12 +17,12 @@ LEARNT_VOTES_FILE = "learnt_votes.json"
 
 def save_learnt_votes(folder: Path, pairs: Sequence[LabelledPair]) -> None:
     """Write the votes (9,) of each pair beside the model's card."""
-    votes = {pair_key(pair): row.tolist() for pair, row in zip(pairs, count_votes(pairs))}
+    votes = {make_pair_id(pair): row.tolist() for pair, row in zip(pairs, count_votes(pairs))}
     write_text_atomically(folder / LEARNT_VOTES_FILE, json.dumps(votes))
 
 
 def load_learnt_votes(folder: Path, model_id: str) -> dict[str, np.ndarray]:
-    """Return the votes (9,) that a saved model has learnt, by `pair_key`. Raises BadInput where it keeps no record."""
+    """Return the votes (9,) that a saved model has learnt, by pair id. Raises BadInput where it keeps no record."""
     path = folder / LEARNT_VOTES_FILE
     if not path.is_file():
         raise BadInput(
@@ -44,6 +44,6 @@ def refuse_corrected_votes(learnt: Mapping[str, np.ndarray], current: Mapping[st
         )
 
 
-def pair_key(pair: LabelledPair) -> str:
-    """Return the key of a pair: the ids of its comparison and of its two completions."""
+def make_pair_id(pair: LabelledPair) -> str:
+    """Return the id of a pair: the ids of its comparison and of its two completions."""
     return f"{pair.comparison.id} {pair.label.first} {pair.label.second}"

@@ -9,7 +9,7 @@ import numpy as np
 from accelerate import PartialState
 from datasets import Dataset
 
-from rlhf_hitl.reward.rendering import Renderer, completion_lengths
+from rlhf_hitl.reward.rendering import Renderer, measure_completion_lengths
 from rlhf_hitl.reward.training.dataset_rows import read_ranking
 
 log = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ def tokenise_rows(data: Dataset, renderer: Renderer, processes: int | None = Non
             "ranks": ranking.ranks,
             "shares": ranking.shares,
             "weight": ranking.weight,
-            "log_lengths": np.log1p(completion_lengths(ranking.chats)),
+            "log_lengths": np.log1p(measure_completion_lengths(ranking.chats)),
             "cut": sum(r.dropped + r.cut > 0 for r in rendered),
         }
 

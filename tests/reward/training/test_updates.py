@@ -19,7 +19,7 @@ from rlhf_hitl.reward.model import load_reward_model
 from rlhf_hitl.reward.registry import open_reward_model
 from rlhf_hitl.reward.training.head_training import train_head
 from rlhf_hitl.reward.training.head_update import update_with_new_votes
-from rlhf_hitl.reward.vote_scale import votes_from_preferences
+from rlhf_hitl.reward.vote_scale import make_votes_from_preferences
 from rlhf_hitl.store import people, queue
 from rlhf_hitl.store.comparisons import insert_comparisons
 from rlhf_hitl.store.judgments import read_judgments
@@ -111,7 +111,7 @@ def test_an_ensemble_agrees_with_the_posterior_where_its_assumptions_hold():
     """Independent labels, a prompt each: the two uncertainties are of one size; labels of one prompt count as fewer."""
     rng = np.random.default_rng(0)
     x = rng.normal(size=(400, 9))
-    votes = votes_from_preferences(rng.random(400) < expit(x @ rng.normal(size=9)))
+    votes = make_votes_from_preferences(rng.random(400) < expit(x @ rng.normal(size=9)))
     head = fit_head(x, votes)
     probes = rng.normal(size=(50, 9))
     alone = bootstrap_covariance(head, x, votes, np.arange(400), heads=200)
@@ -127,7 +127,7 @@ def test_an_ensemble_agrees_with_the_posterior_where_its_assumptions_hold():
 def test_without_labels_an_ensemble_is_as_uncertain_as_its_prior():
     x = np.zeros((50, 3))
     x[:, 0] = 1
-    votes = votes_from_preferences(np.arange(50) % 3 > 0)
+    votes = make_votes_from_preferences(np.arange(50) % 3 > 0)
     head = fit_head(x, votes)
     unseen = np.array([[0.0, 1.0, 0.0]])
     ensemble = bootstrap_covariance(head, x, votes, np.arange(50), heads=400)

@@ -11,6 +11,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from rlhf_hitl.errors import BadInput
 
+#: The model that commands and configurations use unless another is named: a small one that runs on a CPU.
+DEFAULT_MODEL = "smollm2-135m-instruct"
+
 PREFIX = "RLHF_HITL_"
 #: Variables with the prefix that are not settings: the folder of models, and what only the tests read.
 NOT_SETTINGS = ("RLHF_HITL_MODELS", "RLHF_HITL_DATA", "RLHF_HITL_SCREENSHOTS")

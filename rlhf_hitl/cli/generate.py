@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, get_args
 import typer
 
 from rlhf_hitl.cli import AsJson, Result, StoreUrl, command, make_table
+from rlhf_hitl.config import DEFAULT_MODEL
 from rlhf_hitl.errors import BadInput, NotFound
 from rlhf_hitl.files import atomic_file
 
@@ -24,7 +25,7 @@ PolicyName = Annotated[str, typer.Option("--policy", help="A model folder, a hub
 @command("generate")
 def generate_command(
     store: StoreUrl,
-    policy: PolicyName = "smollm2-135m-instruct",
+    policy: PolicyName = DEFAULT_MODEL,
     prompts: Annotated[
         Path | None,
         typer.Option(help="Read the prompts from this JSONL file ({messages, tags}) instead of the store."),

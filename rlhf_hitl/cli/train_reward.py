@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from rlhf_hitl.cli import AsJson, Result, StoreUrl, command, make_table
 from rlhf_hitl.cli.reward_models import load_requested_model
-from rlhf_hitl.config import load_settings
+from rlhf_hitl.config import DEFAULT_MODEL, load_settings
 from rlhf_hitl.errors import BadInput
+from rlhf_hitl.reward import DEFAULT_MAX_TOKENS
 from rlhf_hitl.reward.training import UncertaintyMethod
 
 if TYPE_CHECKING:
@@ -27,14 +28,12 @@ REFUSED_OPTIONS: dict[RewardBackend, tuple[str, ...]] = {
     "classifier": ("--config", *HEAD_OPTIONS),
 }
 
-BACKBONE = "smollm2-135m-instruct"
-
 BackboneName = Annotated[
     str | None,
     typer.Option(
         "--backbone",
         help="Use this backbone: a local folder, a hub id or the name of a fetched model.",
-        show_default=BACKBONE,
+        show_default=DEFAULT_MODEL,
     ),
 ]
 
@@ -71,7 +70,9 @@ def train_reward_command(
     max_length: Annotated[
         int | None,
         typer.Option(
-            min=8, help="Cut prompts on the left to fit this many tokens; cut prompts are counted.", show_default="1024"
+            min=8,
+            help="Cut prompts on the left to fit this many tokens; cut prompts are counted.",
+            show_default=str(DEFAULT_MAX_TOKENS),
         ),
     ] = None,
     dtype: Annotated[
@@ -97,7 +98,7 @@ def train_reward_command(
         if options[flag] is not None:
             raise BadInput(
                 f"{flag} {options[flag]} with --backend {backend}",
-                expected="it with another backend only",
+                expected=f"{flag} with another backend only",
                 fix=f"leave {flag} out or choose another --backend",
             )
     if backend == "classifier" and backbone is None:
@@ -108,25 +109,26 @@ def train_reward_command(
         )
     opened = Store.open(store)
     workspace = load_settings().workspace
+    backbone_options: dict[str, Any] = {
+        k: v for k, v in {"max_length": max_length, "dtype": dtype}.items() if v is not None
+    }
     if backend == "full":
         from rlhf_hitl.reward.training.full_from_store import train_full_from_store
 
         model = train_full_from_store(
-            opened, backbone, workspace, default_backbone=BACKBONE, config=config, max_length=max_length
+            opened, backbone, workspace, default_backbone=DEFAULT_MODEL, config=config, max_length=max_length
         )
     elif backend == "classifier":
         from rlhf_hitl.reward.training.classifier_adoption import adopt_classifier
 
-        model = adopt_classifier(opened, str(backbone), workspace, max_length=max_length or 1024, dtype=dtype or "auto")
+        model = adopt_classifier(opened, str(backbone), workspace, **backbone_options)
     else:
         from rlhf_hitl.reward.backbone import Backbone
         from rlhf_hitl.reward.training.head_training import train_head
         from rlhf_hitl.reward.training.training_labels import load_training_pairs
 
         load_training_pairs(opened)  # reports what is missing before the backbone is loaded
-        loaded = Backbone(
-            backbone or BACKBONE, layer=layer, pooling=pooling, max_length=max_length or 1024, dtype=dtype or "auto"
-        )
+        loaded = Backbone(backbone or DEFAULT_MODEL, layer=layer, pooling=pooling, **backbone_options)
         model = train_head(opened, loaded, workspace, uncertainty=uncertainty or "laplace")
     return _report_model(model, workspace, "adopted" if backend == "classifier" else "trained")
 
@@ -143,7 +145,7 @@ def _update(opened: Store, flags: list[str], backend: RewardBackend) -> Result:
     return _report_model(updated, workspace, "updated" if updated is not model else "unchanged: no new votes")
 
 
-def _report_model(model: RewardModel, workspace: Path, done: str) -> Result:
+def _report_model(model: RewardModel, workspace: Path, outcome: str) -> Result:
     folder = workspace / "reward" / model.id
     data = model.card | {"id": model.id, "path": str(folder)}  # in this order: an updated model's card has the old id
     rows = {
@@ -153,5 +155,5 @@ def _report_model(model: RewardModel, workspace: Path, done: str) -> Result:
         "calibration labels": model.card["calibration_labels"],
         "cut prompts / completions": f"{model.card['prompts_cut']} / {model.card['completions_cut']}",
     }
-    title = f"Reward model {done}" + (" on simulated judgments" if model.card["simulated"] else "")
+    title = f"Reward model {outcome}" + (" on simulated judgments" if model.card["simulated"] else "")
     return Result(data, make_table(title, rows), more=["Next: rlhf-hitl evaluate"])

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from rlhf_hitl.config import DEFAULT_MODEL
+
 
 class LoopConfig(BaseModel):
     """What a round does, and how much of it. `configs/loop.yaml` shows every field."""
 
     model_config = ConfigDict(extra="forbid")
 
-    policy: str = "smollm2-135m-instruct"
-    backbone: str = "smollm2-135m-instruct"
+    policy: str = DEFAULT_MODEL
+    backbone: str = DEFAULT_MODEL
     prompts_per_round: int = Field(default=12, ge=1)
     completions_per_prompt: int = Field(default=4, ge=2)
     max_new_tokens: int = Field(default=32, ge=1)

@@ -12,6 +12,7 @@ import torch
 from datasets import Dataset
 from trl import DPOConfig, DPOTrainer
 
+from rlhf_hitl.config import DEFAULT_MODEL
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.models import fill_in_precision, load_policy, load_tokenizer
 from rlhf_hitl.policy.dpo_pairs import DPOPair
@@ -31,9 +32,7 @@ class DPOSettings(DPOConfig):
     """
 
     out: str = field(default="", metadata={"help": "Folder for the tuned policy. It must not exist yet."})
-    policy: str = field(
-        default="smollm2-135m-instruct", metadata={"help": "Model folder, hub id, or a name from `models get`."}
-    )
+    policy: str = field(default=DEFAULT_MODEL, metadata={"help": "Model folder, hub id, or a name from `models get`."})
     lora_r: int = field(default=8, metadata={"help": "LoRA rank."})
     lora_alpha: int = field(default=16, metadata={"help": "LoRA alpha."})
     lora_dropout: float = field(default=0.0, metadata={"help": "LoRA dropout."})
@@ -62,7 +61,7 @@ class DPOSettings(DPOConfig):
 def build_dpo_dataset(pairs: Sequence[DPOPair], tokenizer: Any, max_length: int | None) -> tuple[Dataset, int]:
     """Return rows for TRL, and how many pairs were left out as longer than `max_length` tokens.
 
-    They are left out because TRL would cut off their ends without a word.
+    They are left out because TRL would cut off their ends silently.
     """
 
     def count_tokens(pair: DPOPair, answer: Completion) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from rlhf_hitl.config import DEFAULT_MODEL
 from rlhf_hitl.errors import BadInput
 
 
@@ -17,7 +18,7 @@ class PPOConfig:
     """Settings of PPO. The defaults fit a 135M policy on two CPU cores; raise rollouts, tokens and steps on a GPU."""
 
     out: str = _declare_setting("", "Folder for the tuned policy. It must not exist yet.")
-    policy: str = _declare_setting("smollm2-135m-instruct", "Model folder, hub id, or a name from `models get`.")
+    policy: str = _declare_setting(DEFAULT_MODEL, "Model folder, hub id, or a name from `models get`.")
     steps: int = _declare_setting(4, "Number of steps; each samples answers and updates the policy on them.")
     rollouts: int = _declare_setting(8, "Answers sampled in a step, over all processes.")
     minibatch: int = _declare_setting(4, "Answers in an optimiser step, over all processes.")

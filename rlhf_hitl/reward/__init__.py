@@ -12,3 +12,6 @@ model (`backbone`, kept on disk by `feature_cache` and `feature_store`) and scor
 `training/` makes reward models and `evaluation/` measures them. Both import from here, never the other way round, and
 not from each other.
 """
+
+#: The most tokens of a conversation unless another limit is set: longer prompts are cut from the left.
+DEFAULT_MAX_TOKENS = 1024

@@ -12,8 +12,15 @@ import torch
 from tqdm import tqdm
 
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.models import find_best_device, load_config, load_pretrained, load_tokenizer, resolve_dtype
-from rlhf_hitl.reward import shared_prefix
+from rlhf_hitl.models import (
+    DEFAULT_PRECISION,
+    find_best_device,
+    load_config,
+    load_pretrained,
+    load_tokenizer,
+    resolve_dtype,
+)
+from rlhf_hitl.reward import DEFAULT_MAX_TOKENS, shared_prefix
 from rlhf_hitl.reward.batching import batch_by_length, batch_by_prompt
 from rlhf_hitl.reward.pretrained import (
     find_max_tokens,
@@ -69,8 +76,8 @@ class Backbone:
         *,
         layer: int | Sequence[int] | None = None,
         pooling: str | Sequence[str] | None = None,
-        max_length: int = 1024,
-        dtype: str = "auto",
+        max_length: int = DEFAULT_MAX_TOKENS,
+        dtype: str = DEFAULT_PRECISION,
     ):
         from transformers import AutoModel, AutoModelForSequenceClassification
 

@@ -14,7 +14,8 @@ import numpy as np
 from transformers import PreTrainedModel
 
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.models import load_config
+from rlhf_hitl.models import DEFAULT_PRECISION, load_config
+from rlhf_hitl.reward import DEFAULT_MAX_TOKENS
 from rlhf_hitl.reward.backbone import SCORE_POOLING, Backbone
 from rlhf_hitl.reward.feature_cache import FeatureCache
 from rlhf_hitl.reward.head import Head
@@ -55,7 +56,9 @@ def load_classifier(name: str) -> PreTrainedModel:
     return model.eval()
 
 
-def wrap_classifier(name: str, cache: Path, *, max_length: int = 1024, dtype: str = "auto") -> RewardModel:
+def wrap_classifier(
+    name: str, cache: Path, *, max_length: int = DEFAULT_MAX_TOKENS, dtype: str = DEFAULT_PRECISION
+) -> RewardModel:
     """Make a reward model of a classifier as it is: with its margins, and without uncertainty.
 
     Raises:

@@ -9,6 +9,7 @@ from itertools import takewhile
 import numpy as np
 
 from rlhf_hitl.errors import BadInput
+from rlhf_hitl.reward import DEFAULT_MAX_TOKENS
 from rlhf_hitl.types import Comparison, Messages, messages_to_dicts
 
 #: A prompt's messages and the messages of one completion to it.
@@ -45,7 +46,7 @@ class Renderer:
     loses its end. `RenderedConversation` counts both, so that nothing is cut silently.
     """
 
-    def __init__(self, tokenizer, max_length: int = 1024):
+    def __init__(self, tokenizer, max_length: int = DEFAULT_MAX_TOKENS):
         self.tokenizer, self.max_length = tokenizer, max_length
         self.eos_id = tokenizer.eos_token_id if tokenizer.eos_token_id is not None else tokenizer.sep_token_id
         if self.eos_id is None:

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from rlhf_hitl.models import DEFAULT_PRECISION
+from rlhf_hitl.reward import DEFAULT_MAX_TOKENS
 from rlhf_hitl.reward.classifier import add_laplace_posterior, wrap_classifier
 from rlhf_hitl.reward.labelled_pairs import load_labelled_pairs
 from rlhf_hitl.reward.model import RewardModel
@@ -23,7 +25,7 @@ from rlhf_hitl.types import Split
 
 
 def adopt_classifier(
-    store: Store, name: str, workspace: Path, *, max_length: int = 1024, dtype: str = "auto"
+    store: Store, name: str, workspace: Path, *, max_length: int = DEFAULT_MAX_TOKENS, dtype: str = DEFAULT_PRECISION
 ) -> RewardModel:
     """Make a classifier the store's newest reward model.
 

@@ -10,6 +10,7 @@ from trl import ModelConfig, RewardConfig
 
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.models import fill_in_precision
+from rlhf_hitl.reward import DEFAULT_MAX_TOKENS
 
 MIN_TOKENS = 8  # the fewest that can hold an answer
 NO_MAX_LENGTH = 1_000_000  # tokens: the limit where `max_length` sets none
@@ -44,7 +45,7 @@ class FullTrainingConfig(RewardConfig):
         },
     )
     max_length: int | None = field(
-        default=1024,
+        default=DEFAULT_MAX_TOKENS,
         metadata={"help": "The most tokens of a conversation. A longer prompt is cut from the left, and counted."},
     )
     length_coefficient: float = field(
@@ -86,7 +87,7 @@ def refuse_unsupported_settings(config: FullTrainingConfig, model_config: ModelC
     if config.token_budget is not None and config.token_budget < 1:
         raise BadInput(f"token_budget {config.token_budget}", expected="1 or more", fix="set 4096, or leave it out")
     if config.max_length is not None and config.max_length < MIN_TOKENS:
-        fix = "set 1024, or leave it out"
+        fix = f"set {DEFAULT_MAX_TOKENS}, or leave it out"
         raise BadInput(f"max_length {config.max_length}", expected=f"{MIN_TOKENS} tokens or more, or none", fix=fix)
     if model_config.use_peft and model_config.lora_r < 1:
         raise BadInput(f"lora_r {model_config.lora_r}", expected="1 or more", fix="set lora_r, 8 to 64 as a rule")
@@ -96,7 +97,7 @@ def refuse_missing_trackers(config: FullTrainingConfig) -> None:
     """Raise BadInput for a tracker in `report_to` that is unknown or not installed."""
     for name in config.report_to or []:
         if name not in ("all", "none", *INTEGRATION_TO_CALLBACK):
-            known = ", ".join(["none", *TRACKERS])
-            raise BadInput(f"report_to {name}", expected=f"a tracker: {known}", fix="name one of them")
+            trackers = ", ".join(["none", *TRACKERS])
+            raise BadInput(f"report_to {name}", expected=f"a tracker: {trackers}", fix="name one of them")
         if name in TRACKERS and find_spec(name) is None:
             raise BadInput(f"report_to {name}", expected="a tracker that is installed", fix=f"pip install {name}")

@@ -160,7 +160,7 @@ class Client:
         try:  # without retries: an iterable cannot be read again
             response = self._http.post("/import", content=lines(), headers=headers, params=options)
         except httpx.TransportError as e:
-            raise _unavailable(self._http.base_url, e) from e
+            raise _make_unavailable_error(self._http.base_url, e) from e
         return self._checked(response).json()
 
     def comparisons(self, **where: Any) -> Iterator[Comparison]:
@@ -249,7 +249,7 @@ class Client:
                 for chunk in self._checked(response).iter_bytes():
                     f.write(chunk)
         except httpx.TransportError as e:
-            raise _unavailable(self._http.base_url, e) from e
+            raise _make_unavailable_error(self._http.base_url, e) from e
 
     def _post_answer(self, path: str, body: dict[str, Any], verdict: str, ranking: Sequence, more: Mapping) -> Receipt:
         body |= {"verdict": Verdict(verdict).value, "ranking": [list(group) for group in ranking], **more}
@@ -276,7 +276,7 @@ class Client:
                 response = self._http.request(method, path, **request_options)
             except httpx.TransportError as e:
                 if pause is None:
-                    raise _unavailable(self._http.base_url, e) from e
+                    raise _make_unavailable_error(self._http.base_url, e) from e
             else:
                 if response.status_code not in (502, 503, 504) or pause is None:
                     return self._checked(response)
@@ -356,5 +356,5 @@ def _build(cls: type[T], values: Mapping[str, Any], **parsed: Any) -> T:
     return cls(**{k: v for k, v in values.items() if k in names} | parsed)
 
 
-def _unavailable(address: httpx.URL, e: Exception) -> Unavailable:
+def _make_unavailable_error(address: httpx.URL, e: Exception) -> Unavailable:
     return Unavailable(f"{address}: expected a server that answers, got {type(e).__name__}. Fix: check the address")

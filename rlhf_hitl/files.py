@@ -34,7 +34,7 @@ def atomic_file(path: Path, *, private: bool = False, sync: bool = False) -> Ite
     Raises:
         OSError: the file cannot be written; its `filename` is `path`, not the draft.
     """
-    draft = _draft_beside(path)
+    draft = _make_draft_path(path)
     try:
         if private:
             os.close(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
@@ -65,7 +65,7 @@ def atomic_folder(path: Path, *, existing: Existing = "refuse") -> Iterator[Path
     Missing parents of `path` are made. For `existing`, see `place_folder`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = _draft_beside(path)
+    draft = _make_draft_path(path)
     draft.mkdir()
     try:
         yield draft
@@ -93,7 +93,7 @@ def place_folder(folder: Path, target: Path, *, existing: Existing = "refuse") -
             raise
     if existing == "keep":
         return
-    former = _draft_beside(target)
+    former = _make_draft_path(target)
     target.rename(former)
     try:
         os.replace(folder, target)
@@ -103,6 +103,6 @@ def place_folder(folder: Path, target: Path, *, existing: Existing = "refuse") -
     shutil.rmtree(former)
 
 
-def _draft_beside(path: Path) -> Path:
+def _make_draft_path(path: Path) -> Path:
     # 40 characters are at most 160 bytes, so that the draft's name fits in the 255 a file system allows.
     return path.with_name(f".{path.name[:40]}.{secrets.token_hex(6)}{DRAFT_SUFFIX}")

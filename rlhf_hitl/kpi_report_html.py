@@ -8,7 +8,7 @@ from jinja2 import Environment
 
 from rlhf_hitl.kpis import KpiReport
 
-PAGE = """<!doctype html>
+KPI_REPORT_TEMPLATE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>rlhf_hitl report</title>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <style>
@@ -38,7 +38,7 @@ svg { width: 100%; height: auto; }
 def render_kpi_report(report: KpiReport) -> str:
     """Return the page. It has no plot if nothing has been routed."""
     plot = _draw_rounds(report) if report.rounds else ""
-    return Environment(autoescape=True).from_string(PAGE).render(report=report, plot=plot)
+    return Environment(autoescape=True).from_string(KPI_REPORT_TEMPLATE).render(report=report, plot=plot)
 
 
 def _draw_rounds(report: KpiReport) -> str:

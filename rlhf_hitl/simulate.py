@@ -11,7 +11,7 @@ import numpy as np
 from rlhf_hitl.store import Store, people, queue
 from rlhf_hitl.types import Answer, Comparison, Completion, Role, Verdict
 
-INTERFACE_VERSION = "simulated-1"
+SIMULATED_INTERFACE_VERSION = "simulated-1"
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ def judge_queue(store: Store, wanted: int) -> int:
             lease.id,
             lease.rater_id,
             simulate_answer(rater, lease.comparison),
-            interface_version=INTERFACE_VERSION,
+            interface_version=SIMULATED_INTERFACE_VERSION,
             simulated=True,
         )
         done += 1

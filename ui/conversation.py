@@ -17,7 +17,7 @@ def render_conversation(messages: Sequence[Message]) -> str:
     for message in messages:
         if message.role in SPEAKERS:
             role = message.role
-            speaker = markdown.translated(f"speaker_{role}", role.capitalize())
+            speaker = markdown.render_translated(f"speaker_{role}", role.capitalize())
         else:
             role = "other"
             speaker = markdown.escape(message.role[:40])
@@ -31,18 +31,18 @@ def render_completion(messages: Sequence[Message]) -> str:
     return markdown.render(messages[0].content) if len(messages) == 1 else render_conversation(messages)
 
 
-def completion_text(messages: Sequence[Message]) -> str:
+def get_completion_text(messages: Sequence[Message]) -> str:
     """Return what the policy itself wrote."""
     return "\n\n".join(m.content for m in messages if m.role == "assistant" or len(messages) == 1)
 
 
-def excerpt(text: str, length: int) -> str:
+def make_excerpt(text: str, length: int) -> str:
     """Return the beginning of a text on one line, with its control characters made visible."""
-    line = markdown.visible(" ".join(text[: 4 * length].split()))
+    line = markdown.make_visible(" ".join(text[: 4 * length].split()))
     return line if len(line) <= length else line[:length].rstrip() + "…"
 
 
-def question_excerpt(messages: Sequence[Message], length: int) -> str:
+def make_question_excerpt(messages: Sequence[Message], length: int) -> str:
     """Return the beginning of the last message of the user, or "" if there is none."""
     question = next((m.content for m in reversed(messages) if m.role == "user"), "")
-    return excerpt(question, length)
+    return make_excerpt(question, length)

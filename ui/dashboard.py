@@ -13,10 +13,10 @@ from starlette.middleware import Middleware
 from rlhf_hitl.api.auth import Caller
 from rlhf_hitl.errors import RlhfHitlError
 from rlhf_hitl.store import StoreFailure
-from rlhf_hitl.ui.pages import PageCall, asset, mount_page, templates
+from rlhf_hitl.ui.pages import PageCall, load_templates, mount_page, read_asset
 
 #: The pages that link to each other, in the order of the links.
-PAGES = ("lead", "people", "replay", "rate")
+LINKED_PAGES = ("lead", "people", "replay", "rate")
 
 
 class PageMessage(BaseModel):
@@ -40,9 +40,11 @@ def mount_dashboard(
         app,
         path,
         title=name.capitalize(),
-        html=templates().get_template(f"{name}/{name}.html").render(name=name, pages=[p for p in PAGES if p != name]),
-        css=asset("dashboard.css") + asset(f"{name}/{name}.css"),
-        script="\n".join(asset(f"{part}.js") for part in parts) + f"\n{name}(element, server);",
+        html=load_templates()
+        .get_template(f"{name}/{name}.html")
+        .render(name=name, pages=[p for p in LINKED_PAGES if p != name]),
+        css=read_asset("dashboard.css") + read_asset(f"{name}/{name}.css"),
+        script="\n".join(read_asset(f"{part}.js") for part in parts) + f"\n{name}(element, server);",
         calls={call_name: _report_problems(call) for call_name, call in calls.items()},
         guard=guard,
     )

@@ -7,7 +7,7 @@ import re
 from rapidfuzz.distance import Indel
 
 from rlhf_hitl.ui import markdown
-from rlhf_hitl.ui.markdown import SHOWN_LIMIT, cut_note, escape, render, visible
+from rlhf_hitl.ui.markdown import SHOWN_LIMIT, escape, make_visible, render, render_cut_note
 
 #: Words compared of each text. Time and memory grow with their product: at the limit 0.3 s and 60 MB.
 WORDS_LIMIT = 20_000
@@ -28,13 +28,13 @@ _WORD = re.compile(
 _Words = list[tuple[str, str]]  # each with the space before it
 
 
-def difference(first: str, second: str) -> tuple[str, str]:
+def mark_differing_words(first: str, second: str) -> tuple[str, str]:
     """Both texts as HTML, in each the words marked that the other has not: `del` in the first, `ins` in the second.
 
     Only words are compared, so that a paragraph that is broken otherwise is still the same paragraph. What lies beyond
     `WORDS_LIMIT` is shown unmarked, what lies beyond `SHOWN_LIMIT` characters not at all, and both is said there.
     """
-    texts = [_WORD.findall(visible(text[:SHOWN_LIMIT]).rstrip()) for text in (first, second)]
+    texts = [_WORD.findall(make_visible(text[:SHOWN_LIMIT]).rstrip()) for text in (first, second)]
     numbers: dict[str, int] = {}
     a, b = ([numbers.setdefault(word, len(numbers)) for _, word in words[:WORDS_LIMIT]] for words in texts)
     only_a, only_b = ([False] * len(words) for words in texts)
@@ -43,16 +43,16 @@ def difference(first: str, second: str) -> tuple[str, str]:
             only_a[step.src_start : step.src_end] = [True] * (step.src_end - step.src_start)
         elif step.tag == "insert":
             only_b[step.dest_start : step.dest_end] = [True] * (step.dest_end - step.dest_start)
-    missing = [cut_note(len(text) - SHOWN_LIMIT) for text in (first, second)]
-    return _html(texts[0], only_a, "del") + missing[0], _html(texts[1], only_b, "ins") + missing[1]
+    missing = [render_cut_note(len(text) - SHOWN_LIMIT) for text in (first, second)]
+    return _draw_words(texts[0], only_a, "del") + missing[0], _draw_words(texts[1], only_b, "ins") + missing[1]
 
 
-def _html(words: _Words, only_here: list[bool], mark: str) -> str:
+def _draw_words(words: _Words, only_here: list[bool], mark: str) -> str:
     """Words as paragraphs, neighbours that are marked within one mark."""
     if not words:
         return render("")
     html, inside = ['<div class="text plain difference" dir="auto"><p dir="auto">'], False
-    unmarked = markdown.translated("difference_cut", "From here on, differences are not marked")
+    unmarked = markdown.render_translated("difference_cut", "From here on, differences are not marked")
     for at, ((space, word), marked) in enumerate(zip(words, only_here)):
         new_paragraph = at > 0 and space.count("\n") > 1
         if inside and (new_paragraph or not marked):

@@ -14,12 +14,12 @@ from rlhf_hitl.kpis import KpiFigure, compute_kpi_report
 from rlhf_hitl.store import Store, people, queue, views
 from rlhf_hitl.store.routings import Routing, apply_routings
 from rlhf_hitl.types import Rater, Route
-from rlhf_hitl.ui.conversation import excerpt, question_excerpt
+from rlhf_hitl.ui.conversation import make_excerpt, make_question_excerpt
 from rlhf_hitl.ui.dashboard import mount_dashboard
-from rlhf_hitl.ui.markdown import visible
-from rlhf_hitl.ui.pages import templates
+from rlhf_hitl.ui.markdown import make_visible
+from rlhf_hitl.ui.pages import load_templates
 
-EXCERPT_LENGTH = 280  # characters
+ACCEPTED_EXCERPT_LENGTH = 280  # characters
 
 
 def mount(app: FastAPI, path: str, store: Store, settings: Settings, guard: Middleware) -> None:
@@ -60,11 +60,11 @@ def render_overview(store: Store, settings: Settings) -> str:
     """Return the content of the page as HTML. Everything written by a policy or a person is escaped."""
     kpis = compute_kpi_report(store, settings)
     work = views.load_activity(store)
-    staff = [_staff_row(rater, work[rater.id]) for rater in people.list_raters(store) if not rater.source]
+    staff = [_make_staff_row(rater, work[rater.id]) for rater in people.list_raters(store) if not rater.source]
     imported = sum(w.in_all for w in work.values()) - sum(row["count"] for row in staff)
     places = queue.count_places(store)
     return (
-        templates()
+        load_templates()
         .get_template("lead/overview.html")
         .render(
             figures=[_format_figure(figure) for figure in kpis.figures],
@@ -73,14 +73,14 @@ def render_overview(store: Store, settings: Settings) -> str:
             total=sum(places.values()),
             staff=sorted(staff, key=lambda row: -row["count"]),
             imported=imported,
-            accepted=[_accepted_row(accepted) for accepted in views.list_accepted(store)],
+            accepted=[_make_accepted_row(accepted) for accepted in views.list_accepted(store)],
         )
     )
 
 
-def _staff_row(rater: Rater, work: views.RaterActivity) -> dict[str, Any]:
+def _make_staff_row(rater: Rater, work: views.RaterActivity) -> dict[str, Any]:
     return {
-        "name": visible(rater.name),
+        "name": make_visible(rater.name),
         "role": rater.role.value,
         "state": rater.state,
         "count": work.in_all,
@@ -99,11 +99,11 @@ def _format_figure(figure: KpiFigure) -> dict[str, Any]:
     return {"title": figure.title, "value": value, "bounds": bounds, "note": figure.note}
 
 
-def _accepted_row(accepted: views.AcceptedComparison) -> dict[str, Any]:
+def _make_accepted_row(accepted: views.AcceptedComparison) -> dict[str, Any]:
     comparison, score = accepted.comparison, accepted.score
     row = {
         "id": comparison.id,
-        "asked": question_excerpt(comparison.prompt.messages, EXCERPT_LENGTH),
+        "asked": make_question_excerpt(comparison.prompt.messages, ACCEPTED_EXCERPT_LENGTH),
         "at": f"{accepted.accepted_at:%Y-%m-%d %H:%M}",
     }
     if score is None:
@@ -112,6 +112,6 @@ def _accepted_row(accepted: views.AcceptedComparison) -> dict[str, Any]:
         "margin": f"{score.margin:.2f}",
         "uncertainty": f"{score.uncertainty:.2f}",
         "probability": f"{score.probability:.0%}",
-        "chosen": excerpt(comparison.find_completion(score.chosen).text, EXCERPT_LENGTH),
-        "rejected": excerpt(comparison.find_completion(score.rejected).text, EXCERPT_LENGTH),
+        "chosen": make_excerpt(comparison.find_completion(score.chosen).text, ACCEPTED_EXCERPT_LENGTH),
+        "rejected": make_excerpt(comparison.find_completion(score.rejected).text, ACCEPTED_EXCERPT_LENGTH),
     }

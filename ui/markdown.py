@@ -38,9 +38,9 @@ _VISIBLE = (
 
 def render(text: str) -> str:
     """Return Markdown as HTML, in an element of its own that sets its own writing direction."""
-    text = visible(text)
+    text = make_visible(text)
     if not text.strip():
-        return f'<div class="text"><p class="note">({translated("text_empty", "empty")})</p></div>'
+        return f'<div class="text"><p class="note">({render_translated("text_empty", "empty")})</p></div>'
     if len(text) > MARKDOWN_LIMIT or _count_nesting(text) > NESTING_LIMIT // 2:
         return f'<div class="text plain" dir="auto">{render_plain(text)}</div>'
     return f'<div class="text" dir="auto">{_markdown().render(text)}</div>'
@@ -54,22 +54,22 @@ def _count_nesting(text: str) -> int:
 
 def render_plain(text: str) -> str:
     """Return text without Markdown, escaped and cut at `SHOWN_LIMIT` characters."""
-    return f"<div>{escape(text[:SHOWN_LIMIT])}</div>{cut_note(len(text) - SHOWN_LIMIT)}"
+    return f"<div>{escape(text[:SHOWN_LIMIT])}</div>{render_cut_note(len(text) - SHOWN_LIMIT)}"
 
 
-def cut_note(n: int) -> str:
+def render_cut_note(n: int) -> str:
     """Return the note that `n` characters are not shown, or "" if none are missing."""
-    text = translated("text_cut", f"Characters that are not shown: {n:,}", n)
+    text = render_translated("text_cut", f"Characters that are not shown: {n:,}", n)
     return f'<p class="note">{text}</p>' if n > 0 else ""
 
 
-def translated(key: str, english: str, n: int | None = None) -> str:
+def render_translated(key: str, english: str, n: int | None = None) -> str:
     """Return an element for a text of the interface, which i18n.js replaces by the text in the reader's language."""
     count = "" if n is None else f' data-count="{n}"'
     return f'<span data-i18n="{key}"{count}>{english}</span>'
 
 
-def visible(text: str) -> str:
+def make_visible(text: str) -> str:
     """Return the text with control characters made visible and lone surrogates replaced."""
     return text.encode("utf-8", "replace").decode().translate(_VISIBLE)
 
@@ -101,7 +101,7 @@ def _render_image(self: Any, tokens: Sequence[Token], i: int, options: Any, env:
     # An image is never fetched: loading it would tell its owner who reads what, and when.
     alt = self.renderInlineAsText(tokens[i].children, options, env)
     description = f"{escape(alt)} — {escape(str(tokens[i].attrGet('src')))}"
-    return f'<span class="image" dir="auto">[{translated("text_image", "image")}: {description}]</span>'
+    return f'<span class="image" dir="auto">[{render_translated("text_image", "image")}: {description}]</span>'
 
 
 def _open_link(self: Any, tokens: Sequence[Token], i: int, options: Any, env: Any) -> str:
@@ -109,7 +109,7 @@ def _open_link(self: Any, tokens: Sequence[Token], i: int, options: Any, env: An
     if not _is_web_link(href):  # an empty address would reload the page
         env.setdefault("links", []).append((None, ""))
         return ""
-    env.setdefault("links", []).append((href, "".join(t.content for t in _tokens_inside(tokens, i))))
+    env.setdefault("links", []).append((href, "".join(t.content for t in _find_tokens_inside(tokens, i))))
     return f'<a href="{escape(href)}" target="_blank" rel="noopener noreferrer nofollow">'
 
 
@@ -119,15 +119,15 @@ def _close_link(self: Any, tokens: Sequence[Token], i: int, options: Any, env: A
         return ""
     if link_text.strip() == href:
         return "</a>"
-    return f'</a><bdi class="target"> ({escape(_host(href))})</bdi>'
+    return f'</a><bdi class="target"> ({escape(_get_host(href))})</bdi>'
 
 
-def _tokens_inside(tokens: Sequence[Token], i: int) -> list[Token]:
+def _find_tokens_inside(tokens: Sequence[Token], i: int) -> list[Token]:
     end = next(j for j in range(i, len(tokens)) if tokens[j].type == "link_close")
     return list(tokens[i + 1 : end])
 
 
-def _host(href: str) -> str:
+def _get_host(href: str) -> str:
     return urlsplit(href).hostname or href
 
 
@@ -152,7 +152,7 @@ def _highlight(code: str, language: str, _attrs: str) -> str:
     return highlight(code, lexer, HtmlFormatter(nowrap=True))
 
 
-def code_css() -> str:
+def render_code_css() -> str:
     """Return the styles of highlighted code, light and dark, from `accessible-pygments`."""
     from pygments.formatters import HtmlFormatter
 

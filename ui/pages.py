@@ -13,8 +13,8 @@ from fastapi import FastAPI
 from jinja2 import Environment, PackageLoader
 from starlette.middleware import Middleware
 
-from rlhf_hitl.api.auth import Caller, page_caller
-from rlhf_hitl.ui.markdown import code_css
+from rlhf_hitl.api.auth import Caller, get_page_caller
+from rlhf_hitl.ui.markdown import render_code_css
 
 SYSTEM_FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
 MONO_FONTS = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"]
@@ -23,13 +23,13 @@ MONO_FONTS = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"
 PageCall = Callable[[Any, Caller], dict[str, Any]]
 
 
-def asset(name: str) -> str:
+def read_asset(name: str) -> str:
     """Return the text of a file in `assets/`."""
     return (resources.files("rlhf_hitl.ui") / "assets" / name).read_text(encoding="utf-8")
 
 
 @cache
-def translations() -> dict[str, dict[str, str]]:
+def load_translations() -> dict[str, dict[str, str]]:
     """Return the texts of the interface by language and key, English first."""
     folder = resources.files("rlhf_hitl.ui") / "assets" / "words"
     texts = {f.name.removesuffix(".json"): json.loads(f.read_text(encoding="utf-8")) for f in folder.iterdir()}
@@ -37,7 +37,7 @@ def translations() -> dict[str, dict[str, str]]:
 
 
 @cache
-def templates() -> Environment:
+def load_templates() -> Environment:
     """Return the templates of the pages. They escape everything they are given."""
     loader = PackageLoader("rlhf_hitl.ui", "assets")
     return Environment(loader=loader, autoescape=True, trim_blocks=True, lstrip_blocks=True)
@@ -65,18 +65,18 @@ def mount_page(
     """
     theme = gr.themes.Base(font=SYSTEM_FONTS, font_mono=MONO_FONTS)
     # The styles are in the page because Gradio rewrites every selector of its `css=`.
-    body = f"<style>{asset('base.css')}{code_css()}{css}</style>{html}"
-    functions = [_server_function(name, call) for name, call in calls.items()]
+    body = f"<style>{read_asset('base.css')}{render_code_css()}{css}</style>{html}"
+    functions = [_make_server_function(name, call) for name, call in calls.items()]
     with gr.Blocks(title=title, analytics_enabled=False, fill_width=True) as page:
         gr.HTML(body, js_on_load=script, apply_default_css=False, server_functions=functions, elem_id="page")
     gr.mount_gradio_app(
         app,
         page,
         path,
-        auth_dependency=lambda request: page_caller(request).rater.id,
+        auth_dependency=lambda request: get_page_caller(request).rater.id,
         app_kwargs={"middleware": [guard], "docs_url": None, "redoc_url": None, "openapi_url": None},
         theme=theme,
-        i18n=gr.I18n(**translations()),
+        i18n=gr.I18n(**load_translations()),
         head='<meta name="robots" content="noindex">',
         footer_links=[],
         run_history=False,
@@ -89,12 +89,12 @@ def mount_page(
     page._queue.sleep_when_free = 1.0
 
 
-def _server_function(name: str, call: PageCall) -> Callable[..., dict[str, Any]]:
+def _make_server_function(name: str, call: PageCall) -> Callable[..., dict[str, Any]]:
     """Return `call` in the form Gradio wants: named as the page calls it, with the request as an argument."""
 
     def function(sent: Any, request: gr.Request) -> dict[str, Any]:
         # Gradio finds the argument by this annotation, and gives a component's function the plain request.
-        return call(sent, page_caller(request))  # type: ignore[arg-type]
+        return call(sent, get_page_caller(request))  # type: ignore[arg-type]
 
     function.__name__ = name
     return function

@@ -13,7 +13,7 @@ from rlhf_hitl.config import Settings
 from rlhf_hitl.store import Store, invitations, people, projects, views
 from rlhf_hitl.types import Rater, Role, utc_now
 from rlhf_hitl.ui.dashboard import PageMessage, mount_dashboard
-from rlhf_hitl.ui.markdown import visible
+from rlhf_hitl.ui.markdown import make_visible
 
 DAYS = 14  # of the chart of judgments a day
 
@@ -61,8 +61,8 @@ def load_people(store: Store, lead: Rater) -> dict[str, Any]:
         for rater_id in members:
             projects_of.setdefault(rater_id, []).append(project)
     rows = {
-        rater.id: _person_row(rater, lead)
-        | _work_columns(work[rater.id])
+        rater.id: _make_person_row(rater, lead)
+        | _make_work_columns(work[rater.id])
         | {"projects": sorted(projects_of.get(rater.id, []))}
         for rater in raters
         if not rater.source
@@ -76,7 +76,7 @@ def load_people(store: Store, lead: Rater) -> dict[str, Any]:
         "people": [rows[rater_id] for rater_id in staff],
         "simulated": [rows[rater.id] for rater in raters if not rater.source and rater.simulated],
         "imported": [
-            {"source": visible(source), "raters": len(judged), "judged": sum(judged)}
+            {"source": make_visible(source), "raters": len(judged), "judged": sum(judged)}
             for source, judged in sorted(judged_by_source.items())
         ],
         "by_day": [sum(work[rater_id].by_day[day] for rater_id in staff) for day in range(DAYS)],
@@ -91,7 +91,7 @@ def change_person(store: Store, caller: auth.Caller, change: PersonChange) -> di
     rater = people.get_rater(store, change.id)
     auth.check_may_manage(caller.rater, rater.role)
     changed = people.change_rater(store, rater.name, **change.model_dump(exclude={"id"}), by=caller.actor)
-    return _person_row(changed, caller.rater)
+    return _make_person_row(changed, caller.rater)
 
 
 def create_invitation(store: Store, caller: auth.Caller, request: InvitationRequest) -> str:
@@ -103,11 +103,11 @@ def create_invitation(store: Store, caller: auth.Caller, request: InvitationRequ
     return f"invite/{secret}"
 
 
-def _person_row(rater: Rater, lead: Rater) -> dict[str, Any]:
+def _make_person_row(rater: Rater, lead: Rater) -> dict[str, Any]:
     """Return the columns of a row that do not depend on work. Names are plain text, for the page to escape."""
     return {
         "id": rater.id,
-        "name": visible(rater.name),
+        "name": make_visible(rater.name),
         "role": rater.role.value,
         "state": rater.state,
         "paused": rater.paused,
@@ -119,7 +119,7 @@ def _person_row(rater: Rater, lead: Rater) -> dict[str, Any]:
     }
 
 
-def _work_columns(work: views.RaterActivity) -> dict[str, Any]:
+def _make_work_columns(work: views.RaterActivity) -> dict[str, Any]:
     return {
         "today": work.today,
         "all": work.in_all,

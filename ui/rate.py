@@ -11,7 +11,7 @@ from rlhf_hitl.api.auth import Caller
 from rlhf_hitl.config import Settings
 from rlhf_hitl.store import Store
 from rlhf_hitl.ui import rating_service
-from rlhf_hitl.ui.pages import PageCall, asset, mount_page
+from rlhf_hitl.ui.pages import PageCall, mount_page, read_asset
 
 #: The page's script in parts, concatenated in this order; `rate` comes last and starts the page.
 SCRIPTS = (
@@ -30,13 +30,13 @@ def mount(app: FastAPI, path: str, store: Store, settings: Settings, guard: Midd
 
         return call
 
-    script = "\n".join([asset("scrollable.js"), *(asset(f"rate/{name}.js") for name in SCRIPTS)])
+    script = "\n".join([read_asset("scrollable.js"), *(read_asset(f"rate/{name}.js") for name in SCRIPTS)])
     mount_page(
         app,
         path,
         title="Rate",
-        html=asset("rate/rate.html"),
-        css=asset("rate/rate.css"),
+        html=read_asset("rate/rate.html"),
+        css=read_asset("rate/rate.css"),
         script=script + "\nrate(element, server);",
         calls={name: server_function(name) for name in rating_service.CALLS},
         guard=guard,

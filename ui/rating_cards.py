@@ -12,9 +12,9 @@ from typing import Any
 
 from rlhf_hitl.types import Answer, Comparison, Judgment, Message, Verdict
 from rlhf_hitl.ui import markdown
-from rlhf_hitl.ui.conversation import completion_text, question_excerpt, render_completion, render_conversation
+from rlhf_hitl.ui.conversation import get_completion_text, make_question_excerpt, render_completion, render_conversation
 
-EXCERPT = 80  # characters of a question in a heading or in the history
+CARD_EXCERPT_LENGTH = 80  # characters of a question in a heading or in the history
 
 
 def summarize_answer(answer: Answer, shown: Sequence[str]) -> str:
@@ -28,11 +28,11 @@ def summarize_answer(answer: Answer, shown: Sequence[str]) -> str:
     return f"{ascii_uppercase[shown.index(answer.ranking[0][0])]}_said"
 
 
-def history_row(judgment: Judgment, comparison: Comparison) -> dict[str, Any]:
+def draw_history_row(judgment: Judgment, comparison: Comparison) -> dict[str, Any]:
     """Return a judgment as a row of the rater's history."""
     return {
         "id": judgment.id,
-        "asked": question_excerpt(comparison.prompt.messages, EXCERPT),
+        "asked": make_question_excerpt(comparison.prompt.messages, CARD_EXCERPT_LENGTH),
         "said": summarize_answer(judgment.answer, judgment.order_shown),
         "at": judgment.created_at.isoformat(),
     }
@@ -44,12 +44,12 @@ def draw_card(id: str, mode: str, prompt: Sequence[Message], answers: Sequence[S
         "id": id,
         "mode": mode,
         "prompt": render_conversation(prompt),
-        "asked": question_excerpt(prompt, EXCERPT),
+        "asked": make_question_excerpt(prompt, CARD_EXCERPT_LENGTH),
         "answers": [
             {
                 "letter": letter,
                 "html": render_completion(chat),
-                "text": markdown.visible(completion_text(chat)[: markdown.SHOWN_LIMIT]),
+                "text": markdown.make_visible(get_completion_text(chat)[: markdown.SHOWN_LIMIT]),
             }
             for letter, chat in zip(ascii_uppercase, answers)
         ],

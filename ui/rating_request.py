@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.types import Answer, Judgment, Ranking, Reason, ShownAnswer, Verdict
 
-Id = Annotated[str, Field(max_length=80)]
+PageId = Annotated[str, Field(max_length=80)]
 
 
 class PageRequest(BaseModel):
@@ -26,16 +26,16 @@ class PageRequest(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     day: datetime | None = None
-    have: tuple[Id, ...] = Field(default=(), max_length=10)
-    lapsed: tuple[Id, ...] = Field(default=(), max_length=10)
+    have: tuple[PageId, ...] = Field(default=(), max_length=10)
+    lapsed: tuple[PageId, ...] = Field(default=(), max_length=10)
     guidelines: tuple[Annotated[str, Field(max_length=200)], ...] = Field(default=(), max_length=100)
-    id: Id = ""
+    id: PageId = ""
     mode: Literal["new", "correct", "tutorial"] = "new"
     verdict: Verdict | None = None
     ranks: tuple[int | None, ...] = Field(default=(), max_length=len(ascii_uppercase))
     strength: int | None = None
     reason: Reason | None = None
-    scores: dict[Id, tuple[int | None, ...]] = Field(default_factory=dict, max_length=30)
+    scores: dict[PageId, tuple[int | None, ...]] = Field(default_factory=dict, max_length=30)
     rationale: str = Field(default="", max_length=20_000)
     rewrite: str = Field(default="", max_length=100_000)
     active_seconds: float = Field(default=0.0, ge=0, lt=86_400)
@@ -85,12 +85,12 @@ def answer_to_page(judgment: Judgment) -> dict[str, Any]:
     # Judgments older than scores of single completions may have one plain value for an axis; the page cannot show it.
     scores = {axis: given for axis, given in answer.scores.items() if isinstance(given, dict)}
     return plain | {
-        "ranks": [_rank(answer.ranking, completion_id) for completion_id in shown],
+        "ranks": [_find_rank(answer.ranking, completion_id) for completion_id in shown],
         "scores": {axis: [given.get(i) for i in shown] for axis, given in scores.items()},
         # The clock goes on from here: the time of a correction includes the time of what it corrects.
         "active": answer.active_seconds or 0.0,
     }
 
 
-def _rank(ranking: Ranking, completion_id: str) -> int | None:
+def _find_rank(ranking: Ranking, completion_id: str) -> int | None:
     return next((rank for rank, group in enumerate(ranking, 1) if completion_id in group), None)

@@ -28,9 +28,9 @@ from rlhf_hitl.types import (
     utc_now,
 )
 from rlhf_hitl.ui import INTERFACE_VERSION, markdown
-from rlhf_hitl.ui.conversation import completion_text
-from rlhf_hitl.ui.difference import difference as marked
-from rlhf_hitl.ui.rating_cards import draw_card, history_row, summarize_answer
+from rlhf_hitl.ui.conversation import get_completion_text
+from rlhf_hitl.ui.difference import mark_differing_words as marked
+from rlhf_hitl.ui.rating_cards import draw_card, draw_history_row, summarize_answer
 from rlhf_hitl.ui.rating_request import PageRequest, answer_to_page, read_answer
 
 PREFETCH = 2  # comparisons that a page holds: the one on the screen and the next
@@ -75,12 +75,12 @@ class RatingService:
         """Return the rater's newest judgments, newest first."""
         judged = views.list_current_judgments(self._store, self._rater.id, HISTORY)
         # A hidden repeat that is listed beside its original would not be hidden.
-        return {"judged": [history_row(judgment, of) for judgment, of in judged if of.repeat_of is None]}
+        return {"judged": [draw_history_row(judgment, of) for judgment, of in judged if of.repeat_of is None]}
 
     def difference(self, sent: PageRequest) -> dict[str, Any]:
         """Return two completions as HTML in which the words that only one of them has are marked."""
         if sent.mode == "tutorial":
-            first, second = (completion_text(c) for c in tutorial.get_example(self._store, sent.id).completions[:2])
+            first, second = (get_completion_text(c) for c in tutorial.get_example(self._store, sent.id).completions[:2])
             return {"marked": marked(first, second)}
         if sent.mode == "correct":
             judgment, comparison = self._load_judged(sent.id)
@@ -88,7 +88,7 @@ class RatingService:
         else:
             lease = self._load_lease(sent.id)
             comparison, shown = lease.comparison, lease.order_shown
-        first, second = (completion_text(comparison.find_completion(i).messages) for i in shown[:2])
+        first, second = (get_completion_text(comparison.find_completion(i).messages) for i in shown[:2])
         return {"marked": marked(first, second)}
 
     def acknowledge(self, sent: PageRequest) -> dict[str, Any]:
@@ -201,12 +201,12 @@ class RatingService:
         named = [
             guidelines.get_guideline(self._store, project, version) for project, version in dict.fromkeys(versions)
         ]
-        return {"guidelines": [self._guideline(g) for g in named if _guideline_key(g) not in sent.guidelines]}
+        return {"guidelines": [self._guideline(g) for g in named if _make_guideline_key(g) not in sent.guidelines]}
 
     def _guideline(self, guideline: Guideline) -> dict[str, Any]:
         read = guidelines.has_acknowledged(self._store, self._rater.id, guideline.project, guideline.version)
         return {
-            "key": _guideline_key(guideline),
+            "key": _make_guideline_key(guideline),
             "version": guideline.version,
             "html": markdown.render(guideline.text),
             "axes": [{"id": a.id, "title": a.title, "description": a.description} for a in guideline.axes],
@@ -237,16 +237,16 @@ def answer_call(name: str, store: Store, settings: Settings, rater: Rater, sent:
     try:
         return getattr(RatingService(store, settings, rater), name)(PageRequest.model_validate(sent))
     except UserNotice as e:
-        return _problem("conflict", e.code)
+        return _make_problem("conflict", e.code)
     except (Conflict, NotFound):
-        return _problem("conflict", "gone")
+        return _make_problem("conflict", "gone")
     except ValidationError as e:
         first = e.errors()[0]
-        return _problem("refused", "refused", f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
+        return _make_problem("refused", "refused", f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
     except BadInput as e:
-        return _problem("refused", "refused", str(e))
+        return _make_problem("refused", "refused", str(e))
     except StoreFailure:
-        return _problem("server", "server")
+        return _make_problem("server", "server")
 
 
 class UserNotice(Exception):
@@ -257,9 +257,9 @@ class UserNotice(Exception):
         self.code = code
 
 
-def _problem(kind: str, code: str, detail: str = "") -> dict[str, Any]:
+def _make_problem(kind: str, code: str, detail: str = "") -> dict[str, Any]:
     return {"problem": {"kind": kind, "code": code, "detail": detail}}
 
 
-def _guideline_key(guideline: Guideline) -> str:
+def _make_guideline_key(guideline: Guideline) -> str:
     return f"{guideline.project}@{guideline.version}"

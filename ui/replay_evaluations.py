@@ -20,8 +20,8 @@ from rlhf_hitl.reward.evaluation.storage import (
     load_evaluation_for_page,
 )
 from rlhf_hitl.reward.evaluation_record import Estimate, Evaluation
-from rlhf_hitl.ui.markdown import visible
-from rlhf_hitl.ui.pages import templates
+from rlhf_hitl.ui.markdown import make_visible
+from rlhf_hitl.ui.pages import load_templates
 
 SLICES_LIMIT = 200  # rows of the table of slices
 
@@ -43,7 +43,9 @@ def render_evaluation_list(workspace: Path) -> str:
         folders = list_evaluation_folders(workspace)
     except FileNotFoundError:  # one was removed while they were listed
         folders = list_evaluation_folders(workspace)
-    return templates().get_template("replay/evaluations.html").render(rows=[_list_row(folder) for folder in folders])
+    return (
+        load_templates().get_template("replay/evaluations.html").render(rows=[_list_row(folder) for folder in folders])
+    )
 
 
 def render_evaluation(workspace: Path, name: str) -> dict[str, Any]:
@@ -51,7 +53,7 @@ def render_evaluation(workspace: Path, name: str) -> dict[str, Any]:
     folder = find_evaluation_folder(workspace, name)
     evaluation, index = load_evaluation_for_page(folder), load_index(folder)
     html = (
-        templates()
+        load_templates()
         .get_template("replay/evaluation.html")
         .render(
             of=_summarize(name, evaluation),
@@ -72,7 +74,7 @@ def render_two_evaluations(workspace: Path, name: str, other_name: str) -> dict[
     side_by_side = place_side_by_side(index, load_index(other_folder))
     outcomes = ("both_right", "first_right", "second_right", "none_right")
     html = (
-        templates()
+        load_templates()
         .get_template("replay/two_evaluations.html")
         .render(
             of=_summarize(name, evaluation),
@@ -88,7 +90,7 @@ def _list_row(folder: Path) -> dict[str, Any]:
     try:
         return _summarize(folder.name, load_evaluation_for_page(folder))
     except BadInput as e:
-        return {"name": folder.name, "shown": visible(folder.name), "problem": visible(str(e))}
+        return {"name": folder.name, "shown": make_visible(folder.name), "problem": make_visible(str(e))}
 
 
 def _summarize(name: str, evaluation: Evaluation) -> dict[str, Any]:
@@ -97,8 +99,8 @@ def _summarize(name: str, evaluation: Evaluation) -> dict[str, Any]:
     bag_of_words = "" if e.bag_of_words is None else f", words {e.bag_of_words.value:.1%}"
     return {
         "name": name,
-        "shown": visible(name),
-        "model": visible(e.reward_model_id),
+        "shown": make_visible(name),
+        "model": make_visible(e.reward_model_id),
         "made": _format_time(e.created_at),
         "n": e.n,
         "accuracy": f"{e.accuracy.value:.1%}",
@@ -107,7 +109,7 @@ def _summarize(name: str, evaluation: Evaluation) -> dict[str, Any]:
         "above": "clear" if e.clear_of_floors else "perhaps" if e.above_floors else "no",
         "ece": f"{e.ece:.3f}",
         "simulated": e.simulated,
-        "split": visible(e.split) if e.includes_training_prompts else "",
+        "split": make_visible(e.split) if e.includes_training_prompts else "",
     }
 
 
@@ -170,7 +172,7 @@ def _list_facts(evaluation: Evaluation) -> Iterator[str]:
         )
     if e.scores:
         scores = ", ".join(f"{benchmark} {score:.1%}" for benchmark, score in e.scores.items())
-        yield visible(f"By the benchmark's own rules: {scores}")
+        yield make_visible(f"By the benchmark's own rules: {scores}")
 
 
 def _list_slices(evaluation: Evaluation, index: EvaluationIndex) -> list[dict[str, Any]]:
@@ -179,7 +181,7 @@ def _list_slices(evaluation: Evaluation, index: EvaluationIndex) -> list[dict[st
         {
             "tag": tag,
             "value": value,
-            "label": visible(f"{tag}: {value}"),
+            "label": make_visible(f"{tag}: {value}"),
             "n": accuracy.n,
             "share": accuracy.value,
             "accuracy": f"{accuracy.value:.1%}",
@@ -240,4 +242,4 @@ def _format_time(iso: str) -> str:
     try:
         return f"{datetime.fromisoformat(iso):%Y-%m-%d %H:%M}"
     except ValueError:
-        return visible(iso)
+        return make_visible(iso)

@@ -21,13 +21,13 @@ from rlhf_hitl.reward.evaluation.pair_index import (
 from rlhf_hitl.reward.evaluation.slices import STRENGTH_NAMES
 from rlhf_hitl.reward.evaluation.storage import find_evaluation_folder
 from rlhf_hitl.reward.evaluation_record import EvaluatedPair
-from rlhf_hitl.ui.conversation import completion_text, question_excerpt, render_completion, render_conversation
-from rlhf_hitl.ui.difference import difference
-from rlhf_hitl.ui.markdown import visible
-from rlhf_hitl.ui.pages import templates
+from rlhf_hitl.ui.conversation import get_completion_text, make_question_excerpt, render_completion, render_conversation
+from rlhf_hitl.ui.difference import mark_differing_words
+from rlhf_hitl.ui.markdown import make_visible
+from rlhf_hitl.ui.pages import load_templates
 
 PAGE_SIZE = 20  # examples listed at a time
-EXCERPT_LENGTH = 110  # characters
+LIST_EXCERPT_LENGTH = 110  # characters
 
 #: Whether the model agrees with the raters → the word for it in the list, and the sentence above the example.
 AGREEMENT_TEXTS = {
@@ -75,13 +75,13 @@ def show_example(workspace: Path, request: ExampleRequest) -> dict[str, Any]:
     first = (at or 0) // PAGE_SIZE * PAGE_SIZE
     listed = read_rows(index, rows[first : first + PAGE_SIZE])
     items = [_list_item(first + i, pair) for i, pair in enumerate(listed)]
-    html = templates().get_template("replay/example_list.html").render(examples=items)
+    html = load_templates().get_template("replay/example_list.html").render(examples=items)
     answer = {"total": len(rows), "at": at, "first": first, "list": html}
     if row is None:
         return answer | {"example": None, "html": ""}
     pair = read_rows(index, [row])[0] if at is None else listed[at - first]
     example = _describe_example(pair, _describe_margins(index, row, pair, other))
-    html = templates().get_template("replay/example.html").render(example)
+    html = load_templates().get_template("replay/example.html").render(example)
     return answer | {"example": make_pair_key(index, row, pair), "html": html}
 
 
@@ -89,7 +89,7 @@ def mark_difference(workspace: Path, name: str, key: str) -> tuple[str, str]:
     """Return both answers of an example as HTML, in each the words marked that the other does not have."""
     index = load_index(find_evaluation_folder(workspace, name))
     pair = read_rows(index, [_find_row(index, key)])[0]
-    return difference(completion_text(pair.chosen), completion_text(pair.rejected))
+    return mark_differing_words(get_completion_text(pair.chosen), get_completion_text(pair.rejected))
 
 
 def _locate(index: EvaluationIndex, rows: np.ndarray, request: ExampleRequest) -> tuple[int | None, int | None]:
@@ -121,7 +121,7 @@ def _list_item(at: int, pair: EvaluatedPair) -> dict[str, Any]:
     agreement = _classify_agreement(pair)
     return {
         "at": at,
-        "question": question_excerpt(pair.prompt, EXCERPT_LENGTH),
+        "question": make_question_excerpt(pair.prompt, LIST_EXCERPT_LENGTH),
         "agreement": agreement,
         "word": AGREEMENT_TEXTS[agreement][0],
         "margin": _format_margin(pair.margin),
@@ -183,15 +183,15 @@ def _describe_example(pair: EvaluatedPair, margins: Sequence[dict[str, Any]]) ->
         "word": word,
         "sentence": sentence,
         "votes": _describe_votes(pair),
-        "tags": [(visible(tag), visible(str(value))) for tag, value in pair.tags.items()],
-        "comparison_id": visible(pair.comparison_id),
+        "tags": [(make_visible(tag), make_visible(str(value))) for tag, value in pair.tags.items()],
+        "comparison_id": make_visible(pair.comparison_id),
         "margins": margins,
         "prompt": render_conversation(pair.prompt),
         "answers": [
             {
                 "side": side,
                 "title": title,
-                "policy": visible(policy),
+                "policy": make_visible(policy),
                 "html": render_completion(messages),
                 "preferred_by": [f"{m['letter'] or 'model'} prefers" for m in margins if m["side"] == side],
             }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rlhf_hitl.ui.pages import templates, translations
+from rlhf_hitl.ui.pages import load_templates, load_translations
 
 RIGHT_TO_LEFT = ("ar",)
 #: The fields that a problem marks as invalid. Problems that are not listed mark none.
@@ -42,8 +42,8 @@ def render_sign_in_page(
         name: the name that was entered before.
         invited: whether a new name and password are chosen, rather than asked for.
     """
-    language = choose_language(accept_language, list(translations()))
-    words = translations()[language]
+    language = choose_language(accept_language, list(load_translations()))
+    words = load_translations()[language]
     context = {
         "t": words.__getitem__,
         "language": language,
@@ -55,4 +55,4 @@ def render_sign_in_page(
         "name": name,
         "invited": invited,
     }
-    return templates().get_template("login.html").render(context)
+    return load_templates().get_template("login.html").render(context)

@@ -12,13 +12,13 @@ from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
 from uvicorn.config import STARTUP_FAILURE
 
-from rlhf_hitl.api.auth import PAGES, PageGuard
+from rlhf_hitl.api.auth import ROLES_OF_PAGE, PageGuard
 from rlhf_hitl.api.health import add_health_routes
 from rlhf_hitl.api.json_log import log_as_json
 from rlhf_hitl.api.metrics import RequestMonitor, ServerMetrics
-from rlhf_hitl.api.problems import problem
+from rlhf_hitl.api.problems import respond_with_problem
 from rlhf_hitl.api.security import SecurityMiddleware
-from rlhf_hitl.api.sign_in import add_sign_in_routes, sign_in_page
+from rlhf_hitl.api.sign_in import add_sign_in_routes, respond_with_sign_in_page
 from rlhf_hitl.api.sign_in_throttle import SignInThrottle
 from rlhf_hitl.api.static_files import add_static_routes
 from rlhf_hitl.api.v1 import create_api
@@ -54,14 +54,16 @@ def create_app(store: Store, settings: Settings, throttle: SignInThrottle | None
 
     @app.exception_handler(StoreFailure)
     async def answer_store_failure(request: Request, _e: StoreFailure) -> Response:
-        return sign_in_page(request, 503, problem="store")
+        return respond_with_sign_in_page(request, 503, problem="store")
 
     @app.exception_handler(404)
     async def answer_unknown_address(_request: Request, _e: Exception) -> Response:
-        return problem(404, "address: expected one of this server. Fix: see /api/v1/openapi.json, or sign in at /login")
+        return respond_with_problem(
+            404, "address: expected one of this server. Fix: see /api/v1/openapi.json, or sign in at /login"
+        )
 
     for path, page in (("/rate", rate), ("/lead", lead), ("/people", people_page), ("/replay", replay)):
-        guard = Middleware(PageGuard, store=store, roles=PAGES[path])
+        guard = Middleware(PageGuard, store=store, roles=ROLES_OF_PAGE[path])
         page.mount(app, path, store, settings, guard)
     return app
 

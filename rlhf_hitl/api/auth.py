@@ -20,7 +20,7 @@ from rlhf_hitl.store.tokens import TokenKind, find_token_owner
 from rlhf_hitl.types import Rater, Role, Scope
 
 #: The roles that may open each page.
-PAGES: dict[str, frozenset[Role]] = {
+ROLES_OF_PAGE: dict[str, frozenset[Role]] = {
     "/rate": frozenset({Role.RATER, Role.LEAD, Role.ADMIN}),
     "/lead": frozenset({Role.LEAD, Role.ADMIN}),
     "/people": frozenset({Role.LEAD, Role.ADMIN}),
@@ -68,7 +68,7 @@ class Caller:
         return self.rater.role in ROLES_OF_SCOPE[scope] and (self.scopes is None or scope.value in self.scopes)
 
 
-def client_address(request: HTTPConnection) -> str:
+def get_client_address(request: HTTPConnection) -> str:
     """Return the network address that a request comes from, "" where it is unknown."""
     return request.client.host if request.client else ""
 
@@ -81,9 +81,9 @@ def identify_caller(store: Store, request: HTTPConnection) -> Caller | None:
     kind, _, secret = request.headers.get("authorization", "").partition(" ")
     if not kind:
         rater = find_session_rater(store, request)
-        return Caller(rater, None, client_address(request)) if rater else None
+        return Caller(rater, None, get_client_address(request)) if rater else None
     owner = find_token_owner(store, secret.strip(), TokenKind.API) if kind.lower() == "bearer" else None
-    return Caller(owner[0], frozenset(owner[1].scopes), client_address(request)) if owner else None
+    return Caller(owner[0], frozenset(owner[1].scopes), get_client_address(request)) if owner else None
 
 
 def find_session_rater(store: Store, request: HTTPConnection) -> Rater | None:
@@ -93,7 +93,7 @@ def find_session_rater(store: Store, request: HTTPConnection) -> Rater | None:
     return owner[0] if owner else None
 
 
-def page_caller(request: HTTPConnection) -> Caller:
+def get_page_caller(request: HTTPConnection) -> Caller:
     """Return the caller of a page, whom `PageGuard` identified when this request began. The store is not asked again.
 
     Raises:
@@ -121,8 +121,8 @@ def check_may_manage(manager: Rater, role: Role) -> None:
 class PageGuard:
     """ASGI middleware of a mounted page. It resolves the session of every request, once, and admits some roles only.
 
-    It passes the caller on in the ASGI scope: see `page_caller`. Of Gradio's own addresses it lets through only those
-    that the page needs, so Gradio's API, uploads and file proxy cannot be reached.
+    It passes the caller on in the ASGI scope: see `get_page_caller`. Of Gradio's own addresses it lets through only
+    those that the page needs, so Gradio's API, uploads and file proxy cannot be reached.
     """
 
     OPEN_ADDRESSES = ("component_server",)
@@ -143,7 +143,7 @@ class PageGuard:
         _, _, address = scope["path"].partition("/gradio_api/")
         if address and address.split("/")[0] not in self.OPEN_ADDRESSES:
             return await JSONResponse({"detail": "Not found"}, 404)(scope, receive, send)
-        scope[_PAGE_CALLER] = Caller(rater, None, client_address(request))
+        scope[_PAGE_CALLER] = Caller(rater, None, get_client_address(request))
         await self._app(scope, receive, send)
 
     @staticmethod

@@ -19,9 +19,9 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from rlhf_hitl.api.auth import PAGES, client_address
+from rlhf_hitl.api.auth import ROLES_OF_PAGE, get_client_address
 from rlhf_hitl.store import Store, queue, webhooks
-from rlhf_hitl.store.judgments import store_revision
+from rlhf_hitl.store.judgments import read_store_revision
 
 log = logging.getLogger("rlhf_hitl.request")
 METHODS = frozenset({"GET", "HEAD", "OPTIONS", "POST", "PUT", "PATCH", "DELETE"})
@@ -62,7 +62,7 @@ class StoreMetrics:
         for labels, count in sorted(place_counts.items()):
             places.add_metric(labels, count)
         yield places
-        revision = store_revision(self.store)
+        revision = read_store_revision(self.store)
         yield GaugeMetricFamily("rlhf_hitl_judgments", "Judgments kept, corrections among them.", revision)
         waiting = webhooks.count_waiting_deliveries(self.store)
         yield GaugeMetricFamily("rlhf_hitl_webhook_deliveries_waiting", "Events still to be delivered.", waiting)
@@ -89,20 +89,20 @@ class RequestMonitor:
         try:
             await self.app(scope, receive, send_and_note_status)
         finally:
-            seconds, route = time.perf_counter() - start, _route_pattern(scope)
+            seconds, route = time.perf_counter() - start, _find_route_pattern(scope)
             method = scope["method"] if scope["method"] in METHODS else "other"  # a client can invent methods
             self.metrics.requests.labels(method, route, str(status)).inc()
             self.metrics.seconds.labels(route).observe(seconds)
             if log.isEnabledFor(logging.INFO):
                 fields = {"request_id": request_id, "method": method, "route": route, "status": status}
-                fields |= {"ms": round(1000 * seconds, 1), "address": client_address(Request(scope))}
+                fields |= {"ms": round(1000 * seconds, 1), "address": get_client_address(Request(scope))}
                 log.info("request", extra=fields)
 
 
-def _route_pattern(scope: Scope) -> str:
+def _find_route_pattern(scope: Scope) -> str:
     """Return the pattern of the path, never the path itself: an invitation's is a secret, and ids are too many."""
     pattern = getattr(scope.get("route"), "path", "")
     root = scope.get("root_path", "")
-    if root.startswith(tuple(PAGES)):
+    if root.startswith(tuple(ROLES_OF_PAGE)):
         return root
     return root + pattern if pattern else "other"

@@ -44,7 +44,7 @@ _DESCRIPTIONS = {
 }
 
 
-def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+def describe_problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Return the `responses` for FastAPI of an operation that may answer with these errors."""
     content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
     return {status: {"description": _DESCRIPTIONS[status], "content": content} for status in statuses}
@@ -54,7 +54,7 @@ class ProblemResponse(JSONResponse):
     media_type = MEDIA_TYPE
 
 
-def problem(
+def respond_with_problem(
     status: int, detail: str, *, errors: list[dict[str, Any]] | None = None, headers: dict[str, str] | None = None
 ) -> ProblemResponse:
     """Return a response that is a problem document."""
@@ -68,12 +68,12 @@ def add_handlers(app: FastAPI, store: Store) -> None:
 
     @app.exception_handler(RlhfHitlError)
     async def answer_own_error(_request: Request, e: RlhfHitlError) -> ProblemResponse:
-        return problem(_status_of(e), str(e).replace(store.safe_url, "of this server"))
+        return respond_with_problem(_choose_status(e), str(e).replace(store.safe_url, "of this server"))
 
     @app.exception_handler(StoreFailure)
     async def answer_store_failure(_request: Request, e: StoreFailure) -> ProblemResponse:
         log.error("the store failed", extra={"store": str(e)})
-        return problem(
+        return respond_with_problem(
             503, "the store: expected one that answers. Fix: send it again in a moment; a judgment counts once"
         )
 
@@ -82,7 +82,9 @@ def add_handlers(app: FastAPI, store: Store) -> None:
         # The place and the reason, not the input itself: it may be a completion, and megabytes long.
         errors = [{"at": ".".join(map(str, x["loc"])), "problem": x["msg"]} for x in e.errors()]
         first = f"{errors[0]['at']}: {errors[0]['problem']}" if errors else "the request"
-        return problem(422, f"{first}. Fix: see /api/v1/openapi.json for what is expected", errors=errors[:20])
+        return respond_with_problem(
+            422, f"{first}. Fix: see /api/v1/openapi.json for what is expected", errors=errors[:20]
+        )
 
     @app.exception_handler(HTTPException)
     async def answer_http_error(request: Request, e: HTTPException) -> ProblemResponse:
@@ -90,24 +92,30 @@ def add_handlers(app: FastAPI, store: Store) -> None:
         if e.status_code == 405:  # a route knows only its own method, so those of the other routes are added
             routes = [r for r in app.routes if isinstance(r, Route) and r.matches(request.scope)[0] is not Match.NONE]
             headers["allow"] = ", ".join(sorted({method for route in routes for method in route.methods or ()}))
-        return problem(e.status_code, str(e.detail), headers=headers)
+        return respond_with_problem(e.status_code, str(e.detail), headers=headers)
 
     @app.exception_handler(OSError)
     async def answer_disk_error(request: Request, e: OSError) -> ProblemResponse:
         log.error("the disk failed", exc_info=e, extra={"path": request.url.path})
-        return problem(503, "the server's disk: expected free space and the right to write. Fix: tell its operator")
+        return respond_with_problem(
+            503, "the server's disk: expected free space and the right to write. Fix: tell its operator"
+        )
 
     @app.exception_handler(UnicodeError)
     async def answer_unicode_error(_request: Request, _e: UnicodeError) -> ProblemResponse:
-        return problem(422, "a text of the request: expected valid Unicode. Fix: do not send half of a surrogate pair")
+        return respond_with_problem(
+            422, "a text of the request: expected valid Unicode. Fix: do not send half of a surrogate pair"
+        )
 
     @app.exception_handler(Exception)
     async def answer_unexpected_error(request: Request, e: Exception) -> ProblemResponse:
         log.error("unexpected error", exc_info=e, extra={"path": request.url.path})
-        return problem(500, "The server has an internal error, which is in its log. Fix: tell its operator")
+        return respond_with_problem(
+            500, "The server has an internal error, which is in its log. Fix: tell its operator"
+        )
 
 
-def _status_of(e: RlhfHitlError) -> int:
+def _choose_status(e: RlhfHitlError) -> int:
     match e:
         case NotFound():
             return 404

@@ -14,7 +14,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 
 from rlhf_hitl.api.auth import SESSION_COOKIE, Caller, identify_caller
-from rlhf_hitl.api.problems import Problem, problem_responses
+from rlhf_hitl.api.problems import Problem, describe_problem_responses
 from rlhf_hitl.store import Store
 from rlhf_hitl.types import Role, Scope
 
@@ -77,15 +77,15 @@ class ScopedRoutes:
 
             parameters = inspect.signature(handler).parameters
             body_statuses = (400, 413) if "body" in parameters else ()
-            errors = problem_responses(*body_statuses, 401, 403, 422, 503, *error_statuses)
+            errors = describe_problem_responses(*body_statuses, 401, 403, 422, 503, *error_statuses)
             self._api.router.add_api_route(
                 path,
-                _with_checked_caller(handler, parameters, check_access),
+                _check_caller_before(handler, parameters, check_access),
                 methods=[method],
                 tags=[self._scope.value],
                 responses={**(responses or {}), **errors},
                 openapi_extra={"security": [{"token": [self._scope.value]}, {"session": []}], **(openapi_extra or {})},
-                route_class_override=_route_that_checks_access_first(check_access),
+                route_class_override=_make_access_checked_route(check_access),
                 **route_options,
             )
             return handler
@@ -96,7 +96,7 @@ class ScopedRoutes:
 CheckAccess = Callable[[Request], Caller]
 
 
-def _with_checked_caller(
+def _check_caller_before(
     handler: Callable, parameters: Mapping[str, inspect.Parameter], check_access: CheckAccess
 ) -> Callable:
     """Wrap a handler: FastAPI passes a `request`, and the handler receives its checked `caller` instead."""
@@ -119,7 +119,7 @@ def _with_checked_caller(
     return wrapped
 
 
-def _route_that_checks_access_first(check_access: CheckAccess) -> type[APIRoute]:
+def _make_access_checked_route(check_access: CheckAccess) -> type[APIRoute]:
     """Return a route class that answers 401 or 403 rather than 422 to a bad request of somebody without access."""
 
     class AccessCheckedRoute(APIRoute):

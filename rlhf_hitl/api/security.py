@@ -6,7 +6,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from rlhf_hitl.api.problems import problem
+from rlhf_hitl.api.problems import respond_with_problem
 
 # Gradio builds its components from strings, so it needs inline and evaluated scripts of our own origin. Nothing may be
 # fetched from, or sent to, anywhere else.
@@ -59,13 +59,15 @@ class SecurityMiddleware:
         # The session's cookie alone would let another site act in a signed-in browser.
         origin = request.headers.get("sec-fetch-site", "none")
         if scope["method"] not in ("GET", "HEAD", "OPTIONS") and origin not in ("same-origin", "none"):
-            return await problem(403, "This was sent from another site.")(scope, receive, send_with_headers)
+            return await respond_with_problem(403, "This was sent from another site.")(
+                scope, receive, send_with_headers
+            )
         if scope["path"] == self.UNLIMITED_PATH:
             return await self.app(scope, receive, send_with_headers)
         bytes_left = self.max_bytes
         too_large = f"body: expected at most {self.max_bytes / 2**20:g} MB. Fix: send it in parts"
         if int(request.headers.get("content-length", "0") or 0) > bytes_left:
-            return await problem(413, too_large)(scope, receive, send_with_headers)
+            return await respond_with_problem(413, too_large)(scope, receive, send_with_headers)
 
         async def receive_with_limit() -> Message:
             nonlocal bytes_left

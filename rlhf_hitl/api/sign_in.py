@@ -11,7 +11,7 @@ from typing import Annotated, Any
 from fastapi import FastAPI, Form, Request
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 
-from rlhf_hitl.api.auth import SESSION_COOKIE, client_address, find_session_rater
+from rlhf_hitl.api.auth import SESSION_COOKIE, find_session_rater, get_client_address
 from rlhf_hitl.api.sign_in_throttle import SignInThrottle
 from rlhf_hitl.config import Settings
 from rlhf_hitl.errors import BadInput, Conflict, NotFound
@@ -35,15 +35,15 @@ def add_sign_in_routes(app: FastAPI, store: Store, settings: Settings, throttle:
 
     @app.get("/login")
     def show_login(request: Request) -> Response:
-        return RedirectResponse("/", 303) if find_session_rater(store, request) else sign_in_page(request)
+        return RedirectResponse("/", 303) if find_session_rater(store, request) else respond_with_sign_in_page(request)
 
     @app.post("/login")
     def log_in(request: Request, name: Annotated[str, Form()] = "", password: Annotated[str, Form()] = "") -> Response:
         name = _clean_name(name)
-        wait = throttle.record_attempt(client_address(request), name)
+        wait = throttle.record_attempt(get_client_address(request), name)
         if wait > 0:
             minutes = max(1, round(wait / 60))
-            response = sign_in_page(request, 429, problem="throttled", minutes=minutes, name=name)
+            response = respond_with_sign_in_page(request, 429, problem="throttled", minutes=minutes, name=name)
             response.headers["retry-after"] = str(int(wait) + 1)
             return response
         return _sign_in(store, settings, request, name, password)
@@ -51,21 +51,23 @@ def add_sign_in_routes(app: FastAPI, store: Store, settings: Settings, throttle:
     @app.get("/invite/{secret}")
     def show_invitation(request: Request, secret: str) -> Response:
         if find_open_invitation(store, secret) is None:
-            return sign_in_page(request, 404, problem="over")
-        return sign_in_page(request, invited=True)
+            return respond_with_sign_in_page(request, 404, problem="over")
+        return respond_with_sign_in_page(request, invited=True)
 
     @app.post("/invite/{secret}")
     def accept(
         request: Request, secret: str, name: Annotated[str, Form()] = "", password: Annotated[str, Form()] = ""
     ) -> Response:
-        name, address = _clean_name(name), client_address(request)
+        name, address = _clean_name(name), get_client_address(request)
         try:
             rater = accept_invitation(store, secret, name, password[:MAX_PASSWORD_LENGTH], address=address)
         except NotFound:
-            return sign_in_page(request, 404, problem="over")
+            return respond_with_sign_in_page(request, 404, problem="over")
         except BadInput as e:
             wrong = e.value == "password"
-            return sign_in_page(request, 422, problem="password" if wrong else "name", name=name, invited=True)
+            return respond_with_sign_in_page(
+                request, 422, problem="password" if wrong else "name", name=name, invited=True
+            )
         return _sign_in(store, settings, request, rater.name, password)
 
     @app.post("/logout")
@@ -73,7 +75,7 @@ def add_sign_in_routes(app: FastAPI, store: Store, settings: Settings, throttle:
         response = RedirectResponse("/login", 303)
         if cookie := request.cookies.get(SESSION_COOKIE):
             # The session ends in the store too, so that a copy of its cookie is worthless.
-            end_session(store, cookie, address=client_address(request))
+            end_session(store, cookie, address=get_client_address(request))
         response.delete_cookie(SESSION_COOKIE)
         return response
 
@@ -86,7 +88,7 @@ def add_sign_in_routes(app: FastAPI, store: Store, settings: Settings, throttle:
         return JSONResponse({"name": rater.name, "role": rater.role.value})
 
 
-def sign_in_page(request: Request, status: int = 200, **shown: Any) -> HTMLResponse:
+def respond_with_sign_in_page(request: Request, status: int = 200, **shown: Any) -> HTMLResponse:
     """Return the sign-in page in the language the browser asks for; `shown` is what `render_sign_in_page` takes."""
     from rlhf_hitl.ui.sign_in import render_sign_in_page
 
@@ -98,12 +100,12 @@ def _sign_in(store: Store, settings: Settings, request: Request, name: str, pass
     """Verify a password; answer with a session's cookie and the role's home page, or with the sign-in page again."""
     verified = verify_password(store, name, password[:MAX_PASSWORD_LENGTH])
     if verified is None:
-        return sign_in_page(request, 401, problem="mismatch", name=name)
+        return respond_with_sign_in_page(request, 401, problem="mismatch", name=name)
     hours = settings.session_hours
     try:
-        secret = start_session(store, verified, hours, address=client_address(request))
+        secret = start_session(store, verified, hours, address=get_client_address(request))
     except Conflict:  # the password was changed this moment
-        return sign_in_page(request, 401, problem="mismatch", name=name)
+        return respond_with_sign_in_page(request, 401, problem="mismatch", name=name)
     response = RedirectResponse(HOME[verified.rater.role], 303)
     secure = request.url.scheme == "https"
     # Scripts cannot read the cookie, and where the site has TLS it is sent over TLS only.

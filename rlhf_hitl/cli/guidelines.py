@@ -10,16 +10,16 @@ import typer
 from rlhf_hitl.cli import AsJson, Result, StoreUrl, app, command, make_table
 from rlhf_hitl.types import DEFAULT_PROJECT, RationaleRequirement, ScoreRequirement
 
-guidelines = typer.Typer(
+guideline_group = typer.Typer(
     help="Manage guidelines: the rules that the raters of a project follow, in versions.", no_args_is_help=True
 )
-app.add_typer(guidelines, name="guidelines")
+app.add_typer(guideline_group, name="guidelines")
 
 
 ProjectName = Annotated[str, typer.Option(help="Use this project.")]
 
 
-@command("show", guidelines)
+@command("show", guideline_group)
 def show_guideline_command(
     project: ProjectName = DEFAULT_PROJECT,
     version: Annotated[str | None, typer.Option(help="Show this earlier version instead of the current one.")] = None,
@@ -42,7 +42,7 @@ def show_guideline_command(
     return Result(data, guideline_to_markdown(guideline).rstrip("\n"))
 
 
-@command("set", guidelines)
+@command("set", guideline_group)
 def set_guideline_command(
     path: Annotated[Path, typer.Argument(metavar="FILE", help="A Markdown file, which may begin with YAML settings.")],
     project: ProjectName = DEFAULT_PROJECT,

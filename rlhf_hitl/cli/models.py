@@ -8,11 +8,11 @@ import typer
 
 from rlhf_hitl.cli import AsJson, Result, app, command
 
-models = typer.Typer(name="models", help="Fetch language models.", no_args_is_help=True)
-app.add_typer(models)
+model_group = typer.Typer(name="models", help="Fetch language models.", no_args_is_help=True)
+app.add_typer(model_group)
 
 
-@command("get", group=models)
+@command("get", group=model_group)
 def get_model_command(
     name: Annotated[str, typer.Argument(help="The short name of the model, such as smollm2-135m-instruct.")],
     json: AsJson = False,

@@ -8,11 +8,11 @@ import typer
 
 from rlhf_hitl.cli import AsJson, Result, StoreUrl, app, command, make_table
 
-projects = typer.Typer(help="Manage projects: what is judged together, and by whom.", no_args_is_help=True)
-app.add_typer(projects, name="projects")
+project_group = typer.Typer(help="Manage projects: what is judged together, and by whom.", no_args_is_help=True)
+app.add_typer(project_group, name="projects")
 
 
-@command("add", projects)
+@command("add", project_group)
 def add_project_command(
     name: Annotated[str, typer.Argument(help="The name of the project: small letters, digits, dots and dashes.")],
     open: Annotated[
@@ -36,7 +36,7 @@ def add_project_command(
     return Result(vars(project), make_table("Project", vars(project)))
 
 
-@command("list", projects)
+@command("list", project_group)
 def list_projects_command(*, store: StoreUrl, json: AsJson = False) -> Result:
     """List projects and the state of their queues."""
     from rlhf_hitl.store import Store, queue
@@ -56,7 +56,7 @@ def list_projects_command(*, store: StoreUrl, json: AsJson = False) -> Result:
     return Result({"projects": rows}, make_table("Projects", cells, ("project", "state", "filled", "leased", "free")))
 
 
-@command("set", projects)
+@command("set", project_group)
 def set_project_command(
     name: Annotated[str, typer.Argument(help="The name of the project.")],
     paused: Annotated[

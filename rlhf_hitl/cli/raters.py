@@ -11,14 +11,14 @@ from rlhf_hitl.cli.passwords import generate_password
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.types import Role
 
-raters = typer.Typer(help="Manage people: who may rate and who may lead.", no_args_is_help=True)
-app.add_typer(raters, name="raters")
+rater_group = typer.Typer(help="Manage people: who may rate and who may lead.", no_args_is_help=True)
+app.add_typer(rater_group, name="raters")
 
 
 RoleOption = Annotated[Role, typer.Option(help="Give them this role: it decides what they may open.")]
 
 
-@command("add", raters)
+@command("add", rater_group)
 def add_rater_command(
     name: Annotated[str, typer.Argument(help="The name the person signs in with.")],
     role: RoleOption = Role.RATER,
@@ -46,7 +46,7 @@ def add_rater_command(
     return Result(data, text)
 
 
-@command("password", raters)
+@command("password", rater_group)
 def reset_password_command(
     name: Annotated[str, typer.Argument(help="The name of the person.")],
     *,
@@ -67,7 +67,7 @@ def reset_password_command(
     )
 
 
-@command("list", raters)
+@command("list", rater_group)
 def list_raters_command(*, store: StoreUrl, json: AsJson = False) -> Result:
     """List people, how much they have judged, and what they are offered."""
     from rlhf_hitl.store import Store, people, views
@@ -98,7 +98,7 @@ def list_raters_command(*, store: StoreUrl, json: AsJson = False) -> Result:
     return Result({"raters": rows}, text if rows else "Nobody yet. Add somebody with `rlhf-hitl raters add NAME`.")
 
 
-@command("set", raters)
+@command("set", rater_group)
 def set_rater_command(
     name: Annotated[str, typer.Argument(help="The name of the person.")],
     paused: Annotated[
@@ -141,7 +141,7 @@ def set_rater_command(
     return Result(data, make_table("Rater", shown))
 
 
-@command("disable", raters)
+@command("disable", rater_group)
 def disable_rater_command(
     name: Annotated[str, typer.Argument(help="The name of the person who may no longer sign in.")],
     *,
@@ -155,7 +155,7 @@ def disable_rater_command(
     return Result({"name": name, "disabled": True}, f"{name} may no longer sign in.")
 
 
-@command("enable", raters)
+@command("enable", rater_group)
 def enable_rater_command(
     name: Annotated[str, typer.Argument(help="The name of the person who may sign in again.")],
     *,
@@ -169,7 +169,7 @@ def enable_rater_command(
     return Result({"name": name, "disabled": False}, f"{name} may sign in again.")
 
 
-@command("invite", raters)
+@command("invite", rater_group)
 def invite_rater_command(
     role: Annotated[Role, typer.Option(help="Give this role to the person who accepts.")] = Role.RATER,
     project: Annotated[str | None, typer.Option(help="Admit the person to this project.")] = None,

@@ -9,11 +9,11 @@ import typer
 from rlhf_hitl.cli import AsJson, Result, StoreUrl, app, command, make_table
 from rlhf_hitl.types import Scope
 
-tokens = typer.Typer(help="Manage API tokens and invitations.", no_args_is_help=True)
-app.add_typer(tokens, name="tokens")
+token_group = typer.Typer(help="Manage API tokens and invitations.", no_args_is_help=True)
+app.add_typer(token_group, name="tokens")
 
 
-@command("add", tokens)
+@command("add", token_group)
 def add_token_command(
     rater: Annotated[str, typer.Argument(help="The name of the person the token acts for.")],
     scope: Annotated[list[Scope], typer.Option(help="Let the token use this part of the API; may be repeated.")],
@@ -33,7 +33,7 @@ def add_token_command(
     return Result(data, f"Token for {rater}, shown this once: {secret}")
 
 
-@command("list", tokens)
+@command("list", token_group)
 def list_tokens_command(*, store: StoreUrl, json: AsJson = False) -> Result:
     """List tokens and invitations, without their secrets."""
     from rlhf_hitl.store import Store, people
@@ -65,7 +65,7 @@ def list_tokens_command(*, store: StoreUrl, json: AsJson = False) -> Result:
     )
 
 
-@command("revoke", tokens)
+@command("revoke", token_group)
 def revoke_token_command(
     token: Annotated[str, typer.Argument(help="The id that `tokens list` shows.")],
     *,

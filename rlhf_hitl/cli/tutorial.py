@@ -11,13 +11,13 @@ from rlhf_hitl.cli import AsJson, Result, StoreUrl, app, command, make_table
 from rlhf_hitl.cli.guidelines import ProjectName
 from rlhf_hitl.types import DEFAULT_PROJECT
 
-tutorial = typer.Typer(
+tutorial_group = typer.Typer(
     help="Manage the tutorial: examples with the right answer, on which raters begin.", no_args_is_help=True
 )
-app.add_typer(tutorial, name="tutorial")
+app.add_typer(tutorial_group, name="tutorial")
 
 
-@command("set", tutorial)
+@command("set", tutorial_group)
 def set_tutorial_command(
     path: Annotated[Path, typer.Argument(metavar="FILE", help="A JSONL file of examples, or LLMFAO's training pairs.")],
     project: ProjectName = DEFAULT_PROJECT,
@@ -40,7 +40,7 @@ def set_tutorial_command(
     return Result({"project": project, "examples": len(new)}, f"The tutorial of {project} has {len(new)} examples.")
 
 
-@command("show", tutorial)
+@command("show", tutorial_group)
 def show_tutorial_command(project: ProjectName = DEFAULT_PROJECT, *, store: StoreUrl, json: AsJson = False) -> Result:
     """Show the examples of a project's tutorial, and how raters did on them."""
     from rlhf_hitl.store import Store, people, projects

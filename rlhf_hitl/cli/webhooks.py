@@ -9,11 +9,11 @@ import typer
 from rlhf_hitl.cli import AsJson, Result, StoreUrl, app, command, make_table
 from rlhf_hitl.types import Event
 
-webhooks = typer.Typer(help="Manage webhooks: addresses that events are sent to.", no_args_is_help=True)
-app.add_typer(webhooks, name="webhooks")
+webhook_group = typer.Typer(help="Manage webhooks: addresses that events are sent to.", no_args_is_help=True)
+app.add_typer(webhook_group, name="webhooks")
 
 
-@command("add", webhooks)
+@command("add", webhook_group)
 def add_webhook_command(
     url: Annotated[str, typer.Argument(help="The address to send events to.")],
     event: Annotated[list[Event], typer.Option(help="Send this event; may be repeated.")],
@@ -30,7 +30,7 @@ def add_webhook_command(
     return Result(data, f"{webhook.id}; its signing secret, shown this once: {webhook.secret}")
 
 
-@command("list", webhooks)
+@command("list", webhook_group)
 def list_webhooks_command(*, store: StoreUrl, json: AsJson = False) -> Result:
     """List webhooks, and how many deliveries wait."""
     from rlhf_hitl.store import Store
@@ -47,7 +47,7 @@ def list_webhooks_command(*, store: StoreUrl, json: AsJson = False) -> Result:
     return Result({"webhooks": rows, "waiting": waiting}, text if rows else "None yet.")
 
 
-@command("end", webhooks)
+@command("end", webhook_group)
 def end_webhook_command(
     webhook: Annotated[str, typer.Argument(help="The id that `webhooks list` shows.")],
     *,

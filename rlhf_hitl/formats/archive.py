@@ -114,7 +114,7 @@ def _write_tables(archive: zipfile.ZipFile, conn: Connection, progress: bool) ->
         for table, columns in table_copy.TABLE_COLUMNS.items():
             digest, n = hashlib.sha256(), 0
             # With a plain name instead of a ZipInfo no time of writing is stored.
-            with archive.open(_member_name(table), "w", force_zip64=True) as member:
+            with archive.open(_get_member_name(table), "w", force_zip64=True) as member:
                 for batch in chain([[columns]], table_copy.read_table_rows(conn, table)):
                     lines = "".join(_encode_row(table, row) for row in batch).encode()
                     digest.update(lines)
@@ -125,7 +125,7 @@ def _write_tables(archive: zipfile.ZipFile, conn: Connection, progress: bool) ->
     return tables
 
 
-def _member_name(table: str) -> str:
+def _get_member_name(table: str) -> str:
     return f"{table}.ndjson"
 
 
@@ -145,36 +145,36 @@ _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 @contextmanager
 def _open_archive(path: str | Path) -> Iterator[zipfile.ZipFile]:
-    with _damage_as_bad_input(str(path)):
+    with _report_damage(str(path)):
         archive = zipfile.ZipFile(path)
     with archive:
         yield archive
 
 
 @contextmanager
-def _damage_as_bad_input(place: str) -> Iterator[None]:
+def _report_damage(place: str) -> Iterator[None]:
     """Raise BadInput for every error that damaged bytes of a ZIP can cause."""
     try:
         yield
     # `zipfile` checks little: an altered length or flag can cause any of these errors.
     except (zipfile.BadZipFile, zlib.error, struct.error, EOFError, ValueError, RuntimeError, LookupError) as e:
-        raise _damaged(place, str(e) or type(e).__name__) from e
+        raise _make_damage_error(place, str(e) or type(e).__name__) from e
     except OSError as e:  # an altered offset can cause a seek to before the start of the file
         if e.errno != errno.EINVAL:
             raise
-        raise _damaged(place, str(e) or type(e).__name__) from e
+        raise _make_damage_error(place, str(e) or type(e).__name__) from e
 
 
-def _damaged(place: str, reason: str) -> BadInput:
+def _make_damage_error(place: str, reason: str) -> BadInput:
     return BadInput(place, expected="a whole archive", fix=f"copy or export it again; nothing was imported ({reason})")
 
 
 def _load_manifest(archive: zipfile.ZipFile, path: str) -> ArchiveManifest:
     place = f"{path}: {MANIFEST}"
-    with _damage_as_bad_input(place), archive.open(MANIFEST) as member:
+    with _report_damage(place), archive.open(MANIFEST) as member:
         manifest = json.loads(member.read(BLOCK_BYTES))
     if not isinstance(manifest, dict) or manifest.get("kind") != KIND:
-        raise _damaged(place, "it is not a manifest of this program")
+        raise _make_damage_error(place, "it is not a manifest of this program")
     newest, *older = table_copy.list_schema_versions()
     if (version := manifest.get("schema_version")) != newest:
         by = f"rlhf_hitl {manifest.get('rlhf_hitl_version')}"
@@ -186,27 +186,27 @@ def _load_manifest(archive: zipfile.ZipFile, path: str) -> ArchiveManifest:
         )
     tables = manifest.get("tables")
     if not isinstance(tables, dict) or set(tables) != set(table_copy.TABLE_COLUMNS):
-        raise _damaged(place, "its tables are not those of its version")
-    if sorted(archive.namelist()) != sorted([MANIFEST, *map(_member_name, table_copy.TABLE_COLUMNS)]):
-        raise _damaged(path, "it holds other files")
+        raise _make_damage_error(place, "its tables are not those of its version")
+    if sorted(archive.namelist()) != sorted([MANIFEST, *map(_get_member_name, table_copy.TABLE_COLUMNS)]):
+        raise _make_damage_error(path, "it holds other files")
     if not all(isinstance(entry, dict) and isinstance(entry.get("rows"), int) for entry in tables.values()):
-        raise _damaged(place, "it does not count the rows")
+        raise _make_damage_error(place, "it does not count the rows")
     return manifest
 
 
 def _read_rows(archive: zipfile.ZipFile, table: str, entry: dict[str, Any], path: str) -> Iterator[table_copy.PlainRow]:
     """Yield the rows of one table. After the last one, their number and their hash have been checked."""
-    place = f"{path}: {_member_name(table)}"
+    place = f"{path}: {_get_member_name(table)}"
     digest, n = hashlib.sha256(), -1
-    with _damage_as_bad_input(place), archive.open(_member_name(table)) as member:
+    with _report_damage(place), archive.open(_get_member_name(table)) as member:
         for n, line in enumerate(_read_lines(member, digest, place)):
             row = json.loads(line)
             if not isinstance(row, list) or (n == 0 and row != table_copy.TABLE_COLUMNS[table]) or n > entry["rows"]:
-                raise _damaged(place, f"line {n + 1} is not valid")
+                raise _make_damage_error(place, f"line {n + 1} is not valid")
             if n > 0:
                 yield row
     if n != entry["rows"] or digest.hexdigest() != entry.get("sha256"):
-        raise _damaged(place, "it differs from the manifest")
+        raise _make_damage_error(place, "it differs from the manifest")
 
 
 def _read_lines(member: IO[bytes], digest: Any, place: str) -> Iterator[bytes]:
@@ -216,9 +216,9 @@ def _read_lines(member: IO[bytes], digest: Any, place: str) -> Iterator[bytes]:
         *lines, rest = (rest + block).split(b"\n")
         yield from lines
         if len(rest) > MAX_LINE_BYTES:
-            raise _damaged(place, f"a line of more than {MAX_LINE_BYTES >> 20} MiB")
+            raise _make_damage_error(place, f"a line of more than {MAX_LINE_BYTES >> 20} MiB")
     if rest:
-        raise _damaged(place, "its last line is incomplete")
+        raise _make_damage_error(place, "its last line is incomplete")
 
 
 def _check_can_write(out: Path, overwrite: bool) -> None:

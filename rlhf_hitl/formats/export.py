@@ -22,7 +22,7 @@ from rlhf_hitl.formats.export_files import write_dataset, write_json_lines
 from rlhf_hitl.formats.snapshot import Snapshot
 from rlhf_hitl.store import Store, projects
 from rlhf_hitl.store.export_query import JsonFields
-from rlhf_hitl.store.judgments import store_revision
+from rlhf_hitl.store.judgments import read_store_revision
 from rlhf_hitl.types import Split, utc_now
 
 
@@ -62,7 +62,7 @@ def export_snapshot(
         with store.read() as conn:
             projects.require_project(conn, project)
     snapshot = Snapshot(store, project, include_model_labels, include_ties, min_votes, progress)
-    revision = store_revision(store)
+    revision = read_store_revision(store)
     with atomic_folder(out, existing="replace" if overwrite else "refuse") as draft:
         write_rows = write_json_lines if format == "jsonl" else write_dataset
         write_rows(snapshot, draft)

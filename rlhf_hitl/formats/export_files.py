@@ -33,13 +33,13 @@ def write_dataset(snapshot: Snapshot, folder: Path) -> None:
     """Write pairs and rankings as saved `DatasetDict`s, judgments and demonstrations as Parquet files."""
     import pyarrow
 
-    pair_schema, ranking_schema = _pair_features().arrow_schema, _ranking_features().arrow_schema
+    pair_schema, ranking_schema = _make_pair_features().arrow_schema, _make_ranking_features().arrow_schema
     (folder / RANKINGS_FOLDER).mkdir()
     for split in Split:
         with (
-            pyarrow.OSFile(str(_arrow_path(folder, split)), "wb") as f,
+            pyarrow.OSFile(str(_get_arrow_path(folder, split)), "wb") as f,
             pyarrow.ipc.new_stream(f, pair_schema) as pairs,
-            pyarrow.OSFile(str(_arrow_path(folder / RANKINGS_FOLDER, split)), "wb") as g,
+            pyarrow.OSFile(str(_get_arrow_path(folder / RANKINGS_FOLDER, split)), "wb") as g,
             pyarrow.ipc.new_stream(g, ranking_schema) as rankings,
         ):
             for batch in _write_judgments(snapshot, split, folder):
@@ -50,7 +50,7 @@ def write_dataset(snapshot: Snapshot, folder: Path) -> None:
     _save_as_dataset(folder / RANKINGS_FOLDER, ranking_schema, f"{name}-{RANKINGS_FOLDER}")
 
 
-def _arrow_path(folder: Path, split: Split) -> Path:
+def _get_arrow_path(folder: Path, split: Split) -> Path:
     return folder / f"{split.value}.arrow"
 
 
@@ -69,7 +69,7 @@ def _save_as_dataset(folder: Path, schema: pyarrow.Schema, name: str) -> None:
     DatasetDict(empty_splits).save_to_disk(str(folder), num_shards={s.value: 1 for s in Split})
     for split in Split:
         [shard] = (folder / split.value).glob("*.arrow")
-        _arrow_path(folder, split).replace(shard)
+        _get_arrow_path(folder, split).replace(shard)
 
 
 def _write_judgments(snapshot: Snapshot, split: Split, folder: Path) -> Iterator[SnapshotBatch]:
@@ -77,7 +77,7 @@ def _write_judgments(snapshot: Snapshot, split: Split, folder: Path) -> Iterator
     import pyarrow
     import pyarrow.parquet
 
-    judgment_schema, demonstration_schema = _judgment_schema(), _demonstration_schema()
+    judgment_schema, demonstration_schema = _make_judgment_schema(), _make_demonstration_schema()
     for name in ("judgments", "demonstrations"):
         (folder / name).mkdir(exist_ok=True)
     file = f"{split.value}.parquet"
@@ -102,23 +102,23 @@ def _write_judgments(snapshot: Snapshot, split: Split, folder: Path) -> Iterator
             yield batch
 
 
-def _messages_type() -> pyarrow.DataType:
+def _make_messages_type() -> pyarrow.DataType:
     import pyarrow
 
     return pyarrow.list_(pyarrow.struct({"role": pyarrow.string(), "content": pyarrow.string()}))
 
 
-def _demonstration_schema() -> pyarrow.Schema:
+def _make_demonstration_schema() -> pyarrow.Schema:
     import pyarrow
 
     fields = {"judgment_id": pyarrow.string(), "rater_id": pyarrow.string(), "simulated": pyarrow.bool_()}
-    return pyarrow.schema({"prompt": _messages_type(), "completion": _messages_type()} | fields)
+    return pyarrow.schema({"prompt": _make_messages_type(), "completion": _make_messages_type()} | fields)
 
 
-def _judgment_schema() -> pyarrow.Schema:
+def _make_judgment_schema() -> pyarrow.Schema:
     import pyarrow
 
-    text, texts, chat = pyarrow.string(), pyarrow.list_(pyarrow.string()), _messages_type()
+    text, texts, chat = pyarrow.string(), pyarrow.list_(pyarrow.string()), _make_messages_type()
     special = {
         "prompt": chat,
         "completions": pyarrow.list_(pyarrow.struct({"id": text, "policy": text, "messages": chat})),
@@ -130,7 +130,7 @@ def _judgment_schema() -> pyarrow.Schema:
     return pyarrow.schema({name: special.get(name, text) for name in JUDGMENT_COLUMNS})
 
 
-def _pair_features() -> Any:
+def _make_pair_features() -> Any:
     from datasets import Features, Value
 
     text = Value("string")
@@ -148,7 +148,7 @@ def _pair_features() -> Any:
     return Features(trl | {name: special.get(name, text) for name in EXPORT_COLUMNS})
 
 
-def _ranking_features() -> Any:
+def _make_ranking_features() -> Any:
     from datasets import Features, Value
 
     text = Value("string")

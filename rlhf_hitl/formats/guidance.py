@@ -22,7 +22,13 @@ import yaml
 
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.formats import llmfao
-from rlhf_hitl.formats.record import SourceRow, assistant_message, bad_field, chat_field, text_field
+from rlhf_hitl.formats.record import (
+    SourceRow,
+    make_assistant_message,
+    make_field_error,
+    read_chat_field,
+    read_text_field,
+)
 from rlhf_hitl.formats.source import RowSource
 from rlhf_hitl.types import DEFAULT_AXES, DEFAULT_PROJECT, Answer, Axis, Guideline, Messages, TutorialExample, Verdict
 
@@ -134,25 +140,25 @@ def _parse_axes(path: str | Path, given: Any) -> tuple[Axis, ...]:
 def _read_own_row(row: SourceRow) -> ExampleParts:
     sides = row.fields.get("completions")
     if not isinstance(sides, list):
-        raise bad_field(row, "completions", "a list of texts or of lists of messages")
+        raise make_field_error(row, "completions", "a list of texts or of lists of messages")
     completions = [
-        assistant_message(side)
+        make_assistant_message(side)
         if isinstance(side, str)
-        else chat_field(SourceRow({"completion": side}, row.place), "completion")
+        else read_chat_field(SourceRow({"completion": side}, row.place), "completion")
         for side in sides
     ]
     verdict, ranking = row.fields.get("verdict", Verdict.RANKED.value), row.fields.get("ranking", [])
     if verdict not in list(Verdict):
-        raise bad_field(row, "verdict", " or ".join(Verdict))
+        raise make_field_error(row, "verdict", " or ".join(Verdict))
     if not isinstance(ranking, list) or not all(
         isinstance(g, list) and all(type(i) is int for i in g) for g in ranking
     ):
-        raise bad_field(row, "ranking", "groups of positions, best first, as in [[1], [0]]")
+        raise make_field_error(row, "ranking", "groups of positions, best first, as in [[1], [0]]")
     strength = row.fields.get("strength")
     if strength is not None and type(strength) is not int:
-        raise bad_field(row, "strength", "1, 2 or 3")
+        raise make_field_error(row, "strength", "1, 2 or 3")
     right_answer = Answer(Verdict(verdict), tuple(tuple(map(str, group)) for group in ranking), strength)
-    return chat_field(row, "messages"), completions, right_answer, text_field(row, "explanation")
+    return read_chat_field(row, "messages"), completions, right_answer, read_text_field(row, "explanation")
 
 
 def _make_llmfao_reader(source: RowSource) -> Callable[[SourceRow], ExampleParts]:
@@ -161,7 +167,7 @@ def _make_llmfao_reader(source: RowSource) -> Callable[[SourceRow], ExampleParts
     def read_pair(row: SourceRow) -> ExampleParts:
         [record] = read(row)
         if record.vote is None:
-            raise bad_field(row, "golden", "the right answer")
+            raise make_field_error(row, "golden", "the right answer")
         ranking = tuple(tuple(map(str, group)) for group in record.vote.ranking)
         right_answer = Answer(record.vote.verdict, ranking, record.vote.strength)
         return record.prompt, [side.messages for side in record.completions], right_answer, record.vote.rationale

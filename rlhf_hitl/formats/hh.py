@@ -11,9 +11,9 @@ from rlhf_hitl.formats.record import (
     ImportRecord,
     ImportVote,
     SourceRow,
-    bad_field,
+    make_field_error,
+    read_text_field,
     split_shared_prompt,
-    text_field,
 )
 from rlhf_hitl.formats.source import RowSource
 from rlhf_hitl.types import Message, Messages
@@ -31,14 +31,14 @@ def matches(fields: Mapping[str, Any]) -> bool:
 
 
 def make_reader(source: RowSource, pairs: str) -> Callable[[SourceRow], list[ImportRecord]]:
-    return read_row
+    return _read_row
 
 
-def read_row(row: SourceRow) -> list[ImportRecord]:
-    chosen, rejected = (_transcript_field(row, side) for side in ("chosen", "rejected"))
+def _read_row(row: SourceRow) -> list[ImportRecord]:
+    chosen, rejected = (_read_transcript_field(row, side) for side in ("chosen", "rejected"))
     split_chats = split_shared_prompt(chosen, rejected)
     if split_chats is None:
-        raise bad_field(row, "rejected", "a transcript that opens like `chosen`")
+        raise make_field_error(row, "rejected", "a transcript that opens like `chosen`")
     prompt, *sides = split_chats
     # The policies are not known, and the name must not depend on which completion was chosen.
     completions = tuple(ImportCompletion(side, "hh-rlhf") for side in sides)
@@ -59,8 +59,8 @@ def parse_transcript(text: str) -> Messages | None:
     return tuple(Message(ROLES[role], text.removeprefix(" ")) for role, text in turns)
 
 
-def _transcript_field(row: SourceRow, name: str) -> Messages:
-    turns = parse_transcript(text_field(row, name))
+def _read_transcript_field(row: SourceRow, name: str) -> Messages:
+    turns = parse_transcript(read_text_field(row, name))
     if turns is None:
-        raise bad_field(row, name, "a transcript that opens with '\\n\\nHuman: '")
+        raise make_field_error(row, name, "a transcript that opens with '\\n\\nHuman: '")
     return turns

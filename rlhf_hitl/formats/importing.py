@@ -26,10 +26,10 @@ from rlhf_hitl.store.comparisons import (
     insert_prompts,
     read_family_splits,
 )
-from rlhf_hitl.store.judgments import idempotency_keys, insert_imported_judgments
+from rlhf_hitl.store.judgments import insert_imported_judgments, load_idempotency_keys
 from rlhf_hitl.types import DEFAULT_PROJECT, Answer, Comparison, Completion, Messages, Prompt, Split, make_content_id
 
-BATCH = 1000
+RECORDS_PER_BATCH = 1000
 QUOTED_ERRORS = 5  # how many errors of skipped lines are reported
 MAX_NAME_LENGTH = 150  # of raters; with the format's name as a prefix it fits the store's column
 MAX_POLICY_LENGTH = 500
@@ -113,7 +113,7 @@ def import_path(
         importer = _BatchImporter(store, conn, file_format.NAME, name, split, overlap, queue, project, batch)
         prepared = importer.prepare_records(bar, on_bad)
         for n in count(1):
-            if not (batch_records := list(islice(prepared, BATCH))):
+            if not (batch_records := list(islice(prepared, RECORDS_PER_BATCH))):
                 break
             importer.add_records(batch_records)
             if n & (n - 1) == 0:  # whenever the tables have doubled
@@ -193,7 +193,7 @@ class _BatchImporter:
 
     def prepare_records(self, records: Iterable[ImportRecord], on_bad: BadRowHandler) -> Iterator[_StoreRecord]:
         """Yield the records as domain objects; `on_bad` is called for those that cannot be stored."""
-        make_objects = lru_cache(BATCH)(self._make_objects)  # the votes on a comparison are mostly adjacent
+        make_objects = lru_cache(RECORDS_PER_BATCH)(self._make_objects)  # the votes on a comparison are mostly adjacent
         for record in records:
             self.counts["rows"] += 1
             if len({c.messages for c in record.completions}) < len(record.completions):
@@ -285,7 +285,7 @@ class _BatchImporter:
     def _add_votes(self, votes: list[tuple[str, _StoreVote]]) -> None:
         raters, new = people.insert_imported_raters(self.store, self.conn, {v.rater for _, v in votes}, self.format)
         self.counts["raters"] += new
-        first_keys = idempotency_keys(self.store, self.conn, [comparison_id for comparison_id, _ in votes])
+        first_keys = load_idempotency_keys(self.store, self.conn, [comparison_id for comparison_id, _ in votes])
         rows = []
         for comparison_id, vote in votes:
             rater_id = raters[vote.rater]

@@ -10,10 +10,10 @@ from rlhf_hitl.formats.record import (
     ImportRecord,
     ImportVote,
     SourceRow,
-    assistant_message,
-    bad_field,
-    chat_field,
-    text_field,
+    make_assistant_message,
+    make_field_error,
+    read_chat_field,
+    read_text_field,
 )
 from rlhf_hitl.formats.source import RowSource
 from rlhf_hitl.types import Message, Verdict
@@ -30,37 +30,37 @@ def matches(fields: Mapping[str, Any]) -> bool:
 
 
 def make_reader(source: RowSource, pairs: str) -> Callable[[SourceRow], list[ImportRecord]]:
-    return read_row
+    return _read_row
 
 
-def read_row(row: SourceRow) -> list[ImportRecord]:
+def _read_row(row: SourceRow) -> list[ImportRecord]:
     if isinstance(row.fields.get("prompt"), list):
-        prompt = chat_field(row, "prompt")
+        prompt = read_chat_field(row, "prompt")
     else:
-        prompt = (Message("user", text_field(row, "prompt")),)
+        prompt = (Message("user", read_text_field(row, "prompt")),)
     texts = row.fields.get("completions")
     if not isinstance(texts, list) or len(texts) < 2:
-        raise bad_field(row, "completions", "a list of two or more")
+        raise make_field_error(row, "completions", "a list of two or more")
     policies = row.fields.get("policies") or ["unknown"] * len(texts)
     if not isinstance(policies, list) or len(policies) != len(texts):
-        raise bad_field(row, "policies", f"{len(texts)} names, one a completion")
+        raise make_field_error(row, "policies", f"{len(texts)} names, one a completion")
     tags = row.fields.get("tags") or {}
     if not isinstance(tags, dict) or not all(isinstance(v, str) for v in tags.values()):
-        raise bad_field(row, "tags", "an object of texts")
+        raise make_field_error(row, "tags", "an object of texts")
     sides = tuple(_to_completion(row, i, side, str(policy)) for i, (side, policy) in enumerate(zip(texts, policies)))
     rater = str(row.fields.get("rater") or "unnamed")
-    vote = ImportVote(Verdict.RANKED, _ranking(row, len(sides)), rater=rater)
+    vote = ImportVote(Verdict.RANKED, _read_ranking(row, len(sides)), rater=rater)
     return [ImportRecord(prompt, sides, row.place, vote, tags, row.split)]
 
 
 def _to_completion(row: SourceRow, index: int, side: Any, policy: str) -> ImportCompletion:
     if isinstance(side, str):  # may be empty: a completion may be empty
-        return ImportCompletion(assistant_message(side), policy)
+        return ImportCompletion(make_assistant_message(side), policy)
     name = f"completions[{index}]"
-    return ImportCompletion(chat_field(SourceRow({name: side}, row.place), name), policy)
+    return ImportCompletion(read_chat_field(SourceRow({name: side}, row.place), name), policy)
 
 
-def _ranking(row: SourceRow, n: int) -> tuple[tuple[int, ...], ...]:
+def _read_ranking(row: SourceRow, n: int) -> tuple[tuple[int, ...], ...]:
     """Return groups of positions; a bare position is a group of one. Completions not named are not ranked."""
     value = row.fields["ranking"] if isinstance(row.fields.get("ranking"), list) else []
     groups = [group if isinstance(group, list) else [group] for group in value]
@@ -71,5 +71,5 @@ def _ranking(row: SourceRow, n: int) -> tuple[tuple[int, ...], ...]:
         and all(groups)
     )
     if not is_valid:
-        raise bad_field(row, "ranking", f"groups of positions from 0 to {n - 1}, best first, each position once")
+        raise make_field_error(row, "ranking", f"groups of positions from 0 to {n - 1}, best first, each position once")
     return tuple(tuple(group) for group in groups)

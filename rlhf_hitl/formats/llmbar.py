@@ -10,10 +10,10 @@ from rlhf_hitl.formats.record import (
     ImportRecord,
     ImportVote,
     SourceRow,
-    assistant_message,
-    bad_field,
-    string_field,
-    text_field,
+    make_assistant_message,
+    make_field_error,
+    read_string_field,
+    read_text_field,
 )
 from rlhf_hitl.formats.source import RowSource
 from rlhf_hitl.types import Message
@@ -35,10 +35,12 @@ def make_reader(source: RowSource, pairs: str) -> Callable[[SourceRow], list[Imp
     def read_row(row: SourceRow) -> list[ImportRecord]:
         label = LABELS.get(str(row.fields.get("label")))
         if label is None:
-            raise bad_field(row, "label", "1 or 2")
+            raise make_field_error(row, "label", "1 or 2")
         # The policies are not given, and the label is by the authors of the set, not by a rater who saw an order.
-        sides = tuple(ImportCompletion(assistant_message(string_field(row, f"output_{n}")), "llmbar") for n in (1, 2))
-        prompt = (Message("user", text_field(row, "input")),)
+        sides = tuple(
+            ImportCompletion(make_assistant_message(read_string_field(row, f"output_{n}")), "llmbar") for n in (1, 2)
+        )
+        prompt = (Message("user", read_text_field(row, "input")),)
         vote = ImportVote.of_pair(label, rater="LLMBar")
         return [ImportRecord(prompt, sides, row.place, vote, split=row.split, order_known=False, batch=subset)]
 

@@ -11,11 +11,11 @@ from rlhf_hitl.formats.record import (
     ImportRecord,
     ImportVote,
     SourceRow,
-    assistant_message,
-    bad_field,
-    choice_field,
-    string_field,
-    text_field,
+    make_assistant_message,
+    make_field_error,
+    read_choice_field,
+    read_string_field,
+    read_text_field,
 )
 from rlhf_hitl.formats.source import RowSource
 from rlhf_hitl.types import Message
@@ -36,7 +36,7 @@ def matches(fields: Mapping[str, Any]) -> bool:
 
 
 def make_reader(source: RowSource, pairs: str) -> Callable[[SourceRow], list[ImportRecord]]:
-    names = {str(r.fields.get("id")): text_field(r, "name") for r in _read_sibling(source, MODELS)}
+    names = {str(r.fields.get("id")): read_text_field(r, "name") for r in _read_sibling(source, MODELS)}
     if "result_x" in source.first.fields:
         return lambda row: [_to_record(row, names)]
     if source.sibling(PAIRS) is None:
@@ -47,17 +47,17 @@ def make_reader(source: RowSource, pairs: str) -> Callable[[SourceRow], list[Imp
         )
     texts: dict[PairKey, ImportRecord] = {}
     for row in _read_sibling(source, PAIRS):
-        prompt, x, y = _pair_key(row)
+        prompt, x, y = _read_pair_key(row)
         pair = _to_record(row, names)
         texts[prompt, x, y] = pair
         texts[prompt, y, x] = ImportRecord(pair.prompt, pair.completions[::-1], pair.place, tags=pair.tags)
 
     def read_vote(row: SourceRow) -> list[ImportRecord]:
-        pair = texts.get(_pair_key(row))
+        pair = texts.get(_read_pair_key(row))
         if pair is None:
-            raise bad_field(row, "prompt", f"a pair of prompt and models that is in {PAIRS}")
-        rater = text_field(row, "worker") if "worker" in row.fields else source.path.name.split(".")[0]
-        vote = ImportVote.of_pair(choice_field(row, "winner", LLMFAO_WINNERS), rater=rater)
+            raise make_field_error(row, "prompt", f"a pair of prompt and models that is in {PAIRS}")
+        rater = read_text_field(row, "worker") if "worker" in row.fields else source.path.name.split(".")[0]
+        vote = ImportVote.of_pair(read_choice_field(row, "winner", LLMFAO_WINNERS), rater=rater)
         return [ImportRecord(pair.prompt, pair.completions, row.place, vote, pair.tags)]
 
     return read_vote
@@ -69,22 +69,22 @@ def _read_sibling(source: RowSource, name: str) -> list[SourceRow]:
     return list(sibling.rows()) if sibling is not None else []
 
 
-def _pair_key(row: SourceRow) -> PairKey:
+def _read_pair_key(row: SourceRow) -> PairKey:
     for name in ("prompt", "model_x", "model_y"):
         if row.fields.get(name) in (None, ""):
-            raise bad_field(row, name, "an id")
+            raise make_field_error(row, name, "an id")
     return str(row.fields["prompt"]), str(row.fields["model_x"]), str(row.fields["model_y"])
 
 
 def _to_record(row: SourceRow, names: ModelNames) -> ImportRecord:
-    _, *models = _pair_key(row)
+    _, *models = _read_pair_key(row)
     sides = tuple(
-        ImportCompletion(assistant_message(string_field(row, f"result_{side}")), names.get(model, model))
+        ImportCompletion(make_assistant_message(read_string_field(row, f"result_{side}")), names.get(model, model))
         for side, model in zip("xy", models)
     )
     tags = {k: row.fields[k] for k in ("type", "slug") if isinstance(row.fields.get(k), str)}
     vote = None
     if "golden" in row.fields:
         reason = str(row.fields.get("reason") or "")
-        vote = ImportVote.of_pair(choice_field(row, "golden", LLMFAO_WINNERS), rater="golden", rationale=reason)
-    return ImportRecord((Message("user", text_field(row, "text")),), sides, row.place, vote, tags)
+        vote = ImportVote.of_pair(read_choice_field(row, "golden", LLMFAO_WINNERS), rater="golden", rationale=reason)
+    return ImportRecord((Message("user", read_text_field(row, "text")),), sides, row.place, vote, tags)

@@ -10,10 +10,10 @@ from rlhf_hitl.formats.record import (
     ImportRecord,
     ImportVote,
     SourceRow,
-    bad_field,
-    chat_field,
-    choice_field,
-    text_field,
+    make_field_error,
+    read_chat_field,
+    read_choice_field,
+    read_text_field,
 )
 from rlhf_hitl.formats.source import RowSource
 from rlhf_hitl.types import Messages
@@ -36,18 +36,18 @@ def matches(fields: Mapping[str, Any]) -> bool:
 
 
 def make_reader(source: RowSource, pairs: str) -> Callable[[SourceRow], list[ImportRecord]]:
-    return read_row
+    return _read_row
 
 
-def read_row(row: SourceRow) -> list[ImportRecord]:
+def _read_row(row: SourceRow) -> list[ImportRecord]:
     turn = row.fields.get("turn")
     if not isinstance(turn, int) or turn < 1:
-        raise bad_field(row, "turn", "the number of the turn that was judged, 1 or more")
+        raise make_field_error(row, "turn", "the number of the turn that was judged, 1 or more")
     (prompt, a), (other_prompt, b) = (_split_at_turn(row, f"conversation_{side}", turn) for side in "ab")
     if prompt != other_prompt:
-        raise bad_field(row, "conversation_b", "a conversation that opens like conversation_a")
-    completions = tuple(ImportCompletion(c, text_field(row, f"model_{side}")) for c, side in ((a, "a"), (b, "b")))
-    vote = ImportVote.of_pair(choice_field(row, "winner", MT_BENCH_WINNERS), rater=text_field(row, "judge"))
+        raise make_field_error(row, "conversation_b", "a conversation that opens like conversation_a")
+    completions = tuple(ImportCompletion(c, read_text_field(row, f"model_{side}")) for c, side in ((a, "a"), (b, "b")))
+    vote = ImportVote.of_pair(read_choice_field(row, "winner", MT_BENCH_WINNERS), rater=read_text_field(row, "judge"))
     # The turn is not a tag: both turns of a question have one prompt. A second turn makes the completion longer.
     tags = {k: str(row.fields[k]) for k in ("category", "question_id", "language") if row.fields.get(k) is not None}
     return [ImportRecord(prompt, completions, row.place, vote, tags, row.split)]
@@ -55,9 +55,9 @@ def read_row(row: SourceRow) -> list[ImportRecord]:
 
 def _split_at_turn(row: SourceRow, name: str, turn: int) -> tuple[Messages, Messages]:
     """Return (prompt, completion): up to the first user message, and from there to the answer of that turn."""
-    chat = chat_field(row, name)
+    chat = read_chat_field(row, name)
     first_user = next((i for i, m in enumerate(chat) if m.role == "user"), None)
     answers = [i for i, m in enumerate(chat) if m.role == "assistant"]
     if first_user is None or len(answers) < turn or answers[0] < first_user:
-        raise bad_field(row, name, f"a user message and {turn} answers to it")
+        raise make_field_error(row, name, f"a user message and {turn} answers to it")
     return chat[: first_user + 1], chat[first_user + 1 : answers[turn - 1] + 1]

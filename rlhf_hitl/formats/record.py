@@ -77,7 +77,7 @@ class ImportRecord:
     batch: str = ""
 
 
-def bad_field(
+def make_field_error(
     row: SourceRow, name: str, expected: str, fix: str = "correct the line, or skip such lines with --skip-bad"
 ):
     """Return the error for one field of one row; it names file, line and field."""
@@ -85,35 +85,35 @@ def bad_field(
     return BadInput(f"{row.place}: {name}{value_text}", expected=expected, fix=fix)
 
 
-def text_field(row: SourceRow, name: str) -> str:
+def read_text_field(row: SourceRow, name: str) -> str:
     """Return a field that must be non-empty text."""
     value = row.fields.get(name)
     if not isinstance(value, str) or not value.strip():
-        raise bad_field(row, name, "text that is not empty")
+        raise make_field_error(row, name, "text that is not empty")
     return value
 
 
-def string_field(row: SourceRow, name: str) -> str:
+def read_string_field(row: SourceRow, name: str) -> str:
     """Return a field that must be text and may be empty, because a completion may be empty."""
     value = row.fields.get(name)
     if not isinstance(value, str):
-        raise bad_field(row, name, "text")
+        raise make_field_error(row, name, "text")
     return value
 
 
-def choice_field(row: SourceRow, name: str, choices: Mapping[str, str]) -> str:
+def read_choice_field(row: SourceRow, name: str, choices: Mapping[str, str]) -> str:
     """Return the entry of `choices` for the value of a field."""
     value = row.fields.get(name)
     if not isinstance(value, str) or value not in choices:
-        raise bad_field(row, name, " or ".join(repr(c) for c in choices))
+        raise make_field_error(row, name, " or ".join(repr(c) for c in choices))
     return choices[value]
 
 
-def chat_field(row: SourceRow, name: str) -> Messages:
+def read_chat_field(row: SourceRow, name: str) -> Messages:
     """Return a field that must be a list of chat messages. Empty messages are kept: a completion may be empty."""
     value = row.fields.get(name)
     if not isinstance(value, list) or not value:
-        raise bad_field(row, name, 'a list of messages {"role": text, "content": text}')
+        raise make_field_error(row, name, 'a list of messages {"role": text, "content": text}')
     try:
         return parse_messages(value)
     except BadInput as e:
@@ -137,6 +137,6 @@ def split_shared_prompt(first: Messages, second: Messages) -> tuple[Messages, Me
     return None
 
 
-def assistant_message(text: str) -> Messages:
+def make_assistant_message(text: str) -> Messages:
     """Return a completion of one assistant message."""
     return (Message("assistant", text),)

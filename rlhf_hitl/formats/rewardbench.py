@@ -10,9 +10,9 @@ from rlhf_hitl.formats.record import (
     ImportRecord,
     ImportVote,
     SourceRow,
-    assistant_message,
-    string_field,
-    text_field,
+    make_assistant_message,
+    read_string_field,
+    read_text_field,
 )
 from rlhf_hitl.formats.source import RowSource
 from rlhf_hitl.types import Message
@@ -30,21 +30,21 @@ def matches(fields: Mapping[str, Any]) -> bool:
 
 
 def make_reader(source: RowSource, pairs: str) -> Callable[[SourceRow], list[ImportRecord]]:
-    return read_row
+    return _read_row
 
 
-def read_row(row: SourceRow) -> list[ImportRecord]:
+def _read_row(row: SourceRow) -> list[ImportRecord]:
     if row.part == UNSCORED:
         return []
     sides = tuple(
-        ImportCompletion(assistant_message(string_field(row, side)), text_field(row, f"{side}_model"))
+        ImportCompletion(make_assistant_message(read_string_field(row, side)), read_text_field(row, f"{side}_model"))
         for side in ("chosen", "rejected")
     )
     # Some prompts are in several subsets, so the subset is not a tag of the prompt.
     return [
         ImportRecord(
-            (Message("user", text_field(row, "prompt")),), sides, row.place,
+            (Message("user", read_text_field(row, "prompt")),), sides, row.place,
             ImportVote.of_pair("first", rater="RewardBench"),
-            split=row.split, order_known=False, batch=text_field(row, "subset"),
+            split=row.split, order_known=False, batch=read_text_field(row, "subset"),
         )
     ]  # fmt: skip

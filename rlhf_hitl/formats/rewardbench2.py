@@ -10,9 +10,9 @@ from rlhf_hitl.formats.record import (
     ImportRecord,
     ImportVote,
     SourceRow,
-    assistant_message,
-    bad_field,
-    text_field,
+    make_assistant_message,
+    make_field_error,
+    read_text_field,
 )
 from rlhf_hitl.formats.source import RowSource
 from rlhf_hitl.types import Message, Verdict
@@ -29,29 +29,29 @@ def matches(fields: Mapping[str, Any]) -> bool:
 
 
 def make_reader(source: RowSource, pairs: str) -> Callable[[SourceRow], list[ImportRecord]]:
-    return read_row
+    return _read_row
 
 
-def read_row(row: SourceRow) -> list[ImportRecord]:
-    right, wrong = (_texts_field(row, side) for side in ("chosen", "rejected"))
+def _read_row(row: SourceRow) -> list[ImportRecord]:
+    right, wrong = (_read_texts_field(row, side) for side in ("chosen", "rejected"))
     models = row.fields.get("models")
     texts = [*right, *wrong]
     names = models if isinstance(models, list) and len(models) == len(texts) else ["unknown"] * len(texts)
-    sides = tuple(ImportCompletion(assistant_message(text), str(name)) for text, name in zip(texts, names))
+    sides = tuple(ImportCompletion(make_assistant_message(text), str(name)) for text, name in zip(texts, names))
     ranking = tuple(range(len(right))), tuple(range(len(right), len(sides)))
     # The id ("tied:7", "ref:7") tells which questions of Ties belong together.
     tags = {"id": str(row.fields["id"])} if "id" in row.fields else {}
     return [
         ImportRecord(
-            (Message("user", text_field(row, "prompt")),), sides, row.place,
+            (Message("user", read_text_field(row, "prompt")),), sides, row.place,
             ImportVote(Verdict.RANKED, ranking, rater="RewardBench 2"), tags, row.split,
-            order_known=False, batch=text_field(row, "subset"),
+            order_known=False, batch=read_text_field(row, "subset"),
         )
     ]  # fmt: skip
 
 
-def _texts_field(row: SourceRow, name: str) -> list[str]:
+def _read_texts_field(row: SourceRow, name: str) -> list[str]:
     value = row.fields.get(name)
     if not isinstance(value, list) or not value or not all(isinstance(text, str) for text in value):
-        raise bad_field(row, name, "a list of one or more texts")
+        raise make_field_error(row, name, "a list of one or more texts")
     return value

@@ -16,19 +16,19 @@ from tqdm import tqdm
 
 from rlhf_hitl.formats.snapshot_rows import (
     NO_PREFERENCE,
-    counted_judgments,
-    demonstration_rows,
     find_no_label_reason,
     find_no_preference_reason,
-    human_pair_row,
-    model_pair_row,
+    make_demonstration_rows,
+    make_human_pair_row,
+    make_model_pair_row,
+    select_counted_judgments,
     to_json,
     to_label_vote,
 )
 from rlhf_hitl.labels.aggregate import aggregate_votes, rank_completions
 from rlhf_hitl.store import Store
 from rlhf_hitl.store.comparisons import find_comparisons
-from rlhf_hitl.store.export_query import BATCH, JsonFields, JudgedComparison, read_judged_comparisons
+from rlhf_hitl.store.export_query import COMPARISONS_PER_BATCH, JsonFields, JudgedComparison, read_judged_comparisons
 from rlhf_hitl.store.reward_models import list_reward_models
 from rlhf_hitl.store.scores import read_routed_scores
 from rlhf_hitl.types import UNRANKED, Route, Split
@@ -36,7 +36,7 @@ from rlhf_hitl.types import UNRANKED, Route, Split
 
 @dataclass
 class SnapshotBatch:
-    """The rows of up to BATCH comparisons.
+    """The rows of up to COMPARISONS_PER_BATCH comparisons.
 
     `pair_lines` are `pairs` as JSON. `judgments[i]` belongs to `comparisons[judgment_comparisons[i]]`, so that what the
     judgments of a comparison share is held once.
@@ -85,7 +85,7 @@ class Snapshot:
                 bar.update(len(comparisons))
         if self.include_model_labels:
             rows = self._model_rows(split)
-            while chunk := list(islice(rows, BATCH)):
+            while chunk := list(islice(rows, COMPARISONS_PER_BATCH)):
                 batch = SnapshotBatch()
                 for row in chunk:
                     self._add_pair(batch, row, split)
@@ -100,7 +100,7 @@ class Snapshot:
                 batch.rankings.append(row)
                 self.rankings[split] += 1
                 self._digest.update(b"%s:%s\n" % (split.value.encode(), to_json(row["rankings"])))
-            demonstrations = demonstration_rows(judged)
+            demonstrations = make_demonstration_rows(judged)
             batch.demonstrations += demonstrations
             self.demonstrations[split] += len(demonstrations)
         batch.judgment_comparisons += [len(batch.comparisons)] * len(judged.judgments)
@@ -120,20 +120,20 @@ class Snapshot:
         self._digest.update(b"%s:%s\n" % (split.value.encode(), line))
 
     def _human_rows(self, judged: JudgedComparison, as_json: bytes) -> Iterator[JsonFields]:
-        counted = counted_judgments(judged.judgments)
+        counted = select_counted_judgments(judged.judgments)
         labels = aggregate_votes(judged.comparison["comparison_id"], map(to_label_vote, counted))
         if not labels:
             self.filters[find_no_label_reason(counted)] += 1
         for label in labels:
             reason = find_no_preference_reason(label, counted, self.min_votes)
             if reason is None or (self.include_ties and reason in NO_PREFERENCE):
-                yield human_pair_row(judged.comparison, label, as_json.decode())
+                yield make_human_pair_row(judged.comparison, label, as_json.decode())
             else:
                 self.filters[reason] += 1
 
     def _ranking_row(self, judged: JudgedComparison) -> JsonFields | None:
         """Return the rankings of all completions of a comparison; None if there are fewer than `min_votes`."""
-        completions, counted = judged.comparison["completions"], counted_judgments(judged.judgments)
+        completions, counted = judged.comparison["completions"], select_counted_judgments(judged.judgments)
         ranked = [(j, rank_completions(to_label_vote(j), [c["id"] for c in completions])) for j in counted]
         ranked = [(j, ranking) for j, ranking in ranked if set(ranking) != {UNRANKED}]
         if len(ranked) < self.min_votes:
@@ -159,7 +159,7 @@ class Snapshot:
                 self.filters["model label outside train"] += n
             return
         simulated = {m.id: m.simulated for m in list_reward_models(self.store)}
-        while chunk := list(islice(accepted, BATCH)):
+        while chunk := list(islice(accepted, COMPARISONS_PER_BATCH)):
             scores = read_routed_scores(self.store, [c.id for c in chunk])
             for comparison in chunk:
                 score = scores.get(comparison.id)
@@ -168,4 +168,4 @@ class Snapshot:
                 elif score.margin <= 0:
                     self.filters["model sees no difference"] += 1
                 else:
-                    yield model_pair_row(comparison, score, simulated[score.reward_model_id])
+                    yield make_model_pair_row(comparison, score, simulated[score.reward_model_id])

@@ -10,7 +10,7 @@ import orjson
 from rlhf_hitl.labels.aggregate import LabelVote
 from rlhf_hitl.labels.vote_weight import weigh_votes
 from rlhf_hitl.stats.entropy import entropy_in_nats
-from rlhf_hitl.store.export_query import JUDGMENT_FIELDS, JsonFields, JudgedComparison, sorted_json
+from rlhf_hitl.store.export_query import JUDGMENT_FIELDS, JsonFields, JudgedComparison, sort_json_keys
 from rlhf_hitl.types import Comparison, Label, Score, Verdict, messages_to_dicts
 
 COMPARISON_COLUMNS = ("comparison_id", "prompt_id", "prompt", "completions", "tags")
@@ -22,7 +22,7 @@ _VOTE_FIELDS = ("verdict", "ranking", "order_shown", "strength", "simulated")
 NO_PREFERENCE = ("all bad", "tie", "raters evenly split")
 
 
-def demonstration_rows(judged: JudgedComparison) -> list[JsonFields]:
+def make_demonstration_rows(judged: JudgedComparison) -> list[JsonFields]:
     """Return the better answers that raters wrote, from judgments that no correction supersedes."""
     corrected = {j["supersedes"] for j in judged.judgments}
     return [
@@ -38,7 +38,7 @@ def demonstration_rows(judged: JudgedComparison) -> list[JsonFields]:
     ]
 
 
-def counted_judgments(judgments: list[JsonFields]) -> list[JsonFields]:
+def select_counted_judgments(judgments: list[JsonFields]) -> list[JsonFields]:
     """Return the judgments that count: neither superseded nor surplus."""
     corrected = {j["supersedes"] for j in judgments}
     return [j for j in judgments if j["judgment_id"] not in corrected and not j["surplus"]]
@@ -54,7 +54,7 @@ def find_no_preference_reason(label: Label, counted: list[JsonFields], min_votes
     first, tie, second = label.probabilities
     if label.votes < min_votes:
         return "too few votes"
-    if _verdicts(counted) - {Verdict.SKIPPED, Verdict.FLAGGED} == {Verdict.ALL_BAD}:
+    if _collect_verdicts(counted) - {Verdict.SKIPPED, Verdict.FLAGGED} == {Verdict.ALL_BAD}:
         return "all bad"
     if tie > max(first, second):
         return "tie"
@@ -64,7 +64,7 @@ def find_no_preference_reason(label: Label, counted: list[JsonFields], min_votes
 
 
 def find_no_label_reason(counted: list[JsonFields]) -> str:
-    verdicts = _verdicts(counted)
+    verdicts = _collect_verdicts(counted)
     if Verdict.FLAGGED in verdicts:
         return "flagged"
     if Verdict.SKIPPED in verdicts:
@@ -72,14 +72,14 @@ def find_no_label_reason(counted: list[JsonFields]) -> str:
     return "surplus judgments only"
 
 
-def _verdicts(judgments: list[JsonFields]) -> set[str]:
+def _collect_verdicts(judgments: list[JsonFields]) -> set[str]:
     return {j["verdict"] for j in judgments}
 
 
-def human_pair_row(comparison: JsonFields, label: Label, judgments: str) -> JsonFields:
+def make_human_pair_row(comparison: JsonFields, label: Label, judgments: str) -> JsonFields:
     first, tie, second = label.probabilities
     chosen, rejected = (label.first, label.second) if first >= second else (label.second, label.first)
-    return _pair_fields(comparison, chosen, rejected) | {
+    return _make_pair_fields(comparison, chosen, rejected) | {
         "p_chosen": max(first, second),
         "p_tie": tie,
         "p_rejected": min(first, second),
@@ -93,9 +93,9 @@ def human_pair_row(comparison: JsonFields, label: Label, judgments: str) -> Json
     }
 
 
-def model_pair_row(comparison: Comparison, score: Score, simulated: bool) -> JsonFields:
+def make_model_pair_row(comparison: Comparison, score: Score, simulated: bool) -> JsonFields:
     p = score.probability
-    return _pair_fields(_comparison_fields(comparison), score.chosen, score.rejected) | {
+    return _make_pair_fields(_make_comparison_fields(comparison), score.chosen, score.rejected) | {
         "p_chosen": p,
         "p_tie": 0.0,
         "p_rejected": 1 - p,
@@ -109,7 +109,7 @@ def model_pair_row(comparison: Comparison, score: Score, simulated: bool) -> Jso
     }
 
 
-def _pair_fields(comparison: JsonFields, chosen_id: str, rejected_id: str) -> JsonFields:
+def _make_pair_fields(comparison: JsonFields, chosen_id: str, rejected_id: str) -> JsonFields:
     by_id = {completion["id"]: completion for completion in comparison["completions"]}
     chosen, rejected = by_id[chosen_id], by_id[rejected_id]
     return {
@@ -126,7 +126,7 @@ def _pair_fields(comparison: JsonFields, chosen_id: str, rejected_id: str) -> Js
     }
 
 
-def _comparison_fields(c: Comparison) -> JsonFields:
+def _make_comparison_fields(c: Comparison) -> JsonFields:
     """Return a comparison in the form of `JudgedComparison.comparison`."""
     return {
         "comparison_id": c.id,
@@ -135,7 +135,7 @@ def _comparison_fields(c: Comparison) -> JsonFields:
         "completions": [
             {"id": a.id, "policy": a.policy, "messages": messages_to_dicts(a.messages)} for a in c.completions
         ],
-        "tags": sorted_json(json.dumps(dict(c.prompt.tags))),
+        "tags": sort_json_keys(json.dumps(dict(c.prompt.tags))),
     }
 
 

@@ -112,7 +112,7 @@ class RowSource:
                 try:
                     value = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
                 except (ValueError, RecursionError) as e:  # JSON errors, UTF-8 errors, and lists nested too deeply
-                    on_bad(_not_json_error(place, str(e)))
+                    on_bad(_make_json_error(place, str(e)))
                     continue
                 if (row := _check_row(value, place, on_bad)) is not None:
                     yield row
@@ -122,7 +122,7 @@ class RowSource:
             try:
                 value = json.loads(f.read().decode("utf-8-sig"))
             except (ValueError, RecursionError) as e:
-                raise _not_json_error(self.name, str(e)) from e
+                raise _make_json_error(self.name, str(e)) from e
         if not isinstance(value, list):
             raise BadInput(self.name, expected="a JSON array of objects", fix="one object a line is .jsonl: rename it")
         for number, item in enumerate(value, 1):
@@ -201,7 +201,7 @@ def _check_row(value: Any, place: str, on_bad: BadRowHandler) -> SourceRow | Non
     return None
 
 
-def _not_json_error(place: str, reason: str) -> BadInput:
+def _make_json_error(place: str, reason: str) -> BadInput:
     return BadInput(
         place, expected="JSON in UTF-8", fix=f"correct the line, or skip such lines with --skip-bad ({reason})"
     )

@@ -12,11 +12,11 @@ from rlhf_hitl.formats.record import (
     ImportRecord,
     ImportVote,
     SourceRow,
-    assistant_message,
-    bad_field,
-    chat_field,
+    make_assistant_message,
+    make_field_error,
+    read_chat_field,
+    read_text_field,
     split_shared_prompt,
-    text_field,
 )
 from rlhf_hitl.formats.source import RowSource
 from rlhf_hitl.types import Message, Messages
@@ -38,10 +38,10 @@ def matches(fields: Mapping[str, Any]) -> bool:
 
 
 def make_reader(source: RowSource, pairs: str) -> Callable[[SourceRow], list[ImportRecord]]:
-    return read_row
+    return _read_row
 
 
-def read_row(row: SourceRow) -> list[ImportRecord]:
+def _read_row(row: SourceRow) -> list[ImportRecord]:
     prompt, *sides = _read_chats(row) if isinstance(row.fields.get("chosen"), list) else _read_texts(row)
     policies = [_read_policy(row, side) for side in ("chosen", "rejected")]
     completions = tuple(ImportCompletion(chat, policy) for chat, policy in zip(sides, policies, strict=True))
@@ -67,7 +67,7 @@ def _is_tie(fields: Mapping[str, Any]) -> bool:
 
 
 def _read_chats(row: SourceRow) -> PromptAndSides:
-    chosen, rejected = chat_field(row, "chosen"), chat_field(row, "rejected")
+    chosen, rejected = read_chat_field(row, "chosen"), read_chat_field(row, "rejected")
     if chosen[0].role == "assistant" and row.fields.get("prompt") is not None:
         return _read_prompt(row), chosen, rejected
     return _split_prompt(row, chosen, rejected)
@@ -76,32 +76,38 @@ def _read_chats(row: SourceRow) -> PromptAndSides:
 def _read_texts(row: SourceRow) -> PromptAndSides:
     for side in ("chosen", "rejected"):
         if not isinstance(row.fields.get(side), str):
-            raise bad_field(row, side, "text, or a list of messages on both sides")
+            raise make_field_error(row, side, "text, or a list of messages on both sides")
     chosen, rejected = row.fields["chosen"], row.fields["rejected"]
     transcripts = parse_transcript(chosen), parse_transcript(rejected)
     if transcripts[0] and transcripts[1]:
         return _split_prompt(row, transcripts[0], transcripts[1])
     if row.fields.get("prompt") is not None:
-        return _read_prompt(row), assistant_message(chosen), assistant_message(rejected)
+        return _read_prompt(row), make_assistant_message(chosen), make_assistant_message(rejected)
     start = _find_shared_text(chosen, rejected)
     if not start.strip():
-        raise bad_field(row, "prompt", "a prompt, or one that both sides start with")
+        raise make_field_error(row, "prompt", "a prompt, or one that both sides start with")
     prompt = (Message("user", start),)
-    return prompt, assistant_message(chosen[len(start) :].lstrip()), assistant_message(rejected[len(start) :].lstrip())
+    return (
+        prompt,
+        make_assistant_message(chosen[len(start) :].lstrip()),
+        make_assistant_message(rejected[len(start) :].lstrip()),
+    )
 
 
 def _split_prompt(row: SourceRow, chosen: Messages, rejected: Messages) -> PromptAndSides:
     parts = split_shared_prompt(chosen, rejected)
     if parts is None:
-        raise bad_field(row, "rejected", "a conversation that opens like `chosen` and goes on with the assistant")
+        raise make_field_error(
+            row, "rejected", "a conversation that opens like `chosen` and goes on with the assistant"
+        )
     return parts
 
 
 def _read_prompt(row: SourceRow) -> Messages:
     value = row.fields["prompt"]
     if not isinstance(value, str):
-        return chat_field(row, "prompt")
-    chat = parse_transcript(value) or (Message("user", text_field(row, "prompt")),)
+        return read_chat_field(row, "prompt")
+    chat = parse_transcript(value) or (Message("user", read_text_field(row, "prompt")),)
     # "… \n\nAssistant:" at the end of a prompt only announces the answer.
     return chat[:-1] if len(chat) > 1 and not chat[-1].content.strip() else chat
 
@@ -128,9 +134,9 @@ def _read_tags(row: SourceRow) -> dict[str, str]:
         try:
             tags = json.loads(row.fields["tags"])
         except ValueError as e:
-            raise bad_field(row, "tags", "JSON") from e
+            raise make_field_error(row, "tags", "JSON") from e
         if not isinstance(tags, dict):
-            raise bad_field(row, "tags", "a JSON object")
+            raise make_field_error(row, "tags", "a JSON object")
         return {k: str(v) for k, v in tags.items()}
     policies = {c.format(side=s) for c in POLICY_COLUMNS for s in ("chosen", "rejected")}
     not_tags = {"prompt", "chosen", "rejected", *EXPORT_COLUMNS, *policies}

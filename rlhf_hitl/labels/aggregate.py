@@ -74,8 +74,8 @@ class _Tally:
             Label(
                 comparison_id,
                 *pair,
-                _shares(counts),
-                entropy_in_nats(_shares(counts)) + 0.0,  # + 0.0 turns a negative zero into zero
+                _compute_shares(counts),
+                entropy_in_nats(_compute_shares(counts)) + 0.0,  # + 0.0 turns a negative zero into zero
                 sum(counts),
                 self.simulated,
                 self._strengths(pair),
@@ -116,6 +116,6 @@ def _rank_by_id(vote: LabelVote) -> dict[str, int]:
     return {}
 
 
-def _shares(counts: list[int]) -> tuple[float, float, float]:
+def _compute_shares(counts: list[int]) -> tuple[float, float, float]:
     n = sum(counts)
     return counts[WINS] / n, counts[TIES] / n, counts[LOSSES] / n

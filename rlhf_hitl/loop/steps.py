@@ -16,7 +16,7 @@ from rlhf_hitl.loop.config import LoopConfig
 from rlhf_hitl.simulate import judge_queue
 from rlhf_hitl.store import Store, queue
 from rlhf_hitl.store.comparisons import insert_comparisons, list_prompts
-from rlhf_hitl.store.judgments import read_judgments, store_revision
+from rlhf_hitl.store.judgments import read_judgments, read_store_revision
 from rlhf_hitl.store.loop_steps import read_finished_steps
 from rlhf_hitl.store.reward_models import get_reward_model, list_reward_models
 from rlhf_hitl.types import Completion, Prompt, Split
@@ -101,7 +101,7 @@ class RoundSteps:
         from rlhf_hitl.routing.router import RoutingConfig, route_pool
         from rlhf_hitl.routing.scoring import score_pool
 
-        begins = store_revision(self.store)
+        begins = read_store_revision(self.store)
         model = self.reward_models.get(self.round - 1)
         if model is None:
             return {"begins": begins, "reason": "no reward model yet: raters judge everything"}

@@ -15,7 +15,7 @@ from rlhf_hitl.store.db import Store
 from rlhf_hitl.store.tables import comparisons, completions, judgments, lanes, places, projects, prompts, scores
 from rlhf_hitl.types import Comparison, Completion, Prompt, Route, Split, messages_to_dicts, parse_messages, utc_now
 
-BATCH = 500
+ROWS_PER_QUERY = 500
 
 # Which routes come first in the queue: escalations by a lead, then the checks on the model (they are few, and useless
 # if they wait behind everything else), then what the model is unsure of.
@@ -194,11 +194,11 @@ def find_comparisons(
         )
     if ids is not None:
         wanted = iter(sorted(set(ids)))
-        while chunk := list(islice(wanted, BATCH)):
+        while chunk := list(islice(wanted, ROWS_PER_QUERY)):
             yield from _load_page(store, query.where(comparisons.c.id.in_(chunk)))
         return
-    remaining = BATCH if limit is None else limit
-    while page := _load_page(store, query.where(comparisons.c.id > after).limit(min(BATCH, remaining))):
+    remaining = ROWS_PER_QUERY if limit is None else limit
+    while page := _load_page(store, query.where(comparisons.c.id > after).limit(min(ROWS_PER_QUERY, remaining))):
         yield from page
         after = page[-1].id
         remaining -= len(page) if limit is not None else 0
@@ -276,7 +276,7 @@ def read_family_splits(conn: Connection, families: set[str]) -> dict[str, Split]
     """Return prompt family → split, for the families that are in the store."""
     splits: dict[str, Split] = {}
     rest = iter(families)
-    while chunk := list(islice(rest, BATCH)):
+    while chunk := list(islice(rest, ROWS_PER_QUERY)):
         query = sa.select(prompts.c.family, prompts.c.split).where(prompts.c.family.in_(chunk))
         splits |= {family: Split(split) for family, split in conn.execute(query)}
     return splits
@@ -292,7 +292,7 @@ def load_completions(conn: Connection, ids: Sequence[str]) -> dict[str, Completi
     """Return completions by id; raise NotFound if one is missing. Meant for up to some ten thousand ids."""
     loaded: dict[str, Completion] = {}
     rest = iter(ids)
-    while chunk := list(islice(rest, BATCH)):
+    while chunk := list(islice(rest, ROWS_PER_QUERY)):
         loaded |= {r["id"]: _to_completion(r) for r in conn.execute(_COMPLETIONS, {"ids": chunk}).mappings()}
     return _require_all("completion", ids, loaded)
 
@@ -311,7 +311,7 @@ def find_existing_ids(
     column = {"prompts": prompts, "completions": completions, "comparisons": comparisons}[table].c.id
     existing: set[str] = set()
     rest = iter(ids)
-    while chunk := list(islice(rest, BATCH)):
+    while chunk := list(islice(rest, ROWS_PER_QUERY)):
         existing |= set(conn.execute(sa.select(column).where(column.in_(chunk))).scalars())
     return existing
 

@@ -82,7 +82,7 @@ class Store:
             raise BadInput(
                 f"store {store.safe_url}",
                 expected="a database that can be opened",
-                fix=f"check the URL ({_first_line(e)})",
+                fix=f"check the URL ({_get_first_line(e)})",
             ) from e
         return store
 
@@ -94,7 +94,7 @@ class Store:
     @property
     def schema_version(self) -> str:
         """The version of the tables that this code reads and writes; every open store has it."""
-        return str(ScriptDirectory.from_config(alembic_config()).get_current_head())
+        return str(ScriptDirectory.from_config(make_alembic_config()).get_current_head())
 
     def version(self) -> str | None:
         """Return the version of the tables that the database has now."""
@@ -117,7 +117,7 @@ class Store:
             return {name: str(conn.exec_driver_sql(query.format(name)).scalar_one()) for name in names}
 
     def _check_version(self, create: bool) -> None:
-        script = ScriptDirectory.from_config(alembic_config())
+        script = ScriptDirectory.from_config(make_alembic_config())
         head = script.get_current_head()
         with self._engine.connect() as conn:
             version = MigrationContext.configure(conn).get_current_revision()
@@ -139,7 +139,7 @@ class Store:
         with _UPGRADE_LOCK, self.write() as conn:
             # Two processes may open a new store at once: the second waits here, then finds the tables upgraded.
             self.lock(conn, "migrations")
-            config = alembic_config()
+            config = make_alembic_config()
             config.attributes["connection"] = conn
             command.upgrade(config, "head")
 
@@ -193,12 +193,12 @@ class Store:
         except exc.DataError as e:
             raise BadInput(
                 f"a value for store {self.safe_url}",
-                expected=f"one the database can hold ({_first_line(e)})",
+                expected=f"one the database can hold ({_get_first_line(e)})",
                 fix="change the value; nothing was changed",
             ) from e
         except exc.IntegrityError as e:
             raise StoreFailure(
-                f"store {self.safe_url}: expected rows that keep its rules, got: {_first_line(e)}. "
+                f"store {self.safe_url}: expected rows that keep its rules, got: {_get_first_line(e)}. "
                 "Fix: check that what they refer to is there; nothing was changed"
             ) from e
         except exc.DBAPIError as e:  # the database is gone, full, read-only, damaged or denies access
@@ -207,7 +207,7 @@ class Store:
             if getattr(e.orig, "sqlstate", "") == LOCK_NOT_AVAILABLE or "database is locked" in str(e.orig):
                 raise self._busy_error() from e
             raise StoreFailure(
-                f"store {self.safe_url}: expected a database that answers, got: {_first_line(e)}. "
+                f"store {self.safe_url}: expected a database that answers, got: {_get_first_line(e)}. "
                 f"Fix: free disk space, check rights, or start the database; {outcome}"
             ) from e
 
@@ -255,7 +255,7 @@ class Store:
 _ADVISORY_LOCK = sa.select(sa.func.pg_advisory_xact_lock(sa.bindparam("number", type_=sa.BigInteger)))
 
 
-def alembic_config() -> Config:
+def make_alembic_config() -> Config:
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     logging.getLogger("alembic").setLevel(logging.WARNING)
@@ -358,5 +358,5 @@ def _hide_password(url: URL) -> str:
     return url.difference_update_query(["password", "sslpassword"]).render_as_string(hide_password=True)
 
 
-def _first_line(e: Exception) -> str:
+def _get_first_line(e: Exception) -> str:
     return str(getattr(e, "orig", None) or e).strip().splitlines()[0]

@@ -19,7 +19,7 @@ from rlhf_hitl.store.db import Store
 from rlhf_hitl.store.tables import comparisons, completions, judgments, lanes, prompts
 from rlhf_hitl.types import Split
 
-BATCH = 500
+COMPARISONS_PER_BATCH = 500
 JsonFields = dict[str, Any]
 
 #: Columns of the table `judgments` that an export leaves out, or that it takes from the comparison.
@@ -51,7 +51,7 @@ class JudgedComparison:
 def read_judged_comparisons(
     store: Store, *, split: Split, project: str | None = None
 ) -> Iterator[list[JudgedComparison]]:
-    """Yield lists of up to BATCH comparisons of a split that have a judgment, in order of id."""
+    """Yield lists of up to COMPARISONS_PER_BATCH comparisons of a split that have a judgment, in order of id."""
     query = (
         _select_plain(
             store,
@@ -63,7 +63,7 @@ def read_judged_comparisons(
         .where(prompts.c.split == split.value)
         .where(sa.exists().where(judgments.c.comparison_id == comparisons.c.id))
         .order_by(comparisons.c.id)
-        .limit(BATCH)
+        .limit(COMPARISONS_PER_BATCH)
     )
     if project is not None:
         query = query.join(lanes, lanes.c.id == comparisons.c.lane_id).where(lanes.c.project_id == project)
@@ -92,7 +92,7 @@ def read_judged_comparisons(
                     "prompt_id": r.prompt_id,
                     "prompt": orjson.loads(r.messages),
                     "completions": [completions_by_id[i] for i in ids],
-                    "tags": sorted_json(r.tags),
+                    "tags": sort_json_keys(r.tags),
                 },
                 judgments_by_comparison[r.id],
                 r.repeat_of is not None,
@@ -106,7 +106,7 @@ def _to_judgment_fields(values: Sequence[Any]) -> JsonFields:
     row: JsonFields = dict(zip(JUDGMENT_FIELDS, values))
     row["ranking"] = orjson.loads(row["ranking"])
     row["order_shown"] = orjson.loads(row["order_shown"])
-    row["scores"] = sorted_json(row["scores"])
+    row["scores"] = sort_json_keys(row["scores"])
     row["simulated"] = bool(row["simulated"])
     row["surplus"] = bool(row["surplus"])
     day, time = row["created_at"].split()
@@ -114,7 +114,7 @@ def _to_judgment_fields(values: Sequence[Any]) -> JsonFields:
     return row
 
 
-def sorted_json(text: str) -> str:
+def sort_json_keys(text: str) -> str:
     """Return JSON text with its keys sorted, so that it is the same on every database."""
     # orjson cannot do it: it would round integers of more than 64 bits and refuses infinity.
     return text if text == "{}" else _encode(json.loads(text))
@@ -125,4 +125,4 @@ _encode = json.JSONEncoder(ensure_ascii=False, sort_keys=True).encode
 
 def _select_plain(store: Store, *columns: sa.Column[Any]) -> sa.Select[Any]:
     """Select plain values and JSON as text: SQLAlchemy and psycopg take several times as long to parse JSON."""
-    return sa.select(*(table_copy.plain_column(c, store.is_sqlite).label(c.name) for c in columns))
+    return sa.select(*(table_copy.cast_to_plain(c, store.is_sqlite).label(c.name) for c in columns))

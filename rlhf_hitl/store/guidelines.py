@@ -31,7 +31,7 @@ def get_current_guideline(store: Store, project: str = DEFAULT_PROJECT) -> Guide
         row = conn.execute(query).mappings().first()
         if row is None:
             projects.require_project(conn, project)
-    return Guideline(project, DEFAULT_VERSION, _default_text()) if row is None else _to_guideline(row)
+    return Guideline(project, DEFAULT_VERSION, _load_default_text()) if row is None else _to_guideline(row)
 
 
 def get_guideline(store: Store, project: str, version: str) -> Guideline:
@@ -48,7 +48,7 @@ def get_guideline(store: Store, project: str, version: str) -> Guideline:
     if row is not None:
         return _to_guideline(row)
     if version == DEFAULT_VERSION:
-        return Guideline(project, DEFAULT_VERSION, _default_text())
+        return Guideline(project, DEFAULT_VERSION, _load_default_text())
     raise NotFound(f"version {version!r}", expected=f"a guideline of project {project}", fix="name one it has had")
 
 
@@ -101,7 +101,7 @@ def has_acknowledged(store: Store, rater_id: str, project: str, version: str) ->
         return conn.execute(query).first() is not None
 
 
-def current_version_column(project: sa.BindParameter[str]) -> sa.ColumnElement[str]:
+def select_current_version(project: sa.BindParameter[str]) -> sa.ColumnElement[str]:
     """Return `get_current_guideline(...).version` as a column of a statement."""
     newest = (
         sa.select(guidelines.c.version)
@@ -140,7 +140,7 @@ def _is_guideline_of_comparison(version: sa.Column[str] | str) -> sa.ColumnEleme
 
 
 @cache
-def _default_text() -> str:
+def _load_default_text() -> str:
     return (resources.files("rlhf_hitl.bundled") / "guideline.md").read_text(encoding="utf-8")
 
 

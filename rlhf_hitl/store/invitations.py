@@ -7,7 +7,7 @@ from rlhf_hitl.store import audit, people, projects
 from rlhf_hitl.store.db import Store
 from rlhf_hitl.store.passwords import hash_password
 from rlhf_hitl.store.tables import tokens
-from rlhf_hitl.store.tokens import Token, TokenKind, find_token, new_token
+from rlhf_hitl.store.tokens import Token, TokenKind, find_token, make_token
 from rlhf_hitl.types import Rater, Role, utc_now
 
 
@@ -28,7 +28,7 @@ def add_invitation(
     with store.write() as conn:
         if project is not None:
             projects.require_project(conn, project)
-        secret, row = new_token(TokenKind.INVITE, by, days, role=role.value, project_id=project)
+        secret, row = make_token(TokenKind.INVITE, by, days, role=role.value, project_id=project)
         conn.execute(tokens.insert().values(row))
         audit.record(conn, by, "invite.added", row["id"], role=role.value, project=project, days=days)
     return secret
@@ -49,12 +49,12 @@ def accept_invitation(store: Store, secret: str, name: str, password: str, *, ad
         BadInput: the name is taken or the password too short; the invitation stays open.
     """
     if find_open_invitation(store, secret) is None:  # checked first, because hashing a password is slow on purpose
-        raise _not_open()
+        raise _make_not_open_error()
     password_hash = hash_password(password)
     with store.write() as conn:
         token = find_token(conn, secret, TokenKind.INVITE, lock=True)
         if token is None or not _is_open(token):
-            raise _not_open()
+            raise _make_not_open_error()
         by = audit.Actor(f"invite:{token.id}", address)
         rater = people.insert_rater(store, conn, name, Role(token.role), password_hash, by=by)
         if token.project is not None:
@@ -68,5 +68,5 @@ def _is_open(token: Token) -> bool:
     return token.rater_id is None and token.is_valid_at(utc_now())
 
 
-def _not_open() -> NotFound:
+def _make_not_open_error() -> NotFound:
     return NotFound("invitation", expected="one that is valid and not used", fix="ask for a new one")

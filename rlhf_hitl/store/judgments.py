@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from rlhf_hitl.errors import Conflict
-from rlhf_hitl.store.comparisons import BATCH, restrict_comparisons
+from rlhf_hitl.store.comparisons import ROWS_PER_QUERY, restrict_comparisons
 from rlhf_hitl.store.db import Store
 from rlhf_hitl.store.tables import comparisons, judgments
 from rlhf_hitl.types import Answer, Judgment, Route, Split, utc_now
@@ -51,20 +51,20 @@ def read_judgments(
         query = query.where(~sa.exists().where(newer.c.supersedes == judgments.c.id))
     while True:
         with store.read() as conn:
-            rows = conn.execute(query.where(judgments.c.seq > after).limit(BATCH)).mappings().all()
+            rows = conn.execute(query.where(judgments.c.seq > after).limit(ROWS_PER_QUERY)).mappings().all()
         if not rows:
             return
         yield from (Judgment.from_plain(row) for row in rows)
         after = rows[-1]["seq"]
 
 
-def store_revision(store: Store) -> int:
+def read_store_revision(store: Store) -> int:
     """Return the `seq` of the newest judgment, which names the state a snapshot of the store is taken of."""
     with store.read() as conn:
         return conn.execute(sa.select(sa.func.coalesce(sa.func.max(judgments.c.seq), 0))).scalar_one()
 
 
-def idempotency_keys(store: Store, conn: Connection, comparison_ids: Sequence[str]) -> dict[tuple[str, str], str]:
+def load_idempotency_keys(store: Store, conn: Connection, comparison_ids: Sequence[str]) -> dict[tuple[str, str], str]:
     """Map (comparison id, rater id) to the idempotency key of that rater's first judgment of the comparison."""
     # Corrections are left out in Python: in SQL, SQLite would choose the index on `supersedes` and read all judgments.
     columns = (judgments.c.comparison_id, judgments.c.rater_id, judgments.c.idempotency_key, judgments.c.supersedes)
@@ -72,7 +72,7 @@ def idempotency_keys(store: Store, conn: Connection, comparison_ids: Sequence[st
     return {(comparison, rater): key for comparison, rater, key, supersedes in rows if supersedes is None}
 
 
-def new_judgment_id() -> str:
+def make_judgment_id() -> str:
     return f"j_{uuid.uuid4().hex}"
 
 
@@ -81,7 +81,7 @@ def judgment_to_row(answer: Answer, **circumstances) -> dict:
     return (
         _DEFAULTS
         | answer.to_plain()
-        | {"id": new_judgment_id()}
+        | {"id": make_judgment_id()}
         | circumstances
         | {"order_shown": list(circumstances["order_shown"])}
     )
@@ -181,13 +181,13 @@ def _check_same(row, comparison_id: str, answer: Answer, supersedes: str | None)
     if row["comparison_id"] != comparison_id:
         raise Conflict(f"idempotency key {key!r}: it was used for another comparison. Fix: send a new key")
     kept = Judgment.from_plain(row)
-    if _without_time(kept.answer) != _without_time(answer) or kept.supersedes != supersedes:
+    if _drop_active_seconds(kept.answer) != _drop_active_seconds(answer) or kept.supersedes != supersedes:
         raise Conflict(
             f"idempotency key {key!r}: it was used for another answer, {kept.id}. Fix: correct that one, by a new key"
         )
     return kept.id
 
 
-def _without_time(answer: Answer) -> Answer:
+def _drop_active_seconds(answer: Answer) -> Answer:
     """Return the answer without its active seconds, which may have run on between a first and a second try."""
     return replace(answer, scores=dict(answer.scores), active_seconds=None)

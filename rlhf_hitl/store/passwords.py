@@ -30,12 +30,12 @@ def password_matches(password: str, password_hash: str | None) -> bool:
     An attacker must not learn from the time of an answer whether a name exists.
     """
     try:
-        _hasher.verify(_hash_of_nobody() if password_hash is None else password_hash, password)
+        _hasher.verify(_make_decoy_hash() if password_hash is None else password_hash, password)
     except (argon2.exceptions.VerificationError, argon2.exceptions.InvalidHashError):
         return False
     return password_hash is not None
 
 
 @cache
-def _hash_of_nobody() -> str:
+def _make_decoy_hash() -> str:
     return _hasher.hash("nobody")

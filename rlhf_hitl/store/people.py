@@ -63,7 +63,7 @@ def insert_rater(
         raise BadInput(f"name {name[:60]!r}", expected="a name of 1 to 150 letters", fix="give the rater another name")
     if re.match(r"[a-z_]+:", name):  # raters of imported votes are named so, after their format
         raise BadInput(f"name {name!r}", expected="a name that starts with no `word:`", fix="choose another name")
-    row = _rater_row(name, role, simulated=simulated, source="") | {"password_hash": password_hash}
+    row = _make_rater_row(name, role, simulated=simulated, source="") | {"password_hash": password_hash}
     if not store.insert_new(conn, raters, [row]):
         raise BadInput(f"name {name!r}", expected="one that is free", fix="choose another name")
     audit.record(conn, by, "rater.added", name, role=role.value, simulated=simulated)
@@ -126,16 +126,16 @@ def change_rater(
         return rater_from_row(conn.execute(sa.select(raters).where(raters.c.id == rater_id)).mappings().one())
 
 
-def imported_rater_row(name: str, source: str) -> dict:
+def make_imported_rater_row(name: str, source: str) -> dict:
     """Return the row of a rater whose votes were imported: named after their source, and never able to sign in."""
-    return _rater_row(f"{source}:{name}", Role.RATER, simulated=False, source=source) | {"password_hash": None}
+    return _make_rater_row(f"{source}:{name}", Role.RATER, simulated=False, source=source) | {"password_hash": None}
 
 
 def insert_imported_raters(
     store: Store, conn: Connection, names: Iterable[str], source: str
 ) -> tuple[dict[str, str], int]:
     """Add the raters of imported votes. Returns the id of each name, and how many raters were new."""
-    rows = {name: imported_rater_row(name, source) for name in names}
+    rows = {name: make_imported_rater_row(name, source) for name in names}
     return {name: row["id"] for name, row in rows.items()}, store.insert_new(conn, raters, list(rows.values()))
 
 
@@ -181,7 +181,7 @@ def find_rater_id(conn: Connection, name: str) -> str:
     return rater_id
 
 
-def _rater_row(name: str, role: Role, *, simulated: bool, source: str) -> dict:
+def _make_rater_row(name: str, role: Role, *, simulated: bool, source: str) -> dict:
     return {
         "id": make_content_id("r", name),
         "name": name,

@@ -11,7 +11,7 @@ from rlhf_hitl.store.tables import deliveries, tokens
 
 #: How long ended tokens and finished deliveries are kept for inspection. Judgments and the audit log stay for ever.
 RETENTION = timedelta(days=30)
-BATCH = 500  # of each kind: deleting so many takes milliseconds, which a submit may have to wait
+DELETE_LIMIT = 500  # of each kind: deleting so many takes milliseconds, which a submit may have to wait
 
 
 def delete_expired(store: Store, now: datetime | None = None) -> int:
@@ -26,10 +26,12 @@ def delete_expired(store: Store, now: datetime | None = None) -> int:
             deliveries.c.seq
         )
         delivery_ids = [
-            row.seq for row in conn.execute(oldest.limit(BATCH)) if row.next_try_at is None and row.created_at < before
+            row.seq
+            for row in conn.execute(oldest.limit(DELETE_LIMIT))
+            if row.next_try_at is None and row.created_at < before
         ]
         has_ended = sa.or_(tokens.c.ended_at < before, tokens.c.expires_at < before)
-        token_ids = list(conn.execute(sa.select(tokens.c.id).where(has_ended).limit(BATCH)).scalars())
+        token_ids = list(conn.execute(sa.select(tokens.c.id).where(has_ended).limit(DELETE_LIMIT)).scalars())
     if not delivery_ids and not token_ids:
         return 0
     with store.write() as conn:

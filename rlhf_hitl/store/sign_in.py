@@ -17,7 +17,7 @@ from rlhf_hitl.store.db import Store
 from rlhf_hitl.store.passwords import hash_password, password_matches
 from rlhf_hitl.store.people import find_rater_id, rater_from_row
 from rlhf_hitl.store.tables import raters, tokens
-from rlhf_hitl.store.tokens import TokenKind, find_token, new_token
+from rlhf_hitl.store.tokens import TokenKind, find_token, make_token
 from rlhf_hitl.types import Rater, utc_now
 
 
@@ -76,7 +76,7 @@ def start_session(store: Store, verified: VerifiedPassword, hours: float, *, add
     with store.write() as conn:
         if conn.execute(unchanged.with_for_update(key_share=True)).first() is None:
             raise Conflict(f"password of {rater.name!r}: it was changed meanwhile. Fix: sign in with the new one")
-        secret, row = new_token(TokenKind.SESSION, by, hours / 24, rater_id=rater.id)
+        secret, row = make_token(TokenKind.SESSION, by, hours / 24, rater_id=rater.id)
         conn.execute(tokens.insert().values(row))
         audit.record(conn, by, "sign_in", rater.name)
     return secret

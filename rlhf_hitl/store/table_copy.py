@@ -20,10 +20,10 @@ from sqlalchemy import exc
 from sqlalchemy.engine import Connection
 
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.store.db import Store, alembic_config
+from rlhf_hitl.store.db import Store, make_alembic_config
 from rlhf_hitl.store.tables import Utc, metadata
 
-BATCH = 200
+ROWS_PER_COPY = 200
 CACHE_KIB = 256 * 1024
 
 #: Table → its columns, for every table; a table comes after the tables it refers to.
@@ -37,7 +37,7 @@ PlainRow = Sequence[Any]
 @cache
 def list_schema_versions() -> tuple[str, ...]:
     """Return every version the tables have had, newest first; this code reads and writes the newest."""
-    return tuple(script.revision for script in ScriptDirectory.from_config(alembic_config()).walk_revisions())
+    return tuple(script.revision for script in ScriptDirectory.from_config(make_alembic_config()).walk_revisions())
 
 
 def count_table_rows(conn: Connection) -> dict[str, int]:
@@ -50,9 +50,9 @@ def count_table_rows(conn: Connection) -> dict[str, int]:
 def read_table_rows(conn: Connection, name: str) -> Iterator[list[PlainRow]]:
     """Yield all rows of a table in order of the primary key, in batches."""
     table = metadata.tables[name]
-    query = sa.select(*(plain_column(c, conn.dialect.name == "sqlite") for c in table.columns))
+    query = sa.select(*(cast_to_plain(c, conn.dialect.name == "sqlite") for c in table.columns))
     query = query.order_by(*(_collate_bytewise(c, conn) for c in table.primary_key.columns))
-    for batch in conn.execute(query, execution_options={"yield_per": BATCH}).partitions():
+    for batch in conn.execute(query, execution_options={"yield_per": ROWS_PER_COPY}).partitions():
         yield [tuple(row) for row in batch]
 
 
@@ -63,7 +63,7 @@ def lock_new_store(store: Store, conn: Connection) -> None:
         BadInput: the store holds more rows than a new one; the error names the tables.
     """
     if not store.is_sqlite:  # SQLite's write transaction excludes other writers already
-        conn.execute(sa.text(f"LOCK TABLE {_table_names(conn)} IN EXCLUSIVE MODE"))
+        conn.execute(sa.text(f"LOCK TABLE {_list_table_names(conn)} IN EXCLUSIVE MODE"))
     if surplus := {t: n for t, n in count_table_rows(conn).items() if n > ROWS_OF_A_NEW_STORE.get(t, 0)}:
         raise BadInput(
             f"store {store.safe_url} with " + ", ".join(f"{n} {table}" for table, n in surplus.items()),
@@ -89,7 +89,7 @@ def update_statistics(store: Store, conn: Connection) -> None:
     PostgreSQL does not update them by itself before the transaction ends, and would keep plans for empty tables.
     """
     if not store.is_sqlite:
-        conn.execute(sa.text(f"ANALYZE {_table_names(conn)}"))
+        conn.execute(sa.text(f"ANALYZE {_list_table_names(conn)}"))
 
 
 def fill_store(store: Store, conn: Connection, contents: Callable[[str], Iterable[PlainRow]]) -> None:
@@ -113,7 +113,7 @@ def fill_store(store: Store, conn: Connection, contents: Callable[[str], Iterabl
     update_statistics(store, conn)
 
 
-def plain_column(column: sa.Column[Any], sqlite: bool) -> sa.ColumnElement[Any]:
+def cast_to_plain(column: sa.Column[Any], sqlite: bool) -> sa.ColumnElement[Any]:
     """Return the expression that selects a column as a plain value."""
     match column.type:
         case sa.Boolean():
@@ -136,14 +136,14 @@ def _collate_bytewise(column: sa.Column[Any], conn: Connection) -> sa.ColumnElem
 
 
 def _insert_rows(conn: Connection, table: sa.Table, rows: Iterator[PlainRow]) -> None:
-    names, marks = _column_names(conn, table), ", ".join("?" * len(table.columns))
+    names, marks = _list_column_names(conn, table), ", ".join("?" * len(table.columns))
     statement = f"INSERT INTO {table.name} ({names}) VALUES ({marks})"  # noqa: S608
-    while batch := list(islice(rows, BATCH)):
+    while batch := list(islice(rows, ROWS_PER_COPY)):
         conn.exec_driver_sql(statement, [tuple(row) for row in batch])
 
 
 def _copy_rows(conn: Connection, table: sa.Table, rows: Iterator[PlainRow]) -> None:
-    statement = f"COPY {table.name} ({_column_names(conn, table)}) FROM STDIN"
+    statement = f"COPY {table.name} ({_list_column_names(conn, table)}) FROM STDIN"
     driver: Any = conn.connection.driver_connection
     try:
         with driver.cursor() as cursor, cursor.copy(statement) as copy:
@@ -153,11 +153,11 @@ def _copy_rows(conn: Connection, table: sa.Table, rows: Iterator[PlainRow]) -> N
         raise exc.DBAPIError.instance(statement, None, e, psycopg.Error) from e
 
 
-def _table_names(conn: Connection) -> str:
+def _list_table_names(conn: Connection) -> str:
     return ", ".join(conn.dialect.identifier_preparer.format_table(t) for t in metadata.sorted_tables)
 
 
-def _column_names(conn: Connection, table: sa.Table) -> str:
+def _list_column_names(conn: Connection, table: sa.Table) -> str:
     return ", ".join(conn.dialect.identifier_preparer.quote(c.name) for c in table.columns)
 
 
@@ -172,23 +172,23 @@ def _check_rows(table: sa.Table, rows: Iterable[PlainRow]) -> Iterator[PlainRow]
             if len(row) != len(columns):
                 raise BadInput(f"a row of {table.name} of {len(row)} values", expected=f"{len(columns)}", fix=_FIX)
             for column, value in zip(columns, row):
-                if value is not None and type(value) is not _python_type(column):
-                    raise _bad_value(column, value)
+                if value is not None and type(value) is not _find_python_type(column):
+                    raise _make_value_error(column, value)
             good_types.add(types)
         for i, is_good in value_checks:
             if row[i] is not None and not is_good(row[i]):
-                raise _bad_value(columns[i], row[i])
+                raise _make_value_error(columns[i], row[i])
         yield row
 
 
 _FIX = "use an archive that was not altered"
 
 
-def _bad_value(column: sa.Column[Any], value: Any) -> BadInput:
+def _make_value_error(column: sa.Column[Any], value: Any) -> BadInput:
     return BadInput(f"{column} = {str(value)[:60]!r}", expected=f"a value of {column.type!r}", fix=_FIX)
 
 
-def _python_type(column: sa.Column[Any]) -> type:
+def _find_python_type(column: sa.Column[Any]) -> type:
     match column.type:
         case sa.Integer() | sa.Boolean():
             return int

@@ -74,7 +74,7 @@ def add_api_token(
         raise BadInput("scopes []", expected="at least one of " + ", ".join(Scope), fix="say what the token is for")
     owner = people.get_rater(store, rater_id)
     with store.write() as conn:
-        secret, row = new_token(TokenKind.API, by, days, name=name, rater_id=rater_id, scopes=scope_names)
+        secret, row = make_token(TokenKind.API, by, days, name=name, rater_id=rater_id, scopes=scope_names)
         conn.execute(tokens.insert().values(row))
         details = {"of": owner.name, "scopes": scope_names, "days": days}
         audit.record(conn, by, "token.added", row["id"], **details)
@@ -87,7 +87,9 @@ def find_token_owner(store: Store, secret: str, kind: TokenKind) -> tuple[Rater,
     It is None where the secret is unknown, ended or expired, or the rater is disabled.
     """
     with store.read() as conn:
-        row = conn.execute(_TOKEN_WITH_OWNER, {"digest": _digest(secret), "kind": kind.value}).mappings().first()
+        row = (
+            conn.execute(_TOKEN_WITH_OWNER, {"digest": _compute_digest(secret), "kind": kind.value}).mappings().first()
+        )
     if row is None or row["owner_disabled_at"] is not None:
         return None
     token = _token_from_row(row)
@@ -130,7 +132,7 @@ def revoke_token(store: Store, token_id: str, *, by: audit.Actor = audit.CLI) ->
         audit.record(conn, by, "token.revoked", token_id)
 
 
-def new_token(kind: TokenKind, by: audit.Actor, days: float | None, **columns) -> tuple[str, dict]:
+def make_token(kind: TokenKind, by: audit.Actor, days: float | None, **columns) -> tuple[str, dict]:
     """Return a new secret and the row of `tokens` to insert for it.
 
     Args:
@@ -148,7 +150,7 @@ def new_token(kind: TokenKind, by: audit.Actor, days: float | None, **columns) -
     row = {
         "id": f"t_{uuid.uuid4().hex[:24]}",
         "kind": kind.value,
-        "digest": _digest(secret),
+        "digest": _compute_digest(secret),
         "created_by": by.id[:80],
         "created_at": now,
         "expires_at": None if days is None else now + timedelta(days=days),
@@ -158,12 +160,12 @@ def new_token(kind: TokenKind, by: audit.Actor, days: float | None, **columns) -
 
 def find_token(conn: Connection, secret: str, kind: TokenKind, *, lock: bool = False) -> Token | None:
     """Return the token with this secret, valid or not; `lock` locks its row until the transaction ends."""
-    query = sa.select(tokens).where(tokens.c.digest == _digest(secret), tokens.c.kind == kind.value)
+    query = sa.select(tokens).where(tokens.c.digest == _compute_digest(secret), tokens.c.kind == kind.value)
     row = conn.execute(query.with_for_update() if lock else query).mappings().first()
     return None if row is None else _token_from_row(row)
 
 
-def _digest(secret: str) -> str:
+def _compute_digest(secret: str) -> str:
     return hashlib.sha256(secret.encode("utf-8", "replace")).hexdigest()
 
 

@@ -97,7 +97,7 @@ def record_attempt(store: Store, rater_id: str, example_id: str, answer: Answer,
     row = {
         "example_id": example_id,
         "rater_id": rater_id,
-        **_answer_columns(answer),
+        **_make_answer_columns(answer),
         "agreed": agreed,
         "at": utc_now(),
     }
@@ -135,7 +135,7 @@ def _find_preferred(answer: Answer) -> frozenset[str] | Verdict:
     return frozenset(answer.ranking[0]) if len(answer.ranking) > 1 else frozenset()
 
 
-def _answer_columns(answer: Answer) -> dict:
+def _make_answer_columns(answer: Answer) -> dict:
     ranking = [[int(i) for i in group] for group in answer.ranking]
     return {"verdict": answer.verdict.value, "ranking": ranking, "strength": answer.strength}
 
@@ -147,7 +147,7 @@ def _to_row(example: TutorialExample, position: int) -> dict:
         "position": position,
         "messages": messages_to_dicts(example.messages),
         "completions": [messages_to_dicts(c) for c in example.completions],
-        **_answer_columns(example.answer),
+        **_make_answer_columns(example.answer),
         "explanation": example.explanation,
     }
 

@@ -153,11 +153,11 @@ def load_activity(
                 judged_at=last.get(row.id),
                 signed_in_at=row.signed_in_at,
             )
-            for row in conn.execute(_each_rater(store, newest))
+            for row in conn.execute(_select_activity_of_raters(store, newest))
         }
 
 
-def _each_rater(store: Store, newest: int) -> sa.Select:
+def _select_activity_of_raters(store: Store, newest: int) -> sa.Select:
     """Select the active seconds of every rater's newest judgments, and when they last signed in.
 
     The subqueries run for each rater, so that this is some index scans for each and not a scan of all judgments.

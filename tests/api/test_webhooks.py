@@ -19,7 +19,7 @@ from rlhf_hitl.errors import BadInput, Conflict, NotFound
 from rlhf_hitl.store import audit, people, queue, sign_in, tables, tokens, webhooks
 from rlhf_hitl.store.judgments import read_judgments
 from rlhf_hitl.store.loop_steps import finish_step
-from rlhf_hitl.store.retention import BATCH, RETENTION, delete_expired
+from rlhf_hitl.store.retention import DELETE_LIMIT, RETENTION, delete_expired
 from rlhf_hitl.store.routings import Routing, apply_routings
 from rlhf_hitl.store.webhooks.outbox import CLAIM_DURATION, RETRY_DELAYS
 from rlhf_hitl.store.webhooks.sender import WebhookSender
@@ -340,10 +340,10 @@ def test_sessions_and_tokens_are_deleted_a_month_after_their_end_and_the_audit_l
 def test_a_running_sender_deletes_expired_rows_in_batches_while_it_delivers(store, receiver):
     webhooks.add_webhook(store, receiver.url, [Event.ALERT_RAISED])
     with store.write() as conn:
-        for n in range(2 * BATCH + 11):
+        for n in range(2 * DELETE_LIMIT + 11):
             webhooks.enqueue_event(conn, Event.ALERT_RAISED, {"n": n})
         past = {"next_try_at": None, "created_at": utc_now() - RETENTION - timedelta(days=1)}
-        conn.execute(tables.deliveries.update().where(tables.deliveries.c.seq <= 2 * BATCH + 1).values(past))
+        conn.execute(tables.deliveries.update().where(tables.deliveries.c.seq <= 2 * DELETE_LIMIT + 1).values(past))
     sender = WebhookSender(store, pause=0.01, batch_size=3)
     sender.start()
     deadline = time.monotonic() + 20
@@ -351,4 +351,4 @@ def test_a_running_sender_deletes_expired_rows_in_batches_while_it_delivers(stor
         assert time.monotonic() < deadline
         time.sleep(0.01)
     sender.stop()
-    assert [b["data"]["n"] for b in receiver.bodies()] == list(range(2 * BATCH + 1, 2 * BATCH + 11))
+    assert [b["data"]["n"] for b in receiver.bodies()] == list(range(2 * DELETE_LIMIT + 1, 2 * DELETE_LIMIT + 11))

@@ -29,7 +29,7 @@ from command_line import Outcome, run_command
 from rlhf_hitl.errors import BadInput, RlhfHitlError
 from rlhf_hitl.formats import archive
 from rlhf_hitl.store import Store, people, queue, sign_in, table_copy
-from rlhf_hitl.store.judgments import read_judgments, store_revision
+from rlhf_hitl.store.judgments import read_judgments, read_store_revision
 from rlhf_hitl.store.tables import Utc, judgments, metadata
 from rlhf_hitl.types import Answer, Role, Verdict
 
@@ -185,7 +185,7 @@ def test_an_archive_is_of_one_moment_while_others_write(store, tmp_path, new_sto
         writer.join()
         for table in table_copy.TABLE_COLUMNS:
             assert sum(map(len, table_copy.read_table_rows(conn, table))) == len(before[table])
-    assert store_revision(store) == 1
+    assert read_store_revision(store) == 1
 
     # And under fire: an archive that caught half of a write would refer to rows that are not in it.
     stop = threading.Event()

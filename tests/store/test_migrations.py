@@ -11,7 +11,7 @@ from alembic import command
 
 from rlhf_hitl.store import Store, guidelines, people, queue, tutorial
 from rlhf_hitl.store.comparisons import find_comparisons
-from rlhf_hitl.store.db import alembic_config
+from rlhf_hitl.store.db import make_alembic_config
 from rlhf_hitl.store.judgments import read_judgments
 from rlhf_hitl.types import Answer, Guideline, Reason, Role, Verdict, utc_now
 
@@ -106,7 +106,7 @@ def as_it_was(url: str, version: str) -> None:
     engine = sa.create_engine(parsed.set(drivername="postgresql+psycopg") if "postgres" in url else parsed)
     for step in (v for v in FILL if v <= version):
         with engine.begin() as conn:
-            config = alembic_config()
+            config = make_alembic_config()
             config.attributes["connection"] = conn
             command.upgrade(config, step)
         with engine.begin() as conn:

@@ -17,8 +17,8 @@ import sqlalchemy as sa
 
 from rlhf_hitl.errors import BadInput, Conflict, NotFound
 from rlhf_hitl.store import Store, people, queue, tables
-from rlhf_hitl.store.comparisons import BATCH, find_comparisons
-from rlhf_hitl.store.judgments import insert_imported_judgments, read_judgments, store_revision
+from rlhf_hitl.store.comparisons import ROWS_PER_QUERY, find_comparisons
+from rlhf_hitl.store.judgments import insert_imported_judgments, read_judgments, read_store_revision
 from rlhf_hitl.store.reward_models import RewardModelRecord, add_reward_model
 from rlhf_hitl.store.routings import Routing, apply_routings, read_routings
 from rlhf_hitl.types import Answer, Reason, Role, Route, Verdict, utc_now
@@ -692,7 +692,7 @@ def test_a_correction_is_never_taken_for_what_it_corrects_nor_for_another_correc
 
 
 def add_outside_vote(store, conn, comparison, name: str, key: str) -> int:
-    row = people.imported_rater_row(name, "elsewhere")
+    row = people.make_imported_rater_row(name, "elsewhere")
     vote = {
         "comparison_id": comparison.id,
         "rater_id": row["id"],
@@ -715,19 +715,19 @@ def test_votes_made_elsewhere_fill_no_place_and_come_in_once(store, add_comparis
 
 
 def test_raters_of_one_name_from_two_sources_are_two_raters(store):
-    assert people.imported_rater_row("ann", "here")["id"] != people.imported_rater_row("ann", "there")["id"]
+    assert people.make_imported_rater_row("ann", "here")["id"] != people.make_imported_rater_row("ann", "there")["id"]
     assert people.add_rater(store, "ann", Role.RATER).id not in {
-        people.imported_rater_row("ann", s)["id"] for s in ("", "here")
+        people.make_imported_rater_row("ann", s)["id"] for s in ("", "here")
     }
 
 
 def test_history_comes_in_order_across_pages(sqlite_store, add_comparisons):
-    added = add_comparisons(sqlite_store, BATCH + 50)
+    added = add_comparisons(sqlite_store, ROWS_PER_QUERY + 50)
     with sqlite_store.write() as conn:
         for c in added:
             add_outside_vote(sqlite_store, conn, c, "ann", c.id)
     assert [j.comparison_id for j in judgments(sqlite_store)] == [c.id for c in added]
-    assert store_revision(sqlite_store) == len(added)
+    assert read_store_revision(sqlite_store) == len(added)
     rest = judgments(sqlite_store, after=len(added) - 3)
     assert [j.comparison_id for j in rest] == [c.id for c in added[-3:]]
 

@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError
 from rlhf_hitl.errors import BadInput, NotFound
 from rlhf_hitl.store import Store, StoreFailure, people, queue, sign_in, tables
 from rlhf_hitl.store.comparisons import (
-    BATCH,
+    ROWS_PER_QUERY,
     count_rows,
     find_comparisons,
     insert_comparisons,
@@ -131,11 +131,11 @@ def test_a_store_of_a_newer_version_is_refused(store, store_url, create):
 def test_a_store_of_an_older_version_asks_for_init_which_upgrades_it(empty_url):
     from alembic import command
 
-    from rlhf_hitl.store.db import _create_engine, alembic_config
+    from rlhf_hitl.store.db import _create_engine, make_alembic_config
 
     engine = _create_engine(empty_url, create=True)
     with engine.begin() as conn:
-        config = alembic_config()
+        config = make_alembic_config()
         config.attributes["connection"] = conn
         command.ensure_version(config)
     engine.dispose()
@@ -327,7 +327,7 @@ def test_find_meets_every_condition_at_once(store, add_comparisons):
 
 
 def test_find_pages_through_more_than_one_batch(sqlite_store, add_comparisons):
-    added = add_comparisons(sqlite_store, BATCH + 3)
+    added = add_comparisons(sqlite_store, ROWS_PER_QUERY + 3)
     assert [c.id for c in find_comparisons(sqlite_store)] == sorted(c.id for c in added)
 
 

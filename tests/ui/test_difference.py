@@ -7,7 +7,7 @@ from html import unescape
 
 import pytest
 
-from rlhf_hitl.ui.difference import WORDS_LIMIT, difference
+from rlhf_hitl.ui.difference import WORDS_LIMIT, mark_differing_words
 
 
 def marked(html: str) -> list[str]:
@@ -35,7 +35,7 @@ def words(html: str) -> str:
     ],
 )  # fmt: skip
 def test_the_words_that_only_one_has_are_marked_there(first, second, gone, new):
-    one, two = difference(first, second)
+    one, two = mark_differing_words(first, second)
     assert (marked(one), marked(two)) == (gone, new)
     assert "<ins" not in one
     assert "<del" not in two
@@ -43,25 +43,29 @@ def test_the_words_that_only_one_has_are_marked_there(first, second, gone, new):
 
 def test_paragraphs_lines_and_indents_are_kept():
     text = "\n  def f():\n\n      return 1\nend"
-    (one, two) = difference(text, text)
+    (one, two) = mark_differing_words(text, text)
     assert one == two
     assert re.findall(r'<p dir="auto">(.*?)</p>', one, re.S) == ["  def f():", "      return 1\nend"]
 
 
 @pytest.mark.parametrize("text", ["<script>alert(1)</script>", "</p></div><img src=x>", "&lt;b&gt; \"'"])
 def test_nothing_of_a_text_becomes_an_element(text):
-    for html in (*difference(text, ""), *difference(text, text), *difference("other " + text, text)):
+    for html in (
+        *mark_differing_words(text, ""),
+        *mark_differing_words(text, text),
+        *mark_differing_words("other " + text, text),
+    ):
         assert set(re.findall(r"</?(\w+)", html)) <= {"div", "p", "del", "ins", "span"}
         assert words(html) in ("".join(text.split()), "other" + "".join(text.split()), "(empty)")
 
 
 def test_beyond_the_limit_nothing_is_compared_and_the_page_is_told():
     many = "word " * WORDS_LIMIT
-    one, two = difference(many + "first", many + "second third")
+    one, two = mark_differing_words(many + "first", many + "second third")
     assert one.count("uncompared") == two.count("uncompared") == 1
     assert marked(one) == marked(two) == []
     assert words(two).endswith("secondthird")
-    assert "uncompared" not in difference(many, many)[0]
+    assert "uncompared" not in mark_differing_words(many, many)[0]
 
 
 @pytest.mark.parametrize(
@@ -69,4 +73,4 @@ def test_beyond_the_limit_nothing_is_compared_and_the_page_is_told():
     [("a " * 20_000, "a b " * 10_000), (" " * 200_000, "\n" * 200_000), ("x" * 200_000, "!" * 200_000)],
 )
 def test_no_pair_of_texts_grows_without_bound(first, second):
-    assert all(len(html) < 600_000 for html in difference(first, second))
+    assert all(len(html) < 600_000 for html in mark_differing_words(first, second))

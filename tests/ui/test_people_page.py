@@ -283,7 +283,7 @@ def test_an_admin_invites_a_lead(shared, page):
 def test_a_thousand_people_are_found_sorted_and_paged(serve, page):
     server = serve([pair("Which?", "yes", "no", overlap=3)])
     with server.store.write() as conn:
-        made = [people._rater_row(f"rater {i}", Role.RATER, simulated=False, source="") for i in range(999)]
+        made = [people._make_rater_row(f"rater {i}", Role.RATER, simulated=False, source="") for i in range(999)]
         server.store.insert_new(conn, raters, [r | {"password_hash": None} for r in made])
     judge(server, people.get_rater_by_name(server.store, "rater 700"), 5.0)
     people.change_rater(server.store, "rater 31", paused=True, languages=["pt-br"])

@@ -13,7 +13,7 @@ from rlhf_hitl.api.sign_in_throttle import SignInThrottle
 from rlhf_hitl.config import Settings
 from rlhf_hitl.store import invitations, people
 from rlhf_hitl.types import Role
-from rlhf_hitl.ui.pages import translations
+from rlhf_hitl.ui.pages import load_translations
 from rlhf_hitl.ui.sign_in import choose_language, render_sign_in_page
 
 
@@ -44,9 +44,12 @@ def client(sqlite_store, tmp_path):
     return TestClient(app, follow_redirects=False)
 
 
-@pytest.mark.parametrize("language", translations())
+@pytest.mark.parametrize("language", load_translations())
 def test_every_problem_is_explained_in_the_readers_language(client, sqlite_store, language):
-    words, reading = translations()[language], {"accept-language": f"{language}-XX, en;q=0.1", "accept": "text/html"}
+    words, reading = (
+        load_translations()[language],
+        {"accept-language": f"{language}-XX, en;q=0.1", "accept": "text/html"},
+    )
     invitation = f"/invite/{invitations.add_invitation(sqlite_store, Role.RATER)}"
 
     def post(path: str, name: str, password: str = PASSWORD):
@@ -73,9 +76,9 @@ def test_every_problem_is_explained_in_the_readers_language(client, sqlite_store
 
 @pytest.mark.browser
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize("language", translations())
+@pytest.mark.parametrize("language", load_translations())
 def test_a_phone_shows_the_whole_page_and_a_problem_is_announced_with_its_field(chromium, language, dark):
-    words = translations()[language]
+    words = load_translations()[language]
     context = chromium.new_context(
         viewport={"width": 320, "height": 640}, color_scheme="dark" if dark else "light", reduced_motion="reduce"
     )

@@ -12,10 +12,10 @@ from checkout import ROOT
 from rlhf_hitl.types import REASONS, Answer, Reason, Verdict
 from rlhf_hitl.ui import rating_cards
 from rlhf_hitl.ui.conversation import SPEAKERS
-from rlhf_hitl.ui.pages import translations
+from rlhf_hitl.ui.pages import load_translations
 
 ASSETS = ROOT / "ui" / "assets"
-ENGLISH = translations()["en"]
+ENGLISH = load_translations()["en"]
 OTHERS = ("ar", "es", "fr", "hi", "zh")
 #: Words that another language spells as English does.
 SAME = {("fr", "speaker_assistant"), ("es", "tutorial"), ("fr", "page_tools")}
@@ -99,9 +99,9 @@ def used() -> dict[str, str]:
     found = dict.fromkeys(re.findall(r'data-i18n(?:-label)?="(\w+)"', markup()), "a page's markup")
     found |= dict.fromkeys(re.findall(r'\bt\("(\w+)"\)', markup()), "a template")
     for path in sorted((ROOT / "ui").glob("*.py")):  # words within what Python makes of a text
-        named = re.findall(r'(?:data-i18n="|\btranslated\(")(\w+)"', path.read_text(encoding="utf-8"))
+        named = re.findall(r'(?:data-i18n="|\brender_translated\(")(\w+)"', path.read_text(encoding="utf-8"))
         found |= dict.fromkeys(named, path.name)
-    calls = {"app": "sign_in_page", "sign_in": "sign_in_page", "auth": "render_sign_in_page"}
+    calls = {"app": "respond_with_sign_in_page", "sign_in": "respond_with_sign_in_page", "auth": "render_sign_in_page"}
     for where, function in calls.items():
         shown = given(f"rlhf_hitl/api/{where}.py", function, "problem")
         found |= {f"login_{problem}": f"api/{where}.py" for problem in shown}
@@ -123,12 +123,12 @@ def places(text: str) -> list[str]:
 
 
 def test_the_languages_are_those_of_the_documentation():
-    assert tuple(translations()) == ("en", *OTHERS)
+    assert tuple(load_translations()) == ("en", *OTHERS)
 
 
 @pytest.mark.parametrize("language", OTHERS)
 def test_a_language_has_the_keys_and_the_places_of_english(language):
-    words = translations()[language]
+    words = load_translations()[language]
     assert list(words) == list(ENGLISH)
     assert {k: places(v) for k, v in words.items()} == {k: places(v) for k, v in ENGLISH.items()}
 
@@ -142,7 +142,7 @@ def test_every_word_is_used():
 
 
 def test_every_word_is_translated():
-    same = {(tag, k) for tag in OTHERS for k, v in translations()[tag].items() if v.strip() in ("", ENGLISH[k])}
+    same = {(tag, k) for tag in OTHERS for k, v in load_translations()[tag].items() if v.strip() in ("", ENGLISH[k])}
     assert same == SAME
 
 
@@ -151,13 +151,13 @@ def test_the_answers_keep_their_letters(language):
     of_one = {key: text[0] for key, text in ENGLISH.items() if re.match(r"[AB] is ", text)}
     assert of_one
     for key, letter in of_one.items():
-        assert translations()[language][key].startswith(letter), key
+        assert load_translations()[language][key].startswith(letter), key
 
 
 @pytest.mark.parametrize("language", ["en", *OTHERS])
 def test_who_speaks_to_the_page_may_say_what_a_button_shows(language):
     """The name for assistive techniques holds the visible word (WCAG 2.5.3). A soft hyphen is no part of it."""
-    words = {k: v.casefold().replace("\xad", "") for k, v in translations()[language].items()}
+    words = {k: v.casefold().replace("\xad", "") for k, v in load_translations()[language].items()}
     buttons = re.findall(r'<button[^>]* data-i18n-label="(\w+)"[^>]*><span data-i18n="(\w+)">', markup())
     assert buttons
     for label, shown in buttons:

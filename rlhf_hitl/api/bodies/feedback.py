@@ -88,7 +88,7 @@ class ReceiptOut(BaseModel):
     outcome: str
 
 
-def _model_fields() -> dict[str, Any]:
+def _derive_model_fields() -> dict[str, Any]:
     """Return the fields of `JudgmentOut` for pydantic, derived from those of a visible judgment and of its answer."""
     types = get_type_hints(Answer) | get_type_hints(VisibleJudgment)
     described = {
@@ -110,7 +110,7 @@ def _model_fields() -> dict[str, Any]:
     return around | answered | described
 
 
-class JudgmentOut(create_model("JudgmentFields", **_model_fields())):
+class JudgmentOut(create_model("JudgmentFields", **_derive_model_fields())):
     """A judgment. Raters see only their own, with letters, and null in the fields that are hidden from them."""
 
 

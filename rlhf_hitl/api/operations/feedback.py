@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 
 from rlhf_hitl.api.auth import SEES_ALL, Caller
 from rlhf_hitl.api.bodies import feedback as bodies
-from rlhf_hitl.api.operations.shared import Cursor, Limit, PathId, ProjectFilter, page, temporary_folder
+from rlhf_hitl.api.operations.shared import Cursor, Limit, PathId, ProjectFilter, make_page, make_temporary_folder
 from rlhf_hitl.api.scoped_routes import ScopedRoutes
 from rlhf_hitl.config import Settings
 from rlhf_hitl.errors import NotFound
@@ -66,7 +66,9 @@ def add_operations(routes: ScopedRoutes, store: Store, settings: Settings) -> No
         """List judgments in the order they arrived: a rater's own; for leads and evaluators everybody's."""
         rater_id = None if caller.sees_all else caller.rater.id
         judgments = read_judgments(store, rater_id=rater_id, project=project, current=current, after=after)
-        return page([bodies.judgment_to_json(j, caller.sees_all) for j in islice(judgments, limit)], limit, "cursor")
+        return make_page(
+            [bodies.judgment_to_json(j, caller.sees_all) for j in islice(judgments, limit)], limit, "cursor"
+        )
 
     @routes("GET", "/judgments/last", response_model=bodies.LastOut, error_statuses=(404,))
     def last_judgment(caller: Caller) -> Any:
@@ -93,7 +95,7 @@ def add_operations(routes: ScopedRoutes, store: Store, settings: Settings) -> No
         """Download a dataset snapshot as `rlhf-hitl export` makes it, as a gzipped tar; admins also the whole store."""
         if format == "archive" and caller.rater.role is not Role.ADMIN:
             raise HTTPException(403, "format 'archive': expected an admin, for it holds secrets. Fix: ask one")
-        with temporary_folder(settings, "snapshot-") as folder:
+        with make_temporary_folder(settings, "snapshot-") as folder:
             path = _write_snapshot(store, Path(folder), format, project, min_votes)
             with store.write() as conn:
                 audit.record(conn, caller.actor, "export", format, project=project)

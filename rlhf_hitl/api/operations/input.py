@@ -13,7 +13,7 @@ from rlhf_hitl.api.auth import Caller
 from rlhf_hitl.api.bodies import input as bodies
 from rlhf_hitl.api.bodies.fields import LINE, PROJECT
 from rlhf_hitl.api.bodies.messages import parse_chat
-from rlhf_hitl.api.operations.shared import Limit, PathId, ProjectFilter, page, temporary_folder
+from rlhf_hitl.api.operations.shared import Limit, PathId, ProjectFilter, make_page, make_temporary_folder
 from rlhf_hitl.api.scoped_routes import ScopedRoutes
 from rlhf_hitl.config import Settings
 from rlhf_hitl.errors import BadInput, NotFound
@@ -44,7 +44,7 @@ def add_operations(routes: ScopedRoutes, store: Store, settings: Settings) -> No
         """Add prompts. Prompts the store has already are left as they are; a prompt family keeps its split."""
         prompts = [Prompt.create(parse_chat(p.messages), p.tags, p.split) for p in body.prompts]
         with store.write() as conn:
-            new = insert_prompts(store, conn, prompts, _source(caller))
+            new = insert_prompts(store, conn, prompts, _name_source(caller))
             audit.record(conn, caller.actor, "prompts.added", "", new=new)
         return {"ids": [p.id for p in prompts], "new": new}
 
@@ -67,7 +67,7 @@ def add_operations(routes: ScopedRoutes, store: Store, settings: Settings) -> No
             prompts = load_prompts(conn, [c.prompt_id for c in body.comparisons])
             completions = load_completions(conn, [i for c in body.comparisons for i in c.completion_ids])
             comparisons = [c.to_comparison(prompts, completions, body.project, body.batch) for c in body.comparisons]
-            new = insert_comparisons(store, conn, comparisons, _source(caller))
+            new = insert_comparisons(store, conn, comparisons, _name_source(caller))
             audit.record(conn, caller.actor, "comparisons.added", body.project, new=new)
         return {"ids": [c.id for c in comparisons], "new": new}
 
@@ -91,7 +91,7 @@ def add_operations(routes: ScopedRoutes, store: Store, settings: Settings) -> No
 
         All lines are imported or, where one of them is bad, none.
         """
-        with temporary_folder(settings, "upload-") as folder:
+        with make_temporary_folder(settings, "upload-") as folder:
             path = Path(folder) / "upload.jsonl"
             await _write_body(request, path, settings.max_import_mb)
             return await run_in_threadpool(import_file, path, caller, project, batch, overlap, queued)
@@ -123,7 +123,7 @@ def add_operations(routes: ScopedRoutes, store: Store, settings: Settings) -> No
         comparisons = find_comparisons(
             store, split=split, routes=routes, judged=judged, project=project, after=after, limit=limit
         )
-        return page([bodies.comparison_to_json(c) for c in comparisons], limit, "id")
+        return make_page([bodies.comparison_to_json(c) for c in comparisons], limit, "id")
 
     @routes("GET", "/comparisons/{comparison_id}", response_model=bodies.ComparisonOut, error_statuses=(404,))
     def get_comparison(caller: Caller, comparison_id: PathId) -> Any:
@@ -133,7 +133,7 @@ def add_operations(routes: ScopedRoutes, store: Store, settings: Settings) -> No
         raise NotFound(f"comparison {comparison_id!r}", expected="one in the store", fix="add it first")
 
 
-def _source(caller: Caller) -> str:
+def _name_source(caller: Caller) -> str:
     return f"api:{caller.rater.name}"
 
 

@@ -16,12 +16,12 @@ Limit = Annotated[int, Query(ge=1, le=1000, description="The most items to retur
 ProjectFilter = Annotated[str | None, Query(max_length=80, pattern=ID)]
 
 
-def page(items: list[dict[str, Any]], limit: int, cursor: str) -> dict[str, Any]:
+def make_page(items: list[dict[str, Any]], limit: int, cursor: str) -> dict[str, Any]:
     """One page of a listing: `next` is the last item's `cursor`, or None where the page is not full."""
     return {"items": items, "next": items[-1][cursor] if len(items) == limit else None}
 
 
-def temporary_folder(settings: Settings, prefix: str) -> tempfile.TemporaryDirectory[str]:
+def make_temporary_folder(settings: Settings, prefix: str) -> tempfile.TemporaryDirectory[str]:
     """A folder inside the workspace, where there is room for large files, that is deleted on leaving its context."""
     settings.workspace.mkdir(parents=True, exist_ok=True)
     return tempfile.TemporaryDirectory(prefix=prefix, dir=settings.workspace)

@@ -14,7 +14,7 @@ from rlhf_hitl.types import Messages
 MAX_DISAGREEMENTS = 20
 MAX_LETTERS = 4000  # of a prompt or an answer
 
-PAGE = """<!doctype html>
+EVALUATION_REPORT_TEMPLATE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>Evaluation {{ e.name }}</title>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <style>
@@ -101,7 +101,7 @@ def render_evaluation_html(
     def render_chat(messages: Messages) -> str:
         return chat.render(messages=messages)
 
-    return environment.from_string(PAGE).render(
+    return environment.from_string(EVALUATION_REPORT_TEMPLATE).render(
         e=evaluation,
         gates=gates,
         cards=_list_cards(evaluation, difference),

@@ -135,7 +135,7 @@ _INSERT_LEASE = (
         .order_by(routings.c.seq.desc())
         .limit(1)
         .scalar_subquery(),
-        guideline_version=guidelines.current_version_column(sa.bindparam("project")),
+        guideline_version=guidelines.select_current_version(sa.bindparam("project")),
     )
     .returning(leases.c.guideline_version)
 )
@@ -198,7 +198,7 @@ def renew(store: Store, lease_id: str, rater_id: str, *, seconds: float, now: da
         if row is None:
             raise NotFound(f"lease {lease_id!r}", expected="one of your own", fix="ask for the next comparison")
         until = (now or store.now(conn)) + timedelta(seconds=seconds)
-        held = _place_held_under(lease_id, row.comparison_id, row.place)
+        held = _match_held_place(lease_id, row.comparison_id, row.place)
         if not conn.execute(places.update().where(*held).values(leased_until=until)).rowcount:
             raise Conflict(f"lease {lease_id}: it is over. Fix: ask for the next comparison")
         conn.execute(leases.update().where(leases.c.id == lease_id).values(expires_at=until))
@@ -251,11 +251,11 @@ def _release(conn: Connection, lease_id: str, rater_id: str | None) -> None:
     row = conn.execute(query).first()
     if row is None or rater_id not in (None, row.rater_id):
         raise NotFound(f"lease {lease_id!r}", expected="a lease this store gave", fix="ask for the next comparison")
-    held = _place_held_under(lease_id, row.comparison_id, row.place)
+    held = _match_held_place(lease_id, row.comparison_id, row.place)
     conn.execute(places.update().where(*held).values(rater_id=None, lease_id=None, leased_until=None))
 
 
-def _place_held_under(lease_id: str, comparison_id: str, n: int) -> tuple[sa.ColumnElement[bool], ...]:
+def _match_held_place(lease_id: str, comparison_id: str, n: int) -> tuple[sa.ColumnElement[bool], ...]:
     """Return conditions for a lease's place, if it is unfilled and nobody else has leased it since."""
     the_place = (places.c.comparison_id == comparison_id, places.c.n == n)
     return (*the_place, places.c.lease_id == lease_id, places.c.judgment_id.is_(None))

@@ -25,7 +25,7 @@ def lock_rater(store: Store, conn: Connection, rater_id: str) -> tuple[Any, date
     Returns:
         The rater's row (None where there is no such rater, or they are disabled), and the time.
     """
-    row = conn.execute(_rater_and_clock(store.is_sqlite), {"rater": rater_id}).first()
+    row = conn.execute(_select_rater_and_clock(store.is_sqlite), {"rater": rater_id}).first()
     if row is None:
         return None, store.now(conn)
     now = utc_now() if row.clock is None else row.clock.astimezone(UTC)
@@ -33,7 +33,7 @@ def lock_rater(store: Store, conn: Connection, rater_id: str) -> tuple[Any, date
 
 
 @cache
-def _rater_and_clock(is_sqlite: bool) -> sa.Select:
+def _select_rater_and_clock(is_sqlite: bool) -> sa.Select:
     clock = sa.null() if is_sqlite else sa.func.clock_timestamp()
     columns = (raters.c.id, raters.c.languages, raters.c.quota, raters.c.paused_at, raters.c.disabled_at)
     query = sa.select(*columns, clock.label("clock")).where(raters.c.id == sa.bindparam("rater"))

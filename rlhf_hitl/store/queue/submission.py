@@ -16,7 +16,7 @@ from rlhf_hitl.store.judgments import (
     find_repeated_submission,
     has_judged_before,
     judgment_to_row,
-    new_judgment_id,
+    make_judgment_id,
 )
 from rlhf_hitl.store.queue.assignment import is_free
 from rlhf_hitl.store.queue.leasing import check_lease_of
@@ -69,7 +69,7 @@ def submit(
             if known is not None:
                 return Receipt(known, "repeated")
         now = now or clock
-        judgment_id = new_judgment_id()
+        judgment_id = make_judgment_id()
         filled = _fill_place(conn, lease, lease_id, judgment_id, now)
         row = judgment_to_row(
             answer,

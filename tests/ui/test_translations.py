@@ -84,7 +84,7 @@ def families() -> dict[str, set[str]]:
         "problem_*": set().union(
             *map(outcomes, connection),
             given("ui/rating_service.py", "UserNotice", 0),
-            given("ui/rating_service.py", "_problem", 1),
+            given("ui/rating_service.py", "_make_problem", 1),
         ),
         "*_why": {verdict.value for verdict in REASONS},
         "reason_*": {reason.value for reason in Reason},

@@ -30,11 +30,11 @@ def parse_arguments(types: Sequence[Any], argv: Sequence[str] | None, **defaults
         def error(self, message: str):  # argparse would print every flag and exit
             raise ValueError(message)
 
-    given = list(sys.argv[1:] if argv is None else argv)
+    command_line = list(sys.argv[1:] if argv is None else argv)
     try:
         parser = Parser(types)
         parser.set_defaults_with_config(**defaults)
-        return parser.parse_args_and_config(given)
+        return parser.parse_args_and_config(command_line)
     except FileNotFoundError as e:
         raise NotFound(f"--config {e.filename}", expected="a YAML file", fix="check the path") from e
     except OSError as e:
@@ -42,11 +42,11 @@ def parse_arguments(types: Sequence[Any], argv: Sequence[str] | None, **defaults
     except IndexError as e:
         raise BadInput("--config without a file", expected="--config FILE.yaml", fix="name the file") from e
     except (yaml.YAMLError, ValueError, TypeError) as e:
-        file = next((f"{file}: " for flag, file in pairwise(given) if flag == "--config"), "")
+        file = next((f"{file}: " for flag, file in pairwise(command_line) if flag == "--config"), "")
         message = " ".join(str(e).split())
-        known = {f.name for kind in types for f in fields(kind)}
-        if unknown := [name for name in re.findall(r"'--([\w-]+)'", message) if name not in known]:
-            similar = [n for name in unknown for n in get_close_matches(name, known, 1)]
+        setting_names = {f.name for kind in types for f in fields(kind)}
+        if unknown := [name for name in re.findall(r"'--([\w-]+)'", message) if name not in setting_names]:
+            similar = [n for name in unknown for n in get_close_matches(name, setting_names, 1)]
             fix = (
                 f"did you mean {', '.join(similar)}?"
                 if similar

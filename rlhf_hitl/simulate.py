@@ -73,8 +73,8 @@ def simulate_answer(rater: SimulatedRater, comparison: Comparison) -> Answer:
     return Answer(Verdict.RANKED, ((first,), (second,)), strength, active_seconds=seconds)
 
 
-def judge_queue(store: Store, wanted: int) -> int:
-    """Let the simulated raters judge in turns until `wanted` judgments are made or none of them has work left.
+def judge_queue(store: Store, limit: int) -> int:
+    """Let the simulated raters judge in turns until `limit` judgments are made or none of them has work left.
 
     Returns how many judgments were made.
     """
@@ -83,9 +83,9 @@ def judge_queue(store: Store, wanted: int) -> int:
         if rater.name not in names:
             people.add_rater(store, rater.name, Role.RATER, simulated=True)
     ids = {r.name: r.id for r in people.list_raters(store)}
-    done = 0
+    judged = 0
     working = list(SIMULATED_RATERS)
-    while done < wanted and working:
+    while judged < limit and working:
         rater = working.pop(0)
         lease = queue.lease(store, ids[rater.name], seconds=60)  # it answers at once
         if lease is None:
@@ -98,6 +98,6 @@ def judge_queue(store: Store, wanted: int) -> int:
             interface_version=SIMULATED_INTERFACE_VERSION,
             simulated=True,
         )
-        done += 1
+        judged += 1
         working.append(rater)
-    return done
+    return judged

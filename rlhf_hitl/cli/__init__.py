@@ -97,7 +97,7 @@ def print_text(*parts: Any) -> None:
 
 
 def make_table(title: str, rows: dict[str, Any] | list[tuple[Any, ...]], columns: tuple[str, ...] = ("", "")) -> Any:
-    """Return a small table for people: keys on the left, values on the right (numbers with four digits)."""
+    """Make a small table for people: keys on the left, values on the right (numbers with four digits)."""
     from rich.table import Table
 
     rich_table = Table(title=title, title_justify="left", show_header=any(columns), box=None, pad_edge=False)

@@ -139,7 +139,7 @@ def evaluate_command(
             "folder": str(folder),
             "identical_sides": labels.identical_sides,
             "difference": None if difference is None else asdict(difference) | {"is_worse": difference.is_worse},
-            "gates": [asdict(g) for g in gates],
+            "gates": [{"name": g.name, "passed": g.passed, "said": g.sentence} for g in gates],
             "gate_passed": not failed if gates else None,
         },
         make_table(
@@ -151,7 +151,7 @@ def evaluate_command(
         exit_code=1 if failed else 0,
         more=[
             *_make_notes(evaluation, labels.identical_sides, difference),
-            *(f"Gate {'passed' if g.passed else 'FAILED'}: {g.name}: {g.said}" for g in gates),
+            *(f"Gate {'passed' if g.passed else 'FAILED'}: {g.name}: {g.sentence}" for g in gates),
             f"Kept in {folder}{', replacing an earlier evaluation' * replaced}{f', report in {html}' if html else ''}",
         ],
     )
@@ -175,7 +175,7 @@ class _ReplayedLabels:
 
 @contextmanager
 def _open_labels(opened: Store, data: str | None, format: str, split: Split) -> Iterator[_ReplayedLabels]:
-    """Give the store's own labels, or those of a file in a temporary store."""
+    """Yield the store's own labels, or those of a file that is imported into a temporary store."""
     from rlhf_hitl.formats.importing import import_path
     from rlhf_hitl.store import Store
 
@@ -192,7 +192,7 @@ def _open_labels(opened: Store, data: str | None, format: str, split: Split) -> 
 
 
 def _find_evaluation(workspace: Path, against: str) -> Path | None:
-    """Return the folder of an earlier evaluation, or None if `against` is none and has to be a model."""
+    """Return the folder of an earlier evaluation; None if `against` names no evaluation, so that it must be a model."""
     from rlhf_hitl.reward.evaluation.storage import SUMMARY_FILE
 
     candidates = (Path(against), workspace / "evaluations" / against)
@@ -207,7 +207,7 @@ def _make_rows(evaluation: Evaluation) -> list[tuple[str, str, str]]:
         "with ties, three-way": evaluation.three_way and evaluation.three_way.accuracy,
         "best of K": evaluation.k_wise and evaluation.k_wise.best,
         "Kendall's tau-b": evaluation.k_wise and evaluation.k_wise.kendall,
-        "its choice is the longer": evaluation.length and evaluation.length.model,
+        "the model chose the longer answer": evaluation.length and evaluation.length.model,
     }
     rows = [
         (name, f"{share.value:.3f}", f"{share.low:.3f} to {share.high:.3f}") for name, share in shares.items() if share
@@ -219,18 +219,18 @@ def _make_rows(evaluation: Evaluation) -> list[tuple[str, str, str]]:
 
 
 def _make_notes(evaluation: Evaluation, identical_sides: int, difference: AccuracyDifference | None) -> list[str]:
-    left_out = [f"{n} {what}" for n, what in evaluation.left_out]
+    left_out = [f"{n} {kind}" for n, kind in evaluation.left_out]
     if identical_sides:
         left_out.append(f"{identical_sides} rows with two identical answers")
     lines = [evaluation.caveat] if evaluation.caveat else []
-    lines.append(f"Not in it: {', '.join(left_out)}. Intervals treat the pairs of one prompt as one cluster.")
+    lines.append(f"Left out: {', '.join(left_out)}. Intervals treat the pairs of one prompt as one cluster.")
     if weak := sorted(
         (share.value, f"{kind}={value} {share.value:.3f} ({share.n})")
         for kind, values in evaluation.slices.items()
         for value, share in values.items()
         if kind not in ("confidence", "longer") and share.high < evaluation.accuracy.value
     ):
-        lines.append("Slices weaker than the whole: " + ", ".join(text for _, text in weak[:5]))
+        lines.append("Slices with a lower accuracy than all labels: " + ", ".join(text for _, text in weak[:5]))
     if (p := evaluation.position) and p.pairs:
         lines.append(f"Swapping the two sides changes its margin by at most {p.asymmetry:.2g}, on {p.pairs} pairs.")
     if p and p.raters:

@@ -39,6 +39,6 @@ def launch_processes(
     if store is not None:
         variables["RLHF_HITL_STORE"] = store
     variables |= environment or {}
-    done = subprocess.run([*launcher, "-m", module, *arguments], stdout=sys.stderr, env=variables)
-    if done.returncode:
-        raise RlhfHitlError(f"accelerate launch ended with code {done.returncode}: the reason is printed above")
+    process = subprocess.run([*launcher, "-m", module, *arguments], stdout=sys.stderr, env=variables)
+    if process.returncode:
+        raise RlhfHitlError(f"accelerate launch ended with code {process.returncode}: the reason is printed above")

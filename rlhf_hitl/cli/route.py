@@ -85,4 +85,4 @@ def route_comparisons_command(
 def _explain_without_text(without_text: int) -> list[str]:
     if not without_text:
         return []
-    return [f"Left to raters without a score: {without_text}, because a completion among theirs has no text"]
+    return [f"{without_text} comparisons have a completion without text: raters judge them without a score"]

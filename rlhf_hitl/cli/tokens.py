@@ -56,7 +56,7 @@ def list_tokens_command(*, store: StoreUrl, json: AsJson = False) -> Result:
         for t in stored_tokens.list_tokens(opened)
     ]
     cells = [
-        (r["id"], r["kind"], r["rater"], " ".join(r["scopes"]) or r["role"], "holds" if r["holds"] else "over")
+        (r["id"], r["kind"], r["rater"], " ".join(r["scopes"]) or r["role"], "valid" if r["holds"] else "ended")
         for r in rows
     ]
     text = make_table("Tokens", cells, ("id", "kind", "rater", "for", ""))

@@ -1,7 +1,7 @@
 """Run rounds of the loop so that each step is done once, however often the loop is stopped and started.
 
 A round is a list of steps. A finished step leaves its result in the store, and a loop that starts again skips it. A
-step that was interrupted is done again from its beginning, so every step has to bear being done twice.
+step that was interrupted is done again from its beginning, so every step must be safe to repeat.
 """
 
 from __future__ import annotations
@@ -81,10 +81,10 @@ class Loop:
         finished = read_finished_steps(self.store)
         if (round, LAST_STEP) in finished:
             return
-        begun, now = finished[round, "sample"]["settings"], self.config.model_dump(mode="json")
-        if changed := [k for k in now if begun.get(k) != now[k]]:
+        former, current = finished[round, "sample"]["settings"], self.config.model_dump(mode="json")
+        if changed := [k for k in current if former.get(k) != current[k]]:
             raise BadInput(
-                f"{changed[0]} = {now[changed[0]]!r} in round {round}",
-                expected=f"{begun.get(changed[0])!r}, as the round was begun with",
+                f"{changed[0]} = {current[changed[0]]!r} in round {round}",
+                expected=f"{former.get(changed[0])!r}, as when the round began",
                 fix="finish the round with the old settings; new ones can begin with the next round",
             )

@@ -98,15 +98,15 @@ class RolloutSampler:
 
     def choose_prompts(self, step: int) -> list[int]:
         """Return indices of a step's prompts over all processes: the next ones of passes through shuffled prompts."""
-        n, wanted = len(self.prompts), self.config.rollouts
+        n, rollouts = len(self.prompts), self.config.rollouts
         chosen = []
-        for position in range(step * wanted, (step + 1) * wanted):
+        for position in range(step * rollouts, (step + 1) * rollouts):
             lap, offset = divmod(position, n)
             chosen.append(int(np.random.default_rng((self.config.seed, lap)).permutation(n)[offset]))
         return chosen
 
     def _score(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> Tensor:
-        """Return (n,) rewards. An answer without text has no reward of its own: it gets the least of the others'."""
+        """Return (n,) rewards. An answer without text, which has no reward, gets the lowest of the others."""
         with_text = [i for i, text in enumerate(texts) if text]
         rewards = torch.zeros(len(texts))
         if with_text:

@@ -38,6 +38,6 @@ def group_completions(
     distinct = sorted({c.messages: c for c in completions}.values(), key=lambda c: c.id)
     if len(distinct) < k:
         return []
-    wanted = -(-len(distinct) // k) * k
-    padded = distinct + distinct[: wanted - len(distinct)]
-    return [Comparison.create(prompt, padded[i : i + k], overlap) for i in range(0, wanted, k)]
+    total = -(-len(distinct) // k) * k
+    padded = distinct + distinct[: total - len(distinct)]
+    return [Comparison.create(prompt, padded[i : i + k], overlap) for i in range(0, total, k)]

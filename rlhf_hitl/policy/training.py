@@ -22,9 +22,11 @@ if TYPE_CHECKING:
 class DataArguments:
     """Arguments of a training script: the store with its data, and the reward model."""
 
-    store: str = field(default="", metadata={"help": "The store, as an SQLAlchemy URL; default as of `rlhf-hitl`."})
+    store: str = field(
+        default="", metadata={"help": "The store, as an SQLAlchemy URL. The default is that of `rlhf-hitl`."}
+    )
     reward_model: str = field(
-        default="", metadata={"help": "Id or folder of a reward model; default the newest of the store."}
+        default="", metadata={"help": "Id or folder of a reward model. The default is the newest of the store."}
     )
 
     def open_store(self) -> Store:

@@ -62,8 +62,8 @@ class Backbone:
         dtype: "auto" takes bfloat16 where the hardware multiplies it natively and float32 elsewhere.
 
     Every layer in every pooling is a view, and the features are those of all views, side by side. Without `layer` the
-    model is read at half, two thirds and five sixths of its layers: between them lies what a frozen decoder's states
-    say best about preferences. Without `pooling` it is read in each.
+    model is read at half, two thirds and five sixths of its layers: there a frozen decoder's
+    states predict preferences best. Without `pooling` it is read in both poolings.
 
     Features are float32 and do not depend on the batch, up to rounding. Where the model supports prompt trees, a prompt
     that several conversations share is computed once. Elsewhere each conversation runs alone on a CPU (batching gains

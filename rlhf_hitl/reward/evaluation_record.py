@@ -260,11 +260,13 @@ class Evaluation:
         """What a reader of the figures has to know about their prompts; empty if nothing."""
         sentences = []
         if self.includes_training_prompts:
-            met = " and ".join(f"{n:,} {what}" for n, what in self._seen_labels)
-            sentences.append(f"Replayed is the {self.split} split, with nothing left out: {met} are among its labels.")
+            seen = " and ".join(f"{n:,} {kind}" for n, kind in self._seen_labels)
+            sentences.append(
+                f"This evaluation replays the {self.split} split and leaves nothing out. Its labels include {seen}."
+            )
         if not self.knows_its_prompts:
             sentences.append(
-                "Unknown whether it has learnt from more of these prompts: it keeps no whole list of its own."
+                "The model may have learnt from more of these prompts: it has no complete list of its training prompts."
             )
         return " ".join(sentences)
 

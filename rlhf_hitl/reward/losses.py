@@ -1,7 +1,7 @@
 """Losses of reward models: pure functions of rewards, each the negative log likelihood of the raters' votes.
 
-A loss returns one value for each example, so that the caller can weigh them: a label's doubt is in its shares, the
-reliability of its raters in its weight. Shares need not sum to 1 (counts of votes work as well). A share of 0 costs
+A loss returns one value for each example, so that the caller can weigh them: the shares hold a label's doubt, the
+weight the reliability of its raters. Shares need not sum to 1 (counts of votes work as well). A share of 0 costs
 nothing, even where the model gives the outcome probability 0. All losses are computed in float32 at least and are
 finite for any finite reward.
 

@@ -113,9 +113,8 @@ class RewardModel:
         with atomic_file(folder / HEAD_FILE) as draft:
             save_file(self._tensors(), draft)
         backbone = self.cache.backbone.settings
-        base = {
-            "base": get_display_name(backbone["name"])
-        }  # the name shown to people; the card of a full model names the model it was trained from
+        # The name shown to people. The card of a full model names the model that it was trained from.
+        base = {"base": get_display_name(backbone["name"])}
         if self.backend == "full":
             backbone |= {"name": "."}  # the backbone is in the same folder, wherever that is moved to
         computed = {"id": self.id, "backend": self.backend, "backbone": backbone}

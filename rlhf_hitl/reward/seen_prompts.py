@@ -16,12 +16,12 @@ SEEN_PROMPTS_FILE = "prompts_seen.json"
 
 @dataclass(frozen=True)
 class SeenPrompts:
-    """The prompts a model has met in training, by family (`types.hash_prompt_family`).
+    """The prompts a model has seen in training, by family (`types.hash_prompt_family`).
 
     Attributes:
         train: families whose labels moved the model's weights or uncertainty.
         calibration: families whose labels set its temperature.
-        is_complete: False if the model was trained on others before, and nobody here knows on which.
+        is_complete: False if the model was trained before on prompts that are not recorded.
     """
 
     train: frozenset[str]
@@ -60,8 +60,8 @@ class SeenPrompts:
 def find_prompts_seen_before(name: str) -> SeenPrompts:
     """Return the prompts whose preferences a model has learnt before it is trained here or read by a head.
 
-    A model with a record returns it. A language model has learnt none. Of a classifier that others trained nobody
-    knows.
+    A model with a record gives that record. A language model has learnt none. For a classifier that others trained it
+    is unknown.
     """
     path = locate_full_model(name)
     return SeenPrompts.load(path) or SeenPrompts.of((), is_complete=not is_sequence_classifier(path))

@@ -13,8 +13,8 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import expit
 
-#: The columns of an array of votes: what can be said of a pair, from the best for the first completion to the best for
-#: the second. The ungraded outcomes say which is better, without how strongly.
+#: The columns of an array of votes: the outcomes of a vote on a pair, from the best for the first completion to the
+#: best for the second. The ungraded outcomes state which is better, but not how strongly.
 VOTE_OUTCOMES = (
     "much", "clearly", "slightly", "unsaid", "tie", "second unsaid", "second slightly", "second clearly", "second much",
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""The confidence from which on the model may decide alone, with a bound on its errors."""
+"""The confidence above which the model may decide alone, with a bound on its errors."""
 
 from __future__ import annotations
 

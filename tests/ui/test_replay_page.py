@@ -157,12 +157,13 @@ def test_what_a_model_was_told_is_no_measure_of_it_and_the_page_says_so(serve, p
     expect(page.locator("#evaluations tr").filter(has_text="unknown")).not_to_contain_text("split")
     page.get_by_role("link", name="told", exact=True).click()
     expect(page.locator("#evaluation .notice")).to_contain_text(
-        "Replayed is the train split, with nothing left out: 30 labels of prompts the model was trained on"
+        "This evaluation replays the train split and leaves nothing out. Its labels include 30 labels of prompts the "
+        "model was trained on"
     )
     expect(page.locator("#evaluation .figure dt").nth(1)).to_have_text("The shorter answer wins")
     page.get_by_role("link", name="All evaluations").click()
     page.get_by_role("link", name="unknown", exact=True).click()
-    expect(page.locator("#evaluation .caveat")).to_contain_text("Unknown whether it has learnt from more")
+    expect(page.locator("#evaluation .caveat")).to_contain_text("The model may have learnt from more")
 
 
 def test_slices_sort_by_each_column_and_lead_to_their_examples(shown, page):

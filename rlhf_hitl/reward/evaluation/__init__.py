@@ -1,7 +1,7 @@
 """Evaluating reward models on held-out judgments.
 
-Start with `evaluate.py`: it scores the labelled pairs of a split and returns the figures (`evaluation_record`, one room
-up) and the pairs. `storage` keeps both in a folder, which reports and pages read without loading a model.
+Start with `evaluate.py`: it scores the labelled pairs of a split and returns the figures (`evaluation_record`, one
+package up) and the pairs. `storage` keeps both in a folder, which reports and pages read without loading a model.
 
 - What is measured: `floors` (the rules to beat), `effects` (length, order, ties), `rankings` (three or more
   completions), `slices`, and `rewardbench` (public benchmarks by their own rules).

@@ -104,11 +104,13 @@ def _match_show(index: EvaluationIndex, show: Show, other: EvaluationIndex | Non
         case "disagreements":
             return index.correct < 1
     if other is None:
-        raise BadInput(f"show={show}", expected="a second evaluation to compare with", fix="choose two of the list")
+        raise BadInput(
+            f"show={show}", expected="a second evaluation to compare with", fix="choose two evaluations from the list"
+        )
     side_by_side = place_side_by_side(index, other)
-    wanted: np.ndarray = getattr(side_by_side, show)
+    is_shown: np.ndarray = getattr(side_by_side, show)
     matches = np.zeros(len(index), bool)
-    matches[side_by_side.rows[wanted]] = True
+    matches[side_by_side.rows[is_shown]] = True
     return matches
 
 

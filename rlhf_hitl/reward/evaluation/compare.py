@@ -32,7 +32,7 @@ def compare_evaluated_pairs(
     shared = [(pair, their_pairs[key]) for key, pair in _index_decided_pairs(ours).items() if key in their_pairs]
     if not shared:
         raise BadInput(
-            f"{against}: none of its labels are among those replayed",
+            f"{against}: none of its labels were replayed",
             expected="an evaluation on the same labels",
             fix="evaluate both models on the same split or file",
         )

@@ -1,4 +1,4 @@
-"""Evaluate a reward model on what raters said of held-out prompts, beside the floors it has to beat."""
+"""Evaluate a reward model on raters' labels of held-out prompts, beside the floors it has to beat."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def evaluate_reward_model(
             f"{split.value} split of {store.safe_url}: {len(split_labels)} labels",
             expected="at least one with a preference",
             fix="import a preference set or rate comparisons of held-out prompts"
-            + (f" (the model has met the prompts of {n_seen})" if n_seen else ""),
+            + (f" (the model has seen the prompts of {n_seen} labels)" if n_seen else ""),
         )
     first, second = [p.first for p in pairs], [p.second for p in pairs]
     margins, stds, probabilities = model.margins(first, second)

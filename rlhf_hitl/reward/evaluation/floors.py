@@ -13,7 +13,7 @@ from rlhf_hitl.types import Split
 
 
 def load_pairs_of_other_prompts(store: Store, split: Split, families: np.ndarray) -> list[LabelledPair]:
-    """Return the labels of a split that are of none of these prompts: a floor must not know the answers either."""
+    """Return a split's labels of other prompts than these: a floor must not be fitted to the labels it predicts."""
     excluded = set(families.tolist())
     return [p for p in load_labelled_pairs(store, split) if p.comparison.prompt.family not in excluded]
 
@@ -39,12 +39,12 @@ def predict_bag_of_words_margins(train: Sequence[LabelledPair], pairs: Sequence[
         return None
     vectoriser = HashingVectorizer(n_features=2**16, alternate_sign=False, norm="l2", lowercase=True)
 
-    def count_words(some: Sequence[LabelledPair], side: str) -> csr_array:
-        texts = (" ".join(m.content for m in getattr(p, side)[1]) for p in some)
+    def count_words(labelled: Sequence[LabelledPair], side: str) -> csr_array:
+        texts = (" ".join(m.content for m in getattr(p, side)[1]) for p in labelled)
         return csr_array(vectoriser.transform(texts))
 
-    def differences(some: Sequence[LabelledPair]) -> csr_array:
-        return count_words(some, "first") - count_words(some, "second")
+    def differences(labelled: Sequence[LabelledPair]) -> csr_array:
+        return count_words(labelled, "first") - count_words(labelled, "second")
 
     x = differences(train)
     y = np.array([1 if p.label.preferred == p.label.first else -1 for p in train])

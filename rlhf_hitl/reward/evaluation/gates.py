@@ -10,11 +10,11 @@ from rlhf_hitl.reward.evaluation_record import AccuracyDifference, Estimate, Eva
 
 @dataclass(frozen=True)
 class GateResult:
-    """One condition and whether it is met; `said` is a line that says so with its figures."""
+    """One condition and whether it is met; `sentence` states that with the figures."""
 
     name: str
     passed: bool
-    said: str
+    sentence: str
 
 
 @dataclass(frozen=True)
@@ -71,15 +71,15 @@ def check_gates(
     if above_floors:
         name, floor = evaluation.floor
         sign = ">" if evaluation.above_floors else "<="
-        said = f"accuracy {evaluation.accuracy.value:.4f} {sign} {floor:.4f} of the floor ({name})"
-        results.append(GateResult("above-floors", evaluation.above_floors, said))
+        sentence = f"accuracy {evaluation.accuracy.value:.4f} {sign} {floor:.4f} of the floor ({name})"
+        results.append(GateResult("above-floors", evaluation.above_floors, sentence))
     for s in min_slices:
         estimate = evaluation.slices.get(s.kind, {}).get(s.value)
         if estimate is None:
-            known = [f"{kind}={value}" for kind, values in evaluation.slices.items() for value in values]
+            slices = [f"{kind}={value}" for kind, values in evaluation.slices.items() for value in values]
             raise NotFound(
                 f"slice {s.kind}={s.value}",
-                expected=f"one of {', '.join(known) or 'none'}",
+                expected=f"one of {', '.join(slices) or 'none'}",
                 fix="name one of them; a slice needs ten labels",
             )
         results.append(
@@ -88,15 +88,15 @@ def check_gates(
     if difference is not None:
         d = difference
         verdict = "worse than" if d.is_worse else "not shown to be worse than"
-        said = (
+        sentence = (
             f"{verdict} {d.against}: {d.accuracy.value:+.4f} ({d.accuracy.low:+.4f} to {d.accuracy.high:+.4f}) on "
             f"{d.n} labels, McNemar p = {d.p_value:.3g}"
         )
-        results.append(GateResult("no-worse-than", not d.is_worse, said))
+        results.append(GateResult("no-worse-than", not d.is_worse, sentence))
     return results
 
 
-def _check_at_least(name: str, what: str, estimate: Estimate, least: float) -> GateResult:
+def _check_at_least(name: str, figure: str, estimate: Estimate, least: float) -> GateResult:
     passed = estimate.value >= least
     sign = ">=" if passed else "<"
-    return GateResult(name, passed, f"{what} {estimate.value:.4f} {sign} {least} ({estimate.n} labels)")
+    return GateResult(name, passed, f"{figure} {estimate.value:.4f} {sign} {least} ({estimate.n} labels)")

@@ -12,7 +12,7 @@ from rlhf_hitl.reward.evaluation_record import AccuracyDifference, Estimate, Eva
 from rlhf_hitl.types import Messages
 
 MAX_DISAGREEMENTS = 20
-MAX_LETTERS = 4000  # of a prompt or an answer
+MAX_CHARACTERS = 4000  # of a prompt or an answer
 
 EVALUATION_REPORT_TEMPLATE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>Evaluation {{ e.name }}</title>
@@ -48,7 +48,7 @@ pre { overflow: auto; }
 {% elif e.caveat %}<p>{{ e.caveat }}</p>{% endif %}
 <p class="quiet id">Reward model {{ e.reward_model_id }}, {{ e.created_at }}, labels {{ e.data_hash }}</p>
 {% if gates %}<h2>Gates</h2><ul class="gate">{% for g in gates %}
-<li><b>{{ "passed" if g.passed else "FAILED" }}</b> {{ g.name }}: {{ g.said }}</li>{% endfor %}</ul>{% endif %}
+<li><b>{{ "passed" if g.passed else "FAILED" }}</b> {{ g.name }}: {{ g.sentence }}</li>{% endfor %}</ul>{% endif %}
 <div class="cards">{% for title, value, note in cards %}
 <div class="card">{{ title }}<b>{{ value }}</b><small>{{ note }}</small></div>{% endfor %}
 </div>
@@ -134,7 +134,9 @@ def _list_cards(e: Evaluation, difference: AccuracyDifference | None) -> list[tu
     ]
     if e.three_way:
         t = e.three_way
-        note = f"{_format_interval(t.accuracy)}; {t.called_ties} ties called; always the commonest: {t.commonest:.3f}"
+        note = (
+            f"{_format_interval(t.accuracy)}; {t.called_ties} ties predicted; always the commonest: {t.commonest:.3f}"
+        )
         cards.append(("With ties, three-way", f"{t.accuracy.value:.3f}", note))
     if e.k_wise:
         k = e.k_wise
@@ -142,24 +144,24 @@ def _list_cards(e: Evaluation, difference: AccuracyDifference | None) -> list[tu
         note = f"{_format_interval(k.best)}, {k.best.n} comparisons; guessing: {k.chance:.3f}{tau}"
         cards.append(("Best of K", f"{k.best.value:.3f}", note))
     if e.length:
-        note = f"The raters' is in {e.longer.value:.3f}; margin and length correlate by {e.length.correlation:+.2f}"
-        cards.append(("Its choice is the longer", f"{e.length.model.value:.3f}", note))
+        note = f"raters: {e.longer.value:.3f}; correlation of margin and length: {e.length.correlation:+.2f}"
+        cards.append(("The model chose the longer answer", f"{e.length.model.value:.3f}", note))
     if p := e.position:
         if p.pairs:
-            note = f"at most, of the margins of {p.pairs} pairs computed in either order"
-            cards.append(("Change with the order", f"{p.asymmetry:.2g}", note))
+            note = f"largest change of a margin, over {p.pairs} pairs computed in both orders"
+            cards.append(("Effect of the order", f"{p.asymmetry:.2g}", note))
         if p.raters:
             agreement = [
-                f"{part.value:.3f} of those for {where}"
+                f"{part.value:.3f} of votes for {where}"
                 for where, part in (("the first", p.first), ("the second", p.second))
                 if part
             ]
-            note = f"{_format_interval(p.raters)}, {p.raters.n} votes; the model is with {' and '.join(agreement)}"
-            cards.append(("Raters chose what stood first", f"{p.raters.value:.3f}", note))
+            note = f"{_format_interval(p.raters)}, {p.raters.n} votes; the model agrees with {' and '.join(agreement)}"
+            cards.append(("Raters chose the answer shown first", f"{p.raters.value:.3f}", note))
     if d := difference:
         note = (
-            f"{d.accuracy.low:+.3f} to {d.accuracy.high:+.3f} on {d.n} labels; only this one right {d.ours}, only the "
-            f"other {d.theirs}; McNemar p = {d.p_value:.3g}"
+            f"{d.accuracy.low:+.3f} to {d.accuracy.high:+.3f} on {d.n} labels; only this model is right on "
+            f"{d.ours}, only the other on {d.theirs}; McNemar p = {d.p_value:.3g}"
         )
         cards.append((f"Against {d.against}", f"{d.accuracy.value:+.3f}", note))
     return cards
@@ -170,4 +172,8 @@ def _format_interval(estimate: Estimate) -> str:
 
 
 def _cut_text(text: str) -> str:
-    return text if len(text) <= MAX_LETTERS else f"{text[:MAX_LETTERS]} … ({len(text) - MAX_LETTERS} more letters)"
+    return (
+        text
+        if len(text) <= MAX_CHARACTERS
+        else f"{text[:MAX_CHARACTERS]} … ({len(text) - MAX_CHARACTERS} more characters)"
+    )

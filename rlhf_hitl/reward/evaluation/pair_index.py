@@ -1,4 +1,4 @@
-"""An index of an evaluation's pairs: what they are found and sorted by is in arrays, texts stay in the file."""
+"""An index of an evaluation's pairs: arrays of what pairs are filtered and sorted by. The texts stay in the file."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ _PAIR_FORM = TypeAdapter(EvaluatedPair)
 
 @dataclass(frozen=True, eq=False)
 class EvaluationIndex:
-    """What the `n` pairs of an evaluation are found by: 72 bytes of each, and four for every tag.
+    """What the `n` pairs of an evaluation are filtered and sorted by: 72 bytes for each pair, and four for each tag.
 
     Attributes:
         stamp: identifies the state of the file that was read; if it does not match any more, the file was replaced.
         start: (n + 1,) where each pair's line begins.
         comparison, label, family: (n,) digests of the comparison's id, of that with the ids of chosen and rejected, and
             of the prompt's family.
-        wrong: (n,) the higher, the more confident the model is of what raters did not say: -margin, and |margin| of
+        wrong: (n,) the higher, the more confidently the model contradicts the raters: -margin, and |margin| for
             ties.
         unsure: (n,) the higher, the closer the model's probability is to one half.
-        correct: (n,) 1, 0 or 0.5; NaN of ties.
+        correct: (n,) 1, 0 or 0.5; NaN for ties.
         length: (n,) characters of both answers.
-        tags: of prompts, and those of `slices.describe_pair`: tag → its values, the most frequent first, and (n,) the
+        tags: those of prompts and of `slices.describe_pair`: tag → its values, the most frequent first, and (n,) the
             number of the value that each pair has, -1 for none.
         reach: nearly all margins, with two standard deviations, are no larger than this.
     """
@@ -116,7 +116,7 @@ def open_pairs_file(path: Path, stamp: tuple[int, ...]) -> IO[bytes]:
         raise make_unreadable_error(path.parent.name) from e
     if _make_stamp(os.fstat(file.fileno())) != stamp:
         file.close()
-        raise Conflict(f"The evaluation {path.parent.name!r} was made anew meanwhile. Reload the page.")
+        raise Conflict(f"The evaluation {path.parent.name!r} was replaced meanwhile. Reload the page.")
     return file
 
 
@@ -191,7 +191,7 @@ def _parse_pair(path: Path, row: int, line: bytes) -> EvaluatedPair:
     except ValidationError:
         pass
     raise BadInput(
-        f"{path.parent.name}/{path.name}:{row + 1}", expected="an example as `evaluate` writes it", fix="evaluate again"
+        f"{path.parent.name}/{path.name}:{row + 1}", expected="a pair as `evaluate` writes it", fix="evaluate again"
     )
 
 

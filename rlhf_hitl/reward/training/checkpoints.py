@@ -1,4 +1,4 @@
-"""Checkpoints of a full training: which one to resume from, and whether it belongs to this training at all."""
+"""Checkpoints of a full training: which one to resume from, and whether it belongs to this training."""
 
 from __future__ import annotations
 

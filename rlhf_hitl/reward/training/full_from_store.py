@@ -41,8 +41,8 @@ def train_full_from_store(
     workspace.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=workspace) as draft:
         dataset, folder = Path(draft) / "dataset", Path(draft) / "model"
-        given = {"--config": config, "--model_name_or_path": backbone, "--max_length": max_length}
-        flags = [text for flag, value in given.items() if value is not None for text in (flag, str(value))]
+        options = {"--config": config, "--model_name_or_path": backbone, "--max_length": max_length}
+        flags = [text for flag, value in options.items() if value is not None for text in (flag, str(value))]
         flags += ["--dataset", str(dataset)]
         defaults = {"output_dir": str(folder), "model_name_or_path": default_backbone}
         args, model_config = parse_arguments((FullTrainingConfig, ModelConfig), flags, **defaults)

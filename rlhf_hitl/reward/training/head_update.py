@@ -31,8 +31,8 @@ def update_with_label(model: RewardModel, pair: LabelledPair, new_votes: np.ndar
     Its calibration stays, and its card counts the label.
 
     Args:
-        new_votes: (9,) the votes of a label that the model knows which are new to it; by default the model does not
-            know the label, and all of its votes are new.
+        new_votes: (9,) those votes of a label that the model has not learnt yet; by default all votes are new, because
+            the model has not learnt the label.
     """
     difference = compute_differences(model, [pair])[0]
     is_new_label = new_votes is None

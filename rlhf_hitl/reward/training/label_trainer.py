@@ -1,4 +1,4 @@
-"""TRL's RewardTrainer, taught to learn from whole labels: rankings with shares and weights, ties included."""
+"""TRL's RewardTrainer with a loss on whole labels: rankings with shares and weights, ties included."""
 
 from __future__ import annotations
 
@@ -172,5 +172,5 @@ class LabelRewardTrainer(RewardTrainer):
             for dim in range(padded.dim()):  # the processes' batches may differ in size
                 padded = self.accelerator.pad_across_processes(padded, dim=dim, pad_index=math.nan)  # type: ignore[arg-type]
             gathered: Any = self.accelerator.gather_for_metrics(padded)
-            if known := gathered[~gathered.isnan()].tolist():
-                self._metrics[mode][name].extend(known)
+            if present := gathered[~gathered.isnan()].tolist():
+                self._metrics[mode][name].extend(present)

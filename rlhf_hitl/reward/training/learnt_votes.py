@@ -38,7 +38,7 @@ def refuse_corrected_votes(learnt: Mapping[str, np.ndarray], current: Mapping[st
     lost = [key for key, votes in learnt.items() if (current.get(key, np.zeros(9)) < votes - 1e-9).any()]
     if lost:
         raise BadInput(
-            f"{len(lost)} labels that reward model {model_id} has learnt, {lost[0].split()[0]} the first of them",
+            f"{len(lost)} labels that reward model {model_id} has learnt, the first of comparison {lost[0].split()[0]}",
             expected="votes that only grew",
             fix="train again without --update: raters have corrected theirs since",
         )

@@ -18,7 +18,7 @@ def choose_vote_weight(
 ) -> tuple[float, dict[float, float]]:
     """Return which of VOTE_WEIGHTS gives the heads that predict unseen prompts best, and the losses of all.
 
-    Args: as of `cross_validate`.
+    Args: see `cross_validate`.
     """
     losses = {weight: cross_validate(differences, votes, prompts, weight) for weight in VOTE_WEIGHTS}
     return min(losses, key=lambda weight: losses[weight]), losses

@@ -13,8 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
-from rlhf_hitl.cli import app
-from rlhf_hitl.cli import evaluate as _registers  # noqa: F401  (the command)
+from rlhf_hitl.cli import app, register_commands
 from rlhf_hitl.errors import BadInput, NotFound
 from rlhf_hitl.formats.importing import import_path
 from rlhf_hitl.reward.backbone import Backbone
@@ -344,7 +343,7 @@ def test_labels_a_model_has_learnt_from_are_left_out_in_whatever_store_they_are(
     (folder / SEEN_PROMPTS_FILE).unlink()
     unknown, _ = evaluate_reward_model(load_reward_model(folder), elsewhere)
     assert unknown.n == sum(n.values())
-    assert unknown.caveat.startswith("Unknown whether")
+    assert unknown.caveat.startswith("The model may have learnt from more")
     (folder / SEEN_PROMPTS_FILE).write_text("{")
     with pytest.raises(BadInput, match=SEEN_PROMPTS_FILE):
         load_reward_model(folder)
@@ -357,8 +356,8 @@ def test_an_evaluation_on_training_labels_says_so(judged_store, every_label, tin
     n = len(every_label[Split.TRAIN])
     assert (evaluation.n, evaluation.trained_on, evaluation.calibrated_on) == (n, n, 0)
     assert evaluation.caveat == (
-        f"Replayed is the train split, with nothing left out: {n} labels of prompts the model was trained on and 0 of "
-        "prompts that set its temperature are among its labels."
+        f"This evaluation replays the train split and leaves nothing out. Its labels include {n} labels of prompts the "
+        "model was trained on and 0 of prompts that set its temperature."
     )
     assert evaluation.bag_of_words is None  # it would be asked what it was told, too
     assert evaluation.caveat in html.unescape(render_evaluation_html(evaluation, examples))
@@ -371,16 +370,17 @@ def test_an_evaluation_on_training_labels_says_so(judged_store, every_label, tin
 @pytest.fixture
 def evaluated(judged_store, tiny_model, tmp_path, monkeypatch):
     """A function that calls `evaluate` in this process, on a store with a trained head: `evaluated("--json")`."""
+    register_commands()
     monkeypatch.setenv("RLHF_HITL_WORKSPACE", str(tmp_path))
     train_head(judged_store, Backbone(str(tiny_model), layer=1, pooling="last", dtype="float32"), tmp_path)
     return lambda *args: CliRunner().invoke(app, ["evaluate", "--store", judged_store.url, *args])
 
 
 def test_the_command_prints_the_figures_and_the_floors(evaluated):
-    said = evaluated("--split", "train").stdout
-    assert "Replayed is the train split, with nothing left out" in said
-    assert "floor: a coin" in said
-    assert "trained on" not in next(line for line in said.splitlines() if line.startswith("Not in it"))
+    printed = evaluated("--split", "train").stdout
+    assert "This evaluation replays the train split and leaves nothing out" in printed
+    assert "floor: a coin" in printed
+    assert "trained on" not in next(line for line in printed.splitlines() if line.startswith("Left out"))
     held = evaluated("--json")
     assert held.exit_code == 0
     evaluation = json.loads(held.stdout)
@@ -519,7 +519,7 @@ def test_many_labels_of_one_prompt_do_not_make_a_model_significantly_worse():
     assert check_gates(an_evaluation(), evaluation)[0].passed
     assert (
         f"({evaluation.accuracy.low:+.4f} to {evaluation.accuracy.high:+.4f})"
-        in check_gates(an_evaluation(), evaluation)[0].said
+        in check_gates(an_evaluation(), evaluation)[0].sentence
     )
 
 
@@ -550,7 +550,10 @@ def test_a_model_at_or_below_a_coin_or_a_floor_passes_no_gate(accuracy, longer, 
     )
     [gate] = check_gates(evaluation, above_floors=True)
     assert not gate.passed
-    assert f"<= {max(0.5, words or 0):.4f} of the floor (a {'coin' if accuracy < 0.7 else 'bag of words'})" in gate.said
+    assert (
+        f"<= {max(0.5, words or 0):.4f} of the floor (a {'coin' if accuracy < 0.7 else 'bag of words'})"
+        in gate.sentence
+    )
     assert evaluation.as_dict()["above_floors"] is False
     assert evaluation.as_dict()["floor"]["value"] == max(0.5, words or 0)
 
@@ -573,7 +576,7 @@ def test_gates_say_what_holds_and_what_does_not():
     assert said(min_accuracy=0.71, max_ece=0.049) == [("min-accuracy", False), ("max-ece", False)]
     assert said(min_slices=(SliceThreshold.parse("category=math:0.6"),)) == [("min-slice category=math", False)]
     assert said(difference=worse) == [("no-worse-than", False)]
-    assert "0.7000 >= 0.7 (40 labels)" in check_gates(evaluation, min_accuracy=0.7)[0].said
+    assert "0.7000 >= 0.7 (40 labels)" in check_gates(evaluation, min_accuracy=0.7)[0].sentence
     beaten = an_evaluation(bag_of_words=Estimate(0.7, 0.6, 0.8, 40))
     assert not check_gates(beaten, above_floors=True)[0].passed
 
@@ -626,7 +629,7 @@ def test_the_report_is_one_file_that_shows_the_worst_first_and_runs_nothing_it_i
     assert page.evaluate("window.pwned") is None
     assert page.locator("article").count() == 3
     assert hostile in page.locator("article").nth(0).inner_text()
-    assert "more letters" in page.locator("article").nth(1).inner_text()
+    assert "more characters" in page.locator("article").nth(1).inner_text()
     assert "mildly" in page.locator("article").nth(2).inner_text()
     shown = page.locator("main").inner_text()
     assert "agreed upon" not in shown

@@ -69,7 +69,7 @@ def read_answer(sent: PageRequest) -> ShownAnswer:
         dict(sent)
         | {
             "ranking": ranking,
-            "scores": {axis: given for axis, given in scores.items() if given},
+            "scores": {axis: axis_scores for axis, axis_scores in scores.items() if axis_scores},
             "rationale": sent.rationale.strip(),
             "rewrite": sent.rewrite.strip(),
         }
@@ -83,10 +83,10 @@ def answer_to_page(judgment: Judgment) -> dict[str, Any]:
     plain = answer.to_plain()
     del plain["ranking"], plain["active_seconds"]
     # Judgments older than scores of single completions may have one plain value for an axis; the page cannot show it.
-    scores = {axis: given for axis, given in answer.scores.items() if isinstance(given, dict)}
+    scores = {axis: by_id for axis, by_id in answer.scores.items() if isinstance(by_id, dict)}
     return plain | {
         "ranks": [_find_rank(answer.ranking, completion_id) for completion_id in shown],
-        "scores": {axis: [given.get(i) for i in shown] for axis, given in scores.items()},
+        "scores": {axis: [by_id.get(i) for i in shown] for axis, by_id in scores.items()},
         # The clock goes on from here: the time of a correction includes the time of what it corrects.
         "active": answer.active_seconds or 0.0,
     }

@@ -29,7 +29,7 @@ from rlhf_hitl.types import (
 )
 from rlhf_hitl.ui import INTERFACE_VERSION, markdown
 from rlhf_hitl.ui.conversation import get_completion_text
-from rlhf_hitl.ui.difference import mark_differing_words as marked
+from rlhf_hitl.ui.difference import mark_differing_words
 from rlhf_hitl.ui.rating_cards import draw_card, draw_history_row, summarize_answer
 from rlhf_hitl.ui.rating_request import PageRequest, answer_to_page, read_answer
 
@@ -45,62 +45,70 @@ class RatingService:
     def __init__(self, store: Store, settings: Settings, rater: Rater):
         self._store, self._settings, self._rater = store, settings, rater
 
-    def open(self, sent: PageRequest) -> dict[str, Any]:
+    def open(self, request: PageRequest) -> dict[str, Any]:
         """Return the comparisons a rater holds, and the first example of a tutorial they have not completed."""
-        held, answer = self._lease_next(sent)
+        held, answer = self._lease_next(request)
         if not held:
             return answer | {"example": None}
         project = held[0].comparison.project
         examples = tutorial.list_remaining_examples(self._store, self._rater.id, project)
         return answer | {"example": self._draw_example(examples)}
 
-    def submit(self, sent: PageRequest) -> dict[str, Any]:
+    def submit(self, request: PageRequest) -> dict[str, Any]:
         """Keep the answer, and return its receipt with the comparison after the next."""
-        receipt = self._correct(sent) if sent.mode == "correct" else self._submit(sent)
-        _, answer = self._lease_next(sent)
+        receipt = self._correct(request) if request.mode == "correct" else self._submit(request)
+        _, answer = self._lease_next(request)
         return {"outcome": receipt.outcome, "judgment": receipt.judgment_id} | answer
 
-    def revisit(self, sent: PageRequest) -> dict[str, Any]:
+    def revisit(self, request: PageRequest) -> dict[str, Any]:
         """Return a judgment of the rater's own as a card with its answer filled in; the newest if none is named."""
-        judgment, comparison = self._load_judged(sent.id)
+        judgment, comparison = self._load_judged(request.id)
         try:
             version = guidelines.get_guideline(self._store, comparison.project, judgment.guideline_version).version
         except NotFound:  # the judgment is older than guidelines
             version = guidelines.get_current_guideline(self._store, comparison.project).version
         card = self._draw_comparison(judgment.id, "correct", comparison, judgment.order_shown, version)
-        guideline = self._new_guidelines([(comparison.project, version)], sent)
-        return {"card": card | {"answer": answer_to_page(judgment)}} | self._progress(sent) | guideline
+        guideline = self._load_new_guidelines([(comparison.project, version)], request)
+        return {"card": card | {"answer": answer_to_page(judgment)}} | self._load_progress(request) | guideline
 
-    def history(self, sent: PageRequest) -> dict[str, Any]:
+    def history(self, request: PageRequest) -> dict[str, Any]:
         """Return the rater's newest judgments, newest first."""
         judged = views.list_current_judgments(self._store, self._rater.id, HISTORY)
         # A hidden repeat that is listed beside its original would not be hidden.
-        return {"judged": [draw_history_row(judgment, of) for judgment, of in judged if of.repeat_of is None]}
+        return {
+            "judged": [
+                draw_history_row(judgment, comparison)
+                for judgment, comparison in judged
+                if comparison.repeat_of is None
+            ]
+        }
 
-    def difference(self, sent: PageRequest) -> dict[str, Any]:
+    def difference(self, request: PageRequest) -> dict[str, Any]:
         """Return two completions as HTML in which the words that only one of them has are marked."""
-        if sent.mode == "tutorial":
-            first, second = (get_completion_text(c) for c in tutorial.get_example(self._store, sent.id).completions[:2])
-            return {"marked": marked(first, second)}
-        if sent.mode == "correct":
-            judgment, comparison = self._load_judged(sent.id)
+        if request.mode == "tutorial":
+            first, second = (
+                get_completion_text(c) for c in tutorial.get_example(self._store, request.id).completions[:2]
+            )
+            return {"marked": mark_differing_words(first, second)}
+        if request.mode == "correct":
+            judgment, comparison = self._load_judged(request.id)
             shown = judgment.order_shown
         else:
-            lease = self._load_lease(sent.id)
+            lease = self._load_lease(request.id)
             comparison, shown = lease.comparison, lease.order_shown
         first, second = (get_completion_text(comparison.find_completion(i).messages) for i in shown[:2])
-        return {"marked": marked(first, second)}
+        return {"marked": mark_differing_words(first, second)}
 
-    def acknowledge(self, sent: PageRequest) -> dict[str, Any]:
+    def acknowledge(self, request: PageRequest) -> dict[str, Any]:
         """Record that the rater has read a guideline, named by its key: `project@version`."""
-        project, _, version = sent.id.partition("@")
+        project, _, version = request.id.partition("@")
         guidelines.record_acknowledgement(self._store, self._rater.id, project, version)
         return {}
 
-    def try_example(self, sent: PageRequest) -> dict[str, Any]:
+    def try_example(self, request: PageRequest) -> dict[str, Any]:
         """Compare an answer with the one expected of an example, and return that one, why, and the next example."""
-        example = tutorial.get_example(self._store, sent.id)
-        answer = read_answer(sent).by_id([str(i) for i in range(len(example.completions))])
+        example = tutorial.get_example(self._store, request.id)
+        answer = read_answer(request).by_id([str(i) for i in range(len(example.completions))])
         agreed = tutorial.agrees_with_example(example, answer)
         tutorial.record_attempt(self._store, self._rater.id, example.id, answer, agreed)
         return {
@@ -112,42 +120,44 @@ class RatingService:
             ),
         }
 
-    def renew(self, sent: PageRequest) -> dict[str, Any]:
+    def renew(self, request: PageRequest) -> dict[str, Any]:
         """Hold everything the rater holds for longer, because they are at work."""
         queue.renew_all(self._store, self._rater.id, seconds=self._settings.lease_seconds)
-        return {"gone": self._renew_lapsed(sent)}
+        return {"gone": self._renew_lapsed(request)}
 
-    def _renew_lapsed(self, sent: PageRequest) -> list[str]:
+    def _renew_lapsed(self, request: PageRequest) -> list[str]:
         """Renew the leases of the page that ran out, and return those that went to other raters."""
         gone = []
-        for lease in sent.lapsed:
+        for lease in request.lapsed:
             try:
                 queue.renew(self._store, lease, self._rater.id, seconds=self._settings.lease_seconds)
             except (Conflict, NotFound):
                 gone.append(lease)
         return gone
 
-    def _lease_next(self, sent: PageRequest) -> tuple[list[Lease], dict[str, Any]]:
+    def _lease_next(self, request: PageRequest) -> tuple[list[Lease], dict[str, Any]]:
         """Lease what the page is to hold. Returns the leases, and what of them the page does not have yet."""
         # Renewed first: otherwise the same comparisons would be leased a second time.
-        gone = self._renew_lapsed(sent)
+        gone = self._renew_lapsed(request)
         held = queue.lease_many(self._store, self._rater.id, PREFETCH, seconds=self._settings.lease_seconds)
         cards = [
             self._draw_comparison(lease.id, "new", lease.comparison, lease.order_shown, lease.guideline_version)
             | {"seconds": (lease.expires_at - utc_now()).total_seconds()}
             for lease in held
-            if lease.id not in sent.have
+            if lease.id not in request.have
         ]
         versions = [(lease.comparison.project, lease.guideline_version) for lease in held]
-        return held, {"cards": cards, "gone": gone} | self._new_guidelines(versions, sent) | self._progress(sent)
+        return held, {"cards": cards, "gone": gone} | self._load_new_guidelines(
+            versions, request
+        ) | self._load_progress(request)
 
-    def _submit(self, sent: PageRequest) -> Receipt:
+    def _submit(self, request: PageRequest) -> Receipt:
         try:
             return queue.submit(
                 self._store,
-                sent.id,
+                request.id,
                 self._rater.id,
-                read_answer(sent),
+                read_answer(request),
                 interface_version=INTERFACE_VERSION,
                 simulated=self._rater.simulated,
             )
@@ -156,10 +166,10 @@ class RatingService:
         except Conflict:
             raise UserNotice("answered") from None
 
-    def _correct(self, sent: PageRequest) -> Receipt:
+    def _correct(self, request: PageRequest) -> Receipt:
         try:
-            key = f"correct:{sent.id}"
-            return queue.correct(self._store, sent.id, self._rater.id, read_answer(sent), idempotency_key=key)
+            key = f"correct:{request.id}"
+            return queue.correct(self._store, request.id, self._rater.id, read_answer(request), idempotency_key=key)
         except Conflict:
             raise UserNotice("superseded") from None
 
@@ -196,15 +206,19 @@ class RatingService:
         card = draw_card(example.id, "tutorial", example.messages, example.completions)
         return card | {"at": total - len(remaining) + 1, "of": total}
 
-    def _new_guidelines(self, versions: Sequence[tuple[str, str]], sent: PageRequest) -> dict[str, Any]:
+    def _load_new_guidelines(self, versions: Sequence[tuple[str, str]], request: PageRequest) -> dict[str, Any]:
         """Return the guidelines, named by project and version, that the page does not have yet."""
         named = [
             guidelines.get_guideline(self._store, project, version) for project, version in dict.fromkeys(versions)
         ]
-        return {"guidelines": [self._guideline(g) for g in named if _make_guideline_key(g) not in sent.guidelines]}
+        return {
+            "guidelines": [
+                self._describe_guideline(g) for g in named if _make_guideline_key(g) not in request.guidelines
+            ]
+        }
 
-    def _guideline(self, guideline: Guideline) -> dict[str, Any]:
-        read = guidelines.has_acknowledged(self._store, self._rater.id, guideline.project, guideline.version)
+    def _describe_guideline(self, guideline: Guideline) -> dict[str, Any]:
+        acknowledged = guidelines.has_acknowledged(self._store, self._rater.id, guideline.project, guideline.version)
         return {
             "key": _make_guideline_key(guideline),
             "version": guideline.version,
@@ -212,17 +226,17 @@ class RatingService:
             "axes": [{"id": a.id, "title": a.title, "description": a.description} for a in guideline.axes],
             "scores": guideline.scores,
             "rationale": guideline.rationale,
-            "acknowledged": read,
+            "acknowledged": acknowledged,
         }
 
-    def _progress(self, sent: PageRequest) -> dict[str, Any]:
+    def _load_progress(self, request: PageRequest) -> dict[str, Any]:
         now = utc_now()
-        day = sent.day if sent.day is not None and sent.day.tzinfo is not None else None
+        day = request.day if request.day is not None and request.day.tzinfo is not None else None
         if day is None or not now - timedelta(hours=26) < day <= now:
             day = datetime.combine(now.date(), datetime.min.time(), UTC)
-        tally = views.load_progress(self._store, self._rater.id, day)
-        capped = tally.left >= tally.cap
-        return {"progress": {"name": self._rater.name, "done": tally.done, "left": tally.left, "capped": capped}}
+        counts = views.load_progress(self._store, self._rater.id, day)
+        capped = counts.left >= counts.cap
+        return {"progress": {"name": self._rater.name, "done": counts.done, "left": counts.left, "capped": capped}}
 
 
 #: The methods that the page may call.

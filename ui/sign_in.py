@@ -11,8 +11,8 @@ RIGHT_TO_LEFT = ("ar",)
 INVALID_FIELDS = {"mismatch": ("name", "password"), "name": ("name",), "password": ("password",)}
 
 
-def choose_language(accept_language: str, known: Sequence[str]) -> str:
-    """Return the known language that an Accept-Language header prefers, or the first known one where it names none.
+def choose_language(accept_language: str, supported: Sequence[str]) -> str:
+    """Return the supported language that an Accept-Language header prefers, or the first where it names none of them.
 
     Regions are ignored: `es-MX` is read in `es`. So are malformed parts.
     """
@@ -24,10 +24,10 @@ def choose_language(accept_language: str, known: Sequence[str]) -> str:
             preference = float(weight)
         except ValueError:
             continue
-        code = known[0] if tag == "*" else tag.split("-")[0]
-        if code in known and 0 < preference <= 1:
+        code = supported[0] if tag == "*" else tag.split("-")[0]
+        if code in supported and 0 < preference <= 1:
             preferences[code] = max(preference, preferences.get(code, 0))
-    return max(preferences, key=preferences.__getitem__, default=known[0])
+    return max(preferences, key=preferences.__getitem__, default=supported[0])
 
 
 def render_sign_in_page(

@@ -15,7 +15,7 @@ from rlhf_hitl.types import Scope
 
 
 def create_api(store: Store, settings: Settings) -> Api:
-    """The API as an application of its own, to be mounted at `/api/v1`."""
+    """Return the API as an application of its own, to be mounted at `/api/v1`."""
     api = Api(
         title="rlhf_hitl",
         version=__version__,

@@ -39,8 +39,8 @@ SETTING_NAMES = ("version", "scores", "rationale", "axes")
 FRONT_MATTER = re.compile(r"---[ \t]*\r?\n(.*?)^---[ \t]*\r?\n", re.DOTALL | re.MULTILINE)
 
 
-def read_guideline(path: str | Path, project: str = DEFAULT_PROJECT, **given: str | None) -> Guideline:
-    """Return the guideline in a file. `given` (`version`, `scores`, `rationale`) overrides its settings, None does not.
+def read_guideline(path: str | Path, project: str = DEFAULT_PROJECT, **overrides: str | None) -> Guideline:
+    """Return the guideline in a file. Those `overrides` that are not None replace its settings.
 
     Raises:
         BadInput: there is no text or no version, or a setting is unknown or cannot be read.
@@ -51,7 +51,7 @@ def read_guideline(path: str | Path, project: str = DEFAULT_PROJECT, **given: st
         raise BadInput(f"{path}", expected="Markdown in UTF-8", fix="save it as UTF-8") from e
     front = FRONT_MATTER.match(text)
     settings: dict[str, Any] = _parse_settings(path, front.group(1)) if front is not None else {}
-    settings |= {name: value for name, value in given.items() if value is not None}
+    settings |= {name: value for name, value in overrides.items() if value is not None}
     if "version" not in settings:
         raise BadInput(f"{path} without a version", expected="a version: judgments name it", fix="add --version")
     if "axes" in settings:
@@ -118,12 +118,10 @@ def _parse_settings(path: str | Path, front: str) -> dict[str, Any]:
     return settings
 
 
-def _parse_axes(path: str | Path, given: Any) -> tuple[Axis, ...]:
+def _parse_axes(path: str | Path, setting: Any) -> tuple[Axis, ...]:
     default_axes = {axis.id: axis for axis in DEFAULT_AXES}
-    if not isinstance(given, list):
-        given = [given]
     axes = []
-    for axis in given:
+    for axis in setting if isinstance(setting, list) else [setting]:
         if isinstance(axis, str):
             axes.append(default_axes.get(axis) or Axis(axis, axis.replace("_", " ").capitalize()))
         elif isinstance(axis, dict) and {"id", "title"} <= axis.keys() <= {"id", "title", "description"}:

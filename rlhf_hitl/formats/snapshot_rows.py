@@ -50,7 +50,7 @@ def to_label_vote(judgment: JsonFields) -> LabelVote:
 
 
 def find_no_preference_reason(label: Label, counted: list[JsonFields], min_votes: int) -> str | None:
-    """Why a label is no strict preference, or None where it is judged."""
+    """Return why a label is no strict preference, or None where it is one."""
     first, tie, second = label.probabilities
     if label.votes < min_votes:
         return "too few votes"

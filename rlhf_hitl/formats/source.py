@@ -78,17 +78,17 @@ class RowSource:
     def rows(self, on_bad: BadRowHandler = raise_bad_row) -> Iterator[SourceRow]:
         """Yield every row. For a row that cannot be read, `on_bad` is called, which raises or records the error."""
         if not self.path.is_file():
-            yield from self._dataset_rows()
+            yield from self._read_dataset_rows()
             return
         try:
             if self.suffix == ".jsonl":
-                yield from self._jsonl(on_bad)
+                yield from self._read_jsonl(on_bad)
             elif self.suffix == ".json":
-                yield from self._json(on_bad)
+                yield from self._read_json(on_bad)
             elif self.suffix == ".csv":
-                yield from self._csv()
+                yield from self._read_csv()
             else:
-                yield from self._parquet()
+                yield from self._read_parquet()
         except (EOFError, gzip.BadGzipFile, zlib.error) as e:
             raise BadInput(self.name, expected="a whole gzip file", fix=f"download it again ({e})") from e
 
@@ -103,7 +103,7 @@ class RowSource:
         opened = gzip.open if self.path.name.endswith(".gz") else open
         return cast(IO[bytes], opened(self.path, "rb"))
 
-    def _jsonl(self, on_bad: BadRowHandler) -> Iterator[SourceRow]:
+    def _read_jsonl(self, on_bad: BadRowHandler) -> Iterator[SourceRow]:
         with self._open() as f:
             for number, line in enumerate(f, 1):
                 if not line.strip():
@@ -117,7 +117,7 @@ class RowSource:
                 if (row := _check_row(value, place, on_bad)) is not None:
                     yield row
 
-    def _json(self, on_bad: BadRowHandler) -> Iterator[SourceRow]:
+    def _read_json(self, on_bad: BadRowHandler) -> Iterator[SourceRow]:
         with self._open() as f:
             try:
                 value = json.loads(f.read().decode("utf-8-sig"))
@@ -129,7 +129,7 @@ class RowSource:
             if (row := _check_row(item, f"{self.name}: item {number}", on_bad)) is not None:
                 yield row
 
-    def _csv(self) -> Iterator[SourceRow]:
+    def _read_csv(self) -> Iterator[SourceRow]:
         import io
 
         with io.TextIOWrapper(self._open(), encoding="utf-8-sig", newline="") as f:
@@ -142,7 +142,7 @@ class RowSource:
                     f"{self.name}:{reader.line_num + 1}", expected="CSV in UTF-8", fix=f"correct the line ({e})"
                 ) from e
 
-    def _parquet(self) -> Iterator[SourceRow]:
+    def _read_parquet(self) -> Iterator[SourceRow]:
         import pyarrow
         import pyarrow.parquet
 
@@ -156,7 +156,7 @@ class RowSource:
         except pyarrow.ArrowInvalid as e:
             raise BadInput(self.name, expected="a Parquet file", fix=f"write it again ({e})") from e
 
-    def _dataset_rows(self) -> Iterator[SourceRow]:
+    def _read_dataset_rows(self) -> Iterator[SourceRow]:
         import datasets
 
         loaded = self._load()

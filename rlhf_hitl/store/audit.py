@@ -1,6 +1,6 @@
 """The audit log: who did what, when and from where.
 
-An entry is written in the transaction of what it records, and is never changed or deleted.
+An entry is written in the transaction of the change it records, and is never changed or deleted.
 """
 
 from __future__ import annotations

@@ -24,7 +24,8 @@ ROUTE_RANK = {Route.ESCALATED: 0, Route.CONTROL: 1, Route.AUDIT: 2, Route.HUMAN:
 
 def insert_prompts(store: Store, conn: Connection, new: Sequence[Prompt], source: str = "") -> int:
     """Insert prompts and return how many were new. A family that is in the store keeps its split."""
-    store.lock(conn, "catalog")  # two concurrent imports could give one family two splits
+    # Two concurrent imports could give one family two splits. The lock keeps the name that earlier versions lock too.
+    store.lock(conn, "catalog")
     split_by_family = read_family_splits(conn, {p.family for p in new})
     rows = []
     for p in new:
@@ -90,16 +91,16 @@ def insert_comparisons(store: Store, conn: Connection, new: Sequence[Comparison]
 
 
 def _find_or_create_lanes(
-    store: Store, conn: Connection, wanted: set[tuple[str, str, str]]
+    store: Store, conn: Connection, lane_keys: set[tuple[str, str, str]]
 ) -> dict[tuple[str, str, str], int]:
     """Return (project, language, batch) → id of its lane; lanes that do not exist are created.
 
     Raises:
         NotFound: no such project.
     """
-    key = (lanes.c.project_id, lanes.c.language, lanes.c.batch)
-    lane_ids = {(p, language, b): n for n, p, language, b in conn.execute(sa.select(lanes.c.id, *key))}
-    if missing := wanted - lane_ids.keys():
+    columns = (lanes.c.id, lanes.c.project_id, lanes.c.language, lanes.c.batch)
+    lane_ids = {(p, language, b): n for n, p, language, b in conn.execute(sa.select(*columns))}
+    if missing := lane_keys - lane_ids.keys():
         project_ids = set(conn.execute(sa.select(projects.c.id)).scalars())
         if unknown := sorted({p for p, _, _ in missing} - project_ids):
             raise NotFound(
@@ -109,11 +110,11 @@ def _find_or_create_lanes(
             )
         rows = [{"project_id": p, "language": language, "batch": b} for p, language, b in sorted(missing)]
         store.insert_new(conn, lanes, rows)
-        lane_ids = {(p, language, b): n for n, p, language, b in conn.execute(sa.select(lanes.c.id, *key))}
-    return {lane: lane_ids[lane] for lane in wanted}
+        lane_ids = {(p, language, b): n for n, p, language, b in conn.execute(sa.select(*columns))}
+    return {key: lane_ids[key] for key in lane_keys}
 
 
-def open_places(store: Store, conn: Connection, wanted: Sequence[tuple[str, int, int, Route]]) -> None:
+def open_places(store: Store, conn: Connection, demands: Sequence[tuple[str, int, int, Route]]) -> None:
     """Open the places 0..overlap-1 of each (comparison, lane, overlap, route) that do not exist; `auto` opens none."""
     rows = [
         {
@@ -122,7 +123,7 @@ def open_places(store: Store, conn: Connection, wanted: Sequence[tuple[str, int,
             "lane_id": lane,
             "position": compute_queue_position(comparison_id, route),
         }
-        for comparison_id, lane, overlap, route in wanted
+        for comparison_id, lane, overlap, route in demands
         if route is not Route.AUTO
         for n in range(overlap)
     ]
@@ -193,8 +194,8 @@ def find_comparisons(
             ~sa.exists().where(scores.c.comparison_id == comparisons.c.id, scores.c.reward_model_id == unscored_by)
         )
     if ids is not None:
-        wanted = iter(sorted(set(ids)))
-        while chunk := list(islice(wanted, ROWS_PER_QUERY)):
+        remaining_ids = iter(sorted(set(ids)))
+        while chunk := list(islice(remaining_ids, ROWS_PER_QUERY)):
             yield from _load_page(store, query.where(comparisons.c.id.in_(chunk)))
         return
     remaining = ROWS_PER_QUERY if limit is None else limit
@@ -275,8 +276,8 @@ def count_rows(store: Store) -> dict[str, int]:
 def read_family_splits(conn: Connection, families: set[str]) -> dict[str, Split]:
     """Return prompt family → split, for the families that are in the store."""
     splits: dict[str, Split] = {}
-    rest = iter(families)
-    while chunk := list(islice(rest, ROWS_PER_QUERY)):
+    remaining = iter(families)
+    while chunk := list(islice(remaining, ROWS_PER_QUERY)):
         query = sa.select(prompts.c.family, prompts.c.split).where(prompts.c.family.in_(chunk))
         splits |= {family: Split(split) for family, split in conn.execute(query)}
     return splits
@@ -291,8 +292,8 @@ def load_prompts(conn: Connection, ids: Sequence[str]) -> dict[str, Prompt]:
 def load_completions(conn: Connection, ids: Sequence[str]) -> dict[str, Completion]:
     """Return completions by id; raise NotFound if one is missing. Meant for up to some ten thousand ids."""
     loaded: dict[str, Completion] = {}
-    rest = iter(ids)
-    while chunk := list(islice(rest, ROWS_PER_QUERY)):
+    remaining = iter(ids)
+    while chunk := list(islice(remaining, ROWS_PER_QUERY)):
         loaded |= {r["id"]: _to_completion(r) for r in conn.execute(_COMPLETIONS, {"ids": chunk}).mappings()}
     return _require_all("completion", ids, loaded)
 
@@ -310,8 +311,8 @@ def find_existing_ids(
     """Return those of the ids that are in the store."""
     column = {"prompts": prompts, "completions": completions, "comparisons": comparisons}[table].c.id
     existing: set[str] = set()
-    rest = iter(ids)
-    while chunk := list(islice(rest, ROWS_PER_QUERY)):
+    remaining = iter(ids)
+    while chunk := list(islice(remaining, ROWS_PER_QUERY)):
         existing |= set(conn.execute(sa.select(column).where(column.in_(chunk))).scalars())
     return existing
 

@@ -76,14 +76,16 @@ def read_judged_comparisons(
             if not page:
                 return
             completion_ids = [orjson.loads(r.completion_ids) for r in page]
-            wanted = completion_query.where(store.among(completions.c.id, (i for ids in completion_ids for i in ids)))
+            query_of_page = completion_query.where(
+                store.among(completions.c.id, (i for ids in completion_ids for i in ids))
+            )
             completions_by_id = {
                 r.id: {"id": r.id, "policy": r.policy, "messages": orjson.loads(r.messages)}
-                for r in conn.execute(wanted).all()
+                for r in conn.execute(query_of_page).all()
             }
             judgments_by_comparison: dict[str, list[JsonFields]] = {r.id: [] for r in page}
-            wanted = judgment_query.where(store.among(judgments.c.comparison_id, judgments_by_comparison))
-            for row in conn.execute(wanted).all():
+            query_of_page = judgment_query.where(store.among(judgments.c.comparison_id, judgments_by_comparison))
+            for row in conn.execute(query_of_page).all():
                 judgments_by_comparison[row.comparison_id].append(_to_judgment_fields(row))
         yield [
             JudgedComparison(

@@ -59,13 +59,13 @@ def read_judgments(
 
 
 def read_store_revision(store: Store) -> int:
-    """Return the `seq` of the newest judgment, which names the state a snapshot of the store is taken of."""
+    """Return the `seq` of the newest judgment (0 without one), which numbers the states of the store."""
     with store.read() as conn:
         return conn.execute(sa.select(sa.func.coalesce(sa.func.max(judgments.c.seq), 0))).scalar_one()
 
 
 def load_idempotency_keys(store: Store, conn: Connection, comparison_ids: Sequence[str]) -> dict[tuple[str, str], str]:
-    """Map (comparison id, rater id) to the idempotency key of that rater's first judgment of the comparison."""
+    """Return (comparison id, rater id) → the idempotency key of that rater's first judgment of the comparison."""
     # Corrections are left out in Python: in SQL, SQLite would choose the index on `supersedes` and read all judgments.
     columns = (judgments.c.comparison_id, judgments.c.rater_id, judgments.c.idempotency_key, judgments.c.supersedes)
     rows = conn.execute(sa.select(*columns).where(store.among(judgments.c.comparison_id, comparison_ids)))
@@ -77,7 +77,7 @@ def make_judgment_id() -> str:
 
 
 def judgment_to_row(answer: Answer, **circumstances) -> dict:
-    """Return the row of an answer that was given in these `circumstances` (columns); others take their defaults."""
+    """Return the row of an answer with these `circumstances` (other columns); columns left out take their defaults."""
     return (
         _DEFAULTS
         | answer.to_plain()
@@ -92,7 +92,7 @@ _DEFAULTS["lease_id"] = None  # a column of the store alone
 
 
 def append_judgment(conn: Connection, row: dict) -> None:
-    """Append a row. The database makes other transactions that append one wait until this one is over.
+    """Append a row. Other transactions that append one wait until this transaction ends.
 
     So rows are numbered and committed in the same order, and a reader who continues `after` the last number
     misses none.
@@ -104,7 +104,7 @@ _APPEND = judgments.insert()
 
 
 def insert_imported_judgments(store: Store, conn: Connection, votes: Sequence[dict]) -> int:
-    """Keep votes made elsewhere: rows with comparison_id, rater_id, answer, order_shown, source, idempotency_key.
+    """Insert votes made elsewhere: mappings with comparison_id, rater_id, answer, order_shown, source, idempotency_key.
 
     They neither fill nor open a place (their comparisons came with the route their importer chose). A vote whose
     idempotency key is known adds nothing.

@@ -1,4 +1,4 @@
-"""Raters: everybody who judges, leads or administers, the raters of imported votes, and what each may be offered.
+"""Raters: everybody who judges, leads or administers, and the raters of imported votes, with their properties.
 
 How they sign in is in `sign_in.py`, which API tokens act for them in `tokens.py`.
 """

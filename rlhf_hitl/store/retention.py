@@ -17,11 +17,11 @@ DELETE_LIMIT = 500  # of each kind: deleting so many takes milliseconds, which a
 def delete_expired(store: Store, now: datetime | None = None) -> int:
     """Delete a batch of what is past its retention and return how many rows; call again until it returns 0.
 
-    That is deliveries that were made or given up, and sessions, tokens and invitations that ended or expired.
+    These are deliveries that were sent or given up, and sessions, tokens and invitations that ended or expired.
     """
     with store.read() as conn:  # the rows are found before the write lock is taken, which others wait for
         before = (now or store.now(conn)) - RETENTION
-        # The oldest events are the first rows; those that still wait among them are given up before `KEEP` is over.
+        # The oldest events are the first rows; those that still wait are given up before `RETENTION` is over.
         oldest = sa.select(deliveries.c.seq, deliveries.c.created_at, deliveries.c.next_try_at).order_by(
             deliveries.c.seq
         )

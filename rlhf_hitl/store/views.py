@@ -1,4 +1,4 @@
-"""Read-only queries of the pages: a rater's own judgments and progress, and what a lead looks over."""
+"""Read-only queries of the pages: a rater's judgments and progress, all raters' activity, accepted comparisons."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rlhf_hitl.types import Comparison, Judgment, Route, Score, utc_now
 
 @dataclass(frozen=True)
 class RaterProgress:
-    """How many comparisons a rater has `done` since a time, and how many are `left` for them, counted up to `cap`."""
+    """The number of comparisons that a rater has `done` since a time, and that are `left` for them, up to `cap`."""
 
     done: int
     left: int
@@ -28,7 +28,7 @@ class RaterProgress:
 
 @dataclass(frozen=True)
 class RaterActivity:
-    """What a rater has done. A correction is not a second judgment. Days are UTC days, as for quotas.
+    """How much a rater has judged. A correction is not a second judgment. Days are UTC days, as for quotas.
 
     `by_day` counts what they judged on each of the last days, today's last; `seconds` is the median active time of
     their newest judgments, None where none was measured.
@@ -70,12 +70,12 @@ def load_current_judgment(store: Store, rater_id: str, judgment_id: str) -> tupl
     Raises:
         NotFound: they have none of that id.
     """
-    named = judgments.alias()
+    requested = judgments.alias()
     newest = sa.select(sa.func.max(judgments.c.seq)).where(
         judgments.c.rater_id == rater_id,
-        judgments.c.comparison_id == named.c.comparison_id,
-        named.c.id == judgment_id,
-        named.c.rater_id == rater_id,
+        judgments.c.comparison_id == requested.c.comparison_id,
+        requested.c.id == judgment_id,
+        requested.c.rater_id == rater_id,
     )
     with store.read() as conn:
         seq = conn.execute(newest).scalar()
@@ -99,14 +99,14 @@ def list_current_judgments(
             Judgment.from_plain(row)
             for row in conn.execute(query.order_by(judgments.c.seq.desc()).limit(limit)).mappings()
         ]
-        whole = load_comparisons(conn, [j.comparison_id for j in current])
-    return [(j, whole[j.comparison_id]) for j in current]
+        comparisons_by_id = load_comparisons(conn, [j.comparison_id for j in current])
+    return [(j, comparisons_by_id[j.comparison_id]) for j in current]
 
 
 def load_progress(
     store: Store, rater_id: str, since: datetime, *, cap: int = 1000, now: datetime | None = None
 ) -> RaterProgress:
-    """Return how much a rater has done since a time and how much is left for them.
+    """Count the comparisons that a rater has judged since a time and those that are left for them.
 
     `left` stops counting at `cap`, so that the time this takes does not grow with the queue.
     """
@@ -123,17 +123,17 @@ def load_progress(
 def load_activity(
     store: Store, *, days: int = 14, newest: int = 50, now: datetime | None = None
 ) -> dict[str, RaterActivity]:
-    """Return what every rater has done, by rater id. This takes two statements, however many raters there are.
+    """Return rater id → activity, for every rater. This takes two statements, however many raters there are.
 
     Args:
-        days: how many `by_day` covers.
-        newest: judgments of each rater that `seconds` is the median of.
+        days: the number of days that `by_day` covers.
+        newest: the number of each rater's newest judgments whose median is `seconds`.
     """
     today = (now or utc_now()).astimezone(UTC).date()
-    covered = [today - timedelta(days=days - 1 - i) for i in range(days)]
-    since = datetime.combine(covered[0], datetime.min.time(), UTC)
+    covered_days = [today - timedelta(days=days - 1 - i) for i in range(days)]
+    since = datetime.combine(covered_days[0], datetime.min.time(), UTC)
     day = sa.case((judgments.c.created_at >= since, sa.func.date(judgments.c.created_at, type_=sa.Date)))
-    judged = sa.select(
+    judgments_by_day = sa.select(
         judgments.c.rater_id,
         day.label("day"),
         sa.func.count(sa.case((IS_FIRST, 1))),
@@ -142,13 +142,13 @@ def load_activity(
     counts: dict[str, dict[date | None, int]] = {}
     last: dict[str, datetime] = {}
     with store.read() as conn:
-        for rater, on, n, at in conn.execute(judged):
-            counts.setdefault(rater, {})[on] = n
-            last[rater] = max(at, last.get(rater, at))
+        for rater, judged_on, count, newest_at in conn.execute(judgments_by_day):
+            counts.setdefault(rater, {})[judged_on] = count
+            last[rater] = max(newest_at, last.get(rater, newest_at))
         return {
             row.id: RaterActivity(
                 in_all=sum(counts.get(row.id, {}).values()),
-                by_day=tuple(counts.get(row.id, {}).get(on, 0) for on in covered),
+                by_day=tuple(counts.get(row.id, {}).get(date, 0) for date in covered_days),
                 seconds=median(row.seconds) if row.seconds else None,
                 judged_at=last.get(row.id),
                 signed_in_at=row.signed_in_at,
@@ -175,8 +175,8 @@ def _select_activity_of_raters(store: Store, newest: int) -> sa.Select:
         .correlate(raters)
         .subquery()
     )
-    listed = sa.func.json_group_array if store.is_sqlite else sa.func.json_agg
-    seconds = sa.select(listed(recent.c.active_seconds, type_=sa.JSON)).scalar_subquery()
+    aggregate = sa.func.json_group_array if store.is_sqlite else sa.func.json_agg
+    seconds = sa.select(aggregate(recent.c.active_seconds, type_=sa.JSON)).scalar_subquery()
     session = sa.select(sa.func.max(tokens.c.created_at)).where(
         tokens.c.rater_id == raters.c.id, tokens.c.kind == "session"
     )
@@ -204,14 +204,14 @@ def list_accepted(store: Store, limit: int = 50) -> list[AcceptedComparison]:
         rows = conn.execute(query).mappings().all()
         ids = [r["comparison_id"] for r in rows]
         loaded = load_comparisons(conn, ids)
-        score_of = {
+        scores_by_key = {
             (s["comparison_id"], s["reward_model_id"]): Score(**s)
             for s in conn.execute(sa.select(*columns).where(scores.c.comparison_id.in_(ids))).mappings()
         }
     return [
         AcceptedComparison(
             loaded[r["comparison_id"]],
-            score_of.get((r["comparison_id"], r["reward_model_id"])),
+            scores_by_key.get((r["comparison_id"], r["reward_model_id"])),
             r["reason"],
             r["created_at"],
         )

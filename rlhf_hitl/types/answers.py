@@ -92,16 +92,16 @@ class Answer:
 
     @classmethod
     def from_plain(cls, values: Mapping[Any, Any]) -> Answer:
-        """Return the answer whose fields stand in `values` as JSON or a row has them. Other keys are ignored."""
-        known = {name: values[name] for name in _ANSWER_FIELDS if name in values}
-        known["verdict"] = Verdict(known["verdict"])
-        known["ranking"] = tuple(tuple(group) for group in known.get("ranking", ()))
-        if known.get("reason") is not None:
-            known["reason"] = Reason(known["reason"])
-        return cls(**known)
+        """Return the answer from its fields as JSON or a row of the store holds them. Other keys are ignored."""
+        arguments = {name: values[name] for name in _ANSWER_FIELDS if name in values}
+        arguments["verdict"] = Verdict(arguments["verdict"])
+        arguments["ranking"] = tuple(tuple(group) for group in arguments.get("ranking", ()))
+        if arguments.get("reason") is not None:
+            arguments["reason"] = Reason(arguments["reason"])
+        return cls(**arguments)
 
     def to_plain(self) -> dict[str, Any]:
-        """Return the fields by name, as JSON and the store's columns have them."""
+        """Return the fields by name, as JSON and the store's columns hold them."""
         return {name: getattr(self, name) for name in _ANSWER_FIELDS} | {
             "verdict": self.verdict.value,
             "ranking": [list(group) for group in self.ranking],
@@ -110,9 +110,11 @@ class Answer:
         }
 
     def rename_completions(self, names: Mapping[str, str]) -> Answer:
-        """Return the answer with each completion called by its name in `names`."""
+        """Return the answer with the id of each completion replaced by its name in `names`."""
         ranking = tuple(tuple(names[i] for i in group) for group in self.ranking)
-        scores = {axis: {names[i]: score for i, score in given.items()} for axis, given in self.scores.items()}
+        scores = {
+            axis: {names[i]: score for i, score in axis_scores.items()} for axis, axis_scores in self.scores.items()
+        }
         return replace(self, ranking=ranking, scores=scores)
 
     def check(self, shown: Sequence[str]) -> None:
@@ -156,7 +158,7 @@ class ShownAnswer:
     count: int | None = None
 
     def by_id(self, order_shown: Sequence[str]) -> Answer:
-        """Return the answer in completion ids. Errors speak of letters, which is what the rater saw.
+        """Return the answer with completion ids instead of letters. Errors name the letters, which the rater saw.
 
         Raises:
             BadInput: the answer names a letter that was not shown, has a score outside 1 to 5, or is for another number

@@ -34,11 +34,11 @@ class Judgment:
 
     @classmethod
     def from_plain(cls, values: Mapping[Any, Any]) -> Judgment:
-        """Return the judgment whose fields, and those of its answer, stand in `values` as a row has them."""
-        known = {name: values[name] for name in _JUDGMENT_FIELDS}
-        known["order_shown"] = tuple(known["order_shown"])
-        known["route"] = Route(known["route"])
-        return cls(answer=Answer.from_plain(values), **known)
+        """Return the judgment from its fields and those of its answer, as a row of the store holds them."""
+        arguments = {name: values[name] for name in _JUDGMENT_FIELDS}
+        arguments["order_shown"] = tuple(arguments["order_shown"])
+        arguments["route"] = Route(arguments["route"])
+        return cls(answer=Answer.from_plain(values), **arguments)
 
 
 _JUDGMENT_FIELDS = tuple(f.name for f in fields(Judgment) if f.name != "answer")

@@ -91,7 +91,7 @@ class ReceiptOut(BaseModel):
 def _derive_model_fields() -> dict[str, Any]:
     """Return the fields of `JudgmentOut` for pydantic, derived from those of a visible judgment and of its answer."""
     types = get_type_hints(Answer) | get_type_hints(VisibleJudgment)
-    described = {
+    described_fields = {
         "ranking": (
             list[list[str]],
             Field(description="Groups of completion ids; for a rater, of the letters they were shown."),
@@ -101,13 +101,13 @@ def _derive_model_fields() -> dict[str, Any]:
             Field(description="For each axis, a score from 1 to 5 for the completions, named as in the ranking."),
         ),
     }
-    answered = {f.name: (types[f.name], ...) for f in fields(Answer)}
-    around = {
+    answer_fields = {f.name: (types[f.name], ...) for f in fields(Answer)}
+    other_fields = {
         f.name: (types[f.name], ... if f.default is MISSING else f.default)
         for f in fields(VisibleJudgment)
         if f.name != "answer"
     }
-    return around | answered | described
+    return other_fields | answer_fields | described_fields
 
 
 class JudgmentOut(create_model("JudgmentFields", **_derive_model_fields())):
@@ -136,12 +136,12 @@ def judgment_to_json(j: Judgment, sees_all: bool) -> dict[str, Any]:
 
     # What has a default in VisibleJudgment is hidden from raters.
     visible = [f.name for f in fields(VisibleJudgment) if sees_all or f.default is MISSING]
-    around = {name: getattr(j, name) for name in visible if name not in ("answer", "cursor")}
-    answered = j.answer.to_plain() | {
+    other_fields = {name: getattr(j, name) for name in visible if name not in ("answer", "cursor")}
+    answer_fields = j.answer.to_plain() | {
         "ranking": [[name_of(i) for i in group] for group in j.answer.ranking],
         "scores": {axis: _scores_to_json(scores, name_of) for axis, scores in j.answer.scores.items()},
     }
-    return around | answered | {"cursor": j.seq}
+    return other_fields | answer_fields | {"cursor": j.seq}
 
 
 def _scores_to_json(scores: Any, name_of: Callable[[str], str]) -> Any:

@@ -35,7 +35,7 @@ def add_operations(routes: ScopedRoutes, store: Store, settings: Settings) -> No
 
     @routes("POST", "/judgments", **answer_options, error_statuses=(404, 409))
     def submit(caller: Caller, body: bodies.JudgmentBody) -> Any:
-        """Submit a judgment. When this responds, the judgment is on disk."""
+        """Submit a judgment. When the response arrives, the judgment is on disk."""
         receipt = queue.submit(
             store,
             body.lease_id,
@@ -63,7 +63,7 @@ def add_operations(routes: ScopedRoutes, store: Store, settings: Settings) -> No
         project: ProjectFilter = None,
         current: Annotated[bool, Query(description="Only judgments that no correction supersedes.")] = True,
     ) -> Any:
-        """List judgments in the order they arrived: a rater's own; for leads and evaluators everybody's."""
+        """List judgments in the order they arrived. Raters get their own, leads and evaluators everybody's."""
         rater_id = None if caller.sees_all else caller.rater.id
         judgments = read_judgments(store, rater_id=rater_id, project=project, current=current, after=after)
         return make_page(
@@ -72,7 +72,7 @@ def add_operations(routes: ScopedRoutes, store: Store, settings: Settings) -> No
 
     @routes("GET", "/judgments/last", response_model=bodies.LastOut, error_statuses=(404,))
     def last_judgment(caller: Caller) -> Any:
-        """Return the caller's newest judgment with what was shown. It counts until a correction is sent."""
+        """Return the caller's newest judgment and what was shown. It counts until it is corrected."""
         last = views.load_newest_judgment(store, caller.rater.id)
         if last is None:
             raise NotFound("last judgment", expected="one of your own", fix="judge something first")
@@ -92,7 +92,7 @@ def add_operations(routes: ScopedRoutes, store: Store, settings: Settings) -> No
         project: ProjectFilter = None,
         min_votes: Annotated[int, Query(ge=1, le=1000)] = 1,
     ) -> Response:
-        """Download a dataset snapshot as `rlhf-hitl export` makes it, as a gzipped tar; admins also the whole store."""
+        """Download a dataset snapshot of `rlhf-hitl export` as a gzipped tar. Admins may download the whole store."""
         if format == "archive" and caller.rater.role is not Role.ADMIN:
             raise HTTPException(403, "format 'archive': expected an admin, for it holds secrets. Fix: ask one")
         with make_temporary_folder(settings, "snapshot-") as folder:

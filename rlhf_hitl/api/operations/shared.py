@@ -17,11 +17,11 @@ ProjectFilter = Annotated[str | None, Query(max_length=80, pattern=ID)]
 
 
 def make_page(items: list[dict[str, Any]], limit: int, cursor: str) -> dict[str, Any]:
-    """One page of a listing: `next` is the last item's `cursor`, or None where the page is not full."""
+    """Return one page of a listing: `next` is the last item's `cursor`, or None where the page is not full."""
     return {"items": items, "next": items[-1][cursor] if len(items) == limit else None}
 
 
 def make_temporary_folder(settings: Settings, prefix: str) -> tempfile.TemporaryDirectory[str]:
-    """A folder inside the workspace, where there is room for large files, that is deleted on leaving its context."""
+    """Return a folder in the workspace, which has room for large files; it is deleted on leaving its context."""
     settings.workspace.mkdir(parents=True, exist_ok=True)
     return tempfile.TemporaryDirectory(prefix=prefix, dir=settings.workspace)

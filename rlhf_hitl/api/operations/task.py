@@ -1,4 +1,4 @@
-"""The scope `task`: lease comparisons to be judged, and see how the queue stands."""
+"""The scope `task`: lease comparisons to be judged, and count what the queue holds."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def add_operations(routes: ScopedRoutes, store: Store, settings: Settings) -> No
 
     @routes("POST", "/leases", response_model=bodies.Leases)
     def lease(caller: Caller, body: bodies.LeaseBody) -> Any:
-        """Lease the next comparisons, those the caller holds already first. An empty list: nothing is left."""
+        """Lease the next comparisons, those the caller holds already first. The list is empty where none is left."""
         seconds = body.seconds or settings.lease_seconds
         leases = queue.lease_many(store, caller.rater.id, body.count, seconds=seconds, task_filter=body.task_filter())
         return JSONResponse({"leases": [bodies.lease_to_json(lease) for lease in leases]})
@@ -41,8 +41,8 @@ def add_operations(routes: ScopedRoutes, store: Store, settings: Settings) -> No
 
     @routes("GET", "/queue", response_model=bodies.QueueOut)
     def queue_state(caller: Caller) -> Any:
-        """Count the places of the queue. A rater sees what they did in a day and what is left (up to 1000)."""
+        """Count the places of the queue. A rater gets their judgments of the last day and what is left (up to 1000)."""
         if caller.sees_all:
             return bodies.queue_to_json(queue.count_places_by_lane(store))
-        tally = views.load_progress(store, caller.rater.id, since=utc_now() - timedelta(days=1))
-        return {"filled": tally.done, "leased": 0, "free": tally.left, "lanes": []}
+        progress = views.load_progress(store, caller.rater.id, since=utc_now() - timedelta(days=1))
+        return {"filled": progress.done, "leased": 0, "free": progress.left, "lanes": []}

@@ -37,7 +37,7 @@ def submit(
     simulated: bool = False,
     now: datetime | None = None,
 ) -> Receipt:
-    """Keep a rater's answer. When this returns, the judgment is on disk.
+    """Store a rater's answer as a judgment. When this returns, the judgment is on disk.
 
     A second submit under a known idempotency key changes nothing and returns the outcome `repeated`. After the lease
     ran out, the answer takes a place that is still free, or is kept as `surplus`.
@@ -51,8 +51,8 @@ def submit(
         NotFound: no such lease.
         LeaseOfAnotherRater: the lease was given to another rater.
         Conflict: this rater has judged the comparison under another key, or has used the key for another comparison.
-        BadInput: the answer names a completion that was not shown, has a score outside 1 to 5, or lacks what the
-            guideline requires.
+        BadInput: the answer names a completion that was not shown, has a score outside 1 to 5, or lacks a score or the
+            rationale that the guideline requires.
     """
     key = idempotency_key or lease_id
     with store.write() as conn:
@@ -65,9 +65,9 @@ def submit(
                 conn, lease["comparison_id"], lease["guideline_version"], answer, lease["order_shown"]
             )
         if lease["judged_before"]:
-            known = find_repeated_submission(conn, rater_id, key, lease["comparison_id"], answer)
-            if known is not None:
-                return Receipt(known, "repeated")
+            earlier_id = find_repeated_submission(conn, rater_id, key, lease["comparison_id"], answer)
+            if earlier_id is not None:
+                return Receipt(earlier_id, "repeated")
         now = now or clock
         judgment_id = make_judgment_id()
         filled = _fill_place(conn, lease, lease_id, judgment_id, now)
@@ -129,9 +129,11 @@ def correct(
         answer = _check_answer(answer, old["order_shown"])
         if not old["simulated"]:
             guidelines.check_answer(conn, old["comparison_id"], old["guideline_version"], answer, old["order_shown"])
-        known = find_repeated_correction(conn, rater_id, idempotency_key, old["comparison_id"], answer, judgment_id)
-        if known is not None:
-            return Receipt(known, "repeated")
+        earlier_id = find_repeated_correction(
+            conn, rater_id, idempotency_key, old["comparison_id"], answer, judgment_id
+        )
+        if earlier_id is not None:
+            return Receipt(earlier_id, "repeated")
         if conn.execute(sa.select(judgments.c.id).where(judgments.c.supersedes == judgment_id)).first():
             raise Conflict(f"judgment {judgment_id}: it was corrected before. Fix: correct the newest one")
         kept = ("comparison_id", "rater_id", "lease_id", "order_shown", "route", "reward_model_id", "simulated")
@@ -158,9 +160,9 @@ def _check_answer(answer: Answer | ShownAnswer, order_shown: list[str]) -> Answe
 
 def _fill_place(conn: Connection, lease: RowMapping, lease_id: str, judgment_id: str, now: datetime) -> bool:
     """Fill a place that the rater holds, under this lease or a later one, else a free one. False if there is none."""
-    which = {"comparison": lease["comparison_id"], "rater": lease["rater_id"], "now": now}
+    parameters = {"comparison": lease["comparison_id"], "rater": lease["rater_id"], "now": now}
     values = {"judgment_id": judgment_id, "rater_id": lease["rater_id"], "lease_id": lease_id, "leased_until": None}
-    return conn.execute(_FILL_PLACE, which | values).rowcount > 0
+    return conn.execute(_FILL_PLACE, parameters | values).rowcount > 0
 
 
 _IS_HELD_BY_RATER = places.c.rater_id == sa.bindparam("rater")

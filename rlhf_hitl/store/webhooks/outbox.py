@@ -1,4 +1,4 @@
-"""The outbox: events that wait to be sent, written in the transaction of what they tell of.
+"""The outbox: events that wait to be sent, written in the transaction of the change they report.
 
 A delivery is claimed by moving its next attempt into the future. So two senders never send it at once, and one that
 dies while sending leaves it to the next.

@@ -91,7 +91,7 @@ _ACTIVE = sa.select(webhooks.c.id, webhooks.c.events).where(webhooks.c.ended_at.
 
 
 def subscriptions_exist() -> sa.Exists:
-    """Return the condition that there is an active webhook, to be a column of a query that runs anyway."""
+    """Return the condition that there is an active webhook, as a column for a query that runs anyway."""
     return sa.exists().where(webhooks.c.ended_at.is_(None))
 
 

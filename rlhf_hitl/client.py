@@ -149,7 +149,7 @@ class Client:
             How many prompts, completions, comparisons, judgments and raters were new, and how many rows were read.
         """
 
-        def lines() -> Iterator[bytes]:
+        def encode_lines() -> Iterator[bytes]:
             if isinstance(rows, Path):
                 with rows.open("rb") as f:
                     yield from f
@@ -158,14 +158,14 @@ class Client:
 
         headers = {"content-type": "application/x-ndjson"}
         try:  # without retries: an iterable cannot be read again
-            response = self._http.post("/import", content=lines(), headers=headers, params=options)
+            response = self._http.post("/import", content=encode_lines(), headers=headers, params=options)
         except httpx.TransportError as e:
             raise _make_unavailable_error(self._http.base_url, e) from e
-        return self._checked(response).json()
+        return self._raise_for_problem(response).json()
 
-    def comparisons(self, **where: Any) -> Iterator[Comparison]:
-        """Iterate over all comparisons, page by page. `where` may hold `project`, `split`, `route`, `judged`."""
-        return map(_parse_comparison, self._pages("/comparisons", where))
+    def comparisons(self, **filters: Any) -> Iterator[Comparison]:
+        """Iterate over all comparisons, page by page. `filters` may hold `project`, `split`, `route`, `judged`."""
+        return map(_parse_comparison, self._iterate_items("/comparisons", filters))
 
     # Prediction
 
@@ -226,15 +226,15 @@ class Client:
         """Correct one of your own judgments; `ranking` names completions by the keys that were shown."""
         return self._post_answer(f"/judgments/{judgment_id}/corrections", {}, verdict, ranking, more)
 
-    def judgments(self, **where: Any) -> Iterator[VisibleJudgment]:
-        """Iterate over judgments in the order they arrived. `where` may hold `after`, `project`, `current`."""
-        return map(_parse_judgment, self._pages("/judgments", where))
+    def judgments(self, **filters: Any) -> Iterator[VisibleJudgment]:
+        """Iterate over judgments in the order they arrived. `filters` may hold `after`, `project`, `current`."""
+        return map(_parse_judgment, self._iterate_items("/judgments", filters))
 
     def last(self) -> LatestJudgment:
         """Return your newest judgment with what was shown, so that it can be corrected."""
         last = self._send("GET", "/judgments/last").json()
-        shown = _parse_shown(last["completions"])
-        return LatestJudgment(_parse_judgment(last["judgment"]), parse_messages(last["prompt"]), shown)
+        completions = _parse_shown(last["completions"])
+        return LatestJudgment(_parse_judgment(last["judgment"]), parse_messages(last["prompt"]), completions)
 
     def snapshot(self, out: Path, **options: Any) -> None:
         """Download a dataset snapshot to a file. `options` may hold `format`, `project`, `min_votes`."""
@@ -246,7 +246,7 @@ class Client:
             ):
                 if response.is_error:
                     response.read()
-                for chunk in self._checked(response).iter_bytes():
+                for chunk in self._raise_for_problem(response).iter_bytes():
                     f.write(chunk)
         except httpx.TransportError as e:
             raise _make_unavailable_error(self._http.base_url, e) from e
@@ -256,9 +256,9 @@ class Client:
         receipt = self._post(path, body)
         return Receipt(receipt["id"], receipt["outcome"])
 
-    def _pages(self, path: str, where: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    def _iterate_items(self, path: str, filters: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         """Iterate over the items of a listing, requesting a page at a time."""
-        params = {k: v for k, v in where.items() if v is not None}
+        params = {k: v for k, v in filters.items() if v is not None}
         while True:
             page = self._send("GET", path, params=params).json()
             yield from page["items"]
@@ -279,11 +279,11 @@ class Client:
                     raise _make_unavailable_error(self._http.base_url, e) from e
             else:
                 if response.status_code not in (502, 503, 504) or pause is None:
-                    return self._checked(response)
+                    return self._raise_for_problem(response)
             time.sleep(pause or 0)
         raise AssertionError("unreachable")
 
-    def _checked(self, response: httpx.Response) -> httpx.Response:
+    def _raise_for_problem(self, response: httpx.Response) -> httpx.Response:
         """Return the response, or raise the error of this package that its problem document describes."""
         if not response.is_error:
             return response
@@ -291,8 +291,8 @@ class Client:
             detail = str(response.json()["detail"])
         except (ValueError, KeyError, TypeError):
             detail = f"HTTP {response.status_code}"
-        value, _, rest = detail.partition(": expected ")
-        expected, _, fix = rest.partition(". Fix: ")
+        value, _, expectation = detail.partition(": expected ")
+        expected, _, fix = expectation.partition(". Fix: ")
         match response.status_code:
             case 404:
                 raise NotFound(value, expected=expected or "something that exists", fix=fix or "look it up")

@@ -43,7 +43,7 @@ def render(text: str) -> str:
         return f'<div class="text"><p class="note">({render_translated("text_empty", "empty")})</p></div>'
     if len(text) > MARKDOWN_LIMIT or _count_nesting(text) > NESTING_LIMIT // 2:
         return f'<div class="text plain" dir="auto">{render_plain(text)}</div>'
-    return f'<div class="text" dir="auto">{_markdown().render(text)}</div>'
+    return f'<div class="text" dir="auto">{_create_renderer().render(text)}</div>'
 
 
 def _count_nesting(text: str) -> int:
@@ -75,7 +75,7 @@ def make_visible(text: str) -> str:
 
 
 @cache
-def _markdown() -> MarkdownIt:
+def _create_renderer() -> MarkdownIt:
     options = {"html": False, "linkify": False, "maxNesting": NESTING_LIMIT, "highlight": _highlight}
     md = MarkdownIt("commonmark", options)
     md.enable(["table", "strikethrough"])

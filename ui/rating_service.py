@@ -92,11 +92,11 @@ class RatingService:
             return {"marked": mark_differing_words(first, second)}
         if request.mode == "correct":
             judgment, comparison = self._load_judged(request.id)
-            shown = judgment.order_shown
+            order_shown = judgment.order_shown
         else:
             lease = self._load_lease(request.id)
-            comparison, shown = lease.comparison, lease.order_shown
-        first, second = (get_completion_text(comparison.find_completion(i).messages) for i in shown[:2])
+            comparison, order_shown = lease.comparison, lease.order_shown
+        first, second = (get_completion_text(comparison.find_completion(i).messages) for i in order_shown[:2])
         return {"marked": mark_differing_words(first, second)}
 
     def acknowledge(self, request: PageRequest) -> dict[str, Any]:
@@ -108,7 +108,7 @@ class RatingService:
     def try_example(self, request: PageRequest) -> dict[str, Any]:
         """Compare an answer with the one expected of an example, and return that one, why, and the next example."""
         example = tutorial.get_example(self._store, request.id)
-        answer = read_answer(request).by_id([str(i) for i in range(len(example.completions))])
+        answer = read_answer(request).to_answer([str(i) for i in range(len(example.completions))])
         agreed = tutorial.agrees_with_example(example, answer)
         tutorial.record_attempt(self._store, self._rater.id, example.id, answer, agreed)
         return {
@@ -208,12 +208,12 @@ class RatingService:
 
     def _load_new_guidelines(self, versions: Sequence[tuple[str, str]], request: PageRequest) -> dict[str, Any]:
         """Return the guidelines, named by project and version, that the page does not have yet."""
-        named = [
+        requested = [
             guidelines.get_guideline(self._store, project, version) for project, version in dict.fromkeys(versions)
         ]
         return {
             "guidelines": [
-                self._describe_guideline(g) for g in named if _make_guideline_key(g) not in request.guidelines
+                self._describe_guideline(g) for g in requested if _make_guideline_key(g) not in request.guidelines
             ]
         }
 

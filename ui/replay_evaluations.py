@@ -145,7 +145,7 @@ def _list_facts(evaluation: Evaluation) -> Iterator[str]:
     above = "is clear of" if e.clear_of_floors else "is above, within chance," if e.above_floors else "is not above"
     name, floor = e.floor
     yield f"The accuracy {above} the floors, the highest of which is {floor:.1%} ({name})."
-    yield f"Not counted: {', '.join(f'{n:,} {what}' for n, what in e.left_out if n) or 'nothing'}."
+    yield f"Not counted: {', '.join(f'{n:,} {reason}' for n, reason in e.left_out if n) or 'nothing'}."
     if e.three_way:
         yield (
             f"With ties as a third answer it says what the raters said of {e.three_way.accuracy.value:.1%} "

@@ -73,13 +73,13 @@ def show_example(workspace: Path, request: ExampleRequest) -> dict[str, Any]:
     rows = find_rows(index, PairQuery(request.show, tag, request.order, request.words), other)
     at, row = _locate(index, rows, request)
     first = (at or 0) // PAGE_SIZE * PAGE_SIZE
-    listed = read_rows(index, rows[first : first + PAGE_SIZE])
-    items = [_list_item(first + i, pair) for i, pair in enumerate(listed)]
+    page_pairs = read_rows(index, rows[first : first + PAGE_SIZE])
+    items = [_list_item(first + i, pair) for i, pair in enumerate(page_pairs)]
     html = load_templates().get_template("replay/example_list.html").render(examples=items)
     answer = {"total": len(rows), "at": at, "first": first, "list": html}
     if row is None:
         return answer | {"example": None, "html": ""}
-    pair = read_rows(index, [row])[0] if at is None else listed[at - first]
+    pair = read_rows(index, [row])[0] if at is None else page_pairs[at - first]
     example = _describe_example(pair, _describe_margins(index, row, pair, other))
     html = load_templates().get_template("replay/example.html").render(example)
     return answer | {"example": make_pair_key(index, row, pair), "html": html}

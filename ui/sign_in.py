@@ -43,12 +43,12 @@ def render_sign_in_page(
         invited: whether a new name and password are chosen, rather than asked for.
     """
     language = choose_language(accept_language, list(load_translations()))
-    words = load_translations()[language]
+    texts = load_translations()[language]
     context = {
-        "t": words.__getitem__,
+        "t": texts.__getitem__,
         "language": language,
         "direction": "rtl" if language in RIGHT_TO_LEFT else "ltr",
-        "problem": words[f"login_{problem}"].format(minutes=minutes) if problem else "",
+        "problem": texts[f"login_{problem}"].format(minutes=minutes) if problem else "",
         "invalid_fields": INVALID_FIELDS.get(problem, ()),
         "focus": "name" if problem == "name" or not name else "password",
         "show_form": problem != "not_yours",

@@ -41,7 +41,7 @@ def check_readiness(store: Store) -> tuple[bool, dict[str, Any]]:
     The store must answer, accept writes, and have the schema version of this program.
     """
     try:
-        version, durability = store.version(), store.durability()
+        version, durability = store.read_version(), store.read_durability()
         store.check_writable()
     except StoreFailure:
         return False, {"status": "not ready", "store": "does not answer, or cannot be written to"}

@@ -57,9 +57,9 @@ class Predictor:
         with self._lock:
             model = self._load_model(model_id)
             scores = list(model.score([*(comparisons[i] for i in ids), *unsaved]))
-        kept = scores[: len(ids)]
-        insert_scores(self.store, kept)
-        return model.id, kept, scores[len(ids) :]
+        saved = scores[: len(ids)]
+        insert_scores(self.store, saved)
+        return model.id, saved, scores[len(ids) :]
 
     def _load_model(self, model_id: str | None) -> RewardModel:
         try:

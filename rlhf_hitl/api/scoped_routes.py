@@ -101,16 +101,16 @@ def _check_caller_before(
 ) -> Callable:
     """Wrap a handler: FastAPI passes a `request`, and the handler receives its checked `caller` instead."""
 
-    def arguments_for(request: Request, arguments: dict[str, Any]) -> dict[str, Any]:
+    def build_arguments(request: Request, arguments: dict[str, Any]) -> dict[str, Any]:
         more = {"request": request} if "request" in parameters else {}
         return arguments | more | {"caller": check_access(request)}
 
     # The check and the handler run in one thread: switching threads costs as much as a query to the store.
     def run_in_thread(request: Request, **arguments: Any) -> Any:
-        return handler(**arguments_for(request, arguments))
+        return handler(**build_arguments(request, arguments))
 
     async def run_in_event_loop(request: Request, **arguments: Any) -> Any:
-        return await handler(**await run_in_threadpool(arguments_for, request, arguments))
+        return await handler(**await run_in_threadpool(build_arguments, request, arguments))
 
     wrapped = wraps(handler)(run_in_event_loop if inspect.iscoroutinefunction(handler) else run_in_thread)
     request = inspect.Parameter("request", inspect.Parameter.KEYWORD_ONLY, annotation=Request)

@@ -51,9 +51,9 @@ class SecurityMiddleware:
 
         async def send_with_headers(message) -> None:
             if message["type"] == "http.response.start":
-                ours = [(k.encode(), v.encode()) for k, v in SECURITY_HEADERS.items()]
-                others = [(k, v) for k, v in message.get("headers", []) if k.decode() not in SECURITY_HEADERS]
-                message["headers"] = others + ours
+                security_headers = [(k.encode(), v.encode()) for k, v in SECURITY_HEADERS.items()]
+                other_headers = [(k, v) for k, v in message.get("headers", []) if k.decode() not in SECURITY_HEADERS]
+                message["headers"] = other_headers + security_headers
             await send(message)
 
         # The session's cookie alone would let another site act in a signed-in browser.
@@ -69,7 +69,7 @@ class SecurityMiddleware:
         if int(request.headers.get("content-length", "0") or 0) > bytes_left:
             return await respond_with_problem(413, too_large)(scope, receive, send_with_headers)
 
-        async def receive_with_limit() -> Message:
+        async def receive_within_limit() -> Message:
             nonlocal bytes_left
             message = await receive()
             bytes_left -= len(message.get("body", b""))
@@ -77,4 +77,4 @@ class SecurityMiddleware:
                 raise HTTPException(413, too_large)
             return message
 
-        await self.app(scope, receive_with_limit, send_with_headers)
+        await self.app(scope, receive_within_limit, send_with_headers)

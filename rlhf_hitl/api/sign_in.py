@@ -29,7 +29,7 @@ def add_sign_in_routes(app: FastAPI, store: Store, settings: Settings, throttle:
     """Add `/`, `/login`, `/logout`, `/invite/{secret}` and `/me`."""
 
     @app.get("/")
-    def root(request: Request) -> Response:
+    def redirect_to_home(request: Request) -> Response:
         rater = find_session_rater(store, request)
         return RedirectResponse(HOME[rater.role] if rater else "/login", 303)
 
@@ -80,7 +80,7 @@ def add_sign_in_routes(app: FastAPI, store: Store, settings: Settings, throttle:
         return response
 
     @app.get("/me")
-    def me(request: Request) -> Response:
+    def show_me(request: Request) -> Response:
         """Return who is signed in. A page asks this to tell a lost connection from an ended session."""
         rater = find_session_rater(store, request)
         if rater is None:
@@ -88,11 +88,11 @@ def add_sign_in_routes(app: FastAPI, store: Store, settings: Settings, throttle:
         return JSONResponse({"name": rater.name, "role": rater.role.value})
 
 
-def respond_with_sign_in_page(request: Request, status: int = 200, **shown: Any) -> HTMLResponse:
-    """Return the sign-in page in the language the browser asks for; `shown` is what `render_sign_in_page` takes."""
+def respond_with_sign_in_page(request: Request, status: int = 200, **page_options: Any) -> HTMLResponse:
+    """Return the sign-in page in the language the browser asks for; `page_options` go to `render_sign_in_page`."""
     from rlhf_hitl.ui.sign_in import render_sign_in_page
 
-    html = render_sign_in_page(request.headers.get("accept-language", ""), **shown)
+    html = render_sign_in_page(request.headers.get("accept-language", ""), **page_options)
     return HTMLResponse(html, status, {"cache-control": "no-store"})
 
 

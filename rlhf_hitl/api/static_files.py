@@ -15,14 +15,14 @@ ICON = (
 
 def add_static_routes(app: FastAPI) -> None:
     @app.get("/favicon.ico", include_in_schema=False)
-    def icon() -> Response:
+    def send_icon() -> Response:
         return Response(ICON, media_type="image/svg+xml", headers={"cache-control": "max-age=86400"})
 
     @app.get("/math.woff2", include_in_schema=False)
-    def math_font() -> Response:
+    def send_math_font() -> Response:
         woff2 = (resources.files("rlhf_hitl.ui") / "assets" / "math.woff2").read_bytes()
         return Response(woff2, media_type="font/woff2", headers={"cache-control": "max-age=604800"})
 
     @app.get("/manifest.json", include_in_schema=False)
-    def manifest() -> Response:
+    def send_manifest() -> Response:
         return JSONResponse({"name": "rlhf_hitl", "icons": [{"src": "/favicon.ico", "sizes": "any"}]})

@@ -177,12 +177,12 @@ def _load_manifest(archive: zipfile.ZipFile, path: str) -> ArchiveManifest:
         raise _make_damage_error(place, "it is not a manifest of this program")
     newest, *older = table_copy.list_schema_versions()
     if (version := manifest.get("schema_version")) != newest:
-        by = f"rlhf_hitl {manifest.get('rlhf_hitl_version')}"
-        step_up = f"import it with {by} into a new store, then run `rlhf-hitl init` here with that --store"
+        writer = f"rlhf_hitl {manifest.get('rlhf_hitl_version')}"
+        step_up = f"import it with {writer} into a new store, then run `rlhf-hitl init` here with that --store"
         raise BadInput(
             f"{path} of version {version}",
             expected=f"an archive of version {newest}",
-            fix=step_up if version in older else f"upgrade rlhf_hitl: it was written by {by}",
+            fix=step_up if version in older else f"upgrade rlhf_hitl: it was written by {writer}",
         )
     tables = manifest.get("tables")
     if not isinstance(tables, dict) or set(tables) != set(table_copy.TABLE_COLUMNS):
@@ -210,14 +210,14 @@ def _read_rows(archive: zipfile.ZipFile, table: str, entry: dict[str, Any], path
 
 
 def _read_lines(member: IO[bytes], digest: Any, place: str) -> Iterator[bytes]:
-    rest = b""
+    incomplete_line = b""
     while block := member.read(BLOCK_BYTES):
         digest.update(block)
-        *lines, rest = (rest + block).split(b"\n")
+        *lines, incomplete_line = (incomplete_line + block).split(b"\n")
         yield from lines
-        if len(rest) > MAX_LINE_BYTES:
+        if len(incomplete_line) > MAX_LINE_BYTES:
             raise _make_damage_error(place, f"a line of more than {MAX_LINE_BYTES >> 20} MiB")
-    if rest:
+    if incomplete_line:
         raise _make_damage_error(place, "its last line is incomplete")
 
 

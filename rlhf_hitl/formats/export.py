@@ -89,7 +89,7 @@ def export_snapshot(
             "store_revision": revision,
             "schema_version": store.schema_version,
             "rlhf_hitl_version": __version__,
-            "content_hash": snapshot.content_hash(),
+            "content_hash": snapshot.compute_content_hash(),
             "created_at": utc_now().isoformat(),
         }
         (draft / "manifest.json").write_text(json.dumps(manifest, indent=2) + "\n")

@@ -45,7 +45,7 @@ def write_dataset(snapshot: Snapshot, folder: Path) -> None:
             for batch in _write_judgments(snapshot, split, folder):
                 pairs.write_table(pyarrow.Table.from_pylist(batch.pairs, schema=pair_schema))
                 rankings.write_table(pyarrow.Table.from_pylist(batch.rankings, schema=ranking_schema))
-    name = snapshot.content_hash().removeprefix("sha256:")[:32]
+    name = snapshot.compute_content_hash().removeprefix("sha256:")[:32]
     _save_as_dataset(folder, pair_schema, name)
     _save_as_dataset(folder / RANKINGS_FOLDER, ranking_schema, f"{name}-{RANKINGS_FOLDER}")
 

@@ -49,15 +49,17 @@ def read_guideline(path: str | Path, project: str = DEFAULT_PROJECT, **overrides
         text = Path(path).read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as e:
         raise BadInput(f"{path}", expected="Markdown in UTF-8", fix="save it as UTF-8") from e
-    front = FRONT_MATTER.match(text)
-    settings: dict[str, Any] = _parse_settings(path, front.group(1)) if front is not None else {}
+    front_matter = FRONT_MATTER.match(text)
+    settings: dict[str, Any] = _parse_settings(path, front_matter.group(1)) if front_matter is not None else {}
     settings |= {name: value for name, value in overrides.items() if value is not None}
     if "version" not in settings:
         raise BadInput(f"{path} without a version", expected="a version: judgments name it", fix="add --version")
     if "axes" in settings:
         settings["axes"] = _parse_axes(path, settings["axes"])
     try:
-        return Guideline(project, text=text[front.end() :].strip() if front is not None else text.strip(), **settings)
+        return Guideline(
+            project, text=text[front_matter.end() :].strip() if front_matter is not None else text.strip(), **settings
+        )
     except BadInput as e:
         raise BadInput(f"{path}: {e.value}", expected=e.expected, fix=e.fix) from e
 
@@ -80,13 +82,13 @@ def read_tutorial(path: str | Path, project: str = DEFAULT_PROJECT) -> list[Tuto
         BadInput: a row is not an example; the error names file, line and field.
     """
     source = RowSource(path)
-    read: Callable[[SourceRow], ExampleParts] | None = None
+    read_parts: Callable[[SourceRow], ExampleParts] | None = None
     examples = []
     for row in source.rows(_raise_bad_row):
-        if read is None:
-            read = _make_llmfao_reader(source) if llmfao.matches(row.fields) else _read_own_row
+        if read_parts is None:
+            read_parts = _make_llmfao_reader(source) if llmfao.matches(row.fields) else _read_own_row
         try:
-            examples.append(TutorialExample.create(project, *read(row)))
+            examples.append(TutorialExample.create(project, *read_parts(row)))
         except BadInput as e:
             _raise_bad_row(e, row.place)
     return examples
@@ -98,10 +100,10 @@ def read_bundled_tutorial() -> list[TutorialExample]:
         return read_tutorial(path)
 
 
-def _parse_settings(path: str | Path, front: str) -> dict[str, Any]:
+def _parse_settings(path: str | Path, front_matter: str) -> dict[str, Any]:
     try:
         # The base loader reads every word as text: "off" does not become a boolean, nor 1.10 a number.
-        settings = yaml.load(front, Loader=yaml.BaseLoader) or {}
+        settings = yaml.load(front_matter, Loader=yaml.BaseLoader) or {}
     except yaml.YAMLError as e:
         reason = " ".join(str(e).split())
         raise BadInput(
@@ -136,14 +138,14 @@ def _parse_axes(path: str | Path, setting: Any) -> tuple[Axis, ...]:
 
 
 def _read_own_row(row: SourceRow) -> ExampleParts:
-    sides = row.fields.get("completions")
-    if not isinstance(sides, list):
+    raw_completions = row.fields.get("completions")
+    if not isinstance(raw_completions, list):
         raise make_field_error(row, "completions", "a list of texts or of lists of messages")
     completions = [
         make_assistant_message(side)
         if isinstance(side, str)
         else read_chat_field(SourceRow({"completion": side}, row.place), "completion")
-        for side in sides
+        for side in raw_completions
     ]
     verdict, ranking = row.fields.get("verdict", Verdict.RANKED.value), row.fields.get("ranking", [])
     if verdict not in list(Verdict):
@@ -160,10 +162,10 @@ def _read_own_row(row: SourceRow) -> ExampleParts:
 
 
 def _make_llmfao_reader(source: RowSource) -> Callable[[SourceRow], ExampleParts]:
-    read = llmfao.make_reader(source, pairs="adjacent")
+    read_vote = llmfao.make_reader(source, pairs="adjacent")
 
     def read_pair(row: SourceRow) -> ExampleParts:
-        [record] = read(row)
+        [record] = read_vote(row)
         if record.vote is None:
             raise make_field_error(row, "golden", "the right answer")
         ranking = tuple(tuple(map(str, group)) for group in record.vote.ranking)

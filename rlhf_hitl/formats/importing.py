@@ -144,11 +144,11 @@ def import_bundled(store: Store) -> ImportReport:
 
 
 def _read_records(
-    source: RowSource, read: Callable, on_bad: BadRowHandler, limit: int | None
+    source: RowSource, read_row: Callable, on_bad: BadRowHandler, limit: int | None
 ) -> Iterator[ImportRecord]:
     for row in islice(source.rows(on_bad), limit):
         try:
-            yield from read(row)
+            yield from read_row(row)
         except BadInput as e:
             on_bad(e)
 
@@ -172,7 +172,7 @@ class _StoreRecord:
     completions: tuple[Completion, ...]
     comparison: Comparison | None
     vote: _StoreVote | None
-    asked_split: Split | None
+    requested_split: Split | None
 
 
 @dataclass
@@ -200,13 +200,13 @@ class _BatchImporter:
                 self.counts["identical_sides"] += 1
                 continue
             try:
-                asked = self.split or record.split
+                requested_split = self.split or record.split
                 overlap = self.overlap if record.vote is None or self.queue else 0
                 batch = self.batch or record.batch
                 objects = make_objects(
-                    record.prompt, tuple(record.tags.items()), record.completions, asked, overlap, batch
+                    record.prompt, tuple(record.tags.items()), record.completions, requested_split, overlap, batch
                 )
-                yield _StoreRecord(*objects, self._make_vote(record, *objects), asked)
+                yield _StoreRecord(*objects, self._make_vote(record, *objects), requested_split)
             except BadInput as e:
                 on_bad(BadInput(f"{record.place}: {e.value}", expected=e.expected, fix=e.fix))
             except UnicodeEncodeError as e:
@@ -217,17 +217,17 @@ class _BatchImporter:
         self,
         chat: Messages,
         tags: tuple[tuple[str, str], ...],
-        sides: tuple[ImportCompletion, ...],
-        asked: Split | None,
+        import_completions: tuple[ImportCompletion, ...],
+        requested_split: Split | None,
         overlap: int,
         batch: str,
     ) -> tuple[Prompt, tuple[Completion, ...], Comparison | None]:
         "".join(text for tag in tags for text in tag).encode()
         _check_length("batch", batch, MAX_BATCH_LENGTH)
-        prompt = Prompt.create(chat, dict(tags), asked)
-        for side in sides:
-            _check_length("policy", side.policy, MAX_POLICY_LENGTH)
-        completions = tuple(Completion.create(prompt.id, c.messages, c.policy, c.sampling) for c in sides)
+        prompt = Prompt.create(chat, dict(tags), requested_split)
+        for completion in import_completions:
+            _check_length("policy", completion.policy, MAX_POLICY_LENGTH)
+        completions = tuple(Completion.create(prompt.id, c.messages, c.policy, c.sampling) for c in import_completions)
         if len(completions) < 2:
             return prompt, completions, None
         return (
@@ -273,8 +273,8 @@ class _BatchImporter:
 
         splits = read_family_splits(self.conn, {p.prompt.family for p in batch})
         self.counts.update(splits[family].value for family in new_prompts.values())
-        asked_splits = {p.prompt.family: p.asked_split for p in batch if p.asked_split is not None}
-        self.splits_kept |= {family for family, split in asked_splits.items() if splits[family] is not split}
+        requested_splits = {p.prompt.family: p.requested_split for p in batch if p.requested_split is not None}
+        self.splits_kept |= {family for family, split in requested_splits.items() if splits[family] is not split}
         self._add_votes([(p.comparison.id, p.vote) for p in batch if p.comparison is not None and p.vote is not None])
         for p in batch:
             if p.vote is None:

@@ -13,6 +13,7 @@ from rlhf_hitl.formats.record import (
     make_assistant_message,
     make_field_error,
     read_chat_field,
+    read_tags_field,
     read_text_field,
 )
 from rlhf_hitl.formats.source import RowSource
@@ -44,13 +45,13 @@ def _read_row(row: SourceRow) -> list[ImportRecord]:
     policies = row.fields.get("policies") or ["unknown"] * len(texts)
     if not isinstance(policies, list) or len(policies) != len(texts):
         raise make_field_error(row, "policies", f"{len(texts)} names, one a completion")
-    tags = row.fields.get("tags") or {}
-    if not isinstance(tags, dict) or not all(isinstance(v, str) for v in tags.values()):
-        raise make_field_error(row, "tags", "an object of texts")
-    sides = tuple(_to_completion(row, i, side, str(policy)) for i, (side, policy) in enumerate(zip(texts, policies)))
+    tags = read_tags_field(row)
+    completions = tuple(
+        _to_completion(row, i, side, str(policy)) for i, (side, policy) in enumerate(zip(texts, policies))
+    )
     rater = str(row.fields.get("rater") or "unnamed")
-    vote = ImportVote(Verdict.RANKED, _read_ranking(row, len(sides)), rater=rater)
-    return [ImportRecord(prompt, sides, row.place, vote, tags, row.split)]
+    vote = ImportVote(Verdict.RANKED, _read_ranking(row, len(completions)), rater=rater)
+    return [ImportRecord(prompt, completions, row.place, vote, tags, row.split)]
 
 
 def _to_completion(row: SourceRow, index: int, side: Any, policy: str) -> ImportCompletion:

@@ -37,11 +37,11 @@ def make_reader(source: RowSource, pairs: str) -> Callable[[SourceRow], list[Imp
         if label is None:
             raise make_field_error(row, "label", "1 or 2")
         # The policies are not given, and the label is by the authors of the set, not by a rater who saw an order.
-        sides = tuple(
+        completions = tuple(
             ImportCompletion(make_assistant_message(read_string_field(row, f"output_{n}")), "llmbar") for n in (1, 2)
         )
         prompt = (Message("user", read_text_field(row, "input")),)
         vote = ImportVote.of_pair(label, rater="LLMBar")
-        return [ImportRecord(prompt, sides, row.place, vote, split=row.split, order_known=False, batch=subset)]
+        return [ImportRecord(prompt, completions, row.place, vote, split=row.split, order_known=False, batch=subset)]
 
     return read_row

@@ -78,7 +78,7 @@ def _read_pair_key(row: SourceRow) -> PairKey:
 
 def _to_record(row: SourceRow, names: ModelNames) -> ImportRecord:
     _, *models = _read_pair_key(row)
-    sides = tuple(
+    completions = tuple(
         ImportCompletion(make_assistant_message(read_string_field(row, f"result_{side}")), names.get(model, model))
         for side, model in zip("xy", models)
     )
@@ -87,4 +87,4 @@ def _to_record(row: SourceRow, names: ModelNames) -> ImportRecord:
     if "golden" in row.fields:
         reason = str(row.fields.get("reason") or "")
         vote = ImportVote.of_pair(read_choice_field(row, "golden", LLMFAO_WINNERS), rater="golden", rationale=reason)
-    return ImportRecord((Message("user", read_text_field(row, "text")),), sides, row.place, vote, tags)
+    return ImportRecord((Message("user", read_text_field(row, "text")),), completions, row.place, vote, tags)

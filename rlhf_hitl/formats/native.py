@@ -6,7 +6,14 @@ from collections.abc import Callable, Mapping
 from itertools import combinations
 from typing import Any
 
-from rlhf_hitl.formats.record import ImportCompletion, ImportRecord, SourceRow, make_field_error, read_chat_field
+from rlhf_hitl.formats.record import (
+    ImportCompletion,
+    ImportRecord,
+    SourceRow,
+    make_field_error,
+    read_chat_field,
+    read_tags_field,
+)
 from rlhf_hitl.formats.source import RowSource
 
 NAME = "native"
@@ -22,13 +29,11 @@ def make_reader(source: RowSource, pairs: str) -> Callable[[SourceRow], list[Imp
 
     def read_row(row: SourceRow) -> list[ImportRecord]:
         prompt = read_chat_field(row, "messages")
-        tags = row.fields.get("tags") or {}
-        if not isinstance(tags, dict) or not all(isinstance(v, str) for v in tags.values()):
-            raise make_field_error(row, "tags", "an object of texts")
-        raw = row.fields.get("completions") or []
-        if not isinstance(raw, list):
+        tags = read_tags_field(row)
+        raw_completions = row.fields.get("completions") or []
+        if not isinstance(raw_completions, list):
             raise make_field_error(row, "completions", "a list of completions")
-        completions = [_to_completion(row, i, side) for i, side in enumerate(raw)]
+        completions = [_to_completion(row, i, side) for i, side in enumerate(raw_completions)]
         if pairs == "all" and len(completions) > 1:
             groups = list(combinations(completions, 2))
         else:
@@ -39,10 +44,12 @@ def make_reader(source: RowSource, pairs: str) -> Callable[[SourceRow], list[Imp
 
 
 def _to_completion(row: SourceRow, index: int, side: Any) -> ImportCompletion:
-    inner = SourceRow(side if isinstance(side, dict) else {"messages": side}, f"{row.place}: completions[{index}]")
-    policy, sampling = inner.fields.get("policy"), inner.fields.get("sampling") or {}
+    completion_row = SourceRow(
+        side if isinstance(side, dict) else {"messages": side}, f"{row.place}: completions[{index}]"
+    )
+    policy, sampling = completion_row.fields.get("policy"), completion_row.fields.get("sampling") or {}
     if not isinstance(policy, str) or not policy:
-        raise make_field_error(inner, "policy", "the name of the policy that wrote it")
+        raise make_field_error(completion_row, "policy", "the name of the policy that wrote it")
     if not isinstance(sampling, dict):
-        raise make_field_error(inner, "sampling", "an object")
-    return ImportCompletion(read_chat_field(inner, "messages"), policy, sampling)
+        raise make_field_error(completion_row, "sampling", "an object")
+    return ImportCompletion(read_chat_field(completion_row, "messages"), policy, sampling)

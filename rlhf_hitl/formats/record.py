@@ -109,6 +109,14 @@ def read_choice_field(row: SourceRow, name: str, choices: Mapping[str, str]) -> 
     return choices[value]
 
 
+def read_tags_field(row: SourceRow) -> dict[str, str]:
+    """Return the field `tags`, an object of texts; {} where it is missing or null."""
+    tags = row.fields.get("tags") or {}
+    if not isinstance(tags, dict) or not all(isinstance(v, str) for v in tags.values()):
+        raise make_field_error(row, "tags", "an object of texts")
+    return tags
+
+
 def read_chat_field(row: SourceRow, name: str) -> Messages:
     """Return a field that must be a list of chat messages. Empty messages are kept: a completion may be empty."""
     value = row.fields.get(name)

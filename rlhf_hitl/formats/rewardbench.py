@@ -36,14 +36,14 @@ def make_reader(source: RowSource, pairs: str) -> Callable[[SourceRow], list[Imp
 def _read_row(row: SourceRow) -> list[ImportRecord]:
     if row.part == UNSCORED:
         return []
-    sides = tuple(
+    completions = tuple(
         ImportCompletion(make_assistant_message(read_string_field(row, side)), read_text_field(row, f"{side}_model"))
         for side in ("chosen", "rejected")
     )
     # Some prompts are in several subsets, so the subset is not a tag of the prompt.
     return [
         ImportRecord(
-            (Message("user", read_text_field(row, "prompt")),), sides, row.place,
+            (Message("user", read_text_field(row, "prompt")),), completions, row.place,
             ImportVote.of_pair("first", rater="RewardBench"),
             split=row.split, order_known=False, batch=read_text_field(row, "subset"),
         )

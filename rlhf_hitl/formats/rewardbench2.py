@@ -37,13 +37,13 @@ def _read_row(row: SourceRow) -> list[ImportRecord]:
     models = row.fields.get("models")
     texts = [*right, *wrong]
     names = models if isinstance(models, list) and len(models) == len(texts) else ["unknown"] * len(texts)
-    sides = tuple(ImportCompletion(make_assistant_message(text), str(name)) for text, name in zip(texts, names))
-    ranking = tuple(range(len(right))), tuple(range(len(right), len(sides)))
+    completions = tuple(ImportCompletion(make_assistant_message(text), str(name)) for text, name in zip(texts, names))
+    ranking = tuple(range(len(right))), tuple(range(len(right), len(completions)))
     # The id ("tied:7", "ref:7") tells which questions of Ties belong together.
     tags = {"id": str(row.fields["id"])} if "id" in row.fields else {}
     return [
         ImportRecord(
-            (Message("user", read_text_field(row, "prompt")),), sides, row.place,
+            (Message("user", read_text_field(row, "prompt")),), completions, row.place,
             ImportVote(Verdict.RANKED, ranking, rater="RewardBench 2"), tags, row.split,
             order_known=False, batch=read_text_field(row, "subset"),
         )

@@ -70,7 +70,7 @@ class Snapshot:
     simulated: bool = False
     _digest: Any = field(default_factory=hashlib.sha256)
 
-    def content_hash(self) -> str:
+    def compute_content_hash(self) -> str:
         """Return the hash of all rows read so far, in their order, which is the same on every database."""
         return "sha256:" + self._digest.hexdigest()
 
@@ -84,7 +84,7 @@ class Snapshot:
                 yield batch
                 bar.update(len(comparisons))
         if self.include_model_labels:
-            rows = self._model_rows(split)
+            rows = self._make_model_rows(split)
             while chunk := list(islice(rows, COMPARISONS_PER_BATCH)):
                 batch = SnapshotBatch()
                 for row in chunk:
@@ -94,9 +94,9 @@ class Snapshot:
     def _add_judged(self, batch: SnapshotBatch, judged: JudgedComparison, split: Split) -> None:
         as_json = to_json(judged.judgments)
         if not judged.is_repeat:
-            for row in self._human_rows(judged, as_json):
+            for row in self._make_human_rows(judged, as_json):
                 self._add_pair(batch, row, split)
-            if row := self._ranking_row(judged):
+            if row := self._make_ranking_row(judged):
                 batch.rankings.append(row)
                 self.rankings[split] += 1
                 self._digest.update(b"%s:%s\n" % (split.value.encode(), to_json(row["rankings"])))
@@ -119,7 +119,7 @@ class Snapshot:
         self.simulated = self.simulated or row["simulated"]
         self._digest.update(b"%s:%s\n" % (split.value.encode(), line))
 
-    def _human_rows(self, judged: JudgedComparison, as_json: bytes) -> Iterator[JsonFields]:
+    def _make_human_rows(self, judged: JudgedComparison, as_json: bytes) -> Iterator[JsonFields]:
         counted = select_counted_judgments(judged.judgments)
         labels = aggregate_votes(judged.comparison["comparison_id"], map(to_label_vote, counted))
         if not labels:
@@ -131,7 +131,7 @@ class Snapshot:
             else:
                 self.filters[reason] += 1
 
-    def _ranking_row(self, judged: JudgedComparison) -> JsonFields | None:
+    def _make_ranking_row(self, judged: JudgedComparison) -> JsonFields | None:
         """Return the rankings of all completions of a comparison; None if there are fewer than `min_votes`."""
         completions, counted = judged.comparison["completions"], select_counted_judgments(judged.judgments)
         ranked = [(j, rank_completions(to_label_vote(j), [c["id"] for c in completions])) for j in counted]
@@ -151,7 +151,7 @@ class Snapshot:
             "tags": judged.comparison["tags"],
         }
 
-    def _model_rows(self, split: Split) -> Iterator[JsonFields]:
+    def _make_model_rows(self, split: Split) -> Iterator[JsonFields]:
         """Yield pairs accepted on a model's score that no rater has judged since; raters override the model."""
         accepted = find_comparisons(self.store, split=split, project=self.project, routes=[Route.AUTO], judged=False)
         if split is not Split.TRAIN:

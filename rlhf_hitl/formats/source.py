@@ -169,9 +169,9 @@ class RowSource:
         # Held-out rows come first, so that a prompt that is in two splits stays out of training.
         order = [Split.HELDOUT, Split.CALIBRATION, Split.TRAIN, None]
         for name in sorted(parts, key=lambda n: order.index(split_by_part[n])):
-            where = f"{self.name}[{name}]" if name else self.name
+            part_name = f"{self.name}[{name}]" if name else self.name
             for number, fields in enumerate(parts[name], 1):
-                yield SourceRow(fields, f"{where}: row {number}", split_by_part[name], name)
+                yield SourceRow(fields, f"{part_name}: row {number}", split_by_part[name], name)
 
     def _load(self) -> Any:
         import datasets

@@ -27,7 +27,7 @@ def read_labels(store: Store, *, split: Split | None = None, project: str | None
     for judgment in read_judgments(store, split=split, project=project, repeats=False):
         if not judgment.surplus:
             tallies[judgment.comparison_id].add(_to_vote(judgment))
-    return [label for comparison_id in sorted(tallies) for label in tallies[comparison_id].labels(comparison_id)]
+    return [label for comparison_id in sorted(tallies) for label in tallies[comparison_id].make_labels(comparison_id)]
 
 
 def aggregate_judgments(comparison_id: str, judgments: Iterable[Judgment]) -> list[Label]:
@@ -40,7 +40,7 @@ def aggregate_votes(comparison_id: str, votes: Iterable[LabelVote]) -> list[Labe
     tally = _Tally()
     for vote in votes:
         tally.add(vote)
-    return tally.labels(comparison_id)
+    return tally.make_labels(comparison_id)
 
 
 def _to_vote(judgment: Judgment) -> LabelVote:
@@ -69,7 +69,7 @@ class _Tally:
             column = 3 - strength if outcome == WINS else 2 + strength
             self.strengths.setdefault((first, second), [0] * 6)[column] += 1
 
-    def labels(self, comparison_id: str) -> list[Label]:
+    def make_labels(self, comparison_id: str) -> list[Label]:
         return [
             Label(
                 comparison_id,
@@ -78,12 +78,12 @@ class _Tally:
                 entropy_in_nats(_compute_shares(counts)) + 0.0,  # + 0.0 turns a negative zero into zero
                 sum(counts),
                 self.simulated,
-                self._strengths(pair),
+                self._get_strengths(pair),
             )
             for pair, counts in sorted(self.votes.items())
         ]
 
-    def _strengths(self, pair: tuple[str, str]) -> tuple[int, int, int, int, int, int]:
+    def _get_strengths(self, pair: tuple[str, str]) -> tuple[int, int, int, int, int, int]:
         a, b, c, d, e, f = self.strengths.get(pair, (0,) * 6)
         return a, b, c, d, e, f
 

@@ -96,7 +96,7 @@ class Store:
         """The version of the tables that this code reads and writes; every open store has it."""
         return str(ScriptDirectory.from_config(make_alembic_config()).get_current_head())
 
-    def version(self) -> str | None:
+    def read_version(self) -> str | None:
         """Return the version of the tables that the database has now."""
         with self.read() as conn:
             return MigrationContext.configure(conn).get_current_revision()
@@ -107,7 +107,7 @@ class Store:
             if not self.is_sqlite and conn.exec_driver_sql("SHOW transaction_read_only").scalar_one() == "on":
                 raise StoreFailure(f"store {self.safe_url}: expected one that can be written to. Fix: use the primary")
 
-    def durability(self) -> dict[str, str]:
+    def read_durability(self) -> dict[str, str]:
         """Return the database settings that decide whether an acknowledged judgment survives a power cut."""
         names = (
             ("journal_mode", "synchronous") if self.is_sqlite else ("fsync", "full_page_writes", "synchronous_commit")
@@ -148,35 +148,35 @@ class Store:
         """Give a connection for reading."""
         # Under READ COMMITTED each statement sees what was committed before it, whether it is in a transaction or not.
         # Without one, PostgreSQL is sent one statement instead of three.
-        with self._connection(write=False, isolation="AUTOCOMMIT") as conn:
+        with self._open_connection(write=False, isolation="AUTOCOMMIT") as conn:
             yield conn
 
     @contextlib.contextmanager
     def snapshot(self) -> Iterator[Connection]:
         """Give a connection that sees the store as it is now until it is closed, whatever others write meanwhile."""
-        with self._connection(write=False, isolation="REPEATABLE READ", postgresql_readonly=True) as conn:
+        with self._open_connection(write=False, isolation="REPEATABLE READ", postgresql_readonly=True) as conn:
             yield conn
 
     @contextlib.contextmanager
     def write(self) -> Iterator[Connection]:
         """Give a connection for writing; the transaction is committed when the block ends without an exception."""
         if self._write_lock is not None and not self._write_lock.acquire(timeout=LOCK_TIMEOUT_SECONDS):
-            raise self._busy_error()
+            raise self._make_busy_error()
         try:
-            with self._connection(write=True) as conn:
+            with self._open_connection(write=True) as conn:
                 yield conn
         finally:
             if self._write_lock is not None:
                 self._write_lock.release()
 
-    def _busy_error(self) -> StoreFailure:
+    def _make_busy_error(self) -> StoreFailure:
         return StoreFailure(
             f"store {self.safe_url}: expected a turn to write within {LOCK_TIMEOUT_SECONDS} s; "
             "others write (an import?). Fix: try again; nothing was changed"
         )
 
     @contextlib.contextmanager
-    def _connection(self, write: bool, isolation: str | None = None, **options: Any) -> Iterator[Connection]:
+    def _open_connection(self, write: bool, isolation: str | None = None, **options: Any) -> Iterator[Connection]:
         outcome = "nothing was changed"
         if isolation is not None and not self.is_sqlite:  # every SQLite transaction sees one state anyway
             options["isolation_level"] = isolation
@@ -205,7 +205,7 @@ class Store:
             if isinstance(e, exc.ProgrammingError) and getattr(e.orig, "sqlstate", "") != INSUFFICIENT_PRIVILEGE:
                 raise  # a bug in our SQL must not be reported as a failure of the database
             if getattr(e.orig, "sqlstate", "") == LOCK_NOT_AVAILABLE or "database is locked" in str(e.orig):
-                raise self._busy_error() from e
+                raise self._make_busy_error() from e
             raise StoreFailure(
                 f"store {self.safe_url}: expected a database that answers, got: {_get_first_line(e)}. "
                 f"Fix: free disk space, check rights, or start the database; {outcome}"

@@ -13,6 +13,7 @@ from rlhf_hitl.errors import NotFound
 from rlhf_hitl.store import webhooks
 from rlhf_hitl.store.comparisons import compute_queue_position, open_places
 from rlhf_hitl.store.db import Store
+from rlhf_hitl.store.queue.assignment import is_free
 from rlhf_hitl.store.tables import comparisons, places, routings
 from rlhf_hitl.types import Event, Route, utc_now
 
@@ -54,12 +55,8 @@ def apply_routings(store: Store, decisions: Sequence[Routing], *, now: datetime 
                 webhooks.enqueue_event(
                     conn, Event.COMPARISON_RESOLVED, {"comparison_id": d.comparison_id, "by": "model"}, hooks
                 )
-                free = sa.or_(places.c.leased_until.is_(None), places.c.leased_until <= now)
-                conn.execute(
-                    places.delete().where(
-                        places.c.comparison_id == d.comparison_id, places.c.judgment_id.is_(None), free
-                    )
-                )
+                unfilled = sa.and_(places.c.comparison_id == d.comparison_id, places.c.judgment_id.is_(None))
+                conn.execute(places.delete().where(unfilled, is_free()), {"now": now})
             else:
                 lane, wanted = _count_wanted_places(conn, d)
                 conn.execute(comparisons.update().where(comparisons.c.id == d.comparison_id).values(overlap=wanted))

@@ -180,8 +180,8 @@ def _select_activity_of_raters(store: Store, newest: int) -> sa.Select:
     session = sa.select(sa.func.max(tokens.c.created_at)).where(
         tokens.c.rater_id == raters.c.id, tokens.c.kind == "session"
     )
-    at = sa.type_coerce(session.correlate(raters).scalar_subquery(), tokens.c.created_at.type)
-    return sa.select(raters.c.id, seconds.label("seconds"), at.label("signed_in_at"))
+    signed_in_at = sa.type_coerce(session.correlate(raters).scalar_subquery(), tokens.c.created_at.type)
+    return sa.select(raters.c.id, seconds.label("seconds"), signed_in_at.label("signed_in_at"))
 
 
 def list_accepted(store: Store, limit: int = 50) -> list[AcceptedComparison]:

@@ -157,7 +157,7 @@ class ShownAnswer:
     answer: Answer
     count: int | None = None
 
-    def by_id(self, order_shown: Sequence[str]) -> Answer:
+    def to_answer(self, order_shown: Sequence[str]) -> Answer:
         """Return the answer with completion ids instead of letters. Errors name the letters, which the rater saw.
 
         Raises:

@@ -80,7 +80,7 @@ class Lease:
     expires_at: datetime
     guideline_version: str = ""  # the project's version when the lease was given
 
-    def shown_completions(self) -> tuple[Completion, ...]:
+    def list_shown_completions(self) -> tuple[Completion, ...]:
         return tuple(self.comparison.find_completion(i) for i in self.order_shown)
 
 

@@ -1,4 +1,4 @@
-"""The API through its client, on either database: the four doors, who may use them, and what raters never see."""
+"""The API through its client, on either database: the scopes, who may use them, and what raters never see."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def rank(client: Client, task, **more):
     return client.submit(task, "ranked", [[task.keys[0]], [task.keys[1]]], **more)
 
 
-# The four doors
+# The scopes
 
 
 def test_from_lines_to_a_snapshot(api, store, tmp_path):
@@ -368,8 +368,8 @@ def test_every_operation_asks_for_a_token_its_scope_and_a_role(plain, sqlite_sto
     for role, opens in OPENS.items():
         rater = people.add_rater(sqlite_store, role.value, role)
         every = tokens.add_api_token(sqlite_store, rater.id, "", list(Scope))
-        for door, operations in OPERATIONS.items():
-            others = tokens.add_api_token(sqlite_store, rater.id, "", [s for s in Scope if s.value != door])
+        for scope, operations in OPERATIONS.items():
+            others = tokens.add_api_token(sqlite_store, rater.id, "", [s for s in Scope if s.value != scope])
             for method, path in operations:
                 ask = (method, f"/api/v1{path}")
                 body = BODIES.get(path, {"json": {}} if method in ("POST", "PATCH") else {})
@@ -377,7 +377,11 @@ def test_every_operation_asks_for_a_token_its_scope_and_a_role(plain, sqlite_sto
                 got = plain.request(*ask, **body, headers={"authorization": f"Bearer {others}"})
                 assert got.status_code == 403, (role, ask)
                 got = plain.request(*ask, **body, headers={"authorization": f"Bearer {every}"})
-                assert (got.status_code == 403) == (door not in opens or needs_admin(role, path)), (role, ask, got.text)
+                assert (got.status_code == 403) == (scope not in opens or needs_admin(role, path)), (
+                    role,
+                    ask,
+                    got.text,
+                )
 
 
 def needs_admin(role: Role, path: str) -> bool:
@@ -447,7 +451,7 @@ def test_no_response_to_a_rater_holds_what_raters_must_not_know(api, store):
 
 
 def everything():
-    return [op for door, ops in OPERATIONS.items() if door not in ("task", "feedback") for op in ops]
+    return [op for scope, ops in OPERATIONS.items() if scope not in ("task", "feedback") for op in ops]
 
 
 # The client

@@ -68,7 +68,7 @@ class AnswerBody(Body):
         None, description="Sent again with the same key, an answer counts once. If left out, the lease's id."
     )
 
-    def shown_answer(self) -> ShownAnswer:
+    def to_shown_answer(self) -> ShownAnswer:
         """Return the answer, in the letters the completions were shown under.
 
         Raises:
@@ -131,22 +131,22 @@ def judgment_to_json(j: Judgment, sees_all: bool) -> dict[str, Any]:
     """Return the fields of `JudgmentOut` that a reader may see: a rater sees letters, and not why they were asked."""
     letters = dict(zip(j.order_shown, ascii_uppercase))
 
-    def name_of(completion_id: str) -> str:
+    def get_name(completion_id: str) -> str:
         return completion_id if sees_all else letters.get(completion_id, "?")
 
     # What has a default in VisibleJudgment is hidden from raters.
     visible = [f.name for f in fields(VisibleJudgment) if sees_all or f.default is MISSING]
     other_fields = {name: getattr(j, name) for name in visible if name not in ("answer", "cursor")}
     answer_fields = j.answer.to_plain() | {
-        "ranking": [[name_of(i) for i in group] for group in j.answer.ranking],
-        "scores": {axis: _scores_to_json(scores, name_of) for axis, scores in j.answer.scores.items()},
+        "ranking": [[get_name(i) for i in group] for group in j.answer.ranking],
+        "scores": {axis: _scores_to_json(scores, get_name) for axis, scores in j.answer.scores.items()},
     }
     return other_fields | answer_fields | {"cursor": j.seq}
 
 
-def _scores_to_json(scores: Any, name_of: Callable[[str], str]) -> Any:
+def _scores_to_json(scores: Any, get_name: Callable[[str], str]) -> Any:
     # In judgments from before each completion was scored by itself, an axis may hold one plain value.
-    return {name_of(i): score for i, score in scores.items()} if isinstance(scores, Mapping) else scores
+    return {get_name(i): score for i, score in scores.items()} if isinstance(scores, Mapping) else scores
 
 
 def last_to_json(judgment: Judgment, comparison: Comparison) -> dict[str, Any]:

@@ -24,7 +24,7 @@ class LeaseBody(Body):
     tags: Annotated[Tags, Field(max_length=5)] = Field(default_factory=dict, examples=[{"category": "coding"}])
     seconds: Seconds | None = None
 
-    def task_filter(self) -> queue.TaskFilter:
+    def to_task_filter(self) -> queue.TaskFilter:
         return queue.TaskFilter(self.project, self.batch, self.language, self.tags)
 
 

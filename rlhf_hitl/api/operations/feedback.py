@@ -40,7 +40,7 @@ def add_operations(routes: ScopedRoutes, store: Store, settings: Settings) -> No
             store,
             body.lease_id,
             caller.rater.id,
-            body.shown_answer(),
+            body.to_shown_answer(),
             idempotency_key=body.idempotency_key,
             guideline_version=body.guideline_version,
             interface_version=body.interface_version or "api-1",
@@ -52,7 +52,7 @@ def add_operations(routes: ScopedRoutes, store: Store, settings: Settings) -> No
     def correct(caller: Caller, judgment_id: PathId, body: bodies.AnswerBody) -> Any:
         """Correct one of your own judgments. The correction supersedes it; both stay in the store."""
         key = body.idempotency_key or f"correct:{judgment_id}"
-        receipt = queue.correct(store, judgment_id, caller.rater.id, body.shown_answer(), idempotency_key=key)
+        receipt = queue.correct(store, judgment_id, caller.rater.id, body.to_shown_answer(), idempotency_key=key)
         return _answer_with_receipt(receipt)
 
     @routes("GET", "/judgments", response_model=bodies.JudgmentPage)

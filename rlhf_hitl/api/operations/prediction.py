@@ -17,7 +17,7 @@ def add_operations(routes: ScopedRoutes, predictor: Predictor) -> None:
     def predict(caller: Caller, body: bodies.PredictionsBody) -> Any:
         """Score comparisons of the store (the scores are kept) or texts (they are not kept) with a reward model."""
         texts = [t.to_comparison() for t in body.texts]
-        model_id, kept, unsaved = predictor.score(body.comparison_ids, [c for c, _ in texts], body.reward_model_id)
-        scores = [bodies.score_to_json(s, s.comparison_id) for s in kept]
+        model_id, saved, unsaved = predictor.score(body.comparison_ids, [c for c, _ in texts], body.reward_model_id)
+        scores = [bodies.score_to_json(s, s.comparison_id) for s in saved]
         scores += [bodies.score_to_json(s, None, positions) for s, (_, positions) in zip(unsaved, texts)]
         return {"reward_model_id": model_id, "scores": scores}

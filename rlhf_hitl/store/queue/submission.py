@@ -136,11 +136,11 @@ def correct(
             return Receipt(earlier_id, "repeated")
         if conn.execute(sa.select(judgments.c.id).where(judgments.c.supersedes == judgment_id)).first():
             raise Conflict(f"judgment {judgment_id}: it was corrected before. Fix: correct the newest one")
-        kept = ("comparison_id", "rater_id", "lease_id", "order_shown", "route", "reward_model_id", "simulated")
+        copied = ("comparison_id", "rater_id", "lease_id", "order_shown", "route", "reward_model_id", "simulated")
         versions = ("guideline_version", "interface_version", "surplus")
         row = judgment_to_row(
             answer,
-            **{name: old[name] for name in kept + versions},
+            **{name: old[name] for name in copied + versions},
             supersedes=judgment_id,
             idempotency_key=idempotency_key,
             created_at=utc_now(),
@@ -153,7 +153,7 @@ def correct(
 def _check_answer(answer: Answer | ShownAnswer, order_shown: list[str]) -> Answer:
     """Return the answer in completion ids, once it is known to name only what was shown."""
     if isinstance(answer, ShownAnswer):
-        return answer.by_id(order_shown)
+        return answer.to_answer(order_shown)
     answer.check(order_shown)
     return answer
 

@@ -85,8 +85,8 @@ def claim_delivery(store: Store, now: datetime | None = None) -> Delivery | None
         row = conn.execute(_NEXT_DUE, {"now": now}).first()
         if row is None:
             return None
-        this = deliveries.update().where(deliveries.c.id == row.id)
-        conn.execute(this.values(attempts=row.attempts + 1, next_try_at=now + CLAIM_DURATION))
+        claimed = deliveries.update().where(deliveries.c.id == row.id)
+        conn.execute(claimed.values(attempts=row.attempts + 1, next_try_at=now + CLAIM_DURATION))
     return Delivery(row.id, row.url, row.secret, row.body, row.attempts + 1)
 
 

@@ -15,17 +15,17 @@ function createEditDialog($, change, onClose) {
     $("toggle-disabled").hidden = person.me; // nobody can lock themselves out
     $("edit").showModal();
   }
-  async function save(wanted) {
-    if (Object.keys(wanted).length && !(await change(person, wanted, $("edit-notice")))) return;
+  async function save(changes) {
+    if (Object.keys(changes).length && !(await change(person, changes, $("edit-notice")))) return;
     $("edit").close();
   }
   // Only what is new is sent, since another lead may have changed the rest.
   function readChanges() {
-    const wanted = {};
-    if (form.quota.value !== String(person.quota ?? "")) wanted.quota = Number(form.quota.value);
+    const changes = {};
+    if (form.quota.value !== String(person.quota ?? "")) changes.quota = Number(form.quota.value);
     const languages = form.languages.value.split(",").map((code) => code.trim()).filter(Boolean);
-    if (languages.join() !== person.languages.join()) wanted.languages = languages;
-    return wanted;
+    if (languages.join() !== person.languages.join()) changes.languages = languages;
+    return changes;
   }
   form.addEventListener("submit", (event) => {
     event.preventDefault();

@@ -64,10 +64,10 @@ function people(element, server) {
     showUpdated();
   }
   // Change a person and draw their row anew, where it is and with the focus where it was. Returns whether that worked.
-  async function change(person, wanted, notice) {
+  async function change(person, changes, notice) {
     if (changing.has(person.id)) return false;
     changing.add(person.id);
-    const answer = await server.change({ id: person.id, ...wanted });
+    const answer = await server.change({ id: person.id, ...changes });
     changing.delete(person.id);
     if (!checkAnswer(answer, notice)) return false;
     Object.assign(person, answer.person);

@@ -12,10 +12,10 @@ function replay(element, server) {
   // Show what the address names.
   async function showAddress() {
     const { of, beside = null, example = null } = address.read();
-    const wanted = of ? JSON.stringify([of, beside]) : "";
+    const names = of ? JSON.stringify([of, beside]) : "";
     $("evaluations").hidden = Boolean(of);
     const request = requests.begin();
-    if (!of || wanted !== opened) {
+    if (!of || names !== opened) {
       const answer = await load(of, beside);
       if (!requests.isLatest(request)) return;
       if (!checkAnswer(answer)) {
@@ -23,7 +23,7 @@ function replay(element, server) {
         $("evaluations").hidden = false;
         return showUpdated();
       }
-      opened = wanted;
+      opened = names;
       if (of) drawEvaluation(answer);
       else drawList(answer);
       showUpdated();

@@ -26,18 +26,18 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from record import write
-from servers import postgres
+from record import write_result
+from servers import start_postgres
 
 SEED = 0
 RATERS = 200
 VOTES = 4  # on each comparison
-TEXT = """
+VOCABULARY = """
 the a of to and in is it for on with as by at from that this be are was or an if not you can will one use more when how
 water people city number answer question example list step model sea sun year first second because however therefore
 please explain short longer better worse true false maybe always never often simple plain clear exact
 """
-WORDS = TEXT.split()
+WORDS = VOCABULARY.split()
 MODELS = ("small", "large", "tuned", "base")
 WINNERS = ("model_a", "model_b", "tie", "tie (bothbad)")
 
@@ -57,22 +57,22 @@ def main() -> None:
         figures["votes_file_mb"] = (folder / "votes.jsonl").stat().st_size / 1e6
         for database in args.databases:
             prefix = "" if database == "sqlite" else f"{database}."
-            with new_stores(database, folder) as (first, second):
+            with name_new_stores(database, folder) as (first, second):
                 measured = import_and_export(
                     first, second, folder / "votes.jsonl", folder / database, comparisons * VOTES
                 )
             figures |= {prefix + key: value for key, value in measured.items()}
     figures["peak_mb"] = max(v for k, v in figures.items() if k.endswith("peak_mb") and v is not None)
     notes = f"All judgments are simulated: {VOTES} raters on each of {comparisons} comparisons."
-    write("bulk", figures, seeds=[SEED], notes=notes, quick=args.quick)
+    write_result("bulk", figures, seeds=[SEED], notes=notes, quick=args.quick)
 
 
 def generate_votes(comparisons: int) -> Iterator[str]:
     """Yield lines of an MT-Bench file: two answers of 10 to 80 words to a question of 5 to 40, and a rater's vote."""
     rng = random.Random(SEED)
     for i in range(comparisons):
-        question = {"role": "user", "content": f"{i}: {_text(rng, 5, 40)}?"}
-        answers = [{"role": "assistant", "content": f"{_text(rng, 10, 80)}."} for _ in "ab"]
+        question = {"role": "user", "content": f"{i}: {_make_text(rng, 5, 40)}?"}
+        answers = [{"role": "assistant", "content": f"{_make_text(rng, 10, 80)}."} for _ in "ab"]
         model_a, model_b = rng.sample(MODELS, 2)
         lean = rng.random()  # how likely a rater who sees a difference prefers the first
         for rater in rng.sample(range(RATERS), VOTES):
@@ -85,38 +85,38 @@ def generate_votes(comparisons: int) -> Iterator[str]:
             yield json.dumps(row) + "\n"
 
 
-def _text(rng: random.Random, least: int, most: int) -> str:
+def _make_text(rng: random.Random, least: int, most: int) -> str:
     return " ".join(rng.choices(WORDS, k=rng.randint(least, most)))
 
 
 @contextmanager
-def new_stores(database: str, folder: Path) -> Iterator[tuple[str, str]]:
-    """Give the URLs of two stores that do not exist yet."""
+def name_new_stores(database: str, folder: Path) -> Iterator[tuple[str, str]]:
+    """Yield the URLs of two stores that do not exist yet."""
     if database == "sqlite":
         yield f"sqlite:///{folder}/first.db", f"sqlite:///{folder}/second.db"
     else:
-        with postgres() as server:
-            yield server.create("first"), server.create("second")
+        with start_postgres() as server:
+            yield server.create_database("first"), server.create_database("second")
 
 
 def import_and_export(first: str, second: str, votes: Path, out: Path, judgments: int) -> dict[str, float]:
     """Import, export in every format, and restore the archive in the second store."""
     figures: dict[str, float] = {}
 
-    def step(key: str, *args: str | Path) -> None:
+    def measure_step(key: str, *args: str | Path) -> None:
         seconds, figures[key.replace("rows_per_s", "peak_mb")] = measure_command(*args)
         figures[key] = judgments / seconds
 
     archive, again = out.with_suffix(".archive"), out.with_suffix(".again")
-    step("jsonl.import_rows_per_s", "import", votes, "--store", first)
-    step("export_rows_per_s", "export", archive, "--format", "archive", "--store", first)
-    step("import_rows_per_s", "import", archive, "--store", second)
+    measure_step("jsonl.import_rows_per_s", "import", votes, "--store", first)
+    measure_step("export_rows_per_s", "export", archive, "--format", "archive", "--store", first)
+    measure_step("import_rows_per_s", "import", archive, "--store", second)
     measure_command("export", again, "--format", "archive", "--store", second)
     if not filecmp.cmp(archive, again, shallow=False):
         sys.exit("the store that was filled from the archive gives another archive")
     for format in ("jsonl", "trl"):
         folder = out.with_suffix(f".{format}")
-        step(f"{format}.export_rows_per_s", "export", folder, "--format", format, "--store", first)
+        measure_step(f"{format}.export_rows_per_s", "export", folder, "--format", format, "--store", first)
         counts = json.loads((folder / "manifest.json").read_text())["judgments"]
         if sum(counts.values()) != judgments:
             sys.exit(f"{judgments} judgments went in and {counts} came out as {format}")

@@ -3,12 +3,12 @@
     python benchmarks/contention.py
 
 Over HTTP, on SQLite with one server process and on PostgreSQL with two. Each rater takes and answers comparisons
-until they are told that nothing is left, and sends every fifth answer twice at the same moment, as a double click
-does. The store is then read: how many judgments count, whether somebody judged one comparison twice (`repeats`),
-whether a comparison got more than it wanted (`overshot`). An answer other than it should be, or a store that does not
-hold exactly what was confirmed, ends the run with an error.
+until nothing is left, and sends every fifth answer twice at the same moment, as a double click does.
+The store is then read: how many judgments count, whether somebody judged one comparison twice (`repeats`), whether a
+comparison got more than it wanted (`overshot`). An unexpected answer of the server, or a store that does not hold
+exactly what was confirmed, ends the run with an error.
 
-Left out: leases that run out, where a late answer is kept as surplus by design; the tests have those.
+Left out: leases that run out, where a late answer is stored as surplus by design; the tests have those.
 """
 
 from __future__ import annotations
@@ -22,8 +22,16 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
-from record import write
-from servers import Client, Serve, add_raters, fill, judgment, pair, postgres
+from record import write_result
+from servers import (
+    JsonConnection,
+    RlhfHitlServer,
+    add_raters,
+    fill_store,
+    make_judgment_body,
+    make_pair,
+    start_postgres,
+)
 
 from rlhf_hitl.store import Store
 from rlhf_hitl.store.judgments import read_judgments
@@ -31,51 +39,51 @@ from rlhf_hitl.store.judgments import read_judgments
 WANTED = 3
 
 
-async def rate(address: str, token: str) -> tuple[list[float], list[str]]:
-    """Let one rater work until nothing is left. Returns the seconds of each cycle and the confirmed judgments' ids."""
-    client, other = (Client(address, f"Bearer {token}") for _ in range(2))
-    took, confirmed = [], []
+async def rate_until_empty(address: str, token: str) -> tuple[list[float], list[str]]:
+    """Let one rater work until nothing is left. Returns the seconds of each cycle and the ids of its judgments."""
+    client, other = (JsonConnection(address, f"Bearer {token}") for _ in range(2))
+    seconds, confirmed = [], []
     while True:
         start = time.perf_counter()
         status, answer = await client.call("POST", "/api/v1/leases", {"count": 1})
         if status != 200:
             raise RuntimeError(f"leases: {status} {answer}")
         if not answer["leases"]:
-            return took, confirmed
-        body = judgment(answer["leases"][0])
-        clicks = (client, other) if len(took) % 5 == 4 else (client,)
+            return seconds, confirmed
+        body = make_judgment_body(answer["leases"][0])
+        clicks = (client, other) if len(seconds) % 5 == 4 else (client,)
         receipts = await asyncio.gather(*(c.call("POST", "/api/v1/judgments", body) for c in clicks))
         outcomes = sorted((s, r.get("outcome")) for s, r in receipts)
         if outcomes != [(200, "repeated")] * (len(clicks) - 1) + [(201, "counted")]:
             raise RuntimeError(f"judgments: {receipts}")
         confirmed.append(receipts[0][1]["id"])
-        took.append(time.perf_counter() - start)
+        seconds.append(time.perf_counter() - start)
 
 
 async def rate_all(address: str, tokens: list[str]) -> list[tuple[list[float], list[str]]]:
-    return await asyncio.gather(*(rate(address, token) for token in tokens))
+    return await asyncio.gather(*(rate_until_empty(address, token) for token in tokens))
 
 
-def measure(url: str, folder: Path, comparisons: int, clients: int, workers: int) -> dict[str, float]:
+def measure_contention(url: str, folder: Path, comparisons: int, clients: int, workers: int) -> dict[str, float]:
     store = Store.open(url, create=True)
-    fill(store, (pair(i, overlap=WANTED) for i in range(comparisons)))
+    fill_store(store, (make_pair(i, overlap=WANTED) for i in range(comparisons)))
     tokens = add_raters(store, clients)
-    with Serve(url, folder, workers) as served:
+    with RlhfHitlServer(url, folder, workers) as served:
         start = time.monotonic()
-        done = asyncio.run(rate_all(served.address, list(tokens.values())))
+        outcomes = asyncio.run(rate_all(served.address, list(tokens.values())))
         seconds = time.monotonic() - start
-    kept = list(read_judgments(store, current=False))
+    stored = list(read_judgments(store, current=False))
     store.close()
-    confirmed = [id for _, ids in done for id in ids]
-    if Counter(j.id for j in kept) != Counter(confirmed):
-        sys.exit(f"{len(confirmed)} judgments were confirmed, the store has {len(kept)} others or other ones")
-    p50, p95 = np.percentile([t for took, _ in done for t in took], [50, 95]) * 1000
+    confirmed = [id for _, ids in outcomes for id in ids]
+    if Counter(j.id for j in stored) != Counter(confirmed):
+        sys.exit(f"{len(confirmed)} judgments were confirmed, but the store has {len(stored)}, or other ones")
+    p50, p95 = np.percentile([t for cycle_seconds, _ in outcomes for t in cycle_seconds], [50, 95]) * 1000
     return {
-        "judgments": sum(not j.surplus for j in kept),
-        "surplus": sum(j.surplus for j in kept),
-        "repeats": sum(n - 1 for n in Counter((j.comparison_id, j.rater_id) for j in kept).values()),
-        "overshot": sum(n > WANTED for n in Counter(j.comparison_id for j in kept if not j.surplus).values()),
-        "cycles_per_s": len(kept) / seconds,
+        "judgments": sum(not j.surplus for j in stored),
+        "surplus": sum(j.surplus for j in stored),
+        "repeats": sum(n - 1 for n in Counter((j.comparison_id, j.rater_id) for j in stored).values()),
+        "overshot": sum(n > WANTED for n in Counter(j.comparison_id for j in stored if not j.surplus).values()),
+        "cycles_per_s": len(stored) / seconds,
         "p50_ms": float(p50),
         "p95_ms": float(p95),
     }
@@ -88,10 +96,14 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     args = parser.parse_args()
     comparisons, clients = (40, 16) if args.quick else (args.comparisons, args.clients)
-    with postgres() as pg, tempfile.TemporaryDirectory() as folder:
+    with start_postgres() as pg, tempfile.TemporaryDirectory() as folder:
         results = {
-            "sqlite": measure(f"sqlite:///{folder}/preferences.db", Path(folder), comparisons, clients, workers=1),
-            "postgres": measure(pg.create("contention"), Path(folder), comparisons, clients, workers=2),
+            "sqlite": measure_contention(
+                f"sqlite:///{folder}/preferences.db", Path(folder), comparisons, clients, workers=1
+            ),
+            "postgres": measure_contention(
+                pg.create_database("contention"), Path(folder), comparisons, clients, workers=2
+            ),
         }
     totals = {name: sum(f.pop(name) for f in results.values()) for name in ("repeats", "overshot")}
     figures: dict[str, float | int | None] = {
@@ -101,7 +113,7 @@ def main() -> None:
     } | totals
     figures |= {f"{database}.{name}": value for database, f in results.items() for name, value in f.items()}
     notes = "Every fifth answer was sent twice at once. SQLite: one server process; PostgreSQL: two."
-    write("contention", figures, seeds=[], notes=notes, quick=args.quick)
+    write_result("contention", figures, seeds=[], notes=notes, quick=args.quick)
 
 
 if __name__ == "__main__":

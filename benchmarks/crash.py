@@ -4,10 +4,10 @@
 
 Over HTTP, on SQLite and on PostgreSQL at the same time. A killed server is started again at once; with every fifth
 kill of the server PostgreSQL is killed too, all its processes at once. A rater whose connection breaks cannot know
-whether the answer was kept: they send it again under the same idempotency key until it is confirmed, and remember
+whether the answer was saved: they send it again under the same idempotency key until it is confirmed, and remember
 what was confirmed. Kills come at random moments, each after at least sixteen more answers. In the end the store is
-compared with the raters' memory: `lost` are confirmed judgments that are missing or changed, `doubled` those kept
-twice (or a rater's second on one comparison), `unasked` those that nobody remembers, `overshot` comparisons with more
+compared with the raters' memory: `lost` are confirmed judgments that are missing or changed, `doubled` those stored
+twice (or a rater's second on one comparison), `unasked` those that no rater sent, `overshot` comparisons with more
 judgments than they wanted.
 
 Left out: power cuts. A killed process leaves its writes with the operating system, so what a power cut does to them
@@ -26,8 +26,17 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from record import write
-from servers import Client, Process, Serve, add_raters, fill, judgment, pair, postgres
+from record import write_result
+from servers import (
+    JsonConnection,
+    RlhfHitlServer,
+    ServerProcess,
+    add_raters,
+    fill_store,
+    make_judgment_body,
+    make_pair,
+    start_postgres,
+)
 
 from rlhf_hitl.store import Store
 from rlhf_hitl.store.judgments import read_judgments
@@ -37,8 +46,8 @@ WANTED = 2
 Confirmed = dict[str, str]
 
 
-async def send_until_answered(client: Client, path: str, body: dict[str, Any]) -> Any:
-    """Send a request until it is answered. After a 503 (no database) nobody knows whether the answer was kept."""
+async def send_until_answered(client: JsonConnection, path: str, body: dict[str, Any]) -> Any:
+    """Send a request until it is answered. After a 503 (no database) it is unknown whether the answer was saved."""
     while True:
         try:
             status, answer = await client.call("POST", path, body)
@@ -51,20 +60,25 @@ async def send_until_answered(client: Client, path: str, body: dict[str, Any]) -
         await asyncio.sleep(0.1)
 
 
-async def rate(address: str, token: str, confirmed: Confirmed, enough: asyncio.Event) -> None:
-    client = Client(address, f"Bearer {token}")
+async def rate_until_stopped(address: str, token: str, confirmed: Confirmed, enough: asyncio.Event) -> None:
+    client = JsonConnection(address, f"Bearer {token}")
     while not enough.is_set():
         leases = (await send_until_answered(client, "/api/v1/leases", {"count": 1}))["leases"]
         if not leases:
             raise RuntimeError("nothing is left: take more --comparisons")
         key = uuid.uuid4().hex
-        body = judgment(leases[0], idempotency_key=key, rationale=key)
+        body = make_judgment_body(leases[0], idempotency_key=key, rationale=key)
         receipt = await send_until_answered(client, "/api/v1/judgments", body)
         confirmed[key] = receipt["id"]
 
 
 async def rate_and_kill(
-    server: Process, address: str, database: Process | None, tokens: list[str], kills: int, chance: random.Random
+    server: ServerProcess,
+    address: str,
+    database: ServerProcess | None,
+    tokens: list[str],
+    kills: int,
+    chance: random.Random,
 ) -> tuple[Confirmed, int]:
     """Let raters work while servers are killed. Returns what was confirmed, and how often the database was killed."""
     confirmed: Confirmed = {}
@@ -78,7 +92,7 @@ async def rate_and_kill(
 
     async with asyncio.TaskGroup() as raters:  # a rater's failure ends the run
         for token in tokens:
-            raters.create_task(rate(address, token, confirmed, enough))
+            raters.create_task(rate_until_stopped(address, token, confirmed, enough))
         for k in range(kills):
             await wait_a_moment()
             server.kill()
@@ -93,31 +107,34 @@ async def rate_and_kill(
     return confirmed, database_kills
 
 
-def compare(store: Store, confirmed: Confirmed) -> dict[str, int]:
-    kept = list(read_judgments(store, current=False))
+def compare_with_store(store: Store, confirmed: Confirmed) -> dict[str, int]:
+    """Count the differences between the judgments of a store and those that raters know to be confirmed."""
+    stored = list(read_judgments(store, current=False))
     # A judgment is complete if it is as it was sent: the order shown was its ranking and the key its rationale.
-    complete = [j for j in kept if j.answer.ranking == tuple((i,) for i in j.order_shown)]
+    complete = [j for j in stored if j.answer.ranking == tuple((i,) for i in j.order_shown)]
     ids_by_key = {j.answer.rationale: j.id for j in complete if j.answer.rationale == j.idempotency_key}
-    keys = Counter((j.rater_id, j.idempotency_key) for j in kept)
-    votes = Counter((j.comparison_id, j.rater_id) for j in kept)
-    filled = Counter(j.comparison_id for j in kept if not j.surplus)
+    keys = Counter((j.rater_id, j.idempotency_key) for j in stored)
+    votes = Counter((j.comparison_id, j.rater_id) for j in stored)
+    filled = Counter(j.comparison_id for j in stored if not j.surplus)
     return {
         "confirmed": len(confirmed),
         "lost": sum(ids_by_key.get(key) != id for key, id in confirmed.items()),
         "doubled": sum(n - 1 for n in keys.values()) + sum(n - 1 for n in votes.values()),
-        "unasked": len({j.idempotency_key for j in kept} - confirmed.keys()),
+        "unasked": len({j.idempotency_key for j in stored} - confirmed.keys()),
         "overshot": sum(n > WANTED for n in filled.values()),
     }
 
 
-def measure(url: str, folder: Path, database: Process | None, comparisons: int, kills: int) -> dict[str, int]:
+def measure_losses(
+    url: str, folder: Path, database: ServerProcess | None, comparisons: int, kills: int
+) -> dict[str, int]:
     store = Store.open(url, create=True)
-    fill(store, (pair(i, overlap=WANTED) for i in range(comparisons)))
+    fill_store(store, (make_pair(i, overlap=WANTED) for i in range(comparisons)))
     tokens = list(add_raters(store, 16).values())
-    with Serve(url, folder) as server:
+    with RlhfHitlServer(url, folder) as server:
         run = rate_and_kill(server, server.address, database, tokens, kills, random.Random(kills))
         confirmed, database_kills = asyncio.run(run)
-    counts = compare(store, confirmed)
+    counts = compare_with_store(store, confirmed)
     store.close()
     return {"kills": kills} | ({"server_kills": database_kills} if database else {}) | counts
 
@@ -130,13 +147,15 @@ def main() -> None:
     args = parser.parse_args()
     kills = args.kills or (5 if args.quick else 50)
     comparisons = args.comparisons or (2_000 if args.quick else 40_000)
-    with postgres() as pg, tempfile.TemporaryDirectory() as folder:
-        places = {"sqlite": f"sqlite:///{folder}/preferences.db", "postgres": pg.create("crash")}
+    with start_postgres() as pg, tempfile.TemporaryDirectory() as folder:
+        places = {"sqlite": f"sqlite:///{folder}/preferences.db", "postgres": pg.create_database("crash")}
 
         def measure_on(database: str) -> dict[str, int]:
             workspace = Path(folder) / database
             workspace.mkdir()
-            return measure(places[database], workspace, pg if database == "postgres" else None, comparisons, kills)
+            return measure_losses(
+                places[database], workspace, pg if database == "postgres" else None, comparisons, kills
+            )
 
         with ThreadPoolExecutor() as both:  # most of the time a server is starting, on one core
             results = dict(zip(places, both.map(measure_on, places)))
@@ -144,7 +163,7 @@ def main() -> None:
         f"{d}.{key}": value for d, f in results.items() for key, value in f.items()
     }
     notes = "server_kills: SIGKILLs of PostgreSQL itself, all its processes at once, beside those of our server."
-    write("crash", figures, seeds=[kills], notes=notes, quick=args.quick)
+    write_result("crash", figures, seeds=[kills], notes=notes, quick=args.quick)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from record import run, write
+from record import run_command, write_result
 
 QUICK = {
     "prompts_per_round": 3,
@@ -46,7 +46,7 @@ def main() -> None:
         config.write_text(json.dumps(QUICK if args.quick else {}))
         flags = ["--config", str(config), "--policy", args.policy, "--backbone", args.policy]
         start = time.monotonic()
-        result = run("loop", "--rounds", str(rounds), "--simulate", *flags, env=env)
+        result = run_command("loop", "--rounds", str(rounds), "--simulate", *flags, env=env)
         seconds = time.monotonic() - start
     steps = {(s["round"], s["step"]): s for s in result["steps"]}
     last = steps[rounds, "evaluate"]
@@ -60,7 +60,7 @@ def main() -> None:
     }
     figures |= {f"report.{key}": f["value"] for key, f in result["report"]["figures"].items()}
     figures |= {f"minutes.{s['round']}.{s['step']}": s["seconds"] / 60 for s in result["steps"]}
-    write("loop_time", figures, seeds=[0], notes="All judgments are simulated.", quick=args.quick)
+    write_result("loop_time", figures, seeds=[0], notes="All judgments are simulated.", quick=args.quick)
 
 
 if __name__ == "__main__":

@@ -5,8 +5,8 @@
 On each database three stores of those sizes are filled through `insert_comparisons`: short texts, four languages in
 five batches (twenty lanes), half of the comparisons wanting two judgments. Thirty raters, two thirds of whom read only
 some of the languages, then lease and submit in turns of ten, one after the other, so that each meets comparisons they
-have judged. The stores take turns too, a hundred cycles each, so that a slow minute of the machine falls on all.
-What is measured is the store's own time, without HTTP. PostgreSQL has the settings it has out of the box; its
+have judged. The stores take turns too, a hundred cycles each, so that a slow minute of the machine affects all of them.
+What is measured is the store's own time, without HTTP. PostgreSQL has the settings of a fresh installation; its
 autovacuum is waited for after the filling, as it would have come in a running installation.
 
 Left out: raters who come at the same time; `contention.py` has those.
@@ -23,20 +23,20 @@ from itertools import cycle, islice
 
 import numpy as np
 import psycopg
-from record import write
-from servers import Postgres, fill, pair, postgres
+from record import write_result
+from servers import PostgresServer, fill_store, make_pair, start_postgres
 
 from rlhf_hitl.store import Store, people, queue
 from rlhf_hitl.types import Answer, Comparison, Role, Verdict
 
 LANGUAGES = ("en", "de", "fr", "hi")
 NAMES = {10**3: "1k", 2 * 10**3: "2k", 10**4: "10k", 10**5: "100k", 10**6: "1m"}
-TURN = 10  # cycles of one rater in a row
+CYCLES_PER_TURN = 10  # cycles of one rater in a row
 
 
-def comparisons(n: int) -> Iterator[Comparison]:
+def generate_comparisons(n: int) -> Iterator[Comparison]:
     for i in range(n):
-        yield pair(i, overlap=1 + i // 20 % 2, batch=f"batch {i % 5}", tags={"language": LANGUAGES[i % 4]})
+        yield make_pair(i, overlap=1 + i // 20 % 2, batch=f"batch {i % 5}", tags={"language": LANGUAGES[i % 4]})
 
 
 class FilledStore:
@@ -45,13 +45,13 @@ class FilledStore:
     def __init__(self, url: str, n: int, raters: int):
         self.store = Store.open(url, create=True)
         start = time.monotonic()
-        fill(self.store, comparisons(n))
+        fill_store(self.store, generate_comparisons(n))
         self.filled_in = time.monotonic() - start
         new_raters = [people.add_rater(self.store, f"rater {i}", Role.RATER) for i in range(raters)]
         for i, rater in enumerate(new_raters):
             if i % 3:
                 people.change_rater(self.store, rater.name, languages=[LANGUAGES[i % 4], LANGUAGES[(i + 1) % 4]])
-        self._next = cycle([r.id for r in new_raters for _ in range(TURN)])
+        self._next = cycle([r.id for r in new_raters for _ in range(CYCLES_PER_TURN)])
 
     def work(self, cycles: int) -> list[float]:
         """Lease and submit so many times. Returns the seconds of each cycle."""
@@ -91,34 +91,34 @@ def main() -> None:
     sizes, cycles = ((1000, 2000), 100) if args.quick else ((10**4, 10**5, 10**6), args.cycles)
     turn = min(100, cycles)
     figures: dict[str, float | int | None] = {"raters": args.raters, "cycles": cycles}
-    with postgres() as pg, tempfile.TemporaryDirectory() as folder:
+    with start_postgres() as pg, tempfile.TemporaryDirectory() as folder:
         for database in ("sqlite", "postgres"):
-            lines = {}
+            filled = {}
             for n in sizes:
-                url = _url(database, folder, pg, n)
-                lines[n] = FilledStore(url, n, args.raters)
-                print(f"{database}: {n} comparisons added in {lines[n].filled_in:.0f} s", file=sys.stderr)
+                url = _make_url(database, folder, pg, n)
+                filled[n] = FilledStore(url, n, args.raters)
+                print(f"{database}: {n} comparisons added in {filled[n].filled_in:.0f} s", file=sys.stderr)
                 if database == "postgres" and not args.quick:
                     await_autovacuum(url)
-            took: dict[int, list[float]] = {n: [] for n in sizes}
-            for line in lines.values():
-                line.work(turn)  # warm-up
+            seconds: dict[int, list[float]] = {n: [] for n in sizes}
+            for filled_store in filled.values():
+                filled_store.work(turn)  # warm-up
             for _ in range(cycles // turn):
-                for n, line in lines.items():
-                    took[n] += line.work(turn)
-            for n, line in lines.items():
-                line.store.close()
+                for n, filled_store in filled.items():
+                    seconds[n] += filled_store.work(turn)
+            for n, filled_store in filled.items():
+                filled_store.store.close()
                 for p in (50, 95):
-                    figures[f"{database}.p{p}_ms_{NAMES[n]}"] = float(np.percentile(took[n], p) * 1000)
-            first, last = (np.percentile(took[n], 95) for n in (sizes[0], sizes[-1]))
+                    figures[f"{database}.p{p}_ms_{NAMES[n]}"] = float(np.percentile(seconds[n], p) * 1000)
+            first, last = (np.percentile(seconds[n], 95) for n in (sizes[0], sizes[-1]))
             figures[f"{database}.p95_growth"] = float(last / first)
-            figures[f"{database}.added_per_s"] = sizes[-1] / lines[sizes[-1]].filled_in
+            figures[f"{database}.added_per_s"] = sizes[-1] / filled[sizes[-1]].filled_in
     notes = "One process, no HTTP. Lease + submit, each a transaction that is on disk when it returns."
-    write("queue_scale", figures, seeds=[], notes=notes, quick=args.quick)
+    write_result("queue_scale", figures, seeds=[], notes=notes, quick=args.quick)
 
 
-def _url(database: str, folder: str, pg: Postgres, n: int) -> str:
-    return f"sqlite:///{folder}/{n}.db" if database == "sqlite" else pg.create(f"queue_{n}")
+def _make_url(database: str, folder: str, pg: PostgresServer, n: int) -> str:
+    return f"sqlite:///{folder}/{n}.db" if database == "sqlite" else pg.create_database(f"queue_{n}")
 
 
 if __name__ == "__main__":

@@ -6,10 +6,10 @@ Twenty *simulated* raters, each in a browser context of its own in one real Chro
 a key that chooses and Enter. What is measured runs in the page: from the event of the key press to the first frame
 that is drawn with the next comparison in it. Beside it, in the same run and with the same raters, contexts and pauses,
 the floor of the framework: a bare Gradio page whose button calls a function that does nothing, from the click to the
-first frame with its answer (Gradio's queue as it is out of the box).
+first frame with its answer (Gradio's queue with its default settings).
 
-The next comparison was fetched before, so the server's own time does not show in `p95_ms`. `confirmed_p95_ms` is what
-the server takes: from the key press until it has said that the judgment is kept. SQLite, one process, and the browser
+The next comparison was fetched before, so the server's own time does not show in `p95_ms`. `confirmed_p95_ms` is the
+server's time: from the key press until the page shows that the judgment is saved. SQLite, one process, and the browser
 on the same two cores.
 
 Left out: networks, and the seconds in which a page is opened.
@@ -30,8 +30,8 @@ from typing import Any
 
 import numpy as np
 from playwright.async_api import Browser, BrowserContext, Page, async_playwright
-from record import write
-from servers import Process, Serve, answers, fill, free_port, pair
+from record import write_result
+from servers import RlhfHitlServer, ServerProcess, answers_http, fill_store, find_free_port, make_pair
 
 from rlhf_hitl.store import Store, guidelines, people
 from rlhf_hitl.types import Role
@@ -97,10 +97,12 @@ async def measure_pages(
     measured = await asyncio.gather(*(work(page, random.Random(i)) for i, page in enumerate(pages)))
     for context in contexts:
         await context.close()
-    return {name: [ms for one in measured for ms in one[name]] for name in ("next", "confirmed")}
+    return {name: [ms for of_page in measured for ms in of_page[name]] for name in ("next", "confirmed")}
 
 
-async def measure(ours: str, bare: str, raters: int, seconds: float, think: float) -> dict[str, dict[str, list[float]]]:
+async def measure_latencies(
+    ours: str, bare: str, raters: int, seconds: float, think: float
+) -> dict[str, dict[str, list[float]]]:
     async def open_rating_page(context: BrowserContext, i: int) -> Page:
         page = await context.new_page()
         sign_in: dict[str, Any] = {"name": f"rater {i}", "password": PASSWORD}
@@ -147,26 +149,28 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         url = f"sqlite:///{folder}/preferences.db"
         store = Store.open(url, create=True)
-        fill(store, (pair(i) for i in range(raters * (20 + int(2 * seconds / think)))))
+        fill_store(store, (make_pair(i) for i in range(raters * (20 + int(2 * seconds / think)))))
         read = guidelines.get_current_guideline(store)
         for i in range(raters):
             rater = people.add_rater(store, f"rater {i}", Role.RATER, PASSWORD, simulated=True)
             guidelines.record_acknowledgement(store, rater.id, read.project, read.version)
         store.close()
-        port = free_port()
-        bare = Process(
-            [sys.executable, "-c", BARE, str(port)], Path(folder) / "bare.log", lambda: answers(port, "/config")
+        port = find_free_port()
+        bare = ServerProcess(
+            [sys.executable, "-c", BARE, str(port)], Path(folder) / "bare.log", lambda: answers_http(port, "/config")
         )
-        with Serve(url, Path(folder)) as ours, bare:
-            milliseconds = asyncio.run(measure(ours.address, f"http://127.0.0.1:{port}", raters, seconds, think))
+        with RlhfHitlServer(url, Path(folder)) as ours, bare:
+            milliseconds = asyncio.run(
+                measure_latencies(ours.address, f"http://127.0.0.1:{port}", raters, seconds, think)
+            )
     figures: dict[str, float | int | None] = {"raters": raters, "seconds": seconds, "think_s": think}
     for side, name, key in (("ours", "next", ""), ("ours", "confirmed", "confirmed_"), ("bare", "next", "bare_")):
         ms = milliseconds[side][name]
         p50, p95 = np.percentile(ms, [50, 95])
         figures |= {f"{key}n": len(ms), f"{key}p50_ms": float(p50), f"{key}p95_ms": float(p95)}
     figures["p95_ratio"] = float(figures["p95_ms"] or 0) / float(figures["bare_p95_ms"] or 1)
-    notes = "The raters are simulated: real browser contexts, scripted hands. One server process on SQLite."
-    write("rater_latency", figures, seeds=list(range(raters)), notes=notes, quick=args.quick)
+    notes = "The raters are simulated: scripts in real browser contexts. One server process on SQLite."
+    write_result("rater_latency", figures, seeds=list(range(raters)), notes=notes, quick=args.quick)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What every benchmark shares: its command, the machine it ran on, and the file its figures go to."""
+"""What every benchmark shares: running a command, describing the machine, and writing the figures."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
 RESULTS = Path(__file__).parent / "results"
 
 
-def write(
+def write_result(
     name: str, figures: dict[str, float | int | None], *, seeds: list[int], notes: str, quick: bool
 ) -> Path | None:
-    """Write `results/NAME.json`. A quick run proves that the benchmark runs: its figures are printed, not kept."""
+    """Write `results/NAME.json`. A quick run only shows that the benchmark works: its figures are printed."""
     result = {
         "name": name,
         "command": re.sub(r"--workspace \S+", "--workspace DIR", " ".join(["python", *sys.argv])),
-        "commit": _git("rev-parse", "HEAD") + ("+changes" if _git("status", "--porcelain", "-uno") else ""),
-        "machine": machine(),
+        "commit": _run_git("rev-parse", "HEAD") + ("+changes" if _run_git("status", "--porcelain", "-uno") else ""),
+        "machine": describe_machine(),
         "date": datetime.now(UTC).date().isoformat(),
         "seeds": seeds,
         "figures": figures,
@@ -48,7 +48,7 @@ def write(
     return path
 
 
-def machine() -> dict[str, Any]:
+def describe_machine() -> dict[str, Any]:
     import psutil
     import torch
 
@@ -61,16 +61,16 @@ def machine() -> dict[str, Any]:
     }
 
 
-def run(*args: str, env: dict[str, str]) -> dict[str, Any]:
-    """Run an `rlhf-hitl` command with `--json` and return what it says."""
-    done = subprocess.run([sys.executable, "-m", "rlhf_hitl", *args, "--json"], env=env, stdout=subprocess.PIPE)
-    if done.returncode:
-        sys.exit(f"rlhf-hitl {' '.join(args)}: exit {done.returncode}")
-    return json.loads(done.stdout)
+def run_command(*args: str, env: dict[str, str]) -> dict[str, Any]:
+    """Run an `rlhf-hitl` command with `--json` and return its result."""
+    process = subprocess.run([sys.executable, "-m", "rlhf_hitl", *args, "--json"], env=env, stdout=subprocess.PIPE)
+    if process.returncode:
+        sys.exit(f"rlhf-hitl {' '.join(args)}: exit {process.returncode}")
+    return json.loads(process.stdout)
 
 
 class Clock:
-    """Seconds since it was made: the clock's, and the processor's for this process."""
+    """Measures the seconds since it was created: wall-clock time, and processor time of this process."""
 
     def __init__(self) -> None:
         self._start = time.perf_counter(), time.process_time()
@@ -79,9 +79,14 @@ class Clock:
         return time.perf_counter() - self._start[0], time.process_time() - self._start[1]
 
 
-def ratios(turns: Sequence[dict[str, tuple[float, float]]], pairs: int) -> dict[str, float]:
-    """Pairs a second of `stock` and `ours` over turns of so many pairs, and how many times as many ours are: over all,
-    and of the worst and best turn. `load` is what else ran: processes that wanted a core, on the average of minutes."""
+def compute_ratios(turns: Sequence[dict[str, tuple[float, float]]], pairs: int) -> dict[str, float]:
+    """Return the pairs per second of `stock` and `ours`, and their ratio: over all turns, of the worst and of the best
+    turn. `load` is the machine's load average over 15 minutes, which shows what else was running.
+
+    Args:
+        turns: for each turn, name → seconds by the clock and by the processor.
+        pairs: the number of pairs in each turn.
+    """
     seconds = {name: np.array([turn[name] for turn in turns]) for name in ("stock", "ours")}
     each = seconds["stock"] / seconds["ours"]
     whole = seconds["stock"].sum(0) / seconds["ours"].sum(0)
@@ -97,8 +102,8 @@ def ratios(turns: Sequence[dict[str, tuple[float, float]]], pairs: int) -> dict[
     }
 
 
-def hh_pairs(data: Path, n: int) -> list[tuple[Conversation, Conversation]]:
-    """(chosen, rejected) of HH-RLHF helpful-base, in order of comparison id, which is a hash."""
+def load_hh_pairs(data: Path, n: int) -> list[tuple[Conversation, Conversation]]:
+    """Return n pairs (chosen, rejected) of HH-RLHF helpful-base, in order of comparison id, which is a hash."""
     from rlhf_hitl.formats.importing import import_path
     from rlhf_hitl.reward.labelled_pairs import load_labelled_pairs
     from rlhf_hitl.store import Store
@@ -112,6 +117,6 @@ def hh_pairs(data: Path, n: int) -> list[tuple[Conversation, Conversation]]:
     return [(p.first, p.second) if p.label.preferred == p.label.first else (p.second, p.first) for p in pairs]
 
 
-def _git(*args: str) -> str:
-    done = subprocess.run(["git", *args], cwd=RESULTS.parent, capture_output=True, text=True)
-    return done.stdout.strip()
+def _run_git(*args: str) -> str:
+    process = subprocess.run(["git", *args], cwd=RESULTS.parent, capture_output=True, text=True)
+    return process.stdout.strip()

@@ -1,4 +1,4 @@
-"""The head backend on real votes: import MT-Bench, train, evaluate on whole held-out questions.
+"""Measure the head backend on real votes: import MT-Bench, train, evaluate on whole held-out questions.
 
     python benchmarks/replay.py --data ../shared/data/mt_bench/mtbench_human_joined.jsonl.gz
 
@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from record import run, write
+from record import run_command, write_result
 
 from rlhf_hitl.reward.evaluation.floors import find_length_direction, predict_bag_of_words_margins
 from rlhf_hitl.reward.head_fitting import fit_head
@@ -84,9 +84,9 @@ def main() -> None:
             "RLHF_HITL_WORKSPACE": args.workspace or folder,
             "RLHF_HITL_STORE": f"sqlite:///{folder}/preferences.db",
         }
-        imported = run("import", args.data, *few, env=env)
-        trained = run("train-reward", "--backend", "head", "--backbone", args.backbone, *short, env=env)
-        evaluated = run("evaluate", env=env)
+        imported = run_command("import", args.data, *few, env=env)
+        trained = run_command("train-reward", "--backend", "head", "--backbone", args.backbone, *short, env=env)
+        evaluated = run_command("evaluate", env=env)
         crossed = cross_validate_questions(
             env["RLHF_HITL_STORE"], Path(trained["path"]), Path(env["RLHF_HITL_WORKSPACE"])
         )
@@ -106,7 +106,7 @@ def main() -> None:
         **crossed,
     }
     notes = "Accuracy over labels with a preference; interval with questions as clusters. One split, by prompt hash."
-    write("replay", figures, seeds=[], notes=notes, quick=args.quick)
+    write_result("replay", figures, seeds=[], notes=notes, quick=args.quick)
 
 
 if __name__ == "__main__":

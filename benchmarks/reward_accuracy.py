@@ -1,4 +1,4 @@
-"""Accuracy of the head backend on real votes about prompts it has not seen: HH helpful-base, MT-Bench, LLMFAO.
+"""Measure the accuracy of the head backend on real votes about unseen prompts: HH helpful-base, MT-Bench, LLMFAO.
 
     python benchmarks/reward_accuracy.py --data ../shared/data --workspace DIR
 
@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from record import write
+from record import write_result
 
 from rlhf_hitl.formats.importing import import_path
 from rlhf_hitl.reward.backbone import Backbone
@@ -61,7 +61,7 @@ def read_labels_of_set(path: Path, limit: int | None) -> list[LabelledPair]:
     return sorted(pairs, key=lambda p: p.comparison.id)[:limit]
 
 
-def measure(pairs: Sequence[LabelledPair], cache: FeatureCache, seed: int) -> dict[str, float | int]:
+def cross_validate_set(pairs: Sequence[LabelledPair], cache: FeatureCache, seed: int) -> dict[str, float | int]:
     n = len(pairs)
     chats = [p.first for p in pairs] + [p.second for p in pairs]
     features, lengths, votes = cache.features(chats), measure_completion_lengths(chats), count_votes(pairs)
@@ -72,9 +72,9 @@ def measure(pairs: Sequence[LabelledPair], cache: FeatureCache, seed: int) -> di
     longer = lengths[:n] - lengths[n:]
     vote_weights: list[str] = []
     for k in range(min(FOLDS, len(names))):
-        held, others = shuffled[k::FOLDS], np.delete(shuffled, np.s_[k::FOLDS])
+        held_out, others = shuffled[k::FOLDS], np.delete(shuffled, np.s_[k::FOLDS])
         calibrating = np.isin(family, others[::CALIBRATION])
-        predicted = np.flatnonzero(np.isin(family, held)).tolist()
+        predicted = np.flatnonzero(np.isin(family, held_out)).tolist()
         fitting = np.flatnonzero(np.isin(family, others) & ~calibrating).tolist()
         calibration = [i for i in np.flatnonzero(calibrating).tolist() if select_decided([pairs[i]])]
         both = [*fitting, *(i + n for i in fitting)]
@@ -147,13 +147,13 @@ def main() -> None:
         cache = FeatureCache(Path(args.workspace or folder) / "features", backbone)
         for name, path in SETS.items():
             pairs = read_labels_of_set(Path(args.data) / path, limits.get(name))
-            figures |= {f"{name}.{key}": value for key, value in measure(pairs, cache, args.seed).items()}
+            figures |= {f"{name}.{key}": value for key, value in cross_validate_set(pairs, cache, args.seed).items()}
     notes = (
         "Labels with a preference; intervals take the labels of one prompt together; the floor is the highest of a "
         "coin, length and words. "
         f"HH: {limits['hh']} pairs of helpful-base, Anthropic's test split, most of which fit the head measured."
     )
-    write("reward_accuracy", figures, seeds=[args.seed], notes=notes, quick=args.quick)
+    write_result("reward_accuracy", figures, seeds=[args.seed], notes=notes, quick=args.quick)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""How long the head takes: a refit on many labels, the choice of its settings, and an update after one.
+"""Measure how long the head takes: a refit on many labels, the choice of the vote weight, and an update.
 
     python benchmarks/reward_head.py
 
@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-from record import write
+from record import write_result
 
 from rlhf_hitl.reward.backbone import Backbone
 from rlhf_hitl.reward.feature_cache import FeatureCache
@@ -35,7 +35,7 @@ from rlhf_hitl.types import Comparison, Completion, Label, Message, Prompt
 WIDTH, VIEWS = 576, 6
 
 
-def graded_votes(margins: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def draw_graded_votes(margins: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Return one vote for each pair, (n, 9), by raters who perceive margins (n,) with logistic noise."""
     perceived = margins + rng.logistic(size=len(margins))
     outcomes = np.select([perceived > cut for cut in (2, 1, 0.5, -0.5, -1, -2)], [0, 1, 2, 4, 6, 7], 8)
@@ -80,11 +80,11 @@ def main() -> None:
     rng = np.random.default_rng(args.seed)
     # Variances that fall as a decoder's do: most of what answers differ in lies in some dozens of directions, of which
     # every view shows a mixture.
-    meant = rng.standard_normal((2 * n, WIDTH), dtype=np.float32) * np.geomspace(10, 0.05, WIDTH).astype(np.float32)
-    features = meant @ rng.standard_normal((WIDTH, VIEWS * WIDTH), dtype=np.float32)
+    latent = rng.standard_normal((2 * n, WIDTH), dtype=np.float32) * np.geomspace(10, 0.05, WIDTH).astype(np.float32)
+    features = latent @ rng.standard_normal((WIDTH, VIEWS * WIDTH), dtype=np.float32)
     lengths = rng.lognormal(6, 1, 2 * n)
-    margins = (meant[:n] - meant[n:]) @ (rng.standard_normal(WIDTH) / 30)
-    votes = graded_votes(margins, rng)
+    margins = (latent[:n] - latent[n:]) @ (rng.standard_normal(WIDTH) / 30)
+    votes = draw_graded_votes(margins, rng)
 
     def refit(_: int) -> tuple[Standardiser, Head]:
         standardiser = Standardiser.fit(features, lengths)
@@ -101,17 +101,17 @@ def main() -> None:
         return head.updated(differences[i], votes[i])
 
     with tempfile.TemporaryDirectory() as folder:
-        one = update if args.quick else prepare_full_update(args.backbone, Path(folder), standardiser, head)
+        update_once = update if args.quick else prepare_full_update(args.backbone, Path(folder), standardiser, head)
         figures = {
             "labels": n,
             "inputs": differences.shape[1],
             "refit_s": measure_median_seconds(refit, times),
             "choice_s": measure_median_seconds(choose, 1),
-            "update_ms": 1000 * measure_median_seconds(one, 50),
+            "update_ms": 1000 * measure_median_seconds(update_once, 50),
             "agreement": float(np.mean((differences @ head.weights > 0) == (margins > 0))),
         }
-    notes = "Made labels with strengths and ties. A refit starts from features, an update from a model in memory."
-    write("reward_head", figures, seeds=[args.seed], notes=notes, quick=args.quick)
+    notes = "Generated labels with strengths and ties. A refit starts from features, an update from a model in memory."
+    write_result("reward_head", figures, seeds=[args.seed], notes=notes, quick=args.quick)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Scoring beside the text-classification pipeline of transformers: pairs a second.
+"""Measure how many pairs a second are scored, beside the text-classification pipeline of transformers.
 
     python benchmarks/reward_scoring.py --data ../shared/data
 
@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from record import Clock, hh_pairs, ratios, write
+from record import Clock, compute_ratios, load_hh_pairs, write_result
 from transformers import AutoModelForSequenceClassification, pipeline
 
 from rlhf_hitl.models import load_tokenizer
@@ -25,7 +25,7 @@ from rlhf_hitl.reward.feature_cache import FeatureCache
 from rlhf_hitl.reward.pretrained import locate_full_model, silence_loading_report
 from rlhf_hitl.reward.rendering import Renderer
 
-BATCH = 8
+PAIRS_IN_BATCH = 8
 
 
 def main() -> None:
@@ -57,20 +57,22 @@ def main() -> None:
         )
         weights = model.score.weight.detach().numpy()[0]
 
-        def text(chat) -> str:
+        def decode(chat) -> str:
             return tokenizer.decode(renderer.render(chat).ids)
 
         def survives_decoding(chat) -> bool:  # encoding the decoded text gives the same tokens
-            return tokenizer(text(chat))["input_ids"] == list(renderer.render(chat).ids)
+            return tokenizer(decode(chat))["input_ids"] == list(renderer.render(chat).ids)
 
         pairs = [
-            pair for pair in hh_pairs(Path(args.data), 2 * BATCH * (turns + 1)) if all(map(survives_decoding, pair))
+            pair
+            for pair in load_hh_pairs(Path(args.data), 2 * PAIRS_IN_BATCH * (turns + 1))
+            if all(map(survives_decoding, pair))
         ]
-        batches = [pairs[i * BATCH : (i + 1) * BATCH] for i in range(turns + 1)]
+        batches = [pairs[i * PAIRS_IN_BATCH : (i + 1) * PAIRS_IN_BATCH] for i in range(turns + 1)]
         turns_taken, deviations = [], []
         for turn, batch in enumerate(batches):
             chats = [chat for pair in batch for chat in pair]
-            texts = [text(chat) for chat in chats]
+            texts = [decode(chat) for chat in chats]
 
             def stock() -> np.ndarray:
                 return np.array([s["score"] for s in classify(texts, batch_size=len(texts), function_to_apply="none")])  # noqa: B023
@@ -78,19 +80,23 @@ def main() -> None:
             def ours() -> np.ndarray:
                 return cache.features(chats, keep=False) @ weights  # noqa: B023
 
-            took, scores = {}, {}
+            seconds, scores = {}, {}
             for score in (stock, ours) if turn % 2 == 0 else (ours, stock):
                 clock = Clock()
                 scores[score.__name__] = score()
-                took[score.__name__] = clock.read()
+                seconds[score.__name__] = clock.read()
             if turn:  # the first warms up
-                turns_taken.append(took)
+                turns_taken.append(seconds)
                 deviations.append(np.abs(scores["stock"] - scores["ours"]).max())
-    figures = {"turns": turns, "threads": torch.get_num_threads(), "score_difference": float(max(deviations))} | ratios(
-        turns_taken, BATCH
+    figures = {
+        "turns": turns,
+        "threads": torch.get_num_threads(),
+        "score_difference": float(max(deviations)),
+    } | compute_ratios(turns_taken, PAIRS_IN_BATCH)
+    notes = (
+        f"SmolLM2-135M in float32, HH-RLHF helpful-base, batches of {PAIRS_IN_BATCH} pairs, at most {length} tokens."
     )
-    notes = f"SmolLM2-135M in float32, HH-RLHF helpful-base, batches of {BATCH} pairs, at most {length} tokens."
-    write("reward_scoring", figures, seeds=[0], notes=notes, quick=args.quick)
+    write_result("reward_scoring", figures, seeds=[0], notes=notes, quick=args.quick)
 
 
 if __name__ == "__main__":

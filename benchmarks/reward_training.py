@@ -1,4 +1,4 @@
-"""Training a full reward model beside TRL's stock RewardTrainer: pairs a second.
+"""Measure how many pairs a second a full reward model is trained on, beside TRL's stock RewardTrainer.
 
     python benchmarks/reward_training.py --data ../shared/data
 
@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset, DatasetDict
-from record import Clock, hh_pairs, ratios, write
+from record import Clock, compute_ratios, load_hh_pairs, write_result
 from transformers import AutoModelForSequenceClassification, Trainer, TrainerCallback
 from trl import ModelConfig, RewardConfig, RewardTrainer
 
@@ -33,7 +33,7 @@ from rlhf_hitl.reward.training.progress import keep_stdout_free
 from rlhf_hitl.reward.training.tokenised_rows import tokenise_rows
 from rlhf_hitl.types import messages_to_dicts
 
-BATCH = 8
+PAIRS_IN_BATCH = 8
 
 
 class AfterWarmUp(TrainerCallback):
@@ -45,7 +45,7 @@ class AfterWarmUp(TrainerCallback):
     def on_step_end(self, args, state, control, **kwargs) -> None:
         if state.global_step == 1:
             self.clock = Clock()
-        self.took = self.clock.read()
+        self.seconds = self.clock.read()
 
 
 def main() -> None:
@@ -72,16 +72,16 @@ def main() -> None:
                 "chosen": messages_to_dicts(chosen),
                 "rejected": messages_to_dicts(rejected),
             }
-            for (prompt, chosen), (_, rejected) in hh_pairs(Path(args.data), BATCH * (turns * steps + 1))
+            for (prompt, chosen), (_, rejected) in load_hh_pairs(Path(args.data), PAIRS_IN_BATCH * (turns * steps + 1))
         ]
         # The shortest come first in every turn, as a batch to warm up with.
         rows.sort(key=lambda row: sum(len(m["content"]) for side in row.values() for m in side))
         warm, counted = (
-            rows[:BATCH],
-            [rows[BATCH + i] for i in np.random.default_rng(0).permutation(turns * steps * BATCH)],
+            rows[:PAIRS_IN_BATCH],
+            [rows[PAIRS_IN_BATCH + i] for i in np.random.default_rng(0).permutation(turns * steps * PAIRS_IN_BATCH)],
         )
         shared = {
-            "output_dir": f"{folder}/out", "per_device_train_batch_size": BATCH, "num_train_epochs": 1,
+            "output_dir": f"{folder}/out", "per_device_train_batch_size": PAIRS_IN_BATCH, "num_train_epochs": 1,
             "max_length": length, "bf16": not args.fp32, "train_sampling_strategy": "sequential",
             "save_strategy": "no", "report_to": "none", "disable_tqdm": True,
             "use_cpu": find_best_device() == "cpu",
@@ -102,29 +102,29 @@ def main() -> None:
 
         def ours(data: Dataset) -> Trainer:
             DatasetDict({"train": data}).save_to_disk(f"{folder}/{data._fingerprint}")
-            given = shared | {"dataset": f"{folder}/{data._fingerprint}", "model_name_or_path": path}
+            settings = shared | {"dataset": f"{folder}/{data._fingerprint}", "model_name_or_path": path}
             return build_reward_trainer(
                 *parse_arguments(
-                    (FullTrainingConfig, ModelConfig), [x for k, v in given.items() for x in (f"--{k}", str(v))]
+                    (FullTrainingConfig, ModelConfig), [x for k, v in settings.items() for x in (f"--{k}", str(v))]
                 )
             )
 
         turns_taken = []
         for turn in range(turns):
-            part = counted[turn * steps * BATCH : (turn + 1) * steps * BATCH]
-            took = {}
+            part = counted[turn * steps * PAIRS_IN_BATCH : (turn + 1) * steps * PAIRS_IN_BATCH]
+            seconds = {}
             for make in (stock, ours) if turn % 2 == 0 else (ours, stock):
                 trainer, clock = make(Dataset.from_list(warm + part)), AfterWarmUp()
                 trainer.add_callback(clock)
                 trainer.train()
-                took[make.__name__] = clock.took
+                seconds[make.__name__] = clock.seconds
                 del trainer
-            turns_taken.append(took)
-    figures = {"turns": turns, "threads": torch.get_num_threads(), "bf16": int(not args.fp32)} | ratios(
-        turns_taken, steps * BATCH
+            turns_taken.append(seconds)
+    figures = {"turns": turns, "threads": torch.get_num_threads(), "bf16": int(not args.fp32)} | compute_ratios(
+        turns_taken, steps * PAIRS_IN_BATCH
     )
-    notes = f"SmolLM2-135M, HH-RLHF helpful-base, batches of {BATCH} pairs, at most {length} tokens."
-    write("reward_training", figures, seeds=[0], notes=notes, quick=args.quick)
+    notes = f"SmolLM2-135M, HH-RLHF helpful-base, batches of {PAIRS_IN_BATCH} pairs, at most {length} tokens."
+    write_result("reward_training", figures, seeds=[0], notes=notes, quick=args.quick)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the benchmarks of the store share: a PostgreSQL of their own, the server, what fills a store, an HTTP client."""
+"""What the benchmarks of the store share: a PostgreSQL server, our server, a filled store and an HTTP client."""
 
 from __future__ import annotations
 
@@ -27,16 +27,18 @@ from rlhf_hitl.store.comparisons import insert_comparisons
 from rlhf_hitl.types import Comparison, Completion, Message, Prompt, Role, Scope
 
 
-class Process:
-    """A server of one's own. It ends with the `with` block, and with this process however that ends."""
+class ServerProcess:
+    """A server in a process of its own. It ends with the `with` block, or with this process, even if that is killed."""
 
-    def __init__(self, command: list[str | Path], log: Path, ready: Callable[[], bool], end: str = "TERM", **how: Any):
+    def __init__(
+        self, command: list[str | Path], log: Path, ready: Callable[[], bool], end: str = "TERM", **options: Any
+    ):
         # The shell ends the server when its input closes, which it does also when this process is killed.
         self._command = ["sh", "-c", f'"$@" & read -r _; kill -{end} $!; wait', "sh", *command]
-        self._log, self._ready, self._how = log, ready, how
+        self._log, self._ready, self._options = log, ready, options
 
     def start(self, seconds: float = 120) -> None:
-        """Start it, also after a kill; returns once it answers."""
+        """Start the server, for the first time or after a kill, and return once it answers."""
         deadline = time.monotonic() + seconds
         while not self._start(deadline):
             if time.monotonic() > deadline:
@@ -46,18 +48,20 @@ class Process:
 
     def _start(self, deadline: float) -> bool:
         with open(self._log, "ab") as log:
-            self._shell = subprocess.Popen(self._command, stdin=subprocess.PIPE, stdout=log, stderr=log, **self._how)
+            self._shell = subprocess.Popen(
+                self._command, stdin=subprocess.PIPE, stdout=log, stderr=log, **self._options
+            )
         while not self._ready():
-            # The shell buries its one child in the end only.
-            over = [p.status() == psutil.STATUS_ZOMBIE for p in psutil.Process(self._shell.pid).children()]
-            if time.monotonic() > deadline or any(over):
+            # The shell reaps its child only when its own input closes: a server that has ended is a zombie until then.
+            has_ended = [p.status() == psutil.STATUS_ZOMBIE for p in psutil.Process(self._shell.pid).children()]
+            if time.monotonic() > deadline or any(has_ended):
                 self.kill()
                 return False
             time.sleep(0.05)
         return True
 
     def kill(self) -> None:
-        """SIGKILL all of it at once."""
+        """Send SIGKILL to all of its processes."""
         for process in psutil.Process(self._shell.pid).children(recursive=True):  # parents first
             with suppress(psutil.NoSuchProcess):
                 process.kill()
@@ -80,24 +84,24 @@ class Process:
                 self.kill()
 
 
-class Serve(Process):
-    """`rlhf-hitl serve` on a store, always at one `address`."""
+class RlhfHitlServer(ServerProcess):
+    """`rlhf-hitl serve` on a store, at the same `address` after each start."""
 
     def __init__(self, store: str, folder: Path, workers: int = 1):
-        port = free_port()
+        port = find_free_port()
         self.address = f"http://127.0.0.1:{port}"
-        where = ["--port", str(port), "--store", store, "--workers", str(workers)]
+        options = ["--port", str(port), "--store", store, "--workers", str(workers)]
         env = os.environ | {"RLHF_HITL_WORKSPACE": str(folder)}
-        command = [sys.executable, "-m", "rlhf_hitl", "serve", *where, "--json"]
-        super().__init__([*command], folder / "serve.log", lambda: answers(port, "/healthz"), env=env)
+        command = [sys.executable, "-m", "rlhf_hitl", "serve", *options, "--json"]
+        super().__init__([*command], folder / "serve.log", lambda: answers_http(port, "/healthz"), env=env)
 
 
-class Postgres(Process):
-    """A PostgreSQL with the settings it has out of the box (what it confirms is on disk), on a socket in its folder."""
+class PostgresServer(ServerProcess):
+    """A PostgreSQL server with its default settings (confirmed writes are on disk), on a socket in its folder."""
 
     def __init__(self, folder: Path):
-        self._bin, self._folder = _postgres_binaries(), folder
-        self._user = _unprivileged() if os.geteuid() == 0 else None  # initdb refuses to run as root
+        self._bin, self._folder = _find_postgres_binaries(), folder
+        self._user = _find_unprivileged_user() if os.geteuid() == 0 else None  # initdb refuses to run as root
         shutil.chown(folder, self._user or os.geteuid())
         self._run("initdb", "-D", folder / "data", "-U", "bench", "-A", "trust", "-E", "UTF8", "--locale=C")
         command = [self._bin / "postgres", "-D", folder / "data", "-k", folder, "-c", "listen_addresses="]
@@ -110,8 +114,8 @@ class Postgres(Process):
     def host(self) -> str:
         return str(self._folder)
 
-    def create(self, name: str) -> str:
-        """Make an empty database; returns its URL."""
+    def create_database(self, name: str) -> str:
+        """Create an empty database and return its URL."""
         self._run("createdb", "-h", self._folder, "-U", "bench", name)
         return f"postgresql://bench@/{name}?host={self.host}"
 
@@ -121,73 +125,73 @@ class Postgres(Process):
 
 
 @contextmanager
-def postgres() -> Iterator[Postgres]:
-    """A PostgreSQL of one's own, started."""
-    # A socket's path has room for about a hundred bytes, and where we are root the folder becomes another user's.
-    with tempfile.TemporaryDirectory(prefix="pg-") as folder, Postgres(Path(folder)) as server:
+def start_postgres() -> Iterator[PostgresServer]:
+    """Yield a PostgreSQL server that was started for this benchmark."""
+    # Not in the workspace: a socket's path has at most a hundred bytes or so, and under root the owner is changed.
+    with tempfile.TemporaryDirectory(prefix="pg-") as folder, PostgresServer(Path(folder)) as server:
         yield server
 
 
-def _unprivileged() -> str:
+def _find_unprivileged_user() -> str:
     return "postgres" if any(u.pw_name == "postgres" for u in pwd.getpwall()) else "nobody"
 
 
-def _postgres_binaries() -> Path:
+def _find_postgres_binaries() -> Path:
     newest_first = sorted(glob("/usr/lib/postgresql/*/bin"), key=lambda p: int(p.split("/")[4]), reverse=True)
     on_path = shutil.which("initdb")
-    found = [Path(p) for p in newest_first] + ([Path(on_path).resolve().parent] if on_path else [])
-    for path in found:
+    candidates = [Path(p) for p in newest_first] + ([Path(on_path).resolve().parent] if on_path else [])
+    for path in candidates:
         if (path / "initdb").exists():
             return path
     sys.exit("no PostgreSQL on this machine: apt-get install postgresql")
 
 
-def pair(i: int, *, overlap: int = 1, batch: str = "", tags: dict[str, str] | None = None) -> Comparison:
-    """A comparison of two short completions."""
+def make_pair(i: int, *, overlap: int = 1, batch: str = "", tags: dict[str, str] | None = None) -> Comparison:
+    """Return a comparison of two short completions."""
     prompt = Prompt.create((Message("user", f"Question {i}?"),), tags)
     answers = [Completion.create(prompt.id, (Message("assistant", f"Answer {i}.{j}"),), "policy") for j in range(2)]
     return Comparison.create(prompt, answers, overlap, batch=batch)
 
 
-def fill(store: Store, rows: Iterable[Comparison], at_once: int = 5000) -> None:
-    left = iter(rows)
-    while chunk := list(islice(left, at_once)):
+def fill_store(store: Store, rows: Iterable[Comparison], at_once: int = 5000) -> None:
+    remaining = iter(rows)
+    while chunk := list(islice(remaining, at_once)):
         with store.write() as conn:
             insert_comparisons(store, conn, chunk)
 
 
 def add_raters(store: Store, n: int) -> dict[str, str]:
-    """Rater id → API token, of n new raters."""
-    made = [people.add_rater(store, f"rater {i}", Role.RATER).id for i in range(n)]
-    return {id: tokens.add_api_token(store, id, "benchmark", [Scope.TASK, Scope.FEEDBACK], days=1) for id in made}
+    """Add n raters. Returns rater id → API token."""
+    rater_ids = [people.add_rater(store, f"rater {i}", Role.RATER).id for i in range(n)]
+    return {id: tokens.add_api_token(store, id, "benchmark", [Scope.TASK, Scope.FEEDBACK], days=1) for id in rater_ids}
 
 
-def judgment(lease: dict[str, Any], **more: Any) -> dict[str, Any]:
-    """The body of `POST /api/v1/judgments` for a lease: the order shown is the ranking."""
-    ranking = [[shown["key"]] for shown in lease["completions"]]
+def make_judgment_body(lease: dict[str, Any], **more: Any) -> dict[str, Any]:
+    """Return the body of `POST /api/v1/judgments` for a lease: the order shown is the ranking."""
+    ranking = [[completion["key"]] for completion in lease["completions"]]
     return {"lease_id": lease["id"], "verdict": "ranked", "ranking": ranking, "strength": 2} | more
 
 
-def free_port() -> int:
+def find_free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
 
-def answers(port: int, path: str) -> bool:
-    """Whether something there speaks HTTP."""
-    asked = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+def answers_http(port: int, path: str) -> bool:
+    """Whether a server on this port answers over HTTP."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
     try:
-        asked.request("GET", path)
-        return asked.getresponse().status < 500
+        connection.request("GET", path)
+        return connection.getresponse().status < 500
     except (OSError, http.client.HTTPException):
         return False
     finally:
-        asked.close()
+        connection.close()
 
 
-class Client:
-    """One keep-alive HTTP/1.1 connection that speaks JSON. A broken connection is a ConnectionError."""
+class JsonConnection:
+    """One keep-alive HTTP/1.1 connection for JSON. Raises ConnectionError when the connection breaks."""
 
     def __init__(self, address: str, authorization: str):
         self._host, port = address.removeprefix("http://").rsplit(":", 1)
@@ -196,19 +200,19 @@ class Client:
         self._reader: asyncio.StreamReader | None = None
 
     async def call(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
-        """Send one request; returns the status and the answer's JSON, None where it has no body."""
+        """Send one request. Returns the status and the answer's JSON, None where it has no body."""
         data = b"" if body is None else json.dumps(body).encode()
         head = f"{method} {path} HTTP/1.1\r\n{self._head}\r\nContent-Length: {len(data)}\r\n\r\n"
         try:
             if self._reader is None:
                 self._reader, self._writer = await asyncio.open_connection(self._host, self._port)
             self._writer.write(head.encode() + data)
-            return await self._answer(self._reader)
+            return await self._read_answer(self._reader)
         except (OSError, EOFError) as e:
             self.close()
             raise ConnectionError(str(e)) from e
 
-    async def _answer(self, reader: asyncio.StreamReader) -> tuple[int, Any]:
+    async def _read_answer(self, reader: asyncio.StreamReader) -> tuple[int, Any]:
         first, *lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
         headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
         if "transfer-encoding" in headers:

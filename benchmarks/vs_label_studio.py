@@ -2,10 +2,10 @@
 
     python benchmarks/vs_label_studio.py
 
-Eight raters, each a user with a token of their own, take a comparison and answer it as fast as they are served. One
+Eight raters, each a user with a token of their own, take a comparison and answer it as fast as the server allows. One
 cycle is both requests: `GET /api/projects/N/next` and `POST /api/tasks/N/annotations/` there, `POST /api/v1/leases`
 and `POST /api/v1/judgments` here. Both hold the same prompts and completions (the bundled set's, numbered), one
-judgment wanted each, in a PostgreSQL with the settings it has out of the box. Each is run in the ways its users run
+judgment wanted each, in a PostgreSQL with the settings of a fresh installation. Each is run in the ways its users run
 it, in turn, twice over, and the quicker way counts: `label-studio start` and gunicorn with two workers; `rlhf-hitl
 serve` with one worker and with two.
 
@@ -33,8 +33,19 @@ from typing import Any, ClassVar, Protocol
 
 import numpy as np
 from platformdirs import user_cache_path
-from record import write
-from servers import Client, Postgres, Process, Serve, add_raters, answers, fill, free_port, judgment, postgres
+from record import write_result
+from servers import (
+    JsonConnection,
+    PostgresServer,
+    RlhfHitlServer,
+    ServerProcess,
+    add_raters,
+    answers_http,
+    fill_store,
+    find_free_port,
+    make_judgment_body,
+    start_postgres,
+)
 
 from rlhf_hitl.store import Store
 from rlhf_hitl.types import Comparison, Completion, Message, Prompt
@@ -44,17 +55,17 @@ Cycle = Callable[[], Awaitable[str]]
 
 
 class Peer(Protocol):
-    ways: ClassVar[dict[str, str]]  # how it is run: the figures' word → the table's
+    ways: ClassVar[dict[str, str]]  # how it is run: name in the figures → name in the table
 
-    def served(self, way: str) -> Process:
-        """Its server, run in one of its ways, with everything in line."""
+    def start_server(self, way: str) -> ServerProcess:
+        """Return its server, started in one of its ways, with all tasks in the queue."""
         ...
 
-    def raters(self) -> list[Cycle]: ...
+    def make_raters(self) -> list[Cycle]: ...
 
 
-def texts(n: int) -> list[tuple[str, str, str]]:
-    """(prompt, first completion, second completion), n times different."""
+def make_texts(n: int) -> list[tuple[str, str, str]]:
+    """Return n different triples (prompt, first completion, second completion)."""
     lines = (resources.files("rlhf_hitl.bundled") / "set.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [json.loads(line) for line in lines]
 
@@ -72,38 +83,38 @@ def texts(n: int) -> list[tuple[str, str, str]]:
 class Ours:
     ways: ClassVar = {"one": "`rlhf-hitl serve`", "two": "`rlhf-hitl serve --workers 2`"}
 
-    def __init__(self, pg: Postgres, folder: Path, pairs: list[tuple[str, str, str]], raters: int):
+    def __init__(self, pg: PostgresServer, folder: Path, pairs: list[tuple[str, str, str]], raters: int):
         self._pg, self._folder, self._pairs, self._n, self._turn = pg, folder, pairs, raters, 0
 
-    def served(self, way: str) -> Process:
+    def start_server(self, way: str) -> ServerProcess:
         self._turn += 1  # a store of its own for each turn: it gets far enough to empty one
-        url = self._pg.create(f"ours_{self._turn}")
+        url = self._pg.create_database(f"ours_{self._turn}")
         store = Store.open(url, create=True)
-        fill(store, (_comparison(*pair) for pair in self._pairs))
+        fill_store(store, (_make_comparison(*pair) for pair in self._pairs))
         self._tokens = add_raters(store, self._n).values()
         store.close()
-        self._server = Serve(url, self._folder, workers={"one": 1, "two": 2}[way])
+        self._server = RlhfHitlServer(url, self._folder, workers={"one": 1, "two": 2}[way])
         return self._server
 
-    def raters(self) -> list[Cycle]:
-        def rater(client: Client) -> Cycle:
+    def make_raters(self) -> list[Cycle]:
+        def make_rater(client: JsonConnection) -> Cycle:
             async def cycle() -> str:
                 leases = require_status(200, await client.call("POST", "/api/v1/leases", {"count": 1}))["leases"]
                 if not leases:
-                    sys.exit("nothing is left in line: take more --comparisons")
+                    sys.exit("the queue is empty: take more --comparisons")
                 task = leases[0]
-                require_status(201, await client.call("POST", "/api/v1/judgments", judgment(task)))
+                require_status(201, await client.call("POST", "/api/v1/judgments", make_judgment_body(task)))
                 return f"{self._turn}: {task['prompt']}"
 
             return cycle
 
-        return [rater(Client(self._server.address, f"Bearer {token}")) for token in self._tokens]
+        return [make_rater(JsonConnection(self._server.address, f"Bearer {token}")) for token in self._tokens]
 
 
-def _comparison(asked: str, *answers: str) -> Comparison:
+def _make_comparison(asked: str, *answers: str) -> Comparison:
     prompt = Prompt.create((Message("user", asked),))
-    given = [Completion.create(prompt.id, (Message("assistant", a),), "policy") for a in answers]
-    return Comparison.create(prompt, given)
+    completions = [Completion.create(prompt.id, (Message("assistant", a),), "policy") for a in answers]
+    return Comparison.create(prompt, completions)
 
 
 class LabelStudio:
@@ -111,10 +122,10 @@ class LabelStudio:
     CONFIG = """<View><Text name="prompt" value="$prompt"/><Pairwise name="pw" toName="first,second"/>
         <Text name="first" value="$first"/><Text name="second" value="$second"/></View>"""
 
-    def __init__(self, env: Path, pg: Postgres, folder: Path, pairs: list[tuple[str, str, str]], raters: int):
-        self._bin, self._folder = _label_studio(env), folder
+    def __init__(self, env: Path, pg: PostgresServer, folder: Path, pairs: list[tuple[str, str, str]], raters: int):
+        self._bin, self._folder = _install_label_studio(env), folder
         self._tokens = [uuid.uuid4().hex + "0" * 8 for _ in range(raters)]
-        pg.create("label_studio")
+        pg.create_database("label_studio")
         self._env = {
             "DJANGO_DB": "default",
             "POSTGRE_NAME": "label_studio",
@@ -130,11 +141,11 @@ class LabelStudio:
             user = ["--username", f"rater{i}@example.com", "--password", uuid.uuid4().hex, "--user-token", token]
             command = [self._bin / "label-studio", "init", "--quiet", *user, "--enable-legacy-api-token"]
             subprocess.run(command, check=True, env=os.environ | self._env, capture_output=True)
-        with self.served("start"):
+        with self.start_server("start"):
             self._project = asyncio.run(self._make_project(pairs))
 
     async def _make_project(self, pairs: list[tuple[str, str, str]]) -> int:
-        owner = Client(self._address, f"Token {self._tokens[0]}")
+        owner = JsonConnection(self._address, f"Token {self._tokens[0]}")
         project = {"title": "benchmark", "label_config": self.CONFIG}
         made = require_status(201, await owner.call("POST", "/api/projects/", project))["id"]
         tasks = [{"data": dict(zip(("prompt", "first", "second"), pair))} for pair in pairs]
@@ -143,8 +154,8 @@ class LabelStudio:
         owner.close()
         return made
 
-    def served(self, way: str) -> Process:
-        port = free_port()
+    def start_server(self, way: str) -> ServerProcess:
+        port = find_free_port()
         self._address, env = f"http://127.0.0.1:{port}", os.environ | self._env
         if way == "start":
             command = ["label-studio", "start", "--no-browser", "--internal-host", "127.0.0.1", "--port", str(port)]
@@ -154,10 +165,12 @@ class LabelStudio:
             package = next(self._bin.parent.glob("lib/python*/site-packages/label_studio"))
             env |= {"PYTHONPATH": str(package), "DJANGO_SETTINGS_MODULE": "core.settings.label_studio"}
         log = self._folder / "served.log"
-        return Process([self._bin / command[0], *command[1:]], log, lambda: answers(port, "/health"), env=env)
+        return ServerProcess(
+            [self._bin / command[0], *command[1:]], log, lambda: answers_http(port, "/health"), env=env
+        )
 
-    def raters(self) -> list[Cycle]:
-        def rater(client: Client) -> Cycle:
+    def make_raters(self) -> list[Cycle]:
+        def make_rater(client: JsonConnection) -> Cycle:
             async def cycle() -> str:
                 task = require_status(200, await client.call("GET", f"/api/projects/{self._project}/next"))["id"]
                 choice = {"id": "choice", "from_name": "pw", "to_name": "first", "type": "pairwise"}
@@ -167,11 +180,11 @@ class LabelStudio:
 
             return cycle
 
-        return [rater(Client(self._address, f"Token {token}")) for token in self._tokens]
+        return [make_rater(JsonConnection(self._address, f"Token {token}")) for token in self._tokens]
 
 
-def _label_studio(env: Path) -> Path:
-    """The programs of the environment, which is built where there is none."""
+def _install_label_studio(env: Path) -> Path:
+    """Return the programs of the peer's environment, which is built if it does not exist."""
     if not (env / "bin" / "label-studio").exists():
         print(f"building {env}", file=sys.stderr)
         subprocess.run([sys.executable, "-m", "venv", env], check=True, stdout=sys.stderr)
@@ -187,20 +200,20 @@ def require_status(expected: int, answer: tuple[int, Any]) -> Any:
     return body
 
 
-async def rate(raters: list[Cycle], seconds: float, warm_up: float) -> tuple[list[float], list[str]]:
-    """Every rater goes from cycle to cycle until the time is over. Returns seconds a cycle, and the tasks answered."""
-    took: list[float] = []
+async def repeat_cycles(raters: list[Cycle], seconds: float, warm_up: float) -> tuple[list[float], list[str]]:
+    """Let every rater repeat cycles until the time is over. Returns seconds per cycle and the answered tasks."""
+    cycle_seconds: list[float] = []
     tasks: list[str] = []
     begin = time.monotonic() + warm_up
 
-    async def one(cycle: Cycle) -> None:
+    async def repeat(cycle: Cycle) -> None:
         while (start := time.monotonic()) < begin + seconds:
             tasks.append(await cycle())
             if begin <= (end := time.monotonic()) < begin + seconds:
-                took.append(end - start)
+                cycle_seconds.append(end - start)
 
-    await asyncio.gather(*(one(cycle) for cycle in raters))
-    return took, tasks
+    await asyncio.gather(*(repeat(cycle) for cycle in raters))
+    return cycle_seconds, tasks
 
 
 def main() -> None:
@@ -215,42 +228,44 @@ def main() -> None:
     n, raters, seconds, turns = args.comparisons, args.raters, args.seconds, 2
     if args.quick:
         n, raters, seconds, turns = 1000, 2, 2, 1
-    with postgres() as pg, tempfile.TemporaryDirectory() as folder:
-        pairs = texts(n)
+    with start_postgres() as pg, tempfile.TemporaryDirectory() as folder:
+        pairs = make_texts(n)
         made: dict[str, Peer] = (
-            {} if args.ours else {"label_studio": LabelStudio(args.peer_env, pg, _sub(folder, "theirs"), pairs, raters)}
+            {}
+            if args.ours
+            else {"label_studio": LabelStudio(args.peer_env, pg, _make_subfolder(folder, "theirs"), pairs, raters)}
         )
-        made["ours"] = Ours(pg, _sub(folder, "ours"), pairs, raters)
-        took: dict[tuple[str, str], list[list[float]]] = {}
+        made["ours"] = Ours(pg, _make_subfolder(folder, "ours"), pairs, raters)
+        seconds_by_way: dict[tuple[str, str], list[list[float]]] = {}
         answered: dict[str, list[str]] = {name: [] for name in made}
         for _ in range(turns):
             for name, peer in made.items():
                 for way in peer.ways:
-                    with peer.served(way):
-                        times, tasks = asyncio.run(rate(peer.raters(), seconds, warm_up=min(5, seconds)))
-                    took.setdefault((name, way), []).append(times)
+                    with peer.start_server(way):
+                        times, tasks = asyncio.run(repeat_cycles(peer.make_raters(), seconds, warm_up=min(5, seconds)))
+                    seconds_by_way.setdefault((name, way), []).append(times)
                     answered[name] += tasks
                     print(f"{name}, {way}: {len(times) / seconds:.2f} cycles/s", file=sys.stderr)
     figures: dict[str, float | int | None] = {"comparisons": n, "raters": raters, "seconds": turns * seconds}
     best = {}
     for name, peer in made.items():
-        of_way = {way: _figures(took[name, way], turns * seconds) for way in peer.ways}
-        figures |= {f"{name}.{way}.{key}": value for way, found in of_way.items() for key, value in found.items()}
-        best[name] = max(of_way.values(), key=lambda found: found["cycles_per_s"])
+        by_way = {way: _compute_figures(seconds_by_way[name, way], turns * seconds) for way in peer.ways}
+        figures |= {f"{name}.{way}.{key}": value for way, part in by_way.items() for key, value in part.items()}
+        best[name] = max(by_way.values(), key=lambda part: part["cycles_per_s"])
         figures[f"{name}.answered_twice"] = sum(times > 1 for times in Counter(answered[name]).values())
     if "label_studio" in best:
         figures["cycles_ratio"] = best["ours"]["cycles_per_s"] / best["label_studio"]["cycles_per_s"]
         figures["p95_ratio"] = best["ours"]["p95_ms"] / best["label_studio"]["p95_ms"]
-    write("vs_label_studio", figures, seeds=[], notes=_notes(args), quick=args.quick or args.ours)
+    write_result("vs_label_studio", figures, seeds=[], notes=_write_notes(args), quick=args.quick or args.ours)
 
 
-def _figures(turns: list[list[float]], seconds: float) -> dict[str, float]:
+def _compute_figures(turns: list[list[float]], seconds: float) -> dict[str, float]:
     cycles = [t for turn in turns for t in turn]
     p50, p95 = np.percentile(cycles, [50, 95]) * 1000
     return {"cycles_per_s": len(cycles) / seconds, "p50_ms": float(p50), "p95_ms": float(p95)}
 
 
-def _notes(args: argparse.Namespace) -> str:
+def _write_notes(args: argparse.Namespace) -> str:
     notes = "Ratios are ours to theirs, the quicker way of each. answered_twice: wanted one judgment and got more."
     if args.ours:
         return notes
@@ -259,7 +274,7 @@ def _notes(args: argparse.Namespace) -> str:
     return f"{notes} Theirs: {', '.join(versions)}, COLLECT_ANALYTICS and SENTRY_DSN off."
 
 
-def _sub(folder: str, name: str) -> Path:
+def _make_subfolder(folder: str, name: str) -> Path:
     made = Path(folder) / name
     made.mkdir()
     return made

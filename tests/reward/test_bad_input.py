@@ -89,7 +89,7 @@ def test_full_training_leaves_out_rows_without_text_or_labelled_by_a_model_with_
 
 
 @pytest.mark.parametrize(
-    ("column", "value", "said"),
+    ("column", "value", "message"),
     [
         ("rejected", None, "messages 'None': expected a list of messages"),
         ("p_chosen", None, "p_chosen None"),
@@ -99,7 +99,7 @@ def test_full_training_leaves_out_rows_without_text_or_labelled_by_a_model_with_
         ("weight", None, "weight None"),
     ],
 )
-def test_an_invalid_row_is_named_before_training_starts(tiny_model, tmp_path, column, value, said):
+def test_an_invalid_row_is_named_before_training_starts(tiny_model, tmp_path, column, value, message):
     flags = rows(tmp_path, ("fine", "thanks"), ("sun", "sea"), model_name_or_path=tiny_model)
     made = load_from_disk(flags["dataset"])["train"].to_list()
     made[0] |= {column: made[0].get(column, 1.0 if column != "votes" else 1)}
@@ -108,7 +108,7 @@ def test_an_invalid_row_is_named_before_training_starts(tiny_model, tmp_path, co
     else:
         made[1] |= {column: value}
     DatasetDict(train=Dataset.from_list(made)).save_to_disk(tmp_path / "bad")
-    with pytest.raises(BadInput, match=f"bad: train row {0 if isinstance(value, str) else 1}: {said}"):
+    with pytest.raises(BadInput, match=f"bad: train row {0 if isinstance(value, str) else 1}: {message}"):
         trainer(flags | {"dataset": tmp_path / "bad"})
 
 
@@ -229,8 +229,8 @@ def test_a_head_is_not_read_with_another_backbone(judged_store, backbone, tmp_pa
     sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
     LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), **sizes)).save_pretrained(tmp_path / "narrow")
     card = tmp_path / "reward" / model.id / "reward_model.json"
-    said = json.loads(card.read_text())
-    card.write_text(json.dumps(said | {"backbone": said["backbone"] | {"name": str(tmp_path / "narrow")}}))
+    fields = json.loads(card.read_text())
+    card.write_text(json.dumps(fields | {"backbone": fields["backbone"] | {"name": str(tmp_path / "narrow")}}))
     with pytest.raises(BadInput, match="64 features, got 32"):
         load_reward_model(card.parent)
 

@@ -191,9 +191,9 @@ def test_a_cache_keeps_to_its_size_and_drops_what_was_not_used_for_longest(backb
     kept = list(tmp_path.rglob("*.safetensors"))
     assert 0 < sum(f.stat().st_size for f in kept) <= cache.max_gb * 1e9
     again = FeatureCache(tmp_path, backbone)
-    [mine], [shelf] = cache.stores, again.stores
-    shelf.refresh()
-    assert len(shelf._rows) < len(chats)
+    [mine], [feature_store] = cache.stores, again.stores
+    feature_store.refresh()
+    assert len(feature_store._rows) < len(chats)
     mine.refresh()
     assert set(mine._mapped) == set(kept)  # what is still mapped takes up its room, whether it has a name or not
     assert np.array_equal(again.features([chats[0]])[0], first)  # used each time, so it is still there, or made anew
@@ -211,21 +211,21 @@ def test_reading_a_row_protects_it_from_being_removed_first(backbone, tmp_path):
 
 
 def test_mapped_rows_stay_readable_after_another_process_removed_their_shard(tmp_path):
-    shelf = FeatureStore(tmp_path)
-    shelf.write(["a"], np.full((1, 3), 7, np.float32))
+    feature_store = FeatureStore(tmp_path)
+    feature_store.write(["a"], np.full((1, 3), 7, np.float32))
     for file in tmp_path.iterdir():
         file.unlink()
-    assert (shelf["a"] == 7).all()
+    assert (feature_store["a"] == 7).all()
 
 
 def test_a_shard_is_removed_only_after_all_its_rows_are_in_another(tmp_path):
-    shelf = FeatureStore(tmp_path)
-    shelf.MERGE_AT = 1
+    feature_store = FeatureStore(tmp_path)
+    feature_store.MERGE_AT = 1
     for _ in range(2):  # as two processes that computed the same do
-        shelf._write_shard(["a"], np.full((1, 3), 7, np.float32))
-    believed, _ = shelf._rows["a"]
-    believed.unlink()  # by another process, which has the row in the other shard
-    shelf.write(["b"], np.zeros((1, 3), np.float32))
+        feature_store._write_shard(["a"], np.full((1, 3), 7, np.float32))
+    known_shard, _ = feature_store._rows["a"]
+    known_shard.unlink()  # by another process, which has the row in the other shard
+    feature_store.write(["b"], np.zeros((1, 3), np.float32))
     found = FeatureStore(tmp_path)
     found.refresh()
     assert (found["a"] == 7).all()
@@ -261,14 +261,14 @@ def test_files_left_by_a_crash_are_removed_and_computed_again(backbone, tmp_path
 
 def test_writers_that_merge_shards_under_each_other_lose_nothing(tmp_path):
     def fill(name: str) -> None:
-        shelf = FeatureStore(tmp_path)
-        shelf.MERGE_AT = 2
+        feature_store = FeatureStore(tmp_path)
+        feature_store.MERGE_AT = 2
         for i in range(40):
-            shelf.refresh()
-            shelf.write([f"{name}{i}"], np.full((1, 3), i, np.float32))
+            feature_store.refresh()
+            feature_store.write([f"{name}{i}"], np.full((1, 3), i, np.float32))
 
     with ThreadPoolExecutor(3) as pool:
-        list(pool.map(fill, "abc"))  # threads with a shelf each share the folder alone, as processes do
+        list(pool.map(fill, "abc"))  # threads with a feature_store each share the folder alone, as processes do
     found = FeatureStore(tmp_path)
     found.refresh()
     assert all((found[f"{name}{i}"] == i).all() for name in "abc" for i in range(40))
@@ -366,8 +366,8 @@ def graded(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     x = np.c_[rng.normal(size=(n, 6)), rng.normal(size=n)]
     margins = x @ np.r_[rng.normal(size=6), 0.3]
     seen = margins + rng.logistic(size=n)
-    said = np.select([seen > c for c in (2, 1.2, 0.5, -0.5, -1.2, -2)], [0, 1, 2, TIE, 6, 7], 8)
-    votes = np.eye(9)[said]
+    outcomes = np.select([seen > c for c in (2, 1.2, 0.5, -0.5, -1.2, -2)], [0, 1, 2, TIE, 6, 7], 8)
+    votes = np.eye(9)[outcomes]
     ungraded = rng.random(n) < 0.3
     votes[ungraded, FIRST_UNGRADED], votes[ungraded, SECOND_UNGRADED] = (
         votes[ungraded, :3].sum(1),
@@ -733,8 +733,8 @@ def test_full_training_learns_from_soft_labels_ties_and_weights(tiny_model, tmp_
     batch = next(iter(trainer.get_train_dataloader()))
     weights, outcomes = batch["weight"].numpy(), [[0, 1], [0, 0], [1, 0], [UNRANKED, UNRANKED]]
     shares = np.zeros((3, 4))
-    for row, ranks, said in zip(shares, batch["ranks"].tolist(), batch["shares"].tolist()):
-        row[[outcomes.index(ranking) for ranking in ranks]] = said
+    for row, ranks, vote_shares in zip(shares, batch["ranks"].tolist(), batch["shares"].tolist()):
+        row[[outcomes.index(ranking) for ranking in ranks]] = vote_shares
     assert sorted(map(tuple, shares)) == [(0, 1, 0, 0), (0.5, 0, 0.5, 0), (0.75, 0.25, 0, 0)]
     shares = shares[:, :3]
     rewards = trainer.model(batch["input_ids"], batch["attention_mask"]).logits.squeeze(-1).detach().numpy()
@@ -772,7 +772,7 @@ def test_full_training_refuses_unsupported_settings(flag, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("max_stepz: 3", r"config\.yaml: setting max_stepz: expected a known setting\. Fix: did you mean max_steps\?"),
         ("max_steps: three", r"config\.yaml: max_steps: expected what can be read \(invalid int value: 'three'\)"),
@@ -780,14 +780,14 @@ def test_full_training_refuses_unsupported_settings(flag, tmp_path):
         ("a: [", r"config\.yaml: settings: "),
     ],
 )
-def test_a_setting_that_cannot_be_read_is_named_with_its_file(tmp_path, text, said):
+def test_a_setting_that_cannot_be_read_is_named_with_its_file(tmp_path, text, message):
     from trl import ModelConfig
 
     from rlhf_hitl.arguments import parse_arguments
     from rlhf_hitl.reward.training.full_config import FullTrainingConfig
 
     (tmp_path / "config.yaml").write_text(text)
-    with pytest.raises(BadInput, match=said):
+    with pytest.raises(BadInput, match=message):
         parse_arguments((FullTrainingConfig, ModelConfig), ["--config", str(tmp_path / "config.yaml")])
     for flags in (["--config"], ["--config", str(tmp_path)]):
         with pytest.raises(BadInput, match=r"YAML file|FILE\.yaml"):

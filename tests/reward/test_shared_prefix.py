@@ -166,8 +166,8 @@ def test_margins_do_not_depend_on_the_batch_the_padding_or_in_rank_on_the_precis
         assert np.abs(scored("float32", size, budget) - reference).max() < 1e-4
         apart = reference[:, None] - reference[None]
         rounded = scored("bfloat16", size, budget)
-        told = np.abs(apart) > 0.05
-        assert (np.sign(rounded[:, None] - rounded[None]) == np.sign(apart))[told].all()
+        is_clear = np.abs(apart) > 0.05
+        assert (np.sign(rounded[:, None] - rounded[None]) == np.sign(apart))[is_clear].all()
 
 
 # Training
@@ -239,17 +239,17 @@ def test_the_same_batch_has_the_same_loss_and_gradient_as_on_the_plain_path(trai
 
 
 def test_training_and_evaluating_end_where_the_plain_path_ends(train):
-    ended, said = [], []
+    ended, evaluated = [], []
     for shares in (True, False):
         trainer = train(share_prompts=shares, per_device_train_batch_size=2, num_train_epochs=2)
         before = weights(trainer)
         trainer.train()
         assert (weights(trainer) - before).abs().max() > 1e-3
         ended.append(weights(trainer))
-        said.append(trainer.evaluate(trainer.train_dataset))
+        evaluated.append(trainer.evaluate(trainer.train_dataset))
     assert (ended[0] - ended[1]).abs().max() < 1e-4
-    assert said[0]["eval_loss"] == pytest.approx(said[1]["eval_loss"], abs=1e-4)
-    assert said[0]["eval_accuracy"] == said[1]["eval_accuracy"]
+    assert evaluated[0]["eval_loss"] == pytest.approx(evaluated[1]["eval_loss"], abs=1e-4)
+    assert evaluated[0]["eval_accuracy"] == evaluated[1]["eval_accuracy"]
 
 
 @pytest.mark.parametrize("shares", [True, False])

@@ -255,8 +255,8 @@ def test_the_five_key_figures_match_the_rows_of_the_store(trained):
     assert report["accuracy_before_review"].n == len(control)
     assert report["intervention_rate"].value == pytest.approx(len(judged) / 60)
     wrong = [i for i, right in control.items() if not right]
-    left = [i for i in wrong if routings[i].proposed is Route.AUTO]
-    expected = 1 - len(left) / len(wrong) if wrong else None
+    accepted_errors = [i for i in wrong if routings[i].proposed is Route.AUTO]
+    expected = 1 - len(accepted_errors) / len(wrong) if wrong else None
     assert report["error_reduction"].value == (pytest.approx(expected) if wrong else None)
     seconds = [j.answer.active_seconds for j in read_judgments(store)]
     assert report["review_seconds"].value == pytest.approx(np.mean(seconds))

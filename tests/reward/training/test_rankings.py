@@ -242,7 +242,7 @@ def test_rankings_taken_apart_are_the_pairs_of_the_export(sqlite_store, tmp_path
     judged_by(sqlite_store, tmp_path, votes)
     export_snapshot(sqlite_store, tmp_path / "out", include_ties=True)
 
-    def said(learn_from: str) -> list:
+    def read_pairs(learn_from: str) -> list:
         rows = load_training_rows(str(tmp_path / "out"), learn_from)["train"]
         pairs = [p for row in rows for p in read_ranking(row).pairs()]
         sides = [(p.first, p.second, *p.shares) if p.shares[0] >= p.shares[2] else
@@ -250,8 +250,8 @@ def test_rankings_taken_apart_are_the_pairs_of_the_export(sqlite_store, tmp_path
         even = [(*sorted(s[:2], key=repr), *s[2:]) if s[2] == s[4] else s for s in sides]
         return sorted([(*e[:2], *(round(x, 9) for x in (*e[2:], p.weight))) for e, p in zip(even, pairs)], key=repr)
 
-    assert len(said("pairs")) == 3 + 1 + 6
-    assert said("rankings") == said("pairs")
+    assert len(read_pairs("pairs")) == 3 + 1 + 6
+    assert read_pairs("rankings") == read_pairs("pairs")
 
 
 def test_the_command_learns_from_rankings_and_says_so(sqlite_store, tiny_model, tmp_path):
@@ -270,10 +270,10 @@ def test_the_command_learns_from_rankings_and_says_so(sqlite_store, tiny_model, 
         capture_output=True, text=True, timeout=200, check=False,
     )  # fmt: skip
     assert run.returncode == 0, run.stderr[-3000:]
-    said = json.loads(run.stdout)
-    assert (said["learnt_from"], said["train_labels"], said["train_votes"]) == ("rankings", 40, 40)
-    assert "learnt from | rankings" in (Path(said["path"]) / "README.md").read_text()
-    model = load_reward_model(said["path"])
+    result = json.loads(run.stdout)
+    assert (result["learnt_from"], result["train_labels"], result["train_votes"]) == ("rankings", 40, 40)
+    assert "learnt from | rankings" in (Path(result["path"]) / "README.md").read_text()
+    model = load_reward_model(result["path"])
     assert evaluate_reward_model(model, sqlite_store)[0].accuracy.value > 0.8
     export_snapshot(sqlite_store, tmp_path / "export")
     first, second, _ = read_ranking(load_from_disk(str(tmp_path / "export" / "rankings"))["heldout"][0]).chats
@@ -285,7 +285,7 @@ def test_the_command_learns_from_rankings_and_says_so(sqlite_store, tiny_model, 
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"rankings": [[0, 2, 1, 3]]}, r"ranking \[0, 2, 1, 3\] of 3"),
         ({"rankings": [[0, 2, 2]]}, "without a gap"),
@@ -301,8 +301,8 @@ def test_the_command_learns_from_rankings_and_says_so(sqlite_store, tiny_model, 
         ({"weight": -1.0}, "weight -1.0"),
     ],
 )
-def test_an_invalid_ranking_is_named(change, said):
-    with pytest.raises(BadInput, match=said):
+def test_an_invalid_ranking_is_named(change, message):
+    with pytest.raises(BadInput, match=message):
         read_ranking(row(0, [[0, 1, 2]]) | change)
 
 

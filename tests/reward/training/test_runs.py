@@ -127,9 +127,9 @@ def test_a_terminated_training_leaves_nothing_half_written(judged_store, tiny_mo
         while not list(tmp_path.glob("workspace/*/dataset")) and time.monotonic() < deadline:
             time.sleep(0.05)
         process.terminate()
-        _, said = process.communicate(timeout=60)
+        _, errors = process.communicate(timeout=60)
     assert process.returncode == 130
-    assert said.splitlines()[-1] == "error: interrupted"
+    assert errors.splitlines()[-1] == "error: interrupted"
     assert not list(tmp_path.glob("workspace/*/dataset"))
 
 
@@ -186,17 +186,17 @@ def test_a_full_model_says_what_it_started_from_and_has_seen_and_no_path_of_this
     run_reward_training(trainer, config)
     assert save_trained_model(trainer, config, tmp_path / "model", tmp_path) is not None
     for name in ("README.md", "reward_model.json"):
-        said = (tmp_path / "model" / name).read_text()
-        assert tiny_model.name in said
-        assert str(tmp_path) not in said
+        text = (tmp_path / "model" / name).read_text()
+        assert tiny_model.name in text
+        assert str(tmp_path) not in text
     (tmp_path / "model").rename(tmp_path / "elsewhere")
     model = load_reward_model(tmp_path / "elsewhere")
     assert model.backend == "full"
     rows = load_from_disk(str(flags["dataset"]))
-    told, asked = (
+    trained, calibrated = (
         {hash_prompt_family(parse_messages(r["prompt"])) for r in rows[split]} for split in ("train", "calibration")
     )
-    assert model.seen == SeenPrompts.of(told, asked)  # whoever trained it, a replay leaves these out
+    assert model.seen == SeenPrompts.of(trained, calibrated)  # whoever trained it, a replay leaves these out
     found, _ = evaluate_reward_model(model, judged_store, split=Split.TRAIN)
     assert found.trained_on == len(load_labelled_pairs(judged_store, Split.TRAIN))
 

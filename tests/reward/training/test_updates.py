@@ -64,8 +64,8 @@ def test_votes_that_came_in_since_move_the_model_as_training_again_would(judged_
     assert updated.card["train_labels"] == model.card["train_labels"] + 12
     assert updated.card["updated"] == 12
     assert not updated.card.keys() & {"evaluations", "masses", "length_alone"}  # those were the other's
-    told = {p.comparison.prompt.family for p in load_labelled_pairs(store, Split.TRAIN)}
-    assert load_reward_model(tmp_path / "reward" / updated.id).seen.train == told > model.seen.train
+    families = {p.comparison.prompt.family for p in load_labelled_pairs(store, Split.TRAIN)}
+    assert load_reward_model(tmp_path / "reward" / updated.id).seen.train == families > model.seen.train
     again = train_head(store, backbone, tmp_path)
     pairs = load_labelled_pairs(store, Split.HELDOUT)
     before, m, refitted = (

@@ -39,7 +39,7 @@ def make_reader(source: RowSource, pairs: str) -> Callable[[SourceRow], list[Imp
     names = {str(r.fields.get("id")): read_text_field(r, "name") for r in _read_sibling(source, MODELS)}
     if "result_x" in source.first.fields:
         return lambda row: [_to_record(row, names)]
-    if source.sibling(PAIRS) is None:
+    if source.find_sibling(PAIRS) is None:
         raise BadInput(
             f"{source.name}: the votes alone",
             expected=f"{PAIRS} in the same folder",
@@ -65,7 +65,7 @@ def make_reader(source: RowSource, pairs: str) -> Callable[[SourceRow], list[Imp
 
 def _read_sibling(source: RowSource, name: str) -> list[SourceRow]:
     """Return the rows of a file beside the source; an empty list if there is none."""
-    sibling = source.sibling(name)
+    sibling = source.find_sibling(name)
     return list(sibling.rows()) if sibling is not None else []
 
 

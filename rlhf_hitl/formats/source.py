@@ -92,11 +92,11 @@ class RowSource:
         except (EOFError, gzip.BadGzipFile, zlib.error) as e:
             raise BadInput(self.name, expected="a whole gzip file", fix=f"download it again ({e})") from e
 
-    def sibling(self, *names: str) -> RowSource | None:
-        """Return the first of these files (or its .gz) that exists beside this one."""
-        for name in (n + end for n in names for end in ("", ".gz")):
-            if (self.path.parent / name).is_file():
-                return RowSource(self.path.parent / name)
+    def find_sibling(self, name: str) -> RowSource | None:
+        """Return the file of this name (or its .gz) beside this one, if there is one."""
+        for path in (self.path.parent / name, self.path.parent / f"{name}.gz"):
+            if path.is_file():
+                return RowSource(path)
         return None
 
     def _open(self) -> IO[bytes]:

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from rlhf_hitl.types.answers import Answer
-from rlhf_hitl.types.comparisons import Comparison, Completion, Route
+from rlhf_hitl.types.comparisons import Comparison, Route
 
 
 @dataclass(frozen=True)
@@ -79,9 +79,6 @@ class Lease:
     order_shown: tuple[str, ...]
     expires_at: datetime
     guideline_version: str = ""  # the project's version when the lease was given
-
-    def list_shown_completions(self) -> tuple[Completion, ...]:
-        return tuple(self.comparison.find_completion(i) for i in self.order_shown)
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,7 @@ def test_a_lease_brings_the_comparison_whole_and_lasts_as_long_as_asked(store, a
     assert lease.comparison == comparison
     assert lease.rater_id == rater
     assert lease.expires_at == now + timedelta(seconds=60)
-    assert {c.id for c in lease.list_shown_completions()} == {c.id for c in comparison.completions}
+    assert set(lease.order_shown) == {c.id for c in comparison.completions}
 
 
 def test_a_rater_who_asks_again_gets_the_lease_they_hold(store, add_comparisons, add_raters):

@@ -53,6 +53,7 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 
 docs-figures: install  ## draw the documentation's tables from benchmarks/results
 	$(BIN)/python benchmarks/figures.py
+	$(BIN)/python docs/rooms.py
 
 lock:  ## pin requirements.lock anew to the newest versions pyproject.toml allows
 	rm -rf .venv-lock

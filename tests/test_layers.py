@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import importlib.metadata
 import re
 import subprocess
@@ -13,106 +12,36 @@ from pathlib import Path
 import pytest
 
 from checkout import ROOT
+from rooms import APART, HEIGHT, MAPPED, draw, find_imports, find_modules, room_of
 
-#: From the bottom up. What shares a layer may import each other. Change docs/architecture.md with it.
-LAYERS = [
-    {"errors", "files", "types", "config", "client", "stats", "bundled"},
-    {"store"},
-    {"formats", "labels"},
-    {
-        "models",
-        "arguments",
-    },  # where weights are on disk or come from: no text is read here, so reward and policy both stand on it
-    {"reward"},
-    {"routing", "policy"},
-    {"loop", "kpis", "kpi_report_html", "simulate"},
-    {"api", "ui", "cli", "scripts", "configs"},
-]
-#: Packages above the package that holds them: the model imports neither training nor evaluation, nor they each other.
-SUBPACKAGES_ABOVE = {"rlhf_hitl.reward": {"rlhf_hitl.reward.training", "rlhf_hitl.reward.evaluation"}}
-PARENT = {subpackage: package for package, above in SUBPACKAGES_ABOVE.items() for subpackage in above}
-HEIGHT = {unit: height for height, layer in enumerate(LAYERS) for unit in layer}
-#: The folders of the checkout that are not under rlhf_hitl/ but installed there.
-MAPPED = ("ui", "scripts", "configs")
-
-#: Package → the layer units that may import it.
+#: Package → the rooms that may import it.
 ONLY_IN = {"gradio": {"ui"}} | {
     heavy: {unit for unit, height in HEIGHT.items() if height >= HEIGHT["models"]}
     for heavy in ("torch", "transformers", "trl", "accelerate", "peft")
 }
 
 
-def modules(root: Path) -> dict[str, Path]:
-    """Module name → file, of everything that is installed."""
-    found = {}
-    for folder, package in [("rlhf_hitl", "rlhf_hitl"), *((m, f"rlhf_hitl.{m}") for m in MAPPED)]:
-        for path in sorted((root / folder).rglob("*.py")):
-            parts = path.relative_to(root / folder).with_suffix("").parts
-            found[".".join([package, *parts]).removesuffix(".__init__")] = path
-    return found
-
-
-def unit_of(module: str) -> str | None:
-    """The layer unit a module belongs to: `store` for rlhf_hitl.store.queue. None for the package itself."""
-    parts = module.split(".")
-    return parts[1] if len(parts) > 1 and parts[1] != "__main__" else None
-
-
-def imports(path: Path, module: str) -> list[tuple[int, str]]:
-    """(line, module) of every import in a file, those inside functions and relative ones too.
-
-    `from rlhf_hitl import x` counts as an import of rlhf_hitl.x.
-    """
-    out = []
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Import):
-            out += [(node.lineno, alias.name) for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            base = node.module or ""
-            if node.level:
-                package = module.split(".") if path.name == "__init__.py" else module.split(".")[:-1]
-                base = ".".join([*package[: len(package) - node.level + 1], *filter(None, [node.module])])
-            if base in ("rlhf_hitl", *SUBPACKAGES_ABOVE):
-                out += [(node.lineno, f"{base}.{alias.name}") for alias in node.names]
-            else:
-                out.append((node.lineno, base))
-    return out
-
-
-def is_within(module: str, package: str) -> bool:
-    return module == package or module.startswith(f"{package}.")
-
-
-def subpackage_above(target: str) -> str | None:
-    """The package of SUBPACKAGES_ABOVE that an imported module is in."""
-    return next((subpackage for subpackage in PARENT if is_within(target, subpackage)), None)
-
-
 def violations(root: Path) -> list[str]:
-    """What the layers forbid, as `file:line: why`."""
+    """Return what the layers forbid, as `file:line: why`."""
     out = []
-    for module, path in modules(root).items():
-        unit = unit_of(module)
-        if unit is None:
+    for module, path in find_modules(root).items():
+        room = room_of(module)
+        if room is None:
             continue
         where = path.relative_to(root)
-        if unit not in HEIGHT:
-            out.append(f"{where}:1: {unit} is in no layer; add it to LAYERS and to docs/architecture.md")
+        if room not in HEIGHT:
+            out.append(f"{where}:1: {room} is in no layer; add it to LAYERS in docs/rooms.py")
             continue
-        for line, target in imports(path, module):
-            top = target.split(".")[0]
+        for line, target in find_imports(path, module):
+            top, other = target.split(".")[0], room_of(target)
             if top in MAPPED:
                 out.append(f"{where}:{line}: imports {top}; write rlhf_hitl.{top}")
-            elif top in ONLY_IN and unit not in ONLY_IN[top]:
-                out.append(f"{where}:{line}: {unit} imports {top}; only {', '.join(sorted(ONLY_IN[top]))} may")
-            elif (
-                (above := subpackage_above(target))
-                and is_within(module, PARENT[above])
-                and not is_within(module, above)
-            ):
-                out.append(f"{where}:{line}: {module} imports {above}, which is above it")
-            elif top == "rlhf_hitl" and HEIGHT.get(other := unit_of(target) or "", 0) > HEIGHT[unit]:
-                out.append(f"{where}:{line}: {unit} imports {other}, which is above it")
+            elif top in ONLY_IN and room not in ONLY_IN[top]:
+                out.append(f"{where}:{line}: {room} imports {top}; only {', '.join(sorted(ONLY_IN[top]))} may")
+            elif top == "rlhf_hitl" and HEIGHT.get(other or "", 0) > HEIGHT[room]:
+                out.append(f"{where}:{line}: {room} imports {other}, which is above it")
+            elif top == "rlhf_hitl" and {room, other} in APART:
+                out.append(f"{where}:{line}: {room} imports {other}; the two stand apart")
     return out
 
 
@@ -134,14 +63,18 @@ def test_imports_point_down_only():
         (
             "rlhf_hitl/reward/a.py",
             "from rlhf_hitl.reward.training import b",
-            "reward.a imports rlhf_hitl.reward.training",
+            "reward imports reward.training, which is above it",
         ),
         (
             "rlhf_hitl/reward/training/a.py",
             "from rlhf_hitl.reward.evaluation.b import c",
-            "imports rlhf_hitl.reward.eval",
+            "reward.training imports reward.evaluation; the two",
         ),
-        ("rlhf_hitl/reward/evaluation/a.py", "import rlhf_hitl.reward.training.b", "imports rlhf_hitl.reward.training"),
+        (
+            "rlhf_hitl/reward/evaluation/a.py",
+            "import rlhf_hitl.reward.training.b",
+            "reward.evaluation imports reward.training; the two",
+        ),
         (
             "rlhf_hitl/reward/training/a.py",
             "from rlhf_hitl.reward.training import b\nimport rlhf_hitl.reward.model",
@@ -159,6 +92,10 @@ def test_the_walk_sees_each_kind_of_violation_and_nothing_else(tmp_path, path, c
     found = violations(tmp_path)
     assert len(found) == (complaint is not None)
     assert complaint is None or complaint in found[0]
+
+
+def test_the_picture_of_the_rooms_is_of_todays_imports():
+    assert (ROOT / "docs" / "images" / "rooms.svg").read_text(encoding="utf-8") == draw(ROOT), "run `make docs-figures`"
 
 
 HEAVY = ("torch", "transformers", "trl", "datasets", "gradio", "sklearn", "scipy", "matplotlib", "pandas")
@@ -190,8 +127,8 @@ def test_every_distribution_that_is_imported_is_declared():
     declared = {re.split(r"[^\w.-]", d)[0] for d in project["dependencies"] + extras}
     distributions = importlib.metadata.packages_distributions()
     missing = {}
-    for module, path in modules(ROOT).items():
-        for line, target in imports(path, module):
+    for module, path in find_modules(ROOT).items():
+        for line, target in find_imports(path, module):
             top = target.split(".")[0]
             if top in sys.stdlib_module_names or top == "rlhf_hitl":
                 continue
@@ -203,7 +140,7 @@ def test_every_distribution_that_is_imported_is_declared():
 
 def test_every_package_of_the_checkout_is_installed():
     listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
-    packages = {m for m, path in modules(ROOT).items() if path.name == "__init__.py"}
-    without_init = {str(p.parent) for p in modules(ROOT).values() if not (p.parent / "__init__.py").exists()}
+    packages = {m for m, path in find_modules(ROOT).items() if path.name == "__init__.py"}
+    without_init = {str(p.parent) for p in find_modules(ROOT).values() if not (p.parent / "__init__.py").exists()}
     assert packages == set(listed)
     assert without_init == set()

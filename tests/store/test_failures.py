@@ -37,7 +37,7 @@ resource.setrlimit(resource.RLIMIT_FSIZE, (most, most))
 store, kept = Store.open(url), []
 try:
     while True:
-        lease = queue.lease(store, rater)
+        lease = queue.lease(store, rater, seconds=60)
         answer = Answer(Verdict.SKIPPED, rationale="x" * 5000)
         kept.append(queue.submit(store, lease.id, rater, answer).judgment_id)
         print(json.dumps(kept[-1]), flush=True)
@@ -330,7 +330,7 @@ def test_log_lines_are_json_and_hold_no_text_and_no_secret(sqlite_url, tmp_path,
 
 
 def test_a_write_that_waits_too_long_for_other_writers_is_an_error(store_url, add_comparisons, add_raters, monkeypatch):
-    monkeypatch.setattr(db, "PATIENCE", 1)
+    monkeypatch.setattr(db, "LOCK_TIMEOUT_SECONDS", 1)
     with Store.open(store_url) as store:
         add_comparisons(store, 1)
         [ann] = add_raters(store, 1)

@@ -102,7 +102,7 @@ def test_an_index_does_not_read_a_file_that_was_replaced(tmp_path):
 def test_a_damaged_file_is_named_with_its_line(tmp_path, harm):
     folder = put(tmp_path, "one", [example(i) for i in range(3)])
     (folder / PAIRS_FILE).write_text(harm((folder / PAIRS_FILE).read_text()))
-    with pytest.raises(BadInput, match=r"one/examples.jsonl:[134]: expected an example"):
+    with pytest.raises(BadInput, match=r"one/examples.jsonl:[134]: expected a pair"):
         load_index(folder)
 
 

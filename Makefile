@@ -27,7 +27,7 @@ test: lint  ## install, check and test (TESTS=tests/store for one folder, withou
 	@types=; if [ "$(TESTS)" = tests ]; then \
 		report=$$(mktemp); $(BIN)/pyright >"$$report" 2>&1 & types=$$!; fi; \
 	trap 'test -z "$$types" || { kill $$types 2>/dev/null; rm -f "$$report"; }' EXIT; trap 'exit 130' INT TERM; \
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --durations 15 $(TESTS); failed=$$?; \
+	$(BIN)/python -m pytest -n 2 --dist worksteal --durations 15 $(TESTS); failed=$$?; \
 	if [ -n "$$types" ]; then echo "pyright:"; wait $$types || failed=1; cat "$$report"; fi; \
 	exit $$failed
 

@@ -37,7 +37,8 @@ from rlhf_hitl.store import Store, guidelines, people
 from rlhf_hitl.types import Role
 
 PASSWORD = "a-good-password"
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chromium-headless-shell")
+CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)
 
 # `next` and `confirmed` are filled by the page: milliseconds from the event to the frame in which it shows.
 WATCH = """

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from rlhf_hitl.reward.rendering import Conversation
 
 RESULTS = Path(__file__).parent / "results"
+#: How `rlhf-hitl` is called. The tests name a program that has its imports behind it.
+COMMAND = [named] if (named := os.environ.get("RLHF_HITL_TEST_COMMAND")) else [sys.executable, "-m", "rlhf_hitl"]
 
 
 def write_result(
@@ -63,7 +65,7 @@ def describe_machine() -> dict[str, Any]:
 
 def run_command(*args: str, env: dict[str, str]) -> dict[str, Any]:
     """Run an `rlhf-hitl` command with `--json` and return its result."""
-    process = subprocess.run([sys.executable, "-m", "rlhf_hitl", *args, "--json"], env=env, stdout=subprocess.PIPE)
+    process = subprocess.run([*COMMAND, *args, "--json"], env=env, stdout=subprocess.PIPE)
     if process.returncode:
         sys.exit(f"rlhf-hitl {' '.join(args)}: exit {process.returncode}")
     return json.loads(process.stdout)

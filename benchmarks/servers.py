@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import psutil
+from record import COMMAND
 
 from rlhf_hitl.store import Store, people, tokens
 from rlhf_hitl.store.comparisons import insert_comparisons
@@ -92,7 +93,7 @@ class RlhfHitlServer(ServerProcess):
         self.address = f"http://127.0.0.1:{port}"
         options = ["--port", str(port), "--store", store, "--workers", str(workers)]
         env = os.environ | {"RLHF_HITL_WORKSPACE": str(folder)}
-        command = [sys.executable, "-m", "rlhf_hitl", "serve", *options, "--json"]
+        command = [*COMMAND, "serve", *options, "--json"]
         super().__init__([*command], folder / "serve.log", lambda: answers_http(port, "/healthz"), env=env)
 
 

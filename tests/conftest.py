@@ -23,6 +23,7 @@ pytest_plugins = ["browser_fixtures"]  # the fixtures of tests/browser.py
 os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ["OMP_NUM_THREADS"] = "1"  # the tests run side by side, and their matrices are small
 
 SENTENCES = [
     "hello how are you today my friend",
@@ -124,30 +125,79 @@ def add_raters():
     return add
 
 
-@pytest.fixture
-def judged_store(sqlite_store):
-    """120 judged comparisons: raters like 'thanks', seven times in eight."""
+@pytest.fixture(scope="session")
+def judged_template(sqlite_template, tmp_path_factory) -> Path:
+    """What `judged_store` copies."""
     import numpy as np
 
-    from rlhf_hitl.store import people, queue
+    from rlhf_hitl.store import Store, people, queue
     from rlhf_hitl.store.comparisons import insert_comparisons
     from rlhf_hitl.types import Answer, Comparison, Completion, Message, Prompt, Role, Verdict
 
-    store = sqlite_store
+    path = tmp_path_factory.mktemp("judged") / "preferences.db"
+    shutil.copy(sqlite_template, path)
     words = ["sea", "sun", "poem", "paris", "thanks", "friend", "lazy", "quick", "brown", "fox", "capital", "today"]
     rng = np.random.default_rng(0)
-    rater = people.add_rater(store, "ann", Role.RATER).id
-    for i in range(120):
-        prompt = Prompt.create((Message("user", f"question {i} about {words[i % len(words)]}"),))
-        plain = " ".join(rng.choice(words, 6))
-        good = Completion.create(prompt.id, (Message("assistant", f"{plain} thanks thanks thanks"),), "p")
-        bad = Completion.create(prompt.id, (Message("assistant", f"{plain} nothing nothing"),), "p")
-        with store.write() as conn:
-            insert_comparisons(store, conn, [Comparison.create(prompt, [good, bad])])
-        lease = queue.lease(store, rater, seconds=1800)
-        best, worst = (good, bad) if i % 8 else (bad, good)
-        queue.submit(store, lease.id, rater, Answer(Verdict.RANKED, ((best.id,), (worst.id,)), 2))
-    return store
+    with Store.open(f"sqlite:///{path}") as store:
+        rater = people.add_rater(store, "ann", Role.RATER).id
+        for i in range(120):
+            prompt = Prompt.create((Message("user", f"question {i} about {words[i % len(words)]}"),))
+            plain = " ".join(rng.choice(words, 6))
+            good = Completion.create(prompt.id, (Message("assistant", f"{plain} thanks thanks thanks"),), "p")
+            bad = Completion.create(prompt.id, (Message("assistant", f"{plain} nothing nothing"),), "p")
+            with store.write() as conn:
+                insert_comparisons(store, conn, [Comparison.create(prompt, [good, bad])])
+            lease = queue.lease(store, rater, seconds=1800)
+            best, worst = (good, bad) if i % 8 else (bad, good)
+            queue.submit(store, lease.id, rater, Answer(Verdict.RANKED, ((best.id,), (worst.id,)), 2))
+    return path
+
+
+@pytest.fixture
+def judged_store(tmp_path, judged_template):
+    """120 judged comparisons: raters like 'thanks', seven times in eight."""
+    from rlhf_hitl.store import Store
+
+    shutil.copy(judged_template, tmp_path / "preferences.db")
+    store = Store.open(f"sqlite:///{tmp_path}/preferences.db")
+    yield store
+    store.close()
+
+
+@pytest.fixture(scope="session")
+def backbone(tiny_model):
+    """The tiny model, read at one layer in one way."""
+    from rlhf_hitl.reward.backbone import Backbone
+
+    return Backbone(str(tiny_model), layer=1, pooling="last", dtype="float32")
+
+
+@pytest.fixture(scope="session")
+def trained_template(judged_template, backbone, tmp_path_factory) -> Path:
+    """The workspace that `trained_model` copies."""
+    from rlhf_hitl.reward.training.head_training import train_head
+    from rlhf_hitl.store import Store
+
+    workspace = tmp_path_factory.mktemp("trained")
+    shutil.copy(judged_template, workspace / "preferences.db")
+    with Store.open(f"sqlite:///{workspace}/preferences.db") as store:
+        train_head(store, backbone, workspace)
+    for file in workspace.glob("preferences.db*"):
+        file.unlink()
+    return workspace
+
+
+@pytest.fixture
+def trained_model(judged_store, trained_template, tmp_path):
+    """What `train_head(judged_store, backbone, tmp_path)` gives, trained once and copied."""
+    from rlhf_hitl.reward.model import load_reward_model
+    from rlhf_hitl.reward.registry import register_reward_model
+
+    shutil.copytree(trained_template, tmp_path, dirs_exist_ok=True)
+    [folder] = (tmp_path / "reward").iterdir()
+    model = load_reward_model(folder, tmp_path / "features")
+    register_reward_model(judged_store, model, folder)
+    return model
 
 
 class Postgres:

@@ -9,7 +9,9 @@ from glob import glob
 
 import pytest
 
+from browser_fixtures import CHROMIUM, NO_CHROMIUM
 from checkout import ROOT
+from forked_processes import forked_commands, run_module
 
 BENCHMARKS = ROOT / "benchmarks"
 needs_postgres = pytest.mark.skipif(
@@ -19,10 +21,9 @@ needs_postgres = pytest.mark.skipif(
 
 
 def quick(script: str, *flags: str) -> dict:
-    run = subprocess.run(
-        [sys.executable, str(BENCHMARKS / script), "--quick", *flags],
-        env=os.environ | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=580, check=False,
-    )  # fmt: skip
+    with forked_commands() as commands:
+        env = os.environ | {"RLHF_HITL_TEST_COMMAND": str(commands / "rlhf-hitl")}
+        run = run_module(str(BENCHMARKS / script), "--quick", *flags, env=env)
     assert run.returncode == 0, run.stderr[-3000:]
     return json.loads(run.stdout)["figures"]
 
@@ -106,8 +107,8 @@ def test_our_half_of_the_label_studio_comparison_runs():
 @pytest.mark.browser
 def test_the_rater_pages_speed_is_measured_against_a_bare_gradio_page():
     pytest.importorskip("playwright")
-    if not any(map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))) and not os.environ.get("CI"):
-        pytest.skip("no Chromium here: install the package `chromium`")
+    if CHROMIUM is None and not os.environ.get("CI"):
+        pytest.skip(NO_CHROMIUM)
     figures = quick("rater_latency.py")
     assert figures["n"] == figures["confirmed_n"] > 0
     assert 0 < figures["p50_ms"] <= figures["p95_ms"]

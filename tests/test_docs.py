@@ -12,9 +12,11 @@ Each file gets one folder and one shell, so a later block sees what an earlier o
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import socket
 import subprocess
@@ -27,14 +29,18 @@ from pathlib import Path
 import pytest
 from markdown_it import MarkdownIt
 from platformdirs import user_cache_path
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from checkout import ROOT
+from forked_processes import forked_commands
 
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("**/*.md"))]
 EXECUTED = [d for d in DOCUMENTS if d.name != "CONTRIBUTING.md"]  # that one is about the checkout itself
 KNOWN_WORDS = {"background", "no-run", "needs=model", "needs=data", "needs=network"}
 BLOCK_SECONDS = 600
 DEFAULT_PORT = 7860
+MODEL, LAYERS = "smollm2-135m-instruct", 4
 
 
 @dataclass(frozen=True)
@@ -67,13 +73,16 @@ def blocks(text: str) -> list[Block]:
 
 def absent() -> set[str]:
     """What this machine cannot offer to a block."""
-    models = Path(os.environ.get("RLHF_HITL_MODELS") or user_cache_path("rlhf_hitl") / "models")
     have = {
-        "model": (models / "smollm2-135m-instruct").is_dir(),
+        "model": (models_folder() / MODEL).is_dir(),
         "data": data_folder().is_dir(),
         "network": os.environ.get("RLHF_HITL_TEST_NETWORK") == "1",
     }
     return {name for name, here in have.items() if not here}
+
+
+def models_folder() -> Path:
+    return Path(os.environ.get("RLHF_HITL_MODELS") or user_cache_path("rlhf_hitl") / "models")
 
 
 def data_folder() -> Path:
@@ -84,28 +93,32 @@ class Session:
     """Runs blocks in one folder. Variables and the current folder go on from block to block.
 
     Args:
-        features: a folder that stands for `workspace/features`, so that one page's hidden states serve the next.
+        models: the folder that commands look for models in; None for the one they always use.
+
+    `rlhf-hitl` is forked from a process that has its imports behind it (see forked_processes.py).
     """
 
-    def __init__(self, folder: Path, features: Path | None = None):
+    def __init__(self, folder: Path, models: Path | None = None):
         self.folder = folder / "session"
         self.folder.mkdir()
-        if features is not None:
-            (self.folder / "workspace").mkdir()
-            (self.folder / "workspace" / "features").symlink_to(features, target_is_directory=True)
+        self.commands = forked_commands()
         self.log, self.state = folder / "log", folder / "state"
         self.serving: list[subprocess.Popen] = []
         self.env = os.environ | {
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
             "RLHF_HITL_DATA": str(data_folder()),
         }
+        if models is not None:
+            self.env["RLHF_HITL_MODELS"] = str(models)
 
     def __enter__(self) -> Session:
+        path = [str(self.commands.__enter__()), str(Path(sys.executable).parent), os.environ["PATH"]]
+        self.env["PATH"] = ":".join(path)
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *raised) -> None:
         for process in self.serving:
             stop(process)
+        self.commands.__exit__(*raised)
 
     def run(self, block: Block) -> str | None:
         """Run a block until its first command that fails. Returns what went wrong, or None."""
@@ -161,11 +174,11 @@ def stop(process: subprocess.Popen) -> None:
 
 
 def execute(
-    text: str, folder: Path, missing: set[str] | None = None, features: Path | None = None
+    text: str, folder: Path, missing: set[str] | None = None, models: Path | None = None
 ) -> Iterator[tuple[Block, str, str]]:
     """(block, `ran`, `failed` or `left out`, why) of every block, up to the first that fails."""
     missing = absent() if missing is None else missing
-    with Session(folder, features) as session:
+    with Session(folder, models) as session:
         for block in blocks(text):
             if "no-run" in block.words:
                 yield block, "left out", block.reason
@@ -202,14 +215,31 @@ def anchors(text: str) -> set[str]:
 by_name = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda d: str(d.relative_to(ROOT)))
 
 
-@pytest.mark.timeout(1500)
+@pytest.fixture(scope="module")
+def models_with_few_layers(tmp_path_factory) -> Path | None:
+    """A folder with the first layers of SmolLM2 under its name: the documentation's commands read the bundled set in
+    seconds instead of minutes. tests/test_models.py runs the whole model.
+    """
+    if "model" in absent():
+        return None
+    whole, models = models_folder() / MODEL, tmp_path_factory.mktemp("models")
+    cut = models / MODEL
+    shutil.copytree(whole, cut, ignore=shutil.ignore_patterns("*.safetensors"))
+    config = json.loads((whole / "config.json").read_text())
+    (cut / "config.json").write_text(json.dumps(config | {"num_hidden_layers": LAYERS}))
+    in_a_layer = re.compile(r"model\.layers\.(\d+)\.")
+    with safe_open(whole / "model.safetensors", "pt") as weights:
+        names = list(weights.keys())
+        layer = {name: int(found.group(1)) if (found := in_a_layer.match(name)) else 0 for name in names}
+        kept = {name: weights.get_tensor(name) for name in names if layer[name] < LAYERS}
+    save_file(kept, cut / "model.safetensors", {"format": "pt"})
+    return models
+
+
 @pytest.mark.parametrize("document", EXECUTED, ids=lambda d: str(d.relative_to(ROOT)))
-def test_every_block_of_the_documentation_runs(document, tmp_path, subtests, request):
-    # Kept from run to run under .pytest_cache: reading the bundled set with the real model takes minutes. Its rows are
-    # named by a hash of the weights, the precision, the layer and the tokens, so a change of these computes them anew.
-    cache = getattr(request.config, "cache", None)
-    features = cache.mkdir("features") if cache else None
-    for block, outcome, why in execute(document.read_text(encoding="utf-8"), tmp_path, features=features):
+def test_every_block_of_the_documentation_runs(document, tmp_path, subtests, models_with_few_layers):
+    text = document.read_text(encoding="utf-8")
+    for block, outcome, why in execute(text, tmp_path, models=models_with_few_layers):
         with subtests.test(line=block.line):
             if outcome == "left out":
                 pytest.skip(f"{document.name}:{block.line}: {why}")

@@ -2,12 +2,11 @@
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from forked_processes import run_module
 from rlhf_hitl import simulate
 from rlhf_hitl.config import Settings
 from rlhf_hitl.errors import BadInput
@@ -50,13 +49,9 @@ def loop_of(store, tiny_model, tmp_path, *, on_wait=None, on_step=lambda line: N
 def test_two_rounds_from_the_command_line_close_the_loop(prompts, tiny_model, tmp_path):
     config = tmp_path / "loop.yaml"
     config.write_text(json.dumps(SMALL | {"policy": str(tiny_model), "backbone": str(tiny_model)}))
-    run = subprocess.run(
-        [
-            sys.executable, "-m", "rlhf_hitl", "loop", "--rounds", "2", "--simulate", "--json",
-            "--store", prompts.url, "--config", str(config),
-        ],
+    run = run_module(
+        "rlhf_hitl", "loop", "--rounds", 2, "--simulate", "--json", "--store", prompts.url, "--config", config,
         env=os.environ | {"RLHF_HITL_WORKSPACE": str(tmp_path / "workspace")},
-        capture_output=True, text=True, timeout=120, check=False,
     )  # fmt: skip
     assert run.returncode == 0, run.stderr[-3000:]
     result = json.loads(run.stdout)
@@ -142,10 +137,7 @@ def test_simulated_raters_are_marked_and_answer_the_same_each_time(prompts, tiny
 def test_an_unknown_setting_is_named_with_its_file(tmp_path):
     config = tmp_path / "loop.yaml"
     config.write_text("rouns: 3\n")
-    run = subprocess.run(
-        [sys.executable, "-m", "rlhf_hitl", "loop", "--config", str(config), "--store", f"sqlite:///{tmp_path}/x.db"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+    run = run_module("rlhf_hitl", "loop", "--config", config, "--store", f"sqlite:///{tmp_path}/x.db")
     assert run.returncode == 2
     assert f"{config}: rouns" in run.stderr
     assert "Traceback" not in run.stderr

@@ -7,15 +7,18 @@ import shutil
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 
 from rlhf_hitl import models
+from rlhf_hitl.config import DEFAULT_MODEL
 from rlhf_hitl.errors import BadInput, NotFound
 from rlhf_hitl.models import load_policy, load_tokenizer
 from rlhf_hitl.reward.backbone import Backbone
 from rlhf_hitl.reward.classifier import load_classifier
 from rlhf_hitl.reward.training.trainable_classifier import load_trainable_classifier
+from rlhf_hitl.types import Message
 
 
 @pytest.fixture
@@ -41,6 +44,29 @@ def test_a_short_name_is_its_folder_once_fetched_and_says_how_to_fetch_it_before
     assert models.resolve_model("smollm2-135m-instruct") == cache / "smollm2-135m-instruct"
     assert models.fetch_model("smollm2-135m-instruct") == cache / "smollm2-135m-instruct"
     assert models.get_display_name("smollm2-135m-instruct") == "smollm2-135m-instruct"
+
+
+@pytest.mark.model
+def test_smollm2_answers_and_is_read_the_same_with_and_without_other_answers():
+    """Everywhere else the tests run a tiny model, or the first layers of this one."""
+    try:
+        models.resolve_model(DEFAULT_MODEL)
+    except NotFound:
+        pytest.skip(f"rlhf-hitl models get {DEFAULT_MODEL}")
+    tokenizer, policy = load_tokenizer(DEFAULT_MODEL), load_policy(DEFAULT_MODEL, torch.float32)
+    question = [{"role": "user", "content": "What is the capital of France?"}]
+    inputs = tokenizer.apply_chat_template(question, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+    tokens = policy.generate(**inputs, max_new_tokens=8, do_sample=False)[0, inputs["input_ids"].shape[1] :]
+    assert "Paris" in str(tokenizer.decode(tokens))
+    backbone = Backbone(DEFAULT_MODEL, dtype="float32")
+    assert backbone.layers == (15, 20, 25)
+    assert backbone.supports_trees
+    prompt = (Message("user", "What is the capital of France?"),)
+    chats = [(prompt, (Message("assistant", text),)) for text in ("Paris.", "It is Paris, on the Seine.")]
+    rendered = [backbone.renderer.render(chat) for chat in chats]
+    together, alone = backbone.compute(rendered), [backbone.compute([one])[0] for one in rendered]
+    np.testing.assert_allclose(together, alone, rtol=1e-3, atol=1e-2)
+    assert np.abs(together[0] - together[1]).max() > 1
 
 
 def test_a_missing_folder_or_one_without_a_model_is_named(tmp_path):

@@ -29,12 +29,17 @@ from rlhf_hitl.store.webhooks.sender import WebhookSender
 
 
 def create_app(store: Store, settings: Settings, throttle: SignInThrottle | None = None) -> FastAPI:
-    """Build the application over a store: the pages, the API, and a sender of webhooks that runs as long as it does.
+    """Build the application over a store: what `create_headless_app` builds, and the pages."""
+    app = create_headless_app(store, settings, throttle)
+    mount_pages(app, store, settings)
+    return app
+
+
+def create_headless_app(store: Store, settings: Settings, throttle: SignInThrottle | None = None) -> FastAPI:
+    """Build the API, sign-in, health checks, and a sender of webhooks that runs as long as the application does.
 
     It keeps no state of its own, so any number of processes may serve one store.
     """
-    from rlhf_hitl.ui import lead, rate, replay
-    from rlhf_hitl.ui import people as people_page
 
     @asynccontextmanager
     async def run_webhook_sender(_app: FastAPI) -> AsyncIterator[None]:
@@ -62,10 +67,17 @@ def create_app(store: Store, settings: Settings, throttle: SignInThrottle | None
             404, "address: expected one of this server. Fix: see /api/v1/openapi.json, or sign in at /login"
         )
 
+    return app
+
+
+def mount_pages(app: FastAPI, store: Store, settings: Settings) -> None:
+    """Mount the pages, each behind a guard that admits its roles."""
+    from rlhf_hitl.ui import lead, rate, replay
+    from rlhf_hitl.ui import people as people_page
+
     for path, page in (("/rate", rate), ("/lead", lead), ("/people", people_page), ("/replay", replay)):
         guard = Middleware(PageGuard, store=store, roles=ROLES_OF_PAGE[path])
         page.mount(app, path, store, settings, guard)
-    return app
 
 
 def serve_from_environment() -> FastAPI:

@@ -16,7 +16,7 @@ from schemathesis.engine import events, from_schema
 from starlette.testclient import TestClient
 from starlette.types import ASGIApp
 
-from rlhf_hitl.api.app import create_app
+from rlhf_hitl.api.app import create_headless_app
 from rlhf_hitl.config import Settings
 from rlhf_hitl.store import Store, people, projects, queue, tokens, views
 from rlhf_hitl.store.comparisons import count_rows, insert_comparisons
@@ -52,7 +52,7 @@ class Site:
         self.ada = people.add_rater(store, "ada", Role.ADMIN)
         self.bob = people.add_rater(store, "bob", Role.RATER)
         self.key = tokens.add_api_token(store, self.ada.id, "", list(Scope))
-        app = create_app(store, Settings(store=store.url, workspace=folder, max_body_mb=2, max_import_mb=2))
+        app = create_headless_app(store, Settings(store=store.url, workspace=folder, max_body_mb=2, max_import_mb=2))
         self.client = TestClient(app, headers={"authorization": f"Bearer {self.key}"}, raise_server_exceptions=False)
 
         async def without_webhooks(scope: Any, receive: Any, send: Any) -> None:

@@ -14,7 +14,7 @@ import pytest
 import uvicorn
 from starlette.testclient import TestClient
 
-from rlhf_hitl.api.app import create_app
+from rlhf_hitl.api.app import create_headless_app
 from rlhf_hitl.client import Client, NotAllowed, Unavailable
 from rlhf_hitl.config import Settings
 from rlhf_hitl.errors import BadInput, Conflict, NotFound
@@ -31,7 +31,7 @@ POLICY = "secret-policy-7b"
 
 @pytest.fixture
 def app(store, tmp_path):
-    return create_app(store, Settings(workspace=tmp_path))
+    return create_headless_app(store, Settings(workspace=tmp_path))
 
 
 @pytest.fixture
@@ -363,7 +363,7 @@ def test_the_operations_listed_here_are_all_there_are(plain):
 
 
 def test_every_operation_asks_for_a_token_its_scope_and_a_role(plain, sqlite_store, tmp_path):
-    app = create_app(sqlite_store, Settings(workspace=tmp_path))
+    app = create_headless_app(sqlite_store, Settings(workspace=tmp_path))
     plain = TestClient(app, raise_server_exceptions=False)
     for role, opens in OPENS.items():
         rater = people.add_rater(sqlite_store, role.value, role)
@@ -494,7 +494,7 @@ def test_the_audit_log_records_who_added_something(api, store):
 
 def test_a_disk_that_cannot_be_written_is_reported_as_503(store, tmp_path):
     (tmp_path / "taken").write_text("a file where the workspace should be")
-    app = create_app(store, Settings(workspace=tmp_path / "taken"))
+    app = create_headless_app(store, Settings(workspace=tmp_path / "taken"))
     admin = people.add_rater(store, "root", Role.ADMIN)
     secret = tokens.add_api_token(store, admin.id, "", [Scope.INPUT])
     with TestClient(app, raise_server_exceptions=False) as client:

@@ -7,8 +7,6 @@ import itertools
 import json
 import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -19,6 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import httpx
 import pytest
 
+from forked_processes import ForkedProcess
 from rlhf_hitl.store import Store, audit, people, tokens
 from rlhf_hitl.store.judgments import read_judgments
 from rlhf_hitl.types import Role, Scope
@@ -27,19 +26,19 @@ PASSWORD = "a-good-password"
 
 
 @contextmanager
-def server(url: str, workspace, *more: str) -> Iterator[tuple[subprocess.Popen, str]]:
+def server(url: str, workspace, *more: str) -> Iterator[tuple[ForkedProcess, str]]:
     """A server process and its address."""
-    command = [sys.executable, "-m", "rlhf_hitl", "serve", "--port", "0", "--store", url, "--json", *more]
-    env = os.environ | {"RLHF_HITL_WORKSPACE": str(workspace), "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, env=env, text=True)
-    assert process.stdout is not None
-    try:
-        yield process, json.loads(process.stdout.readline())["address"]
-    finally:
-        if process.poll() is None:
-            process.send_signal(signal.SIGTERM)
-        process.wait(timeout=30)
-        process.stdout.close()
+    reader, writer = os.pipe()
+    flags = ["serve", "--port", "0", "--store", url, "--json", *more]
+    process = ForkedProcess("rlhf_hitl", flags, os.environ | {"RLHF_HITL_WORKSPACE": str(workspace)}, [writer, 2])
+    os.close(writer)
+    with os.fdopen(reader) as output:
+        try:
+            yield process, json.loads(output.readline())["address"]
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+            process.wait(timeout=30)
 
 
 class RoundRobin:

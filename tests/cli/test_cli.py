@@ -17,6 +17,7 @@ import typer
 from typer.testing import CliRunner
 
 import rlhf_hitl.cli
+from forked_processes import run_module
 from rlhf_hitl.cli import Result, app, command, register_commands
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.store import Store, StoreFailure, people, tables
@@ -203,8 +204,7 @@ def test_a_violated_constraint_is_a_store_failure_and_writes_nothing(sqlite_stor
 def test_a_refused_value_is_named_in_the_error(sqlite_store, sqlite_url, name, args, value):
     people.add_rater(sqlite_store, "ann", Role.RATER)
     # In a process of its own: a value that the parser itself refuses is said in one line by `main`.
-    command = [sys.executable, "-m", "rlhf_hitl", *name.split(), *args, "--store", sqlite_url]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = run_module("rlhf_hitl", *name.split(), *args, "--store", sqlite_url)
     assert done.returncode == 2
     [line] = done.stderr.strip().splitlines()
     assert value in line

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from forked_processes import run_on_two_processes
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.policy import ppo_math
 from rlhf_hitl.policy.actor_critic import ActorCritic, collate_rollouts
@@ -315,10 +316,8 @@ Path(f"{out}/seen{rank}.json").write_text(json.dumps(seen))
 def test_two_processes_end_with_the_same_weights_and_different_rollouts(policy, tmp_path):
     from safetensors.torch import load_file
 
-    from rlhf_hitl.cli.launch import launch_processes
-
     (tmp_path / "two_processes.py").write_text(textwrap.dedent(PROGRAM))
-    launch_processes("two_processes", [str(policy), str(tmp_path)], 2, {"PYTHONPATH": str(tmp_path)})
+    run_on_two_processes("two_processes", policy, tmp_path, cwd=tmp_path)
     one, two = (load_file(tmp_path / f"rank{i}.safetensors") for i in (0, 1))
     seen = [json.loads((tmp_path / f"seen{i}.json").read_text()) for i in (0, 1)]
     assert not set(seen[0][:4]) & set(seen[1][:4])

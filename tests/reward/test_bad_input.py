@@ -24,11 +24,6 @@ from rlhf_hitl.store.comparisons import find_comparisons, insert_comparisons
 from rlhf_hitl.types import Answer, Comparison, Completion, Message, Prompt, Role, Split, Verdict
 
 
-@pytest.fixture(scope="module")
-def backbone(tiny_model):
-    return Backbone(str(tiny_model), layer=1, pooling="last", max_length=128, dtype="float32")
-
-
 def judged(store, rater: str, prompt: str, *answers: str, best: int = 0) -> Comparison:
     """A comparison of these answers, judged for one of them."""
     asked = Prompt.create((Message("user", prompt),))
@@ -68,8 +63,8 @@ def trainer(flags: dict):
     return build_reward_trainer(config, model_config), config
 
 
-def test_an_evaluation_leaves_out_and_counts_labels_of_empty_completions(judged_store, backbone, tmp_path):
-    model = train_head(judged_store, backbone, tmp_path)
+def test_an_evaluation_leaves_out_and_counts_labels_of_empty_completions(judged_store, trained_model, tmp_path):
+    model = trained_model
     before, _ = evaluate_reward_model(model, judged_store)
     judged(judged_store, people.add_rater(judged_store, "bea", Role.RATER).id, heldout(1)[0], "an answer", " \n")
     after, _ = evaluate_reward_model(model, judged_store)
@@ -141,7 +136,8 @@ def test_full_training_reads_no_more_than_the_model_has_positions_for(tiny_model
     assert len(longer) == made.model.config.max_position_embeddings == 1024
 
 
-def test_a_conversation_of_a_hundred_thousand_tokens_is_cut_counted_and_scored(judged_store, backbone, tmp_path):
+def test_a_conversation_of_a_hundred_thousand_tokens_is_cut_counted_and_scored(judged_store, tiny_model, tmp_path):
+    backbone = Backbone(str(tiny_model), layer=1, pooling="last", max_length=128, dtype="float32")
     model = train_head(judged_store, backbone, tmp_path)
     long = "the quick brown fox jumps over the lazy dog " * 12_000
     prompts_cut = model.cache.dropped
@@ -169,8 +165,8 @@ def test_labels_all_on_one_side_make_a_model_that_is_finite_and_prefers_that_sid
     assert np.isfinite(model.head.weights).all()
 
 
-def test_a_reward_that_is_not_finite_is_named(judged_store, backbone, tmp_path):
-    model = train_head(judged_store, backbone, tmp_path)
+def test_a_reward_that_is_not_finite_is_named(judged_store, trained_model, tmp_path):
+    model = trained_model
     model.head = replace(model.head, weights=np.full_like(model.head.weights, np.nan))
     with pytest.raises(BadInput, match="reward of comparison x_"):
         list(model.score(find_comparisons(judged_store)))
@@ -180,8 +176,8 @@ def test_a_reward_that_is_not_finite_is_named(judged_store, backbone, tmp_path):
         model.rewards([((Message("user", "asked"),), (Message("assistant", "an answer"),))])
 
 
-def test_a_third_best_reward_that_is_not_finite_is_named(judged_store, backbone, tmp_path):
-    model = train_head(judged_store, backbone, tmp_path)
+def test_a_third_best_reward_that_is_not_finite_is_named(judged_store, trained_model, tmp_path):
+    model = trained_model
     [comparison] = list(find_comparisons(judged_store))[:1]
     inputs = np.zeros((3, len(model.head.weights)))
     inputs[2] = np.nan
@@ -202,16 +198,18 @@ def test_a_head_no_better_than_lengths_alone_is_warned_about(sqlite_store, backb
 
 @pytest.mark.parametrize("file", ["reward_model.json", "reward_head.safetensors"])
 @pytest.mark.parametrize("kept", [0.0, 0.5])
-def test_a_damaged_model_is_named(judged_store, backbone, tmp_path, file, kept):
-    folder = tmp_path / "reward" / train_head(judged_store, backbone, tmp_path).id
+def test_a_damaged_model_is_named(judged_store, trained_model, tmp_path, file, kept):
+    folder = tmp_path / "reward" / trained_model.id
     whole = (folder / file).read_bytes()
     (folder / file).write_bytes(whole[: int(kept * len(whole))])
     with pytest.raises(BadInput, match="train it again"):
         load_reward_model(folder)
 
 
-def test_training_leaves_out_labels_of_empty_completions_with_a_warning(judged_store, backbone, tmp_path, caplog):
-    before = train_head(judged_store, backbone, tmp_path).card["train_labels"]
+def test_training_leaves_out_labels_of_empty_completions_with_a_warning(
+    judged_store, trained_model, backbone, tmp_path, caplog
+):
+    before = trained_model.card["train_labels"]
     rater = people.add_rater(judged_store, "bea", Role.RATER).id
     text = next(t for t in map(str, range(100)) if Prompt.create((Message("user", t),)).split is Split.TRAIN)
     judged(judged_store, rater, text, "an answer", " \n")
@@ -220,10 +218,10 @@ def test_training_leaves_out_labels_of_empty_completions_with_a_warning(judged_s
     assert "1 train labels left out: of completions without text" in caplog.text
 
 
-def test_a_head_is_not_read_with_another_backbone(judged_store, backbone, tmp_path):
+def test_a_head_is_not_read_with_another_backbone(judged_store, trained_model, backbone, tmp_path):
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-    model = train_head(judged_store, backbone, tmp_path)
+    model = trained_model
     tokenizer = AutoTokenizer.from_pretrained(backbone.name)
     tokenizer.save_pretrained(tmp_path / "narrow")
     sizes = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}

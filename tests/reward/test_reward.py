@@ -3,8 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 
 from checkout import ROOT
+from forked_processes import run_module
 from rlhf_hitl.cli.launch import launch_processes
 from rlhf_hitl.errors import BadInput, NotFound
 from rlhf_hitl.formats.export import export_snapshot
@@ -48,11 +47,6 @@ WORDS = ["sea", "sun", "poem", "paris", "thanks", "friend", "lazy", "quick", "br
 
 def chat(prompt: str, completion: str):
     return (Message("user", prompt),), (Message("assistant", completion),)
-
-
-@pytest.fixture(scope="module")
-def backbone(tiny_model):
-    return Backbone(str(tiny_model), layer=1, pooling="last", dtype="float32")
 
 
 @pytest.fixture(scope="module")
@@ -485,8 +479,8 @@ def test_a_vote_weight_of_half_equals_half_a_vote_in_fits_and_updates():
 # Training, scoring, replay
 
 
-def test_a_trained_head_ranks_held_out_prompts_and_survives_saving(judged_store, backbone, tmp_path):
-    model = train_head(judged_store, backbone, tmp_path)
+def test_a_trained_head_ranks_held_out_prompts_and_survives_saving(judged_store, trained_model, tmp_path):
+    model = trained_model
     found, _ = evaluate_reward_model(model, judged_store)
     assert found.accuracy.value > 0.7
     assert found.n > 10
@@ -498,8 +492,8 @@ def test_a_trained_head_ranks_held_out_prompts_and_survives_saving(judged_store,
     assert get_reward_model(judged_store).id == model.id
 
 
-def test_the_same_labels_give_the_same_model(judged_store, backbone, tmp_path):
-    assert train_head(judged_store, backbone, tmp_path).id == train_head(judged_store, backbone, tmp_path).id
+def test_the_same_labels_give_the_same_model(judged_store, trained_model, backbone, tmp_path):
+    assert train_head(judged_store, backbone, tmp_path).id == trained_model.id
 
 
 def test_training_reads_all_views_and_chooses_how_much_a_vote_counts(judged_store, views, tmp_path):
@@ -525,8 +519,8 @@ def test_a_backbone_that_has_changed_is_refused(judged_store, tiny_model, tmp_pa
         load_reward_model(folder)
 
 
-def test_a_model_is_updated_by_one_label(judged_store, backbone, tmp_path):
-    model = train_head(judged_store, backbone, tmp_path)
+def test_a_model_is_updated_by_one_label(judged_store, trained_model, tmp_path):
+    model = trained_model
     pair = next(p for p in load_labelled_pairs(judged_store, Split.HELDOUT) if p.label.preferred == p.label.first)
     updated = update_with_label(model, pair)
     assert updated.card["train_labels"] == model.card["train_labels"] + 1
@@ -538,8 +532,8 @@ def test_a_model_is_updated_by_one_label(judged_store, backbone, tmp_path):
     assert load_reward_model(tmp_path / "updated").id == updated.id
 
 
-def test_a_score_is_the_difference_of_the_rewards_and_never_negative(judged_store, backbone, tmp_path):
-    model = train_head(judged_store, backbone, tmp_path)
+def test_a_score_is_the_difference_of_the_rewards_and_never_negative(judged_store, trained_model, tmp_path):
+    model = trained_model
     comparisons = list(find_comparisons(judged_store))
     for comparison, score in zip(comparisons, model.score(comparisons)):
         rewards = dict(zip([c.id for c in comparison.completions], model.rewards(list_conversations(comparison))))
@@ -549,8 +543,10 @@ def test_a_score_is_the_difference_of_the_rewards_and_never_negative(judged_stor
         assert 0.5 <= score.probability < 1
 
 
-def test_an_evaluation_worked_by_hand_counts_ties_apart_and_equal_rewards_as_half(judged_store, backbone, tmp_path):
-    model = train_head(judged_store, backbone, tmp_path)
+def test_an_evaluation_worked_by_hand_counts_ties_apart_and_equal_rewards_as_half(
+    judged_store, trained_model, tmp_path
+):
+    model = trained_model
     found, examples = evaluate_reward_model(model, judged_store)
     right = sum(1.0 if e.margin > 0 else 0.5 if e.margin == 0 else 0.0 for e in examples)
     assert found.accuracy.value == pytest.approx(right / len(examples))
@@ -568,8 +564,8 @@ def test_an_evaluation_worked_by_hand_counts_ties_apart_and_equal_rewards_as_hal
     assert [e.comparison_id for e in examples if e.is_tie] == [comparison.id]
 
 
-def test_held_out_labels_do_not_reach_training(judged_store, backbone, tmp_path):
-    model = train_head(judged_store, backbone, tmp_path)
+def test_held_out_labels_do_not_reach_training(judged_store, trained_model, tmp_path):
+    model = trained_model
     kept = {s: sum(c.prompt.split is s for c in find_comparisons(judged_store, judged=True)) for s in Split}
     assert model.card["train_labels"] == kept[Split.TRAIN]
     assert model.card["calibration_labels"] == kept[Split.CALIBRATION]
@@ -644,11 +640,9 @@ def test_the_command_follows_the_file_of_full_training_and_prints_one_json_objec
         "num_train_epochs: 1\ncenter_rewards_coefficient: 0.01\npad_to_multiple_of: 8\n"
     )
     workspace = tmp_path / "not" / "there" / "yet"
-    run = subprocess.run(
-        [sys.executable, "-m", "rlhf_hitl", "train-reward", "--backend", "full", "--config", str(config), "--json",
-         "--store", judged_store.url],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "RLHF_HITL_WORKSPACE": str(workspace)},
-        capture_output=True, text=True, timeout=200, check=False,
+    run = run_module(
+        "rlhf_hitl", "train-reward", "--backend", "full", "--config", config, "--json", "--store", judged_store.url,
+        env=os.environ | {"RLHF_HITL_WORKSPACE": str(workspace)},
     )  # fmt: skip
     assert run.returncode == 0, run.stderr[-3000:]
     card = json.loads((Path(json.loads(run.stdout)["path"]) / "reward_model.json").read_text())
@@ -795,10 +789,7 @@ def test_a_setting_that_cannot_be_read_is_named_with_its_file(tmp_path, text, me
 
 
 def test_full_training_script_answers_a_bad_flag_with_one_line():
-    script = ROOT / "scripts" / "train_reward.py"
-    run = subprocess.run(
-        [sys.executable, str(script), "--no_such_flag", "1"], capture_output=True, text=True, check=False
-    )
+    run = run_module("rlhf_hitl.scripts.train_reward", "--no_such_flag", 1)
     assert run.returncode == 2
     assert run.stderr.splitlines()[-1].startswith("error: setting no_such_flag")
     assert "Traceback" not in run.stderr

@@ -1,9 +1,6 @@
 """Prompts computed once give the same states, rewards, losses and weights as one conversation at a time."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
+from forked_processes import run_module, run_on_two_processes
 from rlhf_hitl.arguments import parse_arguments
-from rlhf_hitl.cli.launch import launch_processes
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.reward import shared_prefix
 from rlhf_hitl.reward.backbone import Backbone
@@ -27,7 +24,6 @@ from rlhf_hitl.reward.training.token_budget import TokenBudgetSampler
 from rlhf_hitl.types import Message
 
 WORDS = ["sea", "sun", "poem", "paris", "thanks", "friend", "lazy", "quick", "brown", "fox", "capital", "today"]
-ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}
 TOKENS = st.lists(st.integers(0, 3), min_size=1, max_size=12)
 
 
@@ -283,9 +279,10 @@ def test_a_step_on_two_processes_is_the_step_on_one(train, tiny_model, tmp_path)
         settings = given | {"output_dir": out, "save_strategy": "epoch"}
         flags = [text for name, value in settings.items() for text in (f"--{name}", str(value))]
         if processes == 1:
-            subprocess.run([sys.executable, "-m", "rlhf_hitl.scripts.train_reward", *flags], env=ONE_THREAD, check=True)
+            done = run_module("rlhf_hitl.scripts.train_reward", *flags)
+            assert done.returncode == 0, done.stderr
         else:
-            launch_processes("rlhf_hitl.scripts.train_reward", flags, processes, {"OMP_NUM_THREADS": "1"})
+            run_on_two_processes("rlhf_hitl.scripts.train_reward", *flags)
         ended.append(load_file(out / "model.safetensors"))
         state = json.loads((out / "checkpoint-3" / "trainer_state.json").read_text())
         logged.append([row["loss"] for row in state["log_history"] if "loss" in row])

@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -16,11 +17,12 @@ from rlhf_hitl.config import Settings
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.kpis import compute_kpi_report
 from rlhf_hitl.reward.backbone import Backbone
+from rlhf_hitl.reward.registry import open_reward_model
 from rlhf_hitl.reward.training.head_training import train_head
 from rlhf_hitl.routing.router import RoutingConfig, decide_routes, route_pool
 from rlhf_hitl.routing.scoring import score_pool
 from rlhf_hitl.routing.threshold import Threshold
-from rlhf_hitl.store import people, queue
+from rlhf_hitl.store import Store, people, queue
 from rlhf_hitl.store.comparisons import find_comparisons, insert_comparisons
 from rlhf_hitl.store.judgments import read_judgments
 from rlhf_hitl.store.reward_models import RewardModelRecord, add_reward_model
@@ -107,10 +109,12 @@ def test_a_bound_outside_zero_and_one_is_refused(field, value):
         RoutingConfig(**{field: value})
 
 
-@pytest.fixture
-def trained(sqlite_store, tiny_model, tmp_path):
-    """A store in which simulated raters judged 300 pairs, 60 more wait, and a head is trained."""
-    store, rng = sqlite_store, np.random.default_rng(0)
+@pytest.fixture(scope="module")
+def trained_folder(sqlite_template, tiny_model, tmp_path_factory) -> Path:
+    """What `trained` copies."""
+    folder, rng = tmp_path_factory.mktemp("trained"), np.random.default_rng(0)
+    shutil.copy(sqlite_template, folder / "preferences.db")
+    store = Store.open(f"sqlite:///{folder}/preferences.db")
 
     def add(n, start):
         made = []
@@ -125,9 +129,19 @@ def trained(sqlite_store, tiny_model, tmp_path):
 
     add(300, 0)
     simulate.judge_queue(store, 300)
-    model = train_head(store, Backbone(str(tiny_model), dtype="float32"), tmp_path)
+    train_head(store, Backbone(str(tiny_model), dtype="float32"), folder)
     add(60, 300)
-    return store, model
+    store.close()
+    return folder
+
+
+@pytest.fixture
+def trained(trained_folder, tmp_path):
+    """A store in which simulated raters judged 300 pairs, 60 more wait, and a head is trained."""
+    shutil.copy(trained_folder / "preferences.db", tmp_path / "preferences.db")
+    shutil.copytree(trained_folder / "features", tmp_path / "features")
+    with Store.open(f"sqlite:///{tmp_path}/preferences.db") as store:
+        yield store, open_reward_model(store, None, tmp_path)
 
 
 def test_scored_and_routed_comparisons_reach_raters_or_are_accepted(trained):

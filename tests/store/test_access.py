@@ -10,7 +10,7 @@ import pytest
 import sqlalchemy as sa
 from starlette.testclient import TestClient
 
-from rlhf_hitl.api.app import create_app
+from rlhf_hitl.api.app import create_headless_app
 from rlhf_hitl.config import Settings
 from rlhf_hitl.errors import BadInput, Conflict, NotFound
 from rlhf_hitl.store import (
@@ -135,7 +135,7 @@ def waits(store, how_many: int, *calls: Future) -> None:
 def test_a_sign_in_waits_for_a_change_of_the_password_in_progress(postgres_url, tmp_path):
     with Store.open(postgres_url) as store, ThreadPoolExecutor(2) as pool:
         ann = people.add_rater(store, "ann", Role.RATER, PASSWORD)
-        browser = TestClient(create_app(store, Settings(workspace=tmp_path)), follow_redirects=False)
+        browser = TestClient(create_headless_app(store, Settings(workspace=tmp_path)), follow_redirects=False)
         verified, hashed = sign_in.verify_password(store, "ann", PASSWORD), passwords.hash_password("another horse")
         with Store.open(postgres_url) as other, other.write() as conn:
             own = tables.raters.c.id == ann.id

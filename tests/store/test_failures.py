@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
-import subprocess
-import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
@@ -15,7 +13,8 @@ import pytest
 import sqlalchemy as sa
 from starlette.testclient import TestClient
 
-from rlhf_hitl.api.app import create_app
+from forked_processes import run_module
+from rlhf_hitl.api.app import create_headless_app
 from rlhf_hitl.config import Settings
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.store import Store, StoreFailure, db, people, queue, tokens, webhooks
@@ -52,10 +51,8 @@ def test_a_full_disk_is_an_error_and_loses_nothing_that_was_acknowledged(
     with Store.open(sqlite_url) as store:
         add_comparisons(store, 200)
         [ann] = add_raters(store, 1)
-    run = subprocess.run(
-        [sys.executable, "-c", UNTIL_FULL, sqlite_url, str(tmp_path / "preferences.db"), ann],
-        capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
+    (tmp_path / "until_full.py").write_text(UNTIL_FULL)
+    run = run_module(str(tmp_path / "until_full.py"), sqlite_url, tmp_path / "preferences.db", ann)
     *acknowledged, last = [json.loads(line) for line in run.stdout.splitlines()]
     assert "nothing was changed" in last["error"], run.stderr
     assert "Traceback" not in run.stderr
@@ -163,7 +160,9 @@ def test_a_standby_is_reported_as_read_only_and_ends_no_thread(postgres_url, tmp
             queue.submit(store, lease.id, ann, SKIP)
         with pytest.raises(StoreFailure):
             WebhookSender(store).send_due()
-        with TestClient(create_app(store, Settings(workspace=tmp_path)), raise_server_exceptions=False) as client:
+        with TestClient(
+            create_headless_app(store, Settings(workspace=tmp_path)), raise_server_exceptions=False
+        ) as client:
             assert client.get("/readyz").status_code == 503
             assert client.post("/login", data={"name": "x", "password": "y"}).status_code == 503
             assert [t.name for t in threading.enumerate() if t.is_alive()].count("webhooks") == 1
@@ -182,7 +181,7 @@ def test_the_api_answers_503_while_the_database_is_gone_and_then_goes_on(
         add_comparisons(store, 2)
         [ann] = add_raters(store, 1)
         key = {"authorization": f"Bearer {tokens.add_api_token(store, ann, '', [Scope.TASK, Scope.FEEDBACK])}"}
-        client = TestClient(create_app(store, Settings(workspace=tmp_path)), raise_server_exceptions=False)
+        client = TestClient(create_headless_app(store, Settings(workspace=tmp_path)), raise_server_exceptions=False)
         lease = client.post("/api/v1/leases", json={}, headers=key).json()["leases"][0]
         name = sa.make_url(postgres_url).database
         with Store.open(postgres_url) as other, other.write() as conn:
@@ -246,7 +245,7 @@ def test_on_postgresql_leases_run_by_the_databases_clock(postgres_url, add_compa
 
 
 def test_readiness_reports_the_durability_settings(store, tmp_path):
-    client = TestClient(create_app(store, Settings(workspace=tmp_path)))
+    client = TestClient(create_headless_app(store, Settings(workspace=tmp_path)))
     report = client.get("/readyz").json()
     assert (report["status"], report["schema_version"]) == ("ready", store.schema_version)
     if store.is_sqlite:
@@ -260,7 +259,7 @@ def test_readiness_reports_the_durability_settings(store, tmp_path):
 def test_a_server_on_an_older_store_is_not_ready(store, tmp_path):
     with store.write() as conn:
         conn.exec_driver_sql("UPDATE alembic_version SET version_num = '0001'")
-    answer = TestClient(create_app(store, Settings(workspace=tmp_path))).get("/readyz")
+    answer = TestClient(create_headless_app(store, Settings(workspace=tmp_path))).get("/readyz")
     assert answer.status_code == 503
     assert answer.json()["status"] == "not ready"
 
@@ -274,7 +273,7 @@ def test_metrics_need_the_scope_and_report_the_queue(store, tmp_path, add_compar
     lease = queue.lease(store, ann, seconds=1800)
     queue.submit(store, lease.id, ann, SKIP)
     lea = people.add_rater(store, "lea", Role.LEAD)
-    client = TestClient(create_app(store, Settings(workspace=tmp_path)))
+    client = TestClient(create_headless_app(store, Settings(workspace=tmp_path)))
     assert client.get("/metrics").status_code == 401
     for owner, status in ((ann, 403), (lea.id, 200)):
         key = {"authorization": f"Bearer {tokens.add_api_token(store, owner, '', [Scope.METRICS])}"}
@@ -289,7 +288,7 @@ def test_metrics_need_the_scope_and_report_the_queue(store, tmp_path, add_compar
 LOGGED = """
 import json, sys
 from starlette.testclient import TestClient
-from rlhf_hitl.api.app import create_app
+from rlhf_hitl.api.app import create_headless_app
 from rlhf_hitl.store.webhooks.sender import WebhookSender
 from rlhf_hitl.api.json_log import log_as_json
 from rlhf_hitl.config import Settings
@@ -299,7 +298,7 @@ from rlhf_hitl.store import Store
 log_as_json()
 url, key, workspace = sys.argv[1:]
 store = Store.open(url)
-app = create_app(store, Settings(workspace=workspace))
+app = create_headless_app(store, Settings(workspace=workspace))
 client = TestClient(app, raise_server_exceptions=False)
 lease = client.post("/api/v1/leases", json={}, headers={"authorization": f"Bearer {key}"}).json()["leases"][0]
 body = {"lease_id": lease["id"], "verdict": "skipped", "rationale": "a secret thought"}
@@ -313,9 +312,8 @@ def test_log_lines_are_json_and_hold_no_text_and_no_secret(sqlite_url, tmp_path,
     with Store.open(sqlite_url) as store:
         add_comparisons(store, 1)
         key = tokens.add_api_token(store, add_raters(store, 1)[0], "", [Scope.TASK, Scope.FEEDBACK])
-    run = subprocess.run(
-        [sys.executable, "-c", LOGGED, sqlite_url, key, str(tmp_path)], capture_output=True, text=True, timeout=120
-    )
+    (tmp_path / "logged.py").write_text(LOGGED)
+    run = run_module(str(tmp_path / "logged.py"), sqlite_url, key, tmp_path)
     lines = [json.loads(line) for line in run.stderr.splitlines()]
     requests = [(line["method"], line["route"], line["status"]) for line in lines if line["event"] == "request"]
     assert requests == [

@@ -38,7 +38,6 @@ from rlhf_hitl.reward.model import RewardModel, load_reward_model
 from rlhf_hitl.reward.rendering import Renderer
 from rlhf_hitl.reward.seen_prompts import SEEN_PROMPTS_FILE
 from rlhf_hitl.reward.standardiser import Standardiser
-from rlhf_hitl.reward.training.head_training import train_head
 from rlhf_hitl.store import Store, people, queue
 from rlhf_hitl.store.comparisons import insert_comparisons
 from rlhf_hitl.types import Answer, Comparison, Completion, Message, Prompt, Role, Split, Verdict
@@ -326,10 +325,8 @@ def every_label(judged_store):
 
 
 def test_labels_a_model_has_learnt_from_are_left_out_in_whatever_store_they_are(
-    judged_store, every_label, tiny_model, tmp_path
+    judged_store, trained_model, every_label, tmp_path
 ):
-    backbone = Backbone(str(tiny_model), layer=1, pooling="last", dtype="float32")
-    train_head(judged_store, backbone, tmp_path)
     [folder] = (tmp_path / "reward").iterdir()
     elsewhere = replayed_elsewhere(tmp_path, [p for pairs in every_label.values() for p in pairs])
     model = load_reward_model(folder)
@@ -349,9 +346,8 @@ def test_labels_a_model_has_learnt_from_are_left_out_in_whatever_store_they_are(
         load_reward_model(folder)
 
 
-def test_an_evaluation_on_training_labels_says_so(judged_store, every_label, tiny_model, tmp_path):
-    backbone = Backbone(str(tiny_model), layer=1, pooling="last", dtype="float32")
-    model = train_head(judged_store, backbone, tmp_path)
+def test_an_evaluation_on_training_labels_says_so(judged_store, trained_model, every_label, tmp_path):
+    model = trained_model
     evaluation, examples = evaluate_reward_model(model, judged_store, split=Split.TRAIN)
     n = len(every_label[Split.TRAIN])
     assert (evaluation.n, evaluation.trained_on, evaluation.calibrated_on) == (n, n, 0)
@@ -368,11 +364,10 @@ def test_an_evaluation_on_training_labels_says_so(judged_store, every_label, tin
 
 
 @pytest.fixture
-def evaluated(judged_store, tiny_model, tmp_path, monkeypatch):
+def evaluated(judged_store, trained_model, tmp_path, monkeypatch):
     """A function that calls `evaluate` in this process, on a store with a trained head: `evaluated("--json")`."""
     register_commands()
     monkeypatch.setenv("RLHF_HITL_WORKSPACE", str(tmp_path))
-    train_head(judged_store, Backbone(str(tiny_model), layer=1, pooling="last", dtype="float32"), tmp_path)
     return lambda *args: CliRunner().invoke(app, ["evaluate", "--store", judged_store.url, *args])
 
 

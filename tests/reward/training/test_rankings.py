@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +13,8 @@ from datasets import Dataset, DatasetDict, load_from_disk
 from safetensors.torch import load_file
 from trl import ModelConfig
 
+from forked_processes import run_module, run_on_two_processes
 from rlhf_hitl.arguments import parse_arguments
-from rlhf_hitl.cli.launch import launch_processes
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.formats.export import export_snapshot
 from rlhf_hitl.formats.importing import import_path
@@ -29,7 +27,6 @@ from rlhf_hitl.reward.training.full_config import FullTrainingConfig
 from rlhf_hitl.reward.training.full_training import build_reward_trainer, run_reward_training
 from rlhf_hitl.types import UNRANKED, Split
 
-ONE_THREAD = os.environ | {"OMP_NUM_THREADS": "1"}
 WORDS = ["sea", "sun", "poem", "paris", "friend", "lazy", "quick", "brown", "fox", "capital", "today"]
 
 
@@ -217,9 +214,10 @@ def test_a_step_on_two_processes_is_the_step_on_one(tiny_model, tmp_path):
         settings = given | {"output_dir": out, "per_device_eval_batch_size": 2 // processes}
         flags = [text for name, value in settings.items() for text in (f"--{name}", str(value))]
         if processes == 1:
-            subprocess.run([sys.executable, "-m", "rlhf_hitl.scripts.train_reward", *flags], env=ONE_THREAD, check=True)
+            done = run_module("rlhf_hitl.scripts.train_reward", *flags)
+            assert done.returncode == 0, done.stderr
         else:
-            launch_processes("rlhf_hitl.scripts.train_reward", flags, processes, {"OMP_NUM_THREADS": "1"})
+            run_on_two_processes("rlhf_hitl.scripts.train_reward", *flags)
         ended.append(load_file(out / "model.safetensors"))
         logged.append(json.loads((out / "checkpoint-3" / "trainer_state.json").read_text())["log_history"])
         assert load_reward_model(out).card["learnt_from"] == "rankings"
@@ -263,11 +261,9 @@ def test_the_command_learns_from_rankings_and_says_so(sqlite_store, tiny_model, 
         f"model_name_or_path: {tiny_model}\nlearn_from: rankings\nnum_train_epochs: 4\nlearning_rate: 3.0e-3\n"
         "eval_strategy: epoch\nlogging_steps: 1\nbf16: false\n"
     )
-    run = subprocess.run(
-        [sys.executable, "-m", "rlhf_hitl", "train-reward", "--backend", "full", "--config", str(config), "--json",
-         "--store", sqlite_store.url],
-        env=ONE_THREAD | {"RLHF_HITL_WORKSPACE": str(tmp_path / "w")},
-        capture_output=True, text=True, timeout=200, check=False,
+    run = run_module(
+        "rlhf_hitl", "train-reward", "--backend", "full", "--config", config, "--json", "--store", sqlite_store.url,
+        env=os.environ | {"RLHF_HITL_WORKSPACE": str(tmp_path / "w")},
     )  # fmt: skip
     assert run.returncode == 0, run.stderr[-3000:]
     result = json.loads(run.stdout)

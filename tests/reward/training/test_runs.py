@@ -6,8 +6,6 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -20,9 +18,8 @@ from datasets import DatasetDict, load_from_disk
 from safetensors.numpy import load_file
 from trl import ModelConfig
 
-from checkout import ROOT
+from forked_processes import ForkedProcess, run_module, run_on_two_processes
 from rlhf_hitl.arguments import parse_arguments
-from rlhf_hitl.cli.launch import launch_processes
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.formats.export import export_snapshot
 from rlhf_hitl.reward.evaluation.evaluate import evaluate_reward_model
@@ -39,8 +36,7 @@ from rlhf_hitl.reward.training.full_training import (
 from rlhf_hitl.reward.training.lora import refuse_frozen_head
 from rlhf_hitl.types import Split, hash_prompt_family, parse_messages
 
-SCRIPT = ROOT / "scripts" / "train_reward.py"
-ENV = os.environ | {"OMP_NUM_THREADS": "1"}
+SCRIPT = "rlhf_hitl.scripts.train_reward"
 
 
 @pytest.fixture
@@ -59,8 +55,8 @@ def listed(flags: dict) -> list[str]:
     return [text for name, value in flags.items() for text in (f"--{name}", str(value))]
 
 
-def run(command: list[str], **more) -> None:
-    done = subprocess.run(command, env=ENV, capture_output=True, text=True, timeout=200, check=False, **more)
+def run(flags: dict) -> None:
+    done = run_module(SCRIPT, *listed(flags))
     assert done.returncode == 0, done.stderr[-3000:]
 
 
@@ -80,17 +76,18 @@ def test_a_run_that_is_killed_and_resumed_ends_with_the_same_weights(flags, tmp_
     print(f"seed {seed}")  # says, where it fails, when that was
     chance = random.Random(seed)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    run([sys.executable, str(SCRIPT), *listed(flags | {"output_dir": whole})])
-    again = [sys.executable, str(SCRIPT), *listed(flags | {"output_dir": killed, "resume_from_checkpoint": "latest"})]
+    run(flags | {"output_dir": whole})
+    again = flags | {"output_dir": killed, "resume_from_checkpoint": "latest"}
     wanted, after = chance.choice([3, 6, 9, 12]), chance.uniform(0, 0.1)
-    with subprocess.Popen(again, env=ENV, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        deadline = time.monotonic() + 200
-        while not (killed / f"checkpoint-{wanted}").is_dir():
-            assert process.poll() is None, "it ended before it was killed"
-            assert time.monotonic() < deadline
-            time.sleep(0.002)
-        time.sleep(after)
-        process.send_signal(signal.SIGKILL)
+    process = ForkedProcess(SCRIPT, listed(again), os.environ, [2, 2])
+    deadline = time.monotonic() + 200
+    while not (killed / f"checkpoint-{wanted}").is_dir():
+        assert process.poll() is None, "it ended before it was killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+    time.sleep(after)
+    process.kill()
+    process.wait()
     assert not (killed / "reward_model.json").exists()
     run(again)
     assert furthest(weights(whole), weights(killed)) < 1e-6
@@ -120,16 +117,16 @@ def test_only_complete_checkpoints_are_resumed_from(flags, tmp_path):
 
 
 def test_a_terminated_training_leaves_nothing_half_written(judged_store, tiny_model, tmp_path):
-    command = [sys.executable, "-m", "rlhf_hitl", "train-reward", "--backend", "full", "--backbone", str(tiny_model)]
-    env = ENV | {"RLHF_HITL_STORE": judged_store.url, "RLHF_HITL_WORKSPACE": str(tmp_path / "workspace")}
-    with subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True) as process:
-        deadline = time.monotonic() + 100
-        while not list(tmp_path.glob("workspace/*/dataset")) and time.monotonic() < deadline:
-            time.sleep(0.05)
-        process.terminate()
-        _, errors = process.communicate(timeout=60)
-    assert process.returncode == 130
-    assert errors.splitlines()[-1] == "error: interrupted"
+    command = ["train-reward", "--backend", "full", "--backbone", tiny_model]
+    env = os.environ | {"RLHF_HITL_STORE": judged_store.url, "RLHF_HITL_WORKSPACE": str(tmp_path / "workspace")}
+    with open(tmp_path / "errors", "w") as errors:
+        process = ForkedProcess("rlhf_hitl", command, env, [2, errors.fileno()])
+    deadline = time.monotonic() + 100
+    while not list(tmp_path.glob("workspace/*/dataset")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 130
+    assert (tmp_path / "errors").read_text().splitlines()[-1] == "error: interrupted"
     assert not list(tmp_path.glob("workspace/*/dataset"))
 
 
@@ -144,11 +141,11 @@ def test_two_processes_see_the_losses_that_one_does(flags, tmp_path):
     logged = {}
     for processes, batch in ((1, 16), (2, 8)):
         out = tmp_path / str(processes)
-        given = listed(flags | {"output_dir": out, "per_device_train_batch_size": batch})
+        given = flags | {"output_dir": out, "per_device_train_batch_size": batch}
         if processes == 1:
-            run([sys.executable, str(SCRIPT), *given])
+            run(given)
         else:
-            launch_processes("rlhf_hitl.scripts.train_reward", given, processes, {"OMP_NUM_THREADS": "1"})
+            run_on_two_processes(SCRIPT, *listed(given))
         newest = find_latest_checkpoint(out)
         assert newest is not None
         logged[processes] = json.loads((newest / "trainer_state.json").read_text())["log_history"]

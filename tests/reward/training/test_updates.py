@@ -11,7 +11,6 @@ from scipy.special import expit
 from command_line import run_command
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.reward import model_card as cards
-from rlhf_hitl.reward.backbone import Backbone
 from rlhf_hitl.reward.evaluation.evaluate import evaluate_reward_model
 from rlhf_hitl.reward.head_fitting import bootstrap_covariance, fit_head
 from rlhf_hitl.reward.labelled_pairs import load_labelled_pairs
@@ -26,11 +25,6 @@ from rlhf_hitl.store.judgments import read_judgments
 from rlhf_hitl.store.reward_models import get_reward_model, list_reward_models
 from rlhf_hitl.store.tables import reward_models
 from rlhf_hitl.types import Answer, Comparison, Completion, Message, Prompt, Role, Split, Verdict
-
-
-@pytest.fixture(scope="module")
-def backbone(tiny_model):
-    return Backbone(str(tiny_model), layer=1, pooling="last", dtype="float32")
 
 
 def judge(store, rater: str, n: int, answer: str = "thanks", first: int = 0) -> list[str]:
@@ -51,9 +45,11 @@ def judge(store, rater: str, n: int, answer: str = "thanks", first: int = 0) -> 
     raise AssertionError
 
 
-def test_votes_that_came_in_since_move_the_model_as_training_again_would(judged_store, backbone, tmp_path):
+def test_votes_that_came_in_since_move_the_model_as_training_again_would(
+    judged_store, trained_model, backbone, tmp_path
+):
     store, rater = judged_store, people.add_rater(judged_store, "bea", Role.RATER).id
-    model = train_head(store, backbone, tmp_path)
+    model = trained_model
     assert update_with_new_votes(store, model, tmp_path) is model
     cards.add_evaluation_to_card(tmp_path / "reward" / model.id, evaluate_reward_model(model, store)[0])
     model = load_reward_model(tmp_path / "reward" / model.id)
@@ -90,9 +86,9 @@ def test_a_vote_that_was_corrected_cannot_be_unlearnt(judged_store, backbone, tm
         update_with_new_votes(store, model, tmp_path)
 
 
-def test_the_command_updates_and_refuses_what_does_not_go_with_it(judged_store, backbone, tmp_path):
+def test_the_command_updates_and_refuses_what_does_not_go_with_it(judged_store, trained_model, tmp_path):
     store = judged_store
-    model = train_head(store, backbone, tmp_path)
+    model = trained_model
     judge(store, people.add_rater(store, "bea", Role.RATER).id, 3)
 
     def run(*more: str):
@@ -144,12 +140,12 @@ def test_a_model_with_an_ensembles_uncertainty_is_kept_and_scores(judged_store, 
     assert stds == pytest.approx(model.margins(first, second)[1])
 
 
-def test_opening_a_model_does_not_make_it_the_newest(judged_store, backbone, tmp_path):
-    old = train_head(judged_store, backbone, tmp_path / "elsewhere")
+def test_opening_a_model_does_not_make_it_the_newest(judged_store, trained_model, backbone, tmp_path):
+    old = trained_model
     with judged_store.write() as conn:
         conn.execute(reward_models.delete())  # another team's, say
     new = train_head(judged_store, backbone, tmp_path / "ours", uncertainty="bootstrap")
-    folder = str(tmp_path / "elsewhere" / "reward" / old.id)
+    folder = str(tmp_path / "reward" / old.id)
     open_reward_model(judged_store, folder, tmp_path, register=False)
     assert [m.id for m in list_reward_models(judged_store)] == [new.id]
     open_reward_model(judged_store, folder, tmp_path)

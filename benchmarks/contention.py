@@ -102,7 +102,7 @@ def main() -> None:
                 f"sqlite:///{folder}/preferences.db", Path(folder), comparisons, clients, workers=1
             ),
             "postgres": measure_contention(
-                pg.create_database("contention"), Path(folder), comparisons, clients, workers=2
+                pg.create_database("contention"), Path(folder), comparisons, clients, workers=1 if args.quick else 2
             ),
         }
     totals = {name: sum(f.pop(name) for f in results.values()) for name in ("repeats", "overshot")}

@@ -61,7 +61,9 @@ def read_labels_of_set(path: Path, limit: int | None) -> list[LabelledPair]:
     return sorted(pairs, key=lambda p: p.comparison.id)[:limit]
 
 
-def cross_validate_set(pairs: Sequence[LabelledPair], cache: FeatureCache, seed: int) -> dict[str, float | int]:
+def cross_validate_set(
+    pairs: Sequence[LabelledPair], cache: FeatureCache, seed: int, folds: int
+) -> dict[str, float | int]:
     n = len(pairs)
     chats = [p.first for p in pairs] + [p.second for p in pairs]
     features, lengths, votes = cache.features(chats), measure_completion_lengths(chats), count_votes(pairs)
@@ -71,8 +73,8 @@ def cross_validate_set(pairs: Sequence[LabelledPair], cache: FeatureCache, seed:
     margins, probabilities, words, by_length = np.zeros(n), np.full(n, 0.5), np.zeros(n), np.zeros(n)
     longer = lengths[:n] - lengths[n:]
     vote_weights: list[str] = []
-    for k in range(min(FOLDS, len(names))):
-        held_out, others = shuffled[k::FOLDS], np.delete(shuffled, np.s_[k::FOLDS])
+    for k in range(min(folds, len(names))):
+        held_out, others = shuffled[k::folds], np.delete(shuffled, np.s_[k::folds])
         calibrating = np.isin(family, others[::CALIBRATION])
         predicted = np.flatnonzero(np.isin(family, held_out)).tolist()
         fitting = np.flatnonzero(np.isin(family, others) & ~calibrating).tolist()
@@ -147,7 +149,8 @@ def main() -> None:
         cache = FeatureCache(Path(args.workspace or folder) / "features", backbone)
         for name, path in SETS.items():
             pairs = read_labels_of_set(Path(args.data) / path, limits.get(name))
-            figures |= {f"{name}.{key}": value for key, value in cross_validate_set(pairs, cache, args.seed).items()}
+            found = cross_validate_set(pairs, cache, args.seed, 2 if args.quick else FOLDS)
+            figures |= {f"{name}.{key}": value for key, value in found.items()}
     notes = (
         "Labels with a preference; intervals take the labels of one prompt together; the floor is the highest of a "
         "coin, length and words. "

@@ -273,28 +273,32 @@ def choose(page, name: str):
     return page.locator(f'[data-choice="{name}"]')
 
 
-@pytest.fixture
-def images(tmp_path) -> Path:
-    """Where the pictures go: into the documentation when asked to draw it anew, else out of the way."""
-    if os.environ.get("RLHF_HITL_SCREENSHOTS") != "1":
-        return tmp_path
-    return ROOT / "docs" / "images"
+#: The documentation's pictures are drawn anew on demand only: the tests look at the pages themselves.
+DRAWS_PICTURES = os.environ.get("RLHF_HITL_SCREENSHOTS") == "1"
+IMAGES = ROOT / "docs" / "images"
 
 
-def picture(page, path: Path) -> None:
-    """A screenshot in few colours: a quarter of the size, and nobody sees the difference."""
+def picture(page, name: str) -> None:
+    """Draw a picture of the documentation in few colours: a quarter of the size, and nobody sees the difference."""
+    if not DRAWS_PICTURES:
+        return
     whole = Image.open(BytesIO(page.screenshot(animations="disabled"))).convert("RGB")
-    whole.quantize(128, dither=Image.Dither.NONE).save(path, optimize=True)
+    whole.quantize(128, dither=Image.Dither.NONE).save(IMAGES / f"{name}.png", optimize=True)
 
 
 @pytest.fixture
-def shot(chromium, images):
-    """A function that takes a picture of a page once `ready` is to be seen; signed in where it is told `who`."""
+def shot(chromium):
+    """A function that takes a picture of a page once `ready` is to be seen; signed in where it is told `who`.
+
+    Dark and narrow screens are opened for a picture only: test_accessibility.py looks at the pages on them.
+    """
 
     def shot(
         server: Server, name: str, who: str, ready: str, *, path: str = "", then: Callable = lambda page: None,
         width: int = 1280, height: int = 800, dark: bool = False,
     ) -> None:  # fmt: skip
+        if (dark or width < 1280) and not DRAWS_PICTURES:
+            return
         context = chromium.new_context(
             viewport={"width": width, "height": height},
             color_scheme="dark" if dark else "light",
@@ -308,7 +312,7 @@ def shot(chromium, images):
             page.goto(server.address + (path or "/login"))
         expect(page.locator(ready)).to_be_visible()
         then(page)
-        picture(page, images / f"{name}.png")
+        picture(page, name)
         context.close()
 
     return shot

@@ -171,4 +171,5 @@ def _serve_command(connection: socket.socket) -> None:
                 process.kill_with_children()
                 break
         code = process.wait()
-        connection.sendall(str(code if code >= 0 else 128 - code).encode())
+        with suppress(BrokenPipeError):
+            connection.sendall(str(code if code >= 0 else 128 - code).encode())

@@ -40,7 +40,7 @@ EXECUTED = [d for d in DOCUMENTS if d.name != "CONTRIBUTING.md"]  # that one is 
 KNOWN_WORDS = {"background", "no-run", "needs=model", "needs=data", "needs=network"}
 BLOCK_SECONDS = 600
 DEFAULT_PORT = 7860
-MODEL, LAYERS = "smollm2-135m-instruct", 4
+MODEL, LAYERS = "smollm2-135m-instruct", 1
 
 
 @dataclass(frozen=True)
@@ -216,8 +216,8 @@ by_name = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda d: str(d.rel
 
 
 @pytest.fixture(scope="module")
-def models_with_few_layers(tmp_path_factory) -> Path | None:
-    """A folder with the first layers of SmolLM2 under its name: the documentation's commands read the bundled set in
+def models_with_one_layer(tmp_path_factory) -> Path | None:
+    """A folder with the first layer of SmolLM2 under its name: the documentation's commands read the bundled set in
     seconds instead of minutes. tests/test_models.py runs the whole model.
     """
     if "model" in absent():
@@ -237,9 +237,9 @@ def models_with_few_layers(tmp_path_factory) -> Path | None:
 
 
 @pytest.mark.parametrize("document", EXECUTED, ids=lambda d: str(d.relative_to(ROOT)))
-def test_every_block_of_the_documentation_runs(document, tmp_path, subtests, models_with_few_layers):
+def test_every_block_of_the_documentation_runs(document, tmp_path, subtests, models_with_one_layer):
     text = document.read_text(encoding="utf-8")
-    for block, outcome, why in execute(text, tmp_path, models=models_with_few_layers):
+    for block, outcome, why in execute(text, tmp_path, models=models_with_one_layer):
         with subtests.test(line=block.line):
             if outcome == "left out":
                 pytest.skip(f"{document.name}:{block.line}: {why}")

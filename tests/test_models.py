@@ -16,8 +16,6 @@ from rlhf_hitl.config import DEFAULT_MODEL
 from rlhf_hitl.errors import BadInput, NotFound
 from rlhf_hitl.models import load_policy, load_tokenizer
 from rlhf_hitl.reward.backbone import Backbone
-from rlhf_hitl.reward.classifier import load_classifier
-from rlhf_hitl.reward.training.trainable_classifier import load_trainable_classifier
 from rlhf_hitl.types import Message
 
 
@@ -128,8 +126,23 @@ def test_a_policy_comes_in_the_precision_asked_for(tiny_model):
     assert not models.load_policy(tiny_model).training
 
 
-@pytest.mark.parametrize("read", [Backbone, load_classifier, load_trainable_classifier, load_policy, load_tokenizer])
-def test_code_that_comes_with_a_model_is_never_run_and_nobody_is_asked(read, tiny_model, tmp_path):
+READ_ALL = """
+import sys
+from rlhf_hitl.errors import BadInput
+from rlhf_hitl.models import load_policy, load_tokenizer
+from rlhf_hitl.reward.backbone import Backbone
+from rlhf_hitl.reward.classifier import load_classifier
+from rlhf_hitl.reward.training.trainable_classifier import load_trainable_classifier
+for read in (Backbone, load_classifier, load_trainable_classifier, load_policy, load_tokenizer):
+    try:
+        read(sys.argv[1])
+        print("read")
+    except BadInput:
+        print(read.__name__)
+"""
+
+
+def test_code_that_comes_with_a_model_is_never_run_and_nobody_is_asked(tiny_model, tmp_path):
     """transformers asks on stdin unless it is told: "y" stands there."""
     shutil.copytree(tiny_model, tmp_path / "model")
     config = json.loads((tmp_path / "model" / "config.json").read_text())
@@ -140,8 +153,10 @@ def test_code_that_comes_with_a_model_is_never_run_and_nobody_is_asked(read, tin
         json.dumps({"tokenizer_class": "Evil", "auto_map": {"AutoTokenizer": ["evil.Tokenizer", None]}})
     )
     (tmp_path / "model" / "evil.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
-    script = f"from {read.__module__} import {read.__name__} as read; read({str(tmp_path / 'model')!r})"
-    done = subprocess.run([sys.executable, "-c", script], input="y\n" * 9, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", READ_ALL, str(tmp_path / "model")], input="y\n" * 99, capture_output=True, text=True
+    )
     assert not (tmp_path / "ran").exists()
     assert "[y/N]" not in done.stdout + done.stderr
-    assert read is load_tokenizer or "BadInput" in done.stderr  # a tokenizer.json without code is read as it stands
+    refused = ["Backbone", "load_classifier", "load_trainable_classifier", "load_policy", "load_tokenizer"]
+    assert done.stdout.split() == refused, done.stderr

@@ -5,12 +5,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import re
 import shutil
 import stat
-import subprocess
-import sys
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
@@ -24,7 +21,6 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import exc
 
-from checkout import ROOT
 from command_line import Outcome, run_command
 from rlhf_hitl.errors import BadInput, RlhfHitlError
 from rlhf_hitl.formats import archive
@@ -423,15 +419,3 @@ def test_the_commands_refuse_options_of_other_formats(full, tmp_path):
     done = cli("import", "cut.archive", "--store", "sqlite:///none.db", cwd=tmp_path)
     assert "expected a whole archive" in done.stderr
     assert not (tmp_path / "none.db").exists()
-
-
-def test_bulk_runs(tmp_path):
-    script = ROOT / "benchmarks" / "bulk.py"
-    done = subprocess.run(
-        [sys.executable, str(script), "--quick", "--databases", "sqlite"], env=os.environ | {"OMP_NUM_THREADS": "1"},
-        text=True, capture_output=True, check=False, timeout=200,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    figures = json.loads(done.stdout)["figures"]
-    assert figures["peak_mb"] > 0
-    assert figures["export_rows_per_s"] > 0

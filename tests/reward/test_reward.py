@@ -17,8 +17,7 @@ from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 
 from checkout import ROOT
-from forked_processes import run_module
-from rlhf_hitl.cli.launch import launch_processes
+from forked_processes import run_module, run_on_two_processes
 from rlhf_hitl.errors import BadInput, NotFound
 from rlhf_hitl.formats.export import export_snapshot
 from rlhf_hitl.models import find_best_device, find_best_dtype, load_tokenizer
@@ -596,7 +595,7 @@ def test_full_training_under_accelerate_on_two_processes_loads_in_plain_transfor
         "gradient_accumulation_steps": 1, "save_strategy": "no", "report_to": "none",
     }  # fmt: skip
     flags = [text for name, value in given.items() for text in (f"--{name}", str(value))]
-    launch_processes("rlhf_hitl.scripts.train_reward", flags, 2, {"OMP_NUM_THREADS": "1"})
+    run_on_two_processes("rlhf_hitl.scripts.train_reward", *flags)
     model = load_reward_model(tmp_path / "full")
     assert evaluate_reward_model(model, judged_store)[0].accuracy.value > 0.7
     chats = [chat("question 3 about sea", w) for w in WORDS]

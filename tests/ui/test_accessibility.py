@@ -78,7 +78,7 @@ def office(servers):
 
 
 @pytest.fixture(params=SCREENS)
-def screen(request, chromium, images):
+def screen(request, chromium):
     """The name of a screen, a page on it, and what looks it over."""
     context = chromium.new_context(reduced_motion="reduce", **SCREENS[request.param])
     context.set_default_timeout(30_000)
@@ -93,7 +93,7 @@ def screen(request, chromium, images):
         found[state] += [f"wider than the screen: {e}" for e in page.evaluate(WIDE, width)[:3]]
         if pictured and request.param != "narrow":
             page.mouse.move(0, 0)
-            picture(page, images / f"{state}-{request.param}.png")
+            picture(page, f"{state}-{request.param}")
 
     yield request.param, page, look
     context.close()
@@ -234,7 +234,7 @@ def test_evaluating(office, screen):
     look("replay-gone", pictured=False)
 
 
-def test_the_interface_in_arabic(office, chromium, images):
+def test_the_interface_in_arabic(office, chromium):
     context = chromium.new_context(locale="ar", **SCREENS["light"])
     page = context.new_page()
     someone = office.person("reader")
@@ -249,5 +249,5 @@ def test_the_interface_in_arabic(office, chromium, images):
     expect(page.locator("html")).to_have_attribute("lang", "ar")
     assert guidelines.has_acknowledged(office.store, someone.id, DEFAULT_PROJECT, guidelines.DEFAULT_VERSION)
     assert Axe().run(page, options={"resultTypes": ["violations"], "rules": MORE}).response["violations"] == []
-    picture(page, images / "rate-arabic.png")
+    picture(page, "rate-arabic")
     context.close()

@@ -362,7 +362,7 @@ def test_who_is_signed_out_in_between_is_told_and_nothing_changes(shared, page, 
     assert people.get_rater(shared.store, rater.id) == rater
 
 
-def test_pictures_of_the_people(serve, shot, images):
+def test_pictures_of_the_people(serve, shot):
     server = serve([pair(f"Question {i}?", "yes", "no", overlap=12) for i in range(150)])
     store = server.store
     projects.add_project(store, "coding", open=False)
@@ -396,4 +396,3 @@ def test_pictures_of_the_people(serve, shot, images):
         edit(page, "Dolores Ibárruri Vega")
 
     shot(server, "people-change", **look, then=change_somebody, height=860)
-    assert {"people-light", "people-dark", "people-phone", "people-change"} <= {p.stem for p in images.glob("*.png")}

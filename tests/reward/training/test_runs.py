@@ -18,6 +18,7 @@ from datasets import DatasetDict, load_from_disk
 from safetensors.numpy import load_file
 from trl import ModelConfig
 
+from checkout import ROOT
 from forked_processes import ForkedProcess, run_module, run_on_two_processes
 from rlhf_hitl.arguments import parse_arguments
 from rlhf_hitl.errors import BadInput
@@ -215,7 +216,7 @@ def test_a_run_is_plotted_and_a_missing_tracker_is_named(flags, tmp_path):
 
 @pytest.mark.parametrize("kind", ["MULTI_GPU", "FSDP", "DEEPSPEED"])
 def test_accelerate_reads_the_files_for_several_gpus(kind):
-    files = sorted((SCRIPT.parent.parent / "configs" / "accelerate").glob("*.yaml"))
+    files = sorted((ROOT / "configs" / "accelerate").glob("*.yaml"))
     read = {load_config_from_file(str(f)).distributed_type: f for f in files}
     named = read[DistributedType(kind)].read_text().splitlines()[1]
     assert f"--config_file configs/accelerate/{read[DistributedType(kind)].name} scripts/train_reward.py" in named

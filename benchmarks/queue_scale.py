@@ -88,7 +88,7 @@ def main() -> None:
     parser.add_argument("--raters", type=int, default=30)
     parser.add_argument("--quick", action="store_true")
     args = parser.parse_args()
-    sizes, cycles = ((1000, 2000), 100) if args.quick else ((10**4, 10**5, 10**6), args.cycles)
+    sizes, cycles = ((1000, 2000), 30) if args.quick else ((10**4, 10**5, 10**6), args.cycles)
     turn = min(100, cycles)
     figures: dict[str, float | int | None] = {"raters": args.raters, "cycles": cycles}
     with start_postgres() as pg, tempfile.TemporaryDirectory() as folder:

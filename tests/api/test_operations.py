@@ -202,36 +202,38 @@ def test_a_correction_supersedes_and_undo_brings_back_the_newest(api):
         api("bob").correct(fixed.judgment_id, "all_bad")
 
 
-@pytest.mark.parametrize(
-    ("verdict", "ranking", "more"),
-    [
-        ("ranked", [["A"], ["C"]], {}),
-        ("ranked", [["A"], ["A"]], {}),
-        ("ranked", [["A"], []], {}),
-        ("ranked", [["A"]], {}),
-        ("ranked", [], {}),
-        ("skipped", [["A"], ["B"]], {}),
-        ("ranked", [["A", "B"]], {"strength": 2}),
-        ("ranked", [["A"], ["B"]], {"strength": 4}),
-        ("ranked", [["A"], ["B"]], {"active_seconds": -1}),
-        ("ranked", [["A"], ["B"]], {"surplus": False}),
-        ("ranked", [["A"], ["B"]], {"reason": "unsafe"}),
-        ("skipped", [], {"reason": "unsafe"}),
-        ("skipped", [], {"reason": "no reason"}),
-        ("ranked", [["A"], ["B"]], {"scores": {"helpful": 4}}),
-        ("ranked", [["A"], ["B"]], {"scores": {"helpful": {"C": 4}}}),
-        ("ranked", [["A"], ["B"]], {"scores": {"helpful": {"A": 6}}}),
-        ("ranked", [["A"], ["B"]], {"scores": {"helpful": {"A": "4"}}}),
-    ],
-)
-def test_a_contradictory_answer_is_refused_and_the_lease_stays(api, store, verdict, ranking, more):
+CONTRADICTORY = [
+    ("ranked", [["A"], ["C"]], {}),
+    ("ranked", [["A"], ["A"]], {}),
+    ("ranked", [["A"], []], {}),
+    ("ranked", [["A"]], {}),
+    ("ranked", [], {}),
+    ("skipped", [["A"], ["B"]], {}),
+    ("ranked", [["A", "B"]], {"strength": 2}),
+    ("ranked", [["A"], ["B"]], {"strength": 4}),
+    ("ranked", [["A"], ["B"]], {"active_seconds": -1}),
+    ("ranked", [["A"], ["B"]], {"surplus": False}),
+    ("ranked", [["A"], ["B"]], {"reason": "unsafe"}),
+    ("skipped", [], {"reason": "unsafe"}),
+    ("skipped", [], {"reason": "no reason"}),
+    ("ranked", [["A"], ["B"]], {"scores": {"helpful": 4}}),
+    ("ranked", [["A"], ["B"]], {"scores": {"helpful": {"C": 4}}}),
+    ("ranked", [["A"], ["B"]], {"scores": {"helpful": {"A": 6}}}),
+    ("ranked", [["A"], ["B"]], {"scores": {"helpful": {"A": "4"}}}),
+]
+
+
+def test_a_contradictory_answer_is_refused_and_the_lease_stays(api, store, subtests):
     lead, ann = api("lea", Role.LEAD), api("ann")
     lead.import_rows([row(0)])
     [task] = ann.lease()
-    with pytest.raises(BadInput):
-        ann.submit(task, verdict, ranking, **more)
-    assert list(read_judgments(store)) == []
-    assert rank(ann, ann.lease()[0]).outcome == "counted"
+    for verdict, ranking, more in CONTRADICTORY:
+        with subtests.test(f"{verdict} {ranking} {more}"):
+            with pytest.raises(BadInput):
+                ann.submit(task, verdict, ranking, **more)
+            assert list(read_judgments(store)) == []
+            assert [held.id for held in ann.lease()] == [task.id]
+    assert rank(ann, task).outcome == "counted"
 
 
 def test_scores_and_reasons_are_returned_in_letters_to_raters_and_in_ids_to_leads(api, store):

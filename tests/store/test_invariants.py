@@ -212,7 +212,7 @@ def test_the_queue_keeps_its_promises_on_sqlite(tmp_path, sqlite_template, add_c
         shutil.copy(sqlite_template, path)
         return Store.open(f"sqlite:///{path}")
 
-    explore(new_store, add_comparisons, add_raters, examples=15)
+    explore(new_store, add_comparisons, add_raters, examples=10)
 
 
 def test_the_queue_keeps_its_promises_on_postgresql(postgres, add_comparisons, add_raters):
@@ -221,4 +221,4 @@ def test_the_queue_keeps_its_promises_on_postgresql(postgres, add_comparisons, a
         def new_store() -> Store:
             return Store.open(databases.enter_context(postgres.database(postgres.template)))
 
-        explore(new_store, add_comparisons, add_raters, examples=6)
+        explore(new_store, add_comparisons, add_raters, examples=4)

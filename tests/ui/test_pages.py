@@ -8,7 +8,6 @@ from datetime import timedelta
 import pytest
 
 from browser_fixtures import (
-    DRAWS_PICTURES,
     PASSWORD,
     Server,
     answers,
@@ -17,6 +16,7 @@ from browser_fixtures import (
     expect,
     ids_by_text,
     judgments,
+    only_to_draw,
     open_rating_page,
     pair,
     question,
@@ -241,11 +241,11 @@ def test_help_and_guidelines_open_and_close_by_key_and_take_no_answer(shared, pa
     expect(page.get_by_role("button", name="Submit")).to_be_disabled()
 
 
-@pytest.mark.parametrize("width", [320, 390, 768, 1280])
-def test_the_page_fits_the_screen(shared, page, width):
-    page.set_viewport_size({"width": width, "height": 800})
-    rater = open_rating_page(page, shared, f"screen-{width}")
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
+def test_the_page_fits_the_screen(shared, page):
+    rater = open_rating_page(page, shared, "a phone")
+    for width in (1280, 768, 390, 320):
+        page.set_viewport_size({"width": width, "height": 800})
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
     first = question(page)
     by_mouse("B2")(page)
     until_next(page, first)
@@ -465,7 +465,7 @@ def test_a_lead_sees_the_work_and_sends_an_accepted_comparison_to_a_raters_scree
 # --- pictures for the documentation
 
 
-@pytest.mark.skipif(not DRAWS_PICTURES, reason="draws the documentation's picture: set RLHF_HITL_SCREENSHOTS=1")
+@only_to_draw
 def test_the_leads_page_after_a_round(serve, shot, tiny_model, tmp_path):
     # By the real path: simulated raters (the page says so), a head, a routing.
     long = [" ".join(f"{n} comes before {n + 1}," for n in range(i, i + 12)) + " and so on." for i in range(300)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 
 import pytest
 from starlette.testclient import TestClient
@@ -11,7 +12,7 @@ from browser_fixtures import PASSWORD, expect
 from rlhf_hitl.api.app import create_app
 from rlhf_hitl.api.sign_in_throttle import SignInThrottle
 from rlhf_hitl.config import Settings
-from rlhf_hitl.store import invitations, people
+from rlhf_hitl.store import Store, invitations, people
 from rlhf_hitl.types import Role
 from rlhf_hitl.ui.pages import load_translations
 from rlhf_hitl.ui.sign_in import choose_language, render_sign_in_page
@@ -37,20 +38,25 @@ def test_the_preferred_language_is_chosen(accept_language, chosen):
     assert choose_language(accept_language, ["en", "ar", "es", "fr", "hi", "zh"]) == chosen
 
 
-@pytest.fixture
-def client(sqlite_store, tmp_path):
-    people.add_rater(sqlite_store, "ann", Role.RATER, PASSWORD)
-    app = create_app(sqlite_store, Settings(workspace=tmp_path), SignInThrottle(sqlite_store, per_name=2))
-    return TestClient(app, follow_redirects=False)
+@pytest.fixture(scope="module")
+def site(tmp_path_factory, sqlite_template):
+    """An application that stands for all tests, and its store."""
+    folder = tmp_path_factory.mktemp("site")
+    shutil.copy(sqlite_template, folder / "preferences.db")
+    with Store.open(f"sqlite:///{folder}/preferences.db") as store:
+        yield create_app(store, Settings(workspace=folder), SignInThrottle(store, per_name=2)), store
 
 
 @pytest.mark.parametrize("language", load_translations())
-def test_every_problem_is_explained_in_the_readers_language(client, sqlite_store, language):
+def test_every_problem_is_explained_in_the_readers_language(site, language):
+    app, store = site
+    client = TestClient(app, follow_redirects=False, client=(f"10.0.0.{ord(language[0])}", 5000))
     words, reading = (
         load_translations()[language],
         {"accept-language": f"{language}-XX, en;q=0.1", "accept": "text/html"},
     )
-    invitation = f"/invite/{invitations.add_invitation(sqlite_store, Role.RATER)}"
+    people.add_rater(store, f"ann {language}", Role.RATER, PASSWORD)
+    invitation = f"/invite/{invitations.add_invitation(store, Role.RATER)}"
 
     def post(path: str, name: str, password: str = PASSWORD):
         return client.post(path, data={"name": name, "password": password}, headers=reading)
@@ -64,10 +70,10 @@ def test_every_problem_is_explained_in_the_readers_language(client, sqlite_store
     assert_answer(client.get(invitation, headers=reading), 200, "password_how")
     assert_answer(client.get("/invite/unknown", headers=reading), 404, "login_over")
     assert_answer(post("/invite/unknown", "ivo"), 404, "login_over")
-    assert_answer(post(invitation, "ann"), 422, "login_name")
-    assert_answer(post(invitation, "ivo", "short"), 422, "login_password")
-    assert_answer(post("/login", "ann", "wrong-password"), 401, "login_mismatch")
-    assert post("/login", "ann").status_code == 303
+    assert_answer(post(invitation, f"ann {language}"), 422, "login_name")
+    assert_answer(post(invitation, f"ivo {language}", "short"), 422, "login_password")
+    assert_answer(post("/login", f"ann {language}", "wrong-password"), 401, "login_mismatch")
+    assert post("/login", f"ann {language}").status_code == 303
     assert_answer(client.get("/lead/", headers=reading), 403, "login_not_yours")
     for _ in range(2):
         post("/login", "nobody")

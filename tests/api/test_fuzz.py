@@ -89,8 +89,8 @@ class Site:
                     "negative_data_rejection": {"expected-statuses": ["400", "405", "422", *REFUSALS]},
                 },
                 "operations": [
-                    # Its body is that of `submit`, without the lease.
-                    {"include-operation-id": ["correct"], "phases": {"coverage": {"enabled": False}}},
+                    # Their bodies have the fields of `submit` and of `add_completions`.
+                    {"include-operation-id": ["correct", "predict"], "phases": {"coverage": {"enabled": False}}},
                     {
                         "include-operation-id": list(REFUSED),
                         "checks": {"positive_data_acceptance": {"expected-statuses": ["2xx", "422", *REFUSALS]}},

@@ -19,16 +19,11 @@ MORE = {"target-size": {"enabled": True}, "label-content-name-mismatch": {"enabl
 
 SCREENS = {
     "light": {"viewport": {"width": 1280, "height": 800}, "color_scheme": "light"},
-    "dark": {"viewport": {"width": 1280, "height": 800}, "color_scheme": "dark"},
     "phone": {"viewport": {"width": 390, "height": 844}, "color_scheme": "light", "has_touch": True},
-    "narrow": {"viewport": {"width": 320, "height": 640}, "color_scheme": "dark", "has_touch": True},
 }
-
-#: Of the screens whose markup another screen has too, only what colours and sizes can break.
-PARTS = {
-    "dark": ["color-contrast"],
-    "narrow": ["color-contrast", "target-size", "scrollable-region-focusable"],
-}
+#: What each screen is turned into for a second look, at colours and at what is too wide.
+DARK = {"light": ("dark", {"width": 1280, "height": 800}), "phone": ("narrow", {"width": 320, "height": 640})}
+IS_DARK = "dark => !document.querySelector('.gradio-container') || document.body.classList.contains('dark') === dark"
 
 #: What sticks out of the screen and is in nothing that scrolls by itself. Gradio's container clips what is too wide, so
 #: the page's own width says nothing.
@@ -78,8 +73,8 @@ def office(servers):
                     tutorial.record_attempt(server.store, done.id, example.id, example.answer, True)
         server.person("lea", Role.LEAD)
         server.person("eva", Role.EVALUATOR)
-        put(server.folder / "workspace", "one", bundled(1, 0.6), simulated=True)
-        put(server.folder / "workspace", "two", bundled(2, 0.9))
+        put(server.folder / "workspace", "one", bundled(1, 0.6)[:30], simulated=True)
+        put(server.folder / "workspace", "two", bundled(2, 0.9)[:30])
         yield server
 
 
@@ -92,16 +87,27 @@ def screen(request, chromium):
     found: dict[str, list[str]] = {}
 
     def look(state: str, *, pictured: bool = True) -> None:
-        options: dict = {"resultTypes": ["violations"], "rules": MORE}
-        if request.param in PARTS:
-            options = {"resultTypes": ["violations"], "runOnly": {"type": "rule", "values": PARTS[request.param]}}
-        violations = Axe().run(page, options=options).response["violations"]
-        found[state] = [f"{v['id']}: {n['target']} {n['failureSummary']}" for v in violations for n in v["nodes"]]
-        width = page.viewport_size["width"]
-        found[state] += [f"wider than the screen: {e}" for e in page.evaluate(WIDE, width)[:3]]
-        if pictured and request.param != "narrow":
+        """On the screen as it is, and then dark."""
+        look_with(state, request.param, {"rules": MORE}, pictured)
+        name, size = DARK[request.param]
+        turn("dark", size)
+        only_colours = {"runOnly": {"type": "rule", "values": ["color-contrast"]}}
+        look_with(state, name, only_colours, pictured and name != "narrow")
+        turn("light", SCREENS[request.param]["viewport"])
+
+    def turn(scheme: str, size: dict[str, int]) -> None:
+        page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+        page.set_viewport_size(size)
+        page.wait_for_function(IS_DARK, arg=scheme == "dark")
+
+    def look_with(state: str, name: str, options: dict, pictured: bool) -> None:
+        violations = Axe().run(page, options={"resultTypes": ["violations"], **options}).response["violations"]
+        bad = [f"{v['id']}: {n['target']} {n['failureSummary']}" for v in violations for n in v["nodes"]]
+        bad += [f"wider than the screen: {e}" for e in page.evaluate(WIDE, page.viewport_size["width"])[:3]]
+        found[f"{state}, {name}"] = bad
+        if pictured:
             page.mouse.move(0, 0)
-            picture(page, f"{state}-{request.param}")
+            picture(page, f"{state}-{name}")
 
     yield request.param, page, look
     context.close()

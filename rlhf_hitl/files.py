@@ -11,15 +11,38 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal
+
+from rlhf_hitl.errors import BadInput
 
 #: What to do where the target of a folder holds files already: raise OSError, keep those files, or replace them.
 Existing = Literal["refuse", "keep", "replace"]
 
 DRAFT_SUFFIX = ".writing"
+
+
+def check_may_write(
+    out: Path, content: str, kind: Literal["file", "folder"], *, is_earlier: Callable[[Path], bool], overwrite: bool
+) -> None:
+    """Refuse to replace what is at `out`, unless that is asked for and is of the same sort.
+
+    Args:
+        content: what is to be written there, in one word.
+        kind: what it is written as.
+        is_earlier: whether a path holds an earlier one of the same sort.
+
+    Raises:
+        BadInput: there is something else, or an earlier one without `overwrite`.
+    """
+    if not out.exists():
+        return
+    if not overwrite:
+        raise BadInput(f"{out}", expected=f"a {kind} that does not exist yet", fix="name another, or add --overwrite")
+    if not is_earlier(out):
+        raise BadInput(f"{out}", expected=f"an earlier {content} to overwrite", fix="name another: this is not one")
 
 
 @contextmanager

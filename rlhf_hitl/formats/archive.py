@@ -27,7 +27,7 @@ from tqdm import tqdm
 
 from rlhf_hitl import __version__
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.files import atomic_file
+from rlhf_hitl.files import atomic_file, check_may_write
 from rlhf_hitl.store import Store, table_copy
 
 KIND = "rlhf_hitl archive"
@@ -56,7 +56,7 @@ def write_archive(store: Store, out: Path, *, overwrite: bool = False, progress:
     Raises:
         BadInput: `out` exists already, or with `overwrite` is not an archive; a row has more than 64 MiB.
     """
-    _check_can_write(out, overwrite)
+    check_may_write(out, "archive", "file", is_earlier=is_archive, overwrite=overwrite)
     out.parent.mkdir(parents=True, exist_ok=True)
     with atomic_file(out, private=True, sync=True) as draft:
         packed = zipfile.ZipFile(draft, "w", zipfile.ZIP_DEFLATED, compresslevel=COMPRESSION_LEVEL)
@@ -219,12 +219,3 @@ def _read_lines(member: IO[bytes], digest: Any, place: str) -> Iterator[bytes]:
             raise _make_damage_error(place, f"a line of more than {MAX_LINE_BYTES >> 20} MiB")
     if incomplete_line:
         raise _make_damage_error(place, "its last line is incomplete")
-
-
-def _check_can_write(out: Path, overwrite: bool) -> None:
-    if not out.exists():
-        return
-    if not overwrite:
-        raise BadInput(f"{out}", expected="a file that does not exist yet", fix="name another, or add --overwrite")
-    if not is_archive(out):
-        raise BadInput(f"{out}", expected="an earlier archive to overwrite", fix="name another: this is not one")

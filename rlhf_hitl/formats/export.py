@@ -17,7 +17,7 @@ from typing import Literal
 
 from rlhf_hitl import __version__
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.files import atomic_folder
+from rlhf_hitl.files import atomic_folder, check_may_write
 from rlhf_hitl.formats.export_files import write_dataset, write_json_lines
 from rlhf_hitl.formats.snapshot import Snapshot
 from rlhf_hitl.store import Store, projects
@@ -57,7 +57,7 @@ def export_snapshot(
         BadInput: there is nothing to export, or `out` exists already.
         NotFound: there is no such project.
     """
-    _check_can_write(out, overwrite)
+    check_may_write(out, "export", "folder", is_earlier=_is_export, overwrite=overwrite)
     if project is not None:
         with store.read() as conn:
             projects.require_project(conn, project)
@@ -96,12 +96,6 @@ def export_snapshot(
     return manifest
 
 
-def _check_can_write(out: Path, overwrite: bool) -> None:
-    if not out.exists():
-        return
-    if not overwrite:
-        raise BadInput(f"{out}", expected="a folder that does not exist yet", fix="name another, or add --overwrite")
-    if not (out / "manifest.json").is_file() and (not out.is_dir() or any(out.iterdir())):
-        raise BadInput(
-            f"{out}", expected="an earlier export to overwrite", fix="name another folder: this is not an export"
-        )
+def _is_export(path: Path) -> bool:
+    """Whether a path is an export, or an empty folder, which holds nothing to lose."""
+    return (path / "manifest.json").is_file() or (path.is_dir() and not any(path.iterdir()))

@@ -26,20 +26,6 @@ _ABOVE[[0, 1, 2, 3, 4, 6, 7], [0, 1, 2, 2, 3, 4, 5]] = 1
 _BELOW = _ABOVE[::-1, ::-1].copy()
 
 
-def make_votes_from_preferences(targets: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    """Return votes (n, 9) without strengths and ties.
-
-    Args:
-        targets: (n,) share of the votes for the first completion.
-        weights: (n,) how many votes there are; 1 by default.
-    """
-    y = np.asarray(targets, np.float64)
-    c = np.ones(len(y)) if weights is None else np.asarray(weights, np.float64)
-    votes = np.zeros((len(y), len(VOTE_OUTCOMES)))
-    votes[:, FIRST_UNGRADED], votes[:, SECOND_UNGRADED] = c * y, c * (1 - y)
-    return votes
-
-
 def place_cuts(thresholds: Any) -> np.ndarray:
     """Return the six cuts of the scale, highest first, for thresholds (t1, t2, t3)."""
     t1, t2, t3 = thresholds

@@ -9,6 +9,7 @@ import pytest
 from scipy.special import expit
 
 from command_line import run_command
+from reward_examples import make_votes_from_preferences
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.reward import model_card as cards
 from rlhf_hitl.reward.evaluation.evaluate import evaluate_reward_model
@@ -18,7 +19,6 @@ from rlhf_hitl.reward.model import load_reward_model
 from rlhf_hitl.reward.registry import open_reward_model
 from rlhf_hitl.reward.training.head_training import train_head
 from rlhf_hitl.reward.training.head_update import update_with_new_votes
-from rlhf_hitl.reward.vote_scale import make_votes_from_preferences
 from rlhf_hitl.store import people, queue
 from rlhf_hitl.store.comparisons import insert_comparisons
 from rlhf_hitl.store.judgments import read_judgments

@@ -26,7 +26,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from record import COMMAND, write_result
+from record import write_result
 from servers import start_postgres
 
 SEED = 0
@@ -126,7 +126,7 @@ def import_and_export(first: str, second: str, votes: Path, out: Path, judgments
 def measure_command(*args: str | Path) -> tuple[float, float]:
     """Run an `rlhf-hitl` command. Returns its seconds and its peak memory in MB."""
     start = time.monotonic()
-    process = subprocess.Popen([*COMMAND, *map(str, args), "--json"], stdout=subprocess.PIPE)
+    process = subprocess.Popen([sys.executable, "-m", "rlhf_hitl", *map(str, args), "--json"], stdout=subprocess.PIPE)
     assert process.stdout is not None
     output = process.stdout.read()
     _, status, usage = os.wait4(process.pid, 0)

@@ -2,8 +2,8 @@
 
 `rlhf-hitl serve` or a training script takes six to ten seconds of a core to start, nearly all of it imports. Here a
 fork server (that of multiprocessing, one for each test process) imports the libraries once. What it forks is a process
-like any other: with its own environment and streams, and it can be killed. test_wheel.py and test_cli.py start the
-installed command itself.
+like any other: with its own environment and streams, and it can be killed. Unlike others, all processes of one fork
+server hash strings alike. test_wheel.py and test_cli.py start the installed command itself.
 """
 
 from __future__ import annotations
@@ -60,9 +60,12 @@ class ForkedProcess:
     def poll(self) -> int | None:
         return self._process.exitcode
 
-    def wait(self, timeout: float | None = None) -> int:
+    def wait(self, timeout: float = 240) -> int:
+        """Return the exit code. A process that takes longer than `timeout` seconds is killed, and the test fails."""
         self._process.join(timeout)
-        assert self._process.exitcode is not None, f"still running after {timeout} s"
+        if self._process.exitcode is None:
+            self.kill_with_children()
+            raise AssertionError(f"still running after {timeout} s")
         return self._process.exitcode
 
     def kill(self) -> None:
@@ -135,12 +138,12 @@ def forked_commands() -> Iterator[Path]:
             f"#!{sys.executable} -SsE\n"
             "import json, os, signal, socket, sys\n"
             "with socket.socket(socket.AF_UNIX) as s:\n"
-            "    for number in (signal.SIGINT, signal.SIGTERM):\n"
-            "        signal.signal(number, lambda number, _: s.sendall(bytes([number])))\n"
             f"    s.connect({address!r})\n"
             "    call = json.dumps([sys.argv[1:], dict(os.environ), os.getcwd()]).encode()\n"
             "    socket.send_fds(s, [len(call).to_bytes(4, 'big')], [1, 2])\n"
             "    s.sendall(call)\n"
+            "    for number in (signal.SIGINT, signal.SIGTERM):\n"
+            "        signal.signal(number, lambda number, _: s.sendall(bytes([number])))\n"
             "    sys.exit(int(s.recv(9) or 1))\n"
         )
         script.chmod(0o755)

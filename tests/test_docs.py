@@ -38,7 +38,7 @@ from forked_processes import forked_commands
 DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("**/*.md"))]
 EXECUTED = [d for d in DOCUMENTS if d.name != "CONTRIBUTING.md"]  # that one is about the checkout itself
 KNOWN_WORDS = {"background", "no-run", "needs=model", "needs=data", "needs=network"}
-BLOCK_SECONDS = 600
+BLOCK_SECONDS = 240  # less than a test may take, so that the log of the block is shown
 DEFAULT_PORT = 7860
 MODEL, LAYERS = "smollm2-135m-instruct", 1
 

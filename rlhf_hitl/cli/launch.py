@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from rlhf_hitl.errors import RlhfHitlError
 
@@ -14,14 +14,12 @@ def launch_processes(
     module: str,
     arguments: Sequence[str],
     processes: int,
-    environment: Mapping[str, str] | None = None,
     *,
     store: str | None = None,
 ) -> None:
     """Run a module in several processes under `accelerate launch`, with its output on stderr.
 
     Args:
-        environment: variables that are added to those of this process.
         store: URL of the store for the processes. It goes through the environment and never through the command line,
             which every user of the machine can read: a URL may hold a password.
 
@@ -38,7 +36,6 @@ def launch_processes(
         variables["ACCELERATE_USE_CPU"] = "1"
     if store is not None:
         variables["RLHF_HITL_STORE"] = store
-    variables |= environment or {}
     process = subprocess.run([*launcher, "-m", module, *arguments], stdout=sys.stderr, env=variables)
     if process.returncode:
         raise RlhfHitlError(f"accelerate launch ended with code {process.returncode}: the reason is printed above")

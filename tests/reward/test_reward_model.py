@@ -27,8 +27,8 @@ def views(tiny_model):
     return Backbone(str(tiny_model), dtype="float32")
 
 
-def test_a_trained_head_ranks_held_out_prompts_and_survives_saving(judged_store, trained_model, tmp_path):
-    model = trained_model
+def test_a_trained_head_ranks_held_out_prompts_and_survives_saving(judged_store, backbone, tmp_path):
+    model = train_head(judged_store, backbone, tmp_path)
     found, _ = evaluate_reward_model(model, judged_store)
     assert found.accuracy.value > 0.7
     assert found.n > 10

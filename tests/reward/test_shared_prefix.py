@@ -79,7 +79,7 @@ def test_the_trunk_is_the_common_beginning_and_leaves_each_branch_a_token():
 def test_states_of_a_tree_are_those_of_its_conversations(kind, settings):
     model = decoder(kind, **settings)
     assert shared_prefix.supports_trees(model)
-    # The same weights in sdpa: flex attention pads each length to whole blocks.
+    # What flex attention gives is held against the same weights in sdpa.
     plain = decoder(kind) if settings.get("attn_implementation") == "flex_attention" else model
     rng = np.random.default_rng(0)
 

@@ -13,11 +13,11 @@ pytestmark = pytest.mark.browser
 
 #: The buttons that a mouse would not hit in their middle.
 COVERED = """
-() => ["submit", "open-help", "undo"].filter((id) => {
-  const button = document.getElementById(id);
+() => [...document.querySelectorAll("#submit, #open-help, #undo, [data-choice]")].filter((button) => {
+  if (!button.checkVisibility()) return false;
   const box = button.getBoundingClientRect();
   return !button.contains(document.elementFromPoint(box.x + box.width / 2, box.y + box.height / 2));
-})
+}).map((button) => button.outerHTML)
 """
 #: What of an answer or of the prompt is drawn outside its own box.
 ASTRAY = """

@@ -22,9 +22,7 @@ from rlhf_hitl.types import UNRANKED
 
 
 @pytest.mark.timeout(240)
-def test_full_training_under_accelerate_on_two_processes_loads_in_plain_transformers(
-    judged_store, tiny_model, tmp_path
-):
+def test_full_training_on_two_processes_loads_in_plain_transformers(judged_store, tiny_model, tmp_path):
     from transformers import AutoModelForSequenceClassification
 
     export_snapshot(judged_store, tmp_path / "export")

@@ -47,6 +47,16 @@ TEMPLATE = (
 )
 
 
+@pytest.fixture(scope="session", autouse=True)
+def quick_hashes() -> None:
+    """Passwords are hashed with argon2, a hundredth as thoroughly: that alone would take half a minute of the tests."""
+    import argon2
+
+    from rlhf_hitl.store import passwords
+
+    passwords._hasher = argon2.PasswordHasher(time_cost=1, memory_cost=1024, parallelism=1)
+
+
 @pytest.fixture(scope="session")
 def sqlite_template(tmp_path_factory) -> Path:
     """A migrated, empty store, to be copied: a migration takes longer than most tests."""

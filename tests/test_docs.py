@@ -40,7 +40,7 @@ EXECUTED = [d for d in DOCUMENTS if d.name != "CONTRIBUTING.md"]  # that one is 
 KNOWN_WORDS = {"background", "no-run", "needs=model", "needs=data", "needs=network"}
 BLOCK_SECONDS = 240  # less than a test may take, so that the log of the block is shown
 DEFAULT_PORT = 7860
-MODEL, LAYERS = "smollm2-135m-instruct", 1
+MODEL, LAYERS, POSITIONS = "smollm2-135m-instruct", 1, 256
 
 
 @dataclass(frozen=True)
@@ -217,8 +217,8 @@ by_name = pytest.mark.parametrize("document", DOCUMENTS, ids=lambda d: str(d.rel
 
 @pytest.fixture(scope="module")
 def models_with_one_layer(tmp_path_factory) -> Path | None:
-    """A folder with the first layer of SmolLM2 under its name: the documentation's commands read the bundled set in
-    seconds instead of minutes. tests/test_models.py runs the whole model.
+    """A folder with the first layer of SmolLM2 under its name, which reads 256 tokens: the documentation's commands
+    read the bundled set in seconds instead of minutes. tests/test_models.py runs the whole model.
     """
     if "model" in absent():
         return None
@@ -226,7 +226,9 @@ def models_with_one_layer(tmp_path_factory) -> Path | None:
     cut = models / MODEL
     shutil.copytree(whole, cut, ignore=shutil.ignore_patterns("*.safetensors"))
     config = json.loads((whole / "config.json").read_text())
-    (cut / "config.json").write_text(json.dumps(config | {"num_hidden_layers": LAYERS}))
+    (cut / "config.json").write_text(
+        json.dumps(config | {"num_hidden_layers": LAYERS, "max_position_embeddings": POSITIONS})
+    )
     in_a_layer = re.compile(r"model\.layers\.(\d+)\.")
     with safe_open(whole / "model.safetensors", "pt") as weights:
         names = list(weights.keys())

@@ -50,9 +50,7 @@ def site(tmp_path_factory, sqlite_template):
 @pytest.mark.parametrize("language", load_translations())
 def test_every_problem_is_explained_in_the_readers_language(site, language):
     (app, store), number = site, list(load_translations()).index(language) + 1
-    client = TestClient(
-        app, follow_redirects=False, client=(f"10.0.0.{number}", 5000)
-    )
+    client = TestClient(app, follow_redirects=False, client=(f"10.0.0.{number}", 5000))
     words, reading = (
         load_translations()[language],
         {"accept-language": f"{language}-XX, en;q=0.1", "accept": "text/html"},

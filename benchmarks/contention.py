@@ -112,7 +112,8 @@ def main() -> None:
         "wanted": comparisons * WANTED,
     } | totals
     figures |= {f"{database}.{name}": value for database, f in results.items() for name, value in f.items()}
-    notes = "Every fifth answer was sent twice at once. SQLite: one server process; PostgreSQL: two."
+    processes = "one" if args.quick else "two"
+    notes = f"Every fifth answer was sent twice at once. SQLite: one server process; PostgreSQL: {processes}."
     write_result("contention", figures, seeds=[], notes=notes, quick=args.quick)
 
 

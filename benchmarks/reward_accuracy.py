@@ -10,7 +10,7 @@ fitted to the labels of the head. The constants of the head were chosen on other
 
 The features are the slow part (SmolLM2-135M on two cores reads some 1,000 tokens a second, and there are a million):
 they are kept in the workspace as they are computed, so that a run that was stopped can go on. `--hh-pairs` limits the
-pairs of HH, by comparison id, which is a hash. `--quick` reads few labels, cut to 64 tokens.
+pairs of HH, by comparison id, which is a hash. `--quick` reads few labels, cut to 64 tokens, in two splits.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 `rlhf-hitl serve` or a training script takes six to ten seconds of a core to start, nearly all of it imports. Here a
 fork server (that of multiprocessing, one for each test process) imports the libraries once. What it forks is a process
 like any other: with its own environment and streams, and it can be killed. Unlike others, all processes of one fork
-server hash strings alike. test_wheel.py and test_cli.py start the installed command itself.
+server hash strings alike. test_wheel.py starts the installed command itself.
 """
 
 from __future__ import annotations

@@ -46,7 +46,7 @@ def test_a_short_name_is_its_folder_once_fetched_and_says_how_to_fetch_it_before
 
 @pytest.mark.model
 def test_smollm2_answers_and_is_read_the_same_with_and_without_other_answers():
-    """Everywhere else the tests run a tiny model, or the first layers of this one."""
+    """Everywhere else the tests run a tiny model, or the first layer of this one."""
     try:
         models.resolve_model(DEFAULT_MODEL)
     except NotFound:

@@ -1,5 +1,7 @@
-"""Every page and state of it, light, dark and on a phone: axe finds nothing, nothing is wider than the screen, and a
-picture is taken for the documentation."""
+"""Every page and state of it, light, dark and on a phone: axe finds nothing, and nothing is wider than the screen.
+
+With `RLHF_HITL_SCREENSHOTS=1` each is drawn for the documentation too.
+"""
 
 from __future__ import annotations
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from rlhf_hitl.errors import BadInput
@@ -19,6 +20,28 @@ PREFIX = "RLHF_HITL_"
 NOT_SETTINGS = ("RLHF_HITL_MODELS", "RLHF_HITL_DATA", "RLHF_HITL_SCREENSHOTS")
 
 
+class TrustedProxies:
+    """Addresses of proxies that are believed about whom they ask for: `10.0.0.7, 172.20.0.0/16`, or `*` for all.
+
+    Raises:
+        ValueError: a part is neither an address nor a network.
+    """
+
+    def __init__(self, text: str):
+        self._parts = [part.strip() for part in text.split(",") if part.strip()]
+        self._networks = [ip_network(part) for part in self._parts if part != "*"]
+
+    def __contains__(self, address: object) -> bool:
+        try:
+            ip = ip_address(str(address))
+        except ValueError:  # a Unix socket
+            return "*" in self._parts
+        return "*" in self._parts or any(ip in network for network in self._networks)
+
+    def __str__(self) -> str:
+        return ",".join(self._parts)
+
+
 class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid")
 
@@ -27,13 +50,18 @@ class Settings(BaseSettings):
     features_gb: float = Field(default=20.0, gt=0)  # upper limit of the workspace's cache of hidden states
     lease_seconds: int = Field(default=30 * 60, gt=0)
     session_hours: float = Field(default=12.0, gt=0, le=24 * 90)  # after which a user has to sign in again
-    trusted_proxies: str = "127.0.0.1"  # proxies whose X-Forwarded-For and -Proto headers are trusted; * for all
+    trusted_proxies: str = ""  # addresses or networks of proxies whose X-Forwarded-* headers count, with commas
     log: Literal["quiet", "json"] = "quiet"  # json: one line for each request on stderr
-    max_body_mb: float = Field(default=16.0, gt=0)  # of one request body
+    max_connections_per_address: int = Field(default=512, gt=0)  # to one process; trusted proxies are not limited
     max_import_mb: float = Field(default=10_240.0, gt=0)  # of one streamed import
     rater_price_per_hour: float = Field(default=15.0, ge=0)  # what a rater's hour costs, in `currency`
     machine_price_per_hour: float = Field(default=0.5, ge=0)  # what an hour of the loop's machine costs
     currency: str = "USD"
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _check_proxies(cls, value: str) -> str:
+        return str(TrustedProxies(value))
 
 
 def load_settings() -> Settings:

@@ -17,12 +17,13 @@ from rlhf_hitl.api.health import add_health_routes
 from rlhf_hitl.api.json_log import log_as_json
 from rlhf_hitl.api.metrics import RequestMonitor, ServerMetrics
 from rlhf_hitl.api.problems import respond_with_problem
+from rlhf_hitl.api.proxies import ForwardedHeaders
 from rlhf_hitl.api.security import SecurityMiddleware
 from rlhf_hitl.api.sign_in import add_sign_in_routes, respond_with_sign_in_page
 from rlhf_hitl.api.sign_in_throttle import SignInThrottle
 from rlhf_hitl.api.static_files import add_static_routes
 from rlhf_hitl.api.v1 import create_api
-from rlhf_hitl.config import Settings, load_settings
+from rlhf_hitl.config import Settings, TrustedProxies, load_settings
 from rlhf_hitl.errors import RlhfHitlError
 from rlhf_hitl.store import Store, StoreFailure
 from rlhf_hitl.store.webhooks.sender import WebhookSender
@@ -50,8 +51,9 @@ def create_headless_app(store: Store, settings: Settings, throttle: SignInThrott
 
     app = FastAPI(title="rlhf_hitl", docs_url=None, redoc_url=None, openapi_url=None, lifespan=run_webhook_sender)
     metrics = ServerMetrics(store)
-    app.add_middleware(SecurityMiddleware, max_bytes=int(settings.max_body_mb * 2**20))
+    app.add_middleware(SecurityMiddleware)
     app.add_middleware(RequestMonitor, metrics=metrics)
+    app.add_middleware(ForwardedHeaders, proxies=TrustedProxies(settings.trusted_proxies))
     add_sign_in_routes(app, store, settings, throttle or SignInThrottle(store))
     add_health_routes(app, store, metrics)
     add_static_routes(app)

@@ -6,16 +6,23 @@ drawn by `ui/sign_in.py`.
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+from urllib.parse import parse_qsl
 
-from fastapi import FastAPI, Form, Request
+from anyio import CapacityLimiter
+from anyio.to_thread import run_sync
+from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from starlette.requests import ClientDisconnect
 
 from rlhf_hitl.api.auth import SESSION_COOKIE, find_session_rater, get_client_address
 from rlhf_hitl.api.sign_in_throttle import SignInThrottle
 from rlhf_hitl.config import Settings
 from rlhf_hitl.errors import BadInput, Conflict, NotFound
 from rlhf_hitl.store import Store
+from rlhf_hitl.store.devices import is_known_device, remember_device
 from rlhf_hitl.store.invitations import accept_invitation, find_open_invitation
 from rlhf_hitl.store.sign_in import end_session, start_session, verify_password
 from rlhf_hitl.types import Role
@@ -23,6 +30,14 @@ from rlhf_hitl.types import Role
 #: The page that each role sees after signing in.
 HOME = {Role.RATER: "/rate/", Role.EVALUATOR: "/replay/", Role.LEAD: "/lead/", Role.ADMIN: "/lead/"}
 MAX_PASSWORD_LENGTH = 1000
+#: A name and a password of the greatest length, each of their characters written as twelve (`%F0%9F%98%80`).
+FORM_BYTES = 2**14
+FORM_FIELDS = 10
+#: Forms that are answered at once, so that hashing passwords leaves threads and processors for raters.
+FORMS_AT_ONCE = CapacityLimiter(2)
+#: A cookie that is no key to anything: it shows that somebody has signed in with this browser before.
+DEVICE_COOKIE = "rlhf_hitl_device"
+DEVICE_DAYS = 180
 
 
 def add_sign_in_routes(app: FastAPI, store: Store, settings: Settings, throttle: SignInThrottle) -> None:
@@ -38,15 +53,18 @@ def add_sign_in_routes(app: FastAPI, store: Store, settings: Settings, throttle:
         return RedirectResponse("/", 303) if find_session_rater(store, request) else respond_with_sign_in_page(request)
 
     @app.post("/login")
-    def log_in(request: Request, name: Annotated[str, Form()] = "", password: Annotated[str, Form()] = "") -> Response:
-        name = _clean_name(name)
-        wait = throttle.record_attempt(get_client_address(request), name)
+    async def log_in(request: Request) -> Response:
+        return await answer_form(request, sign_in)
+
+    def sign_in(request: Request, name: str, password: str) -> Response:
+        is_known = is_known_device(store, request.cookies.get(DEVICE_COOKIE, ""), name)
+        wait = throttle.record_attempt(get_client_address(request), name, is_known)
         if wait > 0:
             minutes = max(1, round(wait / 60))
             response = respond_with_sign_in_page(request, 429, problem="throttled", minutes=minutes, name=name)
             response.headers["retry-after"] = str(int(wait) + 1)
             return response
-        return _sign_in(store, settings, request, name, password)
+        return _sign_in(store, settings, request, name, password, is_known)
 
     @app.get("/invite/{secret}")
     def show_invitation(request: Request, secret: str) -> Response:
@@ -55,12 +73,14 @@ def add_sign_in_routes(app: FastAPI, store: Store, settings: Settings, throttle:
         return respond_with_sign_in_page(request, invited=True)
 
     @app.post("/invite/{secret}")
-    def accept(
-        request: Request, secret: str, name: Annotated[str, Form()] = "", password: Annotated[str, Form()] = ""
-    ) -> Response:
-        name, address = _clean_name(name), get_client_address(request)
+    async def accept(request: Request, secret: str) -> Response:
+        return await answer_form(request, partial(accept_invited, secret))
+
+    def accept_invited(secret: str, request: Request, name: str, password: str) -> Response:
         try:
-            rater = accept_invitation(store, secret, name, password[:MAX_PASSWORD_LENGTH], address=address)
+            rater = accept_invitation(
+                store, secret, name, password[:MAX_PASSWORD_LENGTH], address=get_client_address(request)
+            )
         except NotFound:
             return respond_with_sign_in_page(request, 404, problem="over")
         except BadInput as e:
@@ -68,7 +88,7 @@ def add_sign_in_routes(app: FastAPI, store: Store, settings: Settings, throttle:
             return respond_with_sign_in_page(
                 request, 422, problem="password" if wrong else "name", name=name, invited=True
             )
-        return _sign_in(store, settings, request, rater.name, password)
+        return _sign_in(store, settings, request, rater.name, password, is_known=False)
 
     @app.post("/logout")
     def log_out(request: Request) -> Response:
@@ -88,6 +108,24 @@ def add_sign_in_routes(app: FastAPI, store: Store, settings: Settings, throttle:
         return JSONResponse({"name": rater.name, "role": rater.role.value})
 
 
+async def answer_form(request: Request, answer: Callable[[Request, str, str], Response]) -> Response:
+    """Answer a form of a name and a password in a thread. One that is larger than they can be is refused unread."""
+    body = b""
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > FORM_BYTES:
+                return JSONResponse({"detail": "The form is too large."}, 413, {"connection": "close"})
+    except ClientDisconnect:
+        return Response(status_code=400)
+    try:
+        fields = dict(parse_qsl(body.decode(errors="replace"), keep_blank_values=True, max_num_fields=FORM_FIELDS))
+    except ValueError:
+        return JSONResponse({"detail": "The form has too many fields."}, 413)
+    name, password = _clean_name(fields.get("name", "")), fields.get("password", "")
+    return await run_sync(answer, request, name, password, limiter=FORMS_AT_ONCE)
+
+
 def respond_with_sign_in_page(request: Request, status: int = 200, **page_options: Any) -> HTMLResponse:
     """Return the sign-in page in the language the browser asks for; `page_options` go to `render_sign_in_page`."""
     from rlhf_hitl.ui.sign_in import render_sign_in_page
@@ -96,7 +134,7 @@ def respond_with_sign_in_page(request: Request, status: int = 200, **page_option
     return HTMLResponse(html, status, {"cache-control": "no-store"})
 
 
-def _sign_in(store: Store, settings: Settings, request: Request, name: str, password: str) -> Response:
+def _sign_in(store: Store, settings: Settings, request: Request, name: str, password: str, is_known: bool) -> Response:
     """Verify a password; answer with a session's cookie and the role's home page, or with the sign-in page again."""
     verified = verify_password(store, name, password[:MAX_PASSWORD_LENGTH])
     if verified is None:
@@ -107,10 +145,17 @@ def _sign_in(store: Store, settings: Settings, request: Request, name: str, pass
     except Conflict:  # the password was changed this moment
         return respond_with_sign_in_page(request, 401, problem="mismatch", name=name)
     response = RedirectResponse(HOME[verified.rater.role], 303)
-    secure = request.url.scheme == "https"
-    # Scripts cannot read the cookie, and where the site has TLS it is sent over TLS only.
-    response.set_cookie(SESSION_COOKIE, secret, int(hours * 3600), httponly=True, samesite="lax", secure=secure)
+    _set_cookie(request, response, SESSION_COOKIE, secret, hours)
+    if not is_known:
+        device = remember_device(store, verified.rater, DEVICE_DAYS, address=get_client_address(request))
+        _set_cookie(request, response, DEVICE_COOKIE, device, DEVICE_DAYS * 24)
     return response
+
+
+def _set_cookie(request: Request, response: Response, name: str, secret: str, hours: float) -> None:
+    """Set a cookie that scripts cannot read; where the site has TLS, it is sent over TLS only."""
+    secure = request.url.scheme == "https"
+    response.set_cookie(name, secret, int(hours * 3600), httponly=True, samesite="lax", secure=secure)
 
 
 def _clean_name(name: str) -> str:

@@ -1,49 +1,88 @@
-"""The throttle against guessed passwords: how many attempts to sign in a name and an address have, and for how long."""
+"""The throttle against guessed passwords. It slows whoever guesses and locks nobody out."""
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
+
+from sqlalchemy.engine import Connection
 
 from rlhf_hitl.store import Store, audit, webhooks
 from rlhf_hitl.types import Event, utc_now
+
+#: Attempts with a browser that the name has signed in with before, and all other attempts. They are counted apart: a
+#: stranger who tries a name all day does not keep its owner out, nor does one in an office keep out the office.
+FROM_KNOWN_DEVICE, TRIED = "sign_in.tried_known", "sign_in.tried"
+#: What `store/devices.py` records of an attempt with an unknown browser that was no guess.
+SUCCEEDED = "device.added"
 
 
 class SignInThrottle:
     """Limits attempts to sign in. It counts them in the store's audit log, so all processes count together.
 
+    After `per_name` failures for a name within the window, from whatever addresses, there is one attempt a `pause`.
+    After `per_address` failures from an address, for whatever names, there is one a `pause` for each name there, and
+    `per_address` in all.
+
     Args:
-        per_name: attempts for one name from one address, since the name last signed in from there.
-        per_address: failed attempts from one address, for whatever name.
         window: seconds for which an attempt counts.
+        pause: seconds between attempts from then on.
     """
 
-    def __init__(self, store: Store, per_name: int = 5, per_address: int = 30, window: float = 300):
+    def __init__(self, store: Store, per_name: int = 10, per_address: int = 30, window: float = 900, pause: float = 60):
         self.store, self.per_name, self.per_address = store, per_name, per_address
-        self.window = timedelta(seconds=window)
+        self.window, self.pause = timedelta(seconds=window), timedelta(seconds=pause)
 
-    def record_attempt(self, address: str, name: str) -> float:
+    def record_attempt(self, address: str, name: str, is_known_device: bool = False) -> float:
         """Record an attempt before its password is verified.
 
         Returns:
             0 where the password may be verified; else the seconds to wait, and the attempt is not recorded.
         """
-        now, address = utc_now(), address[:80]  # as the audit log keeps it
-        start = now - self.window
+        address = address[:80]  # as the audit log keeps it
+        with self.store.read() as conn:  # a flood of attempts is refused without the lock that submits wait for
+            wait = self._find_wait(conn, address, name, is_known_device)
+            is_told = wait > 0 and bool(audit.list_times(conn, "sign_in.throttled", self._start(), subject=name))
+        if wait > 0 and is_told:
+            return wait
         with self.store.write() as conn:
             self.store.lock(conn, "sign_in")  # without it, a hundred simultaneous attempts would all count as the first
-            attempts = audit.list_times(conn, "sign_in.tried", start, address=address)
-            successes = audit.list_times(conn, "sign_in", start, address=address)
-            successes_of_name = audit.list_times(conn, "sign_in", start, subject=name, address=address)
-            last_success = max(successes_of_name, default=start)
-            of_name = audit.list_times(conn, "sign_in.tried", last_success, subject=name, address=address)
-            of_address = attempts[len(successes) :]
-            limits = ((of_name, self.per_name), (of_address, self.per_address))
-            # The next attempt is allowed when the oldest of the last `limit` attempts leaves the window.
-            blocking = [times[-limit] for times, limit in limits if len(times) >= limit]
-            if blocking:
-                return max((max(blocking) + self.window - now).total_seconds(), 1.0)
-            audit.record(conn, audit.Actor("", address), "sign_in.tried", name)
-            if any(len(times) + 1 == limit for times, limit in limits):
-                alert = {"alert": "sign_in.throttled", "name": name, "address": address}
-                webhooks.enqueue_event(conn, Event.ALERT_RAISED, alert)
+            wait = self._find_wait(conn, address, name, is_known_device)
+            if wait > 0:
+                self._tell_leads(conn, address, name)
+                return wait
+            action = FROM_KNOWN_DEVICE if is_known_device else TRIED
+            audit.record(conn, audit.Actor("", address), action, name)
         return 0.0
+
+    def _start(self) -> datetime:
+        return utc_now() - self.window
+
+    def _find_wait(self, conn: Connection, address: str, name: str, is_known_device: bool) -> float:
+        """Return the seconds until the next attempt; 0 where it may be made now."""
+        start = self._start()
+        if is_known_device:
+            tried = audit.list_times(conn, FROM_KNOWN_DEVICE, start, subject=name)
+            return self._compute_wait(tried, 1) if len(tried) >= self.per_name else 0.0
+        waits = [0.0]
+        tried, succeeded = (audit.list_times(conn, action, start, subject=name) for action in (TRIED, SUCCEEDED))
+        if len(tried) - len(succeeded) >= self.per_name:
+            waits.append(self._compute_wait(tried, 1))
+        tried, succeeded = (audit.list_times(conn, action, start, address=address) for action in (TRIED, SUCCEEDED))
+        if len(tried) - len(succeeded) >= self.per_address:
+            here = audit.list_times(conn, TRIED, start, subject=name, address=address)
+            waits += [self._compute_wait(here, 1), self._compute_wait(tried, self.per_address)]
+        return max(waits)
+
+    def _compute_wait(self, times: list[datetime], most: int) -> float:
+        """Return the seconds until fewer than `most` of the times (oldest first) are in the last pause."""
+        if len(times) < most:
+            return 0.0
+        return max((times[-most] + self.pause - utc_now()).total_seconds(), 0.0)
+
+    def _tell_leads(self, conn: Connection, address: str, name: str) -> None:
+        """Record that somebody is slowed, and raise an alert: once a window for each name."""
+        if audit.list_times(conn, "sign_in.throttled", self._start(), subject=name):
+            return
+        audit.record(conn, audit.Actor("", address), "sign_in.throttled", name)
+        alert = {"alert": "sign_in.throttled", "name": name, "address": address}
+        webhooks.enqueue_event(conn, Event.ALERT_RAISED, alert)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json as jsonlib
 import logging
 import os
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rlhf_hitl.cli import AsJson, Result, StoreUrl, command, print_text
-from rlhf_hitl.config import load_settings
+from rlhf_hitl.config import TrustedProxies, load_settings
 from rlhf_hitl.errors import BadInput
 
 if TYPE_CHECKING:
@@ -109,14 +110,19 @@ def _announce(address: str, store: Store, accounts: dict[str, str], json: bool) 
 
 
 def _make_uvicorn_options(settings: Settings) -> dict[str, Any]:
+    from rlhf_hitl.api.connections import Connections, LimitedProtocol, make_room_for_connections
+
+    proxies = TrustedProxies(settings.trusted_proxies)
+    connections = Connections(make_room_for_connections(), settings.max_connections_per_address, proxies)
     return {
+        "http": functools.partial(LimitedProtocol, connections=connections),
+        "ws": "none",
         "log_level": "warning",
         "log_config": None,
         "access_log": False,  # it would log addresses with the secrets of invitations; our log has route patterns
         "server_header": False,
         "timeout_graceful_shutdown": 3,
-        "proxy_headers": True,
-        "forwarded_allow_ips": settings.trusted_proxies,
+        "proxy_headers": False,  # `api/proxies.py` does it, for all headers of that kind
     }
 
 

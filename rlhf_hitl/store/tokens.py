@@ -1,6 +1,7 @@
 """Secrets that are handed out once and shown again later: API tokens, sessions of a browser, invitations.
 
-This module holds API tokens and what all three share; sessions are in `sign_in.py`, invitations in `invitations.py`.
+This module holds API tokens and what all of them share; sessions are in `sign_in.py`, invitations in
+`invitations.py`, browsers in `devices.py`.
 The store keeps a digest only. A secret is 256 random bits, so it cannot be computed back from a plain SHA-256.
 """
 
@@ -30,6 +31,7 @@ class TokenKind(StrEnum):
     SESSION = "session"
     API = "api"
     INVITE = "invite"
+    DEVICE = "device"
 
 
 @dataclass(frozen=True)

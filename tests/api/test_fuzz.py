@@ -52,7 +52,7 @@ class Site:
         self.ada = people.add_rater(store, "ada", Role.ADMIN)
         self.bob = people.add_rater(store, "bob", Role.RATER)
         self.key = tokens.add_api_token(store, self.ada.id, "", list(Scope))
-        app = create_headless_app(store, Settings(store=store.url, workspace=folder, max_body_mb=2, max_import_mb=2))
+        app = create_headless_app(store, Settings(store=store.url, workspace=folder, max_import_mb=2))
         self.client = TestClient(app, headers={"authorization": f"Bearer {self.key}"}, raise_server_exceptions=False)
 
         async def without_webhooks(scope: Any, receive: Any, send: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import stat
 import time
+import uuid
 
 import pytest
 import sqlalchemy as sa
@@ -15,7 +16,7 @@ from rlhf_hitl.api.auth import SESSION_COOKIE
 from rlhf_hitl.api.sign_in_throttle import SignInThrottle
 from rlhf_hitl.config import Settings
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.store import Store, people, queue, sign_in
+from rlhf_hitl.store import Store, audit, people, queue, sign_in
 from rlhf_hitl.store.comparisons import insert_comparisons
 from rlhf_hitl.store.judgments import read_judgments
 from rlhf_hitl.types import Comparison, Completion, Message, Prompt, Role, Route
@@ -101,37 +102,71 @@ def test_the_cookie_is_same_site_and_http_only_and_secure_over_tls(client):
     assert sign_in_as(client, "ann").headers["set-cookie"].lower().count("; secure") == 1
 
 
-def test_repeated_failures_of_one_name_are_throttled_in_every_process(client, site, tmp_path):
+@pytest.fixture
+def kim(store) -> str:
+    """The name of a rater whom no other test tries."""
+    name = f"kim-{uuid.uuid4().hex[:8]}"
+    people.add_rater(store, name, Role.RATER, PASSWORD)
+    return name
+
+
+def test_repeated_failures_of_one_name_are_throttled_in_every_process(client, site, kim):
     for _ in range(3):
-        assert sign_in_as(client, "ann", "wrong-password").status_code == 401
-    refused = sign_in_as(client, "ann")
+        assert sign_in_as(client, kim, "wrong-password").status_code == 401
+    refused = sign_in_as(client, kim)
     assert refused.status_code == 429
     assert int(refused.headers["retry-after"]) > 0
     assert sign_in_as(client, "lea").status_code == 303, "another name is not held up"
     with Store.open(site[1].url) as other:
-        assert SignInThrottle(other, 3, 8).record_attempt(client._transport.client[0], "ann") > 0
+        assert SignInThrottle(other, 3, 8).record_attempt("192.0.2.99", kim) > 0, "from any address"
 
 
-def test_after_the_wait_one_may_try_again(client, store):
-    address = client._transport.client[0]
-    throttle = SignInThrottle(store, per_name=2, window=0.3)
-    assert [throttle.record_attempt(address, "ann") for _ in range(2)] == [0, 0]
-    assert throttle.record_attempt(address, "ann") > 0
-    deadline = time.monotonic() + 10
-    while throttle.record_attempt(address, "ann") > 0:
-        assert time.monotonic() < deadline
+def test_one_attempt_a_pause_is_left(store, kim):
+    throttle = SignInThrottle(store, per_name=2, pause=0.3)
+    assert [throttle.record_attempt("192.0.2.1", kim) for _ in range(2)] == [0, 0]
+    for _ in range(2):
+        assert throttle.record_attempt("192.0.2.2", kim) > 0
+        deadline = time.monotonic() + 10
+        while throttle.record_attempt("192.0.2.3", kim) > 0:
+            assert time.monotonic() < deadline
 
 
-def test_a_success_resets_the_count_of_failures(client):
-    for _ in range(4):
-        assert sign_in_as(client, "ann", "wrong-password").status_code == 401
-        assert sign_in_as(client, "ann").status_code == 303
+def test_leads_are_told_once_that_a_name_is_tried(store, kim):
+    throttle = SignInThrottle(store, per_name=2)
+    waits = [throttle.record_attempt(f"192.0.2.{i}", kim) for i in range(6)]
+    assert [wait > 0 for wait in waits] == [False, False, True, True, True, True]
+    told = audit.list_entries(store, actions=["sign_in.throttled"], newest_first=True)
+    assert [entry.address for entry in told if entry.subject == kim] == ["192.0.2.2"]
 
 
-def test_guessing_many_names_from_one_address_is_throttled(client):
+def test_a_browser_that_has_signed_in_is_not_slowed_by_strangers_who_try_its_name(client, kim):
+    assert sign_in_as(client, kim).status_code == 303
+    device = client.cookies["rlhf_hitl_device"]
+    client.cookies.clear()
+    assert [sign_in_as(client, kim, "wrong-password").status_code for _ in range(4)] == [401, 401, 401, 429]
+    assert sign_in_as(client, kim).status_code == 429, "a stranger's browser waits"
+    client.cookies["rlhf_hitl_device"] = device
+    again = sign_in_as(client, kim)
+    assert again.status_code == 303
+    assert "rlhf_hitl_device" not in again.headers["set-cookie"], "it is remembered once"
+
+
+def test_a_known_browser_does_not_guess_freely_and_is_known_for_its_own_name_only(client, kim):
+    assert sign_in_as(client, kim).status_code == 303
+    assert [sign_in_as(client, kim, "wrong-password").status_code for _ in range(4)] == [401, 401, 401, 429]
+    other = [sign_in_as(client, kim.replace("kim", "sam"), "wrong-password").status_code for _ in range(4)]
+    assert other == [401, 401, 401, 429]
+
+
+def test_guessing_many_names_from_one_address_is_throttled_and_known_browsers_there_are_not(client, kim):
+    assert sign_in_as(client, kim).status_code == 303
+    device = client.cookies["rlhf_hitl_device"]
+    client.cookies.clear()
     for i in range(8):
         assert sign_in_as(client, f"guess-{i}").status_code == 401
-    assert sign_in_as(client, "ann").status_code == 429
+    assert sign_in_as(client, "ann").status_code == 429, "no more than eight a minute"
+    client.cookies["rlhf_hitl_device"] = device
+    assert sign_in_as(client, kim).status_code == 303
 
 
 @pytest.mark.parametrize(

@@ -77,7 +77,7 @@ def test_every_problem_is_explained_in_the_readers_language(site, language):
     assert_answer(client.get("/lead/", headers=reading), 403, "login_not_yours")
     for _ in range(2):
         post("/login", "nobody")
-    assert_answer(post("/login", "nobody"), 429, "login_throttled", minutes=5)
+    assert_answer(post("/login", "nobody"), 429, "login_throttled", minutes=1)
 
 
 @pytest.mark.browser

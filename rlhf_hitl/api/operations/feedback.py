@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 
 from rlhf_hitl.api.auth import SEES_ALL, Caller
 from rlhf_hitl.api.bodies import feedback as bodies
+from rlhf_hitl.api.json_body import BodyLimits
 from rlhf_hitl.api.operations.shared import Cursor, Limit, PathId, ProjectFilter, make_page, make_temporary_folder
 from rlhf_hitl.api.scoped_routes import ScopedRoutes
 from rlhf_hitl.config import Settings
@@ -31,7 +32,11 @@ REPEATED: dict[int | str, dict[str, Any]] = {
 def add_operations(routes: ScopedRoutes, store: Store, settings: Settings) -> None:
     """Register the operations of the scope `feedback`."""
 
-    answer_options = {"status_code": 201, "response_model": bodies.ReceiptOut, "responses": REPEATED}
+    # A rationale and a rewritten answer are the only long texts; 50 axes with 26 scores are the most values.
+    limits = BodyLimits(max_bytes=3 * 2**19, max_values=5000)
+    answer_options = {
+        "status_code": 201, "response_model": bodies.ReceiptOut, "responses": REPEATED, "body_limits": limits
+    }  # fmt: skip
 
     @routes("POST", "/judgments", **answer_options, error_statuses=(404, 409))
     def submit(caller: Caller, body: bodies.JudgmentBody) -> Any:

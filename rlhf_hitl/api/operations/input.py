@@ -13,7 +13,7 @@ from rlhf_hitl.api.auth import Caller
 from rlhf_hitl.api.bodies import input as bodies
 from rlhf_hitl.api.bodies.fields import LINE, PROJECT
 from rlhf_hitl.api.bodies.messages import parse_chat
-from rlhf_hitl.api.operations.shared import Limit, PathId, ProjectFilter, make_page, make_temporary_folder
+from rlhf_hitl.api.operations.shared import MANY_TEXTS, Limit, PathId, ProjectFilter, make_page, make_temporary_folder
 from rlhf_hitl.api.scoped_routes import ScopedRoutes
 from rlhf_hitl.config import Settings
 from rlhf_hitl.errors import BadInput, NotFound
@@ -39,7 +39,7 @@ NDJSON = {"application/x-ndjson": {"schema": {"type": "string"}, "example": EXAM
 def add_operations(routes: ScopedRoutes, store: Store, settings: Settings) -> None:
     """Register the operations of the scope `input`."""
 
-    @routes("POST", "/prompts", status_code=201, response_model=bodies.Added)
+    @routes("POST", "/prompts", status_code=201, response_model=bodies.Added, body_limits=MANY_TEXTS)
     def add_prompts(caller: Caller, body: bodies.PromptsBody) -> Any:
         """Add prompts. Prompts the store has already are left as they are; a prompt family keeps its split."""
         prompts = [Prompt.create(parse_chat(p.messages), p.tags, p.split) for p in body.prompts]
@@ -48,7 +48,14 @@ def add_operations(routes: ScopedRoutes, store: Store, settings: Settings) -> No
             audit.record(conn, caller.actor, "prompts.added", "", new=new)
         return {"ids": [p.id for p in prompts], "new": new}
 
-    @routes("POST", "/completions", status_code=201, response_model=bodies.Added, error_statuses=(404,))
+    @routes(
+        "POST",
+        "/completions",
+        status_code=201,
+        response_model=bodies.Added,
+        body_limits=MANY_TEXTS,
+        error_statuses=(404,),
+    )
     def add_completions(caller: Caller, body: bodies.CompletionsBody) -> Any:
         """Add completions of prompts that the store has."""
         completions = [
@@ -60,7 +67,14 @@ def add_operations(routes: ScopedRoutes, store: Store, settings: Settings) -> No
             audit.record(conn, caller.actor, "completions.added", "", new=new)
         return {"ids": [c.id for c in completions], "new": new}
 
-    @routes("POST", "/comparisons", status_code=201, response_model=bodies.Added, error_statuses=(404,))
+    @routes(
+        "POST",
+        "/comparisons",
+        status_code=201,
+        response_model=bodies.Added,
+        body_limits=MANY_TEXTS,
+        error_statuses=(404,),
+    )
     def add_comparisons(caller: Caller, body: bodies.ComparisonsBody) -> Any:
         """Add comparisons of completions that the store has to the queue."""
         with store.write() as conn:

@@ -6,6 +6,7 @@ from typing import Any
 
 from rlhf_hitl.api.auth import Caller
 from rlhf_hitl.api.bodies import prediction as bodies
+from rlhf_hitl.api.operations.shared import MANY_TEXTS
 from rlhf_hitl.api.predictor import Predictor
 from rlhf_hitl.api.scoped_routes import ScopedRoutes
 
@@ -13,7 +14,9 @@ from rlhf_hitl.api.scoped_routes import ScopedRoutes
 def add_operations(routes: ScopedRoutes, predictor: Predictor) -> None:
     """Register the operations of the scope `prediction`."""
 
-    @routes("POST", "/predictions", response_model=bodies.Predictions, error_statuses=(404, 409))
+    @routes(
+        "POST", "/predictions", response_model=bodies.Predictions, body_limits=MANY_TEXTS, error_statuses=(404, 409)
+    )
     def predict(caller: Caller, body: bodies.PredictionsBody) -> Any:
         """Score comparisons of the store (the scores are kept) or texts (they are not kept) with a reward model."""
         texts = [t.to_comparison() for t in body.texts]

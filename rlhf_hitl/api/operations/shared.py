@@ -8,12 +8,17 @@ from typing import Annotated, Any
 from fastapi import Path, Query
 
 from rlhf_hitl.api.bodies.fields import ID
+from rlhf_hitl.api.json_body import BodyLimits
 from rlhf_hitl.config import Settings
 
 PathId = Annotated[str, Path(pattern=ID, max_length=80)]
 Cursor = Annotated[int, Query(ge=0, lt=2**31, description="`next` of the previous page.")]
 Limit = Annotated[int, Query(ge=1, le=1000, description="The most items to return.")]
 ProjectFilter = Annotated[str | None, Query(max_length=80, pattern=ID)]
+
+
+#: Of the operations that take texts by the thousand. Larger ones are streamed to `/import`.
+MANY_TEXTS = BodyLimits(max_bytes=4 * 2**20, max_values=200_000)
 
 
 def make_page(items: list[dict[str, Any]], limit: int, cursor: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -44,6 +45,9 @@ def create_headless_app(store: Store, settings: Settings, throttle: SignInThrott
 
     @asynccontextmanager
     async def run_webhook_sender(_app: FastAPI) -> AsyncIterator[None]:
+        # What is loaded by now stays. Looking through all of it for garbage, whenever a request has made many objects,
+        # would hold up every other request for half a second.
+        gc.freeze()
         sender = WebhookSender(store)
         sender.start()
         yield

@@ -1,9 +1,8 @@
 """HTTP connections with limits of time, size and number, which uvicorn itself does not have.
 
-Whoever connects has to send something: a request's head within `HEAD_SECONDS`, and its body at `BODY_BYTES_PER_SECOND`
-or faster. Who does not read the response is cut off too. A process holds `limit` connections, and `limit_per_address`
-from one address; beyond these it closes the connection that has kept it waiting longest, so that somebody who opens
-thousands cannot keep others out.
+Whoever connects has to send something: a request's head in some seconds, and its body not too slowly. Who does not read
+the response is cut off too. A process holds so many connections, and so many from one address; beyond these it closes
+the one that has kept it waiting longest, so that somebody who opens thousands cannot keep others out.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ import asyncio
 import resource
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from enum import Enum, auto
 from typing import Any
 
@@ -19,16 +19,32 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from rlhf_hitl.config import TrustedProxies
 
-HEAD_SECONDS = 10.0
-HEAD_BYTES = 64 * 2**10
-BODY_SECONDS = 20.0  # for a start; after that the mean speed counts
-BODY_BYTES_PER_SECOND = 1000
-#: How long a client may leave a full response buffer unread.
-READ_SECONDS = 60.0
-CHECK_SECONDS = 1.0
+CHECK_SECONDS = 0.5
 MOST_CONNECTIONS = 4096
 #: Files that a process needs beside its connections: the store's, features, reports, libraries.
 OTHER_FILES = 256
+
+
+@dataclass(frozen=True)
+class ConnectionLimits:
+    """What one process allows its clients.
+
+    Attributes:
+        connections: at the same time.
+        per_address: of them, from one address that is no trusted proxy.
+        head_seconds: for a request's head, and for the next request on a connection.
+        head_bytes: of a request's head.
+        body_seconds: for which a body may stand still, or fall behind `body_bytes_per_second`.
+        read_seconds: for which a client may leave a full buffer of a response unread.
+    """
+
+    connections: int
+    per_address: int
+    head_seconds: float = 10
+    head_bytes: int = 64 * 2**10
+    body_seconds: float = 20
+    body_bytes_per_second: float = 1000
+    read_seconds: float = 60
 
 
 def make_room_for_connections() -> int:
@@ -42,14 +58,14 @@ def make_room_for_connections() -> int:
 
 
 class Connections:
-    """The connections of one process.
+    """The connections of one process, and the limits they keep.
 
     Args:
         proxies: addresses whose connections carry the requests of many clients and are not limited by address.
     """
 
-    def __init__(self, limit: int, limit_per_address: int, proxies: TrustedProxies):
-        self.limit, self.limit_per_address, self._proxies = limit, limit_per_address, proxies
+    def __init__(self, limits: ConnectionLimits, proxies: TrustedProxies):
+        self.limits, self._proxies = limits, proxies
         self._number, self._by_address = 0, Counter[str]()
         # Those that a client keeps waiting, the longest first.
         self._waiting: dict[LimitedProtocol, None] = {}
@@ -65,9 +81,9 @@ class Connections:
         self._number += 1
         self._by_address[address] += 1
         self.expect(connection)
-        if address not in self._proxies and self._by_address[address] > self.limit_per_address:
+        if address not in self._proxies and self._by_address[address] > self.limits.per_address:
             self._close_longest(lambda c: c.address == address)
-        elif self._number > self.limit:
+        elif self._number > self.limits.connections:
             self._close_longest(lambda c: True)
         if self._check is None:
             self._check = connection.loop.call_later(CHECK_SECONDS, self._close_overdue, connection.loop)
@@ -130,7 +146,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.address = self.client[0] if self.client else ""
-        self.deadline = self.loop.time() + HEAD_SECONDS
+        self.deadline = self.loop.time() + self._all.limits.head_seconds
         self._all.add(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -139,21 +155,21 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         if self._phase is Phase.BODY:
-            earned = len(data) / BODY_BYTES_PER_SECOND
-            self.deadline = min(self.deadline + earned, self.loop.time() + BODY_SECONDS)
+            earned = len(data) / self._all.limits.body_bytes_per_second
+            self.deadline = min(self.deadline + earned, self.loop.time() + self._all.limits.body_seconds)
         else:
             self._head_bytes += len(data)
         super().data_received(data)
-        if self._phase is Phase.HEAD and self._head_bytes > HEAD_BYTES:
+        if self._phase is Phase.HEAD and self._head_bytes > self._all.limits.head_bytes:
             self._refuse(431, "Request Header Fields Too Large")
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._enter(Phase.HEAD, HEAD_SECONDS)
+        self._enter(Phase.HEAD, self._all.limits.head_seconds)
 
     def on_headers_complete(self) -> None:
         super().on_headers_complete()
-        self._enter(Phase.BODY, BODY_SECONDS)
+        self._enter(Phase.BODY, self._all.limits.body_seconds)
 
     def on_message_complete(self) -> None:
         super().on_message_complete()
@@ -169,11 +185,11 @@ class LimitedProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         super().on_response_complete()
         if self._phase is Phase.IDLE and not self.transport.is_closing():
-            self._enter(Phase.IDLE, HEAD_SECONDS)
+            self._enter(Phase.IDLE, self._all.limits.head_seconds)
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self.read_deadline = self.loop.time() + READ_SECONDS
+        self.read_deadline = self.loop.time() + self._all.limits.read_seconds
         self._all.note_reading(self, is_slow=True)
 
     def resume_writing(self) -> None:
@@ -182,7 +198,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def is_overdue(self, now: float) -> bool:
         if self.flow.read_paused:  # the server itself has not taken yet what was sent
-            self.deadline = max(self.deadline, now + BODY_SECONDS)
+            self.deadline = max(self.deadline, now + self._all.limits.body_seconds)
         return now > self.deadline
 
     def time_out(self) -> None:

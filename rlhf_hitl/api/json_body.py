@@ -12,8 +12,9 @@ import email.message
 import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
+import numpy as np
 from anyio import CapacityLimiter
 from anyio.to_thread import run_sync
 from fastapi import Request
@@ -34,8 +35,8 @@ class BodyLimits:
     """How large the JSON body of an operation may be.
 
     Attributes:
-        max_values: strings, numbers, lists and objects in it. Each may be wrong, and an error takes more memory than
-            the value.
+        max_values: strings, numbers, lists and objects in it. Each may be wrong, and an error takes more memory and
+            time than the value.
     """
 
     max_bytes: int
@@ -92,14 +93,14 @@ def parse_body(model: type[Model], raw: bytes, content_type: str, max_values: in
     """
     if not raw or not _is_json(content_type):
         raise _refuse("body", "expected JSON, sent as application/json")
+    if count_values(raw) > max_values:
+        raise _refuse("body", f"expected at most {max_values:,} values")
     try:
         value = json.loads(raw)
     except json.JSONDecodeError as e:
         raise _refuse(f"body.{e.pos}", f"JSON decode error: {e.msg}") from None
     except (ValueError, RecursionError):  # bytes that are no text, numbers of thousands of digits, deep nesting
         raise HTTPException(400, "body: expected JSON in UTF-8. Fix: see what is sent") from None
-    if not has_at_most(value, max_values):
-        raise _refuse("body", f"expected at most {max_values:,} values")
     try:
         return model.model_validate(value)
     except ValidationError as e:
@@ -107,15 +108,21 @@ def parse_body(model: type[Model], raw: bytes, content_type: str, max_values: in
         raise RequestValidationError([{**x, "loc": ("body", *x["loc"])} for x in errors[:MAX_ERRORS]]) from None
 
 
-def has_at_most(value: Any, most: int) -> bool:
-    """Whether a JSON value holds at most so many values, itself included. Counting ends there."""
-    containers, most = [[value]], most - 1
-    while containers and most >= 0:
-        one = containers.pop()
-        inner = [x for x in (one.values() if isinstance(one, dict) else one) if isinstance(x, dict | list)]
-        most -= sum(map(len, inner))
-        containers += inner
-    return most >= 0
+def count_values(raw: bytes) -> int:
+    """Return how many values JSON text holds, without parsing it: its commas, and what opens a list or an object.
+
+    `json.loads` holds Python's lock until it is done, so that nothing else runs meanwhile, and it takes a second for a
+    megabyte of `[],[],`. NumPy does not hold the lock.
+    """
+    text = np.frombuffer(raw, np.uint8)
+    marks = (text == ord(",")) | (text == ord("[")) | (text == ord("{"))
+    # A quote is escaped by an odd number of backslashes before it. Marks after an odd number of quotes are in a string.
+    places = np.arange(len(text), dtype=np.int32)
+    last_other = np.maximum.accumulate(np.where(text == ord("\\"), np.int32(-1), places))
+    backslashes = np.concatenate([[0], places[:-1] - last_other[:-1]])
+    quotes = (text == ord('"')) & (backslashes % 2 == 0)
+    in_string = np.logical_xor.accumulate(quotes)
+    return 1 + int(np.count_nonzero(marks & ~in_string))
 
 
 def _is_json(content_type: str) -> bool:

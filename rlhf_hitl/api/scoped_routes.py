@@ -25,7 +25,7 @@ from rlhf_hitl.types import Role, Scope
 ANY_ROLE = frozenset(Role)
 CheckAccess = Callable[[Request], Caller]
 #: Of most operations, whose bodies are a few settings.
-SMALL_BODY = BodyLimits(max_bytes=2**18, max_values=10_000)
+SMALL_BODY = BodyLimits(max_bytes=2**16, max_values=1_000)
 
 
 class Api(FastAPI):

@@ -8,6 +8,15 @@ import typer
 
 from rlhf_hitl.cli import AsJson, Result, StoreUrl, app, command, make_table
 
+RaterFilters = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--rater-filter",
+        help="Let raters choose their tasks by this: batch, or tags.NAME. They learn it of what they get. May be "
+        "repeated; '' for nothing.",
+    ),
+]
+
 project_group = typer.Typer(help="Manage projects: what is judged together, and by whom.", no_args_is_help=True)
 app.add_typer(project_group, name="projects")
 
@@ -24,6 +33,7 @@ def add_project_command(
             min=0, help="Show one in this many comparisons again, hidden, to measure consistency; 0 shows none."
         ),
     ] = 0,
+    rater_filter: RaterFilters = None,
     *,
     store: StoreUrl,
     json: AsJson = False,
@@ -32,7 +42,10 @@ def add_project_command(
     from rlhf_hitl.store import Store
     from rlhf_hitl.store import projects as project_store
 
-    project = project_store.add_project(Store.open(store), name, open=open, repeat_every=repeat_every)
+    filters = [f for f in rater_filter or [] if f]
+    project = project_store.add_project(
+        Store.open(store), name, open=open, repeat_every=repeat_every, rater_filters=filters
+    )
     return Result(vars(project), make_table("Project", vars(project)))
 
 
@@ -71,6 +84,7 @@ def set_project_command(
             min=0, help="Show one in this many comparisons again, hidden, to measure consistency; 0 shows none."
         ),
     ] = None,
+    rater_filter: RaterFilters = None,
     admit: Annotated[list[str] | None, typer.Option(help="Let this rater work in it; may be repeated.")] = None,
     dismiss: Annotated[
         list[str] | None, typer.Option(help="Let this rater no longer work in it; may be repeated.")
@@ -84,7 +98,10 @@ def set_project_command(
     from rlhf_hitl.store import projects as project_store
 
     opened = Store.open(store)
-    changed = project_store.change_project(opened, name, paused=paused, open=open, repeat_every=repeat_every)
+    filters = None if rater_filter is None else [f for f in rater_filter if f]
+    changed = project_store.change_project(
+        opened, name, paused=paused, open=open, repeat_every=repeat_every, rater_filters=filters
+    )
     for rater in admit or []:
         project_store.add_member(opened, name, rater)
     for rater in dismiss or []:

@@ -8,6 +8,7 @@ import json as jsonlib
 import logging
 import os
 import socket
+import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Annotated, Any
@@ -110,12 +111,15 @@ def _announce(address: str, store: Store, accounts: dict[str, str], json: bool) 
 
 
 def _make_uvicorn_options(settings: Settings) -> dict[str, Any]:
-    from rlhf_hitl.api.connections import Connections, LimitedProtocol, make_room_for_connections
+    from rlhf_hitl.api.connections import ConnectionLimits, Connections, LimitedProtocol, make_room_for_connections
 
+    # A thread that computes gives way to the event loop after this time (Python's default is ten times as long): so
+    # somebody who sends costly bodies slows others less.
+    sys.setswitchinterval(0.0005)
     proxies = TrustedProxies(settings.trusted_proxies)
-    connections = Connections(make_room_for_connections(), settings.max_connections_per_address, proxies)
+    limits = ConnectionLimits(make_room_for_connections(), settings.max_connections_per_address)
     return {
-        "http": functools.partial(LimitedProtocol, connections=connections),
+        "http": functools.partial(LimitedProtocol, connections=Connections(limits, proxies)),
         "ws": "none",
         "log_level": "warning",
         "log_config": None,

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +18,8 @@ from rlhf_hitl.store.comparisons import compute_shuffle_key, find_comparisons
 from rlhf_hitl.store.routings import Routing, apply_routings
 from rlhf_hitl.store.scores import read_scores
 from rlhf_hitl.types import Comparison, Route, Score, Split
+
+CONTROL_CHOICES = 2**48  # a draw below `control_share` of these makes a control
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ def route_pool(store: Store, model: RewardModel, config: RoutingConfig, *, round
     threshold = calibrate_threshold(store, model, config)
     pool = {c.id: c for c in find_comparisons(store, judged=False)}
     scores = [s for s in read_scores(store, model.id) if s.comparison_id in pool]
-    decisions = decide_routes(scores, pool, threshold, config, round)
+    decisions = decide_routes(scores, pool, threshold, config, round, store.draw)
     apply_routings(store, decisions)
     counts = {r.value: sum(d.route is r for d in decisions) for r in (Route.HUMAN, Route.CONTROL, Route.AUTO)}
     return RoutingReport(counts, threshold, tuple(decisions))
@@ -102,11 +103,18 @@ def decide_routes(
     threshold: Threshold,
     config: RoutingConfig,
     round: int,
+    draw: Callable[[str, str, int], int],
 ) -> list[Routing]:
-    """Return one decision for each scored comparison of the pool."""
+    """Return one decision for each scored comparison of the pool.
+
+    Args:
+        draw: `Store.draw`. Routing again draws the same control share, and no rater can tell what was drawn.
+    """
     measuring = {s.comparison_id for s in scores if pool[s.comparison_id].prompt.split is not Split.TRAIN}
-    control = {s.comparison_id for s in scores if _draw_control(s.comparison_id) < config.control_share} - measuring
-    places_in_line = rank_for_raters(scores, at_random=measuring | control)
+    most = config.control_share * CONTROL_CHOICES
+    control = {s.comparison_id for s in scores if draw("control", s.comparison_id, CONTROL_CHOICES) < most} - measuring
+    at_random = {i: draw("rank", i, len(scores)) for i in measuring | control}
+    places_in_line = rank_for_raters(scores) | at_random
     decisions = []
     for score in scores:
         is_measuring, is_control = score.comparison_id in measuring, score.comparison_id in control
@@ -136,19 +144,13 @@ def decide_routes(
     return decisions
 
 
-def rank_for_raters(scores: Sequence[Score], *, at_random: set[str]) -> dict[str, int]:
+def rank_for_raters(scores: Sequence[Score]) -> dict[str, int]:
     """Return each comparison's rank among those of its route: raters get what teaches most first.
 
-    Comparisons in `at_random`, which measure the model, get random ranks. Were they ranked like the others, a round
-    that ends before the queue does would measure the model on the hardest only.
+    Comparisons that measure the model get random ranks instead. Were they ranked like the others, a round that ends
+    before the queue does would measure the model on the hardest only.
     """
     information = compute_mutual_information(
         np.array([s.margin for s in scores]), np.array([s.uncertainty for s in scores])
     )
-    ranks = {scores[i].comparison_id: rank for rank, i in enumerate(np.argsort(-information, kind="stable"))}
-    return ranks | {i: compute_shuffle_key(i) % len(scores) for i in at_random}
-
-
-def _draw_control(comparison_id: str) -> float:
-    """Return a number in [0, 1) that is fixed for a comparison, so routing again draws the same control share."""
-    return int(hashlib.sha256(f"control:{comparison_id}".encode()).hexdigest()[:12], 16) / 16**12
+    return {scores[i].comparison_id: rank for rank, i in enumerate(np.argsort(-information, kind="stable"))}

@@ -121,7 +121,7 @@ def open_places(store: Store, conn: Connection, demands: Sequence[tuple[str, int
             "comparison_id": comparison_id,
             "n": n,
             "lane_id": lane,
-            "position": compute_queue_position(comparison_id, route),
+            "position": compute_queue_position(store, comparison_id, route),
         }
         for comparison_id, lane, overlap, route in demands
         if route is not Route.AUTO
@@ -130,21 +130,26 @@ def open_places(store: Store, conn: Connection, demands: Sequence[tuple[str, int
     store.insert_new(conn, places, rows)
 
 
-def compute_queue_position(comparison_id: str, route: Route, round: int = 0, place_in_line: int = 0) -> int:
+def compute_queue_position(
+    store: Store, comparison_id: str, route: Route, round: int = 0, place_in_line: int = 0
+) -> int:
     """Return the position of a comparison in its lane as one number of 62 bits; lower comes first.
 
     Positions order by route; then by round, the newest first, because its scores come from the newest model; then by
-    the place the router gave; then at random, in the same order on every machine.
+    the place the router gave; then at random, by `Store.draw`.
     """
     parts = (ROUTE_RANK[route], 2), (4095 - min(round, 4095), 12), (min(place_in_line, 2**20 - 1), 20)
     number = 0
-    for part, bits in (*parts, (compute_shuffle_key(comparison_id), 28)):
+    for part, bits in (*parts, (store.draw("queue", comparison_id, 2**28), 28)):
         number = number << bits | part
     return number
 
 
 def compute_shuffle_key(comparison_id: str) -> int:
-    """Return a number of 28 bits that orders comparisons at random, in the same order on every machine."""
+    """Return a number of 28 bits that orders comparisons at random, in the same order in every store.
+
+    Everybody who knows the id can compute it: what raters must not know is drawn by `Store.draw`.
+    """
     return int(hashlib.sha256(comparison_id.encode()).hexdigest()[:7], 16)
 
 

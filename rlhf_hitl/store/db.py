@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
+import hmac
 import json
 import logging
 import math
@@ -24,6 +26,7 @@ from sqlalchemy import event, exc
 from sqlalchemy.engine import URL, Connection, Engine
 
 from rlhf_hitl.errors import BadInput, RlhfHitlError
+from rlhf_hitl.store.tables import Utc, readiness, secrets
 from rlhf_hitl.types import utc_now
 
 KEEPALIVE_OPTIONS = {
@@ -60,6 +63,7 @@ class Store:
         # SQLite allows one writer at a time, and waiting writers poll. Threads of one process wait for this lock
         # instead, which wakes them in turn.
         self._write_lock = threading.Lock() if self.is_sqlite else None
+        self._draw_key: bytes | None = None
 
     @property
     def is_sqlite(self) -> bool:
@@ -102,10 +106,25 @@ class Store:
             return MigrationContext.configure(conn).get_current_revision()
 
     def check_writable(self) -> None:
-        """Raise StoreFailure if the database is read-only, as a standby server is."""
+        """Write a row. Raises StoreFailure where that cannot be done: a full disk, a read-only file, a standby."""
         with self.write() as conn:
-            if not self.is_sqlite and conn.exec_driver_sql("SHOW transaction_read_only").scalar_one() == "on":
-                raise StoreFailure(f"store {self.safe_url}: expected one that can be written to. Fix: use the primary")
+            conn.execute(_CHECK_WRITABLE, {"at": utc_now()})
+
+    def draw(self, purpose: str, id: str, choices: int) -> int:
+        """Return a number below `choices` that is drawn for `id` once and for all, for each purpose another one.
+
+        It is the same whenever it is asked of this store, and cannot be known without the store's key: an id alone says
+        nothing about it.
+        """
+        if self._draw_key is None:
+            with self.read() as conn:
+                self._draw_key = bytes.fromhex(conn.execute(_DRAW_KEY).scalar_one())
+        digest = hmac.digest(self._draw_key, f"{purpose}:{id}".encode(), hashlib.sha256)
+        return int.from_bytes(digest[:8]) % choices
+
+    def forget_key(self) -> None:
+        """Read the key of `draw` again when it is needed next, because it was replaced."""
+        self._draw_key = None
 
     def read_durability(self) -> dict[str, str]:
         """Return the database settings that decide whether an acknowledged judgment survives a power cut."""
@@ -252,6 +271,8 @@ class Store:
         self.close()
 
 
+_CHECK_WRITABLE = readiness.update().values(checked_at=sa.bindparam("at", type_=Utc))
+_DRAW_KEY = sa.select(secrets.c.value).where(secrets.c.name == "draws")
 _ADVISORY_LOCK = sa.select(sa.func.pg_advisory_xact_lock(sa.bindparam("number", type_=sa.BigInteger)))
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from functools import cache
 from importlib import resources
+from string import ascii_uppercase
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -117,12 +118,34 @@ def check_answer(conn: Connection, comparison_id: str, version: str, answer: Ans
     """Check that an answer has what its version of the guideline requires.
 
     Raises:
-        BadInput: a score or the rationale is missing.
+        BadInput: a score or the rationale is missing. The error names completions by the letters they were shown under.
     """
     query = sa.select(guidelines).where(_is_guideline_of_comparison(version), comparisons.c.id == comparison_id)
     row = conn.execute(query).mappings().first()
     if row is not None:
-        _to_guideline(row).check(answer, shown)
+        letters = dict(zip(shown, ascii_uppercase))
+        _to_guideline(row).check(answer.rename_completions(letters), list(letters.values()))
+
+
+def check_version(conn: Connection, comparison_id: str, version: str, leased: str) -> None:
+    """Check that a version is the one that was in force when a comparison was leased, or a later one of its project.
+
+    Raises:
+        BadInput: it is neither.
+    """
+    if version == leased:
+        return
+    project = sa.select(lanes.c.project_id).join(comparisons, comparisons.c.lane_id == lanes.c.id)
+    project = project.where(comparisons.c.id == comparison_id).scalar_subquery()
+    query = sa.select(guidelines.c.version).where(guidelines.c.project_id == project).order_by(guidelines.c.seq)
+    versions = [DEFAULT_VERSION, *conn.execute(query).scalars()]
+    later = versions[versions.index(leased) + 1 :] if leased in versions else versions
+    if version not in later:
+        raise BadInput(
+            f"guideline_version {version!r}",
+            expected=f"that of the lease, {leased!r}" + (f", or a later one: {', '.join(later)}" if later else ""),
+            fix="leave it out",
+        )
 
 
 def requires_something(version: sa.Column[str]) -> sa.ColumnElement[bool]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -16,12 +17,19 @@ from rlhf_hitl.types import Project, utc_now
 
 
 def add_project(
-    store: Store, id: str, *, open: bool = True, repeat_every: int = 0, by: audit.Actor = audit.CLI
+    store: Store,
+    id: str,
+    *,
+    open: bool = True,
+    repeat_every: int = 0,
+    rater_filters: Sequence[str] = (),
+    by: audit.Actor = audit.CLI,
 ) -> Project:
     """Create a project.
 
     Raises:
-        BadInput: the name is taken or cannot be part of a URL, or `repeat_every` is negative or 1.
+        BadInput: the name is taken or cannot be part of a URL, `repeat_every` is negative or 1, or there is no such
+            filter.
     """
     if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,79}", id):
         raise BadInput(
@@ -29,10 +37,12 @@ def add_project(
         )
     _check_repeats(repeat_every)
     row = {"id": id, "open": open, "repeat_every": repeat_every, "paused_at": None, "created_at": utc_now()}
+    row["rater_filters"] = _check_filters(rater_filters)
     with store.write() as conn:
         if not store.insert_new(conn, projects, [row]):
             raise BadInput(f"project {id!r}", expected="a name that is free", fix="choose another name")
-        audit.record(conn, by, "project.added", id, open=open, repeat_every=repeat_every)
+        details = {name: row[name] for name in ("open", "repeat_every", "rater_filters")}
+        audit.record(conn, by, "project.added", id, **details)
     return _to_project(row)
 
 
@@ -49,15 +59,18 @@ def change_project(
     open: bool | None = None,
     repeat_every: int | None = None,
     paused: bool | None = None,
+    rater_filters: Sequence[str] | None = None,
     by: audit.Actor = audit.CLI,
 ) -> Project:
     """Change the given settings. A paused project gives out no comparisons; those held already may be answered.
 
     Raises:
         NotFound: there is no such project.
-        BadInput: `repeat_every` is negative or 1.
+        BadInput: `repeat_every` is negative or 1, or there is no such filter.
     """
     new: dict = {"open": open, "repeat_every": repeat_every}
+    if rater_filters is not None:
+        new["rater_filters"] = _check_filters(rater_filters)
     if repeat_every is not None:
         _check_repeats(repeat_every)
     if paused is not None:
@@ -67,7 +80,7 @@ def change_project(
         require_project(conn, id)
         if new:
             conn.execute(projects.update().where(projects.c.id == id).values(new))
-            details = {"open": open, "repeat_every": repeat_every, "paused": paused}
+            details = {"open": open, "repeat_every": repeat_every, "paused": paused, "rater_filters": rater_filters}
             audit.record(conn, by, "project.changed", id, **{k: v for k, v in details.items() if v is not None})
         return _to_project(require_project(conn, id))
 
@@ -131,5 +144,13 @@ def _check_repeats(every: int) -> None:
         )
 
 
+def _check_filters(names: Sequence[str]) -> list[str]:
+    for name in names:
+        if name != "batch" and not re.fullmatch(r"tags\.[^\x00-\x1f]{1,200}", name):
+            raise BadInput(f"rater filter {name!r}", expected="batch, or tags.NAME of a tag", fix="e.g. tags.category")
+    return sorted(set(names))
+
+
 def _to_project(row) -> Project:
-    return Project(row["id"], row["open"], row["repeat_every"], row["paused_at"] is not None)
+    filters = tuple(row["rater_filters"])
+    return Project(row["id"], row["open"], row["repeat_every"], row["paused_at"] is not None, filters)

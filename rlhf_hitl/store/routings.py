@@ -61,7 +61,7 @@ def apply_routings(store: Store, decisions: Sequence[Routing], *, now: datetime 
                 lane, wanted = _count_wanted_places(conn, d)
                 conn.execute(comparisons.update().where(comparisons.c.id == d.comparison_id).values(overlap=wanted))
                 open_places(store, conn, [(d.comparison_id, lane, wanted, d.route)])
-                position = compute_queue_position(d.comparison_id, d.route, d.round, d.place_in_line)
+                position = compute_queue_position(store, d.comparison_id, d.route, d.round, d.place_in_line)
                 conn.execute(places.update().where(places.c.comparison_id == d.comparison_id).values(position=position))
 
 

@@ -28,8 +28,8 @@ CACHE_KIB = 256 * 1024
 
 #: Table → its columns, for every table; a table comes after the tables it refers to.
 TABLE_COLUMNS = {table.name: [c.name for c in table.columns] for table in metadata.sorted_tables}
-#: Rows that the migrations put into a new store: the default project and its lane.
-ROWS_OF_A_NEW_STORE = {"projects": 1, "lanes": 1}
+#: Rows that the migrations put into a new store: the default project and its lane, a key, and the row of readiness.
+ROWS_OF_A_NEW_STORE = {"projects": 1, "lanes": 1, "secrets": 1, "readiness": 1}
 
 PlainRow = Sequence[Any]
 
@@ -110,6 +110,7 @@ def fill_store(store: Store, conn: Connection, contents: Callable[[str], Iterabl
             highest = sa.select(sa.func.max(number)).scalar_subquery()
             sequence = sa.func.pg_get_serial_sequence(table.name, number.name)
             conn.execute(sa.select(sa.func.setval(sequence, highest)).where(highest.is_not(None)))
+    store.forget_key()
     update_statistics(store, conn)
 
 

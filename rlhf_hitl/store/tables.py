@@ -50,6 +50,23 @@ projects = Table(
     ),  # one in so many comparisons a rater gets is a hidden repeat; 0: none
     Column("paused_at", Utc),
     Column("created_at", Utc, nullable=False),
+    Column("rater_filters", JSON),  # by what raters may choose their tasks: `batch`, names of tags. Never null
+)
+
+# Keys that nobody outside needs: `draws` is the one of `Store.draw`.
+secrets = Table(
+    "secrets",
+    metadata,
+    Column("name", String(40), primary_key=True),
+    Column("value", String(80), nullable=False),
+)
+
+# One row, which is written to show that the store can be written to.
+readiness = Table(
+    "readiness",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("checked_at", Utc, nullable=False),
 )
 
 # A lane is a partition of the queue. The filters for a rater treat all comparisons of a lane alike, so the next one is

@@ -173,7 +173,8 @@ def test_workers_on_one_port_answer_as_one_and_sum_their_metrics(postgres_url, t
                 assert len(places) == 3
 
 
-def test_a_trusted_proxy_gives_the_clients_address_and_scheme(postgres_url, tmp_path):
+def test_a_trusted_proxy_gives_the_clients_address_and_scheme(postgres_url, tmp_path, monkeypatch):
+    monkeypatch.setenv("RLHF_HITL_TRUSTED_PROXIES", "127.0.0.1")
     with Store.open(postgres_url) as store, server(postgres_url, tmp_path) as (_, address):
         people.add_rater(store, "ann", Role.RATER, PASSWORD)
         told = {"x-forwarded-for": "203.0.113.9", "x-forwarded-proto": "https"}

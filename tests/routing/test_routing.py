@@ -1,6 +1,8 @@
 """Routing: who decides, for which reason, what a rater then sees, and the key figures of it."""
 
 import contextlib
+import hashlib
+import hmac
 import json
 import os
 import shutil
@@ -44,6 +46,12 @@ def score(of: Comparison, probability: float, margin=1.0, uncertainty=0.5):
     return Score(of.id, "m", a, b, margin, uncertainty, probability)
 
 
+def draw(purpose: str, id: str, choices: int) -> int:
+    """As `Store.draw` of a store whose key is known."""
+    digest = hmac.digest(b"key", f"{purpose}:{id}".encode(), hashlib.sha256)
+    return int.from_bytes(digest[:8]) % choices
+
+
 def routes(decisions):
     return {d.comparison_id: d.route for d in decisions}
 
@@ -51,7 +59,9 @@ def routes(decisions):
 def test_confident_scores_are_accepted_and_others_go_to_raters():
     sure, unsure = comparison(1), comparison(2)
     pool = {c.id: c for c in (sure, unsure)}
-    decisions = decide_routes([score(sure, 0.9), score(unsure, 0.7)], pool, SURE, RoutingConfig(control_share=0), 1)
+    decisions = decide_routes(
+        [score(sure, 0.9), score(unsure, 0.7)], pool, SURE, RoutingConfig(control_share=0), 1, draw
+    )
     assert routes(decisions) == {sure.id: Route.AUTO, unsure.id: Route.HUMAN}
     assert "0.700 is below 0.800" in decisions[1].reason
 
@@ -59,7 +69,12 @@ def test_confident_scores_are_accepted_and_others_go_to_raters():
 def test_prompts_that_measure_the_model_are_never_accepted_by_it():
     comparisons = [comparison(i, split) for i, split in enumerate(Split)]
     decisions = decide_routes(
-        [score(c, 0.99) for c in comparisons], {c.id: c for c in comparisons}, SURE, RoutingConfig(control_share=0), 1
+        [score(c, 0.99) for c in comparisons],
+        {c.id: c for c in comparisons},
+        SURE,
+        RoutingConfig(control_share=0),
+        1,
+        draw,
     )
     assert [d.route for d in decisions] == [
         Route.AUTO if c.prompt.split is Split.TRAIN else Route.HUMAN for c in comparisons
@@ -70,11 +85,11 @@ def test_the_control_share_is_random_and_records_the_route_it_would_have_had():
     comparisons = [comparison(i) for i in range(2000)]
     pool = {c.id: c for c in comparisons}
     scores = [score(c, 0.9 if i % 2 else 0.6) for i, c in enumerate(comparisons)]
-    decisions = decide_routes(scores, pool, SURE, RoutingConfig(control_share=0.2), 1)
+    decisions = decide_routes(scores, pool, SURE, RoutingConfig(control_share=0.2), 1, draw)
     control = [d for d in decisions if d.route is Route.CONTROL]
     assert len(control) == pytest.approx(400, abs=60)
     assert sum(d.proposed is Route.AUTO for d in control) == pytest.approx(len(control) / 2, abs=40)
-    later = decide_routes(scores, pool, SURE, RoutingConfig(control_share=0.2), 2)
+    later = decide_routes(scores, pool, SURE, RoutingConfig(control_share=0.2), 2, draw)
     assert routes(decisions) == routes(later)  # what waits in the control arm is not drawn anew
 
 
@@ -87,7 +102,7 @@ def test_raters_get_the_most_informative_comparisons_first():
     ]
     decisions = {
         d.comparison_id: d
-        for d in decide_routes(scores, {c.id: c for c in comparisons}, SURE, RoutingConfig(control_share=0), 1)
+        for d in decide_routes(scores, {c.id: c for c in comparisons}, SURE, RoutingConfig(control_share=0), 1, draw)
     }
     assert decisions[comparisons[1].id].place_in_line == 0
 
@@ -97,7 +112,7 @@ def test_comparisons_that_measure_the_model_are_not_ranked_by_information():
     scores = [
         score(c, 0.6, 0.1, 3.0 * i / 400) for i, c in enumerate(comparisons)
     ]  # the later, the more it would teach
-    decisions = decide_routes(scores, {c.id: c for c in comparisons}, SURE, RoutingConfig(), 1)
+    decisions = decide_routes(scores, {c.id: c for c in comparisons}, SURE, RoutingConfig(), 1, draw)
     first = sorted(range(400), key=lambda i: decisions[i].place_in_line)[:100]
     assert np.mean(first) == pytest.approx(200, abs=40)
 

@@ -187,9 +187,9 @@ def test_the_newest_round_comes_first_and_in_it_the_routers_order(store, add_rat
     assert order == ["c", "b", "a", "d"]
 
 
-def test_a_position_keeps_its_parts_apart_and_fits_the_database():
+def test_a_position_keeps_its_parts_apart_and_fits_the_database(sqlite_store):
     def at(route=Route.HUMAN, round=0, line=0):
-        return compute_queue_position("x", route, round, line)
+        return compute_queue_position(sqlite_store, "x", route, round, line)
 
     assert at(Route.ESCALATED, 0, 10**9) < at(Route.CONTROL, 10**9, 0) < at(Route.AUDIT) < at(Route.HUMAN, 5, 10**9)
     assert at(round=6, line=9) < at(round=5, line=0) < at(round=5, line=1) < at(round=4, line=0)

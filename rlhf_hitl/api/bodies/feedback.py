@@ -62,7 +62,9 @@ class AnswerBody(Body):
         None, description="Why it is flagged (unsafe, broken, wrong_language, private) or skipped (the others)."
     )
     active_seconds: Number | None = Field(None, ge=0, lt=86_400)
-    guideline_version: ShortText = Field("", description="If left out, the lease's.")
+    guideline_version: ShortText = Field(
+        "", description="The lease's, or a later one of its project. If left out, the lease's."
+    )
     interface_version: ShortText = ""
     idempotency_key: Annotated[str, StringConstraints(pattern=TEXT, min_length=1, max_length=200)] | None = Field(
         None, description="Sent again with the same key, an answer counts once. If left out, the lease's id."

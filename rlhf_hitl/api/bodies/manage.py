@@ -23,16 +23,28 @@ Repeats = Annotated[
 ]
 
 
+RaterFilters = Annotated[
+    list[Annotated[str, StringConstraints(pattern=r"^(batch|tags\.[^\x00-\x1f]{1,200})$")]],
+    Field(
+        max_length=50,
+        examples=[["batch", "tags.category"]],
+        description="What raters may choose their tasks by: `batch`, or `tags.KEY`. They learn it of what they get.",
+    ),
+]
+
+
 class ProjectBody(Body):
     id: Annotated[str, StringConstraints(pattern=PROJECT, max_length=80)] = Field(examples=["coding"])
     open: StrictBool = Field(True, description="Whether every rater may work in it, or members only.")
     repeat_every: Repeats = 0
+    rater_filters: RaterFilters = Field(default_factory=list)
 
 
 class ProjectChange(Body):
     open: StrictBool | None = None
     repeat_every: Repeats | None = None
     paused: StrictBool | None = None
+    rater_filters: RaterFilters | None = None
 
 
 class ProjectOut(BaseModel):
@@ -40,6 +52,7 @@ class ProjectOut(BaseModel):
     open: bool
     repeat_every: int
     paused: bool
+    rater_filters: list[str]
 
 
 class RaterChange(Body):

@@ -19,13 +19,17 @@ class LeaseBody(Body):
         1, description="How many to lease in all, those leased already included."
     )
     project: Id | None = None
-    batch: Name | None = None
+    batch: Name | None = Field(None, description="Raters may send it where a project opens `batch` to them.")
     language: Name | None = None
-    tags: Annotated[Tags, Field(max_length=5)] = Field(default_factory=dict, examples=[{"category": "coding"}])
+    tags: Annotated[Tags, Field(max_length=5)] = Field(
+        default_factory=dict,
+        examples=[{"category": "coding"}],
+        description="Raters may send a tag where a project opens `tags.KEY` to them.",
+    )
     seconds: Seconds | None = None
 
-    def to_task_filter(self) -> queue.TaskFilter:
-        return queue.TaskFilter(self.project, self.batch, self.language, self.tags)
+    def to_task_filter(self, by_rater: bool) -> queue.TaskFilter:
+        return queue.TaskFilter(self.project, self.batch, self.language, self.tags, by_rater)
 
 
 class RenewBody(Body):

@@ -27,7 +27,7 @@ def add_operations(routes: ScopedRoutes, store: Store) -> None:
     @routes("POST", "/projects", status_code=201, response_model=bodies.ProjectOut)
     def add_project(caller: Caller, body: bodies.ProjectBody) -> Any:
         """Add a project."""
-        return projects.add_project(store, body.id, open=body.open, repeat_every=body.repeat_every, by=caller.actor)
+        return projects.add_project(store, **body.model_dump(), by=caller.actor)
 
     @routes("PATCH", "/projects/{project_id}", response_model=bodies.ProjectOut, error_statuses=(404,))
     def change_project(caller: Caller, project_id: PathId, body: bodies.ProjectChange) -> Any:

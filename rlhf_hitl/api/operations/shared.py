@@ -18,7 +18,7 @@ ProjectFilter = Annotated[str | None, Query(max_length=80, pattern=ID)]
 
 
 #: Of the operations that take texts by the thousand. Larger ones are streamed to `/import`.
-MANY_TEXTS = BodyLimits(max_bytes=4 * 2**20, max_values=200_000)
+MANY_TEXTS = BodyLimits(max_bytes=4 * 2**20, max_values=50_000)
 
 
 def make_page(items: list[dict[str, Any]], limit: int, cursor: str) -> dict[str, Any]:

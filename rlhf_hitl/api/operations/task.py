@@ -24,9 +24,8 @@ def add_operations(routes: ScopedRoutes, store: Store, settings: Settings) -> No
     def lease(caller: Caller, body: bodies.LeaseBody) -> Any:
         """Lease the next comparisons, those the caller holds already first. The list is empty where none is left."""
         seconds = body.seconds or settings.lease_seconds
-        leases = queue.lease_many(
-            store, caller.rater.id, body.count, seconds=seconds, task_filter=body.to_task_filter()
-        )
+        task_filter = body.to_task_filter(by_rater=not caller.sees_all)
+        leases = queue.lease_many(store, caller.rater.id, body.count, seconds=seconds, task_filter=task_filter)
         return JSONResponse({"leases": [bodies.lease_to_json(lease) for lease in leases]})
 
     @routes("POST", "/leases/{lease_id}/renew", response_model=bodies.Renewed, error_statuses=(404, 409))

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from rlhf_hitl.errors import BadInput
 from rlhf_hitl.store.comparisons import find_existing_ids
 from rlhf_hitl.store.db import Store
 from rlhf_hitl.store.judgments import IS_FIRST
@@ -28,12 +29,24 @@ CANDIDATES = 50
 
 @dataclass(frozen=True)
 class TaskFilter:
-    """Which tasks a rater asks for, among those their languages and projects allow. None and {} ask for any."""
+    """Which tasks a rater asks for, among those their languages and projects allow. None and {} ask for any.
+
+    Whether there is a task for a filter tells something of that task. So a filter that was chosen `by_rater` finds only
+    tasks of projects that open it to raters: see `Project.rater_filters`.
+    """
 
     project: str | None = None
     batch: str | None = None
     language: str | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
+    by_rater: bool = False
+
+    @property
+    def to_be_open(self) -> set[str]:
+        """The names of the filters that a project must have opened to raters."""
+        if not self.by_rater:
+            return set()
+        return {f"tags.{key}" for key in self.tags} | ({"batch"} if self.batch is not None else set())
 
 
 ANY_TASK = TaskFilter()
@@ -152,11 +165,33 @@ def _load_open_lanes(conn: Connection, rater, task_filter: TaskFilter) -> list:
         query = query.where(lanes.c.language.in_(["", *rater.languages]))
     if task_filter.language is not None:
         query = query.where(lanes.c.language == task_filter.language.lower())
-    return list(conn.execute(query, {"rater": rater.id}))
+    rows = list(conn.execute(query, {"rater": rater.id}))
+    to_be_open = task_filter.to_be_open
+    return [row for row in rows if to_be_open <= set(row.rater_filters)] if to_be_open else rows
+
+
+def check_filter_is_open(store: Store, rater_id: str, task_filter: TaskFilter) -> None:
+    """Check that a project in which a rater works opens to raters what their filter uses.
+
+    Raises:
+        BadInput: none does.
+    """
+    to_be_open = task_filter.to_be_open
+    if not to_be_open:
+        return
+    with store.read() as conn:
+        rater = conn.execute(sa.select(raters).where(raters.c.id == rater_id)).first()
+        rows = [] if rater is None else _load_open_lanes(conn, rater, TaskFilter(task_filter.project))
+    if not any(to_be_open <= set(row.rater_filters) for row in rows):
+        raise BadInput(
+            f"filter by {', '.join(sorted(to_be_open))}",
+            expected="what a project lets raters choose by",
+            fix="leave it out, or ask a lead to open it (`rlhf-hitl projects set NAME --rater-filter batch`)",
+        )
 
 
 _OPEN_LANES = (
-    sa.select(lanes.c.id, lanes.c.project_id, projects.c.repeat_every)
+    sa.select(lanes.c.id, lanes.c.project_id, projects.c.repeat_every, projects.c.rater_filters)
     .join(projects)
     .where(
         projects.c.paused_at.is_(None),

@@ -12,7 +12,7 @@ from sqlalchemy.engine import Connection, RowMapping
 
 from rlhf_hitl.errors import Conflict, NotFound
 from rlhf_hitl.store import audit, guidelines
-from rlhf_hitl.store.comparisons import compute_shuffle_key, load_comparisons
+from rlhf_hitl.store.comparisons import load_comparisons
 from rlhf_hitl.store.db import Store
 from rlhf_hitl.store.judgments import IS_FIRST
 from rlhf_hitl.store.queue import assignment
@@ -59,7 +59,9 @@ def lease_many(
 
     Raises:
         NotFound: no such rater, or one who is disabled.
+        BadInput: the filter was chosen by the rater, and no project opens it to raters.
     """
+    assignment.check_filter_is_open(store, rater_id, task_filter)
     candidates = assignment.find_tagged(store, rater_id, task_filter, now) if task_filter.tags else None
     with store.write() as conn:
         rater, clock = lock_rater(store, conn, rater_id)
@@ -72,7 +74,7 @@ def lease_many(
             place = assignment.find_next_place(store, conn, rater, task_filter, candidates, now, chance)
             if place is None:
                 break
-            held.append(_lease_place(conn, rater_id, place, now, until))
+            held.append(_lease_place(store, conn, rater_id, place, now, until))
         return held
 
 
@@ -104,14 +106,14 @@ def check_lease_of(rater_id: str, lease_id: str, row: RowMapping | None) -> RowM
     return row
 
 
-def _lease_place(conn: Connection, rater_id: str, place: Place, now: datetime, until: datetime) -> Lease:
+def _lease_place(store: Store, conn: Connection, rater_id: str, place: Place, now: datetime, until: datetime) -> Lease:
     comparison = load_comparisons(conn, [place.comparison_id])[place.comparison_id]
     row = {
         "id": f"l_{uuid.uuid4().hex}",
         "comparison_id": comparison.id,
         "rater_id": rater_id,
         "place": place.n,
-        "order_shown": _choose_order(conn, comparison, place.n, rater_id),
+        "order_shown": _choose_order(store, conn, comparison, place.n, rater_id),
         "route": comparison.route.value,
         "leased_at": now,
         "expires_at": until,
@@ -141,7 +143,7 @@ _INSERT_LEASE = (
 )
 
 
-def _choose_order(conn: Connection, comparison: Comparison, n: int, rater_id: str) -> list[str]:
+def _choose_order(store: Store, conn: Connection, comparison: Comparison, n: int, rater_id: str) -> list[str]:
     """Return the ids of a comparison's completions in the order to show at its place number `n`."""
     if comparison.repeat_of is not None:
         first_judgment = sa.select(judgments.c.order_shown).where(
@@ -151,7 +153,7 @@ def _choose_order(conn: Connection, comparison: Comparison, n: int, rater_id: st
         )
         return conn.execute(first_judgment).scalar_one()[::-1]
     ids = [c.id for c in comparison.completions]
-    start = (compute_shuffle_key(comparison.id) + n) % len(ids)
+    start = (store.draw("order", comparison.id, len(ids)) + n) % len(ids)
     return ids[start:] + ids[:start]
 
 

@@ -45,14 +45,14 @@ def submit(
     Args:
         answer: names completions by id, or by the letters they were shown under.
         idempotency_key: the lease's id, if not given.
-        guideline_version: the version the rater answered under, where it is not the lease's.
+        guideline_version: the version the rater answered under, where it is a later one than the lease's.
 
     Raises:
         NotFound: no such lease.
         LeaseOfAnotherRater: the lease was given to another rater.
         Conflict: this rater has judged the comparison under another key, or has used the key for another comparison.
         BadInput: the answer names a completion that was not shown, has a score outside 1 to 5, or lacks a score or the
-            rationale that the guideline requires.
+            rationale that the guideline requires; or the version is neither the lease's nor a later one.
     """
     key = idempotency_key or lease_id
     with store.write() as conn:
@@ -60,10 +60,13 @@ def submit(
         parameters = {"lease": lease_id, "rater": rater_id, "key": key}
         lease = check_lease_of(rater_id, lease_id, conn.execute(_LOAD_AND_LOCK, parameters).mappings().first())
         answer = _check_answer(answer, lease["order_shown"])
-        if lease["guideline_requires"] and not simulated:  # a simulated rater has no reasons to give
-            guidelines.check_answer(
-                conn, lease["comparison_id"], lease["guideline_version"], answer, lease["order_shown"]
-            )
+        leased_version, comparison_id = lease["guideline_version"], lease["comparison_id"]
+        version = guideline_version or leased_version
+        is_later = version != leased_version
+        if is_later:
+            guidelines.check_version(conn, comparison_id, version, leased_version)
+        if (is_later or lease["guideline_requires"]) and not simulated:  # a simulated rater has no reasons to give
+            guidelines.check_answer(conn, comparison_id, version, answer, lease["order_shown"])
         if lease["judged_before"]:
             earlier_id = find_repeated_submission(conn, rater_id, key, lease["comparison_id"], answer)
             if earlier_id is not None:
@@ -80,7 +83,7 @@ def submit(
             order_shown=lease["order_shown"],
             route=lease["route"],
             reward_model_id=lease["reward_model_id"],
-            guideline_version=guideline_version or lease["guideline_version"],
+            guideline_version=version,
             interface_version=interface_version,
             simulated=simulated,
             surplus=not filled,

@@ -1,0 +1,150 @@
+"""Measure what raters notice of an attack: on bodies, on connections, by a large import, and by nasty texts.
+
+    python benchmarks/hostile_load.py
+
+* `healthz_p99_ms`: `/healthz`, while 20 clients send the worst body that each operation takes: half of the time without
+  credentials, half with a lead's token, who may send them.
+* `slow_senders_ratio`: the 95th percentile of a submit while 3,000 connections send nothing and 500 a byte a second,
+  divided by that without them.
+* `sqlite.import_submit_ratio`, `postgres.import_submit_ratio`: the same while a million votes are imported.
+* `card_p99_ms`: drawing a card of nasty texts, each for the first time.
+
+Clients, server and database share the machine's cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+from record import write_result
+from servers import JsonConnection, RlhfHitlServer, add_raters, fill_store, make_judgment_body, make_pair
+
+from rlhf_hitl.store import Store, people, tokens
+from rlhf_hitl.types import Role, Scope
+
+ATTACKERS = Path(__file__).parent / "attackers.py"
+
+
+@contextmanager
+def attack(*arguments: str | int) -> Iterator[None]:
+    process = subprocess.Popen([sys.executable, ATTACKERS, *map(str, arguments)], stdin=subprocess.PIPE)
+    try:
+        yield
+        if process.poll() is not None:
+            sys.exit(f"the attack {arguments[0]} has ended by itself")
+    finally:
+        process.kill()
+        process.wait()
+
+
+async def probe_health(address: str, seconds: float) -> list[float]:
+    """Ask `/healthz` fifty times a second. Returns the milliseconds of each answer, from when it was due."""
+    connection, milliseconds = JsonConnection(address, ""), []
+    begin = time.perf_counter()
+    for i in range(int(seconds * 50)):
+        due = begin + i / 50
+        await asyncio.sleep(max(0.0, due - time.perf_counter()))
+        status, _ = await connection.call("GET", "/healthz")
+        if status != 200:
+            raise RuntimeError(f"healthz: {status}")
+        milliseconds.append(1000 * (time.perf_counter() - due))
+    return milliseconds
+
+
+async def submit_at_a_pace(address: str, keys: list[str], seconds: float, per_second: float) -> list[float]:
+    """Let raters judge at a pace together. Returns the milliseconds of each submit, from when it was due."""
+
+    async def rate(i: int, key: str) -> list[float]:
+        connection, milliseconds = JsonConnection(address, f"Bearer {key}"), []
+        pace = len(keys) / per_second
+        due = time.perf_counter() + pace * i / len(keys)
+        while len(milliseconds) < seconds / pace:
+            status, leased = await connect_again(connection, "POST", "/api/v1/leases", {"count": 1})
+            body = make_judgment_body(leased["leases"][0])
+            await asyncio.sleep(max(0.0, due - time.perf_counter()))
+            begun = max(due, time.perf_counter()) if not milliseconds else time.perf_counter()
+            status, receipt = await connect_again(connection, "POST", "/api/v1/judgments", body)
+            if status != 201:
+                raise RuntimeError(f"judgments: {status} {receipt}")
+            milliseconds.append(1000 * (time.perf_counter() - begun))
+            due += pace
+        return milliseconds
+
+    measured = await asyncio.gather(*(rate(i, key) for i, key in enumerate(keys)))
+    return [ms for of_rater in measured for ms in of_rater]
+
+
+async def connect_again(connection: JsonConnection, method: str, path: str, body: object) -> tuple[int, dict]:
+    """Call as a browser does, which connects again where a connection that was kept has been closed."""
+    for _ in range(20):
+        try:
+            return await connection.call(method, path, body)
+        except ConnectionError:
+            await asyncio.sleep(0.02)
+    raise RuntimeError("the server does not let a rater in")
+
+
+def measure_bodies(folder: Path, clients: int, seconds: float) -> dict[str, float]:
+    url = f"sqlite:///{folder}/bodies.db"
+    with Store.open(url, create=True) as store:
+        lead = people.add_rater(store, "lea", Role.LEAD)
+        token = tokens.add_api_token(store, lead.id, "benchmark", list(Scope), days=1)
+    figures = {}
+    with RlhfHitlServer(url, folder) as served:
+        quiet = asyncio.run(probe_health(served.address, seconds / 4))
+        for name, key in (("nobody.", ""), ("lead.", token)):
+            with attack("bodies", served.address, clients, *([key] if key else [])):
+                asyncio.run(probe_health(served.address, 2))  # until the attack has begun
+                ms = asyncio.run(probe_health(served.address, seconds))
+            figures[f"{name}healthz_p99_ms"] = float(np.percentile(ms, 99))
+            figures[f"{name}healthz_max_ms"] = max(ms)
+    figures["quiet.healthz_p99_ms"] = float(np.percentile(quiet, 99))
+    return figures | {"healthz_p99_ms": max(figures["nobody.healthz_p99_ms"], figures["lead.healthz_p99_ms"])}
+
+
+def measure_connections(folder: Path, idle: int, slow: int, seconds: float) -> dict[str, float]:
+    url = f"sqlite:///{folder}/connections.db"
+    per_second = 10.0
+    with Store.open(url, create=True) as store:
+        fill_store(store, (make_pair(i) for i in range(int(2 * per_second * seconds) + 500)))
+        keys = list(add_raters(store, 8).values())
+    with RlhfHitlServer(url, folder) as served:
+        asyncio.run(submit_at_a_pace(served.address, keys, 5, per_second))
+        quiet = asyncio.run(submit_at_a_pace(served.address, keys, seconds, per_second))
+        with attack("connections", served.address, idle, slow):
+            asyncio.run(submit_at_a_pace(served.address, keys, 5, per_second))  # until all are connected
+            attacked = asyncio.run(submit_at_a_pace(served.address, keys, seconds, per_second))
+    p95, p95_attacked = float(np.percentile(quiet, 95)), float(np.percentile(attacked, 95))
+    figures = {"slow_senders.quiet_submit_p95_ms": p95, "slow_senders.submit_p95_ms": p95_attacked}
+    return figures | {"slow_senders_ratio": p95_attacked / p95}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--quick", action="store_true")
+    args = parser.parse_args()
+    figures: dict[str, float | int | None] = {}
+    with tempfile.TemporaryDirectory() as name:
+        for part in args.only:
+            figures |= PARTS[part](Path(name), args.quick)
+    notes = "Server, database, clients and attackers on one machine. SQLite, one process, where no database is named."
+    write_result("hostile_load", figures, seeds=[], notes=notes, quick=args.quick or len(args.only) < len(PARTS))
+
+
+PARTS = {
+    "bodies": lambda folder, quick: measure_bodies(folder, 20, 2 if quick else 60),
+    "connections": lambda folder, quick: measure_connections(folder, *((30, 10, 3) if quick else (3000, 500, 60))),
+}
+
+if __name__ == "__main__":
+    main()

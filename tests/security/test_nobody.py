@@ -1,0 +1,261 @@
+"""Somebody without an account: what they send costs the server little, and keeps nobody waiting."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import httpx
+import pytest
+import uvicorn
+from starlette.testclient import TestClient
+from starlette.types import ASGIApp
+
+from rlhf_hitl.api.app import create_app, create_headless_app
+from rlhf_hitl.api.connections import ConnectionLimits, Connections, LimitedProtocol
+from rlhf_hitl.api.json_body import count_values
+from rlhf_hitl.config import Settings, TrustedProxies, load_settings
+from rlhf_hitl.errors import BadInput
+from rlhf_hitl.store import Store, audit, people, tokens
+from rlhf_hitl.types import Role, Scope
+
+QUICK = ConnectionLimits(
+    connections=40, per_address=20, head_seconds=1, head_bytes=4096, body_seconds=1, body_bytes_per_second=100,
+    read_seconds=1,
+)  # fmt: skip
+
+
+@contextmanager
+def served(app: ASGIApp, limits: ConnectionLimits = QUICK, proxies: str = "") -> Iterator[tuple[str, int]]:
+    """Serve an application with these limits; yield its host and port."""
+    protocol = functools.partial(LimitedProtocol, connections=Connections(limits, TrustedProxies(proxies)))
+    server = uvicorn.Server(uvicorn.Config(app, port=0, http=protocol, log_level="error", lifespan="off"))  # type: ignore[arg-type]
+    listening = socket.create_server(("127.0.0.1", 0))
+    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
+    thread.start()
+    try:
+        while not server.started:
+            time.sleep(0.01)
+        yield listening.getsockname()
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+async def echo_length(scope, receive, send):
+    """Answer with the length of the body; `/large` answers ten megabytes."""
+    length, more = 0, True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            return
+        length, more = length + len(message.get("body", b"")), message.get("more_body", False)
+    body = b"x" * 10_000_000 if scope["path"] == "/large" else str(length).encode()
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
+    await send({"type": "http.response.body", "body": body})
+
+
+def receive_all(client: socket.socket) -> bytes:
+    """Return what the server sends until it closes the connection."""
+    client.settimeout(15)
+    received = b""
+    try:
+        while chunk := client.recv(65536):
+            received += chunk
+    except ConnectionResetError:
+        pass
+    return received
+
+
+# ------------------------------------------------------------------------------------------------------- connections
+
+
+@pytest.mark.parametrize(
+    ("sent", "answer"),
+    [
+        (b"", b""),
+        (b"GET / HT", b"HTTP/1.1 408"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nX-A: ", b"HTTP/1.1 408"),
+        (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n{", b"HTTP/1.1 408"),
+        (b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhel", b"HTTP/1.1 408"),
+    ],
+    ids=["nothing", "half a line", "half a head", "half a body", "half a chunk"],
+)
+def test_who_stops_sending_is_cut_off(sent, answer):
+    with served(echo_length) as address, socket.create_connection(address) as client:
+        client.sendall(sent)
+        assert receive_all(client).startswith(answer)
+
+
+def test_who_sends_a_byte_at_a_time_is_cut_off_and_who_is_slow_but_steady_is_not():
+    with (
+        served(echo_length) as address,
+        socket.create_connection(address) as dripping,
+        socket.create_connection(address) as steady,
+    ):
+        for client in (dripping, steady):
+            client.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 600\r\n\r\n")
+        for _ in range(30):  # three seconds at 10 and at 200 bytes a second
+            steady.sendall(b"x" * 20)
+            with contextlib.suppress(OSError):
+                dripping.sendall(b"x")
+            time.sleep(0.1)
+        assert receive_all(steady).endswith(b"600")
+        assert receive_all(dripping).startswith(b"HTTP/1.1 408")
+
+
+def test_who_does_not_read_the_answer_is_cut_off():
+    with served(echo_length) as address, socket.create_connection(address) as client:
+        client.sendall(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n")
+        deadline = time.monotonic() + 15
+        while client.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1) == b"\x01":  # established
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        assert len(receive_all(client)) < 10_000_000
+
+
+def test_a_head_without_end_is_refused_before_it_fills_the_memory():
+    with served(echo_length) as address, socket.create_connection(address) as client:
+        client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n")
+        with contextlib.suppress(OSError):
+            for i in range(2000):
+                client.sendall(b"X-%d: " % i + b"y" * 1000 + b"\r\n")
+        assert receive_all(client)[:12] in (b"HTTP/1.1 431", b"")
+
+
+def test_a_large_body_in_the_packet_of_a_short_head_is_taken():
+    with served(echo_length) as address, socket.create_connection(address) as client:
+        client.sendall(
+            b"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 50000\r\n\r\n" + b"x" * 50000
+        )
+        assert receive_all(client).endswith(b"50000")
+
+
+def test_somebody_who_opens_connections_closes_their_own_and_keeps_nobody_out():
+    with served(echo_length) as address:
+        opened = [socket.create_connection(address) for _ in range(60)]
+        assert httpx.get(f"http://127.0.0.1:{address[1]}/").text == "0"
+        for client in opened:
+            client.setblocking(False)
+        deadline, closed = time.monotonic() + 0.5, 0
+        while time.monotonic() < deadline:
+            closed = sum(_is_closed(client) for client in opened)
+        assert closed >= 40, "twenty from one address are kept"
+        for client in opened:
+            client.close()
+
+
+def _is_closed(client: socket.socket) -> bool:
+    try:
+        return client.recv(1, socket.MSG_PEEK) == b""
+    except BlockingIOError:
+        return False
+    except OSError:
+        return True
+
+
+def test_a_trusted_proxy_may_open_more_connections_than_one_client():
+    with served(echo_length, proxies="127.0.0.1") as address:
+        opened = [socket.create_connection(address) for _ in range(30)]
+        assert httpx.get(f"http://127.0.0.1:{address[1]}/").text == "0"
+        for client in opened:
+            client.setblocking(False)
+        assert not any(map(_is_closed, opened))
+        for client in opened:
+            client.close()
+
+
+# ------------------------------------------------------------------------------------------------------------- bodies
+
+
+@pytest.fixture
+def app(sqlite_store: Store, tmp_path):
+    return create_headless_app(sqlite_store, Settings(store=sqlite_store.url, workspace=tmp_path / "workspace"))
+
+
+OPERATIONS_WITH_A_BODY = ["judgments", "judgments/j_0/corrections", "leases", "prompts", "completions", "comparisons",
+                          "predictions", "projects", "webhooks", "import"]  # fmt: skip
+
+
+@pytest.mark.parametrize("operation", OPERATIONS_WITH_A_BODY)
+@pytest.mark.parametrize("length", ["Content-Length: 15000000", "Transfer-Encoding: chunked"])
+def test_nobodys_body_is_refused_before_it_is_read(app, operation, length):
+    with served(app) as address, socket.create_connection(address) as client:
+        head = f"POST /api/v1/{operation} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n{length}\r\n\r\n"
+        client.sendall(head.encode())
+        if "chunked" in length:
+            client.sendall(b"%x\r\n" % 100_000 + b"[" * 100_000 + b"\r\n")
+        answer = receive_all(client)
+        assert answer.startswith(b"HTTP/1.1 401"), "and the connection is closed, for its body is not waited for"
+
+
+@pytest.mark.parametrize("path", ["/login", "/invite/made-up"])
+def test_a_form_is_refused_when_it_is_longer_than_a_name_and_a_password(app, path):
+    client = TestClient(app)
+    assert client.post(path, content=b"name=a&" * 10_000).status_code == 413
+    assert client.post(path, content=b"&".join([b"a=b"] * 1000)).status_code == 413
+    assert client.post(path, content=b"name=%ff%00&password=" + b"%F0%9F%98%80" * 1000).status_code in (401, 404)
+
+
+@pytest.mark.parametrize("body", [b"[]," * 500_000, b'{"a":' * 300_000, b"[" * 1_500_000, b'"' + b"\\u0041" * 240_000])
+def test_a_costly_body_of_somebody_with_access_is_refused_in_a_moment(app, sqlite_store, body):
+    rater = people.add_rater(sqlite_store, "ann", Role.RATER)
+    key = tokens.add_api_token(sqlite_store, rater.id, "", list(Scope))
+    headers = {"authorization": f"Bearer {key}", "content-type": "application/json"}
+    begun = time.monotonic()
+    answer = TestClient(app).post("/api/v1/judgments", content=body, headers=headers)
+    assert answer.status_code in (400, 413, 422)
+    assert time.monotonic() - begun < 3
+    assert len(answer.content) < 10_000
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [(b"1", 1), (b"[]", 2), (b"[1,2]", 3), (b'{"a":1,"b":[2]}', 4), (b'["a,[{\\",b"]', 2), (b'["\\\\",1]', 3)],
+)
+def test_values_are_counted_outside_of_strings(text, values):
+    assert count_values(text) == values
+
+
+# ------------------------------------------------------------------------------------------------------------ proxies
+
+
+@pytest.fixture
+def site(sqlite_store: Store, tmp_path):
+    def make(proxies: str, address: str = "203.0.113.5") -> TestClient:
+        settings = Settings(store=sqlite_store.url, workspace=tmp_path / "workspace", trusted_proxies=proxies)
+        return TestClient(create_app(sqlite_store, settings), client=(address, 5000), follow_redirects=False)
+
+    return make
+
+
+FORWARDED = {"x-forwarded-for": "198.51.100.9", "x-forwarded-proto": "https", "x-forwarded-host": "evil.example"}
+
+
+@pytest.mark.parametrize(
+    ("proxies", "address", "believed"),
+    [("", "127.0.0.1", False), ("", "203.0.113.5", False), ("127.0.0.1", "203.0.113.5", False),
+     ("127.0.0.1", "127.0.0.1", True), ("10.0.0.0/8, ::1", "10.1.2.3", True)],
+)  # fmt: skip
+def test_what_a_proxy_says_counts_where_it_is_configured(sqlite_store, site, proxies, address, believed):
+    people.add_rater(sqlite_store, "ann", Role.RATER, "a-good-password")
+    client = site(proxies, address)
+    answer = client.post("/login", data={"name": "ann", "password": "a-good-password"}, headers=FORWARDED)
+    assert ("secure" in answer.headers["set-cookie"].lower()) == believed
+    sign_in = audit.list_entries(sqlite_store, actions=["sign_in"])[0]
+    assert sign_in.address == ("198.51.100.9" if believed else address)
+    client.base_url = f"{'https' if believed else 'http'}://testserver"
+    page = client.get("/rate/", headers=FORWARDED)
+    assert page.status_code == 200
+    assert ("evil.example" in page.text) == believed
+
+
+def test_a_proxy_that_is_no_address_is_refused_with_its_name(monkeypatch):
+    monkeypatch.setenv("RLHF_HITL_TRUSTED_PROXIES", "10.0.0.0/8,proxy.example")
+    with pytest.raises(BadInput, match=r"proxy\.example"):
+        load_settings()

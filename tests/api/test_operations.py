@@ -244,12 +244,14 @@ def test_scores_and_reasons_are_returned_in_letters_to_raters_and_in_ids_to_lead
     assert task.guideline_version == "g1"
     rank(ann, task, scores={"helpful": {"A": 4, "B": 2.0}, "mine": {"B": 5}}, rewrite="Green.")
     assert ann.last().judgment.answer.scores == {"helpful": {"A": 4, "B": 2}, "mine": {"B": 5}}
-    ann.submit(ann.lease()[0], "flagged", reason="wrong_language", guideline_version="of mine")
+    [task] = ann.lease()
+    guidelines.publish_guideline(store, Guideline("default", "g2", "Be fair and kind."))
+    ann.submit(task, "flagged", reason="wrong_language", guideline_version="g2")
     ranked, flagged = lead.judgments()
     first, second = ranked.order_shown
     assert ranked.answer.scores == {"helpful": {first: 4, second: 2}, "mine": {second: 5}}
     assert (ranked.answer.rewrite, ranked.answer.reason, ranked.guideline_version) == ("Green.", None, "g1")
-    assert (flagged.answer.reason, flagged.guideline_version) == (Reason.WRONG_LANGUAGE, "of mine")
+    assert (flagged.answer.reason, flagged.guideline_version) == (Reason.WRONG_LANGUAGE, "g2")
 
 
 def test_a_lease_of_another_rater_cannot_be_used(api):
@@ -278,6 +280,7 @@ def test_a_renewed_lease_lasts_longer(api):
 def test_task_filters_pauses_and_quotas_reach_the_api(api, store):
     lead, ann = api("lea", Role.LEAD), api("ann")
     projects.add_project(store, "closed", open=False)
+    projects.change_project(store, "default", rater_filters=["batch", "tags.topic"])
     lead.import_rows([row(0, tags={"language": "es", "topic": "a'b"})], batch="b1")
     lead.import_rows([row(1)], project="closed")
     assert ann.lease(project="closed") == ann.lease(batch="b2") == ann.lease(language="fr") == []

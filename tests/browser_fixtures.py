@@ -217,10 +217,12 @@ def own_page(own_context):
 
 def _watched_page(context):
     page = context.new_page()
-    failures = []
+    failures, blocked = [], []
     page.on("pageerror", lambda e: failures.append(str(e)))
+    page.on("console", lambda m: blocked.append(m.text) if "Content Security Policy" in m.text else None)
     yield page
     assert failures == [], "no script of the page failed"
+    assert blocked == [], "a page needs nothing that its policy blocks"
 
 
 def pair(question: str, *answers: str, overlap: int = 1, chat: tuple[Message, ...] = ()) -> Comparison:

@@ -69,6 +69,13 @@ def test_loop_time_runs_from_an_empty_folder(tiny_model):
     assert figures["minutes"] > 0
 
 
+def test_cards_of_texts_that_take_long_are_measured_through_the_page():
+    figures = quick("card_rendering.py")
+    assert figures["cards"] == 10
+    assert 0 < figures["card_p50_ms"] <= figures["card_p99_ms"] <= figures["card_max_ms"] < 10_000
+    assert figures["ping_max_ms"] < 5_000
+
+
 @needs_postgres
 @pytest.mark.timeout(600)  # a server starts six times
 def test_no_confirmed_judgment_is_lost_when_server_and_database_are_killed():

@@ -2,33 +2,48 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rlhf_hitl.types import Message
 from rlhf_hitl.ui import markdown
+from rlhf_hitl.ui.rendering import render_texts
 
 #: Roles with a translated name.
 SPEAKERS = ("system", "user", "assistant", "tool")
+#: Messages of one conversation that are shown; a note says how many are not.
+MESSAGES_LIMIT = 1_000
 
 
-def render_conversation(messages: Sequence[Message]) -> str:
-    """Return messages as HTML, each with the name of its speaker."""
+def render_card(prompt: Sequence[Message], completions: Sequence[Sequence[Message]]) -> tuple[str, list[str]]:
+    """Return a prompt and its completions as HTML. They share one budget of time: see `rendering.py`.
+
+    A completion is its text, or a conversation if it has more than one message.
+    """
+    chats = [prompt, *completions]
+    html = render_texts(m.content for chat in chats for m in chat[:MESSAGES_LIMIT])
+    return _render_conversation(prompt, html), [
+        html[chat[0].content] if len(chat) == 1 else _render_conversation(chat, html) for chat in completions
+    ]
+
+
+def _render_conversation(messages: Sequence[Message], html: Mapping[str, str]) -> str:
+    """Return messages as HTML, each with the name of its speaker and the HTML of its text."""
     turns = []
-    for message in messages:
+    for message in messages[:MESSAGES_LIMIT]:
         if message.role in SPEAKERS:
             role = message.role
             speaker = markdown.render_translated(f"speaker_{role}", role.capitalize())
         else:
             role = "other"
-            speaker = markdown.escape(message.role[:40])
-        text = markdown.render(message.content)
-        turns.append(f'<article class="turn {role}"><h2 class="speaker">{speaker}</h2>{text}</article>')
+            speaker = markdown.escape(markdown.make_visible(message.role[:40]))
+        turns.append(
+            f'<article class="turn {role}"><h2 class="speaker">{speaker}</h2>{html[message.content]}</article>'
+        )
+    missing = len(messages) - MESSAGES_LIMIT
+    if missing > 0:
+        note = markdown.render_translated("messages_cut", f"Messages that are not shown: {missing:,}", missing)
+        turns.append(f'<p class="note">{note}</p>')
     return "\n".join(turns)
-
-
-def render_completion(messages: Sequence[Message]) -> str:
-    """Return a completion as HTML: its text, or a conversation if it has more than one message."""
-    return markdown.render(messages[0].content) if len(messages) == 1 else render_conversation(messages)
 
 
 def get_completion_text(messages: Sequence[Message]) -> str:

@@ -11,9 +11,10 @@ from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 
 from rlhf_hitl.api.auth import Caller
+from rlhf_hitl.api.page_calls import PageCall
 from rlhf_hitl.errors import RlhfHitlError
 from rlhf_hitl.store import StoreFailure
-from rlhf_hitl.ui.pages import PageCall, load_templates, mount_page, read_asset
+from rlhf_hitl.ui.pages import load_templates, mount_page, read_asset
 
 #: The pages that link to each other, in the order of the links.
 LINKED_PAGES = ("lead", "people", "replay", "rate")

@@ -7,7 +7,7 @@ import re
 from rapidfuzz.distance import Indel
 
 from rlhf_hitl.ui import markdown
-from rlhf_hitl.ui.markdown import SHOWN_LIMIT, escape, make_visible, render, render_cut_note
+from rlhf_hitl.ui.markdown import SHOWN_LIMIT, escape, make_visible, render_cut_note, render_empty
 
 #: Words compared of each text. Time and memory grow with their product: at the limit 0.3 s and 60 MB.
 WORDS_LIMIT = 20_000
@@ -50,16 +50,15 @@ def mark_differing_words(first: str, second: str) -> tuple[str, str]:
 def _draw_words(words: _Words, only_here: list[bool], mark: str) -> str:
     """Return words as HTML paragraphs; marked words that follow each other share one element `mark`."""
     if not words:
-        return render("")
+        return render_empty()
     html, inside = ['<div class="text plain difference" dir="auto"><p dir="auto">'], False
-    unmarked = markdown.render_translated("difference_cut", "From here on, differences are not marked")
     for at, ((space, word), marked) in enumerate(zip(words, only_here)):
         new_paragraph = at > 0 and space.count("\n") > 1
         if inside and (new_paragraph or not marked):
             html.append(f"</{mark}>")
             inside = False
         if at == WORDS_LIMIT:
-            html.append(f'</p><p class="note uncompared">{unmarked}</p><p dir="auto">')
+            html.append(f'</p>{_render_unmarked_note()}<p dir="auto">')
         elif new_paragraph:
             html.append('</p><p dir="auto">')
         if at == 0 or new_paragraph:
@@ -70,3 +69,13 @@ def _draw_words(words: _Words, only_here: list[bool], mark: str) -> str:
             inside = True
         html.append(escape(word))
     return "".join([*html, f"</{mark}>" if inside else "", "</p></div>"])
+
+
+def render_unmarked(text: str) -> str:
+    """Return a visible text as HTML without marks, for one whose differences cannot be found in time."""
+    return f'<div class="text plain difference" dir="auto">{_render_unmarked_note()}<div>{escape(text)}</div></div>'
+
+
+def _render_unmarked_note() -> str:
+    unmarked = markdown.render_translated("difference_cut", "From here on, differences are not marked")
+    return f'<p class="note uncompared">{unmarked}</p>'

@@ -7,10 +7,11 @@ not understood, or whose MathML has anything that is not expected there, is show
 from __future__ import annotations
 
 import re
-from contextlib import suppress
+from collections.abc import Callable
+from concurrent.futures import Future
 from html import escape, unescape
-from threading import Lock, Thread, stack_size
-from typing import Any
+from threading import Lock, Thread, local, stack_size
+from typing import Any, TypeVar
 from xml.etree import ElementTree
 
 from markdown_it import MarkdownIt
@@ -19,19 +20,25 @@ from markdown_it.rules_inline import StateInline
 from math_core import LatexError, LatexToMathML
 from mdit_py_plugins.dollarmath import dollarmath_plugin
 
+from rlhf_hitl.ui.drawing_budget import DrawingBudget
+
 #: Characters up to which a formula is converted.
 FORMULA_LIMIT = 2_000
 #: Levels of elements up to which MathML is accepted; each nested fraction adds two or four.
 DEPTH_LIMIT = 80
-#: Formulas of one text that are converted; further ones are shown as they were written.
-FORMULAS_LIMIT = 300
 #: Lengths that MathML may use, in em, ex or rem, so that a formula does not cover the text around it.
 LONGEST, MOST_NEGATIVE = 10.0, -1.0
+
+#: The kinds of tokens that a formula in a text becomes.
+FORMULA_TOKENS = frozenset({"formula", "formula_display", "math_inline", "math_inline_double", "math_block"})
 
 # Bytes. The converter recurses, and a stack overflow would end the whole process. A level takes at least one character
 # and at most 3 KB (measured), so this is more than twice what a formula can need. macOS gives a thread 0.5 MB.
 _STACK_SIZE = 16 * 2**20
 _stack_size_lock = Lock()
+_thread = local()
+
+T = TypeVar("T")
 
 # A definition would let a short formula expand without limit.
 _DEFINITION = re.compile(r"\\(?:[egx]?def|let|global|(?:new|renew|provide)command)(?![A-Za-z])")
@@ -67,7 +74,7 @@ def add_formulas(md: MarkdownIt) -> None:
     )
     md.inline.ruler.before("escape", "formula", _parse_inline)
     md.block.ruler.before("fence", "formula", _parse_block, {"alt": ["paragraph", "reference", "blockquote"]})
-    for kind in ("formula", "formula_display", "math_inline", "math_inline_double", "math_block"):
+    for kind in FORMULA_TOKENS:
         md.add_render_rule(kind, _create_render_rule(display=kind not in ("formula", "math_inline")))
 
 
@@ -85,9 +92,9 @@ def _render_source(tex: str) -> str:
 
 def _create_render_rule(display: bool) -> Any:
     def render_token(self: Any, tokens: Any, i: int, options: Any, env: Any) -> str:
-        env["formulas"] = env.get("formulas", 0) + 1
+        budget: DrawingBudget | None = env.get("budget")
         tex = tokens[i].content
-        return render_formula(tex, display) if env["formulas"] <= FORMULAS_LIMIT else _render_source(tex)
+        return render_formula(tex, display) if budget and budget.allows_formula() else _render_source(tex)
 
     return render_token
 
@@ -112,23 +119,37 @@ def _to_harmless_mathml(tex: str, display: bool) -> str | None:
 
 
 def _convert(tex: str, display: bool) -> str | None:
-    """Convert LaTeX in a thread with a large enough stack. Return None for LaTeX that is not understood."""
-    results: list[str] = []
+    """Convert LaTeX. Return None for LaTeX that is not understood."""
 
-    def convert() -> None:
+    def convert() -> str | None:
         converter = LatexToMathML(fancy_error=False, allow_unreliable_rendering=True)
-        with suppress(LatexError):
-            results.append(converter.convert_with_local_state(tex, displaystyle=display))
+        try:
+            return converter.convert_with_local_state(tex, displaystyle=display)
+        except LatexError:
+            return None
 
-    thread = Thread(target=convert)
+    return convert() if getattr(_thread, "has_large_stack", False) else run_with_large_stack(convert)
+
+
+def run_with_large_stack(function: Callable[[], T]) -> T:
+    """Call a function in a thread whose stack is large enough for any formula, and return what it returns."""
+    outcome: Future[T] = Future()
+
+    def run() -> None:
+        _thread.has_large_stack = True
+        try:
+            outcome.set_result(function())
+        except BaseException as e:
+            outcome.set_exception(e)
+
+    thread = Thread(target=run)
     with _stack_size_lock:  # the size is set for every thread created from then on
         previous = stack_size(_STACK_SIZE)
         try:
             thread.start()
         finally:
             stack_size(previous)
-    thread.join()
-    return results[0] if results else None
+    return outcome.result()
 
 
 def _is_harmless(math: ElementTree.Element) -> bool:

@@ -2,11 +2,14 @@
 
 HTML in the text is escaped, nothing is fetched, only http(s) links become links (with their host beside them), and a
 text too long for Markdown is shown as plain text and finally cut, with a note of how much is missing.
+
+Nothing here is bounded in time. Pages call `rendering.py`, which gives a text a budget and caches what comes out.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from functools import cache
 from html import escape as escape
 from typing import Any
@@ -15,7 +18,9 @@ from urllib.parse import urlsplit
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
-from rlhf_hitl.ui.formula import add_formulas
+from rlhf_hitl.ui.drawing_budget import DrawingBudget
+from rlhf_hitl.ui.formula import FORMULA_TOKENS, add_formulas
+from rlhf_hitl.ui.highlighting import highlight
 
 #: Characters up to which a text is parsed as Markdown: the worst cases of Markdown grow faster than the text.
 MARKDOWN_LIMIT = 30_000
@@ -23,8 +28,6 @@ MARKDOWN_LIMIT = 30_000
 NESTING_LIMIT = 40
 #: Characters after which a text is cut, so that the page stays usable.
 SHOWN_LIMIT = 200_000
-#: Characters up to which code is highlighted.
-HIGHLIGHT_LIMIT = 20_000
 
 # Characters that reorder the text around them are shown by their names, other control characters by their pictures.
 _BIDI_NAMES = ("LRE", "RLE", "PDF", "LRO", "RLO", "LRI", "RLI", "FSI", "PDI")
@@ -34,27 +37,81 @@ _VISIBLE = (
     | {0x7F: "␡"}
     | {c: chr(0x2400 + c) for c in range(0x20) if chr(c) not in "\t\n\r"}
 )
+_INVISIBLE = re.compile(f"[{re.escape(''.join(map(chr, _VISIBLE)))}]")
 
 
-def render(text: str) -> str:
-    """Return Markdown as HTML, in an element of its own that sets its own writing direction."""
-    text = make_visible(text)
-    if not text.strip():
-        return f'<div class="text"><p class="note">({render_translated("text_empty", "empty")})</p></div>'
-    if len(text) > MARKDOWN_LIMIT or _count_nesting(text) > NESTING_LIMIT // 2:
-        return f'<div class="text plain" dir="auto">{render_plain(text)}</div>'
-    return f'<div class="text" dir="auto">{_create_renderer().render(text)}</div>'
+_LONG_OPENING = re.compile(rf"(?:^|\r)([ \t>*+-]{{{NESTING_LIMIT // 2},}})", re.MULTILINE)
+
+# What can be costly although the text is short: code, formulas, and links that do not end.
+_COSTLY = re.compile(r"[`~$\\\[<]")
+_SHORT = 500  # characters
+
+
+def is_quick(text: str) -> bool:
+    """Return whether a text takes some milliseconds at most, whatever is in it (measured: 11)."""
+    return len(text) <= _SHORT and not _COSTLY.search(text)
+
+
+def is_formatted(text: str) -> bool:
+    """Return whether a text is read as Markdown: it is not too long, and not nested too deep."""
+    return len(text) <= MARKDOWN_LIMIT and _count_nesting(text) <= NESTING_LIMIT // 2
+
+
+def render_in_stages(text: str, seconds: float) -> Iterator[str]:
+    """Yield the HTML of a text that is formatted and visible, in an element that sets its own writing direction.
+
+    If there is code or a formula in the text there are two stages: the first shows both as they were written, the
+    second draws as many of them as `seconds` of this process's processor time allow, counted from now.
+    """
+    budget = DrawingBudget(seconds)
+    md = _create_renderer()
+    tokens = md.parse(text)
+    if not _has_anything_to_draw(tokens):
+        yield _wrap(md.renderer.render(tokens, md.options, {}), is_complete=True)
+        return
+    yield _wrap(md.renderer.render(tokens, md.options, {}), is_complete=False)
+    drawn = md.renderer.render(tokens, md.options, {"budget": budget})
+    yield _wrap(drawn, is_complete=not budget.is_exceeded)
+
+
+def _has_anything_to_draw(tokens: Sequence[Token]) -> bool:
+    return any(
+        (token.type == "fence" and token.info.strip())
+        or token.type in FORMULA_TOKENS
+        or _has_anything_to_draw(token.children or ())
+        for token in tokens
+    )
+
+
+def _wrap(html: str, is_complete: bool) -> str:
+    return f'<div class="text" dir="auto">{"" if is_complete else _render_partly_note()}{html}</div>'
+
+
+def render_unformatted(visible: str, missing: int = 0) -> str:
+    """Return a visible text as it was written, with notes that say so and how many characters are missing."""
+    html = f"<div>{escape(visible)}</div>{render_cut_note(missing)}"
+    return f'<div class="text plain" dir="auto">{_render_plain_note()}{html}</div>'
+
+
+def render_empty() -> str:
+    """Return what stands for a text without anything to see."""
+    return f'<div class="text"><p class="note">({render_translated("text_empty", "empty")})</p></div>'
+
+
+def _render_plain_note() -> str:
+    why = "Shown as it was written, without formatting, because drawing it takes too long"
+    return f'<p class="note unformatted">{render_translated("text_plain", why)}</p>'
+
+
+def _render_partly_note() -> str:
+    why = "Some code or formulas are shown as they were written, because drawing them takes too long"
+    return f'<p class="note unformatted">{render_translated("text_partly", why)}</p>'
 
 
 def _count_nesting(text: str) -> int:
-    """Return the largest number of quotes and list items that one line opens."""
-    openings = (line[: len(line) - len(line.lstrip(" \t>*+-"))] for line in text.splitlines())
+    """Return the largest number of quotes and list items that one line opens, 0 if no line opens many."""
+    openings = (match[1] for match in _LONG_OPENING.finditer(text))
     return max((sum(o.count(mark) for mark in (">", "* ", "+ ", "- ")) for o in openings), default=0)
-
-
-def render_plain(text: str) -> str:
-    """Return text without Markdown, escaped and cut at `SHOWN_LIMIT` characters."""
-    return f"<div>{escape(text[:SHOWN_LIMIT])}</div>{render_cut_note(len(text) - SHOWN_LIMIT)}"
 
 
 def render_cut_note(n: int) -> str:
@@ -71,16 +128,18 @@ def render_translated(key: str, english: str, n: int | None = None) -> str:
 
 def make_visible(text: str) -> str:
     """Return the text with control characters made visible and lone surrogates replaced."""
-    return text.encode("utf-8", "replace").decode().translate(_VISIBLE)
+    text = text.encode("utf-8", "replace").decode()
+    return text.translate(_VISIBLE) if _INVISIBLE.search(text) else text  # translating takes a look at every letter
 
 
 @cache
 def _create_renderer() -> MarkdownIt:
-    options = {"html": False, "linkify": False, "maxNesting": NESTING_LIMIT, "highlight": _highlight}
+    options = {"html": False, "linkify": False, "maxNesting": NESTING_LIMIT}
     md = MarkdownIt("commonmark", options)
     md.enable(["table", "strikethrough"])
     add_formulas(md)
     md.validateLink = _is_web_link  # type: ignore[method-assign]
+    md.add_render_rule("fence", _render_fence)
     md.add_render_rule("image", _render_image)
     md.add_render_rule("link_open", _open_link)
     md.add_render_rule("link_close", _close_link)
@@ -136,31 +195,9 @@ def _open_with_direction(self: Any, tokens: Sequence[Token], i: int, options: An
     return self.renderToken(tokens, i, options, env)
 
 
-def _highlight(code: str, language: str, _attrs: str) -> str:
-    """Return the code with spans of Pygments, or "" if it does not know the language."""
-    if not language or len(code) > HIGHLIGHT_LIMIT:
-        return ""
-    from pygments import highlight
-    from pygments.formatters import HtmlFormatter
-    from pygments.lexers import get_lexer_by_name
-    from pygments.util import ClassNotFound
-
-    try:
-        lexer = get_lexer_by_name(language, stripnl=False)
-    except ClassNotFound:
-        return ""
-    return highlight(code, lexer, HtmlFormatter(nowrap=True))
-
-
-def render_code_css() -> str:
-    """Return the styles of highlighted code, light and dark, from `accessible-pygments`."""
-    from pygments.formatters import HtmlFormatter
-
-    css = []
-    for style, selector in (
-        ("a11y-high-contrast-light", ".text pre"),
-        ("github-dark-high-contrast", ".dark .text pre"),
-    ):
-        rules = HtmlFormatter(style=style).get_style_defs(selector).splitlines()
-        css += [rule for rule in rules if rule.startswith(f"{selector} .")]
-    return "\n".join(css)
+def _render_fence(self: Any, tokens: Sequence[Token], i: int, options: Any, env: Any) -> str:
+    budget: DrawingBudget | None = env.get("budget")
+    language = next(iter(tokens[i].info.split()), "")
+    code = highlight(tokens[i].content, language, budget) if language and budget else ""
+    name = f' class="language-{escape(language)}"' if language else ""
+    return f"<pre><code{name}>{code or escape(tokens[i].content)}</code></pre>\n"

@@ -13,14 +13,16 @@ from fastapi import FastAPI
 from jinja2 import Environment, PackageLoader
 from starlette.middleware import Middleware
 
-from rlhf_hitl.api.auth import Caller, get_page_caller
-from rlhf_hitl.ui.markdown import render_code_css
+from rlhf_hitl.api.auth import get_page_caller
+from rlhf_hitl.api.page_calls import PageCall, PageCalls
+from rlhf_hitl.api.page_guard import PagePolicy
+from rlhf_hitl.ui.highlighting import render_code_css
 
 SYSTEM_FONTS = ["system-ui", "-apple-system", "Segoe UI", "Roboto", "sans-serif"]
 MONO_FONTS = ["ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "monospace"]
 
-#: What a page may call on the server: given what the page sent and who asks, it returns a JSON object for the page.
-PageCall = Callable[[Any, Caller], dict[str, Any]]
+#: Bytes of one call of a page. The rating page, which sends texts, has a limit of its own.
+MAX_CALL_BYTES = 128 * 2**10
 
 
 def read_asset(name: str) -> str:
@@ -53,6 +55,7 @@ def mount_page(
     script: str,
     calls: Mapping[str, PageCall],
     guard: Middleware,
+    max_call_bytes: int = MAX_CALL_BYTES,
 ) -> None:
     """Mount a page at a path.
 
@@ -62,19 +65,25 @@ def mount_page(
         script: JavaScript that is given `element` (the page) and `server` (one async function for each of `calls`).
         calls: the functions of `server` by name. Each acts for the caller that `guard` found, and for nobody else.
         guard: middleware that resolves the session of a request.
+        max_call_bytes: of what the page sends in one call.
     """
     theme = gr.themes.Base(font=SYSTEM_FONTS, font_mono=MONO_FONTS)
     # The styles are in the page because Gradio rewrites every selector of its `css=`.
-    body = f"<style>{read_asset('base.css')}{render_code_css()}{css}</style>{html}"
-    functions = [_make_server_function(name, call) for name, call in calls.items()]
+    styles = read_asset("base.css") + render_code_css() + css
+    body = f"<style>{styles}</style>{html}"
+    functions = [_make_server_function(name) for name in calls]
     with gr.Blocks(title=title, analytics_enabled=False, fill_width=True) as page:
-        gr.HTML(body, js_on_load=script, apply_default_css=False, server_functions=functions, elem_id="page")
+        component = gr.HTML(
+            body, js_on_load=script, apply_default_css=False, server_functions=functions, elem_id="page"
+        )
+    answers = Middleware(PageCalls, calls=calls, component_id=component._id, max_bytes=max_call_bytes)
+    policy = Middleware(PagePolicy, styles=[styles, ""])  # "": Gradio adds a style element for its `css=`, too
     gr.mount_gradio_app(
         app,
         page,
         path,
         auth_dependency=lambda request: get_page_caller(request).rater.id,
-        app_kwargs={"middleware": [guard], "docs_url": None, "redoc_url": None, "openapi_url": None},
+        app_kwargs={"middleware": [guard, policy, answers], "docs_url": None, "redoc_url": None, "openapi_url": None},
         theme=theme,
         i18n=gr.I18n(**load_translations()),
         head='<meta name="robots" content="noindex">',
@@ -89,12 +98,11 @@ def mount_page(
     page._queue.sleep_when_free = 1.0
 
 
-def _make_server_function(name: str, call: PageCall) -> Callable[..., dict[str, Any]]:
-    """Return `call` in the form Gradio wants: named as the page calls it, with the request as an argument."""
+def _make_server_function(name: str) -> Callable[[Any], None]:
+    """Return a function by whose name Gradio's script offers a call to the page. `PageCalls` answers the call."""
 
-    def function(sent: Any, request: gr.Request) -> dict[str, Any]:
-        # Gradio finds the argument by this annotation, and gives a component's function the plain request.
-        return call(sent, get_page_caller(request))  # type: ignore[arg-type]
+    def function(sent: Any) -> None:
+        raise RuntimeError("the guard of this page has let a call through to Gradio")
 
     function.__name__ = name
     return function

@@ -8,10 +8,11 @@ from fastapi import FastAPI
 from starlette.middleware import Middleware
 
 from rlhf_hitl.api.auth import Caller
+from rlhf_hitl.api.page_calls import PageCall
 from rlhf_hitl.config import Settings
 from rlhf_hitl.store import Store
 from rlhf_hitl.ui import rating_service
-from rlhf_hitl.ui.pages import PageCall, mount_page, read_asset
+from rlhf_hitl.ui.pages import mount_page, read_asset
 
 #: The page's script in parts, concatenated in this order; `rate` comes last and starts the page.
 SCRIPTS = (
@@ -19,6 +20,9 @@ SCRIPTS = (
     "progress", "toggle_group", "ranking_board", "cards", "answer_panels", "choices", "scores", "rewrite", "drafts",
     "submission", "history", "tutorial", "guideline", "settings", "key_dialog", "keyboard", "rate",
 )  # fmt: skip
+
+#: Bytes of one call: a rationale and a rewrite of as many characters as `rating_request.py` allows, in any script.
+MAX_CALL_BYTES = 1_280 * 2**10
 
 
 def mount(app: FastAPI, path: str, store: Store, settings: Settings, guard: Middleware) -> None:
@@ -40,4 +44,5 @@ def mount(app: FastAPI, path: str, store: Store, settings: Settings, guard: Midd
         script=script + "\nrate(element, server);",
         calls={name: server_function(name) for name in rating_service.CALLS},
         guard=guard,
+        max_call_bytes=MAX_CALL_BYTES,
     )

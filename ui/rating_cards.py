@@ -12,7 +12,7 @@ from typing import Any
 
 from rlhf_hitl.types import Answer, Comparison, Judgment, Message, Verdict
 from rlhf_hitl.ui import markdown
-from rlhf_hitl.ui.conversation import get_completion_text, make_question_excerpt, render_completion, render_conversation
+from rlhf_hitl.ui.conversation import get_completion_text, make_question_excerpt, render_card
 
 CARD_EXCERPT_LENGTH = 80  # characters of a question in a heading or in the history
 
@@ -40,17 +40,18 @@ def draw_history_row(judgment: Judgment, comparison: Comparison) -> dict[str, An
 
 def draw_card(id: str, mode: str, prompt: Sequence[Message], answers: Sequence[Sequence[Message]]) -> dict[str, Any]:
     """Return a prompt and the completions shown for it, with a letter each, as the page draws them."""
+    prompt_html, answers_html = render_card(prompt, answers)
     return {
         "id": id,
         "mode": mode,
-        "prompt": render_conversation(prompt),
+        "prompt": prompt_html,
         "asked": make_question_excerpt(prompt, CARD_EXCERPT_LENGTH),
         "answers": [
             {
                 "letter": letter,
-                "html": render_completion(chat),
+                "html": html,
                 "text": markdown.make_visible(get_completion_text(chat)[: markdown.SHOWN_LIMIT]),
             }
-            for letter, chat in zip(ascii_uppercase, answers)
+            for letter, chat, html in zip(ascii_uppercase, answers, answers_html)
         ],
     }

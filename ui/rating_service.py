@@ -27,11 +27,11 @@ from rlhf_hitl.types import (
     TutorialExample,
     utc_now,
 )
-from rlhf_hitl.ui import INTERFACE_VERSION, markdown
+from rlhf_hitl.ui import INTERFACE_VERSION
 from rlhf_hitl.ui.conversation import get_completion_text
-from rlhf_hitl.ui.difference import mark_differing_words
 from rlhf_hitl.ui.rating_cards import draw_card, draw_history_row, summarize_answer
 from rlhf_hitl.ui.rating_request import PageRequest, answer_to_page, read_answer
+from rlhf_hitl.ui.rendering import render, render_difference
 
 PREFETCH = 2  # comparisons that a page holds: the one on the screen and the next
 HISTORY = 50  # judgments listed in the history
@@ -89,7 +89,7 @@ class RatingService:
             first, second = (
                 get_completion_text(c) for c in tutorial.get_example(self._store, request.id).completions[:2]
             )
-            return {"marked": mark_differing_words(first, second)}
+            return {"marked": render_difference(first, second)}
         if request.mode == "correct":
             judgment, comparison = self._load_judged(request.id)
             order_shown = judgment.order_shown
@@ -97,7 +97,7 @@ class RatingService:
             lease = self._load_lease(request.id)
             comparison, order_shown = lease.comparison, lease.order_shown
         first, second = (get_completion_text(comparison.find_completion(i).messages) for i in order_shown[:2])
-        return {"marked": mark_differing_words(first, second)}
+        return {"marked": render_difference(first, second)}
 
     def acknowledge(self, request: PageRequest) -> dict[str, Any]:
         """Record that the rater has read a guideline, named by its key: `project@version`."""
@@ -114,7 +114,7 @@ class RatingService:
         return {
             "agreed": agreed,
             "expected": summarize_answer(example.answer, [str(i) for i in range(len(example.completions))]),
-            "why": markdown.render(example.explanation),
+            "why": render(example.explanation),
             "example": self._draw_example(
                 tutorial.list_remaining_examples(self._store, self._rater.id, example.project)
             ),
@@ -222,7 +222,7 @@ class RatingService:
         return {
             "key": _make_guideline_key(guideline),
             "version": guideline.version,
-            "html": markdown.render(guideline.text),
+            "html": render(guideline.text),
             "axes": [{"id": a.id, "title": a.title, "description": a.description} for a in guideline.axes],
             "scores": guideline.scores,
             "rationale": guideline.rationale,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator
 from datetime import datetime
 from functools import lru_cache
@@ -34,6 +35,7 @@ SHOWS_OF_TWO = (
     ("none_right", "neither right"),
 )
 
+_STYLES = re.compile(r"<style.*?</style>", re.DOTALL)
 _plot_lock = Lock()  # the settings of matplotlib belong to the whole process
 
 
@@ -206,11 +208,13 @@ def _draw_plots(folder: Path, _written_ns: int) -> dict[str, str]:
 
     evaluation = load_evaluation_for_page(folder)
     with _plot_lock:
-        return {
+        drawn = {
             "accuracy": plots.plot_accuracy(evaluation),
             "reliability": plots.plot_reliability(evaluation),
             "slices": plots.plot_slices(evaluation),
         }
+    # Their styles would hold for the whole page, and the page's policy does not allow them: they are in replay.css.
+    return {name: _STYLES.sub("", svg) for name, svg in drawn.items()}
 
 
 def _compare(side_by_side: SideBySide) -> str:

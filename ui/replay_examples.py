@@ -21,10 +21,10 @@ from rlhf_hitl.reward.evaluation.pair_index import (
 from rlhf_hitl.reward.evaluation.slices import STRENGTH_NAMES
 from rlhf_hitl.reward.evaluation.storage import find_evaluation_folder
 from rlhf_hitl.reward.evaluation_record import EvaluatedPair
-from rlhf_hitl.ui.conversation import get_completion_text, make_question_excerpt, render_completion, render_conversation
-from rlhf_hitl.ui.difference import mark_differing_words
+from rlhf_hitl.ui.conversation import get_completion_text, make_question_excerpt, render_card
 from rlhf_hitl.ui.markdown import make_visible
 from rlhf_hitl.ui.pages import load_templates
+from rlhf_hitl.ui.rendering import render_difference
 
 PAGE_SIZE = 20  # examples listed at a time
 LIST_EXCERPT_LENGTH = 110  # characters
@@ -89,7 +89,7 @@ def mark_difference(workspace: Path, name: str, key: str) -> tuple[str, str]:
     """Return both answers of an example as HTML, in each the words marked that the other does not have."""
     index = load_index(find_evaluation_folder(workspace, name))
     pair = read_rows(index, [_find_row(index, key)])[0]
-    return mark_differing_words(get_completion_text(pair.chosen), get_completion_text(pair.rejected))
+    return render_difference(get_completion_text(pair.chosen), get_completion_text(pair.rejected))
 
 
 def _locate(index: EvaluationIndex, rows: np.ndarray, request: ExampleRequest) -> tuple[int | None, int | None]:
@@ -178,6 +178,7 @@ def _describe_example(pair: EvaluatedPair, margins: Sequence[dict[str, Any]]) ->
         ("chosen", titles[0], pair.chosen_policy, pair.chosen),
         ("rejected", titles[1], pair.rejected_policy, pair.rejected),
     )
+    prompt_html, answers_html = render_card(pair.prompt, [messages for _, _, _, messages in sides])
     return {
         "agreement": agreement,
         "word": word,
@@ -186,16 +187,16 @@ def _describe_example(pair: EvaluatedPair, margins: Sequence[dict[str, Any]]) ->
         "tags": [(make_visible(tag), make_visible(str(value))) for tag, value in pair.tags.items()],
         "comparison_id": make_visible(pair.comparison_id),
         "margins": margins,
-        "prompt": render_conversation(pair.prompt),
+        "prompt": prompt_html,
         "answers": [
             {
                 "side": side,
                 "title": title,
                 "policy": make_visible(policy),
-                "html": render_completion(messages),
+                "html": html,
                 "preferred_by": [f"{m['letter'] or 'model'} prefers" for m in margins if m["side"] == side],
             }
-            for side, title, policy, messages in sides
+            for (side, title, policy, _), html in zip(sides, answers_html)
         ],
     }
 

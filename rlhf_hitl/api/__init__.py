@@ -8,5 +8,5 @@ Start at `app.py`, which assembles everything. A request passes `metrics.py` (id
   `predictor.py` keeps the reward model that `/predictions` asks;
 - `sign_in.py` and `sign_in_throttle.py`;
 - `health.py` and `static_files.py`;
-- a page, behind the `PageGuard` of `auth.py`. That module says who sends a request and what they may do.
+- a page, behind the `PageGuard` of `page_guard.py`. `auth.py` says who sends a request and what they may do.
 """

@@ -13,10 +13,11 @@ from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
 from uvicorn.config import STARTUP_FAILURE
 
-from rlhf_hitl.api.auth import ROLES_OF_PAGE, PageGuard
+from rlhf_hitl.api.auth import ROLES_OF_PAGE
 from rlhf_hitl.api.health import add_health_routes
 from rlhf_hitl.api.json_log import log_as_json
 from rlhf_hitl.api.metrics import RequestMonitor, ServerMetrics
+from rlhf_hitl.api.page_guard import PageGuard
 from rlhf_hitl.api.problems import respond_with_problem
 from rlhf_hitl.api.proxies import ForwardedHeaders
 from rlhf_hitl.api.security import SecurityMiddleware
@@ -80,7 +81,9 @@ def mount_pages(app: FastAPI, store: Store, settings: Settings) -> None:
     """Mount the pages, each behind a guard that admits its roles."""
     from rlhf_hitl.ui import lead, rate, replay
     from rlhf_hitl.ui import people as people_page
+    from rlhf_hitl.ui.rendering import start_rendering
 
+    start_rendering()
     for path, page in (("/rate", rate), ("/lead", lead), ("/people", people_page), ("/replay", replay)):
         guard = Middleware(PageGuard, store=store, roles=ROLES_OF_PAGE[path])
         page.mount(app, path, store, settings, guard)

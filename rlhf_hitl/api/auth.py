@@ -1,18 +1,14 @@
-"""Who sends a request, and what they may do: the one place where roles and scopes are checked.
+"""Who sends a request, and what they may do: the one place where roles and scopes are named.
 
-How somebody signs in is in `sign_in.py`.
+How somebody signs in is in `sign_in.py`; what stands before a page is in `page_guard.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
 
 from fastapi import HTTPException
-from starlette.concurrency import run_in_threadpool
-from starlette.requests import HTTPConnection, Request
-from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
-from starlette.types import ASGIApp, Receive, Send
+from starlette.requests import HTTPConnection
 from starlette.types import Scope as ASGIScope
 
 from rlhf_hitl.store import Store, audit
@@ -93,6 +89,11 @@ def find_session_rater(store: Store, request: HTTPConnection) -> Rater | None:
     return owner[0] if owner else None
 
 
+def set_page_caller(scope: ASGIScope, caller: Caller) -> None:
+    """Write down who sends a request to a page, for `get_page_caller`."""
+    scope[_PAGE_CALLER] = caller
+
+
 def get_page_caller(request: HTTPConnection) -> Caller:
     """Return the caller of a page, whom `PageGuard` identified when this request began. The store is not asked again.
 
@@ -116,44 +117,3 @@ def check_may_manage(manager: Rater, role: Role) -> None:
         raise HTTPException(
             403, f"role {manager.role.value!r}: expected an admin for a {role.value}. Fix: ask an admin"
         )
-
-
-class PageGuard:
-    """ASGI middleware of a mounted page. It resolves the session of every request, once, and admits some roles only.
-
-    It passes the caller on in the ASGI scope: see `get_page_caller`. Of Gradio's own addresses it lets through only
-    those that the page needs, so Gradio's API, uploads and file proxy cannot be reached.
-    """
-
-    OPEN_ADDRESSES = ("component_server",)
-
-    def __init__(self, app: ASGIApp, store: Store, roles: Collection[Role]):
-        self._app, self._store, self._roles = app, store, roles
-
-    async def __call__(self, scope: ASGIScope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            return await self._app(scope, receive, send)
-        request = Request(scope)
-        rater = await run_in_threadpool(find_session_rater, self._store, request)
-        if rater is None:
-            return await self._refuse(request, 401, SIGNED_OUT)(scope, receive, send)
-        if rater.role not in self._roles:
-            detail = f"This page is not for the role {rater.role.value!r}."
-            return await self._refuse(request, 403, detail)(scope, receive, send)
-        _, _, address = scope["path"].partition("/gradio_api/")
-        if address and address.split("/")[0] not in self.OPEN_ADDRESSES:
-            return await JSONResponse({"detail": "Not found"}, 404)(scope, receive, send)
-        scope[_PAGE_CALLER] = Caller(rater, None, get_client_address(request))
-        await self._app(scope, receive, send)
-
-    @staticmethod
-    def _refuse(request: Request, status: int, detail: str) -> Response:
-        wants_page = request.method == "GET" and "text/html" in request.headers.get("accept", "")
-        if not wants_page:
-            return JSONResponse({"detail": detail}, status)
-        if status == 401:
-            return RedirectResponse("/login", 303)
-        from rlhf_hitl.ui.sign_in import render_sign_in_page
-
-        html = render_sign_in_page(request.headers.get("accept-language", ""), problem="not_yours")
-        return HTMLResponse(html, status)

@@ -2,33 +2,82 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
+from collections.abc import Sequence
+from hashlib import sha256
+
+from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rlhf_hitl.api.problems import respond_with_problem
 
-# Gradio builds its components from strings, so it needs inline and evaluated scripts of our own origin. Nothing may be
-# fetched from, or sent to, anywhere else.
-CONTENT_SECURITY_POLICY = "; ".join(
-    [
-        "default-src 'self'",
-        "script-src 'self' 'unsafe-inline' 'unsafe-eval'",
-        "style-src 'self' 'unsafe-inline'",
-        "img-src 'self' data:",
-        "font-src 'self' data:",
-        "connect-src 'self'",
-        "object-src 'none'",
-        "frame-src 'none'",
-        "frame-ancestors 'none'",
-        "base-uri 'self'",
-        "form-action 'self'",
-    ]
+_OF_OURS_ONLY = ["form-action 'self'", "frame-ancestors 'none'", "object-src 'none'"]
+#: What the browser may do with an answer that is no page of Gradio's, such as the sign-in page: no scripts at all.
+STRICT_POLICY = "; ".join(
+    ["default-src 'none'", "style-src 'self'", "img-src 'self'", "base-uri 'none'", *_OF_OURS_ONLY]
 )
+
+
+def make_page_policy(nonce: str, style_hashes: Sequence[str]) -> str:
+    """Return the Content-Security-Policy of one answer with a page of Gradio's.
+
+    What is laxer than in STRICT_POLICY, and why (Gradio 6.31):
+
+    - `'unsafe-eval'` for scripts: `gr.HTML` makes its template and its `js_on_load` into functions by `Function(...)`.
+      A text would first have to run a script to come by it, and `'unsafe-inline'` is not allowed: only files of this
+      server run, and the scripts that stand in Gradio's own template.
+    - `'unsafe-inline'` for `style` attributes: Svelte and the MathML of formulas write them. They can fetch nothing
+      from elsewhere. Whole `<style>` elements are only Gradio's and ours. (`style-src` is for browsers that do not
+      tell the two apart.)
+    - `base-uri 'self'`: Gradio's template has a `<base>`.
+
+    Args:
+        nonce: of the scripts and styles in Gradio's template, drawn anew for each answer.
+        style_hashes: of the styles that come to be as the page runs: see `hash_style`.
+    """
+    hashes = "".join(f" '{style_hash}'" for style_hash in style_hashes)
+    return "; ".join(
+        [
+            "default-src 'none'",
+            f"script-src 'self' 'nonce-{nonce}' 'unsafe-eval'",
+            "script-src-attr 'none'",
+            f"style-src-elem 'self' 'nonce-{nonce}'{hashes}",
+            "style-src-attr 'unsafe-inline'",
+            "style-src 'self' 'unsafe-inline'",
+            "img-src 'self' data:",
+            "font-src 'self'",
+            "connect-src 'self'",
+            "manifest-src 'self'",
+            "base-uri 'self'",
+            *_OF_OURS_ONLY,
+        ]
+    )
+
+
+def hash_style(css: str) -> str:
+    """Return the hash by which a policy names the content of a `<style>` element."""
+    return f"sha256-{b64encode(sha256(css.encode()).digest()).decode()}"
+
+
 SECURITY_HEADERS = {
-    "content-security-policy": CONTENT_SECURITY_POLICY,
     "x-content-type-options": "nosniff",
+    "x-frame-options": "DENY",  # for browsers that do not know frame-ancestors
     "referrer-policy": "no-referrer",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "permissions-policy": "camera=(), display-capture=(), geolocation=(), microphone=(), payment=(), usb=()",
 }
+#: Kinds of content that hold nothing private: the scripts, styles, fonts and pictures of the pages.
+_CACHEABLE = ("text/css", "text/javascript", "application/javascript", "image/", "font/")
+
+
+def _add_security_headers(headers: MutableHeaders) -> None:
+    """Add the headers that every answer has; a route may have set a policy and a rule for caches of its own."""
+    headers.update(SECURITY_HEADERS)
+    headers.setdefault("content-security-policy", STRICT_POLICY)
+    if not headers.get("content-type", "").startswith(_CACHEABLE):
+        headers.setdefault("cache-control", "no-store")
 
 
 class SecurityMiddleware:
@@ -46,9 +95,7 @@ class SecurityMiddleware:
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                security_headers = [(k.encode(), v.encode()) for k, v in SECURITY_HEADERS.items()]
-                other_headers = [(k, v) for k, v in message.get("headers", []) if k.decode() not in SECURITY_HEADERS]
-                message["headers"] = other_headers + security_headers
+                _add_security_headers(MutableHeaders(scope=message))
             await send(message)
 
         # The session's cookie alone would let another site act in a signed-in browser.

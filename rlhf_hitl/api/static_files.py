@@ -1,4 +1,4 @@
-"""Files that every page asks for and that are no secret: the icon, the font of formulas, the web manifest."""
+"""Files that pages ask for and that are no secret: icon, styles of the sign-in page, font of formulas, manifest."""
 
 from __future__ import annotations
 
@@ -17,6 +17,11 @@ def add_static_routes(app: FastAPI) -> None:
     @app.get("/favicon.ico", include_in_schema=False)
     def send_icon() -> Response:
         return Response(ICON, media_type="image/svg+xml", headers={"cache-control": "max-age=86400"})
+
+    @app.get("/login.css", include_in_schema=False)
+    def send_sign_in_styles() -> Response:
+        css = (resources.files("rlhf_hitl.ui") / "assets" / "login.css").read_bytes()
+        return Response(css, media_type="text/css", headers={"cache-control": "no-cache"})
 
     @app.get("/math.woff2", include_in_schema=False)
     def send_math_font() -> Response:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import stat
 import time
 import uuid
@@ -297,11 +298,36 @@ def test_changes_sent_from_another_site_are_refused(client):
     assert answer.status_code == 403
 
 
-def test_every_response_forbids_other_origins(client):
-    for path in ("/login", "/healthz", "/rate/", "/nowhere"):
-        policy = client.get(path).headers["content-security-policy"]
-        assert "default-src 'self'" in policy
-        assert "connect-src 'self'" in policy
+@pytest.mark.parametrize(
+    "path", ["/", "/login", "/invite/x", "/healthz", "/me", "/rate/", "/api/v1/leases", "/nowhere"]
+)
+def test_what_is_no_page_lets_the_browser_do_nothing(client, path):
+    headers = client.get(path).headers
+    policy = headers["content-security-policy"].split("; ")
+    assert "default-src 'none'" in policy
+    assert "frame-ancestors 'none'" in policy
+    assert "unsafe" not in headers["content-security-policy"]
+    assert "script-src" not in headers["content-security-policy"]
+    assert headers["cache-control"] == "no-store"
+    assert headers["x-content-type-options"] == "nosniff"
+    assert headers["referrer-policy"] == "no-referrer"
+    assert headers["cross-origin-opener-policy"] == headers["cross-origin-resource-policy"] == "same-origin"
+
+
+def test_only_scripts_of_a_page_itself_run_in_it(client):
+    sign_in_as(client, "adam")
+    nonces = []
+    for path in ("/rate/", "/lead/", "/people/", "/replay/", "/rate/"):
+        answer = client.get(path)
+        scripts = re.search(r"script-src ([^;]*)", answer.headers["content-security-policy"])[1].split()
+        assert "'unsafe-inline'" not in scripts
+        [nonce] = {s.removeprefix("'nonce-").rstrip("'") for s in scripts if s.startswith("'nonce-")}
+        tags = re.findall(r"<script[^>]*>", answer.text)
+        assert len(tags) > 3
+        assert all(f'nonce="{nonce}"' in tag for tag in tags)
+        assert answer.headers["cache-control"] == "no-store"
+        nonces.append(nonce)
+    assert len(set(nonces)) == 5, "each answer has its own"
 
 
 def test_a_session_outlives_the_application(sqlite_store, settings):

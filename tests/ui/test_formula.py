@@ -8,8 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rlhf_hitl.ui.formula import FORMULA_LIMIT, FORMULAS_LIMIT, render_formula
-from rlhf_hitl.ui.markdown import render
+from rlhf_hitl.ui.drawing_budget import FORMULAS_LIMIT
+from rlhf_hitl.ui.formula import FORMULA_LIMIT, render_formula
+from rlhf_hitl.ui.rendering import Renderer
+
+render = Renderer(text_seconds=10, card_seconds=60).render  # however busy the machine is
 
 
 @pytest.mark.parametrize(

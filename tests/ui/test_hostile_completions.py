@@ -6,8 +6,9 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from browser_fixtures import answers, enter, expect, judgments, pair, question, until_next
+from browser_fixtures import answers, enter, expect, judgments, open_rating_page, pair, question, until_next
 from hostile_texts import HOSTILE
+from nasty_texts import NASTY
 
 pytestmark = pytest.mark.browser
 
@@ -63,6 +64,45 @@ def test_nothing_hostile_runs_or_calls_and_the_page_stays_usable(serve, own_cont
     assert ran == []
     assert failed == []
     assert {urlsplit(url).netloc for url in asked if not url.startswith("data:")} == {urlsplit(server.address).netloc}
+
+
+#: Milliseconds that the browser takes to lay the answers out anew.
+LAYOUT = """
+() => {
+  const answers = document.querySelector("#answers");
+  answers.style.display = "none";
+  answers.offsetHeight;
+  const begun = performance.now();
+  answers.style.display = "";
+  answers.offsetHeight;
+  return performance.now() - begun;
+}
+"""
+LAID_OUT = (
+    "towers of marks", "emoji joined", "a word of thirty thousand letters", "directions", "languages by turns", "tabs",
+    "three hundred long formulas", "links that are", "python, all of it", "two megabytes of brackets",
+    "code spans that do not end",
+)  # fmt: skip
+
+
+def test_what_takes_long_to_draw_is_laid_out_in_bounded_time_and_says_what_it_is(serve, own_page):
+    page = own_page
+    texts = [NASTY[name] for name in LAID_OUT]
+    server = serve([pair(f"Nasty {i}?", text, "short") for i, text in enumerate(texts)])
+    open_rating_page(page, server, "ann")
+    times = []
+    for _ in texts:
+        before = question(page)
+        times.append(page.evaluate(LAYOUT))
+        longest = max(answers(page), key=len)
+        if "two megabytes" in LAID_OUT[int(before.split()[1].rstrip("?"))]:
+            assert "Shown as it was written" in longest
+            assert "Characters that are not shown: 1,800,000" in longest
+        page.keyboard.press("4")
+        page.locator("#submit").click()
+        if len(times) < len(texts):
+            until_next(page, before)
+    assert max(times) < 2_000, dict(zip(LAID_OUT, times))
 
 
 def test_a_name_and_a_prompt_are_as_harmless_as_an_answer(serve, own_page):

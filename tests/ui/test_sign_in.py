@@ -14,7 +14,7 @@ from rlhf_hitl.api.sign_in_throttle import SignInThrottle
 from rlhf_hitl.config import Settings
 from rlhf_hitl.store import Store, invitations, people
 from rlhf_hitl.types import Role
-from rlhf_hitl.ui.pages import load_translations
+from rlhf_hitl.ui.pages import load_translations, read_asset
 from rlhf_hitl.ui.sign_in import choose_language, render_sign_in_page
 
 
@@ -90,6 +90,7 @@ def test_a_phone_shows_the_whole_page_and_a_problem_is_announced_with_its_field(
     )
     page = context.new_page()
     page.set_content(render_sign_in_page(language, problem="name", name="ann", invited=True))
+    page.add_style_tag(content=read_asset("login.css"))  # which the server has
     main = page.get_by_role("main")
     name, password = (main.get_by_label(words[key]) for key in ("name", "password"))
     expect(name).to_be_focused()

@@ -101,7 +101,11 @@ def used() -> dict[str, str]:
     for path in sorted((ROOT / "ui").glob("*.py")):  # words within what Python makes of a text
         named = re.findall(r'(?:data-i18n="|\brender_translated\(")(\w+)"', path.read_text(encoding="utf-8"))
         found |= dict.fromkeys(named, path.name)
-    calls = {"app": "respond_with_sign_in_page", "sign_in": "respond_with_sign_in_page", "auth": "render_sign_in_page"}
+    calls = {
+        "app": "respond_with_sign_in_page",
+        "sign_in": "respond_with_sign_in_page",
+        "page_guard": "render_sign_in_page",
+    }
     for where, function in calls.items():
         shown = given(f"rlhf_hitl/api/{where}.py", function, "problem")
         found |= {f"login_{problem}": f"api/{where}.py" for problem in shown}

@@ -70,7 +70,7 @@ function createAnswerPanels(page) {
     translate($("answers"));
     $("open-difference").setAttribute("aria-pressed", String(state.card.showsDifference));
     refold();
-    const areEqual = marked && !$("answers").querySelector("del, ins");
+    const areEqual = marked && !$("answers").querySelector("del, ins, .uncompared");
     if (areEqual) page.notices.notify(t("difference_none"), null, "transient");
     page.notices.announce(t(areEqual ? "difference_none" : marked ? "difference_on" : "difference_off"));
   }

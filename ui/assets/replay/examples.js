@@ -90,7 +90,7 @@ function createExampleBrowser(dashboard, server, address, requests) {
       const text = node.data.toLowerCase();
       if (text.length !== node.data.length) continue; // a lower-case form is longer, so that positions would be wrong
       for (const word of words)
-        for (let start = text.indexOf(word); start >= 0; start = text.indexOf(word, start + word.length)) {
+        for (let start = text.indexOf(word); start >= 0 && ranges.length < RANGES_LIMIT; start = text.indexOf(word, start + word.length)) {
           const range = new Range();
           range.setStart(node, start);
           range.setEnd(node, start + word.length);

@@ -11,6 +11,8 @@ from itertools import pairwise
 from typing import Any
 
 from rlhf_hitl.errors import BadInput, NotFound, RlhfHitlError
+from rlhf_hitl.terminal import filter_output, print_note
+from rlhf_hitl.workspace import restrict_new_files
 
 
 def parse_arguments(types: Sequence[Any], argv: Sequence[str] | None, **defaults: Any) -> tuple[Any, ...]:
@@ -59,13 +61,18 @@ def parse_arguments(types: Sequence[Any], argv: Sequence[str] | None, **defaults
 
 
 def run_script(main: Callable[[], object]) -> None:
-    """Run a script's main function. An error that the user can fix is printed as one line, not as a traceback."""
+    """Run a script's main function. An error that the user can fix is printed as one line, not as a traceback.
+
+    What it prints is filtered, and what it writes is its owner's alone, as under `rlhf-hitl`.
+    """
+    filter_output()
+    restrict_new_files()
     try:
         main()
     except RlhfHitlError as e:
-        print(f"error: {e}", file=sys.stderr)
+        print_note(f"error: {e}")
         sys.exit(e.exit_code)
     except OSError as e:
         where = e.filename or "the system"
-        print(f"error: {where}: {e.strerror or e}. Fix: check the path, the space and the rights", file=sys.stderr)
+        print_note(f"error: {where}: {e.strerror or e}. Fix: check the path, the space and the rights")
         sys.exit(2)

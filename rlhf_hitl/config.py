@@ -7,7 +7,7 @@ from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from rlhf_hitl.errors import BadInput
@@ -48,6 +48,9 @@ class Settings(BaseSettings):
     store: str = "sqlite:///workspace/preferences.db"
     workspace: Path = Path("workspace")  # features, reward models, policies, exports
     features_gb: float = Field(default=20.0, gt=0)  # upper limit of the workspace's cache of hidden states
+    # Seals what the store has to keep readable: the secrets of webhooks. Several keys, in order, while one is replaced.
+    secret_key: SecretStr | None = None
+    secret_key_file: Path | None = None  # default: beside a SQLite store; for PostgreSQL, secret.key in the workspace
     lease_seconds: int = Field(default=30 * 60, gt=0)
     session_hours: float = Field(default=12.0, gt=0, le=24 * 90)  # after which a user has to sign in again
     trusted_proxies: str = ""  # addresses or networks of proxies whose X-Forwarded-* headers count, with commas

@@ -1,9 +1,12 @@
-"""Atomic writes: a file or folder appears under its name once it is whole, or it does not appear.
+"""Atomic, private writes: a file or folder appears under its name once it is whole, or it does not appear.
 
 Content is written to a draft beside the target, on the same file system, and then moved there in one step. Readers
 see the former content or the new one, never a part. Every draft has a name of its own, so threads and processes that
 write the same target do not mix their content: the last one to finish wins. A draft is removed when writing fails;
 only a killed process leaves one behind, as a hidden file or folder that ends in `.writing`.
+
+What is written is its owner's alone (modes 0600 and 0700) whatever the umask, which this module leaves as it is: a
+program that uses the package may want another for its own files. Who wants to share a file changes its mode.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+import stat
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,6 +26,7 @@ from rlhf_hitl.errors import BadInput
 Existing = Literal["refuse", "keep", "replace"]
 
 DRAFT_SUFFIX = ".writing"
+PRIVATE_FILE, PRIVATE_FOLDER = 0o600, 0o700
 
 
 def check_may_write(
@@ -46,12 +51,12 @@ def check_may_write(
 
 
 @contextmanager
-def atomic_file(path: Path, *, private: bool = False, sync: bool = False) -> Iterator[Path]:
+def atomic_file(path: Path, *, sync: bool = False) -> Iterator[Path]:
     """Give the path of a draft to write to, which becomes `path` when the block ends without an exception.
 
     Args:
-        path: the file to write; its folder must exist. An earlier file there is replaced.
-        private: only the file's owner can read it (mode 0600), from the first byte on.
+        path: the file to write; its folder must exist. An earlier file there is replaced. From the first byte on only
+            its owner can read it, unless what writes it makes a new file of the draft.
         sync: wait until the content is on the disk before it is moved, so that a power cut cannot lose it.
 
     Raises:
@@ -59,9 +64,9 @@ def atomic_file(path: Path, *, private: bool = False, sync: bool = False) -> Ite
     """
     draft = _make_draft_path(path)
     try:
-        if private:
-            os.close(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        make_private_file(draft)
         yield draft
+        draft.chmod(PRIVATE_FILE)
         if sync:
             with draft.open("rb") as f:
                 os.fsync(f.fileno())
@@ -75,9 +80,26 @@ def atomic_file(path: Path, *, private: bool = False, sync: bool = False) -> Ite
             draft.unlink()
 
 
-def write_text_atomically(path: Path, text: str, *, private: bool = False) -> None:
+def make_private_file(path: Path) -> None:
+    """Make an empty file that only its owner can read.
+
+    Raises:
+        OSError: it cannot be made, or something has this name already, be it a link to nothing.
+    """
+    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE_FILE))
+
+
+def make_private_folder(path: Path) -> None:
+    """Make a folder and its missing parents for their owner alone. A folder that is there stays as it is."""
+    if not path.is_dir():
+        if path.parent != path:
+            make_private_folder(path.parent)
+        path.mkdir(mode=PRIVATE_FOLDER, exist_ok=True)
+
+
+def write_text_atomically(path: Path, text: str) -> None:
     """Write a UTF-8 text file in one step (see `atomic_file`)."""
-    with atomic_file(path, private=private) as draft:
+    with atomic_file(path) as draft:
         draft.write_text(text, encoding="utf-8")
 
 
@@ -87,9 +109,9 @@ def atomic_folder(path: Path, *, existing: Existing = "refuse") -> Iterator[Path
 
     Missing parents of `path` are made. For `existing`, see `place_folder`.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_private_folder(path.parent)
     draft = _make_draft_path(path)
-    draft.mkdir()
+    draft.mkdir(mode=PRIVATE_FOLDER)
     try:
         yield draft
         place_folder(draft, path, existing=existing)
@@ -100,6 +122,8 @@ def atomic_folder(path: Path, *, existing: Existing = "refuse") -> Iterator[Path
 def place_folder(folder: Path, target: Path, *, existing: Existing = "refuse") -> None:
     """Move a finished folder to `target`, on the same file system. It takes the place of nothing or an empty folder.
 
+    What is in it becomes its owner's alone.
+
     Args:
         existing: what to do where `target` holds files: "refuse" raises OSError; "keep" leaves them, and `folder`
             where it is (another process was quicker, and its copy is as good); "replace" removes them once the new
@@ -108,6 +132,7 @@ def place_folder(folder: Path, target: Path, *, existing: Existing = "refuse") -
     Raises:
         OSError: the folder cannot be moved.
     """
+    make_tree_private(folder)
     try:
         os.replace(folder, target)
         return
@@ -124,6 +149,57 @@ def place_folder(folder: Path, target: Path, *, existing: Existing = "refuse") -
         former.rename(target)
         raise
     shutil.rmtree(former)
+
+
+def make_tree_private(folder: Path) -> list[Path]:
+    """Take every right from group and others on a folder and all that is in it; returns what could be read before.
+
+    Links are not followed, and what belongs to somebody else is left as it is.
+
+    Raises:
+        OSError: a right cannot be taken away.
+    """
+    opened = []
+    for parent, folders, names in os.walk(folder, topdown=False):
+        opened += [Path(parent, name) for name in (*folders, *names) if make_private(Path(parent, name))]
+    return [*opened, folder] if make_private(folder) else opened
+
+
+def make_private(path: Path) -> bool:
+    """Take every right from group and others on one file or folder of ours; returns whether there was one to take.
+
+    A link, a device and what belongs to somebody else are left as they are.
+
+    Raises:
+        OSError: the right cannot be taken away.
+    """
+    if not is_open_to_others(path):
+        return False
+    # Through a descriptor, so that a link that somebody puts there meanwhile is not followed.
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        found = os.fstat(descriptor)
+        if not _is_ours(found):
+            return False
+        os.fchmod(descriptor, stat.S_IMODE(found.st_mode) & PRIVATE_FOLDER)
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def is_open_to_others(path: Path) -> bool:
+    """Return whether a file or folder of ours gives group or others any right. Links are not followed."""
+    try:
+        found = path.lstat()
+    except FileNotFoundError:
+        return False
+    return _is_ours(found) and bool(found.st_mode & (stat.S_IRWXG | stat.S_IRWXO))
+
+
+def _is_ours(found: os.stat_result) -> bool:
+    # Windows knows neither owners nor these rights.
+    ours = hasattr(os, "geteuid") and found.st_uid == os.geteuid()
+    return ours and (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode))
 
 
 def _make_draft_path(path: Path) -> Path:

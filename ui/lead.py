@@ -16,8 +16,8 @@ from rlhf_hitl.store.routings import Routing, apply_routings
 from rlhf_hitl.types import Rater, Route
 from rlhf_hitl.ui.conversation import make_excerpt, make_question_excerpt
 from rlhf_hitl.ui.dashboard import mount_dashboard
-from rlhf_hitl.ui.markdown import make_visible
 from rlhf_hitl.ui.pages import load_templates
+from rlhf_hitl.visible import make_all_visible
 
 ACCEPTED_EXCERPT_LENGTH = 280  # characters
 
@@ -80,7 +80,7 @@ def render_overview(store: Store, settings: Settings) -> str:
 
 def _make_staff_row(rater: Rater, work: views.RaterActivity) -> dict[str, Any]:
     return {
-        "name": make_visible(rater.name),
+        "name": make_all_visible(rater.name),
         "role": rater.role.value,
         "state": rater.state,
         "count": work.in_all,

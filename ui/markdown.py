@@ -21,6 +21,7 @@ from markdown_it.token import Token
 from rlhf_hitl.ui.drawing_budget import DrawingBudget
 from rlhf_hitl.ui.formula import FORMULA_TOKENS, add_formulas
 from rlhf_hitl.ui.highlighting import highlight
+from rlhf_hitl.visible import make_visible as make_visible
 
 #: Characters up to which a text is parsed as Markdown: the worst cases of Markdown grow faster than the text.
 MARKDOWN_LIMIT = 30_000
@@ -28,16 +29,6 @@ MARKDOWN_LIMIT = 30_000
 NESTING_LIMIT = 40
 #: Characters after which a text is cut, so that the page stays usable.
 SHOWN_LIMIT = 200_000
-
-# Characters that reorder the text around them are shown by their names, other control characters by their pictures.
-_BIDI_NAMES = ("LRE", "RLE", "PDF", "LRO", "RLO", "LRI", "RLI", "FSI", "PDI")
-_BIDI_CONTROLS = dict(zip((*range(0x202A, 0x202F), *range(0x2066, 0x206A)), _BIDI_NAMES))
-_VISIBLE = (
-    {c: f"⟦{name}⟧" for c, name in _BIDI_CONTROLS.items()}
-    | {0x7F: "␡"}
-    | {c: chr(0x2400 + c) for c in range(0x20) if chr(c) not in "\t\n\r"}
-)
-_INVISIBLE = re.compile(f"[{re.escape(''.join(map(chr, _VISIBLE)))}]")
 
 
 _LONG_OPENING = re.compile(rf"(?:^|\r)([ \t>*+-]{{{NESTING_LIMIT // 2},}})", re.MULTILINE)
@@ -124,12 +115,6 @@ def render_translated(key: str, english: str, n: int | None = None) -> str:
     """Return an element for a text of the interface, which i18n.js replaces by the text in the reader's language."""
     count = "" if n is None else f' data-count="{n}"'
     return f'<span data-i18n="{key}"{count}>{english}</span>'
-
-
-def make_visible(text: str) -> str:
-    """Return the text with control characters made visible and lone surrogates replaced."""
-    text = text.encode("utf-8", "replace").decode()
-    return text.translate(_VISIBLE) if _INVISIBLE.search(text) else text  # translating takes a look at every letter
 
 
 @cache

@@ -13,7 +13,7 @@ from rlhf_hitl.config import Settings
 from rlhf_hitl.store import Store, invitations, people, projects, views
 from rlhf_hitl.types import Rater, Role, utc_now
 from rlhf_hitl.ui.dashboard import PageMessage, mount_dashboard
-from rlhf_hitl.ui.markdown import make_visible
+from rlhf_hitl.visible import make_all_visible
 
 DAYS = 14  # of the chart of judgments a day
 
@@ -76,7 +76,7 @@ def load_people(store: Store, lead: Rater) -> dict[str, Any]:
         "people": [rows[rater_id] for rater_id in staff],
         "simulated": [rows[rater.id] for rater in raters if not rater.source and rater.simulated],
         "imported": [
-            {"source": make_visible(source), "raters": len(judged), "judged": sum(judged)}
+            {"source": make_all_visible(source), "raters": len(judged), "judged": sum(judged)}
             for source, judged in sorted(judged_by_source.items())
         ],
         "by_day": [sum(work[rater_id].by_day[day] for rater_id in staff) for day in range(DAYS)],
@@ -107,7 +107,7 @@ def _make_person_row(rater: Rater, lead: Rater) -> dict[str, Any]:
     """Return the columns of a row that do not depend on work. Names are plain text, for the page to escape."""
     return {
         "id": rater.id,
-        "name": make_visible(rater.name),
+        "name": make_all_visible(rater.name),
         "role": rater.role.value,
         "state": rater.state,
         "paused": rater.paused,

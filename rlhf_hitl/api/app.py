@@ -29,6 +29,8 @@ from rlhf_hitl.config import Settings, TrustedProxies, load_settings
 from rlhf_hitl.errors import RlhfHitlError
 from rlhf_hitl.store import Store, StoreFailure
 from rlhf_hitl.store.webhooks.sender import WebhookSender
+from rlhf_hitl.terminal import filter_output, print_note
+from rlhf_hitl.workspace import protect_workspace, restrict_new_files
 
 
 def create_app(store: Store, settings: Settings, throttle: SignInThrottle | None = None) -> FastAPI:
@@ -91,11 +93,14 @@ def mount_pages(app: FastAPI, store: Store, settings: Settings) -> None:
 
 def serve_from_environment() -> FastAPI:
     """Build the application from the settings in the environment. Each of several worker processes calls this."""
+    filter_output()
+    restrict_new_files()
     try:
         settings = load_settings()
+        protect_workspace(settings.workspace)
         if settings.log == "json":
             log_as_json()
         return create_app(Store.open(settings.store), settings)
     except RlhfHitlError as e:
-        print(f"error: {e}", file=sys.stderr)
+        print_note(f"error: {e}")
         sys.exit(STARTUP_FAILURE)  # it would fail again, so the process must not be restarted

@@ -12,6 +12,8 @@ import sys
 from datetime import UTC, datetime
 from typing import Any
 
+from rlhf_hitl.visible import escape_unseen_json
+
 
 class JsonFormatter(logging.Formatter):
     """Formats a log record as one line of JSON, with what was passed as `extra`."""
@@ -35,7 +37,7 @@ class JsonFormatter(logging.Formatter):
                 frames.append(f"{os.path.basename(code.co_filename)}:{trace.tb_lineno}:{code.co_name}")
                 trace = trace.tb_next
             line |= {"error": error_type.__name__ if error_type else "", "trace": frames[-12:]}
-        return json.dumps(line, ensure_ascii=False, default=str)
+        return escape_unseen_json(json.dumps(line, ensure_ascii=False, default=str))
 
 
 def log_as_json() -> None:

@@ -24,7 +24,7 @@ from rlhf_hitl.errors import BadInput, Conflict, NotFound
 from rlhf_hitl.store import Store
 from rlhf_hitl.store.devices import is_known_device, remember_device
 from rlhf_hitl.store.invitations import accept_invitation, find_open_invitation
-from rlhf_hitl.store.sign_in import end_session, start_session, verify_password
+from rlhf_hitl.store.sign_in import end_session, find_account_name, start_session, verify_password
 from rlhf_hitl.types import Role
 
 #: The page that each role sees after signing in.
@@ -57,8 +57,9 @@ def add_sign_in_routes(app: FastAPI, store: Store, settings: Settings, throttle:
         return await answer_form(request, sign_in)
 
     def sign_in(request: Request, name: str, password: str) -> Response:
-        is_known = is_known_device(store, request.cookies.get(DEVICE_COOKIE, ""), name)
-        wait = throttle.record_attempt(get_client_address(request), name, is_known)
+        account = find_account_name(store, name)  # however the name is spelt, it is one account that is tried
+        is_known = is_known_device(store, request.cookies.get(DEVICE_COOKIE, ""), account)
+        wait = throttle.record_attempt(get_client_address(request), account, is_known)
         if wait > 0:
             minutes = max(1, round(wait / 60))
             response = respond_with_sign_in_page(request, 429, problem="throttled", minutes=minutes, name=name)

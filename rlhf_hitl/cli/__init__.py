@@ -11,6 +11,7 @@ import importlib
 import json as jsonlib
 import math
 import os
+import re
 import signal
 import sys
 from collections.abc import Callable
@@ -22,6 +23,9 @@ from typer.exceptions import TyperException
 
 from rlhf_hitl.config import load_settings
 from rlhf_hitl.errors import RlhfHitlError
+from rlhf_hitl.terminal import filter_output, print_note
+from rlhf_hitl.visible import escape_unseen_json, make_all_visible, make_cell_visible
+from rlhf_hitl.workspace import protect_workspace, restrict_new_files
 
 #: The modules with commands, in the order in which `--help` lists them.
 MODULES = (
@@ -41,7 +45,8 @@ StoreUrl = Annotated[
     str,
     typer.Option(
         "--store",
-        help="Use this store, given as an SQLAlchemy URL.",
+        help="Use this store, given as an SQLAlchemy URL. Keep passwords out of it, for `ps` shows them: put the URL "
+        "into RLHF_HITL_STORE, or the password into ~/.pgpass or PGPASSWORD.",
         default_factory=lambda: load_settings().store,
         show_default="sqlite:///workspace/preferences.db",
     ),
@@ -67,6 +72,7 @@ def command(name: str, group: typer.Typer = app) -> Callable:
         def run(*args: Any, **kwargs: Any) -> None:
             as_json = kwargs.get("json", False)
             try:
+                protect_workspace(load_settings().workspace)
                 result = function(*args, **kwargs)
             except RlhfHitlError as e:
                 _fail(str(e), e.exit_code, as_json)
@@ -77,7 +83,7 @@ def command(name: str, group: typer.Typer = app) -> Callable:
             except KeyboardInterrupt:
                 _fail("interrupted", 130, as_json)
             if as_json:
-                print(jsonlib.dumps(_replace_non_finite(result.data), ensure_ascii=False, allow_nan=False, default=str))
+                print_json(result.data)
             else:
                 print_text(*(part for part in [result.text, *result.more] if part is not None))
             raise typer.Exit(result.exit_code)
@@ -88,23 +94,37 @@ def command(name: str, group: typer.Typer = app) -> Callable:
 
 
 def print_text(*parts: Any) -> None:
-    """Print for people. Names and texts are printed as they are: "[/x]" and ":smile:" are not markup."""
+    """Print for people: "[/x]" and ":smile:" are not markup, and what cannot be seen is shown by its name."""
     from rich.console import Console
+    from rich.segment import Segment, Segments
 
     console = Console(soft_wrap=True, highlight=False, markup=False, emoji=False)
+    options = console.options.update(no_wrap=True, overflow="ignore")
     for part in parts:
-        console.print(part)
+        # After the layout and before the colours: what is in a text cannot be taken for a colour of ours.
+        drawn = console.render(console.render_str(part) if isinstance(part, str) else part, options)
+        shown = [Segment(make_all_visible(s.text), s.style) for s in drawn if not s.control]
+        console.print(Segments(shown), end="")
+
+
+def print_json(data: Any) -> None:
+    """Print one line of JSON for programs, in which what cannot be seen is escaped."""
+    plain = _replace_non_finite(data)
+    encoded = jsonlib.dumps(plain, ensure_ascii=False, allow_nan=False, default=str)
+    print(escape_unseen_json(encoded), flush=True)
 
 
 def make_table(title: str, rows: dict[str, Any] | list[tuple[Any, ...]], columns: tuple[str, ...] = ("", "")) -> Any:
     """Make a small table for people: keys on the left, values on the right (numbers with four digits)."""
     from rich.table import Table
 
-    rich_table = Table(title=title, title_justify="left", show_header=any(columns), box=None, pad_edge=False)
+    rich_table = Table(
+        title=make_cell_visible(title), title_justify="left", show_header=any(columns), box=None, pad_edge=False
+    )
     for i, column in enumerate(columns):
         rich_table.add_column(column, justify="left" if i == 0 else "right")
     for row in rows.items() if isinstance(rows, dict) else rows:
-        rich_table.add_row(*(f"{v:.4g}" if isinstance(v, float) else str(v) for v in row))
+        rich_table.add_row(*(f"{v:.4g}" if isinstance(v, float) else make_cell_visible(str(v)) for v in row))
     return rich_table
 
 
@@ -122,10 +142,10 @@ def _fail(message: str, code: int, as_json: bool) -> None:
 
 
 def _print_error(message: str, code: int, as_json: bool) -> int:
-    line = " ".join(message.split())
+    line = make_all_visible(" ".join(message.split()))
     print(f"error: {line}", file=sys.stderr)
     if as_json:
-        print(jsonlib.dumps({"error": line}, ensure_ascii=False))
+        print_json({"error": line})
     return code
 
 
@@ -139,6 +159,13 @@ def main() -> None:
     """Run the command line. Exits with the code of the command."""
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    filter_output()
+    restrict_new_files()
+    if any(re.search(r"://[^/@]*:[^/@]+@", word) for word in sys.argv[1:]):
+        print_note(
+            "warning: a password on the command line can be read by every user of this machine. "
+            "Fix: put the URL into RLHF_HITL_STORE, or the password into ~/.pgpass or PGPASSWORD"
+        )
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C, so that drafts are removed
     try:
         register_commands()

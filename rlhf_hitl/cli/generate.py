@@ -11,7 +11,7 @@ import typer
 from rlhf_hitl.cli import AsJson, Result, StoreUrl, command, make_table
 from rlhf_hitl.config import DEFAULT_MODEL
 from rlhf_hitl.errors import BadInput, NotFound
-from rlhf_hitl.files import atomic_file
+from rlhf_hitl.files import atomic_file, make_private_folder
 
 if TYPE_CHECKING:
     from rlhf_hitl.policy.sampling import Sampling
@@ -148,7 +148,7 @@ def _write_completions(out: Path, prompts: list[Prompt], completions: list[Compl
     by_prompt: dict[str, list[Completion]] = {}
     for c in completions:
         by_prompt.setdefault(c.prompt_id, []).append(c)
-    out.parent.mkdir(parents=True, exist_ok=True)
+    make_private_folder(out.parent)
     with atomic_file(out) as draft, draft.open("w", encoding="utf-8") as f:
         for p in prompts:
             answers = [

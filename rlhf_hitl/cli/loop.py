@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,6 +12,7 @@ from rlhf_hitl.cli import AsJson, Result, StoreUrl, command, make_table
 from rlhf_hitl.cli.report import make_report_table
 from rlhf_hitl.config import load_settings
 from rlhf_hitl.errors import BadInput
+from rlhf_hitl.terminal import print_note
 
 
 @command("loop")
@@ -48,11 +48,11 @@ def run_loop_command(
         nonlocal printed
         if printed != str(progress):
             printed = str(progress)
-            print(f"waiting: {progress}", file=sys.stderr)
+            print_note(f"waiting: {progress}")
         time.sleep(2)
 
     def print_step(line: str) -> None:
-        print(line + (" (simulated raters)" if simulate and line.endswith("review") else ""), file=sys.stderr)
+        print_note(line + (" (simulated raters)" if simulate and line.endswith("review") else ""))
 
     runner = Loop(opened, settings, checked, on_wait=None if simulate else wait, on_step=print_step)
     steps = runner.run(rounds)
@@ -128,5 +128,5 @@ def _import_bundled_set_if_empty(store: Any) -> None:
     from rlhf_hitl.store.comparisons import count_rows
 
     if not count_rows(store)["prompts"]:
-        print("the store is empty: taking the bundled set of prompts and completions", file=sys.stderr)
+        print_note("the store is empty: taking the bundled set of prompts and completions")
         import_bundled(store)

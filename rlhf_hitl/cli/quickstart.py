@@ -11,7 +11,7 @@ from rlhf_hitl.cli import AsJson, Result, StoreUrl, command
 from rlhf_hitl.cli.passwords import generate_password
 from rlhf_hitl.cli.serve import Host, Port, make_accounts_panel, serve_one_process
 from rlhf_hitl.config import load_settings
-from rlhf_hitl.files import write_text_atomically
+from rlhf_hitl.files import make_private_folder, write_text_atomically
 from rlhf_hitl.types import DEFAULT_PROJECT
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def _ensure_accounts(store: Store, workspace: Path) -> dict[str, str]:
     from rlhf_hitl.store.sign_in import verify_password
     from rlhf_hitl.types import Role
 
-    workspace.mkdir(parents=True, exist_ok=True)
+    make_private_folder(workspace)
     sign_in_file = workspace / "sign-in.txt"
     saved = dict(line.split(": ", 1) for line in _read_lines(sign_in_file) if ": " in line)
     names = {r.name for r in people.list_raters(store)}
@@ -66,9 +66,7 @@ def _ensure_accounts(store: Store, workspace: Path) -> dict[str, str]:
         accounts[name] = saved.get(name) or generate_password()
         if name not in names:
             # The file is written first: an account whose password nobody knows is of no use.
-            write_text_atomically(
-                sign_in_file, "".join(f"{k}: {v}\n" for k, v in (saved | accounts).items()), private=True
-            )
+            write_text_atomically(sign_in_file, "".join(f"{k}: {v}\n" for k, v in (saved | accounts).items()))
             people.add_rater(store, name, role, accounts[name])
         elif verify_password(store, name, accounts[name]) is None:
             accounts[name] = f"changed since; a new one: rlhf-hitl raters password {name}"

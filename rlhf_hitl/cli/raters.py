@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
 
 from rlhf_hitl.cli import AsJson, Result, StoreUrl, app, command, make_table
-from rlhf_hitl.cli.passwords import generate_password
+from rlhf_hitl.cli.passwords import AskPassword, PasswordStdin, take_password
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.types import Role
+from rlhf_hitl.visible import make_cell_visible
 
 rater_group = typer.Typer(help="Manage people: who may rate and who may lead.", no_args_is_help=True)
 app.add_typer(rater_group, name="raters")
@@ -22,22 +24,20 @@ RoleOption = Annotated[Role, typer.Option(help="Give them this role: it decides 
 def add_rater_command(
     name: Annotated[str, typer.Argument(help="The name the person signs in with.")],
     role: RoleOption = Role.RATER,
-    password: Annotated[
-        str | None,
-        typer.Option(help="Set this password, of eight characters or more. Without it one is made and printed once."),
-    ] = None,
+    password_stdin: PasswordStdin = False,
+    ask_password: AskPassword = False,
     *,
     store: StoreUrl,
     json: AsJson = False,
 ) -> Result:
-    """Add a person who can sign in."""
+    """Add a person who can sign in. Unless you choose a password, one is made and printed once."""
     from rich.text import Text
 
     from rlhf_hitl.store import Store, people
 
-    generated = password is None
-    password = password if password is not None else generate_password()
-    rater = people.add_rater(Store.open(store), name, role, password)
+    opened = Store.open(store)
+    password, generated = take_password(password_stdin, ask_password)
+    rater = people.add_rater(opened, name, role, password)
     data = {"id": rater.id, "name": rater.name, "role": rater.role.value}
     text = Text.assemble(f"Added {rater.role.value} ", (rater.name, "bold"), ".")
     if generated:
@@ -49,22 +49,44 @@ def add_rater_command(
 @command("password", rater_group)
 def reset_password_command(
     name: Annotated[str, typer.Argument(help="The name of the person.")],
+    password_stdin: PasswordStdin = False,
+    ask_password: AskPassword = False,
+    keep_tokens: Annotated[
+        bool | None,
+        typer.Option(
+            "--keep-tokens/--end-tokens",
+            help="Keep their API tokens, or end them too. Without either, a terminal asks, and a program ends them.",
+            show_default=False,
+        ),
+    ] = None,
     *,
     store: StoreUrl,
     json: AsJson = False,
 ) -> Result:
-    """Give a person a new password, which is printed once. All their sessions end."""
+    """Give a person a new password. Their sessions end, and their API tokens unless you keep them.
+
+    Unless you choose the password, one is made and printed once.
+    """
     from rich.text import Text
 
-    from rlhf_hitl.store import Store
+    from rlhf_hitl.store import Store, people
     from rlhf_hitl.store.sign_in import set_password
+    from rlhf_hitl.store.tokens import count_api_tokens
 
-    fresh = generate_password()
-    set_password(Store.open(store), name, fresh)
-    return Result(
-        {"name": name, "password": fresh},
-        Text.assemble("New password of ", (name, "bold"), ", shown this once: ", (fresh, "bold")),
-    )
+    opened = Store.open(store)
+    rater = people.get_rater_by_name(opened, name)
+    password, generated = take_password(password_stdin, ask_password)
+    if keep_tokens is None and sys.stdin.isatty() and not json and (n := count_api_tokens(opened, rater.id)):
+        question = f"{n} API tokens act for {make_cell_visible(rater.name)}. End them too?"
+        keep_tokens = not typer.confirm(question, default=True, err=True)
+    ended = set_password(opened, rater.name, password, keep_tokens=bool(keep_tokens))
+    data = {"name": rater.name, "sessions_ended": ended.sessions, "tokens_ended": ended.api_tokens}
+    text = Text.assemble("New password of ", (rater.name, "bold"))
+    if generated:
+        data["password"] = password
+        text.append(", shown this once: ").append(password, "bold")
+    kept = " Their API tokens go on." if keep_tokens else ""
+    return Result(data, text.append(f". Ended: {ended.sessions} sessions, {ended.api_tokens} API tokens.{kept}"))
 
 
 @command("list", rater_group)
@@ -95,7 +117,13 @@ def list_raters_command(*, store: StoreUrl, json: AsJson = False) -> Result:
         for row in rows
     ]
     text = make_table("Raters", cells, ("name", "role", "judgments", "state", "languages", "a day"))
-    return Result({"raters": rows}, text if rows else "Nobody yet. Add somebody with `rlhf-hitl raters add NAME`.")
+    alike = people.list_mistakable(opened)
+    more = [f"Can be taken for each other: {' and '.join(map(repr, names))}" for names in alike]
+    return Result(
+        {"raters": rows, "look_alikes": alike},
+        text if rows else "Nobody yet. Add somebody with `rlhf-hitl raters add NAME`.",
+        more=more,
+    )
 
 
 @command("set", rater_group)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json as jsonlib
 import logging
 import os
 import socket
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rlhf_hitl.cli import AsJson, Result, StoreUrl, command, print_text
+from rlhf_hitl.cli import AsJson, Result, StoreUrl, command, print_json, print_text
 from rlhf_hitl.config import TrustedProxies, load_settings
 from rlhf_hitl.errors import BadInput
 
@@ -105,7 +104,7 @@ def _announce_when_up(listening: socket.socket, store: Store, json: bool) -> Non
 
 def _announce(address: str, store: Store, accounts: dict[str, str], json: bool) -> None:
     if json:
-        print(jsonlib.dumps({"address": address, "store": store.safe_url, "accounts": accounts}), flush=True)
+        print_json({"address": address, "store": store.safe_url, "accounts": accounts})
     else:
         print_text(make_accounts_panel(["Open ", (address, "bold")], accounts))
 
@@ -134,7 +133,7 @@ def _bind_socket(host: str, port: int) -> socket.socket:
     """Return a bound socket. It is taken before anything slow is done, so that a port in use is reported at once."""
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    except socket.gaierror as e:
+    except (socket.gaierror, UnicodeError) as e:
         raise BadInput(f"--host {host}", expected="an address of this machine", fix="try 127.0.0.1") from e
     # asyncio sets TCP_NODELAY only if the protocol is named, and without it every answer waits some 40 ms.
     bound = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)

@@ -30,6 +30,22 @@ def add_webhook_command(
     return Result(data, f"{webhook.id}; its signing secret, shown this once: {webhook.secret}")
 
 
+@command("renew", webhook_group)
+def renew_webhook_command(
+    webhook: Annotated[str, typer.Argument(help="The id that `webhooks list` shows.")],
+    *,
+    store: StoreUrl,
+    json: AsJson = False,
+) -> Result:
+    """Give a webhook a new secret, which is printed once: the old one is known to others, or its key is lost."""
+    from rlhf_hitl.store import Store
+    from rlhf_hitl.store import webhooks as stored_webhooks
+
+    renewed = stored_webhooks.renew_webhook_secret(Store.open(store), webhook)
+    data = {"id": renewed.id, "secret": renewed.secret}
+    return Result(data, f"{renewed.id}; its new signing secret, shown this once: {renewed.secret}")
+
+
 @command("list", webhook_group)
 def list_webhooks_command(*, store: StoreUrl, json: AsJson = False) -> Result:
     """List webhooks, and how many deliveries wait."""
@@ -38,13 +54,31 @@ def list_webhooks_command(*, store: StoreUrl, json: AsJson = False) -> Result:
 
     opened = Store.open(store)
     rows = [
-        {"id": w.id, "url": w.url, "events": [e.value for e in w.events], "ended": w.ended_at is not None}
+        {
+            "id": w.id,
+            "url": w.url,
+            "events": [e.value for e in w.events],
+            "ended": w.ended_at is not None,
+            "can_be_signed": w.can_be_signed,
+        }
         for w in stored_webhooks.list_webhooks(opened)
     ]
     waiting = stored_webhooks.count_waiting_deliveries(opened)
-    cells = [(r["id"], r["url"], " ".join(r["events"]), "ended" if r["ended"] else "on") for r in rows]
+    cells = [
+        (
+            *(r["id"], r["url"], " ".join(r["events"])),
+            "ended" if r["ended"] else "on" if r["can_be_signed"] else "cannot be signed",
+        )
+        for r in rows
+    ]
     text = make_table(f"Webhooks ({waiting} deliveries wait)", cells, ("id", "url", "events", ""))
-    return Result({"webhooks": rows, "waiting": waiting}, text if rows else "None yet.")
+    more = []
+    if any(not r["can_be_signed"] and not r["ended"] for r in rows):
+        more.append(
+            f"Another key sealed the secrets of some; {opened.sealer.describe_key()}. Fix: copy the key file from "
+            "where the store was, or make a new secret with `rlhf-hitl webhooks renew ID`"
+        )
+    return Result({"webhooks": rows, "waiting": waiting}, text if rows else "None yet.", more=more)
 
 
 @command("end", webhook_group)

@@ -16,7 +16,7 @@ import json
 import struct
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from pathlib import Path
@@ -27,8 +27,9 @@ from tqdm import tqdm
 
 from rlhf_hitl import __version__
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.files import atomic_file, check_may_write
+from rlhf_hitl.files import atomic_file, check_may_write, make_private_folder
 from rlhf_hitl.store import Store, table_copy
+from rlhf_hitl.store.earlier_version import open_earlier_version
 
 KIND = "rlhf_hitl archive"
 MANIFEST = "manifest.json"
@@ -51,14 +52,15 @@ def is_archive(path: str | Path) -> bool:
 def write_archive(store: Store, out: Path, *, overwrite: bool = False, progress: bool = False) -> ArchiveManifest:
     """Write everything that `store` holds at this moment to the file `out` and return the manifest.
 
-    It contains password hashes and the signing secrets of webhooks, so only the file's owner can read it.
+    It contains password hashes, so only the file's owner can read it. The secrets of webhooks are in it as the store
+    keeps them, sealed: whoever restores it elsewhere needs the key too (`store/sealing.py`).
 
     Raises:
         BadInput: `out` exists already, or with `overwrite` is not an archive; a row has more than 64 MiB.
     """
     check_may_write(out, "archive", "file", is_earlier=is_archive, overwrite=overwrite)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with atomic_file(out, private=True, sync=True) as draft:
+    make_private_folder(out.parent)
+    with atomic_file(out, sync=True) as draft:
         packed = zipfile.ZipFile(draft, "w", zipfile.ZIP_DEFLATED, compresslevel=COMPRESSION_LEVEL)
         with packed as archive, store.snapshot() as conn:
             manifest = {
@@ -97,13 +99,34 @@ def restore_archive(store: Store, path: str | Path, *, progress: bool = False) -
         total = sum(entry["rows"] for entry in tables.values())
         with tqdm(total=total, desc=Path(path).name, unit=" rows", disable=not progress) as bar:
 
-            def read_table(table: str) -> Iterator[table_copy.PlainRow]:
-                for row in _read_rows(archive, table, tables[table], str(path)):
-                    bar.update()
-                    yield row
+            def read_table(table: str) -> tuple[list[str], Iterator[table_copy.PlainRow]]:
+                rows = _read_rows(archive, table, tables[table], str(path))
+                return next(rows), (row for row in rows if bar.update() or True)
 
-            table_copy.fill_store(store, conn, read_table)
+            version = manifest["schema_version"]
+            if version == table_copy.list_schema_versions()[0]:
+                _check_tables(tables, table_copy.TABLE_COLUMNS, read_table, str(path))
+                table_copy.fill_store(store, conn, lambda table: read_table(table)[1])
+            else:
+                with open_earlier_version(version, store.sealer.seal) as earlier:
+                    _check_tables(tables, earlier.columns, read_table, str(path))
+                    earlier.step_up(read_table)
+                    table_copy.fill_store(store, conn, earlier.read_table)
     return manifest
+
+
+def _check_tables(
+    tables: dict[str, Any],
+    columns: Mapping[str, Sequence[str]],
+    read_table: Callable[[str], tuple[list[str], Any]],
+    path: str,
+) -> None:
+    """Check that an archive has the tables of its version, with their columns."""
+    if set(tables) != set(columns):
+        raise _make_damage_error(f"{path}: {MANIFEST}", "its tables are not those of its version")
+    for table, names in columns.items():
+        if sorted(read_table(table)[0]) != sorted(names):
+            raise _make_damage_error(f"{path}: {_get_member_name(table)}", "line 1 is not valid")
 
 
 def _write_tables(archive: zipfile.ZipFile, conn: Connection, progress: bool) -> dict[str, Any]:
@@ -175,19 +198,17 @@ def _load_manifest(archive: zipfile.ZipFile, path: str) -> ArchiveManifest:
         manifest = json.loads(member.read(BLOCK_BYTES))
     if not isinstance(manifest, dict) or manifest.get("kind") != KIND:
         raise _make_damage_error(place, "it is not a manifest of this program")
-    newest, *older = table_copy.list_schema_versions()
-    if (version := manifest.get("schema_version")) != newest:
-        writer = f"rlhf_hitl {manifest.get('rlhf_hitl_version')}"
-        step_up = f"import it with {writer} into a new store, then run `rlhf-hitl init` here with that --store"
+    versions = table_copy.list_schema_versions()
+    if (version := manifest.get("schema_version")) not in versions:
         raise BadInput(
             f"{path} of version {version}",
-            expected=f"an archive of version {newest}",
-            fix=step_up if version in older else f"upgrade rlhf_hitl: it was written by {writer}",
+            expected=f"an archive of version {versions[0]} or older",
+            fix=f"upgrade rlhf_hitl: it was written by rlhf_hitl {manifest.get('rlhf_hitl_version')}",
         )
     tables = manifest.get("tables")
-    if not isinstance(tables, dict) or set(tables) != set(table_copy.TABLE_COLUMNS):
+    if not isinstance(tables, dict):
         raise _make_damage_error(place, "its tables are not those of its version")
-    if sorted(archive.namelist()) != sorted([MANIFEST, *map(_get_member_name, table_copy.TABLE_COLUMNS)]):
+    if sorted(archive.namelist()) != sorted([MANIFEST, *map(_get_member_name, tables)]):
         raise _make_damage_error(path, "it holds other files")
     if not all(isinstance(entry, dict) and isinstance(entry.get("rows"), int) for entry in tables.values()):
         raise _make_damage_error(place, "it does not count the rows")
@@ -195,16 +216,15 @@ def _load_manifest(archive: zipfile.ZipFile, path: str) -> ArchiveManifest:
 
 
 def _read_rows(archive: zipfile.ZipFile, table: str, entry: dict[str, Any], path: str) -> Iterator[table_copy.PlainRow]:
-    """Yield the rows of one table. After the last one, their number and their hash have been checked."""
+    """Yield the names of a table's columns and its rows. After the last, their number and hash have been checked."""
     place = f"{path}: {_get_member_name(table)}"
     digest, n = hashlib.sha256(), -1
     with _report_damage(place), archive.open(_get_member_name(table)) as member:
         for n, line in enumerate(_read_lines(member, digest, place)):
             row = json.loads(line)
-            if not isinstance(row, list) or (n == 0 and row != table_copy.TABLE_COLUMNS[table]) or n > entry["rows"]:
+            if not isinstance(row, list) or (n == 0 and not all(isinstance(c, str) for c in row)) or n > entry["rows"]:
                 raise _make_damage_error(place, f"line {n + 1} is not valid")
-            if n > 0:
-                yield row
+            yield row
     if n != entry["rows"] or digest.hexdigest() != entry.get("sha256"):
         raise _make_damage_error(place, "it differs from the manifest")
 

@@ -27,7 +27,9 @@ from rlhf_hitl.store.comparisons import (
     read_family_splits,
 )
 from rlhf_hitl.store.judgments import insert_imported_judgments, load_idempotency_keys
+from rlhf_hitl.store.known_names import KnownNames
 from rlhf_hitl.types import DEFAULT_PROJECT, Answer, Comparison, Completion, Messages, Prompt, Split, make_content_id
+from rlhf_hitl.types.names import check_label
 
 RECORDS_PER_BATCH = 1000
 QUOTED_ERRORS = 5  # how many errors of skipped lines are reported
@@ -94,6 +96,7 @@ def import_path(
         NotFound: there is no such project.
     """
     _check_length("batch", batch, MAX_BATCH_LENGTH)
+    batch = check_label("batch", batch)
     source, file_format = open_source(path, format)
     quoted_errors: list[str] = []
     bad_lines = 0
@@ -110,7 +113,9 @@ def import_path(
         projects.require_project(conn, project)
         table_copy.prepare_bulk_write(store, conn)
         name = f"{file_format.NAME}:{source.path.name}"[:200]
-        importer = _BatchImporter(store, conn, file_format.NAME, name, split, overlap, queue, project, batch)
+        importer = _BatchImporter(
+            store, conn, file_format.NAME, name, split, overlap, queue, project, batch, KnownNames(conn)
+        )
         prepared = importer.prepare_records(bar, on_bad)
         for n in count(1):
             if not (batch_records := list(islice(prepared, RECORDS_PER_BATCH))):
@@ -188,6 +193,7 @@ class _BatchImporter:
     queue: bool
     project: str
     batch: str
+    known_names: KnownNames
     counts: Counter = field(default_factory=Counter)
     splits_kept: set[str] = field(default_factory=set)
 
@@ -224,12 +230,16 @@ class _BatchImporter:
     ) -> tuple[Prompt, tuple[Completion, ...], Comparison | None]:
         "".join(text for tag in tags for text in tag).encode()
         _check_length("batch", batch, MAX_BATCH_LENGTH)
+        batch = check_label("batch", batch)
         prompt = Prompt.create(chat, dict(tags), requested_split)
         for completion in import_completions:
             _check_length("policy", completion.policy, MAX_POLICY_LENGTH)
         completions = tuple(Completion.create(prompt.id, c.messages, c.policy, c.sampling) for c in import_completions)
+        for completion in completions:
+            self.known_names.check_policy(completion.policy)
         if len(completions) < 2:
             return prompt, completions, None
+        self.known_names.check_batch(self.project, batch)
         return (
             prompt,
             completions,
@@ -243,6 +253,7 @@ class _BatchImporter:
         if vote is None or comparison is None:
             return None
         _check_length("rater", vote.rater, MAX_NAME_LENGTH)
+        check_label("rater", vote.rater)
         # The ranking is of ids and not of positions, so that the same comparison in the other order is the same one.
         # Ties are sorted, so that each has one form.
         ranking = tuple(tuple(sorted(completions[i].id for i in group)) for group in vote.ranking)

@@ -13,7 +13,7 @@ from typing import Any
 from accelerate import Accelerator
 
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.files import place_folder
+from rlhf_hitl.files import make_private_folder, place_folder
 from rlhf_hitl.policy.actor_critic import ActorCritic
 from rlhf_hitl.policy.policy_folder import get_checkpoint_folder
 from rlhf_hitl.policy.ppo_config import PPOConfig
@@ -66,7 +66,7 @@ class PPOCheckpoints:
         draft, checkpoint = self.folder / "writing", self.folder / f"step-{self.progress.step:06d}"
         if self.accelerator.is_main_process:
             shutil.rmtree(draft, ignore_errors=True)
-            draft.mkdir(parents=True)
+            make_private_folder(draft)
             (draft / "settings.json").write_text(self.fingerprint)
         self.accelerator.wait_for_everyone()
         self.accelerator.save_state(str(draft))

@@ -16,7 +16,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from rlhf_hitl.files import DRAFT_SUFFIX, atomic_file
+from rlhf_hitl.files import DRAFT_SUFFIX, atomic_file, make_private_folder
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ class FeatureStore:
 
     def __init__(self, folder: Path):
         self.folder = folder
-        self.folder.mkdir(parents=True, exist_ok=True)
+        make_private_folder(self.folder)
         self._rows: dict[str, tuple[Path, int]] = {}  # key → a shard that holds it, and its row there
         self._mapped: dict[Path, tuple[list[str], Any]] = {}  # shard → its keys, and its rows, read one at a time
 

@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
 from rlhf_hitl.errors import BadInput, NotFound
-from rlhf_hitl.files import atomic_file
+from rlhf_hitl.files import atomic_file, make_private_folder
 from rlhf_hitl.models import get_display_name
 from rlhf_hitl.reward.backbone import Backbone
 from rlhf_hitl.reward.feature_cache import FeatureCache
@@ -109,7 +109,7 @@ class RewardModel:
 
     def save(self, folder: Path) -> None:
         """Write the head and its card into a folder, each file atomically. A full model's backbone is there already."""
-        folder.mkdir(parents=True, exist_ok=True)
+        make_private_folder(folder)
         with atomic_file(folder / HEAD_FILE) as draft:
             save_file(self._tensors(), draft)
         backbone = self.cache.backbone.settings

@@ -12,6 +12,7 @@ from sqlalchemy.engine import Connection
 
 from rlhf_hitl.errors import NotFound
 from rlhf_hitl.store.db import Store
+from rlhf_hitl.store.known_names import KnownNames
 from rlhf_hitl.store.tables import comparisons, completions, judgments, lanes, places, projects, prompts, scores
 from rlhf_hitl.types import Comparison, Completion, Prompt, Route, Split, messages_to_dicts, parse_messages, utc_now
 
@@ -45,8 +46,15 @@ def insert_prompts(store: Store, conn: Connection, new: Sequence[Prompt], source
 
 
 def insert_completions(store: Store, conn: Connection, new: Sequence[Completion]) -> int:
-    """Insert completions and return how many were new."""
+    """Insert completions and return how many were new.
+
+    Raises:
+        BadInput: a policy can be taken for another.
+    """
     store.lock(conn, "catalog")
+    known = KnownNames(conn)
+    for policy in {c.policy for c in new}:
+        known.check_policy(policy)
     return store.insert_new(
         conn,
         completions,
@@ -97,6 +105,7 @@ def _find_or_create_lanes(
 
     Raises:
         NotFound: no such project.
+        BadInput: a batch can be taken for another.
     """
     columns = (lanes.c.id, lanes.c.project_id, lanes.c.language, lanes.c.batch)
     lane_ids = {(p, language, b): n for n, p, language, b in conn.execute(sa.select(*columns))}
@@ -108,6 +117,9 @@ def _find_or_create_lanes(
                 expected="one of " + ", ".join(sorted(project_ids)),
                 fix=f"make it with `rlhf-hitl projects add {unknown[0]}`",
             )
+        known = KnownNames(conn)
+        for p, _, batch in sorted(missing):
+            known.check_batch(p, batch)
         rows = [{"project_id": p, "language": language, "batch": b} for p, language, b in sorted(missing)]
         store.insert_new(conn, lanes, rows)
         lane_ids = {(p, language, b): n for n, p, language, b in conn.execute(sa.select(*columns))}

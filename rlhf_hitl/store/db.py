@@ -12,8 +12,9 @@ import re
 import threading
 import time
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,14 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import event, exc
 from sqlalchemy.engine import URL, Connection, Engine
 
+from rlhf_hitl.config import load_settings
 from rlhf_hitl.errors import BadInput, RlhfHitlError
+from rlhf_hitl.files import make_private_file, make_private_folder
+from rlhf_hitl.store.sealing import Sealer
+from rlhf_hitl.store.secret_erasure import erase_replaced_rows, erase_replaced_secrets
 from rlhf_hitl.store.tables import Utc, readiness, secrets
 from rlhf_hitl.types import utc_now
+from rlhf_hitl.workspace import protect_store_files
 
 KEEPALIVE_OPTIONS = {
     "keepalives_idle": 30,
@@ -73,7 +79,8 @@ class Store:
     def open(cls, url: str, *, create: bool = False) -> Store:
         """Open the store at an SQLAlchemy URL.
 
-        With `create`, create the store if it is missing and upgrade its tables if they are older.
+        With `create`, create the store if it is missing and upgrade its tables if they are older. The files of a SQLite
+        store become their owner's alone, whatever the umask; a line of the log says what others could read.
 
         Raises:
             BadInput: there is no store, it has another version, or the URL cannot be used.
@@ -82,6 +89,7 @@ class Store:
         store = cls(url, engine)
         try:
             store._check_version(create)
+            erase_replaced_secrets(engine)
         except exc.SQLAlchemyError as e:
             raise BadInput(
                 f"store {store.safe_url}",
@@ -89,6 +97,13 @@ class Store:
                 fix=f"check the URL ({_get_first_line(e)})",
             ) from e
         return store
+
+    @cached_property
+    def sealer(self) -> Sealer:
+        """What seals secrets with the key of this installation. The key is read when it is first needed."""
+        database = self._engine.url.database
+        beside = Path(f"{database}.key") if self.is_sqlite and database else load_settings().workspace / "secret.key"
+        return Sealer(beside)
 
     @property
     def safe_url(self) -> str:
@@ -155,12 +170,12 @@ class Store:
                 expected=f"a store of version {head}",
                 fix="run `rlhf-hitl init` with the same --store",
             )
-        with _UPGRADE_LOCK, self.write() as conn:
+        with self.write() as conn:
             # Two processes may open a new store at once: the second waits here, then finds the tables upgraded.
             self.lock(conn, "migrations")
-            config = make_alembic_config()
-            config.attributes["connection"] = conn
-            command.upgrade(config, "head")
+            replaced = run_migrations(conn, self.sealer.seal)
+        if replaced and not self.is_sqlite:
+            erase_replaced_rows(self._engine, "webhooks")
 
     @contextlib.contextmanager
     def read(self) -> Iterator[Connection]:
@@ -276,6 +291,19 @@ _DRAW_KEY = sa.select(secrets.c.value).where(secrets.c.name == "draws")
 _ADVISORY_LOCK = sa.select(sa.func.pg_advisory_xact_lock(sa.bindparam("number", type_=sa.BigInteger)))
 
 
+def run_migrations(conn: Connection, seal: Callable[[str], str], version: str = "head") -> bool:
+    """Upgrade the tables in a transaction of the caller; returns whether secrets in the clear were replaced.
+
+    Args:
+        seal: encrypts a secret that an earlier version kept in the clear.
+    """
+    config = make_alembic_config()
+    config.attributes |= {"connection": conn, "seal": seal}
+    with _UPGRADE_LOCK:
+        command.upgrade(config, version)
+    return "secrets_replaced" in config.attributes
+
+
 def make_alembic_config() -> Config:
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
@@ -310,9 +338,16 @@ def _create_engine(url: str, create: bool) -> Engine:
                 f"store {safe_url}", expected="an existing store", fix="run `rlhf-hitl init` with the same --store"
             )
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            make_private_folder(path.parent)
+            make_private_file(path)  # SQLite gives its -wal and -shm the mode of this file
+        except FileExistsError:  # another process was quicker, or this is a link to nothing
+            if not path.exists():
+                raise BadInput(
+                    f"store {safe_url}", expected="a file, not a link to nothing", fix="remove the link"
+                ) from None
         except OSError as e:
-            raise BadInput(f"store {safe_url}", expected="a folder that can be made", fix=str(e)) from e
+            raise BadInput(f"store {safe_url}", expected="a file that can be made", fix=str(e)) from e
+    protect_store_files(path)
     engine = sa.create_engine(
         parsed, connect_args={"timeout": LOCK_TIMEOUT_SECONDS, "check_same_thread": False}, hide_parameters=True
     )

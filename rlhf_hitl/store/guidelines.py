@@ -16,6 +16,7 @@ from rlhf_hitl.store import audit, projects
 from rlhf_hitl.store.db import Store
 from rlhf_hitl.store.tables import acknowledgements, comparisons, guidelines, lanes, leases
 from rlhf_hitl.types import DEFAULT_PROJECT, Answer, Axis, Guideline, utc_now
+from rlhf_hitl.types.names import check_label
 
 #: The version of the guideline that comes with the package.
 DEFAULT_VERSION = "default-1"
@@ -58,8 +59,11 @@ def publish_guideline(store: Store, guideline: Guideline, *, by: audit.Actor = a
 
     Raises:
         NotFound: there is no such project.
-        BadInput: the project has used this version before.
+        BadInput: the project has used this version before, or a name in it holds what cannot be seen.
     """
+    check_label("version", guideline.version)
+    for axis in guideline.axes:
+        check_label(f"title of axis {axis.id!r}", axis.title)
     published = replace(guideline, created_at=utc_now())
     row = {
         "project_id": published.project,

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection
+from sqlalchemy.engine import Connection, RowMapping
 
 from rlhf_hitl.errors import BadInput, NotFound
 from rlhf_hitl.store import audit
@@ -18,7 +18,9 @@ from rlhf_hitl.store.db import Store
 from rlhf_hitl.store.passwords import hash_password
 from rlhf_hitl.store.tables import raters
 from rlhf_hitl.types import Rater, Role, make_content_id, utc_now
+from rlhf_hitl.types.names import check_name, hash_name_skeleton, make_look_alike_error, make_name_key
 
+MAX_NAME_LENGTH = 150
 MAX_LANGUAGE_LENGTH = 40  # as a prompt's tag has
 
 
@@ -56,13 +58,13 @@ def insert_rater(
     It takes the password's hash, not the password: hashing is slow, and would hold the transaction's locks meanwhile.
 
     Raises:
-        BadInput: the name is empty, too long, taken, or of the form that imported raters have.
+        BadInput: the name is empty, too long, of the form that imported raters have, holds what cannot be seen, is
+            taken in this or another spelling, or looks like another person's.
     """
-    name = name.strip()
-    if not 0 < len(name) <= 150:
-        raise BadInput(f"name {name[:60]!r}", expected="a name of 1 to 150 letters", fix="give the rater another name")
-    if re.match(r"[a-z_]+:", name):  # raters of imported votes are named so, after their format
+    name = check_name("name", name.strip(), max_length=MAX_NAME_LENGTH)
+    if re.match(r"[a-z_]+:", make_name_key(name)):  # raters of imported votes are named so, after their format
         raise BadInput(f"name {name!r}", expected="a name that starts with no `word:`", fix="choose another name")
+    _refuse_mistakable(store, conn, name)
     row = _make_rater_row(name, role, simulated=simulated, source="") | {"password_hash": password_hash}
     if not store.insert_new(conn, raters, [row]):
         raise BadInput(f"name {name!r}", expected="one that is free", fix="choose another name")
@@ -122,8 +124,10 @@ def change_rater(
             )
         if values:
             conn.execute(raters.update().where(raters.c.id == rater_id).values(values))
-            audit.record(conn, by, "rater.changed", name, **details)
-        return rater_from_row(conn.execute(sa.select(raters).where(raters.c.id == rater_id)).mappings().one())
+        row = conn.execute(sa.select(raters).where(raters.c.id == rater_id)).mappings().one()
+        if values:
+            audit.record(conn, by, "rater.changed", row["name"], **details)
+        return rater_from_row(row)
 
 
 def make_imported_rater_row(name: str, source: str) -> dict:
@@ -170,21 +174,53 @@ def list_raters(store: Store) -> list[Rater]:
 
 
 def find_rater_id(conn: Connection, name: str) -> str:
-    """Return the id of the rater with this name.
+    """Return the id of the rater with this name: spelt exactly so or, where nobody is, the same in another spelling.
 
     Raises:
         NotFound: no rater has this name.
     """
-    rater_id = conn.execute(sa.select(raters.c.id).where(raters.c.name == name)).scalar()
-    if rater_id is None:
+    row = find_rater_row(conn, name)
+    if row is None:
         raise NotFound(f"rater {name!r}", expected="a known name", fix="see `rlhf-hitl raters list`")
-    return rater_id
+    return row["id"]
+
+
+def find_rater_row(conn: Connection, name: str) -> RowMapping | None:
+    """Return the row of the rater with this name, found as `find_rater_id` does."""
+    is_exact = raters.c.name == name
+    query = sa.select(raters).where(sa.or_(is_exact, raters.c.name_key == make_name_key(name)))
+    return conn.execute(query.order_by(is_exact.desc()).limit(1)).mappings().first()
+
+
+def list_mistakable(store: Store) -> list[tuple[str, ...]]:
+    """Return the names of people that are the same or look alike, together; older stores may have some."""
+    groups: dict[str, list[str]] = {}
+    with store.read() as conn:
+        query = sa.select(raters.c.name_skeleton, raters.c.name).where(raters.c.source == "").order_by(raters.c.name)
+        for skeleton, name in conn.execute(query):
+            groups.setdefault(skeleton, []).append(name)
+    return [tuple(names) for names in groups.values() if len(names) > 1]
+
+
+def _refuse_mistakable(store: Store, conn: Connection, name: str) -> None:
+    """Raise BadInput where somebody has this name in another spelling, or one that looks like it."""
+    store.lock(conn, "names of people")  # two that look alike may be added at once
+    names_alike = sa.select(raters.c.name).where(
+        raters.c.source == "",
+        sa.or_(raters.c.name_skeleton == hash_name_skeleton(name), raters.c.name_key == make_name_key(name)),
+    )
+    for (other,) in conn.execute(names_alike):
+        if other == name:
+            raise BadInput(f"name {name!r}", expected="one that is free", fix="choose another name")
+        raise make_look_alike_error("name", name, other)
 
 
 def _make_rater_row(name: str, role: Role, *, simulated: bool, source: str) -> dict:
     return {
         "id": make_content_id("r", name),
         "name": name,
+        "name_key": name if source else make_name_key(name),
+        "name_skeleton": "" if source else hash_name_skeleton(name),
         "role": role.value,
         "simulated": simulated,
         "source": source,

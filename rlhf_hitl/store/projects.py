@@ -14,6 +14,7 @@ from rlhf_hitl.store.db import Store
 from rlhf_hitl.store.people import find_rater_id
 from rlhf_hitl.store.tables import members, projects
 from rlhf_hitl.types import Project, utc_now
+from rlhf_hitl.types.names import find_look_alike, make_look_alike_error
 
 
 def add_project(
@@ -28,8 +29,8 @@ def add_project(
     """Create a project.
 
     Raises:
-        BadInput: the name is taken or cannot be part of a URL, `repeat_every` is negative or 1, or there is no such
-            filter.
+        BadInput: the name is taken, looks like another (`l1` and `11`) or cannot be part of a URL, `repeat_every` is
+            negative or 1, or there is no such filter.
     """
     if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,79}", id):
         raise BadInput(
@@ -39,6 +40,10 @@ def add_project(
     row = {"id": id, "open": open, "repeat_every": repeat_every, "paused_at": None, "created_at": utc_now()}
     row["rater_filters"] = _check_filters(rater_filters)
     with store.write() as conn:
+        store.lock(conn, "names of projects")  # two that look alike may be added at once
+        other = find_look_alike(id, conn.execute(sa.select(projects.c.id)).scalars())
+        if other is not None:
+            raise make_look_alike_error("project", id, other)
         if not store.insert_new(conn, projects, [row]):
             raise BadInput(f"project {id!r}", expected="a name that is free", fix="choose another name")
         details = {name: row[name] for name in ("open", "repeat_every", "rater_filters")}

@@ -15,10 +15,11 @@ from rlhf_hitl.errors import Conflict
 from rlhf_hitl.store import audit
 from rlhf_hitl.store.db import Store
 from rlhf_hitl.store.passwords import hash_password, password_matches
-from rlhf_hitl.store.people import find_rater_id, rater_from_row
+from rlhf_hitl.store.people import find_rater_id, find_rater_row, rater_from_row
 from rlhf_hitl.store.tables import raters, tokens
-from rlhf_hitl.store.tokens import TokenKind, find_token, make_token
+from rlhf_hitl.store.tokens import TokenKind, end_tokens, find_token, make_token
 from rlhf_hitl.types import Rater, utc_now
+from rlhf_hitl.types.names import make_name_key
 
 
 @dataclass(frozen=True)
@@ -29,18 +30,43 @@ class VerifiedPassword:
     password_hash: str = field(repr=False)
 
 
-def verify_password(store: Store, name: str, password: str) -> VerifiedPassword | None:
-    """Return the rater with that name and password, or None. A disabled rater cannot sign in."""
+@dataclass(frozen=True)
+class EndedAccess:
+    """How many sessions and API tokens a new password ended."""
+
+    sessions: int
+    api_tokens: int
+
+
+def find_account_name(store: Store, name: str) -> str:
+    """Return the name of the account that somebody signs in to; where there is none, the key of what they typed."""
     with store.read() as conn:
-        row = conn.execute(sa.select(raters).where(raters.c.name == name)).mappings().first()
+        row = find_rater_row(conn, name)
+    return make_name_key(name) if row is None else row["name"]
+
+
+def verify_password(store: Store, name: str, password: str) -> VerifiedPassword | None:
+    """Return the rater with that name and password, or None. A disabled rater cannot sign in.
+
+    The name may be in another case or another form of Unicode than the account's.
+    """
+    with store.read() as conn:
+        row = find_rater_row(conn, name)
     password_hash = row["password_hash"] if row is not None and row["disabled_at"] is None else None
     if not password_matches(password, password_hash) or row is None:  # a hash is computed even for an unknown name
         return None
     return VerifiedPassword(rater_from_row(row), row["password_hash"])
 
 
-def set_password(store: Store, name: str, password: str, *, by: audit.Actor = audit.CLI) -> None:
-    """Give a rater a new password and end their sessions.
+def set_password(
+    store: Store, name: str, password: str, *, keep_tokens: bool = False, by: audit.Actor = audit.CLI
+) -> EndedAccess:
+    """Give a rater a new password and end their sessions and API tokens; returns how many were ended.
+
+    Whoever knew the old password may have made themselves a token.
+
+    Args:
+        keep_tokens: leave the API tokens as they are, for programs that go on with them.
 
     Raises:
         NotFound: no rater has this name.
@@ -49,14 +75,13 @@ def set_password(store: Store, name: str, password: str, *, by: audit.Actor = au
     password_hash = hash_password(password)
     with store.write() as conn:
         rater_id = find_rater_id(conn, name)
-        conn.execute(raters.update().where(raters.c.id == rater_id).values(password_hash=password_hash))
-        sessions = (
-            tokens.c.rater_id == rater_id,
-            tokens.c.kind == TokenKind.SESSION.value,
-            tokens.c.ended_at.is_(None),
-        )
-        conn.execute(tokens.update().where(*sessions).values(ended_at=utc_now()))
-        audit.record(conn, by, "rater.password", name)
+        own = raters.c.id == rater_id
+        conn.execute(raters.update().where(own).values(password_hash=password_hash))
+        sessions = end_tokens(conn, rater_id, TokenKind.SESSION)
+        api_tokens = 0 if keep_tokens else end_tokens(conn, rater_id, TokenKind.API)
+        stored_name = conn.execute(sa.select(raters.c.name).where(own)).scalar_one()
+        audit.record(conn, by, "rater.password", stored_name, sessions_ended=sessions, tokens_ended=api_tokens)
+    return EndedAccess(sessions, api_tokens)
 
 
 def start_session(store: Store, verified: VerifiedPassword, hours: float, *, address: str = "") -> str:

@@ -137,8 +137,13 @@ def _collate_bytewise(column: sa.Column[Any], conn: Connection) -> sa.ColumnElem
 
 
 def _insert_rows(conn: Connection, table: sa.Table, rows: Iterator[PlainRow]) -> None:
-    names, marks = _list_column_names(conn, table), ", ".join("?" * len(table.columns))
-    statement = f"INSERT INTO {table.name} ({names}) VALUES ({marks})"  # noqa: S608
+    insert_plain_rows(conn, table.name, [c.name for c in table.columns], rows)
+
+
+def insert_plain_rows(conn: Connection, table: str, columns: Sequence[str], rows: Iterator[PlainRow]) -> None:
+    """Insert plain rows of these columns into a table of SQLite, as they are."""
+    names, marks = ", ".join(map(conn.dialect.identifier_preparer.quote, columns)), ", ".join("?" * len(columns))
+    statement = f"INSERT INTO {table} ({names}) VALUES ({marks})"  # noqa: S608
     while batch := list(islice(rows, ROWS_PER_COPY)):
         conn.exec_driver_sql(statement, [tuple(row) for row in batch])
 

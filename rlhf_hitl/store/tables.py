@@ -98,6 +98,12 @@ raters = Table(
     Column("languages", JSON(none_as_null=True)),  # the languages they read; null: any
     Column("quota", Integer),  # judgments a day (UTC); null: no limit
     Column("paused_at", Utc),
+    # Whose names are the same, and whose look alike (`types/names.py`). An imported rater's key is the name as it is,
+    # for they never sign in. Neither is ever null, but not declared so, as `lane_id`.
+    Column("name_key", String(200)),
+    Column("name_skeleton", String(40)),  # a hash; empty for imported raters
+    Index("raters_by_key", "name_key", unique=True),
+    Index("raters_by_skeleton", "name_skeleton"),
 )
 
 members = Table(
@@ -373,7 +379,8 @@ webhooks = Table(
     metadata,
     Column("id", String(40), primary_key=True),
     Column("url", Text, nullable=False),
-    Column("secret", String(80), nullable=False),  # signs the deliveries, so it is stored itself and not as a digest
+    # Signs the deliveries, so it is stored itself and not as a digest, but sealed (`sealing.py`). No length is checked.
+    Column("secret", String(80).with_variant(Text, "postgresql"), nullable=False),
     Column("events", JSON, nullable=False),
     Column("created_at", Utc, nullable=False),
     Column("ended_at", Utc),

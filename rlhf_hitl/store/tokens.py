@@ -23,8 +23,10 @@ from rlhf_hitl.store import audit, people
 from rlhf_hitl.store.db import Store
 from rlhf_hitl.store.tables import raters, tokens
 from rlhf_hitl.types import Rater, Scope, utc_now
+from rlhf_hitl.types.names import check_name
 
 MAX_DAYS = 3650
+MAX_TOKEN_NAME_LENGTH = 150
 
 
 class TokenKind(StrEnum):
@@ -69,11 +71,12 @@ def add_api_token(
 
     Raises:
         NotFound: no such rater.
-        BadInput: no scope, or `days` is not above 0 or more than ten years.
+        BadInput: no scope, the name holds what cannot be seen, or `days` is not above 0 or more than ten years.
     """
     scope_names = sorted({Scope(s).value for s in scopes})
     if not scope_names:
         raise BadInput("scopes []", expected="at least one of " + ", ".join(Scope), fix="say what the token is for")
+    name = check_name("token name", name, max_length=MAX_TOKEN_NAME_LENGTH, empty=True)
     owner = people.get_rater(store, rater_id)
     with store.write() as conn:
         secret, row = make_token(TokenKind.API, by, days, name=name, rater_id=rater_id, scopes=scope_names)
@@ -100,7 +103,9 @@ def find_token_owner(store: Store, secret: str, kind: TokenKind) -> tuple[Rater,
 
 
 _TOKEN_COLUMNS = [c for c in tokens.c if c.name not in ("digest", "created_by")]
-_OWNER_COLUMNS = [c.name for c in raters.c if c.name not in ("password_hash", "created_at")]
+_OWNER_COLUMNS = [
+    c.name for c in raters.c if c.name not in ("password_hash", "created_at", "name_key", "name_skeleton")
+]
 # Built once: this query runs with every request.
 _TOKEN_WITH_OWNER = (
     sa.select(*_TOKEN_COLUMNS, *(raters.c[name].label(f"owner_{name}") for name in _OWNER_COLUMNS))
@@ -132,6 +137,19 @@ def revoke_token(store: Store, token_id: str, *, by: audit.Actor = audit.CLI) ->
             raise Conflict(f"token {token_id}: it has ended already. Fix: nothing is left to do")
         conn.execute(tokens.update().where(tokens.c.id == token_id).values(ended_at=utc_now()))
         audit.record(conn, by, "token.revoked", token_id)
+
+
+def end_tokens(conn: Connection, rater_id: str, kind: TokenKind) -> int:
+    """End all tokens of a kind that act for a rater, within a transaction; returns how many that were valid."""
+    now = utc_now()
+    own = (tokens.c.rater_id == rater_id, tokens.c.kind == kind.value, tokens.c.ended_at.is_(None))
+    unexpired = sa.or_(tokens.c.expires_at.is_(None), tokens.c.expires_at > now)
+    return conn.execute(tokens.update().where(*own, unexpired).values(ended_at=now)).rowcount
+
+
+def count_api_tokens(store: Store, rater_id: str) -> int:
+    """Return how many API tokens act for a rater now."""
+    return sum(t.rater_id == rater_id and t.is_valid_at(utc_now()) for t in list_tokens(store, kinds=[TokenKind.API]))
 
 
 def make_token(kind: TokenKind, by: audit.Actor, days: float | None, **columns) -> tuple[str, dict]:

@@ -9,8 +9,9 @@ from functools import cached_property
 from typing import Any
 
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.types.content import make_content_id, refuse_nul
+from rlhf_hitl.types.content import make_content_id
 from rlhf_hitl.types.messages import Messages, messages_to_dicts
+from rlhf_hitl.types.names import check_label
 from rlhf_hitl.types.splits import Split, hash_prompt_family, split_for_family
 
 
@@ -41,9 +42,11 @@ class Prompt:
     def create(cls, messages: Messages, tags: Mapping[str, str] | None = None, split: Split | None = None) -> Prompt:
         if not messages or not any(m.content.strip() for m in messages):
             raise BadInput("prompt", expected="at least one message with text", fix="drop the row or fill the prompt")
-        refuse_nul("tags", *(tags or {}), *(tags or {}).values())
+        tags = {
+            check_label("tag", tag): check_label(f"tag {tag[:60]!r} =", value) for tag, value in (tags or {}).items()
+        }
         split = split or split_for_family(hash_prompt_family(messages))
-        return cls(make_content_id("p", messages_to_dicts(messages)), messages, split, dict(tags or {}))
+        return cls(make_content_id("p", messages_to_dicts(messages)), messages, split, tags)
 
     @cached_property
     def family(self) -> str:
@@ -70,7 +73,7 @@ class Completion:
     def create(
         cls, prompt_id: str, messages: Messages, policy: str, sampling: Mapping[str, Any] | None = None
     ) -> Completion:
-        refuse_nul("policy", policy)
+        policy = check_label("policy", policy)
         id = make_content_id("c", prompt_id, policy, messages_to_dicts(messages))
         return cls(id, prompt_id, messages, policy, dict(sampling or {}))
 

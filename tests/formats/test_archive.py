@@ -355,16 +355,9 @@ def test_other_files_in_an_archive_are_not_written_anywhere(full, sqlite_store, 
     assert not list(tmp_path.parent.glob("evil*"))
 
 
-@pytest.mark.parametrize(
-    ("version", "fix"),
-    [
-        ("0001", "with rlhf_hitl 7.7 into a new store, then run `rlhf-hitl init` here"),
-        ("9999", "upgrade rlhf_hitl: it was written by rlhf_hitl 7.7"),
-    ],
-)
-def test_an_archive_of_another_version_is_refused_with_the_way_to_import_it(sqlite_store, tmp_path, version, fix):
-    crafted = craft(tmp_path / "other.archive", {}, schema_version=version, rlhf_hitl_version="7.7")
-    with pytest.raises(BadInput, match=f"of version {version}: .*{fix}"):
+def test_an_archive_of_a_newer_version_is_refused_with_the_way_to_import_it(sqlite_store, tmp_path):
+    crafted = craft(tmp_path / "other.archive", {}, schema_version="9999", rlhf_hitl_version="7.7")
+    with pytest.raises(BadInput, match=r"of version 9999: .*upgrade rlhf_hitl: it was written by rlhf_hitl 7\.7"):
         archive.restore_archive(sqlite_store, crafted)
 
 

@@ -109,9 +109,22 @@ def test_signing_out_and_a_new_password_end_a_session(store, ann):
     sign_in.end_session(store, first)
     assert tokens.find_token_owner(store, first, TokenKind.SESSION) is None
     assert tokens.find_token_owner(store, second, TokenKind.SESSION) is not None
-    sign_in.set_password(store, "ann", "another horse")
+    ended = sign_in.set_password(store, "ann", "another horse", keep_tokens=True)
+    assert (ended.sessions, ended.api_tokens) == (1, 0)
     assert tokens.find_token_owner(store, second, TokenKind.SESSION) is None
     assert tokens.find_token_owner(store, api, TokenKind.API) is not None
+
+
+def test_a_new_password_ends_the_api_tokens_too_and_the_audit_log_says_how_many(store, ann):
+    bob = people.add_rater(store, "bob", Role.RATER)
+    of_bob, of_ann = (tokens.add_api_token(store, rater.id, "", [Scope.TASK]) for rater in (bob, ann))
+    start_session(store, 1)
+    ended = sign_in.set_password(store, "ann", "another horse")
+    assert (ended.sessions, ended.api_tokens) == (1, 1)
+    assert tokens.find_token_owner(store, of_ann, TokenKind.API) is None
+    assert tokens.find_token_owner(store, of_bob, TokenKind.API) is not None
+    [entry] = audit.list_entries(store, actions=["rater.password"])
+    assert entry.details == {"sessions_ended": 1, "tokens_ended": 1}
 
 
 def test_a_password_that_is_changed_while_it_is_verified_is_refused(store, ann):

@@ -7,12 +7,14 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
+from rlhf_hitl.visible import UNSEEN_RANGE
+
 MAX_ITEMS = 1000  # in one request
 MAX_COMPLETIONS = len(ascii_uppercase)  # of one comparison: raters see each under a letter
 
 ID = r"^[A-Za-z0-9_.-]+$"
 PROJECT = r"^[a-z0-9][a-z0-9._-]*$"
-LINE = r"^[^\x00-\x1f]*$"
+LINE = f"^[^{UNSEEN_RANGE}]*$"  # names of batches, policies and tags; `types/names.py` says more of the others
 # PostgreSQL cannot keep a text with a NUL. It is refused here, so that both databases answer the same.
 TEXT = r"^[^\x00]*$"
 

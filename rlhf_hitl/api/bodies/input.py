@@ -11,6 +11,8 @@ from rlhf_hitl.api.bodies.fields import MAX_COMPLETIONS, MAX_ITEMS, Body, Id, Js
 from rlhf_hitl.api.bodies.messages import Chat, MessageBody
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.types import DEFAULT_PROJECT, Comparison, Completion, Prompt, Route, Split, messages_to_dicts
+from rlhf_hitl.types.names import check_label
+from rlhf_hitl.visible import UNSEEN_RANGE
 
 
 class PromptBody(Body):
@@ -26,7 +28,9 @@ class PromptsBody(Body):
 class CompletionBody(Body):
     prompt_id: Id
     messages: Chat
-    policy: Annotated[str, StringConstraints(pattern=r"^[^\x00-\x1f]+$", max_length=500)] = Field(examples=["sft-3"])
+    policy: Annotated[str, StringConstraints(pattern=f"^[^{UNSEEN_RANGE}]+$", max_length=500)] = Field(
+        examples=["sft-3"]
+    )
     sampling: JsonValues = Field(default_factory=dict, examples=[{"temperature": 0.7}])
 
 
@@ -54,7 +58,7 @@ class ComparisonBody(Body):
                 raise BadInput(
                     f"completion {completion.id}", expected=f"one of prompt {prompt.id}", fix="correct the ids"
                 )
-        return Comparison.create(prompt, compared, self.overlap, self.route, project, batch)
+        return Comparison.create(prompt, compared, self.overlap, self.route, project, check_label("batch", batch))
 
 
 class ComparisonsBody(Body):

@@ -12,6 +12,7 @@ from rlhf_hitl.api.bodies.fields import WHOLE_NUMBER, Body, Id, Name, Seconds, T
 from rlhf_hitl.api.bodies.messages import MessageBody, ShownOut, shown_to_json
 from rlhf_hitl.store import queue
 from rlhf_hitl.types import LaneState, Lease, messages_to_dicts
+from rlhf_hitl.types.names import check_label
 
 
 class LeaseBody(Body):
@@ -29,7 +30,8 @@ class LeaseBody(Body):
     seconds: Seconds | None = None
 
     def to_task_filter(self, by_rater: bool) -> queue.TaskFilter:
-        return queue.TaskFilter(self.project, self.batch, self.language, self.tags, by_rater)
+        tags = {check_label("tag", tag): check_label("tag", value) for tag, value in self.tags.items()}
+        return queue.TaskFilter(self.project, self.batch, self.language, tags, by_rater)
 
 
 class RenewBody(Body):

@@ -10,6 +10,7 @@ from fastapi import Path, Query
 from rlhf_hitl.api.bodies.fields import ID
 from rlhf_hitl.api.json_body import BodyLimits
 from rlhf_hitl.config import Settings
+from rlhf_hitl.files import make_private_folder
 
 PathId = Annotated[str, Path(pattern=ID, max_length=80)]
 Cursor = Annotated[int, Query(ge=0, lt=2**31, description="`next` of the previous page.")]
@@ -28,5 +29,5 @@ def make_page(items: list[dict[str, Any]], limit: int, cursor: str) -> dict[str,
 
 def make_temporary_folder(settings: Settings, prefix: str) -> tempfile.TemporaryDirectory[str]:
     """Return a folder in the workspace, which has room for large files; it is deleted on leaving its context."""
-    settings.workspace.mkdir(parents=True, exist_ok=True)
+    make_private_folder(settings.workspace)
     return tempfile.TemporaryDirectory(prefix=prefix, dir=settings.workspace)

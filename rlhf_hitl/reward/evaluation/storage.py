@@ -10,7 +10,7 @@ from typing import TypeVar
 from pydantic import TypeAdapter, ValidationError
 
 from rlhf_hitl.errors import BadInput, NotFound
-from rlhf_hitl.files import atomic_file
+from rlhf_hitl.files import atomic_file, make_private_folder
 from rlhf_hitl.reward.evaluation_record import EvaluatedPair, Evaluation
 
 T = TypeVar("T")
@@ -20,7 +20,7 @@ SUMMARY_FILE, PAIRS_FILE = "evaluation.json", "examples.jsonl"
 
 def save_evaluation(folder: Path, evaluation: Evaluation, pairs: Iterable[EvaluatedPair]) -> None:
     """Write both files atomically, in place of an earlier evaluation in that folder."""
-    folder.mkdir(parents=True, exist_ok=True)
+    make_private_folder(folder)
     with atomic_file(folder / SUMMARY_FILE) as summary_draft, atomic_file(folder / PAIRS_FILE) as pairs_draft:
         with pairs_draft.open("w", encoding="utf-8") as f:
             f.writelines(json.dumps(pair.as_dict(), ensure_ascii=False) + "\n" for pair in pairs)

@@ -9,7 +9,7 @@ from pathlib import Path
 from trl import ModelConfig
 
 from rlhf_hitl.arguments import parse_arguments
-from rlhf_hitl.files import place_folder
+from rlhf_hitl.files import make_private_folder, place_folder
 from rlhf_hitl.formats.export import export_snapshot
 from rlhf_hitl.reward.model import RewardModel, load_reward_model
 from rlhf_hitl.reward.registry import register_reward_model
@@ -38,7 +38,7 @@ def train_full_from_store(
         config: what the run writes goes to this file's `output_dir`, or else into the model's folder.
     """
     load_training_pairs(store)  # raises where labels are missing, before anything is written
-    workspace.mkdir(parents=True, exist_ok=True)
+    make_private_folder(workspace)
     with tempfile.TemporaryDirectory(dir=workspace) as draft:
         dataset, folder = Path(draft) / "dataset", Path(draft) / "model"
         options = {"--config": config, "--model_name_or_path": backbone, "--max_length": max_length}
@@ -52,7 +52,7 @@ def train_full_from_store(
         model = save_trained_model(trainer, args, folder, workspace)
         assert model is not None, "a single process is the main one"
         final_folder = workspace / "reward" / model.id
-        final_folder.parent.mkdir(parents=True, exist_ok=True)
+        make_private_folder(final_folder.parent)
         if (plot := Path(args.output_dir) / "training.svg").exists() and plot.parent != folder:
             shutil.copy(plot, folder)
         place_folder(folder, final_folder, existing="keep")

@@ -18,6 +18,7 @@ from rlhf_hitl.errors import BadInput
 from rlhf_hitl.store.comparisons import find_existing_ids
 from rlhf_hitl.store.db import Store
 from rlhf_hitl.store.judgments import IS_FIRST
+from rlhf_hitl.store.known_names import find_spellings
 from rlhf_hitl.store.tables import Utc, comparisons, judgments, lanes, members, places, projects, prompts, raters
 from rlhf_hitl.types import Route, Verdict, make_content_id, utc_now
 
@@ -158,9 +159,10 @@ def count_available(conn: Connection, rater_id: str, now: datetime, cap: int) ->
 def _load_open_lanes(conn: Connection, rater, task_filter: TaskFilter) -> list:
     """Return the lanes in languages the rater reads, of projects that are not paused and that they may work in."""
     query = _OPEN_LANES
-    for column, value in {lanes.c.project_id: task_filter.project, lanes.c.batch: task_filter.batch}.items():
-        if value is not None:
-            query = query.where(column == value)
+    if task_filter.project is not None:
+        query = query.where(lanes.c.project_id == task_filter.project)
+    if task_filter.batch is not None:
+        query = query.where(lanes.c.batch.in_(find_spellings(conn, task_filter.batch)))
     if rater.languages is not None:
         query = query.where(lanes.c.language.in_(["", *rater.languages]))
     if task_filter.language is not None:

@@ -26,6 +26,7 @@ from rlhf_hitl.store.webhooks.subscriptions import (
     end_webhook,
     list_subscriptions,
     list_webhooks,
+    renew_webhook_secret,
     subscriptions_exist,
 )
 
@@ -41,5 +42,6 @@ __all__ = [
     "list_webhooks",
     "mark_delivered",
     "record_failure",
+    "renew_webhook_secret",
     "subscriptions_exist",
 ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -29,11 +29,11 @@ BLOCKING_ATTEMPTS = 3  # attempts during which a failing delivery holds up those
 
 @dataclass(frozen=True)
 class Delivery:
-    """One event for one webhook, claimed for sending; `attempts` counts this one."""
+    """One event for one webhook, claimed for sending; and `attempts` counts this one."""
 
     id: str
     url: str
-    secret: str
+    sealed_secret: str = field(repr=False)
     body: str
     attempts: int
 

@@ -12,6 +12,7 @@ import time
 import httpx
 
 from rlhf_hitl import __version__
+from rlhf_hitl.errors import BadInput
 from rlhf_hitl.store.db import Store
 from rlhf_hitl.store.retention import delete_expired
 from rlhf_hitl.store.webhooks.outbox import Delivery, claim_delivery, mark_delivered, record_failure
@@ -70,12 +71,17 @@ class WebhookSender:
     def _send(self, delivery: Delivery) -> str | None:
         """Send a delivery; returns what went wrong, or None after any 2xx answer."""
         now = int(time.time())
+        try:
+            secret = self.store.sealer.unseal(delivery.sealed_secret)
+        except (BadInput, OSError) as e:  # no key, or another: the delivery waits for it as it waits for a receiver
+            log.error("webhook cannot be signed", extra={"delivery": delivery.id, "error": str(e)})
+            return f"cannot be signed: {e}"
         headers = {
             "content-type": "application/json",
             "user-agent": f"rlhf_hitl/{__version__}",
             "webhook-id": delivery.id,
             "webhook-timestamp": str(now),
-            "webhook-signature": sign_delivery(delivery.secret, delivery.id, now, delivery.body),
+            "webhook-signature": sign_delivery(secret, delivery.id, now, delivery.body),
         }
         # A redirect would send the event to an address that nobody subscribed.
         http = httpx.Client(timeout=self.timeout, follow_redirects=False, trust_env=False)

@@ -6,8 +6,9 @@ import base64
 import secrets
 import uuid
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 from urllib.parse import urlsplit
 
 import sqlalchemy as sa
@@ -18,6 +19,7 @@ from rlhf_hitl.store import audit
 from rlhf_hitl.store.db import Store
 from rlhf_hitl.store.tables import deliveries, webhooks
 from rlhf_hitl.types import Event, utc_now
+from rlhf_hitl.visible import find_invisible
 
 #: Webhook ids, each with the events it wants.
 Subscriptions = Sequence[tuple[str, Sequence[str]]]
@@ -25,31 +27,45 @@ Subscriptions = Sequence[tuple[str, Sequence[str]]]
 
 @dataclass(frozen=True)
 class Webhook:
-    """An address and the events that are sent to it. What is sent is signed with `secret`."""
+    """An address and the events that are sent to it, signed.
+
+    `secret` is what signs them; None but in what made it, for the store keeps it sealed. `can_be_signed` is false where
+    the key that sealed it is not here.
+    """
 
     id: str
     url: str
-    secret: str
     events: tuple[Event, ...]
     created_at: datetime
     ended_at: datetime | None
+    can_be_signed: bool = True
+    secret: str | None = field(default=None, repr=False)
 
 
 def add_webhook(store: Store, url: str, events: Iterable[Event], *, by: audit.Actor = audit.CLI) -> Webhook:
     """Subscribe an address to events from now on. The secret that signs them is made here.
 
     Raises:
-        BadInput: the URL is no http(s) address or holds a password, or there is no event.
+        BadInput: the URL is no http(s) address or holds a password or what cannot be seen, there is no event, or the
+            key that seals the secrets of the other webhooks is not here.
     """
     if not _is_usable(url):
         raise BadInput(f"url {url!r}", expected="an http(s) address without a password", fix="correct the address")
     event_names = sorted({Event(e).value for e in events})
     if not event_names:
         raise BadInput("events []", expected="at least one of " + ", ".join(Event), fix="say what to send")
+    for other in list_webhooks(store):
+        if other.ended_at is None and not other.can_be_signed:
+            raise BadInput(
+                f"webhook {other.id}, whose secret another key sealed",
+                expected=f"one key for all webhooks; {store.sealer.describe_key()}",
+                fix="copy the key file from the other server, or run `rlhf-hitl webhooks renew` or `end` with that id",
+            )
+    secret = _make_secret()
     row = {
         "id": f"w_{uuid.uuid4().hex[:24]}",
         "url": url,
-        "secret": "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode(),
+        "secret": store.sealer.seal(secret),
         "events": event_names,
         "created_at": utc_now(),
         "ended_at": None,
@@ -57,14 +73,31 @@ def add_webhook(store: Store, url: str, events: Iterable[Event], *, by: audit.Ac
     with store.write() as conn:
         conn.execute(webhooks.insert().values(row))
         audit.record(conn, by, "webhook.added", row["id"], host=urlsplit(url).hostname, events=event_names)
-    return _webhook_from_row(row)
+    return _webhook_from_row(store, row, secret)
+
+
+def renew_webhook_secret(store: Store, webhook_id: str, *, by: audit.Actor = audit.CLI) -> Webhook:
+    """Give a webhook a new secret, which signs every delivery from now on, also those that wait.
+
+    Raises:
+        NotFound: no such webhook, or it has ended.
+    """
+    secret = _make_secret()
+    sealed = store.sealer.seal(secret)
+    with store.write() as conn:
+        active = sa.and_(webhooks.c.id == webhook_id, webhooks.c.ended_at.is_(None))
+        if not conn.execute(webhooks.update().where(active).values(secret=sealed)).rowcount:
+            raise _make_not_on_error(webhook_id)
+        audit.record(conn, by, "webhook.renewed", webhook_id)
+        row = conn.execute(sa.select(webhooks).where(active)).mappings().one()
+    return _webhook_from_row(store, row, secret)
 
 
 def list_webhooks(store: Store) -> list[Webhook]:
     """Return all webhooks, ended ones too, oldest first."""
     query = sa.select(webhooks).order_by(webhooks.c.created_at)
     with store.read() as conn:
-        return [_webhook_from_row(row) for row in conn.execute(query).mappings()]
+        return [_webhook_from_row(store, row) for row in conn.execute(query).mappings()]
 
 
 def end_webhook(store: Store, webhook_id: str, *, by: audit.Actor = audit.CLI) -> None:
@@ -76,7 +109,7 @@ def end_webhook(store: Store, webhook_id: str, *, by: audit.Actor = audit.CLI) -
     with store.write() as conn:
         active = webhooks.update().where(webhooks.c.id == webhook_id, webhooks.c.ended_at.is_(None))
         if not conn.execute(active.values(ended_at=utc_now())).rowcount:
-            raise NotFound(f"webhook {webhook_id!r}", expected="one that is on", fix="see `rlhf-hitl webhooks list`")
+            raise _make_not_on_error(webhook_id)
         waiting = sa.and_(deliveries.c.webhook_id == webhook_id, deliveries.c.next_try_at.is_not(None))
         conn.execute(deliveries.update().where(waiting).values(next_try_at=None, last_error="the webhook was ended"))
         audit.record(conn, by, "webhook.ended", webhook_id)
@@ -95,7 +128,17 @@ def subscriptions_exist() -> sa.Exists:
     return sa.exists().where(webhooks.c.ended_at.is_(None))
 
 
+def _make_secret() -> str:
+    return "whsec_" + base64.b64encode(secrets.token_bytes(32)).decode()
+
+
+def _make_not_on_error(webhook_id: str) -> NotFound:
+    return NotFound(f"webhook {webhook_id!r}", expected="one that is on", fix="see `rlhf-hitl webhooks list`")
+
+
 def _is_usable(url: str) -> bool:
+    if find_invisible(url) is not None:
+        return False
     try:
         parts = urlsplit(url)
         return parts.scheme in ("http", "https") and bool(parts.hostname) and not parts.username and not parts.password
@@ -103,6 +146,7 @@ def _is_usable(url: str) -> bool:
         return False
 
 
-def _webhook_from_row(row) -> Webhook:
+def _webhook_from_row(store: Store, row: Any, secret: str | None = None) -> Webhook:
     events = tuple(Event(e) for e in row["events"])
-    return Webhook(row["id"], row["url"], row["secret"], events, row["created_at"], row["ended_at"])
+    can_be_signed = store.sealer.can_unseal(row["secret"])
+    return Webhook(row["id"], row["url"], events, row["created_at"], row["ended_at"], can_be_signed, secret)

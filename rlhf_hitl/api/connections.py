@@ -66,7 +66,7 @@ class Connections:
 
     def __init__(self, limits: ConnectionLimits, proxies: TrustedProxies):
         self.limits, self._proxies = limits, proxies
-        self._number, self._by_address = 0, Counter[str]()
+        self.number, self._by_address = 0, Counter[str]()
         # Those that a client keeps waiting, the longest first.
         self._waiting: dict[LimitedProtocol, None] = {}
         self._slow_readers: dict[LimitedProtocol, None] = {}
@@ -78,12 +78,12 @@ class Connections:
         That is the new one itself where all others are being answered.
         """
         address = connection.address
-        self._number += 1
+        self.number += 1
         self._by_address[address] += 1
         self.expect(connection)
         if address not in self._proxies and self._by_address[address] > self.limits.per_address:
             self._close_longest(lambda c: c.address == address)
-        elif self._number > self.limits.connections:
+        elif self.number > self.limits.connections:
             self._close_longest(lambda c: True)
         if self._check is None:
             self._check = connection.loop.call_later(CHECK_SECONDS, self._close_overdue, connection.loop)
@@ -91,7 +91,7 @@ class Connections:
     def remove(self, connection: LimitedProtocol) -> None:
         self._waiting.pop(connection, None)
         self._slow_readers.pop(connection, None)
-        self._number -= 1
+        self.number -= 1
         self._by_address[connection.address] -= 1
         if not self._by_address[connection.address]:
             del self._by_address[connection.address]
@@ -122,7 +122,7 @@ class Connections:
             connection.time_out()
         for connection in [c for c in self._slow_readers if now > c.read_deadline]:
             connection.transport.abort()
-        self._check = loop.call_later(CHECK_SECONDS, self._close_overdue, loop) if self._number else None
+        self._check = loop.call_later(CHECK_SECONDS, self._close_overdue, loop) if self.number else None
 
 
 class Phase(Enum):

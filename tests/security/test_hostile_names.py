@@ -24,6 +24,7 @@ from fastapi.testclient import TestClient
 from checkout import ROOT
 from command_line import run_command
 from rlhf_hitl.api.app import create_headless_app
+from rlhf_hitl.api.sign_in_throttle import SignInThrottle
 from rlhf_hitl.api.json_log import JsonFormatter
 from rlhf_hitl.cli import app, register_commands
 from rlhf_hitl.config import Settings
@@ -49,7 +50,7 @@ NOT_TEXTS = re.compile(
     r"(.*\.id|.*_id|.*_ids|.*\.(kind|role|split|verdict|route|proposed|action|event|events|digest|scopes|project_id|project|"
     r"version|guideline_version|family|password_hash|secret|name_key|name_skeleton|order_shown|ranking|scores|step|"
     r"idempotency_key|supersedes|chosen|rejected|language|languages|reason|backend|rationale|repeat_of|reserved_for|rewards|decided_by|"
-    r"body|axes|completions|messages)|lease.*|guidelines\.scores)$"
+    r"body|axes|completions|messages)|lease.*|secrets\..*|rater_filters|guidelines\.scores)$"
 )
 COMMANDS: dict[str, Any] = {}
 #: What is required and is one of a few words.
@@ -318,7 +319,9 @@ def test_any_spelling_of_a_name_signs_in_to_its_account(store, typed):
 
 def test_guesses_at_one_account_are_slowed_together_however_the_name_is_spelt(sqlite_store, tmp_path):
     people.add_rater(sqlite_store, "zoé", Role.RATER, PASSWORD)
-    browser = TestClient(create_headless_app(sqlite_store, Settings(workspace=tmp_path)), follow_redirects=False)
+    throttle = SignInThrottle(sqlite_store, per_name=5)
+    app = create_headless_app(sqlite_store, Settings(workspace=tmp_path), throttle)
+    browser = TestClient(app, follow_redirects=False)
     spellings = ["zoé", "ZOÉ", "Zoé", "zoe\u0301", "zOé", "ZOe\u0301"]
     answers = [browser.post("/login", data={"name": name, "password": "wrong"}).status_code for name in spellings]
     assert answers == [401] * 5 + [429]

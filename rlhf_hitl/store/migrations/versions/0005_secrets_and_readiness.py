@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import secrets
+from datetime import UTC, datetime
 
 import sqlalchemy as sa
 from alembic import op
@@ -35,7 +36,7 @@ def upgrade() -> None:
     op.execute("UPDATE projects SET rater_filters = '[]'")
     key = secrets.token_hex(32)
     op.bulk_insert(secrets_table, [{"name": "draws", "value": key}])
-    op.execute(readiness.insert().values(id=1, checked_at=sa.func.current_timestamp()))
+    op.bulk_insert(readiness, [{"id": 1, "checked_at": datetime.now(UTC).replace(tzinfo=None)}])
     _draw_positions(bytes.fromhex(key))
 
 

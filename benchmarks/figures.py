@@ -201,8 +201,52 @@ def _draw_speeds(f: dict[str, Any], task: str, stock: str) -> str:
     )
 
 
+def draw_hostile_load(f: dict[str, Any]) -> str:
+    def make_row(attack: str, what: str, value: str, limit: str) -> str:
+        return f"| {attack} | {what} | {value} | {limit} |\n"
+
+    rows = "".join(
+        make_row(
+            f"an import of a million votes, {name}",
+            "submit, 95th percentile, during it / before it",
+            f"{f[f'{key}.submit_p95_import_ms']:.0f} / {f[f'{key}.submit_p95_ms']:.0f} ms: "
+            f"{f[f'{key}.import_submit_ratio']:.2f}; longest write {f[f'{key}.longest_write_ms']:.0f} ms; "
+            f"refused: {f[f'{key}.refused']:.0f}",
+            "2; 250 ms; 0",
+        )
+        for name, key in (("SQLite", "sqlite"), ("PostgreSQL", "postgres"))
+    )
+    return (
+        "| attack | what is measured | measured | allowed |\n| --- | --- | ---: | ---: |\n"
+        + make_row(
+            "the worst body of each operation, 20 clients without an account",
+            "`/healthz`, 99th percentile",
+            f"{f['nobody.healthz_p99_ms']:.0f} ms",
+            "250 ms",
+        )
+        + make_row(
+            "the same with a lead's token", "the same", f"{f['lead.healthz_p99_ms']:.0f} ms", "250 ms"
+        )
+        + make_row(
+            "3,000 idle connections and 500 slow senders",
+            "submit, 95th percentile, during it / before it",
+            f"{f['slow_senders.submit_p95_ms']:.0f} / {f['slow_senders.quiet_submit_p95_ms']:.0f} ms: "
+            f"{f['slow_senders_ratio']:.2f}",
+            "2",
+        )
+        + rows
+        + make_row(
+            f"{f['cards']} cards of nasty texts, each for the first time",
+            "drawing one, median / 99th percentile",
+            f"{f['card_p50_ms']:.0f} / {f['card_p99_ms']:.0f} ms",
+            "200 ms",
+        )
+    )
+
+
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "contention": draw_contention,
+    "hostile_load": draw_hostile_load,
     "bulk": draw_bulk,
     "crash": draw_crash,
     "rater_latency": draw_rater_latency,

@@ -25,8 +25,19 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+from bulk import VOTES, generate_votes
+from card_rendering import measure_cards
+from import_load import measure_import
 from record import write_result
-from servers import JsonConnection, RlhfHitlServer, add_raters, fill_store, make_judgment_body, make_pair
+from servers import (
+    JsonConnection,
+    RlhfHitlServer,
+    add_raters,
+    fill_store,
+    make_judgment_body,
+    make_pair,
+    start_postgres,
+)
 
 from rlhf_hitl.store import Store, people, tokens
 from rlhf_hitl.types import Role, Scope
@@ -141,9 +152,24 @@ def main() -> None:
     write_result("hostile_load", figures, seeds=[], notes=notes, quick=args.quick or len(args.only) < len(PARTS))
 
 
+def measure_imports(folder: Path, quick: bool) -> dict[str, float]:
+    rows = 2_000 if quick else 1_000_000
+    votes = folder / "votes.jsonl"
+    with votes.open("w") as f:
+        f.writelines(generate_votes(rows // VOTES))
+    figures = {}
+    with start_postgres() as server:
+        for name, url in (("sqlite", f"sqlite:///{folder}/import.db"), ("postgres", server.create_database("import"))):
+            measured = measure_import(url, folder / name, rows, seconds=2 if quick else 60, votes=votes)
+            figures |= {f"{name}.{key}": value for key, value in measured.items()}
+    return figures
+
+
 PARTS = {
     "bodies": lambda folder, quick: measure_bodies(folder, 20, 2 if quick else 60),
     "connections": lambda folder, quick: measure_connections(folder, *((30, 10, 3) if quick else (3000, 500, 60))),
+    "cards": lambda folder, quick: measure_cards(most=8 if quick else None),
+    "imports": measure_imports,
 }
 
 if __name__ == "__main__":

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
+from anyio import CapacityLimiter
+from anyio.to_thread import run_sync
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
 
@@ -19,10 +22,12 @@ def add_health_routes(app: FastAPI, store: Store, metrics: ServerMetrics) -> Non
         """This process answers. Nothing else is checked: a restart would not bring back a lost database."""
         return JSONResponse({"status": "ok"})
 
+    readiness = Readiness(store)
+
     @app.get("/readyz")
-    def readyz() -> Response:
+    async def readyz() -> Response:
         """This process can keep judgments, so requests may be sent to it."""
-        is_ready, status = check_readiness(store)
+        is_ready, status = await readiness.check()
         return JSONResponse(status, 200 if is_ready else 503)
 
     @app.get("/metrics")
@@ -33,6 +38,25 @@ def add_health_routes(app: FastAPI, store: Store, metrics: ServerMetrics) -> Non
             status, headers = (401, {"www-authenticate": "Bearer"}) if caller is None else (403, {})
             return JSONResponse({"detail": "expected a token with the scope 'metrics'"}, status, headers)
         return Response(metrics.render(), media_type="text/plain; version=0.0.4; charset=utf-8")
+
+
+class Readiness:
+    """Whether this server can keep judgments. It writes to the disk, so it is looked up at most once a second."""
+
+    SECONDS = 1.0
+
+    def __init__(self, store: Store):
+        self._store, self._one_at_a_time = store, CapacityLimiter(1)
+        self._newest: tuple[float, tuple[bool, dict[str, Any]]] | None = None
+
+    async def check(self) -> tuple[bool, dict[str, Any]]:
+        """Return the result of `check_readiness`. Who asks while another asks waits for the same, in no thread."""
+        return await run_sync(self._check, limiter=self._one_at_a_time)
+
+    def _check(self) -> tuple[bool, dict[str, Any]]:
+        if self._newest is None or time.monotonic() - self._newest[0] > self.SECONDS:
+            self._newest = time.monotonic(), check_readiness(self._store)
+        return self._newest[1]
 
 
 def check_readiness(store: Store) -> tuple[bool, dict[str, Any]]:

@@ -224,9 +224,7 @@ def draw_hostile_load(f: dict[str, Any]) -> str:
             f"{f['nobody.healthz_p99_ms']:.0f} ms",
             "250 ms",
         )
-        + make_row(
-            "the same with a lead's token", "the same", f"{f['lead.healthz_p99_ms']:.0f} ms", "250 ms"
-        )
+        + make_row("the same with a lead's token", "the same", f"{f['lead.healthz_p99_ms']:.0f} ms", "250 ms")
         + make_row(
             "3,000 idle connections and 500 slow senders",
             "submit, 95th percentile, during it / before it",

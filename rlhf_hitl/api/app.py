@@ -28,6 +28,7 @@ from rlhf_hitl.api.v1 import create_api
 from rlhf_hitl.config import Settings, TrustedProxies, load_settings
 from rlhf_hitl.errors import RlhfHitlError
 from rlhf_hitl.store import Store, StoreFailure
+from rlhf_hitl.store.imports import Housekeeper
 from rlhf_hitl.store.webhooks.sender import WebhookSender
 from rlhf_hitl.terminal import filter_output, print_note
 from rlhf_hitl.workspace import protect_workspace, restrict_new_files
@@ -41,22 +42,26 @@ def create_app(store: Store, settings: Settings, throttle: SignInThrottle | None
 
 
 def create_headless_app(store: Store, settings: Settings, throttle: SignInThrottle | None = None) -> FastAPI:
-    """Build the API, sign-in, health checks, and a sender of webhooks that runs as long as the application does.
+    """Build the API, sign-in, health checks, and what runs as long as the application does.
+
+    That is a sender of webhooks and a housekeeper of imports.
 
     It keeps no state of its own, so any number of processes may serve one store.
     """
 
     @asynccontextmanager
-    async def run_webhook_sender(_app: FastAPI) -> AsyncIterator[None]:
+    async def run_beside(_app: FastAPI) -> AsyncIterator[None]:
         # What is loaded by now stays. Looking through all of it for garbage, whenever a request has made many objects,
         # would hold up every other request for half a second.
         gc.freeze()
-        sender = WebhookSender(store)
+        sender, housekeeper = WebhookSender(store), Housekeeper(store)
         sender.start()
+        housekeeper.start()
         yield
+        await run_in_threadpool(housekeeper.stop)
         await run_in_threadpool(sender.stop)
 
-    app = FastAPI(title="rlhf_hitl", docs_url=None, redoc_url=None, openapi_url=None, lifespan=run_webhook_sender)
+    app = FastAPI(title="rlhf_hitl", docs_url=None, redoc_url=None, openapi_url=None, lifespan=run_beside)
     metrics = ServerMetrics(store)
     app.add_middleware(SecurityMiddleware)
     app.add_middleware(RequestMonitor, metrics=metrics)

@@ -28,7 +28,8 @@ from tqdm import tqdm
 from rlhf_hitl import __version__
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.files import atomic_file, check_may_write, make_private_folder
-from rlhf_hitl.store import Store, table_copy
+from rlhf_hitl.formats.limits import Limits
+from rlhf_hitl.store import Store, imports, table_copy
 from rlhf_hitl.store.earlier_version import open_earlier_version
 
 KIND = "rlhf_hitl archive"
@@ -62,7 +63,7 @@ def write_archive(store: Store, out: Path, *, overwrite: bool = False, progress:
     make_private_folder(out.parent)
     with atomic_file(out, sync=True) as draft:
         packed = zipfile.ZipFile(draft, "w", zipfile.ZIP_DEFLATED, compresslevel=COMPRESSION_LEVEL)
-        with packed as archive, store.snapshot() as conn:
+        with packed as archive, _open_snapshot(store) as conn:
             manifest = {
                 "kind": KIND,
                 "schema_version": table_copy.list_schema_versions()[0],
@@ -86,6 +87,8 @@ def read_archive_manifest(path: str | Path) -> ArchiveManifest:
 
 def restore_archive(store: Store, path: str | Path, *, progress: bool = False) -> ArchiveManifest:
     """Fill a new store with everything an archive holds or, if anything is wrong with it, with nothing.
+
+    Its rows are checked against the types of the program and against each other, so that what is restored can be read.
 
     The writer of an archive decides who can sign in to the store: do not use archives of strangers.
 
@@ -127,6 +130,17 @@ def _check_tables(
     for table, names in columns.items():
         if sorted(read_table(table)[0]) != sorted(names):
             raise _make_damage_error(f"{path}: {_get_member_name(table)}", "line 1 is not valid")
+
+
+@contextmanager
+def _open_snapshot(store: Store) -> Iterator[Connection]:
+    """Give a connection that sees the store at one moment at which no import is in it in part."""
+    while True:
+        imports.finish_waiting_imports(store)
+        with store.snapshot() as conn:
+            if not imports.has_waiting_imports(conn):
+                yield conn
+                return
 
 
 def _write_tables(archive: zipfile.ZipFile, conn: Connection, progress: bool) -> dict[str, Any]:
@@ -196,6 +210,8 @@ def _load_manifest(archive: zipfile.ZipFile, path: str) -> ArchiveManifest:
     place = f"{path}: {MANIFEST}"
     with _report_damage(place), archive.open(MANIFEST) as member:
         manifest = json.loads(member.read(BLOCK_BYTES))
+    expanded = sum(member.file_size for member in archive.infolist())
+    Limits.load().check_expansion(path, Path(path).stat().st_size, expanded)
     if not isinstance(manifest, dict) or manifest.get("kind") != KIND:
         raise _make_damage_error(place, "it is not a manifest of this program")
     versions = table_copy.list_schema_versions()

@@ -22,6 +22,7 @@ from rlhf_hitl.formats.export_files import write_dataset, write_json_lines
 from rlhf_hitl.formats.snapshot import Snapshot
 from rlhf_hitl.store import Store, projects
 from rlhf_hitl.store.export_query import JsonFields
+from rlhf_hitl.store.imports import finish_waiting_imports
 from rlhf_hitl.store.judgments import read_store_revision
 from rlhf_hitl.types import Split, utc_now
 
@@ -58,6 +59,7 @@ def export_snapshot(
         NotFound: there is no such project.
     """
     check_may_write(out, "export", "folder", is_earlier=_is_export, overwrite=overwrite)
+    finish_waiting_imports(store)
     if project is not None:
         with store.read() as conn:
             projects.require_project(conn, project)

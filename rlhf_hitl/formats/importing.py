@@ -2,40 +2,56 @@
 
 from __future__ import annotations
 
+import json
+import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib import resources
-from itertools import count, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy.engine import Connection
+import sqlalchemy as sa
 from tqdm import tqdm
 
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.formats import PairSelection, open_source
 from rlhf_hitl.formats.record import ImportCompletion, ImportRecord
 from rlhf_hitl.formats.source import BadRowHandler, RowSource, raise_bad_row
-from rlhf_hitl.store import Store, people, projects, table_copy
-from rlhf_hitl.store.comparisons import (
-    find_existing_ids,
-    insert_comparisons,
-    insert_completions,
-    insert_prompts,
-    read_family_splits,
+from rlhf_hitl.store import Store, StoreFailure
+from rlhf_hitl.store.imports import (
+    ImportStaging,
+    StagedRecord,
+    StagedVote,
+    finish_import,
+    finish_waiting_imports,
+    open_own_store,
 )
-from rlhf_hitl.store.judgments import insert_imported_judgments, load_idempotency_keys
 from rlhf_hitl.store.known_names import KnownNames
-from rlhf_hitl.types import DEFAULT_PROJECT, Answer, Comparison, Completion, Messages, Prompt, Split, make_content_id
+from rlhf_hitl.types import (
+    DEFAULT_PROJECT,
+    Answer,
+    Comparison,
+    Completion,
+    Messages,
+    Prompt,
+    Split,
+    make_content_id,
+)
+from rlhf_hitl.types.content import refuse_nul
 from rlhf_hitl.types.names import check_label
 
-RECORDS_PER_BATCH = 1000
+RECORDS_REMEMBERED = 1000
+RECORDS_PER_TURN = 16  # reading so many takes about a millisecond
 QUOTED_ERRORS = 5  # how many errors of skipped lines are reported
 MAX_NAME_LENGTH = 150  # of raters; with the format's name as a prefix it fits the store's column
 MAX_POLICY_LENGTH = 500
 MAX_BATCH_LENGTH = 200
+MAX_OVERLAP = 1000
+HOW_IT_GOES_ON = "the next `rlhf-hitl import` or `export`, or a running server within a minute, goes on with it"
 
 
 @dataclass(frozen=True)
@@ -57,6 +73,7 @@ class ImportReport:
     bad_lines: int  # skipped on request
     bad_reasons: tuple[str, ...] = ()
     splits_kept: int = 0  # prompt families that were in another split already and stayed in it
+    longest_write_ms: float = 0.0  # for how long raters could have had to wait, at most
 
     def as_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -77,7 +94,11 @@ def import_path(
     batch: str = "",
     progress: bool = False,
 ) -> ImportReport:
-    """Import a file, folder or hub id in one transaction. Importing it again adds nothing.
+    """Import a file, folder or hub id: all of it or, if a line is bad, nothing. Importing it again adds nothing.
+
+    It is read and checked as a whole before the first row counts, and then put into the store in short transactions,
+    so that raters do not have to wait (`store/imports`). An import that is interrupted meanwhile is finished by the
+    next command that imports or exports, or by a server.
 
     Args:
         split: put every prompt in this split, instead of the file's own or that of the prompt's hash.
@@ -97,48 +118,49 @@ def import_path(
     """
     _check_length("batch", batch, MAX_BATCH_LENGTH)
     batch = check_label("batch", batch)
+    if not 1 <= overlap <= MAX_OVERLAP:
+        raise BadInput(f"overlap {overlap}", expected=f"1 to {MAX_OVERLAP}", fix="ask for fewer judgments")
     source, file_format = open_source(path, format)
-    quoted_errors: list[str] = []
-    bad_lines = 0
-
-    def count_bad_line(error: BadInput) -> None:
-        nonlocal bad_lines
-        bad_lines += 1
-        if len(quoted_errors) < QUOTED_ERRORS:
-            quoted_errors.append(str(error))
-
-    on_bad: BadRowHandler = count_bad_line if skip_bad else raise_bad_row
-    records = _read_records(source, file_format.make_reader(source, pairs), on_bad, limit)
-    with store.write() as conn, tqdm(records, desc=source.path.name, unit=" rows", disable=not progress) as bar:
-        projects.require_project(conn, project)
-        table_copy.prepare_bulk_write(store, conn)
-        name = f"{file_format.NAME}:{source.path.name}"[:200]
-        importer = _BatchImporter(
-            store, conn, file_format.NAME, name, split, overlap, queue, project, batch, KnownNames(conn)
-        )
-        prepared = importer.prepare_records(bar, on_bad)
-        for n in count(1):
-            if not (batch_records := list(islice(prepared, RECORDS_PER_BATCH))):
-                break
-            importer.add_records(batch_records)
-            if n & (n - 1) == 0:  # whenever the tables have doubled
-                table_copy.update_statistics(store, conn)
-        if not importer.counts["rows"]:
-            raise BadInput(
-                source.name,
-                expected="at least one row that can be used",
-                fix=f"look at the file; {quoted_errors[0]}" if quoted_errors else "the file has none: give another",
-            )
-    counts = importer.counts
+    finish_waiting_imports(store)
+    bad = _BadLines(skip_bad)
+    records = _read_records(source, file_format.make_reader(source, pairs), bad.handle, limit)
+    name = f"{file_format.NAME}:{source.path.name}"[:200].encode(errors="replace").decode()
+    with open_own_store(store) as own:
+        with (
+            ImportStaging(own, name=source.name, format=file_format.NAME, source=name, project=project) as staging,
+            tqdm(records, desc=source.path.name, unit=" rows", disable=not progress) as bar,
+        ):
+            known = KnownNames(partial(_read_column, own))
+            reader = _RecordReader(file_format.NAME, split, overlap, queue, project, batch, known)
+            is_in_server = threading.current_thread() is not threading.main_thread()
+            for n, record in enumerate(reader.read(bar, bad.handle)):
+                staging.add(record)
+                if is_in_server and n % RECORDS_PER_TURN == 0:
+                    time.sleep(0)  # other threads wait for Python's lock: this hands it over
+            if not reader.counts["rows"]:
+                raise BadInput(
+                    source.name,
+                    expected="at least one row that can be used",
+                    fix=f"look at the file; {bad.quoted[0]}" if bad.quoted else "the file has none: give another",
+                )
+            staging.commit(reader.counts)
+        with tqdm(total=staging.records, desc="into the store", unit=" rows", disable=not progress) as bar:
+            try:
+                finished = finish_import(own, staging.id, staging.worker, bar.update)
+            except StoreFailure as e:  # the disk is full, or the database is gone
+                raise StoreFailure(f"{e}. {source.name} is read and kept: {HOW_IT_GOES_ON}") from e
+    assert finished is not None
+    counts = finished.counts
     return ImportReport(
         path=source.name,
         format=file_format.NAME,
-        **{k: counts[k] for k in ("prompts", "completions", "comparisons", "judgments", "raters", "rows")},
-        **{k: counts[k] for k in ("repeated_rows", "repeated_votes", "identical_sides")},
-        by_split={s.value: counts[s] for s in Split},
-        bad_lines=bad_lines,
-        bad_reasons=tuple(quoted_errors),
-        splits_kept=len(importer.splits_kept),
+        **{k: counts.get(k, 0) for k in ("prompts", "completions", "comparisons", "judgments", "raters", "rows")},
+        **{k: counts.get(k, 0) for k in ("repeated_rows", "repeated_votes", "identical_sides")},
+        by_split={s.value: counts.get(s.value, 0) for s in Split},
+        bad_lines=bad.count,
+        bad_reasons=tuple(bad.quoted),
+        splits_kept=finished.splits_kept,
+        longest_write_ms=round(own.longest_write_s * 1000, 1),
     )
 
 
@@ -146,6 +168,11 @@ def import_bundled(store: Store) -> ImportReport:
     """Import the prompts and completions that come with the package."""
     with resources.as_file(resources.files("rlhf_hitl.bundled") / "set.jsonl") as path:
         return import_path(store, path, format="native")
+
+
+def _read_column(store: Store, query: sa.Select[Any]) -> list[str]:
+    with store.read() as conn:
+        return list(conn.execute(query).scalars())
 
 
 def _read_records(
@@ -158,48 +185,39 @@ def _read_records(
             on_bad(e)
 
 
-@dataclass(frozen=True)
-class _StoreVote:
-    """A vote with the store's ids. Its idempotency key is the hash of its content, so reading it again adds nothing."""
+@dataclass
+class _BadLines:
+    """What to do with bad lines: raise, or count them and quote the first."""
 
-    rater: str
-    answer: Answer
-    order_shown: tuple[str, ...]
-    simulated: bool
-    key: str
+    skip: bool
+    count: int = 0
+    quoted: list[str] = field(default_factory=list)
 
-
-@dataclass(frozen=True)
-class _StoreRecord:
-    """A record as domain objects. `comparison` is None if there are fewer than two completions."""
-
-    prompt: Prompt
-    completions: tuple[Completion, ...]
-    comparison: Comparison | None
-    vote: _StoreVote | None
-    requested_split: Split | None
+    def handle(self, error: BadInput) -> None:
+        if not self.skip:
+            raise_bad_row(error)
+        self.count += 1
+        if len(self.quoted) < QUOTED_ERRORS:
+            self.quoted.append(str(error))
 
 
 @dataclass
-class _BatchImporter:
-    """Adds records in batches within one transaction, and counts what was added."""
+class _RecordReader:
+    """Makes domain objects of records, and counts the records."""
 
-    store: Store
-    conn: Connection
     format: str
-    source: str
     split: Split | None
     overlap: int
     queue: bool
     project: str
     batch: str
     known_names: KnownNames
-    counts: Counter = field(default_factory=Counter)
-    splits_kept: set[str] = field(default_factory=set)
+    counts: Counter[str] = field(default_factory=Counter)
 
-    def prepare_records(self, records: Iterable[ImportRecord], on_bad: BadRowHandler) -> Iterator[_StoreRecord]:
-        """Yield the records as domain objects; `on_bad` is called for those that cannot be stored."""
-        make_objects = lru_cache(RECORDS_PER_BATCH)(self._make_objects)  # the votes on a comparison are mostly adjacent
+    def read(self, records: Iterable[ImportRecord], on_bad: BadRowHandler) -> Iterator[StagedRecord]:
+        """Yield the records; `on_bad` is called for those that cannot be stored."""
+        # The votes on a comparison are mostly adjacent.
+        make_objects = lru_cache(RECORDS_REMEMBERED)(self._make_objects)
         for record in records:
             self.counts["rows"] += 1
             if len({c.messages for c in record.completions}) < len(record.completions):
@@ -212,7 +230,7 @@ class _BatchImporter:
                 objects = make_objects(
                     record.prompt, tuple(record.tags.items()), record.completions, requested_split, overlap, batch
                 )
-                yield _StoreRecord(*objects, self._make_vote(record, *objects), requested_split)
+                yield StagedRecord(*objects, self._make_vote(record, *objects), requested_split)
             except BadInput as e:
                 on_bad(BadInput(f"{record.place}: {e.value}", expected=e.expected, fix=e.fix))
             except UnicodeEncodeError as e:
@@ -234,6 +252,7 @@ class _BatchImporter:
         prompt = Prompt.create(chat, dict(tags), requested_split)
         for completion in import_completions:
             _check_length("policy", completion.policy, MAX_POLICY_LENGTH)
+            _check_sampling(completion)
         completions = tuple(Completion.create(prompt.id, c.messages, c.policy, c.sampling) for c in import_completions)
         for completion in completions:
             self.known_names.check_policy(completion.policy)
@@ -248,12 +267,13 @@ class _BatchImporter:
 
     def _make_vote(
         self, record: ImportRecord, _: Prompt, completions: tuple[Completion, ...], comparison: Comparison | None
-    ) -> _StoreVote | None:
+    ) -> StagedVote | None:
         vote = record.vote
         if vote is None or comparison is None:
             return None
         _check_length("rater", vote.rater, MAX_NAME_LENGTH)
         check_label("rater", vote.rater)
+        refuse_nul("rationale", vote.rationale)
         # The ranking is of ids and not of positions, so that the same comparison in the other order is the same one.
         # Ties are sorted, so that each has one form.
         ranking = tuple(tuple(sorted(completions[i].id for i in group)) for group in vote.ranking)
@@ -261,62 +281,18 @@ class _BatchImporter:
         content = (vote.verdict.value, ranking, vote.strength, vote.rationale)
         key = make_content_id("v", self.format, vote.rater, comparison.id, content)
         order = tuple(c.id for c in completions) if record.order_known else ()
-        return _StoreVote(vote.rater, answer, order, vote.simulated, key)
+        return StagedVote(vote.rater, answer, order, vote.simulated, key)
 
-    def add_records(self, batch: list[_StoreRecord]) -> None:
-        existing = find_existing_ids(self.conn, "prompts", {p.prompt.id for p in batch})
-        new_prompts = {p.prompt.id: p.prompt.family for p in batch if p.prompt.id not in existing}
-        completions = {c.id: c for p in batch for c in p.completions}
-        comparisons = {p.comparison.id: p.comparison for p in batch if p.comparison is not None}
-        self.counts["prompts"] += len(new_prompts)
-        self.counts["completions"] += len(completions) - len(find_existing_ids(self.conn, "completions", completions))
-        existing |= find_existing_ids(self.conn, "comparisons", comparisons)
 
-        without_comparison = [p for p in batch if p.comparison is None]
-        insert_prompts(
-            self.store, self.conn, list({p.prompt.id: p.prompt for p in without_comparison}.values()), self.source
-        )
-        insert_completions(
-            self.store, self.conn, list({c.id: c for p in without_comparison for c in p.completions}.values())
-        )
-        added = insert_comparisons(self.store, self.conn, list(comparisons.values()), self.source)
-        self.counts["comparisons"] += added
-
-        splits = read_family_splits(self.conn, {p.prompt.family for p in batch})
-        self.counts.update(splits[family].value for family in new_prompts.values())
-        requested_splits = {p.prompt.family: p.requested_split for p in batch if p.requested_split is not None}
-        self.splits_kept |= {family for family, split in requested_splits.items() if splits[family] is not split}
-        self._add_votes([(p.comparison.id, p.vote) for p in batch if p.comparison is not None and p.vote is not None])
-        for p in batch:
-            if p.vote is None:
-                added_id = p.comparison.id if p.comparison is not None else p.prompt.id
-                self.counts["repeated_rows"] += added_id in existing
-                existing.add(added_id)
-
-    def _add_votes(self, votes: list[tuple[str, _StoreVote]]) -> None:
-        raters, new = people.insert_imported_raters(self.store, self.conn, {v.rater for _, v in votes}, self.format)
-        self.counts["raters"] += new
-        first_keys = load_idempotency_keys(self.store, self.conn, [comparison_id for comparison_id, _ in votes])
-        rows = []
-        for comparison_id, vote in votes:
-            rater_id = raters[vote.rater]
-            kept_key = first_keys.get((comparison_id, rater_id))
-            if kept_key is None:
-                first_keys[comparison_id, rater_id] = vote.key
-                rows.append(
-                    {
-                        "comparison_id": comparison_id,
-                        "rater_id": rater_id,
-                        "answer": vote.answer,
-                        "order_shown": vote.order_shown,
-                        "source": self.source,
-                        "idempotency_key": vote.key,
-                        "simulated": vote.simulated,
-                    }
-                )
-            else:
-                self.counts["repeated_rows" if kept_key == vote.key else "repeated_votes"] += 1
-        self.counts["judgments"] += insert_imported_judgments(self.store, self.conn, rows)
+def _check_sampling(completion: ImportCompletion) -> None:
+    try:
+        json.dumps(dict(completion.sampling), allow_nan=False)
+    except (ValueError, TypeError, RecursionError) as e:
+        raise BadInput(
+            f"sampling of policy {completion.policy!r}",
+            expected="settings that JSON can hold: no NaN, no infinity, not nested too deeply",
+            fix=f"correct it ({e})",
+        ) from e
 
 
 def _check_length(field_name: str, value: str, limit: int) -> None:

@@ -10,9 +10,11 @@ import zlib
 from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import IO, Any, NoReturn
 
 from rlhf_hitl.errors import BadInput
+from rlhf_hitl.formats.limits import Limits, open_limited, read_lines
+from rlhf_hitl.formats.packed_rows import NotAnArray, read_array, read_parquet_rows
 from rlhf_hitl.formats.record import SourceRow
 from rlhf_hitl.types import Split
 
@@ -29,6 +31,7 @@ SPLIT_NAMES = {
     "calibration": Split.CALIBRATION,
 }
 FILE_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
+MAX_LINES_PER_ROW = 100_000  # of a CSV file
 HUB_ID_PATTERN = re.compile(r"\w[\w.-]*/[\w.-]+(:[\w.-]+)?")
 
 
@@ -99,18 +102,26 @@ class RowSource:
                 return RowSource(path)
         return None
 
-    def _open(self) -> IO[bytes]:
-        opened = gzip.open if self.path.name.endswith(".gz") else open
-        return cast(IO[bytes], opened(self.path, "rb"))
+    def _open(self, limits: Limits) -> IO[bytes]:
+        return open_limited(self.path, self.name, limits)
 
     def _read_jsonl(self, on_bad: BadRowHandler) -> Iterator[SourceRow]:
-        with self._open() as f:
-            for number, line in enumerate(f, 1):
+        limits = Limits.load()
+
+        def refuse_long(number: int) -> None:
+            on_bad(limits.make_line_error(f"{self.name}:{number}"))
+
+        with self._open(limits) as f:
+            for number, line in read_lines(f, b"\n", limits.line_bytes, refuse_long):
                 if not line.strip():
                     continue
                 place = f"{self.name}:{number}"
                 try:
+                    limits.check_values(place, line)
                     value = json.loads(line.decode("utf-8-sig" if number == 1 else "utf-8"))
+                except BadInput as e:
+                    on_bad(e)
+                    continue
                 except (ValueError, RecursionError) as e:  # JSON errors, UTF-8 errors, and lists nested too deeply
                     on_bad(_make_json_error(place, str(e)))
                     continue
@@ -118,24 +129,48 @@ class RowSource:
                     yield row
 
     def _read_json(self, on_bad: BadRowHandler) -> Iterator[SourceRow]:
-        with self._open() as f:
+        limits = Limits.load()
+        with self._open(limits) as f:
             try:
-                value = json.loads(f.read().decode("utf-8-sig"))
+                for number, item in enumerate(read_array(f, self.name, limits), 1):
+                    if (row := _check_row(item, f"{self.name}: item {number}", on_bad)) is not None:
+                        yield row
+            except NotAnArray as e:
+                raise BadInput(
+                    self.name, expected="a JSON array of objects", fix="one object a line is .jsonl: rename it"
+                ) from e
             except (ValueError, RecursionError) as e:
                 raise _make_json_error(self.name, str(e)) from e
-        if not isinstance(value, list):
-            raise BadInput(self.name, expected="a JSON array of objects", fix="one object a line is .jsonl: rename it")
-        for number, item in enumerate(value, 1):
-            if (row := _check_row(item, f"{self.name}: item {number}", on_bad)) is not None:
-                yield row
 
     def _read_csv(self) -> Iterator[SourceRow]:
         import io
 
-        with io.TextIOWrapper(self._open(), encoding="utf-8-sig", newline="") as f:
-            reader = csv.DictReader(f, restkey="")
+        limits, rows_end = Limits.load(), 0
+
+        def refuse_long(number: int) -> NoReturn:
+            raise limits.make_line_error(f"{self.name}:{number}")
+
+        def read_text(f: io.TextIOWrapper) -> Iterator[str]:
+            """Yield lines, as long as one row is not too long: a quoted field goes on over many lines."""
+            length = 0
+            for number, line in read_lines(f, "\n", limits.line_bytes, refuse_long):
+                length = len(line) if rows_end == number - 1 else length + len(line)
+                if length > limits.line_bytes:
+                    raise limits.make_line_error(f"{self.name}:{number}", "row")
+                if number - rows_end > MAX_LINES_PER_ROW:
+                    raise BadInput(
+                        f"{self.name}:{number}",
+                        expected=f"at most {MAX_LINES_PER_ROW:,} lines in one row",
+                        fix="close the quotation mark that was opened in the row",
+                    )
+                yield line
+
+        csv.field_size_limit(limits.line_bytes)
+        with io.TextIOWrapper(self._open(limits), encoding="utf-8-sig", newline="") as f:
+            reader = csv.DictReader(read_text(f), restkey="")
             try:
                 for fields in reader:
+                    rows_end = reader.line_num
                     yield SourceRow(fields, f"{self.name}:{reader.line_num}")
             except (csv.Error, UnicodeDecodeError) as e:
                 raise BadInput(
@@ -144,17 +179,16 @@ class RowSource:
 
     def _read_parquet(self) -> Iterator[SourceRow]:
         import pyarrow
-        import pyarrow.parquet
 
+        limits = Limits.load()
         try:
-            with self._open() as f:
-                number = 0
-                for batch in pyarrow.parquet.ParquetFile(f).iter_batches(1000):
-                    for fields in batch.to_pylist():
-                        number += 1
-                        yield SourceRow(fields, f"{self.name}: row {number}")
-        except pyarrow.ArrowInvalid as e:
-            raise BadInput(self.name, expected="a Parquet file", fix=f"write it again ({e})") from e
+            with self._open(limits) as f:
+                for number, fields in enumerate(read_parquet_rows(f, self.path, self.name, limits), 1):
+                    yield SourceRow(fields, f"{self.name}: row {number}")
+        except (pyarrow.ArrowException, OSError) as e:
+            if isinstance(e, OSError) and e.errno is not None:  # Arrow's own have no number
+                raise
+            raise BadInput(self.name, expected="a Parquet file", fix=f"write it again ({str(e)[:200]})") from e
 
     def _read_dataset_rows(self) -> Iterator[SourceRow]:
         import datasets

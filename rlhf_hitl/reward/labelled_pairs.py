@@ -16,6 +16,7 @@ from rlhf_hitl.reward.rendering import Conversation, has_text
 from rlhf_hitl.reward.vote_scale import FIRST_UNGRADED, GRADED, SECOND_UNGRADED, TIE, VOTE_OUTCOMES
 from rlhf_hitl.store import Store
 from rlhf_hitl.store.comparisons import find_comparisons
+from rlhf_hitl.store.imports import finish_waiting_imports
 from rlhf_hitl.types import Comparison, Label, Split
 
 log = logging.getLogger(__name__)
@@ -45,8 +46,10 @@ class LabelledPair:
 def load_labelled_pairs(store: Store, split: Split) -> list[LabelledPair]:
     """Return every labelled pair of a split whose two sides have text, in order of comparison id.
 
+    An import that was interrupted is finished first.
     A warning counts the others.
     """
+    finish_waiting_imports(store)
     split_labels = read_labels(store, split=split)
     ids = list(dict.fromkeys(label.comparison_id for label in split_labels))
     comparisons = {c.id: c for c in find_comparisons(store, ids=ids)}

@@ -52,7 +52,7 @@ def insert_completions(store: Store, conn: Connection, new: Sequence[Completion]
         BadInput: a policy can be taken for another.
     """
     store.lock(conn, "catalog")
-    known = KnownNames(conn)
+    known = KnownNames(lambda query: conn.execute(query).scalars())
     for policy in {c.policy for c in new}:
         known.check_policy(policy)
     return store.insert_new(
@@ -78,7 +78,7 @@ def insert_comparisons(store: Store, conn: Connection, new: Sequence[Comparison]
     insert_completions(store, conn, list({a.id: a for c in new for a in c.completions}.values()))
     existing = find_existing_ids(conn, "comparisons", [c.id for c in new])
     added = list({c.id: c for c in new if c.id not in existing}.values())
-    lane_ids = _find_or_create_lanes(store, conn, {(c.project, c.prompt.language, c.batch) for c in added})
+    lane_ids = find_or_create_lanes(store, conn, {(c.project, c.prompt.language, c.batch) for c in added})
     rows = [
         {
             "id": c.id,
@@ -98,7 +98,7 @@ def insert_comparisons(store: Store, conn: Connection, new: Sequence[Comparison]
     return len(added)
 
 
-def _find_or_create_lanes(
+def find_or_create_lanes(
     store: Store, conn: Connection, lane_keys: set[tuple[str, str, str]]
 ) -> dict[tuple[str, str, str], int]:
     """Return (project, language, batch) → id of its lane; lanes that do not exist are created.
@@ -117,7 +117,7 @@ def _find_or_create_lanes(
                 expected="one of " + ", ".join(sorted(project_ids)),
                 fix=f"make it with `rlhf-hitl projects add {unknown[0]}`",
             )
-        known = KnownNames(conn)
+        known = KnownNames(lambda query: conn.execute(query).scalars())
         for p, _, batch in sorted(missing):
             known.check_batch(p, batch)
         rows = [{"project_id": p, "language": language, "batch": b} for p, language, b in sorted(missing)]

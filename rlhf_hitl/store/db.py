@@ -44,6 +44,7 @@ LOCK_NOT_AVAILABLE = "55P03"
 LOCK_TIMEOUT_SECONDS = 20  # how long a write waits for other writers
 IDLE_CHECK_SECONDS = 1.0  # a connection that was idle for longer is tested before it is used
 INSUFFICIENT_PRIVILEGE = "42501"
+WAL_PAGES = 16 * 1024  # of 4 KiB
 MIGRATIONS = Path(__file__).parent / "migrations"
 # Alembic's `op` is global to the process: two threads that create two stores would write into each other's store.
 _UPGRADE_LOCK = threading.Lock()
@@ -70,6 +71,7 @@ class Store:
         # instead, which wakes them in turn.
         self._write_lock = threading.Lock() if self.is_sqlite else None
         self._draw_key: bytes | None = None
+        self.longest_write_s = 0.0  # seconds from the start of a write transaction to the end of its commit, at most
 
     @property
     def is_sqlite(self) -> bool:
@@ -109,6 +111,17 @@ class Store:
     def safe_url(self) -> str:
         """The URL without its password."""
         return _hide_password(self._engine.url)
+
+    @property
+    def file(self) -> Path:
+        """The file of a store on SQLite."""
+        return Path(str(self._engine.url.database))
+
+    def write_back(self) -> None:
+        """Write SQLite's log back into the file of the store, as far as no reader needs it. Writers do not wait."""
+        with self._engine.connect() as conn:
+            driver: Any = conn.connection.driver_connection
+            driver.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
     @property
     def schema_version(self) -> str:
@@ -192,12 +205,16 @@ class Store:
             yield conn
 
     @contextlib.contextmanager
-    def write(self) -> Iterator[Connection]:
-        """Give a connection for writing; the transaction is committed when the block ends without an exception."""
+    def write(self, *, durable: bool = True) -> Iterator[Connection]:
+        """Give a connection for writing; the transaction is committed when the block ends without an exception.
+
+        One that is not `durable` may be undone by a power cut, and then so are those after it; the next durable one
+        makes it last. It does not wait for the disk while it holds its locks.
+        """
         if self._write_lock is not None and not self._write_lock.acquire(timeout=LOCK_TIMEOUT_SECONDS):
             raise self._make_busy_error()
         try:
-            with self._open_connection(write=True) as conn:
+            with self._open_connection(write=True, durable=durable) as conn:
                 yield conn
         finally:
             if self._write_lock is not None:
@@ -210,18 +227,25 @@ class Store:
         )
 
     @contextlib.contextmanager
-    def _open_connection(self, write: bool, isolation: str | None = None, **options: Any) -> Iterator[Connection]:
+    def _open_connection(
+        self, write: bool, isolation: str | None = None, durable: bool = True, **options: Any
+    ) -> Iterator[Connection]:
         outcome = "nothing was changed"
         if isolation is not None and not self.is_sqlite:  # every SQLite transaction sees one state anyway
             options["isolation_level"] = isolation
         try:
-            with self._engine.connect() as plain:
+            with self._engine.connect() as plain, self._wait_for_disk(plain, durable):
                 conn = plain.execution_options(write=write, **options)
                 with conn.begin() as transaction:
+                    begun = time.monotonic()
+                    if not durable and not self.is_sqlite:
+                        conn.exec_driver_sql("SET LOCAL synchronous_commit = off")
                     yield conn
                     if write and not self.is_sqlite:  # a lost connection does not tell whether the server committed
                         outcome = "it may have been kept all the same: what has a key counts once, so send it again"
                     transaction.commit()
+                    if write:
+                        self.longest_write_s = max(self.longest_write_s, time.monotonic() - begun)
         except exc.TimeoutError as e:
             raise StoreFailure(f"store {self.safe_url}: expected a connection, got none in time. Fix: try again") from e
         except exc.DataError as e:
@@ -244,6 +268,19 @@ class Store:
                 f"store {self.safe_url}: expected a database that answers, got: {_get_first_line(e)}. "
                 f"Fix: free disk space, check rights, or start the database; {outcome}"
             ) from e
+
+    @contextlib.contextmanager
+    def _wait_for_disk(self, plain: Connection, durable: bool) -> Iterator[None]:
+        """On SQLite, set whether commits of this connection wait for the disk; it cannot be set in a transaction."""
+        if durable or not self.is_sqlite:
+            yield
+            return
+        driver: Any = plain.connection.driver_connection
+        driver.execute("PRAGMA synchronous = NORMAL")
+        try:
+            yield
+        finally:
+            driver.execute("PRAGMA synchronous = FULL")
 
     def insert_new(self, conn: Connection, table: sa.Table, rows: list[dict]) -> int:
         """Insert rows, skip those whose key exists already, and return how many were new."""
@@ -359,6 +396,9 @@ def _create_engine(url: str, create: bool) -> Engine:
         cursor.execute("PRAGMA journal_mode = WAL")
         cursor.execute("PRAGMA synchronous = FULL")  # an acknowledged judgment survives a power cut
         cursor.execute("PRAGMA foreign_keys = ON")
+        # A commit that makes the log longer than this writes it back. A server does it before, beside the requests.
+        cursor.execute(f"PRAGMA wal_autocheckpoint = {WAL_PAGES}")
+
         cursor.close()
 
     @event.listens_for(engine, "begin")

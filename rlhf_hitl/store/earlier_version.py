@@ -13,7 +13,7 @@ from sqlalchemy.engine import Connection
 
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.store.db import run_migrations
-from rlhf_hitl.store.table_copy import ROWS_OF_A_NEW_STORE, PlainRow, insert_plain_rows, read_table_rows
+from rlhf_hitl.store.table_copy import NOT_COPIED, ROWS_OF_A_NEW_STORE, PlainRow, insert_plain_rows, read_table_rows
 
 
 class EarlierVersion:
@@ -26,7 +26,9 @@ class EarlierVersion:
         self._conn, self._seal = conn, seal
         self._tables = sa.MetaData()
         self._tables.reflect(conn)
-        self._tables.remove(self._tables.tables["alembic_version"])
+        for name in ("alembic_version", *NOT_COPIED):
+            if name in self._tables.tables:
+                self._tables.remove(self._tables.tables[name])
         self.columns = {t.name: [c.name for c in t.columns] for t in self._tables.sorted_tables}
 
     def step_up(self, contents: Callable[[str], tuple[list[str], Iterable[PlainRow]]]) -> None:

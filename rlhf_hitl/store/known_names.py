@@ -6,6 +6,9 @@ files of others, so plain ASCII names of theirs are told apart by each letter: `
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+from typing import Any
+
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
@@ -18,10 +21,13 @@ class KnownNames:
     """The names in the store, and those that were checked since, which are about to be stored.
 
     Names are read when they are first needed: policies only where a new one is not plain ASCII.
+
+    Args:
+        read: returns the values of a query's one column.
     """
 
-    def __init__(self, conn: Connection):
-        self._conn = conn
+    def __init__(self, read: Callable[[sa.Select[Any]], Iterable[str]]):
+        self._read = read
         self._batches: dict[str, set[str]] = {}
         self._policies: set[str] | None = None
         self._checked: set[str] = set()
@@ -34,7 +40,7 @@ class KnownNames:
         """
         if project not in self._batches:
             query = sa.select(lanes.c.batch).where(lanes.c.project_id == project).distinct()
-            self._batches[project] = set(self._conn.execute(query).scalars())
+            self._batches[project] = set(self._read(query))
         known = self._batches[project]
         if batch not in known:
             others = known - {""}
@@ -56,7 +62,7 @@ class KnownNames:
         if policy.isascii() or policy in self._checked:
             return
         if self._policies is None:
-            self._policies = set(self._conn.execute(sa.select(completions.c.policy).distinct()).scalars())
+            self._policies = set(self._read(sa.select(completions.c.policy).distinct()))
         if policy not in self._policies:
             _refuse_look_alike("policy", policy, self._policies)
         self._checked.add(policy)

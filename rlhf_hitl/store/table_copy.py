@@ -7,9 +7,9 @@ are UTC text with microseconds, booleans are 0 and 1, and a JSON column is exact
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
-from functools import cache
+from functools import cache, lru_cache
 from itertools import islice
 from typing import Any
 
@@ -20,14 +20,20 @@ from sqlalchemy import exc
 from sqlalchemy.engine import Connection
 
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.store.db import Store, make_alembic_config
+from rlhf_hitl.store.db import WAL_PAGES, Store, make_alembic_config
+from rlhf_hitl.store.reference_checks import check_references
+from rlhf_hitl.store.row_checks import CHECKS, RowChecks
 from rlhf_hitl.store.tables import Utc, metadata
 
 ROWS_PER_COPY = 200
 CACHE_KIB = 256 * 1024
+MAX_TEXT = 64 << 20  # letters; an archive has no longer line
 
-#: Table → its columns, for every table; a table comes after the tables it refers to.
-TABLE_COLUMNS = {table.name: [c.name for c in table.columns] for table in metadata.sorted_tables}
+#: Tables that are not copied: nobody copies a store before the imports that wait are finished.
+NOT_COPIED = ("imports", "import_batches")
+_COPIED = [table for table in metadata.sorted_tables if table.name not in NOT_COPIED]
+#: Table → its columns, for every table that is copied; a table comes after the tables it refers to.
+TABLE_COLUMNS = {table.name: [c.name for c in table.columns] for table in _COPIED}
 #: Rows that the migrations put into a new store: the default project and its lane, a key, and the row of readiness.
 ROWS_OF_A_NEW_STORE = {"projects": 1, "lanes": 1, "secrets": 1, "readiness": 1}
 
@@ -36,15 +42,14 @@ PlainRow = Sequence[Any]
 
 @cache
 def list_schema_versions() -> tuple[str, ...]:
-    """Return every version the tables have had, newest first; this code reads and writes the newest."""
-    return tuple(script.revision for script in ScriptDirectory.from_config(make_alembic_config()).walk_revisions())
+    """Return every version the copied tables have had, newest first; this code reads and writes the newest."""
+    scripts = ScriptDirectory.from_config(make_alembic_config()).walk_revisions()
+    return tuple(s.revision for s in scripts)
 
 
 def count_table_rows(conn: Connection) -> dict[str, int]:
     """Return table → number of its rows."""
-    return {
-        t.name: conn.execute(sa.select(sa.func.count()).select_from(t)).scalar_one() for t in metadata.sorted_tables
-    }
+    return {t.name: conn.execute(sa.select(sa.func.count()).select_from(t)).scalar_one() for t in _COPIED}
 
 
 def read_table_rows(conn: Connection, name: str) -> Iterator[list[PlainRow]]:
@@ -73,10 +78,12 @@ def lock_new_store(store: Store, conn: Connection) -> None:
 
 
 def prepare_bulk_write(store: Store, conn: Connection) -> None:
-    """Tune a connection that is about to write many rows in one transaction."""
+    """Tune a transaction that is about to write many rows."""
     if store.is_sqlite:
         # Ids are random: with SQLite's default cache of two MB, every row would read and write pages of each index.
         conn.exec_driver_sql(f"PRAGMA cache_size = -{CACHE_KIB}")
+        # Its log grows fast, and it writes it back itself before a rater's commit would have to.
+        conn.exec_driver_sql(f"PRAGMA wal_autocheckpoint = {WAL_PAGES // 2}")
     else:
         # Until the transaction ends, PostgreSQL plans as if tables that were empty at its start still are, and would
         # scan them instead of using an index.
@@ -84,9 +91,10 @@ def prepare_bulk_write(store: Store, conn: Connection) -> None:
 
 
 def update_statistics(store: Store, conn: Connection) -> None:
-    """Update PostgreSQL's table statistics within a transaction that writes many rows.
+    """Update PostgreSQL's table statistics while many rows are written.
 
-    PostgreSQL does not update them by itself before the transaction ends, and would keep plans for empty tables.
+    PostgreSQL does not update them by itself before a transaction ends, or for a minute, and would keep plans for empty
+    tables.
     """
     if not store.is_sqlite:
         conn.execute(sa.text(f"ANALYZE {_list_table_names(conn)}"))
@@ -95,16 +103,20 @@ def update_statistics(store: Store, conn: Connection) -> None:
 def fill_store(store: Store, conn: Connection, contents: Callable[[str], Iterable[PlainRow]]) -> None:
     """Fill a new store with the rows that `contents` gives for each table, and continue each sequence after them.
 
+    Everything is checked within the transaction, against the columns, the types of the domain and each other: the store
+    is new, so nobody waits for it or sees it before, and each row is read once.
+
     Raises:
-        BadInput: a value does not fit its column.
+        BadInput: a row could not have been written by this program.
     """
-    for table in reversed(metadata.sorted_tables):
+    checks = RowChecks()
+    for table in reversed(_COPIED):
         if table.name in ROWS_OF_A_NEW_STORE:
             conn.execute(table.delete())
     prepare_bulk_write(store, conn)
-    for table in metadata.sorted_tables:
+    for table in _COPIED:
         write_rows = _insert_rows if store.is_sqlite else _copy_rows
-        write_rows(conn, table, _check_rows(table, contents(table.name)))
+        write_rows(conn, table, _check_rows(table, contents(table.name), checks))
         number = table.autoincrement_column
         if number is not None and not store.is_sqlite:  # SQLite continues by itself
             highest = sa.select(sa.func.max(number)).scalar_subquery()
@@ -112,6 +124,7 @@ def fill_store(store: Store, conn: Connection, contents: Callable[[str], Iterabl
             conn.execute(sa.select(sa.func.setval(sequence, highest)).where(highest.is_not(None)))
     store.forget_key()
     update_statistics(store, conn)
+    check_references(conn)
 
 
 def cast_to_plain(column: sa.Column[Any], sqlite: bool) -> sa.ColumnElement[Any]:
@@ -167,10 +180,14 @@ def _list_column_names(conn: Connection, table: sa.Table) -> str:
     return ", ".join(conn.dialect.identifier_preparer.quote(c.name) for c in table.columns)
 
 
-def _check_rows(table: sa.Table, rows: Iterable[PlainRow]) -> Iterator[PlainRow]:
+def _check_rows(table: sa.Table, rows: Iterable[PlainRow], checks: RowChecks) -> Iterator[PlainRow]:
     """Yield the rows after checking that every value fits its column; SQLite itself would accept any value."""
-    columns = list(table.columns)
+    columns, names = list(table.columns), [c.name for c in table.columns]
     value_checks = [(i, check) for i, c in enumerate(columns) if (check := _find_value_check(c)) is not None]
+    text_limits = [(i, c.type.length or MAX_TEXT) for i, c in enumerate(columns) if isinstance(c.type, sa.String)]
+    json_places = [i for i, c in enumerate(columns) if isinstance(c.type, sa.JSON)]
+    domain_checks = [(i, CHECKS[str(c)]) for i, c in enumerate(columns) if str(c) in CHECKS]
+    check_row = checks.of_table.get(table.name)
     good_types: set[tuple[type, ...]] = set()
     for row in rows:
         types = tuple(map(type, row))
@@ -184,7 +201,47 @@ def _check_rows(table: sa.Table, rows: Iterable[PlainRow]) -> Iterator[PlainRow]
         for i, is_good in value_checks:
             if row[i] is not None and not is_good(row[i]):
                 raise _make_value_error(columns[i], row[i])
+        texts = [row[i] for i, _ in text_limits if row[i] is not None]
+        if not _is_text("".join(texts)):
+            raise BadInput(f"{table.name} {str(row[0])[:60]!r}", expected="text of Unicode without NUL", fix=_FIX)
+        for i, limit in text_limits:  # SQLite checks no length
+            if row[i] is not None and len(row[i]) > limit:
+                raise _make_value_error(columns[i], row[i])
+        parsed = list(row)
+        for i in json_places:
+            if row[i] is not None:
+                parsed[i] = _parse_json(columns[i], row[i])
+        for i, is_good in domain_checks:
+            if row[i] is not None and not is_good(parsed[i]):
+                raise BadInput(f"{columns[i]} = {str(row[i])[:60]!r}", expected="a value of the domain", fix=_FIX)
+        if check_row is not None:
+            _check_row(table, check_row, dict(zip(names, parsed)))
         yield row
+
+
+def _check_row(table: sa.Table, check: Callable[[Mapping[str, Any]], bool], row: Mapping[str, Any]) -> None:
+    place = f"{table.name} {next(iter(row.values()))!r}"
+    try:
+        is_good = check(row)
+    except BadInput as e:
+        raise BadInput(f"{place}: {e.value}", expected=e.expected, fix=_FIX) from e
+    except (TypeError, KeyError, ValueError) as e:  # a part that cannot be made of these fields
+        raise BadInput(f"{place}: {str(e)[:60]}", expected="a row of this program", fix=_FIX) from e
+    if not is_good:
+        raise BadInput(place, expected="a row whose parts fit each other, with the id of its content", fix=_FIX)
+
+
+@lru_cache(1000)
+def _parse_text(text: str) -> Any:
+    return json.loads(text)
+
+
+def _parse_json(column: sa.Column[Any], text: str) -> Any:
+    """Return the value of a JSON text. Short texts are mostly those of the rows before."""
+    try:
+        return _parse_text(text) if len(text) < 200 else json.loads(text)
+    except (ValueError, RecursionError) as e:
+        raise _make_value_error(column, text) from e
 
 
 _FIX = "use an archive that was not altered"
@@ -208,19 +265,25 @@ def _find_value_check(column: sa.Column[Any]) -> Callable[[Any], bool] | None:
     match column.type:
         case sa.Boolean():
             return (0, 1).__contains__
-        case sa.JSON():
-            return _is_json
         case Utc():
             return _is_time
+        case sa.BigInteger():
+            return lambda value: -(2**63) <= value < 2**63
+        case sa.Integer():
+            return lambda value: -(2**31) <= value < 2**31
+        case sa.JSON():
+            return None
     return None
 
 
-def _is_json(value: str) -> bool:
+def _is_text(value: str) -> bool:
+    """Whether both databases can hold a text: no NUL, and no half of a surrogate pair."""
+    if value.isascii():
+        return "\x00" not in value
     try:
-        json.loads(value)
-    except (ValueError, RecursionError):
+        return b"\x00" not in value.encode()
+    except UnicodeEncodeError:
         return False
-    return True
 
 
 def _is_time(value: str) -> bool:

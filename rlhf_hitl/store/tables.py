@@ -15,6 +15,7 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     String,
     Table,
@@ -380,7 +381,7 @@ webhooks = Table(
     Column("id", String(40), primary_key=True),
     Column("url", Text, nullable=False),
     # Signs the deliveries, so it is stored itself and not as a digest, but sealed (`sealing.py`). No length is checked.
-    Column("secret", String(80).with_variant(Text, "postgresql"), nullable=False),
+    Column("secret", Text, nullable=False),
     Column("events", JSON, nullable=False),
     Column("created_at", Utc, nullable=False),
     Column("ended_at", Utc),
@@ -405,3 +406,33 @@ deliveries = Table(
           postgresql_where=text("next_try_at IS NOT NULL")),
     sqlite_autoincrement=True,
 )  # fmt: skip
+
+# An import that is checked and waits, or has waited, to be put into the tables above. `store/imports` says how. The two
+# tables are not in archives: an archive is written when no import waits.
+imports = Table(
+    "imports",
+    metadata,
+    Column("id", String(40), primary_key=True),
+    Column("name", Text, nullable=False),  # the file's, for people
+    Column("format", String(40), nullable=False),
+    Column("source", String(200), nullable=False),
+    Column("project_id", ForeignKey("projects.id"), nullable=False),
+    Column("applied", Integer, nullable=False),  # how many of its records are in the tables
+    Column("counts", JSON, nullable=False),  # what the report counts, so far
+    # Who reads or applies it. Somebody else may, once the heartbeat is old.
+    Column("worker", String(40), nullable=False),
+    Column("heartbeat_at", Utc, nullable=False),
+    Column("created_at", Utc, nullable=False),
+    Column("committed_at", Utc),  # null: still being read, and nothing of it counts
+    Column("finished_at", Utc),
+)
+
+import_batches = Table(
+    "import_batches",
+    metadata,
+    Column("import_id", ForeignKey("imports.id"), primary_key=True),
+    Column("first", Integer, primary_key=True),  # how many records of the import come before it
+    Column("size", Integer, nullable=False),
+    Column("payload", LargeBinary),  # null: applied
+    Column("splits_kept", JSON, nullable=False),  # families that stayed in another split than the file asked for
+)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import re
 import shutil
@@ -12,7 +11,6 @@ import threading
 import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -21,55 +19,21 @@ import pytest
 import sqlalchemy as sa
 from sqlalchemy import exc
 
+from archive_files import Tables, craft, fill_every_table
 from command_line import Outcome, run_command
 from rlhf_hitl.errors import BadInput, RlhfHitlError
 from rlhf_hitl.formats import archive
 from rlhf_hitl.store import Store, people, queue, sign_in, table_copy
 from rlhf_hitl.store.judgments import read_judgments, read_store_revision
-from rlhf_hitl.store.tables import Utc, judgments, metadata
-from rlhf_hitl.types import Answer, Role, Verdict
-
-TEXTS = ['a\n"b"\\\t\u2028', "Grüße, 世界 🙂", " B ", "", "Zebra", "éclair", "_x", "a-b", "x" * 100_000, "\x7f"]
-VALUES = [{"b": 0.1, "a": [1, None, "é\u0000"]}, [], {}, ["\ud800"], {"deep": [[[{"z": -0.0}]]]}, [10**20, 1e-310]]
-FLOATS = [0.1, -0.0, 1e-310, 1.7976931348623157e308, 3.0, float("inf")]
-TIMES = [datetime(2026, 1, 2, 3, 4, 5, us, tzinfo=UTC) for us in (0, 1, 100_000, 999_999)]
-
-
-def value(column: sa.Column[Any], i: int) -> Any:
-    """Return the i-th value for a column that refers to nothing: awkward values in turn, all different."""
-    if column.nullable and i % 5 == 3:
-        return None
-    match column.type:
-        case sa.Boolean():
-            return i % 2 == 1
-        case sa.BigInteger():
-            return 2**62 - i
-        case sa.Integer():
-            return 1 + i % 3 if column.name == "strength" else 3 * i + 5
-        case sa.Float():
-            return FLOATS[i % len(FLOATS)]
-        case Utc():
-            return TIMES[i % len(TIMES)] + timedelta(days=i)
-        case sa.JSON():
-            return VALUES[i % len(VALUES)]
-    length = getattr(column.type, "length", None)
-    return f"{TEXTS[i % len(TEXTS)][: length - 3 if length else None]}{i}"
-
-
-def fill_every_table(store: Store, n: int = 12) -> None:
-    """Insert rows in every table, each referring to existing rows."""
-    kept: dict[str, list[dict]] = {}
-    with store.write() as conn:
-        for table in metadata.sorted_tables:
-            rows = []
-            for i in range(n):
-                row = {c.name: value(c, i) for c in table.columns}
-                for key in table.foreign_keys:
-                    if row[key.parent.name] is not None:
-                        row[key.parent.name] = kept[key.column.table.name][(i * 5) % n][key.column.name]
-                rows.append(row)
-            kept[table.name] = rows
-            conn.execute(table.insert(), rows)
+from rlhf_hitl.store.tables import judgments, metadata
+from rlhf_hitl.types import (
+    Answer,
+    Message,
+    Prompt,
+    Role,
+    Verdict,
+    messages_to_dicts,
+)
 
 
 def counts(store: Store) -> dict[str, int]:
@@ -135,7 +99,7 @@ def test_the_language_of_a_database_changes_nothing(postgres, sqlite_store, tmp_
         american = Store.open(url, create=True)
         archive.restore_archive(american, tmp_path / "a.archive")
         with american.read() as conn:  # or this would show nothing
-            ids = list(conn.execute(sa.text("SELECT id FROM prompts ORDER BY id")).scalars())
+            ids = list(conn.execute(sa.text("SELECT id FROM raters ORDER BY id")).scalars())
         assert ids != sorted(ids)
         archive.write_archive(american, tmp_path / "b.archive")
         american.close()
@@ -271,27 +235,11 @@ def test_an_altered_directory_is_bad_input_at_every_byte(full, tmp_path):
     assert refused > len(alterations) / 3
 
 
-Tables = dict[str, list[list[Any]]]
-
-
-def craft(path: Path, tables: Tables, **manifest: Any) -> Path:
-    """Write an archive with the given rows and correct hashes, as somebody could who knows the format."""
-    entries = {}
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as z:
-        for table, columns in table_copy.TABLE_COLUMNS.items():
-            text = "".join(json.dumps(line) + "\n" for line in [columns, *tables.get(table, [])])
-            entries[table] = {"rows": text.count("\n") - 1, "sha256": hashlib.sha256(text.encode()).hexdigest()}
-            z.writestr(f"{table}.ndjson", text)
-        whole = {
-            "kind": archive.KIND,
-            "schema_version": table_copy.list_schema_versions()[0],
-            "tables": entries,
-        } | manifest
-        z.writestr(archive.MANIFEST, json.dumps(whole))
-    return path
-
-
-PROMPT = ["p", "f", "train", "[]", "{}", "", "2026-01-02 03:04:05.000000"]
+CHAT = (Message("user", "Why?"),)
+PROMPT = [
+    Prompt.create(CHAT).id, Prompt.create(CHAT).family, "train", json.dumps(messages_to_dicts(CHAT)), "{}", "",
+    "2026-01-02 03:04:05.000000",
+]  # fmt: skip
 
 
 def prompt(**changed: Any) -> Tables:
@@ -329,7 +277,8 @@ def test_a_crafted_archive_without_errors_is_restored(store, tmp_path):
     assert counts(store) == {"prompts": 1}
 
 
-def test_a_line_without_end_is_refused_before_it_fills_the_memory(sqlite_store, tmp_path):
+def test_a_line_without_end_is_refused_before_it_fills_the_memory(sqlite_store, tmp_path, monkeypatch):
+    monkeypatch.setenv("RLHF_HITL_MAX_EXPANSION", "2000")
     crafted = craft(tmp_path / "bomb.archive", prompt(source="x" * (archive.MAX_LINE_BYTES + 2 * archive.BLOCK_BYTES)))
     with pytest.raises(BadInput, match="a line of more than 64 MiB"):
         archive.restore_archive(sqlite_store, crafted)

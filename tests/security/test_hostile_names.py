@@ -24,8 +24,8 @@ from fastapi.testclient import TestClient
 from checkout import ROOT
 from command_line import run_command
 from rlhf_hitl.api.app import create_headless_app
-from rlhf_hitl.api.sign_in_throttle import SignInThrottle
 from rlhf_hitl.api.json_log import JsonFormatter
+from rlhf_hitl.api.sign_in_throttle import SignInThrottle
 from rlhf_hitl.cli import app, register_commands
 from rlhf_hitl.config import Settings
 from rlhf_hitl.errors import BadInput

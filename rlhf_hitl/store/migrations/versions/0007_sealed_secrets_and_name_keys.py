@@ -9,7 +9,7 @@ from rlhf_hitl.store.secret_erasure import ERASURE_WAITS
 from rlhf_hitl.types.names import MAX_KEY_LENGTH, hash_name_skeleton, make_name_key
 
 revision = "0007"
-down_revision = "0005"
+down_revision = "0006"
 
 
 def upgrade() -> None:

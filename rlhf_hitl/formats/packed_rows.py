@@ -1,0 +1,137 @@
+"""Rows of files that are no lines: JSON arrays and Parquet, read piece by piece within the limits."""
+
+from __future__ import annotations
+
+import codecs
+import json
+from collections.abc import Iterator
+from json.decoder import WHITESPACE
+from pathlib import Path
+from typing import IO, Any
+
+from rlhf_hitl.formats.limits import PIECE_BYTES, Limits
+
+PARQUET_ROWS = 100  # at once
+PARQUET_MAGIC = b"PAR1"
+
+
+class NotAnArray(ValueError):
+    """A JSON file holds something else."""
+
+
+def read_array(file: IO[bytes], name: str, limits: Limits) -> Iterator[Any]:
+    """Yield the items of a JSON array, of which one at a time is in memory.
+
+    Raises:
+        NotAnArray: it is another value.
+        ValueError: it is not JSON in UTF-8.
+        RecursionError: an item is nested too deeply.
+        BadInput: an item is too long, or the file expands too far.
+    """
+    text = _Window(file, name, limits)
+    if text.skip_space() != "[":
+        raise NotAnArray
+    text.position += 1
+    if text.skip_space() != "]":
+        while True:
+            yield text.decode_item()
+            if (mark := text.skip_space()) == "]":
+                break
+            if mark != ",":
+                raise ValueError(f"expected , or ] and got {mark!r}")
+            text.position += 1
+            text.skip_space()
+    text.position += 1
+    if text.skip_space():
+        raise ValueError("expected nothing after the array")
+
+
+class _Window:
+    """The part of a text from `position` on that has been read so far."""
+
+    def __init__(self, file: IO[bytes], name: str, limits: Limits):
+        self._file, self._name, self._limits = file, name, limits
+        self._decode = codecs.getincrementaldecoder("utf-8-sig")().decode
+        self._decode_value = json.JSONDecoder().raw_decode
+        self.text, self.position, self.is_whole = "", 0, False
+
+    def skip_space(self) -> str:
+        """Move to the next mark and return it; empty at the end."""
+        while True:
+            match = WHITESPACE.match(self.text, self.position)
+            self.position = self.position if match is None else match.end()
+            if self.position < len(self.text) or self.is_whole:
+                return self.text[self.position : self.position + 1]
+            self._read_more()
+
+    def decode_item(self) -> Any:
+        """Return the value at the position and move behind it."""
+        while True:
+            self._limits.check_values(self._name, self.text)
+            try:
+                value, end = self._decode_value(self.text, self.position)
+            except ValueError:
+                if self.is_whole:
+                    raise
+            else:
+                # A number that ends where the text read so far ends may go on.
+                if self.is_whole or end < len(self.text):
+                    self.position = end
+                    return value
+            self._read_more()
+
+    def _read_more(self) -> None:
+        self.text, self.position = self.text[self.position :], 0
+        if len(self.text) > self._limits.line_bytes:
+            raise self._limits.make_line_error(self._name, "item")
+        # As much again as there is, so that a long item is not tried too often.
+        block = self._file.read(max(PIECE_BYTES, len(self.text)))
+        self.is_whole = not block
+        self.text += self._decode(block, final=self.is_whole)
+
+
+def read_parquet_rows(file: IO[bytes], path: Path, name: str, limits: Limits) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a Parquet file. Texts that a dictionary repeats stay in it until their row is reached.
+
+    Raises:
+        BadInput: it expands too far, or a row is too long.
+        ArrowException: it is not Parquet.
+    """
+    import pyarrow
+    import pyarrow.parquet
+
+    footer = pyarrow.parquet.read_metadata(file)
+    expanded = sum(footer.row_group(i).total_byte_size for i in range(footer.num_row_groups))
+    limits.check_expansion(name, path.stat().st_size, expanded)
+    schema = footer.schema.to_arrow_schema()
+    texts = [f.name for f in schema if pyarrow.types.is_string(f.type) or pyarrow.types.is_large_string(f.type)]
+    file.seek(0)
+    packed = pyarrow.parquet.ParquetFile(file, read_dictionary=texts)
+    for batch in packed.iter_batches(PARQUET_ROWS):
+        if batch.nbytes > limits.line_bytes * 2:
+            raise limits.make_line_error(name, f"batch of {PARQUET_ROWS} rows, or a row,")
+        columns = [_list_values(column) for column in batch.columns]
+        for i in range(batch.num_rows):
+            values = [get(i) for get in columns]
+            if sum(len(v) for v in values if isinstance(v, str)) > limits.line_bytes:
+                raise limits.make_line_error(name, "row")
+            yield dict(zip(batch.schema.names, values))
+
+
+def _list_values(column: Any) -> Any:
+    """Return a function that gives the value of a row."""
+    import pyarrow
+
+    if not pyarrow.types.is_dictionary(column.type):
+        return column.to_pylist().__getitem__
+    places, known = column.indices.to_pylist(), {}
+
+    def get(i: int) -> Any:
+        place = places[i]
+        if place is None:
+            return None
+        if place not in known:
+            known[place] = column.dictionary[place].as_py()
+        return known[place]
+
+    return get

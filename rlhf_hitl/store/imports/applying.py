@@ -1,0 +1,208 @@
+"""Applying: move staged records into the tables within a transaction, and count what is new.
+
+The rows are packed as the tables hold them and go to the driver as they are: SQLAlchemy takes longer to look at a row
+than the database takes to insert it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from rlhf_hitl.store.comparisons import compute_queue_position, find_or_create_lanes
+from rlhf_hitl.store.db import Store
+from rlhf_hitl.store.imports.records import Batch
+from rlhf_hitl.store.people import insert_imported_raters
+from rlhf_hitl.store.tables import Utc, comparisons, completions, judgments, places, prompts
+from rlhf_hitl.types import Route, utc_now
+
+
+@dataclass
+class BatchApplier:
+    """Applies the batches of one import, each within a transaction of the caller.
+
+    If a transaction fails, the applier must not be used again: it remembers what the transactions before wrote.
+    """
+
+    store: Store
+    format: str
+    source: str
+    project: str
+    _lanes: dict[tuple[str, str, str], int] = field(default_factory=dict)
+    _raters: dict[str, str] = field(default_factory=dict)  # imported name → id
+
+    def apply(self, conn: Connection, batch: Batch) -> tuple[Counter[str], set[str]]:
+        """Insert what is new. Returns the counts of the report, and the families that stayed in another split."""
+        # Two imports at once could give one family two splits. The lock keeps the name that earlier versions lock too.
+        self.store.lock(conn, "catalog")
+        now, counts = _format_time(), Counter[str]()
+        existing = {name: self._find_existing(conn, name, getattr(batch, name)) for name in _CATALOG}
+        splits = self._insert_prompts(conn, batch, existing["prompts"], now, counts)
+        new = [(*row, now) for row in batch.completions if row[0] not in existing["completions"]]
+        self._insert(conn, completions, _COMPLETION_COLUMNS, new)
+        counts["completions"] = len(new)
+        self._insert_comparisons(conn, batch, existing["comparisons"], now, counts)
+        self._insert_votes(conn, batch, now, counts)
+        _count_repeats(batch, existing, counts)
+        requested = {(batch.prompts[at][1], split) for at, _, _, split, _ in batch.records if split is not None}
+        return counts, {family for family, split in requested if splits[family] != split}
+
+    def _insert_prompts(
+        self, conn: Connection, batch: Batch, existing: set[str], now: str, counts: Counter[str]
+    ) -> dict[str, str]:
+        """Insert new prompts, each in the split of its family. Returns family → split."""
+        splits = self._read_family_splits(conn, {row[1] for row in batch.prompts})
+        rows = []
+        for id, family, split, messages, tags in batch.prompts:
+            split = splits.setdefault(family, split)
+            if id not in existing:
+                counts[split] += 1
+                rows.append((id, family, split, messages, tags, self.source, now))
+        self._insert(conn, prompts, _PROMPT_COLUMNS, rows)
+        counts["prompts"] = len(rows)
+        return splits
+
+    def _insert_comparisons(
+        self, conn: Connection, batch: Batch, existing: set[str], now: str, counts: Counter[str]
+    ) -> None:
+        new = [row for row in batch.comparisons if row[0] not in existing]
+        keys = {(self.project, language, part) for *_, language, part in new}
+        if missing := keys - self._lanes.keys():
+            self._lanes |= find_or_create_lanes(self.store, conn, missing)
+        rows, place_rows = [], []
+        for id, prompt_id, completion_ids, overlap, language, part in new:
+            lane = self._lanes[self.project, language, part]
+            rows.append((id, prompt_id, completion_ids, overlap, Route.HUMAN.value, self.source, now, lane))
+            position = compute_queue_position(self.store, id, Route.HUMAN) if overlap else 0
+            place_rows += [(id, n, lane, position) for n in range(overlap)]
+        self._insert(conn, comparisons, _COMPARISON_COLUMNS, rows)
+        self._insert(conn, places, ("comparison_id", "n", "lane_id", "position"), place_rows)
+        counts["comparisons"] = len(rows)
+
+    def _insert_votes(self, conn: Connection, batch: Batch, now: str, counts: Counter[str]) -> None:
+        votes = [(batch.comparisons[at][0], vote) for _, _, at, _, vote in batch.records if vote is not None]
+        if not votes:
+            return
+        if unknown := {vote[0] for _, vote in votes} - self._raters.keys():
+            ids, counts["raters"] = insert_imported_raters(self.store, conn, unknown, self.format)
+            self._raters |= ids
+        first_keys = self._read_first_keys(conn, {comparison_id for comparison_id, _ in votes})
+        rows = []
+        for comparison_id, (name, *said, order, simulated, key, judgment_id) in votes:
+            rater_id = self._raters[name]
+            if (kept := first_keys.get((comparison_id, rater_id))) is None:
+                first_keys[comparison_id, rater_id] = key
+                given = (judgment_id, comparison_id, rater_id, *said, order, bool(simulated), key, self.source, now)
+                rows.append((*given, *_JUDGMENT_DEFAULTS.values()))
+            else:
+                counts["repeated_rows" if kept == key else "repeated_votes"] += 1
+        self._insert(conn, judgments, _JUDGMENT_COLUMNS, rows)
+        counts["judgments"] = len(rows)
+
+    def _find_existing(self, conn: Connection, table: str, rows: Iterable[Sequence[Any]]) -> set[str]:
+        query = f"SELECT id FROM {table} WHERE id IN ({self._list()})"  # noqa: S608
+        return set(conn.exec_driver_sql(query, (json.dumps([row[0] for row in rows]),)).scalars())
+
+    def _read_family_splits(self, conn: Connection, families: set[str]) -> dict[str, str]:
+        # One look into the index for each family: thousands of prompts may share one.
+        query = (
+            "SELECT f.value, (SELECT split FROM prompts WHERE family = f.value LIMIT 1) "  # noqa: S608
+            f"FROM ({self._list()}) AS f"
+        )
+        rows = conn.exec_driver_sql(query, (json.dumps(list(families)),))
+        return {family: split for family, split in rows if split is not None}
+
+    def _read_first_keys(self, conn: Connection, comparison_ids: set[str]) -> dict[tuple[str, str], str]:
+        """Return (comparison id, rater id) → the idempotency key of that rater's first judgment of the comparison."""
+        # Corrections are left out in Python: in SQL, SQLite would choose the index on `supersedes` and read all rows.
+        query = (
+            "SELECT comparison_id, rater_id, idempotency_key, supersedes FROM judgments "  # noqa: S608
+            f"WHERE comparison_id IN ({self._list()})"
+        )
+        rows = conn.exec_driver_sql(query, (json.dumps(list(comparison_ids)),))
+        return {(comparison, rater): key for comparison, rater, key, supersedes in rows if supersedes is None}
+
+    def _list(self) -> str:
+        """Return a query for the texts of a JSON array, which is its one parameter."""
+        if self.store.is_sqlite:
+            return "SELECT value FROM json_each(?)"
+        return "SELECT value FROM json_array_elements_text(%s::json)"
+
+    def _insert(self, conn: Connection, table: sa.Table, columns: tuple[str, ...], rows: list[tuple]) -> None:
+        if not rows:
+            return
+        if self.store.is_sqlite:
+            conn.exec_driver_sql(_make_sqlite_insert(table, columns), rows)
+        else:
+            objects = json.dumps([dict(zip(columns, row)) for row in rows])
+            conn.exec_driver_sql(_make_postgres_insert(table, columns), (objects,))
+
+
+def _count_repeats(batch: Batch, existing: dict[str, set[str]], counts: Counter[str]) -> None:
+    """Count the records without a vote that added nothing."""
+    seen = existing["prompts"] | existing["comparisons"]
+    for prompt, _, comparison, _, vote in batch.records:
+        if vote is None:
+            id = batch.prompts[prompt][0] if comparison is None else batch.comparisons[comparison][0]
+            counts["repeated_rows"] += id in seen
+            seen.add(id)
+
+
+_CATALOG = ("prompts", "completions", "comparisons")
+_PROMPT_COLUMNS = ("id", "family", "split", "messages", "tags", "source", "created_at")
+_COMPLETION_COLUMNS = ("id", "prompt_id", "messages", "policy", "sampling", "created_at")
+_COMPARISON_COLUMNS = (
+    "id", "prompt_id", "completion_ids", "overlap", "route", "source", "created_at", "lane_id",
+)  # fmt: skip
+_JUDGMENT_DEFAULTS: dict[str, Any] = {
+    "scores": "{}", "rewrite": "", "route": Route.HUMAN.value, "guideline_version": "", "interface_version": "",
+    "surplus": False,
+}  # fmt: skip
+_JUDGMENT_COLUMNS = (
+    "id", "comparison_id", "rater_id", "verdict", "ranking", "strength", "rationale", "order_shown", "simulated",
+    "idempotency_key", "source", "created_at", *_JUDGMENT_DEFAULTS,
+)  # fmt: skip
+
+
+def _format_time() -> str:
+    """Return the time as the databases hold it: naive UTC."""
+    return utc_now().replace(tzinfo=None).isoformat(" ", "microseconds")
+
+
+@cache
+def _make_sqlite_insert(table: sa.Table, columns: tuple[str, ...]) -> str:
+    marks = ", ".join("?" * len(columns))
+    return f"INSERT INTO {table.name} ({', '.join(columns)}) VALUES ({marks})"  # noqa: S608
+
+
+@cache
+def _make_postgres_insert(table: sa.Table, columns: tuple[str, ...]) -> str:
+    """Return the statement that inserts all objects of a JSON array, its one parameter, in their order."""
+    types = {name: _find_postgres_type(table.c[name]) for name in columns}
+    # A JSON column comes as text: it has to stay as it was written.
+    fields = ", ".join(f"{name} {'text' if kind == 'json' else kind}" for name, kind in types.items())
+    values = ", ".join(f"{name}::json" if kind == "json" else name for name, kind in types.items())
+    source = f"SELECT {values} FROM json_to_recordset(%s::json) AS r({fields})"  # noqa: S608
+    return f"INSERT INTO {table.name} ({', '.join(columns)}) {source}"
+
+
+def _find_postgres_type(column: sa.Column[Any]) -> str:
+    match column.type:
+        case sa.JSON():
+            return "json"
+        case Utc():
+            return "timestamp"
+        case sa.Boolean():
+            return "boolean"
+        case sa.BigInteger():
+            return "bigint"
+        case sa.Integer():
+            return "integer"
+    return "text"

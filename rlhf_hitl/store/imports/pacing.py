@@ -1,0 +1,58 @@
+"""How long a transaction of an import may be, and how long the import then steps aside.
+
+SQLite has one writer at a time, and writers of other processes poll for the lock: an importer that takes it again at
+once starves them. On PostgreSQL a rater's submit waits for the import where both add judgments, in the order they came.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+
+from sqlalchemy.engine import Connection
+
+#: Seconds a transaction should hold its locks while others write, and while nobody does.
+GENTLE_HOLD, QUICK_HOLD = 0.006, 0.04
+#: The import steps aside for so many times the seconds that it held the locks, and for no less than the second number.
+GENTLE_PAUSE, SHORTEST_PAUSE = 1.0, 0.002
+#: How long others count as busy after they were last seen to write: a rater thinks between two answers.
+BUSY_SECONDS = 30.0
+FEWEST, MOST = 8, 5000  # records in one transaction
+
+
+@dataclass
+class Pace:
+    """Adapts the number of records in a transaction to the time that the transactions take."""
+
+    sqlite: bool
+    records: int = FEWEST  # for the next transaction
+    _seen_at: float = field(default=-BUSY_SECONDS)
+    _version: int | None = None
+
+    def look(self, conn: Connection) -> None:
+        """Notice, within a transaction, whether others write."""
+        if self.sqlite:
+            version = conn.exec_driver_sql("PRAGMA data_version").scalar_one()
+            is_busy, self._version = self._version not in (None, version), version
+        else:
+            is_busy = conn.exec_driver_sql(_SOMEBODY_WAITS).scalar_one()
+        if is_busy:
+            self._seen_at = time.monotonic()
+
+    @property
+    def is_gentle(self) -> bool:
+        return time.monotonic() - self._seen_at < BUSY_SECONDS
+
+    def step_aside(self, held: float, records: int) -> None:
+        """Wait after a transaction that held its locks for `held` seconds and applied so many records."""
+        aim = GENTLE_HOLD if self.is_gentle else QUICK_HOLD
+        fitting = int(records * aim / max(held, 1e-4))
+        self.records = max(FEWEST, min(fitting, 2 * records, MOST))
+        time.sleep(max(SHORTEST_PAUSE, held * GENTLE_PAUSE if self.is_gentle else 0))
+
+
+# A transaction that adds judgments, or prompts, waits for the advisory lock of the one before it.
+_SOMEBODY_WAITS = (
+    "SELECT EXISTS (SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND NOT granted AND database = "
+    "(SELECT oid FROM pg_database WHERE datname = current_database()))"
+)

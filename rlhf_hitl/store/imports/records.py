@@ -1,0 +1,144 @@
+"""What is staged: records as domain objects, packed into batches of plain rows."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+from rlhf_hitl.store.judgments import make_judgment_id
+from rlhf_hitl.types import Answer, Comparison, Completion, Prompt, Split, messages_to_dicts
+
+#: The text of a JSON column, the same as SQLAlchemy writes.
+encode_json = json.dumps
+_encode_batch = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
+
+
+#: The votes on a comparison are mostly adjacent, and few of them differ.
+_encode_ids = lru_cache(1000)(encode_json)
+
+
+@dataclass(frozen=True)
+class StagedVote:
+    """A vote with the store's ids. Its idempotency key is the hash of its content, so reading it again adds nothing."""
+
+    rater: str
+    answer: Answer
+    order_shown: tuple[str, ...]
+    simulated: bool
+    key: str
+
+
+@dataclass(frozen=True)
+class StagedRecord:
+    """One record of an import. `comparison` is None if there are fewer than two completions."""
+
+    prompt: Prompt
+    completions: tuple[Completion, ...]
+    comparison: Comparison | None
+    vote: StagedVote | None
+    requested_split: Split | None
+
+
+@dataclass
+class Batch:
+    """Records in the form in which they are staged. Each object is in it once, and records name it by its position.
+
+    prompts: (id, family, split, messages, tags). completions: (id, prompt_id, messages, policy, sampling).
+    comparisons: (id, prompt_id, completion_ids, overlap, language, batch).
+    records: (prompt, completions, comparison or None, requested split or None, vote or None); a vote is
+    (rater's name, verdict, ranking, strength, rationale, order_shown, simulated, key, judgment id).
+    What is JSON in the tables is its text here.
+    """
+
+    prompts: list[Sequence[Any]] = field(default_factory=list)
+    completions: list[Sequence[Any]] = field(default_factory=list)
+    comparisons: list[Sequence[Any]] = field(default_factory=list)
+    records: list[Sequence[Any]] = field(default_factory=list)
+
+    def pack(self) -> bytes:
+        return zlib.compress(_encode_batch(vars(self)).encode(), 1)
+
+    @classmethod
+    def unpack(cls, payload: bytes) -> Batch:
+        return cls(**json.loads(zlib.decompress(payload)))
+
+    def slice(self, start: int, stop: int) -> Batch:
+        """Return the batch of some of the records, with only the objects that they name."""
+        if (start, stop) == (0, len(self.records)):
+            return self
+        part = Batch()
+        places: dict[tuple[str, int], int] = {}
+
+        def move(kind: str, index: int) -> int:
+            if (place := places.get((kind, index))) is None:
+                rows = getattr(part, kind)
+                place = places[kind, index] = len(rows)
+                rows.append(getattr(self, kind)[index])
+            return place
+
+        for prompt, completions, comparison, split, vote in self.records[start:stop]:
+            moved = [move("completions", i) for i in completions]
+            at = None if comparison is None else move("comparisons", comparison)
+            part.records.append((move("prompts", prompt), moved, at, split, vote))
+        return part
+
+
+class BatchBuilder:
+    """Collects records until they are packed."""
+
+    def __init__(self) -> None:
+        self._batch, self._places = Batch(), dict[Hashable, int]()
+
+    def __len__(self) -> int:
+        return len(self._batch.records)
+
+    def add(self, record: StagedRecord) -> None:
+        prompt, comparison = record.prompt, record.comparison
+        at = self._place("prompts", prompt.id, lambda: _prompt_to_row(prompt))
+        completions = [self._place("completions", c.id, lambda c=c: _completion_to_row(c)) for c in record.completions]
+        comparison_at = None
+        if comparison is not None:
+            comparison_at = self._place("comparisons", comparison.id, lambda: _comparison_to_row(comparison))
+        split = None if record.requested_split is None else record.requested_split.value
+        vote = None if record.vote is None else _vote_to_row(record.vote)
+        self._batch.records.append((at, completions, comparison_at, split, vote))
+
+    def take(self) -> Batch:
+        """Return what was collected, and start anew."""
+        batch = self._batch
+        self.__init__()
+        return batch
+
+    def _place(self, kind: str, key: str, make_row: Any) -> int:
+        if (place := self._places.get((kind, key))) is None:
+            rows = getattr(self._batch, kind)
+            rows.append(make_row())
+            place = self._places[kind, key] = len(rows) - 1
+        return place
+
+
+def _prompt_to_row(prompt: Prompt) -> Sequence[Any]:
+    messages, tags = encode_json(messages_to_dicts(prompt.messages)), encode_json(dict(prompt.tags))
+    return prompt.id, prompt.family, prompt.split.value, messages, tags
+
+
+def _completion_to_row(completion: Completion) -> Sequence[Any]:
+    messages, sampling = encode_json(messages_to_dicts(completion.messages)), encode_json(dict(completion.sampling))
+    return completion.id, completion.prompt_id, messages, completion.policy, sampling
+
+
+def _comparison_to_row(comparison: Comparison) -> Sequence[Any]:
+    ids = encode_json([c.id for c in comparison.completions])
+    language = comparison.prompt.language
+    return comparison.id, comparison.prompt.id, ids, comparison.overlap, language, comparison.batch
+
+
+def _vote_to_row(vote: StagedVote) -> Sequence[Any]:
+    answer = vote.answer
+    ranking, order = _encode_ids(answer.ranking), _encode_ids(vote.order_shown)
+    said = (vote.rater, answer.verdict.value, ranking, answer.strength, answer.rationale, order)
+    return *said, vote.simulated, vote.key, make_judgment_id()

@@ -1,0 +1,228 @@
+"""What a row must be so that everything that reads the store can read it, whoever wrote the archive it comes from.
+
+`table_copy` knows what a column can hold; here are the types of the domain: their words, ranges, shapes and ids. What
+one row must be to others is in `reference_checks.py`. A check is called with the value of a column, parsed where it is
+JSON.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Mapping
+from enum import StrEnum
+from typing import Any, get_args
+
+from rlhf_hitl.store.tokens import TokenKind
+from rlhf_hitl.types import Answer, Axis, Event, Guideline, Role, Route, Scope, Split, TutorialExample, Verdict
+from rlhf_hitl.types.answers import Reason
+from rlhf_hitl.types.comparisons import DEFAULT_PROJECT
+from rlhf_hitl.types.content import make_content_id
+from rlhf_hitl.types.messages import parse_messages
+from rlhf_hitl.types.projects import RationaleRequirement, ScoreRequirement
+from rlhf_hitl.types.splits import hash_prompt_family
+
+Check = Callable[[Any], bool]
+Fields = Mapping[str, Any]
+
+
+def _one_of(words: type[StrEnum] | tuple[str, ...]) -> Check:
+    return frozenset(map(str, words)).__contains__
+
+
+def _between(least: float, most: float) -> Check:
+    return lambda value: least <= value <= most
+
+
+def _is_chat(value: Any) -> bool:
+    return isinstance(value, list) and all(
+        isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str) for m in value
+    )
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)
+
+
+def _is_object(value: Any) -> bool:
+    return isinstance(value, dict)
+
+
+def _is_object_of_texts(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(item, str) for item in value.values())
+
+
+def _is_object_of_numbers(value: Any) -> bool:
+    return isinstance(value, dict) and all(type(item) in (int, float) for item in value.values())
+
+
+def _is_scores(value: Any) -> bool:
+    return isinstance(value, dict) and all(map(_is_object_of_numbers, value.values()))
+
+
+def _is_ranking(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_is_texts, value))
+
+
+def _is_ranking_of_positions(value: Any) -> bool:
+    """Whether this is a ranking of completions without ids; positions may be text, as earlier versions wrote them."""
+    return isinstance(value, list) and all(
+        isinstance(group, list) and all(re.fullmatch(r"\d{1,4}", str(i)) for i in group) for group in value
+    )
+
+
+def _is_completions(value: Any) -> bool:
+    return isinstance(value, list) and all(map(_is_chat, value))
+
+
+def _are_words(words: type[StrEnum]) -> Check:
+    known = frozenset(map(str, words))
+    return lambda value: _is_texts(value) and known.issuperset(value)
+
+
+def _is_number(value: float) -> bool:
+    return not math.isnan(value)
+
+
+def _is_name(value: str) -> bool:
+    """Whether a name of a person could be given: the one place for what a new name must be."""
+    return bool(value.strip())
+
+
+_is_count = _between(0, 2**31 - 1)
+_is_route, _is_role = _one_of(Route), _one_of(Role)
+
+#: Table and column → the check of a value that is not null.
+CHECKS: dict[str, Check] = {
+    "projects.id": lambda value: re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,79}", value) is not None,
+    "projects.repeat_every": lambda value: value == 0 or 2 <= value < 2**31,
+    "raters.name": _is_name,
+    "raters.role": _is_role,
+    "raters.languages": _is_texts,
+    "raters.quota": _between(1, 2**31 - 1),
+    "prompts.split": _one_of(Split),
+    "prompts.messages": _is_chat,
+    "prompts.tags": _is_object_of_texts,
+    "completions.messages": _is_chat,
+    "completions.sampling": _is_object,
+    "comparisons.completion_ids": _is_texts,
+    "comparisons.overlap": _is_count,
+    "comparisons.route": _is_route,
+    "places.n": _is_count,
+    "places.position": _between(0, 2**62),
+    "leases.place": _is_count,
+    "leases.order_shown": _is_texts,
+    "leases.route": _is_route,
+    "judgments.verdict": _one_of(Verdict),
+    "judgments.ranking": _is_ranking,
+    "judgments.scores": _is_scores,
+    "judgments.order_shown": _is_texts,
+    "judgments.route": _is_route,
+    "judgments.reason": _one_of(Reason),
+    "judgments.seq": _between(1, 2**31 - 1),
+    "guidelines.scores": _one_of(get_args(ScoreRequirement)),
+    "guidelines.rationale": _one_of(get_args(RationaleRequirement)),
+    "guidelines.axes": lambda value: isinstance(value, list) and all(map(_is_object, value)),
+    "examples.position": _is_count,
+    "examples.messages": _is_chat,
+    "examples.completions": _is_completions,
+    "examples.verdict": _one_of(Verdict),
+    "examples.ranking": _is_ranking_of_positions,
+    "example_answers.verdict": _one_of(Verdict),
+    "example_answers.ranking": _is_ranking_of_positions,
+    "reward_models.figures": _is_object,
+    "scores.margin": _is_number,
+    "scores.uncertainty": _between(0, math.inf),
+    "scores.probability": _between(0, 1),
+    "scores.rewards": _is_object_of_numbers,
+    "routings.route": _is_route,
+    "routings.proposed": _is_route,
+    "routings.round": _is_count,
+    "routings.place_in_line": _is_count,
+    "steps.round": _is_count,
+    "steps.result": _is_object,
+    "steps.seconds": _between(0, math.inf),
+    "tokens.kind": _one_of(TokenKind),
+    "tokens.scopes": _are_words(Scope),
+    "tokens.role": _is_role,
+    "audit.details": _is_object,
+    "webhooks.events": _are_words(Event),
+    "deliveries.event": _one_of(Event),
+    "deliveries.attempts": _is_count,
+}
+
+
+class RowChecks:
+    """Checks of whole rows. One object checks all tables, in the order in which they refer to each other."""
+
+    def __init__(self) -> None:
+        self._project_of_lane: dict[int, str] = {}
+        self.of_table: dict[str, Callable[[Fields], bool]] = {
+            "lanes": self._check_lane,
+            "prompts": _is_prompt,
+            "completions": _is_completion,
+            "comparisons": self._is_comparison,
+            "leases": lambda row: row["leased_at"] <= row["expires_at"],
+            "judgments": _is_answer,
+            "guidelines": _is_guideline,
+            "examples": _is_example,
+            "example_answers": _is_answer_to_example,
+            "tokens": lambda row: row["kind"] == TokenKind.INVITE or row["rater_id"] is not None,
+        }
+
+    def _check_lane(self, row: Fields) -> bool:
+        self._project_of_lane[row["id"]] = row["project_id"]
+        return True
+
+    def _is_comparison(self, row: Fields) -> bool:
+        ids = row["completion_ids"]
+        if len(set(ids)) != len(ids) or len(ids) < 2 or row["lane_id"] is None:
+            return False
+        if row["repeat_of"] is not None:  # its id is a hash of its rater too, whom its place knows
+            return re.fullmatch(r"x_[0-9a-f]{24}", row["id"]) is not None
+        project = self._project_of_lane.get(row["lane_id"])
+        parts: list[Any] = [ids] if project == DEFAULT_PROJECT else [ids, {"project": project}]
+        return row["id"] == make_content_id("x", *parts)
+
+
+def _is_prompt(row: Fields) -> bool:
+    messages = [{"role": m["role"], "content": m["content"]} for m in row["messages"]]
+    if row["id"] != make_content_id("p", messages):
+        return False
+    chat = parse_messages(row["messages"])
+    return bool(chat) and row["family"] == hash_prompt_family(chat)
+
+
+def _is_completion(row: Fields) -> bool:
+    messages = [{"role": m["role"], "content": m["content"]} for m in row["messages"]]
+    return row["id"] == make_content_id("c", row["prompt_id"], row["policy"], messages)
+
+
+def _is_answer(row: Fields) -> bool:
+    Answer.from_plain(row)  # raises where its parts do not fit each other
+    return True
+
+
+def _is_guideline(row: Fields) -> bool:
+    axes = tuple(Axis(**axis) for axis in row["axes"])
+    if not all(isinstance(value, str) for axis in axes for value in vars(axis).values()):
+        return False
+    Guideline(row["project_id"], row["version"], row["text"], axes, row["scores"], row["rationale"])
+    return True
+
+
+def _is_example(row: Fields) -> bool:
+    completions = [parse_messages(c) for c in row["completions"]]
+    messages, answer = parse_messages(row["messages"]), _read_example_answer(row)
+    made = TutorialExample.create(row["project_id"], messages, completions, answer, row["explanation"])
+    return made.id == row["id"]
+
+
+def _is_answer_to_example(row: Fields) -> bool:
+    _read_example_answer(row)
+    return True
+
+
+def _read_example_answer(row: Fields) -> Answer:
+    ranking = tuple(tuple(str(i) for i in group) for group in row["ranking"])
+    return Answer(Verdict(row["verdict"]), ranking, row["strength"])

@@ -1,0 +1,188 @@
+"""Stores with rows in every table, and archives made by hand: what tests of archives share."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import zipfile
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+
+from rlhf_hitl.formats import archive
+from rlhf_hitl.store import Store, table_copy
+from rlhf_hitl.store.tables import Utc, metadata
+from rlhf_hitl.store.tokens import TokenKind
+from rlhf_hitl.types import (
+    Answer,
+    Completion,
+    Event,
+    Message,
+    Prompt,
+    Role,
+    Route,
+    Scope,
+    Split,
+    TutorialExample,
+    Verdict,
+    make_content_id,
+    messages_to_dicts,
+)
+
+TEXTS = ['a\n"b"\\\t\u2028', "Grüße, 世界 🙂", " B ", "", "Zebra", "éclair", "_x", "a-b", "x" * 100_000, "\x7f"]
+VALUES = [{"b": 0.1, "a": [1, None, "é\u0000"]}, [], {}, ["\ud800"], {"deep": [[[{"z": -0.0}]]]}, [10**20, 1e-310]]
+FLOATS = [0.1, -0.0, 1e-310, 1.7976931348623157e308, 3.0, float("inf")]
+TIMES = [datetime(2026, 1, 2, 3, 4, 5, us, tzinfo=UTC) for us in (0, 1, 100_000, 999_999)]
+
+
+def value(column: sa.Column[Any], i: int) -> Any:
+    """Return the i-th value for a column that refers to nothing: awkward values in turn, all different."""
+    if column.nullable and i % 5 == 3:
+        return None
+    match column.type:
+        case sa.Boolean():
+            return i % 2 == 1
+        case sa.BigInteger():
+            return 2**62 - i
+        case sa.Integer():
+            return 1 + i % 3 if column.name == "strength" else 3 * i + 5
+        case sa.Float():
+            return FLOATS[i % len(FLOATS)]
+        case Utc():
+            return TIMES[i % len(TIMES)] + timedelta(days=i)
+        case sa.JSON():
+            return VALUES[i % len(VALUES)]
+    length = getattr(column.type, "length", None)
+    return f"{TEXTS[i % len(TEXTS)][: length - 3 if length else None]}{i}"
+
+
+def fill_every_table(store: Store, n: int = 12) -> None:
+    """Insert rows in every table that is copied, each referring to existing rows."""
+    rows = make_rows(n)
+    with store.write() as conn:
+        for table in metadata.sorted_tables:
+            if table.name in table_copy.TABLE_COLUMNS:
+                conn.execute(table.insert(), rows[table.name])
+
+
+def make_rows(n: int) -> dict[str, list[dict[str, Any]]]:
+    """Return n rows for every table: awkward values wherever the types of the domain allow them."""
+    kept: dict[str, list[dict[str, Any]]] = {}
+    for name, table in ((t.name, t) for t in metadata.sorted_tables if t.name in table_copy.TABLE_COLUMNS):
+        kept[name] = []
+        for i in range(n):
+            row = {c.name: value(c, i) for c in table.columns}
+            for key in table.foreign_keys:
+                if row[key.parent.name] is not None:
+                    row[key.parent.name] = kept[key.column.table.name][(i * 5) % n][key.column.name]
+            kept[name].append(row | make_domain_values(name, i, n, kept))
+    return kept
+
+
+def make_domain_values(table: str, i: int, n: int, kept: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
+    """Return the columns of a row that have to make sense to the program."""
+    text, route = f"{TEXTS[i % len(TEXTS)]}{i}", list(Route)[i % len(Route)].value
+    match table:
+        case "projects":
+            return {"id": f"project-{i}", "repeat_every": (0, 2, 7)[i % 3]}
+        case "lanes":
+            return {"project_id": f"project-{i}"}
+        case "raters":
+            languages = None if i % 5 == 3 else ["en", "pt-br"][: i % 3]
+            return {"role": list(Role)[i % len(Role)].value, "languages": languages, "quota": i + 1 if i % 2 else None}
+        case "prompts":
+            prompt = Prompt.create((Message("user", text), Message("assistant", ""), Message("user", "é\u2028")))
+            tags = {"language": "en", text[:30]: text[:50]}
+            return {"id": prompt.id, "family": prompt.family, "split": list(Split)[i % 3].value, "tags": tags,
+                    "messages": messages_to_dicts(prompt.messages)}  # fmt: skip
+        case "completions":  # two of each prompt
+            prompt_id = kept["prompts"][i // 2]["id"]
+            visible = "".join(c for c in text[:20] if c.isprintable())
+            made = Completion.create(prompt_id, (Message("assistant", text),), f"policy {visible}")
+            more = {"messages": messages_to_dicts(made.messages), "sampling": {"deep": [[[{"z": 0.5}]]], "n": 10**20}}
+            return {"id": made.id, "prompt_id": prompt_id, "policy": made.policy} | more
+        case "comparisons":  # the same pair, in each project
+            pair = sorted(c["id"] for c in kept["completions"][:2])
+            lane = kept["lanes"][i]
+            id = make_content_id("x", pair, {"project": lane["project_id"]})
+            where = {"prompt_id": kept["prompts"][0]["id"], "lane_id": lane["id"], "repeat_of": None}
+            return {"id": id, "completion_ids": pair, "route": route} | where
+        case "leases":
+            comparison = kept["comparisons"][i]
+            times = {"leased_at": TIMES[i % 4], "expires_at": TIMES[i % 4] + timedelta(minutes=i)}
+            return {"comparison_id": comparison["id"], "order_shown": comparison["completion_ids"][::-1],
+                    "route": route} | times  # fmt: skip
+        case "judgments":
+            comparison = kept["comparisons"][i]
+            first, second = comparison["completion_ids"]
+            rating: dict[str, Any] = {"verdict": "ranked", "ranking": [[first], [second]], "reason": None}
+            if i % 3 == 1:
+                rating = {"verdict": "flagged", "ranking": [], "strength": None, "reason": "unsafe"}
+            elif i % 3 == 2:
+                rating = {"verdict": "ranked", "ranking": [[second, first]], "strength": None, "reason": None}
+            more = {"scores": {text[:20]: {first: 3}}, "active_seconds": (None, 0.1, 1e-310, 3.0)[i % 4]}
+            return {"seq": i + 5, "comparison_id": comparison["id"], "order_shown": [second, first] if i % 2 else [],
+                    "route": route, "supersedes": None} | rating | more  # fmt: skip
+        case "places":
+            judgment, lease = kept["judgments"][i], kept["leases"][i]
+            comparison = kept["comparisons"][i]
+            filled = {"judgment_id": judgment["id"] if i % 2 else None, "rater_id": lease["rater_id"]}
+            return {"comparison_id": comparison["id"], "n": i, "lane_id": comparison["lane_id"],
+                    "lease_id": lease["id"]} | filled  # fmt: skip
+        case "guidelines":
+            axes = [{"id": f"axis-{i}", "title": text, "description": ""}]
+            words = {"scores": ("offered", "required", "off")[i % 3], "rationale": ("offered", "required")[i % 2]}
+            return {"version": f"v{i}", "axes": axes} | words
+        case "examples":
+            messages, sides = (Message("user", text),), [(Message("assistant", side),) for side in ("a", "b")]
+            answer, project = Answer(Verdict.RANKED, (("1",), ("0",)), 2), f"project-{i}"
+            made_example = TutorialExample.create(project, messages, sides, answer, text)
+            return {"id": made_example.id, "project_id": project, "messages": messages_to_dicts(messages),
+                    "completions": [messages_to_dicts(side) for side in sides], "verdict": "ranked",
+                    "ranking": [[1], [0]], "strength": 2, "explanation": text}  # fmt: skip
+        case "example_answers":
+            return {"verdict": "all_bad", "ranking": [], "strength": None}
+        case "scores":
+            comparison = kept["comparisons"][i]
+            chosen, rejected = comparison["completion_ids"]
+            numbers = {"uncertainty": abs(FLOATS[i % len(FLOATS)]), "probability": i / n, "rewards": {chosen: 1e-310}}
+            return {"comparison_id": comparison["id"], "chosen": chosen, "rejected": rejected} | numbers
+        case "routings":
+            return {"comparison_id": kept["comparisons"][i]["id"], "route": route, "proposed": route}
+        case "tokens":
+            kind = list(TokenKind)[i % 3]
+            holder = {"rater_id": kept["raters"][i]["id"], "role": None}
+            holder = {"rater_id": None, "role": "lead"} if kind is TokenKind.INVITE else holder
+            return {"kind": kind.value, "scopes": [s.value for s in Scope][: i % 3]} | holder
+        case "webhooks":
+            return {"events": [e.value for e in Event][: 1 + i % 3]}
+        case "deliveries":
+            return {"event": list(Event)[i % len(Event)].value}
+        case "audit" | "reward_models" | "steps":
+            column = {"audit": "details", "reward_models": "figures", "steps": "result"}[table]
+            return {column: {text[:30]: [1, None, "é\u0000", "\ud800", 1e-310]}} | (
+                {"seconds": abs(FLOATS[i % len(FLOATS)])} if table == "steps" else {}
+            )
+    return {}
+
+
+Tables = dict[str, list[list[Any]]]
+
+
+def craft(path: Path, tables: Tables, **manifest: Any) -> Path:
+    """Write an archive with the given rows and correct hashes, as somebody could who knows the format."""
+    entries = {}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as z:
+        for table, columns in table_copy.TABLE_COLUMNS.items():
+            text = "".join(json.dumps(line) + "\n" for line in [columns, *tables.get(table, [])])
+            entries[table] = {"rows": text.count("\n") - 1, "sha256": hashlib.sha256(text.encode()).hexdigest()}
+            z.writestr(f"{table}.ndjson", text)
+        whole = {
+            "kind": archive.KIND,
+            "schema_version": table_copy.list_schema_versions()[0],
+            "tables": entries,
+        } | manifest
+        z.writestr(archive.MANIFEST, json.dumps(whole))
+    return path

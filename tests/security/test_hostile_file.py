@@ -1,0 +1,307 @@
+"""A stranger's file: it is refused in one line, in a moment and in little memory, or what is in it can be read."""
+
+from __future__ import annotations
+
+import gzip
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pyarrow
+import pyarrow.parquet
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from archive_files import craft, fill_every_table, make_rows
+from rlhf_hitl.errors import BadInput, RlhfHitlError
+from rlhf_hitl.formats import archive
+from rlhf_hitl.formats.importing import import_path
+from rlhf_hitl.formats.source import RowSource
+from rlhf_hitl.store import Store, audit, guidelines, people, projects, queue, table_copy, tutorial, webhooks
+from rlhf_hitl.store.comparisons import count_rows, find_comparisons, list_prompts
+from rlhf_hitl.store.judgments import read_judgments
+from rlhf_hitl.store.loop_steps import read_finished_steps
+from rlhf_hitl.store.reward_models import list_reward_models
+from rlhf_hitl.store.routings import read_routings
+from rlhf_hitl.store.scores import read_scores
+
+# Reads a file and prints the error, the seconds, and the MB of memory that it took on top of the imports.
+READ = """
+import resource, sys, time
+import pyarrow.parquet
+from rlhf_hitl.errors import BadInput
+from rlhf_hitl.formats.source import RowSource
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+before, begun = peak(), time.process_time()
+try:
+    print(sum(1 for row in RowSource(sys.argv[1]).rows()), "rows")
+except BadInput as e:
+    print(e)
+print(time.process_time() - begun)
+print(peak() - before)
+"""
+
+
+def read(path: Path) -> tuple[str, float, float]:
+    """Return what reading a file says, its seconds and its MB."""
+    done = subprocess.run([sys.executable, "-c", READ, str(path)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    said, seconds, megabytes = done.stdout.strip().splitlines()
+    return said, float(seconds), float(megabytes)
+
+
+def write_gzip(path: Path, *parts: bytes, times: int = 300) -> Path:
+    """Write a first part, 300 times a MB of the second, and a last part."""
+    first, middle, last = parts
+    with gzip.open(path, "wb", compresslevel=1) as f:
+        f.write(first)
+        for _ in range(times):
+            f.write(middle)
+        f.write(last)
+    return path
+
+
+MB = 1 << 20
+
+
+@pytest.mark.parametrize(
+    ("name", "parts", "says"),
+    [
+        ("a.jsonl.gz", (b'{"a": "', b"x" * MB, b'"}\n'), "a line of more than 64 MiB|at most 200 times"),
+        ("a.json.gz", (b'[{"a": "', b"x" * MB, b'"}]'), "an item of more than 64 MiB|at most 200 times"),
+        ("zeros.json.gz", (b"", b"0" * MB, b""), "expected a JSON array"),
+        ("a.csv.gz", (b'a\n"', b"x" * MB, b'"\n'), "a line of more than 64 MiB|at most 200 times"),
+        ("many.csv.gz", (b'a\n"', b"x\n" * (MB // 2), b'"\n'), "at most 100,000 lines in one row|at most 200 times"),
+        ("short.jsonl.gz", (b"", b'{"a": 1}\n' * (MB // 9), b""), "at most 200 times the size of the file"),
+        ("short.json.gz", (b"[", b'{"a": 1},\n' * (MB // 10), b"{}]"), "at most 200 times the size of the file"),
+        ("short.csv.gz", (b"a,b\n", b"1,2\n" * (MB // 4), b""), "at most 200 times the size of the file"),
+        ("values.json.gz", (b"[", b"[]," * (MB // 3), b"[]]"), "at most 200 times|values in one line"),
+        ("nested.json.gz", (b"[", b"[" * MB, b""), "JSON in UTF-8"),
+        (
+            "values.jsonl.gz",
+            (b'{"a": [', b"[]," * (MB // 3), b"[]]}\n"),
+            "a line of more than 64 MiB|at most 200 times",
+        ),
+    ],
+)
+def test_three_hundred_megabytes_of_nothing_are_refused_at_once(tmp_path, name, parts, says):
+    said, seconds, megabytes = read(write_gzip(tmp_path / name, *parts))
+    assert re.search(says, said), said
+    assert seconds < 10  # of the processor; 1 to 2 on a machine that does nothing else
+    assert megabytes < 150
+
+
+def test_a_line_of_millions_of_values_takes_no_more_memory_than_its_text(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"a": [' + b"[]," * (20 * MB) + b"[]]}\n")
+    said, _, megabytes = read(path)
+    assert "values in one line: expected at most 2,097,152 (with RLHF_HITL_MAX_LINE_MB = 64)" in said
+    assert megabytes < 200
+
+
+def test_a_limit_that_is_hit_can_be_raised_as_its_error_says(tmp_path, monkeypatch):
+    path = write_gzip(tmp_path / "a.jsonl.gz", b'{"a": "', b"x" * MB, b'"}\n', times=65)
+    with pytest.raises(BadInput, match="set RLHF_HITL_MAX_EXPANSION to more"):
+        list(RowSource(path).rows())
+    monkeypatch.setenv("RLHF_HITL_MAX_EXPANSION", "2000")
+    with pytest.raises(BadInput, match="set RLHF_HITL_MAX_LINE_MB to more"):
+        list(RowSource(path).rows())
+    monkeypatch.setenv("RLHF_HITL_MAX_LINE_MB", "80")
+    assert len(next(iter(RowSource(path).rows())).fields["a"]) == 65 * MB
+
+
+def test_a_line_that_is_too_long_is_a_bad_line_and_those_after_it_are_read(tmp_path, monkeypatch):
+    monkeypatch.setenv("RLHF_HITL_MAX_LINE_MB", "2")
+    path = tmp_path / "a.jsonl"
+    path.write_bytes(b'{"a": 1}\n{"a": "' + b"x" * 5 * MB + b'"}\n{"a": 3}')
+    errors: list[BadInput] = []
+    assert [(row.fields["a"], row.place[-2:]) for row in RowSource(path).rows(errors.append)] == [(1, ":1"), (3, ":3")]
+    assert [str(e) for e in errors] == [
+        f"{path}:2: a line of more than 2 MiB: expected at most 2 MiB in a line. "
+        "Fix: check the file; if it is as it should be, set RLHF_HITL_MAX_LINE_MB to more"
+    ]
+
+
+def test_a_small_parquet_of_gigabytes_is_refused(tmp_path):
+    path = tmp_path / "a.parquet"
+    text = pyarrow.array(["x" * MB])
+    rows = pyarrow.DictionaryArray.from_arrays(pyarrow.array([0] * 100_000), text)
+    pyarrow.parquet.write_table(pyarrow.table({"a": rows}), path, compression="zstd")
+    assert path.stat().st_size < MB
+    said, seconds, megabytes = read(path)
+    assert said == "100000 rows"  # one text, which each row repeats
+    assert megabytes < 250
+    pyarrow.parquet.write_table(pyarrow.table({"a": ["x" * MB] * 300}), path, compression="zstd", use_dictionary=False)
+    said, seconds, megabytes = read(path)
+    assert "at most 200 times the size of the file" in said
+    assert (seconds < 10, megabytes < 150) == (True, True)
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["1e999999", "-Infinity", "NaN", "9" * 10_000_000, "[" * 200_000, '{"a":' * 100_000, '"\\ud800"', '"\\u0000"'],
+    ids=["huge", "infinite", "not a number", "ten million digits", "nested", "nested objects", "half a pair", "NUL"],
+)
+def test_odd_values_are_bad_lines_or_values_but_no_trace_back(store, tmp_path, value):
+    completions = ", ".join(
+        f'{{"messages": [{{"role": "assistant", "content": "{c}"}}], "policy": "p", "sampling": {{"t": {value}}}}}'
+        for c in "ab"
+    )
+    path = tmp_path / "a.jsonl"
+    good = '{"messages": [{"role": "user", "content": "Q"}]}\n'
+    path.write_text(f'{good}{{"messages": [{{"role": "user", "content": "Q"}}], "completions": [{completions}]}}\n')
+    report = import_path(store, path, skip_bad=True)
+    assert report.prompts == 1
+    assert report.bad_lines == (0 if value.startswith('"') else 1)
+    assert count_rows(store)["completions"] == (2 if value.startswith('"') else 0)
+
+
+# Archives.
+
+BAD_VALUES: list[tuple[str, str, Any]] = [
+    ("raters", "role", "owner"),
+    ("raters", "languages", '"en"'),
+    ("raters", "languages", "null"),
+    ("raters", "quota", -1),
+    ("raters", "name", " "),
+    ("raters", "name", "x" * 201),
+    ("raters", "name", "a\x00b"),
+    ("raters", "name", "\ud800"),
+    ("projects", "id", "../x"),
+    ("projects", "repeat_every", 1),
+    ("prompts", "split", "test"),
+    ("prompts", "messages", "null"),
+    ("prompts", "messages", '[{"role": "user"}]'),
+    ("prompts", "messages", '[{"role": "user", "content": "altered"}]'),
+    ("prompts", "family", "0000000000000000"),
+    ("prompts", "tags", "[]"),
+    ("completions", "policy", "another"),
+    ("completions", "messages", "[]"),
+    ("comparisons", "completion_ids", "[]"),
+    ("comparisons", "route", "auto pilot"),
+    ("comparisons", "overlap", -1),
+    ("comparisons", "overlap", 2**40),
+    ("comparisons", "repeat_of", "x_none"),
+    ("comparisons", "lane_id", None),
+    ("places", "judgment_id", "j_none"),
+    ("places", "lease_id", "l_none"),
+    ("places", "position", -1),
+    ("leases", "order_shown", '["c_none"]'),
+    ("leases", "expires_at", "2001-01-01 00:00:00.000000"),
+    ("judgments", "verdict", "best"),
+    ("judgments", "ranking", '[["c_none"], ["c_other"]]'),
+    ("judgments", "ranking", "[[]]"),
+    ("judgments", "order_shown", '["c_none"]'),
+    ("judgments", "scores", '{"axis": 3}'),
+    ("judgments", "scores", '{"axis": {"c_none": 3}}'),
+    ("judgments", "reason", "boring"),
+    ("judgments", "supersedes", "j_none"),
+    ("judgments", "active_seconds", -1.0),
+    ("guidelines", "axes", '[{"id": "A B", "title": "t"}]'),
+    ("guidelines", "scores", "sometimes"),
+    ("guidelines", "version", ""),
+    ("examples", "ranking", "[[7]]"),
+    ("examples", "explanation", "altered"),
+    ("example_answers", "verdict", "ranked"),
+    ("scores", "chosen", "c_none"),
+    ("scores", "probability", 1.5),
+    ("routings", "proposed", ""),
+    ("routings", "round", -1),
+    ("tokens", "kind", "root"),
+    ("tokens", "scopes", '["everything"]'),
+    ("tokens", "role", "god"),
+    ("audit", "details", "[]"),
+    ("webhooks", "events", '["judgment.deleted"]'),
+    ("deliveries", "event", "x"),
+    ("deliveries", "attempts", -1),
+]
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory) -> dict[str, list[list[Any]]]:
+    """The plain rows of a store with rows in every table."""
+    with Store.open(f"sqlite:///{tmp_path_factory.mktemp('full')}/full.db", create=True) as full:
+        fill_every_table(full)
+        with full.read() as conn:
+            return {
+                name: [list(row) for batch in table_copy.read_table_rows(conn, name) for row in batch]
+                for name in table_copy.TABLE_COLUMNS
+            }
+
+
+def alter(tables: dict[str, list[list[Any]]], table: str, row: int, column: str, value: Any) -> dict:
+    rows = [list(r) for r in tables[table]]
+    rows[row][table_copy.TABLE_COLUMNS[table].index(column)] = value
+    return tables | {table: rows}
+
+
+@pytest.mark.parametrize(("table", "column", "value"), BAD_VALUES, ids=lambda v: str(v)[:30])
+def test_a_value_outside_the_types_is_refused_and_nothing_is_written(
+    sqlite_store, tables, tmp_path, table, column, value
+):
+    crafted = craft(tmp_path / "a.archive", alter(tables, table, 0, column, value))
+    with pytest.raises(RlhfHitlError) as refused:
+        archive.restore_archive(sqlite_store, crafted)
+    assert table.removesuffix("s") in str(refused.value)
+    assert "\n" not in str(refused.value)
+    with sqlite_store.read() as conn:
+        counts = {name: n for name, n in table_copy.count_table_rows(conn).items() if n}
+    assert counts == table_copy.ROWS_OF_A_NEW_STORE
+
+
+def open_everything(store: Store, out: Path) -> None:
+    """Read everything that commands and pages read."""
+    people.list_raters(store)
+    queue.count_places(store)
+    list(find_comparisons(store, repeats=True))
+    list_prompts(store)
+    list(read_judgments(store, current=False))
+    read_routings(store, newest=False)
+    webhooks.list_webhooks(store)
+    audit.list_entries(store)
+    read_finished_steps(store)
+    for model in list_reward_models(store):
+        read_scores(store, model.id)
+    for project in projects.list_projects(store):
+        guidelines.get_current_guideline(store, project.id)
+        tutorial.list_examples(store, project.id)
+    archive.write_archive(store, out, overwrite=True)
+
+
+ODD = st.one_of(
+    st.none(), st.integers(-(2**70), 2**70), st.floats(), st.text(max_size=5), st.booleans(),
+    st.sampled_from(["null", "[]", "{}", "[[]]", "[null]", '""', "0", '{"a": null}', '[{"role": 1}]', "[1]"]),
+)  # fmt: skip
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_an_archive_with_one_value_changed_is_refused_or_everything_in_it_opens(
+    tables, sqlite_template, tmp_path, data
+):
+    table = data.draw(st.sampled_from(sorted(table_copy.TABLE_COLUMNS)))
+    column = data.draw(st.sampled_from(table_copy.TABLE_COLUMNS[table]))
+    row = data.draw(st.integers(0, len(tables[table]) - 1))
+    others = [r[table_copy.TABLE_COLUMNS[table].index(column)] for r in tables[table]]
+    value = data.draw(st.one_of(ODD, st.sampled_from(others)))
+    crafted = craft(tmp_path / "a.archive", alter(tables, table, row, column, value))
+    shutil.copy(sqlite_template, tmp_path / "new.db")
+    with Store.open(f"sqlite:///{tmp_path}/new.db") as store:
+        try:
+            archive.restore_archive(store, crafted)
+        except RlhfHitlError:
+            return
+        open_everything(store, tmp_path / "again.archive")
+
+
+def test_rows_of_the_helper_are_those_of_a_real_archive(sqlite_store, tables, tmp_path):
+    archive.restore_archive(sqlite_store, craft(tmp_path / "a.archive", tables))
+    open_everything(sqlite_store, tmp_path / "b.archive")
+    assert {name: len(rows) for name, rows in tables.items() if name not in table_copy.ROWS_OF_A_NEW_STORE} == {
+        name: len(rows) for name, rows in make_rows(12).items() if name not in table_copy.ROWS_OF_A_NEW_STORE
+    }

@@ -58,7 +58,7 @@ class Settings(BaseSettings):
     max_connections_per_address: int = Field(default=512, gt=0)  # to one process; trusted proxies are not limited
     max_import_mb: float = Field(default=10_240.0, gt=0)  # of one streamed import
     max_line_mb: float = Field(default=64.0, gt=0, le=1024)  # MiB of one line, or one row, of a file that is imported
-    max_expansion: float = Field(default=200.0, ge=1)  # how many times its size a compressed file may expand to
+    max_expansion: float = Field(default=100.0, ge=1)  # how many times its size a compressed file may expand to
     rater_price_per_hour: float = Field(default=15.0, ge=0)  # what a rater's hour costs, in `currency`
     machine_price_per_hour: float = Field(default=0.5, ge=0)  # what an hour of the loop's machine costs
     currency: str = "USD"

@@ -62,6 +62,7 @@ def fill_every_table(store: Store, n: int = 12) -> None:
     """Insert rows in every table that is copied, each referring to existing rows."""
     rows = make_rows(n)
     with store.write() as conn:
+        conn.execute(metadata.tables["secrets"].delete())
         for table in metadata.sorted_tables:
             if table.name in table_copy.TABLE_COLUMNS:
                 conn.execute(table.insert(), rows[table.name])
@@ -86,7 +87,10 @@ def make_domain_values(table: str, i: int, n: int, kept: dict[str, list[dict[str
     text, route = f"{TEXTS[i % len(TEXTS)]}{i}", list(Route)[i % len(Route)].value
     match table:
         case "projects":
-            return {"id": f"project-{i}", "repeat_every": (0, 2, 7)[i % 3]}
+            filters = [["batch"], [], ["tags.é"]][i % 3]
+            return {"id": f"project-{i}", "repeat_every": (0, 2, 7)[i % 3], "rater_filters": filters}
+        case "secrets":
+            return {"name": "draws" if i == 0 else f"another {i}", "value": f"{i:064x}"}
         case "lanes":
             return {"project_id": f"project-{i}"}
         case "raters":

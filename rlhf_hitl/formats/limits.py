@@ -18,7 +18,7 @@ from rlhf_hitl.errors import BadInput
 
 PIECE_BYTES = 1 << 20
 #: A file may expand to this much, however small it is.
-FREE_BYTES = 8 << 20
+FREE_BYTES = 2 << 20
 #: In a line as long as is allowed, one value of JSON may take so few bytes: each takes 60 to 250 bytes of memory.
 BYTES_PER_VALUE = 32
 
@@ -61,7 +61,7 @@ class Limits:
             )
 
     def check_expansion(self, place: str, packed: int, expanded: int) -> None:
-        """Refuse a file that expands to so many bytes; the first 8 MiB are free."""
+        """Refuse a file that expands to so many bytes; the first 2 MiB are free."""
         if expanded > max(FREE_BYTES, self.expansion * packed):
             raise BadInput(
                 f"{place}: {packed:,} bytes that expand to {expanded:,} or more",

@@ -67,7 +67,6 @@ class _Window:
     def decode_item(self) -> Any:
         """Return the value at the position and move behind it."""
         while True:
-            self._limits.check_values(self._name, self.text)
             try:
                 value, end = self._decode_value(self.text, self.position)
             except ValueError:
@@ -79,6 +78,7 @@ class _Window:
                     self.position = end
                     return value
             self._read_more()
+            self._limits.check_values(self._name, self.text)  # this item is a long one: the text begins with it
 
     def _read_more(self) -> None:
         self.text, self.position = self.text[self.position :], 0

@@ -157,5 +157,5 @@ def _check_filters(names: Sequence[str]) -> list[str]:
 
 
 def _to_project(row) -> Project:
-    filters = tuple(row["rater_filters"])
+    filters = tuple(row["rater_filters"] or ())
     return Project(row["id"], row["open"], row["repeat_every"], row["paused_at"] is not None, filters)

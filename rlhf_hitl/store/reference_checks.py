@@ -10,7 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.store.tables import comparisons, completions, judgments, leases, places, scores
+from rlhf_hitl.store.tables import comparisons, completions, judgments, leases, places, scores, secrets
 
 ROWS_AT_ONCE = 500
 FIX = "use an archive that was not altered"
@@ -22,6 +22,8 @@ def check_references(conn: Connection) -> None:
     Raises:
         BadInput: a row refers to one that is not there, or that belongs to something else.
     """
+    if conn.execute(sa.select(secrets.c.name).where(secrets.c.name == "draws")).first() is None:
+        raise BadInput("secrets without 'draws'", expected="the key that the store draws by", fix=FIX)
     _check_completions_of_comparisons(conn)
     for table, expected, query in _list_queries():
         if (found := conn.execute(query.limit(1)).first()) is not None:

@@ -96,6 +96,8 @@ _is_route, _is_role = _one_of(Route), _one_of(Role)
 CHECKS: dict[str, Check] = {
     "projects.id": lambda value: re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,79}", value) is not None,
     "projects.repeat_every": lambda value: value == 0 or 2 <= value < 2**31,
+    "projects.rater_filters": _is_texts,
+    "secrets.value": lambda value: re.fullmatch(r"[0-9a-f]{64}", value) is not None,
     "raters.name": _is_name,
     "raters.role": _is_role,
     "raters.languages": _is_texts,

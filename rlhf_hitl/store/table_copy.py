@@ -29,13 +29,14 @@ ROWS_PER_COPY = 200
 CACHE_KIB = 256 * 1024
 MAX_TEXT = 64 << 20  # letters; an archive has no longer line
 
-#: Tables that are not copied: nobody copies a store before the imports that wait are finished.
-NOT_COPIED = ("imports", "import_batches")
+#: Tables that are not copied: nobody copies a store before the imports that wait are finished, and every store has its
+#: own row of readiness.
+NOT_COPIED = ("imports", "import_batches", "readiness")
 _COPIED = [table for table in metadata.sorted_tables if table.name not in NOT_COPIED]
 #: Table → its columns, for every table that is copied; a table comes after the tables it refers to.
 TABLE_COLUMNS = {table.name: [c.name for c in table.columns] for table in _COPIED}
-#: Rows that the migrations put into a new store: the default project and its lane, a key, and the row of readiness.
-ROWS_OF_A_NEW_STORE = {"projects": 1, "lanes": 1, "secrets": 1, "readiness": 1}
+#: Rows that the migrations put into a new store: the default project and its lane, and a key.
+ROWS_OF_A_NEW_STORE = {"projects": 1, "lanes": 1, "secrets": 1}
 
 PlainRow = Sequence[Any]
 

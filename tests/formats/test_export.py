@@ -15,13 +15,13 @@ from rlhf_hitl.formats import archive
 from rlhf_hitl.formats.export import export_snapshot
 from rlhf_hitl.formats.importing import import_path
 from rlhf_hitl.labels.aggregate import read_labels
-from rlhf_hitl.store import Store, people, projects, queue
+from rlhf_hitl.store import Store, guidelines, people, projects, queue
 from rlhf_hitl.store.comparisons import find_comparisons, insert_comparisons, list_prompts
 from rlhf_hitl.store.judgments import read_judgments
 from rlhf_hitl.store.reward_models import RewardModelRecord, add_reward_model
 from rlhf_hitl.store.routings import Routing, apply_routings
 from rlhf_hitl.store.scores import insert_scores
-from rlhf_hitl.types import Answer, Reason, Role, Route, Score, Split, Verdict, messages_to_dicts
+from rlhf_hitl.types import Answer, Guideline, Reason, Role, Route, Score, Split, Verdict, messages_to_dicts
 
 
 def write(path: Path, rows: list[dict]) -> Path:
@@ -130,6 +130,7 @@ def test_ties_are_exported_on_request_and_imported_as_ties(sqlite_store, tmp_pat
 
 def test_skips_flags_and_corrections_are_told_apart(sqlite_store, tmp_path, add_comparisons):
     add_comparisons(sqlite_store, 4)
+    guidelines.publish_guideline(sqlite_store, Guideline("default", "g1", "Be fair."))
     rater = people.add_rater(sqlite_store, "ann", Role.RATER).id
     for verdict in (Verdict.SKIPPED, Verdict.FLAGGED, Verdict.ALL_BAD, Verdict.RANKED):
         lease = queue.lease(sqlite_store, rater, seconds=1800)
@@ -137,7 +138,7 @@ def test_skips_flags_and_corrections_are_told_apart(sqlite_store, tmp_path, add_
         ids = lease.order_shown
         ranked = verdict is Verdict.RANKED
         answer = Answer(verdict, ((ids[0],), (ids[1],)) if ranked else (), 3 if ranked else None, rationale="why")
-        receipt = queue.submit(sqlite_store, lease.id, rater, answer, guideline_version="g1", simulated=ranked)
+        receipt = queue.submit(sqlite_store, lease.id, rater, answer, simulated=ranked)
     better = Answer(Verdict.RANKED, ((ids[1],), (ids[0],)), 2)
     queue.correct(sqlite_store, receipt.judgment_id, rater, better, idempotency_key="k")
 

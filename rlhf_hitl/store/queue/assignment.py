@@ -169,7 +169,7 @@ def _load_open_lanes(conn: Connection, rater, task_filter: TaskFilter) -> list:
         query = query.where(lanes.c.language == task_filter.language.lower())
     rows = list(conn.execute(query, {"rater": rater.id}))
     to_be_open = task_filter.to_be_open
-    return [row for row in rows if to_be_open <= set(row.rater_filters)] if to_be_open else rows
+    return [row for row in rows if to_be_open <= set(row.rater_filters or ())] if to_be_open else rows
 
 
 def check_filter_is_open(store: Store, rater_id: str, task_filter: TaskFilter) -> None:

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from rlhf_hitl.store.db import Store
-from rlhf_hitl.store.tables import audit
+from rlhf_hitl.store.service_tables import audit
 from rlhf_hitl.types import utc_now
 
 

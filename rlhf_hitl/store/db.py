@@ -7,8 +7,6 @@ import hashlib
 import hmac
 import json
 import logging
-import math
-import re
 import threading
 import time
 import zlib
@@ -23,28 +21,21 @@ from alembic import command
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import event, exc
-from sqlalchemy.engine import URL, Connection, Engine
+from sqlalchemy import exc
+from sqlalchemy.engine import Connection, Engine
 
 from rlhf_hitl.config import load_settings
 from rlhf_hitl.errors import BadInput, RlhfHitlError
-from rlhf_hitl.files import make_private_file, make_private_folder
+from rlhf_hitl.store import engines
+from rlhf_hitl.store.engines import create_engine, get_first_line, hide_password
 from rlhf_hitl.store.sealing import Sealer
 from rlhf_hitl.store.secret_erasure import erase_replaced_rows, erase_replaced_secrets
-from rlhf_hitl.store.tables import Utc, readiness, secrets
+from rlhf_hitl.store.service_tables import readiness, secrets
+from rlhf_hitl.store.tables import Utc
 from rlhf_hitl.types import utc_now
-from rlhf_hitl.workspace import protect_store_files
 
-KEEPALIVE_OPTIONS = {
-    "keepalives_idle": 30,
-    "keepalives_interval": 10,
-    "keepalives_count": 3,
-}  # for PostgreSQL
 LOCK_NOT_AVAILABLE = "55P03"
-LOCK_TIMEOUT_SECONDS = 20  # how long a write waits for other writers
-IDLE_CHECK_SECONDS = 1.0  # a connection that was idle for longer is tested before it is used
 INSUFFICIENT_PRIVILEGE = "42501"
-WAL_PAGES = 16 * 1024  # of 4 KiB
 MIGRATIONS = Path(__file__).parent / "migrations"
 # Alembic's `op` is global to the process: two threads that create two stores would write into each other's store.
 _UPGRADE_LOCK = threading.Lock()
@@ -87,7 +78,7 @@ class Store:
         Raises:
             BadInput: there is no store, it has another version, or the URL cannot be used.
         """
-        engine = _create_engine(url, create)
+        engine = create_engine(url, create)
         store = cls(url, engine)
         try:
             store._check_version(create)
@@ -96,7 +87,7 @@ class Store:
             raise BadInput(
                 f"store {store.safe_url}",
                 expected="a database that can be opened",
-                fix=f"check the URL ({_get_first_line(e)})",
+                fix=f"check the URL ({get_first_line(e)})",
             ) from e
         return store
 
@@ -110,7 +101,7 @@ class Store:
     @property
     def safe_url(self) -> str:
         """The URL without its password."""
-        return _hide_password(self._engine.url)
+        return hide_password(self._engine.url)
 
     @property
     def file(self) -> Path:
@@ -211,7 +202,7 @@ class Store:
         One that is not `durable` may be undone by a power cut, and then so are those after it; the next durable one
         makes it last. It does not wait for the disk while it holds its locks.
         """
-        if self._write_lock is not None and not self._write_lock.acquire(timeout=LOCK_TIMEOUT_SECONDS):
+        if self._write_lock is not None and not self._write_lock.acquire(timeout=engines.LOCK_TIMEOUT_SECONDS):
             raise self._make_busy_error()
         try:
             with self._open_connection(write=True, durable=durable) as conn:
@@ -222,7 +213,7 @@ class Store:
 
     def _make_busy_error(self) -> StoreFailure:
         return StoreFailure(
-            f"store {self.safe_url}: expected a turn to write within {LOCK_TIMEOUT_SECONDS} s; "
+            f"store {self.safe_url}: expected a turn to write within {engines.LOCK_TIMEOUT_SECONDS} s; "
             "others write (an import?). Fix: try again; nothing was changed"
         )
 
@@ -251,12 +242,12 @@ class Store:
         except exc.DataError as e:
             raise BadInput(
                 f"a value for store {self.safe_url}",
-                expected=f"one the database can hold ({_get_first_line(e)})",
+                expected=f"one the database can hold ({get_first_line(e)})",
                 fix="change the value; nothing was changed",
             ) from e
         except exc.IntegrityError as e:
             raise StoreFailure(
-                f"store {self.safe_url}: expected rows that keep its rules, got: {_get_first_line(e)}. "
+                f"store {self.safe_url}: expected rows that keep its rules, got: {get_first_line(e)}. "
                 "Fix: check that what they refer to is there; nothing was changed"
             ) from e
         except exc.DBAPIError as e:  # the database is gone, full, read-only, damaged or denies access
@@ -265,7 +256,7 @@ class Store:
             if getattr(e.orig, "sqlstate", "") == LOCK_NOT_AVAILABLE or "database is locked" in str(e.orig):
                 raise self._make_busy_error() from e
             raise StoreFailure(
-                f"store {self.safe_url}: expected a database that answers, got: {_get_first_line(e)}. "
+                f"store {self.safe_url}: expected a database that answers, got: {get_first_line(e)}. "
                 f"Fix: free disk space, check rights, or start the database; {outcome}"
             ) from e
 
@@ -346,113 +337,3 @@ def make_alembic_config() -> Config:
     config.set_main_option("script_location", str(MIGRATIONS))
     logging.getLogger("alembic").setLevel(logging.WARNING)
     return config
-
-
-def _create_engine(url: str, create: bool) -> Engine:
-    try:
-        parsed = sa.make_url(url)
-    except (exc.ArgumentError, ValueError):  # a port that is not a number raises ValueError
-        # A URL that cannot be parsed may still hold a password, between its first colon and the host.
-        raise BadInput(
-            f"store {re.sub(':.*@', ':***@', url)!r}",
-            expected="an SQLAlchemy URL",
-            fix="write e.g. sqlite:///workspace/preferences.db",
-        ) from None
-    safe_url = _hide_password(parsed)
-    backend = parsed.get_backend_name()
-    if backend == "postgresql":
-        return _create_postgres_engine(parsed)
-    if backend != "sqlite":
-        raise BadInput(f"store {safe_url}", expected="sqlite:/// or postgresql://", fix="use one of the two databases")
-    if not parsed.database or parsed.database == ":memory:":
-        raise BadInput(
-            f"store {safe_url}", expected="a file", fix="give a path, as in sqlite:///workspace/preferences.db"
-        )
-    path = Path(parsed.database)
-    if not path.exists():
-        if not create:
-            raise BadInput(
-                f"store {safe_url}", expected="an existing store", fix="run `rlhf-hitl init` with the same --store"
-            )
-        try:
-            make_private_folder(path.parent)
-            make_private_file(path)  # SQLite gives its -wal and -shm the mode of this file
-        except FileExistsError:  # another process was quicker, or this is a link to nothing
-            if not path.exists():
-                raise BadInput(
-                    f"store {safe_url}", expected="a file, not a link to nothing", fix="remove the link"
-                ) from None
-        except OSError as e:
-            raise BadInput(f"store {safe_url}", expected="a file that can be made", fix=str(e)) from e
-    protect_store_files(path)
-    engine = sa.create_engine(
-        parsed, connect_args={"timeout": LOCK_TIMEOUT_SECONDS, "check_same_thread": False}, hide_parameters=True
-    )
-
-    @event.listens_for(engine, "connect")
-    def _configure(connection, _record):
-        connection.isolation_level = None  # BEGIN is sent below
-        cursor = connection.cursor()
-        cursor.execute("PRAGMA journal_mode = WAL")
-        cursor.execute("PRAGMA synchronous = FULL")  # an acknowledged judgment survives a power cut
-        cursor.execute("PRAGMA foreign_keys = ON")
-        # A commit that makes the log longer than this writes it back. A server does it before, beside the requests.
-        cursor.execute(f"PRAGMA wal_autocheckpoint = {WAL_PAGES}")
-
-        cursor.close()
-
-    @event.listens_for(engine, "begin")
-    def _begin(conn):
-        write = conn.get_execution_options().get("write", True)
-        conn.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
-
-    return engine
-
-
-def _create_postgres_engine(url: URL) -> Engine:
-    # The pool serves the forty threads of a server; PostgreSQL allows a hundred connections by default.
-    engine = sa.create_engine(
-        url.set(drivername="postgresql+psycopg"),
-        pool_size=10,
-        max_overflow=10,
-        connect_args=KEEPALIVE_OPTIONS,
-        hide_parameters=True,
-    )
-
-    @event.listens_for(engine, "connect")
-    def _configure(connection, _record):
-        # A database with synchronous_commit off may lose its last commits in a crash, so it is turned on for this
-        # connection; a stricter setting is left as it is.
-        current = "current_setting('synchronous_commit')"
-        connection.execute(
-            f"SELECT set_config('synchronous_commit', CASE {current} WHEN 'off' THEN 'on' ELSE {current} END, false)"
-        )
-        # A client that freezes in a transaction or loses its connection must not block the others for ever.
-        for name, seconds in {"idle_in_transaction_session_timeout": 60, "lock_timeout": LOCK_TIMEOUT_SECONDS}.items():
-            connection.execute(f"SET {name} = '{seconds}s'")
-        connection.commit()
-
-    # A connection that was idle may have been cut meanwhile, so it is tested before it is used. One that was in use
-    # a moment ago is not tested: that would add a round trip to every query.
-    @event.listens_for(engine, "checkin")
-    def _note_idle_since(_connection, record):
-        record.info["idle_since"] = time.monotonic()
-
-    @event.listens_for(engine, "checkout")
-    def _test_idle_connection(connection, record, _proxy):
-        if time.monotonic() - record.info.get("idle_since", math.inf) > IDLE_CHECK_SECONDS:
-            try:
-                connection.execute("SELECT 1")
-                connection.rollback()
-            except Exception as e:
-                raise exc.DisconnectionError from e
-
-    return engine
-
-
-def _hide_password(url: URL) -> str:
-    return url.difference_update_query(["password", "sslpassword"]).render_as_string(hide_password=True)
-
-
-def _get_first_line(e: Exception) -> str:
-    return str(getattr(e, "orig", None) or e).strip().splitlines()[0]

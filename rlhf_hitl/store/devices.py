@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from rlhf_hitl.store import audit
 from rlhf_hitl.store.db import Store
-from rlhf_hitl.store.tables import tokens
+from rlhf_hitl.store.service_tables import tokens
 from rlhf_hitl.store.tokens import TokenKind, find_token_owner, make_token
 from rlhf_hitl.types import Rater
 

@@ -6,7 +6,7 @@ from rlhf_hitl.errors import NotFound
 from rlhf_hitl.store import audit, people, projects
 from rlhf_hitl.store.db import Store
 from rlhf_hitl.store.passwords import hash_password
-from rlhf_hitl.store.tables import tokens
+from rlhf_hitl.store.service_tables import tokens
 from rlhf_hitl.store.tokens import Token, TokenKind, find_token, make_token
 from rlhf_hitl.types import Rater, Role, utc_now
 

@@ -10,7 +10,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.store.tables import comparisons, completions, judgments, leases, places, scores, secrets
+from rlhf_hitl.store.service_tables import secrets
+from rlhf_hitl.store.tables import comparisons, completions, judgments, leases, places, scores
 
 ROWS_AT_ONCE = 500
 FIX = "use an archive that was not altered"

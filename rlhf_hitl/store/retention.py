@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 import sqlalchemy as sa
 
 from rlhf_hitl.store.db import Store
-from rlhf_hitl.store.tables import deliveries, tokens
+from rlhf_hitl.store.service_tables import deliveries, tokens
 
 #: How long ended tokens and finished deliveries are kept for inspection. Judgments and the audit log stay for ever.
 RETENTION = timedelta(days=30)

@@ -16,7 +16,8 @@ from rlhf_hitl.store import audit
 from rlhf_hitl.store.db import Store
 from rlhf_hitl.store.passwords import hash_password, password_matches
 from rlhf_hitl.store.people import find_rater_id, find_rater_row, rater_from_row
-from rlhf_hitl.store.tables import raters, tokens
+from rlhf_hitl.store.service_tables import tokens
+from rlhf_hitl.store.tables import raters
 from rlhf_hitl.store.tokens import TokenKind, end_tokens, find_token, make_token
 from rlhf_hitl.types import Rater, utc_now
 from rlhf_hitl.types.names import make_name_key

@@ -20,7 +20,8 @@ from sqlalchemy import exc
 from sqlalchemy.engine import Connection
 
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.store.db import WAL_PAGES, Store, make_alembic_config
+from rlhf_hitl.store.db import Store, make_alembic_config
+from rlhf_hitl.store.engines import WAL_PAGES
 from rlhf_hitl.store.reference_checks import check_references
 from rlhf_hitl.store.row_checks import CHECKS, RowChecks
 from rlhf_hitl.store.tables import Utc, metadata

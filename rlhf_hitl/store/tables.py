@@ -15,7 +15,6 @@ from sqlalchemy import (
     ForeignKey,
     Index,
     Integer,
-    LargeBinary,
     MetaData,
     String,
     Table,
@@ -55,21 +54,7 @@ projects = Table(
 )
 
 # Keys that nobody outside needs: `draws` is the one of `Store.draw`.
-secrets = Table(
-    "secrets",
-    metadata,
-    Column("name", String(40), primary_key=True),
-    Column("value", String(80), nullable=False),
-)
-
 # One row, which is written to show that the store can be written to.
-readiness = Table(
-    "readiness",
-    metadata,
-    Column("id", Integer, primary_key=True, autoincrement=False),
-    Column("checked_at", Utc, nullable=False),
-)
-
 # A lane is a partition of the queue. The filters for a rater treat all comparisons of a lane alike, so the next one is
 # the first in the lane and is found without reading the others.
 lanes = Table(
@@ -343,96 +328,8 @@ steps = Table(
 )
 
 # Sessions, API tokens and invitations: secrets that their holder shows again. Only a digest is kept.
-tokens = Table(
-    "tokens",
-    metadata,
-    Column("id", String(40), primary_key=True),
-    Column("kind", String(20), nullable=False),
-    Column("digest", String(64), nullable=False, unique=True),  # sha256 of a secret of 256 random bits
-    Column("rater_id", ForeignKey("raters.id"), index=True),  # whose it is; of an invitation: who accepted it
-    Column("name", String(200), nullable=False),
-    Column("scopes", JSON, nullable=False),
-    Column("role", String(20)),  # of an invitation: the role it gives
-    Column("project_id", ForeignKey("projects.id")),  # of an invitation: the project it gives access to
-    Column("created_by", String(80), nullable=False),
-    Column("created_at", Utc, nullable=False),
-    Column("expires_at", Utc),
-    Column("ended_at", Utc),
-)
-
 # Who did what. Append-only, like judgments, which are their own record and are not repeated here.
-audit = Table(
-    "audit",
-    metadata,
-    Column("seq", Integer, primary_key=True, autoincrement=True),
-    Column("at", Utc, nullable=False),
-    Column("actor", String(80), nullable=False),
-    Column("action", String(40), nullable=False),
-    Column("subject", String(200), nullable=False),
-    Column("address", String(80), nullable=False),
-    Column("details", JSON, nullable=False),
-    Index("audit_by_action", "action", "at"),
-    sqlite_autoincrement=True,
-)
-
-webhooks = Table(
-    "webhooks",
-    metadata,
-    Column("id", String(40), primary_key=True),
-    Column("url", Text, nullable=False),
-    # Signs the deliveries, so it is stored itself and not as a digest, but sealed (`sealing.py`). No length is checked.
-    Column("secret", Text, nullable=False),
-    Column("events", JSON, nullable=False),
-    Column("created_at", Utc, nullable=False),
-    Column("ended_at", Utc),
-)
-
 # The outbox of webhooks. A delivery is written in the transaction of the event it reports and sent afterwards: nothing
 # is sent that did not happen, and no event is lost.
-deliveries = Table(
-    "deliveries",
-    metadata,
-    Column("seq", Integer, primary_key=True, autoincrement=True),
-    Column("id", String(40), nullable=False, unique=True),
-    Column("webhook_id", ForeignKey("webhooks.id"), nullable=False, index=True),
-    Column("event", String(40), nullable=False),
-    Column("body", Text, nullable=False),
-    Column("created_at", Utc, nullable=False),
-    Column("attempts", Integer, nullable=False),
-    Column("next_try_at", Utc),  # null: delivered or given up
-    Column("delivered_at", Utc),
-    Column("last_error", Text, nullable=False),
-    Index("deliveries_due", "next_try_at", sqlite_where=text("next_try_at IS NOT NULL"),
-          postgresql_where=text("next_try_at IS NOT NULL")),
-    sqlite_autoincrement=True,
-)  # fmt: skip
-
 # An import that is checked and waits, or has waited, to be put into the tables above. `store/imports` says how. The two
 # tables are not in archives: an archive is written when no import waits.
-imports = Table(
-    "imports",
-    metadata,
-    Column("id", String(40), primary_key=True),
-    Column("name", Text, nullable=False),  # the file's, for people
-    Column("format", String(40), nullable=False),
-    Column("source", String(200), nullable=False),
-    Column("project_id", ForeignKey("projects.id"), nullable=False),
-    Column("applied", Integer, nullable=False),  # how many of its records are in the tables
-    Column("counts", JSON, nullable=False),  # what the report counts, so far
-    # Who reads or applies it. Somebody else may, once the heartbeat is old.
-    Column("worker", String(40), nullable=False),
-    Column("heartbeat_at", Utc, nullable=False),
-    Column("created_at", Utc, nullable=False),
-    Column("committed_at", Utc),  # null: still being read, and nothing of it counts
-    Column("finished_at", Utc),
-)
-
-import_batches = Table(
-    "import_batches",
-    metadata,
-    Column("import_id", ForeignKey("imports.id"), primary_key=True),
-    Column("first", Integer, primary_key=True),  # how many records of the import come before it
-    Column("size", Integer, nullable=False),
-    Column("payload", LargeBinary),  # null: applied
-    Column("splits_kept", JSON, nullable=False),  # families that stayed in another split than the file asked for
-)

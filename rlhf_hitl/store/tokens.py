@@ -21,7 +21,8 @@ from sqlalchemy.engine import Connection, RowMapping
 from rlhf_hitl.errors import BadInput, Conflict, NotFound
 from rlhf_hitl.store import audit, people
 from rlhf_hitl.store.db import Store
-from rlhf_hitl.store.tables import raters, tokens
+from rlhf_hitl.store.service_tables import tokens
+from rlhf_hitl.store.tables import raters
 from rlhf_hitl.types import Rater, Scope, utc_now
 from rlhf_hitl.types.names import check_name
 

@@ -13,7 +13,8 @@ from rlhf_hitl.store.comparisons import load_comparisons
 from rlhf_hitl.store.db import Store
 from rlhf_hitl.store.judgments import IS_FIRST
 from rlhf_hitl.store.queue.assignment import count_available
-from rlhf_hitl.store.tables import comparisons, judgments, places, raters, routings, scores, tokens
+from rlhf_hitl.store.service_tables import tokens
+from rlhf_hitl.store.tables import comparisons, judgments, places, raters, routings, scores
 from rlhf_hitl.types import Comparison, Judgment, Route, Score, utc_now
 
 

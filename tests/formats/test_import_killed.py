@@ -19,8 +19,8 @@ from rlhf_hitl.formats.importing import import_path
 from rlhf_hitl.store import Store, imports
 from rlhf_hitl.store.comparisons import count_rows
 from rlhf_hitl.store.imports import finishing, staging
-from rlhf_hitl.store.tables import import_batches
-from rlhf_hitl.store.tables import imports as imports_table
+from rlhf_hitl.store.service_tables import import_batches
+from rlhf_hitl.store.service_tables import imports as imports_table
 
 ROWS, VOTES = 3000, 4
 IMPORT = """

@@ -17,7 +17,7 @@ from forked_processes import run_module
 from rlhf_hitl.api.app import create_headless_app
 from rlhf_hitl.config import Settings
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.store import Store, StoreFailure, db, people, queue, tokens, webhooks
+from rlhf_hitl.store import Store, StoreFailure, people, queue, tokens, webhooks
 from rlhf_hitl.store.judgments import read_judgments
 from rlhf_hitl.store.webhooks.sender import WebhookSender
 from rlhf_hitl.types import Answer, Event, Role, Scope, Verdict, utc_now
@@ -332,7 +332,7 @@ def test_log_lines_are_json_and_hold_no_text_and_no_secret(sqlite_url, tmp_path,
 
 
 def test_a_write_that_waits_too_long_for_other_writers_is_an_error(store_url, add_comparisons, add_raters, monkeypatch):
-    monkeypatch.setattr(db, "LOCK_TIMEOUT_SECONDS", 1)
+    monkeypatch.setattr(engines, "LOCK_TIMEOUT_SECONDS", 1)
     with Store.open(store_url) as store:
         add_comparisons(store, 1)
         [ann] = add_raters(store, 1)

@@ -131,9 +131,10 @@ def test_a_store_of_a_newer_version_is_refused(store, store_url, create):
 def test_a_store_of_an_older_version_asks_for_init_which_upgrades_it(empty_url):
     from alembic import command
 
-    from rlhf_hitl.store.db import _create_engine, make_alembic_config
+    from rlhf_hitl.store.db import make_alembic_config
+    from rlhf_hitl.store.engines import create_engine
 
-    engine = _create_engine(empty_url, create=True)
+    engine = create_engine(empty_url, create=True)
     with engine.begin() as conn:
         config = make_alembic_config()
         config.attributes["connection"] = conn

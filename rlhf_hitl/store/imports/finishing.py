@@ -20,7 +20,7 @@ from rlhf_hitl.store.db import Store
 from rlhf_hitl.store.imports.applying import BatchApplier
 from rlhf_hitl.store.imports.pacing import Pace
 from rlhf_hitl.store.imports.records import Batch
-from rlhf_hitl.store.tables import import_batches, imports
+from rlhf_hitl.store.service_tables import import_batches, imports
 
 #: Whoever applies an import writes a heartbeat with each transaction. After so long without one, another may take it
 #: over: the first would notice in its next transaction, and wait.

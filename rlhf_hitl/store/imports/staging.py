@@ -14,7 +14,7 @@ from rlhf_hitl.errors import RlhfHitlError
 from rlhf_hitl.store import projects
 from rlhf_hitl.store.db import Store
 from rlhf_hitl.store.imports.records import BatchBuilder, StagedRecord
-from rlhf_hitl.store.tables import import_batches, imports
+from rlhf_hitl.store.service_tables import import_batches, imports
 
 RECORDS_PER_BATCH = 1000
 BATCHES_PER_DELETE = 20  # deleting so many takes milliseconds

@@ -17,7 +17,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from rlhf_hitl.store.db import Store
-from rlhf_hitl.store.tables import Utc, deliveries, webhooks
+from rlhf_hitl.store.service_tables import deliveries, webhooks
+from rlhf_hitl.store.tables import Utc
 from rlhf_hitl.store.webhooks.subscriptions import Subscriptions, list_subscriptions
 from rlhf_hitl.types import Event, utc_now
 

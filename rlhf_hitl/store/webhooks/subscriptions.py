@@ -17,7 +17,7 @@ from sqlalchemy.engine import Connection
 from rlhf_hitl.errors import BadInput, NotFound
 from rlhf_hitl.store import audit
 from rlhf_hitl.store.db import Store
-from rlhf_hitl.store.tables import deliveries, webhooks
+from rlhf_hitl.store.service_tables import deliveries, webhooks
 from rlhf_hitl.types import Event, utc_now
 from rlhf_hitl.visible import find_invisible
 

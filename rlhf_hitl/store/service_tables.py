@@ -1,0 +1,124 @@
+"""The tables beside the work itself: access, the audit log, webhooks, imports that wait, and the store's own keys.
+
+`tables.py` has the others.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import (
+    JSON,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    String,
+    Table,
+    Text,
+    text,
+)
+
+from rlhf_hitl.store.tables import Utc, metadata
+
+secrets = Table(
+    "secrets",
+    metadata,
+    Column("name", String(40), primary_key=True),
+    Column("value", String(80), nullable=False),
+)
+
+readiness = Table(
+    "readiness",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("checked_at", Utc, nullable=False),
+)
+
+tokens = Table(
+    "tokens",
+    metadata,
+    Column("id", String(40), primary_key=True),
+    Column("kind", String(20), nullable=False),
+    Column("digest", String(64), nullable=False, unique=True),  # sha256 of a secret of 256 random bits
+    Column("rater_id", ForeignKey("raters.id"), index=True),  # whose it is; of an invitation: who accepted it
+    Column("name", String(200), nullable=False),
+    Column("scopes", JSON, nullable=False),
+    Column("role", String(20)),  # of an invitation: the role it gives
+    Column("project_id", ForeignKey("projects.id")),  # of an invitation: the project it gives access to
+    Column("created_by", String(80), nullable=False),
+    Column("created_at", Utc, nullable=False),
+    Column("expires_at", Utc),
+    Column("ended_at", Utc),
+)
+
+audit = Table(
+    "audit",
+    metadata,
+    Column("seq", Integer, primary_key=True, autoincrement=True),
+    Column("at", Utc, nullable=False),
+    Column("actor", String(80), nullable=False),
+    Column("action", String(40), nullable=False),
+    Column("subject", String(200), nullable=False),
+    Column("address", String(80), nullable=False),
+    Column("details", JSON, nullable=False),
+    Index("audit_by_action", "action", "at"),
+    sqlite_autoincrement=True,
+)
+
+webhooks = Table(
+    "webhooks",
+    metadata,
+    Column("id", String(40), primary_key=True),
+    Column("url", Text, nullable=False),
+    # Signs the deliveries, so it is stored itself and not as a digest, but sealed (`sealing.py`). No length is checked.
+    Column("secret", Text, nullable=False),
+    Column("events", JSON, nullable=False),
+    Column("created_at", Utc, nullable=False),
+    Column("ended_at", Utc),
+)
+
+deliveries = Table(
+    "deliveries",
+    metadata,
+    Column("seq", Integer, primary_key=True, autoincrement=True),
+    Column("id", String(40), nullable=False, unique=True),
+    Column("webhook_id", ForeignKey("webhooks.id"), nullable=False, index=True),
+    Column("event", String(40), nullable=False),
+    Column("body", Text, nullable=False),
+    Column("created_at", Utc, nullable=False),
+    Column("attempts", Integer, nullable=False),
+    Column("next_try_at", Utc),  # null: delivered or given up
+    Column("delivered_at", Utc),
+    Column("last_error", Text, nullable=False),
+    Index("deliveries_due", "next_try_at", sqlite_where=text("next_try_at IS NOT NULL"),
+          postgresql_where=text("next_try_at IS NOT NULL")),
+    sqlite_autoincrement=True,
+)  # fmt: skip
+
+imports = Table(
+    "imports",
+    metadata,
+    Column("id", String(40), primary_key=True),
+    Column("name", Text, nullable=False),  # the file's, for people
+    Column("format", String(40), nullable=False),
+    Column("source", String(200), nullable=False),
+    Column("project_id", ForeignKey("projects.id"), nullable=False),
+    Column("applied", Integer, nullable=False),  # how many of its records are in the tables
+    Column("counts", JSON, nullable=False),  # what the report counts, so far
+    # Who reads or applies it. Somebody else may, once the heartbeat is old.
+    Column("worker", String(40), nullable=False),
+    Column("heartbeat_at", Utc, nullable=False),
+    Column("created_at", Utc, nullable=False),
+    Column("committed_at", Utc),  # null: still being read, and nothing of it counts
+    Column("finished_at", Utc),
+)
+
+import_batches = Table(
+    "import_batches",
+    metadata,
+    Column("import_id", ForeignKey("imports.id"), primary_key=True),
+    Column("first", Integer, primary_key=True),  # how many records of the import come before it
+    Column("size", Integer, nullable=False),
+    Column("payload", LargeBinary),  # null: applied
+    Column("splits_kept", JSON, nullable=False),  # families that stayed in another split than the file asked for
+)

@@ -104,7 +104,7 @@ def restore_archive(store: Store, path: str | Path, *, progress: bool = False) -
 
             def read_table(table: str) -> tuple[list[str], Iterator[table_copy.PlainRow]]:
                 rows = _read_rows(archive, table, tables[table], str(path))
-                return next(rows), (row for row in rows if bar.update() or True)
+                return list(next(rows)), (row for row in rows if bar.update() or True)
 
             version = manifest["schema_version"]
             if version == table_copy.list_schema_versions()[0]:

@@ -124,4 +124,4 @@ def read_lines(
             else:
                 pieces.append(piece)
         if pieces:
-            yield number, newline[:0].join(pieces)
+            yield number, cast(AnyStr, newline[:0].join(cast(list[Any], pieces)))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import codecs
 import json
+import re
 from collections.abc import Iterator
-from json.decoder import WHITESPACE
 from pathlib import Path
 from typing import IO, Any
 
 from rlhf_hitl.formats.limits import PIECE_BYTES, Limits
 
+WHITESPACE = re.compile(r"[ \t\n\r]*")  # of JSON
 PARQUET_ROWS = 100  # at once
 PARQUET_MAGIC = b"PAR1"
 

@@ -120,7 +120,7 @@ def _check_what_names_completions(conn: Connection) -> None:
                 raise BadInput(f"scores of {id!r}", expected="the completions of its comparison", fix=FIX)
 
 
-def _read_pages(conn: Connection, query: sa.Select[Any]) -> Any:
+def _read_pages(conn: Connection, query: Any) -> Any:
     return conn.execute(query, execution_options={"yield_per": ROWS_AT_ONCE}).partitions()
 
 

@@ -17,7 +17,7 @@ from forked_processes import run_module
 from rlhf_hitl.api.app import create_headless_app
 from rlhf_hitl.config import Settings
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.store import Store, StoreFailure, people, queue, tokens, webhooks
+from rlhf_hitl.store import Store, StoreFailure, engines, people, queue, tokens, webhooks
 from rlhf_hitl.store.judgments import read_judgments
 from rlhf_hitl.store.webhooks.sender import WebhookSender
 from rlhf_hitl.types import Answer, Event, Role, Scope, Verdict, utc_now

@@ -148,7 +148,8 @@ def import_path(
             try:
                 finished = finish_import(own, staging.id, staging.worker, bar.update)
             except StoreFailure as e:  # the disk is full, or the database is gone
-                raise StoreFailure(f"{e}. {source.name} is read and kept: {HOW_IT_GOES_ON}") from e
+                reason = str(e).replace("; nothing was changed", "")  # of this transaction; those before it hold
+                raise StoreFailure(f"{reason}. {source.name} is read and kept: {HOW_IT_GOES_ON}") from e
     assert finished is not None
     counts = finished.counts
     return ImportReport(

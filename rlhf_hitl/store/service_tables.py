@@ -71,7 +71,8 @@ webhooks = Table(
     Column("id", String(40), primary_key=True),
     Column("url", Text, nullable=False),
     # Signs the deliveries, so it is stored itself and not as a digest, but sealed (`sealing.py`). No length is checked.
-    Column("secret", Text, nullable=False),
+    # Sealed, and longer than what SQLite was told, which checks no length and cannot change a column.
+    Column("secret", String(80).with_variant(Text, "postgresql"), nullable=False),
     Column("events", JSON, nullable=False),
     Column("created_at", Utc, nullable=False),
     Column("ended_at", Utc),

@@ -17,6 +17,7 @@ import psycopg
 import sqlalchemy as sa
 from alembic.script import ScriptDirectory
 from sqlalchemy import exc
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.engine import Connection
 
 from rlhf_hitl.errors import BadInput
@@ -40,6 +41,7 @@ TABLE_COLUMNS = {table.name: [c.name for c in table.columns] for table in _COPIE
 ROWS_OF_A_NEW_STORE = {"projects": 1, "lanes": 1, "secrets": 1}
 
 PlainRow = Sequence[Any]
+_POSTGRES = postgresql.dialect()
 
 
 @cache
@@ -186,7 +188,8 @@ def _check_rows(table: sa.Table, rows: Iterable[PlainRow], checks: RowChecks) ->
     """Yield the rows after checking that every value fits its column; SQLite itself would accept any value."""
     columns, names = list(table.columns), [c.name for c in table.columns]
     value_checks = [(i, check) for i, c in enumerate(columns) if (check := _find_value_check(c)) is not None]
-    text_limits = [(i, c.type.length or MAX_TEXT) for i, c in enumerate(columns) if isinstance(c.type, sa.String)]
+    types = [c.type.dialect_impl(_POSTGRES) for c in columns]  # which knows the lengths
+    text_limits = [(i, type.length or MAX_TEXT) for i, type in enumerate(types) if isinstance(type, sa.String)]
     json_places = [i for i, c in enumerate(columns) if isinstance(c.type, sa.JSON)]
     domain_checks = [(i, CHECKS[str(c)]) for i, c in enumerate(columns) if str(c) in CHECKS]
     check_row = checks.of_table.get(table.name)

@@ -103,10 +103,11 @@ def test_a_judgment_names_the_version_in_force_when_its_comparison_was_leased(st
         queue.submit(store, lease.id, ann, SKIP)
     last = queue.lease(store, ann, seconds=1800)
     assert last is not None
-    first = queue.submit(store, last.id, ann, SKIP, guideline_version="of the client")
+    version(store, "4")
+    first = queue.submit(store, last.id, ann, SKIP, guideline_version="4")
     queue.correct(store, first.judgment_id, ann, Answer(Verdict.ALL_BAD), idempotency_key="k")
     versions = [j.guideline_version for j in read_judgments(store, current=False)]
-    assert versions == [DEFAULT_VERSION, "2", "of the client", "of the client"]
+    assert versions == [DEFAULT_VERSION, "2", "4", "4"]
 
 
 def test_the_guideline_version_adds_no_statement_to_a_lease_and_submit(store, add_comparisons, add_raters):

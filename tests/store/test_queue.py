@@ -16,12 +16,12 @@ import pytest
 import sqlalchemy as sa
 
 from rlhf_hitl.errors import BadInput, Conflict, NotFound
-from rlhf_hitl.store import Store, people, queue, tables
+from rlhf_hitl.store import Store, guidelines, people, queue, tables
 from rlhf_hitl.store.comparisons import ROWS_PER_QUERY, find_comparisons
 from rlhf_hitl.store.judgments import insert_imported_judgments, read_judgments, read_store_revision
 from rlhf_hitl.store.reward_models import RewardModelRecord, add_reward_model
 from rlhf_hitl.store.routings import Routing, apply_routings, read_routings
-from rlhf_hitl.types import Answer, Reason, Role, Route, Verdict, utc_now
+from rlhf_hitl.types import Answer, Guideline, Reason, Role, Route, Verdict, utc_now
 
 SKIP = Answer(Verdict.SKIPPED)
 HOUR = timedelta(hours=1)
@@ -191,6 +191,7 @@ def test_a_judgment_is_kept_whole(store, add_comparisons, add_raters):
     [comparison] = add_comparisons(store, 1, k=3)
     [rater] = add_raters(store, 1)
     lease = take(store, rater)
+    guidelines.publish_guideline(store, Guideline("default", "g2", "Be fair."))
     a, b, c = lease.order_shown
     answer = Answer(
         Verdict.RANKED,

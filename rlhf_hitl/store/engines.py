@@ -9,7 +9,7 @@ from pathlib import Path
 
 import sqlalchemy as sa
 from sqlalchemy import event, exc
-from sqlalchemy.engine import URL, Engine
+from sqlalchemy.engine import URL, Connection, Engine
 
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.files import make_private_file, make_private_folder
@@ -21,6 +21,7 @@ KEEPALIVE_OPTIONS = {
     "keepalives_count": 3,
 }  # for PostgreSQL
 LOCK_TIMEOUT_SECONDS = 20  # how long a write waits for other writers
+LOCK_POLL_SECONDS = 0.001  # between two looks at SQLite's write lock
 IDLE_CHECK_SECONDS = 1.0  # a connection that was idle for longer is tested before it is used
 WAL_PAGES = 16 * 1024  # of 4 KiB
 
@@ -85,10 +86,33 @@ def create_engine(url: str, create: bool) -> Engine:
 
     @event.listens_for(engine, "begin")
     def _begin(conn):
-        write = conn.get_execution_options().get("write", True)
-        conn.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+        if conn.get_execution_options().get("write", True):
+            _begin_to_write(conn)
+        else:
+            conn.exec_driver_sql("BEGIN")
 
     return engine
+
+
+def _begin_to_write(conn: Connection) -> None:
+    """Begin a transaction that holds SQLite's write lock, as soon as no other process holds it.
+
+    SQLite itself looks for the lock in intervals that grow to a tenth of a second, and so misses the moments in which
+    an import of another process has stepped aside.
+    """
+    deadline = time.monotonic() + LOCK_TIMEOUT_SECONDS
+    conn.exec_driver_sql("PRAGMA busy_timeout = 0")
+    try:
+        while True:
+            try:
+                conn.exec_driver_sql("BEGIN IMMEDIATE")
+                return
+            except exc.OperationalError as e:
+                if "database is locked" not in str(e.orig) or time.monotonic() > deadline:
+                    raise
+                time.sleep(LOCK_POLL_SECONDS)
+    finally:
+        conn.exec_driver_sql(f"PRAGMA busy_timeout = {LOCK_TIMEOUT_SECONDS * 1000}")
 
 
 def _create_postgres_engine(url: URL) -> Engine:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -16,6 +17,10 @@ from rlhf_hitl.store.db import Store
 from rlhf_hitl.store.queue.assignment import is_free
 from rlhf_hitl.store.tables import comparisons, places, routings
 from rlhf_hitl.types import Event, Route, utc_now
+
+#: Decisions of one transaction, which takes some twenty milliseconds, and the seconds until the next one begins: raters
+#: wait for the lock meanwhile.
+DECISIONS_AT_ONCE, PAUSE_SECONDS = 10, 0.005
 
 
 @dataclass(frozen=True)
@@ -39,39 +44,44 @@ class Routing:
 def apply_routings(store: Store, decisions: Sequence[Routing], *, now: datetime | None = None) -> None:
     """Store decisions and carry them out: open places for raters, or close the free places of accepted comparisons.
 
-    A place that a rater holds or has filled stays.
+    A place that a rater holds or has filled stays. Each decision is stored and carried out as a whole; many of them
+    take several transactions, between which raters submit. Whoever is stopped in between routes again.
 
     Raises:
         NotFound: a decision names a comparison the store does not have; then no decision is stored.
     """
-    with store.write() as conn:
-        now = now or store.now(conn)
-        _lock_comparisons(store, conn, decisions)
-        hooks = webhooks.list_subscriptions(conn)
-        for d in decisions:
-            conn.execute(routings.insert().values(vars(d) | {"route": d.route.value, "proposed": d.proposed.value}))
-            conn.execute(comparisons.update().where(comparisons.c.id == d.comparison_id).values(route=d.route.value))
-            if d.route is Route.AUTO:
-                webhooks.enqueue_event(
-                    conn, Event.COMPARISON_RESOLVED, {"comparison_id": d.comparison_id, "by": "model"}, hooks
-                )
-                unfilled = sa.and_(places.c.comparison_id == d.comparison_id, places.c.judgment_id.is_(None))
-                conn.execute(places.delete().where(unfilled, is_free()), {"now": now})
-            else:
-                lane, wanted = _count_wanted_places(conn, d)
-                conn.execute(comparisons.update().where(comparisons.c.id == d.comparison_id).values(overlap=wanted))
-                open_places(store, conn, [(d.comparison_id, lane, wanted, d.route)])
-                position = compute_queue_position(store, d.comparison_id, d.route, d.round, d.place_in_line)
-                conn.execute(places.update().where(places.c.comparison_id == d.comparison_id).values(position=position))
-
-
-def _lock_comparisons(store: Store, conn: Connection, decisions: Sequence[Routing]) -> None:
-    """Lock the rows of the decided comparisons, in order of id so that two routers cannot deadlock."""
     ids = {d.comparison_id for d in decisions}
-    query = sa.select(comparisons.c.id).where(store.among(comparisons.c.id, ids)).order_by(comparisons.c.id)
-    existing = set(conn.execute(query.with_for_update(key_share=True)).scalars())
+    with store.read() as conn:
+        existing = set(conn.execute(sa.select(comparisons.c.id).where(store.among(comparisons.c.id, ids))).scalars())
     if missing := sorted(ids - existing):
         raise NotFound(f"comparison {missing[0]!r}", expected="one in the store", fix="import it before routing it")
+    for start in range(0, len(decisions), DECISIONS_AT_ONCE):
+        if start:
+            time.sleep(PAUSE_SECONDS)
+        with store.write() as conn:
+            _apply_some(store, conn, decisions[start : start + DECISIONS_AT_ONCE], now or store.now(conn))
+
+
+def _apply_some(store: Store, conn: Connection, decisions: Sequence[Routing], now: datetime) -> None:
+    # Locked in order of id, so that two routers cannot deadlock.
+    query = sa.select(comparisons.c.id).where(store.among(comparisons.c.id, {d.comparison_id for d in decisions}))
+    conn.execute(query.order_by(comparisons.c.id).with_for_update(key_share=True))
+    hooks = webhooks.list_subscriptions(conn)
+    for d in decisions:
+        conn.execute(routings.insert().values(vars(d) | {"route": d.route.value, "proposed": d.proposed.value}))
+        conn.execute(comparisons.update().where(comparisons.c.id == d.comparison_id).values(route=d.route.value))
+        if d.route is Route.AUTO:
+            webhooks.enqueue_event(
+                conn, Event.COMPARISON_RESOLVED, {"comparison_id": d.comparison_id, "by": "model"}, hooks
+            )
+            unfilled = sa.and_(places.c.comparison_id == d.comparison_id, places.c.judgment_id.is_(None))
+            conn.execute(places.delete().where(unfilled, is_free()), {"now": now})
+        else:
+            lane, wanted = _count_wanted_places(conn, d)
+            conn.execute(comparisons.update().where(comparisons.c.id == d.comparison_id).values(overlap=wanted))
+            open_places(store, conn, [(d.comparison_id, lane, wanted, d.route)])
+            position = compute_queue_position(store, d.comparison_id, d.route, d.round, d.place_in_line)
+            conn.execute(places.update().where(places.c.comparison_id == d.comparison_id).values(position=position))
 
 
 def _count_wanted_places(conn: Connection, decision: Routing) -> tuple[int, int]:

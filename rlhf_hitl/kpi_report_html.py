@@ -10,7 +10,7 @@ from rlhf_hitl.kpis import KpiReport
 
 KPI_REPORT_TEMPLATE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>rlhf_hitl report</title>
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <style>
 :root { color-scheme: light dark; --line: #8884; }

@@ -16,7 +16,7 @@ import standardwebhooks
 
 from rlhf_hitl.api.sign_in_throttle import SignInThrottle
 from rlhf_hitl.errors import BadInput, Conflict, NotFound
-from rlhf_hitl.store import audit, people, queue, sign_in, tables, tokens, webhooks
+from rlhf_hitl.store import audit, people, queue, service_tables, sign_in, tokens, webhooks
 from rlhf_hitl.store.judgments import read_judgments
 from rlhf_hitl.store.loop_steps import finish_step
 from rlhf_hitl.store.retention import DELETE_LIMIT, RETENTION, delete_expired
@@ -311,10 +311,10 @@ def test_finished_deliveries_are_deleted_after_a_month_and_waiting_ones_are_kept
         now += timedelta(days=1)
         given_up = webhooks.claim_delivery(store, now=now)
     judge(store, ann)
-    [waits] = kept(store, tables.deliveries) - {sent.id, given_up.id}
+    [waits] = kept(store, service_tables.deliveries) - {sent.id, given_up.id}
     assert delete_expired(store, now=utc_now() + RETENTION - timedelta(minutes=1)) == 0
     assert delete_expired(store, now=utc_now() + RETENTION + timedelta(minutes=1)) == 2
-    assert kept(store, tables.deliveries) == {waits}
+    assert kept(store, service_tables.deliveries) == {waits}
     assert len(list(read_judgments(store))) == 3
 
 
@@ -331,7 +331,7 @@ def test_sessions_and_tokens_are_deleted_a_month_after_their_end_and_the_audit_l
     assert delete_expired(store, now=utc_now() + RETENTION - timedelta(minutes=1)) == 0
     assert delete_expired(store, now=utc_now() + RETENTION + timedelta(minutes=1)) == 1
     assert delete_expired(store, now=utc_now() + RETENTION + timedelta(days=11)) == 2
-    assert len(kept(store, tables.tokens)) == 2
+    assert len(kept(store, service_tables.tokens)) == 2
     assert tokens.find_token_owner(store, held, tokens.TokenKind.SESSION) is not None
     assert tokens.find_token_owner(store, api, tokens.TokenKind.API) is not None
     assert audit.list_entries(store) == said
@@ -343,11 +343,15 @@ def test_a_running_sender_deletes_expired_rows_in_batches_while_it_delivers(stor
         for n in range(2 * DELETE_LIMIT + 11):
             webhooks.enqueue_event(conn, Event.ALERT_RAISED, {"n": n})
         past = {"next_try_at": None, "created_at": utc_now() - RETENTION - timedelta(days=1)}
-        conn.execute(tables.deliveries.update().where(tables.deliveries.c.seq <= 2 * DELETE_LIMIT + 1).values(past))
+        conn.execute(
+            service_tables.deliveries.update()
+            .where(service_tables.deliveries.c.seq <= 2 * DELETE_LIMIT + 1)
+            .values(past)
+        )
     sender = WebhookSender(store, pause=0.01, batch_size=3)
     sender.start()
     deadline = time.monotonic() + 20
-    while len(kept(store, tables.deliveries)) > 10 or webhooks.count_waiting_deliveries(store):
+    while len(kept(store, service_tables.deliveries)) > 10 or webhooks.count_waiting_deliveries(store):
         assert time.monotonic() < deadline
         time.sleep(0.01)
     sender.stop()

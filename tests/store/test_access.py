@@ -21,6 +21,7 @@ from rlhf_hitl.store import (
     passwords,
     people,
     projects,
+    service_tables,
     sign_in,
     tables,
     tokens,
@@ -43,7 +44,7 @@ def start_session(store, hours: float, password: str = PASSWORD, **more) -> str:
 def everything_kept(store) -> str:
     """All text the database holds about access."""
     with store.read() as conn:
-        rows = [conn.execute(sa.select(t)).all() for t in (tables.tokens, tables.audit, tables.raters)]
+        rows = [conn.execute(sa.select(t)).all() for t in (service_tables.tokens, service_tables.audit, tables.raters)]
     return repr(rows)
 
 
@@ -66,7 +67,11 @@ def test_an_expired_token_or_one_of_a_disabled_rater_identifies_nobody(store, an
     long = tokens.add_api_token(store, ann.id, "", [Scope.TASK], days=None)
     with store.write() as conn:
         past = utc_now() - timedelta(seconds=1)
-        conn.execute(tables.tokens.update().where(tables.tokens.c.expires_at.is_not(None)).values(expires_at=past))
+        conn.execute(
+            service_tables.tokens.update()
+            .where(service_tables.tokens.c.expires_at.is_not(None))
+            .values(expires_at=past)
+        )
     assert tokens.find_token_owner(store, short, TokenKind.API) is None
     assert tokens.find_token_owner(store, long, TokenKind.API) is not None
     people.change_rater(store, "ann", disabled=True)

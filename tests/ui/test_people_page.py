@@ -9,7 +9,7 @@ import pytest
 
 from browser_fixtures import PASSWORD, Server, enter, expect, only_to_draw, pair
 from rlhf_hitl import simulate
-from rlhf_hitl.store import audit, invitations, people, projects, queue, sign_in, tokens
+from rlhf_hitl.store import audit, invitations, people, projects, queue, sign_in, tables, tokens
 from rlhf_hitl.store.comparisons import find_comparisons
 from rlhf_hitl.store.judgments import insert_imported_judgments
 from rlhf_hitl.store.tables import raters
@@ -61,7 +61,9 @@ def changes(server: Server, name: str) -> list[tuple[str, dict]]:
 def test_a_lead_sees_who_works_how_much_and_how_fast(serve, page):
     server = serve([pair(f"Question {i}?", "yes", "no", overlap=9) for i in range(6)])
     store = server.store
-    ann, hostile = server.person("ann"), server.person(HOSTILE)
+    ann, hostile = server.person("ann"), server.person("hostile")
+    with store.write() as conn:  # as an earlier version would have let them call themselves
+        conn.execute(tables.raters.update().where(tables.raters.c.id == hostile.id).values(name=HOSTILE))
     server.person("paula")
     people.change_rater(store, "ann", quota=4, languages=["en", "es"])
     people.change_rater(store, "paula", paused=True)

@@ -16,7 +16,7 @@ MAX_CHARACTERS = 4000  # of a prompt or an answer
 
 EVALUATION_REPORT_TEMPLATE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>Evaluation {{ e.name }}</title>
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <style>
 :root { color-scheme: light dark; --line: #8884; }

@@ -11,7 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.types import Answer, Judgment, Ranking, Reason, ShownAnswer, Verdict
 
-PageId = Annotated[str, Field(max_length=80)]
+PageId = Annotated[str, Field(max_length=80, pattern=r"^[^\x00-\x1f]*$")]
+TEXT = r"^[^\x00]*$"
 
 
 class PageRequest(BaseModel):
@@ -28,7 +29,7 @@ class PageRequest(BaseModel):
     day: datetime | None = None
     have: tuple[PageId, ...] = Field(default=(), max_length=10)
     lapsed: tuple[PageId, ...] = Field(default=(), max_length=10)
-    guidelines: tuple[Annotated[str, Field(max_length=200)], ...] = Field(default=(), max_length=100)
+    guidelines: tuple[Annotated[str, Field(max_length=200, pattern=TEXT)], ...] = Field(default=(), max_length=100)
     id: PageId = ""
     mode: Literal["new", "correct", "tutorial"] = "new"
     verdict: Verdict | None = None
@@ -36,8 +37,8 @@ class PageRequest(BaseModel):
     strength: int | None = None
     reason: Reason | None = None
     scores: dict[PageId, tuple[int | None, ...]] = Field(default_factory=dict, max_length=30)
-    rationale: str = Field(default="", max_length=20_000)
-    rewrite: str = Field(default="", max_length=100_000)
+    rationale: str = Field(default="", max_length=20_000, pattern=TEXT)
+    rewrite: str = Field(default="", max_length=100_000, pattern=TEXT)
     active_seconds: float = Field(default=0.0, ge=0, lt=86_400)
 
 

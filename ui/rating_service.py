@@ -258,7 +258,7 @@ def answer_call(name: str, store: Store, settings: Settings, rater: Rater, sent:
         first = e.errors()[0]
         return _make_problem("refused", "refused", f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
     except BadInput as e:
-        return _make_problem("refused", "refused", str(e))
+        return _make_problem("refused", "refused", str(e).replace(store.safe_url, "of this server"))
     except StoreFailure:
         return _make_problem("server", "server")
 

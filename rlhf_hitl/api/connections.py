@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
+from itertools import chain
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -70,6 +71,9 @@ class Connections:
         # Those that a client keeps waiting, the longest first.
         self._waiting: dict[LimitedProtocol, None] = {}
         self._slow_readers: dict[LimitedProtocol, None] = {}
+        self._open: set[LimitedProtocol] = set()
+        # Those that are closed as soon as the client has read what is left → since when.
+        self._closing: dict[LimitedProtocol, float] = {}
         self._check: asyncio.TimerHandle | None = None
 
     def add(self, connection: LimitedProtocol) -> None:
@@ -80,6 +84,7 @@ class Connections:
         address = connection.address
         self.number += 1
         self._by_address[address] += 1
+        self._open.add(connection)
         self.expect(connection)
         if address not in self._proxies and self._by_address[address] > self.limits.per_address:
             self._close_longest(lambda c: c.address == address)
@@ -89,6 +94,8 @@ class Connections:
             self._check = connection.loop.call_later(CHECK_SECONDS, self._close_overdue, connection.loop)
 
     def remove(self, connection: LimitedProtocol) -> None:
+        self._open.discard(connection)
+        self._closing.pop(connection, None)
         self._waiting.pop(connection, None)
         self._slow_readers.pop(connection, None)
         self.number -= 1
@@ -111,7 +118,8 @@ class Connections:
             self._slow_readers.pop(connection, None)
 
     def _close_longest(self, is_candidate: Callable[[LimitedProtocol], bool]) -> None:
-        longest = next(filter(is_candidate, self._waiting))
+        longest = next(filter(is_candidate, chain(self._closing, self._waiting)))
+        self._closing.pop(longest, None)
         self.stop_expecting(longest)
         longest.transport.abort()
 
@@ -122,6 +130,9 @@ class Connections:
             connection.time_out()
         for connection in [c for c in self._slow_readers if now > c.read_deadline]:
             connection.transport.abort()
+        for connection in [c for c in self._open if c.transport.is_closing()]:
+            if now > self._closing.setdefault(connection, now) + self.limits.head_seconds:
+                connection.transport.abort()
         self._check = loop.call_later(CHECK_SECONDS, self._close_overdue, loop) if self.number else None
 
 
@@ -141,7 +152,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._all = connections
         self.address = ""
         self.deadline = self.read_deadline = 0.0
-        self._phase, self._head_bytes = Phase.IDLE, 0
+        self._phase, self._head_bytes, self._bytes_beside_body = Phase.IDLE, 0, 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -157,19 +168,35 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._phase is Phase.BODY:
             earned = len(data) / self._all.limits.body_bytes_per_second
             self.deadline = min(self.deadline + earned, self.loop.time() + self._all.limits.body_seconds)
+            self._bytes_beside_body += len(data)
         else:
             self._head_bytes += len(data)
         super().data_received(data)
-        if self._phase is Phase.HEAD and self._head_bytes > self._all.limits.head_bytes:
+        # Beside a body come the lengths of chunks, which are short, and trailers, which may have no end.
+        most = self._all.limits.head_bytes
+        too_much = self._phase is Phase.BODY and self._bytes_beside_body > most + len(data)
+        if too_much or (self._phase is Phase.HEAD and self._head_bytes > most):
             self._refuse(431, "Request Header Fields Too Large")
 
     def on_message_begin(self) -> None:
+        if self.cycle is not None and not self.cycle.response_complete:
+            raise ValueError(
+                "a request before the answer to the one before: nobody needs that, and it could be endless"
+            )
         super().on_message_begin()
         self._enter(Phase.HEAD, self._all.limits.head_seconds)
 
     def on_headers_complete(self) -> None:
         super().on_headers_complete()
         self._enter(Phase.BODY, self._all.limits.body_seconds)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._phase is not Phase.BODY:  # trailers are left out
+            super().on_header(name, value)
+
+    def on_body(self, body: bytes) -> None:
+        self._bytes_beside_body = 0
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         super().on_message_complete()
@@ -178,7 +205,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def _enter(self, phase: Phase, seconds: float) -> None:
         """Begin a phase in which the server waits for the client."""
-        self._phase, self._head_bytes = phase, 0
+        self._phase, self._head_bytes, self._bytes_beside_body = phase, 0, 0
         self.deadline = self.loop.time() + seconds
         self._all.expect(self)
 

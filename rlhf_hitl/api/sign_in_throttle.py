@@ -14,6 +14,7 @@ from rlhf_hitl.types import Event, utc_now
 FROM_KNOWN_DEVICE, TRIED = "sign_in.tried_known", "sign_in.tried"
 #: What `store/devices.py` records of an attempt with an unknown browser that was no guess.
 SUCCEEDED = "device.added"
+THROTTLED = "sign_in.throttled"
 
 
 class SignInThrottle:
@@ -41,7 +42,7 @@ class SignInThrottle:
         address = address[:80]  # as the audit log keeps it
         with self.store.read() as conn:  # a flood of attempts is refused without the lock that submits wait for
             wait = self._find_wait(conn, address, name, is_known_device)
-            is_told = wait > 0 and bool(audit.list_times(conn, "sign_in.throttled", self._start(), subject=name))
+            is_told = wait > 0 and self._leads_are_told(conn, address, name)
         if wait > 0 and is_told:
             return wait
         with self.store.write() as conn:
@@ -80,9 +81,16 @@ class SignInThrottle:
         return max((times[-most] + self.pause - utc_now()).total_seconds(), 0.0)
 
     def _tell_leads(self, conn: Connection, address: str, name: str) -> None:
-        """Record that somebody is slowed, and raise an alert: once a window for each name."""
-        if audit.list_times(conn, "sign_in.throttled", self._start(), subject=name):
+        """Record that somebody is slowed, and raise an alert: once a window for a name, and for an address."""
+        if self._leads_are_told(conn, address, name):
             return
-        audit.record(conn, audit.Actor("", address), "sign_in.throttled", name)
+        audit.record(conn, audit.Actor("", address), THROTTLED, name)
         alert = {"alert": "sign_in.throttled", "name": name, "address": address}
         webhooks.enqueue_event(conn, Event.ALERT_RAISED, alert)
+
+    def _leads_are_told(self, conn: Connection, address: str, name: str) -> bool:
+        start = self._start()
+        return bool(
+            audit.list_times(conn, THROTTLED, start, subject=name)
+            or audit.list_times(conn, THROTTLED, start, address=address)
+        )

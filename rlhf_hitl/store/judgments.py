@@ -30,6 +30,7 @@ def read_judgments(
     current: bool = True,
     repeats: bool = True,
     after: int = 0,
+    at_once: int = ROWS_PER_QUERY,
 ) -> Iterator[Judgment]:
     """Yield judgments in the order they came.
 
@@ -37,6 +38,7 @@ def read_judgments(
         current: only judgments that no other supersedes.
         repeats: also judgments of hidden repeats.
         after: only judgments whose `seq` is above this.
+        at_once: how many are read together: no more than are wanted, for each may hold a long text.
     """
     query = sa.select(judgments).order_by(judgments.c.seq)
     if comparison_ids is not None:
@@ -51,7 +53,7 @@ def read_judgments(
         query = query.where(~sa.exists().where(newer.c.supersedes == judgments.c.id))
     while True:
         with store.read() as conn:
-            rows = conn.execute(query.where(judgments.c.seq > after).limit(ROWS_PER_QUERY)).mappings().all()
+            rows = conn.execute(query.where(judgments.c.seq > after).limit(at_once)).mappings().all()
         if not rows:
             return
         yield from (Judgment.from_plain(row) for row in rows)

@@ -114,8 +114,9 @@ def load_progress(
     now = now or utc_now()
     done = sa.select(sa.func.count()).where(judgments.c.rater_id == rater_id, judgments.c.created_at >= since, IS_FIRST)
     held = sa.select(sa.func.count()).where(
-        places.c.rater_id == rater_id, places.c.judgment_id.is_(None), places.c.leased_until > now
-    )
+        places.c.rater_id == rater_id, places.c.judgment_id.is_(None), places.c.leased_until > now,
+        places.c.reserved_for.is_(None),
+    )  # fmt: skip
     with store.read() as conn:
         left = conn.execute(held).scalar_one() + count_available(conn, rater_id, now, cap)
         return RaterProgress(conn.execute(done).scalar_one(), min(left, cap), cap)

@@ -134,10 +134,10 @@ def test_one_attempt_a_pause_is_left(store, kim):
 
 def test_leads_are_told_once_that_a_name_is_tried(store, kim):
     throttle = SignInThrottle(store, per_name=2)
-    waits = [throttle.record_attempt(f"192.0.2.{i}", kim) for i in range(6)]
+    waits = [throttle.record_attempt(f"198.51.100.{i}", kim) for i in range(6)]
     assert [wait > 0 for wait in waits] == [False, False, True, True, True, True]
     told = audit.list_entries(store, actions=["sign_in.throttled"], newest_first=True)
-    assert [entry.address for entry in told if entry.subject == kim] == ["192.0.2.2"]
+    assert [entry.address for entry in told if entry.subject == kim] == ["198.51.100.2"]
 
 
 def test_a_browser_that_has_signed_in_is_not_slowed_by_strangers_who_try_its_name(client, kim):

@@ -19,6 +19,7 @@ from starlette.types import ASGIApp
 from rlhf_hitl.api.app import create_app, create_headless_app
 from rlhf_hitl.api.connections import ConnectionLimits, Connections, LimitedProtocol
 from rlhf_hitl.api.json_body import count_values
+from rlhf_hitl.api.sign_in_throttle import SignInThrottle
 from rlhf_hitl.config import Settings, TrustedProxies, load_settings
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.store import Store, audit, people, tokens
@@ -165,6 +166,61 @@ def _is_closed(client: socket.socket) -> bool:
         return False
     except OSError:
         return True
+
+
+def test_trailers_without_end_are_refused():
+    with served(echo_length) as address, socket.create_connection(address) as client:
+        client.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n")
+        with contextlib.suppress(OSError):
+            for i in range(2000):
+                client.sendall(b"X-%d: " % i + b"y" * 1000 + b"\r\n")
+        assert receive_all(client)[:12] in (b"HTTP/1.1 431", b"")
+
+
+def test_a_second_request_before_the_first_answer_ends_the_connection():
+    connections: list[Connections] = []
+    with served(echo_length, connections=connections) as address, socket.create_connection(address) as client:
+        client.sendall(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n" * 1000)
+        receive_all(client)
+        deadline = time.monotonic() + 15
+        while connections[0].number:
+            assert time.monotonic() < deadline
+
+
+def test_a_connection_that_is_closed_and_not_read_is_cut_off():
+    connections: list[Connections] = []
+    with served(echo_length, connections=connections) as address, socket.socket() as client:
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
+        client.connect(address)
+        client.sendall(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\nnonsense\r\n\r\n")
+        deadline = time.monotonic() + 20
+        while not connections or connections[0].number:
+            assert time.monotonic() < deadline, "it is neither read nor waited for"
+            time.sleep(0.05)
+
+
+@pytest.mark.parametrize("header", [b'a="' + b'\\"' * 30_000 + b'"', b"; " * 30_000, b"rlhf_hitl_session=" * 3_000])
+def test_no_cookie_takes_long(app, header):
+    begun = time.process_time()
+    answer = TestClient(app).get("/me", headers=[(b"cookie", header)])
+    assert answer.status_code == 401
+    assert time.process_time() - begun < 1
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [({"origin": "http://evil.example"}, 403), ({"origin": "null"}, 403), ({"origin": "http://testserver:81"}, 403),
+     ({"sec-fetch-site": "same-site"}, 403), ({"origin": "http://testserver"}, 303), ({}, 303)],
+)  # fmt: skip
+def test_another_site_cannot_change_anything_with_or_without_the_newer_header(app, headers, status):
+    assert TestClient(app, follow_redirects=False).post("/logout", headers=headers).status_code == status
+
+
+def test_made_up_names_from_one_address_leave_one_line_and_one_alert(sqlite_store):
+    throttle = SignInThrottle(sqlite_store, per_address=5)
+    waits = [throttle.record_attempt("192.0.2.7", f"made up {i}") for i in range(40)]
+    assert sum(wait == 0 for wait in waits) == 5
+    assert len(audit.list_entries(sqlite_store, actions=["sign_in.throttled"])) == 1
 
 
 def test_a_trusted_proxy_may_open_more_connections_than_one_client():

@@ -17,7 +17,7 @@ from starlette.testclient import TestClient
 from rlhf_hitl.api.app import create_headless_app
 from rlhf_hitl.config import Settings
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.store import Store, guidelines, people, projects, queue, scores, tokens
+from rlhf_hitl.store import Store, guidelines, people, projects, queue, scores, tokens, views
 from rlhf_hitl.store.comparisons import insert_comparisons
 from rlhf_hitl.store.routings import Routing, apply_routings
 from rlhf_hitl.store.tables import reward_models
@@ -94,6 +94,46 @@ def test_the_order_is_another_in_every_store_and_stays_in_each(empty_url, sqlite
             assert all(first[c.id] == second[c.id][::-1] for c in made), "counterbalanced over the places"
             shown.append(first)
         assert 5 <= sum(shown[0][c.id] == shown[1][c.id] for c in made) <= 35
+
+
+@pytest.mark.parametrize("k", [3, 4])
+def test_of_more_answers_each_order_is_as_likely_as_any_other(sqlite_store, add_raters, k):
+    """A turned canonical order would leave k of the k! orders."""
+    made = []
+    for i in range(120):
+        prompt = Prompt.create((Message("user", f"Question {i}?"),))
+        sides = [Completion.create(prompt.id, (Message("assistant", f"{i}.{j}"),), f"p{j}") for j in range(k)]
+        made.append(Comparison.create(prompt, sides))
+    with sqlite_store.write() as conn:
+        insert_comparisons(sqlite_store, conn, made)
+    [ann] = add_raters(sqlite_store, 1)
+    turned = 0
+    for lease in queue.lease_many(sqlite_store, ann, 120, seconds=9):
+        ids = [c.id for c in lease.comparison.completions]
+        turned += lease.order_shown in {tuple(ids[i:] + ids[:i]) for i in range(k)}
+    assert turned < 90, "half of the orders of three, a quarter of those of four"
+
+
+def test_hidden_repeats_do_not_show_by_the_order_of_leases_or_by_what_is_left(store, add_raters):
+    with store.write() as conn:
+        insert_comparisons(store, conn, [make_comparison(i) for i in range(60)])
+    projects.change_project(store, "default", repeat_every=2)
+    [ann] = add_raters(store, 1)
+    for _ in range(25):
+        [lease] = queue.lease_many(store, ann, 1, seconds=900, chance=lambda: 0.99)
+        queue.submit(store, lease.id, ann, ShownAnswer(Answer(Verdict.RANKED, (("A",), ("B",)), 2)))
+    draws = itertools.cycle([0.1, 0.1, 0.9])  # a repeat, which one, none
+    left = views.load_progress(store, ann, since=utc_now()).left
+    held = queue.lease_many(store, ann, 6, seconds=900, chance=lambda: next(draws))
+    repeats = [lease.comparison.repeat_of is not None for lease in held]
+    assert sorted(set(repeats)) == [False, True]
+    assert views.load_progress(store, ann, since=utc_now()).left <= left
+    again = queue.lease_many(store, ann, 6, seconds=900)
+    assert [lease.id for lease in again] == [lease.id for lease in held]
+    for lease in held:
+        queue.release(store, lease.id, ann)
+    third = queue.lease_many(store, ann, 6, seconds=900, chance=lambda: 0.99)
+    assert [lease.comparison.id for lease in third] == [lease.comparison.id for lease in held]
 
 
 def test_the_next_in_line_and_the_control_share_do_not_follow_from_the_id(store, filled):

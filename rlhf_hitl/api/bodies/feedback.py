@@ -19,7 +19,6 @@ from rlhf_hitl.api.bodies.fields import (
     Name,
     Number,
     ShortText,
-    Text,
 )
 from rlhf_hitl.api.bodies.messages import MessageBody, ShownOut, shown_to_json
 from rlhf_hitl.types import (
@@ -57,7 +56,9 @@ class AnswerBody(Body):
         examples=[{"helpful": {"A": 4, "B": 2}}],
     )
     rationale: Annotated[str, StringConstraints(pattern=TEXT, max_length=20_000)] = ""
-    rewrite: Text = Field("", description="A better answer than those shown, which is kept as a demonstration.")
+    rewrite: Annotated[str, StringConstraints(pattern=TEXT, max_length=100_000)] = Field(
+        "", description="A better answer than those shown, which is kept as a demonstration."
+    )
     reason: Reason | None = Field(
         None, description="Why it is flagged (unsafe, broken, wrong_language, private) or skipped (the others)."
     )

@@ -70,7 +70,9 @@ def add_operations(routes: ScopedRoutes, store: Store, settings: Settings) -> No
     ) -> Any:
         """List judgments in the order they arrived. Raters get their own, leads and evaluators everybody's."""
         rater_id = None if caller.sees_all else caller.rater.id
-        judgments = read_judgments(store, rater_id=rater_id, project=project, current=current, after=after)
+        judgments = read_judgments(
+            store, rater_id=rater_id, project=project, current=current, after=after, at_once=limit
+        )
         return make_page(
             [bodies.judgment_to_json(j, caller.sees_all) for j in islice(judgments, limit)], limit, "cursor"
         )

@@ -109,7 +109,7 @@ def find_next_place(
         row = conn.execute(_HEAD_OF_LANE, parameters | {"lane": lane.id}).first()
         if row is not None:
             if lane.repeat_every and chance() < 1 / lane.repeat_every:
-                repeat = _create_repeat(store, conn, rater.id, lane.project_id, chance)
+                repeat = _create_repeat(store, conn, rater.id, lane.project_id, row.position, chance)
                 if repeat is not None:
                     return repeat
             return Place(row.comparison_id, row.n)
@@ -151,7 +151,8 @@ def count_available(conn: Connection, rater_id: str, now: datetime, cap: int) ->
     if rater.paused_at is not None:
         return 0
     lane_ids = [lane.id for lane in _load_open_lanes(conn, rater, ANY_TASK)]
-    free = _select_free_places().where(places.c.lane_id.in_(lane_ids)).order_by(None)
+    # Without hidden repeats, which would show by a count that grows.
+    free = _select_free_places().where(places.c.lane_id.in_(lane_ids), places.c.reserved_for.is_(None)).order_by(None)
     capped = free.with_only_columns(places.c.comparison_id).distinct().limit(cap).subquery()
     return conn.execute(sa.select(sa.func.count()).select_from(capped), {"rater": rater_id, "now": now}).scalar_one()
 
@@ -243,7 +244,7 @@ def _lock_first(*where: sa.ColumnElement[bool]) -> sa.Select:
 
 
 # Statements of the busy path are built once: building one takes longer than running it.
-_HEAD_OF_LANE = _lock_first(places.c.lane_id == sa.bindparam("lane"))
+_HEAD_OF_LANE = _lock_first(places.c.lane_id == sa.bindparam("lane")).add_columns(places.c.position)
 _FIRST_OF_CANDIDATES = _lock_first(places.c.comparison_id.in_(sa.bindparam("ids", expanding=True)))
 # One subquery for each lane, because that is one step into the index, however long the lane is.
 _HEADS = sa.select(
@@ -258,7 +259,7 @@ _HEADS = sa.select(
 
 
 def _create_repeat(
-    store: Store, conn: Connection, rater_id: str, project: str, chance: Callable[[], float]
+    store: Store, conn: Connection, rater_id: str, project: str, position: int, chance: Callable[[], float]
 ) -> Place | None:
     """Create a hidden repeat, a comparison that shows a rater again what they ranked a while ago, and its place.
 
@@ -286,7 +287,7 @@ def _create_repeat(
     copied = {name: original[name] for name in ("prompt_id", "completion_ids", "source", "lane_id")}
     values = {"id": repeat_id, "overlap": 1, "route": Route.HUMAN.value, "created_at": utc_now()}
     conn.execute(comparisons.insert().values(copied | values | {"repeat_of": original["id"]}))
-    # In front of the line, so that it comes first again if the rater's lease on it runs out.
-    place = {"comparison_id": repeat_id, "n": 0, "lane_id": original["lane_id"], "position": 0}
+    # Just before the place that would have come, so that it comes where it came if the lease on it is given back.
+    place = {"comparison_id": repeat_id, "n": 0, "lane_id": original["lane_id"], "position": max(position - 1, 0)}
     conn.execute(places.insert().values(place | {"reserved_for": rater_id}))
     return Place(repeat_id, 0)

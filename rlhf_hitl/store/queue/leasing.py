@@ -74,7 +74,9 @@ def lease_many(
             place = assignment.find_next_place(store, conn, rater, task_filter, candidates, now, chance)
             if place is None:
                 break
-            held.append(_lease_place(store, conn, rater_id, place, now, until))
+            # One after another, so that they are listed in this order again.
+            leased_at = now + timedelta(microseconds=len(held))
+            held.append(_lease_place(store, conn, rater_id, place, leased_at, until))
         return held
 
 
@@ -152,8 +154,10 @@ def _choose_order(store: Store, conn: Connection, comparison: Comparison, n: int
             IS_FIRST,
         )
         return conn.execute(first_judgment).scalar_one()[::-1]
+    # All of the order is drawn, and not only where it starts: of three or more, a turned canonical order tells a lot.
     ids = [c.id for c in comparison.completions]
-    start = (store.draw("order", comparison.id, len(ids)) + n) % len(ids)
+    ids.sort(key=lambda id: store.draw("order", f"{comparison.id}:{id}", 2**60))
+    start = n % len(ids)
     return ids[start:] + ids[:start]
 
 
@@ -180,7 +184,7 @@ _RUNNING_LEASES = (
         places.c.judgment_id.is_(None),
         places.c.leased_until > sa.bindparam("now", type_=Utc),
     )
-    .order_by(leases.c.leased_at, places.c.position)
+    .order_by(leases.c.leased_at, leases.c.id)  # not by position, which a hidden repeat has another of
 )
 
 

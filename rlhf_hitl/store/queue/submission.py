@@ -23,6 +23,10 @@ from rlhf_hitl.store.queue.leasing import check_lease_of
 from rlhf_hitl.store.queue.locks import lock_comparison, lock_rater
 from rlhf_hitl.store.tables import comparisons, judgments, leases, places
 from rlhf_hitl.types import Answer, Event, Receipt, ShownAnswer, utc_now
+from rlhf_hitl.types.content import refuse_nul
+
+#: Of one judgment. Each stays in the store for good.
+MAX_CORRECTIONS = 50
 
 
 def submit(
@@ -137,6 +141,9 @@ def correct(
         )
         if earlier_id is not None:
             return Receipt(earlier_id, "repeated")
+        own = (judgments.c.comparison_id == old["comparison_id"], judgments.c.rater_id == rater_id)
+        if conn.execute(sa.select(sa.func.count()).where(*own)).scalar_one() > MAX_CORRECTIONS:
+            raise Conflict(f"judgment {judgment_id}: it was corrected {MAX_CORRECTIONS} times. Fix: ask a lead")
         if conn.execute(sa.select(judgments.c.id).where(judgments.c.supersedes == judgment_id)).first():
             raise Conflict(f"judgment {judgment_id}: it was corrected before. Fix: correct the newest one")
         copied = ("comparison_id", "rater_id", "lease_id", "order_shown", "route", "reward_model_id", "simulated")
@@ -156,8 +163,12 @@ def correct(
 def _check_answer(answer: Answer | ShownAnswer, order_shown: list[str]) -> Answer:
     """Return the answer in completion ids, once it is known to name only what was shown."""
     if isinstance(answer, ShownAnswer):
-        return answer.to_answer(order_shown)
-    answer.check(order_shown)
+        answer = answer.to_answer(order_shown)
+    else:
+        answer.check(order_shown)
+    refuse_nul("rationale", answer.rationale)
+    refuse_nul("rewrite", answer.rewrite)
+    refuse_nul("scores", *answer.scores)
     return answer
 
 

@@ -107,7 +107,8 @@ class SecurityMiddleware:
         if scope["method"] not in ("GET", "HEAD", "OPTIONS") and _is_from_another_site(Request(scope).headers):
             refusal = respond_with_problem(403, "This was sent from another site.")
             return await refusal(scope, receive, send_with_headers)
-        await self.app({**scope, "headers": _keep_own_cookies(scope["headers"])}, receive, send_with_headers)
+        scope["headers"] = _keep_own_cookies(scope["headers"])  # in place: the route is noted in this scope
+        await self.app(scope, receive, send_with_headers)
 
 
 def _is_from_another_site(headers: Headers) -> bool:

@@ -306,13 +306,14 @@ def test_the_newest_routing_decides_the_reward_model_of_a_pair(store, tmp_path, 
 
 def test_a_hidden_repeat_is_among_the_judgments_and_gives_no_label(sqlite_store, tmp_path, add_comparisons, add_raters):
     [comparison], [rater] = add_comparisons(sqlite_store, 1), add_raters(sqlite_store, 1)
-    repeat = replace(comparison, id="x_repeat", repeat_of=comparison.id)
-    with sqlite_store.write() as conn:
-        insert_comparisons(sqlite_store, conn, [repeat])
     better, worse = (c.id for c in comparison.completions)
-    while lease := queue.lease(sqlite_store, rater, seconds=1800):
-        ranking = ((better,), (worse,)) if lease.comparison.repeat_of is None else ((worse,), (better,))
+    repeat = replace(comparison, id="x_repeat", repeat_of=comparison.id)
+    for ranking in (((better,), (worse,)), ((worse,), (better,))):
+        lease = queue.lease(sqlite_store, rater, seconds=1800)
+        assert lease is not None
         queue.submit(sqlite_store, lease.id, rater, Answer(Verdict.RANKED, ranking))
+        with sqlite_store.write() as conn:
+            insert_comparisons(sqlite_store, conn, [repeat])
     [label] = read_labels(sqlite_store)
     assert (label.preferred, label.votes) == (better, 1)
     manifest = export_snapshot(sqlite_store, tmp_path / "out")

@@ -63,8 +63,15 @@ def sqlite_template(tmp_path_factory) -> Path:
     from rlhf_hitl.store import Store
 
     path = tmp_path_factory.mktemp("template") / "preferences.db"
-    Store.open(f"sqlite:///{path}", create=True).close()
+    with Store.open(f"sqlite:///{path}", create=True) as store:
+        fix_draws(store)
     return path
+
+
+def fix_draws(store) -> None:
+    """Give a store a known key, so that what it draws is the same whenever the tests are run."""
+    with store.write() as conn:
+        conn.exec_driver_sql(f"UPDATE secrets SET value = '{'5eed' * 16}' WHERE name = 'draws'")
 
 
 @pytest.fixture
@@ -234,7 +241,8 @@ class Postgres:
         self._url = make_url(url).set(drivername="postgresql+psycopg")
         self._admin = create_engine(self._url, isolation_level="AUTOCOMMIT")
         self._run(f"CREATE DATABASE {self.template}")
-        Store.open(self._render(self.template), create=True).close()
+        with Store.open(self._render(self.template), create=True) as store:
+            fix_draws(store)
 
     @contextmanager
     def database(self, template: str = "template0") -> Iterator[str]:

@@ -77,16 +77,15 @@ async def submit_at_a_pace(address: str, keys: list[str], seconds: float, per_se
     async def rate(i: int, key: str) -> list[float]:
         connection, milliseconds = JsonConnection(address, f"Bearer {key}"), []
         pace = len(keys) / per_second
-        due = time.perf_counter() + pace * i / len(keys)
+        due = time.perf_counter() + pace * (1 + i / len(keys))
         while len(milliseconds) < seconds / pace:
             status, leased = await connect_again(connection, "POST", "/api/v1/leases", {"count": 1})
             body = make_judgment_body(leased["leases"][0])
             await asyncio.sleep(max(0.0, due - time.perf_counter()))
-            begun = max(due, time.perf_counter()) if not milliseconds else time.perf_counter()
             status, receipt = await connect_again(connection, "POST", "/api/v1/judgments", body)
             if status != 201:
                 raise RuntimeError(f"judgments: {status} {receipt}")
-            milliseconds.append(1000 * (time.perf_counter() - begun))
+            milliseconds.append(1000 * (time.perf_counter() - due))
             due += pace
         return milliseconds
 
@@ -160,6 +159,7 @@ def measure_imports(folder: Path, quick: bool) -> dict[str, float]:
     figures = {}
     with start_postgres() as server:
         for name, url in (("sqlite", f"sqlite:///{folder}/import.db"), ("postgres", server.create_database("import"))):
+            (folder / name).mkdir()
             measured = measure_import(url, folder / name, rows, seconds=2 if quick else 60, votes=votes)
             figures |= {f"{name}.{key}": value for key, value in measured.items()}
     return figures

@@ -12,7 +12,7 @@ import email.message
 import json
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from anyio import CapacityLimiter
@@ -24,8 +24,8 @@ from starlette.exceptions import HTTPException
 
 SMALL_BYTES = 64 * 2**10
 LARGE_AT_ONCE = CapacityLimiter(1)
-#: Errors that are described in a response. All others are counted only.
-MAX_ERRORS = 20
+#: Errors of a body that are described in a response; of all others it says how many there are.
+MAX_ERRORS = 19
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -105,7 +105,10 @@ def parse_body(model: type[Model], raw: bytes, content_type: str, max_values: in
         return model.model_validate(value)
     except ValidationError as e:
         errors = e.errors(include_url=False, include_context=False, include_input=False)
-        raise RequestValidationError([{**x, "loc": ("body", *x["loc"])} for x in errors[:MAX_ERRORS]]) from None
+        described: list[dict[str, Any]] = [{**x, "loc": ("body", *x["loc"])} for x in errors[:MAX_ERRORS]]
+        if more := len(errors) - len(described):
+            described.append({"loc": ("body",), "msg": f"{more:,} more errors are not listed"})
+        raise RequestValidationError(described) from None
 
 
 def count_values(raw: bytes) -> int:

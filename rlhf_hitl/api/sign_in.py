@@ -57,9 +57,8 @@ def add_sign_in_routes(app: FastAPI, store: Store, settings: Settings, throttle:
         return await answer_form(request, sign_in)
 
     def sign_in(request: Request, name: str, password: str) -> Response:
-        account = find_account_name(store, name)[
-            :200
-        ]  # as the audit log keeps it; however the name is spelt, it is one account that is tried
+        # However the name is spelt, it is one account that is tried. It is cut as the audit log cuts it.
+        account = find_account_name(store, name)[:200]
         is_known = is_known_device(store, request.cookies.get(DEVICE_COOKIE, ""), account)
         wait = throttle.record_attempt(get_client_address(request), account, is_known)
         if wait > 0:

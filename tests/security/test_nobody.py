@@ -286,6 +286,16 @@ def test_values_are_counted_outside_of_strings(text, values):
     assert count_values(text) == values
 
 
+def test_errors_that_are_not_described_are_counted(app, sqlite_store):
+    rater = people.add_rater(sqlite_store, "ann", Role.RATER)
+    key = tokens.add_api_token(sqlite_store, rater.id, "", [Scope.TASK])
+    headers = {"authorization": f"Bearer {key}"}
+    answer = TestClient(app).post("/api/v1/leases", json={f"unknown{i}": 1 for i in range(30)}, headers=headers)
+    errors = answer.json()["errors"]
+    assert len(errors) == 20
+    assert errors[-1] == {"at": "body", "problem": "11 more errors are not listed"}
+
+
 # ------------------------------------------------------------------------------------------------------------ proxies
 
 

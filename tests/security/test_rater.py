@@ -149,7 +149,7 @@ def test_the_next_in_line_and_the_control_share_do_not_follow_from_the_id(store,
     assert control != by_hash
 
 
-# ------------------------------------------------------------------------------------------------------------- wishes
+# ------------------------------------------------------------------------------------------------------------ filters
 
 
 @pytest.fixture
@@ -160,7 +160,7 @@ def client(store: Store, filled, tmp_path) -> TestClient:
     return TestClient(app, headers={"authorization": f"Bearer {key}"}, raise_server_exceptions=False)
 
 
-WISHES = [
+FILTERS = [
     {"tags": {"hiddenkey": "hiddenvalue1"}},
     {"tags": {"hiddenkey": "made up"}},
     {"tags": {"made up": "hiddenvalue1"}},
@@ -170,12 +170,12 @@ WISHES = [
 ]
 
 
-@pytest.mark.parametrize("wish", WISHES, ids=json.dumps)
-def test_a_wish_is_no_oracle(client, wish):
-    answer = client.post("/api/v1/leases", json=wish)
+@pytest.mark.parametrize("asked", FILTERS, ids=json.dumps)
+def test_a_filter_is_no_oracle(client, asked):
+    answer = client.post("/api/v1/leases", json=asked)
     assert answer.status_code == 422
-    filter = "batch" if "batch" in wish else f"tags.{next(iter(wish['tags']))}"
-    assert answer.json()["detail"].startswith(f"filter by {filter}: expected what a project lets raters choose by")
+    name = "batch" if "batch" in asked else f"tags.{next(iter(asked['tags']))}"
+    assert answer.json()["detail"].startswith(f"filter by {name}: expected what a project lets raters choose by")
 
 
 def test_raters_choose_by_what_a_project_opens_and_leads_by_anything(client, store):

@@ -94,8 +94,11 @@ def compute_kpi_report(store: Store, settings: Settings) -> KpiReport:
     accepted = [r for r in routings if r.route is Route.AUTO and r.comparison_id not in judged]
     reviewed = [r for r in routings if r.comparison_id in judged]
     processed = len(accepted) + len(reviewed)
-    own_judgments = [j for j in read_judgments(store) if not j.source]
-    times = [j.answer.active_seconds for j in own_judgments if j.answer.active_seconds is not None]
+    times, simulated = [], False
+    for judgment in read_judgments(store):  # one after another: each may hold a long text
+        if not judgment.source:
+            simulated = simulated or judgment.simulated
+            times += [] if judgment.answer.active_seconds is None else [judgment.answer.active_seconds]
     # Before there is a model, nothing is routed and everything is judged. That is a cost, but no intervention.
     judged_own = {j.comparison_id for j in read_judgments(store, repeats=False) if not j.source}
     paid_for = judged_own | {r.comparison_id for r in accepted}
@@ -109,7 +112,7 @@ def compute_kpi_report(store: Store, settings: Settings) -> KpiReport:
         ),
         rounds=_compute_rounds(store, control),
         queue=queue.count_places(store),
-        simulated=any(j.simulated for j in own_judgments),
+        simulated=simulated,
     )
 
 

@@ -65,6 +65,11 @@ def find_invisible(text: str) -> str | None:
     return next((c for c in text if _is_unseen(c) or (c != " " and unicodedata.category(c) == "Zs")), None)
 
 
+def is_blank(text: str) -> bool:
+    """Return whether a text has nothing that can be seen."""
+    return all(c.isspace() or _is_unseen(c) for c in text)
+
+
 def find_unseen(text: str) -> str | None:
     """Return the first character of `UNSEEN_RANGE`, or half of a surrogate pair, that a text has."""
     found = _UNSEEN.search(text)

@@ -235,8 +235,7 @@ class RatingService:
         if day is None or not now - timedelta(hours=26) < day <= now:
             day = datetime.combine(now.date(), datetime.min.time(), UTC)
         counts = views.load_progress(self._store, self._rater.id, day)
-        capped = counts.left >= counts.cap
-        return {"progress": {"name": self._rater.name, "done": counts.done, "left": counts.left, "capped": capped}}
+        return {"progress": {"name": self._rater.name, "done": counts.done, "left": counts.left}}
 
 
 #: The methods that the page may call.

@@ -12,6 +12,7 @@ from rlhf_hitl.labels.vote_weight import weigh_votes
 from rlhf_hitl.stats.entropy import entropy_in_nats
 from rlhf_hitl.store.export_query import JUDGMENT_FIELDS, JsonFields, JudgedComparison, sort_json_keys
 from rlhf_hitl.types import Comparison, Label, Score, Verdict, messages_to_dicts
+from rlhf_hitl.visible import is_blank
 
 COMPARISON_COLUMNS = ("comparison_id", "prompt_id", "prompt", "completions", "tags")
 JUDGMENT_COLUMNS = (*COMPARISON_COLUMNS[:-1], *JUDGMENT_FIELDS, COMPARISON_COLUMNS[-1])
@@ -22,8 +23,14 @@ _VOTE_FIELDS = ("verdict", "ranking", "order_shown", "strength", "simulated")
 NO_PREFERENCE = ("all bad", "tie", "raters evenly split")
 
 
+NOT_JUDGED = (Verdict.SKIPPED, Verdict.FLAGGED)
+
+
 def make_demonstration_rows(judged: JudgedComparison) -> list[JsonFields]:
-    """Return the better answers that raters wrote, from judgments that no correction supersedes."""
+    """Return the better answers that raters wrote, from judgments that no correction supersedes.
+
+    Who skips a comparison or flags it has not judged it, and so has not written a better answer either.
+    """
     corrected = {j["supersedes"] for j in judged.judgments}
     return [
         {
@@ -34,7 +41,7 @@ def make_demonstration_rows(judged: JudgedComparison) -> list[JsonFields]:
             "simulated": j["simulated"],
         }
         for j in judged.judgments
-        if j["rewrite"].strip() and j["judgment_id"] not in corrected
+        if j["verdict"] not in NOT_JUDGED and j["judgment_id"] not in corrected and not is_blank(j["rewrite"])
     ]
 
 
@@ -54,7 +61,7 @@ def find_no_preference_reason(label: Label, counted: list[JsonFields], min_votes
     first, tie, second = label.probabilities
     if label.votes < min_votes:
         return "too few votes"
-    if _collect_verdicts(counted) - {Verdict.SKIPPED, Verdict.FLAGGED} == {Verdict.ALL_BAD}:
+    if _collect_verdicts(counted) - set(NOT_JUDGED) == {Verdict.ALL_BAD}:
         return "all bad"
     if tie > max(first, second):
         return "tie"

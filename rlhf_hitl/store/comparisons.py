@@ -18,9 +18,9 @@ from rlhf_hitl.types import Comparison, Completion, Prompt, Route, Split, messag
 
 ROWS_PER_QUERY = 500
 
-# Which routes come first in the queue: escalations by a lead, then the checks on the model (they are few, and useless
-# if they wait behind everything else), then what the model is unsure of.
-ROUTE_RANK = {Route.ESCALATED: 0, Route.CONTROL: 1, Route.AUDIT: 2, Route.HUMAN: 3}
+# Which routes come first in the queue: escalations by a lead, then all others. Controls, which measure the model, have
+# drawn places among what the model is unsure of: a rater who knew them by their place could judge them otherwise.
+ROUTE_RANK = {Route.ESCALATED: 0, Route.CONTROL: 3, Route.AUDIT: 3, Route.HUMAN: 3}
 
 
 def insert_prompts(store: Store, conn: Connection, new: Sequence[Prompt], source: str = "") -> int:

@@ -90,11 +90,12 @@ def record_acknowledgement(store: Store, rater_id: str, project: str, version: s
     """Record that a rater has read a version. Doing it twice changes nothing.
 
     Raises:
-        NotFound: the project never had this version.
+        NotFound: the project never had this version, or is closed to this rater, who must not learn that it is there.
     """
     get_guideline(store, project, version)
     row = {"rater_id": rater_id, "project_id": project, "version": version, "at": utc_now()}
     with store.write() as conn:
+        projects.require_project(conn, project, worker=rater_id)
         store.insert_new(conn, acknowledgements, [row])
 
 
@@ -119,16 +120,20 @@ def select_current_version(project: sa.BindParameter[str]) -> sa.ColumnElement[s
 
 
 def check_answer(conn: Connection, comparison_id: str, version: str, answer: Answer, shown: Sequence[str]) -> None:
-    """Check that an answer has what its version of the guideline requires.
+    """Check that an answer has what its version of the guideline requires, and scores of its axes only.
 
     Raises:
-        BadInput: a score or the rationale is missing. The error names completions by the letters they were shown under.
+        BadInput: a score or the rationale is missing, or an axis is unknown. The error names completions by the letters
+            they were shown under.
     """
     query = sa.select(guidelines).where(_is_guideline_of_comparison(version), comparisons.c.id == comparison_id)
     row = conn.execute(query).mappings().first()
-    if row is not None:
+    guideline = _to_guideline(row) if row is not None else None
+    if version == DEFAULT_VERSION:
+        guideline = Guideline("", DEFAULT_VERSION, _load_default_text())
+    if guideline is not None:  # judgments may be older than guidelines
         letters = dict(zip(shown, ascii_uppercase))
-        _to_guideline(row).check(answer.rename_completions(letters), list(letters.values()))
+        guideline.check(answer.rename_completions(letters), list(letters.values()))
 
 
 def check_version(conn: Connection, comparison_id: str, version: str, leased: str) -> None:

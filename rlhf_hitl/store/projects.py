@@ -132,9 +132,13 @@ def list_members(store: Store) -> dict[str, list[str]]:
     return members_by_project
 
 
-def require_project(conn: Connection, id: str):
-    """Return the row of a project; raise NotFound if there is none."""
-    row = conn.execute(sa.select(projects).where(projects.c.id == id)).mappings().first()
+def require_project(conn: Connection, id: str, *, worker: str | None = None):
+    """Return the row of a project; raise NotFound if there is none, or it is closed to the rater `worker`."""
+    query = sa.select(projects).where(projects.c.id == id)
+    if worker is not None:
+        is_member = sa.exists().where(members.c.project_id == projects.c.id, members.c.rater_id == worker)
+        query = query.where(sa.or_(projects.c.open, is_member))
+    row = conn.execute(query).mappings().first()
     if row is None:
         raise NotFound(f"project {id!r}", expected="a known project", fix="see `rlhf-hitl projects list`")
     return row

@@ -20,11 +20,13 @@ from rlhf_hitl.types import Comparison, Judgment, Route, Score, utc_now
 
 @dataclass(frozen=True)
 class RaterProgress:
-    """The number of comparisons that a rater has `done` since a time, and that are `left` for them, up to `cap`."""
+    """The number of comparisons that a rater has `done` since a time, and that are at least `left` for them.
+
+    `left` is 0 where nothing is left, 1 below ten, and else rounded down to tens.
+    """
 
     done: int
     left: int
-    cap: int
 
 
 @dataclass(frozen=True)
@@ -109,17 +111,18 @@ def load_progress(
 ) -> RaterProgress:
     """Count the comparisons that a rater has judged since a time and those that are left for them.
 
-    `left` stops counting at `cap`, so that the time this takes does not grow with the queue.
+    `left` stops counting at `cap`, so that the time this takes does not grow with the queue. It is not exact, because a
+    hidden repeat would show by it: judging one leaves as many as there were.
     """
     now = now or utc_now()
     done = sa.select(sa.func.count()).where(judgments.c.rater_id == rater_id, judgments.c.created_at >= since, IS_FIRST)
-    held = sa.select(sa.func.count()).where(
-        places.c.rater_id == rater_id, places.c.judgment_id.is_(None), places.c.leased_until > now,
-        places.c.reserved_for.is_(None),
-    )  # fmt: skip
+    held = sa.select(sa.func.count(), sa.func.count(places.c.reserved_for)).where(
+        places.c.rater_id == rater_id, places.c.judgment_id.is_(None), places.c.leased_until > now
+    )
     with store.read() as conn:
-        left = conn.execute(held).scalar_one() + count_available(conn, rater_id, now, cap)
-        return RaterProgress(conn.execute(done).scalar_one(), min(left, cap), cap)
+        in_all, repeats = conn.execute(held).one()
+        left = min(in_all - repeats + count_available(conn, rater_id, now, cap), cap)
+        return RaterProgress(conn.execute(done).scalar_one(), left // 10 * 10 or int(left + in_all > 0))
 
 
 def load_activity(

@@ -12,6 +12,7 @@ from rlhf_hitl.errors import BadInput
 from rlhf_hitl.types.answers import Answer, Verdict
 from rlhf_hitl.types.content import make_content_id, refuse_nul
 from rlhf_hitl.types.messages import Messages, messages_to_dicts
+from rlhf_hitl.visible import is_blank
 
 
 @dataclass(frozen=True)
@@ -68,13 +69,18 @@ class Guideline:
     created_at: datetime | None = None
 
     def check(self, answer: Answer, shown: Sequence[str]) -> None:
-        """Check that a ranking comes with the scores and the rationale that this guideline requires.
+        """Check that scores are of this guideline's axes, and that a ranking has the scores and the rationale required.
 
         Nothing is required of the other verdicts: both bad needs no explanation, and a skip or a flag has its reason.
 
         Raises:
-            BadInput: a score or the rationale is missing.
+            BadInput: a score or the rationale is missing, or an axis is not the guideline's.
         """
+        if unknown := answer.scores.keys() - {axis.id for axis in self.axes}:
+            axes = ", ".join(axis.id for axis in self.axes) or "no scores"
+            raise BadInput(
+                f"scores of {sorted(unknown)}", expected=f"{axes} (guideline {self.version})", fix="leave others out"
+            )
         if answer.verdict is not Verdict.RANKED:
             return
         for axis in self.axes if self.scores == "required" else ():
@@ -84,7 +90,7 @@ class Guideline:
                     expected=f"a score for each completion (guideline {self.version}); missing: {sorted(missing)}",
                     fix="score it from 1 to 5",
                 )
-        if self.rationale == "required" and not answer.rationale.strip():
+        if self.rationale == "required" and is_blank(answer.rationale):
             raise BadInput("rationale", expected=f"a reason, as guideline {self.version} requires", fix="say why")
 
     def __post_init__(self) -> None:

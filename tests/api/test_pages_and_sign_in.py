@@ -399,12 +399,12 @@ def test_the_lease_and_judgment_of_another_rater_cannot_be_used(sqlite_store, se
 
 
 def test_progress_counts_today_and_what_is_left_for_this_rater(sqlite_store, settings, ann):
-    put(sqlite_store, *(comparison(f"q{i}", "one", "two") for i in range(3)))
+    put(sqlite_store, *(comparison(f"q{i}", "one", "two") for i in range(12)))
     opened = rating_service.answer_call("open", sqlite_store, settings, ann, {})
-    assert (opened["progress"]["done"], opened["progress"]["left"]) == (0, 3)
+    assert (opened["progress"]["done"], opened["progress"]["left"]) == (0, 10)
     sent = {"id": opened["cards"][0]["id"], "verdict": "skipped"}
     after = rating_service.answer_call("submit", sqlite_store, settings, ann, sent)
-    assert (after["progress"]["done"], after["progress"]["left"]) == (1, 2)
+    assert (after["progress"]["done"], after["progress"]["left"]) == (1, 10)
 
 
 def test_a_page_holds_the_comparison_on_the_screen_and_the_next(sqlite_store, settings, ann):

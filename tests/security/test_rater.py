@@ -7,6 +7,8 @@ import itertools
 import json
 import re
 from collections.abc import Iterator
+from dataclasses import replace
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -16,8 +18,9 @@ from starlette.testclient import TestClient
 
 from rlhf_hitl.api.app import create_headless_app
 from rlhf_hitl.config import Settings
-from rlhf_hitl.errors import BadInput
-from rlhf_hitl.store import Store, guidelines, people, projects, queue, scores, tokens, views
+from rlhf_hitl.errors import BadInput, Conflict
+from rlhf_hitl.formats.export import export_snapshot
+from rlhf_hitl.store import Store, guidelines, judgments, people, projects, queue, scores, tokens, views
 from rlhf_hitl.store.comparisons import insert_comparisons
 from rlhf_hitl.store.routings import Routing, apply_routings
 from rlhf_hitl.store.tables import reward_models
@@ -40,6 +43,7 @@ from rlhf_hitl.types import (
 )
 from rlhf_hitl.ui import rating_service
 
+RANKED = ShownAnswer(Answer(Verdict.RANKED, (("A",), ("B",)), 2))
 POLICIES = ("policy-tuned-4711", "policy-base-0815")
 
 
@@ -121,19 +125,154 @@ def test_hidden_repeats_do_not_show_by_the_order_of_leases_or_by_what_is_left(st
     [ann] = add_raters(store, 1)
     for _ in range(25):
         [lease] = queue.lease_many(store, ann, 1, seconds=900, chance=lambda: 0.99)
-        queue.submit(store, lease.id, ann, ShownAnswer(Answer(Verdict.RANKED, (("A",), ("B",)), 2)))
+        queue.submit(store, lease.id, ann, RANKED)
     draws = itertools.cycle([0.1, 0.1, 0.9])  # a repeat, which one, none
     left = views.load_progress(store, ann, since=utc_now()).left
+    assert left == 30, "35, in tens"
     held = queue.lease_many(store, ann, 6, seconds=900, chance=lambda: next(draws))
     repeats = [lease.comparison.repeat_of is not None for lease in held]
     assert sorted(set(repeats)) == [False, True]
-    assert views.load_progress(store, ann, since=utc_now()).left <= left
+    assert views.load_progress(store, ann, since=utc_now()).left == left
     again = queue.lease_many(store, ann, 6, seconds=900)
     assert [lease.id for lease in again] == [lease.id for lease in held]
     for lease in held:
         queue.release(store, lease.id, ann)
     third = queue.lease_many(store, ann, 6, seconds=900, chance=lambda: 0.99)
     assert [lease.comparison.id for lease in third] == [lease.comparison.id for lease in held]
+    repeat = third[repeats.index(True)]
+    before = views.load_progress(store, ann, since=utc_now()).left
+    queue.submit(store, repeat.id, ann, RANKED)
+    assert views.load_progress(store, ann, since=utc_now()).left == before, "nor by what is left after it was judged"
+
+
+def test_who_chooses_by_a_tag_gets_hidden_repeats_too_and_of_that_tag(store, add_raters):
+    made = [make_comparison(i) for i in range(100)]
+    with store.write() as conn:
+        insert_comparisons(store, conn, made)
+    projects.change_project(store, "default", repeat_every=2, rater_filters=["tags.hiddenkey"])
+    [ann] = add_raters(store, 1)
+    for _ in range(80):
+        [lease] = queue.lease_many(store, ann, 1, seconds=900, chance=lambda: 0.99)
+        queue.submit(store, lease.id, ann, RANKED)
+    draws = itertools.cycle([0.1, 0.5])
+    wanted = queue.TaskFilter(tags={"hiddenkey": "hiddenvalue1"}, by_rater=True)
+    held = queue.lease_many(store, ann, 6, seconds=900, task_filter=wanted, chance=lambda: next(draws))
+    assert len(held) == 6
+    assert all(lease.comparison.repeat_of for lease in held)
+    assert {lease.comparison.prompt.tags["hiddenkey"] for lease in held} == {"hiddenvalue1"}
+
+
+def test_controls_do_not_stand_together(store, filled, add_raters):
+    [ann] = add_raters(store, 1)
+    routed = [
+        Routing(c.id, Route.CONTROL if i % 4 == 0 else Route.HUMAN, Route.HUMAN, "") for i, c in enumerate(filled)
+    ]
+    apply_routings(store, routed)
+    routes = [lease.comparison.route for lease in queue.lease_many(store, ann, 60, seconds=9)]
+    places = [i for i, route in enumerate(routes) if route is Route.CONTROL]
+    assert len(places) == 15
+    assert sum(places) / 15 > 15, "the first fifteen have 7 in the mean, drawn ones 29.5"
+
+
+# ------------------------------------------------------------------------------------------------- what they may hold
+
+
+def test_a_lease_that_ran_out_is_renewed_only_by_who_would_be_given_one(store, filled, add_raters):
+    ann, bob, eve, joe = add_raters(store, 4)
+    start = utc_now()
+    held = {rater: queue.lease(store, rater, seconds=1, now=start) for rater in (ann, bob, eve, joe)}
+    queue.lease_many(store, eve, 2, seconds=900, now=start)  # and one that goes on
+    later = start + timedelta(seconds=5)
+    people.change_rater(store, "rater 1", paused=True)
+    people.change_rater(store, "rater 2", quota=1)
+    for rater in (bob, eve):
+        with pytest.raises(Conflict, match="it is over"):
+            queue.renew(store, held[rater].id, rater, seconds=900, now=later)
+    queue.renew(store, held[ann].id, ann, seconds=900, now=later)
+    projects.change_project(store, "default", open=False)
+    with pytest.raises(Conflict, match="it is over"):
+        queue.renew(store, held[joe].id, joe, seconds=900, now=later)
+
+
+def test_leases_that_are_given_back_are_no_way_around_a_quota(store, filled, add_raters):
+    [ann] = add_raters(store, 1)
+    given_back = queue.lease_many(store, ann, 5, seconds=900)
+    for lease in given_back:
+        queue.release(store, lease.id, ann)
+    people.change_rater(store, "rater 0", quota=3)
+    outcomes = [queue.submit(store, lease.id, ann, RANKED).outcome for lease in given_back]
+    assert outcomes == ["counted"] * 3 + ["surplus"] * 2
+
+
+def test_a_rater_does_not_hold_a_comparison_for_longer_than_the_server_allows(client):
+    [lease] = client.post("/api/v1/leases", json={"seconds": 86_000}).json()["leases"]
+    most = utc_now() + timedelta(seconds=Settings().lease_seconds)
+    assert datetime.fromisoformat(lease["expires_at"]) <= most
+    renewed = client.post(f"/api/v1/leases/{lease['id']}/renew", json={"seconds": 86_000}).json()
+    assert datetime.fromisoformat(renewed["expires_at"]) <= most + timedelta(seconds=5)
+
+
+# ------------------------------------------------------------------------------------------------ what is kept of them
+
+
+def test_time_that_has_not_passed_is_not_paid(store, filled, add_raters):
+    [ann] = add_raters(store, 1)
+    lease = queue.lease(store, ann, seconds=900)
+    answer = Answer(Verdict.RANKED, (("A",), ("B",)), 2, active_seconds=80_000.0)
+    queue.submit(store, lease.id, ann, ShownAnswer(answer))
+    [judgment] = judgments.read_judgments(store)
+    assert judgment.answer.active_seconds is not None
+    assert 0 <= judgment.answer.active_seconds < 60
+
+
+def test_corrections_have_an_end(store, filled, add_raters):
+    [ann] = add_raters(store, 1)
+    lease = queue.lease(store, ann, seconds=900)
+    id = queue.submit(store, lease.id, ann, RANKED).judgment_id
+    for i in range(50):
+        answer = ShownAnswer(Answer(Verdict.RANKED, (("A",), ("B",)), i % 3 + 1))
+        id = queue.correct(store, id, ann, answer, idempotency_key=f"again {i}").judgment_id
+    with pytest.raises(Conflict, match="corrected 50 times"):
+        queue.correct(store, id, ann, RANKED, idempotency_key="once more")
+
+
+def test_a_reason_that_cannot_be_seen_is_none(store, filled, add_raters):
+    guidelines.publish_guideline(store, Guideline("default", "strict", "Say why.", rationale="required"))
+    [ann] = add_raters(store, 1)
+    lease = queue.lease(store, ann, seconds=900)
+    for rationale in ("\u200b\u200d", " \u3164\u00a0", "\u2800", "\ufe0f\U000e0041"):
+        with pytest.raises(BadInput, match="rationale"):
+            queue.submit(store, lease.id, ann, ShownAnswer(replace(RANKED.answer, rationale=rationale)))
+
+
+def test_scores_are_of_the_axes_of_the_guideline(store, filled, add_raters):
+    [ann] = add_raters(store, 1)
+    lease = queue.lease(store, ann, seconds=900)
+    scored = replace(RANKED.answer, scores={"made up": {"A": 1, "B": 5}})
+    with pytest.raises(BadInput, match=r"scores of \['made up'\]: expected .*helpful"):
+        queue.submit(store, lease.id, ann, ShownAnswer(scored))
+
+
+def test_who_skips_has_written_no_better_answer(store, filled, add_raters, tmp_path):
+    [ann] = add_raters(store, 1)
+    for verdict in (Verdict.SKIPPED, Verdict.FLAGGED, Verdict.ALL_BAD):
+        lease = queue.lease(store, ann, seconds=900)
+        queue.submit(store, lease.id, ann, ShownAnswer(Answer(verdict, rewrite=f"Better than {verdict.value}.")))
+    queue.submit(store, queue.lease(store, ann, seconds=900).id, ann, RANKED)  # without a pair there is no snapshot
+    manifest = export_snapshot(store, tmp_path / "snapshot", format="jsonl")
+    assert sum(manifest["demonstrations"].values()) == 1
+    assert manifest["filters"]["rewrite without a judgment, or corrected"] == 2
+
+
+def test_a_closed_project_cannot_be_told_from_none(store, filled, tmp_path):
+    ann = people.add_rater(store, "ann", Role.RATER)
+    projects.add_project(store, "hiddenproject", open=False)
+    answers = [
+        rating_service.answer_call("acknowledge", store, Settings(workspace=tmp_path), ann, {"id": f"{name}@default-1"})
+        for name in ("hiddenproject", "none", "default")
+    ]
+    assert answers[0] == answers[1]
+    assert answers[2] == {}
 
 
 def test_the_next_in_line_and_the_control_share_do_not_follow_from_the_id(store, filled):

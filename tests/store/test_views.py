@@ -15,8 +15,8 @@ MIDNIGHT = datetime(2026, 3, 14, tzinfo=UTC)
 
 
 def judge(store, rater_id: str, at: datetime = NOW, seconds: float | None = None) -> str:
-    """One more judgment of a rater's, given at a time."""
-    lease = queue.lease(store, rater_id, now=at, seconds=1800)
+    """One more judgment of a rater's, given at a time, after so many seconds of work."""
+    lease = queue.lease(store, rater_id, now=at - timedelta(seconds=seconds or 0), seconds=1800)
     assert lease is not None
     said = Answer(Verdict.SKIPPED, active_seconds=seconds)
     return queue.submit(store, lease.id, rater_id, said, now=at).judgment_id

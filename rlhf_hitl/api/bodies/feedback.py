@@ -62,7 +62,9 @@ class AnswerBody(Body):
     reason: Reason | None = Field(
         None, description="Why it is flagged (unsafe, broken, wrong_language, private) or skipped (the others)."
     )
-    active_seconds: Number | None = Field(None, ge=0, lt=86_400)
+    active_seconds: Number | None = Field(
+        None, ge=0, lt=86_400, description="At most the time since the lease is kept, but for simulated raters."
+    )
     guideline_version: ShortText = Field(
         "", description="The lease's, or a later one of its project. If left out, the lease's."
     )

@@ -13,6 +13,7 @@ from rlhf_hitl.api.bodies import task as bodies
 from rlhf_hitl.api.operations.shared import PathId
 from rlhf_hitl.api.scoped_routes import ScopedRoutes
 from rlhf_hitl.config import Settings
+from rlhf_hitl.errors import Conflict
 from rlhf_hitl.store import Store, queue, views
 from rlhf_hitl.types import utc_now
 
@@ -20,18 +21,35 @@ from rlhf_hitl.types import utc_now
 def add_operations(routes: ScopedRoutes, store: Store, settings: Settings) -> None:
     """Register the operations of the scope `task`."""
 
-    @routes("POST", "/leases", response_model=bodies.Leases)
+    def choose_seconds(caller: Caller, asked: float | None) -> float:
+        """Return how long a lease lasts: as asked, but a rater's no longer than the server is set to."""
+        if asked is None:
+            return settings.lease_seconds
+        return asked if caller.sees_all else min(asked, settings.lease_seconds)
+
+    searching: set[str] = set()  # raters whose search by tags is running: it may read the whole queue
+
+    @routes("POST", "/leases", response_model=bodies.Leases, error_statuses=(409,))
     def lease(caller: Caller, body: bodies.LeaseBody) -> Any:
         """Lease the next comparisons, those the caller holds already first. The list is empty where none is left."""
-        seconds = body.seconds or settings.lease_seconds
-        task_filter = body.to_task_filter(by_rater=not caller.sees_all)
-        leases = queue.lease_many(store, caller.rater.id, body.count, seconds=seconds, task_filter=task_filter)
+        seconds = choose_seconds(caller, body.seconds)
+        task_filter, rater_id = body.to_task_filter(by_rater=not caller.sees_all), caller.rater.id
+        if task_filter.tags and rater_id in searching:
+            raise Conflict("tags: your search before this one is still running. Fix: wait for its answer")
+        if task_filter.tags:
+            searching.add(rater_id)
+        try:
+            leases = queue.lease_many(store, rater_id, body.count, seconds=seconds, task_filter=task_filter)
+        finally:
+            if task_filter.tags:
+                searching.discard(rater_id)
         return JSONResponse({"leases": [bodies.lease_to_json(lease) for lease in leases]})
 
     @routes("POST", "/leases/{lease_id}/renew", response_model=bodies.Renewed, error_statuses=(404, 409))
     def renew(caller: Caller, lease_id: PathId, body: bodies.RenewBody) -> Any:
         """Extend a lease. One that has expired is renewed too, unless somebody else has leased the comparison."""
-        expires_at = queue.renew(store, lease_id, caller.rater.id, seconds=body.seconds or settings.lease_seconds)
+        seconds = choose_seconds(caller, body.seconds)
+        expires_at = queue.renew(store, lease_id, caller.rater.id, seconds=seconds)
         return {"id": lease_id, "expires_at": expires_at}
 
     @routes("DELETE", "/leases/{lease_id}", status_code=204, error_statuses=(404,))
@@ -42,7 +60,10 @@ def add_operations(routes: ScopedRoutes, store: Store, settings: Settings) -> No
 
     @routes("GET", "/queue", response_model=bodies.QueueOut)
     def queue_state(caller: Caller) -> Any:
-        """Count the places of the queue. A rater gets their judgments of the last day and what is left (up to 1000)."""
+        """Count the places of the queue. A rater gets what they judged in the last day, and what is left: 1000 at most.
+
+        What is left is rounded down to tens, and is 1 below ten.
+        """
         if caller.sees_all:
             return bodies.queue_to_json(queue.count_places_by_lane(store))
         progress = views.load_progress(store, caller.rater.id, since=utc_now() - timedelta(days=1))

@@ -68,8 +68,11 @@ def is_free() -> sa.ColumnElement[bool]:
 
 def may_lease_more(conn: Connection, rater, held: int, now: datetime) -> bool:
     """Return whether a rater is neither paused nor at the end of today's quota. What they hold counts towards it."""
-    if rater.paused_at is not None:
-        return False
+    return rater.paused_at is None and is_below_quota(conn, rater, held, now)
+
+
+def is_below_quota(conn: Connection, rater, held: int, now: datetime) -> bool:
+    """Return whether a rater who holds some comparisons may judge one more today."""
     if rater.quota is None:
         return True
     midnight = datetime.combine(now.date(), datetime.min.time(), now.tzinfo)
@@ -95,24 +98,35 @@ def find_next_place(
         candidates: ids of the comparisons that have the tags of the filter.
         chance: returns a number in [0, 1), which decides whether a hidden repeat comes next.
     """
-    parameters = {"rater": rater.id, "now": now}
+    open_lanes = {lane.id: lane for lane in _load_open_lanes(conn, rater, task_filter)}
+    head = _find_head(conn, list(open_lanes.values()), candidates, {"rater": rater.id, "now": now})
+    if head is None:
+        return None
+    lane = open_lanes[head.lane_id]
+    if lane.repeat_every and chance() < 1 / lane.repeat_every:
+        # What is repeated fits the filter too: otherwise it would show by that.
+        repeatable = [other.id for other in open_lanes.values() if other.project_id == lane.project_id]
+        repeat = _create_repeat(store, conn, rater.id, repeatable, task_filter, head.position, chance)
+        if repeat is not None:
+            return repeat
+    return Place(head.comparison_id, head.n)
+
+
+def _find_head(
+    conn: Connection, open_lanes: list, candidates: Sequence[str] | None, parameters: Mapping[str, Any]
+) -> Any | None:
+    """Return the comparison_id, n, lane_id and position of the place that comes first; it is locked."""
     if candidates is not None:
-        row = conn.execute(_FIRST_OF_CANDIDATES, parameters | {"ids": list(candidates)}).first()
-        return None if row is None else Place(row.comparison_id, row.n)
-    open_lanes = _load_open_lanes(conn, rater, task_filter)
+        of_filter = {"ids": list(candidates), "lanes": [lane.id for lane in open_lanes]}
+        return conn.execute(_FIRST_OF_CANDIDATES, {**parameters, **of_filter}).first()
     while open_lanes:
         if len(open_lanes) > 1:
             open_lanes = _sort_by_head(conn, open_lanes, parameters)
             if not open_lanes:
                 return None
-        lane = open_lanes[0]
-        row = conn.execute(_HEAD_OF_LANE, parameters | {"lane": lane.id}).first()
-        if row is not None:
-            if lane.repeat_every and chance() < 1 / lane.repeat_every:
-                repeat = _create_repeat(store, conn, rater.id, lane.project_id, row.position, chance)
-                if repeat is not None:
-                    return repeat
-            return Place(row.comparison_id, row.n)
+        head = conn.execute(_HEAD_OF_LANE, {**parameters, "lane": open_lanes[0].id}).first()
+        if head is not None:
+            return head
         open_lanes = open_lanes[1:]  # other raters took the last places of that lane at this moment
     return None
 
@@ -129,13 +143,7 @@ def find_tagged(store: Store, rater_id: str, task_filter: TaskFilter, now: datet
         if rater is None:
             return []
         query, parameters = _select_free_places(), {"rater": rater_id, "now": now}
-        for key, value in task_filter.tags.items():
-            # Entry by entry, because a path into the JSON would have to quote the names of tags.
-            each = (sa.func.json_each if store.is_sqlite else sa.func.json_each_text)(prompts.c.tags)
-            entry = each.table_valued("key", "value")
-            tag = sa.select(1).select_from(prompts.join(entry, sa.true()))
-            tag = tag.where(prompts.c.id == comparisons.c.prompt_id, entry.c.key == key, entry.c.value == value)
-            query = query.where(tag.exists())
+        query = query.where(*_have_tags(store, task_filter.tags))
         query = query.add_columns(places.c.position).limit(CANDIDATES)
         candidates = [
             (row.position, row.comparison_id)
@@ -143,6 +151,19 @@ def find_tagged(store: Store, rater_id: str, task_filter: TaskFilter, now: datet
             for row in conn.execute(query.where(places.c.lane_id == lane.id), parameters)
         ]
     return [comparison_id for _, comparison_id in sorted(candidates)[:CANDIDATES]]
+
+
+def _have_tags(store: Store, tags: Mapping[str, str]) -> list[sa.ColumnElement[bool]]:
+    """Return the conditions that the prompt of a statement's comparison has these tags."""
+    conditions = []
+    for key, value in tags.items():
+        # Entry by entry, because a path into the JSON would have to quote the names of tags.
+        each = (sa.func.json_each if store.is_sqlite else sa.func.json_each_text)(prompts.c.tags)
+        entry = each.table_valued("key", "value")
+        tag = sa.select(1).select_from(prompts.join(entry, sa.true()))
+        tag = tag.where(prompts.c.id == comparisons.c.prompt_id, entry.c.key == key, entry.c.value == value)
+        conditions.append(tag.correlate(comparisons).exists())
+    return conditions
 
 
 def count_available(conn: Connection, rater_id: str, now: datetime, cap: int) -> int:
@@ -171,6 +192,13 @@ def _load_open_lanes(conn: Connection, rater, task_filter: TaskFilter) -> list:
     rows = list(conn.execute(query, {"rater": rater.id}))
     to_be_open = task_filter.to_be_open
     return [row for row in rows if to_be_open <= set(row.rater_filters or ())] if to_be_open else rows
+
+
+def is_lane_open(conn: Connection, rater: Any, comparison_id: str) -> bool:
+    """Return whether a comparison is in a lane that is open to a rater."""
+    lane = sa.select(comparisons.c.lane_id).where(comparisons.c.id == comparison_id)
+    lane_id = conn.execute(lane).scalar_one()
+    return any(row.id == lane_id for row in _load_open_lanes(conn, rater, ANY_TASK))
 
 
 def check_filter_is_open(store: Store, rater_id: str, task_filter: TaskFilter) -> None:
@@ -240,12 +268,16 @@ def _select_free_places() -> sa.Select:
 
 def _lock_first(*where: sa.ColumnElement[bool]) -> sa.Select:
     """Select the first free place and lock it, skipping places that another transaction has locked."""
-    return _select_free_places().where(*where).limit(1).with_for_update(skip_locked=True, of=places)
+    first = _select_free_places().add_columns(places.c.lane_id, places.c.position).where(*where).limit(1)
+    return first.with_for_update(skip_locked=True, of=places)
 
 
 # Statements of the busy path are built once: building one takes longer than running it.
-_HEAD_OF_LANE = _lock_first(places.c.lane_id == sa.bindparam("lane")).add_columns(places.c.position)
-_FIRST_OF_CANDIDATES = _lock_first(places.c.comparison_id.in_(sa.bindparam("ids", expanding=True)))
+_HEAD_OF_LANE = _lock_first(places.c.lane_id == sa.bindparam("lane"))
+_FIRST_OF_CANDIDATES = _lock_first(
+    places.c.comparison_id.in_(sa.bindparam("ids", expanding=True)),
+    places.c.lane_id.in_(sa.bindparam("lanes", expanding=True)),
+)
 # One subquery for each lane, because that is one step into the index, however long the lane is.
 _HEADS = sa.select(
     lanes.c.id,
@@ -259,7 +291,13 @@ _HEADS = sa.select(
 
 
 def _create_repeat(
-    store: Store, conn: Connection, rater_id: str, project: str, position: int, chance: Callable[[], float]
+    store: Store,
+    conn: Connection,
+    rater_id: str,
+    lane_ids: Sequence[int],
+    task_filter: TaskFilter,
+    position: int,
+    chance: Callable[[], float],
 ) -> Place | None:
     """Create a hidden repeat, a comparison that shows a rater again what they ranked a while ago, and its place.
 
@@ -268,8 +306,9 @@ def _create_repeat(
     # Neither the newest, which the rater still remembers, nor what is a repeat itself or was repeated before.
     query = (
         sa.select(comparisons, judgments.c.verdict)
-        .select_from(judgments.join(comparisons, comparisons.c.id == judgments.c.comparison_id).join(lanes))
-        .where(judgments.c.rater_id == rater_id, IS_FIRST, lanes.c.project_id == project)
+        .select_from(judgments.join(comparisons, comparisons.c.id == judgments.c.comparison_id))
+        .where(judgments.c.rater_id == rater_id, IS_FIRST, comparisons.c.lane_id.in_(lane_ids))
+        .where(*_have_tags(store, task_filter.tags))
         .order_by(judgments.c.seq.desc())
         .offset(REPEAT_GAP)
         .limit(REPEAT_WINDOW)

@@ -6,6 +6,7 @@ import random
 import uuid
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, RowMapping
@@ -20,6 +21,9 @@ from rlhf_hitl.store.queue.assignment import ANY_TASK, Place, TaskFilter
 from rlhf_hitl.store.queue.locks import lock_rater
 from rlhf_hitl.store.tables import Utc, comparisons, judgments, leases, places, routings
 from rlhf_hitl.types import Comparison, Lease
+
+#: Comparisons that a rater may hold at once.
+MOST_HELD = 20
 
 
 class LeaseOfAnotherRater(Conflict):
@@ -196,19 +200,37 @@ def renew(store: Store, lease_id: str, rater_id: str, *, seconds: float, now: da
 
     Raises:
         NotFound: no such lease of this rater.
-        Conflict: it was answered or given back, or it ran out and the place went to another rater.
+        Conflict: it was answered or given back, or it ran out and the place went to another rater; or it ran out, and
+            the rater would not be given another one now.
     """
     with store.write() as conn:
+        rater, clock = lock_rater(store, conn, rater_id)
         own_lease = leases.c.id == lease_id, leases.c.rater_id == rater_id
         row = conn.execute(sa.select(leases.c.comparison_id, leases.c.place).where(*own_lease)).first()
         if row is None:
             raise NotFound(f"lease {lease_id!r}", expected="one of your own", fix="ask for the next comparison")
-        until = (now or store.now(conn)) + timedelta(seconds=seconds)
+        now = now or clock
+        until = now + timedelta(seconds=seconds)
         held = _match_held_place(lease_id, row.comparison_id, row.place)
+        has_lapsed = conn.execute(sa.select(places.c.n).where(*held, places.c.leased_until <= now)).first() is not None
+        if has_lapsed and not _may_hold_again(conn, rater, row.comparison_id, now):
+            raise Conflict(f"lease {lease_id}: it is over. Fix: ask for the next comparison")
         if not conn.execute(places.update().where(*held).values(leased_until=until)).rowcount:
             raise Conflict(f"lease {lease_id}: it is over. Fix: ask for the next comparison")
         conn.execute(leases.update().where(leases.c.id == lease_id).values(expires_at=until))
         return until
+
+
+def _may_hold_again(conn: Connection, rater: Any, comparison_id: str, now: datetime) -> bool:
+    """Return whether a rater may take back a lease that ran out: if they may lease it, and hold few enough."""
+    if rater is None:
+        return False
+    held = len(conn.execute(_RUNNING_LEASES, {"rater": rater.id, "now": now}).all())
+    return (
+        held < MOST_HELD
+        and assignment.may_lease_more(conn, rater, held, now)
+        and assignment.is_lane_open(conn, rater, comparison_id)
+    )
 
 
 def renew_all(store: Store, rater_id: str, *, seconds: float, now: datetime | None = None) -> list[str]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from dataclasses import replace
+from datetime import datetime, timedelta
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, RowMapping
@@ -18,7 +19,7 @@ from rlhf_hitl.store.judgments import (
     judgment_to_row,
     make_judgment_id,
 )
-from rlhf_hitl.store.queue.assignment import is_free
+from rlhf_hitl.store.queue.assignment import is_below_quota, is_free
 from rlhf_hitl.store.queue.leasing import check_lease_of
 from rlhf_hitl.store.queue.locks import lock_comparison, lock_rater
 from rlhf_hitl.store.tables import comparisons, judgments, leases, places
@@ -44,7 +45,7 @@ def submit(
     """Store a rater's answer as a judgment. When this returns, the judgment is on disk.
 
     A second submit under a known idempotency key changes nothing and returns the outcome `repeated`. After the lease
-    ran out, the answer takes a place that is still free, or is kept as `surplus`.
+    ran out, the answer takes a place that is still free, or is kept as `surplus`; so is one beyond the rater's quota.
 
     Args:
         answer: names completions by id, or by the letters they were shown under.
@@ -60,7 +61,7 @@ def submit(
     """
     key = idempotency_key or lease_id
     with store.write() as conn:
-        _, clock = lock_rater(store, conn, rater_id)
+        rater, clock = lock_rater(store, conn, rater_id)
         parameters = {"lease": lease_id, "rater": rater_id, "key": key}
         lease = check_lease_of(rater_id, lease_id, conn.execute(_LOAD_AND_LOCK, parameters).mappings().first())
         answer = _check_answer(answer, lease["order_shown"])
@@ -69,15 +70,19 @@ def submit(
         is_later = version != leased_version
         if is_later:
             guidelines.check_version(conn, comparison_id, version, leased_version)
-        if (is_later or lease["guideline_requires"]) and not simulated:  # a simulated rater has no reasons to give
-            guidelines.check_answer(conn, comparison_id, version, answer, lease["order_shown"])
+        if not simulated:  # a simulated rater has no reasons to give, and its time is simulated too
+            if is_later or lease["guideline_requires"] or answer.scores:
+                guidelines.check_answer(conn, comparison_id, version, answer, lease["order_shown"])
+            answer = _limit_active_time(answer, (now or clock) - lease["leased_at"])
         if lease["judged_before"]:
             earlier_id = find_repeated_submission(conn, rater_id, key, lease["comparison_id"], answer)
             if earlier_id is not None:
                 return Receipt(earlier_id, "repeated")
         now = now or clock
         judgment_id = make_judgment_id()
-        filled = _fill_place(conn, lease, lease_id, judgment_id, now)
+        # Leases that ran out or were given back are more than a quota: what is answered beyond it is kept, and no more.
+        may_count = rater is None or is_below_quota(conn, rater, 0, now)
+        filled = may_count and _fill_place(conn, lease, lease_id, judgment_id, now)
         row = judgment_to_row(
             answer,
             id=judgment_id,
@@ -105,6 +110,7 @@ def submit(
 _LOAD_AND_LOCK = (
     sa.select(
         *(leases.c[name] for name in ("comparison_id", "rater_id", "order_shown", "route", "reward_model_id")),
+        leases.c.leased_at,
         leases.c.guideline_version,
         guidelines.requires_something(leases.c.guideline_version).label("guideline_requires"),
         has_judged_before(leases.c.comparison_id).label("judged_before"),
@@ -170,6 +176,14 @@ def _check_answer(answer: Answer | ShownAnswer, order_shown: list[str]) -> Answe
     refuse_nul("rewrite", answer.rewrite)
     refuse_nul("scores", *answer.scores)
     return answer
+
+
+def _limit_active_time(answer: Answer, since_leased: timedelta) -> Answer:
+    """Return the answer with no more active time than has passed since the lease: it is the sender's word, and paid."""
+    if answer.active_seconds is None:
+        return answer
+    most = max(0.0, since_leased.total_seconds())
+    return replace(answer, active_seconds=min(answer.active_seconds, most))
 
 
 def _fill_place(conn: Connection, lease: RowMapping, lease_id: str, judgment_id: str, now: datetime) -> bool:

@@ -6,12 +6,12 @@ function createProgress(page) {
   const goal = () => storage.get("goal", 0);
   function show(progress) {
     latest = progress;
-    const { name, done, left, capped } = progress;
+    const { name, done, left } = progress;
     $("rater-name").textContent = name;
     const perHour = pace.perHour();
     $("progress").textContent = [
       goal() ? t("done_of", { n: formatNumber(done), goal: formatNumber(goal()) }) : t("done", { n: formatNumber(done) }),
-      t("left", { n: formatNumber(left) + (capped ? "+" : "") }),
+      t("left", { n: formatNumber(left) + (left ? "+" : "") }),
       perHour && t("pace", { n: formatNumber(perHour) }),
     ].filter(Boolean).join(" · ");
     $("goal").hidden = !goal();

@@ -72,16 +72,20 @@ async def send_bodies(address: str, clients: int, token: str) -> None:
 
 
 async def hold_connections(address: str, idle: int, slow: int) -> None:
-    """Keep connections open that send nothing, and others that send a body a byte a second. Closed ones come again."""
+    """Keep connections open that send nothing, and others that send a body a byte a second. Closed ones come again.
+
+    They come from ten addresses of the loopback network, as Linux has them, so that no limit of one address ends them.
+    """
     host, port = address.removeprefix("http://").split(":")
     head = (
         b"POST /api/v1/judgments HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 60000\r\n\r\n"
     )
 
-    async def hold(sends: bool) -> None:
+    async def hold(i: int, sends: bool) -> None:
         while True:
             try:
-                reader, writer = await asyncio.open_connection(host, int(port))
+                from_address = (f"127.0.0.{2 + i % 10}", 0)
+                reader, writer = await asyncio.open_connection(host, int(port), local_addr=from_address)
                 if sends:
                     writer.write(head)
                     senders.add(writer)
@@ -95,11 +99,11 @@ async def hold_connections(address: str, idle: int, slow: int) -> None:
     async def send_slowly() -> None:
         while True:
             await asyncio.sleep(1)
-            for writer in senders:
+            for writer in [w for w in senders if not w.is_closing()]:
                 writer.write(b" ")
 
     senders: set[asyncio.StreamWriter] = set()
-    await asyncio.gather(send_slowly(), *(hold(sends=i < slow) for i in range(idle + slow)))
+    await asyncio.gather(send_slowly(), *(hold(i, sends=i < slow) for i in range(idle + slow)))
 
 
 async def run_until_closed(attack: Coroutine[Any, Any, None]) -> None:

@@ -32,6 +32,8 @@ DONE = b"done"
 LONGEST = 3.0
 #: Bytes of memory that a worker may take.
 MEMORY = 1 * 2**30
+#: How much the workers give way to the server and its database, which everybody waits for.
+NICENESS = 5
 #: The part of a text's time after which drawing is ended by itself, so that what was drawn until then is kept.
 _SOFT_SHARE = 0.9
 
@@ -66,6 +68,7 @@ def answer_requests(connection: Connection, hello: bytes) -> None:
 
 def run_fork_server(control: socket.socket) -> None:
     """Fork a worker for each socket that comes over `control`, until the server closes it."""
+    os.nice(NICENESS)
     _limit_resources()
     to_load = [*COMMON_LANGUAGES, ""]
     while True:

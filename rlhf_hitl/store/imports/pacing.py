@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from sqlalchemy.engine import Connection
 
 #: Seconds a transaction should hold its locks while others write, and while nobody does.
-GENTLE_HOLD, QUICK_HOLD = 0.006, 0.04
+GENTLE_HOLD, QUICK_HOLD = 0.025, 0.04
 #: The import steps aside for so many times the seconds that it held the locks, and for no less than the second number.
 GENTLE_PAUSE, SHORTEST_PAUSE = 1.0, 0.002
 #: How long others count as busy after they were last seen to write: a rater thinks between two answers.

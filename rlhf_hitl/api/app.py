@@ -16,6 +16,7 @@ from uvicorn.config import STARTUP_FAILURE
 from rlhf_hitl.api.auth import ROLES_OF_PAGE
 from rlhf_hitl.api.health import add_health_routes
 from rlhf_hitl.api.json_log import log_as_json
+from rlhf_hitl.api.log_limit import limit_log_of_clients
 from rlhf_hitl.api.metrics import RequestMonitor, ServerMetrics
 from rlhf_hitl.api.page_guard import PageGuard
 from rlhf_hitl.api.problems import respond_with_problem
@@ -100,6 +101,7 @@ def serve_from_environment() -> FastAPI:
     """Build the application from the settings in the environment. Each of several worker processes calls this."""
     filter_output()
     restrict_new_files()
+    limit_log_of_clients()
     try:
         settings = load_settings()
         protect_workspace(settings.workspace)

@@ -8,6 +8,7 @@ the one that has kept it waiting longest, so that somebody who opens thousands c
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import resource
 from collections import Counter
 from collections.abc import Callable
@@ -32,7 +33,7 @@ class ConnectionLimits:
 
     Attributes:
         connections: at the same time.
-        per_address: of them, from one address that is no trusted proxy.
+        per_address: of them, from one address (see `find_network`) that is no trusted proxy.
         head_seconds: for a request's head, and for the next request on a connection.
         head_bytes: of a request's head.
         body_seconds: for which a body may stand still, or fall behind `body_bytes_per_second`.
@@ -42,7 +43,7 @@ class ConnectionLimits:
     connections: int
     per_address: int
     head_seconds: float = 10
-    head_bytes: int = 64 * 2**10
+    head_bytes: int = 16 * 2**10
     body_seconds: float = 20
     body_bytes_per_second: float = 1000
     read_seconds: float = 60
@@ -58,6 +59,19 @@ def make_room_for_connections() -> int:
     return MOST_CONNECTIONS if files == resource.RLIM_INFINITY else max(64, min(MOST_CONNECTIONS, files - OTHER_FILES))
 
 
+def find_network(address: str) -> str:
+    """Return what counts as one address: an IPv4 address, or the /64 of an IPv6 one, for a customer has all of it."""
+    try:
+        ip = ipaddress.ip_address(address.partition("%")[0])
+    except ValueError:  # a Unix socket has none
+        return address
+    if isinstance(ip, ipaddress.IPv4Address):
+        return str(ip)
+    if ip.ipv4_mapped is not None:
+        return str(ip.ipv4_mapped)
+    return str(ipaddress.IPv6Network((ip, 64), strict=False))
+
+
 class Connections:
     """The connections of one process, and the limits they keep.
 
@@ -67,7 +81,7 @@ class Connections:
 
     def __init__(self, limits: ConnectionLimits, proxies: TrustedProxies):
         self.limits, self._proxies = limits, proxies
-        self.number, self._by_address = 0, Counter[str]()
+        self.number, self._by_network = 0, Counter[str]()
         # Those that a client keeps waiting, the longest first.
         self._waiting: dict[LimitedProtocol, None] = {}
         self._slow_readers: dict[LimitedProtocol, None] = {}
@@ -81,13 +95,13 @@ class Connections:
 
         That is the new one itself where all others are being answered.
         """
-        address = connection.address
+        network = connection.network
         self.number += 1
-        self._by_address[address] += 1
+        self._by_network[network] += 1
         self._open.add(connection)
         self.expect(connection)
-        if address not in self._proxies and self._by_address[address] > self.limits.per_address:
-            self._close_longest(lambda c: c.address == address)
+        if connection.address not in self._proxies and self._by_network[network] > self.limits.per_address:
+            self._close_longest(lambda c: c.network == network)
         elif self.number > self.limits.connections:
             self._close_longest(lambda c: True)
         if self._check is None:
@@ -99,9 +113,9 @@ class Connections:
         self._waiting.pop(connection, None)
         self._slow_readers.pop(connection, None)
         self.number -= 1
-        self._by_address[connection.address] -= 1
-        if not self._by_address[connection.address]:
-            del self._by_address[connection.address]
+        self._by_network[connection.network] -= 1
+        if not self._by_network[connection.network]:
+            del self._by_network[connection.network]
 
     def expect(self, connection: LimitedProtocol) -> None:
         """Note that the server waits for something of the client from now on."""
@@ -150,13 +164,14 @@ class LimitedProtocol(HttpToolsProtocol):
     def __init__(self, *args: Any, connections: Connections, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self._all = connections
-        self.address = ""
+        self.address = self.network = ""
         self.deadline = self.read_deadline = 0.0
-        self._phase, self._head_bytes, self._bytes_beside_body = Phase.IDLE, 0, 0
+        self._phase, self._head_bytes, self._bytes_beside_body, self._parsed_bytes = Phase.IDLE, 0, 0, 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.address = self.client[0] if self.client else ""
+        self.network = find_network(self.address)
         self.deadline = self.loop.time() + self._all.limits.head_seconds
         self._all.add(self)
 
@@ -190,9 +205,25 @@ class LimitedProtocol(HttpToolsProtocol):
         super().on_headers_complete()
         self._enter(Phase.BODY, self._all.limits.body_seconds)
 
+    def on_url(self, url: bytes) -> None:
+        self._count_head(url)
+        super().on_url(url)
+
+    def send_400_response(self, msg: str) -> None:
+        if self._parsed_bytes > self._all.limits.head_bytes:
+            return self._refuse(431, "Request Header Fields Too Large")
+        super().send_400_response(msg)
+
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._phase is not Phase.BODY:  # trailers are left out
+            self._count_head(name, value)
             super().on_header(name, value)
+
+    def _count_head(self, *parts: bytes) -> None:
+        """Count a part of a head that came whole: it costs more to read than to send."""
+        self._parsed_bytes += sum(map(len, parts))
+        if self._parsed_bytes > self._all.limits.head_bytes:
+            raise ValueError("a request's head is too large")
 
     def on_body(self, body: bytes) -> None:
         self._bytes_beside_body = 0
@@ -205,7 +236,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def _enter(self, phase: Phase, seconds: float) -> None:
         """Begin a phase in which the server waits for the client."""
-        self._phase, self._head_bytes, self._bytes_beside_body = phase, 0, 0
+        self._phase, self._head_bytes, self._bytes_beside_body, self._parsed_bytes = phase, 0, 0, 0
         self.deadline = self.loop.time() + seconds
         self._all.expect(self)
 

@@ -77,6 +77,9 @@ _CACHEABLE = ("text/css", "text/javascript", "application/javascript", "image/",
 def _add_security_headers(headers: MutableHeaders) -> None:
     """Add the headers that every answer has; a route may have set a policy and a rule for caches of its own."""
     headers.update(SECURITY_HEADERS)
+    if location := headers.get("location"):  # ours are all on this server; Starlette writes the client's `Host` there
+        parts = urlsplit(location)
+        headers["location"] = "/" + parts.path.lstrip("/") + (f"?{parts.query}" if parts.query else "")
     headers.setdefault("content-security-policy", STRICT_POLICY)
     if not headers.get("content-type", "").startswith(_CACHEABLE):
         headers.setdefault("cache-control", "no-store")

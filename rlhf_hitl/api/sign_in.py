@@ -18,11 +18,12 @@ from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Resp
 from starlette.requests import ClientDisconnect
 
 from rlhf_hitl.api.auth import SESSION_COOKIE, find_session_rater, get_client_address
+from rlhf_hitl.api.connections import find_network
 from rlhf_hitl.api.sign_in_throttle import SignInThrottle
 from rlhf_hitl.config import Settings
 from rlhf_hitl.errors import BadInput, Conflict, NotFound
 from rlhf_hitl.store import Store
-from rlhf_hitl.store.devices import is_known_device, remember_device
+from rlhf_hitl.store.devices import find_known_device, remember_device
 from rlhf_hitl.store.invitations import accept_invitation, find_open_invitation
 from rlhf_hitl.store.sign_in import end_session, find_account_name, start_session, verify_password
 from rlhf_hitl.types import Role
@@ -59,14 +60,14 @@ def add_sign_in_routes(app: FastAPI, store: Store, settings: Settings, throttle:
     def sign_in(request: Request, name: str, password: str) -> Response:
         # However the name is spelt, it is one account that is tried. It is cut as the audit log cuts it.
         account = find_account_name(store, name)[:200]
-        is_known = is_known_device(store, request.cookies.get(DEVICE_COOKIE, ""), account)
-        wait = throttle.record_attempt(get_client_address(request), account, is_known)
+        device = find_known_device(store, request.cookies.get(DEVICE_COOKIE, ""), account)
+        wait = throttle.record_attempt(find_network(get_client_address(request)), account, device)
         if wait > 0:
             minutes = max(1, round(wait / 60))
             response = respond_with_sign_in_page(request, 429, problem="throttled", minutes=minutes, name=name)
             response.headers["retry-after"] = str(int(wait) + 1)
             return response
-        return _sign_in(store, settings, request, name, password, is_known)
+        return _sign_in(store, settings, request, name, password, bool(device))
 
     @app.get("/invite/{secret}")
     def show_invitation(request: Request, secret: str) -> Response:
@@ -149,7 +150,9 @@ def _sign_in(store: Store, settings: Settings, request: Request, name: str, pass
     response = RedirectResponse(HOME[verified.rater.role], 303)
     _set_cookie(request, response, SESSION_COOKIE, secret, hours)
     if not is_known:
-        device = remember_device(store, verified.rater, DEVICE_DAYS, address=get_client_address(request))
+        # The throttle counts attempts and successes by network.
+        network = find_network(get_client_address(request))
+        device = remember_device(store, verified.rater, DEVICE_DAYS, address=network)
         _set_cookie(request, response, DEVICE_COOKIE, device, DEVICE_DAYS * 24)
     return response
 

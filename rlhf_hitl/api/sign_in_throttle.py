@@ -21,8 +21,8 @@ class SignInThrottle:
     """Limits attempts to sign in. It counts them in the store's audit log, so all processes count together.
 
     After `per_name` failures for a name within the window, from whatever addresses, there is one attempt a `pause`.
-    After `per_address` failures from an address, for whatever names, there is one a `pause` for each name there, and
-    `per_address` in all.
+    After `per_address` failures from an address (of IPv6, a /64: see `find_network`), for whatever names, there is one
+    a `pause` for each name there, and `per_address` in all.
 
     Args:
         window: seconds for which an attempt counts.
@@ -33,7 +33,7 @@ class SignInThrottle:
         self.store, self.per_name, self.per_address = store, per_name, per_address
         self.window, self.pause = timedelta(seconds=window), timedelta(seconds=pause)
 
-    def record_attempt(self, address: str, name: str, is_known_device: bool = False) -> float:
+    def record_attempt(self, address: str, name: str, device: str = "") -> float:
         """Record an attempt before its password is verified.
 
         Returns:
@@ -41,28 +41,31 @@ class SignInThrottle:
         """
         address = address[:80]  # as the audit log keeps it
         with self.store.read() as conn:  # a flood of attempts is refused without the lock that submits wait for
-            wait = self._find_wait(conn, address, name, is_known_device)
+            wait = self._find_wait(conn, address, name, device)
             is_told = wait > 0 and self._leads_are_told(conn, address, name)
         if wait > 0 and is_told:
             return wait
         with self.store.write() as conn:
             self.store.lock(conn, "sign_in")  # without it, a hundred simultaneous attempts would all count as the first
-            wait = self._find_wait(conn, address, name, is_known_device)
+            wait = self._find_wait(conn, address, name, device)
             if wait > 0:
                 self._tell_leads(conn, address, name)
                 return wait
-            action = FROM_KNOWN_DEVICE if is_known_device else TRIED
-            audit.record(conn, audit.Actor("", address), action, name)
+            actor = audit.Actor("", address)
+            if device:
+                audit.record(conn, actor, FROM_KNOWN_DEVICE, device, name=name)
+            else:
+                audit.record(conn, actor, TRIED, name)
         return 0.0
 
     def _start(self) -> datetime:
         return utc_now() - self.window
 
-    def _find_wait(self, conn: Connection, address: str, name: str, is_known_device: bool) -> float:
+    def _find_wait(self, conn: Connection, address: str, name: str, device: str) -> float:
         """Return the seconds until the next attempt; 0 where it may be made now."""
         start = self._start()
-        if is_known_device:
-            tried = audit.list_times(conn, FROM_KNOWN_DEVICE, start, subject=name)
+        if device:
+            tried = audit.list_times(conn, FROM_KNOWN_DEVICE, start, subject=device)
             return self._compute_wait(tried, 1) if len(tried) >= self.per_name else 0.0
         waits = [0.0]
         tried, succeeded = (audit.list_times(conn, action, start, subject=name) for action in (TRIED, SUCCEEDED))

@@ -111,10 +111,12 @@ def _announce(address: str, store: Store, accounts: dict[str, str], json: bool) 
 
 def _make_uvicorn_options(settings: Settings) -> dict[str, Any]:
     from rlhf_hitl.api.connections import ConnectionLimits, Connections, LimitedProtocol, make_room_for_connections
+    from rlhf_hitl.api.log_limit import limit_log_of_clients
 
     # A thread that computes gives way to the event loop after this time (Python's default is ten times as long): so
     # somebody who sends costly bodies slows others less.
     sys.setswitchinterval(0.0005)
+    limit_log_of_clients()
     proxies = TrustedProxies(settings.trusted_proxies)
     limits = ConnectionLimits(make_room_for_connections(), settings.max_connections_per_address)
     return {

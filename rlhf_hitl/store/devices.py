@@ -22,7 +22,7 @@ def remember_device(store: Store, rater: Rater, days: float, *, address: str = "
     return secret
 
 
-def is_known_device(store: Store, secret: str, name: str) -> bool:
-    """Return whether the rater of this name has signed in with the browser that holds the secret."""
+def find_known_device(store: Store, secret: str, name: str) -> str:
+    """Return the id of the browser that holds the secret; "" where the rater of this name has not signed in with it."""
     owner = find_token_owner(store, secret, TokenKind.DEVICE) if secret else None
-    return owner is not None and owner[0].name == name
+    return owner[1].id if owner is not None and owner[0].name == name else ""

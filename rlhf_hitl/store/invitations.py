@@ -48,8 +48,11 @@ def accept_invitation(store: Store, secret: str, name: str, password: str, *, ad
         NotFound: no such invitation, or it is no longer open.
         BadInput: the name is taken or the password too short; the invitation stays open.
     """
-    if find_open_invitation(store, secret) is None:  # checked first, because hashing a password is slow on purpose
+    # Both are checked first, because hashing a password is slow on purpose.
+    if find_open_invitation(store, secret) is None:
         raise _make_not_open_error()
+    with store.read() as conn:
+        people.check_new_name(conn, name)
     password_hash = hash_password(password)
     with store.write() as conn:
         token = find_token(conn, secret, TokenKind.INVITE, lock=True)

@@ -61,15 +61,26 @@ def insert_rater(
         BadInput: the name is empty, too long, of the form that imported raters have, holds what cannot be seen, is
             taken in this or another spelling, or looks like another person's.
     """
-    name = check_name("name", name.strip(), max_length=MAX_NAME_LENGTH)
-    if re.match(r"[a-z_]+:", make_name_key(name)):  # raters of imported votes are named so, after their format
-        raise BadInput(f"name {name!r}", expected="a name that starts with no `word:`", fix="choose another name")
-    _refuse_mistakable(store, conn, name)
+    store.lock(conn, "names of people")  # two that look alike may be added at once
+    name = check_new_name(conn, name)
     row = _make_rater_row(name, role, simulated=simulated, source="") | {"password_hash": password_hash}
     if not store.insert_new(conn, raters, [row]):
         raise BadInput(f"name {name!r}", expected="one that is free", fix="choose another name")
     audit.record(conn, by, "rater.added", name, role=role.value, simulated=simulated)
     return rater_from_row(row)
+
+
+def check_new_name(conn: Connection, name: str) -> str:
+    """Return the name that a new rater will have.
+
+    Raises:
+        BadInput: as for `insert_rater`.
+    """
+    name = check_name("name", name.strip(), max_length=MAX_NAME_LENGTH)
+    if re.match(r"[a-z_]+:", make_name_key(name)):  # raters of imported votes are named so, after their format
+        raise BadInput(f"name {name!r}", expected="a name that starts with no `word:`", fix="choose another name")
+    _refuse_mistakable(conn, name)
+    return name
 
 
 def change_rater(
@@ -202,9 +213,8 @@ def list_mistakable(store: Store) -> list[tuple[str, ...]]:
     return [tuple(names) for names in groups.values() if len(names) > 1]
 
 
-def _refuse_mistakable(store: Store, conn: Connection, name: str) -> None:
+def _refuse_mistakable(conn: Connection, name: str) -> None:
     """Raise BadInput where somebody has this name in another spelling, or one that looks like it."""
-    store.lock(conn, "names of people")  # two that look alike may be added at once
     names_alike = sa.select(raters.c.name).where(
         raters.c.source == "",
         sa.or_(raters.c.name_skeleton == hash_name_skeleton(name), raters.c.name_key == make_name_key(name)),

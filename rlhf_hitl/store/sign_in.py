@@ -79,6 +79,7 @@ def set_password(
         own = raters.c.id == rater_id
         conn.execute(raters.update().where(own).values(password_hash=password_hash))
         sessions = end_tokens(conn, rater_id, TokenKind.SESSION)
+        end_tokens(conn, rater_id, TokenKind.DEVICE)  # whoever knew the old password may have signed in with one
         api_tokens = 0 if keep_tokens else end_tokens(conn, rater_id, TokenKind.API)
         stored_name = conn.execute(sa.select(raters.c.name).where(own)).scalar_one()
         audit.record(conn, by, "rater.password", stored_name, sessions_ended=sessions, tokens_ended=api_tokens)

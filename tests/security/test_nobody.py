@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import logging
 import socket
 import threading
 import time
@@ -17,8 +18,9 @@ from starlette.testclient import TestClient
 from starlette.types import ASGIApp
 
 from rlhf_hitl.api.app import create_app, create_headless_app
-from rlhf_hitl.api.connections import ConnectionLimits, Connections, LimitedProtocol
+from rlhf_hitl.api.connections import ConnectionLimits, Connections, LimitedProtocol, find_network
 from rlhf_hitl.api.json_body import count_values
+from rlhf_hitl.api.log_limit import LogLimit, limit_log_of_clients
 from rlhf_hitl.api.sign_in_throttle import SignInThrottle
 from rlhf_hitl.config import Settings, TrustedProxies, load_settings
 from rlhf_hitl.errors import BadInput
@@ -135,6 +137,74 @@ def test_a_head_without_end_is_refused_before_it_fills_the_memory():
             for i in range(2000):
                 client.sendall(b"X-%d: " % i + b"y" * 1000 + b"\r\n")
         assert receive_all(client)[:12] in (b"HTTP/1.1 431", b"")
+
+
+def test_a_large_head_that_comes_whole_is_refused_before_it_is_looked_at():
+    for head in (
+        b"GET /?" + b"a=b&" * 2000 + b" HTTP/1.1\r\n",
+        b"GET / HTTP/1.1\r\nAccept-Language: " + b"a," * 4000 + b"\r\n",
+    ):
+        with served(echo_length) as address, socket.create_connection(address) as client:
+            client.sendall(head + b"Host: x\r\n\r\n")
+            assert receive_all(client)[9:12] == b"431"
+
+
+def test_bad_requests_leave_few_lines_in_the_log():
+    written: list[logging.LogRecord] = []
+    handler, logger = logging.Handler(), logging.getLogger("uvicorn.error")
+    handler.emit = written.append  # type: ignore[method-assign]
+    filters = logger.filters[:]
+    try:
+        with served(echo_length) as address:
+            logger.filters.clear()
+            limit_log_of_clients()
+            logger.addHandler(handler)
+            logger.setLevel(logging.WARNING)
+            for _ in range(30):
+                with socket.create_connection(address) as client:
+                    client.sendall(b"nonsense\r\n\r\n")
+                    receive_all(client)
+        assert len(written) == 5
+    finally:
+        logger.removeHandler(handler)
+        logger.filters[:] = filters
+
+
+def test_lines_that_were_left_out_are_counted_in_the_next_one():
+    at = [0.0]
+    limit, record = LogLimit(most=2, seconds=60, clock=lambda: at[0]), logging.makeLogRecord({"msg": "bad"})
+    assert [limit.filter(record) for _ in range(5)] == [True, True, False, False, False]
+    at[0] = 61
+    assert limit.filter(record)
+    assert record.msg == "bad (3 more such lines were left out)"
+
+
+@pytest.mark.parametrize(
+    ("address", "network"),
+    [("192.0.2.7", "192.0.2.7"), ("::ffff:192.0.2.7", "192.0.2.7"), ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+     ("fe80::1%eth0", "fe80::/64"), ("", ""), ("testclient", "testclient")],
+)  # fmt: skip
+def test_a_network_of_ipv6_counts_as_one_address(address, network):
+    assert find_network(address) == network
+
+
+def test_who_has_a_network_of_ipv6_guesses_no_more_than_who_has_one_address(app):
+    waits = []
+    for i in range(40):
+        client = TestClient(app, client=(f"2001:db8:1:2::{i + 1:x}", 5000))
+        waits.append(client.post("/login", data={"name": f"made up {i}", "password": "x"}).status_code)
+    assert waits.count(401) == 30
+    assert waits.count(429) == 10
+
+
+def test_a_redirect_names_no_other_site(app):
+    client = TestClient(app, follow_redirects=False, headers={"host": "evil.example"})
+    for path in ("/api/v1/leases/", "/rate", "/login/", "//evil.example/login/"):
+        answer = client.get(path)
+        if answer.is_redirect:
+            assert answer.headers["location"].startswith("/")
+            assert not answer.headers["location"].startswith("//")
+    assert client.get("/login/").headers["location"] == "/login"
 
 
 def test_a_large_body_in_the_packet_of_a_short_head_is_taken():

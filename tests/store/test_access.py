@@ -17,6 +17,7 @@ from rlhf_hitl.store import (
     Store,
     StoreFailure,
     audit,
+    devices,
     invitations,
     passwords,
     people,
@@ -201,6 +202,21 @@ def test_a_name_that_is_taken_leaves_the_invitation_open(store, ann):
     with pytest.raises(BadInput, match="free"):
         invitations.accept_invitation(store, secret, "ann", PASSWORD)
     assert invitations.accept_invitation(store, secret, "ann2", PASSWORD).name == "ann2"
+
+
+def test_a_name_that_cannot_be_had_costs_no_hashing(store, ann, monkeypatch):
+    secret = invitations.add_invitation(store, Role.RATER)
+    monkeypatch.setattr(invitations, "hash_password", lambda _: pytest.fail("it was hashed"))
+    for name in ("ann", "Ann", "gold:1", ""):
+        with pytest.raises(BadInput):
+            invitations.accept_invitation(store, secret, name, PASSWORD)
+
+
+def test_a_new_password_ends_the_devices_that_were_known(store, ann):
+    device = devices.remember_device(store, ann, 1)
+    assert devices.find_known_device(store, device, "ann")
+    sign_in.set_password(store, "ann", "another-good-one")
+    assert not devices.find_known_device(store, device, "ann")
 
 
 def test_of_many_who_accept_one_invitation_at_once_one_succeeds(store):

@@ -1,0 +1,44 @@
+"""A limit for log lines that clients cause: a line that comes again and again is counted, not written.
+
+A bad request costs a client nothing, and a line for each would fill the disk.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+
+#: Loggers whose lines a client can cause at will: bad requests, and connections that close when something is sent.
+LOGGERS_OF_CLIENTS = ("uvicorn.error", "asyncio")
+
+
+class LogLimit(logging.Filter):
+    """Lets each line of the code write to the log `most` times in so many seconds.
+
+    The first line written after others were left out says how many.
+    """
+
+    def __init__(self, most: int = 5, seconds: float = 60, clock: Callable[[], float] = time.monotonic):
+        super().__init__()
+        self._most, self._seconds, self._clock = most, seconds, clock
+        self._windows: dict[tuple[str, int], list[float]] = {}  # where → [start of the window, lines in it]
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        now, where = self._clock(), (record.pathname, record.lineno)
+        window = self._windows.setdefault(where, [now, 0])
+        if now - window[0] > self._seconds:
+            left_out = int(window[1]) - self._most
+            window[:] = [now, 0]
+            if left_out > 0:
+                record.msg = f"{record.msg} ({left_out} more such lines were left out)"
+        window[1] += 1
+        return window[1] <= self._most
+
+
+def limit_log_of_clients() -> None:
+    """Limit what clients can cause in this process's log."""
+    for name in LOGGERS_OF_CLIENTS:
+        logger = logging.getLogger(name)
+        if not any(isinstance(f, LogLimit) for f in logger.filters):
+            logger.addFilter(LogLimit())

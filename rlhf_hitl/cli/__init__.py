@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib
+import importlib.metadata
 import json as jsonlib
 import math
 import os
@@ -40,6 +41,22 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
 )
+
+
+def _print_version(is_asked: bool) -> None:
+    if is_asked:
+        print(importlib.metadata.version("rlhf_hitl"))
+        raise typer.Exit(0)
+
+
+@app.callback()
+def _take_options_without_a_command(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
 
 StoreUrl = Annotated[
     str,

@@ -24,7 +24,7 @@ def judge(server: Server, rater: Rater, *seconds: float, days_ago: int = 0) -> N
     """Judgments of a rater's, one for each of the times they took."""
     at = utc_now() - timedelta(days=days_ago)
     for active in seconds:
-        lease = queue.lease(server.store, rater.id, now=at, seconds=1800)
+        lease = queue.lease(server.store, rater.id, now=at - timedelta(seconds=active), seconds=1800)
         assert lease is not None
         said = Answer(Verdict.SKIPPED, active_seconds=active)
         queue.submit(server.store, lease.id, rater.id, said, simulated=rater.simulated, now=at)

@@ -11,7 +11,8 @@ function createProgress(page) {
     const perHour = pace.perHour();
     $("progress").textContent = [
       goal() ? t("done_of", { n: formatNumber(done), goal: formatNumber(goal()) }) : t("done", { n: formatNumber(done) }),
-      t("left", { n: formatNumber(left) + (left ? "+" : "") }),
+      // In tens, because hidden repeats would show by an exact count; 1 stands for fewer than ten.
+      left === 1 ? t("left_few") : t("left", { n: formatNumber(left) + (left ? "+" : "") }),
       perHour && t("pace", { n: formatNumber(perHour) }),
     ].filter(Boolean).join(" · ");
     $("goal").hidden = !goal();

@@ -72,16 +72,9 @@ class RatingService:
         return {"card": card | {"answer": answer_to_page(judgment)}} | self._load_progress(request) | guideline
 
     def history(self, request: PageRequest) -> dict[str, Any]:
-        """Return the rater's newest judgments, newest first."""
+        """Return the rater's newest judgments, newest first. One of a hidden repeat would show if it were left out."""
         judged = views.list_current_judgments(self._store, self._rater.id, HISTORY)
-        # A hidden repeat that is listed beside its original would not be hidden.
-        return {
-            "judged": [
-                draw_history_row(judgment, comparison)
-                for judgment, comparison in judged
-                if comparison.repeat_of is None
-            ]
-        }
+        return {"judged": [draw_history_row(judgment, comparison) for judgment, comparison in judged]}
 
     def difference(self, request: PageRequest) -> dict[str, Any]:
         """Return two completions as HTML in which the words that only one of them has are marked."""

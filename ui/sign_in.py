@@ -17,7 +17,7 @@ def choose_language(accept_language: str, supported: Sequence[str]) -> str:
     Regions are ignored: `es-MX` is read in `es`. So are malformed parts.
     """
     preferences: dict[str, float] = {}
-    for part in accept_language.split(","):
+    for part in accept_language[:200].split(","):  # browsers send some dozens of letters
         tag, *parameters = (piece.strip().lower() for piece in part.split(";"))
         weight = next((p.removeprefix("q=") for p in parameters if p.startswith("q=")), "1")
         try:

@@ -14,6 +14,7 @@ from starlette.middleware import Middleware
 from uvicorn.config import STARTUP_FAILURE
 
 from rlhf_hitl.api.auth import ROLES_OF_PAGE
+from rlhf_hitl.api.client_limits import ClientLimits
 from rlhf_hitl.api.health import add_health_routes
 from rlhf_hitl.api.json_log import log_as_json
 from rlhf_hitl.api.log_limit import limit_log_of_clients
@@ -66,7 +67,9 @@ def create_headless_app(store: Store, settings: Settings, throttle: SignInThrott
     metrics = ServerMetrics(store)
     app.add_middleware(SecurityMiddleware)
     app.add_middleware(RequestMonitor, metrics=metrics)
-    app.add_middleware(ForwardedHeaders, proxies=TrustedProxies(settings.trusted_proxies))
+    proxies = TrustedProxies(settings.trusted_proxies)
+    app.add_middleware(ClientLimits, most=settings.max_requests_per_address, proxies=proxies)
+    app.add_middleware(ForwardedHeaders, proxies=proxies)
     add_sign_in_routes(app, store, settings, throttle or SignInThrottle(store))
     add_health_routes(app, store, metrics)
     add_static_routes(app)
@@ -97,11 +100,18 @@ def mount_pages(app: FastAPI, store: Store, settings: Settings) -> None:
         page.mount(app, path, store, settings, guard)
 
 
+def prepare_server_process() -> None:
+    """Prepare a process that serves: somebody who sends costly or bad requests slows others less, and fills no log."""
+    # A thread that computes gives way to the event loop after this time; Python's default is ten times as long.
+    sys.setswitchinterval(0.0005)
+    limit_log_of_clients()
+
+
 def serve_from_environment() -> FastAPI:
     """Build the application from the settings in the environment. Each of several worker processes calls this."""
     filter_output()
     restrict_new_files()
-    limit_log_of_clients()
+    prepare_server_process()
     try:
         settings = load_settings()
         protect_workspace(settings.workspace)

@@ -39,6 +39,8 @@ SESSION_COOKIE = "rlhf_hitl_session"
 SIGNED_OUT = "You are signed out. Sign in and try again."
 #: The key of the ASGI scope under which `PageGuard` puts the caller of a page. No client can write there.
 _PAGE_CALLER = "rlhf_hitl.page_caller"
+#: The key of the ASGI scope under which `ClientLimits` puts the visitor, before anybody knows who that is.
+_VISITOR = "rlhf_hitl.visitor"
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,23 @@ class Caller:
         return self.rater.role in ROLES_OF_SCOPE[scope] and (self.scopes is None or scope.value in self.scopes)
 
 
+@dataclass
+class Visitor:
+    """Who sends a request, as far as `ClientLimits` needs it: whether they turned out to be somebody known."""
+
+    is_known: bool = False
+
+
+def set_visitor(scope: ASGIScope, visitor: Visitor) -> None:
+    """Put a visitor there; who finds a valid session or token will note it."""
+    scope[_VISITOR] = visitor
+
+
+def _note_known(request: HTTPConnection) -> None:
+    if (visitor := request.scope.get(_VISITOR)) is not None:
+        visitor.is_known = True
+
+
 def get_client_address(request: HTTPConnection) -> str:
     """Return the network address that a request comes from, "" where it is unknown."""
     return request.client.host if request.client else ""
@@ -79,14 +98,20 @@ def identify_caller(store: Store, request: HTTPConnection) -> Caller | None:
         rater = find_session_rater(store, request)
         return Caller(rater, None, get_client_address(request)) if rater else None
     owner = find_token_owner(store, secret.strip(), TokenKind.API) if kind.lower() == "bearer" else None
-    return Caller(owner[0], frozenset(owner[1].scopes), get_client_address(request)) if owner else None
+    if owner is None:
+        return None
+    _note_known(request)
+    return Caller(owner[0], frozenset(owner[1].scopes), get_client_address(request))
 
 
 def find_session_rater(store: Store, request: HTTPConnection) -> Rater | None:
     """Return the rater of the request's session, or None. An API token is no session: it opens no page."""
     cookie = request.cookies.get(SESSION_COOKIE)
     owner = find_token_owner(store, cookie, TokenKind.SESSION) if cookie else None
-    return owner[0] if owner else None
+    if owner is None:
+        return None
+    _note_known(request)
+    return owner[0]
 
 
 def set_page_caller(scope: ASGIScope, caller: Caller) -> None:

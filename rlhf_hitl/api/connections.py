@@ -22,6 +22,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from rlhf_hitl.config import TrustedProxies
 
 CHECK_SECONDS = 0.5
+#: For which a connection stays open after the response to a request whose body has not come to its end.
+LINGER_SECONDS = 2.0
 MOST_CONNECTIONS = 4096
 #: Files that a process needs beside its connections: the store's, features, reports, libraries.
 OTHER_FILES = 256
@@ -36,6 +38,9 @@ class ConnectionLimits:
         per_address: of them, from one address (see `find_network`) that is no trusted proxy.
         head_seconds: for a request's head, and for the next request on a connection.
         head_bytes: of a request's head.
+        headers: in it.
+        url_bytes: of its address, in which `parameters` may stand.
+        chunk_bytes: that a chunk of a body has in the mean, at least: each costs as much as a large one.
         body_seconds: for which a body may stand still, or fall behind `body_bytes_per_second`.
         read_seconds: for which a client may leave a full buffer of a response unread.
     """
@@ -44,6 +49,10 @@ class ConnectionLimits:
     per_address: int
     head_seconds: float = 10
     head_bytes: int = 16 * 2**10
+    headers: int = 100
+    url_bytes: int = 4096
+    parameters: int = 64
+    chunk_bytes: int = 16
     body_seconds: float = 20
     body_bytes_per_second: float = 1000
     read_seconds: float = 60
@@ -95,12 +104,13 @@ class Connections:
 
         That is the new one itself where all others are being answered.
         """
-        network = connection.network
+        network = "" if connection.address in self._proxies else find_network(connection.address)
+        connection.network = network
         self.number += 1
         self._by_network[network] += 1
         self._open.add(connection)
         self.expect(connection)
-        if connection.address not in self._proxies and self._by_network[network] > self.limits.per_address:
+        if network and self._by_network[network] > self.limits.per_address:
             self._close_longest(lambda c: c.network == network)
         elif self.number > self.limits.connections:
             self._close_longest(lambda c: True)
@@ -166,12 +176,13 @@ class LimitedProtocol(HttpToolsProtocol):
         self._all = connections
         self.address = self.network = ""
         self.deadline = self.read_deadline = 0.0
-        self._phase, self._head_bytes, self._bytes_beside_body, self._parsed_bytes = Phase.IDLE, 0, 0, 0
+        self._phase, self._head_bytes, self._bytes_beside_body = Phase.IDLE, 0, 0
+        self._is_over = False  # the response is complete, and what still comes of the request is dropped
+        self._start_count()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.address = self.client[0] if self.client else ""
-        self.network = find_network(self.address)
         self.deadline = self.loop.time() + self._all.limits.head_seconds
         self._all.add(self)
 
@@ -179,7 +190,14 @@ class LimitedProtocol(HttpToolsProtocol):
         self._all.remove(self)
         super().connection_lost(exc)
 
+    def _start_count(self) -> None:
+        self._url_bytes = self._parameters = self._parsed_bytes = self._headers = 0
+        self._chunks = self._chunked_bytes = 0
+        self._refusal = 400, "Bad Request"
+
     def data_received(self, data: bytes) -> None:
+        if self._is_over or self.transport.is_closing():
+            return
         if self._phase is Phase.BODY:
             earned = len(data) / self._all.limits.body_bytes_per_second
             self.deadline = min(self.deadline + earned, self.loop.time() + self._all.limits.body_seconds)
@@ -199,6 +217,7 @@ class LimitedProtocol(HttpToolsProtocol):
                 "a request before the answer to the one before: nobody needs that, and it could be endless"
             )
         super().on_message_begin()
+        self._start_count()
         self._enter(Phase.HEAD, self._all.limits.head_seconds)
 
     def on_headers_complete(self) -> None:
@@ -206,13 +225,16 @@ class LimitedProtocol(HttpToolsProtocol):
         self._enter(Phase.BODY, self._all.limits.body_seconds)
 
     def on_url(self, url: bytes) -> None:
-        self._count_head(url)
+        self._url_bytes += len(url)
+        self._parameters += url.count(b"&")
+        limits = self._all.limits
+        if self._url_bytes > limits.url_bytes or self._parameters > limits.parameters:
+            self._refusal = 414, "URI Too Long"
+            raise ValueError("a request's address is too long")
         super().on_url(url)
 
     def send_400_response(self, msg: str) -> None:
-        if self._parsed_bytes > self._all.limits.head_bytes:
-            return self._refuse(431, "Request Header Fields Too Large")
-        super().send_400_response(msg)
+        self._refuse(*self._refusal)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._phase is not Phase.BODY:  # trailers are left out
@@ -220,13 +242,21 @@ class LimitedProtocol(HttpToolsProtocol):
             super().on_header(name, value)
 
     def _count_head(self, *parts: bytes) -> None:
-        """Count a part of a head that came whole: it costs more to read than to send."""
-        self._parsed_bytes += sum(map(len, parts))
-        if self._parsed_bytes > self._all.limits.head_bytes:
+        """Count a header of a head that came whole: it costs more to read than to send."""
+        self._parsed_bytes += sum(map(len, parts)) + 4  # with the colon and the end of the line
+        self._headers += 1
+        if self._parsed_bytes > self._all.limits.head_bytes or self._headers > self._all.limits.headers:
+            self._refusal = 431, "Request Header Fields Too Large"
             raise ValueError("a request's head is too large")
+
+    def on_chunk_header(self) -> None:
+        self._chunks += 1
+        if self._chunks > 256 and self._chunked_bytes < self._chunks * self._all.limits.chunk_bytes:
+            raise ValueError("a body in chunks that are too small")
 
     def on_body(self, body: bytes) -> None:
         self._bytes_beside_body = 0
+        self._chunked_bytes += len(body)
         super().on_body(body)
 
     def on_message_complete(self) -> None:
@@ -236,14 +266,20 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def _enter(self, phase: Phase, seconds: float) -> None:
         """Begin a phase in which the server waits for the client."""
-        self._phase, self._head_bytes, self._bytes_beside_body, self._parsed_bytes = phase, 0, 0, 0
+        self._phase, self._head_bytes, self._bytes_beside_body = phase, 0, 0
         self.deadline = self.loop.time() + seconds
         self._all.expect(self)
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        if self._phase is Phase.IDLE and not self.transport.is_closing():
+        if self.transport.is_closing():
+            return
+        if self._phase is Phase.IDLE:
             self._enter(Phase.IDLE, self._all.limits.head_seconds)
+        else:  # nobody reads the rest, which may have no end; the client has some time to read the response
+            self._is_over = True
+            self.deadline = self.loop.time() + LINGER_SECONDS
+            self._all.expect(self)
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -261,7 +297,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def time_out(self) -> None:
         """Close the connection, and say why to a client that has sent a part of a request."""
-        if self._phase is Phase.IDLE:
+        if self._phase is Phase.IDLE or self._is_over:
             self.transport.close()
         else:
             self._refuse(408, "Request Timeout")

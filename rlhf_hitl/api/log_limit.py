@@ -14,7 +14,7 @@ LOGGERS_OF_CLIENTS = ("uvicorn.error", "asyncio")
 
 
 class LogLimit(logging.Filter):
-    """Lets each line of the code write to the log `most` times in so many seconds.
+    """Lets each line of the code write to the log `most` times in so many seconds, and each error that it reports.
 
     The first line written after others were left out says how many.
     """
@@ -22,10 +22,10 @@ class LogLimit(logging.Filter):
     def __init__(self, most: int = 5, seconds: float = 60, clock: Callable[[], float] = time.monotonic):
         super().__init__()
         self._most, self._seconds, self._clock = most, seconds, clock
-        self._windows: dict[tuple[str, int], list[float]] = {}  # where → [start of the window, lines in it]
+        self._windows: dict[tuple[object, ...], list[float]] = {}  # where → [start of the window, lines in it]
 
     def filter(self, record: logging.LogRecord) -> bool:
-        now, where = self._clock(), (record.pathname, record.lineno)
+        now, where = self._clock(), (record.pathname, record.lineno, *_find_origin(record))
         window = self._windows.setdefault(where, [now, 0])
         if now - window[0] > self._seconds:
             left_out = int(window[1]) - self._most
@@ -34,6 +34,14 @@ class LogLimit(logging.Filter):
                 record.msg = f"{record.msg} ({left_out} more such lines were left out)"
         window[1] += 1
         return window[1] <= self._most
+
+
+def _find_origin(record: logging.LogRecord) -> tuple[object, ...]:
+    """Return the kind of the error that a record reports and the line that raised it; nothing if it reports none."""
+    error_type, _, trace = record.exc_info or (None, None, None)
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return () if trace is None else (error_type, trace.tb_frame.f_code.co_filename, trace.tb_lineno)
 
 
 def limit_log_of_clients() -> None:

@@ -117,7 +117,10 @@ class SecurityMiddleware:
 def _is_from_another_site(headers: Headers) -> bool:
     site, origin = headers.get("sec-fetch-site"), headers.get("origin")
     if site is None and origin is not None:  # over plain HTTP browsers send the second only
-        return urlsplit(origin).netloc != headers.get("host")
+        try:
+            return urlsplit(origin).netloc != headers.get("host")
+        except ValueError:  # no browser sends such a one
+            return True
     return (site or "none") not in ("same-origin", "none")
 
 

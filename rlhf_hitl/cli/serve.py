@@ -7,7 +7,6 @@ import functools
 import logging
 import os
 import socket
-import sys
 import threading
 import time
 from typing import TYPE_CHECKING, Annotated, Any
@@ -62,7 +61,7 @@ def serve_one_process(store: Store, host: str, port: int, accounts: dict[str, st
         log_as_json()
     else:  # a library may have set a lower level for all loggers
         logging.getLogger("rlhf_hitl").setLevel(logging.WARNING)
-    config = uvicorn.Config(create_app(store, settings), **_make_uvicorn_options(settings))
+    config = uvicorn.Config(create_app(store, settings), **make_uvicorn_options(settings))
     with contextlib.suppress(KeyboardInterrupt):  # Ctrl-C is the way to stop the server
         AnnouncingServer(config).run(sockets=[listening])
     raise typer.Exit(0)
@@ -81,7 +80,7 @@ def _serve_several_processes(store: Store, url: str, host: str, port: int, worke
     with tempfile.TemporaryDirectory(prefix="rlhf_hitl-metrics-") as folder:
         os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # the processes add up their metrics in this folder
         app = "rlhf_hitl.api.app:serve_from_environment"
-        config = uvicorn.Config(app, factory=True, workers=workers, **_make_uvicorn_options(load_settings()))
+        config = uvicorn.Config(app, factory=True, workers=workers, **make_uvicorn_options(load_settings()))
         listening.set_inheritable(True)
         announcer = threading.Thread(target=_announce_when_up, args=(listening, store, json), daemon=True)
         announcer.start()
@@ -109,14 +108,11 @@ def _announce(address: str, store: Store, accounts: dict[str, str], json: bool) 
         print_text(make_accounts_panel(["Open ", (address, "bold")], accounts))
 
 
-def _make_uvicorn_options(settings: Settings) -> dict[str, Any]:
+def make_uvicorn_options(settings: Settings) -> dict[str, Any]:
+    from rlhf_hitl.api.app import prepare_server_process
     from rlhf_hitl.api.connections import ConnectionLimits, Connections, LimitedProtocol, make_room_for_connections
-    from rlhf_hitl.api.log_limit import limit_log_of_clients
 
-    # A thread that computes gives way to the event loop after this time (Python's default is ten times as long): so
-    # somebody who sends costly bodies slows others less.
-    sys.setswitchinterval(0.0005)
-    limit_log_of_clients()
+    prepare_server_process()
     proxies = TrustedProxies(settings.trusted_proxies)
     limits = ConnectionLimits(make_room_for_connections(), settings.max_connections_per_address)
     return {

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from importlib import import_module
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -75,8 +76,10 @@ def open_source(path: str | Path, format: str = "auto") -> tuple[RowSource, Form
         if get_format(name).matches(source.first.fields):
             return source, get_format(name)
     formats = "; ".join(f"{name}: {get_format(name).ABOUT}" for name in FORMATS)
+    names = [str(name)[:40] for name in islice(source.first.fields, 20)]
+    more = len(source.first.fields) - len(names)
     raise BadInput(
-        f"{source.name} with the fields {', '.join(map(str, source.first.fields))}",
+        f"{source.name} with the fields {', '.join(names)}" + (f" and {more} more" if more else ""),
         expected=f"one of these formats ({formats})",
         fix="convert the file to one of them, or name its format with --format",
     )

@@ -185,6 +185,11 @@ def _open_archive(path: str | Path) -> Iterator[zipfile.ZipFile]:
     with _report_damage(str(path)):
         archive = zipfile.ZipFile(path)
     with archive:
+        members = archive.infolist()
+        # Of other methods, a block can expand to gigabytes before anything is read of it.
+        if not {m.compress_type for m in members} <= {zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED}:
+            raise _make_damage_error(str(path), "it is packed in another way than this program packs")
+        Limits.load().check_expansion(str(path), Path(path).stat().st_size, sum(m.file_size for m in members))
         yield archive
 
 
@@ -210,8 +215,6 @@ def _load_manifest(archive: zipfile.ZipFile, path: str) -> ArchiveManifest:
     place = f"{path}: {MANIFEST}"
     with _report_damage(place), archive.open(MANIFEST) as member:
         manifest = json.loads(member.read(BLOCK_BYTES))
-    expanded = sum(member.file_size for member in archive.infolist())
-    Limits.load().check_expansion(path, Path(path).stat().st_size, expanded)
     if not isinstance(manifest, dict) or manifest.get("kind") != KIND:
         raise _make_damage_error(place, "it is not a manifest of this program")
     versions = table_copy.list_schema_versions()
@@ -234,9 +237,10 @@ def _load_manifest(archive: zipfile.ZipFile, path: str) -> ArchiveManifest:
 def _read_rows(archive: zipfile.ZipFile, table: str, entry: dict[str, Any], path: str) -> Iterator[table_copy.PlainRow]:
     """Yield the names of a table's columns and its rows. After the last, their number and hash have been checked."""
     place = f"{path}: {_get_member_name(table)}"
-    digest, n = hashlib.sha256(), -1
+    digest, n, limits = hashlib.sha256(), -1, Limits.load()
     with _report_damage(place), archive.open(_get_member_name(table)) as member:
         for n, line in enumerate(_read_lines(member, digest, place)):
+            limits.check_values(f"{place}:{n + 1}", line)
             row = json.loads(line)
             if not isinstance(row, list) or (n == 0 and not all(isinstance(c, str) for c in row)) or n > entry["rows"]:
                 raise _make_damage_error(place, f"line {n + 1} is not valid")

@@ -102,8 +102,9 @@ def read_parquet_rows(file: IO[bytes], path: Path, name: str, limits: Limits) ->
     import pyarrow.parquet
 
     footer = pyarrow.parquet.read_metadata(file)
-    expanded = sum(footer.row_group(i).total_byte_size for i in range(footer.num_row_groups))
-    limits.check_expansion(name, path.stat().st_size, expanded)
+    size, expanded = path.stat().st_size, 0
+    limits.check_expansion(name, size, _measure_by_footer(footer))
+    seen: set[int] = set()  # hashes of texts: one that is repeated is stored once
     schema = footer.schema.to_arrow_schema()
     texts = [f.name for f in schema if pyarrow.types.is_string(f.type) or pyarrow.types.is_large_string(f.type)]
     file.seek(0)
@@ -114,9 +115,22 @@ def read_parquet_rows(file: IO[bytes], path: Path, name: str, limits: Limits) ->
         columns = [_list_values(column) for column in batch.columns]
         for i in range(batch.num_rows):
             values = [get(i) for get in columns]
-            if sum(len(v) for v in values if isinstance(v, str)) > limits.line_bytes:
+            length = sum(len(v) for v in values if isinstance(v, str))
+            if length > limits.line_bytes:
                 raise limits.make_line_error(name, "row")
+            for value in values:
+                if isinstance(value, str) and (key := hash(value)) not in seen:
+                    seen.add(key)
+                    expanded += len(value)
+            limits.check_expansion(name, size, expanded)  # whatever the footer says
             yield dict(zip(batch.schema.names, values))
+
+
+def _measure_by_footer(footer: Any) -> int:
+    """Return how many bytes a Parquet file says that it expands to."""
+    groups = [footer.row_group(i) for i in range(footer.num_row_groups)]
+    columns = sum(group.column(i).total_uncompressed_size for group in groups for i in range(group.num_columns))
+    return max(columns, sum(group.total_byte_size for group in groups))
 
 
 def _list_values(column: Any) -> Any:

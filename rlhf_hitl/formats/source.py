@@ -154,6 +154,7 @@ class RowSource:
             """Yield lines, as long as one row is not too long: a quoted field goes on over many lines."""
             length = 0
             for number, line in read_lines(f, "\n", limits.line_bytes, refuse_long):
+                limits.check_values(f"{self.name}:{number}", line)
                 length = len(line) if rows_end == number - 1 else length + len(line)
                 if length > limits.line_bytes:
                     raise limits.make_line_error(f"{self.name}:{number}", "row")
@@ -169,6 +170,7 @@ class RowSource:
         with io.TextIOWrapper(self._open(limits), encoding="utf-8-sig", newline="") as f:
             reader = csv.DictReader(read_text(f), restkey="")
             try:
+                rows_end = reader.line_num if reader.fieldnames is not None else 0
                 for fields in reader:
                     rows_end = reader.line_num
                     yield SourceRow(fields, f"{self.name}:{reader.line_num}")

@@ -113,8 +113,7 @@ def decide_routes(
     measuring = {s.comparison_id for s in scores if pool[s.comparison_id].prompt.split is not Split.TRAIN}
     most = config.control_share * CONTROL_CHOICES
     control = {s.comparison_id for s in scores if draw("control", s.comparison_id, CONTROL_CHOICES) < most} - measuring
-    at_random = {i: draw("rank", i, len(scores)) for i in measuring | control}
-    places_in_line = rank_for_raters(scores) | at_random
+    places_in_line = _draw_places(scores, measuring | control, threshold, draw)
     decisions = []
     for score in scores:
         is_measuring, is_control = score.comparison_id in measuring, score.comparison_id in control
@@ -142,6 +141,18 @@ def decide_routes(
             )
         )
     return decisions
+
+
+def _draw_places(
+    scores: Sequence[Score], at_random: set[str], threshold: Threshold, draw: Callable[[str, str, int], int]
+) -> dict[str, int]:
+    """Return each comparison's place in line. Those `at_random` stand anywhere among the others that raters judge."""
+    ranks = rank_for_raters([s for s in scores if s.comparison_id not in at_random])
+    accepted = {s.comparison_id for s in scores if s.probability >= threshold.value}
+    # What is accepted leaves the queue: were it counted, the end of the queue would be all comparisons at random.
+    in_line = sorted(ranks, key=lambda i: (i in accepted, ranks[i]))
+    waiting = sum(i not in accepted for i in in_line) or len(scores)
+    return {i: n for n, i in enumerate(in_line)} | {i: draw("rank", i, waiting) for i in at_random}
 
 
 def rank_for_raters(scores: Sequence[Score]) -> dict[str, int]:

@@ -18,8 +18,9 @@ from rlhf_hitl.types import Comparison, Completion, Prompt, Route, Split, messag
 
 ROWS_PER_QUERY = 500
 
-# Which routes come first in the queue: escalations by a lead, then all others. Controls, which measure the model, have
-# drawn places among what the model is unsure of: a rater who knew them by their place could judge them otherwise.
+# Which routes come first in the queue: escalations by a lead, then all others, at the rank that `human` has always had.
+# Controls, which measure the model, have drawn places among what the model is unsure of (`routing/router.py`): a rater
+# who knew them by their place could judge them otherwise.
 ROUTE_RANK = {Route.ESCALATED: 0, Route.CONTROL: 3, Route.AUDIT: 3, Route.HUMAN: 3}
 
 

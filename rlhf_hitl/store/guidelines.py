@@ -126,11 +126,12 @@ def check_answer(conn: Connection, comparison_id: str, version: str, answer: Ans
         BadInput: a score or the rationale is missing, or an axis is unknown. The error names completions by the letters
             they were shown under.
     """
-    query = sa.select(guidelines).where(_is_guideline_of_comparison(version), comparisons.c.id == comparison_id)
-    row = conn.execute(query).mappings().first()
-    guideline = _to_guideline(row) if row is not None else None
     if version == DEFAULT_VERSION:
         guideline = Guideline("", DEFAULT_VERSION, _load_default_text())
+    else:
+        query = sa.select(guidelines).where(_is_guideline_of_comparison(version), comparisons.c.id == comparison_id)
+        row = conn.execute(query).mappings().first()
+        guideline = _to_guideline(row) if row is not None else None
     if guideline is not None:  # judgments may be older than guidelines
         letters = dict(zip(shown, ascii_uppercase))
         guideline.check(answer.rename_completions(letters), list(letters.values()))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from rlhf_hitl.errors import NotFound
 from rlhf_hitl.store import audit, people, projects
 from rlhf_hitl.store.db import Store
-from rlhf_hitl.store.passwords import hash_password
+from rlhf_hitl.store.passwords import check_new_password, hash_password
 from rlhf_hitl.store.service_tables import tokens
 from rlhf_hitl.store.tokens import Token, TokenKind, find_token, make_token
 from rlhf_hitl.types import Rater, Role, utc_now
@@ -48,9 +48,10 @@ def accept_invitation(store: Store, secret: str, name: str, password: str, *, ad
         NotFound: no such invitation, or it is no longer open.
         BadInput: the name is taken or the password too short; the invitation stays open.
     """
-    # Both are checked first, because hashing a password is slow on purpose.
+    # All is checked first, because hashing a password is slow on purpose.
     if find_open_invitation(store, secret) is None:
         raise _make_not_open_error()
+    check_new_password(password)
     with store.read() as conn:
         people.check_new_name(conn, name)
     password_hash = hash_password(password)

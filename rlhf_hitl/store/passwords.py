@@ -19,9 +19,18 @@ def hash_password(password: str) -> str:
     Raises:
         BadInput: the password has fewer than eight characters.
     """
+    check_new_password(password)
+    return _hasher.hash(password)
+
+
+def check_new_password(password: str) -> None:
+    """Check that a password is long enough.
+
+    Raises:
+        BadInput: it has fewer than eight characters.
+    """
     if len(password) < MIN_PASSWORD_LENGTH:
         raise BadInput("password", expected="eight characters or more", fix="choose a longer one")
-    return _hasher.hash(password)
 
 
 def password_matches(password: str, password_hash: str | None) -> bool:

@@ -111,6 +111,9 @@ def start_session(store: Store, verified: VerifiedPassword, hours: float, *, add
 
 def end_session(store: Store, secret: str, *, address: str = "") -> None:
     """End a session. Nothing happens where the session is unknown or has ended already."""
+    with store.read() as conn:  # anybody can ask for this, and must not wait for the lock that submits wait for
+        if find_token(conn, secret, TokenKind.SESSION) is None:
+            return
     with store.write() as conn:
         token = find_token(conn, secret, TokenKind.SESSION)
         if token is not None and token.ended_at is None:

@@ -90,8 +90,11 @@ def make_name_key(name: str) -> str:
 @lru_cache(10_000)
 def make_name_skeleton(name: str) -> str:
     """Return what is the same for names that look alike, also where they differ in case."""
-    once = _replace_confusables(unicodedata.normalize("NFKD", name)).casefold()
-    return _replace_confusables(unicodedata.normalize("NFKD", once))
+    # The table is asked for whole letters (NFC), then for their parts (NFD, as UTS 39 has it), and for compatibility
+    # mappings (NFKD) only then: these would take a letter away before the table is asked.
+    whole = _replace_confusables(unicodedata.normalize("NFC", name))
+    parts = unicodedata.normalize("NFKD", _replace_confusables(unicodedata.normalize("NFD", whole))).casefold()
+    return unicodedata.normalize("NFD", _replace_confusables(unicodedata.normalize("NFD", parts)))
 
 
 def hash_name_skeleton(name: str) -> str:

@@ -76,8 +76,9 @@ class Guideline:
         Raises:
             BadInput: a score or the rationale is missing, or an axis is not the guideline's.
         """
-        if unknown := answer.scores.keys() - {axis.id for axis in self.axes}:
-            axes = ", ".join(axis.id for axis in self.axes) or "no scores"
+        scored = {axis.id for axis in self.axes if self.scores != "off"}
+        if unknown := answer.scores.keys() - scored:
+            axes = ", ".join(sorted(scored)) or "no scores"
             raise BadInput(
                 f"scores of {sorted(unknown)}", expected=f"{axes} (guideline {self.version})", fix="leave others out"
             )

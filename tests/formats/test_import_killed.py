@@ -56,6 +56,23 @@ def totals(store: Store) -> dict[str, int]:
     return {name: n for name, n in count_rows(store).items() if "." not in name}
 
 
+def test_long_texts_are_staged_and_applied_few_at_a_time(store, tmp_path):
+    """So no transaction writes, or deletes, more than some megabytes."""
+    path = tmp_path / "long.jsonl"
+    with path.open("w") as f:
+        for i in range(30):
+            chats = [
+                [{"role": "user", "content": f"Q{i}"}, {"role": "assistant", "content": c * 200_000}] for c in "ab"
+            ]
+            row = {"judge": "ann", "model_a": "A", "model_b": "B", "turn": 1, "winner": "model_a"}
+            f.write(json.dumps(row | {"conversation_a": chats[0], "conversation_b": chats[1]}) + "\n")
+    import_path(store, path)
+    with store.read() as conn:
+        sizes = list(conn.execute(sa.select(import_batches.c.size)).scalars())
+    assert sum(sizes) == 30
+    assert max(sizes) <= 4, "400 KB each, and a batch ends with a megabyte"
+
+
 def kill_import(url: str, votes: Path, seconds: float) -> None:
     """Import in a process of its own and kill that some seconds after it began."""
     process = subprocess.Popen([sys.executable, "-c", IMPORT, url, str(votes)], stdout=subprocess.PIPE)

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +143,50 @@ def test_a_small_parquet_of_gigabytes_is_refused(tmp_path):
     said, seconds, megabytes = read(path)
     assert "at most 100 times the size of the file" in said
     assert (seconds < 10, megabytes < 150) == (True, True)
+
+
+def test_a_parquet_whose_footer_lies_about_its_size_is_refused(tmp_path):
+    path = tmp_path / "a.parquet"
+    texts = [f"{i}" + "a" * (5 * MB) for i in range(30)]
+    pyarrow.parquet.write_table(pyarrow.table({"a": texts}), path, compression="zstd", use_dictionary=False)
+    footer = pyarrow.parquet.read_metadata(path)
+    packed = path.read_bytes()
+    for size in {footer.row_group(0).total_byte_size, footer.row_group(0).column(0).total_uncompressed_size}:
+        varint, rest = b"", 2 * size
+        while rest >= 128:
+            varint, rest = varint + bytes([rest & 127 | 128]), rest >> 7
+        varint += bytes([rest])
+        small = b"\x82" + b"\x80" * (len(varint) - 2) + b"\x00"  # 1, as a number that is as long
+        assert varint in packed
+        packed = packed.replace(varint, small)
+    path.write_bytes(packed)
+    assert pyarrow.parquet.read_metadata(path).row_group(0).total_byte_size == 1
+    said, _, megabytes = read(path)
+    assert "times the size of the file" in said or "a batch of" in said
+    assert megabytes < 500
+
+
+def test_an_archive_that_is_packed_in_another_way_is_refused_before_anything_of_it_is_read(tmp_path):
+    path = tmp_path / "bomb.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_BZIP2) as packed, packed.open("manifest.json", "w") as member:
+        for _ in range(100):
+            member.write(b"0" * MB)
+    path.write_bytes(path.read_bytes().replace((100 * MB).to_bytes(4, "little"), (2000).to_bytes(4, "little")))
+    with pytest.raises(BadInput, match="packed in another way"):
+        archive.read_archive_manifest(path)
+
+
+def test_a_line_of_an_archive_has_no_millions_of_values(empty_url, tmp_path, tables, monkeypatch):
+    monkeypatch.setenv("RLHF_HITL_MAX_EXPANSION", "100000")  # a larger archive would not need it
+    path = craft(tmp_path / "lists.zip", tables)
+    with zipfile.ZipFile(path) as packed:
+        members = {name: packed.read(name) for name in packed.namelist()}
+    first = f"{next(iter(table_copy.TABLE_COLUMNS))}.ndjson"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
+        for name, content in (members | {first: b"[" + b"[]," * 5_000_000 + b"[]]\n"}).items():
+            packed.writestr(name, content)
+    with Store.open(empty_url, create=True) as store, pytest.raises(BadInput, match="values in one line"):
+        archive.restore_archive(store, path)
 
 
 @pytest.mark.parametrize(

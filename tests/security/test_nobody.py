@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import functools
 import logging
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import httpx
@@ -17,11 +20,14 @@ import uvicorn
 from starlette.testclient import TestClient
 from starlette.types import ASGIApp
 
-from rlhf_hitl.api.app import create_app, create_headless_app
+from rlhf_hitl.api import client_limits
+from rlhf_hitl.api.app import create_app, create_headless_app, serve_from_environment
+from rlhf_hitl.api.client_limits import ClientLimits
 from rlhf_hitl.api.connections import ConnectionLimits, Connections, LimitedProtocol, find_network
 from rlhf_hitl.api.json_body import count_values
 from rlhf_hitl.api.log_limit import LogLimit, limit_log_of_clients
 from rlhf_hitl.api.sign_in_throttle import SignInThrottle
+from rlhf_hitl.cli.serve import make_uvicorn_options
 from rlhf_hitl.config import Settings, TrustedProxies, load_settings
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.store import Store, audit, people, tokens
@@ -139,14 +145,102 @@ def test_a_head_without_end_is_refused_before_it_fills_the_memory():
         assert receive_all(client)[:12] in (b"HTTP/1.1 431", b"")
 
 
-def test_a_large_head_that_comes_whole_is_refused_before_it_is_looked_at():
-    for head in (
-        b"GET /?" + b"a=b&" * 2000 + b" HTTP/1.1\r\n",
-        b"GET / HTTP/1.1\r\nAccept-Language: " + b"a," * 4000 + b"\r\n",
-    ):
+@pytest.mark.parametrize(
+    ("request_line", "headers", "status"),
+    [
+        (b"GET /?" + b"%61=&" * 70, b"", b"414"),
+        (b"GET /?" + b"a" * 5000, b"", b"414"),
+        (b"GET /", b"Accept-Language: " + b"a," * 10_000 + b"\r\n", b"431"),
+        (b"GET /", b"a:\r\n" * 120, b"431"),
+        (b"GET /", b"a:\r\n" * 16_000, b"431"),
+    ],
+    ids=["many parameters", "a long address", "a long header", "many headers", "very many headers"],
+)
+def test_what_costs_more_to_read_than_to_send_is_refused(request_line, headers, status):
+    usual = ConnectionLimits(connections=40, per_address=20)
+    with served(echo_length, usual) as address, socket.create_connection(address) as client:
+        client.sendall(request_line + b" HTTP/1.1\r\nHost: x\r\n" + headers + b"\r\n")
+        assert receive_all(client)[9:12] == status
+
+
+def test_a_body_in_chunks_of_a_byte_is_refused_and_one_in_short_lines_is_taken():
+    for chunk, status in ((b"1\r\na\r\n", b"400"), (b"20\r\n" + b"a" * 32 + b"\r\n", b"200")):
         with served(echo_length) as address, socket.create_connection(address) as client:
-            client.sendall(head + b"Host: x\r\n\r\n")
-            assert receive_all(client)[9:12] == b"431"
+            client.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n")
+            with contextlib.suppress(OSError):
+                client.sendall(chunk * 1000 + b"0\r\n\r\n")
+            assert receive_all(client)[9:12] == status
+
+
+def test_a_body_that_goes_on_after_the_response_ends_the_connection(app):
+    connections: list[Connections] = []
+    with served(app, connections=connections) as address, socket.create_connection(address) as client:
+        client.sendall(b"POST /nothing HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+        begun, is_closed = time.monotonic(), False
+        while not is_closed:
+            try:
+                client.sendall(b"400\r\n" + b"a" * 1024 + b"\r\n")
+            except OSError:
+                is_closed = True
+            assert time.monotonic() < begun + 20
+
+
+@pytest.fixture
+def waiting_app():
+    """An application that answers once it is released, and the number of requests that wait in it."""
+    release, waiting = threading.Event(), []
+
+    async def wait(scope, receive, send):
+        waiting.append(scope)
+        while not release.is_set():
+            await asyncio.sleep(0.01)
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    return wait, waiting, release
+
+
+def test_one_address_has_only_so_many_requests_in_progress(waiting_app):
+    app, waiting, release = waiting_app
+    limited = ClientLimits(app, 3, TrustedProxies("192.0.2.9"))
+
+    def ask(last: int) -> int:
+        return TestClient(limited, client=(f"192.0.2.{last}", 1)).get("/").status_code
+
+    with ThreadPoolExecutor(20) as pool:
+        first = [pool.submit(ask, 1) for _ in range(3)]
+        deadline = time.monotonic() + 10
+        while len(waiting) < 3:
+            assert time.monotonic() < deadline
+        assert ask(1) == 503
+        others = [pool.submit(ask, last) for last in (2, 9, 9, 9, 9)]
+        release.set()
+        assert [asked.result() for asked in (*first, *others)] == [200] * 8
+
+
+def test_strangers_of_one_address_are_slowed_and_who_is_known_is_not(app, sqlite_store, monkeypatch):
+    monkeypatch.setattr(client_limits, "BURST", 10.0)
+    monkeypatch.setattr(client_limits, "PER_SECOND", 20.0)
+    monkeypatch.setattr(client_limits._Client, "allowance", 10.0)
+    rater = people.add_rater(sqlite_store, "ann", Role.RATER)
+    key = tokens.add_api_token(sqlite_store, rater.id, "", [Scope.TASK])
+
+    def ask(last: int, **headers: str) -> float:
+        client, begun = TestClient(app, client=(f"192.0.2.{last}", 1)), time.monotonic()
+        for _ in range(30):
+            assert client.get("/api/v1/queue", headers=headers).status_code == (200 if headers else 401)
+        return time.monotonic() - begun
+
+    assert ask(1) >= 0.9, "ten at once, and twenty a second"
+    begun = time.process_time()
+    assert ask(2, authorization=f"Bearer {key}") < 0.9 + 2 * (time.process_time() - begun)
+
+
+def test_signing_out_of_no_session_does_not_wait_for_who_writes(app, sqlite_store):
+    with sqlite_store.write(), ThreadPoolExecutor() as pool:
+        cookie = {"cookie": "rlhf_hitl_session=made-up"}
+        answer = pool.submit(TestClient(app, follow_redirects=False).post, "/logout", headers=cookie).result(timeout=10)
+    assert answer.status_code == 303
 
 
 def test_bad_requests_leave_few_lines_in_the_log():
@@ -177,6 +271,45 @@ def test_lines_that_were_left_out_are_counted_in_the_next_one():
     at[0] = 61
     assert limit.filter(record)
     assert record.msg == "bad (3 more such lines were left out)"
+
+
+def test_another_error_is_written_however_often_one_came():
+    def raise_one() -> None:
+        raise RuntimeError
+
+    def raise_another() -> None:
+        raise RuntimeError
+
+    written, limit = [], LogLimit(most=2)
+    for fail in (*[raise_one] * 5, raise_another):
+        try:
+            fail()
+        except RuntimeError:
+            record = logging.LogRecord("x", logging.ERROR, "one.py", 1, "failed", (), sys.exc_info())
+            written.append(limit.filter(record))
+    assert written == [True, True, False, False, False, True]
+
+
+@pytest.mark.parametrize("how", ["one process", "several"])
+def test_each_process_that_serves_is_prepared(how, tmp_path, sqlite_store, monkeypatch):
+    monkeypatch.setenv("RLHF_HITL_STORE", sqlite_store.url)
+    monkeypatch.setenv("RLHF_HITL_WORKSPACE", str(tmp_path / "workspace"))
+    interval, logger = sys.getswitchinterval(), logging.getLogger("uvicorn.error")
+    filters = logger.filters[:]
+    try:
+        sys.setswitchinterval(0.005)
+        logger.filters.clear()
+        if how == "several":
+            for of_whole_processes in ("filter_output", "restrict_new_files"):
+                monkeypatch.setattr(f"rlhf_hitl.api.app.{of_whole_processes}", lambda: None)
+            serve_from_environment()
+        else:
+            make_uvicorn_options(load_settings())
+        assert sys.getswitchinterval() < 0.001
+        assert any(isinstance(f, LogLimit) for f in logger.filters)
+    finally:
+        sys.setswitchinterval(interval)
+        logger.filters[:] = filters
 
 
 @pytest.mark.parametrize(
@@ -280,7 +413,8 @@ def test_no_cookie_takes_long(app, header):
 @pytest.mark.parametrize(
     ("headers", "status"),
     [({"origin": "http://evil.example"}, 403), ({"origin": "null"}, 403), ({"origin": "http://testserver:81"}, 403),
-     ({"sec-fetch-site": "same-site"}, 403), ({"origin": "http://testserver"}, 303), ({}, 303)],
+     ({"sec-fetch-site": "same-site"}, 403), ({"origin": "http://["}, 403), ({"origin": "//]"}, 403),
+     ({"origin": "http://testserver"}, 303), ({}, 303)],
 )  # fmt: skip
 def test_another_site_cannot_change_anything_with_or_without_the_newer_header(app, headers, status):
     assert TestClient(app, follow_redirects=False).post("/logout", headers=headers).status_code == status

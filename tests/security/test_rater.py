@@ -162,16 +162,18 @@ def test_who_chooses_by_a_tag_gets_hidden_repeats_too_and_of_that_tag(store, add
     assert {lease.comparison.prompt.tags["hiddenkey"] for lease in held} == {"hiddenvalue1"}
 
 
-def test_controls_do_not_stand_together(store, filled, add_raters):
-    [ann] = add_raters(store, 1)
-    routed = [
-        Routing(c.id, Route.CONTROL if i % 4 == 0 else Route.HUMAN, Route.HUMAN, "") for i, c in enumerate(filled)
-    ]
-    apply_routings(store, routed)
-    routes = [lease.comparison.route for lease in queue.lease_many(store, ann, 60, seconds=9)]
-    places = [i for i, route in enumerate(routes) if route is Route.CONTROL]
-    assert len(places) == 15
-    assert sum(places) / 15 > 15, "the first fifteen have 7 in the mean, drawn ones 29.5"
+def test_a_repeat_is_in_the_history_like_any_other_judgment(store, add_raters, tmp_path):
+    with store.write() as conn:
+        insert_comparisons(store, conn, [make_comparison(i) for i in range(40)])
+    projects.change_project(store, "default", repeat_every=2)
+    ann = people.add_rater(store, "ann", Role.RATER)
+    for i in range(30):
+        [lease] = queue.lease_many(store, ann.id, 1, seconds=900, chance=lambda i=i: 0.1 if i > 25 else 0.99)
+        queue.submit(store, lease.id, ann.id, RANKED)
+    judged = list(judgments.read_judgments(store))
+    history = rating_service.answer_call("history", store, Settings(workspace=tmp_path), ann, {})["judged"]
+    assert [row["id"] for row in history] == [j.id for j in judged[::-1]]
+    assert len({j.comparison_id for j in judged} - {make_comparison(i).id for i in range(40)}) > 0, "some are repeats"
 
 
 # ------------------------------------------------------------------------------------------------- what they may hold
@@ -204,6 +206,38 @@ def test_leases_that_are_given_back_are_no_way_around_a_quota(store, filled, add
     assert outcomes == ["counted"] * 3 + ["surplus"] * 2
 
 
+def test_what_is_held_counts_when_a_quota_is_lowered(store, filled, add_raters):
+    [ann] = add_raters(store, 1)
+    held = queue.lease_many(store, ann, 3, seconds=900)
+    people.change_rater(store, "rater 0", quota=1)
+    assert [queue.submit(store, lease.id, ann, RANKED).outcome for lease in held] == ["counted"] * 3
+    assert queue.lease_many(store, ann, 3, seconds=900) == []
+
+
+def test_a_lease_that_ran_out_is_not_renewed_for_what_a_model_has_accepted(store, filled, add_raters):
+    [ann] = add_raters(store, 1)
+    lease = queue.lease(store, ann, seconds=1, now=utc_now() - timedelta(seconds=60))
+    apply_routings(store, [Routing(lease.comparison.id, Route.AUTO, Route.AUTO, "hiddenreason")])
+    with pytest.raises(Conflict, match="it is over"):
+        queue.renew(store, lease.id, ann, seconds=900)
+
+
+def test_one_search_by_tags_runs_at_a_time(client, store, monkeypatch):
+    projects.change_project(store, "default", rater_filters=["tags.hiddenkey"])
+    wanted, answers = {"tags": {"hiddenkey": "hiddenvalue1"}}, []
+    lease_many = queue.lease_many
+
+    def search_again(*args, **kwargs):
+        monkeypatch.setattr(queue, "lease_many", lease_many)
+        answers.append(client.post("/api/v1/leases", json=wanted).status_code)
+        return lease_many(*args, **kwargs)
+
+    monkeypatch.setattr(queue, "lease_many", search_again)
+    answers.append(client.post("/api/v1/leases", json=wanted).status_code)
+    answers.append(client.post("/api/v1/leases", json=wanted).status_code)
+    assert answers == [409, 200, 200]
+
+
 def test_a_rater_does_not_hold_a_comparison_for_longer_than_the_server_allows(client):
     [lease] = client.post("/api/v1/leases", json={"seconds": 86_000}).json()["leases"]
     most = utc_now() + timedelta(seconds=Settings().lease_seconds)
@@ -223,6 +257,20 @@ def test_time_that_has_not_passed_is_not_paid(store, filled, add_raters):
     [judgment] = judgments.read_judgments(store)
     assert judgment.answer.active_seconds is not None
     assert 0 <= judgment.answer.active_seconds < 60
+
+
+def test_time_is_paid_once_however_many_are_held_and_however_often_they_are_corrected(store, filled, add_raters):
+    [ann] = add_raters(store, 1)
+    start = utc_now() - timedelta(seconds=100)
+    leases = queue.lease_many(store, ann, 5, seconds=900, now=start)
+    answer = Answer(Verdict.RANKED, (("A",), ("B",)), 2, active_seconds=40.0)
+    ids = [queue.submit(store, lease.id, ann, ShownAnswer(answer)).judgment_id for lease in leases]
+    paid = [j.answer.active_seconds for j in judgments.read_judgments(store)]
+    assert paid[:2] == [40, 40], "two that waited in a browser and come together"
+    assert 99 < sum(paid) < 130
+    again = replace(answer, strength=1, active_seconds=50_000.0)
+    queue.correct(store, ids[0], ann, ShownAnswer(again), idempotency_key="again")
+    assert sum(j.answer.active_seconds for j in judgments.read_judgments(store)) < 160
 
 
 def test_corrections_have_an_end(store, filled, add_raters):

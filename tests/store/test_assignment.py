@@ -326,11 +326,11 @@ def test_a_hidden_repeat_is_a_comparison_of_its_own_shown_the_other_way_round(re
 def test_everything_is_repeated_once_at_most_and_then_the_line_goes_on(repeating):
     store, ann = repeating
     again = Counter()
-    for _ in range(3):
+    for _ in range(5):
         [held] = queue.lease_many(store, ann, 1, chance=ALWAYS, seconds=1800)
         again[held.comparison.repeat_of] += 1
         queue.submit(store, held.id, ann, SKIP)  # a skip does not become worth repeating
-    assert None not in again
+    assert again.pop(None) > 0, "who leases as often as they like gets no more of them"
     assert set(again.values()) == {1}
 
 

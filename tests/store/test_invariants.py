@@ -91,7 +91,11 @@ class Queue(RuleBasedStateMachine):
         ranking = tuple((i,) for i in lease.order_shown) if verdict is Verdict.RANKED else ()
         key = (lease.comparison.id, lease.rater_id)
         places = [p for p in self.places() if p.comparison_id == lease.comparison.id]
-        has_room = any(p.judgment_id is None and (self.is_free(p) or p.rater_id == lease.rater_id) for p in places)
+        is_for_raters = self.routes[lease.comparison.id] is not Route.AUTO
+        has_room = any(
+            p.judgment_id is None and (is_for_raters if self.is_free(p) else p.rater_id == lease.rater_id)
+            for p in places
+        )
         known = self.judged()
         try:
             receipt = queue.submit(self.store, lease.id, lease.rater_id, Answer(verdict, ranking), now=self.now)

@@ -38,8 +38,8 @@ def test_work_is_counted_by_utc_days(store, add_comparisons, add_raters):
 def test_a_correction_is_no_second_judgment_and_its_time_is_the_one_that_counts(store, add_comparisons, add_raters):
     add_comparisons(store, 3)
     [ann] = add_raters(store, 1)
-    for seconds in (10.0, 30.0, None):
-        last = judge(store, ann, NOW - timedelta(days=1), seconds)
+    for i, seconds in enumerate((10.0, 30.0, None)):
+        last = judge(store, ann, NOW - timedelta(days=1, minutes=-i), seconds)
     assert views.load_activity(store, now=NOW)[ann].seconds == 20.0
     queue.correct(store, last, ann, Answer(Verdict.SKIPPED, active_seconds=50.0), idempotency_key="again")
     done = views.load_activity(store, now=NOW)[ann]
@@ -50,9 +50,9 @@ def test_a_correction_is_no_second_judgment_and_its_time_is_the_one_that_counts(
 def test_the_median_is_of_the_newest_judgments_of_each(store, add_comparisons, add_raters):
     add_comparisons(store, 6, overlap=2)
     ann, bob = add_raters(store, 2)
-    for seconds in (900.0, 800.0, 1.0, 3.0, 8.0):
-        judge(store, ann, NOW, seconds)
-        judge(store, bob, NOW, 2 * seconds)
+    for i, seconds in enumerate((900.0, 800.0, 1.0, 3.0, 8.0)):
+        judge(store, ann, NOW + timedelta(hours=i), seconds)
+        judge(store, bob, NOW + timedelta(hours=i), 2 * seconds)
     done = views.load_activity(store, newest=3, now=NOW)
     assert (done[ann].seconds, done[bob].seconds) == (3.0, 6.0)
 

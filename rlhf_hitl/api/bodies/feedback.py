@@ -87,7 +87,10 @@ class JudgmentBody(AnswerBody):
 
 
 class ReceiptOut(BaseModel):
-    """`outcome` is counted, surplus (kept, but others had filled every place) or repeated (the key was known)."""
+    """`outcome` is counted, surplus (kept, but not counted) or repeated (the key was known).
+
+    An answer is surplus where it came after the lease and others had filled every place, or beyond the rater's quota.
+    """
 
     id: str
     outcome: str

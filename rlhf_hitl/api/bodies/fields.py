@@ -44,7 +44,7 @@ Tags = Annotated[dict[Name, Name], Field(max_length=50, json_schema_extra=NO_OTH
 JsonValues = Annotated[dict[Name, JsonValue], Field(max_length=50, json_schema_extra=NO_OTHER_KEYS)]
 Seconds = Annotated[
     Number,
-    Field(gt=0, le=86_400, description="How long the lease lasts; if left out, as long as the server is set to."),
+    Field(ge=1, le=86_400, description="How long the lease lasts; if left out, as long as the server is set to."),
 ]
 Overlap = Annotated[int, Field(ge=1, le=1000, description="How many judgments are wanted."), WHOLE_NUMBER]
 

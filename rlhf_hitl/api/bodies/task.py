@@ -16,7 +16,7 @@ from rlhf_hitl.types.names import check_label
 
 
 class LeaseBody(Body):
-    count: Annotated[int, Field(ge=1, le=20), WHOLE_NUMBER] = Field(
+    count: Annotated[int, Field(ge=1, le=queue.MOST_HELD), WHOLE_NUMBER] = Field(
         1, description="How many to lease in all, those leased already included."
     )
     project: Id | None = None

@@ -23,6 +23,8 @@ from rlhf_hitl.store import Store, audit, queue, views
 from rlhf_hitl.store.judgments import read_judgments
 from rlhf_hitl.types import Receipt, Role
 
+#: Letters of rationales and rewrites after which a page of judgments ends: one judgment may have 120,000.
+PAGE_LETTERS = 1_000_000
 SNAPSHOTS = {"trl": "application/gzip", "jsonl": "application/gzip", "archive": "application/zip"}
 REPEATED: dict[int | str, dict[str, Any]] = {
     200: {"model": bodies.ReceiptOut, "description": "The idempotency key is known: the answer counts already."}
@@ -68,14 +70,21 @@ def add_operations(routes: ScopedRoutes, store: Store, settings: Settings) -> No
         project: ProjectFilter = None,
         current: Annotated[bool, Query(description="Only judgments that no correction supersedes.")] = True,
     ) -> Any:
-        """List judgments in the order they arrived. Raters get their own, leads and evaluators everybody's."""
+        """List judgments in the order they arrived. Raters get their own, leads and evaluators everybody's.
+
+        A page has fewer than `limit` where their texts are long: follow `next` until it is null.
+        """
         rater_id = None if caller.sees_all else caller.rater.id
         judgments = read_judgments(
-            store, rater_id=rater_id, project=project, current=current, after=after, at_once=limit
+            store, rater_id=rater_id, project=project, current=current, after=after, at_once=min(limit, 50)
         )
-        return make_page(
-            [bodies.judgment_to_json(j, caller.sees_all) for j in islice(judgments, limit)], limit, "cursor"
-        )
+        items, length = [], 0
+        for judgment in islice(judgments, limit):
+            items.append(bodies.judgment_to_json(judgment, caller.sees_all))
+            length += len(judgment.answer.rationale) + len(judgment.answer.rewrite)
+            if length > PAGE_LETTERS:
+                break
+        return make_page(items, len(items) == limit or length > PAGE_LETTERS, "cursor")
 
     @routes("GET", "/judgments/last", response_model=bodies.LastOut, error_statuses=(404,))
     def last_judgment(caller: Caller) -> Any:

@@ -137,7 +137,8 @@ def add_operations(routes: ScopedRoutes, store: Store, settings: Settings) -> No
         comparisons = find_comparisons(
             store, split=split, routes=routes, judged=judged, project=project, after=after, limit=limit
         )
-        return make_page([bodies.comparison_to_json(c) for c in comparisons], limit, "id")
+        items = [bodies.comparison_to_json(c) for c in comparisons]
+        return make_page(items, len(items) == limit, "id")
 
     @routes("GET", "/comparisons/{comparison_id}", response_model=bodies.ComparisonOut, error_statuses=(404,))
     def get_comparison(caller: Caller, comparison_id: PathId) -> Any:

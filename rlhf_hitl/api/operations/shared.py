@@ -22,9 +22,9 @@ ProjectFilter = Annotated[str | None, Query(max_length=80, pattern=ID)]
 MANY_TEXTS = BodyLimits(max_bytes=4 * 2**20, max_values=50_000)
 
 
-def make_page(items: list[dict[str, Any]], limit: int, cursor: str) -> dict[str, Any]:
+def make_page(items: list[dict[str, Any]], is_full: bool, cursor: str) -> dict[str, Any]:
     """Return one page of a listing: `next` is the last item's `cursor`, or None where the page is not full."""
-    return {"items": items, "next": items[-1][cursor] if len(items) == limit else None}
+    return {"items": items, "next": items[-1][cursor] if is_full else None}
 
 
 def make_temporary_folder(settings: Settings, prefix: str) -> tempfile.TemporaryDirectory[str]:

@@ -27,22 +27,22 @@ def add_operations(routes: ScopedRoutes, store: Store, settings: Settings) -> No
             return settings.lease_seconds
         return asked if caller.sees_all else min(asked, settings.lease_seconds)
 
-    searching: set[str] = set()  # raters whose search by tags is running: it may read the whole queue
+    searching: dict[str, object] = {}  # raters whose search by tags is running: it may read the whole queue
 
     @routes("POST", "/leases", response_model=bodies.Leases, error_statuses=(409,))
     def lease(caller: Caller, body: bodies.LeaseBody) -> Any:
         """Lease the next comparisons, those the caller holds already first. The list is empty where none is left."""
         seconds = choose_seconds(caller, body.seconds)
         task_filter, rater_id = body.to_task_filter(by_rater=not caller.sees_all), caller.rater.id
-        if task_filter.tags and rater_id in searching:
+        search = object()
+        is_search = bool(task_filter.tags) and task_filter.by_rater
+        if is_search and searching.setdefault(rater_id, search) is not search:
             raise Conflict("tags: your search before this one is still running. Fix: wait for its answer")
-        if task_filter.tags:
-            searching.add(rater_id)
         try:
             leases = queue.lease_many(store, rater_id, body.count, seconds=seconds, task_filter=task_filter)
         finally:
-            if task_filter.tags:
-                searching.discard(rater_id)
+            if is_search:
+                del searching[rater_id]
         return JSONResponse({"leases": [bodies.lease_to_json(lease) for lease in leases]})
 
     @routes("POST", "/leases/{lease_id}/renew", response_model=bodies.Renewed, error_statuses=(404, 409))

@@ -7,7 +7,7 @@
    also moves `imports.applied` and the counts of the report, so a record is applied once. If the importer dies, the
    next command that imports or exports, or a server within a minute, goes on where it stopped.
 
-`pacing` decides how long a transaction may be: a few milliseconds while others write. `records` is what is staged.
+`pacing` decides how long a transaction may be: some milliseconds while others write. `records` is what is staged.
 """
 
 from rlhf_hitl.store.imports.finishing import (

@@ -88,10 +88,10 @@ class Batch:
 
 
 class BatchBuilder:
-    """Collects records until they are packed."""
+    """Collects records until they are packed. `bytes` is about how long their texts are."""
 
     def __init__(self) -> None:
-        self._batch, self._places = Batch(), dict[Hashable, int]()
+        self._batch, self._places, self.bytes = Batch(), dict[Hashable, int](), 0
 
     def __len__(self) -> int:
         return len(self._batch.records)
@@ -105,6 +105,7 @@ class BatchBuilder:
             comparison_at = self._place("comparisons", comparison.id, lambda: _comparison_to_row(comparison))
         split = None if record.requested_split is None else record.requested_split.value
         vote = None if record.vote is None else _vote_to_row(record.vote)
+        self.bytes += len(record.vote.answer.rationale) if record.vote is not None else 0
         self._batch.records.append((at, completions, comparison_at, split, vote))
 
     def take(self) -> Batch:
@@ -116,7 +117,8 @@ class BatchBuilder:
     def _place(self, kind: str, key: str, make_row: Any) -> int:
         if (place := self._places.get((kind, key))) is None:
             rows = getattr(self._batch, kind)
-            rows.append(make_row())
+            rows.append(row := make_row())
+            self.bytes += sum(len(text) for text in row if isinstance(text, str))
             place = self._places[kind, key] = len(rows) - 1
         return place
 

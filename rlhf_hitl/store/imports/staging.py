@@ -16,7 +16,8 @@ from rlhf_hitl.store.db import Store
 from rlhf_hitl.store.imports.records import BatchBuilder, StagedRecord
 from rlhf_hitl.store.service_tables import import_batches, imports
 
-RECORDS_PER_BATCH = 1000
+#: A batch ends with so many records, or so many bytes of texts: it is written, and deleted, in one transaction.
+RECORDS_PER_BATCH, BYTES_PER_BATCH = 1000, 2**20
 BATCHES_PER_DELETE = 20  # deleting so many takes milliseconds
 #: After so long without a sign of life, what was staged and not committed is deleted. The importer may read from a hub,
 #: and wait for it, so this is much longer than for an import that is applied.
@@ -55,7 +56,7 @@ class ImportStaging:
     def add(self, record: StagedRecord) -> None:
         """Stage a record, which the caller has checked: the store is able to hold it."""
         self._builder.add(record)
-        if len(self._builder) >= RECORDS_PER_BATCH:
+        if len(self._builder) >= RECORDS_PER_BATCH or self._builder.bytes >= BYTES_PER_BATCH:
             self._stage()
 
     def commit(self, counts: Mapping[str, Any]) -> None:

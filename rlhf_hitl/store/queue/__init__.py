@@ -8,6 +8,7 @@ A place is one wanted judgment of one comparison, so a comparison never gets mor
 from rlhf_hitl.store.queue.assignment import ANY_TASK, TaskFilter
 from rlhf_hitl.store.queue.counts import count_places, count_places_by_lane, sum_places
 from rlhf_hitl.store.queue.leasing import (
+    MOST_HELD,
     LeaseOfAnotherRater,
     expire,
     lease,
@@ -21,6 +22,7 @@ from rlhf_hitl.store.queue.submission import correct, submit
 
 __all__ = [
     "ANY_TASK",
+    "MOST_HELD",
     "LeaseOfAnotherRater",
     "TaskFilter",
     "correct",

@@ -106,7 +106,7 @@ def find_next_place(
     if lane.repeat_every and chance() < 1 / lane.repeat_every:
         # What is repeated fits the filter too: otherwise it would show by that.
         repeatable = [other.id for other in open_lanes.values() if other.project_id == lane.project_id]
-        repeat = _create_repeat(store, conn, rater.id, repeatable, task_filter, head.position, chance)
+        repeat = _create_repeat(store, conn, rater.id, lane, repeatable, task_filter, head.position, chance)
         if repeat is not None:
             return repeat
     return Place(head.comparison_id, head.n)
@@ -194,11 +194,20 @@ def _load_open_lanes(conn: Connection, rater, task_filter: TaskFilter) -> list:
     return [row for row in rows if to_be_open <= set(row.rater_filters or ())] if to_be_open else rows
 
 
-def is_lane_open(conn: Connection, rater: Any, comparison_id: str) -> bool:
-    """Return whether a comparison is in a lane that is open to a rater."""
-    lane = sa.select(comparisons.c.lane_id).where(comparisons.c.id == comparison_id)
-    lane_id = conn.execute(lane).scalar_one()
-    return any(row.id == lane_id for row in _load_open_lanes(conn, rater, ANY_TASK))
+def is_open_to(conn: Connection, rater: Any, comparison_id: str) -> bool:
+    """Return whether a comparison is for raters, and in a lane that is open to this one."""
+    query = sa.select(comparisons.c.lane_id, comparisons.c.route).where(comparisons.c.id == comparison_id)
+    comparison = conn.execute(query).one()
+    open_lanes = _load_open_lanes(conn, rater, ANY_TASK)
+    return comparison.route != Route.AUTO.value and any(lane.id == comparison.lane_id for lane in open_lanes)
+
+
+def may_work_at(conn: Connection, rater_id: str, comparison_id: str) -> bool:
+    """Return whether a comparison is of a project that is open to a rater, paused or not, whatever they read."""
+    project = sa.select(lanes.c.project_id).join(comparisons).where(comparisons.c.id == comparison_id).scalar_subquery()
+    is_member = sa.exists().where(members.c.project_id == projects.c.id, members.c.rater_id == rater_id)
+    query = sa.select(projects.c.id).where(projects.c.id == project, sa.or_(projects.c.open, is_member))
+    return conn.execute(query).first() is not None
 
 
 def check_filter_is_open(store: Store, rater_id: str, task_filter: TaskFilter) -> None:
@@ -294,6 +303,7 @@ def _create_repeat(
     store: Store,
     conn: Connection,
     rater_id: str,
+    lane: Any,
     lane_ids: Sequence[int],
     task_filter: TaskFilter,
     position: int,
@@ -301,7 +311,7 @@ def _create_repeat(
 ) -> Place | None:
     """Create a hidden repeat, a comparison that shows a rater again what they ranked a while ago, and its place.
 
-    Returns None where there is nothing to repeat.
+    Returns None where there is nothing to repeat, or as much of it was repeated already as a project wants.
     """
     # Neither the newest, which the rater still remembers, nor what is a repeat itself or was repeated before.
     query = (
@@ -318,8 +328,10 @@ def _create_repeat(
     originals = {
         make_content_id("x", row["completion_ids"], {"repeat_of": row["id"], "rater": rater_id}): row for row in rows
     }
-    new_ids = sorted(originals.keys() - find_existing_ids(conn, "comparisons", originals))
-    if not new_ids:
+    repeated = find_existing_ids(conn, "comparisons", originals)
+    new_ids = sorted(originals.keys() - repeated)
+    # A rater who leases and gives back as often as they like gets no more repeats than others do at most.
+    if not new_ids or len(repeated) + 1 > max(1, len(originals) / lane.repeat_every):
         return None
     repeat_id = new_ids[int(chance() * len(new_ids))]
     original = originals[repeat_id]

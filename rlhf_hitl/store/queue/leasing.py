@@ -22,7 +22,9 @@ from rlhf_hitl.store.queue.locks import lock_rater
 from rlhf_hitl.store.tables import Utc, comparisons, judgments, leases, places, routings
 from rlhf_hitl.types import Comparison, Lease
 
-#: Comparisons that a rater may hold at once.
+#: After so long without an answer a lease cannot be renewed any more: others wait for the comparison.
+LONGEST_HOLD = timedelta(days=1)
+#: Comparisons that a rater may ask for over the API, and hold at once when one that ran out is renewed.
 MOST_HELD = 20
 
 
@@ -201,19 +203,21 @@ def renew(store: Store, lease_id: str, rater_id: str, *, seconds: float, now: da
     Raises:
         NotFound: no such lease of this rater.
         Conflict: it was answered or given back, or it ran out and the place went to another rater; or it ran out, and
-            the rater would not be given another one now.
+            the rater would not be given another one now; or it was given a day ago.
     """
     with store.write() as conn:
         rater, clock = lock_rater(store, conn, rater_id)
         own_lease = leases.c.id == lease_id, leases.c.rater_id == rater_id
-        row = conn.execute(sa.select(leases.c.comparison_id, leases.c.place).where(*own_lease)).first()
+        row = conn.execute(
+            sa.select(leases.c.comparison_id, leases.c.place, leases.c.leased_at).where(*own_lease)
+        ).first()
         if row is None:
             raise NotFound(f"lease {lease_id!r}", expected="one of your own", fix="ask for the next comparison")
         now = now or clock
-        until = now + timedelta(seconds=seconds)
+        until = min(now + timedelta(seconds=seconds), row.leased_at + LONGEST_HOLD)
         held = _match_held_place(lease_id, row.comparison_id, row.place)
         has_lapsed = conn.execute(sa.select(places.c.n).where(*held, places.c.leased_until <= now)).first() is not None
-        if has_lapsed and not _may_hold_again(conn, rater, row.comparison_id, now):
+        if until <= now or (has_lapsed and not _may_hold_again(conn, rater, row.comparison_id, now)):
             raise Conflict(f"lease {lease_id}: it is over. Fix: ask for the next comparison")
         if not conn.execute(places.update().where(*held).values(leased_until=until)).rowcount:
             raise Conflict(f"lease {lease_id}: it is over. Fix: ask for the next comparison")
@@ -229,14 +233,14 @@ def _may_hold_again(conn: Connection, rater: Any, comparison_id: str, now: datet
     return (
         held < MOST_HELD
         and assignment.may_lease_more(conn, rater, held, now)
-        and assignment.is_lane_open(conn, rater, comparison_id)
+        and assignment.is_open_to(conn, rater, comparison_id)
     )
 
 
 def renew_all(store: Store, rater_id: str, *, seconds: float, now: datetime | None = None) -> list[str]:
     """Hold everything that a rater holds for `seconds` from now, and return the ids of these leases.
 
-    A lease that ran out stays so; `renew` may start it again.
+    A lease that ran out stays so; `renew` may start it again. One that was given a day ago runs out.
     """
     with store.write() as conn:
         _, clock = lock_rater(store, conn, rater_id)
@@ -246,6 +250,8 @@ def renew_all(store: Store, rater_id: str, *, seconds: float, now: datetime | No
         query = sa.select(comparisons.c.id).join(places).where(*held).order_by(comparisons.c.id)
         conn.execute(query.with_for_update(key_share=True, of=comparisons))
         until = now + timedelta(seconds=seconds)
+        leased_at = sa.select(leases.c.leased_at).where(leases.c.id == places.c.lease_id).scalar_subquery()
+        held = (*held, leased_at > until - LONGEST_HOLD)
         renewed = places.update().where(*held).values(leased_until=until).returning(places.c.lease_id)
         ids = list(conn.execute(renewed).scalars())
         conn.execute(leases.update().where(leases.c.id.in_(ids)).values(expires_at=until))
@@ -263,7 +269,7 @@ def release(store: Store, lease_id: str, rater_id: str) -> None:
 
 
 def expire(store: Store, lease_id: str, *, by: audit.Actor = audit.CLI) -> None:
-    """Take a comparison back from the rater who holds it, as a lead. A later answer is kept as a late one.
+    """Take a comparison back from the rater who holds it, as a lead. A later answer is a late one.
 
     Raises:
         NotFound: no such lease.

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import datetime
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, RowMapping
 
-from rlhf_hitl.errors import Conflict, NotFound
+from rlhf_hitl.errors import BadInput, Conflict, NotFound
 from rlhf_hitl.store import guidelines, webhooks
 from rlhf_hitl.store.db import Store
 from rlhf_hitl.store.judgments import (
@@ -19,7 +20,7 @@ from rlhf_hitl.store.judgments import (
     judgment_to_row,
     make_judgment_id,
 )
-from rlhf_hitl.store.queue.assignment import is_below_quota, is_free
+from rlhf_hitl.store.queue.assignment import NOW, is_free, is_open_to, may_lease_more, may_work_at
 from rlhf_hitl.store.queue.leasing import check_lease_of
 from rlhf_hitl.store.queue.locks import lock_comparison, lock_rater
 from rlhf_hitl.store.tables import comparisons, judgments, leases, places
@@ -45,7 +46,8 @@ def submit(
     """Store a rater's answer as a judgment. When this returns, the judgment is on disk.
 
     A second submit under a known idempotency key changes nothing and returns the outcome `repeated`. After the lease
-    ran out, the answer takes a place that is still free, or is kept as `surplus`; so is one beyond the rater's quota.
+    ran out, the answer takes a place that is still free if the rater would be given one now, and else is `surplus`: it
+    is kept and does not count.
 
     Args:
         answer: names completions by id, or by the letters they were shown under.
@@ -73,16 +75,17 @@ def submit(
         if not simulated:  # a simulated rater has no reasons to give, and its time is simulated too
             if is_later or lease["guideline_requires"] or answer.scores:
                 guidelines.check_answer(conn, comparison_id, version, answer, lease["order_shown"])
-            answer = _limit_active_time(answer, (now or clock) - lease["leased_at"])
+            answer = _limit_active_time(conn, answer, rater_id, lease["leased_at"], now or clock)
         if lease["judged_before"]:
             earlier_id = find_repeated_submission(conn, rater_id, key, lease["comparison_id"], answer)
             if earlier_id is not None:
                 return Receipt(earlier_id, "repeated")
         now = now or clock
         judgment_id = make_judgment_id()
-        # Leases that ran out or were given back are more than a quota: what is answered beyond it is kept, and no more.
-        may_count = rater is None or is_below_quota(conn, rater, 0, now)
-        filled = may_count and _fill_place(conn, lease, lease_id, judgment_id, now)
+        filled = _fill_place(conn, _HELD_PLACE, lease, lease_id, judgment_id, now)
+        # After the lease it counts where they would be given it now; otherwise it is kept, and no more.
+        if not filled and rater is not None and _may_be_given(conn, rater, comparison_id, now):
+            filled = _fill_place(conn, _FREE_PLACE, lease, lease_id, judgment_id, now)
         row = judgment_to_row(
             answer,
             id=judgment_id,
@@ -130,14 +133,16 @@ def correct(
     Raises:
         NotFound: no such judgment of this rater.
         Conflict: it has been superseded already, or the key was used for another comparison.
-        BadInput: as for `submit`.
+        BadInput: as for `submit`; or the rater is paused, or their project is closed to them by now.
     """
     with store.write() as conn:
         query = sa.select(judgments).where(judgments.c.id == judgment_id, judgments.c.rater_id == rater_id)
         old = conn.execute(query).mappings().first()
         if old is None:
             raise NotFound(f"judgment {judgment_id!r}", expected="one of your own", fix="pick it from your history")
-        lock_rater(store, conn, rater_id)
+        rater, _ = lock_rater(store, conn, rater_id)
+        if rater is None or rater.paused_at is not None or not may_work_at(conn, rater_id, old["comparison_id"]):
+            raise BadInput("correction", expected="of somebody who may judge this now", fix="ask a lead")
         lock_comparison(conn, old["comparison_id"])
         answer = _check_answer(answer, old["order_shown"])
         if not old["simulated"]:
@@ -152,6 +157,8 @@ def correct(
             raise Conflict(f"judgment {judgment_id}: it was corrected {MAX_CORRECTIONS} times. Fix: ask a lead")
         if conn.execute(sa.select(judgments.c.id).where(judgments.c.supersedes == judgment_id)).first():
             raise Conflict(f"judgment {judgment_id}: it was corrected before. Fix: correct the newest one")
+        if not old["simulated"]:
+            answer = _limit_time_of_correction(conn, answer, rater_id, old["active_seconds"], store.now(conn))
         copied = ("comparison_id", "rater_id", "lease_id", "order_shown", "route", "reward_model_id", "simulated")
         versions = ("guideline_version", "interface_version", "surplus")
         row = judgment_to_row(
@@ -178,38 +185,82 @@ def _check_answer(answer: Answer | ShownAnswer, order_shown: list[str]) -> Answe
     return answer
 
 
-def _limit_active_time(answer: Answer, since_leased: timedelta) -> Answer:
-    """Return the answer with no more active time than has passed since the lease: it is the sender's word, and paid."""
+def _limit_active_time(conn: Connection, answer: Answer, rater_id: str, since: datetime, now: datetime) -> Answer:
+    """Return the answer with no more active time than there was: it is the sender's word, and people are paid for it.
+
+    There was the time since `since`, less what the rater's judgments since then have claimed of it. Some comparisons
+    are held at a time, and answers that waited in a browser come together.
+    """
     if answer.active_seconds is None:
         return answer
-    most = max(0.0, since_leased.total_seconds())
+    newest = conn.execute(_NEWEST_TIMES, {"rater": rater_id}).all()
+    seconds = {row.id: row.active_seconds or 0.0 for row in newest}
+    claimed = 0.0
+    for row in newest:
+        if row.created_at >= since:
+            # A correction claims what it adds to the judgment that it corrects; to one long ago, it adds little.
+            before = 0.0 if row.supersedes is None else seconds.get(row.supersedes, seconds[row.id])
+            claimed += seconds[row.id] - before
+    most = max(0.0, (now - since).total_seconds() - claimed)
     return replace(answer, active_seconds=min(answer.active_seconds, most))
 
 
-def _fill_place(conn: Connection, lease: RowMapping, lease_id: str, judgment_id: str, now: datetime) -> bool:
-    """Fill a place that the rater holds, under this lease or a later one, else a free one. False if there is none."""
+def _limit_time_of_correction(
+    conn: Connection, answer: Answer, rater_id: str, earlier: float | None, now: datetime
+) -> Answer:
+    """Return a correction with no more active time than its judgment had and than the rater's newest one is old."""
+    if answer.active_seconds is None:
+        return answer
+    newest = conn.execute(_NEWEST_TIMES, {"rater": rater_id}).first()
+    assert newest is not None, "at least the one that is corrected"
+    most = (earlier or 0.0) + max(0.0, (now - newest.created_at).total_seconds())
+    return replace(answer, active_seconds=min(answer.active_seconds, most))
+
+
+# More than a rater can hold at a time.
+_NEWEST_TIMES = (
+    sa.select(judgments.c.id, judgments.c.supersedes, judgments.c.created_at, judgments.c.active_seconds)
+    .where(judgments.c.rater_id == sa.bindparam("rater"))
+    .order_by(judgments.c.seq.desc())
+    .limit(50)
+)
+
+
+def _fill_place(
+    conn: Connection, fill: sa.Update, lease: RowMapping, lease_id: str, judgment_id: str, now: datetime
+) -> bool:
+    """Fill the first place that `fill` finds. False if there is none."""
     parameters = {"comparison": lease["comparison_id"], "rater": lease["rater_id"], "now": now}
     values = {"judgment_id": judgment_id, "rater_id": lease["rater_id"], "lease_id": lease_id, "leased_until": None}
-    return conn.execute(_FILL_PLACE, parameters | values).rowcount > 0
+    return conn.execute(fill, parameters | values).rowcount > 0
 
 
-_IS_HELD_BY_RATER = places.c.rater_id == sa.bindparam("rater")
-_PLACE_TO_FILL = (
-    sa.select(places.c.n)
-    .where(
-        places.c.comparison_id == sa.bindparam("comparison"),
-        places.c.judgment_id.is_(None),
-        sa.or_(_IS_HELD_BY_RATER, is_free()),
-        sa.or_(places.c.reserved_for.is_(None), places.c.reserved_for == sa.bindparam("rater")),
+def _may_be_given(conn: Connection, rater: Any, comparison_id: str, now: datetime) -> bool:
+    return may_lease_more(conn, rater, 0, now) and is_open_to(conn, rater, comparison_id)
+
+
+def _make_fill(condition: sa.ColumnElement[bool]) -> sa.Update:
+    """Return the statement that fills the first unfilled place of a comparison for which a condition holds."""
+    first = (
+        sa.select(places.c.n)
+        .where(
+            places.c.comparison_id == sa.bindparam("comparison"),
+            places.c.judgment_id.is_(None),
+            sa.or_(places.c.reserved_for.is_(None), places.c.reserved_for == sa.bindparam("rater")),
+            condition,
+        )
+        .order_by(places.c.n)
+        .limit(1)
+        .with_for_update()
     )
-    .order_by(sa.case((_IS_HELD_BY_RATER, 0), else_=1), places.c.n)
-    .limit(1)
-    .with_for_update()
-)
-_FILL_PLACE = places.update().where(
-    places.c.comparison_id == sa.bindparam("comparison"),
-    places.c.n == _PLACE_TO_FILL.correlate(None).scalar_subquery(),
-)
+    return places.update().where(
+        places.c.comparison_id == sa.bindparam("comparison"), places.c.n == first.correlate(None).scalar_subquery()
+    )
+
+
+# A place that the rater holds, under this lease or a later one, and one that nobody holds.
+_HELD_PLACE = _make_fill(sa.and_(places.c.rater_id == sa.bindparam("rater"), places.c.leased_until > NOW))
+_FREE_PLACE = _make_fill(is_free())
 
 
 def _emit_events(conn: Connection, row: dict) -> None:

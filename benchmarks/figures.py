@@ -211,7 +211,7 @@ def draw_hostile_load(f: dict[str, Any]) -> str:
             "submit, 95th percentile, during it / before it",
             f"{f[f'{key}.submit_p95_import_ms']:.0f} / {f[f'{key}.submit_p95_ms']:.0f} ms: "
             f"{f[f'{key}.import_submit_ratio']:.2f}; longest write {f[f'{key}.longest_write_ms']:.0f} ms; "
-            f"refused: {f[f'{key}.refused']:.0f}",
+            f"refused: {f[f'{key}.refused']:.0f}; {f[f'{key}.import_rows_per_s']:,.0f} votes a second",
             "2; 250 ms; 0",
         )
         for name, key in (("SQLite", "sqlite"), ("PostgreSQL", "postgres"))
@@ -226,7 +226,7 @@ def draw_hostile_load(f: dict[str, Any]) -> str:
         )
         + make_row("the same with a lead's token", "the same", f"{f['lead.healthz_p99_ms']:.0f} ms", "250 ms")
         + make_row(
-            "3,000 idle connections and 500 slow senders",
+            f"3,000 idle connections and 500 slow senders ({f['slow_senders.connections_open']:,.0f} open in the mean)",
             "submit, 95th percentile, during it / before it",
             f"{f['slow_senders.submit_p95_ms']:.0f} / {f['slow_senders.quiet_submit_p95_ms']:.0f} ms: "
             f"{f['slow_senders_ratio']:.2f}",

@@ -9,17 +9,20 @@
 * `sqlite.import_submit_ratio`, `postgres.import_submit_ratio`: the same while a million votes are imported.
 * `card_p99_ms`: drawing a card of nasty texts, each for the first time.
 
-Clients, server and database share the machine's cores.
+Clients, server and database share the machine's cores. Attackers come from ten addresses, raters from another one. How
+the attackers' requests were answered, and how many of their connections were open, is among the figures.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,18 +43,25 @@ from servers import (
 )
 
 from rlhf_hitl.store import Store, people, tokens
+from rlhf_hitl.store.sign_in import start_session, verify_password
 from rlhf_hitl.types import Role, Scope
 
 ATTACKERS = Path(__file__).parent / "attackers.py"
+PASSWORD = "a-good-password"
 
 
 @contextmanager
-def attack(*arguments: str | int) -> Iterator[None]:
-    process = subprocess.Popen([sys.executable, ATTACKERS, *map(str, arguments)], stdin=subprocess.PIPE)
+def attack(*arguments: str | int) -> Iterator[Counter[str]]:
+    """Let an attack go on meanwhile. What it did is counted in what is yielded, once it is over."""
+    command = [sys.executable, ATTACKERS, *map(str, arguments)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    done = Counter[str]()
     try:
-        yield
+        yield done
         if process.poll() is not None:
             sys.exit(f"the attack {arguments[0]} has ended by itself")
+        told, _ = process.communicate(timeout=30)
+        done.update(json.loads(told))
     finally:
         process.kill()
         process.wait()
@@ -106,15 +116,21 @@ async def connect_again(connection: JsonConnection, method: str, path: str, body
 def measure_bodies(folder: Path, clients: int, seconds: float) -> dict[str, float]:
     url = f"sqlite:///{folder}/bodies.db"
     with Store.open(url, create=True) as store:
-        lead = people.add_rater(store, "lea", Role.LEAD)
+        lead = people.add_rater(store, "lea", Role.LEAD, PASSWORD)
         token = tokens.add_api_token(store, lead.id, "benchmark", list(Scope), days=1)
+        verified = verify_password(store, "lea", PASSWORD)
+        assert verified is not None
+        session = start_session(store, verified, 1)
     figures = {}
     with RlhfHitlServer(url, folder) as served:
         quiet = asyncio.run(probe_health(served.address, seconds / 4))
-        for name, key in (("nobody.", ""), ("lead.", token)):
-            with attack("bodies", served.address, clients, *([key] if key else [])):
+        for name, access in (("nobody.", ()), ("lead.", (token, session))):
+            with attack("bodies", served.address, clients, *access) as done:
                 asyncio.run(probe_health(served.address, 2))  # until the attack has begun
                 ms = asyncio.run(probe_health(served.address, seconds))
+            if done.total() < seconds:
+                sys.exit(f"the attack was hardly one: {done}")
+            figures |= {f"{name}answered_{status}": n for status, n in sorted(done.items())}
             figures[f"{name}healthz_p99_ms"] = float(np.percentile(ms, 99))
             figures[f"{name}healthz_max_ms"] = max(ms)
     figures["quiet.healthz_p99_ms"] = float(np.percentile(quiet, 99))
@@ -130,11 +146,12 @@ def measure_connections(folder: Path, idle: int, slow: int, seconds: float) -> d
     with RlhfHitlServer(url, folder) as served:
         asyncio.run(submit_at_a_pace(served.address, keys, 5, per_second))
         quiet = asyncio.run(submit_at_a_pace(served.address, keys, seconds, per_second))
-        with attack("connections", served.address, idle, slow):
+        with attack("connections", served.address, idle, slow) as done:
             asyncio.run(submit_at_a_pace(served.address, keys, 5, per_second))  # until all are connected
             attacked = asyncio.run(submit_at_a_pace(served.address, keys, seconds, per_second))
     p95, p95_attacked = float(np.percentile(quiet, 95)), float(np.percentile(attacked, 95))
     figures = {"slow_senders.quiet_submit_p95_ms": p95, "slow_senders.submit_p95_ms": p95_attacked}
+    figures |= {"slow_senders.connections_open": done["open"] / max(1, done["seconds"])}
     return figures | {"slow_senders_ratio": p95_attacked / p95}
 
 

@@ -123,7 +123,6 @@ async def _work(address: str, token: str, due: float, period: float, is_over: Ca
     while not is_over():
         status, answer = await client.call("POST", "/api/v1/leases", {"count": 1})
         load.refused += status not in (200, 201)
-        due = max(due, time.monotonic() - period)  # of what was missed, one at most is made up for
         await asyncio.sleep(max(0.0, due - time.monotonic()))
         if status in (200, 201) and answer["leases"]:
             status, _ = await client.call("POST", "/api/v1/judgments", make_judgment_body(answer["leases"][0]))

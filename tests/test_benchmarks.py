@@ -2,16 +2,20 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from glob import glob
 
 import pytest
+from starlette.testclient import TestClient
 
 from browser_fixtures import CHROMIUM, NO_CHROMIUM
 from checkout import ROOT
 from forked_processes import forked_commands, run_module
+from rlhf_hitl.api.app import create_headless_app
+from rlhf_hitl.config import Settings
 
 BENCHMARKS = ROOT / "benchmarks"
 needs_postgres = pytest.mark.skipif(
@@ -74,6 +78,33 @@ def test_cards_of_texts_that_take_long_are_measured_through_the_page():
     assert figures["cards"] == 10
     assert 0 < figures["card_p50_ms"] <= figures["card_p99_ms"] <= figures["card_max_ms"] < 10_000
     assert figures["ping_max_ms"] < 5_000
+
+
+@needs_postgres
+def test_what_raters_notice_of_attacks_is_measured():
+    figures = quick("hostile_load.py")
+    for name in ("healthz_p99_ms", "slow_senders_ratio", "card_p99_ms"):
+        assert figures[name] > 0
+    assert figures["nobody.answered_401"] > 0
+    assert figures["lead.answered_422"] > 0
+    assert figures["slow_senders.connections_open"] > 20
+    for database in ("sqlite", "postgres"):
+        assert figures[f"{database}.import_submit_ratio"] > 0
+        assert figures[f"{database}.refused"] == 0
+
+
+def test_the_attack_on_bodies_leaves_no_operation_out(sqlite_store, tmp_path):
+    app = create_headless_app(sqlite_store, Settings(store=sqlite_store.url, workspace=tmp_path))
+    described = TestClient(app).get("/api/v1/openapi.json").json()["paths"]
+    take_bodies = {
+        f"{method.upper()} /api/v1{path}"
+        for path, operations in described.items()
+        for method, operation in operations.items()
+        if "requestBody" in operation
+    }
+    attacked = (BENCHMARKS / "attackers.py").read_text(encoding="utf-8")
+    for target in take_bodies:
+        assert re.search(re.sub(r"\{\w+\}", "\\\\w+", f'"{target}":'), attacked), target
 
 
 @needs_postgres

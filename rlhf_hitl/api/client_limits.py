@@ -16,8 +16,8 @@ from rlhf_hitl.api.connections import find_network
 from rlhf_hitl.api.problems import respond_with_problem
 from rlhf_hitl.config import TrustedProxies
 
-#: Seconds that a request waits before it is refused. Who asks without pause is slowed by it.
-WAIT_SECONDS = 1.0
+#: Seconds that a request waits before it is refused: an office that opens its pages at once has to wait, and no more.
+WAIT_SECONDS, LOOK_SECONDS = 10.0, 0.2
 #: Requests of strangers from one address: at once, and a second from then on.
 BURST, PER_SECOND = 500.0, 100.0
 #: A stranger's request that would have to wait for longer is refused.
@@ -81,8 +81,9 @@ class ClientLimits:
             return False
         if delay > 0:
             await asyncio.sleep(delay)
-        if client.in_progress >= self._most:
-            await asyncio.sleep(WAIT_SECONDS)
+        ends_at = time.monotonic() + WAIT_SECONDS
+        while client.in_progress >= self._most and time.monotonic() < ends_at:
+            await asyncio.sleep(LOOK_SECONDS)
         return client.in_progress < self._most
 
     def _find_client(self, network: str) -> _Client:

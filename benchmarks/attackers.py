@@ -3,8 +3,8 @@
 python benchmarks/attackers.py bodies ADDRESS CLIENTS [TOKEN SESSION]
 python benchmarks/attackers.py connections ADDRESS IDLE SLOW
 
-They come from ten addresses of the loopback network, as Linux has them, because a server limits one address. At the end
-each prints what it did, as JSON.
+They come from ten addresses of the loopback network, as Linux has them, because a server limits one address. Each says
+when it is ready, and prints at the end what it did, as JSON.
 """
 
 from __future__ import annotations
@@ -77,6 +77,7 @@ async def send_bodies(address: str, clients: int, token: str, session: str, done
         for body in [*make_bodies(most), *make_bodies(14 * MB if target.endswith("/judgments") else most + 100)]:
             requests.append(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
     turns = cycle(requests)
+    print("ready", flush=True)
 
     async def send(i: int) -> None:
         while True:
@@ -131,6 +132,7 @@ async def hold_connections(address: str, idle: int, slow: int, done: Counter[str
             for writer in [w for w in senders if not w.is_closing()]:
                 writer.write(b" ")
 
+    print("ready", flush=True)
     held: set[asyncio.StreamWriter] = set()
     senders: set[asyncio.StreamWriter] = set()
     await asyncio.gather(send_slowly(), *(hold(i, sends=i < slow) for i in range(idle + slow)))

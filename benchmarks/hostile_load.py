@@ -55,6 +55,8 @@ def attack(*arguments: str | int) -> Iterator[Counter[str]]:
     """Let an attack go on meanwhile. What it did is counted in what is yielded, once it is over."""
     command = [sys.executable, ATTACKERS, *map(str, arguments)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    process.stdout.readline()  # it makes its bodies first
     done = Counter[str]()
     try:
         yield done
@@ -144,10 +146,10 @@ def measure_connections(folder: Path, idle: int, slow: int, seconds: float) -> d
         fill_store(store, (make_pair(i) for i in range(int(2 * per_second * seconds) + 500)))
         keys = list(add_raters(store, 8).values())
     with RlhfHitlServer(url, folder) as served:
-        asyncio.run(submit_at_a_pace(served.address, keys, 5, per_second))
+        asyncio.run(submit_at_a_pace(served.address, keys, min(5, seconds), per_second))
         quiet = asyncio.run(submit_at_a_pace(served.address, keys, seconds, per_second))
         with attack("connections", served.address, idle, slow) as done:
-            asyncio.run(submit_at_a_pace(served.address, keys, 5, per_second))  # until all are connected
+            asyncio.run(submit_at_a_pace(served.address, keys, min(5, seconds), per_second))  # until all are connected
             attacked = asyncio.run(submit_at_a_pace(served.address, keys, seconds, per_second))
     p95, p95_attacked = float(np.percentile(quiet, 95)), float(np.percentile(attacked, 95))
     figures = {"slow_senders.quiet_submit_p95_ms": p95, "slow_senders.submit_p95_ms": p95_attacked}
@@ -184,7 +186,7 @@ def measure_imports(folder: Path, quick: bool) -> dict[str, float]:
 
 PARTS = {
     "bodies": lambda folder, quick: measure_bodies(folder, 20, 2 if quick else 60),
-    "connections": lambda folder, quick: measure_connections(folder, *((30, 10, 3) if quick else (3000, 500, 60))),
+    "connections": lambda folder, quick: measure_connections(folder, *((30, 10, 2) if quick else (3000, 500, 60))),
     "cards": lambda folder, quick: measure_cards(most=8 if quick else None),
     "imports": measure_imports,
 }

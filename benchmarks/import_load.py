@@ -74,7 +74,7 @@ def measure_import(
         fill_store(store, (make_pair(i) for i in range(comparisons)))
         tokens = list(add_raters(store, raters).values())
     with RlhfHitlServer(url, folder) as server:
-        warm_until = time.monotonic() + WARM_UP_SECONDS
+        warm_until = time.monotonic() + min(WARM_UP_SECONDS, seconds)
         asyncio.run(_rate(server.address, tokens, lambda: time.monotonic() > warm_until))
         quiet_until = time.monotonic() + seconds
         quiet = asyncio.run(_rate(server.address, tokens, lambda: time.monotonic() > quiet_until))

@@ -82,8 +82,8 @@ def test_cards_of_texts_that_take_long_are_measured_through_the_page():
 
 @needs_postgres
 def test_what_raters_notice_of_attacks_is_measured():
-    figures = quick("hostile_load.py")
-    for name in ("healthz_p99_ms", "slow_senders_ratio", "card_p99_ms"):
+    figures = quick("hostile_load.py", "--only", "bodies", "connections", "imports")  # for cards there is a test
+    for name in ("healthz_p99_ms", "slow_senders_ratio"):
         assert figures[name] > 0
     assert figures["nobody.answered_401"] > 0
     assert figures["lead.answered_422"] > 0

@@ -3,8 +3,10 @@
     python benchmarks/import_load.py
 
 Eight raters lease and submit over HTTP, ten submits a second together, at times that are fixed before (an open loop: a
-slow answer does not lower the load). Then they go on while another process, `rlhf-hitl import`, imports votes on other
-comparisons, on SQLite and on PostgreSQL, each served by one process. `--quick` imports a few thousand votes.
+slow answer does not lower the load). They work for a minute and have a break for another, in which an import goes on
+faster: it notices within half a minute that nobody works, and at once that somebody does again. Then they go on while
+another process, `rlhf-hitl import`, imports votes on other comparisons, on SQLite and on PostgreSQL, each served by one
+process. `--quick` imports a few thousand votes.
 
 `submit_p95_ms` is measured before the import, `submit_p95_import_ms` from its start to its end, each from the moment
 at which the submit was due; `import_submit_ratio` is their ratio. `longest_write_ms` is measured by the importer
@@ -45,6 +47,7 @@ RATERS = 8
 SUBMITS_PER_SECOND = 10.0
 VOTES = 4  # on each imported comparison, see bulk.py
 WARM_UP_SECONDS = 5.0
+WORK_SECONDS, BREAK_SECONDS = 60.0, 60.0
 
 
 @dataclass
@@ -119,8 +122,12 @@ async def _rate(address: str, tokens: list[str], is_over: Callable[[], bool]) ->
 
 async def _work(address: str, token: str, due: float, period: float, is_over: Callable[[], bool], load: Load) -> None:
     """Submit once in each period. The lease was taken when the answer before was sent, as the rating page does."""
-    client = JsonConnection(address, f"Bearer {token}")
+    client, begun = JsonConnection(address, f"Bearer {token}"), time.monotonic()
     while not is_over():
+        if (time.monotonic() - begun) % (WORK_SECONDS + BREAK_SECONDS) > WORK_SECONDS:
+            await asyncio.sleep(0.1)
+            due = max(due, time.monotonic())
+            continue
         status, answer = await client.call("POST", "/api/v1/leases", {"count": 1})
         load.refused += status not in (200, 201)
         await asyncio.sleep(max(0.0, due - time.monotonic()))

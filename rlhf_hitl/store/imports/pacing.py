@@ -13,10 +13,11 @@ from sqlalchemy.engine import Connection
 
 #: Seconds a transaction should hold its locks while others write, on each database, and while nobody does. On
 #: PostgreSQL others wait for a part of it only, and a dozen statements take ten milliseconds whatever they insert.
-GENTLE_HOLD = {"sqlite": 0.025, "postgres": 0.05}
+GENTLE_HOLD = {"sqlite": 0.006, "postgres": 0.02}
 QUICK_HOLD = 0.04
-#: The import steps aside for so many times the seconds that it held the locks, and for no less than the second number.
-GENTLE_PAUSE, SHORTEST_PAUSE = 1.0, 0.002
+#: The import then steps aside for so many times the seconds that it held the locks, and for some milliseconds at least.
+GENTLE_PAUSE = {"sqlite": 3.0, "postgres": 1.0}
+SHORTEST_PAUSE = 0.002
 #: How long others count as busy after they were last seen to write: a rater thinks between two answers.
 BUSY_SECONDS = 30.0
 FEWEST, MOST = 1, 5000  # records in one transaction: one may hold 64 MB
@@ -47,10 +48,11 @@ class Pace:
 
     def step_aside(self, held: float, records: int) -> None:
         """Wait after a transaction that held its locks for `held` seconds and applied so many records."""
-        aim = GENTLE_HOLD["sqlite" if self.sqlite else "postgres"] if self.is_gentle else QUICK_HOLD
+        database = "sqlite" if self.sqlite else "postgres"
+        aim = GENTLE_HOLD[database] if self.is_gentle else QUICK_HOLD
         fitting = int(records * aim / max(held, 1e-4))
         self.records = max(FEWEST, min(fitting, 2 * records, MOST))
-        time.sleep(max(SHORTEST_PAUSE, held * GENTLE_PAUSE if self.is_gentle else 0))
+        time.sleep(max(SHORTEST_PAUSE, held * GENTLE_PAUSE[database] if self.is_gentle else 0))
 
 
 # A transaction that adds judgments, or prompts, waits for the advisory lock of the one before it.

@@ -56,7 +56,7 @@ class Settings(BaseSettings):
     trusted_proxies: str = ""  # addresses or networks of proxies whose X-Forwarded-* headers count, with commas
     log: Literal["quiet", "json"] = "quiet"  # json: one line for each request on stderr
     max_connections_per_address: int = Field(default=512, gt=0)  # to one process; trusted proxies are not limited
-    max_requests_per_address: int = Field(default=32, gt=0)  # that one process answers at a time; the same
+    max_requests_per_address: int = Field(default=32, gt=0)  # that one process answers at a time; proxies: the same
     max_import_mb: float = Field(default=10_240.0, gt=0)  # of one streamed import
     max_line_mb: float = Field(default=64.0, gt=0, le=1024)  # MiB of one line, or one row, of a file that is imported
     max_expansion: float = Field(default=100.0, ge=1)  # how many times its size a compressed file may expand to

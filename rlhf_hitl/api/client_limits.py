@@ -1,6 +1,7 @@
 """Limits for one address: how many of its requests are answered at a time, and how fast strangers may ask.
 
-So one client leaves threads and time for the others. Who is signed in, or has a token, may ask as fast as they can.
+So one client leaves threads and time for the others. Requests of who is signed in, or has a token, do not count towards
+the second limit; but they wait too while strangers at their address have used it up.
 """
 
 from __future__ import annotations

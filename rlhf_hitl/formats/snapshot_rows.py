@@ -23,6 +23,7 @@ _VOTE_FIELDS = ("verdict", "ranking", "order_shown", "strength", "simulated")
 NO_PREFERENCE = ("all bad", "tie", "raters evenly split")
 
 
+#: Verdicts that say nothing of which completion is better.
 NOT_JUDGED = (Verdict.SKIPPED, Verdict.FLAGGED)
 
 

@@ -63,7 +63,10 @@ class AnswerBody(Body):
         None, description="Why it is flagged (unsafe, broken, wrong_language, private) or skipped (the others)."
     )
     active_seconds: Number | None = Field(
-        None, ge=0, lt=86_400, description="At most the time since the lease is kept, but for simulated raters."
+        None,
+        ge=0,
+        lt=86_400,
+        description="No more is kept than passed since the lease, less what your other judgments claim of that.",
     )
     guideline_version: ShortText = Field(
         "", description="The lease's, or a later one of its project. If left out, the lease's."
@@ -89,7 +92,8 @@ class JudgmentBody(AnswerBody):
 class ReceiptOut(BaseModel):
     """`outcome` is counted, surplus (kept, but not counted) or repeated (the key was known).
 
-    An answer is surplus where it came after the lease and others had filled every place, or beyond the rater's quota.
+    An answer is surplus where it came after the lease, and others had filled every place or the rater would not be
+    given the comparison by then: paused, beyond the quota, or outside of the project.
     """
 
     id: str

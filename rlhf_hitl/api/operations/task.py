@@ -47,7 +47,10 @@ def add_operations(routes: ScopedRoutes, store: Store, settings: Settings) -> No
 
     @routes("POST", "/leases/{lease_id}/renew", response_model=bodies.Renewed, error_statuses=(404, 409))
     def renew(caller: Caller, lease_id: PathId, body: bodies.RenewBody) -> Any:
-        """Extend a lease. One that has expired is renewed too, unless somebody else has leased the comparison."""
+        """Extend a lease, up to a day after it was given.
+
+        One that has expired is renewed too, unless somebody else has the comparison or you would not be given it now.
+        """
         seconds = choose_seconds(caller, body.seconds)
         expires_at = queue.renew(store, lease_id, caller.rater.id, seconds=seconds)
         return {"id": lease_id, "expires_at": expires_at}

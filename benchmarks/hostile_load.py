@@ -165,7 +165,9 @@ def main() -> None:
     figures: dict[str, float | int | None] = {}
     with tempfile.TemporaryDirectory() as name:
         for part in args.only:
-            figures |= PARTS[part](Path(name), args.quick)
+            measured = PARTS[part](Path(name), args.quick)
+            print(part, json.dumps(measured), file=sys.stderr, flush=True)  # kept where a later part fails
+            figures |= measured
     notes = "Server, database, clients and attackers on one machine. SQLite, one process, where no database is named."
     write_result("hostile_load", figures, seeds=[], notes=notes, quick=args.quick or len(args.only) < len(PARTS))
 

@@ -118,6 +118,16 @@ def test_a_limit_that_is_hit_can_be_raised_as_its_error_says(tmp_path, monkeypat
     assert len(next(iter(RowSource(path).rows())).fields["a"]) == 65 * MB
 
 
+def test_the_header_of_a_csv_file_is_no_part_of_its_first_row(tmp_path, monkeypatch):
+    monkeypatch.setenv("RLHF_HITL_MAX_LINE_MB", "1")
+    path, long = tmp_path / "a.csv", "x" * (MB * 6 // 10)
+    path.write_text(f"a,{long}\n1,{long}\n2,{long}\n")
+    assert [row.fields["a"] for row in RowSource(path).rows()] == ["1", "2"]
+    path.write_text(f'a,b\n1,"{long}\n{long}"\n')
+    with pytest.raises(BadInput, match="a row of more than 1 MiB"):
+        list(RowSource(path).rows())
+
+
 def test_a_line_that_is_too_long_is_a_bad_line_and_those_after_it_are_read(tmp_path, monkeypatch):
     monkeypatch.setenv("RLHF_HITL_MAX_LINE_MB", "2")
     path = tmp_path / "a.jsonl"

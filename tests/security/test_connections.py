@@ -131,6 +131,18 @@ def test_somebody_who_opens_connections_closes_their_own_and_keeps_nobody_out():
             client.close()
 
 
+def test_a_body_that_comes_fast_enough_is_not_closed_for_others_that_send_nothing():
+    with served(echo_length) as address, socket.create_connection(address) as client:
+        client.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 2000\r\n\r\n")
+        idle = []
+        for _ in range(20):
+            client.sendall(b"x" * 100)
+            idle += [socket.create_connection(address) for _ in range(3)]
+        assert receive_all(client).endswith(b"2000")
+        for other in idle:
+            other.close()
+
+
 def _is_closed(client: socket.socket) -> bool:
     try:
         return client.recv(1, socket.MSG_PEEK) == b""

@@ -13,10 +13,16 @@ from rlhf_hitl.config import Settings
 from rlhf_hitl.errors import BadInput, Conflict
 from rlhf_hitl.formats.export import export_snapshot
 from rlhf_hitl.store import Store, guidelines, judgments, people, projects, queue
+from rlhf_hitl.store.comparisons import insert_comparisons
+from rlhf_hitl.store.queue.assignment import TaskFilter
 from rlhf_hitl.store.routings import Routing, apply_routings
 from rlhf_hitl.types import (
     Answer,
+    Comparison,
+    Completion,
     Guideline,
+    Message,
+    Prompt,
     Role,
     Route,
     ShownAnswer,
@@ -111,6 +117,69 @@ def test_time_is_paid_once_however_many_are_held_and_however_often_they_are_corr
     again = replace(answer, strength=1, active_seconds=50_000.0)
     queue.correct(store, ids[0], ann, ShownAnswer(again), idempotency_key="again")
     assert sum(j.answer.active_seconds for j in judgments.read_judgments(store)) < 160
+
+
+def test_time_is_paid_once_however_many_judgments_were_made_since(store, filled, add_raters):
+    """One comparison is held while more judgments are made than are looked at at once."""
+    [ann] = add_raters(store, 1)
+    start = utc_now() - timedelta(seconds=5_600)
+    held = queue.lease(store, ann, seconds=86_000, now=start)
+    for i in range(55):
+        at = start + timedelta(seconds=100 * i)
+        lease = next(one for one in queue.lease_many(store, ann, 2, seconds=200, now=at) if one.id != held.id)
+        sent = ShownAnswer(replace(RANKED.answer, active_seconds=100.0))
+        queue.submit(store, lease.id, ann, sent, now=at + timedelta(seconds=100))
+    queue.submit(store, held.id, ann, ShownAnswer(replace(RANKED.answer, active_seconds=5_600.0)))
+    times = [j.answer.active_seconds for j in judgments.read_judgments(store)]
+    assert sum(times[:-1]) == pytest.approx(5_500, abs=0.1)
+    assert times[-1] < 160, "what is left of the time"
+
+
+def test_corrections_claim_the_time_that_they_add(store, filled, add_raters):
+    [ann] = add_raters(store, 1)
+    start = utc_now() - timedelta(seconds=1_000)
+    first, *others = queue.lease_many(store, ann, 3, seconds=86_000, now=start)
+    claim = ShownAnswer(replace(RANKED.answer, active_seconds=86_399.0))
+    id = queue.submit(store, first.id, ann, RANKED, now=start).judgment_id
+    for i in range(50):
+        id = queue.correct(store, id, ann, claim, idempotency_key=f"again {i}").judgment_id
+    for lease in others:
+        queue.submit(store, lease.id, ann, claim)
+    corrected = {j.supersedes for j in judgments.read_judgments(store)}
+    kept = sum(j.answer.active_seconds or 0 for j in judgments.read_judgments(store) if j.id not in corrected)
+    assert 999 < kept < 1_100
+
+
+def test_lapsed_leases_do_not_come_on_top_of_what_is_held(store, add_raters):
+    made = []
+    for i in range(10):
+        prompt = Prompt.create((Message("user", f"Question {i}?"),), {"language": ("en", "de")[i % 2]})
+        answers = [Completion.create(prompt.id, (Message("assistant", text),), "p") for text in ("one", "two")]
+        made.append(Comparison.create(prompt, answers))
+    with store.write() as conn:
+        insert_comparisons(store, conn, made)
+    [ann] = add_raters(store, 1)
+    people.change_rater(store, "rater 0", quota=5)
+    start = utc_now()
+    later = start + timedelta(seconds=5)
+    lapsed = queue.lease_many(store, ann, 5, seconds=1, now=start, task_filter=TaskFilter(language="en"))
+    held = queue.lease_many(store, ann, 5, seconds=900, now=later, task_filter=TaskFilter(language="de"))
+    outcomes = [queue.submit(store, lease.id, ann, RANKED, now=later).outcome for lease in (*lapsed, *held)]
+    assert outcomes == ["surplus"] * 5 + ["counted"] * 5
+
+
+def test_a_lease_is_not_renewed_for_what_its_rater_has_judged(store, add_comparisons, add_raters):
+    ann, bob = add_raters(store, 2)
+    add_comparisons(store, 1, overlap=3)
+    start = utc_now()
+    [of_bob] = queue.lease_many(store, bob, 1, seconds=900, now=start)
+    [of_ann] = queue.lease_many(store, ann, 1, seconds=1, now=start)
+    queue.release(store, of_bob.id, bob)
+    later = start + timedelta(seconds=5)
+    assert queue.submit(store, of_ann.id, ann, RANKED, now=later).outcome == "counted"
+    with pytest.raises(Conflict, match="it is over"):
+        queue.renew(store, of_ann.id, ann, seconds=80_000, now=later)
+    assert queue.lease(store, bob, seconds=900, now=later) is not None
 
 
 def test_corrections_have_an_end(store, filled, add_raters):

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import socket
 import sys
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -14,97 +12,19 @@ import pytest
 from starlette.testclient import TestClient
 
 from raw_http import echo_length, receive_all, served
-from rlhf_hitl.api import client_limits
 from rlhf_hitl.api.app import create_app, serve_from_environment
-from rlhf_hitl.api.client_limits import ClientLimits
 from rlhf_hitl.api.connections import find_network
 from rlhf_hitl.api.json_body import count_values
 from rlhf_hitl.api.log_limit import LogLimit, limit_log_of_clients
 from rlhf_hitl.api.sign_in_throttle import SignInThrottle
 from rlhf_hitl.cli.serve import make_uvicorn_options
-from rlhf_hitl.config import Settings, TrustedProxies, load_settings
+from rlhf_hitl.config import Settings, load_settings
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.store import Store, audit, people, tokens
 from rlhf_hitl.types import Role, Scope
 
 OPERATIONS_WITH_A_BODY = ["judgments", "judgments/j_0/corrections", "leases", "prompts", "completions", "comparisons",
                           "predictions", "projects", "webhooks", "import"]  # fmt: skip
-
-
-@pytest.fixture
-def waiting_app():
-    """An application that answers once it is released, and the number of requests that wait in it."""
-    release, waiting = threading.Event(), []
-
-    async def wait(scope, receive, send):
-        waiting.append(scope)
-        while not release.is_set():
-            await asyncio.sleep(0.01)
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": b""})
-
-    return wait, waiting, release
-
-
-def test_one_address_has_only_so_many_requests_in_progress(waiting_app, monkeypatch):
-    app, waiting, release = waiting_app
-    monkeypatch.setattr(client_limits, "WAIT_SECONDS", 0.5)
-    limited = ClientLimits(app, 3, TrustedProxies("192.0.2.9"))
-
-    def ask(last: int) -> int:
-        return TestClient(limited, client=(f"192.0.2.{last}", 1)).get("/").status_code
-
-    with ThreadPoolExecutor(20) as pool:
-        first = [pool.submit(ask, 1) for _ in range(3)]
-        deadline = time.monotonic() + 10
-        while len(waiting) < 3:
-            assert time.monotonic() < deadline
-        assert ask(1) == 503
-        monkeypatch.setattr(client_limits, "WAIT_SECONDS", 10.0)
-        later = pool.submit(ask, 1)
-        others = [pool.submit(ask, last) for last in (2, 9, 9, 9, 9)]
-        release.set()
-        assert [asked.result() for asked in (*first, *others, later)] == [200] * 9, "who waits gets in"
-
-
-def test_strangers_of_one_address_are_slowed_and_who_is_known_is_not(app, sqlite_store, monkeypatch):
-    monkeypatch.setattr(client_limits, "BURST", 10.0)
-    monkeypatch.setattr(client_limits, "PER_SECOND", 20.0)
-    monkeypatch.setattr(client_limits._Client, "allowance", 10.0)
-    rater = people.add_rater(sqlite_store, "ann", Role.RATER)
-    key = tokens.add_api_token(sqlite_store, rater.id, "", [Scope.TASK])
-
-    def ask(last: int, **headers: str) -> float:
-        client, begun = TestClient(app, client=(f"192.0.2.{last}", 1)), time.monotonic()
-        for _ in range(30):
-            assert client.get("/api/v1/queue", headers=headers).status_code == (200 if headers else 401)
-        return time.monotonic() - begun
-
-    assert ask(1) >= 0.9, "ten at once, and twenty a second"
-    begun = time.process_time()
-    assert ask(2, authorization=f"Bearer {key}") < 0.9 + 2 * (time.process_time() - begun)
-
-
-def test_addresses_that_have_been_quiet_are_forgotten_and_those_that_ask_are_not(waiting_app, monkeypatch):
-    app, waiting, release = waiting_app
-    monkeypatch.setattr(client_limits, "MOST_CLIENTS", 3)
-    monkeypatch.setattr(client_limits, "WAIT_SECONDS", 0.1)
-    monkeypatch.setattr(client_limits, "PER_SECOND", 1e9)  # whoever has no request in progress has been quiet for long
-    limited = ClientLimits(app, 1, TrustedProxies(""))
-
-    def ask(last: int) -> int:
-        return TestClient(limited, client=(f"192.0.2.{last}", 1)).get("/").status_code
-
-    with ThreadPoolExecutor() as pool:
-        held = [pool.submit(ask, last) for last in range(4)]
-        deadline = time.monotonic() + 10
-        while len(waiting) < 4:
-            assert time.monotonic() < deadline
-        assert [ask(last) for last in range(4)] == [503] * 4, "more are known than are kept: each still has a request"
-        release.set()
-        assert [asked.result() for asked in held] == [200] * 4
-    assert [ask(last) for last in range(10, 20)] == [200] * 10
-    assert len(limited._clients) <= 3
 
 
 def test_signing_out_of_no_session_does_not_wait_for_who_writes(app, sqlite_store):

@@ -48,6 +48,10 @@ def evaluate_command(
     examples: Annotated[
         Path | None, typer.Option(help="Write one JSON line for each replayed pair to this file.")
     ] = None,
+    check_order: Annotated[
+        bool,
+        typer.Option("--check-order", help="Compute 32 pairs anew in both orders: a reward must not depend on it."),
+    ] = False,
     html: Annotated[Path | None, typer.Option(help="Write a report with plots to this file.")] = None,
     min_accuracy: Annotated[
         float | None, typer.Option(min=0, max=1, help="Fail (exit 1) if the accuracy is below this.")
@@ -111,7 +115,7 @@ def evaluate_command(
     folder = workspace / "evaluations" / name
     replaced = folder.exists()
     with _open_labels(opened, data, format, split) as labels:
-        evaluation, replayed = labels.replay(model, name)
+        evaluation, replayed = labels.replay(model, name, check_order)
         rival_pairs = (
             read_evaluated_pairs(earlier) if earlier else labels.replay(rival, str(against))[1] if rival else None
         )
@@ -167,10 +171,14 @@ class _ReplayedLabels:
     format: str = ""
     identical_sides: int = 0
 
-    def replay(self, model: RewardModel, name: str) -> tuple[Evaluation, list[EvaluatedPair]]:
+    def replay(
+        self, model: RewardModel, name: str, check_order: bool = False
+    ) -> tuple[Evaluation, list[EvaluatedPair]]:
         from rlhf_hitl.reward.evaluation.evaluate import evaluate_reward_model
 
-        return evaluate_reward_model(model, self.store, split=self.split, home=self.home, name=name, format=self.format)
+        return evaluate_reward_model(
+            model, self.store, split=self.split, home=self.home, name=name, format=self.format, check_order=check_order
+        )
 
 
 @contextmanager

@@ -109,7 +109,7 @@ class OrderEffect:
 
     Attributes:
         asymmetry: the largest change of a margin, in logits, when two answers are computed anew in the other order.
-        pairs: how many pairs, drawn at random, that was measured on.
+        pairs: how many pairs, drawn at random, that was measured on; 0 where it was not.
         raters: how often raters chose the answer shown first, among votes on pairs whose order is known.
         first: how often the model agrees with those who chose the answer shown first.
         second: how often it agrees with those who chose the second.

@@ -32,7 +32,7 @@ from rlhf_hitl.store.routings import Routing, apply_routings, read_routings
 from rlhf_hitl.store.scores import insert_scores, read_scores
 from rlhf_hitl.types import Answer, Comparison, Completion, Message, Prompt, Role, Route, Score, Split, Verdict
 
-SURE = Threshold(0.8, 0.1, 50, 0, 60, 0.1, 0.05)
+SURE = Threshold(0.8, 0.1, 50, 0, 60, 60, 0.1, 0.05)
 
 
 def comparison(i, split=Split.TRAIN):

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from rlhf_hitl.routing.acquisition import compute_mutual_information
-from rlhf_hitl.routing.threshold import choose_threshold, count_labels_needed
+from rlhf_hitl.routing.threshold import choose_threshold, count_prompts_needed
 from rlhf_hitl.stats import davidson
 from rlhf_hitl.stats.calibration import calibration_error_interval, expected_calibration_error, split_into_equal_bins
 from rlhf_hitl.stats.ceiling import estimate_noise_ceiling, fit_concentration, majority_probability
@@ -15,6 +15,7 @@ from rlhf_hitl.stats.intervals import (
     clopper_pearson_upper_bound,
     clustered_mean_interval,
     clustered_share_interval,
+    clustered_share_upper_bound,
     wilson_interval,
 )
 from rlhf_hitl.stats.paired import mcnemar_p_value
@@ -195,12 +196,13 @@ def test_mutual_information_against_numerical_integration():
     assert compute_mutual_information(np.array([margin]), np.array([std]))[0] == pytest.approx(exact, abs=0.01)
 
 
-def test_a_threshold_needs_enough_labels_to_show_its_bound():
-    assert count_labels_needed(0.1, 0.05) == 29
-    few = choose_threshold(np.full(28, 0.99), np.zeros(28), max_error=0.1, delta=0.05)
+def test_a_threshold_needs_enough_prompts_to_show_its_bound():
+    needed = count_prompts_needed(0.1, 0.05)
+    assert needed == pytest.approx(29, abs=2), "Clopper and Pearson's, and a little more for the unknown spread"
+    few = choose_threshold(np.full(90, 0.99), np.zeros(90), np.arange(90) % (needed - 1), max_error=0.1, delta=0.05)
     assert few.accepts_nothing
-    assert "29 are the fewest" in few.reason
-    enough = choose_threshold(np.full(29, 0.99), np.zeros(29), max_error=0.1, delta=0.05)
+    assert f"{needed} prompts are the fewest" in few.reason
+    enough = choose_threshold(np.full(needed, 0.99), np.zeros(needed), np.arange(needed), max_error=0.1, delta=0.05)
     assert enough.value == 0.99
     assert enough.bound <= 0.1
 
@@ -208,20 +210,30 @@ def test_a_threshold_needs_enough_labels_to_show_its_bound():
 def test_a_threshold_stops_before_the_errors_begin():
     confidence = np.linspace(1, 0.5, 200)
     wrong = (np.arange(200) >= 100).astype(float)
-    result = choose_threshold(confidence, wrong, max_error=0.1, delta=0.05)
+    result = choose_threshold(confidence, wrong, np.arange(200), max_error=0.1, delta=0.05)
     assert confidence[110] < result.value < confidence[50]
     accepted = confidence >= result.value
     assert wrong[accepted].mean() <= 0.1
+    assert (result.accepted, result.errors) == (accepted.sum(), wrong[accepted].sum())
 
 
-def test_the_error_bound_holds_as_often_as_it_says():
-    # 400 worlds whose true error at each confidence is known: the bound may break in at most delta of them
+@pytest.mark.parametrize("labels", [1, 5])
+@pytest.mark.parametrize("together", [0.0, 0.5, 1.0])
+def test_the_error_bound_holds_as_often_as_it_says(labels, together):
+    """400 worlds whose true error at each confidence is known: the bound may break in at most delta of them.
+
+    Each prompt has so many labels. `together` is the chance that a label of a prompt is wrong exactly where its
+    prompt's draw says so, and not on its own account: with 1, labels of one prompt say no more than one of them.
+    """
     rng = np.random.default_rng(7)
     broken = accepting = 0
+    n = 150
     for _ in range(400):
-        confidence = rng.uniform(0.5, 1, 150)
-        wrong = (rng.random(150) > confidence).astype(float)
-        result = choose_threshold(confidence, wrong, max_error=0.15, delta=0.1)
+        confidence = rng.uniform(0.5, 1, (n, labels))
+        own, shared = rng.random((n, labels)), rng.random((n, 1))
+        wrong = (np.where(rng.random((n, labels)) < together, shared, own) > confidence).astype(float)
+        prompts = np.repeat(np.arange(n), labels)
+        result = choose_threshold(confidence.ravel(), wrong.ravel(), prompts, max_error=0.15, delta=0.1)
         if result.accepts_nothing:
             continue
         accepting += 1
@@ -231,9 +243,18 @@ def test_the_error_bound_holds_as_often_as_it_says():
     assert broken / 400 <= 0.1
 
 
+def test_the_bound_for_clusters_is_that_of_independent_examples_where_there_is_one_in_each():
+    values = (np.arange(200) < 14).astype(float)
+    alone = clopper_pearson_upper_bound(14, 200)
+    assert alone <= clustered_share_upper_bound(values, np.arange(200)) < alone + 0.002
+    fourfold = clustered_share_upper_bound(np.repeat(values, 4), np.repeat(np.arange(200), 4))
+    assert fourfold == pytest.approx(clustered_share_upper_bound(values, np.arange(200)), abs=0.002)
+    assert clustered_share_upper_bound(np.zeros(0), np.zeros(0)) == clustered_share_upper_bound(values, values * 0) == 1
+
+
 def test_ties_among_confidences_are_accepted_together_or_not_at_all():
     confidence = np.array([0.9] * 40 + [0.6] * 40)
     wrong = np.array([0.0] * 40 + [1.0] * 40)
-    result = choose_threshold(confidence, wrong, max_error=0.1, delta=0.05)
+    result = choose_threshold(confidence, wrong, np.arange(80), max_error=0.1, delta=0.05)
     assert result.value == 0.9
     assert result.accepted == 40

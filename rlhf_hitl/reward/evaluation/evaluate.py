@@ -47,6 +47,7 @@ def evaluate_reward_model(
     home: Store | None = None,
     name: str = "",
     format: str = "",
+    check_order: bool = False,
 ) -> tuple[Evaluation, list[EvaluatedPair]]:
     """Evaluate a model on the labels of a split. Of the held-out split, labels of prompts that the model has seen are
     left out.
@@ -56,6 +57,7 @@ def evaluate_reward_model(
         home: the store whose labels teach the floors and show how readily raters call a tie, if that is another.
         name: of the evaluation; by default the split's.
         format: of the labels' file; a benchmark's format is also scored by the benchmark's own rules.
+        check_order: also compute some pairs anew in both orders: a reward must not depend on the other answer.
 
     Returns:
         The figures, and every pair with the model's prediction, ties too, in order of comparison id.
@@ -134,7 +136,7 @@ def evaluate_reward_model(
         simulated=any(p.label.simulated for p in pairs) or bool(model.card.get("simulated")),
         three_way=measure_three_way_accuracy(model, tie_labels, pairs, probabilities, families),
         length=measure_length_effect(evaluated),
-        position=measure_order_effect(model, store, split, pairs, evaluated),
+        position=measure_order_effect(model, store, split, pairs, evaluated, check_model=check_order),
         k_wise=measure_k_wise_accuracy(rankings),
         scores=score_benchmark(format, evaluated, rankings),
         split=split.value,

@@ -71,7 +71,7 @@ def build_reward_trainer(config: FullTrainingConfig, model_config: ModelConfig) 
     model = load_trainable_classifier(
         str(path), pad_token_id=renderer.pad_id, attn_implementation=model_config.attn_implementation
     )
-    renderer.max_length = min(renderer.max_length, find_max_tokens(model))
+    renderer.max_length = min(renderer.max_length, find_max_tokens(model.config))
     head_name, _ = find_score_head(model)
     train = tokenise_rows(data["train"], renderer, config.dataset_num_proc)
     if calibration is not None:

@@ -180,7 +180,7 @@ def test_an_evaluation_worked_by_hand(sqlite_store, judge, longer_is_better):
     for chosen, rejected in ((9, 4), (8, 4), (6, 4), (4, 12)):
         judge([chosen, rejected], [[0], [1]], strength=2)
     judge([6, 7], [[0, 1]])
-    evaluation, examples = evaluate_reward_model(longer_is_better, sqlite_store)
+    evaluation, examples = evaluate_reward_model(longer_is_better, sqlite_store, check_order=True)
     assert (evaluation.n, evaluation.ties, evaluation.dropped) == (4, 1, 0)
     assert evaluation.accuracy.value == evaluation.longer.value == 0.75
     assert evaluation.length.model.value == 1
@@ -221,7 +221,7 @@ def test_equal_rewards_are_half_right_where_no_tie_is_predicted(sqlite_store, ju
 def test_a_model_that_depends_on_the_order_has_an_asymmetry(sqlite_store, judge, reads_its_place):
     judge([9, 4], [[0], [1]])
     judge([5, 8], [[0], [1]])
-    evaluation, _ = evaluate_reward_model(reads_its_place, sqlite_store)
+    evaluation, _ = evaluate_reward_model(reads_its_place, sqlite_store, check_order=True)
     assert evaluation.position.pairs == 2
     assert evaluation.position.asymmetry > 0.01
 

@@ -21,15 +21,15 @@ def in_project(made: Comparison, project: str) -> Comparison:
     return Comparison.create(made.prompt, made.completions, made.overlap, project=project)
 
 
-def serve_two_projects(serve, *coding: Guideline) -> Server:
-    """A server with two pairs in the first project and two in another, whose guidelines these are."""
-    made = [pair(f"Question {i}?", f"yes {i}", f"no {i}") for i in range(4)]
-    server = serve(made[:2])
+def serve_two_projects(serve, *coding: Guideline, pairs: int = 2) -> Server:
+    """A server with so many pairs in the first project and in another one, whose guidelines these are."""
+    made = [pair(f"Question {i}?", f"yes {i}", f"no {i}") for i in range(2 * pairs)]
+    server = serve(made[:pairs])
     projects.add_project(server.store, "coding")
     for guideline in coding:
         guidelines.publish_guideline(server.store, guideline)
     with server.store.write() as conn:
-        insert_comparisons(server.store, conn, [in_project(c, "coding") for c in made[2:]])
+        insert_comparisons(server.store, conn, [in_project(c, "coding") for c in made[pairs:]])
     return server
 
 
@@ -51,13 +51,14 @@ def answer_all(page) -> list[str]:
     return asked
 
 
-def test_the_same_text_in_two_projects_is_read_once(serve, page):
-    server = serve_two_projects(serve)
+@pytest.mark.parametrize("pairs", [1, 2], ids=["both held at once", "one after the other"])
+def test_the_same_text_in_two_projects_is_read_once(serve, page, pairs):
+    server = serve_two_projects(serve, pairs=pairs)
     rater = server.person("new", new=True)
     enter(page, server, "new")
     expect(page.locator("#guideline-agree")).to_be_visible()
     assert len(answer_all(page)) == 1
-    assert len(judgments(server, rater)) == 4
+    assert len(judgments(server, rater)) == 2 * pairs
     page.reload()
     expect(page.locator("#empty")).to_be_visible()
 

@@ -367,7 +367,7 @@ def test_nothing_that_a_rater_receives_tells_what_is_hidden(store, filled, clien
 def page_calls(lease: str, judgment: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield calls of the rating page: as the page makes them, and with the parts of each missing or wrong."""
     whole: dict[str, dict[str, Any]] = {
-        "open": {}, "history": {}, "renew": {"lapsed": [lease]}, "revisit": {"id": judgment},
+        "open": {}, "history": {"words": "answer"}, "renew": {"lapsed": [lease]}, "revisit": {"id": judgment},
         "difference": {"id": lease},
         "submit": {"id": lease, "verdict": "ranked", "ranks": [1, 2], "strength": 2},
         "acknowledge": {"id": "default@strict"}, "try_example": {"id": "e_1", "verdict": "ranked", "ranks": [1, 2]},
@@ -375,6 +375,6 @@ def page_calls(lease: str, judgment: str) -> Iterator[tuple[str, dict[str, Any]]
     strange = (None, 0, -1, "", "x" * 300, [], [[]], {}, {"A": 1}, ["A", "Z"], [1, 2, 3], "c_0", True)
     for name, sent in whole.items():
         yield name, sent
-        for key in (*sent, "mode", "scores", "have", "id", "reason", "verdict", "day"):
+        for key in (*sent, "mode", "scores", "have", "id", "reason", "verdict", "day", "words"):
             for value in strange:
                 yield name, sent | {key: value}

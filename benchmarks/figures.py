@@ -184,9 +184,9 @@ def draw_reward_accuracy(f: dict[str, Any]) -> str:
         "llmfao": "LLMFAO",
     }
     rows = (
-        f"| {title} | {f[f'{n}.labels']:,} ({f[f'{n}.prompts']:,}) | {f[f'{n}.accuracy']:.3f} "
-        f"({f[f'{n}.accuracy.low']:.3f} to {f[f'{n}.accuracy.high']:.3f}) | {f[f'{n}.floor.length']:.3f} | "
-        f"{f[f'{n}.floor.bag_of_words']:.3f} | {f[f'{n}.ece']:.3f} |\n"
+        f"| {title} | {f[f'{n}.labels']:,} ({f[f'{n}.prompts']:,}) | {f[f'{n}.accuracy']:.1%} "
+        f"({f[f'{n}.accuracy.low']:.1%} to {f[f'{n}.accuracy.high']:.1%}) | {f[f'{n}.floor.length']:.1%} | "
+        f"{f[f'{n}.floor.bag_of_words']:.1%} | {f[f'{n}.ece']:.1%} |\n"
         for n, title in names.items()
     )
     return (

@@ -23,12 +23,12 @@ PICTURE = Path(__file__).parent / "images" / "rooms.svg"
 LAYERS = [
     {"errors", "files", "types", "config", "client", "stats", "bundled", "visible", "terminal", "workspace"},
     {"store"},
-    {"formats", "labels"},
+    {"formats", "labels", "report_page"},
     {"models", "arguments"},  # where weights come from; no text is read here, so reward and policy both stand on it
     {"reward"},
     {"reward.training", "reward.evaluation"},
     {"routing", "policy"},
-    {"loop", "kpis", "kpi_report_html", "simulate"},
+    {"loop", "kpis", "kpi_report", "kpi_report_html", "simulate"},
     {"api", "ui", "cli", "scripts", "configs"},
 ]
 APART = [{"reward.training", "reward.evaluation"}]

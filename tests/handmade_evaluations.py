@@ -16,6 +16,7 @@ from rlhf_hitl.reward.evaluation_record import (
     Estimate,
     EvaluatedPair,
     Evaluation,
+    LabelOrigin,
     LengthEffect,
     OrderEffect,
     ReliabilityBin,
@@ -84,6 +85,7 @@ def put(workspace: Path, name: str, examples: Sequence[EvaluatedPair], **more) -
         "length": LengthEffect(Estimate(0.573, 0.489, 0.653, len(labels)), 0.12),
         "position": OrderEffect(0.0, 32),
         "knows_its_prompts": True,
+        "measured_on": LabelOrigin(len(labels), len(labels) if more.get("simulated") else 0),
     }
     folder = workspace / "evaluations" / name
     save_evaluation(folder, Evaluation(**fields | more), examples)

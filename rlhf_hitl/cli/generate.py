@@ -22,7 +22,7 @@ DEFAULT_TEMPERATURES = (0.7, 1.0)
 PolicyName = Annotated[str, typer.Option("--policy", help="A model folder, a hub id, or a name from `models get`.")]
 
 
-@command("generate")
+@command("generate", counts_time=True)
 def generate_command(
     store: StoreUrl,
     policy: PolicyName = DEFAULT_MODEL,

@@ -89,7 +89,7 @@ def _summarise_rounds(steps: dict[tuple[int, str], dict[str, Any]]) -> Any:
     for (n, step), result in steps.items():
         if step == "evaluate" and result.get("n"):
             accuracy = result["accuracy"]
-            rows.append((f"round {n}", f"held-out accuracy {accuracy['value']:.3f} on {result['n']} labels"))
+            rows.append((f"round {n}", f"held-out accuracy {accuracy['value']:.1%} on {result['n']} labels"))
         if step == "promote":
             rows.append((f"round {n}", f"policy {result['policy']} ({'promoted' if result['promoted'] else 'kept'})"))
     return make_table("Rounds", rows)

@@ -11,7 +11,7 @@ from rlhf_hitl.cli.launch import launch_processes
 from rlhf_hitl.cli.reward_models import ModelId, load_requested_model
 
 
-@command("score")
+@command("score", counts_time=True)
 def score_comparisons_command(
     store: StoreUrl,
     reward_model: ModelId = None,
@@ -45,7 +45,7 @@ def score_comparisons_command(
     )
 
 
-@command("route")
+@command("route", counts_time=True)
 def route_comparisons_command(
     store: StoreUrl,
     reward_model: ModelId = None,

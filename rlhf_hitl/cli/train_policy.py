@@ -33,7 +33,7 @@ ChangedSettings = Annotated[
 Processes = Annotated[int, typer.Option(min=1, help="Train in this many processes, started by `accelerate launch`.")]
 
 
-@command("train-dpo")
+@command("train-dpo", counts_time=True)
 def train_dpo_command(
     store: StoreUrl,
     policy: StartPolicy = None,
@@ -50,7 +50,7 @@ def train_dpo_command(
     return _train("dpo", store, policy, reward_model, config, set_, out, processes, extra)
 
 
-@command("train-ppo")
+@command("train-ppo", counts_time=True)
 def train_ppo_command(
     store: StoreUrl,
     policy: StartPolicy = None,

@@ -38,7 +38,7 @@ BackboneName = Annotated[
 ]
 
 
-@command("train-reward")
+@command("train-reward", counts_time=True)
 def train_reward_command(
     store: StoreUrl,
     backbone: BackboneName = None,

@@ -28,6 +28,7 @@ from rlhf_hitl.store.judgments import read_judgments
 from rlhf_hitl.store.loop_steps import read_finished_steps
 from rlhf_hitl.store.reward_models import list_reward_models
 from rlhf_hitl.store.routings import read_routings
+from rlhf_hitl.store.runs import read_runs
 from rlhf_hitl.store.scores import read_scores
 
 # Reads a file and prints the error, the seconds, and the MB of memory that it took on top of the imports.
@@ -322,6 +323,7 @@ def open_everything(store: Store, out: Path) -> None:
     webhooks.list_webhooks(store)
     audit.list_entries(store)
     read_finished_steps(store)
+    read_runs(store)
     for model in list_reward_models(store):
         read_scores(store, model.id)
     for project in projects.list_projects(store):

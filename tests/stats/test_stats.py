@@ -9,7 +9,7 @@ from scipy import stats
 from rlhf_hitl.routing.acquisition import compute_mutual_information
 from rlhf_hitl.routing.threshold import choose_threshold, count_prompts_needed
 from rlhf_hitl.stats import davidson
-from rlhf_hitl.stats.calibration import calibration_error_interval, expected_calibration_error, split_into_equal_bins
+from rlhf_hitl.stats.calibration import estimate_calibration_error, split_into_equal_bins
 from rlhf_hitl.stats.ceiling import estimate_noise_ceiling, fit_concentration, majority_probability
 from rlhf_hitl.stats.intervals import (
     clopper_pearson_upper_bound,
@@ -153,10 +153,20 @@ def test_without_pairs_of_several_votes_there_is_no_noise_ceiling():
     assert estimate_noise_ceiling(one, 0 * one, one > 0, np.arange(500)) is None
 
 
-def test_ece_by_hand():
-    # two bins of two: |0.6 - 0.5| and |0.9 - 1.0|, each half the weight
-    p, y = np.array([0.6, 0.6, 0.9, 0.9]), np.array([1, 0, 1, 1])
-    assert expected_calibration_error(p, y, bins=2) == pytest.approx(0.1)
+def test_the_calibration_error_by_hand():
+    # One bin, as for fewer than forty. The model states 0.8 and is right on five of ten: the mean gap is 0.3.
+    p, y, each = np.full(10, 0.8), np.array([1.0, 0] * 5), np.arange(10)
+    # Pairs of different labels: (3² - (5 * 0.2² + 5 * 0.8²)) / (10 * 9)
+    assert estimate_calibration_error(p, y, each)[0] == pytest.approx(((9 - 3.4) / 90) ** 0.5)
+    # Two prompts of five labels, whose gaps add up to -1 and 4: the product is below 0, so they share no gap.
+    prompts = np.array([0, 1] * 5)
+    assert estimate_calibration_error(p, y, prompts)[0] == 0
+    # Two bins of twenty with gaps of 0.1 and -0.3, each the mean of gaps that are all alike.
+    p = np.repeat([0.6, 0.9], 20)
+    y = p - np.repeat([0.1, -0.3], 20)
+    value, low, high = estimate_calibration_error(p, y, np.arange(40))
+    assert value == pytest.approx(((0.01 + 0.09) / 2) ** 0.5)
+    assert low < value < high
 
 
 @given(st.lists(st.floats(0, 1), max_size=50), st.integers(1, 12))
@@ -167,14 +177,54 @@ def test_bins_hold_every_value_once_and_are_of_about_equal_count(values, bins):
     assert all(len(part) for part in parts)
 
 
-def test_the_interval_of_a_calibration_error_reaches_zero_where_there_is_none_and_not_where_there_is():
+def test_there_are_no_more_bins_than_labels_fill():
+    assert [len(split_into_equal_bins(np.zeros(n))) for n in (1, 16, 39, 40, 199, 200, 9999)] == [1, 1, 1, 2, 9, 10, 10]
+
+
+@given(
+    st.lists(
+        st.tuples(st.floats(0.5, 1), st.sampled_from([0.0, 0.5, 1.0]), st.integers(0, 30)), min_size=1, max_size=80
+    )
+)
+def test_the_interval_of_a_calibration_error_holds_it(labels):
+    p, y, clusters = (np.array(column) for column in zip(*labels))
+    value, low, high = estimate_calibration_error(p, y, clusters)
+    assert 0 <= low <= value <= high <= 1
+
+
+@pytest.mark.parametrize("gap", [0.0, 0.15, 0.3])
+@pytest.mark.parametrize("n", [16, 100, 400])
+def test_the_interval_of_a_calibration_error_covers_the_true_one(n, gap):
+    """Of 300 evaluations nine in ten or more; and a model without a gap is not said to have one, however few labels."""
+    rng = np.random.default_rng(n)
+    covered, values = 0, []
+    for _ in range(300):
+        p = rng.uniform(0.6, 1, n)
+        value, low, high = estimate_calibration_error(p, (rng.random(n) < p - gap).astype(float), np.arange(n))
+        covered += low <= gap <= high
+        values.append(value)
+    assert covered >= 270
+    assert np.median(values) == pytest.approx(gap, abs=0.13 if n == 16 else 0.05)
+
+
+def test_labels_of_one_prompt_widen_the_interval_of_a_calibration_error():
+    """Forty prompts of ten labels, on each of which the model is right always or never: they count as forty."""
     rng = np.random.default_rng(0)
-    p, clusters = rng.uniform(0.5, 1, 400), np.repeat(np.arange(200), 2)
-    honest, boastful = rng.random(400) < p, rng.random(400) < 0.5
-    low, high = calibration_error_interval(p, honest, clusters)
-    assert low <= expected_calibration_error(p, honest) <= high
-    assert low < 0.02
-    assert calibration_error_interval(p, boastful, clusters)[0] > 0.15
+    prompts = np.repeat(np.arange(40), 10)
+    covered = {"prompts": 0, "labels": 0}
+    for _ in range(300):
+        p, y = np.full(400, 0.7), np.repeat(rng.random(40) < 0.7, 10).astype(float)
+        for name, clusters in (("prompts", prompts), ("labels", np.arange(400))):
+            covered[name] += estimate_calibration_error(p, y, clusters)[1] == 0
+    assert covered["prompts"] > 265
+    assert covered["labels"] < 200
+
+
+def test_where_all_labels_are_right_the_interval_says_how_few_they_are():
+    value, low, high = estimate_calibration_error(np.full(16, 0.9), np.ones(16), np.arange(16))
+    assert (value, low) == (pytest.approx(0.1), 0)
+    assert 0.15 < high < 0.3
+    assert estimate_calibration_error(np.full(4, 0.9), np.ones(4), np.zeros(4))[1:] == (0, 1)  # one prompt
 
 
 def test_mutual_information_prefers_doubt_of_the_model_to_disagreement_of_people():

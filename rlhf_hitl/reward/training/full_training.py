@@ -160,7 +160,7 @@ def add_uncertainty(
         train_labels=len(train),
         train_votes=sum(ranking.votes for ranking in train),
         calibration_labels=len(calibration),
-        simulated=any(row.get("simulated", False) for row in rows),
+        simulated_labels=sum(bool(row.get("simulated")) for row in rows),
     )
     model.seen = trainer.seen_before | SeenPrompts.of((r.family for r in train), (r.family for r in calibration))
     model.save(folder)

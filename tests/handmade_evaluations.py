@@ -93,7 +93,7 @@ def put(workspace: Path, name: str, examples: Sequence[EvaluatedPair], **more) -
 
 
 def bundled(seed: int, quality: float) -> list[EvaluatedPair]:
-    """The bundled prompts with two of their completions each, and one on code. Margins are drawn around `quality`."""
+    """120 bundled prompts with two of their completions each, and one on code. Margins are drawn around `quality`."""
     draw = Random(seed)
     rows = (resources.files("rlhf_hitl.bundled") / "set.jsonl").read_text(encoding="utf-8").splitlines()
     code = example(
@@ -108,7 +108,7 @@ def bundled(seed: int, quality: float) -> list[EvaluatedPair]:
             agreement=1.0,
         )
     ]
-    for i, row in enumerate(map(json.loads, rows)):
+    for i, row in enumerate(map(json.loads, rows[:120])):
         first, second = row["completions"][:2]
         margin = draw.gauss(quality, 1.0)
         tie = i % 11 == 10

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 from collections.abc import AsyncIterator
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
@@ -15,12 +17,16 @@ from rlhf_hitl.config import TrustedProxies
 from rlhf_hitl.store import Store, people, tokens
 from rlhf_hitl.types import Role, Scope
 
-pytestmark = pytest.mark.anyio
 
+def in_own_thread(test):
+    """Run a test in an event loop of its own: the browser's runs in this thread, once a test has opened one."""
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
+    @functools.wraps(test)
+    def run(*args, **kwargs):
+        with ThreadPoolExecutor(1) as pool:
+            pool.submit(asyncio.run, test(*args, **kwargs)).result()
+
+    return run
 
 
 class Site:
@@ -53,6 +59,7 @@ async def request(app, last: int, path: str = "/", **options) -> int:
         return (await client.request("POST" if options.get("content") else "GET", path, **options)).status_code
 
 
+@in_own_thread
 async def test_one_address_has_only_so_many_requests_in_progress(monkeypatch):
     monkeypatch.setattr(client_limits, "WAIT_SECONDS", 0.2)
     site = Site(3, "192.0.2.9")
@@ -67,6 +74,7 @@ async def test_one_address_has_only_so_many_requests_in_progress(monkeypatch):
     assert await asyncio.gather(*first, *others, later) == [200] * 9, "who waits gets in"
 
 
+@in_own_thread
 async def test_a_body_that_comes_slowly_takes_nobodys_place():
     site = Site(2)
     site.released.set()
@@ -101,6 +109,7 @@ async def receive_slowly(site: Site, body: AsyncIterator[bytes]) -> int:
     return sent[0]["status"]
 
 
+@in_own_thread
 async def test_addresses_that_have_been_quiet_are_forgotten_and_those_that_ask_are_not(monkeypatch):
     monkeypatch.setattr(client_limits, "MOST_CLIENTS", 3)
     monkeypatch.setattr(client_limits, "WAIT_SECONDS", 0.1)
@@ -122,6 +131,7 @@ def slow_strangers(monkeypatch):
     monkeypatch.setattr(client_limits._Client, "allowance", 10.0)
 
 
+@in_own_thread
 async def test_strangers_of_one_address_are_slowed_and_who_is_known_is_not(app, sqlite_store, slow_strangers):
     known = {"authorization": f"Bearer {add_token(sqlite_store)}"}
 
@@ -136,6 +146,7 @@ async def test_strangers_of_one_address_are_slowed_and_who_is_known_is_not(app, 
     assert await ask(2, **known) < 0.9 + 2 * (time.process_time() - begun)
 
 
+@in_own_thread
 async def test_who_is_known_is_answered_while_strangers_at_their_address_are_refused(
     app, sqlite_store, slow_strangers, monkeypatch
 ):
@@ -151,6 +162,7 @@ async def test_who_is_known_is_answered_while_strangers_at_their_address_are_ref
     assert 503 in await asyncio.gather(*strangers)
 
 
+@in_own_thread
 async def test_credentials_that_are_no_longer_valid_are_a_strangers(app, sqlite_store, slow_strangers):
     key = add_token(sqlite_store)
     known = {"authorization": f"Bearer {key}"}

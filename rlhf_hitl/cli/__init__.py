@@ -22,6 +22,7 @@ from typing import Annotated, Any
 import typer
 from typer.exceptions import TyperException
 
+from rlhf_hitl.cli.usage_errors import describe_usage_error
 from rlhf_hitl.config import load_settings
 from rlhf_hitl.errors import RlhfHitlError
 from rlhf_hitl.terminal import filter_output, print_note
@@ -81,8 +82,20 @@ class Result:
     more: list[Any] = field(default_factory=list)
 
 
-def command(name: str, group: typer.Typer = app) -> Callable:
-    """Return a decorator that registers a function as a command. It must take `json: AsJson` and return a `Result`."""
+class Interrupted(RlhfHitlError):
+    """Somebody stopped a command. The message says what is kept and how to go on."""
+
+    exit_code = 130
+
+
+def command(name: str, group: typer.Typer = app, *, formerly: str = "", if_interrupted: str = "") -> Callable:
+    """Return a decorator that registers a function as a command. It must take `json: AsJson` and return a `Result`.
+
+    Args:
+        formerly: another name under which the command goes on working, and says that it has a new one.
+        if_interrupted: what is kept of the work of a command that was stopped, and how to go on; one that knows more
+            raises `Interrupted`.
+    """
 
     def register(function: Callable[..., Result]) -> Callable:
         @functools.wraps(function)
@@ -98,13 +111,21 @@ def command(name: str, group: typer.Typer = app) -> Callable:
                 where = str(e.filename or "the system")
                 _fail(f"{where}: {e.strerror or e}. Fix: check the path, the space and the rights", 2, as_json)
             except KeyboardInterrupt:
-                _fail("interrupted", 130, as_json)
+                _fail("interrupted" + (f": {if_interrupted}" if if_interrupted else ""), 130, as_json)
             if as_json:
                 print_json(result.data)
             else:
                 print_text(*(part for part in [result.text, *result.more] if part is not None))
             raise typer.Exit(result.exit_code)
 
+        if formerly:
+
+            @functools.wraps(run)
+            def run_by_former_name(*args: Any, **kwargs: Any) -> None:
+                print_note(f"note: `{formerly}` is now called `{name}`; both work")
+                run(*args, **kwargs)
+
+            group.command(formerly, hidden=True)(run_by_former_name)
         return group.command(name)(run)
 
     return register
@@ -192,21 +213,5 @@ def main() -> None:
     except RlhfHitlError as e:  # from a default that is read from the environment before the command runs
         code = _print_error(str(e), e.exit_code, "--json" in sys.argv)
     except TyperException as e:  # an unknown option or a missing argument: one line, as for every other mistake
-        context = getattr(e, "ctx", None)
-        help_call = f"{context.command_path} --help" if context else "rlhf-hitl --help"
-        message = e.format_message() if hasattr(e, "format_message") else str(e)
-        for name in getattr(getattr(e, "param", None), "opts", ()):
-            if (value := _find_given_value(name)) is not None and value not in message:
-                message = f"{name} {value!r}: {getattr(e, 'message', message)}"
-        code = _print_error(f"{message.rstrip('.?')}. Fix: see `{help_call}`", 2, "--json" in sys.argv)
+        code = _print_error(describe_usage_error(e), 2, "--json" in sys.argv)
     sys.exit(code or 0)
-
-
-def _find_given_value(option: str) -> str | None:
-    """Return the value that the command line gives an option, as it was typed."""
-    for position, word in enumerate(sys.argv[1:], 2):
-        if word.startswith(f"{option}="):
-            return word.removeprefix(f"{option}=")
-        if word == option and position < len(sys.argv):
-            return sys.argv[position]
-    return None

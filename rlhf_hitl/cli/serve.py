@@ -6,9 +6,14 @@ import contextlib
 import functools
 import logging
 import os
+import shlex
+import shutil
 import socket
+import sys
+import sysconfig
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -155,7 +160,7 @@ def _format_address(listening: socket.socket) -> str:
 
 
 def make_accounts_panel(headline: list[Any], accounts: dict[str, Any]) -> Any:
-    """Return a panel with a headline and how to sign in.
+    """Return a panel with a headline, how to sign in and, where `rlhf-hitl` alone is not found, how to call it.
 
     Args:
         headline: parts that `Text.assemble` takes.
@@ -167,4 +172,29 @@ def make_accounts_panel(headline: list[Any], accounts: dict[str, Any]) -> Any:
     text = Text.assemble(*headline, "\n" if accounts else "")
     for name, password in accounts.items():
         text.append("\nsign in as ").append(f"{name:6}", "bold").append(" password ").append(password, "bold")
+    if calls := describe_calls():
+        text.append("\n\nother commands, in another terminal: ").append(calls[0], "bold")
+        for call in calls[1:]:
+            text.append(" or ").append(call, "bold")
     return Panel(text, title="rlhf_hitl", expand=False, padding=(1, 3))
+
+
+def describe_calls() -> list[str]:
+    """Return how the commands of this installation are called here; nothing where `rlhf-hitl` alone calls them."""
+    scripts = Path(sysconfig.get_path("scripts"))
+    program = next(
+        (p for p in (Path(sys.argv[0]), scripts / "rlhf-hitl") if p.name == "rlhf-hitl" and p.is_file()), None
+    )
+    if program is None:
+        return [f"{_shorten_path(Path(sys.executable))} -m rlhf_hitl …"]
+    if (found := shutil.which("rlhf-hitl")) is not None and os.path.samefile(found, program):
+        return []
+    activate = program.with_name("activate")
+    calls = [f"source {_shorten_path(activate)}"] if activate.is_file() else []
+    return [*calls, f"{_shorten_path(program)} …"]
+
+
+def _shorten_path(path: Path) -> str:
+    """Return a path as it is typed from this folder, quoted for a shell where it must be."""
+    path = Path(os.path.abspath(path))
+    return shlex.quote(str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path))

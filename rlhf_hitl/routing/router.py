@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.reward.labelled_pairs import load_labelled_pairs
-from rlhf_hitl.reward.model import RewardModel
 from rlhf_hitl.reward.rendering import all_completions_have_text
 from rlhf_hitl.routing.acquisition import compute_mutual_information
 from rlhf_hitl.routing.threshold import Threshold, choose_threshold
@@ -18,6 +18,9 @@ from rlhf_hitl.store.comparisons import compute_shuffle_key, find_comparisons
 from rlhf_hitl.store.routings import Routing, apply_routings
 from rlhf_hitl.store.scores import read_scores
 from rlhf_hitl.types import Comparison, Route, Score, Split
+
+if TYPE_CHECKING:
+    from rlhf_hitl.reward.model import RewardModel
 
 CONTROL_CHOICES = 2**48  # a draw below `control_share` of these makes a control
 

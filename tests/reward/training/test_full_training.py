@@ -204,8 +204,8 @@ def test_full_training_refuses_unsupported_settings(flag, tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("max_stepz: 3", r"config\.yaml: setting max_stepz: expected a known setting\. Fix: did you mean max_steps\?"),
-        ("max_steps: three", r"config\.yaml: max_steps: expected what can be read \(invalid int value: 'three'\)"),
+        ("max_stepz: 3", r"config\.yaml: max_stepz: expected a setting .*\. Fix: did you mean max_steps\?"),
+        ("max_steps: three", r"config\.yaml: max_steps three: expected a whole number"),
         ("- three", r"config\.yaml: settings: .*must contain a YAML mapping"),
         ("a: [", r"config\.yaml: settings: "),
     ],

@@ -60,7 +60,7 @@ def parse_arguments(types: Sequence[Any], argv: Sequence[str] | None, **defaults
         message = " ".join(str(e).split())
         if unknown := [name for name in re.findall(r"'--([\w-]+)'", message) if name not in setting_names]:
             raise make_unknown_setting_error(unknown[0], setting_names, None if unknown[0] in given else file) from e
-        if found := re.fullmatch(r"argument --([\w-]+)/\S+: (.*)", message):
+        if found := re.fullmatch(r"argument --([\w-]+)(?:/\S+)?: (.*)", message):
             name, why = found.groups()
             place = f"--{name}" if name in given or file is None else f"{file}: {name}"
             value = re.search(r"(?:value|choice): '?([^' ]*)|got (\S+)", why)

@@ -61,7 +61,7 @@ def describe_expected(error: Mapping[str, Any]) -> str:
         error: one of `ValidationError.errors()`; its context may be left out.
     """
     template = _EXPECTED.get(error["type"])
-    context = dict(error.get("ctx") or {})
+    context = {k: f"{v:g}" if isinstance(v, float) else v for k, v in (error.get("ctx") or {}).items()}
     if str(context.get("pattern", "")).startswith("^[^"):  # as long as a page
         return "a text without characters that cannot be seen"
     if template is not None:

@@ -207,7 +207,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C, so that drafts are removed
     try:
         register_commands()
-        code = app(standalone_mode=False)
+        code = app(standalone_mode=False, prog_name="rlhf-hitl")
     except (typer.Abort, KeyboardInterrupt):
         code = 130
     except RlhfHitlError as e:  # from a default that is read from the environment before the command runs

@@ -53,8 +53,8 @@ def run_loop_command(
     from rlhf_hitl.store import Store
     from rlhf_hitl.store.loop_steps import read_finished_steps
 
-    locate_model_folder(checked.backbone)  # what is missing is reported before torch is imported
     opened = Store.open(store, create=True)
+    locate_model_folder(checked.backbone)  # what is missing is reported before torch is imported
     if not any(step == "promote" for _, step in read_finished_steps(opened)):
         locate_model_folder(checked.policy)  # later rounds begin with the policy that was promoted
     _import_bundled_set_if_empty(opened)

@@ -169,29 +169,29 @@ def make_accounts_panel(headline: list[Any], accounts: dict[str, Any]) -> Any:
     from rich.panel import Panel
     from rich.text import Text
 
-    text = Text.assemble(*headline, "\n" if accounts else "")
+    text = Text.assemble(*headline, "\n" if accounts else "", no_wrap=False, overflow="fold")
     for name, password in accounts.items():
         text.append("\nsign in as ").append(f"{name:6}", "bold").append(" password ").append(password, "bold")
-    if calls := describe_calls():
-        text.append("\n\nother commands, in another terminal: ").append(calls[0], "bold")
-        for call in calls[1:]:
-            text.append(" or ").append(call, "bold")
+    for number, (words, typed) in enumerate(describe_calls()):
+        text.append("\n" if number else "\n\n").append(words).append(typed, "bold")
     return Panel(text, title="rlhf_hitl", expand=False, padding=(1, 3))
 
 
-def describe_calls() -> list[str]:
-    """Return how the commands of this installation are called here; nothing where `rlhf-hitl` alone calls them."""
+def describe_calls() -> list[tuple[str, str]]:
+    """Return how the commands of this installation are called here, as lines of words and what to type; none where
+    `rlhf-hitl` alone calls them."""
     scripts = Path(sysconfig.get_path("scripts"))
     program = next(
         (p for p in (Path(sys.argv[0]), scripts / "rlhf-hitl") if p.name == "rlhf-hitl" and p.is_file()), None
     )
     if program is None:
-        return [f"{_shorten_path(Path(sys.executable))} -m rlhf_hitl …"]
+        return [("Here the commands are called with ", f"{_shorten_path(Path(sys.executable))} -m rlhf_hitl")]
     if (found := shutil.which("rlhf-hitl")) is not None and os.path.samefile(found, program):
         return []
-    activate = program.with_name("activate")
-    calls = [f"source {_shorten_path(activate)}"] if activate.is_file() else []
-    return [*calls, f"{_shorten_path(program)} …"]
+    lines = [("Here the commands are called with ", _shorten_path(program))]
+    if (activate := program.with_name("activate")).is_file():
+        lines.append(("or with rlhf-hitl alone, after ", f"source {_shorten_path(activate)}"))
+    return lines
 
 
 def _shorten_path(path: Path) -> str:

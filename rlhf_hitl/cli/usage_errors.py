@@ -56,7 +56,7 @@ def _name_param(param: Any) -> str:
     """Return `--port`, or for an argument what the help calls it."""
     if param.param_type_name == "option":
         return param.opts[0]
-    return str(getattr(param, "display_name_raw", None) or param.metavar or param.name)
+    return str(param.metavar or param.name.upper())
 
 
 def _find_given_value(option: str) -> str | None:

@@ -90,7 +90,7 @@ def open_source(path: str | Path, format: str = "auto") -> tuple[RowSource, Form
     names = [str(name)[:30] for name in islice(source.first.fields, FIELDS_SHOWN)]
     more = len(source.first.fields) - len(names)
     raise BadInput(
-        f"{source.name} with the fields {', '.join(names)}" + (f" and {more} more" if more else ""),
+        f"{source.first.place} with the fields {', '.join(names)}" + (f" and {more} more" if more else ""),
         expected="the fields of a known format",
         fix=_suggest_field(names) + HOW_TO_LIST,
     )

@@ -19,7 +19,8 @@ from rlhf_hitl.errors import BadInput
 from rlhf_hitl.formats.importing import import_bundled, import_path
 from rlhf_hitl.loop.config import LoopConfig
 from rlhf_hitl.store import Store, people
-from rlhf_hitl.types import Role, Split
+from rlhf_hitl.store.comparisons import list_prompts
+from rlhf_hitl.types import Message, Prompt, Role, Split
 
 HEAVY = ("torch", "transformers", "datasets", "gradio", "trl.trainer", "sklearn", "peft", "accelerate")
 
@@ -142,7 +143,7 @@ def assert_plain(text: str) -> None:
 
 
 @pytest.mark.parametrize("field", [*LoopConfig.model_fields])
-def test_no_words_of_pydantic_reach_who_writes_a_loops_settings(sqlite_url, tmp_path, field):
+def test_a_setting_of_a_loop_is_refused_in_plain_words(sqlite_url, tmp_path, field):
     for value in ("many", -1, [[]], None, 1e99, ""):
         (tmp_path / "loop.yaml").write_text(yaml.safe_dump({field: value}))
         try:
@@ -168,7 +169,7 @@ def test_the_flag_is_blamed_for_what_the_flag_said_and_the_file_for_what_the_fil
     assert f"{tmp_path}/ppo.yaml: steps many: expected a whole number" in line
     line = the_line(run_command("train-ppo", "--set", "steps=0", "--store", bundled.url))
     assert line.startswith("error: --set steps=0: expected 1 or more")
-    (tmp_path / "bad.yaml").write_text("a: [1,\nb: 2\n")
+    (tmp_path / "bad.yaml").write_text("a: 1\nb: c: d\n")
     line = the_line(run_command("train-dpo", "--config", tmp_path / "bad.yaml", "--store", bundled.url))
     assert "bad.yaml:2: expected YAML" in line
 
@@ -230,12 +231,14 @@ def test_a_folders_file_and_line_are_blamed_and_its_splits_are_kept(sqlite_store
     folder = tmp_path / "votes"
     folder.mkdir()
     good = [make_row(prompt=f"Question {n}?", chosen="Yes.", rejected="No.") for n in range(3)]
+    assert Prompt.create((Message("user", "Question 2?"),)).split is not Split.HELDOUT  # by its hash
     (folder / "train.jsonl").write_text(good[0] + good[1])
     (folder / "test-00000-of-00001.jsonl").write_text(good[2])
     (folder / "README.md").write_text("# Votes")
     (folder / "dataset_info.json").write_text("{}")
     report = import_path(sqlite_store, folder)
-    assert (report.rows, report.comparisons, report.by_split[Split.HELDOUT]) == (3, 3, 1)
+    assert (report.rows, report.comparisons) == (3, 3)
+    assert {p.messages[0].content: p.split for p in list_prompts(sqlite_store)}["Question 2?"] is Split.HELDOUT
     (folder / "train.jsonl").write_text(good[0] + '{"prompt": "Tea?", "chosen": "Yes."}\n')
     line = the_line(run_command("import", folder, "--store", sqlite_store.url))
     assert f"{folder}/train.jsonl:2" in line
@@ -357,18 +360,23 @@ def count_judgments(store: Store) -> int:
     return read_store_revision(store)
 
 
-def test_the_box_of_a_server_says_how_to_call_the_commands_where_they_are_not_found(tmp_path, monkeypatch):
+def test_the_box_of_a_server_says_how_to_call_the_commands_where_they_are_not_found(tmp_path):
     program = Path(sys.executable).with_name("rlhf-hitl")
     words = [program, "quickstart", "--no-serve", "--store", f"sqlite:///{tmp_path}/preferences.db"]
     env = os.environ | {"RLHF_HITL_WORKSPACE": str(tmp_path), "COLUMNS": "300"}
 
     def quickstart(path: str, *command: object) -> str:
-        done = subprocess.run([*map(str, command or words)], env=env | {"PATH": path}, capture_output=True, text=True)
+        done = subprocess.run(
+            [*map(str, command or words)], cwd=tmp_path, env=env | {"PATH": path}, capture_output=True, text=True
+        )
         assert (done.returncode, done.stderr) == (0, "")
         return done.stdout
 
-    assert f"source {program.with_name('activate')} or {program} …" in quickstart("/usr/bin:/bin")
-    assert "another terminal" not in quickstart(f"{program.parent}:/usr/bin:/bin")
+    said = quickstart("/usr/bin:/bin")
+    assert f"Here the commands are called with {program}" in said
+    assert f"or with rlhf-hitl alone, after source {program.with_name('activate')}" in said
+    assert "called with" not in quickstart(f"{program.parent}:/usr/bin:/bin")
+    assert "called with" not in quickstart("/usr/bin:/bin", *words, "--json")
     (tmp_path / "tools").mkdir()
     (tmp_path / "tools" / "rlhf-hitl").symlink_to(program)  # as pipx and uv do
-    assert "another terminal" not in quickstart(f"{tmp_path}/tools:/usr/bin:/bin")
+    assert "called with" not in quickstart(f"{tmp_path}/tools:/usr/bin:/bin")

@@ -8,7 +8,6 @@ from difflib import get_close_matches
 from rlhf_hitl.errors import BadInput, NotFound
 from rlhf_hitl.reward.evaluation_record import AccuracyDifference, Estimate, Evaluation
 
-
 SLICES_SHOWN = 6  # by an error about a slice that there is not
 
 

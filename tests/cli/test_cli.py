@@ -27,7 +27,7 @@ from rlhf_hitl.types import Role, utc_now
 def leaves(command: Any, words: tuple[str, ...] = ()) -> dict[str, Any]:
     """Every command that does something, by the words that call it."""
     if not hasattr(command, "commands"):
-        return {" ".join(words): command}
+        return {} if command.hidden else {" ".join(words): command}  # a former name, which says so in a line of its own
     return {k: v for name, sub in command.commands.items() for k, v in leaves(sub, (*words, name)).items()}
 
 

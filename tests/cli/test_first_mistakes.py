@@ -189,6 +189,8 @@ def run_process(*words: object, **kwargs) -> Outcome:
             "train-reward --backend heads",
             "--backend 'heads': expected one of head, full, classifier. Fix: did you mean head?",
         ),
+        ("generate --split test", "--split 'test': expected one of train, calibration, heldout"),
+        ("generate --backend other", "--backend 'other': expected one of transformers, vllm"),
         ("serve --port 99999", "--port '99999': expected 65535 or less"),
         ("serve --workers many", "--workers 'many': expected a whole number"),
         ("raters add ann --role boss", "--role 'boss': expected one of rater, "),

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_hitl.errors import BadInput, NotFound, RlhfHitlError
-from rlhf_hitl.terminal import filter_output, print_note
+from rlhf_hitl.terminal import filter_output, hide_warnings_for_developers, print_note
 from rlhf_hitl.workspace import restrict_new_files
 
 #: What argparse calls a type → how we say it.
@@ -88,7 +88,9 @@ def read_yaml_settings(file: Path) -> dict[str, Any]:
         raise NotFound(f"--config {file}", expected="a YAML file", fix="check the path") from e
     except OSError as e:
         why = e.strerror or type(e).__name__
-        raise BadInput(f"--config {file}", expected=f"a file that can be read ({why})", fix="check the path") from e
+        raise BadInput(
+            f"--config {file}", expected=f"a YAML file that can be read ({why})", fix="check the path"
+        ) from e
     except (yaml.YAMLError, UnicodeDecodeError) as e:
         mark = getattr(e, "problem_mark", None)
         place = f"{file}:{mark.line + 1}" if mark else str(file)
@@ -145,6 +147,7 @@ def run_script(main: Callable[[], object]) -> None:
     What it prints is filtered, and what it writes is its owner's alone, as under `rlhf-hitl`.
     """
     filter_output()
+    hide_warnings_for_developers()
     restrict_new_files()
     try:
         main()

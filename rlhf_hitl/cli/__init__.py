@@ -25,7 +25,7 @@ from typer.exceptions import TyperException
 from rlhf_hitl.cli.usage_errors import describe_usage_error
 from rlhf_hitl.config import load_settings
 from rlhf_hitl.errors import RlhfHitlError
-from rlhf_hitl.terminal import filter_output, print_note
+from rlhf_hitl.terminal import filter_output, hide_warnings_for_developers, print_note
 from rlhf_hitl.visible import escape_unseen_json, make_all_visible, make_cell_visible
 from rlhf_hitl.workspace import protect_workspace, restrict_new_files
 
@@ -160,7 +160,7 @@ def make_table(title: str, rows: dict[str, Any] | list[tuple[Any, ...]], columns
         title=make_cell_visible(title), title_justify="left", show_header=any(columns), box=None, pad_edge=False
     )
     for i, column in enumerate(columns):
-        rich_table.add_column(column, justify="left" if i == 0 else "right")
+        rich_table.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
     for row in rows.items() if isinstance(rows, dict) else rows:
         rich_table.add_row(*(f"{v:.4g}" if isinstance(v, float) else make_cell_visible(str(v)) for v in row))
     return rich_table
@@ -198,6 +198,7 @@ def main() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     filter_output()
+    hide_warnings_for_developers()
     restrict_new_files()
     if any(re.search(r"://[^/@]*:[^/@]+@", word) for word in sys.argv[1:]):
         print_note(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rlhf_hitl.cli import AsJson, Result, StoreUrl, app, command, make_table
+from rlhf_hitl.cli import AsJson, Result, StoreUrl, app, command
 from rlhf_hitl.config import Settings, load_settings
 from rlhf_hitl.errors import BadInput
 
@@ -45,14 +45,17 @@ def list_models_command(*, store: StoreUrl, json: AsJson = False) -> Result:
         }
         for m in list_models()
     ]
-    rows, more = _list_reward_models(store)
-    cells = [(m["name"], m["source"] or "-", m["path"] or "not fetched: `models get`") for m in language_models]
-    columns = ("name", "id", "when (UTC)", "labels", "backbone", "raters", "accuracy", "in")
-    table = make_table("Reward models", [_make_cells(row) for row in rows], columns)
+    rows, notes = _list_reward_models(store)
+    cells = [(m["name"], m["path"] or "not fetched: `rlhf-hitl models get`") for m in language_models]
+    more: list[Any] = [""]
+    if rows:
+        more += ["Reward models", *_align([_make_cells(row) for row in rows])]
+    elif not notes:
+        more.append("No reward models yet. Train one with `rlhf-hitl train-reward`.")
     return Result(
         {"language_models": language_models, "reward_models": rows},
-        make_table("Language models", cells, ("name", "from", "folder")),
-        more=["", *([table] if rows else ["No reward models yet. Train one with `rlhf-hitl train-reward`."]), *more],
+        "Language models",
+        more=[*_align(cells), *more, *notes],
     )
 
 
@@ -66,7 +69,9 @@ def _list_reward_models(url: str) -> tuple[list[dict[str, Any]], list[str]]:
     except BadInput as e:
         if url != Settings.model_fields["store"].default:
             raise
-        return [], [f"There is no store here: {e}"]  # language models are listed all the same
+        return [], [
+            f"No reward models, for there is no store here yet: {e.fix}."
+        ]  # language models are listed all the same
     with opened:
         models = list_reward_models(opened)[::-1]
     evaluations, unreadable = _find_newest_evaluations()
@@ -77,6 +82,7 @@ def _list_reward_models(url: str) -> tuple[list[dict[str, Any]], list[str]]:
             {
                 "name": display_name(model),
                 "id": model.id,
+                "short_id": model.short_id,
                 "created_at": model.created_at.isoformat(timespec="seconds"),
                 "labels": model.figures.get("train_labels"),
                 "backbone": model.backbone,
@@ -110,14 +116,19 @@ def _find_newest_evaluations() -> tuple[dict[str, Evaluation], list[str]]:
 
 
 def _make_cells(row: dict[str, Any]) -> tuple[str, ...]:
-    accuracy = "-" if row["accuracy"] is None else f"{row['accuracy']:.3f} on {row['evaluation_labels']}"
+    at, labels = row["created_at"][:16].replace("T", " "), row["labels"]
+    known = [] if labels is None else [f"{labels} labels"]
     return (
         row["name"],
-        row["id"][:10],
-        row["created_at"][:16].replace("T", " "),
-        "-" if row["labels"] is None else str(row["labels"]),
+        row["short_id"],
+        f"{at} UTC",
+        ", ".join([*known, *["simulated"] * row["simulated"]]) or "-",
+        "not evaluated" if row["accuracy"] is None else f"accuracy {row['accuracy']:.3f} on {row['evaluation_labels']}",
         row["backbone"].rstrip("/").rsplit("/", 1)[-1],
-        "simulated" if row["simulated"] else "people",
-        accuracy,
-        row["path"],
     )
+
+
+def _align(rows: list[tuple[str, ...]]) -> list[str]:
+    """Return rows as lines with aligned columns. They are never broken, so that a name can be searched and copied."""
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]

@@ -102,8 +102,9 @@ def _explain_interruption(store: Store, model_id: str, name: str) -> Iterator[No
     except KeyboardInterrupt:
         kept = count_scores(store, model_id)
         raise Interrupted(
-            f"interrupted: {kept} comparisons have a score and keep it. `rlhf-hitl {name}` scores the others"
-            + (", and decides anew for all that nobody has judged" if name == "route" else "")
+            f"interrupted: {kept} comparisons have their score, and what the model has read of others is kept. Give the "
+            "same command again: it goes on from there"
+            + (" and decides for all that nobody has judged" if name == "route" else "")
         ) from None
 
 

@@ -199,7 +199,7 @@ def test_models_are_listed_where_there_is_no_store_yet_and_a_wrong_store_is_refu
     done = run_command("models", "list")
     assert done.returncode == 0
     assert "not fetched" in done.stdout
-    assert "There is no store here" in done.stdout
+    assert "there is no store here yet: to try things out run `rlhf-hitl quickstart`" in done.stdout
     assert not Path("workspace").exists()
     (tmp_path / "models" / "smollm2-135m-instruct").mkdir(parents=True)
     (tmp_path / "models" / "smollm2-135m-instruct" / "source.json").write_text('{"source": "hub:x"}')

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import resource
 import socket
 import subprocess
 import sys
@@ -86,12 +87,13 @@ def fill_folder(folder: Path) -> None:
     (folder / "taken" / "file").write_text("")
 
 
-def make_mistake(mistake: Mistake, folder: Path, port: int) -> float:
-    """Run the command. Returns the seconds until it has ended; exits where the error is not as promised."""
+def make_mistake(mistake: Mistake, folder: Path, port: int) -> tuple[float, float]:
+    """Run the command. Returns the seconds until it has ended, and those of a processor; exits where the error is not
+    as promised."""
     words = mistake.words.format(port=port).split()
     unset = ("RLHF_HITL_STORE", "RLHF_HITL_WORKSPACE")
     env = {k: v for k, v in os.environ.items() if k not in unset} | mistake.env
-    start = time.perf_counter()
+    start, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run(
         [sys.executable, "-m", "rlhf_hitl", *words],
         cwd=folder / mistake.folder,
@@ -99,13 +101,13 @@ def make_mistake(mistake: Mistake, folder: Path, port: int) -> float:
         capture_output=True,
         text=True,
     )
-    seconds = time.perf_counter() - start
+    seconds, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
     lines = done.stderr.splitlines()
     if done.returncode != 2 or len(lines) != 1 or mistake.names not in lines[0] or len(lines[0]) > MOST_CHARACTERS:
         sys.exit(
             f"rlhf-hitl {' '.join(words)}: exit {done.returncode}, {len(lines)} lines on stderr: {done.stderr[:2000]}"
         )
-    return seconds
+    return seconds, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 def main() -> None:
@@ -119,14 +121,17 @@ def main() -> None:
             (folder / part).mkdir()
         fill_folder(folder / FILLED)
         port = taken.getsockname()[1]
-        seconds = [make_mistake(m, folder, port) for _ in range(1 if quick else REPEATS) for m in mistakes]
+        runs = [make_mistake(m, folder, port) for _ in range(1 if quick else REPEATS) for m in mistakes]
+    seconds, processor_seconds = np.array(runs).T
     p50, p95 = np.percentile(seconds, [50, 95])
     figures: dict[str, float | int | None] = {
         "mistakes": len(mistakes),
-        "runs": len(seconds),
+        "runs": len(runs),
         "p50_s": float(p50),
         "p95_s": float(p95),
-        "worst_s": max(seconds),
+        "worst_s": float(seconds.max()),
+        "processor_worst_s": float(processor_seconds.max()),
+        "load": os.getloadavg()[2],
     }
     notes = "From the start of the process to its end. The mark is 3 s for the 95th percentile."
     write_result("error_latency", figures, seeds=[], notes=notes, quick=quick)

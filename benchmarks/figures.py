@@ -249,6 +249,8 @@ def draw_error_latency(f: dict[str, Any]) -> str:
         f"| median | {f['p50_s']:.1f} | |\n"
         f"| 95th percentile | {f['p95_s']:.1f} | 3 |\n"
         f"| slowest | {f['worst_s']:.1f} | |\n"
+        f"\nThe slowest takes {f['processor_worst_s']:.1f} seconds of a processor; the machine's load average was "
+        f"{f['load']:.0f}.\n"
     )
 
 

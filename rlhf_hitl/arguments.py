@@ -13,7 +13,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from rlhf_hitl.errors import BadInput, NotFound, RlhfHitlError
+from rlhf_hitl.errors import BadInput, NotFound, RlhfHitlError, describe_system_error
 from rlhf_hitl.terminal import filter_output, hide_warnings_for_developers, print_note
 from rlhf_hitl.workspace import restrict_new_files
 
@@ -155,6 +155,5 @@ def run_script(main: Callable[[], object]) -> None:
         print_note(f"error: {e}")
         sys.exit(e.exit_code)
     except OSError as e:
-        where = e.filename or "the system"
-        print_note(f"error: {where}: {e.strerror or e}. Fix: check the path, the space and the rights")
+        print_note(f"error: {describe_system_error(e)}")
         sys.exit(2)

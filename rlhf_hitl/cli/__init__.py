@@ -17,6 +17,7 @@ import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -24,7 +25,7 @@ from typer.exceptions import TyperException
 
 from rlhf_hitl.cli.usage_errors import describe_usage_error
 from rlhf_hitl.config import load_settings
-from rlhf_hitl.errors import RlhfHitlError
+from rlhf_hitl.errors import BadInput, RlhfHitlError, describe_system_error
 from rlhf_hitl.terminal import filter_output, hide_warnings_for_developers, print_note
 from rlhf_hitl.visible import escape_unseen_json, make_all_visible, make_cell_visible
 from rlhf_hitl.workspace import protect_workspace, restrict_new_files
@@ -107,9 +108,7 @@ def command(name: str, group: typer.Typer = app, *, formerly: str = "", if_inter
             except RlhfHitlError as e:
                 _fail(str(e), e.exit_code, as_json)
             except OSError as e:
-                # A full disk or missing rights are for the user to correct, and a traceback does not help with that.
-                where = str(e.filename or "the system")
-                _fail(f"{where}: {e.strerror or e}. Fix: check the path, the space and the rights", 2, as_json)
+                _fail(describe_system_error(e), 2, as_json)
             except KeyboardInterrupt:
                 _fail("interrupted" + (f": {if_interrupted}" if if_interrupted else ""), 130, as_json)
             if as_json:
@@ -129,6 +128,12 @@ def command(name: str, group: typer.Typer = app, *, formerly: str = "", if_inter
         return group.command(name)(run)
 
     return register
+
+
+def require_file_path(flag: str, path: Path | None) -> None:
+    """Raise BadInput where a file that a command will write cannot be written, before the command does its work."""
+    if path is not None and (path.is_dir() or not path.parent.is_dir()):
+        raise BadInput(f"{flag} {path}", expected="a file in a folder that exists", fix="check the path")
 
 
 def print_text(*parts: Any) -> None:

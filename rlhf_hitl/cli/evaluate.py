@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rlhf_hitl.cli import AsJson, Result, StoreUrl, command, make_table
+from rlhf_hitl.cli import AsJson, Result, StoreUrl, command, make_table, require_file_path
 from rlhf_hitl.cli.reward_models import RewardModelName, load_requested_model, locate_requested_model
 from rlhf_hitl.config import load_settings
-from rlhf_hitl.errors import BadInput
+from rlhf_hitl.errors import BadInput, NotFound
 from rlhf_hitl.files import write_text_atomically
 from rlhf_hitl.types import Split
 
@@ -90,9 +90,8 @@ def evaluate_command(
         )
     against = against or no_worse_than
     slices = tuple(SliceThreshold.parse(text) for text in min_slice or ())
-    for flag, path in (("--examples", examples), ("--html", html)):
-        if path is not None and (path.is_dir() or not path.parent.is_dir()):
-            raise BadInput(f"{flag} {path}", expected="a file in a folder that exists", fix="check the path")
+    require_file_path("--examples", examples)
+    require_file_path("--html", html)
     if data is not None and split is not Split.HELDOUT:
         raise BadInput(f"--split {split.value} with --data", expected="one of the two", fix="leave --split out")
     if data is None and format != "auto":
@@ -105,7 +104,11 @@ def evaluate_command(
     locate_requested_model(opened, reward_model)  # and so is what is missing
     earlier = _find_evaluation(opened, workspace, against) if against is not None else None
     if against is not None and earlier is None:
-        locate_requested_model(opened, against)
+        try:
+            locate_requested_model(opened, against)
+        except NotFound as e:
+            fix = f"see `rlhf-hitl models list`, and the folders in {workspace / 'evaluations'}"
+            raise NotFound(f"{against!r}", expected="a reward model or an earlier evaluation", fix=fix) from e
     if data is None:
         _require_judgments(opened, split)
     model = load_requested_model(opened, reward_model)

@@ -54,9 +54,10 @@ def run_loop_command(
     from rlhf_hitl.store.loop_steps import read_finished_steps
 
     opened = Store.open(store, create=True)
-    locate_model_folder(checked.backbone)  # what is missing is reported before torch is imported
+    # What is missing is reported before torch is imported. Later rounds begin with the policy that was promoted.
     if not any(step == "promote" for _, step in read_finished_steps(opened)):
-        locate_model_folder(checked.policy)  # later rounds begin with the policy that was promoted
+        locate_model_folder(checked.policy)
+    locate_model_folder(checked.backbone)
     _import_bundled_set_if_empty(opened)
     printed = ""
 

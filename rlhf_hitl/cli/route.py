@@ -70,13 +70,15 @@ def route_comparisons_command(
     """Send scored comparisons to raters, or accept those the model is sure of, with a bound on its errors."""
     from dataclasses import asdict
 
-    from rlhf_hitl.routing.router import RoutingConfig, route_pool
-    from rlhf_hitl.routing.scoring import score_pool
+    from rlhf_hitl.routing.config import RoutingConfig
     from rlhf_hitl.store import Store
 
     config = RoutingConfig(max_error, delta, control_share)
     opened = Store.open(store)
     model = load_requested_model(opened, reward_model)
+    from rlhf_hitl.routing.router import route_pool
+    from rlhf_hitl.routing.scoring import score_pool
+
     with _explain_interruption(opened, model.id, "route"):
         summary = score_pool(opened, model)
         routed = route_pool(opened, model, config)
@@ -102,8 +104,8 @@ def _explain_interruption(store: Store, model_id: str, name: str) -> Iterator[No
     except KeyboardInterrupt:
         kept = count_scores(store, model_id)
         raise Interrupted(
-            f"interrupted: {kept} comparisons have their score, and what the model has read of others is kept. Give the "
-            "same command again: it goes on from there"
+            f"interrupted: {kept} comparisons have their score, and what the model has read of others is kept. Give "
+            "the same command again: it goes on from there"
             + (" and decides for all that nobody has judged" if name == "route" else "")
         ) from None
 

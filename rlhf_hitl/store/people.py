@@ -5,7 +5,6 @@ How they sign in is in `sign_in.py`, which API tokens act for them in `tokens.py
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from typing import Any
 from unicodedata import category
@@ -79,9 +78,8 @@ def check_new_name(conn: Connection, name: str) -> str:
         BadInput: as for `insert_rater`.
     """
     name = check_name("name", name.strip(), max_length=MAX_NAME_LENGTH)
-    if re.match(r"[a-z_]+:", make_name_key(name)):  # raters of imported votes are named so, after their format
-        raise BadInput(f"name {name!r}", expected="a name that starts with no `word:`", fix="choose another name")
-    # A name is typed on command lines and stands in addresses; a store of an earlier version may hold others.
+    # A name is typed on command lines and stands in addresses, and one with a colon is that of an imported rater. A
+    # store of an earlier version may hold others.
     if wrong := next((c for c in name if not (c.isalnum() or category(c)[0] == "M" or c in NAME_MARKS)), None):
         raise BadInput(
             f"name {name!r}",

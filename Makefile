@@ -1,5 +1,6 @@
 # Needs Python 3.11 or newer, git and make; everything else comes from PyPI into .venv.
-#   make run     install, make a workspace, serve        make test    install, check, test
+#   make run     install what running needs, make a workspace, serve
+#   make test    install the rest, check, test
 
 PYTHON ?= $(firstword $(foreach p,python3 python3.14 python3.13 python3.12 python3.11,$(shell \
 	$(p) -c 'import sys; sys.version_info >= (3, 11) and print("$(p)")' 2>/dev/null)) python3)
@@ -13,15 +14,15 @@ TESTS ?= tests
 export HF_HUB_DISABLE_TELEMETRY := 1
 export PYRIGHT_PYTHON_IGNORE_WARNINGS := 1
 
-.PHONY: run test check lint types install docs-figures lock clean help
+.PHONY: run test check lint types install install-dev docs-figures lock clean help
 
 help:  ## what there is to make
 	@sed -n 's/^\([a-z-]*\):[^#]*## */\1\t/p' $(MAKEFILE_LIST) | expand -t 12
 
-run: install  ## install, make a workspace with the bundled set, serve it and print the sign-ins
+run: install  ## install what running needs, make a workspace with the bundled set, serve it and print the sign-ins
 	$(BIN)/rlhf-hitl quickstart $(ARGS)
 
-test: lint  ## install, check and test (TESTS=tests/store for one folder, without types)
+test: lint  ## install the rest, check and test (TESTS=tests/store for one folder, without types)
 	@# The types take one core for a minute and a half, so they are checked beside the tests; what pyright prints comes
 	@# after what pytest prints.
 	@types=; if [ "$(TESTS)" = tests ]; then \
@@ -33,22 +34,29 @@ test: lint  ## install, check and test (TESTS=tests/store for one folder, withou
 
 check: lint types  ## formatting, lint and types only
 
-lint: install
+lint: install-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 
-types: install
+types: install-dev
 	$(BIN)/pyright
 
-install: $(VENV)/.installed  ## .venv as pinned in requirements.lock
+install: $(VENV)/.installed  ## .venv with what running needs, as pinned in requirements.lock
 
+install-dev: $(VENV)/.installed-dev  ## .venv with what tests and checks need as well
+
+# Of the pins only those count whose packages the package asks for; setuptools builds it.
 $(VENV)/.installed: requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 		echo "error: $(PYTHON) is $$($(PYTHON) --version 2>&1): expected Python 3.11 or newer." \
 			"Fix: install one and run: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --constraint requirements.lock setuptools
+	$(PIP) install --constraint requirements.lock --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
 	$(PIP) install -r requirements.lock
-	$(PIP) install --no-deps --no-build-isolation -e .
 	@touch $@
 
 docs-figures: install  ## draw the documentation's tables from benchmarks/results

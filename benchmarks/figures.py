@@ -266,12 +266,25 @@ def draw_hostile_load(f: dict[str, Any]) -> str:
     )
 
 
+def draw_error_latency(f: dict[str, Any]) -> str:
+    return (
+        f"{f['mistakes']} typical mistakes, each made {f['runs'] // f['mistakes']} times:\n\n"
+        "| seconds from the start of the command to its error | measured | allowed |\n| --- | ---: | ---: |\n"
+        f"| median | {f['p50_s']:.1f} | |\n"
+        f"| 95th percentile | {f['p95_s']:.1f} | 3 |\n"
+        f"| slowest | {f['worst_s']:.1f} | |\n"
+        f"\nThe slowest takes {f['processor_worst_s']:.1f} seconds of a processor; the machine's load average was "
+        f"{f['load']:.0f}.\n"
+    )
+
+
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "contention": draw_contention,
     "first_minutes": draw_first_minutes,
     "hostile_load": draw_hostile_load,
     "bulk": draw_bulk,
     "crash": draw_crash,
+    "error_latency": draw_error_latency,
     "rater_latency": draw_rater_latency,
     "loop_time": draw_loop_time,
     "queue_scale": draw_queue_scale,

@@ -21,10 +21,23 @@ PICTURE = Path(__file__).parent / "images" / "rooms.svg"
 
 #: The layers from the bottom up. Rooms of one layer may import each other, but for those that stand APART.
 LAYERS = [
-    {"errors", "files", "types", "config", "client", "stats", "bundled", "visible", "terminal", "workspace"},
+    {
+        "errors",
+        "files",
+        "types",
+        "config",
+        "client",
+        "stats",
+        "bundled",
+        "visible",
+        "terminal",
+        "workspace",
+        "validation",
+    },
     {"store"},
     {"formats", "labels", "report_page"},
-    {"models", "arguments"},  # where weights come from; no text is read here, so reward and policy both stand on it
+    # Where weights come from; no text is read here, so reward and policy both stand on it.
+    {"models", "model_fetching", "arguments"},
     {"reward"},
     {"reward.training", "reward.evaluation"},
     {"routing", "policy"},

@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
 from difflib import get_close_matches
+from importlib.util import find_spec
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
-from rlhf_hitl.errors import BadInput, NotFound, RlhfHitlError
-from rlhf_hitl.terminal import filter_output, print_note
+from rlhf_hitl.errors import BadInput, NotFound, RlhfHitlError, describe_system_error
+from rlhf_hitl.terminal import filter_output, hide_warnings_for_developers, print_note
 from rlhf_hitl.workspace import restrict_new_files
+
+#: What argparse calls a type → how we say it.
+_TYPES = {"int": "a whole number", "float": "a number"}
 
 
 def parse_arguments(types: Sequence[Any], argv: Sequence[str] | None, **defaults: Any) -> tuple[Any, ...]:
@@ -23,9 +29,9 @@ def parse_arguments(types: Sequence[Any], argv: Sequence[str] | None, **defaults
         defaults: for what neither the file nor a flag sets, in place of TRL's.
 
     Raises:
-        BadInput: the file is missing or is not YAML, or a setting is unknown or of the wrong type.
+        BadInput: the file is missing or is not YAML, or a setting is unknown or of the wrong type. The error names the
+            flag where a flag gave the setting, and the file where the file did.
     """
-    import yaml
     from trl import TrlParser
 
     class Parser(TrlParser):
@@ -33,31 +39,106 @@ def parse_arguments(types: Sequence[Any], argv: Sequence[str] | None, **defaults
             raise ValueError(message)
 
     command_line = list(sys.argv[1:] if argv is None else argv)
+    if command_line[-1:] == ["--config"]:
+        raise BadInput("--config without a file", expected="--config FILE.yaml", fix="name the file")
+    file = next((Path(file) for flag, file in pairwise(command_line) if flag == "--config"), None)
+    if file is not None:
+        read_yaml_settings(file)
+    setting_names = {f.name for kind in types for f in fields(kind)}
+    given = {word.partition("=")[0][2:] for word in command_line if word.startswith("--")}
     try:
         parser = Parser(types)
         parser.set_defaults_with_config(**defaults)
         return parser.parse_args_and_config(command_line)
-    except FileNotFoundError as e:
-        raise NotFound(f"--config {e.filename}", expected="a YAML file", fix="check the path") from e
-    except OSError as e:
-        raise BadInput(f"--config {e.filename}", expected="a YAML file that can be read", fix="check the path") from e
-    except IndexError as e:
-        raise BadInput("--config without a file", expected="--config FILE.yaml", fix="name the file") from e
-    except (yaml.YAMLError, ValueError, TypeError) as e:
-        file = next((f"{file}: " for flag, file in pairwise(command_line) if flag == "--config"), "")
+    except BadInput as e:  # from the settings themselves, which do not know where they were set
+        name = e.value.split(" ")[0]
+        if name not in setting_names or (name not in given and file is None):
+            raise
+        where = f"--{e.value}" if name in given else f"{file}: {e.value}"
+        raise BadInput(where, expected=e.expected, fix=e.fix) from e
+    except (ValueError, TypeError) as e:
         message = " ".join(str(e).split())
-        setting_names = {f.name for kind in types for f in fields(kind)}
         if unknown := [name for name in re.findall(r"'--([\w-]+)'", message) if name not in setting_names]:
-            similar = [n for name in unknown for n in get_close_matches(name, setting_names, 1)]
-            fix = (
-                f"did you mean {', '.join(similar)}?"
-                if similar
-                else "leave it out: neither TRL nor this training has it"
-            )
-            raise BadInput(f"{file}setting {', '.join(unknown)}", expected="a known setting", fix=fix) from e
-        name, why = m.groups() if (m := re.fullmatch(r"argument --(\w+)/\S+: (.*)", message)) else ("settings", message)
-        fix = "correct it or leave it out"
-        raise BadInput(f"{file}{name}", expected=f"what can be read ({why.rstrip('.')})", fix=fix) from e
+            raise make_unknown_setting_error(unknown[0], setting_names, None if unknown[0] in given else file) from e
+        if found := re.fullmatch(r"argument --([\w-]+)(?:/\S+)?: (.*)", message):
+            name, why = found.groups()
+            place = f"--{name}" if name in given or file is None else f"{file}: {name}"
+            value = re.search(r"(?:value|choice): '?([^' ]*)|got (\S+)", why)
+            shown = " " + (value[1] or value[2] or "''") if value else ""
+            raise BadInput(f"{place}{shown}", expected=_describe_type(why), fix="correct it or leave it out") from e
+        raise BadInput(
+            f"{file}: settings" if file else "settings",
+            expected=f"values that go together ({message.rstrip('.')})",
+            fix="correct them or leave them out",
+        ) from e
+
+
+def read_yaml_settings(file: Path) -> dict[str, Any]:
+    """Return the settings in a YAML file.
+
+    Raises:
+        NotFound: there is no such file.
+        BadInput: it cannot be read, is not YAML, or holds no names with values.
+    """
+    import yaml
+
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as e:
+        raise NotFound(f"--config {file}", expected="a YAML file", fix="check the path") from e
+    except OSError as e:
+        why = e.strerror or type(e).__name__
+        raise BadInput(
+            f"--config {file}", expected=f"a YAML file that can be read ({why})", fix="check the path"
+        ) from e
+    except (yaml.YAMLError, UnicodeDecodeError) as e:
+        mark = getattr(e, "problem_mark", None)
+        place = f"{file}:{mark.line + 1}" if mark else str(file)
+        why = getattr(e, "problem", None) or "it is not UTF-8"
+        raise BadInput(f"--config {place}", expected=f"YAML ({why})", fix="correct the line") from e
+    if not isinstance(content, dict):
+        raise BadInput(f"--config {file}", expected="lines of NAME: VALUE", fix="see the files in configs/")
+    return content
+
+
+def make_unknown_setting_error(name: str, known: Iterable[str], file: Path | None) -> BadInput:
+    """Return the error for a setting that there is not.
+
+    Args:
+        file: the file it stands in; None for a flag.
+    """
+    near = get_close_matches(name, list(known), 1)
+    return BadInput(
+        f"{file}: {name}" if file else f"--{name}",
+        expected="a setting that TRL or this training has",
+        fix=f"did you mean {near[0]}?" if near else "leave it out",
+    )
+
+
+def read_field_names(module: str) -> set[str]:
+    """Return the names of the fields of a module's dataclasses, without the seconds that importing it may take."""
+    package, *parts = module.split(".")
+    spec = find_spec(package)
+    [folder] = (spec and spec.submodule_search_locations) or []
+    source = Path(folder, *parts).with_suffix(".py").read_text(encoding="utf-8")
+    classes = [node for node in ast.parse(source).body if isinstance(node, ast.ClassDef)]
+    return {
+        line.target.id
+        for body in classes
+        for line in body.body
+        if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name)
+    }
+
+
+def _describe_type(why: str) -> str:
+    """Return what was expected of a setting, from what argparse says."""
+    if found := re.match(r"invalid (\w+) value", why):
+        return _TYPES.get(found[1], f"a value of type {found[1]}")
+    if found := re.search(r"choose from (.*)\)", why):
+        return "one of " + found[1].replace("'", "")
+    if "ruthy" in why:
+        return "true or false"
+    return f"what can be read ({why.rstrip('.')})"
 
 
 def run_script(main: Callable[[], object]) -> None:
@@ -66,6 +147,7 @@ def run_script(main: Callable[[], object]) -> None:
     What it prints is filtered, and what it writes is its owner's alone, as under `rlhf-hitl`.
     """
     filter_output()
+    hide_warnings_for_developers()
     restrict_new_files()
     try:
         main()
@@ -73,6 +155,5 @@ def run_script(main: Callable[[], object]) -> None:
         print_note(f"error: {e}")
         sys.exit(e.exit_code)
     except OSError as e:
-        where = e.filename or "the system"
-        print_note(f"error: {where}: {e.strerror or e}. Fix: check the path, the space and the rights")
+        print_note(f"error: {describe_system_error(e)}")
         sys.exit(2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from difflib import get_close_matches
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Literal
@@ -11,6 +12,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from rlhf_hitl.errors import BadInput
+from rlhf_hitl.validation import make_bad_input
 
 #: The model that commands and configurations use unless another is named: a small one that runs on a CPU.
 DEFAULT_MODEL = "smollm2-135m-instruct"
@@ -80,15 +82,12 @@ def load_settings() -> Settings:
     setting_names = {PREFIX + name.upper() for name in Settings.model_fields}
     for name in sorted(name for name in os.environ if name.upper().startswith(PREFIX)):
         if name.upper() not in setting_names and name not in NOT_SETTINGS and not name.startswith(f"{PREFIX}TEST_"):
-            raise BadInput(
-                name, expected="one of " + ", ".join(sorted(setting_names)), fix="correct its name or unset it"
-            )
+            near = get_close_matches(name.upper(), setting_names, 1)
+            fix = f"did you mean {near[0]}?" if near else "correct its name or unset it"
+            raise BadInput(name, expected=f"the name of one of {len(setting_names)} settings", fix=fix)
     try:
         return Settings()
     except ValidationError as e:
-        first = e.errors()[0]
-        raise BadInput(
-            f"{PREFIX}{str(first['loc'][0]).upper()}={first['input']}",
-            expected=first["msg"][0].lower() + first["msg"][1:],
-            fix="change or unset this variable",
+        raise make_bad_input(
+            e, lambda name, value: f"{PREFIX}{name.upper()}={value}", fix="change or unset this variable"
         ) from e

@@ -27,3 +27,9 @@ class NotFound(BadInput):
 
 class Conflict(RlhfHitlError):
     """The request is valid but conflicts with the store's state: another rater's lease, a comparison judged already."""
+
+
+def describe_system_error(e: OSError) -> str:
+    """Return what to tell a user of a full disk, missing rights or a missing file, which a traceback does not help."""
+    where, why = e.filename or "the system", e.strerror or str(e)
+    return f"{where}: expected a file that can be used ({why.lower()}). Fix: check the path, the space and the rights"

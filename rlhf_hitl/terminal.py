@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import sys
+import warnings
 from typing import Any, TextIO
 
 from rlhf_hitl.visible import make_all_visible
@@ -55,6 +56,16 @@ def filter_output() -> None:
         stream = getattr(sys, name)
         if stream is not None and not isinstance(stream, FilteredStream):
             setattr(sys, name, FilteredStream(stream, colours=colours))
+
+
+def hide_warnings_for_developers() -> None:
+    """Print no warning about what a library will change: who runs a program can do nothing about it.
+
+    Whoever sets PYTHONWARNINGS sees them. For programs, not for libraries.
+    """
+    if not sys.warnoptions:
+        for category in (FutureWarning, DeprecationWarning, PendingDeprecationWarning):
+            warnings.simplefilter("ignore", category)
 
 
 def print_note(text: str) -> None:

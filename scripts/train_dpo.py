@@ -8,7 +8,6 @@ Flags override the file; every field of TRL's DPOConfig is one. Every launcher o
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 from accelerate import PartialState
@@ -16,7 +15,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 
 from rlhf_hitl.arguments import parse_arguments, run_script
 from rlhf_hitl.policy.dpo import DPOSettings, train_dpo
-from rlhf_hitl.policy.dpo_pairs import DPOPair, collect_dpo_pairs
+from rlhf_hitl.policy.dpo_pairs import DPOPair, DPOPairArguments, collect_dpo_pairs
 from rlhf_hitl.policy.generation import sample_completions
 from rlhf_hitl.policy.policy_folder import require_free_folder
 from rlhf_hitl.policy.sampling import Sampling
@@ -25,28 +24,6 @@ from rlhf_hitl.store import Store
 from rlhf_hitl.store.comparisons import list_prompts
 from rlhf_hitl.store.runs import record_run
 from rlhf_hitl.types import Completion, Split
-
-
-@dataclass(frozen=True)
-class DPOPairArguments:
-    """Which pairs to train on."""
-
-    human_only: bool = field(
-        default=False, metadata={"help": "Train only on pairs that people judged: needs no reward model."}
-    )
-    sample_prompts: int = field(
-        default=0,
-        metadata={"help": "Number of prompts to sample fresh completions for; 0 takes what the router accepted."},
-    )
-    completions: int = field(default=4, metadata={"help": "Fresh completions for each prompt."})
-    temperature: float = field(default=1.0, metadata={"help": "Temperature of fresh completions."})
-    max_new_tokens: int = field(
-        default=160, metadata={"help": "Most tokens of a fresh completion; longer ones are cut off."}
-    )
-    least_margin: float = field(
-        default=0.5, metadata={"help": "Least margin (logits) between the sides of a pair the reward model makes."}
-    )
-    limit: int | None = field(default=None, metadata={"help": "Most pairs to train on."})
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:

@@ -88,6 +88,12 @@ def test_cards_of_texts_that_take_long_are_measured_through_the_page():
     assert figures["ping_max_ms"] < 5_000
 
 
+def test_a_mistake_is_answered_with_one_line_by_a_process_of_its_own():
+    figures = quick("error_latency.py")
+    assert figures["mistakes"] == figures["runs"] == 6
+    assert 0 < figures["p50_s"] <= figures["p95_s"] <= figures["worst_s"]
+
+
 @needs_postgres
 def test_what_raters_notice_of_attacks_is_measured():
     figures = quick("hostile_load.py", "--only", "bodies", "connections", "imports")  # for cards there is a test

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from rlhf_hitl import models
+from rlhf_hitl import model_fetching, models
 from rlhf_hitl.config import DEFAULT_MODEL
 from rlhf_hitl.errors import BadInput, NotFound
 from rlhf_hitl.models import load_policy, load_tokenizer
@@ -40,7 +40,7 @@ def test_a_short_name_is_its_folder_once_fetched_and_says_how_to_fetch_it_before
         models.resolve_model("smollm2-135m-instruct")
     shutil.copytree(tiny_model, cache / "smollm2-135m-instruct")
     assert models.resolve_model("smollm2-135m-instruct") == cache / "smollm2-135m-instruct"
-    assert models.fetch_model("smollm2-135m-instruct") == cache / "smollm2-135m-instruct"
+    assert model_fetching.fetch_model("smollm2-135m-instruct") == cache / "smollm2-135m-instruct"
     assert models.get_display_name("smollm2-135m-instruct") == "smollm2-135m-instruct"
 
 
@@ -80,7 +80,7 @@ def test_names_in_the_store_are_no_paths_of_this_machine(tiny_model):
 
 def test_an_unknown_short_name_lists_the_known_ones():
     with pytest.raises(BadInput, match="smollm2-135m-instruct"):
-        models.fetch_model("gpt-17")
+        model_fetching.fetch_model("gpt-17")
 
 
 def test_without_a_hub_a_hub_id_is_one_line_that_says_what_to_do():

@@ -15,6 +15,7 @@ from starlette.routing import Match, Route
 
 from rlhf_hitl.errors import BadInput, Conflict, NotFound, RlhfHitlError
 from rlhf_hitl.store import Store, StoreFailure
+from rlhf_hitl.validation import describe_expected, describe_place
 
 MEDIA_TYPE = "application/problem+json"
 log = logging.getLogger("rlhf_hitl.api")
@@ -90,7 +91,7 @@ def add_handlers(app: FastAPI, store: Store) -> None:
     @app.exception_handler(RequestValidationError)
     async def answer_validation_error(_request: Request, e: RequestValidationError) -> ProblemResponse:
         # The place and the reason, not the input itself: it may be a completion, and megabytes long.
-        errors = [{"at": ".".join(map(str, x["loc"])), "problem": x["msg"]} for x in e.errors()]
+        errors = [{"at": describe_place(x), "problem": _describe_refusal(x)} for x in e.errors()]
         first = f"{errors[0]['at']}: {errors[0]['problem']}" if errors else "the request"
         return respond_with_problem(
             422, f"{first}. Fix: see /api/v1/openapi.json for what is expected", errors=errors[:20]
@@ -121,6 +122,11 @@ def add_handlers(app: FastAPI, store: Store) -> None:
     async def answer_unexpected_error(request: Request, e: Exception) -> ProblemResponse:
         log.error("unexpected error", exc_info=e, extra={"path": request.url.path})
         return respond_with_internal_error()
+
+
+def _describe_refusal(error: dict[str, Any]) -> str:
+    """Return what is wrong with a value: our own words where a route refused it, or what pydantic expected."""
+    return f"expected {describe_expected(error)}" if "type" in error else error["msg"]
 
 
 def _choose_status(e: RlhfHitlError) -> int:

@@ -18,14 +18,16 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.exceptions import TyperException
 
+from rlhf_hitl.cli.usage_errors import describe_usage_error
 from rlhf_hitl.config import load_settings
-from rlhf_hitl.errors import RlhfHitlError
-from rlhf_hitl.terminal import filter_output, print_note
+from rlhf_hitl.errors import BadInput, RlhfHitlError, describe_system_error
+from rlhf_hitl.terminal import filter_output, hide_warnings_for_developers, print_note
 from rlhf_hitl.visible import escape_unseen_json, make_all_visible, make_cell_visible
 from rlhf_hitl.workspace import protect_workspace, restrict_new_files
 
@@ -82,10 +84,26 @@ class Result:
     more: list[Any] = field(default_factory=list)
 
 
-def command(name: str, group: typer.Typer = app, *, counts_time: bool = False) -> Callable:
+class Interrupted(RlhfHitlError):
+    """Somebody stopped a command. The message says what is kept and how to go on."""
+
+    exit_code = 130
+
+
+def command(
+    name: str,
+    group: typer.Typer = app,
+    *,
+    formerly: str = "",
+    if_interrupted: str = "",
+    counts_time: bool = False,
+) -> Callable:
     """Return a decorator that registers a function as a command. It must take `json: AsJson` and return a `Result`.
 
     Args:
+        formerly: another name under which the command goes on working, and says that it has a new one.
+        if_interrupted: what is kept of the work of a command that was stopped, and how to go on; one that knows more
+            raises `Interrupted`.
         counts_time: record in the store how long the command takes, because its machine is a cost.
     """
 
@@ -100,17 +118,23 @@ def command(name: str, group: typer.Typer = app, *, counts_time: bool = False) -
             except RlhfHitlError as e:
                 _fail(str(e), e.exit_code, as_json)
             except OSError as e:
-                # A full disk or missing rights are for the user to correct, and a traceback does not help with that.
-                where = str(e.filename or "the system")
-                _fail(f"{where}: {e.strerror or e}. Fix: check the path, the space and the rights", 2, as_json)
+                _fail(describe_system_error(e), 2, as_json)
             except KeyboardInterrupt:
-                _fail("interrupted", 130, as_json)
+                _fail("interrupted" + (f": {if_interrupted}" if if_interrupted else ""), 130, as_json)
             if as_json:
                 print_json(result.data)
             else:
                 print_text(*(part for part in [result.text, *result.more] if part is not None))
             raise typer.Exit(result.exit_code)
 
+        if formerly:
+
+            @functools.wraps(run)
+            def run_by_former_name(*args: Any, **kwargs: Any) -> None:
+                print_note(f"note: `{formerly}` is now called `{name}`; both work")
+                run(*args, **kwargs)
+
+            group.command(formerly, hidden=True)(run_by_former_name)
         return group.command(name)(run)
 
     return register
@@ -127,6 +151,12 @@ def _record_run(name: str, url: str) -> Iterator[None]:
             store = stack.enter_context(Store.open(url))
             stack.enter_context(record_run(store, name))
         yield
+
+
+def require_file_path(flag: str, path: Path | None) -> None:
+    """Raise BadInput where a file that a command will write cannot be written, before the command does its work."""
+    if path is not None and (path.is_dir() or not path.parent.is_dir()):
+        raise BadInput(f"{flag} {path}", expected="a file in a folder that exists", fix="check the path")
 
 
 def print_text(*parts: Any) -> None:
@@ -158,7 +188,7 @@ def make_table(title: str, rows: dict[str, Any] | list[tuple[Any, ...]], columns
         title=make_cell_visible(title), title_justify="left", show_header=any(columns), box=None, pad_edge=False
     )
     for i, column in enumerate(columns):
-        rich_table.add_column(column, justify="left" if i == 0 else "right")
+        rich_table.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
     for row in rows.items() if isinstance(rows, dict) else rows:
         rich_table.add_row(*(f"{v:.4g}" if isinstance(v, float) else make_cell_visible(str(v)) for v in row))
     return rich_table
@@ -196,6 +226,7 @@ def main() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     filter_output()
+    hide_warnings_for_developers()
     restrict_new_files()
     if any(re.search(r"://[^/@]*:[^/@]+@", word) for word in sys.argv[1:]):
         print_note(
@@ -205,27 +236,11 @@ def main() -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # like Ctrl-C, so that drafts are removed
     try:
         register_commands()
-        code = app(standalone_mode=False)
+        code = app(standalone_mode=False, prog_name="rlhf-hitl")
     except (typer.Abort, KeyboardInterrupt):
         code = 130
     except RlhfHitlError as e:  # from a default that is read from the environment before the command runs
         code = _print_error(str(e), e.exit_code, "--json" in sys.argv)
     except TyperException as e:  # an unknown option or a missing argument: one line, as for every other mistake
-        context = getattr(e, "ctx", None)
-        help_call = f"{context.command_path} --help" if context else "rlhf-hitl --help"
-        message = e.format_message() if hasattr(e, "format_message") else str(e)
-        for name in getattr(getattr(e, "param", None), "opts", ()):
-            if (value := _find_given_value(name)) is not None and value not in message:
-                message = f"{name} {value!r}: {getattr(e, 'message', message)}"
-        code = _print_error(f"{message.rstrip('.?')}. Fix: see `{help_call}`", 2, "--json" in sys.argv)
+        code = _print_error(describe_usage_error(e), 2, "--json" in sys.argv)
     sys.exit(code or 0)
-
-
-def _find_given_value(option: str) -> str | None:
-    """Return the value that the command line gives an option, as it was typed."""
-    for position, word in enumerate(sys.argv[1:], 2):
-        if word.startswith(f"{option}="):
-            return word.removeprefix(f"{option}=")
-        if word == option and position < len(sys.argv):
-            return sys.argv[position]
-    return None

@@ -13,10 +13,7 @@ from rlhf_hitl.errors import BadInput
 from rlhf_hitl.formats import ExportFormat, PairSelection
 from rlhf_hitl.types import DEFAULT_PROJECT, Split
 
-FORMAT_HELP = (
-    "Read this format: native, kwise, llmfao, mt_bench, llmbar, rewardbench, rewardbench2, hh, trl or archive; auto "
-    "recognises it by the first row."
-)
+FORMAT_HELP = "Read this format (see --formats); auto recognises it by the first row."
 
 
 @command("init")
@@ -32,11 +29,16 @@ def init_store_command(store: StoreUrl, json: AsJson = False) -> Result:
     return Result(data, make_table(f"Store {opened.safe_url}, version {opened.schema_version}", tables))
 
 
-@command("import")
+@command(
+    "import",
+    if_interrupted="either nothing of it is in the store, or all of it was read and goes in next time. Give the same "
+    "command again: nothing comes in twice",
+)
 def import_data_command(
     path: Annotated[
         str, typer.Argument(metavar="PATH_OR_HUB_ID", help="A file, a folder, or a hub id: owner/name[:config].")
-    ],
+    ] = "",
+    *,
     store: StoreUrl,
     format: Annotated[str, typer.Option(help=FORMAT_HELP)] = "auto",
     split: Annotated[
@@ -57,6 +59,9 @@ def import_data_command(
     limit: Annotated[int | None, typer.Option(min=1, help="Read only this many rows.")] = None,
     project: Annotated[str, typer.Option(help="Put the comparisons into this project.")] = DEFAULT_PROJECT,
     batch: Annotated[str, typer.Option(help="Name these comparisons, so that raters can be given only them.")] = "",
+    formats: Annotated[
+        bool, typer.Option("--formats", help="List the formats that can be read, and import nothing.")
+    ] = False,
     json: AsJson = False,
 ) -> Result:
     """Import prompts, completions, comparisons and votes from any known format. Importing them again adds nothing.
@@ -66,10 +71,15 @@ def import_data_command(
     An archive of `export --format archive` fills a new store with everything the old one held, including its people
     and their passwords, so import none from strangers.
     """
-    from rlhf_hitl.formats import archive, open_source
+    from rlhf_hitl.formats import archive, describe_formats, open_source
     from rlhf_hitl.formats.importing import import_path
     from rlhf_hitl.store import Store
 
+    if formats:
+        known = describe_formats() | {"archive": "a whole store, written by `rlhf-hitl export --format archive` (ZIP)"}
+        return Result({"formats": known}, more=[f"{name:13}{about}" for name, about in known.items()])
+    if not path:
+        raise BadInput("PATH_OR_HUB_ID", expected="a file, a folder or a hub id", fix="name it, or see --formats")
     _collect_garbage_less_often()
     if format == "archive" or (format == "auto" and archive.is_archive(path)):
         incompatible = {
@@ -102,7 +112,7 @@ def import_data_command(
     return Result(report.as_dict(), make_table(f"New from {report.path} ({report.format})", new | splits), more=more)
 
 
-@command("export")
+@command("export", if_interrupted="nothing was written. Give the same command again")
 def export_data_command(
     out: Annotated[Path, typer.Argument(metavar="OUT", help="The folder or archive to write. It must not exist yet.")],
     store: StoreUrl,

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rlhf_hitl.cli import AsJson, Result, StoreUrl, command, make_table
-from rlhf_hitl.cli.reward_models import ModelId, load_requested_model
+from rlhf_hitl.cli import AsJson, Result, StoreUrl, command, make_table, require_file_path
+from rlhf_hitl.cli.reward_models import RewardModelName, load_requested_model, locate_requested_model
 from rlhf_hitl.config import load_settings
-from rlhf_hitl.errors import BadInput
+from rlhf_hitl.errors import BadInput, NotFound
 from rlhf_hitl.files import write_text_atomically
 from rlhf_hitl.types import Split
 
@@ -26,10 +26,14 @@ if TYPE_CHECKING:
     from rlhf_hitl.store import Store
 
 
-@command("evaluate", counts_time=True)
+@command(
+    "evaluate",
+    if_interrupted="no evaluation was kept, but what the model has read of the texts is. Give the same command again",
+    counts_time=True,
+)
 def evaluate_command(
     store: StoreUrl,
-    reward_model: ModelId = None,
+    reward_model: RewardModelName = None,
     data: Annotated[
         str | None,
         typer.Option("--data", help="Replay this preference file or hub id instead of the store's own split."),
@@ -91,9 +95,8 @@ def evaluate_command(
         )
     against = against or no_worse_than
     slices = tuple(SliceThreshold.parse(text) for text in min_slice or ())
-    for flag, path in (("--examples", examples), ("--html", html)):
-        if path is not None and (path.is_dir() or not path.parent.is_dir()):
-            raise BadInput(f"{flag} {path}", expected="a file in a folder that exists", fix="check the path")
+    require_file_path("--examples", examples)
+    require_file_path("--html", html)
     if data is not None and split is not Split.HELDOUT:
         raise BadInput(f"--split {split.value} with --data", expected="one of the two", fix="leave --split out")
     if data is None and format != "auto":
@@ -102,14 +105,22 @@ def evaluate_command(
         )
     if data is not None:
         open_source(data, format)  # an unreadable file is reported before the model is loaded
-    opened = Store.open(store)
+    opened, workspace = Store.open(store), load_settings().workspace
+    locate_requested_model(opened, reward_model)  # and so is what is missing
+    earlier = _find_evaluation(opened, workspace, against) if against is not None else None
+    if against is not None and earlier is None:
+        try:
+            locate_requested_model(opened, against)
+        except NotFound as e:
+            fix = f"see `rlhf-hitl models list`, and the folders in {workspace / 'evaluations'}"
+            raise NotFound(f"{against!r}", expected="a reward model or an earlier evaluation", fix=fix) from e
+    if data is None:
+        _require_judgments(opened, split)
     model = load_requested_model(opened, reward_model)
     from rlhf_hitl.reward import model_card
     from rlhf_hitl.reward.evaluation.compare import compare_evaluated_pairs
     from rlhf_hitl.reward.evaluation.storage import read_evaluated_pairs, save_evaluation
 
-    workspace = load_settings().workspace
-    earlier = _find_evaluation(workspace, against) if against is not None else None
     rival = load_requested_model(opened, against, register=False) if against is not None and earlier is None else None
     name = name or f"{split.value if data is None else _name_from_path(data)}-{model.id}"
     folder = workspace / "evaluations" / name
@@ -198,12 +209,28 @@ def _open_labels(opened: Store, data: str | None, format: str, split: Split) -> 
             temporary.close()
 
 
-def _find_evaluation(workspace: Path, against: str) -> Path | None:
-    """Return the folder of an earlier evaluation; None if `against` names no evaluation, so that it must be a model."""
-    from rlhf_hitl.reward.evaluation.storage import SUMMARY_FILE
+def _require_judgments(store: Store, split: Split) -> None:
+    """Raise BadInput where nobody has judged a comparison of the split, before a model is loaded."""
+    from rlhf_hitl.store.judgments import read_judgments
 
-    candidates = (Path(against), workspace / "evaluations" / against)
-    return next((folder for folder in candidates if (folder / SUMMARY_FILE).is_file()), None)
+    if next(read_judgments(store, split=split, repeats=False, at_once=1), None) is None:
+        raise BadInput(
+            f"{split.value} split of {store.safe_url}: no judgments",
+            expected="at least one with a preference",
+            fix="rate comparisons (`rlhf-hitl serve`) or import a preference set (`rlhf-hitl import`)",
+        )
+
+
+def _find_evaluation(store: Store, workspace: Path, against: str) -> Path | None:
+    """Return the folder of an earlier evaluation; None if `against` names no evaluation, so that it must be a model."""
+    from rlhf_hitl.reward.evaluation.storage import SUMMARY_FILE, list_evaluation_folders
+    from rlhf_hitl.store.reward_models import find_evaluation_name, list_reward_models
+
+    if (Path(against) / SUMMARY_FILE).is_file():
+        return Path(against)
+    names = [folder.name for folder in list_evaluation_folders(workspace)]
+    found = find_evaluation_name(against, names, list_reward_models(store))
+    return None if found is None else workspace / "evaluations" / found
 
 
 def _describe_origin(evaluation: Evaluation) -> str:

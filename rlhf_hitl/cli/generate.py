@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json as jsonlib
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, get_args
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +13,8 @@ from rlhf_hitl.cli import AsJson, Result, StoreUrl, command, make_table
 from rlhf_hitl.config import DEFAULT_MODEL
 from rlhf_hitl.errors import BadInput, NotFound
 from rlhf_hitl.files import atomic_file, make_private_folder
+from rlhf_hitl.policy.sampling import GenerationBackend
+from rlhf_hitl.types import Split
 
 if TYPE_CHECKING:
     from rlhf_hitl.policy.sampling import Sampling
@@ -22,17 +25,22 @@ DEFAULT_TEMPERATURES = (0.7, 1.0)
 PolicyName = Annotated[str, typer.Option("--policy", help="A model folder, a hub id, or a name from `models get`.")]
 
 
-@command("generate", counts_time=True)
+@command(
+    "generate",
+    if_interrupted="nothing is kept, for completions are stored together. Sample fewer with --limit",
+    counts_time=True,
+)
 def generate_command(
     store: StoreUrl,
     policy: PolicyName = DEFAULT_MODEL,
     prompts: Annotated[
         Path | None,
-        typer.Option(help="Read the prompts from this JSONL file ({messages, tags}) instead of the store."),
+        typer.Option(
+            help="Read the prompts from this JSONL file instead of the store; a line is "
+            '{"prompt": a text or messages, "tags": …}.'
+        ),
     ] = None,
-    split: Annotated[
-        str, typer.Option(help="Use only the store's prompts of this split: train, calibration or heldout.")
-    ] = "",
+    split: Annotated[Split | None, typer.Option(help="Use only the store's prompts of this split.")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Use at most this many prompts.")] = None,
     temperature: Annotated[
         list[float] | None,
@@ -48,7 +56,7 @@ def generate_command(
     overlap: Annotated[int, typer.Option(min=1, help="Ask for this many judgments of each comparison.")] = 1,
     batch_size: Annotated[int, typer.Option(min=1, help="Sample this many completions at once.")] = 32,
     backend: Annotated[
-        str, typer.Option(help="Sample with transformers, or with vllm, which needs a GPU.")
+        GenerationBackend, typer.Option(help="Sample with transformers, or with vllm, which needs a GPU.")
     ] = "transformers",
     out: Annotated[
         Path | None, typer.Option(help="Write the completions to this JSONL file instead of the store.")
@@ -56,32 +64,33 @@ def generate_command(
     json: AsJson = False,
 ) -> Result:
     """Sample completions from a policy and make comparisons of them."""
-    from rlhf_hitl.policy.generation import GenerationBackend, sample_completions
+    from rlhf_hitl.models import locate_model_folder
     from rlhf_hitl.policy.sampled_comparisons import make_comparisons
     from rlhf_hitl.store import Store
     from rlhf_hitl.store.comparisons import insert_comparisons, list_prompts
-    from rlhf_hitl.types import Split
 
-    if backend not in (backends := get_args(GenerationBackend)):
-        raise BadInput(f"--backend {backend}", expected=" or ".join(backends), fix="give one of them")
-    if split and split not in list(Split):
-        raise BadInput(f"--split {split}", expected="one of " + ", ".join(Split), fix="give one of these")
     samplings = _plan_samplings(temperature or DEFAULT_TEMPERATURES, completions, top_p, max_new_tokens, seed)
+    if backend == "vllm" and find_spec("vllm") is None:
+        raise BadInput(
+            "--backend vllm", expected="an installed vllm and a GPU", fix="`pip install vllm`, or leave --backend out"
+        )
+    chosen = read_prompts(prompts) if prompts else []
     opened = None if prompts and out else Store.open(store)
     try:
-        if prompts:
-            chosen = read_prompts(prompts)
-        else:
+        if not prompts:
             assert opened is not None
-            chosen = list_prompts(opened, split=Split(split) if split else None)
+            chosen = list_prompts(opened, split=split)
         chosen = chosen[:limit]
         if not chosen:
             raise BadInput(
                 str(prompts) if opened is None or prompts else f"store {opened.safe_url}",
-                expected="one prompt or more",
+                expected="one prompt or more" + (f" of the {split} split" if split and not prompts else ""),
                 fix="import prompts first (`rlhf-hitl import`)",
             )
-        sampled = sample_completions(policy, chosen, samplings, batch_size=batch_size, backend=backend)  # type: ignore[arg-type]
+        locate_model_folder(policy)  # reports what is missing before torch is imported
+        from rlhf_hitl.policy.generation import sample_completions
+
+        sampled = sample_completions(policy, chosen, samplings, batch_size=batch_size, backend=backend)
         data = {"prompts": len(chosen), "completions": len(sampled)}
         if out:
             _write_completions(out, chosen, sampled)
@@ -115,30 +124,49 @@ def _plan_samplings(
 
 
 def read_prompts(path: Path) -> list[Prompt]:
-    """Read prompts from a JSONL file with `messages` and optional `tags`.
+    """Read prompts from a JSONL file. A line has a `prompt`, as text or messages, or `messages`, and optional `tags`.
 
     Raises:
         NotFound: there is no such file.
-        BadInput: a line cannot be read.
+        BadInput: a line cannot be read; the error names file and line.
     """
-    from rlhf_hitl.types import Prompt, parse_messages
-
     if not path.is_file():
         raise NotFound(f"--prompts {path}", expected="a JSONL file", fix="check the path")
     prompts = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            row = jsonlib.loads(line)
-            prompts.append(Prompt.create(parse_messages(row["messages"]), row.get("tags")))
-        except (ValueError, KeyError, TypeError, AttributeError, BadInput) as e:
-            raise BadInput(
-                f"{path}:{number}: messages",
-                expected=f'a JSON object with "messages" ({e.expected if isinstance(e, BadInput) else e!r})',
-                fix="correct the line",
-            ) from e
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as e:
+        raise BadInput(f"--prompts {path}", expected="text in UTF-8", fix="save it as UTF-8") from e
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            prompts.append(_read_prompt(line, f"{path}:{number}"))
     return prompts
+
+
+def _read_prompt(line: str, place: str) -> Prompt:
+    from rlhf_hitl.types import Message, Prompt, parse_messages
+
+    expected = 'a JSON object with "prompt" (a text or messages) or "messages"'
+    try:
+        row = jsonlib.loads(line)
+    except (ValueError, RecursionError) as e:
+        raise BadInput(place, expected=expected, fix=f"correct the line ({str(e).split(':')[0]})") from e
+    found = [name for name in ("prompt", "messages") if isinstance(row, dict) and name in row]
+    if len(found) != 1:
+        shown = f"with {', '.join(map(str, row))}"[:60] if isinstance(row, dict) else line.strip()[:40]
+        raise BadInput(f"{place}: {shown}", expected=expected, fix="correct the line")
+    value, tags = row[found[0]], row.get("tags")
+    try:
+        messages = (Message("user", value),) if isinstance(value, str) and value.strip() else parse_messages(value)
+        return Prompt.create(messages, tags)
+    except BadInput as e:
+        raise BadInput(f"{place}: {e.value}", expected=e.expected, fix="correct the line") from e
+    except (ValueError, KeyError, TypeError, AttributeError) as e:
+        raise BadInput(
+            f"{place}: {found[0]}",
+            expected="a text, or a list of messages with role and content; and tags with names and values",
+            fix="correct the line",
+        ) from e
 
 
 def _write_completions(out: Path, prompts: list[Prompt], completions: list[Completion]) -> None:

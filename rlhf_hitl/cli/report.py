@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rlhf_hitl.cli import AsJson, Result, StoreUrl, command, make_table
+from rlhf_hitl.cli import AsJson, Result, StoreUrl, command, make_table, require_file_path
 from rlhf_hitl.config import load_settings
 from rlhf_hitl.files import write_text_atomically
 from rlhf_hitl.visible import make_cell_visible
@@ -28,6 +28,7 @@ def show_report_command(
     from rlhf_hitl.kpis import compute_kpi_report
     from rlhf_hitl.store import Store
 
+    require_file_path("--html", html)
     computed = compute_kpi_report(Store.open(store), load_settings())
     if html is not None:
         from rlhf_hitl.kpi_report_html import render_kpi_report

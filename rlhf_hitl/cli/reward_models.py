@@ -1,7 +1,8 @@
-"""What the commands that use a reward model share: the option that names it, and loading it."""
+"""What the commands that use a reward model share: the option that names it, finding it, and loading it."""
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -12,25 +13,51 @@ if TYPE_CHECKING:
     from rlhf_hitl.reward.model import RewardModel
     from rlhf_hitl.store import Store
 
-ModelId = Annotated[
+RewardModelName = Annotated[
     str | None,
-    typer.Option("--reward-model", help="Use this reward model (id or folder) instead of the store's newest."),
+    typer.Option(
+        "--reward-model",
+        help="Use this reward model instead of the store's newest: its name or id, as `models list` shows them, or its "
+        "folder.",
+    ),
 ]
 
 
 def load_requested_model(store: Store, name: str | None, *, register: bool = True) -> RewardModel:
-    """Return the reward model with this folder or id, or the store's newest for None.
+    """Return the reward model with this name, id or folder, or the store's newest for None.
 
     Args:
         register: see `open_reward_model`.
 
     Raises:
         NotFound: there is no such model.
+        BadInput: several may be meant.
     """
-    from rlhf_hitl.store.reward_models import get_reward_model
-
-    if name is None:
-        get_reward_model(store)  # reports what is missing before anything heavy is imported
     from rlhf_hitl.reward.registry import open_reward_model
 
     return open_reward_model(store, name, load_settings().workspace, register=register)
+
+
+def locate_requested_model(store: Store, name: str | None) -> str:
+    """Return what the messages of a command call the model that `load_requested_model` returns, without loading it.
+
+    Raises:
+        NotFound, BadInput: as `load_requested_model` does, and at once.
+    """
+    from rlhf_hitl.reward import CARD_FILE
+    from rlhf_hitl.reward.registry import locate_reward_model
+
+    folder = locate_reward_model(store, name)
+    try:
+        model_id = str(json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))["id"])
+    except (ValueError, LookupError, TypeError):  # loading it will say what is wrong with it
+        return str(folder)
+    return describe_model(store, model_id)
+
+
+def describe_model(store: Store, model_id: str) -> str:
+    """Return what messages call a reward model: its name, if the store knows it, and its id."""
+    from rlhf_hitl.store.reward_models import display_name, list_reward_models
+
+    record = next((m for m in list_reward_models(store) if m.id == model_id), None)
+    return model_id if record is None else display_name(record, with_id=True)

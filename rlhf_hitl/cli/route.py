@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rlhf_hitl.cli import AsJson, Result, StoreUrl, command, make_table
+from rlhf_hitl.cli import AsJson, Interrupted, Result, StoreUrl, command, make_table
 from rlhf_hitl.cli.launch import launch_processes
-from rlhf_hitl.cli.reward_models import ModelId, load_requested_model
+from rlhf_hitl.cli.reward_models import RewardModelName, describe_model, load_requested_model
+
+if TYPE_CHECKING:
+    from rlhf_hitl.store import Store
 
 
 @command("score", counts_time=True)
 def score_comparisons_command(
     store: StoreUrl,
-    reward_model: ModelId = None,
+    reward_model: RewardModelName = None,
     processes: Annotated[
         int, typer.Option(min=1, help="Score in this many processes, started by `accelerate launch`.")
     ] = 1,
@@ -29,10 +34,11 @@ def score_comparisons_command(
     from rlhf_hitl.store.scores import count_scores
 
     before = count_scores(opened, model.id)
-    if processes > 1:
-        arguments = ["--reward_model", reward_model or model.id]
-        launch_processes("rlhf_hitl.scripts.score", arguments, processes, store=store)
-    summary = score_pool(opened, model)  # after several processes: what was added meanwhile
+    with _explain_interruption(opened, model.id, "score"):
+        if processes > 1:
+            arguments = ["--reward_model", reward_model or model.id]
+            launch_processes("rlhf_hitl.scripts.score", arguments, processes, store=store)
+        summary = score_pool(opened, model)  # after several processes: what was added meanwhile
     data = {
         "reward_model_id": model.id,
         "scored": count_scores(opened, model.id) - before,
@@ -40,15 +46,18 @@ def score_comparisons_command(
     }
     if summary.scored and processes == 1:
         data |= {"mean_margin": summary.mean_margin, "mean_uncertainty": summary.mean_uncertainty}
+    rows = {name: value for name, value in data.items() if name != "reward_model_id"}
     return Result(
-        data, make_table("Scored", data), more=[*_explain_without_text(summary.without_text), "Next: rlhf-hitl route"]
+        data,
+        make_table(f"Scored with {describe_model(opened, model.id)}", rows),
+        more=[*_explain_without_text(summary.without_text), "Next: rlhf-hitl route"],
     )
 
 
 @command("route", counts_time=True)
 def route_comparisons_command(
     store: StoreUrl,
-    reward_model: ModelId = None,
+    reward_model: RewardModelName = None,
     max_error: Annotated[
         float, typer.Option(help="Keep the share of accepted comparisons that are wrong below this bound.")
     ] = 0.1,
@@ -61,15 +70,18 @@ def route_comparisons_command(
     """Send scored comparisons to raters, or accept those the model is sure of, with a bound on its errors."""
     from dataclasses import asdict
 
-    from rlhf_hitl.routing.router import RoutingConfig, route_pool
-    from rlhf_hitl.routing.scoring import score_pool
+    from rlhf_hitl.routing.config import RoutingConfig
     from rlhf_hitl.store import Store
 
     config = RoutingConfig(max_error, delta, control_share)
     opened = Store.open(store)
     model = load_requested_model(opened, reward_model)
-    summary = score_pool(opened, model)
-    routed = route_pool(opened, model, config)
+    from rlhf_hitl.routing.router import route_pool
+    from rlhf_hitl.routing.scoring import score_pool
+
+    with _explain_interruption(opened, model.id, "route"):
+        summary = score_pool(opened, model)
+        routed = route_pool(opened, model, config)
     data = {
         "reward_model_id": model.id,
         "routes": routed.counts,
@@ -79,7 +91,23 @@ def route_comparisons_command(
     if routed.threshold.accepts_nothing:
         data["threshold"]["value"] = None  # infinity is not JSON
     more = [*_explain_without_text(summary.without_text), routed.threshold.reason]
-    return Result(data, make_table("Routed", routed.counts), more=more)
+    return Result(data, make_table(f"Routed with {describe_model(opened, model.id)}", routed.counts), more=more)
+
+
+@contextmanager
+def _explain_interruption(store: Store, model_id: str, name: str) -> Iterator[None]:
+    """Say what is kept when somebody stops the work, and how to go on."""
+    from rlhf_hitl.store.scores import count_scores
+
+    try:
+        yield
+    except KeyboardInterrupt:
+        kept = count_scores(store, model_id)
+        raise Interrupted(
+            f"interrupted: {kept} comparisons have their score, and what the model has read of others is kept. Give "
+            "the same command again: it goes on from there"
+            + (" and decides for all that nobody has judged" if name == "route" else "")
+        ) from None
 
 
 def _explain_without_text(without_text: int) -> list[str]:

@@ -6,9 +6,14 @@ import contextlib
 import functools
 import logging
 import os
+import shlex
+import shutil
 import socket
+import sys
+import sysconfig
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -155,7 +160,7 @@ def _format_address(listening: socket.socket) -> str:
 
 
 def make_accounts_panel(headline: list[Any], accounts: dict[str, Any]) -> Any:
-    """Return a panel with a headline and how to sign in.
+    """Return a panel with a headline, how to sign in and, where `rlhf-hitl` alone is not found, how to call it.
 
     Args:
         headline: parts that `Text.assemble` takes.
@@ -164,7 +169,32 @@ def make_accounts_panel(headline: list[Any], accounts: dict[str, Any]) -> Any:
     from rich.panel import Panel
     from rich.text import Text
 
-    text = Text.assemble(*headline, "\n" if accounts else "")
+    text = Text.assemble(*headline, "\n" if accounts else "", no_wrap=False, overflow="fold")
     for name, password in accounts.items():
         text.append("\nsign in as ").append(f"{name:6}", "bold").append(" password ").append(password, "bold")
+    for number, (words, typed) in enumerate(describe_calls()):
+        text.append("\n" if number else "\n\n").append(words).append(typed, "bold")
     return Panel(text, title="rlhf_hitl", expand=False, padding=(1, 3))
+
+
+def describe_calls() -> list[tuple[str, str]]:
+    """Return how the commands of this installation are called here, as lines of words and what to type; none where
+    `rlhf-hitl` alone calls them."""
+    scripts = Path(sysconfig.get_path("scripts"))
+    program = next(
+        (p for p in (Path(sys.argv[0]), scripts / "rlhf-hitl") if p.name == "rlhf-hitl" and p.is_file()), None
+    )
+    if program is None:
+        return [("Here the commands are called with ", f"{_shorten_path(Path(sys.executable))} -m rlhf_hitl")]
+    if (found := shutil.which("rlhf-hitl")) is not None and os.path.samefile(found, program):
+        return []
+    lines = [("Here the commands are called with ", _shorten_path(program))]
+    if (activate := program.with_name("activate")).is_file():
+        lines.append(("or with rlhf-hitl alone, after ", f"source {_shorten_path(activate)}"))
+    return lines
+
+
+def _shorten_path(path: Path) -> str:
+    """Return a path as it is typed from this folder, quoted for a shell where it must be."""
+    path = Path(os.path.abspath(path))
+    return shlex.quote(str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path))

@@ -65,16 +65,16 @@ def list_tokens_command(*, store: StoreUrl, json: AsJson = False) -> Result:
     )
 
 
-@command("revoke", token_group)
-def revoke_token_command(
+@command("end", token_group, formerly="revoke")
+def end_token_command(
     token: Annotated[str, typer.Argument(help="The id that `tokens list` shows.")],
     *,
     store: StoreUrl,
     json: AsJson = False,
 ) -> Result:
-    """End a token or an invitation at once."""
+    """End a token or an invitation at once, for good."""
     from rlhf_hitl.store import Store
     from rlhf_hitl.store import tokens as stored_tokens
 
     stored_tokens.revoke_token(Store.open(store), token)
-    return Result({"id": token, "holds": False}, f"{token} is revoked.")
+    return Result({"id": token, "holds": False}, f"{token} can be used no longer.")

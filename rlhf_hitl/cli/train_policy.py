@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import typer
 
 from rlhf_hitl.cli import AsJson, Result, StoreUrl, command, make_table
 from rlhf_hitl.cli.launch import launch_processes
-from rlhf_hitl.config import load_settings
+from rlhf_hitl.cli.reward_models import RewardModelName, locate_requested_model
+from rlhf_hitl.config import DEFAULT_MODEL, load_settings
 from rlhf_hitl.errors import BadInput
+
+#: The modules whose dataclasses `policy/dpo.py: DPOSettings` inherits from, and its own.
+MODULES_OF_DPO_SETTINGS = (
+    "rlhf_hitl.policy.dpo", "trl.trainer.dpo_config", "trl.trainer.base_config", "transformers.training_args",
+)  # fmt: skip
 
 StartPolicy = Annotated[
     str | None,
     typer.Option("--policy", help="Tune this policy: a model folder, a hub id, or a name from `models get`."),
-]
-RewardModelName = Annotated[
-    str, typer.Option("--reward-model", help="Use this reward model (id or folder) instead of the store's newest.")
 ]
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", help="Read settings from this YAML file instead of the bundled one.")
@@ -33,11 +39,11 @@ ChangedSettings = Annotated[
 Processes = Annotated[int, typer.Option(min=1, help="Train in this many processes, started by `accelerate launch`.")]
 
 
-@command("train-dpo", counts_time=True)
+@command("train-dpo", if_interrupted="no policy was written. Give the same command again", counts_time=True)
 def train_dpo_command(
     store: StoreUrl,
     policy: StartPolicy = None,
-    reward_model: RewardModelName = "",
+    reward_model: RewardModelName = None,
     human_only: Annotated[bool, typer.Option("--human-only", help="Train only on pairs that people judged.")] = False,
     config: ConfigFile = None,
     set_: ChangedSettings = None,
@@ -50,11 +56,16 @@ def train_dpo_command(
     return _train("dpo", store, policy, reward_model, config, set_, out, processes, extra)
 
 
-@command("train-ppo", counts_time=True)
+@command(
+    "train-ppo",
+    if_interrupted="no policy was written. Give the same command again: with the same --out it goes on from the newest "
+    "checkpoint, if save_steps had some written",
+    counts_time=True,
+)
 def train_ppo_command(
     store: StoreUrl,
     policy: StartPolicy = None,
-    reward_model: RewardModelName = "",
+    reward_model: RewardModelName = None,
     config: ConfigFile = None,
     set_: ChangedSettings = None,
     out: PolicyFolder = None,
@@ -66,10 +77,10 @@ def train_ppo_command(
 
 
 def _train(
-    method: str,
+    method: Literal["dpo", "ppo"],
     store: str,
     policy: str | None,
-    reward_model: str,
+    reward_model: str | None,
     config: Path | None,
     changed: list[str] | None,
     out: Path | None,
@@ -79,25 +90,95 @@ def _train(
     """Run `scripts/train_{method}.py`, here or in several processes, and report from the card it wrote."""
     from importlib import import_module, resources
 
-    from rlhf_hitl.policy.policy_folder import read_training_card
+    from rlhf_hitl.arguments import read_yaml_settings
+    from rlhf_hitl.policy.policy_folder import read_training_card, require_free_folder
 
     folder = out or load_settings().workspace / "policies" / f"{method}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
     file = config or Path(str(resources.files("rlhf_hitl.configs").joinpath(f"{method}.yaml")))
     arguments = ["--config", str(file), "--out", str(folder), *extra]
     arguments += ["--policy", policy] if policy else []
     arguments += ["--reward_model", reward_model] if reward_model else []
-    for setting in changed or []:
-        name, equals, value = setting.partition("=")
-        if not equals:
-            raise BadInput(f"--set {setting}", expected="NAME=VALUE", fix="such as --set steps=20")
+    settings = _parse_changed_settings(changed or [])
+    for name, value in settings.items():
         arguments += [f"--{name}", value]
     script = f"rlhf_hitl.scripts.train_{method}"
-    if processes == 1:
-        import_module(script).main([*arguments, "--store", store])
-    else:
-        launch_processes(script, arguments, processes, store=store)
+    with _blame_set(settings):
+        values = read_yaml_settings(file) | settings
+        _check_settings(method, values, settings, file, arguments)
+        require_free_folder(folder)
+        model_name = _check_what_is_needed(method, store, policy, reward_model, values, extra)
+        if processes == 1:
+            import_module(script).main([*arguments, "--store", store])
+        else:
+            launch_processes(script, arguments, processes, store=store)
     card = read_training_card(folder)
     data = {"policy": str(folder), **{k: v for k, v in card.items() if k not in ("history", "settings")}}
     data |= {"first": card["history"][0], "last": card["history"][-1]} if card["history"] else {}
     rows = {k: v for k, v in data.items() if not isinstance(v, dict)} | data.get("last", {})
-    return Result(data, make_table(f"Tuned with {method.upper()}; the last step's figures", rows))
+    title = f"Tuned with {method.upper()}" + (f" on {model_name}" if model_name else "")
+    return Result(data, make_table(f"{title}; the last step's figures", rows))
+
+
+def _parse_changed_settings(changed: list[str]) -> dict[str, str]:
+    settings = {}
+    for setting in changed:
+        name, equals, value = setting.partition("=")
+        if not equals:
+            raise BadInput(f"--set {setting}", expected="NAME=VALUE", fix="such as --set steps=20")
+        settings[name] = value
+    return settings
+
+
+@contextmanager
+def _blame_set(settings: dict[str, str]) -> Iterator[None]:
+    """Name `--set` in an error about a setting that it gave: the scripts under this command know it as a flag."""
+    try:
+        yield
+    except BadInput as e:
+        name = e.value.removeprefix("--").split(" ")[0]
+        if not e.value.startswith("--") or name not in settings:
+            raise
+        raise type(e)(f"--set {name}={settings[name]}", expected=e.expected, fix=e.fix) from e
+
+
+def _check_settings(
+    method: str, values: dict[str, Any], settings: dict[str, str], file: Path, arguments: list[str]
+) -> None:
+    """Raise BadInput for a setting that there is not, before the seconds that TRL's settings take to be imported."""
+    from rlhf_hitl.arguments import make_unknown_setting_error, parse_arguments, read_field_names
+    from rlhf_hitl.policy.dpo_pairs import DPOPairArguments
+    from rlhf_hitl.policy.ppo_config import PPOConfig
+    from rlhf_hitl.policy.training import DataArguments
+
+    kinds = (DataArguments, PPOConfig if method == "ppo" else DPOPairArguments)
+    known = {f.name for kind in kinds for f in fields(kind)} | {"config", "env"}
+    if method == "dpo":
+        known = known.union(*map(read_field_names, MODULES_OF_DPO_SETTINGS))
+    for name in values:
+        if name not in known:
+            raise make_unknown_setting_error(name, known, None if name in settings else file)
+    if method == "ppo":
+        parse_arguments(kinds, arguments)
+
+
+def _check_what_is_needed(
+    method: str, url: str, policy: str | None, reward_model: str | None, values: dict[str, Any], extra: list[str]
+) -> str | None:
+    """Raise BadInput where the store, the reward model, pairs to train on or the policy is missing.
+
+    Returns the reward model's name, or None where none is needed.
+    """
+    from rlhf_hitl.models import locate_model_folder
+    from rlhf_hitl.policy.dpo_pairs import DPOPairArguments, require_some_pairs
+    from rlhf_hitl.store import Store
+
+    human_only = "--human_only" in extra or str(values.get("human_only", False)).lower() in ("true", "1", "yes")
+    with Store.open(url) as store:
+        model_name = None
+        if not human_only:
+            model_name = locate_requested_model(store, reward_model or values.get("reward_model") or None)
+        if method == "dpo":
+            samples = str(values.get("sample_prompts", 0)) != "0"
+            require_some_pairs(store, DPOPairArguments(human_only, sample_prompts=int(samples)))
+    locate_model_folder(policy or values.get("policy") or DEFAULT_MODEL)
+    return model_name

@@ -11,6 +11,7 @@ from rlhf_hitl.cli import AsJson, Result, StoreUrl, command, make_table
 from rlhf_hitl.cli.reward_models import load_requested_model
 from rlhf_hitl.config import DEFAULT_MODEL, load_settings
 from rlhf_hitl.errors import BadInput
+from rlhf_hitl.models import Precision
 from rlhf_hitl.reward import DEFAULT_MAX_TOKENS
 from rlhf_hitl.reward.training import UncertaintyMethod
 
@@ -38,7 +39,11 @@ BackboneName = Annotated[
 ]
 
 
-@command("train-reward", counts_time=True)
+@command(
+    "train-reward",
+    if_interrupted="no model was made. Give the same command again; what a head has read of the texts is kept",
+    counts_time=True,
+)
 def train_reward_command(
     store: StoreUrl,
     backbone: BackboneName = None,
@@ -54,7 +59,7 @@ def train_reward_command(
         int | None, typer.Option(help="Let the head read only this layer.", show_default="three of them")
     ] = None,
     pooling: Annotated[
-        str | None,
+        Literal["last", "mean"] | None,
         typer.Option(help="Read the states at the EOS (last) or over the completion (mean).", show_default="both"),
     ] = None,
     uncertainty: Annotated[
@@ -76,8 +81,8 @@ def train_reward_command(
         ),
     ] = None,
     dtype: Annotated[
-        str | None,
-        typer.Option(help="Compute the frozen backbone in auto, float32 or bfloat16.", show_default="auto"),
+        Precision | None,
+        typer.Option(help="Compute the frozen backbone in this precision.", show_default="auto"),
     ] = None,
     config: Annotated[
         Path | None,
@@ -109,6 +114,18 @@ def train_reward_command(
         )
     opened = Store.open(store)
     workspace = load_settings().workspace
+    # What is missing is reported before anything heavy is imported.
+    from rlhf_hitl.arguments import read_yaml_settings
+    from rlhf_hitl.models import locate_model_folder
+    from rlhf_hitl.reward.bundled_reader import is_bundled_only
+    from rlhf_hitl.reward.training.training_labels import load_training_pairs
+
+    values = {} if config is None else read_yaml_settings(config)
+    if backend != "classifier":
+        load_training_pairs(opened)
+    name = backbone or values.get("model_name_or_path") or DEFAULT_MODEL
+    if backend != "head" or not is_bundled_only(name):
+        locate_model_folder(name)
     backbone_options: dict[str, Any] = {
         k: v for k, v in {"max_length": max_length, "dtype": dtype}.items() if v is not None
     }
@@ -125,12 +142,10 @@ def train_reward_command(
     else:
         from rlhf_hitl.reward.backbone import Backbone
         from rlhf_hitl.reward.training.head_training import train_head
-        from rlhf_hitl.reward.training.training_labels import load_training_pairs
 
-        load_training_pairs(opened)  # reports what is missing before the backbone is loaded
         loaded = Backbone(backbone or DEFAULT_MODEL, layer=layer, pooling=pooling, **backbone_options)
         model = train_head(opened, loaded, workspace, uncertainty=uncertainty or "laplace")
-    return _report_model(model, workspace, "adopted" if backend == "classifier" else "trained")
+    return _report_model(opened, model, workspace, "adopted" if backend == "classifier" else "trained")
 
 
 def _update(opened: Store, flags: list[str], backend: RewardBackend) -> Result:
@@ -142,14 +157,17 @@ def _update(opened: Store, flags: list[str], backend: RewardBackend) -> Result:
 
     workspace = load_settings().workspace
     updated = update_with_new_votes(opened, model, workspace)
-    return _report_model(updated, workspace, "updated" if updated is not model else "unchanged: no new votes")
+    return _report_model(opened, updated, workspace, "updated" if updated is not model else "unchanged: no new votes")
 
 
-def _report_model(model: RewardModel, workspace: Path, outcome: str) -> Result:
-    folder = workspace / "reward" / model.id
-    data = model.card | {"id": model.id, "path": str(folder)}  # in this order: an updated model's card has the old id
+def _report_model(opened: Store, model: RewardModel, workspace: Path, outcome: str) -> Result:
+    from rlhf_hitl.store.reward_models import display_name, get_reward_model
+
+    folder, record = workspace / "reward" / model.id, get_reward_model(opened, model.id)
+    # In this order: an updated model's card has the old id.
+    data = model.card | {"id": model.id, "name": display_name(record), "path": str(folder)}
     rows = {
-        "model": model.id,
+        "model": display_name(record, with_id=True),
         "folder": folder,
         "labels (votes)": f"{model.card['train_labels']} ({model.card['train_votes']})",
         "calibration labels": model.card["calibration_labels"],

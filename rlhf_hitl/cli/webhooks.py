@@ -88,7 +88,7 @@ def end_webhook_command(
     store: StoreUrl,
     json: AsJson = False,
 ) -> Result:
-    """Send nothing more to a webhook."""
+    """Send nothing more to a webhook, for good."""
     from rlhf_hitl.store import Store
     from rlhf_hitl.store import webhooks as stored_webhooks
 

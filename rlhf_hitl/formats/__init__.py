@@ -11,7 +11,9 @@ Start with `record` and one small format, such as `llmbar`. A format's module is
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
+from difflib import get_close_matches
 from importlib import import_module
 from itertools import islice
 from pathlib import Path
@@ -27,6 +29,11 @@ FORMATS = {
     for name in ("native", "kwise", "llmfao", "mt_bench", "llmbar", "rewardbench2", "rewardbench", "hh", "trl")
 }
 
+
+FIELDS_SHOWN = 6  # of a row, by an error
+NEAR = 0.75  # how alike two names are, of at most 1, for one to be taken for a misspelling of the other
+HOW_TO_LIST = "`rlhf-hitl import --formats` lists what can be read"
+_FIELDS, _WORD = re.compile(r"\{(.*)\}"), re.compile(r"\w+")  # what a format's ABOUT has in braces
 
 #: Which completions of a prompt are compared: (1st, 2nd), (3rd, 4th), …, or all of them.
 PairSelection = Literal["adjacent", "all"]
@@ -54,10 +61,15 @@ def get_format(name: str) -> Format:
     """Return the format of that name.
 
     Raises:
-        BadInput: the name is unknown; the error lists the known names.
+        BadInput: the name is unknown; the error names the nearest one.
     """
     if name not in FORMATS:
-        raise BadInput(f"format {name!r}", expected=f"auto, {', '.join(FORMATS)}", fix="choose one of them")
+        near = get_close_matches(name, FORMATS, 1, NEAR)
+        raise BadInput(
+            f"format {name!r}",
+            expected="auto, or the name of a known format",
+            fix=(f"did you mean {near[0]}? " if near else "") + HOW_TO_LIST,
+        )
     return import_module(FORMATS[name])  # type: ignore[return-value]
 
 
@@ -75,11 +87,26 @@ def open_source(path: str | Path, format: str = "auto") -> tuple[RowSource, Form
     for name in FORMATS:
         if get_format(name).matches(source.first.fields):
             return source, get_format(name)
-    formats = "; ".join(f"{name}: {get_format(name).ABOUT}" for name in FORMATS)
-    names = [str(name)[:40] for name in islice(source.first.fields, 20)]
+    names = [str(name)[:30] for name in islice(source.first.fields, FIELDS_SHOWN)]
     more = len(source.first.fields) - len(names)
     raise BadInput(
-        f"{source.name} with the fields {', '.join(names)}" + (f" and {more} more" if more else ""),
-        expected=f"one of these formats ({formats})",
-        fix="convert the file to one of them, or name its format with --format",
+        f"{source.first.place} with the fields {', '.join(names)}" + (f" and {more} more" if more else ""),
+        expected="the fields of a known format",
+        fix=_suggest_field(names) + HOW_TO_LIST,
     )
+
+
+def describe_formats() -> dict[str, str]:
+    """Return each format's name with what a file of it looks like."""
+    return {name: get_format(name).ABOUT for name in FORMATS}
+
+
+def _suggest_field(names: list[str]) -> str:
+    """Return the question whether a field of a known format was meant, or nothing."""
+    known = {
+        word for about in describe_formats().values() for part in _FIELDS.findall(about) for word in _WORD.findall(part)
+    }
+    for name in names:
+        if name not in known and (near := get_close_matches(name, known, 1, NEAR)):
+            return f"did you mean {near[0]} for {name}? "
+    return ""

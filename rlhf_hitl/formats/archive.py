@@ -100,7 +100,7 @@ def restore_archive(store: Store, path: str | Path, *, progress: bool = False) -
         tables = manifest["tables"]
         table_copy.lock_new_store(store, conn)
         total = sum(entry["rows"] for entry in tables.values())
-        with tqdm(total=total, desc=Path(path).name, unit=" rows", disable=not progress) as bar:
+        with tqdm(total=total, desc=Path(path).name, unit=" rows", disable=None if progress else True) as bar:
 
             def read_table(table: str) -> tuple[list[str], Iterator[table_copy.PlainRow]]:
                 rows = _read_rows(archive, table, tables[table], str(path))
@@ -146,7 +146,10 @@ def _open_snapshot(store: Store) -> Iterator[Connection]:
 def _write_tables(archive: zipfile.ZipFile, conn: Connection, progress: bool) -> dict[str, Any]:
     tables = {}
     with tqdm(
-        total=sum(table_copy.count_table_rows(conn).values()), desc="export", unit=" rows", disable=not progress
+        total=sum(table_copy.count_table_rows(conn).values()),
+        desc="export",
+        unit=" rows",
+        disable=None if progress else True,
     ) as bar:
         for table, columns in table_copy.TABLE_COLUMNS.items():
             digest, n = hashlib.sha256(), 0

@@ -128,7 +128,7 @@ def import_path(
     with open_own_store(store) as own:
         with (
             ImportStaging(own, name=source.name, format=file_format.NAME, source=name, project=project) as staging,
-            tqdm(records, desc=source.path.name, unit=" rows", disable=not progress) as bar,
+            tqdm(records, desc=source.path.name, unit=" rows", disable=None if progress else True) as bar,
         ):
             known = KnownNames(partial(_read_column, own))
             reader = _RecordReader(file_format.NAME, split, overlap, queue, project, batch, known)
@@ -144,7 +144,9 @@ def import_path(
                     fix=f"look at the file; {bad.quoted[0]}" if bad.quoted else "the file has none: give another",
                 )
             staging.commit(reader.counts)
-        with tqdm(total=staging.records, desc="into the store", unit=" rows", disable=not progress) as bar:
+        with tqdm(
+            total=staging.records, desc="into the store", unit=" rows", disable=None if progress else True
+        ) as bar:
             try:
                 finished = finish_import(own, staging.id, staging.worker, bar.update)
             except StoreFailure as e:  # the disk is full, or the database is gone

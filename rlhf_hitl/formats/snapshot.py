@@ -76,7 +76,7 @@ class Snapshot:
 
     def read_batches(self, split: Split) -> Iterator[SnapshotBatch]:
         """Yield all rows of a split: judged comparisons, in order of id, then the pairs accepted on a model's score."""
-        with tqdm(desc=f"export {split.value}", unit=" comparisons", disable=not self.progress) as bar:
+        with tqdm(desc=f"export {split.value}", unit=" comparisons", disable=None if self.progress else True) as bar:
             for comparisons in read_judged_comparisons(self.store, split=split, project=self.project):
                 batch = SnapshotBatch()
                 for judged in comparisons:

@@ -23,6 +23,9 @@ BadRowHandler = Callable[[BadInput], None]
 # Split names of published sets; names like "test_prefs" are matched by their first word.
 SPLIT_NAMES = {
     "test": Split.HELDOUT,
+    "testing": Split.HELDOUT,
+    "eval": Split.HELDOUT,
+    "evaluation": Split.HELDOUT,
     "heldout": Split.HELDOUT,
     "validation": Split.CALIBRATION,
     "valid": Split.CALIBRATION,
@@ -31,6 +34,10 @@ SPLIT_NAMES = {
     "calibration": Split.CALIBRATION,
 }
 FILE_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
+#: What lies beside the data files of a set and holds no rows of it.
+NO_DATA_FILES = ("dataset_info.json", "dataset_infos.json", "manifest.json", "package.json")
+# Held-out rows come first, so that a prompt that is in two splits stays out of training.
+SPLIT_ORDER = [Split.HELDOUT, Split.CALIBRATION, Split.TRAIN, None]
 MAX_LINES_PER_ROW = 100_000  # of a CSV file
 HUB_ID_PATTERN = re.compile(r"\w[\w.-]*/[\w.-]+(:[\w.-]+)?")
 
@@ -80,6 +87,9 @@ class RowSource:
 
     def rows(self, on_bad: BadRowHandler = raise_bad_row) -> Iterator[SourceRow]:
         """Yield every row. For a row that cannot be read, `on_bad` is called, which raises or records the error."""
+        if files := self._list_data_files():
+            yield from self._read_files(files, on_bad)
+            return
         if not self.path.is_file():
             yield from self._read_dataset_rows()
             return
@@ -192,30 +202,45 @@ class RowSource:
                 raise
             raise BadInput(self.name, expected="a Parquet file", fix=f"write it again ({str(e)[:200]})") from e
 
+    def _list_data_files(self) -> list[Path]:
+        """Return the files of a folder that are read one by one: those in it or, if there are none, those below it."""
+        if not self.path.is_dir() or self._is_saved_dataset():
+            return []
+        for paths in (self.path.glob("*"), self.path.rglob("*")):
+            if files := sorted(path for path in paths if _is_data_file(path)):
+                return files
+        return []
+
+    def _read_files(self, files: list[Path], on_bad: BadRowHandler) -> Iterator[SourceRow]:
+        parts = {path: _find_part(path.relative_to(self.path)) for path in files}
+        splits = _find_splits(set(parts.values()))
+        for path in sorted(files, key=lambda path: SPLIT_ORDER.index(splits[parts[path]])):
+            for row in RowSource(path).rows(on_bad):
+                yield SourceRow(row.fields, row.place, splits[parts[path]], parts[path])
+
     def _read_dataset_rows(self) -> Iterator[SourceRow]:
+        loaded = self._load()
         import datasets
 
-        loaded = self._load()
         is_single = not isinstance(loaded, datasets.DatasetDict)
         parts: dict[str, Any] = {"": loaded} if is_single else {str(name): part for name, part in loaded.items()}
-        split_by_part = {name: SPLIT_NAMES.get(re.split(r"[^a-z]", name.lower())[0]) for name in parts}
-        # Our own exports give the split of every prompt; other sets only tell what is not for training.
-        if {"train", "calibration", "heldout"} == set(parts):
-            split_by_part["train"] = Split.TRAIN
-        # Held-out rows come first, so that a prompt that is in two splits stays out of training.
-        order = [Split.HELDOUT, Split.CALIBRATION, Split.TRAIN, None]
-        for name in sorted(parts, key=lambda n: order.index(split_by_part[n])):
+        split_by_part = _find_splits(set(parts))
+        for name in sorted(parts, key=lambda n: SPLIT_ORDER.index(split_by_part[n])):
             part_name = f"{self.name}[{name}]" if name else self.name
             for number, fields in enumerate(parts[name], 1):
                 yield SourceRow(fields, f"{part_name}: row {number}", split_by_part[name], name)
 
+    def _is_saved_dataset(self) -> bool:
+        return any((self.path / f).exists() for f in ("dataset_dict.json", "state.json"))
+
     def _load(self) -> Any:
+        if self.path.is_dir() and not self._is_saved_dataset() and not any(p.is_file() for p in self.path.rglob("*")):
+            raise BadInput(self.name, expected="a folder with data files", fix="it is empty: check the path")
         import datasets
 
-        saved = any((self.path / f).exists() for f in ("dataset_dict.json", "state.json"))
         hub_id, _, config = self.name.partition(":")
         try:
-            if saved:
+            if self._is_saved_dataset():
                 return datasets.load_from_disk(self.name)
             if self.path.is_dir():
                 return datasets.load_dataset(self.name)
@@ -228,6 +253,29 @@ class RowSource:
                 expected, fix = "a file, or a dataset the hub gives out", "check the name and the network"
             reason = (str(e).strip().splitlines() or [type(e).__name__])[0][:200]
             raise BadInput(self.name, expected=expected, fix=f"{fix} ({reason})") from e
+
+
+def _is_data_file(path: Path) -> bool:
+    is_readable = path.name.removesuffix(".gz").endswith(FILE_SUFFIXES) and path.name not in NO_DATA_FILES
+    return is_readable and path.name[0] not in "._" and path.is_file()
+
+
+def _find_part(path: Path) -> str:
+    """Return the part of a set that a file in it belongs to: `raw` for data/raw-00000-of-00002.parquet.
+
+    A folder that is named after a split, as in test/votes.jsonl, comes before the name of the file.
+    """
+    words = [re.split(r"[-.]", name)[0] for name in reversed(path.parts)]
+    return next((word for word in words if _find_splits({word})[word] is not None), words[0])
+
+
+def _find_splits(parts: set[str]) -> dict[str, Split | None]:
+    """Return part → the split that its name says."""
+    splits = {name: SPLIT_NAMES.get(re.split(r"[^a-z]", name.lower())[0]) for name in parts}
+    # Our own exports give the split of every prompt; other sets only tell what is not for training.
+    if {"train", "calibration", "heldout"} == parts:
+        splits["train"] = Split.TRAIN
+    return splits
 
 
 def _check_row(value: Any, place: str, on_bad: BadRowHandler) -> SourceRow | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby, zip_longest
 from typing import Any, Protocol
 
@@ -49,6 +49,28 @@ class DPOPair:
         }
 
 
+@dataclass(frozen=True)
+class DPOPairArguments:
+    """Arguments of a training script: which pairs to train on."""
+
+    human_only: bool = field(
+        default=False, metadata={"help": "Train only on pairs that people judged: needs no reward model."}
+    )
+    sample_prompts: int = field(
+        default=0,
+        metadata={"help": "Number of prompts to sample fresh completions for; 0 takes what the router accepted."},
+    )
+    completions: int = field(default=4, metadata={"help": "Fresh completions for each prompt."})
+    temperature: float = field(default=1.0, metadata={"help": "Temperature of fresh completions."})
+    max_new_tokens: int = field(
+        default=160, metadata={"help": "Most tokens of a fresh completion; longer ones are cut off."}
+    )
+    least_margin: float = field(
+        default=0.5, metadata={"help": "Least margin (logits) between the sides of a pair the reward model makes."}
+    )
+    limit: int | None = field(default=None, metadata={"help": "Most pairs to train on."})
+
+
 def collect_dpo_pairs(
     store: Store,
     reward_model: ConversationScorer | None = None,
@@ -86,13 +108,26 @@ def collect_dpo_pairs(
     model_pairs = [p for p in model_pairs if p.completion_ids not in judged]
     pairs = [p for both in zip_longest(human_pairs, model_pairs) for p in both if p is not None][:limit]
     if not pairs:
-        raise BadInput(
-            "pairs for DPO",
-            expected="one or more pairs of the train split with a preferred side",
-            fix="have comparisons rated, or give a reward model and fresh completions",
-        )
+        raise make_no_pairs_error(store)
     refuse_heldout((p.prompt for p in pairs), store)
     return pairs
+
+
+def require_some_pairs(store: Store, arguments: DPOPairArguments) -> None:
+    """Raise BadInput where it is known without a model that there are no pairs: nothing judged, accepted or sampled."""
+    if arguments.sample_prompts and not arguments.human_only:
+        return
+    if not collect_human_pairs(store) and (arguments.human_only or not _find_accepted_completions(store)[0]):
+        raise make_no_pairs_error(store)
+
+
+def make_no_pairs_error(store: Store) -> BadInput:
+    """Return the error for a store that has nothing to train on."""
+    return BadInput(
+        f"pairs for DPO in {store.safe_url}",
+        expected="one or more of the train split with a preferred side",
+        fix="have comparisons rated, or give a reward model and fresh completions",
+    )
 
 
 def collect_human_pairs(store: Store) -> list[DPOPair]:

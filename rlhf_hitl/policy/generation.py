@@ -9,10 +9,10 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from rlhf_hitl.policy.completion_jobs import CompletionJob, make_completion, plan_jobs
-from rlhf_hitl.policy.sampling import Sampling, derive_seed
+from rlhf_hitl.policy.sampling import GenerationBackend, Sampling, derive_seed
 from rlhf_hitl.policy.token_sampling import decode_answer, find_eos_ids, sample_tokens
 from rlhf_hitl.types import Completion, Prompt
 
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 #: How often a completion that is empty, or equals another of its prompt, is sampled again before it is dropped.
 RETRIES = 8
-
-GenerationBackend = Literal["transformers", "vllm"]
 
 
 def sample_completions(

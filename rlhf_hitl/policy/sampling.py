@@ -5,8 +5,12 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from rlhf_hitl.errors import BadInput
+
+#: What samples: transformers, or vLLM on a GPU.
+GenerationBackend = Literal["transformers", "vllm"]
 
 
 @dataclass(frozen=True)

@@ -15,3 +15,6 @@ not from each other.
 
 #: The most tokens of a conversation unless another limit is set: longer prompts are cut from the left.
 DEFAULT_MAX_TOKENS = 1024
+
+#: The files in the folder of every saved reward model: its card for programs, and its head.
+CARD_FILE, HEAD_FILE = "reward_model.json", "reward_head.safetensors"

@@ -42,6 +42,11 @@ class ReaderFolder:
         return hash_weights(self.path) if self.has_weights else BundledFeatures.open().weights_hash
 
 
+def is_bundled_only(name: str) -> bool:
+    """Whether a backbone is the default one and was not fetched: the package describes it."""
+    return name == DEFAULT_MODEL and not is_fetched(name)
+
+
 def locate_reader(name: str) -> ReaderFolder:
     """Return the folder of a backbone. The default one is described by the package where it was not fetched.
 
@@ -50,7 +55,7 @@ def locate_reader(name: str) -> ReaderFolder:
     """
     from rlhf_hitl.reward.pretrained import locate_full_model
 
-    if name == DEFAULT_MODEL and not is_fetched(name):
+    if is_bundled_only(name):
         return ReaderFolder(_get_folder(), has_weights=False)
     return ReaderFolder(locate_full_model(name))
 

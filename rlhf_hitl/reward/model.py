@@ -20,16 +20,15 @@ from safetensors.numpy import load_file, save_file
 from rlhf_hitl.errors import BadInput, NotFound
 from rlhf_hitl.files import atomic_file, make_private_folder
 from rlhf_hitl.models import get_display_name
+from rlhf_hitl.reward import CARD_FILE, HEAD_FILE
 from rlhf_hitl.reward.backbone import Backbone
 from rlhf_hitl.reward.feature_cache import FeatureCache
 from rlhf_hitl.reward.head import Head
-from rlhf_hitl.reward.model_card import CARD_FILE, write_card
+from rlhf_hitl.reward.model_card import write_card
 from rlhf_hitl.reward.rendering import Conversation, list_conversations, measure_completion_lengths
 from rlhf_hitl.reward.seen_prompts import SeenPrompts
 from rlhf_hitl.reward.standardiser import Standardiser
 from rlhf_hitl.types import Comparison, Score
-
-HEAD_FILE = "reward_head.safetensors"
 
 
 class RewardModel:

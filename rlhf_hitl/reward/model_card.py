@@ -12,9 +12,10 @@ from jinja2 import Environment
 
 from rlhf_hitl.files import write_text_atomically
 from rlhf_hitl.models import SHORT_NAMES
+from rlhf_hitl.reward import CARD_FILE
 from rlhf_hitl.reward.evaluation_record import Evaluation
 
-CARD_FILE, README_FILE = "reward_model.json", "README.md"
+README_FILE = "README.md"
 
 TEMPLATE = """---
 {{ metadata }}

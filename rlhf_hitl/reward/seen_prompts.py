@@ -9,8 +9,6 @@ from pathlib import Path
 
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.files import write_text_atomically
-from rlhf_hitl.reward.bundled_reader import locate_reader
-from rlhf_hitl.reward.pretrained import is_sequence_classifier
 
 SEEN_PROMPTS_FILE = "prompts_seen.json"
 
@@ -64,5 +62,8 @@ def find_prompts_seen_before(name: str) -> SeenPrompts:
     A model with a record gives that record. A language model has learnt none. For a classifier that others trained it
     is unknown.
     """
+    from rlhf_hitl.reward.bundled_reader import locate_reader
+    from rlhf_hitl.reward.pretrained import is_sequence_classifier  # torch
+
     path = locate_reader(name).path
     return SeenPrompts.load(path) or SeenPrompts.of((), is_complete=not is_sequence_classifier(path))

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rlhf_hitl.errors import BadInput
 from rlhf_hitl.reward.labelled_pairs import load_labelled_pairs
-from rlhf_hitl.reward.model import RewardModel
 from rlhf_hitl.reward.rendering import all_completions_have_text
 from rlhf_hitl.routing.acquisition import compute_mutual_information
+from rlhf_hitl.routing.config import RoutingConfig
 from rlhf_hitl.routing.threshold import Threshold, choose_threshold
 from rlhf_hitl.store import Store
 from rlhf_hitl.store.comparisons import find_comparisons
@@ -19,32 +19,10 @@ from rlhf_hitl.store.routings import Routing, apply_routings
 from rlhf_hitl.store.scores import read_scores
 from rlhf_hitl.types import Comparison, Route, Score, Split
 
+if TYPE_CHECKING:
+    from rlhf_hitl.reward.model import RewardModel
+
 CONTROL_CHOICES = 2**48  # a draw below `control_share` of these makes a control
-
-
-@dataclass(frozen=True)
-class RoutingConfig:
-    """How to route.
-
-    Attributes:
-        max_error: bound on how often raters who see a difference would prefer the other, among accepted comparisons.
-        delta: chance that the bound fails.
-        control_share: share of all comparisons that go to raters whatever the model says. Their judgments are an
-            unbiased measure of the model and of the router.
-    """
-
-    max_error: float = 0.1
-    delta: float = 0.05
-    control_share: float = 0.1
-
-    def __post_init__(self) -> None:
-        for name in ("max_error", "delta"):
-            value = getattr(self, name)
-            if not 0 < value < 1:
-                flag = "--" + name.replace("_", "-")
-                raise BadInput(f"{flag} {value}", expected="a share above 0 and below 1", fix=f"e.g. {flag} 0.1")
-        if not 0 <= self.control_share <= 1:
-            raise BadInput(f"--control-share {self.control_share}", expected="0 to 1", fix="e.g. --control-share 0.1")
 
 
 @dataclass(frozen=True)

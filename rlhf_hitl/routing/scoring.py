@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from itertools import islice
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from rlhf_hitl.reward.model import RewardModel
 from rlhf_hitl.reward.rendering import all_completions_have_text
 from rlhf_hitl.store import Store
 from rlhf_hitl.store.comparisons import compute_shuffle_key, find_comparisons
 from rlhf_hitl.store.scores import insert_scores
+
+if TYPE_CHECKING:
+    from rlhf_hitl.reward.model import RewardModel
 
 CHUNK = 256  # comparisons scored between two writes to the store
 

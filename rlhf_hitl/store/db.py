@@ -172,7 +172,7 @@ class Store:
             raise BadInput(
                 f"store {self.safe_url}" + (f" of version {version}" if version else ""),
                 expected=f"a store of version {head}",
-                fix="run `rlhf-hitl init` with the same --store",
+                fix="run `rlhf-hitl init` with the same --store" if version else engines.HOW_TO_MAKE_A_STORE,
             )
         with self.write() as conn:
             # Two processes may open a new store at once: the second waits here, then finds the tables upgraded.

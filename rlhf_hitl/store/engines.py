@@ -20,6 +20,9 @@ KEEPALIVE_OPTIONS = {
     "keepalives_interval": 10,
     "keepalives_count": 3,
 }  # for PostgreSQL
+HOW_TO_MAKE_A_STORE = (
+    "to try things out run `rlhf-hitl quickstart`, for an empty store `rlhf-hitl init`, with the same --store"
+)
 LOCK_TIMEOUT_SECONDS = 20  # how long a write waits for other writers
 LOCK_POLL_SECONDS = 0.001  # between two looks at SQLite's write lock
 IDLE_CHECK_SECONDS = 1.0  # a connection that was idle for longer is tested before it is used
@@ -54,9 +57,7 @@ def create_engine(url: str, create: bool) -> Engine:
     path = Path(parsed.database)
     if not path.exists():
         if not create:
-            raise BadInput(
-                f"store {safe_url}", expected="an existing store", fix="run `rlhf-hitl init` with the same --store"
-            )
+            raise BadInput(f"store {safe_url}", expected="an existing store", fix=HOW_TO_MAKE_A_STORE)
         try:
             make_private_folder(path.parent)
             make_private_file(path)  # SQLite gives its -wal and -shm the mode of this file

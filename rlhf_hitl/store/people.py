@@ -5,9 +5,9 @@ How they sign in is in `sign_in.py`, which API tokens act for them in `tokens.py
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from typing import Any
+from unicodedata import category
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, RowMapping
@@ -21,6 +21,7 @@ from rlhf_hitl.types import Rater, Role, make_content_id, utc_now
 from rlhf_hitl.types.names import check_name, hash_name_skeleton, make_look_alike_error, make_name_key
 
 MAX_NAME_LENGTH = 150
+NAME_MARKS = ".-_@+'’ "  # that the name of a new person may have beside letters, digits and accents
 MAX_LANGUAGE_LENGTH = 40  # as a prompt's tag has
 
 
@@ -77,8 +78,14 @@ def check_new_name(conn: Connection, name: str) -> str:
         BadInput: as for `insert_rater`.
     """
     name = check_name("name", name.strip(), max_length=MAX_NAME_LENGTH)
-    if re.match(r"[a-z_]+:", make_name_key(name)):  # raters of imported votes are named so, after their format
-        raise BadInput(f"name {name!r}", expected="a name that starts with no `word:`", fix="choose another name")
+    # A name is typed on command lines and stands in addresses, and one with a colon is that of an imported rater. A
+    # store of an earlier version may hold others.
+    if wrong := next((c for c in name if not (c.isalnum() or category(c)[0] == "M" or c in NAME_MARKS)), None):
+        raise BadInput(
+            f"name {name!r}",
+            expected=f"letters and digits of any script, single spaces, and {' '.join(NAME_MARKS.strip())}",
+            fix=f"write it without {wrong}",
+        )
     _refuse_mistakable(conn, name)
     return name
 

@@ -255,8 +255,6 @@ def test_bad_input_is_one_line_and_writes_nothing(tmp_path, tiny_model):
     for arguments, named in (
         (["--prompts", bad, "--out", out], "bad.jsonl:2: messages"),
         (["--prompts", tmp_path / "none.jsonl", "--out", out], "none.jsonl"),
-        (["--split", "test"], "--split test"),
-        (["--backend", "other"], "--backend other"),
         (["--policy", tmp_path / "nowhere", "--prompts", good, "--out", out], "nowhere"),
         (["--prompts", good], "none.db"),
         (["--temperature", 1, "--temperature", 2, "--completions", 1], "--completions 1"),

@@ -238,7 +238,7 @@ def test_of_many_who_accept_one_invitation_at_once_one_succeeds(store):
 
 def test_a_name_of_the_form_of_imported_raters_is_refused(store):
     for name in ("mt_bench:expert_1", "hh:1"):
-        with pytest.raises(BadInput, match="word:"):
+        with pytest.raises(BadInput, match="without :"):
             people.add_rater(store, name, Role.RATER)
 
 

@@ -404,9 +404,7 @@ def model(name: str = "m1") -> RewardModelRecord:
 def test_the_newest_reward_model_is_the_one_used_unless_named(store):
     with pytest.raises(NotFound, match="train-reward"):
         get_reward_model(store)
-    first, second = model("m1"), model("m2")
-    for record in (first, second):
-        add_reward_model(store, record)
+    first, second = (add_reward_model(store, model(id)) for id in ("m1", "m2"))
     assert get_reward_model(store) == second
     assert get_reward_model(store, "m1") == first
     with pytest.raises(NotFound, match="m3"):

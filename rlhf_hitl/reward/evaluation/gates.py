@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from difflib import get_close_matches
 
 from rlhf_hitl.errors import BadInput, NotFound
 from rlhf_hitl.reward.evaluation_record import AccuracyDifference, Estimate, Evaluation
+
+SLICES_SHOWN = 6  # by an error about a slice that there is not
 
 
 @dataclass(frozen=True)
@@ -75,10 +78,9 @@ def check_gates(
     for s in min_slices:
         estimate = evaluation.slices.get(s.kind, {}).get(s.value)
         if estimate is None:
-            slices = [f"{kind}={value}" for kind, values in evaluation.slices.items() for value in values]
             raise NotFound(
-                f"slice {s.kind}={s.value}",
-                expected=f"one of {', '.join(slices) or 'none'}",
+                f"--min-slice {s.kind}={s.value}",
+                expected=f"a slice of this evaluation ({_name_slices(evaluation, s)})",
                 fix="name one of them; a slice needs ten labels",
             )
         results.append(
@@ -90,6 +92,16 @@ def check_gates(
         sentence = f"{verdict} {d.against}: {d}, McNemar p = {d.p_value:.3g}"
         results.append(GateResult("no-worse-than", not d.is_worse, sentence))
     return results
+
+
+def _name_slices(evaluation: Evaluation, wanted: SliceThreshold) -> str:
+    """Return some slices that there are: first those like the wanted one, then those of its kind, then others."""
+    names = [f"{kind}={value}" for kind, values in evaluation.slices.items() for value in values]
+    near = get_close_matches(f"{wanted.kind}={wanted.value}", names, 3)
+    ordered = [*near, *(n for n in names if n.startswith(f"{wanted.kind}=")), *names]
+    shown = list(dict.fromkeys(ordered))[:SLICES_SHOWN]
+    more = f" and {len(names) - len(shown)} more" if len(names) > len(shown) else ""
+    return ", ".join(name[:40] for name in shown) + more if names else "it has none"
 
 
 def _check_at_least(name: str, figure: str, estimate: Estimate, least: float) -> GateResult:

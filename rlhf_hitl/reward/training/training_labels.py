@@ -1,16 +1,17 @@
-"""The labels that a training reads from a store, and what the model card says of them."""
+"""The labels that a training reads from a store, and what the model card says of them.
+
+Importing this module costs no torch and no scikit-learn: too few labels are refused before either is needed.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from rlhf_hitl import __version__
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.reward.feature_cache import FeatureCache
-from rlhf_hitl.reward.head import Head
-from rlhf_hitl.reward.head_fitting import calibrate_temperature
 from rlhf_hitl.reward.labelled_pairs import (
     LabelledPair,
     compute_first_shares,
@@ -18,10 +19,14 @@ from rlhf_hitl.reward.labelled_pairs import (
     load_labelled_pairs,
     select_decided,
 )
-from rlhf_hitl.reward.model import RewardModel
 from rlhf_hitl.reward.seen_prompts import SeenPrompts
 from rlhf_hitl.store import Store
 from rlhf_hitl.types import Split
+
+if TYPE_CHECKING:
+    from rlhf_hitl.reward.feature_cache import FeatureCache
+    from rlhf_hitl.reward.head import Head
+    from rlhf_hitl.reward.model import RewardModel
 
 MIN_DECIDED_LABELS = 8  # with fewer, a head predicts nothing but its prior
 
@@ -50,6 +55,8 @@ def compute_differences(model: RewardModel, pairs: Sequence[LabelledPair]) -> np
 
 def calibrate_on_pairs(model: RewardModel, calibration: Sequence[LabelledPair]) -> Head:
     """Return the model's head with the temperature that fits the calibration pairs best (1 without any)."""
+    from rlhf_hitl.reward.head_fitting import calibrate_temperature  # scikit-learn
+
     return calibrate_temperature(model.head, compute_differences(model, calibration), compute_first_shares(calibration))
 
 

@@ -1,0 +1,209 @@
+"""Reward models and evaluations have names for people, which commands print and take, and which never change hands."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from command_line import Outcome, run_command
+from rlhf_hitl import simulate
+from rlhf_hitl.errors import BadInput, NotFound
+from rlhf_hitl.formats.importing import import_bundled
+from rlhf_hitl.store.reward_models import (
+    MONTHS,
+    RewardModelRecord,
+    add_reward_model,
+    display_evaluation_name,
+    display_name,
+    find_evaluation_name,
+    get_reward_model,
+    list_reward_models,
+)
+from rlhf_hitl.store.tables import reward_models
+from rlhf_hitl.types import utc_now
+
+YEAR = utc_now().year
+DAY = datetime(YEAR, 1, 28, 12, tzinfo=UTC)
+
+
+def make_record(id: str, at: datetime, backend: str = "head") -> RewardModelRecord:
+    return RewardModelRecord(id, backend, f"/models/{id}", "tiny", "sha256:0", False, {"train_labels": 9}, at)
+
+
+@pytest.fixture
+def named(store):
+    """Five models: three of one day in January, one of the next day, one of a year before."""
+    for n, (at, backend) in enumerate(
+        [
+            (DAY.replace(year=YEAR - 1), "head"),
+            (DAY, "head"),
+            (DAY + timedelta(hours=1), "full"),
+            (DAY + timedelta(hours=2), "head"),
+            (DAY + timedelta(days=1), "head"),
+        ]
+    ):
+        add_reward_model(store, make_record(f"m_{n}{'abcde'[n] * 23}", at, backend))
+    return store
+
+
+def test_a_name_is_the_backend_the_day_and_the_number_of_that_day(named):
+    models = list_reward_models(named)
+    assert [display_name(m) for m in models] == [
+        f"head · 28 Jan {YEAR - 1} · 1",
+        "head · 28 Jan · 1",
+        "full · 28 Jan · 2",
+        "head · 28 Jan · 3",
+        "head · 29 Jan · 1",
+    ]
+    assert display_name(models[2], with_id=True) == "full · 28 Jan · 2 (m_2ccccccc)"
+    assert models[2].figures == {"train_labels": 9}
+
+
+@pytest.mark.parametrize(
+    ("text", "index"),
+    [
+        ("full · 28 Jan · 2", 2),
+        ("full · 28 Jan · 2 (m_2ccccccc)", 2),
+        ("full-28-jan-2", 2),
+        ("FULL 28 JAN 2", 2),
+        ("28 Jan 2", 2),
+        ("full", 2),
+        ("2", 2),
+        ("3", 3),
+        ("29 Jan", 4),
+        (f"28 Jan {YEAR - 1}", 0),
+        (f"head · 28 Jan {YEAR} · 1", 1),
+        ("m_2", 2),
+        ("m_2ccccccccccccccccccccccc", 2),
+    ],
+)
+def test_a_model_is_found_by_all_ways_to_write_its_name(named, text, index):
+    assert get_reward_model(named, text) == list_reward_models(named)[index]
+
+
+def test_a_name_that_several_models_have_lists_them_and_one_that_none_has_lists_the_newest(named):
+    with pytest.raises(BadInput) as caught:
+        get_reward_model(named, "head-28-jan-1")
+    assert f"may be head · 28 Jan · 1 (m_1bbbbbbb), head · 28 Jan {YEAR - 1} · 1 (m_0aaaaaaa)." in str(caught.value)
+    with pytest.raises(BadInput, match=r"head · 29 Jan · 1 \(m_4eeeeeee\), .* and 1 more"):
+        get_reward_model(named, "head")
+    for unknown in ("9", "m_9", "head-30-Jan-1", "", "·"):
+        with pytest.raises(NotFound, match=r"head · 29 Jan · 1 .* and 2 more.*models list"):
+            get_reward_model(named, unknown)
+    assert get_reward_model(named) == list_reward_models(named)[-1]
+
+
+def test_a_name_never_goes_to_another_model(named):
+    """A model that is trained again becomes the newest, and keeps its number where that was on the same day."""
+    before = {m.id: display_name(m) for m in list_reward_models(named)}
+    first = list_reward_models(named)[1]
+    again = add_reward_model(named, replace(first, created_at=DAY + timedelta(hours=5)))
+    assert display_name(again) == "head · 28 Jan · 1"
+    assert {m.id: display_name(m) for m in list_reward_models(named)} == before
+    again = add_reward_model(named, replace(first, created_at=DAY + timedelta(days=1, hours=3)))
+    assert display_name(again) == "head · 29 Jan · 2"
+    assert get_reward_model(named).id == first.id
+    others = {m.id: display_name(m) for m in list_reward_models(named) if m.id != first.id}
+    assert others.items() <= before.items()
+    new = add_reward_model(named, make_record("m_new", DAY + timedelta(minutes=1)))
+    assert display_name(new) == "head · 28 Jan · 4"
+    assert {m.id: display_name(m) for m in list_reward_models(named) if m.id in others} == others
+
+
+def test_models_of_an_earlier_version_are_numbered_in_their_order(store):
+    rows = [vars(make_record(f"m_{n}", DAY + timedelta(minutes=n))) for n in range(3)]
+    with store.write() as conn:
+        conn.execute(reward_models.insert(), [{k: v for k, v in row.items() if k != "number"} for row in rows])
+    assert [m.number for m in list_reward_models(store)] == [1, 2, 3]
+    assert add_reward_model(store, make_record("m_old", DAY - timedelta(hours=1))).number == 4
+    assert {m.id: m.number for m in list_reward_models(store)} == {"m_0": 1, "m_1": 2, "m_2": 3, "m_old": 4}
+
+
+def test_an_evaluation_is_called_after_its_model(named):
+    models = list_reward_models(named)
+    names = [f"heldout-{models[3].id}", f"train-{models[3].id}", f"round-2-{models[4].id}", "first"]
+    shown = [display_evaluation_name(name, models) for name in names]
+    assert shown == ["heldout · head · 28 Jan · 3", "train · head · 28 Jan · 3", "round-2 · head · 29 Jan · 1", "first"]
+    for name, text in zip(names, shown):
+        assert find_evaluation_name(text, names, models) == name
+        assert find_evaluation_name(text.replace(" · ", "-"), names, models) == name
+    assert find_evaluation_name("heldout 3", names, models) == names[0]
+    assert find_evaluation_name(f"heldout-{models[3].id[:6]}", names, models) == names[0]
+    assert find_evaluation_name("3", names, models) is None
+    assert find_evaluation_name("second", names, models) is None
+    twins = [f"heldout-{m.id}" for m in models[:2]]
+    with pytest.raises(BadInput, match=r"may be heldout · head · 28 Jan .*1, heldout · head"):
+        find_evaluation_name("heldout 1", twins, models)
+
+
+# --- on the command line
+
+
+@pytest.fixture
+def trained(sqlite_store, tiny_model, tmp_path):
+    """A store with two reward models, and a way to run commands on it."""
+    import_bundled(sqlite_store)
+    simulate.judge_queue(sqlite_store, 90)
+
+    def run(*words: object, code: int = 0) -> Outcome:
+        env = {"RLHF_HITL_WORKSPACE": str(tmp_path / "workspace"), "COLUMNS": "300"}
+        done = run_command(*words, "--store", sqlite_store.url, env=env)
+        assert done.returncode == code, done.stdout + done.stderr
+        return done
+
+    for layer in (1, 2):
+        run("train-reward", "--backbone", tiny_model, "--layer", layer)
+    return run
+
+
+def test_commands_print_the_name_and_take_it_and_the_list_has_what_is_known(trained, sqlite_store, tmp_path):
+    first, second = list_reward_models(sqlite_store)
+    today = f"{second.created_at.day} {MONTHS[second.created_at.month - 1]}"
+    assert [display_name(first), display_name(second)] == [f"head · {today} · 1", f"head · {today} · 2"]
+    assert f"Scored with head · {today} · 1 ({first.short_id})" in trained("score", "--reward-model", "1").stdout
+    routed = trained("route", "--reward-model", f"head-{today.replace(' ', '-')}-2")
+    assert f"Routed with head · {today} · 2 ({second.short_id})" in routed.stdout
+    trained("evaluate", "--reward-model", "1", "--name", "first")
+    trained("evaluate", "--reward-model", first.id[:9])
+    result = json.loads(trained("evaluate", "--against", "heldout-1", "--json").stdout)
+    assert result["reward_model_id"] == second.id
+    assert result["difference"]["against"] == "heldout-1"
+
+    listed = json.loads(trained("models", "list", "--json").stdout)
+    assert [m["name"] for m in listed["language_models"]] == ["smollm2-135m-instruct"]
+    newest, oldest = listed["reward_models"]
+    assert (newest["name"], newest["id"]) == (f"head · {today} · 2", second.id)
+    assert newest["labels"] == second.figures["train_labels"] > 0
+    assert newest["accuracy"] == result["accuracy"]["value"]
+    assert newest["simulated"] is True
+    assert (oldest["evaluation"], oldest["id"]) == (f"heldout-{first.id}", first.id)
+    text = trained("models", "list").stdout
+    assert f"head · {today} · 2" in text
+    assert second.short_id in text
+    assert "simulated" in text
+
+    missing = trained("route", "--reward-model", "7", code=2).stderr
+    assert f"one of this store's (head · {today} · 2 ({second.short_id})" in missing
+    evaluation = tmp_path / "workspace" / "evaluations" / "first" / "evaluation.json"
+    evaluation.write_text("{")
+    assert "1 evaluations cannot be read: first" in trained("models", "list").stdout
+
+
+def test_models_are_listed_where_there_is_no_store_yet_and_a_wrong_store_is_refused(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("RLHF_HITL_MODELS", str(tmp_path / "models"))
+    done = run_command("models", "list")
+    assert done.returncode == 0
+    assert "not fetched" in done.stdout
+    assert "there is no store here yet: to try things out run `rlhf-hitl quickstart`" in done.stdout
+    assert not Path("workspace").exists()
+    (tmp_path / "models" / "smollm2-135m-instruct").mkdir(parents=True)
+    (tmp_path / "models" / "smollm2-135m-instruct" / "source.json").write_text('{"source": "hub:x"}')
+    [model] = json.loads(run_command("models", "list", "--json").stdout)["language_models"]
+    assert model["source"] == "hub:x"
+    assert model["path"] == str(tmp_path / "models" / "smollm2-135m-instruct")
+    assert run_command("models", "list", "--store", f"sqlite:///{tmp_path}/other.db").returncode == 2

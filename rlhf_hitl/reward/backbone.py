@@ -13,7 +13,6 @@ from tqdm import tqdm
 from rlhf_hitl.models import DEFAULT_PRECISION, load_config, load_tokenizer, resolve_dtype
 from rlhf_hitl.reward import DEFAULT_MAX_TOKENS
 from rlhf_hitl.reward.bundled_reader import locate_reader, refuse_to_read_without_weights
-from rlhf_hitl.reward.pretrained import find_max_tokens
 from rlhf_hitl.reward.rendering import RenderedConversation, Renderer
 from rlhf_hitl.reward.views import FeatureView, parse_layers, parse_poolings
 
@@ -47,6 +46,8 @@ class Backbone:
         max_length: int = DEFAULT_MAX_TOKENS,
         dtype: str = DEFAULT_PRECISION,
     ):
+        from rlhf_hitl.reward.pretrained import find_max_tokens  # torch
+
         self.name = name
         self._folder = locate_reader(name)
         config = load_config(self._folder.path)

@@ -9,9 +9,10 @@ from functools import cache
 import pytest
 
 from checkout import ROOT
-from rlhf_hitl.types import REASONS, Answer, Reason, Verdict
+from rlhf_hitl.types import REASONS, Answer, Reason, Role, Verdict
 from rlhf_hitl.ui import rating_cards
 from rlhf_hitl.ui.conversation import SPEAKERS
+from rlhf_hitl.ui.navigation import PAGES
 from rlhf_hitl.ui.pages import load_translations
 
 ASSETS = ROOT / "ui" / "assets"
@@ -90,6 +91,10 @@ def families() -> dict[str, set[str]]:
         "reason_*": {reason.value for reason in Reason},
         "break_*": outcomes(script("pace.js")),
         "key_*": set(re.findall(r"(\w+):", default_keys[1])),
+        "page_*": set(PAGES),
+        "role_*": {role.value for role in Role},
+        "state_*": {"active", "paused", "disabled", "simulated"},
+        "queue_*": {"open", "held", "done"},
     }
 
 
@@ -109,7 +114,7 @@ def used() -> dict[str, str]:
     for where, function in calls.items():
         shown = given(f"rlhf_hitl/api/{where}.py", function, "problem")
         found |= {f"login_{problem}": f"api/{where}.py" for problem in shown}
-    for path in sorted((ASSETS / "rate").glob("*.js")):
+    for path in sorted(ASSETS.rglob("*.js")):
         for argument in first_arguments(path.read_text(encoding="utf-8")):
             found |= dict.fromkeys(outcomes(argument), path.name)
             for family in re.findall(r"`([^`]*)`", argument):

@@ -82,6 +82,10 @@ def make_rows(n: int) -> dict[str, list[dict[str, Any]]]:
     return kept
 
 
+def routing_seq(i: int) -> int:
+    return 3 * i + 5
+
+
 def make_domain_values(table: str, i: int, n: int, kept: dict[str, list[dict[str, Any]]]) -> dict[str, Any]:
     """Return the columns of a row that have to make sense to the program."""
     text, route = f"{TEXTS[i % len(TEXTS)]}{i}", list(Route)[i % len(Route)].value
@@ -112,7 +116,8 @@ def make_domain_values(table: str, i: int, n: int, kept: dict[str, list[dict[str
             lane = kept["lanes"][i]
             id = make_content_id("x", pair, {"project": lane["project_id"]})
             where = {"prompt_id": kept["prompts"][0]["id"], "lane_id": lane["id"], "repeat_of": None}
-            return {"id": id, "completion_ids": pair, "route": route} | where
+            accepted = {"accepted_seq": routing_seq(i) if route == Route.AUTO else None}
+            return {"id": id, "completion_ids": pair, "route": route} | where | accepted
         case "leases":
             comparison = kept["comparisons"][i]
             times = {"leased_at": TIMES[i % 4], "expires_at": TIMES[i % 4] + timedelta(minutes=i)}
@@ -154,7 +159,12 @@ def make_domain_values(table: str, i: int, n: int, kept: dict[str, list[dict[str
             numbers = {"uncertainty": abs(FLOATS[i % len(FLOATS)]), "probability": i / n, "rewards": {chosen: 1e-310}}
             return {"comparison_id": comparison["id"], "chosen": chosen, "rejected": rejected} | numbers
         case "routings":
-            return {"comparison_id": kept["comparisons"][i]["id"], "route": route, "proposed": route}
+            return {
+                "seq": routing_seq(i),
+                "comparison_id": kept["comparisons"][i]["id"],
+                "route": route,
+                "proposed": route,
+            }
         case "tokens":
             kind = list(TokenKind)[i % 3]
             holder = {"rater_id": kept["raters"][i]["id"], "role": None}

@@ -13,11 +13,12 @@ from starlette.middleware import Middleware
 from rlhf_hitl.api.auth import Caller
 from rlhf_hitl.api.page_calls import PageCall
 from rlhf_hitl.errors import RlhfHitlError
-from rlhf_hitl.store import StoreFailure
+from rlhf_hitl.store import Store, StoreFailure, projects
+from rlhf_hitl.ui.navigation import get_page_title, render_navigation
 from rlhf_hitl.ui.pages import load_templates, mount_page, read_asset
 
-#: The pages that link to each other, in the order of the links.
-LINKED_PAGES = ("lead", "people", "replay", "rate")
+#: The scripts that these pages share with each other, and with the rating page.
+SHARED_SCRIPTS = ("scrollable", "navigation", "rate/storage", "rate/i18n", "redraw", "renewal", "dashboard")
 
 
 class PageMessage(BaseModel):
@@ -36,19 +37,22 @@ def mount_dashboard(
         calls: as for `mount_page`. What they raise reaches the page as `{"problem": ...}`.
         scripts: further scripts of the folder, which `NAME.js` uses.
     """
-    parts = ["scrollable", "dashboard", *(f"{name}/{script}" for script in (*scripts, name))]
+    parts = [*SHARED_SCRIPTS, *(f"{name}/{script}" for script in (*scripts, name))]
     mount_page(
         app,
         path,
-        title=name.capitalize(),
-        html=load_templates()
-        .get_template(f"{name}/{name}.html")
-        .render(name=name, pages=[p for p in LINKED_PAGES if p != name]),
+        title=get_page_title(name),
+        html=load_templates().get_template(f"{name}/{name}.html").render(name=name, navigation=render_navigation(name)),
         css=read_asset("dashboard.css") + read_asset(f"{name}/{name}.css"),
         script="\n".join(read_asset(f"{part}.js") for part in parts) + f"\n{name}(element, server);",
         calls={call_name: _report_problems(call) for call_name, call in calls.items()},
         guard=guard,
     )
+
+
+def list_projects(store: Store) -> list[dict[str, Any]]:
+    """Return the projects that a page can be filtered by: their names, and whether they are paused and open to all."""
+    return [{"id": p.id, "paused": p.paused, "open": p.open} for p in projects.list_projects(store)]
 
 
 def _report_problems(call: PageCall) -> PageCall:

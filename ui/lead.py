@@ -1,117 +1,192 @@
-"""The lead's page: the five KPIs, the queue, the people, and what the model accepted without them."""
+"""The lead's page: the five KPIs, the queue, the people, and what the model accepted without them.
+
+Here are the calls of the page, as data; `assets/lead/` draws them.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Sequence
+from typing import Annotated, Any
 
 from fastapi import FastAPI
+from pydantic import Field
 from starlette.middleware import Middleware
 
 from rlhf_hitl.api.auth import Caller
 from rlhf_hitl.config import Settings
-from rlhf_hitl.errors import Conflict
-from rlhf_hitl.kpis import KpiFigure, compute_kpi_report
+from rlhf_hitl.kpis import compute_kpi_report
 from rlhf_hitl.store import Store, people, queue, views
-from rlhf_hitl.store.routings import Routing, apply_routings
-from rlhf_hitl.types import Rater, Route
+from rlhf_hitl.store.accepted import AcceptedComparison, count_accepted, count_newer, list_accepted, load_routes
+from rlhf_hitl.store.routings import send_to_raters
+from rlhf_hitl.types import LaneState, Rater
 from rlhf_hitl.ui.conversation import make_excerpt, make_question_excerpt
-from rlhf_hitl.ui.dashboard import mount_dashboard
-from rlhf_hitl.ui.pages import load_templates
+from rlhf_hitl.ui.dashboard import PageMessage, list_projects, mount_dashboard
+from rlhf_hitl.ui.lead_figures import SharedFigures
 from rlhf_hitl.visible import make_all_visible
 
 ACCEPTED_EXCERPT_LENGTH = 280  # characters
+#: Rows of the two tables; the page says how many are left out.
+LANES_LIMIT, PEOPLE_LIMIT = 300, 50
+#: Accepted comparisons on one page.
+PAGE_SIZE_LIMIT = 50
+
+ProjectName = Annotated[str, Field(max_length=80)]
+#: The number of a decision. A script's numbers are whole up to here.
+DecisionNumber = Annotated[int, Field(ge=0, le=2**53)]
+
+
+class OverviewRequest(PageMessage):
+    """Which project to show, and what the page shows of the accepted comparisons: ids, and the newest decision."""
+
+    project: ProjectName | None = None
+    shown: list[Annotated[str, Field(max_length=80)]] = Field([], max_length=PAGE_SIZE_LIMIT)
+    newest: DecisionNumber = 0
+
+
+class AcceptedRequest(PageMessage):
+    """Which accepted comparisons to list: see `list_accepted`."""
+
+    project: ProjectName | None = None
+    words: str = Field("", max_length=200)
+    before: DecisionNumber | None = None
+    limit: int = Field(25, ge=1, le=PAGE_SIZE_LIMIT)
+
+
+class EscalationRequest(PageMessage):
+    """Which accepted comparison to send to raters."""
+
+    id: str = Field(max_length=80)
 
 
 def mount(app: FastAPI, path: str, store: Store, settings: Settings, guard: Middleware) -> None:
     """Mount the page at `path`."""
+    shared_figures = SharedFigures(lambda: compute_kpi_report(store, settings))
 
     def open(sent: Any, caller: Caller) -> dict[str, Any]:
-        return {"html": render_overview(store, settings)}
+        return load_overview(store, OverviewRequest.model_validate(sent))
+
+    def figures(sent: Any, caller: Caller) -> dict[str, Any]:
+        report, at = shared_figures.get()
+        figures = [vars(figure) for figure in report.figures]
+        return {"figures": figures, "simulated": report.simulated, "at": at.isoformat()}
+
+    def accepted(sent: Any, caller: Caller) -> dict[str, Any]:
+        return load_accepted(store, AcceptedRequest.model_validate(sent))
 
     def escalate(sent: Any, caller: Caller) -> dict[str, Any]:
-        send_to_raters(store, caller.rater, str(sent))
-        return {"html": render_overview(store, settings)}
+        request = EscalationRequest.model_validate(sent)
+        return {"sent": send_to_raters(store, request.id, by=caller.rater.id)}
 
-    mount_dashboard(app, path, guard, name="lead", calls={"open": open, "escalate": escalate})
-
-
-def send_to_raters(store: Store, lead: Rater, comparison_id: str) -> None:
-    """Have an accepted comparison judged by people after all: a lead's override.
-
-    Raises:
-        Conflict: the comparison is not (or no longer) among the newest accepted ones.
-    """
-    accepted = {a.comparison.id: a for a in views.list_accepted(store)}
-    if comparison_id not in accepted:
-        raise Conflict("This comparison is not among the newest accepted ones any more. Reload the page.")
-    score = accepted[comparison_id].score
-    routing = Routing(
-        comparison_id,
-        Route.ESCALATED,
-        Route.AUTO,
-        "sent to raters by a lead",
-        reward_model_id=score.reward_model_id if score else None,
-        decided_by=lead.id,
-    )
-    apply_routings(store, [routing])
+    calls = {"open": open, "figures": figures, "accepted": accepted, "escalate": escalate}
+    mount_dashboard(app, path, guard, name="lead", calls=calls, scripts=("view", "sending", "accepted"))
 
 
-def render_overview(store: Store, settings: Settings) -> str:
-    """Return the content of the page as HTML. Everything written by a policy or a person is escaped."""
-    kpis = compute_kpi_report(store, settings)
-    work = views.load_activity(store)
-    staff = [_make_staff_row(rater, work[rater.id]) for rater in people.list_raters(store) if not rater.source]
-    imported = sum(w.in_all for w in work.values()) - sum(row["count"] for row in staff)
-    places = queue.count_places(store)
-    return (
-        load_templates()
-        .get_template("lead/overview.html")
-        .render(
-            figures=[_format_figure(figure) for figure in kpis.figures],
-            simulated=kpis.simulated,
-            places=places,
-            total=sum(places.values()),
-            staff=sorted(staff, key=lambda row: -row["count"]),
-            imported=imported,
-            accepted=[_make_accepted_row(accepted) for accepted in views.list_accepted(store)],
-        )
-    )
+def load_overview(store: Store, request: OverviewRequest) -> dict[str, Any]:
+    """Return the projects, the queue, the people, and what has changed of the accepted comparisons on the page."""
+    accepted = count_accepted(store, project=request.project)
+    lanes = queue.count_places_by_lane(store, project=request.project)
+    projects = list_projects(store)  # last, so that it has the project of every lane
+    changes = {
+        "total": sum(accepted.values()),
+        "newer": count_newer(store, request.newest, project=request.project),
+        "routes": {id: route.value for id, route in load_routes(store, request.shown).items()},
+    }
+    shown_projects = [project for project in projects if request.project in (None, project["id"])]
+    queue_state = _describe_queue(lanes, accepted, shown_projects)
+    return {"projects": projects, "accepted": changes} | queue_state | _load_people(store)
 
 
-def _make_staff_row(rater: Rater, work: views.RaterActivity) -> dict[str, Any]:
+def _describe_queue(
+    lanes: Sequence[LaneState], accepted: dict[tuple[str, str, str], int], projects: Sequence[dict[str, Any]]
+) -> dict[str, Any]:
+    """Return the queue lane by lane, and its totals. A project into which nothing was imported yet has a row, too."""
+    states = {(state.project, state.language, state.batch): state for state in lanes}
+    by_id = {project["id"]: project for project in projects}
+    keys = states.keys() | accepted.keys()
+    empty = by_id.keys() - {project for project, _, _ in keys}
+    rows: list[tuple[str, str | None, str]] = [*keys, *((project, None, "") for project in empty)]
+    rows.sort(key=lambda key: (key[0], key[2], key[1] or ""))
+    total = queue.sum_places(lanes)
     return {
+        "lanes": [
+            _make_lane_row(key, by_id[key[0]], states.get(key), accepted.get(key, 0)) for key in rows[:LANES_LIMIT]
+        ],
+        "lanes_left_out": max(0, len(rows) - LANES_LIMIT),
+        "totals": {
+            "open": total["free"],
+            "held": total["leased"],
+            "done": total["filled"],
+            "open_paused": sum(state.free for state in lanes if state.paused),
+        },
+    }
+
+
+def _make_lane_row(
+    key: tuple[str, str | None, str], project: dict[str, Any], state: LaneState | None, accepted: int
+) -> dict[str, Any]:
+    return {
+        "project": key[0],
+        "language": None if key[1] is None else make_all_visible(key[1]),
+        "batch": make_all_visible(key[2]),
+        "paused": project["paused"],
+        "members_only": not project["open"],
+        "open": state.free if state else 0,
+        "held": state.leased if state else 0,
+        "done": state.filled if state else 0,
+        "accepted": accepted,
+    }
+
+
+def _load_people(store: Store) -> dict[str, Any]:
+    """Return those who have judged most, the number of all who sign in or are simulated, and the imported judgments."""
+    work = views.load_activity(store)
+    staff = [rater for rater in people.list_raters(store) if not rater.source]
+    staff.sort(key=lambda rater: -work[rater.id].in_all)
+    imported = sum(w.in_all for w in work.values()) - sum(work[rater.id].in_all for rater in staff)
+    rows = [_make_person_row(rater, work[rater.id]) for rater in staff[:PEOPLE_LIMIT]]
+    return {"people": rows, "people_count": len(staff), "imported": imported}
+
+
+def _make_person_row(rater: Rater, work: views.RaterActivity) -> dict[str, Any]:
+    return {
+        "id": rater.id,
         "name": make_all_visible(rater.name),
         "role": rater.role.value,
         "state": rater.state,
-        "count": work.in_all,
-        "last": f"{work.judged_at:%Y-%m-%d %H:%M}" if work.judged_at else "never",
+        "judged": work.in_all,
+        "last": work.judged_at.isoformat() if work.judged_at else None,
     }
 
 
-def _format_figure(figure: KpiFigure) -> dict[str, Any]:
-    if figure.value is None:
-        value, bounds = "—", ""
-    elif figure.unit == "share":
-        value = f"{figure.value:.1%}"
-        bounds = f"95 %: {figure.low:.1%} to {figure.high:.1%}" if None not in (figure.low, figure.high) else ""
-    else:
-        value, bounds = f"{figure.value:,.3g} {figure.unit}", ""
-    return {"title": figure.title, "value": value, "bounds": bounds, "note": figure.note}
+def load_accepted(store: Store, request: AcceptedRequest) -> dict[str, Any]:
+    """Return a page of the accepted comparisons, from where to go on, and how many there are of the project."""
+    page = list_accepted(
+        store, project=request.project, words=request.words, before=request.before, limit=request.limit
+    )
+    return {
+        "rows": [_make_accepted_row(accepted) for accepted in page.rows],
+        "before": page.before,
+        "looked_at": page.looked_at,
+        "total": sum(count_accepted(store, project=request.project).values()),
+    }
 
 
-def _make_accepted_row(accepted: views.AcceptedComparison) -> dict[str, Any]:
+def _make_accepted_row(accepted: AcceptedComparison) -> dict[str, Any]:
+    """Return a row; its texts are excerpts for the page to escape."""
     comparison, score = accepted.comparison, accepted.score
     row = {
         "id": comparison.id,
+        "seq": accepted.seq,
         "asked": make_question_excerpt(comparison.prompt.messages, ACCEPTED_EXCERPT_LENGTH),
-        "at": f"{accepted.accepted_at:%Y-%m-%d %H:%M}",
+        "project": comparison.project,
+        "at": accepted.accepted_at.isoformat(),
     }
     if score is None:
-        return row | {"margin": "—", "uncertainty": "—", "probability": "—", "chosen": "", "rejected": ""}
+        return row | dict.fromkeys(("margin", "uncertainty", "probability", "chosen", "rejected"))
     return row | {
-        "margin": f"{score.margin:.2f}",
-        "uncertainty": f"{score.uncertainty:.2f}",
-        "probability": f"{score.probability:.0%}",
+        "margin": score.margin,
+        "uncertainty": score.uncertainty,
+        "probability": score.probability,
         "chosen": make_excerpt(comparison.find_completion(score.chosen).text, ACCEPTED_EXCERPT_LENGTH),
         "rejected": make_excerpt(comparison.find_completion(score.rejected).text, ACCEPTED_EXCERPT_LENGTH),
     }

@@ -12,7 +12,7 @@ from rlhf_hitl.api import auth
 from rlhf_hitl.config import Settings
 from rlhf_hitl.store import Store, invitations, people, projects, views
 from rlhf_hitl.types import Rater, Role, utc_now
-from rlhf_hitl.ui.dashboard import PageMessage, mount_dashboard
+from rlhf_hitl.ui.dashboard import PageMessage, list_projects, mount_dashboard
 from rlhf_hitl.visible import make_all_visible
 
 DAYS = 14  # of the chart of judgments a day
@@ -81,7 +81,7 @@ def load_people(store: Store, lead: Rater) -> dict[str, Any]:
         ],
         "by_day": [sum(work[rater_id].by_day[day] for rater_id in staff) for day in range(DAYS)],
         "today": utc_now().date().isoformat(),
-        "projects": [project.id for project in projects.list_projects(store)],
+        "projects": list_projects(store),
         "roles": [role.value for role in (Role.RATER, Role.EVALUATOR, Role.LEAD) if auth.may_manage(lead, role)],
     }
 

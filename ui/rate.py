@@ -12,6 +12,7 @@ from rlhf_hitl.api.page_calls import PageCall
 from rlhf_hitl.config import Settings
 from rlhf_hitl.store import Store
 from rlhf_hitl.ui import rating_service
+from rlhf_hitl.ui.navigation import render_navigation
 from rlhf_hitl.ui.pages import mount_page, read_asset
 
 #: The page's script in parts, concatenated in this order; `rate` comes last and starts the page.
@@ -35,14 +36,15 @@ def mount(app: FastAPI, path: str, store: Store, settings: Settings, guard: Midd
 
         return call
 
-    script = "\n".join([read_asset("scrollable.js"), *(read_asset(f"rate/{name}.js") for name in SCRIPTS)])
+    shared = [read_asset(f"{name}.js") for name in ("scrollable", "navigation")]
+    script = "\n".join([*shared, *(read_asset(f"rate/{name}.js") for name in SCRIPTS)])
     mount_page(
         app,
         path,
         title="Rate",
-        html=read_asset("rate/rate.html"),
+        html=read_asset("rate/rate.html").replace("<!-- navigation -->", render_navigation("rate")),
         css=read_asset("rate/rate.css"),
-        script=script + "\nrate(element, server);",
+        script=script + "\nshowNavigation(element);\nrate(element, server);",
         calls={name: server_function(name) for name in rating_service.CALLS},
         guard=guard,
         max_call_bytes=MAX_CALL_BYTES,

@@ -51,8 +51,7 @@ def mount(app: FastAPI, path: str, store: Store, settings: Settings, guard: Midd
     workspace = settings.workspace
 
     def open(sent: Any, caller: auth.Caller) -> dict[str, Any]:
-        pages = [page for page, roles in auth.ROLES_OF_PAGE.items() if caller.rater.role in roles]
-        return {"html": render_evaluation_list(workspace), "pages": pages}
+        return {"html": render_evaluation_list(workspace)}
 
     def evaluation(sent: Any, caller: auth.Caller) -> dict[str, Any]:
         message = EvaluationMessage.model_validate(sent)

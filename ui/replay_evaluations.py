@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
@@ -237,7 +237,9 @@ def _format_figure(title: str, estimate: Estimate, note: str) -> dict[str, Any]:
 
 
 def _format_time(iso: str) -> str:
+    """Return a time as the page's script reads it, which shows it in the reader's zone."""
     try:
-        return f"{datetime.fromisoformat(iso):%Y-%m-%d %H:%M}"
+        made = datetime.fromisoformat(iso)
+        return (made if made.tzinfo else made.replace(tzinfo=UTC)).isoformat()
     except ValueError:
         return make_visible(iso)

@@ -17,7 +17,7 @@ from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.requests import ClientDisconnect
 
-from rlhf_hitl.api.auth import SESSION_COOKIE, find_session_rater, get_client_address
+from rlhf_hitl.api.auth import ROLES_OF_PAGE, SESSION_COOKIE, find_session_rater, get_client_address
 from rlhf_hitl.api.connections import find_network
 from rlhf_hitl.api.error_pages import respond_with_error_page
 from rlhf_hitl.api.sign_in_throttle import SignInThrottle
@@ -105,11 +105,15 @@ def add_sign_in_routes(app: FastAPI, store: Store, settings: Settings, throttle:
 
     @app.get("/me")
     def show_me(request: Request) -> Response:
-        """Return who is signed in. A page asks this to tell a lost connection from an ended session."""
+        """Return who is signed in, and the pages they may open.
+
+        A page asks this for its links, and to tell a lost connection from an ended session.
+        """
         rater = find_session_rater(store, request)
         if rater is None:
             return JSONResponse({"detail": "signed out"}, 401)
-        return JSONResponse({"name": rater.name, "role": rater.role.value})
+        pages = [page for page, roles in ROLES_OF_PAGE.items() if rater.role in roles]
+        return JSONResponse({"name": rater.name, "role": rater.role.value, "pages": pages})
 
 
 async def answer_form(request: Request, answer: Callable[[Request, str, str], Response]) -> Response:

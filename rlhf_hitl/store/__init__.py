@@ -4,7 +4,7 @@ Start with `db` (`Store`: open, read, write) and `tables` (what every table and 
 
 - work: `comparisons` (prompts, completions, comparisons and their places), `assignment` (what a rater gets next),
   `queue` (leases and submits), `judgments`, `views` (what pages show of them)
-- what models add: `reward_models`, `scores`, `routings`, `loop_steps`
+- what models add: `reward_models`, `scores`, `routings`, `accepted` (what needs no rater), `loop_steps`
 - people: `people`, `passwords`, `sign_in`, `tokens`, `invitations`, `projects`, `guidelines`, `tutorial`
 - operation: `audit`, `webhooks` (subscriptions, outbox, sender), `retention` (what is deleted after a while)
 - bulk reads and writes: `export_query` (judged comparisons for exports), `table_copy` (whole tables for archives)

@@ -266,7 +266,7 @@ def load_comparisons(conn: Connection, ids: Sequence[str]) -> dict[str, Comparis
 _IDS = sa.bindparam("ids", expanding=True)
 _COMPARISONS = (
     sa.select(
-        *(c for c in comparisons.c if c.name not in ("source", "created_at", "lane_id")),
+        *(c for c in comparisons.c if c.name not in ("source", "created_at", "lane_id", "accepted_seq")),
         lanes.c.project_id,
         lanes.c.batch,
         *(c.label(f"prompt_{c.name}") for c in (prompts.c.messages, prompts.c.split, prompts.c.tags)),

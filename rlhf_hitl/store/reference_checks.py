@@ -11,7 +11,8 @@ from sqlalchemy.engine import Connection
 
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.store.service_tables import secrets
-from rlhf_hitl.store.tables import comparisons, completions, judgments, leases, places, scores
+from rlhf_hitl.store.tables import comparisons, completions, judgments, leases, places, routings, scores
+from rlhf_hitl.types import Route
 
 ROWS_AT_ONCE = 500
 FIX = "use an archive that was not altered"
@@ -48,6 +49,19 @@ def _list_queries() -> list[tuple[str, str, sa.Select[Any]]]:
                 ~sa.exists().where(
                     original.c.id == comparisons.c.repeat_of, original.c.prompt_id == comparisons.c.prompt_id,
                     original.c.lane_id == comparisons.c.lane_id, original.c.repeat_of.is_(None),
+                ),
+            ),
+        ),
+        (
+            "comparisons", "the decision by which it is accepted, where it is",
+            sa.select(comparisons.c.id).where(
+                comparisons.c.accepted_seq.is_not(None),
+                sa.or_(
+                    comparisons.c.route != Route.AUTO.value,
+                    ~sa.exists().where(
+                        routings.c.seq == comparisons.c.accepted_seq, routings.c.comparison_id == comparisons.c.id,
+                        routings.c.route == Route.AUTO.value,
+                    ),
                 ),
             ),
         ),

@@ -10,7 +10,7 @@ from datetime import datetime
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from rlhf_hitl.errors import NotFound
+from rlhf_hitl.errors import Conflict, NotFound
 from rlhf_hitl.store import webhooks
 from rlhf_hitl.store.comparisons import compute_queue_position, open_places, restrict_comparisons
 from rlhf_hitl.store.db import Store
@@ -62,14 +62,46 @@ def apply_routings(store: Store, decisions: Sequence[Routing], *, now: datetime 
             _apply_some(store, conn, decisions[start : start + DECISIONS_AT_ONCE], now or store.now(conn))
 
 
+def send_to_raters(store: Store, comparison_id: str, *, by: str) -> bool:
+    """Have an accepted comparison judged by people after all, before all others: a lead's override.
+
+    Returns False where it was sent to raters before, by this lead or another: it is sent once.
+
+    Args:
+        by: the lead's id.
+
+    Raises:
+        NotFound: the store has no such comparison.
+        Conflict: it is not accepted, or no longer.
+    """
+    with store.write() as conn:
+        # Locked, so that of two leads who send it at once one sends it.
+        query = sa.select(comparisons.c.route).where(comparisons.c.id == comparison_id)
+        route = conn.execute(query.with_for_update(key_share=True)).scalar()
+        if route == Route.ESCALATED.value:
+            return False
+        if route is None:
+            raise NotFound(f"comparison {comparison_id!r}", expected="one in the store", fix="reload the page")
+        if route != Route.AUTO.value:
+            raise Conflict("This comparison is not accepted any more: raters judge it. Fix: reload the page")
+        newest = sa.select(routings.c.reward_model_id).where(routings.c.comparison_id == comparison_id)
+        model = conn.execute(newest.order_by(routings.c.seq.desc()).limit(1)).scalar()
+        reason = "sent to raters by a lead"
+        decision = Routing(comparison_id, Route.ESCALATED, Route.AUTO, reason, reward_model_id=model, decided_by=by)
+        _apply_some(store, conn, [decision], store.now(conn))
+    return True
+
+
 def _apply_some(store: Store, conn: Connection, decisions: Sequence[Routing], now: datetime) -> None:
     # Locked in order of id, so that two routers cannot deadlock.
     query = sa.select(comparisons.c.id).where(store.among(comparisons.c.id, {d.comparison_id for d in decisions}))
     conn.execute(query.order_by(comparisons.c.id).with_for_update(key_share=True))
     hooks = webhooks.list_subscriptions(conn)
     for d in decisions:
-        conn.execute(routings.insert().values(vars(d) | {"route": d.route.value, "proposed": d.proposed.value}))
-        conn.execute(comparisons.update().where(comparisons.c.id == d.comparison_id).values(route=d.route.value))
+        row = vars(d) | {"route": d.route.value, "proposed": d.proposed.value}
+        seq = conn.execute(routings.insert().values(row)).inserted_primary_key[0]
+        decided = {"route": d.route.value, "accepted_seq": seq if d.route is Route.AUTO else None}
+        conn.execute(comparisons.update().where(comparisons.c.id == d.comparison_id).values(decided))
         if d.route is Route.AUTO:
             webhooks.enqueue_event(
                 conn, Event.COMPARISON_RESOLVED, {"comparison_id": d.comparison_id, "by": "model"}, hooks

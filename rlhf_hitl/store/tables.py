@@ -135,7 +135,10 @@ comparisons = Table(
     # Never null, but not declared so: SQLite cannot add a NOT NULL column to a table that has rows.
     Column("lane_id", ForeignKey("lanes.id"), index=True),
     Column("repeat_of", String(40)),  # the comparison this one shows the same rater again
-)
+    Column("accepted_seq", Integer),  # the one of `routings` by which it is accepted without raters; null: it is not
+    Index("comparisons_accepted", "accepted_seq", "lane_id", sqlite_where=text("accepted_seq IS NOT NULL"),
+          postgresql_where=text("accepted_seq IS NOT NULL")),
+)  # fmt: skip
 
 # One row for each judgment that a comparison wants. This makes overlap exact: a place is filled at most once, and there
 # are never more places than wanted judgments. A place without a judgment is open; it is free when no lease on it runs.

@@ -1,4 +1,4 @@
-"""Read-only queries of the pages: a rater's judgments and progress, all raters' activity, accepted comparisons."""
+"""Read-only queries of the pages: a rater's judgments and progress, and all raters' activity."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from rlhf_hitl.store.db import Store
 from rlhf_hitl.store.judgments import IS_FIRST
 from rlhf_hitl.store.queue.assignment import count_available
 from rlhf_hitl.store.service_tables import tokens
-from rlhf_hitl.store.tables import comparisons, judgments, places, raters, routings, scores
-from rlhf_hitl.types import Comparison, Judgment, Route, Score, utc_now
+from rlhf_hitl.store.tables import judgments, places, raters
+from rlhf_hitl.types import Comparison, Judgment, utc_now
 
 
 @dataclass(frozen=True)
@@ -52,16 +52,6 @@ class RaterActivity:
     @property
     def seen_at(self) -> datetime | None:
         return max(filter(None, (self.judged_at, self.signed_in_at)), default=None)
-
-
-@dataclass(frozen=True)
-class AcceptedComparison:
-    """A comparison that was accepted without a rater, the score it was accepted on, and when."""
-
-    comparison: Comparison
-    score: Score | None
-    reason: str
-    accepted_at: datetime
 
 
 @dataclass(frozen=True)
@@ -237,38 +227,3 @@ def _select_activity_of_raters(store: Store, newest: int) -> sa.Select:
     )
     signed_in_at = sa.type_coerce(session.correlate(raters).scalar_subquery(), tokens.c.created_at.type)
     return sa.select(raters.c.id, seconds.label("seconds"), signed_in_at.label("signed_in_at"))
-
-
-def list_accepted(store: Store, limit: int = 50) -> list[AcceptedComparison]:
-    """Return the newest comparisons that were accepted on a model's score, newest first."""
-    newest = (
-        sa.select(routings.c.comparison_id, sa.func.max(routings.c.seq).label("seq"))
-        .group_by(routings.c.comparison_id)
-        .subquery()
-    )
-    query = (
-        sa.select(routings.c.comparison_id, routings.c.reward_model_id, routings.c.reason, routings.c.created_at)
-        .join(newest, newest.c.seq == routings.c.seq)
-        .join(comparisons, comparisons.c.id == routings.c.comparison_id)
-        .where(comparisons.c.route == Route.AUTO.value)
-        .order_by(routings.c.seq.desc())
-        .limit(limit)
-    )
-    columns = [c for c in scores.c if c.name != "created_at"]
-    with store.read() as conn:
-        rows = conn.execute(query).mappings().all()
-        ids = [r["comparison_id"] for r in rows]
-        loaded = load_comparisons(conn, ids)
-        scores_by_key = {
-            (s["comparison_id"], s["reward_model_id"]): Score(**s)
-            for s in conn.execute(sa.select(*columns).where(scores.c.comparison_id.in_(ids))).mappings()
-        }
-    return [
-        AcceptedComparison(
-            loaded[r["comparison_id"]],
-            scores_by_key.get((r["comparison_id"], r["reward_model_id"])),
-            r["reason"],
-            r["created_at"],
-        )
-        for r in rows
-    ]

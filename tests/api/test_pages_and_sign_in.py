@@ -20,7 +20,7 @@ from rlhf_hitl.errors import BadInput
 from rlhf_hitl.store import Store, audit, people, queue, sign_in
 from rlhf_hitl.store.comparisons import insert_comparisons
 from rlhf_hitl.store.judgments import read_judgments
-from rlhf_hitl.types import Comparison, Completion, Message, Prompt, Role, Route
+from rlhf_hitl.types import Comparison, Completion, Message, Prompt, Role
 from rlhf_hitl.ui import rating_service
 
 PASSWORD = "a-good-password"
@@ -255,7 +255,7 @@ def test_each_call_of_a_page_reads_the_session_once_and_is_refused_as_soon_as_it
 def test_a_disabled_rater_loses_access_at_once(client, store):
     people.add_rater(store, "tom", Role.RATER, PASSWORD)
     sign_in_as(client, "tom")
-    assert client.get("/me").json() == {"name": "tom", "role": "rater"}
+    assert client.get("/me").json() == {"name": "tom", "role": "rater", "pages": ["/rate"]}
     people.change_rater(store, "tom", disabled=True)
     assert client.get("/me").status_code == 401
     assert client.get("/rate/").status_code == 401
@@ -431,23 +431,6 @@ def test_scores_of_the_answers_shown_are_kept_by_completion(sqlite_store, settin
     rating_service.answer_call("submit", sqlite_store, settings, ann, sent)
     (judgment,) = read_judgments(sqlite_store)
     assert judgment.answer.scores == {"honest": {judgment.order_shown[0]: 5}}
-
-
-def test_an_accepted_comparison_is_sent_to_raters_by_a_lead_once(sqlite_store, ann):
-    from rlhf_hitl.errors import Conflict
-    from rlhf_hitl.store.routings import Routing, apply_routings, read_routings
-    from rlhf_hitl.ui.lead import send_to_raters
-
-    made = comparison("q", "one", "two")
-    put(sqlite_store, made)
-    apply_routings(sqlite_store, [Routing(made.id, Route.AUTO, Route.AUTO, "sure")])
-    assert queue.lease(sqlite_store, ann.id, seconds=1800) is None
-    lea = people.add_rater(sqlite_store, "lea", Role.LEAD, PASSWORD)
-    send_to_raters(sqlite_store, lea, made.id)
-    assert read_routings(sqlite_store)[-1].decided_by == lea.id
-    assert queue.lease(sqlite_store, ann.id, seconds=1800).comparison.route is Route.ESCALATED
-    with pytest.raises(Conflict):
-        send_to_raters(sqlite_store, lea, made.id)
 
 
 # Commands.

@@ -246,6 +246,8 @@ BAD_VALUES: list[tuple[str, str, Any]] = [
     ("comparisons", "overlap", 2**40),
     ("comparisons", "repeat_of", "x_none"),
     ("comparisons", "lane_id", None),
+    ("comparisons", "accepted_seq", 5),
+    ("comparisons", "accepted_seq", 2**31 - 1),
     ("places", "judgment_id", "j_none"),
     ("places", "lease_id", "l_none"),
     ("places", "position", -1),

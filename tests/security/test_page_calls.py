@@ -157,14 +157,15 @@ def test_whatever_a_page_is_sent_it_answers(page):
     dice = random.Random(page.name)
     calls = {
         "rate": ("open", "submit", "revisit", "history", "difference", "acknowledge", "try_example", "renew"),
-        "lead": ("open", "escalate"),
+        "lead": ("open", "figures", "accepted", "escalate"),
         "people": ("open", "change", "invite"),
         "replay": ("open", "evaluation", "look", "difference"),
     }[page.name]
     fields = re.findall(
         r"\w+",
         """day have lapsed guidelines id mode verdict ranks strength reason scores rationale rewrite active_seconds
-        paused disabled quota languages role project days of beside show order tag value words at example""",
+        paused disabled quota languages role project days of beside show order tag value words at example
+        project shown newest before limit""",
     )
     values = [
         None, True, -1, 0, 2**63, 2**200, 1e308, -0.0, "", "x", "\x00", "../../etc/passwd", "a@b", "tutorial",

@@ -392,6 +392,7 @@ def test_the_queue_is_told_lane_by_lane(store, add_raters):
         ("second", "", "pilot"): (True, 0, 0, 1),
     }
     assert queue.count_places(store) == {"filled": 1, "leased": 1, "free": 5}
+    assert queue.count_places_by_lane(store, project="second") == [lanes["second", "", "pilot"]]
 
 
 # The way of a judgment through the database

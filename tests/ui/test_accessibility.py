@@ -11,8 +11,10 @@ from axe_playwright_python.sync_playwright import Axe
 from browser_fixtures import answers, enter, expect, pair, picture, question, until_next
 from handmade_evaluations import bundled, put
 from rlhf_hitl.formats.guidance import read_bundled_tutorial
-from rlhf_hitl.store import guidelines, invitations, tutorial
-from rlhf_hitl.types import DEFAULT_PROJECT, Role
+from rlhf_hitl.store import guidelines, invitations, projects, tutorial
+from rlhf_hitl.store.comparisons import insert_comparisons
+from rlhf_hitl.store.routings import Routing, apply_routings
+from rlhf_hitl.types import DEFAULT_PROJECT, Role, Route
 
 pytestmark = pytest.mark.browser
 
@@ -67,6 +69,14 @@ def office(servers):
         pair("Suggest a name for a ginger cat.", *cats, overlap=everyone),
     ]
     with servers.server(made) as server:
+        sure = [
+            pair(f"How many letters has the word *tea{'r' * i}*?", "Three.", "Four.") for i in range(len(SCREENS) + 1)
+        ]
+        with server.store.write() as conn:
+            insert_comparisons(server.store, conn, sure)
+        apply_routings(server.store, [Routing(c.id, Route.AUTO, Route.AUTO, "sure") for c in sure])
+        projects.add_project(server.store, "later", open=False)
+        projects.change_project(server.store, "later", paused=True)
         tutorial.replace_tutorial(server.store, DEFAULT_PROJECT, read_bundled_tutorial())
         for name in SCREENS:
             server.person(f"new-{name}", new=True)
@@ -236,7 +246,13 @@ def test_leading(office, screen):
     _, page, look = screen
     enter(page, office, "lea")
     expect(page.locator(".figure").first).to_be_visible()
-    look("lead", pictured=False)  # whose pictures are of more work: test_browser.py
+    expect(page.locator("#accepted-rows tr").last).to_be_visible()
+    look("lead", pictured=False)  # whose pictures are of more work: test_pages.py
+    page.get_by_role("button", name="Send to raters").first.click()
+    look("sending", pictured=False)
+    page.locator("#words").fill("nothing holds this")
+    expect(page.locator("#accepted-range")).to_contain_text("None found")
+    look("nothing found", pictured=False)
     page.goto(office.address + "/people/")
     expect(page.locator("table")).to_be_visible()
     look("people", pictured=False)  # and test_people_page.py

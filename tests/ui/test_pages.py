@@ -454,7 +454,9 @@ def test_a_lead_sees_the_work_and_sends_an_accepted_comparison_to_a_raters_scree
     enter(rater_page, server, "rater")
     expect(rater_page.locator("#empty")).to_be_visible()
     page.get_by_role("button", name="Send to raters").click()
-    expect(page.locator(".accepted")).to_have_count(0)
+    expect(page.locator(".accepted")).to_contain_text("Goes to raters in")
+    page.reload()  # who leaves the page does not take it back
+    expect(page.locator("#accepted-none")).to_be_visible()
     rater_page.get_by_role("button", name="Look again").click()
     expect(rater_page.locator("#prompt")).to_contain_text("Was the model right?")
     other.close()

@@ -9,10 +9,11 @@ from functools import cache
 import pytest
 
 from checkout import ROOT
-from rlhf_hitl.types import REASONS, Answer, Reason, Verdict
+from rlhf_hitl.types import REASONS, Answer, Reason, Role, Verdict
 from rlhf_hitl.ui import rating_cards
 from rlhf_hitl.ui.conversation import SPEAKERS
 from rlhf_hitl.ui.error_pages import EXPLAINED
+from rlhf_hitl.ui.navigation import PAGES
 from rlhf_hitl.ui.pages import load_translations
 
 ASSETS = ROOT / "ui" / "assets"
@@ -91,6 +92,10 @@ def families() -> dict[str, set[str]]:
         "reason_*": {reason.value for reason in Reason},
         "break_*": outcomes(script("pace.js")),
         "key_*": set(re.findall(r"(\w+):", default_keys[1])),
+        "page_*": set(PAGES),
+        "role_*": {role.value for role in Role},
+        "state_*": {"active", "paused", "disabled", "simulated"},
+        "queue_*": {"open", "held", "done"},
     }
 
 
@@ -105,7 +110,7 @@ def used() -> dict[str, str]:
     shown = given("rlhf_hitl/api/sign_in.py", "respond_with_sign_in_page", "problem")
     found |= {f"login_{problem}": "api/sign_in.py" for problem in shown}
     found |= {f"error_{name}{part}": "error_pages.py: EXPLAINED" for name in EXPLAINED for part in ("", "_why")}
-    for path in sorted((ASSETS / "rate").glob("*.js")):
+    for path in sorted(ASSETS.rglob("*.js")):
         for argument in first_arguments(path.read_text(encoding="utf-8")):
             found |= dict.fromkeys(outcomes(argument), path.name)
             for family in re.findall(r"`([^`]*)`", argument):

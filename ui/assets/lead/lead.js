@@ -1,22 +1,45 @@
-// The lead's page. `element` holds lead.html; `server` has open and escalate, each a call to ui/lead.py.
+// The lead's page. `element` holds lead.html; `server` has open, figures and accepted, each a call to ui/lead.py; a fourth,
+// escalate, is called by sending.js. view.js draws what the calls bring, but for the accepted comparisons: accepted.js.
 function lead(element, server) {
-  const { $, checkAnswer, showUpdated } = createDashboard(element);
+  const dashboard = createDashboard(element, "lead");
+  const { $, checkAnswer, showProjects, showUpdated, showAge, showLoading } = dashboard;
+  const view = createLeadView(dashboard);
+  const accepted = createAcceptedList(dashboard, server);
+  const chosenProject = () => readAddress().project ?? null;
 
-  function draw(answer) {
-    if (!checkAnswer(answer)) return;
-    $("overview").innerHTML = answer.html; // made by a template that escapes everything
-    showUpdated();
+  async function load(isQuiet) {
+    if (!isQuiet) showLoading();
+    const project = chosenProject();
+    const answer = await server.open({ project, ...accepted.whatIsShown() });
+    if (chosenProject() !== project) return load(isQuiet);
+    if (!checkAnswer(answer)) return false;
+    showProjects(answer.projects);
+    view.showQueue(answer);
+    view.showPeople(answer);
+    if (!isQuiet) return accepted.showFirstPage();
+    accepted.noteChanges(answer.accepted);
+    return true;
   }
-  async function load() {
-    draw(await server.open({}));
+  async function loadFigures() {
+    const answer = await server.figures({});
+    const isLoaded = checkAnswer(answer);
+    if (isLoaded) view.showFigures(answer);
+    showAge($("figures-updated"), isLoaded, answer?.at);
+    return isLoaded;
   }
-  element.addEventListener("click", async (event) => {
-    const button = event.target.closest(".escalate");
-    if (!button) return;
-    button.disabled = true;
-    draw(await server.escalate(button.dataset.id));
-    button.disabled = false;
+  const renewal = createRenewal(load, showUpdated);
+  // The figures are computed from all that was ever judged, which takes long in a large store: nothing waits for them.
+  const figuresRenewal = createRenewal(loadFigures, () => {});
+
+  $("reload").addEventListener("click", () => {
+    renewal.reload();
+    figuresRenewal.reload();
   });
-  $("reload").addEventListener("click", load);
-  load();
+  $("project").addEventListener("change", () => {
+    replaceAddress({ ...readAddress(), project: $("project").value });
+    renewal.reload();
+  });
+  window.addEventListener("hashchange", renewal.reload);
+  renewal.reload();
+  figuresRenewal.reload();
 }

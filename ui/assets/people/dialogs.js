@@ -1,9 +1,10 @@
 // The dialogs of the page of people: changing a person, and inviting somebody.
 
 // `change` changes a person on the server and resolves to whether it worked; `onClose` is given the person.
-function createEditDialog($, change, onClose) {
+function createEditDialog({ $, t }, change, onClose) {
   const form = $("edit-form");
   let person = null; // whom the dialog is about
+  let shown = null; // what its fields said as it opened
 
   function open(edited) {
     person = edited;
@@ -11,7 +12,8 @@ function createEditDialog($, change, onClose) {
     $("edit-notice").hidden = true;
     form.quota.value = person.quota ?? "";
     form.languages.value = person.languages.join(", ");
-    $("toggle-disabled").textContent = person.disabled ? "Enable" : "Disable";
+    shown = readFields();
+    $("toggle-disabled").textContent = person.disabled ? t("enable") : t("disable");
     $("toggle-disabled").hidden = person.me; // nobody can lock themselves out
     $("edit").showModal();
   }
@@ -19,13 +21,14 @@ function createEditDialog($, change, onClose) {
     if (Object.keys(changes).length && !(await change(person, changes, $("edit-notice")))) return;
     $("edit").close();
   }
-  // Only what is new is sent, since another lead may have changed the rest.
-  function readChanges() {
-    const changes = {};
-    if (form.quota.value !== String(person.quota ?? "")) changes.quota = Number(form.quota.value);
+  function readFields() {
     const languages = form.languages.value.split(",").map((code) => code.trim()).filter(Boolean);
-    if (languages.join() !== person.languages.join()) changes.languages = languages;
-    return changes;
+    return { quota: Number(form.quota.value), languages };
+  }
+  // Only what was changed here is sent, since another lead may change the rest meanwhile.
+  function readChanges() {
+    const fields = readFields();
+    return Object.fromEntries(Object.entries(fields).filter(([name, value]) => String(value) !== String(shown[name])));
   }
   form.addEventListener("submit", (event) => {
     event.preventDefault();
@@ -36,13 +39,13 @@ function createEditDialog($, change, onClose) {
   return { open };
 }
 
-function createInviteDialog({ $, checkAnswer }, server) {
+function createInviteDialog({ $, t, checkAnswer }, server) {
   const form = $("invite-form");
 
   function setChoices({ roles, projects }) {
-    fillSelect(form.role, roles.map((role) => [role, role]));
+    fillSelect(form.role, roles.map((role) => [role, t(`role_${role}`)]));
     $("role-field").hidden = roles.length < 2;
-    fillSelect(form.project, [["", "Those open to all"], ...projects.map((id) => [id, id])]);
+    fillProjects(form.project, t("projects_open"), projects, t);
   }
   function open() {
     $("invite-notice").hidden = $("invite-result").hidden = true;
@@ -61,12 +64,12 @@ function createInviteDialog({ $, checkAnswer }, server) {
   }
   async function copyLink() {
     if (await copyText($("invite-link").value)) {
-      $("copy-status").textContent = "Copied.";
+      $("copy-status").textContent = t("copied");
       return;
     }
     $("invite-link").focus();
     $("invite-link").select();
-    $("copy-status").textContent = "Selected: copy it with your keyboard.";
+    $("copy-status").textContent = t("copy_by_hand");
   }
   $("open-invite").addEventListener("click", open);
   form.addEventListener("submit", (event) => {

@@ -2,8 +2,8 @@
 // ui/replay.py. address.js reads from the address what to show; here the list of evaluations, or the figures of one
 // or two of them, are loaded and drawn; examples.js shows the examples.
 function replay(element, server) {
-  const dashboard = createDashboard(element);
-  const { $, checkAnswer, showUpdated } = dashboard;
+  const dashboard = createDashboard(element, "replay");
+  const { $, checkAnswer, showUpdated, showLoading, showTitle, showTimes } = dashboard;
   const address = createReplayAddress();
   const requests = createRequestOrder();
   const examples = createExampleBrowser(dashboard, server, address, requests);
@@ -14,14 +14,16 @@ function replay(element, server) {
     const { of, beside = null, example = null } = address.read();
     const names = of ? JSON.stringify([of, beside]) : "";
     $("evaluations").hidden = Boolean(of);
+    showTitle([of, beside].filter(Boolean).join(", "));
     const request = requests.begin();
     if (!of || names !== opened) {
       const answer = await load(of, beside);
       if (!requests.isLatest(request)) return;
+      if (of && answer?.problem) await showListInstead(request);
       if (!checkAnswer(answer)) {
         opened = null;
         $("evaluations").hidden = false;
-        return showUpdated();
+        return showUpdated(false);
       }
       opened = names;
       if (of) drawEvaluation(answer);
@@ -32,18 +34,40 @@ function replay(element, server) {
   }
   function load(of, beside) {
     $("evaluation").hidden = $("example-browser").hidden = true;
-    $("overview").setAttribute("aria-busy", "true");
-    $("updated").textContent = "reading …";
+    showLoading();
     return of ? server.evaluation({ of, beside }) : server.open({});
   }
+  // An evaluation that cannot be shown leaves the list to choose from.
+  async function showListInstead(request) {
+    const answer = await server.open({});
+    if (!requests.isLatest(request)) return;
+    if (answer?.html) drawList(answer);
+  }
   function drawList(answer) {
-    $("evaluations").innerHTML = answer.html; // made by a template that escapes everything
-    for (const link of element.querySelectorAll("[data-page]")) link.hidden = !answer.pages.includes(link.dataset.page);
+    redraw($("evaluations"), ...parseHtml(answer.html));
+    showTimes($("evaluations"));
+    updateChoices();
   }
   function drawEvaluation(answer) {
-    $("evaluation").innerHTML = answer.html;
+    $("evaluation").replaceChildren(...parseHtml(answer.html));
+    showTimes($("evaluation"));
     $("evaluation").hidden = false;
     examples.setChoices(answer);
+  }
+  // Renew the list. An evaluation does not change, and who reads it keeps their place.
+  async function renew(isQuiet) {
+    if (!isQuiet) {
+      opened = null;
+      await showAddress();
+      return true;
+    }
+    const request = requests.current();
+    const answer = address.read().of ? null : await server.open({});
+    if (address.read().of || !requests.isLatest(request)) return true;
+    const isRenewed = checkAnswer(answer);
+    if (isRenewed) drawList(answer);
+    showUpdated(isRenewed);
+    return isRenewed;
   }
   // Sort the table of slices by a column: numbers from the highest, texts from A.
   function sortSlices(header) {
@@ -57,6 +81,12 @@ function replay(element, server) {
     rows.sort((a, b) => (isAscending ? compare(a, b) : -compare(a, b)));
     rows[0]?.parentElement.append(...rows);
   }
+  // Two evaluations can be compared: then no third one can be chosen.
+  function updateChoices() {
+    const isFull = checkedNames().length === 2;
+    for (const box of element.querySelectorAll(".compare-choice:not(:checked)")) box.disabled = isFull;
+    $("compare")?.setAttribute("aria-disabled", !isFull);
+  }
   const checkedNames = () => [...element.querySelectorAll(".compare-choice:checked")].map((box) => box.value);
 
   $("evaluation").addEventListener("click", (event) => {
@@ -69,27 +99,14 @@ function replay(element, server) {
     const header = event.target.closest("[data-sort] button")?.parentElement;
     if (header) sortSlices(header);
   });
-  $("evaluations").addEventListener("change", () => {
-    const isFull = checkedNames().length === 2;
-    for (const box of element.querySelectorAll(".compare-choice:not(:checked)")) box.disabled = isFull;
-    $("compare").setAttribute("aria-disabled", !isFull);
-  });
+  $("evaluations").addEventListener("change", updateChoices);
   $("evaluations").addEventListener("click", (event) => {
     const [of, beside] = checkedNames();
     if (event.target.closest("#compare") && beside) address.open({ of, beside });
   });
-  $("reload").addEventListener("click", () => {
-    opened = null;
-    showAddress();
-  });
+  const renewal = createRenewal(renew, () => {});
+  $("reload").addEventListener("click", renewal.reload);
   listenToReplayKeys($, examples);
-
-  // Which other pages the evaluator may open comes with the list, so it is loaded wherever the address leads.
-  async function start() {
-    const answer = address.read().of ? await server.open({}) : null;
-    if (answer?.pages) drawList(answer);
-    showAddress();
-  }
   window.addEventListener("hashchange", showAddress);
-  start();
+  renewal.reload();
 }

@@ -1,0 +1,159 @@
+// The comparisons that the model accepted: page by page, searched by words, and sent to raters (sending.js). What is shown
+// stays in its place until the lead asks for something else.
+function createAcceptedList({ $, t, formatNumber, language, checkAnswer, createTime }, server) {
+  const PAGE_SIZE = 25;
+  const percentFormat = new Intl.NumberFormat(language, { style: "percent" });
+  const marginFormat = new Intl.NumberFormat(language, { minimumFractionDigits: 2, maximumFractionDigits: 2 });
+  const sending = createSending((id) => redrawSend(id));
+
+  let pages = [{ before: null, lookedAt: 0 }]; // where each page begins that was shown so far, the first one first
+  let pageIndex = 0;
+  let rows = []; // of this page, as the server gives them
+  let total = 0, newest = 0; // of all that are accepted: how many, and the number of the newest decision
+  let latest = 0; // numbers the requests, so that an answer that comes too late is not shown
+
+  // --- which page
+  // Show a page; resolves to whether that worked. A search may take several calls, since texts are read one by one.
+  async function showPage(index) {
+    const request = ++latest;
+    const query = readQuery();
+    const begin = pages[index];
+    let { before, lookedAt } = begin;
+    const found = [];
+    do {
+      const answer = await server.accepted({ ...query, before, limit: PAGE_SIZE - found.length });
+      if (request !== latest) return true; // something else was asked for meanwhile
+      if (!checkAnswer(answer)) return false;
+      found.push(...answer.rows);
+      ({ before, total } = answer);
+      lookedAt += answer.looked_at;
+      if (query.words) $("accepted-range").textContent = t("searching", { ...describeSearch(lookedAt), n: formatNumber(found.length) });
+    } while (before !== null && found.length < PAGE_SIZE);
+    pageIndex = index;
+    rows = found;
+    pages = [...pages.slice(0, index + 1), ...(before === null ? [] : [{ before, lookedAt }])];
+    if (index === 0 && !query.words) newest = Math.max(0, ...rows.map(({ seq }) => seq));
+    draw(query, lookedAt);
+    return true;
+  }
+  const readQuery = () => ({ project: readAddress().project ?? null, words: readAddress().words ?? "" });
+  function showFirstPage() {
+    pages = [{ before: null, lookedAt: 0 }];
+    $("words").value = readQuery().words;
+    return showPage(0);
+  }
+  async function turnPage(by) {
+    if (!pages[pageIndex + by]) return;
+    await showPage(pageIndex + by);
+    if ($("accepted").getBoundingClientRect().top < 0) $("accepted").scrollIntoView();
+  }
+  const describeSearch = (lookedAt) => ({ searched: formatNumber(lookedAt), all: formatNumber(Math.max(total, lookedAt)) });
+
+  function draw({ project, words }, lookedAt) {
+    $("accepted").hidden = false;
+    $("accepted-rows").replaceChildren(...rows.map(createAccepted));
+    const first = pageIndex * PAGE_SIZE, last = first + rows.length;
+    const range = { first: formatNumber(first + 1), last: formatNumber(last) };
+    if (words) $("accepted-range").textContent = t(rows.length ? "range_found" : "range_not_found", { ...range, ...describeSearch(lookedAt) });
+    else $("accepted-range").textContent = rows.length ? t("range", { ...range, all: formatNumber(Math.max(total, last)) }) : "";
+    $("accepted-newer").hidden = true;
+    $("accepted-table").hidden = rows.length === 0;
+    $("accepted-pages").hidden = pages.length < 2;
+    // Not `disabled`, which would take the focus away from the button just pressed.
+    $("previous").setAttribute("aria-disabled", String(pageIndex === 0));
+    $("next").setAttribute("aria-disabled", String(!pages[pageIndex + 1]));
+    const commands = ["rlhf-hitl train-reward", "rlhf-hitl route"].flatMap((command) => [" ", createElement("code", { dir: "ltr" }, command)]);
+    const why = words ? [] : project ? [t("accepted_none_here")] : [t("accepted_none"), ...commands];
+    $("accepted-none").replaceChildren(createElement("p", { className: "note" }, ...why));
+    $("accepted-none").hidden = rows.length > 0 || why.length === 0;
+  }
+
+  // --- what is new while the page stays as it is
+  const whatIsShown = () => ({ shown: rows.map(({ id }) => id), newest });
+  function noteChanges({ total: count, newer, routes }) {
+    total = count;
+    for (const [id, route] of Object.entries(routes)) if (route !== "auto") sending.noteRoute(id, route);
+    $("accepted-newer").hidden = newer === 0 || Boolean(readQuery().words);
+    $("accepted-newer").textContent = t("accepted_newer", { n: newer < 100 ? formatNumber(newer) : `${formatNumber(100)}+` });
+    if (rows.length === 0 && newer > 0 && !readQuery().words) showFirstPage(); // nothing that could move
+  }
+
+  // --- rows
+  function createAccepted({ id, asked, chosen, rejected, project, margin, uncertainty, probability, at }) {
+    const title = [createElement("p", { dir: "auto" }, createElement("b", {}, asked))];
+    if (chosen !== null) title.push(createExcerpt("chosen", t("chosen"), chosen), createExcerpt("rejected", t("rejected"), rejected));
+    const row = createRow(
+      id,
+      title,
+      createCell(t("project"), "wrapping", createElement("bdi", {}, project)),
+      createCell(t("margin"), "numeric", formatOrNone(marginFormat, margin)),
+      createCell(t("uncertainty"), "numeric", formatOrNone(marginFormat, uncertainty)),
+      createCell(t("probability"), "numeric", formatOrNone(percentFormat, probability)),
+      createCell(t("accepted_at"), "soft", createTime(at)),
+      createCell("", "send", ...createSend(id, asked)),
+    );
+    return row;
+  }
+  function createExcerpt(className, said, text) {
+    const tag = createElement("span", { className: `tag ${className}` }, said);
+    return createElement("p", { className: "excerpt" }, tag, " ", createElement("span", { dir: "auto" }, text));
+  }
+  const formatOrNone = (format, value) => (value === null ? "—" : format.format(value));
+  // The button that sends a row's comparison, and beside it what becomes of it.
+  function createSend(id, asked) {
+    const { state, problem } = sending.find(id);
+    const isFree = state === "accepted" || state === "failed";
+    const text = { sent: t("send_sent"), gone: t("send_gone"), failed: t("try_now") }[state] ?? t("send");
+    const button = createElement("button", { type: "button", className: "outlined", data: { action: "send", key: "send" } }, text);
+    button.setAttribute("aria-disabled", String(!isFree));
+    button.setAttribute("aria-label", `${text}: ${asked}`);
+    const parts = [button];
+    if (state === "going") {
+      const undo = createElement("button", { type: "button", className: "outlined", data: { action: "undo", key: "undo" } }, t("undo"));
+      undo.setAttribute("aria-label", `${t("undo")}: ${asked}`);
+      parts.push(createElement("span", { className: "note" }, t("send_going", { n: formatNumber(sending.secondsLeft(id)) })), undo);
+    }
+    if (state === "sending") parts.push(createElement("span", { className: "note" }, t("send_sending")));
+    if (state === "failed") parts.push(createElement("span", { className: "note failed", attributes: { role: "alert" } }, `${t("send_failed")} ${problem ?? t("no_answer")}`));
+    return parts;
+  }
+  // Draw a row's button anew; the focus stays in the row.
+  function redrawSend(id) {
+    const row = rows.find((shown) => shown.id === id);
+    const cell = [...$("accepted-rows").children].find(({ dataset }) => dataset.key === id)?.querySelector(".send");
+    if (!row || !cell) return;
+    const hadFocus = cell.contains(document.activeElement);
+    redraw(cell, ...createSend(id, row.asked));
+    if (hadFocus && !cell.contains(document.activeElement)) cell.querySelector("[data-action=send]").focus();
+  }
+
+  // --- listeners
+  const TYPING_PAUSE = 250; // ms after which a search begins
+  let typingTimer;
+  $("words").placeholder = t("accepted_find_short");
+  $("words").addEventListener("input", () => {
+    clearTimeout(typingTimer);
+    typingTimer = setTimeout(() => {
+      replaceAddress({ ...readAddress(), words: $("words").value.trim() });
+      showFirstPage();
+    }, TYPING_PAUSE);
+  });
+  $("accepted-newer").addEventListener("click", async () => {
+    await showFirstPage();
+    $("accepted-rows").querySelector("[data-action=send]")?.focus();
+  });
+  $("previous").addEventListener("click", () => turnPage(-1));
+  $("next").addEventListener("click", () => turnPage(1));
+  // A key that is held down presses once: after Undo the focus is on the button that sends.
+  $("accepted-rows").addEventListener("keydown", (event) => event.repeat && event.key === "Enter" && event.preventDefault());
+  $("accepted-rows").addEventListener("click", (event) => {
+    const action = event.target.closest("[data-action]")?.dataset.action;
+    const id = event.target.closest("tr")?.dataset.key;
+    if (action === "send" && ["accepted", "failed"].includes(sending.find(id).state)) {
+      sending.send(id);
+      $("announce").textContent = t("send_announced", { n: formatNumber(sending.SECONDS) });
+    }
+    if (action === "undo" && sending.takeBack(id)) $("announce").textContent = t("send_undone");
+  });
+  return { showFirstPage, whatIsShown, noteChanges };
+}

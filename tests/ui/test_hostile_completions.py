@@ -9,6 +9,8 @@ import pytest
 from browser_fixtures import answers, enter, expect, judgments, open_rating_page, pair, question, until_next
 from hostile_texts import HOSTILE
 from nasty_texts import NASTY
+from rlhf_hitl.store.tables import raters
+from rlhf_hitl.types.names import make_name_key
 
 pytestmark = pytest.mark.browser
 
@@ -111,7 +113,9 @@ def test_a_name_and_a_prompt_are_as_harmless_as_an_answer(serve, own_page):
     page.on("dialog", lambda dialog: (ran.append(dialog.message), dialog.dismiss()))
     server = serve([pair("<img src=x onerror=owned()> **which**?", "one", "two")])
     name = "<img src=x onerror=owned()>"
-    server.person(name)
+    server.person("ann")
+    with server.store.write() as conn:  # a name that earlier versions took
+        conn.execute(raters.update().where(raters.c.name == "ann").values(name=name, name_key=make_name_key(name)))
     enter(page, server, name)
     expect(page.locator("#card")).to_be_visible(timeout=30_000)
     assert question(page) == "<img src=x onerror=owned()> which?"

@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from alembic import command
 
 from rlhf_hitl.store import Store, guidelines, people, queue, tutorial
+from rlhf_hitl.store.accepted import count_accepted, list_accepted
 from rlhf_hitl.store.comparisons import find_comparisons
 from rlhf_hitl.store.db import make_alembic_config
 from rlhf_hitl.store.judgments import read_judgments
@@ -97,7 +98,24 @@ def fill_0002(conn: sa.Connection) -> None:
     conn.execute(t["places"].insert().values(place | {"lease_id": "l_code", "leased_until": LATER}))
 
 
-FILL = {"0001": fill_0001, "0002": fill_0002}
+def fill_0007(conn: sa.Connection) -> None:
+    """Insert two comparisons that a model had accepted, one of them twice, and one that a lead had sent to raters."""
+    old = sa.MetaData()
+    old.reflect(conn)
+    t = old.tables
+    lane = conn.execute(sa.select(t["lanes"].c.id).where(t["lanes"].c.project_id == "coding")).scalar_one()
+    decided = {"once": ["auto"], "twice": ["auto", "human", "auto"], "sent": ["auto", "escalated"]}
+    for name, routes in decided.items():
+        row = {"id": f"x_{name}", "prompt_id": "p_none", "completion_ids": ["c_p_none_n", "c_p_none_y"], "overlap": 1}
+        row |= {"route": routes[-1], "source": "", "created_at": THEN, "lane_id": lane}
+        conn.execute(t["comparisons"].insert().values(row))
+    for name, routes in decided.items():
+        for n, route in enumerate(routes):
+            row = {"comparison_id": f"x_{name}", "route": route, "proposed": "auto", "round": n, "place_in_line": 0}
+            conn.execute(t["routings"].insert().values(row | {"reason": f"{name} {n}", "created_at": THEN}))
+
+
+FILL = {"0001": fill_0001, "0002": fill_0002, "0007": fill_0007}
 
 
 def as_it_was(url: str, version: str) -> None:
@@ -189,3 +207,11 @@ def test_an_upgrade_runs_once(upgraded):
     with Store.open(upgraded.url, create=True) as again:
         assert again.read_version() == again.schema_version
     assert len(list(read_judgments(upgraded, current=False))) == 2
+
+
+def test_what_was_accepted_before_is_listed_by_its_newest_decision(empty_url):
+    as_it_was(empty_url, "0007")
+    with Store.open(empty_url, create=True) as store:
+        page = list_accepted(store)
+        assert [(row.comparison.id, row.reason) for row in page.rows] == [("x_twice", "twice 2"), ("x_once", "once 0")]
+        assert count_accepted(store) == {("coding", "", "b"): 2}

@@ -128,6 +128,35 @@ def test_without_evaluations_the_page_says_how_to_make_one(serve, page):
     expect(page.locator("#evaluations")).to_contain_text("rlhf-hitl evaluate")
 
 
+def test_the_list_renews_itself_and_what_is_chosen_stays_chosen(serve, own_page):
+    page = own_page
+    page.clock.install()
+    server = serve()
+    for name in ("one", "two"):
+        put(server.folder / "workspace", name, bundled(1, 0.6))
+    begin(page, server, "eve")
+    expect(page.locator("#updated")).to_contain_text("As of")
+    for name in ("one", "two"):
+        page.get_by_label(f"Compare {name}").check()
+    put(server.folder / "workspace", "three", bundled(2, 0.9))
+    page.clock.fast_forward(20_000)
+    rows = page.locator("#evaluations tbody tr")
+    expect(rows).to_have_count(3)
+    expect(rows.first).to_contain_text("three")
+    expect(page.get_by_label("Compare three")).to_be_disabled()
+    for name in ("one", "two"):
+        expect(page.get_by_label(f"Compare {name}")).to_be_checked()
+    expect(page.get_by_role("button", name="Compare two")).to_have_attribute("aria-disabled", "false")
+    made = page.locator("#evaluations time").first
+    assert made.get_attribute("datetime") != made.inner_text(), "it is shown in the reader's zone"
+    page.get_by_role("link", name="three").click()
+    expect(page.locator("#example .answer")).to_have_count(2)
+    expect(page).to_have_title("three · Replay · rlhf_hitl")
+    shutil.rmtree(server.folder / "workspace/evaluations/one")
+    page.clock.fast_forward(20_000)  # who reads an evaluation keeps their place
+    expect(page.locator("#example .answer")).to_have_count(2)
+
+
 # --- one evaluation
 
 

@@ -10,6 +10,7 @@ function createAcceptedList({ $, t, formatNumber, language, checkAnswer, createT
   let pageIndex = 0;
   let rows = []; // of this page, as the server gives them
   let total = 0, newest = 0; // of all that are accepted: how many, and the number of the newest decision
+  let turning = Promise.resolve(); // while pages are being turned
   let latest = 0; // numbers the requests, so that an answer that comes too late is not shown
 
   // --- which page
@@ -42,10 +43,13 @@ function createAcceptedList({ $, t, formatNumber, language, checkAnswer, createT
     $("words").value = readQuery().words;
     return showPage(0);
   }
-  async function turnPage(by) {
-    if (!pages[pageIndex + by]) return;
-    await showPage(pageIndex + by);
-    if ($("accepted").getBoundingClientRect().top < 0) $("accepted").scrollIntoView();
+  // Pages are turned one after another: where the second next one begins is known when the next one has come.
+  function turnPage(by) {
+    turning = turning.then(async () => {
+      if (!pages[pageIndex + by]) return;
+      await showPage(pageIndex + by);
+      if ($("accepted").getBoundingClientRect().top < 0) $("accepted").scrollIntoView();
+    });
   }
   const describeSearch = (lookedAt) => ({ searched: formatNumber(lookedAt), all: formatNumber(Math.max(total, lookedAt)) });
 

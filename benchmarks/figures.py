@@ -59,6 +59,30 @@ def draw_loop_time(f: dict[str, Any]) -> str:
     )
 
 
+def draw_first_minutes(f: dict[str, Any]) -> str:
+    def make_row(name: str, value: str, worst: str) -> str:
+        return f"| {name} | {value} | {worst} |\n"
+
+    return (
+        f"{f['runs']} newcomers, each with {f['judgments']} *simulated* judgments of their own:\n\n"
+        "| | mean | worst |\n| --- | ---: | ---: |\n"
+        + make_row("from `quickstart` to the sign-in page", "", f"{f['first_page_s']:.0f} s")
+        + make_row("`train-reward`, `evaluate` and `route` together", "", f"{f['train_evaluate_route_s']:.0f} s")
+        + make_row(f"accuracy on {f['heldout_labels']:.0f} held-out labels", f"{f['accuracy']:.1%}", "")
+        + make_row(
+            "above the highest floor, in points",
+            f"{100 * f['accuracy_over_floor']:.0f}",
+            f"{100 * f['accuracy_over_floor.worst']:.0f}",
+        )
+        + make_row(
+            "accepted by the router under its default bound",
+            f"{f['accepted_share']:.0%}",
+            f"{f['accepted_share.worst']:.0%}",
+        )
+        + f"\nThe whole interval of the accuracy is above every floor in {f['clear_of_floors']} of {f['runs']} runs.\n"
+    )
+
+
 def draw_rater_latency(f: dict[str, Any]) -> str:
     def make_row(name: str, key: str) -> str:
         return f"| {name} | {f[f'{key}p50_ms']:.0f} | {f[f'{key}p95_ms']:.0f} | {f[f'{key}n']} |\n"
@@ -160,9 +184,9 @@ def draw_reward_accuracy(f: dict[str, Any]) -> str:
         "llmfao": "LLMFAO",
     }
     rows = (
-        f"| {title} | {f[f'{n}.labels']:,} ({f[f'{n}.prompts']:,}) | {f[f'{n}.accuracy']:.3f} "
-        f"({f[f'{n}.accuracy.low']:.3f} to {f[f'{n}.accuracy.high']:.3f}) | {f[f'{n}.floor.length']:.3f} | "
-        f"{f[f'{n}.floor.bag_of_words']:.3f} | {f[f'{n}.ece']:.3f} |\n"
+        f"| {title} | {f[f'{n}.labels']:,} ({f[f'{n}.prompts']:,}) | {f[f'{n}.accuracy']:.1%} "
+        f"({f[f'{n}.accuracy.low']:.1%} to {f[f'{n}.accuracy.high']:.1%}) | {f[f'{n}.floor.length']:.1%} | "
+        f"{f[f'{n}.floor.bag_of_words']:.1%} | {f[f'{n}.ece']:.1%} |\n"
         for n, title in names.items()
     )
     return (
@@ -256,6 +280,7 @@ def draw_error_latency(f: dict[str, Any]) -> str:
 
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "contention": draw_contention,
+    "first_minutes": draw_first_minutes,
     "hostile_load": draw_hostile_load,
     "bulk": draw_bulk,
     "crash": draw_crash,

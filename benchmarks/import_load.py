@@ -125,8 +125,10 @@ async def _work(address: str, token: str, due: float, period: float, is_over: Ca
     client, begun = JsonConnection(address, f"Bearer {token}"), time.monotonic()
     while not is_over():
         if (time.monotonic() - begun) % (WORK_SECONDS + BREAK_SECONDS) > WORK_SECONDS:
+            client.close()  # the server ends idle connections, and a browser opens another one after a break
             await asyncio.sleep(0.1)
-            due = max(due, time.monotonic())
+            # Each keeps their own beat: were all to begin at once after a break, they would wait for each other.
+            due += period * max(0, 1 + (time.monotonic() - due) // period)
             continue
         status, answer = await client.call("POST", "/api/v1/leases", {"count": 1})
         load.refused += status not in (200, 201)

@@ -22,7 +22,7 @@ QUICK = {
     "temperatures": [1.0],
     "max_new_tokens": 8,
     "judgments_per_round": 60,
-    "dpo_pairs": 2,
+    "dpo_pairs": 12,
     "dpo_prompts": 1,
     "ppo_steps": 1,
     "ppo_rollouts": 2,

@@ -39,7 +39,7 @@ from rlhf_hitl.reward.labelled_pairs import (
 from rlhf_hitl.reward.rendering import measure_completion_lengths
 from rlhf_hitl.reward.standardiser import Standardiser
 from rlhf_hitl.reward.training.vote_weight_choice import choose_vote_weight
-from rlhf_hitl.stats.calibration import expected_calibration_error
+from rlhf_hitl.stats.calibration import estimate_calibration_error
 from rlhf_hitl.stats.intervals import clustered_share_interval
 from rlhf_hitl.store import Store
 from rlhf_hitl.types import Split
@@ -114,6 +114,7 @@ def compute_figures(
 
     low, high = clustered_share_interval(score_correct(margins), families[is_decided])
     p = probabilities[is_decided]
+    right = score_correct(probabilities - 0.5)
     floors = float(score_correct(by_length).mean()), float(score_correct(words).mean())
     return {
         "labels": int(is_decided.sum()),
@@ -125,7 +126,7 @@ def compute_figures(
         "floor.longer": float(score_correct(longer).mean()),
         "floor.length": floors[0],
         "floor.bag_of_words": floors[1],
-        "ece": expected_calibration_error(np.maximum(p, 1 - p), score_correct(probabilities - 0.5)),
+        "ece": estimate_calibration_error(np.maximum(p, 1 - p), right, families[is_decided])[0],
     }
 
 

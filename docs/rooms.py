@@ -35,16 +35,13 @@ LAYERS = [
         "validation",
     },
     {"store"},
-    {"formats", "labels"},
-    {
-        "models",
-        "model_fetching",
-        "arguments",
-    },  # where weights come from; no text is read here, so reward and policy both stand on it
+    {"formats", "labels", "report_page"},
+    # Where weights come from; no text is read here, so reward and policy both stand on it.
+    {"models", "model_fetching", "arguments"},
     {"reward"},
     {"reward.training", "reward.evaluation"},
     {"routing", "policy"},
-    {"loop", "kpis", "kpi_report_html", "simulate"},
+    {"loop", "kpis", "kpi_report", "kpi_report_html", "simulate"},
     {"api", "ui", "cli", "scripts", "configs"},
 ]
 APART = [{"reward.training", "reward.evaluation"}]

@@ -18,8 +18,9 @@ from rlhf_hitl.validation import make_bad_input
 DEFAULT_MODEL = "smollm2-135m-instruct"
 
 PREFIX = "RLHF_HITL_"
-#: Variables with the prefix that are not settings: the folder of models, and what only the tests read.
-NOT_SETTINGS = ("RLHF_HITL_MODELS", "RLHF_HITL_DATA", "RLHF_HITL_SCREENSHOTS")
+#: Variables with the prefix that are not settings: the folder of models, what a command tells the processes that it
+#: launches, and what only the tests read.
+NOT_SETTINGS = ("RLHF_HITL_MODELS", "RLHF_HITL_LAUNCHED", "RLHF_HITL_DATA", "RLHF_HITL_SCREENSHOTS")
 
 
 class TrustedProxies:

@@ -1,62 +1,122 @@
-"""The KPI report as one self-contained HTML file: a card for each figure, and a plot over the rounds as inline SVG."""
+"""The KPI report as one self-contained HTML file: a card for each figure, and three of them over the rounds."""
 
 from __future__ import annotations
 
-import io
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
-from jinja2 import Environment
+from rlhf_hitl.kpi_report import KpiReport, RoundFigures
+from rlhf_hitl.report_page import BLUE, ORANGE, draw_svg, make_figure, make_label, render_page, show_percent
+from rlhf_hitl.reward.evaluation_record import Estimate
 
-from rlhf_hitl.kpis import KpiReport
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
-KPI_REPORT_TEMPLATE = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><title>rlhf_hitl report</title>
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
-<meta name="viewport" content="width=device-width, initial-scale=1">
-<style>
-:root { color-scheme: light dark; --line: #8884; }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 62rem; margin: 2rem auto; padding: 0 1rem; }
-.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(17rem, 1fr)); gap: 1rem; }
-.card { border: 1px solid var(--line); border-radius: .6rem; padding: 1rem; }
-.card b { display: block; font-size: 1.6rem; margin: .2rem 0; }
-.card small { opacity: .75; }
-.simulated { background: #b45309; color: white; padding: .5rem 1rem; border-radius: .4rem; }
-figure { margin: 2rem 0; background: white; border-radius: .6rem; padding: .5rem; }
-svg { width: 100%; height: auto; }
-</style></head><body>
-<h1>Report</h1>
-{% if report.simulated %}<p class="simulated">Some judgments behind these figures were made by simulated raters.</p>
-{% endif %}
+MAX_ROUNDS_NAMED = 12  # more numbers of rounds would touch each other
+
+_BODY = """<h1>Report</h1>
+<p class="quiet">{{ "Project" if report.projects|length == 1 else "Projects" }} {{ report.projects|join(", ") }},
+{{ report.created_at.strftime("%Y-%m-%d %H:%M") }} UTC</p>
+{% for note in report.simulation_notes %}<p class="notice simulated">{{ note }}</p>
+{% endfor %}
+<p>{{ report.population }}</p>
 <div class="cards">{% for f in report.figures %}
-<div class="card">{{ f.title }}<b>{{ f }}</b><small>{{ f.note }}</small></div>{% endfor %}
+<div class="card">{{ f.title }}<b>{{ f.text }}</b>{% if f.bounds %}<small>95 %: {{ f.bounds }}</small>{% endif %}
+<small>{{ f.note }}</small></div>{% endfor %}
 <div class="card">Queue<b>{{ report.queue.free + report.queue.leased }} open</b>
 <small>{{ report.queue.filled }} filled, {{ report.queue.leased }} with raters</small></div>
 </div>
-{% if plot %}<figure>{{ plot|safe }}</figure>{% endif %}
-</body></html>
+{% if plots %}<h2>Over the rounds</h2>
+<p class="quiet">{{ rounds }}</p>
+<div class="plots">{% for title, plot, note in plots %}
+<figure><b>{{ title }}</b>{{ plot|safe }}{% if note %}<figcaption>{{ note }}</figcaption>{% endif %}</figure>
+{% endfor %}
+</div>{% endif %}
 """
 
 
 def render_kpi_report(report: KpiReport) -> str:
-    """Return the page. It has no plot if nothing has been routed."""
-    plot = _draw_rounds(report) if report.rounds else ""
-    return Environment(autoescape=True).from_string(KPI_REPORT_TEMPLATE).render(report=report, plot=plot)
+    """Return the page. It has no plots if nothing has been judged or accepted."""
+    rounds = "What is done between two rounds counts with the later one, and what comes after the last with the last."
+    if len(report.rounds) == 1:
+        rounds = "There is one round so far: a plot of it is a point."
+    if [r.round for r in report.rounds] == [0]:
+        rounds = "No round of the loop was run: all that was done so far is one point."
+    return render_page("Report", _BODY, report=report, rounds=rounds, plots=_draw_plots(report))
 
 
-def _draw_rounds(report: KpiReport) -> str:
-    from matplotlib.figure import Figure
+def _draw_plots(report: KpiReport) -> list[tuple[str, str, str]]:
+    """Return (title, plot, what it shows) of each figure that is drawn over the rounds."""
+    if not report.rounds:
+        return []
+    measured = sum(r.accuracy.n for r in report.rounds if r.accuracy)
+    idle = sum(r.rater_cost + r.machine_cost for r in report.rounds if not r.processed)
+    undrawn = f"; not drawn: {idle:,.2f} {report.currency} in rounds that processed nothing" if idle else ""
+    return [
+        (
+            "Model accuracy",
+            _plot_shares(report, "Model accuracy by round", lambda r: r.accuracy),
+            f"on {measured:,} comparisons of the control share, with their number in each round and 95 % intervals",
+        )
+        if measured
+        else ("Model accuracy", _say_nothing_yet(), ""),
+        (
+            "Human intervention rate",
+            _plot_shares(report, "Human intervention rate by round", lambda r: r.intervention),
+            "of the comparisons processed in each round, with their number and 95 % intervals",
+        ),
+        (
+            "Cost per processed comparison",
+            _plot_costs(report),
+            f"in {report.currency}, by the comparisons processed in each round; above a bar: its sum{undrawn}",
+        ),
+    ]
 
-    figure = Figure(figsize=(8, 3.2), layout="constrained")
-    axes = figure.subplots()
-    numbers = [r.round for r in report.rounds]
-    measured = [(r.round, r.accuracy) for r in report.rounds if r.accuracy is not None]
-    simulated = " (some raters simulated)" if report.simulated else ""
-    axes.plot(numbers, [r.sent_to_raters for r in report.rounds], marker="o", label="sent to raters")
-    if measured:
-        axes.plot(*zip(*measured), marker="s", label=f"model accuracy on the control arm{simulated}")
-    axes.set(xlabel="round", ylabel="share", ylim=(0, 1.02), xticks=numbers)
-    axes.grid(alpha=0.3)
-    axes.legend(loc="best")
-    svg = io.StringIO()
-    figure.savefig(svg, format="svg")
-    text = svg.getvalue()
-    return text[text.index("<svg") :]
+
+def _say_nothing_yet() -> str:
+    return '<p class="quiet">Nothing to draw: raters have decided no comparison of the control share yet.</p>'
+
+
+def _plot_shares(report: KpiReport, title: str, choose: Callable[[RoundFigures], Estimate | None]) -> str:
+    """Plot a share of each round as a point with its interval and the number of comparisons behind it."""
+    figure, axes = make_figure(3.0, width=4.6)
+    points = [(at, share) for at, r in enumerate(report.rounds) if (share := choose(r))]
+    for at, share in points:
+        axes.plot([at, at], [share.low, share.high], color=BLUE, linewidth=2, alpha=0.6)
+        if len(report.rounds) <= MAX_ROUNDS_NAMED:
+            axes.annotate(f"{share.n:,}", (at, 1.04), ha="center", fontsize="small", annotation_clip=False)
+    axes.plot([at for at, _ in points], [share.value for _, share in points], "o", color=BLUE)
+    axes.set(ylim=(0, 1.02))
+    show_percent(axes.yaxis)
+    _name_rounds(axes, report.rounds)
+    return draw_svg(figure, title)
+
+
+def _plot_costs(report: KpiReport) -> str:
+    """Plot what one processed comparison cost in each round: the raters' part and the machine's on it."""
+    figure, axes = make_figure(3.0, width=4.6)
+    paid = [(at, r) for at, r in enumerate(report.rounds) if r.processed]
+    raters = [r.rater_cost / r.processed for _, r in paid]
+    machine = [r.machine_cost / r.processed for _, r in paid]
+    places = [at for at, _ in paid]
+    axes.bar(places, raters, width=0.5, color=BLUE, label="raters")
+    axes.bar(places, machine, width=0.5, bottom=raters, color=ORANGE, label="machine")
+    if len(report.rounds) <= MAX_ROUNDS_NAMED:
+        for at, r in paid:
+            total = f"{r.rater_cost + r.machine_cost:,.2f}"
+            height = (r.rater_cost + r.machine_cost) / r.processed
+            axes.annotate(total, (at, height), (0, 3), textcoords="offset points", ha="center", fontsize="small")
+    axes.margins(y=0.15)
+    axes.set(ylabel=make_label(report.currency))
+    axes.legend(frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0, fontsize="small")
+    _name_rounds(axes, report.rounds)
+    return draw_svg(figure, "Cost per processed comparison by round")
+
+
+def _name_rounds(axes: Axes, rounds: Sequence[RoundFigures]) -> None:
+    step = -(-len(rounds) // MAX_ROUNDS_NAMED)
+    names = ["so far" if r.round == 0 else str(r.round) for r in rounds]
+    axes.set_xticks(range(0, len(rounds), step), names[::step])
+    axes.grid(visible=False, axis="x")
+    margin = 1.1 if len(rounds) < 3 else 0.6
+    axes.set(xlim=(-margin, len(rounds) - 1 + margin), xlabel="" if names == ["so far"] else "round")

@@ -1,170 +1,197 @@
-"""The five key figures a lead watches, with their intervals and what they are computed from."""
+"""The five key figures a lead watches, with their intervals and what they are computed from.
+
+All are over one population: the processed comparisons of training prompts, which are those that raters here have judged
+and those that the model accepted. Calibration and held-out prompts are left out, because raters always judge them; so
+are hidden repeats and votes that were imported. The time they took is a cost all the same.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from bisect import bisect_left
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
 
 from rlhf_hitl.config import Settings
-from rlhf_hitl.labels.aggregate import read_labels
+from rlhf_hitl.kpi_report import POPULATION, KpiFigure, KpiReport, RoundFigures
+from rlhf_hitl.labels.aggregate import aggregate_judgments
+from rlhf_hitl.reward.evaluation_record import Estimate
 from rlhf_hitl.stats.intervals import wilson_interval
 from rlhf_hitl.store import Store, queue
 from rlhf_hitl.store.judgments import read_judgments
-from rlhf_hitl.store.loop_steps import read_finished_steps
+from rlhf_hitl.store.loop_steps import read_round_ends
+from rlhf_hitl.store.projects import list_projects
+from rlhf_hitl.store.reward_models import list_reward_models
 from rlhf_hitl.store.routings import Routing, read_routings
+from rlhf_hitl.store.runs import RunOutcome, read_runs
 from rlhf_hitl.store.scores import read_scores
-from rlhf_hitl.types import Label, Route, Score
+from rlhf_hitl.types import Judgment, Route, Score, Split, Verdict
 
-
-@dataclass(frozen=True)
-class KpiFigure:
-    """One key figure.
-
-    Attributes:
-        value: None where no data supports it yet.
-        n: how many observations it is computed from.
-        note: what it is computed from, or what is missing.
-        low, high: its 95 % interval, where there is one.
-    """
-
-    key: str
-    title: str
-    unit: str
-    value: float | None
-    n: int
-    note: str
-    low: float | None = None
-    high: float | None = None
-
-    def __str__(self) -> str:
-        if self.value is None:
-            return "not known yet"
-        text = f"{self.value:.1%}" if self.unit == "share" else f"{self.value:.3g} {self.unit}"
-        if self.low is not None and self.high is not None:
-            text += f"  (95 %: {self.low:.1%} to {self.high:.1%})"
-        return text
-
-
-@dataclass(frozen=True)
-class RoundFigures:
-    """The figures of one round, for the plots.
-
-    Attributes:
-        accuracy: the model's, on the control arm of the round; None before that is judged.
-        sent_to_raters: share of the routed comparisons that went to raters.
-    """
-
-    round: int
-    accuracy: float | None
-    sent_to_raters: float
-
-
-@dataclass(frozen=True)
-class KpiReport:
-    """The five figures and their background. `simulated`: some judgments were made by simulated raters."""
-
-    figures: tuple[KpiFigure, ...]
-    rounds: tuple[RoundFigures, ...]
-    queue: dict[str, int]
-    simulated: bool
-
-    def __getitem__(self, key: str) -> KpiFigure:
-        return next(f for f in self.figures if f.key == key)
-
-    def as_dict(self) -> dict:
-        return {
-            "figures": {f.key: asdict(f) for f in self.figures},
-            "rounds": [asdict(r) for r in self.rounds],
-            "queue": self.queue,
-            "simulated": self.simulated,
-        }
+_NOT_DECIDED = "raters have decided no comparison of the control share yet"
 
 
 def compute_kpi_report(store: Store, settings: Settings) -> KpiReport:
-    """Compute the report on everything that was routed so far.
+    """Compute the report on everything that was judged and routed so far.
 
-    The model is measured on the control arm: comparisons drawn at random and judged by raters whatever the model said.
-    The ones it was unsure of are the hard ones, and those it accepted have no judgment: neither represents them all.
+    The model is measured on the control share: comparisons drawn at random and judged by raters whatever the model
+    said. The ones it was unsure of are the hard ones, and those it accepted have no judgment: neither represents them
+    all.
     """
-    routings = read_routings(store)
-    labels = read_labels(store)
-    judged = {label.comparison_id for label in labels}
-    by_pair = {(label.comparison_id, frozenset((label.first, label.second))): label for label in labels}
-    control = _measure_control_arm(store, routings, by_pair)
-    accepted = [r for r in routings if r.route is Route.AUTO and r.comparison_id not in judged]
-    reviewed = [r for r in routings if r.comparison_id in judged]
-    processed = len(accepted) + len(reviewed)
-    times, simulated = [], False
-    for judgment in read_judgments(store):  # one after another: each may hold a long text
-        if not judgment.source:
-            simulated = simulated or judgment.simulated
-            times += [] if judgment.answer.active_seconds is None else [judgment.answer.active_seconds]
-    # Before there is a model, nothing is routed and everything is judged. That is a cost, but no intervention.
-    judged_own = {j.comparison_id for j in read_judgments(store, repeats=False) if not j.source}
-    paid_for = judged_own | {r.comparison_id for r in accepted}
+    rounds = _Rounds(read_round_ends(store))
+    routings = {r.comparison_id: r for r in read_routings(store, split=Split.TRAIN)}
+    judged = _read_judged(store, {i for i, r in routings.items() if r.route is Route.CONTROL})
+    accepted = [r for i, r in routings.items() if r.route is Route.AUTO and i not in judged.first]
+    control, ties = _measure_control_share(store, routings, judged)
+    costs = _read_costs(store, settings, rounds)
+    processed = len(judged.first) + len(accepted)
+    unrouted = sum(i not in routings for i in judged.first)
+    learnt_from_simulated = {m.id: m.simulated for m in list_reward_models(store)}
+    models = {r.reward_model_id for i, r in routings.items() if r.reward_model_id} & learnt_from_simulated.keys()
     return KpiReport(
         figures=(
-            _compute_accuracy(control),
-            _compute_intervention_rate(len(reviewed), processed),
+            _compute_accuracy(control, ties, processed),
+            _compute_intervention_rate(len(judged.first), unrouted, processed),
             _compute_error_reduction(control),
-            _compute_review_time(times),
-            _compute_cost(store, settings, times, len(paid_for)),
+            _compute_review_time(judged),
+            _compute_cost(costs, judged, settings, processed),
         ),
-        rounds=_compute_rounds(store, control),
+        rounds=_compute_rounds(rounds, control, judged, accepted, costs) if processed else (),
         queue=queue.count_places(store),
-        simulated=simulated,
+        judged=len(judged.first),
+        accepted=len(accepted),
+        unrouted=unrouted,
+        waiting=sum(r.route is not Route.AUTO and i not in judged.first for i, r in routings.items()),
+        judgments=costs.judgments,
+        simulated_judgments=costs.simulated_judgments,
+        models=len(models),
+        simulated_models=sum(learnt_from_simulated[i] for i in models),
+        currency=settings.currency,
+        projects=tuple(p.id for p in list_projects(store)),
     )
+
+
+class _Rounds:
+    """Which round of the loop a time belongs to. What was done between two rounds counts with the later one, and what
+    came after the last with the last."""
+
+    def __init__(self, ends: Mapping[int, datetime]):
+        self.numbers = sorted(ends) or [0]
+        self._ends = [ends[n] for n in self.numbers[:-1]]
+
+    def find(self, at: datetime) -> int:
+        return self.numbers[bisect_left(self._ends, at)]
+
+
+@dataclass
+class _Judged:
+    """What raters here have judged of the training prompts, and when each comparison first was.
+
+    `seconds` are the active times of the `judgments`, as far as they were measured.
+    """
+
+    first: dict[str, datetime] = field(default_factory=dict)
+    judgments: int = 0
+    seconds: list[float] = field(default_factory=list)
+    control: dict[str, list[Judgment]] = field(default_factory=lambda: defaultdict(list))
+
+
+def _read_judged(store: Store, control: set[str]) -> _Judged:
+    judged = _Judged()
+    for j in read_judgments(store, split=Split.TRAIN, repeats=False):  # one after another: each may hold a long text
+        if j.surplus or j.source or j.answer.verdict not in (Verdict.RANKED, Verdict.ALL_BAD):
+            continue
+        judged.first.setdefault(j.comparison_id, j.created_at)
+        judged.judgments += 1
+        if j.answer.active_seconds is not None:
+            judged.seconds.append(j.answer.active_seconds)
+        if j.comparison_id in control:
+            judged.control[j.comparison_id].append(j)
+    return judged
+
+
+@dataclass
+class _Costs:
+    """What was spent, in the currency of the settings, by round of the loop; and on what it was spent."""
+
+    raters: dict[int, float] = field(default_factory=lambda: defaultdict(float))
+    machine: dict[int, float] = field(default_factory=lambda: defaultdict(float))
+    judgments: int = 0
+    simulated_judgments: int = 0
+    runs: int = 0
+    unfinished_runs: int = 0
+    machine_seconds: float = 0.0
+
+
+def _read_costs(store: Store, settings: Settings, rounds: _Rounds) -> _Costs:
+    costs = _Costs()
+    for j in read_judgments(store):
+        if not j.source:
+            costs.judgments += 1
+            costs.simulated_judgments += j.simulated
+            seconds = j.answer.active_seconds or 0.0
+            costs.raters[rounds.find(j.created_at)] += seconds / 3600 * settings.rater_price_per_hour
+    for run in read_runs(store):
+        costs.runs += 1
+        costs.unfinished_runs += run.outcome is not RunOutcome.FINISHED
+        costs.machine_seconds += run.seconds
+        costs.machine[rounds.find(run.began_at)] += run.seconds / 3600 * settings.machine_price_per_hour
+    return costs
 
 
 @dataclass(frozen=True)
 class _ControlOutcome:
-    """A control comparison that raters have decided: the model's error (0 or 1), and the route it would have had."""
+    """A control comparison that raters have decided: whether the model erred, and the route it would have had."""
 
-    round: int
-    error: float
+    routed_at: datetime
+    is_error: bool
     proposed: Route
 
 
-def _measure_control_arm(
-    store: Store, routings: Sequence[Routing], by_pair: dict[tuple[str, frozenset[str]], Label]
-) -> list[_ControlOutcome]:
-    """Return the outcomes of control comparisons on whose two best completions raters have a preference.
-
-    Ties are left out: they do not show whether the model was right.
-    """
+def _measure_control_share(
+    store: Store, routings: Mapping[str, Routing], judged: _Judged
+) -> tuple[list[_ControlOutcome], int]:
+    """Return the outcomes of control comparisons on whose two best completions raters have a preference, and the number
+    of the others: a tie does not show whether the model was right."""
     scores: dict[str, dict[str, Score]] = {}
-    outcomes = []
-    for r in routings:
-        if r.route is not Route.CONTROL or r.reward_model_id is None:
+    outcomes, ties = [], 0
+    for comparison_id, judgments in judged.control.items():
+        r = routings[comparison_id]
+        if r.reward_model_id is None:
             continue
         if r.reward_model_id not in scores:
             scores[r.reward_model_id] = {s.comparison_id: s for s in read_scores(store, r.reward_model_id)}
-        score = scores[r.reward_model_id][r.comparison_id]
-        label = by_pair.get((r.comparison_id, frozenset((score.chosen, score.rejected))))
-        if label is not None and label.preferred is not None:
-            outcomes.append(_ControlOutcome(r.round, float(label.preferred != score.chosen), r.proposed))
-    return outcomes
+        score = scores[r.reward_model_id][comparison_id]
+        labels = aggregate_judgments(comparison_id, judgments)
+        label = next((x for x in labels if {x.first, x.second} == {score.chosen, score.rejected}), None)
+        if label is None or label.preferred is None:
+            ties += 1
+        else:
+            outcomes.append(_ControlOutcome(r.created_at, label.preferred != score.chosen, r.proposed))
+    return outcomes, ties
 
 
-def _compute_accuracy(control: list[_ControlOutcome]) -> KpiFigure:
+def _compute_accuracy(control: list[_ControlOutcome], ties: int, processed: int) -> KpiFigure:
     return _make_share(
         "accuracy_before_review",
         "Model accuracy before human review",
-        sum(1 for c in control if c.error == 0),
+        sum(not c.is_error for c in control),
         len(control),
-        note="agreement with raters on the random control arm, ties left out",
-        missing="no control comparison has been judged yet",
+        note=f"over {len(control):,} of the {processed:,} {POPULATION}: the control share, drawn at random and judged "
+        f"whatever the model said; {ties:,} ties left out",
+        missing=_NOT_DECIDED,
     )
 
 
-def _compute_intervention_rate(reviewed: int, processed: int) -> KpiFigure:
+def _compute_intervention_rate(judged: int, unrouted: int, processed: int) -> KpiFigure:
     return _make_share(
         "intervention_rate",
         "Human intervention rate",
-        reviewed,
+        judged,
         processed,
-        note=f"{reviewed} of {processed} processed comparisons were judged by raters",
-        missing="nothing has been routed and processed yet",
+        note=f"raters judged {judged:,} of the {processed:,} {POPULATION}"
+        + (f", {unrouted:,} of them before a model had routed them" if unrouted else ""),
+        missing="no comparison of a training prompt has been judged or accepted yet",
     )
 
 
@@ -172,67 +199,77 @@ def _make_share(key: str, title: str, count: int, n: int, *, note: str, missing:
     """Return the share `count` / `n` with its Wilson interval; where `n` is 0, a figure that says what is missing."""
     if not n:
         return KpiFigure(key, title, "share", None, 0, missing)
-    low, high = wilson_interval(count, n)
-    return KpiFigure(key, title, "share", count / n, n, note, low, high)
+    return KpiFigure(key, title, "share", count / n, n, note, *wilson_interval(count, n))
 
 
 def _compute_error_reduction(control: list[_ControlOutcome]) -> KpiFigure:
-    """Return 1 - (errors left with review) / (errors of the model alone), both estimated on the control arm.
+    """Return 1 - (errors left with review) / (errors of the model alone), both estimated on the control share.
 
-    With review, only what would have been accepted can be wrong: the raters' judgments count as right.
+    With review, only what would have been accepted can be wrong: the raters' judgments count as right. So it is the
+    share of the model's errors that would have gone to raters.
     """
-    before = sum(c.error for c in control)
-    after = sum(c.error for c in control if c.proposed is Route.AUTO)
-    note = f"the model alone errs on {before:g} of {len(control)} control comparisons, with review on {after:g}"
-    if before and not any(c.proposed is Route.AUTO for c in control):
+    errors = [c for c in control if c.is_error]
+    found = sum(c.proposed is not Route.AUTO for c in errors)
+    note = f"over the {len(errors):,} errors of the model on the control share: raters would have seen {found:,}"
+    if not any(c.proposed is Route.AUTO for c in control):
         note += "; nothing would have been accepted, so raters judge everything"
-    if before == 0:
-        note = "no control comparison has been judged yet" if not control else "the model made no error to reduce"
-    return KpiFigure(
-        "error_reduction",
-        "Error reduction by review",
-        "share",
-        1 - after / before if before else None,
-        len(control),
-        note,
-    )
+    missing = "the model made no error on the control share" if control else _NOT_DECIDED
+    return _make_share("error_reduction", "Error reduction by review", found, len(errors), note=note, missing=missing)
 
 
-def _compute_review_time(times: list[float]) -> KpiFigure:
-    mean = sum(times) / len(times) if times else None
-    note = f"mean active time of {len(times)} judgments" if times else "no judgment with a measured time yet"
-    return KpiFigure("review_seconds", "Average review time", "s", mean, len(times), note)
+def _compute_review_time(judged: _Judged) -> KpiFigure:
+    n, unmeasured = len(judged.seconds), judged.judgments - len(judged.seconds)
+    note = f"mean active time of {n:,} judgments on the {len(judged.first):,} that raters judged of the {POPULATION}"
+    if unmeasured:
+        note += f"; {unmeasured:,} have no measured time"
+    if not n:
+        note = "no judgment with a measured time yet"
+    mean = sum(judged.seconds) / n if n else None
+    return KpiFigure("review_seconds", "Average review time", "s", mean, n, note)
 
 
-def _compute_cost(store: Store, settings: Settings, times: list[float], processed: int) -> KpiFigure:
-    rater_cost = sum(times) / 3600 * settings.rater_price_per_hour
-    machine_cost = (
-        sum(s["seconds"] for s in read_finished_steps(store).values()) / 3600 * settings.machine_price_per_hour
+def _compute_cost(costs: _Costs, judged: _Judged, settings: Settings, processed: int) -> KpiFigure:
+    raters, machine, currency = sum(costs.raters.values()), sum(costs.machine.values()), settings.currency
+    elsewhere = max(0.0, raters - sum(judged.seconds) / 3600 * settings.rater_price_per_hour)
+    unfinished = f", {costs.unfinished_runs:,} of them not finished" if costs.unfinished_runs else ""
+    note = (
+        f"raters {raters:,.2f} {currency} ({elsewhere:,.2f} of it on calibration and held-out prompts, repeats and "
+        f"skips) + machine {machine:,.2f} {currency} ({costs.machine_seconds / 3600:,.2f} h in {costs.runs:,} "
+        f"runs{unfinished}), over the {processed:,} {POPULATION}"
     )
     return KpiFigure(
         "cost_per_comparison",
         "Cost per processed comparison",
-        settings.currency,
-        (rater_cost + machine_cost) / processed if processed else None,
+        currency,
+        (raters + machine) / processed if processed else None,
         processed,
-        f"raters {rater_cost:.2f} + machine {machine_cost:.2f} {settings.currency} over {processed} comparisons"
-        if processed
-        else "nothing has been judged or accepted yet",
+        note if processed else "no comparison of a training prompt has been judged or accepted yet",
     )
 
 
-def _compute_rounds(store: Store, control: list[_ControlOutcome]) -> tuple[RoundFigures, ...]:
-    """Return the figures of each round as it was decided then, whatever later rounds or a lead changed."""
-    decisions = [r for r in read_routings(store, newest=False) if r.decided_by is None]
-    rounds = []
-    for n in sorted({r.round for r in decisions}):
-        routes = {r.comparison_id: r.route for r in decisions if r.round == n}
-        measured = [c for c in control if c.round == n]
-        rounds.append(
-            RoundFigures(
-                n,
-                1 - sum(c.error for c in measured) / len(measured) if measured else None,
-                sum(route is not Route.AUTO for route in routes.values()) / len(routes),
-            )
+def _compute_rounds(
+    rounds: _Rounds, control: list[_ControlOutcome], judged: _Judged, accepted: Iterable[Routing], costs: _Costs
+) -> tuple[RoundFigures, ...]:
+    """Return the figures of each round. Their numerators and denominators add up to those of the report."""
+    judged_in, accepted_in, measured = defaultdict(int), defaultdict(int), defaultdict(list)
+    for at in judged.first.values():
+        judged_in[rounds.find(at)] += 1
+    for r in accepted:
+        accepted_in[rounds.find(r.created_at)] += 1
+    for c in control:
+        measured[rounds.find(c.routed_at)].append(not c.is_error)
+    return tuple(
+        RoundFigures(
+            n,
+            _estimate_share(sum(measured[n]), len(measured[n])),
+            _estimate_share(judged_in[n], judged_in[n] + accepted_in[n]),
+            judged_in[n] + accepted_in[n],
+            costs.raters[n],
+            costs.machine[n],
         )
-    return tuple(rounds)
+        for n in rounds.numbers
+    )
+
+
+def _estimate_share(count: int, n: int) -> Estimate | None:
+    return Estimate(count / n, *wilson_interval(count, n), n) if n else None

@@ -94,8 +94,15 @@ def resolve_model(name_or_path: str | Path) -> Path | str:
     return name
 
 
+def is_fetched(name: str) -> bool:
+    """Whether a model of SHORT_NAMES is on this machine."""
+    return (get_cache_folder() / name).is_dir()
+
+
 def get_display_name(name_or_path: str | Path) -> str:
     """Return the name of a model in the store: its short name, hub id or folder name, never a machine's path."""
+    if str(name_or_path) in SHORT_NAMES:
+        return str(name_or_path)
     resolved = resolve_model(name_or_path)
     return resolved.resolve().name if isinstance(resolved, Path) else resolved
 

@@ -35,11 +35,19 @@ SIMULATED_RATERS = (
 )
 
 
-def rate_quality(completion: Completion) -> float:
-    """Return how good a completion is to a simulated rater: about sixty words, few repeats, a finished last sentence.
+#: How good a bundled answer is by the grade that its author gave it.
+GRADES = {"good": 1.0, "also good": 0.9, "flawed": 0.0, "bad": -1.0}
 
-    The rule was chosen because it can be checked by eye; it represents nobody's real taste.
+
+def rate_quality(completion: Completion) -> float:
+    """Return how good a completion is to a simulated rater: by its author's grade where it has one, else by its form.
+
+    Written answers of the bundled set have a grade. Of others a simulated rater wants about sixty words, few repeats
+    and a finished last sentence: a rule that can be checked by eye, and represents nobody's real taste.
     """
+    grade = completion.sampling.get("grade")
+    if isinstance(grade, str) and grade in GRADES:
+        return GRADES[grade]
     words = completion.text.casefold().split()
     if not words:
         return -3.0

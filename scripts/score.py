@@ -15,15 +15,15 @@ from rlhf_hitl.arguments import parse_arguments, run_script
 from rlhf_hitl.models import find_best_device
 from rlhf_hitl.policy.training import DataArguments
 from rlhf_hitl.routing.scoring import ScoringSummary, score_pool
+from rlhf_hitl.store.runs import record_run
 
 
 def main(argv: Sequence[str] | None = None) -> ScoringSummary:
     """Score this process's part."""
     (data,) = parse_arguments((DataArguments,), argv)
     state = PartialState(cpu=find_best_device() == "cpu")
-    store = data.open_store()
-    summary = score_pool(store, data.open_reward_model(store), part=state.process_index, parts=state.num_processes)
-    store.close()
+    with data.open_store() as store, record_run(store, "score"):
+        summary = score_pool(store, data.open_reward_model(store), part=state.process_index, parts=state.num_processes)
     state.wait_for_everyone()
     return summary
 

@@ -22,6 +22,7 @@ from rlhf_hitl.policy.sampling import Sampling
 from rlhf_hitl.policy.training import DataArguments
 from rlhf_hitl.store import Store
 from rlhf_hitl.store.comparisons import list_prompts
+from rlhf_hitl.store.runs import record_run
 from rlhf_hitl.types import Completion, Split
 
 
@@ -29,7 +30,15 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Train, and return the folder of the policy and the figures of the training."""
     data, arguments, settings = parse_arguments((DataArguments, DPOPairArguments, DPOSettings), argv)
     require_free_folder(settings.out)
-    store = data.open_store()
+    with data.open_store() as store, record_run(store, "train-dpo"):
+        pairs = _collect_pairs(store, data, arguments, settings)
+        return {"policy": settings.out, **train_dpo(settings, pairs)}
+
+
+def _collect_pairs(
+    store: Store, data: DataArguments, arguments: DPOPairArguments, settings: DPOSettings
+) -> list[DPOPair]:
+    """Return the pairs to train on, the same in every process."""
     fresh = _sample(store, arguments, settings) if arguments.sample_prompts and not arguments.human_only else None
     # One process makes the pairs for all: a margin that rounds differently elsewhere must not give other rows there.
     shared: list[list[DPOPair] | None] = [None]
@@ -39,8 +48,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
             store, model, fresh, least_margin=arguments.least_margin, limit=arguments.limit, seed=settings.seed
         )
     broadcast_object_list(shared)
-    store.close()
-    return {"policy": settings.out, **train_dpo(settings, shared[0] or [])}
+    return shared[0] or []
 
 
 def _sample(store: Store, arguments: DPOPairArguments, settings: DPOSettings) -> list[Completion]:

@@ -16,6 +16,7 @@ from rlhf_hitl.policy.ppo import train_ppo
 from rlhf_hitl.policy.ppo_config import PPOConfig
 from rlhf_hitl.policy.training import DataArguments, refuse_heldout
 from rlhf_hitl.store.comparisons import list_prompts
+from rlhf_hitl.store.runs import record_run
 from rlhf_hitl.types import Split
 
 
@@ -23,12 +24,11 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Train, and return the folder of the policy and the figures of the first and last step."""
     data, config = parse_arguments((DataArguments, PPOConfig), argv)
     require_free_folder(config.out)
-    store = data.open_store()
-    prompts = list_prompts(store, split=Split.TRAIN)
-    refuse_heldout(prompts, store)
-    model = data.open_reward_model(store)
-    result = train_ppo(config, prompts, lambda chats: model.rewards(chats, keep=False))
-    store.close()
+    with data.open_store() as store, record_run(store, "train-ppo"):
+        prompts = list_prompts(store, split=Split.TRAIN)
+        refuse_heldout(prompts, store)
+        model = data.open_reward_model(store)
+        result = train_ppo(config, prompts, lambda chats: model.rewards(chats, keep=False))
     return {
         "policy": str(result.folder),
         "reward_model_id": model.id,

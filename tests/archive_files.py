@@ -164,6 +164,9 @@ def make_domain_values(table: str, i: int, n: int, kept: dict[str, list[dict[str
             return {"events": [e.value for e in Event][: 1 + i % 3]}
         case "deliveries":
             return {"event": list(Event)[i % len(Event)].value}
+        case "runs":
+            outcome = (None, "finished", "failed", "interrupted")[i % 4]
+            return {"seconds": abs(FLOATS[i % len(FLOATS)]), "outcome": outcome}
         case "audit" | "reward_models" | "steps":
             column = {"audit": "details", "reward_models": "figures", "steps": "result"}[table]
             return {column: {text[:30]: [1, None, "é\u0000", "\ud800", 1e-310]}} | (

@@ -16,6 +16,7 @@ from rlhf_hitl.reward.evaluation_record import (
     Estimate,
     EvaluatedPair,
     Evaluation,
+    LabelOrigin,
     LengthEffect,
     OrderEffect,
     ReliabilityBin,
@@ -84,6 +85,7 @@ def put(workspace: Path, name: str, examples: Sequence[EvaluatedPair], **more) -
         "length": LengthEffect(Estimate(0.573, 0.489, 0.653, len(labels)), 0.12),
         "position": OrderEffect(0.0, 32),
         "knows_its_prompts": True,
+        "measured_on": LabelOrigin(len(labels), len(labels) if more.get("simulated") else 0),
     }
     folder = workspace / "evaluations" / name
     save_evaluation(folder, Evaluation(**fields | more), examples)
@@ -91,7 +93,7 @@ def put(workspace: Path, name: str, examples: Sequence[EvaluatedPair], **more) -
 
 
 def bundled(seed: int, quality: float) -> list[EvaluatedPair]:
-    """The bundled prompts with two of their completions each, and one on code. Margins are drawn around `quality`."""
+    """120 bundled prompts with two of their completions each, and one on code. Margins are drawn around `quality`."""
     draw = Random(seed)
     rows = (resources.files("rlhf_hitl.bundled") / "set.jsonl").read_text(encoding="utf-8").splitlines()
     code = example(
@@ -106,7 +108,7 @@ def bundled(seed: int, quality: float) -> list[EvaluatedPair]:
             agreement=1.0,
         )
     ]
-    for i, row in enumerate(map(json.loads, rows)):
+    for i, row in enumerate(map(json.loads, rows[:120])):
         first, second = row["completions"][:2]
         margin = draw.gauss(quality, 1.0)
         tie = i % 11 == 10

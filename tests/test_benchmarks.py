@@ -67,6 +67,14 @@ def test_the_reward_models_speed_is_measured_against_the_stock_one(script, share
 
 
 @pytest.mark.timeout(300)
+def test_the_first_minutes_end_in_a_model_above_its_floors_and_a_router_that_accepts():
+    figures = quick("first_minutes.py")
+    assert figures["clear_of_floors"] == figures["runs"] == 1
+    assert figures["accuracy_over_floor"] >= 0.1
+    assert 0 < figures["accepted_share"] < 1
+
+
+@pytest.mark.timeout(300)
 def test_loop_time_runs_from_an_empty_folder(tiny_model):
     figures = quick("loop_time.py", "--policy", str(tiny_model))
     assert figures["judgments"] == 60

@@ -15,6 +15,7 @@ from rlhf_hitl.store import Store, people, queue
 from rlhf_hitl.store.comparisons import find_comparisons, insert_prompts
 from rlhf_hitl.store.judgments import read_judgments
 from rlhf_hitl.store.loop_steps import read_finished_steps
+from rlhf_hitl.store.runs import read_runs
 from rlhf_hitl.types import Message, Prompt, Role
 
 SMALL = {
@@ -67,6 +68,12 @@ def test_two_rounds_from_the_command_line_close_the_loop(prompts, tiny_model, tm
     }  # fmt: skip
     assert result["report"]["simulated"]
     assert all(j.simulated for j in read_judgments(prompts))
+    # Each step counts once as a run, but for the review, in which people work.
+    assert [(r.command, r.round, r.step) for r in read_runs(prompts)] == [
+        ("loop", n, step) for n in (1, 2) for step in STEPS if step != "review"
+    ]
+    assert {r.outcome for r in read_runs(prompts)} == {"finished"}
+    assert [r["round"] for r in result["report"]["rounds"]] == [1, 2]
 
 
 def test_an_interrupted_loop_resumes_at_the_unfinished_step(prompts, tiny_model, tmp_path):
@@ -83,6 +90,22 @@ def test_an_interrupted_loop_resumes_at_the_unfinished_step(prompts, tiny_model,
     assert lines == [f"round 1: {s}" for s in STEPS[4:]]
     assert {k: after[k] for k in before} == before
     assert after[1, "promote"]["reason"] == "nothing was tuned"
+    assert [r.step for r in read_runs(prompts)] == [s for s in STEPS if s != "review"]
+
+
+def test_a_step_that_fails_and_is_done_again_has_cost_twice(prompts, tiny_model, tmp_path):
+    small = {"ppo_steps": 0, "dpo_pairs": 0, "judgments_per_round": 1}
+    with pytest.raises(BadInput, match="labels with a preference"):  # one judgment teaches nothing
+        loop_of(prompts, tiny_model, tmp_path, **small).run(1)
+    with pytest.raises(BadInput, match="labels with a preference"):
+        loop_of(prompts, tiny_model, tmp_path, **small).run(1)
+    ran = [(r.step, r.outcome) for r in read_runs(prompts)]
+    assert ran == [
+        ("sample", "finished"),
+        ("route", "finished"),
+        ("train_reward", "failed"),
+        ("train_reward", "failed"),
+    ]
 
 
 def test_an_interrupted_step_is_done_again_and_keeps_the_files_of_the_first_attempt(prompts, tiny_model, tmp_path):

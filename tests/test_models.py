@@ -58,7 +58,7 @@ def test_smollm2_answers_and_is_read_the_same_with_and_without_other_answers():
     assert "Paris" in str(tokenizer.decode(tokens))
     backbone = Backbone(DEFAULT_MODEL, dtype="float32")
     assert backbone.layers == (15, 20, 25)
-    assert backbone.supports_trees
+    assert backbone.extractor.supports_trees
     prompt = (Message("user", "What is the capital of France?"),)
     chats = [(prompt, (Message("assistant", text),)) for text in ("Paris.", "It is Paris, on the Seine.")]
     rendered = [backbone.renderer.render(chat) for chat in chats]

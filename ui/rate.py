@@ -17,7 +17,8 @@ from rlhf_hitl.ui.pages import mount_page, read_asset
 #: The page's script in parts, concatenated in this order; `rate` comes last and starts the page.
 SCRIPTS = (
     "state", "storage", "i18n", "active_time", "pace", "tabs", "keymap", "outbox", "server_calls", "notices",
-    "progress", "toggle_group", "ranking_board", "cards", "answer_panels", "choices", "scores", "rewrite", "drafts",
+    "progress", "toggle_group", "ranking_board", "cards", "answer_panels", "phone",
+    "choices", "scores", "rewrite", "drafts",
     "submission", "history", "tutorial", "guideline", "settings", "key_dialog", "keyboard", "rate",
 )  # fmt: skip
 

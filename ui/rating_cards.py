@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from string import ascii_uppercase
 from typing import Any
 
-from rlhf_hitl.types import Answer, Comparison, Judgment, Message, Verdict
+from rlhf_hitl.types import Answer, Comparison, Judgment, Message, Ranking, Verdict
 from rlhf_hitl.ui import markdown
-from rlhf_hitl.ui.conversation import get_completion_text, make_question_excerpt, render_card
+from rlhf_hitl.ui.conversation import get_completion_text, make_excerpt, make_question_excerpt, render_card
 
-CARD_EXCERPT_LENGTH = 80  # characters of a question in a heading or in the history
+CARD_EXCERPT_LENGTH = 80  # characters of a question in a heading, and of a question and a reason in the history
 
 
 def summarize_answer(answer: Answer, shown: Sequence[str]) -> str:
@@ -28,12 +28,28 @@ def summarize_answer(answer: Answer, shown: Sequence[str]) -> str:
     return f"{ascii_uppercase[shown.index(answer.ranking[0][0])]}_said"
 
 
+def name_choice(answer: Answer, shown: Sequence[str]) -> str:
+    """Return the key of the interface's text for an answer, which for a pair says by how much one is better."""
+    said = summarize_answer(answer, shown)
+    return f"key_{said[0]}{answer.strength}" if len(shown) == 2 and answer.strength else said
+
+
+def spell_ranking(ranking: Ranking, shown: Sequence[str]) -> str:
+    """Return a ranking in the letters shown: `B > A = C`."""
+    letters = dict(zip(shown, ascii_uppercase))
+    return " > ".join(" = ".join(sorted(letters[id] for id in group)) for group in ranking)
+
+
 def draw_history_row(judgment: Judgment, comparison: Comparison) -> dict[str, Any]:
     """Return a judgment as a row of the rater's history."""
+    answer, shown = judgment.answer, judgment.order_shown
     return {
         "id": judgment.id,
         "asked": make_question_excerpt(comparison.prompt.messages, CARD_EXCERPT_LENGTH),
-        "said": summarize_answer(judgment.answer, judgment.order_shown),
+        "said": name_choice(answer, shown),
+        "ranking": spell_ranking(answer.ranking, shown) if len(shown) > 2 else "",
+        "reason": answer.reason.value if answer.reason else None,
+        "why": make_excerpt(answer.rationale, CARD_EXCERPT_LENGTH),
         "at": judgment.created_at.isoformat(),
     }
 

@@ -21,7 +21,7 @@ class PageRequest(BaseModel):
     `id` is that of a lease, in `mode` "correct" that of a judgment, in `mode` "tutorial" that of an example. `ranks`
     and the values of `scores` are in the order in which the completions were shown; equal ranks are ties, and None is
     unranked. `have` are the leases that the page holds, `lapsed` those of them that ran out, and `guidelines` the
-    guidelines that it holds. `day` is when the rater's day began.
+    guidelines that it holds. `words` are searched for in the history. `day` is when the rater's day began.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -30,6 +30,7 @@ class PageRequest(BaseModel):
     have: tuple[PageId, ...] = Field(default=(), max_length=10)
     lapsed: tuple[PageId, ...] = Field(default=(), max_length=10)
     guidelines: tuple[Annotated[str, Field(max_length=200, pattern=TEXT)], ...] = Field(default=(), max_length=100)
+    words: str = Field(default="", max_length=200, pattern=TEXT)
     id: PageId = ""
     mode: Literal["new", "correct", "tutorial"] = "new"
     verdict: Verdict | None = None

@@ -72,9 +72,17 @@ class RatingService:
         return {"card": card | {"answer": answer_to_page(judgment)}} | self._load_progress(request) | guideline
 
     def history(self, request: PageRequest) -> dict[str, Any]:
-        """Return the rater's newest judgments, newest first. One of a hidden repeat would show if it were left out."""
-        judged = views.list_current_judgments(self._store, self._rater.id, HISTORY)
-        return {"judged": [draw_history_row(judgment, comparison) for judgment, comparison in judged]}
+        """Return the rater's newest judgments, newest first, of those in which all words occur that the page sent.
+
+        A judgment of a hidden repeat is one of them: it would show if it were left out.
+        """
+        found = views.search_current_judgments(self._store, self._rater.id, request.words.split(), HISTORY)
+        return {
+            "judged": [draw_history_row(judgment, comparison) for judgment, comparison in found.judged],
+            "more": found.has_more,
+            # Only where older ones were not looked at.
+            "searched": found.searched if found.ran_out_of_time and not found.has_more else None,
+        }
 
     def difference(self, request: PageRequest) -> dict[str, Any]:
         """Return two completions as HTML in which the words that only one of them has are marked."""
@@ -214,6 +222,7 @@ class RatingService:
         acknowledged = guidelines.has_acknowledged(self._store, self._rater.id, guideline.project, guideline.version)
         return {
             "key": _make_guideline_key(guideline),
+            "project": guideline.project,
             "version": guideline.version,
             "html": render(guideline.text),
             "axes": [{"id": a.id, "title": a.title, "description": a.description} for a in guideline.axes],

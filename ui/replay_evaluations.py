@@ -98,19 +98,22 @@ def _list_row(folder: Path) -> dict[str, Any]:
 def _summarize(name: str, evaluation: Evaluation) -> dict[str, Any]:
     e = evaluation
     coin = "coin 50.0%, " if e.floor[1] == 0.5 else ""
-    bag_of_words = "" if e.bag_of_words is None else f", words {e.bag_of_words.value:.1%}"
+    state = "simulated" if e.measured_on is None else "simulated labels"
+    bag_of_words = "" if e.bag_of_words is None else f", words {e.bag_of_words.text}"
     return {
         "name": name,
         "shown": make_visible(name),
         "model": make_visible(e.reward_model_id),
         "made": _format_time(e.created_at),
         "n": e.n,
-        "accuracy": f"{e.accuracy.value:.1%}",
-        "interval": _format_interval(e.accuracy),
-        "floors": f"{coin}{e.length_rule} {e.length_floor.value:.1%}{bag_of_words}",
+        "accuracy": e.accuracy.text,
+        "interval": e.accuracy.bounds,
+        "floors": f"{coin}{e.length_rule} {e.length_floor.text}{bag_of_words}",
         "above": "clear" if e.clear_of_floors else "perhaps" if e.above_floors else "no",
-        "ece": f"{e.ece:.3f}",
-        "simulated": e.simulated,
+        "ece": e.calibration.text,
+        "origins": [
+            origin for origin in ((state, e.measured_note), ("learnt from simulated", e.learnt_note)) if origin[1]
+        ],
         "split": make_visible(e.split) if e.includes_training_prompts else "",
     }
 
@@ -133,12 +136,10 @@ def _list_figures(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
     if e.noise_ceiling:
         note = "what one would score who knew of each pair what most of all raters prefer"
         yield _format_figure("The ceiling", e.noise_ceiling, note)
-    yield {
-        "title": "Calibration error",
-        "value": f"{e.ece:.3f}",
-        "bounds": f"95 %: {e.ece_low:.3f} to {e.ece_high:.3f}",
-        "note": "how far, on average, the confidence the model states is from how often it is right",
-    }
+    note = "how far the confidence the model states is from how often it is right, without what chance adds"
+    if e.measured_on is None:
+        note = "how far the confidence is from how often it is right, as an earlier version measured it: with chance"
+    yield _format_figure("Calibration error", e.calibration, note)
 
 
 def _list_facts(evaluation: Evaluation) -> Iterator[str]:
@@ -150,14 +151,13 @@ def _list_facts(evaluation: Evaluation) -> Iterator[str]:
     yield f"Not counted: {', '.join(f'{n:,} {reason}' for n, reason in e.left_out if n) or 'nothing'}."
     if e.three_way:
         yield (
-            f"With ties as a third answer it says what the raters said of {e.three_way.accuracy.value:.1%} "
-            f"({_format_interval(e.three_way.accuracy)}); always the commonest of the three: "
-            f"{e.three_way.commonest:.1%}."
+            f"With ties as a third answer it says what the raters said of {e.three_way.accuracy.text} "
+            f"({e.three_way.accuracy.bounds}); always the commonest of the three: {e.three_way.commonest:.1%}."
         )
     if e.length:
         yield (
-            f"It prefers the longer answer in {e.length.model.value:.1%} ({_format_interval(e.length.model)}), the "
-            f"raters in {e.longer.value:.1%}; rank correlation of margin and length {e.length.correlation:.2f}."
+            f"It prefers the longer answer in {e.length.model.text} ({e.length.model.bounds}), the raters in "
+            f"{e.longer.text}; rank correlation of margin and length {e.length.correlation:.2f}."
         )
     if e.position and e.position.pairs:
         yield (
@@ -166,15 +166,14 @@ def _list_facts(evaluation: Evaluation) -> Iterator[str]:
         )
     if e.position and e.position.raters:
         first = e.position.raters
-        yield f"Raters chose what was shown first in {first.value:.1%} ({_format_interval(first)})."
+        yield f"Raters chose what was shown first in {first.text} ({first.bounds})."
     if e.k_wise:
         yield (
-            f"Of three or more answers its best is among the raters' best in {e.k_wise.best.value:.1%} "
-            f"({_format_interval(e.k_wise.best)}); chance: {e.k_wise.chance:.1%}."
+            f"Of three or more answers its best is among the raters' best in {e.k_wise.best.text} "
+            f"({e.k_wise.best.bounds}); chance: {e.k_wise.chance:.1%}."
         )
-    if e.scores:
-        scores = ", ".join(f"{benchmark} {score:.1%}" for benchmark, score in e.scores.items())
-        yield make_visible(f"By the benchmark's own rules: {scores}")
+    for name, score, note in e.score_rows:
+        yield make_visible(f"By the benchmark's own rules, {name}: {score}" + (f" ({note})" if note else ""))
 
 
 def _list_slices(evaluation: Evaluation, index: EvaluationIndex) -> list[dict[str, Any]]:
@@ -186,8 +185,8 @@ def _list_slices(evaluation: Evaluation, index: EvaluationIndex) -> list[dict[st
             "label": make_visible(f"{tag}: {value}"),
             "n": accuracy.n,
             "share": accuracy.value,
-            "accuracy": f"{accuracy.value:.1%}",
-            "interval": _format_interval(accuracy),
+            "accuracy": accuracy.text,
+            "interval": accuracy.bounds,
             "browsable": value in index.tags.get(tag, ((), None))[0],
         }
         for tag, accuracies in evaluation.slices.items()
@@ -234,12 +233,7 @@ def _compare(side_by_side: SideBySide) -> str:
 
 
 def _format_figure(title: str, estimate: Estimate, note: str) -> dict[str, Any]:
-    bounds = f"95 %: {_format_interval(estimate)}"
-    return {"title": title, "value": f"{estimate.value:.1%}", "bounds": bounds, "note": note}
-
-
-def _format_interval(estimate: Estimate) -> str:
-    return f"{estimate.low:.1%} to {estimate.high:.1%}"
+    return {"title": title, "value": estimate.text, "bounds": f"95 %: {estimate.bounds}", "note": note}
 
 
 def _format_time(iso: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from rlhf_hitl.ui.pages import load_templates, load_translations
 
@@ -30,6 +31,16 @@ def choose_language(accept_language: str, supported: Sequence[str]) -> str:
     return max(preferences, key=preferences.__getitem__, default=supported[0])
 
 
+def describe_reader(accept_language: str) -> dict[str, Any]:
+    """Return what a template needs to speak the reader's language: `t` (the texts), `language` and `direction`."""
+    language = choose_language(accept_language, list(load_translations()))
+    return {
+        "t": load_translations()[language].__getitem__,
+        "language": language,
+        "direction": "rtl" if language in RIGHT_TO_LEFT else "ltr",
+    }
+
+
 def render_sign_in_page(
     accept_language: str, *, problem: str = "", minutes: int = 0, name: str = "", invited: bool = False
 ) -> str:
@@ -42,16 +53,11 @@ def render_sign_in_page(
         name: the name that was entered before.
         invited: whether a new name and password are chosen, rather than asked for.
     """
-    language = choose_language(accept_language, list(load_translations()))
-    texts = load_translations()[language]
-    context = {
-        "t": texts.__getitem__,
-        "language": language,
-        "direction": "rtl" if language in RIGHT_TO_LEFT else "ltr",
-        "problem": texts[f"login_{problem}"].format(minutes=minutes) if problem else "",
+    reader = describe_reader(accept_language)
+    context = reader | {
+        "problem": reader["t"](f"login_{problem}").format(minutes=minutes) if problem else "",
         "invalid_fields": INVALID_FIELDS.get(problem, ()),
         "focus": "name" if problem == "name" or not name else "password",
-        "show_form": problem != "not_yours",
         "name": name,
         "invited": invited,
     }

@@ -8,22 +8,22 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI, Request
-from fastapi.responses import Response
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
 from uvicorn.config import STARTUP_FAILURE
 
 from rlhf_hitl.api.auth import ROLES_OF_PAGE
 from rlhf_hitl.api.client_limits import ClientLimits
+from rlhf_hitl.api.error_pages import ErrorPages
 from rlhf_hitl.api.health import add_health_routes
 from rlhf_hitl.api.json_log import log_as_json
 from rlhf_hitl.api.log_limit import limit_log_of_clients
 from rlhf_hitl.api.metrics import RequestMonitor, ServerMetrics
 from rlhf_hitl.api.page_guard import PageGuard
-from rlhf_hitl.api.problems import respond_with_problem
+from rlhf_hitl.api.problems import ProblemResponse, respond_with_problem, respond_with_store_failure
 from rlhf_hitl.api.proxies import ForwardedHeaders
 from rlhf_hitl.api.security import SecurityMiddleware
-from rlhf_hitl.api.sign_in import add_sign_in_routes, respond_with_sign_in_page
+from rlhf_hitl.api.sign_in import add_sign_in_routes
 from rlhf_hitl.api.sign_in_throttle import SignInThrottle
 from rlhf_hitl.api.static_files import add_static_routes
 from rlhf_hitl.api.v1 import create_api
@@ -69,6 +69,7 @@ def create_headless_app(store: Store, settings: Settings, throttle: SignInThrott
     app.add_middleware(RequestMonitor, metrics=metrics)
     proxies = TrustedProxies(settings.trusted_proxies)
     app.add_middleware(ClientLimits, most=settings.max_requests_per_address, proxies=proxies)
+    app.add_middleware(ErrorPages)
     app.add_middleware(ForwardedHeaders, proxies=proxies)
     add_sign_in_routes(app, store, settings, throttle or SignInThrottle(store))
     add_health_routes(app, store, metrics)
@@ -76,11 +77,11 @@ def create_headless_app(store: Store, settings: Settings, throttle: SignInThrott
     app.mount("/api/v1", create_api(store, settings))
 
     @app.exception_handler(StoreFailure)
-    async def answer_store_failure(request: Request, _e: StoreFailure) -> Response:
-        return respond_with_sign_in_page(request, 503, problem="store")
+    async def answer_store_failure(_request: Request, _e: StoreFailure) -> ProblemResponse:
+        return respond_with_store_failure()
 
     @app.exception_handler(404)
-    async def answer_unknown_address(_request: Request, _e: Exception) -> Response:
+    async def answer_unknown_address(_request: Request, _e: Exception) -> ProblemResponse:
         return respond_with_problem(
             404, "address: expected one of this server. Fix: see /api/v1/openapi.json, or sign in at /login"
         )

@@ -200,7 +200,10 @@ class LimitedProtocol(HttpToolsProtocol):
             return
         if self._phase is Phase.BODY:
             earned = len(data) / self._all.limits.body_bytes_per_second
-            self.deadline = min(self.deadline + earned, self.loop.time() + self._all.limits.body_seconds)
+            latest = self.loop.time() + self._all.limits.body_seconds
+            self.deadline = min(self.deadline + earned, latest)
+            if self.deadline == latest:  # a body that comes fast enough keeps nobody waiting, however long it is
+                self._all.expect(self)
             self._bytes_beside_body += len(data)
         else:
             self._head_bytes += len(data)

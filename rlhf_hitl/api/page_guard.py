@@ -12,13 +12,14 @@ from collections.abc import Collection, Sequence
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rlhf_hitl.api.auth import SIGNED_OUT, Caller, find_session_rater, get_client_address, set_page_caller
-from rlhf_hitl.api.problems import respond_with_problem
+from rlhf_hitl.api.error_pages import respond_with_error_page, wants_page
+from rlhf_hitl.api.problems import respond_with_problem, respond_with_store_failure
 from rlhf_hitl.api.security import hash_style, make_page_policy
-from rlhf_hitl.store import Store
+from rlhf_hitl.store import Store, StoreFailure
 from rlhf_hitl.types import Role
 
 
@@ -40,7 +41,10 @@ class PageGuard:
         if scope["type"] != "http":
             return  # Gradio's pages open no WebSocket: the server closes it
         request = Request(scope)
-        rater = await run_in_threadpool(find_session_rater, self._store, request)
+        try:
+            rater = await run_in_threadpool(find_session_rater, self._store, request)
+        except StoreFailure:
+            return await respond_with_store_failure()(scope, receive, send)
         if rater is None:
             return await self._refuse(request, 401, SIGNED_OUT)(scope, receive, send)
         if rater.role not in self._roles:
@@ -59,15 +63,9 @@ class PageGuard:
 
     @staticmethod
     def _refuse(request: Request, status: int, detail: str) -> Response:
-        wants_page = request.method == "GET" and "text/html" in request.headers.get("accept", "")
-        if not wants_page:
+        if not wants_page(request):
             return JSONResponse({"detail": detail}, status)
-        if status == 401:
-            return RedirectResponse("/login", 303)
-        from rlhf_hitl.ui.sign_in import render_sign_in_page
-
-        html = render_sign_in_page(request.headers.get("accept-language", ""), problem="not_yours")
-        return HTMLResponse(html, status)
+        return RedirectResponse("/login", 303) if status == 401 else respond_with_error_page(request, status, "role")
 
 
 class PagePolicy:

@@ -64,6 +64,18 @@ def respond_with_problem(
     return ProblemResponse(body.model_dump(), status, headers=(headers or {}) | usual)
 
 
+def respond_with_store_failure() -> ProblemResponse:
+    """Return the answer while the store does not answer."""
+    return respond_with_problem(
+        503, "the store: expected one that answers. Fix: send it again in a moment; a judgment counts once"
+    )
+
+
+def respond_with_internal_error() -> ProblemResponse:
+    """Return the answer to what the server has a mistake in."""
+    return respond_with_problem(500, "The server has an internal error, which is in its log. Fix: tell its operator")
+
+
 def add_handlers(app: FastAPI, store: Store) -> None:
     """Turn every error that an operation of `app` raises into a problem document, without the store's address."""
 
@@ -74,9 +86,7 @@ def add_handlers(app: FastAPI, store: Store) -> None:
     @app.exception_handler(StoreFailure)
     async def answer_store_failure(_request: Request, e: StoreFailure) -> ProblemResponse:
         log.error("the store failed", extra={"store": str(e)})
-        return respond_with_problem(
-            503, "the store: expected one that answers. Fix: send it again in a moment; a judgment counts once"
-        )
+        return respond_with_store_failure()
 
     @app.exception_handler(RequestValidationError)
     async def answer_validation_error(_request: Request, e: RequestValidationError) -> ProblemResponse:
@@ -111,9 +121,7 @@ def add_handlers(app: FastAPI, store: Store) -> None:
     @app.exception_handler(Exception)
     async def answer_unexpected_error(request: Request, e: Exception) -> ProblemResponse:
         log.error("unexpected error", exc_info=e, extra={"path": request.url.path})
-        return respond_with_problem(
-            500, "The server has an internal error, which is in its log. Fix: tell its operator"
-        )
+        return respond_with_internal_error()
 
 
 def _describe_refusal(error: dict[str, Any]) -> str:

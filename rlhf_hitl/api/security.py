@@ -74,7 +74,7 @@ SECURITY_HEADERS = {
 _CACHEABLE = ("text/css", "text/javascript", "application/javascript", "image/", "font/")
 
 
-def _add_security_headers(headers: MutableHeaders) -> None:
+def add_security_headers(headers: MutableHeaders) -> None:
     """Add the headers that every answer has; a route may have set a policy and a rule for caches of its own."""
     headers.update(SECURITY_HEADERS)
     if location := headers.get("location"):  # ours are all on this server; Starlette writes the client's `Host` there
@@ -103,7 +103,7 @@ class SecurityMiddleware:
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
-                _add_security_headers(MutableHeaders(scope=message))
+                add_security_headers(MutableHeaders(scope=message))
             await send(message)
 
         # The session's cookie alone would let another site act in a signed-in browser.

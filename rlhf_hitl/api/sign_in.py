@@ -19,6 +19,7 @@ from starlette.requests import ClientDisconnect
 
 from rlhf_hitl.api.auth import SESSION_COOKIE, find_session_rater, get_client_address
 from rlhf_hitl.api.connections import find_network
+from rlhf_hitl.api.error_pages import respond_with_error_page
 from rlhf_hitl.api.sign_in_throttle import SignInThrottle
 from rlhf_hitl.config import Settings
 from rlhf_hitl.errors import BadInput, Conflict, NotFound
@@ -72,7 +73,7 @@ def add_sign_in_routes(app: FastAPI, store: Store, settings: Settings, throttle:
     @app.get("/invite/{secret}")
     def show_invitation(request: Request, secret: str) -> Response:
         if find_open_invitation(store, secret) is None:
-            return respond_with_sign_in_page(request, 404, problem="over")
+            return respond_with_error_page(request, 404, "invitation")
         return respond_with_sign_in_page(request, invited=True)
 
     @app.post("/invite/{secret}")
@@ -85,7 +86,7 @@ def add_sign_in_routes(app: FastAPI, store: Store, settings: Settings, throttle:
                 store, secret, name, password[:MAX_PASSWORD_LENGTH], address=get_client_address(request)
             )
         except NotFound:
-            return respond_with_sign_in_page(request, 404, problem="over")
+            return respond_with_error_page(request, 404, "invitation")
         except BadInput as e:
             wrong = e.value == "password"
             return respond_with_sign_in_page(

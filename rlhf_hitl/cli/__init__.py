@@ -15,7 +15,8 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -89,13 +90,21 @@ class Interrupted(RlhfHitlError):
     exit_code = 130
 
 
-def command(name: str, group: typer.Typer = app, *, formerly: str = "", if_interrupted: str = "") -> Callable:
+def command(
+    name: str,
+    group: typer.Typer = app,
+    *,
+    formerly: str = "",
+    if_interrupted: str = "",
+    counts_time: bool = False,
+) -> Callable:
     """Return a decorator that registers a function as a command. It must take `json: AsJson` and return a `Result`.
 
     Args:
         formerly: another name under which the command goes on working, and says that it has a new one.
         if_interrupted: what is kept of the work of a command that was stopped, and how to go on; one that knows more
             raises `Interrupted`.
+        counts_time: record in the store how long the command takes, because its machine is a cost.
     """
 
     def register(function: Callable[..., Result]) -> Callable:
@@ -104,7 +113,8 @@ def command(name: str, group: typer.Typer = app, *, formerly: str = "", if_inter
             as_json = kwargs.get("json", False)
             try:
                 protect_workspace(load_settings().workspace)
-                result = function(*args, **kwargs)
+                with _record_run(name, kwargs["store"]) if counts_time else nullcontext():
+                    result = function(*args, **kwargs)
             except RlhfHitlError as e:
                 _fail(str(e), e.exit_code, as_json)
             except OSError as e:
@@ -128,6 +138,19 @@ def command(name: str, group: typer.Typer = app, *, formerly: str = "", if_inter
         return group.command(name)(run)
 
     return register
+
+
+@contextmanager
+def _record_run(name: str, url: str) -> Iterator[None]:
+    """Record a command's run in its store, if that can be opened: if not, the command itself says why."""
+    from rlhf_hitl.store import Store
+    from rlhf_hitl.store.runs import record_run
+
+    with ExitStack() as stack:
+        with suppress(RlhfHitlError, OSError):
+            store = stack.enter_context(Store.open(url))
+            stack.enter_context(record_run(store, name))
+        yield
 
 
 def require_file_path(flag: str, path: Path | None) -> None:

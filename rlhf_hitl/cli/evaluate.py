@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 @command(
     "evaluate",
     if_interrupted="no evaluation was kept, but what the model has read of the texts is. Give the same command again",
+    counts_time=True,
 )
 def evaluate_command(
     store: StoreUrl,
@@ -51,6 +52,10 @@ def evaluate_command(
     examples: Annotated[
         Path | None, typer.Option(help="Write one JSON line for each replayed pair to this file.")
     ] = None,
+    check_order: Annotated[
+        bool,
+        typer.Option("--check-order", help="Compute 32 pairs anew in both orders: a reward must not depend on it."),
+    ] = False,
     html: Annotated[Path | None, typer.Option(help="Write a report with plots to this file.")] = None,
     min_accuracy: Annotated[
         float | None, typer.Option(min=0, max=1, help="Fail (exit 1) if the accuracy is below this.")
@@ -121,7 +126,7 @@ def evaluate_command(
     folder = workspace / "evaluations" / name
     replaced = folder.exists()
     with _open_labels(opened, data, format, split) as labels:
-        evaluation, replayed = labels.replay(model, name)
+        evaluation, replayed = labels.replay(model, name, check_order)
         rival_pairs = (
             read_evaluated_pairs(earlier) if earlier else labels.replay(rival, str(against))[1] if rival else None
         )
@@ -153,8 +158,7 @@ def evaluate_command(
             "gate_passed": not failed if gates else None,
         },
         make_table(
-            f"Accuracy on {evaluation.n} {label_kind} labels"
-            + (" (simulated judgments)" if evaluation.simulated else ""),
+            f"Accuracy on {evaluation.n} {label_kind} labels" + _describe_origin(evaluation),
             _make_rows(evaluation),
             ("", "value", "95 % interval"),
         ),
@@ -177,10 +181,14 @@ class _ReplayedLabels:
     format: str = ""
     identical_sides: int = 0
 
-    def replay(self, model: RewardModel, name: str) -> tuple[Evaluation, list[EvaluatedPair]]:
+    def replay(
+        self, model: RewardModel, name: str, check_order: bool = False
+    ) -> tuple[Evaluation, list[EvaluatedPair]]:
         from rlhf_hitl.reward.evaluation.evaluate import evaluate_reward_model
 
-        return evaluate_reward_model(model, self.store, split=self.split, home=self.home, name=name, format=self.format)
+        return evaluate_reward_model(
+            model, self.store, split=self.split, home=self.home, name=name, format=self.format, check_order=check_order
+        )
 
 
 @contextmanager
@@ -225,6 +233,12 @@ def _find_evaluation(store: Store, workspace: Path, against: str) -> Path | None
     return None if found is None else workspace / "evaluations" / found
 
 
+def _describe_origin(evaluation: Evaluation) -> str:
+    """Return how many of the labels with a preference are simulated, for a title; empty if none."""
+    origin = evaluation.measured_on
+    return f" ({origin})" if origin is not None and origin.has_simulated else ""
+
+
 def _make_rows(evaluation: Evaluation) -> list[tuple[str, str, str]]:
     shares = {
         "reward model": evaluation.accuracy,
@@ -232,26 +246,25 @@ def _make_rows(evaluation: Evaluation) -> list[tuple[str, str, str]]:
         "ceiling: the raters' noise": evaluation.noise_ceiling,
         "with ties, three-way": evaluation.three_way and evaluation.three_way.accuracy,
         "best of K": evaluation.k_wise and evaluation.k_wise.best,
-        "Kendall's tau-b": evaluation.k_wise and evaluation.k_wise.kendall,
         "the model chose the longer answer": evaluation.length and evaluation.length.model,
+        "calibration error, beyond chance": evaluation.calibration,
     }
-    rows = [
-        (name, f"{share.value:.3f}", f"{share.low:.3f} to {share.high:.3f}") for name, share in shares.items() if share
-    ]
-    rows.append(
-        ("calibration error", f"{evaluation.ece:.3f}", f"{evaluation.ece_low:.3f} to {evaluation.ece_high:.3f}")
-    )
-    return rows + [(f"score: {name}", f"{score:.3f}", "") for name, score in evaluation.scores.items()]
+    rows = [(name, share.text, share.bounds if share.n else "") for name, share in shares.items() if share]
+    if (k := evaluation.k_wise) and (tau := k.kendall):
+        rows.append(("Kendall's tau-b", f"{tau.value:.3f}", f"{tau.low:.3f} to {tau.high:.3f}"))
+    for name, score, note in evaluation.score_rows:
+        rows.append((f"score: {name}" + (f" ({note})" if note else ""), score, ""))
+    return rows
 
 
 def _make_notes(evaluation: Evaluation, identical_sides: int, difference: AccuracyDifference | None) -> list[str]:
     left_out = [f"{n} {kind}" for n, kind in evaluation.left_out]
     if identical_sides:
         left_out.append(f"{identical_sides} rows with two identical answers")
-    lines = [evaluation.caveat] if evaluation.caveat else []
+    lines = [note for note in (evaluation.learnt_note, evaluation.caveat) if note]
     lines.append(f"Left out: {', '.join(left_out)}. Intervals treat the pairs of one prompt as one cluster.")
     if weak := sorted(
-        (share.value, f"{kind}={value} {share.value:.3f} ({share.n})")
+        (share.value, f"{kind}={value} {share.text} ({share.n})")
         for kind, values in evaluation.slices.items()
         for value, share in values.items()
         if kind not in ("confidence", "longer") and share.high < evaluation.accuracy.value
@@ -260,17 +273,14 @@ def _make_notes(evaluation: Evaluation, identical_sides: int, difference: Accura
     if (p := evaluation.position) and p.pairs:
         lines.append(f"Swapping the two sides changes its margin by at most {p.asymmetry:.2g}, on {p.pairs} pairs.")
     if p and p.raters:
-        line = (
-            f"Raters chose what was shown first in {p.raters.value:.3f} of {p.raters.n} votes ({p.raters.low:.3f} to "
-            f"{p.raters.high:.3f})"
-        )
+        line = f"Raters chose what was shown first in {p.raters.text} of {p.raters.n} votes ({p.raters.bounds})"
         if p.first and p.second:
-            line += f"; the model agrees with {p.first.value:.3f} of those and with {p.second.value:.3f} of the others"
+            line += f"; the model agrees with {p.first.text} of those and with {p.second.text} of the others"
         lines.append(f"{line}.")
     if d := difference:
         lines.append(
-            f"Against {d.against}: {d.accuracy.value:+.3f} ({d.accuracy.low:+.3f} to {d.accuracy.high:+.3f}) on {d.n} "
-            f"labels; only this one is right on {d.ours}, only the other on {d.theirs}; McNemar p = {d.p_value:.3g}"
+            f"Against {d.against}: {d}; only this one is right on {d.ours}, only the other on {d.theirs}; "
+            f"McNemar p = {d.p_value:.3g}"
         )
     return lines
 

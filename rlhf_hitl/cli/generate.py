@@ -25,7 +25,11 @@ DEFAULT_TEMPERATURES = (0.7, 1.0)
 PolicyName = Annotated[str, typer.Option("--policy", help="A model folder, a hub id, or a name from `models get`.")]
 
 
-@command("generate", if_interrupted="nothing is kept, for completions are stored together. Sample fewer with --limit")
+@command(
+    "generate",
+    if_interrupted="nothing is kept, for completions are stored together. Sample fewer with --limit",
+    counts_time=True,
+)
 def generate_command(
     store: StoreUrl,
     policy: PolicyName = DEFAULT_MODEL,

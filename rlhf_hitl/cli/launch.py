@@ -8,6 +8,7 @@ import sys
 from collections.abc import Sequence
 
 from rlhf_hitl.errors import RlhfHitlError
+from rlhf_hitl.store.runs import LAUNCHED
 
 
 def launch_processes(
@@ -30,7 +31,7 @@ def launch_processes(
 
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes)]
     launcher += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
-    variables = dict(os.environ)
+    variables = dict(os.environ) | {LAUNCHED: "1"}
     if not torch.cuda.is_available():
         # With `--cpu` accelerate would start one process; this makes several processes use the CPU.
         variables["ACCELERATE_USE_CPU"] = "1"

@@ -121,7 +121,7 @@ def _summarise_rounds(store: Store, steps: dict[tuple[int, str], dict[str, Any]]
     for (n, step), result in steps.items():
         if step == "evaluate" and result.get("n"):
             accuracy = result["accuracy"]
-            rows.append((f"round {n}", f"held-out accuracy {accuracy['value']:.3f} on {result['n']} labels"))
+            rows.append((f"round {n}", f"held-out accuracy {accuracy['value']:.1%} on {result['n']} labels"))
         if step == "train_reward":
             rows.append((f"round {n}", f"reward model {describe_model(store, result['reward_model_id'])}"))
         if step == "promote":

@@ -10,6 +10,7 @@ import typer
 from rlhf_hitl.cli import AsJson, Result, StoreUrl, command, make_table, require_file_path
 from rlhf_hitl.config import load_settings
 from rlhf_hitl.files import write_text_atomically
+from rlhf_hitl.visible import make_cell_visible
 
 if TYPE_CHECKING:
     from rlhf_hitl.kpis import KpiReport
@@ -37,6 +38,16 @@ def show_report_command(
 
 
 def make_report_table(report: KpiReport) -> Any:
-    """Return the figures as a table, which says whether raters were simulated."""
-    title = "Report" + (" - with simulated raters" if report.simulated else "")
-    return make_table(title, [(f.title, str(f), f.note) for f in report.figures], ("figure", "value", "from"))
+    """Return the figures as a table, with what each is over and which judgments are simulated below it."""
+    from rich.console import Group
+    from rich.text import Text
+
+    title = f"Report of {', '.join(report.projects)}, {report.created_at:%Y-%m-%d %H:%M} UTC"
+    if report.simulated:
+        title += f" (simulated: {report.simulated_judgments:,} of {report.judgments:,} judgments)"
+    rows = [(f.title, f.text, f.bounds) for f in report.figures]
+    notes = [report.population, *report.simulation_notes, *(f"{f.title}: {f.note}." for f in report.figures)]
+    return Group(
+        make_table(title, rows, ("figure", "value", "95 % interval")),
+        *(Text(make_cell_visible(note)) for note in notes),
+    )

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rlhf_hitl.store import Store
 
 
-@command("score")
+@command("score", counts_time=True)
 def score_comparisons_command(
     store: StoreUrl,
     reward_model: RewardModelName = None,
@@ -54,7 +54,7 @@ def score_comparisons_command(
     )
 
 
-@command("route")
+@command("route", counts_time=True)
 def route_comparisons_command(
     store: StoreUrl,
     reward_model: RewardModelName = None,

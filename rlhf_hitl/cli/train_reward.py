@@ -42,6 +42,7 @@ BackboneName = Annotated[
 @command(
     "train-reward",
     if_interrupted="no model was made. Give the same command again; what a head has read of the texts is kept",
+    counts_time=True,
 )
 def train_reward_command(
     store: StoreUrl,
@@ -116,12 +117,15 @@ def train_reward_command(
     # What is missing is reported before anything heavy is imported.
     from rlhf_hitl.arguments import read_yaml_settings
     from rlhf_hitl.models import locate_model_folder
+    from rlhf_hitl.reward.bundled_reader import is_bundled_only
     from rlhf_hitl.reward.training.training_labels import load_training_pairs
 
     values = {} if config is None else read_yaml_settings(config)
     if backend != "classifier":
         load_training_pairs(opened)
-    locate_model_folder(backbone or values.get("model_name_or_path") or DEFAULT_MODEL)
+    name = backbone or values.get("model_name_or_path") or DEFAULT_MODEL
+    if backend != "head" or not is_bundled_only(name):
+        locate_model_folder(name)
     backbone_options: dict[str, Any] = {
         k: v for k, v in {"max_length": max_length, "dtype": dtype}.items() if v is not None
     }

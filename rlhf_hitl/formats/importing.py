@@ -168,9 +168,10 @@ def import_path(
 
 
 def import_bundled(store: Store) -> ImportReport:
-    """Import the prompts and completions that come with the package."""
+    """Import the prompts and completions that come with the package, and its authors' rankings of the prompts that
+    measure a model."""
     with resources.as_file(resources.files("rlhf_hitl.bundled") / "set.jsonl") as path:
-        return import_path(store, path, format="native")
+        return import_path(store, path, format="native", pairs="all")
 
 
 def _read_column(store: Store, query: sa.Select[Any]) -> list[str]:

@@ -1,23 +1,31 @@
-"""The project's own JSONL: a prompt, its tags, and completions that nobody has judged."""
+"""The project's own JSONL: a prompt, its tags, completions, and perhaps rankings of them."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
 from rlhf_hitl.formats.record import (
     ImportCompletion,
     ImportRecord,
+    ImportVote,
     SourceRow,
     make_field_error,
     read_chat_field,
+    read_choice_field,
     read_tags_field,
 )
 from rlhf_hitl.formats.source import RowSource
+from rlhf_hitl.types import Split, Verdict
 
 NAME = "native"
-ABOUT = 'JSONL of {"messages", "tags", "completions": [{"messages", "policy", "sampling"}]}; prompts only without them'
+ABOUT = (
+    'JSONL of {"messages", "tags", "completions": [{"messages", "policy", "sampling"}]}; prompts only without them. '
+    '"votes": [{"rater", "ranking", "simulated"}] rank the completions by their numbers, best first; '
+    '"split" is where its prompt goes'
+)
+SPLITS = {split.value: split.value for split in Split}
 
 
 def matches(fields: Mapping[str, Any]) -> bool:
@@ -25,20 +33,38 @@ def matches(fields: Mapping[str, Any]) -> bool:
 
 
 def make_reader(source: RowSource, pairs: str) -> Callable[[SourceRow], list[ImportRecord]]:
-    """Return the reader; `pairs` is `all` pairs of a prompt's completions, or `adjacent`: (1st, 2nd), (3rd, 4th), …"""
+    """Return the reader; `pairs` is `all` pairs of a prompt's completions, or `adjacent`: (1st, 2nd), (3rd, 4th), …
+
+    A pair has a vote of every ranking that holds both of its completions.
+    """
 
     def read_row(row: SourceRow) -> list[ImportRecord]:
         prompt = read_chat_field(row, "messages")
         tags = read_tags_field(row)
+        split = Split(read_choice_field(row, "split", SPLITS)) if row.fields.get("split") is not None else row.split
         raw_completions = row.fields.get("completions") or []
         if not isinstance(raw_completions, list):
             raise make_field_error(row, "completions", "a list of completions")
         completions = [_to_completion(row, i, side) for i, side in enumerate(raw_completions)]
+        numbers = range(len(completions))
         if pairs == "all" and len(completions) > 1:
-            groups = list(combinations(completions, 2))
+            groups: list[tuple[int, ...]] = list(combinations(numbers, 2))
         else:
-            groups = [tuple(completions[i : i + 2]) for i in range(0, len(completions), 2)] or [()]
-        return [ImportRecord(prompt, group, row.place, tags=tags) for group in groups]
+            groups = [tuple(numbers[i : i + 2]) for i in range(0, len(completions), 2)] or [()]
+        rankings = [_read_ranking(row, i, vote, len(completions)) for i, vote in enumerate(_read_votes(row))]
+        return [
+            ImportRecord(
+                prompt,
+                tuple(completions[i] for i in group),
+                row.place,
+                vote=vote,
+                tags=tags,
+                split=split,
+                order_known=vote is None,
+            )
+            for group in groups
+            for vote in _list_votes(rankings, group)
+        ]
 
     return read_row
 
@@ -53,3 +79,42 @@ def _to_completion(row: SourceRow, index: int, side: Any) -> ImportCompletion:
     if not isinstance(sampling, dict):
         raise make_field_error(completion_row, "sampling", "an object")
     return ImportCompletion(read_chat_field(completion_row, "messages"), policy, sampling)
+
+
+def _read_votes(row: SourceRow) -> list[Any]:
+    votes = row.fields.get("votes") or []
+    if not isinstance(votes, list):
+        raise make_field_error(row, "votes", "a list of votes")
+    return votes
+
+
+def _read_ranking(row: SourceRow, index: int, vote: Any, n: int) -> ImportVote:
+    """Return the vote on all of a prompt's completions; some may be missing in its ranking."""
+    vote_row = SourceRow(vote if isinstance(vote, dict) else {"ranking": vote}, f"{row.place}: votes[{index}]")
+    rater, ranking = vote_row.fields.get("rater", "unnamed"), vote_row.fields.get("ranking")
+    simulated = vote_row.fields.get("simulated", False)
+    if not isinstance(rater, str) or not rater:
+        raise make_field_error(vote_row, "rater", "a name")
+    if not isinstance(simulated, bool):
+        raise make_field_error(vote_row, "simulated", "true or false")
+    groups = ranking if isinstance(ranking, list) and all(isinstance(group, list) for group in ranking) else None
+    numbers = [i for group in groups or () for i in group]
+    is_number = all(isinstance(i, int) and not isinstance(i, bool) and 0 <= i < n for i in numbers)
+    if groups is None or not is_number or len(set(numbers)) < len(numbers):
+        raise make_field_error(vote_row, "ranking", f"groups of the numbers 0 to {n - 1}, each once: [[0], [1, 2]]")
+    return ImportVote(Verdict.RANKED, tuple(map(tuple, groups)), rater, simulated=simulated)
+
+
+def _list_votes(rankings: Sequence[ImportVote], group: Sequence[int]) -> list[ImportVote] | list[None]:
+    """Return the votes that some rankings say of a group: a record has one vote, or none."""
+    return [vote for ranking in rankings if (vote := _rank_pair(ranking, group)) is not None] or [None]
+
+
+def _rank_pair(vote: ImportVote, group: Sequence[int]) -> ImportVote | None:
+    """Return what a ranking says of two completions; None where it does not rank both."""
+    place = {i: n for n, ranked in enumerate(vote.ranking) for i in ranked}
+    if len(group) < 2 or not set(group) <= set(place):
+        return None
+    first, second = (place[i] for i in group)
+    outcome = "tie" if first == second else "first" if first < second else "second"
+    return ImportVote.of_pair(outcome, rater=vote.rater, simulated=vote.simulated)

@@ -100,10 +100,7 @@ class Snapshot:
                 batch.rankings.append(row)
                 self.rankings[split] += 1
                 self._digest.update(b"%s:%s\n" % (split.value.encode(), to_json(row["rankings"])))
-            demonstrations = make_demonstration_rows(judged)
-            rewrites = sum(bool(j["rewrite"]) for j in judged.judgments)
-            if rewrites > len(demonstrations):
-                self.filters["rewrite without a judgment, or corrected"] += rewrites - len(demonstrations)
+            demonstrations = make_demonstration_rows(judged, self.filters)
             batch.demonstrations += demonstrations
             self.demonstrations[split] += len(demonstrations)
         batch.judgment_comparisons += [len(batch.comparisons)] * len(judged.judgments)

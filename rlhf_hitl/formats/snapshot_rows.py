@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from typing import Any
 
 import orjson
@@ -22,17 +23,27 @@ _VOTE_FIELDS = ("verdict", "ranking", "order_shown", "strength", "simulated")
 #: Reasons why raters prefer neither completion; `include_ties` exports such pairs too.
 NO_PREFERENCE = ("all bad", "tie", "raters evenly split")
 
-
 #: Verdicts that say nothing of which completion is better.
 NOT_JUDGED = (Verdict.SKIPPED, Verdict.FLAGGED)
 
 
-def make_demonstration_rows(judged: JudgedComparison) -> list[JsonFields]:
-    """Return the better answers that raters wrote, from judgments that no correction supersedes.
+def find_no_demonstration_reason(judgment: JsonFields, corrected: set[str | None]) -> str | None:
+    """Return why a better answer that a rater wrote is no demonstration, or None where it is one.
 
     Who skips a comparison or flags it has not judged it, and so has not written a better answer either.
     """
+    if judgment["judgment_id"] in corrected:
+        return "rewrite of a judgment that was corrected"
+    if is_blank(judgment["rewrite"]):
+        return "rewrite without a visible letter"
+    return "rewrite without a judgment" if judgment["verdict"] in NOT_JUDGED else None
+
+
+def make_demonstration_rows(judged: JudgedComparison, left_out: Counter[str]) -> list[JsonFields]:
+    """Return the better answers that raters wrote; those that are left out are counted by reason in `left_out`."""
     corrected = {j["supersedes"] for j in judged.judgments}
+    rewritten = [(j, find_no_demonstration_reason(j, corrected)) for j in judged.judgments if j["rewrite"]]
+    left_out.update(reason for _, reason in rewritten if reason)
     return [
         {
             "prompt": judged.comparison["prompt"],
@@ -41,8 +52,8 @@ def make_demonstration_rows(judged: JudgedComparison) -> list[JsonFields]:
             "rater_id": j["rater_id"],
             "simulated": j["simulated"],
         }
-        for j in judged.judgments
-        if j["verdict"] not in NOT_JUDGED and j["judgment_id"] not in corrected and not is_blank(j["rewrite"])
+        for j, reason in rewritten
+        if reason is None
     ]
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 from rlhf_hitl.config import Settings
@@ -16,6 +17,7 @@ from rlhf_hitl.loop.config import LoopConfig
 from rlhf_hitl.loop.steps import ReviewProgress, RewardModelCache, RoundSteps
 from rlhf_hitl.store import Store
 from rlhf_hitl.store.loop_steps import finish_step, read_finished_steps
+from rlhf_hitl.store.runs import record_run
 
 #: The steps of a round in their order: the name in the store, and the method that does it.
 STEPS: tuple[tuple[str, Callable[[RoundSteps], dict[str, Any]]], ...] = (
@@ -66,7 +68,10 @@ class Loop:
                     continue
                 self.on_step(f"round {round}: {name}")
                 start = time.monotonic()
-                result = do_step(steps)
+                # In a review people work, and not the machine.
+                is_review = do_step is RoundSteps.review
+                with nullcontext() if is_review else record_run(self.store, "loop", round=round, step=name):
+                    result = do_step(steps)
                 # The time of a step that waited for raters is not the machine's: the step says so.
                 seconds = result.pop("machine_seconds", time.monotonic() - start)
                 finish_step(self.store, round, name, result, seconds, last=name == LAST_STEP)

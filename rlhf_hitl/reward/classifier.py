@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.models import DEFAULT_PRECISION, load_config
 from rlhf_hitl.reward import DEFAULT_MAX_TOKENS
-from rlhf_hitl.reward.backbone import SCORE_POOLING, Backbone
+from rlhf_hitl.reward.backbone import Backbone
 from rlhf_hitl.reward.feature_cache import FeatureCache
 from rlhf_hitl.reward.head import Head
 from rlhf_hitl.reward.head_fitting import compute_laplace_covariance
@@ -28,6 +28,7 @@ from rlhf_hitl.reward.pretrained import (
     locate_full_model,
 )
 from rlhf_hitl.reward.standardiser import Standardiser
+from rlhf_hitl.reward.views import SCORE_POOLING
 
 
 def load_classifier(name: str) -> PreTrainedModel:

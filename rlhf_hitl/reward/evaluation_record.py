@@ -22,6 +22,16 @@ class Estimate:
     high: float
     n: int
 
+    @property
+    def text(self) -> str:
+        """The share as people read it."""
+        return f"{self.value:.1%}"
+
+    @property
+    def bounds(self) -> str:
+        """The interval of the share as people read it."""
+        return f"{self.low:.1%} to {self.high:.1%}"
+
 
 COIN_FLIP = Estimate(0.5, 0.5, 0.5, 0)
 
@@ -109,7 +119,7 @@ class OrderEffect:
 
     Attributes:
         asymmetry: the largest change of a margin, in logits, when two answers are computed anew in the other order.
-        pairs: how many pairs, drawn at random, that was measured on.
+        pairs: how many pairs, drawn at random, that was measured on; 0 where it was not.
         raters: how often raters chose the answer shown first, among votes on pairs whose order is known.
         first: how often the model agrees with those who chose the answer shown first.
         second: how often it agrees with those who chose the second.
@@ -156,6 +166,10 @@ class AccuracyDifference:
     p_value: float
     accuracy: Estimate
 
+    def __str__(self) -> str:
+        a = self.accuracy
+        return f"{a.value:+.1%} ({a.low:+.1%} to {a.high:+.1%}) on {self.n:,} labels"
+
     @property
     def is_worse(self) -> bool:
         """Whether the model is significantly worse at 5 %, both by McNemar's test and by the interval: labels of one
@@ -166,6 +180,28 @@ class AccuracyDifference:
     def is_better(self) -> bool:
         """Whether the model is significantly better, by the same rule as `is_worse`."""
         return self.p_value < 0.05 and self.accuracy.low > 0
+
+
+@dataclass(frozen=True)
+class LabelOrigin:
+    """How many labels there are, and on how many of them a simulated rater has voted.
+
+    `simulated` is None where it was not counted, and only known that there are some.
+    """
+
+    labels: int
+    simulated: int | None
+
+    def __str__(self) -> str:
+        return f"simulated: {self.simulated_text} of {self.labels:,}"
+
+    @property
+    def has_simulated(self) -> bool:
+        return self.simulated != 0
+
+    @property
+    def simulated_text(self) -> str:
+        return "some" if self.simulated is None else f"{self.simulated:,}"
 
 
 @dataclass(frozen=True)
@@ -182,8 +218,14 @@ class Evaluation:
             before.
         longer: how often raters prefer the longer answer.
         shorter_wins: whether the training labels prefer the shorter answer, which is then the length floor.
+        ece, ece_low, ece_high: the calibration error and its interval (`stats.calibration`).
         slices: accuracies by kind and value.
+        simulated: whether a simulated rater has voted on labels that it is measured on. An evaluation of an earlier
+            version says it also of labels that only the model has learnt from; there the next two are None.
+        measured_on: the `n` labels.
+        learnt_from: the labels that taught the model and set its temperature; None where that is not known.
         scores: those of a public benchmark, counted by its own rules.
+        score_notes: of which part of the benchmark a score is, or why it is not given, by the score's name.
     """
 
     name: str
@@ -213,6 +255,45 @@ class Evaluation:
     calibrated_on: int = 0
     knows_its_prompts: bool = False
     shorter_wins: bool = False
+    measured_on: LabelOrigin | None = None
+    learnt_from: LabelOrigin | None = None
+    score_notes: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def calibration(self) -> Estimate:
+        """The calibration error with its interval."""
+        return Estimate(self.ece, self.ece_low, self.ece_high, self.n)
+
+    @property
+    def measured_note(self) -> str:
+        """What simulated raters have to do with the labels it is measured on; empty if nothing."""
+        if self.measured_on is None:
+            earlier = (
+                "Simulated raters judged some of these labels, or of those the model learnt from: the version that "
+                "wrote this evaluation did not tell which."
+            )
+            return earlier if self.simulated else ""
+        m = self.measured_on
+        if m.has_simulated:
+            return f"Simulated raters judged {m.simulated_text} of the {m.labels:,} labels it is measured on."
+        return "Simulated raters judged some of the ties." if self.simulated else ""
+
+    @property
+    def learnt_note(self) -> str:
+        """What they have to do with the labels that the model learnt from; empty if nothing, or not known."""
+        m = self.learnt_from
+        if m is None or not m.has_simulated:
+            return ""
+        return f"The model learnt from {m.labels:,} labels, and simulated raters judged {m.simulated_text} of these."
+
+    @property
+    def score_rows(self) -> list[tuple[str, str, str]]:
+        """Each score of a public benchmark: its name, itself or a dash where it cannot be given, and its note."""
+        names = [*self.scores, *(name for name in self.score_notes if name not in self.scores)]
+        return [
+            (name, f"{self.scores[name]:.1%}" if name in self.scores else "–", self.score_notes.get(name, ""))
+            for name in names
+        ]
 
     @property
     def floors(self) -> dict[str, Estimate]:

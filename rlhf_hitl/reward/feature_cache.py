@@ -14,8 +14,9 @@ from tqdm import tqdm
 from rlhf_hitl.config import load_settings
 from rlhf_hitl.reward.backbone import Backbone
 from rlhf_hitl.reward.batching import group_by_prompt
+from rlhf_hitl.reward.bundled_reader import open_bundled_features
 from rlhf_hitl.reward.feature_store import FeatureStore, remove_least_recently_used
-from rlhf_hitl.reward.rendering import Conversation
+from rlhf_hitl.reward.rendering import Conversation, RenderedConversation
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +38,7 @@ class FeatureCache:
         self.root, self.backbone = folder, backbone
         self.max_gb = load_settings().features_gb if max_gb is None else max_gb
         self.stores = [FeatureStore(folder / backbone.fingerprint_view(view)) for view in backbone.views]
+        self._bundled = open_bundled_features(backbone.weights_hash, backbone.views)
         # Keys of conversations that lost prompt or completion tokens, whether their features were on disk or not.
         self._prompts_cut: set[str] = set()
         self._completions_cut: set[str] = set()
@@ -52,20 +54,23 @@ class FeatureCache:
         """How many conversations met so far lost tokens of their completion."""
         return len(self._completions_cut)
 
-    def features(self, conversations: Sequence[Conversation], *, keep: bool = True) -> np.ndarray:
+    def features(
+        self, conversations: Sequence[Conversation], *, keep: bool = True, purpose: str = "features"
+    ) -> np.ndarray:
         """Return the features of conversations, (n, width) float32.
 
         What is not on disk is computed, in one pass for all views, and written to disk unless `keep` is False.
+        `purpose` is the name of the progress bar.
         """
         with self._lock:
-            return self._features(conversations, keep)
+            return self._features(conversations, keep, purpose)
 
-    def _features(self, conversations: Sequence[Conversation], keep: bool) -> np.ndarray:
+    def _features(self, conversations: Sequence[Conversation], keep: bool, purpose: str) -> np.ndarray:
         rendered = [self.backbone.renderer.render(c) for c in conversations]
-        keys = [hashlib.sha256(np.array([r.start, *r.ids]).tobytes()).hexdigest()[:32] for r in rendered]
+        keys = [self.make_key(r) for r in rendered]
         for store in self.stores:
             store.refresh()
-        missing = {k: r for k, r in zip(keys, rendered) if not all(k in store for store in self.stores)}
+        missing = {k: r for k, r in zip(keys, rendered) if not self._has(k)}
         self._prompts_cut |= {k for k, r in zip(keys, rendered) if r.dropped}
         self._completions_cut |= {k for k, r in zip(keys, rendered) if r.cut}
         if any(r.dropped or r.cut for r in missing.values()):
@@ -74,10 +79,10 @@ class FeatureCache:
         features = np.empty((len(keys), len(self.stores), self.backbone.width // len(self.stores)), np.float32)
         for row, key in zip(features, keys):
             if key not in missing:  # read now: while the others are computed, another process may remove it
-                row[:] = [store[key] for store in self.stores]
+                row[:] = self._read(key)
         to_compute = [k for siblings in group_by_prompt(missing) for k in siblings]
         computed: dict[str, np.ndarray] = {}
-        with tqdm(total=len(to_compute), desc="features", unit="completion", disable=len(to_compute) < 8) as bar:
+        with tqdm(total=len(to_compute), desc=purpose, unit="completion", disable=len(to_compute) < 8) as bar:
             for start in range(0, len(to_compute), WRITE_EVERY):  # so that an interrupted run keeps what it computed
                 part = to_compute[start : start + WRITE_EVERY]
                 rows = self.backbone.compute([missing[k] for k in part], bar)
@@ -93,3 +98,16 @@ class FeatureCache:
             if to_compute:
                 remove_least_recently_used(self.root, self.max_gb * 1e9)
         return features.reshape(len(keys), self.backbone.width)
+
+    @staticmethod
+    def make_key(rendered: RenderedConversation) -> str:
+        return hashlib.sha256(np.array([rendered.start, *rendered.ids]).tobytes()).hexdigest()[:32]
+
+    def _has(self, key: str) -> bool:
+        return (self._bundled is not None and key in self._bundled) or all(key in store for store in self.stores)
+
+    def _read(self, key: str) -> np.ndarray | list[np.ndarray]:
+        """Return the features of a key that it has, (views, width of one view)."""
+        if self._bundled is not None and key in self._bundled:
+            return self._bundled.read(key, self.backbone.views)
+        return [store[key] for store in self.stores]

@@ -23,7 +23,12 @@ TEMPLATE = """---
 # Reward model {{ card.id }}
 
 {% if card.simulated %}
+{% if card.simulated_labels is defined %}
+**Simulated raters judged {{ card.simulated_labels }} of the {{ card.train_labels + card.calibration_labels }}
+labels it learnt from.**
+{% else %}
 **Some of the judgments it learnt from were made by simulated raters.**
+{% endif %}
 
 {% endif %}
 The model predicts how much better raters would find one answer than another to the same prompt: a margin in logits,
@@ -50,12 +55,12 @@ with an uncertainty. Do not compare rewards of different prompts.
 | --- | ---: | ---: | ---: | ---: | ---: |
 {% for name, e in card.evaluations.items() %}
 | {{ name }}{{ " (its %s split)"|format(e.split) if e.split and e.split != "heldout" }} |
-{#- #} {{ e.n }} | {{ "%.3f"|format(e.accuracy) }} | {{ "%.3f"|format(e.low) }} to {{ "%.3f"|format(e.high) }} |
-{#- #} {{ "%.3f"|format(e.floor) }} | {{ "%.3f"|format(e.ece) }} |
+{#- #} {{ e.n }} | {{ e.accuracy|percent }} | {{ e.low|percent }} to {{ e.high|percent }} |
+{#- #} {{ e.floor|percent }} | {{ e.ece|percent }} |
 {% endfor %}
 {% if card.evaluations.values()|selectattr("simulated")|list %}
 
-Some of these figures come from simulated raters.
+Some of these figures are measured on labels of simulated raters.
 {% endif %}
 {% else %}
 None yet: `rlhf-hitl evaluate --reward-model {{ card.id }}` replays held-out labels and writes them here.
@@ -87,6 +92,7 @@ def render_card(card: Mapping[str, Any]) -> str:
         base_model=SHORT_NAMES[base].hub_id if base in SHORT_NAMES else base if "/" in base else None,
     )
     environment = Environment(trim_blocks=True, lstrip_blocks=True)
+    environment.filters["percent"] = "{:.1%}".format
     text = environment.from_string(TEMPLATE).render(card=card, base=base, metadata=metadata.to_yaml())
     return str(ModelCard(text))
 

@@ -73,12 +73,16 @@ def uses_token_type_ids(renderer: Renderer, config: Any) -> bool:
     return renderer.reads_pairs and (getattr(config, "type_vocab_size", 0) or 0) > 1
 
 
-def find_max_tokens(model: Any) -> int:
+def find_max_tokens(config: Any) -> int:
     """Return how many tokens a model has positions for. RoBERTa and its kin count theirs from after the padding's."""
+    from transformers import AutoModel
+
+    with torch.device("meta"), silence_loading_report():  # its modules without their weights
+        model = AutoModel.from_config(config, trust_remote_code=False)
     embeddings = [
         m for n, m in model.named_modules() if n.endswith("position_embeddings") and hasattr(m, "num_embeddings")
     ]
-    configured = getattr(model.config, "max_position_embeddings", None) or 1_000_000
+    configured = getattr(config, "max_position_embeddings", None) or 1_000_000
     return min(
         [configured, *(m.num_embeddings - (0 if m.padding_idx is None else m.padding_idx + 1) for m in embeddings)]
     )

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from rlhf_hitl.errors import NotFound
 from rlhf_hitl.models import resolve_model
 from rlhf_hitl.reward import CARD_FILE, HEAD_FILE
+from rlhf_hitl.reward.bundled_reader import is_bundled_only
 from rlhf_hitl.store import Store
 from rlhf_hitl.store.reward_models import RewardModelRecord, add_reward_model, get_reward_model, list_reward_models
 
@@ -47,7 +48,7 @@ def locate_reward_model(store: Store, name: str | None) -> Path:
         raise _make_missing_error(str(folder)) from e
     except (ValueError, LookupError, TypeError):  # `load_reward_model` says what is wrong with a damaged card
         backbone = None
-    if backbone is not None:
+    if backbone is not None and not is_bundled_only(backbone):
         resolve_model(backbone)
     return folder
 

@@ -62,7 +62,8 @@ def find_prompts_seen_before(name: str) -> SeenPrompts:
     A model with a record gives that record. A language model has learnt none. For a classifier that others trained it
     is unknown.
     """
-    from rlhf_hitl.reward.pretrained import is_sequence_classifier, locate_full_model  # torch
+    from rlhf_hitl.reward.bundled_reader import locate_reader
+    from rlhf_hitl.reward.pretrained import is_sequence_classifier  # torch
 
-    path = locate_full_model(name)
+    path = locate_reader(name).path
     return SeenPrompts.load(path) or SeenPrompts.of((), is_complete=not is_sequence_classifier(path))

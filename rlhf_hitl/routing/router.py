@@ -14,7 +14,7 @@ from rlhf_hitl.routing.acquisition import compute_mutual_information
 from rlhf_hitl.routing.config import RoutingConfig
 from rlhf_hitl.routing.threshold import Threshold, choose_threshold
 from rlhf_hitl.store import Store
-from rlhf_hitl.store.comparisons import compute_shuffle_key, find_comparisons
+from rlhf_hitl.store.comparisons import find_comparisons
 from rlhf_hitl.store.routings import Routing, apply_routings
 from rlhf_hitl.store.scores import read_scores
 from rlhf_hitl.types import Comparison, Route, Score, Split
@@ -53,26 +53,25 @@ def calibrate_threshold(store: Store, model: RewardModel, config: RoutingConfig)
     """Return the threshold that the labels of the calibration split support.
 
     It is tested on what is decided: the model's choice between its two best completions, where raters prefer one of
-    them. Comparisons of one prompt are not independent, so one of them, drawn at random, stands for each prompt. (The
-    same labels set the temperature, which shifts all confidences alike but for their uncertainties.)
+    them. (The same labels set the temperature, which shifts all confidences alike but for their uncertainties.)
     """
     preferred = {
         (p.comparison.id, frozenset((p.label.first, p.label.second))): p.label.preferred
         for p in load_labelled_pairs(store, Split.CALIBRATION)
         if p.label.preferred is not None
     }
-    comparisons = {c.id: c for c in find_comparisons(store, ids=sorted({cid for cid, _ in preferred}))}
-    by_prompt: dict[str, tuple[float, bool]] = {}  # family → confidence, and whether raters prefer the other
-    for comparison in sorted(
-        filter(all_completions_have_text, comparisons.values()), key=lambda c: compute_shuffle_key(c.id)
-    ):
-        score = next(model.score([comparison]))
-        raters_choice = preferred.get((comparison.id, frozenset((score.chosen, score.rejected))))
-        if raters_choice is not None:
-            by_prompt.setdefault(comparison.prompt.family, (score.probability, raters_choice != score.chosen))
-    confidence = np.array([c for c, _ in by_prompt.values()])
-    wrong = np.array([w for _, w in by_prompt.values()], dtype=float)
-    return choose_threshold(confidence, wrong, max_error=config.max_error, delta=config.delta)
+    comparisons = list(
+        filter(all_completions_have_text, find_comparisons(store, ids=sorted({cid for cid, _ in preferred})))
+    )
+    tested = [
+        (score.probability, choice != score.chosen, comparison.prompt.family)
+        for comparison, score in zip(comparisons, model.score(comparisons))
+        if (choice := preferred.get((comparison.id, frozenset((score.chosen, score.rejected))))) is not None
+    ]
+    confidence = np.array([c for c, _, _ in tested])
+    wrong = np.array([w for _, w, _ in tested], dtype=float)
+    families = np.array([family for *_, family in tested])
+    return choose_threshold(confidence, wrong, families, max_error=config.max_error, delta=config.delta)
 
 
 def decide_routes(

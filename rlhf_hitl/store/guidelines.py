@@ -20,6 +20,7 @@ from rlhf_hitl.types.names import check_label
 
 #: The version of the guideline that comes with the package.
 DEFAULT_VERSION = "default-1"
+_WHITE_SPACE = " \t\r\n"
 
 
 def get_current_guideline(store: Store, project: str = DEFAULT_PROJECT) -> Guideline:
@@ -87,7 +88,9 @@ def publish_guideline(store: Store, guideline: Guideline, *, by: audit.Actor = a
 
 
 def record_acknowledgement(store: Store, rater_id: str, project: str, version: str) -> None:
-    """Record that a rater has read a version. Doing it twice changes nothing.
+    """Record that a rater has read a version, and so every other one with the same text.
+
+    Doing it twice changes nothing.
 
     Raises:
         NotFound: the project never had this version, or is closed to this rater, who must not learn that it is there.
@@ -100,9 +103,26 @@ def record_acknowledgement(store: Store, rater_id: str, project: str, version: s
 
 
 def has_acknowledged(store: Store, rater_id: str, project: str, version: str) -> bool:
-    """Return whether a rater acknowledged this version at any time."""
-    of_rater = (acknowledgements.c.rater_id == rater_id, acknowledgements.c.project_id == project)
-    query = sa.select(acknowledgements.c.at).where(*of_rater, acknowledgements.c.version == version)
+    """Return whether a rater acknowledged the text of this version at any time, in any project and version.
+
+    White space at the end makes no other text: a file that is written and read again may lose or gain it.
+
+    Raises:
+        NotFound: the project never had this version.
+    """
+    text = get_guideline(store, project, version).text.rstrip(_WHITE_SPACE)
+    is_published = (
+        guidelines.c.project_id == acknowledgements.c.project_id,
+        guidelines.c.version == acknowledgements.c.version,
+    )
+    has_text = sa.func.rtrim(guidelines.c.text, _WHITE_SPACE) == text
+    if text == _load_default_text().rstrip(_WHITE_SPACE):
+        has_text |= acknowledgements.c.version == DEFAULT_VERSION
+    query = (
+        sa.select(acknowledgements.c.at)
+        .outerjoin(guidelines, sa.and_(*is_published))
+        .where(acknowledgements.c.rater_id == rater_id, has_text)
+    )
     with store.read() as conn:
         return conn.execute(query).first() is not None
 

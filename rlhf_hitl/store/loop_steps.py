@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 
 import sqlalchemy as sa
@@ -20,6 +21,13 @@ def finish_step(
     with store.write() as conn:
         if store.insert_new(conn, steps, [row]) and last:
             webhooks.enqueue_event(conn, Event.ROUND_FINISHED, {"round": round, **result})
+
+
+def read_round_ends(store: Store) -> dict[int, datetime]:
+    """Return round → when the last of its finished steps was, for every round that has one."""
+    query = sa.select(steps.c.round, sa.func.max(steps.c.finished_at)).group_by(steps.c.round).order_by(steps.c.round)
+    with store.read() as conn:
+        return dict(conn.execute(query).tuples().all())
 
 
 def read_finished_steps(store: Store) -> dict[tuple[int, str], dict[str, Any]]:

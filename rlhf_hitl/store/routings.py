@@ -12,11 +12,11 @@ from sqlalchemy.engine import Connection
 
 from rlhf_hitl.errors import NotFound
 from rlhf_hitl.store import webhooks
-from rlhf_hitl.store.comparisons import compute_queue_position, open_places
+from rlhf_hitl.store.comparisons import compute_queue_position, open_places, restrict_comparisons
 from rlhf_hitl.store.db import Store
 from rlhf_hitl.store.queue.assignment import is_free
 from rlhf_hitl.store.tables import comparisons, places, routings
-from rlhf_hitl.types import Event, Route, utc_now
+from rlhf_hitl.types import Event, Route, Split, utc_now
 
 #: Decisions of one transaction, which takes some twenty milliseconds, and the seconds until the next one begins: raters
 #: wait for the lock meanwhile.
@@ -98,11 +98,16 @@ def _count_wanted_places(conn: Connection, decision: Routing) -> tuple[int, int]
     return lane, max(overlap, filled + 1)
 
 
-def read_routings(store: Store, *, round: int | None = None, newest: bool = True) -> list[Routing]:
+def read_routings(
+    store: Store, *, round: int | None = None, split: Split | None = None, newest: bool = True
+) -> list[Routing]:
     """Return decisions in the order they were made; with `newest`, only the last of each comparison."""
     query = sa.select(routings).order_by(routings.c.seq)
     if round is not None:
         query = query.where(routings.c.round == round)
+    if split is not None:
+        query = query.join(comparisons, comparisons.c.id == routings.c.comparison_id)
+        query = restrict_comparisons(query, project=None, split=split, repeats=True)
     with store.read() as conn:
         rows = conn.execute(query).mappings().all()
     decisions = [

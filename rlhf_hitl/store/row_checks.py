@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import Any, get_args
 
+from rlhf_hitl.store.runs import RunOutcome
 from rlhf_hitl.store.tokens import TokenKind
 from rlhf_hitl.types import Answer, Axis, Event, Guideline, Role, Route, Scope, Split, TutorialExample, Verdict
 from rlhf_hitl.types.answers import Reason
@@ -144,6 +145,9 @@ CHECKS: dict[str, Check] = {
     "steps.round": _is_count,
     "steps.result": _is_object,
     "steps.seconds": _between(0, math.inf),
+    "runs.round": _is_count,
+    "runs.seconds": _between(0, math.inf),
+    "runs.outcome": _one_of(RunOutcome),
     "tokens.kind": _one_of(TokenKind),
     "tokens.scopes": _are_words(Scope),
     "tokens.role": _is_role,

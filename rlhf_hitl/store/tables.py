@@ -327,6 +327,22 @@ steps = Table(
     Column("finished_at", Utc, nullable=False),
 )
 
+# What each command that works with a model, and each step of the loop, took of a machine. A row is written while its
+# run goes on, so that one that is killed counts as well.
+runs = Table(
+    "runs",
+    metadata,
+    Column("seq", Integer, primary_key=True, autoincrement=True),
+    Column("command", String(80), nullable=False),
+    Column("round", Integer),  # of the loop; null: outside it
+    Column("step", String(40)),
+    Column("device", String(200), nullable=False),  # empty: not known, because the run goes on or was killed
+    Column("began_at", Utc, nullable=False),
+    Column("seconds", Float, nullable=False),  # so far
+    Column("outcome", String(20)),  # null: it goes on, or was killed
+    sqlite_autoincrement=True,
+)
+
 # Sessions, API tokens and invitations: secrets that their holder shows again. Only a digest is kept.
 # Who did what. Append-only, like judgments, which are their own record and are not repeated here.
 # The outbox of webhooks. A delivery is written in the transaction of the event it reports and sent afterwards: nothing

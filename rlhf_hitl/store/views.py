@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from statistics import median
@@ -62,6 +64,20 @@ class AcceptedComparison:
     accepted_at: datetime
 
 
+@dataclass(frozen=True)
+class FoundJudgments:
+    """Judgments that were searched for, with their comparisons, newest first.
+
+    `searched` counts the judgments that were looked at. With `has_more` there are more that match; with
+    `ran_out_of_time` older ones were not looked at.
+    """
+
+    judged: list[tuple[Judgment, Comparison]]
+    searched: int
+    has_more: bool
+    ran_out_of_time: bool = False
+
+
 def load_newest_judgment(store: Store, rater_id: str) -> tuple[Judgment, Comparison] | None:
     """Return a rater's newest judgment and its comparison; None before their first."""
     return next(iter(list_current_judgments(store, rater_id, 1)), None)
@@ -104,6 +120,40 @@ def list_current_judgments(
         ]
         comparisons_by_id = load_comparisons(conn, [j.comparison_id for j in current])
     return [(j, comparisons_by_id[j.comparison_id]) for j in current]
+
+
+def search_current_judgments(
+    store: Store, rater_id: str, words: Sequence[str], limit: int, *, seconds: float = 1.0
+) -> FoundJudgments:
+    """Return a rater's newest judgments that are not superseded and hold every word, whatever its case.
+
+    The prompt, the completions and the rationale are searched. Databases do not fold the case of all scripts, so this
+    is done here, and ends after some time.
+
+    Args:
+        words: what must occur; none: every judgment is found.
+        limit: how many are returned.
+        seconds: how long older judgments are still looked at. The first `limit` always are.
+    """
+    wanted, ends_at = [word.casefold() for word in words], time.monotonic() + seconds
+    found: list[tuple[Judgment, Comparison]] = []
+    searched, upto = 0, None
+    while len(found) <= limit:
+        batch = list_current_judgments(store, rater_id, limit + 1, upto=upto)
+        found += [judged for judged in batch if all(word in _fold_texts(*judged) for word in wanted)]
+        searched += len(batch)
+        if len(batch) <= limit:
+            return FoundJudgments(found[:limit], searched, has_more=len(found) > limit)
+        if time.monotonic() > ends_at:
+            return FoundJudgments(found[:limit], searched, has_more=len(found) > limit, ran_out_of_time=True)
+        upto = batch[-1][0].seq - 1
+    return FoundJudgments(found[:limit], searched, has_more=True)
+
+
+def _fold_texts(judgment: Judgment, comparison: Comparison) -> str:
+    """Return all texts of a judgment and its comparison, in one case."""
+    chats = [comparison.prompt.messages, *(completion.messages for completion in comparison.completions)]
+    return "\n".join([judgment.answer.rationale, *(m.content for chat in chats for m in chat)]).casefold()
 
 
 def load_progress(

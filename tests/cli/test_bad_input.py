@@ -13,6 +13,7 @@ from command_line import Outcome, run_command
 from rlhf_hitl import simulate
 from rlhf_hitl.store import Store
 from rlhf_hitl.store.comparisons import count_rows, insert_comparisons
+from rlhf_hitl.store.runs import read_runs
 from rlhf_hitl.types import Comparison, Completion, Message, Prompt
 
 
@@ -118,7 +119,7 @@ def test_a_failed_gate_exits_with_one_and_is_named(judged, tiny_model, tmp_path)
     assert [(g["name"], g["passed"]) for g in result["gates"]] == [("min-accuracy", done.returncode == 0)]
     assert (tmp_path / "evaluations" / "first" / "examples.jsonl").is_file()
     [card] = (tmp_path / "reward").glob("*/README.md")
-    assert f"| first | {result['n']} | {result['accuracy']['value']:.3f} |" in card.read_text()
+    assert f"| first | {result['n']} | {result['accuracy']['value']:.1%} |" in card.read_text()
     done = cli(
         "evaluate", "--min-accuracy", "0", "--max-ece", "0", "--no-worse-than", "first",
         "--store", judged.url, workspace=tmp_path,
@@ -128,5 +129,9 @@ def test_a_failed_gate_exits_with_one_and_is_named(judged, tiny_model, tmp_path)
     assert lines["min-accuracy"].startswith("Gate passed")
     assert lines["max-ece"].startswith("Gate FAILED")
     assert "McNemar p = 1" in lines["no-worse-than"]
+    with Store.open(judged.url) as store:  # a failed gate is a result
+        assert [(r.command, r.outcome) for r in read_runs(store)] == [
+            ("train-reward", "finished"), ("evaluate", "finished"), ("evaluate", "finished"),
+        ]  # fmt: skip
     for bad in (["--min-slice", "math"], ["--name", "../x"], ["--against", "a", "--no-worse-than", "b"]):
         the_one_line(cli("evaluate", *bad, "--store", judged.url, workspace=tmp_path))

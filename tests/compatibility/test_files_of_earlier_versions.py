@@ -9,7 +9,7 @@ import json
 import shutil
 import sqlite3
 from contextlib import closing
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,8 @@ from rlhf_hitl.reward.training.dataset_loading import load_training_rows
 from rlhf_hitl.store import Store, guidelines, queue, tutorial
 from rlhf_hitl.store.comparisons import find_comparisons, list_prompts
 from rlhf_hitl.store.judgments import read_judgments
-from rlhf_hitl.store.loop_steps import read_finished_steps
+from rlhf_hitl.store.loop_steps import read_finished_steps, read_round_ends
+from rlhf_hitl.store.runs import read_runs
 from rlhf_hitl.store.sign_in import verify_password
 from rlhf_hitl.store.tables import metadata
 from rlhf_hitl.types import Answer, Split, Verdict
@@ -108,6 +109,14 @@ def test_judgments_are_read_with_all_that_raters_answered(old_store):
         assert judgment.created_at.isoformat() == row["created_at"]
     assert {j.answer.verdict for j in judgments} == set(Verdict)
     assert sum(j.surplus for j in judgments) == sum(j.supersedes is not None for j in judgments) == 1
+
+
+def test_the_time_of_its_finished_steps_counts_as_that_of_runs(old_store):
+    runs = read_runs(old_store)
+    assert [(r.round, r.step, r.seconds) for r in runs] == [(1, "sample", 12.5), (1, "route", 0.5)]
+    assert {(r.command, r.outcome) for r in runs} == {("loop", "finished")}
+    [finished_at] = read_round_ends(old_store).values()
+    assert finished_at - runs[-1].began_at == timedelta(seconds=0.5)
 
 
 def test_work_goes_on_in_the_store(old_store):
@@ -192,7 +201,10 @@ def test_a_model_gives_the_same_rewards_and_scores(old_store, files, kind):
 def test_an_evaluation_is_read_by_the_gates_and_by_the_page(files):
     folder = files / "made" / "evaluations" / "first"
     for evaluation in (load_evaluation(folder), load_evaluation_for_page(folder)):
-        assert as_json(evaluation.as_dict()) == EXPECTED["evaluation"]
+        read = as_json(evaluation.as_dict())
+        assert {name: read[name] for name in EXPECTED["evaluation"]} == EXPECTED["evaluation"]
+        assert read.keys() - EXPECTED["evaluation"].keys() == {"measured_on", "learnt_from", "score_notes"}
+        assert "did not tell which" in evaluation.measured_note
     assert [as_json(pair.as_dict()) for pair in read_evaluated_pairs(folder)] == EXPECTED["examples"]
     index = load_index(folder)
     pairs = read_rows(index, find_rows(index, PairQuery(show="all", order="replayed")))

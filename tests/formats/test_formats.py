@@ -210,7 +210,7 @@ def test_native_pairs_are_adjacent_or_all(tmp_path):
     path = write_jsonl(
         tmp_path / "a.jsonl",
         {"messages": messages_to_dicts(chat("Q")), "tags": {"topic": "sea"}, "completions": completions},
-        {"messages": messages_to_dicts(chat("Q2"))},
+        {"messages": messages_to_dicts(chat("Q2")), "split": "heldout"},
     )
 
     def texts(pairs: str) -> list[str]:
@@ -220,12 +220,32 @@ def test_native_pairs_are_adjacent_or_all(tmp_path):
     assert texts("all") == ["01", "02", "03", "12", "13", "23", ""]
     assert records(path)[0].completions[1].sampling == {"seed": 1}
     assert records(path)[0].tags == {"topic": "sea"}
+    assert [r.split for r in records(path)] == [None, None, Split.HELDOUT]
 
 
 def test_native_keeps_a_completion_that_has_no_partner(tmp_path):
     completions = [{"messages": messages_to_dicts(reply(str(i))), "policy": "p"} for i in range(3)]
     path = write_jsonl(tmp_path / "a.jsonl", {"messages": messages_to_dicts(chat("Q")), "completions": completions})
     assert [len(r.completions) for r in records(path)] == [2, 1]
+
+
+def test_native_votes_rank_pairs_of_the_completions(tmp_path):
+    completions = [{"messages": messages_to_dicts(reply(str(i))), "policy": "p"} for i in range(4)]
+    votes = [
+        {"rater": "ann", "ranking": [[2], [0, 1]], "simulated": True},
+        {"rater": "bob", "ranking": [[1], [0], [3]]},
+    ]
+    row = {"messages": messages_to_dicts(chat("Q")), "completions": completions, "votes": votes}
+    read = records(write_jsonl(tmp_path / "a.jsonl", row), pairs="all")
+    said = [
+        ("".join(m.content for side in sides(r) for m in side), r.vote and (r.vote.rater, r.vote.ranking)) for r in read
+    ]
+    first, second, tie = ((0,), (1,)), ((1,), (0,)), ((0, 1),)
+    assert said == [
+        ("01", ("ann", tie)), ("01", ("bob", second)), ("02", ("ann", second)), ("03", ("bob", first)),
+        ("12", ("ann", second)), ("13", ("bob", first)), ("23", None),
+    ]  # fmt: skip
+    assert [r.vote.simulated for r in read if r.vote] == [True, False, True, False, True, False]
 
 
 def test_a_pair_reads_the_same_from_every_kind_of_file(tmp_path):
@@ -266,6 +286,8 @@ BAD = {
         "policy",
     ),
     "native, tags": ({"messages": messages_to_dicts(chat("Q")), "tags": {"n": 1}}, "tags"),
+    "native, split": ({"messages": messages_to_dicts(chat("Q")), "split": "test"}, "split"),
+    "native, votes": ({"messages": messages_to_dicts(chat("Q")), "votes": {"ann": 1}}, "votes"),
     "hh": ({"chosen": transcript(chat("Q", "a")), "rejected": "Q b"}, "rejected"),
     "hh, other question": (
         {"chosen": transcript(chat("Q", "a")), "rejected": transcript(chat("R", "b"))}, "rejected",
@@ -279,6 +301,26 @@ BAD = {
     "trl, mixed": ({"prompt": "Q", "chosen": messages_to_dicts(reply("a")), "rejected": "b"}, "rejected"),
     "trl, no prompt": ({"chosen": "yes", "rejected": "no"}, "prompt"),
 }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("vote", "field"),
+    [
+        ({"ranking": [[0], [2]]}, "ranking"),
+        ({"ranking": [[0], [0]]}, "ranking"),
+        ({"ranking": [0, 1]}, "ranking"),
+        ({"ranking": [[True], [0]]}, "ranking"),
+        ({"rater": "ann"}, "ranking"),
+        ("ann", "ranking"),
+        ({"ranking": [[0], [1]], "rater": ""}, "rater"),
+        ({"ranking": [[0], [1]], "simulated": "no"}, "simulated"),
+    ],
+)
+def test_a_bad_vote_of_the_native_format_is_named(tmp_path, vote, field):
+    completions = [{"messages": messages_to_dicts(reply(str(i))), "policy": "p"} for i in range(2)]
+    row = {"messages": messages_to_dicts(chat("Q")), "completions": completions, "votes": [vote]}
+    with pytest.raises(BadInput, match=rf"a\.jsonl:1: votes\[0\]: {field}"):
+        records(write_jsonl(tmp_path / "a.jsonl", row), "native")
 
 
 @pytest.mark.parametrize(("row", "field"), BAD.values(), ids=BAD.keys())

@@ -38,7 +38,7 @@ def test_views_of_one_pass_are_what_each_is_alone_and_the_mean_is_over_the_compl
         assert np.abs(together[:, j] - alone.compute(rendered)[:, 0]).max() < 1e-5
     by_layer = {v.layer: views.views.index(v) for v in views.views if v.pooling == "mean"}
     ids = torch.tensor([rendered[2].ids])
-    states = views._model(ids, output_hidden_states=True).hidden_states
+    states = views.extractor.model(ids, output_hidden_states=True).hidden_states
     assert views.renderer.tokenizer.decode(rendered[2].ids[rendered[2].start :]).strip() == "sea sun poem<|end|>"
     for layer, j in by_layer.items():
         by_hand = states[layer][0, rendered[2].start :].mean(0).detach().numpy()

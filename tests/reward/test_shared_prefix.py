@@ -156,7 +156,8 @@ def test_margins_do_not_depend_on_the_batch_the_padding_or_in_rank_on_the_precis
     def scored(dtype: str, size: int, budget: int) -> np.ndarray:
         backbone = Backbone(str(tiny_model), layer=-1, pooling="last", dtype=dtype)
         backbone.renderer.tokenizer.padding_side = side
-        backbone.supports_trees, backbone.token_budget = backbone.supports_trees and shares, budget
+        extractor = backbone.extractor
+        extractor.supports_trees, extractor.token_budget = extractor.supports_trees and shares, budget
         return margins(backbone, tmp_path, size)
 
     reference = scored("float32", 1, 1)

@@ -15,9 +15,7 @@ import numpy as np
 import pytest
 
 from rlhf_hitl import simulate
-from rlhf_hitl.config import Settings
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.kpis import compute_kpi_report
 from rlhf_hitl.reward.backbone import Backbone
 from rlhf_hitl.reward.registry import open_reward_model
 from rlhf_hitl.reward.training.head_training import train_head
@@ -27,12 +25,11 @@ from rlhf_hitl.routing.threshold import Threshold
 from rlhf_hitl.store import Store, people, queue
 from rlhf_hitl.store.comparisons import find_comparisons, insert_comparisons
 from rlhf_hitl.store.judgments import read_judgments
-from rlhf_hitl.store.reward_models import RewardModelRecord, add_reward_model
-from rlhf_hitl.store.routings import Routing, apply_routings, read_routings
-from rlhf_hitl.store.scores import insert_scores, read_scores
+from rlhf_hitl.store.runs import read_runs
+from rlhf_hitl.store.scores import read_scores
 from rlhf_hitl.types import Answer, Comparison, Completion, Message, Prompt, Role, Route, Score, Split, Verdict
 
-SURE = Threshold(0.8, 0.1, 50, 0, 60, 0.1, 0.05)
+SURE = Threshold(0.8, 0.1, 50, 0, 60, 60, 0.1, 0.05)
 
 
 def comparison(i, split=Split.TRAIN):
@@ -223,6 +220,8 @@ def test_two_processes_give_the_scores_of_one_and_hide_the_stores_url(trained, t
     assert not [line for line in command_lines if store.url in line]
     assert json.loads(printed) == {"reward_model_id": model.id, "scored": 60, "without_text": 0}
     assert errors.count("scored ") == 2  # a line each process
+    [run] = read_runs(store)  # the processes' time is the command's
+    assert (run.command, run.outcome, run.device) == ("score", "finished", "cpu")
     together = {s.comparison_id: s for s in read_scores(store, model.id)}
     assert together.keys() == alone.keys()
     for i, score in together.items():
@@ -273,57 +272,3 @@ def test_a_bound_that_cannot_be_shown_accepts_nothing_and_gives_the_reason(train
     routed = route_pool(store, model, RoutingConfig(max_error=0.001, control_share=0), round=1)
     assert routed.counts == {"human": 60, "control": 0, "auto": 0}
     assert "fewest" in routed.threshold.reason
-
-
-def test_the_five_key_figures_match_the_rows_of_the_store(trained):
-    store, model = trained
-    score_pool(store, model)
-    route_pool(store, model, RoutingConfig(max_error=0.2, delta=0.1, control_share=0.3), round=1)
-    simulate.judge_queue(store, 1000)
-    report = compute_kpi_report(store, Settings(rater_price_per_hour=36.0, machine_price_per_hour=0.0))
-    routings = {r.comparison_id: r for r in read_routings(store)}
-    scores = {s.comparison_id: s for s in read_scores(store, model.id)}
-    judged = {j.comparison_id: j for j in read_judgments(store) if j.comparison_id in routings}
-    control = {
-        i: judged[i].answer.ranking[0][0] == scores[i].chosen
-        for i, r in routings.items()
-        if r.route is Route.CONTROL and len(judged[i].answer.ranking) == 2
-    }
-    assert report["accuracy_before_review"].value == pytest.approx(sum(control.values()) / len(control))
-    assert report["accuracy_before_review"].n == len(control)
-    assert report["intervention_rate"].value == pytest.approx(len(judged) / 60)
-    wrong = [i for i, right in control.items() if not right]
-    accepted_errors = [i for i in wrong if routings[i].proposed is Route.AUTO]
-    expected = 1 - len(accepted_errors) / len(wrong) if wrong else None
-    assert report["error_reduction"].value == (pytest.approx(expected) if wrong else None)
-    seconds = [j.answer.active_seconds for j in read_judgments(store)]
-    assert report["review_seconds"].value == pytest.approx(np.mean(seconds))
-    assert report["cost_per_comparison"].value == pytest.approx(sum(seconds) / 100 / 360)
-    assert report.simulated
-
-
-def test_a_model_that_ranks_four_completions_like_the_raters_has_full_accuracy(sqlite_store):
-    store = sqlite_store
-    prompt = Prompt.create((Message("user", "rank four"),), split=Split.TRAIN)
-    four = [Completion.create(prompt.id, (Message("assistant", t),), "p") for t in ("a", "b", "c", "d")]
-    of = Comparison.create(prompt, four)
-    with store.write() as conn:
-        insert_comparisons(store, conn, [of])
-    model = RewardModelRecord("m", "head", "nowhere", "tiny", "sha256:0", False)
-    add_reward_model(store, model)
-    best_first = [c.id for c in four]
-    insert_scores(store, [Score(of.id, "m", best_first[0], best_first[1], 1.0, 0.1, 0.7)])
-    apply_routings(store, [Routing(of.id, Route.CONTROL, Route.AUTO, "drawn", "m", 1)])
-    rater = people.add_rater(store, "ann", Role.RATER).id
-    lease = queue.lease(store, rater, seconds=1800)
-    assert lease is not None
-    queue.submit(store, lease.id, rater, Answer(Verdict.RANKED, tuple((i,) for i in best_first)))
-    report = compute_kpi_report(store, Settings())
-    assert report["accuracy_before_review"].value == 1.0
-    assert report.rounds[0].accuracy == 1.0
-
-
-def test_the_report_of_an_empty_store_says_what_is_missing(sqlite_store):
-    report = compute_kpi_report(sqlite_store, Settings())
-    assert all(f.value is None and f.note for f in report.figures)
-    assert not report.simulated

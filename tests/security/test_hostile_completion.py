@@ -103,10 +103,10 @@ def test_while_a_text_is_drawn_everybody_else_is_answered():
 def test_a_card_does_not_wait_for_texts_longer_than_it_may():
     renderer = Renderer(text_seconds=2.0, card_seconds=2.0, workers=1)
     renderer.render("`ready`")
-    texts = [f"{i}\n\n" + "![[" * 9_000 for i in range(6)]
+    texts = [f"{i}\n\n" + "![[" * 20_000 for i in range(6)]
     begun = time.perf_counter()
     html = renderer.render_texts([*texts, "`short`"])
-    assert time.perf_counter() - begun < 6, "twelve seconds of work"
+    assert time.perf_counter() - begun < 6, "each takes longer than a card may, on any machine"
     assert all('data-i18n="text_plain"' in html[text] for text in texts)
     assert "<code>short</code>" in html["`short`"], "short texts come first"
 

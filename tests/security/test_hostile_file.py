@@ -28,6 +28,7 @@ from rlhf_hitl.store.judgments import read_judgments
 from rlhf_hitl.store.loop_steps import read_finished_steps
 from rlhf_hitl.store.reward_models import list_reward_models
 from rlhf_hitl.store.routings import read_routings
+from rlhf_hitl.store.runs import read_runs
 from rlhf_hitl.store.scores import read_scores
 
 # Reads a file and prints the error, the seconds, and the MB of memory that it took on top of the imports.
@@ -116,6 +117,16 @@ def test_a_limit_that_is_hit_can_be_raised_as_its_error_says(tmp_path, monkeypat
         list(RowSource(path).rows())
     monkeypatch.setenv("RLHF_HITL_MAX_LINE_MB", "80")
     assert len(next(iter(RowSource(path).rows())).fields["a"]) == 65 * MB
+
+
+def test_the_header_of_a_csv_file_is_no_part_of_its_first_row(tmp_path, monkeypatch):
+    monkeypatch.setenv("RLHF_HITL_MAX_LINE_MB", "1")
+    path, long = tmp_path / "a.csv", "x" * (MB * 6 // 10)
+    path.write_text(f"a,{long}\n1,{long}\n2,{long}\n")
+    assert [row.fields["a"] for row in RowSource(path).rows()] == ["1", "2"]
+    path.write_text(f'a,b\n1,"{long}\n{long}"\n')
+    with pytest.raises(BadInput, match="a row of more than 1 MiB"):
+        list(RowSource(path).rows())
 
 
 def test_a_line_that_is_too_long_is_a_bad_line_and_those_after_it_are_read(tmp_path, monkeypatch):
@@ -312,6 +323,7 @@ def open_everything(store: Store, out: Path) -> None:
     webhooks.list_webhooks(store)
     audit.list_entries(store)
     read_finished_steps(store)
+    read_runs(store)
     for model in list_reward_models(store):
         read_scores(store, model.id)
     for project in projects.list_projects(store):

@@ -49,7 +49,7 @@ UNSEEN = re.compile(f"[{UNSEEN_RANGE}]")
 #: Ids, words of a few, hashes and numbers: what a user cannot choose, or the code reads as more than text.
 NOT_TEXTS = re.compile(
     r"(.*\.id|.*_id|.*_ids|.*\.(kind|role|split|verdict|route|proposed|action|event|events|digest|scopes|project_id|project|"
-    r"version|guideline_version|family|password_hash|secret|name_key|name_skeleton|order_shown|ranking|scores|step|"
+    r"version|guideline_version|family|password_hash|secret|name_key|name_skeleton|order_shown|ranking|scores|step|outcome|"
     r"idempotency_key|supersedes|chosen|rejected|language|languages|reason|backend|rationale|repeat_of|reserved_for|rewards|decided_by|"
     r"body|axes|completions|messages)|lease.*|secrets\..*|rater_filters|guidelines\.scores)$"
 )

@@ -2,241 +2,29 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
-import functools
 import logging
 import socket
 import sys
-import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 
-import httpx
 import pytest
-import uvicorn
 from starlette.testclient import TestClient
-from starlette.types import ASGIApp
 
-from rlhf_hitl.api import client_limits
-from rlhf_hitl.api.app import create_app, create_headless_app, serve_from_environment
-from rlhf_hitl.api.client_limits import ClientLimits
-from rlhf_hitl.api.connections import ConnectionLimits, Connections, LimitedProtocol, find_network
+from raw_http import echo_length, receive_all, served
+from rlhf_hitl.api.app import create_app, serve_from_environment
+from rlhf_hitl.api.connections import find_network
 from rlhf_hitl.api.json_body import count_values
 from rlhf_hitl.api.log_limit import LogLimit, limit_log_of_clients
 from rlhf_hitl.api.sign_in_throttle import SignInThrottle
 from rlhf_hitl.cli.serve import make_uvicorn_options
-from rlhf_hitl.config import Settings, TrustedProxies, load_settings
+from rlhf_hitl.config import Settings, load_settings
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.store import Store, audit, people, tokens
 from rlhf_hitl.types import Role, Scope
 
-QUICK = ConnectionLimits(
-    connections=40, per_address=20, head_seconds=1, head_bytes=4096, body_seconds=1, body_bytes_per_second=100,
-    read_seconds=1,
-)  # fmt: skip
-
-
-@contextmanager
-def served(
-    app: ASGIApp, limits: ConnectionLimits = QUICK, proxies: str = "", connections: list[Connections] | None = None
-) -> Iterator[tuple[str, int]]:
-    """Serve an application with these limits; yield its host and port. What counts connections is put into a list."""
-    counting = Connections(limits, TrustedProxies(proxies))
-    if connections is not None:
-        connections.append(counting)
-    protocol = functools.partial(LimitedProtocol, connections=counting)
-    server = uvicorn.Server(uvicorn.Config(app, port=0, http=protocol, log_level="error", lifespan="off"))  # type: ignore[arg-type]
-    listening = socket.create_server(("127.0.0.1", 0))
-    thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]})
-    thread.start()
-    try:
-        while not server.started:
-            time.sleep(0.01)
-        yield listening.getsockname()
-    finally:
-        server.should_exit = True
-        thread.join()
-
-
-async def echo_length(scope, receive, send):
-    """Answer with the length of the body; `/large` answers fifty megabytes."""
-    length, more = 0, True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            return
-        length, more = length + len(message.get("body", b"")), message.get("more_body", False)
-    body = b"x" * 50_000_000 if scope["path"] == "/large" else str(length).encode()
-    await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"%d" % len(body))]})
-    await send({"type": "http.response.body", "body": body})
-
-
-def receive_all(client: socket.socket) -> bytes:
-    """Return what the server sends until it closes the connection."""
-    client.settimeout(15)
-    received = b""
-    try:
-        while chunk := client.recv(65536):
-            received += chunk
-    except ConnectionResetError:
-        pass
-    return received
-
-
-# ------------------------------------------------------------------------------------------------------- connections
-
-
-@pytest.mark.parametrize(
-    ("sent", "answer"),
-    [
-        (b"", b""),
-        (b"GET / HT", b"HTTP/1.1 408"),
-        (b"GET / HTTP/1.1\r\nHost: x\r\nX-A: ", b"HTTP/1.1 408"),
-        (b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 100000\r\n\r\n{", b"HTTP/1.1 408"),
-        (b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhel", b"HTTP/1.1 408"),
-    ],
-    ids=["nothing", "half a line", "half a head", "half a body", "half a chunk"],
-)
-def test_who_stops_sending_is_cut_off(sent, answer):
-    with served(echo_length) as address, socket.create_connection(address) as client:
-        client.sendall(sent)
-        assert receive_all(client).startswith(answer)
-
-
-def test_who_sends_a_byte_at_a_time_is_cut_off_and_who_is_slow_but_steady_is_not():
-    with (
-        served(echo_length) as address,
-        socket.create_connection(address) as dripping,
-        socket.create_connection(address) as steady,
-    ):
-        for client in (dripping, steady):
-            client.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 600\r\n\r\n")
-        for _ in range(30):  # three seconds at 10 and at 200 bytes a second
-            steady.sendall(b"x" * 20)
-            with contextlib.suppress(OSError):
-                dripping.sendall(b"x")
-            time.sleep(0.1)
-        assert receive_all(steady).endswith(b"600")
-        assert receive_all(dripping).startswith(b"HTTP/1.1 408")
-
-
-def test_who_does_not_read_the_answer_is_cut_off():
-    connections: list[Connections] = []
-    with served(echo_length, connections=connections) as address, socket.create_connection(address) as client:
-        client.sendall(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n")
-        deadline = time.monotonic() + 15
-        while connections[0].number == 0 or client.recv(1, socket.MSG_PEEK) == b"":
-            assert time.monotonic() < deadline
-        while connections[0].number > 0:
-            assert time.monotonic() < deadline
-            time.sleep(0.05)
-        assert len(receive_all(client)) < 50_000_000
-
-
-def test_a_head_without_end_is_refused_before_it_fills_the_memory():
-    with served(echo_length) as address, socket.create_connection(address) as client:
-        client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n")
-        with contextlib.suppress(OSError):
-            for i in range(2000):
-                client.sendall(b"X-%d: " % i + b"y" * 1000 + b"\r\n")
-        assert receive_all(client)[:12] in (b"HTTP/1.1 431", b"")
-
-
-@pytest.mark.parametrize(
-    ("request_line", "headers", "status"),
-    [
-        (b"GET /?" + b"%61=&" * 70, b"", b"414"),
-        (b"GET /?" + b"a" * 5000, b"", b"414"),
-        (b"GET /", b"Accept-Language: " + b"a," * 10_000 + b"\r\n", b"431"),
-        (b"GET /", b"a:\r\n" * 120, b"431"),
-        (b"GET /", b"a:\r\n" * 16_000, b"431"),
-    ],
-    ids=["many parameters", "a long address", "a long header", "many headers", "very many headers"],
-)
-def test_what_costs_more_to_read_than_to_send_is_refused(request_line, headers, status):
-    usual = ConnectionLimits(connections=40, per_address=20)
-    with served(echo_length, usual) as address, socket.create_connection(address) as client:
-        client.sendall(request_line + b" HTTP/1.1\r\nHost: x\r\n" + headers + b"\r\n")
-        assert receive_all(client)[9:12] == status
-
-
-def test_a_body_in_chunks_of_a_byte_is_refused_and_one_in_short_lines_is_taken():
-    for chunk, status in ((b"1\r\na\r\n", b"400"), (b"20\r\n" + b"a" * 32 + b"\r\n", b"200")):
-        with served(echo_length) as address, socket.create_connection(address) as client:
-            client.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n")
-            with contextlib.suppress(OSError):
-                client.sendall(chunk * 1000 + b"0\r\n\r\n")
-            assert receive_all(client)[9:12] == status
-
-
-def test_a_body_that_goes_on_after_the_response_ends_the_connection(app):
-    connections: list[Connections] = []
-    with served(app, connections=connections) as address, socket.create_connection(address) as client:
-        client.sendall(b"POST /nothing HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
-        begun, is_closed = time.monotonic(), False
-        while not is_closed:
-            try:
-                client.sendall(b"400\r\n" + b"a" * 1024 + b"\r\n")
-            except OSError:
-                is_closed = True
-            assert time.monotonic() < begun + 20
-
-
-@pytest.fixture
-def waiting_app():
-    """An application that answers once it is released, and the number of requests that wait in it."""
-    release, waiting = threading.Event(), []
-
-    async def wait(scope, receive, send):
-        waiting.append(scope)
-        while not release.is_set():
-            await asyncio.sleep(0.01)
-        await send({"type": "http.response.start", "status": 200, "headers": []})
-        await send({"type": "http.response.body", "body": b""})
-
-    return wait, waiting, release
-
-
-def test_one_address_has_only_so_many_requests_in_progress(waiting_app, monkeypatch):
-    app, waiting, release = waiting_app
-    monkeypatch.setattr(client_limits, "WAIT_SECONDS", 0.5)
-    limited = ClientLimits(app, 3, TrustedProxies("192.0.2.9"))
-
-    def ask(last: int) -> int:
-        return TestClient(limited, client=(f"192.0.2.{last}", 1)).get("/").status_code
-
-    with ThreadPoolExecutor(20) as pool:
-        first = [pool.submit(ask, 1) for _ in range(3)]
-        deadline = time.monotonic() + 10
-        while len(waiting) < 3:
-            assert time.monotonic() < deadline
-        assert ask(1) == 503
-        monkeypatch.setattr(client_limits, "WAIT_SECONDS", 10.0)
-        later = pool.submit(ask, 1)
-        others = [pool.submit(ask, last) for last in (2, 9, 9, 9, 9)]
-        release.set()
-        assert [asked.result() for asked in (*first, *others, later)] == [200] * 9, "who waits gets in"
-
-
-def test_strangers_of_one_address_are_slowed_and_who_is_known_is_not(app, sqlite_store, monkeypatch):
-    monkeypatch.setattr(client_limits, "BURST", 10.0)
-    monkeypatch.setattr(client_limits, "PER_SECOND", 20.0)
-    monkeypatch.setattr(client_limits._Client, "allowance", 10.0)
-    rater = people.add_rater(sqlite_store, "ann", Role.RATER)
-    key = tokens.add_api_token(sqlite_store, rater.id, "", [Scope.TASK])
-
-    def ask(last: int, **headers: str) -> float:
-        client, begun = TestClient(app, client=(f"192.0.2.{last}", 1)), time.monotonic()
-        for _ in range(30):
-            assert client.get("/api/v1/queue", headers=headers).status_code == (200 if headers else 401)
-        return time.monotonic() - begun
-
-    assert ask(1) >= 0.9, "ten at once, and twenty a second"
-    begun = time.process_time()
-    assert ask(2, authorization=f"Bearer {key}") < 0.9 + 2 * (time.process_time() - begun)
+OPERATIONS_WITH_A_BODY = ["judgments", "judgments/j_0/corrections", "leases", "prompts", "completions", "comparisons",
+                          "predictions", "projects", "webhooks", "import"]  # fmt: skip
 
 
 def test_signing_out_of_no_session_does_not_wait_for_who_writes(app, sqlite_store):
@@ -343,68 +131,6 @@ def test_a_redirect_names_no_other_site(app):
     assert client.get("/login/").headers["location"] == "/login"
 
 
-def test_a_large_body_in_the_packet_of_a_short_head_is_taken():
-    with served(echo_length) as address, socket.create_connection(address) as client:
-        client.sendall(
-            b"POST / HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: 50000\r\n\r\n" + b"x" * 50000
-        )
-        assert receive_all(client).endswith(b"50000")
-
-
-def test_somebody_who_opens_connections_closes_their_own_and_keeps_nobody_out():
-    with served(echo_length) as address:
-        opened = [socket.create_connection(address) for _ in range(60)]
-        assert httpx.get(f"http://127.0.0.1:{address[1]}/").text == "0"
-        for client in opened:
-            client.setblocking(False)
-        deadline, closed = time.monotonic() + 0.5, 0
-        while time.monotonic() < deadline:
-            closed = sum(_is_closed(client) for client in opened)
-        assert closed >= 40, "twenty from one address are kept"
-        for client in opened:
-            client.close()
-
-
-def _is_closed(client: socket.socket) -> bool:
-    try:
-        return client.recv(1, socket.MSG_PEEK) == b""
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True
-
-
-def test_trailers_without_end_are_refused():
-    with served(echo_length) as address, socket.create_connection(address) as client:
-        client.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n0\r\n")
-        with contextlib.suppress(OSError):
-            for i in range(2000):
-                client.sendall(b"X-%d: " % i + b"y" * 1000 + b"\r\n")
-        assert receive_all(client)[:12] in (b"HTTP/1.1 431", b"")
-
-
-def test_a_second_request_before_the_first_answer_ends_the_connection():
-    connections: list[Connections] = []
-    with served(echo_length, connections=connections) as address, socket.create_connection(address) as client:
-        client.sendall(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\n" * 1000)
-        receive_all(client)
-        deadline = time.monotonic() + 15
-        while connections[0].number:
-            assert time.monotonic() < deadline
-
-
-def test_a_connection_that_is_closed_and_not_read_is_cut_off():
-    connections: list[Connections] = []
-    with served(echo_length, connections=connections) as address, socket.socket() as client:
-        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
-        client.connect(address)
-        client.sendall(b"GET /large HTTP/1.1\r\nHost: x\r\n\r\nnonsense\r\n\r\n")
-        deadline = time.monotonic() + 20
-        while not connections or connections[0].number:
-            assert time.monotonic() < deadline, "it is neither read nor waited for"
-            time.sleep(0.05)
-
-
 @pytest.mark.parametrize("header", [b'a="' + b'\\"' * 30_000 + b'"', b"; " * 30_000, b"rlhf_hitl_session=" * 3_000])
 def test_no_cookie_takes_long(app, header):
     begun = time.process_time()
@@ -428,29 +154,6 @@ def test_made_up_names_from_one_address_leave_one_line_and_one_alert(sqlite_stor
     waits = [throttle.record_attempt("192.0.2.7", f"made up {i}") for i in range(40)]
     assert sum(wait == 0 for wait in waits) == 5
     assert len(audit.list_entries(sqlite_store, actions=["sign_in.throttled"])) == 1
-
-
-def test_a_trusted_proxy_may_open_more_connections_than_one_client():
-    with served(echo_length, proxies="127.0.0.1") as address:
-        opened = [socket.create_connection(address) for _ in range(30)]
-        assert httpx.get(f"http://127.0.0.1:{address[1]}/").text == "0"
-        for client in opened:
-            client.setblocking(False)
-        assert not any(map(_is_closed, opened))
-        for client in opened:
-            client.close()
-
-
-# ------------------------------------------------------------------------------------------------------------- bodies
-
-
-@pytest.fixture
-def app(sqlite_store: Store, tmp_path):
-    return create_headless_app(sqlite_store, Settings(store=sqlite_store.url, workspace=tmp_path / "workspace"))
-
-
-OPERATIONS_WITH_A_BODY = ["judgments", "judgments/j_0/corrections", "leases", "prompts", "completions", "comparisons",
-                          "predictions", "projects", "webhooks", "import"]  # fmt: skip
 
 
 @pytest.mark.parametrize("operation", OPERATIONS_WITH_A_BODY)
@@ -501,9 +204,6 @@ def test_errors_that_are_not_described_are_counted(app, sqlite_store):
     errors = answer.json()["errors"]
     assert len(errors) == 20
     assert errors[-1] == {"at": "body", "problem": "11 more errors are not listed"}
-
-
-# ------------------------------------------------------------------------------------------------------------ proxies
 
 
 @pytest.fixture

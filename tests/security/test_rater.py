@@ -7,7 +7,6 @@ import itertools
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -18,8 +17,7 @@ from starlette.testclient import TestClient
 
 from rlhf_hitl.api.app import create_headless_app
 from rlhf_hitl.config import Settings
-from rlhf_hitl.errors import BadInput, Conflict
-from rlhf_hitl.formats.export import export_snapshot
+from rlhf_hitl.errors import BadInput
 from rlhf_hitl.store import Store, guidelines, judgments, people, projects, queue, scores, tokens, views
 from rlhf_hitl.store.comparisons import insert_comparisons
 from rlhf_hitl.store.routings import Routing, apply_routings
@@ -63,9 +61,6 @@ def filled(store: Store) -> list[Comparison]:
         insert_comparisons(store, conn, made, "hiddensource.jsonl")
     apply_routings(store, [Routing(c.id, Route.ESCALATED, Route.AUTO, "hiddenreason") for c in made[:20]])
     return made
-
-
-# ------------------------------------------------------------------------------------------------- the order shown
 
 
 def test_who_knows_both_names_cannot_tell_the_sides_apart(store, filled, add_raters):
@@ -176,52 +171,6 @@ def test_a_repeat_is_in_the_history_like_any_other_judgment(store, add_raters, t
     assert len({j.comparison_id for j in judged} - {make_comparison(i).id for i in range(40)}) > 0, "some are repeats"
 
 
-# ------------------------------------------------------------------------------------------------- what they may hold
-
-
-def test_a_lease_that_ran_out_is_renewed_only_by_who_would_be_given_one(store, filled, add_raters):
-    ann, bob, eve, joe = add_raters(store, 4)
-    start = utc_now()
-    held = {rater: queue.lease(store, rater, seconds=1, now=start) for rater in (ann, bob, eve, joe)}
-    queue.lease_many(store, eve, 2, seconds=900, now=start)  # and one that goes on
-    later = start + timedelta(seconds=5)
-    people.change_rater(store, "rater 1", paused=True)
-    people.change_rater(store, "rater 2", quota=1)
-    for rater in (bob, eve):
-        with pytest.raises(Conflict, match="it is over"):
-            queue.renew(store, held[rater].id, rater, seconds=900, now=later)
-    queue.renew(store, held[ann].id, ann, seconds=900, now=later)
-    projects.change_project(store, "default", open=False)
-    with pytest.raises(Conflict, match="it is over"):
-        queue.renew(store, held[joe].id, joe, seconds=900, now=later)
-
-
-def test_leases_that_are_given_back_are_no_way_around_a_quota(store, filled, add_raters):
-    [ann] = add_raters(store, 1)
-    given_back = queue.lease_many(store, ann, 5, seconds=900)
-    for lease in given_back:
-        queue.release(store, lease.id, ann)
-    people.change_rater(store, "rater 0", quota=3)
-    outcomes = [queue.submit(store, lease.id, ann, RANKED).outcome for lease in given_back]
-    assert outcomes == ["counted"] * 3 + ["surplus"] * 2
-
-
-def test_what_is_held_counts_when_a_quota_is_lowered(store, filled, add_raters):
-    [ann] = add_raters(store, 1)
-    held = queue.lease_many(store, ann, 3, seconds=900)
-    people.change_rater(store, "rater 0", quota=1)
-    assert [queue.submit(store, lease.id, ann, RANKED).outcome for lease in held] == ["counted"] * 3
-    assert queue.lease_many(store, ann, 3, seconds=900) == []
-
-
-def test_a_lease_that_ran_out_is_not_renewed_for_what_a_model_has_accepted(store, filled, add_raters):
-    [ann] = add_raters(store, 1)
-    lease = queue.lease(store, ann, seconds=1, now=utc_now() - timedelta(seconds=60))
-    apply_routings(store, [Routing(lease.comparison.id, Route.AUTO, Route.AUTO, "hiddenreason")])
-    with pytest.raises(Conflict, match="it is over"):
-        queue.renew(store, lease.id, ann, seconds=900)
-
-
 def test_one_search_by_tags_runs_at_a_time(client, store, monkeypatch):
     projects.change_project(store, "default", rater_filters=["tags.hiddenkey"])
     wanted, answers = {"tags": {"hiddenkey": "hiddenvalue1"}}, []
@@ -246,72 +195,6 @@ def test_a_rater_does_not_hold_a_comparison_for_longer_than_the_server_allows(cl
     assert datetime.fromisoformat(renewed["expires_at"]) <= most + timedelta(seconds=5)
 
 
-# ------------------------------------------------------------------------------------------------ what is kept of them
-
-
-def test_time_that_has_not_passed_is_not_paid(store, filled, add_raters):
-    [ann] = add_raters(store, 1)
-    lease = queue.lease(store, ann, seconds=900)
-    answer = Answer(Verdict.RANKED, (("A",), ("B",)), 2, active_seconds=80_000.0)
-    queue.submit(store, lease.id, ann, ShownAnswer(answer))
-    [judgment] = judgments.read_judgments(store)
-    assert judgment.answer.active_seconds is not None
-    assert 0 <= judgment.answer.active_seconds < 60
-
-
-def test_time_is_paid_once_however_many_are_held_and_however_often_they_are_corrected(store, filled, add_raters):
-    [ann] = add_raters(store, 1)
-    start = utc_now() - timedelta(seconds=100)
-    leases = queue.lease_many(store, ann, 5, seconds=900, now=start)
-    answer = Answer(Verdict.RANKED, (("A",), ("B",)), 2, active_seconds=40.0)
-    ids = [queue.submit(store, lease.id, ann, ShownAnswer(answer)).judgment_id for lease in leases]
-    paid = [j.answer.active_seconds for j in judgments.read_judgments(store)]
-    assert paid[:2] == [40, 40], "two that waited in a browser and come together"
-    assert 99 < sum(paid) < 130
-    again = replace(answer, strength=1, active_seconds=50_000.0)
-    queue.correct(store, ids[0], ann, ShownAnswer(again), idempotency_key="again")
-    assert sum(j.answer.active_seconds for j in judgments.read_judgments(store)) < 160
-
-
-def test_corrections_have_an_end(store, filled, add_raters):
-    [ann] = add_raters(store, 1)
-    lease = queue.lease(store, ann, seconds=900)
-    id = queue.submit(store, lease.id, ann, RANKED).judgment_id
-    for i in range(50):
-        answer = ShownAnswer(Answer(Verdict.RANKED, (("A",), ("B",)), i % 3 + 1))
-        id = queue.correct(store, id, ann, answer, idempotency_key=f"again {i}").judgment_id
-    with pytest.raises(Conflict, match="corrected 50 times"):
-        queue.correct(store, id, ann, RANKED, idempotency_key="once more")
-
-
-def test_a_reason_that_cannot_be_seen_is_none(store, filled, add_raters):
-    guidelines.publish_guideline(store, Guideline("default", "strict", "Say why.", rationale="required"))
-    [ann] = add_raters(store, 1)
-    lease = queue.lease(store, ann, seconds=900)
-    for rationale in ("\u200b\u200d", " \u3164\u00a0", "\u2800", "\ufe0f\U000e0041"):
-        with pytest.raises(BadInput, match="rationale"):
-            queue.submit(store, lease.id, ann, ShownAnswer(replace(RANKED.answer, rationale=rationale)))
-
-
-def test_scores_are_of_the_axes_of_the_guideline(store, filled, add_raters):
-    [ann] = add_raters(store, 1)
-    lease = queue.lease(store, ann, seconds=900)
-    scored = replace(RANKED.answer, scores={"made up": {"A": 1, "B": 5}})
-    with pytest.raises(BadInput, match=r"scores of \['made up'\]: expected .*helpful"):
-        queue.submit(store, lease.id, ann, ShownAnswer(scored))
-
-
-def test_who_skips_has_written_no_better_answer(store, filled, add_raters, tmp_path):
-    [ann] = add_raters(store, 1)
-    for verdict in (Verdict.SKIPPED, Verdict.FLAGGED, Verdict.ALL_BAD):
-        lease = queue.lease(store, ann, seconds=900)
-        queue.submit(store, lease.id, ann, ShownAnswer(Answer(verdict, rewrite=f"Better than {verdict.value}.")))
-    queue.submit(store, queue.lease(store, ann, seconds=900).id, ann, RANKED)  # without a pair there is no snapshot
-    manifest = export_snapshot(store, tmp_path / "snapshot", format="jsonl")
-    assert sum(manifest["demonstrations"].values()) == 1
-    assert manifest["filters"]["rewrite without a judgment, or corrected"] == 2
-
-
 def test_a_closed_project_cannot_be_told_from_none(store, filled, tmp_path):
     ann = people.add_rater(store, "ann", Role.RATER)
     projects.add_project(store, "hiddenproject", open=False)
@@ -334,9 +217,6 @@ def test_the_next_in_line_and_the_control_share_do_not_follow_from_the_id(store,
         c.id for c in filled if int(hashlib.sha256(f"control:{c.id}".encode()).hexdigest()[:12], 16) / 16**12 < 0.3
     }
     assert control != by_hash
-
-
-# ------------------------------------------------------------------------------------------------------------ filters
 
 
 @pytest.fixture
@@ -387,49 +267,6 @@ def test_a_filter_of_one_project_opens_nothing_in_another(client, store):
 def test_a_filter_has_a_known_form(store):
     with pytest.raises(BadInput, match=r"tags\.NAME"):
         projects.change_project(store, "default", rater_filters=["category"])
-
-
-# --------------------------------------------------------------------------------------------------------- guidelines
-
-
-@pytest.fixture
-def strict(store: Store, filled, add_raters) -> tuple[str, Any]:
-    """A rater and a lease under a guideline that requires scores."""
-    guidelines.publish_guideline(store, Guideline("default", "loose", "Anything goes."))
-    guidelines.publish_guideline(store, Guideline("default", "strict", "Score.", scores="required"))
-    [ann] = add_raters(store, 1)
-    return ann, queue.lease(store, ann, seconds=1800)
-
-
-@pytest.mark.parametrize("version", ["made up", "loose", "1", "strict ", "default"])
-def test_required_scores_are_not_skipped_by_naming_another_guideline(store, strict, version):
-    ann, lease = strict
-    answer = ShownAnswer(Answer(Verdict.RANKED, (("A",), ("B",)), 2))
-    with pytest.raises(BadInput, match=r"guideline_version|scores of"):
-        queue.submit(store, lease.id, ann, answer, guideline_version=version)
-
-
-def test_a_later_guideline_of_the_project_may_be_named_and_is_held_to(store, strict):
-    ann, lease = strict
-    guidelines.publish_guideline(store, Guideline("default", "stricter", "Say why.", rationale="required"))
-    answer = ShownAnswer(Answer(Verdict.RANKED, (("A",), ("B",)), 2))
-    with pytest.raises(BadInput, match="rationale"):
-        queue.submit(store, lease.id, ann, answer, guideline_version="stricter")
-    given = ShownAnswer(Answer(Verdict.RANKED, (("A",), ("B",)), 2, rationale="It is right."))
-    assert queue.submit(store, lease.id, ann, given, guideline_version="stricter").outcome == "counted"
-
-
-@pytest.mark.parametrize("shown", [True, False], ids=["in letters", "in ids"])
-def test_what_is_missing_is_named_by_letter(store, strict, shown):
-    ann, lease = strict
-    names = ("A", "B") if shown else lease.order_shown
-    answer = Answer(Verdict.RANKED, ((names[0],), (names[1],)), 2, scores={"helpful": {names[0]: 3}})
-    with pytest.raises(BadInput, match="missing: \\['B'\\]") as refused:
-        queue.submit(store, lease.id, ann, ShownAnswer(answer) if shown else answer)
-    assert not re.search(r"[cpx]_[0-9a-f]{8}", str(refused.value))
-
-
-# ----------------------------------------------------------------------------------- everything that a rater receives
 
 
 class Secrets:
@@ -530,7 +367,7 @@ def test_nothing_that_a_rater_receives_tells_what_is_hidden(store, filled, clien
 def page_calls(lease: str, judgment: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """Yield calls of the rating page: as the page makes them, and with the parts of each missing or wrong."""
     whole: dict[str, dict[str, Any]] = {
-        "open": {}, "history": {}, "renew": {"lapsed": [lease]}, "revisit": {"id": judgment},
+        "open": {}, "history": {"words": "answer"}, "renew": {"lapsed": [lease]}, "revisit": {"id": judgment},
         "difference": {"id": lease},
         "submit": {"id": lease, "verdict": "ranked", "ranks": [1, 2], "strength": 2},
         "acknowledge": {"id": "default@strict"}, "try_example": {"id": "e_1", "verdict": "ranked", "ranks": [1, 2]},
@@ -538,6 +375,6 @@ def page_calls(lease: str, judgment: str) -> Iterator[tuple[str, dict[str, Any]]
     strange = (None, 0, -1, "", "x" * 300, [], [[]], {}, {"A": 1}, ["A", "Z"], [1, 2, 3], "c_0", True)
     for name, sent in whole.items():
         yield name, sent
-        for key in (*sent, "mode", "scores", "have", "id", "reason", "verdict", "day"):
+        for key in (*sent, "mode", "scores", "have", "id", "reason", "verdict", "day", "words"):
             for value in strange:
                 yield name, sent | {key: value}

@@ -7,14 +7,15 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from rlhf_hitl.routing.acquisition import compute_mutual_information
-from rlhf_hitl.routing.threshold import choose_threshold, count_labels_needed
+from rlhf_hitl.routing.threshold import choose_threshold, count_prompts_needed
 from rlhf_hitl.stats import davidson
-from rlhf_hitl.stats.calibration import calibration_error_interval, expected_calibration_error, split_into_equal_bins
+from rlhf_hitl.stats.calibration import estimate_calibration_error, split_into_equal_bins
 from rlhf_hitl.stats.ceiling import estimate_noise_ceiling, fit_concentration, majority_probability
 from rlhf_hitl.stats.intervals import (
     clopper_pearson_upper_bound,
     clustered_mean_interval,
     clustered_share_interval,
+    clustered_share_upper_bound,
     wilson_interval,
 )
 from rlhf_hitl.stats.paired import mcnemar_p_value
@@ -152,10 +153,20 @@ def test_without_pairs_of_several_votes_there_is_no_noise_ceiling():
     assert estimate_noise_ceiling(one, 0 * one, one > 0, np.arange(500)) is None
 
 
-def test_ece_by_hand():
-    # two bins of two: |0.6 - 0.5| and |0.9 - 1.0|, each half the weight
-    p, y = np.array([0.6, 0.6, 0.9, 0.9]), np.array([1, 0, 1, 1])
-    assert expected_calibration_error(p, y, bins=2) == pytest.approx(0.1)
+def test_the_calibration_error_by_hand():
+    # One bin, as for fewer than forty. The model states 0.8 and is right on five of ten: the mean gap is 0.3.
+    p, y, each = np.full(10, 0.8), np.array([1.0, 0] * 5), np.arange(10)
+    # Pairs of different labels: (3² - (5 * 0.2² + 5 * 0.8²)) / (10 * 9)
+    assert estimate_calibration_error(p, y, each)[0] == pytest.approx(((9 - 3.4) / 90) ** 0.5)
+    # Two prompts of five labels, whose gaps add up to -1 and 4: the product is below 0, so they share no gap.
+    prompts = np.array([0, 1] * 5)
+    assert estimate_calibration_error(p, y, prompts)[0] == 0
+    # Two bins of twenty with gaps of 0.1 and -0.3, each the mean of gaps that are all alike.
+    p = np.repeat([0.6, 0.9], 20)
+    y = p - np.repeat([0.1, -0.3], 20)
+    value, low, high = estimate_calibration_error(p, y, np.arange(40))
+    assert value == pytest.approx(((0.01 + 0.09) / 2) ** 0.5)
+    assert low < value < high
 
 
 @given(st.lists(st.floats(0, 1), max_size=50), st.integers(1, 12))
@@ -166,14 +177,54 @@ def test_bins_hold_every_value_once_and_are_of_about_equal_count(values, bins):
     assert all(len(part) for part in parts)
 
 
-def test_the_interval_of_a_calibration_error_reaches_zero_where_there_is_none_and_not_where_there_is():
+def test_there_are_no_more_bins_than_labels_fill():
+    assert [len(split_into_equal_bins(np.zeros(n))) for n in (1, 16, 39, 40, 199, 200, 9999)] == [1, 1, 1, 2, 9, 10, 10]
+
+
+@given(
+    st.lists(
+        st.tuples(st.floats(0.5, 1), st.sampled_from([0.0, 0.5, 1.0]), st.integers(0, 30)), min_size=1, max_size=80
+    )
+)
+def test_the_interval_of_a_calibration_error_holds_it(labels):
+    p, y, clusters = (np.array(column) for column in zip(*labels))
+    value, low, high = estimate_calibration_error(p, y, clusters)
+    assert 0 <= low <= value <= high <= 1
+
+
+@pytest.mark.parametrize("gap", [0.0, 0.15, 0.3])
+@pytest.mark.parametrize("n", [16, 100, 400])
+def test_the_interval_of_a_calibration_error_covers_the_true_one(n, gap):
+    """Of 300 evaluations nine in ten or more; and a model without a gap is not said to have one, however few labels."""
+    rng = np.random.default_rng(n)
+    covered, values = 0, []
+    for _ in range(300):
+        p = rng.uniform(0.6, 1, n)
+        value, low, high = estimate_calibration_error(p, (rng.random(n) < p - gap).astype(float), np.arange(n))
+        covered += low <= gap <= high
+        values.append(value)
+    assert covered >= 270
+    assert np.median(values) == pytest.approx(gap, abs=0.13 if n == 16 else 0.05)
+
+
+def test_labels_of_one_prompt_widen_the_interval_of_a_calibration_error():
+    """Forty prompts of ten labels, on each of which the model is right always or never: they count as forty."""
     rng = np.random.default_rng(0)
-    p, clusters = rng.uniform(0.5, 1, 400), np.repeat(np.arange(200), 2)
-    honest, boastful = rng.random(400) < p, rng.random(400) < 0.5
-    low, high = calibration_error_interval(p, honest, clusters)
-    assert low <= expected_calibration_error(p, honest) <= high
-    assert low < 0.02
-    assert calibration_error_interval(p, boastful, clusters)[0] > 0.15
+    prompts = np.repeat(np.arange(40), 10)
+    covered = {"prompts": 0, "labels": 0}
+    for _ in range(300):
+        p, y = np.full(400, 0.7), np.repeat(rng.random(40) < 0.7, 10).astype(float)
+        for name, clusters in (("prompts", prompts), ("labels", np.arange(400))):
+            covered[name] += estimate_calibration_error(p, y, clusters)[1] == 0
+    assert covered["prompts"] > 265
+    assert covered["labels"] < 200
+
+
+def test_where_all_labels_are_right_the_interval_says_how_few_they_are():
+    value, low, high = estimate_calibration_error(np.full(16, 0.9), np.ones(16), np.arange(16))
+    assert (value, low) == (pytest.approx(0.1), 0)
+    assert 0.15 < high < 0.3
+    assert estimate_calibration_error(np.full(4, 0.9), np.ones(4), np.zeros(4))[1:] == (0, 1)  # one prompt
 
 
 def test_mutual_information_prefers_doubt_of_the_model_to_disagreement_of_people():
@@ -195,12 +246,13 @@ def test_mutual_information_against_numerical_integration():
     assert compute_mutual_information(np.array([margin]), np.array([std]))[0] == pytest.approx(exact, abs=0.01)
 
 
-def test_a_threshold_needs_enough_labels_to_show_its_bound():
-    assert count_labels_needed(0.1, 0.05) == 29
-    few = choose_threshold(np.full(28, 0.99), np.zeros(28), max_error=0.1, delta=0.05)
+def test_a_threshold_needs_enough_prompts_to_show_its_bound():
+    needed = count_prompts_needed(0.1, 0.05)
+    assert needed == pytest.approx(29, abs=2), "Clopper and Pearson's, and a little more for the unknown spread"
+    few = choose_threshold(np.full(90, 0.99), np.zeros(90), np.arange(90) % (needed - 1), max_error=0.1, delta=0.05)
     assert few.accepts_nothing
-    assert "29 are the fewest" in few.reason
-    enough = choose_threshold(np.full(29, 0.99), np.zeros(29), max_error=0.1, delta=0.05)
+    assert f"{needed} prompts are the fewest" in few.reason
+    enough = choose_threshold(np.full(needed, 0.99), np.zeros(needed), np.arange(needed), max_error=0.1, delta=0.05)
     assert enough.value == 0.99
     assert enough.bound <= 0.1
 
@@ -208,20 +260,30 @@ def test_a_threshold_needs_enough_labels_to_show_its_bound():
 def test_a_threshold_stops_before_the_errors_begin():
     confidence = np.linspace(1, 0.5, 200)
     wrong = (np.arange(200) >= 100).astype(float)
-    result = choose_threshold(confidence, wrong, max_error=0.1, delta=0.05)
+    result = choose_threshold(confidence, wrong, np.arange(200), max_error=0.1, delta=0.05)
     assert confidence[110] < result.value < confidence[50]
     accepted = confidence >= result.value
     assert wrong[accepted].mean() <= 0.1
+    assert (result.accepted, result.errors) == (accepted.sum(), wrong[accepted].sum())
 
 
-def test_the_error_bound_holds_as_often_as_it_says():
-    # 400 worlds whose true error at each confidence is known: the bound may break in at most delta of them
+@pytest.mark.parametrize("labels", [1, 5])
+@pytest.mark.parametrize("together", [0.0, 0.5, 1.0])
+def test_the_error_bound_holds_as_often_as_it_says(labels, together):
+    """400 worlds whose true error at each confidence is known: the bound may break in at most delta of them.
+
+    Each prompt has so many labels. `together` is the chance that a label of a prompt is wrong exactly where its
+    prompt's draw says so, and not on its own account: with 1, labels of one prompt say no more than one of them.
+    """
     rng = np.random.default_rng(7)
     broken = accepting = 0
+    n = 150
     for _ in range(400):
-        confidence = rng.uniform(0.5, 1, 150)
-        wrong = (rng.random(150) > confidence).astype(float)
-        result = choose_threshold(confidence, wrong, max_error=0.15, delta=0.1)
+        confidence = rng.uniform(0.5, 1, (n, labels))
+        own, shared = rng.random((n, labels)), rng.random((n, 1))
+        wrong = (np.where(rng.random((n, labels)) < together, shared, own) > confidence).astype(float)
+        prompts = np.repeat(np.arange(n), labels)
+        result = choose_threshold(confidence.ravel(), wrong.ravel(), prompts, max_error=0.15, delta=0.1)
         if result.accepts_nothing:
             continue
         accepting += 1
@@ -231,9 +293,18 @@ def test_the_error_bound_holds_as_often_as_it_says():
     assert broken / 400 <= 0.1
 
 
+def test_the_bound_for_clusters_is_that_of_independent_examples_where_there_is_one_in_each():
+    values = (np.arange(200) < 14).astype(float)
+    alone = clopper_pearson_upper_bound(14, 200)
+    assert alone <= clustered_share_upper_bound(values, np.arange(200)) < alone + 0.002
+    fourfold = clustered_share_upper_bound(np.repeat(values, 4), np.repeat(np.arange(200), 4))
+    assert fourfold == pytest.approx(clustered_share_upper_bound(values, np.arange(200)), abs=0.002)
+    assert clustered_share_upper_bound(np.zeros(0), np.zeros(0)) == clustered_share_upper_bound(values, values * 0) == 1
+
+
 def test_ties_among_confidences_are_accepted_together_or_not_at_all():
     confidence = np.array([0.9] * 40 + [0.6] * 40)
     wrong = np.array([0.0] * 40 + [1.0] * 40)
-    result = choose_threshold(confidence, wrong, max_error=0.1, delta=0.05)
+    result = choose_threshold(confidence, wrong, np.arange(80), max_error=0.1, delta=0.05)
     assert result.value == 0.9
     assert result.accepted == 40

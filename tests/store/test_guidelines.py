@@ -67,7 +67,7 @@ def test_the_audit_log_names_who_published_a_guideline(store):
     assert entry.details == {"version": "1"}
 
 
-def test_a_rater_acknowledges_each_version(store, add_raters):
+def test_a_rater_acknowledges_each_text(store, add_raters):
     ann, bob = add_raters(store, 2)
     projects.add_project(store, "coding")
     guidelines.record_acknowledgement(store, ann, "default", DEFAULT_VERSION)
@@ -81,10 +81,43 @@ def test_a_rater_acknowledges_each_version(store, add_raters):
         guidelines.record_acknowledgement(store, ann, "default", "1")
     assert read(ann, DEFAULT_VERSION, "1") == [True, True]
     assert read(bob, DEFAULT_VERSION, "1") == [False, False]
-    assert read(ann, DEFAULT_VERSION, project="coding") == [False]
+    assert read(ann, DEFAULT_VERSION, project="coding") == [True], "the text of the package is the same everywhere"
+    assert read(bob, DEFAULT_VERSION, project="coding") == [False]
     for project, unknown in (("default", "2"), ("nowhere", "1"), ("coding", "1")):
         with pytest.raises(NotFound):
             guidelines.record_acknowledgement(store, ann, project, unknown)
+
+
+def test_a_text_that_was_acknowledged_is_so_in_every_project_and_version(store, add_raters):
+    ann, bob = add_raters(store, 2)
+    projects.add_project(store, "coding")
+    same = guidelines.get_current_guideline(store).text
+    for project, name, text in (
+        ("default", "1", "Be fair."),
+        ("default", "2", "Be strict."),
+        ("default", "3", "Be fair."),
+        ("coding", "1", "Be fair."),
+        ("coding", "2", "Be fair. \n"),
+        ("coding", "3", same),
+    ):
+        guidelines.publish_guideline(store, Guideline(project, name, text))
+
+    def read(rater: str) -> set[tuple[str, str]]:
+        versions = [("default", "1"), ("default", "2"), ("default", "3"), ("default", DEFAULT_VERSION)]
+        versions += [("coding", "1"), ("coding", "2"), ("coding", "3"), ("coding", DEFAULT_VERSION)]
+        return {v for v in versions if guidelines.has_acknowledged(store, rater, *v)}
+
+    assert read(ann) == set()
+    guidelines.record_acknowledgement(store, ann, "coding", "1")
+    fair = {("default", "1"), ("default", "3"), ("coding", "1"), ("coding", "2")}
+    assert read(ann) == fair
+    guidelines.record_acknowledgement(store, ann, "coding", "3")
+    defaults = {("default", DEFAULT_VERSION), ("coding", DEFAULT_VERSION), ("coding", "3")}
+    assert read(ann) == fair | defaults
+    guidelines.record_acknowledgement(store, bob, "default", DEFAULT_VERSION)
+    assert read(bob) == defaults
+    with pytest.raises(NotFound):
+        guidelines.has_acknowledged(store, ann, "coding", "4")
 
 
 def test_a_judgment_names_the_version_in_force_when_its_comparison_was_leased(store, add_comparisons, add_raters):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -12,7 +14,7 @@ import sqlalchemy as sa
 from sqlalchemy.exc import DBAPIError
 
 from rlhf_hitl.errors import BadInput, NotFound
-from rlhf_hitl.store import Store, StoreFailure, people, queue, sign_in, tables
+from rlhf_hitl.store import Store, StoreFailure, people, queue, runs, sign_in, tables
 from rlhf_hitl.store.comparisons import (
     ROWS_PER_QUERY,
     count_rows,
@@ -25,6 +27,7 @@ from rlhf_hitl.store.judgments import read_judgments
 from rlhf_hitl.store.loop_steps import finish_step, read_finished_steps
 from rlhf_hitl.store.reward_models import RewardModelRecord, add_reward_model, get_reward_model
 from rlhf_hitl.store.routings import Routing, apply_routings, read_routings
+from rlhf_hitl.store.runs import LAUNCHED, RunOutcome, read_runs, record_run
 from rlhf_hitl.store.scores import insert_scores, read_scores
 from rlhf_hitl.types import (
     SPLIT_SHARES,
@@ -431,3 +434,59 @@ def test_a_finished_step_is_kept_and_not_overwritten(store):
     finish_step(store, 1, "train", {"pairs": 10}, 2.5)
     finish_step(store, 1, "train", {"pairs": 99}, 9.9)
     assert read_finished_steps(store) == {(1, "train"): {"pairs": 10, "seconds": 2.5}}
+
+
+@pytest.mark.parametrize(
+    ("stops", "outcome"),
+    [(None, RunOutcome.FINISHED), (BadInput, RunOutcome.FAILED), (KeyboardInterrupt, RunOutcome.INTERRUPTED)],
+)
+def test_a_run_counts_however_it_ends(store, stops, outcome):
+    begun = time.monotonic()
+    with contextlib.suppress(BadInput, KeyboardInterrupt), record_run(store, "loop", round=2, step="evaluate"):
+        if stops is not None:
+            raise stops("x", expected="y", fix="z") if stops is BadInput else stops
+    [run] = read_runs(store)
+    assert (run.command, run.round, run.step, run.outcome) == ("loop", 2, "evaluate", outcome)
+    assert 0 < run.seconds <= time.monotonic() - begun
+    assert run.device
+
+
+def test_a_run_that_is_killed_counts_up_to_when_it_was_last_saved(store, monkeypatch):
+    monkeypatch.setattr(runs, "SAVE_SECONDS", 0.01)
+    seen = []
+    with record_run(store, "train-reward"):
+        while not seen or seen[-1].seconds <= seen[0].seconds:
+            seen += read_runs(store)
+    assert all(run.outcome is None and run.device == "" for run in seen)
+
+
+def test_no_second_counts_twice(store, monkeypatch):
+    with record_run(store, "loop"), record_run(store, "train-dpo"):
+        pass
+    for variable, value in (
+        (LAUNCHED, "1"),
+        ("LOCAL_RANK", "1"),
+    ):  # launched by a command; another process of a machine
+        with monkeypatch.context() as changed:
+            changed.setenv(variable, value)
+            with record_run(store, "train-dpo"):
+                pass
+    monkeypatch.setenv("LOCAL_RANK", "0")
+    with record_run(store, "score"):
+        pass
+    assert [run.command for run in read_runs(store)] == ["loop", "score"]
+
+
+def test_where_a_run_cannot_be_recorded_the_work_is_done_and_a_line_says_so(sqlite_store, caplog):
+    refuse = "CREATE TRIGGER full BEFORE {} ON runs BEGIN SELECT RAISE(ABORT, 'the disk is full'); END"
+    with record_run(sqlite_store, "score"), sqlite_store.write() as conn:
+        conn.exec_driver_sql(refuse.format("UPDATE"))
+    assert "this score is not counted to its end" in caplog.text
+    with sqlite_store.write() as conn:
+        conn.exec_driver_sql(refuse.replace("full", "fuller", 1).format("INSERT"))
+    done = []
+    with record_run(sqlite_store, "route"):
+        done.append("route")
+    assert done == ["route"]
+    assert "this route is not counted: " in caplog.text
+    assert "the disk is full" in caplog.text

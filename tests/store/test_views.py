@@ -1,4 +1,4 @@
-"""What a lead reads of people's work, on either database."""
+"""What a lead reads of people's work and a rater of their own, on either database."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ import pytest
 import sqlalchemy as sa
 
 from rlhf_hitl.store import audit, people, queue, sign_in, tokens, views
-from rlhf_hitl.types import Answer, Role, Verdict
+from rlhf_hitl.store.comparisons import insert_comparisons
+from rlhf_hitl.types import Answer, Comparison, Completion, Message, Prompt, Role, Verdict
 
 NOW = datetime(2026, 3, 14, 9, 30, tzinfo=UTC)
 MIDNIGHT = datetime(2026, 3, 14, tzinfo=UTC)
@@ -77,3 +78,76 @@ def test_it_takes_two_statements_however_many_people_there_are(store, add_compar
     sa.event.listen(store._engine, "before_cursor_execute", lambda *args: asked.append(args[2]))
     assert len(views.load_activity(store, now=NOW)) == raters
     assert len([s for s in asked if s.lstrip().startswith("SELECT")]) == 2
+
+
+# What a rater searches for in their own judgments.
+
+
+@pytest.fixture
+def judged(store, add_raters):
+    """A function that makes a rater judge a pair, with a rationale; it returns the judgment's id."""
+    [ann] = add_raters(store, 1)
+
+    def judge_pair(question: str, first: str, second: str, rationale: str = "", rater: str = ann, tag: str = "") -> str:
+        prompt = Prompt.create((Message("system", "Be brief."), Message("user", question)), {"hiddenkey": tag or "x"})
+        sides = [Completion.create(prompt.id, (Message("assistant", t),), f"hiddenpolicy-{t}") for t in (first, second)]
+        with store.write() as conn:
+            insert_comparisons(store, conn, [Comparison.create(prompt, sides, batch="hiddenbatch")])
+        lease = queue.lease(store, rater, seconds=1800)
+        assert lease is not None
+        said = Answer(Verdict.SKIPPED, rationale=rationale)
+        return queue.submit(store, lease.id, rater, said).judgment_id
+
+    judge_pair.rater = ann
+    return judge_pair
+
+
+def search(store, rater: str, words: str, limit: int = 50, **more) -> views.FoundJudgments:
+    return views.search_current_judgments(store, rater, words.split(), limit, **more)
+
+
+def ids(found: views.FoundJudgments) -> list[str]:
+    return [judgment.id for judgment, _ in found.judged]
+
+
+def test_judgments_are_found_by_question_answer_and_reason_in_any_case_and_script(store, judged):
+    apples = judged("Sind Äpfel gesund?", "Ja, meistens.", "Nein.", "Die STRASSE ist nass")
+    cats = judged("Name a cat", "Мурзик", "“Tiger”", "has a name")
+    for words, expected in {
+        "äPFEL": [apples], "ÄPFEL gesund": [apples], "meistens": [apples], "straße": [apples], "МУРЗИК": [cats],
+        '“tiger”': [cats], "name": [cats], "a": [cats, apples], "cat meistens": [], "brief": [cats, apples],
+        "": [cats, apples], "100%": [], "_": [],
+    }.items():  # fmt: skip
+        found = search(store, judged.rater, words)
+        assert (ids(found), found.searched, found.has_more, found.ran_out_of_time) == (expected, 2, False, False), words
+
+
+def test_nothing_is_found_by_what_a_rater_must_not_know_or_of_others(store, judged, add_raters):
+    other = people.add_rater(store, "other", Role.RATER).id
+    own, others = judged("Mine?", "yes", "no"), judged("Theirs?", "yes", "no", rater=other)
+    for words in ("hiddenpolicy", "hiddenbatch", "hiddenkey", "default", own, "skipped", "human", "theirs"):
+        assert ids(search(store, judged.rater, words)) == [], words
+    assert ids(search(store, judged.rater, "yes")) == [own]
+    assert ids(search(store, other, "yes")) == [others]
+
+
+def test_a_corrected_judgment_is_found_as_it_is_now(store, judged):
+    old = judged("Mine?", "yes", "no", "a slip")
+    said = Answer(Verdict.ALL_BAD, rationale="second thoughts")
+    new = queue.correct(store, old, judged.rater, said, idempotency_key="k").judgment_id
+    assert ids(search(store, judged.rater, "slip")) == []
+    assert ids(search(store, judged.rater, "thoughts")) == [new]
+
+
+def test_a_search_lists_the_newest_and_says_what_it_leaves_out(store, judged):
+    made = [judged(f"Question {i}?", f"yes {i}", f"no {i}", "odd" if i % 2 else "") for i in range(9)][::-1]
+    newest = search(store, judged.rater, "", 4)
+    assert (ids(newest), newest.has_more) == (made[:4], True)
+    everything = search(store, judged.rater, "", 9)
+    assert (ids(everything), everything.has_more) == (made, False)
+    some = search(store, judged.rater, "odd", 3)
+    assert (ids(some), some.has_more) == (made[1:7:2], True)
+    last = search(store, judged.rater, "question 0? odd", 2)
+    assert (ids(last), last.searched, last.ran_out_of_time) == ([], 9, False)
+    hurried = search(store, judged.rater, "yes 0", 2, seconds=0)
+    assert (ids(hurried), hurried.searched, hurried.ran_out_of_time) == ([], 3, True)

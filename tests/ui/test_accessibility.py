@@ -129,6 +129,16 @@ def test_signing_in(office, screen):
     look("invite")
 
 
+def test_errors(office, screen):
+    _, page, look = screen
+    page.goto(office.address + "/nowhere")
+    expect(page.get_by_role("link", name="Back to your page")).to_be_visible()
+    look("error")
+    page.goto(office.address + "/invite/mistyped")
+    expect(page.get_by_role("link", name="Sign in")).to_be_visible()
+    look("wrong invitation", pictured=False)
+
+
 def test_first_steps(office, screen):
     name, page, look = screen
     enter(page, office, f"new-{name}")
@@ -215,6 +225,11 @@ def look_at_many(page, look) -> None:
     for key in "213":
         page.keyboard.press(key)
     look("many")
+    button = page.locator("#side-by-side")
+    if button.is_visible():  # on a phone
+        button.click()
+        look("side-by-side")
+        button.click()
 
 
 def test_leading(office, screen):

@@ -268,7 +268,7 @@ def test_an_invitation_leads_to_the_first_comparison_and_is_used_up(shared, page
     assert sign_in.verify_password(shared.store, "ivana", "a word of my own") is not None
     late = context.new_page()
     late.goto(link)
-    expect(late.get_by_role("alert")).to_contain_text("used up")
+    expect(late.get_by_role("main")).to_contain_text("used up")
 
 
 def test_a_rater_is_refused_the_leads_page(shared, page, context):

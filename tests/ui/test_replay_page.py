@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from urllib.parse import urlsplit
 
@@ -11,6 +12,7 @@ import pytest
 from browser_fixtures import Server, enter, expect, only_to_draw
 from handmade_evaluations import bundled, example, put
 from hostile_texts import HOSTILE
+from rlhf_hitl.reward.evaluation_record import LabelOrigin
 from rlhf_hitl.types import Role
 
 pytestmark = pytest.mark.browser
@@ -91,7 +93,7 @@ def test_the_list_says_of_each_evaluation_what_it_is_worth(shown, page):
     expect(large.locator('[data-label="Accuracy"] b')).to_have_text(f"{right:.1%}")
     expect(large.locator('[data-label="Floors"]')).to_contain_text("longer 51.2%, words 54.5% above them")
     expect(large.locator(".simulated")).to_have_count(0)
-    expect(small.locator(".simulated")).to_have_text("simulated")
+    expect(small.locator(".simulated")).to_have_text("simulated labels")
 
 
 def test_an_evaluation_that_is_half_written_or_gone_is_a_line(serve, page, context):
@@ -164,6 +166,63 @@ def test_what_a_model_was_told_is_no_measure_of_it_and_the_page_says_so(serve, p
     page.get_by_role("link", name="All evaluations").click()
     page.get_by_role("link", name="unknown", exact=True).click()
     expect(page.locator("#evaluation .caveat")).to_contain_text("The model may have learnt from more")
+
+
+def test_the_page_tells_labels_of_simulated_raters_from_a_model_that_learnt_from_them(serve, page):
+    server = serve()
+    workspace = server.folder / "workspace"
+    people, simulated = LabelOrigin(110, 0), LabelOrigin(60, 60)
+    put(workspace, "people", bundled(1, 0.6), measured_on=people, learnt_from=simulated)
+    put(workspace, "both", bundled(1, 0.6), simulated=True, measured_on=simulated, learnt_from=simulated)
+    put(workspace, "neither", bundled(1, 0.6), measured_on=people, learnt_from=people)
+    put(workspace, "earlier", bundled(1, 0.6), simulated=True, measured_on=None)  # that version did not tell
+    begin(page, server, "eve")
+    states = {"people": ["learnt from simulated"], "both": ["simulated labels", "learnt from simulated"], "neither": []}
+    states["earlier"] = ["simulated"]
+    for name, told in states.items():
+        row = page.locator("#evaluations tbody tr").filter(has=page.get_by_role("link", name=name, exact=True))
+        expect(row.locator(".simulated")).to_have_text(told)
+    page.get_by_role("link", name="people", exact=True).click()
+    expect(page.locator("#evaluation .notice")).to_have_text(
+        "The model learnt from 60 labels, and simulated raters judged 60 of these."
+    )
+    page.goto(f"{server.address}/replay/#of=people&beside=both")
+    expect(page.locator("#evaluation .notice")).to_have_text([
+        "A: The model learnt from 60 labels, and simulated raters judged 60 of these.",
+        "B: Simulated raters judged 60 of the 60 labels it is measured on. "
+        "The model learnt from 60 labels, and simulated raters judged 60 of these.",
+    ])  # fmt: skip
+
+
+def test_a_benchmark_without_all_its_parts_has_no_overall_score(serve, page):
+    server = serve()
+    note = "no overall score without Chat Hard; 12 of 2,985 examples"
+    put(server.folder / "workspace", "part", bundled(1, 0.6), scores={"Chat": 0.5}, score_notes={"RewardBench": note})
+    open_evaluation(page, server, "eve", "part")
+    expect(page.locator(".measurements")).to_contain_text("By the benchmark's own rules, Chat: 50.0%")
+    expect(page.locator(".measurements")).to_contain_text(f"RewardBench: – ({note})")
+
+
+def test_plots_are_drawn_in_the_colours_of_the_page(serve, page):
+    server = serve()
+    put(server.folder / "workspace", "one", bundled(1, 0.6))
+    put(server.folder / "workspace", "few", bundled(1, 0.6)[:16])
+    open_evaluation(page, server, "eve", "few")
+    expect(page.locator("figure.plot").nth(1)).to_contain_text("Too few labels to draw (15; 40 needed)")
+    page.get_by_role("link", name="All evaluations").click()
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        page.goto(f"{server.address}/replay/#of=one")
+        page.reload()
+        expect(page.get_by_role("img", name="Reliability")).to_be_visible()
+        letters = page.get_by_role("img", name="Reliability").locator("text").first
+        ink, paper = letters.evaluate("e => [getComputedStyle(e).fill, getComputedStyle(e.closest('.panel'))]"
+                                      ".map(v => v.backgroundColor ?? v)")  # fmt: skip
+        bright = {
+            name: sum(map(int, re.findall(r"\d+", colour)[:3])) for name, colour in (("ink", ink), ("paper", paper))
+        }
+        assert (bright["ink"] > bright["paper"]) is (scheme == "dark")
+        assert abs(bright["ink"] - bright["paper"]) > 380
 
 
 def test_slices_sort_by_each_column_and_lead_to_their_examples(shown, page):
@@ -244,7 +303,7 @@ def test_filters_orders_and_words_choose_the_examples(shown, page):
     at(page, 1, 1)
     assert asked(page).startswith("How do I remove repeated letters")
     assert page.evaluate("CSS.highlights.get('looked-for').size") >= 2
-    page.get_by_label("Words").fill("nothing holds this")
+    page.get_by_label("Words").fill("nothing holds zyzzyva")
     expect(page.locator("#result-count")).to_have_text("none found")
     expect(page.locator("#example")).to_contain_text("Choose others above")
     page.get_by_label("Words").fill("")

@@ -68,13 +68,13 @@ def test_every_problem_is_explained_in_the_readers_language(site, language):
 
     assert_answer(client.get("/login", headers=reading), 200, "login_how")
     assert_answer(client.get(invitation, headers=reading), 200, "password_how")
-    assert_answer(client.get("/invite/unknown", headers=reading), 404, "login_over")
-    assert_answer(post("/invite/unknown", "ivo"), 404, "login_over")
+    assert_answer(client.get("/invite/unknown", headers=reading), 404, "error_invitation")
+    assert_answer(post("/invite/unknown", "ivo"), 404, "error_invitation_why")
     assert_answer(post(invitation, f"ann {language}"), 422, "login_name")
     assert_answer(post(invitation, f"ivo {language}", "short"), 422, "login_password")
     assert_answer(post("/login", f"ann {language}", "wrong-password"), 401, "login_mismatch")
     assert post("/login", f"ann {language}").status_code == 303
-    assert_answer(client.get("/lead/", headers=reading), 403, "login_not_yours")
+    assert_answer(client.get("/lead/", headers=reading), 403, "error_role")
     for _ in range(2):
         post("/login", "nobody")
     assert_answer(post("/login", "nobody"), 429, "login_throttled", minutes=1)

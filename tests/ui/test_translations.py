@@ -12,6 +12,7 @@ from checkout import ROOT
 from rlhf_hitl.types import REASONS, Answer, Reason, Verdict
 from rlhf_hitl.ui import rating_cards
 from rlhf_hitl.ui.conversation import SPEAKERS
+from rlhf_hitl.ui.error_pages import EXPLAINED
 from rlhf_hitl.ui.pages import load_translations
 
 ASSETS = ROOT / "ui" / "assets"
@@ -101,14 +102,9 @@ def used() -> dict[str, str]:
     for path in sorted((ROOT / "ui").glob("*.py")):  # words within what Python makes of a text
         named = re.findall(r'(?:data-i18n="|\brender_translated\(")(\w+)"', path.read_text(encoding="utf-8"))
         found |= dict.fromkeys(named, path.name)
-    calls = {
-        "app": "respond_with_sign_in_page",
-        "sign_in": "respond_with_sign_in_page",
-        "page_guard": "render_sign_in_page",
-    }
-    for where, function in calls.items():
-        shown = given(f"rlhf_hitl/api/{where}.py", function, "problem")
-        found |= {f"login_{problem}": f"api/{where}.py" for problem in shown}
+    shown = given("rlhf_hitl/api/sign_in.py", "respond_with_sign_in_page", "problem")
+    found |= {f"login_{problem}": "api/sign_in.py" for problem in shown}
+    found |= {f"error_{name}{part}": "error_pages.py: EXPLAINED" for name in EXPLAINED for part in ("", "_why")}
     for path in sorted((ASSETS / "rate").glob("*.js")):
         for argument in first_arguments(path.read_text(encoding="utf-8")):
             found |= dict.fromkeys(outcomes(argument), path.name)

@@ -82,10 +82,12 @@ def measure_order_effect(
     split: Split,
     labelled: Sequence[LabelledPair],
     evaluated: Sequence[EvaluatedPair],
+    *,
+    check_model: bool,
 ) -> OrderEffect:
-    """Measure the effect of order on the model, and on every counted vote that prefers one of a pair and knows the
-    order in which the two were shown."""
-    asymmetry, pairs = _measure_asymmetry(model, labelled)
+    """Measure the effect of order on every counted vote that prefers one of a pair and knows the order in which the two
+    were shown; with `check_model` also on the model, which reads some pairs twice more."""
+    asymmetry, pairs = _measure_asymmetry(model, labelled) if check_model else (0.0, 0)
     by_sides = {(e.comparison_id, frozenset((e.chosen_id, e.rejected_id))): e for e in evaluated}
     votes: list[tuple[bool, float, str]] = []  # (first shown was chosen, model agrees with the vote, prompt's family)
     for judgment in read_judgments(store, split=split, repeats=False):
@@ -118,7 +120,9 @@ def _measure_asymmetry(model: RewardModel, pairs: Sequence[LabelledPair]) -> tup
 
     def margins(chats: list[Conversation]) -> np.ndarray:
         with tempfile.TemporaryDirectory() as empty_folder:
-            computed = FeatureCache(Path(empty_folder), model.cache.backbone).features(chats, keep=False)
+            computed = FeatureCache(Path(empty_folder), model.cache.backbone).features(
+                chats, keep=False, purpose="check of order"
+            )
         row = {chat: i for i, chat in enumerate(chats)}
         features = computed[[row[chat] for chat in sides]]
         return model.head.margins(model.standardiser.differences(features, measure_completion_lengths(sides)))[0]

@@ -22,12 +22,12 @@ from rlhf_hitl.reward.evaluation.floors import (
 from rlhf_hitl.reward.evaluation.rankings import measure_k_wise_accuracy, score_rankings
 from rlhf_hitl.reward.evaluation.rewardbench import score_benchmark
 from rlhf_hitl.reward.evaluation.slices import compute_slice_accuracies, estimate_mean
-from rlhf_hitl.reward.evaluation_record import Estimate, EvaluatedPair, Evaluation, ReliabilityBin
+from rlhf_hitl.reward.evaluation_record import Estimate, EvaluatedPair, Evaluation, LabelOrigin, ReliabilityBin
 from rlhf_hitl.reward.labelled_pairs import LabelledPair, hash_labelled_pairs, load_labelled_pairs
 from rlhf_hitl.reward.model import RewardModel
 from rlhf_hitl.reward.rendering import measure_completion_lengths
 from rlhf_hitl.reward.seen_prompts import SeenPrompts
-from rlhf_hitl.stats.calibration import calibration_error_interval, expected_calibration_error, split_into_equal_bins
+from rlhf_hitl.stats.calibration import estimate_calibration_error, split_into_equal_bins
 from rlhf_hitl.stats.ceiling import estimate_noise_ceiling
 from rlhf_hitl.store import Store
 from rlhf_hitl.types import Label, Split, utc_now
@@ -47,6 +47,7 @@ def evaluate_reward_model(
     home: Store | None = None,
     name: str = "",
     format: str = "",
+    check_order: bool = False,
 ) -> tuple[Evaluation, list[EvaluatedPair]]:
     """Evaluate a model on the labels of a split. Of the held-out split, labels of prompts that the model has seen are
     left out.
@@ -56,6 +57,7 @@ def evaluate_reward_model(
         home: the store whose labels teach the floors and show how readily raters call a tie, if that is another.
         name: of the evaluation; by default the split's.
         format: of the labels' file; a benchmark's format is also scored by the benchmark's own rules.
+        check_order: also compute some pairs anew in both orders: a reward must not depend on the other answer.
 
     Returns:
         The figures, and every pair with the model's prediction, ties too, in order of comparison id.
@@ -108,7 +110,8 @@ def evaluate_reward_model(
         bag_of_words = estimate_mean(score_correct(word_margins * truth[is_decided]), clusters)
     rankings = score_rankings(model, pairs)
     confidence = np.maximum(probabilities, 1 - probabilities)[is_decided]
-    ece_low, ece_high = calibration_error_interval(confidence, correct, clusters)
+    ece, ece_low, ece_high = estimate_calibration_error(confidence, correct, clusters)
+    scores, score_notes = score_benchmark(format, evaluated, rankings)
     tie_labels = calibration if len(calibration) >= MIN_CALIBRATION_LABELS else train
     evaluation = Evaluation(
         name=name or split.value,
@@ -122,7 +125,7 @@ def evaluate_reward_model(
         accuracy=estimate_mean(correct, clusters),
         longer=estimate_mean(longer_is_right, clusters),
         bag_of_words=bag_of_words,
-        ece=expected_calibration_error(confidence, correct),
+        ece=ece,
         ece_low=ece_low,
         ece_high=ece_high,
         reliability=tuple(
@@ -131,18 +134,31 @@ def evaluate_reward_model(
         ),
         slices=compute_slice_accuracies(evaluated),
         noise_ceiling=_estimate_noise_ceiling(pairs, is_decided, families),
-        simulated=any(p.label.simulated for p in pairs) or bool(model.card.get("simulated")),
+        simulated=any(p.label.simulated for p in pairs),
+        measured_on=LabelOrigin(len(decided), sum(p.label.simulated for p in decided)),
+        learnt_from=_read_learnt_from(model),
         three_way=measure_three_way_accuracy(model, tie_labels, pairs, probabilities, families),
         length=measure_length_effect(evaluated),
-        position=measure_order_effect(model, store, split, pairs, evaluated),
+        position=measure_order_effect(model, store, split, pairs, evaluated, check_model=check_order),
         k_wise=measure_k_wise_accuracy(rankings),
-        scores=score_benchmark(format, evaluated, rankings),
+        scores=scores,
+        score_notes=score_notes,
         split=split.value,
         calibrated_on=len(calibrated_on),
         knows_its_prompts=seen.is_complete,
         shorter_wins=find_length_direction(train) < 0,
     )
     return evaluation, evaluated
+
+
+def _read_learnt_from(model: RewardModel) -> LabelOrigin | None:
+    """Return what labels a model's card says that it learnt from; None where the card does not say."""
+    card = model.card
+    if "train_labels" not in card:
+        return None
+    # A card of an earlier version says only whether there are some.
+    simulated = card.get("simulated_labels", None if card.get("simulated") else 0)
+    return LabelOrigin(card["train_labels"] + card["calibration_labels"], simulated)
 
 
 def _make_evaluated_pair(

@@ -68,13 +68,12 @@ def check_gates(
         results.append(_check_at_least("min-accuracy", "accuracy", evaluation.accuracy, min_accuracy))
     if max_ece is not None:
         sign = "<=" if evaluation.ece <= max_ece else ">"
-        results.append(
-            GateResult("max-ece", evaluation.ece <= max_ece, f"calibration error {evaluation.ece:.4f} {sign} {max_ece}")
-        )
+        sentence = f"calibration error {_compare(evaluation.ece, sign, max_ece)}"
+        results.append(GateResult("max-ece", evaluation.ece <= max_ece, sentence))
     if above_floors:
         name, floor = evaluation.floor
         sign = ">" if evaluation.above_floors else "<="
-        sentence = f"accuracy {evaluation.accuracy.value:.4f} {sign} {floor:.4f} of the floor ({name})"
+        sentence = f"accuracy {_compare(evaluation.accuracy.value, sign, floor)} of the floor ({name})"
         results.append(GateResult("above-floors", evaluation.above_floors, sentence))
     for s in min_slices:
         estimate = evaluation.slices.get(s.kind, {}).get(s.value)
@@ -90,10 +89,7 @@ def check_gates(
     if difference is not None:
         d = difference
         verdict = "worse than" if d.is_worse else "not shown to be worse than"
-        sentence = (
-            f"{verdict} {d.against}: {d.accuracy.value:+.4f} ({d.accuracy.low:+.4f} to {d.accuracy.high:+.4f}) on "
-            f"{d.n} labels, McNemar p = {d.p_value:.3g}"
-        )
+        sentence = f"{verdict} {d.against}: {d}, McNemar p = {d.p_value:.3g}"
         results.append(GateResult("no-worse-than", not d.is_worse, sentence))
     return results
 
@@ -111,4 +107,10 @@ def _name_slices(evaluation: Evaluation, wanted: SliceThreshold) -> str:
 def _check_at_least(name: str, figure: str, estimate: Estimate, least: float) -> GateResult:
     passed = estimate.value >= least
     sign = ">=" if passed else "<"
-    return GateResult(name, passed, f"{figure} {estimate.value:.4f} {sign} {least} ({estimate.n} labels)")
+    return GateResult(name, passed, f"{figure} {_compare(estimate.value, sign, least)} ({estimate.n} labels)")
+
+
+def _compare(value: float, sign: str, bound: float) -> str:
+    """Return two shares in per cent, with one digit or, where they would look equal and are not, with more."""
+    digits = next((d for d in range(1, 7) if f"{value:.{d}%}" != f"{bound:.{d}%}"), 1)
+    return f"{value:.{digits}%} {sign} {bound:.{digits}%}"

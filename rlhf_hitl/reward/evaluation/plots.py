@@ -1,23 +1,30 @@
-"""Plots of an evaluation, each as the text of one SVG that reports and pages embed unchanged.
+"""Plots of an evaluation, each as the text of one SVG that reports and pages embed unchanged, in light and dark.
 
-The colours have contrast on white and are distinct for people who see no red or green (Okabe & Ito 2008). What a plot
-shows is also in its title or on its axes, never in colour alone.
+With few labels a plot of all of them says how many it needs instead: forty at least.
 """
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from rlhf_hitl.report_page import (
+    BLUE,
+    GREY,
+    MIN_LABELS_DRAWN,
+    ORANGE,
+    draw_svg,
+    make_figure,
+    make_label,
+    say_too_few_to_draw,
+    show_percent,
+)
 from rlhf_hitl.reward.evaluation_record import Estimate, EvaluatedPair, Evaluation
 from rlhf_hitl.reward.rendering import count_characters
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
 
-BLUE, ORANGE, GREY = "#0072b2", "#d55e00", "#767676"
 MAX_SLICES_PLOTTED = 40  # nobody reads a longer forest plot
 
 
@@ -27,10 +34,10 @@ def plot_accuracy(evaluation: Evaluation) -> str:
     rows += [(f"floor: {name}", floor, GREY) for name, floor in evaluation.floors.items()]
     if evaluation.noise_ceiling is not None:
         rows.append(("ceiling: the raters' noise", evaluation.noise_ceiling, ORANGE))
-    figure, axes = _make_figure(0.7 + 0.4 * len(rows))
+    figure, axes = make_figure(0.7 + 0.4 * len(rows))
     _draw_forest(axes, [(label, estimate) for label, estimate, _ in rows], [colour for *_, colour in rows])
     axes.set_xlabel(f"accuracy on {evaluation.n} labels, 95 % interval{_mark_simulated(evaluation)}")
-    return _to_svg(figure, "Accuracy beside floors and ceiling")
+    return draw_svg(figure, "Accuracy beside floors and ceiling")
 
 
 def plot_slices(evaluation: Evaluation) -> str:
@@ -42,50 +49,54 @@ def plot_slices(evaluation: Evaluation) -> str:
     ][:MAX_SLICES_PLOTTED]
     if not rows:
         return ""
-    figure, axes = _make_figure(0.9 + 0.24 * len(rows))
+    figure, axes = make_figure(0.9 + 0.24 * len(rows))
     axes.axvspan(evaluation.accuracy.low, evaluation.accuracy.high, color=BLUE, alpha=0.12, linewidth=0)
     axes.axvline(evaluation.accuracy.value, color=BLUE, linewidth=1)
     _draw_forest(axes, rows, [BLUE] * len(rows))
     axes.set_xlabel(f"accuracy by slice, 95 % interval; line: all labels{_mark_simulated(evaluation)}")
-    return _to_svg(figure, "Accuracy by slice")
+    return draw_svg(figure, "Accuracy by slice")
 
 
 def plot_reliability(evaluation: Evaluation) -> str:
     """Plot how often the model is right against its confidence; on the diagonal the two are equal."""
-    figure, axes = _make_figure(3.6, width=4.6)
+    if evaluation.n < MIN_LABELS_DRAWN:
+        return say_too_few_to_draw(evaluation.n)
+    figure, axes = make_figure(3.6, width=4.6)
     axes.plot([0.5, 1], [0.5, 1], color=GREY, linestyle="--", linewidth=1)
     for b in evaluation.reliability:
         axes.plot([b.confidence] * 2, [b.right.low, b.right.high], color=BLUE, linewidth=1.5, alpha=0.6)
     axes.plot(
         [b.confidence for b in evaluation.reliability], [b.right.value for b in evaluation.reliability], "o", color=BLUE
     )
-    axes.set(
-        xlim=(0.48, 1.02), ylim=(-0.02, 1.02), xlabel="the model's probability of its choice", ylabel="share right"
-    )
-    axes.set_title(
-        f"calibration error {evaluation.ece:.3f} ({evaluation.ece_low:.3f} to {evaluation.ece_high:.3f})"
-        f"{_mark_simulated(evaluation)}",
-        fontsize="medium",
-    )
-    return _to_svg(figure, "Reliability")
+    xlabel = "the model's probability of its choice" + _mark_simulated(evaluation, between="\n")
+    axes.set(xlim=(0.48, 1.02), ylim=(-0.02, 1.02), xlabel=xlabel, ylabel="share right")
+    show_percent(axes.xaxis, axes.yaxis)
+    error = evaluation.calibration
+    axes.set_title(f"calibration error {error.text} ({error.bounds})", fontsize="medium")
+    return draw_svg(figure, "Reliability")
 
 
 def plot_margins(evaluation: Evaluation, pairs: Sequence[EvaluatedPair]) -> str:
     """Plot how large the margins are where the model is right and where it is wrong."""
     import numpy as np
+    from matplotlib.ticker import MaxNLocator
 
     sizes = np.array([abs(e.margin) for e in pairs if not e.is_tie])
     right = np.array([bool(e.correct) for e in pairs if not e.is_tie], bool)
-    figure, axes = _make_figure(3.6, width=4.6)
-    edges = np.linspace(0, np.quantile(sizes, 0.99) or 1.0, 25)
+    if len(sizes) < MIN_LABELS_DRAWN:
+        return say_too_few_to_draw(len(sizes))
+    figure, axes = make_figure(3.6, width=4.6)
+    bars = min(24, len(sizes) // 8)
+    edges = np.linspace(0, np.quantile(sizes, 0.99) or 1.0, bars + 1)
     clipped = np.minimum(sizes, edges[-1])  # the last bar also holds all larger margins
     axes.hist(
         [clipped[right], clipped[~right]], bins=edges.tolist(), stacked=True, color=[BLUE, ORANGE],
         label=[f"right ({int(right.sum())})", f"wrong ({int((~right).sum())})"],
     )  # fmt: skip
-    axes.set(xlabel=f"size of the margin, logits{_mark_simulated(evaluation)}", ylabel="labels")
+    axes.set(xlabel="size of the margin, logits" + _mark_simulated(evaluation, between="\n"), ylabel="labels")
+    axes.yaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(frameon=False)
-    return _to_svg(figure, "Margins where the model is right and wrong")
+    return draw_svg(figure, "Margins where the model is right and wrong")
 
 
 def plot_lengths(evaluation: Evaluation, pairs: Sequence[EvaluatedPair]) -> str:
@@ -96,7 +107,7 @@ def plot_lengths(evaluation: Evaluation, pairs: Sequence[EvaluatedPair]) -> str:
     ratio = np.array([np.log2((1 + count_characters(e.chosen)) / (1 + count_characters(e.rejected))) for e in decided])
     margin = np.array([e.margin for e in decided])
     right = margin > 0
-    figure, axes = _make_figure(3.2)
+    figure, axes = make_figure(3.2)
     axes.axhline(0, color=GREY, linewidth=1)
     axes.axvline(0, color=GREY, linewidth=1)
     # Rasterised: thousands of points as vector shapes would take megabytes.
@@ -107,21 +118,14 @@ def plot_lengths(evaluation: Evaluation, pairs: Sequence[EvaluatedPair]) -> str:
         ylabel="margin, logits",
     )
     axes.legend(frameon=False)
-    return _to_svg(figure, "Margin beside length")
+    return draw_svg(figure, "Margin beside length")
 
 
-def _mark_simulated(evaluation: Evaluation) -> str:
-    return " (simulated raters)" if evaluation.simulated else ""
-
-
-def _make_figure(height: float, width: float = 8.0) -> tuple[Figure, Axes]:
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.subplots()
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.grid(alpha=0.25)
-    return figure, axes
+def _mark_simulated(evaluation: Evaluation, between: str = " ") -> str:
+    """Return what the labels of a plot have to do with simulated raters, to follow its own words; empty if nothing."""
+    if not evaluation.simulated:
+        return ""
+    return f"{between}({evaluation.measured_on or 'simulated raters'})"
 
 
 def _draw_forest(axes: Axes, rows: Sequence[tuple[str, Estimate]], colours: Sequence[str]) -> None:
@@ -130,26 +134,9 @@ def _draw_forest(axes: Axes, rows: Sequence[tuple[str, Estimate]], colours: Sequ
         axes.plot([estimate.low, estimate.high], [y, y], color=colour, linewidth=2, alpha=0.6, solid_capstyle="butt")
         axes.plot(estimate.value, y, "o", color=colour, markersize=6)
         count = f"  ({estimate.n})" if estimate.n else ""
-        axes.text(1.01, y, f"{estimate.value:.3f}{count}", va="center", transform=axes.get_yaxis_transform())
-    axes.set_yticks(range(len(rows)), [_escape_formulas(label) for label, _ in rows])
+        axes.text(1.01, y, f"{estimate.text}{count}", va="center", transform=axes.get_yaxis_transform())
+    axes.set_yticks(range(len(rows)), [make_label(label) for label, _ in rows])
     axes.set(xlim=(0, 1), ylim=(len(rows) - 0.4, -0.6))
+    show_percent(axes.xaxis)
     axes.grid(visible=False, axis="y")
     axes.axvline(0.5, color=GREY, linewidth=1, linestyle=":")
-
-
-def _escape_formulas(text: str) -> str:
-    """Escape dollar signs, which matplotlib takes for the start of a formula."""
-    return text.replace("$", r"\$")
-
-
-def _to_svg(figure: Figure, title: str) -> str:
-    """Return the figure as an `<svg>` element with a name for screen readers. Equal figures give equal text."""
-    from matplotlib import rc_context
-
-    out = io.StringIO()
-    # Text stays text: it can be read out and searched, and has a tenth of the size of outlines.
-    with rc_context({"svg.hashsalt": title, "svg.fonttype": "none"}):
-        figure.savefig(out, format="svg", metadata={"Date": None})
-    text = out.getvalue()
-    head, rest = text[text.index("<svg") :].split(">", 1)
-    return f'{head} role="img" aria-label="{title}">{rest}'

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -31,16 +31,30 @@ SECTIONS = {
 }  # fmt: skip
 
 
-def score_benchmark(format: str, pairs: Sequence[EvaluatedPair], rankings: Sequence[ScoredRanking]) -> dict[str, float]:
-    """Return the scores of the benchmark that has this format, and their mean under the benchmark's name; empty for
-    other formats."""
+#: RewardBench 2's subsets (Malik et al. 2025, table 1).
+SUBSETS_2 = ("Factuality", "Precise IF", "Math", "Safety", "Focus", "Ties")
+EXAMPLES, EXAMPLES_2 = 2985, 1865
+
+
+def score_benchmark(
+    format: str, pairs: Sequence[EvaluatedPair], rankings: Sequence[ScoredRanking]
+) -> tuple[dict[str, float], dict[str, str]]:
+    """Return the scores of the benchmark that has this format, and notes on them; both are empty for other formats.
+
+    The mean of all, under the benchmark's name, is only given where each part of the benchmark occurs. The notes say
+    which parts do not, and how many of its examples there are if not all.
+    """
     match format:
         case "rewardbench":
-            return _add_mean("RewardBench", score_rewardbench(pairs))
+            present = {e.tags.get("subset", "") for e in pairs}
+            absent = {section: [s for s in subsets if s not in present] for section, subsets in SECTIONS.items()}
+            return _add_mean("RewardBench", score_rewardbench(pairs), absent, len(pairs), EXAMPLES)
         case "rewardbench2":
-            return _add_mean("RewardBench 2", score_rewardbench2(rankings))
+            present = {r.comparison.batch.casefold() for r in rankings}
+            absent = {subset: [] if subset.casefold() in present else [subset] for subset in SUBSETS_2}
+            return _add_mean("RewardBench 2", score_rewardbench2(rankings), absent, len(rankings), EXAMPLES_2)
         case _:
-            return {}
+            return {}, {}
 
 
 def score_rewardbench(pairs: Sequence[EvaluatedPair]) -> dict[str, float]:
@@ -105,5 +119,21 @@ def score_ties_subset(rankings: Sequence[ScoredRanking]) -> float:
     )
 
 
-def _add_mean(name: str, parts: dict[str, float]) -> dict[str, float]:
-    return parts | {name: float(np.mean(list(parts.values())))} if parts else {}
+def _add_mean(
+    name: str, scores: dict[str, float], absent: Mapping[str, Sequence[str]], n: int, examples: int
+) -> tuple[dict[str, float], dict[str, str]]:
+    """Return the scores of a benchmark's parts, with their mean under its name where nothing is absent, and the notes.
+
+    Args:
+        absent: part of the benchmark → the subsets of it that do not occur.
+        n: how many of its examples there are.
+    """
+    notes = {part: f"without {', '.join(subsets)}" for part, subsets in absent.items() if subsets and part in scores}
+    missing = [part for part, subsets in absent.items() if subsets and part not in scores]
+    missing += [f"parts of {part}" for part in notes]
+    count = f"{n:,} of {examples:,} examples"
+    if missing:
+        return scores, notes | {name: f"no overall score without {', '.join(missing)}; {count}"}
+    known = {part.casefold() for part in absent}
+    mean = float(np.mean([score for part, score in scores.items() if part.casefold() in known]))
+    return scores | {name: mean}, {name: count} if n < examples else {}

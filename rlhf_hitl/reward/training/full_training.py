@@ -71,7 +71,7 @@ def build_reward_trainer(config: FullTrainingConfig, model_config: ModelConfig) 
     model = load_trainable_classifier(
         str(path), pad_token_id=renderer.pad_id, attn_implementation=model_config.attn_implementation
     )
-    renderer.max_length = min(renderer.max_length, find_max_tokens(model))
+    renderer.max_length = min(renderer.max_length, find_max_tokens(model.config))
     head_name, _ = find_score_head(model)
     train = tokenise_rows(data["train"], renderer, config.dataset_num_proc)
     if calibration is not None:
@@ -160,7 +160,7 @@ def add_uncertainty(
         train_labels=len(train),
         train_votes=sum(ranking.votes for ranking in train),
         calibration_labels=len(calibration),
-        simulated=any(row.get("simulated", False) for row in rows),
+        simulated_labels=sum(bool(row.get("simulated")) for row in rows),
     )
     model.seen = trainer.seen_before | SeenPrompts.of((r.family for r in train), (r.family for r in calibration))
     model.save(folder)

@@ -68,7 +68,7 @@ def describe_labels(train: Sequence[LabelledPair], calibration: Sequence[Labelle
         train_labels=len(train),
         train_votes=sum(p.label.votes for p in train),
         calibration_labels=len(calibration),
-        simulated=any(p.label.simulated for p in [*train, *calibration]),
+        simulated_labels=sum(p.label.simulated for p in [*train, *calibration]),
     )
 
 
@@ -79,7 +79,7 @@ def describe_training(
     train_labels: int,
     train_votes: int,
     calibration_labels: int,
-    simulated: bool,
+    simulated_labels: int,
 ) -> dict:
     """Return the fields of a model card that every training writes."""
     return {
@@ -88,7 +88,8 @@ def describe_training(
         "train_labels": train_labels,
         "train_votes": train_votes,
         "calibration_labels": calibration_labels,
-        "simulated": simulated,
+        "simulated": simulated_labels > 0,
+        "simulated_labels": simulated_labels,
         "prompts_cut": cache.dropped,
         "completions_cut": cache.cut,
     }

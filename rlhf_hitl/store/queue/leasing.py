@@ -229,12 +229,22 @@ def _may_hold_again(conn: Connection, rater: Any, comparison_id: str, now: datet
     """Return whether a rater may take back a lease that ran out: if they may lease it, and hold few enough."""
     if rater is None:
         return False
-    held = len(conn.execute(_RUNNING_LEASES, {"rater": rater.id, "now": now}).all())
+    held = conn.execute(_RUNNING_LEASES, {"rater": rater.id, "now": now}).mappings().all()
+    judged = sa.select(judgments.c.id).where(
+        judgments.c.comparison_id == comparison_id, judgments.c.rater_id == rater.id
+    )
     return (
-        held < MOST_HELD
-        and assignment.may_lease_more(conn, rater, held, now)
+        len(held) < MOST_HELD
+        and all(lease["comparison_id"] != comparison_id for lease in held)  # in another of its places
+        and conn.execute(judged.limit(1)).first() is None
+        and assignment.may_lease_more(conn, rater, len(held), now)
         and assignment.is_open_to(conn, rater, comparison_id)
     )
+
+
+def count_running_leases(conn: Connection, rater_id: str, now: datetime) -> int:
+    """Return how many comparisons a rater holds."""
+    return len(conn.execute(_RUNNING_LEASES, {"rater": rater_id, "now": now}).all())
 
 
 def renew_all(store: Store, rater_id: str, *, seconds: float, now: datetime | None = None) -> list[str]:

@@ -21,7 +21,7 @@ from rlhf_hitl.store.judgments import (
     make_judgment_id,
 )
 from rlhf_hitl.store.queue.assignment import NOW, is_free, is_open_to, may_lease_more, may_work_at
-from rlhf_hitl.store.queue.leasing import check_lease_of
+from rlhf_hitl.store.queue.leasing import check_lease_of, count_running_leases
 from rlhf_hitl.store.queue.locks import lock_comparison, lock_rater
 from rlhf_hitl.store.tables import comparisons, judgments, leases, places
 from rlhf_hitl.types import Answer, Event, Receipt, ShownAnswer, utc_now
@@ -193,16 +193,20 @@ def _limit_active_time(conn: Connection, answer: Answer, rater_id: str, since: d
     """
     if answer.active_seconds is None:
         return answer
-    newest = conn.execute(_NEWEST_TIMES, {"rater": rater_id}).all()
-    seconds = {row.id: row.active_seconds or 0.0 for row in newest}
-    claimed = 0.0
-    for row in newest:
-        if row.created_at >= since:
-            # A correction claims what it adds to the judgment that it corrects; to one long ago, it adds little.
-            before = 0.0 if row.supersedes is None else seconds.get(row.supersedes, seconds[row.id])
-            claimed += seconds[row.id] - before
-    most = max(0.0, (now - since).total_seconds() - claimed)
+    most = max(0.0, (now - since).total_seconds() - _sum_claims(conn, rater_id, since))
     return replace(answer, active_seconds=min(answer.active_seconds, most))
+
+
+def _sum_claims(conn: Connection, rater_id: str, since: datetime) -> float:
+    """Return the seconds that a rater's judgments claim since a time. A correction claims what it adds to the judgment
+    that it corrects."""
+    claimed, before = 0.0, LAST_SEQUENCE_NUMBER
+    while rows := conn.execute(_NEWEST_CLAIMS, {"rater": rater_id, "before": before}).all():
+        claimed += sum(row.claim for row in rows if row.created_at >= since)
+        before = rows[-1].seq
+        if rows[-1].created_at < since:
+            break
+    return claimed
 
 
 def _limit_time_of_correction(
@@ -211,16 +215,26 @@ def _limit_time_of_correction(
     """Return a correction with no more active time than its judgment had and than the rater's newest one is old."""
     if answer.active_seconds is None:
         return answer
-    newest = conn.execute(_NEWEST_TIMES, {"rater": rater_id}).first()
+    newest = conn.execute(_NEWEST_CLAIMS, {"rater": rater_id, "before": LAST_SEQUENCE_NUMBER}).first()
     assert newest is not None, "at least the one that is corrected"
     most = (earlier or 0.0) + max(0.0, (now - newest.created_at).total_seconds())
     return replace(answer, active_seconds=min(answer.active_seconds, most))
 
 
-# More than a rater can hold at a time.
-_NEWEST_TIMES = (
-    sa.select(judgments.c.id, judgments.c.supersedes, judgments.c.created_at, judgments.c.active_seconds)
-    .where(judgments.c.rater_id == sa.bindparam("rater"))
+LAST_SEQUENCE_NUMBER = 2**31 - 1  # the column holds no larger one
+
+_corrected = judgments.alias()
+# The newest first; usually the first few are as old as the lease.
+_NEWEST_CLAIMS = (
+    sa.select(
+        judgments.c.seq,
+        judgments.c.created_at,
+        (sa.func.coalesce(judgments.c.active_seconds, 0.0) - sa.func.coalesce(_corrected.c.active_seconds, 0.0)).label(
+            "claim"
+        ),
+    )
+    .outerjoin(_corrected, _corrected.c.id == judgments.c.supersedes)
+    .where(judgments.c.rater_id == sa.bindparam("rater"), judgments.c.seq < sa.bindparam("before"))
     .order_by(judgments.c.seq.desc())
     .limit(50)
 )
@@ -236,7 +250,8 @@ def _fill_place(
 
 
 def _may_be_given(conn: Connection, rater: Any, comparison_id: str, now: datetime) -> bool:
-    return may_lease_more(conn, rater, 0, now) and is_open_to(conn, rater, comparison_id)
+    held = count_running_leases(conn, rater.id, now)
+    return may_lease_more(conn, rater, held, now) and is_open_to(conn, rater, comparison_id)
 
 
 def _make_fill(condition: sa.ColumnElement[bool]) -> sa.Update:

@@ -30,7 +30,7 @@ from rlhf_hitl.reward.evaluation.storage import (
     read_evaluated_pairs,
     save_evaluation,
 )
-from rlhf_hitl.reward.evaluation_record import Estimate, EvaluatedPair, Evaluation, ReliabilityBin
+from rlhf_hitl.reward.evaluation_record import Estimate, EvaluatedPair, Evaluation, LabelOrigin, ReliabilityBin
 from rlhf_hitl.reward.feature_cache import FeatureCache
 from rlhf_hitl.reward.head import Head
 from rlhf_hitl.reward.labelled_pairs import load_labelled_pairs
@@ -180,7 +180,7 @@ def test_an_evaluation_worked_by_hand(sqlite_store, judge, longer_is_better):
     for chosen, rejected in ((9, 4), (8, 4), (6, 4), (4, 12)):
         judge([chosen, rejected], [[0], [1]], strength=2)
     judge([6, 7], [[0, 1]])
-    evaluation, examples = evaluate_reward_model(longer_is_better, sqlite_store)
+    evaluation, examples = evaluate_reward_model(longer_is_better, sqlite_store, check_order=True)
     assert (evaluation.n, evaluation.ties, evaluation.dropped) == (4, 1, 0)
     assert evaluation.accuracy.value == evaluation.longer.value == 0.75
     assert evaluation.length.model.value == 1
@@ -221,7 +221,7 @@ def test_equal_rewards_are_half_right_where_no_tie_is_predicted(sqlite_store, ju
 def test_a_model_that_depends_on_the_order_has_an_asymmetry(sqlite_store, judge, reads_its_place):
     judge([9, 4], [[0], [1]])
     judge([5, 8], [[0], [1]])
-    evaluation, _ = evaluate_reward_model(reads_its_place, sqlite_store)
+    evaluation, _ = evaluate_reward_model(reads_its_place, sqlite_store, check_order=True)
     assert evaluation.position.pairs == 2
     assert evaluation.position.asymmetry > 0.01
 
@@ -300,6 +300,36 @@ def test_a_batch_is_the_subset_of_its_labels(sqlite_store, judge, longer_is_bett
             judge([9, 4], [[won], [1 - won]], batch=batch)
     evaluation, _ = evaluate_reward_model(longer_is_better, sqlite_store)
     assert {value: s.value for value, s in evaluation.slices["subset"].items()} == {"easy": 1, "hard": 0}
+
+
+@pytest.mark.parametrize(
+    ("labels", "card", "said"),
+    [
+        ("people", {}, ("", "")),
+        ("people", {"simulated": True, "simulated_labels": 12}, ("", "12")),  # people's labels, a model of others
+        ("people", {"simulated": True}, ("", "some")),  # a card of an earlier version
+        ("simulated", {"simulated": False, "simulated_labels": 0}, ("3 of the 4", "")),
+    ],
+)
+def test_simulated_is_said_of_what_was_simulated(sqlite_store, judge, longer_is_better, labels, card, said):
+    for i in range(5):
+        judge([9, 4], [[0], [1]] if i else [[0, 1]])
+    if labels == "simulated":  # the tie, and all but one of the others
+        with sqlite_store.write() as conn:
+            conn.exec_driver_sql("DROP TRIGGER judgments_no_update")
+            conn.exec_driver_sql("UPDATE judgments SET simulated = 1 WHERE seq < 5")
+    longer_is_better.card = {"train_labels": 20, "calibration_labels": 4} | card
+    evaluation, _ = evaluate_reward_model(longer_is_better, sqlite_store)
+    assert evaluation.simulated is (labels == "simulated")
+    assert evaluation.measured_on == LabelOrigin(4, 3 if labels == "simulated" else 0)
+    assert evaluation.learnt_from.labels == 24
+    measured, learnt = said
+    assert evaluation.measured_note == (
+        f"Simulated raters judged {measured} labels it is measured on." * bool(measured)
+    )
+    learnt_note = f"The model learnt from 24 labels, and simulated raters judged {learnt} of these."
+    assert evaluation.learnt_note == learnt_note * bool(learnt)
+    assert json.loads(json.dumps(evaluation.as_dict()))["measured_on"]["labels"] == 4
 
 
 # What the model has seen
@@ -419,8 +449,27 @@ def test_rewardbench_sections_weigh_their_subsets():
     ]
     evaluation = rewardbench.score_benchmark("rewardbench", examples, [])
     chat, reasoning = (0.75 * 100 + 0.5 * 28) / 128, 984 / (984 + 164)
-    assert evaluation == pytest.approx({"Chat": chat, "Reasoning": reasoning, "RewardBench": (chat + reasoning) / 2})
-    assert rewardbench.score_benchmark("trl", examples, []) == {}
+    scores, notes = evaluation
+    assert scores == pytest.approx({"Chat": chat, "Reasoning": reasoning})
+    assert notes == {
+        "Chat": "without alpacaeval-length, alpacaeval-hard, mt-bench-med",
+        "Reasoning": "without hep-cpp, hep-java, hep-js, hep-python, hep-rust",
+        "RewardBench": "no overall score without Chat Hard, Safety, parts of Chat, parts of Reasoning; "
+        "9 of 2,985 examples",
+    }
+    assert rewardbench.score_benchmark("trl", examples, []) == ({}, {})
+
+
+def test_rewardbench_has_an_overall_score_where_all_its_subsets_occur():
+    names = [name for subsets in rewardbench.SECTIONS.values() for name in subsets]
+    examples = [e for name in names for e in subset(name, [1, -1] if name in rewardbench.SECTIONS["Safety"] else [1])]
+    scores, notes = rewardbench.score_benchmark("rewardbench", examples, [])
+    assert scores == {"Chat": 1, "Chat Hard": 1, "Safety": 0.5, "Reasoning": 1, "RewardBench": 0.875}
+    assert notes == {"RewardBench": "28 of 2,985 examples"}
+    whole = [e for name in names for e in subset(name, [1] * 130)]
+    assert rewardbench.score_benchmark("rewardbench", whole, [])[1] == {}
+    [row] = [row for row in an_evaluation(scores=scores, score_notes=notes).score_rows if row[0] == "RewardBench"]
+    assert row == ("RewardBench", "87.5%", "28 of 2,985 examples")
 
 
 def ranked(batch: str, worth: list[int], rewards: list[float], id: str = "") -> ScoredRanking:
@@ -440,7 +489,17 @@ def test_best_of_four_shares_a_win_among_equal_rewards():
             ranked("Focus", [3, 0, 0, 0], [0.0, 1, 0, 0]),
         ],
     )
-    assert evaluation == {"Focus": 0, "Math": 0.75, "RewardBench 2": 0.375}
+    scores, notes = evaluation
+    assert scores == {"Focus": 0, "Math": 0.75}
+    missing = "Factuality, Precise IF, Safety, Ties"
+    assert notes == {"RewardBench 2": f"no overall score without {missing}; 3 of 1,865 examples"}
+    rows = an_evaluation(scores=scores, score_notes=notes).score_rows
+    assert rows[-1] == ("RewardBench 2", "–", notes["RewardBench 2"])
+    whole = [ranked(name, [3, 0], [1.0, 0]) for name in ("Factuality", "Precise IF", "Math", "Safety", "Focus")]
+    whole += [ranked("Ties", [2, 0], [1.0, 0], "ref:1"), ranked("Another", [3, 0], [0.0, 1])]
+    scores, notes = rewardbench.score_benchmark("rewardbench2", [], whole)
+    assert scores["RewardBench 2"] == pytest.approx((5 + 0.3) / 6)  # what is not of the benchmark is not in its mean
+    assert notes == {"RewardBench 2": "7 of 1,865 examples"}
 
 
 def test_the_score_of_rewardbench_2s_ties_by_hand():
@@ -473,7 +532,8 @@ def test_rewardbench_2_is_replayed_from_its_file(sqlite_store, longer_is_better,
     evaluation, _ = evaluate_reward_model(longer_is_better, sqlite_store, format=report.format)
     spread, margin = np.log(7 / 6), np.log(6 / 2)
     ties = 1 + 0.01 * np.tanh(margin / spread - 1)
-    assert evaluation.scores == pytest.approx({"Math": 0.5, "Ties": ties, "RewardBench 2": (0.5 + ties) / 2}, abs=1e-6)
+    assert evaluation.scores == pytest.approx({"Math": 0.5, "Ties": ties}, abs=1e-6)
+    assert evaluation.score_notes["RewardBench 2"].startswith("no overall score without Factuality, Precise IF")
     assert evaluation.k_wise.best.value == 0.75
 
 
@@ -513,7 +573,7 @@ def test_many_labels_of_one_prompt_do_not_make_a_model_significantly_worse():
     assert not evaluation.is_worse
     assert check_gates(an_evaluation(), evaluation)[0].passed
     assert (
-        f"({evaluation.accuracy.low:+.4f} to {evaluation.accuracy.high:+.4f})"
+        f"({evaluation.accuracy.low:+.1%} to {evaluation.accuracy.high:+.1%})"
         in check_gates(an_evaluation(), evaluation)[0].sentence
     )
 
@@ -546,7 +606,7 @@ def test_a_model_at_or_below_a_coin_or_a_floor_passes_no_gate(accuracy, longer, 
     [gate] = check_gates(evaluation, above_floors=True)
     assert not gate.passed
     assert (
-        f"<= {max(0.5, words or 0):.4f} of the floor (a {'coin' if accuracy < 0.7 else 'bag of words'})"
+        f"<= {max(0.5, words or 0):.1%} of the floor (a {'coin' if accuracy < 0.7 else 'bag of words'})"
         in gate.sentence
     )
     assert evaluation.as_dict()["above_floors"] is False
@@ -571,7 +631,8 @@ def test_gates_say_what_holds_and_what_does_not():
     assert said(min_accuracy=0.71, max_ece=0.049) == [("min-accuracy", False), ("max-ece", False)]
     assert said(min_slices=(SliceThreshold.parse("category=math:0.6"),)) == [("min-slice category=math", False)]
     assert said(difference=worse) == [("no-worse-than", False)]
-    assert "0.7000 >= 0.7 (40 labels)" in check_gates(evaluation, min_accuracy=0.7)[0].sentence
+    assert "70.0% >= 70.0% (40 labels)" in check_gates(evaluation, min_accuracy=0.7)[0].sentence
+    assert "70.00% < 70.03%" in check_gates(evaluation, min_accuracy=0.7003)[0].sentence  # not 70.0% < 70.0%
     beaten = an_evaluation(bag_of_words=Estimate(0.7, 0.6, 0.8, 40))
     assert not check_gates(beaten, above_floors=True)[0].passed
 
@@ -592,20 +653,31 @@ def test_a_missing_slice_is_an_error_not_a_passed_gate():
 
 def test_every_plot_is_one_svg_that_says_what_it_shows_and_escapes_what_it_is_given():
     hostile = "<script>alert('$1')</script> & $x^2$"
-    evaluation = an_evaluation(slices={"category": {hostile: Estimate(0.5, 0.3, 0.7, 12)}}, simulated=True)
-    examples = [example(i, margin=i - 3.0, correct=float(i > 3)) for i in range(8)]
+    slices = {"category": {hostile: Estimate(0.5, 0.3, 0.7, 12)}}
+    evaluation = an_evaluation(slices=slices, simulated=True, measured_on=LabelOrigin(42, 7))
+    examples = [example(i, margin=i - 20.0, correct=float(i > 20)) for i in range(40)]
     texts = [plot(evaluation) for plot in (plots.plot_accuracy, plots.plot_slices, plots.plot_reliability)]
     texts += [plot(evaluation, examples) for plot in (plots.plot_margins, plots.plot_lengths)]
     for text in texts:
         root = ElementTree.fromstring(text)  # noqa: S314 - our own text
         assert root.tag.endswith("svg")
         assert root.get("aria-label")
-        assert "simulated" in text
+        assert "(simulated: 7 of 42)" in text
         assert "<script" not in text
+        assert "#000000" not in text  # black ink cannot be seen in the dark
+        assert "#ffffff" not in text
     assert hostile in html.unescape(texts[1])
-    assert "0.500  (12)" in texts[1]
+    assert "50.0%  (12)" in texts[1]
     assert plots.plot_slices(an_evaluation(slices={})) == ""
     assert plots.plot_accuracy(evaluation) == texts[0]
+
+
+def test_a_plot_of_few_labels_says_so_instead():
+    few, labels = an_evaluation(n=16), [example(i) for i in range(16)]
+    told = '<p class="quiet">Too few labels to draw (16; 40 needed).</p>'
+    assert plots.plot_reliability(few) == plots.plot_margins(few, labels) == told
+    assert told in render_evaluation_html(few, labels)
+    assert plots.plot_accuracy(few).startswith("<svg")  # each row has its interval
 
 
 def test_the_report_is_one_file_that_shows_the_worst_first_and_runs_nothing_it_is_given(page, tmp_path):
@@ -616,8 +688,12 @@ def test_the_report_is_one_file_that_shows_the_worst_first_and_runs_nothing_it_i
         example(2, chosen=(Message("assistant", "agreed upon"),)),
         example(3, margin=-2.0, probability=0.1, correct=0.0, rejected=(Message("assistant", "long " * 2000),)),
     ]
-    evaluation = an_evaluation(simulated=True, name="votes", scores={"Chat": 0.625})
-    difference = compare_evaluated_pairs(examples, [example(i) for i in range(4)], hostile)
+    evaluation = an_evaluation(
+        simulated=True, measured_on=LabelOrigin(42, 3), learnt_from=LabelOrigin(60, None), name=f"votes {hostile}",
+        scores={"Chat": 0.625}, score_notes={"RewardBench": hostile},
+    )  # fmt: skip
+    examples += [example(i) for i in range(4, 44)]
+    difference = compare_evaluated_pairs(examples, [example(i) for i in range(4)], f"{hostile}\u202e")
     checked = check_gates(evaluation, difference, min_accuracy=0.8)
     text = render_evaluation_html(evaluation, examples, checked, difference)
     assert not re.search(r"(src|href)=.https?:", text)
@@ -630,9 +706,20 @@ def test_the_report_is_one_file_that_shows_the_worst_first_and_runs_nothing_it_i
     assert "mildly" in page.locator("article").nth(2).inner_text()
     shown = page.locator("main").inner_text()
     assert "agreed upon" not in shown
-    assert "simulated raters" in page.locator(".simulated").inner_text()
-    assert "FAILED min-accuracy: accuracy 0.7000 < 0.8" in shown
-    assert "0.625" in shown
+    assert page.locator(".simulated").all_inner_texts() == [
+        "Simulated raters judged 3 of the 42 labels it is measured on.",
+        "The model learnt from 60 labels, and simulated raters judged some of these.",
+    ]
+    assert "FAILED min-accuracy: accuracy 70.0% < 80.0%" in shown
+    assert "62.5%" in page.locator(".scores").inner_text()
+    assert hostile in page.locator(".scores").inner_text()
+    assert f"Against {hostile}⟦RLO⟧" in shown
     assert page.locator("svg[role=img]").count() == 5
+    for scheme in ("light", "dark"):
+        page.emulate_media(color_scheme=scheme)
+        ink = page.evaluate("getComputedStyle(document.body).color")
+        letters = page.locator("svg text").evaluate_all("all => all.map(e => getComputedStyle(e).fill)")
+        assert set(letters) == {ink}
+    page.emulate_media(color_scheme="light")
     page.set_viewport_size({"width": 320, "height": 800})
     assert page.evaluate("document.documentElement.scrollWidth") == 320

@@ -4,7 +4,7 @@ function createAnswerPanels(page) {
 
   function draw() {
     $("answers").replaceChildren(...state.card.answers.map(createPanel));
-    $("answers").classList.toggle("many", !page.cards.isPair());
+    page.phone.drawLetters();
   }
   function createPanel({ letter, html }, index) {
     const panel = document.createElement("section");
@@ -45,6 +45,7 @@ function createAnswerPanels(page) {
     const isLong = [...answers.children].some((panel) => panel.scrollHeight > height * 1.15);
     answers.style.setProperty("--fold", `${height}px`);
     answers.classList.toggle("folded", isLong && !showAll);
+    page.phone.makeReachable();
     $("unfold").hidden = !isLong;
     const button = $("unfold").firstElementChild;
     button.firstElementChild.textContent = t(showAll ? "fold" : "show_all");

@@ -25,6 +25,7 @@ function createCards(page) {
   function show(card) {
     if (state.isInactive) return;
     state.card = card;
+    state.guideline = state.guidelines[card.guideline] ?? state.guideline;
     $("verdict").hidden = true;
     $("card").dataset.id = card.id ?? "";
     if (card.mode === "empty" || card.mode === "waiting") {

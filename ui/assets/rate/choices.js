@@ -64,6 +64,7 @@ function createChoices(page) {
     for (const button of buttons) button.setAttribute("aria-pressed", String(button.dataset.choice === state.choice));
     $("kwise").classList.toggle("overridden", state.choice !== null); // the ranking is kept in case the choice was a slip
     page.answerPanels.showRanks(betterIndices());
+    page.phone.describeChoice();
   }
   // The indices of the answers chosen as better than the others.
   function betterIndices() {
@@ -90,9 +91,13 @@ function createChoices(page) {
   // Say what the answer lacks and move the focus to where it can be given.
   function showMissing(key) {
     if (key === "score_all") page.scores.open();
-    if (key === "why_required") $("rationale").focus();
+    if (key === "why_required") focusRationale();
     $("missing").textContent = t(key);
     $("missing").hidden = false;
+  }
+  function focusRationale() {
+    page.phone.showMore();
+    $("rationale").focus();
   }
   // The submit button stays usable while something is missing, for then it says what.
   function updateSubmit() {
@@ -123,6 +128,6 @@ function createChoices(page) {
     });
   return {
     buttons, choose, setChoice, clear, chooseByKey, chooseReasonByKey, showChoice, bestIndex, findMissing, showMissing,
-    updateSubmit, toAnswer, fromAnswer,
+    focusRationale, updateSubmit, toAnswer, fromAnswer,
   };
 }

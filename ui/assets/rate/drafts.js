@@ -46,6 +46,7 @@ function createDrafts(page) {
     for (const id of ["rewrite-panel", "rationale-row", "open-rewrite", "undo"]) $(id).classList.toggle("not-offered", isTutorial);
     $("rationale").placeholder = t(isRequired ? "why_required" : "why");
     $("rationale").required = isRequired;
+    if (!isTutorial && (isRequired || $("rationale").value)) page.phone.showMore();
   }
 
   for (const id of ["rationale", "rewrite"])

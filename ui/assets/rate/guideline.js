@@ -1,10 +1,11 @@
 // The guideline: beside the work where it was read before, and instead of it until it has been.
 function createGuideline(page) {
-  const { $, state, i18n: { translate } } = page;
+  const { $, state, i18n: { t, translate } } = page;
   let focusedBefore = null; // gets the focus back when the guideline is closed
 
   const isAcknowledged = () => Boolean(state.guideline?.acknowledged);
   const isOpen = () => !$("guideline").hidden;
+  const isFirst = () => isOpen() && !isAcknowledged();
 
   function toggle(show = !isOpen()) {
     if (show && !isOpen()) focusedBefore = document.activeElement;
@@ -16,15 +17,20 @@ function createGuideline(page) {
     if (state.guideline) draw(show);
   }
   function draw(show) {
-    $("guideline-version").textContent = state.guideline.version;
-    $("guideline-text").innerHTML = state.guideline.html; // escaped HTML of ui/markdown.py
+    const { project, version, html } = state.guideline;
+    $("guideline-of").textContent = t("guide_of", { project: isolate(project), version: isolate(version) });
+    $("guideline-text").innerHTML = html; // escaped HTML of ui/markdown.py
     translate($("guideline-text"));
     $("guideline-changed").hidden = $("guideline-agree").hidden = isAcknowledged();
     $("guideline-close").hidden = !isAcknowledged();
     if (!show) return;
     makeScrollable(page.element);
-    $("guideline-title").focus();
+    if (isAcknowledged()) return $("guideline-title").focus();
+    window.scrollTo(0, 0);
+    $("guideline-agree").focus({ preventScroll: true, focusVisible: true });
   }
+  // A name keeps its own direction within a text.
+  const isolate = (name) => `\u2068${name}\u2069`;
   // Open or close it for a rater who has read it; it cannot be closed before.
   function toggleRead() {
     if (isAcknowledged()) toggle();
@@ -34,12 +40,14 @@ function createGuideline(page) {
     toggle(false);
     return true;
   }
+  // What is read once is read in every project and version with the same text.
   function acknowledge() {
-    page.exchange("acknowledge", { id: state.guideline.key }, () => {
-      state.guideline.acknowledged = true;
+    const { key, html } = state.guideline;
+    page.exchange("acknowledge", { id: key }, () => {
+      for (const guideline of Object.values(state.guidelines)) guideline.acknowledged ||= guideline.html === html;
       toggle(false);
       page.cards.showNext();
     });
   }
-  return { toggle, toggleRead, close, acknowledge };
+  return { toggle, toggleRead, close, isFirst, acknowledge };
 }

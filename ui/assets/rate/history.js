@@ -1,7 +1,9 @@
 // Undo, the rater's earlier answers, and changing one of them. Undo takes back an answer that is not sent yet, and
 // otherwise shows the newest judgment as a card to be corrected: it counts until the correction arrives.
 function createHistory(page) {
-  const { $, state, i18n: { t, formatTime } } = page;
+  const { $, state, i18n: { t, formatNumber, formatTime } } = page;
+  const SEARCH_DELAY = 250; // ms after the last letter
+  let searchTimer = null, newestSearch = null;
 
   function undo() {
     const { card } = state;
@@ -39,23 +41,51 @@ function createHistory(page) {
   }
 
   function open() {
-    page.exchange("history", {}, ({ judged }) => {
-      const rows = [...page.outbox.listRefused().map(createRefusedRow), ...judged.map(createRow)];
-      $("history-list").replaceChildren(...rows);
-      $("history-empty").hidden = rows.length > 0;
+    page.exchange("history", {}, (answer) => {
+      $("history-words").value = "";
+      $("history-words").placeholder = t("history_search");
+      list(answer);
       $("history").showModal();
     });
   }
-  function createRow({ id, asked, said, at }) {
+  // List the newest judgments in which all words of the search occur; an answer that a later search overtook is dropped.
+  async function search() {
+    const own = (newestSearch = {});
+    const answer = await page.call("history", { words: $("history-words").value });
+    if (own !== newestSearch || !$("history").open) return;
+    if (answer.problem) $("history-count").textContent = page.describeProblem(answer.problem);
+    else list(answer);
+  }
+  function list(answer) {
+    newestSearch = null;
+    const refused = isSearching() ? [] : page.outbox.listRefused();
+    const rows = [...refused.map(createRefusedRow), ...answer.judged.map(createRow)];
+    $("history-list").replaceChildren(...rows);
+    $("history-count").textContent = rows.length === 0 && !isSearching() ? t("history_none") : describeCount(answer);
+  }
+  // How many were found, and what was left out.
+  function describeCount({ judged, more, searched }) {
+    const n = formatNumber(judged.length);
+    if (!isSearching()) return more ? t("history_newest", { n }) : "";
+    if (searched !== null) return t("history_searched", { found: n, n: formatNumber(searched) });
+    return t(more ? "history_found_newest" : "history_found", { n });
+  }
+  const isSearching = () => $("history-words").value.trim() !== "";
+
+  function createRow({ id, asked, said, ranking, reason, why, at }) {
     const row = document.createElement("li");
     const button = document.createElement("button");
     button.type = "button";
     button.className = "history-entry";
-    const question = document.createElement("bdi"), summary = document.createElement("span");
-    question.textContent = asked;
-    summary.textContent = `${t(said)} · ${formatTime(at)}`;
-    summary.className = "note";
-    button.append(question, summary);
+    const summary = [t(said), ranking && `\u2066${ranking}\u2069`, reason && t(`reason_${reason}`), formatTime(at)];
+    const lines = { question: asked, note: summary.filter(Boolean).join(" · "), why: why && `“${why}”` };
+    for (const [className, text] of Object.entries(lines)) {
+      if (!text) continue;
+      const line = document.createElement(className === "note" ? "span" : "bdi");
+      line.className = className;
+      line.textContent = text;
+      button.append(line);
+    }
     button.addEventListener("click", () => {
       $("history").close();
       revisit(id);
@@ -74,5 +104,10 @@ function createHistory(page) {
     }
     return row;
   }
+
+  $("history-words").addEventListener("input", () => {
+    clearTimeout(searchTimer);
+    searchTimer = setTimeout(search, SEARCH_DELAY);
+  });
   return { undo, revisit, leaveCorrection, open };
 }

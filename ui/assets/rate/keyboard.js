@@ -5,7 +5,7 @@ function listenToKeys(page, actions) {
 
   function handleInTextField(event) {
     if (event.key === "Escape") event.target.blur();
-    else if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) {
+    else if (event.key === "Enter" && (event.ctrlKey || event.metaKey) && !event.target.closest("dialog")) {
       event.preventDefault();
       page.submission.submit();
     }
@@ -21,7 +21,8 @@ function listenToKeys(page, actions) {
       return true;
     }
     if (key === "Enter" && !target.closest?.("button, a, summary")) {
-      page.submission.submit();
+      if (page.guideline.isFirst()) page.guideline.acknowledge();
+      else page.submission.submit();
       return true;
     }
     if (key === "Enter" || key === " ") return false; // they press the button that has the focus

@@ -26,6 +26,7 @@ function rate(element, server) {
   page.progress = createProgress(page);
   page.cards = createCards(page);
   page.answerPanels = createAnswerPanels(page);
+  page.phone = createPhone(page);
   page.choices = createChoices(page);
   page.scores = createScores(page);
   page.rewrite = createRewrite(page);
@@ -51,6 +52,7 @@ function rate(element, server) {
     page.drafts.save();
     state.isInactive = true;
     page.outbox.close();
+    page.guideline.toggle(false);
     page.cards.showSection("other-tab");
   }
   function takeOver() {
@@ -58,13 +60,14 @@ function rate(element, server) {
     page.outbox.open();
     state.card = null;
     state.queue = [];
+    state.guidelines = {}; // the other tab may have acknowledged them
     claimUse();
     open();
   }
 
   // The actions of the keymap that are no choices.
   const actions = {
-    rationale: () => $("rationale").focus(),
+    rationale: page.choices.focusRationale,
     rewrite: page.rewrite.open,
     scores: () => page.scores.open(),
     difference: page.answerPanels.toggleDifference,
@@ -88,6 +91,8 @@ function rate(element, server) {
     "open-scores": () => page.scores.open(true),
     "open-rewrite": actions.rewrite,
     "open-difference": actions.difference,
+    "open-more": () => page.phone.toggleMore(),
+    "side-by-side": page.phone.toggleSideBySide,
     "verdict-next": page.cards.showNext,
     "tutorial-leave": page.tutorial.leave,
     "key-reset": page.keyDialog.reset,
@@ -105,7 +110,6 @@ function rate(element, server) {
 
   window.addEventListener("resize", page.answerPanels.refold);
   new ResizeObserver(page.answerPanels.refold).observe($("prompt")); // it narrows when the guideline opens beside it
-  new ResizeObserver(([bar]) => element.style.setProperty("--bar", `${bar.target.offsetHeight}px`)).observe($("bar"));
   // While the rater is active, their leases are renewed.
   setInterval(async () => {
     if (state.card?.mode === "new" && !state.isInactive && page.activeTime.isActive()) page.receive(await page.call("renew", {}));

@@ -1,0 +1,134 @@
+"""The report of the five key figures, as dataclasses. Their field names are the keys of the JSON."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+
+from rlhf_hitl.reward.evaluation_record import Estimate
+from rlhf_hitl.types import utc_now
+
+POPULATION = "processed comparisons of training prompts"
+
+
+@dataclass(frozen=True)
+class KpiFigure:
+    """One key figure.
+
+    Attributes:
+        value: None where no data supports it yet.
+        n: how many observations it is computed from.
+        note: over what it is, or what is missing.
+        low, high: its 95 % interval, where there is one.
+    """
+
+    key: str
+    title: str
+    unit: str
+    value: float | None
+    n: int
+    note: str
+    low: float | None = None
+    high: float | None = None
+
+    @property
+    def text(self) -> str:
+        if self.value is None:
+            return "not known yet"
+        return f"{self.value:.1%}" if self.unit == "share" else f"{self.value:,.3g} {self.unit}"
+
+    @property
+    def bounds(self) -> str:
+        """The interval as text; empty where there is none."""
+        return "" if self.low is None or self.high is None else f"{self.low:.1%} to {self.high:.1%}"
+
+    def __str__(self) -> str:
+        return f"{self.text}  (95 %: {self.bounds})" if self.bounds else self.text
+
+
+@dataclass(frozen=True)
+class RoundFigures:
+    """What was done in one round of the loop and since the one before it, for the plots.
+
+    Attributes:
+        round: 0 where no round of the loop was ever run.
+        accuracy: the model's, on the control share that was routed; None before that is judged.
+        intervention: share of the processed comparisons that raters judged; None where none was processed.
+        processed: how many comparisons were judged or accepted.
+        rater_cost, machine_cost: in the currency of the settings.
+    """
+
+    round: int
+    accuracy: Estimate | None
+    intervention: Estimate | None
+    processed: int
+    rater_cost: float
+    machine_cost: float
+
+
+@dataclass(frozen=True)
+class KpiReport:
+    """The five figures and their background.
+
+    Attributes:
+        judged, accepted: the two parts of the population.
+        unrouted: those of `judged` that no model had routed.
+        waiting: comparisons of training prompts that are routed to raters and not judged yet.
+        judgments, simulated_judgments: how many were made here, and how many of these by simulated raters.
+        models, simulated_models: how many reward models routed the population, and how many of these learnt from labels
+            of simulated raters.
+        projects: the projects of the store, which the figures take together.
+    """
+
+    figures: tuple[KpiFigure, ...]
+    rounds: tuple[RoundFigures, ...]
+    queue: dict[str, int]
+    judged: int
+    accepted: int
+    unrouted: int
+    waiting: int
+    judgments: int
+    simulated_judgments: int
+    models: int
+    simulated_models: int
+    currency: str
+    projects: tuple[str, ...] = ()
+    created_at: datetime = field(default_factory=utc_now)
+
+    def __getitem__(self, key: str) -> KpiFigure:
+        return next(f for f in self.figures if f.key == key)
+
+    @property
+    def simulated(self) -> bool:
+        """Whether some judgments were made by simulated raters."""
+        return self.simulated_judgments > 0
+
+    @property
+    def simulation_notes(self) -> list[str]:
+        """A sentence on the judgments and one on the models, as far as simulated raters had a part in them."""
+        notes = []
+        if self.simulated_judgments:
+            notes.append(f"Simulated raters made {self.simulated_judgments:,} of the {self.judgments:,} judgments.")
+        if self.simulated_models:
+            notes.append(
+                f"Of the {self.models:,} reward models that routed, {self.simulated_models:,} learnt from labels of "
+                "simulated raters."
+            )
+        return notes
+
+    @property
+    def population(self) -> str:
+        """A sentence on what the figures are over."""
+        return (
+            f"All figures are over {self.judged + self.accepted:,} {POPULATION}: {self.judged:,} judged by raters, "
+            f"{self.accepted:,} accepted by the model. Not among them: {self.waiting:,} that are routed and wait for "
+            "raters, calibration and held-out prompts, hidden repeats, and imported votes."
+        )
+
+    def as_dict(self) -> dict:
+        return asdict(self) | {
+            "figures": {f.key: asdict(f) for f in self.figures},
+            "rounds": [asdict(r) for r in self.rounds],
+            "simulated": self.simulated,
+            "created_at": self.created_at.isoformat(timespec="seconds"),
+        }

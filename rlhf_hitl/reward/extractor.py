@@ -1,0 +1,116 @@
+"""Runs a backbone's model: from rendered conversations to the pooled hidden states of its views."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from rlhf_hitl.models import find_best_device, load_config, load_pretrained
+from rlhf_hitl.reward import shared_prefix
+from rlhf_hitl.reward.batching import batch_by_length, batch_by_prompt
+from rlhf_hitl.reward.pretrained import find_score_head, silence_loading_report, uses_token_type_ids
+from rlhf_hitl.reward.rendering import RenderedConversation, Renderer
+from rlhf_hitl.reward.views import SCORE_POOLING, FeatureView
+
+#: A batch: the indices of its conversations, and by layer the states (tokens, width) of each of them.
+BatchStates = tuple[list[int], dict[int, list[torch.Tensor]]]
+
+
+class FeatureExtractor:
+    """A model in memory, cut after the last layer that is read.
+
+    Where the model supports prompt trees, a prompt that several conversations share is computed once. Elsewhere each
+    conversation runs alone on a CPU (batching gains nothing there), and with its padding masked on a GPU.
+    """
+
+    def __init__(self, folder: Path, views: Sequence[FeatureView], renderer: Renderer, dtype: torch.dtype):
+        from transformers import AutoModel, AutoModelForSequenceClassification
+
+        self._views, self._renderer = tuple(views), renderer
+        self._layers = {view.layer for view in views}
+        last = max(self._layers)
+        self._device = torch.device(find_best_device())
+        reads_score = {view.pooling for view in views} == {SCORE_POOLING}
+        config = load_config(folder)
+        with silence_loading_report():
+            model = load_pretrained(
+                AutoModelForSequenceClassification if reads_score else AutoModel, folder, dtype=dtype
+            )
+        self.model = model.to(self._device).eval()
+        self._score_inputs: list[torch.Tensor] = []
+        if reads_score:
+            find_score_head(self.model)[1].register_forward_pre_hook(
+                lambda _, inputs: self._score_inputs.append(inputs[0])
+            )
+        self._uses_token_types = uses_token_type_ids(renderer, config)
+        is_truncated = last < config.num_hidden_layers and hasattr(self.model, "layers")
+        if is_truncated:  # later layers are not needed, so they do not run
+            self.model.layers = self.model.layers[:last]
+            self.model.norm = torch.nn.Identity()
+        # The layer whose states the model returns.
+        self._output_layer = last if is_truncated or last == config.num_hidden_layers else None
+        self.supports_trees = not reads_score and shared_prefix.supports_trees(self.model)
+        # Tokens in one forward pass. A CPU gains nothing from rows side by side, and a little from long ones.
+        self.token_budget = 16_384 if self._device.type != "cpu" else 2048 if self.supports_trees else 1
+
+    def compute(self, rendered: Sequence[RenderedConversation], bar: tqdm | None = None) -> np.ndarray:
+        """Return the features of conversations, (n, views, width of one view) float32.
+
+        `bar` advances by one for each conversation.
+        """
+        views = self._views
+        features = np.empty((len(rendered), len(views), self.model.config.hidden_size), dtype=np.float32)
+        for batch, states in self._compute_states(rendered, self._layers):
+            pooled = []
+            for j, i in enumerate(batch):
+                for view in views:
+                    tokens = states[view.layer][j]
+                    pooled_over = tokens[rendered[i].start :] if view.pooling == "mean" else tokens[-1:]
+                    pooled.append(pooled_over.float().mean(0))
+            features[batch] = torch.stack(pooled).view(len(batch), len(views), -1).cpu().numpy()
+            if bar is not None:
+                bar.update(len(batch))
+        return features
+
+    def _compute_states(self, rendered: Sequence[RenderedConversation], layers: set[int]) -> Iterator[BatchStates]:
+        """Yield the states of all conversations batch by batch, the longest first."""
+        return (self._compute_in_trees if self.supports_trees else self._compute_padded)(rendered, layers)
+
+    def _compute_in_trees(self, rendered: Sequence[RenderedConversation], layers: set[int]) -> Iterator[BatchStates]:
+        for trees in batch_by_prompt(rendered, self.token_budget):
+            packed = shared_prefix.pack_trees([[rendered[i].ids for i in tree] for tree in trees])
+            inputs = shared_prefix.build_model_inputs(
+                self.model, packed.ids.to(self._device), packed.positions.to(self._device), packed.trees
+            )
+            paths = [path.to(self._device) for path in packed.paths()]
+            states = self._run(inputs, layers)
+            yield [i for tree in trees for i in tree], {at: [states[at][0, path] for path in paths] for at in layers}
+
+    def _compute_padded(self, rendered: Sequence[RenderedConversation], layers: set[int]) -> Iterator[BatchStates]:
+        for batch in batch_by_length([len(r.ids) for r in rendered], self.token_budget):
+            rows = [torch.tensor(rendered[i].ids) for i in batch]
+            ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self._renderer.pad_id)
+            positions = torch.arange(ids.shape[1])[None]
+            mask = positions < torch.tensor([len(r) for r in rows])[:, None]
+            inputs = {"input_ids": ids, "attention_mask": mask.long()}
+            if self._uses_token_types:
+                starts = torch.tensor([rendered[i].start for i in batch])[:, None]
+                inputs["token_type_ids"] = mask & (positions >= starts)
+            states = self._run({name: value.long().to(self._device) for name, value in inputs.items()}, layers)
+            yield batch, {at: [row_states[: len(r)] for row_states, r in zip(states[at], rows)] for at in layers}
+
+    @torch.inference_mode()
+    def _run(self, inputs: dict[str, Any], layers: set[int]) -> dict[int, torch.Tensor]:
+        """Return the states (rows, tokens, width) after each of some layers. What a score head reads is one token a
+        row."""
+        outputs = self.model(**inputs, output_hidden_states=layers != {self._output_layer})
+        if self._score_inputs:
+            return dict.fromkeys(layers, self._score_inputs.pop()[:, None])
+        return {
+            at: outputs.last_hidden_state if at == self._output_layer else outputs.hidden_states[at] for at in layers
+        }

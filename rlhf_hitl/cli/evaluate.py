@@ -14,7 +14,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from rlhf_hitl.cli import AsJson, Result, StoreUrl, command, make_table, require_file_path
-from rlhf_hitl.cli.reward_models import RewardModelName, load_requested_model, locate_requested_model
+from rlhf_hitl.cli.reward_models import (
+    RewardModelName,
+    describe_model,
+    load_requested_model,
+    locate_requested_model,
+)
 from rlhf_hitl.config import load_settings
 from rlhf_hitl.errors import BadInput, NotFound
 from rlhf_hitl.files import write_text_atomically
@@ -83,7 +88,7 @@ def evaluate_command(
     from rlhf_hitl.formats import open_source
     from rlhf_hitl.reward.evaluation.gates import SliceThreshold, check_gates
     from rlhf_hitl.store import Store
-    from rlhf_hitl.store.reward_models import get_reward_model
+    from rlhf_hitl.store.reward_models import display_evaluation_name, get_reward_model, list_reward_models
 
     if name is not None and not re.fullmatch(r"\w[\w.-]{0,149}", name):
         raise BadInput(
@@ -147,6 +152,7 @@ def evaluate_command(
 
         write_text_atomically(html, render_evaluation_html(evaluation, replayed, gates, difference))
     failed = [g for g in gates if not g.passed]
+    shown_name = display_evaluation_name(name, list_reward_models(opened))
     label_kind = "replayed" if data else "held-out" if split is Split.HELDOUT else split.value
     return Result(
         evaluation.as_dict()
@@ -166,7 +172,8 @@ def evaluate_command(
         more=[
             *_make_notes(evaluation, labels.identical_sides, difference),
             *(f"Gate {'passed' if g.passed else 'FAILED'}: {g.name}: {g.sentence}" for g in gates),
-            f"Kept in {folder}{', replacing an earlier evaluation' * replaced}{f', report in {html}' if html else ''}",
+            f"Model: {describe_model(opened, model.id)}. Kept as {shown_name} in {folder}"
+            f"{', replacing an earlier evaluation' * replaced}{f', report in {html}' if html else ''}",
         ],
     )
 

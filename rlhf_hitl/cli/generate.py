@@ -5,7 +5,7 @@ from __future__ import annotations
 import json as jsonlib
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -155,10 +155,10 @@ def _read_prompt(line: str, place: str) -> Prompt:
     if len(found) != 1:
         shown = f"with {', '.join(map(str, row))}"[:60] if isinstance(row, dict) else line.strip()[:40]
         raise BadInput(f"{place}: {shown}", expected=expected, fix="correct the line")
-    value, tags = row[found[0]], row.get("tags")
+    value: Any = row[found[0]]
     try:
         messages = (Message("user", value),) if isinstance(value, str) and value.strip() else parse_messages(value)
-        return Prompt.create(messages, tags)
+        return Prompt.create(messages, row.get("tags"))
     except BadInput as e:
         raise BadInput(f"{place}: {e.value}", expected=e.expected, fix="correct the line") from e
     except (ValueError, KeyError, TypeError, AttributeError) as e:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from checkout import ROOT
 from command_line import Outcome, run_command
 from rlhf_hitl.config import load_settings
 from rlhf_hitl.errors import BadInput
@@ -383,3 +385,19 @@ def test_the_box_of_a_server_says_how_to_call_the_commands_where_they_are_not_fo
     (tmp_path / "tools").mkdir()
     (tmp_path / "tools" / "rlhf-hitl").symlink_to(program)  # as pipx and uv do
     assert "called with" not in quickstart(f"{tmp_path}/tools:/usr/bin:/bin")
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="no make on this machine")
+def test_to_run_takes_less_to_be_installed_than_to_test(tmp_path):
+    for name in ("Makefile", "requirements.lock", "pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path)
+
+    def list_installs(target: str) -> list[str]:
+        planned = subprocess.run(
+            ["make", "--dry-run", target], cwd=tmp_path, capture_output=True, text=True, check=True
+        )
+        return [line.split(" install ")[1] for line in planned.stdout.splitlines() if "-m pip" in line]
+
+    needed = ["--constraint requirements.lock setuptools", "--constraint requirements.lock --no-build-isolation -e ."]
+    assert list_installs("run") == needed
+    assert list_installs("test") == [*needed, "-r requirements.lock"]

@@ -168,7 +168,8 @@ def test_commands_print_the_name_and_take_it_and_the_list_has_what_is_known(trai
     routed = trained("route", "--reward-model", f"head-{today.replace(' ', '-')}-2")
     assert f"Routed with head · {today} · 2 ({second.short_id})" in routed.stdout
     trained("evaluate", "--reward-model", "1", "--name", "first")
-    trained("evaluate", "--reward-model", first.id[:9])
+    said = trained("evaluate", "--reward-model", first.id[:9]).stdout
+    assert f"Model: head · {today} · 1 ({first.short_id}). Kept as heldout · head · {today} · 1 in " in said
     result = json.loads(trained("evaluate", "--against", "heldout-1", "--json").stdout)
     assert result["reward_model_id"] == second.id
     assert result["difference"]["against"] == "heldout-1"

@@ -5,7 +5,7 @@ Here are the calls of the page, as data; `assets/lead/` draws them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 from fastapi import FastAPI
@@ -97,10 +97,12 @@ def load_overview(store: Store, request: OverviewRequest) -> dict[str, Any]:
 
 
 def _describe_queue(
-    lanes: Sequence[LaneState], accepted: dict[tuple[str, str, str], int], projects: Sequence[dict[str, Any]]
+    lanes: Sequence[LaneState], accepted: Mapping[Any, int], projects: Sequence[dict[str, Any]]
 ) -> dict[str, Any]:
     """Return the queue lane by lane, and its totals. A project into which nothing was imported yet has a row, too."""
-    states = {(state.project, state.language, state.batch): state for state in lanes}
+    states: dict[tuple[str, str | None, str], LaneState] = {
+        (state.project, state.language, state.batch): state for state in lanes
+    }
     by_id = {project["id"]: project for project in projects}
     keys = states.keys() | accepted.keys()
     empty = by_id.keys() - {project for project, _, _ in keys}

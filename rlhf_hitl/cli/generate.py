@@ -157,7 +157,9 @@ def _read_prompt(line: str, place: str) -> Prompt:
         raise BadInput(f"{place}: {shown}", expected=expected, fix="correct the line")
     value: Any = row[found[0]]
     try:
-        messages = (Message("user", value),) if isinstance(value, str) and value.strip() else parse_messages(value)
+        is_text = isinstance(value, str) and bool(value.strip())
+        parts: Any = value  # `parse_messages` says what is wrong with it
+        messages = (Message("user", str(value)),) if is_text else parse_messages(parts)
         return Prompt.create(messages, row.get("tags"))
     except BadInput as e:
         raise BadInput(f"{place}: {e.value}", expected=e.expected, fix="correct the line") from e

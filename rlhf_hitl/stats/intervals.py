@@ -48,7 +48,7 @@ def clustered_share_upper_bound(values: np.ndarray, clusters: np.ndarray, delta:
     if groups < 2:
         return 1.0
     n = compute_effective_n(x, index)
-    n *= (stats.norm.ppf(1 - delta) / stats.t.ppf(1 - delta, groups - 1)) ** 2
+    n *= float(stats.norm.ppf(1 - delta) / stats.t.ppf(1 - delta, groups - 1)) ** 2
     return clopper_pearson_upper_bound(float(x.mean()) * n, n, delta)
 
 

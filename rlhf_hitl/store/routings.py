@@ -99,7 +99,7 @@ def _apply_some(store: Store, conn: Connection, decisions: Sequence[Routing], no
     hooks = webhooks.list_subscriptions(conn)
     for d in decisions:
         row = vars(d) | {"route": d.route.value, "proposed": d.proposed.value}
-        seq = conn.execute(routings.insert().values(row)).inserted_primary_key[0]
+        seq = conn.execute(routings.insert().values(row).returning(routings.c.seq)).scalar_one()
         decided = {"route": d.route.value, "accepted_seq": seq if d.route is Route.AUTO else None}
         conn.execute(comparisons.update().where(comparisons.c.id == d.comparison_id).values(decided))
         if d.route is Route.AUTO:

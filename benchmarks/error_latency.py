@@ -55,7 +55,7 @@ MISTAKES = (
     Mistake("evaluate", "train-reward"),
     Mistake("train-reward --backbone missing/backbone/folder", "missing/backbone/folder"),
     Mistake("train-reward --backend heads", "did you mean head?"),
-    Mistake("train-dpo --policy missing/policy/folder", "missing/policy/folder"),
+    Mistake("train-dpo", "train-reward"),
     Mistake("train-dpo --set foo=1", "--set foo"),
     Mistake("train-dpo --set learning_rat=1", "did you mean learning_rate?"),
     Mistake("train-ppo --set steps=many", "--set steps=many"),

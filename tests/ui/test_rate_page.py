@@ -401,10 +401,10 @@ def test_another_raters_waiting_answer_is_not_sent_as_ones_own(serve, page, cont
     context.set_offline(True)
     press(page, "3", "Enter")
     expect(page.locator("#rating")).to_have_attribute("data-unsent", "1")
-    page.goto("about:blank")  # a page that is closed is without its emulated line for a moment, and sends
+    context.clear_cookies()  # a page that is closed is without its emulated line for a moment, and would send
+    page.goto("about:blank")
     page.close()
     context.set_offline(False)
-    context.clear_cookies()
     again = context.new_page()
     other = open_rating_page(again, server, "ada")
     press(again, "7", "Enter")

@@ -69,6 +69,7 @@ def draw_first_minutes(f: dict[str, Any]) -> str:
         + make_row("from `quickstart` to the sign-in page", "", f"{f['first_page_s']:.0f} s")
         + make_row("`train-reward`, `evaluate` and `route` together", "", f"{f['train_evaluate_route_s']:.0f} s")
         + make_row(f"accuracy on {f['heldout_labels']:.0f} held-out labels", f"{f['accuracy']:.1%}", "")
+        + make_row("the same before their own judgments", f"{f['author_alone.accuracy']:.1%}", "")
         + make_row(
             "above the highest floor, in points",
             f"{100 * f['accuracy_over_floor']:.0f}",

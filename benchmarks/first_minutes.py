@@ -11,6 +11,7 @@ comparisons come first, so each run has other judgments.
 * `train_evaluate_route_s`: the three commands, the slowest run.
 * `accuracy_over_floor`: accuracy on held-out prompts less the highest floor, the mean over the runs; `.worst` is the
   lowest of all runs, and `clear_of_floors` how many runs have their whole interval above every floor.
+* `author_alone.accuracy`: of a model that has learnt from the rankings that come with the set, and from nobody else.
 * `accepted_share`: the share of the routed comparisons that `route` accepts under its default bound.
 """
 
@@ -46,6 +47,8 @@ def measure_run(folder: Path, judgments: int) -> dict[str, float]:
     finally:
         server.terminate()
         server.wait()
+    run_command("train-reward", env=env)
+    alone = run_command("evaluate", env=env)
     run_command("simulate", "--judgments", str(judgments), env=env)
     begun = time.monotonic()
     run_command("train-reward", env=env)
@@ -56,6 +59,7 @@ def measure_run(folder: Path, judgments: int) -> dict[str, float]:
     return {
         "first_page_s": first_page,
         "train_evaluate_route_s": seconds,
+        "author_alone.accuracy": alone["accuracy"]["value"],
         "accuracy": evaluation["accuracy"]["value"],
         "floor": evaluation["floor"]["value"],
         "accuracy_over_floor": evaluation["accuracy"]["value"] - evaluation["floor"]["value"],
@@ -88,6 +92,7 @@ def main() -> None:
         "heldout_labels": runs[0]["labels"],
         "first_page_s": max(over_runs("first_page_s")),
         "train_evaluate_route_s": max(over_runs("train_evaluate_route_s")),
+        "author_alone.accuracy": mean("author_alone.accuracy"),
         "accuracy": mean("accuracy"),
         "floor": mean("floor"),
         "accuracy_over_floor": mean("accuracy_over_floor"),

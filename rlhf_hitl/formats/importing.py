@@ -168,8 +168,7 @@ def import_path(
 
 
 def import_bundled(store: Store) -> ImportReport:
-    """Import the prompts and completions that come with the package, and its authors' rankings of the prompts that
-    measure a model."""
+    """Import the prompts and completions that come with the package, and their author's rankings of most of them."""
     with resources.as_file(resources.files("rlhf_hitl.bundled") / "set.jsonl") as path:
         return import_path(store, path, format="native", pairs="all")
 

@@ -35,7 +35,8 @@ def matches(fields: Mapping[str, Any]) -> bool:
 def make_reader(source: RowSource, pairs: str) -> Callable[[SourceRow], list[ImportRecord]]:
     """Return the reader; `pairs` is `all` pairs of a prompt's completions, or `adjacent`: (1st, 2nd), (3rd, 4th), …
 
-    A pair has a vote of every ranking that holds both of its completions.
+    A line with votes gives all pairs, so that no ranking is read in part. A pair has a vote of every ranking that holds
+    both of its completions.
     """
 
     def read_row(row: SourceRow) -> list[ImportRecord]:
@@ -47,11 +48,11 @@ def make_reader(source: RowSource, pairs: str) -> Callable[[SourceRow], list[Imp
             raise make_field_error(row, "completions", "a list of completions")
         completions = [_to_completion(row, i, side) for i, side in enumerate(raw_completions)]
         numbers = range(len(completions))
-        if pairs == "all" and len(completions) > 1:
+        rankings = [_read_ranking(row, i, vote, len(completions)) for i, vote in enumerate(_read_votes(row))]
+        if (pairs == "all" or rankings) and len(completions) > 1:
             groups: list[tuple[int, ...]] = list(combinations(numbers, 2))
         else:
             groups = [tuple(numbers[i : i + 2]) for i in range(0, len(completions), 2)] or [()]
-        rankings = [_read_ranking(row, i, vote, len(completions)) for i, vote in enumerate(_read_votes(row))]
         return [
             ImportRecord(
                 prompt,
@@ -100,8 +101,9 @@ def _read_ranking(row: SourceRow, index: int, vote: Any, n: int) -> ImportVote:
     groups = ranking if isinstance(ranking, list) and all(isinstance(group, list) for group in ranking) else None
     numbers = [i for group in groups or () for i in group]
     is_number = all(isinstance(i, int) and not isinstance(i, bool) and 0 <= i < n for i in numbers)
-    if groups is None or not is_number or len(set(numbers)) < len(numbers):
-        raise make_field_error(vote_row, "ranking", f"groups of the numbers 0 to {n - 1}, each once: [[0], [1, 2]]")
+    if groups is None or not is_number or len(set(numbers)) < len(numbers) or len(numbers) < 2:
+        expected = f"groups of the numbers 0 to {n - 1}, two or more and each once: [[0], [1, 2]]"
+        raise make_field_error(vote_row, "ranking", expected)
     return ImportVote(Verdict.RANKED, tuple(map(tuple, groups)), rater, simulated=simulated)
 
 

@@ -246,6 +246,7 @@ def test_native_votes_rank_pairs_of_the_completions(tmp_path):
         ("12", ("ann", second)), ("13", ("bob", first)), ("23", None),
     ]  # fmt: skip
     assert [r.vote.simulated for r in read if r.vote] == [True, False, True, False, True, False]
+    assert len(records(tmp_path / "a.jsonl", pairs="adjacent")) == len(read), "no ranking is read in part"
 
 
 def test_a_pair_reads_the_same_from_every_kind_of_file(tmp_path):
@@ -307,6 +308,7 @@ BAD = {
     ("vote", "field"),
     [
         ({"ranking": [[0], [2]]}, "ranking"),
+        ({"ranking": [[0]]}, "ranking"),
         ({"ranking": [[0], [0]]}, "ranking"),
         ({"ranking": [0, 1]}, "ranking"),
         ({"ranking": [[True], [0]]}, "ranking"),

@@ -200,7 +200,7 @@ def _check_rows(table: sa.Table, rows: Iterable[PlainRow], checks: RowChecks) ->
             if len(row) != len(columns):
                 raise BadInput(f"a row of {table.name} of {len(row)} values", expected=f"{len(columns)}", fix=_FIX)
             for column, value in zip(columns, row):
-                if value is not None and type(value) is not _find_python_type(column):
+                if not column.nullable if value is None else type(value) is not _find_python_type(column):
                     raise _make_value_error(column, value)
             good_types.add(types)
         for i, is_good in value_checks:

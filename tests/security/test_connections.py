@@ -138,6 +138,9 @@ def test_a_body_that_comes_fast_enough_is_not_closed_for_others_that_send_nothin
         for _ in range(20):
             client.sendall(b"x" * 100)
             idle += [socket.create_connection(address) for _ in range(3)]
+            with socket.create_connection(address) as other:  # what came before its answer has been read
+                other.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+                assert receive_all(other).endswith(b"0")
         assert receive_all(client).endswith(b"2000")
         for other in idle:
             other.close()

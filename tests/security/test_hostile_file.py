@@ -28,8 +28,10 @@ from rlhf_hitl.store.judgments import read_judgments
 from rlhf_hitl.store.loop_steps import read_finished_steps
 from rlhf_hitl.store.reward_models import list_reward_models
 from rlhf_hitl.store.routings import read_routings
+from rlhf_hitl.store.row_checks import RowChecks
 from rlhf_hitl.store.runs import read_runs
 from rlhf_hitl.store.scores import read_scores
+from rlhf_hitl.store.tables import metadata
 
 # Reads a file and prints the error, the seconds, and the MB of memory that it took on top of the imports.
 READ = """
@@ -358,6 +360,15 @@ def test_an_archive_with_one_value_changed_is_refused_or_everything_in_it_opens(
         except RlhfHitlError:
             return
         open_everything(store, tmp_path / "again.archive")
+
+
+def test_an_archive_without_a_value_that_must_be_there_is_refused(sqlite_store, tables, tmp_path):
+    for table in RowChecks().of_table:  # which would be asked about what is not there
+        for column in metadata.tables[table].columns:
+            if not column.nullable and tables[table]:
+                crafted = craft(tmp_path / "a.archive", alter(tables, table, 0, column.name, None))
+                with pytest.raises(BadInput, match=f"{table}.{column.name}"):
+                    archive.restore_archive(sqlite_store, crafted)
 
 
 def test_rows_of_the_helper_are_those_of_a_real_archive(sqlite_store, tables, tmp_path):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -13,6 +16,7 @@ from tqdm import tqdm
 from rlhf_hitl.models import find_best_device, load_config, load_pretrained
 from rlhf_hitl.reward import shared_prefix
 from rlhf_hitl.reward.batching import batch_by_length, batch_by_prompt
+from rlhf_hitl.reward.fused_decoder import fuse_decoder, plant_forest
 from rlhf_hitl.reward.pretrained import find_score_head, silence_loading_report, uses_token_type_ids
 from rlhf_hitl.reward.rendering import RenderedConversation, Renderer
 from rlhf_hitl.reward.views import SCORE_POOLING, FeatureView
@@ -20,12 +24,19 @@ from rlhf_hitl.reward.views import SCORE_POOLING, FeatureView
 #: A batch: the indices of its conversations, and by layer the states (tokens, width) of each of them.
 BatchStates = tuple[list[int], dict[int, list[torch.Tensor]]]
 
+T = TypeVar("T")
+R = TypeVar("R")
+
 
 class FeatureExtractor:
     """A model in memory, cut after the last layer that is read.
 
     Where the model supports prompt trees, a prompt that several conversations share is computed once. Elsewhere each
-    conversation runs alone on a CPU (batching gains nothing there), and with its padding masked on a GPU.
+    conversation runs alone on a CPU (batching gains nothing there), and with its padding masked on a GPU. On a CPU,
+    decoders of a known kind run fused, a batch on each core.
+
+    Attributes:
+        fused: the decoder that runs instead of the model; None for the model itself.
     """
 
     def __init__(self, folder: Path, views: Sequence[FeatureView], renderer: Renderer, dtype: torch.dtype):
@@ -55,6 +66,7 @@ class FeatureExtractor:
         # The layer whose states the model returns.
         self._output_layer = last if is_truncated or last == config.num_hidden_layers else None
         self.supports_trees = not reads_score and shared_prefix.supports_trees(self.model)
+        self.fused = fuse_decoder(self.model) if self.supports_trees and self._device.type == "cpu" else None
         # Tokens in one forward pass. A CPU gains nothing from rows side by side, and a little from long ones.
         self.token_budget = 16_384 if self._device.type != "cpu" else 2048 if self.supports_trees else 1
 
@@ -79,7 +91,20 @@ class FeatureExtractor:
 
     def _compute_states(self, rendered: Sequence[RenderedConversation], layers: set[int]) -> Iterator[BatchStates]:
         """Yield the states of all conversations batch by batch, the longest first."""
+        if self.fused is not None:
+            return self._compute_fused(rendered, layers)
         return (self._compute_in_trees if self.supports_trees else self._compute_padded)(rendered, layers)
+
+    def _compute_fused(self, rendered: Sequence[RenderedConversation], layers: set[int]) -> Iterator[BatchStates]:
+        assert self.fused is not None
+        decoder, dtype = self.fused, self.model.dtype
+
+        def compute(trees: list[list[int]]) -> BatchStates:
+            forest = plant_forest([[rendered[i].ids for i in tree] for tree in trees], dtype)
+            states = decoder.run(forest, layers)
+            return [i for tree in trees for i in tree], {at: [states[at][p] for p in forest.paths] for at in layers}
+
+        return map_on_cores(compute, batch_by_prompt(rendered, self.token_budget // 2))
 
     def _compute_in_trees(self, rendered: Sequence[RenderedConversation], layers: set[int]) -> Iterator[BatchStates]:
         for trees in batch_by_prompt(rendered, self.token_budget):
@@ -114,3 +139,23 @@ class FeatureExtractor:
         return {
             at: outputs.last_hidden_state if at == self._output_layer else outputs.hidden_states[at] for at in layers
         }
+
+
+def map_on_cores(function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
+    """Yield the function of each item in their order, computed in as many threads as torch uses, one core for each.
+
+    Batches side by side do not wait for each other at each operation, as the threads of one operation do. What was
+    computed and not yet taken is at most one result a thread.
+    """
+    threads = torch.get_num_threads()
+    waiting: deque[Future[R]] = deque()
+    pool = ThreadPoolExecutor(threads, "extract", torch.set_num_threads, (1,))
+    try:
+        left = iter(items)
+        waiting.extend(pool.submit(function, item) for item in islice(left, 2 * threads))
+        while waiting:
+            yield waiting.popleft().result()
+            waiting.extend(pool.submit(function, item) for item in islice(left, 1))
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(threads)  # which the threads of the pool have set for all threads to come

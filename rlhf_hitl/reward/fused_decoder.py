@@ -1,0 +1,241 @@
+"""Run a decoder of Llama's kind on a CPU in fewer and larger steps than the library that defines it.
+
+The library's modules are general: they convert, copy and mask for every case, and on a CPU that takes longer than the
+products of matrices. Here a batch of prompt trees is one row of tokens; what all of its conversations begin with (the
+system prompt, mostly) is computed once; attention is one call for each block of a tree, with keys in the multiples that
+its kernel is fast at. The weights are the model's own, and so are the states, up to rounding: `fuse_decoder` tries.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import takewhile
+from typing import Any
+
+import torch
+from torch.nn.functional import linear, scaled_dot_product_attention, silu
+
+log = logging.getLogger(__name__)
+
+#: Decoders that are pre-normalised, rotate queries and keys, and have a gated MLP; what differs is looked up.
+ARCHITECTURES = ("LlamaModel", "MistralModel", "Qwen2Model")
+#: Angles that depend on a token's position alone; others depend on the longest conversation.
+ROTATIONS = ("default", "linear", "llama3")
+#: Queries of one call of attention. Shorter blocks compute less that is masked, longer ones are fewer.
+BLOCK = 256
+#: The number of keys is rounded up to a multiple of this: others take the kernel half as long again.
+KEY_MULTIPLE = 32
+
+
+@dataclass(frozen=True)
+class AttentionBlock:
+    """Queries that attend together: tokens [start, end) of the row, to keys [key_start, key_end) of the gathered ones.
+
+    `mask` is (1, 1, queries, keys), 0 where a query attends and -inf elsewhere.
+    """
+
+    start: int
+    end: int
+    key_start: int
+    key_end: int
+    mask: torch.Tensor
+
+
+@dataclass(frozen=True)
+class Forest:
+    """A batch of prompt trees in one row, after the beginning that they have in common.
+
+    Attributes:
+        ids, positions: (tokens,).
+        keys: (keys,), the token that each key of the blocks is of; a block's keys stand side by side.
+        paths: by conversation, the indices of its tokens in the row.
+    """
+
+    ids: torch.Tensor
+    positions: torch.Tensor
+    keys: torch.Tensor
+    blocks: tuple[AttentionBlock, ...]
+    paths: list[torch.Tensor]
+
+
+def plant_forest(trees: Sequence[Sequence[Sequence[int]]], dtype: torch.dtype) -> Forest:
+    """Pack trees, each given as the token ids of its conversations, for attention in `dtype`."""
+    root = _count_common([conversation for tree in trees for conversation in tree])
+    ids, positions = list(trees[0][0][:root]), list(range(root))
+    keys: list[int] = []
+    blocks: list[AttentionBlock] = []
+    paths: list[torch.Tensor] = []
+    if root:
+        _add_blocks(blocks, keys, 0, [], [(0, root)], dtype)
+    for tree in trees:
+        start, trunk = len(ids), _count_common(tree) if len(tree) > 1 else root
+        parts = [(root, trunk), *((trunk, len(conversation)) for conversation in tree)]
+        for conversation, (begin, end) in zip((tree[0], *tree), parts):
+            ids += conversation[begin:end]
+            positions += range(begin, end)
+        at = start + trunk - root
+        for begin, end in parts[1:]:
+            paths.append(torch.cat([torch.arange(root), torch.arange(start, start + trunk - root),
+                                    torch.arange(at, at + end - begin)]))  # fmt: skip
+            at += end - begin
+        _add_blocks(blocks, keys, start, list(range(root)), parts, dtype)
+    return Forest(torch.tensor(ids), torch.tensor(positions), torch.tensor(keys), tuple(blocks), paths)
+
+
+def _count_common(conversations: Sequence[Sequence[int]]) -> int:
+    """Return how many tokens all conversations begin with; each keeps its last one for itself."""
+    common = sum(1 for _ in takewhile(lambda tokens: len(set(tokens)) == 1, zip(*conversations)))
+    return min(common, *(len(ids) - 1 for ids in conversations))
+
+
+def _add_blocks(
+    blocks: list[AttentionBlock],
+    keys: list[int],
+    start: int,
+    root: list[int],
+    parts: Sequence[tuple[int, int]],
+    dtype: torch.dtype,
+) -> None:
+    """Add the blocks of one tree, whose parts (its trunk, then its branches) begin at token `start` of the row."""
+    sizes = torch.tensor([end - begin for begin, end in parts])
+    part = torch.cat(
+        [torch.zeros(len(root), dtype=torch.long), torch.repeat_interleave(torch.arange(len(parts)), sizes)]
+    )
+    own, key_start = int(sizes.sum()), len(keys)
+    keys += root + list(range(start, start + own))
+    keys += [0] * (-len(keys) % KEY_MULTIPLE)
+    for first in range(0, own, BLOCK):
+        last = min(first + BLOCK, own)
+        seen = len(root) + last
+        padded = seen + -seen % KEY_MULTIPLE
+        query, key = torch.arange(len(root) + first, seen)[:, None], torch.arange(seen)
+        attends = (key <= query) & ((part[key] == 0) | (part[key] == part[query]))
+        mask = torch.full((1, 1, last - first, padded), -torch.inf, dtype=dtype)
+        mask[0, 0, :, :seen].masked_fill_(attends, 0)
+        blocks.append(AttentionBlock(start + first, start + last, key_start, key_start + padded, mask))
+
+
+def fuse_decoder(model: Any) -> FusedDecoder | None:
+    """Return a decoder that computes what `model` computes (one that `shared_prefix.supports_trees`, on a CPU).
+
+    Its architecture is looked up, and it is tried out: a forest of a few tokens has to give the states that its
+    conversations give in the model. None, with the reason logged, where it is not one of these.
+    """
+    try:
+        reason = _find_obstacle(model)
+        decoder = None if reason else FusedDecoder(model)
+        if decoder is not None:
+            reason = _find_deviation(model, decoder)
+    except (AttributeError, TypeError, ValueError, RuntimeError) as e:
+        decoder, reason = None, f"{type(e).__name__}: {e}"
+    if reason:
+        log.info("the model runs as its library defines it: %s", reason)
+        return None
+    return decoder
+
+
+def _find_obstacle(model: Any) -> str | None:
+    if type(model).__name__ not in ARCHITECTURES:
+        return f"{type(model).__name__} is none of {', '.join(ARCHITECTURES)}"
+    if model.config.hidden_act != "silu":
+        return f"its activation is {model.config.hidden_act}"
+    if model.rotary_emb.rope_type not in ROTATIONS:
+        return f"its positions are of type {model.rotary_emb.rope_type}"
+    return None
+
+
+@torch.inference_mode()
+def _find_deviation(model: Any, decoder: FusedDecoder) -> str | None:
+    vocabulary = model.config.vocab_size
+    ids = [(i * 7919 + 11) % vocabulary for i in range(30)]
+    trees = [[ids[:9], ids[:6] + ids[9:14]], [ids[:4] + ids[14:]]]
+    forest = plant_forest(trees, model.dtype)
+    last = len(model.layers)
+    states = decoder.run(forest, {last})[last]
+    for path in forest.paths:
+        alone = model(forest.ids[path][None], use_cache=False).last_hidden_state[0]
+        deviation = (states[path] - alone).float().norm(dim=-1) / alone.float().norm(dim=-1)
+        if not (deviation < torch.finfo(alone.dtype).eps ** 0.5).all():  # half of the digits
+            return f"fused it gives other states (by {deviation.max():.1%})"
+    return None
+
+
+class FusedDecoder:
+    """The layers of a decoder of one of ARCHITECTURES. Use `fuse_decoder`, which checks that it is one."""
+
+    def __init__(self, model: Any):
+        self._model = model
+        self._layers = [_Layer(layer, model.config) for layer in model.layers]
+
+    @torch.inference_mode()
+    def run(self, forest: Forest, layers: set[int]) -> dict[int, torch.Tensor]:
+        """Return the states (tokens, width) after each of some layers, counted from 1; the last one's are normed where
+        the model norms them."""
+        states = self._model.embed_tokens(forest.ids)
+        cos, sin = (x[0, :, None] for x in self._model.rotary_emb(states[None], forest.positions[None]))
+        half = cos.shape[-1] // 2
+        rotation = cos[..., :half].contiguous(), sin[..., :half].contiguous()
+        kept = {0: states} if 0 in layers else {}
+        for i, layer in enumerate(self._layers, 1):
+            states = layer.run(states, forest, rotation)
+            if i in layers:
+                kept[i] = self._model.norm(states) if i == len(self._layers) else states
+        return kept
+
+
+class _Layer:
+    def __init__(self, layer: Any, config: Any):
+        attention, mlp = layer.self_attn, layer.mlp
+        projections = attention.q_proj, attention.k_proj, attention.v_proj
+        self._in_weight = torch.cat([p.weight for p in projections])
+        self._in_bias = torch.cat([p.bias for p in projections]) if attention.q_proj.bias is not None else None
+        self._out, self._mlp = attention.o_proj, mlp
+        self._norms = layer.input_layernorm, layer.post_attention_layernorm
+        self._epsilon = config.rms_norm_eps
+        self._head_size = attention.head_dim
+        self._heads = attention.q_proj.out_features // self._head_size
+        self._key_heads = attention.k_proj.out_features // self._head_size
+        self._scale = attention.scaling
+
+    def run(self, states: torch.Tensor, forest: Forest, rotation: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        states = states + self._attend(self._normalise(states, 0), forest, rotation)
+        x = self._normalise(states, 1)
+        gated = silu(linear(x, self._mlp.gate_proj.weight, self._mlp.gate_proj.bias), inplace=True)
+        gated *= linear(x, self._mlp.up_proj.weight, self._mlp.up_proj.bias)
+        return states + linear(gated, self._mlp.down_proj.weight, self._mlp.down_proj.bias)
+
+    def _normalise(self, states: torch.Tensor, which: int) -> torch.Tensor:
+        length = torch.linalg.vector_norm(states, dim=-1, keepdim=True, dtype=torch.float32)
+        scale = (length.square() / states.shape[-1] + self._epsilon).rsqrt_()
+        return (states * scale.to(states.dtype)).mul_(self._norms[which].weight)
+
+    def _attend(self, x: torch.Tensor, forest: Forest, rotation: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
+        projected = linear(x, self._in_weight, self._in_bias).view(len(x), -1, self._head_size)
+        rotated = self._heads + self._key_heads
+        rotate(projected[:, :rotated], *rotation)
+        queries = projected[:, : self._heads].transpose(0, 1)[None]
+        gathered = projected[:, self._heads :].index_select(0, forest.keys).transpose(0, 1)[None]
+        keys, values = gathered.split(self._key_heads, dim=1)
+        outputs = [
+            scaled_dot_product_attention(
+                queries[:, :, b.start : b.end],
+                keys[:, :, b.key_start : b.key_end],
+                values[:, :, b.key_start : b.key_end],
+                attn_mask=b.mask,
+                scale=self._scale,
+                enable_gqa=self._heads != self._key_heads,
+            )[0].transpose(0, 1)
+            for b in forest.blocks
+        ]
+        return linear(torch.cat(outputs).flatten(1), self._out.weight, self._out.bias)
+
+
+def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> None:
+    """Rotate heads (tokens, heads, d) in place by angles whose cosines and sines are (tokens, 1, d / 2)."""
+    first, second = x.chunk(2, dim=-1)
+    new_first = first * cos
+    new_first.addcmul_(second, sin, value=-1)
+    second.mul_(cos).addcmul_(first, sin)
+    first.copy_(new_first)

@@ -21,8 +21,8 @@ def draw_replay(f: dict[str, Any]) -> str:
     def make_row(name: str, key: str) -> str:
         cells = []
         for part in ("", "crossed."):
-            interval = f" ({f[f'{part}{key}.low']:.3f} to {f[f'{part}{key}.high']:.3f})" if key == "accuracy" else ""
-            cells.append(f"{f[part + key]:.3f}{interval}")
+            interval = f" ({f[f'{part}{key}.low']:.1%} to {f[f'{part}{key}.high']:.1%})" if key == "accuracy" else ""
+            cells.append(f"{f[part + key]:.1%}{interval}")
         return f"| {name} | {cells[0]} | {cells[1]} |\n"
 
     return (
@@ -32,7 +32,7 @@ def draw_replay(f: dict[str, Any]) -> str:
         + make_row("floor: length", "floor.length")
         + make_row("floor: bag of words", "floor.bag_of_words")
         + f"| labels | {f['heldout_labels']} | {f['crossed.labels']} |\n"
-        f"\nThe figures leave out ties. The calibration error on the held-out questions is {f['ece']:.3f}.\n"
+        f"\nThe figures leave out ties. The calibration error on the held-out questions is {f['ece']:.1%}.\n"
     )
 
 
@@ -43,7 +43,7 @@ def draw_loop_time(f: dict[str, Any]) -> str:
         "Error reduction by review": f["report.error_reduction"],
     }
     accepted_nothing = f["report.intervention_rate"] == 1
-    rows = "".join(f"| {k} | {'not known yet' if v is None else f'{v:.0%}'} |\n" for k, v in shares.items())
+    rows = "".join(f"| {k} | {'not known yet' if v is None else f'{v:.1%}'} |\n" for k, v in shares.items())
     return (
         f"{f['rounds']:.0f} rounds with SmolLM2-135M took {f['minutes']:.0f} minutes. "
         "The report after them, with *simulated* raters:\n\n"
@@ -205,6 +205,32 @@ def draw_reward_head(f: dict[str, Any]) -> str:
     )
 
 
+def draw_features_speed(f: dict[str, Any]) -> str:
+    def make_row(precision: str, prefix: str) -> str:
+        ratio, low, high = (f[f"{prefix}tokens_ratio{end}"] for end in ("", ".low", ".high"))
+        return (
+            f"| {precision} | {f[f'{prefix}library.tokens_per_s']:,.0f} | {f[f'{prefix}fused.tokens_per_s']:,.0f} | "
+            f"{ratio:.1f} ({low:.1f} to {high:.1f}) |\n"
+        )
+
+    def describe_change(name: str, key: str) -> str:
+        change, low, high = (100 * f[f"{key}.accuracy_change{end}"] for end in ("", ".low", ".high"))
+        return (
+            f"On {f[f'{key}.labels']} labels of {name} a head on the fused decoder's features is right in "
+            f"{f[f'{key}.fused.accuracy']:.1%}, on the library's in {f[f'{key}.library.accuracy']:.1%} "
+            f"({change:+.1f} points, {low:+.1f} to {high:+.1f}). "
+        )
+
+    return (
+        f"| tokens a second, {f['threads']} threads | as the library runs it | fused | ratio (worst to best turn) |\n"
+        "| --- | ---: | ---: | ---: |\n"
+        + (make_row("bfloat16", "") + make_row("float32", "float32.") if f["bits"] == 16 else make_row("float32", ""))
+        + "\n"
+        + (describe_change("HH-RLHF helpful-base", "hh") + describe_change("MT-Bench", "mt_bench")).strip()
+        + "\n"
+    )
+
+
 def draw_reward_training(f: dict[str, Any]) -> str:
     return _draw_speeds(f, "training", "TRL's `RewardTrainer`")
 
@@ -281,6 +307,7 @@ def draw_error_latency(f: dict[str, Any]) -> str:
 
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "contention": draw_contention,
+    "features_speed": draw_features_speed,
     "first_minutes": draw_first_minutes,
     "hostile_load": draw_hostile_load,
     "bulk": draw_bulk,

@@ -8,7 +8,7 @@ the head. Two floors are measured on the same labels: the longer (or shorter) an
 fitted to the labels of the head. The constants of the head were chosen on other labels, the rest of HH helpful-base
 (`reward/standardiser.py`).
 
-The features are the slow part (SmolLM2-135M on two cores reads some 1,000 tokens a second, and there are a million):
+The features are the slow part (`features_speed.py`; there are a million tokens):
 they are kept in the workspace as they are computed, so that a run that was stopped can go on. `--hh-pairs` limits the
 pairs of HH, by comparison id, which is a hash. `--quick` reads few labels, cut to 64 tokens, in two splits.
 """
@@ -36,7 +36,7 @@ from rlhf_hitl.reward.labelled_pairs import (
     load_labelled_pairs,
     select_decided,
 )
-from rlhf_hitl.reward.rendering import measure_completion_lengths
+from rlhf_hitl.reward.rendering import Conversation, measure_completion_lengths
 from rlhf_hitl.reward.standardiser import Standardiser
 from rlhf_hitl.reward.training.vote_weight_choice import choose_vote_weight
 from rlhf_hitl.stats.calibration import estimate_calibration_error
@@ -61,12 +61,19 @@ def read_labels_of_set(path: Path, limit: int | None) -> list[LabelledPair]:
     return sorted(pairs, key=lambda p: p.comparison.id)[:limit]
 
 
+def list_chats(pairs: Sequence[LabelledPair]) -> list[Conversation]:
+    return [p.first for p in pairs] + [p.second for p in pairs]
+
+
 def cross_validate_set(
-    pairs: Sequence[LabelledPair], cache: FeatureCache, seed: int, folds: int
-) -> dict[str, float | int]:
+    pairs: Sequence[LabelledPair], features: np.ndarray, seed: int, folds: int
+) -> tuple[dict[str, float | int], np.ndarray]:
+    """Return the figures, and whether each label with a preference was predicted (0.5: no preference predicted).
+
+    `features` are those of `list_chats`, (2 pairs, width).
+    """
     n = len(pairs)
-    chats = [p.first for p in pairs] + [p.second for p in pairs]
-    features, lengths, votes = cache.features(chats), measure_completion_lengths(chats), count_votes(pairs)
+    lengths, votes = measure_completion_lengths(list_chats(pairs)), count_votes(pairs)
     families = np.array([p.comparison.prompt.family for p in pairs])
     names, family = np.unique(families, return_inverse=True)
     shuffled = np.random.default_rng(seed).permutation(len(names))
@@ -105,21 +112,22 @@ def compute_figures(
     longer: np.ndarray,
     by_length: np.ndarray,
     families: np.ndarray,
-) -> dict[str, float | int]:
+) -> tuple[dict[str, float | int], np.ndarray]:
     is_decided = np.array([p.label.preferred is not None for p in pairs])
     truth = np.array([1.0 if p.label.preferred == p.label.first else -1.0 for p in pairs])[is_decided]
 
     def score_correct(m: np.ndarray) -> np.ndarray:
         return np.where(m[is_decided] == 0, 0.5, m[is_decided] * truth > 0)
 
-    low, high = clustered_share_interval(score_correct(margins), families[is_decided])
+    is_correct = score_correct(margins)
+    low, high = clustered_share_interval(is_correct, families[is_decided])
     p = probabilities[is_decided]
     right = score_correct(probabilities - 0.5)
     floors = float(score_correct(by_length).mean()), float(score_correct(words).mean())
-    return {
+    figures = {
         "labels": int(is_decided.sum()),
         "prompts": len(set(families[is_decided])),
-        "accuracy": float(score_correct(margins).mean()),
+        "accuracy": float(is_correct.mean()),
         "accuracy.low": low,
         "accuracy.high": high,
         "accuracy.floor": max(0.5, *floors),
@@ -128,6 +136,7 @@ def compute_figures(
         "floor.bag_of_words": floors[1],
         "ece": estimate_calibration_error(np.maximum(p, 1 - p), right, families[is_decided])[0],
     }
+    return figures, is_correct
 
 
 def main() -> None:
@@ -150,7 +159,8 @@ def main() -> None:
         cache = FeatureCache(Path(args.workspace or folder) / "features", backbone)
         for name, path in SETS.items():
             pairs = read_labels_of_set(Path(args.data) / path, limits.get(name))
-            found = cross_validate_set(pairs, cache, args.seed, 2 if args.quick else FOLDS)
+            features = cache.features(list_chats(pairs))
+            found, _ = cross_validate_set(pairs, features, args.seed, 2 if args.quick else FOLDS)
             figures |= {f"{name}.{key}": value for key, value in found.items()}
     notes = (
         "Labels with a preference; intervals take the labels of one prompt together; the floor is the highest of a "

@@ -49,6 +49,16 @@ def test_reward_accuracy_runs_on_real_votes(shared_data, tiny_model):
         assert 0 <= figures[f"{name}.ece"] <= 1
 
 
+def test_features_are_read_fused_and_as_the_library_does(shared_data, tiny_model):
+    figures = quick("features_speed.py", "--data", str(shared_data), "--backbone", str(tiny_model))
+    assert figures["tokens_ratio"] == pytest.approx(figures["fused.tokens_per_s"] / figures["library.tokens_per_s"])
+    for name in ("hh", "mt_bench"):
+        change = figures[f"{name}.fused.accuracy"] - figures[f"{name}.library.accuracy"]
+        assert figures[f"{name}.accuracy_change"] == pytest.approx(change)
+        low, high = figures[f"{name}.accuracy_change.low"], figures[f"{name}.accuracy_change.high"]
+        assert -1 <= low <= figures[f"{name}.accuracy_change"] <= high <= 1
+
+
 def test_reward_head_runs_on_generated_labels():
     figures = quick("reward_head.py")
     assert figures["labels"] == 500

@@ -104,7 +104,9 @@ class FeatureExtractor:
             states = decoder.run(forest, layers)
             return [i for tree in trees for i in tree], {at: [states[at][p] for p in forest.paths] for at in layers}
 
-        return map_on_cores(compute, batch_by_prompt(rendered, self.token_budget // 2))
+        # Few conversations are shared out, too.
+        share = sum(len(r.ids) for r in rendered) // torch.get_num_threads()
+        return map_on_cores(compute, batch_by_prompt(rendered, min(self.token_budget // 2, max(share, 128))))
 
     def _compute_in_trees(self, rendered: Sequence[RenderedConversation], layers: set[int]) -> Iterator[BatchStates]:
         for trees in batch_by_prompt(rendered, self.token_budget):

@@ -20,7 +20,7 @@ from rlhf_hitl.reward.rendering import Conversation, RenderedConversation
 
 log = logging.getLogger(__name__)
 
-WRITE_EVERY = 32  # conversations computed between two writes to disk
+WRITE_EVERY = 128  # conversations computed between two writes to disk
 
 
 class FeatureCache:

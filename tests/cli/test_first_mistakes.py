@@ -16,6 +16,7 @@ import yaml
 
 from checkout import ROOT
 from command_line import Outcome, run_command
+from plain_words import assert_plain
 from rlhf_hitl.config import load_settings
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.formats.importing import import_bundled, import_path
@@ -137,11 +138,6 @@ def test_a_setting_that_there_is_not_is_answered_with_the_nearest(monkeypatch):
     monkeypatch.setenv("RLHF_HITL_LEASE_SECOND", "1")
     with pytest.raises(BadInput, match=r"did you mean RLHF_HITL_LEASE_SECONDS\?"):
         load_settings()
-
-
-def assert_plain(text: str) -> None:
-    for leak in ("Input should", "Value error", "pydantic", "valid integer", "field required", "Truthy", "invalid int"):
-        assert leak.lower() not in text.lower(), text
 
 
 @pytest.mark.parametrize("field", [*LoopConfig.model_fields])

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from plain_words import assert_plain
 from rlhf_hitl.cli import app, register_commands
 from rlhf_hitl.errors import BadInput, NotFound
 from rlhf_hitl.formats.importing import import_path
@@ -155,12 +156,17 @@ def test_a_file_that_is_not_an_evaluation_is_named_with_its_place(tmp_path):
     summary = json.loads((tmp_path / "evaluation.json").read_text())
     del summary["accuracy"]
     (tmp_path / "evaluation.json").write_text(json.dumps(summary))
-    with pytest.raises(BadInput, match=r"evaluation\.json.*accuracy.*evaluate again"):
+    with pytest.raises(BadInput, match=r"evaluation\.json: accuracy: expected a value.*evaluate again") as caught:
+        load_evaluation(tmp_path)
+    assert_plain(str(caught.value))
+    (tmp_path / "evaluation.json").write_text("[]")
+    with pytest.raises(BadInput, match=r"evaluation\.json: expected names and values, as `evaluate` of this version"):
         load_evaluation(tmp_path)
     with (tmp_path / "examples.jsonl").open("a") as f:
         f.write('{"comparison_id": 1}\n')
-    with pytest.raises(BadInput, match=r"examples\.jsonl:2"):
+    with pytest.raises(BadInput, match=r"examples\.jsonl:2: comparison_id: expected a text") as caught:
         list(read_evaluated_pairs(tmp_path))
+    assert_plain(str(caught.value))
 
 
 def test_the_evaluations_of_a_workspace_come_newest_first(tmp_path):

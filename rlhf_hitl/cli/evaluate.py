@@ -5,7 +5,7 @@ from __future__ import annotations
 import json as jsonlib
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from rlhf_hitl.reward.evaluation_record import AccuracyDifference, EvaluatedPair, Evaluation
     from rlhf_hitl.reward.model import RewardModel
     from rlhf_hitl.store import Store
+    from rlhf_hitl.store.reward_models import RewardModelRecord
 
 
 @command(
@@ -137,8 +138,11 @@ def evaluate_command(
         )
     save_evaluation(folder, evaluation, replayed)
     with suppress(OSError):  # the model may be in a folder that this user cannot write to
-        model_card.add_evaluation_to_card(Path(get_reward_model(opened, model.id).path), evaluation)
-    difference = None if rival_pairs is None else compare_evaluated_pairs(replayed, rival_pairs, str(against))
+        model_card.add_evaluation_to_card(get_reward_model(opened, model.id), evaluation)
+    models = list_reward_models(opened)
+    difference = None
+    if rival_pairs is not None:
+        difference = compare_evaluated_pairs(replayed, rival_pairs, _name_rival(str(against), earlier, rival, models))
     gates = check_gates(
         evaluation, difference if no_worse_than else None, min_accuracy=min_accuracy, max_ece=max_ece,
         above_floors=above_floors, min_slices=slices,
@@ -150,16 +154,18 @@ def evaluate_command(
     if html is not None:
         from rlhf_hitl.reward.evaluation.html_report import render_evaluation_html
 
-        write_text_atomically(html, render_evaluation_html(evaluation, replayed, gates, difference))
+        write_text_atomically(html, render_evaluation_html(evaluation, replayed, gates, difference, models))
     failed = [g for g in gates if not g.passed]
-    shown_name = display_evaluation_name(name, list_reward_models(opened))
+    shown_name = display_evaluation_name(name, models)
     label_kind = "replayed" if data else "held-out" if split is Split.HELDOUT else split.value
     return Result(
         evaluation.as_dict()
         | {
             "folder": str(folder),
             "identical_sides": labels.identical_sides,
-            "difference": None if difference is None else asdict(difference) | {"is_worse": difference.is_worse},
+            "difference": None
+            if difference is None
+            else asdict(difference) | {"against": against, "is_worse": difference.is_worse},
             "gates": [{"name": g.name, "passed": g.passed, "said": g.sentence} for g in gates],
             "gate_passed": not failed if gates else None,
         },
@@ -238,6 +244,19 @@ def _find_evaluation(store: Store, workspace: Path, against: str) -> Path | None
     names = [folder.name for folder in list_evaluation_folders(workspace)]
     found = find_evaluation_name(against, names, list_reward_models(store))
     return None if found is None else workspace / "evaluations" / found
+
+
+def _name_rival(
+    against: str, earlier: Path | None, rival: RewardModel | None, models: Sequence[RewardModelRecord]
+) -> str:
+    """Return what people call the other side of a comparison; `against` itself for what the store does not know."""
+    from rlhf_hitl.store.reward_models import display_evaluation_name, display_name_of_id
+
+    if earlier is not None:
+        return display_evaluation_name(earlier.resolve().name, models, with_id=True)
+    if rival is not None and any(model.id == rival.id for model in models):
+        return display_name_of_id(rival.id, models)
+    return against
 
 
 def _describe_origin(evaluation: Evaluation) -> str:

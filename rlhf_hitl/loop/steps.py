@@ -150,7 +150,7 @@ class RoundSteps:
         except NoLabelsToEvaluate as e:
             return {"n": 0, "reason": str(e)}
         save_evaluation(self.settings.workspace / "evaluations" / name, evaluation, examples)
-        model_card.add_evaluation_to_card(Path(get_reward_model(self.store, model.id).path), evaluation)
+        model_card.add_evaluation_to_card(get_reward_model(self.store, model.id), evaluation)
         return evaluation.as_dict()
 
     def tune_with_dpo(self) -> dict[str, Any]:

@@ -8,14 +8,15 @@ from rlhf_hitl.report_page import render_page
 from rlhf_hitl.reward.evaluation import plots
 from rlhf_hitl.reward.evaluation.gates import GateResult
 from rlhf_hitl.reward.evaluation_record import AccuracyDifference, EvaluatedPair, Evaluation
+from rlhf_hitl.store.reward_models import RewardModelRecord, display_evaluation_name, display_name_of_id
 
 MAX_DISAGREEMENTS = 20
 MAX_CHARACTERS = 4000  # of a prompt or an answer
 
 _BODY = """{% macro chat(messages) %}{% for m in messages %}<div class="role">{{ m.role }}</div>
 <pre tabindex="0">{{ cut(m.content) }}</pre>{% endfor %}{% endmacro %}
-<h1>Evaluation {{ e.name }}</h1>
-<p class="quiet id">Reward model {{ e.reward_model_id }}, {{ made }}, labels {{ e.data_hash }}</p>
+<h1>{{ title }}</h1>
+<p class="quiet id">Reward model {{ model }}, {{ made }}, labels {{ e.data_hash }}</p>
 {% for note in (e.measured_note, e.learnt_note) if note %}<p class="notice simulated">{{ note }}</p>{% endfor %}
 {% if e.includes_training_prompts %}<p class="notice caveat">{{ e.caveat }}</p>
 {% elif e.caveat %}<p>{{ e.caveat }}</p>{% endif %}
@@ -59,13 +60,19 @@ def render_evaluation_html(
     pairs: Sequence[EvaluatedPair],
     gates: Sequence[GateResult] = (),
     difference: AccuracyDifference | None = None,
+    models: Sequence[RewardModelRecord] = (),
 ) -> str:
-    """Render the page. Prompts and answers are escaped, and cut where they are very long."""
+    """Render the page. Prompts and answers are escaped, and cut where they are very long.
+
+    Args:
+        models: the store's, after which the evaluation and its model are called.
+    """
     wrong = [x for x in pairs if x.correct == 0]
     return render_page(
-        f"Evaluation {evaluation.name}",
+        f"Evaluation {display_evaluation_name(evaluation.name, models)}",
         _BODY,
         e=evaluation,
+        model=display_name_of_id(evaluation.reward_model_id, models),
         made=evaluation.created_at[:16].replace("T", " ") + " UTC",
         gates=gates,
         cards=_list_cards(evaluation, difference),

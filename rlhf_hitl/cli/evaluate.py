@@ -26,6 +26,7 @@ from rlhf_hitl.files import write_text_atomically
 from rlhf_hitl.types import Split
 
 if TYPE_CHECKING:
+    from rlhf_hitl.reward.evaluation.gates import SliceThreshold
     from rlhf_hitl.reward.evaluation_record import AccuracyDifference, EvaluatedPair, Evaluation
     from rlhf_hitl.reward.model import RewardModel
     from rlhf_hitl.store import Store
@@ -88,6 +89,7 @@ def evaluate_command(
     """Replay raters' labels of held-out prompts: accuracy with floors and a ceiling, calibration, slices and gates."""
     from rlhf_hitl.formats import open_source
     from rlhf_hitl.reward.evaluation.gates import SliceThreshold, check_gates
+    from rlhf_hitl.reward.registry import locate_reward_model
     from rlhf_hitl.store import Store
     from rlhf_hitl.store.reward_models import display_evaluation_name, get_reward_model, list_reward_models
 
@@ -112,7 +114,7 @@ def evaluate_command(
     if data is not None:
         open_source(data, format)  # an unreadable file is reported before the model is loaded
     opened, workspace = Store.open(store), load_settings().workspace
-    locate_requested_model(opened, reward_model)  # and so is what is missing
+    model_folder = locate_reward_model(opened, reward_model)  # and so is what is missing
     earlier = _find_evaluation(opened, workspace, against) if against is not None else None
     if against is not None and earlier is None:
         try:
@@ -122,16 +124,20 @@ def evaluate_command(
             raise NotFound(f"{against!r}", expected="a reward model or an earlier evaluation", fix=fix) from e
     if data is None:
         _require_judgments(opened, split)
-    model = load_requested_model(opened, reward_model)
-    from rlhf_hitl.reward import model_card
-    from rlhf_hitl.reward.evaluation.compare import compare_evaluated_pairs
-    from rlhf_hitl.reward.evaluation.storage import read_evaluated_pairs, save_evaluation
-
-    rival = load_requested_model(opened, against, register=False) if against is not None and earlier is None else None
-    name = name or f"{split.value if data is None else _name_from_path(data)}-{model.id}"
-    folder = workspace / "evaluations" / name
-    replaced = folder.exists()
     with _open_labels(opened, data, format, split) as labels:
+        if slices:
+            labels.require_slices(slices, model_folder)
+        model = load_requested_model(opened, reward_model)
+        from rlhf_hitl.reward import model_card
+        from rlhf_hitl.reward.evaluation.compare import compare_evaluated_pairs
+        from rlhf_hitl.reward.evaluation.storage import read_evaluated_pairs, save_evaluation
+
+        rival = (
+            load_requested_model(opened, against, register=False) if against is not None and earlier is None else None
+        )
+        name = name or f"{split.value if data is None else _name_from_path(data)}-{model.id}"
+        folder = workspace / "evaluations" / name
+        replaced = folder.exists()
         evaluation, replayed = labels.replay(model, name, check_order)
         rival_pairs = (
             read_evaluated_pairs(earlier) if earlier else labels.replay(rival, str(against))[1] if rival else None
@@ -202,6 +208,18 @@ class _ReplayedLabels:
         return evaluate_reward_model(
             model, self.store, split=self.split, home=self.home, name=name, format=self.format, check_order=check_order
         )
+
+    def require_slices(self, wanted: Sequence[SliceThreshold], model_folder: Path) -> None:
+        """Raise NotFound for a slice that the evaluation of a saved model will not have, without loading the model."""
+        from rlhf_hitl.reward.evaluation.evaluated_pairs import find_slices, select_unseen
+        from rlhf_hitl.reward.evaluation.gates import require_slices
+        from rlhf_hitl.reward.labelled_pairs import load_labelled_pairs
+        from rlhf_hitl.reward.seen_prompts import SeenPrompts
+
+        seen = SeenPrompts.load(model_folder) or SeenPrompts.of(())
+        pairs = select_unseen(load_labelled_pairs(self.store, self.split), seen, self.split)
+        if any(p.label.preferred is not None for p in pairs):  # else the replay says that there are none
+            require_slices(find_slices(pairs), wanted)
 
 
 @contextmanager

@@ -420,6 +420,25 @@ def test_the_command_prints_the_figures_and_the_floors(evaluated):
     assert "0 labels of prompts the model was trained on, 0 of prompts that set its temperature" in evaluated().stdout
 
 
+def test_a_slice_that_there_is_not_is_told_before_the_model_is_loaded(evaluated, judged_store, tmp_path):
+    slices = json.loads(evaluated("--json").stdout)["slices"]
+    folders = list_evaluation_folders(tmp_path)
+    [head] = tmp_path.glob("reward/*/reward_head.safetensors")
+    head.write_bytes(b"")  # whoever loads the model says that it is damaged
+    file = tmp_path / "votes.jsonl"
+    file.write_text('{"prompt": "Tea or milk?", "chosen": "Tea, please.", "rejected": "Milk."}\n')
+    for wanted, *more in (("topic=poetry:0.5",), ("confidence=0.5:0.5",), ("policies=x:0.5", "--data", file)):
+        done = evaluated("--min-slice", wanted, *map(str, more))
+        assert done.exit_code == 2
+        [line] = done.stderr.strip().splitlines()
+        assert line.startswith(f"error: --min-slice {wanted.removesuffix(':0.5')}: expected a slice of this evaluation")
+    for kind, values in slices.items():
+        for value in values:  # every one that there is goes on to the model
+            done = evaluated("--min-slice", f"{kind}={value}:0.5")
+            assert "reward_head.safetensors" in done.stderr, (kind, value)
+    assert list_evaluation_folders(tmp_path) == folders
+
+
 @pytest.mark.parametrize(
     "harm",
     [

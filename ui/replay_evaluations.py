@@ -24,6 +24,7 @@ from rlhf_hitl.reward.evaluation_record import Estimate, Evaluation
 from rlhf_hitl.store.reward_models import RewardModelRecord, display_evaluation_name, display_name_of_id
 from rlhf_hitl.ui.markdown import make_visible
 from rlhf_hitl.ui.pages import load_templates
+from rlhf_hitl.wording import say_count
 
 SLICES_LIMIT = 200  # rows of the table of slices
 
@@ -143,7 +144,8 @@ def _list_figures(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
     yield _format_figure(
         "Accuracy",
         e.accuracy,
-        f"of {e.n:,} labels with a preference: how often the answer the raters preferred has the higher reward",
+        f"of {say_count(e.n, 'label')} with a preference: how often the answer the raters preferred has the higher "
+        "reward",
     )
     yield _format_figure(
         f"The {e.length_rule} answer wins",
@@ -168,7 +170,7 @@ def _list_facts(evaluation: Evaluation) -> Iterator[str]:
     above = "is clear of" if e.clear_of_floors else "is above, within chance," if e.above_floors else "is not above"
     name, floor = e.floor
     yield f"The accuracy {above} the floors, the highest of which is {floor:.1%} ({name})."
-    yield f"Not counted: {', '.join(f'{n:,} {reason}' for n, reason in e.left_out if n) or 'nothing'}."
+    yield f"Not counted: {', '.join(text for n, text in e.left_out if n) or 'nothing'}."
     if e.three_way:
         yield (
             f"With ties as a third answer it says what the raters said of {e.three_way.accuracy.text} "
@@ -182,7 +184,7 @@ def _list_facts(evaluation: Evaluation) -> Iterator[str]:
     if e.position and e.position.pairs:
         yield (
             f"Computing the two answers in the other order changes its margin by {e.position.asymmetry:.2g} at most, "
-            f"of {e.position.pairs} pairs."
+            f"of {say_count(e.position.pairs, 'pair')}."
         )
     if e.position and e.position.raters:
         first = e.position.raters
@@ -238,7 +240,7 @@ def _draw_plots(folder: Path, _written_ns: int) -> dict[str, str]:
 
 def _compare(side_by_side: SideBySide) -> str:
     """Say whether one of two models is better by more than chance, by the same rule as the gate `no-worse-than`."""
-    shared = f"They share {len(side_by_side.rows):,} labels with a preference"
+    shared = f"They share {say_count(len(side_by_side.rows), 'label')} with a preference"
     difference = side_by_side.difference
     if difference is None or difference.ours + difference.theirs == 0:
         return f"{shared}, and are right about the same ones."

@@ -24,6 +24,7 @@ from rlhf_hitl.config import load_settings
 from rlhf_hitl.errors import BadInput, NotFound
 from rlhf_hitl.files import write_text_atomically
 from rlhf_hitl.types import Split
+from rlhf_hitl.wording import say_count
 
 if TYPE_CHECKING:
     from rlhf_hitl.reward.evaluation.gates import SliceThreshold
@@ -176,7 +177,7 @@ def evaluate_command(
             "gate_passed": not failed if gates else None,
         },
         make_table(
-            f"Accuracy on {evaluation.n} {label_kind} labels" + _describe_origin(evaluation),
+            f"Accuracy on {say_count(evaluation.n, f'{label_kind} label')}{_describe_origin(evaluation)}",
             _make_rows(evaluation),
             ("", "value", "95 % interval"),
         ),
@@ -302,9 +303,9 @@ def _make_rows(evaluation: Evaluation) -> list[tuple[str, str, str]]:
 
 
 def _make_notes(evaluation: Evaluation, identical_sides: int, difference: AccuracyDifference | None) -> list[str]:
-    left_out = [f"{n} {kind}" for n, kind in evaluation.left_out]
+    left_out = [text for _, text in evaluation.left_out]
     if identical_sides:
-        left_out.append(f"{identical_sides} rows with two identical answers")
+        left_out.append(say_count(identical_sides, "row with two identical answers", "rows with two identical answers"))
     lines = [note for note in (evaluation.learnt_note, evaluation.caveat) if note]
     lines.append(f"Left out: {', '.join(left_out)}. Intervals treat the pairs of one prompt as one cluster.")
     if weak := sorted(
@@ -315,9 +316,11 @@ def _make_notes(evaluation: Evaluation, identical_sides: int, difference: Accura
     ):
         lines.append("Slices with a lower accuracy than all labels: " + ", ".join(text for _, text in weak[:5]))
     if (p := evaluation.position) and p.pairs:
-        lines.append(f"Swapping the two sides changes its margin by at most {p.asymmetry:.2g}, on {p.pairs} pairs.")
+        pairs = say_count(p.pairs, "pair")
+        lines.append(f"Swapping the two sides changes its margin by at most {p.asymmetry:.2g}, on {pairs}.")
     if p and p.raters:
-        line = f"Raters chose what was shown first in {p.raters.text} of {p.raters.n} votes ({p.raters.bounds})"
+        votes = say_count(p.raters.n, "vote")
+        line = f"Raters chose what was shown first in {p.raters.text} of {votes} ({p.raters.bounds})"
         if p.first and p.second:
             line += f"; the model agrees with {p.first.text} of those and with {p.second.text} of the others"
         lines.append(f"{line}.")

@@ -15,6 +15,7 @@ from rlhf_hitl.models import SHORT_NAMES
 from rlhf_hitl.reward import CARD_FILE
 from rlhf_hitl.reward.evaluation_record import Evaluation
 from rlhf_hitl.store.reward_models import SHORT_ID_LENGTH, RewardModelRecord, display_name, put_name_for_id
+from rlhf_hitl.wording import say_count
 
 README_FILE = "README.md"
 
@@ -75,8 +76,8 @@ None yet: `rlhf-hitl evaluate --reward-model {{ card.id }}` replays held-out lab
 
 - It knows the raters, prompts and policies of its training labels. Before you use it on others, evaluate it on their
   labels.
-- To fit {{ card.backbone.max_length }} tokens, {{ card.prompts_cut }} prompts were cut at their beginning
-  and {{ card.completions_cut }} completions at their end.
+- To fit {{ card.backbone.max_length }} tokens, {{ card.prompts_cut|count("prompt was", "prompts were") }} cut at the
+  beginning and {{ card.completions_cut|count("completion") }} at the end.
 {% if card.length_alone is defined and card.masses.values()|min >= card.length_alone %}
 - On training prompts it was not fitted to, it predicted raters no better than the lengths of the answers alone.
 {% endif %}
@@ -98,6 +99,7 @@ def render_card(card: Mapping[str, Any]) -> str:
     )
     environment = Environment(trim_blocks=True, lstrip_blocks=True)
     environment.filters["percent"] = "{:.1%}".format
+    environment.filters["count"] = say_count
     # A model that no store knows is called by its id.
     name, short_id = card.get("name", card["id"]), card["id"][:SHORT_ID_LENGTH]
     environment.filters["named"] = lambda evaluation: put_name_for_id(evaluation, card["id"], name)

@@ -335,7 +335,7 @@ def test_simulated_raters_without_work_say_why(sqlite_store, add_comparisons):
     done = run_command("simulate", "--store", sqlite_store.url)
     assert "quickstart --no-serve" in done.stdout
     add_comparisons(sqlite_store, 1)
-    assert "1 simulated judgments" in run_command("simulate", "--store", sqlite_store.url).stdout
+    assert "1 simulated judgment;" in run_command("simulate", "--store", sqlite_store.url).stdout
     assert "All that was wanted is judged" in run_command("simulate", "--store", sqlite_store.url).stdout
 
 

@@ -230,7 +230,7 @@ def test_commands_print_the_name_and_take_it_and_the_list_has_what_is_known(trai
     assert f"one of this store's (head · {today} · 2 ({second.short_id})" in missing
     evaluation = tmp_path / "workspace" / "evaluations" / "first" / "evaluation.json"
     evaluation.write_text("{")
-    assert "1 evaluations cannot be read: first" in trained("models", "list").stdout
+    assert "1 evaluation cannot be read: first" in trained("models", "list").stdout
 
 
 def test_a_card_without_a_name_gets_one_with_its_first_evaluation(trained, sqlite_store):

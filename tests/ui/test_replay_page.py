@@ -277,6 +277,17 @@ def test_the_page_tells_labels_of_simulated_raters_from_a_model_that_learnt_from
     ])  # fmt: skip
 
 
+def test_one_tie_is_one_tie(serve, page):
+    server = serve()
+    put(server.folder / "workspace", "one", [example(0), example(1, correct=None)])
+    put(server.folder / "workspace", "other", [example(0), example(1, correct=None)])
+    open_evaluation(page, server, "eve", "one")
+    expect(page.locator(".measurements")).to_contain_text("Not counted: 1 tie.")
+    expect(page.locator("#evaluation .figure").first).to_contain_text("of 1 label with a preference")
+    page.goto(f"{server.address}/replay/#of=one&beside=other")
+    expect(page.locator(".verdict")).to_contain_text("They share 1 label with a preference, and are right")
+
+
 def test_a_benchmark_without_all_its_parts_has_no_overall_score(serve, page):
     server = serve()
     note = "no overall score without Chat Hard; 12 of 2,985 examples"

@@ -31,6 +31,7 @@ from rlhf_hitl.stats.calibration import estimate_calibration_error, split_into_e
 from rlhf_hitl.stats.ceiling import estimate_noise_ceiling
 from rlhf_hitl.store import Store
 from rlhf_hitl.types import Split, utc_now
+from rlhf_hitl.wording import say_count
 
 MIN_CALIBRATION_LABELS = 20  # with fewer, the training labels show how readily raters call a tie
 
@@ -76,10 +77,10 @@ def evaluate_reward_model(
     if not is_decided.any():
         n_seen = len(usable) - len(pairs)
         raise NoLabelsToEvaluate(
-            f"{split.value} split of {store.safe_url}: {len(split_labels)} labels",
+            f"{split.value} split of {store.safe_url}: {say_count(len(split_labels), 'label')}",
             expected="at least one with a preference",
             fix="import a preference set or rate comparisons of held-out prompts"
-            + (f" (the model has seen the prompts of {n_seen} labels)" if n_seen else ""),
+            + (f" (the model has seen the prompts of {say_count(n_seen, 'label')})" if n_seen else ""),
         )
     first, second = [p.first for p in pairs], [p.second for p in pairs]
     margins, stds, probabilities = model.margins(first, second)

@@ -8,6 +8,7 @@ from difflib import get_close_matches
 
 from rlhf_hitl.errors import BadInput, NotFound
 from rlhf_hitl.reward.evaluation_record import AccuracyDifference, Estimate, Evaluation
+from rlhf_hitl.wording import say_count
 
 SLICES_SHOWN = 6  # by an error about a slice that there is not
 
@@ -114,7 +115,9 @@ def _name_slices(slices: Mapping[str, Iterable[str]], wanted: SliceThreshold) ->
 def _check_at_least(name: str, figure: str, estimate: Estimate, least: float) -> GateResult:
     passed = estimate.value >= least
     sign = ">=" if passed else "<"
-    return GateResult(name, passed, f"{figure} {_compare(estimate.value, sign, least)} ({estimate.n} labels)")
+    return GateResult(
+        name, passed, f"{figure} {_compare(estimate.value, sign, least)} ({say_count(estimate.n, 'label')})"
+    )
 
 
 def _compare(value: float, sign: str, bound: float) -> str:

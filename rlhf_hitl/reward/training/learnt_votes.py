@@ -11,6 +11,7 @@ import numpy as np
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.files import write_text_atomically
 from rlhf_hitl.reward.labelled_pairs import LabelledPair, count_votes
+from rlhf_hitl.wording import say_count
 
 LEARNT_VOTES_FILE = "learnt_votes.json"
 
@@ -46,8 +47,9 @@ def refuse_corrected_votes(
     """Raise BadInput where votes that a model has learnt are gone: a head cannot unlearn them."""
     lost = [key for key, votes in learnt.items() if (current.get(key, np.zeros(9)) < votes - 1e-9).any()]
     if lost:
+        labels, first = say_count(len(lost), "label"), lost[0].split()[0]
         raise BadInput(
-            f"{len(lost)} labels that reward model {model_name} has learnt, first of comparison {lost[0].split()[0]}",
+            f"{labels} that reward model {model_name} has learnt, the first of comparison {first}",
             expected="votes that only grew",
             fix="train again without --update: raters have corrected theirs since",
         )

@@ -31,7 +31,14 @@ from rlhf_hitl.reward.evaluation.storage import (
     read_evaluated_pairs,
     save_evaluation,
 )
-from rlhf_hitl.reward.evaluation_record import Estimate, EvaluatedPair, Evaluation, LabelOrigin, ReliabilityBin
+from rlhf_hitl.reward.evaluation_record import (
+    Estimate,
+    EvaluatedPair,
+    Evaluation,
+    LabelOrigin,
+    OrderEffect,
+    ReliabilityBin,
+)
 from rlhf_hitl.reward.feature_cache import FeatureCache
 from rlhf_hitl.reward.head import Head
 from rlhf_hitl.reward.labelled_pairs import load_labelled_pairs
@@ -671,6 +678,22 @@ def test_a_missing_slice_is_an_error_not_a_passed_gate():
     for text in ("category", "category=math", "category=math:x", "=math:0.5", "category=math:2", "category=math:nan"):
         with pytest.raises(BadInput, match=r"category=math:0\.6"):
             SliceThreshold.parse(text)
+
+
+def test_one_is_said_in_the_singular_and_many_are_not():
+    one = {"ties": 1, "dropped": 1, "trained_on": 1, "calibrated_on": 1, "n": 1}
+    more = {"learnt_from": LabelOrigin(1, 1), "measured_on": LabelOrigin(1, 1), "simulated": True}
+    evaluation = an_evaluation(**one, **more, position=OrderEffect(0.0, 1))
+    text = html.unescape(render_evaluation_html(evaluation, [example(0)]))
+    assert "Left out: 1 tie, 1 label without text, 1 label of prompts the model was trained on, 1 of prompts" in text
+    assert "1 label (simulated: 1 of 1)" in text
+    assert "over 1 pair computed" in text
+    assert "Simulated raters judged 1 of the 1 label it is measured on." in text
+    assert "The model learnt from 1 label, " in text
+    many = an_evaluation(ties=0, dropped=2, trained_on=1200)
+    text = html.unescape(render_evaluation_html(many, [example(0)]))
+    assert "Left out: 0 ties, 2 labels without text, 1,200 labels of prompts the model was trained on" in text
+    assert "40 labels" in text
 
 
 # Plots

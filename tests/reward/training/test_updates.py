@@ -85,7 +85,7 @@ def test_a_vote_that_was_corrected_cannot_be_unlearnt(judged_store, backbone, tm
     [judgment] = (j for j in read_judgments(store, rater_id=rater) if j.id == judgment_id)
     (best,), (worst,) = judgment.answer.ranking
     queue.correct(store, judgment_id, rater, Answer(Verdict.RANKED, ((worst,), (best,)), 3), idempotency_key="c")
-    with pytest.raises(BadInput, match=r"1 labels that reward model .* has learnt.*train again"):
+    with pytest.raises(BadInput, match=r"1 label that reward model .* has learnt.*train again"):
         update_with_new_votes(store, model, tmp_path)
 
 

@@ -2,14 +2,15 @@
 
     python benchmarks/error_latency.py
 
-Thirty typical mistakes, each as a real command in a process of its own, in turn. Each must exit with 2 and print one
-line on stderr, of at most `MOST_CHARACTERS`, that names the mistake; otherwise the benchmark fails. `--quick` makes six
-of them once.
+Typical mistakes, each as a real command in a process of its own, in turn. Each must exit with 2 and print one line on
+stderr, of at most `MOST_CHARACTERS`, that names the mistake; otherwise the benchmark fails. `--quick` makes six of them
+once.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import resource
 import socket
@@ -18,17 +19,19 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass, field
+from importlib import resources
 from pathlib import Path
 
 import numpy as np
 from record import write_result
 
-from rlhf_hitl.formats.importing import import_bundled
+from rlhf_hitl.formats.importing import import_bundled, import_path
 from rlhf_hitl.store import Store
 
 MOST_CHARACTERS = 300
 REPEATS = 3
-EMPTY, FILLED = "empty", "filled"  # folders: without a store; with one that has prompts and no judgments
+#: Folders: without a store; with the bundled set and its rankings; with that set and none, or one, of its rankings.
+EMPTY, FILLED, UNJUDGED, FEW = "empty", "filled", "unjudged", "few"
 
 
 @dataclass(frozen=True)
@@ -72,14 +75,33 @@ MISTAKES = (
     Mistake("serve --port {port}", "--port"),
     Mistake("evalute", "did you mean evaluate?"),
     Mistake("report", "RLHF_HITL_LEASE_SECONDS", env={"RLHF_HITL_LEASE_SECONDS": "soon"}),
+    Mistake("train-reward", "0 labels with a preference", UNJUDGED),
+    Mistake("train-reward", "5 labels with a preference", FEW),
+    Mistake("train-dpo --human-only", "pairs for DPO", UNJUDGED),
 )
 
 
-def fill_folder(folder: Path) -> None:
-    """Make a store with the bundled set, and the files with mistakes in them."""
+def make_store(folder: Path, *, rankings: int | None = None) -> None:
+    """Make a store with the bundled set.
+
+    Args:
+        rankings: keep only this many of its author's rankings, all of the train split. None keeps all where they are.
+    """
     with Store.open(f"sqlite:///{folder}/workspace/preferences.db", create=True) as store:
-        import_bundled(store)
+        if rankings is None:
+            import_bundled(store)
+        else:
+            text = (resources.files("rlhf_hitl.bundled") / "set.jsonl").read_text(encoding="utf-8")
+            rows = sorted(map(json.loads, text.splitlines()), key=lambda row: "votes" not in row)
+            kept = [row | {"split": "train"} for row in rows[:rankings]]
+            kept += [{key: value for key, value in row.items() if key != "votes"} for row in rows[rankings:]]
+            path = folder / "set.jsonl"
+            path.write_text("".join(json.dumps(row) + "\n" for row in kept))
+            import_path(store, path, format="native", pairs="all")
     (folder / "workspace").chmod(0o700)
+
+
+def add_files_with_mistakes(folder: Path) -> None:
     (folder / "prompts.jsonl").write_text('{"prompt": "Tea?"}\n{"question": "Coffee?"}\n')
     (folder / "rows.jsonl").write_text('{"question": "Tea?", "good": "Yes.", "bad": "No."}\n')
     (folder / "loop.yaml").write_text("seed: soon\n")
@@ -114,12 +136,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true")
     quick = parser.parse_args().quick
-    mistakes = MISTAKES[:: len(MISTAKES) // 6] if quick else MISTAKES
+    mistakes = MISTAKES[:: -(-len(MISTAKES) // 6)] if quick else MISTAKES
     with tempfile.TemporaryDirectory() as name, socket.create_server(("127.0.0.1", 0)) as taken:
         folder = Path(name)
-        for part in (EMPTY, FILLED):
+        for part in (EMPTY, FILLED, UNJUDGED, FEW):
             (folder / part).mkdir()
-        fill_folder(folder / FILLED)
+        make_store(folder / FILLED)
+        add_files_with_mistakes(folder / FILLED)
+        make_store(folder / UNJUDGED, rankings=0)
+        make_store(folder / FEW, rankings=1)
         port = taken.getsockname()[1]
         runs = [make_mistake(m, folder, port) for _ in range(1 if quick else REPEATS) for m in mistakes]
     seconds, processor_seconds = np.array(runs).T

@@ -32,6 +32,7 @@ LAYERS = [
         "visible",
         "terminal",
         "workspace",
+        "wording",
         "validation",
     },
     {"store"},

@@ -7,8 +7,14 @@ from datetime import datetime
 
 from rlhf_hitl.reward.evaluation_record import Estimate
 from rlhf_hitl.types import utc_now
+from rlhf_hitl.wording import say_count
 
 POPULATION = "processed comparisons of training prompts"
+
+
+def say_population(n: int) -> str:
+    """Return the number of the processed comparisons with what they are."""
+    return say_count(n, "processed comparison of training prompts", POPULATION)
 
 
 @dataclass(frozen=True)
@@ -108,21 +114,23 @@ class KpiReport:
         """A sentence on the judgments and one on the models, as far as simulated raters had a part in them."""
         notes = []
         if self.simulated_judgments:
-            notes.append(f"Simulated raters made {self.simulated_judgments:,} of the {self.judgments:,} judgments.")
+            judgments = say_count(self.judgments, "judgment")
+            notes.append(f"Simulated raters made {self.simulated_judgments:,} of the {judgments}.")
         if self.simulated_models:
-            notes.append(
-                f"Of the {self.models:,} reward models that routed, {self.simulated_models:,} learnt from labels of "
-                "simulated raters."
-            )
+            which = f"Of the {self.models:,} reward models that routed, {self.simulated_models:,}"
+            if self.models == 1:
+                which = "The reward model that routed"
+            notes.append(f"{which} learnt from labels of simulated raters.")
         return notes
 
     @property
     def population(self) -> str:
         """A sentence on what the figures are over."""
+        waiting = say_count(self.waiting, "that is routed and waits", "that are routed and wait")
         return (
-            f"All figures are over {self.judged + self.accepted:,} {POPULATION}: {self.judged:,} judged by raters, "
-            f"{self.accepted:,} accepted by the model. Not among them: {self.waiting:,} that are routed and wait for "
-            "raters, calibration and held-out prompts, hidden repeats, and imported votes."
+            f"All figures are over {say_population(self.judged + self.accepted)}: {self.judged:,} judged by raters, "
+            f"{self.accepted:,} accepted by the model. Not among them: {waiting} for raters, calibration and held-out "
+            "prompts, hidden repeats, and imported votes."
         )
 
     def as_dict(self) -> dict:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from rlhf_hitl.kpi_report import KpiReport, RoundFigures
 from rlhf_hitl.report_page import BLUE, ORANGE, draw_svg, make_figure, make_label, render_page, show_percent
 from rlhf_hitl.reward.evaluation_record import Estimate
+from rlhf_hitl.wording import say_count
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -56,7 +57,8 @@ def _draw_plots(report: KpiReport) -> list[tuple[str, str, str]]:
         (
             "Model accuracy",
             _plot_shares(report, "Model accuracy by round", lambda r: r.accuracy),
-            f"on {measured:,} comparisons of the control share, with their number in each round and 95 % intervals",
+            f"on {say_count(measured, 'comparison')} of the control share, with their number in each round and 95 % "
+            "intervals",
         )
         if measured
         else ("Model accuracy", _say_nothing_yet(), ""),

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from rlhf_hitl.config import Settings
-from rlhf_hitl.kpi_report import POPULATION, KpiFigure, KpiReport, RoundFigures
+from rlhf_hitl.kpi_report import POPULATION, KpiFigure, KpiReport, RoundFigures, say_population
 from rlhf_hitl.labels.aggregate import aggregate_judgments
 from rlhf_hitl.reward.evaluation_record import Estimate
 from rlhf_hitl.stats.intervals import wilson_interval
@@ -27,6 +27,7 @@ from rlhf_hitl.store.routings import Routing, read_routings
 from rlhf_hitl.store.runs import RunOutcome, read_runs
 from rlhf_hitl.store.scores import read_scores
 from rlhf_hitl.types import Judgment, Route, Score, Split, Verdict
+from rlhf_hitl.wording import say_count
 
 _NOT_DECIDED = "raters have decided no comparison of the control share yet"
 
@@ -177,8 +178,8 @@ def _compute_accuracy(control: list[_ControlOutcome], ties: int, processed: int)
         "Model accuracy before human review",
         sum(not c.is_error for c in control),
         len(control),
-        note=f"over {len(control):,} of the {processed:,} {POPULATION}: the control share, drawn at random and judged "
-        f"whatever the model said; {ties:,} ties left out",
+        note=f"over {len(control):,} of the {say_population(processed)}: the control share, drawn at random and judged "
+        f"whatever the model said; {say_count(ties, 'tie')} left out",
         missing=_NOT_DECIDED,
     )
 
@@ -189,7 +190,7 @@ def _compute_intervention_rate(judged: int, unrouted: int, processed: int) -> Kp
         "Human intervention rate",
         judged,
         processed,
-        note=f"raters judged {judged:,} of the {processed:,} {POPULATION}"
+        note=f"raters judged {judged:,} of the {say_population(processed)}"
         + (f", {unrouted:,} of them before a model had routed them" if unrouted else ""),
         missing="no comparison of a training prompt has been judged or accepted yet",
     )
@@ -210,7 +211,8 @@ def _compute_error_reduction(control: list[_ControlOutcome]) -> KpiFigure:
     """
     errors = [c for c in control if c.is_error]
     found = sum(c.proposed is not Route.AUTO for c in errors)
-    note = f"over the {len(errors):,} errors of the model on the control share: raters would have seen {found:,}"
+    counted = say_count(len(errors), "error")
+    note = f"over the {counted} of the model on the control share: raters would have seen {found:,}"
     if not any(c.proposed is Route.AUTO for c in control):
         note += "; nothing would have been accepted, so raters judge everything"
     missing = "the model made no error on the control share" if control else _NOT_DECIDED
@@ -219,9 +221,10 @@ def _compute_error_reduction(control: list[_ControlOutcome]) -> KpiFigure:
 
 def _compute_review_time(judged: _Judged) -> KpiFigure:
     n, unmeasured = len(judged.seconds), judged.judgments - len(judged.seconds)
-    note = f"mean active time of {n:,} judgments on the {len(judged.first):,} that raters judged of the {POPULATION}"
+    counted = say_count(n, "judgment")
+    note = f"mean active time of {counted} on the {len(judged.first):,} that raters judged of the {POPULATION}"
     if unmeasured:
-        note += f"; {unmeasured:,} have no measured time"
+        note += f"; {say_count(unmeasured, 'has', 'have')} no measured time"
     if not n:
         note = "no judgment with a measured time yet"
     mean = sum(judged.seconds) / n if n else None
@@ -234,8 +237,8 @@ def _compute_cost(costs: _Costs, judged: _Judged, settings: Settings, processed:
     unfinished = f", {costs.unfinished_runs:,} of them not finished" if costs.unfinished_runs else ""
     note = (
         f"raters {raters:,.2f} {currency} ({elsewhere:,.2f} of it on calibration and held-out prompts, repeats and "
-        f"skips) + machine {machine:,.2f} {currency} ({costs.machine_seconds / 3600:,.2f} h in {costs.runs:,} "
-        f"runs{unfinished}), over the {processed:,} {POPULATION}"
+        f"skips) + machine {machine:,.2f} {currency} ({costs.machine_seconds / 3600:,.2f} h in "
+        f"{say_count(costs.runs, 'run')}{unfinished}), over the {say_population(processed)}"
     )
     return KpiFigure(
         "cost_per_comparison",

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from rlhf_hitl.errors import BadInput
+from rlhf_hitl.wording import say_count
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
@@ -31,9 +33,6 @@ _EXPECTED = {
     "bool_parsing": "true or false",
     "string_type": "a text",
     "string_unicode": "a text in UTF-8",
-    "string_too_short": "{min_length} characters or more",
-    "string_too_long": "{max_length} characters or fewer",
-    "string_pattern_mismatch": "a text of the form {pattern}",
     "literal_error": "{expected}",
     "enum": "{expected}",
     "list_type": "a list",
@@ -44,14 +43,16 @@ _EXPECTED = {
     "model_type": "names and values",
     "model_attributes_type": "names and values",
     "dataclass_type": "names and values",
-    "too_short": "{min_length} entries or more",
-    "too_long": "{max_length} entries or fewer",
     "path_type": "a path",
     "none_required": "nothing",
     "json_invalid": "JSON ({error})",
     "value_error": "{error}",
     "assertion_error": "{error}",
 }
+
+#: pydantic's own sentences about lengths and forms, in which the bound stands whether or not there is a context.
+_LENGTH = re.compile(r"\w+ should have at (least|most) (\d+) (character|item)")
+_FORM = re.compile(r"String should match pattern '(.*)'", re.DOTALL)
 
 
 def describe_expected(error: Mapping[str, Any]) -> str:
@@ -60,22 +61,36 @@ def describe_expected(error: Mapping[str, Any]) -> str:
     Args:
         error: one of `ValidationError.errors()`; its context may be left out.
     """
-    template = _EXPECTED.get(error["type"])
+    message = str(error["msg"])
+    if length := _LENGTH.match(message):
+        noun = ("character", "characters") if length[3] == "character" else ("entry", "entries")
+        return f"{say_count(int(length[2]), *noun)} or {'more' if length[1] == 'least' else 'fewer'}"
+    if form := _FORM.match(message):
+        is_long = form[1].startswith("^[^")  # as long as a page
+        return "a text without characters that cannot be seen" if is_long else f"a text of the form {form[1]}"
+    if error["type"].startswith("datetime_"):
+        return "a date and time"
     context = {k: f"{v:g}" if isinstance(v, float) else v for k, v in (error.get("ctx") or {}).items()}
-    if str(context.get("pattern", "")).startswith("^[^"):  # as long as a page
-        return "a text without characters that cannot be seen"
+    template = _EXPECTED.get(error["type"])
     if template is not None:
         try:
             return template.format_map(context).removeprefix("expected ")
         except KeyError:  # the context was left out
             pass
-    message = str(error["msg"]).removeprefix("Value error, ").removeprefix("Assertion failed, ")
+    message = message.removeprefix("Value error, ").removeprefix("Assertion failed, ")
     return message.removeprefix("Input should be ").removeprefix("a valid ").removeprefix("expected ")
 
 
 def describe_place(error: Mapping[str, Any]) -> str:
     """Return where the refused value is, such as `sampling.temperature`; empty for the whole."""
     return ".".join(str(part) for part in error["loc"])
+
+
+def describe_refusal(error: ValidationError) -> str:
+    """Return where the first refused value is and what was expected: `limit: expected 50 or less`. The value itself is
+    left out: it may be a text of any length."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    return f"{describe_place(first) or 'what was sent'}: expected {describe_expected(first)}"
 
 
 def make_bad_input(

@@ -12,6 +12,7 @@ import stat
 from pathlib import Path
 
 from rlhf_hitl.files import is_open_to_others, make_private, make_private_folder, make_tree_private
+from rlhf_hitl.wording import say_count
 
 #: What this program puts into a workspace. Where the folder is shared with other things, only these are its own.
 CONTENTS = ("preferences.db*", "secret.key", "sign-in.txt", "features", "reward", "policies", "evaluations")
@@ -61,9 +62,10 @@ def protect_workspace(folder: Path, *, make: bool = False) -> None:
         )  # fmt: skip
         return
     if opened:
+        counted = say_count(len(opened), "file or folder", "files and folders")
         log.warning(
-            "workspace %s: other users of this machine could read %d files and folders in it; now only you can%s",
-            folder, len(opened), ". The folder itself is used for other things and stays as it was" if shared else "",
+            "workspace %s: other users of this machine could read %s in it; now only you can%s",
+            folder, counted, ". The folder itself is used for other things and stays as it was" if shared else "",
         )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from rlhf_hitl.models import find_best_device
 from rlhf_hitl.policy.training import DataArguments
 from rlhf_hitl.routing.scoring import ScoringSummary, score_pool
 from rlhf_hitl.store.runs import record_run
+from rlhf_hitl.wording import say_count
 
 
 def main(argv: Sequence[str] | None = None) -> ScoringSummary:
@@ -29,4 +30,4 @@ def main(argv: Sequence[str] | None = None) -> ScoringSummary:
 
 
 if __name__ == "__main__":
-    run_script(lambda: print(f"scored {main().scored} comparisons"))
+    run_script(lambda: print(f"scored {say_count(main().scored, 'comparison')}"))

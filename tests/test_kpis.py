@@ -110,7 +110,7 @@ def test_the_five_figures_are_over_the_processed_comparisons_of_training_prompts
     accuracy = report["accuracy_before_review"]
     assert (accuracy.value, accuracy.n) == (pytest.approx(1 / 3), 3)
     assert accuracy.note.startswith("over 3 of the 10 processed comparisons of training prompts: the control share")
-    assert "1 ties left out" in accuracy.note
+    assert "1 tie left out" in accuracy.note
     intervention = report["intervention_rate"]
     assert (intervention.value, intervention.n) == (0.7, 10)
     assert intervention.note == (
@@ -185,7 +185,7 @@ def test_simulated_is_said_of_the_judgments_and_of_the_models(office):
     assert report.simulated
     assert report.simulation_notes == [
         "Simulated raters made 9 of the 9 judgments.",
-        "Of the 1 reward models that routed, 1 learnt from labels of simulated raters.",
+        "The reward model that routed learnt from labels of simulated raters.",
     ]
     assert replace(report, simulated_judgments=0).simulation_notes == report.simulation_notes[1:]
     assert not replace(report, simulated_judgments=0).simulated

@@ -95,9 +95,9 @@ def test_an_interrupted_loop_resumes_at_the_unfinished_step(prompts, tiny_model,
 
 def test_a_step_that_fails_and_is_done_again_has_cost_twice(prompts, tiny_model, tmp_path):
     small = {"ppo_steps": 0, "dpo_pairs": 0, "judgments_per_round": 1}
-    with pytest.raises(BadInput, match="labels with a preference"):  # one judgment teaches nothing
+    with pytest.raises(BadInput, match="1 label with a preference"):  # one judgment teaches nothing
         loop_of(prompts, tiny_model, tmp_path, **small).run(1)
-    with pytest.raises(BadInput, match="labels with a preference"):
+    with pytest.raises(BadInput, match="1 label with a preference"):
         loop_of(prompts, tiny_model, tmp_path, **small).run(1)
     ran = [(r.step, r.outcome) for r in read_runs(prompts)]
     assert ran == [

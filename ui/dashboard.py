@@ -16,6 +16,7 @@ from rlhf_hitl.errors import RlhfHitlError
 from rlhf_hitl.store import Store, StoreFailure, projects
 from rlhf_hitl.ui.navigation import get_page_title, render_navigation
 from rlhf_hitl.ui.pages import load_templates, mount_page, read_asset
+from rlhf_hitl.validation import describe_refusal
 
 #: The scripts that these pages share with each other, and with the rating page.
 SHARED_SCRIPTS = ("scrollable", "navigation", "rate/storage", "rate/i18n", "redraw", "renewal", "dashboard")
@@ -62,8 +63,7 @@ def _report_problems(call: PageCall) -> PageCall:
         try:
             return call(sent, caller)
         except ValidationError as e:
-            first = e.errors()[0]
-            return {"problem": f"{'.'.join(map(str, first['loc']))}: {first['msg']}."}
+            return {"problem": f"{describe_refusal(e)}. Fix: correct it, or reload the page"}
         except HTTPException as e:
             return {"problem": str(e.detail)}
         except StoreFailure:  # its text names the store's address

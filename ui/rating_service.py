@@ -32,6 +32,7 @@ from rlhf_hitl.ui.conversation import get_completion_text
 from rlhf_hitl.ui.rating_cards import draw_card, draw_history_row, summarize_answer
 from rlhf_hitl.ui.rating_request import PageRequest, answer_to_page, read_answer
 from rlhf_hitl.ui.rendering import render, render_difference
+from rlhf_hitl.validation import describe_refusal
 
 PREFETCH = 2  # comparisons that a page holds: the one on the screen and the next
 HISTORY = 50  # judgments listed in the history
@@ -256,8 +257,7 @@ def answer_call(name: str, store: Store, settings: Settings, rater: Rater, sent:
     except (Conflict, NotFound):
         return _make_problem("conflict", "gone")
     except ValidationError as e:
-        first = e.errors()[0]
-        return _make_problem("refused", "refused", f"{'.'.join(map(str, first['loc']))}: {first['msg']}")
+        return _make_problem("refused", "refused", f"{describe_refusal(e)}. Fix: correct it, or reload the page")
     except BadInput as e:
         return _make_problem("refused", "refused", str(e).replace(store.safe_url, "of this server"))
     except StoreFailure:

@@ -12,11 +12,19 @@ from pydantic import Field
 from starlette.middleware import Middleware
 
 from rlhf_hitl.api import auth
+from rlhf_hitl.api.page_calls import PageCall
 from rlhf_hitl.config import Settings
+from rlhf_hitl.errors import RlhfHitlError
 from rlhf_hitl.reward.evaluation.browse import Order, Show
-from rlhf_hitl.store import Store
+from rlhf_hitl.store import Store, StoreFailure
+from rlhf_hitl.store.reward_models import list_reward_models
 from rlhf_hitl.ui.dashboard import PageMessage, mount_dashboard
-from rlhf_hitl.ui.replay_evaluations import render_evaluation, render_evaluation_list, render_two_evaluations
+from rlhf_hitl.ui.replay_evaluations import (
+    name_evaluations_in,
+    render_evaluation,
+    render_evaluation_list,
+    render_two_evaluations,
+)
 from rlhf_hitl.ui.replay_examples import ExampleRequest, mark_difference, show_example
 
 
@@ -51,13 +59,14 @@ def mount(app: FastAPI, path: str, store: Store, settings: Settings, guard: Midd
     workspace = settings.workspace
 
     def open(sent: Any, caller: auth.Caller) -> dict[str, Any]:
-        return {"html": render_evaluation_list(workspace)}
+        return {"html": render_evaluation_list(workspace, list_reward_models(store))}
 
     def evaluation(sent: Any, caller: auth.Caller) -> dict[str, Any]:
         message = EvaluationMessage.model_validate(sent)
+        models = list_reward_models(store)
         if message.beside is None:
-            return render_evaluation(workspace, message.of)
-        return render_two_evaluations(workspace, message.of, message.beside)
+            return render_evaluation(workspace, message.of, models)
+        return render_two_evaluations(workspace, message.of, message.beside, models)
 
     def look(sent: Any, caller: auth.Caller) -> dict[str, Any]:
         message = ExampleMessage.model_validate(sent)
@@ -67,5 +76,17 @@ def mount(app: FastAPI, path: str, store: Store, settings: Settings, guard: Midd
         message = DifferenceMessage.model_validate(sent)
         return {"marked": mark_difference(workspace, message.of, message.example)}
 
-    calls = {"open": open, "evaluation": evaluation, "look": look, "difference": difference}
+    def name_in_problems(call: PageCall) -> PageCall:
+        def answer(sent: Any, caller: auth.Caller) -> dict[str, Any]:
+            try:
+                return call(sent, caller)
+            except StoreFailure:  # the dashboard says it
+                raise
+            except RlhfHitlError as e:
+                raise RlhfHitlError(name_evaluations_in(str(e), list_reward_models(store))) from e
+
+        return answer
+
+    called = {"open": open, "evaluation": evaluation, "look": look, "difference": difference}
+    calls = {name: name_in_problems(call) for name, call in called.items()}
     mount_dashboard(app, path, guard, name="replay", calls=calls, scripts=("address", "examples", "keys"))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from pathlib import Path
@@ -21,8 +21,10 @@ from rlhf_hitl.reward.evaluation.storage import (
     load_evaluation_for_page,
 )
 from rlhf_hitl.reward.evaluation_record import Estimate, Evaluation
+from rlhf_hitl.store.reward_models import RewardModelRecord, display_evaluation_name, display_name_of_id
 from rlhf_hitl.ui.markdown import make_visible
 from rlhf_hitl.ui.pages import load_templates
+from rlhf_hitl.wording import say_count
 
 SLICES_LIMIT = 200  # rows of the table of slices
 
@@ -39,26 +41,39 @@ _STYLES = re.compile(r"<style.*?</style>", re.DOTALL)
 _plot_lock = Lock()  # the settings of matplotlib belong to the whole process
 
 
-def render_evaluation_list(workspace: Path) -> str:
-    """Return the list of the workspace's evaluations as HTML."""
+def name_evaluations_in(text: str, models: Sequence[RewardModelRecord]) -> str:
+    """Return a message with evaluations and models called by their names, where it has their names on disk or ids."""
+    for model in models:
+        if model.id in text:
+            on_disk = rf"[\w.-]*{re.escape(model.id)}[\w.-]*"
+            text = re.sub(on_disk, lambda found: display_evaluation_name(found[0], models, with_id=True), text)
+    return text
+
+
+def render_evaluation_list(workspace: Path, models: Sequence[RewardModelRecord]) -> str:
+    """Return the list of the workspace's evaluations as HTML.
+
+    Args:
+        models: the store's, after which the evaluations are called.
+    """
     try:
         folders = list_evaluation_folders(workspace)
     except FileNotFoundError:  # one was removed while they were listed
         folders = list_evaluation_folders(workspace)
-    return (
-        load_templates().get_template("replay/evaluations.html").render(rows=[_list_row(folder) for folder in folders])
-    )
+    rows = [_list_row(folder, models) for folder in folders]
+    return load_templates().get_template("replay/evaluations.html").render(rows=rows)
 
 
-def render_evaluation(workspace: Path, name: str) -> dict[str, Any]:
-    """Return an evaluation's figures as HTML, and what its examples can be filtered by."""
+def render_evaluation(workspace: Path, name: str, models: Sequence[RewardModelRecord]) -> dict[str, Any]:
+    """Return an evaluation's figures as HTML, its title, and what its examples can be filtered by."""
     folder = find_evaluation_folder(workspace, name)
     evaluation, index = load_evaluation_for_page(folder), load_index(folder)
+    summary = _summarize(name, evaluation, models)
     html = (
         load_templates()
         .get_template("replay/evaluation.html")
         .render(
-            of=_summarize(name, evaluation),
+            of=summary,
             figures=list(_list_figures(evaluation)),
             caveat=evaluation.caveat,
             facts=list(_list_facts(evaluation)),
@@ -66,44 +81,50 @@ def render_evaluation(workspace: Path, name: str) -> dict[str, Any]:
             plots=_draw_plots(folder, os.stat(folder / SUMMARY_FILE).st_mtime_ns),
         )
     )
-    return {"html": html, "shows": SHOWS_OF_ONE, "slices": _list_filters(index)}
+    return {"html": html, "title": summary["shown"], "shows": SHOWS_OF_ONE, "slices": _list_filters(index)}
 
 
-def render_two_evaluations(workspace: Path, name: str, other_name: str) -> dict[str, Any]:
-    """Return two evaluations side by side as HTML, and what the examples of the first can be filtered by."""
+def render_two_evaluations(
+    workspace: Path, name: str, other_name: str, models: Sequence[RewardModelRecord]
+) -> dict[str, Any]:
+    """Return two evaluations side by side as HTML, their title, and the filters of the first one's examples."""
     folder, other_folder = (find_evaluation_folder(workspace, n) for n in (name, other_name))
     evaluation, index = load_evaluation_for_page(folder), load_index(folder)
     side_by_side = place_side_by_side(index, load_index(other_folder))
     outcomes = ("both_right", "first_right", "second_right", "none_right")
+    first = _summarize(name, evaluation, models)
+    second = _summarize(other_name, load_evaluation_for_page(other_folder), models)
     html = (
         load_templates()
         .get_template("replay/two_evaluations.html")
         .render(
-            of=_summarize(name, evaluation),
-            beside=_summarize(other_name, load_evaluation_for_page(other_folder)),
+            of=first,
+            beside=second,
             counts={outcome: int(getattr(side_by_side, outcome).sum()) for outcome in outcomes},
             verdict=_compare(side_by_side),
         )
     )
-    return {"html": html, "shows": SHOWS_OF_TWO, "slices": _list_filters(index)}
+    title = f"{first['shown']}, {second['shown']}"
+    return {"html": html, "title": title, "shows": SHOWS_OF_TWO, "slices": _list_filters(index)}
 
 
-def _list_row(folder: Path) -> dict[str, Any]:
+def _list_row(folder: Path, models: Sequence[RewardModelRecord]) -> dict[str, Any]:
     try:
-        return _summarize(folder.name, load_evaluation_for_page(folder))
+        return _summarize(folder.name, load_evaluation_for_page(folder), models)
     except BadInput as e:
-        return {"name": folder.name, "shown": make_visible(folder.name), "problem": make_visible(str(e))}
+        shown = make_visible(display_evaluation_name(folder.name, models))
+        return {"name": folder.name, "shown": shown, "problem": make_visible(name_evaluations_in(str(e), models))}
 
 
-def _summarize(name: str, evaluation: Evaluation) -> dict[str, Any]:
+def _summarize(name: str, evaluation: Evaluation, models: Sequence[RewardModelRecord]) -> dict[str, Any]:
     e = evaluation
     coin = "coin 50.0%, " if e.floor[1] == 0.5 else ""
     state = "simulated" if e.measured_on is None else "simulated labels"
     bag_of_words = "" if e.bag_of_words is None else f", words {e.bag_of_words.text}"
     return {
         "name": name,
-        "shown": make_visible(name),
-        "model": make_visible(e.reward_model_id),
+        "shown": make_visible(display_evaluation_name(name, models)),
+        "model": make_visible(display_name_of_id(e.reward_model_id, models)),
         "made": _format_time(e.created_at),
         "n": e.n,
         "accuracy": e.accuracy.text,
@@ -123,7 +144,8 @@ def _list_figures(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
     yield _format_figure(
         "Accuracy",
         e.accuracy,
-        f"of {e.n:,} labels with a preference: how often the answer the raters preferred has the higher reward",
+        f"of {say_count(e.n, 'label')} with a preference: how often the answer the raters preferred has the higher "
+        "reward",
     )
     yield _format_figure(
         f"The {e.length_rule} answer wins",
@@ -148,7 +170,7 @@ def _list_facts(evaluation: Evaluation) -> Iterator[str]:
     above = "is clear of" if e.clear_of_floors else "is above, within chance," if e.above_floors else "is not above"
     name, floor = e.floor
     yield f"The accuracy {above} the floors, the highest of which is {floor:.1%} ({name})."
-    yield f"Not counted: {', '.join(f'{n:,} {reason}' for n, reason in e.left_out if n) or 'nothing'}."
+    yield f"Not counted: {', '.join(text for n, text in e.left_out if n) or 'nothing'}."
     if e.three_way:
         yield (
             f"With ties as a third answer it says what the raters said of {e.three_way.accuracy.text} "
@@ -162,7 +184,7 @@ def _list_facts(evaluation: Evaluation) -> Iterator[str]:
     if e.position and e.position.pairs:
         yield (
             f"Computing the two answers in the other order changes its margin by {e.position.asymmetry:.2g} at most, "
-            f"of {e.position.pairs} pairs."
+            f"of {say_count(e.position.pairs, 'pair')}."
         )
     if e.position and e.position.raters:
         first = e.position.raters
@@ -218,7 +240,7 @@ def _draw_plots(folder: Path, _written_ns: int) -> dict[str, str]:
 
 def _compare(side_by_side: SideBySide) -> str:
     """Say whether one of two models is better by more than chance, by the same rule as the gate `no-worse-than`."""
-    shared = f"They share {len(side_by_side.rows):,} labels with a preference"
+    shared = f"They share {say_count(len(side_by_side.rows), 'label')} with a preference"
     difference = side_by_side.difference
     if difference is None or difference.ours + difference.theirs == 0:
         return f"{shared}, and are right about the same ones."

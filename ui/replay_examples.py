@@ -25,6 +25,7 @@ from rlhf_hitl.ui.conversation import get_completion_text, make_question_excerpt
 from rlhf_hitl.ui.markdown import make_visible
 from rlhf_hitl.ui.pages import load_templates
 from rlhf_hitl.ui.rendering import render_difference
+from rlhf_hitl.wording import say_count
 
 PAGE_SIZE = 20  # examples listed at a time
 LIST_EXCERPT_LENGTH = 110  # characters
@@ -203,7 +204,7 @@ def _describe_example(pair: EvaluatedPair, margins: Sequence[dict[str, Any]]) ->
 
 def _describe_votes(pair: EvaluatedPair) -> list[str]:
     """Describe how many raters voted, how far they agreed, and how strongly they prefer their choice."""
-    votes = f"{pair.votes:,} vote" + ("" if pair.votes == 1 else "s")
+    votes = say_count(pair.votes, "vote")
     if pair.votes > 1 and not pair.is_tie:
         everybody, share = ", all for this choice", f", {pair.agreement:.0%} for this choice, ties aside"
         votes += everybody if pair.agreement == 1 else share

@@ -22,6 +22,8 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 
+from rlhf_hitl.wording import say_count
+
 SMALL_BYTES = 64 * 2**10
 LARGE_AT_ONCE = CapacityLimiter(1)
 #: Errors of a body that are described in a response; of all others it says how many there are.
@@ -107,7 +109,8 @@ def parse_body(model: type[Model], raw: bytes, content_type: str, max_values: in
         errors = e.errors(include_url=False, include_context=False, include_input=False)
         described: list[dict[str, Any]] = [{**x, "loc": ("body", *x["loc"])} for x in errors[:MAX_ERRORS]]
         if more := len(errors) - len(described):
-            described.append({"loc": ("body",), "msg": f"{more:,} more errors are not listed"})
+            left_out = say_count(more, "more error is not listed", "more errors are not listed")
+            described.append({"loc": ("body",), "msg": left_out})
         raise RequestValidationError(described) from None
 
 

@@ -9,6 +9,8 @@ import logging
 import time
 from collections.abc import Callable
 
+from rlhf_hitl.wording import say_count
+
 #: Loggers whose lines a client can cause at will: bad requests, and connections that close when something is sent.
 LOGGERS_OF_CLIENTS = ("uvicorn.error", "asyncio")
 
@@ -31,7 +33,8 @@ class LogLimit(logging.Filter):
             left_out = int(window[1]) - self._most
             window[:] = [now, 0]
             if left_out > 0:
-                record.msg = f"{record.msg} ({left_out} more such lines were left out)"
+                counted = say_count(left_out, "more such line was left out", "more such lines were left out")
+                record.msg = f"{record.msg} ({counted})"
         window[1] += 1
         return window[1] <= self._most
 

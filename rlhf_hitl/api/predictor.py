@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from rlhf_hitl.errors import BadInput, Conflict, NotFound
 from rlhf_hitl.store import Store
 from rlhf_hitl.store.comparisons import find_comparisons
-from rlhf_hitl.store.reward_models import get_reward_model
+from rlhf_hitl.store.reward_models import display_name, get_reward_model
 from rlhf_hitl.store.scores import insert_scores
 from rlhf_hitl.types import Comparison, Score
 
@@ -69,7 +69,8 @@ class Predictor:
                 raise
             raise Conflict("reward model: none is trained yet. Fix: run `rlhf-hitl train-reward` first") from None
         if not Path(record.path).is_dir():
-            raise Conflict(f"reward model {record.id}: its folder is not on this machine. Fix: share the workspace")
+            name = display_name(record, with_id=True)
+            raise Conflict(f"reward model {name}: its folder is not on this machine. Fix: share the workspace")
         if self._loaded is None or self._loaded.id != record.id:
             from rlhf_hitl.reward.registry import open_reward_model
 

@@ -12,6 +12,7 @@ from rlhf_hitl.cli import AsJson, Result, StoreUrl, command, make_table
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.formats import ExportFormat, PairSelection
 from rlhf_hitl.types import DEFAULT_PROJECT, Split
+from rlhf_hitl.wording import say_count
 
 FORMAT_HELP = "Read this format (see --formats); auto recognises it by the first row."
 
@@ -105,9 +106,8 @@ def import_data_command(
         "bad lines skipped": report.bad_lines,
         "families that stayed in the split they were in": report.splits_kept,
     }
-    more: list[Any] = (
-        [make_table(f"Of {report.rows} rows", noted)] if (noted := {k: n for k, n in notes.items() if n}) else []
-    )
+    noted = {k: n for k, n in notes.items() if n}
+    more: list[Any] = [make_table(f"Of {say_count(report.rows, 'row')}", noted)] if noted else []
     more += [f"skipped {reason}" for reason in report.bad_reasons]
     return Result(report.as_dict(), make_table(f"New from {report.path} ({report.format})", new | splits), more=more)
 

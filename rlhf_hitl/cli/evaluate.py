@@ -5,7 +5,7 @@ from __future__ import annotations
 import json as jsonlib
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,11 +24,14 @@ from rlhf_hitl.config import load_settings
 from rlhf_hitl.errors import BadInput, NotFound
 from rlhf_hitl.files import write_text_atomically
 from rlhf_hitl.types import Split
+from rlhf_hitl.wording import say_count
 
 if TYPE_CHECKING:
+    from rlhf_hitl.reward.evaluation.gates import SliceThreshold
     from rlhf_hitl.reward.evaluation_record import AccuracyDifference, EvaluatedPair, Evaluation
     from rlhf_hitl.reward.model import RewardModel
     from rlhf_hitl.store import Store
+    from rlhf_hitl.store.reward_models import RewardModelRecord
 
 
 @command(
@@ -87,6 +90,7 @@ def evaluate_command(
     """Replay raters' labels of held-out prompts: accuracy with floors and a ceiling, calibration, slices and gates."""
     from rlhf_hitl.formats import open_source
     from rlhf_hitl.reward.evaluation.gates import SliceThreshold, check_gates
+    from rlhf_hitl.reward.registry import locate_reward_model
     from rlhf_hitl.store import Store
     from rlhf_hitl.store.reward_models import display_evaluation_name, get_reward_model, list_reward_models
 
@@ -111,7 +115,7 @@ def evaluate_command(
     if data is not None:
         open_source(data, format)  # an unreadable file is reported before the model is loaded
     opened, workspace = Store.open(store), load_settings().workspace
-    locate_requested_model(opened, reward_model)  # and so is what is missing
+    model_folder = locate_reward_model(opened, reward_model)  # and so is what is missing
     earlier = _find_evaluation(opened, workspace, against) if against is not None else None
     if against is not None and earlier is None:
         try:
@@ -121,24 +125,31 @@ def evaluate_command(
             raise NotFound(f"{against!r}", expected="a reward model or an earlier evaluation", fix=fix) from e
     if data is None:
         _require_judgments(opened, split)
-    model = load_requested_model(opened, reward_model)
-    from rlhf_hitl.reward import model_card
-    from rlhf_hitl.reward.evaluation.compare import compare_evaluated_pairs
-    from rlhf_hitl.reward.evaluation.storage import read_evaluated_pairs, save_evaluation
-
-    rival = load_requested_model(opened, against, register=False) if against is not None and earlier is None else None
-    name = name or f"{split.value if data is None else _name_from_path(data)}-{model.id}"
-    folder = workspace / "evaluations" / name
-    replaced = folder.exists()
     with _open_labels(opened, data, format, split) as labels:
+        if slices:
+            labels.require_slices(slices, model_folder)
+        model = load_requested_model(opened, reward_model)
+        from rlhf_hitl.reward import model_card
+        from rlhf_hitl.reward.evaluation.compare import compare_evaluated_pairs
+        from rlhf_hitl.reward.evaluation.storage import read_evaluated_pairs, save_evaluation
+
+        rival = (
+            load_requested_model(opened, against, register=False) if against is not None and earlier is None else None
+        )
+        name = name or f"{split.value if data is None else _name_from_path(data)}-{model.id}"
+        folder = workspace / "evaluations" / name
+        replaced = folder.exists()
         evaluation, replayed = labels.replay(model, name, check_order)
         rival_pairs = (
             read_evaluated_pairs(earlier) if earlier else labels.replay(rival, str(against))[1] if rival else None
         )
     save_evaluation(folder, evaluation, replayed)
     with suppress(OSError):  # the model may be in a folder that this user cannot write to
-        model_card.add_evaluation_to_card(Path(get_reward_model(opened, model.id).path), evaluation)
-    difference = None if rival_pairs is None else compare_evaluated_pairs(replayed, rival_pairs, str(against))
+        model_card.add_evaluation_to_card(get_reward_model(opened, model.id), evaluation)
+    models = list_reward_models(opened)
+    difference = None
+    if rival_pairs is not None:
+        difference = compare_evaluated_pairs(replayed, rival_pairs, _name_rival(str(against), earlier, rival, models))
     gates = check_gates(
         evaluation, difference if no_worse_than else None, min_accuracy=min_accuracy, max_ece=max_ece,
         above_floors=above_floors, min_slices=slices,
@@ -150,21 +161,23 @@ def evaluate_command(
     if html is not None:
         from rlhf_hitl.reward.evaluation.html_report import render_evaluation_html
 
-        write_text_atomically(html, render_evaluation_html(evaluation, replayed, gates, difference))
+        write_text_atomically(html, render_evaluation_html(evaluation, replayed, gates, difference, models))
     failed = [g for g in gates if not g.passed]
-    shown_name = display_evaluation_name(name, list_reward_models(opened))
+    shown_name = display_evaluation_name(name, models)
     label_kind = "replayed" if data else "held-out" if split is Split.HELDOUT else split.value
     return Result(
         evaluation.as_dict()
         | {
             "folder": str(folder),
             "identical_sides": labels.identical_sides,
-            "difference": None if difference is None else asdict(difference) | {"is_worse": difference.is_worse},
+            "difference": None
+            if difference is None
+            else asdict(difference) | {"against": against, "is_worse": difference.is_worse},
             "gates": [{"name": g.name, "passed": g.passed, "said": g.sentence} for g in gates],
             "gate_passed": not failed if gates else None,
         },
         make_table(
-            f"Accuracy on {evaluation.n} {label_kind} labels" + _describe_origin(evaluation),
+            f"Accuracy on {say_count(evaluation.n, f'{label_kind} label')}{_describe_origin(evaluation)}",
             _make_rows(evaluation),
             ("", "value", "95 % interval"),
         ),
@@ -196,6 +209,18 @@ class _ReplayedLabels:
         return evaluate_reward_model(
             model, self.store, split=self.split, home=self.home, name=name, format=self.format, check_order=check_order
         )
+
+    def require_slices(self, wanted: Sequence[SliceThreshold], model_folder: Path) -> None:
+        """Raise NotFound for a slice that the evaluation of a saved model will not have, without loading the model."""
+        from rlhf_hitl.reward.evaluation.evaluated_pairs import find_slices, select_unseen
+        from rlhf_hitl.reward.evaluation.gates import require_slices
+        from rlhf_hitl.reward.labelled_pairs import load_labelled_pairs
+        from rlhf_hitl.reward.seen_prompts import SeenPrompts
+
+        seen = SeenPrompts.load(model_folder) or SeenPrompts.of(())
+        pairs = select_unseen(load_labelled_pairs(self.store, self.split), seen, self.split)
+        if any(p.label.preferred is not None for p in pairs):  # else the replay says that there are none
+            require_slices(find_slices(pairs), wanted)
 
 
 @contextmanager
@@ -240,6 +265,19 @@ def _find_evaluation(store: Store, workspace: Path, against: str) -> Path | None
     return None if found is None else workspace / "evaluations" / found
 
 
+def _name_rival(
+    against: str, earlier: Path | None, rival: RewardModel | None, models: Sequence[RewardModelRecord]
+) -> str:
+    """Return what people call the other side of a comparison; `against` itself for what the store does not know."""
+    from rlhf_hitl.store.reward_models import display_evaluation_name, display_name_of_id
+
+    if earlier is not None:
+        return display_evaluation_name(earlier.resolve().name, models, with_id=True)
+    if rival is not None and any(model.id == rival.id for model in models):
+        return display_name_of_id(rival.id, models)
+    return against
+
+
 def _describe_origin(evaluation: Evaluation) -> str:
     """Return how many of the labels with a preference are simulated, for a title; empty if none."""
     origin = evaluation.measured_on
@@ -265,9 +303,9 @@ def _make_rows(evaluation: Evaluation) -> list[tuple[str, str, str]]:
 
 
 def _make_notes(evaluation: Evaluation, identical_sides: int, difference: AccuracyDifference | None) -> list[str]:
-    left_out = [f"{n} {kind}" for n, kind in evaluation.left_out]
+    left_out = [text for _, text in evaluation.left_out]
     if identical_sides:
-        left_out.append(f"{identical_sides} rows with two identical answers")
+        left_out.append(say_count(identical_sides, "row with two identical answers", "rows with two identical answers"))
     lines = [note for note in (evaluation.learnt_note, evaluation.caveat) if note]
     lines.append(f"Left out: {', '.join(left_out)}. Intervals treat the pairs of one prompt as one cluster.")
     if weak := sorted(
@@ -278,9 +316,11 @@ def _make_notes(evaluation: Evaluation, identical_sides: int, difference: Accura
     ):
         lines.append("Slices with a lower accuracy than all labels: " + ", ".join(text for _, text in weak[:5]))
     if (p := evaluation.position) and p.pairs:
-        lines.append(f"Swapping the two sides changes its margin by at most {p.asymmetry:.2g}, on {p.pairs} pairs.")
+        pairs = say_count(p.pairs, "pair")
+        lines.append(f"Swapping the two sides changes its margin by at most {p.asymmetry:.2g}, on {pairs}.")
     if p and p.raters:
-        line = f"Raters chose what was shown first in {p.raters.text} of {p.raters.n} votes ({p.raters.bounds})"
+        votes = say_count(p.raters.n, "vote")
+        line = f"Raters chose what was shown first in {p.raters.text} of {votes} ({p.raters.bounds})"
         if p.first and p.second:
             line += f"; the model agrees with {p.first.text} of those and with {p.second.text} of the others"
         lines.append(f"{line}.")

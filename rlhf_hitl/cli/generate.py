@@ -15,6 +15,7 @@ from rlhf_hitl.errors import BadInput, NotFound
 from rlhf_hitl.files import atomic_file, make_private_folder
 from rlhf_hitl.policy.sampling import GenerationBackend
 from rlhf_hitl.types import Split
+from rlhf_hitl.wording import say_count
 
 if TYPE_CHECKING:
     from rlhf_hitl.policy.sampling import Sampling
@@ -94,9 +95,8 @@ def generate_command(
         data = {"prompts": len(chosen), "completions": len(sampled)}
         if out:
             _write_completions(out, chosen, sampled)
-            return Result(
-                data | {"out": str(out)}, f"Wrote {len(sampled)} completions of {len(chosen)} prompts to {out}"
-            )
+            written = f"{say_count(len(sampled), 'completion')} of {say_count(len(chosen), 'prompt')}"
+            return Result(data | {"out": str(out)}, f"Wrote {written} to {out}")
         assert opened is not None
         comparisons = make_comparisons(chosen, sampled, k, overlap)
         with opened.write() as conn:

@@ -13,6 +13,7 @@ from rlhf_hitl.cli.report import make_report_table
 from rlhf_hitl.cli.reward_models import describe_model
 from rlhf_hitl.config import load_settings
 from rlhf_hitl.terminal import print_note
+from rlhf_hitl.wording import say_count
 
 if TYPE_CHECKING:
     from rlhf_hitl.loop.config import LoopConfig
@@ -99,7 +100,7 @@ def simulate_raters_command(
     more = [] if count else [_explain_no_work(places)]
     return Result(
         {"judgments": count, "simulated": True, "queue": places},
-        f"{count} simulated judgments; {waiting} places left in the queue.",
+        f"{say_count(count, 'simulated judgment')}; {say_count(waiting, 'place')} left in the queue.",
         more=more,
     )
 
@@ -120,8 +121,8 @@ def _summarise_rounds(store: Store, steps: dict[tuple[int, str], dict[str, Any]]
     rows = []
     for (n, step), result in steps.items():
         if step == "evaluate" and result.get("n"):
-            accuracy = result["accuracy"]
-            rows.append((f"round {n}", f"held-out accuracy {accuracy['value']:.1%} on {result['n']} labels"))
+            accuracy, labels = result["accuracy"], say_count(result["n"], "label")
+            rows.append((f"round {n}", f"held-out accuracy {accuracy['value']:.1%} on {labels}"))
         if step == "train_reward":
             rows.append((f"round {n}", f"reward model {describe_model(store, result['reward_model_id'])}"))
         if step == "promote":

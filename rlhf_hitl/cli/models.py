@@ -9,6 +9,7 @@ import typer
 from rlhf_hitl.cli import AsJson, Result, StoreUrl, app, command
 from rlhf_hitl.config import Settings, load_settings
 from rlhf_hitl.errors import BadInput
+from rlhf_hitl.wording import say_count
 
 if TYPE_CHECKING:
     from rlhf_hitl.reward.evaluation_record import Evaluation
@@ -93,8 +94,8 @@ def _list_reward_models(url: str) -> tuple[list[dict[str, Any]], list[str]]:
                 "evaluation_labels": None if evaluation is None else evaluation.n,
             }
         )
-    more = [f"{len(unreadable)} evaluations cannot be read: {', '.join(unreadable[:3])}"] if unreadable else []
-    return rows, more
+    more = [f"{say_count(len(unreadable), 'evaluation')} cannot be read: {', '.join(unreadable[:3])}"]
+    return rows, more if unreadable else []
 
 
 def _find_newest_evaluations() -> tuple[dict[str, Evaluation], list[str]]:
@@ -117,7 +118,7 @@ def _find_newest_evaluations() -> tuple[dict[str, Evaluation], list[str]]:
 
 def _make_cells(row: dict[str, Any]) -> tuple[str, ...]:
     at, labels = row["created_at"][:16].replace("T", " "), row["labels"]
-    known = [] if labels is None else [f"{labels} labels"]
+    known = [] if labels is None else [say_count(labels, "label")]
     return (
         row["name"],
         row["short_id"],

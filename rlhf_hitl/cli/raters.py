@@ -12,6 +12,7 @@ from rlhf_hitl.cli.passwords import AskPassword, PasswordStdin, take_password
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.types import Role
 from rlhf_hitl.visible import make_cell_visible
+from rlhf_hitl.wording import say_count
 
 rater_group = typer.Typer(help="Manage people: who may rate and who may lead.", no_args_is_help=True)
 app.add_typer(rater_group, name="raters")
@@ -77,7 +78,8 @@ def reset_password_command(
     rater = people.get_rater_by_name(opened, name)
     password, generated = take_password(password_stdin, ask_password)
     if keep_tokens is None and sys.stdin.isatty() and not json and (n := count_api_tokens(opened, rater.id)):
-        question = f"{n} API tokens act for {make_cell_visible(rater.name)}. End them too?"
+        tokens = say_count(n, "API token acts", "API tokens act")
+        question = f"{tokens} for {make_cell_visible(rater.name)}. End {'it' if n == 1 else 'them'} too?"
         keep_tokens = not typer.confirm(question, default=True, err=True)
     ended = set_password(opened, rater.name, password, keep_tokens=bool(keep_tokens))
     data = {"name": rater.name, "sessions_ended": ended.sessions, "tokens_ended": ended.api_tokens}
@@ -86,7 +88,8 @@ def reset_password_command(
         data["password"] = password
         text.append(", shown this once: ").append(password, "bold")
     kept = " Their API tokens go on." if keep_tokens else ""
-    return Result(data, text.append(f". Ended: {ended.sessions} sessions, {ended.api_tokens} API tokens.{kept}"))
+    counts = f"{say_count(ended.sessions, 'session')}, {say_count(ended.api_tokens, 'API token')}"
+    return Result(data, text.append(f". Ended: {counts}.{kept}"))
 
 
 @command("list", rater_group)

@@ -11,6 +11,7 @@ from rlhf_hitl.cli import AsJson, Result, StoreUrl, command, make_table, require
 from rlhf_hitl.config import load_settings
 from rlhf_hitl.files import write_text_atomically
 from rlhf_hitl.visible import make_cell_visible
+from rlhf_hitl.wording import say_count
 
 if TYPE_CHECKING:
     from rlhf_hitl.kpis import KpiReport
@@ -44,7 +45,7 @@ def make_report_table(report: KpiReport) -> Any:
 
     title = f"Report of {', '.join(report.projects)}, {report.created_at:%Y-%m-%d %H:%M} UTC"
     if report.simulated:
-        title += f" (simulated: {report.simulated_judgments:,} of {report.judgments:,} judgments)"
+        title += f" (simulated: {report.simulated_judgments:,} of {say_count(report.judgments, 'judgment')})"
     rows = [(f.title, f.text, f.bounds) for f in report.figures]
     notes = [report.population, *report.simulation_notes, *(f"{f.title}: {f.note}." for f in report.figures)]
     return Group(

@@ -57,7 +57,6 @@ def locate_requested_model(store: Store, name: str | None) -> str:
 
 def describe_model(store: Store, model_id: str) -> str:
     """Return what messages call a reward model: its name, if the store knows it, and its id."""
-    from rlhf_hitl.store.reward_models import display_name, list_reward_models
+    from rlhf_hitl.store.reward_models import display_name_of_id, list_reward_models
 
-    record = next((m for m in list_reward_models(store) if m.id == model_id), None)
-    return model_id if record is None else display_name(record, with_id=True)
+    return display_name_of_id(model_id, list_reward_models(store))

@@ -11,6 +11,7 @@ import typer
 from rlhf_hitl.cli import AsJson, Interrupted, Result, StoreUrl, command, make_table
 from rlhf_hitl.cli.launch import launch_processes
 from rlhf_hitl.cli.reward_models import RewardModelName, describe_model, load_requested_model
+from rlhf_hitl.wording import say_count
 
 if TYPE_CHECKING:
     from rlhf_hitl.store import Store
@@ -103,8 +104,9 @@ def _explain_interruption(store: Store, model_id: str, name: str) -> Iterator[No
         yield
     except KeyboardInterrupt:
         kept = count_scores(store, model_id)
+        scored = say_count(kept, "comparison has its score", "comparisons have their score")
         raise Interrupted(
-            f"interrupted: {kept} comparisons have their score, and what the model has read of others is kept. Give "
+            f"interrupted: {scored}, and what the model has read of others is kept. Give "
             "the same command again: it goes on from there"
             + (" and decides for all that nobody has judged" if name == "route" else "")
         ) from None
@@ -113,4 +115,6 @@ def _explain_interruption(store: Store, model_id: str, name: str) -> Iterator[No
 def _explain_without_text(without_text: int) -> list[str]:
     if not without_text:
         return []
-    return [f"{without_text} comparisons have a completion without text: raters judge them without a score"]
+    counted = say_count(without_text, "comparison has", "comparisons have")
+    them = "it" if without_text == 1 else "them"
+    return [f"{counted} a completion without text: raters judge {them} without a score"]

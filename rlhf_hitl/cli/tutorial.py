@@ -10,6 +10,7 @@ import typer
 from rlhf_hitl.cli import AsJson, Result, StoreUrl, app, command, make_table
 from rlhf_hitl.cli.guidelines import ProjectName
 from rlhf_hitl.types import DEFAULT_PROJECT
+from rlhf_hitl.wording import say_count
 
 tutorial_group = typer.Typer(
     help="Manage the tutorial: examples with the right answer, on which raters begin.", no_args_is_help=True
@@ -37,7 +38,9 @@ def set_tutorial_command(
     opened = Store.open(store)
     new = read_tutorial(path, project)
     tutorial_store.replace_tutorial(opened, project, new)
-    return Result({"project": project, "examples": len(new)}, f"The tutorial of {project} has {len(new)} examples.")
+    return Result(
+        {"project": project, "examples": len(new)}, f"The tutorial of {project} has {say_count(len(new), 'example')}."
+    )
 
 
 @command("show", tutorial_group)

@@ -8,6 +8,7 @@ import typer
 
 from rlhf_hitl.cli import AsJson, Result, StoreUrl, app, command, make_table
 from rlhf_hitl.types import Event
+from rlhf_hitl.wording import say_count
 
 webhook_group = typer.Typer(help="Manage webhooks: addresses that events are sent to.", no_args_is_help=True)
 app.add_typer(webhook_group, name="webhooks")
@@ -71,7 +72,9 @@ def list_webhooks_command(*, store: StoreUrl, json: AsJson = False) -> Result:
         )
         for r in rows
     ]
-    text = make_table(f"Webhooks ({waiting} deliveries wait)", cells, ("id", "url", "events", ""))
+    text = make_table(
+        f"Webhooks ({say_count(waiting, 'delivery waits', 'deliveries wait')})", cells, ("id", "url", "events", "")
+    )
     more = []
     if any(not r["can_be_signed"] and not r["ended"] for r in rows):
         more.append(

@@ -17,6 +17,7 @@ from rlhf_hitl.formats.record import (
 )
 from rlhf_hitl.formats.source import RowSource
 from rlhf_hitl.types import Messages
+from rlhf_hitl.wording import say_count
 
 NAME = "mt_bench"
 ABOUT = "votes of {judge, model_a, model_b, turn, winner, conversation_a, conversation_b} (MT-Bench, Chatbot Arena)"
@@ -59,5 +60,5 @@ def _split_at_turn(row: SourceRow, name: str, turn: int) -> tuple[Messages, Mess
     first_user = next((i for i, m in enumerate(chat) if m.role == "user"), None)
     answers = [i for i, m in enumerate(chat) if m.role == "assistant"]
     if first_user is None or len(answers) < turn or answers[0] < first_user:
-        raise make_field_error(row, name, f"a user message and {turn} answers to it")
+        raise make_field_error(row, name, f"a user message and {say_count(turn, 'answer')} to it")
     return chat[: first_user + 1], chat[first_user + 1 : answers[turn - 1] + 1]

@@ -20,6 +20,7 @@ from rlhf_hitl.store.judgments import read_judgments, read_store_revision
 from rlhf_hitl.store.loop_steps import read_finished_steps
 from rlhf_hitl.store.reward_models import get_reward_model, list_reward_models
 from rlhf_hitl.types import Completion, Prompt, Split
+from rlhf_hitl.wording import say_count
 
 if TYPE_CHECKING:
     from rlhf_hitl.reward.model import RewardModel
@@ -34,7 +35,8 @@ class ReviewProgress:
     wanted: int
 
     def __str__(self) -> str:
-        return f"round {self.round}: {self.done} of {self.wanted} judgments; raters make them at `rlhf-hitl serve`"
+        wanted = say_count(self.wanted, "judgment")
+        return f"round {self.round}: {self.done:,} of {wanted}; raters make them at `rlhf-hitl serve`"
 
 
 class RewardModelCache:
@@ -150,7 +152,7 @@ class RoundSteps:
         except NoLabelsToEvaluate as e:
             return {"n": 0, "reason": str(e)}
         save_evaluation(self.settings.workspace / "evaluations" / name, evaluation, examples)
-        model_card.add_evaluation_to_card(Path(get_reward_model(self.store, model.id).path), evaluation)
+        model_card.add_evaluation_to_card(get_reward_model(self.store, model.id), evaluation)
         return evaluation.as_dict()
 
     def tune_with_dpo(self) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rlhf_hitl.policy.sampling import RowSampling, Sampling, derive_seed
 from rlhf_hitl.policy.token_sampling import tokenize_prompt
 from rlhf_hitl.types import Completion, Message, Prompt
+from rlhf_hitl.wording import say_count
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -39,9 +40,9 @@ def plan_jobs(
         tokens = tokenize_prompt(tokenizer, prompt.messages)
         for s in samplings:
             if limit is not None and len(tokens) + s.max_new_tokens > limit:
+                of_prompt, new = say_count(len(tokens), "token"), say_count(s.max_new_tokens, "new one")
                 tqdm.write(
-                    f"prompt {prompt.id} left out: {len(tokens)} tokens and {s.max_new_tokens} new ones do not fit "
-                    f"in the model's {limit}",
+                    f"prompt {prompt.id} left out: {of_prompt} and {new} do not fit in the model's {limit:,}",
                     file=sys.stderr,
                 )
                 continue

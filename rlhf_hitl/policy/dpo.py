@@ -20,6 +20,7 @@ from rlhf_hitl.policy.policy_folder import get_checkpoint_folder, require_free_f
 from rlhf_hitl.policy.training import make_policy_lora_config, refuse_heldout
 from rlhf_hitl.reward.training.progress import keep_stdout_free
 from rlhf_hitl.types import Completion, messages_to_dicts
+from rlhf_hitl.wording import say_count
 
 log = logging.getLogger(__name__)
 
@@ -89,10 +90,11 @@ def train_dpo(settings: DPOSettings, pairs: Sequence[DPOPair]) -> dict[str, Any]
     tokenizer = load_tokenizer(settings.policy)
     rows, too_long = build_dpo_dataset(pairs, tokenizer, settings.max_length)
     if too_long:
-        log.warning("%d of %d pairs left out: longer than max_length %s", too_long, len(pairs), settings.max_length)
+        of_all = say_count(len(pairs), "pair")
+        log.warning("%d of %s left out: longer than max_length %s", too_long, of_all, settings.max_length)
     if not len(rows):
         raise BadInput(
-            f"{len(pairs)} pairs",
+            say_count(len(pairs), "pair"),
             expected=f"at least one of up to {settings.max_length} tokens",
             fix="raise max_length",
         )

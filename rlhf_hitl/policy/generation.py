@@ -15,6 +15,7 @@ from rlhf_hitl.policy.completion_jobs import CompletionJob, make_completion, pla
 from rlhf_hitl.policy.sampling import GenerationBackend, Sampling, derive_seed
 from rlhf_hitl.policy.token_sampling import decode_answer, find_eos_ids, sample_tokens
 from rlhf_hitl.types import Completion, Prompt
+from rlhf_hitl.wording import say_count
 
 if TYPE_CHECKING:
     import torch
@@ -101,4 +102,5 @@ def generate_completions(
             jobs = retries
             if not jobs:
                 return
-        tqdm.write(f"{len(jobs)} completions left out: empty or a repeat {RETRIES + 1} times over", file=sys.stderr)
+        counted = say_count(len(jobs), "completion")
+        tqdm.write(f"{counted} left out: empty or a repeat {RETRIES + 1} times over", file=sys.stderr)

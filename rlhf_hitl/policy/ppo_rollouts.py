@@ -16,6 +16,7 @@ from rlhf_hitl.policy.ppo_config import PPOConfig
 from rlhf_hitl.policy.sampling import RowSampling, Sampling, derive_seed
 from rlhf_hitl.policy.token_sampling import decode_answer, find_eos_ids, sample_tokens, tokenize_prompt
 from rlhf_hitl.types import Message, Messages, Prompt
+from rlhf_hitl.wording import say_count
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -64,7 +65,7 @@ class RolloutSampler:
         fitting = [(p, tokens) for p, tokens in tokenized if len(tokens) <= config.max_prompt_tokens]
         if not fitting:
             raise BadInput(
-                f"{len(prompts)} prompts",
+                say_count(len(prompts), "prompt"),
                 expected=f"at least one of up to {config.max_prompt_tokens} tokens",
                 fix="import prompts of the train split, or raise max_prompt_tokens",
             )
@@ -115,7 +116,7 @@ class RolloutSampler:
             if scored.shape != (len(with_text),) or not bool(torch.isfinite(scored).all()):
                 raise BadInput(
                     f"rewards of shape {tuple(scored.shape)}",
-                    expected=f"{len(with_text)} finite numbers",
+                    expected=say_count(len(with_text), "finite number"),
                     fix="check the reward model",
                 )
             rewards += scored.min()

@@ -7,6 +7,7 @@ from itertools import groupby
 
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.types import Comparison, Completion, Prompt
+from rlhf_hitl.wording import say_count
 
 
 def make_comparisons(
@@ -34,7 +35,7 @@ def group_completions(
         BadInput: `k` is below 2.
     """
     if k < 2:
-        raise BadInput(f"{k} completions a comparison", expected="2 or more", fix="compare at least two")
+        raise BadInput(f"{say_count(k, 'completion')} a comparison", expected="2 or more", fix="compare at least two")
     distinct = sorted({c.messages: c for c in completions}.values(), key=lambda c: c.id)
     if len(distinct) < k:
         return []

@@ -29,6 +29,7 @@ from rlhf_hitl.reward.pretrained import (
 )
 from rlhf_hitl.reward.standardiser import Standardiser
 from rlhf_hitl.reward.views import SCORE_POOLING
+from rlhf_hitl.wording import say_count
 
 
 def load_classifier(name: str) -> PreTrainedModel:
@@ -43,7 +44,7 @@ def load_classifier(name: str) -> PreTrainedModel:
     kinds = ", ".join(config.architectures or [])
     if not is_sequence_classifier(path) or config.num_labels != 1:
         raise BadInput(
-            f"classifier {name!r}: {kinds or 'no architecture'} with {config.num_labels} labels",
+            f"classifier {name!r}: {kinds or 'no architecture'} with {say_count(config.num_labels, 'label')}",
             expected="a ...ForSequenceClassification with 1 label, the reward",
             fix="take a reward model, or train this one: `rlhf-hitl train-reward --backbone`",
         )

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from rlhf_hitl.types import Messages, Split
+from rlhf_hitl.wording import say_count
 
 
 @dataclass(frozen=True)
@@ -168,7 +169,7 @@ class AccuracyDifference:
 
     def __str__(self) -> str:
         a = self.accuracy
-        return f"{a.value:+.1%} ({a.low:+.1%} to {a.high:+.1%}) on {self.n:,} labels"
+        return f"{a.value:+.1%} ({a.low:+.1%} to {a.high:+.1%}) on {say_count(self.n, 'label')}"
 
     @property
     def is_worse(self) -> bool:
@@ -275,7 +276,8 @@ class Evaluation:
             return earlier if self.simulated else ""
         m = self.measured_on
         if m.has_simulated:
-            return f"Simulated raters judged {m.simulated_text} of the {m.labels:,} labels it is measured on."
+            labels = say_count(m.labels, "label")
+            return f"Simulated raters judged {m.simulated_text} of the {labels} it is measured on."
         return "Simulated raters judged some of the ties." if self.simulated else ""
 
     @property
@@ -284,7 +286,8 @@ class Evaluation:
         m = self.learnt_from
         if m is None or not m.has_simulated:
             return ""
-        return f"The model learnt from {m.labels:,} labels, and simulated raters judged {m.simulated_text} of these."
+        labels = say_count(m.labels, "label")
+        return f"The model learnt from {labels}, and simulated raters judged {m.simulated_text} of these."
 
     @property
     def score_rows(self) -> list[tuple[str, str, str]]:
@@ -327,8 +330,11 @@ class Evaluation:
 
     @property
     def left_out(self) -> list[tuple[int, str]]:
-        """How many labels were left out, and why."""
-        left_out = [(self.ties, "ties"), (self.dropped, "labels without text")]
+        """How many labels were left out, and the same in words with the reason."""
+        left_out = [
+            (self.ties, say_count(self.ties, "tie")),
+            (self.dropped, say_count(self.dropped, "label without text", "labels without text")),
+        ]
         return left_out if self.includes_training_prompts else left_out + self._seen_labels
 
     @property
@@ -341,7 +347,7 @@ class Evaluation:
         """What a reader of the figures has to know about their prompts; empty if nothing."""
         sentences = []
         if self.includes_training_prompts:
-            seen = " and ".join(f"{n:,} {kind}" for n, kind in self._seen_labels)
+            seen = " and ".join(text for _, text in self._seen_labels)
             sentences.append(
                 f"This evaluation replays the {self.split} split and leaves nothing out. Its labels include {seen}."
             )
@@ -353,9 +359,10 @@ class Evaluation:
 
     @property
     def _seen_labels(self) -> list[tuple[int, str]]:
+        seen = "of prompts the model was trained on"
         return [
-            (self.trained_on, "labels of prompts the model was trained on"),
-            (self.calibrated_on, "of prompts that set its temperature"),
+            (self.trained_on, say_count(self.trained_on, f"label {seen}", f"labels {seen}")),
+            (self.calibrated_on, f"{self.calibrated_on:,} of prompts that set its temperature"),
         ]
 
     def as_dict(self) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from rlhf_hitl.reward.batching import group_by_prompt
 from rlhf_hitl.reward.bundled_reader import open_bundled_features
 from rlhf_hitl.reward.feature_store import FeatureStore, remove_least_recently_used
 from rlhf_hitl.reward.rendering import Conversation, RenderedConversation
+from rlhf_hitl.wording import say_count
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +76,8 @@ class FeatureCache:
         self._completions_cut |= {k for k, r in zip(keys, rendered) if r.cut}
         if any(r.dropped or r.cut for r in missing.values()):
             limit = self.backbone.renderer.max_length
-            log.info("%d prompts and %d completions cut to %d tokens", self.dropped, self.cut, limit)
+            prompts, completions = say_count(self.dropped, "prompt"), say_count(self.cut, "completion")
+            log.info("%s and %s cut to %d tokens", prompts, completions, limit)
         features = np.empty((len(keys), len(self.stores), self.backbone.width // len(self.stores)), np.float32)
         for row, key in zip(features, keys):
             if key not in missing:  # read now: while the others are computed, another process may remove it

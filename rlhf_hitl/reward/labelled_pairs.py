@@ -18,6 +18,7 @@ from rlhf_hitl.store import Store
 from rlhf_hitl.store.comparisons import find_comparisons
 from rlhf_hitl.store.imports import finish_waiting_imports
 from rlhf_hitl.types import Comparison, Label, Split
+from rlhf_hitl.wording import say_count
 
 log = logging.getLogger(__name__)
 
@@ -57,8 +58,8 @@ def load_labelled_pairs(store: Store, split: Split) -> list[LabelledPair]:
     usable = [p for p in pairs if p.is_usable]
     if len(usable) < len(pairs):
         first = next(p.comparison.id for p in pairs if not p.is_usable)
-        left_out = len(pairs) - len(usable)
-        log.warning("%d %s labels left out: of completions without text (comparison %s)", left_out, split.value, first)
+        left_out = say_count(len(pairs) - len(usable), f"{split.value} label")
+        log.warning("%s left out: of completions without text (comparison %s)", left_out, first)
     return usable
 
 

@@ -14,13 +14,15 @@ from rlhf_hitl.files import write_text_atomically
 from rlhf_hitl.models import SHORT_NAMES
 from rlhf_hitl.reward import CARD_FILE
 from rlhf_hitl.reward.evaluation_record import Evaluation
+from rlhf_hitl.store.reward_models import SHORT_ID_LENGTH, RewardModelRecord, display_name, put_name_for_id
+from rlhf_hitl.wording import say_count
 
 README_FILE = "README.md"
 
 TEMPLATE = """---
 {{ metadata }}
 ---
-# Reward model {{ card.id }}
+# Reward model {{ title }}
 
 {% if card.simulated %}
 {% if card.simulated_labels is defined %}
@@ -36,6 +38,10 @@ with an uncertainty. Do not compare rewards of different prompts.
 
 | | |
 | --- | --- |
+| id | {{ card.id }} |
+{% if card.trained_on is defined %}
+| trained on | {{ card.trained_on }} |
+{% endif %}
 | backend | {{ card.backend }} |
 | backbone | {{ base }}, layers {{ card.backbone.layer|join(', ') }}, {{ card.backbone.pooling|join(', ') }} |
 | precision of the backbone | {{ card.backbone.dtype }} |
@@ -54,7 +60,7 @@ with an uncertainty. Do not compare rewards of different prompts.
 | evaluation | labels | accuracy | 95 % interval | highest floor | calibration error |
 | --- | ---: | ---: | ---: | ---: | ---: |
 {% for name, e in card.evaluations.items() %}
-| {{ name }}{{ " (its %s split)"|format(e.split) if e.split and e.split != "heldout" }} |
+| {{ name|named }}{{ " (its %s split)"|format(e.split) if e.split and e.split != "heldout" }} |
 {#- #} {{ e.n }} | {{ e.accuracy|percent }} | {{ e.low|percent }} to {{ e.high|percent }} |
 {#- #} {{ e.floor|percent }} | {{ e.ece|percent }} |
 {% endfor %}
@@ -70,8 +76,8 @@ None yet: `rlhf-hitl evaluate --reward-model {{ card.id }}` replays held-out lab
 
 - It knows the raters, prompts and policies of its training labels. Before you use it on others, evaluate it on their
   labels.
-- To fit {{ card.backbone.max_length }} tokens, {{ card.prompts_cut }} prompts were cut at their beginning
-  and {{ card.completions_cut }} completions at their end.
+- To fit {{ card.backbone.max_length }} tokens, {{ card.prompts_cut|count("prompt was", "prompts were") }} cut at the
+  beginning and {{ card.completions_cut|count("completion") }} at the end.
 {% if card.length_alone is defined and card.masses.values()|min >= card.length_alone %}
 - On training prompts it was not fitted to, it predicted raters no better than the lengths of the answers alone.
 {% endif %}
@@ -93,12 +99,25 @@ def render_card(card: Mapping[str, Any]) -> str:
     )
     environment = Environment(trim_blocks=True, lstrip_blocks=True)
     environment.filters["percent"] = "{:.1%}".format
-    text = environment.from_string(TEMPLATE).render(card=card, base=base, metadata=metadata.to_yaml())
+    environment.filters["count"] = say_count
+    # A model that no store knows is called by its id.
+    name, short_id = card.get("name", card["id"]), card["id"][:SHORT_ID_LENGTH]
+    environment.filters["named"] = lambda evaluation: put_name_for_id(evaluation, card["id"], name)
+    title = f"{name} ({short_id})" if "name" in card else card["id"]
+    text = environment.from_string(TEMPLATE).render(card=card, title=title, base=base, metadata=metadata.to_yaml())
     return str(ModelCard(text))
 
 
-def add_evaluation_to_card(folder: Path, evaluation: Evaluation) -> None:
+def add_name_to_card(record: RewardModelRecord) -> None:
+    """Add to a saved model's card what the store calls it and the day on which it was trained."""
+    folder = Path(record.path)
+    card = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))
+    write_card(folder, card | _make_name_fields(record))
+
+
+def add_evaluation_to_card(record: RewardModelRecord, evaluation: Evaluation) -> None:
     """Add an evaluation's figures to a saved model's card, in place of an earlier evaluation of the same name."""
+    folder = Path(record.path)
     card = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))
     figures = {
         "split": evaluation.split,
@@ -110,7 +129,14 @@ def add_evaluation_to_card(folder: Path, evaluation: Evaluation) -> None:
         "ece": evaluation.ece,
         "simulated": evaluation.simulated,
     }
-    write_card(folder, card | {"evaluations": card.get("evaluations", {}) | {evaluation.name: figures}})
+    card |= {"evaluations": card.get("evaluations", {}) | {evaluation.name: figures}}
+    # The card of an earlier version, or of a model that a script trained, has no name yet.
+    write_card(folder, card if "name" in card else card | _make_name_fields(record))
+
+
+def _make_name_fields(record: RewardModelRecord) -> dict[str, str]:
+    # The day, because a name has no year as long as that is the present one.
+    return {"name": display_name(record), "trained_on": record.created_at.date().isoformat()}
 
 
 def write_card(folder: Path, card: Mapping[str, Any]) -> None:

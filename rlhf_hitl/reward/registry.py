@@ -24,8 +24,12 @@ if TYPE_CHECKING:
 
 
 def register_reward_model(store: Store, model: RewardModel, folder: Path) -> RewardModelRecord:
-    """Make a model that is saved in a folder the store's newest."""
-    return add_reward_model(store, _make_record(model, folder))
+    """Make a model that is saved in a folder the store's newest, and write into its card what the store calls it."""
+    from rlhf_hitl.reward.model_card import add_name_to_card
+
+    record = add_reward_model(store, _make_record(model, folder))
+    add_name_to_card(record)
+    return record
 
 
 def locate_reward_model(store: Store, name: str | None) -> Path:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rlhf_hitl.stats.intervals import clustered_share_upper_bound
+from rlhf_hitl.wording import say_count
 
 #: The shares of the calibration labels at which the search begins and by which it goes on. They are fixed beforehand.
 #: Starting with the surest few would waste the test: one unlucky label among thirty ends it.
@@ -42,14 +43,14 @@ class Threshold:
         if not self.accepts_nothing:
             return (
                 f"confidence of {self.value:.3f} or more: error below {self.bound:.1%} with {1 - self.delta:.0%} "
-                f"confidence; wrong on {self.errors} of {self.accepted} such calibration labels "
-                f"({self.calibration} labels on {self.prompts} prompts in all)"
+                f"confidence; wrong on {self.errors:,} of {say_count(self.accepted, 'such calibration label')} "
+                f"({say_count(self.calibration, 'label')} on {say_count(self.prompts, 'prompt')} in all)"
             )
         needed = count_prompts_needed(self.max_error, self.delta)
         if self.prompts < needed:
             return (
-                f"accepts nothing: calibration labels on {self.prompts} prompts, {needed} prompts are the fewest that "
-                "can show it"
+                f"accepts nothing: calibration labels on {say_count(self.prompts, 'prompt')}, {needed} prompts are the "
+                "fewest that can show it"
             )
         return f"accepts nothing: no confidence keeps the error below {self.max_error:.1%} on the calibration labels"
 

@@ -61,16 +61,32 @@ def display_name(model: RewardModelRecord, *, with_id: bool = False) -> str:
     return f"{model.backend} · {day} · {model.number}" + (f" ({model.short_id})" if with_id else "")
 
 
-def display_evaluation_name(name: str, models: Iterable[RewardModelRecord]) -> str:
+def display_name_of_id(model_id: str, models: Iterable[RewardModelRecord]) -> str:
+    """Return what people call the model of this id, with the beginning of the id; the id itself for another model."""
+    return next((display_name(model, with_id=True) for model in models if model.id == model_id), model_id)
+
+
+def display_evaluation_name(name: str, models: Iterable[RewardModelRecord], *, with_id: bool = False) -> str:
     """Return what people call an evaluation: for `heldout-m_1a2b…` it is `heldout · head · 28 Nov · 3`.
 
     A name without the id of one of the models is returned as it is.
+
+    Args:
+        with_id: add the beginning of the model's id: `heldout · head · 28 Nov · 3 (m_1a2b3c4d)`.
     """
     for model in models:
         if model.id in name:
-            before, _, after = name.partition(model.id)
-            return " · ".join(part for part in (before.strip("-"), display_name(model), after.strip("-")) if part)
+            shown = put_name_for_id(name, model.id, display_name(model))
+            return f"{shown} ({model.short_id})" if with_id else shown
     return name
+
+
+def put_name_for_id(evaluation: str, model_id: str, model_name: str) -> str:
+    """Return an evaluation's name with the model's name where it has the model's id, its parts joined by dots."""
+    if model_id not in evaluation:
+        return evaluation
+    before, _, after = evaluation.partition(model_id)
+    return " · ".join(part for part in (before.strip("-"), model_name, after.strip("-")) if part)
 
 
 def add_reward_model(store: Store, model: RewardModelRecord) -> RewardModelRecord:
@@ -143,19 +159,20 @@ def find_evaluation_name(text: str, names: Sequence[str], models: Sequence[Rewar
     """Return which of these evaluations a user means, or None where it is none of them.
 
     Args:
-        text: a name as it is, the beginning of one, or what `display_evaluation_name` makes of one; the model's part
-            may be short, as in `heldout 3`.
+        text: a name as it is, the beginning of one, or what `display_evaluation_name` makes of one, with or without
+            the id; the model's part may be short, as in `heldout 3`.
 
     Raises:
         BadInput: several may be meant.
     """
-    words = _split_words(text)
-    if text in names or not words:
+    if text in names or not _split_words(text):
         return text if text in names else None
     found = [n for n in names if len(text) >= MIN_ID_LENGTH and n.startswith(text)]
-    found = found or [name for name in names if words in _list_evaluation_forms(name, models)]
+    shown_id = re.fullmatch(r"(.*)\((\w+)\)\s*", text)
+    words, id_part = (_split_words(shown_id[1]), shown_id[2]) if shown_id else (_split_words(text), "")
+    found = found or [name for name in names if id_part in name and words in _list_evaluation_forms(name, models)]
     if len(found) > 1:
-        shown = ", ".join(display_evaluation_name(name, models) for name in found[:MAX_CANDIDATES])
+        shown = ", ".join(display_evaluation_name(name, models, with_id=True) for name in found[:MAX_CANDIDATES])
         more = f" and {len(found) - MAX_CANDIDATES} more" if len(found) > MAX_CANDIDATES else ""
         raise BadInput(
             f"evaluation {text!r}", expected=f"one, and this may be {shown}{more}", fix="write the whole name"

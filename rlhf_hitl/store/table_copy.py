@@ -26,6 +26,7 @@ from rlhf_hitl.store.engines import WAL_PAGES
 from rlhf_hitl.store.reference_checks import check_references
 from rlhf_hitl.store.row_checks import CHECKS, RowChecks
 from rlhf_hitl.store.tables import Utc, metadata
+from rlhf_hitl.wording import say_count
 
 ROWS_PER_COPY = 200
 CACHE_KIB = 256 * 1024
@@ -75,7 +76,7 @@ def lock_new_store(store: Store, conn: Connection) -> None:
         conn.execute(sa.text(f"LOCK TABLE {_list_table_names(conn)} IN EXCLUSIVE MODE"))
     if surplus := {t: n for t, n in count_table_rows(conn).items() if n > ROWS_OF_A_NEW_STORE.get(t, 0)}:
         raise BadInput(
-            f"store {store.safe_url} with " + ", ".join(f"{n} {table}" for table, n in surplus.items()),
+            f"store {store.safe_url} with rows of " + ", ".join(f"{table} ({n:,})" for table, n in surplus.items()),
             expected="a new store",
             fix="name one that does not exist yet with --store",
         )
@@ -198,7 +199,9 @@ def _check_rows(table: sa.Table, rows: Iterable[PlainRow], checks: RowChecks) ->
         types = tuple(map(type, row))
         if types not in good_types:
             if len(row) != len(columns):
-                raise BadInput(f"a row of {table.name} of {len(row)} values", expected=f"{len(columns)}", fix=_FIX)
+                raise BadInput(
+                    f"a row of {table.name} of {say_count(len(row), 'value')}", expected=f"{len(columns)}", fix=_FIX
+                )
             for column, value in zip(columns, row):
                 if not column.nullable if value is None else type(value) is not _find_python_type(column):
                     raise _make_value_error(column, value)

@@ -9,6 +9,7 @@ from string import ascii_uppercase
 from typing import Any
 
 from rlhf_hitl.errors import BadInput
+from rlhf_hitl.wording import say_count
 
 
 class Verdict(StrEnum):
@@ -70,7 +71,7 @@ class Answer:
             raise BadInput(f"ranking {self.ranking}", expected="no empty group", fix="leave empty groups out")
         if (self.verdict is Verdict.RANKED) != (len(ids) >= 2):
             raise BadInput(
-                f"verdict {self.verdict.value!r} with {len(ids)} ranked completions",
+                f"verdict {self.verdict.value!r} with {say_count(len(ids), 'ranked completion')}",
                 expected="two or more ranked completions for 'ranked' and none for any other verdict",
                 fix="send a ranking with the verdict 'ranked' only",
             )
@@ -166,7 +167,7 @@ class ShownAnswer:
         """
         if self.count not in (None, len(order_shown)):
             raise BadInput(
-                f"an answer to {self.count} completions",
+                f"an answer to {say_count(self.count, 'completion')}",
                 expected=f"one to the {len(order_shown)} that were shown",
                 fix="send a rank or null, and a score or null, for each completion",
             )

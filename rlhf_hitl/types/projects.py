@@ -13,6 +13,7 @@ from rlhf_hitl.types.answers import Answer, Verdict
 from rlhf_hitl.types.content import make_content_id, refuse_nul
 from rlhf_hitl.types.messages import Messages, messages_to_dicts
 from rlhf_hitl.visible import is_blank
+from rlhf_hitl.wording import say_count
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,9 @@ class TutorialExample:
         if not any(m.content.strip() for m in messages):
             raise BadInput("example", expected="a prompt with text", fix="fill `messages`")
         if len(completions) < 2:
-            raise BadInput(f"{len(completions)} completions", expected="two or more to be compared", fix="add some")
+            raise BadInput(
+                say_count(len(completions), "completion"), expected="two or more to be compared", fix="add some"
+            )
         if answer.verdict not in (Verdict.RANKED, Verdict.ALL_BAD, Verdict.FLAGGED):
             raise BadInput(f"verdict {answer.verdict.value!r}", expected="a right answer", fix="rank the completions")
         ids = [i for group in answer.ranking for i in group]

@@ -9,6 +9,7 @@ from datetime import datetime
 import pytest
 from starlette.testclient import TestClient
 
+from plain_words import assert_plain
 from rlhf_hitl.api.app import create_app
 from rlhf_hitl.api.auth import SESSION_COOKIE
 from rlhf_hitl.config import Settings
@@ -198,7 +199,11 @@ def test_what_is_longer_or_other_than_it_may_be_is_refused_in_one_line(site, nam
     [made] = accept(site.store, "Sure?")
     answer = site.send(site.enter("lea", Role.LEAD), name, data)
     assert answer.status_code == 200, json.dumps(data)
-    assert len(answer.json()["problem"].splitlines()) == 1
+    problem = answer.json()["problem"]
+    assert len(problem.splitlines()) == 1
+    assert ": expected " in problem
+    assert ". Fix: " in problem
+    assert_plain(problem)
     assert "rows" not in answer.json()
     assert [d.comparison_id for d in read_routings(site.store, newest=False)] == [made.id]
 

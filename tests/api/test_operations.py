@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import socket
 import tarfile
 import threading
@@ -21,7 +23,7 @@ from rlhf_hitl.errors import BadInput, Conflict, NotFound
 from rlhf_hitl.store import audit, guidelines, people, projects, queue, tables, tokens
 from rlhf_hitl.store.comparisons import count_rows, find_comparisons
 from rlhf_hitl.store.judgments import read_judgments
-from rlhf_hitl.store.reward_models import get_reward_model
+from rlhf_hitl.store.reward_models import display_name, get_reward_model
 from rlhf_hitl.store.routings import Routing, apply_routings
 from rlhf_hitl.store.scores import read_scores
 from rlhf_hitl.types import Axis, Guideline, Reason, Role, Route, Scope, utc_now
@@ -160,6 +162,9 @@ def test_a_model_scores_what_is_in_the_store_and_what_is_not(api, store, tmp_pat
     kept = {s.comparison_id: s for s in read_scores(store, model.id)}
     assert [kept[i] for i in ids] == scores[:3]
     assert all(s.margin >= 0 and s.uncertainty >= 0 for s in scores)
+    shutil.rmtree(model.path)
+    with pytest.raises(Conflict, match=re.escape(f"reward model {display_name(model, with_id=True)}: its folder")):
+        lead.predict(ids)
 
 
 # Answers

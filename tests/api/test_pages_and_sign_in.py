@@ -12,6 +12,7 @@ import pytest
 import sqlalchemy as sa
 from starlette.testclient import TestClient
 
+from plain_words import assert_plain
 from rlhf_hitl.api.app import create_app
 from rlhf_hitl.api.auth import SESSION_COOKIE
 from rlhf_hitl.api.sign_in_throttle import SignInThrottle
@@ -381,7 +382,11 @@ def test_a_contradictory_answer_is_refused_with_a_message_and_changes_nothing(sq
     put(sqlite_store, comparison("q", "one", "two"))
     lease_id = rating_service.answer_call("open", sqlite_store, settings, ann, {})["cards"][0]["id"]
     body = {"id": lease_id} | sent if isinstance(sent, dict) else sent
-    assert rating_service.answer_call("submit", sqlite_store, settings, ann, body)["problem"]["kind"] == "refused"
+    problem = rating_service.answer_call("submit", sqlite_store, settings, ann, body)["problem"]
+    assert problem["kind"] == "refused"
+    assert ": expected " in problem["detail"]
+    assert ". Fix: " in problem["detail"]
+    assert_plain(problem["detail"])
     assert list(read_judgments(sqlite_store)) == []
 
 

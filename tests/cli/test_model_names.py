@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import html
 import json
+import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,12 +15,14 @@ from command_line import Outcome, run_command
 from rlhf_hitl import simulate
 from rlhf_hitl.errors import BadInput, NotFound
 from rlhf_hitl.formats.importing import import_bundled
+from rlhf_hitl.reward.model_card import render_card
 from rlhf_hitl.store.reward_models import (
     MONTHS,
     RewardModelRecord,
     add_reward_model,
     display_evaluation_name,
     display_name,
+    display_name_of_id,
     find_evaluation_name,
     get_reward_model,
     list_reward_models,
@@ -132,12 +136,24 @@ def test_an_evaluation_is_called_after_its_model(named):
         assert find_evaluation_name(text, names, models) == name
         assert find_evaluation_name(text.replace(" · ", "-"), names, models) == name
     assert find_evaluation_name("heldout 3", names, models) == names[0]
+    with_ids = [display_evaluation_name(name, models, with_id=True) for name in names]
+    assert with_ids[0] == "heldout · head · 28 Jan · 3 (m_3ddddddd)"
+    assert with_ids[3] == "first"
+    assert [find_evaluation_name(text, names, models) for text in with_ids] == names
+    assert find_evaluation_name("heldout · head · 28 Jan · 3 (m_1bbbbbbb)", names, models) is None
     assert find_evaluation_name(f"heldout-{models[3].id[:6]}", names, models) == names[0]
     assert find_evaluation_name("3", names, models) is None
     assert find_evaluation_name("second", names, models) is None
     twins = [f"heldout-{m.id}" for m in models[:2]]
-    with pytest.raises(BadInput, match=r"may be heldout · head · 28 Jan .*1, heldout · head"):
+    with pytest.raises(BadInput, match=r"may be heldout · head · 28 Jan .*1 \(m_0aaaaaaa\), heldout · head"):
         find_evaluation_name("heldout 1", twins, models)
+    assert find_evaluation_name("heldout 1 (m_0aaaaaaa)", twins, models) == twins[0]
+
+
+def test_a_model_is_called_by_its_name_where_the_store_knows_its_id(named):
+    models = list_reward_models(named)
+    assert display_name_of_id(models[3].id, models) == "head · 28 Jan · 3 (m_3ddddddd)"
+    assert display_name_of_id("m_elsewhere", models) == "m_elsewhere"
 
 
 # --- on the command line
@@ -174,6 +190,29 @@ def test_commands_print_the_name_and_take_it_and_the_list_has_what_is_known(trai
     assert result["reward_model_id"] == second.id
     assert result["difference"]["against"] == "heldout-1"
 
+    for rival, called in {
+        "heldout-1": f"heldout · head · {today} · 1 ({first.short_id})",
+        first.short_id: f"head · {today} · 1 ({first.short_id})",
+    }.items():
+        page = tmp_path / "report.html"
+        said = trained("evaluate", "--no-worse-than", rival, "--html", page).stdout
+        assert f"Against {called}: " in said
+        assert re.search(rf"Gate passed: no-worse-than: .* {re.escape(called)}: ", said)
+        text = html.unescape(page.read_text())
+        assert f"<h1>Evaluation heldout · head · {today} · 2</h1>" in text
+        assert f"Reward model head · {today} · 2 ({second.short_id}), " in text
+        assert f"Against {called}" in text
+        assert second.id not in text
+
+    card = (tmp_path / "workspace" / "reward" / second.id / "README.md").read_text()
+    assert f"# Reward model head · {today} · 2 ({second.short_id})\n" in card
+    assert f"| id | {second.id} |" in card
+    assert f"| trained on | {second.created_at.date()} |" in card
+    assert f"| heldout · head · {today} · 2 |" in card
+    data = json.loads((tmp_path / "workspace" / "reward" / second.id / "reward_model.json").read_text())
+    assert (data["id"], data["name"]) == (second.id, f"head · {today} · 2")
+    assert [*data["evaluations"]] == [f"heldout-{second.id}"]
+
     listed = json.loads(trained("models", "list", "--json").stdout)
     assert [m["name"] for m in listed["language_models"]] == ["smollm2-135m-instruct"]
     newest, oldest = listed["reward_models"]
@@ -191,7 +230,20 @@ def test_commands_print_the_name_and_take_it_and_the_list_has_what_is_known(trai
     assert f"one of this store's (head · {today} · 2 ({second.short_id})" in missing
     evaluation = tmp_path / "workspace" / "evaluations" / "first" / "evaluation.json"
     evaluation.write_text("{")
-    assert "1 evaluations cannot be read: first" in trained("models", "list").stdout
+    assert "1 evaluation cannot be read: first" in trained("models", "list").stdout
+
+
+def test_a_card_without_a_name_gets_one_with_its_first_evaluation(trained, sqlite_store):
+    """As an earlier version left it, and as a script does that knows no store."""
+    record = list_reward_models(sqlite_store)[-1]
+    path = Path(record.path) / "reward_model.json"
+    card = json.loads(path.read_text())
+    nameless = {key: value for key, value in card.items() if key not in ("name", "trained_on")}
+    assert f"# Reward model {record.id}\n" in render_card(nameless)
+    path.write_text(json.dumps(nameless))
+    trained("evaluate")
+    written = json.loads(path.read_text())
+    assert {key: value for key, value in written.items() if key != "evaluations"} == card
 
 
 def test_models_are_listed_where_there_is_no_store_yet_and_a_wrong_store_is_refused(tmp_path, monkeypatch):

@@ -174,7 +174,7 @@ def test_a_store_that_is_not_new_is_refused_with_what_it_holds(store, full, tmp_
     archive.write_archive(full, tmp_path / "a.archive")
     people.add_rater(store, "ann", Role.RATER)
     before = everything(store)
-    with pytest.raises(BadInput, match=r"with .*1 raters: expected a new store"):
+    with pytest.raises(BadInput, match=r"with rows of .*raters \(1\): expected a new store"):
         archive.restore_archive(store, tmp_path / "a.archive")
     assert everything(store) == before
 
@@ -349,7 +349,7 @@ def test_the_commands_move_a_store_to_another_database(full, empty_url, tmp_path
     target.close()
     again = cli("import", "a.archive", "--format", "archive", "--store", empty_url, "--json", cwd=tmp_path)
     assert again.returncode == 2
-    assert "12 judgments" in json.loads(again.stdout)["error"]
+    assert "judgments (12)" in json.loads(again.stdout)["error"]
 
 
 def test_the_commands_refuse_options_of_other_formats(full, tmp_path):

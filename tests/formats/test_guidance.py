@@ -134,7 +134,7 @@ def test_a_tutorial_is_a_line_an_example(tmp_path):
     ("change", "named"),
     [
         ({"messages": "Tea?"}, "messages"),
-        ({"completions": ["one"]}, "1 completions"),
+        ({"completions": ["one"]}, ": 1 completion"),
         ({"completions": "Yes."}, "completions"),
         ({"completions": [1, 2]}, "completion"),
         ({"ranking": [[0], [2]]}, "ranking of 0, 2"),

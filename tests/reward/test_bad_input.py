@@ -79,8 +79,8 @@ def test_full_training_leaves_out_rows_without_text_or_labelled_by_a_model_with_
     data.save_to_disk(tmp_path / "labelled")
     made, _ = trainer(flags | {"dataset": tmp_path / "labelled"})
     assert len(made.train_dataset) == 2
-    assert "1 train rows left out: of completions without text" in caplog.text
-    assert "1 train rows left out: a model labelled them" in caplog.text
+    assert "1 train row left out: of completions without text" in caplog.text
+    assert "1 train row left out: labelled by a model" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -125,7 +125,7 @@ def test_a_max_length_too_short_for_an_answer_is_refused(tiny_model, tmp_path, m
 
 
 def test_full_training_without_usable_rows_is_refused(tiny_model, tmp_path):
-    with pytest.raises(BadInput, match="none of 1 train rows"):
+    with pytest.raises(BadInput, match="1 train row, none usable"):
         trainer(rows(tmp_path, ("fine", "  "), model_name_or_path=tiny_model))
 
 
@@ -215,7 +215,7 @@ def test_training_leaves_out_labels_of_empty_completions_with_a_warning(
     judged(judged_store, rater, text, "an answer", " \n")
     caplog.clear()
     assert train_head(judged_store, backbone, tmp_path).card["train_labels"] == before
-    assert "1 train labels left out: of completions without text" in caplog.text
+    assert "1 train label left out: of completions without text" in caplog.text
 
 
 def test_a_head_is_not_read_with_another_backbone(judged_store, trained_model, backbone, tmp_path):

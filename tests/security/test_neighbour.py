@@ -334,5 +334,5 @@ def test_a_new_password_ends_api_tokens_unless_they_are_kept(sqlite_store, sqlit
     assert "0 API tokens. Their API tokens go on." in kept.stdout
     assert tokens.count_api_tokens(sqlite_store, ann.id) == 1
     ended = run_command("raters", "password", "ann", "--store", sqlite_url)
-    assert "1 API tokens" in ended.stdout
+    assert "1 API token." in ended.stdout
     assert tokens.count_api_tokens(sqlite_store, ann.id) == 0

@@ -130,7 +130,7 @@ def test_an_answer_that_prefers_the_same_agrees(right, answer, agrees):
     ("bad", "named"),
     [
         ({"messages": chat(" ", "user")}, "prompt with text"),
-        ({"completions": [chat("one")]}, "1 completions"),
+        ({"completions": [chat("one")]}, "1 completion: expected"),
         ({"answer": ranked((("0",), ("2",)))}, "ranking of 0, 2"),
         ({"completions": [chat("1"), chat("2"), chat("3")]}, "ranking of 0, 1"),
         ({"answer": Answer(Verdict.SKIPPED)}, "skipped"),

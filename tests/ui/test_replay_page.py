@@ -13,7 +13,8 @@ from browser_fixtures import Server, enter, expect, only_to_draw
 from handmade_evaluations import bundled, example, put
 from hostile_texts import HOSTILE
 from rlhf_hitl.reward.evaluation_record import LabelOrigin
-from rlhf_hitl.types import Role
+from rlhf_hitl.store.reward_models import RewardModelRecord, add_reward_model
+from rlhf_hitl.types import Role, utc_now
 
 pytestmark = pytest.mark.browser
 
@@ -94,6 +95,59 @@ def test_the_list_says_of_each_evaluation_what_it_is_worth(shown, page):
     expect(large.locator('[data-label="Floors"]')).to_contain_text("longer 51.2%, words 54.5% above them")
     expect(large.locator(".simulated")).to_have_count(0)
     expect(small.locator(".simulated")).to_have_text("simulated labels")
+
+
+def test_models_and_evaluations_are_called_by_their_names_with_the_id_beside_them(serve, page):
+    server = serve()
+    workspace, at_noon = server.folder / "workspace", utc_now().replace(month=1, day=28, hour=12)
+    for n, id in enumerate(("m_0aaaaaaaaaaaaaaaaaaaaaaa", "m_1bbbbbbbbbbbbbbbbbbbbbbb")):
+        add_reward_model(server.store, RewardModelRecord(id, "head", "/gone", "tiny", "data", False, {}, at_noon))
+        put(workspace, f"heldout-{id}", bundled(n, 0.6), reward_model_id=id)
+    put(workspace, "first", bundled(1, 0.6), reward_model_id="m_elsewhere")
+    put(workspace, f"train-{id}", bundled(1, 0.6))
+    (workspace / f"evaluations/train-{id}/evaluation.json").write_text("{")
+    begin(page, server, "eve")
+    rows = page.locator("#evaluations tbody tr")
+    expect(rows).to_have_count(4)
+    one, two = (rows.filter(has_text=f"heldout · head · 28 Jan · {n}") for n in (1, 2))
+    expect(two.locator('[data-label="Model"]')).to_have_text("head · 28 Jan · 2 (m_1bbbbbbb)")
+    expect(rows.filter(has_text="first").locator('[data-label="Model"]')).to_have_text("m_elsewhere")
+    expect(rows.filter(has_text="train")).to_contain_text(
+        "evaluation 'train · head · 28 Jan · 2 (m_1bbbbbbb)': expected"
+    )
+    expect(one.get_by_label("Compare heldout · head · 28 Jan · 1")).to_be_visible()
+    assert_no_bare_id(page)
+
+    two.get_by_role("link").click()
+    expect(page.locator("#evaluation h2").first).to_have_text("heldout · head · 28 Jan · 2")
+    expect(page.locator("#evaluation .head .note").first).to_contain_text("model head · 28 Jan · 2 (m_1bbbbbbb)")
+    expect(page).to_have_title("heldout · head · 28 Jan · 2 · Replay · rlhf_hitl")
+    expect(page.locator("#example .answer")).to_have_count(2)
+    assert_no_bare_id(page)
+    page.get_by_role("link", name="All evaluations").click()
+    expect(page).to_have_title("Replay · rlhf_hitl")
+
+    for n in (1, 2):
+        page.get_by_label(f"Compare heldout · head · 28 Jan · {n}").check()
+    page.get_by_role("button", name="Compare two").click()
+    expect(page.locator(".evaluation-pair .identifier")).to_have_text(
+        ["head · 28 Jan · 2 (m_1bbbbbbb)", "head · 28 Jan · 1 (m_0aaaaaaa)"]
+    )
+    expect(page.locator(".evaluation-pair a").first).to_have_text("heldout · head · 28 Jan · 2")
+    expect(page).to_have_title("heldout · head · 28 Jan · 2, heldout · head · 28 Jan · 1 · Replay · rlhf_hitl")
+    assert_no_bare_id(page)
+    shutil.rmtree(workspace / f"evaluations/heldout-{id}")
+    page.keyboard.press("j")
+    expect(page.locator("#notice")).to_contain_text(
+        "evaluation 'heldout · head · 28 Jan · 2 (m_1bbbbbbb)': expected one"
+    )
+    assert_no_bare_id(page)
+
+
+def assert_no_bare_id(page) -> None:
+    """No id of a model is to be read but its beginning beside a name."""
+    shown = page.locator("body").inner_text() + page.title()
+    assert re.findall(r"(?<!\()m_[01]\w*|m_[01]\w{9,}", shown) == []
 
 
 def test_an_evaluation_that_is_half_written_or_gone_is_a_line(serve, page, context):
@@ -221,6 +275,17 @@ def test_the_page_tells_labels_of_simulated_raters_from_a_model_that_learnt_from
         "B: Simulated raters judged 60 of the 60 labels it is measured on. "
         "The model learnt from 60 labels, and simulated raters judged 60 of these.",
     ])  # fmt: skip
+
+
+def test_one_tie_is_one_tie(serve, page):
+    server = serve()
+    put(server.folder / "workspace", "one", [example(0), example(1, correct=None)])
+    put(server.folder / "workspace", "other", [example(0), example(1, correct=None)])
+    open_evaluation(page, server, "eve", "one")
+    expect(page.locator(".measurements")).to_contain_text("Not counted: 1 tie.")
+    expect(page.locator("#evaluation .figure").first).to_contain_text("of 1 label with a preference")
+    page.goto(f"{server.address}/replay/#of=one&beside=other")
+    expect(page.locator(".verdict")).to_contain_text("They share 1 label with a preference, and are right")
 
 
 def test_a_benchmark_without_all_its_parts_has_no_overall_score(serve, page):

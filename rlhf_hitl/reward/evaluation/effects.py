@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from scipy.special import logit
 
+from rlhf_hitl.reward.evaluation.evaluated_pairs import score_correct
 from rlhf_hitl.reward.evaluation.slices import estimate_mean
 from rlhf_hitl.reward.evaluation_record import EvaluatedPair, LengthEffect, OrderEffect, ThreeWayAccuracy
 from rlhf_hitl.reward.feature_cache import FeatureCache
@@ -23,11 +24,6 @@ from rlhf_hitl.store.judgments import read_judgments
 from rlhf_hitl.types import Split
 
 MAX_PAIRS_REVERSED = 32  # pairs that are computed anew in the other order
-
-
-def score_correct(signed_margins: np.ndarray) -> np.ndarray:
-    """Return 1 where a margin (n,) has the raters' sign (above 0), 0 where it has the other, a half where it is 0."""
-    return np.where(signed_margins == 0, 0.5, (signed_margins > 0).astype(float))
 
 
 def measure_three_way_accuracy(

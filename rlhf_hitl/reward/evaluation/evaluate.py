@@ -12,8 +12,8 @@ from rlhf_hitl.reward.evaluation.effects import (
     measure_length_effect,
     measure_order_effect,
     measure_three_way_accuracy,
-    score_correct,
 )
+from rlhf_hitl.reward.evaluation.evaluated_pairs import get_sign, make_evaluated_pair, score_correct, select_unseen
 from rlhf_hitl.reward.evaluation.floors import (
     find_length_direction,
     load_pairs_of_other_prompts,
@@ -30,7 +30,8 @@ from rlhf_hitl.reward.seen_prompts import SeenPrompts
 from rlhf_hitl.stats.calibration import estimate_calibration_error, split_into_equal_bins
 from rlhf_hitl.stats.ceiling import estimate_noise_ceiling
 from rlhf_hitl.store import Store
-from rlhf_hitl.types import Label, Split, utc_now
+from rlhf_hitl.types import Split, utc_now
+from rlhf_hitl.wording import say_count
 
 MIN_CALIBRATION_LABELS = 20  # with fewer, the training labels show how readily raters call a tie
 
@@ -71,17 +72,15 @@ def evaluate_reward_model(
     seen = model.seen or SeenPrompts.of((), is_complete=False)
     trained_on = [p for p in usable if p.comparison.prompt.family in seen.train]
     calibrated_on = [p for p in usable if p.comparison.prompt.family in seen.calibration - seen.train]
-    # Whoever asks for another split wants the prompts that the model has seen.
-    excluded = seen.train | seen.calibration if split is Split.HELDOUT else frozenset()
-    pairs = [p for p in usable if p.comparison.prompt.family not in excluded]
+    pairs = select_unseen(usable, seen, split)
     is_decided = np.array([p.label.preferred is not None for p in pairs], bool)
     if not is_decided.any():
         n_seen = len(usable) - len(pairs)
         raise NoLabelsToEvaluate(
-            f"{split.value} split of {store.safe_url}: {len(split_labels)} labels",
+            f"{split.value} split of {store.safe_url}: {say_count(len(split_labels), 'label')}",
             expected="at least one with a preference",
             fix="import a preference set or rate comparisons of held-out prompts"
-            + (f" (the model has seen the prompts of {n_seen} labels)" if n_seen else ""),
+            + (f" (the model has seen the prompts of {say_count(n_seen, 'label')})" if n_seen else ""),
         )
     first, second = [p.first for p in pairs], [p.second for p in pairs]
     margins, stds, probabilities = model.margins(first, second)
@@ -90,9 +89,8 @@ def evaluate_reward_model(
         raise BadInput(
             f"margin of comparison {bad}", expected="a finite number", fix="train or fetch the reward model again"
         )
-    # 1 where raters prefer the first, -1 where they prefer the second; the first side of a tie counts as chosen.
-    truth = np.array([-1.0 if p.label.preferred == p.label.second else 1.0 for p in pairs])
-    evaluated = [_make_evaluated_pair(p, *values) for p, *values in zip(pairs, margins, stds, probabilities, truth)]
+    truth = np.array([get_sign(p.label) for p in pairs])
+    evaluated = [make_evaluated_pair(p, *values) for p, *values in zip(pairs, margins, stds, probabilities)]
 
     families = np.array([p.comparison.prompt.family for p in pairs])
     clusters = families[is_decided]
@@ -159,43 +157,6 @@ def _read_learnt_from(model: RewardModel) -> LabelOrigin | None:
     # A card of an earlier version says only whether there are some.
     simulated = card.get("simulated_labels", None if card.get("simulated") else 0)
     return LabelOrigin(card["train_labels"] + card["calibration_labels"], simulated)
-
-
-def _make_evaluated_pair(
-    pair: LabelledPair, margin: float, std: float, probability: float, truth: float
-) -> EvaluatedPair:
-    label, comparison = pair.label, pair.comparison
-    sides = [comparison.find_completion(i) for i in (label.first, label.second)]
-    chosen, rejected = sides if truth > 0 else sides[::-1]
-    first, tie, second = label.probabilities
-    tags = dict(comparison.prompt.tags) | ({"subset": comparison.batch} if comparison.batch else {})
-    return EvaluatedPair(
-        comparison_id=comparison.id,
-        prompt_id=comparison.prompt.id,
-        family=comparison.prompt.family,
-        prompt=comparison.prompt.messages,
-        chosen=chosen.messages,
-        rejected=rejected.messages,
-        chosen_id=chosen.id,
-        rejected_id=rejected.id,
-        chosen_policy=chosen.policy,
-        rejected_policy=rejected.policy,
-        votes=label.votes,
-        agreement=(first if truth > 0 else second) / (first + second) if tie < 1 else 0.5,
-        margin=float(margin * truth),
-        uncertainty=float(std),
-        probability=float(probability if truth > 0 else 1 - probability),
-        correct=None if label.preferred is None else float(score_correct(np.array(margin * truth))),
-        tags=tags,
-        strength=_find_commonest_strength(label),
-    )
-
-
-def _find_commonest_strength(label: Label) -> int | None:
-    """Return the strength that most votes give, of equally common ones the weaker; None if no vote gives one."""
-    much, clearly, slightly, second_slightly, second_clearly, second_much = label.strengths
-    counts = {1: slightly + second_slightly, 2: clearly + second_clearly, 3: much + second_much}
-    return max(counts, key=lambda s: counts[s]) if any(counts.values()) else None
 
 
 def _estimate_noise_ceiling(

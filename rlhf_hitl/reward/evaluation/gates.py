@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 
 from rlhf_hitl.errors import BadInput, NotFound
 from rlhf_hitl.reward.evaluation_record import AccuracyDifference, Estimate, Evaluation
+from rlhf_hitl.wording import say_count
 
 SLICES_SHOWN = 6  # by an error about a slice that there is not
 
@@ -39,7 +41,7 @@ class SliceThreshold:
             number = -1.0
         if not kind or not value or not 0 <= number <= 1:
             raise BadInput(
-                f"slice {text!r}",
+                f"--min-slice {text}",
                 expected="a kind, a value and an accuracy from 0 to 1",
                 fix="write e.g. category=math:0.6",
             )
@@ -63,6 +65,7 @@ def check_gates(
     Raises:
         NotFound: the evaluation does not have a slice, so nothing shows that it would pass.
     """
+    require_slices(evaluation.slices, min_slices)
     results = []
     if min_accuracy is not None:
         results.append(_check_at_least("min-accuracy", "accuracy", evaluation.accuracy, min_accuracy))
@@ -76,13 +79,7 @@ def check_gates(
         sentence = f"accuracy {_compare(evaluation.accuracy.value, sign, floor)} of the floor ({name})"
         results.append(GateResult("above-floors", evaluation.above_floors, sentence))
     for s in min_slices:
-        estimate = evaluation.slices.get(s.kind, {}).get(s.value)
-        if estimate is None:
-            raise NotFound(
-                f"--min-slice {s.kind}={s.value}",
-                expected=f"a slice of this evaluation ({_name_slices(evaluation, s)})",
-                fix="name one of them; a slice needs ten labels",
-            )
+        estimate = evaluation.slices[s.kind][s.value]
         results.append(
             _check_at_least(f"min-slice {s.kind}={s.value}", f"accuracy of {s.kind}={s.value}", estimate, s.least)
         )
@@ -94,9 +91,20 @@ def check_gates(
     return results
 
 
-def _name_slices(evaluation: Evaluation, wanted: SliceThreshold) -> str:
+def require_slices(slices: Mapping[str, Iterable[str]], wanted: Iterable[SliceThreshold]) -> None:
+    """Raise NotFound where a slice that a gate is about is not among those that there are: kind → values."""
+    for s in wanted:
+        if s.value not in slices.get(s.kind, ()):
+            raise NotFound(
+                f"--min-slice {s.kind}={s.value}",
+                expected=f"a slice of this evaluation ({_name_slices(slices, s)})",
+                fix="name one of them; a slice needs ten labels",
+            )
+
+
+def _name_slices(slices: Mapping[str, Iterable[str]], wanted: SliceThreshold) -> str:
     """Return some slices that there are: first those like the wanted one, then those of its kind, then others."""
-    names = [f"{kind}={value}" for kind, values in evaluation.slices.items() for value in values]
+    names = [f"{kind}={value}" for kind, values in slices.items() for value in values]
     near = get_close_matches(f"{wanted.kind}={wanted.value}", names, 3)
     ordered = [*near, *(n for n in names if n.startswith(f"{wanted.kind}=")), *names]
     shown = list(dict.fromkeys(ordered))[:SLICES_SHOWN]
@@ -107,7 +115,9 @@ def _name_slices(evaluation: Evaluation, wanted: SliceThreshold) -> str:
 def _check_at_least(name: str, figure: str, estimate: Estimate, least: float) -> GateResult:
     passed = estimate.value >= least
     sign = ">=" if passed else "<"
-    return GateResult(name, passed, f"{figure} {_compare(estimate.value, sign, least)} ({estimate.n} labels)")
+    return GateResult(
+        name, passed, f"{figure} {_compare(estimate.value, sign, least)} ({say_count(estimate.n, 'label')})"
+    )
 
 
 def _compare(value: float, sign: str, bound: float) -> str:

@@ -8,14 +8,16 @@ from rlhf_hitl.report_page import render_page
 from rlhf_hitl.reward.evaluation import plots
 from rlhf_hitl.reward.evaluation.gates import GateResult
 from rlhf_hitl.reward.evaluation_record import AccuracyDifference, EvaluatedPair, Evaluation
+from rlhf_hitl.store.reward_models import RewardModelRecord, display_evaluation_name, display_name_of_id
+from rlhf_hitl.wording import say_count
 
 MAX_DISAGREEMENTS = 20
 MAX_CHARACTERS = 4000  # of a prompt or an answer
 
 _BODY = """{% macro chat(messages) %}{% for m in messages %}<div class="role">{{ m.role }}</div>
 <pre tabindex="0">{{ cut(m.content) }}</pre>{% endfor %}{% endmacro %}
-<h1>Evaluation {{ e.name }}</h1>
-<p class="quiet id">Reward model {{ e.reward_model_id }}, {{ made }}, labels {{ e.data_hash }}</p>
+<h1>{{ title }}</h1>
+<p class="quiet id">Reward model {{ model }}, {{ made }}, labels {{ e.data_hash }}</p>
 {% for note in (e.measured_note, e.learnt_note) if note %}<p class="notice simulated">{{ note }}</p>{% endfor %}
 {% if e.includes_training_prompts %}<p class="notice caveat">{{ e.caveat }}</p>
 {% elif e.caveat %}<p>{{ e.caveat }}</p>{% endif %}
@@ -24,7 +26,7 @@ _BODY = """{% macro chat(messages) %}{% for m in messages %}<div class="role">{{
 <div class="cards">{% for title, value, note in cards %}
 <div class="card">{{ title }}<b>{{ value }}</b><small>{{ note }}</small></div>{% endfor %}
 </div>
-<p>Left out: {% for n, what in e.left_out %}{{ n }} {{ what }}{{ ", " if not loop.last }}{% endfor %}. Intervals are
+<p>Left out: {% for _, text in e.left_out %}{{ text }}{{ ", " if not loop.last }}{% endfor %}. Intervals are
 95 % intervals, clustered by prompt.</p>
 <h2>Accuracy beside floors and ceiling</h2>
 <figure>{{ accuracy|safe }}</figure>
@@ -59,13 +61,19 @@ def render_evaluation_html(
     pairs: Sequence[EvaluatedPair],
     gates: Sequence[GateResult] = (),
     difference: AccuracyDifference | None = None,
+    models: Sequence[RewardModelRecord] = (),
 ) -> str:
-    """Render the page. Prompts and answers are escaped, and cut where they are very long."""
+    """Render the page. Prompts and answers are escaped, and cut where they are very long.
+
+    Args:
+        models: the store's, after which the evaluation and its model are called.
+    """
     wrong = [x for x in pairs if x.correct == 0]
     return render_page(
-        f"Evaluation {evaluation.name}",
+        f"Evaluation {display_evaluation_name(evaluation.name, models)}",
         _BODY,
         e=evaluation,
+        model=display_name_of_id(evaluation.reward_model_id, models),
         made=evaluation.created_at[:16].replace("T", " ") + " UTC",
         gates=gates,
         cards=_list_cards(evaluation, difference),
@@ -93,24 +101,25 @@ def _list_cards(e: Evaluation, difference: AccuracyDifference | None) -> list[tu
     origin = f" ({e.measured_on})" if e.measured_on and e.measured_on.has_simulated else ""
     chance = "of the share right from the stated confidence, without what chance adds"
     cards = [
-        ("Accuracy", e.accuracy.text, f"{e.accuracy.bounds}, {e.n} labels{origin}"),
+        ("Accuracy", e.accuracy.text, f"{e.accuracy.bounds}, {say_count(e.n, 'label')}{origin}"),
         ("Calibration error", e.calibration.text, f"{e.calibration.bounds}; root mean square gap {chance}"),
     ]
     if e.three_way:
         t = e.three_way
-        note = f"{t.accuracy.bounds}; {t.called_ties} ties predicted; always the commonest: {t.commonest:.1%}"
+        ties = say_count(t.called_ties, "tie")
+        note = f"{t.accuracy.bounds}; {ties} predicted; always the commonest: {t.commonest:.1%}"
         cards.append(("With ties, three-way", t.accuracy.text, note))
     if e.k_wise:
         k = e.k_wise
         tau = f"; Kendall's tau-b {k.kendall.value:.3f}" if k.kendall else ""
-        note = f"{k.best.bounds}, {k.best.n} comparisons; guessing: {k.chance:.1%}{tau}"
+        note = f"{k.best.bounds}, {say_count(k.best.n, 'comparison')}; guessing: {k.chance:.1%}{tau}"
         cards.append(("Best of K", k.best.text, note))
     if e.length:
         note = f"raters: {e.longer.text}; correlation of margin and length: {e.length.correlation:+.2f}"
         cards.append(("The model chose the longer answer", e.length.model.text, note))
     if p := e.position:
         if p.pairs:
-            note = f"largest change of a margin, over {p.pairs} pairs computed in both orders"
+            note = f"largest change of a margin, over {say_count(p.pairs, 'pair')} computed in both orders"
             cards.append(("Effect of the order", f"{p.asymmetry:.2g}", note))
         if p.raters:
             agreement = [
@@ -118,12 +127,14 @@ def _list_cards(e: Evaluation, difference: AccuracyDifference | None) -> list[tu
                 for where, part in (("the first", p.first), ("the second", p.second))
                 if part
             ]
-            note = f"{p.raters.bounds}, {p.raters.n} votes; the model agrees with {' and '.join(agreement)}"
+            votes = say_count(p.raters.n, "vote")
+            note = f"{p.raters.bounds}, {votes}; the model agrees with {' and '.join(agreement)}"
             cards.append(("Raters chose the answer shown first", p.raters.text, note))
     if d := difference:
+        labels = say_count(d.n, "label")
         note = (
-            f"{d.accuracy.low:+.1%} to {d.accuracy.high:+.1%} on {d.n} labels; only this model is right on "
-            f"{d.ours}, only the other on {d.theirs}; McNemar p = {d.p_value:.3g}"
+            f"{d.accuracy.low:+.1%} to {d.accuracy.high:+.1%} on {labels}; only this model is right on {d.ours:,}, "
+            f"only the other on {d.theirs:,}; McNemar p = {d.p_value:.3g}"
         )
         cards.append((f"Against {d.against}", f"{d.accuracy.value:+.1%}", note))
     return cards
@@ -133,5 +144,5 @@ def _cut_text(text: str) -> str:
     return (
         text
         if len(text) <= MAX_CHARACTERS
-        else f"{text[:MAX_CHARACTERS]} … ({len(text) - MAX_CHARACTERS} more characters)"
+        else f"{text[:MAX_CHARACTERS]} … ({say_count(len(text) - MAX_CHARACTERS, 'more character')})"
     )

@@ -21,6 +21,7 @@ from rlhf_hitl.report_page import (
 )
 from rlhf_hitl.reward.evaluation_record import Estimate, EvaluatedPair, Evaluation
 from rlhf_hitl.reward.rendering import count_characters
+from rlhf_hitl.wording import say_count
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -36,7 +37,7 @@ def plot_accuracy(evaluation: Evaluation) -> str:
         rows.append(("ceiling: the raters' noise", evaluation.noise_ceiling, ORANGE))
     figure, axes = make_figure(0.7 + 0.4 * len(rows))
     _draw_forest(axes, [(label, estimate) for label, estimate, _ in rows], [colour for *_, colour in rows])
-    axes.set_xlabel(f"accuracy on {evaluation.n} labels, 95 % interval{_mark_simulated(evaluation)}")
+    axes.set_xlabel(f"accuracy on {say_count(evaluation.n, 'label')}, 95 % interval{_mark_simulated(evaluation)}")
     return draw_svg(figure, "Accuracy beside floors and ceiling")
 
 

@@ -17,13 +17,23 @@ STRENGTH_NAMES = {1: "slightly", 2: "clearly", 3: "much"}
 
 #: (below, name) of the slices by confidence and by mean length of the two answers.
 _CONFIDENCES = ((0.6, "under 0.6"), (0.7, "0.6 to 0.7"), (0.8, "0.7 to 0.8"), (0.9, "0.8 to 0.9"), (2, "0.9 or more"))
+CONFIDENCE_NAMES = tuple(name for _, name in _CONFIDENCES)
 _LENGTHS = ((250, "under 250"), (1000, "250 to 1000"), (4000, "1000 to 4000"), (float("inf"), "4000 or more"))
 
 
 def compute_slice_accuracies(pairs: Sequence[EvaluatedPair]) -> dict[str, dict[str, Estimate]]:
-    """Return kind → value → accuracy, for every kind that has more than one value; the largest slices come first.
+    """Return kind → value → accuracy of the slices, the largest first. Ties are left out."""
+    return {
+        kind: {value: estimate_accuracy(group) for value, group in values.items()}
+        for kind, values in group_into_slices(pairs).items()
+    }
 
-    Kinds are the prompts' tags (without ids) and those of `describe_pair`. Ties are left out.
+
+def group_into_slices(pairs: Sequence[EvaluatedPair]) -> dict[str, dict[str, list[EvaluatedPair]]]:
+    """Return kind → value → the pairs without ties, for every kind that has more than one value; the largest slices
+    come first.
+
+    Kinds are the prompts' tags (without ids) and those of `describe_pair`.
     """
     groups: dict[str, dict[str, list[EvaluatedPair]]] = defaultdict(lambda: defaultdict(list))
     for pair in pairs:
@@ -31,12 +41,12 @@ def compute_slice_accuracies(pairs: Sequence[EvaluatedPair]) -> dict[str, dict[s
             tags = {k: v for k, v in pair.tags.items() if not k.endswith("id")}
             for kind, value in (describe_pair(pair) | tags).items():
                 groups[kind][value].append(pair)
-    accuracies: dict[str, dict[str, Estimate]] = {}
+    slices: dict[str, dict[str, list[EvaluatedPair]]] = {}
     for kind, values in sorted(groups.items()):
         large = sorted((v for v in values if len(values[v]) >= MIN_LABELS), key=lambda v: (-len(values[v]), v))
         if len(values) > 1 and large:
-            accuracies[kind] = {value: estimate_accuracy(values[value]) for value in large[:MAX_SLICES]}
-    return accuracies
+            slices[kind] = {value: values[value] for value in large[:MAX_SLICES]}
+    return slices
 
 
 def describe_pair(pair: EvaluatedPair) -> dict[str, str]:

@@ -12,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 from rlhf_hitl.errors import BadInput, NotFound
 from rlhf_hitl.files import atomic_file, make_private_folder
 from rlhf_hitl.reward.evaluation_record import EvaluatedPair, Evaluation
+from rlhf_hitl.validation import describe_expected, describe_place
 
 T = TypeVar("T")
 
@@ -86,8 +87,10 @@ def _parse(form: TypeAdapter[T], text: bytes, place: str) -> T:
     try:
         return form.validate_json(text)
     except ValidationError as e:
-        first = e.errors()[0]
-        where = ".".join(map(str, first["loc"])) or "the line"
+        first = e.errors(include_url=False, include_input=False)[0]
+        where, expected = describe_place(first), describe_expected(first)
         raise BadInput(
-            place, expected=f"an evaluation of this version ({where}: {first['msg']})", fix="evaluate again"
+            f"{place}: {where}" if where else place,
+            expected=f"{expected}, as `evaluate` of this version writes it",
+            fix="evaluate again",
         ) from e

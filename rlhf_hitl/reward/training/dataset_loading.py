@@ -12,6 +12,7 @@ from rlhf_hitl.errors import BadInput
 from rlhf_hitl.reward.rendering import has_text
 from rlhf_hitl.reward.training.dataset_rows import read_ranking
 from rlhf_hitl.types import hash_prompt_family, parse_messages
+from rlhf_hitl.wording import say_count
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +52,7 @@ def load_training_rows(name: str, learn_from: str = "pairs") -> DatasetDict:
     usable = DatasetDict({split: _select_usable(data[split], f"{name}: {split}") for split in used})
     if not len(usable["train"]):
         raise BadInput(
-            f"dataset {name}: none of {len(data['train'])} train rows",
+            f"dataset {name}: {say_count(len(data['train']), 'train row')}, none usable",
             expected="one that people labelled, whose completions all have text",
             fix="rate or import more comparisons",
         )
@@ -93,9 +94,9 @@ def _select_usable(rows: Dataset, place: str) -> Dataset:
                 usable.append(i)
         except BadInput as e:
             raise BadInput(f"{place} row {i}: {e.value}", expected=e.expected, fix=e.fix) from e
-    for n, reason in ((by_model, "a model labelled them"), (without_text, "of completions without text")):
+    for n, reason in ((by_model, "labelled by a model"), (without_text, "of completions without text")):
         if n:
-            log.warning("%d %s rows left out: %s", n, place.rpartition(" ")[2], reason)
+            log.warning("%s left out: %s", say_count(n, f"{place.rpartition(' ')[2]} row"), reason)
     return rows.select(usable)
 
 

@@ -16,6 +16,7 @@ from rlhf_hitl.errors import BadInput
 from rlhf_hitl.labels.vote_weight import weigh_votes
 from rlhf_hitl.reward.rendering import Conversation
 from rlhf_hitl.types import UNRANKED, hash_prompt_family, parse_messages
+from rlhf_hitl.wording import say_count
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def read_ranking(row: Any) -> CompletionRanking:
     completions, rankings = row["completions"], row["rankings"]
     if len(completions or ()) < 2:
         raise BadInput(
-            f"a ranking of {len(completions or ())} completions",
+            f"a ranking of {say_count(len(completions or ()), 'completion')}",
             expected="2 or more",
             fix="leave the row out, or make the dataset with `rlhf-hitl export`",
         )

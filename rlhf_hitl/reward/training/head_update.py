@@ -19,10 +19,10 @@ from rlhf_hitl.reward.training.training_labels import (
     load_training_pairs,
 )
 from rlhf_hitl.store import Store
-from rlhf_hitl.store.reward_models import get_reward_model
+from rlhf_hitl.store.reward_models import display_name, get_reward_model
 
-# Fields of a card whose figures hold for one model only, not for the updated one.
-FIGURES_OF_ONE_MODEL = ("evaluations", "masses", "length_alone")
+# Fields of a card that hold for one model only, not for the updated one.
+FIELDS_OF_ONE_MODEL = ("evaluations", "masses", "length_alone", "name", "trained_on")
 
 
 def update_with_label(model: RewardModel, pair: LabelledPair, new_votes: np.ndarray | None = None) -> RewardModel:
@@ -42,7 +42,7 @@ def update_with_label(model: RewardModel, pair: LabelledPair, new_votes: np.ndar
         "train_votes": model.card["train_votes"] + (pair.label.votes if is_new_label else 0),
         "updated": model.card.get("updated", 0) + 1,
     }
-    kept = {key: value for key, value in model.card.items() if key not in FIGURES_OF_ONE_MODEL}
+    kept = {key: value for key, value in model.card.items() if key not in FIELDS_OF_ONE_MODEL}
     updated = RewardModel(
         model.cache, model.standardiser, model.head.updated(difference, votes), backend=model.backend,
         card=kept | counts,
@@ -58,10 +58,12 @@ def update_with_new_votes(store: Store, model: RewardModel, workspace: Path) -> 
     Raises:
         BadInput: the model keeps no record of what it has learnt, or some of that was corrected since.
     """
-    learnt = load_learnt_votes(Path(get_reward_model(store, model.id).path), model.id)
+    record = get_reward_model(store, model.id)
+    model_name = display_name(record, with_id=True)
+    learnt = load_learnt_votes(Path(record.path), model_name)
     pairs, calibration = load_training_pairs(store), load_calibration_pairs(store)
     current = dict(zip(map(make_pair_id, pairs), count_votes(pairs)))
-    refuse_corrected_votes(learnt, current, model.id)
+    refuse_corrected_votes(learnt, current, model_name)
     compute_all_features(model.cache, [*pairs, *calibration])
     updated = model
     for pair in pairs:

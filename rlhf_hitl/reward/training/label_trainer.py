@@ -27,6 +27,7 @@ from rlhf_hitl.reward.training.token_budget import TokenBudgetSampler
 from rlhf_hitl.reward.training.tokenised_rows import LABEL_COLUMNS
 from rlhf_hitl.reward.training.trainable_classifier import Fp32ScoreHead
 from rlhf_hitl.types import UNRANKED
+from rlhf_hitl.wording import say_count
 
 MAX_TIE_GROUPS = 10_000  # groups of one row's completions that may tie: the loss counts them all
 
@@ -67,7 +68,7 @@ class LabelRewardTrainer(RewardTrainer):
         ]
         if not any(count > 0 and max(ranking) > 0 for ranking, count in counted_rankings):
             raise BadInput(
-                f"{len(train)} training labels",
+                say_count(len(train), "training label"),
                 expected="at least one with a preference and a weight above 0",
                 fix="rate or import more comparisons",
             )

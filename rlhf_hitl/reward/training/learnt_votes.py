@@ -11,6 +11,7 @@ import numpy as np
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.files import write_text_atomically
 from rlhf_hitl.reward.labelled_pairs import LabelledPair, count_votes
+from rlhf_hitl.wording import say_count
 
 LEARNT_VOTES_FILE = "learnt_votes.json"
 
@@ -21,24 +22,34 @@ def save_learnt_votes(folder: Path, pairs: Sequence[LabelledPair]) -> None:
     write_text_atomically(folder / LEARNT_VOTES_FILE, json.dumps(votes))
 
 
-def load_learnt_votes(folder: Path, model_id: str) -> dict[str, np.ndarray]:
-    """Return the votes (9,) that a saved model has learnt, by pair id. Raises BadInput where it keeps no record."""
+def load_learnt_votes(folder: Path, model_name: str) -> dict[str, np.ndarray]:
+    """Return the votes (9,) that a saved model has learnt, by pair id.
+
+    Args:
+        model_name: what people call it.
+
+    Raises:
+        BadInput: it keeps no record of them.
+    """
     path = folder / LEARNT_VOTES_FILE
     if not path.is_file():
         raise BadInput(
-            f"reward model {model_id}",
+            f"reward model {model_name}",
             expected=f"a model with {LEARNT_VOTES_FILE} beside it, as `train-reward --backend head` leaves",
             fix="train again without --update",
         )
     return {key: np.array(votes) for key, votes in json.loads(path.read_text()).items()}
 
 
-def refuse_corrected_votes(learnt: Mapping[str, np.ndarray], current: Mapping[str, np.ndarray], model_id: str) -> None:
+def refuse_corrected_votes(
+    learnt: Mapping[str, np.ndarray], current: Mapping[str, np.ndarray], model_name: str
+) -> None:
     """Raise BadInput where votes that a model has learnt are gone: a head cannot unlearn them."""
     lost = [key for key, votes in learnt.items() if (current.get(key, np.zeros(9)) < votes - 1e-9).any()]
     if lost:
+        labels, first = say_count(len(lost), "label"), lost[0].split()[0]
         raise BadInput(
-            f"{len(lost)} labels that reward model {model_id} has learnt, the first of comparison {lost[0].split()[0]}",
+            f"{labels} that reward model {model_name} has learnt, the first of comparison {first}",
             expected="votes that only grew",
             fix="train again without --update: raters have corrected theirs since",
         )

@@ -11,6 +11,7 @@ from datasets import Dataset
 
 from rlhf_hitl.reward.rendering import Renderer, measure_completion_lengths
 from rlhf_hitl.reward.training.dataset_rows import read_ranking
+from rlhf_hitl.wording import say_count
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +50,7 @@ def tokenise_rows(data: Dataset, renderer: Renderer, processes: int | None = Non
             keep_in_memory=len(data) < MAX_ROWS_IN_MEMORY,  # otherwise `datasets` keeps them in its cache
         )
     if cut := sum(rows["cut"]):
-        total = sum(map(len, rows["starts"]))
-        log.warning("%d of %d conversations were cut to %d tokens", cut, total, renderer.max_length)
+        total = say_count(sum(map(len, rows["starts"])), "conversation")
+        verb = "was" if cut == 1 else "were"
+        log.warning("%d of %s %s cut to %d tokens", cut, total, verb, renderer.max_length)
     return rows.remove_columns("cut")

@@ -22,6 +22,7 @@ from rlhf_hitl.reward.labelled_pairs import (
 from rlhf_hitl.reward.seen_prompts import SeenPrompts
 from rlhf_hitl.store import Store
 from rlhf_hitl.types import Split
+from rlhf_hitl.wording import say_count
 
 if TYPE_CHECKING:
     from rlhf_hitl.reward.feature_cache import FeatureCache
@@ -35,8 +36,9 @@ def load_training_pairs(store: Store) -> list[LabelledPair]:
     """Return the labelled pairs of the train split. Raises BadInput where there are too few with a preference."""
     pairs = load_labelled_pairs(store, Split.TRAIN)
     if len(select_decided(pairs)) < MIN_DECIDED_LABELS:
+        labels = say_count(len(select_decided(pairs)), "label")
         raise BadInput(
-            f"{len(select_decided(pairs))} labels with a preference in the train split of {store.safe_url}",
+            f"{labels} with a preference in the train split of {store.safe_url}",
             expected=f"{MIN_DECIDED_LABELS} or more",
             fix="rate more comparisons (`rlhf-hitl serve`) or import votes (`rlhf-hitl import`)",
         )

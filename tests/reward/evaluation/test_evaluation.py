@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from plain_words import assert_plain
 from rlhf_hitl.cli import app, register_commands
 from rlhf_hitl.errors import BadInput, NotFound
 from rlhf_hitl.formats.importing import import_path
@@ -30,7 +31,14 @@ from rlhf_hitl.reward.evaluation.storage import (
     read_evaluated_pairs,
     save_evaluation,
 )
-from rlhf_hitl.reward.evaluation_record import Estimate, EvaluatedPair, Evaluation, LabelOrigin, ReliabilityBin
+from rlhf_hitl.reward.evaluation_record import (
+    Estimate,
+    EvaluatedPair,
+    Evaluation,
+    LabelOrigin,
+    OrderEffect,
+    ReliabilityBin,
+)
 from rlhf_hitl.reward.feature_cache import FeatureCache
 from rlhf_hitl.reward.head import Head
 from rlhf_hitl.reward.labelled_pairs import load_labelled_pairs
@@ -155,12 +163,17 @@ def test_a_file_that_is_not_an_evaluation_is_named_with_its_place(tmp_path):
     summary = json.loads((tmp_path / "evaluation.json").read_text())
     del summary["accuracy"]
     (tmp_path / "evaluation.json").write_text(json.dumps(summary))
-    with pytest.raises(BadInput, match=r"evaluation\.json.*accuracy.*evaluate again"):
+    with pytest.raises(BadInput, match=r"evaluation\.json: accuracy: expected a value.*evaluate again") as caught:
+        load_evaluation(tmp_path)
+    assert_plain(str(caught.value))
+    (tmp_path / "evaluation.json").write_text("[]")
+    with pytest.raises(BadInput, match=r"evaluation\.json: expected names and values, as `evaluate` of this version"):
         load_evaluation(tmp_path)
     with (tmp_path / "examples.jsonl").open("a") as f:
         f.write('{"comparison_id": 1}\n')
-    with pytest.raises(BadInput, match=r"examples\.jsonl:2"):
+    with pytest.raises(BadInput, match=r"examples\.jsonl:2: comparison_id: expected a text") as caught:
         list(read_evaluated_pairs(tmp_path))
+    assert_plain(str(caught.value))
 
 
 def test_the_evaluations_of_a_workspace_come_newest_first(tmp_path):
@@ -414,6 +427,25 @@ def test_the_command_prints_the_figures_and_the_floors(evaluated):
     assert "0 labels of prompts the model was trained on, 0 of prompts that set its temperature" in evaluated().stdout
 
 
+def test_a_slice_that_there_is_not_is_told_before_the_model_is_loaded(evaluated, judged_store, tmp_path):
+    slices = json.loads(evaluated("--json").stdout)["slices"]
+    folders = list_evaluation_folders(tmp_path)
+    [head] = tmp_path.glob("reward/*/reward_head.safetensors")
+    head.write_bytes(b"")  # whoever loads the model says that it is damaged
+    file = tmp_path / "votes.jsonl"
+    file.write_text('{"prompt": "Tea or milk?", "chosen": "Tea, please.", "rejected": "Milk."}\n')
+    for wanted, *more in (("topic=poetry:0.5",), ("confidence=0.5:0.5",), ("policies=x:0.5", "--data", file)):
+        done = evaluated("--min-slice", wanted, *map(str, more))
+        assert done.exit_code == 2
+        [line] = done.stderr.strip().splitlines()
+        assert line.startswith(f"error: --min-slice {wanted.removesuffix(':0.5')}: expected a slice of this evaluation")
+    for kind, values in slices.items():
+        for value in values:  # every one that there is goes on to the model
+            done = evaluated("--min-slice", f"{kind}={value}:0.5")
+            assert "reward_head.safetensors" in done.stderr, (kind, value)
+    assert list_evaluation_folders(tmp_path) == folders
+
+
 @pytest.mark.parametrize(
     "harm",
     [
@@ -646,6 +678,22 @@ def test_a_missing_slice_is_an_error_not_a_passed_gate():
     for text in ("category", "category=math", "category=math:x", "=math:0.5", "category=math:2", "category=math:nan"):
         with pytest.raises(BadInput, match=r"category=math:0\.6"):
             SliceThreshold.parse(text)
+
+
+def test_one_is_said_in_the_singular_and_many_are_not():
+    one = {"ties": 1, "dropped": 1, "trained_on": 1, "calibrated_on": 1, "n": 1}
+    more = {"learnt_from": LabelOrigin(1, 1), "measured_on": LabelOrigin(1, 1), "simulated": True}
+    evaluation = an_evaluation(**one, **more, position=OrderEffect(0.0, 1))
+    text = html.unescape(render_evaluation_html(evaluation, [example(0)]))
+    assert "Left out: 1 tie, 1 label without text, 1 label of prompts the model was trained on, 1 of prompts" in text
+    assert "1 label (simulated: 1 of 1)" in text
+    assert "over 1 pair computed" in text
+    assert "Simulated raters judged 1 of the 1 label it is measured on." in text
+    assert "The model learnt from 1 label, " in text
+    many = an_evaluation(ties=0, dropped=2, trained_on=1200)
+    text = html.unescape(render_evaluation_html(many, [example(0)]))
+    assert "Left out: 0 ties, 2 labels without text, 1,200 labels of prompts the model was trained on" in text
+    assert "40 labels" in text
 
 
 # Plots

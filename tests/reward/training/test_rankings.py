@@ -292,7 +292,7 @@ def test_the_command_learns_from_rankings_and_says_so(sqlite_store, tiny_model, 
         ({"rankings": [None]}, "ranking None"),
         ({"rankings": []}, "one ranking or more"),
         ({"rankings": None}, "one ranking or more"),
-        ({"completions": [say("alone")], "rankings": [[0]]}, "a ranking of 1 completions"),
+        ({"completions": [say("alone")], "rankings": [[0]]}, "a ranking of 1 completion: expected"),
         ({"completions": None}, "a ranking of 0 completions"),
         ({"weight": -1.0}, "weight -1.0"),
     ],
@@ -305,7 +305,7 @@ def test_an_invalid_ranking_is_named(change, message):
 def test_labels_that_teach_nothing_are_refused(make, tmp_path):
     with pytest.raises(BadInput, match="whose completions all have text"):
         make([row(0, [[0, 1]]) | {"completions": [say("fine"), say(" \n")]}])
-    with pytest.raises(BadInput, match="1 training labels"):
+    with pytest.raises(BadInput, match="1 training label:"):
         make([row(0, [[0, 0, 0]])])
     with pytest.raises(BadInput, match=r"ties of up to 8.*learn_from: pairs"):
         make([row(0, [list(range(20)), [0] * 8 + list(range(1, 13))])])

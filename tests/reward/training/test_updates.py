@@ -22,7 +22,7 @@ from rlhf_hitl.reward.training.head_update import update_with_new_votes
 from rlhf_hitl.store import people, queue
 from rlhf_hitl.store.comparisons import insert_comparisons
 from rlhf_hitl.store.judgments import read_judgments
-from rlhf_hitl.store.reward_models import get_reward_model, list_reward_models
+from rlhf_hitl.store.reward_models import display_name, get_reward_model, list_reward_models
 from rlhf_hitl.store.tables import reward_models
 from rlhf_hitl.types import Answer, Comparison, Completion, Message, Prompt, Role, Split, Verdict
 
@@ -51,7 +51,7 @@ def test_votes_that_came_in_since_move_the_model_as_training_again_would(
     store, rater = judged_store, people.add_rater(judged_store, "bea", Role.RATER).id
     model = trained_model
     assert update_with_new_votes(store, model, tmp_path) is model
-    cards.add_evaluation_to_card(tmp_path / "reward" / model.id, evaluate_reward_model(model, store)[0])
+    cards.add_evaluation_to_card(get_reward_model(store, model.id), evaluate_reward_model(model, store)[0])
     model = load_reward_model(tmp_path / "reward" / model.id)
     assert model.card["evaluations"]
     judge(store, rater, 12)
@@ -60,6 +60,9 @@ def test_votes_that_came_in_since_move_the_model_as_training_again_would(
     assert updated.card["train_labels"] == model.card["train_labels"] + 12
     assert updated.card["updated"] == 12
     assert not updated.card.keys() & {"evaluations", "masses", "length_alone"}  # those were the other's
+    names = [load_reward_model(tmp_path / "reward" / x.id).card["name"] for x in (model, updated)]
+    assert names == [display_name(get_reward_model(store, x.id)) for x in (model, updated)]
+    assert names[0] != names[1]
     families = {p.comparison.prompt.family for p in load_labelled_pairs(store, Split.TRAIN)}
     assert load_reward_model(tmp_path / "reward" / updated.id).seen.train == families > model.seen.train
     again = train_head(store, backbone, tmp_path)
@@ -82,7 +85,7 @@ def test_a_vote_that_was_corrected_cannot_be_unlearnt(judged_store, backbone, tm
     [judgment] = (j for j in read_judgments(store, rater_id=rater) if j.id == judgment_id)
     (best,), (worst,) = judgment.answer.ranking
     queue.correct(store, judgment_id, rater, Answer(Verdict.RANKED, ((worst,), (best,)), 3), idempotency_key="c")
-    with pytest.raises(BadInput, match=r"1 labels that reward model .* has learnt.*train again"):
+    with pytest.raises(BadInput, match=r"1 label that reward model .* has learnt.*train again"):
         update_with_new_votes(store, model, tmp_path)
 
 

@@ -14,7 +14,6 @@ function replay(element, server) {
     const { of, beside = null, example = null } = address.read();
     const names = of ? JSON.stringify([of, beside]) : "";
     $("evaluations").hidden = Boolean(of);
-    showTitle([of, beside].filter(Boolean).join(", "));
     const request = requests.begin();
     if (!of || names !== opened) {
       const answer = await load(of, beside);
@@ -22,10 +21,12 @@ function replay(element, server) {
       if (of && answer?.problem) await showListInstead(request);
       if (!checkAnswer(answer)) {
         opened = null;
+        showTitle();
         $("evaluations").hidden = false;
         return showUpdated(false);
       }
       opened = names;
+      showTitle(answer.title);
       if (of) drawEvaluation(answer);
       else drawList(answer);
       showUpdated();

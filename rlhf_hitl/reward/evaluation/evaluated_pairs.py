@@ -1,0 +1,88 @@
+"""The labels that an evaluation is over, as pairs: which they are, and what is known of them without a model.
+
+Importing this module costs no torch: a slice that there is not is refused before a model is loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from rlhf_hitl.reward.evaluation.slices import CONFIDENCE_NAMES, group_into_slices
+from rlhf_hitl.reward.evaluation_record import EvaluatedPair
+from rlhf_hitl.reward.labelled_pairs import LabelledPair
+from rlhf_hitl.reward.seen_prompts import SeenPrompts
+from rlhf_hitl.types import Label, Split
+
+
+def select_unseen(pairs: Sequence[LabelledPair], seen: SeenPrompts, split: Split) -> list[LabelledPair]:
+    """Return the pairs that a model is evaluated on: of the held-out split, those whose prompts it has not seen.
+
+    Whoever asks for another split wants the prompts that the model has seen.
+    """
+    excluded = seen.train | seen.calibration if split is Split.HELDOUT else frozenset()
+    return [p for p in pairs if p.comparison.prompt.family not in excluded]
+
+
+def find_slices(pairs: Sequence[LabelledPair]) -> dict[str, tuple[str, ...]]:
+    """Return kind → values of the slices that an evaluation of these pairs has.
+
+    Which of those by confidence are large enough is known only with a model: they are all here.
+    """
+    evaluated = [make_evaluated_pair(p, 1.0, 0.0, 0.5) for p in pairs]
+    slices = {kind: tuple(values) for kind, values in group_into_slices(evaluated).items()}
+    return {"confidence": CONFIDENCE_NAMES} | slices  # a tag of that name goes before
+
+
+def make_evaluated_pair(pair: LabelledPair, margin: float, std: float, probability: float) -> EvaluatedPair:
+    """Return a labelled pair with what a model says of it.
+
+    Args:
+        margin: reward(first) - reward(second), with its standard deviation `std`.
+        probability: that the first is preferred.
+    """
+    label, comparison = pair.label, pair.comparison
+    sign = get_sign(label)
+    sides = [comparison.find_completion(i) for i in (label.first, label.second)]
+    chosen, rejected = sides if sign > 0 else sides[::-1]
+    first, tie, second = label.probabilities
+    tags = dict(comparison.prompt.tags) | ({"subset": comparison.batch} if comparison.batch else {})
+    return EvaluatedPair(
+        comparison_id=comparison.id,
+        prompt_id=comparison.prompt.id,
+        family=comparison.prompt.family,
+        prompt=comparison.prompt.messages,
+        chosen=chosen.messages,
+        rejected=rejected.messages,
+        chosen_id=chosen.id,
+        rejected_id=rejected.id,
+        chosen_policy=chosen.policy,
+        rejected_policy=rejected.policy,
+        votes=label.votes,
+        agreement=(first if sign > 0 else second) / (first + second) if tie < 1 else 0.5,
+        margin=float(margin * sign),
+        uncertainty=float(std),
+        probability=float(probability if sign > 0 else 1 - probability),
+        correct=None if label.preferred is None else float(score_correct(np.array(margin * sign))),
+        tags=tags,
+        strength=_find_commonest_strength(label),
+    )
+
+
+def get_sign(label: Label) -> float:
+    """Return 1 where raters prefer the first side, -1 where they prefer the second; the first of a tie counts as
+    chosen."""
+    return -1.0 if label.preferred == label.second else 1.0
+
+
+def score_correct(signed_margins: np.ndarray) -> np.ndarray:
+    """Return 1 where a margin (n,) has the raters' sign (above 0), 0 where it has the other, a half where it is 0."""
+    return np.where(signed_margins == 0, 0.5, (signed_margins > 0).astype(float))
+
+
+def _find_commonest_strength(label: Label) -> int | None:
+    """Return the strength that most votes give, of equally common ones the weaker; None if no vote gives one."""
+    much, clearly, slightly, second_slightly, second_clearly, second_much = label.strengths
+    counts = {1: slightly + second_slightly, 2: clearly + second_clearly, 3: much + second_much}
+    return max(counts, key=lambda s: counts[s]) if any(counts.values()) else None

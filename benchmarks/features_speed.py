@@ -70,7 +70,7 @@ def main() -> None:
     parser.add_argument("--data", default="../shared/data", help="The folder that holds the sets.")
     parser.add_argument("--backbone", default="smollm2-135m-instruct")
     parser.add_argument("--max-length", type=int, default=1024)
-    parser.add_argument("--labels", type=int, default=500, help="Of each set, by comparison id, which is a hash.")
+    parser.add_argument("--labels", type=int, default=300, help="Of each set, by comparison id, which is a hash.")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true")
     args = parser.parse_args()

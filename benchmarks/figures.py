@@ -32,7 +32,8 @@ def draw_replay(f: dict[str, Any]) -> str:
         + make_row("floor: length", "floor.length")
         + make_row("floor: bag of words", "floor.bag_of_words")
         + f"| labels | {f['heldout_labels']} | {f['crossed.labels']} |\n"
-        f"\nThe figures leave out ties. The calibration error on the held-out questions is {f['ece']:.1%}.\n"
+        f"\nThe figures leave out ties. The calibration error on the held-out questions is "
+        f"{f['ece']:.1%} ({f['ece.low']:.1%} to {f['ece.high']:.1%}).\n"
     )
 
 
@@ -187,12 +188,13 @@ def draw_reward_accuracy(f: dict[str, Any]) -> str:
     rows = (
         f"| {title} | {f[f'{n}.labels']:,} ({f[f'{n}.prompts']:,}) | {f[f'{n}.accuracy']:.1%} "
         f"({f[f'{n}.accuracy.low']:.1%} to {f[f'{n}.accuracy.high']:.1%}) | {f[f'{n}.floor.length']:.1%} | "
-        f"{f[f'{n}.floor.bag_of_words']:.1%} | {f[f'{n}.ece']:.1%} |\n"
+        f"{f[f'{n}.floor.bag_of_words']:.1%} | {f[f'{n}.ece']:.1%} "
+        f"({f[f'{n}.ece.low']:.1%} to {f[f'{n}.ece.high']:.1%}) |\n"
         for n, title in names.items()
     )
     return (
         "| head on SmolLM2-135M | labels (prompts) | accuracy (95 % interval) | floor: length | floor: bag of words | "
-        "calibration error |\n| --- | ---: | ---: | ---: | ---: | ---: |\n" + "".join(rows)
+        "calibration error (95 % interval) |\n| --- | ---: | ---: | ---: | ---: | ---: |\n" + "".join(rows)
     )
 
 

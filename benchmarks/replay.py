@@ -103,6 +103,8 @@ def main() -> None:
         "floor.length": 1 - evaluated["longer"]["value"] if evaluated["shorter_wins"] else evaluated["longer"]["value"],
         "floor.bag_of_words": evaluated["bag_of_words"]["value"],
         "ece": evaluated["ece"],
+        "ece.low": evaluated["ece_low"],
+        "ece.high": evaluated["ece_high"],
         **crossed,
     }
     notes = "Accuracy over labels with a preference; interval with questions as clusters. One split, by prompt hash."

@@ -123,6 +123,7 @@ def compute_figures(
     low, high = clustered_share_interval(is_correct, families[is_decided])
     p = probabilities[is_decided]
     right = score_correct(probabilities - 0.5)
+    ece = estimate_calibration_error(np.maximum(p, 1 - p), right, families[is_decided])
     floors = float(score_correct(by_length).mean()), float(score_correct(words).mean())
     figures = {
         "labels": int(is_decided.sum()),
@@ -134,7 +135,9 @@ def compute_figures(
         "floor.longer": float(score_correct(longer).mean()),
         "floor.length": floors[0],
         "floor.bag_of_words": floors[1],
-        "ece": estimate_calibration_error(np.maximum(p, 1 - p), right, families[is_decided])[0],
+        "ece": ece[0],
+        "ece.low": ece[1],
+        "ece.high": ece[2],
     }
     return figures, is_correct
 

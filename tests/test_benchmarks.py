@@ -46,7 +46,7 @@ def test_reward_accuracy_runs_on_real_votes(shared_data, tiny_model):
         assert 0 <= low <= accuracy <= high <= 1
         floors = figures[f"{name}.floor.length"], figures[f"{name}.floor.bag_of_words"]
         assert figures[f"{name}.accuracy.floor"] == max(0.5, *floors)
-        assert 0 <= figures[f"{name}.ece"] <= 1
+        assert 0 <= figures[f"{name}.ece.low"] <= figures[f"{name}.ece.high"] <= 1
 
 
 def test_features_are_read_fused_and_as_the_library_does(shared_data, tiny_model):

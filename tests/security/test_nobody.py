@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import socket
 import sys
@@ -186,6 +187,19 @@ def test_a_costly_body_of_somebody_with_access_is_refused_in_a_moment(app, sqlit
     assert answer.status_code in (400, 413, 422)
     assert time.monotonic() - begun < 3
     assert len(answer.content) < 10_000
+
+
+def test_an_uploaded_line_of_very_many_values_is_refused_before_it_is_read(app, sqlite_store):
+    lead = people.add_rater(sqlite_store, "lea", Role.LEAD)
+    key = tokens.add_api_token(sqlite_store, lead.id, "", list(Scope))
+    headers = {"authorization": f"Bearer {key}", "content-type": "application/x-ndjson"}
+    answer = TestClient(app).post("/api/v1/import", content=b"\n[" + b"0," * 60_000 + b"0]", headers=headers)
+    assert answer.status_code == 422
+    assert "upload:2: a line of more than 50,000 values" in answer.text
+    prose = {"role": "user", "content": "Well, " * 60_000}  # commas of a text are no values
+    line = json.dumps({"messages": [prose], "completions": [{"messages": [prose], "policy": p} for p in "ab"]})
+    answer = TestClient(app).post("/api/v1/import", content=line.encode(), headers=headers)
+    assert "values" not in answer.text
 
 
 @pytest.mark.parametrize(

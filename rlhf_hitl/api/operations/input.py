@@ -13,6 +13,7 @@ from rlhf_hitl.api.auth import Caller
 from rlhf_hitl.api.bodies import input as bodies
 from rlhf_hitl.api.bodies.fields import LINE, PROJECT
 from rlhf_hitl.api.bodies.messages import parse_chat
+from rlhf_hitl.api.json_body import count_values
 from rlhf_hitl.api.operations.shared import MANY_TEXTS, Limit, PathId, ProjectFilter, make_page, make_temporary_folder
 from rlhf_hitl.api.scoped_routes import ScopedRoutes
 from rlhf_hitl.config import Settings
@@ -33,6 +34,8 @@ EXAMPLE_LINE = (
     '{"messages": [{"role": "assistant", "content": "Light scatters."}], "policy": "sft-3"}, '
     '{"messages": [{"role": "assistant", "content": "It reflects the sea."}], "policy": "sft-2"}]}\n'
 )
+#: Bytes of a line whose values are counted exactly, which takes a dozen times its memory.
+LOOK_CLOSER = 8 * 2**20
 NDJSON = {"application/x-ndjson": {"schema": {"type": "string"}, "example": EXAMPLE_LINE}}
 
 
@@ -113,6 +116,7 @@ def add_operations(routes: ScopedRoutes, store: Store, settings: Settings) -> No
     def import_file(path: Path, caller: Caller, project: str, batch: str, overlap: int, queued: bool) -> Any:
         from rlhf_hitl.formats.importing import import_path
 
+        _refuse_costly_lines(path)
         try:
             report = import_path(store, path, project=project, batch=batch, overlap=overlap, queue=queued)
         except BadInput as e:  # its text names our temporary file, which means nothing to the sender
@@ -150,6 +154,30 @@ def add_operations(routes: ScopedRoutes, store: Store, settings: Settings) -> No
 
 def _name_source(caller: Caller) -> str:
     return f"api:{caller.rater.name}"
+
+
+def _refuse_costly_lines(path: Path) -> None:
+    """Refuse a file in which a line has more values than a body may have: whoever reads a line as JSON holds up
+    everybody else until it is read.
+
+    Raises:
+        BadInput: with the number of the line.
+    """
+    from rlhf_hitl.formats.limits import Limits, read_lines
+
+    with path.open("rb") as f:
+        for number, line in read_lines(
+            f, b"\n", Limits.load().line_bytes, lambda number: None
+        ):  # refused as it is read
+            marks = sum(map(line.count, (b",", b"[", b"{")))  # in texts too: few, and there is no need to look closer
+            if marks < MANY_TEXTS.max_values:
+                continue
+            if len(line) > LOOK_CLOSER or count_values(line) > MANY_TEXTS.max_values:
+                raise BadInput(
+                    f"upload:{number}: a line of more than {MANY_TEXTS.max_values:,} values",
+                    expected="fewer in a line that is sent to a server",
+                    fix="split it, or run `rlhf-hitl import` where the store is",
+                )
 
 
 async def _write_body(request: Request, path: Path, max_mb: float) -> None:

@@ -41,7 +41,10 @@ class KpiFigure:
     def text(self) -> str:
         if self.value is None:
             return "not known yet"
-        return f"{self.value:.1%}" if self.unit == "share" else f"{self.value:,.3g} {self.unit}"
+        if self.unit == "share":
+            return f"{self.value:.1%}"
+        digits = ",.0f" if abs(self.value) >= 100 else ".3g"
+        return f"{self.value:{digits}} {self.unit}"
 
     @property
     def bounds(self) -> str:

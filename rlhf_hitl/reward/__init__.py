@@ -4,7 +4,7 @@ Start with `model.py`: a `RewardModel` renders conversations (`rendering`), read
 model (`backbone`, kept on disk by `feature_cache` and `feature_store`) and scores them with a Bayesian `head`.
 
 - Text to features: `rendering`, `batching`, `shared_prefix` (compute a shared prompt once), `pretrained`, `backbone`,
-  `feature_store`, `feature_cache`.
+  `extractor` (runs the model) with `fused_decoder` (on a CPU), `feature_store`, `feature_cache`.
 - Features to rewards: `standardiser`, `vote_scale`, `head`, `head_fitting`, `losses`.
 - The model and what is recorded about it: `model`, `classifier`, `seen_prompts`, `evaluation_record`, `model_card`,
   `registry`, and the `labelled_pairs` of a store.

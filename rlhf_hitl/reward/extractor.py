@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -26,6 +27,9 @@ BatchStates = tuple[list[int], dict[int, list[torch.Tensor]]]
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+#: Held while threads compute side by side: torch's number of threads is one for the whole process.
+_cores = threading.Lock()
 
 
 class FeatureExtractor:
@@ -75,50 +79,58 @@ class FeatureExtractor:
 
         `bar` advances by one for each conversation.
         """
-        views = self._views
-        features = np.empty((len(rendered), len(views), self.model.config.hidden_size), dtype=np.float32)
-        for batch, states in self._compute_states(rendered, self._layers):
-            pooled = []
-            for j, i in enumerate(batch):
-                for view in views:
-                    tokens = states[view.layer][j]
-                    pooled_over = tokens[rendered[i].start :] if view.pooling == "mean" else tokens[-1:]
-                    pooled.append(pooled_over.float().mean(0))
-            features[batch] = torch.stack(pooled).view(len(batch), len(views), -1).cpu().numpy()
+        features = np.empty((len(rendered), len(self._views), self.model.config.hidden_size), dtype=np.float32)
+        for batch, rows in self._compute_rows(rendered):
+            features[batch] = rows
             if bar is not None:
                 bar.update(len(batch))
         return features
 
-    def _compute_states(self, rendered: Sequence[RenderedConversation], layers: set[int]) -> Iterator[BatchStates]:
-        """Yield the states of all conversations batch by batch, the longest first."""
+    def _compute_rows(self, rendered: Sequence[RenderedConversation]) -> Iterator[tuple[list[int], np.ndarray]]:
+        """Yield the features of all conversations batch by batch, the longest first."""
         if self.fused is not None:
-            return self._compute_fused(rendered, layers)
-        return (self._compute_in_trees if self.supports_trees else self._compute_padded)(rendered, layers)
+            yield from map_on_cores(
+                lambda trees: self._pool(self._compute_fused(rendered, trees), rendered),
+                batch_by_prompt(rendered, self.token_budget // 2),
+            )
+            return
+        for states in (self._compute_in_trees if self.supports_trees else self._compute_padded)(rendered):
+            yield self._pool(states, rendered)
 
-    def _compute_fused(self, rendered: Sequence[RenderedConversation], layers: set[int]) -> Iterator[BatchStates]:
+    def _pool(
+        self, batch_states: BatchStates, rendered: Sequence[RenderedConversation]
+    ) -> tuple[list[int], np.ndarray]:
+        batch, states = batch_states
+        pooled = []
+        for j, i in enumerate(batch):
+            for view in self._views:
+                tokens = states[view.layer][j]
+                pooled_over = tokens[rendered[i].start :] if view.pooling == "mean" else tokens[-1:]
+                pooled.append(pooled_over.float().mean(0))
+        return batch, torch.stack(pooled).view(len(batch), len(self._views), -1).cpu().numpy()
+
+    def _compute_fused(self, rendered: Sequence[RenderedConversation], trees: list[list[int]]) -> BatchStates:
         assert self.fused is not None
-        decoder, dtype = self.fused, self.model.dtype
+        forest = plant_forest([[rendered[i].ids for i in tree] for tree in trees], self.model.dtype)
+        states = self.fused.run(forest, self._layers)
+        return [i for tree in trees for i in tree], {
+            at: [of_layer[path] for path in forest.paths] for at, of_layer in states.items()
+        }
 
-        def compute(trees: list[list[int]]) -> BatchStates:
-            forest = plant_forest([[rendered[i].ids for i in tree] for tree in trees], dtype)
-            states = decoder.run(forest, layers)
-            return [i for tree in trees for i in tree], {at: [states[at][p] for p in forest.paths] for at in layers}
-
-        # Few conversations are shared out, too.
-        share = sum(len(r.ids) for r in rendered) // torch.get_num_threads()
-        return map_on_cores(compute, batch_by_prompt(rendered, min(self.token_budget // 2, max(share, 128))))
-
-    def _compute_in_trees(self, rendered: Sequence[RenderedConversation], layers: set[int]) -> Iterator[BatchStates]:
+    def _compute_in_trees(self, rendered: Sequence[RenderedConversation]) -> Iterator[BatchStates]:
         for trees in batch_by_prompt(rendered, self.token_budget):
             packed = shared_prefix.pack_trees([[rendered[i].ids for i in tree] for tree in trees])
             inputs = shared_prefix.build_model_inputs(
                 self.model, packed.ids.to(self._device), packed.positions.to(self._device), packed.trees
             )
             paths = [path.to(self._device) for path in packed.paths()]
-            states = self._run(inputs, layers)
-            yield [i for tree in trees for i in tree], {at: [states[at][0, path] for path in paths] for at in layers}
+            states = self._run(inputs)
+            yield (
+                [i for tree in trees for i in tree],
+                {at: [of[0, path] for path in paths] for at, of in states.items()},
+            )
 
-    def _compute_padded(self, rendered: Sequence[RenderedConversation], layers: set[int]) -> Iterator[BatchStates]:
+    def _compute_padded(self, rendered: Sequence[RenderedConversation]) -> Iterator[BatchStates]:
         for batch in batch_by_length([len(r.ids) for r in rendered], self.token_budget):
             rows = [torch.tensor(rendered[i].ids) for i in batch]
             ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=self._renderer.pad_id)
@@ -128,13 +140,14 @@ class FeatureExtractor:
             if self._uses_token_types:
                 starts = torch.tensor([rendered[i].start for i in batch])[:, None]
                 inputs["token_type_ids"] = mask & (positions >= starts)
-            states = self._run({name: value.long().to(self._device) for name, value in inputs.items()}, layers)
-            yield batch, {at: [row_states[: len(r)] for row_states, r in zip(states[at], rows)] for at in layers}
+            states = self._run({name: value.long().to(self._device) for name, value in inputs.items()})
+            yield batch, {at: [row[: len(r)] for row, r in zip(of, rows)] for at, of in states.items()}
 
     @torch.inference_mode()
-    def _run(self, inputs: dict[str, Any], layers: set[int]) -> dict[int, torch.Tensor]:
-        """Return the states (rows, tokens, width) after each of some layers. What a score head reads is one token a
+    def _run(self, inputs: dict[str, Any]) -> dict[int, torch.Tensor]:
+        """Return the states (rows, tokens, width) after each layer that is read. What a score head reads is one token a
         row."""
+        layers = self._layers
         outputs = self.model(**inputs, output_hidden_states=layers != {self._output_layer})
         if self._score_inputs:
             return dict.fromkeys(layers, self._score_inputs.pop()[:, None])
@@ -144,20 +157,25 @@ class FeatureExtractor:
 
 
 def map_on_cores(function: Callable[[T], R], items: Sequence[T]) -> Iterator[R]:
-    """Yield the function of each item in their order, computed in as many threads as torch uses, one core for each.
+    """Yield the function of each item in their order, computed side by side in as many threads as torch uses.
 
-    Batches side by side do not wait for each other at each operation, as the threads of one operation do. What was
-    computed and not yet taken is at most one result a thread.
+    Each thread computes on one core, so that batches do not wait for each other at each operation, as the threads of
+    one operation do; fewer items than cores share them out. At most two results a thread wait to be taken.
     """
-    threads = torch.get_num_threads()
-    waiting: deque[Future[R]] = deque()
-    pool = ThreadPoolExecutor(threads, "extract", torch.set_num_threads, (1,))
-    try:
-        left = iter(items)
-        waiting.extend(pool.submit(function, item) for item in islice(left, 2 * threads))
-        while waiting:
-            yield waiting.popleft().result()
-            waiting.extend(pool.submit(function, item) for item in islice(left, 1))
-    finally:
-        pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(threads)  # which the threads of the pool have set for all threads to come
+    with _cores:
+        cores = torch.get_num_threads()
+        threads = min(cores, len(items))
+        if threads < 2:
+            yield from map(function, items)
+            return
+        waiting: deque[Future[R]] = deque()
+        pool = ThreadPoolExecutor(threads, "extract", torch.set_num_threads, (cores // threads,))
+        try:
+            left = iter(items)
+            waiting.extend(pool.submit(function, item) for item in islice(left, 2 * threads))
+            while waiting:
+                yield waiting.popleft().result()
+                waiting.extend(pool.submit(function, item) for item in islice(left, 1))
+        finally:
+            pool.shutdown(cancel_futures=True)
+            torch.set_num_threads(cores)  # which the threads of the pool have set for all threads to come

@@ -21,7 +21,7 @@ from rlhf_hitl.wording import say_count
 
 log = logging.getLogger(__name__)
 
-WRITE_EVERY = 128  # conversations computed between two writes to disk
+WRITE_EVERY = 64  # conversations computed between two writes to disk
 
 
 class FeatureCache:
@@ -84,7 +84,8 @@ class FeatureCache:
                 row[:] = self._read(key)
         to_compute = [k for siblings in group_by_prompt(missing) for k in siblings]
         computed: dict[str, np.ndarray] = {}
-        with tqdm(total=len(to_compute), desc=purpose, unit="completion", disable=len(to_compute) < 8) as bar:
+        what = f"{purpose}, read by {Path(self.backbone.name).name}"
+        with tqdm(total=len(to_compute), desc=what, unit="completion", disable=len(to_compute) < 8) as bar:
             for start in range(0, len(to_compute), WRITE_EVERY):  # so that an interrupted run keeps what it computed
                 part = to_compute[start : start + WRITE_EVERY]
                 rows = self.backbone.compute([missing[k] for k in part], bar)

@@ -11,11 +11,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import takewhile
 from typing import Any
 
 import torch
 from torch.nn.functional import linear, scaled_dot_product_attention, silu
+
+from rlhf_hitl.reward.shared_prefix import count_common_tokens
 
 log = logging.getLogger(__name__)
 
@@ -64,14 +65,14 @@ class Forest:
 
 def plant_forest(trees: Sequence[Sequence[Sequence[int]]], dtype: torch.dtype) -> Forest:
     """Pack trees, each given as the token ids of its conversations, for attention in `dtype`."""
-    root = _count_common([conversation for tree in trees for conversation in tree])
+    root = count_common_tokens([conversation for tree in trees for conversation in tree])
     ids, positions = list(trees[0][0][:root]), list(range(root))
     blocks, keys = _Blocks(dtype), list(range(root))
     if root:
         blocks.add([], [_Part(0, 0, root)])
     paths: list[torch.Tensor] = []
     for tree in trees:
-        trunk = _count_common(tree) if len(tree) > 1 else root
+        trunk = count_common_tokens(tree) if len(tree) > 1 else root
         parts = []
         for conversation, begin, end in ((tree[0], root, trunk), *((c, trunk, len(c)) for c in tree)):
             parts.append(_Part(len(ids), begin, end))
@@ -81,12 +82,6 @@ def plant_forest(trees: Sequence[Sequence[Sequence[int]]], dtype: torch.dtype) -
         paths += [torch.tensor([*stem, *branch.tokens]) for branch in parts[1:]]
         blocks.add(keys, parts)
     return Forest(torch.tensor(ids), torch.tensor(positions), torch.tensor(blocks.keys), tuple(blocks.made), paths)
-
-
-def _count_common(conversations: Sequence[Sequence[int]]) -> int:
-    """Return how many tokens all conversations begin with; each keeps its last one for itself."""
-    common = sum(1 for _ in takewhile(lambda tokens: len(set(tokens)) == 1, zip(*conversations)))
-    return min(common, *(len(ids) - 1 for ids in conversations))
 
 
 @dataclass(frozen=True)
@@ -150,7 +145,8 @@ def fuse_decoder(model: Any) -> FusedDecoder | None:
     """Return a decoder that computes what `model` computes (one that `shared_prefix.supports_trees`, on a CPU).
 
     Its architecture is looked up, and it is tried out: a forest of a few tokens has to give the states that its
-    conversations give in the model. None, with the reason logged, where it is not one of these.
+    conversations give in the model, in the mean of the tokens: in bfloat16 single ones of a deep model deviate by a
+    tenth whenever sums are taken in another order. None, with the reason logged, where it is not one of these.
     """
     try:
         reason = _find_obstacle(model)
@@ -219,7 +215,10 @@ class _Layer:
         attention, mlp = layer.self_attn, layer.mlp
         projections = attention.q_proj, attention.k_proj, attention.v_proj
         bias = torch.cat([p.bias for p in projections]) if attention.q_proj.bias is not None else None
-        self._in_weight, self._in_bias = torch.cat([p.weight for p in projections]), bias
+        self._in_weight, self._in_bias = torch.cat([p.weight.detach() for p in projections]), bias
+        # The model's own are parts of the joined one, so that none is in memory twice.
+        for projection, part in zip(projections, self._in_weight.split([len(p.weight) for p in projections])):
+            projection.weight = torch.nn.Parameter(part, requires_grad=False)
         self._out, self._gate, self._up, self._down = attention.o_proj, mlp.gate_proj, mlp.up_proj, mlp.down_proj
         self._norms = layer.input_layernorm, layer.post_attention_layernorm
         self._epsilon = config.rms_norm_eps

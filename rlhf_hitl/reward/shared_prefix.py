@@ -55,11 +55,14 @@ def measure_tree(conversations: Sequence[Sequence[int]]) -> TreeSizes:
     The trunk is their common beginning: usually the prompt, more where completions open with the same words, nothing
     where a prompt was cut on one side only. Every conversation keeps its last token in its own branch.
     """
-    trunk = 0
-    if len(conversations) > 1:
-        common = sum(1 for _ in takewhile(lambda tokens: len(set(tokens)) == 1, zip(*conversations)))
-        trunk = min(common, *(len(ids) - 1 for ids in conversations))
+    trunk = count_common_tokens(conversations) if len(conversations) > 1 else 0
     return (trunk, *(len(ids) - trunk for ids in conversations))
+
+
+def count_common_tokens(conversations: Sequence[Sequence[int]]) -> int:
+    """Return with how many tokens all conversations begin; each keeps its last one for itself."""
+    common = sum(1 for _ in takewhile(lambda tokens: len(set(tokens)) == 1, zip(*conversations)))
+    return min(common, *(len(ids) - 1 for ids in conversations))
 
 
 def pack_trees(trees: Sequence[Sequence[Sequence[int]]]) -> PackedTrees:

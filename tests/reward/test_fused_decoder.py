@@ -1,5 +1,6 @@
 """The fused decoder gives the states of the model whose weights it runs, or is not used."""
 
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -146,6 +147,53 @@ def test_results_come_in_order_and_torch_keeps_its_threads():
     inside = list(map_on_cores(lambda i: (i, torch.get_num_threads()), range(20)))
     assert inside == [(i, 1) for i in range(20)]
     assert torch.get_num_threads() == threads
+
+
+def test_few_batches_share_the_cores_and_one_has_them_all():
+    threads = torch.get_num_threads()
+    try:
+        torch.set_num_threads(4)
+        assert list(map_on_cores(lambda _: torch.get_num_threads(), [0])) == [4]
+        assert list(map_on_cores(lambda _: torch.get_num_threads(), [0, 1])) == [2, 2]
+        assert list(map_on_cores(lambda _: torch.get_num_threads(), [])) == []
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_two_that_compute_at_once_leave_torch_its_threads():
+    threads = torch.get_num_threads()
+    with ThreadPoolExecutor(2) as pool:
+        found = pool.map(
+            lambda _: list(
+                map_on_cores(lambda i: torch.ones(300, 300).mm(torch.ones(300, 300))[i, i].item(), range(8))
+            ),
+            range(4),
+        )
+        assert list(found) == [[300.0] * 8] * 4
+        assert pool.submit(torch.get_num_threads).result() == threads
+    assert torch.get_num_threads() == threads
+
+
+def test_a_pair_is_read_as_one_tree(tiny_model, monkeypatch):
+    backbone = Backbone(str(tiny_model), dtype="float32")
+    prompt = (Message("user", "What about the sea, the sun and a poem?"),)
+    pair = [backbone.renderer.render((prompt, (Message("assistant", text),))) for text in ("It is lazy.", "Thanks!")]
+    planted = []
+    monkeypatch.setattr(
+        "rlhf_hitl.reward.extractor.plant_forest", lambda *args: planted.append(plant_forest(*args)) or planted[-1]
+    )
+    backbone.compute(pair)
+    assert len(planted) == 1
+    assert len(planted[0].ids) < len(pair[0].ids) + len(pair[1].ids) - pair[0].start + 1
+
+
+def test_no_weight_is_in_memory_twice():
+    model = make_decoder("Llama")
+    decoder = fuse_decoder(model)
+    assert decoder is not None
+    attention = model.layers[0].self_attn
+    storages = {p.weight.untyped_storage().data_ptr() for p in (attention.q_proj, attention.k_proj, attention.v_proj)}
+    assert storages == {decoder._layers[0]._in_weight.untyped_storage().data_ptr()}
 
 
 def test_an_error_in_a_batch_is_raised_and_later_ones_do_not_run():

@@ -19,6 +19,7 @@ from rlhf_hitl.errors import BadInput
 from rlhf_hitl.reward import shared_prefix
 from rlhf_hitl.reward.backbone import Backbone
 from rlhf_hitl.reward.batching import batch_by_length
+from rlhf_hitl.reward.extractor import FeatureExtractor
 from rlhf_hitl.reward.feature_cache import FeatureCache
 from rlhf_hitl.reward.training.token_budget import TokenBudgetSampler
 from rlhf_hitl.types import Message
@@ -150,14 +151,28 @@ def margins(backbone: Backbone, folder: Path, size: int) -> np.ndarray:
     return rewards - rewards[0]
 
 
-@pytest.mark.parametrize("shares", [True, False])
+@pytest.mark.parametrize("way", ["fused", "trees", "padded"])
 @pytest.mark.parametrize("side", ["left", "right"])
-def test_margins_do_not_depend_on_the_batch_the_padding_or_in_rank_on_the_precision(tiny_model, tmp_path, side, shares):
+def test_margins_do_not_depend_on_the_batch_the_padding_or_in_rank_on_the_precision(tiny_model, tmp_path, side, way):
+    taken = set[str]()
+
+    def watch(extractor: FeatureExtractor, name: str) -> None:
+        run = getattr(extractor, f"_compute_{name}")
+
+        def watched(*args: Any) -> Any:
+            taken.add(name)
+            return run(*args)
+
+        setattr(extractor, f"_compute_{name}", watched)
+
     def scored(dtype: str, size: int, budget: int) -> np.ndarray:
         backbone = Backbone(str(tiny_model), layer=-1, pooling="last", dtype=dtype)
         backbone.renderer.tokenizer.padding_side = side
         extractor = backbone.extractor
-        extractor.supports_trees, extractor.token_budget = extractor.supports_trees and shares, budget
+        extractor.supports_trees, extractor.token_budget = way != "padded", budget
+        extractor.fused = extractor.fused if way == "fused" else None
+        for name in ("fused", "in_trees", "padded"):
+            watch(extractor, name)
         return margins(backbone, tmp_path, size)
 
     reference = scored("float32", 1, 1)
@@ -168,6 +183,7 @@ def test_margins_do_not_depend_on_the_batch_the_padding_or_in_rank_on_the_precis
         rounded = scored("bfloat16", size, budget)
         is_clear = np.abs(apart) > 0.05
         assert (np.sign(rounded[:, None] - rounded[None]) == np.sign(apart))[is_clear].all()
+    assert taken == {"in_trees" if way == "trees" else way}
 
 
 # Training

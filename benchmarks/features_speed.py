@@ -41,6 +41,9 @@ def measure_in_turns(
     features = {way: np.empty((len(rendered), backbone.width), np.float32) for way in ways}
     order = [i for siblings in group_by_prompt(dict(enumerate(rendered))) for i in siblings]
     turns = []
+    for way in ways:  # warms up
+        extractor.fused = ways[way]
+        backbone.compute(rendered[:4])
     for turn, start in enumerate(tqdm(range(0, len(order), WRITE_EVERY), desc=f"reading {name} twice", unit="turn")):
         part = order[start : start + WRITE_EVERY]
         seconds = {}
@@ -60,8 +63,8 @@ def compute_speeds(turns: np.ndarray) -> dict[str, float]:
         "library.tokens_per_s": tokens.sum() / library.sum(),
         "fused.tokens_per_s": tokens.sum() / fused.sum(),
         "tokens_ratio": library.sum() / fused.sum(),
-        "tokens_ratio.low": (library / fused).min(),
-        "tokens_ratio.high": (library / fused).max(),
+        "tokens_ratio.worst_turn": (library / fused).min(),
+        "tokens_ratio.best_turn": (library / fused).max(),
     }
 
 
@@ -90,11 +93,12 @@ def main() -> None:
             chats = list_chats(pairs)
             rendered = {chat: backbone.renderer.render(chat) for chat in chats}
             place = {chat: i for i, chat in enumerate(rendered)}
-            backbone.compute(list(rendered.values())[:4])  # warms up
             features, turns = measure_in_turns(backbone, list(rendered.values()), f"{name} in {backbone.dtype}")
             all_turns.append(turns)
             if precision != "auto":
                 continue
+            difference = np.linalg.norm(features["fused"] - features["library"], axis=1)
+            figures["features_difference"] = float(np.mean(difference / np.linalg.norm(features["library"], axis=1)))
             correct = {}
             for way, rows in features.items():
                 found, correct[way] = cross_validate_set(pairs, rows[[place[c] for c in chats]], args.seed, folds)

@@ -14,6 +14,7 @@ from rlhf_hitl.errors import BadInput
 from rlhf_hitl.models import Precision
 from rlhf_hitl.reward import DEFAULT_MAX_TOKENS
 from rlhf_hitl.reward.training import UncertaintyMethod
+from rlhf_hitl.wording import say_count
 
 if TYPE_CHECKING:
     from rlhf_hitl.reward.model import RewardModel
@@ -171,7 +172,15 @@ def _report_model(opened: Store, model: RewardModel, workspace: Path, outcome: s
         "folder": folder,
         "labels (votes)": f"{model.card['train_labels']} ({model.card['train_votes']})",
         "calibration labels": model.card["calibration_labels"],
-        "cut prompts / completions": f"{model.card['prompts_cut']} / {model.card['completions_cut']}",
     }
     title = f"Reward model {outcome}" + (" on simulated judgments" if model.card["simulated"] else "")
-    return Result(data, make_table(title, rows), more=["Next: rlhf-hitl evaluate"])
+    return Result(data, make_table(title, rows), more=[*_explain_cuts(model), "Next: rlhf-hitl evaluate"])
+
+
+def _explain_cuts(model: RewardModel) -> list[str]:
+    prompts, completions = model.card["prompts_cut"], model.card["completions_cut"]
+    if not prompts and not completions:
+        return []
+    counted = f"{say_count(prompts, 'prompt')} lost the beginning and {say_count(completions, 'completion')} the end"
+    fix = "A model judges by what it has read: give a higher --max-length"
+    return [f"To fit {model.cache.backbone.renderer.max_length:,} tokens, {counted}. {fix}."]

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shlex
 import subprocess
 import sys
@@ -105,6 +106,16 @@ def test_no_reward_model_no_labels_and_no_heldout_labels_each_say_what_to_do(sql
         assert fix in the_one_line(cli(command, "--store", sqlite_store.url, workspace=tmp_path))
     the_one_line(cli("export", str(tmp_path / "out"), "--store", sqlite_store.url, workspace=tmp_path))
     assert not (tmp_path / "out").exists()
+
+
+def test_training_says_what_was_cut_and_how_to_cut_less(judged, tiny_model, tmp_path):
+    flags = ("--backbone", str(tiny_model), "--store", judged.url)
+    short = cli("train-reward", *flags, "--max-length", "12", workspace=tmp_path)
+    told = " ".join(short.stderr.split() + short.stdout.split())
+    assert re.search(r"To fit 12 tokens, \d+ prompts? lost the beginning and \d+ completions? the end\.", told)
+    assert "give a higher --max-length" in told
+    whole = cli("train-reward", *flags, workspace=tmp_path)
+    assert "To fit" not in whole.stderr + whole.stdout
 
 
 def test_a_failed_gate_exits_with_one_and_is_named(judged, tiny_model, tmp_path):

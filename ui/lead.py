@@ -17,6 +17,7 @@ from rlhf_hitl.config import Settings
 from rlhf_hitl.kpis import compute_kpi_report
 from rlhf_hitl.store import Store, people, queue, views
 from rlhf_hitl.store.accepted import AcceptedComparison, count_accepted, count_newer, list_accepted, load_routes
+from rlhf_hitl.store.reward_models import RewardModelRecord, display_name_of_id, list_reward_models
 from rlhf_hitl.store.routings import send_to_raters
 from rlhf_hitl.types import LaneState, Rater
 from rlhf_hitl.ui.conversation import make_excerpt, make_question_excerpt
@@ -165,15 +166,16 @@ def load_accepted(store: Store, request: AcceptedRequest) -> dict[str, Any]:
     page = list_accepted(
         store, project=request.project, words=request.words, before=request.before, limit=request.limit
     )
+    models = list_reward_models(store)
     return {
-        "rows": [_make_accepted_row(accepted) for accepted in page.rows],
+        "rows": [_make_accepted_row(accepted, models) for accepted in page.rows],
         "before": page.before,
         "looked_at": page.looked_at,
         "total": sum(count_accepted(store, project=request.project).values()),
     }
 
 
-def _make_accepted_row(accepted: AcceptedComparison) -> dict[str, Any]:
+def _make_accepted_row(accepted: AcceptedComparison, models: Sequence[RewardModelRecord]) -> dict[str, Any]:
     """Return a row; its texts are excerpts for the page to escape."""
     comparison, score = accepted.comparison, accepted.score
     row = {
@@ -184,8 +186,9 @@ def _make_accepted_row(accepted: AcceptedComparison) -> dict[str, Any]:
         "at": accepted.accepted_at.isoformat(),
     }
     if score is None:
-        return row | dict.fromkeys(("margin", "uncertainty", "probability", "chosen", "rejected"))
+        return row | dict.fromkeys(("model", "margin", "uncertainty", "probability", "chosen", "rejected"))
     return row | {
+        "model": display_name_of_id(score.reward_model_id, models),
         "margin": score.margin,
         "uncertainty": score.uncertainty,
         "probability": score.probability,

@@ -10,7 +10,7 @@ from axe_playwright_python.sync_playwright import Axe
 from browser_fixtures import Server, enter, expect, pair
 from rlhf_hitl.store import people, projects, queue
 from rlhf_hitl.store.comparisons import find_comparisons, insert_comparisons
-from rlhf_hitl.store.reward_models import RewardModelRecord, add_reward_model
+from rlhf_hitl.store.reward_models import RewardModelRecord, add_reward_model, display_name, list_reward_models
 from rlhf_hitl.store.routings import Routing, apply_routings, read_routings, send_to_raters
 from rlhf_hitl.store.scores import insert_scores
 from rlhf_hitl.types import Comparison, Completion, Message, Prompt, Role, Route, Score
@@ -203,6 +203,14 @@ def test_times_are_in_the_readers_zone_and_of_one_format(serve, chromium):
         expect(page.locator("#updated")).to_have_text(one_format)
         assert "UTC" not in page.locator("#accepted, #staff tbody").first.inner_text()
     context.close()
+
+
+def test_a_row_says_which_model_accepted_the_comparison(serve, page):
+    server = serve()
+    accept(server, "Sure?")
+    open_overview(page, server)
+    [model] = list_reward_models(server.store)
+    expect(row(page, "Sure?").locator(".model")).to_have_text(display_name(model, with_id=True))
 
 
 def test_hostile_texts_are_text(serve, page):

@@ -83,7 +83,7 @@ function createAcceptedList({ $, t, formatNumber, language, checkAnswer, createT
   }
 
   // --- rows
-  function createAccepted({ id, asked, chosen, rejected, project, margin, uncertainty, probability, at }) {
+  function createAccepted({ id, asked, chosen, rejected, project, model, margin, uncertainty, probability, at }) {
     const title = [createElement("p", { dir: "auto" }, createElement("b", {}, asked))];
     if (chosen !== null) title.push(createExcerpt("chosen", t("chosen"), chosen), createExcerpt("rejected", t("rejected"), rejected));
     const row = createRow(
@@ -93,7 +93,7 @@ function createAcceptedList({ $, t, formatNumber, language, checkAnswer, createT
       createCell(t("margin"), "numeric", formatOrNone(marginFormat, margin)),
       createCell(t("uncertainty"), "numeric", formatOrNone(marginFormat, uncertainty)),
       createCell(t("probability"), "numeric", formatOrNone(percentFormat, probability)),
-      createCell(t("accepted_at"), "soft", createTime(at)),
+      createCell(t("accepted_at"), "soft", createTime(at), ...(model ? [createElement("br"), createElement("bdi", { className: "model" }, model)] : [])),
       createCell("", "send", ...createSend(id, asked)),
     );
     return row;

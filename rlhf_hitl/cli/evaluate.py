@@ -200,6 +200,7 @@ class _ReplayedLabels:
     home: Store | None = None
     format: str = ""
     identical_sides: int = 0
+    source: str = ""
 
     def replay(
         self, model: RewardModel, name: str, check_order: bool = False
@@ -207,8 +208,9 @@ class _ReplayedLabels:
         from rlhf_hitl.reward.evaluation.evaluate import evaluate_reward_model
 
         return evaluate_reward_model(
-            model, self.store, split=self.split, home=self.home, name=name, format=self.format, check_order=check_order
-        )
+            model, self.store, split=self.split, home=self.home, name=name, format=self.format, replayed=self.source,
+            check_order=check_order,
+        )  # fmt: skip
 
     def require_slices(self, wanted: Sequence[SliceThreshold], model_folder: Path) -> None:
         """Raise NotFound for a slice that the evaluation of a saved model will not have, without loading the model."""
@@ -236,7 +238,9 @@ def _open_labels(opened: Store, data: str | None, format: str, split: Split) -> 
         temporary = Store.open(f"sqlite:///{folder}/replay.db", create=True)
         try:
             report = import_path(temporary, data, format=format, split=Split.HELDOUT)
-            yield _ReplayedLabels(temporary, Split.HELDOUT, opened, report.format, report.identical_sides)
+            # A path is this machine's; a hub id is whole as it is.
+            source = Path(data).name if Path(data).exists() else data
+            yield _ReplayedLabels(temporary, Split.HELDOUT, opened, report.format, report.identical_sides, source)
         finally:
             temporary.close()
 

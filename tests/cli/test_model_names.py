@@ -233,6 +233,26 @@ def test_commands_print_the_name_and_take_it_and_the_list_has_what_is_known(trai
     assert "1 evaluation cannot be read: first" in trained("models", "list").stdout
 
 
+def test_the_list_shows_the_newest_heldout_evaluation_and_else_names_what_was_replayed(trained, sqlite_store, tmp_path):
+    """A replay of three labels came later and stood in place of the evaluation that says how good a model is."""
+    rankings = tmp_path / "rankings.jsonl"
+    rows = [{"prompt": f"Tea {n}?", "chosen": "Yes, with milk.", "rejected": "No."} for n in range(3)]
+    rankings.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    heldout = json.loads(trained("evaluate", "--json").stdout)
+    for model in ("1", "2"):
+        trained("evaluate", "--reward-model", model, "--data", rankings)
+    trained("evaluate", "--split", "train")
+    newest, oldest = json.loads(trained("models", "list", "--json").stdout)["reward_models"]
+    assert newest["evaluation"] == f"heldout-{newest['id']}"
+    assert newest["accuracy"] == heldout["accuracy"]["value"]
+    assert oldest["evaluation"] == f"rankings-{oldest['id']}"
+    text = trained("models", "list").stdout
+    assert f"accuracy {heldout['accuracy']['value']:.1%} on {heldout['n']} held-out labels  " in text
+    assert f"accuracy {oldest['accuracy']:.1%} on 3 labels of rankings.jsonl  " in text
+    trained("evaluate", "--reward-model", "1", "--split", "train")
+    assert " train labels  " in trained("models", "list").stdout
+
+
 def test_a_card_without_a_name_gets_one_with_its_first_evaluation(trained, sqlite_store):
     """As an earlier version left it, and as a script does that knows no store."""
     record = list_reward_models(sqlite_store)[-1]

@@ -19,6 +19,7 @@ from rlhf_hitl.cli.reward_models import (
     describe_model,
     load_requested_model,
     locate_requested_model,
+    read_model_id,
 )
 from rlhf_hitl.config import load_settings
 from rlhf_hitl.errors import BadInput, NotFound
@@ -29,6 +30,7 @@ from rlhf_hitl.wording import say_count
 if TYPE_CHECKING:
     from rlhf_hitl.reward.evaluation.gates import SliceThreshold
     from rlhf_hitl.reward.evaluation_record import AccuracyDifference, EvaluatedPair, Evaluation
+    from rlhf_hitl.reward.labelled_pairs import LabelledPair
     from rlhf_hitl.reward.model import RewardModel
     from rlhf_hitl.store import Store
     from rlhf_hitl.store.reward_models import RewardModelRecord
@@ -53,6 +55,12 @@ def evaluate_command(
     name: Annotated[
         str | None, typer.Option(help="Name the folder of the evaluation.", show_default="split or file, and model")
     ] = None,
+    overwrite: Annotated[
+        bool,
+        typer.Option(
+            "--overwrite", help="Replace an evaluation of this --name that is of another model or other data."
+        ),
+    ] = False,
     against: Annotated[
         str | None,
         typer.Option(metavar="MODEL_OR_EVALUATION", help="Compare with this model or earlier evaluation."),
@@ -128,6 +136,8 @@ def evaluate_command(
     with _open_labels(opened, data, format, split) as labels:
         if slices:
             labels.require_slices(slices, model_folder)
+        if name is not None and not overwrite:
+            _refuse_another_evaluation(opened, workspace / "evaluations" / name, model_folder, labels)
         model = load_requested_model(opened, reward_model)
         from rlhf_hitl.reward import model_card
         from rlhf_hitl.reward.evaluation.compare import compare_evaluated_pairs
@@ -172,7 +182,8 @@ def evaluate_command(
             "identical_sides": labels.identical_sides,
             "difference": None
             if difference is None
-            else asdict(difference) | {"against": against, "is_worse": difference.is_worse},
+            else asdict(difference)
+            | {"against": against, "is_worse": difference.is_worse},
             "gates": [{"name": g.name, "passed": g.passed, "said": g.sentence} for g in gates],
             "gate_passed": not failed if gates else None,
         },
@@ -212,17 +223,28 @@ class _ReplayedLabels:
             check_order=check_order,
         )  # fmt: skip
 
+    def hash_pairs(self, model_folder: Path) -> str:
+        """Return the `data_hash` that the evaluation of a saved model will have, without loading the model."""
+        from rlhf_hitl.reward.labelled_pairs import hash_labelled_pairs
+
+        return hash_labelled_pairs(self._load_unseen(model_folder))
+
     def require_slices(self, wanted: Sequence[SliceThreshold], model_folder: Path) -> None:
         """Raise NotFound for a slice that the evaluation of a saved model will not have, without loading the model."""
-        from rlhf_hitl.reward.evaluation.evaluated_pairs import find_slices, select_unseen
+        from rlhf_hitl.reward.evaluation.evaluated_pairs import find_slices
         from rlhf_hitl.reward.evaluation.gates import require_slices
+
+        pairs = self._load_unseen(model_folder)
+        if any(p.label.preferred is not None for p in pairs):  # else the replay says that there are none
+            require_slices(find_slices(pairs), wanted)
+
+    def _load_unseen(self, model_folder: Path) -> list[LabelledPair]:
+        from rlhf_hitl.reward.evaluation.evaluated_pairs import select_unseen
         from rlhf_hitl.reward.labelled_pairs import load_labelled_pairs
         from rlhf_hitl.reward.seen_prompts import SeenPrompts
 
         seen = SeenPrompts.load(model_folder) or SeenPrompts.of(())
-        pairs = select_unseen(load_labelled_pairs(self.store, self.split), seen, self.split)
-        if any(p.label.preferred is not None for p in pairs):  # else the replay says that there are none
-            require_slices(find_slices(pairs), wanted)
+        return select_unseen(load_labelled_pairs(self.store, self.split), seen, self.split)
 
 
 @contextmanager
@@ -243,6 +265,24 @@ def _open_labels(opened: Store, data: str | None, format: str, split: Split) -> 
             yield _ReplayedLabels(temporary, Split.HELDOUT, opened, report.format, report.identical_sides, source)
         finally:
             temporary.close()
+
+
+def _refuse_another_evaluation(store: Store, folder: Path, model_folder: Path, labels: _ReplayedLabels) -> None:
+    """Raise BadInput where the folder holds an evaluation of another model or on other labels than is asked for: it may
+    be the baseline of a gate. One that cannot be read is no baseline."""
+    from rlhf_hitl.reward.evaluation.storage import load_evaluation
+
+    try:
+        there = load_evaluation(folder)
+    except (NotFound, BadInput):
+        return
+    fix = "choose another name, or replace it with --overwrite"
+    if there.reward_model_id != read_model_id(model_folder):
+        of = describe_model(store, there.reward_model_id)
+        raise BadInput(f"--name {folder.name}", expected=f"a new name: this evaluation is of {of}", fix=fix)
+    if there.data_hash != labels.hash_pairs(model_folder):
+        on = f"other data ({there.labels_text})"
+        raise BadInput(f"--name {folder.name}", expected=f"a new name: this evaluation is on {on}", fix=fix)
 
 
 def _require_judgments(store: Store, split: Split) -> None:

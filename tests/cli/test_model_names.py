@@ -253,6 +253,37 @@ def test_the_list_shows_the_newest_heldout_evaluation_and_else_names_what_was_re
     assert " train labels  " in trained("models", "list").stdout
 
 
+def test_a_baseline_is_replaced_by_another_model_or_data_only_with_overwrite(trained, sqlite_store, tmp_path):
+    first, second = list_reward_models(sqlite_store)
+    trained("evaluate", "--reward-model", first.id, "--name", "first")
+    baseline = (tmp_path / "workspace" / "evaluations" / "first" / "evaluation.json").read_bytes()
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps({"prompt": "Tea?", "chosen": "Yes, with milk.", "rejected": "No."}) + "\n")
+    same = trained("evaluate", "--reward-model", first.id, "--name", "first", "--no-worse-than", "first", "--json")
+    assert json.loads(same.stdout)["n"] > 0, "the same model may be evaluated again"
+
+    heads = [Path(model.path) / "reward_head.safetensors" for model in (first, second)]
+    whole = [head.read_bytes() for head in heads]
+    for head in heads:
+        head.write_bytes(b"")  # whoever loads a model says that it is damaged
+    for words, expected in (
+        ((), f"this evaluation is of {display_name(first, with_id=True)}"),
+        (("--no-worse-than", "first"), f"this evaluation is of {display_name(first, with_id=True)}"),
+        (("--reward-model", "1", "--data", rows), "this evaluation is on other data ("),
+        (("--reward-model", "1", "--split", "train"), "this evaluation is on other data ("),
+    ):
+        [line] = trained("evaluate", "--name", "first", *words, code=2).stderr.strip().splitlines()
+        assert line.startswith("error: --name first: expected a new name: ")
+        assert expected in line
+        assert line.endswith("Fix: choose another name, or replace it with --overwrite")
+    kept = json.loads((tmp_path / "workspace" / "evaluations" / "first" / "evaluation.json").read_bytes())
+    assert kept | {"created_at": ""} == json.loads(baseline) | {"created_at": ""}
+    for head, content in zip(heads, whole):
+        head.write_bytes(content)
+    trained("evaluate", "--name", "first", "--overwrite", "--data", rows)
+    assert json.loads(trained("evaluate", "--name", "first", "--data", rows, "--json").stdout)["n"] == 1
+
+
 def test_a_card_without_a_name_gets_one_with_its_first_evaluation(trained, sqlite_store):
     """As an earlier version left it, and as a script does that knows no store."""
     record = list_reward_models(sqlite_store)[-1]

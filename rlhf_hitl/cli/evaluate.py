@@ -141,7 +141,7 @@ def evaluate_command(
         model = load_requested_model(opened, reward_model)
         from rlhf_hitl.reward import model_card
         from rlhf_hitl.reward.evaluation.compare import compare_evaluated_pairs
-        from rlhf_hitl.reward.evaluation.storage import read_evaluated_pairs, save_evaluation
+        from rlhf_hitl.reward.evaluation.storage import load_evaluation, read_evaluated_pairs, save_evaluation
 
         rival = (
             load_requested_model(opened, against, register=False) if against is not None and earlier is None else None
@@ -153,6 +153,9 @@ def evaluate_command(
         rival_pairs = (
             read_evaluated_pairs(earlier) if earlier else labels.replay(rival, str(against))[1] if rival else None
         )
+        # Read before it may be replaced.
+        rival_id = load_evaluation(earlier).reward_model_id if earlier else rival.id if rival else None
+    is_same_model = rival_id == model.id
     save_evaluation(folder, evaluation, replayed)
     with suppress(OSError):  # the model may be in a folder that this user cannot write to
         model_card.add_evaluation_to_card(get_reward_model(opened, model.id), evaluation)
@@ -183,7 +186,7 @@ def evaluate_command(
             "difference": None
             if difference is None
             else asdict(difference)
-            | {"against": against, "is_worse": difference.is_worse},
+            | {"against": against, "is_worse": difference.is_worse, "is_same_model": is_same_model},
             "gates": [{"name": g.name, "passed": g.passed, "said": g.sentence} for g in gates],
             "gate_passed": not failed if gates else None,
         },
@@ -195,6 +198,8 @@ def evaluate_command(
         exit_code=1 if failed else 0,
         more=[
             *_make_notes(evaluation, labels.identical_sides, difference),
+            *["The model is compared with itself: the other side of this comparison is the same model."]
+            * is_same_model,
             *(f"Gate {'passed' if g.passed else 'FAILED'}: {g.name}: {g.sentence}" for g in gates),
             f"Model: {describe_model(opened, model.id)}. Kept as {shown_name} in {folder}"
             f"{', replacing an earlier evaluation' * replaced}{f', report in {html}' if html else ''}",

@@ -260,7 +260,11 @@ def test_a_baseline_is_replaced_by_another_model_or_data_only_with_overwrite(tra
     rows = tmp_path / "rows.jsonl"
     rows.write_text(json.dumps({"prompt": "Tea?", "chosen": "Yes, with milk.", "rejected": "No."}) + "\n")
     same = trained("evaluate", "--reward-model", first.id, "--name", "first", "--no-worse-than", "first", "--json")
-    assert json.loads(same.stdout)["n"] > 0, "the same model may be evaluated again"
+    assert json.loads(same.stdout)["difference"]["is_same_model"] is True, "the same model may be evaluated again"
+    said = trained("evaluate", "--reward-model", first.id, "--against", "first").stdout
+    assert "The model is compared with itself" in said
+    said = trained("evaluate", "--against", "first").stdout
+    assert "compared with itself" not in said
 
     heads = [Path(model.path) / "reward_head.safetensors" for model in (first, second)]
     whole = [head.read_bytes() for head in heads]
@@ -280,6 +284,8 @@ def test_a_baseline_is_replaced_by_another_model_or_data_only_with_overwrite(tra
     assert kept | {"created_at": ""} == json.loads(baseline) | {"created_at": ""}
     for head, content in zip(heads, whole):
         head.write_bytes(content)
+    said = trained("evaluate", "--name", "first", "--overwrite", "--against", "first").stdout
+    assert "compared with itself" not in said, "it was compared with what it replaced"
     trained("evaluate", "--name", "first", "--overwrite", "--data", rows)
     assert json.loads(trained("evaluate", "--name", "first", "--data", rows, "--json").stdout)["n"] == 1
 

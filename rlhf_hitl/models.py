@@ -62,9 +62,11 @@ def resolve_model(name_or_path: str | Path) -> Path | str:
     """Return a model's folder, or a hub id unchanged. Uses no network.
 
     Raises:
+        BadInput: the name is empty, as of a variable that is not set.
         NotFound: a folder that does not exist or holds no model, or a short name that was not fetched yet.
     """
     name = str(name_or_path)
+    refuse_empty_name(name)
     if name in SHORT_NAMES:
         folder = get_cache_folder() / name
         if not folder.is_dir():
@@ -92,6 +94,16 @@ def resolve_model(name_or_path: str | Path) -> Path | str:
             f"model {name!r}", expected="a model folder, a hub id or a short name", fix=f"did you mean {near[0]}?"
         )
     return name
+
+
+def refuse_empty_name(name: str) -> None:
+    """Raise BadInput for the name of a variable that is not set: not to name a model is another thing."""
+    if not name.strip():
+        raise BadInput(
+            f"model {name!r}",
+            expected="a model folder, a hub id (owner/name) or a short name",
+            fix="name one, or leave it out to take the default",
+        )
 
 
 def is_fetched(name: str) -> bool:

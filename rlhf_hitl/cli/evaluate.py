@@ -110,7 +110,12 @@ def evaluate_command(
         raise BadInput(
             f"--against {against} with --no-worse-than {no_worse_than}", expected="one of the two", fix="leave one out"
         )
-    against = against or no_worse_than
+    for flag, given in (("--against", against), ("--no-worse-than", no_worse_than)):
+        if given is not None and not given.strip():
+            raise BadInput(
+                f"{flag} {given!r}", expected="a reward model or an earlier evaluation", fix="name one, or leave it out"
+            )
+    against = no_worse_than if against is None else against
     slices = tuple(SliceThreshold.parse(text) for text in min_slice or ())
     require_file_path("--examples", examples)
     require_file_path("--html", html)

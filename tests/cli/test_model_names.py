@@ -290,6 +290,28 @@ def test_a_baseline_is_replaced_by_another_model_or_data_only_with_overwrite(tra
     assert json.loads(trained("evaluate", "--name", "first", "--data", rows, "--json").stdout)["n"] == 1
 
 
+def test_an_empty_name_of_a_model_is_refused_as_of_a_variable_that_is_not_set(sqlite_store):
+    import_bundled(sqlite_store)
+    add_reward_model(sqlite_store, make_record("m_one", DAY))
+    for words in (
+        ["evaluate", "--reward-model", ""],
+        ["score", "--reward-model", " "],
+        ["route", "--reward-model", ""],
+        ["train-ppo", "--reward-model", ""],
+        ["train-dpo", "--reward-model", ""],
+        ["evaluate", "--against", ""],
+        ["evaluate", "--no-worse-than", ""],
+        ["generate", "--policy", ""],
+        ["train-reward", "--backbone", ""],
+        ["loop", "--policy", ""],
+    ):
+        done = run_command(*words, "--store", sqlite_store.url)
+        assert done.returncode == 2, words
+        [line] = done.stderr.strip().splitlines()
+        assert repr(words[-1]) in line, words
+        assert "Fix: name one, or leave it out" in line, words
+
+
 def test_a_card_without_a_name_gets_one_with_its_first_evaluation(trained, sqlite_store):
     """As an earlier version left it, and as a script does that knows no store."""
     record = list_reward_models(sqlite_store)[-1]

@@ -180,6 +180,12 @@ def export_data_command(
     rows = [(s.value, *(manifest[column][s.value] for column in columns)) for s in Split]
     title = f"Exported to {out}" + (" (with simulated judgments)" if manifest["simulated"] else "")
     more: list[Any] = []
+    if by_model := manifest["labels"]["model"]:
+        pairs, by_raters = say_count(by_model + manifest["labels"]["human"], "pair"), manifest["labels"]["human"]
+        more.append(
+            f"Of the {pairs}, {by_raters:,} carry raters' labels and {by_model:,} a model's: accepted on its score, in "
+            "the train split only. Leave them out with --no-model-labels."
+        )
     if manifest["filters"]:
         more.append(make_table("Left out of the pairs, kept in the judgments", manifest["filters"]))
     more.append(f"{manifest['content_hash']} at store revision {manifest['store_revision']}")

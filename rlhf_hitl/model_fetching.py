@@ -21,6 +21,7 @@ from rlhf_hitl.models import (
     SHORT_NAMES,
     ModelSource,
     get_cache_folder,
+    hide_loading_bar,
     is_local_problem,
 )
 from rlhf_hitl.terminal import print_note
@@ -146,7 +147,8 @@ def convert_gguf(gguf: Path, out: Path) -> None:
 
     where, file = str(gguf.parent), gguf.name
     tokenizer = AutoTokenizer.from_pretrained(where, gguf_file=file)
-    loaded = AutoModelForCausalLM.from_pretrained(where, gguf_file=file, dtype=torch.float32)
+    with hide_loading_bar():
+        loaded = AutoModelForCausalLM.from_pretrained(where, gguf_file=file, dtype=torch.float32)
     # transformers refuses to save a model that it read from GGUF, so its weights are copied into a fresh one.
     config = type(loaded.config).from_dict(
         {k: v for k, v in loaded.config.to_dict().items() if k not in ("quantization_config", "_name_or_path")}

@@ -62,9 +62,11 @@ def resolve_model(name_or_path: str | Path) -> Path | str:
     """Return a model's folder, or a hub id unchanged. Uses no network.
 
     Raises:
+        BadInput: the name is empty, as of a variable that is not set.
         NotFound: a folder that does not exist or holds no model, or a short name that was not fetched yet.
     """
     name = str(name_or_path)
+    refuse_empty_name(name)
     if name in SHORT_NAMES:
         folder = get_cache_folder() / name
         if not folder.is_dir():
@@ -92,6 +94,16 @@ def resolve_model(name_or_path: str | Path) -> Path | str:
             f"model {name!r}", expected="a model folder, a hub id or a short name", fix=f"did you mean {near[0]}?"
         )
     return name
+
+
+def refuse_empty_name(name: str) -> None:
+    """Raise BadInput for the name of a variable that is not set: not to name a model is another thing."""
+    if not name.strip():
+        raise BadInput(
+            f"model {name!r}",
+            expected="a model folder, a hub id (owner/name) or a short name",
+            fix="name one, or leave it out to take the default",
+        )
 
 
 def is_fetched(name: str) -> bool:
@@ -225,7 +237,7 @@ def load_policy(name_or_path: str | Path, dtype: torch.dtype | None = None) -> P
 
     folder = locate_model_folder(name_or_path)
     options: dict[str, Any] = {"dtype": dtype or "auto", "use_safetensors": True, **NO_CODE}
-    with _report_unreadable(name_or_path):
+    with _report_unreadable(name_or_path), hide_loading_bar():
         if not (folder / "config.json").is_file():
             from peft import PeftConfig, PeftModel
 
@@ -255,7 +267,7 @@ def load_pretrained(kind: Any, folder: Path, **options: Any) -> Any:
     Raises:
         BadInput: no model there, no safetensors, or an architecture for which transformers has no model of that kind.
     """
-    with _report_unreadable(folder):
+    with _report_unreadable(folder), hide_loading_bar():
         return kind.from_pretrained(folder, use_safetensors=True, **NO_CODE, **options)
 
 
@@ -274,6 +286,21 @@ def _report_unreadable(name_or_path: str | Path) -> Iterator[None]:
             expected=f"a config, safetensors weights and a tokenizer ({' '.join(str(e).split())[:200]})",
             fix="name the folder that the training wrote, or save the weights as safetensors",
         ) from e
+
+
+@contextmanager
+def hide_loading_bar() -> Iterator[None]:
+    """Draw no bar of transformers' own for the weights that it loads: it takes a second, and stands beside ours."""
+    from transformers.utils import logging as transformers_logging
+
+    if not transformers_logging.is_progress_bar_enabled():
+        yield
+        return
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.enable_progress_bar()
 
 
 def is_local_problem(e: Exception) -> bool:

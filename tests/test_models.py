@@ -67,6 +67,22 @@ def test_smollm2_answers_and_is_read_the_same_with_and_without_other_answers():
     assert np.abs(together[0] - together[1]).max() > 1
 
 
+def test_no_bar_of_transformers_is_drawn_beside_ours_and_ours_ends_full(tiny_model, tmp_path, capfd):
+    from transformers.utils import logging as transformers_logging
+
+    from rlhf_hitl.reward.feature_cache import FeatureCache
+
+    assert transformers_logging.is_progress_bar_enabled()
+    load_policy(tiny_model)
+    assert "Loading weights" not in capfd.readouterr().err
+    asked = [((Message("user", f"Tea {n}?"),), (Message("assistant", "Yes."),)) for n in range(20)]
+    FeatureCache(tmp_path, Backbone(str(tiny_model), max_length=64)).features(asked)
+    drawn = capfd.readouterr().err
+    assert "Loading weights" not in drawn
+    assert "100%|" in drawn.replace("\r", "\n").strip().splitlines()[-1]
+    assert transformers_logging.is_progress_bar_enabled(), "whoever loads models by other means has it as before"
+
+
 def test_a_missing_folder_or_one_without_a_model_is_named(tmp_path):
     for missing in (tmp_path / "nowhere", str(tmp_path / "nowhere"), "./nowhere/at/all", tmp_path):
         with pytest.raises(NotFound, match="model '"):

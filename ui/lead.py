@@ -76,7 +76,7 @@ def mount(app: FastAPI, path: str, store: Store, settings: Settings, guard: Midd
 
     def escalate(sent: Any, caller: Caller) -> dict[str, Any]:
         request = EscalationRequest.model_validate(sent)
-        return {"sent": send_to_raters(store, request.id, by=caller.rater.id)}
+        return {"sent": send_to_raters(store, request.id, by=caller.actor)}
 
     calls = {"open": open, "figures": figures, "accepted": accepted, "escalate": escalate}
     mount_dashboard(app, path, guard, name="lead", calls=calls, scripts=("view", "sending", "accepted"))

@@ -208,11 +208,21 @@ def _fail(message: str, code: int, as_json: bool) -> None:
 
 
 def _print_error(message: str, code: int, as_json: bool) -> int:
+    """Print an error in one line on stderr and, for programs, as JSON on stdout: once where both go to one place."""
     line = make_all_visible(" ".join(message.split()))
-    print(f"error: {line}", file=sys.stderr)
+    if not (as_json and _goes_to_stdout(sys.stderr)):
+        print(f"error: {line}", file=sys.stderr)
     if as_json:
         print_json({"error": line})
     return code
+
+
+def _goes_to_stdout(stream: Any) -> bool:
+    """Whether a stream is shown or kept where stdout is: on the same terminal, in the same file or pipe."""
+    try:
+        return os.path.sameopenfile(stream.fileno(), sys.stdout.fileno())
+    except (OSError, ValueError, AttributeError):  # a stream that is no file
+        return False
 
 
 def register_commands() -> None:

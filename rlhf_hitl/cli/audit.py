@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from rlhf_hitl.cli import AsJson, Result, StoreUrl, command, make_table
+
+if TYPE_CHECKING:
+    from rlhf_hitl.store.audit import AuditEntry
 
 
 @command("audit")
@@ -23,5 +26,12 @@ def show_audit_command(
     names = {r.id: r.name for r in people.list_raters(opened)}
     entries = audit.list_entries(opened, limit=limit, newest_first=True)
     rows = [vars(e) | {"at": e.at.isoformat()} for e in entries]
-    cells = [(f"{e.at:%Y-%m-%d %H:%M:%S}", names.get(e.actor, e.actor), e.action, e.subject) for e in entries]
+    cells = [(f"{e.at:%Y-%m-%d %H:%M:%S}", names.get(e.actor, e.actor), e.action, _name(e, names)) for e in entries]
     return Result({"entries": rows}, make_table("Audit log", cells, ("at", "who", "what", "of")))
+
+
+def _name(entry: AuditEntry, names: dict[str, str]) -> str:
+    """Return what an entry is about for people: a rater by their name, and beside something else who it concerns."""
+    subject = names.get(entry.subject, entry.subject)
+    concerned = entry.details.get("rater") or entry.details.get("of")
+    return f"{subject} ({names.get(concerned, concerned)})" if isinstance(concerned, str) else subject

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import gc
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from rlhf_hitl.cli import AsJson, Result, StoreUrl, command, make_table
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.formats import ExportFormat, PairSelection
+from rlhf_hitl.terminal import print_note
 from rlhf_hitl.types import DEFAULT_PROJECT, Split
 from rlhf_hitl.wording import say_count
+
+if TYPE_CHECKING:
+    from rlhf_hitl.store import Store
 
 FORMAT_HELP = "Read this format (see --formats); auto recognises it by the first row."
 
@@ -90,13 +94,17 @@ def import_data_command(
         }  # fmt: skip
         _refuse_with_archive(incompatible)
         archive.read_archive_manifest(path)  # before a store is made for a file that cannot be read
-        manifest = archive.restore_archive(Store.open(store, create=True), path, progress=True)
+        opened = Store.open(store, create=True)
+        manifest = archive.restore_archive(opened, path, progress=True)
+        _record(opened, "import", "archive")
         return Result({"path": path} | manifest, _make_archive_table(f"New from the archive {path}", manifest))
     open_source(path, format)  # before a store is made for a missing file
+    opened = Store.open(store, create=True)
     report = import_path(
-        Store.open(store, create=True), path, format=format, skip_bad=skip_bad, split=split, overlap=overlap,
+        opened, path, format=format, skip_bad=skip_bad, split=split, overlap=overlap,
         queue=queue, limit=limit, pairs=pairs, project=project, batch=batch, progress=True,
     )  # fmt: skip
+    _record(opened, "import", project, rows=report.rows, judgments=report.judgments)
     new = {k: getattr(report, k) for k in ("prompts", "completions", "comparisons", "judgments", "raters")}
     splits: dict[str, Any] = {f"prompts in {k}": n for k, n in report.by_split.items() if n}
     notes = {
@@ -155,23 +163,48 @@ def export_data_command(
                 "--min-votes": min_votes > 1,
             }
         )
-        manifest = archive.write_archive(Store.open(store), out, overwrite=overwrite, progress=True)
+        opened = Store.open(store)
+        manifest = archive.write_archive(opened, out, overwrite=overwrite, progress=True)
+        _record(opened, "export", format, project=None)
         warning = "It holds password hashes and webhook secrets: keep it as safe as the store."
         return Result(
             {"out": str(out)} | manifest, _make_archive_table(f"All of the store in {out}", manifest), more=[warning]
         )
+    opened = Store.open(store)
     manifest = write(
-        Store.open(store), out, format=format, project=project, include_model_labels=model_labels,
+        opened, out, format=format, project=project, include_model_labels=model_labels,
         include_ties=ties, min_votes=min_votes, overwrite=overwrite, progress=True,
     )  # fmt: skip
+    _record(opened, "export", format, project=project)
     columns = ("rows", "rankings", "judgments", "demonstrations")
     rows = [(s.value, *(manifest[column][s.value] for column in columns)) for s in Split]
     title = f"Exported to {out}" + (" (with simulated judgments)" if manifest["simulated"] else "")
     more: list[Any] = []
+    if by_model := manifest["labels"]["model"]:
+        pairs, by_raters = say_count(by_model + manifest["labels"]["human"], "pair"), manifest["labels"]["human"]
+        more.append(
+            f"Of the {pairs}, {by_raters:,} carry raters' labels and {by_model:,} a model's: accepted on its score, in "
+            "the train split only. Leave them out with --no-model-labels."
+        )
     if manifest["filters"]:
         more.append(make_table("Left out of the pairs, kept in the judgments", manifest["filters"]))
     more.append(f"{manifest['content_hash']} at store revision {manifest['store_revision']}")
     return Result({"out": str(out)} | manifest, make_table(title, rows, ("split", "pairs", *columns[1:])), more=more)
+
+
+def _record(store: Store, action: str, subject: str, **details: Any) -> None:
+    """Record an import or an export in the audit log, as the API does.
+
+    What was read or written is complete by now. Where the store cannot be written, which an export does without, a
+    note says that the log lacks it.
+    """
+    from rlhf_hitl.store import StoreFailure, audit
+
+    try:
+        with store.write() as conn:
+            audit.record(conn, audit.CLI, action, subject, **details)
+    except StoreFailure as e:
+        print_note(f"note: this {action} is not in the audit log: {e}")
 
 
 def _collect_garbage_less_often() -> None:

@@ -19,6 +19,7 @@ from rlhf_hitl.cli.reward_models import (
     describe_model,
     load_requested_model,
     locate_requested_model,
+    read_model_id,
 )
 from rlhf_hitl.config import load_settings
 from rlhf_hitl.errors import BadInput, NotFound
@@ -29,6 +30,7 @@ from rlhf_hitl.wording import say_count
 if TYPE_CHECKING:
     from rlhf_hitl.reward.evaluation.gates import SliceThreshold
     from rlhf_hitl.reward.evaluation_record import AccuracyDifference, EvaluatedPair, Evaluation
+    from rlhf_hitl.reward.labelled_pairs import LabelledPair
     from rlhf_hitl.reward.model import RewardModel
     from rlhf_hitl.store import Store
     from rlhf_hitl.store.reward_models import RewardModelRecord
@@ -53,6 +55,12 @@ def evaluate_command(
     name: Annotated[
         str | None, typer.Option(help="Name the folder of the evaluation.", show_default="split or file, and model")
     ] = None,
+    overwrite: Annotated[
+        bool,
+        typer.Option(
+            "--overwrite", help="Replace an evaluation of this --name that is of another model or other data."
+        ),
+    ] = False,
     against: Annotated[
         str | None,
         typer.Option(metavar="MODEL_OR_EVALUATION", help="Compare with this model or earlier evaluation."),
@@ -102,7 +110,12 @@ def evaluate_command(
         raise BadInput(
             f"--against {against} with --no-worse-than {no_worse_than}", expected="one of the two", fix="leave one out"
         )
-    against = against or no_worse_than
+    for flag, given in (("--against", against), ("--no-worse-than", no_worse_than)):
+        if given is not None and not given.strip():
+            raise BadInput(
+                f"{flag} {given!r}", expected="a reward model or an earlier evaluation", fix="name one, or leave it out"
+            )
+    against = no_worse_than if against is None else against
     slices = tuple(SliceThreshold.parse(text) for text in min_slice or ())
     require_file_path("--examples", examples)
     require_file_path("--html", html)
@@ -128,10 +141,12 @@ def evaluate_command(
     with _open_labels(opened, data, format, split) as labels:
         if slices:
             labels.require_slices(slices, model_folder)
+        if name is not None and not overwrite:
+            _refuse_another_evaluation(opened, workspace / "evaluations" / name, model_folder, labels)
         model = load_requested_model(opened, reward_model)
         from rlhf_hitl.reward import model_card
         from rlhf_hitl.reward.evaluation.compare import compare_evaluated_pairs
-        from rlhf_hitl.reward.evaluation.storage import read_evaluated_pairs, save_evaluation
+        from rlhf_hitl.reward.evaluation.storage import load_evaluation, read_evaluated_pairs, save_evaluation
 
         rival = (
             load_requested_model(opened, against, register=False) if against is not None and earlier is None else None
@@ -143,6 +158,9 @@ def evaluate_command(
         rival_pairs = (
             read_evaluated_pairs(earlier) if earlier else labels.replay(rival, str(against))[1] if rival else None
         )
+        # Read before it may be replaced.
+        rival_id = load_evaluation(earlier).reward_model_id if earlier else rival.id if rival else None
+    is_same_model = rival_id == model.id
     save_evaluation(folder, evaluation, replayed)
     with suppress(OSError):  # the model may be in a folder that this user cannot write to
         model_card.add_evaluation_to_card(get_reward_model(opened, model.id), evaluation)
@@ -172,7 +190,8 @@ def evaluate_command(
             "identical_sides": labels.identical_sides,
             "difference": None
             if difference is None
-            else asdict(difference) | {"against": against, "is_worse": difference.is_worse},
+            else asdict(difference)
+            | {"against": against, "is_worse": difference.is_worse, "is_same_model": is_same_model},
             "gates": [{"name": g.name, "passed": g.passed, "said": g.sentence} for g in gates],
             "gate_passed": not failed if gates else None,
         },
@@ -184,6 +203,8 @@ def evaluate_command(
         exit_code=1 if failed else 0,
         more=[
             *_make_notes(evaluation, labels.identical_sides, difference),
+            *["The model is compared with itself: the other side of this comparison is the same model."]
+            * is_same_model,
             *(f"Gate {'passed' if g.passed else 'FAILED'}: {g.name}: {g.sentence}" for g in gates),
             f"Model: {describe_model(opened, model.id)}. Kept as {shown_name} in {folder}"
             f"{', replacing an earlier evaluation' * replaced}{f', report in {html}' if html else ''}",
@@ -200,6 +221,7 @@ class _ReplayedLabels:
     home: Store | None = None
     format: str = ""
     identical_sides: int = 0
+    source: str = ""
 
     def replay(
         self, model: RewardModel, name: str, check_order: bool = False
@@ -207,20 +229,32 @@ class _ReplayedLabels:
         from rlhf_hitl.reward.evaluation.evaluate import evaluate_reward_model
 
         return evaluate_reward_model(
-            model, self.store, split=self.split, home=self.home, name=name, format=self.format, check_order=check_order
-        )
+            model, self.store, split=self.split, home=self.home, name=name, format=self.format, replayed=self.source,
+            check_order=check_order,
+        )  # fmt: skip
+
+    def hash_pairs(self, model_folder: Path) -> str:
+        """Return the `data_hash` that the evaluation of a saved model will have, without loading the model."""
+        from rlhf_hitl.reward.labelled_pairs import hash_labelled_pairs
+
+        return hash_labelled_pairs(self._load_unseen(model_folder))
 
     def require_slices(self, wanted: Sequence[SliceThreshold], model_folder: Path) -> None:
         """Raise NotFound for a slice that the evaluation of a saved model will not have, without loading the model."""
-        from rlhf_hitl.reward.evaluation.evaluated_pairs import find_slices, select_unseen
+        from rlhf_hitl.reward.evaluation.evaluated_pairs import find_slices
         from rlhf_hitl.reward.evaluation.gates import require_slices
+
+        pairs = self._load_unseen(model_folder)
+        if any(p.label.preferred is not None for p in pairs):  # else the replay says that there are none
+            require_slices(find_slices(pairs), wanted)
+
+    def _load_unseen(self, model_folder: Path) -> list[LabelledPair]:
+        from rlhf_hitl.reward.evaluation.evaluated_pairs import select_unseen
         from rlhf_hitl.reward.labelled_pairs import load_labelled_pairs
         from rlhf_hitl.reward.seen_prompts import SeenPrompts
 
         seen = SeenPrompts.load(model_folder) or SeenPrompts.of(())
-        pairs = select_unseen(load_labelled_pairs(self.store, self.split), seen, self.split)
-        if any(p.label.preferred is not None for p in pairs):  # else the replay says that there are none
-            require_slices(find_slices(pairs), wanted)
+        return select_unseen(load_labelled_pairs(self.store, self.split), seen, self.split)
 
 
 @contextmanager
@@ -236,9 +270,29 @@ def _open_labels(opened: Store, data: str | None, format: str, split: Split) -> 
         temporary = Store.open(f"sqlite:///{folder}/replay.db", create=True)
         try:
             report = import_path(temporary, data, format=format, split=Split.HELDOUT)
-            yield _ReplayedLabels(temporary, Split.HELDOUT, opened, report.format, report.identical_sides)
+            # A path is this machine's; a hub id is whole as it is.
+            source = Path(data).name if Path(data).exists() else data
+            yield _ReplayedLabels(temporary, Split.HELDOUT, opened, report.format, report.identical_sides, source)
         finally:
             temporary.close()
+
+
+def _refuse_another_evaluation(store: Store, folder: Path, model_folder: Path, labels: _ReplayedLabels) -> None:
+    """Raise BadInput where the folder holds an evaluation of another model or on other labels than is asked for: it may
+    be the baseline of a gate. One that cannot be read is no baseline."""
+    from rlhf_hitl.reward.evaluation.storage import load_evaluation
+
+    try:
+        there = load_evaluation(folder)
+    except (NotFound, BadInput):
+        return
+    fix = "choose another name, or replace it with --overwrite"
+    if there.reward_model_id != read_model_id(model_folder):
+        of = describe_model(store, there.reward_model_id)
+        raise BadInput(f"--name {folder.name}", expected=f"a new name: this evaluation is of {of}", fix=fix)
+    if there.data_hash != labels.hash_pairs(model_folder):
+        on = f"other data ({there.labels_text})"
+        raise BadInput(f"--name {folder.name}", expected=f"a new name: this evaluation is on {on}", fix=fix)
 
 
 def _require_judgments(store: Store, split: Split) -> None:

@@ -75,7 +75,7 @@ def _list_reward_models(url: str) -> tuple[list[dict[str, Any]], list[str]]:
         ]  # language models are listed all the same
     with opened:
         models = list_reward_models(opened)[::-1]
-    evaluations, unreadable = _find_newest_evaluations()
+    evaluations, unreadable = _find_evaluations_to_show()
     rows = []
     for model in models:
         evaluation = evaluations.get(model.id)
@@ -92,17 +92,22 @@ def _list_reward_models(url: str) -> tuple[list[dict[str, Any]], list[str]]:
                 "accuracy": None if evaluation is None else evaluation.accuracy.value,
                 "evaluation": None if evaluation is None else evaluation.name,
                 "evaluation_labels": None if evaluation is None else evaluation.n,
+                "evaluated_on": None if evaluation is None else evaluation.labels_text,
             }
         )
     more = [f"{say_count(len(unreadable), 'evaluation')} cannot be read: {', '.join(unreadable[:3])}"]
     return rows, more if unreadable else []
 
 
-def _find_newest_evaluations() -> tuple[dict[str, Evaluation], list[str]]:
-    """Return reward model id → its newest evaluation in the workspace, and the names of those that cannot be read."""
+def _find_evaluations_to_show() -> tuple[dict[str, Evaluation], list[str]]:
+    """Return reward model id → its evaluation in the workspace, and the names of those that cannot be read.
+
+    A model's newest evaluation on the held-out split stands for it, so that a replay of three labels of a file does
+    not hide it; where there is none, its newest evaluation.
+    """
     from rlhf_hitl.reward.evaluation.storage import list_evaluation_folders, load_evaluation
 
-    newest: dict[str, Evaluation] = {}
+    shown: dict[str, Evaluation] = {}
     unreadable = []
     for folder in list_evaluation_folders(load_settings().workspace):
         try:
@@ -110,10 +115,14 @@ def _find_newest_evaluations() -> tuple[dict[str, Evaluation], list[str]]:
         except (BadInput, OSError, ValueError):
             unreadable.append(folder.name)
             continue
-        other = newest.get(evaluation.reward_model_id)
-        if other is None or other.created_at < evaluation.created_at:
-            newest[evaluation.reward_model_id] = evaluation
-    return newest, unreadable
+        other = shown.get(evaluation.reward_model_id)
+        if other is None or _rank(other) < _rank(evaluation):
+            shown[evaluation.reward_model_id] = evaluation
+    return shown, unreadable
+
+
+def _rank(evaluation: Evaluation) -> tuple[bool, str]:
+    return evaluation.is_heldout, evaluation.created_at
 
 
 def _make_cells(row: dict[str, Any]) -> tuple[str, ...]:
@@ -124,7 +133,7 @@ def _make_cells(row: dict[str, Any]) -> tuple[str, ...]:
         row["short_id"],
         f"{at} UTC",
         ", ".join([*known, *["simulated"] * row["simulated"]]) or "-",
-        "not evaluated" if row["accuracy"] is None else f"accuracy {row['accuracy']:.3f} on {row['evaluation_labels']}",
+        "not evaluated" if row["accuracy"] is None else f"accuracy {row['accuracy']:.1%} on {row['evaluated_on']}",
         row["backbone"].rstrip("/").rsplit("/", 1)[-1],
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -44,15 +45,21 @@ def locate_requested_model(store: Store, name: str | None) -> str:
     Raises:
         NotFound, BadInput: as `load_requested_model` does, and at once.
     """
-    from rlhf_hitl.reward import CARD_FILE
     from rlhf_hitl.reward.registry import locate_reward_model
 
     folder = locate_reward_model(store, name)
+    model_id = read_model_id(folder)
+    return str(folder) if model_id is None else describe_model(store, model_id)
+
+
+def read_model_id(folder: Path) -> str | None:
+    """Return the id in a saved reward model's card; None where the card is damaged: loading the model says how."""
+    from rlhf_hitl.reward import CARD_FILE
+
     try:
-        model_id = str(json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))["id"])
-    except (ValueError, LookupError, TypeError):  # loading it will say what is wrong with it
-        return str(folder)
-    return describe_model(store, model_id)
+        return str(json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))["id"])
+    except (ValueError, LookupError, TypeError):
+        return None
 
 
 def describe_model(store: Store, model_id: str) -> str:

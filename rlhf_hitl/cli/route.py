@@ -37,7 +37,7 @@ def score_comparisons_command(
     before = count_scores(opened, model.id)
     with _explain_interruption(opened, model.id, "score"):
         if processes > 1:
-            arguments = ["--reward_model", reward_model or model.id]
+            arguments = ["--reward_model", model.id if reward_model is None else reward_model]
             launch_processes("rlhf_hitl.scripts.score", arguments, processes, store=store)
         summary = score_pool(opened, model)  # after several processes: what was added meanwhile
     data = {

@@ -176,9 +176,10 @@ def _check_what_is_needed(
     with Store.open(url) as store:
         model_name = None
         if not human_only:
-            model_name = locate_requested_model(store, reward_model or values.get("reward_model") or None)
+            named = values.get("reward_model") or None  # the scripts' own setting is empty where it is not set
+            model_name = locate_requested_model(store, named if reward_model is None else reward_model)
         if method == "dpo":
             samples = str(values.get("sample_prompts", 0)) != "0"
             require_some_pairs(store, DPOPairArguments(human_only, sample_prompts=int(samples)))
-    locate_model_folder(policy or values.get("policy") or DEFAULT_MODEL)
+    locate_model_folder((values.get("policy") or DEFAULT_MODEL) if policy is None else policy)
     return model_name

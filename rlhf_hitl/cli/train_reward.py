@@ -92,6 +92,7 @@ def train_reward_command(
     json: AsJson = False,
 ) -> Result:
     """Train a reward model on the store's labels and make it the store's newest."""
+    from rlhf_hitl.models import refuse_empty_name
     from rlhf_hitl.store import Store
 
     options = {
@@ -107,6 +108,8 @@ def train_reward_command(
                 expected=f"{flag} with another backend only",
                 fix=f"leave {flag} out or choose another --backend",
             )
+    if backbone is not None:
+        refuse_empty_name(backbone)
     if backend == "classifier" and backbone is None:
         raise BadInput(
             "--backend classifier without --backbone",

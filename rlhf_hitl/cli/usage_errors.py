@@ -22,7 +22,7 @@ def describe_usage_error(e: TyperException) -> str:
     if param is not None and type(e).__name__ == "MissingParameter":
         return f"{_name_param(param)}: expected a value, and none is given. Fix: {fix}"
     if option := getattr(e, "option_name", None):
-        near = sorted(getattr(e, "possibilities", None) or [])
+        near = _sort_by_likeness(option, getattr(e, "possibilities", None) or [], context)
         if near:
             fix = f"did you mean {near[0]}?"
         if type(e).__name__ == "NoSuchOption":
@@ -34,6 +34,17 @@ def describe_usage_error(e: TyperException) -> str:
         near = f"did you mean {found[2]}?" if found[2] else fix
         return f"{found[1]}: expected a command of `{command}`. Fix: {near}"
     return f"{message.rstrip('.?')}. Fix: {fix}"
+
+
+def _sort_by_likeness(option: str, possibilities: list[str], context: Any) -> list[str]:
+    """Return the options that may be meant, those first that hold every word of the one that was typed: for `--model`
+    it is `--reward-model`, and not one that only looks like it."""
+    words = set(option.strip("-").split("-"))
+    params = context.command.params if context is not None else []
+    names = [name for param in params for name in param.opts if name.startswith("--")]
+    holding = [name for name in names if words <= set(name.strip("-").split("-"))]
+    alike = get_close_matches(option, possibilities, len(possibilities) or 1, 0)
+    return [*holding, *alike]
 
 
 def _describe_value(param: Any, error: Any, fix: str) -> str:

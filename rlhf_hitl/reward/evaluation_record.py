@@ -227,6 +227,7 @@ class Evaluation:
         learnt_from: the labels that taught the model and set its temperature; None where that is not known.
         scores: those of a public benchmark, counted by its own rules.
         score_notes: of which part of the benchmark a score is, or why it is not given, by the score's name.
+        replayed: the file or hub id that was replayed in place of the store's own split; empty if none.
     """
 
     name: str
@@ -259,6 +260,19 @@ class Evaluation:
     measured_on: LabelOrigin | None = None
     learnt_from: LabelOrigin | None = None
     score_notes: Mapping[str, str] = field(default_factory=dict)
+    replayed: str = ""
+
+    @property
+    def is_heldout(self) -> bool:
+        """Whether it is of the store's own held-out split."""
+        return not self.replayed and self.split == Split.HELDOUT
+
+    @property
+    def labels_text(self) -> str:
+        """How many labels of what it is measured on: `307 held-out labels`, `3 labels of rankings.jsonl`."""
+        if self.replayed:
+            return f"{say_count(self.n, 'label')} of {self.replayed}"
+        return say_count(self.n, "held-out label" if self.is_heldout else f"{self.split} label")
 
     @property
     def calibration(self) -> Estimate:

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from rlhf_hitl.errors import NotFound
+from rlhf_hitl.errors import BadInput, NotFound
 from rlhf_hitl.models import resolve_model
 from rlhf_hitl.reward import CARD_FILE, HEAD_FILE
 from rlhf_hitl.reward.bundled_reader import is_bundled_only
@@ -37,14 +37,20 @@ def locate_reward_model(store: Store, name: str | None) -> Path:
 
     Raises:
         NotFound: there is no such model, its folder is gone, or its backbone was not fetched.
-        BadInput: the name may mean several models.
+        BadInput: the name is empty, as of a variable that is not set, or may mean several models.
     """
+    if name is not None and not name.strip():
+        raise BadInput(
+            f"reward model {name!r}",
+            expected="a name, an id or a folder",
+            fix="name one, or leave it out for the newest",
+        )
     if name and (Path(name) / CARD_FILE).is_file():
         folder = Path(name)
     elif name and os.sep in name:
         raise _make_missing_error(name)
     else:
-        folder = Path(get_reward_model(store, name or None).path)
+        folder = Path(get_reward_model(store, name).path)
     try:
         card = json.loads((folder / CARD_FILE).read_text(encoding="utf-8"))
         backbone = None if card["backend"] == "full" else str(card["backbone"]["name"])  # a full model brings its own

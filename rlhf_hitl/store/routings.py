@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from rlhf_hitl.errors import Conflict, NotFound
-from rlhf_hitl.store import webhooks
+from rlhf_hitl.store import audit, webhooks
 from rlhf_hitl.store.comparisons import compute_queue_position, open_places, restrict_comparisons
 from rlhf_hitl.store.db import Store
 from rlhf_hitl.store.queue.assignment import is_free
@@ -62,13 +62,13 @@ def apply_routings(store: Store, decisions: Sequence[Routing], *, now: datetime 
             _apply_some(store, conn, decisions[start : start + DECISIONS_AT_ONCE], now or store.now(conn))
 
 
-def send_to_raters(store: Store, comparison_id: str, *, by: str) -> bool:
+def send_to_raters(store: Store, comparison_id: str, *, by: audit.Actor) -> bool:
     """Have an accepted comparison judged by people after all, before all others: a lead's override.
 
     Returns False where it was sent to raters before, by this lead or another: it is sent once.
 
     Args:
-        by: the lead's id.
+        by: the lead.
 
     Raises:
         NotFound: the store has no such comparison.
@@ -87,8 +87,9 @@ def send_to_raters(store: Store, comparison_id: str, *, by: str) -> bool:
         newest = sa.select(routings.c.reward_model_id).where(routings.c.comparison_id == comparison_id)
         model = conn.execute(newest.order_by(routings.c.seq.desc()).limit(1)).scalar()
         reason = "sent to raters by a lead"
-        decision = Routing(comparison_id, Route.ESCALATED, Route.AUTO, reason, reward_model_id=model, decided_by=by)
+        decision = Routing(comparison_id, Route.ESCALATED, Route.AUTO, reason, reward_model_id=model, decided_by=by.id)
         _apply_some(store, conn, [decision], store.now(conn))
+        audit.record(conn, by, "comparison.sent_to_raters", comparison_id)
     return True
 
 

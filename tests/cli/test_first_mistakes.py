@@ -244,6 +244,11 @@ def run_process(*words: object, **kwargs) -> Outcome:
         ("raters add", "NAME: expected a value, and none is given"),
         ("raters list --jsn", "--jsn: expected an option of `rlhf-hitl raters list`. Fix: did you mean --json?"),
         ("serve --port", "--port: expected a value after it"),
+        (
+            "evaluate --model 1",
+            "--model: expected an option of `rlhf-hitl evaluate`. Fix: did you mean --reward-model?",
+        ),
+        ("evaluate --agianst 1", "--agianst: expected an option of `rlhf-hitl evaluate`. Fix: did you mean --against?"),
         ("evalute", "evalute: expected a command of `rlhf-hitl`. Fix: did you mean evaluate?"),
         ("raters remove ann", "remove: expected a command of `rlhf-hitl raters`"),
     ],
@@ -252,6 +257,20 @@ def test_what_the_parser_refuses_is_said_in_the_same_form(words, said, tmp_path)
     line = the_line(run_process(*words.split(), cwd=tmp_path))
     assert said in line
     assert_plain(line)
+
+
+def test_an_error_is_printed_once_where_json_and_errors_go_to_one_place(tmp_path):
+    """Two readers get it once each; on a terminal, and in a file that has both, it stood twice."""
+    for words in (["evaluate", "--model", "1", "--json"], ["raters", "list", "--json", "--store", "sqlite:///no.db"]):
+        command = [sys.executable, "-m", "rlhf_hitl", *words]
+        both = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=tmp_path)
+        apart = run_process(*words, cwd=tmp_path)
+        assert json.loads(both.stdout) == json.loads(apart.stdout) == {"error": the_line(apart).removeprefix("error: ")}
+        plain = subprocess.run(
+            [word for word in command if word != "--json"],
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=tmp_path,
+        )  # fmt: skip
+        assert plain.stdout == apart.stderr
 
 
 # --- data

@@ -233,6 +233,85 @@ def test_commands_print_the_name_and_take_it_and_the_list_has_what_is_known(trai
     assert "1 evaluation cannot be read: first" in trained("models", "list").stdout
 
 
+def test_the_list_shows_the_newest_heldout_evaluation_and_else_names_what_was_replayed(trained, sqlite_store, tmp_path):
+    """A replay of three labels came later and stood in place of the evaluation that says how good a model is."""
+    rankings = tmp_path / "rankings.jsonl"
+    rows = [{"prompt": f"Tea {n}?", "chosen": "Yes, with milk.", "rejected": "No."} for n in range(3)]
+    rankings.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    heldout = json.loads(trained("evaluate", "--json").stdout)
+    for model in ("1", "2"):
+        trained("evaluate", "--reward-model", model, "--data", rankings)
+    trained("evaluate", "--split", "train")
+    newest, oldest = json.loads(trained("models", "list", "--json").stdout)["reward_models"]
+    assert newest["evaluation"] == f"heldout-{newest['id']}"
+    assert newest["accuracy"] == heldout["accuracy"]["value"]
+    assert oldest["evaluation"] == f"rankings-{oldest['id']}"
+    text = trained("models", "list").stdout
+    assert f"accuracy {heldout['accuracy']['value']:.1%} on {heldout['n']} held-out labels  " in text
+    assert f"accuracy {oldest['accuracy']:.1%} on 3 labels of rankings.jsonl  " in text
+    trained("evaluate", "--reward-model", "1", "--split", "train")
+    assert " train labels  " in trained("models", "list").stdout
+
+
+def test_a_baseline_is_replaced_by_another_model_or_data_only_with_overwrite(trained, sqlite_store, tmp_path):
+    first, second = list_reward_models(sqlite_store)
+    trained("evaluate", "--reward-model", first.id, "--name", "first")
+    baseline = (tmp_path / "workspace" / "evaluations" / "first" / "evaluation.json").read_bytes()
+    rows = tmp_path / "rows.jsonl"
+    rows.write_text(json.dumps({"prompt": "Tea?", "chosen": "Yes, with milk.", "rejected": "No."}) + "\n")
+    same = trained("evaluate", "--reward-model", first.id, "--name", "first", "--no-worse-than", "first", "--json")
+    assert json.loads(same.stdout)["difference"]["is_same_model"] is True, "the same model may be evaluated again"
+    said = trained("evaluate", "--reward-model", first.id, "--against", "first").stdout
+    assert "The model is compared with itself" in said
+    said = trained("evaluate", "--against", "first").stdout
+    assert "compared with itself" not in said
+
+    heads = [Path(model.path) / "reward_head.safetensors" for model in (first, second)]
+    whole = [head.read_bytes() for head in heads]
+    for head in heads:
+        head.write_bytes(b"")  # whoever loads a model says that it is damaged
+    for words, expected in (
+        ((), f"this evaluation is of {display_name(first, with_id=True)}"),
+        (("--no-worse-than", "first"), f"this evaluation is of {display_name(first, with_id=True)}"),
+        (("--reward-model", "1", "--data", rows), "this evaluation is on other data ("),
+        (("--reward-model", "1", "--split", "train"), "this evaluation is on other data ("),
+    ):
+        [line] = trained("evaluate", "--name", "first", *words, code=2).stderr.strip().splitlines()
+        assert line.startswith("error: --name first: expected a new name: ")
+        assert expected in line
+        assert line.endswith("Fix: choose another name, or replace it with --overwrite")
+    kept = json.loads((tmp_path / "workspace" / "evaluations" / "first" / "evaluation.json").read_bytes())
+    assert kept | {"created_at": ""} == json.loads(baseline) | {"created_at": ""}
+    for head, content in zip(heads, whole):
+        head.write_bytes(content)
+    said = trained("evaluate", "--name", "first", "--overwrite", "--against", "first").stdout
+    assert "compared with itself" not in said, "it was compared with what it replaced"
+    trained("evaluate", "--name", "first", "--overwrite", "--data", rows)
+    assert json.loads(trained("evaluate", "--name", "first", "--data", rows, "--json").stdout)["n"] == 1
+
+
+def test_an_empty_name_of_a_model_is_refused_as_of_a_variable_that_is_not_set(sqlite_store):
+    import_bundled(sqlite_store)
+    add_reward_model(sqlite_store, make_record("m_one", DAY))
+    for words in (
+        ["evaluate", "--reward-model", ""],
+        ["score", "--reward-model", " "],
+        ["route", "--reward-model", ""],
+        ["train-ppo", "--reward-model", ""],
+        ["train-dpo", "--reward-model", ""],
+        ["evaluate", "--against", ""],
+        ["evaluate", "--no-worse-than", ""],
+        ["generate", "--policy", ""],
+        ["train-reward", "--backbone", ""],
+        ["loop", "--policy", ""],
+    ):
+        done = run_command(*words, "--store", sqlite_store.url)
+        assert done.returncode == 2, words
+        [line] = done.stderr.strip().splitlines()
+        assert repr(words[-1]) in line, words
+        assert "Fix: name one, or leave it out" in line, words
+
+
 def test_a_card_without_a_name_gets_one_with_its_first_evaluation(trained, sqlite_store):
     """As an earlier version left it, and as a script does that knows no store."""
     record = list_reward_models(sqlite_store)[-1]

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
+from command_line import run_command
 from rlhf_hitl.errors import BadInput, NotFound
 from rlhf_hitl.formats import archive
 from rlhf_hitl.formats.export import export_snapshot
@@ -273,6 +274,17 @@ def test_pairs_accepted_on_a_models_score_are_marked_and_stay_in_train(judged, t
         assert (row["p_chosen"], row["reward_model_id"], row["votes"]) == (0.9, "rm", 0)
     without = export_snapshot(judged, tmp_path / "without", include_model_labels=False)
     assert without["labels"] == {"human": 12, "model": 0}
+
+
+def test_the_command_says_how_many_pairs_carry_a_models_label(judged, tmp_path, add_comparisons):
+    before = run_command("export", tmp_path / "before", "--store", judged.url)
+    assert "a model's" not in before.stdout
+    accept(judged, 30, add_comparisons)
+    said = run_command("export", tmp_path / "out", "--store", judged.url).stdout
+    n = json.loads((tmp_path / "out" / "manifest.json").read_text())["labels"]["model"]
+    assert f"Of the {12 + n} pairs, 12 carry raters' labels and {n} a model's" in said
+    without = run_command("export", tmp_path / "without", "--no-model-labels", "--store", judged.url)
+    assert "a model's" not in without.stdout
 
 
 def test_the_same_store_has_the_same_hash_and_one_more_vote_another(judged, tmp_path):

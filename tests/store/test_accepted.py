@@ -8,8 +8,9 @@ import pytest
 import sqlalchemy as sa
 
 from rlhf_hitl.errors import Conflict, NotFound
-from rlhf_hitl.store import people, projects, queue
+from rlhf_hitl.store import audit, people, projects, queue
 from rlhf_hitl.store.accepted import NEWER_CAP, count_accepted, count_newer, list_accepted, load_routes
+from rlhf_hitl.store.audit import Actor
 from rlhf_hitl.store.comparisons import insert_comparisons
 from rlhf_hitl.store.reward_models import RewardModelRecord, add_reward_model
 from rlhf_hitl.store.routings import Routing, apply_routings, read_routings, send_to_raters
@@ -68,8 +69,8 @@ def test_the_next_page_stands_still_while_others_are_sent_or_accepted(store):
     made = accept(store, *(f"Question {i}?" for i in range(6)))
     lead = people.add_rater(store, "lea", Role.LEAD)
     first = list_accepted(store, limit=2)
-    send_to_raters(store, made[5].id, by=lead.id)  # it was on the first page
-    send_to_raters(store, made[2].id, by=lead.id)  # it is on none yet
+    send_to_raters(store, made[5].id, by=Actor(lead.id))  # it was on the first page
+    send_to_raters(store, made[2].id, by=Actor(lead.id))  # it is on none yet
     accept(store, "A newer one?")
     assert asked(list_accepted(store, limit=2, before=first.before)) == ["Question 3?", "Question 1?"]
     assert count_newer(store, first.rows[0].seq) == 1
@@ -178,10 +179,12 @@ def test_a_lead_sends_a_comparison_once(store, add_raters):
     apply_routings(store, [Routing(made.id, Route.AUTO, Route.AUTO, "sure", reward_model_id=MODEL.id, round=4)])
     assert queue.lease(store, ann, seconds=1800) is None
     lead = people.add_rater(store, "lea", Role.LEAD)
-    assert send_to_raters(store, made.id, by=lead.id)
-    assert not send_to_raters(store, made.id, by=lead.id), "a second click, or another lead's"
+    assert send_to_raters(store, made.id, by=Actor(lead.id))
+    assert not send_to_raters(store, made.id, by=Actor(lead.id)), "a second click, or another lead's"
     decisions = [d for d in read_routings(store, newest=False) if d.route is Route.ESCALATED]
     assert [(d.comparison_id, d.decided_by, d.reward_model_id) for d in decisions] == [(made.id, lead.id, MODEL.id)]
+    [entry] = audit.list_entries(store, actions=["comparison.sent_to_raters"])
+    assert (entry.actor, entry.subject) == (lead.id, made.id), "once, however often it was clicked"
     lease = queue.lease(store, ann, seconds=1800)
     assert lease is not None
     assert lease.comparison.route is Route.ESCALATED
@@ -193,7 +196,7 @@ def test_two_leads_at_once_send_it_once(store):
     [made] = accept(store, "Sure?")
     leads = [people.add_rater(store, name, Role.LEAD).id for name in ("lea", "leo")]
     with ThreadPoolExecutor(8) as pool:
-        sent = list(pool.map(lambda i: send_to_raters(store, made.id, by=leads[i % 2]), range(8)))
+        sent = list(pool.map(lambda i: send_to_raters(store, made.id, by=Actor(leads[i % 2])), range(8)))
     assert sorted(sent) == [False] * 7 + [True]
     assert [d.route for d in read_routings(store, newest=False)] == [Route.AUTO, Route.ESCALATED]
     assert queue.count_places(store) == {"filled": 0, "leased": 0, "free": 1}
@@ -202,9 +205,9 @@ def test_two_leads_at_once_send_it_once(store):
 def test_what_is_not_accepted_is_not_sent(store, add_comparisons):
     [waiting] = add_comparisons(store, 1)
     with pytest.raises(Conflict, match="not accepted any more"):
-        send_to_raters(store, waiting.id, by="r_lea")
+        send_to_raters(store, waiting.id, by=Actor("r_lea"))
     with pytest.raises(NotFound, match="x_none"):
-        send_to_raters(store, "x_none", by="r_lea")
+        send_to_raters(store, "x_none", by=Actor("r_lea"))
     assert read_routings(store) == []
 
 

@@ -8,7 +8,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 
 from browser_fixtures import Server, enter, expect, pair
-from rlhf_hitl.store import people, projects, queue
+from rlhf_hitl.store import audit, people, projects, queue
 from rlhf_hitl.store.comparisons import find_comparisons, insert_comparisons
 from rlhf_hitl.store.reward_models import RewardModelRecord, add_reward_model, display_name, list_reward_models
 from rlhf_hitl.store.routings import Routing, apply_routings, read_routings, send_to_raters
@@ -390,7 +390,7 @@ def test_what_another_lead_sent_shows_in_its_place_and_is_not_sent_again(serve, 
     leo = server.person("leo", Role.LEAD)
     send_button(page, "Surest?").click()  # both are about to
     for i in (1, 2):
-        send_to_raters(server.store, made[i].id, by=leo.id)
+        send_to_raters(server.store, made[i].id, by=audit.Actor(leo.id))
     apply_routings(server.store, [Routing(made[0].id, Route.HUMAN, Route.HUMAN, "unsure")])
     page.clock.fast_forward(UNDO_MS)
     expect(row(page, "Surest?")).to_contain_text("Sent to raters")

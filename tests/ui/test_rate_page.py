@@ -618,6 +618,27 @@ def test_a_goal_is_set_and_shown(shared, page):
     expect(page.locator("#announce")).to_contain_text("You have reached your goal")
 
 
+def test_a_goal_that_cannot_be_is_refused_and_the_goal_stays(shared, page):
+    open_rating_page(page, shared, "humble")
+    settings, field = page.get_by_role("button", name="Settings"), page.get_by_label("Goal for today")
+    settings.click()
+    field.fill("3")
+    field.press("Tab")
+    expect(page.locator("#progress")).to_contain_text("of 3")
+    # The browser's own note is no part of the page: the event that brings it is.
+    page.evaluate("addEventListener('invalid', (e) => (window.refused = e.target.id), true)")
+    for wrong in ("-5", "5001", "2.5"):
+        page.evaluate("window.refused = null")
+        field.fill(wrong)
+        field.press("Tab")
+        page.wait_for_function("window.refused === 'goal-number'")
+        expect(field).to_be_focused()
+        expect(page.locator("#progress")).to_contain_text("of 3")
+    page.get_by_role("button", name="Close").click()
+    settings.click()
+    expect(field).to_have_value("3")
+
+
 def test_a_key_is_changed_and_the_buttons_show_it(shared, page):
     rater = open_rating_page(page, shared, "dvorak")
     press(page, "?")

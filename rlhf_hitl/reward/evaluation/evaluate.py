@@ -48,6 +48,7 @@ def evaluate_reward_model(
     home: Store | None = None,
     name: str = "",
     format: str = "",
+    replayed: str = "",
     check_order: bool = False,
 ) -> tuple[Evaluation, list[EvaluatedPair]]:
     """Evaluate a model on the labels of a split. Of the held-out split, labels of prompts that the model has seen are
@@ -58,6 +59,7 @@ def evaluate_reward_model(
         home: the store whose labels teach the floors and show how readily raters call a tie, if that is another.
         name: of the evaluation; by default the split's.
         format: of the labels' file; a benchmark's format is also scored by the benchmark's own rules.
+        replayed: what people call the file or hub id that the labels come from, if they are not the store's own.
         check_order: also compute some pairs anew in both orders: a reward must not depend on the other answer.
 
     Returns:
@@ -145,6 +147,7 @@ def evaluate_reward_model(
         calibrated_on=len(calibrated_on),
         knows_its_prompts=seen.is_complete,
         shorter_wins=find_length_direction(train) < 0,
+        replayed=replayed,
     )
     return evaluation, evaluated
 

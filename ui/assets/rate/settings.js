@@ -23,7 +23,10 @@ function createSettings(page) {
     storage.set("theme", $("theme").value);
     applyTheme();
   });
-  $("goal-number").addEventListener("change", () => progress.setGoal($("goal-number").value));
+  $("goal-number").addEventListener("change", () => {
+    // What the field does not allow, such as -5, is said beside it by the browser, and the goal stays what it was.
+    if ($("goal-number").reportValidity()) progress.setGoal($("goal-number").value);
+  });
   prefersDark.addEventListener("change", applyTheme);
   return { open, applyTheme };
 }

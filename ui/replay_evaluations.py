@@ -231,8 +231,10 @@ def _draw_plots(folder: Path, _written_ns: int) -> dict[str, str]:
     with _plot_lock:
         drawn = {
             "accuracy": plots.plot_accuracy(evaluation),
+            "accuracy_narrow": plots.plot_accuracy(evaluation, is_narrow=True),
             "reliability": plots.plot_reliability(evaluation),
             "slices": plots.plot_slices(evaluation),
+            "slices_narrow": plots.plot_slices(evaluation, is_narrow=True),
         }
     # Their styles would hold for the whole page, and the page's policy does not allow them: they are in replay.css.
     return {name: _STYLES.sub("", svg) for name, svg in drawn.items()}

@@ -657,7 +657,7 @@ def test_who_is_signed_out_in_between_is_told(shown, page, context):
 
 
 INSIDE = """panel => [...panel.querySelectorAll("*")]
-    .filter(e => e.checkVisibility() && !e.closest(".visually-hidden, .scroll, .scroll-wide, #example-list, pre"))
+    .filter(e => e.checkVisibility() && !e.closest(".visually-hidden, .scroll, #example-list, pre"))
     .map(e => e.getBoundingClientRect()).every(e => e.left >= -1 && e.right <= innerWidth + 1)"""
 
 
@@ -685,6 +685,33 @@ def test_the_page_fits_the_screen(serve, page):
     look()
     page.get_by_role("button", name="Next").click()
     at(page, 2, 3)
+
+
+def test_on_a_phone_no_figure_of_an_evaluation_has_to_be_looked_for(shown, page):
+    """Plots and tables are whole: nothing in them lies beyond an edge, and nothing has to be scrolled sideways."""
+    cut = """root => [...root.querySelectorAll('.panel :is(svg text, svg use, th, td, td button)')]
+        .filter(e => e.checkVisibility()).filter(e => {
+          const [own, panel] = [e, e.closest('.panel')].map(box => box.getBoundingClientRect());
+          return own.left < panel.left - 1 || own.right > panel.right + 1;
+        }).map(e => e.outerHTML)"""
+    sideways = """root => [...root.querySelectorAll('.scroll')].filter(e => e.scrollWidth > e.clientWidth + 1).length"""
+    open_evaluation(page, shown, "phone-reader", "small")
+    page.get_by_text("As a plot").click()
+    for width in (390, 320):
+        page.set_viewport_size({"width": width, "height": 844})
+        plot = page.get_by_role("img", name="Accuracy beside floors and ceiling")
+        expect(plot).to_have_count(1)
+        letters = plot.locator("text").filter(has_text="reward model")
+        assert letters.evaluate("e => e.getBoundingClientRect().height") > 9, "the letters are large enough to read"
+        expect(plot.locator("text").filter(has_text=re.compile(r"\(\d+\)$")).first).to_be_visible()
+        expect(page.get_by_role("columnheader", name="95 % interval")).to_be_visible()
+        expect(page.get_by_role("button", name="Examples of topic: coding")).to_be_visible()
+        assert page.locator("#evaluation").evaluate(cut) == [], width
+        assert page.locator("#evaluation").evaluate(sideways) == 0, width
+    page.goto(f"{shown.address}/replay/#of=small&beside=large")
+    expect(page.locator(".evaluation-pair tbody tr")).to_have_count(2)
+    assert page.locator("#evaluation").evaluate(cut) == []
+    assert page.locator("#evaluation").evaluate(sideways) == 0
 
 
 @only_to_draw

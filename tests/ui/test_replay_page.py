@@ -211,6 +211,26 @@ def test_the_list_renews_itself_and_what_is_chosen_stays_chosen(serve, own_page)
     expect(page.locator("#example .answer")).to_have_count(2)
 
 
+def test_the_page_is_english_from_left_to_right_also_in_an_arabic_browser(shown, chromium):
+    shown.person("reader of Arabic", Role.EVALUATOR)
+    context = chromium.new_context(locale="ar", timezone_id="Asia/Riyadh")
+    page = context.new_page()
+    enter(page, shown, "reader of Arabic")
+    expect(page.locator("#evaluations .panel")).to_be_visible(timeout=30_000)
+    expect(page.locator("html")).to_have_attribute("lang", "en")
+    assert page.locator("*").evaluate_all("all => all.every(e => getComputedStyle(e).direction === 'ltr')")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Replay")
+    expect(page).to_have_title("Replay · rlhf_hitl")
+    expect(page.get_by_role("button", name="Sign out")).to_be_visible()
+    expect(page.locator("#updated")).to_have_text(re.compile(r"As of [A-Z][a-z]{2} \d+, \d{4}, \d+:\d\d\s[AP]M"))
+    for time in (page.locator("#evaluations time").first, page.locator("#evaluation time")):
+        expect(time).to_have_text("Nov 25, 2026, 12:30 PM")
+        if page.locator("#evaluations").is_visible():
+            page.get_by_role("link", name="small").click()
+    assert re.findall(r"[\u0590-\u08ff]", page.locator("body").inner_text()) == []
+    context.close()
+
+
 # --- one evaluation
 
 

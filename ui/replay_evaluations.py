@@ -101,6 +101,7 @@ def render_two_evaluations(
             of=first,
             beside=second,
             counts={outcome: int(getattr(side_by_side, outcome).sum()) for outcome in outcomes},
+            shared=len(side_by_side.rows),
             verdict=_compare(side_by_side),
         )
     )
@@ -242,6 +243,8 @@ def _draw_plots(folder: Path, _written_ns: int) -> dict[str, str]:
 
 def _compare(side_by_side: SideBySide) -> str:
     """Say whether one of two models is better by more than chance, by the same rule as the gate `no-worse-than`."""
+    if not len(side_by_side.rows):
+        return "They share no label with a preference, so they cannot be compared."
     shared = f"They share {say_count(len(side_by_side.rows), 'label')} with a preference"
     difference = side_by_side.difference
     if difference is None or difference.ours + difference.theirs == 0:

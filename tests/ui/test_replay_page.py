@@ -308,6 +308,17 @@ def test_one_tie_is_one_tie(serve, page):
     expect(page.locator(".verdict")).to_contain_text("They share 1 label with a preference, and are right")
 
 
+def test_two_evaluations_without_a_common_label_are_not_compared(serve, page):
+    server = serve()
+    put(server.folder / "workspace", "one", [example(0), example("shared", correct=None)])
+    put(server.folder / "workspace", "other", [example(1), example("shared", correct=None)])
+    begin(page, server, "eve")
+    page.goto(f"{server.address}/replay/#of=one&beside=other")
+    expect(page.locator(".verdict")).to_have_text("They share no label with a preference, so they cannot be compared.")
+    expect(page.locator("#evaluation .meter, #evaluation .legend")).to_have_count(0)
+    expect(page.locator('.evaluation-pair [data-label="Alone right"]')).to_have_text(["–", "–"])
+
+
 def test_a_benchmark_without_all_its_parts_has_no_overall_score(serve, page):
     server = serve()
     note = "no overall score without Chat Hard; 12 of 2,985 examples"

@@ -168,9 +168,14 @@ def _list_figures(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
 def _list_facts(evaluation: Evaluation) -> Iterator[str]:
     """Yield what else was measured, a sentence each."""
     e = evaluation
-    above = "is clear of" if e.clear_of_floors else "is above, within chance," if e.above_floors else "is not above"
     name, floor = e.floor
-    yield f"The accuracy {above} the floors, the highest of which is {floor:.1%} ({name})."
+    highest = f"the highest floor, {floor:.1%} ({name})"
+    if e.clear_of_floors:
+        yield f"The accuracy is above {highest}, by more than chance: its whole interval is above it."
+    elif e.above_floors:
+        yield f"The accuracy is above {highest}, but that may be chance: its interval reaches down to it."
+    else:
+        yield f"The accuracy is not above {highest}."
     yield f"Not counted: {', '.join(text for n, text in e.left_out if n) or 'nothing'}."
     if e.three_way:
         yield (

@@ -12,9 +12,10 @@ import pytest
 from browser_fixtures import Server, enter, expect, only_to_draw
 from handmade_evaluations import bundled, example, put
 from hostile_texts import HOSTILE
-from rlhf_hitl.reward.evaluation_record import LabelOrigin
+from rlhf_hitl.reward.evaluation_record import Estimate, LabelOrigin
 from rlhf_hitl.store.reward_models import RewardModelRecord, add_reward_model
 from rlhf_hitl.types import Role, utc_now
+from rlhf_hitl.ui.replay_evaluations import render_evaluation, render_evaluation_list
 
 pytestmark = pytest.mark.browser
 
@@ -243,12 +244,27 @@ def test_the_headline_says_in_words_what_the_figures_are(shown, page):
     expect(page.locator(".measurements")).to_contain_text("It prefers the longer answer in 57.3% (48.9% to 65.3%)")
     expect(page.locator("#evaluation .notice")).to_contain_text("Simulated raters")
     expect(page.locator(".measurements")).to_contain_text("Not counted: 10 ties.")
-    expect(page.locator(".measurements")).to_contain_text("the highest of which is 54.5% (a bag of words)")
+    expect(page.locator(".measurements")).to_contain_text("above the highest floor, 54.5% (a bag of words)")
     expect(page.locator(".measurements")).to_contain_text("changes its margin by 0 at most, of 32 pairs")
     expect(page.locator("#evaluation .caveat")).to_have_count(0)
     page.get_by_text("As a plot").click()
     for plot in ("Accuracy beside floors and ceiling", "Reliability", "Accuracy by slice"):
         expect(page.get_by_role("img", name=plot, exact=True)).to_be_visible()
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "told", "badge"),
+    [
+        ((0.7, 0.6, 0.8), "is above {}, by more than chance: its whole interval is above it.", "above them"),
+        ((0.7, 0.5, 0.8), "is above {}, but that may be chance: its interval reaches down to it.", "perhaps by chance"),
+        ((0.5, 0.4, 0.6), "is not above {}.", "not above them"),
+    ],
+)
+def test_whether_it_beats_the_floors_is_said_plainly(tmp_path, accuracy, told, badge):
+    put(tmp_path, "one", bundled(1, 0.6), accuracy=Estimate(*accuracy, 110))
+    shown = render_evaluation(tmp_path, "one", [])["html"]
+    assert f"The accuracy {told.format('the highest floor, 54.5% (a bag of words)')}" in shown
+    assert badge in render_evaluation_list(tmp_path, [])
 
 
 def test_what_a_model_was_told_is_no_measure_of_it_and_the_page_says_so(serve, page):

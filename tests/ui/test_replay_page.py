@@ -145,6 +145,33 @@ def test_models_and_evaluations_are_called_by_their_names_with_the_id_beside_the
     assert_no_bare_id(page)
 
 
+def test_names_break_between_their_parts_and_badges_stand_in_line(serve, page):
+    server = serve()
+    workspace, at_noon = server.folder / "workspace", utc_now().replace(month=1, day=28, hour=12)
+    id, origin = "m_0aaaaaaaaaaaaaaaaaaaaaaa", LabelOrigin(60, 60)
+    add_reward_model(server.store, RewardModelRecord(id, "head", "/gone", "tiny", "data", False, {}, at_noon))
+    name = f"heldout-{id}"
+    more = {"reward_model_id": id, "split": "train", "trained_on": 3, "learnt_from": origin}
+    put(workspace, name, bundled(1, 0.6), simulated=True, **more)
+    begin(page, server, "eve")
+    lines = """bdi => {
+      const text = bdi.firstChild, range = document.createRange(), at = text.data.indexOf("28");
+      range.setStart(text, at);
+      range.setEnd(text, text.length);
+      return new Set([...range.getClientRects()].map(r => Math.round(r.top))).size;
+    }"""
+    for width in (1440, 1280, 1181, 768, 390, 320):
+        page.set_viewport_size({"width": width, "height": 800})
+        row = page.locator("#evaluations tbody tr")
+        assert row.locator("th bdi").evaluate(lines) == 1, width
+        states = row.locator("th .state")
+        expect(states).to_have_count(3)
+        starts: dict[int, int] = {}
+        for box in sorted((states.nth(i).bounding_box() for i in range(3)), key=lambda box: box["x"]):
+            starts.setdefault(round(box["y"]), round(box["x"]))
+        assert set(starts.values()) == {round(row.locator("th a").bounding_box()["x"])}, width
+
+
 def assert_no_bare_id(page) -> None:
     """No id of a model is to be read but its beginning beside a name."""
     shown = page.locator("body").inner_text() + page.title()

@@ -185,7 +185,7 @@ def test_simulated_is_said_of_the_judgments_and_of_the_models(office):
     assert report.simulated
     assert report.simulation_notes == [
         "Simulated raters made 9 of the 9 judgments.",
-        "The reward model that routed learnt from labels of simulated raters.",
+        "The reward model that routed learnt, at least in part, from labels of simulated raters.",
     ]
     assert replace(report, simulated_judgments=0).simulation_notes == report.simulation_notes[1:]
     assert not replace(report, simulated_judgments=0).simulated
@@ -242,7 +242,7 @@ def test_the_command_prints_what_each_figure_is_over(office):
     assert re.search(r"Model accuracy before human review +33\.3% +6\.1% to 79\.2%", printed)
     assert "All figures are over 10 processed comparisons of training prompts: 7 judged by raters" in printed
     assert "Human intervention rate: raters judged 7 of the 10" in printed
-    assert "learnt from labels of simulated raters" in printed
+    assert "learnt, at least in part, from labels of simulated raters" in printed
 
 
 @pytest.fixture

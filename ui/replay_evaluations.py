@@ -121,7 +121,6 @@ def _list_row(folder: Path, models: Sequence[RewardModelRecord]) -> dict[str, An
 def _summarize(name: str, evaluation: Evaluation, models: Sequence[RewardModelRecord]) -> dict[str, Any]:
     e = evaluation
     coin = "coin 50.0%, " if e.floor[1] == 0.5 else ""
-    state = "simulated" if e.measured_on is None else "simulated labels"
     bag_of_words = "" if e.bag_of_words is None else f", words {e.bag_of_words.text}"
     return {
         "name": name,
@@ -134,11 +133,24 @@ def _summarize(name: str, evaluation: Evaluation, models: Sequence[RewardModelRe
         "floors": f"{coin}{e.length_rule} {e.length_floor.text}{bag_of_words}",
         "above": "clear" if e.clear_of_floors else "perhaps" if e.above_floors else "no",
         "ece": e.calibration.text,
-        "origins": [
-            origin for origin in ((state, e.measured_note), ("learnt from simulated", e.learnt_note)) if origin[1]
-        ],
+        "origins": [(badge, note) for badge, note in _list_origins(e) if note],
         "split": make_visible(e.split) if e.includes_training_prompts else "",
     }
+
+
+def _list_origins(e: Evaluation) -> Iterator[tuple[str, str]]:
+    """Yield (badge, sentence) of the labels measured on and of those learnt from; an empty sentence if none applies."""
+    measured, learnt = e.measured_on, e.learnt_from
+    if measured is None:
+        badge = "some simulated"
+    elif not measured.has_simulated:
+        badge = "some ties simulated"
+    elif measured.all_simulated:
+        badge = "simulated labels"
+    else:
+        badge = f"{measured.simulated_text} of {measured.labels:,} simulated"
+    yield badge, e.measured_note
+    yield f"learnt from {learnt.text}" if learnt else "", e.learnt_note
 
 
 def _list_figures(evaluation: Evaluation) -> Iterator[dict[str, Any]]:

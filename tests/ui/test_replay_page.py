@@ -320,11 +320,20 @@ def test_the_page_tells_labels_of_simulated_raters_from_a_model_that_learnt_from
     people, simulated = LabelOrigin(110, 0), LabelOrigin(60, 60)
     put(workspace, "people", bundled(1, 0.6), measured_on=people, learnt_from=simulated)
     put(workspace, "both", bundled(1, 0.6), simulated=True, measured_on=simulated, learnt_from=simulated)
+    some, many = LabelOrigin(307, 260), LabelOrigin(1703, 600)
+    put(workspace, "partly", bundled(1, 0.6), simulated=True, measured_on=some, learnt_from=many)
+    put(workspace, "ties", bundled(1, 0.6), simulated=True, measured_on=people)
     put(workspace, "neither", bundled(1, 0.6), measured_on=people, learnt_from=people)
     put(workspace, "earlier", bundled(1, 0.6), simulated=True, measured_on=None)  # that version did not tell
     begin(page, server, "eve")
-    states = {"people": ["learnt from simulated"], "both": ["simulated labels", "learnt from simulated"], "neither": []}
-    states["earlier"] = ["simulated"]
+    states = {
+        "people": ["learnt from 60 simulated labels"],
+        "both": ["simulated labels", "learnt from 60 simulated labels"],
+        "partly": ["260 of 307 simulated", "learnt from 1,703 labels, 600 of them simulated"],
+        "ties": ["some ties simulated"],
+        "neither": [],
+        "earlier": ["some simulated"],
+    }
     for name, told in states.items():
         row = page.locator("#evaluations tbody tr").filter(has=page.get_by_role("link", name=name, exact=True))
         expect(row.locator(".simulated")).to_have_text(told)

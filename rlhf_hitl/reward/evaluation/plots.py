@@ -142,7 +142,7 @@ def _mark_simulated(evaluation: Evaluation, between: str = " ") -> str:
     """Return what the labels of a plot have to do with simulated raters, to follow its own words; empty if nothing."""
     if not evaluation.simulated:
         return ""
-    return f"{between}({evaluation.measured_on or 'simulated raters'})"
+    return f"{between}({evaluation.measured_on or 'some simulated'})"
 
 
 def _draw_forest(

@@ -70,7 +70,7 @@ def _draw_plots(report: KpiReport) -> list[tuple[str, str, str]]:
         (
             "Cost per processed comparison",
             _plot_costs(report),
-            f"{report.currency} for one of the comparisons processed in each round. {_say_sums(report)}{undrawn}",
+            f"what one comparison processed in each round cost, in {report.currency}. {_say_sums(report)}{undrawn}",
         ),
     ]
 

@@ -291,7 +291,7 @@ def test_above_a_bar_of_costs_stands_its_height_and_the_sums_are_told_below(offi
     assert "0.027" in letters
     assert "EUR per comparison" in letters
     assert "6.43" not in letters
-    assert "EUR for one of the comparisons processed in each round. In all 6.43 EUR for 238 comparisons." in text
+    assert "what one comparison processed in each round cost, in EUR. In all 6.43 EUR for 238 comparisons." in text
     text = render_kpi_report(replace(report, rounds=(one, replace(one, round=2, processed=1, rater_cost=1200.0))))
     assert "In all 1,206.86 EUR for 239 comparisons: 6.43 in round 1, 1,200.43 in round 2." in text
     assert ">1,200<" in text

@@ -150,7 +150,12 @@ def _list_origins(e: Evaluation) -> Iterator[tuple[str, str]]:
     else:
         badge = f"{measured.simulated_text} of {measured.labels:,} simulated"
     yield badge, e.measured_note
-    yield f"learnt from {learnt.text}" if learnt else "", e.learnt_note
+    badge = ""
+    if learnt:
+        badge = f"learnt from {learnt.labels:,}, {learnt.simulated_text} simulated"
+        if learnt.all_simulated:
+            badge = "learnt from simulated"
+    yield badge, e.learnt_note
 
 
 def _list_figures(evaluation: Evaluation) -> Iterator[dict[str, Any]]:

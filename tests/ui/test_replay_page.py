@@ -148,7 +148,7 @@ def test_models_and_evaluations_are_called_by_their_names_with_the_id_beside_the
 def test_names_break_between_their_parts_and_badges_stand_in_line(serve, page):
     server = serve()
     workspace, at_noon = server.folder / "workspace", utc_now().replace(month=1, day=28, hour=12)
-    id, origin = "m_0aaaaaaaaaaaaaaaaaaaaaaa", LabelOrigin(60, 60)
+    id, origin = "m_0aaaaaaaaaaaaaaaaaaaaaaa", LabelOrigin(123_703, 100_600)
     add_reward_model(server.store, RewardModelRecord(id, "head", "/gone", "tiny", "data", False, {}, at_noon))
     name = f"heldout-{id}"
     more = {"reward_model_id": id, "split": "train", "trained_on": 3, "learnt_from": origin}
@@ -167,7 +167,9 @@ def test_names_break_between_their_parts_and_badges_stand_in_line(serve, page):
         states = row.locator("th .state")
         expect(states).to_have_count(3)
         starts: dict[int, int] = {}
+        cell = row.locator("th").bounding_box()
         for box in sorted((states.nth(i).bounding_box() for i in range(3)), key=lambda box: box["x"]):
+            assert box["x"] + box["width"] <= cell["x"] + cell["width"], width
             starts.setdefault(round(box["y"]), round(box["x"]))
         assert set(starts.values()) == {round(row.locator("th a").bounding_box()["x"])}, width
 
@@ -327,9 +329,9 @@ def test_the_page_tells_labels_of_simulated_raters_from_a_model_that_learnt_from
     put(workspace, "earlier", bundled(1, 0.6), simulated=True, measured_on=None)  # that version did not tell
     begin(page, server, "eve")
     states = {
-        "people": ["learnt from 60 simulated labels"],
-        "both": ["simulated labels", "learnt from 60 simulated labels"],
-        "partly": ["260 of 307 simulated", "learnt from 1,703 labels, 600 of them simulated"],
+        "people": ["learnt from simulated"],
+        "both": ["simulated labels", "learnt from simulated"],
+        "partly": ["260 of 307 simulated", "learnt from 1,703, 600 simulated"],
         "ties": ["some ties simulated"],
         "neither": [],
         "earlier": ["some simulated"],
@@ -793,6 +795,7 @@ def test_on_a_phone_no_figure_of_an_evaluation_has_to_be_looked_for(shown, page)
         assert page.locator("#evaluation").evaluate(sideways) == 0, width
     page.goto(f"{shown.address}/replay/#of=small&beside=large")
     expect(page.locator(".evaluation-pair tbody tr")).to_have_count(2)
+    assert page.locator(".scroll").evaluate("e => e.scrollHeight <= e.clientHeight + 1"), "both are shown whole"
     assert page.locator("#evaluation").evaluate(cut) == []
     assert page.locator("#evaluation").evaluate(sideways) == 0
 

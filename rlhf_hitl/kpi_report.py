@@ -123,7 +123,7 @@ class KpiReport:
             which = f"Of the {self.models:,} reward models that routed, {self.simulated_models:,}"
             if self.models == 1:
                 which = "The reward model that routed"
-            notes.append(f"{which} learnt from labels of simulated raters.")
+            notes.append(f"{which} learnt, at least in part, from labels of simulated raters.")
         return notes
 
     @property

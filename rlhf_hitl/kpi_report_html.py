@@ -52,7 +52,7 @@ def _draw_plots(report: KpiReport) -> list[tuple[str, str, str]]:
         return []
     measured = sum(r.accuracy.n for r in report.rounds if r.accuracy)
     idle = sum(r.rater_cost + r.machine_cost for r in report.rounds if not r.processed)
-    undrawn = f"; not drawn: {idle:,.2f} {report.currency} in rounds that processed nothing" if idle else ""
+    undrawn = f" Not drawn: {idle:,.2f} {report.currency} in rounds that processed nothing." if idle else ""
     return [
         (
             "Model accuracy",
@@ -70,7 +70,7 @@ def _draw_plots(report: KpiReport) -> list[tuple[str, str, str]]:
         (
             "Cost per processed comparison",
             _plot_costs(report),
-            f"in {report.currency}, by the comparisons processed in each round; above a bar: its sum{undrawn}",
+            f"what one comparison processed in each round cost, in {report.currency}. {_say_sums(report)}{undrawn}",
         ),
     ]
 
@@ -105,14 +105,25 @@ def _plot_costs(report: KpiReport) -> str:
     axes.bar(places, machine, width=0.5, bottom=raters, color=ORANGE, label="machine")
     if len(report.rounds) <= MAX_ROUNDS_NAMED:
         for at, r in paid:
-            total = f"{r.rater_cost + r.machine_cost:,.2f}"
             height = (r.rater_cost + r.machine_cost) / r.processed
-            axes.annotate(total, (at, height), (0, 3), textcoords="offset points", ha="center", fontsize="small")
+            cost = f"{height:{',.0f' if height >= 100 else '.2g'}}"
+            axes.annotate(cost, (at, height), (0, 3), textcoords="offset points", ha="center", fontsize="small")
     axes.margins(y=0.15)
-    axes.set(ylabel=make_label(report.currency))
+    axes.set(ylabel=make_label(f"{report.currency} per comparison"))
     axes.legend(frameon=False, ncols=2, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0, fontsize="small")
     _name_rounds(axes, report.rounds)
     return draw_svg(figure, "Cost per processed comparison by round")
+
+
+def _say_sums(report: KpiReport) -> str:
+    """Return a sentence on what the drawn rounds cost altogether, and each of them where they are few."""
+    paid = [r for r in report.rounds if r.processed]
+    sums = [r.rater_cost + r.machine_cost for r in paid]
+    processed = say_count(sum(r.processed for r in paid), "comparison")
+    total = f"In all {sum(sums):,.2f} {report.currency} for {processed}"
+    if not 1 < len(paid) <= MAX_ROUNDS_NAMED:
+        return f"{total}."
+    return f"{total}: {', '.join(f'{cost:,.2f} in round {r.round}' for r, cost in zip(paid, sums))}."
 
 
 def _name_rounds(axes: Axes, rounds: Sequence[RoundFigures]) -> None:

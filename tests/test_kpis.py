@@ -185,7 +185,7 @@ def test_simulated_is_said_of_the_judgments_and_of_the_models(office):
     assert report.simulated
     assert report.simulation_notes == [
         "Simulated raters made 9 of the 9 judgments.",
-        "The reward model that routed learnt from labels of simulated raters.",
+        "The reward model that routed learnt, at least in part, from labels of simulated raters.",
     ]
     assert replace(report, simulated_judgments=0).simulation_notes == report.simulation_notes[1:]
     assert not replace(report, simulated_judgments=0).simulated
@@ -242,7 +242,7 @@ def test_the_command_prints_what_each_figure_is_over(office):
     assert re.search(r"Model accuracy before human review +33\.3% +6\.1% to 79\.2%", printed)
     assert "All figures are over 10 processed comparisons of training prompts: 7 judged by raters" in printed
     assert "Human intervention rate: raters judged 7 of the 10" in printed
-    assert "learnt from labels of simulated raters" in printed
+    assert "learnt, at least in part, from labels of simulated raters" in printed
 
 
 @pytest.fixture
@@ -266,7 +266,7 @@ def test_the_page_has_date_projects_and_three_plots_and_runs_nothing_it_is_given
     titles = ["Model accuracy", "Human intervention rate", "Cost per processed comparison"]
     plots = page.locator("svg[role=img]")
     assert plots.evaluate_all("all => all.map(e => e.getAttribute('aria-label'))") == [f"{t} by round" for t in titles]
-    assert "not drawn: 4.00" in shown  # the round that processed nothing
+    assert "Not drawn: 4.00" in shown  # the round that processed nothing
     for scheme in ("light", "dark"):
         page.emulate_media(color_scheme=scheme)
         ink, paper = page.evaluate(
@@ -280,6 +280,23 @@ def test_the_page_has_date_projects_and_three_plots_and_runs_nothing_it_is_given
     page.emulate_media(media="screen", color_scheme="light")
     page.set_viewport_size({"width": 320, "height": 800})
     assert page.evaluate("document.documentElement.scrollWidth") == 320
+
+
+def test_above_a_bar_of_costs_stands_its_height_and_the_sums_are_told_below(office):
+    one = RoundFigures(1, None, None, 238, 6.0, 0.43)
+    report = replace(compute_kpi_report(office.store, PRICES), rounds=(one,))
+    text = render_kpi_report(report)
+    plot = text[text.index('aria-label="Cost per processed') :]
+    letters = re.findall(r"<text[^>]*>([^<]*)</text>", plot[: plot.index("</svg>")])
+    assert "0.027" in letters
+    assert "EUR per comparison" in letters
+    assert "6.43" not in letters
+    assert "what one comparison processed in each round cost, in EUR. In all 6.43 EUR for 238 comparisons." in text
+    text = render_kpi_report(replace(report, rounds=(one, replace(one, round=2, processed=1, rater_cost=1200.0))))
+    assert "In all 1,206.86 EUR for 239 comparisons: 6.43 in round 1, 1,200.43 in round 2." in text
+    assert ">1,200<" in text
+    many = tuple(replace(one, round=i) for i in range(1, 14))
+    assert "In all 83.59 EUR for 3,094 comparisons." in render_kpi_report(replace(report, rounds=many))
 
 
 def test_the_file_is_self_contained_and_the_same_for_the_same_report(hostile_report):

@@ -21,7 +21,7 @@ from rlhf_hitl.reward.evaluation.storage import (
     load_evaluation_for_page,
 )
 from rlhf_hitl.reward.evaluation_record import Estimate, Evaluation
-from rlhf_hitl.store.reward_models import RewardModelRecord, display_evaluation_name, display_name_of_id
+from rlhf_hitl.store.reward_models import MONTHS, RewardModelRecord, display_evaluation_name, display_name_of_id
 from rlhf_hitl.ui.markdown import make_visible
 from rlhf_hitl.ui.pages import load_templates
 from rlhf_hitl.wording import say_count
@@ -37,6 +37,7 @@ SHOWS_OF_TWO = (
     ("none_right", "neither right"),
 )
 
+_DAY_AND_NUMBER = re.compile(rf"\b\d+ (?:{'|'.join(MONTHS)})(?: \d{{4}})? · \d+")
 _STYLES = re.compile(r"<style.*?</style>", re.DOTALL)
 _plot_lock = Lock()  # the settings of matplotlib belong to the whole process
 
@@ -101,6 +102,7 @@ def render_two_evaluations(
             of=first,
             beside=second,
             counts={outcome: int(getattr(side_by_side, outcome).sum()) for outcome in outcomes},
+            shared=len(side_by_side.rows),
             verdict=_compare(side_by_side),
         )
     )
@@ -112,19 +114,18 @@ def _list_row(folder: Path, models: Sequence[RewardModelRecord]) -> dict[str, An
     try:
         return _summarize(folder.name, load_evaluation_for_page(folder), models)
     except BadInput as e:
-        shown = make_visible(display_evaluation_name(folder.name, models))
+        shown = _keep_day_whole(make_visible(display_evaluation_name(folder.name, models)))
         return {"name": folder.name, "shown": shown, "problem": make_visible(name_evaluations_in(str(e), models))}
 
 
 def _summarize(name: str, evaluation: Evaluation, models: Sequence[RewardModelRecord]) -> dict[str, Any]:
     e = evaluation
     coin = "coin 50.0%, " if e.floor[1] == 0.5 else ""
-    state = "simulated" if e.measured_on is None else "simulated labels"
     bag_of_words = "" if e.bag_of_words is None else f", words {e.bag_of_words.text}"
     return {
         "name": name,
-        "shown": make_visible(display_evaluation_name(name, models)),
-        "model": make_visible(display_name_of_id(e.reward_model_id, models)),
+        "shown": _keep_day_whole(make_visible(display_evaluation_name(name, models))),
+        "model": _keep_day_whole(make_visible(display_name_of_id(e.reward_model_id, models))),
         "made": _format_time(e.created_at),
         "n": e.n,
         "accuracy": e.accuracy.text,
@@ -132,11 +133,29 @@ def _summarize(name: str, evaluation: Evaluation, models: Sequence[RewardModelRe
         "floors": f"{coin}{e.length_rule} {e.length_floor.text}{bag_of_words}",
         "above": "clear" if e.clear_of_floors else "perhaps" if e.above_floors else "no",
         "ece": e.calibration.text,
-        "origins": [
-            origin for origin in ((state, e.measured_note), ("learnt from simulated", e.learnt_note)) if origin[1]
-        ],
+        "origins": [(badge, note) for badge, note in _list_origins(e) if note],
         "split": make_visible(e.split) if e.includes_training_prompts else "",
     }
+
+
+def _list_origins(e: Evaluation) -> Iterator[tuple[str, str]]:
+    """Yield (badge, sentence) of the labels measured on and of those learnt from; an empty sentence if none applies."""
+    measured, learnt = e.measured_on, e.learnt_from
+    if measured is None:
+        badge = "some simulated"
+    elif not measured.has_simulated:
+        badge = "some ties simulated"
+    elif measured.all_simulated:
+        badge = "simulated labels"
+    else:
+        badge = f"{measured.simulated_text} of {measured.labels:,} simulated"
+    yield badge, e.measured_note
+    badge = ""
+    if learnt:
+        badge = f"learnt from {learnt.labels:,}, {learnt.simulated_text} simulated"
+        if learnt.all_simulated:
+            badge = "learnt from simulated"
+    yield badge, e.learnt_note
 
 
 def _list_figures(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
@@ -167,9 +186,14 @@ def _list_figures(evaluation: Evaluation) -> Iterator[dict[str, Any]]:
 def _list_facts(evaluation: Evaluation) -> Iterator[str]:
     """Yield what else was measured, a sentence each."""
     e = evaluation
-    above = "is clear of" if e.clear_of_floors else "is above, within chance," if e.above_floors else "is not above"
     name, floor = e.floor
-    yield f"The accuracy {above} the floors, the highest of which is {floor:.1%} ({name})."
+    highest = f"the highest floor, {floor:.1%} ({name})"
+    if e.clear_of_floors:
+        yield f"The accuracy is above {highest}, by more than chance: its whole interval is above it."
+    elif e.above_floors:
+        yield f"The accuracy is above {highest}, but that may be chance: its interval reaches down to it."
+    else:
+        yield f"The accuracy is not above {highest}."
     yield f"Not counted: {', '.join(text for n, text in e.left_out if n) or 'nothing'}."
     if e.three_way:
         yield (
@@ -231,8 +255,10 @@ def _draw_plots(folder: Path, _written_ns: int) -> dict[str, str]:
     with _plot_lock:
         drawn = {
             "accuracy": plots.plot_accuracy(evaluation),
+            "accuracy_narrow": plots.plot_accuracy(evaluation, is_narrow=True),
             "reliability": plots.plot_reliability(evaluation),
             "slices": plots.plot_slices(evaluation),
+            "slices_narrow": plots.plot_slices(evaluation, is_narrow=True),
         }
     # Their styles would hold for the whole page, and the page's policy does not allow them: they are in replay.css.
     return {name: _STYLES.sub("", svg) for name, svg in drawn.items()}
@@ -240,6 +266,8 @@ def _draw_plots(folder: Path, _written_ns: int) -> dict[str, str]:
 
 def _compare(side_by_side: SideBySide) -> str:
     """Say whether one of two models is better by more than chance, by the same rule as the gate `no-worse-than`."""
+    if not len(side_by_side.rows):
+        return "They share no label with a preference, so they cannot be compared."
     shared = f"They share {say_count(len(side_by_side.rows), 'label')} with a preference"
     difference = side_by_side.difference
     if difference is None or difference.ours + difference.theirs == 0:
@@ -252,6 +280,11 @@ def _compare(side_by_side: SideBySide) -> str:
         "the labels of one prompt taken together; McNemar's exact test, which takes them for independent: "
         f"p = {difference.p_value:.2g})."
     )
+
+
+def _keep_day_whole(name: str) -> str:
+    """Return a name with no place for a line to break within its day and number: `29 Nov · 3`."""
+    return _DAY_AND_NUMBER.sub(lambda found: found[0].replace(" ", "\u00a0"), name)
 
 
 def _format_figure(title: str, estimate: Estimate, note: str) -> dict[str, Any]:

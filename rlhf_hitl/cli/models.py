@@ -86,6 +86,8 @@ def _list_reward_models(url: str) -> tuple[list[dict[str, Any]], list[str]]:
                 "short_id": model.short_id,
                 "created_at": model.created_at.isoformat(timespec="seconds"),
                 "labels": model.figures.get("train_labels"),
+                "calibration_labels": model.figures.get("calibration_labels"),
+                "simulated_labels": model.figures.get("simulated_labels"),
                 "backbone": model.backbone,
                 "simulated": model.simulated,
                 "path": model.path,
@@ -126,16 +128,31 @@ def _rank(evaluation: Evaluation) -> tuple[bool, str]:
 
 
 def _make_cells(row: dict[str, Any]) -> tuple[str, ...]:
-    at, labels = row["created_at"][:16].replace("T", " "), row["labels"]
-    known = [] if labels is None else [say_count(labels, "label")]
+    at = row["created_at"][:16].replace("T", " ")
     return (
         row["name"],
         row["short_id"],
         f"{at} UTC",
-        ", ".join([*known, *["simulated"] * row["simulated"]]) or "-",
+        _say_labels(row),
         "not evaluated" if row["accuracy"] is None else f"accuracy {row['accuracy']:.1%} on {row['evaluated_on']}",
         row["backbone"].rstrip("/").rsplit("/", 1)[-1],
     )
+
+
+def _say_labels(row: dict[str, Any]) -> str:
+    """Return what labels a model learnt from, those that set its temperature too; a dash where that is not known."""
+    from rlhf_hitl.reward.evaluation_record import LabelOrigin
+
+    names = {
+        "train_labels": "labels",
+        "calibration_labels": "calibration_labels",
+        "simulated_labels": "simulated_labels",
+    }
+    figures = {figure: row[name] for figure, name in names.items() if row[name] is not None}
+    origin = LabelOrigin.of_card(figures | {"simulated": row["simulated"]})
+    if origin is None:
+        return "some simulated" if row["simulated"] else "-"
+    return origin.text
 
 
 def _align(rows: list[tuple[str, ...]]) -> list[str]:

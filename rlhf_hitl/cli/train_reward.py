@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -176,8 +177,18 @@ def _report_model(opened: Store, model: RewardModel, workspace: Path, outcome: s
         "labels (votes)": f"{model.card['train_labels']} ({model.card['train_votes']})",
         "calibration labels": model.card["calibration_labels"],
     }
-    title = f"Reward model {outcome}" + (" on simulated judgments" if model.card["simulated"] else "")
+    title = _make_title(model.card, outcome)
     return Result(data, make_table(title, rows), more=[*_explain_cuts(model), "Next: rlhf-hitl evaluate"])
+
+
+def _make_title(card: Mapping[str, Any], outcome: str) -> str:
+    """Return what happened to a model, and on how many labels it learnt where some of them are simulated."""
+    from rlhf_hitl.reward.evaluation_record import LabelOrigin
+
+    origin = LabelOrigin.of_card(card)
+    if origin is None or not origin.has_simulated:
+        return f"Reward model {outcome}"
+    return f"Reward model {outcome}{' on' if outcome == 'trained' else ', learnt from'} {origin.text}"
 
 
 def _explain_cuts(model: RewardModel) -> list[str]:

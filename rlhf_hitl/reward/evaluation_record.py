@@ -193,8 +193,31 @@ class LabelOrigin:
     labels: int
     simulated: int | None
 
+    @classmethod
+    def of_card(cls, card: Mapping[str, Any]) -> LabelOrigin | None:
+        """Return what labels a model learnt from, by its card or the figures of its record; None if these do not say.
+
+        A card of an earlier version says only whether there are some simulated ones.
+        """
+        if "train_labels" not in card:
+            return None
+        simulated = card.get("simulated_labels", None if card.get("simulated") else 0)
+        return cls(card["train_labels"] + card.get("calibration_labels", 0), simulated)
+
     def __str__(self) -> str:
         return f"simulated: {self.simulated_text} of {self.labels:,}"
+
+    @property
+    def text(self) -> str:
+        """The labels in words: `703 labels, 600 of them simulated`, `703 simulated labels` or `703 labels`."""
+        if self.all_simulated:
+            return say_count(self.labels, "simulated label")
+        of_them = f", {self.simulated_text} of them simulated" if self.has_simulated else ""
+        return f"{say_count(self.labels, 'label')}{of_them}"
+
+    @property
+    def all_simulated(self) -> bool:
+        return self.has_simulated and self.simulated == self.labels
 
     @property
     def has_simulated(self) -> bool:

@@ -221,8 +221,12 @@ def test_commands_print_the_name_and_take_it_and_the_list_has_what_is_known(trai
     assert newest["accuracy"] == result["accuracy"]["value"]
     assert newest["simulated"] is True
     assert (oldest["evaluation"], oldest["id"]) == (f"heldout-{first.id}", first.id)
+    figures = second.figures
+    learnt = figures["train_labels"] + figures["calibration_labels"]
+    assert (newest["simulated_labels"], newest["calibration_labels"]) == (learnt, figures["calibration_labels"])
     text = trained("models", "list").stdout
     assert f"head · {today} · 2" in text
+    assert f"  {learnt:,} simulated labels  " in text
     assert second.short_id in text
     assert "simulated" in text
 

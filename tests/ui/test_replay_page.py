@@ -12,9 +12,10 @@ import pytest
 from browser_fixtures import Server, enter, expect, only_to_draw
 from handmade_evaluations import bundled, example, put
 from hostile_texts import HOSTILE
-from rlhf_hitl.reward.evaluation_record import LabelOrigin
+from rlhf_hitl.reward.evaluation_record import Estimate, LabelOrigin
 from rlhf_hitl.store.reward_models import RewardModelRecord, add_reward_model
 from rlhf_hitl.types import Role, utc_now
+from rlhf_hitl.ui.replay_evaluations import render_evaluation, render_evaluation_list
 
 pytestmark = pytest.mark.browser
 
@@ -144,6 +145,35 @@ def test_models_and_evaluations_are_called_by_their_names_with_the_id_beside_the
     assert_no_bare_id(page)
 
 
+def test_names_break_between_their_parts_and_badges_stand_in_line(serve, page):
+    server = serve()
+    workspace, at_noon = server.folder / "workspace", utc_now().replace(month=1, day=28, hour=12)
+    id, origin = "m_0aaaaaaaaaaaaaaaaaaaaaaa", LabelOrigin(123_703, 100_600)
+    add_reward_model(server.store, RewardModelRecord(id, "head", "/gone", "tiny", "data", False, {}, at_noon))
+    name = f"heldout-{id}"
+    more = {"reward_model_id": id, "split": "train", "trained_on": 3, "learnt_from": origin}
+    put(workspace, name, bundled(1, 0.6), simulated=True, **more)
+    begin(page, server, "eve")
+    lines = """bdi => {
+      const text = bdi.firstChild, range = document.createRange(), at = text.data.indexOf("28");
+      range.setStart(text, at);
+      range.setEnd(text, text.length);
+      return new Set([...range.getClientRects()].map(r => Math.round(r.top))).size;
+    }"""
+    for width in (1440, 1280, 1181, 768, 390, 320):
+        page.set_viewport_size({"width": width, "height": 800})
+        row = page.locator("#evaluations tbody tr")
+        assert row.locator("th bdi").evaluate(lines) == 1, width
+        states = row.locator("th .state")
+        expect(states).to_have_count(3)
+        starts: dict[int, int] = {}
+        cell = row.locator("th").bounding_box()
+        for box in sorted((states.nth(i).bounding_box() for i in range(3)), key=lambda box: box["x"]):
+            assert box["x"] + box["width"] <= cell["x"] + cell["width"], width
+            starts.setdefault(round(box["y"]), round(box["x"]))
+        assert set(starts.values()) == {round(row.locator("th a").bounding_box()["x"])}, width
+
+
 def assert_no_bare_id(page) -> None:
     """No id of a model is to be read but its beginning beside a name."""
     shown = page.locator("body").inner_text() + page.title()
@@ -211,6 +241,26 @@ def test_the_list_renews_itself_and_what_is_chosen_stays_chosen(serve, own_page)
     expect(page.locator("#example .answer")).to_have_count(2)
 
 
+def test_the_page_is_english_from_left_to_right_also_in_an_arabic_browser(shown, chromium):
+    shown.person("reader of Arabic", Role.EVALUATOR)
+    context = chromium.new_context(locale="ar", timezone_id="Asia/Riyadh")
+    page = context.new_page()
+    enter(page, shown, "reader of Arabic")
+    expect(page.locator("#evaluations .panel")).to_be_visible(timeout=30_000)
+    expect(page.locator("html")).to_have_attribute("lang", "en")
+    assert page.locator("*").evaluate_all("all => all.every(e => getComputedStyle(e).direction === 'ltr')")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Replay")
+    expect(page).to_have_title("Replay · rlhf_hitl")
+    expect(page.get_by_role("button", name="Sign out")).to_be_visible()
+    expect(page.locator("#updated")).to_have_text(re.compile(r"As of [A-Z][a-z]{2} \d+, \d{4}, \d+:\d\d\s[AP]M"))
+    for time in (page.locator("#evaluations time").first, page.locator("#evaluation time")):
+        expect(time).to_have_text("Nov 25, 2026, 12:30 PM")
+        if page.locator("#evaluations").is_visible():
+            page.get_by_role("link", name="small").click()
+    assert re.findall(r"[\u0590-\u08ff]", page.locator("body").inner_text()) == []
+    context.close()
+
+
 # --- one evaluation
 
 
@@ -223,12 +273,27 @@ def test_the_headline_says_in_words_what_the_figures_are(shown, page):
     expect(page.locator(".measurements")).to_contain_text("It prefers the longer answer in 57.3% (48.9% to 65.3%)")
     expect(page.locator("#evaluation .notice")).to_contain_text("Simulated raters")
     expect(page.locator(".measurements")).to_contain_text("Not counted: 10 ties.")
-    expect(page.locator(".measurements")).to_contain_text("the highest of which is 54.5% (a bag of words)")
+    expect(page.locator(".measurements")).to_contain_text("above the highest floor, 54.5% (a bag of words)")
     expect(page.locator(".measurements")).to_contain_text("changes its margin by 0 at most, of 32 pairs")
     expect(page.locator("#evaluation .caveat")).to_have_count(0)
     page.get_by_text("As a plot").click()
     for plot in ("Accuracy beside floors and ceiling", "Reliability", "Accuracy by slice"):
         expect(page.get_by_role("img", name=plot, exact=True)).to_be_visible()
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "told", "badge"),
+    [
+        ((0.7, 0.6, 0.8), "is above {}, by more than chance: its whole interval is above it.", "above them"),
+        ((0.7, 0.5, 0.8), "is above {}, but that may be chance: its interval reaches down to it.", "perhaps by chance"),
+        ((0.5, 0.4, 0.6), "is not above {}.", "not above them"),
+    ],
+)
+def test_whether_it_beats_the_floors_is_said_plainly(tmp_path, accuracy, told, badge):
+    put(tmp_path, "one", bundled(1, 0.6), accuracy=Estimate(*accuracy, 110))
+    shown = render_evaluation(tmp_path, "one", [])["html"]
+    assert f"The accuracy {told.format('the highest floor, 54.5% (a bag of words)')}" in shown
+    assert badge in render_evaluation_list(tmp_path, [])
 
 
 def test_what_a_model_was_told_is_no_measure_of_it_and_the_page_says_so(serve, page):
@@ -257,11 +322,20 @@ def test_the_page_tells_labels_of_simulated_raters_from_a_model_that_learnt_from
     people, simulated = LabelOrigin(110, 0), LabelOrigin(60, 60)
     put(workspace, "people", bundled(1, 0.6), measured_on=people, learnt_from=simulated)
     put(workspace, "both", bundled(1, 0.6), simulated=True, measured_on=simulated, learnt_from=simulated)
+    some, many = LabelOrigin(307, 260), LabelOrigin(1703, 600)
+    put(workspace, "partly", bundled(1, 0.6), simulated=True, measured_on=some, learnt_from=many)
+    put(workspace, "ties", bundled(1, 0.6), simulated=True, measured_on=people)
     put(workspace, "neither", bundled(1, 0.6), measured_on=people, learnt_from=people)
     put(workspace, "earlier", bundled(1, 0.6), simulated=True, measured_on=None)  # that version did not tell
     begin(page, server, "eve")
-    states = {"people": ["learnt from simulated"], "both": ["simulated labels", "learnt from simulated"], "neither": []}
-    states["earlier"] = ["simulated"]
+    states = {
+        "people": ["learnt from simulated"],
+        "both": ["simulated labels", "learnt from simulated"],
+        "partly": ["260 of 307 simulated", "learnt from 1,703, 600 simulated"],
+        "ties": ["some ties simulated"],
+        "neither": [],
+        "earlier": ["some simulated"],
+    }
     for name, told in states.items():
         row = page.locator("#evaluations tbody tr").filter(has=page.get_by_role("link", name=name, exact=True))
         expect(row.locator(".simulated")).to_have_text(told)
@@ -286,6 +360,17 @@ def test_one_tie_is_one_tie(serve, page):
     expect(page.locator("#evaluation .figure").first).to_contain_text("of 1 label with a preference")
     page.goto(f"{server.address}/replay/#of=one&beside=other")
     expect(page.locator(".verdict")).to_contain_text("They share 1 label with a preference, and are right")
+
+
+def test_two_evaluations_without_a_common_label_are_not_compared(serve, page):
+    server = serve()
+    put(server.folder / "workspace", "one", [example(0), example("shared", correct=None)])
+    put(server.folder / "workspace", "other", [example(1), example("shared", correct=None)])
+    begin(page, server, "eve")
+    page.goto(f"{server.address}/replay/#of=one&beside=other")
+    expect(page.locator(".verdict")).to_have_text("They share no label with a preference, so they cannot be compared.")
+    expect(page.locator("#evaluation .meter, #evaluation .legend")).to_have_count(0)
+    expect(page.locator('.evaluation-pair [data-label="Alone right"]')).to_have_text(["–", "–"])
 
 
 def test_a_benchmark_without_all_its_parts_has_no_overall_score(serve, page):
@@ -657,7 +742,7 @@ def test_who_is_signed_out_in_between_is_told(shown, page, context):
 
 
 INSIDE = """panel => [...panel.querySelectorAll("*")]
-    .filter(e => e.checkVisibility() && !e.closest(".visually-hidden, .scroll, .scroll-wide, #example-list, pre"))
+    .filter(e => e.checkVisibility() && !e.closest(".visually-hidden, .scroll, #example-list, pre"))
     .map(e => e.getBoundingClientRect()).every(e => e.left >= -1 && e.right <= innerWidth + 1)"""
 
 
@@ -685,6 +770,34 @@ def test_the_page_fits_the_screen(serve, page):
     look()
     page.get_by_role("button", name="Next").click()
     at(page, 2, 3)
+
+
+def test_on_a_phone_no_figure_of_an_evaluation_has_to_be_looked_for(shown, page):
+    """Plots and tables are whole: nothing in them lies beyond an edge, and nothing has to be scrolled sideways."""
+    cut = """root => [...root.querySelectorAll('.panel :is(svg text, svg use, th, td, td button)')]
+        .filter(e => e.checkVisibility()).filter(e => {
+          const [own, panel] = [e, e.closest('.panel')].map(box => box.getBoundingClientRect());
+          return own.left < panel.left - 1 || own.right > panel.right + 1;
+        }).map(e => e.outerHTML)"""
+    sideways = """root => [...root.querySelectorAll('.scroll')].filter(e => e.scrollWidth > e.clientWidth + 1).length"""
+    open_evaluation(page, shown, "phone-reader", "small")
+    page.get_by_text("As a plot").click()
+    for width in (390, 320):
+        page.set_viewport_size({"width": width, "height": 844})
+        plot = page.get_by_role("img", name="Accuracy beside floors and ceiling")
+        expect(plot).to_have_count(1)
+        letters = plot.locator("text").filter(has_text="reward model")
+        assert letters.evaluate("e => e.getBoundingClientRect().height") > 9, "the letters are large enough to read"
+        expect(plot.locator("text").filter(has_text=re.compile(r"\(\d+\)$")).first).to_be_visible()
+        expect(page.get_by_role("columnheader", name="95 % interval")).to_be_visible()
+        expect(page.get_by_role("button", name="Examples of topic: coding")).to_be_visible()
+        assert page.locator("#evaluation").evaluate(cut) == [], width
+        assert page.locator("#evaluation").evaluate(sideways) == 0, width
+    page.goto(f"{shown.address}/replay/#of=small&beside=large")
+    expect(page.locator(".evaluation-pair tbody tr")).to_have_count(2)
+    assert page.locator(".scroll").evaluate("e => e.scrollHeight <= e.clientHeight + 1"), "both are shown whole"
+    assert page.locator("#evaluation").evaluate(cut) == []
+    assert page.locator("#evaluation").evaluate(sideways) == 0
 
 
 @only_to_draw

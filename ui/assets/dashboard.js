@@ -1,6 +1,7 @@
 // What the pages of leads and evaluators (lead, people, replay) share. `element` holds the page, with #notice, #overview
-// and #updated in it; `name` is the page's in the list of ui/navigation.py.
-function createDashboard(element, name) {
+// and #updated in it; `name` is the page's in the list of ui/navigation.py. `fixedLanguage` is that of a page whose texts
+// come from the server in one language: its title and dates are in it too, and read in its direction.
+function createDashboard(element, name, fixedLanguage = null) {
   const $ = (id) => element.querySelector(`#${id}`);
   const storage = createStorage("rlhf_hitl.");
   const i18n = createI18n(element, storage);
@@ -49,7 +50,7 @@ function createDashboard(element, name) {
       if (!Number.isNaN(Date.parse(time.dateTime))) time.textContent = showTime(time.dateTime);
   }
 
-  i18n.setLanguage(i18n.language);
+  i18n.setLanguage(fixedLanguage ?? i18n.language);
   showTitle();
   const theme = storage.get("theme", ""); // as chosen on the rating page; else the system's
   if (theme) document.body.classList.toggle("dark", theme === "dark");

@@ -136,7 +136,7 @@ def evaluate_reward_model(
         noise_ceiling=_estimate_noise_ceiling(pairs, is_decided, families),
         simulated=any(p.label.simulated for p in pairs),
         measured_on=LabelOrigin(len(decided), sum(p.label.simulated for p in decided)),
-        learnt_from=_read_learnt_from(model),
+        learnt_from=LabelOrigin.of_card(model.card),
         three_way=measure_three_way_accuracy(model, tie_labels, pairs, probabilities, families),
         length=measure_length_effect(evaluated),
         position=measure_order_effect(model, store, split, pairs, evaluated, check_model=check_order),
@@ -150,16 +150,6 @@ def evaluate_reward_model(
         replayed=replayed,
     )
     return evaluation, evaluated
-
-
-def _read_learnt_from(model: RewardModel) -> LabelOrigin | None:
-    """Return what labels a model's card says that it learnt from; None where the card does not say."""
-    card = model.card
-    if "train_labels" not in card:
-        return None
-    # A card of an earlier version says only whether there are some.
-    simulated = card.get("simulated_labels", None if card.get("simulated") else 0)
-    return LabelOrigin(card["train_labels"] + card["calibration_labels"], simulated)
 
 
 def _estimate_noise_ceiling(

@@ -27,22 +27,35 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 MAX_SLICES_PLOTTED = 40  # nobody reads a longer forest plot
+NARROW_WIDTH = 4.4  # inches: the letters keep their size on the screen of a phone
 
 
-def plot_accuracy(evaluation: Evaluation) -> str:
-    """Plot the model's accuracy beside its floors and its ceiling, each with its interval."""
+def plot_accuracy(evaluation: Evaluation, *, is_narrow: bool = False) -> str:
+    """Plot the model's accuracy beside its floors and its ceiling, each with its interval.
+
+    Args:
+        is_narrow: draw it for the screen of a phone, with the name of each row above it.
+    """
     rows = [("reward model", evaluation.accuracy, BLUE)]
     rows += [(f"floor: {name}", floor, GREY) for name, floor in evaluation.floors.items()]
     if evaluation.noise_ceiling is not None:
         rows.append(("ceiling: the raters' noise", evaluation.noise_ceiling, ORANGE))
-    figure, axes = make_figure(0.7 + 0.4 * len(rows))
-    _draw_forest(axes, [(label, estimate) for label, estimate, _ in rows], [colour for *_, colour in rows])
-    axes.set_xlabel(f"accuracy on {say_count(evaluation.n, 'label')}, 95 % interval{_mark_simulated(evaluation)}")
+    figure, axes = (
+        make_figure(0.9 + 0.55 * len(rows), NARROW_WIDTH) if is_narrow else make_figure(0.7 + 0.4 * len(rows))
+    )
+    estimates, colours = [(label, estimate) for label, estimate, _ in rows], [colour for *_, colour in rows]
+    _draw_forest(axes, estimates, colours, names_above=is_narrow)
+    simulated = _mark_simulated(evaluation, between="\n" if is_narrow else " ")
+    axes.set_xlabel(f"accuracy on {say_count(evaluation.n, 'label')}, 95 % interval{simulated}")
     return draw_svg(figure, "Accuracy beside floors and ceiling")
 
 
-def plot_slices(evaluation: Evaluation) -> str:
-    """Plot the slices' accuracies as a forest, with a line at the accuracy over all labels; empty without slices."""
+def plot_slices(evaluation: Evaluation, *, is_narrow: bool = False) -> str:
+    """Plot the slices' accuracies as a forest, with a line at the accuracy over all labels; empty without slices.
+
+    Args:
+        is_narrow: as for `plot_accuracy`.
+    """
     rows = [
         (f"{by}: {value if len(value) < 40 else value[:39] + '…'}", estimate)
         for by, values in evaluation.slices.items()
@@ -50,11 +63,14 @@ def plot_slices(evaluation: Evaluation) -> str:
     ][:MAX_SLICES_PLOTTED]
     if not rows:
         return ""
-    figure, axes = make_figure(0.9 + 0.24 * len(rows))
+    figure, axes = (
+        make_figure(1.1 + 0.45 * len(rows), NARROW_WIDTH) if is_narrow else make_figure(0.9 + 0.24 * len(rows))
+    )
     axes.axvspan(evaluation.accuracy.low, evaluation.accuracy.high, color=BLUE, alpha=0.12, linewidth=0)
     axes.axvline(evaluation.accuracy.value, color=BLUE, linewidth=1)
-    _draw_forest(axes, rows, [BLUE] * len(rows))
-    axes.set_xlabel(f"accuracy by slice, 95 % interval; line: all labels{_mark_simulated(evaluation)}")
+    _draw_forest(axes, rows, [BLUE] * len(rows), names_above=is_narrow)
+    simulated = _mark_simulated(evaluation, between="\n" if is_narrow else " ")
+    axes.set_xlabel(f"accuracy by slice, 95 % interval; line: all labels{simulated}")
     return draw_svg(figure, "Accuracy by slice")
 
 
@@ -126,18 +142,26 @@ def _mark_simulated(evaluation: Evaluation, between: str = " ") -> str:
     """Return what the labels of a plot have to do with simulated raters, to follow its own words; empty if nothing."""
     if not evaluation.simulated:
         return ""
-    return f"{between}({evaluation.measured_on or 'simulated raters'})"
+    return f"{between}({evaluation.measured_on or 'some simulated'})"
 
 
-def _draw_forest(axes: Axes, rows: Sequence[tuple[str, Estimate]], colours: Sequence[str]) -> None:
-    """Draw a row for each estimate, the first on top: a point, its interval, its value and the number of labels."""
-    for y, ((_, estimate), colour) in enumerate(zip(rows, colours)):
+def _draw_forest(
+    axes: Axes, rows: Sequence[tuple[str, Estimate]], colours: Sequence[str], *, names_above: bool = False
+) -> None:
+    """Draw a row for each estimate, the first on top: a point, its interval, its value and the number of labels.
+
+    The names of the rows stand beside them, or above them.
+    """
+    for y, ((label, estimate), colour) in enumerate(zip(rows, colours)):
         axes.plot([estimate.low, estimate.high], [y, y], color=colour, linewidth=2, alpha=0.6, solid_capstyle="butt")
         axes.plot(estimate.value, y, "o", color=colour, markersize=6)
         count = f"  ({estimate.n})" if estimate.n else ""
         axes.text(1.01, y, f"{estimate.text}{count}", va="center", transform=axes.get_yaxis_transform())
-    axes.set_yticks(range(len(rows)), [make_label(label) for label, _ in rows])
-    axes.set(xlim=(0, 1), ylim=(len(rows) - 0.4, -0.6))
+        if names_above:  # the name takes no width from the plot
+            name = axes.text(0.01, y - 0.22, make_label(label), va="bottom", transform=axes.get_yaxis_transform())
+            name.set_in_layout(False)
+    axes.set_yticks(range(len(rows)), [""] * len(rows) if names_above else [make_label(label) for label, _ in rows])
+    axes.set(xlim=(0, 1), ylim=(len(rows) - 0.4, -0.8 if names_above else -0.6))
     show_percent(axes.xaxis)
     axes.grid(visible=False, axis="y")
     axes.axvline(0.5, color=GREY, linewidth=1, linestyle=":")

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from plain_words import assert_plain
-from rlhf_hitl.cli import app, register_commands
+from rlhf_hitl.cli import app, register_commands, train_reward
 from rlhf_hitl.errors import BadInput, NotFound
 from rlhf_hitl.formats.importing import import_path
 from rlhf_hitl.reward.backbone import Backbone
@@ -694,6 +694,27 @@ def test_one_is_said_in_the_singular_and_many_are_not():
     text = html.unescape(render_evaluation_html(many, [example(0)]))
     assert "Left out: 0 ties, 2 labels without text, 1,200 labels of prompts the model was trained on" in text
     assert "40 labels" in text
+
+
+def test_simulated_is_said_of_as_many_labels_as_it_holds_for():
+    cards = {
+        "703 labels": {"simulated_labels": 0, "simulated": False},
+        "703 labels, 600 of them simulated": {"simulated_labels": 600, "simulated": True},
+        "703 simulated labels": {"simulated_labels": 703, "simulated": True},
+        "703 labels, some of them simulated": {"simulated": True},  # of an earlier version
+    }
+    for text, fields in cards.items():
+        card = {"train_labels": 600, "calibration_labels": 103, **fields}
+        origin = LabelOrigin.of_card(card)
+        assert origin is not None
+        assert origin.text == text
+        simulated = f" on {text}" if fields["simulated"] else ""
+        assert train_reward._make_title(card, "trained") == f"Reward model trained{simulated}"
+    assert train_reward._make_title(card, "unchanged: no new votes").endswith(
+        "votes, learnt from 703 labels, some of them simulated"
+    )
+    assert LabelOrigin.of_card({"simulated": True}) is None
+    assert train_reward._make_title({"simulated": True}, "adopted") == "Reward model adopted"
 
 
 # Plots

@@ -2,7 +2,7 @@
 // ui/replay.py. address.js reads from the address what to show; here the list of evaluations, or the figures of one
 // or two of them, are loaded and drawn; examples.js shows the examples.
 function replay(element, server) {
-  const dashboard = createDashboard(element, "replay");
+  const dashboard = createDashboard(element, "replay", "en");
   const { $, checkAnswer, showUpdated, showLoading, showTitle, showTimes } = dashboard;
   const address = createReplayAddress();
   const requests = createRequestOrder();
@@ -76,7 +76,7 @@ function replay(element, server) {
     const isText = header.dataset.sort === "text";
     const isAscending = header.hasAttribute("aria-sort") ? header.getAttribute("aria-sort") === "descending" : isText;
     markSortedColumn(header.parentElement.children, header, isAscending);
-    const compareTexts = new Intl.Collator([], { numeric: true }).compare;
+    const compareTexts = new Intl.Collator("en", { numeric: true }).compare;
     const valueOf = (row) => row.children[header.cellIndex].dataset.value;
     const compare = (a, b) => (isText ? compareTexts(valueOf(a), valueOf(b)) : valueOf(a) - valueOf(b));
     rows.sort((a, b) => (isAscending ? compare(a, b) : -compare(a, b)));

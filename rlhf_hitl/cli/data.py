@@ -96,7 +96,6 @@ def import_data_command(
         archive.read_archive_manifest(path)  # before a store is made for a file that cannot be read
         opened = Store.open(store, create=True)
         manifest = archive.restore_archive(opened, path, progress=True)
-        _record(opened, "import", "archive")
         return Result({"path": path} | manifest, _make_archive_table(f"New from the archive {path}", manifest))
     open_source(path, format)  # before a store is made for a missing file
     opened = Store.open(store, create=True)

@@ -256,6 +256,8 @@ _FIX = "use an archive that was not altered"
 
 
 def _make_value_error(column: sa.Column[Any], value: Any) -> BadInput:
+    if value is None:
+        return BadInput(f"{column} without a value", expected="one in every row", fix=_FIX)
     return BadInput(f"{column} = {str(value)[:60]!r}", expected=f"a value of {column.type!r}", fix=_FIX)
 
 

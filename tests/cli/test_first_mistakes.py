@@ -406,7 +406,7 @@ def test_simulated_raters_without_work_say_why(sqlite_store, add_comparisons):
 
 
 def test_an_interrupted_command_says_what_is_kept_and_how_to_go_on(sqlite_store, add_comparisons, tmp_path):
-    add_comparisons(sqlite_store, 3000)
+    add_comparisons(sqlite_store, 20_000)
     process = subprocess.Popen(
         [sys.executable, "-m", "rlhf_hitl", "simulate", "--judgments", "100000", "--store", sqlite_store.url],
         env=os.environ | {"RLHF_HITL_WORKSPACE": str(tmp_path)}, stderr=subprocess.PIPE, text=True,
@@ -418,7 +418,7 @@ def test_an_interrupted_command_says_what_is_kept_and_how_to_go_on(sqlite_store,
     _, stderr = process.communicate(timeout=60)
     assert process.returncode == 130
     assert stderr == "error: interrupted: the judgments made so far are kept. The same command makes more\n"
-    assert 0 < count_judgments(sqlite_store) < 3000
+    assert 0 < count_judgments(sqlite_store) < 20_000
 
 
 def count_judgments(store: Store) -> int:

@@ -83,8 +83,7 @@ def draw_first_minutes(f: dict[str, Any]) -> str:
         )
         + f"\nThe whole interval of the accuracy is above every floor in {f['clear_of_floors']} of {f['runs']} runs. "
         + (
-            "Their own judgments, drawn with the noise of real raters, add nothing to what the author's rankings teach "
-            "about this set: they show the way.\n"
+            "These simulated judgments add nothing to what the author's rankings teach about this set.\n"
             if f["author_alone.accuracy"] >= f["accuracy"]
             else "\n"
         )

@@ -97,8 +97,9 @@ def _list_reward_models(url: str) -> tuple[list[dict[str, Any]], list[str]]:
                 "evaluated_on": None if evaluation is None else evaluation.labels_text,
             }
         )
-    more = [f"{say_count(len(unreadable), 'evaluation')} cannot be read: {', '.join(unreadable[:3])}"]
-    return rows, more if unreadable else []
+    if not unreadable:
+        return rows, []
+    return rows, [f"{say_count(len(unreadable), 'evaluation')} cannot be read: {', '.join(unreadable[:3])}"]
 
 
 def _find_evaluations_to_show() -> tuple[dict[str, Evaluation], list[str]]:

@@ -804,22 +804,20 @@ def test_on_a_phone_no_figure_of_an_evaluation_has_to_be_looked_for(shown, page)
 def test_pictures_of_the_replay(serve, shot):
     server = serve()
     workspace = server.folder / "workspace"
-    put(workspace, "2026-11-24 head", bundled(1, 0.6))
-    put(
-        workspace,
-        "2026-11-25 head, 3 rounds",
-        bundled(2, 0.9),
-        reward_model_id="rm_89abcdef0123456789abcdef",
-        ece=0.028,
-    )
+    at_noon = utc_now().replace(month=11, day=25, hour=12)
+    ids = "m_0123456789abcdef01234567", "m_89abcdef0123456789abcdef"
+    for id in ids:
+        add_reward_model(server.store, RewardModelRecord(id, "head", "/gone", "tiny", "data", False, {}, at_noon))
+    put(workspace, f"heldout-{ids[0]}", bundled(1, 0.6), reward_model_id=ids[0])
+    put(workspace, f"heldout-{ids[1]}", bundled(2, 0.9), reward_model_id=ids[1], ece=0.028)
     server.person("Eva", Role.EVALUATOR)
 
     def to_examples(page) -> None:
         expect(page.locator("#example .answer")).to_have_count(2)
         page.locator("#example-browser").evaluate("e => e.scrollIntoView()")
 
-    one = {"who": "Eva", "ready": "#example", "path": "/replay/#of=2026-11-25+head%2C+3+rounds"}
-    two = one["path"] + "&beside=2026-11-24+head"
+    one = {"who": "Eva", "ready": "#example", "path": f"/replay/#of=heldout-{ids[1]}"}
+    two = one["path"] + f"&beside=heldout-{ids[0]}"
     code = {"path": one["path"] + "&show=disagreements&example=c_code", "then": to_examples}
     shot(server, "replay-list", **one | {"path": "/replay/", "ready": "#evaluations table"}, height=480)
     shot(server, "replay-figures", **one, height=860)

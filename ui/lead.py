@@ -17,7 +17,7 @@ from rlhf_hitl.config import Settings
 from rlhf_hitl.kpis import compute_kpi_report
 from rlhf_hitl.store import Store, people, queue, views
 from rlhf_hitl.store.accepted import AcceptedComparison, count_accepted, count_newer, list_accepted, load_routes
-from rlhf_hitl.store.reward_models import RewardModelRecord, display_name_of_id, list_reward_models
+from rlhf_hitl.store.reward_models import RewardModelRecord, display_name_of_id, keep_day_whole, list_reward_models
 from rlhf_hitl.store.routings import send_to_raters
 from rlhf_hitl.types import LaneState, Rater
 from rlhf_hitl.ui.conversation import make_excerpt, make_question_excerpt
@@ -188,7 +188,7 @@ def _make_accepted_row(accepted: AcceptedComparison, models: Sequence[RewardMode
     if score is None:
         return row | dict.fromkeys(("model", "margin", "uncertainty", "probability", "chosen", "rejected"))
     return row | {
-        "model": display_name_of_id(score.reward_model_id, models),
+        "model": keep_day_whole(display_name_of_id(score.reward_model_id, models)),
         "margin": score.margin,
         "uncertainty": score.uncertainty,
         "probability": score.probability,

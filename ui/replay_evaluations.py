@@ -21,7 +21,12 @@ from rlhf_hitl.reward.evaluation.storage import (
     load_evaluation_for_page,
 )
 from rlhf_hitl.reward.evaluation_record import Estimate, Evaluation
-from rlhf_hitl.store.reward_models import MONTHS, RewardModelRecord, display_evaluation_name, display_name_of_id
+from rlhf_hitl.store.reward_models import (
+    RewardModelRecord,
+    display_evaluation_name,
+    display_name_of_id,
+    keep_day_whole,
+)
 from rlhf_hitl.ui.markdown import make_visible
 from rlhf_hitl.ui.pages import load_templates
 from rlhf_hitl.wording import say_count
@@ -37,7 +42,6 @@ SHOWS_OF_TWO = (
     ("none_right", "neither right"),
 )
 
-_DAY_AND_NUMBER = re.compile(rf"\b\d+ (?:{'|'.join(MONTHS)})(?: \d{{4}})? · \d+")
 _STYLES = re.compile(r"<style.*?</style>", re.DOTALL)
 _plot_lock = Lock()  # the settings of matplotlib belong to the whole process
 
@@ -114,7 +118,7 @@ def _list_row(folder: Path, models: Sequence[RewardModelRecord]) -> dict[str, An
     try:
         return _summarize(folder.name, load_evaluation_for_page(folder), models)
     except BadInput as e:
-        shown = _keep_day_whole(make_visible(display_evaluation_name(folder.name, models)))
+        shown = keep_day_whole(make_visible(display_evaluation_name(folder.name, models)))
         return {"name": folder.name, "shown": shown, "problem": make_visible(name_evaluations_in(str(e), models))}
 
 
@@ -124,8 +128,8 @@ def _summarize(name: str, evaluation: Evaluation, models: Sequence[RewardModelRe
     bag_of_words = "" if e.bag_of_words is None else f", words {e.bag_of_words.text}"
     return {
         "name": name,
-        "shown": _keep_day_whole(make_visible(display_evaluation_name(name, models))),
-        "model": _keep_day_whole(make_visible(display_name_of_id(e.reward_model_id, models))),
+        "shown": keep_day_whole(make_visible(display_evaluation_name(name, models))),
+        "model": keep_day_whole(make_visible(display_name_of_id(e.reward_model_id, models))),
         "made": _format_time(e.created_at),
         "n": e.n,
         "accuracy": e.accuracy.text,
@@ -280,11 +284,6 @@ def _compare(side_by_side: SideBySide) -> str:
         "the labels of one prompt taken together; McNemar's exact test, which takes them for independent: "
         f"p = {difference.p_value:.2g})."
     )
-
-
-def _keep_day_whole(name: str) -> str:
-    """Return a name with no place for a line to break within its day and number: `29 Nov · 3`."""
-    return _DAY_AND_NUMBER.sub(lambda found: found[0].replace(" ", "\u00a0"), name)
 
 
 def _format_figure(title: str, estimate: Estimate, note: str) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from rlhf_hitl.store.tables import reward_models
 from rlhf_hitl.types import utc_now
 
 MONTHS = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+_DAY_AND_NUMBER = re.compile(rf"\b\d+ (?:{'|'.join(MONTHS)})(?: \d{{4}})? · \d+")
 SHORT_ID_LENGTH = 10  # of an id beside a name; among a million models two alike are unlikely
 MIN_ID_LENGTH = 3  # of the beginning of an id that stands for the whole
 MAX_CANDIDATES = 3  # models that an error names
@@ -59,6 +60,11 @@ def display_name(model: RewardModelRecord, *, with_id: bool = False) -> str:
     at = model.created_at
     day = f"{at.day} {MONTHS[at.month - 1]}" + ("" if at.year == utc_now().year else f" {at.year}")
     return f"{model.backend} · {day} · {model.number}" + (f" ({model.short_id})" if with_id else "")
+
+
+def keep_day_whole(name: str) -> str:
+    """Return a name for a page, with no place for a line to break within its day and number: `29 Nov · 3`."""
+    return _DAY_AND_NUMBER.sub(lambda found: found[0].replace(" ", "\u00a0"), name)
 
 
 def display_name_of_id(model_id: str, models: Iterable[RewardModelRecord]) -> str:

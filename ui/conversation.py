@@ -20,9 +20,9 @@ def render_card(prompt: Sequence[Message], completions: Sequence[Sequence[Messag
     A completion is its text, or a conversation if it has more than one message.
     """
     chats = [prompt, *completions]
-    html = render_texts(m.content for chat in chats for m in chat[:MESSAGES_LIMIT])
+    html = render_texts(m.text for chat in chats for m in chat[:MESSAGES_LIMIT])
     return _render_conversation(prompt, html), [
-        html[chat[0].content] if len(chat) == 1 else _render_conversation(chat, html) for chat in completions
+        html[chat[0].text] if len(chat) == 1 else _render_conversation(chat, html) for chat in completions
     ]
 
 
@@ -36,9 +36,7 @@ def _render_conversation(messages: Sequence[Message], html: Mapping[str, str]) -
         else:
             role = "other"
             speaker = markdown.escape(markdown.make_visible(message.role[:40]))
-        turns.append(
-            f'<article class="turn {role}"><h2 class="speaker">{speaker}</h2>{html[message.content]}</article>'
-        )
+        turns.append(f'<article class="turn {role}"><h2 class="speaker">{speaker}</h2>{html[message.text]}</article>')
     missing = len(messages) - MESSAGES_LIMIT
     if missing > 0:
         note = markdown.render_translated("messages_cut", f"Messages that are not shown: {missing:,}", missing)
@@ -48,7 +46,7 @@ def _render_conversation(messages: Sequence[Message], html: Mapping[str, str]) -
 
 def get_completion_text(messages: Sequence[Message]) -> str:
     """Return what the policy itself wrote."""
-    return "\n\n".join(m.content for m in messages if m.role == "assistant" or len(messages) == 1)
+    return "\n\n".join(m.text for m in messages if m.role == "assistant" or len(messages) == 1)
 
 
 def make_excerpt(text: str, length: int) -> str:
@@ -59,5 +57,5 @@ def make_excerpt(text: str, length: int) -> str:
 
 def make_question_excerpt(messages: Sequence[Message], length: int) -> str:
     """Return the beginning of the last message of the user, or "" if there is none."""
-    question = next((m.content for m in reversed(messages) if m.role == "user"), "")
+    question = next((m.text for m in reversed(messages) if m.role == "user"), "")
     return make_excerpt(question, length)

@@ -76,6 +76,6 @@ def show_tutorial_command(project: ProjectName = DEFAULT_PROJECT, *, store: Stor
     }
     if not examples:
         return Result(data, f"Project {project} has no tutorial. Make one with `rlhf-hitl tutorial set FILE`.")
-    cells = [(f"{n}. {e.messages[-1].content[:60]}", e.explanation[:60]) for n, e in enumerate(examples, 1)]
+    cells = [(f"{n}. {e.messages[-1].text[:60]}", e.explanation[:60]) for n, e in enumerate(examples, 1)]
     more = [make_table("Raters", results, ("rater", "agreed", "of"))] if results else []
     return Result(data, make_table(f"Tutorial of {project}", cells, ("example", "explanation")), more=more)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.types import Message, Messages, Split, Verdict, parse_messages
+from rlhf_hitl.types import Message, Messages, Split, Tools, Verdict, parse_messages
 
 
 @dataclass(frozen=True)
@@ -15,12 +17,14 @@ class SourceRow:
     """One row of a file.
 
     `place` is where it is ("file:line"), `split` the split its file puts it in, `part` the part of a set with several.
+    `unread` counts, for the whole import, what readers meet and do not read, by name: "message key weight".
     """
 
     fields: Mapping[str, Any]
     place: str
     split: Split | None = None
     part: str = ""
+    unread: Counter[str] = field(default_factory=Counter, compare=False, repr=False)
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,11 @@ class ImportCompletion:
 
 @dataclass(frozen=True)
 class ImportVote:
-    """One rater's vote. `ranking` holds groups of indices into the record's completions, best first."""
+    """One rater's vote. `ranking` holds groups of indices into the record's completions, best first.
+
+    `scores` are axis → index of a completion → 1 to 5; `judged_at`, with its time zone, is when the rater voted, where
+    the file says so. A rater without a name is `unnamed`: each of their votes on a comparison is another rater's.
+    """
 
     verdict: Verdict
     ranking: tuple[tuple[int, ...], ...] = ()
@@ -42,6 +50,8 @@ class ImportVote:
     strength: int | None = None
     rationale: str = ""
     simulated: bool = False
+    scores: Mapping[str, Mapping[int, int]] = field(default_factory=dict, hash=False)
+    judged_at: datetime | None = None
 
     @classmethod
     def of_pair(cls, outcome: str, **more: Any) -> ImportVote:
@@ -56,6 +66,24 @@ class ImportVote:
             case "all_bad":
                 return cls(Verdict.ALL_BAD, **more)
         raise ValueError(outcome)
+
+
+@dataclass(frozen=True)
+class ImportRating:
+    """A rater's number for one completion by itself, on the file's own scale from `lowest` to `highest`.
+
+    `completion` is the index of the completion in its record, `axis` what was rated ("helpfulness", "overall").
+    """
+
+    completion: int
+    axis: str
+    value: float
+    lowest: float
+    highest: float
+    rater: str = "unnamed"
+    rationale: str = ""
+    simulated: bool = False
+    judged_at: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -75,6 +103,8 @@ class ImportRecord:
     split: Split | None = None
     order_known: bool = True
     batch: str = ""
+    tools: Tools = ()
+    ratings: tuple[ImportRating, ...] = ()
 
 
 def make_field_error(
@@ -123,7 +153,7 @@ def read_chat_field(row: SourceRow, name: str) -> Messages:
     if not isinstance(value, list) or not value:
         raise make_field_error(row, name, 'a list of messages {"role": text, "content": text}')
     try:
-        return parse_messages(value)
+        return parse_messages(value, row.unread)
     except BadInput as e:
         raise BadInput(f"{row.place}: {name}: {e.value}", expected=e.expected, fix=e.fix) from e
 

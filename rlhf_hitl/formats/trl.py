@@ -109,7 +109,7 @@ def _read_prompt(row: SourceRow) -> Messages:
         return read_chat_field(row, "prompt")
     chat = parse_transcript(value) or (Message("user", read_text_field(row, "prompt")),)
     # "… \n\nAssistant:" at the end of a prompt only announces the answer.
-    return chat[:-1] if len(chat) > 1 and not chat[-1].content.strip() else chat
+    return chat[:-1] if len(chat) > 1 and not chat[-1].text.strip() else chat
 
 
 def _find_shared_text(chosen: str, rejected: str) -> str:

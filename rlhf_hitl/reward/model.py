@@ -59,7 +59,7 @@ class RewardModel:
         rewards = self.head.rewards(self.inputs(chats, keep=keep)).astype(np.float32)
         if not np.isfinite(rewards).all():
             at = int(np.flatnonzero(~np.isfinite(rewards))[0])
-            text = " ".join(m.content for m in chats[at][1])[:60]
+            text = " ".join(m.text for m in chats[at][1])[:60]
             raise BadInput(f"reward {rewards[at]} of {text!r}", expected="a finite number", fix="train the model again")
         return rewards
 

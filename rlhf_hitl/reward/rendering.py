@@ -101,7 +101,7 @@ class Renderer:
 
 def has_text(completion: Messages) -> bool:
     """Whether any message of a completion has text."""
-    return any(m.content.strip() for m in completion)
+    return not all(m.is_empty for m in completion)
 
 
 def all_completions_have_text(comparison: Comparison) -> bool:
@@ -126,7 +126,7 @@ def list_conversations(comparison: Comparison) -> Sequence[Conversation]:
 
 def count_characters(messages: Messages) -> int:
     """Return the number of characters of some messages: the length of an answer everywhere below `reward`."""
-    return sum(len(m.content) for m in messages)
+    return sum(len(m.read_all_text()) for m in messages)
 
 
 def measure_completion_lengths(conversations: Sequence[Conversation]) -> np.ndarray:

@@ -160,5 +160,5 @@ def _holds_words(comparison: Comparison, words: Sequence[str]) -> bool:
     if not words:
         return True
     messages = [*comparison.prompt.messages, *(m for c in comparison.completions for m in c.messages)]
-    text = "\n".join(message.content for message in messages).casefold()
+    text = "\n".join(message.read_all_text() for message in messages).casefold()
     return all(word in text or word == comparison.id for word in words)

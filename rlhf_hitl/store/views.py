@@ -143,7 +143,7 @@ def search_current_judgments(
 def _fold_texts(judgment: Judgment, comparison: Comparison) -> str:
     """Return all texts of a judgment and its comparison, in one case."""
     chats = [comparison.prompt.messages, *(completion.messages for completion in comparison.completions)]
-    return "\n".join([judgment.answer.rationale, *(m.content for chat in chats for m in chat)]).casefold()
+    return "\n".join([judgment.answer.rationale, *(m.read_all_text() for chat in chats for m in chat)]).casefold()
 
 
 def load_progress(

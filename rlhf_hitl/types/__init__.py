@@ -3,7 +3,8 @@
 `from rlhf_hitl.types import X` works for every name below. Start with `comparisons` (the unit of work) and `answers`
 (what a rater says of one); the other modules hold what stands around them:
 
-- `messages`: one chat message, and lists of them
+- `messages`: one chat message, with its parts, tool calls and reasoning, and lists of them
+- `images`: images, made anew and named by the hash of their pixels
 - `content`: ids that are hashes of content
 - `splits`: train, calibration and held-out, decided by a hash of the prompt's opening turn
 - `comparisons`: prompt, completion, comparison and its route
@@ -25,7 +26,19 @@ from rlhf_hitl.types.content import make_content_id
 from rlhf_hitl.types.events import Event
 from rlhf_hitl.types.judgments import Judgment, LaneState, Lease, Receipt, VisibleJudgment
 from rlhf_hitl.types.labels import Label, Score
-from rlhf_hitl.types.messages import Message, Messages, messages_to_dicts, parse_messages
+from rlhf_hitl.types.messages import (
+    ImagePart,
+    Message,
+    Messages,
+    Part,
+    TextPart,
+    Tool,
+    ToolCall,
+    Tools,
+    messages_to_dicts,
+    parse_messages,
+    parse_tools,
+)
 from rlhf_hitl.types.people import Rater, Role, Scope
 from rlhf_hitl.types.projects import (
     DEFAULT_AXES,
@@ -50,12 +63,14 @@ __all__ = [
     "Completion",
     "Event",
     "Guideline",
+    "ImagePart",
     "Judgment",
     "Label",
     "LaneState",
     "Lease",
     "Message",
     "Messages",
+    "Part",
     "Project",
     "Prompt",
     "Ranking",
@@ -70,6 +85,10 @@ __all__ = [
     "ScoreRequirement",
     "ShownAnswer",
     "Split",
+    "TextPart",
+    "Tool",
+    "ToolCall",
+    "Tools",
     "TutorialExample",
     "Verdict",
     "VisibleJudgment",
@@ -77,6 +96,7 @@ __all__ = [
     "make_content_id",
     "messages_to_dicts",
     "parse_messages",
+    "parse_tools",
     "split_for_family",
     "utc_now",
 ]

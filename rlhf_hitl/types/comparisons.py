@@ -10,7 +10,7 @@ from typing import Any
 
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.types.content import make_content_id
-from rlhf_hitl.types.messages import Messages, messages_to_dicts
+from rlhf_hitl.types.messages import Messages, Tools, identify_messages
 from rlhf_hitl.types.names import check_label
 from rlhf_hitl.types.splits import Split, hash_prompt_family, split_for_family
 
@@ -31,22 +31,29 @@ DEFAULT_PROJECT = "default"
 
 @dataclass(frozen=True)
 class Prompt:
-    """Chat messages to be answered."""
+    """Chat messages to be answered, and the tools that the answer may call."""
 
     id: str
     messages: Messages
     split: Split
     tags: Mapping[str, str] = field(default_factory=dict)
+    tools: Tools = ()
 
     @classmethod
-    def create(cls, messages: Messages, tags: Mapping[str, str] | None = None, split: Split | None = None) -> Prompt:
-        if not messages or not any(m.content.strip() for m in messages):
+    def create(
+        cls,
+        messages: Messages,
+        tags: Mapping[str, str] | None = None,
+        split: Split | None = None,
+        tools: Tools = (),
+    ) -> Prompt:
+        if all(m.is_empty for m in messages):
             raise BadInput("prompt", expected="at least one message with text", fix="drop the row or fill the prompt")
         tags = {
             check_label("tag", tag): check_label(f"tag {tag[:60]!r} =", value) for tag, value in (tags or {}).items()
         }
         split = split or split_for_family(hash_prompt_family(messages))
-        return cls(make_content_id("p", messages_to_dicts(messages)), messages, split, tags)
+        return cls(make_prompt_id(messages, tools), messages, split, tags, tools)
 
     @cached_property
     def family(self) -> str:
@@ -74,13 +81,18 @@ class Completion:
         cls, prompt_id: str, messages: Messages, policy: str, sampling: Mapping[str, Any] | None = None
     ) -> Completion:
         policy = check_label("policy", policy)
-        id = make_content_id("c", prompt_id, policy, messages_to_dicts(messages))
+        id = make_completion_id(prompt_id, policy, messages)
         return cls(id, prompt_id, messages, policy, dict(sampling or {}))
 
     @property
     def text(self) -> str:
         """The text the policy itself wrote, its turns joined by blank lines."""
-        return "\n\n".join(m.content for m in self.messages if m.role == "assistant")
+        return "\n\n".join(m.text for m in self.messages if m.role == "assistant")
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is nothing to judge in it (`Message.is_empty`)."""
+        return all(m.is_empty for m in self.messages)
 
 
 @dataclass(frozen=True)
@@ -127,3 +139,14 @@ class Comparison:
 
     def find_completion(self, completion_id: str) -> Completion:
         return next(c for c in self.completions if c.id == completion_id)
+
+
+def make_prompt_id(messages: Messages, tools: Tools = ()) -> str:
+    parts: list[object] = [identify_messages(messages)]
+    if tools:
+        parts.append({"tools": [tool.as_json for tool in tools]})
+    return make_content_id("p", *parts)
+
+
+def make_completion_id(prompt_id: str, policy: str, messages: Messages) -> str:
+    return make_content_id("c", prompt_id, policy, identify_messages(messages))

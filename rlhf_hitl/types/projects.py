@@ -11,7 +11,7 @@ from typing import Literal, get_args
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.types.answers import Answer, Verdict
 from rlhf_hitl.types.content import make_content_id, refuse_nul
-from rlhf_hitl.types.messages import Messages, messages_to_dicts
+from rlhf_hitl.types.messages import Messages, identify_messages
 from rlhf_hitl.visible import is_blank
 from rlhf_hitl.wording import say_count
 
@@ -147,7 +147,7 @@ class TutorialExample:
         Raises:
             BadInput: there is no prompt, no explanation, fewer than two completions, or the answer does not fit them.
         """
-        if not any(m.content.strip() for m in messages):
+        if all(m.is_empty for m in messages):
             raise BadInput("example", expected="a prompt with text", fix="fill `messages`")
         if len(completions) < 2:
             raise BadInput(
@@ -164,9 +164,9 @@ class TutorialExample:
             )
         if not explanation.strip():
             raise BadInput("explanation", expected="why this is the right answer", fix="write it for the raters")
-        texts = [m.content for c in (messages, *completions) for m in c]
+        texts = [m.read_all_text() for c in (messages, *completions) for m in c]
         refuse_nul("example", explanation, *texts)
-        completion_dicts = [messages_to_dicts(c) for c in completions]
+        identities = [identify_messages(c) for c in completions]
         answer_parts = [answer.verdict.value, answer.ranking, answer.strength, explanation]
-        id = make_content_id("e", project, messages_to_dicts(messages), completion_dicts, answer_parts)
+        id = make_content_id("e", project, identify_messages(messages), identities, answer_parts)
         return cls(id, project, messages, tuple(completions), answer, explanation)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import orjson
@@ -122,6 +123,13 @@ def _match_words(index: EvaluationIndex, words: tuple[str, ...]) -> np.ndarray:
         for row, line in enumerate(file):
             pair = orjson.loads(line)  # three times as fast as validating, which the index has done
             chats = pair["prompt"], pair["chosen"], pair["rejected"]
-            text = "\n".join(m["content"] for chat in chats for m in chat).casefold()
+            text = "\n".join(map(_get_all_text, (m for chat in chats for m in chat))).casefold()
             matches[row] = all(word in text for word in words)
     return matches
+
+
+def _get_all_text(message: Mapping[str, Any]) -> str:
+    """Return everything in a message of the file that is text, as `Message.read_all_text` does."""
+    content, calls = message["content"] or "", message.get("tool_calls") or ()
+    text = content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
+    return "\n".join([message.get("reasoning_content") or "", text, *(call["as_json"] for call in calls)])

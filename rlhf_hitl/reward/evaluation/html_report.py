@@ -15,7 +15,7 @@ MAX_DISAGREEMENTS = 20
 MAX_CHARACTERS = 4000  # of a prompt or an answer
 
 _BODY = """{% macro chat(messages) %}{% for m in messages %}<div class="role">{{ m.role }}</div>
-<pre tabindex="0">{{ cut(m.content) }}</pre>{% endfor %}{% endmacro %}
+<pre tabindex="0">{{ cut(m.read_all_text()) }}</pre>{% endfor %}{% endmacro %}
 <h1>{{ title }}</h1>
 <p class="quiet id">Reward model {{ model }}, {{ made }}, labels {{ e.data_hash }}</p>
 {% for note in (e.measured_note, e.learnt_note) if note %}<p class="notice simulated">{{ note }}</p>{% endfor %}

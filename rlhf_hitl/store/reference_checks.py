@@ -14,6 +14,7 @@ from rlhf_hitl.store.service_tables import secrets
 from rlhf_hitl.store.tables import (
     comparisons,
     completions,
+    examples,
     images,
     judgments,
     leases,
@@ -128,12 +129,13 @@ def _check_completions_of_comparisons(conn: Connection) -> None:
 
 def _check_images_of_messages(conn: Connection) -> None:
     known = set(conn.execute(sa.select(images.c.id)).scalars())
-    for table in (prompts, completions):
-        text = sa.cast(table.c.messages, sa.Text)
-        for page in _read_pages(conn, sa.select(table.c.id, text).where(text.contains('"img_'))):
-            for id, messages in page:
-                if any(image.id not in known for image in list_images(parse_messages(json.loads(messages)))):
-                    raise BadInput(f"{table.name} {id!r}", expected="images of the archive", fix=FIX)
+    for column in (prompts.c.messages, completions.c.messages, examples.c.messages, examples.c.completions):
+        text = sa.cast(column, sa.Text)
+        for page in _read_pages(conn, sa.select(column.table.c.id, text).where(text.contains('"img_'))):
+            for id, found in page:
+                chats = json.loads(found) if column.name == "completions" else [json.loads(found)]
+                if any(image.id not in known for image in list_images(*map(parse_messages, chats))):
+                    raise BadInput(f"{column.table.name} {id!r}", expected="images of the archive", fix=FIX)  # type: ignore[attr-defined]
 
 
 def _check_what_names_completions(conn: Connection) -> None:

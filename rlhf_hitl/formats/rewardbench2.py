@@ -40,7 +40,7 @@ def _read_row(row: SourceRow) -> list[ImportRecord]:
     completions = tuple(ImportCompletion(make_assistant_message(text), str(name)) for text, name in zip(texts, names))
     ranking = tuple(range(len(right))), tuple(range(len(right), len(completions)))
     # The id ("tied:7", "ref:7") tells which questions of Ties belong together.
-    tags = {"id": str(row.fields["id"])} if "id" in row.fields else {}
+    tags = {"id": str(row.take("id", "tag"))} if "id" in row.fields else {}
     return [
         ImportRecord(
             (Message("user", read_text_field(row, "prompt")),), completions, row.place,

@@ -69,7 +69,7 @@ def read_winner(row: SourceRow) -> str:
     value = row.fields.get("winner")
     outcome = WINNERS.get("".join(value.split()).lower()) if isinstance(value, str) else None
     if outcome is None:
-        raise make_field_error(row, "winner", "model_a, model_b, tie or both_bad")
+        raise make_field_error(row, "winner", "'model_a' or 'model_b' or 'tie' or 'both_bad'")
     return outcome
 
 

@@ -12,9 +12,7 @@ from rlhf_hitl.errors import BadInput
 from rlhf_hitl.formats.written_values import decode_value, find_messages, looks_like_messages
 from rlhf_hitl.types import Message, Messages, Split, Tools, Verdict, parse_messages
 from rlhf_hitl.types.messages import parse_tools
-
-#: The rater of a vote for which a file names none.
-UNNAMED = "unnamed"
+from rlhf_hitl.types.names import UNNAMED as UNNAMED
 
 
 class Fields(dict[str, Any]):

@@ -82,6 +82,12 @@ def _read_row(row: SourceRow) -> list[ImportRecord]:
     tools = read_tools_field(row)
     if row.look("comparison_id") is not None:
         return [_read_exported(row, prompt, completions, tools)]
+    if row.fields.get("label_source") == "model":  # a label made by a model is not a vote
+        return [
+            ImportRecord(
+                prompt, completions, row.place, None, _read_tags(row), row.split, order_known=False, tools=tools
+            )
+        ]
     rater = read_rater(row)
     opinion = pair_ratings.read_opinion(row, rater)
     vote = ImportVote.of_pair(
@@ -107,7 +113,6 @@ def _read_exported(
     row: SourceRow, prompt: Messages, completions: tuple[ImportCompletion, ...], tools: Any
 ) -> ImportRecord:
     """Return the record of a row of our own export, whose labels say what all judgments say together."""
-    # A label made by a model is not a vote: its pair is imported without a judgment.
     simulated, by_model = row.fields.get("simulated") is True, row.fields.get("label_source") == "model"
     vote = ImportVote.of_pair("tie" if _is_tie(row.fields) else "first", simulated=simulated)
     tags = row.fields.get("tags") or {}

@@ -1,8 +1,8 @@
 """The usual names of columns, and how they are read. `docs/importing.md` lists them for users.
 
-The names come from published sets and tools: `question` and `system` (Orca pairs), `instruction`, `input` and `history`
-(Alpaca, LLaMA-Factory), `query` (sets of reward models), `annotator_id`, `worker_id`, `user_id` (crowd tools). The first
-of them that holds something is read.
+The names come from published sets and tools: `question` and `system` (Orca pairs), `instruction`, `input` and
+`history` (Alpaca, LLaMA-Factory), `query` (sets of reward models), `annotator_id`, `worker_id`, `user_id` (crowd
+tools). The first of them that holds something is read.
 """
 
 from __future__ import annotations

@@ -39,7 +39,11 @@ LATEST_SECONDS = 1e11  # a larger moment is in milliseconds
 
 def find_column(row: SourceRow, names: Sequence[str]) -> str | None:
     """Return the first of some columns that holds something, without reading it."""
-    return next((name for name in names if not is_nothing(row.look(name))), None)
+    fields = row.fields
+    for name in names:  # for each row, and hardly any of them is there
+        if name in fields and not is_nothing(row.look(name)):
+            return name
+    return None
 
 
 def has_column(fields: Mapping[str, Any], names: Sequence[str]) -> bool:

@@ -25,7 +25,8 @@ RATINGS: tuple[tuple[str, tuple[float, float] | None], ...] = (
 )
 MARGIN = "margin"
 SIDES = ("chosen", "rejected")
-COLUMNS = (*(name.format(side=side) for name, _ in RATINGS for side in SIDES), MARGIN)
+_RATED = tuple((name.format(side="chosen"), name.format(side="rejected"), scale) for name, scale in RATINGS)
+COLUMNS = (*(name for *columns, _ in _RATED for name in columns), MARGIN)
 AXIS = "overall"
 
 
@@ -38,19 +39,22 @@ class PairOpinion:
     ratings: tuple[ImportRating, ...] = ()
 
 
+SILENT = PairOpinion()
+
+
 def read_opinion(row: SourceRow, rater: str) -> PairOpinion:
     """Return what a row's columns say of its choice."""
     given = read_strength(row)
-    for name, scale in RATINGS:
-        columns = [name.format(side=side) for side in SIDES]
-        if not any(is_nothing(row.look(column)) for column in columns):
+    fields = row.fields
+    for *columns, scale in _RATED:
+        if columns[0] in fields and not any(is_nothing(row.look(column)) for column in columns):
             chosen, rejected = (_read_rating(row, column) for column in columns)
             return _judge_ratings(row, rater, chosen, rejected, scale, given)
     if given is not None:
         return PairOpinion("tie" if given == 0 else "first", given or None)
-    if not is_nothing(row.look(MARGIN)):
+    if MARGIN in fields and not is_nothing(row.look(MARGIN)):
         return _judge_margin(row)
-    return PairOpinion()
+    return SILENT
 
 
 def _read_rating(row: SourceRow, column: str) -> float:

@@ -37,7 +37,8 @@ class Fields(dict[str, Any]):
 
     def list_unread(self) -> list[str]:
         """Return the columns that hold something and that nobody asked for."""
-        return [name for name in self.keys() - self.read.keys() if not is_nothing(super(Fields, self).get(name))]
+        left = self.keys() - self.read.keys()
+        return [name for name in left if not is_nothing(dict.get(self, name))] if left else []
 
 
 @dataclass(frozen=True)
@@ -62,8 +63,9 @@ class SourceRow:
 
     def take(self, name: str, meaning: str) -> Any:
         """Return a column, or None, and note what it is read as."""
-        if isinstance(self.fields, Fields):
+        if type(self.fields) is Fields:
             self.fields.read[name] = meaning
+            return dict.get(self.fields, name)
         return self.fields.get(name)
 
     def look(self, name: str) -> Any:
@@ -226,10 +228,10 @@ def read_raw_messages(row: SourceRow, name: str, meaning: str = "") -> list[Any]
         BadInput: it is a text that begins as messages do and cannot be decoded.
     """
     value = row.look(name)
-    if isinstance(value, list) and value and all(isinstance(item, Mapping) for item in value):
+    if type(value) is list and value and all(isinstance(item, Mapping) for item in value):
         row.take(name, meaning or name)
         return value
-    if isinstance(value, str):
+    if type(value) is str:
         if not looks_like_messages(value):
             return None
         try:

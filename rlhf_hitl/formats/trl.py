@@ -50,8 +50,9 @@ EXPORT_COLUMNS = (
 )  # fmt: skip
 SIDES = ("chosen", "rejected")
 POLICY_COLUMNS = ("{side}_policy", "{side}_model", "{side}-model")
-_POLICIES = tuple(column.format(side=side) for column in POLICY_COLUMNS for side in SIDES)
-COLUMNS = (*SIDES, *COMMON, *pair_ratings.COLUMNS, *_POLICIES)
+_POLICIES = {side: [column.format(side=side) for column in POLICY_COLUMNS] for side in SIDES}
+COLUMNS = (*SIDES, *COMMON, *pair_ratings.COLUMNS, *_POLICIES["chosen"], *_POLICIES["rejected"])
+_NO_TAGS = frozenset((*COLUMNS, *EXPORT_COLUMNS))
 MAX_TAG_LENGTH = 64
 #: Columns of texts that tell where a row is from or of what kind it is: none of them could be a prompt.
 NO_PROMPTS = (
@@ -80,7 +81,7 @@ def _read_row(row: SourceRow) -> list[ImportRecord]:
     policies = [_read_policy(row, side) for side in SIDES]
     completions = tuple(ImportCompletion(chat, policy) for chat, policy in zip(sides, policies, strict=True))
     tools = read_tools_field(row)
-    if row.look("comparison_id") is not None:
+    if "comparison_id" in row.fields:
         return [_read_exported(row, prompt, completions, tools)]
     if row.fields.get("label_source") == "model":  # a label made by a model is not a vote
         return [
@@ -227,7 +228,7 @@ def _find_possible_prompt(row: SourceRow) -> str | None:
         value = row.look(name)
         is_text = isinstance(value, str) and len(value.split()) > 1
         if (
-            name not in COLUMNS and name not in EXPORT_COLUMNS and name.lower() not in NO_PROMPTS
+            name not in _NO_TAGS and name.lower() not in NO_PROMPTS
             and not name.lower().endswith(("id", "model", "policy")) and (is_text or find_messages(value) is not None)
         ):  # fmt: skip
             return name
@@ -246,9 +247,8 @@ def _find_shared_text(chosen: str, rejected: str) -> str:
 
 def _read_policy(row: SourceRow, side: str) -> str:
     # Both sides are "unknown" if no policy is given: a name must not tell which completion was chosen.
-    for column in POLICY_COLUMNS:
-        name = column.format(side=side)
-        if isinstance(row.look(name), str) and row.look(name):
+    for name in _POLICIES[side]:
+        if name in row.fields and isinstance(row.look(name), str) and row.look(name):
             return row.take(name, "policy")
     return "unknown"
 
@@ -258,7 +258,7 @@ def _read_tags(row: SourceRow) -> dict[str, str]:
     names = [
         name
         for name in row.fields
-        if name not in COLUMNS and name not in EXPORT_COLUMNS and not name.endswith("id")
+        if name not in _NO_TAGS and not name.endswith("id")
         and isinstance(value := row.look(name), str) and 0 < len(value) <= MAX_TAG_LENGTH
     ]  # fmt: skip
     return {name: row.take(name, "tag") for name in names}

@@ -20,12 +20,9 @@ _NUMPY_ARRAY = re.compile(r"\s*array\((.*?)(?:,\s*dtype=object)?\s*\)\s*", re.DO
 
 def looks_like_messages(text: str) -> bool:
     """Return whether a text may be messages that were written as text."""
-    start = text[:200].lstrip()
-    return (
-        start[:1] in ("[", "{", "(", "a")
-        and start.startswith(("[", "{", "(", "array("))
-        and ("role" in text and ("content" in text or "tool_calls" in text))
-    )
+    if text[:1] not in "[{(a \n\t" or not text[:200].lstrip().startswith(("[", "{", "(", "array(")):
+        return False
+    return "role" in text and ("content" in text or "tool_calls" in text)
 
 
 def decode_value(text: str) -> Any:

@@ -131,6 +131,7 @@ def import_data_command(
     )  # fmt: skip
     _record(opened, "import", project, rows=report.rows, judgments=report.judgments)
     new = {k: getattr(report, k) for k in ("prompts", "completions", "comparisons", "judgments", "raters")}
+    new |= {k: n for k in ("ratings", "images") if (n := getattr(report, k))}
     splits: dict[str, Any] = {f"prompts in {k}": n for k, n in report.by_split.items() if n}
     notes = {
         "dropped, both sides are the same": report.identical_sides,

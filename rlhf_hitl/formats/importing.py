@@ -313,6 +313,9 @@ class RecordChecker:
         _check_length("rater", vote.rater, MAX_NAME_LENGTH)
         check_label("rater", vote.rater)
         refuse_nul("rationale", vote.rationale)
+        for axis in vote.scores:
+            _check_length("axis", axis, MAX_AXIS_LENGTH)
+            check_label("axis", axis)
         # The ranking is of ids and not of positions, so that the same comparison in the other order is the same one.
         # Ties are sorted, so that each has one form.
         ranking = tuple(tuple(sorted(completions[i].id for i in group)) for group in vote.ranking)

@@ -22,6 +22,7 @@ from rlhf_hitl.store.imports.records import Batch, format_time
 from rlhf_hitl.store.people import insert_imported_raters
 from rlhf_hitl.store.tables import Utc, comparisons, completions, images, judgments, places, prompts, ratings
 from rlhf_hitl.types import Route, utc_now
+from rlhf_hitl.types.names import UNNAMED
 
 
 @dataclass
@@ -96,10 +97,11 @@ class BatchApplier:
             return
         self._add_raters(conn, {vote[0] for _, vote in votes}, counts)
         first_keys = self._read_first_keys(conn, {comparison_id for comparison_id, _ in votes})
+        unnamed = _UnnamedVotes(self, conn, first_keys, counts)
         rows = []
         for comparison_id, vote in votes:
             name, *said, order, simulated, key, judgment_id, judged_at = _widen_vote(vote)
-            rater_id = self._raters[name]
+            rater_id = self._raters[name] if name != UNNAMED else unnamed.find_rater(comparison_id, key)
             if (kept := first_keys.get((comparison_id, rater_id))) is None:
                 first_keys[comparison_id, rater_id] = key
                 given = (judgment_id, comparison_id, rater_id, *said, order, bool(simulated), key)
@@ -128,6 +130,12 @@ class BatchApplier:
             ids, new = insert_imported_raters(self.store, conn, unknown, self.format)
             self._raters |= ids
             counts["raters"] += new
+
+    def get_rater_id(self, conn: Connection, name: str, counts: Counter[str]) -> str:
+        """Return the id of an imported rater, who is added where there is none."""
+        if name not in self._raters:
+            self._add_raters(conn, {name}, counts)
+        return self._raters[name]
 
     def _find_existing(self, conn: Connection, table: str, rows: Sequence[Sequence[Any]]) -> set[str]:
         if not rows:
@@ -168,6 +176,36 @@ class BatchApplier:
         else:
             objects = json.dumps([dict(zip(columns, row)) for row in rows])
             conn.exec_driver_sql(_make_postgres_insert(table, columns), (objects,))
+
+
+class _UnnamedVotes:
+    """Gives votes without a rater's name a rater each: `unnamed`, `unnamed 2`, …, the first who has none of the
+    comparison.
+
+    Args:
+        first_keys: (comparison id, rater id) → the key of the vote there, which grows as votes are inserted.
+    """
+
+    def __init__(
+        self, applier: BatchApplier, conn: Connection, first_keys: dict[tuple[str, str], str], counts: Counter[str]
+    ):
+        self._applier, self._conn, self._first_keys, self._counts = applier, conn, first_keys, counts
+        self._known: dict[str, str] | None = None  # key of a vote → its rater; a key is of one comparison only
+        self._next: Counter[str] = Counter()  # comparison id → how many are known to be taken
+
+    def find_rater(self, comparison_id: str, key: str) -> str:
+        """Return who has this vote already, or who has none of the comparison and will get it."""
+        if self._known is None:
+            self._known = {known: rater_id for (_, rater_id), known in self._first_keys.items()}
+        if key in self._known:
+            return self._known[key]
+        while True:
+            self._next[comparison_id] += 1
+            n = self._next[comparison_id]
+            rater_id = self._applier.get_rater_id(self._conn, UNNAMED if n == 1 else f"{UNNAMED} {n}", self._counts)
+            if (comparison_id, rater_id) not in self._first_keys:
+                self._known[key] = rater_id
+                return rater_id
 
 
 def _widen_vote(vote: Sequence[Any]) -> Sequence[Any]:

@@ -186,6 +186,8 @@ def _read_records(
             yield from read_row(row)
         except BadInput as e:
             on_bad(e)
+    if finish := getattr(read_row, "finish", None):  # of a reader that waits for rows that belong together
+        yield from finish()
 
 
 @dataclass

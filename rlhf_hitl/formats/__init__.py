@@ -42,7 +42,7 @@ FORMATS = {
         "rewardbench",
         "hh",
         "trl",
-    )  # fmt: skip
+    )
 }
 
 

@@ -2,8 +2,8 @@
 
 One person's response to the questions of a record is one vote: a ranking, or a label that names an answer, with
 their ratings and reasons. Only the rows of `to_datasets()` and of the server say which responses were submitted, and
-rankings have ranks only where they were written with them: Argilla's client, version 2, leaves out the ranks of what its
-pages sent (its issues 5677 and 5712), and every list is in the order of the settings then, whatever people said.
+rankings have ranks only where they were written with them: Argilla's client, version 2, leaves out the ranks of what
+its pages sent (its issues 5677 and 5712), and every list is in the order of the settings then, whatever people said.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from functools import cached_property
 from typing import Any
 
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.formats.argilla_records import OWN_COLUMNS, ArgillaRecord, ArgillaResponse, read_record
+from rlhf_hitl.formats.argilla_records import ArgillaRecord, ArgillaResponse, read_record
 from rlhf_hitl.formats.questions import (
     Choice,
+    count_unread,
     find_answer,
     find_answers,
-    find_scale,
     is_nothing,
     is_number,
     is_reason,
@@ -67,23 +67,18 @@ def make_reader(source: RowSource, pairs: str) -> Callable[[SourceRow], list[Imp
 
 def _read_row(row: SourceRow, forms: _Forms) -> list[ImportRecord]:
     record = read_record(row)
-    if record.all_shown:
-        record.metadata |= {name: value for name, value in row.fields.items() if name in OWN_COLUMNS}
     answers = _find_answers(row, record)
     policies = take_policies(record.metadata if record.all_shown else record.fields, answers)
     completions = tuple(
         ImportCompletion(read_answer(row, name, record.fields[name]), policy) for name, policy in zip(answers, policies)
     )
-    others = {name: value for name, value in record.fields.items() if name not in answers and name not in OWN_COLUMNS}
+    others = {name: value for name, value in record.fields.items() if name not in answers}
     prompt, used = read_prompt(row, others, all_shown=record.all_shown)
-    left = {name: value for name, value in others.items() if name not in used}
     if record.all_shown:
-        row.unread.update(f"field {name}" for name, value in left.items() if not is_nothing(value))
-        left = record.metadata
-    for name in OWN_COLUMNS:
-        if not is_nothing(left.pop(name, None) if record.all_shown else row.fields.get(name)):
-            row.unread[f"column {name}"] += 1
-    tags = read_tags(row, left)
+        count_unread(row, others, used, "field")
+        tags = read_tags(row, record.metadata)
+    else:
+        tags = read_tags(row, {name: value for name, value in others.items() if name not in used})
     read = [_read_response(row, response, answers, forms) for response in record.responses]
     said = [(vote, ratings) for vote, ratings in read if vote is not None or ratings] or [(None, ())]
     return [
@@ -162,7 +157,7 @@ def _read_response(
         vote = ImportVote(choice.verdict, choice.ranking, response.user, choice.strength, why, judged_at=at)
     return vote, tuple(
         ImportRating(
-            completion, axis, value, *forms.find_scale(row, question), rater=response.user,
+            completion, axis, value, *forms.find_scale(question), rater=response.user,
             rationale=own.get(completion, "" if vote is not None else why), judged_at=response.judged_at,
         )
         for question, axis, completion, value in ratings
@@ -267,28 +262,24 @@ class _Forms:
         ranking = tuple(tuple(sorted(groups[rank])) for rank in sorted(groups))
         return Choice(Verdict.RANKED, ranking) if sum(map(len, ranking)) >= 2 else None
 
-    def find_scale(self, row: SourceRow, question: str) -> tuple[float, float]:
+    def find_scale(self, question: str) -> tuple[float | None, float | None]:
+        """Return the ends of a rating's scale, where the settings say them."""
         options = self._settings.get(question, {}).get("options")
         values = [v for one in options or () if isinstance(one, Mapping) and is_number(v := one.get("value"))]
         if values:
             return float(min(values)), float(max(values))
-        lowest, highest = find_scale(self._met[question].lowest, self._met[question].highest)
-        row.unread[f"scale of {question}: no settings, taken as {lowest:g} to {highest:g}"] += 1
-        return lowest, highest
+        return None, None
 
 
 class _Met:
     """What the responses of a file to one question have in common."""
 
     def __init__(self) -> None:
-        self.lowest, self.highest = float("inf"), float("-inf")
         self.sets: set[frozenset[str]] = set()  # of options; two tell as much as more
         self._pairs: set[tuple[str, str]] = set()
         self.has_orders = False  # two lists order the same two options differently
 
     def add(self, value: Any) -> None:
-        if is_number(value):
-            self.lowest, self.highest = min(self.lowest, value), max(self.highest, value)
         options = _list_options(value)
         if options and len(self.sets) < 2:
             self.sets.add(frozenset(options))

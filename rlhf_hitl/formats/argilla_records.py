@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from rlhf_hitl.formats.questions import is_nothing, read_time
+from rlhf_hitl.formats.questions import count_unread, is_nothing, read_columns, read_time
 from rlhf_hitl.formats.record import SourceRow, make_field_error
 
 #: What a record has beside its fields, metadata and vectors.
@@ -29,27 +29,24 @@ class ArgillaRecord:
     """A record, however it was written: what is shown, what else there is, and the responses."""
 
     fields: dict[str, Any]
-    metadata: dict[str, Any]
+    metadata: dict[str, Any]  # without `all_shown` it is among the fields
     responses: list[ArgillaResponse]
     all_shown: bool  # whether `fields` holds fields only
 
 
 def read_record(row: SourceRow) -> ArgillaRecord:
-    fields = row.fields.get("fields")
-    if isinstance(fields, Mapping) and "responses" in row.fields:
+    columns = read_columns(row)
+    fields = columns.get("fields")
+    if isinstance(fields, Mapping) and "responses" in columns:
         metadata = row.fields.get("metadata") or {}
         if not isinstance(metadata, Mapping):
             raise make_field_error(row, "metadata", "an object")
-        row.unread.update(
-            f"column {name}"
-            for name, value in row.fields.items()
-            if name not in ("fields", "metadata", "responses", "suggestions", *OWN_COLUMNS) and not is_nothing(value)
-        )
+        count_unread(row, columns, ("fields", "metadata", "responses", "suggestions"))
         suggestions = row.fields.get("suggestions") or ()
         names = suggestions if isinstance(suggestions, Mapping) else range(len(suggestions))
         row.unread.update({"suggestions": len(names)} if names else {})
         return ArgillaRecord(dict(fields), dict(metadata), _read_nested(row), all_shown=True)
-    columns = dict(row.fields)
+    count_unread(row, {name: columns.pop(name) for name in OWN_COLUMNS if name in columns})
     questions = [name.removesuffix(".responses.users") for name in columns if name.endswith(".responses.users")]
     responses = list(_read_flat(row, questions))
     for name in list(columns):

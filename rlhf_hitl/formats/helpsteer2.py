@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from rlhf_hitl.formats.questions import is_nothing, is_number
+from rlhf_hitl.formats.questions import count_unread, is_nothing, is_number, read_columns
 from rlhf_hitl.formats.record import (
     ImportCompletion,
     ImportRating,
@@ -78,9 +78,7 @@ class _Reader:
             return []
         read = ("prompt", "response", *ATTRIBUTES)
         for row in rows:
-            row.unread.update(
-                f"column {name}" for name, value in row.fields.items() if name not in read and not is_nothing(value)
-            )
+            count_unread(row, read_columns(row), read)
         completions = tuple(_to_completion(row, "response") for row in rows)
         ratings = tuple(rating for i, row in enumerate(rows) for rating in _read_ratings(row, i))
         return [
@@ -96,14 +94,14 @@ def _read_ratings(row: SourceRow, completion: int) -> list[ImportRating]:
     for axis in ATTRIBUTES:
         value = row.fields.get(axis)
         by_annotator = isinstance(value, list)
-        for one in value if by_annotator else [value]:
+        for n, one in enumerate(value if by_annotator else [value], 1):
             if one is None and by_annotator:
                 continue
             if isinstance(one, str) and one.isdigit():  # of a CSV file
                 one = int(one)
             if not is_number(one) or not LOWEST <= one <= HIGHEST:
                 raise make_field_error(row, axis, f"{LOWEST} to {HIGHEST}, or a list of them")
-            rater = "unnamed" if by_annotator else "HelpSteer2"
+            rater = name_annotator(n) if by_annotator else "HelpSteer2"
             ratings.append(ImportRating(completion, axis, float(one), LOWEST, HIGHEST, rater))
     return ratings
 
@@ -113,9 +111,7 @@ def _read_preferences(row: SourceRow) -> list[ImportRecord]:
     completions = tuple(_to_completion(row, f"response_{n}") for n in (1, 2))
     column, entries = _find_entries(row)
     read = ("prompt", "response_1", "response_2", "split", column)
-    row.unread.update(
-        f"column {name}" for name, value in row.fields.items() if name not in read and not is_nothing(value)
-    )
+    count_unread(row, read_columns(row), read)
     split = SPLIT_NAMES.get(str(row.fields.get("split")), row.split)
     prompt = _read_prompt(row)
     return [
@@ -144,6 +140,11 @@ def _read_vote(row: SourceRow, column: str, entry: Mapping[str, Any]) -> ImportV
         return ImportVote.of_pair("all_bad", rationale=rationale)
     rater = "HelpSteer2" if column == "preference_strength" else "unnamed"
     return make_vote(row, column, entry.get("strength"), rater=rater, rationale=rationale)
+
+
+def name_annotator(n: int) -> str:
+    """Return the name of the nth annotator of one response, whom the set does not name."""
+    return "unnamed" if n == 1 else f"unnamed {n}"
 
 
 def make_vote(row: SourceRow, name: str, strength: Any, **more: Any) -> ImportVote:

@@ -12,8 +12,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from rlhf_hitl.formats.helpsteer2 import make_vote
-from rlhf_hitl.formats.questions import is_nothing
+from rlhf_hitl.formats.helpsteer2 import make_vote, name_annotator
+from rlhf_hitl.formats.questions import count_unread, is_nothing, read_columns
 from rlhf_hitl.formats.record import (
     ImportCompletion,
     ImportRating,
@@ -81,9 +81,7 @@ def _read_row(row: SourceRow) -> list[ImportRecord]:
         "overall_preference",
         "individual_preference",
     )
-    row.unread.update(
-        f"column {name}" for name, value in row.fields.items() if name not in read and not is_nothing(value)
-    )
+    count_unread(row, read_columns(row), filter(None, read))
     return [
         ImportRecord(
             prompt, completions, row.place, vote, tags, row.split, order_known=part == "preference",
@@ -101,25 +99,24 @@ def _read_votes(row: SourceRow, ratings: list[ImportRating]) -> list[ImportVote]
     if not isinstance(entries, list) or not all(isinstance(entry, Mapping) for entry in entries):
         raise make_field_error(row, "individual_preference", "a list of objects with a score")
     votes = []
-    for entry in entries:
+    for n, entry in enumerate(entries, 1):
         reasoning = entry.get("reasoning")
         rationale = reasoning if isinstance(reasoning, str) else ""
         votes.append(make_vote(row, "individual_preference.score", entry.get("score"), rationale=rationale))
         for i, name in enumerate(("feedback1", "feedback2")):
-            ratings += _read_feedback(SourceRow(entry, row.place, unread=row.unread), i, name)
+            ratings += _read_feedback(SourceRow(entry, row.place, unread=row.unread), i, name, n)
         read = ("score", "reasoning", "feedback1", "feedback2")
-        row.unread.update(
-            f"individual_preference key {key}"
-            for key, value in entry.items()
-            if key not in read and not is_nothing(value)
-        )
+        count_unread(row, entry, read, "individual_preference key")
     if overall is not None:
         row.unread["column overall_preference"] += 1
     return votes
 
 
-def _read_feedback(row: SourceRow, completion: int, name: str) -> list[ImportRating]:
-    """Return a rating for each text that says how helpful a response is. Others are counted as not read."""
+def _read_feedback(row: SourceRow, completion: int, name: str, first: int = 1) -> list[ImportRating]:
+    """Return a rating for each text that says how helpful a response is, the first by annotator `first`.
+
+    Other texts are counted as not read.
+    """
     texts = row.fields.get(name)
     if is_nothing(texts):
         return []
@@ -127,10 +124,11 @@ def _read_feedback(row: SourceRow, completion: int, name: str) -> list[ImportRat
     if not isinstance(texts, list) or not all(isinstance(text, str) for text in texts):
         raise make_field_error(row, name, "a text, or a list of them")
     ratings = []
-    for text in texts:
+    for n, text in enumerate(texts, first):
         if (opening := _OPENING.match(text)) is None:
             row.unread[f"{name} that does not say how helpful the response is"] += 1
         else:
             value = HELPFULNESS[opening[1].lower()]
-            ratings.append(ImportRating(completion, "helpfulness", value, 1, len(HELPFULNESS), rationale=text))
+            rater = name_annotator(n)
+            ratings.append(ImportRating(completion, "helpfulness", value, 1, len(HELPFULNESS), rater, text))
     return ratings

@@ -9,23 +9,23 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.formats.questions import (
     Choice,
+    count_unread,
     find_answer,
     find_answers,
-    find_scale,
     is_nothing,
     is_number,
     is_reason,
     join_reasons,
     read_answer,
     read_choice,
+    read_columns,
     read_prompt,
     read_tags,
     read_time,
@@ -67,12 +67,7 @@ def matches(fields: Mapping[str, Any]) -> bool:
 
 
 def make_reader(source: RowSource, pairs: str) -> Callable[[SourceRow], list[ImportRecord]]:
-    scales = _Scales(source)
-
-    def read_row(row: SourceRow) -> list[ImportRecord]:
-        return _read_task(row, scales) if "annotations" in row.fields else _read_min(row, scales)
-
-    return read_row
+    return _read_row
 
 
 @dataclass(frozen=True)
@@ -102,28 +97,28 @@ class _Shown:
     completions: tuple[ImportCompletion, ...]
 
 
-def _read_task(row: SourceRow, scales: _Scales) -> list[ImportRecord]:
+def _read_row(row: SourceRow) -> list[ImportRecord]:
+    return _read_task(row) if "annotations" in row.fields else _read_min(row)
+
+
+def _read_task(row: SourceRow) -> list[ImportRecord]:
     """Return a record for each annotation of a task of the JSON export."""
     data, annotations = row.fields.get("data"), row.fields["annotations"]
     if not isinstance(data, Mapping):
         raise make_field_error(row, "data", "an object with the task's data")
     if not isinstance(annotations, list) or not all(isinstance(one, Mapping) for one in annotations):
         raise make_field_error(row, "annotations", "a list of annotations")
-    for name, value in row.fields.items():
-        if name == "predictions" and isinstance(value, list):
-            row.unread.update({"predictions": len(value)} if value else {})
-        elif name not in ("data", "annotations") and not is_nothing(value) and value != 0:
-            row.unread[f"column {name}"] += 1
+    count_unread(row, read_columns(row), ("data", "annotations"))
     columns = dict(data)
     shown, prompt = _read_data(row, columns)
     tags = read_tags(row, columns)
-    read = [_read_annotation(row, _take_annotation(row, one), shown, scales) for one in annotations]
+    read = [_read_annotation(row, _take_annotation(row, one), shown) for one in annotations]
     return _make_records(row, prompt, shown, tags, read)
 
 
-def _read_min(row: SourceRow, scales: _Scales) -> list[ImportRecord]:
+def _read_min(row: SourceRow) -> list[ImportRecord]:
     """Return the record of a row of JSON-MIN or CSV, which is one annotation, or a task that has none."""
-    columns = {name: _decode(value) for name, value in row.fields.items() if name not in MIN_COLUMNS}
+    columns = {name: _decode(value) for name, value in read_columns(row).items() if name not in MIN_COLUMNS}
     values = {name: value for name, value in columns.items() if _is_values(value)}
     shown, prompt = _read_data(row, data := {n: v for n, v in columns.items() if n not in values})
     results = [
@@ -139,15 +134,12 @@ def _read_min(row: SourceRow, scales: _Scales) -> list[ImportRecord]:
             elif read_choice(value, shown.names) is not None:
                 results.append(_Result(name, {"choices": [data.pop(name)]}))
     tags = read_tags(row, {name: data.pop(name) for name in TAG_COLUMNS if name in data})
-    row.unread.update(f"column {name}" for name, value in data.items() if not is_nothing(value))
-    read_columns = ("annotator", "created_at")
-    row.unread.update(
-        f"column {name}" for name in MIN_COLUMNS if name not in read_columns and not is_nothing(row.fields.get(name))
-    )
+    count_unread(row, data)
+    count_unread(row, {name: row.fields.get(name) for name in MIN_COLUMNS}, ("annotator", "created_at"))
     if is_nothing(row.fields.get("annotation_id")):
         return _make_records(row, prompt, shown, tags, [])
     annotation = _Annotation(_name_rater(row.fields.get("annotator")), tuple(results), row.fields.get("created_at"))
-    return _make_records(row, prompt, shown, tags, [_read_annotation(row, annotation, shown, scales)])
+    return _make_records(row, prompt, shown, tags, [_read_annotation(row, annotation, shown)])
 
 
 def _read_data(row: SourceRow, columns: dict[str, Any]) -> tuple[_Shown, Messages]:
@@ -182,8 +174,7 @@ def _read_item(row: SourceRow, name: str, item: Mapping[str, Any]) -> ImportComp
     if text is None:
         raise make_field_error(SourceRow({name: dict(item)}, row.place), name, "items with a body")
     policy = next((key for key in ITEM_POLICIES if isinstance(item.get(key), str) and item[key]), None)
-    read = ("id", text, policy)
-    row.unread.update(f"item key {key}" for key, value in item.items() if key not in read and not is_nothing(value))
+    count_unread(row, item, filter(None, ("id", text, policy)), "item key")
     return ImportCompletion(read_answer(row, name, item[text]), "unknown" if policy is None else item[policy])
 
 
@@ -195,9 +186,7 @@ def _take_annotation(row: SourceRow, annotation: Mapping[str, Any]) -> _Annotati
     ):
         raise make_field_error(wrong, "result", "a list of objects with from_name, to_name and value")
     read = ("completed_by", "result", "was_cancelled", "skipped", "created_at")
-    row.unread.update(
-        f"annotation key {key}" for key, value in annotation.items() if key not in read and not is_nothing(value)
-    )
+    count_unread(row, annotation, read, "annotation key")
     return _Annotation(
         _name_rater(annotation.get("completed_by")),
         tuple(_Result(str(r.get("from_name")), r["value"], str(r.get("to_name") or "")) for r in results),
@@ -216,7 +205,7 @@ def _name_rater(person: Any) -> str:
 Read = tuple[ImportVote | None, tuple[ImportRating, ...]]
 
 
-def _read_annotation(row: SourceRow, annotation: _Annotation, shown: _Shown, scales: _Scales) -> Read:
+def _read_annotation(row: SourceRow, annotation: _Annotation, shown: _Shown) -> Read:
     at = read_time(row, "created_at", annotation.created_at)
     if annotation.is_skipped:
         row.unread.update(f"result {result.control} of a skipped task" for result in annotation.results)
@@ -246,7 +235,7 @@ def _read_annotation(row: SourceRow, annotation: _Annotation, shown: _Shown, sca
         vote = ImportVote(choice.verdict, choice.ranking, annotation.rater, choice.strength, why, judged_at=at)
     return vote, tuple(
         ImportRating(
-            completion, axis, value, *scales.find(row, control), rater=annotation.rater,
+            completion, axis, value, None, None, rater=annotation.rater,
             rationale="" if vote is not None else why, judged_at=at,
         )
         for control, axis, completion, value in ratings
@@ -334,40 +323,3 @@ def _is_items(value: Any) -> bool:
         and len(value) >= 2
         and all(isinstance(i, Mapping) and "id" in i and set(i) & set(ITEM_TEXTS) for i in value)
     )
-
-
-class _Scales:
-    """The scale of each rating: the usual one that holds all its values in the file, which does not say it."""
-
-    def __init__(self, source: RowSource):
-        self._source = source
-
-    @cached_property
-    def _met(self) -> dict[str, tuple[float, float]]:
-        met: dict[str, tuple[float, float]] = {}
-        for row in self._source.rows(lambda _: None):
-            for control, value in _list_ratings(row.fields):
-                lowest, highest = met.get(control, (value, value))
-                met[control] = min(lowest, value), max(highest, value)
-        return met
-
-    def find(self, row: SourceRow, control: str) -> tuple[float, float]:
-        lowest, highest = find_scale(*self._met[control])
-        row.unread[f"scale of {control}: not in the file, taken as {lowest:g} to {highest:g}"] += 1
-        return lowest, highest
-
-
-def _list_ratings(fields: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    annotations = fields.get("annotations")
-    for annotation in annotations if isinstance(annotations, list) else []:
-        results = annotation.get("result") if isinstance(annotation, Mapping) else None
-        for result in results if isinstance(results, list) else []:
-            value = result.get("value") if isinstance(result, Mapping) else None
-            if isinstance(value, Mapping) and is_number(value.get("rating")):
-                yield str(result.get("from_name")), float(value["rating"])
-    if annotations is None:
-        for name, cell in fields.items():
-            value = _decode(cell)
-            for one in value if isinstance(value, list) else []:
-                if isinstance(one, Mapping) and is_number(one.get("rating")):
-                    yield name, float(one["rating"])

@@ -132,12 +132,6 @@ def is_number(value: Any) -> TypeGuard[int | float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
 
 
-def find_scale(lowest: float, highest: float) -> tuple[float, float]:
-    """Return the usual scale that holds the ratings from `lowest` to `highest`: 1 or 0 to 5, 7, 10 or 100."""
-    top = next((top for top in (5, 7, 10, 100) if highest <= top), highest)
-    return min(lowest, 0 if lowest < 1 else 1), top
-
-
 def read_prompt(row: SourceRow, fields: Mapping[str, Any], *, all_shown: bool) -> tuple[Messages, set[str]]:
     """Return the prompt that is in some fields, with the names of those that it was read from.
 
@@ -225,8 +219,8 @@ def read_tags(row: SourceRow, columns: Mapping[str, Any]) -> dict[str, str]:
     for name, value in columns.items():
         if isinstance(value, str | int | float | bool) and 0 < len(str(value)) <= MAX_TAG_LENGTH:
             tags[name] = str(value)
-        elif not is_nothing(value):
-            row.unread[f"column {name}"] += 1
+        else:
+            count_unread(row, {name: value})
     return tags
 
 
@@ -255,6 +249,19 @@ def read_time(row: SourceRow, name: str, value: Any) -> datetime | None:
     except (TypeError, ValueError) as e:
         raise make_field_error(SourceRow({name: value}, row.place), name, "a time such as 2024-05-01T10:00:00Z") from e
     return time if time.tzinfo is not None else time.replace(tzinfo=UTC)
+
+
+def read_columns(row: SourceRow) -> dict[str, Any]:
+    """Return all columns of a row. Whoever takes them all counts those that are not read, by `count_unread`."""
+    return {str(name): row.fields.get(name) for name in row.fields}
+
+
+def count_unread(row: SourceRow, columns: Mapping[str, Any], read: Iterable[str] = (), kind: str = "column") -> None:
+    """Count what says something and is not among `read`, by its name."""
+    known = set(read)
+    row.unread.update(
+        f"{kind} {str(name)[:60]}" for name, value in columns.items() if name not in known and not is_nothing(value)
+    )
 
 
 def is_nothing(value: Any) -> bool:

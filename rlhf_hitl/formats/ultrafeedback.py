@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from rlhf_hitl.formats.questions import is_nothing, is_number
+from rlhf_hitl.formats.questions import count_unread, is_nothing, is_number, read_columns
 from rlhf_hitl.formats.record import (
     ImportCompletion,
     ImportRating,
@@ -63,11 +63,8 @@ def _read_row(row: SourceRow) -> list[ImportRecord]:
     vote = ImportVote(Verdict.RANKED, ranking, JUDGE, simulated=True) if sum(map(len, ranking)) >= 2 else None
     tags = {"source": str(row.fields["source"])} if not is_nothing(row.fields.get("source")) else {}
     read = ("instruction", "completions", "source", "models")  # the models are those of the completions
-    row.unread.update(
-        f"column {name}"
-        for name, value in row.fields.items()
-        if name not in read and not is_nothing(value) and value not in _NO_ANSWERS
-    )
+    columns = {name: value for name, value in read_columns(row).items() if value not in _NO_ANSWERS}
+    count_unread(row, columns, read)
     prompt = (Message("user", read_text_field(row, "instruction")),)
     return [ImportRecord(prompt, completions, row.place, vote, tags, row.split, order_known=False, ratings=ratings)]
 
@@ -112,9 +109,9 @@ def _read_ratings(part: SourceRow, completion: int) -> list[ImportRating]:
         elif said.get("Rating") is not None:
             part.unread[f"ratings {said['Rating']} of {aspect}"] += 1
         read = ("Rating", key) if value is not None else ("Rating",)
-        part.unread.update(f"annotation key {k}" for k, v in said.items() if k not in read and not is_nothing(v))
+        count_unread(part, said, read, "annotation key")
     read = ("model", "response", "principle", "custom_system_prompt", "critique", "annotations", *SCORES)
-    part.unread.update(f"completion key {k}" for k, v in part.fields.items() if k not in read and not is_nothing(v))
+    count_unread(part, part.fields, read, "completion key")
     return ratings
 
 

@@ -1,8 +1,8 @@
 """UltraFeedback as pairs, of HuggingFaceH4 (ultrafeedback_binarized) and Argilla (…-binarized-preferences-cleaned).
 
 A pair with equal scores is a tie, whichever side was drawn as chosen. The scores are GPT-4's, which is no person:
-votes and ratings are marked as simulated. Sets that others made of these have other columns: they may have another judge
-and are read as `trl`.
+votes and ratings are marked as simulated. Sets that others made of these have other columns: they may have another
+judge and are read as `trl`.
 """
 
 from __future__ import annotations

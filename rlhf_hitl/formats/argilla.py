@@ -94,7 +94,7 @@ def _find_answers(row: SourceRow, record: ArgillaRecord) -> list[str]:
         for value in response.answers.values()
         for option in _list_options(value)
     ]
-    named = {option for option in options if option in record.fields}
+    named = {option for option in options if record.fields.get(option) is not None}
     if len(named) >= 2:
         return [name for name in record.fields if name in named]
     columns = {name: value for name, value in record.fields.items() if not is_nothing(value) or value == ""}
@@ -218,11 +218,9 @@ class _Forms:
         if isinstance(value, list) and value and all(isinstance(one, Mapping) and "rank" in one for one in value):
             return "ranking"
         options = _list_options(value)
-        is_ranking = (
-            len(options) >= 2
-            and len(options) == len(value)
-            and all(find_answer(o, answers) is not None for o in options)
-        )
+        places = [find_answer(option, answers) for option in options]
+        is_whole = isinstance(value, list) and len(options) == len(value)
+        is_ranking = is_whole and sum(place is not None for place in places) >= 2
         # A ranking ranks all: a list that is longer for one person than for another is a choice of several.
         return "ranking" if is_ranking and len(self._met[question].sets) == 1 else "other"
 
@@ -230,15 +228,19 @@ class _Forms:
         if isinstance(value, str):
             return read_choice(value, answers)
         options = _list_options(value)
-        places = [find_answer(option, answers) for option in options]
         wrong = SourceRow({question: value}, row.place)
-        if (
-            not isinstance(value, list)
-            or len(options) != len(value)
-            or None in places
-            or len(set(places)) < len(places)
-        ):
-            raise make_field_error(wrong, question, f"each of {', '.join(answers)} at most once, with its rank")
+        expected = f"each of {', '.join(answers)} at most once, with its rank"
+        if not isinstance(value, list) or len(options) != len(value):
+            raise make_field_error(wrong, question, expected)
+        # An answer that may be left out is among the options, and not in every record.
+        found = [
+            (one, place) for one, option in zip(value, options) if (place := find_answer(option, answers)) is not None
+        ]
+        value, places = [one for one, _ in found], [place for _, place in found]
+        if len(places) < 2 or len(set(places)) < len(places):
+            raise make_field_error(wrong, question, expected)
+        if len(places) < len(options):
+            row.unread[f"ranks in {question} of answers that the record does not have"] += len(options) - len(places)
         if not all(isinstance(one, Mapping) for one in value):
             if not self._met[question].has_orders:
                 raise BadInput(
@@ -248,7 +250,7 @@ class _Forms:
                     fix='take the records from Argilla\'s server, as [{"value": "response1", "rank": 1}, …]',
                 )
             row.unread["ties of rankings: the file has an order and no ranks"] += 1
-            ranks: list[Any] = list(range(len(options)))
+            ranks: list[Any] = list(range(len(places)))
         else:
             ranks = [one.get("rank") for one in value]
             if all(rank is None for rank in ranks):
@@ -257,7 +259,7 @@ class _Forms:
             raise make_field_error(wrong, question, "ranks that are whole numbers, the best 1")
         groups: dict[int, list[int]] = {}
         for place, rank in zip(places, ranks):
-            if place is not None and rank is not None:
+            if rank is not None:
                 groups.setdefault(rank, []).append(place)
         ranking = tuple(tuple(sorted(groups[rank])) for rank in sorted(groups))
         return Choice(Verdict.RANKED, ranking) if sum(map(len, ranking)) >= 2 else None

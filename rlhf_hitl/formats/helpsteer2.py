@@ -97,7 +97,7 @@ def _read_ratings(row: SourceRow, completion: int) -> list[ImportRating]:
         for n, one in enumerate(value if by_annotator else [value], 1):
             if one is None and by_annotator:
                 continue
-            if isinstance(one, str) and one.isdigit():  # of a CSV file
+            if one in tuple("01234"):  # of a CSV file
                 one = int(one)
             if not is_number(one) or not LOWEST <= one <= HIGHEST:
                 raise make_field_error(row, axis, f"{LOWEST} to {HIGHEST}, or a list of them")

@@ -56,7 +56,7 @@ TAG_COLUMNS = ("language", "lang", "domain", "category", "source", "dataset", "s
 ITEM_TEXTS = ("body", "html", "text", "title")
 ITEM_POLICIES = ("policy", "model")
 _VALUE_KEYS = {"selected", "ranker", "rating", "choices", "text"}
-_NUMBERED = re.compile(r".*?(\d+)")
+_NUMBERED = re.compile(r".*?(\d{1,9})")
 _SIDES = {"left": 0, "right": 1}
 
 

@@ -10,7 +10,6 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from math import isfinite
 from typing import Any, TypeGuard, cast
 
 from rlhf_hitl.errors import BadInput
@@ -31,6 +30,8 @@ ALL_BAD = {"bothbad", "neither", "none", "allbad", "tiebothbad", "neitherisgood"
 #: "A is much better" → the strength that it says; "A is better" says none.
 STRENGTHS = {"slightly": 1, "somewhat": 1, "clearly": 2, "much": 3, "significantly": 3, "far": 3}
 MAX_TAG_LENGTH = 64
+MAX_NAME_LENGTH = 100  # of a field, or of a label: a longer text is no choice
+MAX_NUMBER = 1e300
 
 _END = re.compile(
     r"(?P<stem>.*?)(?:[\s_.\-]*(?P<number>\d{1,3})|(?:^|[\s_.\-]+|(?<=[a-z])(?=[A-Z]))(?P<word>[A-Ha-h]|(?i:left|right|first|second)))$"
@@ -83,6 +84,8 @@ def find_answer(name: str, answers: Sequence[str]) -> int | None:
 
 def read_choice(label: str, answers: Sequence[str]) -> Choice | None:
     """Return what a label says of the answers ("answer_a", "tie", "B is much better"); None if it is no choice."""
+    if len(label) > MAX_NAME_LENGTH:
+        return None
     word = _squeeze(label)
     if word in TIES:
         return Choice(Verdict.RANKED, (tuple(range(len(answers))),))
@@ -129,7 +132,8 @@ def join_reasons(reasons: Mapping[str, str]) -> str:
 
 
 def is_number(value: Any) -> TypeGuard[int | float]:
-    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
+    """Return whether a value is a finite number that a float can hold."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < MAX_NUMBER
 
 
 def read_prompt(row: SourceRow, fields: Mapping[str, Any], *, all_shown: bool) -> tuple[Messages, set[str]]:
@@ -246,7 +250,8 @@ def read_time(row: SourceRow, name: str, value: Any) -> datetime | None:
         return None
     try:
         time = value if isinstance(value, datetime) else datetime.fromisoformat(value)
-    except (TypeError, ValueError) as e:
+        time.astimezone(UTC)  # the first and the last day there is may have none
+    except (TypeError, ValueError, OverflowError) as e:
         raise make_field_error(SourceRow({name: value}, row.place), name, "a time such as 2024-05-01T10:00:00Z") from e
     return time if time.tzinfo is not None else time.replace(tzinfo=UTC)
 
@@ -275,7 +280,7 @@ def _is_chat(value: Any) -> bool:
 
 def _split_end(name: str) -> tuple[str, int, bool] | None:
     """Return (stem, place, whether it is a number) of a name that ends in a number, a letter, or left or right."""
-    match = _END.match(name.strip())
+    match = _END.match(name.strip()) if len(name) <= MAX_NAME_LENGTH else None
     if match is None:
         return None
     word = (match["word"] or "").lower()

@@ -465,3 +465,40 @@ def test_a_label_about_something_else_is_no_choice():
     assert read_choice("colours", ["answer_a", "answer_b"]) is None
     assert split_axis("overall", ["answer_a", "answer_b"]) is None
     assert split_axis("overall", ["answer"]) == ("overall", 0)
+
+
+def test_an_answer_that_a_record_does_not_have_is_left_out_of_its_ranking():
+    row = {
+        "_server_id": None, "prompt": "Q", "response1": "A", "response2": "B", "response3": None,
+        "rank.responses": [[{"value": f"response{n}", "rank": n} for n in (3, 2, 1)]],
+        "rank.responses.users": [ANN], "rank.responses.status": ["submitted"],
+    }  # fmt: skip
+    (record,), unread = read_row(row)
+    assert record.vote is not None
+    assert (len(record.completions), record.vote.ranking) == (2, ((0,), (1,)))
+    assert unread == {"ranks in rank of answers that the record does not have": 1}
+
+
+@pytest.mark.parametrize("text", [" " * 200_000 + "x", "_" * 200_000, "a better " * 20_000, "9" * 10_000])
+def test_a_long_text_is_no_choice_and_takes_no_time(text):
+    names = ["answer_a", "answer_b"]
+    assert (read_choice(text, names), find_answer(text, names), split_axis(text, names)) == (None, None, None)
+    assert find_answers([text, "answer_a"]) == []
+
+
+@pytest.mark.parametrize("rating", [10**400, float("nan"), True, "5"])
+def test_a_rating_that_is_no_number_is_counted(rating):
+    row = {"fields": {"prompt": "Q", "response": "A"}, "responses": {"quality": [{"value": rating, "user_id": "1"}]}}
+    file_format = get_format("argilla")
+    unread: Counter[str] = Counter()
+    read_one = file_format.make_reader(RowSource("owner/name"), "adjacent")
+    (record,) = read_one(SourceRow(row, "a:1", unread=unread))
+    assert not record.ratings
+    assert unread["question quality"] == 1
+
+
+@pytest.mark.parametrize("time", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00", "2024-13-01", 5])
+def test_a_time_that_cannot_be_is_named(time):
+    task = change_first(PAIRS, lambda t: t["annotations"][0].update(created_at=time))[0]
+    with pytest.raises(BadInput, match="created_at"):
+        read_row(task)

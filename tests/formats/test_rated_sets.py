@@ -6,12 +6,24 @@ import gzip
 import json
 from collections import Counter
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rated_rows import (
+    ATTRIBUTES,
+    HELPSTEER3,
+    PREFERENCE,
+    ULTRAFEEDBACK,
+    binarize,
+    binarize_cleaned,
+    complete,
+    rate_response,
+    user,
+)
 
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.formats import get_format, open_source
@@ -22,15 +34,6 @@ from rlhf_hitl.store.judgments import read_judgments
 from rlhf_hitl.types import Message, Split, Verdict
 
 ASPECTS = ("helpfulness", "honesty", "instruction_following", "truthfulness")
-ATTRIBUTES = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
-
-
-def user(text: str) -> dict[str, str]:
-    return {"role": "user", "content": text}
-
-
-def assistant(text: str) -> dict[str, str]:
-    return {"role": "assistant", "content": text}
 
 
 def write(path: Path, *rows: object) -> Path:
@@ -63,32 +66,7 @@ def strength_of(vote) -> int:
     return vote.strength if vote.ranking[0] == (1,) else -vote.strength
 
 
-# UltraFeedback. Structure: the card of openbmb/UltraFeedback and of argilla/ultrafeedback-curated on the hub.
-
-
-def rate(rating: str, why: str = "Because.") -> dict[str, Any]:
-    return {"Rating": rating, "Rationale": why}
-
-
-def complete(model: str, response: str, overall: Any, ratings: str = "5555") -> dict[str, Any]:
-    return {
-        "model": model, "response": response, "principle": "honesty", "custom_system_prompt": "Be honest.",
-        "critique": f"On {response}.", "overall_score": overall, "fine-grained_score": 4.25,
-        "annotations": {
-            "helpfulness": rate(ratings[0], "Of this type.") | {"Type": ["1"], "Rationale For Rating": "It helps."},
-            "honesty": rate(ratings[1]), "instruction_following": rate(ratings[2]), "truthfulness": rate(ratings[3]),
-        },
-    }  # fmt: skip
-
-
-ULTRAFEEDBACK = {
-    "source": "evol_instruct", "instruction": "Name a colour.", "models": ["alpaca-7b", "gpt-4", "llama", "bard"],
-    "completions": [
-        complete("alpaca-7b", "Red", 7.5), complete("gpt-4", "Blue", "9"), complete("llama", "Seven", 1.0, "1234"),
-        complete("bard", "Green", 7.5),
-    ],
-    "correct_answers": ["None"], "incorrect_answers": ["Seven"],
-}  # fmt: skip
+# UltraFeedback
 
 
 def test_ultrafeedback_is_a_ranking_by_the_overall_scores_with_ties_by_a_judge_who_is_no_person(tmp_path):
@@ -134,26 +112,6 @@ def test_a_bad_score_of_ultrafeedback_is_named(tmp_path, bad):
         read(write(tmp_path / "a.jsonl", row))
 
 
-# The binarized ones. Structure: the cards of HuggingFaceH4/ultrafeedback_binarized and
-# argilla/ultrafeedback-binarized-preferences-cleaned.
-
-
-def binarize(chosen: float, rejected: float) -> dict[str, Any]:
-    sides = {"chosen": [user("Q"), assistant("Good")], "rejected": [user("Q"), assistant("Bad")]}
-    return {
-        "prompt": "Q", "prompt_id": "a1", **sides, "messages": sides["chosen"], "score_chosen": chosen,
-        "score_rejected": rejected,
-    }  # fmt: skip
-
-
-def binarize_cleaned(chosen: float, rejected: float) -> dict[str, Any]:
-    row = binarize(0, 0)
-    return {
-        "source": "flan", "prompt": "Q", "chosen": row["chosen"], "rejected": row["rejected"], "chosen-rating": chosen,
-        "rejected-rating": rejected, "chosen-model": "gpt-4", "rejected-model": "bard",
-    }  # fmt: skip
-
-
 @pytest.mark.parametrize(
     ("make", "axis", "highest"), [(binarize, "overall", 10), (binarize_cleaned, "fine-grained", 5)]
 )
@@ -178,12 +136,7 @@ def test_a_set_that_others_made_of_it_has_another_judge_and_is_read_as_trl(tmp_p
         read(write(tmp_path / "b.jsonl", binarize(-3.5, -4.0)))
 
 
-# HelpSteer 2. Structure: README.md of nvidia/HelpSteer2, sections Dataset Description, Preferences and Disagreements;
-# -100 for "neither is valid" occurs in `all_preferences_unprocessed`.
-
-
-def rate_response(prompt: str, response: str, *values: Any) -> dict[str, Any]:
-    return {"prompt": prompt, "response": response, **dict(zip(ATTRIBUTES, values))}
+# HelpSteer 2
 
 
 def test_rows_of_helpsteer_2_with_one_prompt_are_one_comparison_with_ratings(tmp_path):
@@ -224,17 +177,6 @@ def test_a_prompt_of_several_turns_is_a_chat(tmp_path):
     ]
 
 
-PREFERENCE = {
-    "split": "val", "prompt": "c#", "response_1": "A", "response_2": "B", "preference_strength": 1,
-    "preference_statement": "@Response 2 is better.", "preference_elaboration": "It is.",
-    "three_most_similar_preferences": [{"statement": "S.", "elaboration": "E.", "strength": 1}],
-    "all_preferences_unprocessed": [
-        {"strength": 1, "justification": "B is whole."}, {"strength": -3, "justification": "A is right."},
-        {"strength": 0, "justification": "Alike."}, {"strength": -100, "justification": "Neither."},
-    ],
-}  # fmt: skip
-
-
 def test_each_annotator_of_helpsteer_2_has_a_vote_with_strength_and_reason(tmp_path):
     name, records, unread = read(write(tmp_path / "preference.jsonl.gz", PREFERENCE))
     votes = [r.vote for r in records if r.vote]
@@ -258,16 +200,7 @@ def test_without_annotators_the_preference_of_the_set_is_one_vote_and_that_is_sa
     assert unread["annotators of aggregated preferences"] == 1
 
 
-# HelpSteer 3. Structure: README.md of nvidia/HelpSteer3, sections Preference, Feedback, Edit and Edit-Quality.
-
-HELPSTEER3 = {
-    "domain": "code", "language": "python", "context": [user("One"), assistant("Two"), user("Three")], "response1": "A",
-    "response2": "B", "overall_preference": -2,
-    "individual_preference": [
-        {"score": -1, "reasoning": "@Response 1 is slightly better."}, {"score": 3, "reasoning": "B."},
-        {"score": 0, "reasoning": "Alike."},
-    ],
-}  # fmt: skip
+# HelpSteer 3
 
 
 def test_each_annotator_of_helpsteer_3_has_a_vote_with_strength_and_reasoning(tmp_path):
@@ -399,7 +332,7 @@ def test_every_rating_of_helpsteer_2_is_kept_with_its_response(rows):
         for x in r.ratings
     ]
     assert kept == [(p, text, axis, value) for p, text, values in rows for axis, value in zip(ATTRIBUTES, values)]
-    assert all(a.prompt != b.prompt for a, b in zip(records, records[1:]))
+    assert all(a.prompt != b.prompt for a, b in pairwise(records))
 
 
 @given(prompts, st.lists(st.tuples(texts, st.none() | st.integers(1, 10)), min_size=1, max_size=5))

@@ -222,7 +222,7 @@ class _Forms:
         is_whole = isinstance(value, list) and len(options) == len(value)
         is_ranking = is_whole and sum(place is not None for place in places) >= 2
         # A ranking ranks all: a list that is longer for one person than for another is a choice of several.
-        return "ranking" if is_ranking and len(self._met[question].sets) == 1 else "other"
+        return "ranking" if is_ranking and len(self._met.get(question, _Met()).sets) == 1 else "other"
 
     def read_choice(self, row: SourceRow, question: str, value: Any, answers: Sequence[str]) -> Choice | None:
         if isinstance(value, str):
@@ -242,7 +242,7 @@ class _Forms:
         if len(places) < len(options):
             row.unread[f"ranks in {question} of answers that the record does not have"] += len(options) - len(places)
         if not all(isinstance(one, Mapping) for one in value):
-            if not self._met[question].has_orders:
+            if not self._met.get(question, _Met()).has_orders:
                 raise BadInput(
                     f"{row.place}: {question} = {str(value)[:60]}",
                     expected="a rank for each answer: Argilla 2's client leaves the ranks out, and all lists of this "

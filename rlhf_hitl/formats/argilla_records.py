@@ -42,9 +42,10 @@ def read_record(row: SourceRow) -> ArgillaRecord:
         if not isinstance(metadata, Mapping):
             raise make_field_error(row, "metadata", "an object")
         count_unread(row, columns, ("fields", "metadata", "responses", "suggestions"))
-        suggestions = row.fields.get("suggestions") or ()
-        names = suggestions if isinstance(suggestions, Mapping) else range(len(suggestions))
-        row.unread.update({"suggestions": len(names)} if names else {})
+        suggestions = columns.get("suggestions") or []
+        if not isinstance(suggestions, Mapping | list):
+            raise make_field_error(row, "suggestions", "an object or a list")
+        row.unread.update({"suggestions": len(suggestions)} if suggestions else {})
         return ArgillaRecord(dict(fields), dict(metadata), _read_nested(row), all_shown=True)
     count_unread(row, {name: columns.pop(name) for name in OWN_COLUMNS if name in columns})
     questions = [name.removesuffix(".responses.users") for name in columns if name.endswith(".responses.users")]

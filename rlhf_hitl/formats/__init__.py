@@ -29,7 +29,23 @@ from rlhf_hitl.formats.source import RowSource
 #: Format → its module, in the order in which they are tried: specific formats before general ones.
 FORMATS = {
     name: f"rlhf_hitl.formats.{name}"
-    for name in ("native", "kwise", "llmfao", "mt_bench", "llmbar", "rewardbench2", "rewardbench", "hh", "trl")
+    for name in (
+        "argilla",
+        "label_studio",
+        "native",
+        "helpsteer3",
+        "helpsteer2",
+        "ultrafeedback",
+        "ultrafeedback_binarized",
+        "kwise",
+        "llmfao",
+        "mt_bench",
+        "llmbar",
+        "rewardbench2",
+        "rewardbench",
+        "hh",
+        "trl",
+    )
 }
 
 
@@ -58,7 +74,10 @@ class Format(Protocol):
         ...
 
     def make_reader(self, source: RowSource, pairs: str) -> Callable[[SourceRow], list[ImportRecord]]:
-        """Return a function that turns one row into records. It raises BadInput with file, line and field."""
+        """Return a function that turns one row into records. It raises BadInput with file, line and field.
+
+        Where rows belong together, the function may keep them; its `finish` then returns the records of the last ones.
+        """
         ...
 
 

@@ -38,3 +38,5 @@ def read_records(
             watch(row)
         for record in records:
             yield replace(record, batch=row.subset) if row.subset and not record.batch else record
+    if finish := getattr(read_row, "finish", None):  # of a reader that waits for rows that belong together
+        yield from finish()

@@ -30,7 +30,7 @@ Host = Annotated[str, typer.Option(help="Listen on this address. 0.0.0.0 lets ot
 Port = Annotated[int, typer.Option(help="Listen on this port; 0 takes a free one.", min=0, max=65535)]
 
 
-@command("serve")
+@command("serve", extra="serve")
 def serve_command(
     host: Host = "127.0.0.1",
     port: Port = 7860,

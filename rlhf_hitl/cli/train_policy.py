@@ -39,7 +39,9 @@ ChangedSettings = Annotated[
 Processes = Annotated[int, typer.Option(min=1, help="Train in this many processes, started by `accelerate launch`.")]
 
 
-@command("train-dpo", if_interrupted="no policy was written. Give the same command again", counts_time=True)
+@command(
+    "train-dpo", if_interrupted="no policy was written. Give the same command again", counts_time=True, extra="train"
+)
 def train_dpo_command(
     store: StoreUrl,
     policy: StartPolicy = None,
@@ -61,6 +63,7 @@ def train_dpo_command(
     if_interrupted="no policy was written. Give the same command again: with the same --out it goes on from the newest "
     "checkpoint, if save_steps had some written",
     counts_time=True,
+    extra="train",
 )
 def train_ppo_command(
     store: StoreUrl,

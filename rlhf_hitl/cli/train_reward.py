@@ -45,6 +45,7 @@ BackboneName = Annotated[
     "train-reward",
     if_interrupted="no model was made. Give the same command again; what a head has read of the texts is kept",
     counts_time=True,
+    extra="train",
 )
 def train_reward_command(
     store: StoreUrl,

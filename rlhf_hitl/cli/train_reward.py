@@ -35,6 +35,7 @@ BackboneName = Annotated[
     str | None,
     typer.Option(
         "--backbone",
+        "--model-name-or-path",
         help="Use this backbone: a local folder, a hub id or the name of a fetched model.",
         show_default=DEFAULT_MODEL,
     ),

@@ -15,6 +15,7 @@ from importlib.metadata import distribution, packages_distributions
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 
 from checkout import ROOT
@@ -204,6 +205,16 @@ def test_the_extras_name_the_modules_of_their_distributions():
         named = set.union(*(owners[m] for m in modules))
         assert required <= named, extra
         assert named <= required | {Requirement(t).name for t in PROJECT["optional-dependencies"]["train"]}, extra
+
+
+def test_the_citation_is_of_this_version():
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert (cited["title"], cited["version"], cited["license"]) == tuple(
+        PROJECT[k] for k in ("name", "version", "license")
+    )
+    assert cited["cff-version"] == "1.2.0"
+    assert cited["authors"]
+    assert cited["message"]
 
 
 def test_the_wheel_says_that_it_has_types(wheel):

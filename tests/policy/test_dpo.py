@@ -239,8 +239,8 @@ def test_the_train_ppo_command_writes_a_policy_tuned_on_the_newest_reward_model(
 
     out = tmp_path / "tuned"
     done = run(
-        "train-ppo", "--store", judged, "--policy", tiny_model, "--out", out, "--set", "steps=2", "--set",
-        "max_new_tokens=6", "--set", "rollouts=8", "--json",
+        "train-ppo", "--store", judged, "--model-name-or-path", tiny_model, "--output-dir", out, "--set", "steps=2",
+        "--set", "max_new_tokens=6", "--set", "rollouts=8", "--json",
     )  # fmt: skip
     assert done.exit_code == 0, done.output
     result = json.loads(done.stdout)

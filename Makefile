@@ -52,7 +52,7 @@ $(VENV)/.installed: requirements.lock pyproject.toml
 			"Fix: install one and run: make PYTHON=/path/to/python3.11 $(MAKECMDGOALS)" >&2; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) install --constraint requirements.lock setuptools
-	$(PIP) install --constraint requirements.lock --no-build-isolation -e .
+	$(PIP) install --constraint requirements.lock --no-build-isolation -e '.[all]'
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
@@ -67,7 +67,7 @@ lock:  ## pin requirements.lock anew to the newest versions pyproject.toml allow
 	rm -rf .venv-lock
 	$(PYTHON) -m venv .venv-lock
 	.venv-lock/bin/python -m pip install --upgrade pip
-	.venv-lock/bin/python -m pip install -e '.[dev]' torch==2.13.0
+	.venv-lock/bin/python -m pip install -e '.[all,dev]' torch==2.13.0
 	{ sed '/^[^#]/,$$d' requirements.lock; \
 	  .venv-lock/bin/python -m pip freeze --all --exclude-editable --exclude pip | sed 's/+[a-z0-9.]*$$//'; \
 	} > requirements.lock.new

@@ -23,6 +23,7 @@ PICTURE = Path(__file__).parent / "images" / "rooms.svg"
 LAYERS = [
     {
         "errors",
+        "extras",
         "files",
         "types",
         "config",

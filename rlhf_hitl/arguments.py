@@ -5,8 +5,10 @@ from __future__ import annotations
 import ast
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import fields
+import tempfile
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import MISSING, fields
 from difflib import get_close_matches
 from importlib.util import find_spec
 from itertools import pairwise
@@ -17,15 +19,38 @@ from rlhf_hitl.errors import BadInput, NotFound, RlhfHitlError, describe_system_
 from rlhf_hitl.terminal import filter_output, hide_warnings_for_developers, print_note
 from rlhf_hitl.workspace import restrict_new_files
 
+#: Settings of transformers' trainer that no training here follows, and what to do instead.
+UNSUPPORTED_ANYWHERE = {
+    "push_to_hub": "leave it out, and push the folder that the training writes",
+    "hub_model_id": "leave it out, and push the folder that the training writes",
+    "hub_strategy": "leave it out, and push the folder that the training writes",
+    "hub_token": "leave it out: nothing is pushed. Nothing secret belongs into a file of settings",
+    "hub_private_repo": "leave it out, and push the folder that the training writes",
+    "hub_always_push": "leave it out, and push the folder that the training writes",
+    "hub_revision": "leave it out, and push the folder that the training writes",
+    "do_predict": "run `rlhf-hitl evaluate` afterwards",
+    "label_smoothing_factor": "leave it out: the loss is computed here, without it",
+    "trust_remote_code": "take a model of an architecture that transformers has",
+}
+
 #: What argparse calls a type → how we say it.
 _TYPES = {"int": "a whole number", "float": "a number"}
 
 
-def parse_arguments(types: Sequence[Any], argv: Sequence[str] | None, **defaults: Any) -> tuple[Any, ...]:
+def parse_arguments(
+    types: Sequence[Any],
+    argv: Sequence[str] | None,
+    *,
+    formerly: Mapping[str, str] | None = None,
+    is_quiet: bool = False,
+    **defaults: Any,
+) -> tuple[Any, ...]:
     """Parse settings into instances of some dataclasses. `--config FILE.yaml` gives defaults, and flags override it.
 
     Args:
         argv: None for the arguments of the program.
+        formerly: former name → present name of settings. The former one is taken, and a note names the present one.
+        is_quiet: print no such notes, since what is parsed here is parsed again.
         defaults: for what neither the file nor a flag sets, in place of TRL's.
 
     Raises:
@@ -38,18 +63,26 @@ def parse_arguments(types: Sequence[Any], argv: Sequence[str] | None, **defaults
         def error(self, message: str):  # argparse would print every flag and exit
             raise ValueError(message)
 
-    command_line = list(sys.argv[1:] if argv is None else argv)
+    formerly = formerly or {}
+    command_line = _rename_flags(sys.argv[1:] if argv is None else argv, formerly, is_quiet)
     if command_line[-1:] == ["--config"]:
         raise BadInput("--config without a file", expected="--config FILE.yaml", fix="name the file")
     file = next((Path(file) for flag, file in pairwise(command_line) if flag == "--config"), None)
-    if file is not None:
-        read_yaml_settings(file)
+    settings = {} if file is None else read_yaml_settings(file)
     setting_names = {f.name for kind in types for f in fields(kind)}
     given = {word.partition("=")[0][2:] for word in command_line if word.startswith("--")}
     try:
-        parser = Parser(types)
-        parser.set_defaults_with_config(**defaults)
-        return parser.parse_args_and_config(command_line)
+        with ExitStack() as stack:
+            if (renamed := rename_settings(settings, formerly, f"{file}: ", is_quiet=is_quiet)) != settings:
+                import yaml
+
+                copy = stack.enter_context(tempfile.NamedTemporaryFile("w", suffix=".yaml", encoding="utf-8"))
+                yaml.safe_dump(renamed, copy)
+                copy.flush()
+                command_line[command_line.index("--config") + 1] = copy.name
+            parser = Parser(types)
+            parser.set_defaults_with_config(**defaults)
+            return parser.parse_args_and_config(command_line)
     except BadInput as e:  # from the settings themselves, which do not know where they were set
         name = e.value.split(" ")[0]
         if name not in setting_names or (name not in given and file is None):
@@ -99,6 +132,65 @@ def read_yaml_settings(file: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise BadInput(f"--config {file}", expected="lines of NAME: VALUE", fix="see the files in configs/")
     return content
+
+
+def rename_settings(
+    settings: Mapping[str, Any], formerly: Mapping[str, str], where: str, *, is_quiet: bool = False
+) -> dict[str, Any]:
+    """Return settings under their present names. A note names the present name of each that has its former one.
+
+    Args:
+        formerly: former name → present name.
+        where: they stand, to be put before a name: `--`, or a file and a colon.
+        is_quiet: print no notes.
+
+    Raises:
+        BadInput: a setting is given under both its names.
+    """
+    renamed = {name: value for name, value in settings.items() if name not in formerly}
+    for name in [name for name in settings if name in formerly]:
+        present = formerly[name]
+        if present in renamed:
+            raise BadInput(
+                where + name, expected=f"this setting once: it is also given as {present}", fix=f"remove {name}"
+            )
+        if not is_quiet:
+            print_note(f"note: {where}{name} is now called {present}; both are taken")
+        renamed[present] = settings[name]
+    return renamed
+
+
+def _rename_flags(words: Sequence[str], formerly: Mapping[str, str], is_quiet: bool) -> list[str]:
+    """Return a command line with the present names of its flags: see `rename_settings`."""
+    flags = [word.partition("=")[0].removeprefix("--") for word in words if word.startswith("--")]
+    rename_settings(dict.fromkeys(flags), formerly, "--", is_quiet=is_quiet)
+    renamed = []
+    for word in words:
+        flag, equals, value = word.partition("=")
+        name = flag.removeprefix("--")
+        renamed.append(f"--{formerly[name]}{equals}{value}" if flag.startswith("--") and name in formerly else word)
+    return renamed
+
+
+def refuse_settings(configs: Iterable[Any], unsupported: Mapping[str, str]) -> None:
+    """Raise BadInput for a setting of TRL that would be accepted and then not followed.
+
+    Args:
+        configs: dataclasses with the settings.
+        unsupported: setting → what to do instead. Only its default is accepted.
+    """
+    for config in configs:
+        for f in fields(config):
+            if f.name in unsupported and f.default is not MISSING and getattr(config, f.name) != f.default:
+                value = f"{f.name} {getattr(config, f.name)!r}"
+                default = getattr(f.default, "value", f.default)
+                raise BadInput(value, expected=f"its default, {default!r}", fix=unsupported[f.name])
+
+
+def read_trackers(report_to: str | Sequence[str] | None) -> list[str]:
+    """Return the trackers that `report_to` names: a list, or one name, or several with commas; `none` is none."""
+    text = report_to if isinstance(report_to, str) else ",".join(report_to or ())
+    return [name for part in text.split(",") if (name := part.strip()) and name != "none"]
 
 
 def make_unknown_setting_error(name: str, known: Iterable[str], file: Path | None) -> BadInput:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from difflib import get_close_matches
 from ipaddress import ip_address, ip_network
 from pathlib import Path
@@ -45,6 +46,22 @@ class TrustedProxies:
         return ",".join(self._parts)
 
 
+#: Below which path of a site the server is: parts of letters, digits, `-`, `_`, `~` and, not at their beginning, `.`.
+_ROOT_PATH = re.compile(r"(/[A-Za-z0-9_~-][A-Za-z0-9_~.-]*)+", re.ASCII)
+
+
+def read_root_path(text: str) -> str:
+    """Return a path such as `/hitl` without a slash at its end; "" for the site itself.
+
+    Raises:
+        ValueError: it is no such path, so that it could lead elsewhere (`//evil`, `/../x`) or end a header.
+    """
+    path = text.removesuffix("/")
+    if path and (len(path) > 200 or not _ROOT_PATH.fullmatch(path)):
+        raise ValueError("expected a path such as /hitl: parts of letters, digits, '-', '_', '~' and '.'")
+    return path
+
+
 class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, extra="forbid")
 
@@ -58,6 +75,7 @@ class Settings(BaseSettings):
     lease_seconds: int = Field(default=30 * 60, gt=0)
     session_hours: float = Field(default=12.0, gt=0, le=24 * 90)  # after which a user has to sign in again
     trusted_proxies: str = ""  # addresses or networks of proxies whose X-Forwarded-* headers count, with commas
+    root_path: str = ""  # the path below which a proxy offers the server, and which it strips: /hitl
     log: Literal["quiet", "json"] = "quiet"  # json: one line for each request on stderr
     max_connections_per_address: int = Field(default=512, gt=0)  # to one process; trusted proxies are not limited
     max_requests_per_address: int = Field(default=32, gt=0)  # that one process answers at a time; proxies: the same
@@ -72,6 +90,11 @@ class Settings(BaseSettings):
     @classmethod
     def _check_proxies(cls, value: str) -> str:
         return str(TrustedProxies(value))
+
+    @field_validator("root_path")
+    @classmethod
+    def _check_root_path(cls, value: str) -> str:
+        return read_root_path(value)
 
 
 def load_settings() -> Settings:

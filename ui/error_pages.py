@@ -5,7 +5,7 @@ Which answers become such a page is decided by `api/error_pages.py`.
 
 from __future__ import annotations
 
-from functools import cache
+from functools import lru_cache
 
 from rlhf_hitl.ui.pages import load_templates
 from rlhf_hitl.ui.sign_in import describe_reader
@@ -22,17 +22,18 @@ def name_error(status: int) -> str:
     return name if name in EXPLAINED else "400" if status < 500 else "500"
 
 
-def render_error_page(accept_language: str, error: str) -> str:
+def render_error_page(accept_language: str, error: str, prefix: str = "") -> str:
     """Return the page as HTML.
 
     Args:
         accept_language: the Accept-Language header.
         error: one of EXPLAINED.
+        prefix: the path below which the site is, such as `/hitl`.
     """
-    return _render(describe_reader(accept_language)["language"], error)
+    return _render(describe_reader(accept_language)["language"], error, prefix)
 
 
-@cache
-def _render(language: str, error: str) -> str:
-    context = describe_reader(language) | {"error": error, "needs_sign_in": error in NEEDS_SIGN_IN}
+@lru_cache(1024)
+def _render(language: str, error: str, prefix: str) -> str:
+    context = describe_reader(language) | {"error": error, "prefix": prefix, "needs_sign_in": error in NEEDS_SIGN_IN}
     return load_templates().get_template("error.html").render(context)

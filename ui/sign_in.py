@@ -42,7 +42,13 @@ def describe_reader(accept_language: str) -> dict[str, Any]:
 
 
 def render_sign_in_page(
-    accept_language: str, *, problem: str = "", minutes: int = 0, name: str = "", invited: bool = False
+    accept_language: str,
+    *,
+    problem: str = "",
+    minutes: int = 0,
+    name: str = "",
+    invited: bool = False,
+    prefix: str = "",
 ) -> str:
     """Return the page as HTML.
 
@@ -52,6 +58,7 @@ def render_sign_in_page(
         minutes: how long to wait, where the problem is "throttled".
         name: the name that was entered before.
         invited: whether a new name and password are chosen, rather than asked for.
+        prefix: the path below which the site is, such as `/hitl`.
     """
     reader = describe_reader(accept_language)
     context = reader | {
@@ -60,5 +67,6 @@ def render_sign_in_page(
         "focus": "name" if problem == "name" or not name else "password",
         "name": name,
         "invited": invited,
+        "prefix": prefix,
     }
     return load_templates().get_template("login.html").render(context)

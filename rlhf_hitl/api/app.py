@@ -70,7 +70,7 @@ def create_headless_app(store: Store, settings: Settings, throttle: SignInThrott
     proxies = TrustedProxies(settings.trusted_proxies)
     app.add_middleware(ClientLimits, most=settings.max_requests_per_address, proxies=proxies)
     app.add_middleware(ErrorPages)
-    app.add_middleware(ForwardedHeaders, proxies=proxies)
+    app.add_middleware(ForwardedHeaders, proxies=proxies, root_path=settings.root_path)
     add_sign_in_routes(app, store, settings, throttle or SignInThrottle(store))
     add_health_routes(app, store, metrics)
     add_static_routes(app)

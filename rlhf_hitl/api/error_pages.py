@@ -8,6 +8,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from rlhf_hitl.api.problems import respond_with_internal_error
+from rlhf_hitl.api.proxies import get_local_path, get_prefix
 from rlhf_hitl.api.security import add_security_headers
 
 #: The first parts of the addresses that are for programs, whoever asks.
@@ -53,7 +54,8 @@ def respond_with_error_page(request: Request, status: int, error: str) -> Respon
     """Return the page that explains an error, one of `ui.error_pages.EXPLAINED`."""
     from rlhf_hitl.ui.error_pages import render_error_page
 
-    return HTMLResponse(render_error_page(request.headers.get("accept-language", ""), error), status)
+    language = request.headers.get("accept-language", "")
+    return HTMLResponse(render_error_page(language, error, get_prefix(request.scope)), status)
 
 
 def wants_page(request: Request) -> bool:
@@ -62,7 +64,7 @@ def wants_page(request: Request) -> bool:
 
 
 def _wants_page(scope: Scope) -> bool:
-    is_for_programs = scope["path"].strip("/").partition("/")[0] in FOR_PROGRAMS
+    is_for_programs = get_local_path(scope).strip("/").partition("/")[0] in FOR_PROGRAMS
     return not is_for_programs and "text/html" in Headers(scope=scope).get("accept", "")
 
 
@@ -75,7 +77,7 @@ async def _send_page(start: Message, scope: Scope, send: Send) -> None:
     from rlhf_hitl.ui.error_pages import name_error, render_error_page
 
     language = Headers(scope=scope).get("accept-language", "")
-    body = render_error_page(language, name_error(start["status"])).encode()
+    body = render_error_page(language, name_error(start["status"]), get_prefix(scope)).encode()
     headers = MutableHeaders(scope=start)
     headers.update({"content-type": "text/html; charset=utf-8", "content-length": str(len(body))})
     del headers["content-encoding"]

@@ -20,6 +20,7 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from rlhf_hitl.api.auth import ROLES_OF_PAGE, get_client_address
+from rlhf_hitl.api.proxies import get_prefix
 from rlhf_hitl.store import Store, queue, webhooks
 from rlhf_hitl.store.judgments import read_store_revision
 
@@ -102,7 +103,7 @@ class RequestMonitor:
 def _find_route_pattern(scope: Scope) -> str:
     """Return the pattern of the path, never the path itself: an invitation's is a secret, and ids are too many."""
     pattern = getattr(scope.get("route"), "path", "")
-    root = scope.get("root_path", "")
+    root = scope.get("root_path", "").removeprefix(get_prefix(scope))
     if root.startswith(tuple(ROLES_OF_PAGE)):
         return root
     return root + pattern if pattern else "other"

@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from rlhf_hitl.api.auth import SIGNED_OUT, Caller, find_session_rater, get_client_address, set_page_caller
 from rlhf_hitl.api.error_pages import respond_with_error_page, wants_page
 from rlhf_hitl.api.problems import respond_with_problem, respond_with_store_failure
+from rlhf_hitl.api.proxies import get_prefix
 from rlhf_hitl.api.security import hash_style, make_page_policy
 from rlhf_hitl.store import Store, StoreFailure
 from rlhf_hitl.types import Role
@@ -65,7 +66,11 @@ class PageGuard:
     def _refuse(request: Request, status: int, detail: str) -> Response:
         if not wants_page(request):
             return JSONResponse({"detail": detail}, status)
-        return RedirectResponse("/login", 303) if status == 401 else respond_with_error_page(request, status, "role")
+        return (
+            RedirectResponse(f"{get_prefix(request.scope)}/login", 303)
+            if status == 401
+            else respond_with_error_page(request, status, "role")
+        )
 
 
 class PagePolicy:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlhf_hitl.errors import BadInput, Conflict, NotFound
+from rlhf_hitl.extras import MissingExtra, require_extra
 from rlhf_hitl.store import Store
 from rlhf_hitl.store.comparisons import find_comparisons
 from rlhf_hitl.store.reward_models import display_name, get_reward_model
@@ -46,7 +47,7 @@ class Predictor:
         Raises:
             BadInput: there is nothing to score.
             NotFound: there is no such comparison or model.
-            Conflict: no model is trained yet, or its folder is missing.
+            Conflict: no model is trained yet, its folder is missing, or what runs models is not installed.
         """
         if not comparison_ids and not unsaved:
             raise BadInput("nothing to score", expected="comparison_ids or texts", fix="say what to score")
@@ -71,6 +72,10 @@ class Predictor:
         if not Path(record.path).is_dir():
             name = display_name(record, with_id=True)
             raise Conflict(f"reward model {name}: its folder is not on this machine. Fix: share the workspace")
+        try:
+            require_extra("train", "scoring on this server")
+        except MissingExtra as e:
+            raise Conflict(str(e)) from e
         if self._loaded is None or self._loaded.id != record.id:
             from rlhf_hitl.reward.registry import open_reward_model
 

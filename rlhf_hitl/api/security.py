@@ -127,5 +127,11 @@ def _is_from_another_site(headers: Headers) -> bool:
 def _keep_own_cookies(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
     """Return the headers with no other cookies than ours: Python takes ten seconds to read a quoted one of 60 KB."""
     kept = [(name, value) for name, value in headers if name != b"cookie"]
-    cookies = [match[1] for name, value in headers if name == b"cookie" for match in _OWN_COOKIE.finditer(value)]
-    return [*kept, (b"cookie", b"; ".join(cookies))] if cookies else kept
+    cookies: dict[bytes, bytes] = {}
+    for name, value in headers:
+        if name == b"cookie":
+            for match in _OWN_COOKIE.finditer(value):
+                # Where one server is at `/` and one at `/hitl`, the browser sends both their cookies to the second, its
+                # own first (RFC 6265, 5.4).
+                cookies.setdefault(match[1].partition(b"=")[0], match[1])
+    return [*kept, (b"cookie", b"; ".join(cookies.values()))] if cookies else kept

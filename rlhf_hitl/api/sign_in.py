@@ -20,6 +20,7 @@ from starlette.requests import ClientDisconnect
 from rlhf_hitl.api.auth import ROLES_OF_PAGE, SESSION_COOKIE, find_session_rater, get_client_address
 from rlhf_hitl.api.connections import find_network
 from rlhf_hitl.api.error_pages import respond_with_error_page
+from rlhf_hitl.api.proxies import get_prefix
 from rlhf_hitl.api.sign_in_throttle import SignInThrottle
 from rlhf_hitl.config import Settings
 from rlhf_hitl.errors import BadInput, Conflict, NotFound
@@ -48,11 +49,11 @@ def add_sign_in_routes(app: FastAPI, store: Store, settings: Settings, throttle:
     @app.get("/")
     def redirect_to_home(request: Request) -> Response:
         rater = find_session_rater(store, request)
-        return RedirectResponse(HOME[rater.role] if rater else "/login", 303)
+        return _redirect(request, HOME[rater.role] if rater else "/login")
 
     @app.get("/login")
     def show_login(request: Request) -> Response:
-        return RedirectResponse("/", 303) if find_session_rater(store, request) else respond_with_sign_in_page(request)
+        return _redirect(request, "/") if find_session_rater(store, request) else respond_with_sign_in_page(request)
 
     @app.post("/login")
     async def log_in(request: Request) -> Response:
@@ -96,11 +97,11 @@ def add_sign_in_routes(app: FastAPI, store: Store, settings: Settings, throttle:
 
     @app.post("/logout")
     def log_out(request: Request) -> Response:
-        response = RedirectResponse("/login", 303)
+        response = _redirect(request, "/login")
         if cookie := request.cookies.get(SESSION_COOKIE):
             # The session ends in the store too, so that a copy of its cookie is worthless.
             end_session(store, cookie, address=get_client_address(request))
-        response.delete_cookie(SESSION_COOKIE)
+        response.delete_cookie(SESSION_COOKIE, _get_cookie_path(request))
         return response
 
     @app.get("/me")
@@ -138,7 +139,8 @@ def respond_with_sign_in_page(request: Request, status: int = 200, **page_option
     """Return the sign-in page in the language the browser asks for; `page_options` go to `render_sign_in_page`."""
     from rlhf_hitl.ui.sign_in import render_sign_in_page
 
-    html = render_sign_in_page(request.headers.get("accept-language", ""), **page_options)
+    language, prefix = request.headers.get("accept-language", ""), get_prefix(request.scope)
+    html = render_sign_in_page(language, prefix=prefix, **page_options)
     return HTMLResponse(html, status, {"cache-control": "no-store"})
 
 
@@ -152,7 +154,7 @@ def _sign_in(store: Store, settings: Settings, request: Request, name: str, pass
         secret = start_session(store, verified, hours, address=get_client_address(request))
     except Conflict:  # the password was changed this moment
         return respond_with_sign_in_page(request, 401, problem="mismatch", name=name)
-    response = RedirectResponse(HOME[verified.rater.role], 303)
+    response = _redirect(request, HOME[verified.rater.role])
     _set_cookie(request, response, SESSION_COOKIE, secret, hours)
     if not is_known:
         # The throttle counts attempts and successes by network.
@@ -164,8 +166,17 @@ def _sign_in(store: Store, settings: Settings, request: Request, name: str, pass
 
 def _set_cookie(request: Request, response: Response, name: str, secret: str, hours: float) -> None:
     """Set a cookie that scripts cannot read; where the site has TLS, it is sent over TLS only."""
-    secure = request.url.scheme == "https"
-    response.set_cookie(name, secret, int(hours * 3600), httponly=True, samesite="lax", secure=secure)
+    secure, path = request.url.scheme == "https", _get_cookie_path(request)
+    response.set_cookie(name, secret, int(hours * 3600), path=path, httponly=True, samesite="lax", secure=secure)
+
+
+def _get_cookie_path(request: Request) -> str:
+    """Return below which path the browser sends our cookies: another program may be at another path of the site."""
+    return get_prefix(request.scope) or "/"
+
+
+def _redirect(request: Request, path: str) -> Response:
+    return RedirectResponse(get_prefix(request.scope) + path, 303)
 
 
 def _clean_name(name: str) -> str:

@@ -30,4 +30,4 @@ def add_static_routes(app: FastAPI) -> None:
 
     @app.get("/manifest.json", include_in_schema=False)
     def send_manifest() -> Response:
-        return JSONResponse({"name": "rlhf_hitl", "icons": [{"src": "/favicon.ico", "sizes": "any"}]})
+        return JSONResponse({"name": "rlhf_hitl", "icons": [{"src": "favicon.ico", "sizes": "any"}]})

@@ -22,7 +22,6 @@ def create_api(store: Store, settings: Settings) -> Api:
         summary="People rank model outputs; programs bring them in and take the judgments out.",
         docs_url=None,  # the usual page of documentation takes its scripts from another site
         redoc_url=None,
-        servers=[{"url": "/api/v1"}],
         generate_unique_id_function=lambda route: route.name,
     )
     add_handlers(api, store)

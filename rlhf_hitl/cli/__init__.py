@@ -27,6 +27,7 @@ from typer.exceptions import TyperException
 from rlhf_hitl.cli.usage_errors import describe_usage_error
 from rlhf_hitl.config import load_settings
 from rlhf_hitl.errors import BadInput, RlhfHitlError, describe_system_error
+from rlhf_hitl.extras import MissingExtra, find_extra, require_extra
 from rlhf_hitl.terminal import filter_output, hide_warnings_for_developers, print_note
 from rlhf_hitl.visible import escape_unseen_json, make_all_visible, make_cell_visible
 from rlhf_hitl.workspace import protect_workspace, restrict_new_files
@@ -97,6 +98,7 @@ def command(
     formerly: str = "",
     if_interrupted: str = "",
     counts_time: bool = False,
+    extra: str = "",
 ) -> Callable:
     """Return a decorator that registers a function as a command. It must take `json: AsJson` and return a `Result`.
 
@@ -105,13 +107,18 @@ def command(
         if_interrupted: what is kept of the work of a command that was stopped, and how to go on; one that knows more
             raises `Interrupted`.
         counts_time: record in the store how long the command takes, because its machine is a cost.
+        extra: the extra of the package that the command needs, which is said before it does anything.
     """
+
+    called = " ".join(["`rlhf-hitl", *([] if group is app else [str(group.info.name)]), f"{name}`"])
 
     def register(function: Callable[..., Result]) -> Callable:
         @functools.wraps(function)
         def run(*args: Any, **kwargs: Any) -> None:
             as_json = kwargs.get("json", False)
             try:
+                if extra:
+                    require_extra(extra, called)
                 protect_workspace(load_settings().workspace)
                 with _record_run(name, kwargs["store"]) if counts_time else nullcontext():
                     result = function(*args, **kwargs)
@@ -119,6 +126,10 @@ def command(
                 _fail(str(e), e.exit_code, as_json)
             except OSError as e:
                 _fail(describe_system_error(e), 2, as_json)
+            except ModuleNotFoundError as e:  # what only some options of a command need
+                if (needed := find_extra(e.name)) is None:
+                    raise
+                _fail(str(MissingExtra(called, needed, str(e.name))), MissingExtra.exit_code, as_json)
             except KeyboardInterrupt:
                 _fail("interrupted" + (f": {if_interrupted}" if if_interrupted else ""), 130, as_json)
             if as_json:

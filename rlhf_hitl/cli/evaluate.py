@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     "evaluate",
     if_interrupted="no evaluation was kept, but what the model has read of the texts is. Give the same command again",
     counts_time=True,
+    extra="train",
 )
 def evaluate_command(
     store: StoreUrl,

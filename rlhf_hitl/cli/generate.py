@@ -30,6 +30,7 @@ PolicyName = Annotated[str, typer.Option("--policy", help="A model folder, a hub
     "generate",
     if_interrupted="nothing is kept, for completions are stored together. Sample fewer with --limit",
     counts_time=True,
+    extra="train",
 )
 def generate_command(
     store: StoreUrl,
@@ -73,7 +74,9 @@ def generate_command(
     samplings = _plan_samplings(temperature or DEFAULT_TEMPERATURES, completions, top_p, max_new_tokens, seed)
     if backend == "vllm" and find_spec("vllm") is None:
         raise BadInput(
-            "--backend vllm", expected="an installed vllm and a GPU", fix="`pip install vllm`, or leave --backend out"
+            "--backend vllm",
+            expected="an installed vllm and a GPU",
+            fix="`pip install 'rlhf_hitl[vllm]'`, or leave --backend out",
         )
     chosen = read_prompts(prompts) if prompts else []
     opened = None if prompts and out else Store.open(store)

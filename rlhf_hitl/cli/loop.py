@@ -28,6 +28,7 @@ FLAGS = {
 @command(
     "loop",
     if_interrupted="finished steps are kept. The same command goes on with the step that was not finished",
+    extra="train",
 )
 def run_loop_command(
     store: StoreUrl,

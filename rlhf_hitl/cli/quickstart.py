@@ -11,6 +11,7 @@ from rlhf_hitl.cli import AsJson, Result, StoreUrl, command
 from rlhf_hitl.cli.passwords import generate_password
 from rlhf_hitl.cli.serve import Host, Port, make_accounts_panel, serve_one_process
 from rlhf_hitl.config import load_settings
+from rlhf_hitl.extras import require_extra
 from rlhf_hitl.files import make_private_folder, write_text_atomically
 from rlhf_hitl.types import DEFAULT_PROJECT
 
@@ -36,6 +37,8 @@ def quickstart_command(
     from rlhf_hitl.store import Store, tutorial
     from rlhf_hitl.store.comparisons import count_rows
 
+    if serve:
+        require_extra("serve", "`rlhf-hitl quickstart` without --no-serve")
     settings = load_settings()
     opened = Store.open(store, create=True)
     import_bundled(opened)

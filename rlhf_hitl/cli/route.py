@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rlhf_hitl.store import Store
 
 
-@command("score", counts_time=True)
+@command("score", counts_time=True, extra="train")
 def score_comparisons_command(
     store: StoreUrl,
     reward_model: RewardModelName = None,
@@ -55,7 +55,7 @@ def score_comparisons_command(
     )
 
 
-@command("route", counts_time=True)
+@command("route", counts_time=True, extra="train")
 def route_comparisons_command(
     store: StoreUrl,
     reward_model: RewardModelName = None,

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rlhf_hitl.cli import AsJson, Result, StoreUrl, command, print_json, print_text
-from rlhf_hitl.config import TrustedProxies, load_settings
+from rlhf_hitl.config import TrustedProxies, load_settings, read_root_path
 from rlhf_hitl.errors import BadInput
 
 if TYPE_CHECKING:
@@ -30,11 +30,18 @@ Host = Annotated[str, typer.Option(help="Listen on this address. 0.0.0.0 lets ot
 Port = Annotated[int, typer.Option(help="Listen on this port; 0 takes a free one.", min=0, max=65535)]
 
 
-@command("serve")
+@command("serve", extra="serve")
 def serve_command(
     host: Host = "127.0.0.1",
     port: Port = 7860,
     workers: Annotated[int, typer.Option(min=1, max=64, help="Answer with this many processes.")] = 1,
+    root_path: Annotated[
+        str | None,
+        typer.Option(
+            metavar="PATH",
+            help="Be below this path of a site, such as /hitl, where a proxy offers the server there and strips it.",
+        ),
+    ] = None,
     *,
     store: StoreUrl,
     json: AsJson = False,
@@ -42,6 +49,14 @@ def serve_command(
     """Serve the pages for raters and leads, the API and sign-in."""
     from rlhf_hitl.store import Store
 
+    if root_path is not None:
+        try:
+            # Through the environment it reaches the processes of `--workers`, too.
+            os.environ["RLHF_HITL_ROOT_PATH"] = read_root_path(root_path)
+        except ValueError as e:
+            raise BadInput(
+                f"--root-path {root_path}", expected=str(e).removeprefix("expected "), fix="give it as the proxy has it"
+            ) from e
     opened = Store.open(store)
     if workers > 1:
         return _serve_several_processes(opened, store, host, port, workers, json)

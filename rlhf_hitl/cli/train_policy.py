@@ -21,16 +21,23 @@ from rlhf_hitl.errors import BadInput
 MODULES_OF_DPO_SETTINGS = (
     "rlhf_hitl.policy.dpo", "trl.trainer.dpo_config", "trl.trainer.base_config", "transformers.training_args",
 )  # fmt: skip
+#: Values with which a setting does nothing.
+OFF = ("", "0", "0.0", "false", "no", "none", "null")
 
 StartPolicy = Annotated[
     str | None,
-    typer.Option("--policy", help="Tune this policy: a model folder, a hub id, or a name from `models get`."),
+    typer.Option(
+        "--policy",
+        "--model-name-or-path",
+        help="Tune this policy: a model folder, a hub id, or a name from `models get`.",
+    ),
 ]
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", help="Read settings from this YAML file instead of the bundled one.")
 ]
 PolicyFolder = Annotated[
-    Path | None, typer.Option("--out", help="Write the tuned policy to this folder instead of a new one.")
+    Path | None,
+    typer.Option("--out", "--output-dir", help="Write the tuned policy to this folder instead of a new one."),
 ]
 ChangedSettings = Annotated[
     list[str] | None,
@@ -39,7 +46,9 @@ ChangedSettings = Annotated[
 Processes = Annotated[int, typer.Option(min=1, help="Train in this many processes, started by `accelerate launch`.")]
 
 
-@command("train-dpo", if_interrupted="no policy was written. Give the same command again", counts_time=True)
+@command(
+    "train-dpo", if_interrupted="no policy was written. Give the same command again", counts_time=True, extra="train"
+)
 def train_dpo_command(
     store: StoreUrl,
     policy: StartPolicy = None,
@@ -61,6 +70,7 @@ def train_dpo_command(
     if_interrupted="no policy was written. Give the same command again: with the same --out it goes on from the newest "
     "checkpoint, if save_steps had some written",
     counts_time=True,
+    extra="train",
 )
 def train_ppo_command(
     store: StoreUrl,
@@ -90,20 +100,21 @@ def _train(
     """Run `scripts/train_{method}.py`, here or in several processes, and report from the card it wrote."""
     from importlib import import_module, resources
 
-    from rlhf_hitl.arguments import read_yaml_settings
+    from rlhf_hitl.arguments import read_yaml_settings, rename_settings
     from rlhf_hitl.policy.policy_folder import read_training_card, require_free_folder
+    from rlhf_hitl.policy.training import FORMER_NAMES
 
     folder = out or load_settings().workspace / "policies" / f"{method}-{datetime.now(UTC):%Y%m%d-%H%M%S}"
     file = config or Path(str(resources.files("rlhf_hitl.configs").joinpath(f"{method}.yaml")))
-    arguments = ["--config", str(file), "--out", str(folder), *extra]
-    arguments += ["--policy", policy] if policy else []
+    arguments = ["--config", str(file), "--output_dir", str(folder), *extra]
+    arguments += ["--model_name_or_path", policy] if policy else []
     arguments += ["--reward_model", reward_model] if reward_model else []
-    settings = _parse_changed_settings(changed or [])
+    settings = rename_settings(_parse_changed_settings(changed or []), FORMER_NAMES, "--set ")
     for name, value in settings.items():
         arguments += [f"--{name}", value]
     script = f"rlhf_hitl.scripts.train_{method}"
     with _blame_set(settings):
-        values = read_yaml_settings(file) | settings
+        values = rename_settings(read_yaml_settings(file), FORMER_NAMES, f"{file}: ", is_quiet=True) | settings
         _check_settings(method, values, settings, file, arguments)
         require_free_folder(folder)
         model_name = _check_what_is_needed(method, store, policy, reward_model, values, extra)
@@ -148,7 +159,7 @@ def _check_settings(
     from rlhf_hitl.arguments import make_unknown_setting_error, parse_arguments, read_field_names
     from rlhf_hitl.policy.dpo_pairs import DPOPairArguments
     from rlhf_hitl.policy.ppo_config import PPOConfig
-    from rlhf_hitl.policy.training import DataArguments
+    from rlhf_hitl.policy.training import FORMER_NAMES, UNSUPPORTED_DPO_SETTINGS, DataArguments
 
     kinds = (DataArguments, PPOConfig if method == "ppo" else DPOPairArguments)
     known = {f.name for kind in kinds for f in fields(kind)} | {"config", "env"}
@@ -157,8 +168,11 @@ def _check_settings(
     for name in values:
         if name not in known:
             raise make_unknown_setting_error(name, known, None if name in settings else file)
+        if method == "dpo" and name in UNSUPPORTED_DPO_SETTINGS and str(values[name]).lower() not in OFF:
+            where = f"--set {name}={values[name]}" if name in settings else f"{file}: {name} {values[name]!r}"
+            raise BadInput(where, expected=f"{name} left out", fix=UNSUPPORTED_DPO_SETTINGS[name])
     if method == "ppo":
-        parse_arguments(kinds, arguments)
+        parse_arguments(kinds, arguments, formerly=FORMER_NAMES, is_quiet=True)
 
 
 def _check_what_is_needed(
@@ -181,5 +195,5 @@ def _check_what_is_needed(
         if method == "dpo":
             samples = str(values.get("sample_prompts", 0)) != "0"
             require_some_pairs(store, DPOPairArguments(human_only, sample_prompts=int(samples)))
-    locate_model_folder((values.get("policy") or DEFAULT_MODEL) if policy is None else policy)
+    locate_model_folder((values.get("model_name_or_path") or DEFAULT_MODEL) if policy is None else policy)
     return model_name

@@ -35,6 +35,7 @@ BackboneName = Annotated[
     str | None,
     typer.Option(
         "--backbone",
+        "--model-name-or-path",
         help="Use this backbone: a local folder, a hub id or the name of a fetched model.",
         show_default=DEFAULT_MODEL,
     ),
@@ -45,6 +46,7 @@ BackboneName = Annotated[
     "train-reward",
     if_interrupted="no model was made. Give the same command again; what a head has read of the texts is kept",
     counts_time=True,
+    extra="train",
 )
 def train_reward_command(
     store: StoreUrl,

@@ -169,7 +169,7 @@ class RoundSteps:
         model = self.reward_models.get(self.round)
         pairs = collect_dpo_pairs(self.store, model, fresh, limit=self.config.dpo_pairs, seed=self.seed)
         out = self._name_policy_folder("dpo")
-        figures = train_dpo(DPOSettings(policy=policy, out=str(out), max_length=512), pairs)
+        figures = train_dpo(DPOSettings(model_name_or_path=policy, output_dir=str(out), max_length=512), pairs)
         return {"policy": str(out), "pairs": len(pairs), **figures}
 
     def tune_with_ppo(self) -> dict[str, Any]:
@@ -183,8 +183,8 @@ class RoundSteps:
         model = self._require_trained_model()
         out = self._name_policy_folder("ppo")
         config = PPOConfig(
-            policy=start,
-            out=str(out),
+            model_name_or_path=start,
+            output_dir=str(out),
             steps=self.config.ppo_steps,
             rollouts=self.config.ppo_rollouts,
             minibatch=self.config.ppo_rollouts,

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
 from trl import DPOConfig, DPOTrainer
 
+from rlhf_hitl.arguments import read_trackers, refuse_settings
 from rlhf_hitl.config import DEFAULT_MODEL
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.models import fill_in_precision, load_policy, load_tokenizer
 from rlhf_hitl.policy.dpo_pairs import DPOPair
 from rlhf_hitl.policy.policy_folder import get_checkpoint_folder, require_free_folder, save_policy
-from rlhf_hitl.policy.training import make_policy_lora_config, refuse_heldout
+from rlhf_hitl.policy.training import UNSUPPORTED_DPO_SETTINGS, make_policy_lora_config, refuse_heldout
+from rlhf_hitl.reward.training.full_config import refuse_missing_trackers
 from rlhf_hitl.reward.training.progress import keep_stdout_free
 from rlhf_hitl.types import Completion, messages_to_dicts
 from rlhf_hitl.wording import say_count
@@ -32,8 +34,10 @@ class DPOSettings(DPOConfig):
     bf16 is left off where the hardware only emulates it.
     """
 
-    out: str = field(default="", metadata={"help": "Folder for the tuned policy. It must not exist yet."})
-    policy: str = field(default=DEFAULT_MODEL, metadata={"help": "Model folder, hub id, or a name from `models get`."})
+    output_dir: str = field(default="", metadata={"help": "Folder for the tuned policy. It must not exist yet."})
+    model_name_or_path: str = field(
+        default=DEFAULT_MODEL, metadata={"help": "Model folder, hub id, or a name from `models get`."}
+    )
     lora_r: int = field(default=8, metadata={"help": "LoRA rank."})
     lora_alpha: int = field(default=16, metadata={"help": "LoRA alpha."})
     lora_dropout: float = field(default=0.0, metadata={"help": "LoRA dropout."})
@@ -51,11 +55,13 @@ class DPOSettings(DPOConfig):
     )
     logging_steps: float = field(default=1, metadata={"help": "Steps between two rows of the history."})
     save_strategy: str = field(default="no", metadata={"help": "When to write checkpoints: no, steps or epoch."})
+    report_to: list[str] = field(  # type: ignore[assignment]
+        default_factory=lambda: ["none"], metadata={"help": "Trackers such as tensorboard or wandb; or none."}
+    )
 
     def __post_init__(self) -> None:
         fill_in_precision(self)
-        if not self.output_dir and self.out:
-            self.output_dir = str(get_checkpoint_folder(Path(self.out).expanduser()))
+        self.report_to = read_trackers(self.report_to)
         super().__post_init__()
 
 
@@ -78,16 +84,19 @@ def build_dpo_dataset(pairs: Sequence[DPOPair], tokenizer: Any, max_length: int 
 
 
 def train_dpo(settings: DPOSettings, pairs: Sequence[DPOPair]) -> dict[str, Any]:
-    """Tune a LoRA policy with TRL's trainer and write it to `settings.out`. Returns the figures of the training.
+    """Tune a LoRA policy with TRL's trainer and write it to `settings.output_dir`. Returns the figures of the training.
 
     The reference is the policy with its adapter switched off, so no second model is held in memory.
 
     Raises:
-        BadInput: a pair's prompt may not be trained on, no pair fits, or `out` is taken.
+        BadInput: a pair's prompt may not be trained on, no pair fits, `output_dir` is taken, or a setting or tracker
+            cannot be followed.
     """
-    out = require_free_folder(settings.out)
+    refuse_settings([settings], UNSUPPORTED_DPO_SETTINGS)
+    refuse_missing_trackers(settings.report_to)
+    out = require_free_folder(settings.output_dir)
     refuse_heldout(p.prompt for p in pairs)
-    tokenizer = load_tokenizer(settings.policy)
+    tokenizer = load_tokenizer(settings.model_name_or_path)
     rows, too_long = build_dpo_dataset(pairs, tokenizer, settings.max_length)
     if too_long:
         of_all = say_count(len(pairs), "pair")
@@ -98,9 +107,11 @@ def train_dpo(settings: DPOSettings, pairs: Sequence[DPOPair]) -> dict[str, Any]
             expected=f"at least one of up to {settings.max_length} tokens",
             fix="raise max_length",
         )
+    trainer_settings = copy.copy(settings)
+    trainer_settings.output_dir = str(get_checkpoint_folder(out))  # `output_dir` itself is never incomplete
     trainer = DPOTrainer(
-        model=load_policy(settings.policy, torch.bfloat16 if settings.bf16 else torch.float32),
-        args=settings,
+        model=load_policy(settings.model_name_or_path, torch.bfloat16 if settings.bf16 else torch.float32),
+        args=trainer_settings,
         processing_class=tokenizer,
         train_dataset=rows,
         peft_config=make_policy_lora_config(settings.lora_r, settings.lora_alpha, settings.lora_dropout),
@@ -119,13 +130,13 @@ def train_dpo(settings: DPOSettings, pairs: Sequence[DPOPair]) -> dict[str, Any]
     if trainer.is_world_process_zero():
         model = trainer.accelerator.unwrap_model(trainer.model)
         card = {"method": "dpo", "settings": _select_changed_settings(settings), **figures, "history": history}
-        save_policy(model, tokenizer, out, base=settings.policy, merge=settings.merge, card=card)
+        save_policy(model, tokenizer, out, base=settings.model_name_or_path, merge=settings.merge, card=card)
     trainer.accelerator.wait_for_everyone()
     return figures
 
 
 def _select_changed_settings(settings: DPOSettings) -> dict[str, Any]:
     """Return the policy and the settings that differ from the defaults, without folders of this machine."""
-    defaults = DPOSettings(out=settings.out).to_dict()
-    changed = {k: v for k, v in settings.to_dict().items() if defaults.get(k) != v}
-    return {"policy": settings.policy} | {k: v for k, v in changed.items() if k not in ("out", "output_dir")}
+    defaults = DPOSettings().to_dict()
+    changed = {k: v for k, v in settings.to_dict().items() if defaults.get(k) != v and k != "output_dir"}
+    return {"model_name_or_path": settings.model_name_or_path} | changed

@@ -20,10 +20,10 @@ TRAINING_CARD = "training.json"
 def require_free_folder(out: str | Path) -> Path:
     """Return `out` as the path of a new policy. Raises BadInput if it is empty or something is there already."""
     if not str(out):
-        raise BadInput("--out", expected="a folder for the tuned policy", fix="give --out")
+        raise BadInput("output_dir", expected="a folder for the tuned policy", fix="give --output_dir")
     folder = Path(out).expanduser()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise BadInput(f"--out {out}", expected="a folder that is not there yet", fix="choose another --out")
+        raise BadInput(f"output_dir {out}", expected="a folder that is not there yet", fix="choose another")
     return folder
 
 

@@ -36,7 +36,7 @@ class PPOResult:
 
 
 def train_ppo(config: PPOConfig, prompts: Sequence[Prompt], reward: RewardFunction) -> PPOResult:
-    """Tune a policy on prompts of the train split and write it to `config.out`.
+    """Tune a policy on prompts of the train split and write it to `config.output_dir`.
 
     Raises:
         BadInput: a prompt may not be trained on, no prompt fits, `out` is taken, or the launcher shards weights.
@@ -54,10 +54,12 @@ class PPOTrainer:
         from peft import get_peft_model
 
         from rlhf_hitl.models import load_policy, load_tokenizer, resolve_dtype
+        from rlhf_hitl.reward.training.full_config import refuse_missing_trackers
 
-        self.config, self.out = config, require_free_folder(config.out)
+        self.config, self.out = config, require_free_folder(config.output_dir)
         refuse_heldout(prompts)
-        trackers: list[Any] = [t for t in config.report_to.split(",") if t and t != "none"]
+        trackers: list[Any] = config.report_to
+        refuse_missing_trackers(trackers)
         AcceleratorState._reset_state()  # an earlier trainer of this process may have left another precision
         self.accelerator = Accelerator(
             mixed_precision="no",
@@ -66,10 +68,10 @@ class PPOTrainer:
         )
         self._check_processes()
         set_seed(config.seed)
-        self.tokenizer = load_tokenizer(config.policy)
+        self.tokenizer = load_tokenizer(config.model_name_or_path)
         self.sampler = RolloutSampler(config, self.tokenizer, prompts, reward, self.accelerator)
         policy = get_peft_model(
-            load_policy(config.policy, resolve_dtype(config.precision)),
+            load_policy(config.model_name_or_path, resolve_dtype(config.precision)),
             make_policy_lora_config(config.lora_r, config.lora_alpha),
         )
         # Evaluation mode throughout: dropout would change the probability ratio where nothing has been updated.
@@ -168,7 +170,7 @@ class PPOTrainer:
             "history": self.progress.history,
         }
         merge = config.save == "merged"
-        save_policy(self.model.policy, self.tokenizer, self.out, base=config.policy, merge=merge, card=card)
+        save_policy(self.model.policy, self.tokenizer, self.out, base=config.model_name_or_path, merge=merge, card=card)
 
     def _check_processes(self) -> None:
         from accelerate import DistributedType

@@ -92,7 +92,7 @@ class PPOCheckpoints:
             raise BadInput(
                 f"checkpoint {newest}",
                 expected="one of a run with the same settings, prompts and number of processes",
-                fix="use the old settings, another out, or --no_resume",
+                fix="use the old settings, another output_dir, or --no_resume",
             )
         self.accelerator.load_state(str(newest))
 
@@ -109,7 +109,7 @@ class PPOCheckpoints:
 def _describe_run(config: PPOConfig, prompts: Sequence[Prompt], processes: int) -> str:
     """Return the settings that a checkpoint must share with the run that continues from it."""
     settings = dataclasses.asdict(config)
-    for name in ("out", "resume", "report_to", "save", "save_steps"):
+    for name in ("output_dir", "resume", "report_to", "save", "save_steps"):
         del settings[name]
     settings |= {"processes": processes, "prompts": [p.id for p in prompts]}
     return json.dumps(settings, sort_keys=True)

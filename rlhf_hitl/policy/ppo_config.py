@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from rlhf_hitl.arguments import read_trackers
 from rlhf_hitl.config import DEFAULT_MODEL
 from rlhf_hitl.errors import BadInput
 
@@ -17,8 +18,8 @@ def _declare_setting(default: Any, help: str) -> Any:
 class PPOConfig:
     """Settings of PPO. The defaults fit a 135M policy on two CPU cores; raise rollouts, tokens and steps on a GPU."""
 
-    out: str = _declare_setting("", "Folder for the tuned policy. It must not exist yet.")
-    policy: str = _declare_setting(DEFAULT_MODEL, "Model folder, hub id, or a name from `models get`.")
+    output_dir: str = _declare_setting("", "Folder for the tuned policy. It must not exist yet.")
+    model_name_or_path: str = _declare_setting(DEFAULT_MODEL, "Model folder, hub id, or a name from `models get`.")
     steps: int = _declare_setting(4, "Number of steps; each samples answers and updates the policy on them.")
     rollouts: int = _declare_setting(8, "Answers sampled in a step, over all processes.")
     minibatch: int = _declare_setting(4, "Answers in an optimiser step, over all processes.")
@@ -56,9 +57,12 @@ class PPOConfig:
     )
     save_steps: int = _declare_setting(0, "Steps between two checkpoints; 0 writes none.")
     resume: bool = _declare_setting(True, "Continue from the newest checkpoint of the same settings, if there is one.")
-    report_to: str = _declare_setting("none", "accelerate trackers such as tensorboard or wandb, with commas; or none.")
+    report_to: list[str] = field(
+        default_factory=lambda: ["none"], metadata={"help": "Trackers such as tensorboard or wandb; or none."}
+    )
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "report_to", read_trackers(self.report_to))
         for name in ("steps", "rollouts", "minibatch", "microbatch", "epochs", "max_prompt_tokens", "max_new_tokens"):
             if getattr(self, name) < 1:
                 raise BadInput(f"{name} {getattr(self, name)}", expected="1 or more", fix=f"change {name}")

@@ -38,7 +38,7 @@ def generate_with_vllm(
         raise BadInput(
             "--backend vllm",
             expected="an installed vllm and a GPU",
-            fix="`pip install vllm`, or use --backend transformers",
+            fix="`pip install 'rlhf_hitl[vllm]'`, or use --backend transformers",
         ) from e
     llm = LLM(model=str(path), trust_remote_code=False)
     limit = llm.llm_engine.model_config.max_model_len

@@ -460,6 +460,9 @@ def test_to_run_takes_less_to_be_installed_than_to_test(tmp_path):
         )
         return [line.split(" install ")[1] for line in planned.stdout.splitlines() if "-m pip" in line]
 
-    needed = ["--constraint requirements.lock setuptools", "--constraint requirements.lock --no-build-isolation -e ."]
+    needed = [
+        "--constraint requirements.lock setuptools",
+        "--constraint requirements.lock --no-build-isolation -e '.[all]'",
+    ]
     assert list_installs("run") == needed
     assert list_installs("test") == [*needed, "-r requirements.lock"]

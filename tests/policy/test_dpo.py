@@ -145,7 +145,7 @@ def test_rows_have_trls_columns_and_pairs_that_are_too_long_are_counted(tiny_mod
 
 
 def settings(policy, out, **more):
-    base = {"policy": str(policy), "out": str(out), "use_cpu": True, "bf16": False, "seed": 1}
+    base = {"model_name_or_path": str(policy), "output_dir": str(out), "use_cpu": True, "bf16": False, "seed": 1}
     return DPOSettings(**(base | more))
 
 
@@ -178,7 +178,7 @@ def test_dpo_raises_the_mean_reward_on_heldout_prompts(policy, tmp_path, capsys)
     assert figures["model_pairs"] == len(pairs)
     card = json.loads((out / TRAINING_CARD).read_text())
     assert card["history"][-1]["rewards/accuracies"] > 0.7
-    assert str(tmp_path) not in json.dumps({k: v for k, v in card["settings"].items() if k != "policy"})
+    assert str(tmp_path) not in json.dumps({k: v for k, v in card["settings"].items() if k != "model_name_or_path"})
     assert capsys.readouterr().out == ""  # stdout belongs to --json
 
 
@@ -239,8 +239,8 @@ def test_the_train_ppo_command_writes_a_policy_tuned_on_the_newest_reward_model(
 
     out = tmp_path / "tuned"
     done = run(
-        "train-ppo", "--store", judged, "--policy", tiny_model, "--out", out, "--set", "steps=2", "--set",
-        "max_new_tokens=6", "--set", "rollouts=8", "--json",
+        "train-ppo", "--store", judged, "--model-name-or-path", tiny_model, "--output-dir", out, "--set", "steps=2",
+        "--set", "max_new_tokens=6", "--set", "rollouts=8", "--json",
     )  # fmt: skip
     assert done.exit_code == 0, done.output
     result = json.loads(done.stdout)

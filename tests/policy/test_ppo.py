@@ -188,7 +188,8 @@ def test_the_value_loss_does_not_train_the_adapter(actor):
 
 def settings(policy, out, **more):
     base = {
-        "policy": str(policy), "out": str(out), "steps": 2, "rollouts": 8, "minibatch": 4, "microbatch": 2,
+        "model_name_or_path": str(policy), "output_dir": str(out), "steps": 2, "rollouts": 8, "minibatch": 4,
+        "microbatch": 2,
         "max_new_tokens": 6, "learning_rate": 1e-3, "precision": "float32",
     }  # fmt: skip
     return PPOConfig(**(base | more))
@@ -297,7 +298,8 @@ from rlhf_hitl.types import Message, Prompt, Split
 
 policy, out = sys.argv[1:]
 train = [Prompt.create((Message("user", f"x number {i}"),), split=Split.TRAIN) for i in range(8)]
-config = PPOConfig(policy=policy, out=f"{out}/policy", steps=2, rollouts=8, minibatch=4, microbatch=1, max_new_tokens=4,
+config = PPOConfig(model_name_or_path=policy, output_dir=f"{out}/policy",
+                   steps=2, rollouts=8, minibatch=4, microbatch=1, max_new_tokens=4,
                    learning_rate=1e-2, precision="float32", save="adapter")
 seen = []
 

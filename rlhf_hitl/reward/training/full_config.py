@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import MISSING, dataclass, field, fields
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from importlib.util import find_spec
 
 from transformers.integrations.integration_utils import INTEGRATION_TO_CALLBACK
 from trl import ModelConfig, RewardConfig
 
+from rlhf_hitl.arguments import UNSUPPORTED_ANYWHERE, read_trackers, refuse_settings
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.models import fill_in_precision
 from rlhf_hitl.reward import DEFAULT_MAX_TOKENS
@@ -18,11 +20,13 @@ NO_MAX_LENGTH = 1_000_000  # tokens: the limit where `max_length` sets none
 TRACKERS = ("tensorboard", "trackio", "wandb", "mlflow", "comet_ml", "clearml", "swanlab")
 
 #: Settings of TRL that this training does not follow, and what to do instead. Only their defaults are accepted.
-UNSUPPORTED_SETTINGS = {
+UNSUPPORTED_SETTINGS = UNSUPPORTED_ANYWHERE | {
     "load_in_4bit": "train in full or with use_peft",
     "load_in_8bit": "train in full or with use_peft",
     "use_dora": "use plain LoRA: use_peft",
-    "trust_remote_code": "take a model of an architecture that transformers has",
+    "bnb_4bit_quant_type": "leave it out: nothing is quantised",
+    "bnb_4bit_quant_storage": "leave it out: nothing is quantised",
+    "use_bnb_nested_quant": "leave it out: nothing is quantised",
     "model_revision": "download that revision and give its folder",
     "dtype": "set bf16 or fp16: weights are kept in float32",
     "model_init_kwargs": "set attn_implementation, the one that is taken",
@@ -65,10 +69,14 @@ class FullTrainingConfig(RewardConfig):
             "per_device_train_batch_size rows."
         },
     )
+    report_to: list[str] = field(  # type: ignore[assignment]
+        default_factory=lambda: ["none"], metadata={"help": "Trackers such as tensorboard or wandb; or none."}
+    )
     save_strategy: str = field(default="no", metadata={"help": "When checkpoints are written: no, steps or epoch."})
 
     def __post_init__(self) -> None:
         fill_in_precision(self)
+        self.report_to = read_trackers(self.report_to)
         super().__post_init__()
 
     @property
@@ -79,11 +87,10 @@ class FullTrainingConfig(RewardConfig):
 
 def refuse_unsupported_settings(config: FullTrainingConfig, model_config: ModelConfig) -> None:
     """Raise BadInput for a setting of TRL that would be accepted and then not followed."""
-    for settings in (config, model_config):
-        for f in fields(settings):
-            if f.name in UNSUPPORTED_SETTINGS and f.default is not MISSING and getattr(settings, f.name) != f.default:
-                value = f"{f.name} {getattr(settings, f.name)!r}"
-                raise BadInput(value, expected=f"its default, {f.default!r}", fix=UNSUPPORTED_SETTINGS[f.name])
+    refuse_settings((config, model_config), UNSUPPORTED_SETTINGS)
+    if model_config.use_peft and model_config.lora_task_type not in (ModelConfig.lora_task_type, "SEQ_CLS"):
+        value = f"lora_task_type {model_config.lora_task_type!r}"
+        raise BadInput(value, expected="SEQ_CLS, that of a reward model", fix="leave it out")
     if config.token_budget is not None and config.token_budget < 1:
         raise BadInput(f"token_budget {config.token_budget}", expected="1 or more", fix="set 4096, or leave it out")
     if config.max_length is not None and config.max_length < MIN_TOKENS:
@@ -93,9 +100,9 @@ def refuse_unsupported_settings(config: FullTrainingConfig, model_config: ModelC
         raise BadInput(f"lora_r {model_config.lora_r}", expected="1 or more", fix="set lora_r, 8 to 64 as a rule")
 
 
-def refuse_missing_trackers(config: FullTrainingConfig) -> None:
+def refuse_missing_trackers(report_to: Sequence[str] | None) -> None:
     """Raise BadInput for a tracker in `report_to` that is unknown or not installed."""
-    for name in config.report_to or []:
+    for name in report_to or []:
         if name not in ("all", "none", *INTEGRATION_TO_CALLBACK):
             trackers = ", ".join(["none", *TRACKERS])
             raise BadInput(f"report_to {name}", expected=f"a tracker: {trackers}", fix="name one of them")

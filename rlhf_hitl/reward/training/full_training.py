@@ -54,7 +54,7 @@ def build_reward_trainer(config: FullTrainingConfig, model_config: ModelConfig) 
         BadInput: no model, no data, data that `load_training_rows` refuses, or a setting that is not supported.
     """
     refuse_unsupported_settings(config, model_config)
-    refuse_missing_trackers(config)
+    refuse_missing_trackers(config.report_to)
     if not model_config.model_name_or_path:
         raise BadInput("model_name_or_path", expected="a model", fix="give --model_name_or_path a folder or a hub id")
     path = locate_full_model(model_config.model_name_or_path)

@@ -1,6 +1,14 @@
+// `name`, as it is called where this server is below a path: a browser keeps things by the host, and another server may be
+// at another path of it.
+function nameOfSite(name) {
+  const site = new URL("..", location.href).pathname;
+  return site === "/" ? name : name + site;
+}
+
 // What this browser keeps for the rater: drafts, answers not sent yet, settings. Where localStorage is full or forbidden,
 // a value is kept in the memory of the page alone.
-function createStorage(prefix) {
+function createStorage(name) {
+  const prefix = nameOfSite(name);
   const memory = new Map();
   return {
     get(name, fallback) {

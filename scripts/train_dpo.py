@@ -58,7 +58,9 @@ def _sample(store: Store, arguments: DPOPairArguments, settings: DPOSettings) ->
     sampling = Sampling(
         arguments.temperature, 1.0, arguments.max_new_tokens, settings.seed, count=arguments.completions
     )
-    share = sample_completions(settings.policy, prompts[state.process_index :: state.num_processes], [sampling])
+    share = sample_completions(
+        settings.policy, prompts[state.process_index :: state.num_processes], [sampling], skip_bad=settings.skip_bad
+    )
     return gather_object(share)
 
 

@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     require_free_folder(settings.out)
     with data.open_store() as store, record_run(store, "train-dpo"):
         pairs = _collect_pairs(store, data, arguments, settings)
-        return {"policy": settings.out, **train_dpo(settings, pairs)}
+        return {"policy": settings.out, **train_dpo(settings, pairs, store.images.load)}
 
 
 def _collect_pairs(

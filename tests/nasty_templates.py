@@ -15,7 +15,9 @@ OPENS_THOUGHT = "{% if add_generation_prompt %}<|assistant|><think>\n{% endif %}
 
 TEMPLATES = {
     "plain": BASE + END,
-    "no_system": "{% if messages[0].role == 'system' %}{{ raise_exception('no system role here') }}{% endif %}" + BASE + END,
+    "no_system": "{% if messages[0].role == 'system' %}{{ raise_exception('no system role here') }}{% endif %}"
+    + BASE
+    + END,
     "alternate": "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
     "{{ raise_exception('roles must alternate') }}{% endif %}{% endfor %}" + BASE + END,
     "fails": "{% for m in messages %}{{ m.content + m.mood }}{% endfor %}" + BASE + END,
@@ -24,8 +26,8 @@ TEMPLATES = {
     + OPENS_THOUGHT,
     "parts": "{% for m in messages %}<|{{ m.role }}|>{% for c in m.content %}{{ c['text'] }}{% endfor %}<|end|>"
     "{% endfor %}" + END,
-    "no_tool": "{% for m in messages %}{% if m.role in ['user', 'assistant', 'system'] %}<|{{ m.role }}|>{{ m.content }}"
-    "<|end|>{% endif %}{% endfor %}" + END,
+    "no_tool": "{% for m in messages %}{% if m.role in ['user', 'assistant', 'system'] %}<|{{ m.role }}|>"
+    "{{ m.content }}<|end|>{% endif %}{% endfor %}" + END,
     "blind": "{% for m in messages %}<|{{ m.role }}|><|end|>{% endfor %}" + END,
     # Shows all there is.
     "whole": "{% if tools %}{{ tools | tojson }}{% endif %}{% for m in messages %}<|{{ m.role }}|>{{ m.name }}"

@@ -19,7 +19,7 @@ from rlhf_hitl.reward.chat_template import (
     make_images_error,
 )
 from rlhf_hitl.reward.readability import Obstacle, Unreadable
-from rlhf_hitl.reward.vision import VisionReader
+from rlhf_hitl.reward.vision import ImageLoader, VisionReader
 from rlhf_hitl.types import Comparison, Messages, Tools
 from rlhf_hitl.types.comparisons import make_prompt_id
 from rlhf_hitl.types.messages import list_images
@@ -129,6 +129,11 @@ class Renderer:
             Unreadable: a completion without text, images, or a conversation that the chat template refuses.
         """
         return self._render_once(conversation, self.max_length)
+
+    def read_images_from(self, load_image: ImageLoader) -> None:
+        """Take images that messages only name from there, if the model reads images at all."""
+        if self.vision is not None:
+            self.vision.load_image = load_image
 
     def find_problem(self, conversations: Sequence[Conversation]) -> Unreadable | None:
         """Return why the answers to a prompt cannot be read, or not be told apart; None where they can."""

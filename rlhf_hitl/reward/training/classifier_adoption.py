@@ -43,6 +43,7 @@ def adopt_classifier(
         skip_bad: leave out pairs that the classifier cannot read or tell apart, instead of refusing them.
     """
     model = wrap_classifier(name, workspace / "features", max_length=max_length, dtype=dtype)
+    model.cache.backbone.renderer.read_images_from(store.images.load)
     train, calibration, left_out = (
         load_labelled_pairs(store, Split.TRAIN),
         load_calibration_pairs(store),

@@ -59,5 +59,6 @@ def train_full_from_store(
             shutil.copy(plot, folder)
         place_folder(folder, final_folder, existing="keep")
     model = load_reward_model(final_folder, workspace / "features")
+    model.cache.backbone.renderer.read_images_from(store.images.load)
     register_reward_model(store, model, final_folder)
     return model

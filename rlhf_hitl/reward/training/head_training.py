@@ -51,6 +51,7 @@ def train_head(
     Raises:
         BadInput: too few labels, labels that are all ties, or pairs that the backbone cannot read or tell apart.
     """
+    backbone.renderer.read_images_from(store.images.load)
     pairs, calibration, left_out = load_readable_pairs(store, backbone.renderer, skip_bad=skip_bad)
     cache = FeatureCache(workspace / "features", backbone)
     compute_all_features(cache, [*pairs, *calibration])

@@ -172,9 +172,8 @@ class RoundSteps:
         model = self.reward_models.get(self.round)
         pairs = collect_dpo_pairs(self.store, model, fresh, limit=self.config.dpo_pairs, seed=self.seed)
         out = self._name_policy_folder("dpo")
-        figures = train_dpo(
-            DPOSettings(policy=policy, out=str(out), max_length=512, skip_bad=self.config.skip_bad), pairs, self.store.images.load
-        )
+        settings = DPOSettings(policy=policy, out=str(out), max_length=512, skip_bad=self.config.skip_bad)
+        figures = train_dpo(settings, pairs, self.store.images.load)
         return {"policy": str(out), "pairs": len(pairs), **figures}
 
     def tune_with_ppo(self) -> dict[str, Any]:

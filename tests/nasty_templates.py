@@ -20,6 +20,9 @@ TEMPLATES = {
     + END,
     "alternate": "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
     "{{ raise_exception('roles must alternate') }}{% endif %}{% endfor %}" + BASE + END,
+    # Refuses a completion, and takes its prompt.
+    "answers_once": "{% if messages | selectattr('role', 'equalto', 'assistant') | list | length > 1 %}"
+    "{{ raise_exception('one answer only') }}{% endif %}" + BASE + END,
     "fails": "{% for m in messages %}{{ m.content + m.mood }}{% endfor %}" + BASE + END,
     "opens_thought": BASE + OPENS_THOUGHT,
     "drops_thought": "{% for m in messages %}<|{{ m.role }}|>{{ m.content.split('</think>')[-1] }}<|end|>{% endfor %}"

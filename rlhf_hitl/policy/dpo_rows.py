@@ -87,10 +87,9 @@ def _read_tokens(pair: DPOPair, tokenizer: Any, template: ChatTemplate) -> dict[
         return tokenizer(text, add_special_tokens=False)["input_ids"]
 
     texts = [
-        template.apply(chat.prompt + chat.completion, chat.tools, answer_follows=False)
-        for chat in (pair.chosen_chat, pair.rejected_chat)
+        template.apply(chat.prompt, chat.completion, chat.tools) for chat in (pair.chosen_chat, pair.rejected_chat)
     ]
-    prompt = tokenise(template.apply(pair.prompt.messages, pair.prompt.tools, answer_follows=True))
+    prompt = tokenise(template.apply(pair.prompt.messages, None, pair.prompt.tools))
     chosen, rejected = map(tokenise, texts)
     start = min(count_common_prefix(prompt, chosen), count_common_prefix(prompt, rejected))
     return {

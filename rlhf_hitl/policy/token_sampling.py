@@ -33,7 +33,7 @@ class PromptReader:
         """
         if next(list_images(prompt.messages), None) is not None:
             raise make_images_error(prompt.id, "this policy reads no images here")
-        text = self.template.apply(prompt.messages, prompt.tools, answer_follows=True)
+        text = self.template.apply(prompt.messages, None, prompt.tools)
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]  # type: ignore[return-value]
 
     def decode(self, token_ids: Sequence[int], eos: set[int]) -> str:

@@ -10,6 +10,7 @@ import json
 import re
 from collections.abc import Iterator
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from rlhf_hitl.errors import BadInput
@@ -36,7 +37,7 @@ class ChatTemplate:
 
     def __init__(self, owner: Any, template: str | None = None):
         self._owner, self._template = owner, template
-        self.name = str(getattr(owner, "name_or_path", "") or getattr(_get_tokenizer(owner), "name_or_path", ""))
+        self.name = Path(getattr(getattr(owner, "tokenizer", owner), "name_or_path", "")).name
         shows_text = self._shows_probe(_ASKED, _ANSWERED)
         #: Whether it loops over parts of a content. Some templates take both.
         self.takes_parts = self._shows_probe([{"type": "text", "text": _ASKED}], [{"type": "text", "text": _ANSWERED}])
@@ -49,26 +50,23 @@ class ChatTemplate:
                 fix="put a template into its chat_template.jinja, or take another model",
             )
 
-    def apply(self, messages: Messages, tools: Tools = (), *, answer_follows: bool) -> str:
-        """Return the text of a chat.
-
-        Args:
-            answer_follows: also write what comes before an answer of the assistant.
+    def apply(self, prompt: Messages, completion: Messages | None, tools: Tools = ()) -> str:
+        """Return the text of a conversation; without a completion, up to where the assistant's answer begins.
 
         Raises:
             Unreadable: the template refuses the chat or fails on it, or cannot show its images.
         """
-        plain = [self._prepare(message) for message in messages]
+        plain = [self._prepare(message) for message in prompt + (completion or ())]
         if None in plain:
-            raise make_images_error(make_prompt_id(messages, tools), "this chat template shows no images")
+            raise make_images_error(make_prompt_id(prompt, tools), "this chat template shows no images")
         try:
-            return self._render(plain, [tool.to_plain() for tool in tools], answer_follows)
+            return self._render(plain, [tool.to_plain() for tool in tools], answer_follows=completion is None)
         except Exception as e:  # a template is a program: it can raise anything
             said = " ".join(str(e).split())[:120] or type(e).__name__
             raise Unreadable(
                 Obstacle.TEMPLATE,
-                make_prompt_id(messages, tools),
-                f"prompt {make_prompt_id(messages, tools)}",
+                make_prompt_id(prompt, tools),
+                f"prompt {make_prompt_id(prompt, tools)}",
                 expected=f"a conversation that the chat template of {self.name or 'the tokenizer'} takes; "
                 f"it says: {said}",
                 fix="leave it out, or give the tokenizer a template that takes it",
@@ -82,8 +80,7 @@ class ChatTemplate:
         """
         asked, answered = Message("user", _ASKED), Message("assistant", _ANSWERED)
         try:
-            before = self.apply((asked,), answer_follows=True)
-            whole = self.apply((asked, answered), answer_follows=False)
+            before, whole = self.apply((asked,), None), self.apply((asked,), (answered,))
         except Unreadable:
             return ""  # the prompts themselves will say what the template refuses
         if found := _OPENED_THOUGHT.search(before):
@@ -107,11 +104,11 @@ class ChatTemplate:
 
     def _try(self, chat: list[dict[str, Any]]) -> str | None:
         try:
-            return self._render(chat, [], False)
+            return self._render(chat, [], answer_follows=False)
         except Exception:
             return None
 
-    def _render(self, chat: list[Any], tools: list[dict[str, Any]], answer_follows: bool) -> str:
+    def _render(self, chat: list[Any], tools: list[dict[str, Any]], *, answer_follows: bool) -> str:
         return self._owner.apply_chat_template(
             chat,
             tools=tools or None,
@@ -234,7 +231,3 @@ def _list_words(arguments: Any) -> Iterator[str]:
             yield value
         elif isinstance(value, int | float) and not isinstance(value, bool):
             yield json.dumps(value)
-
-
-def _get_tokenizer(owner: Any) -> Any:
-    return getattr(owner, "tokenizer", owner)

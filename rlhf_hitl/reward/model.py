@@ -84,11 +84,15 @@ class RewardModel:
         """Yield the score of each comparison. Memory does not grow with their number.
 
         Raises:
-            Unreadable: a completion that the model cannot read; `find_problem` says it before.
+            Unreadable: completions that the model cannot read or not tell apart: `find_problem` says it before.
         """
         remaining, reward_model_id = iter(comparisons), self.id
         while chunk := list(islice(remaining, 512)):
-            inputs = self.inputs([chat for c in chunk for chat in list_conversations(c)])
+            chats = [list_conversations(c) for c in chunk]
+            for comparison, of_comparison in zip(chunk, chats):
+                if problem := self.find_problem(of_comparison):
+                    raise problem.about(f"comparison {comparison.id}")
+            inputs = self.inputs([chat for of_comparison in chats for chat in of_comparison])
             start = 0
             for comparison in chunk:
                 stop = start + len(comparison.completions)

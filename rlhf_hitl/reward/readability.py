@@ -32,6 +32,10 @@ class Unreadable(BadInput):
         self.obstacle, self.prompt_id = obstacle, prompt_id
         super().__init__(value, expected=expected, fix=fix)
 
+    def about(self, what: str) -> Unreadable:
+        """Return the same, said of a comparison."""
+        return Unreadable(self.obstacle, self.prompt_id, f"{what}, {self.value}", expected=self.expected, fix=self.fix)
+
     def as_list(self) -> list[str]:
         """Return it as a list for JSON, which a column of a dataset can hold."""
         return [self.obstacle.name, self.prompt_id, self.value, self.expected, self.fix]

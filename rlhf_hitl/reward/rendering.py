@@ -169,8 +169,8 @@ class Renderer:
             if self.vision is None:
                 raise make_images_error(conversation.prompt_id, "this backbone reads no images")
             return self._render_with_images(conversation, max_length)
-        prompt_text = self.chat_template.apply(prompt, tools, answer_follows=True)
-        full_text = self.chat_template.apply(prompt + completion, tools, answer_follows=False)
+        prompt_text = self.chat_template.apply(prompt, None, tools)
+        full_text = self.chat_template.apply(prompt, completion, tools)
         unshown = list_unshown(conversation, full_text)
         if any(name.startswith("completion") for name in unshown):
             self._refuse_nothing(conversation, full_text)
@@ -213,7 +213,7 @@ class Renderer:
             replace(m, content="", tool_calls=(), reasoning_content="", name="") for m in conversation.completion
         )
         try:
-            without = self.chat_template.apply(conversation.prompt + empty, conversation.tools, answer_follows=False)
+            without = self.chat_template.apply(conversation.prompt, empty, conversation.tools)
         except Unreadable:
             return
         if without == full_text:

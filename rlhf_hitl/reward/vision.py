@@ -40,8 +40,8 @@ class VisionReader:
         Raises:
             Unreadable: the chat template refuses the conversation.
         """
-        before = self.template.apply(prompt, tools, answer_follows=True)
-        whole = self.template.apply(prompt + completion, tools, answer_follows=False)
+        before = self.template.apply(prompt, None, tools)
+        whole = self.template.apply(prompt, completion, tools)
         shared = count_common_prefix(before, whole)
         return whole[:shared], whole[shared:]
 

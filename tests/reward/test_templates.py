@@ -96,13 +96,14 @@ def test_a_template_that_shows_no_content_is_refused(tiny_model):
     [
         ("no_system", Message("system", "Be nice."), "no system role here"),
         ("alternate", Message("assistant", "I begin."), "roles must alternate"),
+        ("answers_once", Message("user", "hello"), "one answer only"),
         ("fails", Message("user", "hello"), "can only concatenate|has no attribute|is undefined"),
     ],
 )
 def test_a_template_that_raises_names_the_prompt_and_says_what_it_said(tiny_model, template, first, said):
     renderer = renderer_with(tiny_model, template)
     prompt = (first, Message("user", "hello"))
-    problem = renderer.find_problem([Conversation(prompt, (Message("assistant", "fine"),))])
+    problem = renderer.find_problem([Conversation(prompt, (Message("assistant", "fine"), Message("assistant", "ok")))])
     assert problem is not None
     assert problem.obstacle is Obstacle.TEMPLATE
     assert Prompt.create(prompt).id in str(problem)

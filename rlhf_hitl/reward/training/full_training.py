@@ -63,9 +63,6 @@ def build_reward_trainer(config: FullTrainingConfig, model_config: ModelConfig) 
     path = locate_full_model(model_config.model_name_or_path)
     data = load_training_rows(config.dataset, config.learn_from)
     calibration = data["calibration"] if len(data.get("calibration", [])) else None
-    if calibration is None and config.eval_strategy != IntervalStrategy.NO:
-        log.warning("no calibration rows: nothing is evaluated while training (eval_strategy is now no)")
-        config.eval_strategy = IntervalStrategy.NO
     processor: Any = load_processor(path)
     tokenizer = load_tokenizer(path, chats=False) if processor is None else processor.tokenizer
     vision = None if processor is None else VisionReader(processor)
@@ -88,6 +85,9 @@ def build_reward_trainer(config: FullTrainingConfig, model_config: ModelConfig) 
     if calibration is not None:
         calibration, _ = tokenise_rows(calibration, renderer, config.dataset_num_proc, skip_bad=config.skip_bad)
         calibration = calibration if len(calibration) else None
+    if calibration is None and config.eval_strategy != IntervalStrategy.NO:
+        log.warning("no calibration rows: nothing is evaluated while training (eval_strategy is now no)")
+        config.eval_strategy = IntervalStrategy.NO
     trainer = LabelRewardTrainer(
         model=model,
         args=config,  # its max_length drops nothing: the renderer has cut to it already

@@ -64,7 +64,10 @@ def tokenise_rows(
 
     def tokenise(row: dict[str, Any]) -> dict[str, Any]:
         ranking = read_ranking(row)
-        if problem := renderer.find_problem(ranking.chats):
+        problem = renderer.find_problem(ranking.chats)
+        if problem is None and vision is not None:
+            problem = _find_problem_of_processor(ranking.chats, vision)
+        if problem is not None:
             nothing = {name: [] for name in columns if name not in ("weight", "cut", "problem")}
             return nothing | {"weight": 0.0, "cut": 0, "problem": json.dumps(problem.as_list())}
         rendered = [renderer.render(chat) for chat in ranking.chats]
@@ -111,3 +114,13 @@ def _list_texts_and_images(
         "texts": [asked + close_text(answered, end) for asked, answered in sides],
         "images": [vision.load_images(c.prompt, c.completion) for c in chats],
     }
+
+
+def _find_problem_of_processor(chats: Sequence[Conversation], vision: VisionReader) -> Unreadable | None:
+    """Return why a processor refuses conversations without images, such as one that quotes its token for an image."""
+    try:
+        for c in chats:
+            vision.encode_conversation(c.prompt, c.completion, c.tools)
+    except Unreadable as e:
+        return e
+    return None

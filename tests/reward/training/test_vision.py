@@ -116,10 +116,22 @@ def test_full_training_learns_what_only_the_pictures_say_and_scores_by_them(expo
     assert np.isfinite(model.rewards([Conversation((Message("user", "no picture"),), say("fine"))])).all()
 
 
-def make_pairs(**more) -> list[DPOPair]:
+def test_a_text_that_quotes_the_token_of_an_image_is_named_before_training(vision_model, tmp_path):
+    messages = {
+        "prompt": [{"role": "user", "content": "what is <|boi|>"}],
+        "chosen": [{"role": "assistant", "content": "a token"}],
+        "rejected": [{"role": "assistant", "content": "no idea"}],
+    }
+    DatasetDict(train=Dataset.from_list([messages])).save_to_disk(tmp_path / "data")
+    quoting = Prompt.create((Message("user", "what is <|boi|>"),))
+    with pytest.raises(BadInput, match=quoting.id):
+        build(tmp_path / "data", vision_model, tmp_path / "out")
+
+
+def make_pairs(numbers=range(12), **more) -> list[DPOPair]:
     pairs = []
-    for i, (colour, other) in enumerate(COLOURS):
-        prompt = Prompt.create(ask(colour, i, **more), split=Split.TRAIN)
+    for number, (colour, other) in zip(numbers, COLOURS):
+        prompt = Prompt.create(ask(colour, number, **more), split=Split.TRAIN)
         sides = [Completion.create(prompt.id, say(f"it is {said}"), "p") for said in (colour, other)]
         pairs.append(DPOPair(prompt, sides[0], sides[1], "human"))
     return pairs
@@ -131,7 +143,7 @@ def test_dpo_learns_what_only_the_pictures_say(vision_model, tmp_path):
         policy=str(vision_model), out=str(tmp_path / "tuned"), use_cpu=True, bf16=False, seed=1, learning_rate=2e-2,
         num_train_epochs=12, per_device_train_batch_size=12, beta=1.0,
     )  # fmt: skip
-    figures = train_dpo(settings, make_pairs(with_png=False), pngs.__getitem__)
+    figures = train_dpo(settings, make_pairs([0] * 12, with_png=False), pngs.__getitem__)
     assert figures["human_pairs"] == 12
     assert figures["loss"] < 0.6  # from log 2
     from rlhf_hitl.models import load_policy, load_processor

@@ -120,7 +120,7 @@ def _read_chats(row: Any, chats: Sequence[Any], *, may_leave_images: bool = Fals
     if given is None and row.get("image") is not None:
         given = [row["image"]]  # TRL's other name
     images = iter(given or ())
-    read = [parse_messages([_fill_in_images(m, images) for m in chat]) for chat in chats]
+    read = [parse_messages(_fill_in_images(chat, images)) for chat in chats]
     if not may_leave_images and (left := sum(1 for _ in images)):
         raise BadInput(
             f"images: {left} more than places for them",
@@ -130,8 +130,12 @@ def _read_chats(row: Any, chats: Sequence[Any], *, may_leave_images: bool = Fals
     return read
 
 
-def _fill_in_images(message: Any, images: Iterator[Any]) -> Any:
-    """Return a message with the next images of its row where its parts say only that there is one."""
+def _fill_in_images(chat: Any, images: Iterator[Any]) -> Any:
+    """Return messages with the next images of their row where their parts say only that there is one."""
+    return [_fill_in_message(message, images) for message in chat] if isinstance(chat, list) else chat
+
+
+def _fill_in_message(message: Any, images: Iterator[Any]) -> Any:
     content = message.get("content") if isinstance(message, Mapping) else None
     if not isinstance(content, list):
         return message

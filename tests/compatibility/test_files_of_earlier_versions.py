@@ -24,7 +24,7 @@ from rlhf_hitl.reward.evaluation.browse import PairQuery, find_rows
 from rlhf_hitl.reward.evaluation.pair_index import load_index, read_rows
 from rlhf_hitl.reward.evaluation.storage import load_evaluation, load_evaluation_for_page, read_evaluated_pairs
 from rlhf_hitl.reward.model import load_reward_model
-from rlhf_hitl.reward.rendering import Conversation
+from rlhf_hitl.reward.rendering import list_conversations
 from rlhf_hitl.reward.training.dataset_loading import load_training_rows
 from rlhf_hitl.store import Store, guidelines, queue, tutorial
 from rlhf_hitl.store.comparisons import find_comparisons, list_prompts

@@ -31,6 +31,8 @@ TEMPLATES = {
     "{% endfor %}" + END,
     "no_tool": "{% for m in messages %}{% if m.role in ['user', 'assistant', 'system'] %}<|{{ m.role }}|>"
     "{{ m.content }}<|end|>{% endif %}{% endfor %}" + END,
+    # Quotes JSON of its own, as many do that explain how tools are called.
+    "quotes": """Write {"type": "function", "text": "yes"} to call.""" + BASE + END,
     "blind": "{% for m in messages %}<|{{ m.role }}|><|end|>{% endfor %}" + END,
     # Shows all there is.
     "whole": "{% if tools %}{{ tools | tojson }}{% endif %}{% for m in messages %}<|{{ m.role }}|>{{ m.name }}"

@@ -20,6 +20,8 @@ from rlhf_hitl.types.comparisons import make_prompt_id
 
 #: Two words that no template writes by itself, and which hold no letter that a template would change.
 _ASKED, _ANSWERED = "7314085", "9260471"
+#: A part as Python or JSON writes it, where a template takes a list of parts for text.
+_WRITTEN_OUT = re.compile(rf"""['"]text['"]: ?['"]{_ASKED}""")
 _OPENED_THOUGHT = re.compile(r"<(think|thinking|thought|reasoning)>\s*$")
 _TAG = re.compile(r"\s*[<\[][^<>\[\]]{1,40}[>\]]\s*")
 
@@ -93,14 +95,13 @@ class ChatTemplate:
         return any(self._try(chat) is not None for chat in _make_probes(_ASKED, _ANSWERED))
 
     def _shows_probe(self, asked: Any, answered: Any) -> bool:
-        """Whether some chat with these contents is shown as it should be: its words, and nothing of how parts are
-        written down."""
-        return any(
-            text is not None and all(word in text for word in words) and not re.search(r"""['"]type['"]""", text)
-            for chat in _make_probes(asked, answered)
-            for text in [self._try(chat)]
-            for words in [[_ASKED] if len(chat) == 1 else [_ASKED, _ANSWERED]]
-        )
+        """Whether some chat with these contents is shown as it should be: its words, and not parts written out."""
+        for chat in _make_probes(asked, answered):
+            words = [_ASKED, _ANSWERED][: len(chat)]
+            text = self._try(chat)
+            if text is not None and all(word in text for word in words) and not _WRITTEN_OUT.search(text):
+                return True
+        return False
 
     def _try(self, chat: list[dict[str, Any]]) -> str | None:
         try:

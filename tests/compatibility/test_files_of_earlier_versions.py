@@ -190,9 +190,7 @@ def test_a_model_gives_the_same_rewards_and_scores(old_store, files, kind):
     was = EXPECTED["models"][kind]
     model = load_reward_model(files / "made" / "reward" / was["id"], files / "features")
     comparisons = list(find_comparisons(old_store))
-    conversations = [
-        Conversation(c.prompt.messages, answer.messages) for c in comparisons[:5] for answer in c.completions
-    ]
+    conversations = [chat for c in comparisons[:5] for chat in list_conversations(c)]
     assert model.id == was["id"]
     assert model.rewards(conversations).tolist() == pytest.approx(was["rewards"], abs=1e-6)
     [score] = model.score(comparisons[:1])

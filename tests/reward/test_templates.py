@@ -86,6 +86,12 @@ def test_a_template_over_parts_gets_parts_and_reads_what_one_over_text_reads(tin
     assert parts.render(both).ids == plain.render(both).ids == plain.render(chat("hello", "fine")).ids
 
 
+def test_a_template_that_takes_text_gets_the_text_of_parts_whatever_it_quotes(tiny_model):
+    renderer = renderer_with(tiny_model, "quotes")
+    both = Conversation((Message("user", (TextPart("hel"), TextPart("lo"))),), (Message("assistant", "fine"),))
+    assert "<|user|>hello<|end|>" in decode(renderer, both)
+
+
 def test_a_template_that_shows_no_content_is_refused(tiny_model):
     with pytest.raises(BadInput, match="shows a message's content"):
         renderer_with(tiny_model, "blind")

@@ -68,11 +68,11 @@ def main() -> None:
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(renderer.pad_id)
         rows = [
             {
-                "prompt": messages_to_dicts(prompt),
-                "chosen": messages_to_dicts(chosen),
-                "rejected": messages_to_dicts(rejected),
+                "prompt": messages_to_dicts(chosen.prompt),
+                "chosen": messages_to_dicts(chosen.completion),
+                "rejected": messages_to_dicts(rejected.completion),
             }
-            for (prompt, chosen), (_, rejected) in load_hh_pairs(Path(args.data), PAIRS_IN_BATCH * (turns * steps + 1))
+            for chosen, rejected in load_hh_pairs(Path(args.data), PAIRS_IN_BATCH * (turns * steps + 1))
         ]
         # The shortest come first in every turn, as a batch to warm up with.
         rows.sort(key=lambda row: sum(len(m["content"]) for side in row.values() for m in side))
@@ -90,7 +90,7 @@ def main() -> None:
         def stock(data: Dataset) -> Trainer:
             with silence_loading_report():
                 model = AutoModelForSequenceClassification.from_pretrained(path, num_labels=1, dtype="float32")
-            tokens_of: Any = tokenise_rows(data, renderer)["ids"]
+            tokens_of: Any = tokenise_rows(data, renderer)[0]["ids"]
             train = Dataset.from_list(
                 [{"chosen_ids": chosen, "rejected_ids": rejected} for chosen, rejected in tokens_of]
             )

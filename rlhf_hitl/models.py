@@ -23,7 +23,7 @@ from rlhf_hitl.errors import BadInput, NotFound
 
 if TYPE_CHECKING:
     import torch
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase, TrainingArguments
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase, ProcessorMixin, TrainingArguments
 
 #: The precision of frozen weights, as settings name it.
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
@@ -225,6 +225,28 @@ def load_tokenizer(name_or_path: str | Path, *, chats: bool = True) -> PreTraine
     return tokenizer
 
 
+def load_processor(name_or_path: str | Path) -> ProcessorMixin | None:
+    """Load the processor of a model that reads images; None for a model that reads none.
+
+    Raises:
+        BadInput: a vision model without a processor, or without a chat template.
+    """
+    folder = locate_model_folder(name_or_path)
+    if not (folder / "config.json").is_file() or getattr(load_config(folder), "vision_config", None) is None:
+        return None
+    from transformers import AutoProcessor, ProcessorMixin
+
+    with _report_unreadable(name_or_path):
+        processor = AutoProcessor.from_pretrained(folder, **NO_CODE)
+    if not isinstance(processor, ProcessorMixin) or not getattr(processor, "chat_template", None):
+        raise BadInput(
+            f"vision model {str(name_or_path)!r}",
+            expected="its processor (processor_config.json) with a chat template",
+            fix="copy the processor's files from the model that it was made of",
+        )
+    return processor
+
+
 def load_policy(name_or_path: str | Path, dtype: torch.dtype | None = None) -> PreTrainedModel:
     """Load a causal language model in `dtype` (None: as it was saved), on the CPU, in evaluation mode.
 
@@ -233,7 +255,7 @@ def load_policy(name_or_path: str | Path, dtype: torch.dtype | None = None) -> P
     Raises:
         BadInput: no such model, no hub, no safetensors, or not a causal language model.
     """
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, AutoModelForImageTextToText
 
     folder = locate_model_folder(name_or_path)
     options: dict[str, Any] = {"dtype": dtype or "auto", "use_safetensors": True, **NO_CODE}
@@ -245,7 +267,9 @@ def load_policy(name_or_path: str | Path, dtype: torch.dtype | None = None) -> P
             model = AutoModelForCausalLM.from_pretrained(locate_model_folder(str(base)), **options)
             model = PeftModel.from_pretrained(model, str(folder)).merge_and_unload()  # type: ignore[operator]
         else:
-            model = AutoModelForCausalLM.from_pretrained(folder, **options)
+            reads_images = getattr(load_config(folder), "vision_config", None) is not None
+            kind = AutoModelForImageTextToText if reads_images else AutoModelForCausalLM
+            model = kind.from_pretrained(folder, **options)
     return model.eval()
 
 

@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
     require_free_folder(settings.output_dir)
     with data.open_store() as store, record_run(store, "train-dpo"):
         pairs = _collect_pairs(store, data, arguments, settings)
-        return {"policy": settings.output_dir, **train_dpo(settings, pairs)}
+        return {"policy": settings.output_dir, **train_dpo(settings, pairs, store.images.load)}
 
 
 def _collect_pairs(
@@ -61,7 +61,10 @@ def _sample(store: Store, arguments: DPOPairArguments, settings: DPOSettings) ->
         arguments.temperature, 1.0, arguments.max_new_tokens, settings.seed, count=arguments.completions
     )
     share = sample_completions(
-        settings.model_name_or_path, prompts[state.process_index :: state.num_processes], [sampling]
+        settings.model_name_or_path,
+        prompts[state.process_index :: state.num_processes],
+        [sampling],
+        skip_bad=settings.skip_bad,
     )
     return gather_object(share)
 

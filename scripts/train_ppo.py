@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> dict[str, Any]:
         prompts = list_prompts(store, split=Split.TRAIN)
         refuse_heldout(prompts, store)
         model = data.open_reward_model(store)
-        result = train_ppo(config, prompts, lambda chats: model.rewards(chats, keep=False))
+        result = train_ppo(config, prompts, lambda chats: model.rewards(chats, keep=False), model.find_problem)
     return {
         "policy": str(result.folder),
         "reward_model_id": model.id,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from rlhf_hitl.reward.rendering import Conversation
 from rlhf_hitl.reward.vote_scale import FIRST_UNGRADED, SECOND_UNGRADED, VOTE_OUTCOMES
 from rlhf_hitl.types import Message
 
@@ -11,7 +12,7 @@ WORDS = ["sea", "sun", "poem", "paris", "thanks", "friend", "lazy", "quick", "br
 
 
 def chat(prompt: str, completion: str):
-    return (Message("user", prompt),), (Message("assistant", completion),)
+    return Conversation((Message("user", prompt),), (Message("assistant", completion),))
 
 
 def make_votes_from_preferences(targets: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:

@@ -16,6 +16,7 @@ from rlhf_hitl.config import DEFAULT_MODEL
 from rlhf_hitl.errors import BadInput, NotFound
 from rlhf_hitl.models import load_policy, load_tokenizer
 from rlhf_hitl.reward.backbone import Backbone
+from rlhf_hitl.reward.rendering import Conversation
 from rlhf_hitl.types import Message
 
 
@@ -75,7 +76,7 @@ def test_no_bar_of_transformers_is_drawn_beside_ours_and_ours_ends_full(tiny_mod
     assert transformers_logging.is_progress_bar_enabled()
     load_policy(tiny_model)
     assert "Loading weights" not in capfd.readouterr().err
-    asked = [((Message("user", f"Tea {n}?"),), (Message("assistant", "Yes."),)) for n in range(20)]
+    asked = [Conversation((Message("user", f"Tea {n}?"),), (Message("assistant", "Yes."),)) for n in range(20)]
     FeatureCache(tmp_path, Backbone(str(tiny_model), max_length=64)).features(asked)
     drawn = capfd.readouterr().err
     assert "Loading weights" not in drawn

@@ -63,6 +63,9 @@ def generate_command(
     out: Annotated[
         Path | None, typer.Option(help="Write the completions to this JSONL file instead of the store.")
     ] = None,
+    skip_bad: Annotated[
+        bool, typer.Option("--skip-bad", help="Leave out and count prompts that the policy's chat template refuses.")
+    ] = False,
     json: AsJson = False,
 ) -> Result:
     """Sample completions from a policy and make comparisons of them."""
@@ -93,13 +96,18 @@ def generate_command(
             )
         locate_model_folder(policy)  # reports what is missing before torch is imported
         from rlhf_hitl.policy.generation import sample_completions
+        from rlhf_hitl.reward.readability import LeftOut
 
-        sampled = sample_completions(policy, chosen, samplings, batch_size=batch_size, backend=backend)
+        left_out = LeftOut("prompt")
+        sampled = sample_completions(
+            policy, chosen, samplings, batch_size=batch_size, backend=backend, skip_bad=skip_bad, left_out=left_out
+        )
         data = {"prompts": len(chosen), "completions": len(sampled)}
+        unread = {"left_out": left_out.as_dict()} if len(left_out) else {}
         if out:
             _write_completions(out, chosen, sampled)
             written = f"{say_count(len(sampled), 'completion')} of {say_count(len(chosen), 'prompt')}"
-            return Result(data | {"out": str(out)}, f"Wrote {written} to {out}")
+            return Result(data | unread | {"out": str(out)}, f"Wrote {written} to {out}", more=left_out.lines())
         assert opened is not None
         comparisons = make_comparisons(chosen, sampled, k, overlap)
         with opened.write() as conn:
@@ -108,7 +116,7 @@ def generate_command(
         if opened is not None:
             opened.close()
     data |= {"comparisons": len(comparisons), "new": added}
-    return Result(data, make_table("Generated", data))
+    return Result(data | unread, make_table("Generated", data), more=left_out.lines())
 
 
 def _plan_samplings(
@@ -147,7 +155,7 @@ def read_prompts(path: Path) -> list[Prompt]:
 
 
 def _read_prompt(line: str, place: str) -> Prompt:
-    from rlhf_hitl.types import Message, Prompt, parse_messages
+    from rlhf_hitl.types import Message, Prompt, parse_messages, parse_tools
 
     expected = 'a JSON object with "prompt" (a text or messages) or "messages"'
     try:
@@ -163,7 +171,7 @@ def _read_prompt(line: str, place: str) -> Prompt:
         is_text = isinstance(value, str) and bool(value.strip())
         parts: Any = value  # `parse_messages` says what is wrong with it
         messages = (Message("user", str(value)),) if is_text else parse_messages(parts)
-        return Prompt.create(messages, row.get("tags"))
+        return Prompt.create(messages, row.get("tags"), tools=parse_tools(row.get("tools")))
     except BadInput as e:
         raise BadInput(f"{place}: {e.value}", expected=e.expected, fix="correct the line") from e
     except (ValueError, KeyError, TypeError, AttributeError) as e:
@@ -189,4 +197,5 @@ def _write_completions(out: Path, prompts: list[Prompt], completions: list[Compl
                 for c in by_prompt.get(p.id, [])
             ]
             row = {"messages": messages_to_dicts(p.messages), "tags": dict(p.tags), "completions": answers}
+            row |= {"tools": [tool.to_plain() for tool in p.tools]} if p.tools else {}
             f.write(jsonlib.dumps(row, ensure_ascii=False) + "\n")

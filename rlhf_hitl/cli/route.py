@@ -11,9 +11,11 @@ import typer
 from rlhf_hitl.cli import AsJson, Interrupted, Result, StoreUrl, command, make_table
 from rlhf_hitl.cli.launch import launch_processes
 from rlhf_hitl.cli.reward_models import RewardModelName, describe_model, load_requested_model
+from rlhf_hitl.reward.readability import Obstacle
 from rlhf_hitl.wording import say_count
 
 if TYPE_CHECKING:
+    from rlhf_hitl.routing.scoring import ScoringSummary
     from rlhf_hitl.store import Store
 
 
@@ -44,14 +46,15 @@ def score_comparisons_command(
         "reward_model_id": model.id,
         "scored": count_scores(opened, model.id) - before,
         "without_text": summary.without_text,
+        "left_out": summary.left_out.as_dict(),
     }
     if summary.scored and processes == 1:
         data |= {"mean_margin": summary.mean_margin, "mean_uncertainty": summary.mean_uncertainty}
-    rows = {name: value for name, value in data.items() if name != "reward_model_id"}
+    rows = {name: value for name, value in data.items() if name not in ("reward_model_id", "left_out")}
     return Result(
         data,
         make_table(f"Scored with {describe_model(opened, model.id)}", rows),
-        more=[*_explain_without_text(summary.without_text), "Next: rlhf-hitl route"],
+        more=[*_explain_reading(summary), "Next: rlhf-hitl route"],
     )
 
 
@@ -87,11 +90,12 @@ def route_comparisons_command(
         "reward_model_id": model.id,
         "routes": routed.counts,
         "without_text": summary.without_text,
+        "left_out": summary.left_out.as_dict(),
         "threshold": asdict(routed.threshold) | {"reason": routed.threshold.reason},
     }
     if routed.threshold.accepts_nothing:
         data["threshold"]["value"] = None  # infinity is not JSON
-    more = [*_explain_without_text(summary.without_text), routed.threshold.reason]
+    more = [*_explain_reading(summary), routed.threshold.reason]
     return Result(data, make_table(f"Routed with {describe_model(opened, model.id)}", routed.counts), more=more)
 
 
@@ -112,9 +116,13 @@ def _explain_interruption(store: Store, model_id: str, name: str) -> Iterator[No
         ) from None
 
 
-def _explain_without_text(without_text: int) -> list[str]:
-    if not without_text:
-        return []
-    counted = say_count(without_text, "comparison has", "comparisons have")
-    them = "it" if without_text == 1 else "them"
-    return [f"{counted} a completion without text: raters judge {them} without a score"]
+def _explain_reading(summary: ScoringSummary) -> list[str]:
+    """Say which comparisons got no score, and what the chat template left out of the others."""
+    lines = []
+    if without_text := summary.without_text:
+        counted = say_count(without_text, "comparison has", "comparisons have")
+        them = "it" if without_text == 1 else "them"
+        lines.append(f"{counted} a completion without text: raters judge {them} without a score")
+    others = summary.left_out.lines(but=Obstacle.NO_TEXT)
+    lines += [f"{line}. Raters judge without a score" for line in others]
+    return lines + ([summary.unshown] if summary.unshown else [])

@@ -16,6 +16,7 @@ from rlhf_hitl.cli.launch import launch_processes
 from rlhf_hitl.cli.reward_models import RewardModelName, locate_requested_model
 from rlhf_hitl.config import DEFAULT_MODEL, load_settings
 from rlhf_hitl.errors import BadInput
+from rlhf_hitl.wording import say_count
 
 #: The modules whose dataclasses `policy/dpo.py: DPOSettings` inherits from, and its own.
 MODULES_OF_DPO_SETTINGS = (
@@ -43,6 +44,9 @@ ChangedSettings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="NAME=VALUE", help="Replace one setting of the YAML file; may be repeated."),
 ]
+SkipBad = Annotated[
+    bool, typer.Option("--skip-bad", help="Leave out and count what a chat template refuses or makes the same.")
+]
 Processes = Annotated[int, typer.Option(min=1, help="Train in this many processes, started by `accelerate launch`.")]
 
 
@@ -58,10 +62,11 @@ def train_dpo_command(
     set_: ChangedSettings = None,
     out: PolicyFolder = None,
     processes: Processes = 1,
+    skip_bad: SkipBad = False,
     json: AsJson = False,
 ) -> Result:
     """Tune the policy with DPO on people's pairs and on pairs that the reward model makes."""
-    extra = ["--human_only"] if human_only else []
+    extra = (["--human_only"] if human_only else []) + (["--skip_bad", "true"] if skip_bad else [])
     return _train("dpo", store, policy, reward_model, config, set_, out, processes, extra)
 
 
@@ -80,10 +85,13 @@ def train_ppo_command(
     set_: ChangedSettings = None,
     out: PolicyFolder = None,
     processes: Processes = 1,
+    skip_bad: SkipBad = False,
     json: AsJson = False,
 ) -> Result:
     """Tune the policy with PPO on the rewards of the reward model."""
-    return _train("ppo", store, policy, reward_model, config, set_, out, processes, [])
+    return _train(
+        "ppo", store, policy, reward_model, config, set_, out, processes, ["--skip_bad", "true"] if skip_bad else []
+    )
 
 
 def _train(
@@ -126,8 +134,13 @@ def _train(
     data = {"policy": str(folder), **{k: v for k, v in card.items() if k not in ("history", "settings")}}
     data |= {"first": card["history"][0], "last": card["history"][-1]} if card["history"] else {}
     rows = {k: v for k, v in data.items() if not isinstance(v, dict)} | data.get("last", {})
+    left_out = [
+        f"{say_count(one['count'], 'pair' if method == 'dpo' else 'prompt')} left out: {one['reason']} (such as prompt "
+        f"{one['prompts'][0]})"
+        for one in card.get("left_out", {}).values()
+    ]
     title = f"Tuned with {method.upper()}" + (f" on {model_name}" if model_name else "")
-    return Result(data, make_table(f"{title}; the last step's figures", rows))
+    return Result(data, make_table(f"{title}; the last step's figures", rows), more=left_out)
 
 
 def _parse_changed_settings(changed: list[str]) -> dict[str, str]:

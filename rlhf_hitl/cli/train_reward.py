@@ -92,6 +92,10 @@ def train_reward_command(
         Path | None,
         typer.Option(help="Read TRL's RewardConfig for --backend full from this YAML file (see configs/reward.yaml)."),
     ] = None,
+    skip_bad: Annotated[
+        bool,
+        typer.Option("--skip-bad", help="Leave out and count pairs that the chat template refuses or makes the same."),
+    ] = False,
     json: AsJson = False,
 ) -> Result:
     """Train a reward model on the store's labels and make it the store's newest."""
@@ -140,18 +144,24 @@ def train_reward_command(
         from rlhf_hitl.reward.training.full_from_store import train_full_from_store
 
         model = train_full_from_store(
-            opened, backbone, workspace, default_backbone=DEFAULT_MODEL, config=config, max_length=max_length
+            opened,
+            backbone,
+            workspace,
+            default_backbone=DEFAULT_MODEL,
+            config=config,
+            max_length=max_length,
+            skip_bad=skip_bad,
         )
     elif backend == "classifier":
         from rlhf_hitl.reward.training.classifier_adoption import adopt_classifier
 
-        model = adopt_classifier(opened, str(backbone), workspace, **backbone_options)
+        model = adopt_classifier(opened, str(backbone), workspace, skip_bad=skip_bad, **backbone_options)
     else:
         from rlhf_hitl.reward.backbone import Backbone
         from rlhf_hitl.reward.training.head_training import train_head
 
         loaded = Backbone(backbone or DEFAULT_MODEL, layer=layer, pooling=pooling, **backbone_options)
-        model = train_head(opened, loaded, workspace, uncertainty=uncertainty or "laplace")
+        model = train_head(opened, loaded, workspace, uncertainty=uncertainty or "laplace", skip_bad=skip_bad)
     return _report_model(opened, model, workspace, "adopted" if backend == "classifier" else "trained")
 
 
@@ -180,7 +190,11 @@ def _report_model(opened: Store, model: RewardModel, workspace: Path, outcome: s
         "calibration labels": model.card["calibration_labels"],
     }
     title = _make_title(model.card, outcome)
-    return Result(data, make_table(title, rows), more=[*_explain_cuts(model), "Next: rlhf-hitl evaluate"])
+    return Result(
+        data,
+        make_table(title, rows),
+        more=[*_explain_cuts(model), *_explain_left_out(model.card), "Next: rlhf-hitl evaluate"],
+    )
 
 
 def _make_title(card: Mapping[str, Any], outcome: str) -> str:
@@ -200,3 +214,15 @@ def _explain_cuts(model: RewardModel) -> list[str]:
     counted = f"{say_count(prompts, 'prompt')} lost the beginning and {say_count(completions, 'completion')} the end"
     fix = "A model judges by what it has read: give a higher --max-length"
     return [f"To fit {model.cache.backbone.renderer.max_length:,} tokens, {counted}. {fix}."]
+
+
+def _explain_left_out(card: Mapping[str, Any]) -> list[str]:
+    """Say what the model has not read: labels that were left out, and text that its chat template left out."""
+    lines = [
+        f"{say_count(one['count'], 'label')} left out: {one['reason']} (such as prompt {one['prompts'][0]})"
+        for one in card.get("left_out", {}).values()
+    ]
+    if unshown := card.get("unshown"):
+        parts = (f"{name.partition(': ')[2]} of {say_count(n, name.partition(':')[0])}" for name, n in unshown.items())
+        lines.append(f"The chat template leaves out the {', the '.join(parts)}: the model has not read them.")
+    return lines

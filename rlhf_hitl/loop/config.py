@@ -27,4 +27,5 @@ class LoopConfig(BaseModel):
     ppo_steps: int = Field(default=2, ge=0)  # 0 switches PPO off
     ppo_rollouts: int = Field(default=8, ge=2)
     gate_prompts: int = Field(default=6, ge=1)
+    skip_bad: bool = False  # leave out and count what a chat template refuses or makes the same
     seed: int = 0

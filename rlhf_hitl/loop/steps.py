@@ -115,6 +115,7 @@ class RoundSteps:
             "reward_model_id": model.id,
             "scored": scoring.scored,
             "without_text": scoring.without_text,
+            "left_out": scoring.left_out.as_dict(),
             "routes": routing.counts,
             "reason": routing.threshold.reason,
         }
@@ -135,7 +136,9 @@ class RoundSteps:
         from rlhf_hitl.reward.backbone import Backbone
         from rlhf_hitl.reward.training.head_training import train_head
 
-        model = train_head(self.store, Backbone(self.config.backbone), self.settings.workspace)
+        model = train_head(
+            self.store, Backbone(self.config.backbone), self.settings.workspace, skip_bad=self.config.skip_bad
+        )
         self.reward_models.add(model)
         return {"reward_model_id": model.id, "path": str(self.settings.workspace / "reward" / model.id), **model.card}
 
@@ -169,7 +172,10 @@ class RoundSteps:
         model = self.reward_models.get(self.round)
         pairs = collect_dpo_pairs(self.store, model, fresh, limit=self.config.dpo_pairs, seed=self.seed)
         out = self._name_policy_folder("dpo")
-        figures = train_dpo(DPOSettings(model_name_or_path=policy, output_dir=str(out), max_length=512), pairs)
+        settings = DPOSettings(
+            model_name_or_path=policy, output_dir=str(out), max_length=512, skip_bad=self.config.skip_bad
+        )
+        figures = train_dpo(settings, pairs, self.store.images.load)
         return {"policy": str(out), "pairs": len(pairs), **figures}
 
     def tune_with_ppo(self) -> dict[str, Any]:
@@ -191,9 +197,10 @@ class RoundSteps:
             microbatch=math.gcd(self.config.ppo_rollouts, 4),
             max_new_tokens=self.config.max_new_tokens,
             seed=self.seed,
+            skip_bad=self.config.skip_bad,
         )
         prompts = list_prompts(self.store, split=Split.TRAIN)
-        result = train_ppo(config, prompts, lambda chats: model.rewards(chats, keep=False))
+        result = train_ppo(config, prompts, lambda chats: model.rewards(chats, keep=False), model.find_problem)
         return {"policy": str(out), "steps": len(result.history), "last": result.history[-1]}
 
     def promote(self) -> dict[str, Any]:
@@ -260,18 +267,21 @@ class RoundSteps:
             max_new_tokens=self.config.max_new_tokens,
             seed=self.seed,
         )
-        return sample_completions(policy, prompts, samplings)
+        return sample_completions(policy, prompts, samplings, skip_bad=self.config.skip_bad)
 
     def _measure_mean_reward(self, policy: str, prompts: list[Prompt]) -> float | None:
         """Return the mean reward of a policy's answers; None if it answers nothing."""
         from rlhf_hitl.policy.generation import sample_completions
         from rlhf_hitl.policy.sampling import Sampling
+        from rlhf_hitl.reward.rendering import Conversation
 
         sampling = Sampling(temperature=0.7, max_new_tokens=self.config.max_new_tokens, seed=self.seed)
         by_id = {p.id: p for p in prompts}
-        completions = sample_completions(policy, prompts, [sampling])
-        chats = [(by_id[c.prompt_id].messages, c.messages) for c in completions if c.text.strip()]
-        return float(self._require_trained_model().rewards(chats, keep=False).mean()) if chats else None
+        completions = sample_completions(policy, prompts, [sampling], skip_bad=self.config.skip_bad)
+        model = self._require_trained_model()
+        chats = [Conversation(by_id[c.prompt_id].messages, c.messages, by_id[c.prompt_id].tools) for c in completions]
+        readable = [chat for chat in chats if model.find_problem([chat]) is None]
+        return float(model.rewards(readable, keep=False).mean()) if readable else None
 
     def _count_judgments_since(self, revision: int) -> int:
         return sum(

@@ -5,15 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rlhf_hitl.policy.sampling import RowSampling, Sampling, derive_seed
-from rlhf_hitl.policy.token_sampling import tokenize_prompt
+from rlhf_hitl.policy.token_sampling import PromptReader
+from rlhf_hitl.reward.readability import LeftOut, Unreadable
 from rlhf_hitl.types import Completion, Message, Prompt
 from rlhf_hitl.wording import say_count
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True)
@@ -27,17 +25,22 @@ class CompletionJob:
 
 
 def plan_jobs(
-    tokenizer: PreTrainedTokenizerBase, prompts: Sequence[Prompt], samplings: Sequence[Sampling], limit: int | None
+    reader: PromptReader, prompts: Sequence[Prompt], samplings: Sequence[Sampling], limit: int | None, left_out: LeftOut
 ) -> Iterator[CompletionJob]:
     """Yield a job for each completion. A prompt that leaves no room for an answer is left out with a warning.
 
     Args:
         limit: the most tokens the model has positions for; None: unknown.
+        left_out: prompts that cannot be read are added to it.
     """
     from tqdm import tqdm
 
     for prompt in prompts:
-        tokens = tokenize_prompt(tokenizer, prompt.messages)
+        try:
+            tokens = reader.tokenize(prompt)
+        except Unreadable as e:
+            left_out.add(e)
+            continue
         for s in samplings:
             if limit is not None and len(tokens) + s.max_new_tokens > limit:
                 of_prompt, new = say_count(len(tokens), "token"), say_count(s.max_new_tokens, "new one")

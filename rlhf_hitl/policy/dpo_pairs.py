@@ -2,26 +2,33 @@
 
 from __future__ import annotations
 
+import logging
 import random
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby, zip_longest
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
 
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.labels.aggregate import read_labels
 from rlhf_hitl.policy.training import refuse_heldout
+from rlhf_hitl.reward.readability import LeftOut, Unreadable
+from rlhf_hitl.reward.rendering import Conversation, has_text
 from rlhf_hitl.store import Store
 from rlhf_hitl.store.comparisons import find_comparisons, list_prompts
-from rlhf_hitl.types import Completion, Messages, Prompt, Route, Split, messages_to_dicts
+from rlhf_hitl.types import Completion, Prompt, Route, Split
+
+log = logging.getLogger(__name__)
 
 
 class ConversationScorer(Protocol):
     """What making pairs needs of a reward model."""
 
-    def rewards(self, chats: Sequence[tuple[Messages, Messages]], /) -> np.ndarray: ...
+    def rewards(self, chats: Sequence[Conversation], /) -> np.ndarray: ...
+
+    def find_problem(self, chats: Sequence[Conversation], /) -> Unreadable | None: ...
 
 
 @dataclass(frozen=True)
@@ -38,15 +45,13 @@ class DPOPair:
     def completion_ids(self) -> frozenset[str]:
         return frozenset((self.chosen.id, self.rejected.id))
 
-    def as_row(self) -> dict[str, Any]:
-        """Return TRL's conversational columns, and where the row is from."""
-        return {
-            "prompt": messages_to_dicts(self.prompt.messages),
-            "chosen": messages_to_dicts(self.chosen.messages),
-            "rejected": messages_to_dicts(self.rejected.messages),
-            "label_source": self.label_source,
-            "prompt_id": self.prompt.id,
-        }
+    @property
+    def chosen_chat(self) -> Conversation:
+        return Conversation(self.prompt.messages, self.chosen.messages, self.prompt.tools)
+
+    @property
+    def rejected_chat(self) -> Conversation:
+        return Conversation(self.prompt.messages, self.rejected.messages, self.prompt.tools)
 
 
 @dataclass(frozen=True)
@@ -140,7 +145,7 @@ def collect_human_pairs(store: Store) -> list[DPOPair]:
         comparison = comparisons[label.comparison_id]
         loser = label.second if label.preferred == label.first else label.first
         chosen, rejected = comparison.find_completion(label.preferred or ""), comparison.find_completion(loser)
-        if chosen.text.strip() and rejected.text.strip():
+        if has_text(chosen.messages) and has_text(rejected.messages):
             pairs.append(DPOPair(comparison.prompt, chosen, rejected, "human"))
     return pairs
 
@@ -152,12 +157,21 @@ def make_model_pairs(
     *,
     least_margin: float = 0.5,
 ) -> list[DPOPair]:
-    """Pair each prompt's best completion with its worst by reward, if they are at least `least_margin` logits apart."""
+    """Pair each prompt's best completion with its worst by reward, if they are at least `least_margin` logits apart.
+
+    Completions that the reward model cannot read make no pair; a warning counts them.
+    """
     by_id = {p.id: p for p in prompts}
     usable = sorted(
-        (c for c in completions if c.prompt_id in by_id and c.text.strip()), key=lambda c: (c.prompt_id, c.id)
+        (c for c in completions if c.prompt_id in by_id and has_text(c.messages)), key=lambda c: (c.prompt_id, c.id)
     )
-    rewards = reward_model.rewards([(by_id[c.prompt_id].messages, c.messages) for c in usable]) if usable else []
+    chats = [Conversation(by_id[c.prompt_id].messages, c.messages, by_id[c.prompt_id].tools) for c in usable]
+    problems = [reward_model.find_problem([chat]) for chat in chats]
+    for line in LeftOut("completion", [problem for problem in problems if problem]).lines():
+        log.warning("%s", line)
+    readable = [(c, chat) for c, chat, problem in zip(usable, chats, problems) if problem is None]
+    usable = [c for c, _ in readable]
+    rewards = reward_model.rewards([chat for _, chat in readable]) if readable else []
     pairs = []
     for prompt_id, group in groupby(zip(usable, rewards), key=lambda scored: scored[0].prompt_id):
         ranked = sorted(group, key=lambda scored: float(scored[1]))

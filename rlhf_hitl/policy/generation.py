@@ -9,11 +9,12 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rlhf_hitl.policy.completion_jobs import CompletionJob, make_completion, plan_jobs
 from rlhf_hitl.policy.sampling import GenerationBackend, Sampling, derive_seed
-from rlhf_hitl.policy.token_sampling import decode_answer, find_eos_ids, sample_tokens
+from rlhf_hitl.policy.token_sampling import PromptReader, find_eos_ids, sample_tokens
+from rlhf_hitl.reward.readability import LeftOut
 from rlhf_hitl.types import Completion, Prompt
 from rlhf_hitl.wording import say_count
 
@@ -33,8 +34,17 @@ def sample_completions(
     batch_size: int = 16,
     backend: GenerationBackend = "transformers",
     dtype: torch.dtype | None = None,
+    skip_bad: bool = False,
+    left_out: LeftOut | None = None,
 ) -> list[Completion]:
-    """Load a policy and sample completions for the prompts. Returns them in the order of the prompts."""
+    """Load a policy and sample completions for the prompts. Returns them in the order of the prompts.
+
+    Args:
+        skip_bad: leave out prompts that the chat template refuses, with a warning, and add them to `left_out`.
+
+    Raises:
+        BadInput: there are such prompts and `skip_bad` is not set.
+    """
     from rlhf_hitl.models import (
         find_best_device,
         get_display_name,
@@ -45,13 +55,14 @@ def sample_completions(
     )
 
     name, tokenizer = get_display_name(policy), load_tokenizer(policy)
+    options: Any = {"policy": name, "skip_bad": skip_bad, "left_out": left_out}
     if backend == "vllm":
         from rlhf_hitl.policy.vllm_generation import generate_with_vllm
 
-        completions = list(generate_with_vllm(locate_model_folder(policy), tokenizer, prompts, samplings, policy=name))
+        completions = list(generate_with_vllm(locate_model_folder(policy), tokenizer, prompts, samplings, **options))
     else:
         model = load_policy(policy, dtype or resolve_dtype()).to(find_best_device())  # type: ignore[arg-type]
-        completions = list(generate_completions(model, tokenizer, prompts, samplings, batch_size, policy=name))
+        completions = list(generate_completions(model, tokenizer, prompts, samplings, batch_size, **options))
     position = {p.id: i for i, p in enumerate(prompts)}
     return sorted(completions, key=lambda c: (position[c.prompt_id], c.sampling["temperature"], c.id))
 
@@ -64,6 +75,8 @@ def generate_completions(
     batch_size: int = 16,
     *,
     policy: str,
+    skip_bad: bool = False,
+    left_out: LeftOut | None = None,
 ) -> Iterator[Completion]:
     """Yield completions for each prompt, `count` of each sampling, as their batches finish (longest prompts first).
 
@@ -72,12 +85,16 @@ def generate_completions(
 
     Args:
         policy: the name the completions carry.
+        skip_bad, left_out: as of `sample_completions`.
     """
     from tqdm import tqdm
 
+    reader, left_out = PromptReader(tokenizer), LeftOut("prompt") if left_out is None else left_out
+
     eos, pad = find_eos_ids(model, tokenizer), int(tokenizer.pad_token_id)  # type: ignore[arg-type]
     limit = getattr(model.config, "max_position_embeddings", None)
-    jobs = list(plan_jobs(tokenizer, prompts, samplings, limit))
+    jobs = list(plan_jobs(reader, prompts, samplings, limit, left_out))
+    left_out.refuse_or_warn(len(prompts), skip_bad=skip_bad)
     texts: dict[str, set[str]] = {p.id: set() for p in prompts}
     with tqdm(total=len(jobs), desc="completions", unit="completion", disable=not jobs) as bar:
         for attempt in range(1 + RETRIES):
@@ -90,7 +107,7 @@ def generate_completions(
                 )
                 completions = []
                 for job, answer in zip(batch, answers):
-                    text = decode_answer(tokenizer, answer, eos)
+                    text = reader.decode(answer, eos)
                     if not text or text in texts[job.prompt.id]:
                         seed = derive_seed(job.row.seed, job.prompt.id, job.sampling, 0, attempt + 1)
                         retries.append(replace(job, row=replace(job.row, seed=seed)))

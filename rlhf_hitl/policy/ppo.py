@@ -21,7 +21,7 @@ from rlhf_hitl.policy.actor_critic import ActorCritic, RolloutBatch
 from rlhf_hitl.policy.policy_folder import get_checkpoint_folder, require_free_folder, save_policy
 from rlhf_hitl.policy.ppo_checkpoints import PPOCheckpoints, PPOProgress
 from rlhf_hitl.policy.ppo_config import PPOConfig
-from rlhf_hitl.policy.ppo_rollouts import RewardFunction, RolloutSampler
+from rlhf_hitl.policy.ppo_rollouts import ProblemFinder, RewardFunction, RolloutSampler
 from rlhf_hitl.policy.ppo_update import Experience, PPOUpdater
 from rlhf_hitl.policy.training import make_policy_lora_config, refuse_heldout
 from rlhf_hitl.types import Prompt
@@ -35,19 +35,31 @@ class PPOResult:
     history: list[dict[str, float]]
 
 
-def train_ppo(config: PPOConfig, prompts: Sequence[Prompt], reward: RewardFunction) -> PPOResult:
+def train_ppo(
+    config: PPOConfig, prompts: Sequence[Prompt], reward: RewardFunction, find_problem: ProblemFinder | None = None
+) -> PPOResult:
     """Tune a policy on prompts of the train split and write it to `config.output_dir`.
 
+    Args:
+        find_problem: says which prompts the reward model cannot read. None: it reads all.
+
     Raises:
-        BadInput: a prompt may not be trained on, no prompt fits, `out` is taken, or the launcher shards weights.
+        BadInput: a prompt may not be trained on or not be read, no prompt fits, `out` is taken, or the launcher shards
+            weights.
     """
-    return PPOTrainer(config, prompts, reward).run()
+    return PPOTrainer(config, prompts, reward, find_problem).run()
 
 
 class PPOTrainer:
     """The training behind `train_ppo`. `model` can be examined afterwards."""
 
-    def __init__(self, config: PPOConfig, prompts: Sequence[Prompt], reward: RewardFunction):
+    def __init__(
+        self,
+        config: PPOConfig,
+        prompts: Sequence[Prompt],
+        reward: RewardFunction,
+        find_problem: ProblemFinder | None = None,
+    ):
         from accelerate import Accelerator
         from accelerate.state import AcceleratorState
         from accelerate.utils import set_seed
@@ -69,7 +81,7 @@ class PPOTrainer:
         self._check_processes()
         set_seed(config.seed)
         self.tokenizer = load_tokenizer(config.model_name_or_path)
-        self.sampler = RolloutSampler(config, self.tokenizer, prompts, reward, self.accelerator)
+        self.sampler = RolloutSampler(config, self.tokenizer, prompts, reward, self.accelerator, find_problem)
         policy = get_peft_model(
             load_policy(config.model_name_or_path, resolve_dtype(config.precision)),
             make_policy_lora_config(config.lora_r, config.lora_alpha),
@@ -167,6 +179,7 @@ class PPOTrainer:
             "processes": self.accelerator.num_processes,
             "prompts": len(self.sampler.prompts),
             "prompts_left_out": self.sampler.left_out,
+            "left_out": self.sampler.unreadable.as_dict(),
             "history": self.progress.history,
         }
         merge = config.save == "merged"

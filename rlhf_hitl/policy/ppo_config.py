@@ -55,6 +55,9 @@ class PPOConfig:
     save: str = _declare_setting(
         "merged", "merged: save a whole model. adapter: the adapter only, which needs its base to load."
     )
+    skip_bad: bool = _declare_setting(
+        False, "Leave out and count prompts that a chat template refuses, instead of stopping."
+    )
     save_steps: int = _declare_setting(0, "Steps between two checkpoints; 0 writes none.")
     resume: bool = _declare_setting(True, "Continue from the newest checkpoint of the same settings, if there is one.")
     report_to: list[str] = field(

@@ -14,8 +14,10 @@ from rlhf_hitl.errors import BadInput
 from rlhf_hitl.policy.actor_critic import RolloutBatch, collate_rollouts
 from rlhf_hitl.policy.ppo_config import PPOConfig
 from rlhf_hitl.policy.sampling import RowSampling, Sampling, derive_seed
-from rlhf_hitl.policy.token_sampling import decode_answer, find_eos_ids, sample_tokens, tokenize_prompt
-from rlhf_hitl.types import Message, Messages, Prompt
+from rlhf_hitl.policy.token_sampling import PromptReader, find_eos_ids, sample_tokens
+from rlhf_hitl.reward.readability import LeftOut, Unreadable
+from rlhf_hitl.reward.rendering import Conversation
+from rlhf_hitl.types import Message, Prompt
 from rlhf_hitl.wording import say_count
 
 if TYPE_CHECKING:
@@ -23,7 +25,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 #: Returns rewards (n,) of conversations, as `RewardModel.rewards` does.
-RewardFunction = Callable[[list[tuple[Messages, Messages]]], np.ndarray]
+RewardFunction = Callable[[list[Conversation]], np.ndarray]
+#: Returns why answers to a prompt have no reward, as `RewardModel.find_problem` does.
+ProblemFinder = Callable[[Sequence[Conversation]], Unreadable | None]
 
 
 @dataclass(frozen=True)
@@ -47,9 +51,13 @@ class RolloutSampler:
 
     Args:
         prompts: prompts of the train split; those of more than `max_prompt_tokens` are left out and counted.
+        find_problem: says which prompts and answers the reward model cannot read. None: it reads all.
+
+    Attributes:
+        unreadable: the prompts that policy or reward model cannot read.
 
     Raises:
-        BadInput: no prompt fits.
+        BadInput: no prompt fits, or some cannot be read and `skip_bad` is not set.
     """
 
     def __init__(
@@ -59,9 +67,22 @@ class RolloutSampler:
         prompts: Sequence[Prompt],
         reward: RewardFunction,
         accelerator: Accelerator,
+        find_problem: ProblemFinder | None = None,
     ):
+        self._find_problem = find_problem or (lambda chats: None)
         self.config, self.tokenizer, self.reward, self.accelerator = config, tokenizer, reward, accelerator
-        tokenized = [(p, tokenize_prompt(tokenizer, p.messages)) for p in sorted(prompts, key=lambda p: p.id)]
+        self.reader, self.unreadable = PromptReader(tokenizer), LeftOut("prompt")
+        tokenized = []
+        for p in sorted(prompts, key=lambda p: p.id):
+            try:
+                tokens = self.reader.tokenize(p)
+                if problem := self._find_problem([_make_conversation(p, "yes")]):
+                    raise problem
+            except Unreadable as e:
+                self.unreadable.add(e)
+            else:
+                tokenized.append((p, tokens))
+        self.unreadable.refuse_or_warn(len(prompts), skip_bad=config.skip_bad)
         fitting = [(p, tokens) for p, tokens in tokenized if len(tokens) <= config.max_prompt_tokens]
         if not fitting:
             raise BadInput(
@@ -90,7 +111,7 @@ class RolloutSampler:
         rows = [RowSampling(config.temperature, 1.0, config.max_new_tokens, seed) for seed in seeds]
         eos, pad = find_eos_ids(policy, self.tokenizer), int(self.tokenizer.pad_token_id)  # type: ignore[arg-type]
         answers = sample_tokens(policy, prompt_tokens, rows, eos=eos, pad=pad)
-        rewards = self._score(prompts, [decode_answer(self.tokenizer, a, eos) for a in answers])
+        rewards = self._score(prompts, [self.reader.decode(a, eos) for a in answers])
         ended = torch.tensor([float(a[-1] in eos) for a in answers])
         penalised = rewards - config.missing_eos_penalty * (1 - ended)
         device = self.accelerator.device
@@ -107,11 +128,13 @@ class RolloutSampler:
         return chosen
 
     def _score(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> Tensor:
-        """Return (n,) rewards. An answer without text, which has no reward, gets the lowest of the others."""
-        with_text = [i for i, text in enumerate(texts) if text]
+        """Return (n,) rewards. An answer without text, or of which the reward model reads nothing, has no reward and
+        gets the lowest of the others."""
+        conversations = [_make_conversation(p, text) for p, text in zip(prompts, texts)]
+        with_text = [i for i, text in enumerate(texts) if text and self._find_problem([conversations[i]]) is None]
         rewards = torch.zeros(len(texts))
         if with_text:
-            chats = [(prompts[i].messages, (Message("assistant", texts[i]),)) for i in with_text]
+            chats = [conversations[i] for i in with_text]
             scored = torch.as_tensor(np.asarray(self.reward(chats), dtype=np.float32))
             if scored.shape != (len(with_text),) or not bool(torch.isfinite(scored).all()):
                 raise BadInput(
@@ -122,3 +145,7 @@ class RolloutSampler:
             rewards += scored.min()
             rewards[with_text] = scored
         return rewards
+
+
+def _make_conversation(prompt: Prompt, text: str) -> Conversation:
+    return Conversation(prompt.messages, (Message("assistant", text),), prompt.tools)

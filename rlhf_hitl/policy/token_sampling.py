@@ -6,23 +6,45 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from rlhf_hitl.policy.sampling import RowSampling
-from rlhf_hitl.types import Messages, messages_to_dicts
+from rlhf_hitl.reward.chat_template import ChatTemplate, make_images_error
+from rlhf_hitl.types import Prompt
+from rlhf_hitl.types.messages import list_images
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
-def tokenize_prompt(tokenizer: PreTrainedTokenizerBase, chat: Messages) -> list[int]:
-    """Return the token ids of a prompt up to where the assistant's answer begins."""
-    text = tokenizer.apply_chat_template(messages_to_dicts(chat), add_generation_prompt=True, tokenize=False)
-    return tokenizer(text, add_special_tokens=False)["input_ids"]  # type: ignore[return-value]
+class PromptReader:
+    """Turns prompts into tokens for a policy, and what it samples into answers.
 
+    Args:
+        tokenizer: the policy's, with a chat template.
+    """
 
-def decode_answer(tokenizer: PreTrainedTokenizerBase, token_ids: Sequence[int], eos: set[int]) -> str:
-    """Return the text of a completion, without special tokens and outer white space."""
-    body = token_ids[:-1] if token_ids and token_ids[-1] in eos else token_ids
-    return str(tokenizer.decode(list(body), skip_special_tokens=True)).strip()
+    def __init__(self, tokenizer: PreTrainedTokenizerBase):
+        self.tokenizer, self.template = tokenizer, ChatTemplate(tokenizer)
+
+    def tokenize(self, prompt: Prompt) -> list[int]:
+        """Return the token ids of a prompt up to where the assistant's answer begins.
+
+        Raises:
+            Unreadable: the chat template refuses the prompt, or it has images.
+        """
+        if next(list_images(prompt.messages), None) is not None:
+            raise make_images_error(prompt.id, "this policy reads no images here")
+        text = self.template.apply(prompt.messages, None, prompt.tools)
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]  # type: ignore[return-value]
+
+    def decode(self, token_ids: Sequence[int], eos: set[int]) -> str:
+        """Return the text of an answer, without special tokens and outer white space; empty if nothing was said.
+
+        A thought that the chat template has opened is a part of the answer: with it, the answer rendered again is the
+        tokens that were sampled.
+        """
+        body = token_ids[:-1] if token_ids and token_ids[-1] in eos else token_ids
+        said = str(self.tokenizer.decode(list(body), skip_special_tokens=True)).strip()
+        return (self.template.opening + said).strip() if said else ""
 
 
 def find_eos_ids(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:

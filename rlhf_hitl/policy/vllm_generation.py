@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.policy.completion_jobs import make_completion, plan_jobs
 from rlhf_hitl.policy.sampling import Sampling
-from rlhf_hitl.policy.token_sampling import decode_answer
+from rlhf_hitl.policy.token_sampling import PromptReader
+from rlhf_hitl.reward.readability import LeftOut
 from rlhf_hitl.types import Completion, Prompt
 
 if TYPE_CHECKING:
@@ -23,6 +24,8 @@ def generate_with_vllm(
     samplings: Sequence[Sampling],
     *,
     policy: str,
+    skip_bad: bool = False,
+    left_out: LeftOut | None = None,
 ) -> Iterator[Completion]:
     """Yield completions as `generate_completions` does, sampled by vLLM.
 
@@ -42,7 +45,9 @@ def generate_with_vllm(
         ) from e
     llm = LLM(model=str(path), trust_remote_code=False)
     limit = llm.llm_engine.model_config.max_model_len
-    jobs = list(plan_jobs(tokenizer, prompts, samplings, limit))
+    reader, left_out = PromptReader(tokenizer), LeftOut("prompt") if left_out is None else left_out
+    jobs = list(plan_jobs(reader, prompts, samplings, limit, left_out))
+    left_out.refuse_or_warn(len(prompts), skip_bad=skip_bad)
     eos = {int(tokenizer.eos_token_id)}  # type: ignore[arg-type]
     outputs = llm.generate(
         [{"prompt_token_ids": j.prompt_tokens} for j in jobs],
@@ -63,7 +68,7 @@ def generate_with_vllm(
         answer = list(output.outputs[0].token_ids)
         if output.outputs[0].finish_reason == "stop" and (not answer or answer[-1] not in eos):
             answer.append(min(eos))
-        text = decode_answer(tokenizer, answer, eos)
+        text = reader.decode(answer, eos)
         if text and text not in texts[job.prompt.id]:
             texts[job.prompt.id].add(text)
             yield make_completion(job, text, answer, eos, policy)

@@ -5,16 +5,17 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm import tqdm
 
-from rlhf_hitl.models import DEFAULT_PRECISION, load_config, load_tokenizer, resolve_dtype
+from rlhf_hitl.models import DEFAULT_PRECISION, load_config, load_processor, load_tokenizer, resolve_dtype
 from rlhf_hitl.reward import DEFAULT_MAX_TOKENS
 from rlhf_hitl.reward.bundled_reader import locate_reader, refuse_to_read_without_weights
 from rlhf_hitl.reward.rendering import RenderedConversation, Renderer
 from rlhf_hitl.reward.views import FeatureView, parse_layers, parse_poolings
+from rlhf_hitl.reward.vision import VisionReader
 
 if TYPE_CHECKING:
     from rlhf_hitl.reward.extractor import FeatureExtractor
@@ -51,13 +52,15 @@ class Backbone:
         self.name = name
         self._folder = locate_reader(name)
         config = load_config(self._folder.path)
-        self.layers, self.poolings = parse_layers(name, layer, config.num_hidden_layers), parse_poolings(pooling)
+        text_config = config.get_text_config()
+        self.layers, self.poolings = parse_layers(name, layer, text_config.num_hidden_layers), parse_poolings(pooling)
         self.views = tuple(FeatureView(at, how) for at in self.layers for how in self.poolings)
-        self.width = config.hidden_size * len(self.views)
+        self.width = text_config.hidden_size * len(self.views)
         self.dtype = resolve_dtype(dtype)
-        self.renderer = Renderer(
-            load_tokenizer(self._folder.path, chats=False), min(max_length, find_max_tokens(config))
-        )
+        processor: Any = load_processor(self._folder.path)
+        tokenizer = load_tokenizer(self._folder.path, chats=False) if processor is None else processor.tokenizer
+        vision = None if processor is None else VisionReader(processor)
+        self.renderer = Renderer(tokenizer, min(max_length, find_max_tokens(config)), vision)
 
     @property
     def weights_hash(self) -> str:

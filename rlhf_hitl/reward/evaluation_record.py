@@ -254,6 +254,8 @@ class Evaluation:
     Attributes:
         ties: labels without a preference; they are not among the `n`.
         dropped: labels left out because a completion has no text.
+        unreadable: labels left out because the model cannot read them or tell their sides apart, by obstacle
+            (`readability.LeftOut.as_dict`).
         trained_on: labels of prompts that the model was trained on. They are left out of the held-out split, and
             counted among the `n` of any other split.
         calibrated_on: labels of prompts that only set the model's temperature, likewise.
@@ -303,6 +305,7 @@ class Evaluation:
     learnt_from: LabelOrigin | None = None
     score_notes: Mapping[str, str] = field(default_factory=dict)
     replayed: str = ""
+    unreadable: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
     def is_heldout(self) -> bool:
@@ -390,6 +393,10 @@ class Evaluation:
         left_out = [
             (self.ties, say_count(self.ties, "tie")),
             (self.dropped, say_count(self.dropped, "label without text", "labels without text")),
+            *(
+                (one["count"], f"{say_count(one['count'], 'label')} that the model cannot read: {one['reason']}")
+                for one in self.unreadable.values()
+            ),
         ]
         return left_out if self.includes_training_prompts else left_out + self._seen_labels
 

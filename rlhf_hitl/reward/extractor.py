@@ -63,13 +63,16 @@ class FeatureExtractor:
                 lambda _, inputs: self._score_inputs.append(inputs[0])
             )
         self._uses_token_types = uses_token_type_ids(renderer, config)
-        is_truncated = last < config.num_hidden_layers and hasattr(self.model, "layers")
+        of_text = config.get_text_config()
+        is_truncated = last < of_text.num_hidden_layers and hasattr(self.model, "layers")
         if is_truncated:  # later layers are not needed, so they do not run
             self.model.layers = self.model.layers[:last]
             self.model.norm = torch.nn.Identity()
         # The layer whose states the model returns.
-        self._output_layer = last if is_truncated or last == config.num_hidden_layers else None
-        self.supports_trees = not reads_score and shared_prefix.supports_trees(self.model)
+        self._output_layer = last if is_truncated or last == of_text.num_hidden_layers else None
+        self._width = of_text.hidden_size
+        reads_images = renderer.vision is not None
+        self.supports_trees = not reads_score and not reads_images and shared_prefix.supports_trees(self.model)
         self.fused = fuse_decoder(self.model) if self.supports_trees and self._device.type == "cpu" else None
         # Tokens in one forward pass. A CPU gains nothing from rows side by side, and a little from long ones.
         self.token_budget = 16_384 if self._device.type != "cpu" else 2048 if self.supports_trees else 1
@@ -79,7 +82,7 @@ class FeatureExtractor:
 
         `bar` advances by one for each conversation.
         """
-        features = np.empty((len(rendered), len(self._views), self.model.config.hidden_size), dtype=np.float32)
+        features = np.empty((len(rendered), len(self._views), self._width), dtype=np.float32)
         for batch, rows in self._compute_rows(rendered):
             features[batch] = rows
             if bar is not None:
@@ -87,7 +90,14 @@ class FeatureExtractor:
         return features
 
     def _compute_rows(self, rendered: Sequence[RenderedConversation]) -> Iterator[tuple[list[int], np.ndarray]]:
-        """Yield the features of all conversations batch by batch, the longest first."""
+        """Yield the features of all conversations batch by batch, the longest first; those with images come last."""
+        if with_images := [i for i, r in enumerate(rendered) if r.conversation is not None]:
+            without = [i for i, r in enumerate(rendered) if r.conversation is None]
+            for batch, rows in self._compute_rows([rendered[i] for i in without]) if without else ():
+                yield [without[i] for i in batch], rows
+            for i in with_images:
+                yield self._pool(([i], self._compute_with_images(rendered[i])), rendered)
+            return
         if self.fused is not None:
             yield from map_on_cores(
                 lambda trees: self._pool(self._compute_fused(rendered, trees), rendered),
@@ -142,6 +152,20 @@ class FeatureExtractor:
                 inputs["token_type_ids"] = mask & (positions >= starts)
             states = self._run({name: value.long().to(self._device) for name, value in inputs.items()})
             yield batch, {at: [row[: len(r)] for row, r in zip(of, rows)] for at, of in states.items()}
+
+    def _compute_with_images(self, rendered: RenderedConversation) -> dict[int, list[torch.Tensor]]:
+        renderer, c = self._renderer, rendered.conversation
+        assert renderer.vision is not None
+        assert c is not None
+        end = renderer.tokenizer.convert_ids_to_tokens(renderer.eos_id)
+        inputs, _ = renderer.vision.encode_conversation(c.prompt, c.completion, c.tools, end=end)
+        states = self._run(
+            {
+                name: value.to(self._device, self.model.dtype if value.is_floating_point() else None)
+                for name, value in inputs.items()
+            }
+        )
+        return {at: [of[0]] for at, of in states.items()}
 
     @torch.inference_mode()
     def _run(self, inputs: dict[str, Any]) -> dict[int, torch.Tensor]:

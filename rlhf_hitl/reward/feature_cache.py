@@ -16,7 +16,7 @@ from rlhf_hitl.reward.backbone import Backbone
 from rlhf_hitl.reward.batching import group_by_prompt
 from rlhf_hitl.reward.bundled_reader import open_bundled_features
 from rlhf_hitl.reward.feature_store import FeatureStore, remove_least_recently_used
-from rlhf_hitl.reward.rendering import Conversation, RenderedConversation
+from rlhf_hitl.reward.rendering import Conversation, RenderedConversation, UnshownCounts
 from rlhf_hitl.wording import say_count
 
 log = logging.getLogger(__name__)
@@ -43,6 +43,8 @@ class FeatureCache:
         # Keys of conversations that lost prompt or completion tokens, whether their features were on disk or not.
         self._prompts_cut: set[str] = set()
         self._completions_cut: set[str] = set()
+        #: What the chat template left out of the conversations met so far.
+        self.unshown = UnshownCounts()
         self._lock = threading.Lock()  # a server asks from several threads
 
     @property
@@ -69,6 +71,7 @@ class FeatureCache:
     def _features(self, conversations: Sequence[Conversation], keep: bool, purpose: str) -> np.ndarray:
         rendered = [self.backbone.renderer.render(c) for c in conversations]
         keys = [self.make_key(r) for r in rendered]
+        self.unshown.add(conversations, rendered)
         for store in self.stores:
             store.refresh()
         missing = {k: r for k, r in zip(keys, rendered) if not self._has(k)}
@@ -104,7 +107,9 @@ class FeatureCache:
 
     @staticmethod
     def make_key(rendered: RenderedConversation) -> str:
-        return hashlib.sha256(np.array([rendered.start, *rendered.ids]).tobytes()).hexdigest()[:32]
+        digest = hashlib.sha256(np.array([rendered.start, *rendered.ids]).tobytes())
+        digest.update("".join(rendered.image_ids).encode())
+        return digest.hexdigest()[:32]
 
     def _has(self, key: str) -> bool:
         return (self._bundled is not None and key in self._bundled) or all(key in store for store in self.stores)

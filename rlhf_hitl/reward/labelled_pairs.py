@@ -12,7 +12,8 @@ import numpy as np
 
 from rlhf_hitl.labels.aggregate import read_labels
 from rlhf_hitl.labels.vote_weight import weigh_votes
-from rlhf_hitl.reward.rendering import Conversation, has_text
+from rlhf_hitl.reward.readability import LeftOut
+from rlhf_hitl.reward.rendering import Conversation, Renderer, has_text
 from rlhf_hitl.reward.vote_scale import FIRST_UNGRADED, GRADED, SECOND_UNGRADED, TIE, VOTE_OUTCOMES
 from rlhf_hitl.store import Store
 from rlhf_hitl.store.comparisons import find_comparisons
@@ -32,16 +33,20 @@ class LabelledPair:
 
     @property
     def first(self) -> Conversation:
-        return self.comparison.prompt.messages, self.comparison.find_completion(self.label.first).messages
+        return self._make_conversation(self.label.first)
 
     @property
     def second(self) -> Conversation:
-        return self.comparison.prompt.messages, self.comparison.find_completion(self.label.second).messages
+        return self._make_conversation(self.label.second)
 
     @property
     def is_usable(self) -> bool:
         """Whether both sides have text: an empty completion has no reward."""
-        return all(has_text(completion) for _, completion in (self.first, self.second))
+        return has_text(self.first.completion) and has_text(self.second.completion)
+
+    def _make_conversation(self, completion_id: str) -> Conversation:
+        prompt = self.comparison.prompt
+        return Conversation(prompt.messages, self.comparison.find_completion(completion_id).messages, prompt.tools)
 
 
 def load_labelled_pairs(store: Store, split: Split) -> list[LabelledPair]:
@@ -61,6 +66,17 @@ def load_labelled_pairs(store: Store, split: Split) -> list[LabelledPair]:
         left_out = say_count(len(pairs) - len(usable), f"{split.value} label")
         log.warning("%s left out: of completions without text (comparison %s)", left_out, first)
     return usable
+
+
+def select_readable(pairs: Sequence[LabelledPair], renderer: Renderer, left_out: LeftOut) -> list[LabelledPair]:
+    """Return the pairs that a model can read and tell apart; the others are added to `left_out`."""
+    readable = []
+    for pair in pairs:
+        if problem := renderer.find_problem([pair.first, pair.second]):
+            left_out.add(problem)
+        else:
+            readable.append(pair)
+    return readable
 
 
 def count_votes(pairs: Sequence[LabelledPair]) -> np.ndarray:

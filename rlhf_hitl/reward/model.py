@@ -25,6 +25,7 @@ from rlhf_hitl.reward.backbone import Backbone
 from rlhf_hitl.reward.feature_cache import FeatureCache
 from rlhf_hitl.reward.head import Head
 from rlhf_hitl.reward.model_card import write_card
+from rlhf_hitl.reward.readability import Unreadable
 from rlhf_hitl.reward.rendering import Conversation, list_conversations, measure_completion_lengths
 from rlhf_hitl.reward.seen_prompts import SeenPrompts
 from rlhf_hitl.reward.standardiser import Standardiser
@@ -50,6 +51,10 @@ class RewardModel:
         """Return the head's inputs, (n, d)."""
         return self.standardiser(self.cache.features(chats, keep=keep), measure_completion_lengths(chats))
 
+    def find_problem(self, chats: Sequence[Conversation]) -> Unreadable | None:
+        """Return why the model cannot read answers to one prompt, or not tell them apart; None where it can."""
+        return self.cache.backbone.renderer.find_problem(chats)
+
     def rewards(self, chats: Sequence[Conversation], *, keep: bool = True) -> np.ndarray:
         """Return rewards in logits, (n,) float32. `keep=False` does not write their features to disk (for rollouts).
 
@@ -59,7 +64,7 @@ class RewardModel:
         rewards = self.head.rewards(self.inputs(chats, keep=keep)).astype(np.float32)
         if not np.isfinite(rewards).all():
             at = int(np.flatnonzero(~np.isfinite(rewards))[0])
-            text = " ".join(m.text for m in chats[at][1])[:60]
+            text = " ".join(m.text for m in chats[at].completion)[:60]
             raise BadInput(f"reward {rewards[at]} of {text!r}", expected="a finite number", fix="train the model again")
         return rewards
 
@@ -76,10 +81,18 @@ class RewardModel:
         return margins, stds, self.head.probabilities(margins, stds)
 
     def score(self, comparisons: Iterable[Comparison]) -> Iterator[Score]:
-        """Yield the score of each comparison. Memory does not grow with their number."""
+        """Yield the score of each comparison. Memory does not grow with their number.
+
+        Raises:
+            Unreadable: completions that the model cannot read or not tell apart: `find_problem` says it before.
+        """
         remaining, reward_model_id = iter(comparisons), self.id
         while chunk := list(islice(remaining, 512)):
-            inputs = self.inputs([chat for c in chunk for chat in list_conversations(c)])
+            chats = [list_conversations(c) for c in chunk]
+            for comparison, of_comparison in zip(chunk, chats):
+                if problem := self.find_problem(of_comparison):
+                    raise problem.about(f"comparison {comparison.id}")
+            inputs = self.inputs([chat for of_comparison in chats for chat in of_comparison])
             start = 0
             for comparison in chunk:
                 stop = start + len(comparison.completions)

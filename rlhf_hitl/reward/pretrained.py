@@ -82,7 +82,7 @@ def find_max_tokens(config: Any) -> int:
     embeddings = [
         m for n, m in model.named_modules() if n.endswith("position_embeddings") and hasattr(m, "num_embeddings")
     ]
-    configured = getattr(config, "max_position_embeddings", None) or 1_000_000
+    configured = getattr(config.get_text_config(), "max_position_embeddings", None) or 1_000_000
     return min(
         [configured, *(m.num_embeddings - (0 if m.padding_idx is None else m.padding_idx + 1) for m in embeddings)]
     )

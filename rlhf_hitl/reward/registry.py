@@ -79,6 +79,7 @@ def open_reward_model(store: Store, name: str | None, workspace: Path, *, regist
     from rlhf_hitl.reward.model import load_reward_model
 
     model = load_reward_model(folder, workspace / "features")
+    model.cache.backbone.renderer.read_images_from(store.images.load)
     if register and model.id not in {record.id for record in list_reward_models(store)}:
         trained_at = datetime.fromtimestamp((folder / HEAD_FILE).stat().st_mtime, UTC)
         add_reward_model(store, replace(_make_record(model, folder), created_at=trained_at))

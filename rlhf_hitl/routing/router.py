@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from rlhf_hitl.reward.labelled_pairs import load_labelled_pairs
-from rlhf_hitl.reward.rendering import all_completions_have_text
+from rlhf_hitl.reward.rendering import list_conversations
 from rlhf_hitl.routing.acquisition import compute_mutual_information
 from rlhf_hitl.routing.config import RoutingConfig
 from rlhf_hitl.routing.threshold import Threshold, choose_threshold
@@ -60,9 +60,8 @@ def calibrate_threshold(store: Store, model: RewardModel, config: RoutingConfig)
         for p in load_labelled_pairs(store, Split.CALIBRATION)
         if p.label.preferred is not None
     }
-    comparisons = list(
-        filter(all_completions_have_text, find_comparisons(store, ids=sorted({cid for cid, _ in preferred})))
-    )
+    found = find_comparisons(store, ids=sorted({cid for cid, _ in preferred}))
+    comparisons = [c for c in found if model.find_problem(list_conversations(c)) is None]
     tested = [
         (score.probability, choice != score.chosen, comparison.prompt.family)
         for comparison, score in zip(comparisons, model.score(comparisons))

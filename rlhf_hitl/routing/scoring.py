@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from rlhf_hitl.reward.rendering import all_completions_have_text
+from rlhf_hitl.reward.readability import LeftOut, Obstacle
+from rlhf_hitl.reward.rendering import list_conversations
 from rlhf_hitl.store import Store
 from rlhf_hitl.store.comparisons import compute_shuffle_key, find_comparisons
 from rlhf_hitl.store.scores import insert_scores
@@ -27,36 +28,49 @@ class ScoringSummary:
     Attributes:
         scored: how many comparisons got a score.
         mean_margin, mean_uncertainty: means over those, nan if there are none.
-        without_text: how many got none because one of their completions has no text.
+        left_out: those that got none, because the model cannot read them or tell their completions apart.
+        unshown: what the model's chat template left out of what it read, in words; empty if nothing.
     """
 
     scored: int
     mean_margin: float
     mean_uncertainty: float
-    without_text: int = 0
+    left_out: LeftOut = field(default_factory=lambda: LeftOut("comparison"))
+    unshown: str = ""
+
+    @property
+    def without_text(self) -> int:
+        """How many got no score because one of their completions has no text."""
+        return self.left_out.count(Obstacle.NO_TEXT)
 
 
 def score_pool(store: Store, model: RewardModel, *, part: int = 0, parts: int = 1) -> ScoringSummary:
     """Score every comparison that is not judged and that this model has not scored, and keep the scores.
 
-    A comparison with a completion without text is left to raters, because such a completion has no reward. Comparisons
-    are read and written in chunks, so memory does not grow with the pool, and a run that was stopped continues.
+    A comparison that the model cannot read, or whose completions it reads as the same tokens, is left to raters: a
+    completion without text has no reward, and a margin of 0 that the chat template made is none. Comparisons are read
+    and written in chunks, so memory does not grow with the pool, and a run that was stopped continues.
 
     Args:
         part, parts: score only this one of so many parts; processes with a part each score the pool together.
     """
-    scored, margins, uncertainties, without_text = 0, 0.0, 0.0, 0
+    scored, margins, uncertainties, left_out = 0, 0.0, 0.0, LeftOut("comparison")
     waiting = find_comparisons(store, judged=False, unscored_by=model.id)
     own_part = (c for c in waiting if compute_shuffle_key(c.id) % parts == part)
     with tqdm(desc="scoring", unit="comparison", disable=None if part == 0 else True) as bar:
         while chunk := list(islice(own_part, CHUNK)):
-            scores = list(model.score(c for c in chunk if all_completions_have_text(c)))
-            without_text += len(chunk) - len(scores)
+            readable = []
+            for comparison in chunk:
+                if problem := model.find_problem(list_conversations(comparison)):
+                    left_out.add(problem)
+                else:
+                    readable.append(comparison)
+            scores = list(model.score(readable))
             insert_scores(store, scores)
             scored += len(scores)
             margins += sum(s.margin for s in scores)
             uncertainties += sum(s.uncertainty for s in scores)
             bar.update(len(scores))
     if not scored:
-        return ScoringSummary(0, math.nan, math.nan, without_text)
-    return ScoringSummary(scored, margins / scored, uncertainties / scored, without_text)
+        return ScoringSummary(0, math.nan, math.nan, left_out)
+    return ScoringSummary(scored, margins / scored, uncertainties / scored, left_out, model.cache.unshown.text)

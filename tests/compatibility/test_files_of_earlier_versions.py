@@ -24,6 +24,7 @@ from rlhf_hitl.reward.evaluation.browse import PairQuery, find_rows
 from rlhf_hitl.reward.evaluation.pair_index import load_index, read_rows
 from rlhf_hitl.reward.evaluation.storage import load_evaluation, load_evaluation_for_page, read_evaluated_pairs
 from rlhf_hitl.reward.model import load_reward_model
+from rlhf_hitl.reward.rendering import list_conversations
 from rlhf_hitl.reward.training.dataset_loading import load_training_rows
 from rlhf_hitl.store import Store, guidelines, queue, tutorial
 from rlhf_hitl.store.comparisons import find_comparisons, list_prompts
@@ -189,7 +190,7 @@ def test_a_model_gives_the_same_rewards_and_scores(old_store, files, kind):
     was = EXPECTED["models"][kind]
     model = load_reward_model(files / "made" / "reward" / was["id"], files / "features")
     comparisons = list(find_comparisons(old_store))
-    conversations = [(c.prompt.messages, answer.messages) for c in comparisons[:5] for answer in c.completions]
+    conversations = [chat for c in comparisons[:5] for chat in list_conversations(c)]
     assert model.id == was["id"]
     assert model.rewards(conversations).tolist() == pytest.approx(was["rewards"], abs=1e-6)
     [score] = model.score(comparisons[:1])

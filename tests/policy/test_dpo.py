@@ -10,8 +10,9 @@ import pytest
 from typer.testing import CliRunner
 
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.policy.dpo import DPOSettings, build_dpo_dataset, train_dpo
+from rlhf_hitl.policy.dpo import DPOSettings, train_dpo
 from rlhf_hitl.policy.dpo_pairs import DPOPair, collect_dpo_pairs, collect_human_pairs, make_model_pairs
+from rlhf_hitl.policy.dpo_rows import read_pairs
 from rlhf_hitl.policy.generation import sample_completions
 from rlhf_hitl.policy.policy_folder import TRAINING_CARD
 from rlhf_hitl.policy.sampling import Sampling
@@ -19,14 +20,28 @@ from rlhf_hitl.policy.training import refuse_heldout
 from rlhf_hitl.store import people, queue
 from rlhf_hitl.store.comparisons import insert_comparisons
 from rlhf_hitl.store.routings import Routing, apply_routings
-from rlhf_hitl.types import Answer, Comparison, Completion, Message, Prompt, Role, Route, Split, Verdict
+from rlhf_hitl.types import (
+    Answer,
+    Comparison,
+    Completion,
+    Message,
+    Prompt,
+    Role,
+    Route,
+    Split,
+    Verdict,
+    messages_to_dicts,
+)
 
 
 class Longer:
     """A reward: a tenth of the answer's characters."""
 
+    def find_problem(self, chats):
+        return None
+
     def rewards(self, chats):
-        return np.array([len(completion[-1].content) / 10 for _, completion in chats], dtype=np.float32)
+        return np.array([len(chat.completion[-1].content) / 10 for chat in chats], dtype=np.float32)
 
 
 def prompt(text, split=Split.TRAIN):
@@ -129,19 +144,23 @@ def pairs_of(chats):
     return [DPOPair(p, *answers(p, good, bad), label_source="human") for p, good, bad in chats]
 
 
-def test_rows_have_trls_columns_and_pairs_that_are_too_long_are_counted(tiny_model):
-    from rlhf_hitl.models import load_tokenizer
+def test_rows_are_the_tokens_that_trl_makes_and_pairs_that_are_too_long_are_counted(tiny_model, tmp_path):
+    from datasets import Dataset
+    from trl import DPOConfig, DPOTrainer
 
-    pairs = pairs_of([(TRAIN, "yes", "no"), (prompt("b"), "yes " * 200, "no")])
-    rows, too_long = build_dpo_dataset(pairs, load_tokenizer(tiny_model), 64)
-    assert too_long == 1
-    assert rows[0] == {
-        "prompt": [{"role": "user", "content": "train me"}],
-        "chosen": [{"role": "assistant", "content": "yes"}],
-        "rejected": [{"role": "assistant", "content": "no"}],
-        "label_source": "human",
-        "prompt_id": TRAIN.id,
-    }
+    from rlhf_hitl.models import load_policy, load_tokenizer
+
+    pairs, tokenizer = pairs_of([(TRAIN, "yes", "no"), (prompt("b"), "yes " * 200, "no")]), load_tokenizer(tiny_model)
+    read = read_pairs(pairs, tokenizer, 64)
+    assert (read.too_long, len(read.rows)) == (1, 1)
+    stock = Dataset.from_list(
+        [{"prompt": messages_to_dicts(TRAIN.messages), "chosen": messages_to_dicts(pairs[0].chosen.messages),
+          "rejected": messages_to_dicts(pairs[0].rejected.messages)}]
+    )  # fmt: skip
+    config = DPOConfig(str(tmp_path), use_cpu=True, bf16=False, report_to="none")
+    trainer = DPOTrainer(load_policy(tiny_model), args=config, train_dataset=stock, processing_class=tokenizer)
+    columns = ("prompt_ids", "chosen_ids", "rejected_ids")
+    assert {name: read.rows[0][name] for name in columns} == {name: trainer.train_dataset[0][name] for name in columns}
 
 
 def settings(policy, out, **more):
@@ -158,9 +177,9 @@ def test_dpo_raises_the_mean_reward_on_heldout_prompts(policy, tmp_path, capsys)
     train = [prompt(f"seen number {i}") for i in range(400)]
     heldout = [prompt(f"unseen number {i}", Split.HELDOUT) for i in range(60)]
 
-    class Ascii:
+    class Ascii(Longer):
         def rewards(self, chats):
-            return np.array([ascii_share([Completion("", "", c, "")]) for _, c in chats], dtype=np.float32)
+            return np.array([ascii_share([Completion("", "", c.completion, "")]) for c in chats], dtype=np.float32)
 
     fresh = sample_completions(policy, train, [Sampling(1.0, 1.0, 8, seed=0, count=8)], batch_size=200)
     pairs = make_model_pairs(Ascii(), train, fresh, least_margin=0.5)

@@ -13,11 +13,10 @@ from rlhf_hitl.policy.generation import generate_completions
 from rlhf_hitl.policy.sampled_comparisons import group_completions, make_comparisons
 from rlhf_hitl.policy.sampling import RowSampling, Sampling, share_among_temperatures
 from rlhf_hitl.policy.token_sampling import (
-    decode_answer,
+    PromptReader,
     find_eos_ids,
     sample_tokens,
     select_nucleus,
-    tokenize_prompt,
 )
 from rlhf_hitl.types import Completion, Message, Prompt, Split, parse_messages
 
@@ -62,7 +61,7 @@ def test_a_completion_does_not_depend_on_its_batch(model, tokenizer, top_p):
 
 
 def test_greedy_tokens_are_the_likeliest_ones_whatever_is_in_the_batch(model, tokenizer):
-    ids = [tokenize_prompt(tokenizer, p.messages) for p in PROMPTS]
+    ids = [PromptReader(tokenizer).tokenize(p) for p in PROMPTS]
     together = sample_tokens(model, ids, [RowSampling(0, 1, 6, 0)] * 3, eos=set(), pad=0)
     for one, row in zip(ids, together):
         assert sample_tokens(model, [one], [RowSampling(0, 1, 6, 9)], eos=set(), pad=0) == [row]
@@ -80,7 +79,7 @@ def test_a_seed_samples_the_same_again_and_another_seed_something_else(model, to
 
 
 def test_sampled_tokens_follow_the_models_distribution(model, tokenizer):
-    ids = tokenize_prompt(tokenizer, PROMPTS[0].messages)
+    ids = PromptReader(tokenizer).tokenize(PROMPTS[0])
     with torch.no_grad():
         expected = (model(input_ids=torch.tensor([ids])).logits[0, -1] / 0.3).softmax(-1)
     n = 4000
@@ -105,7 +104,7 @@ def test_a_nucleus_wider_than_the_first_look_is_complete():
 
 
 def test_answers_end_at_their_eos_even_where_pad_is_eos(model, tokenizer):
-    ids = [tokenize_prompt(tokenizer, p.messages) for p in PROMPTS] * 8
+    ids = [PromptReader(tokenizer).tokenize(p) for p in PROMPTS] * 8
     draws = [RowSampling(1.0, 1.0, 40, seed) for seed in range(len(ids))]
     eos = find_eos_ids(model, tokenizer)
     end = next(iter(eos))
@@ -118,7 +117,7 @@ def test_answers_end_at_their_eos_even_where_pad_is_eos(model, tokenizer):
 
 
 def test_a_row_stops_at_its_own_limit(model, tokenizer):
-    ids = tokenize_prompt(tokenizer, PROMPTS[0].messages)
+    ids = PromptReader(tokenizer).tokenize(PROMPTS[0])
     rows = sample_tokens(model, [ids, ids], [RowSampling(0, 1, 2, 0), RowSampling(0, 1, 5, 0)], eos=set(), pad=0)
     assert [len(r) for r in rows] == [2, 5]
     assert rows[1][:2] == rows[0]
@@ -137,7 +136,7 @@ def test_completions_record_their_sampling_and_have_no_special_tokens(model, tok
         assert c.sampling["finish"] == "eos" or c.sampling["tokens"] == 60
         assert "<|end|>" not in c.text
         assert "<|pad|>" not in c.text
-    assert decode_answer(tokenizer, [*tokenizer("hello")["input_ids"], 1], {1}) == "hello"
+    assert PromptReader(tokenizer).decode([*tokenizer("hello")["input_ids"], 1], {1}) == "hello"
 
 
 def test_completions_of_a_prompt_all_differ_and_the_rest_is_left_out(model, tokenizer, capsys):

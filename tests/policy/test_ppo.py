@@ -20,6 +20,7 @@ from rlhf_hitl.policy.ppo import train_ppo
 from rlhf_hitl.policy.ppo_config import PPOConfig
 from rlhf_hitl.policy.sampling import Sampling
 from rlhf_hitl.policy.training import make_policy_lora_config
+from rlhf_hitl.reward.rendering import Conversation
 from rlhf_hitl.types import Message, Prompt, Split
 
 
@@ -33,7 +34,7 @@ def prompts(n, split, word):
 
 def ascii_share(chats):
     """0 to 10: how much of an answer is ASCII."""
-    texts = [completion[-1].content for _, completion in chats]
+    texts = [chat.completion[-1].content for chat in chats]
     return np.array([10 * sum(c.isascii() for c in t) / max(len(t), 1) for t in texts], dtype=np.float32)
 
 
@@ -200,7 +201,7 @@ def test_ppo_raises_the_mean_reward_on_heldout_prompts(policy, tmp_path):
 
     def mean_reward(path):
         made = sample_completions(path, heldout, [Sampling(1.0, 1.0, 8, seed=1, count=2)], batch_size=120)
-        return float(ascii_share([((), c.messages) for c in made]).mean())
+        return float(ascii_share([Conversation((), c.messages) for c in made]).mean())
 
     before = mean_reward(policy)
     config = settings(
@@ -305,7 +306,7 @@ seen = []
 
 def reward(chats):
     seen.extend(prompt[0].content for prompt, _ in chats)
-    return np.array([len(c[-1].content) for _, c in chats], dtype=np.float32)
+    return np.array([len(c.completion[-1].content) for c in chats], dtype=np.float32)
 
 trainer = PPOTrainer(config, train, reward)
 trainer.run()

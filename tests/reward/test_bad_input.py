@@ -16,6 +16,7 @@ from rlhf_hitl.reward.backbone import Backbone
 from rlhf_hitl.reward.evaluation.evaluate import evaluate_reward_model
 from rlhf_hitl.reward.feature_cache import FeatureCache
 from rlhf_hitl.reward.model import load_reward_model
+from rlhf_hitl.reward.rendering import Conversation
 from rlhf_hitl.reward.training.full_config import FullTrainingConfig
 from rlhf_hitl.reward.training.full_training import build_reward_trainer, run_reward_training
 from rlhf_hitl.reward.training.head_training import train_head
@@ -142,13 +143,13 @@ def test_a_conversation_of_a_hundred_thousand_tokens_is_cut_counted_and_scored(j
     long = "the quick brown fox jumps over the lazy dog " * 12_000
     prompts_cut = model.cache.dropped
     asked = (Message("user", long),)
-    rewards = model.rewards([(asked, (Message("assistant", a),)) for a in ("thanks", "nothing", long)])
+    rewards = model.rewards([Conversation(asked, (Message("assistant", a),)) for a in ("thanks", "nothing", long)])
     assert np.isfinite(rewards).all()
     assert len(set(rewards.tolist())) == 3
     assert model.cache.dropped == prompts_cut + 3
     assert model.cache.cut == 1
     again = FeatureCache(model.cache.root, backbone)  # which finds all of it on disk, and says the same
-    again.features([(asked, (Message("assistant", a),)) for a in ("thanks", "nothing", long)])
+    again.features([Conversation(asked, (Message("assistant", a),)) for a in ("thanks", "nothing", long)])
     assert (again.dropped, again.cut) == (3, 1)
 
 
@@ -173,7 +174,7 @@ def test_a_reward_that_is_not_finite_is_named(judged_store, trained_model, tmp_p
     with pytest.raises(BadInput, match="margin of comparison x_"):
         evaluate_reward_model(model, judged_store)
     with pytest.raises(BadInput, match="reward nan of 'an answer'"):
-        model.rewards([((Message("user", "asked"),), (Message("assistant", "an answer"),))])
+        model.rewards([Conversation((Message("user", "asked"),), (Message("assistant", "an answer"),))])
 
 
 def test_a_third_best_reward_that_is_not_finite_is_named(judged_store, trained_model, tmp_path):

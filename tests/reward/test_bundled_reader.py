@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from checkout import ROOT
+from reward_examples import chat
 from rlhf_hitl.config import DEFAULT_MODEL
 from rlhf_hitl.errors import BadInput, NotFound
 from rlhf_hitl.formats.importing import import_bundled
@@ -15,7 +16,6 @@ from rlhf_hitl.reward.feature_cache import FeatureCache
 from rlhf_hitl.reward.rendering import list_conversations
 from rlhf_hitl.reward.views import FeatureView
 from rlhf_hitl.store.comparisons import find_comparisons
-from rlhf_hitl.types import Message
 
 BUNDLED = ROOT / "rlhf_hitl" / "bundled"
 
@@ -35,7 +35,7 @@ def test_every_bundled_answer_has_its_features_and_no_other_text_has(unfetched, 
     assert features.shape == (len(chats), unfetched.width)
     assert np.isfinite(features).all()
     assert not list((tmp_path / "features").rglob("*.safetensors")), "they are not written once more"
-    other = ((Message("user", "Something else?"),), (Message("assistant", "Yes."),))
+    other = chat("Something else?", "Yes.")
     with pytest.raises(NotFound, match=f"rlhf-hitl models get {DEFAULT_MODEL}"):
         cache.features([chats[0], other])
 
@@ -59,15 +59,15 @@ def test_a_model_with_other_weights_is_read_itself(tiny_model, tmp_path, monkeyp
     backbone = Backbone(DEFAULT_MODEL)
     assert backbone.weights_hash != BundledFeatures.open().weights_hash
     assert open_bundled_features(backbone.weights_hash, backbone.views) is None
-    chat = ((Message("user", "hello"),), (Message("assistant", "sea"),))
-    assert FeatureCache(tmp_path / "features", backbone).features([chat]).shape == (1, backbone.width)
+    conversation = chat("hello", "sea")
+    assert FeatureCache(tmp_path / "features", backbone).features([conversation]).shape == (1, backbone.width)
 
 
 def test_views_that_did_not_come_with_the_package_need_the_model(unfetched, tmp_path):
     backbone = Backbone(DEFAULT_MODEL, layer=3)
-    chat = ((Message("user", "hello"),), (Message("assistant", "sea"),))
+    conversation = chat("hello", "sea")
     with pytest.raises(NotFound, match="models get"):
-        FeatureCache(tmp_path, backbone).features([chat])
+        FeatureCache(tmp_path, backbone).features([conversation])
 
 
 def test_features_in_8_bits_are_off_by_half_a_step_at_most(tmp_path):

@@ -27,6 +27,7 @@ from rlhf_hitl.reward.classifier import load_classifier, wrap_classifier
 from rlhf_hitl.reward.evaluation.evaluate import evaluate_reward_model
 from rlhf_hitl.reward.model import load_reward_model
 from rlhf_hitl.reward.pretrained import find_score_head
+from rlhf_hitl.reward.rendering import Conversation
 from rlhf_hitl.reward.training.classifier_adoption import adopt_classifier
 from rlhf_hitl.reward.training.full_config import FullTrainingConfig
 from rlhf_hitl.reward.training.full_training import build_reward_trainer, save_trained_model
@@ -42,7 +43,7 @@ ANSWERS = ["fine thanks", "the sun and the sea today", "nothing", "paris paris p
 
 
 def chat(prompt: str, completion: str):
-    return (Message("user", prompt),), (Message("assistant", completion),)
+    return Conversation((Message("user", prompt),), (Message("assistant", completion),))
 
 
 @pytest.fixture(scope="module")

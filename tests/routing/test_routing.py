@@ -218,7 +218,7 @@ def test_two_processes_give_the_scores_of_one_and_hide_the_stores_url(trained, t
     # Every user of a machine can read command lines, and the URL of a store may hold a password.
     assert any("rlhf_hitl.scripts.score" in line for line in command_lines)
     assert not [line for line in command_lines if store.url in line]
-    assert json.loads(printed) == {"reward_model_id": model.id, "scored": 60, "without_text": 0}
+    assert json.loads(printed) == {"reward_model_id": model.id, "scored": 60, "without_text": 0, "left_out": {}}
     assert errors.count("scored ") == 2  # a line each process
     [run] = read_runs(store)  # the processes' time is the command's
     assert (run.command, run.outcome, run.device) == ("score", "finished", "cpu")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -23,8 +24,14 @@ from rlhf_hitl.reward.evaluation.rankings import measure_k_wise_accuracy, score_
 from rlhf_hitl.reward.evaluation.rewardbench import score_benchmark
 from rlhf_hitl.reward.evaluation.slices import compute_slice_accuracies, estimate_mean
 from rlhf_hitl.reward.evaluation_record import Estimate, EvaluatedPair, Evaluation, LabelOrigin, ReliabilityBin
-from rlhf_hitl.reward.labelled_pairs import LabelledPair, hash_labelled_pairs, load_labelled_pairs
+from rlhf_hitl.reward.labelled_pairs import (
+    LabelledPair,
+    hash_labelled_pairs,
+    load_labelled_pairs,
+    select_readable,
+)
 from rlhf_hitl.reward.model import RewardModel
+from rlhf_hitl.reward.readability import LeftOut
 from rlhf_hitl.reward.rendering import measure_completion_lengths
 from rlhf_hitl.reward.seen_prompts import SeenPrompts
 from rlhf_hitl.stats.calibration import estimate_calibration_error, split_into_equal_bins
@@ -32,6 +39,8 @@ from rlhf_hitl.stats.ceiling import estimate_noise_ceiling
 from rlhf_hitl.store import Store
 from rlhf_hitl.types import Split, utc_now
 from rlhf_hitl.wording import say_count
+
+log = logging.getLogger(__name__)
 
 MIN_CALIBRATION_LABELS = 20  # with fewer, the training labels show how readily raters call a tie
 
@@ -70,7 +79,10 @@ def evaluate_reward_model(
         BadInput: a reward that is not a finite number.
     """
     split_labels = read_labels(store, split=split)
-    usable = load_labelled_pairs(store, split)
+    labelled, left_out, renderer = load_labelled_pairs(store, split), LeftOut("label"), model.cache.backbone.renderer
+    usable = select_readable(labelled, renderer, left_out)
+    for line in left_out.lines():
+        log.warning("%s", line)
     seen = model.seen or SeenPrompts.of((), is_complete=False)
     trained_on = [p for p in usable if p.comparison.prompt.family in seen.train]
     calibrated_on = [p for p in usable if p.comparison.prompt.family in seen.calibration - seen.train]
@@ -82,7 +94,8 @@ def evaluate_reward_model(
             f"{split.value} split of {store.safe_url}: {say_count(len(split_labels), 'label')}",
             expected="at least one with a preference",
             fix="import a preference set or rate comparisons of held-out prompts"
-            + (f" (the model has seen the prompts of {say_count(n_seen, 'label')})" if n_seen else ""),
+            + (f" (the model has seen the prompts of {say_count(n_seen, 'label')})" if n_seen else "")
+            + "".join(f" ({line})" for line in left_out.lines()),
         )
     first, second = [p.first for p in pairs], [p.second for p in pairs]
     margins, stds, probabilities = model.margins(first, second)
@@ -113,6 +126,7 @@ def evaluate_reward_model(
     ece, ece_low, ece_high = estimate_calibration_error(confidence, correct, clusters)
     scores, score_notes = score_benchmark(format, evaluated, rankings)
     tie_labels = calibration if len(calibration) >= MIN_CALIBRATION_LABELS else train
+    tie_labels = select_readable(tie_labels, renderer, LeftOut("label"))
     evaluation = Evaluation(
         name=name or split.value,
         reward_model_id=model.id,
@@ -120,7 +134,8 @@ def evaluate_reward_model(
         data_hash=hash_labelled_pairs(pairs),
         n=len(decided),
         ties=len(pairs) - len(decided),
-        dropped=len(split_labels) - len(usable),
+        dropped=len(split_labels) - len(labelled),
+        unreadable=left_out.as_dict(),
         trained_on=len(trained_on),
         accuracy=estimate_mean(correct, clusters),
         longer=estimate_mean(longer_is_right, clusters),

@@ -40,7 +40,7 @@ def predict_bag_of_words_margins(train: Sequence[LabelledPair], pairs: Sequence[
     vectoriser = HashingVectorizer(n_features=2**16, alternate_sign=False, norm="l2", lowercase=True)
 
     def count_words(labelled: Sequence[LabelledPair], side: str) -> csr_array:
-        texts = (" ".join(m.read_all_text() for m in getattr(p, side)[1]) for p in labelled)
+        texts = (" ".join(m.read_all_text() for m in getattr(p, side).completion) for p in labelled)
         return csr_array(vectoriser.transform(texts))
 
     def differences(labelled: Sequence[LabelledPair]) -> csr_array:

@@ -12,6 +12,7 @@ from rlhf_hitl.reward.evaluation.slices import estimate_mean
 from rlhf_hitl.reward.evaluation_record import Estimate, KWiseAccuracy
 from rlhf_hitl.reward.labelled_pairs import LabelledPair
 from rlhf_hitl.reward.model import RewardModel
+from rlhf_hitl.reward.rendering import Conversation
 from rlhf_hitl.stats.intervals import clustered_mean_interval
 from rlhf_hitl.types import Comparison
 
@@ -49,7 +50,9 @@ def score_rankings(model: RewardModel, pairs: Sequence[LabelledPair]) -> list[Sc
             points[p.label.first] = points.get(p.label.first, 0.0) + first + tie / 2
             points[p.label.second] = points.get(p.label.second, 0.0) + second + tie / 2
     chats = [
-        (c.prompt.messages, c.find_completion(i).messages) for c in comparisons.values() for i in worth[c.id]
+        Conversation(c.prompt.messages, c.find_completion(i).messages, c.prompt.tools)
+        for c in comparisons.values()
+        for i in worth[c.id]
     ]  # only completions that have a vote
     rewards = iter(model.rewards(chats).tolist()) if chats else iter(())
     return [

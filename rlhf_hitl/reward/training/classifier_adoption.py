@@ -9,8 +9,9 @@ import numpy as np
 from rlhf_hitl.models import DEFAULT_PRECISION
 from rlhf_hitl.reward import DEFAULT_MAX_TOKENS
 from rlhf_hitl.reward.classifier import add_laplace_posterior, wrap_classifier
-from rlhf_hitl.reward.labelled_pairs import load_labelled_pairs
+from rlhf_hitl.reward.labelled_pairs import load_labelled_pairs, select_readable
 from rlhf_hitl.reward.model import RewardModel
+from rlhf_hitl.reward.readability import LeftOut
 from rlhf_hitl.reward.registry import register_reward_model
 from rlhf_hitl.reward.seen_prompts import find_prompts_seen_before
 from rlhf_hitl.reward.training.training_labels import (
@@ -25,19 +26,38 @@ from rlhf_hitl.types import Split
 
 
 def adopt_classifier(
-    store: Store, name: str, workspace: Path, *, max_length: int = DEFAULT_MAX_TOKENS, dtype: str = DEFAULT_PRECISION
+    store: Store,
+    name: str,
+    workspace: Path,
+    *,
+    max_length: int = DEFAULT_MAX_TOKENS,
+    dtype: str = DEFAULT_PRECISION,
+    skip_bad: bool = False,
 ) -> RewardModel:
     """Make a classifier the store's newest reward model.
 
     Its weights stay. The `train` labels set its uncertainty and the `calibration` labels its temperature, as far as
     there are any.
+
+    Args:
+        skip_bad: leave out pairs that the classifier cannot read or tell apart, instead of refusing them.
     """
     model = wrap_classifier(name, workspace / "features", max_length=max_length, dtype=dtype)
-    train, calibration = load_labelled_pairs(store, Split.TRAIN), load_calibration_pairs(store)
+    model.cache.backbone.renderer.read_images_from(store.images.load)
+    train, calibration, left_out = (
+        load_labelled_pairs(store, Split.TRAIN),
+        load_calibration_pairs(store),
+        LeftOut("pair"),
+    )
+    total = len(train) + len(calibration)
+    train, calibration = (
+        select_readable(part, model.cache.backbone.renderer, left_out) for part in (train, calibration)
+    )
+    left_out.refuse_or_warn(total, skip_bad=skip_bad)
     counts = np.array([p.label.votes * (1 - p.label.probabilities[1]) for p in train])
     model.head = add_laplace_posterior(model.head, [(compute_differences(model, train), counts)])
     model.head = calibrate_on_pairs(model, calibration)
-    model.card = describe_labels(train, calibration, model.cache)
+    model.card = describe_labels(train, calibration, model.cache, left_out)
     model.seen = find_prompts_seen_before(name) | collect_seen_prompts(train, calibration)
     folder = workspace / "reward" / model.id
     model.save(folder)

@@ -9,6 +9,7 @@ import torch
 from trl.trainer.utils import pad
 
 from rlhf_hitl.reward import shared_prefix
+from rlhf_hitl.reward.vision import VisionReader
 from rlhf_hitl.types import UNRANKED
 
 
@@ -22,12 +23,14 @@ class LabelCollator:
         pad_to_multiple_of: pads to a multiple of so many tokens.
         with_token_types: also says which tokens are the completion's.
         as_trees: packs the batch into one row of prompt trees in place of padding it.
+        vision: makes tokens and pixels of the rows' texts and images, for a model that reads images.
     """
 
     pad_id: int
     pad_to_multiple_of: int | None = None
     with_token_types: bool = False
     as_trees: bool = False
+    vision: VisionReader | None = None
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         def column(name: str) -> list[torch.Tensor]:
@@ -39,6 +42,9 @@ class LabelCollator:
             "shares": pad(column("shares")),
             "log_lengths": pad(column("log_lengths")),
         }
+        if self.vision is not None:
+            texts, images = ([of for row in rows for of in row[name]] for name in ("texts", "images"))
+            return batch | dict(self.vision.encode(texts, images))
         if self.as_trees:
             packed = shared_prefix.pack_trees([row["ids"] for row in rows])
             return batch | {"input_ids": packed.ids, "position_ids": packed.positions, "trees": packed.trees}

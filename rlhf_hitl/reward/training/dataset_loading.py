@@ -10,8 +10,8 @@ from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
 
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.reward.rendering import has_text
-from rlhf_hitl.reward.training.dataset_rows import read_ranking
-from rlhf_hitl.types import hash_prompt_family, parse_messages
+from rlhf_hitl.reward.training.dataset_rows import read_prompt, read_ranking
+from rlhf_hitl.types import hash_prompt_family
 from rlhf_hitl.wording import say_count
 
 log = logging.getLogger(__name__)
@@ -88,7 +88,7 @@ def _select_usable(rows: Dataset, place: str) -> Dataset:
         try:
             if row.get("label_source", "human") != "human":
                 by_model += 1
-            elif not all(has_text(completion) for _, completion in read_ranking(row).chats):
+            elif not all(has_text(chat.completion) for chat in read_ranking(row).chats):
                 without_text += 1
             else:
                 usable.append(i)
@@ -101,4 +101,4 @@ def _select_usable(rows: Dataset, place: str) -> Dataset:
 
 
 def _read_family(row: Any) -> str:
-    return hash_prompt_family(parse_messages(row["prompt"]))
+    return hash_prompt_family(read_prompt(row))

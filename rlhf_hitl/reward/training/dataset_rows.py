@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from typing import Any
@@ -15,7 +15,9 @@ import numpy as np
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.labels.vote_weight import weigh_votes
 from rlhf_hitl.reward.rendering import Conversation
-from rlhf_hitl.types import UNRANKED, hash_prompt_family, parse_messages
+from rlhf_hitl.types import UNRANKED, Messages, hash_prompt_family, parse_messages, parse_tools
+from rlhf_hitl.types.images import is_image_id
+from rlhf_hitl.types.messages import identify_messages
 from rlhf_hitl.wording import say_count
 
 
@@ -50,7 +52,7 @@ class CompletionRanking:
     @property
     def family(self) -> str:
         """The prompt's family, see `types.hash_prompt_family`."""
-        return hash_prompt_family(self.chats[0][0])
+        return hash_prompt_family(self.chats[0].prompt)
 
     def pairs(self) -> Iterator[RankedPair]:
         """Yield the pairs that at least one rater ranked, each with the weight of its votes (see `weigh_votes`)."""
@@ -69,32 +71,92 @@ def read_ranking(row: Any) -> CompletionRanking:
     """Read a row of pairs or of rankings.
 
     Raises:
-        BadInput: shares, a weight or a ranking that is not valid, or fewer than two completions.
+        BadInput: messages, tools, images, shares, a weight or a ranking that are not valid, or fewer than two
+            completions.
     """
-    prompt = parse_messages(row["prompt"])
+    chats = _read_conversations(row)
     if "rankings" not in row:
         outcomes = [(ranks, share) for ranks, share in zip(((0, 1), (0, 0), (1, 0)), read_shares(row)) if share > 0]
-        sides = ((prompt, parse_messages(row["chosen"])), (prompt, parse_messages(row["rejected"])))
-        return CompletionRanking(sides, *zip(*outcomes), read_weight(row), _read_votes(row))  # type: ignore[arg-type]
-    completions, rankings = row["completions"], row["rankings"]
-    if len(completions or ()) < 2:
+        return CompletionRanking(chats, *zip(*outcomes), read_weight(row), _read_votes(row))  # type: ignore[arg-type]
+    rankings = row["rankings"]
+    if len(chats) < 2:
         raise BadInput(
-            f"a ranking of {say_count(len(completions or ()), 'completion')}",
+            f"a ranking of {say_count(len(chats), 'completion')}",
             expected="2 or more",
             fix="leave the row out, or make the dataset with `rlhf-hitl export`",
         )
     # Sorted, so that the same votes are the same label in whatever order they came.
-    votes = Counter(sorted(_read_ranks(ranking, len(completions)) for ranking in rankings or ()))
+    votes = Counter(sorted(_read_ranks(ranking, len(chats)) for ranking in rankings or ()))
     if not votes:
         raise BadInput("rankings []", expected="one ranking or more", fix="leave the row out")
-    ranked = [k for k in range(len(completions)) if any(ranks[k] != UNRANKED for ranks in votes)]
+    ranked = [k for k in range(len(chats)) if any(ranks[k] != UNRANKED for ranks in votes)]
     return CompletionRanking(
-        tuple((prompt, parse_messages(completions[k])) for k in ranked),
+        tuple(chats[k] for k in ranked),
         tuple(tuple(ranks[k] for k in ranked) for ranks in votes),
         tuple(n / votes.total() for n in votes.values()),
         read_weight(row, votes.total()),
         votes.total(),
     )
+
+
+def read_prompt(row: Any) -> Messages:
+    """Return the prompt of a row, with its images."""
+    return _read_chats(row, [row["prompt"]], may_leave_images=True)[0]
+
+
+def _read_conversations(row: Any) -> tuple[Conversation, ...]:
+    """Return the conversations of a row: messages, with the images of its column `images` in their places, and tools.
+
+    The images of a row stand in the order of their places: prompt, chosen, rejected, or prompt and completions.
+    """
+    sides = (row["completions"] or ()) if "rankings" in row else (row["chosen"], row["rejected"])
+    prompt, *completions = _read_chats(row, [row["prompt"], *sides])
+    tools = parse_tools(row.get("tools"))
+    return tuple(Conversation(prompt, completion, tools) for completion in completions)
+
+
+def _read_chats(row: Any, chats: Sequence[Any], *, may_leave_images: bool = False) -> list[Messages]:
+    given = row.get("images")
+    if given is None and row.get("image") is not None:
+        given = [row["image"]]  # TRL's other name
+    images = iter(given or ())
+    read = [parse_messages(_fill_in_images(chat, images)) for chat in chats]
+    if not may_leave_images and (left := sum(1 for _ in images)):
+        raise BadInput(
+            f"images: {left} more than places for them",
+            expected='one part {"type": "image"} for each image, in order',
+            fix="make the dataset with `rlhf-hitl export`",
+        )
+    return read
+
+
+def _fill_in_images(chat: Any, images: Iterator[Any]) -> Any:
+    """Return messages with the next images of their row where their parts say only that there is one."""
+    return [_fill_in_message(message, images) for message in chat] if isinstance(chat, list) else chat
+
+
+def _fill_in_message(message: Any, images: Iterator[Any]) -> Any:
+    content = message.get("content") if isinstance(message, Mapping) else None
+    if not isinstance(content, list):
+        return message
+    parts = []
+    for part in content:
+        if isinstance(part, Mapping) and part.get("type") == "image" and not _holds_image(part):
+            if (image := next(images, None)) is None:
+                raise BadInput(
+                    "images: fewer than places for them",
+                    expected='one image for each part {"type": "image"}',
+                    fix="make the dataset with `rlhf-hitl export`",
+                )
+            part = {"type": "image", "image": image, "alt": part.get("alt")}
+        parts.append(part)
+    return {**message, "content": parts}
+
+
+def _holds_image(part: Mapping[str, Any]) -> bool:
+    image = part.get("image")
+    # Of an id alone nobody could make the image.
+    return image is not None and not (isinstance(image, str) and is_image_id(image))
 
 
 def read_shares(row: Any) -> tuple[float, float, float]:
@@ -141,8 +203,22 @@ def hash_rows(rows: Sequence[CompletionRanking]) -> str:
 
 def _describe_for_hash(row: CompletionRanking) -> str:
     # Model cards keep hashes of this text, so it must not change.
-    fields = f"chats={row.chats!r}, ranks={row.ranks!r}, shares={row.shares!r}, weight={row.weight!r}"
+    chats = ", ".join(map(_describe_conversation, row.chats))
+    fields = f"chats=({chats}), ranks={row.ranks!r}, shares={row.shares!r}, weight={row.weight!r}"
     return f"Ranked({fields}, votes={row.votes!r})"
+
+
+def _describe_conversation(chat: Conversation) -> str:
+    tools = f", {[tool.as_json for tool in chat.tools]!r}" if chat.tools else ""
+    return f"({_describe_messages(chat.prompt)}, {_describe_messages(chat.completion)}{tools})"
+
+
+def _describe_messages(messages: Messages) -> str:
+    described = [
+        f"Message(role={m.role!r}, content={m.content!r})" if m.is_plain else repr(identify_messages((m,))[0])
+        for m in messages
+    ]
+    return f"({', '.join(described)}{',' if len(described) == 1 else ''})"
 
 
 def _read_ranks(ranking: Any, n: int) -> tuple[int, ...]:

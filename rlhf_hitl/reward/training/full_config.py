@@ -72,6 +72,13 @@ class FullTrainingConfig(RewardConfig):
     report_to: list[str] = field(  # type: ignore[assignment]
         default_factory=lambda: ["none"], metadata={"help": "Trackers such as tensorboard or wandb; or none."}
     )
+    skip_bad: bool = field(
+        default=False,
+        metadata={
+            "help": "Leave out rows that the chat template refuses or whose completions it makes the same, and count "
+            "them, instead of refusing the dataset."
+        },
+    )
     save_strategy: str = field(default="no", metadata={"help": "When checkpoints are written: no, steps or epoch."})
 
     def __post_init__(self) -> None:

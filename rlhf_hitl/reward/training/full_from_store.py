@@ -27,6 +27,7 @@ def train_full_from_store(
     default_backbone: str | None = None,
     config: Path | None = None,
     max_length: int | None = None,
+    skip_bad: bool = False,
 ) -> RewardModel:
     """Export the store's labels, train on them in this process, and register the model in the store.
 
@@ -35,6 +36,7 @@ def train_full_from_store(
     Args:
         backbone, max_length: take precedence over the YAML file `config`; None leaves them to the file.
         default_backbone: the model to train where neither `backbone` nor the file names one.
+        skip_bad: leave out pairs that the model cannot read or tell apart, instead of refusing them.
         config: what the run writes goes to this file's `output_dir`, or else into the model's folder.
     """
     load_training_pairs(store)  # raises where labels are missing, before anything is written
@@ -43,7 +45,7 @@ def train_full_from_store(
         dataset, folder = Path(draft) / "dataset", Path(draft) / "model"
         options = {"--config": config, "--model_name_or_path": backbone, "--max_length": max_length}
         flags = [text for flag, value in options.items() if value is not None for text in (flag, str(value))]
-        flags += ["--dataset", str(dataset)]
+        flags += ["--dataset", str(dataset), *(["--skip_bad", "true"] if skip_bad else [])]
         defaults = {"output_dir": str(folder), "model_name_or_path": default_backbone}
         args, model_config = parse_arguments((FullTrainingConfig, ModelConfig), flags, **defaults)
         export_snapshot(store, dataset, include_model_labels=False, include_ties=True)
@@ -57,5 +59,6 @@ def train_full_from_store(
             shutil.copy(plot, folder)
         place_folder(folder, final_folder, existing="keep")
     model = load_reward_model(final_folder, workspace / "features")
+    model.cache.backbone.renderer.read_images_from(store.images.load)
     register_reward_model(store, model, final_folder)
     return model

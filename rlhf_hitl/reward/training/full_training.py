@@ -17,18 +17,19 @@ from transformers.trainer_utils import IntervalStrategy
 from trl import ModelConfig
 
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.models import get_display_name, load_tokenizer
+from rlhf_hitl.models import get_display_name, load_processor, load_tokenizer
 from rlhf_hitl.reward import shared_prefix
 from rlhf_hitl.reward.classifier import add_laplace_posterior, wrap_classifier
 from rlhf_hitl.reward.head_fitting import calibrate_temperature
 from rlhf_hitl.reward.model import RewardModel
 from rlhf_hitl.reward.pretrained import find_max_tokens, find_score_head, locate_full_model, uses_token_type_ids
+from rlhf_hitl.reward.readability import LeftOut
 from rlhf_hitl.reward.rendering import Renderer
 from rlhf_hitl.reward.seen_prompts import SeenPrompts, find_prompts_seen_before
 from rlhf_hitl.reward.training.checkpoints import select_checkpoint
 from rlhf_hitl.reward.training.collator import LabelCollator
 from rlhf_hitl.reward.training.dataset_loading import load_training_rows
-from rlhf_hitl.reward.training.dataset_rows import RankedPair, hash_rows, read_ranking
+from rlhf_hitl.reward.training.dataset_rows import CompletionRanking, RankedPair, hash_rows, read_ranking
 from rlhf_hitl.reward.training.full_config import (
     NO_MAX_LENGTH,
     FullTrainingConfig,
@@ -41,6 +42,8 @@ from rlhf_hitl.reward.training.progress import keep_stdout_free, plot_run
 from rlhf_hitl.reward.training.tokenised_rows import tokenise_rows
 from rlhf_hitl.reward.training.trainable_classifier import load_trainable_classifier
 from rlhf_hitl.reward.training.training_labels import describe_training
+from rlhf_hitl.reward.vision import VisionReader
+from rlhf_hitl.wording import say_count
 
 log = logging.getLogger(__name__)
 
@@ -60,11 +63,10 @@ def build_reward_trainer(config: FullTrainingConfig, model_config: ModelConfig) 
     path = locate_full_model(model_config.model_name_or_path)
     data = load_training_rows(config.dataset, config.learn_from)
     calibration = data["calibration"] if len(data.get("calibration", [])) else None
-    if calibration is None and config.eval_strategy != IntervalStrategy.NO:
-        log.warning("no calibration rows: nothing is evaluated while training (eval_strategy is now no)")
-        config.eval_strategy = IntervalStrategy.NO
-    tokenizer = load_tokenizer(path, chats=False)
-    renderer = Renderer(tokenizer, config.max_length or NO_MAX_LENGTH)
+    processor: Any = load_processor(path)
+    tokenizer = load_tokenizer(path, chats=False) if processor is None else processor.tokenizer
+    vision = None if processor is None else VisionReader(processor)
+    renderer = Renderer(tokenizer, config.max_length or NO_MAX_LENGTH, vision)
     # transformers' classifiers read the reward at the last token that is not padding, so EOS must not be the padding.
     tokenizer.pad_token = tokenizer.convert_ids_to_tokens(renderer.pad_id)
     tokenizer.eos_token = tokenizer.convert_ids_to_tokens(renderer.eos_id)  # TRL asks for one, of encoders too
@@ -73,16 +75,26 @@ def build_reward_trainer(config: FullTrainingConfig, model_config: ModelConfig) 
     )
     renderer.max_length = min(renderer.max_length, find_max_tokens(model.config))
     head_name, _ = find_score_head(model)
-    train = tokenise_rows(data["train"], renderer, config.dataset_num_proc)
+    train, _ = tokenise_rows(data["train"], renderer, config.dataset_num_proc, skip_bad=config.skip_bad)
+    if not len(train):
+        raise BadInput(
+            f"dataset {config.dataset}: {say_count(len(data['train']), 'train row')}",
+            expected="at least one that the model can read",
+            fix="give the tokenizer a chat template that shows their text",
+        )
     if calibration is not None:
-        calibration = tokenise_rows(calibration, renderer, config.dataset_num_proc)
+        calibration, _ = tokenise_rows(calibration, renderer, config.dataset_num_proc, skip_bad=config.skip_bad)
+        calibration = calibration if len(calibration) else None
+    if calibration is None and config.eval_strategy != IntervalStrategy.NO:
+        log.warning("no calibration rows: nothing is evaluated while training (eval_strategy is now no)")
+        config.eval_strategy = IntervalStrategy.NO
     trainer = LabelRewardTrainer(
         model=model,
         args=config,  # its max_length drops nothing: the renderer has cut to it already
         processing_class=tokenizer,
         train_dataset=train,
         eval_dataset=calibration,
-        data_collator=LabelCollator(renderer.pad_id, config.padding_multiple),
+        data_collator=LabelCollator(renderer.pad_id, config.padding_multiple, vision=vision),
         peft_config=make_score_lora_config(model_config, head_name.split(".")[0]),
     )
     # The trainer has prepared the model, which can now be tried with trees.
@@ -90,9 +102,11 @@ def build_reward_trainer(config: FullTrainingConfig, model_config: ModelConfig) 
         renderer.pad_id,
         config.padding_multiple,
         with_token_types=uses_token_type_ids(renderer, model.config),
-        as_trees=_can_share_prompts(trainer),
+        as_trees=vision is None and _can_share_prompts(trainer),
+        vision=vision,
     )
     refuse_frozen_head(trainer.model)
+    trainer.processor = processor
     trainer.source, trainer.base = str(path), get_display_name(model_config.model_name_or_path)
     trainer.seen_before = find_prompts_seen_before(str(path))
     trainer.read_labels(train, calibration)
@@ -125,9 +139,9 @@ def save_trained_model(
     tokenizer: Any = trainer.processing_class
     if isinstance(model, PeftModel):
         model, state = merge_lora(model, state, trainer.source, tokenizer.pad_token_id), None
-    model.config.pad_token_id = tokenizer.pad_token_id
+    model.config.pad_token_id = model.config.get_text_config().pad_token_id = tokenizer.pad_token_id
     model.save_pretrained(folder, state_dict=state)
-    tokenizer.save_pretrained(folder)
+    (trainer.processor or tokenizer).save_pretrained(folder)
     return add_uncertainty(folder, config, workspace, trainer)
 
 
@@ -144,7 +158,18 @@ def add_uncertainty(
     def differences(pairs: list[RankedPair]) -> np.ndarray:
         return model.differences([p.first for p in pairs], [p.second for p in pairs])
 
-    train, calibration = ([read_ranking(row) for row in data.get(split, ())] for split in ("train", "calibration"))
+    left_out = LeftOut("row")
+
+    def read_split(split: str) -> list[CompletionRanking]:
+        readable = []
+        for ranking in map(read_ranking, data.get(split, ())):
+            if problem := model.find_problem(ranking.chats):
+                left_out.add(problem)
+            else:
+                readable.append(ranking)
+        return readable
+
+    train, calibration = read_split("train"), read_split("calibration")
     pairs = [p for ranking in train for p in ranking.pairs()]
     chunks = (pairs[at : at + PAIRS_IN_MEMORY] for at in range(0, len(pairs), PAIRS_IN_MEMORY))
     labels = ((differences(chunk), np.array([p.weight * (1 - p.shares[1]) for p in chunk])) for chunk in chunks)
@@ -161,6 +186,7 @@ def add_uncertainty(
         train_votes=sum(ranking.votes for ranking in train),
         calibration_labels=len(calibration),
         simulated_labels=sum(bool(row.get("simulated")) for row in rows),
+        left_out=left_out,
     )
     model.seen = trainer.seen_before | SeenPrompts.of((r.family for r in train), (r.family for r in calibration))
     model.save(folder)

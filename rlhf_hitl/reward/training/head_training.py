@@ -23,8 +23,7 @@ from rlhf_hitl.reward.training.training_labels import (
     calibrate_on_pairs,
     collect_seen_prompts,
     describe_labels,
-    load_calibration_pairs,
-    load_training_pairs,
+    load_readable_pairs,
 )
 from rlhf_hitl.reward.training.vote_weight_choice import choose_vote_weight, compute_length_only_loss
 from rlhf_hitl.store import Store
@@ -33,7 +32,12 @@ log = logging.getLogger(__name__)
 
 
 def train_head(
-    store: Store, backbone: Backbone, workspace: Path, *, uncertainty: UncertaintyMethod = "laplace"
+    store: Store,
+    backbone: Backbone,
+    workspace: Path,
+    *,
+    uncertainty: UncertaintyMethod = "laplace",
+    skip_bad: bool = False,
 ) -> RewardModel:
     """Train on the store's `train` labels, calibrate on its `calibration` labels, save the model and register it.
 
@@ -42,12 +46,17 @@ def train_head(
     Args:
         uncertainty: from the head's posterior (`laplace`), or from an ensemble of heads on drawn prompts (`bootstrap`).
 
+        skip_bad: leave out pairs that the backbone cannot read or tell apart, instead of refusing them.
+
     Raises:
-        BadInput: too few labels, or labels that are all ties.
+        BadInput: too few labels, labels that are all ties, or pairs that the backbone cannot read or tell apart.
     """
-    pairs, calibration = load_training_pairs(store), load_calibration_pairs(store)
+    backbone.renderer.read_images_from(store.images.load)
+    pairs, calibration, left_out = load_readable_pairs(store, backbone.renderer, skip_bad=skip_bad)
     cache = FeatureCache(workspace / "features", backbone)
     compute_all_features(cache, [*pairs, *calibration])
+    if cache.unshown.text:
+        log.warning("%s", cache.unshown.text)
 
     chats = [p.first for p in pairs] + [p.second for p in pairs]
     features, lengths, votes = cache.features(chats), measure_completion_lengths(chats), count_votes(pairs)
@@ -66,7 +75,7 @@ def train_head(
         head = bootstrap_covariance(head, differences, votes, prompts)
     model = RewardModel(cache, standardiser, head, backend="head", card={})
     model.head = calibrate_on_pairs(model, calibration)
-    model.card = describe_labels(pairs, calibration, cache) | {
+    model.card = describe_labels(pairs, calibration, cache, left_out) | {
         "masses": {str(weight): round(loss, 4) for weight, loss in losses.items()},  # vote weight → loss
         "length_alone": round(length_only_loss, 4),
         "uncertainty": uncertainty,

@@ -15,8 +15,7 @@ from rlhf_hitl.reward.training.training_labels import (
     collect_seen_prompts,
     compute_differences,
     describe_labels,
-    load_calibration_pairs,
-    load_training_pairs,
+    load_readable_pairs,
 )
 from rlhf_hitl.store import Store
 from rlhf_hitl.store.reward_models import display_name, get_reward_model
@@ -61,7 +60,8 @@ def update_with_new_votes(store: Store, model: RewardModel, workspace: Path) -> 
     record = get_reward_model(store, model.id)
     model_name = display_name(record, with_id=True)
     learnt = load_learnt_votes(Path(record.path), model_name)
-    pairs, calibration = load_training_pairs(store), load_calibration_pairs(store)
+    # What the model cannot read it has not learnt either.
+    pairs, calibration, left_out = load_readable_pairs(store, model.cache.backbone.renderer, skip_bad=True)
     current = dict(zip(map(make_pair_id, pairs), count_votes(pairs)))
     refuse_corrected_votes(learnt, current, model_name)
     compute_all_features(model.cache, [*pairs, *calibration])
@@ -74,7 +74,7 @@ def update_with_new_votes(store: Store, model: RewardModel, workspace: Path) -> 
     if updated is model:
         return model
     updated.head = calibrate_on_pairs(updated, calibration)
-    updated.card = updated.card | describe_labels(pairs, calibration, model.cache)
+    updated.card = updated.card | describe_labels(pairs, calibration, model.cache, left_out)
     updated.seen = updated.seen and updated.seen | collect_seen_prompts([], calibration)
     save_head(store, updated, workspace, pairs)
     return updated

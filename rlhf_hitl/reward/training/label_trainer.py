@@ -42,6 +42,7 @@ class LabelRewardTrainer(RewardTrainer):
     Attributes:
         source: the folder of the model that training started from.
         base: the name of that model.
+        processor: of a model that reads images, which is saved with it; None for others.
         seen_before: the prompts that it had seen.
         prevalences: of ties of 2, 3, ... completions.
     """
@@ -49,6 +50,7 @@ class LabelRewardTrainer(RewardTrainer):
     args: FullTrainingConfig
     source: str
     base: str
+    processor: Any
     seen_before: SeenPrompts
     prevalences: list[float]
     mean_weight: float
@@ -88,7 +90,7 @@ class LabelRewardTrainer(RewardTrainer):
         return dataset  # `tokenise_rows` has prepared it
 
     def _set_signature_columns_if_needed(self) -> None:
-        self._signature_columns = ["ids", "starts", *LABEL_COLUMNS]
+        self._signature_columns = ["ids", "starts", "texts", "images", *LABEL_COLUMNS]
 
     def _get_train_sampler(self, train_dataset=None):
         if self.args.token_budget is None:

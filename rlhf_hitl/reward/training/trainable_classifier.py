@@ -60,4 +60,6 @@ def load_trainable_classifier(name: str, **options: Any) -> PreTrainedModel:
     else:
         head.load_state_dict(loaded_head.state_dict())
     model.set_submodule(head_name, head)
+    if "pad_token_id" in options:  # where transformers' classifiers look for it in models of several parts
+        model.config.get_text_config().pad_token_id = options["pad_token_id"]
     return model

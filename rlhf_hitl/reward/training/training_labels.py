@@ -18,7 +18,9 @@ from rlhf_hitl.reward.labelled_pairs import (
     hash_labelled_pairs,
     load_labelled_pairs,
     select_decided,
+    select_readable,
 )
+from rlhf_hitl.reward.readability import LeftOut
 from rlhf_hitl.reward.seen_prompts import SeenPrompts
 from rlhf_hitl.store import Store
 from rlhf_hitl.types import Split
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from rlhf_hitl.reward.feature_cache import FeatureCache
     from rlhf_hitl.reward.head import Head
     from rlhf_hitl.reward.model import RewardModel
+    from rlhf_hitl.reward.rendering import Renderer
 
 MIN_DECIDED_LABELS = 8  # with fewer, a head predicts nothing but its prior
 
@@ -35,6 +38,12 @@ MIN_DECIDED_LABELS = 8  # with fewer, a head predicts nothing but its prior
 def load_training_pairs(store: Store) -> list[LabelledPair]:
     """Return the labelled pairs of the train split. Raises BadInput where there are too few with a preference."""
     pairs = load_labelled_pairs(store, Split.TRAIN)
+    require_enough_labels(pairs, store)
+    return pairs
+
+
+def require_enough_labels(pairs: Sequence[LabelledPair], store: Store) -> None:
+    """Raise BadInput where too few labels have a preference."""
     if len(select_decided(pairs)) < MIN_DECIDED_LABELS:
         labels = say_count(len(select_decided(pairs)), "label")
         raise BadInput(
@@ -42,7 +51,25 @@ def load_training_pairs(store: Store) -> list[LabelledPair]:
             expected=f"{MIN_DECIDED_LABELS} or more",
             fix="rate more comparisons (`rlhf-hitl serve`) or import votes (`rlhf-hitl import`)",
         )
-    return pairs
+
+
+def load_readable_pairs(
+    store: Store, renderer: Renderer, *, skip_bad: bool
+) -> tuple[list[LabelledPair], list[LabelledPair], LeftOut]:
+    """Return the training and the calibration pairs that a model can read and tell apart, and the others.
+
+    Args:
+        skip_bad: leave the others out, with a warning.
+
+    Raises:
+        BadInput: there are others and `skip_bad` is not set, or too few labels are left.
+    """
+    pairs, calibration, left_out = load_training_pairs(store), load_calibration_pairs(store), LeftOut("labelled pair")
+    total = len(pairs) + len(calibration)
+    pairs, calibration = (select_readable(part, renderer, left_out) for part in (pairs, calibration))
+    left_out.refuse_or_warn(total, skip_bad=skip_bad)
+    require_enough_labels(pairs, store)
+    return pairs, calibration, left_out
 
 
 def load_calibration_pairs(store: Store) -> list[LabelledPair]:
@@ -62,7 +89,9 @@ def calibrate_on_pairs(model: RewardModel, calibration: Sequence[LabelledPair]) 
     return calibrate_temperature(model.head, compute_differences(model, calibration), compute_first_shares(calibration))
 
 
-def describe_labels(train: Sequence[LabelledPair], calibration: Sequence[LabelledPair], cache: FeatureCache) -> dict:
+def describe_labels(
+    train: Sequence[LabelledPair], calibration: Sequence[LabelledPair], cache: FeatureCache, left_out: LeftOut
+) -> dict:
     """Return the fields of a model card that describe the labels of a training."""
     return describe_training(
         cache,
@@ -71,6 +100,7 @@ def describe_labels(train: Sequence[LabelledPair], calibration: Sequence[Labelle
         train_votes=sum(p.label.votes for p in train),
         calibration_labels=len(calibration),
         simulated_labels=sum(p.label.simulated for p in [*train, *calibration]),
+        left_out=left_out,
     )
 
 
@@ -82,6 +112,7 @@ def describe_training(
     train_votes: int,
     calibration_labels: int,
     simulated_labels: int,
+    left_out: LeftOut,
 ) -> dict:
     """Return the fields of a model card that every training writes."""
     return {
@@ -94,6 +125,8 @@ def describe_training(
         "simulated_labels": simulated_labels,
         "prompts_cut": cache.dropped,
         "completions_cut": cache.cut,
+        "left_out": left_out.as_dict(),
+        "unshown": cache.unshown.as_dict(),
     }
 
 

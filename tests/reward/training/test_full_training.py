@@ -92,7 +92,7 @@ def pairs_folder(tmp_path):
 
     def save(**splits: list[str]) -> str:
         def row(prompt: str) -> dict:
-            (question,), _ = chat(prompt, "")
+            (question,) = chat(prompt, "").prompt
             answers = {side: [{"role": "assistant", "content": side}] for side in ("chosen", "rejected")}
             return {"prompt": [{"role": "user", "content": question.content}], **answers}
 
@@ -144,7 +144,7 @@ def test_full_training_learns_from_soft_labels_ties_and_weights(tiny_model, tmp_
     from rlhf_hitl.reward.training.full_training import build_reward_trainer
 
     def row(prompt: str, p: tuple[float, float, float], weight: float) -> dict:
-        (question,), _ = chat(prompt, "")
+        (question,) = chat(prompt, "").prompt
         answers = {side: [{"role": "assistant", "content": f"{side} one"}] for side in ("chosen", "rejected")}
         label = dict(zip(("p_chosen", "p_tie", "p_rejected"), p)) | {"weight": weight}
         return {"prompt": [{"role": "user", "content": question.content}], **answers, **label}

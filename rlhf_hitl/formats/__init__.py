@@ -26,7 +26,26 @@ from rlhf_hitl.formats.source import RowSource
 #: Format → its module, in the order in which they are tried: specific formats before general ones.
 FORMATS = {
     name: f"rlhf_hitl.formats.{name}"
-    for name in ("native", "kwise", "llmfao", "mt_bench", "llmbar", "rewardbench2", "rewardbench", "hh", "trl")
+    for name in (
+        "oasst",
+        "kto",
+        "native",
+        "kwise",
+        "llmfao",
+        "arena",
+        "arena55k",
+        "mt_bench",
+        "llmbar",
+        "nectar",
+        "shp",
+        "several_votes",
+        "sharegpt",
+        "alpaca",
+        "rewardbench2",
+        "rewardbench",
+        "hh",
+        "trl",
+    )
 }
 
 

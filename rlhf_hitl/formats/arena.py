@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from rlhf_hitl.formats.columns import count_unread, decode_list, find_subset, is_missing, read_rater, read_time
+from rlhf_hitl.formats.columns import count_unread, decode_list, find_subset, note, read_rater, read_time
 from rlhf_hitl.formats.record import (
     ImportCompletion,
     ImportRecord,
@@ -43,9 +43,9 @@ WINNERS = {
 TIMES = ("tstamp", "timestamp")
 RATERS = ("judge", "judge_hash", "evaluation_session_id")
 SIDES = {"model_a", "model_b", "conversation_a", "conversation_b"}
-# `turn` is the number of turns of the conversations; `evaluation_order` is looked at below.
-READ = {*SIDES, *TIMES, *RATERS, "winner", "language", "is_code", "category_tag", "occupational_tags", "turn",
-        "evaluation_order"}  # fmt: skip
+READ = {
+    *SIDES, *TIMES, *RATERS, "winner", "language", "is_code", "category_tag", "occupational_tags", "evaluation_order",
+}  # fmt: skip
 
 
 def matches(fields: Mapping[str, Any]) -> bool:
@@ -72,8 +72,8 @@ def _read_row(row: SourceRow) -> list[ImportRecord]:
         read_choice_field(row, "winner", WINNERS), rater=rater, judged_at=times[0] if times else None
     )
     order = row.fields.get("evaluation_order")
-    if isinstance(order, int | float) and order > 1 and not is_missing(row.fields.get("full_conversation")):
-        row.unread["earlier turns of a session, with other models (in full_conversation)"] += 1
+    if isinstance(order, int | float) and order > 1 and "full_conversation" in row.fields:
+        note(row, "votes whose conversation went on from earlier turns with other models (in full_conversation)")
     count_unread(row, READ - set(RATERS) | {rater_column})
     return [ImportRecord(prompt, completions, row.place, vote, _read_tags(row), row.split, batch=find_subset(row))]
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from rlhf_hitl.formats.columns import count_unread, decode_list, find_subset
+from rlhf_hitl.formats.columns import count_unread, decode_list, find_subset, note
 from rlhf_hitl.formats.record import (
     ImportCompletion,
     ImportRecord,
@@ -59,7 +59,7 @@ def _read_chat(row: SourceRow, questions: list[str], name: str) -> Messages:
     if len(answers) != len(questions) or not all(isinstance(text, str | None) for text in answers):
         raise make_field_error(row, name, f"a list of {len(questions)}, one text for each turn of `prompt`")
     if missing := answers.count(None):
-        row.unread[f"nulls in {name}, read as empty answers"] += missing
+        note(row, f"nulls in {name}, read as empty answers", missing)
     turns = zip(questions, answers, strict=True)
     return tuple(
         message

@@ -36,13 +36,23 @@ def is_missing(value: Any) -> bool:
 
 
 def count_unread(row: SourceRow, read: Collection[str], what: str = "column") -> None:
-    """Count the fields of a row that are not read, by name, in `row.unread`. Empty ones do not count."""
+    """Count the fields of a row that are not read, by name, in `row.unread`. Empty ones do not count.
+
+    Fields that know themselves what was read of them are counted by the import.
+    """
+    if hasattr(row.fields, "list_unread"):
+        return
     for name, value in row.fields.items():
         if name not in read and not is_missing(value):
             key = f"{what} {str(name)[:MAX_UNREAD_LENGTH] or 'without a name'}"
             if key not in row.unread and len(row.unread) >= MAX_UNREAD_NAMES:
                 key = f"other {what}s"
             row.unread[key] += 1
+
+
+def note(row: SourceRow, what: str, n: int = 1) -> None:
+    """Count what a reader decided and a user has to know, by name, for the summary of the import."""
+    row.unread[what] += n
 
 
 def find_subset(row: SourceRow) -> str:
@@ -84,11 +94,9 @@ def read_number(row: SourceRow, name: str, expected: str) -> float:
     """Return a field that must be a finite number; text of one is read, since a CSV file has only texts."""
     value = row.fields.get(name)
     try:
-        if (
-            isinstance(value, bool)
-            or not isinstance(value, str | int | float)
-            or not math.isfinite(number := float(value))
-        ):
+        if isinstance(value, bool) or not isinstance(value, str | int | float):
+            raise ValueError
+        if not math.isfinite(number := float(value)):
             raise ValueError
     except (ValueError, OverflowError) as e:
         raise make_field_error(row, name, expected) from e

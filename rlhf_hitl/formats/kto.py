@@ -87,7 +87,7 @@ def _read_value(label: Any) -> float | None:
 def _read_chat(row: SourceRow) -> tuple[Messages, Messages, set[str]]:
     """Return (prompt, completion, the columns they are in)."""
     for name in ("messages", "conversations"):
-        if not is_missing(row.fields.get(name)) and "completion" not in row.fields:
+        if "completion" not in row.fields and not is_missing(row.fields.get(name)):
             return *split_before_answer(read_turns(row, name)), {name}
     if "output" in row.fields and "completion" not in row.fields:
         prompt = (*read_history(row), Message("user", read_instruction(row)))
@@ -99,8 +99,11 @@ def _read_chat(row: SourceRow) -> tuple[Messages, Messages, set[str]]:
     if completion[0].role == "assistant":
         return _read_prompt(row), completion, {"prompt", "completion"}
     prompt, answer = split_before_answer(completion)  # the prompt is in it, and a column for it may repeat that
-    is_repeated = not is_missing(row.fields.get("prompt")) and completion[: len(own := _read_prompt(row))] == own
-    return prompt, answer, {"completion", *(["prompt"] if is_repeated else [])}
+    if not is_missing(row.fields.get("prompt")):
+        given = _read_prompt(row)
+        if given not in (prompt, prompt[-len(given) :]):
+            raise make_field_error(row, "prompt", "what `completion` begins with, or a completion without the prompt")
+    return prompt, answer, {"prompt", "completion"}
 
 
 def _read_prompt(row: SourceRow) -> Messages:

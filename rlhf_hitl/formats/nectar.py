@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from rlhf_hitl.formats.columns import count_unread, find_subset, is_missing, read_number, read_prompt_text
+from rlhf_hitl.formats.columns import count_unread, find_subset, is_missing, note, read_number, read_prompt_text
 from rlhf_hitl.formats.ranks import Ranked, drop_repeats, group_by_rank
 from rlhf_hitl.formats.record import (
     ImportCompletion,
@@ -54,7 +54,7 @@ def _read_row(row: SourceRow) -> list[ImportRecord]:
     ranked = drop_repeats(row, [_read_answer(row, i, answer) for i, answer in enumerate(answers)])
     ranks = [rank for _, rank in ranked]
     if unranked := ranks.count(None):
-        row.unread["answers without a rank"] += unranked
+        note(row, "answers without a rank", unranked)
     # GPT-4 ranked them, in an order that is not given: no person did.
     groups = group_by_rank(ranks)
     vote = ImportVote(Verdict.RANKED, groups, rater="gpt-4", simulated=True) if groups else None

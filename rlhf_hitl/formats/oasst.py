@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.formats.columns import count_unread, find_subset, is_missing, read_number
+from rlhf_hitl.formats.columns import count_unread, find_subset, is_missing, note, read_number
 from rlhf_hitl.formats.ranks import drop_repeats, group_by_rank
 from rlhf_hitl.formats.record import (
     ImportCompletion,
@@ -137,7 +137,9 @@ def _read_message_row(row: SourceRow, messages: dict[str, _Message]) -> list[Imp
     message = messages.get(_read_message(row).id)
     if message is None or message.place != row.place:
         raise make_field_error(row, "message_id", "an id that no other message has")
+    row.fields.get("message_tree_id")  # the parents say the same
     way = _climb(row, message, messages)
+    count_unread(row, READ)
     if message.dropped:
         row.unread[message.dropped] += 1
         return []
@@ -145,7 +147,6 @@ def _read_message_row(row: SourceRow, messages: dict[str, _Message]) -> list[Imp
         row.unread["messages below one that is left out"] += 1
         return []
     _check_place(message, way[1] if len(way) > 1 else None, len(way) - 1)
-    count_unread(row, READ)
     if message.role != "prompter":
         return []
     path = tuple(Message(ROLES[m.role], m.text) for m in reversed(way))
@@ -192,9 +193,11 @@ def _make_depth_error(place: str) -> BadInput:
 
 def _read_message(row: SourceRow) -> _Message:
     """Return the message of a row, or of a part of a tree, without its replies."""
-    shown = SourceRow({k: v for k, v in row.fields.items() if k != "replies"}, row.place, unread=row.unread)
+    shown = row
+    if "replies" in row.fields:  # an error does not show them: they may be deep
+        shown = SourceRow({k: v for k, v in row.fields.items() if k != "replies"}, row.place, unread=row.unread)
     role = shown.fields.get("role")
-    if role not in ROLES:
+    if not isinstance(role, str) or role not in ROLES:
         raise make_field_error(shown, "role", " or ".join(ROLES))
     parent_id = shown.fields.get("parent_id")
     if not isinstance(parent_id, str | None):
@@ -242,12 +245,8 @@ def _read_labels(row: SourceRow) -> Iterator[tuple[str, float]]:
     for name, value in pairs:
         if is_missing(value):
             continue
-        if (
-            not isinstance(name, str)
-            or isinstance(value, bool)
-            or not isinstance(value, int | float)
-            or not 0 <= value <= 1
-        ):
+        is_share = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
+        if not isinstance(name, str) or not is_share:
             raise make_field_error(row, "labels", expected)
         yield name, float(value)
 
@@ -263,9 +262,9 @@ def _make_record(row: SourceRow, message: _Message, path: Messages, state: Any) 
     groups = group_by_rank(ranks)
     if len(ranks) > 1:
         if unranked := ranks.count(None):
-            row.unread["replies without a rank"] += unranked
+            note(row, "replies without a rank", unranked)
         if not groups and len(ranks) > unranked:
-            row.unread["ranks without another to compare with"] += len(ranks) - unranked
+            note(row, "ranks without another to compare with", len(ranks) - unranked)
     kept = {id(completion) for completion, _ in ranked}
     ratings_of = [reply.ratings for reply, (completion, _) in zip(replies, by_completion) if id(completion) in kept]
     tags = {"language": message.lang} if message.lang else {}

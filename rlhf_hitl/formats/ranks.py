@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from rlhf_hitl.formats.columns import note
 from rlhf_hitl.formats.record import ImportCompletion, SourceRow
 from rlhf_hitl.types import Messages
 
@@ -22,7 +23,7 @@ def drop_repeats(row: SourceRow, ranked: Sequence[Ranked]) -> list[Ranked]:
     if len(kept) == 1:
         return list(ranked)
     if len(kept) < len(ranked):
-        row.unread["completions that repeat another of their prompt"] += len(ranked) - len(kept)
+        note(row, "completions that repeat another of their prompt", len(ranked) - len(kept))
     return list(kept.values())
 
 

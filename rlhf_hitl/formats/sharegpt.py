@@ -123,7 +123,7 @@ def _convert_turn(row: SourceRow, place: str, turn: Any, images: Iterator[Any] |
     if "from" not in turn and "role" in turn:  # turns as OpenAI writes them
         return turn
     role, text = turn.get("from"), turn.get("value")
-    if role not in ROLES and role not in CALL_ROLES:
+    if not isinstance(role, str) or role not in (*ROLES, *CALL_ROLES):
         raise make_field_error(part, "from", " or ".join([*ROLES, *CALL_ROLES]))
     if not isinstance(text, str):
         raise make_field_error(part, "value", "text")

@@ -52,11 +52,12 @@ def read_history(row: SourceRow) -> Messages:
     history = row.fields.get("history")
     if is_missing(history):
         return ()
-    is_pairs = isinstance(history, list) and all(
-        isinstance(pair, list) and len(pair) == 2 and all(isinstance(text, str) for text in pair) for pair in history
-    )
-    if not is_pairs:
+    if not isinstance(history, list) or not all(_is_turn(turn) for turn in history):
         raise make_field_error(row, "history", "a list of [question, answer], or nothing")
     return tuple(
         message for question, answer in history for message in (Message("user", question), Message("assistant", answer))
     )
+
+
+def _is_turn(value: Any) -> bool:
+    return isinstance(value, list) and len(value) == 2 and all(isinstance(text, str) for text in value)

@@ -172,7 +172,9 @@ def _read_policies(row: SourceRow) -> tuple[tuple[str, str], set[str]]:
         return (row.fields[names[0]], row.fields[names[1]]), set(names)
     key = row.fields.get("cmp_key")
     models = key.split("_") if isinstance(key, str) else []
-    return ((models[0], models[1]), {"cmp_key"}) if len(models) == 2 and all(models) else (("unknown",) * 2, set())
+    if len(models) == 2 and all(models):
+        return (models[0], models[1]), {"cmp_key"}
+    return ("unknown", "unknown"), set()
 
 
 def _list_vote_columns(fields: Mapping[str, Any]) -> list[str]:

@@ -110,7 +110,8 @@ def node(id: str, text: str, role: str, *replies: dict, **more: Any) -> dict:
     return {
         "message_id": id, "parent_id": None, "user_id": "u1", "text": text, "role": role, "lang": "en",
         "review_count": 3, "review_result": True, "deleted": False, "rank": None, "synthetic": False,
-        "model_name": None, "emojis": {"+1": 2}, "labels": {"quality": {"value": 0.75, "count": 3}, "spam": {"value": 0.0, "count": 3}},
+        "model_name": None, "emojis": {"+1": 2},
+        "labels": {"quality": {"value": 0.75, "count": 3}, "spam": {"value": 0.0, "count": 3}},
         "replies": list(replies),
     } | more  # fmt: skip
 

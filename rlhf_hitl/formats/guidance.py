@@ -88,7 +88,12 @@ def read_tutorial(path: str | Path, project: str = DEFAULT_PROJECT) -> list[Tuto
         if read_parts is None:
             read_parts = _make_llmfao_reader(source) if llmfao.matches(row.fields) else _read_own_row
         try:
-            examples.append(TutorialExample.create(project, *read_parts(row)))
+            parts = read_parts(row)
+            if row.unread:  # raters would be taught something else than the file says
+                raise BadInput(
+                    ", ".join(row.unread), expected="keys of messages that are read", fix="leave out what is not read"
+                )
+            examples.append(TutorialExample.create(project, *parts))
         except BadInput as e:
             _raise_bad_row(e, row.place)
     return examples
@@ -144,7 +149,7 @@ def _read_own_row(row: SourceRow) -> ExampleParts:
     completions = [
         make_assistant_message(side)
         if isinstance(side, str)
-        else read_chat_field(SourceRow({"completion": side}, row.place), "completion")
+        else read_chat_field(SourceRow({"completion": side}, row.place, unread=row.unread), "completion")
         for side in raw_completions
     ]
     verdict, ranking = row.fields.get("verdict", Verdict.RANKED.value), row.fields.get("ranking", [])

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from rlhf_hitl.formats.columns import count_unread, find_subset, is_missing, prepend_system, read_instruction
+from rlhf_hitl.formats.cells import count_unread, is_missing, prepend_system, read_instruction
 from rlhf_hitl.formats.record import (
     ImportCompletion,
     ImportRecord,
@@ -42,9 +42,7 @@ def _read_row(row: SourceRow) -> list[ImportRecord]:
     completions = tuple(ImportCompletion(make_assistant_message(text), "unknown") for text in outputs)
     count_unread(row, READ)
     vote = ImportVote.of_pair("first")
-    return [
-        ImportRecord(prompt, completions, row.place, vote, split=row.split, order_known=False, batch=find_subset(row))
-    ]
+    return [ImportRecord(prompt, completions, row.place, vote, split=row.split, order_known=False)]
 
 
 def read_history(row: SourceRow) -> Messages:

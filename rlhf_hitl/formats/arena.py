@@ -1,17 +1,17 @@
-"""Chatbot Arena, 33k, 100k, 140k: a vote a row, with the conversations of both models (lmarena-ai on the hub).
+"""Chatbot Arena, 100k and 140k: a vote a row, with the conversations of both models (lmarena-ai on the hub).
 
-MT-Bench, whose rows have no time and one of two turns that was judged, is `mt_bench`.
+The older 33k, whose votes have a judge and a turn as those of MT-Bench, is read by `mt_bench`.
 """
 
-# The columns are those of the cards of lmsys/chatbot_arena_conversations, lmarena-ai/arena-human-preference-100k and
-# -140k and lmarena-ai/arena-expert-5k. `evaluation_session_id`: one person's visit, with one or more votes.
+# The columns are those of the cards of lmarena-ai/arena-human-preference-100k and -140k and lmarena-ai/arena-expert-5k.
+# `evaluation_session_id`: one person's visit, with one or more votes.
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from rlhf_hitl.formats.columns import count_unread, decode_list, find_subset, note, read_rater, read_time
+from rlhf_hitl.formats.cells import count_unread, decode_list, note, read_rater, read_time
 from rlhf_hitl.formats.record import (
     ImportCompletion,
     ImportRecord,
@@ -28,8 +28,8 @@ from rlhf_hitl.types import Messages
 
 NAME = "arena"
 ABOUT = (
-    "votes of {model_a, model_b, winner, conversation_a, conversation_b} with judge and tstamp, judge_hash, or "
-    "evaluation_session_id and timestamp (Chatbot Arena 33k, 100k, 140k)"
+    "votes of {model_a, model_b, winner, conversation_a, conversation_b} with judge_hash and tstamp, or "
+    "evaluation_session_id and timestamp (Chatbot Arena 100k, 140k)"
 )
 
 WINNERS = {
@@ -41,7 +41,7 @@ WINNERS = {
     "bothbad": "all_bad",
 }
 TIMES = ("tstamp", "timestamp")
-RATERS = ("judge", "judge_hash", "evaluation_session_id")
+RATERS = ("judge_hash", "evaluation_session_id")
 SIDES = {"model_a", "model_b", "conversation_a", "conversation_b"}
 READ = {
     *SIDES, *TIMES, *RATERS, "winner", "language", "is_code", "category_tag", "occupational_tags", "evaluation_order",
@@ -50,7 +50,7 @@ READ = {
 
 def matches(fields: Mapping[str, Any]) -> bool:
     keys = set(fields)
-    return {*SIDES, "winner"} <= keys and ("judge" not in keys or bool(keys & set(TIMES)))
+    return {*SIDES, "winner"} <= keys and "judge" not in keys
 
 
 def make_reader(source: RowSource, pairs: str) -> Callable[[SourceRow], list[ImportRecord]]:
@@ -75,7 +75,7 @@ def _read_row(row: SourceRow) -> list[ImportRecord]:
     if isinstance(order, int | float) and order > 1 and "full_conversation" in row.fields:
         note(row, "votes whose conversation went on from earlier turns with other models (in full_conversation)")
     count_unread(row, READ - set(RATERS) | {rater_column})
-    return [ImportRecord(prompt, completions, row.place, vote, _read_tags(row), row.split, batch=find_subset(row))]
+    return [ImportRecord(prompt, completions, row.place, vote, _read_tags(row), row.split)]
 
 
 def _read_conversation(row: SourceRow, name: str) -> Messages:

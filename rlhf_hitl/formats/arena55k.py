@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from rlhf_hitl.formats.columns import count_unread, decode_list, find_subset, note
+from rlhf_hitl.formats.cells import count_unread, decode_list, note
 from rlhf_hitl.formats.record import (
     ImportCompletion,
     ImportRecord,
@@ -51,7 +51,7 @@ def _read_row(row: SourceRow) -> list[ImportRecord]:
     )
     vote = ImportVote.of_pair(_read_winner(row))
     count_unread(row, READ)
-    return [ImportRecord(prompt, completions, row.place, vote, split=row.split, batch=find_subset(row))]
+    return [ImportRecord(prompt, completions, row.place, vote, split=row.split)]
 
 
 def _read_chat(row: SourceRow, questions: list[str], name: str) -> Messages:

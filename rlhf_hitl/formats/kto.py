@@ -9,9 +9,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from rlhf_hitl.formats.alpaca import read_history
-from rlhf_hitl.formats.columns import (
+from rlhf_hitl.formats.cells import (
     count_unread,
-    find_subset,
     is_missing,
     prepend_system,
     read_instruction,
@@ -74,7 +73,7 @@ def _read_row(row: SourceRow) -> list[ImportRecord]:
         ImportRecord(
             prepend_system(row, prompt),
             (ImportCompletion(completion, row.fields["model"] if has_model else "unknown"),),
-            row.place, split=row.split, order_known=False, batch=find_subset(row), tools=read_tools_field(row),
+            row.place, split=row.split, order_known=False, tools=read_tools_field(row),
             ratings=(rating,),
         )
     ]  # fmt: skip

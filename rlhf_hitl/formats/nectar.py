@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from rlhf_hitl.formats.columns import count_unread, find_subset, is_missing, note, read_number, read_prompt_text
+from rlhf_hitl.formats.cells import count_unread, is_missing, note, read_number, read_prompt_text
 from rlhf_hitl.formats.ranks import Ranked, drop_repeats, group_by_rank
 from rlhf_hitl.formats.record import (
     ImportCompletion,
@@ -60,11 +60,7 @@ def _read_row(row: SourceRow) -> list[ImportRecord]:
     vote = ImportVote(Verdict.RANKED, groups, rater="gpt-4", simulated=True) if groups else None
     count_unread(row, READ)
     completions = tuple(completion for completion, _ in ranked)
-    return [
-        ImportRecord(
-            prompt, completions, row.place, vote, _read_tags(row), row.split, order_known=False, batch=find_subset(row)
-        )
-    ]
+    return [ImportRecord(prompt, completions, row.place, vote, _read_tags(row), row.split, order_known=False)]
 
 
 def _read_answer(row: SourceRow, index: int, answer: Any) -> Ranked:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.formats.columns import count_unread, find_subset, is_missing, note, read_number
+from rlhf_hitl.formats.cells import count_unread, is_missing, note, read_number
 from rlhf_hitl.formats.ranks import drop_repeats, group_by_rank
 from rlhf_hitl.formats.record import (
     ImportCompletion,
@@ -278,7 +278,6 @@ def _make_record(row: SourceRow, message: _Message, path: Messages, state: Any) 
         tags,
         row.split,
         order_known=False,
-        batch=find_subset(row),
         ratings=tuple(
             ImportRating(i, axis, value, 0.0, 1.0, rater=RATER)
             for i, ratings in enumerate(ratings_of)

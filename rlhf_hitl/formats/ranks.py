@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rlhf_hitl.formats.columns import note
+from rlhf_hitl.formats.cells import note
 from rlhf_hitl.formats.record import ImportCompletion, SourceRow
 from rlhf_hitl.types import Messages
 

@@ -13,10 +13,9 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.formats.columns import (
+from rlhf_hitl.formats.cells import (
     RATER_COLUMNS,
     count_unread,
-    find_subset,
     is_missing,
     read_instruction,
     read_rater,
@@ -109,10 +108,7 @@ def _read_row(row: SourceRow) -> list[ImportRecord]:
     votes, vote_columns = _read_votes(row)
     count_unread(row, {*read, *policy_columns, *vote_columns})
     tags = {"language": row.fields["language"]} if isinstance(row.fields.get("language"), str) else {}
-    return [
-        ImportRecord(prompt, completions, row.place, vote, tags, row.split, batch=find_subset(row))
-        for vote in votes or [None]
-    ]
+    return [ImportRecord(prompt, completions, row.place, vote, tags, row.split) for vote in votes or [None]]
 
 
 def _read_prompt(row: SourceRow, name: str) -> Messages:

@@ -12,9 +12,8 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.formats.columns import (
+from rlhf_hitl.formats.cells import (
     count_unread,
-    find_subset,
     is_missing,
     prepend_system,
     read_tools_field,
@@ -77,7 +76,7 @@ def _read_row(row: SourceRow) -> list[ImportRecord]:
     return [
         ImportRecord(
             prepend_system(row, prompt), completions, row.place, vote, split=row.split, order_known=False,
-            batch=find_subset(row), tools=read_tools_field(row),
+            tools=read_tools_field(row),
         )
     ]  # fmt: skip
 

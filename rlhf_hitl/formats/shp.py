@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from rlhf_hitl.formats.columns import count_unread, is_missing
+from rlhf_hitl.formats.cells import count_unread, is_missing
 from rlhf_hitl.formats.record import (
     ImportCompletion,
     ImportRecord,

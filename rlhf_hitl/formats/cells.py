@@ -1,4 +1,4 @@
-"""What the columns of many formats have in common: a time, a rater, a subset, JSON in a cell; and what is not read."""
+"""What a cell of a row holds, for many formats: a time, a rater, a number, JSON, a prompt; and which are not read."""
 
 from __future__ import annotations
 
@@ -18,8 +18,6 @@ from rlhf_hitl.types.messages import parse_tools
 #: So many names of what is not read are counted each by itself; a file with more is no table.
 MAX_UNREAD_NAMES = 500
 MAX_UNREAD_LENGTH = 60
-#: Names of files and folders that say how a set is cut, or nothing, and not which subset this is.
-NO_SUBSETS = {"train", "training", "data", "default", "all", "set", "part", "rows", "records", "dataset", "shard"}
 RATER_COLUMNS = (
     "rater", "rater_id", "annotator", "annotator_id", "labeler", "labeler_id", "worker", "worker_id", "judge",
     "judge_id", "user_id",
@@ -53,12 +51,6 @@ def count_unread(row: SourceRow, read: Collection[str], what: str = "column") ->
 def note(row: SourceRow, what: str, n: int = 1) -> None:
     """Count what a reader decided and a user has to know, by name, for the summary of the import."""
     row.unread[what] += n
-
-
-def find_subset(row: SourceRow) -> str:
-    """Return the subset that a row's file or folder is, as the name of a batch; empty for a split and for "data"."""
-    word = re.split(r"[^a-z]", row.part.lower())[0]
-    return row.part if row.split is None and word and word not in NO_SUBSETS else ""
 
 
 def read_rater(row: SourceRow, columns: Sequence[str] = RATER_COLUMNS) -> tuple[str, str]:
@@ -117,14 +109,14 @@ def decode_list(row: SourceRow, name: str, expected: str) -> list[Any]:
 
 
 def read_instruction(row: SourceRow) -> str:
-    """Return the text of a prompt that is in two columns, `instruction` and `input`, joined as LLaMA-Factory does."""
+    """Return the text of a prompt that is in two columns: an `input` follows its `instruction` after a blank line."""
     more = row.fields.get("input")
     if is_missing(more):
         return read_text_field(row, "instruction")
     if not isinstance(more, str):
         raise make_field_error(row, "input", "text, or nothing")
     instruction = row.fields.get("instruction")
-    return more if is_missing(instruction) else f"{read_text_field(row, 'instruction')}\n{more}"
+    return more if is_missing(instruction) else f"{read_text_field(row, 'instruction')}\n\n{more}"
 
 
 def read_prompt_text(row: SourceRow, name: str) -> Messages:

@@ -22,7 +22,7 @@ from rlhf_hitl.types import Message, Messages
 NAME = "alpaca"
 ABOUT = "{instruction, input, output: [better, worse]} and, where known, history, system (Alpaca pairs)"
 
-READ = {"instruction", "input", "output", "history", "system"}
+COLUMNS = {"instruction", "input", "output", "history", "system"}
 
 
 def matches(fields: Mapping[str, Any]) -> bool:
@@ -40,7 +40,7 @@ def _read_row(row: SourceRow) -> list[ImportRecord]:
         raise make_field_error(row, "output", "two texts: [better, worse]")
     prompt = prepend_system(row, (*read_history(row), Message("user", read_instruction(row))))
     completions = tuple(ImportCompletion(make_assistant_message(text), "unknown") for text in outputs)
-    count_unread(row, READ)
+    count_unread(row, COLUMNS)
     vote = ImportVote.of_pair("first")
     return [ImportRecord(prompt, completions, row.place, vote, split=row.split, order_known=False)]
 

@@ -43,7 +43,7 @@ WINNERS = {
 TIMES = ("tstamp", "timestamp")
 RATERS = ("judge_hash", "evaluation_session_id")
 SIDES = {"model_a", "model_b", "conversation_a", "conversation_b"}
-READ = {
+COLUMNS = {
     *SIDES, *TIMES, *RATERS, "winner", "language", "is_code", "category_tag", "occupational_tags", "evaluation_order",
 }  # fmt: skip
 
@@ -74,7 +74,7 @@ def _read_row(row: SourceRow) -> list[ImportRecord]:
     order = row.fields.get("evaluation_order")
     if isinstance(order, int | float) and order > 1 and "full_conversation" in row.fields:
         note(row, "votes whose conversation went on from earlier turns with other models (in full_conversation)")
-    count_unread(row, READ - set(RATERS) | {rater_column})
+    count_unread(row, COLUMNS - set(RATERS) | {rater_column})
     return [ImportRecord(prompt, completions, row.place, vote, _read_tags(row), row.split)]
 
 

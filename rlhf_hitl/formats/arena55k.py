@@ -28,7 +28,7 @@ ABOUT = (
 
 WINNERS = {"winner_model_a": "first", "winner_model_b": "second", "winner_tie": "tie"}
 FLAGS = {"1": True, "0": False, "1.0": True, "0.0": False, "True": True, "False": False}
-READ = {"model_a", "model_b", "prompt", "response_a", "response_b", *WINNERS}
+COLUMNS = {"model_a", "model_b", "prompt", "response_a", "response_b", *WINNERS}
 
 
 def matches(fields: Mapping[str, Any]) -> bool:
@@ -50,7 +50,7 @@ def _read_row(row: SourceRow) -> list[ImportRecord]:
         ImportCompletion(chat, read_text_field(row, f"model_{side}")) for chat, side in zip(sides, "ab", strict=True)
     )
     vote = ImportVote.of_pair(_read_winner(row))
-    count_unread(row, READ)
+    count_unread(row, COLUMNS)
     return [ImportRecord(prompt, completions, row.place, vote, split=row.split)]
 
 

@@ -50,7 +50,7 @@ def count_unread(row: SourceRow, read: Collection[str], what: str = "column") ->
 
 def note(row: SourceRow, what: str, n: int = 1) -> None:
     """Count what a reader decided and a user has to know, by name, for the summary of the import."""
-    row.unread[what] += n
+    getattr(row, "noted", row.unread)[what] += n
 
 
 def read_rater(row: SourceRow, columns: Sequence[str] = RATER_COLUMNS) -> tuple[str, str]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from rlhf_hitl.formats.alpaca import read_history
 from rlhf_hitl.formats.cells import (
+    RATER_COLUMNS,
     count_unread,
     is_missing,
     prepend_system,
@@ -41,6 +42,10 @@ ABOUT = (
 
 AXIS = "desirable"
 LABELS = ("label", "kto_tag")
+COLUMNS = {
+    "prompt", "completion", "messages", "conversations", "instruction", "input", "output", "history", "system", "tools",
+    "model", *LABELS, *RATER_COLUMNS,
+}  # fmt: skip
 VALUES = {"true": 1.0, "false": 0.0, "1": 1.0, "0": 0.0}
 
 

@@ -28,7 +28,7 @@ ABOUT = (
     "(Nectar)"
 )
 
-READ = {"prompt", "answers", "source", "good_natured"}
+COLUMNS = {"prompt", "answers", "source", "good_natured"}
 READ_OF_ANSWER = {"answer", "model", "rank"}
 
 
@@ -58,7 +58,7 @@ def _read_row(row: SourceRow) -> list[ImportRecord]:
     # GPT-4 ranked them, in an order that is not given: no person did.
     groups = group_by_rank(ranks)
     vote = ImportVote(Verdict.RANKED, groups, rater="gpt-4", simulated=True) if groups else None
-    count_unread(row, READ)
+    count_unread(row, COLUMNS)
     completions = tuple(completion for completion, _ in ranked)
     return [ImportRecord(prompt, completions, row.place, vote, _read_tags(row), row.split, order_known=False)]
 

@@ -39,11 +39,11 @@ ROLES = {"prompter": "user", "assistant": "assistant"}
 RATER = "OpenAssistant"
 #: A prompt repeats all that leads to it, so a chain of messages takes the square of its length.
 MAX_DEPTH = 200
-READ = {
+READ_OF_MESSAGE = {
     "message_id", "parent_id", "message_tree_id", "text", "role", "lang", "rank", "deleted", "review_result",
     "model_name", "labels", "replies", "tree_state",
 }  # fmt: skip
-READ_OF_TREE = {"message_tree_id", "tree_state", "prompt"}
+COLUMNS = {"message_tree_id", "tree_state", "prompt", *READ_OF_MESSAGE}
 
 
 @dataclass
@@ -89,7 +89,7 @@ def _read_tree_row(row: SourceRow) -> list[ImportRecord]:
     if not isinstance(raw, dict):
         shown = SourceRow({"prompt": str(type(raw).__name__)}, row.place)
         raise make_field_error(shown, "prompt", "the first message of a tree, with its replies")
-    count_unread(row, READ_OF_TREE, "tree key")
+    count_unread(row, COLUMNS)
     state = row.fields.get("tree_state")
     records = []
     # Not recursive: a tree may be deep. What is left to do is (message, its parent, what leads to it).
@@ -109,7 +109,7 @@ def _read_tree_row(row: SourceRow) -> list[ImportRecord]:
         if not isinstance(replies, list):
             shown = SourceRow({"replies": type(replies).__name__}, node.place)
             raise make_field_error(shown, "replies", "a list of messages")
-        count_unread(node, READ, "message key")
+        count_unread(node, READ_OF_MESSAGE, "message key")
         path = (*path, Message(ROLES[message.role], message.text))
         if message.role == "prompter":
             message.replies = [
@@ -139,7 +139,7 @@ def _read_message_row(row: SourceRow, messages: dict[str, _Message]) -> list[Imp
         raise make_field_error(row, "message_id", "an id that no other message has")
     row.fields.get("message_tree_id")  # the parents say the same
     way = _climb(row, message, messages)
-    count_unread(row, READ)
+    count_unread(row, COLUMNS)
     if message.dropped:
         row.unread[message.dropped] += 1
         return []

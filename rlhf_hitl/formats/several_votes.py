@@ -49,6 +49,10 @@ RATER_VOTE = re.compile(r"(annotator|annotation|rater|vote|voter|label|labeler|j
 VOTES = ("vote", "preference", "preferred", "winner", "choice", "label")
 REASONS = ("rationale", "reason", "explanation", "comment")
 TIMES = ("judged_at", "timestamp", "created_at", "time")
+COLUMNS = {
+    *(name for pair in (*PAIRS, *MODELS) for name in pair), *PROMPTS, *VOTES, *REASONS, *TIMES, *RATER_COLUMNS,
+    *(f"annotator{n}" for n in range(1, 10)), "language", "cmp_key",
+}  # fmt: skip
 OUTCOMES = {
     "1": "first", "2": "second", "0": "tie", "a": "first", "b": "second", "first": "first", "second": "second",
     "left": "first", "right": "second", "model_a": "first", "model_b": "second", "tie": "tie", "same": "tie",

@@ -42,7 +42,7 @@ ROLES = {
 }  # fmt: skip
 CALL_ROLES = ("function_call", "tool_call")
 IMAGE_MARK = "<image>"
-READ = {"conversations", "chosen", "rejected", "system", "tools", "images"}
+COLUMNS = {"conversations", "chosen", "rejected", "system", "tools", "images"}
 EXPECTED = 'a list of turns {"from": "human", "value": text}'
 
 
@@ -72,7 +72,7 @@ def _read_row(row: SourceRow) -> list[ImportRecord]:
         raise make_field_error(row, "conversations", "a turn of the human before the answer")
     if images is not None and (left := len(list(images))):
         raise make_field_error(row, "images", f"one {IMAGE_MARK} in the texts for each image; {left} are left over")
-    count_unread(row, READ)
+    count_unread(row, COLUMNS)
     return [
         ImportRecord(
             prepend_system(row, prompt), completions, row.place, vote, split=row.split, order_known=False,

@@ -26,7 +26,7 @@ ABOUT = "{history, human_ref_A, human_ref_B, labels: 1 if A is preferred, 0 if B
 
 LABELS = {"1": "first", "0": "second"}
 SPLITS = {"train": None, "validation": Split.CALIBRATION, "test": Split.HELDOUT}
-READ = {"history", "human_ref_A", "human_ref_B", "labels", "domain"}
+COLUMNS = {"history", "human_ref_A", "human_ref_B", "labels", "domain"}
 
 
 def matches(fields: Mapping[str, Any]) -> bool:
@@ -53,6 +53,6 @@ def _read_row(row: SourceRow) -> list[ImportRecord]:
             tags["domain"], split = forum, split or SPLITS[cut]
         else:
             tags["domain"] = row.fields["domain"]
-    count_unread(row, READ)  # votes for each comment are counts without a scale, and no rating
+    count_unread(row, COLUMNS)  # votes for each comment are counts without a scale, and no rating
     vote = ImportVote.of_pair(label, rater="SHP")
     return [ImportRecord(prompt, completions, row.place, vote, tags, split, order_known=False)]

@@ -110,13 +110,14 @@ def decode_list(row: SourceRow, name: str, expected: str) -> list[Any]:
 
 def read_instruction(row: SourceRow) -> str:
     """Return the text of a prompt that is in two columns: an `input` follows its `instruction` after a blank line."""
-    more = row.fields.get("input")
+    instruction, more = row.fields.get("instruction"), row.fields.get("input")
     if is_missing(more):
         return read_text_field(row, "instruction")
     if not isinstance(more, str):
         raise make_field_error(row, "input", "text, or nothing")
-    instruction = row.fields.get("instruction")
-    return more if is_missing(instruction) else f"{read_text_field(row, 'instruction')}\n\n{more}"
+    if is_missing(instruction) or (isinstance(instruction, str) and not instruction.strip()):
+        return read_text_field(row, "input")
+    return f"{read_text_field(row, 'instruction')}\n\n{more}"
 
 
 def read_prompt_text(row: SourceRow, name: str) -> Messages:

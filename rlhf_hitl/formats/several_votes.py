@@ -17,6 +17,7 @@ from rlhf_hitl.formats.cells import (
     RATER_COLUMNS,
     count_unread,
     is_missing,
+    note,
     read_instruction,
     read_rater,
     read_time,
@@ -106,7 +107,7 @@ def _read_row(row: SourceRow) -> list[ImportRecord]:
         read.add("input")
     policies, policy_columns = _read_policies(row)
     completions = tuple(
-        ImportCompletion(make_assistant_message(read_string_field(row, name)), policy)
+        ImportCompletion(make_assistant_message(_read_response(row, name)), policy)
         for name, policy in zip(names, policies, strict=True)
     )
     votes, vote_columns = _read_votes(row)
@@ -119,6 +120,15 @@ def _read_prompt(row: SourceRow, name: str) -> Messages:
     if isinstance(row.fields.get(name), list):
         return read_chat_field(row, name)
     return (Message("user", read_instruction(row) if name == "instruction" else read_text_field(row, name)),)
+
+
+def _read_response(row: SourceRow, name: str) -> str:
+    """Return a response, which may be empty. A number, or True, is the text that pandas took for one, as in PandaLM."""
+    value = row.fields.get(name)
+    if isinstance(value, bool | int | float) and not is_missing(value):
+        note(row, f"{name} that are no text, read as their text")
+        return str(value)
+    return read_string_field(row, name)
 
 
 def _read_votes(row: SourceRow) -> tuple[list[ImportVote], set[str]]:

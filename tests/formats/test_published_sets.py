@@ -531,6 +531,13 @@ def test_votes_are_found_under_many_names_and_in_many_words(tmp_path, names, val
     assert [(v.rater, v.ranking) for v in found] == [(n, rankings[o]) for n, o in zip(names, outcomes)]
 
 
+def test_a_response_that_pandas_took_for_a_truth_or_a_number_is_its_text(tmp_path):
+    row = {"prompt": "Is it?", "response1": True, "response2": 7, "rater_1": 2}
+    (record,), counted = read(write(tmp_path / "x.jsonl", [row]))
+    assert [texts(c.messages) for c in record.completions] == ["True", "7"]
+    assert counted["response1 that are no text, read as their text"] == 1
+
+
 def test_votes_of_0_and_1_only_are_refused_since_0_may_be_the_first_or_a_tie(tmp_path):
     rows = [{"prompt": "Q", "response1": "A", "response2": "B", "rater_1": 0, "rater_2": 1}]
     with pytest.raises(BadInput, match=r"x\.jsonl:1: rater_1 = 0, and no vote of the file is 2"):
@@ -594,6 +601,8 @@ def test_alpaca_pairs_read_input_history_and_system(tmp_path):
         ("system", "You know French."), ("user", "Hi"), ("assistant", "Hello"), ("user", "Translate.\n\nchat"),
     ]  # fmt: skip
     assert texts(second.prompt) == "Count."
+    (third,) = records(write(tmp_path / "y.json", [ALPACA[1] | {"instruction": " ", "input": "Count."}]))
+    assert third.prompt == second.prompt
 
 
 KTO_FORMS = [

@@ -71,6 +71,8 @@ def make_reader(source: RowSource, pairs: str) -> Callable[[SourceRow], list[Imp
     """Return the reader. Of a file with a message a row, all messages are read first."""
     if "parent_id" not in source.first.fields:
         return _read_tree_row
+    if isinstance(source.first.fields.get("replies"), list):
+        return _read_nested_row
     messages: dict[str, _Message] = {}
     for row in source.rows(lambda error: None):  # bad rows are reported when they are read again
         try:
@@ -90,6 +92,18 @@ def _read_tree_row(row: SourceRow) -> list[ImportRecord]:
         shown = SourceRow({"prompt": str(type(raw).__name__)}, row.place)
         raise make_field_error(shown, "prompt", "the first message of a tree, with its replies")
     count_unread(row, COLUMNS)
+    return _read_tree(row, raw)
+
+
+def _read_nested_row(row: SourceRow) -> list[ImportRecord]:
+    """Read a tree that is its first message, without an object around it."""
+    if row.fields.get("parent_id") is not None:
+        shown = SourceRow({"parent_id": row.fields["parent_id"]}, row.place)
+        raise make_field_error(shown, "parent_id", "null, since messages of this file hold their replies")
+    return _read_tree(row, {name: row.fields[name] for name in row.fields})  # which are counted as a message's keys
+
+
+def _read_tree(row: SourceRow, raw: Any) -> list[ImportRecord]:
     state = row.fields.get("tree_state")
     records = []
     # Not recursive: a tree may be deep. What is left to do is (message, its parent, what leads to it).
@@ -135,6 +149,9 @@ def _count_dropped(row: SourceRow, message: _Message, raw: dict[str, Any]) -> No
 
 def _read_message_row(row: SourceRow, messages: dict[str, _Message]) -> list[ImportRecord]:
     message = messages.get(_read_message(row).id)
+    if not is_missing(row.fields.get("replies")):
+        shown = SourceRow({"replies": "a list"}, row.place)
+        raise make_field_error(shown, "replies", "none, since messages of this file name their parents")
     if message is None or message.place != row.place:
         raise make_field_error(row, "message_id", "an id that no other message has")
     row.fields.get("message_tree_id")  # the parents say the same

@@ -398,6 +398,19 @@ def test_messages_a_row_in_any_order_are_the_same_as_their_trees(tmp_path, file)
         assert counted["messages below one that is left out"] == 2
 
 
+def test_trees_without_an_object_around_them_are_the_same(tmp_path):
+    as_trees = records(write(tmp_path / "x.jsonl", TREES))
+    nested = [tree["prompt"] for tree in TREES]
+    by_message, counted = read(write(tmp_path / "y.jsonl", nested))
+    assert [(r.prompt, r.completions, r.vote) for r in by_message] == [
+        (r.prompt, r.completions, r.vote) for r in as_trees
+    ]
+    assert counted["message key user_id"] == 13
+    for rows in ([*nested, message("a", "p")], [message("p", None), message("q", None, replies=[message("a", "q")])]):
+        with pytest.raises(BadInput, match=r"z\.jsonl:[24]: (parent_id|replies) = "):
+            records(write(tmp_path / "z.jsonl", rows))
+
+
 def message(id: str, parent: str | None, role: str = "", **more: Any) -> dict:
     role = role or ("assistant" if parent and parent.startswith("p") else "prompter")
     return {"message_id": id, "parent_id": parent, "text": id, "role": role, "lang": "en", "rank": None} | more

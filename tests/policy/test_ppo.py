@@ -305,7 +305,7 @@ config = PPOConfig(model_name_or_path=policy, output_dir=f"{out}/policy",
 seen = []
 
 def reward(chats):
-    seen.extend(prompt[0].content for prompt, _ in chats)
+    seen.extend(chat.prompt[0].content for chat in chats)
     return np.array([len(c.completion[-1].content) for c in chats], dtype=np.float32)
 
 trainer = PPOTrainer(config, train, reward)

@@ -1,0 +1,103 @@
+"""Chatbot Arena, 100k and 140k: a vote a row, with the conversations of both models (lmarena-ai on the hub).
+
+The older 33k, whose votes have a judge and a turn as those of MT-Bench, is read by `mt_bench`.
+"""
+
+# The columns are those of the cards of lmarena-ai/arena-human-preference-100k and -140k and lmarena-ai/arena-expert-5k.
+# `evaluation_session_id`: one person's visit, with one or more votes.
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from rlhf_hitl.formats.cells import count_unread, decode_list, note, read_rater, read_time
+from rlhf_hitl.formats.record import (
+    ImportCompletion,
+    ImportRecord,
+    ImportVote,
+    SourceRow,
+    make_field_error,
+    read_chat_field,
+    read_choice_field,
+    read_text_field,
+    split_shared_prompt,
+)
+from rlhf_hitl.formats.source import RowSource
+from rlhf_hitl.types import Messages
+
+NAME = "arena"
+ABOUT = (
+    "votes of {model_a, model_b, winner, conversation_a, conversation_b} with judge_hash and tstamp, or "
+    "evaluation_session_id and timestamp (Chatbot Arena 100k, 140k)"
+)
+
+WINNERS = {
+    "model_a": "first",
+    "model_b": "second",
+    "tie": "tie",
+    "tie (bothbad)": "all_bad",
+    "both_bad": "all_bad",
+    "bothbad": "all_bad",
+}
+TIMES = ("tstamp", "timestamp")
+RATERS = ("judge_hash", "evaluation_session_id")
+SIDES = {"model_a", "model_b", "conversation_a", "conversation_b"}
+COLUMNS = {
+    *SIDES, *TIMES, *RATERS, "winner", "language", "is_code", "category_tag", "occupational_tags", "evaluation_order",
+}  # fmt: skip
+
+
+def matches(fields: Mapping[str, Any]) -> bool:
+    keys = set(fields)
+    return {*SIDES, "winner"} <= keys and "judge" not in keys
+
+
+def make_reader(source: RowSource, pairs: str) -> Callable[[SourceRow], list[ImportRecord]]:
+    return _read_row
+
+
+def _read_row(row: SourceRow) -> list[ImportRecord]:
+    first, second = (_read_conversation(row, f"conversation_{side}") for side in "ab")
+    parts = split_shared_prompt(first, second)
+    if parts is None:
+        raise make_field_error(row, "conversation_b", "a conversation that opens like conversation_a, and an answer")
+    prompt, *chats = parts
+    completions = tuple(
+        ImportCompletion(chat, read_text_field(row, f"model_{side}")) for chat, side in zip(chats, "ab", strict=True)
+    )
+    rater, rater_column = read_rater(row, RATERS)
+    times = [moment for name in TIMES if (moment := read_time(row, name)) is not None]
+    vote = ImportVote.of_pair(
+        read_choice_field(row, "winner", WINNERS), rater=rater, judged_at=times[0] if times else None
+    )
+    order = row.fields.get("evaluation_order")
+    if isinstance(order, int | float) and order > 1 and "full_conversation" in row.fields:
+        note(row, "votes whose conversation went on from earlier turns with other models (in full_conversation)")
+    count_unread(row, COLUMNS - set(RATERS) | {rater_column})
+    return [ImportRecord(prompt, completions, row.place, vote, _read_tags(row), row.split)]
+
+
+def _read_conversation(row: SourceRow, name: str) -> Messages:
+    chat = decode_list(row, name, 'a list of messages {"role": text, "content": text or parts}')
+    return read_chat_field(SourceRow({name: chat}, row.place, unread=row.unread), name)
+
+
+def _read_tags(row: SourceRow) -> dict[str, str]:
+    tags = {}
+    if isinstance(row.fields.get("language"), str) and row.fields["language"]:
+        tags["language"] = row.fields["language"]
+    if isinstance(row.fields.get("is_code"), bool):
+        tags["is_code"] = str(row.fields["is_code"]).lower()
+    for column, tag in (("category_tag", "category"), ("occupational_tags", "occupation")):
+        if names := _list_true(row.fields.get(column)):
+            tags[tag] = ", ".join(names)
+    return tags
+
+
+def _list_true(value: Any) -> list[str]:
+    """Return the names that are true in `{"math_v0.1": {"math": true}}` or in `{"mathematical": true}`."""
+    if not isinstance(value, dict):
+        return []
+    flat = {name: flag for group in value.values() if isinstance(group, dict) for name, flag in group.items()} | value
+    return sorted(str(name) for name, flag in flat.items() if flag is True)

@@ -69,7 +69,7 @@ def test_two_frames_of_zstandard_are_one_file(tmp_path):
     [
         ("a.jsonl.zst", zstd(b'{"a": 1}\n' * 5000)[:-3], "expected a whole Zstandard file"),
         ("a.jsonl.zst", b"no frame at all", "expected a whole Zstandard file"),
-        ("a.csv.gz", gzip.compress(b"a,b\n1,2\n")[:-9], "expected a whole gzip file"),
+        ("a.csv.gz", gzip.compress(b"a,b\n1,2\n", mtime=0)[:-9], "expected a whole gzip file"),
         ("a.csv.zst", zstd(b"a,b\n" + b"1,2\n" * 5_000_000), "at most 100 times the size of the file"),
         ("a.zip", b"PK", "unpack it"),
         ("a.jsonl.tar.gz", b"", "unpack it"),

@@ -1,6 +1,6 @@
 """Draw the pictures of the two examples, and write the files that hold them.
 
-    python configs/examples/draw_images.py
+    python docs/draw_examples.py
 
 Everything is drawn: no photograph, no person and no patient is in it. The texts of the answers were written for the
 examples by a language model, and no expert has looked at them.
@@ -16,7 +16,7 @@ from pathlib import Path
 
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parent.parent / "configs" / "examples"
 SIZE = 384
 
 

@@ -14,6 +14,9 @@ from rlhf_hitl.types import Message, Messages, Split, Tools, Verdict, parse_mess
 from rlhf_hitl.types.messages import parse_tools
 from rlhf_hitl.types.names import UNNAMED as UNNAMED
 
+#: So many names of what is not read are kept; a file may have another column in every row.
+MAX_UNREAD_NAMES = 1000
+
 
 class Fields(dict[str, Any]):
     """The columns of a row, which remember what was asked for: a column that no reader asks for is not read.
@@ -292,7 +295,10 @@ def count_unread_columns(row: SourceRow) -> None:
     """Count the columns of a row that nobody asked for, after it was read."""
     if isinstance(row.fields, Fields):
         for name in row.fields.list_unread():
-            row.unread[f"column {str(name)[:60]}"] += 1
+            key = f"column {str(name)[:60]}"
+            if key not in row.unread and len(row.unread) >= MAX_UNREAD_NAMES:
+                key = "other columns"
+            row.unread[key] += 1
 
 
 def split_shared_prompt(first: Messages, second: Messages) -> tuple[Messages, Messages, Messages] | None:

@@ -33,6 +33,7 @@ LAYERS = [
         "terminal",
         "workspace",
         "wording",
+        "hub",
         "validation",
     },
     {"store"},

@@ -206,7 +206,10 @@ class RowSource:
         """Return the files of a folder that are read one by one: those in it or, if there are none, those below it."""
         if not self.path.is_dir() or self._is_saved_dataset():
             return []
-        for paths in (self.path.glob("*"), self.path.rglob("*")):
+        # Of our own export the pairs: its other folders say the same otherwise.
+        is_export = (self.path / "manifest.json").is_file() and (self.path / "pairs").is_dir()
+        folder = self.path / "pairs" if is_export else self.path
+        for paths in (folder.glob("*"), folder.rglob("*")):
             if files := sorted(path for path in paths if _is_data_file(path)):
                 return files
         return []

@@ -10,6 +10,7 @@ from typing import Literal
 from rlhf_hitl.errors import BadInput, RlhfHitlError
 
 RepoType = Literal["dataset", "model"]
+UPLOADS = 5  # files at once
 
 
 class HubFailure(RlhfHitlError):
@@ -64,13 +65,17 @@ def push_folder(
         BadInput: no such name, or no token.
         HubFailure: the hub cannot be reached or refuses; one line says why.
     """
-    from huggingface_hub import HfApi
+    from huggingface_hub import CommitOperationAdd, HfApi
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
-    from huggingface_hub.utils import disable_progress_bars
+    from huggingface_hub.utils import disable_progress_bars, filter_repo_objects
 
     check_repo(repo)
-    api = HfApi(token=require_token())
+    api = HfApi(endpoint=os.environ.get("HF_ENDPOINT") or None, token=require_token())
     disable_progress_bars()
+    names = sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    operations = [
+        CommitOperationAdd(name, folder / name) for name in filter_repo_objects(names, ignore_patterns=list(leave_out))
+    ]
     step = f"make {repo}"
     try:
         api.create_repo(repo, repo_type=repo_type, private=not public, exist_ok=True)
@@ -78,13 +83,9 @@ def push_folder(
             step = f"make the branch {revision} of {repo}"
             api.create_branch(repo, branch=revision, repo_type=repo_type, exist_ok=True)
         step = f"send files to {repo}"
-        commit = api.upload_folder(
-            folder_path=folder,
-            repo_id=repo,
-            repo_type=repo_type,
-            revision=revision,
-            commit_message=message,
-            ignore_patterns=list(leave_out),
+        # Not `upload_folder`, which may make several commits: whoever reads meanwhile would get a part.
+        commit = api.create_commit(
+            repo, operations, commit_message=message, repo_type=repo_type, revision=revision, num_threads=UPLOADS
         )
     except HfHubHTTPError as e:
         raise _make_failure(step, e.response.status_code, e.server_message) from e

@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from rlhf_hitl.formats.export import export_snapshot
-from rlhf_hitl.formats.export_schema import CONFIGS
 from rlhf_hitl.formats.importing import import_path
 from rlhf_hitl.store import Store
 from rlhf_hitl.types import Split
@@ -45,7 +44,10 @@ def make_rows(n: int, *, calls: bool = False, images: bool = False) -> list[dict
             rejected[0]["reasoning_content"] = "I do not know."
         if images:
             url = "data:image/png;base64," + base64.b64encode(make_png(i)).decode()
-            prompt[0]["content"] = [{"type": "image", "image": url, "alt": "red"}, {"type": "text", "text": f"What, {i}?"}]
+            prompt[0]["content"] = [
+                {"type": "image", "image": url, "alt": "red"},
+                {"type": "text", "text": f"What, {i}?"},
+            ]
         rows.append({"prompt": prompt, "chosen": chosen, "rejected": rejected})
     return rows
 

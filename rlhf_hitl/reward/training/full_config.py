@@ -19,6 +19,10 @@ TRACKERS = ("tensorboard", "trackio", "wandb", "mlflow", "comet_ml", "clearml", 
 
 #: Settings of TRL that this training does not follow, and what to do instead. Only their defaults are accepted.
 UNSUPPORTED_SETTINGS = {
+    **dict.fromkeys(
+        ("push_to_hub", "hub_model_id", "hub_token"),
+        "train it, look at it, and send it with `rlhf-hitl models push NAME OWNER/NAME`",
+    ),
     "load_in_4bit": "train in full or with use_peft",
     "load_in_8bit": "train in full or with use_peft",
     "use_dora": "use plain LoRA: use_peft",
@@ -38,6 +42,9 @@ class FullTrainingConfig(RewardConfig):
     than dropped."""
 
     dataset: str = field(default="", metadata={"help": "A folder of `rlhf-hitl export`, or a hub id of TRL pairs."})
+    dataset_cache: str | None = field(
+        default=None, metadata={"help": "Where `datasets` keeps the rows it reads; its own cache by default."}
+    )
     learn_from: str = field(
         default="pairs",
         metadata={

@@ -43,7 +43,7 @@ def train_full_from_store(
         dataset, folder = Path(draft) / "dataset", Path(draft) / "model"
         options = {"--config": config, "--model_name_or_path": backbone, "--max_length": max_length}
         flags = [text for flag, value in options.items() if value is not None for text in (flag, str(value))]
-        flags += ["--dataset", str(dataset)]
+        flags += ["--dataset", str(dataset), "--dataset_cache", str(Path(draft) / "rows")]
         defaults = {"output_dir": str(folder), "model_name_or_path": default_backbone}
         args, model_config = parse_arguments((FullTrainingConfig, ModelConfig), flags, **defaults)
         export_snapshot(store, dataset, include_model_labels=False, include_ties=True)

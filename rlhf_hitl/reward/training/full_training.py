@@ -58,7 +58,7 @@ def build_reward_trainer(config: FullTrainingConfig, model_config: ModelConfig) 
     if not model_config.model_name_or_path:
         raise BadInput("model_name_or_path", expected="a model", fix="give --model_name_or_path a folder or a hub id")
     path = locate_full_model(model_config.model_name_or_path)
-    data = load_training_rows(config.dataset, config.learn_from)
+    data = load_training_rows(config.dataset, config.learn_from, config.dataset_cache)
     calibration = data["calibration"] if len(data.get("calibration", [])) else None
     if calibration is None and config.eval_strategy != IntervalStrategy.NO:
         log.warning("no calibration rows: nothing is evaluated while training (eval_strategy is now no)")
@@ -138,7 +138,7 @@ def add_uncertainty(
 
     Both are computed from pairs; rankings are taken apart into pairs.
     """
-    data = load_training_rows(config.dataset, config.learn_from)
+    data = load_training_rows(config.dataset, config.learn_from, config.dataset_cache)
     model = wrap_classifier(str(folder), workspace / "features", max_length=config.max_length or NO_MAX_LENGTH)
 
     def differences(pairs: list[RankedPair]) -> np.ndarray:
@@ -154,13 +154,18 @@ def add_uncertainty(
         model.head = calibrate_temperature(model.head, differences(decided), first_shares)
     rows: Any = (row for part in data.values() for row in part)
     model.backend = "full"
-    model.card = {"base": trainer.base, "learnt_from": config.learn_from} | describe_training(
-        model.cache,
-        data_hash=hash_rows(train),
-        train_labels=len(train),
-        train_votes=sum(ranking.votes for ranking in train),
-        calibration_labels=len(calibration),
-        simulated_labels=sum(bool(row.get("simulated")) for row in rows),
+    hub_dataset = {} if Path(config.dataset).exists() else {"dataset": config.dataset}
+    model.card = (
+        {"base": trainer.base, "learnt_from": config.learn_from}
+        | hub_dataset
+        | describe_training(
+            model.cache,
+            data_hash=hash_rows(train),
+            train_labels=len(train),
+            train_votes=sum(ranking.votes for ranking in train),
+            calibration_labels=len(calibration),
+            simulated_labels=sum(bool(row.get("simulated")) for row in rows),
+        )
     )
     model.seen = trainer.seen_before | SeenPrompts.of((r.family for r in train), (r.family for r in calibration))
     model.save(folder)

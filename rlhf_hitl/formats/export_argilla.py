@@ -2,9 +2,9 @@
 
 OUT/2_answers/records.json             for `dataset.records.from_json`
 OUT/2_answers/.argilla/settings.json   for `rg.Settings.from_json`
-OUT/users.json                         the ids of Argilla's users, which are UUIDs, and the raters they stand for
+OUT/2_answers/.argilla/users.json      the ids of Argilla's users, which are UUIDs, and the raters they stand for
 
-Ranks are written with each answer, ties too.
+Ranks are written with each answer, ties too. A skipped comparison is a discarded response.
 """
 
 from __future__ import annotations
@@ -17,13 +17,12 @@ from typing import Any
 
 from rlhf_hitl.formats.export_files import WrittenTables
 from rlhf_hitl.formats.json_array import JsonArrayWriter
-from rlhf_hitl.formats.judged_texts import JudgedTexts, make_tags, read_judged_texts
+from rlhf_hitl.formats.judged_texts import ALL_BAD, STRENGTHS, JudgedTexts, make_tags, read_judged_texts
 from rlhf_hitl.formats.snapshot import Snapshot
 from rlhf_hitl.store.export_query import JsonFields
 from rlhf_hitl.types import Split, Verdict
 
-ALL_BAD = "none is good"
-STRENGTHS = {1: "slightly better", 2: "clearly better", 3: "much better"}
+SKIPPED = "skipped"
 _NAMESPACE = uuid.UUID("6f1c3c5e-52b7-4a4e-9d0e-3f1d8f6f7a11")
 
 
@@ -41,7 +40,8 @@ def write_argilla(snapshot: Snapshot, folder: Path) -> WrittenTables:
                     writers[n] = stack.enter_context(JsonArrayWriter(made / "records.json"))
                 writers[n].write(_make_record(judged, snapshot))
     users = [{"id": name_user(rater), "rater_id": rater} for rater in sorted(snapshot.raters)]
-    (folder / "users.json").write_text(json.dumps(users, indent=2) + "\n")
+    for n in writers:
+        (folder / f"{n}_answers" / ".argilla" / "users.json").write_text(json.dumps(users, indent=2) + "\n")
     return WrittenTables()
 
 
@@ -54,12 +54,13 @@ def _make_record(judged: JudgedTexts, snapshot: Snapshot) -> JsonFields:
     names = [f"answer_{n}" for n in range(1, len(judged.texts) + 1)]
     responses: dict[str, list[JsonFields]] = {}
     for judgment, ranks in zip(judged.judgments, judged.ranks, strict=True):
-        if judgment["verdict"] in (Verdict.SKIPPED, Verdict.FLAGGED):
-            snapshot.filters[f"judgment {judgment['verdict']}, which Argilla's records have no place for"] += 1
+        if judgment["verdict"] == Verdict.FLAGGED:
+            snapshot.filters["flag, which Argilla has no place for"] += 1
             continue
         if judgment["scores"] != "{}":
             snapshot.filters["judgment whose scores are left out"] += 1
-        user = {"user_id": name_user(judgment["rater_id"]), "status": "submitted"}
+        status = "discarded" if judgment["verdict"] == Verdict.SKIPPED else "submitted"
+        user = {"user_id": name_user(judgment["rater_id"]), "status": status}
         for question, value in _make_values(judgment, ranks, names).items():
             responses.setdefault(question, []).append({"value": value} | user)
     policies = {
@@ -83,7 +84,7 @@ def _make_values(judgment: JsonFields, ranks: list[int | None], names: list[str]
         placed = zip(names, ranks, strict=True)
         values["ranking"] = [{"value": name, "rank": rank} for name, rank in placed]
     else:
-        values["verdict"] = ALL_BAD
+        values["verdict"] = ALL_BAD if judgment["verdict"] == Verdict.ALL_BAD else SKIPPED
     if judgment["strength"] is not None:
         values["strength"] = STRENGTHS[judgment["strength"]]
     if judgment["rationale"]:
@@ -111,7 +112,7 @@ def _make_settings(n: int) -> JsonFields:
         "fields": [show("prompt", "chat"), *(show(name, "text") for name in names)],
         "questions": [
             ranking | {"settings": {"type": "ranking", "options": [{"value": o, "text": o} for o in names]}},
-            ask("verdict", "label_selection", "Or is none of them good?", [ALL_BAD, "one is good"]),
+            ask("verdict", "label_selection", "Or is none of them good?", [ALL_BAD, SKIPPED]),
             ask("strength", "label_selection", "By how much is the best one better?", list(STRENGTHS.values())),
             ask("rationale", "text", "Why?"),
         ],

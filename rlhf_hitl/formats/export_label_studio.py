@@ -1,7 +1,8 @@
 """Label Studio's tasks: `tasks.json` to import, and `labelling_config.xml` for the project that takes them.
 
-A ranking is in numbered buckets of a Ranker, so that answers in one bucket are equal. Who ranked is named by the rater's
-id in `completed_by`: members with these as e-mail addresses, or ALLOW_IMPORT_TASKS_WITH_UNKNOWN_EMAILS=true.
+A ranking is in numbered buckets of a Ranker, so that answers in one bucket are equal. `completed_by` has the ids of
+raters in place of e-mail addresses: Label Studio takes them in where it is set to
+ALLOW_IMPORT_TASKS_WITH_UNKNOWN_EMAILS=true, or where its members are called so.
 """
 
 from __future__ import annotations
@@ -12,15 +13,12 @@ from xml.sax.saxutils import quoteattr
 
 from rlhf_hitl.formats.export_files import WrittenTables
 from rlhf_hitl.formats.json_array import JsonArrayWriter
-from rlhf_hitl.formats.judged_texts import JudgedTexts, make_tags, read_judged_texts
+from rlhf_hitl.formats.judged_texts import ALL_BAD, STRENGTHS, JudgedTexts, make_tags, read_judged_texts
 from rlhf_hitl.formats.snapshot import Snapshot
 from rlhf_hitl.store.export_query import JsonFields
 from rlhf_hitl.types import Split, Verdict
 
 TASKS_FILE, CONFIG_FILE = "tasks.json", "labelling_config.xml"
-#: The verdict that all are bad, as a choice beside the ranking.
-ALL_BAD = "none is good"
-STRENGTHS = {1: "slightly better", 2: "clearly better", 3: "much better"}
 
 _CONFIG = """<View>
   <Paragraphs name="conversation" value="$prompt" nameKey="role" textKey="content" layout="dialogue"/>
@@ -76,8 +74,11 @@ def _make_task(judged: JudgedTexts, snapshot: Snapshot) -> JsonFields:
                 "result": list(_make_results(judgment, ranks, names)),
             }
         )
-    return {"data": {"prompt": judged.comparison["prompt"], "answers": answers} | make_tags(judged),
-            "annotations": annotations}  # fmt: skip
+    return {
+        "data": make_tags(judged) | {"prompt": judged.comparison["prompt"], "answers": answers},
+        "annotations": annotations,
+        "meta": {"comparison_id": judged.comparison["comparison_id"], "split": judged.split.value},
+    }
 
 
 def _make_results(judgment: JsonFields, ranks: list[int | None], names: list[str]) -> Any:

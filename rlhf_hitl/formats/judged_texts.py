@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -9,6 +10,10 @@ from rlhf_hitl.formats.snapshot import Snapshot
 from rlhf_hitl.formats.snapshot_rows import select_counted_judgments
 from rlhf_hitl.store.export_query import JsonFields
 from rlhf_hitl.types import Split, Verdict
+
+#: How the tools put it that no answer is good, and by how much the best one is better.
+ALL_BAD = "none"
+STRENGTHS = {1: "slightly better", 2: "clearly better", 3: "much better"}
 
 
 @dataclass(frozen=True)
@@ -61,10 +66,5 @@ def _find_ranks(judgment: JsonFields, ids: list[str]) -> list[int | None]:
 
 
 def make_tags(judged: JudgedTexts) -> dict[str, str]:
-    """Return what the tools keep beside a comparison: its tags, split and id."""
-    import json
-
-    return json.loads(judged.comparison["tags"]) | {
-        "split": judged.split.value,
-        "comparison_id": judged.comparison["comparison_id"],
-    }
+    """Return the tags of a comparison's prompt, which the tools keep beside it."""
+    return json.loads(judged.comparison["tags"])

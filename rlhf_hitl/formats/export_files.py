@@ -22,7 +22,7 @@ from rlhf_hitl.formats.export_schema import (
     replace_messages,
 )
 from rlhf_hitl.formats.snapshot import Snapshot, SnapshotBatch
-from rlhf_hitl.formats.snapshot_rows import COMPARISON_COLUMNS
+from rlhf_hitl.formats.snapshot_rows import COMPARISON_COLUMNS, to_json
 from rlhf_hitl.store.export_query import COMPARISONS_PER_BATCH, JsonFields
 from rlhf_hitl.types import Split
 
@@ -99,8 +99,8 @@ def _to_lines(
     rows: list[JsonFields], config: str, snapshot: Snapshot, sorted_lines: list[bytes] | None = None
 ) -> Iterable[bytes]:
     """Return rows as JSON, with images as `data:` URLs. Keys are sorted only where no message has keys of its own."""
-    if snapshot.kinds.only_text and sorted_lines is not None:
-        return sorted_lines
+    if snapshot.kinds.only_text:
+        return map(to_json, rows) if sorted_lines is None else sorted_lines
     if not snapshot.kinds.images:
         return map(encode_row, rows)
     return (encode_row(row | embed_images(row, CHAT_COLUMNS[config], snapshot.load_image)) for row in rows)

@@ -156,7 +156,7 @@ def test_the_archive_gives_the_same_store_and_what_is_restored_the_same_archive(
 
 @pytest.mark.parametrize("form", ["trl", "jsonl"])
 def test_the_store_gives_the_same_export(old_store, files, form):
-    """The same rows. Those of `trl` were saved datasets, and are Parquet now; there is a card, and there are ratings."""
+    """The same rows. Those of `trl` were saved datasets and are Parquet now, with a card; ratings are new."""
     export_snapshot(old_store, files / "again", format=form, include_ties=True)
     before, after = files / f"export-{form}", files / "again"
     if form == "jsonl":

@@ -14,6 +14,7 @@ import pytest
 from trl.data_utils import prepare_multimodal_messages
 
 from rlhf_hitl.formats.export import export_snapshot
+from rlhf_hitl.formats.export_schema import CONFIGS
 from rlhf_hitl.formats.importing import import_path
 from rlhf_hitl.store import Store, people, queue
 from rlhf_hitl.store.comparisons import list_prompts

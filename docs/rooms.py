@@ -34,6 +34,7 @@ LAYERS = [
         "terminal",
         "workspace",
         "wording",
+        "hub",
         "validation",
     },
     {"store"},

@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     trainer = build_reward_trainer(config, model_config)
     run_reward_training(trainer, config)
     folder = Path(str(config.output_dir))
-    model = save_trained_model(trainer, config, folder, workspace=folder)
+    model = save_trained_model(trainer, config, folder, workspace=folder.parent)  # features stand beside the model
     if model is not None:
         print(f"saved {model.id} to {folder}; replay it with: rlhf-hitl evaluate --reward-model {folder}")
 

@@ -218,7 +218,8 @@ def export_data_command(
     format: Annotated[
         ExportFormat,
         typer.Option(
-            help="Write a saved DatasetDict (trl), its rows as JSON lines (jsonl), or the whole store (archive)."
+            help="Write a dataset in Parquet for TRL, `datasets` and the hub (trl), its rows as JSON lines (jsonl), "
+            "what reward-bench, Argilla or Label Studio take in, or the whole store (archive)."
         ),
     ] = "trl",
     project: Annotated[str | None, typer.Option(help="Export only this project.")] = None,
@@ -229,25 +230,44 @@ def export_data_command(
         bool, typer.Option("--ties", help="Include pairs of which raters prefer neither, for scripts/train_reward.py.")
     ] = False,
     min_votes: Annotated[int, typer.Option(min=1, help="Leave out pairs with fewer votes than this.")] = 1,
+    license: Annotated[
+        str, typer.Option(help="The licence that the dataset card names, as the hub writes it, such as cc-by-4.0.")
+    ] = "unknown",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an earlier export.")] = False,
+    push_to_hub: Annotated[
+        str | None,
+        typer.Option(metavar="OWNER/NAME", help="Also upload it to the hub, with the token in HF_TOKEN. Private."),
+    ] = None,
+    public: Annotated[bool, typer.Option("--public", help="Make a new dataset on the hub public.")] = False,
+    revision: Annotated[str | None, typer.Option(help="Upload to this branch, made where it is missing.")] = None,
     json: AsJson = False,
 ) -> Result:
-    """Write a dataset snapshot for TRL: prompt, chosen and rejected, with all judgments and a manifest.
+    """Write a dataset snapshot for TRL: prompt, chosen and rejected, with all judgments, a card and a manifest.
 
-    The better answers that raters wrote are in it too.
+    Rankings, ratings and the better answers that raters wrote are in it too.
 
     An archive is a backup instead: everything in the store at one moment, while others go on working. `import` fills a
     new store with it, on SQLite or PostgreSQL. It holds password hashes and webhook secrets, so only the owner of the
     file may read it.
     """
+    from rlhf_hitl import hub
     from rlhf_hitl.formats import archive
     from rlhf_hitl.formats.export import export_snapshot as write
     from rlhf_hitl.store import Store
 
     _collect_garbage_less_often()
+    if push_to_hub is not None:
+        hub.check_repo(push_to_hub)
+        hub.require_token()  # before the work
+    elif public or revision is not None:
+        raise BadInput(
+            "--public" if public else "--revision", expected="--push-to-hub", fix="add --push-to-hub OWNER/NAME"
+        )
     if format == "archive":
         _refuse_with_archive(
             {
+                "--license": license != "unknown",
+                "--push-to-hub": push_to_hub,
                 "--project": project,
                 "--no-model-labels": not model_labels,
                 "--ties": ties,
@@ -264,10 +284,10 @@ def export_data_command(
     opened = Store.open(store)
     manifest = write(
         opened, out, format=format, project=project, include_model_labels=model_labels,
-        include_ties=ties, min_votes=min_votes, overwrite=overwrite, progress=True,
+        include_ties=ties, min_votes=min_votes, license=license, repo=push_to_hub, overwrite=overwrite, progress=True,
     )  # fmt: skip
     _record(opened, "export", format, project=project)
-    columns = ("rows", "rankings", "judgments", "demonstrations")
+    columns = ("rows", "rankings", "judgments", "demonstrations", "ratings")
     rows = [(s.value, *(manifest[column][s.value] for column in columns)) for s in Split]
     title = f"Exported to {out}" + (" (with simulated judgments)" if manifest["simulated"] else "")
     more: list[Any] = []
@@ -279,8 +299,22 @@ def export_data_command(
         )
     if manifest["filters"]:
         more.append(make_table("Left out of the pairs, kept in the judgments", manifest["filters"]))
+    more += [f"changed: {n:,} {why}" for why, n in manifest["changed"].items()]
     more.append(f"{manifest['content_hash']} at store revision {manifest['store_revision']}")
-    return Result({"out": str(out)} | manifest, make_table(title, rows, ("split", "pairs", *columns[1:])), more=more)
+    pushed: dict[str, Any] = {}
+    if push_to_hub is not None:
+        message = f"Export of store revision {manifest['store_revision']}"
+        try:
+            url = hub.push_folder(
+                out, push_to_hub, repo_type="dataset", message=message, public=public, revision=revision
+            )
+        except hub.HubFailure as e:
+            raise hub.HubFailure(f"{e}. The export is whole in {out}: what failed is only the upload") from e
+        pushed = {"pushed_to": push_to_hub, "url": url}
+        more.append(f"uploaded to {push_to_hub}: {url}")
+    return Result(
+        {"out": str(out)} | manifest | pushed, make_table(title, rows, ("split", "pairs", *columns[1:])), more=more
+    )
 
 
 def _record(store: Store, action: str, subject: str, **details: Any) -> None:

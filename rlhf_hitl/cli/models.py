@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -15,7 +16,9 @@ if TYPE_CHECKING:
     from rlhf_hitl.reward.evaluation_record import Evaluation
 
 model_group = typer.Typer(
-    name="models", help="Fetch language models, and list them and reward models.", no_args_is_help=True
+    name="models",
+    help="Fetch language models, list them and reward models, and send models to the hub.",
+    no_args_is_help=True,
 )
 app.add_typer(model_group)
 
@@ -58,6 +61,51 @@ def list_models_command(*, store: StoreUrl, json: AsJson = False) -> Result:
         "Language models",
         more=[*_align(cells), *more, *notes],
     )
+
+
+@command("push", model_group, if_interrupted="the hub has either all of it or nothing. Give the same command again")
+def push_model_command(
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="A reward model by name, id or folder, or the folder of a tuned policy.", show_default=False
+        ),
+    ],
+    repo: Annotated[str, typer.Argument(metavar="OWNER/NAME", help="Where it goes on the hub.", show_default=False)],
+    *,
+    store: StoreUrl,
+    public: Annotated[bool, typer.Option("--public", help="Make a new model on the hub public.")] = False,
+    revision: Annotated[str | None, typer.Option(help="Send it to this branch, made where it is missing.")] = None,
+    json: AsJson = False,
+) -> Result:
+    """Send a reward model or a tuned policy to the hub, with its card. Private, with the token in HF_TOKEN."""
+    from rlhf_hitl import hub
+
+    hub.check_repo(repo)
+    hub.require_token()
+    folder = _find_model_folder(name, store)
+    url = hub.push_folder(
+        folder, repo, repo_type="model", message="Model of rlhf_hitl", public=public, revision=revision,
+        leave_out=NOT_OF_A_MODEL,
+    )  # fmt: skip
+    return Result({"name": name, "path": str(folder), "pushed_to": repo, "url": url}, f"{name} is on the hub: {url}")
+
+
+#: What may stand in the folder of a training and is no part of its model.
+NOT_OF_A_MODEL = ("checkpoint-*", "checkpoint-*/*", "features/*", "runs/*", ".*", "*/.*")
+
+
+def _find_model_folder(name: str, url: str) -> Path:
+    from rlhf_hitl.reward import CARD_FILE
+    from rlhf_hitl.reward.registry import locate_reward_model
+    from rlhf_hitl.store import Store
+
+    if (Path(name) / "config.json").is_file() or (Path(name) / "adapter_config.json").is_file():
+        return Path(name)
+    if (Path(name) / CARD_FILE).is_file():
+        return Path(name)
+    with Store.open(url) as opened:
+        return locate_reward_model(opened, name)
 
 
 def _list_reward_models(url: str) -> tuple[list[dict[str, Any]], list[str]]:

@@ -4,8 +4,9 @@
   file, with the columns renamed that the user names (`column_map`), and one module for each format (`FORMATS`) turns
   rows into the records of `record`. `columns` has the usual names of columns, which most of them share; `guidance`
   reads guidelines and tutorials.
-- out: `export` writes a snapshot for training. `snapshot` reads its rows from the store, `snapshot_rows` makes each
-  row, `export_files` writes them.
+- out: `export` writes a snapshot for training or for another tool. `snapshot` reads its rows from the store,
+  `snapshot_rows` makes each row, `export_schema` says which columns there are, `export_files` writes them, and
+  `dataset_card` says what is in them.
 - both: `archive` holds a whole store in one file.
 
 Start with `record` and one small format, such as `llmbar`. A format's module is imported only where it is used.
@@ -66,8 +67,10 @@ _FIELDS, _WORD = re.compile(r"\{(.*)\}"), re.compile(r"\w+")  # what a format's 
 #: Which completions of a prompt are compared: (1st, 2nd), (3rd, 4th), …, or all of them.
 PairSelection = Literal["adjacent", "all"]
 
-#: The formats of an export: a saved DatasetDict, JSON lines, or an archive of the whole store.
-ExportFormat = Literal["trl", "jsonl", "archive"]
+#: The formats of a snapshot: a dataset in Parquet, its rows as JSON lines, or what another tool takes in.
+SnapshotFormat = Literal["trl", "jsonl", "rewardbench", "argilla", "label_studio"]
+#: The formats of an export: a snapshot, or an archive of the whole store.
+ExportFormat = Literal["trl", "jsonl", "rewardbench", "argilla", "label_studio", "archive"]
 
 
 class Format(Protocol):

@@ -1,4 +1,4 @@
-"""Read a snapshot from the store: labelled pairs, rankings and demonstrations for training, and every judgment.
+"""Read a snapshot from the store: labelled pairs, rankings and demonstrations for training, every judgment and rating.
 
 `snapshot_rows` makes the single rows; `export` writes them to files.
 """
@@ -6,10 +6,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import islice
+from math import comb
 from typing import Any
 
 from tqdm import tqdm
@@ -21,6 +24,7 @@ from rlhf_hitl.formats.snapshot_rows import (
     make_demonstration_rows,
     make_human_pair_row,
     make_model_pair_row,
+    make_ranking_row,
     select_counted_judgments,
     to_json,
     to_label_vote,
@@ -28,10 +32,18 @@ from rlhf_hitl.formats.snapshot_rows import (
 from rlhf_hitl.labels.aggregate import aggregate_votes, rank_completions
 from rlhf_hitl.store import Store
 from rlhf_hitl.store.comparisons import find_comparisons
-from rlhf_hitl.store.export_query import COMPARISONS_PER_BATCH, JsonFields, JudgedComparison, read_judged_comparisons
+from rlhf_hitl.store.export_query import (
+    COMPARISONS_PER_BATCH,
+    JsonFields,
+    JudgedComparison,
+    MessageKinds,
+    find_message_kinds,
+    read_judged_comparisons,
+    read_ratings,
+)
 from rlhf_hitl.store.reward_models import list_reward_models
 from rlhf_hitl.store.scores import read_routed_scores
-from rlhf_hitl.types import UNRANKED, Route, Split
+from rlhf_hitl.types import UNRANKED, Label, Route, Split
 
 
 @dataclass
@@ -49,6 +61,24 @@ class SnapshotBatch:
     judgments: list[JsonFields] = field(default_factory=list)
     judgment_comparisons: list[int] = field(default_factory=list)
     demonstrations: list[JsonFields] = field(default_factory=list)
+    ratings: list[JsonFields] = field(default_factory=list)
+
+
+@dataclass
+class Agreement:
+    """How often two judgments of the same two completions say the same: the first, the second, or neither is better."""
+
+    same: int = 0
+    of: int = 0
+
+    def add(self, label: Label) -> None:
+        votes = [round(share * label.votes) for share in label.probabilities]
+        self.same += sum(comb(n, 2) for n in votes)
+        self.of += comb(sum(votes), 2)
+
+    @property
+    def share(self) -> float | None:
+        return self.same / self.of if self.of else None
 
 
 @dataclass
@@ -66,9 +96,28 @@ class Snapshot:
     rankings: Counter[Split] = field(default_factory=Counter)
     judgments: Counter[Split] = field(default_factory=Counter)
     demonstrations: Counter[Split] = field(default_factory=Counter)
+    ratings: Counter[Split] = field(default_factory=Counter)
     filters: Counter[str] = field(default_factory=Counter)
     simulated: bool = False
+    simulated_judgments: int = 0
+    raters: set[str] = field(default_factory=set)
+    languages: set[str] = field(default_factory=set)
+    agreement: Agreement = field(default_factory=Agreement)
     _digest: Any = field(default_factory=hashlib.sha256)
+
+    @cached_property
+    def kinds(self) -> MessageKinds:
+        """What the messages hold besides a role and a text."""
+        return find_message_kinds(self.store, self.project)
+
+    def load_image(self, id: str) -> bytes:
+        """Return an image of the store as PNG."""
+        return self.store.images.load(id)
+
+    def count_rows(self, config: str, split: Split) -> int:
+        """Return how many rows of one table of the export were read so far."""
+        counts: Counter[Split] = getattr(self, config)
+        return counts[split]
 
     def compute_content_hash(self) -> str:
         """Return the hash of all rows read so far, in their order, which is the same on every database."""
@@ -90,6 +139,13 @@ class Snapshot:
                 for row in chunk:
                     self._add_pair(batch, row, split)
                 yield batch
+        for ratings in read_ratings(self.store, split=split, project=self.project):
+            self.ratings[split] += len(ratings)
+            for row in ratings:
+                self.raters.add(row["rater_id"])
+                self.simulated = self.simulated or row["simulated"]
+                self._digest.update(b"%s:%s\n" % (split.value.encode(), to_json(row)))
+            yield SnapshotBatch(ratings=ratings)
 
     def _add_judged(self, batch: SnapshotBatch, judged: JudgedComparison, split: Split) -> None:
         as_json = to_json(judged.judgments)
@@ -107,8 +163,15 @@ class Snapshot:
         batch.comparisons.append(judged.comparison)
         batch.judgments += judged.judgments
         self.judgments[split] += len(judged.judgments)
-        self.simulated = self.simulated or any(j["simulated"] for j in judged.judgments)
+        self.raters.update(j["rater_id"] for j in judged.judgments)
+        self.simulated_judgments += sum(j["simulated"] for j in judged.judgments)
+        self.simulated = self.simulated or self.simulated_judgments > 0
+        self._note_language(judged.comparison["tags"])
         self._digest.update(b"%s:%s%s\n" % (split.value.encode(), to_json(judged.comparison), as_json))
+
+    def _note_language(self, tags: str) -> None:
+        if '"language"' in tags and isinstance(language := json.loads(tags).get("language"), str):
+            self.languages.add(language)
 
     def _add_pair(self, batch: SnapshotBatch, row: JsonFields, split: Split) -> None:
         line = to_json(row)
@@ -125,6 +188,7 @@ class Snapshot:
         if not labels:
             self.filters[find_no_label_reason(counted)] += 1
         for label in labels:
+            self.agreement.add(label)
             reason = find_no_preference_reason(label, counted, self.min_votes)
             if reason is None or (self.include_ties and reason in NO_PREFERENCE):
                 yield make_human_pair_row(judged.comparison, label, as_json.decode())
@@ -133,23 +197,13 @@ class Snapshot:
 
     def _make_ranking_row(self, judged: JudgedComparison) -> JsonFields | None:
         """Return the rankings of all completions of a comparison; None if there are fewer than `min_votes`."""
-        completions, counted = judged.comparison["completions"], select_counted_judgments(judged.judgments)
-        ranked = [(j, rank_completions(to_label_vote(j), [c["id"] for c in completions])) for j in counted]
+        ids = [c["id"] for c in judged.comparison["completions"]]
+        counted = select_counted_judgments(judged.judgments)
+        ranked = [(j, rank_completions(to_label_vote(j), ids)) for j in counted]
         ranked = [(j, ranking) for j, ranking in ranked if set(ranking) != {UNRANKED}]
         if len(ranked) < self.min_votes:
             return None
-        return {
-            "prompt": judged.comparison["prompt"],
-            "completions": [c["messages"] for c in completions],
-            "rankings": [ranking for _, ranking in ranked],
-            "weight": float(len(ranked)),
-            "comparison_id": judged.comparison["comparison_id"],
-            "prompt_id": judged.comparison["prompt_id"],
-            "completion_ids": [c["id"] for c in completions],
-            "policies": [c["policy"] for c in completions],
-            "simulated": any(j["simulated"] for j, _ in ranked),
-            "tags": judged.comparison["tags"],
-        }
+        return make_ranking_row(judged.comparison, ranked)
 
     def _make_model_rows(self, split: Split) -> Iterator[JsonFields]:
         """Yield pairs accepted on a model's score that no rater has judged since; raters override the model."""

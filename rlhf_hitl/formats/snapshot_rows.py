@@ -11,12 +11,12 @@ import orjson
 from rlhf_hitl.labels.aggregate import LabelVote
 from rlhf_hitl.labels.vote_weight import weigh_votes
 from rlhf_hitl.stats.entropy import entropy_in_nats
-from rlhf_hitl.store.export_query import JUDGMENT_FIELDS, JsonFields, JudgedComparison, sort_json_keys
+from rlhf_hitl.store.export_query import JsonFields, JudgedComparison, sort_json_keys, write_tools
 from rlhf_hitl.types import Comparison, Label, Score, Verdict, messages_to_dicts
 from rlhf_hitl.visible import is_blank
 
-COMPARISON_COLUMNS = ("comparison_id", "prompt_id", "prompt", "completions", "tags")
-JUDGMENT_COLUMNS = (*COMPARISON_COLUMNS[:-1], *JUDGMENT_FIELDS, COMPARISON_COLUMNS[-1])
+#: The columns of an exported judgment that its comparison has.
+COMPARISON_COLUMNS = ("comparison_id", "prompt_id", "prompt", "tools", "completions", "tags")
 
 _VOTE_FIELDS = ("verdict", "ranking", "order_shown", "strength", "simulated")
 
@@ -46,7 +46,7 @@ def make_demonstration_rows(judged: JudgedComparison, left_out: Counter[str]) ->
     left_out.update(reason for _, reason in rewritten if reason)
     return [
         {
-            "prompt": judged.comparison["prompt"],
+            **_take_prompt(judged.comparison),
             "completion": [{"role": "assistant", "content": j["rewrite"]}],
             "judgment_id": j["judgment_id"],
             "rater_id": j["rater_id"],
@@ -132,7 +132,7 @@ def _make_pair_fields(comparison: JsonFields, chosen_id: str, rejected_id: str) 
     by_id = {completion["id"]: completion for completion in comparison["completions"]}
     chosen, rejected = by_id[chosen_id], by_id[rejected_id]
     return {
-        "prompt": comparison["prompt"],
+        **_take_prompt(comparison),
         "chosen": chosen["messages"],
         "rejected": rejected["messages"],
         "comparison_id": comparison["comparison_id"],
@@ -145,12 +145,36 @@ def _make_pair_fields(comparison: JsonFields, chosen_id: str, rejected_id: str) 
     }
 
 
+def make_ranking_row(comparison: JsonFields, ranked: list[tuple[JsonFields, list[int]]]) -> JsonFields:
+    """Return the row of a comparison's rankings: the ranks of its completions in each judgment that ranks something."""
+    completions = comparison["completions"]
+    return {
+        **_take_prompt(comparison),
+        "completions": [c["messages"] for c in completions],
+        "rankings": [ranking for _, ranking in ranked],
+        "weight": float(len(ranked)),
+        "comparison_id": comparison["comparison_id"],
+        "prompt_id": comparison["prompt_id"],
+        "completion_ids": [c["id"] for c in completions],
+        "policies": [c["policy"] for c in completions],
+        "simulated": any(j["simulated"] for j, _ in ranked),
+        "tags": comparison["tags"],
+    }
+
+
+def _take_prompt(comparison: JsonFields) -> JsonFields:
+    """Return the prompt of a comparison, with its tools where it has some."""
+    prompt = {"prompt": comparison["prompt"]}
+    return prompt if comparison["tools"] is None else prompt | {"tools": comparison["tools"]}
+
+
 def _make_comparison_fields(c: Comparison) -> JsonFields:
     """Return a comparison in the form of `JudgedComparison.comparison`."""
     return {
         "comparison_id": c.id,
         "prompt_id": c.prompt.id,
         "prompt": messages_to_dicts(c.prompt.messages),
+        "tools": write_tools(f"[{', '.join(tool.as_json for tool in c.prompt.tools)}]") if c.prompt.tools else None,
         "completions": [
             {"id": a.id, "policy": a.policy, "messages": messages_to_dicts(a.messages)} for a in c.completions
         ],
@@ -159,4 +183,8 @@ def _make_comparison_fields(c: Comparison) -> JsonFields:
 
 
 def to_json(value: Any) -> bytes:
-    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+    """Return a value as JSON with its keys sorted, so that it is the same on every database."""
+    try:
+        return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
+    except TypeError:  # an integer of more than 64 bits, in the arguments of a tool call
+        return json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()

@@ -206,9 +206,12 @@ class RowSource:
         """Return the files of a folder that are read one by one: those in it or, if there are none, those below it."""
         if not self.path.is_dir() or self._is_saved_dataset():
             return []
-        below = [path for path in self.path.rglob("*") if path.is_file() and not _is_hidden(path, self.path)]
+        # Of our own export the pairs: its other folders say the same otherwise.
+        is_export = (self.path / "manifest.json").is_file() and (self.path / "pairs").is_dir()
+        folder = self.path / "pairs" if is_export else self.path
+        below = [path for path in folder.rglob("*") if path.is_file() and not _is_hidden(path, folder)]
         data = sorted(path for path in below if _is_data_file(path))
-        files = [path for path in data if path.parent == self.path] or data
+        files = [path for path in data if path.parent == folder] or data
         if files:
             others = set(below) - set(files)
             self.unread |= Counter(_name_unread_file(path, self.path) for path in others)

@@ -7,14 +7,59 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from huggingface_hub import ModelCard
+from jinja2 import Environment
+
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.files import atomic_folder
+from rlhf_hitl.models import get_display_name
+from rlhf_hitl.reward.model_card import README_FILE, make_hub_metadata
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
 #: The file in every tuned policy that says how it was made and how the training went.
 TRAINING_CARD = "training.json"
+
+_TEMPLATE = """---
+{{ metadata }}
+---
+# {{ base }}, tuned by {{ card.method|upper }}
+
+{{ base }} after {{ card.method|upper }} on people's preferences, with rlhf_hitl.
+{% if merged %}
+The adapter that was trained is merged into its weights.
+{% else %}
+The folder holds an adapter (LoRA); the weights below it are those of {{ base }}.
+{% endif %}
+
+## How to load it
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+model = AutoModelForCausalLM.from_pretrained("FOLDER"){{ "" if merged else "  # needs peft" }}
+tokenizer = AutoTokenizer.from_pretrained("FOLDER")
+chat = [{"role": "user", "content": "How deep is the sea?"}]
+tokens = tokenizer.apply_chat_template(chat, add_generation_prompt=True, return_tensors="pt", return_dict=True)
+answer = tokenizer.decode(model.generate(**tokens, max_new_tokens=50)[0, tokens["input_ids"].shape[1] :])
+```
+
+## How it was made
+
+| | |
+| --- | --- |
+{% for name, value in figures.items() %}
+| {{ name|replace("_", " ") }} | {{ "{:.4g}".format(value) if value is float else value }} |
+{% endfor %}
+
+`training.json` has the settings and what was logged.
+
+## Limits
+
+- A policy follows the reward model and the raters it learnt from, also where they are wrong. Have raters compare it
+  with {{ base }} before a release.
+"""
 
 
 def require_free_folder(out: str | Path) -> Path:
@@ -53,7 +98,24 @@ def save_policy(model: PeftModel, tokenizer: Any, out: Path, *, base: str, merge
         (draft / TRAINING_CARD).write_text(
             json.dumps(card, indent=2, ensure_ascii=False, default=str), encoding="utf-8"
         )
+        (draft / README_FILE).write_text(render_policy_card(card, base=base, merged=merge), encoding="utf-8")
     shutil.rmtree(get_checkpoint_folder(out), ignore_errors=True)
+
+
+def render_policy_card(card: dict[str, Any], *, base: str, merged: bool) -> str:
+    """Render the card of a tuned policy as Markdown with the hub's metadata."""
+    name = get_display_name(base)
+    metadata = make_hub_metadata(
+        name,
+        library_name="transformers" if merged else "peft",
+        pipeline_tag="text-generation",
+        tags=["rlhf_hitl", card["method"]],
+    )
+    figures = {k: v for k, v in card.items() if isinstance(v, str | int | float) and k != "method"}
+    text = Environment(trim_blocks=True, lstrip_blocks=True).from_string(_TEMPLATE)
+    return str(
+        ModelCard(text.render(card=card, base=name, merged=merged, figures=figures, metadata=metadata.to_yaml()))
+    )
 
 
 def read_training_card(out: str | Path) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import ModelCard, ModelCardData
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from jinja2 import Environment
 
 from rlhf_hitl.files import write_text_atomically
@@ -54,6 +54,37 @@ with an uncertainty. Do not compare rewards of different prompts.
 | data | `{{ card.data_hash }}` |
 | made with | rlhf_hitl {{ card.rlhf_hitl }} |
 
+## How to load it
+
+```python
+from rlhf_hitl.reward.model import load_reward_model
+from rlhf_hitl.types import parse_messages
+
+model = load_reward_model("FOLDER")
+prompt = parse_messages([{"role": "user", "content": "How deep is the sea?"}])
+answers = [parse_messages([{"role": "assistant", "content": text}]) for text in ("Eleven kilometres.", "Deep.")]
+rewards = model.rewards([(prompt, answer) for answer in answers])
+```
+
+{% if card.backend == "full" and has_template %}
+Without rlhf_hitl it is a sequence classifier with one label, whose logit is the reward:
+
+```python
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+model = AutoModelForSequenceClassification.from_pretrained("FOLDER", dtype="float32")
+tokenizer = AutoTokenizer.from_pretrained("FOLDER")
+chat = [{"role": "user", "content": "How deep is the sea?"}, {"role": "assistant", "content": "Eleven kilometres."}]
+text = tokenizer.apply_chat_template(chat, tokenize=False).rstrip()
+text = text.removesuffix(tokenizer.eos_token) + tokenizer.eos_token  # the reward is read at the end
+tokens = tokenizer(text, add_special_tokens=False, return_tensors="pt")
+reward = model(**tokens).logits[0, 0].item()
+```
+
+{% elif card.backend == "head" %}
+The backbone is not in this folder: it is loaded by its name, {{ base }}.
+
+{% endif %}
 ## Figures
 
 {% if card.evaluations %}
@@ -88,14 +119,48 @@ None yet: `rlhf-hitl evaluate --reward-model {{ card.id }}` replays held-out lab
 """
 
 
-def render_card(card: Mapping[str, Any]) -> str:
-    """Render the card as Markdown with the hub's metadata, from the contents of `reward_model.json`."""
+def make_hub_metadata(base: str, **more: Any) -> ModelCardData:
+    """Return the hub's metadata of a model that was made of another one, whose licence holds where that is known.
+
+    Args:
+        base: the short name, the hub id or the folder's name of the other one.
+    """
+    source = SHORT_NAMES.get(base)
+    return ModelCardData(
+        license="unknown" if source is None else source.licence.lower(),
+        base_model=source.hub_id if source is not None else base if "/" in base else None,
+        **more,
+    )
+
+
+def render_card(card: Mapping[str, Any], *, has_template: bool = False) -> str:
+    """Render the card as Markdown with the hub's metadata, from the contents of `reward_model.json`.
+
+    Args:
+        has_template: whether the model's tokenizer has a chat template, so that whoever loads it can do without us.
+    """
     base = card.get("base", Path(card["backbone"]["name"]).name)  # old cards have no `base`
-    metadata = ModelCardData(
-        library_name="rlhf_hitl",
+    evaluations = card.get("evaluations", {})
+    metadata = make_hub_metadata(
+        base,
+        # A head is no model of transformers: only what transformers loads is said to be one.
+        library_name="transformers" if card["backend"] == "full" else "rlhf_hitl",
         pipeline_tag="text-classification",
         tags=["reward-model", "rlhf_hitl", *(["simulated"] if card["simulated"] else [])],
-        base_model=SHORT_NAMES[base].hub_id if base in SHORT_NAMES else base if "/" in base else None,
+        datasets=[card["dataset"]] if "dataset" in card else None,
+        model_name=card.get("name", card["id"]) if evaluations else None,
+        eval_results=[
+            EvalResult(
+                task_type="text-classification",
+                dataset_type="preferences",
+                dataset_name=name,
+                dataset_split=e.get("split"),
+                metric_type="accuracy",
+                metric_value=round(e["accuracy"], 4),
+            )
+            for name, e in evaluations.items()
+        ]
+        or None,
     )
     environment = Environment(trim_blocks=True, lstrip_blocks=True)
     environment.filters["percent"] = "{:.1%}".format
@@ -104,7 +169,9 @@ def render_card(card: Mapping[str, Any]) -> str:
     name, short_id = card.get("name", card["id"]), card["id"][:SHORT_ID_LENGTH]
     environment.filters["named"] = lambda evaluation: put_name_for_id(evaluation, card["id"], name)
     title = f"{name} ({short_id})" if "name" in card else card["id"]
-    text = environment.from_string(TEMPLATE).render(card=card, title=title, base=base, metadata=metadata.to_yaml())
+    text = environment.from_string(TEMPLATE).render(
+        card=card, title=title, base=base, metadata=metadata.to_yaml(), has_template=has_template
+    )
     return str(ModelCard(text))
 
 
@@ -142,4 +209,5 @@ def _make_name_fields(record: RewardModelRecord) -> dict[str, str]:
 def write_card(folder: Path, card: Mapping[str, Any]) -> None:
     """Write the card for programs and for people, each file atomically."""
     write_text_atomically(folder / CARD_FILE, json.dumps(card, indent=2, ensure_ascii=False) + "\n")
-    write_text_atomically(folder / README_FILE, render_card(card))
+    has_template = (folder / "chat_template.jinja").is_file()
+    write_text_atomically(folder / README_FILE, render_card(card, has_template=has_template))

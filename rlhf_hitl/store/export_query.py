@@ -1,4 +1,4 @@
-"""Read judged comparisons with all their judgments as plain dictionaries, for exports.
+"""Read judged comparisons with all their judgments, and ratings, as plain dictionaries, for exports.
 
 Other code reads objects with `comparisons.find_comparisons` and `judgments.read_judgments`. An export would spend most
 of its time on building a million objects only to take them apart again.
@@ -16,7 +16,7 @@ import sqlalchemy as sa
 
 from rlhf_hitl.store import table_copy
 from rlhf_hitl.store.db import Store
-from rlhf_hitl.store.tables import comparisons, completions, judgments, lanes, prompts
+from rlhf_hitl.store.tables import comparisons, completions, judgments, lanes, prompts, ratings
 from rlhf_hitl.types import Split
 
 COMPARISONS_PER_BATCH = 500
@@ -39,8 +39,9 @@ JUDGMENT_FIELD_TYPES: dict[str, type] = {
 class JudgedComparison:
     """A comparison and its judgments in the order they came, superseded ones too.
 
-    `comparison` has the keys comparison_id, prompt_id, prompt, completions (of id, policy, messages) and tags;
-    chats are lists of {"role", "content"}, `tags` is JSON text. A judgment has the keys of `JUDGMENT_FIELDS`.
+    `comparison` has the keys comparison_id, prompt_id, prompt, tools, completions (of id, policy, messages) and tags;
+    chats are lists of messages (`Message.to_plain`), `tags` is JSON text, and so is `tools`, or None. A judgment has
+    the keys of `JUDGMENT_FIELDS`.
     """
 
     comparison: JsonFields
@@ -57,6 +58,7 @@ def read_judged_comparisons(
             store,
             *(comparisons.c[name] for name in ("id", "prompt_id", "repeat_of", "completion_ids")),
             prompts.c.messages,
+            prompts.c.tools,
             prompts.c.tags,
         )
         .join(prompts, prompts.c.id == comparisons.c.prompt_id)
@@ -80,7 +82,7 @@ def read_judged_comparisons(
                 store.among(completions.c.id, (i for ids in completion_ids for i in ids))
             )
             completions_by_id = {
-                r.id: {"id": r.id, "policy": r.policy, "messages": orjson.loads(r.messages)}
+                r.id: {"id": r.id, "policy": r.policy, "messages": _load_messages(r.messages)}
                 for r in conn.execute(query_of_page).all()
             }
             judgments_by_comparison: dict[str, list[JsonFields]] = {r.id: [] for r in page}
@@ -92,7 +94,8 @@ def read_judged_comparisons(
                 {
                     "comparison_id": r.id,
                     "prompt_id": r.prompt_id,
-                    "prompt": orjson.loads(r.messages),
+                    "prompt": _load_messages(r.messages),
+                    "tools": write_tools(r.tools),
                     "completions": [completions_by_id[i] for i in ids],
                     "tags": sort_json_keys(r.tags),
                 },
@@ -104,6 +107,106 @@ def read_judged_comparisons(
         after = page[-1].id
 
 
+@dataclass(frozen=True)
+class MessageKinds:
+    """What the messages of an export hold besides a role and a text."""
+
+    only_text: bool = True
+    images: bool = False
+    tools: bool = False
+
+
+def find_message_kinds(store: Store, project: str | None = None) -> MessageKinds:
+    """Return what the messages of all prompts and completions hold, or of those that have a comparison in a project."""
+    only_text, images = True, False
+    with store.read() as conn:
+        for table, prompt_id in (prompts, prompts.c.id), (completions, completions.c.prompt_id):
+            text = table_copy.cast_to_plain(table.c.messages, store.is_sqlite)
+            more = sa.or_(*(text.contains(mark, autoescape=True) for mark in _MARKS))
+            query = _of_project(sa.select(table.c.id, text.label("text")).where(more), prompt_id, project)
+            query, after = query.order_by(table.c.id).limit(COMPARISONS_PER_BATCH), ""
+            while (only_text or not images) and (page := conn.execute(query.where(table.c.id > after)).all()):
+                messages = [message for row in page for message in orjson.loads(row.text)]
+                only_text = only_text and all(
+                    m.keys() == {"role", "content"} and isinstance(m["content"], str) for m in messages
+                )
+                parts = (part for m in messages if isinstance(m["content"], list) for part in m["content"])
+                images = images or any(part["type"] == "image" for part in parts)
+                after = page[-1].id
+        query = _of_project(sa.select(prompts.c.id).where(prompts.c.tools.is_not(None)), prompts.c.id, project)
+        tools = conn.execute(query.limit(1)).first() is not None
+    return MessageKinds(only_text, images, tools)
+
+
+#: What stands in the JSON of a message that is more than a role and a text; within a text the quotes are escaped.
+_MARKS = (
+    *('"tool_calls"', '"name"', '"tool_call_id"', '"reasoning_content"'),
+    *('"content": [', '"content":[', '"content": null', '"content":null'),
+)
+
+
+def _of_project(query: sa.Select[Any], prompt_id: sa.Column[Any], project: str | None) -> sa.Select[Any]:
+    if project is None:
+        return query
+    in_project = sa.exists().where(
+        comparisons.c.prompt_id == prompt_id, comparisons.c.lane_id == lanes.c.id, lanes.c.project_id == project
+    )
+    return query.where(in_project)
+
+
+def read_ratings(store: Store, *, split: Split, project: str | None = None) -> Iterator[list[JsonFields]]:
+    """Yield lists of up to COMPARISONS_PER_BATCH ratings of a split, with their prompt and completion, in order of id.
+
+    A project's ratings are those about prompts that have a comparison in it: a rating itself is of no project.
+    """
+    names = ("axis", "value", "lowest", "highest", "rater_id", "rationale", "simulated", "source", "created_at")
+    query = (
+        _select_plain(store, *(ratings.c[name] for name in ("id", "completion_id", *names)))
+        .add_columns(
+            *(
+                table_copy.cast_to_plain(column, store.is_sqlite).label(name)
+                for name, column in {
+                    "prompt_id": prompts.c.id,
+                    "prompt": prompts.c.messages,
+                    "tools": prompts.c.tools,
+                    "tags": prompts.c.tags,
+                    "completion": completions.c.messages,
+                    "policy": completions.c.policy,
+                }.items()
+            )
+        )
+        .join(completions, completions.c.id == ratings.c.completion_id)
+        .join(prompts, prompts.c.id == completions.c.prompt_id)
+        .where(prompts.c.split == split.value)
+        .order_by(ratings.c.id)
+        .limit(COMPARISONS_PER_BATCH)
+    )
+    query = _of_project(query, prompts.c.id, project)
+    after = ""
+    while True:
+        with store.read() as conn:
+            page = conn.execute(query.where(ratings.c.id > after)).all()
+        if not page:
+            return
+        yield [
+            {
+                "prompt": _load_messages(r.prompt),
+                "tools": write_tools(r.tools),
+                "completion": _load_messages(r.completion),
+                "rating_id": r.id,
+                "prompt_id": r.prompt_id,
+                "completion_id": r.completion_id,
+                "policy": r.policy,
+                **{name: getattr(r, name) for name in names},
+                "simulated": bool(r.simulated),
+                "created_at": _to_iso(r.created_at),
+                "tags": sort_json_keys(r.tags),
+            }
+            for r in page
+        ]
+        after = page[-1].id
+
+
 def _to_judgment_fields(values: Sequence[Any]) -> JsonFields:
     row: JsonFields = dict(zip(JUDGMENT_FIELDS, values))
     row["ranking"] = orjson.loads(row["ranking"])
@@ -111,9 +214,23 @@ def _to_judgment_fields(values: Sequence[Any]) -> JsonFields:
     row["scores"] = sort_json_keys(row["scores"])
     row["simulated"] = bool(row["simulated"])
     row["surplus"] = bool(row["surplus"])
-    day, time = row["created_at"].split()
-    row["created_at"] = f"{day}T{time.removesuffix('.000000')}+00:00"  # in the form of `datetime.isoformat`
+    row["created_at"] = _to_iso(row["created_at"])
     return row
+
+
+def _to_iso(text: str) -> str:
+    day, time = text.split()
+    return f"{day}T{time.removesuffix('.000000')}+00:00"  # in the form of `datetime.isoformat`
+
+
+def _load_messages(text: str) -> list[JsonFields]:
+    # orjson would round integers of more than 64 bits, which the arguments of a tool call may be.
+    return json.loads(text) if '"tool_calls"' in text else orjson.loads(text)
+
+
+def write_tools(tools: str | None) -> str | None:
+    """Return the tools of a prompt as JSON text in one spelling, with their keys in their order."""
+    return None if tools is None else _encode_as_is(json.loads(tools))
 
 
 def sort_json_keys(text: str) -> str:
@@ -123,6 +240,7 @@ def sort_json_keys(text: str) -> str:
 
 
 _encode = json.JSONEncoder(ensure_ascii=False, sort_keys=True).encode
+_encode_as_is = json.JSONEncoder(ensure_ascii=False).encode
 
 
 def _select_plain(store: Store, *columns: sa.Column[Any]) -> sa.Select[Any]:

@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
+from datasets import Dataset, DatasetDict, get_dataset_config_names, load_dataset, load_from_disk
 
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.reward.rendering import has_text
@@ -20,22 +20,20 @@ log = logging.getLogger(__name__)
 COLUMNS = {"pairs": ("prompt", "chosen", "rejected"), "rankings": ("prompt", "completions", "rankings")}
 
 
-def load_training_rows(name: str, learn_from: str = "pairs") -> DatasetDict:
+def load_training_rows(name: str, learn_from: str = "pairs", cache: str | None = None) -> DatasetDict:
     """Load the usable rows of `train`, and of `calibration` where there is one, from an exported folder or the hub.
 
     Args:
-        learn_from: a key of COLUMNS. An export has its rankings in a folder of their own.
+        name: a folder of `export`, also one of an earlier version, which is a saved `DatasetDict`; or a hub id.
+        learn_from: a key of COLUMNS: an export has a table for each.
+        cache: the folder in which `datasets` keeps what it reads; None for its own.
     """
     if learn_from not in COLUMNS:
         raise BadInput(f"learn_from {learn_from!r}", expected=" or ".join(COLUMNS), fix="choose one of them")
     if not name:
         raise BadInput("dataset ''", expected="a dataset", fix="give --dataset a folder of `rlhf-hitl export`")
     try:
-        if Path(name).is_dir():
-            subfolder = Path(name) / learn_from
-            data = load_from_disk(str(subfolder if subfolder.is_dir() else name))
-        else:
-            data = load_dataset(name)
+        data = _load(name, learn_from, cache)
     except Exception as e:  # datasets raises many kinds for what is one thing to the user
         raise BadInput(f"dataset {name}", expected="an exported folder or a hub id", fix=str(e).splitlines()[0]) from e
     data = data if isinstance(data, DatasetDict) else DatasetDict({"train": data})
@@ -57,6 +55,14 @@ def load_training_rows(name: str, learn_from: str = "pairs") -> DatasetDict:
             fix="rate or import more comparisons",
         )
     return usable
+
+
+def _load(name: str, learn_from: str, cache: str | None) -> Any:
+    for folder in (Path(name) / learn_from, Path(name)):  # an earlier version's rankings are in a folder of their own
+        if any((folder / file).is_file() for file in ("dataset_dict.json", "state.json")):
+            return load_from_disk(str(folder))
+    configs = get_dataset_config_names(name)
+    return load_dataset(name, learn_from if learn_from in configs else None, cache_dir=cache)
 
 
 def refuse_heldout_prompts(name: str, data: DatasetDict) -> None:

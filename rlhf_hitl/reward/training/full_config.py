@@ -42,6 +42,9 @@ class FullTrainingConfig(RewardConfig):
     than dropped."""
 
     dataset: str = field(default="", metadata={"help": "A folder of `rlhf-hitl export`, or a hub id of TRL pairs."})
+    dataset_cache: str | None = field(
+        default=None, metadata={"help": "Where `datasets` keeps the rows it reads; its own cache by default."}
+    )
     learn_from: str = field(
         default="pairs",
         metadata={

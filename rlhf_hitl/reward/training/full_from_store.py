@@ -45,7 +45,8 @@ def train_full_from_store(
         dataset, folder = Path(draft) / "dataset", Path(draft) / "model"
         options = {"--config": config, "--model_name_or_path": backbone, "--max_length": max_length}
         flags = [text for flag, value in options.items() if value is not None for text in (flag, str(value))]
-        flags += ["--dataset", str(dataset), *(["--skip_bad", "true"] if skip_bad else [])]
+        flags += ["--dataset", str(dataset), "--dataset_cache", str(Path(draft) / "rows")]
+        flags += ["--skip_bad", "true"] if skip_bad else []
         defaults = {"output_dir": str(folder), "model_name_or_path": default_backbone}
         args, model_config = parse_arguments((FullTrainingConfig, ModelConfig), flags, **defaults)
         export_snapshot(store, dataset, include_model_labels=False, include_ties=True)

@@ -61,7 +61,7 @@ def build_reward_trainer(config: FullTrainingConfig, model_config: ModelConfig) 
     if not model_config.model_name_or_path:
         raise BadInput("model_name_or_path", expected="a model", fix="give --model_name_or_path a folder or a hub id")
     path = locate_full_model(model_config.model_name_or_path)
-    data = load_training_rows(config.dataset, config.learn_from)
+    data = load_training_rows(config.dataset, config.learn_from, config.dataset_cache)
     calibration = data["calibration"] if len(data.get("calibration", [])) else None
     processor: Any = load_processor(path)
     tokenizer = load_tokenizer(path, chats=False) if processor is None else processor.tokenizer
@@ -152,7 +152,7 @@ def add_uncertainty(
 
     Both are computed from pairs; rankings are taken apart into pairs.
     """
-    data = load_training_rows(config.dataset, config.learn_from)
+    data = load_training_rows(config.dataset, config.learn_from, config.dataset_cache)
     model = wrap_classifier(str(folder), workspace / "features", max_length=config.max_length or NO_MAX_LENGTH)
 
     def differences(pairs: list[RankedPair]) -> np.ndarray:
@@ -179,7 +179,8 @@ def add_uncertainty(
         model.head = calibrate_temperature(model.head, differences(decided), first_shares)
     rows: Any = (row for part in data.values() for row in part)
     model.backend = "full"
-    model.card = {"base": trainer.base, "learnt_from": config.learn_from} | describe_training(
+    hub_dataset = {} if Path(config.dataset).exists() else {"dataset": config.dataset}
+    model.card = {"base": trainer.base, "learnt_from": config.learn_from, **hub_dataset} | describe_training(
         model.cache,
         data_hash=hash_rows(train),
         train_labels=len(train),

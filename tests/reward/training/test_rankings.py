@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from datasets import Dataset, DatasetDict, load_from_disk
+from datasets import Dataset, DatasetDict, load_dataset
 from safetensors.torch import load_file
 from trl import ModelConfig
 
@@ -272,7 +272,8 @@ def test_the_command_learns_from_rankings_and_says_so(sqlite_store, tiny_model, 
     model = load_reward_model(result["path"])
     assert evaluate_reward_model(model, sqlite_store)[0].accuracy.value > 0.8
     export_snapshot(sqlite_store, tmp_path / "export")
-    first, second, _ = read_ranking(load_from_disk(str(tmp_path / "export" / "rankings"))["heldout"][0]).chats
+    heldout: Any = load_dataset(str(tmp_path / "export"), "rankings", cache_dir=str(tmp_path / "cache"))["heldout"]
+    first, second, _ = read_ranking(heldout[0]).chats
     _, stds, _ = model.margins([first], [second])
     assert 0 < stds[0] < 10
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 from accelerate.commands.config import load_config_from_file
 from accelerate.utils import DistributedType
-from datasets import DatasetDict, load_from_disk
+from datasets import DatasetDict, load_dataset
 from safetensors.numpy import load_file
 from trl import ModelConfig
 
@@ -134,7 +134,7 @@ def test_a_terminated_training_leaves_nothing_half_written(judged_store, tiny_mo
 @pytest.mark.timeout(300)
 def test_two_processes_see_the_losses_that_one_does(flags, tmp_path):
     """The same batches of 16 pairs, all on one process or half on each."""
-    rows = load_from_disk(str(flags["dataset"]))
+    rows = load_dataset(str(flags["dataset"]), cache_dir=str(tmp_path / "cache"))
     DatasetDict(train=rows["train"].select(range(64)), calibration=rows["calibration"].select(range(16))).save_to_disk(
         tmp_path / "even"
     )
@@ -190,7 +190,7 @@ def test_a_full_model_says_what_it_started_from_and_has_seen_and_no_path_of_this
     (tmp_path / "model").rename(tmp_path / "elsewhere")
     model = load_reward_model(tmp_path / "elsewhere")
     assert model.backend == "full"
-    rows = load_from_disk(str(flags["dataset"]))
+    rows = load_dataset(str(flags["dataset"]), cache_dir=str(tmp_path / "cache"))
     trained, calibrated = (
         {hash_prompt_family(parse_messages(r["prompt"])) for r in rows[split]} for split in ("train", "calibration")
     )

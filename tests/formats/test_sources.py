@@ -275,3 +275,10 @@ def test_files_of_a_folder_that_are_not_read_are_counted(tmp_path):
     assert source.unread == {"file ending in .xlsx": 2, "file sub/d.jsonl": 1, "file README": 1}
     list(source.rows())
     assert source.unread["file ending in .xlsx"] == 2
+
+
+def test_no_more_than_a_thousand_columns_are_counted_by_name(sqlite_store, tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text(json.dumps(FORMATS["trl"] | {f"column {i}": i for i in range(1500)}) + "\n")
+    report = import_path(sqlite_store, path)
+    assert (len(report.unread), report.unread["other columns"]) == (1001, 500)

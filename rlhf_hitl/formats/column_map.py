@@ -153,7 +153,9 @@ def _take_out(fields: dict[str, Any], path: str) -> None:
         return
     del fields[head]
     _take_out(items, rest)
-    fields |= {f"{head}.{key}": value for key, value in items.items()}
+    for key, value in items.items():
+        name = f"{head}.{key}"
+        fields[name if name not in fields else f"{name} (within {head})"] = value  # a row may have a column `a.b` too
 
 
 def _list_paths(row: Mapping[str, Any]) -> list[str]:

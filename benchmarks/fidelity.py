@@ -1,0 +1,387 @@
+"""Measure whether messages come through whole: from a file of each format to the page, the export and the tokens.
+
+    python benchmarks/fidelity.py
+
+Hostile texts (drawn by hypothesis, and those that the tests attack the pages with) become questions and answers in a
+file of each format. The file is imported with `--skip-bad`; then every comparison of the store is looked at
+
+- in the store: its question and answers are the ones that were written;
+- on the page: the raw view of its card has every character of them;
+- in an export of Parquet and of JSON lines: its rows hold the same messages;
+- in tokens: what a tokenizer of bytes and a plain chat template make of it reads as the same text.
+
+What is not there, or is another text, has to be named by the summary of the import: a row that is skipped, or whose
+sides are the same. `unnamed` counts what is not, over all formats and steps; it has to be 0. `--quick` takes a few
+texts of each.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import csv
+import io
+import json
+import sys
+import tempfile
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from record import write_result
+
+from rlhf_hitl.formats.export import export_snapshot
+from rlhf_hitl.formats.importing import ImportReport, import_path
+from rlhf_hitl.reward.rendering import Conversation, Renderer
+from rlhf_hitl.store import Store
+from rlhf_hitl.store.comparisons import find_comparisons
+from rlhf_hitl.types import Comparison, parse_messages, parse_tools
+from rlhf_hitl.types.messages import list_images
+from rlhf_hitl.ui import markdown
+from rlhf_hitl.ui.rating_cards import draw_card
+
+sys.path.append(str(Path(__file__).parent.parent / "tests"))
+from hostile_texts import HOSTILE
+
+SEED = 0
+LONGEST = 3000  # characters of one text
+#: Pieces that formats, templates and pages give a meaning to.
+PIECES = (
+    "\n\nHuman: ", "\n\nAssistant: ", "<|im_end|>", "<|im_start|>user\n", "</s>", "[INST]", "<think>", "</think>",
+    '[{"role": "user", "content": "x"}]', "[{'role': 'user', 'content': 'x'}]", "{{ messages }}", "{% raw %}", "\r\n",
+    "\r", "\u2028", "\ufeff", "\u200b", "\u202e", '"', '""', "'", ",", ";", "\t", "\\n", "\\", "```", "$x$", "| a |",
+    "null", "NaN", "true", "0", "-", " ", "\n", "<!-- -->", "&amp;", "__init__", "**",
+    "👩‍👩‍👧", "e\u0301", "é", "<image>",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Example:
+    """A question, with two answers, of which the first is better."""
+
+    question: str
+    answers: tuple[str, str]
+
+
+Row = dict[str, Any]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--examples", type=int, default=300, help="of each format")
+    parser.add_argument("--formats", nargs="+", choices=sorted(WRITERS), default=sorted(WRITERS))
+    parser.add_argument("--quick", action="store_true")
+    args = parser.parse_args()
+    n = 12 if args.quick else args.examples
+    figures: dict[str, float | int | None] = {"formats": len(args.formats), "examples_each": n}
+    total: Counter[str] = Counter()
+    for name in args.formats:
+        with tempfile.TemporaryDirectory() as folder:
+            found = measure(name, draw_examples(n), Path(folder))
+        for fault in found.faults[:3]:
+            print(f"{name}: {fault}", file=sys.stderr)
+        counts = {"unnamed": len(found.faults), "skipped": found.skipped, "whole": found.whole}
+        figures |= {f"{name}.{key}": value for key, value in counts.items()}
+        total.update(counts)
+    figures |= dict(total)
+    notes = "`unnamed` are texts that were lost or changed and that no summary names. Votes and texts are made up."
+    write_result("fidelity", figures, seeds=[SEED], notes=notes, quick=args.quick)
+    sys.exit(1 if total["unnamed"] else 0)
+
+
+@dataclass
+class Findings:
+    faults: list[str]
+    skipped: int = 0
+    whole: int = 0
+
+
+def draw_examples(n: int) -> list[Example]:
+    """Return examples that all differ in their questions."""
+    anything = st.text(st.characters(exclude_categories=()), max_size=60)
+    pieces = st.lists(st.sampled_from(PIECES) | anything, min_size=1, max_size=6).map("".join)
+    texts = pieces | st.sampled_from([text[:LONGEST] for text in HOSTILE.values()])
+    drawn: list[Example] = []
+
+    @settings(max_examples=n, derandomize=True, database=None, phases=[Phase.generate],
+              suppress_health_check=list(HealthCheck))  # fmt: skip
+    @given(texts, texts, texts)
+    def draw(question: str, first: str, second: str) -> None:
+        drawn.append(Example(f"{len(drawn)} {question}", (first, second)))
+
+    draw()
+    return drawn
+
+
+def measure(name: str, examples: Sequence[Example], folder: Path) -> Findings:
+    """Import the examples as a file of a format, and follow each through the product."""
+    path = WRITERS[name](examples, folder)
+    with Store.open(f"sqlite:///{folder}/store.db", create=True) as store:
+        report = import_path(store, path, skip_bad=True)
+        comparisons = list(find_comparisons(store))
+        findings = compare_with_store(examples, comparisons, report, name)
+        findings.faults += compare_with_page(comparisons)
+        findings.faults += compare_with_exports(store, comparisons, folder)
+        findings.faults += compare_with_tokens(comparisons)
+    return findings
+
+
+def compare_with_store(
+    examples: Sequence[Example], comparisons: Sequence[Comparison], report: ImportReport, name: str
+) -> Findings:
+    stored = {
+        (c.prompt.messages[-1].text, frozenset(a.messages[-1].text for a in c.completions)): c for c in comparisons
+    }
+    missing = [e for e in examples if (e.question, frozenset(e.answers)) not in stored]
+    named = report.bad_lines + report.identical_sides + sum(report.noted.values())
+    findings = Findings([], len(missing), len(examples) - len(missing))
+    if len(missing) > named:
+        findings.faults += [
+            f"written {e.question[:60]!r} → {[a[:60] for a in e.answers]!r}, not in the store; {named} named"
+            for e in missing[: len(missing) - named]
+        ]
+    if len(comparisons) > findings.whole + sum(report.noted.values()):
+        written = {(e.question, frozenset(e.answers)) for e in examples}
+        findings.faults += [f"in the store and not written: {key!r:.200}" for key in stored if key not in written]
+    return findings
+
+
+def compare_with_page(comparisons: Sequence[Comparison]) -> Iterator[str]:
+    """Yield the answers of which the card's raw text is another one."""
+    for c in comparisons:
+        card = draw_card("c", "rate", c.prompt.messages, [a.messages for a in c.completions])
+        for completion, shown in zip(c.completions, card["answers"]):
+            raw = markdown.make_visible(completion.messages[-1].text[: markdown.SHOWN_LIMIT])
+            if raw not in shown["text"]:
+                yield f"on the page {raw[:60]!r} is {shown['text'][:60]!r}"
+
+
+def compare_with_exports(store: Store, comparisons: Sequence[Comparison], folder: Path) -> Iterator[str]:
+    from datasets import disable_progress_bars, load_dataset
+
+    if not any(c for c in comparisons if len(c.completions) == 2):
+        return
+    disable_progress_bars()
+    wanted = {c.id: (c.prompt.messages, {a.messages for a in c.completions}, c.prompt.tools) for c in comparisons}
+    export_snapshot(store, folder / "parquet")
+    export_snapshot(store, folder / "jsonl", format="jsonl")
+    parquet: Any = load_dataset(str(folder / "parquet"), cache_dir=str(folder / "cache"))
+    lines = [json.loads(t) for p in (folder / "jsonl").glob("*.jsonl") for t in p.read_text().split("\n") if t]
+    for kind, rows in (("parquet", [row for split in parquet.values() for row in split]), ("jsonl", lines)):
+        ids = [row["comparison_id"] for row in rows]
+        if set(ids) != set(wanted):
+            yield f"{kind}: {len(set(wanted) - set(ids))} comparisons are missing"
+        for row in rows:
+            images = iter(row.get("images") or ())  # in the order of their places
+            question, *sides = (parse_messages(fill_places(row[name], images)) for name in ("prompt", *SIDES))
+            if (question, set(sides), parse_tools(row.get("tools"))) != wanted[row["comparison_id"]]:
+                yield f"{kind}: {row['comparison_id']} has other messages"
+
+
+def fill_places(chat: list[Row], images: Iterator[Any]) -> list[Row]:
+    """Return a chat with the images of a column in the places that it has for them."""
+    return [
+        m | {"content": [{**p, "image": next(images)} if p == {"type": "image"} else p for p in m["content"]]}
+        if isinstance(m["content"], list)
+        else m
+        for m in chat
+    ]
+
+
+def compare_with_tokens(comparisons: Sequence[Comparison]) -> Iterator[str]:
+    renderer = Renderer(make_tokenizer(), max_length=10**6)
+    for c in comparisons:
+        for completion in c.completions:
+            if completion.is_empty or any(list_images(c.prompt.messages, completion.messages)):
+                continue  # refused by name: it has nothing to be scored, or images, which these tokens cannot be
+            rendered = renderer.render(Conversation(c.prompt.messages, completion.messages))
+            text = renderer.tokenizer.decode(rendered.ids, clean_up_tokenization_spaces=False)
+            for message in (*c.prompt.messages, *completion.messages):
+                for part in (message.text, message.reasoning_content, *(call.as_json for call in message.tool_calls)):
+                    if part.strip() not in text:
+                        yield f"in tokens {part[:60]!r} is missing"
+
+
+def make_tokenizer() -> Any:
+    """Return a tokenizer of bytes with a template that writes each message as it is."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {"<eos>": 0, "<pad>": 1} | {letter: i + 2 for i, letter in enumerate(alphabet)}
+    raw = Tokenizer(models.BPE(vocabulary, []))
+    raw.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    raw.decoder = decoders.ByteLevel()
+    template = (
+        "{% for m in messages %}{{ m.role }}: {{ m.reasoning_content }}{{ m.content }}"
+        "{% for call in m.tool_calls %}{{ call | tojson }}{% endfor %}\n{% endfor %}"
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=raw, eos_token="<eos>", pad_token="<pad>", chat_template=template
+    )  # fmt: skip
+
+
+# One writer for each format: examples → a file.
+
+
+def write_lines(make_row: Callable[[int, Example], Row | list[Row]]) -> Callable[[Sequence[Example], Path], Path]:
+    def write(examples: Sequence[Example], folder: Path) -> Path:
+        made = [make_row(i, e) for i, e in enumerate(examples)]
+        rows = [row for item in made for row in (item if isinstance(item, list) else [item])]
+        path = folder / "file.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        return path
+
+    return write
+
+
+def write_table(delimiter: str, suffix: str) -> Callable[[Sequence[Example], Path], Path]:
+    def write(examples: Sequence[Example], folder: Path) -> Path:
+        path = folder / f"file.{suffix}"
+        with path.open("w", encoding="utf-8", errors="surrogatepass", newline="") as f:
+            writer = csv.writer(f, delimiter=delimiter)
+            writer.writerow(["prompt", "chosen", "rejected"])
+            writer.writerows([e.question, *e.answers] for e in examples)
+        return path
+
+    return write
+
+
+def write_parquet(examples: Sequence[Example], folder: Path) -> Path:
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    rows = [{"prompt": e.question, "chosen": e.answers[0], "rejected": e.answers[1]} for e in examples]
+    kept = [row for row in rows if _is_utf8("".join(row.values()))]  # Arrow holds no other text
+    pyarrow.parquet.write_table(pa.Table.from_pylist(kept), folder / "file.parquet")
+    return folder / "file.parquet"
+
+
+def _is_utf8(text: str) -> bool:
+    return not any("\ud800" <= c <= "\udfff" for c in text)
+
+
+def write_json(examples: Sequence[Example], folder: Path) -> Path:
+    rows = [{"prompt": e.question, "chosen": e.answers[0], "rejected": e.answers[1]} for e in examples]
+    (folder / "file.json").write_text(json.dumps(rows), encoding="utf-8")
+    return folder / "file.json"
+
+
+def say(role: str, text: Any, **more: Any) -> Row:
+    return {"role": role, "content": text, **more}
+
+
+def chat(question: str, answer: str) -> list[Row]:
+    return [say("user", question), say("assistant", answer)]
+
+
+def parts(text: str) -> list[Row]:
+    return [{"type": "text", "text": text}, {"type": "text", "text": ""}]
+
+
+PIXEL = io.BytesIO()
+Image.new("RGB", (2, 2)).save(PIXEL, "PNG")
+PICTURE = {"type": "image", "image": "data:image/png;base64," + base64.b64encode(PIXEL.getvalue()).decode()}
+
+
+def call(text: str) -> list[Row]:
+    return [{"id": text[:20], "type": "function", "function": {"name": "f", "arguments": {"z": text, "a": [text]}}}]
+
+
+def rich(text: str) -> list[Row]:
+    """Return an answer that thinks, calls a tool, and says the text in parts."""
+    turns = [say("assistant", None, tool_calls=call(text)), say("tool", text, tool_call_id=text[:20] or "c", name="f")]
+    return [*turns, say("assistant", parts(text), reasoning_content=text or "hm")]
+
+
+def oasst(i: int, e: Example) -> Row:
+    def node(id: str, role: str, text: str, **more: Any) -> Row:
+        return {"message_id": id, "text": text, "role": role, "lang": "en", "replies": [], "deleted": False, **more}
+
+    replies = [node(f"{i}-{n}", "assistant", t, parent_id=f"{i}", rank=n) for n, t in enumerate(e.answers)]
+    root = node(f"{i}", "prompter", e.question, parent_id=None)
+    return {"message_tree_id": f"{i}", "tree_state": "ready_for_export", "prompt": root | {"replies": replies}}
+
+
+WRITERS: dict[str, Callable[[Sequence[Example], Path], Path]] = {
+    "native": write_lines(lambda i, e: {
+        "messages": [say("user", e.question)], "votes": [{"rater": "ann", "ranking": [[0], [1]]}],
+        "completions": [{"messages": [say("assistant", a)], "policy": p} for a, p in zip(e.answers, "pq")]}),
+    "native_rich": write_lines(lambda i, e: {
+        "messages": [say("user", [*parts(e.question), PICTURE])], "tools": [{"name": "f", "parameters": {"z": 1}}],
+        "votes": [{"rater": "ann", "ranking": [[0], [1]]}],
+        "completions": [{"messages": rich(a), "policy": p} for a, p in zip(e.answers, "pq")]}),
+    "kwise": write_lines(lambda i, e: {
+        "prompt": e.question, "completions": list(e.answers), "ranking": [[0], [1]], "rater": "ann"}),
+    "trl_text": write_lines(lambda i, e: {"prompt": e.question, "chosen": e.answers[0], "rejected": e.answers[1]}),
+    "trl_messages": write_lines(lambda i, e: {
+        "prompt": [say("user", e.question)], **{s: [say("assistant", a)] for s, a in zip(SIDES, e.answers)}}),
+    "trl_whole": write_lines(lambda i, e: {s: chat(e.question, a) for s, a in zip(SIDES, e.answers)}),
+    "trl_rich": write_lines(lambda i, e: {
+        "prompt": [say("user", e.question)], **{s: rich(a) for s, a in zip(SIDES, e.answers)}}),
+    "question_column": write_lines(lambda i, e: {
+        "system": "Be brief.", "question": e.question, "chosen": e.answers[0], "rejected": e.answers[1]}),
+    "messages_as_text": write_lines(lambda i, e: {
+        s: json.dumps(chat(e.question, a)) for s, a in zip(SIDES, e.answers)}),
+    "csv": write_table(",", "csv"),
+    "tsv": write_table("\t", "tsv"),
+    "semicolons": write_table(";", "csv"),
+    "json": write_json,
+    "parquet": write_parquet,
+    "hh": write_lines(lambda i, e: {
+        s: f"\n\nHuman: {e.question}\n\nAssistant: {a}" for s, a in zip(SIDES, e.answers)}),
+    "llmfao": write_lines(lambda i, e: {
+        "text": e.question, "prompt": str(i), "model_x": "1", "model_y": "2", "result_x": e.answers[0],
+        "result_y": e.answers[1], "golden": "left"}),
+    "llmbar": write_lines(lambda i, e: {
+        "input": e.question, "output_1": e.answers[0], "output_2": e.answers[1], "label": 1}),
+    "mt_bench": write_lines(lambda i, e: {
+        "question_id": i, "model_a": "m1", "model_b": "m2", "judge": "ann", "turn": 1, "winner": "model_a",
+        "conversation_a": chat(e.question, e.answers[0]), "conversation_b": chat(e.question, e.answers[1])}),
+    "rewardbench": write_lines(lambda i, e: {
+        "prompt": e.question, "chosen": e.answers[0], "chosen_model": "m", "rejected": e.answers[1],
+        "rejected_model": "n", "subset": "s", "id": i}),
+    "arena": write_lines(lambda i, e: {
+        "id": str(i), "model_a": "m1", "model_b": "m2", "winner": "model_a", "evaluation_session_id": "s",
+        "evaluation_order": 1, "language": "en", "timestamp": "2025-05-29T14:48:41",
+        "conversation_a": chat(e.question, e.answers[0]), "conversation_b": chat(e.question, e.answers[1])}),
+    "arena55k": write_lines(lambda i, e: {
+        "id": i, "model_a": "m1", "model_b": "m2", "prompt": json.dumps([e.question]),
+        "response_a": json.dumps([e.answers[0]]), "response_b": json.dumps([e.answers[1]]),
+        "winner_model_a": 1, "winner_model_b": 0, "winner_tie": 0}),
+    "several_votes": write_lines(lambda i, e: {
+        "instruction": e.question, "input": "", "response1": e.answers[0], "response2": e.answers[1],
+        "annotator1": 1, "annotator2": 2, "annotator3": 0}),
+    "sharegpt": write_lines(lambda i, e: {
+        "conversations": [{"from": "human", "value": e.question}],
+        **{s: {"from": "gpt", "value": a} for s, a in zip(SIDES, e.answers)}}),
+    "alpaca": write_lines(lambda i, e: {"instruction": e.question, "input": "", "output": list(e.answers)}),
+    "nectar": write_lines(lambda i, e: {
+        "prompt": f"\n\nHuman: {e.question}\n\nAssistant: ", "turns": 1, "num_responses": 2, "source": ["x"],
+        "good_natured": True,
+        "answers": [{"answer": a, "model": "m", "rank": r} for r, a in enumerate(e.answers, 1)]}),
+    "shp": write_lines(lambda i, e: {
+        "post_id": str(i), "domain": "askx_train", "history": e.question, "human_ref_A": e.answers[0],
+        "human_ref_B": e.answers[1], "labels": 1, "score_A": 5, "score_B": 3, "upvote_ratio": 0.9,
+        "c_root_id_A": "a", "c_root_id_B": "b", "created_at_utc_A": 1600000000, "created_at_utc_B": 1600000001,
+        "seconds_difference": 1.0, "score_ratio": 1.7}),
+    "oasst": write_lines(oasst),
+    "helpsteer2": write_lines(lambda i, e: {
+        "prompt": e.question, "response_1": e.answers[0], "response_2": e.answers[1], "preference_strength": -2,
+        "all_preferences_unprocessed": [{"strength": -2, "justification_for_preference": "better"}]}),
+    "helpsteer3": write_lines(lambda i, e: {
+        "context": [say("user", e.question)], "response1": e.answers[0], "response2": e.answers[1],
+        "overall_preference": -2, "individual_preference": [{"score": -2, "reasoning": "better"}]}),
+    "ultrafeedback": write_lines(lambda i, e: {
+        "source": "x", "instruction": e.question, "models": ["m", "n"], "completions": [
+            {"model": m, "response": a, "overall_score": s} for m, a, s in zip("mn", e.answers, (8.0, 3.0))]}),
+}  # fmt: skip
+SIDES = ("chosen", "rejected")
+
+if __name__ == "__main__":
+    main()

@@ -107,7 +107,8 @@ def train_reward_command(
         "--backbone": backbone, "--max-length": max_length,
     }  # fmt: skip
     if update:
-        return _update(Store.open(store), [flag for flag, value in options.items() if value is not None], backend)
+        flags = [flag for flag, value in options.items() if value is not None] + ["--skip-bad"] * skip_bad
+        return _update(Store.open(store), flags, backend)
     for flag in REFUSED_OPTIONS[backend]:
         if options[flag] is not None:
             raise BadInput(

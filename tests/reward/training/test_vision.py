@@ -116,6 +116,16 @@ def test_full_training_learns_what_only_the_pictures_say_and_scores_by_them(expo
     assert np.isfinite(model.rewards([Conversation((Message("user", "no picture"),), say("fine"))])).all()
 
 
+def test_a_lora_of_a_vision_model_is_merged_and_scores_pictures(export, vision_model, tmp_path):
+    flags = {"use_peft": True, "lora_r": 4, "num_train_epochs": 1}
+    trainer, config = build(export, vision_model, tmp_path / "out", **flags)
+    run_reward_training(trainer, config)
+    save_trained_model(trainer, config, tmp_path / "model", tmp_path)
+    model = load_reward_model(tmp_path / "model", tmp_path / "features")
+    red, blue = model.rewards([Conversation(ask(colour, 1), say("it is red")) for colour in ("red", "blue")])
+    assert red != blue
+
+
 def test_a_text_that_quotes_the_token_of_an_image_is_named_before_training(vision_model, tmp_path):
     messages = {
         "prompt": [{"role": "user", "content": "what is <|boi|>"}],

@@ -27,7 +27,7 @@ def test_a_client_is_made_of_the_description_and_can_be_imported(sqlite_store, t
     kinds = ("application/x-ndjson", "image/png", "application/gzip", "application/zip")
     config = {"content_type_overrides": dict.fromkeys(kinds, "application/octet-stream")}
     (tmp_path / "config.json").write_text(json.dumps(config))
-    words = [tool, *"generate --path openapi.json --output-path client --meta none --config config.json".split()]
+    words = [tool, *"generate --path openapi.json --output-path client --meta none --config config.json".split()]  # noqa: SIM905
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     done = subprocess.run(
         words, cwd=tmp_path, env=os.environ | {"PATH": path}, capture_output=True, text=True, check=False

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
@@ -35,9 +36,11 @@ from rlhf_hitl.types import (
     Route,
     Score,
     Split,
+    Tools,
     Verdict,
     VisibleJudgment,
     parse_messages,
+    parse_tools,
 )
 
 T = TypeVar("T")
@@ -64,6 +67,7 @@ class Task:
     prompt: Messages
     completions: Mapping[str, Messages]
     guideline_version: str = ""
+    tools: Tools = ()
 
     @property
     def keys(self) -> tuple[str, ...]:
@@ -125,7 +129,7 @@ class Client:
     # Input
 
     def add_prompts(self, prompts: Iterable[Mapping[str, Any]]) -> list[str]:
-        """Add prompts of the form `{"messages", "tags", "split"}`; returns their ids."""
+        """Add prompts of the form `{"messages", "tools", "tags", "split"}`; returns their ids."""
         return self._post("/prompts", {"prompts": list(prompts)})["ids"]
 
     def add_completions(self, completions: Iterable[Mapping[str, Any]]) -> list[str]:
@@ -138,6 +142,10 @@ class Client:
         """Add comparisons `{"prompt_id", "completion_ids", "overlap", "route"}` to the queue; returns their ids."""
         body = {"comparisons": list(comparisons), "project": project, "batch": batch}
         return self._post("/comparisons", body)["ids"]
+
+    def load_image(self, id: str) -> bytes:
+        """Return an image of a comparison, by the id that its message names, as PNG."""
+        return self._send("GET", f"/images/{id}").content
 
     def import_rows(self, rows: Path | Iterable[Mapping[str, Any]], **options: Any) -> dict[str, int]:
         """Import a JSONL file, or rows, of any format `rlhf-hitl import` knows: all of them or, on an error, none.
@@ -234,7 +242,7 @@ class Client:
         """Return your newest judgment with what was shown, so that it can be corrected."""
         last = self._send("GET", "/judgments/last").json()
         completions = _parse_shown(last["completions"])
-        return LatestJudgment(_parse_judgment(last["judgment"]), parse_messages(last["prompt"]), completions)
+        return LatestJudgment(_parse_judgment(last["judgment"]), _parse_chat(last["prompt"]), completions)
 
     def snapshot(self, out: Path, **options: Any) -> None:
         """Download a dataset snapshot to a file. `options` may hold `format`, `project`, `min_votes`."""
@@ -310,14 +318,19 @@ def _parse_task(lease: Mapping[str, Any]) -> Task:
         lease["id"],
         datetime.fromisoformat(lease["expires_at"]),
         lease["project"],
-        parse_messages(lease["prompt"]),
+        _parse_chat(lease["prompt"]),
         _parse_shown(lease["completions"]),
         lease.get("guideline_version", ""),
+        parse_tools(lease.get("tools")),
     )
 
 
+def _parse_chat(messages: Iterable[Mapping[str, Any]]) -> Messages:
+    return parse_messages(messages, Counter())  # a newer server may send keys that this client does not know
+
+
 def _parse_shown(completions: Iterable[Mapping[str, Any]]) -> dict[str, Messages]:
-    return {completion["key"]: parse_messages(completion["messages"]) for completion in completions}
+    return {completion["key"]: _parse_chat(completion["messages"]) for completion in completions}
 
 
 def _parse_judgment(judgment: Mapping[str, Any]) -> VisibleJudgment:
@@ -335,12 +348,13 @@ def _parse_judgment(judgment: Mapping[str, Any]) -> VisibleJudgment:
 def _parse_comparison(comparison: Mapping[str, Any]) -> Comparison:
     prompt = Prompt(
         comparison["prompt_id"],
-        parse_messages(comparison["prompt"]),
+        _parse_chat(comparison["prompt"]),
         Split(comparison["split"]),
         comparison["tags"],
+        parse_tools(comparison.get("tools")),
     )
     completions = tuple(
-        Completion(c["id"], prompt.id, parse_messages(c["messages"]), c["policy"], c["sampling"])
+        Completion(c["id"], prompt.id, _parse_chat(c["messages"]), c["policy"], c["sampling"])
         for c in comparison["completions"]
     )
     return _build(Comparison, comparison, prompt=prompt, completions=completions, route=Route(comparison["route"]))

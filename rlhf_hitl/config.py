@@ -54,6 +54,7 @@ class Settings(BaseSettings):
     # Seals what the store has to keep readable: the secrets of webhooks. Several keys, in order, while one is replaced.
     secret_key: SecretStr | None = None
     secret_key_file: Path | None = None  # default: beside a SQLite store; for PostgreSQL, secret.key in the workspace
+    images: str = ""  # folder or fsspec address; default: beside a SQLite store, `images` in the workspace otherwise
     lease_seconds: int = Field(default=30 * 60, gt=0)
     session_hours: float = Field(default=12.0, gt=0, le=24 * 90)  # after which a user has to sign in again
     trusted_proxies: str = ""  # addresses or networks of proxies whose X-Forwarded-* headers count, with commas

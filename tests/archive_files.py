@@ -6,10 +6,12 @@ import hashlib
 import json
 import zipfile
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import sqlalchemy as sa
+from PIL import Image
 
 from rlhf_hitl.formats import archive
 from rlhf_hitl.store import Store, table_copy
@@ -19,17 +21,22 @@ from rlhf_hitl.types import (
     Answer,
     Completion,
     Event,
+    ImagePart,
     Message,
     Prompt,
     Role,
     Route,
     Scope,
     Split,
+    TextPart,
     TutorialExample,
     Verdict,
     make_content_id,
     messages_to_dicts,
+    parse_messages,
+    parse_tools,
 )
+from rlhf_hitl.types.images import read_image
 
 TEXTS = ['a\n"b"\\\t\u2028', "Grüße, 世界 🙂", " B ", "", "Zebra", "éclair", "_x", "a-b", "x" * 100_000, "\x7f"]
 VALUES = [{"b": 0.1, "a": [1, None, "é\u0000"]}, [], {}, ["\ud800"], {"deep": [[[{"z": -0.0}]]]}, [10**20, 1e-310]]
@@ -66,6 +73,15 @@ def fill_every_table(store: Store, n: int = 12) -> None:
         for table in metadata.sorted_tables:
             if table.name in table_copy.TABLE_COLUMNS:
                 conn.execute(table.insert(), rows[table.name])
+    for image in (make_image(i) for i in range(n)):
+        store.images.save(image)
+
+
+@cache
+def make_image(i: int) -> ImagePart:
+    """Return the i-th of the images, each of another colour."""
+    id, png = read_image(Image.new("RGB", (3, 2), (i, 0, 0)))
+    return ImagePart(id, "a colour", png)
 
 
 def make_rows(n: int) -> dict[str, list[dict[str, Any]]]:
@@ -101,14 +117,28 @@ def make_domain_values(table: str, i: int, n: int, kept: dict[str, list[dict[str
             languages = None if i % 5 == 3 else ["en", "pt-br"][: i % 3]
             return {"role": list(Role)[i % len(Role)].value, "languages": languages, "quota": i + 1 if i % 2 else None}
         case "prompts":
-            prompt = Prompt.create((Message("user", text), Message("assistant", ""), Message("user", "é\u2028")))
+            shown = (TextPart("é\u2028"), make_image(i)) if i % 2 else "é\u2028"
+            tools = parse_tools([{"name": text, "b": 1, "a": 2}]) if i % 3 == 1 else ()
+            prompt = Prompt.create(
+                (Message("user", text), Message("assistant", ""), Message("user", shown)), {}, None, tools
+            )
             tags = {"language": "en", text[:30]: text[:50]}
             return {"id": prompt.id, "family": prompt.family, "split": list(Split)[i % 3].value, "tags": tags,
-                    "messages": messages_to_dicts(prompt.messages)}  # fmt: skip
+                    "messages": messages_to_dicts(prompt.messages),
+                    "tools": [tool.to_plain() for tool in tools] or None}  # fmt: skip
+        case "images":
+            return {"id": make_image(i).id, "bytes": len(make_image(i).png or b"")}
+        case "ratings":
+            finite = [0.1, -0.0, 1e-310, 3.0]
+            return {"value": finite[i % 4], "lowest": finite[i % 4] if i % 2 else None, "highest": None}
         case "completions":  # two of each prompt
             prompt_id = kept["prompts"][i // 2]["id"]
             visible = "".join(c for c in text[:20] if c.isprintable())
-            made = Completion.create(prompt_id, (Message("assistant", text),), f"policy {visible}")
+            calls = parse_messages(
+                [{"role": "assistant", "tool_calls": [{"name": text, "arguments": {"z": 1, "a": "{"}}]}]
+            )
+            messages = (Message("assistant", text),) if i % 3 else calls
+            made = Completion.create(prompt_id, messages, f"policy {visible}")
             more = {"messages": messages_to_dicts(made.messages), "sampling": {"deep": [[[{"z": 0.5}]]], "n": 10**20}}
             return {"id": made.id, "prompt_id": prompt_id, "policy": made.policy} | more
         case "comparisons":  # the same pair, in each project
@@ -201,5 +231,8 @@ def craft(path: Path, tables: Tables, **manifest: Any) -> Path:
             "schema_version": table_copy.list_schema_versions()[0],
             "tables": entries,
         } | manifest
+        named = {make_image(i).id: make_image(i).png or b"" for i in range(12)}
+        for id in {row[0] for row in tables.get("images", [])} & named.keys():
+            z.writestr(f"{archive.IMAGES}{id}.png", named[id])
         z.writestr(archive.MANIFEST, json.dumps(whole))
     return path

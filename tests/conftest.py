@@ -93,6 +93,7 @@ def sqlite_store(sqlite_url):
 def postgres_url(postgres, tmp_path, monkeypatch) -> Iterator[str]:
     # By default the key of such a store is in the workspace, which is that of whoever runs the tests.
     monkeypatch.setenv("RLHF_HITL_SECRET_KEY_FILE", str(tmp_path / "secret.key"))
+    monkeypatch.setenv("RLHF_HITL_IMAGES", str(tmp_path / "images"))
     with postgres.database(template=postgres.template) as url:
         yield url
 

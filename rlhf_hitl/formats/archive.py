@@ -1,9 +1,9 @@
 """The archive: one file with everything a store holds, as a backup or to move it to another database.
 
-It is a ZIP of one NDJSON file for each table and, last, a manifest. The first line of a table's file holds the column
-names; each further line is a row in the form of `store/table_copy.py`, in order of the primary key. Nothing in it
-depends on the database or on the time of writing: a store restored from an archive gives the same archive again, byte
-for byte. Infinite numbers are written as Python's `json` writes them.
+It is a ZIP of one NDJSON file for each table, the images and, last, a manifest. The first line of a table's file holds
+the column names; each further line is a row in the form of `store/table_copy.py`, in order of the primary key. Nothing
+in it depends on the database or on the time of writing: a store restored from an archive gives the same archive again,
+byte for byte. Infinite numbers are written as Python's `json` writes them.
 
 It is read as a stream into one transaction; nothing is unpacked to disk.
 """
@@ -22,6 +22,7 @@ from itertools import chain
 from pathlib import Path
 from typing import IO, Any
 
+import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 from tqdm import tqdm
 
@@ -31,9 +32,12 @@ from rlhf_hitl.files import atomic_file, check_may_write, make_private_folder
 from rlhf_hitl.formats.limits import Limits
 from rlhf_hitl.store import Store, imports, table_copy
 from rlhf_hitl.store.earlier_version import open_earlier_version
+from rlhf_hitl.store.tables import images
+from rlhf_hitl.types import ImagePart
+from rlhf_hitl.types.images import MAX_BYTES, read_image
 
 KIND = "rlhf_hitl archive"
-MANIFEST = "manifest.json"
+MANIFEST, IMAGES = "manifest.json", "images/"
 BLOCK_BYTES = 1 << 20
 MAX_LINE_BYTES = 64 << 20  # limits the memory that a crafted file can use
 COMPRESSION_LEVEL = 1  # files are a fifth larger than with zlib's default, and written three times as fast
@@ -70,6 +74,8 @@ def write_archive(store: Store, out: Path, *, overwrite: bool = False, progress:
                 "rlhf_hitl_version": __version__,
                 "tables": _write_tables(archive, conn, progress),
             }
+            for image_id in conn.execute(sa.select(images.c.id).order_by(images.c.id)).scalars():
+                archive.writestr(zipfile.ZipInfo(_get_image_name(image_id)), store.images.load(image_id))
             with archive.open(MANIFEST, "w") as member:
                 member.write((json.dumps(manifest, indent=2) + "\n").encode())
     return manifest
@@ -100,6 +106,7 @@ def restore_archive(store: Store, path: str | Path, *, progress: bool = False) -
         tables = manifest["tables"]
         table_copy.lock_new_store(store, conn)
         total = sum(entry["rows"] for entry in tables.values())
+        image_ids = _restore_images(archive, store, str(path))
         with tqdm(total=total, desc=Path(path).name, unit=" rows", disable=None if progress else True) as bar:
 
             def read_table(table: str) -> tuple[list[str], Iterator[table_copy.PlainRow]]:
@@ -115,7 +122,31 @@ def restore_archive(store: Store, path: str | Path, *, progress: bool = False) -
                     _check_tables(tables, earlier.columns, read_table, str(path))
                     earlier.step_up(read_table)
                     table_copy.fill_store(store, conn, earlier.read_table)
+        if image_ids != set(conn.execute(sa.select(images.c.id)).scalars()):
+            raise _make_damage_error(str(path), "its images are not those that its rows name")
     return manifest
+
+
+def _restore_images(archive: zipfile.ZipFile, store: Store, path: str) -> set[str]:
+    """Keep the images of an archive and return their ids. Each is made anew, as one from any other file.
+
+    An archive that is refused later leaves them: they are files that no row names.
+    """
+    ids = set()
+    for member in archive.infolist():
+        if not member.filename.startswith(IMAGES):
+            continue
+        with _report_damage(f"{path}: {member.filename}"):
+            data = archive.read(member) if member.file_size <= MAX_BYTES else b""
+        try:
+            id, png = read_image(data)
+        except BadInput as e:
+            raise _make_damage_error(f"{path}: {member.filename}", str(e)) from e
+        if member.filename != _get_image_name(id):
+            raise _make_damage_error(f"{path}: {member.filename}", "its name is not that of its pixels")
+        store.images.save(ImagePart(id, png=png))
+        ids.add(id)
+    return ids
 
 
 def _check_tables(
@@ -167,6 +198,10 @@ def _write_tables(archive: zipfile.ZipFile, conn: Connection, progress: bool) ->
 
 def _get_member_name(table: str) -> str:
     return f"{table}.ndjson"
+
+
+def _get_image_name(id: str) -> str:
+    return f"{IMAGES}{id}.png"
 
 
 def _encode_row(table: str, row: table_copy.PlainRow) -> str:
@@ -230,7 +265,8 @@ def _load_manifest(archive: zipfile.ZipFile, path: str) -> ArchiveManifest:
     tables = manifest.get("tables")
     if not isinstance(tables, dict):
         raise _make_damage_error(place, "its tables are not those of its version")
-    if sorted(archive.namelist()) != sorted([MANIFEST, *map(_get_member_name, tables)]):
+    rest = sorted(name for name in archive.namelist() if not name.startswith(IMAGES))
+    if rest != sorted([MANIFEST, *map(_get_member_name, tables)]):
         raise _make_damage_error(path, "it holds other files")
     if not all(isinstance(entry, dict) and isinstance(entry.get("rows"), int) for entry in tables.values()):
         raise _make_damage_error(place, "it does not count the rows")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
 import time
 from collections import Counter
@@ -19,11 +20,13 @@ from tqdm import tqdm
 
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.formats import PairSelection, open_source
-from rlhf_hitl.formats.record import ImportCompletion, ImportRecord
+from rlhf_hitl.formats.record import ImportCompletion, ImportRating, ImportRecord
 from rlhf_hitl.formats.source import BadRowHandler, RowSource, raise_bad_row
 from rlhf_hitl.store import Store, StoreFailure
+from rlhf_hitl.store.images import ImageFolder
 from rlhf_hitl.store.imports import (
     ImportStaging,
+    StagedRating,
     StagedRecord,
     StagedVote,
     finish_import,
@@ -39,9 +42,11 @@ from rlhf_hitl.types import (
     Messages,
     Prompt,
     Split,
+    Tools,
     make_content_id,
 )
 from rlhf_hitl.types.content import refuse_nul
+from rlhf_hitl.types.messages import list_images
 from rlhf_hitl.types.names import check_label
 
 RECORDS_REMEMBERED = 1000
@@ -50,6 +55,7 @@ QUOTED_ERRORS = 5  # how many errors of skipped lines are reported
 MAX_NAME_LENGTH = 150  # of raters; with the format's name as a prefix it fits the store's column
 MAX_POLICY_LENGTH = 500
 MAX_BATCH_LENGTH = 200
+MAX_AXIS_LENGTH = 80
 MAX_OVERLAP = 1000
 HOW_IT_GOES_ON = "the next `rlhf-hitl import` or `export`, or a running server within a minute, goes on with it"
 
@@ -64,6 +70,8 @@ class ImportReport:
     completions: int
     comparisons: int
     judgments: int
+    ratings: int  # of single completions
+    images: int
     raters: int
     by_split: dict[str, int]  # new prompts
     rows: int  # records read, one for each vote
@@ -131,7 +139,7 @@ def import_path(
             tqdm(records, desc=source.path.name, unit=" rows", disable=None if progress else True) as bar,
         ):
             known = KnownNames(partial(_read_column, own))
-            reader = _RecordReader(file_format.NAME, split, overlap, queue, project, batch, known)
+            reader = _RecordReader(file_format.NAME, split, overlap, queue, project, batch, known, own.images)
             is_in_server = threading.current_thread() is not threading.main_thread()
             for n, record in enumerate(reader.read(bar, bad.handle)):
                 staging.add(record)
@@ -157,14 +165,19 @@ def import_path(
     return ImportReport(
         path=source.name,
         format=file_format.NAME,
-        **{k: counts.get(k, 0) for k in ("prompts", "completions", "comparisons", "judgments", "raters", "rows")},
-        **{k: counts.get(k, 0) for k in ("repeated_rows", "repeated_votes", "identical_sides")},
+        **{k: counts.get(k, 0) for k in _COUNTED},
         by_split={s.value: counts.get(s.value, 0) for s in Split},
         bad_lines=bad.count,
         bad_reasons=tuple(bad.quoted),
         splits_kept=finished.splits_kept,
         longest_write_ms=round(own.longest_write_s * 1000, 1),
     )
+
+
+_COUNTED = (
+    "prompts", "completions", "comparisons", "judgments", "ratings", "images", "raters", "rows", "repeated_rows",
+    "repeated_votes", "identical_sides",
+)  # fmt: skip
 
 
 def import_bundled(store: Store) -> ImportReport:
@@ -215,6 +228,7 @@ class _RecordReader:
     project: str
     batch: str
     known_names: KnownNames
+    images: ImageFolder
     counts: Counter[str] = field(default_factory=Counter)
 
     def read(self, records: Iterable[ImportRecord], on_bad: BadRowHandler) -> Iterator[StagedRecord]:
@@ -231,9 +245,16 @@ class _RecordReader:
                 overlap = self.overlap if record.vote is None or self.queue else 0
                 batch = self.batch or record.batch
                 objects = make_objects(
-                    record.prompt, tuple(record.tags.items()), record.completions, requested_split, overlap, batch
+                    record.prompt,
+                    record.tools,
+                    tuple(record.tags.items()),
+                    record.completions,
+                    requested_split,
+                    overlap,
+                    batch,
                 )
-                yield StagedRecord(*objects, self._make_vote(record, *objects), requested_split)
+                ratings = tuple(self._make_rating(rating, objects[1]) for rating in record.ratings)
+                yield StagedRecord(*objects, self._make_vote(record, *objects), requested_split, ratings)
             except BadInput as e:
                 on_bad(BadInput(f"{record.place}: {e.value}", expected=e.expected, fix=e.fix))
             except UnicodeEncodeError as e:
@@ -243,6 +264,7 @@ class _RecordReader:
     def _make_objects(
         self,
         chat: Messages,
+        tools: Tools,
         tags: tuple[tuple[str, str], ...],
         import_completions: tuple[ImportCompletion, ...],
         requested_split: Split | None,
@@ -252,13 +274,15 @@ class _RecordReader:
         "".join(text for tag in tags for text in tag).encode()
         _check_length("batch", batch, MAX_BATCH_LENGTH)
         batch = check_label("batch", batch)
-        prompt = Prompt.create(chat, dict(tags), requested_split)
+        prompt = Prompt.create(chat, dict(tags), requested_split, tools)
         for completion in import_completions:
             _check_length("policy", completion.policy, MAX_POLICY_LENGTH)
             _check_sampling(completion)
         completions = tuple(Completion.create(prompt.id, c.messages, c.policy, c.sampling) for c in import_completions)
         for completion in completions:
             self.known_names.check_policy(completion.policy)
+        for image in list_images(chat, *(c.messages for c in completions)):
+            self.images.save(image)
         if len(completions) < 2:
             return prompt, completions, None
         self.known_names.check_batch(self.project, batch)
@@ -280,11 +304,36 @@ class _RecordReader:
         # The ranking is of ids and not of positions, so that the same comparison in the other order is the same one.
         # Ties are sorted, so that each has one form.
         ranking = tuple(tuple(sorted(completions[i].id for i in group)) for group in vote.ranking)
-        answer = Answer(vote.verdict, ranking, vote.strength, rationale=vote.rationale)
-        content = (vote.verdict.value, ranking, vote.strength, vote.rationale)
+        scores = {axis: {completions[i].id: n for i, n in of_axis.items()} for axis, of_axis in vote.scores.items()}
+        answer = Answer(vote.verdict, ranking, vote.strength, scores, vote.rationale)
+        content: tuple[object, ...] = (vote.verdict.value, ranking, vote.strength, vote.rationale)
+        content += (scores,) if scores else ()
         key = make_content_id("v", self.format, vote.rater, comparison.id, content)
         order = tuple(c.id for c in completions) if record.order_known else ()
-        return StagedVote(vote.rater, answer, order, vote.simulated, key)
+        return StagedVote(vote.rater, answer, order, vote.simulated, key, vote.judged_at)
+
+    def _make_rating(self, rating: ImportRating, completions: tuple[Completion, ...]) -> StagedRating:
+        _check_length("rater", rating.rater, MAX_NAME_LENGTH)
+        _check_length("axis", rating.axis, MAX_AXIS_LENGTH)
+        check_label("rater", rating.rater)
+        check_label("axis", rating.axis)
+        refuse_nul("rationale", rating.rationale)
+        if not all(math.isfinite(n) for n in (rating.value, rating.lowest, rating.highest) if n is not None):
+            raise BadInput(f"rating {rating.value}", expected="a number", fix="correct it, or leave it out")
+        completion_id = completions[rating.completion].id
+        scale = rating.lowest, rating.highest
+        content = (completion_id, rating.axis, rating.value, *scale, rating.rationale)
+        return StagedRating(
+            make_content_id("r", self.format, rating.rater, *content),
+            completion_id,
+            rating.rater,
+            rating.axis,
+            rating.value,
+            *scale,
+            rating.rationale,
+            rating.simulated,
+            rating.judged_at,
+        )
 
 
 def _check_sampling(completion: ImportCompletion) -> None:

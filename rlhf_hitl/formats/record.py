@@ -70,7 +70,7 @@ class ImportVote:
 
 @dataclass(frozen=True)
 class ImportRating:
-    """A rater's number for one completion by itself, on the file's own scale from `lowest` to `highest`.
+    """A rater's number for one completion by itself, on the file's own scale: from `lowest` to `highest`, where known.
 
     `completion` is the index of the completion in its record, `axis` what was rated ("helpfulness", "overall").
     """
@@ -78,8 +78,8 @@ class ImportRating:
     completion: int
     axis: str
     value: float
-    lowest: float
-    highest: float
+    lowest: float | None = None
+    highest: float | None = None
     rater: str = "unnamed"
     rationale: str = ""
     simulated: bool = False

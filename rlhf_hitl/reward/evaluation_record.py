@@ -7,11 +7,26 @@ and reports read evaluations without loading a model.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass, field, fields
+from typing import Annotated, Any
 
-from rlhf_hitl.types import Messages, Split
+from pydantic import BeforeValidator
+
+from rlhf_hitl.errors import BadInput
+from rlhf_hitl.types import Messages, Split, Tools, messages_to_dicts, parse_messages, parse_tools
 from rlhf_hitl.wording import say_count
+
+
+def _read_chat(value: Any) -> Messages:
+    try:
+        return parse_messages(value)
+    except BadInput as e:
+        raise ValueError(str(e)) from e
+
+
+#: Messages and tools as the file of pairs holds them: in the form of `Message.to_plain`.
+_Chat = Annotated[Messages, BeforeValidator(_read_chat)]
+_OfferedTools = Annotated[Tools, BeforeValidator(parse_tools)]
 
 
 @dataclass(frozen=True)
@@ -53,9 +68,9 @@ class EvaluatedPair:
     comparison_id: str
     prompt_id: str
     family: str
-    prompt: Messages
-    chosen: Messages
-    rejected: Messages
+    prompt: _Chat
+    chosen: _Chat
+    rejected: _Chat
     chosen_id: str
     rejected_id: str
     chosen_policy: str
@@ -68,13 +83,17 @@ class EvaluatedPair:
     correct: float | None
     tags: Mapping[str, str] = field(default_factory=dict)
     strength: int | None = None
+    tools: _OfferedTools = ()
 
     @property
     def is_tie(self) -> bool:
         return self.correct is None
 
     def as_dict(self) -> dict[str, Any]:
-        return asdict(self)
+        """Return the fields as the file of pairs holds them; `tools` only where the prompt offers some."""
+        chats = {name: messages_to_dicts(getattr(self, name)) for name in ("prompt", "chosen", "rejected")}
+        plain = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "tools"} | chats
+        return plain | ({"tools": [tool.to_plain() for tool in self.tools]} if self.tools else {})
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,21 @@ from sqlalchemy.engine import Connection
 
 from rlhf_hitl.errors import NotFound
 from rlhf_hitl.store.db import Store
+from rlhf_hitl.store.images import keep_images
 from rlhf_hitl.store.known_names import KnownNames
 from rlhf_hitl.store.tables import comparisons, completions, judgments, lanes, places, projects, prompts, scores
-from rlhf_hitl.types import Comparison, Completion, Prompt, Route, Split, messages_to_dicts, parse_messages, utc_now
+from rlhf_hitl.types import (
+    Comparison,
+    Completion,
+    Prompt,
+    Route,
+    Split,
+    messages_to_dicts,
+    parse_messages,
+    parse_tools,
+    utc_now,
+)
+from rlhf_hitl.types.messages import list_images
 
 ROWS_PER_QUERY = 500
 
@@ -29,6 +41,7 @@ def insert_prompts(store: Store, conn: Connection, new: Sequence[Prompt], source
     # Two concurrent imports could give one family two splits. The lock keeps the name that earlier versions lock too.
     store.lock(conn, "catalog")
     split_by_family = read_family_splits(conn, {p.family for p in new})
+    keep_images(store.images, conn, list_images(*(p.messages for p in new)))
     rows = []
     for p in new:
         split = split_by_family.setdefault(p.family, p.split)
@@ -41,6 +54,7 @@ def insert_prompts(store: Store, conn: Connection, new: Sequence[Prompt], source
                 "tags": dict(p.tags),
                 "source": source,
                 "created_at": utc_now(),
+                "tools": [tool.to_plain() for tool in p.tools] or None,
             }
         )
     return store.insert_new(conn, prompts, rows)
@@ -56,6 +70,7 @@ def insert_completions(store: Store, conn: Connection, new: Sequence[Completion]
     known = KnownNames(lambda query: conn.execute(query).scalars())
     for policy in {c.policy for c in new}:
         known.check_policy(policy)
+    keep_images(store.images, conn, list_images(*(c.messages for c in new)))
     return store.insert_new(
         conn,
         completions,
@@ -251,7 +266,7 @@ def load_comparisons(conn: Connection, ids: Sequence[str]) -> dict[str, Comparis
     return {
         r["id"]: Comparison(
             r["id"],
-            Prompt(r["prompt_id"], parse_messages(r["prompt_messages"]), Split(r["prompt_split"]), r["prompt_tags"]),
+            _to_prompt(r, "prompt_"),
             tuple(by_id[i] for i in r["completion_ids"]),
             r["overlap"],
             Route(r["route"]),
@@ -269,7 +284,7 @@ _COMPARISONS = (
         *(c for c in comparisons.c if c.name not in ("source", "created_at", "lane_id", "accepted_seq")),
         lanes.c.project_id,
         lanes.c.batch,
-        *(c.label(f"prompt_{c.name}") for c in (prompts.c.messages, prompts.c.split, prompts.c.tags)),
+        *(c.label(f"prompt_{c.name}") for c in (prompts.c.messages, prompts.c.split, prompts.c.tags, prompts.c.tools)),
     )
     .join(lanes, lanes.c.id == comparisons.c.lane_id)
     .join(prompts, prompts.c.id == comparisons.c.prompt_id)
@@ -335,8 +350,9 @@ def find_existing_ids(
     return existing
 
 
-def _to_prompt(row) -> Prompt:
-    return Prompt(row["id"], parse_messages(row["messages"]), Split(row["split"]), row["tags"])
+def _to_prompt(row, prefix: str = "") -> Prompt:
+    id, messages, split, tags, tools = (row[prefix + name] for name in ("id", "messages", "split", "tags", "tools"))
+    return Prompt(id, parse_messages(messages), Split(split), tags, parse_tools(tools))
 
 
 def _to_completion(row) -> Completion:

@@ -28,6 +28,7 @@ from rlhf_hitl.config import load_settings
 from rlhf_hitl.errors import BadInput, RlhfHitlError
 from rlhf_hitl.store import engines
 from rlhf_hitl.store.engines import create_engine, get_first_line, hide_password
+from rlhf_hitl.store.images import ImageFolder
 from rlhf_hitl.store.sealing import Sealer
 from rlhf_hitl.store.secret_erasure import erase_replaced_rows, erase_replaced_secrets
 from rlhf_hitl.store.service_tables import readiness, secrets
@@ -97,6 +98,13 @@ class Store:
         database = self._engine.url.database
         beside = Path(f"{database}.key") if self.is_sqlite and database else load_settings().workspace / "secret.key"
         return Sealer(beside)
+
+    @cached_property
+    def images(self) -> ImageFolder:
+        """Where the images of this store are."""
+        settings, database = load_settings(), self._engine.url.database
+        beside = f"{database}.images" if self.is_sqlite and database else str(settings.workspace / "images")
+        return ImageFolder(settings.images or beside)
 
     @property
     def safe_url(self) -> str:

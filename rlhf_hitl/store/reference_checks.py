@@ -11,8 +11,19 @@ from sqlalchemy.engine import Connection
 
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.store.service_tables import secrets
-from rlhf_hitl.store.tables import comparisons, completions, judgments, leases, places, routings, scores
-from rlhf_hitl.types import Route
+from rlhf_hitl.store.tables import (
+    comparisons,
+    completions,
+    images,
+    judgments,
+    leases,
+    places,
+    prompts,
+    routings,
+    scores,
+)
+from rlhf_hitl.types import Route, parse_messages
+from rlhf_hitl.types.messages import list_images
 
 ROWS_AT_ONCE = 500
 FIX = "use an archive that was not altered"
@@ -27,6 +38,7 @@ def check_references(conn: Connection) -> None:
     if conn.execute(sa.select(secrets.c.name).where(secrets.c.name == "draws")).first() is None:
         raise BadInput("secrets without 'draws'", expected="the key that the store draws by", fix=FIX)
     _check_completions_of_comparisons(conn)
+    _check_images_of_messages(conn)
     for table, expected, query in _list_queries():
         if (found := conn.execute(query.limit(1)).first()) is not None:
             raise BadInput(f"{table} {found[0]!r}", expected=expected, fix=FIX)
@@ -112,6 +124,16 @@ def _check_completions_of_comparisons(conn: Connection) -> None:
         for id, prompt_id, ids in ids_of:
             if any(prompt_of.get(i) != prompt_id for i in ids):
                 raise BadInput(f"comparisons {id!r}", expected="completions of its prompt", fix=FIX)
+
+
+def _check_images_of_messages(conn: Connection) -> None:
+    known = set(conn.execute(sa.select(images.c.id)).scalars())
+    for table in (prompts, completions):
+        text = sa.cast(table.c.messages, sa.Text)
+        for page in _read_pages(conn, sa.select(table.c.id, text).where(text.contains('"img_'))):
+            for id, messages in page:
+                if any(image.id not in known for image in list_images(parse_messages(json.loads(messages)))):
+                    raise BadInput(f"{table.name} {id!r}", expected="images of the archive", fix=FIX)
 
 
 def _check_what_names_completions(conn: Connection) -> None:

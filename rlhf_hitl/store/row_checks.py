@@ -13,13 +13,15 @@ from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import Any, get_args
 
+from rlhf_hitl.errors import BadInput
 from rlhf_hitl.store.runs import RunOutcome
 from rlhf_hitl.store.tokens import TokenKind
 from rlhf_hitl.types import Answer, Axis, Event, Guideline, Role, Route, Scope, Split, TutorialExample, Verdict
 from rlhf_hitl.types.answers import Reason
-from rlhf_hitl.types.comparisons import DEFAULT_PROJECT
+from rlhf_hitl.types.comparisons import DEFAULT_PROJECT, make_completion_id, make_prompt_id
 from rlhf_hitl.types.content import make_content_id
-from rlhf_hitl.types.messages import parse_messages
+from rlhf_hitl.types.images import is_image_id
+from rlhf_hitl.types.messages import messages_to_dicts, parse_messages, parse_tools
 from rlhf_hitl.types.projects import RationaleRequirement, ScoreRequirement
 from rlhf_hitl.types.splits import hash_prompt_family
 
@@ -36,9 +38,15 @@ def _between(least: float, most: float) -> Check:
 
 
 def _is_chat(value: Any) -> bool:
-    return isinstance(value, list) and all(
-        isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str) for m in value
-    )
+    """Whether these are messages as the store writes them, key for key."""
+    try:
+        return isinstance(value, list) and messages_to_dicts(parse_messages(value)) == value
+    except BadInput:
+        return False
+
+
+def _are_tools(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(map(_is_object, value))
 
 
 def _is_texts(value: Any) -> bool:
@@ -105,8 +113,14 @@ CHECKS: dict[str, Check] = {
     "raters.quota": _between(1, 2**31 - 1),
     "prompts.split": _one_of(Split),
     "prompts.messages": _is_chat,
+    "prompts.tools": _are_tools,
     "prompts.tags": _is_object_of_texts,
     "completions.messages": _is_chat,
+    "images.id": is_image_id,
+    "images.bytes": _between(1, 2**31 - 1),
+    "ratings.value": math.isfinite,
+    "ratings.lowest": math.isfinite,
+    "ratings.highest": math.isfinite,
     "completions.sampling": _is_object,
     "comparisons.completion_ids": _is_texts,
     "comparisons.overlap": _is_count,
@@ -192,16 +206,13 @@ class RowChecks:
 
 
 def _is_prompt(row: Fields) -> bool:
-    messages = [{"role": m["role"], "content": m["content"]} for m in row["messages"]]
-    if row["id"] != make_content_id("p", messages):
-        return False
     chat = parse_messages(row["messages"])
-    return bool(chat) and row["family"] == hash_prompt_family(chat)
+    is_same = row["id"] == make_prompt_id(chat, parse_tools(row["tools"]))
+    return bool(chat) and is_same and row["family"] == hash_prompt_family(chat)
 
 
 def _is_completion(row: Fields) -> bool:
-    messages = [{"role": m["role"], "content": m["content"]} for m in row["messages"]]
-    return row["id"] == make_content_id("c", row["prompt_id"], row["policy"], messages)
+    return row["id"] == make_completion_id(row["prompt_id"], row["policy"], parse_messages(row["messages"]))
 
 
 def _is_answer(row: Fields) -> bool:

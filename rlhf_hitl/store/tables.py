@@ -109,6 +109,7 @@ prompts = Table(
     Column("tags", JSON, nullable=False),
     Column("source", String(200), nullable=False),
     Column("created_at", Utc, nullable=False),
+    Column("tools", JSON(none_as_null=True)),  # what the answer may call: JSON schemas; null: nothing
 )
 
 completions = Table(
@@ -120,6 +121,34 @@ completions = Table(
     Column("policy", String(500), nullable=False),
     Column("sampling", JSON, nullable=False),
     Column("created_at", Utc, nullable=False),
+)
+
+# The images that messages name. `store/images.py` keeps the files.
+images = Table(
+    "images",
+    metadata,
+    Column("id", String(80), primary_key=True),  # hash of the pixels
+    Column("bytes", Integer, nullable=False),
+    Column("created_at", Utc, nullable=False),
+)
+
+# What people or other models said of one completion by itself, as other tools' files have it. Append-only, by triggers.
+# No label is made of them.
+ratings = Table(
+    "ratings",
+    metadata,
+    Column("id", String(40), primary_key=True),  # hash of what is said, and of who says it
+    Column("completion_id", ForeignKey("completions.id"), nullable=False),
+    Column("rater_id", ForeignKey("raters.id"), nullable=False),
+    Column("axis", String(80), nullable=False),
+    Column("value", Float, nullable=False),
+    Column("lowest", Float),  # the ends of the scale; null: not known
+    Column("highest", Float),
+    Column("rationale", Text, nullable=False),
+    Column("simulated", Boolean, nullable=False),
+    Column("source", String(200), nullable=False),
+    Column("created_at", Utc, nullable=False),
+    Index("ratings_by_completion", "completion_id"),
 )
 
 comparisons = Table(

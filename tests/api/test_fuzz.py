@@ -25,6 +25,7 @@ from rlhf_hitl.types import Answer, Comparison, Completion, Message, Prompt, Rol
 #: Operations whose body may keep to the schema and be refused all the same, and why. JSON Schema cannot say it.
 REFUSED = {
     "add_prompts": "a prompt needs a message with text",
+    "add_completions": "an image has to be one",
     "predict": "completions have to differ",
     "import_lines": "the lines have to be of a known format",
     "submit": "verdict, ranking, strength and reason have to go together",
@@ -36,7 +37,10 @@ REFUSED = {
 #: What a call may be refused with whether or not it keeps to the schema.
 REFUSALS = ("401", "403", "404", "409", "413")
 #: Operations that no call here gets through, and why.
-UNREACHED = {"predict": "it takes a trained model; test_v1.py has one"}
+UNREACHED = {
+    "predict": "it takes a trained model; test_v1.py has one",
+    "image": "it takes an image; test_images.py has one",
+}
 
 
 @schemathesis.serializer("application/x-ndjson")

@@ -239,7 +239,7 @@ def test_an_altered_directory_is_bad_input_at_every_byte(full, tmp_path):
 CHAT = (Message("user", "Why?"),)
 PROMPT = [
     Prompt.create(CHAT).id, Prompt.create(CHAT).family, "train", json.dumps(messages_to_dicts(CHAT)), "{}", "",
-    "2026-01-02 03:04:05.000000",
+    "2026-01-02 03:04:05.000000", None,
 ]  # fmt: skip
 
 

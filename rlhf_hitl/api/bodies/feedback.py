@@ -20,7 +20,7 @@ from rlhf_hitl.api.bodies.fields import (
     Number,
     ShortText,
 )
-from rlhf_hitl.api.bodies.messages import MessageBody, ShownOut, shown_to_json
+from rlhf_hitl.api.bodies.messages import MessageOut, ShownOut, shown_to_json
 from rlhf_hitl.types import (
     Answer,
     Comparison,
@@ -135,7 +135,7 @@ class LastOut(BaseModel):
     """A rater's newest judgment with what they were shown, so that they can correct it."""
 
     judgment: JudgmentOut
-    prompt: list[MessageBody]
+    prompt: list[MessageOut]
     completions: list[ShownOut]
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field, StringConstraints
 
 from rlhf_hitl.api.bodies.fields import MAX_COMPLETIONS, MAX_ITEMS, Body, Id, JsonValues, Name, Overlap, Tags
-from rlhf_hitl.api.bodies.messages import Chat, MessageBody
+from rlhf_hitl.api.bodies.messages import Chat, MessageOut, ToolsField
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.types import DEFAULT_PROJECT, Comparison, Completion, Prompt, Route, Split, messages_to_dicts
 from rlhf_hitl.types.names import check_label
@@ -17,6 +17,7 @@ from rlhf_hitl.visible import UNSEEN_RANGE
 
 class PromptBody(Body):
     messages: Chat
+    tools: ToolsField = Field(default_factory=list)
     tags: Tags = Field(default_factory=dict, examples=[{"language": "en"}])
     split: Split | None = Field(None, description="If left out, a hash of the opening turn decides it.")
 
@@ -81,6 +82,8 @@ class Imported(BaseModel):
     completions: int
     comparisons: int
     judgments: int
+    ratings: int
+    images: int
     raters: int
     rows: int
     repeated_rows: int
@@ -90,7 +93,7 @@ class Imported(BaseModel):
 class CompletionOut(BaseModel):
     id: str
     policy: str
-    messages: list[MessageBody]
+    messages: list[MessageOut]
     sampling: dict[str, Any]
 
 
@@ -101,7 +104,8 @@ class ComparisonOut(BaseModel):
     prompt_id: str
     split: Split
     tags: dict[str, str]
-    prompt: list[MessageBody]
+    prompt: list[MessageOut]
+    tools: list[dict[str, Any]]
     completions: list[CompletionOut]
     overlap: int
     route: Route
@@ -122,6 +126,7 @@ def comparison_to_json(c: Comparison) -> dict[str, Any]:
         "split": c.prompt.split,
         "tags": dict(c.prompt.tags),
         "prompt": messages_to_dicts(c.prompt.messages),
+        "tools": [tool.to_plain() for tool in c.prompt.tools],
         "completions": [
             {"id": a.id, "policy": a.policy, "messages": messages_to_dicts(a.messages), "sampling": dict(a.sampling)}
             for a in c.completions

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, Field
 
 from rlhf_hitl.api.bodies.fields import WHOLE_NUMBER, Body, Id, Name, Seconds, Tags
-from rlhf_hitl.api.bodies.messages import MessageBody, ShownOut, shown_to_json
+from rlhf_hitl.api.bodies.messages import MessageOut, ShownOut, shown_to_json
 from rlhf_hitl.store import queue
 from rlhf_hitl.types import LaneState, Lease, messages_to_dicts
 from rlhf_hitl.types.names import check_label
@@ -43,7 +43,8 @@ class LeaseOut(BaseModel):
     expires_at: datetime
     project: str
     guideline_version: str = Field(description="The version to judge by: the project's when the lease was given.")
-    prompt: list[MessageBody]
+    prompt: list[MessageOut]
+    tools: list[dict[str, Any]] = Field(description="What an answer may call.")
     completions: list[ShownOut]
 
 
@@ -83,6 +84,7 @@ def lease_to_json(lease: Lease) -> dict[str, Any]:
         "project": lease.comparison.project,
         "guideline_version": lease.guideline_version,
         "prompt": messages_to_dicts(lease.comparison.prompt.messages),
+        "tools": [tool.to_plain() for tool in lease.comparison.prompt.tools],
         "completions": shown_to_json(lease.comparison, lease.order_shown),
     }
 

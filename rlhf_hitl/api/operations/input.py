@@ -27,7 +27,7 @@ from rlhf_hitl.store.comparisons import (
     load_completions,
     load_prompts,
 )
-from rlhf_hitl.types import DEFAULT_PROJECT, Completion, Prompt, Route, Split
+from rlhf_hitl.types import DEFAULT_PROJECT, Completion, Prompt, Route, Split, parse_tools
 
 EXAMPLE_LINE = (
     '{"messages": [{"role": "user", "content": "Why is the sky blue?"}], "completions": ['
@@ -45,7 +45,7 @@ def add_operations(routes: ScopedRoutes, store: Store, settings: Settings) -> No
     @routes("POST", "/prompts", status_code=201, response_model=bodies.Added, body_limits=MANY_TEXTS)
     def add_prompts(caller: Caller, body: bodies.PromptsBody) -> Any:
         """Add prompts. Prompts the store has already are left as they are; a prompt family keeps its split."""
-        prompts = [Prompt.create(parse_chat(p.messages), p.tags, p.split) for p in body.prompts]
+        prompts = [Prompt.create(parse_chat(p.messages), p.tags, p.split, parse_tools(p.tools)) for p in body.prompts]
         with store.write() as conn:
             new = insert_prompts(store, conn, prompts, _name_source(caller))
             audit.record(conn, caller.actor, "prompts.added", "", new=new)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -132,4 +133,6 @@ def _get_all_text(message: Mapping[str, Any]) -> str:
     """Return everything in a message of the file that is text, as `Message.read_all_text` does."""
     content, calls = message["content"] or "", message.get("tool_calls") or ()
     text = content if isinstance(content, str) else "".join(part.get("text", "") for part in content)
-    return "\n".join([message.get("reasoning_content") or "", text, *(call["as_json"] for call in calls)])
+    return "\n".join(
+        [message.get("reasoning_content") or "", text, *(json.dumps(call, ensure_ascii=False) for call in calls)]
+    )

@@ -53,6 +53,7 @@ def make_evaluated_pair(pair: LabelledPair, margin: float, std: float, probabili
         prompt_id=comparison.prompt.id,
         family=comparison.prompt.family,
         prompt=comparison.prompt.messages,
+        tools=comparison.prompt.tools,
         chosen=chosen.messages,
         rejected=rejected.messages,
         chosen_id=chosen.id,

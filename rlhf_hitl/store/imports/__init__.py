@@ -18,13 +18,14 @@ from rlhf_hitl.store.imports.finishing import (
     open_own_store,
 )
 from rlhf_hitl.store.imports.housekeeper import Housekeeper
-from rlhf_hitl.store.imports.records import StagedRecord, StagedVote
+from rlhf_hitl.store.imports.records import StagedRating, StagedRecord, StagedVote
 from rlhf_hitl.store.imports.staging import ImportStaging, delete_old_imports
 
 __all__ = [
     "FinishedImport",
     "Housekeeper",
     "ImportStaging",
+    "StagedRating",
     "StagedRecord",
     "StagedVote",
     "delete_old_imports",

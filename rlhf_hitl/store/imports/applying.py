@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
@@ -18,9 +18,9 @@ from sqlalchemy.engine import Connection
 
 from rlhf_hitl.store.comparisons import compute_queue_position, find_or_create_lanes
 from rlhf_hitl.store.db import Store
-from rlhf_hitl.store.imports.records import Batch
+from rlhf_hitl.store.imports.records import Batch, format_time
 from rlhf_hitl.store.people import insert_imported_raters
-from rlhf_hitl.store.tables import Utc, comparisons, completions, judgments, places, prompts
+from rlhf_hitl.store.tables import Utc, comparisons, completions, images, judgments, places, prompts, ratings
 from rlhf_hitl.types import Route, utc_now
 
 
@@ -42,7 +42,7 @@ class BatchApplier:
         """Insert what is new. Returns the counts of the report, and the families that stayed in another split."""
         # Two imports at once could give one family two splits. The lock keeps the name that earlier versions lock too.
         self.store.lock(conn, "catalog")
-        now, counts = _format_time(), Counter[str]()
+        now, counts = format_time(utc_now()), Counter[str]()
         existing = {name: self._find_existing(conn, name, getattr(batch, name)) for name in _CATALOG}
         splits = self._insert_prompts(conn, batch, existing["prompts"], now, counts)
         new = [(*row, now) for row in batch.completions if row[0] not in existing["completions"]]
@@ -50,8 +50,12 @@ class BatchApplier:
         counts["completions"] = len(new)
         self._insert_comparisons(conn, batch, existing["comparisons"], now, counts)
         self._insert_votes(conn, batch, now, counts)
+        self._insert_ratings(conn, batch, existing["ratings"], now, counts)
+        new = [(*row, now) for row in batch.images if row[0] not in existing["images"]]
+        self._insert(conn, images, ("id", "bytes", "created_at"), new)
+        counts["images"] = len(new)
         _count_repeats(batch, existing, counts)
-        requested = {(batch.prompts[at][1], split) for at, _, _, split, _ in batch.records if split is not None}
+        requested = {(batch.prompts[at][1], split) for at, _, _, split, *_ in batch.records if split is not None}
         return counts, {family for family, split in requested if splits[family] != split}
 
     def _insert_prompts(
@@ -60,11 +64,11 @@ class BatchApplier:
         """Insert new prompts, each in the split of its family. Returns family → split."""
         splits = self._read_family_splits(conn, {row[1] for row in batch.prompts})
         rows = []
-        for id, family, split, messages, tags in batch.prompts:
+        for id, family, split, messages, tags, *tools in batch.prompts:
             split = splits.setdefault(family, split)
             if id not in existing:
                 counts[split] += 1
-                rows.append((id, family, split, messages, tags, self.source, now))
+                rows.append((id, family, split, messages, tags, self.source, now, *(tools or [None])))
         self._insert(conn, prompts, _PROMPT_COLUMNS, rows)
         counts["prompts"] = len(rows)
         return splits
@@ -87,26 +91,47 @@ class BatchApplier:
         counts["comparisons"] = len(rows)
 
     def _insert_votes(self, conn: Connection, batch: Batch, now: str, counts: Counter[str]) -> None:
-        votes = [(batch.comparisons[at][0], vote) for _, _, at, _, vote in batch.records if vote is not None]
+        votes = [(batch.comparisons[at][0], vote) for _, _, at, _, vote, *_ in batch.records if vote is not None]
         if not votes:
             return
-        if unknown := {vote[0] for _, vote in votes} - self._raters.keys():
-            ids, counts["raters"] = insert_imported_raters(self.store, conn, unknown, self.format)
-            self._raters |= ids
+        self._add_raters(conn, {vote[0] for _, vote in votes}, counts)
         first_keys = self._read_first_keys(conn, {comparison_id for comparison_id, _ in votes})
         rows = []
-        for comparison_id, (name, *said, order, simulated, key, judgment_id) in votes:
+        for comparison_id, vote in votes:
+            name, *said, order, simulated, key, judgment_id, judged_at = _widen_vote(vote)
             rater_id = self._raters[name]
             if (kept := first_keys.get((comparison_id, rater_id))) is None:
                 first_keys[comparison_id, rater_id] = key
-                given = (judgment_id, comparison_id, rater_id, *said, order, bool(simulated), key, self.source, now)
-                rows.append((*given, *_JUDGMENT_DEFAULTS.values()))
+                given = (judgment_id, comparison_id, rater_id, *said, order, bool(simulated), key)
+                rows.append((*given, self.source, judged_at or now, *_JUDGMENT_DEFAULTS.values()))
             else:
                 counts["repeated_rows" if kept == key else "repeated_votes"] += 1
         self._insert(conn, judgments, _JUDGMENT_COLUMNS, rows)
         counts["judgments"] = len(rows)
 
-    def _find_existing(self, conn: Connection, table: str, rows: Iterable[Sequence[Any]]) -> set[str]:
+    def _insert_ratings(
+        self, conn: Connection, batch: Batch, existing: set[str], now: str, counts: Counter[str]
+    ) -> None:
+        if not batch.ratings:
+            return
+        self._add_raters(conn, {row[2] for row in batch.ratings}, counts)
+        rows = [
+            (id, completion_id, self._raters[name], *said, bool(simulated), self.source, judged_at or now)
+            for id, completion_id, name, *said, simulated, judged_at in batch.ratings
+            if id not in existing
+        ]
+        self._insert(conn, ratings, _RATING_COLUMNS, rows)
+        counts["ratings"] = len(rows)
+
+    def _add_raters(self, conn: Connection, names: set[str], counts: Counter[str]) -> None:
+        if unknown := names - self._raters.keys():
+            ids, new = insert_imported_raters(self.store, conn, unknown, self.format)
+            self._raters |= ids
+            counts["raters"] += new
+
+    def _find_existing(self, conn: Connection, table: str, rows: Sequence[Sequence[Any]]) -> set[str]:
+        if not rows:
+            return set()
         query = f"SELECT id FROM {table} WHERE id IN ({self._list()})"  # noqa: S608
         return set(conn.exec_driver_sql(query, (json.dumps([row[0] for row in rows]),)).scalars())
 
@@ -145,35 +170,39 @@ class BatchApplier:
             conn.exec_driver_sql(_make_postgres_insert(table, columns), (objects,))
 
 
+def _widen_vote(vote: Sequence[Any]) -> Sequence[Any]:
+    """Return a vote that an earlier version staged, without scores and a time, in the form of this one."""
+    return vote if len(vote) > 9 else (*vote[:5], "{}", *vote[5:], None)
+
+
 def _count_repeats(batch: Batch, existing: dict[str, set[str]], counts: Counter[str]) -> None:
     """Count the records without a vote that added nothing."""
     seen = existing["prompts"] | existing["comparisons"]
-    for prompt, _, comparison, _, vote in batch.records:
+    for prompt, _, comparison, _, vote, *_ in batch.records:
         if vote is None:
             id = batch.prompts[prompt][0] if comparison is None else batch.comparisons[comparison][0]
             counts["repeated_rows"] += id in seen
             seen.add(id)
 
 
-_CATALOG = ("prompts", "completions", "comparisons")
-_PROMPT_COLUMNS = ("id", "family", "split", "messages", "tags", "source", "created_at")
+_CATALOG = ("prompts", "completions", "comparisons", "images", "ratings")
+_PROMPT_COLUMNS = ("id", "family", "split", "messages", "tags", "source", "created_at", "tools")
 _COMPLETION_COLUMNS = ("id", "prompt_id", "messages", "policy", "sampling", "created_at")
 _COMPARISON_COLUMNS = (
     "id", "prompt_id", "completion_ids", "overlap", "route", "source", "created_at", "lane_id",
 )  # fmt: skip
 _JUDGMENT_DEFAULTS: dict[str, Any] = {
-    "scores": "{}", "rewrite": "", "route": Route.HUMAN.value, "guideline_version": "", "interface_version": "",
+    "rewrite": "", "route": Route.HUMAN.value, "guideline_version": "", "interface_version": "",
     "surplus": False,
 }  # fmt: skip
 _JUDGMENT_COLUMNS = (
-    "id", "comparison_id", "rater_id", "verdict", "ranking", "strength", "rationale", "order_shown", "simulated",
-    "idempotency_key", "source", "created_at", *_JUDGMENT_DEFAULTS,
+    "id", "comparison_id", "rater_id", "verdict", "ranking", "strength", "rationale", "scores", "order_shown",
+    "simulated", "idempotency_key", "source", "created_at", *_JUDGMENT_DEFAULTS,
 )  # fmt: skip
-
-
-def _format_time() -> str:
-    """Return the time as the databases hold it: naive UTC."""
-    return utc_now().replace(tzinfo=None).isoformat(" ", "microseconds")
+_RATING_COLUMNS = (
+    "id", "completion_id", "rater_id", "axis", "value", "lowest", "highest", "rationale", "simulated", "source",
+    "created_at",
+)  # fmt: skip
 
 
 @cache
@@ -205,4 +234,6 @@ def _find_postgres_type(column: sa.Column[Any]) -> str:
             return "bigint"
         case sa.Integer():
             return "integer"
+        case sa.Float():
+            return "double precision"
     return "text"

@@ -6,11 +6,13 @@ import json
 import zlib
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any
 
 from rlhf_hitl.store.judgments import make_judgment_id
 from rlhf_hitl.types import Answer, Comparison, Completion, Prompt, Split, messages_to_dicts
+from rlhf_hitl.types.messages import list_images
 
 #: The text of a JSON column, the same as SQLAlchemy writes.
 encode_json = json.dumps
@@ -23,13 +25,33 @@ _encode_ids = lru_cache(1000)(encode_json)
 
 @dataclass(frozen=True)
 class StagedVote:
-    """A vote with the store's ids. Its idempotency key is the hash of its content, so reading it again adds nothing."""
+    """A vote with the store's ids. Its idempotency key is the hash of its content, so reading it again adds nothing.
+
+    `judged_at` is None where the file does not say it: then the vote has the time of the import.
+    """
 
     rater: str
     answer: Answer
     order_shown: tuple[str, ...]
     simulated: bool
     key: str
+    judged_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class StagedRating:
+    """A rater's number for one completion. Its id is the hash of its content, so reading it again adds nothing."""
+
+    id: str
+    completion_id: str
+    rater: str
+    axis: str
+    value: float
+    lowest: float | None
+    highest: float | None
+    rationale: str
+    simulated: bool
+    judged_at: datetime | None
 
 
 @dataclass(frozen=True)
@@ -41,22 +63,26 @@ class StagedRecord:
     comparison: Comparison | None
     vote: StagedVote | None
     requested_split: Split | None
+    ratings: tuple[StagedRating, ...] = ()
 
 
 @dataclass
 class Batch:
     """Records in the form in which they are staged. Each object is in it once, and records name it by its position.
 
-    prompts: (id, family, split, messages, tags). completions: (id, prompt_id, messages, policy, sampling).
-    comparisons: (id, prompt_id, completion_ids, overlap, language, batch).
-    records: (prompt, completions, comparison or None, requested split or None, vote or None); a vote is
-    (rater's name, verdict, ranking, strength, rationale, order_shown, simulated, key, judgment id).
-    What is JSON in the tables is its text here.
+    prompts: (id, family, split, messages, tags, tools). completions: (id, prompt_id, messages, policy, sampling).
+    comparisons: (id, prompt_id, completion_ids, overlap, language, batch). images: (id, bytes).
+    records: (prompt, completions, comparison or None, requested split or None, vote or None, ratings, images); a vote
+    is (rater's name, verdict, ranking, strength, rationale, scores, order_shown, simulated, key, judgment id, time or
+    None). ratings: (id, completion's id, rater's name, axis, value, lowest, highest, rationale, simulated, time or
+    None). What is JSON in the tables is its text here, and a time is in their form.
     """
 
     prompts: list[Sequence[Any]] = field(default_factory=list)
     completions: list[Sequence[Any]] = field(default_factory=list)
     comparisons: list[Sequence[Any]] = field(default_factory=list)
+    images: list[Sequence[Any]] = field(default_factory=list)
+    ratings: list[Sequence[Any]] = field(default_factory=list)
     records: list[Sequence[Any]] = field(default_factory=list)
 
     def pack(self) -> bytes:
@@ -80,10 +106,12 @@ class Batch:
                 rows.append(getattr(self, kind)[index])
             return place
 
-        for prompt, completions, comparison, split, vote in self.records[start:stop]:
+        for prompt, completions, comparison, split, vote, *more in self.records[start:stop]:
             moved = [move("completions", i) for i in completions]
             at = None if comparison is None else move("comparisons", comparison)
-            part.records.append((move("prompts", prompt), moved, at, split, vote))
+            ratings, images = more or ((), ())
+            of_record = [move("ratings", i) for i in ratings], [move("images", i) for i in images]
+            part.records.append((move("prompts", prompt), moved, at, split, vote, *of_record))
         return part
 
 
@@ -106,7 +134,12 @@ class BatchBuilder:
         split = None if record.requested_split is None else record.requested_split.value
         vote = None if record.vote is None else _vote_to_row(record.vote)
         self.bytes += len(record.vote.answer.rationale) if record.vote is not None else 0
-        self._batch.records.append((at, completions, comparison_at, split, vote))
+        ratings = [self._place("ratings", r.id, lambda r=r: _rating_to_row(r)) for r in record.ratings]
+        images = [
+            self._place("images", image.id, lambda image=image: (image.id, len(image.png or b"")))
+            for image in list_images(prompt.messages, *(c.messages for c in record.completions))
+        ]
+        self._batch.records.append((at, completions, comparison_at, split, vote, ratings, images))
 
     def take(self) -> Batch:
         """Return what was collected, and start anew."""
@@ -125,7 +158,8 @@ class BatchBuilder:
 
 def _prompt_to_row(prompt: Prompt) -> Sequence[Any]:
     messages, tags = encode_json(messages_to_dicts(prompt.messages)), encode_json(dict(prompt.tags))
-    return prompt.id, prompt.family, prompt.split.value, messages, tags
+    tools = encode_json([tool.to_plain() for tool in prompt.tools]) if prompt.tools else None
+    return prompt.id, prompt.family, prompt.split.value, messages, tags, tools
 
 
 def _completion_to_row(completion: Completion) -> Sequence[Any]:
@@ -142,5 +176,16 @@ def _comparison_to_row(comparison: Comparison) -> Sequence[Any]:
 def _vote_to_row(vote: StagedVote) -> Sequence[Any]:
     answer = vote.answer
     ranking, order = _encode_ids(answer.ranking), _encode_ids(vote.order_shown)
-    said = (vote.rater, answer.verdict.value, ranking, answer.strength, answer.rationale, order)
-    return *said, vote.simulated, vote.key, make_judgment_id()
+    scores = encode_json(dict(answer.scores)) if answer.scores else "{}"
+    said = (vote.rater, answer.verdict.value, ranking, answer.strength, answer.rationale, scores, order)
+    return *said, vote.simulated, vote.key, make_judgment_id(), vote.judged_at and format_time(vote.judged_at)
+
+
+def _rating_to_row(rating: StagedRating) -> Sequence[Any]:
+    said = (rating.axis, rating.value, rating.lowest, rating.highest, rating.rationale, rating.simulated)
+    return rating.id, rating.completion_id, rating.rater, *said, rating.judged_at and format_time(rating.judged_at)
+
+
+def format_time(moment: datetime) -> str:
+    """Return a moment, which knows its time zone, as the databases hold it: naive UTC."""
+    return moment.astimezone(UTC).replace(tzinfo=None).isoformat(" ", "microseconds")

@@ -21,6 +21,7 @@ from rlhf_hitl.store.queue.assignment import ANY_TASK, Place, TaskFilter
 from rlhf_hitl.store.queue.locks import lock_rater
 from rlhf_hitl.store.tables import Utc, comparisons, judgments, leases, places, routings
 from rlhf_hitl.types import Comparison, Lease
+from rlhf_hitl.types.messages import list_images
 
 #: After so long without an answer a lease cannot be renewed any more: others wait for the comparison.
 LONGEST_HOLD = timedelta(days=1)
@@ -266,6 +267,17 @@ def renew_all(store: Store, rater_id: str, *, seconds: float, now: datetime | No
         ids = list(conn.execute(renewed).scalars())
         conn.execute(leases.update().where(leases.c.id.in_(ids)).values(expires_at=until))
         return ids
+
+
+def holds_image(store: Store, rater_id: str, image_id: str) -> bool:
+    """Whether a rater holds a comparison that shows an image."""
+    with store.read() as conn:
+        now = store.now(conn)
+        held = (places.c.rater_id == rater_id, places.c.judgment_id.is_(None), places.c.leased_until > now)
+        ids = list(conn.execute(sa.select(places.c.comparison_id).where(*held)).scalars())
+        found = load_comparisons(conn, ids).values()
+    chats = [c.prompt.messages for c in found] + [a.messages for c in found for a in c.completions]
+    return any(image.id == image_id for image in list_images(*chats))
 
 
 def release(store: Store, lease_id: str, rater_id: str) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import groupby
 
-from rlhf_hitl.types import ImagePart, Message, Messages, TextPart, Tools
+from rlhf_hitl.types import ImagePart, Message, TextPart, Tools
 from rlhf_hitl.ui import markdown
 from rlhf_hitl.ui.look_alikes import find_look_alikes
 from rlhf_hitl.ui.message_blocks import Blocks, ImageAddress, render_image
@@ -136,13 +136,6 @@ def _name_speaker(message: Message) -> str:
     if message.role in SPEAKERS:
         return markdown.render_translated(f"speaker_{message.role}", message.role.capitalize())
     return markdown.escape(markdown.make_visible(message.role[:40]))
-
-
-def hide_reasoning(messages: Messages) -> Messages:
-    """Return messages without their reasoning, for a guideline that hides it."""
-    if not any(m.reasoning_content for m in messages):
-        return messages
-    return tuple(replace(m, reasoning_content="") for m in messages)
 
 
 def get_completion_text(messages: Sequence[Message]) -> str:

@@ -182,7 +182,7 @@ def _describe_example(
         ("chosen", titles[0], pair.chosen_policy, pair.chosen),
         ("rejected", titles[1], pair.rejected_policy, pair.rejected),
     )
-    card = render_card(pair.prompt, [messages for _, _, _, messages in sides], image_address)
+    card = render_card(pair.prompt, [messages for _, _, _, messages in sides], image_address, tools=pair.tools)
     return {
         "agreement": agreement,
         "word": word,

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 from rlhf_hitl.errors import BadInput, NotFound
 from rlhf_hitl.store import audit, projects
 from rlhf_hitl.store.db import Store
+from rlhf_hitl.store.images import keep_images
 from rlhf_hitl.store.tables import example_answers, examples
 from rlhf_hitl.types import (
     DEFAULT_PROJECT,
@@ -19,6 +20,7 @@ from rlhf_hitl.types import (
     parse_messages,
     utc_now,
 )
+from rlhf_hitl.types.messages import list_images
 
 
 def replace_tutorial(store: Store, project: str, new: Sequence[TutorialExample], by: audit.Actor = audit.CLI) -> None:
@@ -43,6 +45,7 @@ def replace_tutorial(store: Store, project: str, new: Sequence[TutorialExample],
     with store.write() as conn:
         projects.require_project(conn, project)
         store.lock(conn, "tutorial")
+        keep_images(store.images, conn, list_images(*(chat for e in new for chat in (e.messages, *e.completions))))
         is_current = (examples.c.project_id == project, examples.c.ended_at.is_(None))
         conn.execute(examples.update().where(*is_current).values(ended_at=now))
         store.insert_new(conn, examples, [_to_row(e, i) | {"created_at": now} for i, e in enumerate(new)])

@@ -27,9 +27,9 @@ function createPictureViewer(element, t) {
   // Open it with an image of the page: in an answer, together with the images of the other answers.
   function open(picture) {
     const answers = [...(picture.closest(".answers")?.querySelectorAll(":scope > .answer") ?? [])].filter((answer) => answer.querySelector(".picture"));
-    const boxes = answers.length ? answers : [picture.closest(".prompt, td, th") ?? picture.parentElement];
+    const boxes = answers.length ? answers : [picture.closest(".prompt, .pictures") ?? picture.parentElement];
     columns = boxes.map((box) => ({
-      title: answers.length ? box.getAttribute("aria-label") : "",
+      title: box.dataset.title ?? (answers.length ? box.getAttribute("aria-label") : ""),
       images: [...box.querySelectorAll(".picture img")],
     }));
     at = columns.map(({ images }) => images.indexOf(picture.querySelector("img"))).find((index) => index >= 0);

@@ -40,7 +40,7 @@ def render_json(text: str) -> str | None:
         elif token == ":":
             html.append(": ")
         elif token[0] == '"':
-            css_class = ' class="key"' if following == ":" else ""
+            css_class = ' class="json-key"' if following == ":" else ""
             html.append(f"<bdi{css_class}>{escape(make_visible(_make_readable(token)))}</bdi>")
         else:
             html.append(escape(token))

@@ -60,7 +60,7 @@ function createPictureViewer(element, t) {
   function createColumn({ title, images }) {
     const figure = document.createElement("figure"), caption = document.createElement("figcaption"), pane = document.createElement("div");
     const image = images[at];
-    caption.textContent = [title, image?.alt].filter(Boolean).join(" · ") || "—";
+    caption.textContent = [title, image?.dataset.i18nAlt ? "" : image?.alt].filter(Boolean).join(" · ") || image?.alt || "—";
     pane.className = "zoom-pane";
     pane.tabIndex = 0;
     pane.setAttribute("role", "group");

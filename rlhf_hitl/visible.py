@@ -21,7 +21,17 @@ _VISIBLE = (
 _ON_A_PAGE = re.compile(f"[{re.escape(''.join(map(chr, _VISIBLE)))}]")
 #: Names people know, of characters without one in Unicode or with a long one.
 _SHORT_NAMES = {0x200B: "ZWSP", 0x200C: "ZWNJ", 0x200D: "ZWJ", 0x200E: "LRM", 0x200F: "RLM", 0x061C: "ALM"} | (
-    {0x2060: "WJ", 0xFEFF: "BOM", 0x00AD: "SHY", 0x2028: "LS", 0x2029: "PS"} | _BIDI_CONTROLS
+    {
+        0x00A0: "NBSP",
+        0x202F: "NNBSP",
+        0x3000: "IDSP",
+        0x2060: "WJ",
+        0xFEFF: "BOM",
+        0x00AD: "SHY",
+        0x2028: "LS",
+        0x2029: "PS",
+    }
+    | _BIDI_CONTROLS
 )
 #: Characters that cannot be seen, as a range for a regular expression: controls, formats, and what no font draws. Those
 #: that Unicode has not given out, or leaves to others, are not among them.
@@ -31,6 +41,7 @@ UNSEEN_RANGE = (
     r"\U0001107f\U00016fe4\U0001d159\U0001da9b\U000110bd\U000110cd\U00013430-\U00013438\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
 )
 _UNSEEN = re.compile(f"[{UNSEEN_RANGE}\ud800-\udfff]")
+_UNSEEN_OR_ODD = re.compile(f"[{UNSEEN_RANGE}\ud800-\udfff\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]")
 #: What Unicode counts as letters, marks or symbols and no font draws (Default_Ignorable_Code_Point, and a blank one).
 _BLANK = frozenset(
     {0x034F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x2800, 0x3164, 0xFFA0}
@@ -59,6 +70,16 @@ def make_all_visible(text: str) -> str:
     if _PLAIN.fullmatch(text):
         return text
     return "".join(c if c in "\n\t" or not _is_unseen(c) or unicodedata.category(c) == "Co" else _show(c) for c in text)
+
+
+def show_unseen(text: str) -> str:
+    """Return a text for a page, with all that cannot be seen, and every space of an odd width, shown by its name.
+
+    Line feeds and tabs stay.
+    """
+    if _PLAIN.fullmatch(text):
+        return text
+    return _UNSEEN_OR_ODD.sub(lambda found: found[0] if found[0] in "\n\t" else _show(found[0]), text)
 
 
 def find_invisible(text: str) -> str | None:

@@ -173,7 +173,7 @@ def make_domain_values(table: str, i: int, n: int, kept: dict[str, list[dict[str
         case "guidelines":
             axes = [{"id": f"axis-{i}", "title": text, "description": ""}]
             words = {"scores": ("offered", "required", "off")[i % 3], "rationale": ("offered", "required")[i % 2]}
-            return {"version": f"v{i}", "axes": axes} | words
+            return {"version": f"v{i}", "axes": axes, "reasoning": ("shown", "hidden")[i % 2]} | words
         case "examples":
             messages, sides = (Message("user", text),), [(Message("assistant", side),) for side in ("a", "b")]
             answer, project = Answer(Verdict.RANKED, (("1",), ("0",)), 2), f"project-{i}"

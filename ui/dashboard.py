@@ -19,7 +19,17 @@ from rlhf_hitl.ui.pages import load_templates, mount_page, read_asset
 from rlhf_hitl.validation import describe_refusal
 
 #: The scripts that these pages share with each other, and with the rating page.
-SHARED_SCRIPTS = ("scrollable", "navigation", "rate/storage", "rate/i18n", "redraw", "renewal", "dashboard")
+SHARED_SCRIPTS = (
+    "scrollable",
+    "navigation",
+    "rate/storage",
+    "rate/i18n",
+    "raw_view",
+    "pictures",
+    "redraw",
+    "renewal",
+    "dashboard",
+)
 
 
 class PageMessage(BaseModel):

@@ -6,6 +6,7 @@ Here are the calls of the page, as data; `assets/lead/` draws them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import islice
 from typing import Annotated, Any
 
 from fastapi import FastAPI
@@ -13,19 +14,23 @@ from pydantic import Field
 from starlette.middleware import Middleware
 
 from rlhf_hitl.api.auth import Caller
+from rlhf_hitl.api.images import make_image_address
 from rlhf_hitl.config import Settings
 from rlhf_hitl.kpis import compute_kpi_report
 from rlhf_hitl.store import Store, people, queue, views
 from rlhf_hitl.store.accepted import AcceptedComparison, count_accepted, count_newer, list_accepted, load_routes
 from rlhf_hitl.store.reward_models import RewardModelRecord, display_name_of_id, keep_day_whole, list_reward_models
 from rlhf_hitl.store.routings import send_to_raters
-from rlhf_hitl.types import LaneState, Rater
-from rlhf_hitl.ui.conversation import make_excerpt, make_question_excerpt
+from rlhf_hitl.types import LaneState, Messages, Rater
+from rlhf_hitl.types.messages import list_images
+from rlhf_hitl.ui.conversation import make_excerpt, make_question_excerpt, read_completion
 from rlhf_hitl.ui.dashboard import PageMessage, list_projects, mount_dashboard
 from rlhf_hitl.ui.lead_figures import SharedFigures
-from rlhf_hitl.visible import make_all_visible
+from rlhf_hitl.ui.message_blocks import ImageAddress
+from rlhf_hitl.visible import make_all_visible, make_visible
 
 ACCEPTED_EXCERPT_LENGTH = 280  # characters
+IMAGES_SHOWN = 6  # of a prompt or a completion in a row
 #: Rows of the two tables; the page says how many are left out.
 LANES_LIMIT, PEOPLE_LIMIT = 300, 50
 #: Accepted comparisons on one page.
@@ -72,7 +77,8 @@ def mount(app: FastAPI, path: str, store: Store, settings: Settings, guard: Midd
         return {"figures": figures, "simulated": report.simulated, "at": at.isoformat()}
 
     def accepted(sent: Any, caller: Caller) -> dict[str, Any]:
-        return load_accepted(store, AcceptedRequest.model_validate(sent))
+        image_address = make_image_address(store, caller.rater.id)
+        return load_accepted(store, AcceptedRequest.model_validate(sent), image_address)
 
     def escalate(sent: Any, caller: Caller) -> dict[str, Any]:
         request = EscalationRequest.model_validate(sent)
@@ -161,37 +167,49 @@ def _make_person_row(rater: Rater, work: views.RaterActivity) -> dict[str, Any]:
     }
 
 
-def load_accepted(store: Store, request: AcceptedRequest) -> dict[str, Any]:
+def load_accepted(store: Store, request: AcceptedRequest, image_address: ImageAddress) -> dict[str, Any]:
     """Return a page of the accepted comparisons, from where to go on, and how many there are of the project."""
     page = list_accepted(
         store, project=request.project, words=request.words, before=request.before, limit=request.limit
     )
     models = list_reward_models(store)
     return {
-        "rows": [_make_accepted_row(accepted, models) for accepted in page.rows],
+        "rows": [_make_accepted_row(accepted, models, image_address) for accepted in page.rows],
         "before": page.before,
         "looked_at": page.looked_at,
         "total": sum(count_accepted(store, project=request.project).values()),
     }
 
 
-def _make_accepted_row(accepted: AcceptedComparison, models: Sequence[RewardModelRecord]) -> dict[str, Any]:
-    """Return a row; its texts are excerpts for the page to escape."""
+def _make_accepted_row(
+    accepted: AcceptedComparison, models: Sequence[RewardModelRecord], image_address: ImageAddress
+) -> dict[str, Any]:
+    """Return a row; its texts are excerpts, as they were written, for the page to escape."""
     comparison, score = accepted.comparison, accepted.score
     row = {
         "id": comparison.id,
         "seq": accepted.seq,
         "asked": make_question_excerpt(comparison.prompt.messages, ACCEPTED_EXCERPT_LENGTH),
+        "asked_images": _list_images(comparison.prompt.messages, image_address),
         "project": comparison.project,
         "at": accepted.accepted_at.isoformat(),
     }
     if score is None:
         return row | dict.fromkeys(("model", "margin", "uncertainty", "probability", "chosen", "rejected"))
+    chosen, rejected = (comparison.find_completion(id).messages for id in (score.chosen, score.rejected))
     return row | {
         "model": keep_day_whole(display_name_of_id(score.reward_model_id, models)),
         "margin": score.margin,
         "uncertainty": score.uncertainty,
         "probability": score.probability,
-        "chosen": make_excerpt(comparison.find_completion(score.chosen).text, ACCEPTED_EXCERPT_LENGTH),
-        "rejected": make_excerpt(comparison.find_completion(score.rejected).text, ACCEPTED_EXCERPT_LENGTH),
+        "chosen": make_excerpt(read_completion(chosen), ACCEPTED_EXCERPT_LENGTH),
+        "rejected": make_excerpt(read_completion(rejected), ACCEPTED_EXCERPT_LENGTH),
+        "chosen_images": _list_images(chosen, image_address),
+        "rejected_images": _list_images(rejected, image_address),
     }
+
+
+def _list_images(messages: Messages, image_address: ImageAddress) -> list[dict[str, str]]:
+    """Return the addresses of the first images of a conversation, with what describes them."""
+    first = islice(list_images(messages), IMAGES_SHOWN)
+    return [{"address": image_address(image.id), "alt": make_visible(image.alt)} for image in first]

@@ -1,7 +1,8 @@
 """Render text that a policy wrote as harmless HTML. Completions are untrusted.
 
 HTML in the text is escaped, nothing is fetched, only http(s) links become links (with their host beside them), and a
-text too long for Markdown is shown as plain text and finally cut, with a note of how much is missing.
+text too long for Markdown is shown as plain text and finally cut, with a note of how much is missing. Line breaks stay,
+and a note says how much of a text its formatting hides. `render_as_written` shows all of it.
 
 Nothing here is bounded in time. Pages call `rendering.py`, which gives a text a budget and caches what comes out.
 """
@@ -16,12 +17,15 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from markdown_it import MarkdownIt
+from markdown_it.rules_inline import StateInline
 from markdown_it.token import Token
 
 from rlhf_hitl.ui.drawing_budget import DrawingBudget
 from rlhf_hitl.ui.formula import FORMULA_TOKENS, add_formulas
+from rlhf_hitl.ui.hidden_text import count_hidden_words
 from rlhf_hitl.ui.highlighting import highlight
 from rlhf_hitl.visible import make_visible as make_visible
+from rlhf_hitl.visible import show_unseen
 
 #: Characters up to which a text is parsed as Markdown: the worst cases of Markdown grow faster than the text.
 MARKDOWN_LIMIT = 30_000
@@ -29,13 +33,18 @@ MARKDOWN_LIMIT = 30_000
 NESTING_LIMIT = 40
 #: Characters after which a text is cut, so that the page stays usable.
 SHOWN_LIMIT = 200_000
-
+#: Why a text is shown without formatting.
+WHY_PLAIN = "Shown as it was written, without formatting, because drawing it takes too long"
+#: How the HTML of a text without formatting begins.
+PLAIN_OPENING = '<div class="text plain" dir="auto">'
 
 _LONG_OPENING = re.compile(rf"(?:^|\r)([ \t>*+-]{{{NESTING_LIMIT // 2},}})", re.MULTILINE)
 
 # What can be costly although the text is short: code, formulas, and links that do not end.
 _COSTLY = re.compile(r"[`~$\\\[<]")
 _SHORT = 500  # characters
+_CHANGED_SPACE = re.compile(r"[ \t]{2}|\t|[ \t]\n|\n[ \t]|\n\n\n")
+_STAR_IN_WORD = re.compile(r"[A-Za-z0-9_)][*][A-Za-z0-9_(]")
 
 
 def is_quick(text: str) -> bool:
@@ -57,11 +66,13 @@ def render_in_stages(text: str, seconds: float) -> Iterator[str]:
     budget = DrawingBudget(seconds)
     md = _create_renderer()
     tokens = md.parse(text)
+    hidden_note = _render_hidden_note(count_hidden_words(text, tokens))
+    first = md.renderer.render(tokens, md.options, {}) + hidden_note
     if not _has_anything_to_draw(tokens):
-        yield _wrap(md.renderer.render(tokens, md.options, {}), is_complete=True)
+        yield _wrap(first, is_complete=True)
         return
-    yield _wrap(md.renderer.render(tokens, md.options, {}), is_complete=False)
-    drawn = md.renderer.render(tokens, md.options, {"budget": budget})
+    yield _wrap(first, is_complete=False)
+    drawn = md.renderer.render(tokens, md.options, {"budget": budget}) + hidden_note
     yield _wrap(drawn, is_complete=not budget.is_exceeded)
 
 
@@ -81,7 +92,30 @@ def _wrap(html: str, is_complete: bool) -> str:
 def render_unformatted(visible: str, missing: int = 0) -> str:
     """Return a visible text as it was written, with notes that say so and how many characters are missing."""
     html = f"<div>{escape(visible)}</div>{render_cut_note(missing)}"
-    return f'<div class="text plain" dir="auto">{_render_plain_note()}{html}</div>'
+    return f"{PLAIN_OPENING}{_render_plain_note()}{html}</div>"
+
+
+def render_as_written(text: str) -> str:
+    """Return a text exactly as it was written: line breaks, spaces at the ends of lines, and what cannot be seen."""
+    lines = []
+    for line in show_unseen(text[:SHOWN_LIMIT]).split("\n"):
+        written = line.rstrip(" \t")
+        blanks = line[len(written) :].replace(" ", "·").replace("\t", "→")
+        lines.append(escape(written) + (f'<span class="blanks">{blanks}</span>' if blanks else ""))
+    html = "\n".join(lines)
+    return f'<div class="raw" dir="auto">{html}</div>'
+
+
+def is_as_written(text: str, html: str) -> bool:
+    """Return whether the HTML of a text shows it as it was written, so that the raw view needs nothing else."""
+    if show_unseen(text[:SHOWN_LIMIT]) != text[:SHOWN_LIMIT]:
+        return False
+    if html.startswith(PLAIN_OPENING):
+        return True
+    if len(text) > MARKDOWN_LIMIT or text != text.strip() or _CHANGED_SPACE.search(text):
+        return False
+    paragraphs = (escape(paragraph).replace("\n", "<br />\n") for paragraph in text.split("\n\n"))
+    return html == _wrap("".join(f'<p dir="auto">{paragraph}</p>\n' for paragraph in paragraphs), is_complete=True)
 
 
 def render_empty() -> str:
@@ -90,13 +124,17 @@ def render_empty() -> str:
 
 
 def _render_plain_note() -> str:
-    why = "Shown as it was written, without formatting, because drawing it takes too long"
-    return f'<p class="note unformatted">{render_translated("text_plain", why)}</p>'
+    return f'<p class="note unformatted">{render_translated("text_plain", WHY_PLAIN)}</p>'
 
 
 def _render_partly_note() -> str:
     why = "Some code or formulas are shown as they were written, because drawing them takes too long"
     return f'<p class="note unformatted">{render_translated("text_partly", why)}</p>'
+
+
+def _render_hidden_note(n: int) -> str:
+    text = render_translated("text_hidden", f"Characters that the formatting hides: {n:,}. The raw view shows them", n)
+    return f'<p class="note hidden-text">{text}</p>' if n else ""
 
 
 def _count_nesting(text: str) -> int:
@@ -119,17 +157,19 @@ def render_translated(key: str, english: str, n: int | None = None) -> str:
 
 @cache
 def _create_renderer() -> MarkdownIt:
-    options = {"html": False, "linkify": False, "maxNesting": NESTING_LIMIT}
+    options = {"html": False, "linkify": False, "breaks": True, "maxNesting": NESTING_LIMIT}
     md = MarkdownIt("commonmark", options)
     md.enable(["table", "strikethrough"])
     add_formulas(md)
+    md.inline.ruler.before("emphasis", "product", _keep_star_in_word)
     md.validateLink = _is_web_link  # type: ignore[method-assign]
     md.add_render_rule("fence", _render_fence)
     md.add_render_rule("image", _render_image)
     md.add_render_rule("link_open", _open_link)
     md.add_render_rule("link_close", _close_link)
-    for opening in ("paragraph_open", "heading_open", "list_item_open", "table_open", "td_open", "th_open"):
+    for opening in ("paragraph_open", "heading_open", "table_open", "td_open", "th_open"):
         md.add_render_rule(opening, _open_with_direction)
+    md.add_render_rule("list_item_open", _open_list_item)
     return md
 
 
@@ -178,6 +218,23 @@ def _get_host(href: str) -> str:
 def _open_with_direction(self: Any, tokens: Sequence[Token], i: int, options: Any, env: Any) -> str:
     tokens[i].attrSet("dir", "auto")
     return self.renderToken(tokens, i, options, env)
+
+
+def _open_list_item(self: Any, tokens: Sequence[Token], i: int, options: Any, env: Any) -> str:
+    if tokens[i].info:  # the number as it was written: a browser would count on from the first one
+        tokens[i].attrSet("value", tokens[i].info)
+    return _open_with_direction(self, tokens, i, options, env)
+
+
+def _keep_star_in_word(state: StateInline, silent: bool) -> bool:
+    """Take a single star between two letters or digits as a star: `2*3*4` is a product. Other scripts need the rest."""
+    at = state.pos
+    if not _STAR_IN_WORD.match(state.src, max(0, at - 1), at + 2) or state.src[at] != "*":
+        return False
+    if not silent:
+        state.pending += "*"
+    state.pos += 1
+    return True
 
 
 def _render_fence(self: Any, tokens: Sequence[Token], i: int, options: Any, env: Any) -> str:

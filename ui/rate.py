@@ -36,7 +36,7 @@ def mount(app: FastAPI, path: str, store: Store, settings: Settings, guard: Midd
 
         return call
 
-    shared = [read_asset(f"{name}.js") for name in ("scrollable", "navigation")]
+    shared = [read_asset(f"{name}.js") for name in ("scrollable", "navigation", "raw_view", "pictures")]
     script = "\n".join([*shared, *(read_asset(f"rate/{name}.js") for name in SCRIPTS)])
     mount_page(
         app,

@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from string import ascii_uppercase
 from typing import Any
 
-from rlhf_hitl.types import Answer, Comparison, Judgment, Message, Ranking, Verdict
+from rlhf_hitl.types import Answer, Comparison, Judgment, Message, Ranking, Tools, Verdict
 from rlhf_hitl.ui import markdown
 from rlhf_hitl.ui.conversation import get_completion_text, make_excerpt, make_question_excerpt, render_card
+from rlhf_hitl.ui.message_blocks import ImageAddress
 
 CARD_EXCERPT_LENGTH = 80  # characters of a question in a heading, and of a question and a reason in the history
 
@@ -54,13 +55,25 @@ def draw_history_row(judgment: Judgment, comparison: Comparison) -> dict[str, An
     }
 
 
-def draw_card(id: str, mode: str, prompt: Sequence[Message], answers: Sequence[Sequence[Message]]) -> dict[str, Any]:
-    """Return a prompt and the completions shown for it, with a letter each, as the page draws them."""
-    prompt_html, answers_html = render_card(prompt, answers)
+def draw_card(
+    id: str,
+    mode: str,
+    prompt: Sequence[Message],
+    answers: Sequence[Sequence[Message]],
+    image_address: ImageAddress,
+    *,
+    tools: Tools = (),
+) -> dict[str, Any]:
+    """Return a prompt and the completions shown for it, with a letter each, as the page draws them.
+
+    `alike` are the letters of completions that look the same and are not written the same, group by group.
+    """
+    card = render_card(prompt, answers, image_address, tools=tools)
     return {
         "id": id,
         "mode": mode,
-        "prompt": prompt_html,
+        "prompt": card.prompt,
+        "alike": [[ascii_uppercase[at] for at in places] for places in card.alike],
         "asked": make_question_excerpt(prompt, CARD_EXCERPT_LENGTH),
         "answers": [
             {
@@ -68,6 +81,6 @@ def draw_card(id: str, mode: str, prompt: Sequence[Message], answers: Sequence[S
                 "html": html,
                 "text": markdown.make_visible(get_completion_text(chat)[: markdown.SHOWN_LIMIT]),
             }
-            for letter, chat, html in zip(ascii_uppercase, answers, answers_html)
+            for letter, chat, html in zip(ascii_uppercase, answers, card.completions)
         ],
     }

@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from rlhf_hitl.api.images import make_image_address
 from rlhf_hitl.config import Settings
 from rlhf_hitl.errors import BadInput, Conflict, NotFound
 from rlhf_hitl.store import Store, guidelines, queue, tutorial, views
@@ -22,13 +23,14 @@ from rlhf_hitl.types import (
     Guideline,
     Judgment,
     Lease,
+    Messages,
     Rater,
     Receipt,
     TutorialExample,
     utc_now,
 )
 from rlhf_hitl.ui import INTERFACE_VERSION
-from rlhf_hitl.ui.conversation import get_completion_text
+from rlhf_hitl.ui.conversation import read_completion
 from rlhf_hitl.ui.rating_cards import draw_card, draw_history_row, summarize_answer
 from rlhf_hitl.ui.rating_request import PageRequest, answer_to_page, read_answer
 from rlhf_hitl.ui.rendering import render, render_difference
@@ -45,6 +47,7 @@ class RatingService:
 
     def __init__(self, store: Store, settings: Settings, rater: Rater):
         self._store, self._settings, self._rater = store, settings, rater
+        self._image_address = make_image_address(store, rater.id)
 
     def open(self, request: PageRequest) -> dict[str, Any]:
         """Return the comparisons a rater holds, and the first example of a tutorial they have not completed."""
@@ -88,17 +91,17 @@ class RatingService:
     def difference(self, request: PageRequest) -> dict[str, Any]:
         """Return two completions as HTML in which the words that only one of them has are marked."""
         if request.mode == "tutorial":
-            first, second = (
-                get_completion_text(c) for c in tutorial.get_example(self._store, request.id).completions[:2]
-            )
-            return {"marked": render_difference(first, second)}
-        if request.mode == "correct":
-            judgment, comparison = self._load_judged(request.id)
-            order_shown = judgment.order_shown
+            _, *completions = self._read_example(tutorial.get_example(self._store, request.id))
         else:
-            lease = self._load_lease(request.id)
-            comparison, order_shown = lease.comparison, lease.order_shown
-        first, second = (get_completion_text(comparison.find_completion(i).messages) for i in order_shown[:2])
+            if request.mode == "correct":
+                judgment, comparison = self._load_judged(request.id)
+                order_shown, version = judgment.order_shown, judgment.guideline_version
+            else:
+                lease = self._load_lease(request.id)
+                comparison, order_shown, version = lease.comparison, lease.order_shown, lease.guideline_version
+            seen = guidelines.keep_seen_of_comparison(self._store, comparison, version)
+            completions = [seen.find_completion(i).messages for i in order_shown]
+        first, second = map(read_completion, completions[:2])
         return {"marked": render_difference(first, second)}
 
     def acknowledge(self, request: PageRequest) -> dict[str, Any]:
@@ -192,9 +195,10 @@ class RatingService:
     def _draw_comparison(
         self, id: str, mode: str, comparison: Comparison, order: Sequence[str], version: str
     ) -> dict[str, Any]:
-        answers = [comparison.find_completion(i).messages for i in order]
-        language = comparison.prompt.language
-        return draw_card(id, mode, comparison.prompt.messages, answers) | {
+        seen = guidelines.keep_seen_of_comparison(self._store, comparison, version)
+        prompt, answers = seen.prompt, [seen.find_completion(i).messages for i in order]
+        language = prompt.language
+        return draw_card(id, mode, prompt.messages, answers, self._image_address, tools=prompt.tools) | {
             "guideline": f"{comparison.project}@{version}",
             "lang": language if _LANGUAGE_TAG.fullmatch(language) else "",
         }
@@ -205,8 +209,14 @@ class RatingService:
             return None
         example = remaining[0]
         total = len(tutorial.list_examples(self._store, example.project))
-        card = draw_card(example.id, "tutorial", example.messages, example.completions)
+        asked, *answers = self._read_example(example)
+        card = draw_card(example.id, "tutorial", asked, answers, self._image_address)
         return card | {"at": total - len(remaining) + 1, "of": total}
+
+    def _read_example(self, example: TutorialExample) -> list[Messages]:
+        """Return the conversations of an example, its prompt first, with what raters see of them."""
+        version = guidelines.get_current_guideline(self._store, example.project).version
+        return guidelines.keep_seen(self._store, example.project, version, [example.messages, *example.completions])
 
     def _load_new_guidelines(self, versions: Sequence[tuple[str, str]], request: PageRequest) -> dict[str, Any]:
         """Return the guidelines, named by project and version, that the page does not have yet."""

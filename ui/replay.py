@@ -12,6 +12,7 @@ from pydantic import Field
 from starlette.middleware import Middleware
 
 from rlhf_hitl.api import auth
+from rlhf_hitl.api.images import make_image_address
 from rlhf_hitl.api.page_calls import PageCall
 from rlhf_hitl.config import Settings
 from rlhf_hitl.errors import RlhfHitlError
@@ -70,7 +71,8 @@ def mount(app: FastAPI, path: str, store: Store, settings: Settings, guard: Midd
 
     def look(sent: Any, caller: auth.Caller) -> dict[str, Any]:
         message = ExampleMessage.model_validate(sent)
-        return show_example(workspace, ExampleRequest(**message.model_dump()))
+        image_address = make_image_address(store, caller.rater.id)
+        return show_example(workspace, ExampleRequest(**message.model_dump()), image_address)
 
     def difference(sent: Any, caller: auth.Caller) -> dict[str, Any]:
         message = DifferenceMessage.model_validate(sent)

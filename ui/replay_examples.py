@@ -21,8 +21,9 @@ from rlhf_hitl.reward.evaluation.pair_index import (
 from rlhf_hitl.reward.evaluation.slices import STRENGTH_NAMES
 from rlhf_hitl.reward.evaluation.storage import find_evaluation_folder
 from rlhf_hitl.reward.evaluation_record import EvaluatedPair
-from rlhf_hitl.ui.conversation import get_completion_text, make_question_excerpt, render_card
+from rlhf_hitl.ui.conversation import make_question_excerpt, read_completion, render_card
 from rlhf_hitl.ui.markdown import make_visible
+from rlhf_hitl.ui.message_blocks import ImageAddress
 from rlhf_hitl.ui.pages import load_templates
 from rlhf_hitl.ui.rendering import render_difference
 from rlhf_hitl.wording import say_count
@@ -63,7 +64,7 @@ class ExampleRequest:
     example: str | None
 
 
-def show_example(workspace: Path, request: ExampleRequest) -> dict[str, Any]:
+def show_example(workspace: Path, request: ExampleRequest, image_address: ImageAddress) -> dict[str, Any]:
     """Return one example as HTML, and the page of the list that it is on.
 
     `at` is its place among the `total` found; None for an example asked for by its key that is not among them.
@@ -81,7 +82,7 @@ def show_example(workspace: Path, request: ExampleRequest) -> dict[str, Any]:
     if row is None:
         return answer | {"example": None, "html": ""}
     pair = read_rows(index, [row])[0] if at is None else page_pairs[at - first]
-    example = _describe_example(pair, _describe_margins(index, row, pair, other))
+    example = _describe_example(pair, _describe_margins(index, row, pair, other), image_address)
     html = load_templates().get_template("replay/example.html").render(example)
     return answer | {"example": make_pair_key(index, row, pair), "html": html}
 
@@ -90,7 +91,7 @@ def mark_difference(workspace: Path, name: str, key: str) -> tuple[str, str]:
     """Return both answers of an example as HTML, in each the words marked that the other does not have."""
     index = load_index(find_evaluation_folder(workspace, name))
     pair = read_rows(index, [_find_row(index, key)])[0]
-    return render_difference(get_completion_text(pair.chosen), get_completion_text(pair.rejected))
+    return render_difference(read_completion(pair.chosen), read_completion(pair.rejected))
 
 
 def _locate(index: EvaluationIndex, rows: np.ndarray, request: ExampleRequest) -> tuple[int | None, int | None]:
@@ -167,7 +168,9 @@ def _describe_margin(pair: EvaluatedPair, reach: float, letter: str) -> dict[str
     }
 
 
-def _describe_example(pair: EvaluatedPair, margins: Sequence[dict[str, Any]]) -> dict[str, Any]:
+def _describe_example(
+    pair: EvaluatedPair, margins: Sequence[dict[str, Any]], image_address: ImageAddress
+) -> dict[str, Any]:
     agreement = _classify_agreement(pair)
     word, sentence = AGREEMENT_TEXTS[agreement]
     if len(margins) == 2:
@@ -179,7 +182,7 @@ def _describe_example(pair: EvaluatedPair, margins: Sequence[dict[str, Any]]) ->
         ("chosen", titles[0], pair.chosen_policy, pair.chosen),
         ("rejected", titles[1], pair.rejected_policy, pair.rejected),
     )
-    prompt_html, answers_html = render_card(pair.prompt, [messages for _, _, _, messages in sides])
+    card = render_card(pair.prompt, [messages for _, _, _, messages in sides], image_address, tools=pair.tools)
     return {
         "agreement": agreement,
         "word": word,
@@ -188,7 +191,8 @@ def _describe_example(pair: EvaluatedPair, margins: Sequence[dict[str, Any]]) ->
         "tags": [(make_visible(tag), make_visible(str(value))) for tag, value in pair.tags.items()],
         "comparison_id": make_visible(pair.comparison_id),
         "margins": margins,
-        "prompt": prompt_html,
+        "prompt": card.prompt,
+        "look_alike": bool(card.alike),
         "answers": [
             {
                 "side": side,
@@ -197,7 +201,7 @@ def _describe_example(pair: EvaluatedPair, margins: Sequence[dict[str, Any]]) ->
                 "html": html,
                 "preferred_by": [f"{m['letter'] or 'model'} prefers" for m in margins if m["side"] == side],
             }
-            for (side, title, policy, _), html in zip(sides, answers_html)
+            for (side, title, policy, _), html in zip(sides, card.completions)
         ],
     }
 

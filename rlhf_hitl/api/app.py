@@ -16,6 +16,7 @@ from rlhf_hitl.api.auth import ROLES_OF_PAGE
 from rlhf_hitl.api.client_limits import ClientLimits
 from rlhf_hitl.api.error_pages import ErrorPages
 from rlhf_hitl.api.health import add_health_routes
+from rlhf_hitl.api.images import add_image_route
 from rlhf_hitl.api.json_log import log_as_json
 from rlhf_hitl.api.log_limit import limit_log_of_clients
 from rlhf_hitl.api.metrics import RequestMonitor, ServerMetrics
@@ -74,6 +75,7 @@ def create_headless_app(store: Store, settings: Settings, throttle: SignInThrott
     add_sign_in_routes(app, store, settings, throttle or SignInThrottle(store))
     add_health_routes(app, store, metrics)
     add_static_routes(app)
+    add_image_route(app, store)
     app.mount("/api/v1", create_api(store, settings))
 
     @app.exception_handler(StoreFailure)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from rlhf_hitl.cli import AsJson, Result, StoreUrl, app, command, make_table
-from rlhf_hitl.types import DEFAULT_PROJECT, RationaleRequirement, ScoreRequirement
+from rlhf_hitl.types import DEFAULT_PROJECT, RationaleRequirement, ReasoningDisplay, ScoreRequirement
 
 guideline_group = typer.Typer(
     help="Manage guidelines: the rules that the raters of a project follow, in versions.", no_args_is_help=True
@@ -53,23 +53,27 @@ def set_guideline_command(
         ScoreRequirement | None, typer.Option(help="Offer or require a score on each axis, or ask for none.")
     ] = None,
     rationale: Annotated[RationaleRequirement | None, typer.Option(help="Offer or require a written reason.")] = None,
+    reasoning: Annotated[
+        ReasoningDisplay | None, typer.Option(help="Show or hide what policies thought before they answered.")
+    ] = None,
     *,
     store: StoreUrl,
     json: AsJson = False,
 ) -> Result:
     """Publish a new version of a project's guideline. Raters have to read it before they continue.
 
-    The file may begin with its settings, as `guidelines show` prints them: version, scores, rationale, axes. Options
-    take precedence over the file.
+    The file may begin with its settings, as `guidelines show` prints them: version, scores, rationale, reasoning,
+    axes. Options take precedence over the file.
     """
     from rlhf_hitl.formats.guidance import read_guideline
     from rlhf_hitl.store import Store
     from rlhf_hitl.store import guidelines as guideline_store
 
     opened = Store.open(store)
-    guideline = read_guideline(path, project, version=version, scores=scores, rationale=rationale)
+    guideline = read_guideline(path, project, version=version, scores=scores, rationale=rationale, reasoning=reasoning)
     new = guideline_store.publish_guideline(opened, guideline)
-    data = {"project": project, "version": new.version, "scores": new.scores, "rationale": new.rationale}
+    settings = {"scores": new.scores, "rationale": new.rationale, "reasoning": new.reasoning}
+    data = {"project": project, "version": new.version} | settings
     axes = [axis.id for axis in new.axes]
     text = make_table("In force from now on", data | {"axes": ", ".join(axes) or "none"})
     return Result(data | {"axes": axes}, text)

@@ -5,6 +5,7 @@ The settings of a guideline are YAML between two lines of `---`. Only the versio
     version: "2"
     scores: required          # offered, required or off
     rationale: offered        # offered or required
+    reasoning: shown          # shown or hidden: what policies thought before they answered
     axes:
       - helpful
       - {id: concise, title: Concise, description: No word too many.}
@@ -35,7 +36,7 @@ from rlhf_hitl.types import DEFAULT_AXES, DEFAULT_PROJECT, Answer, Axis, Guideli
 #: The parts of a tutorial example: the prompt, its completions, the right answer, the explanation.
 ExampleParts = tuple[Messages, list[Messages], Answer, str]
 
-SETTING_NAMES = ("version", "scores", "rationale", "axes")
+SETTING_NAMES = ("version", "scores", "rationale", "reasoning", "axes")
 FRONT_MATTER = re.compile(r"---[ \t]*\r?\n(.*?)^---[ \t]*\r?\n", re.DOTALL | re.MULTILINE)
 
 

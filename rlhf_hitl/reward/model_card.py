@@ -58,12 +58,13 @@ with an uncertainty. Do not compare rewards of different prompts.
 
 ```python
 from rlhf_hitl.reward.model import load_reward_model
+from rlhf_hitl.reward.rendering import Conversation
 from rlhf_hitl.types import parse_messages
 
 model = load_reward_model("FOLDER")
 prompt = parse_messages([{"role": "user", "content": "How deep is the sea?"}])
 answers = [parse_messages([{"role": "assistant", "content": text}]) for text in ("Eleven kilometres.", "Deep.")]
-rewards = model.rewards([(prompt, answer) for answer in answers])
+rewards = model.rewards([Conversation(prompt, answer) for answer in answers])
 ```
 
 {% if card.backend == "full" and has_template %}

@@ -143,11 +143,17 @@ class Store:
         It is the same whenever it is asked of this store, and cannot be known without the store's key: an id alone says
         nothing about it.
         """
+        return int.from_bytes(self._make_digest(purpose, id)[:8]) % choices
+
+    def sign(self, purpose: str, id: str) -> str:
+        """Return a text that only this store can make of `id`: who holds it was given it for this purpose."""
+        return self._make_digest(f"sign {purpose}", id)[:16].hex()
+
+    def _make_digest(self, purpose: str, id: str) -> bytes:
         if self._draw_key is None:
             with self.read() as conn:
                 self._draw_key = bytes.fromhex(conn.execute(_DRAW_KEY).scalar_one())
-        digest = hmac.digest(self._draw_key, f"{purpose}:{id}".encode(), hashlib.sha256)
-        return int.from_bytes(digest[:8]) % choices
+        return hmac.digest(self._draw_key, f"{purpose}:{id}".encode(), hashlib.sha256)
 
     def forget_key(self) -> None:
         """Read the key of `draw` again when it is needed next, because it was replaced."""

@@ -15,7 +15,8 @@ from rlhf_hitl.errors import BadInput, NotFound
 from rlhf_hitl.store import audit, projects
 from rlhf_hitl.store.db import Store
 from rlhf_hitl.store.tables import acknowledgements, comparisons, guidelines, lanes, leases
-from rlhf_hitl.types import DEFAULT_PROJECT, Answer, Axis, Guideline, utc_now
+from rlhf_hitl.types import DEFAULT_PROJECT, Answer, Axis, Comparison, Guideline, Messages, utc_now
+from rlhf_hitl.types.messages import hide_reasoning
 from rlhf_hitl.types.names import check_label
 
 #: The version of the guideline that comes with the package.
@@ -73,6 +74,7 @@ def publish_guideline(store: Store, guideline: Guideline, *, by: audit.Actor = a
         "axes": [vars(axis) for axis in published.axes],
         "scores": published.scores,
         "rationale": published.rationale,
+        "reasoning": published.reasoning,
         "created_at": published.created_at,
     }
     with store.write() as conn:
@@ -85,6 +87,28 @@ def publish_guideline(store: Store, guideline: Guideline, *, by: audit.Actor = a
             )
         audit.record(conn, by, "guideline.set", published.project, version=published.version)
     return published
+
+
+def keep_seen(store: Store, project: str, version: str, chats: Sequence[Messages]) -> list[Messages]:
+    """Return conversations with what raters see of them under a version: its guideline may hide reasoning.
+
+    A judgment that is older than guidelines names no version: then the one in force decides.
+    """
+    if not any(m.reasoning_content for chat in chats for m in chat):
+        return list(chats)
+    try:
+        guideline = get_guideline(store, project, version)
+    except NotFound:
+        guideline = get_current_guideline(store, project)
+    return [hide_reasoning(chat) for chat in chats] if guideline.reasoning == "hidden" else list(chats)
+
+
+def keep_seen_of_comparison(store: Store, comparison: Comparison, version: str) -> Comparison:
+    """Return a comparison, under its ids, with what raters see of it under a version: see `keep_seen`."""
+    chats = [comparison.prompt.messages, *(c.messages for c in comparison.completions)]
+    asked, *answers = keep_seen(store, comparison.project, version, chats)
+    completions = tuple(replace(c, messages=seen) for c, seen in zip(comparison.completions, answers))
+    return replace(comparison, prompt=replace(comparison.prompt, messages=asked), completions=completions)
 
 
 def record_acknowledgement(store: Store, rater_id: str, project: str, version: str) -> None:
@@ -205,5 +229,6 @@ def _to_guideline(row) -> Guideline:
         tuple(Axis(**axis) for axis in row["axes"]),
         row["scores"],
         row["rationale"],
+        row["reasoning"],
         row["created_at"],
     )

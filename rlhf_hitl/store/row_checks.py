@@ -22,7 +22,7 @@ from rlhf_hitl.types.comparisons import DEFAULT_PROJECT, make_completion_id, mak
 from rlhf_hitl.types.content import make_content_id
 from rlhf_hitl.types.images import is_image_id
 from rlhf_hitl.types.messages import messages_to_dicts, parse_messages, parse_tools
-from rlhf_hitl.types.projects import RationaleRequirement, ScoreRequirement
+from rlhf_hitl.types.projects import RationaleRequirement, ReasoningDisplay, ScoreRequirement
 from rlhf_hitl.types.splits import hash_prompt_family
 
 Check = Callable[[Any], bool]
@@ -139,6 +139,7 @@ CHECKS: dict[str, Check] = {
     "judgments.seq": _between(1, 2**31 - 1),
     "guidelines.scores": _one_of(get_args(ScoreRequirement)),
     "guidelines.rationale": _one_of(get_args(RationaleRequirement)),
+    "guidelines.reasoning": _one_of(get_args(ReasoningDisplay)),
     "guidelines.axes": lambda value: isinstance(value, list) and all(map(_is_object, value)),
     "examples.position": _is_count,
     "examples.messages": _is_chat,
@@ -224,7 +225,7 @@ def _is_guideline(row: Fields) -> bool:
     axes = tuple(Axis(**axis) for axis in row["axes"])
     if not all(isinstance(value, str) for axis in axes for value in vars(axis).values()):
         return False
-    Guideline(row["project_id"], row["version"], row["text"], axes, row["scores"], row["rationale"])
+    Guideline(row["project_id"], row["version"], row["text"], axes, row["scores"], row["rationale"], row["reasoning"])
     return True
 
 

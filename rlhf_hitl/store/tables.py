@@ -258,6 +258,7 @@ guidelines = Table(
     Column("axes", JSON, nullable=False),
     Column("scores", String(20), nullable=False),
     Column("rationale", String(20), nullable=False),
+    Column("reasoning", String(20), nullable=False, server_default="shown"),
     Column("created_at", Utc, nullable=False),
     UniqueConstraint("project_id", "version", name="guidelines_once"),
     sqlite_autoincrement=True,

@@ -18,6 +18,7 @@ from rlhf_hitl.store.queue.assignment import count_available
 from rlhf_hitl.store.service_tables import tokens
 from rlhf_hitl.store.tables import judgments, places, raters
 from rlhf_hitl.types import Comparison, Judgment, utc_now
+from rlhf_hitl.types.messages import hide_reasoning
 
 
 @dataclass(frozen=True)
@@ -141,8 +142,9 @@ def search_current_judgments(
 
 
 def _fold_texts(judgment: Judgment, comparison: Comparison) -> str:
-    """Return all texts of a judgment and its comparison, in one case."""
+    """Return all texts of a judgment and its comparison, in one case: without reasoning, which may be hidden."""
     chats = [comparison.prompt.messages, *(completion.messages for completion in comparison.completions)]
+    chats = [hide_reasoning(chat) for chat in chats]
     return "\n".join([judgment.answer.rationale, *(m.read_all_text() for chat in chats for m in chat)]).casefold()
 
 

@@ -46,6 +46,7 @@ from rlhf_hitl.types.projects import (
     Guideline,
     Project,
     RationaleRequirement,
+    ReasoningDisplay,
     ScoreRequirement,
     TutorialExample,
 )
@@ -77,6 +78,7 @@ __all__ = [
     "Rater",
     "RationaleRequirement",
     "Reason",
+    "ReasoningDisplay",
     "Receipt",
     "Role",
     "Route",

@@ -6,7 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rlhf_hitl.errors import BadInput
@@ -172,6 +172,13 @@ def messages_to_dicts(messages: Messages) -> list[dict[str, Any]]:
 def list_images(*chats: Messages) -> Iterator[ImagePart]:
     """Yield the images of some chats, in their order."""
     return (image for chat in chats for message in chat for image in message.images)
+
+
+def hide_reasoning(messages: Messages) -> Messages:
+    """Return messages without their reasoning, for raters whose guideline hides it."""
+    if not any(m.reasoning_content for m in messages):
+        return messages
+    return tuple(replace(m, reasoning_content="") for m in messages)
 
 
 def identify_messages(messages: Messages) -> list[dict[str, Any]]:

@@ -51,13 +51,15 @@ DEFAULT_AXES = (
 
 ScoreRequirement = Literal["offered", "required", "off"]
 RationaleRequirement = Literal["offered", "required"]
+ReasoningDisplay = Literal["shown", "hidden"]
 
 
 @dataclass(frozen=True)
 class Guideline:
     """One version of the instructions that the raters of a project follow.
 
-    `text` is Markdown; `scores` says whether axes are scored and `rationale` whether a rationale is asked for.
+    `text` is Markdown; `scores` says whether axes are scored, `rationale` whether a rationale is asked for, and
+    `reasoning` whether raters see what policies thought before they answered.
     `created_at` is None for the guideline that comes with the package.
     """
 
@@ -67,6 +69,7 @@ class Guideline:
     axes: tuple[Axis, ...] = DEFAULT_AXES
     scores: ScoreRequirement = "offered"
     rationale: RationaleRequirement = "offered"
+    reasoning: ReasoningDisplay = "shown"
     created_at: datetime | None = None
 
     def check(self, answer: Answer, shown: Sequence[str]) -> None:

@@ -77,7 +77,7 @@ def test_a_file_of_text_alone_takes_its_version_from_outside(tmp_path):
     "guideline",
     [
         Guideline("default", "1.0", "Be fair.\n\n---\n\nAlways: “fair”."),
-        Guideline("default", "off", "x", (), "off", "required"),
+        Guideline("default", "off", "x", (), "off", "required", "hidden"),
         Guideline("default", "2026-11-30", "é", (Axis("a", "Ä: #1", "yes\nno"),), "required"),
     ],
 )

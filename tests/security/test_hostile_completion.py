@@ -85,7 +85,7 @@ def test_code_whose_colours_take_minutes_is_shown_without_them_and_the_rest_as_e
     assert 'data-i18n="text_partly"' in html
 
 
-@pytest.mark.parametrize("name", ["brackets without end", "ten thousand rows", "stars and letters"])
+@pytest.mark.parametrize("name", ["brackets without end", "ten thousand rows"])
 def test_a_text_that_is_not_drawn_in_time_is_shown_as_it_was_written_and_nothing_of_it_is_lost(renderer, name):
     html = renderer.render(TEXTS[name])
     assert 'data-i18n="text_plain"' in html
@@ -177,14 +177,14 @@ def test_texts_that_differ_are_never_taken_for_one_another(renderer):
 
 def test_a_conversation_of_very_many_messages_is_cut_and_says_so():
     prompt = [Message("user", f"message {i}") for i in range(MESSAGES_LIMIT + 234)]
-    html, _ = render_card(prompt, [])
+    html = render_card(prompt, [], str).prompt
     assert html.count("<article") == MESSAGES_LIMIT
     assert 'data-i18n="messages_cut" data-count="234"' in html
 
 
 def test_a_card_of_many_long_texts_is_cut_and_says_so():
     answers = [[Message("assistant", letter * 900_000)] for letter in "abcdefghijklmnop"]
-    card = draw_card("id", "new", [Message("user", "q")], answers)
+    card = draw_card("id", "new", [Message("user", "q")], answers, str)
     shown = sum(len(seen(answer["html"])) for answer in card["answers"])
     assert shown <= rendering.CARD_LIMIT
     assert all('data-i18n="text_cut"' in answer["html"] for answer in card["answers"])

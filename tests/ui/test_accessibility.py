@@ -10,6 +10,7 @@ from axe_playwright_python.sync_playwright import Axe
 
 from browser_fixtures import answers, enter, expect, pair, picture, question, until_next
 from handmade_evaluations import bundled, put
+from message_examples import look_alike, with_images, with_tools
 from rlhf_hitl.formats.guidance import read_bundled_tutorial
 from rlhf_hitl.store import guidelines, invitations, projects, tutorial
 from rlhf_hitl.store.comparisons import insert_comparisons
@@ -240,6 +241,37 @@ def look_at_many(page, look) -> None:
         button.click()
         look("side-by-side")
         button.click()
+
+
+def test_messages_that_are_more_than_text(serve, screen):
+    _, page, look = screen
+    for state, comparison in (("tools", with_tools()), ("images", with_images()), ("alike", look_alike())):
+        server = serve([comparison])
+        server.person("ann")
+        page.context.clear_cookies()
+        enter(page, server, "ann")
+        expect(page.locator("#card")).to_be_visible()
+        if page.locator(".unformatted").count():  # the machine does other things: it is drawn for the next time
+            page.reload()
+            expect(page.locator("#card")).to_be_visible()
+        if state == "images":
+            page.wait_for_function("() => [...document.querySelectorAll('.picture img')].every((i) => i.naturalWidth)")
+        if state == "tools":
+            for block in page.locator(".answer .block.reasoning summary").all():
+                block.click()
+        look(state)
+        if state == "images":
+            page.locator(".answer .picture").first.click()
+            expect(page.locator("dialog.zoom .zoom-pane img")).to_have_count(2)
+            look("zoom")
+            page.keyboard.press("Escape")
+            expect(page.locator("dialog.zoom")).to_be_hidden()
+        if state == "tools":
+            page.locator(".block.tools summary").click()
+        page.keyboard.press("w")
+        expect(page.locator(".answer .raw").first).to_be_visible()
+        look(f"{state} raw" if state != "alike" else "raw", pictured=state == "alike")
+        page.keyboard.press("w")
 
 
 def test_leading(office, screen):

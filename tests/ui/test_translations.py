@@ -105,7 +105,7 @@ def used() -> dict[str, str]:
     found = dict.fromkeys(re.findall(r'data-i18n(?:-label)?="(\w+)"', markup()), "a page's markup")
     found |= dict.fromkeys(re.findall(r'\bt\("(\w+)"\)', markup()), "a template")
     for path in sorted((ROOT / "ui").glob("*.py")):  # words within what Python makes of a text
-        named = re.findall(r'(?:data-i18n="|\brender_translated\(")(\w+)"', path.read_text(encoding="utf-8"))
+        named = re.findall(r'(?:data-i18n(?:-alt)?="|\brender_translated\(")(\w+)"', path.read_text(encoding="utf-8"))
         found |= dict.fromkeys(named, path.name)
     shown = given("rlhf_hitl/api/sign_in.py", "respond_with_sign_in_page", "problem")
     found |= {f"login_{problem}": "api/sign_in.py" for problem in shown}

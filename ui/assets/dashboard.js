@@ -55,7 +55,7 @@ function createDashboard(element, name, fixedLanguage = null) {
   const theme = storage.get("theme", ""); // as chosen on the rating page; else the system's
   if (theme) document.body.classList.toggle("dark", theme === "dark");
   showNavigation(element);
-  return { $, t, formatNumber, language: i18n.language, checkAnswer, showProjects, showUpdated, showAge, showLoading, showTitle, createTime, showTimes };
+  return { element, storage, $, t, formatNumber, language: i18n.language, checkAnswer, showProjects, showUpdated, showAge, showLoading, showTitle, createTime, showTimes };
 }
 
 // What is chosen on a page stands in its address after #, so that a reload and a link keep it.

@@ -19,7 +19,7 @@ from rlhf_hitl.api.operations.shared import Cursor, Limit, PathId, ProjectFilter
 from rlhf_hitl.api.scoped_routes import ScopedRoutes
 from rlhf_hitl.config import Settings
 from rlhf_hitl.errors import NotFound
-from rlhf_hitl.store import Store, audit, queue, views
+from rlhf_hitl.store import Store, audit, guidelines, queue, views
 from rlhf_hitl.store.judgments import read_judgments
 from rlhf_hitl.types import Receipt, Role
 
@@ -92,7 +92,9 @@ def add_operations(routes: ScopedRoutes, store: Store, settings: Settings) -> No
         last = views.load_newest_judgment(store, caller.rater.id)
         if last is None:
             raise NotFound("last judgment", expected="one of your own", fix="judge something first")
-        return bodies.last_to_json(*last)
+        judgment, comparison = last
+        seen = guidelines.keep_seen_of_comparison(store, comparison, judgment.guideline_version)
+        return bodies.last_to_json(judgment, seen)
 
     @routes(
         "GET",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -14,8 +15,8 @@ from rlhf_hitl.api.operations.shared import PathId
 from rlhf_hitl.api.scoped_routes import ScopedRoutes
 from rlhf_hitl.config import Settings
 from rlhf_hitl.errors import Conflict, NotFound
-from rlhf_hitl.store import Store, queue, views
-from rlhf_hitl.types import utc_now
+from rlhf_hitl.store import Store, guidelines, queue, views
+from rlhf_hitl.types import Lease, utc_now
 
 #: An image never changes; it is for whoever asked, and nothing but a picture.
 IMAGE_HEADERS = {
@@ -50,6 +51,8 @@ def add_operations(routes: ScopedRoutes, store: Store, settings: Settings) -> No
         finally:
             if is_search:
                 del searching[rater_id]
+        if not caller.sees_all:
+            leases = [_keep_seen(store, lease) for lease in leases]
         return JSONResponse({"leases": [bodies.lease_to_json(lease) for lease in leases]})
 
     @routes("POST", "/leases/{lease_id}/renew", response_model=bodies.Renewed, error_statuses=(404, 409))
@@ -91,3 +94,9 @@ def add_operations(routes: ScopedRoutes, store: Store, settings: Settings) -> No
             return bodies.queue_to_json(queue.count_places_by_lane(store))
         progress = views.load_progress(store, caller.rater.id, since=utc_now() - timedelta(days=1))
         return {"filled": progress.done, "leased": 0, "free": progress.left, "lanes": []}
+
+
+def _keep_seen(store: Store, lease: Lease) -> Lease:
+    """Return a lease with what its rater sees of the comparison: the guideline may hide reasoning."""
+    seen = guidelines.keep_seen_of_comparison(store, lease.comparison, lease.guideline_version)
+    return replace(lease, comparison=seen)

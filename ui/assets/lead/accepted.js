@@ -1,9 +1,10 @@
 // The comparisons that the model accepted: page by page, searched by words, and sent to raters (sending.js). What is shown
 // stays in its place until the lead asks for something else.
-function createAcceptedList({ $, t, formatNumber, language, checkAnswer, createTime }, server) {
+function createAcceptedList({ element, $, t, formatNumber, language, checkAnswer, createTime }, server) {
   const PAGE_SIZE = 25;
   const percentFormat = new Intl.NumberFormat(language, { style: "percent" });
   const marginFormat = new Intl.NumberFormat(language, { minimumFractionDigits: 2, maximumFractionDigits: 2 });
+  createPictureViewer(element, t);
   const sending = createSending((id) => redrawSend(id));
 
   let pages = [{ before: null, lookedAt: 0 }]; // where each page begins that was shown so far, the first one first
@@ -83,9 +84,13 @@ function createAcceptedList({ $, t, formatNumber, language, checkAnswer, createT
   }
 
   // --- rows
-  function createAccepted({ id, asked, chosen, rejected, project, model, margin, uncertainty, probability, at }) {
-    const title = [createElement("p", { dir: "auto" }, createElement("b", {}, asked))];
-    if (chosen !== null) title.push(createExcerpt("chosen", t("chosen"), chosen), createExcerpt("rejected", t("rejected"), rejected));
+  function createAccepted(accepted) {
+    const { id, asked, chosen, rejected, project, model, margin, uncertainty, probability, at } = accepted;
+    const title = [createElement("p", { dir: "auto" }, createElement("b", {}, asked)), ...createPictures(accepted.asked_images, "conversation")];
+    if (chosen !== null) {
+      const excerpts = ["chosen", "rejected"].map((name) => createExcerpt(name, name === "chosen" ? t("chosen") : t("rejected"), accepted[name], accepted[`${name}_images`]));
+      title.push(createElement("div", { className: "answers" }, ...excerpts));
+    }
     const row = createRow(
       id,
       title,
@@ -98,9 +103,20 @@ function createAcceptedList({ $, t, formatNumber, language, checkAnswer, createT
     );
     return row;
   }
-  function createExcerpt(className, said, text) {
+  function createExcerpt(className, said, text, images) {
     const tag = createElement("span", { className: `tag ${className}` }, said);
-    return createElement("p", { className: "excerpt" }, tag, " ", createElement("span", { dir: "auto" }, text));
+    const excerpt = createElement("p", { className: "excerpt" }, tag, " ", createElement("span", { dir: "auto" }, text));
+    return createElement("div", { className: "answer", data: { title: said } }, excerpt, ...createPictures(images, "answer"));
+  }
+  // Images, small: each opens the viewer, beside those of the other answer.
+  function createPictures(images, where) {
+    if (images.length === 0) return [];
+    const pictures = images.map(({ address, alt }, i) => {
+      const place = { n: i + 1, of: images.length };
+      const described = alt.trim() || (where === "answer" ? t("image_in_answer", place) : t("image_in_conversation", place));
+      return createElement("button", { type: "button", className: "picture" }, createElement("img", { src: address, alt: described }));
+    });
+    return [createElement("p", { className: "pictures" }, ...pictures)];
   }
   const formatOrNone = (format, value) => (value === null ? "—" : format.format(value));
   // The button that sends a row's comparison, and beside it what becomes of it.

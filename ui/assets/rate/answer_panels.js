@@ -1,4 +1,5 @@
-// The answers side by side: their panels, folding long ones, and marking the words in which two of them differ.
+// The answers side by side: their panels, folding long ones, marking the words in which two of them differ, and the
+// warning where some look the same and are not.
 function createAnswerPanels(page) {
   const { element, $, state, i18n: { t, translate } } = page;
 
@@ -25,6 +26,16 @@ function createAnswerPanels(page) {
       },
     }));
   }
+  // Say which answers look the same although they are not, and offer what tells them apart.
+  function warnOfLookAlikes() {
+    const { alike = [] } = state.card;
+    $("alike").hidden = alike.length === 0;
+    const letters = alike.map((group) => page.i18n.formatList(group)).join("; ");
+    $("alike-text").textContent = t("alike", { letters });
+    $("alike-difference").hidden = !page.cards.isPair();
+    if (alike.length) page.notices.announce($("alike-text").textContent);
+  }
+
   // Show which answers are chosen as better and which rank each of them has.
   function showRanks(betterIndices) {
     const { ranks, marked } = page.rankingBoard;
@@ -62,6 +73,12 @@ function createAnswerPanels(page) {
     if (card.showsDifference) return showTexts(null);
     page.exchange("difference", { id: card.id, mode: card.mode }, ({ marked }) => card === state.card && showTexts(marked));
   }
+  function onRawView(isOn) {
+    if (!state.card?.answers) return;
+    if (state.card.showsDifference) showTexts(null);
+    refold();
+    page.notices.announce(t(isOn ? "raw_on" : "raw_off"));
+  }
   // Show `marked`, the answers' HTML with the words marked that only one of them has; null shows the answers as they are.
   function showTexts(marked) {
     state.card.showsDifference = marked !== null;
@@ -75,5 +92,6 @@ function createAnswerPanels(page) {
     if (areEqual) page.notices.notify(t("difference_none"), null, "transient");
     page.notices.announce(t(areEqual ? "difference_none" : marked ? "difference_on" : "difference_off"));
   }
-  return { draw, showRanks, fold, toggleFold, refold, toggleDifference };
+  for (const name of ["load", "toggle"]) $("answers").addEventListener(name, refold, true); // of an image, of a block
+  return { draw, warnOfLookAlikes, showRanks, fold, toggleFold, refold, toggleDifference, onRawView };
 }

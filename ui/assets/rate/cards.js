@@ -37,6 +37,7 @@ function createCards(page) {
     for (const id of ["prompt", "answers", "rewrite"]) $(id).lang = card.lang || "";
     $("prompt").innerHTML = card.prompt; // escaped HTML of ui/markdown.py
     page.answerPanels.draw();
+    page.answerPanels.warnOfLookAlikes();
     translate($("card"));
     showControls();
     page.answerPanels.fold();

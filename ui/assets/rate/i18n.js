@@ -12,6 +12,7 @@ function createI18n(element, storage) {
     return text.replace(/\{(\w+)\}/g, (_, name) => values[name] ?? "");
   }
   const formatNumber = (value) => new Intl.NumberFormat(language).format(value);
+  const formatList = (texts) => new Intl.ListFormat(language).format(texts);
   function formatTime(iso) {
     return new Intl.DateTimeFormat(language, { dateStyle: "medium", timeStyle: "short" }).format(new Date(iso));
   }
@@ -19,6 +20,7 @@ function createI18n(element, storage) {
   function translate(root = element) {
     for (const node of root.querySelectorAll("[data-i18n]"))
       node.textContent = t(node.dataset.i18n, node.dataset.count && { n: formatNumber(node.dataset.count) });
+    for (const node of root.querySelectorAll("[data-i18n-alt]")) node.alt = t(node.dataset.i18nAlt, node.dataset);
     for (const node of root.querySelectorAll("[data-i18n-label]")) node.setAttribute("aria-label", t(node.dataset.i18nLabel));
   }
   function setLanguage(tag) {
@@ -34,6 +36,7 @@ function createI18n(element, storage) {
     translate,
     setLanguage,
     formatNumber,
+    formatList,
     formatTime,
     get language() {
       return language;

@@ -3,7 +3,7 @@
 function createKeymap(storage) {
   const DEFAULTS = {
     A3: "1", A2: "2", A1: "3", tie: "0", B1: "5", B2: "6", B3: "7", all_bad: "b", skipped: "s", flagged: "f",
-    rationale: "r", rewrite: "e", scores: "x", difference: "d", unfold: "l", undo: "u", history: "h", guide: "g", help: "?",
+    rationale: "r", rewrite: "e", scores: "x", difference: "d", raw: "w", zoom: "z", unfold: "l", undo: "u", history: "h", guide: "g", help: "?",
   };
   const current = () => ({ ...DEFAULTS, ...storage.get("keys", {}) });
   return {

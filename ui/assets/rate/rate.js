@@ -15,6 +15,7 @@ function rate(element, server) {
   const page = { element, $, server, storage, state: createState(), pace: createPace(), keymap: createKeymap(storage) };
   const { state } = page;
   page.i18n = createI18n(element, storage);
+  page.pictures = createPictureViewer(element, page.i18n.t);
   page.activeTime = createActiveTime(() => page.drafts.save());
   page.rankingBoard = createRankingBoard($("ranking-board"), page.i18n.t, () => {
     page.choices.showChoice();
@@ -26,6 +27,7 @@ function rate(element, server) {
   page.progress = createProgress(page);
   page.cards = createCards(page);
   page.answerPanels = createAnswerPanels(page);
+  page.rawView = createRawView(element, storage, [$("open-raw"), $("alike-raw")], page.answerPanels.onRawView);
   page.phone = createPhone(page);
   page.choices = createChoices(page);
   page.scores = createScores(page);
@@ -71,6 +73,8 @@ function rate(element, server) {
     rewrite: page.rewrite.open,
     scores: () => page.scores.open(),
     difference: page.answerPanels.toggleDifference,
+    raw: page.rawView.toggle,
+    zoom: page.pictures.openFirst,
     unfold: page.answerPanels.toggleFold,
     undo: page.history.undo,
     history: page.history.open,
@@ -91,6 +95,9 @@ function rate(element, server) {
     "open-scores": () => page.scores.open(true),
     "open-rewrite": actions.rewrite,
     "open-difference": actions.difference,
+    "alike-difference": actions.difference,
+    "open-raw": actions.raw,
+    "alike-raw": actions.raw,
     "open-more": () => page.phone.toggleMore(),
     "side-by-side": page.phone.toggleSideBySide,
     "verdict-next": page.cards.showNext,

@@ -1,6 +1,6 @@
 // The examples of an evaluation: the list of those found, and the one shown beside it.
 function createExampleBrowser(dashboard, server, address, requests) {
-  const { $, checkAnswer } = dashboard;
+  const { element, storage, $, t, checkAnswer } = dashboard;
   const formatNumber = new Intl.NumberFormat().format;
   let current = { at: null, total: 0, example: null }; // the example shown: its place among those found, and its name
   let drawnPage = ""; // the query and page that the list shows
@@ -86,7 +86,7 @@ function createExampleBrowser(dashboard, server, address, requests) {
     const nodes = document.createTreeWalker($("example"), NodeFilter.SHOW_TEXT);
     while (nodes.nextNode() && ranges.length < RANGES_LIMIT) {
       const node = nodes.currentNode;
-      if (!node.parentElement.closest(".text")) continue;
+      if (!node.parentElement.closest(".text, .raw, .json")) continue;
       const text = node.data.toLowerCase();
       if (text.length !== node.data.length) continue; // a lower-case form is longer, so that positions would be wrong
       for (const word of words)
@@ -151,5 +151,12 @@ function createExampleBrowser(dashboard, server, address, requests) {
   $("next").addEventListener("click", () => step(1));
   $("difference").addEventListener("click", toggleDifference);
   $("copy-link").addEventListener("click", copyLink);
-  return { show, step, changeQuery, toggleDifference, setChoices };
+  const rawView = createRawView(element, storage, [$("raw")], (isOn) => {
+    if (showsDifference()) setDifference(false);
+    makeScrollable($("example"));
+    $("announce").textContent = t(isOn ? "raw_on" : "raw_off");
+  });
+  $("raw").addEventListener("click", rawView.toggle);
+  const { openFirst } = createPictureViewer(element, t);
+  return { show, step, changeQuery, toggleDifference, toggleRaw: rawView.toggle, enlarge: openFirst, setChoices };
 }

@@ -7,6 +7,8 @@ function listenToReplayKeys($, examples) {
     ArrowRight: () => examples.step(1),
     ArrowLeft: () => examples.step(-1),
     d: examples.toggleDifference,
+    w: examples.toggleRaw,
+    z: examples.enlarge,
     "/": () => $("search").focus(),
   };
   try {
@@ -19,6 +21,7 @@ function listenToReplayKeys($, examples) {
   });
   document.addEventListener("keydown", (event) => {
     if ($("example-browser").hidden || event.ctrlKey || event.metaKey || event.altKey || event.defaultPrevented) return;
+    if (event.target.closest("dialog")) return;
     if (event.target === $("search") && event.key === "Escape") {
       event.preventDefault(); // Escape would empty the field without an input event
       return $("example-list").focus();

@@ -1,0 +1,38 @@
+"""Find completions that look the same on the page and are not written the same."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from unicodedata import normalize
+
+from rlhf_hitl.types import Message
+from rlhf_hitl.visible import UNSEEN_RANGE
+
+# What the page shows by itself: notes, and what only the raw view shows. Neither holds an element of its own kind.
+_NOT_THE_TEXT = re.compile(r'<p class="note.*?</p>|<div class="raw".*?</div>', re.DOTALL)
+# The address of an image is all that tells one from another.
+_IMAGE = re.compile(r'<img src="[^"?]*/([^"?/]*)[^>]*>')
+_TAG_OR_UNSEEN = re.compile(rf"<[^>]*>|\s|[{UNSEEN_RANGE}]")
+
+
+def find_look_alikes(completions: Sequence[Sequence[Message]], html: Sequence[str]) -> list[list[int]]:
+    """Return groups of places whose completions show the same words in the same order, and differ as messages.
+
+    Formatting does not tell them apart: that `2*3` is slanted is easily overlooked.
+    """
+    by_look: dict[str, list[int]] = defaultdict(list)
+    for at, drawn in enumerate(html):
+        by_look[_get_look(drawn)].append(at)
+    return [
+        places
+        for look, places in by_look.items()
+        if look and any(tuple(completions[at]) != tuple(completions[places[0]]) for at in places)
+    ]
+
+
+def _get_look(html: str) -> str:
+    """Return what somebody reads of HTML, without spaces, characters nobody sees, and forms of the same letter."""
+    text = _TAG_OR_UNSEEN.sub("", _IMAGE.sub(r"\1", _NOT_THE_TEXT.sub("", html)))
+    return text if text.isascii() else normalize("NFKC", text)

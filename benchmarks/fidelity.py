@@ -109,7 +109,7 @@ def draw_examples(n: int) -> list[Example]:
     drawn: list[Example] = []
 
     @settings(max_examples=n, derandomize=True, database=None, phases=[Phase.generate],
-              suppress_health_check=list(HealthCheck))  # fmt: skip
+              suppress_health_check=tuple(HealthCheck))  # type: ignore[arg-type]  # fmt: skip
     @given(texts, texts, texts)
     def draw(question: str, first: str, second: str) -> None:
         drawn.append(Example(f"{len(drawn)} {question}", (first, second)))
@@ -154,7 +154,9 @@ def compare_with_store(
 def compare_with_page(comparisons: Sequence[Comparison]) -> Iterator[str]:
     """Yield the answers of which the card's raw text is another one."""
     for c in comparisons:
-        card = draw_card("c", "rate", c.prompt.messages, [a.messages for a in c.completions])
+        card = draw_card(
+            "c", "rate", c.prompt.messages, [a.messages for a in c.completions], lambda id: f"/images/{id}"
+        )
         for completion, shown in zip(c.completions, card["answers"]):
             raw = markdown.make_visible(completion.messages[-1].text[: markdown.SHOWN_LIMIT])
             if raw not in shown["text"]:

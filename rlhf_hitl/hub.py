@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from rlhf_hitl.errors import BadInput, RlhfHitlError
 
@@ -77,6 +77,7 @@ def push_folder(
         CommitOperationAdd(name, folder / name) for name in filter_repo_objects(names, ignore_patterns=list(leave_out))
     ]
     step = f"make {repo}"
+    unreachable: Any = (OfflineModeIsEnabled, HfHubHTTPError.__bases__[0], OSError)  # one is of the HTTP client in use
     try:
         api.create_repo(repo, repo_type=repo_type, private=not public, exist_ok=True)
         if revision is not None:
@@ -89,7 +90,7 @@ def push_folder(
         )
     except HfHubHTTPError as e:
         raise _make_failure(step, e.response.status_code, e.server_message) from e
-    except (OfflineModeIsEnabled, HfHubHTTPError.__bases__[0], OSError) as e:  # the base is of the HTTP client in use
+    except unreachable as e:
         reason = " ".join(str(e).split())[:200] or type(e).__name__
         raise HubFailure(f"the hub ({step}): expected that it can be reached. Fix: check the network ({reason})") from e
     return commit.commit_url

@@ -250,7 +250,7 @@ def export_data_command(
     new store with it, on SQLite or PostgreSQL. It holds password hashes and webhook secrets, so only the owner of the
     file may read it.
     """
-    from rlhf_hitl import hub
+    import rlhf_hitl.hub as hub
     from rlhf_hitl.formats import archive
     from rlhf_hitl.formats.export import export_snapshot as write
     from rlhf_hitl.store import Store

@@ -79,7 +79,7 @@ def push_model_command(
     json: AsJson = False,
 ) -> Result:
     """Send a reward model or a tuned policy to the hub, with its card. Private, with the token in HF_TOKEN."""
-    from rlhf_hitl import hub
+    import rlhf_hitl.hub as hub
 
     hub.check_repo(repo)
     hub.require_token()

@@ -72,7 +72,7 @@ def make_features(config: str, kinds: MessageKinds) -> Features:
         chats["completions"] = List(chat)
     elif config == "judgments":
         chats["completions"] = List({"id": text, "policy": text, "messages": chat})
-    more = {"tools": text} if kinds.tools else {}
+    more: dict[str, Any] = {"tools": text} if kinds.tools else {}
     if kinds.images:
         more["images"] = List(Image())
     return Features(chats | more | columns[config])

@@ -149,10 +149,12 @@ def _read_chats(row: SourceRow, chosen: list[Any], rejected: list[Any]) -> Promp
 
 
 def _read_texts(row: SourceRow) -> PromptAndSides:
-    chosen, rejected = (row.fields.get(side) for side in SIDES)
-    for side, text in zip(SIDES, (chosen, rejected)):
-        if not isinstance(text, str):
+    texts = []
+    for side in SIDES:
+        if not isinstance(text := row.fields.get(side), str):
             raise make_field_error(row, side, "text, or a list of messages on both sides")
+        texts.append(text)
+    chosen, rejected = texts
     transcripts = parse_transcript(chosen), parse_transcript(rejected)
     if transcripts[0] and transcripts[1]:
         return _split_prompt(row, transcripts[0], transcripts[1])

@@ -145,7 +145,7 @@ _MARKS = (
 )
 
 
-def _of_project(query: sa.Select[Any], prompt_id: sa.Column[Any], project: str | None) -> sa.Select[Any]:
+def _of_project(query: Any, prompt_id: sa.Column[Any], project: str | None) -> Any:
     if project is None:
         return query
     in_project = sa.exists().where(

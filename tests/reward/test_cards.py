@@ -12,6 +12,7 @@ from huggingface_hub import ModelCard
 from command_line import run_command
 from rlhf_hitl.policy.policy_folder import save_policy
 from rlhf_hitl.reward.model import load_reward_model
+from rlhf_hitl.reward.rendering import Conversation
 from rlhf_hitl.store.reward_models import list_reward_models
 
 
@@ -30,7 +31,9 @@ def test_the_card_of_a_head_loads_it(judged_store, trained_model):
     [made] = run_code(folder)
     assert (
         made["rewards"].tolist()
-        == load_reward_model(folder).rewards([(made["prompt"], answer) for answer in made["answers"]]).tolist()
+        == load_reward_model(folder)
+        .rewards([Conversation(made["prompt"], answer) for answer in made["answers"]])
+        .tolist()
     )
     metadata = ModelCard.load(folder / "README.md").data
     assert (metadata.library_name, metadata.license) == ("rlhf_hitl", "unknown")
@@ -48,7 +51,7 @@ def test_the_card_of_a_full_model_loads_it_with_transformers_and_gives_the_same_
     assert done.returncode == 0, done.stderr[-3000:]
     folder = Path(json.loads(done.stdout)["path"])
     ours, plain = run_code(folder)
-    others = load_reward_model(folder).rewards([(ours["prompt"], ours["answers"][0])])
+    others = load_reward_model(folder).rewards([Conversation(ours["prompt"], ours["answers"][0])])
     assert plain["reward"] == pytest.approx(float(others[0]), abs=1e-4)
     assert ours["rewards"][0] == pytest.approx(float(others[0]), abs=1e-5)
     assert ModelCard.load(folder / "README.md").data.library_name == "transformers"

@@ -14,6 +14,7 @@ from rlhf_hitl.reward import fused_decoder
 from rlhf_hitl.reward.backbone import Backbone
 from rlhf_hitl.reward.extractor import map_on_cores
 from rlhf_hitl.reward.fused_decoder import BLOCK, KEY_MULTIPLE, FusedDecoder, fuse_decoder, plant_forest
+from rlhf_hitl.reward.rendering import Conversation
 from rlhf_hitl.types import Message
 
 DYNAMIC = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 1e4}
@@ -135,7 +136,7 @@ def test_features_are_those_of_the_model_and_the_bar_counts_all(tiny_model):
     backbone = Backbone(str(tiny_model), dtype="float32")
     prompts = [(Message("user", f"What about {topic}?"),) for topic in ("the sea", "the sun", "a poem")]
     answers = [(Message("assistant", text),) for text in ("It is lazy.", "It is quick and brown.", "Thanks, friend!")]
-    rendered = [backbone.renderer.render((prompt, answer)) for prompt in prompts for answer in answers]
+    rendered = [backbone.renderer.render(Conversation(prompt, answer)) for prompt in prompts for answer in answers]
     fused = backbone.compute(rendered)
     assert backbone.extractor.fused is not None
     backbone.extractor.fused = None

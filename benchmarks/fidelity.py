@@ -7,7 +7,7 @@ file of each format. The file is imported with `--skip-bad`; then every comparis
 
 - in the store: its question and answers are the ones that were written;
 - on the page: the raw view of its card has every character of them;
-- in an export of Parquet and of JSON lines: its rows hold the same messages;
+- in an export of Parquet and of JSON lines: its rows hold the same messages, and an import of it gives the same ids;
 - in tokens: what a tokenizer of bytes and a plain chat template make of it reads as the same text.
 
 What is not there, or is another text, has to be named by the summary of the import: a row that is skipped, or whose
@@ -22,11 +22,13 @@ import base64
 import csv
 import io
 import json
+import re
 import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -44,10 +46,13 @@ from rlhf_hitl.types import Comparison, parse_messages, parse_tools
 from rlhf_hitl.types.messages import list_images
 from rlhf_hitl.ui import markdown
 from rlhf_hitl.ui.rating_cards import draw_card
+from rlhf_hitl.visible import show_unseen
 
 sys.path.append(str(Path(__file__).parent.parent / "tests"))
 from hostile_texts import HOSTILE
 
+#: Tags, and the marks that the raw view puts in place of spaces at the end of a line.
+_TAGS = re.compile(r"""<span class="blanks">.*?</span>|<[^>]*>""")
 SEED = 0
 LONGEST = 3000  # characters of one text
 #: Pieces that formats, templates and pages give a meaning to.
@@ -82,7 +87,10 @@ def main() -> None:
     total: Counter[str] = Counter()
     for name in args.formats:
         with tempfile.TemporaryDirectory() as folder:
-            found = measure(name, draw_examples(n), Path(folder))
+            examples = draw_examples(n)
+            if name in TRANSCRIPTS:
+                examples = [Example(drop_turns(e.question), tuple(map(drop_turns, e.answers))) for e in examples]  # type: ignore[arg-type]
+            found = measure(name, examples, Path(folder))
         for fault in found.faults[:3]:
             print(f"{name}: {fault}", file=sys.stderr)
         counts = {"unnamed": len(found.faults), "skipped": found.skipped, "whole": found.whole}
@@ -127,6 +135,7 @@ def measure(name: str, examples: Sequence[Example], folder: Path) -> Findings:
         findings = compare_with_store(examples, comparisons, report, name)
         findings.faults += compare_with_page(comparisons)
         findings.faults += compare_with_exports(store, comparisons, folder)
+        findings.faults += compare_with_second_import(comparisons, folder)
         findings.faults += compare_with_tokens(comparisons)
     return findings
 
@@ -152,15 +161,17 @@ def compare_with_store(
 
 
 def compare_with_page(comparisons: Sequence[Comparison]) -> Iterator[str]:
-    """Yield the answers of which the card's raw text is another one."""
+    """Yield the texts that cannot be read on the card, in its raw view where it has one."""
     for c in comparisons:
-        card = draw_card(
-            "c", "rate", c.prompt.messages, [a.messages for a in c.completions], lambda id: f"/images/{id}"
-        )
-        for completion, shown in zip(c.completions, card["answers"]):
-            raw = markdown.make_visible(completion.messages[-1].text[: markdown.SHOWN_LIMIT])
-            if raw not in shown["text"]:
-                yield f"on the page {raw[:60]!r} is {shown['text'][:60]!r}"
+        chats = [a.messages for a in c.completions]
+        card = draw_card("c", "rate", c.prompt.messages, chats, lambda id: f"/images/{id}", tools=c.prompt.tools)
+        drawn = [card["prompt"], *(answer["html"] for answer in card["answers"])]
+        for chat, html in zip([c.prompt.messages, *chats], drawn):
+            shown = unescape(_TAGS.sub("", html.replace("<br>", "\n")))
+            for text in (t for m in chat for t in (m.text, m.reasoning_content)):
+                raw = show_unseen(text[: markdown.SHOWN_LIMIT])
+                if "".join(raw.split()) not in "".join(shown.split()):
+                    yield f"on the page {raw[:80]!r} is {shown[:120]!r}"
 
 
 def compare_with_exports(store: Store, comparisons: Sequence[Comparison], folder: Path) -> Iterator[str]:
@@ -183,6 +194,18 @@ def compare_with_exports(store: Store, comparisons: Sequence[Comparison], folder
             question, *sides = (parse_messages(fill_places(row[name], images)) for name in ("prompt", *SIDES))
             if (question, set(sides), parse_tools(row.get("tools"))) != wanted[row["comparison_id"]]:
                 yield f"{kind}: {row['comparison_id']} has other messages"
+
+
+def compare_with_second_import(comparisons: Sequence[Comparison], folder: Path) -> Iterator[str]:
+    """Yield what is not the same in a store that an export fills: ids are hashes of all that is in messages."""
+    for kind in ("parquet", "jsonl"):
+        if not (folder / kind).exists():
+            continue
+        with Store.open(f"sqlite:///{folder}/{kind}.db", create=True) as second:
+            import_path(second, folder / kind)
+            ids = {c.id for c in find_comparisons(second)}
+        if lost := {c.id for c in comparisons} ^ ids:
+            yield f"{kind}: {len(lost)} comparisons are others after an import of the export"
 
 
 def fill_places(chat: list[Row], images: Iterator[Any]) -> list[Row]:
@@ -240,6 +263,11 @@ def write_lines(make_row: Callable[[int, Example], Row | list[Row]]) -> Callable
         return path
 
     return write
+
+
+def drop_turns(text: str) -> str:
+    """Return a text without what begins a turn of a transcript, which no message of one can hold."""
+    return text.replace("Human:", "Human").replace("Assistant:", "Assistant")
 
 
 def write_table(delimiter: str, suffix: str) -> Callable[[Sequence[Example], Path], Path]:
@@ -358,7 +386,7 @@ WRITERS: dict[str, Callable[[Sequence[Example], Path], Path]] = {
         "winner_model_a": 1, "winner_model_b": 0, "winner_tie": 0}),
     "several_votes": write_lines(lambda i, e: {
         "instruction": e.question, "input": "", "response1": e.answers[0], "response2": e.answers[1],
-        "annotator1": 1, "annotator2": 2, "annotator3": 0}),
+        "annotator1": 1, "annotator2": 1, "annotator3": 2}),
     "sharegpt": write_lines(lambda i, e: {
         "conversations": [{"from": "human", "value": e.question}],
         **{s: {"from": "gpt", "value": a} for s, a in zip(SIDES, e.answers)}}),
@@ -381,9 +409,12 @@ WRITERS: dict[str, Callable[[Sequence[Example], Path], Path]] = {
         "overall_preference": -2, "individual_preference": [{"score": -2, "reasoning": "better"}]}),
     "ultrafeedback": write_lines(lambda i, e: {
         "source": "x", "instruction": e.question, "models": ["m", "n"], "completions": [
-            {"model": m, "response": a, "overall_score": s} for m, a, s in zip("mn", e.answers, (8.0, 3.0))]}),
+            {"model": m, "response": a, "overall_score": s, "annotations": {}}
+            for m, a, s in zip("mn", e.answers, (8.0, 3.0))]}),
 }  # fmt: skip
 SIDES = ("chosen", "rejected")
+#: Formats of transcripts: "\n\nHuman:" begins a turn.
+TRANSCRIPTS = ("hh", "nectar")
 
 if __name__ == "__main__":
     main()

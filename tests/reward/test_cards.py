@@ -29,12 +29,8 @@ def run_code(folder: Path) -> list[dict]:
 def test_the_card_of_a_head_loads_it(judged_store, trained_model):
     folder = Path(list_reward_models(judged_store)[-1].path)
     [made] = run_code(folder)
-    assert (
-        made["rewards"].tolist()
-        == load_reward_model(folder)
-        .rewards([Conversation(made["prompt"], answer) for answer in made["answers"]])
-        .tolist()
-    )
+    conversations = [Conversation(made["prompt"], answer) for answer in made["answers"]]
+    assert made["rewards"].tolist() == load_reward_model(folder).rewards(conversations).tolist()
     metadata = ModelCard.load(folder / "README.md").data
     assert (metadata.library_name, metadata.license) == ("rlhf_hitl", "unknown")
 

@@ -6,6 +6,7 @@ An image is bytes, `{"bytes": …}` or a `data:` URL. Nothing is opened or fetch
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any
 
 from rlhf_hitl.formats.columns import IMAGES, find_column
@@ -31,8 +32,9 @@ def read_images(row: SourceRow) -> list[Any]:
 def fill_images(row: SourceRow, images: list[Any], prompt: RawMessages, *sides: RawMessages) -> list[RawMessages]:
     """Return a prompt and the sides that go on from it with the row's images in them.
 
-    Each `{"type": "image"}` without an image gets one, in their order through the prompt and a side. Where there is
-    none, the images come before the text of the first user message, as TRL puts them.
+    Each `{"type": "image"}` without an image gets one, in their order through the prompt and a side; or through the
+    prompt and one side after the other, where there are as many. Where there is no place, the images come before the
+    text of the first user message, as TRL puts them.
 
     Raises:
         BadInput: there are more or fewer places than images.
@@ -46,6 +48,9 @@ def fill_images(row: SourceRow, images: list[Any], prompt: RawMessages, *sides: 
         if any(chat is None for chat in placed):
             raise make_field_error(row, _name(row), "a user message for the images, or a place for each")
         return [chat or [] for chat in (placed if prompt else [prompt, *placed])]
+    if any(in_prompt + n != len(images) for n in in_sides) and in_prompt + sum(in_sides) == len(images):
+        left = iter(images)  # as our own exports have them: first those of the prompt, then those of each side
+        return [_fill(chat, list(islice(left, n))) for chat, n in zip([prompt, *sides], [in_prompt, *in_sides])]
     if any(in_prompt + n != len(images) for n in in_sides or [0]):
         found = " and ".join(str(in_prompt + n) for n in sorted(set(in_sides or [0])))
         raise make_field_error(

@@ -6,6 +6,7 @@ import ast
 import json
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 #: Limits of a text as Python writes it: the parser takes much more memory than the text.
@@ -50,12 +51,14 @@ def decode_value(text: str) -> Any:
 def find_messages(value: Any) -> list[Any] | None:
     """Return the messages that a value is: a list of them, one alone, or an object of just them. None for another.
 
-    Arrow may hold a list of messages as an object of lists: `{"role": […], "content": […]}`.
+    Arrow may hold a list of messages as an object of lists, `{"role": […], "content": […]}`, or each as JSON text, as
+    our own exports do.
     """
     if hasattr(value, "tolist"):  # a NumPy array
         value = value.tolist()
     if _is_list(value):
-        return list(value) if value and all(map(_is_message, value)) else None
+        messages = _decode_each(value)
+        return messages if messages and all(map(_is_message, messages)) else None
     if not isinstance(value, Mapping):
         return None
     if _is_message(value):
@@ -66,6 +69,14 @@ def find_messages(value: Any) -> list[Any] | None:
     if "role" in value and len(columns) == len(value) and len(set(map(len, columns))) == 1:
         return find_messages([dict(zip(value, row)) for row in zip(*columns)])
     return None
+
+
+def _decode_each(items: Sequence[Any]) -> list[Any]:
+    """Return a list with its items decoded, where each is the JSON text of an object."""
+    if all(isinstance(item, str) and item.startswith("{") for item in items):
+        with suppress(ValueError, RecursionError):
+            return [json.loads(item) for item in items]
+    return list(items)
 
 
 def _is_message(value: Any) -> bool:

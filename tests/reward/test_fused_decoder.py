@@ -178,7 +178,10 @@ def test_two_that_compute_at_once_leave_torch_its_threads():
 def test_a_pair_is_read_as_one_tree(tiny_model, monkeypatch):
     backbone = Backbone(str(tiny_model), dtype="float32")
     prompt = (Message("user", "What about the sea, the sun and a poem?"),)
-    pair = [backbone.renderer.render(Conversation(prompt, (Message("assistant", text),))) for text in ("It is lazy.", "Thanks!")]
+    pair = [
+        backbone.renderer.render(Conversation(prompt, (Message("assistant", text),)))
+        for text in ("It is lazy.", "Thanks!")
+    ]
     planted = []
     monkeypatch.setattr(
         "rlhf_hitl.reward.extractor.plant_forest", lambda *args: planted.append(plant_forest(*args)) or planted[-1]

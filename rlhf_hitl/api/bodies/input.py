@@ -88,6 +88,8 @@ class Imported(BaseModel):
     rows: int
     repeated_rows: int
     identical_sides: int
+    unread: dict[str, int] = Field(description="Columns and keys of messages that are not read, with their number.")
+    noted: dict[str, int] = Field(description="What was decided, with its number: a rating contradicts the choice.")
 
 
 class CompletionOut(BaseModel):

@@ -28,7 +28,7 @@ from rlhf_hitl.formats.source import RowSource
 
 #: Format → its module, in the order in which they are tried: specific formats before general ones.
 FORMATS = {
-    name: f"rlhf_hitl.formats.{name}"
+    name: f"rlhf_hitl.formats.readers.{name}"
     for name in (
         "argilla",
         "label_studio",

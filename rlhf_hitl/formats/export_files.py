@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlhf_hitl.formats.readers.trl import EXPORT_COLUMNS
 from rlhf_hitl.formats.snapshot import Snapshot, SnapshotBatch
 from rlhf_hitl.formats.snapshot_rows import COMPARISON_COLUMNS, JUDGMENT_COLUMNS, to_json
-from rlhf_hitl.formats.trl import EXPORT_COLUMNS
 from rlhf_hitl.store.export_query import JUDGMENT_FIELD_TYPES
 from rlhf_hitl.types import Split
 

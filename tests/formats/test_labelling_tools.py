@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.formats import get_format, open_source
 from rlhf_hitl.formats.importing import import_path
-from rlhf_hitl.formats.questions import find_answer, find_answers, read_choice, split_axis
+from rlhf_hitl.formats.readers.questions import find_answer, find_answers, read_choice, split_axis
 from rlhf_hitl.formats.record import ImportRecord, SourceRow
 from rlhf_hitl.formats.source import RowSource
 from rlhf_hitl.store.judgments import read_judgments

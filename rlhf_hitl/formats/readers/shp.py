@@ -7,12 +7,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from rlhf_hitl.formats.cells import count_unread, is_missing
 from rlhf_hitl.formats.record import (
     ImportCompletion,
     ImportRecord,
     ImportVote,
     SourceRow,
+    is_nothing,
     make_assistant_message,
     make_field_error,
     read_string_field,
@@ -47,12 +47,12 @@ def _read_row(row: SourceRow) -> list[ImportRecord]:
     )
     prompt = (Message("user", read_text_field(row, "history")),)
     tags, split = {}, row.split
-    if not is_missing(row.fields.get("domain")):
+    if not is_nothing(row.fields.get("domain")):
         forum, _, cut = read_text_field(row, "domain").rpartition("_")
         if cut in SPLITS and forum:
             tags["domain"], split = forum, split or SPLITS[cut]
         else:
             tags["domain"] = row.fields["domain"]
-    count_unread(row, COLUMNS)  # votes for each comment are counts without a scale, and no rating
+    # The votes for each comment are counts without a scale, and no rating.
     vote = ImportVote.of_pair(label, rater="SHP")
     return [ImportRecord(prompt, completions, row.place, vote, tags, split, order_known=False)]

@@ -65,7 +65,7 @@ def _read_flat(row: SourceRow, questions: Sequence[str]) -> Iterator[ArgillaResp
     people: list[ArgillaResponse] = []
     for question in questions:
         name = f"{question}.responses"
-        columns = {name: "answers", f"{name}.users": "raters", f"{name}.status": "status"}
+        columns = {name: "what raters said", f"{name}.users": "raters", f"{name}.status": "status"}
         lists = [row.take(column, meaning) or [] for column, meaning in columns.items()]
         if not all(isinstance(part, list) and len(part) == len(lists[0]) for part in lists):
             raise make_field_error(row, name, "a list as long as those of its users and its status")

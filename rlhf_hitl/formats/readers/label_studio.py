@@ -55,6 +55,7 @@ MIN_COLUMNS = ("id", "annotator", "annotation_id", "created_at", "updated_at", "
 TAG_COLUMNS = ("language", "lang", "domain", "category", "source", "dataset", "subject", "task", "subset")
 ITEM_TEXTS = ("body", "html", "text", "title")
 ITEM_POLICIES = ("policy", "model")
+SAID = "what raters said"
 _VALUE_KEYS = {"selected", "ranker", "rating", "choices", "text"}
 _NUMBERED = re.compile(r".*?(\d{1,9})")
 _SIDES = {"left": 0, "right": 1}
@@ -103,7 +104,7 @@ def _read_row(row: SourceRow) -> list[ImportRecord]:
 
 def _read_task(row: SourceRow) -> list[ImportRecord]:
     """Return a record for each annotation of a task of the JSON export."""
-    data, annotations = row.fields.get("data"), row.take("annotations", "votes")
+    data, annotations = row.fields.get("data"), row.take("annotations", SAID)
     if not isinstance(data, Mapping):
         raise make_field_error(row, "data", "an object with the task's data")
     if not isinstance(annotations, list) or not all(isinstance(one, Mapping) for one in annotations):
@@ -119,7 +120,7 @@ def _read_min(row: SourceRow) -> list[ImportRecord]:
     """Return the record of a row of JSON-MIN or CSV, which is one annotation, or a task that has none."""
     names = [name for name in row.fields if name not in MIN_COLUMNS]
     row.fields.update({name: _decode(row.look(name)) for name in names})
-    values = {name: row.take(name, "votes") for name in names if _is_values(row.look(name))}
+    values = {name: row.take(name, SAID) for name in names if _is_values(row.look(name))}
     names = [name for name in names if name not in values]
     shown, prompt = _read_data(row, names)
     results = [
@@ -133,7 +134,7 @@ def _read_min(row: SourceRow) -> list[ImportRecord]:
             if is_reason(name):
                 results.append(_Result(name, {"text": [row.take(name, "rationale")]}))
             elif read_choice(value, shown.names) is not None:
-                results.append(_Result(name, {"choices": [row.take(name, "votes")]}))
+                results.append(_Result(name, {"choices": [row.take(name, SAID)]}))
     tags = read_tags(row, [name for name in TAG_COLUMNS if name in names])
     if is_nothing(row.look("annotation_id")):
         return _make_records(row, prompt, shown, tags, [])

@@ -10,7 +10,7 @@ reply may stand anywhere in it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rlhf_hitl.errors import BadInput
@@ -93,7 +93,7 @@ def _read_tree_row(row: SourceRow) -> list[ImportRecord]:
     raw = row.fields.get("prompt")
     if not isinstance(raw, dict):
         raise make_value_error(row, "prompt", type(raw).__name__, "the first message of a tree, with its replies")
-    return _read_tree(row, SourceRow(Fields(raw), row.place))
+    return _read_tree(row, replace(row, fields=Fields(raw), inner=[]))
 
 
 def _read_nested_row(row: SourceRow) -> list[ImportRecord]:
@@ -137,7 +137,7 @@ def _read_replies(node: SourceRow, message: _Message) -> list[SourceRow]:
     for reply in replies:
         if not isinstance(reply, dict):
             raise make_value_error(node, "replies", type(reply).__name__, "a list of messages")
-    return [SourceRow(Fields(reply), place) for reply in replies]
+    return [replace(node, fields=Fields(reply), place=place, inner=[]) for reply in replies]
 
 
 def _count_below(node: SourceRow) -> int:
@@ -158,6 +158,7 @@ def _read_message_row(row: SourceRow, messages: dict[str, _Message]) -> list[Imp
     if message is None or message.place != row.place:
         raise make_field_error(row, "message_id", "an id that no other message has")
     row.take("message_tree_id", "nothing: the parents say the same")
+    state = row.take("tree_state", "tag")
     way = _climb(row, message, messages)
     if message.dropped:
         row.unread[message.dropped] += 1
@@ -169,7 +170,7 @@ def _read_message_row(row: SourceRow, messages: dict[str, _Message]) -> list[Imp
     if message.role != "prompter":
         return []
     path = tuple(Message(ROLES[m.role], m.text) for m in reversed(way))
-    return [_make_record(row, message, path, row.take("tree_state", "tag"))]
+    return [_make_record(row, message, path, state)]
 
 
 def _climb(row: SourceRow, message: _Message, messages: dict[str, _Message]) -> list[_Message]:
@@ -242,9 +243,10 @@ def _read_message(row: SourceRow) -> _Message:
 
 def _find_reason(fields: Mapping[str, Any]) -> str:
     """Return why a message is left out; an empty text where it is not. A review may be missing."""
-    if fields.get("deleted") is True:
+    deleted, review = fields.get("deleted"), fields.get("review_result")
+    if deleted is True:
         return "messages that were deleted"
-    return "messages that reviewers refused (spam)" if fields.get("review_result") is False else ""
+    return "messages that reviewers refused (spam)" if review is False else ""
 
 
 def _read_labels(row: SourceRow) -> Iterator[tuple[str, float]]:

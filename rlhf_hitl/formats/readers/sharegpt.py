@@ -114,18 +114,18 @@ def split_before_answer(chat: Messages) -> tuple[Messages, Messages]:
 def _convert_turn(row: SourceRow, place: str, turn: Any, images: Iterator[Any] | None) -> dict[str, Any]:
     """Return a turn as a message with `role` and `content`; what else it has stays in it."""
     if not isinstance(turn, dict):
-        raise make_value_error(row, place, turn, '{"from": "human", "value": text}')
+        raise make_value_error(row, f"{place}: turn", turn, '{"from": "human", "value": text}')
     if "from" not in turn and "role" in turn:  # turns as OpenAI writes them
         return turn
     role, text = turn.get("from"), turn.get("value")
     if not isinstance(role, str) or role not in (*ROLES, *CALL_ROLES):
-        raise make_value_error(row, f"{place}.from", role, " or ".join([*ROLES, *CALL_ROLES]))
+        raise make_value_error(row, f"{place}: from", role, " or ".join([*ROLES, *CALL_ROLES]))
     if not isinstance(text, str):
-        raise make_value_error(row, f"{place}.value", text, "text")
+        raise make_value_error(row, f"{place}: value", text, "text")
     rest = {key: value for key, value in turn.items() if key not in ("from", "value")}
     if role in CALL_ROLES:
-        return {"role": "assistant", "content": None, "tool_calls": _read_calls(row, f"{place}.value", text)} | rest
-    return {"role": ROLES[role], "content": _insert_images(row, f"{place}.value", text, images)} | rest
+        return {"role": "assistant", "content": None, "tool_calls": _read_calls(row, f"{place}: value", text)} | rest
+    return {"role": ROLES[role], "content": _insert_images(row, f"{place}: value", text, images)} | rest
 
 
 def _read_calls(row: SourceRow, place: str, text: str) -> list[dict[str, Any]]:

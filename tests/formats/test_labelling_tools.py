@@ -374,6 +374,17 @@ def label_studio_tasks(draw) -> dict[str, Any]:
     }
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_an_input_follows_its_instruction_after_a_blank_line(order):
+    texts = dict([("instruction", "Translate."), ("input", "Ja.")][::order])
+    task = {"data": texts | {"answer1": "Yes.", "answer2": "Yep."}, "annotations": []}
+    row = texts | {"_server_id": None, "response1": "Yes.", "response2": "Yep."}
+    for one in (task, row):
+        (record,), unread = read_tool(one)
+        assert [m.text for m in record.prompt] == ["Translate.\n\nJa."]
+        assert (record.tags, unread) == ({}, {})
+
+
 @given(label_studio_tasks())
 def test_every_annotation_of_label_studio_is_a_vote_or_named(task):
     records, unread = read_tool(task)

@@ -277,7 +277,7 @@ def test_rows_of_a_prompt_are_in_the_batch_of_their_own_folder(sqlite_store, tmp
         (tmp_path / folder).mkdir()
         write(tmp_path / folder / "a.jsonl", *(rate_response("Q", f"{folder} {i}", 1, 2, 3, 4, 0) for i in range(2)))
     import_path(sqlite_store, tmp_path)
-    batches = {c.batch: [m.messages[0].text for m in c.completions] for c in find_comparisons(sqlite_store)}
+    batches = {c.batch: sorted(m.messages[0].text for m in c.completions) for c in find_comparisons(sqlite_store)}
     assert batches == {name: [f"{name or 'data'} 0", f"{name or 'data'} 1"] for name in ("", "easy", "hard")}
 
 

@@ -155,6 +155,8 @@ def read_prompt(shown: SourceRow, names: Sequence[str], *, is_all_shown: bool) -
     others = [name for name in texts if name not in system]
     images = [name for name, value in values.items() if is_image(name, value)]
     main = (chats or known or (others if is_all_shown and len(others) == 1 else []))[:1]
+    if not chats and main == [by_word.get("instruction")] and by_word.get("input") in texts:
+        main.append(by_word["input"])
     if not main and not images:
         raise BadInput(
             f"{shown.place}: {', '.join(names)[:60] or 'no field'}",
@@ -164,7 +166,7 @@ def read_prompt(shown: SourceRow, names: Sequence[str], *, is_all_shown: bool) -
     try:
         chat = list(parse_messages(values[main[0]], shown.unread)) if chats else []
         if not chats and main:
-            chat = [Message("user", values[main[0]])]
+            chat = [Message("user", "\n\n".join(values[name] for name in main))]
         if images:
             _show_images(chat, [values[name] for name in images], shown)
     except BadInput as e:

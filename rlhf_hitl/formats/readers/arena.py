@@ -11,16 +11,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from rlhf_hitl.formats.readers.columns import read_judged_at, read_outcome, read_rater
+from rlhf_hitl.formats.readers.columns import read_judged_at, read_outcome, read_rater, split_sides
 from rlhf_hitl.formats.record import (
     ImportCompletion,
     ImportRecord,
     ImportVote,
     SourceRow,
-    make_field_error,
     read_chat_field,
     read_text_field,
-    split_shared_prompt,
 )
 from rlhf_hitl.formats.source import RowSource
 
@@ -49,10 +47,7 @@ def make_reader(source: RowSource, pairs: str) -> Callable[[SourceRow], list[Imp
 
 def _read_row(row: SourceRow) -> list[ImportRecord]:
     first, second = (read_chat_field(row, f"conversation_{side}") for side in "ab")
-    parts = split_shared_prompt(first, second)
-    if parts is None:
-        raise make_field_error(row, "conversation_b", "a conversation that opens like conversation_a, and an answer")
-    prompt, *chats = parts
+    prompt, *chats = split_sides(row, "conversation_b", first, second)
     completions = tuple(
         ImportCompletion(chat, read_text_field(row, f"model_{side}")) for chat, side in zip(chats, "ab", strict=True)
     )

@@ -15,17 +15,21 @@ from datetime import UTC, datetime
 from typing import Any
 
 from rlhf_hitl.formats.image_columns import IMAGES
-from rlhf_hitl.formats.readers.hh import parse_transcript
 from rlhf_hitl.formats.record import (
     FIX,
     UNNAMED,
+    ImportCompletion,
     SourceRow,
     is_nothing,
+    make_assistant_message,
     make_field_error,
     make_value_error,
     parse_raw_messages,
     read_list_field,
     read_raw_messages,
+    read_string_field,
+    read_text_field,
+    split_shared_prompt,
 )
 from rlhf_hitl.types import Message, Messages
 
@@ -41,6 +45,8 @@ STRENGTH = ("strength", "preference_strength")
 #: All that a reader of comparisons may read besides the answers.
 COMMON = (*PROMPT, *SYSTEM, "history", "tools", *IMAGES, *RATER, *RATIONALE, *JUDGED_AT, *STRENGTH)
 
+_ROLES = {"Human": "user", "Assistant": "assistant"}
+_TURN = re.compile(r"\n\n(Human|Assistant):")  # of a transcript, as HH-RLHF writes it
 LATEST_SECONDS = 1e11  # a larger moment is in milliseconds
 
 #: What a vote on two says, as `squeeze` leaves it. "None" is not among it: pandas writes it where there is nothing.
@@ -188,10 +194,32 @@ def read_raw_prompt(row: SourceRow, names: Sequence[str] = PROMPT) -> list[Any] 
             text = f"{text}\n\n{more}" if text.strip() else more
         if not isinstance(text, str) or not text.strip():
             raise make_field_error(row, name, "text that is not empty, or messages")
-        messages = [*_read_history(row), *(_parse_transcript(text) or [{"role": "user", "content": text}])]
+        messages = [*_read_history(row), *(_parse_opening(text) or [{"role": "user", "content": text}])]
     first = messages[0] if messages and isinstance(messages[0], Mapping) else {}
     system = _read_system(row, str(first.get("role")), first.get("content"))
     return [{"role": "system", "content": system}, *messages] if system else messages
+
+
+def read_question(row: SourceRow, name: str) -> Messages:
+    """Return a prompt that is the text of one column."""
+    return (Message("user", read_text_field(row, name)),)
+
+
+def read_answer(row: SourceRow, name: str, policy: str) -> ImportCompletion:
+    """Return a completion that is the text of one column, which may be empty."""
+    return ImportCompletion(make_assistant_message(read_string_field(row, name)), policy)
+
+
+def split_sides(row: SourceRow, name: str, first: Messages, second: Messages) -> tuple[Messages, Messages, Messages]:
+    """Return (prompt, rest of first, rest of second) of two conversations; `name` is the column of the second.
+
+    Raises:
+        BadInput: they do not open alike, or do not go on with an answer.
+    """
+    parts = split_shared_prompt(first, second)
+    if parts is None:
+        raise make_field_error(row, name, "a conversation that opens like the other side's and goes on with an answer")
+    return parts
 
 
 def add_system(row: SourceRow, chat: Messages) -> Messages:
@@ -226,7 +254,19 @@ def _read_history(row: SourceRow) -> list[Any]:
     return [{"role": role, "content": text} for turn in turns for role, text in zip(("user", "assistant"), turn)]
 
 
-def _parse_transcript(text: str) -> list[Any] | None:
+def parse_transcript(text: str) -> Messages | None:
+    """Return the turns of a transcript, or None if it does not start with a turn.
+
+    Text is kept as it is, except for the space after the colon. A turn without text is kept: a completion may be empty.
+    """
+    if not _TURN.match(text):
+        return None
+    parts = _TURN.split(text)  # "", role, text, role, text, …
+    turns = zip(parts[1::2], parts[2::2], strict=True)
+    return tuple(Message(_ROLES[role], text.removeprefix(" ")) for role, text in turns)
+
+
+def _parse_opening(text: str) -> list[Any] | None:
     """Return the turns of a prompt that is a transcript; "… \n\nAssistant:" at its end only announces the answer."""
     turns = parse_transcript(text)
     if turns is None:

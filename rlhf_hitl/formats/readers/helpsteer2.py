@@ -12,14 +12,13 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from rlhf_hitl.formats.readers.columns import read_answer
 from rlhf_hitl.formats.readers.questions import is_number
 from rlhf_hitl.formats.record import (
-    ImportCompletion,
     ImportRating,
     ImportRecord,
     ImportVote,
     SourceRow,
-    make_assistant_message,
     make_field_error,
     make_value_error,
     read_string_field,
@@ -77,7 +76,7 @@ class _Reader:
         rows, self._same = self._same, []
         if not rows:
             return []
-        completions = tuple(_to_completion(row, "response") for row in rows)
+        completions = tuple(read_answer(row, "response", POLICY) for row in rows)
         ratings = tuple(rating for i, row in enumerate(rows) for rating in _read_ratings(row, i))
         return [
             ImportRecord(_read_prompt(rows[0]), completions, rows[0].place, None, {}, rows[0].split, ratings=ratings)
@@ -106,7 +105,7 @@ def _read_ratings(row: SourceRow, completion: int) -> list[ImportRating]:
 
 def _read_preferences(row: SourceRow) -> list[ImportRecord]:
     """Return a record for each annotator's preference."""
-    completions = tuple(_to_completion(row, f"response_{n}") for n in (1, 2))
+    completions = tuple(read_answer(row, f"response_{n}", POLICY) for n in (1, 2))
     column, entries = _find_entries(row)
     split = SPLIT_NAMES.get(str(row.fields.get("split")), row.split)
     prompt = _read_prompt(row)
@@ -157,10 +156,6 @@ def make_vote(row: SourceRow, name: str, strength: Any, **more: Any) -> ImportVo
     if strength == 0:
         return ImportVote.of_pair("tie", **more)
     return ImportVote.of_pair("first" if strength < 0 else "second", strength=abs(int(strength)), **more)
-
-
-def _to_completion(row: SourceRow, name: str) -> ImportCompletion:
-    return ImportCompletion(make_assistant_message(read_string_field(row, name)), POLICY)
 
 
 def _read_prompt(row: SourceRow) -> Messages:

@@ -12,18 +12,16 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from rlhf_hitl.formats.readers.columns import read_answer
 from rlhf_hitl.formats.readers.helpsteer2 import make_vote, name_annotator
 from rlhf_hitl.formats.record import (
-    ImportCompletion,
     ImportRating,
     ImportRecord,
     ImportVote,
     SourceRow,
     is_nothing,
-    make_assistant_message,
     make_field_error,
     read_chat_field,
-    read_string_field,
 )
 from rlhf_hitl.formats.source import RowSource
 from rlhf_hitl.types import Verdict
@@ -65,9 +63,7 @@ def _read_row(row: SourceRow) -> list[ImportRecord]:
     part = _find_part(dict(row.fields)) or "preference"
     names = PARTS[part]
     prompt = read_chat_field(row, "context")
-    completions = tuple(
-        ImportCompletion(make_assistant_message(read_string_field(row, name)), POLICY) for name in names
-    )
+    completions = tuple(read_answer(row, name, POLICY) for name in names)
     tags = {name: str(row.take(name, "tag")) for name in TAGS if row.find((name,))}
     ratings = [
         rating for i, name in enumerate(names) if name in FEEDBACK for rating in _read_feedback(row, i, FEEDBACK[name])

@@ -90,7 +90,7 @@ def _read_chat(row: SourceRow) -> tuple[Messages, Messages, str]:
         return read_prompt(row), completion, "completion"
     prompt, answer = split_before_answer(completion)  # the prompt is in it, and a column for it may repeat that
     if (name := row.find(PROMPT)) is not None:
-        given = read_prompt(row)
-        if given not in (prompt, prompt[-len(given) :]):
+        given, held = (tuple(m for m in chat if m.role != "system") for chat in (read_prompt(row), prompt))
+        if given not in (held, held[-len(given) :]):
             raise make_field_error(row, name, "what `completion` begins with, or a completion without the prompt")
     return prompt, answer, "completion"

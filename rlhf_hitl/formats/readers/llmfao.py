@@ -6,20 +6,16 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.formats.readers.columns import read_outcome, read_rater
+from rlhf_hitl.formats.readers.columns import read_answer, read_outcome, read_question, read_rater
 from rlhf_hitl.formats.record import (
-    ImportCompletion,
     ImportRecord,
     ImportVote,
     SourceRow,
     count_unread,
-    make_assistant_message,
     make_field_error,
-    read_string_field,
     read_text_field,
 )
 from rlhf_hitl.formats.source import RowSource
-from rlhf_hitl.types import Message
 
 NAME = "llmfao"
 ABOUT = "crowd-comparisons.csv with pairs-crowd.jsonl beside it, the folder of both, or the pairs alone (LLMFAO)"
@@ -87,12 +83,11 @@ def _read_pair_key(row: SourceRow) -> PairKey:
 def _to_record(row: SourceRow, names: ModelNames) -> ImportRecord:
     _, *models = _read_pair_key(row)
     completions = tuple(
-        ImportCompletion(make_assistant_message(read_string_field(row, f"result_{side}")), names.get(model, model))
-        for side, model in zip("xy", models)
+        read_answer(row, f"result_{side}", names.get(model, model)) for side, model in zip("xy", models)
     )
     tags = {k: row.take(k, "tag") for k in ("type", "slug") if isinstance(row.look(k), str)}
     vote = None
     if "golden" in row.fields:
         reason = str(row.fields.get("reason") or "")
         vote = ImportVote.of_pair(read_outcome(row, "golden"), rater="golden", rationale=reason)
-    return ImportRecord((Message("user", read_text_field(row, "text")),), completions, row.place, vote, tags)
+    return ImportRecord(read_question(row, "text"), completions, row.place, vote, tags)

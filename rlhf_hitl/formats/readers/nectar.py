@@ -7,17 +7,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from rlhf_hitl.formats.readers.columns import read_number, read_prompt
+from rlhf_hitl.formats.readers.columns import read_answer, read_number, read_prompt
 from rlhf_hitl.formats.readers.ranks import Ranked, drop_repeats, group_by_rank
 from rlhf_hitl.formats.record import (
-    ImportCompletion,
     ImportRecord,
     ImportVote,
     SourceRow,
     is_nothing,
-    make_assistant_message,
     make_field_error,
-    read_string_field,
     read_text_field,
 )
 from rlhf_hitl.formats.source import RowSource
@@ -51,7 +48,7 @@ def _read_row(row: SourceRow) -> list[ImportRecord]:
     if not isinstance(answers, list) or not answers:
         raise make_field_error(row, "answers", 'a list of {"answer": text, "model": name, "rank": number}')
     prompt = read_prompt(row, ("prompt",))
-    ranked = drop_repeats(row, [_read_answer(row, i, answer) for i, answer in enumerate(answers)])
+    ranked = drop_repeats(row, [_read_ranked(row, i, answer) for i, answer in enumerate(answers)])
     ranks = [rank for _, rank in ranked]
     if unranked := ranks.count(None):
         row.noted["answers without a rank"] += unranked
@@ -62,14 +59,14 @@ def _read_row(row: SourceRow) -> list[ImportRecord]:
     return [ImportRecord(prompt, completions, row.place, vote, _read_tags(row), row.split, order_known=False)]
 
 
-def _read_answer(row: SourceRow, index: int, answer: Any) -> Ranked:
+def _read_ranked(row: SourceRow, index: int, answer: Any) -> Ranked:
     if not isinstance(answer, dict):
         raise make_field_error(row, "answers", 'a list of {"answer": text, "model": name, "rank": number}')
     part, rank = row.enter(answer, "answer key", f"answers[{index}]"), None
     if not is_nothing(part.look("rank")):
         rank = read_number(part, "rank", "a number, of which the lowest is best")
     model = "unknown" if is_nothing(part.look("model")) else read_text_field(part, "model")
-    return ImportCompletion(make_assistant_message(read_string_field(part, "answer")), model), rank
+    return read_answer(part, "answer", model), rank
 
 
 def _read_tags(row: SourceRow) -> dict[str, str]:

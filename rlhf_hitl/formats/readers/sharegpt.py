@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from rlhf_hitl.formats.readers.columns import SYSTEM, add_system
+from rlhf_hitl.formats.readers.columns import SYSTEM, add_system, split_sides
 from rlhf_hitl.formats.record import (
     ImportCompletion,
     ImportRecord,
@@ -22,7 +22,6 @@ from rlhf_hitl.formats.record import (
     make_value_error,
     parse_raw_messages,
     read_tools_field,
-    split_shared_prompt,
 )
 from rlhf_hitl.formats.source import RowSource
 from rlhf_hitl.types import Messages
@@ -84,10 +83,8 @@ def _read_sides(
         if chat[-1].role == "assistant":
             raise make_field_error(row, "conversations", "a conversation that ends before the answer to be judged")
         return chat, (first, second)
-    parts = split_shared_prompt(first, second)
-    if parts is None:
-        raise make_field_error(row, "rejected", "a conversation that opens like `chosen`")
-    return parts[0], parts[1:]
+    prompt, *sides = split_sides(row, "rejected", first, second)
+    return prompt, (sides[0], sides[1])
 
 
 def read_turns(row: SourceRow, name: str, images: Iterator[Any] | None = None) -> Messages:

@@ -16,12 +16,13 @@ from rlhf_hitl.formats.readers.columns import (
     COMMON,
     PROMPT,
     add_system,
+    parse_transcript,
     read_judged_at,
     read_rater,
     read_rationale,
     read_raw_prompt,
+    split_sides,
 )
-from rlhf_hitl.formats.readers.hh import parse_transcript
 from rlhf_hitl.formats.record import (
     ImportCompletion,
     ImportRecord,
@@ -31,7 +32,6 @@ from rlhf_hitl.formats.record import (
     parse_raw_messages,
     read_raw_messages,
     read_tools_field,
-    split_shared_prompt,
 )
 from rlhf_hitl.formats.source import RowSource
 from rlhf_hitl.formats.written_values import find_messages
@@ -173,12 +173,7 @@ def _parse(row: SourceRow, prompt: list[Any], chosen: list[Any], rejected: list[
 
 def _split_prompt(row: SourceRow, chosen: Messages, rejected: Messages) -> PromptAndSides:
     """Return the prompt that two conversations share. A prompt beside them is read if they hold it."""
-    parts = split_shared_prompt(chosen, rejected)
-    if parts is None:
-        raise make_field_error(
-            row, "rejected", "a conversation that opens like `chosen` and goes on with the assistant"
-        )
-    prompt, *sides = parts
+    prompt, *sides = split_sides(row, "rejected", chosen, rejected)
     prompt = add_system(row, prompt)
     if (name := row.find(PROMPT)) is not None:
         value = row.look(name)

@@ -7,9 +7,10 @@ marked as simulated.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
-from rlhf_hitl.formats.readers.columns import parse_number
+from rlhf_hitl.formats.readers.columns import parse_number, read_answer, read_question
 from rlhf_hitl.formats.record import (
     ImportCompletion,
     ImportRating,
@@ -17,13 +18,10 @@ from rlhf_hitl.formats.record import (
     ImportVote,
     SourceRow,
     is_nothing,
-    make_assistant_message,
     make_field_error,
-    read_string_field,
-    read_text_field,
 )
 from rlhf_hitl.formats.source import RowSource
-from rlhf_hitl.types import Message, Verdict
+from rlhf_hitl.types import Verdict
 
 NAME = "ultrafeedback"
 ABOUT = '{instruction, completions: [{"model", "response", "annotations", "overall_score"}]} (UltraFeedback)'
@@ -67,7 +65,7 @@ def _read_row(row: SourceRow) -> list[ImportRecord]:
     for name in _ANSWERS:
         if row.look(name) in _NO_ANSWERS:
             row.take(name, "nothing, where there is none")
-    prompt = (Message("user", read_text_field(row, "instruction")),)
+    prompt = read_question(row, "instruction")
     return [ImportRecord(prompt, completions, row.place, vote, tags, row.split, order_known=False, ratings=ratings)]
 
 
@@ -78,7 +76,7 @@ def _read_completion(part: SourceRow) -> ImportCompletion:
         key: value for key in ("principle", "custom_system_prompt") if not is_nothing(value := part.fields.get(key))
     }
     policy = model if isinstance(model, str) and model else "unknown"
-    return ImportCompletion(make_assistant_message(read_string_field(part, "response")), policy, asked)
+    return replace(read_answer(part, "response", policy), sampling=asked)
 
 
 def _read_ratings(part: SourceRow, completion: int) -> list[ImportRating]:

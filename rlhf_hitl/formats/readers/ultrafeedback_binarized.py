@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from rlhf_hitl.formats.readers.columns import split_sides
 from rlhf_hitl.formats.readers.questions import is_number
 from rlhf_hitl.formats.readers.ultrafeedback import JUDGE
 from rlhf_hitl.formats.record import (
@@ -20,7 +21,6 @@ from rlhf_hitl.formats.record import (
     SourceRow,
     make_field_error,
     read_chat_field,
-    split_shared_prompt,
 )
 from rlhf_hitl.formats.source import RowSource
 
@@ -47,11 +47,7 @@ def make_reader(source: RowSource, pairs: str) -> Callable[[SourceRow], list[Imp
 
 def _read_row(row: SourceRow) -> list[ImportRecord]:
     chosen, rejected = read_chat_field(row, "chosen"), read_chat_field(row, "rejected")
-    parts = split_shared_prompt(chosen, rejected)
-    if parts is None:
-        raise make_field_error(
-            row, "rejected", "a conversation that opens like `chosen` and goes on with the assistant"
-        )
+    parts = split_sides(row, "rejected", chosen, rejected)
     # H4's scores are the overall ones, Argilla's the means of the four aspects.
     is_h4 = "score_chosen" in row.fields
     columns = ("score_chosen", "score_rejected") if is_h4 else ("chosen-rating", "rejected-rating")

@@ -1,15 +1,15 @@
 """Outside formats: read preferences and guidelines from files, write snapshots and archives.
 
 - in: `importing` reads any format into the store, `checking` shows what it would read. `source` gives the rows of a
-  file, with the columns renamed that the user names (`column_map`), and one module for each format (`FORMATS`) turns
-  rows into the records of `record`. `columns` has the usual names of columns, which most of them share; `guidance`
-  reads guidelines and tutorials.
+  file, with the columns renamed that the user names (`column_map`), and one module of `readers` for each format
+  (`FORMATS`) turns rows into the records of `record`. `reading` counts the columns that no reader asked for.
+  `guidance` reads guidelines and tutorials.
 - out: `export` writes a snapshot for training or for another tool. `snapshot` reads its rows from the store,
   `snapshot_rows` makes each row, `export_schema` says which columns there are, `export_files` writes them, and
   `dataset_card` says what is in them.
 - both: `archive` holds a whole store in one file.
 
-Start with `record` and one small format, such as `llmbar`. A format's module is imported only where it is used.
+Start with `record` and one small reader, such as `readers/llmbar`. A format's module is imported only where it is used.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from rlhf_hitl.formats.source import RowSource
 
 #: Format → its module, in the order in which they are tried: specific formats before general ones.
 FORMATS = {
-    name: f"rlhf_hitl.formats.{name}"
+    name: f"rlhf_hitl.formats.readers.{name}"
     for name in (
         "argilla",
         "label_studio",

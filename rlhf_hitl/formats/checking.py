@@ -12,7 +12,7 @@ from rlhf_hitl.formats.column_map import NO_MAP, ColumnMap
 from rlhf_hitl.formats.importing import BadLines, RecordChecker
 from rlhf_hitl.formats.occurrences import OccurrenceCounter
 from rlhf_hitl.formats.reading import read_records
-from rlhf_hitl.formats.record import Fields, ImportRecord, ImportVote, SourceRow
+from rlhf_hitl.formats.record import ImportRecord, ImportVote, SourceRow
 from rlhf_hitl.store.known_names import KnownNames
 from rlhf_hitl.types import Verdict, messages_to_dicts
 
@@ -63,8 +63,7 @@ def check_path(
     counts, raters = Counter[str](), set[str]()
 
     def watch(row: SourceRow) -> None:
-        if isinstance(row.fields, Fields):
-            columns.update((name, meaning) for name, meaning in row.fields.read.items() if name in row.fields)
+        columns.update((name, meaning) for name, meaning in row.fields.read.items() if name in row.fields)
 
     with OccurrenceCounter() as occurrences:
         checker = RecordChecker(file_format.NAME, KnownNames(lambda query: ()), occurrences)

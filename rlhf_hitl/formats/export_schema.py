@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
-from rlhf_hitl.formats.trl import EXPORT_COLUMNS
+from rlhf_hitl.formats.readers.trl import EXPORT_COLUMNS
 from rlhf_hitl.store.export_query import JUDGMENT_FIELD_TYPES, JUDGMENT_FIELDS, JsonFields, MessageKinds
 
 if TYPE_CHECKING:

@@ -22,11 +22,12 @@ from typing import Any, NoReturn
 import yaml
 
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.formats import llmfao
+from rlhf_hitl.formats.readers import llmfao
 from rlhf_hitl.formats.record import (
     SourceRow,
     make_assistant_message,
     make_field_error,
+    parse_chat,
     read_chat_field,
     read_text_field,
 )
@@ -148,9 +149,7 @@ def _read_own_row(row: SourceRow) -> ExampleParts:
     if not isinstance(raw_completions, list):
         raise make_field_error(row, "completions", "a list of texts or of lists of messages")
     completions = [
-        make_assistant_message(side)
-        if isinstance(side, str)
-        else read_chat_field(SourceRow({"completion": side}, row.place, unread=row.unread), "completion")
+        make_assistant_message(side) if isinstance(side, str) else parse_chat(row, "completion", side)
         for side in raw_completions
     ]
     verdict, ranking = row.fields.get("verdict", Verdict.RANKED.value), row.fields.get("ranking", [])

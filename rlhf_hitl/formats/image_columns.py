@@ -9,9 +9,9 @@ from collections.abc import Mapping
 from itertools import islice
 from typing import Any
 
-from rlhf_hitl.formats.columns import IMAGES, find_column
 from rlhf_hitl.formats.record import SourceRow, make_field_error, read_list_field
 
+IMAGES = ("images", "image")
 _PAYLOADS = ("image", "image_url", "bytes", "base64", "url", "path")
 _TYPES = ("image", "image_url", "input_image")
 
@@ -20,7 +20,7 @@ RawMessages = list[Any]
 
 def read_images(row: SourceRow) -> list[Any]:
     """Return a row's images as the file has them: a list, or one."""
-    name = find_column(row, IMAGES)
+    name = row.find(IMAGES)
     if name is None:
         return []
     value = row.take(name, "images")
@@ -60,7 +60,7 @@ def fill_images(row: SourceRow, images: list[Any], prompt: RawMessages, *sides: 
 
 
 def _name(row: SourceRow) -> str:
-    return find_column(row, IMAGES) or "images"
+    return row.find(IMAGES) or "images"
 
 
 def _is_place(part: Any) -> bool:

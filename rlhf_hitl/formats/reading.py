@@ -7,7 +7,7 @@ from dataclasses import replace
 from itertools import islice
 
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.formats.record import ImportRecord, SourceRow, count_unread_columns
+from rlhf_hitl.formats.record import ImportRecord, SourceRow, count_unread
 from rlhf_hitl.formats.source import BadRowHandler, RowSource
 
 ReadRow = Callable[[SourceRow], list[ImportRecord]]
@@ -26,17 +26,27 @@ def read_records(
         on_bad: called for a row that cannot be read; it raises, or the row is left out.
         limit: the most rows to read.
         watch: called with each row that was read.
+
+    A reader that waits for rows that belong together has a `finish`, which returns the records of the last ones.
     """
+    finish: Callable[[], list[ImportRecord]] = getattr(read_row, "finish", list)
+    subset = ""
     for row in islice(source.rows(on_bad), limit):
+        if row.subset != subset:  # rows of two subsets never belong together
+            yield from _name_batch(finish(), subset)
+            subset = row.subset
         try:
             records = read_row(row)
         except BadInput as e:
             on_bad(e)
             continue
-        count_unread_columns(row)
+        count_unread(row)
         if watch is not None:
             watch(row)
-        for record in records:
-            yield replace(record, batch=row.subset) if row.subset and not record.batch else record
-    if finish := getattr(read_row, "finish", None):  # of a reader that waits for rows that belong together
-        yield from finish()
+        yield from _name_batch(records, subset)
+    yield from _name_batch(finish(), subset)
+
+
+def _name_batch(records: list[ImportRecord], subset: str) -> Iterator[ImportRecord]:
+    for record in records:
+        yield replace(record, batch=subset) if subset and not record.batch else record

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -14,12 +15,12 @@ from rlhf_hitl.types import Message, Messages, Split, Tools, Verdict, parse_mess
 from rlhf_hitl.types.messages import parse_tools
 from rlhf_hitl.types.names import UNNAMED as UNNAMED
 
-#: So many names of what is not read are kept; a file may have another column in every row.
-MAX_UNREAD_NAMES = 1000
+#: So many names of what is not read are counted each by itself; a file with more is no table.
+MAX_UNREAD_NAMES = 500
 
 
 class Fields(dict[str, Any]):
-    """The columns of a row, which remember what was asked for: a column that no reader asks for is not read.
+    """The columns of a row, or the keys of an object in it. They remember what was asked for: the others are not read.
 
     `name in fields` and loops ask for nothing. `read` is column → what it is read as.
     """
@@ -52,33 +53,52 @@ class SourceRow:
     `subset` the folder of the set that its file lies in.
 
     What is met and not read is counted in `unread`, for the whole import, by name: "message key weight". Columns are
-    counted by `importing`: those that the reader did not ask `fields` for. `noted` counts what a reader decided that a
-    user has to know: "rating contradicts the choice".
+    counted by `count_unread`: those that the reader did not ask `fields` for. `noted` counts what a reader decided that
+    a user has to know: "rating contradicts the choice".
+
+    `inner` are objects within the row that are read as rows are, each with what its keys are called.
     """
 
-    fields: Mapping[str, Any]
+    fields: Fields
     place: str
     split: Split | None = None
     part: str = ""
     unread: Counter[str] = field(default_factory=Counter, compare=False, repr=False)
     noted: Counter[str] = field(default_factory=Counter, compare=False, repr=False)
     subset: str = ""
+    inner: list[tuple[str, SourceRow]] = field(default_factory=list, compare=False, repr=False)
 
     def take(self, name: str, meaning: str) -> Any:
         """Return a column, or None, and note what it is read as."""
-        if type(self.fields) is Fields:
-            self.fields.read[name] = meaning
-            return dict.get(self.fields, name)
-        return self.fields.get(name)
+        self.fields.read[name] = meaning
+        return dict.get(self.fields, name)
 
     def look(self, name: str) -> Any:
         """Return a column, or None, without reading it."""
-        return dict.get(self.fields, name) if isinstance(self.fields, dict) else self.fields.get(name)
+        return dict.get(self.fields, name)
+
+    def find(self, names: Iterable[str]) -> str | None:
+        """Return the first of some columns that holds something, without reading it."""
+        fields = self.fields
+        for name in names:  # for each row, and hardly any of them is there
+            if name in fields and not is_nothing(dict.get(fields, name)):
+                return name
+        return None
+
+    def enter(self, value: Mapping[Any, Any], keys: str, place: str = "") -> SourceRow:
+        """Return an object within this row as a row, at a `place` in it. Its `keys` that nobody asks for are counted
+        with the columns of this row."""
+        fields = Fields({str(key): inner for key, inner in value.items()})
+        part = replace(self, fields=fields, place=f"{self.place}: {place}" if place else self.place, inner=[])
+        self.inner.append((keys, part))
+        return part
 
 
 def is_nothing(value: Any) -> bool:
-    """Return whether a value is an empty cell: null, or a text or a list of nothing."""
-    return value is None or (isinstance(value, str | list | dict) and not value)
+    """Return whether a value is an empty cell: null, NaN as pandas writes it, or a text or a list of nothing."""
+    if value is None:
+        return True
+    return math.isnan(value) if isinstance(value, float) else isinstance(value, str | list | dict) and not value
 
 
 @dataclass(frozen=True)
@@ -161,12 +181,20 @@ class ImportRecord:
     ratings: tuple[ImportRating, ...] = ()
 
 
-def make_field_error(
-    row: SourceRow, name: str, expected: str, fix: str = "correct the line, or skip such lines with --skip-bad"
-):
+CHAT = 'a list of messages {"role": text, "content": text}'
+FIX = "correct the line, or skip such lines with --skip-bad"
+
+
+def make_field_error(row: SourceRow, name: str, expected: str, fix: str = FIX) -> BadInput:
     """Return the error for one field of one row; it names file, line and field."""
-    value_text = f" = {str(row.look(name))[:60]!r}" if name in row.fields else " is missing"
-    return BadInput(f"{row.place}: {name}{value_text}", expected=expected, fix=fix)
+    if name in row.fields:
+        return make_value_error(row, name, row.look(name), expected, fix)
+    return BadInput(f"{row.place}: {name} is missing", expected=expected, fix=fix)
+
+
+def make_value_error(row: SourceRow, name: str, value: Any, expected: str, fix: str = FIX) -> BadInput:
+    """Return the error for a value within a row; `name` says where it is."""
+    return BadInput(f"{row.place}: {name} = {str(value)[:60]!r}", expected=expected, fix=fix)
 
 
 def read_text_field(row: SourceRow, name: str) -> str:
@@ -234,27 +262,37 @@ def read_raw_messages(row: SourceRow, name: str, meaning: str = "") -> list[Any]
     if type(value) is list and value and all(isinstance(item, Mapping) for item in value):
         row.take(name, meaning or name)
         return value
+    messages = _decode_messages(row, name, value)
+    if messages is not None:
+        row.take(name, meaning or name)
+    return messages
+
+
+def _decode_messages(row: SourceRow, name: str, value: Any) -> list[Any] | None:
     if type(value) is str:
         if not looks_like_messages(value):
             return None
         try:
             value = decode_value(value)
         except ValueError as e:
-            raise make_field_error(row, name, f"messages that can be read ({e})") from e
-    messages = find_messages(value)
-    if messages is not None:
-        row.take(name, meaning or name)
-    return messages
+            raise make_value_error(row, name, value, f"messages that can be read ({e})") from e
+    return find_messages(value)
 
 
 def read_chat_field(row: SourceRow, name: str) -> Messages:
     """Return a field that must be a list of chat messages. Empty messages are kept: a completion may be empty."""
     value = row.fields.get(name)
-    if not isinstance(value, list) or not value:
-        value = read_raw_messages(row, name)
-    if not value:
-        raise make_field_error(row, name, 'a list of messages {"role": text, "content": text}')
-    return parse_raw_messages(row, name, value)
+    if name not in row.fields:
+        raise make_field_error(row, name, CHAT)
+    return parse_chat(row, name, value)
+
+
+def parse_chat(row: SourceRow, name: str, value: Any) -> Messages:
+    """Return a value within a row that must be a list of chat messages; `name` says where it is."""
+    raw = value if isinstance(value, list) else _decode_messages(row, name, value)
+    if not raw:
+        raise make_value_error(row, name, value, CHAT)
+    return parse_raw_messages(row, name, raw)
 
 
 def parse_raw_messages(row: SourceRow, name: str, raw: list[Any]) -> Messages:
@@ -285,20 +323,21 @@ def read_scores_field(row: SourceRow, n: int) -> dict[str, dict[int, int]]:
 
 def read_tools_field(row: SourceRow) -> Tools:
     """Return the tools that a row's prompt offers."""
+    value = row.fields.get("tools")
     try:
-        return parse_tools(row.fields.get("tools"))
+        return () if is_nothing(value) else parse_tools(value)
     except BadInput as e:
         raise BadInput(f"{row.place}: {e.value}", expected=e.expected, fix=e.fix) from e
 
 
-def count_unread_columns(row: SourceRow) -> None:
-    """Count the columns of a row that nobody asked for, after it was read."""
-    if isinstance(row.fields, Fields):
-        for name in row.fields.list_unread():
-            key = f"column {str(name)[:60]}"
-            if key not in row.unread and len(row.unread) >= MAX_UNREAD_NAMES:
-                key = "other columns"
-            row.unread[key] += 1
+def count_unread(row: SourceRow, keys: str = "column") -> None:
+    """Count what nobody asked for of a row that was read: its columns, and the keys of the objects within it."""
+    unread = row.unread
+    for name in row.fields.list_unread():
+        what = f"{keys} {str(name)[:60] or 'without a name'}"
+        unread[what if what in unread or len(unread) < MAX_UNREAD_NAMES else f"other {keys}s"] += 1
+    for keys_within, part in row.inner:
+        count_unread(part, keys_within)
 
 
 def split_shared_prompt(first: Messages, second: Messages) -> tuple[Messages, Messages, Messages] | None:

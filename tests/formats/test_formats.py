@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.formats import FORMATS, describe_formats, get_format, open_source
-from rlhf_hitl.formats.hh import parse_transcript
+from rlhf_hitl.formats.readers.columns import parse_transcript
 from rlhf_hitl.formats.record import ImportRecord, split_shared_prompt
 from rlhf_hitl.formats.source import RowSource
 from rlhf_hitl.types import Message, Messages, Split, Verdict, messages_to_dicts

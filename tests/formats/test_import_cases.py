@@ -20,7 +20,7 @@ from command_line import run_command
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.formats.column_map import ColumnMap
 from rlhf_hitl.formats.importing import ImportReport, import_path
-from rlhf_hitl.formats.pair_ratings import find_strength
+from rlhf_hitl.formats.readers.pair_ratings import find_strength
 from rlhf_hitl.store import Store, people
 from rlhf_hitl.store.comparisons import count_rows, find_comparisons
 from rlhf_hitl.store.judgments import read_judgments

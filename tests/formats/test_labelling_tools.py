@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,12 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from read_formats import read_file, read_rows
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.formats import get_format, open_source
+from rlhf_hitl.formats import get_format
 from rlhf_hitl.formats.importing import import_path
-from rlhf_hitl.formats.questions import find_answer, find_answers, read_choice, split_axis
-from rlhf_hitl.formats.record import ImportRecord, SourceRow
-from rlhf_hitl.formats.source import RowSource
+from rlhf_hitl.formats.readers.questions import find_answer, find_answers, read_choice, split_axis
+from rlhf_hitl.formats.record import ImportRecord
 from rlhf_hitl.store.judgments import read_judgments
 from rlhf_hitl.types import Verdict
 
@@ -28,13 +27,6 @@ FILES = Path(__file__).parent / "files"
 ANN, BEN, CYD = (f"00000000-0000-0000-0000-00000000000{n}" for n in (1, 2, 3))
 
 Said = tuple[str, str, tuple[tuple[str, ...], ...], str]  # rater, prompt, groups of answers, rationale
-
-
-def read(path: Path) -> tuple[list[ImportRecord], Counter[str]]:
-    source, file_format = open_source(path)
-    unread: Counter[str] = Counter()
-    read_row = file_format.make_reader(source, "adjacent")
-    return [record for row in source.rows() for record in read_row(replace(row, unread=unread))], unread
 
 
 def said(records: list[ImportRecord]) -> list[Said]:
@@ -80,27 +72,27 @@ def count_argilla_flat() -> list[Said]:
 
 
 def test_submitted_responses_of_argilla_are_votes_with_ties_raters_and_reasons():
-    records, unread = read(FILES / "argilla_flat.parquet")
+    _, records, unread = read_file(FILES / "argilla_flat.parquet")
     assert said(records) == count_argilla_flat()
     assert Counter(r.vote.verdict for r in records if r.vote) == {Verdict.RANKED: 3, Verdict.SKIPPED: 1}
     assert unread["responses that are drafts"] == 1
-    assert unread["suggestions"] == 1
+    assert unread["column ranking.suggestion"] == 1
     assert {f"question {name}" for name in ("topic", "faults", "errors")} <= unread.keys()
     assert sum(r.vote is None for r in records) == 1  # the record that nobody judged
     assert {r.tags["language"] for r in records} == {"en", "de"}
 
 
 def test_ratings_of_argilla_keep_rater_axis_and_where_it_is_known_their_scale():
-    records, _ = read(FILES / "argilla_flat.parquet")
+    _, records, _ = read_file(FILES / "argilla_flat.parquet")
     assert rated(records) == [(ANN, "Blue.", "quality", 7), (ANN, "Red.", "quality", 6), (BEN, "Red.", "quality", 2)]
     assert {(r.lowest, r.highest) for record in records for r in record.ratings} == {(None, None)}
-    with_settings, _ = read(FILES / "argilla_saved")
+    _, with_settings, _ = read_file(FILES / "argilla_saved")
     assert rated(with_settings) == rated(records)
     assert {(r.lowest, r.highest) for record in with_settings for r in record.ratings} == {(1, 7)}
 
 
 def test_json_of_argilla_has_no_status_which_is_said():
-    records, unread = read(FILES / "argilla_nested.json")
+    _, records, unread = read_file(FILES / "argilla_nested.json")
     rows = json.loads((FILES / "argilla_nested.json").read_text())
     votes = []
     for row in rows:
@@ -114,7 +106,7 @@ def test_json_of_argilla_has_no_status_which_is_said():
 
 def test_rankings_whose_ranks_argilla_left_out_are_refused_and_not_taken_for_an_order():
     with pytest.raises(BadInput, match="leaves the ranks out") as refused:
-        read(FILES / "argilla_ranks_gone.json")
+        read_file(FILES / "argilla_ranks_gone.json")
     assert "rank" in refused.value.fix
 
 
@@ -123,14 +115,14 @@ def test_names_without_ranks_are_an_order_where_people_gave_different_ones(tmp_p
     row["responses"]["ranking"][1]["value"].reverse()
     path = tmp_path / "a.json"
     path.write_text(json.dumps([row]))
-    records, unread = read(path)
+    _, records, unread = read_file(path)
     assert [r.vote.ranking for r in records if r.vote] == [((0,), (1,), (2,)), ((2,), (1,), (0,))]
     assert unread["ties of rankings: the file has an order and no ranks"] == 2
 
 
 @pytest.mark.parametrize("name", ["argilla_labels.json", "argilla_labels.parquet"])
 def test_a_label_of_argilla_that_names_an_answer_is_a_vote_on_a_chat_with_a_picture(name):
-    records, _ = read(FILES / name)
+    _, records, _ = read_file(FILES / name)
     assert [(r.vote.verdict, r.vote.ranking, r.vote.rater) for r in records if r.vote] == [
         (Verdict.RANKED, ((0,), (1,)), ANN),
         (Verdict.RANKED, ((0, 1),), BEN),
@@ -148,7 +140,7 @@ def test_a_picture_that_is_not_in_the_file_is_refused(tmp_path, address):
     rows[0]["fields"]["picture"] = address
     (path := tmp_path / "a.json").write_text(json.dumps(rows))
     with pytest.raises(BadInput, match="picture"):
-        read(path)
+        read_file(path)
 
 
 def test_records_of_argillas_server_have_ranks_and_times(tmp_path):
@@ -162,7 +154,7 @@ def test_records_of_argillas_server_have_ranks_and_times(tmp_path):
         "suggestions": [],
     }  # fmt: skip
     (path := tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n")
-    records, _ = read(path)
+    _, records, _ = read_file(path)
     (vote,) = [r.vote for r in records]
     assert vote is not None
     assert (vote.ranking, vote.rater, vote.judged_at) == (((0, 1),), ANN, datetime(2024, 5, 1, 10, tzinfo=UTC))
@@ -186,7 +178,7 @@ def test_a_bad_record_of_argilla_is_named(tmp_path, change, named):
     row = {"fields": {"prompt": "Q", "response1": "A", "response2": "B"}, "responses": {}}
     (path := tmp_path / "a.jsonl").write_text(json.dumps(row | change) + "\n")
     with pytest.raises(BadInput, match=named) as error:
-        read(path)
+        read_file(path)
     assert "a.jsonl:1" in str(error.value)
 
 
@@ -224,7 +216,7 @@ def count_pairs(*, with_skipped: bool) -> list[Said]:
     "name", ["label_studio_pairs.json", "label_studio_pairs_min.json", "label_studio_pairs_min.csv"]
 )
 def test_pairs_of_label_studio_are_votes_in_all_its_forms(name):
-    records, unread = read(FILES / name)
+    _, records, unread = read_file(FILES / name)
     is_whole = "min" not in name
     assert said(records) == count_pairs(with_skipped=is_whole)  # the converter leaves out what was skipped
     verdicts = Counter(r.vote.verdict.value for r in records if r.vote)
@@ -256,7 +248,7 @@ def test_rankers_of_label_studio_are_rankings_and_numbered_buckets_are_ties(kind
         rater = person["email"] if isinstance(person, dict) else str(person)
         why = values["reason"]["text"][0] if "reason" in values else ""
         votes.append((rater, task["data"]["prompt"], groups, why))
-    records, _ = read(FILES / f"label_studio_{kind}{form}")
+    _, records, _ = read_file(FILES / f"label_studio_{kind}{form}")
     assert said(records) == sorted(votes)
 
 
@@ -281,7 +273,7 @@ def change_first(tasks: list[dict[str, Any]], change: Callable[[dict[str, Any]],
 def test_a_bad_task_of_label_studio_is_named(tmp_path, change, named):
     (path := tmp_path / "a.json").write_text(json.dumps(change_first(PAIRS, change)))
     with pytest.raises(BadInput, match=named) as error:
-        read(path)
+        read_file(path)
     assert "item 1" in str(error.value)
 
 
@@ -295,7 +287,7 @@ def test_a_task_of_label_studio_may_have_a_chat_and_a_picture_and_zero_is_a_rate
         task["annotations"][0]["completed_by"] = 0
 
     (path := tmp_path / "a.json").write_text(json.dumps(change_first(PAIRS, change)[:1]))
-    records, _ = read(path)
+    _, records, _ = read_file(path)
     assert (records[0].prompt[0].text, len(records[0].prompt[0].images)) == ("Hi", 1)
     assert records[0].vote is not None
     assert (records[0].vote.rater, records[0].vote.ranking) == ("0", ((0,), (1,)))
@@ -308,7 +300,7 @@ IMPORTED = sorted(p.name for p in FILES.iterdir() if p.suffix in (".json", ".csv
 
 @pytest.mark.parametrize("name", [*IMPORTED, "argilla_saved"])
 def test_a_file_of_a_labelling_tool_is_in_the_store_once_however_often_it_is_imported(sqlite_store, name):
-    records, _ = read(FILES / name)
+    _, records, _ = read_file(FILES / name)
     report = import_path(sqlite_store, FILES / name)
     votes = [r.vote for r in records if r.vote is not None]
     assert report.judgments == len(votes)
@@ -342,7 +334,7 @@ def argilla_rows(draw) -> dict[str, Any]:
 
 @given(argilla_rows())
 def test_every_response_of_argilla_is_a_vote_or_a_named_draft(row):
-    (records, unread), ranked = read_row(row), {}
+    (records, unread), ranked = read_tool(row), {}
     for record in records:
         if record.vote is not None:
             ranked[record.vote.rater] = record.vote
@@ -356,12 +348,10 @@ def test_every_response_of_argilla_is_a_vote_or_a_named_draft(row):
             assert ranked[user].verdict is Verdict.SKIPPED
 
 
-def read_row(row: dict[str, Any]) -> tuple[list[ImportRecord], Counter[str]]:
-    file_format = get_format("argilla" if "_server_id" in row else "label_studio")
-    assert file_format.matches(row)
-    unread: Counter[str] = Counter()
-    source = RowSource(FILES / "argilla_labels.json")
-    return file_format.make_reader(source, "adjacent")(SourceRow(row, "a:1", unread=unread)), unread
+def read_tool(row: dict[str, Any]) -> tuple[list[ImportRecord], Counter[str]]:
+    name = "argilla" if "_server_id" in row else "label_studio"
+    assert get_format(name).matches(row)
+    return read_rows(name, row)
 
 
 @st.composite
@@ -384,9 +374,20 @@ def label_studio_tasks(draw) -> dict[str, Any]:
     }
 
 
+@pytest.mark.parametrize("order", [1, -1])
+def test_an_input_follows_its_instruction_after_a_blank_line(order):
+    texts = dict([("instruction", "Translate."), ("input", "Ja.")][::order])
+    task = {"data": texts | {"answer1": "Yes.", "answer2": "Yep."}, "annotations": []}
+    row = texts | {"_server_id": None, "response1": "Yes.", "response2": "Yep."}
+    for one in (task, row):
+        (record,), unread = read_tool(one)
+        assert [m.text for m in record.prompt] == ["Translate.\n\nJa."]
+        assert (record.tags, unread) == ({}, {})
+
+
 @given(label_studio_tasks())
 def test_every_annotation_of_label_studio_is_a_vote_or_named(task):
-    records, unread = read_row(task)
+    records, unread = read_tool(task)
     votes = {r.vote.rater: r.vote for r in records if r.vote is not None}
     assert len(votes) + unread["annotations without a choice"] == len(task["annotations"])
     for annotation in task["annotations"]:
@@ -410,7 +411,7 @@ def test_csv_and_json_min_of_label_studio_say_the_same(tmp_path_factory, texts, 
         "annotation_id": 1, "lead_time": 1.5, "created_at": "2024-05-01T10:00:00Z", "updated_at": None, "id": 1,
     }  # fmt: skip
     as_csv = row | {"better": json.dumps(row["better"]), "annotator": "1", "updated_at": ""}
-    (by_json, _), (by_csv, _) = read_row(row), read_row(as_csv)
+    (by_json, _), (by_csv, _) = read_tool(row), read_tool(as_csv)
     assert by_json == by_csv
     assert by_json[0].vote is not None
     assert by_json[0].vote.ranking == (((0,), (1,)) if selected == "left" else ((1,), (0,)))
@@ -473,7 +474,7 @@ def test_an_answer_that_a_record_does_not_have_is_left_out_of_its_ranking():
         "rank.responses": [[{"value": f"response{n}", "rank": n} for n in (3, 2, 1)]],
         "rank.responses.users": [ANN], "rank.responses.status": ["submitted"],
     }  # fmt: skip
-    (record,), unread = read_row(row)
+    (record,), unread = read_tool(row)
     assert record.vote is not None
     assert (len(record.completions), record.vote.ranking) == (2, ((0,), (1,)))
     assert unread == {"ranks in rank of answers that the record does not have": 1}
@@ -489,16 +490,13 @@ def test_a_long_text_is_no_choice_and_takes_no_time(text):
 @pytest.mark.parametrize("rating", [10**400, float("nan"), True, "5"])
 def test_a_rating_that_is_no_number_is_counted(rating):
     row = {"fields": {"prompt": "Q", "response": "A"}, "responses": {"quality": [{"value": rating, "user_id": "1"}]}}
-    file_format = get_format("argilla")
-    unread: Counter[str] = Counter()
-    read_one = file_format.make_reader(RowSource("owner/name"), "adjacent")
-    (record,) = read_one(SourceRow(row, "a:1", unread=unread))
+    (record,), unread = read_rows("argilla", row)
     assert not record.ratings
     assert unread["question quality"] == 1
 
 
-@pytest.mark.parametrize("time", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00", "2024-13-01", 5])
+@pytest.mark.parametrize("time", ["0001-01-01T00:00:00+14:00", "9999-12-31T23:59:59-14:00", "2024-13-01", [5]])
 def test_a_time_that_cannot_be_is_named(time):
     task = change_first(PAIRS, lambda t: t["annotations"][0].update(created_at=time))[0]
     with pytest.raises(BadInput, match="created_at"):
-        read_row(task)
+        read_tool(task)

@@ -7,16 +7,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from rlhf_hitl.formats.cells import count_unread, is_missing, note, read_number, read_prompt_text
-from rlhf_hitl.formats.ranks import Ranked, drop_repeats, group_by_rank
+from rlhf_hitl.formats.readers.columns import read_answer, read_number, read_prompt
+from rlhf_hitl.formats.readers.ranks import Ranked, drop_repeats, group_by_rank
 from rlhf_hitl.formats.record import (
-    ImportCompletion,
     ImportRecord,
     ImportVote,
     SourceRow,
-    make_assistant_message,
+    is_nothing,
     make_field_error,
-    read_string_field,
     read_text_field,
 )
 from rlhf_hitl.formats.source import RowSource
@@ -29,7 +27,6 @@ ABOUT = (
 )
 
 COLUMNS = {"prompt", "answers", "source", "good_natured"}
-READ_OF_ANSWER = {"answer", "model", "rank"}
 
 
 def matches(fields: Mapping[str, Any]) -> bool:
@@ -50,36 +47,33 @@ def _read_row(row: SourceRow) -> list[ImportRecord]:
     answers = row.fields.get("answers")
     if not isinstance(answers, list) or not answers:
         raise make_field_error(row, "answers", 'a list of {"answer": text, "model": name, "rank": number}')
-    prompt = read_prompt_text(row, "prompt")
-    ranked = drop_repeats(row, [_read_answer(row, i, answer) for i, answer in enumerate(answers)])
+    prompt = read_prompt(row, ("prompt",))
+    ranked = drop_repeats(row, [_read_ranked(row, i, answer) for i, answer in enumerate(answers)])
     ranks = [rank for _, rank in ranked]
     if unranked := ranks.count(None):
-        note(row, "answers without a rank", unranked)
+        row.noted["answers without a rank"] += unranked
     # GPT-4 ranked them, in an order that is not given: no person did.
     groups = group_by_rank(ranks)
     vote = ImportVote(Verdict.RANKED, groups, rater="gpt-4", simulated=True) if groups else None
-    count_unread(row, COLUMNS)
     completions = tuple(completion for completion, _ in ranked)
     return [ImportRecord(prompt, completions, row.place, vote, _read_tags(row), row.split, order_known=False)]
 
 
-def _read_answer(row: SourceRow, index: int, answer: Any) -> Ranked:
+def _read_ranked(row: SourceRow, index: int, answer: Any) -> Ranked:
     if not isinstance(answer, dict):
         raise make_field_error(row, "answers", 'a list of {"answer": text, "model": name, "rank": number}')
-    part = SourceRow(answer, f"{row.place}: answers[{index}]", unread=row.unread)
-    rank = (
-        None if is_missing(answer.get("rank")) else read_number(part, "rank", "a number, of which the lowest is best")
-    )
-    model = "unknown" if is_missing(answer.get("model")) else read_text_field(part, "model")
-    count_unread(part, READ_OF_ANSWER, "answer key")
-    return ImportCompletion(make_assistant_message(read_string_field(part, "answer")), model), rank
+    part, rank = row.enter(answer, "answer key", f"answers[{index}]"), None
+    if not is_nothing(part.look("rank")):
+        rank = read_number(part, "rank", "a number, of which the lowest is best")
+    model = "unknown" if is_nothing(part.look("model")) else read_text_field(part, "model")
+    return read_answer(part, "answer", model), rank
 
 
 def _read_tags(row: SourceRow) -> dict[str, str]:
     tags = {}
     sources, good_natured = row.fields.get("source"), row.fields.get("good_natured")
-    if not is_missing(sources):
+    if not is_nothing(sources):
         tags["source"] = ", ".join(map(str, sources)) if isinstance(sources, list) else str(sources)
-    if not is_missing(good_natured):
+    if not is_nothing(good_natured):
         tags["good_natured"] = str(good_natured).lower()
     return tags

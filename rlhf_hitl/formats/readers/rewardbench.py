@@ -5,17 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from rlhf_hitl.formats.readers.columns import read_answer, read_question
 from rlhf_hitl.formats.record import (
-    ImportCompletion,
     ImportRecord,
     ImportVote,
     SourceRow,
-    make_assistant_message,
-    read_string_field,
     read_text_field,
 )
 from rlhf_hitl.formats.source import RowSource
-from rlhf_hitl.types import Message
 
 NAME = "rewardbench"
 ABOUT = "{prompt, chosen, chosen_model, rejected, rejected_model, subset, id} (RewardBench)"
@@ -38,13 +35,12 @@ def _read_row(row: SourceRow) -> list[ImportRecord]:
         row.noted[f"rows of the part {UNSCORED}, which published scores leave out"] += 1
         return []
     completions = tuple(
-        ImportCompletion(make_assistant_message(read_string_field(row, side)), read_text_field(row, f"{side}_model"))
-        for side in ("chosen", "rejected")
+        read_answer(row, side, read_text_field(row, f"{side}_model")) for side in ("chosen", "rejected")
     )
     # Some prompts are in several subsets, so the subset is not a tag of the prompt.
     return [
         ImportRecord(
-            (Message("user", read_text_field(row, "prompt")),), completions, row.place,
+            read_question(row, "prompt"), completions, row.place,
             ImportVote.of_pair("first", rater="RewardBench"),
             split=row.split, order_known=False, batch=read_text_field(row, "subset"),
         )

@@ -14,15 +14,19 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.formats.cells import count_unread, is_missing, note, read_number
-from rlhf_hitl.formats.ranks import drop_repeats, group_by_rank
+from rlhf_hitl.formats.readers.columns import read_number
+from rlhf_hitl.formats.readers.ranks import drop_repeats, group_by_rank
 from rlhf_hitl.formats.record import (
+    FIX,
+    Fields,
     ImportCompletion,
     ImportRating,
     ImportRecord,
     ImportVote,
     SourceRow,
+    is_nothing,
     make_field_error,
+    make_value_error,
     read_string_field,
     read_text_field,
 )
@@ -39,11 +43,10 @@ ROLES = {"prompter": "user", "assistant": "assistant"}
 RATER = "OpenAssistant"
 #: A prompt repeats all that leads to it, so a chain of messages takes the square of its length.
 MAX_DEPTH = 200
-READ_OF_MESSAGE = {
-    "message_id", "parent_id", "message_tree_id", "text", "role", "lang", "rank", "deleted", "review_result",
+COLUMNS = {
+    "prompt", "message_id", "parent_id", "message_tree_id", "text", "role", "lang", "rank", "deleted", "review_result",
     "model_name", "labels", "replies", "tree_state",
 }  # fmt: skip
-COLUMNS = {"message_tree_id", "tree_state", "prompt", *READ_OF_MESSAGE}
 
 
 @dataclass
@@ -76,7 +79,7 @@ def make_reader(source: RowSource, pairs: str) -> Callable[[SourceRow], list[Imp
     messages: dict[str, _Message] = {}
     for row in source.rows(lambda error: None):  # bad rows are reported when they are read again
         try:
-            message = _read_message(replace(row, unread=type(row.unread)()))
+            message = _read_message(row)
         except BadInput:
             continue
         messages.setdefault(message.id, message)
@@ -89,74 +92,74 @@ def make_reader(source: RowSource, pairs: str) -> Callable[[SourceRow], list[Imp
 def _read_tree_row(row: SourceRow) -> list[ImportRecord]:
     raw = row.fields.get("prompt")
     if not isinstance(raw, dict):
-        shown = SourceRow({"prompt": str(type(raw).__name__)}, row.place)
-        raise make_field_error(shown, "prompt", "the first message of a tree, with its replies")
-    count_unread(row, COLUMNS)
-    return _read_tree(row, raw)
+        raise make_value_error(row, "prompt", type(raw).__name__, "the first message of a tree, with its replies")
+    return _read_tree(row, replace(row, fields=Fields(raw), inner=[]))
 
 
 def _read_nested_row(row: SourceRow) -> list[ImportRecord]:
     """Read a tree that is its first message, without an object around it."""
-    if row.fields.get("parent_id") is not None:
-        shown = SourceRow({"parent_id": row.fields["parent_id"]}, row.place)
-        raise make_field_error(shown, "parent_id", "null, since messages of this file hold their replies")
-    return _read_tree(row, {name: row.fields[name] for name in row.fields})  # which are counted as a message's keys
+    if row.look("parent_id") is not None:
+        raise make_field_error(row, "parent_id", "null, since messages of this file hold their replies")
+    return _read_tree(row, row)
 
 
-def _read_tree(row: SourceRow, raw: Any) -> list[ImportRecord]:
-    state = row.fields.get("tree_state")
+def _read_tree(row: SourceRow, root: SourceRow) -> list[ImportRecord]:
+    row.take("message_tree_id", "nothing: the message's own id says the same")
+    state = row.take("tree_state", "tag")
     records = []
     # Not recursive: a tree may be deep. What is left to do is (message, its parent, what leads to it).
-    left: list[tuple[Any, _Message | None, Messages]] = [(raw, None, ())]
+    left: list[tuple[SourceRow, _Message | None, Messages]] = [(root, None, ())]
     while left:
-        raw, parent, path = left.pop()
-        place = row.place if parent is None else f"{row.place}: a reply to {parent.id}"
-        node = SourceRow(raw, place, row.split, row.part, row.unread) if isinstance(raw, dict) else None
-        if node is None:
-            raise make_field_error(SourceRow({"replies": type(raw).__name__}, place), "replies", "a list of messages")
+        node, parent, path = left.pop()
         message = _read_message(node)
         _check_place(message, parent, len(path))
         if message.dropped:
-            _count_dropped(row, message, raw)
+            row.unread[message.dropped] += 1
+            if below := _count_below(node):
+                row.unread["messages below one that is left out"] += below
             continue
-        replies = raw.get("replies") or []
-        if not isinstance(replies, list):
-            shown = SourceRow({"replies": type(replies).__name__}, node.place)
-            raise make_field_error(shown, "replies", "a list of messages")
-        count_unread(node, READ_OF_MESSAGE, "message key")
+        replies = _read_replies(node, message)
+        if node is not row:
+            row.inner.append(("message key", node))
         path = (*path, Message(ROLES[message.role], message.text))
         if message.role == "prompter":
-            message.replies = [
-                _read_message(SourceRow(reply, f"{row.place}: a reply to {message.id}", unread=row.unread))
-                for reply in replies
-                if isinstance(reply, dict)
-            ]
+            message.replies = [_read_message(reply) for reply in replies]
             records.append(_make_record(row, message, path, state))
         left += [(reply, message, path) for reply in reversed(replies)]
     return records
 
 
-def _count_dropped(row: SourceRow, message: _Message, raw: dict[str, Any]) -> None:
-    """Count a message of a tree that is left out, and all below it."""
-    row.unread[message.dropped] += 1
-    left = [raw]
+def _read_replies(node: SourceRow, message: _Message) -> list[SourceRow]:
+    replies = node.take("replies", "replies") or []
+    if not isinstance(replies, list):
+        raise make_value_error(node, "replies", type(replies).__name__, "a list of messages")
+    place = f"{node.place.partition(': a reply to ')[0]}: a reply to {message.id}"
+    for reply in replies:
+        if not isinstance(reply, dict):
+            raise make_value_error(node, "replies", type(reply).__name__, "a list of messages")
+    return [replace(node, fields=Fields(reply), place=place, inner=[]) for reply in replies]
+
+
+def _count_below(node: SourceRow) -> int:
+    """Return how many messages are below one, at any depth."""
+    left, n = [node.look("replies")], 0
     while left:
-        for reply in left.pop().get("replies") or []:
-            if isinstance(reply, dict):
-                row.unread["messages below one that is left out"] += 1
-                left.append(reply)
+        replies = left.pop()
+        below = [one for one in replies if isinstance(one, dict)] if isinstance(replies, list) else []
+        n += len(below)
+        left += [one.get("replies") for one in below]
+    return n
 
 
 def _read_message_row(row: SourceRow, messages: dict[str, _Message]) -> list[ImportRecord]:
     message = messages.get(_read_message(row).id)
-    if not is_missing(row.fields.get("replies")):
-        shown = SourceRow({"replies": "a list"}, row.place)
-        raise make_field_error(shown, "replies", "none, since messages of this file name their parents")
+    if not is_nothing(row.look("replies")):
+        raise make_value_error(row, "replies", "a list", "none, since messages of this file name their parents")
     if message is None or message.place != row.place:
         raise make_field_error(row, "message_id", "an id that no other message has")
-    row.fields.get("message_tree_id")  # the parents say the same
+    row.take("message_tree_id", "nothing: the parents say the same")
+    state = row.take("tree_state", "tag")
     way = _climb(row, message, messages)
-    count_unread(row, COLUMNS)
     if message.dropped:
         row.unread[message.dropped] += 1
         return []
@@ -167,7 +170,7 @@ def _read_message_row(row: SourceRow, messages: dict[str, _Message]) -> list[Imp
     if message.role != "prompter":
         return []
     path = tuple(Message(ROLES[m.role], m.text) for m in reversed(way))
-    return [_make_record(row, message, path, row.fields.get("tree_state"))]
+    return [_make_record(row, message, path, state)]
 
 
 def _climb(row: SourceRow, message: _Message, messages: dict[str, _Message]) -> list[_Message]:
@@ -180,8 +183,8 @@ def _climb(row: SourceRow, message: _Message, messages: dict[str, _Message]) -> 
     while (parent_id := way[-1].parent_id) is not None:
         parent = messages.get(parent_id)
         if parent is None:
-            shown = SourceRow({"parent_id": parent_id}, row.place)
-            raise make_field_error(shown, "parent_id", "the id of a message of this file, of it or of what leads to it")
+            expected = "the id of a message of this file, of it or of what leads to it"
+            raise make_value_error(row, "parent_id", parent_id, expected)
         if parent.id in seen:
             raise make_field_error(row, "parent_id", "a tree: its parents go round in a circle")
         if len(way) == MAX_DEPTH:
@@ -194,8 +197,11 @@ def _climb(row: SourceRow, message: _Message, messages: dict[str, _Message]) -> 
 def _check_place(message: _Message, parent: _Message | None, above: int) -> None:
     """Raise where a message cannot stand: roles alternate, a prompter begins, and there is an end to it."""
     if message.role != ("prompter" if parent is None or parent.role == "assistant" else "assistant"):
-        shown = SourceRow({"role": message.role}, message.place)
-        raise make_field_error(shown, "role", "prompter and assistant in turn, the prompter first")
+        raise BadInput(
+            f"{message.place}: role = {message.role!r}",
+            expected="prompter and assistant in turn, the prompter first",
+            fix=FIX,
+        )
     if above >= MAX_DEPTH:
         raise _make_depth_error(message.place)
 
@@ -210,45 +216,43 @@ def _make_depth_error(place: str) -> BadInput:
 
 def _read_message(row: SourceRow) -> _Message:
     """Return the message of a row, or of a part of a tree, without its replies."""
-    shown = row
-    if "replies" in row.fields:  # an error does not show them: they may be deep
-        shown = SourceRow({k: v for k, v in row.fields.items() if k != "replies"}, row.place, unread=row.unread)
-    role = shown.fields.get("role")
+    role = row.fields.get("role")
     if not isinstance(role, str) or role not in ROLES:
-        raise make_field_error(shown, "role", " or ".join(ROLES))
-    parent_id = shown.fields.get("parent_id")
+        raise make_field_error(row, "role", " or ".join(ROLES))
+    parent_id = row.fields.get("parent_id")
     if not isinstance(parent_id, str | None):
-        raise make_field_error(shown, "parent_id", "the id of a message, or null")
+        raise make_field_error(row, "parent_id", "the id of a message, or null")
     rank = None
-    if not is_missing(shown.fields.get("rank")):
-        rank = read_number(shown, "rank", "a number, of which 0 is best, or null")
-    lang, model = shown.fields.get("lang"), shown.fields.get("model_name")
+    if not is_nothing(row.fields.get("rank")):
+        rank = read_number(row, "rank", "a number, of which 0 is best, or null")
+    lang, model = row.fields.get("lang"), row.fields.get("model_name")
     return _Message(
-        id=read_text_field(shown, "message_id"),
+        id=read_text_field(row, "message_id"),
         parent_id=parent_id or None,
         place=row.place,
         role=role,
-        text=read_string_field(shown, "text"),
+        text=read_string_field(row, "text"),
         lang=lang if isinstance(lang, str) else "",
         rank=rank,
         # People wrote most replies; the name must not tell the better one.
         policy=model if isinstance(model, str) and model else "oasst",
-        dropped=_find_reason(shown.fields),
-        ratings=tuple(_read_labels(shown)),
+        dropped=_find_reason(row.fields),
+        ratings=tuple(_read_labels(row)),
     )
 
 
 def _find_reason(fields: Mapping[str, Any]) -> str:
     """Return why a message is left out; an empty text where it is not. A review may be missing."""
-    if fields.get("deleted") is True:
+    deleted, review = fields.get("deleted"), fields.get("review_result")
+    if deleted is True:
         return "messages that were deleted"
-    return "messages that reviewers refused (spam)" if fields.get("review_result") is False else ""
+    return "messages that reviewers refused (spam)" if review is False else ""
 
 
 def _read_labels(row: SourceRow) -> Iterator[tuple[str, float]]:
     """Yield (label, the mean of what people gave it, 0 to 1): of an object, of three lists, or of a list of objects."""
     labels = row.fields.get("labels")
-    if is_missing(labels):
+    if is_nothing(labels):
         return
     expected = 'labels as {"quality": {"value": 0 to 1, "count": number}}'
     if isinstance(labels, dict) and isinstance(labels.get("name"), list) and isinstance(labels.get("value"), list):
@@ -260,7 +264,7 @@ def _read_labels(row: SourceRow) -> Iterator[tuple[str, float]]:
     else:
         raise make_field_error(row, "labels", expected)
     for name, value in pairs:
-        if is_missing(value):
+        if is_nothing(value):
             continue
         is_share = isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 1
         if not isinstance(name, str) or not is_share:
@@ -279,9 +283,9 @@ def _make_record(row: SourceRow, message: _Message, path: Messages, state: Any) 
     groups = group_by_rank(ranks)
     if len(ranks) > 1:
         if unranked := ranks.count(None):
-            note(row, "replies without a rank", unranked)
+            row.noted["replies without a rank"] += unranked
         if not groups and len(ranks) > unranked:
-            note(row, "ranks without another to compare with", len(ranks) - unranked)
+            row.noted["ranks without another to compare with"] += len(ranks) - unranked
     kept = {id(completion) for completion, _ in ranked}
     ratings_of = [reply.ratings for reply, (completion, _) in zip(replies, by_completion) if id(completion) in kept]
     tags = {"language": message.lang} if message.lang else {}

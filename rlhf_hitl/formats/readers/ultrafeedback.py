@@ -7,22 +7,21 @@ marked as simulated.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
-from rlhf_hitl.formats.questions import count_unread, is_nothing, is_number, read_columns
+from rlhf_hitl.formats.readers.columns import parse_number, read_answer, read_question
 from rlhf_hitl.formats.record import (
     ImportCompletion,
     ImportRating,
     ImportRecord,
     ImportVote,
     SourceRow,
-    make_assistant_message,
+    is_nothing,
     make_field_error,
-    read_string_field,
-    read_text_field,
 )
 from rlhf_hitl.formats.source import RowSource
-from rlhf_hitl.types import Message, Verdict
+from rlhf_hitl.types import Verdict
 
 NAME = "ultrafeedback"
 ABOUT = '{instruction, completions: [{"model", "response", "annotations", "overall_score"}]} (UltraFeedback)'
@@ -32,7 +31,7 @@ JUDGE = "GPT-4"
 SCORES = {"overall_score": ("overall", 1, 10), "fine-grained_score": ("fine-grained", 1, 5)}
 ASPECT_SCALE = 1, 5
 _NO_RATING = (None, "", "N/A", "NA")
-_NO_ANSWERS = (["None"], ["null"])
+_ANSWERS, _NO_ANSWERS = ("correct_answers", "incorrect_answers"), (["None"], ["null"])
 
 
 def matches(fields: Mapping[str, Any]) -> bool:
@@ -52,7 +51,7 @@ def _read_row(row: SourceRow) -> list[ImportRecord]:
     raw = row.fields.get("completions")
     if not isinstance(raw, list) or not all(isinstance(one, Mapping) for one in raw):
         raise make_field_error(row, "completions", "a list of completions")
-    parts = [SourceRow(one, f"{row.place}: completions[{i}]", unread=row.unread) for i, one in enumerate(raw)]
+    parts = [row.enter(one, "completion key", f"completions[{i}]") for i, one in enumerate(raw)]
     completions = tuple(map(_read_completion, parts))
     ratings = tuple(rating for i, part in enumerate(parts) for rating in _read_ratings(part, i))
     scores: dict[float, list[int]] = {}
@@ -61,11 +60,12 @@ def _read_row(row: SourceRow) -> list[ImportRecord]:
             scores.setdefault(rating.value, []).append(rating.completion)
     ranking = tuple(tuple(scores[score]) for score in sorted(scores, reverse=True))
     vote = ImportVote(Verdict.RANKED, ranking, JUDGE, simulated=True) if sum(map(len, ranking)) >= 2 else None
-    tags = {"source": str(row.fields["source"])} if not is_nothing(row.fields.get("source")) else {}
-    read = ("instruction", "completions", "source", "models")  # the models are those of the completions
-    columns = {name: value for name, value in read_columns(row).items() if value not in _NO_ANSWERS}
-    count_unread(row, columns, read)
-    prompt = (Message("user", read_text_field(row, "instruction")),)
+    tags = {"source": str(row.take("source", "tag"))} if row.find(("source",)) else {}
+    row.take("models", "policies")  # those of the completions
+    for name in _ANSWERS:
+        if row.look(name) in _NO_ANSWERS:
+            row.take(name, "nothing, where there is none")
+    prompt = read_question(row, "instruction")
     return [ImportRecord(prompt, completions, row.place, vote, tags, row.split, order_known=False, ratings=ratings)]
 
 
@@ -73,10 +73,10 @@ def _read_completion(part: SourceRow) -> ImportCompletion:
     model = part.fields.get("model")
     # Each completion was asked for under a principle, in a system prompt that the raters' prompt does not have.
     asked = {
-        key: part.fields[key] for key in ("principle", "custom_system_prompt") if not is_nothing(part.fields.get(key))
+        key: value for key in ("principle", "custom_system_prompt") if not is_nothing(value := part.fields.get(key))
     }
     policy = model if isinstance(model, str) and model else "unknown"
-    return ImportCompletion(make_assistant_message(read_string_field(part, "response")), policy, asked)
+    return replace(read_answer(part, "response", policy), sampling=asked)
 
 
 def _read_ratings(part: SourceRow, completion: int) -> list[ImportRating]:
@@ -99,31 +99,24 @@ def _read_ratings(part: SourceRow, completion: int) -> list[ImportRating]:
         if not isinstance(said, Mapping):
             part.unread[f"annotations of {aspect}: several of one aspect"] += 1
             continue
-        told = SourceRow(said, f"{part.place}: {aspect}")
+        told = part.enter(said, "annotation key", str(aspect))
         value = _read_number(told, "Rating", *ASPECT_SCALE)
         # Where an aspect has a type and a rating, "Rationale" is why it is of that type.
-        key = "Rationale For Rating" if not is_nothing(said.get("Rationale For Rating")) else "Rationale"
         if value is not None:
-            why = said[key] if isinstance(said.get(key), str) else ""
+            key = told.find(("Rationale For Rating", "Rationale"))
+            why = told.take(key, "rationale") if key and isinstance(told.look(key), str) else ""
             ratings.append(ImportRating(completion, aspect, value, *ASPECT_SCALE, JUDGE, why, simulated=True))
-        elif said.get("Rating") is not None:
-            part.unread[f"ratings {said['Rating']} of {aspect}"] += 1
-        read = ("Rating", key) if value is not None else ("Rating",)
-        count_unread(part, said, read, "annotation key")
-    read = ("model", "response", "principle", "custom_system_prompt", "critique", "annotations", *SCORES)
-    count_unread(part, part.fields, read, "completion key")
+        elif told.look("Rating") is not None:
+            part.unread[f"ratings {told.look('Rating')} of {aspect}"] += 1
     return ratings
 
 
 def _read_number(part: SourceRow, name: str, lowest: float, highest: float) -> float | None:
     """Return a rating, which the files write as a number or as text; None where there is none."""
     value = part.fields.get(name)
-    if value in _NO_RATING or value != value:
+    if value in _NO_RATING or is_nothing(value):
         return None
-    try:
-        number = float(value) if is_number(value) or isinstance(value, str) else None
-    except ValueError:
-        number = None
+    number = parse_number(value)
     if number is None or not lowest <= number <= highest:
         raise make_field_error(part, name, f"{lowest} to {highest}, or N/A")
     return number

@@ -12,18 +12,16 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from rlhf_hitl.formats.helpsteer2 import make_vote, name_annotator
-from rlhf_hitl.formats.questions import count_unread, is_nothing, read_columns
+from rlhf_hitl.formats.readers.columns import read_answer
+from rlhf_hitl.formats.readers.helpsteer2 import make_vote, name_annotator
 from rlhf_hitl.formats.record import (
-    ImportCompletion,
     ImportRating,
     ImportRecord,
     ImportVote,
     SourceRow,
-    make_assistant_message,
+    is_nothing,
     make_field_error,
     read_chat_field,
-    read_string_field,
 )
 from rlhf_hitl.formats.source import RowSource
 from rlhf_hitl.types import Verdict
@@ -62,26 +60,17 @@ def _find_part(fields: Mapping[str, Any]) -> str | None:
 
 
 def _read_row(row: SourceRow) -> list[ImportRecord]:
-    part = _find_part(row.fields) or "preference"
+    part = _find_part(dict(row.fields)) or "preference"
     names = PARTS[part]
     prompt = read_chat_field(row, "context")
-    completions = tuple(
-        ImportCompletion(make_assistant_message(read_string_field(row, name)), POLICY) for name in names
-    )
-    tags = {name: str(row.fields[name]) for name in TAGS if not is_nothing(row.fields.get(name))}
-    ratings = [rating for i, name in enumerate(names) for rating in _read_feedback(row, i, FEEDBACK.get(name, ""))]
+    completions = tuple(read_answer(row, name, POLICY) for name in names)
+    tags = {name: str(row.take(name, "tag")) for name in TAGS if row.find((name,))}
+    ratings = [
+        rating for i, name in enumerate(names) if name in FEEDBACK for rating in _read_feedback(row, i, FEEDBACK[name])
+    ]
     votes = _read_votes(row, ratings)
     if part == "edit_quality":
         votes = [ImportVote(Verdict.RANKED, ((1,), (2,)), rater="HelpSteer3")]
-    read = (
-        "context",
-        *names,
-        *TAGS,
-        *(FEEDBACK.get(name) for name in names),
-        "overall_preference",
-        "individual_preference",
-    )
-    count_unread(row, read_columns(row), filter(None, read))
     return [
         ImportRecord(
             prompt, completions, row.place, vote, tags, row.split, order_known=part == "preference",
@@ -93,22 +82,20 @@ def _read_row(row: SourceRow) -> list[ImportRecord]:
 
 def _read_votes(row: SourceRow, ratings: list[ImportRating]) -> list[ImportVote]:
     """Return each annotator's vote, or else the set's own. What they say of one response is added to `ratings`."""
-    overall, entries = row.fields.get("overall_preference"), row.fields.get("individual_preference")
+    entries = row.fields.get("individual_preference")
     if is_nothing(entries):
+        overall = row.fields.get("overall_preference")
         return [] if overall is None else [make_vote(row, "overall_preference", overall, rater="HelpSteer3")]
     if not isinstance(entries, list) or not all(isinstance(entry, Mapping) for entry in entries):
         raise make_field_error(row, "individual_preference", "a list of objects with a score")
     votes = []
-    for n, entry in enumerate(entries, 1):
-        reasoning = entry.get("reasoning")
+    for n, raw in enumerate(entries, 1):
+        entry = row.enter(raw, "individual_preference key")
+        reasoning = entry.fields.get("reasoning")
         rationale = reasoning if isinstance(reasoning, str) else ""
-        votes.append(make_vote(row, "individual_preference.score", entry.get("score"), rationale=rationale))
+        votes.append(make_vote(row, "individual_preference.score", entry.fields.get("score"), rationale=rationale))
         for i, name in enumerate(("feedback1", "feedback2")):
-            ratings += _read_feedback(SourceRow(entry, row.place, unread=row.unread), i, name, n)
-        read = ("score", "reasoning", "feedback1", "feedback2")
-        count_unread(row, entry, read, "individual_preference key")
-    if overall is not None:
-        row.unread["column overall_preference"] += 1
+            ratings += _read_feedback(entry, i, name, n)
     return votes
 
 

@@ -7,11 +7,15 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from rlhf_hitl.formats.questions import count_unread, is_nothing, read_columns, read_time
-from rlhf_hitl.formats.record import SourceRow, make_field_error
+from rlhf_hitl.formats.readers.columns import parse_moment
+from rlhf_hitl.formats.record import UNNAMED, SourceRow, is_nothing, make_field_error
 
 #: What a record has beside its fields, metadata and vectors.
 OWN_COLUMNS = ("id", "_server_id", "status", "score", "external_id", "inserted_at", "updated_at", "dataset_id")
+#: How the columns of a question end. What a model suggested is not read.
+_OF_QUESTIONS = (
+    ".responses", ".responses.users", ".responses.status", ".suggestion", ".suggestion.score", ".suggestion.agent",
+)  # fmt: skip
 
 
 @dataclass
@@ -26,38 +30,34 @@ class ArgillaResponse:
 
 @dataclass
 class ArgillaRecord:
-    """A record, however it was written: what is shown, what else there is, and the responses."""
+    """A record, however it was written: what is shown, what else there is, and the responses.
 
-    fields: dict[str, Any]
-    metadata: dict[str, Any]  # without `all_shown` it is among the fields
+    `names` are the columns of `shown` that may be fields. In flat records `metadata` is the same row: any of these
+    columns may be of the metadata.
+    """
+
+    shown: SourceRow
+    names: list[str]
+    metadata: SourceRow
     responses: list[ArgillaResponse]
-    all_shown: bool  # whether `fields` holds fields only
+
+    @property
+    def is_flat(self) -> bool:
+        return self.metadata is self.shown
 
 
 def read_record(row: SourceRow) -> ArgillaRecord:
-    columns = read_columns(row)
-    fields = columns.get("fields")
-    if isinstance(fields, Mapping) and "responses" in columns:
+    fields = row.look("fields")
+    if isinstance(fields, Mapping) and "responses" in row.fields:
+        row.take("fields", "fields")
         metadata = row.fields.get("metadata") or {}
         if not isinstance(metadata, Mapping):
             raise make_field_error(row, "metadata", "an object")
-        count_unread(row, columns, ("fields", "metadata", "responses", "suggestions"))
-        suggestions = columns.get("suggestions") or []
-        if not isinstance(suggestions, Mapping | list):
-            raise make_field_error(row, "suggestions", "an object or a list")
-        row.unread.update({"suggestions": len(suggestions)} if suggestions else {})
-        return ArgillaRecord(dict(fields), dict(metadata), _read_nested(row), all_shown=True)
-    count_unread(row, {name: columns.pop(name) for name in OWN_COLUMNS if name in columns})
-    questions = [name.removesuffix(".responses.users") for name in columns if name.endswith(".responses.users")]
-    responses = list(_read_flat(row, questions))
-    for name in list(columns):
-        if name.endswith(
-            (".suggestion.score", ".suggestion.agent", ".responses", ".responses.users", ".responses.status")
-        ):
-            del columns[name]
-        elif name.endswith(".suggestion") and not is_nothing(columns.pop(name)):
-            row.unread["suggestions"] += 1
-    return ArgillaRecord(columns, {}, responses, all_shown=False)
+        shown = row.enter(fields, "field")
+        return ArgillaRecord(shown, list(shown.fields), row.enter(metadata, "metadata key"), _read_nested(row))
+    questions = [name.removesuffix(".responses.users") for name in row.fields if name.endswith(".responses.users")]
+    names = [name for name in row.fields if name not in OWN_COLUMNS and not name.endswith(_OF_QUESTIONS)]
+    return ArgillaRecord(row, names, row, list(_read_flat(row, questions)))
 
 
 def _read_flat(row: SourceRow, questions: Sequence[str]) -> Iterator[ArgillaResponse]:
@@ -65,7 +65,8 @@ def _read_flat(row: SourceRow, questions: Sequence[str]) -> Iterator[ArgillaResp
     people: list[ArgillaResponse] = []
     for question in questions:
         name = f"{question}.responses"
-        lists = [row.fields.get(f"{name}{end}") or [] for end in ("", ".users", ".status")]
+        columns = {name: "what raters said", f"{name}.users": "raters", f"{name}.status": "status"}
+        lists = [row.take(column, meaning) or [] for column, meaning in columns.items()]
         if not all(isinstance(part, list) and len(part) == len(lists[0]) for part in lists):
             raise make_field_error(row, name, "a list as long as those of its users and its status")
         for value, user, status in zip(*lists):
@@ -87,10 +88,9 @@ def _read_nested(row: SourceRow) -> list[ArgillaResponse]:
     for one in responses if isinstance(responses, list) else [None]:
         if not isinstance(one, Mapping) or not isinstance(one.get("values") or {}, Mapping):
             raise make_field_error(row, "responses", "objects with values, user_id and status")
-        time = next((k for k in ("updated_at", "inserted_at") if one.get(k) is not None), "updated_at")
-        person = ArgillaResponse(
-            _name_user(one.get("user_id")), str(one.get("status") or ""), {}, read_time(row, time, one.get(time))
-        )
+        times = [(key, one[key]) for key in ("updated_at", "inserted_at") if not is_nothing(one.get(key))]
+        at = parse_moment(row, *times[0]) if times else None
+        person = ArgillaResponse(_name_user(one.get("user_id")), str(one.get("status") or ""), {}, at)
         for question, value in (one.get("values") or {}).items():
             person.answers[question] = value.get("value") if isinstance(value, Mapping) else value
         people.append(person)
@@ -109,4 +109,4 @@ def _add_answer(people: list[ArgillaResponse], question: str, value: Any, user: 
 
 
 def _name_user(user: Any) -> str:
-    return "unnamed" if user is None or str(user) in ("", "None") else str(user)
+    return UNNAMED if user is None or str(user) in ("", "None") else str(user)

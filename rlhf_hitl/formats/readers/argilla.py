@@ -9,28 +9,25 @@ its pages sent (its issues 5677 and 5712), and every list is in the order of the
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.formats.argilla_records import ArgillaRecord, ArgillaResponse, read_record
-from rlhf_hitl.formats.questions import (
+from rlhf_hitl.formats.readers.argilla_records import ArgillaRecord, ArgillaResponse, read_record
+from rlhf_hitl.formats.readers.questions import (
     Choice,
-    count_unread,
     find_answer,
     find_answers,
-    is_nothing,
     is_number,
     is_reason,
     join_reasons,
     read_answer,
     read_choice,
+    read_policies,
     read_prompt,
     read_tags,
     split_axis,
-    take_policies,
 )
 from rlhf_hitl.formats.record import (
     ImportCompletion,
@@ -38,7 +35,8 @@ from rlhf_hitl.formats.record import (
     ImportRecord,
     ImportVote,
     SourceRow,
-    make_field_error,
+    is_nothing,
+    make_value_error,
 )
 from rlhf_hitl.formats.source import RowSource
 from rlhf_hitl.types import Verdict
@@ -68,17 +66,17 @@ def make_reader(source: RowSource, pairs: str) -> Callable[[SourceRow], list[Imp
 def _read_row(row: SourceRow, forms: _Forms) -> list[ImportRecord]:
     record = read_record(row)
     answers = _find_answers(row, record)
-    policies = take_policies(record.metadata if record.all_shown else record.fields, answers)
+    shown, metadata = record.shown, record.metadata
+    others = [name for name in record.names if name not in answers]
+    others_said = others if record.is_flat else list(metadata.fields)
+    policies = read_policies(metadata, others_said, answers)
     completions = tuple(
-        ImportCompletion(read_answer(row, name, record.fields[name]), policy) for name, policy in zip(answers, policies)
+        ImportCompletion(read_answer(row, name, shown.take(name, "answer")), policy)
+        for name, policy in zip(answers, policies)
     )
-    others = {name: value for name, value in record.fields.items() if name not in answers}
-    prompt, used = read_prompt(row, others, all_shown=record.all_shown)
-    if record.all_shown:
-        count_unread(row, others, used, "field")
-        tags = read_tags(row, record.metadata)
-    else:
-        tags = read_tags(row, {name: value for name, value in others.items() if name not in used})
+    unread = [name for name in others if name not in shown.fields.read] if record.is_flat else others
+    prompt = read_prompt(shown, unread, is_all_shown=not record.is_flat)
+    tags = read_tags(metadata, others_said)
     read = [_read_response(row, response, answers, forms) for response in record.responses]
     said = [(vote, ratings) for vote, ratings in read if vote is not None or ratings] or [(None, ())]
     return [
@@ -94,17 +92,18 @@ def _find_answers(row: SourceRow, record: ArgillaRecord) -> list[str]:
         for value in response.answers.values()
         for option in _list_options(value)
     ]
-    named = {option for option in options if record.fields.get(option) is not None}
+    values = {name: record.shown.look(name) for name in record.names}
+    named = {option for option in options if values.get(option) is not None}
     if len(named) >= 2:
-        return [name for name in record.fields if name in named]
-    columns = {name: value for name, value in record.fields.items() if not is_nothing(value) or value == ""}
+        return [name for name in record.names if name in named]
+    columns = [name for name, value in values.items() if not is_nothing(value) or value == ""]
     if found := find_answers(columns):
         return found
     single = [name for name in ("response", "completion", "answer", "output", "generation") if name in columns]
     if len(single) == 1:
         return single
     raise BadInput(
-        f"{row.place}: {', '.join(map(str, columns))[:60]}",
+        f"{row.place}: {', '.join(columns)[:60]}",
         expected="fields with the answers, such as response1 and response2",
         fix="name them so, or let the ranking's values be the names of the fields",
     )
@@ -117,11 +116,9 @@ def _read_response(
         row.unread["responses that are drafts"] += 1
         return None, ()
     if not response.status:
-        row.unread["responses without a status, taken as submitted"] += 1
+        row.noted["responses without a status, taken as submitted"] += 1
     elif response.status not in ("submitted", "discarded"):
-        raise make_field_error(
-            SourceRow({"status": response.status}, row.place), "status", "submitted, draft or discarded"
-        )
+        raise make_value_error(row, "status", response.status, "submitted, draft or discarded")
     choice, ratings = None, []
     reasons: dict[str, str] = {}
     for question, value in response.answers.items():
@@ -196,10 +193,9 @@ class _Forms:
     @cached_property
     def _met(self) -> dict[str, _Met]:
         met: dict[str, _Met] = {}
-        unread: Counter[str] = Counter()
         for row in self._source.rows(lambda _: None):
             try:
-                responses = read_record(SourceRow(row.fields, row.place, unread=unread)).responses
+                responses = read_record(row).responses
             except BadInput:
                 continue
             for response in responses:
@@ -228,20 +224,19 @@ class _Forms:
         if isinstance(value, str):
             return read_choice(value, answers)
         options = _list_options(value)
-        wrong = SourceRow({question: value}, row.place)
         expected = f"each of {', '.join(answers)} at most once, with its rank"
         if not isinstance(value, list) or len(options) != len(value):
-            raise make_field_error(wrong, question, expected)
+            raise make_value_error(row, question, value, expected)
         # An answer that may be left out is among the options, and not in every record.
         found = [
             (one, place) for one, option in zip(value, options) if (place := find_answer(option, answers)) is not None
         ]
-        value, places = [one for one, _ in found], [place for _, place in found]
+        kept, places = [one for one, _ in found], [place for _, place in found]
         if len(places) < 2 or len(set(places)) < len(places):
-            raise make_field_error(wrong, question, expected)
+            raise make_value_error(row, question, value, expected)
         if len(places) < len(options):
             row.unread[f"ranks in {question} of answers that the record does not have"] += len(options) - len(places)
-        if not all(isinstance(one, Mapping) for one in value):
+        if not all(isinstance(one, Mapping) for one in kept):
             if not self._met.get(question, _Met()).has_orders:
                 raise BadInput(
                     f"{row.place}: {question} = {str(value)[:60]}",
@@ -249,14 +244,14 @@ class _Forms:
                     "question are in one order, whatever people said",
                     fix='take the records from Argilla\'s server, as [{"value": "response1", "rank": 1}, …]',
                 )
-            row.unread["ties of rankings: the file has an order and no ranks"] += 1
+            row.noted["ties of rankings: the file has an order and no ranks"] += 1
             ranks: list[Any] = list(range(len(places)))
         else:
-            ranks = [one.get("rank") for one in value]
+            ranks = [one.get("rank") for one in kept]
             if all(rank is None for rank in ranks):
                 return None
         if not all(rank is None or (isinstance(rank, int) and not isinstance(rank, bool)) for rank in ranks):
-            raise make_field_error(wrong, question, "ranks that are whole numbers, the best 1")
+            raise make_value_error(row, question, value, "ranks that are whole numbers, the best 1")
         groups: dict[int, list[int]] = {}
         for place, rank in zip(places, ranks):
             if rank is not None:

@@ -14,31 +14,31 @@ from dataclasses import dataclass
 from typing import Any
 
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.formats.questions import (
+from rlhf_hitl.formats.readers.columns import parse_moment
+from rlhf_hitl.formats.readers.questions import (
     Choice,
-    count_unread,
     find_answer,
     find_answers,
-    is_nothing,
     is_number,
     is_reason,
     join_reasons,
     read_answer,
     read_choice,
-    read_columns,
+    read_policies,
     read_prompt,
     read_tags,
-    read_time,
     split_axis,
-    take_policies,
 )
 from rlhf_hitl.formats.record import (
+    UNNAMED,
     ImportCompletion,
     ImportRating,
     ImportRecord,
     ImportVote,
     SourceRow,
+    is_nothing,
     make_field_error,
+    make_value_error,
 )
 from rlhf_hitl.formats.source import RowSource
 from rlhf_hitl.types import Messages, Verdict
@@ -55,6 +55,7 @@ MIN_COLUMNS = ("id", "annotator", "annotation_id", "created_at", "updated_at", "
 TAG_COLUMNS = ("language", "lang", "domain", "category", "source", "dataset", "subject", "task", "subset")
 ITEM_TEXTS = ("body", "html", "text", "title")
 ITEM_POLICIES = ("policy", "model")
+SAID = "what raters said"
 _VALUE_KEYS = {"selected", "ranker", "rating", "choices", "text"}
 _NUMBERED = re.compile(r".*?(\d{1,9})")
 _SIDES = {"left": 0, "right": 1}
@@ -103,50 +104,51 @@ def _read_row(row: SourceRow) -> list[ImportRecord]:
 
 def _read_task(row: SourceRow) -> list[ImportRecord]:
     """Return a record for each annotation of a task of the JSON export."""
-    data, annotations = row.fields.get("data"), row.fields["annotations"]
+    data, annotations = row.fields.get("data"), row.take("annotations", SAID)
     if not isinstance(data, Mapping):
         raise make_field_error(row, "data", "an object with the task's data")
     if not isinstance(annotations, list) or not all(isinstance(one, Mapping) for one in annotations):
         raise make_field_error(row, "annotations", "a list of annotations")
-    count_unread(row, read_columns(row), ("data", "annotations"))
-    columns = dict(data)
-    shown, prompt = _read_data(row, columns)
-    tags = read_tags(row, columns)
-    read = [_read_annotation(row, _take_annotation(row, one), shown) for one in annotations]
+    task = row.enter(data, "data key")
+    shown, prompt = _read_data(task, list(task.fields))
+    tags = read_tags(task, task.fields)
+    read = [_read_annotation(row, _take_annotation(row.enter(one, "annotation key")), shown) for one in annotations]
     return _make_records(row, prompt, shown, tags, read)
 
 
 def _read_min(row: SourceRow) -> list[ImportRecord]:
     """Return the record of a row of JSON-MIN or CSV, which is one annotation, or a task that has none."""
-    columns = {name: _decode(value) for name, value in read_columns(row).items() if name not in MIN_COLUMNS}
-    values = {name: value for name, value in columns.items() if _is_values(value)}
-    shown, prompt = _read_data(row, data := {n: v for n, v in columns.items() if n not in values})
+    names = [name for name in row.fields if name not in MIN_COLUMNS]
+    row.fields.update({name: _decode(row.look(name)) for name in names})
+    values = {name: row.take(name, SAID) for name in names if _is_values(row.look(name))}
+    names = [name for name in names if name not in values]
+    shown, prompt = _read_data(row, names)
     results = [
         _Result(name, one)
         for name, several in values.items()
         for one in ([several] if isinstance(several, Mapping) else several)
     ]
-    for name in list(data):
-        value = data[name]
-        if isinstance(value, str) and value and name not in TAG_COLUMNS:
+    for name in names:
+        value = row.look(name)
+        if isinstance(value, str) and value and name not in (*TAG_COLUMNS, *row.fields.read):
             if is_reason(name):
-                results.append(_Result(name, {"text": [data.pop(name)]}))
+                results.append(_Result(name, {"text": [row.take(name, "rationale")]}))
             elif read_choice(value, shown.names) is not None:
-                results.append(_Result(name, {"choices": [data.pop(name)]}))
-    tags = read_tags(row, {name: data.pop(name) for name in TAG_COLUMNS if name in data})
-    count_unread(row, data)
-    count_unread(row, {name: row.fields.get(name) for name in MIN_COLUMNS}, ("annotator", "created_at"))
-    if is_nothing(row.fields.get("annotation_id")):
+                results.append(_Result(name, {"choices": [row.take(name, SAID)]}))
+    tags = read_tags(row, [name for name in TAG_COLUMNS if name in names])
+    if is_nothing(row.look("annotation_id")):
         return _make_records(row, prompt, shown, tags, [])
-    annotation = _Annotation(_name_rater(row.fields.get("annotator")), tuple(results), row.fields.get("created_at"))
+    annotation = _Annotation(
+        _name_rater(row.take("annotator", "rater")), tuple(results), row.take("created_at", "time of the vote")
+    )
     return _make_records(row, prompt, shown, tags, [_read_annotation(row, annotation, shown)])
 
 
-def _read_data(row: SourceRow, columns: dict[str, Any]) -> tuple[_Shown, Messages]:
-    """Return the answers and the prompt of a task, and take their columns out of `columns`."""
-    lists = [name for name, value in columns.items() if _is_items(value)]
+def _read_data(row: SourceRow, columns: Sequence[str]) -> tuple[_Shown, Messages]:
+    """Return the answers and the prompt of a task, which are in some of its columns."""
+    lists = [name for name in columns if _is_items(row.look(name))]
     if len(lists) == 1:
-        items = columns.pop(lists[0])
+        items = row.take(lists[0], "answers")
         shown = _Shown([str(item["id"]) for item in items], tuple(_read_item(row, lists[0], item) for item in items))
         if len(set(shown.names)) < len(items):
             raise BadInput(f"{row.place}: {lists[0]}", expected="items with an id each", fix="give each its own id")
@@ -154,44 +156,40 @@ def _read_data(row: SourceRow, columns: dict[str, Any]) -> tuple[_Shown, Message
         names = find_answers(columns)
         if not names:
             raise BadInput(
-                f"{row.place}: {', '.join(map(str, columns))[:60]}",
+                f"{row.place}: {', '.join(columns)[:60]}",
                 expected="a list of items with ids, or two columns with the answers, such as answer1 and answer2",
                 fix="name the columns so",
             )
-        answers = {name: columns.pop(name) for name in names}
-        policies = take_policies(columns, names)
-        shown = _Shown(
-            names, tuple(ImportCompletion(read_answer(row, n, v), p) for (n, v), p in zip(answers.items(), policies))
-        )
-    prompt, used = read_prompt(row, columns, all_shown=False)
-    for name in used:
-        del columns[name]
-    return shown, prompt
+        answers = [read_answer(row, name, row.take(name, "answer")) for name in names]
+        shown = _Shown(names, tuple(map(ImportCompletion, answers, read_policies(row, columns, names))))
+    others = [name for name in columns if name not in row.fields.read]
+    return shown, read_prompt(row, others, is_all_shown=False)
 
 
 def _read_item(row: SourceRow, name: str, item: Mapping[str, Any]) -> ImportCompletion:
     text = next((key for key in ITEM_TEXTS if isinstance(item.get(key), str)), None)
     if text is None:
-        raise make_field_error(SourceRow({name: dict(item)}, row.place), name, "items with a body")
+        raise make_value_error(row, name, dict(item), "items with a body")
     policy = next((key for key in ITEM_POLICIES if isinstance(item.get(key), str) and item[key]), None)
-    count_unread(row, item, filter(None, ("id", text, policy)), "item key")
-    return ImportCompletion(read_answer(row, name, item[text]), "unknown" if policy is None else item[policy])
+    part = row.enter(item, "item key")
+    part.take("id", "id")
+    answer = read_answer(row, name, part.take(text, "answer"))
+    return ImportCompletion(answer, "unknown" if policy is None else part.take(policy, "policy"))
 
 
-def _take_annotation(row: SourceRow, annotation: Mapping[str, Any]) -> _Annotation:
-    results = annotation.get("result") or []
-    wrong = SourceRow({"result": results}, row.place)
+def _take_annotation(annotation: SourceRow) -> _Annotation:
+    fields = annotation.fields
+    results = fields.get("result") or []
     if not isinstance(results, list) or not all(
         isinstance(r, Mapping) and isinstance(r.get("value"), Mapping) for r in results
     ):
-        raise make_field_error(wrong, "result", "a list of objects with from_name, to_name and value")
-    read = ("completed_by", "result", "was_cancelled", "skipped", "created_at")
-    count_unread(row, annotation, read, "annotation key")
+        raise make_field_error(annotation, "result", "a list of objects with from_name, to_name and value")
+    is_skipped = [bool(fields.get(name)) for name in ("was_cancelled", "skipped")]
     return _Annotation(
-        _name_rater(annotation.get("completed_by")),
+        _name_rater(fields.get("completed_by")),
         tuple(_Result(str(r.get("from_name")), r["value"], str(r.get("to_name") or "")) for r in results),
-        annotation.get("created_at"),
-        bool(annotation.get("was_cancelled") or annotation.get("skipped")),
+        fields.get("created_at"),
+        any(is_skipped),
     )
 
 
@@ -199,14 +197,14 @@ def _name_rater(person: Any) -> str:
     """Return the e-mail address of a person, as JSON-MIN has it, or their number."""
     if isinstance(person, Mapping):
         person = person.get("email") or person.get("id")
-    return "unnamed" if person is None or person == "" else str(person)
+    return UNNAMED if person is None or person == "" else str(person)
 
 
 Read = tuple[ImportVote | None, tuple[ImportRating, ...]]
 
 
 def _read_annotation(row: SourceRow, annotation: _Annotation, shown: _Shown) -> Read:
-    at = read_time(row, "created_at", annotation.created_at)
+    at = None if is_nothing(annotation.created_at) else parse_moment(row, "created_at", annotation.created_at)
     if annotation.is_skipped:
         row.unread.update(f"result {result.control} of a skipped task" for result in annotation.results)
         return ImportVote(Verdict.SKIPPED, (), annotation.rater, judged_at=at), ()
@@ -244,14 +242,14 @@ def _read_annotation(row: SourceRow, annotation: _Annotation, shown: _Shown) -> 
 
 def _read_choice(row: SourceRow, result: _Result, names: Sequence[str]) -> Choice | None:
     """Return what a result says of the answers; None where it says nothing of which is better."""
-    value, wrong = result.value, SourceRow({result.control: dict(result.value)}, row.place)
+    value = result.value
     if "selected" in value:
         side = _SIDES.get(value["selected"]) if isinstance(value["selected"], str) else None
         if side is None or len(names) != 2:
-            raise make_field_error(wrong, result.control, "left or right, of two answers")
+            raise make_value_error(row, result.control, dict(value), "left or right, of two answers")
         return Choice(Verdict.RANKED, ((side,), (1 - side,)))
     if "ranker" in value:
-        return _read_ranker(wrong, result, names)
+        return _read_ranker(row, result, names)
     choices = value.get("choices")
     if isinstance(choices, list) and len(choices) == 1 and isinstance(choices[0], str):
         return read_choice(choices[0], names)
@@ -263,11 +261,12 @@ def _read_ranker(row: SourceRow, result: _Result, names: Sequence[str]) -> Choic
     if isinstance(buckets, list):
         buckets = {result.control: buckets}
     if not isinstance(buckets, Mapping) or not all(isinstance(ids, list) for ids in buckets.values()):
-        raise make_field_error(row, result.control, "buckets with the ids of items")
+        raise make_value_error(row, result.control, dict(result.value), "buckets with the ids of items")
     placed = {str(name): [str(id) for id in ids] for name, ids in buckets.items() if name != "_"}
     ids = [id for bucket in placed.values() for id in bucket]
     if not set(ids) <= set(names) or len(set(ids)) < len(ids):
-        raise make_field_error(row, result.control, f"each of the items {', '.join(names)[:60]} at most once")
+        expected = f"each of the items {', '.join(names)[:60]} at most once"
+        raise make_value_error(row, result.control, dict(result.value), expected)
     numbers = {name: match[1] for name in placed if (match := _NUMBERED.fullmatch(name))}
     if set(placed) == {result.control}:
         groups = [[id] for id in ids]

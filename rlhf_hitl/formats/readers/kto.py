@@ -8,31 +8,23 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from rlhf_hitl.formats.alpaca import read_history
-from rlhf_hitl.formats.cells import (
-    RATER_COLUMNS,
-    count_unread,
-    is_missing,
-    prepend_system,
-    read_instruction,
-    read_prompt_text,
-    read_rater,
-    read_tools_field,
-    split_before_answer,
-)
+from rlhf_hitl.formats.readers.alpaca import INSTRUCTION
+from rlhf_hitl.formats.readers.columns import PROMPT, RATER, SYSTEM, add_system, read_prompt, read_rater
+from rlhf_hitl.formats.readers.sharegpt import read_turns, split_before_answer
 from rlhf_hitl.formats.record import (
     ImportCompletion,
     ImportRating,
     ImportRecord,
     SourceRow,
+    is_nothing,
     make_assistant_message,
     make_field_error,
     read_chat_field,
     read_string_field,
+    read_tools_field,
 )
-from rlhf_hitl.formats.sharegpt import read_turns
 from rlhf_hitl.formats.source import RowSource
-from rlhf_hitl.types import Message, Messages
+from rlhf_hitl.types import Messages
 
 NAME = "kto"
 ABOUT = (
@@ -43,8 +35,7 @@ ABOUT = (
 AXIS = "desirable"
 LABELS = ("label", "kto_tag")
 COLUMNS = {
-    "prompt", "completion", "messages", "conversations", "instruction", "input", "output", "history", "system", "tools",
-    "model", *LABELS, *RATER_COLUMNS,
+    *PROMPT, "completion", "messages", "conversations", "output", "history", *SYSTEM, "tools", "model", *LABELS, *RATER,
 }  # fmt: skip
 VALUES = {"true": 1.0, "false": 0.0, "1": 1.0, "0": 0.0}
 
@@ -64,22 +55,19 @@ def make_reader(source: RowSource, pairs: str) -> Callable[[SourceRow], list[Imp
 
 def _read_row(row: SourceRow) -> list[ImportRecord]:
     label = next((name for name in LABELS if name in row.fields), LABELS[0])
-    value = _read_value(row.fields.get(label))
+    value = _read_value(row.take(label, AXIS))
     if value is None:
         raise make_field_error(row, label, "true or false")
-    prompt, completion, read = _read_chat(row)
+    prompt, completion, column = _read_chat(row)
     if not prompt or not completion:
-        raise make_field_error(row, min(read), "a prompt and an answer to it")
-    rater, rater_column = read_rater(row)
-    has_model = isinstance(row.fields.get("model"), str) and bool(row.fields["model"])
-    rating = ImportRating(0, AXIS, value, 0.0, 1.0, rater=rater)
-    count_unread(row, {*read, label, rater_column, "system", "tools", *(["model"] if has_model else [])})
+        raise make_field_error(row, column, "a prompt and an answer to it")
+    has_model = isinstance(row.look("model"), str) and bool(row.look("model"))
     return [
         ImportRecord(
-            prepend_system(row, prompt),
-            (ImportCompletion(completion, row.fields["model"] if has_model else "unknown"),),
+            add_system(row, prompt),
+            (ImportCompletion(completion, row.take("model", "policy") if has_model else "unknown"),),
             row.place, split=row.split, order_known=False, tools=read_tools_field(row),
-            ratings=(rating,),
+            ratings=(ImportRating(0, AXIS, value, 0.0, 1.0, rater=read_rater(row)),),
         )
     ]  # fmt: skip
 
@@ -88,31 +76,21 @@ def _read_value(label: Any) -> float | None:
     return VALUES.get(str(label).lower()) if isinstance(label, bool | int | str) else None
 
 
-def _read_chat(row: SourceRow) -> tuple[Messages, Messages, set[str]]:
-    """Return (prompt, completion, the columns they are in)."""
+def _read_chat(row: SourceRow) -> tuple[Messages, Messages, str]:
+    """Return (prompt, completion, a column that they are in)."""
     for name in ("messages", "conversations"):
-        if "completion" not in row.fields and not is_missing(row.fields.get(name)):
-            return *split_before_answer(read_turns(row, name)), {name}
+        if "completion" not in row.fields and not is_nothing(row.look(name)):
+            return *split_before_answer(read_turns(row, name)), name
     if "output" in row.fields and "completion" not in row.fields:
-        prompt = (*read_history(row), Message("user", read_instruction(row)))
-        answer = make_assistant_message(read_string_field(row, "output"))
-        return prompt, answer, {"instruction", "input", "output", "history"}
-    if not isinstance(row.fields.get("completion"), list):
-        return _read_prompt(row), make_assistant_message(read_string_field(row, "completion")), {"prompt", "completion"}
+        return read_prompt(row, INSTRUCTION), make_assistant_message(read_string_field(row, "output")), "output"
+    if not isinstance(row.look("completion"), list):
+        return read_prompt(row), make_assistant_message(read_string_field(row, "completion")), "completion"
     completion = read_chat_field(row, "completion")
     if completion[0].role == "assistant":
-        return _read_prompt(row), completion, {"prompt", "completion"}
+        return read_prompt(row), completion, "completion"
     prompt, answer = split_before_answer(completion)  # the prompt is in it, and a column for it may repeat that
-    if not is_missing(row.fields.get("prompt")):
-        given = _read_prompt(row)
-        if given not in (prompt, prompt[-len(given) :]):
-            raise make_field_error(row, "prompt", "what `completion` begins with, or a completion without the prompt")
-    return prompt, answer, {"prompt", "completion"}
-
-
-def _read_prompt(row: SourceRow) -> Messages:
-    return (
-        read_chat_field(row, "prompt")
-        if isinstance(row.fields.get("prompt"), list)
-        else read_prompt_text(row, "prompt")
-    )
+    if (name := row.find(PROMPT)) is not None:
+        given, held = (tuple(m for m in chat if m.role != "system") for chat in (read_prompt(row), prompt))
+        if given not in (held, held[-len(given) :]):
+            raise make_field_error(row, name, "what `completion` begins with, or a completion without the prompt")
+    return prompt, answer, "completion"

@@ -6,10 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
-from rlhf_hitl.formats.columns import (
-    JUDGED_AT,
-    RATIONALE,
-    STRENGTH,
+from rlhf_hitl.formats.readers.columns import (
     read_judged_at,
     read_rater,
     read_rationale,
@@ -20,7 +17,6 @@ from rlhf_hitl.formats.record import (
     ImportRecord,
     ImportVote,
     SourceRow,
-    is_nothing,
     make_field_error,
     read_chat_field,
     read_choice_field,
@@ -39,8 +35,6 @@ ABOUT = (
     'rank the completions by their numbers, best first; "split" is where its prompt goes; "tools" are what it offers'
 )
 COLUMNS = ("messages", "tags", "completions", "votes", "split", "tools")
-_COMPLETION_KEYS = ("messages", "policy", "sampling")
-_VOTE_KEYS = ("rater", "ranking", "simulated", "scores", *RATIONALE, *STRENGTH, *JUDGED_AT)
 SPLITS = {split.value: split.value for split in Split}
 
 
@@ -89,10 +83,8 @@ def make_reader(source: RowSource, pairs: str) -> Callable[[SourceRow], list[Imp
 
 
 def _to_completion(row: SourceRow, index: int, side: Any) -> ImportCompletion:
-    completion_row = SourceRow(
-        side if isinstance(side, dict) else {"messages": side}, f"{row.place}: completions[{index}]", unread=row.unread
-    )
-    _count_unread_keys(completion_row, "completion", _COMPLETION_KEYS)
+    side = side if isinstance(side, dict) else {"messages": side}
+    completion_row = row.enter(side, "completion key", f"completions[{index}]")
     policy, sampling = completion_row.fields.get("policy"), completion_row.fields.get("sampling") or {}
     if not isinstance(policy, str) or not policy:
         raise make_field_error(completion_row, "policy", "the name of the policy that wrote it")
@@ -101,18 +93,9 @@ def _to_completion(row: SourceRow, index: int, side: Any) -> ImportCompletion:
     return ImportCompletion(read_chat_field(completion_row, "messages"), policy, sampling)
 
 
-def _count_unread_keys(row: SourceRow, what: str, known: Sequence[str]) -> None:
-    for key, value in row.fields.items():
-        if key not in known and not is_nothing(value):
-            row.unread[f"{what} key {str(key)[:60]}"] += 1
-
-
 def _read_ranking(row: SourceRow, index: int, vote: Any, n: int) -> ImportVote:
     """Return the vote on all of a prompt's completions; some may be missing in its ranking."""
-    vote_row = SourceRow(
-        vote if isinstance(vote, dict) else {"ranking": vote}, f"{row.place}: votes[{index}]", unread=row.unread
-    )
-    _count_unread_keys(vote_row, "vote", _VOTE_KEYS)
+    vote_row = row.enter(vote if isinstance(vote, dict) else {"ranking": vote}, "vote key", f"votes[{index}]")
     ranking, simulated = vote_row.fields.get("ranking"), vote_row.fields.get("simulated")
     if vote_row.look("rater") == "":
         raise make_field_error(vote_row, "rater", "a name, or none at all")

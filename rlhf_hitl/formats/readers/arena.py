@@ -11,20 +11,16 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from rlhf_hitl.formats.cells import count_unread, decode_list, note, read_rater, read_time
+from rlhf_hitl.formats.readers.columns import read_judged_at, read_outcome, read_rater, split_sides
 from rlhf_hitl.formats.record import (
     ImportCompletion,
     ImportRecord,
     ImportVote,
     SourceRow,
-    make_field_error,
     read_chat_field,
-    read_choice_field,
     read_text_field,
-    split_shared_prompt,
 )
 from rlhf_hitl.formats.source import RowSource
-from rlhf_hitl.types import Messages
 
 NAME = "arena"
 ABOUT = (
@@ -32,14 +28,6 @@ ABOUT = (
     "evaluation_session_id and timestamp (Chatbot Arena 100k, 140k)"
 )
 
-WINNERS = {
-    "model_a": "first",
-    "model_b": "second",
-    "tie": "tie",
-    "tie (bothbad)": "all_bad",
-    "both_bad": "all_bad",
-    "bothbad": "all_bad",
-}
 TIMES = ("tstamp", "timestamp")
 RATERS = ("judge_hash", "evaluation_session_id")
 SIDES = {"model_a", "model_b", "conversation_a", "conversation_b"}
@@ -58,29 +46,18 @@ def make_reader(source: RowSource, pairs: str) -> Callable[[SourceRow], list[Imp
 
 
 def _read_row(row: SourceRow) -> list[ImportRecord]:
-    first, second = (_read_conversation(row, f"conversation_{side}") for side in "ab")
-    parts = split_shared_prompt(first, second)
-    if parts is None:
-        raise make_field_error(row, "conversation_b", "a conversation that opens like conversation_a, and an answer")
-    prompt, *chats = parts
+    first, second = (read_chat_field(row, f"conversation_{side}") for side in "ab")
+    prompt, *chats = split_sides(row, "conversation_b", first, second)
     completions = tuple(
         ImportCompletion(chat, read_text_field(row, f"model_{side}")) for chat, side in zip(chats, "ab", strict=True)
     )
-    rater, rater_column = read_rater(row, RATERS)
-    times = [moment for name in TIMES if (moment := read_time(row, name)) is not None]
     vote = ImportVote.of_pair(
-        read_choice_field(row, "winner", WINNERS), rater=rater, judged_at=times[0] if times else None
+        read_outcome(row, "winner"), rater=read_rater(row, RATERS), judged_at=read_judged_at(row, TIMES)
     )
     order = row.fields.get("evaluation_order")
     if isinstance(order, int | float) and order > 1 and "full_conversation" in row.fields:
-        note(row, "votes whose conversation went on from earlier turns with other models (in full_conversation)")
-    count_unread(row, COLUMNS - set(RATERS) | {rater_column})
+        row.noted["votes whose conversation went on from earlier turns with other models (in full_conversation)"] += 1
     return [ImportRecord(prompt, completions, row.place, vote, _read_tags(row), row.split)]
-
-
-def _read_conversation(row: SourceRow, name: str) -> Messages:
-    chat = decode_list(row, name, 'a list of messages {"role": text, "content": text or parts}')
-    return read_chat_field(SourceRow({name: chat}, row.place, unread=row.unread), name)
 
 
 def _read_tags(row: SourceRow) -> dict[str, str]:

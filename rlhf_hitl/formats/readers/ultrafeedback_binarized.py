@@ -10,7 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from rlhf_hitl.formats.questions import is_nothing, is_number
+from rlhf_hitl.formats.readers.columns import split_sides
+from rlhf_hitl.formats.readers.questions import is_number
+from rlhf_hitl.formats.readers.ultrafeedback import JUDGE
 from rlhf_hitl.formats.record import (
     ImportCompletion,
     ImportRating,
@@ -19,10 +21,8 @@ from rlhf_hitl.formats.record import (
     SourceRow,
     make_field_error,
     read_chat_field,
-    split_shared_prompt,
 )
 from rlhf_hitl.formats.source import RowSource
-from rlhf_hitl.formats.ultrafeedback import JUDGE
 
 NAME = "ultrafeedback_binarized"
 ABOUT = (
@@ -47,31 +47,25 @@ def make_reader(source: RowSource, pairs: str) -> Callable[[SourceRow], list[Imp
 
 def _read_row(row: SourceRow) -> list[ImportRecord]:
     chosen, rejected = read_chat_field(row, "chosen"), read_chat_field(row, "rejected")
-    parts = split_shared_prompt(chosen, rejected)
-    if parts is None:
-        raise make_field_error(
-            row, "rejected", "a conversation that opens like `chosen` and goes on with the assistant"
-        )
+    parts = split_sides(row, "rejected", chosen, rejected)
     # H4's scores are the overall ones, Argilla's the means of the four aspects.
     is_h4 = "score_chosen" in row.fields
     columns = ("score_chosen", "score_rejected") if is_h4 else ("chosen-rating", "rejected-rating")
     axis, lowest, highest = ("overall", 1.0, 10.0) if is_h4 else ("fine-grained", 1.0, 5.0)
     scores = [_read_score(row, column, lowest, highest) for column in columns]
     if scores[0] < scores[1]:
-        row.unread["scores against the choice, which was kept"] += 1
+        row.noted["rating contradicts the choice, which is kept"] += 1
     vote = ImportVote.of_pair("tie" if scores[0] == scores[1] else "first", rater=JUDGE, simulated=True)
     ratings = tuple(
         ImportRating(i, axis, score, lowest, highest, JUDGE, simulated=True) for i, score in enumerate(scores)
     )
     policies = [str(row.fields.get(f"{side}-model") or "unknown") for side in ("chosen", "rejected")]
     completions = tuple(ImportCompletion(chat, policy) for chat, policy in zip(parts[1:], policies))
-    tags = {"source": str(row.fields["source"])} if not is_nothing(row.fields.get("source")) else {}
-    if not is_nothing(row.fields.get("prompt_id")):
-        row.unread["column prompt_id"] += 1
-    if row.fields.get("messages") not in (None, row.fields["chosen"]):
-        row.unread["column messages, where it is not as chosen"] += 1
-    if not any(message.text == row.fields.get("prompt") for message in parts[0]):
-        row.unread["column prompt, where it is not within chosen"] += 1
+    tags = {"source": str(row.take("source", "tag"))} if row.find(("source",)) else {}
+    if row.look("messages") == row.look("chosen"):
+        row.take("messages", "chosen")
+    if any(message.text == row.look("prompt") for message in parts[0]):
+        row.take("prompt", "prompt")
     return [ImportRecord(parts[0], completions, row.place, vote, tags, row.split, order_known=False, ratings=ratings)]
 
 

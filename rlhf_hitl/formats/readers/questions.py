@@ -9,11 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
 from typing import Any, TypeGuard, cast
 
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.formats.record import SourceRow, make_field_error
+from rlhf_hitl.formats.readers.columns import ALL_BAD, SYSTEM, TIES, squeeze
+from rlhf_hitl.formats.record import SourceRow, is_nothing, make_value_error
 from rlhf_hitl.types import Message, Messages, Verdict, parse_messages
 from rlhf_hitl.types.messages import Part, TextPart
 
@@ -24,9 +24,6 @@ ANSWER_WORDS = (
 )  # fmt: skip
 #: What the field with the prompt is called, the likeliest first.
 PROMPT_WORDS = ("prompt", "instruction", "question", "query", "input", "context", "document", "article", "source_text")
-SYSTEM_WORDS = ("system", "system_prompt")
-TIES = {"tie", "tied", "draw", "equal", "equallygood", "bothgood", "same", "nopreference", "aboutthesame"}
-ALL_BAD = {"bothbad", "neither", "none", "allbad", "tiebothbad", "neitherisgood"}
 #: "A is much better" → the strength that it says; "A is better" says none.
 STRENGTHS = {"slightly": 1, "somewhat": 1, "clearly": 2, "much": 3, "significantly": 3, "far": 3}
 MAX_TAG_LENGTH = 64
@@ -54,8 +51,8 @@ def find_answers(names: Iterable[str]) -> list[str]:
     """Return the fields that hold the answers, in their order: response1, response2, …; [] if it is unclear."""
     groups: dict[str, dict[int, str]] = {}
     for name in names:
-        if (end := _split_end(name)) is not None and _squeeze(end[0]) in ANSWER_WORDS:
-            groups.setdefault(_squeeze(end[0]), {}).setdefault(end[1], name)
+        if (end := _split_end(name)) is not None and squeeze(end[0]) in ANSWER_WORDS:
+            groups.setdefault(squeeze(end[0]), {}).setdefault(end[1], name)
     full = {stem: group for stem, group in groups.items() if len(group) >= 2}
     # "model_a" beside "response_a" says who answered.
     stems = [stem for stem in full if stem != "model"] or list(full)
@@ -66,11 +63,11 @@ def find_answer(name: str, answers: Sequence[str]) -> int | None:
     """Return which answer a word means: its own name, or what its name ends in ("1" or "Response 1" for response1)."""
     if name in answers:
         return answers.index(name)
-    same = [i for i, answer in enumerate(answers) if _squeeze(answer) == _squeeze(name)]
+    same = [i for i, answer in enumerate(answers) if squeeze(answer) == squeeze(name)]
     if len(same) == 1:
         return same[0]
     end = _split_end(name)
-    if end is None or _squeeze(end[0]) not in ANSWER_WORDS:
+    if end is None or squeeze(end[0]) not in ANSWER_WORDS:
         return None
     ends = [_split_end(answer) for answer in answers]
     same = [i for i, other in enumerate(ends) if other is not None and other[1:] == end[1:]]
@@ -86,10 +83,10 @@ def read_choice(label: str, answers: Sequence[str]) -> Choice | None:
     """Return what a label says of the answers ("answer_a", "tie", "B is much better"); None if it is no choice."""
     if len(label) > MAX_NAME_LENGTH:
         return None
-    word = _squeeze(label)
+    word = squeeze(label)
     if word in TIES:
         return Choice(Verdict.RANKED, (tuple(range(len(answers))),))
-    if word in ALL_BAD:
+    if word in ALL_BAD or word == "none":
         return Choice(Verdict.ALL_BAD)
     better = _BETTER.match(label)
     best = find_answer(better["side"] if better else label, answers)
@@ -136,42 +133,49 @@ def is_number(value: Any) -> TypeGuard[int | float]:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < MAX_NUMBER
 
 
-def read_prompt(row: SourceRow, fields: Mapping[str, Any], *, all_shown: bool) -> tuple[Messages, set[str]]:
-    """Return the prompt that is in some fields, with the names of those that it was read from.
+def read_prompt(shown: SourceRow, names: Sequence[str], *, is_all_shown: bool) -> Messages:
+    """Return the prompt that is in some fields.
 
     Args:
-        fields: name → value of what is not an answer.
-        all_shown: whether raters saw all of these, so that the only text is the prompt, whatever its name.
+        shown: what holds the fields.
+        names: the fields that are not answers.
+        is_all_shown: whether raters saw all of these, so that the only text is the prompt, whatever its name.
 
     Raises:
         BadInput: there is no prompt, or it cannot be read.
     """
-    names = {_squeeze(name, keep="_"): name for name in fields}
-    chats = [name for name, value in fields.items() if _is_chat(value)]
+    values = {name: shown.look(name) for name in names}
+    by_word = {re.sub(r"[^\w]", "", name.lower()): name for name in names}
+    chats = [name for name, value in values.items() if _is_chat(value)]
     texts = [
-        name for name, value in fields.items() if isinstance(value, str) and value.strip() and not is_image(name, value)
+        name for name, value in values.items() if isinstance(value, str) and value.strip() and not is_image(name, value)
     ]
-    known = [names[word] for word in PROMPT_WORDS if names.get(word) in texts]
-    system = [names[word] for word in SYSTEM_WORDS if names.get(word) in texts]
+    known = [by_word[word] for word in PROMPT_WORDS if by_word.get(word) in texts]
+    system = [by_word[word] for word in SYSTEM if by_word.get(word) in texts][:1]
     others = [name for name in texts if name not in system]
-    images = [name for name, value in fields.items() if is_image(name, value)]
-    main = (chats or known or (others if all_shown and len(others) == 1 else []))[:1]
+    images = [name for name, value in values.items() if is_image(name, value)]
+    main = (chats or known or (others if is_all_shown and len(others) == 1 else []))[:1]
+    if not chats and main == [by_word.get("instruction")] and by_word.get("input") in texts:
+        main.append(by_word["input"])
     if not main and not images:
         raise BadInput(
-            f"{row.place}: {', '.join(map(str, fields))[:60] or 'no field'}",
+            f"{shown.place}: {', '.join(names)[:60] or 'no field'}",
             expected=f"a prompt: a chat, or a text called {', '.join(PROMPT_WORDS[:4])} or so",
             fix="rename its field",
         )
-    used = {*main, *images, *system[:1]}
     try:
-        chat = list(read_chat(fields[main[0]], row)) if chats else []
+        chat = list(parse_messages(values[main[0]], shown.unread)) if chats else []
         if not chats and main:
-            chat = [Message("user", fields[main[0]])]
+            chat = [Message("user", "\n\n".join(values[name] for name in main))]
         if images:
-            _show_images(chat, [fields[name] for name in images], row)
+            _show_images(chat, [values[name] for name in images], shown)
     except BadInput as e:
-        raise BadInput(f"{row.place}: {', '.join(map(str, used))}: {e.value}", expected=e.expected, fix=e.fix) from e
-    return (*(Message("system", fields[name]) for name in system[:1]), *chat), used
+        used = ", ".join([*main, *images])
+        raise BadInput(f"{shown.place}: {used}: {e.value}", expected=e.expected, fix=e.fix) from e
+    for meaning, used in (("prompt", main), ("images", images), ("system message", system)):
+        for name in used:
+            shown.take(name, meaning)
+    return (*(Message("system", values[name]) for name in system), *chat)
 
 
 def _show_images(chat: list[Message], images: Sequence[Any], row: SourceRow) -> None:
@@ -195,14 +199,10 @@ def read_answer(row: SourceRow, name: str, value: Any) -> Messages:
         if isinstance(value, str):
             return (Message("assistant", value),)
         if _is_chat(value):
-            return read_chat(value, row)
+            return parse_messages(value, row.unread)
     except BadInput as e:
         raise BadInput(f"{row.place}: {name}: {e.value}", expected=e.expected, fix=e.fix) from e
-    raise make_field_error(SourceRow({name: value}, row.place), name, "text, a chat, or an image")
-
-
-def read_chat(value: Any, row: SourceRow) -> Messages:
-    return parse_messages(value, row.unread)
+    raise make_value_error(row, name, value, "text, a chat, or an image")
 
 
 def is_image(name: str, value: Any) -> bool:
@@ -217,61 +217,30 @@ def is_image(name: str, value: Any) -> bool:
     return hasattr(value, "tobytes") and hasattr(value, "size")
 
 
-def read_tags(row: SourceRow, columns: Mapping[str, Any]) -> dict[str, str]:
-    """Return the columns that are short, as tags. Others are counted as not read."""
+def read_tags(shown: SourceRow, names: Iterable[str]) -> dict[str, str]:
+    """Return the columns that are short and that nobody has read yet, as tags."""
     tags = {}
-    for name, value in columns.items():
-        if isinstance(value, str | int | float | bool) and 0 < len(str(value)) <= MAX_TAG_LENGTH:
-            tags[name] = str(value)
-        else:
-            count_unread(row, {name: value})
+    for name in names:
+        value = shown.look(name)
+        if name in shown.fields.read or not isinstance(value, str | int | float | bool):
+            continue
+        if 0 < len(str(value)) <= MAX_TAG_LENGTH and not is_nothing(value):
+            tags[name] = str(shown.take(name, "tag"))
     return tags
 
 
-def take_policies(columns: dict[str, Any], answers: Sequence[str]) -> list[str]:
-    """Remove the columns that say which policy gave an answer, and return the policies; "unknown" where none says."""
+def read_policies(shown: SourceRow, names: Sequence[str], answers: Sequence[str]) -> list[str]:
+    """Return the policy of each answer, which a column of these names may say; "unknown" where none does."""
     policies = []
     for answer in answers:
-        names = (f"{answer}_policy", f"{answer}_model", f"{answer}-model", f"{answer}.model")
-        end = _split_end(answer)
-        own = [
-            n
-            for n in columns
-            if end and (e := _split_end(n)) and e[1] == end[1] and _squeeze(e[0]) in ("model", "policy")
-        ]
-        name = next((n for n in (*names, *own) if isinstance(columns.get(n), str) and columns[n].strip()), None)
-        policies.append("unknown" if name is None else columns.pop(name))
+        own = [f"{answer}_policy", f"{answer}_model", f"{answer}-model", f"{answer}.model"]
+        if (end := _split_end(answer)) is not None:
+            numbered = [(name, other) for name in names if (other := _split_end(name)) is not None]
+            own += [n for n, other in numbered if other[1] == end[1] and squeeze(other[0]) in ("model", "policy")]
+        known = set(names) - set(answers)
+        name = next((n for n in own if n in known and isinstance(value := shown.look(n), str) and value.strip()), None)
+        policies.append("unknown" if name is None else shown.take(name, "policy"))
     return policies
-
-
-def read_time(row: SourceRow, name: str, value: Any) -> datetime | None:
-    """Return a time as ISO 8601 writes it; in UTC where it has no time zone."""
-    if is_nothing(value):
-        return None
-    try:
-        time = value if isinstance(value, datetime) else datetime.fromisoformat(value)
-        time.astimezone(UTC)  # the first and the last day there is may have none
-    except (TypeError, ValueError, OverflowError) as e:
-        raise make_field_error(SourceRow({name: value}, row.place), name, "a time such as 2024-05-01T10:00:00Z") from e
-    return time if time.tzinfo is not None else time.replace(tzinfo=UTC)
-
-
-def read_columns(row: SourceRow) -> dict[str, Any]:
-    """Return all columns of a row. Whoever takes them all counts those that are not read, by `count_unread`."""
-    return {str(name): row.fields.get(name) for name in row.fields}
-
-
-def count_unread(row: SourceRow, columns: Mapping[str, Any], read: Iterable[str] = (), kind: str = "column") -> None:
-    """Count what says something and is not among `read`, by its name."""
-    known = set(read)
-    row.unread.update(
-        f"{kind} {str(name)[:60]}" for name, value in columns.items() if name not in known and not is_nothing(value)
-    )
-
-
-def is_nothing(value: Any) -> bool:
-    """Return whether a column of a row says nothing: null, false, or empty."""
-    return value is None or value is False or (isinstance(value, str | list | dict) and not value)
 
 
 def _is_chat(value: Any) -> bool:
@@ -285,7 +254,3 @@ def _split_end(name: str) -> tuple[str, int, bool] | None:
         return None
     word = (match["word"] or "").lower()
     return match["stem"], _PLACES[word] if word else int(match["number"]), not word
-
-
-def _squeeze(name: str, keep: str = "") -> str:
-    return re.sub(rf"[^\w{keep}]" if keep else r"[\W_]", "", name.lower())

@@ -7,13 +7,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from rlhf_hitl.formats.cells import count_unread, decode_list, note
 from rlhf_hitl.formats.record import (
     ImportCompletion,
     ImportRecord,
     ImportVote,
     SourceRow,
     make_field_error,
+    read_list_field,
     read_text_field,
     split_shared_prompt,
 )
@@ -40,8 +40,8 @@ def make_reader(source: RowSource, pairs: str) -> Callable[[SourceRow], list[Imp
 
 
 def _read_row(row: SourceRow) -> list[ImportRecord]:
-    questions = decode_list(row, "prompt", "a list of texts, one a turn")
-    if not all(isinstance(text, str) for text in questions):
+    questions = read_list_field(row, "prompt")
+    if not questions or not all(isinstance(text, str) for text in questions):
         raise make_field_error(row, "prompt", "a list of texts, one a turn")
     parts = split_shared_prompt(*(_read_chat(row, questions, f"response_{side}") for side in "ab"))
     assert parts is not None  # both begin with the first question
@@ -50,16 +50,15 @@ def _read_row(row: SourceRow) -> list[ImportRecord]:
         ImportCompletion(chat, read_text_field(row, f"model_{side}")) for chat, side in zip(sides, "ab", strict=True)
     )
     vote = ImportVote.of_pair(_read_winner(row))
-    count_unread(row, COLUMNS)
     return [ImportRecord(prompt, completions, row.place, vote, split=row.split)]
 
 
 def _read_chat(row: SourceRow, questions: list[str], name: str) -> Messages:
-    answers = decode_list(row, name, f"a list of {len(questions)}, one text for each turn of `prompt`")
+    answers = read_list_field(row, name)
     if len(answers) != len(questions) or not all(isinstance(text, str | None) for text in answers):
         raise make_field_error(row, name, f"a list of {len(questions)}, one text for each turn of `prompt`")
     if missing := answers.count(None):
-        note(row, f"nulls in {name}, read as empty answers", missing)
+        row.noted[f"nulls in {name}, read as empty answers"] += missing
     turns = zip(questions, answers, strict=True)
     return tuple(
         message

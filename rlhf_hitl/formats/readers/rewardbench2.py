@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from rlhf_hitl.formats.readers.columns import read_question
 from rlhf_hitl.formats.record import (
     ImportCompletion,
     ImportRecord,
@@ -16,7 +17,7 @@ from rlhf_hitl.formats.record import (
     read_text_field,
 )
 from rlhf_hitl.formats.source import RowSource
-from rlhf_hitl.types import Message, Verdict
+from rlhf_hitl.types import Verdict
 
 NAME = "rewardbench2"
 ABOUT = "{prompt, chosen: [texts], rejected: [texts], num_correct, models, subset, id} (RewardBench 2)"
@@ -43,7 +44,7 @@ def _read_row(row: SourceRow) -> list[ImportRecord]:
     tags = {"id": str(row.take("id", "tag"))} if "id" in row.fields else {}
     return [
         ImportRecord(
-            (Message("user", read_text_field(row, "prompt")),), completions, row.place,
+            read_question(row, "prompt"), completions, row.place,
             ImportVote(Verdict.RANKED, ranking, rater="RewardBench 2"), tags, row.split,
             order_known=False, batch=read_text_field(row, "subset"),
         )

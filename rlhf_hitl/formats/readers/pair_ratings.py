@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from rlhf_hitl.formats.columns import read_number, read_strength
+from rlhf_hitl.formats.readers.columns import parse_number, read_strength
 from rlhf_hitl.formats.record import ImportRating, SourceRow, is_nothing, make_field_error
 
 #: The names of ratings of both sides, each with the scale that its sets document: Argilla's UltraFeedback and
@@ -58,7 +58,7 @@ def read_opinion(row: SourceRow, rater: str) -> PairOpinion:
 
 
 def _read_rating(row: SourceRow, column: str) -> float:
-    value = read_number(row.take(column, "rating"))
+    value = parse_number(row.take(column, "rating"))
     if value is None:
         raise make_field_error(row, column, "a number", f"correct it, or leave the column out with --map {column}=")
     return value
@@ -96,7 +96,7 @@ def _judge_margin(row: SourceRow) -> PairOpinion:
 
     Of another margin there is no scale, so it says nothing about the strength.
     """
-    margin = read_number(row.look(MARGIN))
+    margin = parse_number(row.look(MARGIN))
     if margin is None:
         raise make_field_error(row, MARGIN, "a number", f"correct it, or leave the column out with --map {MARGIN}=")
     if margin == 0:

@@ -7,19 +7,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from rlhf_hitl.formats.cells import count_unread, is_missing
+from rlhf_hitl.formats.readers.columns import read_answer, read_question
 from rlhf_hitl.formats.record import (
-    ImportCompletion,
     ImportRecord,
     ImportVote,
     SourceRow,
-    make_assistant_message,
+    is_nothing,
     make_field_error,
-    read_string_field,
     read_text_field,
 )
 from rlhf_hitl.formats.source import RowSource
-from rlhf_hitl.types import Message, Split
+from rlhf_hitl.types import Split
 
 NAME = "shp"
 ABOUT = "{history, human_ref_A, human_ref_B, labels: 1 if A is preferred, 0 if B, domain} (SHP, SHP-2)"
@@ -42,17 +40,15 @@ def _read_row(row: SourceRow) -> list[ImportRecord]:
     if label is None:
         raise make_field_error(row, "labels", "1 (A is preferred) or 0 (B is preferred)")
     # People wrote both, and many together preferred one: neither the writers nor the voters have names.
-    completions = tuple(
-        ImportCompletion(make_assistant_message(read_string_field(row, f"human_ref_{side}")), "shp") for side in "AB"
-    )
-    prompt = (Message("user", read_text_field(row, "history")),)
+    completions = tuple(read_answer(row, f"human_ref_{side}", "shp") for side in "AB")
+    prompt = read_question(row, "history")
     tags, split = {}, row.split
-    if not is_missing(row.fields.get("domain")):
+    if not is_nothing(row.fields.get("domain")):
         forum, _, cut = read_text_field(row, "domain").rpartition("_")
         if cut in SPLITS and forum:
             tags["domain"], split = forum, split or SPLITS[cut]
         else:
             tags["domain"] = row.fields["domain"]
-    count_unread(row, COLUMNS)  # votes for each comment are counts without a scale, and no rating
+    # The votes for each comment are counts without a scale, and no rating.
     vote = ImportVote.of_pair(label, rater="SHP")
     return [ImportRecord(prompt, completions, row.place, vote, tags, split, order_known=False)]

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from rlhf_hitl.formats.columns import (
+from rlhf_hitl.formats.image_columns import fill_images, read_images
+from rlhf_hitl.formats.readers.columns import (
     COMMON,
     PROMPT,
     has_column,
     read_judged_at,
-    read_prompt,
     read_rater,
     read_rationale,
+    read_raw_prompt,
     read_strength,
 )
-from rlhf_hitl.formats.image_columns import fill_images, read_images
 from rlhf_hitl.formats.record import (
     ImportCompletion,
     ImportRecord,
@@ -23,8 +23,8 @@ from rlhf_hitl.formats.record import (
     SourceRow,
     make_assistant_message,
     make_field_error,
+    parse_chat,
     parse_raw_messages,
-    read_chat_field,
     read_list_field,
     read_scores_field,
     read_tags_field,
@@ -51,7 +51,7 @@ def make_reader(source: RowSource, pairs: str) -> Callable[[SourceRow], list[Imp
 
 
 def _read_row(row: SourceRow) -> list[ImportRecord]:
-    raw_prompt = read_prompt(row)
+    raw_prompt = read_raw_prompt(row)
     if raw_prompt is None:
         raise make_field_error(row, "prompt", "text that is not empty, or messages")
     (raw_prompt,) = fill_images(row, read_images(row), raw_prompt)
@@ -85,8 +85,7 @@ def _read_row(row: SourceRow) -> list[ImportRecord]:
 def _to_completion(row: SourceRow, index: int, side: Any, policy: str) -> ImportCompletion:
     if isinstance(side, str):  # may be empty: a completion may be empty
         return ImportCompletion(make_assistant_message(side), policy)
-    name = f"completions[{index}]"
-    return ImportCompletion(read_chat_field(SourceRow({name: side}, row.place, unread=row.unread), name), policy)
+    return ImportCompletion(parse_chat(row, f"completions[{index}]", side), policy)
 
 
 def _read_ranking(row: SourceRow, n: int) -> tuple[tuple[int, ...], ...]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from rlhf_hitl.formats.cells import count_unread, is_missing, prepend_system, read_instruction
+from rlhf_hitl.formats.readers.columns import SYSTEM, read_prompt
 from rlhf_hitl.formats.record import (
     ImportCompletion,
     ImportRecord,
@@ -17,12 +17,12 @@ from rlhf_hitl.formats.record import (
     make_field_error,
 )
 from rlhf_hitl.formats.source import RowSource
-from rlhf_hitl.types import Message, Messages
 
 NAME = "alpaca"
 ABOUT = "{instruction, input, output: [better, worse]} and, where known, history, system (Alpaca pairs)"
 
-COLUMNS = {"instruction", "input", "output", "history", "system"}
+INSTRUCTION = ("instruction", "input")
+COLUMNS = {*INSTRUCTION, *SYSTEM, "output", "history"}
 
 
 def matches(fields: Mapping[str, Any]) -> bool:
@@ -38,24 +38,7 @@ def _read_row(row: SourceRow) -> list[ImportRecord]:
     outputs = row.fields.get("output")
     if not isinstance(outputs, list) or len(outputs) != 2 or not all(isinstance(text, str) for text in outputs):
         raise make_field_error(row, "output", "two texts: [better, worse]")
-    prompt = prepend_system(row, (*read_history(row), Message("user", read_instruction(row))))
+    prompt = read_prompt(row, INSTRUCTION)
     completions = tuple(ImportCompletion(make_assistant_message(text), "unknown") for text in outputs)
-    count_unread(row, COLUMNS)
     vote = ImportVote.of_pair("first")
     return [ImportRecord(prompt, completions, row.place, vote, split=row.split, order_known=False)]
-
-
-def read_history(row: SourceRow) -> Messages:
-    """Return the earlier turns of a row: its column `history`, a list of [question, answer]."""
-    history = row.fields.get("history")
-    if is_missing(history):
-        return ()
-    if not isinstance(history, list) or not all(_is_turn(turn) for turn in history):
-        raise make_field_error(row, "history", "a list of [question, answer], or nothing")
-    return tuple(
-        message for question, answer in history for message in (Message("user", question), Message("assistant", answer))
-    )
-
-
-def _is_turn(value: Any) -> bool:
-    return isinstance(value, list) and len(value) == 2 and all(isinstance(text, str) for text in value)

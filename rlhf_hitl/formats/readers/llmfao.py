@@ -6,28 +6,21 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.formats.columns import read_rater
+from rlhf_hitl.formats.readers.columns import read_answer, read_outcome, read_question, read_rater
 from rlhf_hitl.formats.record import (
-    ImportCompletion,
     ImportRecord,
     ImportVote,
     SourceRow,
-    count_unread_columns,
-    make_assistant_message,
+    count_unread,
     make_field_error,
-    read_choice_field,
-    read_string_field,
     read_text_field,
 )
 from rlhf_hitl.formats.source import RowSource
-from rlhf_hitl.types import Message
 
 NAME = "llmfao"
 ABOUT = "crowd-comparisons.csv with pairs-crowd.jsonl beside it, the folder of both, or the pairs alone (LLMFAO)"
 
 VOTES, PAIRS, MODELS = "crowd-comparisons.csv", "pairs-crowd.jsonl", "models.jsonl"
-LLMFAO_WINNERS = {"left": "first", "right": "second", "tie": "tie"}
-
 COLUMNS = (
     "prompt", "model_x", "model_y", "winner", "worker", "text", "result_x", "result_y", "type", "slug", "golden",
     "reason",
@@ -56,7 +49,7 @@ def make_reader(source: RowSource, pairs: str) -> Callable[[SourceRow], list[Imp
     for row in _read_sibling(source, PAIRS):
         prompt, x, y = _read_pair_key(row)
         pair = _to_record(row, names)
-        count_unread_columns(row)
+        count_unread(row)
         texts[prompt, x, y] = pair
         texts[prompt, y, x] = ImportRecord(pair.prompt, pair.completions[::-1], pair.place, tags=pair.tags)
 
@@ -65,7 +58,7 @@ def make_reader(source: RowSource, pairs: str) -> Callable[[SourceRow], list[Imp
         if pair is None:
             raise make_field_error(row, "prompt", f"a pair of prompt and models that is in {PAIRS}")
         rater = read_rater(row, ("worker",)) if "worker" in row.fields else source.path.name.split(".")[0]
-        vote = ImportVote.of_pair(read_choice_field(row, "winner", LLMFAO_WINNERS), rater=rater)
+        vote = ImportVote.of_pair(read_outcome(row, "winner"), rater=rater)
         return [ImportRecord(pair.prompt, pair.completions, row.place, vote, pair.tags)]
 
     return read_vote
@@ -90,12 +83,11 @@ def _read_pair_key(row: SourceRow) -> PairKey:
 def _to_record(row: SourceRow, names: ModelNames) -> ImportRecord:
     _, *models = _read_pair_key(row)
     completions = tuple(
-        ImportCompletion(make_assistant_message(read_string_field(row, f"result_{side}")), names.get(model, model))
-        for side, model in zip("xy", models)
+        read_answer(row, f"result_{side}", names.get(model, model)) for side, model in zip("xy", models)
     )
     tags = {k: row.take(k, "tag") for k in ("type", "slug") if isinstance(row.look(k), str)}
     vote = None
     if "golden" in row.fields:
         reason = str(row.fields.get("reason") or "")
-        vote = ImportVote.of_pair(read_choice_field(row, "golden", LLMFAO_WINNERS), rater="golden", rationale=reason)
-    return ImportRecord((Message("user", read_text_field(row, "text")),), completions, row.place, vote, tags)
+        vote = ImportVote.of_pair(read_outcome(row, "golden"), rater="golden", rationale=reason)
+    return ImportRecord(read_question(row, "text"), completions, row.place, vote, tags)

@@ -13,28 +13,29 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.formats.cells import (
-    RATER_COLUMNS,
-    count_unread,
-    is_missing,
-    note,
-    read_instruction,
+from rlhf_hitl.formats.readers.columns import (
+    OUTCOMES,
+    PROMPT,
+    RATER,
+    RATIONALE,
+    SYSTEM,
+    read_judged_at,
+    read_prompt,
     read_rater,
-    read_time,
+    read_rationale,
+    squeeze,
 )
 from rlhf_hitl.formats.record import (
     ImportCompletion,
     ImportRecord,
     ImportVote,
     SourceRow,
+    is_nothing,
     make_assistant_message,
     make_field_error,
-    read_chat_field,
     read_string_field,
-    read_text_field,
 )
 from rlhf_hitl.formats.source import RowSource
-from rlhf_hitl.types import Message, Messages
 
 NAME = "several_votes"
 ABOUT = (
@@ -45,28 +46,23 @@ ABOUT = (
 NOUNS, ENDINGS = ("response", "output", "answer", "completion", "text"), ("12", "ab", "AB", "01", "xy", "XY")
 PAIRS = [(f"{noun}{gap}{ends[0]}", f"{noun}{gap}{ends[1]}") for noun in NOUNS for ends in ENDINGS for gap in ("", "_")]
 MODELS = [(f"model{gap}{ends[0]}", f"model{gap}{ends[1]}") for ends in ENDINGS for gap in ("", "_")]
-PROMPTS = ("prompt", "instruction", "question", "query", "input")
 RATER_VOTE = re.compile(r"(annotator|annotation|rater|vote|voter|label|labeler|judge|worker)[ _-]?\d+", re.IGNORECASE)
 VOTES = ("vote", "preference", "preferred", "winner", "choice", "label")
-REASONS = ("rationale", "reason", "explanation", "comment")
+REASONS = (*RATIONALE, "comment")
 TIMES = ("judged_at", "timestamp", "created_at", "time")
 COLUMNS = {
-    *(name for pair in (*PAIRS, *MODELS) for name in pair), *PROMPTS, *VOTES, *REASONS, *TIMES, *RATER_COLUMNS,
-    *(f"annotator{n}" for n in range(1, 10)), "language", "cmp_key",
+    *(name for pair in (*PAIRS, *MODELS) for name in pair), *PROMPT, *SYSTEM, "history", *VOTES, *REASONS, *TIMES,
+    *RATER, *(f"annotator{n}" for n in range(1, 10)), "language", "cmp_key",
 }  # fmt: skip
-OUTCOMES = {
-    "1": "first", "2": "second", "0": "tie", "a": "first", "b": "second", "first": "first", "second": "second",
-    "left": "first", "right": "second", "model_a": "first", "model_b": "second", "tie": "tie", "same": "tie",
-    "equal": "tie", "both_bad": "all_bad", "both bad": "all_bad", "tie (bothbad)": "all_bad",
-}  # fmt: skip
+NUMBERS = {"1": "first", "2": "second", "0": "tie"}
 EXPECTED = "1, 2 or 0 for a tie; or A, B, first, second, tie or both_bad"
 
 
 def matches(fields: Mapping[str, Any]) -> bool:
     keys = set(fields)
-    if _find_pair(keys, PAIRS) is None or not keys & set(PROMPTS):
+    if _find_pair(keys, PAIRS) is None or not keys & set(PROMPT):
         return False
-    return bool(_list_vote_columns(fields)) or bool(keys & set(VOTES) and keys & set(RATER_COLUMNS))
+    return bool(_list_vote_columns(fields)) or bool(keys & set(VOTES) and keys & set(RATER))
 
 
 def make_reader(source: RowSource, pairs: str) -> Callable[[SourceRow], list[ImportRecord]]:
@@ -83,10 +79,10 @@ def _refuse_zero_based(source: RowSource) -> None:
     zero: tuple[SourceRow, str] | None = None
     for row in source.rows(lambda error: None):  # bad rows are reported when they are read
         for name in _list_vote_columns(row.fields) or [n for n in VOTES if n in row.fields][:1]:
-            value = _spell(row.fields[name])
-            if value == "2" or (value in OUTCOMES and not value.isdigit()):
+            word = _spell(row.fields[name])
+            if word == "2" or squeeze(word) in OUTCOMES:
                 return
-            if value == "0" and zero is None:
+            if word == "0" and zero is None:
                 zero = row, name
     if zero is not None:
         row, name = zero
@@ -101,64 +97,51 @@ def _read_row(row: SourceRow) -> list[ImportRecord]:
     names = _find_pair(row.fields, PAIRS)
     if names is None:
         raise make_field_error(row, "response1", "two responses: response1 and response2")
-    prompt_column = next((name for name in PROMPTS if not is_missing(row.fields.get(name))), "prompt")
-    prompt, read = _read_prompt(row, prompt_column), {*names, prompt_column}
-    if prompt_column == "instruction":
-        read.add("input")
-    policies, policy_columns = _read_policies(row)
+    prompt = read_prompt(row)
     completions = tuple(
         ImportCompletion(make_assistant_message(_read_response(row, name)), policy)
-        for name, policy in zip(names, policies, strict=True)
+        for name, policy in zip(names, _read_policies(row), strict=True)
     )
-    votes, vote_columns = _read_votes(row)
-    count_unread(row, {*read, *policy_columns, *vote_columns})
-    tags = {"language": row.fields["language"]} if isinstance(row.fields.get("language"), str) else {}
-    return [ImportRecord(prompt, completions, row.place, vote, tags, row.split) for vote in votes or [None]]
-
-
-def _read_prompt(row: SourceRow, name: str) -> Messages:
-    if isinstance(row.fields.get(name), list):
-        return read_chat_field(row, name)
-    return (Message("user", read_instruction(row) if name == "instruction" else read_text_field(row, name)),)
+    tags = {"language": row.take("language", "tag")} if isinstance(row.look("language"), str) else {}
+    return [ImportRecord(prompt, completions, row.place, vote, tags, row.split) for vote in _read_votes(row) or [None]]
 
 
 def _read_response(row: SourceRow, name: str) -> str:
     """Return a response, which may be empty. A number, or True, is the text that pandas took for one, as in PandaLM."""
     value = row.fields.get(name)
-    if isinstance(value, bool | int | float) and not is_missing(value):
-        note(row, f"{name} that are no text, read as their text")
+    if isinstance(value, bool | int | float) and not is_nothing(value):
+        row.noted[f"{name} that are no text, read as their text"] += 1
         return str(value)
     return read_string_field(row, name)
 
 
-def _read_votes(row: SourceRow) -> tuple[list[ImportVote], set[str]]:
-    """Return the votes of a row, and the columns that were read. An empty cell is no vote."""
+def _read_votes(row: SourceRow) -> list[ImportVote]:
+    """Return the votes of a row. An empty cell is no vote."""
     if columns := _list_vote_columns(row.fields):
         # The order in which a response was shown is not given; columns are named and not people.
-        votes = [
-            ImportVote.of_pair(_read_outcome(row, name), rater=name)
-            for name in columns
-            if not is_missing(row.fields[name])
-        ]
-        return votes, {*columns, "language"}
-    name = next((name for name in VOTES if not is_missing(row.fields.get(name))), None)
-    rater, rater_column = read_rater(row)
-    reason = next((n for n in REASONS if isinstance(row.fields.get(n), str) and row.fields[n]), "")
-    time = next((n for n in TIMES if not is_missing(row.fields.get(n))), "")
-    if name is None:
-        return [], {rater_column, "language"}
-    vote = ImportVote.of_pair(
-        _read_outcome(row, name),
-        rater=rater,
-        rationale=row.fields[reason] if reason else "",
-        judged_at=read_time(row, time) if time else None,
-    )
-    return [vote], {name, rater_column, reason, time, "language"}
+        votes = [(name, _read_outcome(row, name)) for name in columns]
+        return [ImportVote.of_pair(outcome, rater=name) for name, outcome in votes if outcome is not None]
+    name = row.find(VOTES)
+    outcome = None if name is None else _read_outcome(row, name)
+    if outcome is None:
+        return []
+    return [
+        ImportVote.of_pair(
+            outcome,
+            rater=read_rater(row),
+            rationale=read_rationale(row, [name for name in REASONS if isinstance(row.look(name), str)]),
+            judged_at=read_judged_at(row, TIMES),
+        )
+    ]
 
 
-def _read_outcome(row: SourceRow, name: str) -> str:
-    value = row.fields.get(name)
-    outcome = OUTCOMES.get(_spell(value))
+def _read_outcome(row: SourceRow, name: str) -> str | None:
+    """Return the outcome in a column, which may be the name of a response's; None where it is empty."""
+    value = row.take(name, "vote")
+    if is_nothing(value):
+        return None
+    word = _spell(value)
+    outcome = NUMBERS.get(word) or OUTCOMES.get(squeeze(word))
     if outcome is None and isinstance(value, str) and (pair := _find_pair(row.fields, PAIRS)) and value in pair:
         outcome = "first" if value == pair[0] else "second"
     if outcome is None:
@@ -167,24 +150,22 @@ def _read_outcome(row: SourceRow, name: str) -> str:
 
 
 def _spell(value: Any) -> str:
-    """Return a vote as `OUTCOMES` has it: 1.0, which pandas makes of a column with gaps, is 1."""
-    if isinstance(value, bool):
-        return ""
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    return str(value).strip().lower().removesuffix(".0") if isinstance(value, str | int) else ""
+    """Return a vote as text: 1.0, which pandas makes of a column with gaps, is 1."""
+    is_vote = isinstance(value, str | int | float) and not isinstance(value, bool)
+    return str(value).strip().removesuffix(".0") if is_vote else ""
 
 
-def _read_policies(row: SourceRow) -> tuple[tuple[str, str], set[str]]:
-    """Return the models of both responses, and the columns that name them."""
+def _read_policies(row: SourceRow) -> tuple[str, str]:
+    """Return the models of both responses."""
     names = _find_pair(row.fields, MODELS)
-    if names is not None and all(isinstance(row.fields[name], str) and row.fields[name] for name in names):
-        return (row.fields[names[0]], row.fields[names[1]]), set(names)
-    key = row.fields.get("cmp_key")
+    if names is not None and all(isinstance(row.look(name), str) and row.look(name) for name in names):
+        return row.take(names[0], "policy"), row.take(names[1], "policy")
+    key = row.look("cmp_key")
     models = key.split("_") if isinstance(key, str) else []
     if len(models) == 2 and all(models):
-        return (models[0], models[1]), {"cmp_key"}
-    return ("unknown", "unknown"), set()
+        row.take("cmp_key", "policies")
+        return models[0], models[1]
+    return "unknown", "unknown"
 
 
 def _list_vote_columns(fields: Mapping[str, Any]) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from rlhf_hitl.formats.cells import note
 from rlhf_hitl.formats.record import ImportCompletion, SourceRow
 from rlhf_hitl.types import Messages
 
@@ -23,7 +22,7 @@ def drop_repeats(row: SourceRow, ranked: Sequence[Ranked]) -> list[Ranked]:
     if len(kept) == 1:
         return list(ranked)
     if len(kept) < len(ranked):
-        note(row, "completions that repeat another of their prompt", len(ranked) - len(kept))
+        row.noted["completions that repeat another of their prompt"] += len(ranked) - len(kept)
     return list(kept.values())
 
 

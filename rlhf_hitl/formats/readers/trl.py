@@ -10,19 +10,19 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.formats import pair_ratings
-from rlhf_hitl.formats.columns import (
+from rlhf_hitl.formats.image_columns import fill_images, read_images
+from rlhf_hitl.formats.readers import pair_ratings
+from rlhf_hitl.formats.readers.columns import (
     COMMON,
     PROMPT,
     add_system,
-    find_column,
+    parse_transcript,
     read_judged_at,
-    read_prompt,
     read_rater,
     read_rationale,
+    read_raw_prompt,
+    split_sides,
 )
-from rlhf_hitl.formats.hh import parse_transcript
-from rlhf_hitl.formats.image_columns import fill_images, read_images
 from rlhf_hitl.formats.record import (
     ImportCompletion,
     ImportRecord,
@@ -32,7 +32,6 @@ from rlhf_hitl.formats.record import (
     parse_raw_messages,
     read_raw_messages,
     read_tools_field,
-    split_shared_prompt,
 )
 from rlhf_hitl.formats.source import RowSource
 from rlhf_hitl.formats.written_values import find_messages
@@ -140,7 +139,7 @@ def _is_tie(fields: Mapping[str, Any]) -> bool:
 def _read_chats(row: SourceRow, chosen: list[Any], rejected: list[Any]) -> PromptAndSides:
     images = read_images(row)
     if chosen[0].get("role") == "assistant":
-        prompt = read_prompt(row)
+        prompt = read_raw_prompt(row)
         if prompt is None:
             raise _make_prompt_error(row)
         return _parse(row, *fill_images(row, images, prompt, chosen, rejected))
@@ -158,7 +157,7 @@ def _read_texts(row: SourceRow) -> PromptAndSides:
     transcripts = parse_transcript(chosen), parse_transcript(rejected)
     if transcripts[0] and transcripts[1]:
         return _split_prompt(row, transcripts[0], transcripts[1])
-    prompt = read_prompt(row)
+    prompt = read_raw_prompt(row)
     if prompt is None:
         prompt, chosen, rejected = _split_shared_text(row, chosen, rejected)
     answers = ([{"role": "assistant", "content": text}] for text in (chosen, rejected))
@@ -166,7 +165,7 @@ def _read_texts(row: SourceRow) -> PromptAndSides:
 
 
 def _parse(row: SourceRow, prompt: list[Any], chosen: list[Any], rejected: list[Any]) -> PromptAndSides:
-    name = find_column(row, PROMPT) or "prompt"
+    name = row.find(PROMPT) or "prompt"
     return (
         parse_raw_messages(row, name, prompt),
         parse_raw_messages(row, "chosen", chosen),
@@ -176,16 +175,9 @@ def _parse(row: SourceRow, prompt: list[Any], chosen: list[Any], rejected: list[
 
 def _split_prompt(row: SourceRow, chosen: Messages, rejected: Messages) -> PromptAndSides:
     """Return the prompt that two conversations share. A prompt beside them is read if they hold it."""
-    parts = split_shared_prompt(chosen, rejected)
-    if parts is None:
-        raise make_field_error(
-            row, "rejected", "a conversation that opens like `chosen` and goes on with the assistant"
-        )
-    prompt, *sides = parts
-    opening = add_system(row, [{"role": prompt[0].role, "content": prompt[0].text}])
-    if len(opening) > 1:
-        prompt = (Message("system", opening[0]["content"]), *prompt)
-    if (name := find_column(row, PROMPT)) is not None:
+    prompt, *sides = split_sides(row, "rejected", chosen, rejected)
+    prompt = add_system(row, prompt)
+    if (name := row.find(PROMPT)) is not None:
         value = row.look(name)
         raw = read_raw_messages(row, name, "prompt")
         texts = {m.text.strip() for m in prompt}
@@ -211,12 +203,12 @@ def _split_shared_text(row: SourceRow, chosen: str, rejected: str) -> tuple[list
     if not start.strip() or _find_possible_prompt(row) is not None:
         raise _make_prompt_error(row)
     row.noted["prompts taken from what both sides begin with"] += 1
-    prompt = add_system(row, [{"role": "user", "content": start}])
+    prompt = [m.to_plain() for m in add_system(row, (Message("user", start),))]
     return prompt, chosen[len(start) :].lstrip(), rejected[len(start) :].lstrip()
 
 
 def _make_prompt_error(row: SourceRow) -> BadInput:
-    if (name := find_column(row, PROMPT) or _find_possible_prompt(row)) is None:
+    if (name := row.find(PROMPT) or _find_possible_prompt(row)) is None:
         return make_field_error(row, "prompt", "a prompt, or one that both sides start with")
     return make_field_error(
         row, "prompt", f"the prompt in one of the columns {', '.join(PROMPT)}",

@@ -11,24 +11,20 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from rlhf_hitl.errors import BadInput
-from rlhf_hitl.formats.cells import (
-    count_unread,
-    is_missing,
-    prepend_system,
-    read_tools_field,
-    split_before_answer,
-)
+from rlhf_hitl.formats.readers.columns import SYSTEM, add_system, split_sides
 from rlhf_hitl.formats.record import (
     ImportCompletion,
     ImportRecord,
     ImportVote,
     SourceRow,
+    is_nothing,
     make_field_error,
-    split_shared_prompt,
+    make_value_error,
+    parse_raw_messages,
+    read_tools_field,
 )
 from rlhf_hitl.formats.source import RowSource
-from rlhf_hitl.types import Messages, parse_messages
+from rlhf_hitl.types import Messages
 
 NAME = "sharegpt"
 ABOUT = (
@@ -42,7 +38,7 @@ ROLES = {
 }  # fmt: skip
 CALL_ROLES = ("function_call", "tool_call")
 IMAGE_MARK = "<image>"
-COLUMNS = {"conversations", "chosen", "rejected", "system", "tools", "images"}
+COLUMNS = {"conversations", "chosen", "rejected", *SYSTEM, "tools", "images"}
 EXPECTED = 'a list of turns {"from": "human", "value": text}'
 
 
@@ -59,10 +55,9 @@ def make_reader(source: RowSource, pairs: str) -> Callable[[SourceRow], list[Imp
 
 def _read_row(row: SourceRow) -> list[ImportRecord]:
     images = _list_images(row)
-    chat = read_turns(row, "conversations", images) if not is_missing(row.fields.get("conversations")) else ()
-    has_sides = [not is_missing(row.fields.get(name)) for name in ("chosen", "rejected")]
+    chat = read_turns(row, "conversations", images) if not is_nothing(row.look("conversations")) else ()
     completions: tuple[ImportCompletion, ...]
-    if any(has_sides):
+    if row.find(("chosen", "rejected")) is not None:
         prompt, sides = _read_sides(row, chat, images)
         completions, vote = tuple(ImportCompletion(side, "unknown") for side in sides), ImportVote.of_pair("first")
     else:
@@ -72,10 +67,9 @@ def _read_row(row: SourceRow) -> list[ImportRecord]:
         raise make_field_error(row, "conversations", "a turn of the human before the answer")
     if images is not None and (left := len(list(images))):
         raise make_field_error(row, "images", f"one {IMAGE_MARK} in the texts for each image; {left} are left over")
-    count_unread(row, COLUMNS)
     return [
         ImportRecord(
-            prepend_system(row, prompt), completions, row.place, vote, split=row.split, order_known=False,
+            add_system(row, prompt), completions, row.place, vote, split=row.split, order_known=False,
             tools=read_tools_field(row),
         )
     ]  # fmt: skip
@@ -89,10 +83,8 @@ def _read_sides(
         if chat[-1].role == "assistant":
             raise make_field_error(row, "conversations", "a conversation that ends before the answer to be judged")
         return chat, (first, second)
-    parts = split_shared_prompt(first, second)
-    if parts is None:
-        raise make_field_error(row, "rejected", "a conversation that opens like `chosen`")
-    return parts[0], parts[1:]
+    prompt, *sides = split_sides(row, "rejected", first, second)
+    return prompt, (sides[0], sides[1])
 
 
 def read_turns(row: SourceRow, name: str, images: Iterator[Any] | None = None) -> Messages:
@@ -108,46 +100,49 @@ def read_turns(row: SourceRow, name: str, images: Iterator[Any] | None = None) -
     if not isinstance(turns, list) or not turns:
         raise make_field_error(row, name, EXPECTED)
     plain = [_convert_turn(row, f"{name}[{i}]", turn, images) for i, turn in enumerate(turns)]
-    try:
-        return parse_messages(plain, row.unread)
-    except BadInput as e:
-        raise BadInput(f"{row.place}: {name}: {e.value}", expected=e.expected, fix=e.fix) from e
+    return parse_raw_messages(row, name, plain)
+
+
+def split_before_answer(chat: Messages) -> tuple[Messages, Messages]:
+    """Return (prompt, completion) of a conversation: its last message is the completion if it is the assistant's."""
+    return (chat[:-1], chat[-1:]) if chat and chat[-1].role == "assistant" else (chat, ())
 
 
 def _convert_turn(row: SourceRow, place: str, turn: Any, images: Iterator[Any] | None) -> dict[str, Any]:
     """Return a turn as a message with `role` and `content`; what else it has stays in it."""
-    part = SourceRow(turn if isinstance(turn, dict) else {"turn": turn}, f"{row.place}: {place}")
     if not isinstance(turn, dict):
-        raise make_field_error(part, "turn", '{"from": "human", "value": text}')
+        raise make_value_error(row, f"{place}: turn", turn, '{"from": "human", "value": text}')
     if "from" not in turn and "role" in turn:  # turns as OpenAI writes them
         return turn
     role, text = turn.get("from"), turn.get("value")
     if not isinstance(role, str) or role not in (*ROLES, *CALL_ROLES):
-        raise make_field_error(part, "from", " or ".join([*ROLES, *CALL_ROLES]))
+        raise make_value_error(row, f"{place}: from", role, " or ".join([*ROLES, *CALL_ROLES]))
     if not isinstance(text, str):
-        raise make_field_error(part, "value", "text")
+        raise make_value_error(row, f"{place}: value", text, "text")
     rest = {key: value for key, value in turn.items() if key not in ("from", "value")}
     if role in CALL_ROLES:
-        return {"role": "assistant", "content": None, "tool_calls": _read_calls(part)} | rest
-    return {"role": ROLES[role], "content": _insert_images(part, text, images)} | rest
+        return {"role": "assistant", "content": None, "tool_calls": _read_calls(row, f"{place}: value", text)} | rest
+    return {"role": ROLES[role], "content": _insert_images(row, f"{place}: value", text, images)} | rest
 
 
-def _read_calls(turn: SourceRow) -> list[dict[str, Any]]:
+def _read_calls(row: SourceRow, place: str, text: str) -> list[dict[str, Any]]:
     try:
-        value = json.loads(turn.fields["value"])
+        value = json.loads(text)
     except (ValueError, RecursionError) as e:
-        raise make_field_error(turn, "value", 'JSON text of a call {"name", "arguments"}, or of a list of calls') from e
+        raise make_value_error(
+            row, place, text, 'JSON text of a call {"name", "arguments"}, or of a list of calls'
+        ) from e
     return [{"type": "function", "function": call} for call in (value if isinstance(value, list) else [value])]
 
 
 def _list_images(row: SourceRow) -> Iterator[Any] | None:
     value = row.fields.get("images")
-    if is_missing(value):
+    if is_nothing(value):
         return None
     return iter(value if isinstance(value, list) else [value])
 
 
-def _insert_images(turn: SourceRow, text: str, images: Iterator[Any] | None) -> str | list[dict[str, Any]]:
+def _insert_images(row: SourceRow, place: str, text: str, images: Iterator[Any] | None) -> str | list[dict[str, Any]]:
     """Return a text with the row's images where it says `<image>`; in a row without images that is text."""
     pieces = text.split(IMAGE_MARK)
     if images is None or len(pieces) == 1:
@@ -157,7 +152,7 @@ def _insert_images(turn: SourceRow, text: str, images: Iterator[Any] | None) -> 
         if i:
             image = next(images, None)
             if image is None:
-                raise make_field_error(turn, "value", f"an image in `images` for each {IMAGE_MARK}")
+                raise make_value_error(row, place, text, f"an image in `images` for each {IMAGE_MARK}")
             parts.append({"type": "image", "image": image})
         if piece:
             parts.append({"type": "text", "text": piece})

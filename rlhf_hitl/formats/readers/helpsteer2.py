@@ -12,15 +12,15 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from rlhf_hitl.formats.questions import count_unread, is_nothing, is_number, read_columns
+from rlhf_hitl.formats.readers.columns import read_answer
+from rlhf_hitl.formats.readers.questions import is_number
 from rlhf_hitl.formats.record import (
-    ImportCompletion,
     ImportRating,
     ImportRecord,
     ImportVote,
     SourceRow,
-    make_assistant_message,
     make_field_error,
+    make_value_error,
     read_string_field,
     read_text_field,
 )
@@ -76,10 +76,7 @@ class _Reader:
         rows, self._same = self._same, []
         if not rows:
             return []
-        read = ("prompt", "response", *ATTRIBUTES)
-        for row in rows:
-            count_unread(row, read_columns(row), read)
-        completions = tuple(_to_completion(row, "response") for row in rows)
+        completions = tuple(read_answer(row, "response", POLICY) for row in rows)
         ratings = tuple(rating for i, row in enumerate(rows) for rating in _read_ratings(row, i))
         return [
             ImportRecord(_read_prompt(rows[0]), completions, rows[0].place, None, {}, rows[0].split, ratings=ratings)
@@ -108,10 +105,8 @@ def _read_ratings(row: SourceRow, completion: int) -> list[ImportRating]:
 
 def _read_preferences(row: SourceRow) -> list[ImportRecord]:
     """Return a record for each annotator's preference."""
-    completions = tuple(_to_completion(row, f"response_{n}") for n in (1, 2))
+    completions = tuple(read_answer(row, f"response_{n}", POLICY) for n in (1, 2))
     column, entries = _find_entries(row)
-    read = ("prompt", "response_1", "response_2", "split", column)
-    count_unread(row, read_columns(row), read)
     split = SPLIT_NAMES.get(str(row.fields.get("split")), row.split)
     prompt = _read_prompt(row)
     return [
@@ -119,27 +114,30 @@ def _read_preferences(row: SourceRow) -> list[ImportRecord]:
     ] or [ImportRecord(prompt, completions, row.place, None, {}, split)]
 
 
-def _find_entries(row: SourceRow) -> tuple[str, list[Mapping[str, Any]]]:
+def _find_entries(row: SourceRow) -> tuple[str, list[SourceRow]]:
     """Return the column of the annotators' own preferences, and its entries; without it the aggregate is one."""
     for column in ("all_preferences_unprocessed", "three_most_similar_preferences"):
-        entries = row.fields.get(column)
-        if is_nothing(entries):
+        if row.find((column,)) is None:
             continue
+        entries = row.take(column, "votes")
         if not isinstance(entries, list) or not all(isinstance(entry, Mapping) for entry in entries):
             raise make_field_error(row, column, "a list of objects with a strength")
-        return column, entries
+        return column, [row.enter(entry, f"{column} key", f"{column}[{i}]") for i, entry in enumerate(entries)]
+    if row.look("preference_strength") is None:
+        return "preference_strength", []
+    row.noted["preferences of several annotators together, read as one vote"] += 1
     entry = {key: row.fields.get(f"preference_{key}") for key in ("strength", "statement", "elaboration")}
-    row.unread["annotators of aggregated preferences"] += 1
-    return "preference_strength", [] if entry["strength"] is None else [entry]
+    return "preference_strength", [row.enter(entry, "preference key")]
 
 
-def _read_vote(row: SourceRow, column: str, entry: Mapping[str, Any]) -> ImportVote:
-    texts = [entry.get(key) for key in ("justification", "statement", "elaboration")]
+def _read_vote(row: SourceRow, column: str, entry: SourceRow) -> ImportVote:
+    texts = [entry.fields.get(key) for key in ("justification", "statement", "elaboration")]
     rationale = " ".join(text for text in texts if isinstance(text, str) and text)
-    if entry.get("strength") == NEITHER:
+    strength = entry.fields.get("strength")
+    if strength == NEITHER:
         return ImportVote.of_pair("all_bad", rationale=rationale)
     rater = "HelpSteer2" if column == "preference_strength" else "unnamed"
-    return make_vote(row, column, entry.get("strength"), rater=rater, rationale=rationale)
+    return make_vote(row, column, strength, rater=rater, rationale=rationale)
 
 
 def name_annotator(n: int) -> str:
@@ -154,14 +152,10 @@ def make_vote(row: SourceRow, name: str, strength: Any, **more: Any) -> ImportVo
         BadInput: it is no whole number from -3 to 3.
     """
     if not is_number(strength) or strength != int(strength) or not -3 <= strength <= 3:
-        raise make_field_error(SourceRow({name: strength}, row.place), name, "a whole number from -3 to 3")
+        raise make_value_error(row, name, strength, "a whole number from -3 to 3")
     if strength == 0:
         return ImportVote.of_pair("tie", **more)
     return ImportVote.of_pair("first" if strength < 0 else "second", strength=abs(int(strength)), **more)
-
-
-def _to_completion(row: SourceRow, name: str) -> ImportCompletion:
-    return ImportCompletion(make_assistant_message(read_string_field(row, name)), POLICY)
 
 
 def _read_prompt(row: SourceRow) -> Messages:

@@ -61,7 +61,7 @@ def test_smollm2_answers_and_is_read_the_same_with_and_without_other_answers():
     assert backbone.layers == (15, 20, 25)
     assert backbone.extractor.supports_trees
     prompt = (Message("user", "What is the capital of France?"),)
-    chats = [(prompt, (Message("assistant", text),)) for text in ("Paris.", "It is Paris, on the Seine.")]
+    chats = [Conversation(prompt, (Message("assistant", text),)) for text in ("Paris.", "It is Paris, on the Seine.")]
     rendered = [backbone.renderer.render(chat) for chat in chats]
     together, alone = backbone.compute(rendered), [backbone.compute([one])[0] for one in rendered]
     np.testing.assert_allclose(together, alone, rtol=1e-3, atol=1e-2)

@@ -21,6 +21,7 @@ from rlhf_hitl.reward.backbone import Backbone
 from rlhf_hitl.reward.batching import batch_by_length
 from rlhf_hitl.reward.extractor import FeatureExtractor
 from rlhf_hitl.reward.feature_cache import FeatureCache
+from rlhf_hitl.reward.rendering import Conversation
 from rlhf_hitl.reward.training.token_budget import TokenBudgetSampler
 from rlhf_hitl.types import Message
 
@@ -138,7 +139,8 @@ def chats(n: int) -> list:
     made = []
     for i in range(n):
         prompt = (Message("user", f"question {i % 5} about {' '.join(WORDS[: i % 5])}"),)
-        made.append((prompt, (Message("assistant", " ".join(rng.choice(WORDS, rng.integers(1, 30)))),)))
+        answer = (Message("assistant", " ".join(rng.choice(WORDS, rng.integers(1, 30)))),)
+        made.append(Conversation(prompt, answer))
     return made
 
 
@@ -198,12 +200,12 @@ def train(tiny_model, tmp_path):
     from rlhf_hitl.reward.training.full_training import build_reward_trainer
 
     rows = []
-    for i, (prompt, chosen) in enumerate(chats(11)):
+    for i, chat in enumerate(chats(11)):
         rejected = [{"role": "assistant", "content": " ".join(WORDS[i % 7 : i % 7 + i + 1])}]
         rows.append(
             {
-                "prompt": [{"role": "user", "content": prompt[0].content}],
-                "chosen": [{"role": "assistant", "content": chosen[0].content}],
+                "prompt": [{"role": "user", "content": chat.prompt[0].content}],
+                "chosen": [{"role": "assistant", "content": chat.completion[0].content}],
                 "rejected": rejected,
                 "weight": 1.0 + i % 3,
             }

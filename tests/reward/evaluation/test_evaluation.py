@@ -91,7 +91,7 @@ class Remembers(Renderer):
     second: frozenset = frozenset()
 
     def render(self, conversation):
-        prompt, r = conversation[0], super().render(conversation)
+        prompt, r = conversation.prompt, super().render(conversation)
         is_second = prompt in self.second
         self.second ^= {prompt}
         return replace(r, ids=r.ids + r.ids[r.start :]) if is_second else r

@@ -16,7 +16,7 @@ from rlhf_hitl.types.messages import parse_tools
 from rlhf_hitl.types.names import UNNAMED as UNNAMED
 
 #: So many names of what is not read are counted each by itself; a file with more is no table.
-MAX_UNREAD_NAMES = 500
+MAX_UNREAD_NAMES = 1000
 
 
 class Fields(dict[str, Any]):

@@ -324,7 +324,7 @@ def test_the_command_says_what_is_wrong_in_one_line_and_leaves_nothing(tmp_path)
     write(tmp_path / "a.jsonl", vote("ann", "nobody"))
     done = run("import", "a.jsonl", "--store", "sqlite:///new.db", cwd=tmp_path)
     assert done.returncode == 2
-    assert "error: a.jsonl:1: winner = 'nobody': expected 'model_a' or" in done.stderr
+    assert "error: a.jsonl:1: winner = 'nobody': expected model_a, A, left or first" in done.stderr
     assert "Traceback" not in done.stderr
     missing = run("import", "none.jsonl", "--store", "sqlite:///other.db", cwd=tmp_path)
     assert missing.returncode == 2

@@ -150,7 +150,8 @@ def make_pairs(numbers=range(12), **more) -> list[DPOPair]:
 def test_dpo_learns_what_only_the_pictures_say(vision_model, tmp_path):
     pngs = {show(colour).id: show(colour).png for pair in COLOURS for colour in pair}
     settings = DPOSettings(
-        model_name_or_path=str(vision_model), output_dir=str(tmp_path / "tuned"), use_cpu=True, bf16=False, seed=1, learning_rate=2e-2,
+        model_name_or_path=str(vision_model), output_dir=str(tmp_path / "tuned"), use_cpu=True, bf16=False, seed=1,
+        learning_rate=2e-2,
         num_train_epochs=12, per_device_train_batch_size=12, beta=1.0,
     )  # fmt: skip
     figures = train_dpo(settings, make_pairs([0] * 12, with_png=False), pngs.__getitem__)

@@ -167,7 +167,13 @@ def insert_plain_rows(conn: Connection, table: str, columns: Sequence[str], rows
 
 
 def _copy_rows(conn: Connection, table: sa.Table, rows: Iterator[PlainRow]) -> None:
-    statement = f"COPY {table.name} ({_list_column_names(conn, table)}) FROM STDIN"
+    copy_rows(conn, table.name, [c.name for c in table.columns], rows)
+
+
+def copy_rows(conn: Connection, table: str, columns: Sequence[str], rows: Iterable[PlainRow]) -> None:
+    """Insert plain rows of these columns into a table of PostgreSQL, as they are."""
+    names = ", ".join(map(conn.dialect.identifier_preparer.quote, columns))
+    statement = f"COPY {table} ({names}) FROM STDIN"
     driver: Any = conn.connection.driver_connection
     try:
         with driver.cursor() as cursor, cursor.copy(statement) as copy:
@@ -179,10 +185,6 @@ def _copy_rows(conn: Connection, table: sa.Table, rows: Iterator[PlainRow]) -> N
 
 def _list_table_names(conn: Connection) -> str:
     return ", ".join(conn.dialect.identifier_preparer.format_table(t) for t in metadata.sorted_tables)
-
-
-def _list_column_names(conn: Connection, table: sa.Table) -> str:
-    return ", ".join(conn.dialect.identifier_preparer.quote(c.name) for c in table.columns)
 
 
 def _check_rows(table: sa.Table, rows: Iterable[PlainRow], checks: RowChecks) -> Iterator[PlainRow]:

@@ -158,7 +158,7 @@ class _ImportRun:
         for first, whole in self._read_batches(applied):
             while applied < first + len(whole.records):
                 start = applied - first
-                part = whole.slice(start, min(start + self.pace.records, len(whole.records)))
+                part = whole.slice(start, start + self.pace.choose_size(len(whole.records) - start))
                 counts, held = self._apply_part(applier, part, first, whole, applied, counts)
                 applied += len(part.records)
                 self.progress(len(part.records))

@@ -17,7 +17,7 @@ from rlhf_hitl.store.imports.records import BatchBuilder, StagedRecord
 from rlhf_hitl.store.service_tables import import_batches, imports
 
 #: A batch ends with so many records, or so many bytes of texts: it is written, and deleted, in one transaction.
-RECORDS_PER_BATCH, BYTES_PER_BATCH = 1000, 2**20
+RECORDS_PER_BATCH, BYTES_PER_BATCH = 5000, 2**20
 BATCHES_PER_DELETE = 20  # deleting so many takes milliseconds
 #: After so long without a sign of life, what was staged and not committed is deleted. The importer may read from a hub,
 #: and wait for it, so this is much longer than for an import that is applied.

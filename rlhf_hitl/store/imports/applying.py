@@ -56,7 +56,9 @@ class BatchApplier:
         self._insert(conn, images, ("id", "bytes", "created_at"), new)
         counts["images"] = len(new)
         _count_repeats(batch, existing, counts)
-        requested = {(batch.prompts[at][1], split) for at, _, _, split, *_ in batch.records if split is not None}
+        requested = {
+            (batch.prompts[batch.tasks[at][0]][1], split) for at, split, *_ in batch.records if split is not None
+        }
         return counts, {family for family, split in requested if splits[family] != split}
 
     def _insert_prompts(
@@ -91,25 +93,21 @@ class BatchApplier:
         self._insert(conn, places, ("comparison_id", "n", "lane_id", "position"), place_rows)
         counts["comparisons"] = len(rows)
 
-    def _insert_votes(
-        self, conn: Connection, batch: Batch, existing: set[str], now: str, counts: Counter[str]
-    ) -> None:
-        votes = [(batch.comparisons[at][0], vote) for _, _, at, _, vote, *_ in batch.records if vote is not None]
-        if not votes:
+    def _insert_votes(self, conn: Connection, batch: Batch, existing: set[str], now: str, counts: Counter[str]) -> None:
+        if not batch.votes:
             return
-        self._add_raters(conn, {vote[0] for _, vote in votes}, counts)
+        self._add_raters(conn, {row[1] for row in batch.votes}, counts)
         # A comparison that is new in this transaction has no judgments yet.
-        first_keys = self._read_first_keys(conn, {comparison_id for comparison_id, _ in votes} & existing)
+        first_keys = self._read_first_keys(conn, existing)
+        comparison_ids = [None if at is None else batch.comparisons[at][0] for _, _, at, _ in batch.tasks]
         rows, defaults = [], tuple(_JUDGMENT_DEFAULTS.values())
-        for comparison_id, vote in votes:
-            name, verdict, ranking, strength, rationale, scores, order, simulated, key, judgment_id, judged_at = (
-                vote if len(vote) > 9 else _widen_vote(vote)
-            )
-            rater_id = self._raters[name]
-            if (kept := first_keys.get((comparison_id, rater_id))) is None:
-                first_keys[comparison_id, rater_id] = key
-                said = (verdict, ranking, strength, rationale, scores, order, bool(simulated), key)
-                rows.append((judgment_id, comparison_id, rater_id, *said, self.source, judged_at or now, *defaults))
+        for task, name, *said, simulated, key, judgment_id, judged_at in batch.votes:
+            given = comparison_ids[task], self._raters[name]
+            if (kept := first_keys.get(given)) is None:
+                first_keys[given] = key
+                rows.append(
+                    (judgment_id, *given, *said, bool(simulated), key, self.source, judged_at or now, *defaults)
+                )
             else:
                 counts["repeated_rows" if kept == key else "repeated_votes"] += 1
         self._insert(conn, judgments, _JUDGMENT_COLUMNS, rows)
@@ -177,16 +175,12 @@ class BatchApplier:
             copy_rows(conn, table.name, columns, rows)
 
 
-def _widen_vote(vote: Sequence[Any]) -> Sequence[Any]:
-    """Return a vote that an earlier version staged, without scores and a time, in the form of this one."""
-    return (*vote[:5], "{}", *vote[5:], None)
-
-
 def _count_repeats(batch: Batch, existing: dict[str, set[str]], counts: Counter[str]) -> None:
     """Count the records without a vote that added nothing."""
     seen = existing["prompts"] | existing["comparisons"]
-    for prompt, _, comparison, _, vote, *_ in batch.records:
+    for task, _, vote, _ in batch.records:
         if vote is None:
+            prompt, _, comparison, _ = batch.tasks[task]
             id = batch.prompts[prompt][0] if comparison is None else batch.comparisons[comparison][0]
             counts["repeated_rows"] += id in seen
             seen.add(id)

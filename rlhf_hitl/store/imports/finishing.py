@@ -165,10 +165,10 @@ class _ImportRun:
                 if self.stop():
                     return
                 self.pace.step_aside(held, len(part.records))
-            if applied >= next_statistics:
-                with self.store.read() as conn:
-                    table_copy.update_statistics(self.store, conn)
-                next_statistics = 2 * applied
+                if applied >= next_statistics:
+                    with self.store.read() as conn:
+                        table_copy.update_statistics(self.store, conn)
+                    next_statistics = 2 * applied
         self._finish(applied)
 
     def _read_batches(self, applied: int) -> Iterator[tuple[int, Batch]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -70,14 +70,15 @@ class StagedRecord:
 
 @dataclass
 class Batch:
-    """Records in the form in which they are staged. Each object is in it once, and records name it by its position.
+    """Records in the form in which they are staged. Each object is in it once, and others name it by its position.
 
     prompts: (id, family, split, messages, tags, tools). completions: (id, prompt_id, messages, policy, sampling).
     comparisons: (id, prompt_id, completion_ids, overlap, language, batch). images: (id, bytes).
-    records: (prompt, completions, comparison or None, requested split or None, vote or None, ratings, images); a vote
-    is (rater's name, verdict, ranking, strength, rationale, scores, order_shown, simulated, key, judgment id, time or
-    None). ratings: (id, completion's id, rater's name, axis, value, lowest, highest, rationale, simulated, time or
-    None). What is JSON in the tables is its text here, and a time is in their form.
+    ratings: (id, completion's id, rater's name, axis, value, lowest, highest, rationale, simulated, time or None).
+    tasks, what adjacent records share: (prompt, completions, comparison or None, images).
+    votes: (task, rater's name, verdict, ranking, strength, rationale, scores, order_shown, simulated, key, judgment id,
+    time or None). records: (task, requested split or None, vote or None, ratings or None).
+    What is JSON in the tables is its text here, and a time is in their form.
     """
 
     prompts: list[Sequence[Any]] = field(default_factory=list)
@@ -85,14 +86,20 @@ class Batch:
     comparisons: list[Sequence[Any]] = field(default_factory=list)
     images: list[Sequence[Any]] = field(default_factory=list)
     ratings: list[Sequence[Any]] = field(default_factory=list)
+    tasks: list[Sequence[Any]] = field(default_factory=list)
+    votes: list[Sequence[Any]] = field(default_factory=list)
     records: list[Sequence[Any]] = field(default_factory=list)
 
     def pack(self) -> bytes:
-        return zlib.compress(orjson.dumps(vars(self)), 1)
+        """Return the batch as bytes, column by column: a list for each row would take several times as long to read."""
+        return zlib.compress(orjson.dumps({kind: list(zip(*rows)) for kind, rows in vars(self).items()}), 1)
 
     @classmethod
     def unpack(cls, payload: bytes) -> Batch:
-        return cls(**orjson.loads(zlib.decompress(payload)))
+        packed = orjson.loads(zlib.decompress(payload))
+        if "tasks" not in packed:
+            return _read_earlier_batch(packed)
+        return cls(**{kind: list(zip(*columns)) for kind, columns in packed.items()})
 
     def slice(self, start: int, stop: int) -> Batch:
         """Return the batch of some of the records, with only the objects that they name."""
@@ -101,20 +108,46 @@ class Batch:
         part = Batch()
         places: dict[tuple[str, int], int] = {}
 
-        def move(kind: str, index: int) -> int:
+        def move(kind: str, index: int, change: Callable[[Sequence[Any]], Sequence[Any]] = tuple) -> int:
             if (place := places.get((kind, index))) is None:
+                row = change(getattr(self, kind)[index])
                 rows = getattr(part, kind)
                 place = places[kind, index] = len(rows)
-                rows.append(getattr(self, kind)[index])
+                rows.append(row)
             return place
 
-        for prompt, completions, comparison, split, vote, *more in self.records[start:stop]:
-            moved = [move("completions", i) for i in completions]
+        def move_all(kind: str, indices: Sequence[int]) -> list[int]:
+            return [move(kind, index) for index in indices]
+
+        def change_task(row: Sequence[Any]) -> Sequence[Any]:
+            prompt, completions, comparison, images = row
             at = None if comparison is None else move("comparisons", comparison)
-            ratings, images = more or ((), ())
-            of_record = [move("ratings", i) for i in ratings], [move("images", i) for i in images]
-            part.records.append((move("prompts", prompt), moved, at, split, vote, *of_record))
+            return move("prompts", prompt), move_all("completions", completions), at, move_all("images", images)
+
+        for task, split, vote, ratings in self.records[start:stop]:
+            at = move("tasks", task, change_task)
+            if vote is not None:
+                part.votes.append((at, *self.votes[vote][1:]))
+                vote = len(part.votes) - 1
+            part.records.append((at, split, vote, ratings and move_all("ratings", ratings)))
         return part
+
+
+def _read_earlier_batch(packed: Mapping[str, Any]) -> Batch:
+    """Return a batch that an earlier version staged: rows, and records that hold all that they name.
+
+    The first had no ratings, images, scores and times.
+    """
+    batch = Batch(**{kind: list(rows) for kind, rows in packed.items() if kind != "records"})
+    for prompt, completions, comparison, split, vote, *more in packed["records"]:
+        ratings, images = more or ((), ())
+        batch.tasks.append((prompt, completions, comparison, images))
+        if vote is not None:
+            vote = vote if len(vote) > 9 else (*vote[:5], "{}", *vote[5:], None)
+            batch.votes.append((len(batch.tasks) - 1, *vote))
+        at = None if vote is None else len(batch.votes) - 1
+        batch.records.append((len(batch.tasks) - 1, split, at, ratings or None))
+    return batch
 
 
 class BatchBuilder:
@@ -124,28 +157,33 @@ class BatchBuilder:
         self._batch, self._places, self.bytes = Batch(), dict[Hashable, int](), 0
         self._first_id = make_judgment_id()[:-6]
         self._last: StagedRecord | None = None
-        self._last_places: tuple[int, list[int], int | None, list[int]] = 0, [], None, []
+        self._last_task = 0
 
     def __len__(self) -> int:
         return len(self._batch.records)
 
     def add(self, record: StagedRecord) -> None:
-        prompt, completions, comparison, images = self._place_objects(record)
+        batch, task = self._batch, self._place_task(record)
         split = None if record.requested_split is None else record.requested_split.value
         vote = None
         if record.vote is not None:
-            vote = _vote_to_row(record.vote, self._make_judgment_id())
+            vote = len(batch.votes)
+            batch.votes.append(_vote_to_row(task, record.vote, self._make_judgment_id()))
             self.bytes += len(record.vote.answer.rationale)
-        ratings = [self._place("ratings", r.id, lambda r=r: _rating_to_row(r)) for r in record.ratings]
-        self._batch.records.append((prompt, completions, comparison, split, vote, ratings, images))
+        ratings = [self._place("ratings", r.id, lambda r=r: _rating_to_row(r)) for r in record.ratings] or None
+        batch.records.append((task, split, vote, ratings))
 
-    def _place_objects(self, record: StagedRecord) -> tuple[int, list[int], int | None, list[int]]:
+    def _place_task(self, record: StagedRecord) -> int:
         """Return where the prompt, the completions, the comparison and the images of a record are in the batch."""
         last, prompt, comparison = self._last, record.prompt, record.comparison
         # The votes on a comparison are mostly adjacent, and come with the same objects.
-        if last is not None and last.prompt is prompt and last.completions is record.completions:
-            if last.comparison is comparison:
-                return self._last_places
+        if (
+            last is not None
+            and last.prompt is prompt
+            and last.completions is record.completions
+            and last.comparison is comparison
+        ):
+            return self._last_task
         at = self._place("prompts", prompt.id, lambda: _prompt_to_row(prompt))
         completions = [self._place("completions", c.id, lambda c=c: _completion_to_row(c)) for c in record.completions]
         comparison_at = None
@@ -155,12 +193,13 @@ class BatchBuilder:
             self._place("images", image.id, lambda image=image: (image.id, len(image.png or b"")))
             for image in list_images(prompt.messages, *(c.messages for c in record.completions))
         ]
-        self._last, self._last_places = record, (at, completions, comparison_at, images)
-        return self._last_places
+        self._batch.tasks.append((at, completions, comparison_at, images))
+        self._last, self._last_task = record, len(self._batch.tasks) - 1
+        return self._last_task
 
     def _make_judgment_id(self) -> str:
         """Return a new id: the judgments of a batch follow each other in their index, which is quicker to write."""
-        return f"{self._first_id}{len(self._batch.records):06x}"
+        return f"{self._first_id}{len(self._batch.votes):06x}"
 
     def take(self) -> Batch:
         """Return what was collected, and start anew."""
@@ -192,9 +231,7 @@ def encode_messages(messages: Messages) -> str:
     """Return the text of messages in their JSON column: that of `encode_json`, made faster where all are plain."""
     if not all(m.is_plain for m in messages):
         return encode_json(messages_to_dicts(messages))
-    texts = (
-        f'{{"role": {_encode_text(m.role)}, "content": {_encode_text(cast(str, m.content))}}}' for m in messages
-    )
+    texts = (f'{{"role": {_encode_text(m.role)}, "content": {_encode_text(cast(str, m.content))}}}' for m in messages)
     return f"[{', '.join(texts)}]"
 
 
@@ -204,14 +241,14 @@ def _comparison_to_row(comparison: Comparison) -> Sequence[Any]:
     return comparison.id, comparison.prompt.id, ids, comparison.overlap, language, comparison.batch
 
 
-def _vote_to_row(vote: StagedVote, judgment_id: str) -> Sequence[Any]:
+def _vote_to_row(task: int, vote: StagedVote, judgment_id: str) -> Sequence[Any]:
     answer = vote.answer
     ranking, order = _encode_ids(answer.ranking), _encode_ids(vote.order_shown)
     scores = encode_json(dict(answer.scores)) if answer.scores else "{}"
     judged_at = None if vote.judged_at is None else format_time(vote.judged_at)
     return (
-        vote.rater, str(answer.verdict), ranking, answer.strength, answer.rationale, scores, order, vote.simulated,
-        vote.key, judgment_id, judged_at,
+        task, vote.rater, str(answer.verdict), ranking, answer.strength, answer.rationale, scores, order,
+        vote.simulated, vote.key, judgment_id, judged_at,
     )  # fmt: skip
 
 

@@ -140,7 +140,7 @@ def _read_earlier_batch(packed: Mapping[str, Any]) -> Batch:
     """
     batch = Batch(**{kind: list(rows) for kind, rows in packed.items() if kind != "records"})
     for prompt, completions, comparison, split, vote, *more in packed["records"]:
-        ratings, images = more or ((), ())
+        ratings, images = more or ([], [])
         batch.tasks.append((prompt, completions, comparison, images))
         if vote is not None:
             vote = vote if len(vote) > 9 else (*vote[:5], "{}", *vote[5:], None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,8 +17,16 @@ from rlhf_hitl.types import DEFAULT_PROJECT, Split
 from rlhf_hitl.wording import say_count
 
 if TYPE_CHECKING:
+    from rlhf_hitl.formats.checking import CheckReport
+    from rlhf_hitl.formats.importing import ImportReport
+    from rlhf_hitl.formats.record import ImportRecord
     from rlhf_hitl.store import Store
+    from rlhf_hitl.types import Messages
 
+CHECK_ROWS = 5
+COMPLETIONS_SHOWN = 4  # side by side, by --check
+LETTERS_SHOWN = 300  # of a message, by --check
+NAMES_SHOWN = 30  # of what was not read
 FORMAT_HELP = "Read this format (see --formats); auto recognises it by the first row."
 
 
@@ -64,6 +73,19 @@ def import_data_command(
     limit: Annotated[int | None, typer.Option(min=1, help="Read only this many rows.")] = None,
     project: Annotated[str, typer.Option(help="Put the comparisons into this project.")] = DEFAULT_PROJECT,
     batch: Annotated[str, typer.Option(help="Name these comparisons, so that raters can be given only them.")] = "",
+    map: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--map",
+            metavar="COLUMN=NAME",
+            help="Read a column under another name: question=prompt,annotator=rater. A path such as data.text or "
+            "responses.0 goes into a column; COLUMN= leaves it out.",
+        ),
+    ] = None,
+    check: Annotated[
+        bool, typer.Option("--check", help="Show what would be read, the first rows side by side, and import nothing.")
+    ] = False,
+    check_rows: Annotated[int, typer.Option(min=1, help="With --check: show so many rows.")] = CHECK_ROWS,
     formats: Annotated[
         bool, typer.Option("--formats", help="List the formats that can be read, and import nothing.")
     ] = False,
@@ -77,6 +99,7 @@ def import_data_command(
     and their passwords, so import none from strangers.
     """
     from rlhf_hitl.formats import archive, describe_formats, open_source
+    from rlhf_hitl.formats.column_map import ColumnMap
     from rlhf_hitl.formats.importing import import_path
     from rlhf_hitl.store import Store
 
@@ -90,21 +113,25 @@ def import_data_command(
         incompatible = {
             "--split": split, "--skip-bad": skip_bad, "--queue": queue, "--overlap": overlap != 1,
             "--pairs": pairs != "adjacent", "--limit": limit, "--project": project != DEFAULT_PROJECT,
-            "--batch": batch,
+            "--batch": batch, "--map": map, "--check": check,
         }  # fmt: skip
         _refuse_with_archive(incompatible)
         archive.read_archive_manifest(path)  # before a store is made for a file that cannot be read
         opened = Store.open(store, create=True)
         manifest = archive.restore_archive(opened, path, progress=True)
         return Result({"path": path} | manifest, _make_archive_table(f"New from the archive {path}", manifest))
-    open_source(path, format)  # before a store is made for a missing file
+    column_map = ColumnMap.parse(map or ())
+    if check:
+        return _check(path, format=format, column_map=column_map, rows=check_rows, limit=limit, pairs=pairs)
+    open_source(path, format, column_map)  # before a store is made for a missing file
     opened = Store.open(store, create=True)
     report = import_path(
-        opened, path, format=format, skip_bad=skip_bad, split=split, overlap=overlap,
-        queue=queue, limit=limit, pairs=pairs, project=project, batch=batch, progress=True,
+        opened, path, format=format, skip_bad=skip_bad, split=split, overlap=overlap, queue=queue,
+        limit=limit, pairs=pairs, project=project, batch=batch, column_map=column_map, progress=True,
     )  # fmt: skip
     _record(opened, "import", project, rows=report.rows, judgments=report.judgments)
     new = {k: getattr(report, k) for k in ("prompts", "completions", "comparisons", "judgments", "raters")}
+    new |= {k: n for k in ("ratings", "images") if (n := getattr(report, k))}
     splits: dict[str, Any] = {f"prompts in {k}": n for k, n in report.by_split.items() if n}
     notes = {
         "dropped, both sides are the same": report.identical_sides,
@@ -115,8 +142,73 @@ def import_data_command(
     }
     noted = {k: n for k, n in notes.items() if n}
     more: list[Any] = [make_table(f"Of {say_count(report.rows, 'row')}", noted)] if noted else []
+    more += _make_reading_tables(report)
     more += [f"skipped {reason}" for reason in report.bad_reasons]
     return Result(report.as_dict(), make_table(f"New from {report.path} ({report.format})", new | splits), more=more)
+
+
+def _check(path: str, **how: Any) -> Result:
+    """Return what an import would read."""
+    from rlhf_hitl.formats.checking import check_path
+
+    report = check_path(path, **how)
+    more = [make_table("Columns, and what they are read as", report.columns), *_make_reading_tables(report)]
+    more.append(make_table("In the whole file" if how["limit"] is None else "In the rows read", report.counts))
+    if report.bad_lines:
+        what = say_count(report.bad_lines, "bad line")
+        more.append(f"{what}: the import stops at the first, or leaves them out with --skip-bad")
+        more += [f"bad: {reason}" for reason in report.bad_reasons]
+    more.append("Nothing was imported.")
+    title = f"{report.path} is read as {report.format}: {report.reason}"
+    return Result(report.as_dict(), _make_first_rows_table(title, report.first), more=more)
+
+
+def _make_first_rows_table(title: str, records: Sequence[ImportRecord]) -> Any:
+    """Return the first records, a row each, with their completions side by side."""
+    from rich.table import Table
+
+    from rlhf_hitl.formats.checking import describe_vote, name_completion
+
+    most = min(max((len(r.completions) for r in records), default=0), COMPLETIONS_SHOWN)
+    table = Table(title=title, title_justify="left", show_lines=True)
+    for name in ("prompt", *(name_completion(i) for i in range(most)), "vote"):
+        table.add_column(name, overflow="fold", ratio=None if name == "vote" else 1)
+    for record in records:
+        vote = record.vote
+        shown = [_say_chat(c.messages) + f"\n[{c.policy}]" for c in record.completions[:most]]
+        if (left := len(record.completions) - most) > 0:
+            shown[-1] += f"\n… and {say_count(left, 'more completion')}"
+        said = [describe_vote(vote)] + ([f"rater {vote.rater}"] if vote is not None else [])
+        said += [f"reason: {_shorten(vote.rationale)}"] if vote is not None and vote.rationale else []
+        said += [f"rated {', '.join(f'{r.value:g}' for r in record.ratings)}"] if record.ratings else []
+        said += [f"{key}: {value}" for key, value in record.tags.items()]
+        said += [f"tools: {len(record.tools)}"] if record.tools else []
+        prompt = f"{record.place}\n{_say_chat(record.prompt)}"
+        table.add_row(prompt, *shown, *[""] * (most - len(shown)), "\n".join(said))
+    return table
+
+
+def _say_chat(messages: Messages) -> str:
+    """Return messages in short for a terminal: the role of each, but of a lone answer, and the start of its text."""
+    is_lone = len(messages) == 1 and messages[0].role in ("user", "assistant")
+    said = []
+    for m in messages:
+        images = f" ({say_count(len(m.images), 'image')})" if m.images else ""
+        said.append(("" if is_lone else f"{m.role}: ") + _shorten(m.read_all_text()) + images)
+    return "\n".join(said)
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= LETTERS_SHOWN else f"{text[:LETTERS_SHOWN]}… ({len(text):,} letters)"
+
+
+def _make_reading_tables(report: ImportReport | CheckReport) -> list[Any]:
+    """Return what of a file was not read, and what readers decided."""
+    titles = {"Not read": report.unread, "Note": report.noted}
+    tables = [make_table(title, dict(list(counts.items())[:NAMES_SHOWN])) for title, counts in titles.items() if counts]
+    if (left := len(report.unread) - NAMES_SHOWN) > 0:
+        tables.append(f"… and {left:,} more that were not read: --json names all")
+    return tables
 
 
 @command("export", if_interrupted="nothing was written. Give the same command again")

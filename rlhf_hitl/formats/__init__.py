@@ -1,7 +1,9 @@
 """Outside formats: read preferences and guidelines from files, write snapshots and archives.
 
-- in: `importing` reads any format into the store. `source` gives the rows of a file, and one module for each format
-  (`FORMATS`) turns rows into the records of `record`; `guidance` reads guidelines and tutorials.
+- in: `importing` reads any format into the store, `checking` shows what it would read. `source` gives the rows of a
+  file, with the columns renamed that the user names (`column_map`), and one module for each format (`FORMATS`) turns
+  rows into the records of `record`. `columns` has the usual names of columns, which most of them share; `guidance`
+  reads guidelines and tutorials.
 - out: `export` writes a snapshot for training. `snapshot` reads its rows from the store, `snapshot_rows` makes each
   row, `export_files` writes them.
 - both: `archive` holds a whole store in one file.
@@ -20,19 +22,36 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from rlhf_hitl.errors import BadInput
+from rlhf_hitl.formats.column_map import NO_MAP, ColumnMap
 from rlhf_hitl.formats.record import ImportRecord, SourceRow
 from rlhf_hitl.formats.source import RowSource
 
 #: Format → its module, in the order in which they are tried: specific formats before general ones.
 FORMATS = {
     name: f"rlhf_hitl.formats.{name}"
-    for name in ("native", "kwise", "llmfao", "mt_bench", "llmbar", "rewardbench2", "rewardbench", "hh", "trl")
+    for name in (
+        "argilla",
+        "label_studio",
+        "native",
+        "helpsteer3",
+        "helpsteer2",
+        "ultrafeedback",
+        "ultrafeedback_binarized",
+        "kwise",
+        "llmfao",
+        "mt_bench",
+        "llmbar",
+        "rewardbench2",
+        "rewardbench",
+        "hh",
+        "trl",
+    )
 }
 
 
 FIELDS_SHOWN = 6  # of a row, by an error
 NEAR = 0.75  # how alike two names are, of at most 1, for one to be taken for a misspelling of the other
-HOW_TO_LIST = "`rlhf-hitl import --formats` lists what can be read"
+HOW_TO_LIST = "`rlhf-hitl import --formats` lists what can be read; `--map question=prompt` renames columns"
 _FIELDS, _WORD = re.compile(r"\{(.*)\}"), re.compile(r"\w+")  # what a format's ABOUT has in braces
 
 #: Which completions of a prompt are compared: (1st, 2nd), (3rd, 4th), …, or all of them.
@@ -46,14 +65,19 @@ class Format(Protocol):
     """The names that the module of a format defines."""
 
     NAME: str
+    #: What a file looks like; the names in braces are columns.
     ABOUT: str
+    #: COLUMNS, where a module has it, are all columns that it reads. Else they are those in ABOUT.
 
     def matches(self, fields: Mapping[str, Any]) -> bool:
         """Return whether a file whose first row has these fields is of this format."""
         ...
 
     def make_reader(self, source: RowSource, pairs: str) -> Callable[[SourceRow], list[ImportRecord]]:
-        """Return a function that turns one row into records. It raises BadInput with file, line and field."""
+        """Return a function that turns one row into records. It raises BadInput with file, line and field.
+
+        Where rows belong together, the function may keep them; its `finish` then returns the records of the last ones.
+        """
         ...
 
 
@@ -73,15 +97,20 @@ def get_format(name: str) -> Format:
     return import_module(FORMATS[name])  # type: ignore[return-value]
 
 
-def open_source(path: str | Path, format: str = "auto") -> tuple[RowSource, Format]:
+def open_source(path: str | Path, format: str = "auto", column_map: ColumnMap = NO_MAP) -> tuple[RowSource, Format]:
     """Return the source at a path or hub id with its format; `auto` finds the format by the fields of the first row.
 
     Raises:
-        BadInput: there is nothing, the format is unknown, or no format matches.
+        BadInput: there is nothing, the format is unknown, no format matches, or `column_map` names a column that is not
+            there, or a name that no format reads.
     """
     named_format = None if format == "auto" else get_format(format)
     crowd_votes = Path(path) / "crowd-comparisons.csv"
-    source = RowSource(crowd_votes if crowd_votes.is_file() else path)
+    path = crowd_votes if crowd_votes.is_file() else path
+    if column_map:
+        column_map.check_targets(list_columns() if named_format is None else list_columns(named_format))
+        column_map.check_sources(row.fields for row in RowSource(path).rows(lambda error: None))
+    source = RowSource(path, column_map)
     if named_format is not None:
         return source, named_format
     for name in FORMATS:
@@ -101,11 +130,29 @@ def describe_formats() -> dict[str, str]:
     return {name: get_format(name).ABOUT for name in FORMATS}
 
 
+def list_columns(*formats: Format) -> set[str]:
+    """Return the columns that some formats read; of all of them by default."""
+    return {
+        name
+        for module in formats or map(get_format, FORMATS)
+        for name in getattr(module, "COLUMNS", None) or _list_words(module.ABOUT)
+    }
+
+
+def explain_format(source: RowSource, file_format: Format) -> str:
+    """Return why a source is read in a format that was found by its first row."""
+    known = list_columns(file_format)
+    names = [str(name)[:30] for name in source.first.fields if name in known]
+    return f"the first row ({source.first.place}) has {', '.join(names[:FIELDS_SHOWN])}" if names else "--format"
+
+
+def _list_words(about: str) -> list[str]:
+    return [word for part in _FIELDS.findall(about) for word in _WORD.findall(part)]
+
+
 def _suggest_field(names: list[str]) -> str:
     """Return the question whether a field of a known format was meant, or nothing."""
-    known = {
-        word for about in describe_formats().values() for part in _FIELDS.findall(about) for word in _WORD.findall(part)
-    }
+    known = list_columns()
     for name in names:
         if name not in known and (near := get_close_matches(name, known, 1, NEAR)):
             return f"did you mean {near[0]} for {name}? "

@@ -7,11 +7,10 @@ import math
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import lru_cache, partial
 from importlib import resources
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +19,11 @@ from tqdm import tqdm
 
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.formats import PairSelection, open_source
-from rlhf_hitl.formats.record import ImportCompletion, ImportRating, ImportRecord
-from rlhf_hitl.formats.source import BadRowHandler, RowSource, raise_bad_row
+from rlhf_hitl.formats.column_map import NO_MAP, ColumnMap
+from rlhf_hitl.formats.occurrences import OccurrenceCounter
+from rlhf_hitl.formats.reading import read_records
+from rlhf_hitl.formats.record import UNNAMED, ImportCompletion, ImportRating, ImportRecord
+from rlhf_hitl.formats.source import BadRowHandler, raise_bad_row
 from rlhf_hitl.store import Store, StoreFailure
 from rlhf_hitl.store.images import ImageFolder
 from rlhf_hitl.store.imports import (
@@ -81,6 +83,8 @@ class ImportReport:
     bad_lines: int  # skipped on request
     bad_reasons: tuple[str, ...] = ()
     splits_kept: int = 0  # prompt families that were in another split already and stayed in it
+    unread: dict[str, int] = field(default_factory=dict)  # what is in the file and was not read, as "column language"
+    noted: dict[str, int] = field(default_factory=dict)  # what readers decided, as "ties, for both ratings are equal"
     longest_write_ms: float = 0.0  # for how long raters could have had to wait, at most
 
     def as_dict(self) -> dict[str, Any]:
@@ -100,6 +104,7 @@ def import_path(
     pairs: PairSelection = "adjacent",
     project: str = DEFAULT_PROJECT,
     batch: str = "",
+    column_map: ColumnMap = NO_MAP,
     progress: bool = False,
 ) -> ImportReport:
     """Import a file, folder or hub id: all of it or, if a line is bad, nothing. Importing it again adds nothing.
@@ -116,7 +121,8 @@ def import_path(
         pairs: which completions of a prompt are compared if they come without votes.
         project: the project of the comparisons.
         batch: a name for them within the project, so that raters can be given just those; by default the batch that the
-            file names (the subset of a benchmark).
+            file names (the subset of a benchmark) or the folder within a set that it lies in.
+        column_map: columns that are renamed before the format is looked for.
         progress: draw a bar on stderr.
 
     Raises:
@@ -128,18 +134,22 @@ def import_path(
     batch = check_label("batch", batch)
     if not 1 <= overlap <= MAX_OVERLAP:
         raise BadInput(f"overlap {overlap}", expected=f"1 to {MAX_OVERLAP}", fix="ask for fewer judgments")
-    source, file_format = open_source(path, format)
+    source, file_format = open_source(path, format, column_map)
     finish_waiting_imports(store)
-    bad = _BadLines(skip_bad)
-    records = _read_records(source, file_format.make_reader(source, pairs), bad.handle, limit)
+    bad = BadLines(skip_bad)
+    records = read_records(source, file_format.make_reader(source, pairs), bad.handle, limit)
     name = f"{file_format.NAME}:{source.path.name}"[:200].encode(errors="replace").decode()
     with open_own_store(store) as own:
         with (
             ImportStaging(own, name=source.name, format=file_format.NAME, source=name, project=project) as staging,
             tqdm(records, desc=source.path.name, unit=" rows", disable=None if progress else True) as bar,
+            OccurrenceCounter() as occurrences,
         ):
             known = KnownNames(partial(_read_column, own))
-            reader = _RecordReader(file_format.NAME, split, overlap, queue, project, batch, known, own.images)
+            reader = RecordChecker(
+                file_format.NAME, known, split=split, overlap=overlap, queue=queue, project=project, batch=batch,
+                occurrences=occurrences, images=own.images,
+            )  # fmt: skip
             is_in_server = threading.current_thread() is not threading.main_thread()
             for n, record in enumerate(reader.read(bar, bad.handle)):
                 staging.add(record)
@@ -170,6 +180,8 @@ def import_path(
         bad_lines=bad.count,
         bad_reasons=tuple(bad.quoted),
         splits_kept=finished.splits_kept,
+        unread=dict(source.unread.most_common()),
+        noted=dict(source.noted.most_common()),
         longest_write_ms=round(own.longest_write_s * 1000, 1),
     )
 
@@ -191,18 +203,8 @@ def _read_column(store: Store, query: sa.Select[Any]) -> list[str]:
         return list(conn.execute(query).scalars())
 
 
-def _read_records(
-    source: RowSource, read_row: Callable, on_bad: BadRowHandler, limit: int | None
-) -> Iterator[ImportRecord]:
-    for row in islice(source.rows(on_bad), limit):
-        try:
-            yield from read_row(row)
-        except BadInput as e:
-            on_bad(e)
-
-
 @dataclass
-class _BadLines:
+class BadLines:
     """What to do with bad lines: raise, or count them and quote the first."""
 
     skip: bool
@@ -218,17 +220,26 @@ class _BadLines:
 
 
 @dataclass
-class _RecordReader:
-    """Makes domain objects of records, and counts the records."""
+class RecordChecker:
+    """Makes domain objects of records, which the store can hold, and counts the records.
+
+    Args:
+        format: the name of the file's format; raters of two formats are different ones.
+        known_names: of batches and policies, which must not look like others.
+        split, overlap, queue, project, batch: as for `import_path`.
+        occurrences: counts the votes without a rater's name.
+        images: where images are kept; None keeps none.
+    """
 
     format: str
-    split: Split | None
-    overlap: int
-    queue: bool
-    project: str
-    batch: str
     known_names: KnownNames
-    images: ImageFolder
+    occurrences: OccurrenceCounter
+    images: ImageFolder | None = None
+    split: Split | None = None
+    overlap: int = 1
+    queue: bool = False
+    project: str = DEFAULT_PROJECT
+    batch: str = ""
     counts: Counter[str] = field(default_factory=Counter)
 
     def read(self, records: Iterable[ImportRecord], on_bad: BadRowHandler) -> Iterator[StagedRecord]:
@@ -281,8 +292,9 @@ class _RecordReader:
         completions = tuple(Completion.create(prompt.id, c.messages, c.policy, c.sampling) for c in import_completions)
         for completion in completions:
             self.known_names.check_policy(completion.policy)
-        for image in list_images(chat, *(c.messages for c in completions)):
-            self.images.save(image)
+        if self.images is not None:
+            for image in list_images(chat, *(c.messages for c in completions)):
+                self.images.save(image)
         if len(completions) < 2:
             return prompt, completions, None
         self.known_names.check_batch(self.project, batch)
@@ -301,6 +313,9 @@ class _RecordReader:
         _check_length("rater", vote.rater, MAX_NAME_LENGTH)
         check_label("rater", vote.rater)
         refuse_nul("rationale", vote.rationale)
+        for axis in vote.scores:
+            _check_length("axis", axis, MAX_AXIS_LENGTH)
+            check_label("axis", axis)
         # The ranking is of ids and not of positions, so that the same comparison in the other order is the same one.
         # Ties are sorted, so that each has one form.
         ranking = tuple(tuple(sorted(completions[i].id for i in group)) for group in vote.ranking)
@@ -309,6 +324,8 @@ class _RecordReader:
         content: tuple[object, ...] = (vote.verdict.value, ranking, vote.strength, vote.rationale)
         content += (scores,) if scores else ()
         key = make_content_id("v", self.format, vote.rater, comparison.id, content)
+        if vote.rater == UNNAMED and (n := self.occurrences.count(key.encode())) > 1:
+            key = make_content_id("v", self.format, f"{UNNAMED} {n}", comparison.id, content)
         order = tuple(c.id for c in completions) if record.order_known else ()
         return StagedVote(vote.rater, answer, order, vote.simulated, key, vote.judged_at)
 

@@ -17,6 +17,7 @@ from rlhf_hitl.config import load_settings
 from rlhf_hitl.errors import BadInput
 
 PIECE_BYTES = 1 << 20
+PACKINGS = (".gz", ".zst")
 #: A file may expand to this much, however small it is.
 FREE_BYTES = 2 << 20
 #: In a line as long as is allowed, one value of JSON may take so few bytes: each takes 60 to 250 bytes of memory.
@@ -71,17 +72,17 @@ class Limits:
 
 
 class _CountingReader(io.RawIOBase):
-    """Reads a gzip file and stops where it expands too far."""
+    """Reads a packed file and stops where it expands too far."""
 
-    def __init__(self, path: Path, name: str, limits: Limits):
-        self._file, self._name, self._limits = gzip.GzipFile(path, "rb"), name, limits
+    def __init__(self, file: Any, path: Path, name: str, limits: Limits):
+        self._file, self._name, self._limits = file, name, limits
         self._packed, self._expanded = path.stat().st_size, 0
 
     def readable(self) -> bool:
         return True
 
     def readinto(self, buffer: Any) -> int:
-        n = cast(Any, self._file).readinto(buffer)
+        n = self._file.readinto(buffer)
         self._expanded += n
         self._limits.check_expansion(self._name, self._packed, self._expanded)
         return n
@@ -92,10 +93,26 @@ class _CountingReader(io.RawIOBase):
 
 
 def open_limited(path: Path, name: str, limits: Limits) -> IO[bytes]:
-    """Open a file for reading, expanded if its name ends in .gz. Reading raises BadInput where it expands too far."""
-    if path.name.endswith(".gz"):
-        return cast(IO[bytes], io.BufferedReader(_CountingReader(path, name, limits), 1 << 17))
-    return path.open("rb")
+    """Open a file for reading, expanded if its name ends in .gz or .zst.
+
+    Reading raises BadInput where it expands too far, and OSError, EOFError or zlib.error where it is not whole.
+    """
+    match find_packing(path):
+        case ".gz":
+            packed: Any = gzip.GzipFile(path, "rb")
+        case ".zst":
+            import pyarrow
+
+            packed = pyarrow.input_stream(str(path), compression="zstd")
+        case _:
+            return path.open("rb")
+    return cast(IO[bytes], io.BufferedReader(_CountingReader(packed, path, name, limits), 1 << 17))
+
+
+def find_packing(path: Path) -> str:
+    """Return the suffix that says how a file is packed, in lower case, or nothing."""
+    suffix = path.suffix.lower()
+    return suffix if suffix in PACKINGS else ""
 
 
 def read_lines(

@@ -21,6 +21,7 @@ from rlhf_hitl.types import Message
 NAME = "llmbar"
 ABOUT = "{input, output_1, output_2, label: 1 or 2} (LLMBar)"
 
+COLUMNS = ("input", "output_1", "output_2", "label")
 LABELS = {"1": "first", "2": "second"}
 
 
@@ -30,7 +31,8 @@ def matches(fields: Mapping[str, Any]) -> bool:
 
 def make_reader(source: RowSource, pairs: str) -> Callable[[SourceRow], list[ImportRecord]]:
     # All files are called dataset.json; the folder names the set: Natural, GPTInst, …
-    subset = source.path.parent.name if source.path.name.startswith("dataset.json") else ""
+    is_alone = source.path.is_file() and source.path.name.startswith("dataset.json")
+    own_folder = source.path.resolve().parent.name if is_alone else ""
 
     def read_row(row: SourceRow) -> list[ImportRecord]:
         label = LABELS.get(str(row.fields.get("label")))
@@ -42,6 +44,7 @@ def make_reader(source: RowSource, pairs: str) -> Callable[[SourceRow], list[Imp
         )
         prompt = (Message("user", read_text_field(row, "input")),)
         vote = ImportVote.of_pair(label, rater="LLMBar")
+        subset = own_folder or row.subset.split("/")[-1]
         return [ImportRecord(prompt, completions, row.place, vote, split=row.split, order_known=False, batch=subset)]
 
     return read_row

@@ -6,11 +6,13 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from rlhf_hitl.errors import BadInput
+from rlhf_hitl.formats.columns import read_rater
 from rlhf_hitl.formats.record import (
     ImportCompletion,
     ImportRecord,
     ImportVote,
     SourceRow,
+    count_unread_columns,
     make_assistant_message,
     make_field_error,
     read_choice_field,
@@ -25,6 +27,11 @@ ABOUT = "crowd-comparisons.csv with pairs-crowd.jsonl beside it, the folder of b
 
 VOTES, PAIRS, MODELS = "crowd-comparisons.csv", "pairs-crowd.jsonl", "models.jsonl"
 LLMFAO_WINNERS = {"left": "first", "right": "second", "tie": "tie"}
+
+COLUMNS = (
+    "prompt", "model_x", "model_y", "winner", "worker", "text", "result_x", "result_y", "type", "slug", "golden",
+    "reason",
+)  # fmt: skip
 
 ModelNames = Mapping[str, str]  # model id → its name
 PairKey = tuple[str, str, str]  # prompt id, model id, model id
@@ -49,6 +56,7 @@ def make_reader(source: RowSource, pairs: str) -> Callable[[SourceRow], list[Imp
     for row in _read_sibling(source, PAIRS):
         prompt, x, y = _read_pair_key(row)
         pair = _to_record(row, names)
+        count_unread_columns(row)
         texts[prompt, x, y] = pair
         texts[prompt, y, x] = ImportRecord(pair.prompt, pair.completions[::-1], pair.place, tags=pair.tags)
 
@@ -56,7 +64,7 @@ def make_reader(source: RowSource, pairs: str) -> Callable[[SourceRow], list[Imp
         pair = texts.get(_read_pair_key(row))
         if pair is None:
             raise make_field_error(row, "prompt", f"a pair of prompt and models that is in {PAIRS}")
-        rater = read_text_field(row, "worker") if "worker" in row.fields else source.path.name.split(".")[0]
+        rater = read_rater(row, ("worker",)) if "worker" in row.fields else source.path.name.split(".")[0]
         vote = ImportVote.of_pair(read_choice_field(row, "winner", LLMFAO_WINNERS), rater=rater)
         return [ImportRecord(pair.prompt, pair.completions, row.place, vote, pair.tags)]
 
@@ -66,7 +74,10 @@ def make_reader(source: RowSource, pairs: str) -> Callable[[SourceRow], list[Imp
 def _read_sibling(source: RowSource, name: str) -> list[SourceRow]:
     """Return the rows of a file beside the source; an empty list if there is none."""
     sibling = source.find_sibling(name)
-    return list(sibling.rows()) if sibling is not None else []
+    if sibling is None:
+        return []
+    sibling.unread, sibling.noted = source.unread, source.noted
+    return list(sibling.rows())
 
 
 def _read_pair_key(row: SourceRow) -> PairKey:
@@ -82,7 +93,7 @@ def _to_record(row: SourceRow, names: ModelNames) -> ImportRecord:
         ImportCompletion(make_assistant_message(read_string_field(row, f"result_{side}")), names.get(model, model))
         for side, model in zip("xy", models)
     )
-    tags = {k: row.fields[k] for k in ("type", "slug") if isinstance(row.fields.get(k), str)}
+    tags = {k: row.take(k, "tag") for k in ("type", "slug") if isinstance(row.look(k), str)}
     vote = None
     if "golden" in row.fields:
         reason = str(row.fields.get("reason") or "")

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from rlhf_hitl.formats.columns import JUDGED_AT, RATIONALE, read_judged_at, read_rater, read_rationale
 from rlhf_hitl.formats.record import (
     ImportCompletion,
     ImportRecord,
     ImportVote,
     SourceRow,
+    is_nothing,
     make_field_error,
     read_chat_field,
-    read_choice_field,
     read_text_field,
 )
 from rlhf_hitl.formats.source import RowSource
@@ -22,14 +23,16 @@ from rlhf_hitl.wording import say_count
 NAME = "mt_bench"
 ABOUT = "votes of {judge, model_a, model_b, turn, winner, conversation_a, conversation_b} (MT-Bench, Chatbot Arena)"
 
-MT_BENCH_WINNERS = {
-    "model_a": "first",
-    "model_b": "second",
-    "tie": "tie",
-    "tie (inconsistent)": "tie",
-    "tie (bothbad)": "all_bad",
-}
+#: As published sets write the winner, in lower case and without spaces.
+WINNERS = {
+    "model_a": "first", "a": "first", "model_b": "second", "b": "second",
+    "tie": "tie", "tie(inconsistent)": "tie",
+    "tie(bothbad)": "all_bad", "tie(both_bad)": "all_bad", "bothbad": "all_bad", "both_bad": "all_bad",
+    "bothtie(bothbad)": "all_bad", "neither": "all_bad", "bothgood": "tie", "both_good": "tie",
+}  # fmt: skip
 MT_BENCH_COLUMNS = {"judge", "model_a", "model_b", "winner"}
+TAGS = ("category", "question_id", "language")
+COLUMNS = (*MT_BENCH_COLUMNS, *TAGS, "turn", "conversation_a", "conversation_b", *RATIONALE, *JUDGED_AT)
 
 
 def matches(fields: Mapping[str, Any]) -> bool:
@@ -42,16 +45,32 @@ def make_reader(source: RowSource, pairs: str) -> Callable[[SourceRow], list[Imp
 
 def _read_row(row: SourceRow) -> list[ImportRecord]:
     turn = row.fields.get("turn")
+    if isinstance(turn, str) and turn.strip().isdecimal() and len(turn) < 10:  # of a CSV file
+        turn = int(turn)
     if not isinstance(turn, int) or turn < 1:
         raise make_field_error(row, "turn", "the number of the turn that was judged, 1 or more")
     (prompt, a), (other_prompt, b) = (_split_at_turn(row, f"conversation_{side}", turn) for side in "ab")
     if prompt != other_prompt:
         raise make_field_error(row, "conversation_b", "a conversation that opens like conversation_a")
     completions = tuple(ImportCompletion(c, read_text_field(row, f"model_{side}")) for c, side in ((a, "a"), (b, "b")))
-    vote = ImportVote.of_pair(read_choice_field(row, "winner", MT_BENCH_WINNERS), rater=read_text_field(row, "judge"))
+    vote = ImportVote.of_pair(
+        read_winner(row),
+        rater=read_rater(row, ("judge",)),
+        rationale=read_rationale(row),
+        judged_at=read_judged_at(row),
+    )
     # The turn is not a tag: both turns of a question have one prompt. A second turn makes the completion longer.
-    tags = {k: str(row.fields[k]) for k in ("category", "question_id", "language") if row.fields.get(k) is not None}
+    tags = {k: str(row.take(k, "tag")) for k in TAGS if not is_nothing(row.look(k))}
     return [ImportRecord(prompt, completions, row.place, vote, tags, row.split)]
+
+
+def read_winner(row: SourceRow) -> str:
+    """Return the outcome of a vote: `first`, `second`, `tie` or `all_bad`."""
+    value = row.fields.get("winner")
+    outcome = WINNERS.get("".join(value.split()).lower()) if isinstance(value, str) else None
+    if outcome is None:
+        raise make_field_error(row, "winner", "'model_a' or 'model_b' or 'tie' or 'both_bad'")
+    return outcome
 
 
 def _split_at_turn(row: SourceRow, name: str, turn: int) -> tuple[Messages, Messages]:

@@ -6,15 +6,28 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import combinations
 from typing import Any
 
+from rlhf_hitl.formats.columns import (
+    JUDGED_AT,
+    RATIONALE,
+    STRENGTH,
+    read_judged_at,
+    read_rater,
+    read_rationale,
+    read_strength,
+)
 from rlhf_hitl.formats.record import (
     ImportCompletion,
     ImportRecord,
     ImportVote,
     SourceRow,
+    is_nothing,
     make_field_error,
     read_chat_field,
     read_choice_field,
+    read_list_field,
+    read_scores_field,
     read_tags_field,
+    read_tools_field,
 )
 from rlhf_hitl.formats.source import RowSource
 from rlhf_hitl.types import Split, Verdict
@@ -22,9 +35,12 @@ from rlhf_hitl.types import Split, Verdict
 NAME = "native"
 ABOUT = (
     'JSONL of {"messages", "tags", "completions": [{"messages", "policy", "sampling"}]}; prompts only without them. '
-    '"votes": [{"rater", "ranking", "simulated"}] rank the completions by their numbers, best first; '
-    '"split" is where its prompt goes'
+    '"votes": [{"rater", "ranking", "rationale", "strength", "scores": {axis: [1 to 5, …]}, "judged_at", "simulated"}] '
+    'rank the completions by their numbers, best first; "split" is where its prompt goes; "tools" are what it offers'
 )
+COLUMNS = ("messages", "tags", "completions", "votes", "split", "tools")
+_COMPLETION_KEYS = ("messages", "policy", "sampling")
+_VOTE_KEYS = ("rater", "ranking", "simulated", "scores", *RATIONALE, *STRENGTH, *JUDGED_AT)
 SPLITS = {split.value: split.value for split in Split}
 
 
@@ -43,12 +59,13 @@ def make_reader(source: RowSource, pairs: str) -> Callable[[SourceRow], list[Imp
         prompt = read_chat_field(row, "messages")
         tags = read_tags_field(row)
         split = Split(read_choice_field(row, "split", SPLITS)) if row.fields.get("split") is not None else row.split
-        raw_completions = row.fields.get("completions") or []
-        if not isinstance(raw_completions, list):
-            raise make_field_error(row, "completions", "a list of completions")
+        tools = read_tools_field(row)
+        raw_completions = read_list_field(row, "completions")
         completions = [_to_completion(row, i, side) for i, side in enumerate(raw_completions)]
         numbers = range(len(completions))
-        rankings = [_read_ranking(row, i, vote, len(completions)) for i, vote in enumerate(_read_votes(row))]
+        rankings = [
+            _read_ranking(row, i, vote, len(completions)) for i, vote in enumerate(read_list_field(row, "votes"))
+        ]
         if (pairs == "all" or rankings) and len(completions) > 1:
             groups: list[tuple[int, ...]] = list(combinations(numbers, 2))
         else:
@@ -62,6 +79,7 @@ def make_reader(source: RowSource, pairs: str) -> Callable[[SourceRow], list[Imp
                 tags=tags,
                 split=split,
                 order_known=vote is None,
+                tools=tools,
             )
             for group in groups
             for vote in _list_votes(rankings, group)
@@ -72,8 +90,9 @@ def make_reader(source: RowSource, pairs: str) -> Callable[[SourceRow], list[Imp
 
 def _to_completion(row: SourceRow, index: int, side: Any) -> ImportCompletion:
     completion_row = SourceRow(
-        side if isinstance(side, dict) else {"messages": side}, f"{row.place}: completions[{index}]"
+        side if isinstance(side, dict) else {"messages": side}, f"{row.place}: completions[{index}]", unread=row.unread
     )
+    _count_unread_keys(completion_row, "completion", _COMPLETION_KEYS)
     policy, sampling = completion_row.fields.get("policy"), completion_row.fields.get("sampling") or {}
     if not isinstance(policy, str) or not policy:
         raise make_field_error(completion_row, "policy", "the name of the policy that wrote it")
@@ -82,21 +101,22 @@ def _to_completion(row: SourceRow, index: int, side: Any) -> ImportCompletion:
     return ImportCompletion(read_chat_field(completion_row, "messages"), policy, sampling)
 
 
-def _read_votes(row: SourceRow) -> list[Any]:
-    votes = row.fields.get("votes") or []
-    if not isinstance(votes, list):
-        raise make_field_error(row, "votes", "a list of votes")
-    return votes
+def _count_unread_keys(row: SourceRow, what: str, known: Sequence[str]) -> None:
+    for key, value in row.fields.items():
+        if key not in known and not is_nothing(value):
+            row.unread[f"{what} key {str(key)[:60]}"] += 1
 
 
 def _read_ranking(row: SourceRow, index: int, vote: Any, n: int) -> ImportVote:
     """Return the vote on all of a prompt's completions; some may be missing in its ranking."""
-    vote_row = SourceRow(vote if isinstance(vote, dict) else {"ranking": vote}, f"{row.place}: votes[{index}]")
-    rater, ranking = vote_row.fields.get("rater", "unnamed"), vote_row.fields.get("ranking")
-    simulated = vote_row.fields.get("simulated", False)
-    if not isinstance(rater, str) or not rater:
-        raise make_field_error(vote_row, "rater", "a name")
-    if not isinstance(simulated, bool):
+    vote_row = SourceRow(
+        vote if isinstance(vote, dict) else {"ranking": vote}, f"{row.place}: votes[{index}]", unread=row.unread
+    )
+    _count_unread_keys(vote_row, "vote", _VOTE_KEYS)
+    ranking, simulated = vote_row.fields.get("ranking"), vote_row.fields.get("simulated")
+    if vote_row.look("rater") == "":
+        raise make_field_error(vote_row, "rater", "a name, or none at all")
+    if not isinstance(simulated, bool | None):
         raise make_field_error(vote_row, "simulated", "true or false")
     groups = ranking if isinstance(ranking, list) and all(isinstance(group, list) for group in ranking) else None
     numbers = [i for group in groups or () for i in group]
@@ -104,7 +124,19 @@ def _read_ranking(row: SourceRow, index: int, vote: Any, n: int) -> ImportVote:
     if groups is None or not is_number or len(set(numbers)) < len(numbers) or len(numbers) < 2:
         expected = f"groups of the numbers 0 to {n - 1}, two or more and each once: [[0], [1, 2]]"
         raise make_field_error(vote_row, "ranking", expected)
-    return ImportVote(Verdict.RANKED, tuple(map(tuple, groups)), rater, simulated=simulated)
+    strength = read_strength(vote_row) or None
+    if strength is not None and (len(numbers) > 2 or len(groups) < 2):
+        raise make_field_error(vote_row, "strength", "none, unless one of two completions is better")
+    return ImportVote(
+        Verdict.RANKED,
+        tuple(map(tuple, groups)),
+        read_rater(vote_row, ("rater",)),
+        strength,
+        read_rationale(vote_row),
+        bool(simulated),
+        read_scores_field(vote_row, n),
+        read_judged_at(vote_row),
+    )
 
 
 def _list_votes(rankings: Sequence[ImportVote], group: Sequence[int]) -> list[ImportVote] | list[None]:
@@ -119,4 +151,13 @@ def _rank_pair(vote: ImportVote, group: Sequence[int]) -> ImportVote | None:
         return None
     first, second = (place[i] for i in group)
     outcome = "tie" if first == second else "first" if first < second else "second"
-    return ImportVote.of_pair(outcome, rater=vote.rater, simulated=vote.simulated)
+    scores = {axis: {at: given[i] for at, i in enumerate(group) if i in given} for axis, given in vote.scores.items()}
+    return ImportVote.of_pair(
+        outcome,
+        rater=vote.rater,
+        strength=vote.strength,
+        rationale=vote.rationale,
+        simulated=vote.simulated,
+        scores={axis: given for axis, given in scores.items() if given},
+        judged_at=vote.judged_at,
+    )

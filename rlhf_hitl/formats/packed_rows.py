@@ -5,10 +5,11 @@ from __future__ import annotations
 import codecs
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from rlhf_hitl.errors import BadInput
 from rlhf_hitl.formats.limits import PIECE_BYTES, Limits
 
 WHITESPACE = re.compile(r"[ \t\n\r]*")  # of JSON
@@ -91,11 +92,16 @@ class _Window:
         self.text += self._decode(block, final=self.is_whole)
 
 
-def read_parquet_rows(file: IO[bytes], path: Path, name: str, limits: Limits) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a Parquet file. Texts that a dictionary repeats stay in it until their row is reached.
+def read_parquet_rows(
+    file: IO[bytes], path: Path, name: str, limits: Limits, on_bad: Callable[[BadInput], None]
+) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield (number, row) of a Parquet file. Texts that a dictionary repeats stay in it until their row is reached.
+
+    Args:
+        on_bad: called for a row that is too long; it raises, or the row is left out.
 
     Raises:
-        BadInput: it expands too far, or a row is too long.
+        BadInput: it expands too far, or a hundred rows are longer than two may be.
         ArrowException: it is not Parquet.
     """
     import pyarrow
@@ -109,21 +115,24 @@ def read_parquet_rows(file: IO[bytes], path: Path, name: str, limits: Limits) ->
     texts = [f.name for f in schema if pyarrow.types.is_string(f.type) or pyarrow.types.is_large_string(f.type)]
     file.seek(0)
     packed = pyarrow.parquet.ParquetFile(file, read_dictionary=texts)
+    number = 0
     for batch in packed.iter_batches(PARQUET_ROWS):
         if batch.nbytes > limits.line_bytes * 2:
             raise limits.make_line_error(name, f"batch of {PARQUET_ROWS} rows, or a row,")
         columns = [_list_values(column) for column in batch.columns]
         for i in range(batch.num_rows):
+            number += 1
             values = [get(i) for get in columns]
             length = sum(len(v) for v in values if isinstance(v, str))
             if length > limits.line_bytes:
-                raise limits.make_line_error(name, "row")
+                on_bad(limits.make_line_error(f"{name}: row {number}", "row"))
+                continue
             for value in values:
                 if isinstance(value, str) and (key := hash(value)) not in seen:
                     seen.add(key)
                     expanded += len(value)
             limits.check_expansion(name, size, expanded)  # whatever the footer says
-            yield dict(zip(batch.schema.names, values))
+            yield number, dict(zip(batch.schema.names, values))
 
 
 def _measure_by_footer(footer: Any) -> int:

@@ -9,15 +9,48 @@ from datetime import datetime
 from typing import Any
 
 from rlhf_hitl.errors import BadInput
+from rlhf_hitl.formats.written_values import decode_value, find_messages, looks_like_messages
 from rlhf_hitl.types import Message, Messages, Split, Tools, Verdict, parse_messages
+from rlhf_hitl.types.messages import parse_tools
+from rlhf_hitl.types.names import UNNAMED as UNNAMED
+
+
+class Fields(dict[str, Any]):
+    """The columns of a row, which remember what was asked for: a column that no reader asks for is not read.
+
+    `name in fields` and loops ask for nothing. `read` is column → what it is read as.
+    """
+
+    __slots__ = ("read",)
+
+    def __init__(self, fields: Mapping[str, Any]):
+        super().__init__(fields)
+        self.read: dict[str, str] = {}
+
+    def __getitem__(self, name: str) -> Any:
+        self.read.setdefault(name, name)
+        return super().__getitem__(name)
+
+    def get(self, name: str, default: Any = None) -> Any:  # type: ignore[override]
+        self.read.setdefault(name, name)
+        return super().get(name, default)
+
+    def list_unread(self) -> list[str]:
+        """Return the columns that hold something and that nobody asked for."""
+        left = self.keys() - self.read.keys()
+        return [name for name in left if not is_nothing(dict.get(self, name))] if left else []
 
 
 @dataclass(frozen=True)
 class SourceRow:
     """One row of a file.
 
-    `place` is where it is ("file:line"), `split` the split its file puts it in, `part` the part of a set with several.
-    `unread` counts, for the whole import, what readers meet and do not read, by name: "message key weight".
+    `place` is where it is ("file:line"), `split` the split its file puts it in, `part` the part of a set with several,
+    `subset` the folder of the set that its file lies in.
+
+    What is met and not read is counted in `unread`, for the whole import, by name: "message key weight". Columns are
+    counted by `importing`: those that the reader did not ask `fields` for. `noted` counts what a reader decided that a
+    user has to know: "rating contradicts the choice".
     """
 
     fields: Mapping[str, Any]
@@ -25,6 +58,24 @@ class SourceRow:
     split: Split | None = None
     part: str = ""
     unread: Counter[str] = field(default_factory=Counter, compare=False, repr=False)
+    noted: Counter[str] = field(default_factory=Counter, compare=False, repr=False)
+    subset: str = ""
+
+    def take(self, name: str, meaning: str) -> Any:
+        """Return a column, or None, and note what it is read as."""
+        if type(self.fields) is Fields:
+            self.fields.read[name] = meaning
+            return dict.get(self.fields, name)
+        return self.fields.get(name)
+
+    def look(self, name: str) -> Any:
+        """Return a column, or None, without reading it."""
+        return dict.get(self.fields, name) if isinstance(self.fields, dict) else self.fields.get(name)
+
+
+def is_nothing(value: Any) -> bool:
+    """Return whether a value is an empty cell: null, or a text or a list of nothing."""
+    return value is None or (isinstance(value, str | list | dict) and not value)
 
 
 @dataclass(frozen=True)
@@ -46,7 +97,7 @@ class ImportVote:
 
     verdict: Verdict
     ranking: tuple[tuple[int, ...], ...] = ()
-    rater: str = "unnamed"
+    rater: str = UNNAMED
     strength: int | None = None
     rationale: str = ""
     simulated: bool = False
@@ -80,7 +131,7 @@ class ImportRating:
     value: float
     lowest: float | None = None
     highest: float | None = None
-    rater: str = "unnamed"
+    rater: str = UNNAMED
     rationale: str = ""
     simulated: bool = False
     judged_at: datetime | None = None
@@ -111,7 +162,7 @@ def make_field_error(
     row: SourceRow, name: str, expected: str, fix: str = "correct the line, or skip such lines with --skip-bad"
 ):
     """Return the error for one field of one row; it names file, line and field."""
-    value_text = f" = {str(row.fields[name])[:60]!r}" if name in row.fields else " is missing"
+    value_text = f" = {str(row.look(name))[:60]!r}" if name in row.fields else " is missing"
     return BadInput(f"{row.place}: {name}{value_text}", expected=expected, fix=fix)
 
 
@@ -140,22 +191,108 @@ def read_choice_field(row: SourceRow, name: str, choices: Mapping[str, str]) -> 
 
 
 def read_tags_field(row: SourceRow) -> dict[str, str]:
-    """Return the field `tags`, an object of texts; {} where it is missing or null."""
-    tags = row.fields.get("tags") or {}
+    """Return the field `tags`, an object of texts, or its JSON text; {} where it is missing or null."""
+    tags = _decode_field(row, "tags") or {}
     if not isinstance(tags, dict) or not all(isinstance(v, str) for v in tags.values()):
         raise make_field_error(row, "tags", "an object of texts")
     return tags
+
+
+def read_list_field(row: SourceRow, name: str) -> list[Any]:
+    """Return a field that must be a list, or the text of one, as CSV files have it; [] where it is missing or null."""
+    value = _decode_field(row, name)
+    if hasattr(value, "tolist"):  # a NumPy array
+        value = value.tolist()
+    if is_nothing(value):
+        return []
+    if not isinstance(value, list | tuple):
+        raise make_field_error(row, name, "a list")
+    return list(value)
+
+
+def _decode_field(row: SourceRow, name: str) -> Any:
+    """Return a field; a text that is written as a list or an object is decoded."""
+    value = row.fields.get(name)
+    if not isinstance(value, str):
+        return value
+    try:
+        return decode_value(value) if value.strip() else None
+    except ValueError as e:
+        raise make_field_error(row, name, f"a value that can be read ({e})") from e
+
+
+def read_raw_messages(row: SourceRow, name: str, meaning: str = "") -> list[Any] | None:
+    """Return the messages in a field as the file has them: in a list, an object, or a text of either. None for others.
+
+    Raises:
+        BadInput: it is a text that begins as messages do and cannot be decoded.
+    """
+    value = row.look(name)
+    if type(value) is list and value and all(isinstance(item, Mapping) for item in value):
+        row.take(name, meaning or name)
+        return value
+    if type(value) is str:
+        if not looks_like_messages(value):
+            return None
+        try:
+            value = decode_value(value)
+        except ValueError as e:
+            raise make_field_error(row, name, f"messages that can be read ({e})") from e
+    messages = find_messages(value)
+    if messages is not None:
+        row.take(name, meaning or name)
+    return messages
 
 
 def read_chat_field(row: SourceRow, name: str) -> Messages:
     """Return a field that must be a list of chat messages. Empty messages are kept: a completion may be empty."""
     value = row.fields.get(name)
     if not isinstance(value, list) or not value:
+        value = read_raw_messages(row, name)
+    if not value:
         raise make_field_error(row, name, 'a list of messages {"role": text, "content": text}')
+    return parse_raw_messages(row, name, value)
+
+
+def parse_raw_messages(row: SourceRow, name: str, raw: list[Any]) -> Messages:
+    """Return the messages of a field; the error for one names file, line and field."""
     try:
-        return parse_messages(value, row.unread)
+        return parse_messages(raw, row.unread)
     except BadInput as e:
         raise BadInput(f"{row.place}: {name}: {e.value}", expected=e.expected, fix=e.fix) from e
+
+
+def read_scores_field(row: SourceRow, n: int) -> dict[str, dict[int, int]]:
+    """Return axis → completion → score from the field `scores`: {axis: [a score of 1 to 5, or null, for each]}."""
+    value = _decode_field(row, "scores") or {}
+    expected = f"{{axis: [{n} scores of 1 to 5, null where there is none]}}"
+    if not isinstance(value, dict):
+        raise make_field_error(row, "scores", expected)
+    scores: dict[str, dict[int, int]] = {}
+    for axis, given in value.items():
+        if given is None:  # Arrow adds the axes of other rows
+            continue
+        if not isinstance(given, list) or len(given) != n:
+            raise make_field_error(row, "scores", expected)
+        if not all(s is None or (type(s) is int and 1 <= s <= 5) for s in given):
+            raise make_field_error(row, "scores", expected)
+        scores[str(axis)] = {i: s for i, s in enumerate(given) if s is not None}
+    return {axis: given for axis, given in scores.items() if given}
+
+
+def read_tools_field(row: SourceRow) -> Tools:
+    """Return the tools that a row's prompt offers."""
+    try:
+        return parse_tools(row.fields.get("tools"))
+    except BadInput as e:
+        raise BadInput(f"{row.place}: {e.value}", expected=e.expected, fix=e.fix) from e
+
+
+def count_unread_columns(row: SourceRow) -> None:
+    """Count the columns of a row that nobody asked for, after it was read."""
+    if isinstance(row.fields, Fields):
+        for name in row.fields.list_unread():
+            row.unread[f"column {str(name)[:60]}"] += 1
 
 
 def split_shared_prompt(first: Messages, second: Messages) -> tuple[Messages, Messages, Messages] | None:

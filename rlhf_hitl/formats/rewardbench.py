@@ -35,6 +35,7 @@ def make_reader(source: RowSource, pairs: str) -> Callable[[SourceRow], list[Imp
 
 def _read_row(row: SourceRow) -> list[ImportRecord]:
     if row.part == UNSCORED:
+        row.noted[f"rows of the part {UNSCORED}, which published scores leave out"] += 1
         return []
     completions = tuple(
         ImportCompletion(make_assistant_message(read_string_field(row, side)), read_text_field(row, f"{side}_model"))

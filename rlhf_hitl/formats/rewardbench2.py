@@ -12,6 +12,7 @@ from rlhf_hitl.formats.record import (
     SourceRow,
     make_assistant_message,
     make_field_error,
+    read_list_field,
     read_text_field,
 )
 from rlhf_hitl.formats.source import RowSource
@@ -34,13 +35,12 @@ def make_reader(source: RowSource, pairs: str) -> Callable[[SourceRow], list[Imp
 
 def _read_row(row: SourceRow) -> list[ImportRecord]:
     right, wrong = (_read_texts_field(row, side) for side in ("chosen", "rejected"))
-    models = row.fields.get("models")
-    texts = [*right, *wrong]
-    names = models if isinstance(models, list) and len(models) == len(texts) else ["unknown"] * len(texts)
+    models, texts = read_list_field(row, "models"), [*right, *wrong]
+    names = models if len(models) == len(texts) else ["unknown"] * len(texts)
     completions = tuple(ImportCompletion(make_assistant_message(text), str(name)) for text, name in zip(texts, names))
     ranking = tuple(range(len(right))), tuple(range(len(right), len(completions)))
     # The id ("tied:7", "ref:7") tells which questions of Ties belong together.
-    tags = {"id": str(row.fields["id"])} if "id" in row.fields else {}
+    tags = {"id": str(row.take("id", "tag"))} if "id" in row.fields else {}
     return [
         ImportRecord(
             (Message("user", read_text_field(row, "prompt")),), completions, row.place,
@@ -51,7 +51,7 @@ def _read_row(row: SourceRow) -> list[ImportRecord]:
 
 
 def _read_texts_field(row: SourceRow, name: str) -> list[str]:
-    value = row.fields.get(name)
-    if not isinstance(value, list) or not value or not all(isinstance(text, str) for text in value):
+    value = read_list_field(row, name)
+    if not value or not all(isinstance(text, str) for text in value):
         raise make_field_error(row, name, "a list of one or more texts")
     return value

@@ -1,24 +1,28 @@
-"""Sources of rows: JSONL, JSON, CSV or Parquet files (each also .gz), a saved dataset, or a dataset on the hub."""
+"""Sources of rows: JSONL, JSON, CSV, TSV or Parquet files, packed or not, a saved dataset, or one on the hub."""
 
 from __future__ import annotations
 
-import csv
 import gzip
 import json
 import re
 import zlib
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any, NoReturn
+from typing import IO, Any
 
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.formats.limits import Limits, open_limited, read_lines
+from rlhf_hitl.formats.column_map import NO_MAP, ColumnMap
+from rlhf_hitl.formats.delimited import read_delimited
+from rlhf_hitl.formats.limits import PACKINGS, Limits, find_packing, open_limited, read_lines
 from rlhf_hitl.formats.packed_rows import NotAnArray, read_array, read_parquet_rows
-from rlhf_hitl.formats.record import SourceRow
+from rlhf_hitl.formats.record import Fields, SourceRow
 from rlhf_hitl.types import Split
 
 BadRowHandler = Callable[[BadInput], None]
+PlacedFields = tuple[Mapping[str, Any], str]
 
 # Split names of published sets; names like "test_prefs" are matched by their first word.
 SPLIT_NAMES = {
@@ -33,12 +37,14 @@ SPLIT_NAMES = {
     "dev": Split.CALIBRATION,
     "calibration": Split.CALIBRATION,
 }
-FILE_SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
+FILE_SUFFIXES = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet")
 #: What lies beside the data files of a set and holds no rows of it.
 NO_DATA_FILES = ("dataset_info.json", "dataset_infos.json", "manifest.json", "package.json")
 # Held-out rows come first, so that a prompt that is in two splits stays out of training.
 SPLIT_ORDER = [Split.HELDOUT, Split.CALIBRATION, Split.TRAIN, None]
-MAX_LINES_PER_ROW = 100_000  # of a CSV file
+ROWS_AT_ONCE = 100  # of a saved dataset
+#: Folders of a set that say nothing of what is in them.
+PLAIN_FOLDERS = ("data", "dataset")
 HUB_ID_PATTERN = re.compile(r"\w[\w.-]*/[\w.-]+(:[\w.-]+)?")
 
 
@@ -50,19 +56,31 @@ def raise_bad_row(error: BadInput) -> None:
 class RowSource:
     """A file, a folder or a hub id that gives rows. Nothing is read before `rows()` or `first` is used.
 
+    Attributes:
+        unread: what is met and not read, by name, as in "column language". The rows share it.
+        noted: what readers decided that a user has to know of, as in "rating contradicts the choice". Shared, too.
+
+    Args:
+        column_map: the columns that the user named, which are renamed in every row.
+
     Raises:
         BadInput: there is no such file and it is not a hub id, or the kind of file cannot be read.
     """
 
-    def __init__(self, path: str | Path):
+    def __init__(self, path: str | Path, column_map: ColumnMap = NO_MAP):
         self.name = str(path)
         self.path = Path(path)
-        self.suffix = next((s for s in FILE_SUFFIXES if self.path.name.removesuffix(".gz").endswith(s)), None)
+        self.column_map = column_map
+        self.unread: Counter[str] = Counter()
+        self.noted: Counter[str] = Counter()
+        self.suffix = _find_suffix(self.path)
         if self.path.exists() and not self.path.is_dir() and self.suffix is None:
             raise BadInput(
                 f"{self.name}",
-                expected=f"a file ending in {', '.join(FILE_SUFFIXES)} (or .gz)",
-                fix="convert or rename it",
+                expected=f"a file ending in {', '.join(FILE_SUFFIXES)} (or {' or '.join(PACKINGS)} behind it)",
+                fix="unpack it, and give the file or the folder"
+                if _is_packed_otherwise(self.path)
+                else "convert or rename it",
             )
         if not self.path.exists() and (self.suffix is not None or not HUB_ID_PATTERN.fullmatch(self.name)):
             raise BadInput(
@@ -87,27 +105,41 @@ class RowSource:
 
     def rows(self, on_bad: BadRowHandler = raise_bad_row) -> Iterator[SourceRow]:
         """Yield every row. For a row that cannot be read, `on_bad` is called, which raises or records the error."""
-        if files := self._list_data_files():
+        if self.path.is_file():
+            for fields, place in self._read_file(on_bad):
+                yield SourceRow(self._wrap(fields), place, unread=self.unread, noted=self.noted)
+        elif files := self._list_data_files():
             yield from self._read_files(files, on_bad)
-            return
-        if not self.path.is_file():
+        else:
             yield from self._read_dataset_rows()
-            return
+
+    def _wrap(self, fields: Mapping[str, Any]) -> Fields:
+        return Fields(self.column_map.apply(fields) if self.column_map else fields)
+
+    def _read_file(self, on_bad: BadRowHandler) -> Iterator[PlacedFields]:
         try:
-            if self.suffix == ".jsonl":
-                yield from self._read_jsonl(on_bad)
-            elif self.suffix == ".json":
-                yield from self._read_json(on_bad)
-            elif self.suffix == ".csv":
-                yield from self._read_csv()
-            else:
-                yield from self._read_parquet()
-        except (EOFError, gzip.BadGzipFile, zlib.error) as e:
-            raise BadInput(self.name, expected="a whole gzip file", fix=f"download it again ({e})") from e
+            match self.suffix:
+                case ".jsonl" | ".ndjson":
+                    yield from self._read_jsonl(on_bad)
+                case ".json":
+                    yield from self._read_json(on_bad)
+                case ".csv" | ".tsv":
+                    with self._open(Limits.load()) as f:
+                        separator = "\t" if self.suffix == ".tsv" else ""
+                        for number, cells in read_delimited(f, self.name, Limits.load(), on_bad, separator):
+                            yield cells, f"{self.name}:{number}"
+                case _:
+                    yield from self._read_parquet(on_bad)
+        except (EOFError, gzip.BadGzipFile, zlib.error, OSError) as e:
+            packing = find_packing(self.path)
+            if not packing or (isinstance(e, OSError) and e.errno is not None):
+                raise
+            noun = "gzip" if packing == ".gz" else "Zstandard"
+            raise BadInput(self.name, expected=f"a whole {noun} file", fix=f"download it again ({e})") from e
 
     def find_sibling(self, name: str) -> RowSource | None:
-        """Return the file of this name (or its .gz) beside this one, if there is one."""
-        for path in (self.path.parent / name, self.path.parent / f"{name}.gz"):
+        """Return the file of this name (or its .gz or .zst) beside this one, if there is one."""
+        for path in (self.path.parent / f"{name}{packing}" for packing in ("", *PACKINGS)):
             if path.is_file():
                 return RowSource(path)
         return None
@@ -115,7 +147,7 @@ class RowSource:
     def _open(self, limits: Limits) -> IO[bytes]:
         return open_limited(self.path, self.name, limits)
 
-    def _read_jsonl(self, on_bad: BadRowHandler) -> Iterator[SourceRow]:
+    def _read_jsonl(self, on_bad: BadRowHandler) -> Iterator[PlacedFields]:
         limits = Limits.load()
 
         def refuse_long(number: int) -> None:
@@ -135,16 +167,21 @@ class RowSource:
                 except (ValueError, RecursionError) as e:  # JSON errors, UTF-8 errors, and lists nested too deeply
                     on_bad(_make_json_error(place, str(e)))
                     continue
-                if (row := _check_row(value, place, on_bad)) is not None:
-                    yield row
+                if isinstance(value, dict):
+                    yield value, place
+                else:
+                    on_bad(_make_row_error(value, place))
 
-    def _read_json(self, on_bad: BadRowHandler) -> Iterator[SourceRow]:
+    def _read_json(self, on_bad: BadRowHandler) -> Iterator[PlacedFields]:
         limits = Limits.load()
         with self._open(limits) as f:
             try:
                 for number, item in enumerate(read_array(f, self.name, limits), 1):
-                    if (row := _check_row(item, f"{self.name}: item {number}", on_bad)) is not None:
-                        yield row
+                    place = f"{self.name}: item {number}"
+                    if isinstance(item, dict):
+                        yield item, place
+                    else:
+                        on_bad(_make_row_error(item, place))
             except NotAnArray as e:
                 raise BadInput(
                     self.name, expected="a JSON array of objects", fix="one object a line is .jsonl: rename it"
@@ -152,51 +189,14 @@ class RowSource:
             except (ValueError, RecursionError) as e:
                 raise _make_json_error(self.name, str(e)) from e
 
-    def _read_csv(self) -> Iterator[SourceRow]:
-        import io
-
-        limits, rows_end = Limits.load(), 0
-
-        def refuse_long(number: int) -> NoReturn:
-            raise limits.make_line_error(f"{self.name}:{number}")
-
-        def read_text(f: io.TextIOWrapper) -> Iterator[str]:
-            """Yield lines, as long as one row is not too long: a quoted field goes on over many lines."""
-            length = 0
-            for number, line in read_lines(f, "\n", limits.line_bytes, refuse_long):
-                limits.check_values(f"{self.name}:{number}", line)
-                length = len(line) if rows_end == number - 1 else length + len(line)
-                if length > limits.line_bytes:
-                    raise limits.make_line_error(f"{self.name}:{number}", "row")
-                if number - rows_end > MAX_LINES_PER_ROW:
-                    raise BadInput(
-                        f"{self.name}:{number}",
-                        expected=f"at most {MAX_LINES_PER_ROW:,} lines in one row",
-                        fix="close the quotation mark that was opened in the row",
-                    )
-                yield line
-
-        csv.field_size_limit(limits.line_bytes)
-        with io.TextIOWrapper(self._open(limits), encoding="utf-8-sig", newline="") as f:
-            reader = csv.DictReader(read_text(f), restkey="")
-            try:
-                rows_end = reader.line_num if reader.fieldnames is not None else 0
-                for fields in reader:
-                    rows_end = reader.line_num
-                    yield SourceRow(fields, f"{self.name}:{reader.line_num}")
-            except (csv.Error, UnicodeDecodeError) as e:
-                raise BadInput(
-                    f"{self.name}:{reader.line_num + 1}", expected="CSV in UTF-8", fix=f"correct the line ({e})"
-                ) from e
-
-    def _read_parquet(self) -> Iterator[SourceRow]:
+    def _read_parquet(self, on_bad: BadRowHandler) -> Iterator[PlacedFields]:
         import pyarrow
 
         limits = Limits.load()
         try:
             with self._open(limits) as f:
-                for number, fields in enumerate(read_parquet_rows(f, self.path, self.name, limits), 1):
-                    yield SourceRow(fields, f"{self.name}: row {number}")
+                for number, fields in read_parquet_rows(f, self.path, self.name, limits, on_bad):
+                    yield fields, f"{self.name}: row {number}"
         except (pyarrow.ArrowException, OSError) as e:
             if isinstance(e, OSError) and e.errno is not None:  # Arrow's own have no number
                 raise
@@ -206,17 +206,23 @@ class RowSource:
         """Return the files of a folder that are read one by one: those in it or, if there are none, those below it."""
         if not self.path.is_dir() or self._is_saved_dataset():
             return []
-        for paths in (self.path.glob("*"), self.path.rglob("*")):
-            if files := sorted(path for path in paths if _is_data_file(path)):
-                return files
-        return []
+        below = [path for path in self.path.rglob("*") if path.is_file() and not _is_hidden(path, self.path)]
+        data = sorted(path for path in below if _is_data_file(path))
+        files = [path for path in data if path.parent == self.path] or data
+        if files:
+            others = set(below) - set(files)
+            self.unread |= Counter(_name_unread_file(path, self.path) for path in others)
+        return files
 
     def _read_files(self, files: list[Path], on_bad: BadRowHandler) -> Iterator[SourceRow]:
         parts = {path: _find_part(path.relative_to(self.path)) for path in files}
         splits = _find_splits(set(parts.values()))
         for path in sorted(files, key=lambda path: SPLIT_ORDER.index(splits[parts[path]])):
-            for row in RowSource(path).rows(on_bad):
-                yield SourceRow(row.fields, row.place, splits[parts[path]], parts[path])
+            source = RowSource(path, self.column_map)
+            source.unread, source.noted = self.unread, self.noted
+            subset = _find_subset(path.relative_to(self.path).parent)
+            for row in source.rows(on_bad):
+                yield replace(row, split=splits[parts[path]], part=parts[path], subset=subset)
 
     def _read_dataset_rows(self) -> Iterator[SourceRow]:
         loaded = self._load()
@@ -227,8 +233,14 @@ class RowSource:
         split_by_part = _find_splits(set(parts))
         for name in sorted(parts, key=lambda n: SPLIT_ORDER.index(split_by_part[n])):
             part_name = f"{self.name}[{name}]" if name else self.name
-            for number, fields in enumerate(parts[name], 1):
-                yield SourceRow(fields, f"{part_name}: row {number}", split_by_part[name], name)
+            # As Arrow keeps it: `datasets` would open the files that images name.
+            tables = parts[name].with_format("arrow").iter(ROWS_AT_ONCE)
+            rows = (fields for table in tables for fields in table.to_pylist())
+            for number, fields in enumerate(rows, 1):
+                place = f"{part_name}: row {number}"
+                yield SourceRow(
+                    self._wrap(fields), place, split_by_part[name], name, unread=self.unread, noted=self.noted
+                )
 
     def _is_saved_dataset(self) -> bool:
         return any((self.path / f).exists() for f in ("dataset_dict.json", "state.json"))
@@ -255,9 +267,33 @@ class RowSource:
             raise BadInput(self.name, expected=expected, fix=f"{fix} ({reason})") from e
 
 
+def _find_suffix(path: Path) -> str | None:
+    name = path.name.lower().removesuffix(find_packing(path))
+    return next((suffix for suffix in FILE_SUFFIXES if name.endswith(suffix)), None)
+
+
+def _is_packed_otherwise(path: Path) -> bool:
+    return path.name.lower().endswith((".zip", ".tar", ".tgz", ".7z", ".bz2", ".xz", ".rar", ".tar.gz", ".tar.zst"))
+
+
 def _is_data_file(path: Path) -> bool:
-    is_readable = path.name.removesuffix(".gz").endswith(FILE_SUFFIXES) and path.name not in NO_DATA_FILES
-    return is_readable and path.name[0] not in "._" and path.is_file()
+    return _find_suffix(path) is not None and path.name not in NO_DATA_FILES
+
+
+def _is_hidden(path: Path, folder: Path) -> bool:
+    return path.name[0] in "._" or any(name[0] in "._" for name in path.relative_to(folder).parts)
+
+
+def _name_unread_file(path: Path, folder: Path) -> str:
+    """Return the name by which a file that is not read is counted: others than data files by their kind."""
+    is_data = _is_data_file(path) or not path.suffix
+    return f"file {path.relative_to(folder)}" if is_data else f"file ending in {path.suffix[:20]}"
+
+
+def _find_subset(folder: Path) -> str:
+    """Return the subset of a set that a folder within it says: all of its names that are no splits."""
+    names = [name for name in folder.parts if name.lower() not in PLAIN_FOLDERS]
+    return "/".join(name for name in names if _find_splits({name})[name] is None and name.lower() != "train")
 
 
 def _find_part(path: Path) -> str:
@@ -278,11 +314,8 @@ def _find_splits(parts: set[str]) -> dict[str, Split | None]:
     return splits
 
 
-def _check_row(value: Any, place: str, on_bad: BadRowHandler) -> SourceRow | None:
-    if isinstance(value, dict):
-        return SourceRow(value, place)
-    on_bad(BadInput(f"{place}: {str(value)[:60]!r}", expected="a JSON object", fix="correct the line"))
-    return None
+def _make_row_error(value: Any, place: str) -> BadInput:
+    return BadInput(f"{place}: {str(value)[:60]!r}", expected="a JSON object", fix="correct the line")
 
 
 def _make_json_error(place: str, reason: str) -> BadInput:

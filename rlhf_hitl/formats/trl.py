@@ -1,4 +1,7 @@
-"""TRL's preference format: `prompt`, `chosen`, `rejected` as text or messages; the prompt may be within both."""
+"""TRL's preference format: `prompt`, `chosen`, `rejected` as text or messages; the prompt may be within both.
+
+Other names of the prompt, and what may stand beside it, are in `columns` and `pair_ratings`.
+"""
 
 from __future__ import annotations
 
@@ -6,35 +9,60 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from rlhf_hitl.errors import BadInput
+from rlhf_hitl.formats import pair_ratings
+from rlhf_hitl.formats.columns import (
+    COMMON,
+    PROMPT,
+    add_system,
+    find_column,
+    read_judged_at,
+    read_prompt,
+    read_rater,
+    read_rationale,
+)
 from rlhf_hitl.formats.hh import parse_transcript
+from rlhf_hitl.formats.image_columns import fill_images, read_images
 from rlhf_hitl.formats.record import (
     ImportCompletion,
     ImportRecord,
     ImportVote,
     SourceRow,
-    make_assistant_message,
     make_field_error,
-    read_chat_field,
-    read_text_field,
+    parse_raw_messages,
+    read_raw_messages,
+    read_tools_field,
     split_shared_prompt,
 )
 from rlhf_hitl.formats.source import RowSource
+from rlhf_hitl.formats.written_values import find_messages
 from rlhf_hitl.types import Message, Messages
 
 NAME = "trl"
-ABOUT = "TRL preference data: prompt/chosen/rejected as text or messages (JSONL, JSON, Parquet, saved dataset, hub id)"
+ABOUT = (
+    "TRL preference data: {prompt, chosen, rejected} as text or messages, in any kind of file, saved dataset or hub id"
+)
 
 #: The columns that our exports have beside TRL's three. None of them is a tag.
 EXPORT_COLUMNS = (
     "comparison_id", "prompt_id", "chosen_id", "rejected_id", "chosen_policy", "rejected_policy", "p_chosen", "p_tie",
     "p_rejected", "entropy", "votes", "weight", "label_source", "reward_model_id", "simulated", "judgments", "tags",
 )  # fmt: skip
+SIDES = ("chosen", "rejected")
 POLICY_COLUMNS = ("{side}_policy", "{side}_model", "{side}-model")
+_POLICIES = {side: [column.format(side=side) for column in POLICY_COLUMNS] for side in SIDES}
+COLUMNS = (*SIDES, *COMMON, *pair_ratings.COLUMNS, *_POLICIES["chosen"], *_POLICIES["rejected"])
+_NO_TAGS = frozenset((*COLUMNS, *EXPORT_COLUMNS))
 MAX_TAG_LENGTH = 64
+#: Columns of texts that tell where a row is from or of what kind it is: none of them could be a prompt.
+NO_PROMPTS = (
+    "source", "dataset", "subset", "split", "category", "topic", "domain", "task", "type", "language", "lang", "model",
+    "license", "tags", "notes", "note", "comment", "url", "date", "response",
+)  # fmt: skip
 
 
 def matches(fields: Mapping[str, Any]) -> bool:
-    return {"chosen", "rejected"} <= set(fields)
+    return set(SIDES) <= set(fields)
 
 
 def make_reader(source: RowSource, pairs: str) -> Callable[[SourceRow], list[ImportRecord]]:
@@ -42,20 +70,63 @@ def make_reader(source: RowSource, pairs: str) -> Callable[[SourceRow], list[Imp
 
 
 def _read_row(row: SourceRow) -> list[ImportRecord]:
-    prompt, *sides = _read_chats(row) if isinstance(row.fields.get("chosen"), list) else _read_texts(row)
-    policies = [_read_policy(row, side) for side in ("chosen", "rejected")]
+    raw = [read_raw_messages(row, side) for side in SIDES]
+    if raw[0] is not None and raw[1] is not None:
+        prompt, *sides = _read_chats(row, raw[0], raw[1])
+    elif raw[0] is None and raw[1] is None:
+        prompt, *sides = _read_texts(row)
+    else:
+        kinds = ("messages", "text") if raw[1] is None else ("text", "messages")
+        raise make_field_error(row, "rejected", f"what `chosen` is: {kinds[0]}, and not {kinds[1]}")
+    policies = [_read_policy(row, side) for side in SIDES]
     completions = tuple(ImportCompletion(chat, policy) for chat, policy in zip(sides, policies, strict=True))
-    # A label made by a model is not a vote: its pair is imported without a judgment.
-    vote = ImportVote.of_pair("tie" if _is_tie(row.fields) else "first", simulated=row.fields.get("simulated") is True)
-    by_model = row.fields.get("label_source") == "model"
+    tools = read_tools_field(row)
+    if "comparison_id" in row.fields:
+        return [_read_exported(row, prompt, completions, tools)]
+    if row.fields.get("label_source") == "model":  # a label made by a model is not a vote
+        return [
+            ImportRecord(
+                prompt, completions, row.place, None, _read_tags(row), row.split, order_known=False, tools=tools
+            )
+        ]
+    rater = read_rater(row)
+    opinion = pair_ratings.read_opinion(row, rater)
+    vote = ImportVote.of_pair(
+        opinion.outcome,
+        rater=rater,
+        strength=opinion.strength,
+        rationale=read_rationale(row),
+        simulated=row.fields.get("simulated") is True,
+        judged_at=read_judged_at(row),
+    )
     return [
         ImportRecord(
-            prompt, completions, row.place, None if by_model else vote, _read_tags(row), row.split, order_known=False
+            prompt, completions, row.place, vote, _read_tags(row), row.split, order_known=False, tools=tools,
+            ratings=opinion.ratings,
         )
-    ]
+    ]  # fmt: skip
 
 
 PromptAndSides = tuple[Messages, Messages, Messages]
+
+
+def _read_exported(
+    row: SourceRow, prompt: Messages, completions: tuple[ImportCompletion, ...], tools: Any
+) -> ImportRecord:
+    """Return the record of a row of our own export, whose labels say what all judgments say together."""
+    simulated, by_model = row.fields.get("simulated") is True, row.fields.get("label_source") == "model"
+    vote = ImportVote.of_pair("tie" if _is_tie(row.fields) else "first", simulated=simulated)
+    tags = row.fields.get("tags") or {}
+    try:
+        tags = json.loads(tags) if isinstance(tags, str) else tags
+    except ValueError as e:
+        raise make_field_error(row, "tags", "JSON") from e
+    if not isinstance(tags, dict):
+        raise make_field_error(row, "tags", "a JSON object")
+    tags = {k: str(v) for k, v in tags.items()}
+    return ImportRecord(
+        prompt, completions, row.place, None if by_model else vote, tags, row.split, order_known=False, tools=tools
+    )
 
 
 def _is_tie(fields: Mapping[str, Any]) -> bool:
@@ -66,50 +137,102 @@ def _is_tie(fields: Mapping[str, Any]) -> bool:
     return chosen == rejected or tie > max(chosen, rejected)
 
 
-def _read_chats(row: SourceRow) -> PromptAndSides:
-    chosen, rejected = read_chat_field(row, "chosen"), read_chat_field(row, "rejected")
-    if chosen[0].role == "assistant" and row.fields.get("prompt") is not None:
-        return _read_prompt(row), chosen, rejected
-    return _split_prompt(row, chosen, rejected)
+def _read_chats(row: SourceRow, chosen: list[Any], rejected: list[Any]) -> PromptAndSides:
+    images = read_images(row)
+    if chosen[0].get("role") == "assistant":
+        prompt = read_prompt(row)
+        if prompt is None:
+            raise _make_prompt_error(row)
+        return _parse(row, *fill_images(row, images, prompt, chosen, rejected))
+    _, chosen, rejected = fill_images(row, images, [], chosen, rejected)
+    return _split_prompt(row, *(parse_raw_messages(row, side, raw) for side, raw in zip(SIDES, (chosen, rejected))))
 
 
 def _read_texts(row: SourceRow) -> PromptAndSides:
-    for side in ("chosen", "rejected"):
-        if not isinstance(row.fields.get(side), str):
+    chosen, rejected = (row.fields.get(side) for side in SIDES)
+    for side, text in zip(SIDES, (chosen, rejected)):
+        if not isinstance(text, str):
             raise make_field_error(row, side, "text, or a list of messages on both sides")
-    chosen, rejected = row.fields["chosen"], row.fields["rejected"]
     transcripts = parse_transcript(chosen), parse_transcript(rejected)
     if transcripts[0] and transcripts[1]:
         return _split_prompt(row, transcripts[0], transcripts[1])
-    if row.fields.get("prompt") is not None:
-        return _read_prompt(row), make_assistant_message(chosen), make_assistant_message(rejected)
-    start = _find_shared_text(chosen, rejected)
-    if not start.strip():
-        raise make_field_error(row, "prompt", "a prompt, or one that both sides start with")
-    prompt = (Message("user", start),)
+    prompt = read_prompt(row)
+    if prompt is None:
+        prompt, chosen, rejected = _split_shared_text(row, chosen, rejected)
+    answers = ([{"role": "assistant", "content": text}] for text in (chosen, rejected))
+    return _parse(row, *fill_images(row, read_images(row), prompt, *answers))
+
+
+def _parse(row: SourceRow, prompt: list[Any], chosen: list[Any], rejected: list[Any]) -> PromptAndSides:
+    name = find_column(row, PROMPT) or "prompt"
     return (
-        prompt,
-        make_assistant_message(chosen[len(start) :].lstrip()),
-        make_assistant_message(rejected[len(start) :].lstrip()),
+        parse_raw_messages(row, name, prompt),
+        parse_raw_messages(row, "chosen", chosen),
+        parse_raw_messages(row, "rejected", rejected),
     )
 
 
 def _split_prompt(row: SourceRow, chosen: Messages, rejected: Messages) -> PromptAndSides:
+    """Return the prompt that two conversations share. A prompt beside them is read if they hold it."""
     parts = split_shared_prompt(chosen, rejected)
     if parts is None:
         raise make_field_error(
             row, "rejected", "a conversation that opens like `chosen` and goes on with the assistant"
         )
-    return parts
+    prompt, *sides = parts
+    opening = add_system(row, [{"role": prompt[0].role, "content": prompt[0].text}])
+    if len(opening) > 1:
+        prompt = (Message("system", opening[0]["content"]), *prompt)
+    if (name := find_column(row, PROMPT)) is not None:
+        value = row.look(name)
+        raw = read_raw_messages(row, name, "prompt")
+        texts = {m.text.strip() for m in prompt}
+        if raw is None and isinstance(value, str) and _hold(texts, value):
+            row.take(name, "prompt")
+        elif raw is None or any(m.text.strip() not in texts for m in parse_raw_messages(row, name, raw)):
+            row.unread[f"column {name}, for the conversation holds another prompt"] += 1
+            row.take(name, "nothing: the conversation holds another prompt")
+    return prompt, sides[0], sides[1]
 
 
-def _read_prompt(row: SourceRow) -> Messages:
-    value = row.fields["prompt"]
-    if not isinstance(value, str):
-        return read_chat_field(row, "prompt")
-    chat = parse_transcript(value) or (Message("user", read_text_field(row, "prompt")),)
-    # "… \n\nAssistant:" at the end of a prompt only announces the answer.
-    return chat[:-1] if len(chat) > 1 and not chat[-1].text.strip() else chat
+def _hold(texts: set[str], prompt: str) -> bool:
+    """Return whether the messages of a conversation hold a prompt, which may be a transcript."""
+    turns = parse_transcript(prompt)
+    return {prompt.strip()} <= texts if turns is None else {m.text.strip() for m in turns} - {""} <= texts
+
+
+def _split_shared_text(row: SourceRow, chosen: str, rejected: str) -> tuple[list[Any], str, str]:
+    """Return the prompt that two texts begin with. It is not guessed while another column could hold it."""
+    if (empty := next((name for name in PROMPT if isinstance(row.look(name), str)), None)) is not None:
+        raise make_field_error(row, empty, "text that is not empty")
+    start = _find_shared_text(chosen, rejected)
+    if not start.strip() or _find_possible_prompt(row) is not None:
+        raise _make_prompt_error(row)
+    row.noted["prompts taken from what both sides begin with"] += 1
+    prompt = add_system(row, [{"role": "user", "content": start}])
+    return prompt, chosen[len(start) :].lstrip(), rejected[len(start) :].lstrip()
+
+
+def _make_prompt_error(row: SourceRow) -> BadInput:
+    if (name := find_column(row, PROMPT) or _find_possible_prompt(row)) is None:
+        return make_field_error(row, "prompt", "a prompt, or one that both sides start with")
+    return make_field_error(
+        row, "prompt", f"the prompt in one of the columns {', '.join(PROMPT)}",
+        f"if it is the column {name}, give --map {name}=prompt; if it holds something else, --map {name}=",
+    )  # fmt: skip
+
+
+def _find_possible_prompt(row: SourceRow) -> str | None:
+    """Return a column that no reader knows and that could hold the prompt: messages, or a text of several words."""
+    for name in row.fields:
+        value = row.look(name)
+        is_text = isinstance(value, str) and len(value.split()) > 1
+        if (
+            name not in _NO_TAGS and name.lower() not in NO_PROMPTS
+            and not name.lower().endswith(("id", "model", "policy")) and (is_text or find_messages(value) is not None)
+        ):  # fmt: skip
+            return name
+    return None
 
 
 def _find_shared_text(chosen: str, rejected: str) -> str:
@@ -124,24 +247,18 @@ def _find_shared_text(chosen: str, rejected: str) -> str:
 
 def _read_policy(row: SourceRow, side: str) -> str:
     # Both sides are "unknown" if no policy is given: a name must not tell which completion was chosen.
-    names = (row.fields.get(column.format(side=side)) for column in POLICY_COLUMNS)
-    return next((n for n in names if isinstance(n, str) and n), "unknown")
+    for name in _POLICIES[side]:
+        if name in row.fields and isinstance(row.look(name), str) and row.look(name):
+            return row.take(name, "policy")
+    return "unknown"
 
 
 def _read_tags(row: SourceRow) -> dict[str, str]:
-    """Return the other columns that are short texts, or the tags themselves if the row is from our export."""
-    if "comparison_id" in row.fields and isinstance(row.fields.get("tags"), str):
-        try:
-            tags = json.loads(row.fields["tags"])
-        except ValueError as e:
-            raise make_field_error(row, "tags", "JSON") from e
-        if not isinstance(tags, dict):
-            raise make_field_error(row, "tags", "a JSON object")
-        return {k: str(v) for k, v in tags.items()}
-    policies = {c.format(side=s) for c in POLICY_COLUMNS for s in ("chosen", "rejected")}
-    not_tags = {"prompt", "chosen", "rejected", *EXPORT_COLUMNS, *policies}
-    return {
-        k: v
-        for k, v in row.fields.items()
-        if k not in not_tags and not k.endswith("id") and isinstance(v, str) and 0 < len(v) <= MAX_TAG_LENGTH
-    }
+    """Return the other columns that are short texts."""
+    names = [
+        name
+        for name in row.fields
+        if name not in _NO_TAGS and not name.endswith("id")
+        and isinstance(value := row.look(name), str) and 0 < len(value) <= MAX_TAG_LENGTH
+    ]  # fmt: skip
+    return {name: row.take(name, "tag") for name in names}

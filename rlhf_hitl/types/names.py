@@ -18,6 +18,8 @@ from rlhf_hitl.types.content import make_content_id
 from rlhf_hitl.visible import find_invisible, find_unseen, name_character
 
 MAX_KEY_LENGTH = 200
+#: The rater of a vote for which a file names none. Such votes on a comparison are each another rater's.
+UNNAMED = "unnamed"
 MAX_MARKS = 4  # accents on one letter; more of them write over the lines above and below
 
 _MARKS = r"\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f"

@@ -295,7 +295,6 @@ BAD = {
     ),
     "mt_bench": (VOTE | {"winner": "model_c"}, "winner"),
     "mt_bench, turn": (VOTE | {"turn": 3}, "conversation_a"),
-    "mt_bench, judge": (VOTE | {"judge": None}, "judge"),
     "mt_bench, other question": (VOTE | {"conversation_b": messages_to_dicts(chat("R", "b"))}, "conversation_b"),
     "trl": ({"prompt": "Q", "chosen": 3, "rejected": "b"}, "chosen"),
     "trl, no sides": ({"prompt": "Q"}, "chosen"),

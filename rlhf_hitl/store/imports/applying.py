@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -23,6 +23,7 @@ from rlhf_hitl.store.people import insert_imported_raters
 from rlhf_hitl.store.table_copy import copy_rows
 from rlhf_hitl.store.tables import comparisons, completions, images, judgments, places, prompts, ratings
 from rlhf_hitl.types import Route, utc_now
+from rlhf_hitl.types.names import UNNAMED
 
 
 @dataclass
@@ -99,15 +100,16 @@ class BatchApplier:
         self._add_raters(conn, {row[1] for row in batch.votes}, counts)
         # A comparison that is new in this transaction has no judgments yet.
         first_keys = self._read_first_keys(conn, existing)
+        unnamed = _UnnamedVotes(self, conn, first_keys, counts)
         comparison_ids = [None if at is None else batch.comparisons[at][0] for _, _, at, _ in batch.tasks]
         rows, defaults = [], tuple(_JUDGMENT_DEFAULTS.values())
         for task, name, *said, simulated, key, judgment_id, judged_at in batch.votes:
-            given = comparison_ids[task], self._raters[name]
-            if (kept := first_keys.get(given)) is None:
-                first_keys[given] = key
-                rows.append(
-                    (judgment_id, *given, *said, bool(simulated), key, self.source, judged_at or now, *defaults)
-                )
+            comparison_id = cast(str, comparison_ids[task])
+            rater_id = self._raters[name] if name != UNNAMED else unnamed.find_rater(comparison_id, key)
+            if (kept := first_keys.get((comparison_id, rater_id))) is None:
+                first_keys[comparison_id, rater_id] = key
+                given = (judgment_id, comparison_id, rater_id, *said, bool(simulated), key)
+                rows.append((*given, self.source, judged_at or now, *defaults))
             else:
                 counts["repeated_rows" if kept == key else "repeated_votes"] += 1
         self._insert(conn, judgments, _JUDGMENT_COLUMNS, rows)
@@ -132,6 +134,12 @@ class BatchApplier:
             ids, new = insert_imported_raters(self.store, conn, unknown, self.format)
             self._raters |= ids
             counts["raters"] += new
+
+    def get_rater_id(self, conn: Connection, name: str, counts: Counter[str]) -> str:
+        """Return the id of an imported rater, who is added where there is none."""
+        if name not in self._raters:
+            self._add_raters(conn, {name}, counts)
+        return self._raters[name]
 
     def _find_existing(self, conn: Connection, table: str, rows: Sequence[Sequence[Any]]) -> set[str]:
         if not rows:
@@ -173,6 +181,36 @@ class BatchApplier:
             conn.exec_driver_sql(_make_sqlite_insert(table, columns), rows)
         else:
             copy_rows(conn, table.name, columns, rows)
+
+
+class _UnnamedVotes:
+    """Gives votes without a rater's name a rater each: `unnamed`, `unnamed 2`, …, the first who has none of the
+    comparison.
+
+    Args:
+        first_keys: (comparison id, rater id) → the key of the vote there, which grows as votes are inserted.
+    """
+
+    def __init__(
+        self, applier: BatchApplier, conn: Connection, first_keys: dict[tuple[str, str], str], counts: Counter[str]
+    ):
+        self._applier, self._conn, self._first_keys, self._counts = applier, conn, first_keys, counts
+        self._known: dict[str, str] | None = None  # key of a vote → its rater; a key is of one comparison only
+        self._next: Counter[str] = Counter()  # comparison id → how many are known to be taken
+
+    def find_rater(self, comparison_id: str, key: str) -> str:
+        """Return who has this vote already, or who has none of the comparison and will get it."""
+        if self._known is None:
+            self._known = {known: rater_id for (_, rater_id), known in self._first_keys.items()}
+        if key in self._known:
+            return self._known[key]
+        while True:
+            self._next[comparison_id] += 1
+            n = self._next[comparison_id]
+            rater_id = self._applier.get_rater_id(self._conn, UNNAMED if n == 1 else f"{UNNAMED} {n}", self._counts)
+            if (comparison_id, rater_id) not in self._first_keys:
+                self._known[key] = rater_id
+                return rater_id
 
 
 def _count_repeats(batch: Batch, existing: dict[str, set[str]], counts: Counter[str]) -> None:

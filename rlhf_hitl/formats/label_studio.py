@@ -1,0 +1,325 @@
+"""Label Studio: exports of pairs (`<Pairwise>`) and rankings (`<Ranker>`) as JSON, JSON-MIN or CSV.
+
+An export has no labelling configuration: left and right are the two columns of one name that end in 1 and 2, a and b,
+or left and right. A Ranker without buckets gives an order; buckets that end in numbers (rank_1, rank_2) are places, so
+that two answers in one bucket are equal. A tie of a pair is a choice beside it ("tie", "both bad").
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rlhf_hitl.errors import BadInput
+from rlhf_hitl.formats.questions import (
+    Choice,
+    count_unread,
+    find_answer,
+    find_answers,
+    is_nothing,
+    is_number,
+    is_reason,
+    join_reasons,
+    read_answer,
+    read_choice,
+    read_columns,
+    read_prompt,
+    read_tags,
+    read_time,
+    split_axis,
+    take_policies,
+)
+from rlhf_hitl.formats.record import (
+    ImportCompletion,
+    ImportRating,
+    ImportRecord,
+    ImportVote,
+    SourceRow,
+    make_field_error,
+)
+from rlhf_hitl.formats.source import RowSource
+from rlhf_hitl.types import Messages, Verdict
+
+NAME = "label_studio"
+ABOUT = (
+    "Label Studio exports with Pairwise or Ranker: JSON {data, annotations}, or JSON-MIN and CSV "
+    "{annotation_id, annotator, lead_time}"
+)
+
+#: The columns of JSON-MIN and CSV that are not of the task or the labelling configuration.
+MIN_COLUMNS = ("id", "annotator", "annotation_id", "created_at", "updated_at", "lead_time", "agreement")
+#: In JSON-MIN and CSV a column may be of the task or an answer of the rater: these are of the task.
+TAG_COLUMNS = ("language", "lang", "domain", "category", "source", "dataset", "subject", "task", "subset")
+ITEM_TEXTS = ("body", "html", "text", "title")
+ITEM_POLICIES = ("policy", "model")
+_VALUE_KEYS = {"selected", "ranker", "rating", "choices", "text"}
+_NUMBERED = re.compile(r".*?(\d{1,9})")
+_SIDES = {"left": 0, "right": 1}
+
+
+def matches(fields: Mapping[str, Any]) -> bool:
+    if isinstance(fields.get("data"), Mapping) and isinstance(fields.get("annotations"), list):
+        return True
+    return {"annotator", "annotation_id", "lead_time"} <= set(fields)
+
+
+def make_reader(source: RowSource, pairs: str) -> Callable[[SourceRow], list[ImportRecord]]:
+    return _read_row
+
+
+@dataclass(frozen=True)
+class _Result:
+    """What one control of the configuration says: `about` is the name of what it is put on, where the file says it."""
+
+    control: str
+    value: Mapping[str, Any]
+    about: str = ""
+
+
+@dataclass(frozen=True)
+class _Annotation:
+    """What one person said of one task."""
+
+    rater: str
+    results: tuple[_Result, ...]
+    created_at: Any
+    is_skipped: bool = False
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """The answers of a task: their names in the file, and the completions."""
+
+    names: Sequence[str]
+    completions: tuple[ImportCompletion, ...]
+
+
+def _read_row(row: SourceRow) -> list[ImportRecord]:
+    return _read_task(row) if "annotations" in row.fields else _read_min(row)
+
+
+def _read_task(row: SourceRow) -> list[ImportRecord]:
+    """Return a record for each annotation of a task of the JSON export."""
+    data, annotations = row.fields.get("data"), row.fields["annotations"]
+    if not isinstance(data, Mapping):
+        raise make_field_error(row, "data", "an object with the task's data")
+    if not isinstance(annotations, list) or not all(isinstance(one, Mapping) for one in annotations):
+        raise make_field_error(row, "annotations", "a list of annotations")
+    count_unread(row, read_columns(row), ("data", "annotations"))
+    columns = dict(data)
+    shown, prompt = _read_data(row, columns)
+    tags = read_tags(row, columns)
+    read = [_read_annotation(row, _take_annotation(row, one), shown) for one in annotations]
+    return _make_records(row, prompt, shown, tags, read)
+
+
+def _read_min(row: SourceRow) -> list[ImportRecord]:
+    """Return the record of a row of JSON-MIN or CSV, which is one annotation, or a task that has none."""
+    columns = {name: _decode(value) for name, value in read_columns(row).items() if name not in MIN_COLUMNS}
+    values = {name: value for name, value in columns.items() if _is_values(value)}
+    shown, prompt = _read_data(row, data := {n: v for n, v in columns.items() if n not in values})
+    results = [
+        _Result(name, one)
+        for name, several in values.items()
+        for one in ([several] if isinstance(several, Mapping) else several)
+    ]
+    for name in list(data):
+        value = data[name]
+        if isinstance(value, str) and value and name not in TAG_COLUMNS:
+            if is_reason(name):
+                results.append(_Result(name, {"text": [data.pop(name)]}))
+            elif read_choice(value, shown.names) is not None:
+                results.append(_Result(name, {"choices": [data.pop(name)]}))
+    tags = read_tags(row, {name: data.pop(name) for name in TAG_COLUMNS if name in data})
+    count_unread(row, data)
+    count_unread(row, {name: row.fields.get(name) for name in MIN_COLUMNS}, ("annotator", "created_at"))
+    if is_nothing(row.fields.get("annotation_id")):
+        return _make_records(row, prompt, shown, tags, [])
+    annotation = _Annotation(_name_rater(row.fields.get("annotator")), tuple(results), row.fields.get("created_at"))
+    return _make_records(row, prompt, shown, tags, [_read_annotation(row, annotation, shown)])
+
+
+def _read_data(row: SourceRow, columns: dict[str, Any]) -> tuple[_Shown, Messages]:
+    """Return the answers and the prompt of a task, and take their columns out of `columns`."""
+    lists = [name for name, value in columns.items() if _is_items(value)]
+    if len(lists) == 1:
+        items = columns.pop(lists[0])
+        shown = _Shown([str(item["id"]) for item in items], tuple(_read_item(row, lists[0], item) for item in items))
+        if len(set(shown.names)) < len(items):
+            raise BadInput(f"{row.place}: {lists[0]}", expected="items with an id each", fix="give each its own id")
+    else:
+        names = find_answers(columns)
+        if not names:
+            raise BadInput(
+                f"{row.place}: {', '.join(map(str, columns))[:60]}",
+                expected="a list of items with ids, or two columns with the answers, such as answer1 and answer2",
+                fix="name the columns so",
+            )
+        answers = {name: columns.pop(name) for name in names}
+        policies = take_policies(columns, names)
+        shown = _Shown(
+            names, tuple(ImportCompletion(read_answer(row, n, v), p) for (n, v), p in zip(answers.items(), policies))
+        )
+    prompt, used = read_prompt(row, columns, all_shown=False)
+    for name in used:
+        del columns[name]
+    return shown, prompt
+
+
+def _read_item(row: SourceRow, name: str, item: Mapping[str, Any]) -> ImportCompletion:
+    text = next((key for key in ITEM_TEXTS if isinstance(item.get(key), str)), None)
+    if text is None:
+        raise make_field_error(SourceRow({name: dict(item)}, row.place), name, "items with a body")
+    policy = next((key for key in ITEM_POLICIES if isinstance(item.get(key), str) and item[key]), None)
+    count_unread(row, item, filter(None, ("id", text, policy)), "item key")
+    return ImportCompletion(read_answer(row, name, item[text]), "unknown" if policy is None else item[policy])
+
+
+def _take_annotation(row: SourceRow, annotation: Mapping[str, Any]) -> _Annotation:
+    results = annotation.get("result") or []
+    wrong = SourceRow({"result": results}, row.place)
+    if not isinstance(results, list) or not all(
+        isinstance(r, Mapping) and isinstance(r.get("value"), Mapping) for r in results
+    ):
+        raise make_field_error(wrong, "result", "a list of objects with from_name, to_name and value")
+    read = ("completed_by", "result", "was_cancelled", "skipped", "created_at")
+    count_unread(row, annotation, read, "annotation key")
+    return _Annotation(
+        _name_rater(annotation.get("completed_by")),
+        tuple(_Result(str(r.get("from_name")), r["value"], str(r.get("to_name") or "")) for r in results),
+        annotation.get("created_at"),
+        bool(annotation.get("was_cancelled") or annotation.get("skipped")),
+    )
+
+
+def _name_rater(person: Any) -> str:
+    """Return the e-mail address of a person, as JSON-MIN has it, or their number."""
+    if isinstance(person, Mapping):
+        person = person.get("email") or person.get("id")
+    return "unnamed" if person is None or person == "" else str(person)
+
+
+Read = tuple[ImportVote | None, tuple[ImportRating, ...]]
+
+
+def _read_annotation(row: SourceRow, annotation: _Annotation, shown: _Shown) -> Read:
+    at = read_time(row, "created_at", annotation.created_at)
+    if annotation.is_skipped:
+        row.unread.update(f"result {result.control} of a skipped task" for result in annotation.results)
+        return ImportVote(Verdict.SKIPPED, (), annotation.rater, judged_at=at), ()
+    choice: Choice | None = None
+    reasons: dict[str, str] = {}
+    ratings: list[tuple[str, str, int, float]] = []
+    # A pair or a ranking comes before a choice beside it.
+    for result in sorted(annotation.results, key=lambda result: "choices" in result.value):
+        said = None if choice is not None else _read_choice(row, result, shown.names)
+        about = _find_about(result, shown.names)
+        if said is not None:
+            choice = said
+        elif is_number(result.value.get("rating")) and about is not None:
+            ratings.append((result.control, *about, float(result.value["rating"])))
+        elif isinstance(text := result.value.get("text"), str | list) and is_reason(result.control):
+            reasons[result.control] = text if isinstance(text, str) else "\n".join(map(str, text))
+        else:
+            row.unread[f"result {result.control}"] += 1
+    if choice is None and not ratings:
+        row.unread["annotations without a choice"] += 1
+        row.unread.update(f"result {control}" for control in reasons)
+        return None, ()
+    why = join_reasons(reasons)
+    vote = None
+    if choice is not None:
+        vote = ImportVote(choice.verdict, choice.ranking, annotation.rater, choice.strength, why, judged_at=at)
+    return vote, tuple(
+        ImportRating(
+            completion, axis, value, None, None, rater=annotation.rater,
+            rationale="" if vote is not None else why, judged_at=at,
+        )
+        for control, axis, completion, value in ratings
+    )  # fmt: skip
+
+
+def _read_choice(row: SourceRow, result: _Result, names: Sequence[str]) -> Choice | None:
+    """Return what a result says of the answers; None where it says nothing of which is better."""
+    value, wrong = result.value, SourceRow({result.control: dict(result.value)}, row.place)
+    if "selected" in value:
+        side = _SIDES.get(value["selected"]) if isinstance(value["selected"], str) else None
+        if side is None or len(names) != 2:
+            raise make_field_error(wrong, result.control, "left or right, of two answers")
+        return Choice(Verdict.RANKED, ((side,), (1 - side,)))
+    if "ranker" in value:
+        return _read_ranker(wrong, result, names)
+    choices = value.get("choices")
+    if isinstance(choices, list) and len(choices) == 1 and isinstance(choices[0], str):
+        return read_choice(choices[0], names)
+    return None
+
+
+def _read_ranker(row: SourceRow, result: _Result, names: Sequence[str]) -> Choice | None:
+    buckets = result.value["ranker"]
+    if isinstance(buckets, list):
+        buckets = {result.control: buckets}
+    if not isinstance(buckets, Mapping) or not all(isinstance(ids, list) for ids in buckets.values()):
+        raise make_field_error(row, result.control, "buckets with the ids of items")
+    placed = {str(name): [str(id) for id in ids] for name, ids in buckets.items() if name != "_"}
+    ids = [id for bucket in placed.values() for id in bucket]
+    if not set(ids) <= set(names) or len(set(ids)) < len(ids):
+        raise make_field_error(row, result.control, f"each of the items {', '.join(names)[:60]} at most once")
+    numbers = {name: match[1] for name in placed if (match := _NUMBERED.fullmatch(name))}
+    if set(placed) == {result.control}:
+        groups = [[id] for id in ids]
+    elif len(numbers) == len(placed):
+        groups = [placed[name] for name in sorted(placed, key=lambda name: int(numbers[name]))]
+    else:  # "relevant" and "biased" have no order
+        return None
+    ranking = tuple(tuple(sorted(names.index(id) for id in group)) for group in groups if group)
+    return Choice(Verdict.RANKED, ranking) if len(ids) >= 2 else None
+
+
+def _find_about(result: _Result, names: Sequence[str]) -> tuple[str, int] | None:
+    """Return (axis, answer) of a rating, by what it is put on or by its own name."""
+    if (by_name := split_axis(result.control, names)) is not None:
+        return by_name
+    place = find_answer(result.about, names) if result.about else None
+    return None if place is None else (result.control, place)
+
+
+def _make_records(
+    row: SourceRow, prompt: Messages, shown: _Shown, tags: Mapping[str, str], read: Sequence[Read]
+) -> list[ImportRecord]:
+    said = [one for one in read if one != (None, ())] or [(None, ())]
+    return [
+        ImportRecord(prompt, shown.completions, row.place, vote, tags, row.split, ratings=ratings)
+        for vote, ratings in said
+    ]
+
+
+def _decode(value: Any) -> Any:
+    """Return what a cell of a CSV file holds as JSON: what a rater said, items, or a chat. Other text stays text."""
+    if not isinstance(value, str) or value[:1] not in ("[", "{"):
+        return value
+    try:
+        decoded = json.loads(value)
+    except (ValueError, RecursionError):
+        return value
+    is_chat = isinstance(decoded, list) and all(isinstance(one, Mapping) and "role" in one for one in decoded)
+    return decoded if _is_values(decoded) or _is_items(decoded) or (decoded and is_chat) else value
+
+
+def _is_values(value: Any) -> bool:
+    """Return whether a column of JSON-MIN holds what a rater said."""
+    several = [value] if isinstance(value, Mapping) else value
+    if not isinstance(several, list) or not several:
+        return False
+    return all(isinstance(one, Mapping) and set(one) & _VALUE_KEYS and "id" not in one for one in several)
+
+
+def _is_items(value: Any) -> bool:
+    return (
+        isinstance(value, list)
+        and len(value) >= 2
+        and all(isinstance(i, Mapping) and "id" in i and set(i) & set(ITEM_TEXTS) for i in value)
+    )

@@ -16,6 +16,8 @@ from rlhf_hitl.store.judgments import make_judgment_id
 from rlhf_hitl.types import Answer, Comparison, Completion, Prompt, Split, messages_to_dicts
 from rlhf_hitl.types.messages import Messages, list_images
 
+#: A batch ends with so many records, or so many bytes of texts: it is written, and deleted, in one transaction.
+RECORDS_PER_BATCH, BYTES_PER_BATCH = 5000, 2**21
 #: The text of a JSON column, the same as SQLAlchemy writes.
 encode_json = json.dumps
 _encode_text = json.encoder.encode_basestring_ascii
@@ -161,6 +163,10 @@ class BatchBuilder:
 
     def __len__(self) -> int:
         return len(self._batch.records)
+
+    @property
+    def is_full(self) -> bool:
+        return len(self) >= RECORDS_PER_BATCH or self.bytes >= BYTES_PER_BATCH
 
     def add(self, record: StagedRecord) -> None:
         batch, task = self._batch, self._place_task(record)

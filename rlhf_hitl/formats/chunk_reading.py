@@ -233,6 +233,7 @@ class _Worker:
             command = [sys.executable, "-P", "-m", "rlhf_hitl.formats.import_worker", str(theirs.fileno())]
             self._process = subprocess.Popen(command, pass_fds=[theirs.fileno()], stdin=subprocess.DEVNULL)
         self._connection = Connection(ours.detach())
+        self._is_lost = self._is_over = False
         self._thread = ThreadPoolExecutor(1, "import-worker")
         self._chunks = [self._thread.submit(self._ask, plan)]
 
@@ -240,7 +241,7 @@ class _Worker:
     def is_free(self) -> bool:
         """Whether the worker has started and has nothing to read after what it reads now."""
         self._chunks = [self._chunks[0], *(chunk for chunk in self._chunks[1:] if not chunk.done())]
-        return self._chunks[0].done() and len(self._chunks) <= WAITING
+        return self._chunks[0].done() and not self._is_lost and len(self._chunks) <= WAITING
 
     def read(self, lines: list[Line]) -> Future[ReadChunk | None]:
         self._chunks.append(self._thread.submit(self._ask, lines))
@@ -248,16 +249,20 @@ class _Worker:
 
     def _ask(self, message: Any) -> Any:
         try:
-            self._connection.send(message)
-            return self._connection.recv()
+            if not self._is_lost:
+                self._connection.send(message)
+                return self._connection.recv()
         except (OSError, EOFError) as e:  # somebody has killed it
-            log.warning("a process that reads for an import has ended (%s); the import goes on without", e)
-            return None
+            self._is_lost = True
+            if not self._is_over:
+                log.warning("a process that reads for an import has ended (%r); the import goes on without it", e)
+        return None
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._is_over = True
         self._process.kill()
         self._thread.shutdown(cancel_futures=True)
         self._connection.close()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from functools import partial
+from typing import Any, NamedTuple
 
 from rlhf_hitl.formats.columns import JUDGED_AT, RATIONALE, read_judged_at, read_rater, read_rationale
 from rlhf_hitl.formats.record import (
@@ -39,17 +40,25 @@ def matches(fields: Mapping[str, Any]) -> bool:
     return set(fields) >= MT_BENCH_COLUMNS
 
 
+class _Split(NamedTuple):
+    raw: list[Any]
+    turn: int
+    prompt: Messages
+    completion: Messages
+
+
 def make_reader(source: RowSource, pairs: str) -> Callable[[SourceRow], list[ImportRecord]]:
-    return _read_row
+    return partial(_read_row, {})
 
 
-def _read_row(row: SourceRow) -> list[ImportRecord]:
+def _read_row(last: dict[str, _Split], row: SourceRow) -> list[ImportRecord]:
+    """Return the record of a row; `last` is how the conversations of the row before were split, by their column."""
     turn = row.fields.get("turn")
     if isinstance(turn, str) and turn.strip().isdecimal() and len(turn) < 10:  # of a CSV file
         turn = int(turn)
     if not isinstance(turn, int) or turn < 1:
         raise make_field_error(row, "turn", "the number of the turn that was judged, 1 or more")
-    (prompt, a), (other_prompt, b) = (_split_at_turn(row, f"conversation_{side}", turn) for side in "ab")
+    (prompt, a), (other_prompt, b) = (_split_at_turn(row, f"conversation_{side}", turn, last) for side in "ab")
     if prompt != other_prompt:
         raise make_field_error(row, "conversation_b", "a conversation that opens like conversation_a")
     completions = tuple(ImportCompletion(c, read_text_field(row, f"model_{side}")) for c, side in ((a, "a"), (b, "b")))
@@ -73,11 +82,17 @@ def read_winner(row: SourceRow) -> str:
     return outcome
 
 
-def _split_at_turn(row: SourceRow, name: str, turn: int) -> tuple[Messages, Messages]:
+def _split_at_turn(row: SourceRow, name: str, turn: int, last: dict[str, _Split]) -> tuple[Messages, Messages]:
     """Return (prompt, completion): up to the first user message, and from there to the answer of that turn."""
+    raw = row.fields.get(name)
+    if (known := last.get(name)) is not None and known.turn == turn and known.raw == raw:
+        return known.prompt, known.completion  # votes on one comparison mostly follow each other
     chat = read_chat_field(row, name)
     first_user = next((i for i, m in enumerate(chat) if m.role == "user"), None)
     answers = [i for i, m in enumerate(chat) if m.role == "assistant"]
     if first_user is None or len(answers) < turn or answers[0] < first_user:
         raise make_field_error(row, name, f"a user message and {say_count(turn, 'answer')} to it")
-    return chat[: first_user + 1], chat[first_user + 1 : answers[turn - 1] + 1]
+    prompt, completion = chat[: first_user + 1], chat[first_user + 1 : answers[turn - 1] + 1]
+    if isinstance(raw, list) and all(isinstance(m, Mapping) and m.keys() == {"role", "content"} for m in raw):
+        last[name] = _Split(raw, turn, prompt, completion)  # of others, what is not read is counted each time
+    return prompt, completion

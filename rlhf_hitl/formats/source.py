@@ -187,8 +187,9 @@ class RowSource:
         limits, too_long = Limits.load(), list[int]()
         with self._open(limits) as f:
             for line in read_lines(f, b"\n", limits.line_bytes, too_long.append):
-                yield from ((number, None) for number in too_long)
-                too_long.clear()
+                if too_long:
+                    yield from ((number, None) for number in too_long)
+                    too_long.clear()
                 yield line
             yield from ((number, None) for number in too_long)
 

@@ -116,11 +116,15 @@ class Store:
         """The file of a store on SQLite."""
         return Path(str(self._engine.url.database))
 
-    def write_back(self) -> None:
-        """Write SQLite's log back into the file of the store, as far as no reader needs it. Writers do not wait."""
+    def write_back(self) -> int:
+        """Write SQLite's log back into the file of the store, as far as no reader needs it. Writers do not wait.
+
+        Returns how many pages the log has.
+        """
         with self._engine.connect() as conn:
             driver: Any = conn.connection.driver_connection
-            driver.execute("PRAGMA wal_checkpoint(PASSIVE)")
+            _, pages, _ = driver.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+            return pages
 
     @property
     def schema_version(self) -> str:

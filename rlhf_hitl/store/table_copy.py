@@ -82,13 +82,16 @@ def lock_new_store(store: Store, conn: Connection) -> None:
         )
 
 
-def prepare_bulk_write(store: Store, conn: Connection) -> None:
-    """Tune a transaction that is about to write many rows."""
+def prepare_bulk_write(store: Store, conn: Connection, log_pages: int = WAL_PAGES // 2) -> None:
+    """Tune a transaction that is about to write many rows.
+
+    Args:
+        log_pages: a commit that makes SQLite's log longer writes it back: earlier than a rater's commit would have to.
+    """
     if store.is_sqlite:
         # Ids are random: with SQLite's default cache of two MB, every row would read and write pages of each index.
         conn.exec_driver_sql(f"PRAGMA cache_size = -{CACHE_KIB}")
-        # Its log grows fast, and it writes it back itself before a rater's commit would have to.
-        conn.exec_driver_sql(f"PRAGMA wal_autocheckpoint = {WAL_PAGES // 2}")
+        conn.exec_driver_sql(f"PRAGMA wal_autocheckpoint = {log_pages}")
     else:
         # Until the transaction ends, PostgreSQL plans as if tables that were empty at its start still are, and would
         # scan them instead of using an index.

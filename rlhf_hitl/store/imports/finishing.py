@@ -18,6 +18,7 @@ from sqlalchemy.engine import Connection
 
 from rlhf_hitl.store import table_copy
 from rlhf_hitl.store.db import Store
+from rlhf_hitl.store.engines import WAL_PAGES
 from rlhf_hitl.store.imports.applying import BatchApplier
 from rlhf_hitl.store.imports.pacing import Pace
 from rlhf_hitl.store.imports.records import Batch
@@ -26,6 +27,10 @@ from rlhf_hitl.store.service_tables import import_batches, imports
 #: Whoever applies an import writes a heartbeat with each transaction. After so long without one, another may take it
 #: over: the first would notice in its next transaction, and wait.
 HEARTBEAT_TIMEOUT = timedelta(seconds=5)
+#: SQLite's log may have so many pages of 4 KiB while nobody else writes. It only begins anew when all of it is written
+#: back, for which the next transaction has to wait.
+LOG_PAGES = 3 * WAL_PAGES
+WAIT_FOR_LOG = 30.0  # seconds, at most
 WAIT_SECONDS = 0.2  # between two looks at an import that another process applies
 
 log = logging.getLogger("rlhf_hitl.imports")
@@ -146,19 +151,30 @@ class _WriteBack:
     """
 
     def __init__(self, store: Store):
-        self._url, self._wanted, self._is_over = store.url if store.is_sqlite else None, threading.Event(), False
+        self._url, self._is_over = store.url if store.is_sqlite else None, False
+        self._wanted, self._idle, self._pages = threading.Event(), threading.Event(), 0
         self._thread = threading.Thread(target=self._run, name="write-back", daemon=True)
 
     def ask(self) -> None:
+        """Have the log written back, after a transaction; wait for it where the log is long, so that it begins anew."""
+        if self._url is None:
+            return
+        self._idle.clear()
         self._wanted.set()
+        if self._pages > LOG_PAGES and self._thread.is_alive():
+            self._idle.wait(timeout=WAIT_FOR_LOG)
+            self._pages = 0
 
     def _run(self) -> None:
         assert self._url is not None
         with Store.open(self._url) as own:  # the importer's own connection has to see who else writes
-            while self._wanted.wait() and not self._is_over:
+            while not self._is_over:
+                self._wanted.wait()
                 self._wanted.clear()
                 with suppress(sa.exc.DBAPIError):  # the importer's next commit meets it too, and says so
-                    own.write_back()
+                    self._pages = own.write_back()
+                if not self._wanted.is_set():
+                    self._idle.set()
 
     def __enter__(self) -> Self:
         if self._url is not None:
@@ -166,9 +182,9 @@ class _WriteBack:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._is_over = True
-        self._wanted.set()
         if self._url is not None:
+            self._is_over = True
+            self._wanted.set()
             self._thread.join()
 
 
@@ -236,7 +252,9 @@ class _ImportRun:
         """Apply records in one transaction. Returns the counts so far, and the seconds in which it held its locks."""
         with self.store.write(durable=False) as conn:
             begun = time.monotonic()
-            table_copy.prepare_bulk_write(self.store, conn)
+            # While nobody else writes, the log is written back beside the transactions, and need not be by them.
+            log_pages = WAL_PAGES // 2 if self.pace.is_gentle else 2 * LOG_PAGES
+            table_copy.prepare_bulk_write(self.store, conn, log_pages)
             new, splits_kept = applier.apply(conn, part)
             counts, done = counts + new, applied + len(part.records)
             self._move_on(conn, applied, done, counts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sqlite3
 import threading
 import time
 import uuid
@@ -171,7 +172,7 @@ class _WriteBack:
             while not self._is_over:
                 self._wanted.wait()
                 self._wanted.clear()
-                with suppress(sa.exc.DBAPIError):  # the importer's next commit meets it too, and says so
+                with suppress(sqlite3.Error):  # the importer's next commit meets it too, and says so
                     self._pages = own.write_back()
                 if not self._wanted.is_set():
                     self._idle.set()

@@ -15,7 +15,7 @@ from sqlalchemy.engine import Connection
 #: Seconds a transaction should hold its locks while others write, on each database, and while nobody does. On
 #: PostgreSQL others wait for a part of it only, and a dozen statements take ten milliseconds whatever they insert.
 GENTLE_HOLD = {"sqlite": 0.006, "postgres": 0.02}
-QUICK_HOLD = 0.15
+QUICK_HOLD = 0.1
 #: The import then steps aside for so many times the seconds that it held the locks, and for some milliseconds at least.
 GENTLE_PAUSE = {"sqlite": 3.0, "postgres": 1.0}
 SHORTEST_PAUSE = 0.002

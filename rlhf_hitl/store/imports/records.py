@@ -101,7 +101,7 @@ class Batch:
         packed = orjson.loads(zlib.decompress(payload))
         if "tasks" not in packed:
             return _read_earlier_batch(packed)
-        return cls(**{kind: list(zip(*columns)) for kind, columns in packed.items()})
+        return cls(**{kind: list[Sequence[Any]](zip(*columns)) for kind, columns in packed.items()})
 
     def slice(self, start: int, stop: int) -> Batch:
         """Return the batch of some of the records, with only the objects that they name."""

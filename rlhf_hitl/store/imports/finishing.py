@@ -15,6 +15,7 @@ from datetime import timedelta
 from typing import Any, Self
 
 import sqlalchemy as sa
+from sqlalchemy import exc
 from sqlalchemy.engine import Connection
 
 from rlhf_hitl.store import table_copy
@@ -172,7 +173,9 @@ class _WriteBack:
             while not self._is_over:
                 self._wanted.wait()
                 self._wanted.clear()
-                with suppress(sqlite3.Error):  # the importer's next commit meets it too, and says so
+                with suppress(
+                    sqlite3.Error, exc.SQLAlchemyError
+                ):  # the importer's next commit meets it too, and says so
                     self._pages = own.write_back()
                 if not self._wanted.is_set():
                     self._idle.set()

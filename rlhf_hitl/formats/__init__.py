@@ -1,8 +1,8 @@
 """Outside formats: read preferences and guidelines from files, write snapshots and archives.
 
 - in: `importing` reads any format into the store (`chunk_reading` with the help of other processes), `checking` shows
-  what it would read. `source` gives the rows of a file, with the columns renamed that the user names (`column_map`), and
-  one module for each format (`FORMATS`) turns rows into the records of `record`. `columns` has the usual names of
+  what it would read. `source` gives the rows of a file, with the columns renamed that the user names (`column_map`),
+  and one module for each format (`FORMATS`) turns rows into the records of `record`. `columns` has the usual names of
   columns, which most of them share; `guidance` reads guidelines and tutorials.
 - out: `export` writes a snapshot for training. `snapshot` reads its rows from the store, `snapshot_rows` makes each
   row, `export_files` writes them.

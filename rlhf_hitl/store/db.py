@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import json
 import logging
+import sqlite3
 import threading
 import time
 import zlib
@@ -283,7 +284,8 @@ class Store:
         try:
             yield
         finally:
-            driver.execute("PRAGMA synchronous = FULL")
+            with contextlib.suppress(sqlite3.ProgrammingError):  # Ctrl-C has closed it
+                driver.execute("PRAGMA synchronous = FULL")
 
     def insert_new(self, conn: Connection, table: sa.Table, rows: list[dict]) -> int:
         """Insert rows, skip those whose key exists already, and return how many were new."""

@@ -1,9 +1,9 @@
 """Outside formats: read preferences and guidelines from files, write snapshots and archives.
 
-- in: `importing` reads any format into the store, `checking` shows what it would read. `source` gives the rows of a
-  file, with the columns renamed that the user names (`column_map`), and one module of `readers` for each format
-  (`FORMATS`) turns rows into the records of `record`. `reading` counts the columns that no reader asked for.
-  `guidance` reads guidelines and tutorials.
+- in: `importing` reads any format into the store (`chunk_reading` with the help of other processes), `checking` shows
+  what it would read. `source` gives the rows of a file, with the columns renamed that the user names (`column_map`),
+  and one module of `readers` for each format (`FORMATS`) turns rows into the records of `record`. `reading` counts the
+  columns that no reader asked for. `guidance` reads guidelines and tutorials.
 - out: `export` writes a snapshot for training or for another tool. `snapshot` reads its rows from the store,
   `snapshot_rows` makes each row, `export_schema` says which columns there are, `export_files` writes them, and
   `dataset_card` says what is in them.

@@ -9,10 +9,11 @@ from typing import Any
 
 from rlhf_hitl.formats import PairSelection, explain_format, open_source
 from rlhf_hitl.formats.column_map import NO_MAP, ColumnMap
-from rlhf_hitl.formats.importing import BadLines, RecordChecker
+from rlhf_hitl.formats.importing import BadLines
 from rlhf_hitl.formats.occurrences import OccurrenceCounter
 from rlhf_hitl.formats.reading import read_records
 from rlhf_hitl.formats.record import ImportRecord, ImportVote, SourceRow
+from rlhf_hitl.formats.record_checker import RecordChecker
 from rlhf_hitl.store.known_names import KnownNames
 from rlhf_hitl.types import Verdict, messages_to_dicts
 
@@ -67,7 +68,8 @@ def check_path(
 
     with OccurrenceCounter() as occurrences:
         checker = RecordChecker(file_format.NAME, KnownNames(lambda query: ()), occurrences)
-        records = read_records(source, file_format.make_reader(source, pairs), bad.handle, limit, watch)
+        read_row = file_format.make_reader(source, pairs)
+        records = read_records(source.rows(bad.handle), read_row, bad.handle, limit, watch)
 
         def keep_first():
             for record in records:

@@ -105,7 +105,7 @@ def open_limited(path: Path, name: str, limits: Limits) -> IO[bytes]:
 
             packed = pyarrow.input_stream(str(path), compression="zstd")
         case _:
-            return path.open("rb")
+            return path.open("rb", buffering=PIECE_BYTES)
     return cast(IO[bytes], io.BufferedReader(_CountingReader(packed, path, name, limits), 1 << 17))
 
 

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from itertools import islice
 
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.formats.record import ImportRecord, SourceRow, count_unread
-from rlhf_hitl.formats.source import BadRowHandler, RowSource
+from rlhf_hitl.formats.source import BadRowHandler
 
 ReadRow = Callable[[SourceRow], list[ImportRecord]]
 
 
 def read_records(
-    source: RowSource,
+    rows: Iterable[SourceRow],
     read_row: ReadRow,
     on_bad: BadRowHandler,
     limit: int | None = None,
     watch: Callable[[SourceRow], None] | None = None,
 ) -> Iterator[ImportRecord]:
-    """Yield the records of a source's rows. A record without a batch of its own is of its row's subset.
+    """Yield the records of rows. A record without a batch of its own is of its row's subset.
 
     Args:
         on_bad: called for a row that cannot be read; it raises, or the row is left out.
@@ -31,7 +31,7 @@ def read_records(
     """
     finish: Callable[[], list[ImportRecord]] = getattr(read_row, "finish", list)
     subset = ""
-    for row in islice(source.rows(on_bad), limit):
+    for row in islice(rows, limit):
         if row.subset != subset:  # rows of two subsets never belong together
             yield from _name_batch(finish(), subset)
             subset = row.subset

@@ -7,6 +7,7 @@ import hashlib
 import hmac
 import json
 import logging
+import sqlite3
 import threading
 import time
 import zlib
@@ -116,11 +117,15 @@ class Store:
         """The file of a store on SQLite."""
         return Path(str(self._engine.url.database))
 
-    def write_back(self) -> None:
-        """Write SQLite's log back into the file of the store, as far as no reader needs it. Writers do not wait."""
+    def write_back(self) -> int:
+        """Write SQLite's log back into the file of the store, as far as no reader needs it. Writers do not wait.
+
+        Returns how many pages the log has.
+        """
         with self._engine.connect() as conn:
             driver: Any = conn.connection.driver_connection
-            driver.execute("PRAGMA wal_checkpoint(PASSIVE)")
+            _, pages, _ = driver.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+            return pages
 
     @property
     def schema_version(self) -> str:
@@ -285,7 +290,8 @@ class Store:
         try:
             yield
         finally:
-            driver.execute("PRAGMA synchronous = FULL")
+            with contextlib.suppress(sqlite3.ProgrammingError):  # Ctrl-C has closed it
+                driver.execute("PRAGMA synchronous = FULL")
 
     def insert_new(self, conn: Connection, table: sa.Table, rows: list[dict]) -> int:
         """Insert rows, skip those whose key exists already, and return how many were new."""

@@ -82,13 +82,16 @@ def lock_new_store(store: Store, conn: Connection) -> None:
         )
 
 
-def prepare_bulk_write(store: Store, conn: Connection) -> None:
-    """Tune a transaction that is about to write many rows."""
+def prepare_bulk_write(store: Store, conn: Connection, log_pages: int = WAL_PAGES // 2) -> None:
+    """Tune a transaction that is about to write many rows.
+
+    Args:
+        log_pages: a commit that makes SQLite's log longer writes it back: earlier than a rater's commit would have to.
+    """
     if store.is_sqlite:
         # Ids are random: with SQLite's default cache of two MB, every row would read and write pages of each index.
         conn.exec_driver_sql(f"PRAGMA cache_size = -{CACHE_KIB}")
-        # Its log grows fast, and it writes it back itself before a rater's commit would have to.
-        conn.exec_driver_sql(f"PRAGMA wal_autocheckpoint = {WAL_PAGES // 2}")
+        conn.exec_driver_sql(f"PRAGMA wal_autocheckpoint = {log_pages}")
     else:
         # Until the transaction ends, PostgreSQL plans as if tables that were empty at its start still are, and would
         # scan them instead of using an index.
@@ -167,7 +170,13 @@ def insert_plain_rows(conn: Connection, table: str, columns: Sequence[str], rows
 
 
 def _copy_rows(conn: Connection, table: sa.Table, rows: Iterator[PlainRow]) -> None:
-    statement = f"COPY {table.name} ({_list_column_names(conn, table)}) FROM STDIN"
+    copy_rows(conn, table.name, [c.name for c in table.columns], rows)
+
+
+def copy_rows(conn: Connection, table: str, columns: Sequence[str], rows: Iterable[PlainRow]) -> None:
+    """Insert plain rows of these columns into a table of PostgreSQL, as they are."""
+    names = ", ".join(map(conn.dialect.identifier_preparer.quote, columns))
+    statement = f"COPY {table} ({names}) FROM STDIN"
     driver: Any = conn.connection.driver_connection
     try:
         with driver.cursor() as cursor, cursor.copy(statement) as copy:
@@ -179,10 +188,6 @@ def _copy_rows(conn: Connection, table: sa.Table, rows: Iterator[PlainRow]) -> N
 
 def _list_table_names(conn: Connection) -> str:
     return ", ".join(conn.dialect.identifier_preparer.format_table(t) for t in metadata.sorted_tables)
-
-
-def _list_column_names(conn: Connection, table: sa.Table) -> str:
-    return ", ".join(conn.dialect.identifier_preparer.quote(c.name) for c in table.columns)
 
 
 def _check_rows(table: sa.Table, rows: Iterable[PlainRow], checks: RowChecks) -> Iterator[PlainRow]:

@@ -52,8 +52,10 @@ class Prompt:
         tags = {
             check_label("tag", tag): check_label(f"tag {tag[:60]!r} =", value) for tag, value in (tags or {}).items()
         }
-        split = split or split_for_family(hash_prompt_family(messages))
-        return cls(make_prompt_id(messages, tools), messages, split, tags, tools)
+        family = hash_prompt_family(messages)
+        prompt = cls(make_prompt_id(messages, tools), messages, split or split_for_family(family), tags, tools)
+        prompt.__dict__["family"] = family  # as the property below would keep it
+        return prompt
 
     @cached_property
     def family(self) -> str:

@@ -292,14 +292,15 @@ def test_an_unknown_project_or_a_batch_without_end_is_refused(sqlite_store, tmp_
 
 
 def test_an_import_updates_the_statistics_of_postgres(postgres_url, tmp_path):
-    # Not told, it goes on with plans made for empty tables: each batch reads all judgments there are.
+    # Not told, it goes on with plans made for empty tables: each transaction reads all judgments there are.
     store = Store.open(postgres_url)
     path = write(tmp_path / "a.jsonl", *[vote(f"ann {i}", question=f"Q{i % 300}") for i in range(2500)])
     import_path(store, path)
     with store.read() as conn:
         row_estimates = dict(conn.execute(sa.text("SELECT relname, reltuples FROM pg_class WHERE relkind = 'r'")).all())
     store.close()
-    assert (row_estimates["judgments"], row_estimates["comparisons"]) == (2000, 300)  # after the second batch
+    assert row_estimates["comparisons"] == 300
+    assert 1000 <= row_estimates["judgments"] <= 2500, "after the first thousand"
 
 
 def test_limit_reads_the_first_rows_only(sqlite_store, tmp_path):

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -20,7 +20,8 @@ from rlhf_hitl.store.comparisons import compute_queue_position, find_or_create_l
 from rlhf_hitl.store.db import Store
 from rlhf_hitl.store.imports.records import Batch, format_time
 from rlhf_hitl.store.people import insert_imported_raters
-from rlhf_hitl.store.tables import Utc, comparisons, completions, images, judgments, places, prompts, ratings
+from rlhf_hitl.store.table_copy import copy_rows
+from rlhf_hitl.store.tables import comparisons, completions, images, judgments, places, prompts, ratings
 from rlhf_hitl.types import Route, utc_now
 from rlhf_hitl.types.names import UNNAMED
 
@@ -50,13 +51,15 @@ class BatchApplier:
         self._insert(conn, completions, _COMPLETION_COLUMNS, new)
         counts["completions"] = len(new)
         self._insert_comparisons(conn, batch, existing["comparisons"], now, counts)
-        self._insert_votes(conn, batch, now, counts)
+        self._insert_votes(conn, batch, existing["comparisons"], now, counts)
         self._insert_ratings(conn, batch, existing["ratings"], now, counts)
         new = [(*row, now) for row in batch.images if row[0] not in existing["images"]]
         self._insert(conn, images, ("id", "bytes", "created_at"), new)
         counts["images"] = len(new)
         _count_repeats(batch, existing, counts)
-        requested = {(batch.prompts[at][1], split) for at, _, _, split, *_ in batch.records if split is not None}
+        requested = {
+            (batch.prompts[batch.tasks[at][0]][1], split) for at, split, *_ in batch.records if split is not None
+        }
         return counts, {family for family, split in requested if splits[family] != split}
 
     def _insert_prompts(
@@ -91,21 +94,22 @@ class BatchApplier:
         self._insert(conn, places, ("comparison_id", "n", "lane_id", "position"), place_rows)
         counts["comparisons"] = len(rows)
 
-    def _insert_votes(self, conn: Connection, batch: Batch, now: str, counts: Counter[str]) -> None:
-        votes = [(batch.comparisons[at][0], vote) for _, _, at, _, vote, *_ in batch.records if vote is not None]
-        if not votes:
+    def _insert_votes(self, conn: Connection, batch: Batch, existing: set[str], now: str, counts: Counter[str]) -> None:
+        if not batch.votes:
             return
-        self._add_raters(conn, {vote[0] for _, vote in votes}, counts)
-        first_keys = self._read_first_keys(conn, {comparison_id for comparison_id, _ in votes})
+        self._add_raters(conn, {row[1] for row in batch.votes}, counts)
+        # A comparison that is new in this transaction has no judgments yet.
+        first_keys = self._read_first_keys(conn, existing)
         unnamed = _UnnamedVotes(self, conn, first_keys, counts)
-        rows = []
-        for comparison_id, vote in votes:
-            name, *said, order, simulated, key, judgment_id, judged_at = _widen_vote(vote)
+        comparison_ids = [None if at is None else batch.comparisons[at][0] for _, _, at, _ in batch.tasks]
+        rows, defaults = [], tuple(_JUDGMENT_DEFAULTS.values())
+        for task, name, *said, simulated, key, judgment_id, judged_at in batch.votes:
+            comparison_id = cast(str, comparison_ids[task])
             rater_id = self._raters[name] if name != UNNAMED else unnamed.find_rater(comparison_id, key)
             if (kept := first_keys.get((comparison_id, rater_id))) is None:
                 first_keys[comparison_id, rater_id] = key
-                given = (judgment_id, comparison_id, rater_id, *said, order, bool(simulated), key)
-                rows.append((*given, self.source, judged_at or now, *_JUDGMENT_DEFAULTS.values()))
+                given = (judgment_id, comparison_id, rater_id, *said, bool(simulated), key)
+                rows.append((*given, self.source, judged_at or now, *defaults))
             else:
                 counts["repeated_rows" if kept == key else "repeated_votes"] += 1
         self._insert(conn, judgments, _JUDGMENT_COLUMNS, rows)
@@ -159,6 +163,8 @@ class BatchApplier:
             "SELECT comparison_id, rater_id, idempotency_key, supersedes FROM judgments "  # noqa: S608
             f"WHERE comparison_id IN ({self._list()})"
         )
+        if not comparison_ids:
+            return {}
         rows = conn.exec_driver_sql(query, (json.dumps(list(comparison_ids)),))
         return {(comparison, rater): key for comparison, rater, key, supersedes in rows if supersedes is None}
 
@@ -174,8 +180,7 @@ class BatchApplier:
         if self.store.is_sqlite:
             conn.exec_driver_sql(_make_sqlite_insert(table, columns), rows)
         else:
-            objects = json.dumps([dict(zip(columns, row)) for row in rows])
-            conn.exec_driver_sql(_make_postgres_insert(table, columns), (objects,))
+            copy_rows(conn, table.name, columns, rows)
 
 
 class _UnnamedVotes:
@@ -208,16 +213,12 @@ class _UnnamedVotes:
                 return rater_id
 
 
-def _widen_vote(vote: Sequence[Any]) -> Sequence[Any]:
-    """Return a vote that an earlier version staged, without scores and a time, in the form of this one."""
-    return vote if len(vote) > 9 else (*vote[:5], "{}", *vote[5:], None)
-
-
 def _count_repeats(batch: Batch, existing: dict[str, set[str]], counts: Counter[str]) -> None:
     """Count the records without a vote that added nothing."""
     seen = existing["prompts"] | existing["comparisons"]
-    for prompt, _, comparison, _, vote, *_ in batch.records:
+    for task, _, vote, _ in batch.records:
         if vote is None:
+            prompt, _, comparison, _ = batch.tasks[task]
             id = batch.prompts[prompt][0] if comparison is None else batch.comparisons[comparison][0]
             counts["repeated_rows"] += id in seen
             seen.add(id)
@@ -247,31 +248,3 @@ _RATING_COLUMNS = (
 def _make_sqlite_insert(table: sa.Table, columns: tuple[str, ...]) -> str:
     marks = ", ".join("?" * len(columns))
     return f"INSERT INTO {table.name} ({', '.join(columns)}) VALUES ({marks})"  # noqa: S608
-
-
-@cache
-def _make_postgres_insert(table: sa.Table, columns: tuple[str, ...]) -> str:
-    """Return the statement that inserts all objects of a JSON array, its one parameter, in their order."""
-    types = {name: _find_postgres_type(table.c[name]) for name in columns}
-    # A JSON column comes as text: it has to stay as it was written.
-    fields = ", ".join(f"{name} {'text' if kind == 'json' else kind}" for name, kind in types.items())
-    values = ", ".join(f"{name}::json" if kind == "json" else name for name, kind in types.items())
-    source = f"SELECT {values} FROM json_to_recordset(%s::json) AS r({fields})"  # noqa: S608
-    return f"INSERT INTO {table.name} ({', '.join(columns)}) {source}"
-
-
-def _find_postgres_type(column: sa.Column[Any]) -> str:
-    match column.type:
-        case sa.JSON():
-            return "json"
-        case Utc():
-            return "timestamp"
-        case sa.Boolean():
-            return "boolean"
-        case sa.BigInteger():
-            return "bigint"
-        case sa.Integer():
-            return "integer"
-        case sa.Float():
-            return "double precision"
-    return "text"

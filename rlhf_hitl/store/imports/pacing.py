@@ -6,6 +6,7 @@ once starves them. On PostgreSQL a rater's submit waits for the import where bot
 
 from __future__ import annotations
 
+import math
 import time
 from dataclasses import dataclass, field
 
@@ -14,7 +15,7 @@ from sqlalchemy.engine import Connection
 #: Seconds a transaction should hold its locks while others write, on each database, and while nobody does. On
 #: PostgreSQL others wait for a part of it only, and a dozen statements take ten milliseconds whatever they insert.
 GENTLE_HOLD = {"sqlite": 0.006, "postgres": 0.02}
-QUICK_HOLD = 0.04
+QUICK_HOLD = {"sqlite": 0.1, "postgres": 0.05}
 #: The import then steps aside for so many times the seconds that it held the locks, and for some milliseconds at least.
 GENTLE_PAUSE = {"sqlite": 3.0, "postgres": 1.0}
 SHORTEST_PAUSE = 0.002
@@ -46,10 +47,14 @@ class Pace:
     def is_gentle(self) -> bool:
         return time.monotonic() - self._seen_at < BUSY_SECONDS
 
+    def choose_size(self, left: int) -> int:
+        """Return how many of the records that are left in a batch the next transaction takes: equal parts."""
+        return math.ceil(left / math.ceil(left / self.records))
+
     def step_aside(self, held: float, records: int) -> None:
         """Wait after a transaction that held its locks for `held` seconds and applied so many records."""
         database = "sqlite" if self.sqlite else "postgres"
-        aim = GENTLE_HOLD[database] if self.is_gentle else QUICK_HOLD
+        aim = GENTLE_HOLD[database] if self.is_gentle else QUICK_HOLD[database]
         fitting = int(records * aim / max(held, 1e-4))
         self.records = max(FEWEST, min(fitting, 2 * records, MOST))
         time.sleep(max(SHORTEST_PAUSE, held * GENTLE_PAUSE[database] if self.is_gentle else 0))

@@ -16,9 +16,7 @@ from rlhf_hitl.store.db import Store
 from rlhf_hitl.store.imports.records import BatchBuilder, StagedRecord
 from rlhf_hitl.store.service_tables import import_batches, imports
 
-#: A batch ends with so many records, or so many bytes of texts: it is written, and deleted, in one transaction.
-RECORDS_PER_BATCH, BYTES_PER_BATCH = 1000, 2**20
-BATCHES_PER_DELETE = 20  # deleting so many takes milliseconds
+BATCHES_PER_DELETE = 5  # deleting so many takes milliseconds
 #: After so long without a sign of life, what was staged and not committed is deleted. The importer may read from a hub,
 #: and wait for it, so this is much longer than for an import that is applied.
 STAGING_KEPT = timedelta(hours=1)
@@ -56,8 +54,13 @@ class ImportStaging:
     def add(self, record: StagedRecord) -> None:
         """Stage a record, which the caller has checked: the store is able to hold it."""
         self._builder.add(record)
-        if len(self._builder) >= RECORDS_PER_BATCH or self._builder.bytes >= BYTES_PER_BATCH:
-            self._stage()
+        if self._builder.is_full:
+            self._stage_own()
+
+    def add_packed(self, size: int, payload: bytes) -> None:
+        """Stage a packed `Batch` of so many records, as `add` does with each of them."""
+        self._stage_own()
+        self._stage(size, payload)
 
     def commit(self, counts: Mapping[str, Any]) -> None:
         """Commit the import: it will be applied as a whole, by this process or by another.
@@ -65,8 +68,7 @@ class ImportStaging:
         Args:
             counts: what the report counts already.
         """
-        if len(self._builder):
-            self._stage()
+        self._stage_own()
         with self.store.write() as conn:
             now = self.store.now(conn)
             values = {"counts": dict(counts), "committed_at": now, "heartbeat_at": now}
@@ -78,10 +80,13 @@ class ImportStaging:
     def _own(self) -> sa.Update:
         return imports.update().where(imports.c.id == self.id, imports.c.worker == self.worker)
 
-    def _stage(self) -> None:
-        batch = self._builder.take()
-        size = len(batch.records)
-        row = {"import_id": self.id, "first": self.records, "size": size, "payload": batch.pack(), "splits_kept": []}
+    def _stage_own(self) -> None:
+        if len(self._builder):
+            batch = self._builder.take()
+            self._stage(len(batch.records), batch.pack())
+
+    def _stage(self, size: int, payload: bytes) -> None:
+        row = {"import_id": self.id, "first": self.records, "size": size, "payload": payload, "splits_kept": []}
         with self.store.write(durable=False) as conn:  # it is durable once the import is committed
             if not conn.execute(self._own.values(heartbeat_at=self.store.now(conn))).rowcount:
                 raise _make_lost_error()

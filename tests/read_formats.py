@@ -39,5 +39,6 @@ def read_rows(format: str, *rows: dict[str, Any]) -> tuple[list[ImportRecord], C
 
 
 def _read(source: RowSource, file_format: Format) -> tuple[list[ImportRecord], Counted]:
-    records = list(read_records(source, file_format.make_reader(source, "adjacent"), raise_bad_row))
+    reader = file_format.make_reader(source, "adjacent")
+    records = list(read_records(source.rows(raise_bad_row), reader, raise_bad_row))
     return records, source.unread + source.noted

@@ -258,9 +258,7 @@ def _read_choice(row: SourceRow, result: _Result, names: Sequence[str]) -> Choic
             raise make_value_error(row, result.control, dict(value), "left or right, of two answers")
         sides = _find_sides(result, names)
         if sides is None:
-            row.noted[
-                "pairs whose left answer was taken for the first one (1, a), which the export does not say"
-            ] += 1
+            row.noted["pairs whose left answer was taken for the first one (1, a), which the export does not say"] += 1
             sides = 0, 1
         return Choice(Verdict.RANKED, ((sides[side],), (sides[1 - side],)))
     if "ranker" in value:

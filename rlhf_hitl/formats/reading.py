@@ -7,6 +7,7 @@ from dataclasses import replace
 from itertools import islice
 
 from rlhf_hitl.errors import BadInput
+from rlhf_hitl.formats.readers.columns import is_model_judge
 from rlhf_hitl.formats.record import ImportRecord, SourceRow, count_unread
 from rlhf_hitl.formats.source import BadRowHandler
 
@@ -43,8 +44,24 @@ def read_records(
         count_unread(row)
         if watch is not None:
             watch(row)
-        yield from _name_batch(records, subset)
+        yield from _name_batch([_mark_model_judge(row, record) for record in records], subset)
     yield from _name_batch(finish(), subset)
+
+
+def _mark_model_judge(row: SourceRow, record: ImportRecord) -> ImportRecord:
+    """Return a record whose vote and ratings are simulated if a model made them that is known by its name."""
+    vote, ratings = record.vote, record.ratings
+    if vote is not None and not vote.simulated and is_model_judge(vote.rater):
+        row.noted[f"votes of a model judge: {vote.rater[:60]}"] += 1
+        record = replace(record, vote=replace(vote, simulated=True))
+    people = [rating for rating in ratings if not rating.simulated and is_model_judge(rating.rater)]
+    if people:
+        for rating in people:
+            row.noted[f"ratings of a model judge: {rating.rater[:60]}"] += 1
+        record = replace(
+            record, ratings=tuple(replace(r, simulated=True) if is_model_judge(r.rater) else r for r in ratings)
+        )
+    return record
 
 
 def _name_batch(records: list[ImportRecord], subset: str) -> Iterator[ImportRecord]:

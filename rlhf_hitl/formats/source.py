@@ -314,6 +314,11 @@ class RowSource:
             raise BadInput(self.name, expected=expected, fix=f"{fix} ({reason})") from e
 
 
+def get_split_word(name: str) -> str:
+    """Return the part of a split's name that tells which it is: "test" of Test_prefs."""
+    return re.split(r"[^a-z]", name.strip().lower())[0]
+
+
 def parse_json(line: bytes, *, has_mark: bool = False) -> Any:
     """Return what JSON in UTF-8 says, the same as Python's own `json` makes of it, several times as fast.
 
@@ -374,7 +379,7 @@ def _find_part(path: Path) -> str:
 
 def _find_splits(parts: set[str]) -> dict[str, Split | None]:
     """Return part → the split that its name says."""
-    splits = {name: SPLIT_NAMES.get(re.split(r"[^a-z]", name.lower())[0]) for name in parts}
+    splits = {name: SPLIT_NAMES.get(get_split_word(name)) for name in parts}
     # Our own exports give the split of every prompt; other sets only tell what is not for training.
     if {"train", "calibration", "heldout"} == parts:
         splits["train"] = Split.TRAIN

@@ -20,11 +20,12 @@ from command_line import run_command
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.formats.column_map import ColumnMap
 from rlhf_hitl.formats.importing import ImportReport, import_path
+from rlhf_hitl.formats.readers.columns import is_model_judge
 from rlhf_hitl.formats.readers.pair_ratings import find_strength
 from rlhf_hitl.store import Store, people
 from rlhf_hitl.store.comparisons import count_rows, find_comparisons
 from rlhf_hitl.store.judgments import read_judgments
-from rlhf_hitl.types import Verdict
+from rlhf_hitl.types import Split, Verdict
 
 PAIR = {"prompt": "Q", "chosen": "a", "rejected": "b"}
 CALL = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Graz"}'}}
@@ -560,3 +561,114 @@ def test_a_check_shows_the_first_rows_and_makes_no_store(tmp_path):
     assert (said["unread"], said["bad_lines"]) == ({"column year": 8}, 1)
     assert [row["vote"]["said"] for row in said["first"]] == ["A > B"]
     assert not (tmp_path / "b.db").exists()
+
+
+# Who judged, and what is held out.
+
+
+@pytest.mark.parametrize(
+    ("name", "is_model"),
+    [*((name, True) for name in (
+        "gpt-4", "gpt4_pair", "GPT-4o-mini", "openai/gpt-4", "chatgpt-4o", "gpt-oss-20b", "gpt-4 pair-v2", "claude-v1",
+        "claude-3-opus", "anthropic/claude-sonnet-4", "llama-3-70b-judge",
+    )), *((name, False) for name in (
+        "author_1", "expert_22", "arena_user_9", "Claude", "claude@example.org", "Claudette 3", "gptom", "llama7",
+        "Llama", "unnamed 2", "",
+    ))],
+)  # fmt: skip
+def test_models_that_judge_are_known_by_their_names_and_people_are_not_taken_for_them(name, is_model):
+    assert is_model_judge(name) == is_model
+
+
+def ask(judge: object) -> dict[str, object]:
+    """A vote of MT-Bench."""
+    sides = {
+        f"conversation_{side}": [{"role": "user", "content": "Q"}, {"role": "assistant", "content": side}]
+        for side in "ab"
+    }
+    return {"judge": judge, "model_a": "m1", "model_b": "m2", "turn": 1, "winner": "model_b"} | sides
+
+
+def simulated(store: Store) -> dict[str, tuple[bool, bool]]:
+    """Rater → whether their votes are simulated, and whether the order they saw is known."""
+    names = {r.id: r.name.partition(":")[2] for r in people.list_raters(store)}
+    return {names[j.rater_id]: (j.simulated, bool(j.order_shown)) for j in read_judgments(store)}
+
+
+def test_models_among_the_judges_of_mt_bench_are_simulated_and_people_are_not(sqlite_store, tmp_path):
+    judges = ["gpt4_pair", ["gpt-4", "pair-v2"], "author_0", "expert_12"]
+    report = read(sqlite_store, tmp_path, *map(ask, judges))
+    people_and_models = {"gpt4_pair": True, "gpt-4 pair-v2": True, "author_0": False, "expert_12": False}
+    assert simulated(sqlite_store) == {name: (flag, not flag) for name, flag in people_and_models.items()}
+    assert report.noted == {"votes of a model judge: gpt4_pair": 1, "votes of a model judge: gpt-4 pair-v2": 1}
+
+
+def test_the_people_of_mt_bench_stay_people(shared_data, sqlite_store):
+    report = import_path(sqlite_store, shared_data / "mt_bench" / "mtbench_human_joined.jsonl.gz", limit=300)
+    assert report.noted == {}
+    assert set(simulated(sqlite_store).values()) == {(False, True)}
+
+
+def test_ratings_and_votes_of_a_model_beside_chosen_are_simulated(sqlite_store, tmp_path):
+    report = read(sqlite_store, tmp_path, PAIR | {"judge": "gpt-4", "chosen_rating": 5, "rejected_rating": 1})
+    assert simulated(sqlite_store) == {"gpt-4": (True, False)}
+    assert report.noted["ratings of a model judge: gpt-4"] == 2
+
+
+@pytest.mark.parametrize(
+    ("value", "flag"),
+    [("True", True), ("true", True), ("1", True), (1, True), (1.0, True), (True, True), ("False", False), ("0", False),
+     (0, False), ("", False), (None, False)],
+)  # fmt: skip
+def test_simulated_may_be_text_or_a_number(sqlite_store, tmp_path, value, flag):
+    read(sqlite_store, tmp_path, PAIR | {"simulated": value})
+    assert [j.simulated for j in read_judgments(sqlite_store)] == [flag]
+
+
+@pytest.mark.parametrize("value", ["maybe", 2, -1, [True]])
+def test_simulated_that_is_neither_true_nor_false_is_named(sqlite_store, tmp_path, value):
+    with pytest.raises(BadInput, match=r"a\.jsonl:2: simulated = .*true or false"):
+        read(sqlite_store, tmp_path, PAIR, PAIR | {"simulated": value})
+
+
+def test_simulated_in_a_csv_file_is_read(sqlite_store, tmp_path):
+    (path := tmp_path / "a.csv").write_text("prompt,chosen,rejected,simulated\nQ,a,b,True\nR,a,b,False\n")
+    import_path(sqlite_store, path)
+    assert sorted(j.simulated for j in read_judgments(sqlite_store)) == [False, True]
+
+
+ROWS_WITH_SPLITS = {
+    "trl": lambda text: {"prompt": text, "chosen": "a", "rejected": "b"},
+    "kwise": lambda text: {"prompt": text, "completions": ["a", "b"], "ranking": [[0], [1]]},
+    "kto": lambda text: {"prompt": text, "completion": "a", "label": True},
+    "alpaca": lambda text: {"instruction": text, "input": "", "output": ["a", "b"]},
+    "several_votes": lambda text: {"prompt": text, "response1": "a", "response2": "b", "rater_1": 2},
+    "sharegpt": lambda text: {
+        "conversations": [{"from": "human", "value": text}], "chosen": {"from": "gpt", "value": "a"},
+        "rejected": {"from": "gpt", "value": "b"},
+    },
+    "helpsteer2": lambda text: {"prompt": text, "response_1": "a", "response_2": "b", "preference_strength": 1},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ROWS_WITH_SPLITS)
+@pytest.mark.parametrize(
+    ("word", "split"),
+    [("test", Split.HELDOUT), ("Test_prefs", Split.HELDOUT), ("validation", Split.CALIBRATION), ("train", None)],
+)
+def test_a_column_of_splits_says_what_is_not_for_training(sqlite_store, tmp_path, name, word, split):
+    rows = [ROWS_WITH_SPLITS[name](f"Q{i}") | {"split": word} for i in range(20)]
+    report = read(sqlite_store, tmp_path, *rows)
+    assert report.format == name
+    assert report.unread == {}
+    if split is None:
+        assert report.by_split["train"] > 0
+    else:
+        assert report.by_split == {s.value: 20 if s is split else 0 for s in Split}
+    assert not any("split" in c.prompt.tags for c in find_comparisons(sqlite_store))
+
+
+def test_a_value_that_names_no_split_is_a_tag_and_noted(sqlite_store, tmp_path):
+    report = read(sqlite_store, tmp_path, PAIR | {"split": "north"})
+    assert [c.prompt.tags for c in find_comparisons(sqlite_store)] == [{"split": "north"}]
+    assert report.noted == {"values of the column split that name no split": 1}

@@ -232,6 +232,48 @@ def test_pairs_of_label_studio_are_votes_in_all_its_forms(name):
     assert unread["result quality"] == (0 if is_whole else 2)
 
 
+def make_pair(to_name: str, selected: str) -> dict[str, Any]:
+    result = {"from_name": "better", "to_name": to_name, "value": {"selected": selected}}
+    annotation = {"completed_by": 1, "was_cancelled": False, "created_at": None, "result": [result]}
+    return {"id": 1, "data": {"prompt": "Q", "answer1": "A", "answer2": "B"}, "annotations": [annotation]}
+
+
+@pytest.mark.parametrize(
+    ("to_name", "left", "is_noted"),
+    [("answer1,answer2", 0, False), ("answer2,answer1", 1, False), ("answer2, answer1", 1, False),
+     ("text-2,text-1", 1, False), ("better", 0, True), ("answer1,answer1", 0, True), ("answer2", 0, True)],
+)  # fmt: skip
+def test_left_is_the_first_answer_that_a_pair_is_put_on(to_name, left, is_noted):
+    for selected, best in (("left", left), ("right", 1 - left)):
+        (record,), counted = read_tool(make_pair(to_name, selected))
+        assert record.vote is not None
+        assert record.vote.ranking == ((best,), (1 - best,))
+        assert record.order_known == (left == 0)
+        assert any("left answer was taken for the first" in what for what in counted) == is_noted
+
+
+def test_only_what_a_screen_showed_in_the_files_order_has_an_order():
+    known = {name: {r.order_known for r in read_file(FILES / name)[1] if r.vote} for name in (
+        "argilla_flat.parquet", "argilla_labels.json", "label_studio_ranks.json",
+    )}  # fmt: skip
+    assert known == {
+        "argilla_flat.parquet": {False},
+        "argilla_labels.json": {False},
+        "label_studio_ranks.json": {True},
+    }
+
+
+@pytest.mark.parametrize("name", ["label_studio_pairs.json", "label_studio_pairs_min.csv"])
+def test_what_was_decided_is_a_note_and_not_among_what_was_not_read(sqlite_store, tmp_path, name):
+    report = import_path(sqlite_store, FILES / name)
+    assert any("left answer" in what for what in report.noted)
+    assert not any("left answer" in what for what in report.unread)
+    task = make_pair("better", "left")
+    task["annotations"][0]["result"] = []
+    (path := tmp_path / "a.json").write_text(json.dumps([task]))
+    assert import_path(sqlite_store, path).noted == {"annotations without a choice": 1}
+
+
 @pytest.mark.parametrize("kind", ["ranks", "buckets"])
 @pytest.mark.parametrize("form", [".json", "_min.json", "_min.csv"])
 def test_rankers_of_label_studio_are_rankings_and_numbered_buckets_are_ties(kind, form):

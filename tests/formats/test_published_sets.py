@@ -555,6 +555,45 @@ def test_votes_of_0_and_1_only_are_refused_since_0_may_be_the_first_or_a_tie(tmp
     assert len(records(write(tmp_path / "y.jsonl", [*rows, rows[0] | {"rater_1": 2}]))) == 4
 
 
+@pytest.mark.parametrize("tie", ["tie", "both_bad", "neither", None])
+def test_a_tie_in_a_word_does_not_tell_what_0_means(tmp_path, tie):
+    votes = [tie, 0, 1]
+    rows = [{"prompt": f"Q{i}", "response1": "A", "response2": "B", "rater_1": v} for i, v in enumerate(votes)]
+    with pytest.raises(BadInput, match=r"x\.jsonl:2: rater_1 = 0, and no vote of the file is 2"):
+        records(write(tmp_path / "x.jsonl", rows))
+    for clear in (2, "B", "left"):
+        found = records(write(tmp_path / "y.jsonl", [*rows, rows[0] | {"rater_1": clear}]))
+        assert [r.vote.ranking for r in found if r.vote][-3:-1] == [((0, 1),), ((0,), (1,))]
+
+
+@pytest.mark.parametrize("vote", [{"preference": None, "annotator": "ann"}, {"label_0": None}])
+def test_a_number_is_the_response_that_is_called_so_where_they_are_called_0_and_1(tmp_path, vote):
+    (column, *_) = vote
+    row = {"prompt": "Q", "output_0": "A", "output_1": "B"} | vote
+    rows = [row | {column: value} for value in (0, 1, "1", "tie", "output_1", "A")]
+    _, found, counted = read_file(write(tmp_path / "x.jsonl", rows))
+    first, second, tie = ((0,), (1,)), ((1,), (0,)), ((0, 1),)
+    assert [r.vote.ranking for r in found] == [first, second, second, tie, second, first]
+    assert counted["votes 0 and 1, read as output_0 and output_1"] == 3
+    with pytest.raises(BadInput, match=rf"y\.jsonl:7: {column} = 2, and the responses are called 0 and 1"):
+        records(write(tmp_path / "y.jsonl", [*rows, row | {column: 2}]))
+    with pytest.raises(BadInput, match=rf"z\.jsonl:1: {column} = '3'.*0 or 1, as the responses are called"):
+        records(write(tmp_path / "z.jsonl", [row | {column: 3}]))
+
+
+@pytest.mark.parametrize(
+    ("name", "known"),
+    [("pandalm", False), ("a vote a row", False), ("sharegpt", False), ("alpaca", False), ("shp", False),
+     ("nectar", False), ("arena 33k", True), ("arena 140k", True), ("arena 55k", True)],
+)  # fmt: skip
+def test_the_order_on_the_screen_is_known_only_where_a_format_has_it(tmp_path, sqlite_store, name, known):
+    _, file, rows, _ = SETS[name]
+    path = write(tmp_path / file, rows)
+    assert {r.order_known for r in records(path) if r.vote} == {known}
+    import_path(sqlite_store, path)
+    assert {bool(j.order_shown) for j in read_judgments(sqlite_store)} == {known}
+
+
 # ShareGPT, Alpaca, KTO
 
 
@@ -620,6 +659,9 @@ KTO_FORMS = [
     {"prompt": "\n\nHuman: Q\n\nAssistant:", "completion": "A", "label": 0},
     {"prompt": [turns("Q")[0]], "completion": [turns("Q", "A")[1]], "label": False},
     {"completion": turns("Q", "A"), "label": False},
+    *({"prompt": "Q", "completion": "A", "label": label} for label in ("False", "false ", "0", 0.0, "0.0")),
+    {"messages": turns("Q", "A"), "label": "FALSE"},
+    {"messages": turns("Q", "A"), "kto_tag": 0},
     {"prompt": "Q", "completion": turns("Q", "A"), "label": False},
     {"messages": turns("Q", "A"), "label": False},
     {"conversations": [{"from": "human", "value": "Q"}, {"from": "gpt", "value": "A"}], "kto_tag": False},
@@ -641,6 +683,12 @@ def test_every_way_to_write_a_kto_row_is_the_same_rating_and_no_comparison(tmp_p
     assert (report.prompts, report.completions, report.comparisons, report.judgments) == (1, 1, 0, 0)
     assert report.ratings == 1
     assert import_path(sqlite_store, path).ratings == 0
+
+
+def test_a_label_of_kto_that_is_neither_true_nor_false_is_named(tmp_path):
+    rows = [{"prompt": "Q", "completion": "A", "label": label} for label in ("True", 2)]
+    with pytest.raises(BadInput, match=r"x\.jsonl:2: label = '2'.*true or false"):
+        records(write(tmp_path / "x.jsonl", rows))
 
 
 def test_a_row_with_messages_and_no_label_stays_our_own_format(tmp_path):

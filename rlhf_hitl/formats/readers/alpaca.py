@@ -7,7 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from rlhf_hitl.formats.readers.columns import SYSTEM, read_prompt
+from rlhf_hitl.formats.readers.columns import SYSTEM, read_prompt, read_split
 from rlhf_hitl.formats.record import (
     ImportCompletion,
     ImportRecord,
@@ -22,7 +22,7 @@ NAME = "alpaca"
 ABOUT = "{instruction, input, output: [better, worse]} and, where known, history, system (Alpaca pairs)"
 
 INSTRUCTION = ("instruction", "input")
-COLUMNS = {*INSTRUCTION, *SYSTEM, "output", "history"}
+COLUMNS = {*INSTRUCTION, *SYSTEM, "output", "history", "split"}
 
 
 def matches(fields: Mapping[str, Any]) -> bool:
@@ -41,4 +41,4 @@ def _read_row(row: SourceRow) -> list[ImportRecord]:
     prompt = read_prompt(row, INSTRUCTION)
     completions = tuple(ImportCompletion(make_assistant_message(text), "unknown") for text in outputs)
     vote = ImportVote.of_pair("first")
-    return [ImportRecord(prompt, completions, row.place, vote, split=row.split, order_known=False)]
+    return [ImportRecord(prompt, completions, row.place, vote, split=read_split(row), order_known=False)]

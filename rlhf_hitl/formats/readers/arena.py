@@ -57,6 +57,7 @@ def _read_row(row: SourceRow) -> list[ImportRecord]:
     order = row.fields.get("evaluation_order")
     if isinstance(order, int | float) and order > 1 and "full_conversation" in row.fields:
         row.noted["votes whose conversation went on from earlier turns with other models (in full_conversation)"] += 1
+    # A was on the left of the page.
     return [ImportRecord(prompt, completions, row.place, vote, _read_tags(row), row.split)]
 
 

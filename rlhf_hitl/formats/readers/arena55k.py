@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from rlhf_hitl.formats.readers.columns import parse_flag
 from rlhf_hitl.formats.record import (
     ImportCompletion,
     ImportRecord,
@@ -27,7 +28,6 @@ ABOUT = (
 )
 
 WINNERS = {"winner_model_a": "first", "winner_model_b": "second", "winner_tie": "tie"}
-FLAGS = {"1": True, "0": False, "1.0": True, "0.0": False, "True": True, "False": False}
 COLUMNS = {"model_a", "model_b", "prompt", "response_a", "response_b", *WINNERS}
 
 
@@ -50,6 +50,7 @@ def _read_row(row: SourceRow) -> list[ImportRecord]:
         ImportCompletion(chat, read_text_field(row, f"model_{side}")) for chat, side in zip(sides, "ab", strict=True)
     )
     vote = ImportVote.of_pair(_read_winner(row))
+    # A was on the left of the page.
     return [ImportRecord(prompt, completions, row.place, vote, split=row.split)]
 
 
@@ -68,7 +69,7 @@ def _read_chat(row: SourceRow, questions: list[str], name: str) -> Messages:
 
 
 def _read_winner(row: SourceRow) -> str:
-    flags = {name: FLAGS.get(str(row.fields.get(name))) for name in WINNERS}
+    flags = {name: parse_flag(row.fields.get(name)) for name in WINNERS}
     for name, flag in flags.items():
         if flag is None:
             raise make_field_error(row, name, "1 or 0")

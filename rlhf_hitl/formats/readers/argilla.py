@@ -79,8 +79,10 @@ def _read_row(row: SourceRow, forms: _Forms) -> list[ImportRecord]:
     tags = read_tags(metadata, others_said)
     read = [_read_response(row, response, answers, forms) for response in record.responses]
     said = [(vote, ratings) for vote, ratings in read if vote is not None or ratings] or [(None, ())]
+    # Pages of Argilla show fields and options in the order of the dataset's settings, which is not in the records.
     return [
-        ImportRecord(prompt, completions, row.place, vote, tags, row.split, ratings=ratings) for vote, ratings in said
+        ImportRecord(prompt, completions, row.place, vote, tags, row.split, order_known=False, ratings=ratings)
+        for vote, ratings in said
     ]
 
 

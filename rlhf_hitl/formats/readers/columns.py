@@ -31,7 +31,8 @@ from rlhf_hitl.formats.record import (
     read_text_field,
     split_shared_prompt,
 )
-from rlhf_hitl.types import Message, Messages
+from rlhf_hitl.formats.source import SPLIT_NAMES, get_split_word
+from rlhf_hitl.types import Message, Messages, Split
 
 PROMPT = ("prompt", "question", "instruction", "query", "input")
 SYSTEM = ("system", "system_prompt", "system_message")
@@ -64,6 +65,26 @@ OUTCOMES = {
 }
 
 
+#: Names of judges that are models, with or without the owner before them: gpt-4, gpt4_pair, openai/gpt-4o, claude-v1,
+#: claude-3-opus, llama-3-judge. Each needs more than the word, for a person may be called Claude.
+MODEL_JUDGE = re.compile(
+    r"([\w.-]+/)?((chat)?gpt[\s_-]?(\d|oss)|claude[\s_-]?(v?\d|instant|haiku|sonnet|opus)|llama[\s_-].*judge).*",
+    re.IGNORECASE,
+)
+#: What a file may write for true and false, without capitals.
+FLAGS = {"true": True, "false": False, "1": True, "0": False, "1.0": True, "0.0": False}
+
+
+def is_model_judge(rater: str) -> bool:
+    """Return whether a rater is a model that is known by its name."""
+    return MODEL_JUDGE.fullmatch(rater) is not None
+
+
+def parse_flag(value: Any) -> bool | None:
+    """Return what true, false, 1 or 0 says, which a CSV file writes as text; None for other values."""
+    return FLAGS.get(str(value).strip().lower()) if isinstance(value, bool | int | float | str) else None
+
+
 def squeeze(word: str) -> str:
     """Return a word without its capitals, spaces and marks: `Tie (both_bad)` is `tiebothbad`."""
     return re.sub(r"[\W_]", "", word.lower())
@@ -84,11 +105,16 @@ def has_column(fields: Mapping[str, Any], names: Sequence[str]) -> bool:
 
 
 def read_rater(row: SourceRow, names: Sequence[str] = RATER) -> str:
-    """Return the name of the rater; a number is a name, 0 too. `UNNAMED` where there is none."""
+    """Return the name of the rater; a number is a name, 0 too. `UNNAMED` where there is none.
+
+    A list of texts is one name: MT-Bench calls a judge `["gpt-4", "pair-v2"]`, a model and the prompt it was given.
+    """
     name = row.find(names)
     if name is None:
         return UNNAMED
     value = row.take(name, "rater")
+    if isinstance(value, list) and all(isinstance(part, str) for part in value):
+        value = " ".join(value)
     if isinstance(value, float) and value.is_integer():  # as pandas writes a column of ids in which one is missing
         value = int(value)
     if isinstance(value, bool) or not isinstance(value, str | int | float):
@@ -102,6 +128,37 @@ def read_rationale(row: SourceRow, names: Sequence[str] = RATIONALE) -> str:
     if not isinstance(value, str):
         raise make_field_error(row, name or "", "text")
     return value
+
+
+def read_simulated(row: SourceRow) -> bool:
+    """Return whether the column `simulated` says that no person voted.
+
+    Raises:
+        BadInput: it is neither true nor false.
+    """
+    value = row.take("simulated", "simulated")
+    if is_nothing(value):
+        return False
+    flag = parse_flag(value)
+    if flag is None:
+        raise make_field_error(row, "simulated", "true or false")
+    return flag
+
+
+def read_split(row: SourceRow) -> Split | None:
+    """Return the split that the column `split` puts a row in, by the names that files have; else that of its file.
+
+    As with files, a row of "train" is in no split yet: other names tell what is not for training.
+    """
+    value = row.look("split")
+    if is_nothing(value):
+        return row.split
+    word = get_split_word(value) if isinstance(value, str) else ""
+    if word not in SPLIT_NAMES and word not in ("train", "training"):
+        row.noted["values of the column split that name no split"] += 1
+        return row.split
+    row.take("split", "split")
+    return SPLIT_NAMES.get(word, row.split)
 
 
 def read_strength(row: SourceRow) -> int | None:

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from rlhf_hitl.formats.readers.columns import read_answer
+from rlhf_hitl.formats.readers.columns import read_answer, read_split
 from rlhf_hitl.formats.readers.questions import is_number
 from rlhf_hitl.formats.record import (
     ImportRating,
@@ -24,7 +24,7 @@ from rlhf_hitl.formats.record import (
     read_string_field,
     read_text_field,
 )
-from rlhf_hitl.formats.source import SPLIT_NAMES, RowSource
+from rlhf_hitl.formats.source import RowSource
 from rlhf_hitl.types import Message, Messages
 
 NAME = "helpsteer2"
@@ -107,8 +107,8 @@ def _read_preferences(row: SourceRow) -> list[ImportRecord]:
     """Return a record for each annotator's preference."""
     completions = tuple(read_answer(row, f"response_{n}", POLICY) for n in (1, 2))
     column, entries = _find_entries(row)
-    split = SPLIT_NAMES.get(str(row.fields.get("split")), row.split)
-    prompt = _read_prompt(row)
+    prompt, split = _read_prompt(row), read_split(row)
+    # The annotators saw the responses by these numbers: their reasons name "@Response 1".
     return [
         ImportRecord(prompt, completions, row.place, _read_vote(row, column, entry), {}, split) for entry in entries
     ] or [ImportRecord(prompt, completions, row.place, None, {}, split)]

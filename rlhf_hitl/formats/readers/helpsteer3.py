@@ -71,6 +71,7 @@ def _read_row(row: SourceRow) -> list[ImportRecord]:
     votes = _read_votes(row, ratings)
     if part == "edit_quality":
         votes = [ImportVote(Verdict.RANKED, ((1,), (2,)), rater="HelpSteer3")]
+    # Annotators saw the two of a preference by their numbers: their reasons name "@Response 1".
     return [
         ImportRecord(
             prompt, completions, row.place, vote, tags, row.split, order_known=part == "preference",

@@ -9,7 +9,16 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from rlhf_hitl.formats.readers.alpaca import INSTRUCTION
-from rlhf_hitl.formats.readers.columns import PROMPT, RATER, SYSTEM, add_system, read_prompt, read_rater
+from rlhf_hitl.formats.readers.columns import (
+    PROMPT,
+    RATER,
+    SYSTEM,
+    add_system,
+    parse_flag,
+    read_prompt,
+    read_rater,
+    read_split,
+)
 from rlhf_hitl.formats.readers.sharegpt import read_turns, split_before_answer
 from rlhf_hitl.formats.record import (
     ImportCompletion,
@@ -36,15 +45,18 @@ AXIS = "desirable"
 LABELS = ("label", "kto_tag")
 COLUMNS = {
     *PROMPT, "completion", "messages", "conversations", "output", "history", *SYSTEM, "tools", "model", *LABELS, *RATER,
+    "split",
 }  # fmt: skip
-VALUES = {"true": 1.0, "false": 0.0, "1": 1.0, "0": 0.0}
 
 
 def matches(fields: Mapping[str, Any]) -> bool:
     label = next((fields[name] for name in LABELS if name in fields), None)
     if "completion" in fields:
         return _read_value(label) is not None
-    is_flag = isinstance(label, bool) or (isinstance(label, str) and label.lower() in ("true", "false"))
+    # 0 and 1 in a column `label` beside a chat may be classes of any kind: only words are taken for a judgment.
+    is_flag = parse_flag(label) is not None and (
+        not is_nothing(fields.get("kto_tag")) or str(label).strip().lower() in ("true", "false")
+    )
     has_chat = any(isinstance(fields.get(name), list) for name in ("messages", "conversations"))
     return is_flag and "completions" not in fields and (has_chat or {"instruction", "output"} <= set(fields))
 
@@ -66,14 +78,15 @@ def _read_row(row: SourceRow) -> list[ImportRecord]:
         ImportRecord(
             add_system(row, prompt),
             (ImportCompletion(completion, row.take("model", "policy") if has_model else "unknown"),),
-            row.place, split=row.split, order_known=False, tools=read_tools_field(row),
+            row.place, split=read_split(row), order_known=False, tools=read_tools_field(row),
             ratings=(ImportRating(0, AXIS, value, 0.0, 1.0, rater=read_rater(row)),),
         )
     ]  # fmt: skip
 
 
 def _read_value(label: Any) -> float | None:
-    return VALUES.get(str(label).lower()) if isinstance(label, bool | int | str) else None
+    flag = parse_flag(label)
+    return None if flag is None else float(flag)
 
 
 def _read_chat(row: SourceRow) -> tuple[Messages, Messages, str]:

@@ -14,6 +14,7 @@ from rlhf_hitl.formats.readers.columns import (
     read_rater,
     read_rationale,
     read_raw_prompt,
+    read_split,
     read_strength,
 )
 from rlhf_hitl.formats.record import (
@@ -39,7 +40,7 @@ ABOUT = (
     'known, {"policies", "rater", "rationale", "strength" of a pair, "scores": {axis: [1 to 5, …]}, "judged_at", '
     '"tags"} (K-wise rankings)'
 )
-COLUMNS = ("completions", "ranking", "policies", "scores", "tags", *COMMON)
+COLUMNS = ("completions", "ranking", "policies", "scores", "tags", "split", *COMMON)
 
 
 def matches(fields: Mapping[str, Any]) -> bool:
@@ -79,7 +80,12 @@ def _read_row(row: SourceRow) -> list[ImportRecord]:
         scores=read_scores_field(row, len(completions)),
         judged_at=read_judged_at(row),
     )
-    return [ImportRecord(prompt, completions, row.place, vote, tags, row.split, tools=read_tools_field(row))]
+    # In which order the rater saw the completions is not in the file.
+    return [
+        ImportRecord(
+            prompt, completions, row.place, vote, tags, read_split(row), order_known=False, tools=read_tools_field(row)
+        )
+    ]  # fmt: skip
 
 
 def _to_completion(row: SourceRow, index: int, side: Any, policy: str) -> ImportCompletion:

@@ -1,8 +1,9 @@
 """Label Studio: exports of pairs (`<Pairwise>`) and rankings (`<Ranker>`) as JSON, JSON-MIN or CSV.
 
-An export has no labelling configuration: left and right are the two columns of one name that end in 1 and 2, a and b,
-or left and right. A Ranker without buckets gives an order; buckets that end in numbers (rank_1, rank_2) are places, so
-that two answers in one bucket are equal. A tie of a pair is a choice beside it ("tie", "both bad").
+An export has no labelling configuration. Left and right are what the pair is put on, where its `to_name` names both
+("answer2,answer1"). Else they are the two columns of one name that end in 1 and 2, a and b, or left and right, which
+is noted. A Ranker without buckets gives an order; buckets that end in numbers (rank_1, rank_2) are places, so that two
+answers in one bucket are equal. A tie of a pair is a choice beside it ("tie", "both bad").
 """
 
 from __future__ import annotations
@@ -96,6 +97,15 @@ class _Shown:
 
     names: Sequence[str]
     completions: tuple[ImportCompletion, ...]
+
+
+@dataclass(frozen=True)
+class _Said:
+    """What one person said of the answers. `order_known`: whether the file's order of them is that on the screen."""
+
+    vote: ImportVote | None = None
+    ratings: tuple[ImportRating, ...] = ()
+    order_known: bool = False
 
 
 def _read_row(row: SourceRow) -> list[ImportRecord]:
@@ -200,15 +210,13 @@ def _name_rater(person: Any) -> str:
     return UNNAMED if person is None or person == "" else str(person)
 
 
-Read = tuple[ImportVote | None, tuple[ImportRating, ...]]
-
-
-def _read_annotation(row: SourceRow, annotation: _Annotation, shown: _Shown) -> Read:
+def _read_annotation(row: SourceRow, annotation: _Annotation, shown: _Shown) -> _Said:
     at = None if is_nothing(annotation.created_at) else parse_moment(row, "created_at", annotation.created_at)
     if annotation.is_skipped:
         row.unread.update(f"result {result.control} of a skipped task" for result in annotation.results)
-        return ImportVote(Verdict.SKIPPED, (), annotation.rater, judged_at=at), ()
+        return _Said(ImportVote(Verdict.SKIPPED, (), annotation.rater, judged_at=at))
     choice: Choice | None = None
+    order_known = False
     reasons: dict[str, str] = {}
     ratings: list[tuple[str, str, int, float]] = []
     # A pair or a ranking comes before a choice beside it.
@@ -216,7 +224,7 @@ def _read_annotation(row: SourceRow, annotation: _Annotation, shown: _Shown) -> 
         said = None if choice is not None else _read_choice(row, result, shown.names)
         about = _find_about(result, shown.names)
         if said is not None:
-            choice = said
+            choice, order_known = said, _is_order_on_screen(result, shown.names)
         elif is_number(result.value.get("rating")) and about is not None:
             ratings.append((result.control, *about, float(result.value["rating"])))
         elif isinstance(text := result.value.get("text"), str | list) and is_reason(result.control):
@@ -224,20 +232,21 @@ def _read_annotation(row: SourceRow, annotation: _Annotation, shown: _Shown) -> 
         else:
             row.unread[f"result {result.control}"] += 1
     if choice is None and not ratings:
-        row.unread["annotations without a choice"] += 1
+        row.noted["annotations without a choice"] += 1
         row.unread.update(f"result {control}" for control in reasons)
-        return None, ()
+        return _Said()
     why = join_reasons(reasons)
     vote = None
     if choice is not None:
         vote = ImportVote(choice.verdict, choice.ranking, annotation.rater, choice.strength, why, judged_at=at)
-    return vote, tuple(
+    made = tuple(
         ImportRating(
             completion, axis, value, None, None, rater=annotation.rater,
             rationale="" if vote is not None else why, judged_at=at,
         )
         for control, axis, completion, value in ratings
     )  # fmt: skip
+    return _Said(vote, made, order_known)
 
 
 def _read_choice(row: SourceRow, result: _Result, names: Sequence[str]) -> Choice | None:
@@ -247,13 +256,36 @@ def _read_choice(row: SourceRow, result: _Result, names: Sequence[str]) -> Choic
         side = _SIDES.get(value["selected"]) if isinstance(value["selected"], str) else None
         if side is None or len(names) != 2:
             raise make_value_error(row, result.control, dict(value), "left or right, of two answers")
-        return Choice(Verdict.RANKED, ((side,), (1 - side,)))
+        sides = _find_sides(result, names)
+        if sides is None:
+            row.noted["pairs whose left answer was taken for the first one (1, a), which the export does not say"] += 1
+            sides = 0, 1
+        return Choice(Verdict.RANKED, ((sides[side],), (sides[1 - side],)))
     if "ranker" in value:
         return _read_ranker(row, result, names)
     choices = value.get("choices")
     if isinstance(choices, list) and len(choices) == 1 and isinstance(choices[0], str):
         return read_choice(choices[0], names)
     return None
+
+
+def _find_sides(result: _Result, names: Sequence[str]) -> tuple[int, int] | None:
+    """Return which answers were left and right; None where the result is not said to be put on both."""
+    named = [find_answer(name.strip(), names) for name in result.about.split(",")]
+    if len(named) != 2 or named[0] is None or named[1] is None or named[0] == named[1]:
+        return None
+    return named[0], named[1]
+
+
+def _is_order_on_screen(result: _Result, names: Sequence[str]) -> bool:
+    """Return whether the file's order of the answers is that in which they were shown for a result.
+
+    A pair has the left answer first, and a Ranker shows its items in the order of their list. Where answers stand
+    beside other choices only the configuration says.
+    """
+    if "selected" in result.value:
+        return _find_sides(result, names) != (1, 0)
+    return "ranker" in result.value
 
 
 def _read_ranker(row: SourceRow, result: _Result, names: Sequence[str]) -> Choice | None:
@@ -287,13 +319,16 @@ def _find_about(result: _Result, names: Sequence[str]) -> tuple[str, int] | None
 
 
 def _make_records(
-    row: SourceRow, prompt: Messages, shown: _Shown, tags: Mapping[str, str], read: Sequence[Read]
+    row: SourceRow, prompt: Messages, shown: _Shown, tags: Mapping[str, str], read: Sequence[_Said]
 ) -> list[ImportRecord]:
-    said = [one for one in read if one != (None, ())] or [(None, ())]
+    said = [one for one in read if one.vote is not None or one.ratings] or [_Said()]
     return [
-        ImportRecord(prompt, shown.completions, row.place, vote, tags, row.split, ratings=ratings)
-        for vote, ratings in said
-    ]
+        ImportRecord(
+            prompt, shown.completions, row.place, one.vote, tags, row.split, order_known=one.order_known,
+            ratings=one.ratings,
+        )
+        for one in said
+    ]  # fmt: skip
 
 
 def _decode(value: Any) -> Any:

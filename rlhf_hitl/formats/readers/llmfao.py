@@ -59,6 +59,7 @@ def make_reader(source: RowSource, pairs: str) -> Callable[[SourceRow], list[Imp
             raise make_field_error(row, "prompt", f"a pair of prompt and models that is in {PAIRS}")
         rater = read_rater(row, ("worker",)) if "worker" in row.fields else source.path.name.split(".")[0]
         vote = ImportVote.of_pair(read_outcome(row, "winner"), rater=rater)
+        # The winner is "left" or "right": x was on the left.
         return [ImportRecord(pair.prompt, pair.completions, row.place, vote, pair.tags)]
 
     return read_vote
@@ -90,4 +91,5 @@ def _to_record(row: SourceRow, names: ModelNames) -> ImportRecord:
     if "golden" in row.fields:
         reason = str(row.fields.get("reason") or "")
         vote = ImportVote.of_pair(read_outcome(row, "golden"), rater="golden", rationale=reason)
-    return ImportRecord(read_question(row, "text"), completions, row.place, vote, tags)
+    # The golden answers were on no screen.
+    return ImportRecord(read_question(row, "text"), completions, row.place, vote, tags, order_known=vote is None)

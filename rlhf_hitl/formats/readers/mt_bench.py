@@ -8,6 +8,7 @@ from typing import Any
 from rlhf_hitl.formats.readers.columns import (
     JUDGED_AT,
     RATIONALE,
+    is_model_judge,
     read_judged_at,
     read_outcome,
     read_rater,
@@ -53,15 +54,18 @@ def _read_row(row: SourceRow) -> list[ImportRecord]:
     if prompt != other_prompt:
         raise make_field_error(row, "conversation_b", "a conversation that opens like conversation_a")
     completions = tuple(ImportCompletion(c, read_text_field(row, f"model_{side}")) for c, side in ((a, "a"), (b, "b")))
+    judge = read_rater(row, ("judge",))
     vote = ImportVote.of_pair(
         read_outcome(row, "winner"),
-        rater=read_rater(row, ("judge",)),
+        rater=judge,
         rationale=read_rationale(row),
         judged_at=read_judged_at(row),
     )
     # The turn is not a tag: both turns of a question have one prompt. A second turn makes the completion longer.
     tags = {k: str(row.take(k, "tag")) for k in TAGS if not is_nothing(row.look(k))}
-    return [ImportRecord(prompt, completions, row.place, vote, tags, row.split)]
+    # People saw A on the left. A model judged both orders, or one that the file does not tell.
+    order_known = not is_model_judge(judge)
+    return [ImportRecord(prompt, completions, row.place, vote, tags, row.split, order_known=order_known)]
 
 
 def _split_at_turn(row: SourceRow, name: str, turn: int) -> tuple[Messages, Messages]:

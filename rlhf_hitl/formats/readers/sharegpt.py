@@ -11,7 +11,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from rlhf_hitl.formats.readers.columns import SYSTEM, add_system, split_sides
+from rlhf_hitl.formats.readers.columns import SYSTEM, add_system, read_split, split_sides
 from rlhf_hitl.formats.record import (
     ImportCompletion,
     ImportRecord,
@@ -38,7 +38,7 @@ ROLES = {
 }  # fmt: skip
 CALL_ROLES = ("function_call", "tool_call")
 IMAGE_MARK = "<image>"
-COLUMNS = {"conversations", "chosen", "rejected", *SYSTEM, "tools", "images"}
+COLUMNS = {"conversations", "chosen", "rejected", *SYSTEM, "tools", "images", "split"}
 EXPECTED = 'a list of turns {"from": "human", "value": text}'
 
 
@@ -69,7 +69,7 @@ def _read_row(row: SourceRow) -> list[ImportRecord]:
         raise make_field_error(row, "images", f"one {IMAGE_MARK} in the texts for each image; {left} are left over")
     return [
         ImportRecord(
-            add_system(row, prompt), completions, row.place, vote, split=row.split, order_known=False,
+            add_system(row, prompt), completions, row.place, vote, split=read_split(row), order_known=False,
             tools=read_tools_field(row),
         )
     ]  # fmt: skip

@@ -21,6 +21,8 @@ from rlhf_hitl.formats.readers.columns import (
     read_rater,
     read_rationale,
     read_raw_prompt,
+    read_simulated,
+    read_split,
     split_sides,
 )
 from rlhf_hitl.formats.record import (
@@ -35,7 +37,7 @@ from rlhf_hitl.formats.record import (
 )
 from rlhf_hitl.formats.source import RowSource
 from rlhf_hitl.formats.written_values import find_messages
-from rlhf_hitl.types import Message, Messages
+from rlhf_hitl.types import Message, Messages, Split
 
 NAME = "trl"
 ABOUT = (
@@ -50,8 +52,9 @@ EXPORT_COLUMNS = (
 SIDES = ("chosen", "rejected")
 POLICY_COLUMNS = ("{side}_policy", "{side}_model", "{side}-model")
 _POLICIES = {side: [column.format(side=side) for column in POLICY_COLUMNS] for side in SIDES}
-COLUMNS = (*SIDES, *COMMON, *pair_ratings.COLUMNS, *_POLICIES["chosen"], *_POLICIES["rejected"])
-_NO_TAGS = frozenset((*COLUMNS, *EXPORT_COLUMNS))
+COLUMNS = (*SIDES, *COMMON, *pair_ratings.COLUMNS, *_POLICIES["chosen"], *_POLICIES["rejected"], "simulated", "split")
+#: A `split` that names no split is a tag.
+_NO_TAGS = frozenset((*COLUMNS, *EXPORT_COLUMNS)) - {"split"}
 MAX_TAG_LENGTH = 64
 #: Columns of texts that tell where a row is from or of what kind it is: none of them could be a prompt.
 NO_PROMPTS = (
@@ -79,14 +82,12 @@ def _read_row(row: SourceRow) -> list[ImportRecord]:
         raise make_field_error(row, "rejected", f"what `chosen` is: {kinds[0]}, and not {kinds[1]}")
     policies = [_read_policy(row, side) for side in SIDES]
     completions = tuple(ImportCompletion(chat, policy) for chat, policy in zip(sides, policies, strict=True))
-    tools = read_tools_field(row)
+    tools, split = read_tools_field(row), read_split(row)
     if "comparison_id" in row.fields:
-        return [_read_exported(row, prompt, completions, tools)]
+        return [_read_exported(row, prompt, completions, tools, split)]
     if row.fields.get("label_source") == "model":  # a label made by a model is not a vote
         return [
-            ImportRecord(
-                prompt, completions, row.place, None, _read_tags(row), row.split, order_known=False, tools=tools
-            )
+            ImportRecord(prompt, completions, row.place, None, _read_tags(row), split, order_known=False, tools=tools)
         ]
     rater = read_rater(row)
     opinion = pair_ratings.read_opinion(row, rater)
@@ -95,12 +96,12 @@ def _read_row(row: SourceRow) -> list[ImportRecord]:
         rater=rater,
         strength=opinion.strength,
         rationale=read_rationale(row),
-        simulated=row.fields.get("simulated") is True,
+        simulated=read_simulated(row),
         judged_at=read_judged_at(row),
     )
     return [
         ImportRecord(
-            prompt, completions, row.place, vote, _read_tags(row), row.split, order_known=False, tools=tools,
+            prompt, completions, row.place, vote, _read_tags(row), split, order_known=False, tools=tools,
             ratings=opinion.ratings,
         )
     ]  # fmt: skip
@@ -110,10 +111,10 @@ PromptAndSides = tuple[Messages, Messages, Messages]
 
 
 def _read_exported(
-    row: SourceRow, prompt: Messages, completions: tuple[ImportCompletion, ...], tools: Any
+    row: SourceRow, prompt: Messages, completions: tuple[ImportCompletion, ...], tools: Any, split: Split | None
 ) -> ImportRecord:
     """Return the record of a row of our own export, whose labels say what all judgments say together."""
-    simulated, by_model = row.fields.get("simulated") is True, row.fields.get("label_source") == "model"
+    simulated, by_model = read_simulated(row), row.fields.get("label_source") == "model"
     vote = ImportVote.of_pair("tie" if _is_tie(row.fields) else "first", simulated=simulated)
     tags = row.fields.get("tags") or {}
     try:
@@ -124,7 +125,7 @@ def _read_exported(
         raise make_field_error(row, "tags", "a JSON object")
     tags = {k: str(v) for k, v in tags.items()}
     return ImportRecord(
-        prompt, completions, row.place, None if by_model else vote, tags, row.split, order_known=False, tools=tools
+        prompt, completions, row.place, None if by_model else vote, tags, split, order_known=False, tools=tools
     )
 
 
@@ -252,7 +253,7 @@ def _read_tags(row: SourceRow) -> dict[str, str]:
     names = [
         name
         for name in row.fields
-        if name not in _NO_TAGS and not name.endswith("id")
+        if name not in _NO_TAGS and name not in row.fields.read and not name.endswith("id")
         and isinstance(value := row.look(name), str) and 0 < len(value) <= MAX_TAG_LENGTH
     ]  # fmt: skip
     return {name: row.take(name, "tag") for name in names}

@@ -8,7 +8,7 @@ from itertools import groupby
 
 from rlhf_hitl.types import ImagePart, Message, TextPart, Tools
 from rlhf_hitl.ui import markdown
-from rlhf_hitl.ui.look_alikes import find_look_alikes
+from rlhf_hitl.ui.look_alikes import find_hidden_differences, find_look_alikes
 from rlhf_hitl.ui.message_blocks import Blocks, ImageAddress, render_image
 from rlhf_hitl.ui.rendering import render_texts
 
@@ -24,11 +24,13 @@ class CardHtml:
 
     Attributes:
         alike: groups of completions, by their places, that look the same and are not written the same.
+        hidden: groups of completions that differ only in what raters do not see of them.
     """
 
     prompt: str
     completions: list[str]
     alike: list[list[int]]
+    hidden: list[list[int]]
 
 
 def render_card(
@@ -37,11 +39,13 @@ def render_card(
     image_address: ImageAddress,
     *,
     tools: Tools = (),
+    written: Sequence[Sequence[Message]] | None = None,
 ) -> CardHtml:
     """Return a prompt with its tools, and its completions, as HTML. They share one budget of time: see `rendering.py`.
 
-    A completion is its message, or a conversation if it has more than one. Addresses of images are for one person, so
-    they are not in what is cached.
+    A completion is its message, or a conversation if it has more than one. `written` are the completions with what a
+    guideline hides of them, which is compared and not drawn; None where nothing is hidden. Addresses of images are for
+    one person, so they are not in what is cached.
     """
     chats = [prompt, *completions]
     html = render_texts(text for chat in chats for m in chat[:MESSAGES_LIMIT] for text in _list_texts(m))
@@ -49,7 +53,8 @@ def render_card(
     drawn_tools = blocks.render_tools(tools)
     drawn_prompt = drawn_tools + _ChatDrawer(prompt, "conversation", html, blocks, image_address).draw()
     drawn = [_ChatDrawer(chat, "answer", html, blocks, image_address).draw_completion() for chat in completions]
-    return CardHtml(drawn_prompt, drawn, find_look_alikes(completions, drawn))
+    hidden = find_hidden_differences(completions, completions if written is None else written)
+    return CardHtml(drawn_prompt, drawn, find_look_alikes(completions, drawn), hidden)
 
 
 def _list_texts(message: Message) -> Iterator[str]:

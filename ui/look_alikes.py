@@ -1,4 +1,7 @@
-"""Find completions that look the same on the page and are not written the same."""
+"""Find completions that look the same on the page and are not the same.
+
+Either they are not written the same, or a guideline hides what they differ in.
+"""
 
 from __future__ import annotations
 
@@ -30,6 +33,15 @@ def find_look_alikes(completions: Sequence[Sequence[Message]], html: Sequence[st
         for look, places in by_look.items()
         if look and any(tuple(completions[at]) != tuple(completions[places[0]]) for at in places)
     ]
+
+
+def find_hidden_differences(seen: Sequence[Sequence[Message]], written: Sequence[Sequence[Message]]) -> list[list[int]]:
+    """Return groups of places whose completions are the same as raters see them, and not as they were written."""
+    groups: list[list[int]] = []
+    for at, chat in enumerate(seen):
+        same = next((group for group in groups if tuple(seen[group[0]]) == tuple(chat)), None)
+        same.append(at) if same else groups.append([at])
+    return [group for group in groups if any(tuple(written[at]) != tuple(written[group[0]]) for at in group)]
 
 
 def _get_look(html: str) -> str:

@@ -63,17 +63,20 @@ def draw_card(
     image_address: ImageAddress,
     *,
     tools: Tools = (),
+    written: Sequence[Sequence[Message]] | None = None,
 ) -> dict[str, Any]:
     """Return a prompt and the completions shown for it, with a letter each, as the page draws them.
 
-    `alike` are the letters of completions that look the same and are not written the same, group by group.
+    `alike` are the letters of completions that look the same and are not written the same, group by group; `hidden`
+    those that differ only in what the guideline hides: in `written`, and not in `answers`.
     """
-    card = render_card(prompt, answers, image_address, tools=tools)
+    card = render_card(prompt, answers, image_address, tools=tools, written=written)
     return {
         "id": id,
         "mode": mode,
         "prompt": card.prompt,
-        "alike": [[ascii_uppercase[at] for at in places] for places in card.alike],
+        "alike": _name_groups(card.alike),
+        "hidden": _name_groups(card.hidden),
         "asked": make_question_excerpt(prompt, CARD_EXCERPT_LENGTH),
         "answers": [
             {
@@ -84,3 +87,7 @@ def draw_card(
             for letter, chat, html in zip(ascii_uppercase, answers, card.completions)
         ],
     }
+
+
+def _name_groups(groups: Sequence[Sequence[int]]) -> list[list[str]]:
+    return [[ascii_uppercase[at] for at in places] for places in groups]

@@ -197,8 +197,10 @@ class RatingService:
     ) -> dict[str, Any]:
         seen = guidelines.keep_seen_of_comparison(self._store, comparison, version)
         prompt, answers = seen.prompt, [seen.find_completion(i).messages for i in order]
+        written = [comparison.find_completion(i).messages for i in order]
         language = prompt.language
-        return draw_card(id, mode, prompt.messages, answers, self._image_address, tools=prompt.tools) | {
+        card = draw_card(id, mode, prompt.messages, answers, self._image_address, tools=prompt.tools, written=written)
+        return card | {
             "guideline": f"{comparison.project}@{version}",
             "lang": language if _LANGUAGE_TAG.fullmatch(language) else "",
         }
@@ -210,7 +212,7 @@ class RatingService:
         example = remaining[0]
         total = len(tutorial.list_examples(self._store, example.project))
         asked, *answers = self._read_example(example)
-        card = draw_card(example.id, "tutorial", asked, answers, self._image_address)
+        card = draw_card(example.id, "tutorial", asked, answers, self._image_address, written=example.completions)
         return card | {"at": total - len(remaining) + 1, "of": total}
 
     def _read_example(self, example: TutorialExample) -> list[Messages]:

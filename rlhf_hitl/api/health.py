@@ -13,6 +13,7 @@ from fastapi.responses import JSONResponse, Response
 from rlhf_hitl.api.auth import identify_caller
 from rlhf_hitl.api.metrics import ServerMetrics
 from rlhf_hitl.store import Store, StoreFailure
+from rlhf_hitl.store.images import describe_missing
 from rlhf_hitl.types import Scope
 
 
@@ -41,13 +42,17 @@ def add_health_routes(app: FastAPI, store: Store, metrics: ServerMetrics) -> Non
 
 
 class Readiness:
-    """Whether this server can keep judgments. It writes to the disk, so it is looked up at most once a second."""
+    """Whether this server can keep judgments, and whether it has the images that they are about.
 
-    SECONDS = 1.0
+    The first writes to the disk, so it is looked up at most once a second; the second may ask another machine.
+    """
+
+    SECONDS, IMAGE_SECONDS = 1.0, 60.0
 
     def __init__(self, store: Store):
         self._store, self._one_at_a_time = store, CapacityLimiter(1)
         self._newest: tuple[float, tuple[bool, dict[str, Any]]] | None = None
+        self._images: tuple[float, str] | None = None
 
     async def check(self) -> tuple[bool, dict[str, Any]]:
         """Return the result of `check_readiness`. Who asks while another asks waits for the same, in no thread."""
@@ -55,8 +60,15 @@ class Readiness:
 
     def _check(self) -> tuple[bool, dict[str, Any]]:
         if self._newest is None or time.monotonic() - self._newest[0] > self.SECONDS:
-            self._newest = time.monotonic(), check_readiness(self._store)
+            is_ready, status = check_readiness(self._store)
+            self._newest = time.monotonic(), (is_ready, status | ({"images": self._check_images()} if is_ready else {}))
         return self._newest[1]
+
+    def _check_images(self) -> str:
+        """Return whether the images are here. Those that are not hold up no judgment, so the server is ready."""
+        if self._images is None or time.monotonic() - self._images[0] > self.IMAGE_SECONDS:
+            self._images = time.monotonic(), "missing" if describe_missing(self._store) else "ok"
+        return self._images[1]
 
 
 def check_readiness(store: Store) -> tuple[bool, dict[str, Any]]:

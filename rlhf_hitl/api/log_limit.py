@@ -11,8 +11,9 @@ from collections.abc import Callable
 
 from rlhf_hitl.wording import say_count
 
-#: Loggers whose lines a client can cause at will: bad requests, and connections that close when something is sent.
-LOGGERS_OF_CLIENTS = ("uvicorn.error", "asyncio")
+#: Loggers whose lines a client can cause at will: bad requests, connections that close when something is sent, and
+#: images whose files are missing.
+LOGGERS_OF_CLIENTS = ("uvicorn.error", "asyncio", "rlhf_hitl.api.images")
 
 
 class LogLimit(logging.Filter):

@@ -21,6 +21,7 @@ import typer
 from rlhf_hitl.cli import AsJson, Result, StoreUrl, command, print_json, print_text
 from rlhf_hitl.config import TrustedProxies, load_settings, read_root_path
 from rlhf_hitl.errors import BadInput
+from rlhf_hitl.terminal import print_note
 
 if TYPE_CHECKING:
     from rlhf_hitl.config import Settings
@@ -58,9 +59,20 @@ def serve_command(
                 f"--root-path {root_path}", expected=str(e).removeprefix("expected "), fix="give it as the proxy has it"
             ) from e
     opened = Store.open(store)
+    _say_where_images_are(opened)
     if workers > 1:
         return _serve_several_processes(opened, store, host, port, workers, json)
     return serve_one_process(opened, host, port, {}, json)
+
+
+def _say_where_images_are(store: Store) -> None:
+    """Say in a line that images are missing here, or would be on another server of this store."""
+    from rlhf_hitl.store.images import describe_missing, describe_sharing
+
+    if missing := describe_missing(store):
+        print_note(f"warning: images are missing: {missing}. Fix: copy the folder of images there, or RLHF_HITL_IMAGES")
+    elif shared := describe_sharing(store):
+        print_note(f"note: {shared}")
 
 
 def serve_one_process(store: Store, host: str, port: int, accounts: dict[str, str], json: bool) -> Result:

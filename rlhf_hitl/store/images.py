@@ -11,16 +11,21 @@ from __future__ import annotations
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from rlhf_hitl.config import load_settings
 from rlhf_hitl.errors import BadInput, NotFound
 from rlhf_hitl.files import atomic_file, make_private_folder
+from rlhf_hitl.store.engines import get_first_line
 from rlhf_hitl.store.tables import images
 from rlhf_hitl.types import ImagePart, utc_now
 from rlhf_hitl.types.images import is_image_id
+
+if TYPE_CHECKING:
+    from rlhf_hitl.store.db import Store
 
 
 class ImageFolder:
@@ -116,6 +121,37 @@ class _RemoteFolder:
     def write(self, id: str, png: bytes) -> None:
         self._fs.makedirs(self._find(id).rpartition("/")[0], exist_ok=True)
         self._fs.pipe_file(self._find(id), png)
+
+
+def is_listed(conn: Connection, id: str) -> bool:
+    """Return whether messages of the store may name this image, whether or not its file is here."""
+    return conn.execute(sa.select(images.c.id).where(images.c.id == id)).first() is not None
+
+
+def describe_missing(store: Store) -> str:
+    """Return in a sentence why this machine lacks images of the store, "" where it has the one that came last."""
+    with store.read() as conn:
+        newest = _find_newest(conn)
+    try:
+        if newest is None or store.images.has(newest):
+            return ""
+    except Exception as e:  # an address of fsspec fails in ways of its own
+        return f"{store.images.address} does not answer: {get_first_line(e)}"
+    return f"{newest}, which came last, is not in {store.images.address}"
+
+
+def describe_sharing(store: Store) -> str:
+    """Return in a sentence that other servers of this store would not have its images; "" where they would."""
+    if store.is_sqlite or load_settings().images:
+        return ""
+    with store.read() as conn:
+        if _find_newest(conn) is None:
+            return ""
+    return f"images are in {store.images.address} of this machine: several servers need RLHF_HITL_IMAGES"
+
+
+def _find_newest(conn: Connection) -> str | None:
+    return conn.execute(sa.select(images.c.id).order_by(images.c.created_at.desc(), images.c.id).limit(1)).scalar()
 
 
 def keep_images(folder: ImageFolder, conn: Connection, found: Iterable[ImagePart]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,13 +13,14 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from rlhf_hitl.api.app import create_headless_app
+from rlhf_hitl.cli.serve import _say_where_images_are
 from rlhf_hitl.config import Settings
 from rlhf_hitl.errors import BadInput, NotFound
 from rlhf_hitl.formats.archive import restore_archive, write_archive
 from rlhf_hitl.formats.importing import import_path
 from rlhf_hitl.store import Store, people, queue, tokens
 from rlhf_hitl.store.comparisons import find_comparisons
-from rlhf_hitl.store.images import ImageFolder
+from rlhf_hitl.store.images import ImageFolder, describe_missing
 from rlhf_hitl.types import Role, Scope
 from rlhf_hitl.types.images import read_image
 
@@ -160,3 +162,55 @@ def test_the_api_takes_images_and_tool_calls_and_gives_them_back(store, tmp_path
         assert (got.status_code, got.headers["content-type"]) == (200, "image/png")
         assert read_image(got.content)[0] == image_id
         assert call(lead, "GET", f"/images/{read_image(BLUE)[0]}").status_code == 404
+
+
+def test_a_file_that_is_missing_is_told_to_who_asks_to_the_log_and_to_operators(store, tmp_path, add_raters, caplog):
+    row = {"messages": ask("Which colour?", RED), "completions": [{"messages": a, "policy": "p"} for a in ANSWERS]}
+    import_path(store, write_rows(tmp_path / "a.jsonl", row))
+    lead = people.add_rater(store, "lea", Role.LEAD)
+    bearer = {"authorization": f"Bearer {tokens.add_api_token(store, lead.id, '', list(Scope))}"}
+    settings, image_id = Settings(store=store.url, workspace=tmp_path), read_image(RED)[0]
+    with TestClient(create_headless_app(store, settings)) as http:
+        assert http.get(f"/api/v1/images/{image_id}", headers=bearer).headers["cache-control"] == "private, no-store"
+        assert http.get("/readyz").json()["images"] == "ok"
+    assert describe_missing(store) == ""
+    shutil.rmtree(store.images.address)
+    assert image_id in describe_missing(store)
+    assert store.images.address in describe_missing(store)
+    with TestClient(create_headless_app(store, settings)) as http:
+        ready = http.get("/readyz")
+        assert (ready.status_code, ready.json()["images"]) == (200, "missing")
+        got = http.get(f"/api/v1/images/{image_id}", headers=bearer)
+        assert got.status_code == 404
+        assert "expected its file on this server" in got.json()["detail"]
+        assert store.images.address not in got.text
+        [line] = [r.getMessage() for r in caplog.records if r.name == "rlhf_hitl.api.images"]
+        assert image_id in line
+        assert store.images.address in line
+        unknown = http.get(f"/api/v1/images/{read_image(BLUE)[0]}", headers=bearer)
+        assert (unknown.status_code, "expected one of this store" in unknown.text) == (404, True)
+        assert len([r for r in caplog.records if r.name == "rlhf_hitl.api.images"]) == 1
+
+
+def test_a_folder_that_does_not_answer_is_no_error_of_the_server(store, tmp_path, monkeypatch):
+    row = {"messages": ask("Which colour?", RED), "completions": [{"messages": a, "policy": "p"} for a in ANSWERS]}
+    import_path(store, write_rows(tmp_path / "a.jsonl", row))
+    monkeypatch.setitem(vars(store), "images", ImageFolder("nowhere://x"))
+    assert describe_missing(store).startswith("nowhere://x does not answer")
+
+
+def test_serve_says_where_images_are_that_other_servers_need(store, tmp_path, monkeypatch, capsys):
+    _say_where_images_are(store)
+    assert capsys.readouterr().err == "", "the store has no images"
+    row = {"messages": ask("Which colour?", RED), "completions": [{"messages": a, "policy": "p"} for a in ANSWERS]}
+    import_path(store, write_rows(tmp_path / "a.jsonl", row))
+    _say_where_images_are(store)
+    said = capsys.readouterr().err
+    assert ("several servers need RLHF_HITL_IMAGES" in said) is not store.is_sqlite
+    assert said.count("\n") == (0 if store.is_sqlite else 1)
+    monkeypatch.setenv("RLHF_HITL_IMAGES", store.images.address)
+    _say_where_images_are(store)
+    assert capsys.readouterr().err == ""
+    shutil.rmtree(store.images.address)
+    _say_where_images_are(store)
+    assert capsys.readouterr().err.startswith(f"warning: images are missing: {read_image(RED)[0]}")

@@ -156,6 +156,19 @@ def test_what_is_told_apart_or_is_the_same_is_not_warned_of():
     assert draw_all(look_alike()).alike == [[0, 1]]
 
 
+def test_what_a_guideline_hides_is_compared_without_being_shown():
+    written = [
+        (Message("assistant", text, reasoning_content=why),) for text, why in (("a", "x"), ("b", "x"), ("a", "y"))
+    ]
+    hidden = [hide_reasoning(chat) for chat in written]
+    card = draw(*hidden, written=written)
+    assert (card.alike, card.hidden) == ([], [[0, 2]])
+    assert not any("y" in seen(html) for html in card.completions)
+    assert draw(*written, written=written).hidden == []
+    assert draw(*hidden[:1], *hidden[:1], written=[written[0], written[0]]).hidden == []
+    assert draw(*hidden).hidden == []
+
+
 # --- tool calls, reasoning
 
 

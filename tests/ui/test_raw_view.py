@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 
 from browser_fixtures import enter, expect, open_rating_page, pair
 from handmade_evaluations import put
-from message_examples import look_alike, with_images, with_tools
+from message_examples import compare, look_alike, with_images, with_tools
 from rlhf_hitl.api.images import sign_image
 from rlhf_hitl.reward.evaluation_record import EvaluatedPair
 from rlhf_hitl.store import guidelines, tutorial
 from rlhf_hitl.store.comparisons import find_comparisons
 from rlhf_hitl.store.routings import Routing, apply_routings
-from rlhf_hitl.types import Answer, Guideline, Role, Route, TutorialExample, Verdict
+from rlhf_hitl.types import Answer, Guideline, Message, Role, Route, TutorialExample, Verdict
 
 pytestmark = pytest.mark.browser
 
@@ -182,8 +184,7 @@ def test_an_image_is_for_whom_it_is_shown_to_and_for_nobody_else(serve, page):
     image = page.context.request.get(address)
     assert image.status == 200
     assert image.headers["content-type"] == "image/png"
-    assert image.headers["cache-control"].startswith("private")
-    assert "immutable" in image.headers["cache-control"]
+    assert image.headers["cache-control"] == "private, no-store"
     assert image.headers["x-content-type-options"] == "nosniff"
     assert "sandbox" in image.headers["content-security-policy"]
     name = address.rpartition("/")[2].partition(".")[0]
@@ -202,6 +203,56 @@ def test_an_image_is_for_whom_it_is_shown_to_and_for_nobody_else(serve, page):
     enter(page, server, "bob")
     assert page.context.request.get(address).status == 404
     assert page.context.request.get(f"{base}?key={other}").status == 200
+
+
+def test_no_image_stays_in_the_browser_after_its_reader_has_signed_out(serve, page):
+    server = serve([with_images()])
+    open_rating_page(page, server, "ann")
+    expect_drawn(page, ".picture img")
+    address = page.locator(".answer .picture img").first.evaluate("i => i.src")
+    tab = page.context.new_page()
+    opened = tab.goto(address)
+    assert opened is not None
+    assert opened.headers["content-type"] == "image/png"
+    page.context.request.post(server.address + "/logout")
+    tab.goto(server.address + "/login")
+    tab.go_back()
+    expect(tab).to_have_url(address)
+    assert tab.evaluate("document.contentType") == "text/html", "a page that says what is wrong"
+
+
+def test_an_image_whose_file_is_missing_says_so_in_its_place(serve, page):
+    server = serve([with_images()])
+    shutil.rmtree(server.folder / "preferences.db.images")
+    answered: dict[str, int] = {}
+    page.on("response", lambda r: answered.update({r.url: r.status}) if "/images/" in r.url else None)
+    open_rating_page(page, server, "ann")
+    first = page.locator(".answer .picture").first
+    expect(first).to_contain_text("This image is not on this server")
+    expect(page.locator(".picture-missing")).to_have_count(3)
+    expect(first.locator("img")).to_be_visible()
+    assert first.locator("img").get_attribute("alt")
+    assert set(answered.values()) == {404}
+    page.route("**/images/*", lambda route: route.abort())
+    page.reload()
+    expect(first).to_contain_text("This image could not be loaded")
+
+
+def test_answers_that_differ_in_what_the_guideline_hides_are_named_and_not_shown(serve, page):
+    answers = [
+        (Message("assistant", "Take a coat.", reasoning_content=f"It will be {weather}."),)
+        for weather in ("freezing", "stormy")
+    ]
+    server = serve([compare((Message("user", "What should I wear?"),), *answers)])
+    guidelines.publish_guideline(server.store, Guideline("default", "blind", "Judge.", reasoning="hidden"))
+    answered: list[str] = []
+    page.on("response", lambda r: answered.append(r.text()) if "component_server" in r.url else None)
+    open_rating_page(page, server, "ann")
+    warning = page.locator("#alike")
+    expect(warning).to_have_text("Answers A and B differ only in what the guideline hides.", use_inner_text=True)
+    expect(warning.get_by_role("button")).to_have_count(0)
+    assert answered
+    assert not any("freezing" in text or "stormy" in text for text in answered)
 
 
 def test_leads_and_evaluators_see_images_and_raw_texts_on_their_pages(serve, page):

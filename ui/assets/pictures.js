@@ -115,6 +115,16 @@ function createPictureViewer(element, t) {
     draw();
   }
 
+  // An image that does not come: what it shows stays to be read, and below it why it is not there.
+  async function explainMissing(image) {
+    const status = await fetch(image.src).then((answer) => answer.status, () => 0);
+    const note = document.createElement("span");
+    note.className = "picture-missing";
+    note.dataset.i18n = status === 404 ? "image_missing" : "image_failed";
+    note.textContent = status === 404 ? t("image_missing") : t("image_failed");
+    image.after(note);
+  }
+
   const actions = {
     previous: () => step(-1),
     next: () => step(1),
@@ -134,6 +144,8 @@ function createPictureViewer(element, t) {
     keys[event.key]();
   });
   addEventListener("resize", () => dialog.open && isFitted && fit());
+  const catchMissing = ({ target }) => target.matches?.(".picture img:only-child") && explainMissing(target);
+  element.addEventListener("error", catchMissing, true);
   element.addEventListener("click", ({ target }) => {
     const picture = target.closest?.(".picture");
     if (picture) open(picture);

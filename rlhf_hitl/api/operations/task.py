@@ -11,19 +11,13 @@ from fastapi.responses import JSONResponse
 
 from rlhf_hitl.api.auth import Caller
 from rlhf_hitl.api.bodies import task as bodies
+from rlhf_hitl.api.images import respond_with_image
 from rlhf_hitl.api.operations.shared import PathId
 from rlhf_hitl.api.scoped_routes import ScopedRoutes
 from rlhf_hitl.config import Settings
 from rlhf_hitl.errors import Conflict, NotFound
 from rlhf_hitl.store import Store, guidelines, queue, views
 from rlhf_hitl.types import Lease, utc_now
-
-#: An image never changes; it is for whoever asked, and nothing but a picture.
-IMAGE_HEADERS = {
-    "cache-control": "private, max-age=31536000, immutable",
-    "content-security-policy": "default-src 'none'; sandbox",
-    "x-content-type-options": "nosniff",
-}
 
 
 def add_operations(routes: ScopedRoutes, store: Store, settings: Settings) -> None:
@@ -82,7 +76,7 @@ def add_operations(routes: ScopedRoutes, store: Store, settings: Settings) -> No
         """Return an image as PNG. A rater gets those of the comparisons that they hold."""
         if not caller.sees_all and not queue.holds_image(store, caller.rater.id, image_id):
             raise NotFound(f"image {image_id!r}", expected="one of a comparison that you hold", fix="lease it first")
-        return Response(store.images.load(image_id), media_type="image/png", headers=IMAGE_HEADERS)
+        return respond_with_image(store, image_id)
 
     @routes("GET", "/queue", response_model=bodies.QueueOut)
     def queue_state(caller: Caller) -> Any:

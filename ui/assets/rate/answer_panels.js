@@ -26,14 +26,16 @@ function createAnswerPanels(page) {
       },
     }));
   }
-  // Say which answers look the same although they are not, and offer what tells them apart.
+  // Say which answers look the same although they are not, and offer what tells them apart, unless that is hidden.
   function warnOfLookAlikes() {
-    const { alike = [] } = state.card;
-    $("alike").hidden = alike.length === 0;
-    const letters = alike.map((group) => page.i18n.formatList(group)).join("; ");
-    $("alike-text").textContent = t("alike", { letters });
-    $("alike-difference").hidden = !page.cards.isPair();
-    if (alike.length) page.notices.announce($("alike-text").textContent);
+    const { alike = [], hidden = [] } = state.card;
+    const name = (groups) => ({ letters: groups.map((group) => page.i18n.formatList(group)).join("; ") });
+    const said = [alike.length && t("alike", name(alike)), hidden.length && t("alike_hidden", name(hidden))].filter(Boolean);
+    $("alike").hidden = said.length === 0;
+    $("alike-text").textContent = said.join(" ");
+    $("alike-raw").hidden = alike.length === 0;
+    $("alike-difference").hidden = alike.length === 0 || !page.cards.isPair();
+    if (said.length) page.notices.announce($("alike-text").textContent);
   }
 
   // Show which answers are chosen as better and which rank each of them has.

@@ -14,7 +14,7 @@ import orjson
 
 from rlhf_hitl.store.judgments import make_judgment_id
 from rlhf_hitl.types import Answer, Comparison, Completion, Prompt, Split, messages_to_dicts
-from rlhf_hitl.types.messages import Messages, list_images
+from rlhf_hitl.types.messages import Messages
 
 #: A batch ends with so many records, or so many bytes of texts: it is written, and deleted, in one transaction.
 RECORDS_PER_BATCH, BYTES_PER_BATCH = 5000, 2**21
@@ -60,7 +60,10 @@ class StagedRating:
 
 @dataclass(frozen=True)
 class StagedRecord:
-    """One record of an import. `comparison` is None if there are fewer than two completions."""
+    """One record of an import. `comparison` is None if there are fewer than two completions.
+
+    `images` are (id, bytes of its file) of each image that its messages name.
+    """
 
     prompt: Prompt
     completions: tuple[Completion, ...]
@@ -68,6 +71,7 @@ class StagedRecord:
     vote: StagedVote | None
     requested_split: Split | None
     ratings: tuple[StagedRating, ...] = ()
+    images: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass
@@ -195,10 +199,7 @@ class BatchBuilder:
         comparison_at = None
         if comparison is not None:
             comparison_at = self._place("comparisons", comparison.id, lambda: _comparison_to_row(comparison))
-        images = [
-            self._place("images", image.id, lambda image=image: (image.id, len(image.png or b"")))
-            for image in list_images(prompt.messages, *(c.messages for c in record.completions))
-        ]
+        images = [self._place("images", image[0], lambda image=image: image) for image in record.images]
         self._batch.tasks.append((at, completions, comparison_at, images))
         self._last, self._last_task = record, len(self._batch.tasks) - 1
         return self._last_task

@@ -114,7 +114,8 @@ class RecordChecker:
                 assert objects is not None
                 vote = self._make_vote(record, objects, answers) if record.vote is not None else None
                 ratings = tuple(self._make_rating(rating, objects) for rating in record.ratings)
-                yield StagedRecord(*objects, vote, split, ratings, images)
+                is_identical = objects[2] is None and places is not None
+                yield StagedRecord(*objects, vote, split, ratings, images, is_identical)
             except BadInput as e:
                 on_bad(BadInput(f"{record.place}: {e.value}", expected=e.expected, fix=e.fix))
             except UnicodeEncodeError as e:

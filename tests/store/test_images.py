@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from PIL import Image
 from starlette.testclient import TestClient
 
@@ -19,6 +20,7 @@ from rlhf_hitl.formats.importing import import_path
 from rlhf_hitl.store import Store, people, queue, tokens
 from rlhf_hitl.store.comparisons import find_comparisons
 from rlhf_hitl.store.images import ImageFolder
+from rlhf_hitl.store.tables import images
 from rlhf_hitl.types import Role, Scope
 from rlhf_hitl.types.images import read_image
 
@@ -160,3 +162,34 @@ def test_the_api_takes_images_and_tool_calls_and_gives_them_back(store, tmp_path
         assert (got.status_code, got.headers["content-type"]) == (200, "image/png")
         assert read_image(got.content)[0] == image_id
         assert call(lead, "GET", f"/images/{read_image(BLUE)[0]}").status_code == 404
+
+
+def read_sizes(store: Store) -> dict[str, int]:
+    with store.read() as conn:
+        return {row.id: row.bytes for row in conn.execute(sa.select(images))}
+
+
+def test_an_image_that_is_named_and_has_no_row_has_the_size_of_its_file(store, tmp_path):
+    id, png = read_image(RED)
+    row = {"prompt": ask("Which colour?", RED), "chosen": ANSWERS[0], "rejected": ANSWERS[1]}
+    with pytest.raises(BadInput):  # it leaves its file
+        import_path(store, write_rows(tmp_path / "a.jsonl", row, {"prompt": 1}))
+    assert read_sizes(store) == {}
+    named = row | {"prompt": [{"role": "user", "content": [{"type": "image", "image": id}]}]}
+    assert import_path(store, write_rows(tmp_path / "b.jsonl", named)).images == 1
+    assert read_sizes(store) == {id: len(png)}
+    write_archive(store, tmp_path / "a.archive")
+    with Store.open(f"sqlite:///{tmp_path}/restored.db", create=True) as restored:
+        restore_archive(restored, tmp_path / "a.archive")
+        assert read_sizes(restored) == {id: len(png)}
+
+
+def test_an_archive_in_which_an_image_has_no_size_is_restored_with_it(store, tmp_path):
+    row = {"prompt": ask("Which colour?", RED), "chosen": ANSWERS[0], "rejected": ANSWERS[1]}
+    import_path(store, write_rows(tmp_path / "a.jsonl", row))
+    with store.write() as conn:
+        conn.execute(images.update().values(bytes=0))
+    write_archive(store, tmp_path / "a.archive")
+    with Store.open(f"sqlite:///{tmp_path}/restored.db", create=True) as restored:
+        restore_archive(restored, tmp_path / "a.archive")
+        assert read_sizes(restored) == {read_image(RED)[0]: len(read_image(RED)[1])}

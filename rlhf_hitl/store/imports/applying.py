@@ -234,13 +234,14 @@ class _UnnamedRaters(Generic[Judged]):
 
 
 def _count_repeats(batch: Batch, existing: dict[str, set[str]], repeated_votes: set[int]) -> int:
-    """Return the number of records that added nothing: all that they name was there."""
+    """Return the number of records that added nothing, for all that they name was there; others are counted as
+    identical."""
     seen = set[str]().union(*(existing[name] for name in ("prompts", "completions", "comparisons", "ratings")))
     done, repeats = set[int](), 0  # tasks that are in `seen`
-    for task, _, vote, rated in batch.records:
+    for task, _, vote, rated, is_identical in batch.records:
         ids = [] if task in done else _list_ids(batch, task)
         ids += [batch.ratings[i][0] for i in rated or ()]
-        repeats += (vote is None or vote in repeated_votes) and seen.issuperset(ids)
+        repeats += not is_identical and (vote is None or vote in repeated_votes) and seen.issuperset(ids)
         seen.update(ids)
         done.add(task)
     return repeats

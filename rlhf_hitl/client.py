@@ -147,14 +147,18 @@ class Client:
         """Return an image of a comparison, by the id that its message names, as PNG."""
         return self._send("GET", f"/images/{id}").content
 
-    def import_rows(self, rows: Path | Iterable[Mapping[str, Any]], **options: Any) -> dict[str, int]:
+    def import_rows(self, rows: Path | Iterable[Mapping[str, Any]], **options: Any) -> dict[str, Any]:
         """Import a JSONL file, or rows, of any format `rlhf-hitl import` knows: all of them or, on an error, none.
 
         Args:
             options: `project`, `batch`, `overlap`, `queued`.
 
         Returns:
-            How many prompts, completions, comparisons, judgments and raters were new, and how many rows were read.
+            How many `prompts`, `completions`, `comparisons`, `judgments`, `ratings`, `images` and `raters` were new;
+            how many `rows` were read, and of these `repeated_rows`, `repeated_votes`, `identical_sides` and
+            `bad_lines`; `splits_kept`, the prompt families that stayed in the split they were in; and two
+            dictionaries, name → number: `unread`, the columns and keys that are not read, and `noted`, what was
+            decided.
         """
 
         def encode_lines() -> Iterator[bytes]:

@@ -106,7 +106,7 @@ def restore_archive(store: Store, path: str | Path, *, progress: bool = False) -
         tables = manifest["tables"]
         table_copy.lock_new_store(store, conn)
         total = sum(entry["rows"] for entry in tables.values())
-        image_ids = _restore_images(archive, store, str(path))
+        image_sizes = _restore_images(archive, store, str(path))
         with tqdm(total=total, desc=Path(path).name, unit=" rows", disable=None if progress else True) as bar:
 
             def read_table(table: str) -> tuple[list[str], Iterator[table_copy.PlainRow]]:
@@ -122,17 +122,20 @@ def restore_archive(store: Store, path: str | Path, *, progress: bool = False) -
                     _check_tables(tables, earlier.columns, read_table, str(path))
                     earlier.step_up(read_table)
                     table_copy.fill_store(store, conn, earlier.read_table)
-        if image_ids != set(conn.execute(sa.select(images.c.id)).scalars()):
+        sizes = {row.id: row.bytes for row in conn.execute(sa.select(images.c.id, images.c.bytes))}
+        if image_sizes.keys() != sizes.keys():
             raise _make_damage_error(str(path), "its images are not those that its rows name")
+        for id in (id for id, size in sizes.items() if size == 0):
+            conn.execute(images.update().where(images.c.id == id).values(bytes=image_sizes[id]))
     return manifest
 
 
-def _restore_images(archive: zipfile.ZipFile, store: Store, path: str) -> set[str]:
-    """Keep the images of an archive and return their ids. Each is made anew, as one from any other file.
+def _restore_images(archive: zipfile.ZipFile, store: Store, path: str) -> dict[str, int]:
+    """Keep the images of an archive and return id → bytes of its file. Each is made anew, as one from any other file.
 
     An archive that is refused later leaves them: they are files that no row names.
     """
-    ids = set()
+    sizes = {}
     for member in archive.infolist():
         if not member.filename.startswith(IMAGES):
             continue
@@ -144,9 +147,8 @@ def _restore_images(archive: zipfile.ZipFile, store: Store, path: str) -> set[st
             raise _make_damage_error(f"{path}: {member.filename}", str(e)) from e
         if member.filename != _get_image_name(id):
             raise _make_damage_error(f"{path}: {member.filename}", "its name is not that of its pixels")
-        store.images.save(ImagePart(id, png=png))
-        ids.add(id)
-    return ids
+        sizes[id] = store.images.save(ImagePart(id, png=png))
+    return sizes
 
 
 def _check_tables(

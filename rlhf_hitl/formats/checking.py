@@ -67,7 +67,7 @@ def check_path(
         columns.update((name, meaning) for name, meaning in row.fields.read.items() if name in row.fields)
 
     with OccurrenceCounter() as occurrences:
-        checker = RecordChecker(file_format.NAME, KnownNames(lambda query: ()), occurrences)
+        checker = RecordChecker(file_format.NAME, KnownNames(lambda query: ()), occurrences, noted=source.noted)
         read_row = file_format.make_reader(source, pairs)
         records = read_records(source.rows(bad.handle), read_row, bad.handle, limit, watch)
 

@@ -26,6 +26,7 @@ from rlhf_hitl.formats import get_format
 from rlhf_hitl.formats.column_map import ColumnMap
 from rlhf_hitl.formats.limits import find_packing
 from rlhf_hitl.formats.reading import read_records
+from rlhf_hitl.formats.record import add_unread
 from rlhf_hitl.formats.record_checker import Counts, NameChecker, RecordChecker
 from rlhf_hitl.formats.source import BadRowHandler, Line, RowSource
 from rlhf_hitl.store.images import ImageFolder
@@ -86,7 +87,7 @@ class ChunkReader:
         self._source, self._read_row = source, get_format(plan.format).make_reader(source, plan.pairs)
         self._checker = RecordChecker(
             plan.format, names, counts, ImageFolder(plan.images), split=plan.split, overlap=plan.overlap,
-            queue=plan.queue, project=plan.project, batch=plan.batch,
+            queue=plan.queue, project=plan.project, batch=plan.batch, noted=source.noted,
         )  # fmt: skip
 
     def read(self, lines: Iterable[Line], on_bad: BadRowHandler) -> ReadChunk:
@@ -207,7 +208,7 @@ class ChunkedReading:
             return self._reader.read(lines, self._on_bad)
         for value, expected, fix in chunk.errors:
             self._on_bad(BadInput(value, expected=expected, fix=fix))
-        self._source.unread.update(chunk.unread)
+        add_unread(self._source.unread, chunk.unread)
         self._source.noted.update(chunk.noted)
         return chunk
 

@@ -141,7 +141,7 @@ def import_path(
             else:
                 checker = RecordChecker(
                     file_format.NAME, known, split=split, overlap=overlap, queue=queue, project=project, batch=batch,
-                    occurrences=occurrences, images=own.images, counts=counts,
+                    occurrences=occurrences, images=own.images, counts=counts, noted=source.noted,
                 )  # fmt: skip
                 records = read_records(source.rows(bad.handle), read_row, bad.handle, limit)
                 for n, record in enumerate(checker.read(records, bad.handle)):

@@ -12,11 +12,8 @@ from typing import Any
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.formats.written_values import decode_value, find_messages, looks_like_messages
 from rlhf_hitl.types import Message, Messages, Split, Tools, Verdict, parse_messages
-from rlhf_hitl.types.messages import parse_tools
+from rlhf_hitl.types.messages import MAX_UNREAD_NAMES, parse_tools
 from rlhf_hitl.types.names import UNNAMED as UNNAMED
-
-#: So many names of what is not read are counted each by itself; a file with more is no table.
-MAX_UNREAD_NAMES = 1000
 
 
 class Fields(dict[str, Any]):
@@ -338,6 +335,12 @@ def count_unread(row: SourceRow, keys: str = "column") -> None:
         unread[what if what in unread or len(unread) < MAX_UNREAD_NAMES else f"other {keys}s"] += 1
     for keys_within, part in row.inner:
         count_unread(part, keys_within)
+
+
+def add_unread(unread: Counter[str], more: Mapping[str, int]) -> None:
+    """Add counts of what is not read to others, so that they do not have too many names together either."""
+    for name, n in more.items():
+        unread[name if name in unread or len(unread) < MAX_UNREAD_NAMES else "other names"] += n
 
 
 def split_shared_prompt(first: Messages, second: Messages) -> tuple[Messages, Messages, Messages] | None:

@@ -6,7 +6,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Protocol
 
@@ -27,16 +27,20 @@ from rlhf_hitl.types import (
     make_content_id,
 )
 from rlhf_hitl.types.content import refuse_nul
-from rlhf_hitl.types.messages import list_images
+from rlhf_hitl.types.messages import ImagePart, drop_pixels, list_images
 from rlhf_hitl.types.names import check_label
 
 RECORDS_REMEMBERED = 1000
+IMAGES_REMEMBERED = 10_000  # their sizes
+REPEATS = "completions that repeat another of their prompt"  # as readers call them that rank
 MAX_NAME_LENGTH = 150  # of raters; with the format's name as a prefix it fits the store's column
 MAX_POLICY_LENGTH = 500
 MAX_BATCH_LENGTH = 200
 MAX_AXIS_LENGTH = 80
 
 Objects = tuple[Prompt, tuple[Completion, ...], Comparison | None]
+#: For each completion of a record, its position among those that say something of their own; None where all do.
+Places = tuple[int, ...] | None
 
 
 class NameChecker(Protocol):
@@ -62,6 +66,7 @@ class RecordChecker:
         split, overlap, queue, project, batch: as for `import_path`.
         occurrences: counts the votes without a rater's name.
         images: where images are kept; None keeps none.
+        noted: counts the completions that repeat another.
     """
 
     format: str
@@ -74,6 +79,8 @@ class RecordChecker:
     project: str = DEFAULT_PROJECT
     batch: str = ""
     counts: Counter[str] = field(default_factory=Counter)
+    noted: Counter[str] = field(default_factory=Counter)
+    _sizes: dict[str, int] = field(default_factory=dict)  # id of an image → bytes of its file
 
     def read(self, records: Iterable[ImportRecord], on_bad: BadRowHandler) -> Iterator[StagedRecord]:
         """Yield the records; `on_bad` is called for those that cannot be stored."""
@@ -81,6 +88,8 @@ class RecordChecker:
         # The votes on a comparison are mostly adjacent, and to compare with the last one is quicker than any look-up.
         last: tuple[object, ...] = ()
         objects, answers = None, dict[object, tuple[Answer, tuple[object, ...]]]()
+        places: Places = None
+        images: tuple[tuple[str, int], ...] = ()
         for record in records:
             self.counts["rows"] += 1
             split = self.split or record.split
@@ -90,21 +99,52 @@ class RecordChecker:
             try:
                 if this != last:
                     last = ()
-                    if len({c.messages for c in record.completions}) < len(record.completions):
-                        self.counts["identical_sides"] += 1
-                        continue
+                    places = _find_places(record.completions)
+                    chat, completions = record.prompt, _list_different(record.completions, places)
+                    found = {i.id: i for i in list_images(chat, *(c.messages for c in completions))}
+                    images = tuple([(id, self._keep_image(image)) for id, image in found.items()])
+                    if found:  # what is remembered and staged only names them
+                        chat = drop_pixels(chat)
+                        completions = tuple(replace(c, messages=drop_pixels(c.messages)) for c in completions)
                     tags = tuple(record.tags.items())
-                    objects = make_objects(record.prompt, record.tools, tags, record.completions, split, overlap, batch)
+                    objects = make_objects(chat, record.tools, tags, completions, split, overlap, batch)
                     last, answers = this, {}
+                if places is not None:
+                    record = self._merge_repeats(record, places)
                 assert objects is not None
                 vote = self._make_vote(record, objects, answers) if record.vote is not None else None
-                ratings = tuple(self._make_rating(rating, objects[1]) for rating in record.ratings)
-                yield StagedRecord(*objects, vote, split, ratings)
+                ratings = tuple(self._make_rating(rating, objects) for rating in record.ratings)
+                is_identical = objects[2] is None and places is not None
+                yield StagedRecord(*objects, vote, split, ratings, images, is_identical)
             except BadInput as e:
                 on_bad(BadInput(f"{record.place}: {e.value}", expected=e.expected, fix=e.fix))
             except UnicodeEncodeError as e:
                 # Half of a surrogate pair, which JSON can hold but UTF-8 cannot.
                 on_bad(BadInput(f"{record.place}: {e.object[:60]!r}", expected="valid Unicode", fix="correct the line"))
+
+    def _keep_image(self, image: ImagePart) -> int:
+        """Keep an image, where images are kept, and return the bytes of its file."""
+        if self.images is None:
+            return len(image.png or b"")
+        if (size := self._sizes.get(image.id)) is None:
+            if len(self._sizes) >= IMAGES_REMEMBERED:
+                self._sizes.clear()
+            size = self._sizes[image.id] = self.images.save(image)
+        return size
+
+    def _merge_repeats(self, record: ImportRecord, places: tuple[int, ...]) -> ImportRecord:
+        """Return a record whose vote and ratings are on the completions that are left, and count the others.
+
+        A repeat has the rank, the scores and the ratings of the first that says the same, and gives it those that the
+        first has none of. Where fewer than two are left there is nothing to compare.
+        """
+        left = max(places) + 1
+        if left < 2:
+            self.counts["identical_sides"] += 1
+        else:
+            self.noted[REPEATS] += len(places) - left
+        vote = _move_vote(record.vote, places) if record.vote is not None and left > 1 else None
+        return replace(record, vote=vote, ratings=_move_ratings(record.ratings, places))
 
     def _make_objects(
         self,
@@ -126,9 +166,6 @@ class RecordChecker:
         completions = tuple(Completion.create(prompt.id, c.messages, c.policy, c.sampling) for c in import_completions)
         for completion in completions:
             self.known_names.check_policy(completion.policy)
-        if self.images is not None:
-            for image in list_images(chat, *(c.messages for c in completions)):
-                self.images.save(image)
         if len(completions) < 2:
             return prompt, completions, None
         self.known_names.check_batch(self.project, batch)
@@ -158,7 +195,8 @@ class RecordChecker:
         order = tuple([c.id for c in completions]) if record.order_known else ()
         return StagedVote(vote.rater, answer, order, vote.simulated, key, vote.judged_at)
 
-    def _make_rating(self, rating: ImportRating, completions: tuple[Completion, ...]) -> StagedRating:
+    def _make_rating(self, rating: ImportRating, objects: Objects) -> StagedRating:
+        _, completions, comparison = objects
         check_name("rater", rating.rater, MAX_NAME_LENGTH)
         check_name("axis", rating.axis, MAX_AXIS_LENGTH)
         refuse_nul("rationale", rating.rationale)
@@ -167,8 +205,14 @@ class RecordChecker:
         completion_id = completions[rating.completion].id
         scale = rating.lowest, rating.highest
         content = (completion_id, rating.axis, rating.value, *scale, rating.rationale)
+        id = make_content_id("r", self.format, rating.rater, *content)
+        # In another comparison the rating of a completion is the same one, told again; in the same one it is another's.
+        if rating.rater == UNNAMED:
+            within = completion_id if comparison is None else comparison.id
+            if (n := self.occurrences.count(f"{id} {within}".encode())) > 1:
+                id = make_content_id("r", self.format, f"{UNNAMED} {n}", *content)
         return StagedRating(
-            make_content_id("r", self.format, rating.rater, *content),
+            id,
             completion_id,
             rating.rater,
             rating.axis,
@@ -178,6 +222,44 @@ class RecordChecker:
             rating.simulated,
             rating.judged_at,
         )
+
+
+def _find_places(completions: tuple[ImportCompletion, ...]) -> Places:
+    firsts = dict[Messages, int]()
+    places = tuple([firsts.setdefault(c.messages, len(firsts)) for c in completions])
+    return places if len(firsts) < len(completions) else None
+
+
+def _list_different(completions: tuple[ImportCompletion, ...], places: Places) -> tuple[ImportCompletion, ...]:
+    """Return the completions without those that say what an earlier one says."""
+    return completions if places is None else tuple(completions[places.index(i)] for i in range(max(places) + 1))
+
+
+def _move_vote(vote: ImportVote, places: tuple[int, ...]) -> ImportVote:
+    rank_givers: dict[int, int] = {}
+    for i in sorted(i for group in vote.ranking for i in group):
+        rank_givers.setdefault(places[i], i)
+    groups = (tuple(places[i] for i in group if rank_givers[places[i]] == i) for group in vote.ranking)
+    scores: dict[str, dict[int, int]] = {}
+    for axis, given in vote.scores.items():
+        moved = scores[axis] = dict[int, int]()
+        for i in sorted(given):
+            moved.setdefault(places[i], given[i])
+    return replace(vote, ranking=tuple(group for group in groups if group), scores=scores)
+
+
+def _move_ratings(ratings: tuple[ImportRating, ...], places: tuple[int, ...]) -> tuple[ImportRating, ...]:
+    """Return the ratings on the completions that are left: those of a repeat where the first has none by the same
+    rater on the same axis."""
+    givers: dict[tuple[int, str, str], int] = {}
+    for rating in ratings:
+        key = places[rating.completion], rating.rater, rating.axis
+        givers[key] = min(givers.get(key, rating.completion), rating.completion)
+    return tuple(
+        replace(r, completion=places[r.completion])
+        for r in ratings
+        if givers[places[r.completion], r.rater, r.axis] == r.completion
+    )
 
 
 def _make_answer(vote: ImportVote, completions: tuple[Completion, ...]) -> tuple[Answer, tuple[object, ...]]:

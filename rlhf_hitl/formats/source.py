@@ -293,21 +293,28 @@ class RowSource:
         return any((self.path / f).exists() for f in ("dataset_dict.json", "state.json"))
 
     def _load(self) -> Any:
-        if self.path.is_dir() and not self._is_saved_dataset() and not any(p.is_file() for p in self.path.rglob("*")):
-            raise BadInput(self.name, expected="a folder with data files", fix="it is empty: check the path")
+        if self.path.is_dir():
+            if not self._is_saved_dataset():
+                # Not by `load_dataset`: it opens whatever files and addresses the card of a folder names.
+                raise BadInput(
+                    self.name,
+                    expected=f"a folder with files ending in {', '.join(FILE_SUFFIXES)}, or a saved dataset",
+                    fix="put the data into it in such a file"
+                    if any(p.is_file() for p in self.path.rglob("*"))
+                    else "it is empty: check the path",
+                )
+            _check_state(self.path)
         import datasets
 
         hub_id, _, config = self.name.partition(":")
         try:
-            if self._is_saved_dataset():
-                return datasets.load_from_disk(self.name)
             if self.path.is_dir():
-                return datasets.load_dataset(self.name)
+                return datasets.load_from_disk(self.name)
             return datasets.load_dataset(hub_id, config or None)
         # The errors of `load_dataset` (no network, no such set, a private set, a broken file) have no common base.
         except Exception as e:
             if self.path.is_dir():
-                expected, fix = "a dataset saved by `datasets`, or a folder of its data files", "check the folder"
+                expected, fix = "a dataset saved by `datasets`", "check the folder"
             else:
                 expected, fix = "a file, or a dataset the hub gives out", "check the name and the network"
             reason = (str(e).strip().splitlines() or [type(e).__name__])[0][:200]
@@ -317,6 +324,31 @@ class RowSource:
 def get_split_word(name: str) -> str:
     """Return the part of a split's name that tells which it is: "test" of Test_prefs."""
     return re.split(r"[^a-z]", name.strip().lower())[0]
+
+
+def _check_state(folder: Path) -> None:
+    """Refuse a saved dataset whose state names files outside of it, which `load_from_disk` would open.
+
+    Raises:
+        BadInput: it does, or it cannot be read.
+    """
+    root = folder.resolve()
+    try:
+        listing = folder / "dataset_dict.json"
+        parts = json.loads(listing.read_text())["splits"] if listing.exists() else [""]
+        for state in (folder / part / "state.json" for part in parts):
+            names = [file["filename"] for file in json.loads(state.read_text())["_data_files"]]
+            for path in (state, *(state.parent / name for name in names)):
+                if not path.resolve().is_relative_to(root):
+                    raise BadInput(
+                        f"{folder}: it names {str(path)[:200]!r}",
+                        expected="files within the folder",
+                        fix="leave it out",
+                    )
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as e:
+        raise BadInput(
+            str(folder), expected="a dataset saved by `datasets`", fix=f"save it again ({str(e)[:200]})"
+        ) from e
 
 
 def parse_json(line: bytes, *, has_mark: bool = False) -> Any:

@@ -38,23 +38,31 @@ class ImageFolder:
     def __init__(self, address: str):
         self.address = address
 
-    def save(self, image: ImagePart) -> None:
+    def save(self, image: ImagePart) -> int:
         """Keep an image that is read and not kept yet; for one that is only named, check that it is kept.
+
+        Returns:
+            The bytes of its file.
 
         Raises:
             BadInput: it is only named, and not kept here.
             OSError: it cannot be written.
         """
-        if image.png is not None:
-            if not self.has(image.id):
-                self._write(image.id, image.png)
-        elif not self.has(image.id):
+        if size := self.measure(image.id):
+            return size
+        if image.png is None:
             raise BadInput(
                 f"image {image.id}", expected="one that the store keeps", fix="give the image itself, not its id"
             )
+        self._folder.write(image.id, image.png)
+        return len(image.png)
 
     def has(self, id: str) -> bool:
-        return self._folder.is_file(id) if is_image_id(id) else False
+        return self.measure(id) > 0
+
+    def measure(self, id: str) -> int:
+        """Return the bytes of an image's file, or 0 where it is not kept here."""
+        return self._folder.measure(id) if is_image_id(id) else 0
 
     def load(self, id: str) -> bytes:
         """Return an image as PNG.
@@ -69,9 +77,6 @@ class ImageFolder:
             pass
         raise NotFound(f"image {id[:80]!r}", expected=f"one in {self.address}", fix="copy the folder of images there")
 
-    def _write(self, id: str, png: bytes) -> None:
-        self._folder.write(id, png)
-
     @cached_property
     def _folder(self) -> _LocalFolder | _RemoteFolder:
         return _RemoteFolder(self.address) if "://" in self.address else _LocalFolder(Path(self.address))
@@ -84,8 +89,9 @@ class _LocalFolder:
     def _find(self, id: str) -> Path:
         return self._root / id[4:6] / f"{id}.png"  # 256 folders, so that none is too large to be listed
 
-    def is_file(self, id: str) -> bool:
-        return self._find(id).is_file()
+    def measure(self, id: str) -> int:
+        path = self._find(id)
+        return path.stat().st_size if path.is_file() else 0
 
     def read(self, id: str) -> bytes:
         return self._find(id).read_bytes()
@@ -111,8 +117,11 @@ class _RemoteFolder:
     def _find(self, id: str) -> str:
         return f"{self._root}/{id[4:6]}/{id}.png"
 
-    def is_file(self, id: str) -> bool:
-        return self._fs.exists(self._find(id))
+    def measure(self, id: str) -> int:
+        try:
+            return self._fs.size(self._find(id)) or 0
+        except FileNotFoundError:
+            return 0
 
     def read(self, id: str) -> bytes:
         data: Any = self._fs.cat_file(self._find(id))
@@ -164,12 +173,7 @@ def keep_images(folder: ImageFolder, conn: Connection, found: Iterable[ImagePart
     if not parts:
         return
     known = set(conn.execute(sa.select(images.c.id).where(images.c.id.in_(list(parts)))).scalars())
-    for image in parts.values():
-        folder.save(image)
-    new = [
-        {"id": id, "bytes": len(image.png or folder.load(id)), "created_at": utc_now()}
-        for id, image in parts.items()
-        if id not in known
-    ]
+    sizes = {id: folder.save(image) for id, image in parts.items()}
+    new = [{"id": id, "bytes": size, "created_at": utc_now()} for id, size in sizes.items() if id not in known]
     if new:
         conn.execute(images.insert(), new)

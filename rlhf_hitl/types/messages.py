@@ -133,6 +133,8 @@ _TEXT_TYPES = ("text", "input_text", "output_text")
 _IMAGE_TYPES = ("image", "image_url", "input_image")
 #: Messages of fewer letters are made once where they come again soon, as in the votes on one comparison.
 MAX_REMEMBERED = 10_000
+#: So many names of what is not read are counted each by itself; a file with more has texts where names should be.
+MAX_UNREAD_NAMES = 1000
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
 
 
@@ -178,6 +180,20 @@ def messages_to_dicts(messages: Messages) -> list[dict[str, Any]]:
 def list_images(*chats: Messages) -> Iterator[ImagePart]:
     """Yield the images of some chats, in their order."""
     return (image for chat in chats for message in chat for image in message.images)
+
+
+def drop_pixels(messages: Messages) -> Messages:
+    """Return messages whose images are only named: a store keeps the images themselves."""
+    if not any(image.png for image in list_images(messages)):
+        return messages
+    return tuple(_drop_pixels(m) if m.images else m for m in messages)
+
+
+def _drop_pixels(message: Message) -> Message:
+    assert isinstance(message.content, tuple)
+    return replace(
+        message, content=tuple(ImagePart(p.id, p.alt) if isinstance(p, ImagePart) else p for p in message.content)
+    )
 
 
 def hide_reasoning(messages: Messages) -> Messages:
@@ -337,4 +353,5 @@ def _count_unread(left: Mapping[str, Any], place: str, what: str, unread: Counte
                 else "the keys of a part: type, text, image, alt",
                 fix="leave it out",
             )
-        unread[f"{what} key {str(key)[:60]}"] += 1
+        name = f"{what} key {str(key)[:60]}"
+        unread[name if name in unread or len(unread) < MAX_UNREAD_NAMES else f"other {what} keys"] += 1

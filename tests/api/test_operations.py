@@ -80,6 +80,18 @@ def rank(client: Client, task, **more):
 # The scopes
 
 
+def test_an_import_says_all_that_it_counted(api):
+    lead = api("lea", Role.LEAD)
+    pair = {"prompt": "Q", "chosen": "a", "rejected": "b", "rater": "ann", "mood": [1, 2]}
+    report = lead.import_rows([pair, pair, pair | {"chosen": "b", "rejected": "a"}, pair | {"rejected": "a"}])
+    counted = {"rows": 4, "judgments": 1, "repeated_rows": 1, "repeated_votes": 1, "identical_sides": 1}
+    assert {name: report[name] for name in counted} == counted
+    assert (report["bad_lines"], report["splits_kept"]) == (0, 0)
+    assert (report["unread"], report["noted"]) == ({"column mood": 4}, {})
+    ranked = {"prompt": "Q", "completions": ["a", "c", "a"], "ranking": [[0], [1], [2]]}
+    assert lead.import_rows([ranked])["noted"] == {"completions that repeat another of their prompt": 1}
+
+
 def test_from_lines_to_a_snapshot(api, store, tmp_path):
     lead, ann = api("lea", Role.LEAD), api("ann")
     assert lead.import_rows(row(i) for i in range(3))["comparisons"] == 3

@@ -7,6 +7,7 @@ import csv
 import gzip
 import io
 import json
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from rlhf_hitl.errors import BadInput
 from rlhf_hitl.formats.delimited import MAX_ENDLESS_ROWS, read_delimited
 from rlhf_hitl.formats.importing import import_path
 from rlhf_hitl.formats.limits import Limits
+from rlhf_hitl.formats.record import add_unread
 from rlhf_hitl.formats.source import RowSource
 from rlhf_hitl.formats.written_values import decode_value, find_messages
 
@@ -282,3 +284,18 @@ def test_no_more_than_a_thousand_columns_are_counted_by_name(sqlite_store, tmp_p
     path.write_text(json.dumps(FORMATS["trl"] | {f"column {i}": i for i in range(1500)}) + "\n")
     report = import_path(sqlite_store, path)
     assert (len(report.unread), report.unread["other columns"]) == (1001, 500)
+
+
+def test_no_more_than_a_thousand_keys_of_messages_are_counted_by_name(sqlite_store, tmp_path):
+    path = tmp_path / "a.jsonl"
+    prompt = {"role": "user", "content": "Q"} | {f"key {i}": i for i in range(1500)}
+    path.write_text(json.dumps({"prompt": [prompt], "chosen": "a", "rejected": "b"}) + "\n")
+    report = import_path(sqlite_store, path)
+    assert (len(report.unread), report.unread["other message keys"]) == (1001, 500)
+
+
+def test_chunks_of_a_file_have_no_more_than_a_thousand_names_together():
+    unread = Counter[str]()
+    for chunk in range(3):
+        add_unread(unread, {f"column {chunk} {i}": 2 for i in range(600)} | {"column same": 1})
+    assert (len(unread), unread["other names"], unread["column same"]) == (1001, 2 * 801, 3)

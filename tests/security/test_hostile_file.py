@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import re
 import shutil
 import subprocess
@@ -11,6 +12,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -377,3 +379,59 @@ def test_rows_of_the_helper_are_those_of_a_real_archive(sqlite_store, tables, tm
     assert {name: len(rows) for name, rows in tables.items() if name not in table_copy.ROWS_OF_A_NEW_STORE} == {
         name: len(rows) for name, rows in make_rows(12).items() if name not in table_copy.ROWS_OF_A_NEW_STORE
     }
+
+
+@pytest.mark.parametrize("files", ["{secret}", "http://127.0.0.1:9/secret.csv", "../secret.csv"])
+def test_a_card_in_a_folder_opens_no_file_elsewhere(sqlite_store, tmp_path, files):
+    secret = tmp_path / "secret.csv"
+    secret.write_text("prompt,chosen,rejected\nQ,a,b\n")
+    card = f"---\nconfigs:\n- config_name: default\n  data_files: {files.format(secret=secret)}\n---\n"
+    folder = tmp_path / "set"
+    folder.mkdir()
+    (folder / "README.md").write_text(card)
+    with pytest.raises(BadInput, match="expected a folder with files ending in"):
+        import_path(sqlite_store, folder)
+    (folder / "votes.jsonl").write_text('{"prompt": "Q2", "chosen": "a", "rejected": "b"}\n')
+    assert import_path(sqlite_store, folder).comparisons == 1  # the file in it, and not the one that the card names
+    assert [m.text for c in find_comparisons(sqlite_store) for m in c.prompt.messages] == ["Q2"]
+
+
+@pytest.mark.parametrize("kind", ["state", "splits"])
+def test_a_saved_dataset_opens_no_file_elsewhere(sqlite_store, tmp_path, kind):
+    rows = [{"prompt": "Q", "chosen": "a", "rejected": "b"}]
+    datasets.Dataset.from_list(rows).save_to_disk(str(tmp_path / "secret"))
+    good = datasets.Dataset.from_list(rows)
+    if kind == "splits":
+        (tmp_path / "set").mkdir()
+        (tmp_path / "set" / "dataset_dict.json").write_text('{"splits": ["../secret"]}')
+    else:
+        good.save_to_disk(str(tmp_path / "set"))
+        state = (tmp_path / "set" / "state.json").read_text()
+        [name] = [file["filename"] for file in json.loads(state)["_data_files"]]
+        (tmp_path / "set" / "state.json").write_text(state.replace(name, f"../secret/{name}"))
+    assert len(datasets.load_from_disk(str(tmp_path / "set"))) == 1  # so others open it
+    with pytest.raises(BadInput, match=r"it names .*secret.*expected files within the folder"):
+        import_path(sqlite_store, tmp_path / "set")
+
+
+@pytest.mark.parametrize("kind", ["image", "images", "audio"])
+def test_a_path_in_a_saved_dataset_is_not_opened(tmp_path, kind):
+    rows = [{"prompt": "Q", "chosen": "a", "rejected": "b"}]
+    media = {"bytes": None, "path": "/etc/passwd"}
+    features: dict[str, Any] = {
+        "image": datasets.Image(), "images": datasets.List(datasets.Image()), "audio": datasets.Audio(),
+    }  # fmt: skip
+    plain = {"bytes": datasets.Value("binary"), "path": datasets.Value("string")}
+    value: Any = [media] if kind == "images" else media
+    text = {name: datasets.Value("string") for name in rows[0]}
+    stored = datasets.Features(text | {kind: datasets.List(plain) if kind == "images" else plain})
+    datasets.Dataset.from_list([rows[0] | {kind: value}], features=stored).save_to_disk(str(tmp_path / "set"))
+    info = json.loads((tmp_path / "set" / "dataset_info.json").read_text())
+    info["features"] = datasets.Features(text | {kind: features[kind]}).to_dict()
+    (tmp_path / "set" / "dataset_info.json").write_text(json.dumps(info))
+    opened: list[str] = []
+    sys.addaudithook(lambda event, args: opened.append(str(args[0])) if event == "open" else None)
+    [row] = RowSource(tmp_path / "set").rows()
+    assert row.fields[kind] == value
+    assert any("dataset_info.json" in name for name in opened)
+    assert not [name for name in opened if "passwd" in name]

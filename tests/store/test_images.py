@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 from PIL import Image
 from starlette.testclient import TestClient
 
@@ -21,6 +22,7 @@ from rlhf_hitl.formats.importing import import_path
 from rlhf_hitl.store import Store, people, queue, tokens
 from rlhf_hitl.store.comparisons import find_comparisons
 from rlhf_hitl.store.images import ImageFolder, describe_missing
+from rlhf_hitl.store.tables import images
 from rlhf_hitl.types import Role, Scope
 from rlhf_hitl.types.images import read_image
 
@@ -214,3 +216,34 @@ def test_serve_says_where_images_are_that_other_servers_need(store, tmp_path, mo
     shutil.rmtree(store.images.address)
     _say_where_images_are(store)
     assert capsys.readouterr().err.startswith(f"warning: images are missing: {read_image(RED)[0]}")
+
+
+def read_sizes(store: Store) -> dict[str, int]:
+    with store.read() as conn:
+        return {row.id: row.bytes for row in conn.execute(sa.select(images))}
+
+
+def test_an_image_that_is_named_and_has_no_row_has_the_size_of_its_file(store, tmp_path):
+    id, png = read_image(RED)
+    row = {"prompt": ask("Which colour?", RED), "chosen": ANSWERS[0], "rejected": ANSWERS[1]}
+    with pytest.raises(BadInput):  # it leaves its file
+        import_path(store, write_rows(tmp_path / "a.jsonl", row, {"prompt": 1}))
+    assert read_sizes(store) == {}
+    named = row | {"prompt": [{"role": "user", "content": [{"type": "image", "image": id}]}]}
+    assert import_path(store, write_rows(tmp_path / "b.jsonl", named)).images == 1
+    assert read_sizes(store) == {id: len(png)}
+    write_archive(store, tmp_path / "a.archive")
+    with Store.open(f"sqlite:///{tmp_path}/restored.db", create=True) as restored:
+        restore_archive(restored, tmp_path / "a.archive")
+        assert read_sizes(restored) == {id: len(png)}
+
+
+def test_an_archive_in_which_an_image_has_no_size_is_restored_with_it(store, tmp_path):
+    row = {"prompt": ask("Which colour?", RED), "chosen": ANSWERS[0], "rejected": ANSWERS[1]}
+    import_path(store, write_rows(tmp_path / "a.jsonl", row))
+    with store.write() as conn:
+        conn.execute(images.update().values(bytes=0))
+    write_archive(store, tmp_path / "a.archive")
+    with Store.open(f"sqlite:///{tmp_path}/restored.db", create=True) as restored:
+        restore_archive(restored, tmp_path / "a.archive")
+        assert read_sizes(restored) == {read_image(RED)[0]: len(read_image(RED)[1])}

@@ -53,12 +53,12 @@ def build(records) -> Batch:
 def resolve(batch: Batch) -> list:
     """Return the records with all that they name in place of positions, without the judgments' ids."""
     records = []
-    for task, split, vote, ratings in batch.records:
+    for task, split, vote, ratings, is_identical in batch.records:
         prompt, completions, comparison, images = batch.tasks[task]
         said = None if vote is None else (batch.votes[vote][0] == task, *batch.votes[vote][1:-2])
         at = None if comparison is None else tuple(batch.comparisons[comparison])
         answers = [tuple(batch.completions[i]) for i in completions]
-        records.append((tuple(batch.prompts[prompt]), answers, at, images, split, said, ratings))
+        records.append((tuple(batch.prompts[prompt]), answers, at, images, split, said, ratings, is_identical))
     return records
 
 
@@ -85,7 +85,7 @@ def test_a_batch_of_an_earlier_version_is_read(fields):
     batch = build(RECORDS)
     rows = {kind: getattr(batch, kind) for kind in ("prompts", "completions", "comparisons")}
     records = []
-    for task, split, vote, _ in batch.records:
+    for task, split, vote, *_ in batch.records:
         prompt, completions, comparison, _ = batch.tasks[task]
         said = None if vote is None else list(batch.votes[vote][1:])
         if said is not None and fields == 5:  # without scores and a time
@@ -95,3 +95,11 @@ def test_a_batch_of_an_earlier_version_is_read(fields):
         rows |= {"images": [], "ratings": []}
     packed = zlib.compress(json.dumps(rows | {"records": records}).encode())
     assert resolve(Batch.unpack(packed)) == resolve(batch)
+
+
+def test_a_batch_that_was_staged_before_identical_sides_were_marked_is_read():
+    batch = build(RECORDS)
+    packed = json.loads(zlib.decompress(batch.pack()))
+    assert len(packed["records"]) == 5
+    del packed["records"][4]
+    assert resolve(Batch.unpack(zlib.compress(json.dumps(packed).encode()))) == resolve(batch)

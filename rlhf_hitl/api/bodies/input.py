@@ -86,8 +86,11 @@ class Imported(BaseModel):
     images: int
     raters: int
     rows: int
-    repeated_rows: int
-    identical_sides: int
+    repeated_rows: int = Field(description="Rows that added nothing new.")
+    repeated_votes: int = Field(description="A rater's second, different vote on a comparison; the first is kept.")
+    identical_sides: int = Field(description="Comparisons of fewer than two different completions; they are left out.")
+    splits_kept: int = Field(description="Prompt families that were in another split already and stayed in it.")
+    bad_lines: int = Field(description="Lines that were left out; 0, since a bad line refuses a file that is sent.")
     unread: dict[str, int] = Field(description="Columns and keys of messages that are not read, with their number.")
     noted: dict[str, int] = Field(description="What was decided, with its number: a rating contradicts the choice.")
 

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any, cast
+from typing import Any, Generic, TypeVar, cast
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -24,6 +24,8 @@ from rlhf_hitl.store.table_copy import copy_rows
 from rlhf_hitl.store.tables import comparisons, completions, images, judgments, places, prompts, ratings
 from rlhf_hitl.types import Route, utc_now
 from rlhf_hitl.types.names import UNNAMED
+
+Judged = TypeVar("Judged", str, tuple[str, str])
 
 
 @dataclass
@@ -51,12 +53,12 @@ class BatchApplier:
         self._insert(conn, completions, _COMPLETION_COLUMNS, new)
         counts["completions"] = len(new)
         self._insert_comparisons(conn, batch, existing["comparisons"], now, counts)
-        self._insert_votes(conn, batch, existing["comparisons"], now, counts)
-        self._insert_ratings(conn, batch, existing["ratings"], now, counts)
+        repeated = self._insert_votes(conn, batch, existing["comparisons"], now, counts)
+        self._insert_ratings(conn, batch, existing, now, counts)
         new = [(*row, now) for row in batch.images if row[0] not in existing["images"]]
         self._insert(conn, images, ("id", "bytes", "created_at"), new)
         counts["images"] = len(new)
-        _count_repeats(batch, existing, counts)
+        counts["repeated_rows"] = _count_repeats(batch, existing, repeated)
         requested = {
             (batch.prompts[batch.tasks[at][0]][1], split) for at, split, *_ in batch.records if split is not None
         }
@@ -94,38 +96,48 @@ class BatchApplier:
         self._insert(conn, places, ("comparison_id", "n", "lane_id", "position"), place_rows)
         counts["comparisons"] = len(rows)
 
-    def _insert_votes(self, conn: Connection, batch: Batch, existing: set[str], now: str, counts: Counter[str]) -> None:
+    def _insert_votes(
+        self, conn: Connection, batch: Batch, existing: set[str], now: str, counts: Counter[str]
+    ) -> set[int]:
+        """Insert new votes. Returns the positions of those that the store had already, word for word."""
         if not batch.votes:
-            return
+            return set()
         self._add_raters(conn, {row[1] for row in batch.votes}, counts)
         # A comparison that is new in this transaction has no judgments yet.
         first_keys = self._read_first_keys(conn, existing)
-        unnamed = _UnnamedVotes(self, conn, first_keys, counts)
+        unnamed = _UnnamedRaters(self, conn, first_keys, counts)
+        repeated = set[int]()
         comparison_ids = [None if at is None else batch.comparisons[at][0] for _, _, at, _ in batch.tasks]
         rows, defaults = [], tuple(_JUDGMENT_DEFAULTS.values())
-        for task, name, *said, simulated, key, judgment_id, judged_at in batch.votes:
+        for n, (task, name, *said, simulated, key, judgment_id, judged_at) in enumerate(batch.votes):
             comparison_id = cast(str, comparison_ids[task])
             rater_id = self._raters[name] if name != UNNAMED else unnamed.find_rater(comparison_id, key)
             if (kept := first_keys.get((comparison_id, rater_id))) is None:
                 first_keys[comparison_id, rater_id] = key
                 given = (judgment_id, comparison_id, rater_id, *said, bool(simulated), key)
                 rows.append((*given, self.source, judged_at or now, *defaults))
+            elif kept == key:
+                repeated.add(n)
             else:
-                counts["repeated_rows" if kept == key else "repeated_votes"] += 1
+                counts["repeated_votes"] += 1
         self._insert(conn, judgments, _JUDGMENT_COLUMNS, rows)
         counts["judgments"] = len(rows)
+        return repeated
 
     def _insert_ratings(
-        self, conn: Connection, batch: Batch, existing: set[str], now: str, counts: Counter[str]
+        self, conn: Connection, batch: Batch, existing: dict[str, set[str]], now: str, counts: Counter[str]
     ) -> None:
-        if not batch.ratings:
+        new = [row for row in batch.ratings if row[0] not in existing["ratings"]]
+        if not new:
             return
-        self._add_raters(conn, {row[2] for row in batch.ratings}, counts)
-        rows = [
-            (id, completion_id, self._raters[name], *said, bool(simulated), self.source, judged_at or now)
-            for id, completion_id, name, *said, simulated, judged_at in batch.ratings
-            if id not in existing
-        ]
+        self._add_raters(conn, {row[2] for row in new}, counts)
+        rated = {row[1] for row in new if row[2] == UNNAMED} & existing["completions"]
+        unnamed = _UnnamedRaters(self, conn, self._read_rating_ids(conn, rated), counts)
+        rows = []
+        for id, completion_id, name, axis, *said, simulated, judged_at in new:
+            rater_id = self._raters[name] if name != UNNAMED else unnamed.find_rater((completion_id, axis), id)
+            given = (id, completion_id, rater_id, axis, *said, bool(simulated))
+            rows.append((*given, self.source, judged_at or now))
         self._insert(conn, ratings, _RATING_COLUMNS, rows)
         counts["ratings"] = len(rows)
 
@@ -168,6 +180,14 @@ class BatchApplier:
         rows = conn.exec_driver_sql(query, (json.dumps(list(comparison_ids)),))
         return {(comparison, rater): key for comparison, rater, key, supersedes in rows if supersedes is None}
 
+    def _read_rating_ids(self, conn: Connection, completion_ids: set[str]) -> dict[tuple[tuple[str, str], str], str]:
+        """Return ((completion id, axis), rater id) → the id of a rating there."""
+        if not completion_ids:
+            return {}
+        query = f"SELECT completion_id, axis, rater_id, id FROM ratings WHERE completion_id IN ({self._list()})"  # noqa: S608
+        rows = conn.exec_driver_sql(query, (json.dumps(list(completion_ids)),))
+        return {((completion, axis), rater): id for completion, axis, rater, id in rows}
+
     def _list(self) -> str:
         """Return a query for the texts of a JSON array, which is its one parameter."""
         if self.store.is_sqlite:
@@ -183,45 +203,54 @@ class BatchApplier:
             copy_rows(conn, table.name, columns, rows)
 
 
-class _UnnamedVotes:
-    """Gives votes without a rater's name a rater each: `unnamed`, `unnamed 2`, …, the first who has none of the
-    comparison.
+class _UnnamedRaters(Generic[Judged]):
+    """Gives votes and ratings without a rater's name a rater each: `unnamed`, `unnamed 2`, …, the first who has none
+    of the same: of a comparison, or of a completion on an axis.
 
     Args:
-        first_keys: (comparison id, rater id) → the key of the vote there, which grows as votes are inserted.
+        first_keys: (what is judged, rater id) → the key of the vote or rating there, which may grow meanwhile.
     """
 
     def __init__(
-        self, applier: BatchApplier, conn: Connection, first_keys: dict[tuple[str, str], str], counts: Counter[str]
+        self, applier: BatchApplier, conn: Connection, first_keys: dict[tuple[Judged, str], str], counts: Counter[str]
     ):
         self._applier, self._conn, self._first_keys, self._counts = applier, conn, first_keys, counts
-        self._known: dict[str, str] | None = None  # key of a vote → its rater; a key is of one comparison only
-        self._next: Counter[str] = Counter()  # comparison id → how many are known to be taken
+        self._known: dict[str, str] | None = None  # key → its rater; a key is of one comparison, or completion, only
+        self._next: Counter[Judged] = Counter()  # what is judged → how many raters are known to be taken
 
-    def find_rater(self, comparison_id: str, key: str) -> str:
-        """Return who has this vote already, or who has none of the comparison and will get it."""
+    def find_rater(self, judged: Judged, key: str) -> str:
+        """Return who has said this already, or who has said nothing of the same and will get it."""
         if self._known is None:
             self._known = {known: rater_id for (_, rater_id), known in self._first_keys.items()}
         if key in self._known:
             return self._known[key]
         while True:
-            self._next[comparison_id] += 1
-            n = self._next[comparison_id]
+            self._next[judged] += 1
+            n = self._next[judged]
             rater_id = self._applier.get_rater_id(self._conn, UNNAMED if n == 1 else f"{UNNAMED} {n}", self._counts)
-            if (comparison_id, rater_id) not in self._first_keys:
+            if (judged, rater_id) not in self._first_keys:
                 self._known[key] = rater_id
                 return rater_id
 
 
-def _count_repeats(batch: Batch, existing: dict[str, set[str]], counts: Counter[str]) -> None:
-    """Count the records without a vote that added nothing."""
-    seen = existing["prompts"] | existing["comparisons"]
-    for task, _, vote, _ in batch.records:
-        if vote is None:
-            prompt, _, comparison, _ = batch.tasks[task]
-            id = batch.prompts[prompt][0] if comparison is None else batch.comparisons[comparison][0]
-            counts["repeated_rows"] += id in seen
-            seen.add(id)
+def _count_repeats(batch: Batch, existing: dict[str, set[str]], repeated_votes: set[int]) -> int:
+    """Return the number of records that added nothing, for all that they name was there; others are counted as
+    identical."""
+    seen = set[str]().union(*(existing[name] for name in ("prompts", "completions", "comparisons", "ratings")))
+    done, repeats = set[int](), 0  # tasks that are in `seen`
+    for task, _, vote, rated, is_identical in batch.records:
+        ids = [] if task in done else _list_ids(batch, task)
+        ids += [batch.ratings[i][0] for i in rated or ()]
+        repeats += not is_identical and (vote is None or vote in repeated_votes) and seen.issuperset(ids)
+        seen.update(ids)
+        done.add(task)
+    return repeats
+
+
+def _list_ids(batch: Batch, task: int) -> list[str]:
+    prompt, completions, comparison, _ = batch.tasks[task]
+    ids = [batch.prompts[prompt][0], *(batch.completions[i][0] for i in completions)]
+    return ids if comparison is None else [*ids, batch.comparisons[comparison][0]]
 
 
 _CATALOG = ("prompts", "completions", "comparisons", "images", "ratings")

@@ -14,7 +14,7 @@ import orjson
 
 from rlhf_hitl.store.judgments import make_judgment_id
 from rlhf_hitl.types import Answer, Comparison, Completion, Prompt, Split, messages_to_dicts
-from rlhf_hitl.types.messages import Messages, list_images
+from rlhf_hitl.types.messages import Messages
 
 #: A batch ends with so many records, or so many bytes of texts: it is written, and deleted, in one transaction.
 RECORDS_PER_BATCH, BYTES_PER_BATCH = 5000, 2**21
@@ -60,7 +60,11 @@ class StagedRating:
 
 @dataclass(frozen=True)
 class StagedRecord:
-    """One record of an import. `comparison` is None if there are fewer than two completions."""
+    """One record of an import. `comparison` is None if there are fewer than two completions.
+
+    `images` are (id, bytes of its file) of each image that its messages name. `is_identical` is true where its
+    completions were all the same, so that its comparison was left out, and it is counted as that.
+    """
 
     prompt: Prompt
     completions: tuple[Completion, ...]
@@ -68,6 +72,8 @@ class StagedRecord:
     vote: StagedVote | None
     requested_split: Split | None
     ratings: tuple[StagedRating, ...] = ()
+    images: tuple[tuple[str, int], ...] = ()
+    is_identical: bool = False
 
 
 @dataclass
@@ -79,7 +85,7 @@ class Batch:
     ratings: (id, completion's id, rater's name, axis, value, lowest, highest, rationale, simulated, time or None).
     tasks, what adjacent records share: (prompt, completions, comparison or None, images).
     votes: (task, rater's name, verdict, ranking, strength, rationale, scores, order_shown, simulated, key, judgment id,
-    time or None). records: (task, requested split or None, vote or None, ratings or None).
+    time or None). records: (task, requested split or None, vote or None, ratings or None, is_identical).
     What is JSON in the tables is its text here, and a time is in their form.
     """
 
@@ -101,6 +107,8 @@ class Batch:
         packed = orjson.loads(zlib.decompress(payload))
         if "tasks" not in packed:
             return _read_earlier_batch(packed)
+        if len(packed["records"]) == 4:  # staged before there was `is_identical`
+            packed["records"].append([False] * len(packed["records"][0]))
         return cls(**{kind: list[Sequence[Any]](zip(*columns)) for kind, columns in packed.items()})
 
     def slice(self, start: int, stop: int) -> Batch:
@@ -126,12 +134,12 @@ class Batch:
             at = None if comparison is None else move("comparisons", comparison)
             return move("prompts", prompt), move_all("completions", completions), at, move_all("images", images)
 
-        for task, split, vote, ratings in self.records[start:stop]:
+        for task, split, vote, ratings, is_identical in self.records[start:stop]:
             at = move("tasks", task, change_task)
             if vote is not None:
                 part.votes.append((at, *self.votes[vote][1:]))
                 vote = len(part.votes) - 1
-            part.records.append((at, split, vote, ratings and move_all("ratings", ratings)))
+            part.records.append((at, split, vote, ratings and move_all("ratings", ratings), is_identical))
         return part
 
 
@@ -148,7 +156,7 @@ def _read_earlier_batch(packed: Mapping[str, Any]) -> Batch:
             vote = vote if len(vote) > 9 else (*vote[:5], "{}", *vote[5:], None)
             batch.votes.append((len(batch.tasks) - 1, *vote))
         at = None if vote is None else len(batch.votes) - 1
-        batch.records.append((len(batch.tasks) - 1, split, at, ratings or None))
+        batch.records.append((len(batch.tasks) - 1, split, at, ratings or None, False))
     return batch
 
 
@@ -177,7 +185,7 @@ class BatchBuilder:
             batch.votes.append(_vote_to_row(task, record.vote, self._make_judgment_id()))
             self.bytes += len(record.vote.answer.rationale)
         ratings = [self._place("ratings", r.id, lambda r=r: _rating_to_row(r)) for r in record.ratings] or None
-        batch.records.append((task, split, vote, ratings))
+        batch.records.append((task, split, vote, ratings, record.is_identical))
 
     def _place_task(self, record: StagedRecord) -> int:
         """Return where the prompt, the completions, the comparison and the images of a record are in the batch."""
@@ -195,10 +203,7 @@ class BatchBuilder:
         comparison_at = None
         if comparison is not None:
             comparison_at = self._place("comparisons", comparison.id, lambda: _comparison_to_row(comparison))
-        images = [
-            self._place("images", image.id, lambda image=image: (image.id, len(image.png or b"")))
-            for image in list_images(prompt.messages, *(c.messages for c in record.completions))
-        ]
+        images = [self._place("images", image[0], lambda image=image: image) for image in record.images]
         self._batch.tasks.append((at, completions, comparison_at, images))
         self._last, self._last_task = record, len(self._batch.tasks) - 1
         return self._last_task

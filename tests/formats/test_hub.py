@@ -84,17 +84,15 @@ def test_nothing_goes_to_a_public_repository_unasked(hub: StandInHub, filled_sto
     hub.repos[repo], hub.files[*repo, "main"] = False, {"README.md": b"mine"}
     (tmp_path / "policy").mkdir()
     (tmp_path / "policy" / "config.json").write_text("{}")
-    words = (
-        ("export", tmp_path / "out", "--push-to-hub") if kind == "dataset" else ("models", "push", tmp_path / "policy")
-    )
+    export = ("export", tmp_path / "out", "--overwrite", "--push-to-hub")
+    words = export if kind == "dataset" else ("models", "push", tmp_path / "policy")
     refused = run_command(*words, DATA[1], "--store", filled_store.url)
     assert refused.returncode == 2
-    assert f"{DATA[1]}, which everybody may read: expected a private repository" in refused.stderr
+    assert f"{DATA[1]} on the hub is public: expected a private repository" in refused.stderr
+    assert ("The export is whole in" in refused.stderr) == (kind == "dataset")
     assert hub.files[*repo, "main"] == {"README.md": b"mine"}
     assert hub.objects == {}
-    again = run_command(
-        *words, DATA[1], "--public", "--store", filled_store.url, *["--overwrite"] * (kind == "dataset")
-    )
+    again = run_command(*words, DATA[1], "--public", "--store", filled_store.url)
     assert again.returncode == 0, again.stderr
     assert hub.repos == {repo: False}
     assert len(hub.files[*repo, "main"]) > 1 or kind == "model"

@@ -56,6 +56,8 @@ class StandInHub:
         repo = (kind.removesuffix("s"), f"{owner}/{name}")
         if repo not in self.repos:
             return 404, {"error": "Repository not found"}
+        if method == "GET" and not call:
+            return 200, {"id": repo[1], "private": self.repos[repo], "sha": "1" * 40}
         if call == "branch":
             if (*repo, branch) in self.files:
                 return 409, {"error": "Reference already exists"}
@@ -63,10 +65,15 @@ class StandInHub:
             return 200, {}
         if (*repo, branch) not in self.files:
             return 404, {"error": "Invalid rev id"}
+        if call == "tree":
+            names = sorted(self.files[*repo, branch])
+            return 200, [{"type": "file", "path": name, "size": 1, "oid": "1" * 40} for name in names]
         if call == "preupload":
             return 200, {"files": [self._choose_mode(f) for f in json.loads(body)["files"]]}
         if call != "commit":
             return 501, {"error": f"no stand-in for {path}"}
+        for name in self._list_deleted(body):
+            del self.files[*repo, branch][name]
         self.files[*repo, branch] |= self._read_commit(body)
         return 200, {"commitUrl": f"{self.address}/{repo[1]}/commit/1", "commitOid": "1" * 40, "success": True}
 
@@ -85,6 +92,9 @@ class StandInHub:
     def _choose_mode(self, file: dict[str, Any]) -> dict[str, Any]:
         mode = "lfs" if file["path"].endswith((".parquet", ".safetensors")) else "regular"
         return {"path": file["path"], "uploadMode": mode, "shouldIgnore": False}
+
+    def _list_deleted(self, body: bytes) -> list[str]:
+        return [line["value"]["path"] for line in map(json.loads, body.splitlines()) if line["key"] == "deletedFile"]
 
     def _read_commit(self, body: bytes) -> dict[str, bytes]:
         sent = {}

@@ -298,7 +298,9 @@ def export_data_command(
             "the train split only. Leave them out with --no-model-labels."
         )
     if manifest["filters"]:
-        more.append(make_table("Left out of the pairs, kept in the judgments", manifest["filters"]))
+        has_judgments = format in ("trl", "jsonl")
+        title_of_filters = "Left out of the pairs, kept in the judgments" if has_judgments else "Left out"
+        more.append(make_table(title_of_filters, manifest["filters"]))
     more += [f"changed: {n:,} {why}" for why, n in manifest["changed"].items()]
     more.append(f"{manifest['content_hash']} at store revision {manifest['store_revision']}")
     pushed: dict[str, Any] = {}

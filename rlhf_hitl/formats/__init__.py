@@ -31,6 +31,7 @@ from rlhf_hitl.formats.source import RowSource
 FORMATS = {
     name: f"rlhf_hitl.formats.readers.{name}"
     for name in (
+        "judgments",
         "argilla",
         "label_studio",
         "oasst",

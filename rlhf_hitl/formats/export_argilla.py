@@ -4,25 +4,39 @@ OUT/2_answers/records.json             for `dataset.records.from_json`
 OUT/2_answers/.argilla/settings.json   for `rg.Settings.from_json`
 OUT/2_answers/.argilla/users.json      the ids of Argilla's users, which are UUIDs, and the raters they stand for
 
-Ranks are written with each answer, ties too. A skipped comparison is a discarded response.
+Ranks are written with each answer, ties too. A skipped comparison is a discarded response. A question of its own says
+that a response is simulated.
 """
 
 from __future__ import annotations
 
 import json
 import uuid
+from collections import Counter
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from rlhf_hitl.formats.export_files import WrittenTables
 from rlhf_hitl.formats.json_array import JsonArrayWriter
-from rlhf_hitl.formats.judged_texts import ALL_BAD, STRENGTHS, JudgedTexts, make_tags, read_judged_texts
+from rlhf_hitl.formats.judged_texts import (
+    ALL_BAD,
+    STRENGTHS,
+    JudgedTexts,
+    count_left_out,
+    make_tags,
+    read_judged_texts,
+)
+from rlhf_hitl.formats.readers.questions import SIMULATED
 from rlhf_hitl.formats.snapshot import Snapshot
 from rlhf_hitl.store.export_query import JsonFields
 from rlhf_hitl.types import Split, Verdict
 
 SKIPPED = "skipped"
+_LEFT_OUT = {
+    "created_at": "judgment whose time is left out",
+    "active_seconds": "judgment whose active seconds are left out",
+}
 _NAMESPACE = uuid.UUID("6f1c3c5e-52b7-4a4e-9d0e-3f1d8f6f7a11")
 
 
@@ -42,7 +56,7 @@ def write_argilla(snapshot: Snapshot, folder: Path) -> WrittenTables:
     users = [{"id": name_user(rater), "rater_id": rater} for rater in sorted(snapshot.raters)]
     for n in writers:
         (folder / f"{n}_answers" / ".argilla" / "users.json").write_text(json.dumps(users, indent=2) + "\n")
-    return WrittenTables()
+    return WrittenTables(changed=Counter({"raters, called by UUIDs that .argilla/users.json explains": len(users)}))
 
 
 def name_user(rater_id: str) -> str:
@@ -57,8 +71,7 @@ def _make_record(judged: JudgedTexts, snapshot: Snapshot) -> JsonFields:
         if judgment["verdict"] == Verdict.FLAGGED:
             snapshot.filters["flag, which Argilla has no place for"] += 1
             continue
-        if judgment["scores"] != "{}":
-            snapshot.filters["judgment whose scores are left out"] += 1
+        count_left_out(judgment, snapshot.filters, _LEFT_OUT)
         status = "discarded" if judgment["verdict"] == Verdict.SKIPPED else "submitted"
         user = {"user_id": name_user(judgment["rater_id"]), "status": status}
         for question, value in _make_values(judgment, ranks, names).items():
@@ -89,6 +102,8 @@ def _make_values(judgment: JsonFields, ranks: list[int | None], names: list[str]
         values["strength"] = STRENGTHS[judgment["strength"]]
     if judgment["rationale"]:
         values["rationale"] = judgment["rationale"]
+    if judgment["simulated"]:
+        values[SIMULATED] = SIMULATED
     return values
 
 
@@ -115,6 +130,7 @@ def _make_settings(n: int) -> JsonFields:
             ask("verdict", "label_selection", "Or is none of them good?", [ALL_BAD, SKIPPED]),
             ask("strength", "label_selection", "By how much is the best one better?", list(STRENGTHS.values())),
             ask("rationale", "text", "Why?"),
+            ask(SIMULATED, "label_selection", "Did a program say this, and no person?", [SIMULATED]),
         ],
         "vectors": [],
         "metadata": [],

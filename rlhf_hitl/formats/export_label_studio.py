@@ -1,19 +1,29 @@
 """Label Studio's tasks: `tasks.json` to import, and `labelling_config.xml` for the project that takes them.
 
-A ranking is in numbered buckets of a Ranker, so that answers in one bucket are equal. `completed_by` has the ids of
+A ranking is in numbered buckets of a Ranker, so that answers in one bucket are equal. What a program said, and no
+person, is marked by a choice of its own. `completed_by` has the ids of
 raters in place of e-mail addresses: Label Studio takes them in where it is set to
 ALLOW_IMPORT_TASKS_WITH_UNKNOWN_EMAILS=true, or where its members are called so.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import quoteattr
 
 from rlhf_hitl.formats.export_files import WrittenTables
 from rlhf_hitl.formats.json_array import JsonArrayWriter
-from rlhf_hitl.formats.judged_texts import ALL_BAD, STRENGTHS, JudgedTexts, make_tags, read_judged_texts
+from rlhf_hitl.formats.judged_texts import (
+    ALL_BAD,
+    STRENGTHS,
+    JudgedTexts,
+    count_left_out,
+    make_tags,
+    read_judged_texts,
+)
+from rlhf_hitl.formats.readers.questions import SIMULATED
 from rlhf_hitl.formats.snapshot import Snapshot
 from rlhf_hitl.store.export_query import JsonFields
 from rlhf_hitl.types import Split, Verdict
@@ -33,6 +43,9 @@ _CONFIG = """<View>
 {strengths}
   </Choices>
   <TextArea name="rationale" toName="conversation"/>
+  <Choices name="{simulated}" toName="conversation" choice="single">
+    <Choice value="{simulated}"/>
+  </Choices>
 </View>
 """
 
@@ -47,9 +60,9 @@ def write_label_studio(snapshot: Snapshot, folder: Path) -> WrittenTables:
                 tasks.write(_make_task(judged, snapshot))
     buckets = "\n".join(f'    <Bucket name="rank_{n}" title={quoteattr(f"{n}.")}/>' for n in range(1, most + 1))
     strengths = "\n".join(f'    <Choice value="{words}"/>' for words in STRENGTHS.values())
-    config = _CONFIG.format(buckets=buckets, strengths=strengths, all_bad=ALL_BAD)
+    config = _CONFIG.format(buckets=buckets, strengths=strengths, all_bad=ALL_BAD, simulated=SIMULATED)
     (folder / CONFIG_FILE).write_text(config, encoding="utf-8")
-    return WrittenTables()
+    return WrittenTables(changed=Counter({"raters, called by their ids in place of their names": len(snapshot.raters)}))
 
 
 def _make_task(judged: JudgedTexts, snapshot: Snapshot) -> JsonFields:
@@ -63,8 +76,7 @@ def _make_task(judged: JudgedTexts, snapshot: Snapshot) -> JsonFields:
         if judgment["verdict"] == Verdict.FLAGGED:
             snapshot.filters["flag, which Label Studio has no place for"] += 1
             continue
-        if judgment["scores"] != "{}":
-            snapshot.filters["judgment whose scores are left out"] += 1
+        count_left_out(judgment, snapshot.filters)
         annotations.append(
             {
                 "completed_by": {"email": judgment["rater_id"]},
@@ -93,6 +105,8 @@ def _make_results(judgment: JsonFields, ranks: list[int | None], names: list[str
         yield _make_result("strength", "conversation", "choices", {"choices": [STRENGTHS[judgment["strength"]]]})
     if judgment["rationale"]:
         yield _make_result("rationale", "conversation", "textarea", {"text": [judgment["rationale"]]})
+    if judgment["simulated"]:
+        yield _make_result(SIMULATED, "conversation", "choices", {"choices": [SIMULATED]})
 
 
 def _make_result(control: str, about: str, kind: str, value: JsonFields) -> JsonFields:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -14,6 +15,16 @@ from rlhf_hitl.types import Split, Verdict
 #: How the tools put it that no answer is good, and by how much the best one is better.
 ALL_BAD = "none"
 STRENGTHS = {1: "slightly better", 2: "clearly better", 3: "much better"}
+
+
+#: What a judgment says that no labelling tool has a place for: its field → how it is counted.
+_LEFT_OUT = {
+    "scores": "judgment whose scores are left out",
+    "rewrite": "judgment whose better answer (rewrite) is left out",
+    "reason": "judgment whose reason of a flag or skip is left out",
+    "order_shown": "judgment whose order of the answers, as they were shown, is left out",
+    "guideline_version": "judgment whose version of the guideline is left out",
+}
 
 
 @dataclass(frozen=True)
@@ -40,6 +51,9 @@ def read_judged_texts(snapshot: Snapshot, split: Split) -> Iterator[JudgedTexts]
             if not _is_of_texts(comparison):
                 snapshot.filters["comparison with more than texts, which the format has no place for"] += 1
                 continue
+            if comparison["repeat_of"] is not None:
+                snapshot.filters["judgment of a hidden repeat"] += len(given)
+                continue
             counted = select_counted_judgments(given)
             snapshot.filters["judgment that is surplus or was corrected"] += len(given) - len(counted)
             ids = [c["id"] for c in comparison["completions"]]
@@ -63,6 +77,13 @@ def _is_of_texts(comparison: JsonFields) -> bool:
 def _find_ranks(judgment: JsonFields, ids: list[str]) -> list[int | None]:
     places = {id: rank for rank, group in enumerate(judgment["ranking"], 1) for id in group}
     return [places.get(id) if judgment["verdict"] == Verdict.RANKED else None for id in ids]
+
+
+def count_left_out(judgment: JsonFields, filters: Counter[str], more: dict[str, str] | None = None) -> None:
+    """Count what a judgment says that the tool has no place for; `more` are such fields of this tool alone."""
+    for field, what in (_LEFT_OUT | (more or {})).items():
+        if judgment[field] not in (None, "", [], "{}"):
+            filters[what] += 1
 
 
 def make_tags(judged: JudgedTexts) -> dict[str, str]:

@@ -160,7 +160,7 @@ class Snapshot:
             batch.demonstrations += demonstrations
             self.demonstrations[split] += len(demonstrations)
         batch.judgment_comparisons += [len(batch.comparisons)] * len(judged.judgments)
-        batch.comparisons.append(judged.comparison)
+        batch.comparisons.append(judged.comparison | {"repeat_of": judged.repeat_of})
         batch.judgments += judged.judgments
         self.judgments[split] += len(judged.judgments)
         self.raters.update(j["rater_id"] for j in judged.judgments)

@@ -16,7 +16,7 @@ from rlhf_hitl.types import Comparison, Label, Score, Verdict, messages_to_dicts
 from rlhf_hitl.visible import is_blank
 
 #: The columns of an exported judgment that its comparison has.
-COMPARISON_COLUMNS = ("comparison_id", "prompt_id", "prompt", "tools", "completions", "tags")
+COMPARISON_COLUMNS = ("comparison_id", "prompt_id", "prompt", "tools", "completions", "tags", "repeat_of")
 
 _VOTE_FIELDS = ("verdict", "ranking", "order_shown", "strength", "simulated")
 

@@ -46,7 +46,11 @@ class JudgedComparison:
 
     comparison: JsonFields
     judgments: list[JsonFields]
-    is_repeat: bool
+    repeat_of: str | None = None  # the comparison that this one shows the same rater again
+
+    @property
+    def is_repeat(self) -> bool:
+        return self.repeat_of is not None
 
 
 def read_judged_comparisons(
@@ -100,7 +104,7 @@ def read_judged_comparisons(
                     "tags": sort_json_keys(r.tags),
                 },
                 judgments_by_comparison[r.id],
-                r.repeat_of is not None,
+                r.repeat_of,
             )
             for r, ids in zip(page, completion_ids, strict=True)
         ]

@@ -78,6 +78,46 @@ def test_a_branch_is_made_and_the_main_one_left_alone(hub: StandInHub, filled_st
     assert hub.files[*DATA, "v2"] == read_files(tmp_path / "b")
 
 
+@pytest.mark.parametrize("kind", ["dataset", "model"])
+def test_nothing_goes_to_a_public_repository_unasked(hub: StandInHub, filled_store, tmp_path, kind):
+    repo = (kind, DATA[1])
+    hub.repos[repo], hub.files[*repo, "main"] = False, {"README.md": b"mine"}
+    (tmp_path / "policy").mkdir()
+    (tmp_path / "policy" / "config.json").write_text("{}")
+    export = ("export", tmp_path / "out", "--overwrite", "--push-to-hub")
+    words = export if kind == "dataset" else ("models", "push", tmp_path / "policy")
+    refused = run_command(*words, DATA[1], "--store", filled_store.url)
+    assert refused.returncode == 2
+    assert f"{DATA[1]} on the hub is public: expected a private repository" in refused.stderr
+    assert ("The export is whole in" in refused.stderr) == (kind == "dataset")
+    assert hub.files[*repo, "main"] == {"README.md": b"mine"}
+    assert hub.objects == {}
+    again = run_command(*words, DATA[1], "--public", "--store", filled_store.url)
+    assert again.returncode == 0, again.stderr
+    assert hub.repos == {repo: False}
+    assert len(hub.files[*repo, "main"]) > 1 or kind == "model"
+
+
+def test_what_an_earlier_export_left_is_deleted_with_the_same_commit_and_other_files_stay(
+    hub: StandInHub, filled_store, tmp_path
+):
+    assert push(filled_store, tmp_path / "lines", "--format", "jsonl").returncode == 0
+    hub.files[*DATA, "main"] |= {"notes.md": b"mine", "pairs/mine.parquet": b"x"}
+    assert "train.jsonl" in hub.files[*DATA, "main"]
+    done = push(filled_store, tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    mine = {"notes.md": b"mine", "pairs/mine.parquet": b"x"}
+    assert hub.files[*DATA, "main"] == read_files(tmp_path / "out") | mine
+    assert sum("/commit/" in call for call in hub.calls) == 2
+
+
+def test_where_no_export_was_nothing_is_deleted(hub: StandInHub, filled_store, tmp_path):
+    hub.repos[DATA], hub.files[*DATA, "main"] = True, {"train.jsonl": b"mine"}
+    done = push(filled_store, tmp_path / "out")
+    assert done.returncode == 0, done.stderr
+    assert hub.files[*DATA, "main"] == read_files(tmp_path / "out") | {"train.jsonl": b"mine"}
+
+
 @pytest.mark.parametrize(
     ("call", "status", "says"),
     [

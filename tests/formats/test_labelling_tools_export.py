@@ -10,14 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from rlhf_hitl.formats import FORMATS
 from rlhf_hitl.formats.export import export_snapshot
-from rlhf_hitl.formats.export_argilla import name_user
 from rlhf_hitl.formats.importing import import_path
-from rlhf_hitl.store import Store, queue
+from rlhf_hitl.store import Store, guidelines, queue
 from rlhf_hitl.store.comparisons import find_comparisons, insert_comparisons
 from rlhf_hitl.store.judgments import read_judgments
-from rlhf_hitl.types import Answer, Message, Reason, Verdict
+from rlhf_hitl.types import Answer, Guideline, Message, Reason, Verdict
 
 
 @pytest.fixture
@@ -37,7 +35,7 @@ def judged(sqlite_store, add_comparisons, add_raters) -> Store:
             elif lease.comparison.id == pairs[0].id:
                 verdicts = [
                     Answer(Verdict.ALL_BAD),
-                    Answer(Verdict.SKIPPED, reason=Reason.SUBJECT),
+                    Answer(Verdict.SKIPPED, rationale="why", reason=Reason.SUBJECT),
                     Answer(Verdict.FLAGGED),
                 ]
                 answer = verdicts[number]
@@ -50,7 +48,7 @@ def judged(sqlite_store, add_comparisons, add_raters) -> Store:
 
 
 def count_votes(store: Store, rename=lambda rater: rater) -> Counter:
-    """Count (prompt, completions, verdict, ranks of each completion's text, rater, rationale) of all judgments."""
+    """Count (prompt, verdict, rank of each completion, rater, strength, rationale, simulated) of all judgments."""
     names = {r.id: r.name for r in _list_raters(store)}
     comparisons = {c.id: c for c in find_comparisons(store)}
     votes: Counter = Counter()
@@ -61,7 +59,8 @@ def count_votes(store: Store, rename=lambda rater: rater) -> Counter:
         ranks = {i: rank for rank, group in enumerate(answer.ranking) for i in group}
         said = frozenset((c.policy, c.text, ranks.get(c.id)) for c in comparison.completions)
         rater = rename(judgment.rater_id) if rename else names[judgment.rater_id]  # a reader names them after the tool
-        votes[comparison.prompt.messages, answer.verdict, said, rater, answer.rationale] += 1
+        more = answer.strength, answer.rationale, judgment.simulated
+        votes[comparison.prompt.messages, answer.verdict, said, rater, more] += 1
     return votes
 
 
@@ -71,18 +70,68 @@ def _list_raters(store: Store):
     return people.list_raters(store)
 
 
-@pytest.mark.parametrize(("form", "rename"), [("label_studio", str), ("argilla", name_user)])
-def test_our_reader_gives_back_what_was_said(judged, tmp_path, form, rename):
-    if form not in FORMATS:
-        pytest.skip(f"no reader of {form} yet")
+def import_again(out: Path, form: str) -> Store:
+    """Return a new store that an export fills."""
+    again = Store.open(f"sqlite:///{out.parent / 'again.db'}", create=True)
+    for place in sorted(out.glob("*_answers")) if form == "argilla" else [out]:
+        import_path(again, place)
+    return again
+
+
+@pytest.mark.parametrize("form", ["label_studio", "argilla"])
+def test_our_reader_gives_back_what_was_said(judged, tmp_path, form):
     manifest = export_snapshot(judged, tmp_path / "out", format=form)
     assert {why: n for why, n in manifest["filters"].items() if "flag" in why and "place" in why} != {}
-    again = Store.open(f"sqlite:///{tmp_path / 'again.db'}", create=True)
-    places = sorted((tmp_path / "out").glob("*_answers")) if form == "argilla" else [tmp_path / "out"]
-    for place in places:
-        import_path(again, place)
-    assert count_votes(again, None) == count_votes(judged, lambda rater: f"{form}:{rename(rater)}")
+    assert sum(n for what, n in manifest["changed"].items() if what.startswith("raters")) == manifest["raters"] == 3
+    again = import_again(tmp_path / "out", form)
+    votes = count_votes(again, None)
+    assert votes == count_votes(judged, lambda rater: f"{form}:{rater}")
+    assert {vote[-1][0] for vote in votes} == {None, 3}
+    assert "why" in {vote[-1][1] for vote in votes if vote[1] is Verdict.SKIPPED}
     again.close()
+
+
+@pytest.mark.parametrize("form", ["label_studio", "argilla"])
+def test_what_a_model_said_is_no_persons_vote_after_an_export(sqlite_store, tmp_path, add_comparisons, form):
+    (tmp_path / "rows.jsonl").write_text(json.dumps(make_ultrafeedback_row()) + "\n")
+    import_path(sqlite_store, tmp_path / "rows.jsonl", format="ultrafeedback")
+    manifest = export_snapshot(sqlite_store, tmp_path / "out", format=form)
+    assert manifest["simulated_judgments"] == 1
+    again = import_again(tmp_path / "out", form)
+    assert [j.simulated for j in read_judgments(again)] == [True]
+    again.close()
+
+
+def make_ultrafeedback_row() -> dict:
+    sides = [
+        {"model": m, "response": a, "overall_score": s, "annotations": {}}
+        for m, a, s in (("m", "Yes", 8.0), ("n", "No", 3.0))
+    ]
+    return {"source": "x", "instruction": "Is it wet?", "models": ["m", "n"], "completions": sides}
+
+
+@pytest.mark.parametrize("form", ["label_studio", "argilla"])
+def test_what_a_tool_has_no_place_for_is_counted(sqlite_store, tmp_path, add_comparisons, add_raters, form):
+    add_comparisons(sqlite_store, 2)
+    guidelines.publish_guideline(sqlite_store, Guideline("default", "g1", "Be fair."))
+    [rater] = add_raters(sqlite_store, 1)
+    for more in ({"rewrite": "Better."}, {"reason": Reason.SUBJECT}):
+        lease = queue.lease(sqlite_store, rater, seconds=1800)
+        assert lease is not None
+        ids = [c.id for c in lease.comparison.completions]
+        ranked = "rewrite" in more
+        groups = ((ids[0],), (ids[1],)) if ranked else ()
+        answer = Answer(Verdict.RANKED if ranked else Verdict.SKIPPED, groups, active_seconds=2.0, **more)
+        queue.submit(sqlite_store, lease.id, rater, answer)
+    filters = export_snapshot(sqlite_store, tmp_path / "out", format=form)["filters"]
+    counted = {what: n for what, n in filters.items() if what.startswith("judgment whose")}
+    by_both = {"judgment whose time is left out": 2, "judgment whose active seconds are left out": 2}
+    assert counted == {
+        "judgment whose better answer (rewrite) is left out": 1,
+        "judgment whose reason of a flag or skip is left out": 1,
+        "judgment whose order of the answers, as they were shown, is left out": 2,
+        "judgment whose version of the guideline is left out": 2,
+    } | (by_both if form == "argilla" else {})
 
 
 def test_what_is_more_than_texts_is_left_out_and_counted(judged, tmp_path):

@@ -16,7 +16,9 @@ from typing import Any
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.formats.readers.argilla_records import ArgillaRecord, ArgillaResponse, read_record
 from rlhf_hitl.formats.readers.questions import (
+    SIMULATED,
     Choice,
+    add_strength,
     find_answer,
     find_answers,
     is_number,
@@ -26,6 +28,7 @@ from rlhf_hitl.formats.readers.questions import (
     read_choice,
     read_policies,
     read_prompt,
+    read_strength_label,
     read_tags,
     split_axis,
 )
@@ -123,8 +126,10 @@ def _read_response(
         raise make_value_error(row, "status", response.status, "submitted, draft or discarded")
     choice, ratings = None, []
     reasons: dict[str, str] = {}
+    strengths: dict[str, int] = {}
+    simulated = response.answers.get(SIMULATED) == SIMULATED
     for question, value in response.answers.items():
-        if value is None:
+        if value is None or (question == SIMULATED and simulated):
             continue
         kind = forms.find_kind(question, value, answers)
         here = forms.read_choice(row, question, value, answers) if kind in ("ranking", "label_selection") else None
@@ -135,6 +140,13 @@ def _read_response(
             ratings.append((question, *about, float(value)))
         elif kind == "text" and isinstance(value, str) and is_reason(question):
             reasons[question] = value
+        elif isinstance(value, str) and (by := read_strength_label(value)) is not None:
+            strengths[question] = by
+        else:
+            row.unread[f"question {question}"] += 1
+    for question, by in strengths.items():
+        if (stronger := add_strength(choice, by)) is not None:
+            choice = stronger
         else:
             row.unread[f"question {question}"] += 1
     if response.status == "discarded":
@@ -153,11 +165,13 @@ def _read_response(
     vote = None
     if choice is not None:
         at = response.judged_at
-        vote = ImportVote(choice.verdict, choice.ranking, response.user, choice.strength, why, judged_at=at)
+        rater = forms.find_rater(response.user)
+        vote = ImportVote(choice.verdict, choice.ranking, rater, choice.strength, why, simulated, judged_at=at)
     return vote, tuple(
         ImportRating(
-            completion, axis, value, *forms.find_scale(question), rater=response.user,
-            rationale=own.get(completion, "" if vote is not None else why), judged_at=response.judged_at,
+            completion, axis, value, *forms.find_scale(question), rater=forms.find_rater(response.user),
+            rationale=own.get(completion, "" if vote is not None else why), simulated=simulated,
+            judged_at=response.judged_at,
         )
         for question, axis, completion, value in ratings
     )  # fmt: skip
@@ -180,17 +194,33 @@ class _Forms:
     @cached_property
     def _settings(self) -> dict[str, Mapping[str, Any]]:
         """Question → its settings, where `.argilla/settings.json` is beside the records, as `to_disk` writes it."""
+        return self._read_beside(
+            "settings.json",
+            "the settings of an Argilla dataset",
+            lambda settings: {question["name"]: question["settings"] for question in settings["questions"]},
+        )
+
+    @cached_property
+    def _raters(self) -> dict[str, str]:
+        """Argilla's id of a user → the rater, where `.argilla/users.json` is beside the records, as we write it."""
+        return self._read_beside(
+            "users.json",
+            "a list of users, each with id and rater_id",
+            lambda users: {str(user["id"]): str(user["rater_id"]) for user in users},
+        )
+
+    def _read_beside(self, name: str, expected: str, read: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
         folder = self._source.path if self._source.path.is_dir() else self._source.path.parent
-        path = folder / ".argilla" / "settings.json"
+        path = folder / ".argilla" / name
         if not path.is_file():
             return {}
         try:
-            questions = json.loads(path.read_bytes())["questions"]
-            return {question["name"]: question["settings"] for question in questions}
-        except (ValueError, KeyError, TypeError, RecursionError) as e:
-            raise BadInput(
-                str(path), expected="the settings of an Argilla dataset", fix="write it again, or remove it"
-            ) from e
+            return read(json.loads(path.read_bytes()))
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as e:
+            raise BadInput(str(path), expected=expected, fix="write it again, or remove it") from e
+
+    def find_rater(self, user: str) -> str:
+        return self._raters.get(user, user)
 
     @cached_property
     def _met(self) -> dict[str, _Met]:

@@ -17,7 +17,9 @@ from typing import Any
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.formats.readers.columns import parse_moment
 from rlhf_hitl.formats.readers.questions import (
+    SIMULATED,
     Choice,
+    add_strength,
     find_answer,
     find_answers,
     is_number,
@@ -27,6 +29,7 @@ from rlhf_hitl.formats.readers.questions import (
     read_choice,
     read_policies,
     read_prompt,
+    read_strength_label,
     read_tags,
     split_axis,
 )
@@ -143,7 +146,11 @@ def _read_min(row: SourceRow) -> list[ImportRecord]:
         if isinstance(value, str) and value and name not in (*TAG_COLUMNS, *row.fields.read):
             if is_reason(name):
                 results.append(_Result(name, {"text": [row.take(name, "rationale")]}))
-            elif read_choice(value, shown.names) is not None:
+            elif (
+                read_choice(value, shown.names) is not None
+                or read_strength_label(value) is not None
+                or name == value == SIMULATED
+            ):
                 results.append(_Result(name, {"choices": [row.take(name, SAID)]}))
     tags = read_tags(row, [name for name in TAG_COLUMNS if name in names])
     if is_nothing(row.look("annotation_id")):
@@ -212,25 +219,40 @@ def _name_rater(person: Any) -> str:
 
 def _read_annotation(row: SourceRow, annotation: _Annotation, shown: _Shown) -> _Said:
     at = None if is_nothing(annotation.created_at) else parse_moment(row, "created_at", annotation.created_at)
-    if annotation.is_skipped:
-        row.unread.update(f"result {result.control} of a skipped task" for result in annotation.results)
-        return _Said(ImportVote(Verdict.SKIPPED, (), annotation.rater, judged_at=at))
+    results = [result for result in annotation.results if not _says_simulated(result)]
+    simulated = len(results) < len(annotation.results)
     choice: Choice | None = None
     order_known = False
     reasons: dict[str, str] = {}
+    strengths: dict[str, int] = {}
+    if annotation.is_skipped:
+        for result in results:
+            if (text := _find_reason(result)) is not None:
+                reasons[result.control] = text
+            else:
+                row.unread[f"result {result.control} of a skipped task"] += 1
+        why = join_reasons(reasons)
+        return _Said(ImportVote(Verdict.SKIPPED, (), annotation.rater, None, why, simulated, judged_at=at))
     ratings: list[tuple[str, str, int, float]] = []
     # A pair or a ranking comes before a choice beside it.
-    for result in sorted(annotation.results, key=lambda result: "choices" in result.value):
+    for result in sorted(results, key=lambda result: "choices" in result.value):
         said = None if choice is not None else _read_choice(row, result, shown.names)
         about = _find_about(result, shown.names)
         if said is not None:
             choice, order_known = said, _is_order_on_screen(result, shown.names)
         elif is_number(result.value.get("rating")) and about is not None:
             ratings.append((result.control, *about, float(result.value["rating"])))
-        elif isinstance(text := result.value.get("text"), str | list) and is_reason(result.control):
-            reasons[result.control] = text if isinstance(text, str) else "\n".join(map(str, text))
+        elif (text := _find_reason(result)) is not None:
+            reasons[result.control] = text
+        elif (by := read_strength_label(_find_label(result))) is not None:
+            strengths[result.control] = by
         else:
             row.unread[f"result {result.control}"] += 1
+    for control, by in strengths.items():
+        if (stronger := add_strength(choice, by)) is not None:
+            choice = stronger
+        else:
+            row.unread[f"result {control}"] += 1
     if choice is None and not ratings:
         row.noted["annotations without a choice"] += 1
         row.unread.update(f"result {control}" for control in reasons)
@@ -238,15 +260,34 @@ def _read_annotation(row: SourceRow, annotation: _Annotation, shown: _Shown) -> 
     why = join_reasons(reasons)
     vote = None
     if choice is not None:
-        vote = ImportVote(choice.verdict, choice.ranking, annotation.rater, choice.strength, why, judged_at=at)
+        said = choice.verdict, choice.ranking, annotation.rater, choice.strength, why, simulated
+        vote = ImportVote(*said, judged_at=at)
     made = tuple(
         ImportRating(
             completion, axis, value, None, None, rater=annotation.rater,
-            rationale="" if vote is not None else why, judged_at=at,
+            rationale="" if vote is not None else why, simulated=simulated, judged_at=at,
         )
         for control, axis, completion, value in ratings
     )  # fmt: skip
     return _Said(vote, made, order_known)
+
+
+def _find_reason(result: _Result) -> str | None:
+    text = result.value.get("text")
+    if not isinstance(text, str | list) or not is_reason(result.control):
+        return None
+    return text if isinstance(text, str) else "\n".join(map(str, text))
+
+
+def _find_label(result: _Result) -> str:
+    """Return the only choice of a result; an empty text where there is none, or several."""
+    choices = result.value.get("choices")
+    is_one = isinstance(choices, list) and len(choices) == 1 and isinstance(choices[0], str)
+    return choices[0] if is_one else ""
+
+
+def _says_simulated(result: _Result) -> bool:
+    return result.control == SIMULATED == _find_label(result)
 
 
 def _read_choice(row: SourceRow, result: _Result, names: Sequence[str]) -> Choice | None:
@@ -263,10 +304,8 @@ def _read_choice(row: SourceRow, result: _Result, names: Sequence[str]) -> Choic
         return Choice(Verdict.RANKED, ((sides[side],), (sides[1 - side],)))
     if "ranker" in value:
         return _read_ranker(row, result, names)
-    choices = value.get("choices")
-    if isinstance(choices, list) and len(choices) == 1 and isinstance(choices[0], str):
-        return read_choice(choices[0], names)
-    return None
+    label = _find_label(result)
+    return read_choice(label, names) if label else None
 
 
 def _find_sides(result: _Result, names: Sequence[str]) -> tuple[int, int] | None:

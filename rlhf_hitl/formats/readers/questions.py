@@ -26,6 +26,8 @@ ANSWER_WORDS = (
 PROMPT_WORDS = ("prompt", "instruction", "question", "query", "input", "context", "document", "article", "source_text")
 #: "A is much better" → the strength that it says; "A is better" says none.
 STRENGTHS = {"slightly": 1, "somewhat": 1, "clearly": 2, "much": 3, "significantly": 3, "far": 3}
+#: The question that our own exports ask beside the others, and its only answer: no person said this.
+SIMULATED = "simulated"
 MAX_TAG_LENGTH = 64
 MAX_NAME_LENGTH = 100  # of a field, or of a label: a longer text is no choice
 MAX_NUMBER = 1e300
@@ -34,6 +36,7 @@ _END = re.compile(
     r"(?P<stem>.*?)(?:[\s_.\-]*(?P<number>\d{1,3})|(?:^|[\s_.\-]+|(?<=[a-z])(?=[A-Z]))(?P<word>[A-Ha-h]|(?i:left|right|first|second)))$"
 )
 _BETTER = re.compile(r"(?P<side>.+?)\s+(?:is\s+)?(?:(?P<by>" + "|".join(STRENGTHS) + r")\s+)?better", re.IGNORECASE)
+_BY = re.compile("(" + "|".join(STRENGTHS) + r")\s+better", re.IGNORECASE)
 _REASON = re.compile(r"reason|rationale|why|comment|justif|explan|explain|feedback|critique|note", re.IGNORECASE)
 _PLACES = {"left": 0, "right": 1, "first": 0, "second": 1} | {letter: i for i, letter in enumerate("abcdefgh")}
 
@@ -96,6 +99,19 @@ def read_choice(label: str, answers: Sequence[str]) -> Choice | None:
     by = better["by"] if better else None
     # The best of three or more says nothing of the others among themselves: they share a place.
     return Choice(Verdict.RANKED, ((best,), rest), STRENGTHS[by.lower()] if by and len(answers) == 2 else None)
+
+
+def read_strength_label(label: str) -> int | None:
+    """Return the strength in a label that says by how much the best answer is better, and not which one it is."""
+    match = _BY.fullmatch(label.strip()) if len(label) <= MAX_NAME_LENGTH else None
+    return None if match is None else STRENGTHS[match[1].lower()]
+
+
+def add_strength(choice: Choice | None, strength: int) -> Choice | None:
+    """Return a choice between two answers with a strength that is said beside it; None where it has no place."""
+    if choice is None or choice.strength is not None or [len(group) for group in choice.ranking] != [1, 1]:
+        return None
+    return replace(choice, strength=strength)
 
 
 def split_axis(question: str, answers: Sequence[str]) -> tuple[str, int] | None:

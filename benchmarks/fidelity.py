@@ -6,13 +6,15 @@ Hostile texts (drawn by hypothesis, and those that the tests attack the pages wi
 file of each format. The file is imported with `--skip-bad`; then every comparison of the store is looked at
 
 - in the store: its question and answers are the ones that were written;
-- on the page: the raw view of its card has every character of them;
+- on the page: the raw view of its card has every character of them, and of tools and tool calls;
 - in an export of Parquet and of JSON lines: its rows hold the same messages, and an import of it gives the same ids;
+- in an export for Argilla, Label Studio and reward-bench: an import of it gives the same texts;
 - in tokens: what a tokenizer of bytes and a plain chat template make of it reads as the same text.
 
-What is not there, or is another text, has to be named by the summary of the import: a row that is skipped, or whose
-sides are the same. `unnamed` counts what is not, over all formats and steps; it has to be 0. `--quick` takes a few
-texts of each.
+What is not there, or is another text, has to be named by the summary of the import: a row that is skipped, whose sides
+are the same, or whose text a note says to be changed. Each such row is imported again by itself, so that what is named
+of one row hides nothing of another. `unnamed` counts what is not, over all formats and steps; it has to be 0. `--quick`
+takes a few texts of each.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ import csv
 import io
 import json
 import re
+import shutil
 import sys
 import tempfile
 from collections import Counter
@@ -37,12 +40,14 @@ from hypothesis import strategies as st
 from PIL import Image
 from record import write_result
 
+from rlhf_hitl.errors import BadInput
 from rlhf_hitl.formats.export import export_snapshot
-from rlhf_hitl.formats.importing import ImportReport, import_path
+from rlhf_hitl.formats.importing import import_path
 from rlhf_hitl.reward.rendering import Conversation, Renderer
 from rlhf_hitl.store import Store
 from rlhf_hitl.store.comparisons import find_comparisons
-from rlhf_hitl.types import Comparison, parse_messages, parse_tools
+from rlhf_hitl.store.export_query import read_ratings
+from rlhf_hitl.types import Comparison, Completion, Prompt, Split, parse_messages, parse_tools
 from rlhf_hitl.types.messages import list_images
 from rlhf_hitl.ui import markdown
 from rlhf_hitl.ui.rating_cards import draw_card
@@ -90,6 +95,8 @@ def main() -> None:
             examples = draw_examples(n)
             if name in TRANSCRIPTS:
                 examples = [Example(drop_turns(e.question), tuple(map(drop_turns, e.answers))) for e in examples]  # type: ignore[arg-type]
+            if name in UNPAIRED:
+                examples = [e for e in examples if len(set(e.answers)) == 2]
             found = measure(name, examples, Path(folder))
         for fault in found.faults[:3]:
             print(f"{name}: {fault}", file=sys.stderr)
@@ -130,34 +137,70 @@ def measure(name: str, examples: Sequence[Example], folder: Path) -> Findings:
     """Import the examples as a file of a format, and follow each through the product."""
     path = WRITERS[name](examples, folder)
     with Store.open(f"sqlite:///{folder}/store.db", create=True) as store:
-        report = import_path(store, path, skip_bad=True)
+        try:
+            report = import_path(store, path, skip_bad=True)
+        except BadInput:  # no row can be used: each has to be named
+            return compare_with_store(examples, [], "auto", name, folder)
         comparisons = list(find_comparisons(store))
-        findings = compare_with_store(examples, comparisons, report, name)
+        if name in UNPAIRED:
+            comparisons = list(compare_rated(store))
+        findings = compare_with_store(examples, comparisons, report.format, name, folder)
         findings.faults += compare_with_page(comparisons)
-        findings.faults += compare_with_exports(store, comparisons, folder)
-        findings.faults += compare_with_second_import(comparisons, folder)
+        if name not in UNPAIRED:
+            findings.faults += compare_with_exports(store, comparisons, folder)
+            findings.faults += compare_with_second_import(comparisons, folder)
+            findings.faults += compare_with_exports_elsewhere(store, comparisons, folder)
         findings.faults += compare_with_tokens(comparisons)
     return findings
 
 
 def compare_with_store(
-    examples: Sequence[Example], comparisons: Sequence[Comparison], report: ImportReport, name: str
+    examples: Sequence[Example], comparisons: Sequence[Comparison], format: str, name: str, folder: Path
 ) -> Findings:
     stored = {
         (c.prompt.messages[-1].text, frozenset(a.messages[-1].text for a in c.completions)): c for c in comparisons
     }
     missing = [e for e in examples if (e.question, frozenset(e.answers)) not in stored]
-    named = report.bad_lines + report.identical_sides + sum(report.noted.values())
-    findings = Findings([], len(missing), len(examples) - len(missing))
-    if len(missing) > named:
-        findings.faults += [
-            f"written {e.question[:60]!r} → {[a[:60] for a in e.answers]!r}, not in the store; {named} named"
-            for e in missing[: len(missing) - named]
-        ]
-    if len(comparisons) > findings.whole + sum(report.noted.values()):
-        written = {(e.question, frozenset(e.answers)) for e in examples}
-        findings.faults += [f"in the store and not written: {key!r:.200}" for key in stored if key not in written]
+    findings, changed = Findings([], len(missing), len(examples) - len(missing)), 0
+    with Store.open(f"sqlite:///{folder}/alone.db", create=True) as store:
+        for example in missing:
+            named = name_loss(example, format, name, folder / "alone", store)
+            changed += named == "changed"
+            if not named:
+                wanted = f"{example.question[:60]!r} → {[a[:60] for a in example.answers]!r}"
+                findings.faults.append(f"written {wanted}, not in the store, and not named")
+    written = {(e.question, frozenset(e.answers)) for e in examples}
+    others = [key for key in stored if key not in written]
+    if len(others) > changed:
+        findings.faults += [f"in the store and not written: {key!r:.200}" for key in others]
     return findings
+
+
+def name_loss(example: Example, format: str, name: str, folder: Path, store: Store) -> str:
+    """Return what an import of one example says of it: "left out", "changed", or nothing."""
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    path = WRITERS[name]([example], folder)
+    try:
+        report = import_path(store, path, format=format, skip_bad=True)
+    except BadInput:  # an import of nothing is refused, and the error says why
+        return "left out"
+    if report.bad_lines or report.identical_sides:
+        return "left out"
+    return "changed" if any(words in note for note in report.noted for words in TEXT_CHANGES) else ""
+
+
+def compare_rated(store: Store) -> Iterator[Comparison]:
+    """Yield the prompts of a store with the completions that were rated one by one, as comparisons."""
+    rated: dict[str, tuple[Prompt, dict[str, Completion]]] = {}
+    for split in Split:
+        for row in (row for rows in read_ratings(store, split=split) for row in rows):
+            prompt = Prompt.create(parse_messages(row["prompt"]))
+            completion = Completion.create(prompt.id, parse_messages(row["completion"]), row["policy"])
+            rated.setdefault(prompt.id, (prompt, {}))[1][completion.id] = completion
+    for prompt, completions in rated.values():
+        if len(completions) == 2:
+            yield Comparison.create(prompt, list(completions.values()))
 
 
 def compare_with_page(comparisons: Sequence[Comparison]) -> Iterator[str]:
@@ -168,7 +211,13 @@ def compare_with_page(comparisons: Sequence[Comparison]) -> Iterator[str]:
         drawn = [card["prompt"], *(answer["html"] for answer in card["answers"])]
         for chat, html in zip([c.prompt.messages, *chats], drawn):
             shown = unescape(_TAGS.sub("", html.replace("<br>", "\n")))
-            for text in (t for m in chat for t in (m.text, m.reasoning_content)):
+            texts = [t for m in chat for t in (m.text, m.reasoning_content)]
+            for call in (call for m in chat for call in m.tool_calls):
+                # Its name and its arguments are within the call as it is written.
+                texts += [call.as_json, json.dumps(call.arguments, ensure_ascii=False), call.name]
+            if chat is c.prompt.messages:
+                texts += [tool.as_json for tool in c.prompt.tools]
+            for text in texts:
                 raw = show_unseen(text[: markdown.SHOWN_LIMIT])
                 if "".join(raw.split()) not in "".join(shown.split()):
                     yield f"on the page {raw[:80]!r} is {shown[:120]!r}"
@@ -206,6 +255,30 @@ def compare_with_second_import(comparisons: Sequence[Comparison], folder: Path) 
             ids = {c.id for c in find_comparisons(second)}
         if lost := {c.id for c in comparisons} ^ ids:
             yield f"{kind}: {len(lost)} comparisons are others after an import of the export"
+
+
+def compare_with_exports_elsewhere(store: Store, comparisons: Sequence[Comparison], folder: Path) -> Iterator[str]:
+    """Yield what an import of the export for another tool does not give back, of what the tool can hold."""
+    plain = [c for c in comparisons if is_of_texts(c)]
+    wanted = {(c.prompt.messages, frozenset(a.messages for a in c.completions)) for c in plain}
+    for kind in ("argilla", "label_studio", "rewardbench") if wanted else ():
+        manifest = export_snapshot(store, folder / kind, format=kind, include_ties=True)
+        left_out = sum(n for why, n in manifest["filters"].items() if "no place" in why or "does not know" in why)
+        if left_out != len(comparisons) - len(plain):
+            yield f"{kind}: {left_out} comparisons are counted as left out, of {len(comparisons) - len(plain)}"
+        with Store.open(f"sqlite:///{folder}/{kind}.db", create=True) as again:
+            for place in sorted((folder / kind).glob("*_answers")) if kind == "argilla" else [folder / kind]:
+                import_path(again, place, skip_bad=True)
+            found = {(c.prompt.messages, frozenset(a.messages for a in c.completions)) for c in find_comparisons(again)}
+        for prompt, sides in list(wanted - found)[:3]:
+            yield f"{kind}: {[m.text[:60] for m in prompt]} → {[s[0].text[:60] for s in sides]} does not come back"
+        yield from (f"{kind}: another comparison is not of these" for _ in list(wanted - found)[3:])
+
+
+def is_of_texts(comparison: Comparison) -> bool:
+    sides = [a.messages for a in comparison.completions]
+    plain = all(m.is_plain for chat in (comparison.prompt.messages, *sides) for m in chat)
+    return plain and all(len(side) == 1 for side in sides) and not comparison.prompt.tools
 
 
 def fill_places(chat: list[Row], images: Iterator[Any]) -> list[Row]:
@@ -338,6 +411,35 @@ def oasst(i: int, e: Example) -> Row:
     return {"message_tree_id": f"{i}", "tree_state": "ready_for_export", "prompt": root | {"replies": replies}}
 
 
+def write_argilla(examples: Sequence[Example], folder: Path) -> Path:
+    """Write records as `dataset.records.to_json` does."""
+    ranks = [{"value": "response1", "rank": 1}, {"value": "response2", "rank": 2}]
+    rows = [
+        {
+            "id": str(i), "metadata": {}, "suggestions": {}, "vectors": {}, "status": "completed",
+            "fields": {"prompt": e.question, "response1": e.answers[0], "response2": e.answers[1]},
+            "responses": {"ranking": [{"value": ranks, "user_id": "u", "status": "submitted"}]},
+        }
+        for i, e in enumerate(examples)
+    ]  # fmt: skip
+    (folder / "records.json").write_text(json.dumps(rows), encoding="utf-8")
+    return folder / "records.json"
+
+
+def write_label_studio(examples: Sequence[Example], folder: Path) -> Path:
+    """Write tasks as Label Studio's JSON export has them."""
+    result = {"from_name": "pair", "to_name": "a", "type": "pairwise", "value": {"selected": "left"}}
+    rows = [
+        {
+            "id": i, "data": {"prompt": e.question, "answer1": e.answers[0], "answer2": e.answers[1]},
+            "annotations": [{"id": i, "completed_by": {"email": "ann@example.org"}, "result": [result]}],
+        }
+        for i, e in enumerate(examples)
+    ]  # fmt: skip
+    (folder / "tasks.json").write_text(json.dumps(rows), encoding="utf-8")
+    return folder / "tasks.json"
+
+
 WRITERS: dict[str, Callable[[Sequence[Example], Path], Path]] = {
     "native": write_lines(lambda i, e: {
         "messages": [say("user", e.question)], "votes": [{"rater": "ann", "ranking": [[0], [1]]}],
@@ -411,10 +513,22 @@ WRITERS: dict[str, Callable[[Sequence[Example], Path], Path]] = {
         "source": "x", "instruction": e.question, "models": ["m", "n"], "completions": [
             {"model": m, "response": a, "overall_score": s, "annotations": {}}
             for m, a, s in zip("mn", e.answers, (8.0, 3.0))]}),
+    "ultrafeedback_binarized": write_lines(lambda i, e: {
+        "prompt": e.question, "prompt_id": str(i), "chosen": chat(e.question, e.answers[0]),
+        "rejected": chat(e.question, e.answers[1]), "messages": chat(e.question, e.answers[0]), "score_chosen": 8.0,
+        "score_rejected": 3.0}),
+    "kto": write_lines(lambda i, e: [
+        {"prompt": e.question, "completion": a, "label": label} for a, label in zip(e.answers, (True, False))]),
+    "argilla": write_argilla,
+    "label_studio": write_label_studio,
 }  # fmt: skip
 SIDES = ("chosen", "rejected")
 #: Formats of transcripts: "\n\nHuman:" begins a turn.
 TRANSCRIPTS = ("hh", "nectar")
+#: Formats that compare nothing: each answer is rated by itself.
+UNPAIRED = ("kto",)
+#: What is said of a text that is read otherwise than it is written.
+TEXT_CHANGES = ("read as empty", "prompts taken from")
 
 if __name__ == "__main__":
     main()

@@ -92,7 +92,7 @@ class Blocks:
         if is_short or message.images:
             return html
         title = render_translated("tool_result", "Result")
-        return _fold("result", f"{title} {_render_preview(text)}", html, is_open=False)
+        return _fold("tool-result", f"{title} {_render_preview(text)}", html, is_open=False)
 
     def name_tool(self, message: Message) -> str:
         """Return whose result a tool's message is, as HTML: the tool by its call where the message does not name it."""

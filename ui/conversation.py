@@ -165,5 +165,6 @@ def make_excerpt(text: str, length: int) -> str:
 
 def make_question_excerpt(messages: Sequence[Message], length: int) -> str:
     """Return the beginning of the last message of the user, or "" if there is none."""
-    question = next((m.text for m in reversed(messages) if m.role == "user"), "")
-    return make_excerpt(question, length)
+    question = next((m for m in reversed(messages) if m.role == "user"), None)
+    pieces = _list_pieces(question) if question else []
+    return make_excerpt(" ".join(piece for piece in pieces if isinstance(piece, str)), length)

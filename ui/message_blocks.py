@@ -41,7 +41,7 @@ class Blocks:
         names = ", ".join(_shorten(_describe_tool(tool)[0]) for tool in tools[:20])
         items = "".join(self._render_tool(tool) for tool in tools[:BLOCKS_LIMIT])
         left_out = _render_left_out(len(tools) - BLOCKS_LIMIT)
-        return _fold("tools", f"{title} {_render_preview(names)}", f"<ul>{items}</ul>{left_out}", is_open=False)
+        return _fold("tools-offered", f"{title} {_render_preview(names)}", f"<ul>{items}</ul>{left_out}", is_open=False)
 
     def _render_tool(self, tool: Tool) -> str:
         name, description, parameters = _describe_tool(tool)
@@ -92,7 +92,7 @@ class Blocks:
         if is_short or message.images:
             return html
         title = render_translated("tool_result", "Result")
-        return _fold("result", f"{title} {_render_preview(text)}", html, is_open=False)
+        return _fold("tool-result", f"{title} {_render_preview(text)}", html, is_open=False)
 
     def name_tool(self, message: Message) -> str:
         """Return whose result a tool's message is, as HTML: the tool by its call where the message does not name it."""

@@ -202,6 +202,8 @@ def test_a_folder_that_does_not_answer_is_no_error_of_the_server(store, tmp_path
 
 
 def test_serve_says_where_images_are_that_other_servers_need(store, tmp_path, monkeypatch, capsys):
+    monkeypatch.delenv("RLHF_HITL_IMAGES", raising=False)
+    monkeypatch.setenv("RLHF_HITL_WORKSPACE", str(tmp_path))
     _say_where_images_are(store)
     assert capsys.readouterr().err == "", "the store has no images"
     row = {"messages": ask("Which colour?", RED), "completions": [{"messages": a, "policy": "p"} for a in ANSWERS]}

@@ -267,7 +267,7 @@ def test_messages_that_are_more_than_text(serve, screen):
             page.keyboard.press("Escape")
             expect(page.locator("dialog.zoom")).to_be_hidden()
         if state == "tools":
-            page.locator(".block.tools summary").click()
+            page.locator(".block.tools-offered summary").click()
         page.keyboard.press("w")
         expect(page.locator(".answer .raw").first).to_be_visible()
         look(f"{state} raw" if state != "alike" else "raw", pictured=state == "alike")

@@ -16,7 +16,7 @@ from hostile_texts import HOSTILE
 from message_examples import call, image_of, look_alike, with_images, with_tools
 from rlhf_hitl.types import Comparison, ImagePart, Message, TextPart, Tool
 from rlhf_hitl.types.messages import hide_reasoning
-from rlhf_hitl.ui.conversation import CardHtml, read_completion, render_card
+from rlhf_hitl.ui.conversation import CardHtml, make_question_excerpt, read_completion, render_card
 from rlhf_hitl.ui.hidden_text import count_hidden_words
 from rlhf_hitl.ui.json_text import render_json
 from rlhf_hitl.ui.markdown import _create_renderer, is_as_written, render_as_written, render_in_stages
@@ -116,7 +116,7 @@ def test_the_raw_view_has_every_character_of_any_text(text):
     lines = [re.sub("[·→]", lambda sign: {"·": " ", "→": "\t"}[sign[0]], line) for line in written.split("\n")]
     assert "\n".join(lines) == text
     if text.strip() and is_as_written(text, markdown(text)):
-        assert seen(markdown(text)).strip() == text.strip()
+        assert seen(markdown(text)).strip() == text.strip().replace("\n\n", "\n"), "a paragraph stands for a blank line"
 
 
 def test_the_raw_view_names_what_cannot_be_seen():
@@ -167,6 +167,13 @@ def test_what_a_guideline_hides_is_compared_without_being_shown():
     assert draw(*written, written=written).hidden == []
     assert draw(*hidden[:1], *hidden[:1], written=[written[0], written[0]]).hidden == []
     assert draw(*hidden).hidden == []
+
+
+def test_texts_around_an_image_are_apart_in_an_excerpt():
+    picture = image_of(Image.new("RGB", (8, 8), "red"))
+    question = Message("user", (TextPart("Here is my sketch:"), picture, TextPart("Paint "), TextPart("it.")))
+    assert make_question_excerpt((question, Message("assistant", "No.")), 80) == "Here is my sketch: Paint it."
+    assert make_question_excerpt((Message("user", (picture,)),), 80) == ""
 
 
 # --- tool calls, reasoning

@@ -83,13 +83,19 @@ def test_no_warning_without_a_reason(shared, page):
 def test_tool_calls_are_read_and_folded_with_the_keyboard(serve, page):
     server = serve([with_tools()])
     open_rating_page(page, server, "ann")
-    expect(page.locator(".block.tools")).not_to_have_attribute("open", "")
+    expect(page.locator(".block.tools-offered")).not_to_have_attribute("open", "")
     expect(page.locator(".block.call .json").first).to_be_visible()
     expect(page.locator(".block.reasoning .text")).to_be_hidden()
     page.locator(".block.reasoning summary").focus()
     page.keyboard.press("Enter")
     expect(page.locator(".block.reasoning .text")).to_contain_text("They leave on Saturday.")
     expect(page.locator("#bar")).to_be_visible()  # it unfolded, and submitted nothing
+    tools = page.locator("#prompt > .block")
+    tools.locator("summary").click()
+    summary, body = tools.locator("summary").bounding_box(), tools.locator(".block-body").bounding_box()
+    assert summary is not None
+    assert body is not None
+    assert body["y"] >= summary["y"] + summary["height"] - 1, "below its title, not beside it"
     page.keyboard.press("w")
     expect(page.locator(".block.call .raw").first).to_contain_text('"arguments"')
     page.keyboard.press("d")

@@ -282,8 +282,9 @@ def _find_reason(result: _Result) -> str | None:
 def _find_label(result: _Result) -> str:
     """Return the only choice of a result; an empty text where there is none, or several."""
     choices = result.value.get("choices")
-    is_one = isinstance(choices, list) and len(choices) == 1 and isinstance(choices[0], str)
-    return choices[0] if is_one else ""
+    if not isinstance(choices, list) or len(choices) != 1 or not isinstance(choices[0], str):
+        return ""
+    return choices[0]
 
 
 def _says_simulated(result: _Result) -> bool:

@@ -39,7 +39,7 @@ def test_a_nul_in_messages_calls_and_tools_comes_back_everywhere(store, tmp_path
     lease = queue.lease(store, ann, seconds=60, task_filter=queue.TaskFilter(tags={"language": "en"}))
     [comparison] = find_comparisons(store)
     assert comparison.prompt.messages[0].text == "Q\0"
-    assert "d\0e" in str(comparison.prompt.tools[0].to_plain())
+    assert comparison.prompt.tools[0].to_plain()["function"]["description"] == "d\0e"
     assert {str(c.messages[0].tool_calls[0].arguments) for c in comparison.completions} == {
         str(call["function"]["arguments"]) for call in (CALL, WRITTEN)
     }

@@ -13,7 +13,7 @@ from rlhf_hitl.errors import BadInput
 from rlhf_hitl.formats.limits import PIECE_BYTES, Limits
 
 WHITESPACE = re.compile(r"[ \t\n\r]*")  # of JSON
-PARQUET_ROWS = 100  # at once
+PARQUET_ROWS = 100  # at once, and fewer of large ones
 PARQUET_MAGIC = b"PAR1"
 
 
@@ -101,7 +101,7 @@ def read_parquet_rows(
         on_bad: called for a row that is too long; it raises, or the row is left out.
 
     Raises:
-        BadInput: it expands too far, or a hundred rows are longer than two may be.
+        BadInput: it expands too far.
         ArrowException: it is not Parquet.
     """
     import pyarrow
@@ -114,19 +114,17 @@ def read_parquet_rows(
     schema = footer.schema.to_arrow_schema()
     texts = [f.name for f in schema if pyarrow.types.is_string(f.type) or pyarrow.types.is_large_string(f.type)]
     file.seek(0)
-    packed = pyarrow.parquet.ParquetFile(file, read_dictionary=texts)
+    packed = pyarrow.parquet.ParquetFile(file, read_dictionary=texts, buffer_size=PIECE_BYTES)
     number = 0
-    for batch in packed.iter_batches(PARQUET_ROWS):
-        if batch.nbytes > limits.line_bytes * 2:
-            raise limits.make_line_error(name, f"batch of {PARQUET_ROWS} rows, or a row,")
-        columns = [_list_values(column) for column in batch.columns]
+    for batch in packed.iter_batches(_choose_batch_size(footer, limits)):
+        is_large = batch.nbytes > limits.line_bytes
+        columns = [_list_values(column, is_large) for column in batch.columns]
         for i in range(batch.num_rows):
             number += 1
-            values = [get(i) for get in columns]
-            length = sum(len(v) for v in values if isinstance(v, str))
-            if length > limits.line_bytes:
+            if is_large and _measure_row(batch, i) > limits.line_bytes:
                 on_bad(limits.make_line_error(f"{name}: row {number}", "row"))
                 continue
+            values = [get(i) for get in columns]
             for value in values:
                 if isinstance(value, str) and (key := hash(value)) not in seen:
                     seen.add(key)
@@ -142,12 +140,33 @@ def _measure_by_footer(footer: Any) -> int:
     return max(columns, sum(group.total_byte_size for group in groups))
 
 
-def _list_values(column: Any) -> Any:
-    """Return a function that gives the value of a row."""
+def _choose_batch_size(footer: Any, limits: Limits) -> int:
+    """Return how many rows are read at once, so that those of images take no more than the longest row may."""
+    groups = [footer.row_group(i) for i in range(footer.num_row_groups)]
+    longest = max((group.total_byte_size / group.num_rows for group in groups if group.num_rows), default=0)
+    return max(1, min(PARQUET_ROWS, int(limits.line_bytes / max(longest, 1))))
+
+
+def _measure_row(batch: Any, i: int) -> int:
+    """Return the bytes of a row. Of a text that a dictionary repeats, those of the text."""
+    import pyarrow
+
+    size = 0
+    for column in batch.columns:
+        if pyarrow.types.is_dictionary(column.type):
+            place = column.indices[i].as_py()
+            size += 0 if place is None else column.dictionary.slice(place, 1).nbytes
+        else:
+            size += column.slice(i, 1).nbytes
+    return size
+
+
+def _list_values(column: Any, is_large: bool) -> Any:
+    """Return a function that gives the value of a row; of a large batch each is made when it is asked for."""
     import pyarrow
 
     if not pyarrow.types.is_dictionary(column.type):
-        return column.to_pylist().__getitem__
+        return (lambda i: column[i].as_py()) if is_large else column.to_pylist().__getitem__
     places, known = column.indices.to_pylist(), {}
 
     def get(i: int) -> Any:

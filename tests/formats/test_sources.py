@@ -286,6 +286,31 @@ def test_no_more_than_a_thousand_columns_are_counted_by_name(sqlite_store, tmp_p
     assert (len(report.unread), report.unread["other columns"]) == (1001, 500)
 
 
+def write_images(path: Path, *sizes: int) -> Path:
+    images = [[{"bytes": bytes([65 + i]) * size, "path": None}] for i, size in enumerate(sizes)]
+    rows = [{"prompt": f"Q{i}", "images": image} for i, image in enumerate(images)]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path, compression="none")
+    return path
+
+
+@pytest.mark.parametrize("nested", [True, False])
+def test_many_parquet_rows_of_images_are_read_and_one_that_is_too_long_is_named(tmp_path, monkeypatch, nested):
+    monkeypatch.setenv("RLHF_HITL_MAX_LINE_MB", "1")
+    sizes = [400_000] * 8 + [1_200_000] + [400_000] * 3 + [30] * 150
+    path = tmp_path / "a.parquet"
+    if nested:
+        write_images(path, *sizes)
+    else:  # texts, which are read through a dictionary
+        rows = [{"prompt": f"Q{i}", "answer": f"{i:04}" * (size // 4)} for i, size in enumerate(sizes)]
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path, compression="none")
+    with pytest.raises(BadInput, match=r"a.parquet: row 9: a row of more than 1 MiB: expected at most 1 MiB in a row"):
+        list(RowSource(path).rows())
+    bad: list[BadInput] = []
+    read = [row.fields["prompt"] for row in RowSource(path).rows(bad.append)]
+    assert read == [f"Q{i}" for i in range(len(sizes)) if i != 8]
+    assert [e.value.partition(": ")[2] for e in bad] == ["row 9: a row of more than 1 MiB"]
+
+
 def test_no_more_than_a_thousand_keys_of_messages_are_counted_by_name(sqlite_store, tmp_path):
     path = tmp_path / "a.jsonl"
     prompt = {"role": "user", "content": "Q"} | {f"key {i}": i for i in range(1500)}

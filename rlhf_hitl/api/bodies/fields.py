@@ -15,7 +15,8 @@ MAX_COMPLETIONS = len(ascii_uppercase)  # of one comparison: raters see each und
 ID = r"^[A-Za-z0-9_.-]+$"
 PROJECT = r"^[a-z0-9][a-z0-9._-]*$"
 LINE = f"^[^{UNSEEN_RANGE}]*$"  # names of batches, policies and tags; `types/names.py` says more of the others
-# PostgreSQL cannot keep a text with a NUL. It is refused here, so that both databases answer the same.
+# PostgreSQL cannot keep a text with a NUL. It is refused here, so that both databases answer the same. In the JSON of
+# messages and tools a NUL is an escape, which both keep: an import, whose files are as they are, lets it through.
 TEXT = r"^[^\x00]*$"
 
 Text = Annotated[str, StringConstraints(pattern=TEXT, max_length=1_000_000)]

@@ -129,7 +129,8 @@ def write_centred(draw: ImageDraw.ImageDraw, y: int, text: str, size: int, colou
     draw.text((SIZE / 2, y), text, fill=colour, font=load_font(size), anchor="mm")
 
 
-# The comparisons: picture, what it shows, question, and two answers, the better one first.
+# The comparisons: picture, its alternative text, question, and two answers, the better one first. The alternative text
+# of a radiograph does not say what is to be found in it.
 
 SHOP_POLICY = (
     "You moderate pictures that sellers upload to a second-hand shop. Rules: 1. no medicine, 2. no personal data of "
@@ -156,20 +157,20 @@ MODERATION = [
 ]  # fmt: skip
 ASK = "Describe the findings of this chest radiograph and give your impression. The picture is drawn, for training."
 RADIOGRAPHS = [
-    ("Drawn radiograph of a chest without a finding", draw_chest("none", 1), ASK,
+    ("Drawn radiograph of a chest, the first", draw_chest("none", 1), ASK,
      "**Findings.** Lungs are clear on both sides. The heart is of normal size. No effusion, no pneumothorax.\n\n"
      "**Impression.** No acute finding.",
      "**Findings.** A mass in the left upper lobe of 3 cm.\n\n**Impression.** Suspected tumour; CT advised."),
-    ("Drawn radiograph with a round opacity in the lower lung on the left of the picture", draw_chest("opacity", 2),
+    ("Drawn radiograph of a chest, the second", draw_chest("opacity", 2),
      ASK,
      "**Findings.** A round opacity in the right lower zone (left side of the picture). Heart of normal size.\n\n"
      "**Impression.** Consolidation is likely; compare with earlier pictures and with how the patient is.",
      "**Findings.** Both lungs are clear.\n\n**Impression.** Normal."),
-    ("Drawn radiograph with a wide heart shadow", draw_chest("large heart", 3), ASK,
+    ("Drawn radiograph of a chest, the third", draw_chest("large heart", 3), ASK,
      "**Findings.** The heart is wider than half of the chest. Lungs are clear.\n\n**Impression.** Enlarged heart.",
      "**Findings.** The heart is wider than half of the chest, and there is fluid on both sides.\n\n"
      "**Impression.** Heart failure with effusions."),
-    ("Drawn radiograph with a dark rim around the lung on the right of the picture", draw_chest("air", 4), ASK,
+    ("Drawn radiograph of a chest, the fourth", draw_chest("air", 4), ASK,
      "**Findings.** On the left (right side of the picture) a thin line parallel to the wall of the chest, and no "
      "vessels beyond it.\n\n**Impression.** Left pneumothorax: tell the doctor in charge at once.",
      "**Findings.** Lungs are clear.\n\n**Impression.** No acute finding; control in a year."),

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from unicodedata import normalize
 
 from rlhf_hitl.types import Message
+from rlhf_hitl.types.names import replace_confusables
 from rlhf_hitl.visible import UNSEEN_RANGE
 
 # What the page shows by itself: notes, and what only the raw view shows. Neither holds an element of its own kind.
@@ -45,6 +46,11 @@ def find_hidden_differences(seen: Sequence[Sequence[Message]], written: Sequence
 
 
 def _get_look(html: str) -> str:
-    """Return what somebody reads of HTML, without spaces, characters nobody sees, and forms of the same letter."""
+    """Return what somebody reads of HTML, without spaces, characters nobody sees, and forms of the same letter.
+
+    A letter of another alphabet that looks like one of ours (a Cyrillic а) is that one.
+    """
     text = _TAG_OR_UNSEEN.sub("", _IMAGE.sub(r"\1", _NOT_THE_TEXT.sub("", html)))
-    return text if text.isascii() else normalize("NFKC", text)
+    if text.isascii():
+        return text
+    return "".join(c if c.isascii() else replace_confusables(c) for c in normalize("NFKC", text))

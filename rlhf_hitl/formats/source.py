@@ -250,9 +250,9 @@ class RowSource:
         """Return the files of a folder that are read one by one: those in it or, if there are none, those below it."""
         if not self.path.is_dir() or self._is_saved_dataset():
             return []
-        # Of our own export the pairs: its other folders say the same otherwise.
-        is_export = (self.path / "manifest.json").is_file() and (self.path / "pairs").is_dir()
-        folder = self.path / "pairs" if is_export else self.path
+        # Of our own export the judgments, in which every vote is: its other folders say the same otherwise, or less.
+        is_export = (self.path / "manifest.json").is_file() and (self.path / "judgments").is_dir()
+        folder = self.path / "judgments" if is_export else self.path
         below = [path for path in folder.rglob("*") if path.is_file() and not _is_hidden(path, folder)]
         data = sorted(path for path in below if _is_data_file(path))
         files = [path for path in data if path.parent == folder] or data

@@ -61,11 +61,20 @@ def _remake_bytes(data: bytes) -> tuple[str, bytes, Counter[str]]:
 
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
-    except (UnidentifiedImageError, Image.DecompressionBombError, ValueError, OSError, SyntaxError) as e:
+    except Image.DecompressionBombError as e:
+        raise BadInput(f"image of {len(data):,} bytes and more pixels", expected=_SIZE, fix="make it smaller") from e
+    except (UnidentifiedImageError, ValueError, OSError, SyntaxError) as e:
         raise BadInput(
-            f"image of {len(data):,} bytes", expected=f"one of {', '.join(FORMATS)}", fix="convert it, if it is one"
+            f"image of {len(data):,} bytes",
+            expected=f"a whole {', '.join(FORMATS)}",
+            fix=f"convert it, if it is an image{_explain(e)}",
         ) from e
     return _remake(image)
+
+
+def _explain(error: Exception) -> str:
+    """Return what Pillow says of a file that is of its formats and wrong, such as a text of it that is too large."""
+    return f" ({str(error)[:100]})" if isinstance(error, ValueError) else ""
 
 
 def _remake(image: Image) -> tuple[str, bytes, Counter[str]]:

@@ -284,6 +284,7 @@ def _parse_image(given: dict[str, Any], place: str, unread: Counter[str] | None)
     key = next((k for k in ("image", "image_url", "bytes", "base64", "url", "path") if k in given), None)
     value = given.pop(key) if key is not None else None
     if key == "image_url" and isinstance(value, Mapping):
+        given |= {f"image_url.{name}": more for name, more in value.items() if name != "url" and more is not None}
         value = value.get("url")
     if isinstance(value, str) and is_image_id(value):
         return ImagePart(value, alt)

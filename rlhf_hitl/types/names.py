@@ -94,9 +94,9 @@ def make_name_skeleton(name: str) -> str:
     """Return what is the same for names that look alike, also where they differ in case."""
     # The table is asked for whole letters (NFC), then for their parts (NFD, as UTS 39 has it), and for compatibility
     # mappings (NFKD) only then: these would take a letter away before the table is asked.
-    whole = _replace_confusables(unicodedata.normalize("NFC", name))
-    parts = unicodedata.normalize("NFKD", _replace_confusables(unicodedata.normalize("NFD", whole))).casefold()
-    return unicodedata.normalize("NFD", _replace_confusables(unicodedata.normalize("NFD", parts)))
+    whole = replace_confusables(unicodedata.normalize("NFC", name))
+    parts = unicodedata.normalize("NFKD", replace_confusables(unicodedata.normalize("NFD", whole))).casefold()
+    return unicodedata.normalize("NFD", replace_confusables(unicodedata.normalize("NFD", parts)))
 
 
 def hash_name_skeleton(name: str) -> str:
@@ -125,7 +125,7 @@ def make_look_alike_error(kind: str, name: str, other: str) -> BadInput:
     )
 
 
-def _replace_confusables(text: str) -> str:
+def replace_confusables(text: str) -> str:
     prototypes = _load_prototypes()
     return "".join(prototypes.get(character, character) for character in text)
 

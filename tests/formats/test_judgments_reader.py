@@ -93,6 +93,14 @@ def say_all(store: Store, prefix: str) -> Counter:
 
 
 @pytest.mark.parametrize("form", ["trl", "jsonl"])
+def test_an_import_of_an_export_as_a_whole_takes_its_judgments(judged, tmp_path, form):
+    export_snapshot(judged, tmp_path / "out", format=form)
+    again, _ = import_judgments(tmp_path / "out")
+    assert say_all(again, "") == say_all(judged, "judgments:")
+    again.close()
+
+
+@pytest.mark.parametrize("form", ["trl", "jsonl"])
 def test_an_import_of_the_judgments_gives_the_same_judgments(judged, tmp_path, form):
     manifest = export_snapshot(judged, tmp_path / "out", format=form)
     again, report = import_judgments(tmp_path / "out" / "judgments")

@@ -35,6 +35,14 @@ def as_png(*colour: int, size: tuple[int, int] = (4, 3), format: str = "PNG", **
     return data.getvalue()
 
 
+def test_what_an_address_of_an_image_says_beside_it_is_counted():
+    url = "data:image/png;base64," + base64.b64encode(as_png()).decode()
+    unread: Counter[str] = Counter()
+    parts = [{"type": "text", "text": "Hi"}, {"type": "image_url", "image_url": {"url": url, "detail": "high"}}]
+    parse_messages([{"role": "user", "content": parts}], unread)
+    assert unread == {"part key image_url.detail": 1}
+
+
 def test_the_id_of_plain_text_is_what_it_has_always_been():
     chat = (Message("user", "Why is the sky blue?"),)
     assert Prompt.create(chat).id == "p_8f6118756eff7df0da449822"
@@ -204,7 +212,7 @@ def test_a_bomb_is_refused_before_it_is_unpacked():
     bomb = io.BytesIO()
     Image.new("1", (30_000, 30_000)).save(bomb, "PNG")
     assert len(bomb.getvalue()) < 2**20
-    with pytest.raises(BadInput, match="expected"):
+    with pytest.raises(BadInput, match="pixels: expected at most"):
         read_image(bomb.getvalue())
 
 

@@ -139,6 +139,7 @@ def test_the_raw_view_names_what_cannot_be_seen():
         ("ﬁne", "fine"),
         ("a" * 40_000 + "\u200b", "a" * 40_000),
         ("`code`", "code"),
+        ("p\u0430ypal is fine", "paypal is fine"),
     ],
 )
 def test_answers_that_show_the_same_words_are_found(first, second):

@@ -57,7 +57,7 @@ class _JudgmentReader:
 
     def __call__(self, row: SourceRow) -> list[ImportRecord]:
         comparison, judgment = read_text_field(row, "comparison_id"), read_text_field(row, "judgment_id")
-        corrected, repeat_of = row.fields.get("supersedes"), row.fields.get("repeat_of")
+        corrected, repeat_of = _read_id(row, "supersedes"), _read_id(row, "repeat_of")
         surplus = _read_flag(row, "surplus")
         record = _read_judgment(row)
         done = [] if comparison == self._comparison else self.finish()
@@ -75,6 +75,13 @@ class _JudgmentReader:
         records = [record for _, record in self._waiting.values()]
         self._waiting = {}
         return records
+
+
+def _read_id(row: SourceRow, name: str) -> str | None:
+    value = row.fields.get(name)
+    if not isinstance(value, str | None):
+        raise make_field_error(row, name, "an id, or nothing")
+    return value or None
 
 
 def _read_judgment(row: SourceRow) -> ImportRecord:

@@ -212,3 +212,48 @@ def test_reward_bench_gets_whole_conversations_and_the_rest_is_counted(sqlite_st
         assert prompt == row["rejected"][:-1]
         assert [m["role"] for m in row["chosen"]] == ["user", "assistant"]
         assert row["chosen"][-1]["content"].startswith("Waves")
+
+
+def test_ratings_and_tools_are_read_as_they_are_in_the_store(sqlite_store, tmp_path, cache):
+    from datasets import load_dataset
+
+    file = tmp_path / "rated.jsonl"
+    schema = TOOL | {"function": TOOL["function"] | {"description": "é"}}
+    rows = [
+        {"prompt": f"Is {i} even?", "completion": answer, "label": i % 2 == (answer == "No"), "rater": "ann"}
+        for i in range(3)
+        for answer in ("Yes", "No")
+    ]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    import_path(sqlite_store, file, format="kto", split=Split.TRAIN)
+    fill(sqlite_store, tmp_path, [row | {"tools": [schema]} for row in make_rows(2)], Split.TRAIN)
+    manifest = export_snapshot(sqlite_store, tmp_path / "out")
+    rated = load_dataset(str(tmp_path / "out"), "ratings")["train"]
+    assert manifest["ratings"]["train"] == len(rated) == 6
+    found = {
+        (r["prompt"][0]["content"], r["completion"][0]["content"], r["axis"], r["value"], r["lowest"], r["highest"])
+        for r in rated
+    }
+    assert found == {(r["prompt"], r["completion"], "desirable", float(r["label"]), 0, 1) for r in rows}
+    assert len({r["rater_id"] for r in rated}) == 1
+    assert not any(rated["simulated"])
+    assert set(rated["tools"]) == {None}
+    pairs = load_dataset(str(tmp_path / "out"))["train"]
+    assert [json.loads(tools) for tools in pairs["tools"]] == [[schema]] * 2
+    again = Store.open(f"sqlite:///{tmp_path / 'again.db'}", create=True)
+    import_path(again, tmp_path / "out")
+    with_tools = {p.id for p in list_prompts(sqlite_store) if p.tools}
+    assert {p.id for p in list_prompts(again)} == with_tools
+    again.close()
+    lines = export_snapshot(sqlite_store, tmp_path / "lines", format="jsonl")
+    assert lines["content_hash"] == manifest["content_hash"]
+    written = [json.loads(line) for line in (tmp_path / "lines" / "ratings" / "train.jsonl").read_text().splitlines()]
+    assert sorted(r["rating_id"] for r in written) == sorted(rated["rating_id"])
+
+
+def test_without_tools_there_is_no_column_for_them(sqlite_store, tmp_path, cache):
+    from datasets import load_dataset
+
+    fill(sqlite_store, tmp_path, make_rows(1), Split.TRAIN)
+    export_snapshot(sqlite_store, tmp_path / "out")
+    assert "tools" not in load_dataset(str(tmp_path / "out"))["train"].column_names

@@ -75,7 +75,7 @@ def judged(sqlite_store, tmp_path, add_comparisons) -> Store:
 
 
 def import_judgments(place: Path) -> tuple[Store, ImportReport]:
-    again = Store.open(f"sqlite:///{place.parent.parent / 'again.db'}", create=True)
+    again = Store.open(f"sqlite:///{place.parent / 'again.db'}", create=True)
     return again, import_path(again, place)
 
 

@@ -57,7 +57,7 @@ class _JudgmentReader:
 
     def __call__(self, row: SourceRow) -> list[ImportRecord]:
         comparison, judgment = read_text_field(row, "comparison_id"), read_text_field(row, "judgment_id")
-        corrected, repeat_of = row.fields.get("supersedes"), row.fields.get("repeat_of")
+        corrected, repeat_of = (_read_id(row, name) for name in ("supersedes", "repeat_of"))
         surplus = _read_flag(row, "surplus")
         record = _read_judgment(row)
         done = [] if comparison == self._comparison else self.finish()
@@ -150,6 +150,13 @@ def _read_scores(row: SourceRow, places: Mapping[str, int]) -> dict[str, dict[in
     if not all(type(n) is int and 1 <= n <= 5 for of_axis in read.values() for n in of_axis.values()):
         raise make_field_error(row, "scores", "whole numbers of 1 to 5")
     return read
+
+
+def _read_id(row: SourceRow, name: str) -> str | None:
+    value = row.fields.get(name)
+    if not isinstance(value, str | None):
+        raise make_field_error(row, name, "an id, or null")
+    return value
 
 
 def _read_flag(row: SourceRow, name: str) -> bool:

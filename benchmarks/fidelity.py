@@ -263,7 +263,9 @@ def compare_with_exports_elsewhere(store: Store, comparisons: Sequence[Compariso
     wanted = {(c.prompt.messages, frozenset(a.messages for a in c.completions)) for c in plain}
     for kind in ("argilla", "label_studio", "rewardbench") if wanted else ():
         manifest = export_snapshot(store, folder / kind, format=kind, include_ties=True)
-        left_out = sum(n for why, n in manifest["filters"].items() if "no place" in why or "does not know" in why)
+        left_out = sum(
+            n for why, n in manifest["filters"].items() if "more than texts" in why or "does not know" in why
+        )
         if left_out != len(comparisons) - len(plain):
             yield f"{kind}: {left_out} comparisons are counted as left out, of {len(comparisons) - len(plain)}"
         with Store.open(f"sqlite:///{folder}/{kind}.db", create=True) as again:

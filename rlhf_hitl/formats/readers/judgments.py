@@ -77,13 +77,6 @@ class _JudgmentReader:
         return records
 
 
-def _read_id(row: SourceRow, name: str) -> str | None:
-    value = row.fields.get(name)
-    if not isinstance(value, str | None):
-        raise make_field_error(row, name, "an id, or nothing")
-    return value or None
-
-
 def _read_judgment(row: SourceRow) -> ImportRecord:
     row.take("prompt_id", "id")
     verdict = Verdict(read_choice_field(row, "verdict", VERDICTS))
@@ -157,6 +150,13 @@ def _read_scores(row: SourceRow, places: Mapping[str, int]) -> dict[str, dict[in
     if not all(type(n) is int and 1 <= n <= 5 for of_axis in read.values() for n in of_axis.values()):
         raise make_field_error(row, "scores", "whole numbers of 1 to 5")
     return read
+
+
+def _read_id(row: SourceRow, name: str) -> str | None:
+    value = row.fields.get(name)
+    if not isinstance(value, str | None):
+        raise make_field_error(row, name, "an id, or null")
+    return value
 
 
 def _read_flag(row: SourceRow, name: str) -> bool:

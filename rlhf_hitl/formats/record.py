@@ -82,6 +82,10 @@ class SourceRow:
                 return name
         return None
 
+    def count_noted(self, what: str, others: str) -> None:
+        """Count something noted that has a name of the file in it; as `others` where there are too many names."""
+        self.noted[what if what in self.noted or len(self.noted) < MAX_UNREAD_NAMES else others] += 1
+
     def enter(self, value: Mapping[Any, Any], keys: str, place: str = "") -> SourceRow:
         """Return an object within this row as a row, at a `place` in it. Its `keys` that nobody asks for are counted
         with the columns of this row."""

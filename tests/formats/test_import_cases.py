@@ -112,7 +112,9 @@ def test_a_prompt_within_both_sides_is_counted(sqlite_store, tmp_path):
         sqlite_store, tmp_path, {"chosen": "The sky is blue", "rejected": "The sky is green", "source": "a b"}
     )
     assert prompts(sqlite_store) == [[("user", "The sky is")]]
-    assert report.noted == {"prompts taken from what both sides begin with": 1}
+    assert report.noted == {
+        "prompts taken from what both sides begin with": 1, "column source kept as a tag": 1,
+    }  # fmt: skip
 
 
 def test_a_system_message_that_is_there_already_is_not_doubled(sqlite_store, tmp_path):
@@ -136,6 +138,25 @@ def test_all_that_is_not_read_is_counted_by_name(sqlite_store, tmp_path):
     assert "column year         2" in done.stdout
     done = run_command("import", tmp_path / "a.jsonl", "--json", "--store", f"sqlite:///{tmp_path}/c.db")
     assert json.loads(done.stdout)["unread"] == report.unread
+
+
+def test_columns_that_become_tags_are_noted_and_those_about_a_person_are_not_read(sqlite_store, tmp_path):
+    more = {
+        "category": "sea", "email": "a@b.c", "E-mail": "a@b.c", "user_name": "ann", "userName": "ann", "name": "Ann",
+        "ip_address": "::1", "phone": "1", "topicId": "7", "column 1": "0", "Unnamed: 0": "0",
+    }  # fmt: skip
+    report = read(sqlite_store, tmp_path, PAIR | more, PAIR | {"prompt": "R", "category": "air", "filename": "f"})
+    tags = sorted((dict(c.prompt.tags) for c in find_comparisons(sqlite_store)), key=len)
+    assert tags == [{"category": "sea"}, {"category": "air", "filename": "f"}]
+    assert report.noted == {"column category kept as a tag": 2, "column filename kept as a tag": 1}
+    assert report.unread == {f"column {name}": 1 for name in more if name != "category"}
+    done = run_command("import", tmp_path / "a.jsonl", "--store", f"sqlite:///{tmp_path}/b.db")
+    assert "column category kept as a tag" in done.stdout
+
+
+def test_no_more_than_a_thousand_tags_are_noted_by_name(sqlite_store, tmp_path):
+    report = read(sqlite_store, tmp_path, PAIR | {f"tag {i}": "x" for i in range(1100)})
+    assert (len(report.noted), report.noted["other columns kept as tags"]) == (1001, 100)
 
 
 # --map.
@@ -671,4 +692,4 @@ def test_a_column_of_splits_says_what_is_not_for_training(sqlite_store, tmp_path
 def test_a_value_that_names_no_split_is_a_tag_and_noted(sqlite_store, tmp_path):
     report = read(sqlite_store, tmp_path, PAIR | {"split": "north"})
     assert [c.prompt.tags for c in find_comparisons(sqlite_store)] == [{"split": "north"}]
-    assert report.noted == {"values of the column split that name no split": 1}
+    assert report.noted == {"values of the column split that name no split": 1, "column split kept as a tag": 1}

@@ -18,6 +18,7 @@ from PIL import Image
 
 from command_line import run_command
 from rlhf_hitl.errors import BadInput
+from rlhf_hitl.formats import FORMATS, get_format
 from rlhf_hitl.formats.column_map import ColumnMap
 from rlhf_hitl.formats.importing import ImportReport, import_path
 from rlhf_hitl.formats.readers.columns import is_model_judge
@@ -190,6 +191,18 @@ def test_a_mapping_that_cannot_be_is_one_line(tmp_path, mapping, says):
     assert len(done.stderr.splitlines()) == 1
     assert __import__("re").search(says, done.stderr), done.stderr
     assert not (tmp_path / "b.db").exists()
+
+
+def test_a_target_is_a_column_that_a_reader_reads_and_few_are_named(tmp_path):
+    path = write(tmp_path / "a.jsonl", {"question": "Q", "chosen": "a", "rejected": "b"})
+    for word in ("promt", "CSV", "and", "0", "JSON", "texts"):
+        with pytest.raises(BadInput) as error:
+            import_path(None, path, column_map=ColumnMap.parse([f"question={word}"]))
+        assert f"no format reads '{word}'" in error.value.value
+        assert error.value.expected.count(", ") <= 12
+        assert word != "promt" or error.value.expected.startswith("a column that one reads: prompt, ")
+    for name in FORMATS:
+        assert all(column.isprintable() and column for column in get_format(name).COLUMNS), name
 
 
 def test_two_columns_can_change_places():

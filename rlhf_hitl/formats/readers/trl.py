@@ -59,7 +59,7 @@ COLUMNS = (*SIDES, *COMMON, *pair_ratings.COLUMNS, *_POLICIES["chosen"], *_POLIC
 #: A `split` that names no split is a tag.
 _NO_TAGS = frozenset((*COLUMNS, *EXPORT_COLUMNS)) - {"split"}
 MAX_TAG_LENGTH = 64
-#: Columns about a person, by a word in their names (`user_email`, `ip-address`) or by the whole of it (`name`). They are
+#: Columns about a person, by a word in their names (`user_email`, `ip-address`) or by all of it (`name`). They are
 #: not kept as tags: tags go into exports.
 PERSON_WORDS = frozenset(("email", "mail", "user", "username", "phone", "ip", "address"))
 PERSON_NAMES = frozenset(("name", "firstname", "lastname", "fullname", "surname"))

@@ -205,9 +205,13 @@ def _shorten(text: str) -> str:
 def _make_reading_tables(report: ImportReport | CheckReport) -> list[Any]:
     """Return what of a file was not read, and what readers decided."""
     titles = {"Not read": report.unread, "Note": report.noted}
-    tables = [make_table(title, dict(list(counts.items())[:NAMES_SHOWN])) for title, counts in titles.items() if counts]
-    if (left := len(report.unread) - NAMES_SHOWN) > 0:
-        tables.append(f"… and {left:,} more that were not read: --json names all")
+    tables: list[Any] = []
+    for title, counts in titles.items():
+        if counts:
+            tables.append(make_table(title, dict(list(counts.items())[:NAMES_SHOWN])))
+        if (left := len(counts) - NAMES_SHOWN) > 0:
+            what = "that were not read" if counts is report.unread else "of the notes"
+            tables.append(f"… and {left:,} more {what}: --json names all")
     return tables
 
 

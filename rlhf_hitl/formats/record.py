@@ -347,6 +347,11 @@ def add_unread(unread: Counter[str], more: Mapping[str, int]) -> None:
         unread[name if name in unread or len(unread) < MAX_UNREAD_NAMES else "other names"] += n
 
 
+def sort_counts(counts: Mapping[str, int]) -> dict[str, int]:
+    """Return counts by name, the largest first and equal ones by name: columns come in no order of their own."""
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
+
+
 def split_shared_prompt(first: Messages, second: Messages) -> tuple[Messages, Messages, Messages] | None:
     """Return (prompt, rest of first, rest of second), with the longest shared prompt before an assistant message.
 

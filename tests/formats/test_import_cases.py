@@ -155,6 +155,17 @@ def test_columns_that_become_tags_are_noted_and_those_about_a_person_are_not_rea
     assert "column category kept as a tag" in done.stdout
 
 
+def test_what_is_not_read_is_in_one_order_the_most_first(sqlite_store, tmp_path):
+    names = [f"{letter}{number}" for letter in "zmbay" for number in range(9)]
+    report = read(sqlite_store, tmp_path, PAIR | dict.fromkeys(names, 1), PAIR | {"prompt": "R", "m3": 1})
+    expected = ["column m3", *(f"column {name}" for name in sorted(names) if name != "m3")]
+    assert list(report.unread) == expected
+    path, more = tmp_path / "a.jsonl", ("--store", f"sqlite:///{tmp_path}/b.db")
+    assert list(json.loads(run_command("import", path, "--check", "--json", *more).stdout)["unread"]) == expected
+    assert list(json.loads(run_command("import", path, "--json", *more).stdout)["unread"]) == expected
+    assert "… and 15 more that were not read" in run_command("import", path, "--check", *more).stdout
+
+
 def test_no_more_than_a_thousand_tags_are_noted_by_name(sqlite_store, tmp_path):
     report = read(sqlite_store, tmp_path, PAIR | {f"tag {i}": "x" for i in range(1100)})
     assert (len(report.noted), report.noted["other columns kept as tags"]) == (1001, 100)

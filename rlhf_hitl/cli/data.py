@@ -141,7 +141,8 @@ def import_data_command(
         "families that stayed in the split they were in": report.splits_kept,
     }
     noted = {k: n for k, n in notes.items() if n}
-    more: list[Any] = [make_table(f"Of {say_count(report.rows, 'row')}", noted)] if noted else []
+    met = report.rows + report.bad_lines
+    more: list[Any] = [make_table(f"Of {say_count(met, 'row')}", noted)] if noted else []
     more += _make_reading_tables(report)
     more += [f"skipped {reason}" for reason in report.bad_reasons]
     return Result(report.as_dict(), make_table(f"New from {report.path} ({report.format})", new | splits), more=more)

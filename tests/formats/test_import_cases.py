@@ -166,6 +166,14 @@ def test_what_is_not_read_is_in_one_order_the_most_first(sqlite_store, tmp_path)
     assert "… and 15 more that were not read" in run_command("import", path, "--check", *more).stdout
 
 
+def test_bad_lines_that_are_skipped_are_of_all_rows(tmp_path):
+    good = [PAIR | {"prompt": f"Q{i}"} for i in range(3)]
+    path, more = write(tmp_path / "a.jsonl", *good, {"chosen": 1}, [5]), ("--skip-bad", "--store")
+    assert "Of 5 rows" in run_command("import", path, *more, f"sqlite:///{tmp_path}/b.db").stdout
+    report = json.loads(run_command("import", path, "--json", *more, f"sqlite:///{tmp_path}/c.db").stdout)
+    assert (report["rows"], report["bad_lines"]) == (3, 2)
+
+
 def test_no_more_than_a_thousand_tags_are_noted_by_name(sqlite_store, tmp_path):
     report = read(sqlite_store, tmp_path, PAIR | {f"tag {i}": "x" for i in range(1100)})
     assert (len(report.noted), report.noted["other columns kept as tags"]) == (1001, 100)

@@ -327,6 +327,12 @@ def test_answers_that_differ_in_their_tool_calls_only_are_two(sqlite_store, tmp_
     assert [tool.to_plain() for tool in comparison.prompt.tools] == tools
 
 
+def test_a_function_call_of_the_old_kind_is_refused_with_what_to_write(sqlite_store, tmp_path):
+    call = {"role": "assistant", "content": None, "function_call": {"name": "weather", "arguments": "{}"}}
+    with pytest.raises(BadInput, match="a.jsonl:1: chosen: .*write function_call as tool_calls"):
+        read(sqlite_store, tmp_path, PAIR | {"chosen": [call], "rejected": [{"role": "assistant", "content": "b"}]})
+
+
 def test_answers_that_differ_in_their_reasoning_only_are_two(sqlite_store, tmp_path):
     sides = [[{"role": "assistant", "content": "4", "reasoning_content": text}] for text in ("two and two", "a guess")]
     report = read(sqlite_store, tmp_path, {"prompt": TALK[:1], "chosen": sides[0], "rejected": sides[1]})

@@ -105,7 +105,8 @@ def import_data_command(
 
     if formats:
         known = describe_formats() | {"archive": "a whole store, written by `rlhf-hitl export --format archive` (ZIP)"}
-        return Result({"formats": known}, more=[f"{name:13}{about}" for name, about in known.items()])
+        width = max(len(name) for name in known) + 2
+        return Result({"formats": known}, more=[f"{name:{width}}{about}" for name, about in known.items()])
     if not path:
         raise BadInput("PATH_OR_HUB_ID", expected="a file, a folder or a hub id", fix="name it, or see --formats")
     _collect_garbage_less_often()

@@ -179,6 +179,11 @@ def test_no_more_than_a_thousand_tags_are_noted_by_name(sqlite_store, tmp_path):
     assert (len(report.noted), report.noted["other columns kept as tags"]) == (1001, 100)
 
 
+def test_the_list_of_formats_has_a_gap_between_name_and_text():
+    names = {line.split("  ")[0] for line in run_command("import", "--formats").stdout.splitlines()}
+    assert {*FORMATS, "archive"} <= names
+
+
 # --map.
 
 

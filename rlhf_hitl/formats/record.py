@@ -195,7 +195,8 @@ def make_field_error(row: SourceRow, name: str, expected: str, fix: str = FIX) -
 
 def make_value_error(row: SourceRow, name: str, value: Any, expected: str, fix: str = FIX) -> BadInput:
     """Return the error for a value within a row; `name` says where it is."""
-    return BadInput(f"{row.place}: {name} = {str(value)[:60]!r}", expected=expected, fix=fix)
+    shown = repr(value[:60]) if isinstance(value, str) else repr(value)[:60]  # null is not the text "None"
+    return BadInput(f"{row.place}: {name} = {shown}", expected=expected, fix=fix)
 
 
 def read_text_field(row: SourceRow, name: str) -> str:

@@ -184,6 +184,20 @@ def test_the_list_of_formats_has_a_gap_between_name_and_text():
     assert {*FORMATS, "archive"} <= names
 
 
+@pytest.mark.parametrize(
+    ("value", "shown"), [(None, "None"), (5, "5"), (5.5, "5.5"), ({"x": "y" * 70}, "{'x': '" + "y" * 53)]
+)
+def test_an_error_shows_a_value_with_its_type(sqlite_store, tmp_path, value, shown):
+    with pytest.raises(BadInput) as error:
+        read(sqlite_store, tmp_path, PAIR, {"prompt": "R", "chosen": "a", "rejected": value})
+    assert error.value.value.endswith(f"a.jsonl:2: rejected = {shown}")
+
+
+def test_an_error_shows_a_text_as_one(sqlite_store, tmp_path):
+    with pytest.raises(BadInput, match="simulated = '5': "):
+        read(sqlite_store, tmp_path, PAIR | {"simulated": "5"})
+
+
 # --map.
 
 
@@ -334,7 +348,7 @@ def test_answers_that_differ_in_their_tool_calls_only_are_two(sqlite_store, tmp_
 
 def test_a_function_call_of_the_old_kind_is_refused_with_what_to_write(sqlite_store, tmp_path):
     call = {"role": "assistant", "content": None, "function_call": {"name": "weather", "arguments": "{}"}}
-    with pytest.raises(BadInput, match="a.jsonl:1: chosen: .*write function_call as tool_calls"):
+    with pytest.raises(BadInput, match=r"a\.jsonl:1: chosen: .*write function_call as tool_calls"):
         read(sqlite_store, tmp_path, PAIR | {"chosen": [call], "rejected": [{"role": "assistant", "content": "b"}]})
 
 

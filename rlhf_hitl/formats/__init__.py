@@ -23,7 +23,7 @@ from typing import Any, Literal, Protocol
 
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.formats.column_map import NO_MAP, ColumnMap
-from rlhf_hitl.formats.record import ImportRecord, SourceRow
+from rlhf_hitl.formats.record import NEAR, ImportRecord, SourceRow
 from rlhf_hitl.formats.source import RowSource
 
 #: Format → its module, in the order in which they are tried: specific formats before general ones.
@@ -60,7 +60,6 @@ FORMATS = {
 
 
 FIELDS_SHOWN = 6  # of a row, by an error
-NEAR = 0.75  # how alike two names are, of at most 1, for one to be taken for a misspelling of the other
 HOW_TO_LIST = "`rlhf-hitl import --formats` lists what can be read; `--map question=prompt` renames columns"
 
 #: Which completions of a prompt are compared: (1st, 2nd), (3rd, 4th), …, or all of them.

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from difflib import get_close_matches
 from typing import Any
 
 from rlhf_hitl.errors import BadInput
@@ -182,6 +184,8 @@ class ImportRecord:
     ratings: tuple[ImportRating, ...] = ()
 
 
+NEAR = 0.75  # how alike two names are, of at most 1, for one to be taken for a misspelling of the other
+_NUMBERED = re.compile(r"\d+$|[_ -]\w$")  # the end of a name that is one of several
 CHAT = 'a list of messages {"role": text, "content": text}'
 FIX = "correct the line, or skip such lines with --skip-bad"
 
@@ -190,7 +194,17 @@ def make_field_error(row: SourceRow, name: str, expected: str, fix: str = FIX) -
     """Return the error for one field of one row; it names file, line and field."""
     if name in row.fields:
         return make_value_error(row, name, row.look(name), expected, fix)
+    if (near := _find_near(name, row.fields)) is not None:  # of a folder, one file may have other names than the first
+        fix = f"did you mean {name} for {near[:60]}? Rename the column, or skip such lines with --skip-bad"
     return BadInput(f"{row.place}: {name} is missing", expected=expected, fix=fix)
+
+
+def _find_near(name: str, fields: Fields) -> str | None:
+    """Return the column that a missing one may be by a misspelling; response_1 is none of response_2."""
+    spelled = {other.lower(): other for other in fields if other not in fields.read}
+    near = get_close_matches(name.lower(), spelled, 1, NEAR)
+    ends = [end[0] if (end := _NUMBERED.search(one)) else "" for one in (name.lower(), *near)]
+    return spelled[near[0]] if near and ends[0] == ends[1] else None
 
 
 def make_value_error(row: SourceRow, name: str, value: Any, expected: str, fix: str = FIX) -> BadInput:

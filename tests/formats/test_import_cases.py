@@ -198,6 +198,28 @@ def test_an_error_shows_a_text_as_one(sqlite_store, tmp_path):
         read(sqlite_store, tmp_path, PAIR | {"simulated": "5"})
 
 
+def test_a_file_of_a_folder_with_other_names_is_refused_with_the_likely_one(sqlite_store, tmp_path):
+    folder = tmp_path / "set"
+    folder.mkdir()
+    (folder / "a.csv").write_text("prompt,chosen,rejected\nQ,a,b\n")
+    (folder / "b.csv").write_text("Prompt,Chosen,Rejected\nR,a,b\n")
+    with pytest.raises(
+        BadInput, match=r"b\.csv:2: chosen is missing.*did you mean chosen for Chosen\? Rename the column"
+    ):
+        import_path(sqlite_store, folder)
+    write(folder / "b.jsonl", PAIR, {"prompt": "R", "chosen": "a", "topic": "b"})
+    with pytest.raises(BadInput, match=r"rejected is missing.*Fix: correct the line"):
+        import_path(sqlite_store, folder / "b.jsonl")
+
+
+def test_one_of_two_numbered_columns_is_no_misspelling_of_the_other(sqlite_store, tmp_path):
+    row = {"prompt": "Q", "response_a": "a", "response_b": "b", "model_a": "m", "model_b": "n", "winner": "model_a"}
+    path = write(tmp_path / "a.jsonl", row, {k: v for k, v in row.items() if k != "response_b"})
+    with pytest.raises(BadInput) as error:
+        import_path(sqlite_store, path)
+    assert "did you mean" not in error.value.fix
+
+
 # --map.
 
 

@@ -105,7 +105,8 @@ def import_data_command(
 
     if formats:
         known = describe_formats() | {"archive": "a whole store, written by `rlhf-hitl export --format archive` (ZIP)"}
-        return Result({"formats": known}, more=[f"{name:13}{about}" for name, about in known.items()])
+        width = max(len(name) for name in known) + 2
+        return Result({"formats": known}, more=[f"{name:{width}}{about}" for name, about in known.items()])
     if not path:
         raise BadInput("PATH_OR_HUB_ID", expected="a file, a folder or a hub id", fix="name it, or see --formats")
     _collect_garbage_less_often()
@@ -141,7 +142,8 @@ def import_data_command(
         "families that stayed in the split they were in": report.splits_kept,
     }
     noted = {k: n for k, n in notes.items() if n}
-    more: list[Any] = [make_table(f"Of {say_count(report.rows, 'row')}", noted)] if noted else []
+    met = report.rows + report.bad_lines
+    more: list[Any] = [make_table(f"Of {say_count(met, 'row')}", noted)] if noted else []
     more += _make_reading_tables(report)
     more += [f"skipped {reason}" for reason in report.bad_reasons]
     return Result(report.as_dict(), make_table(f"New from {report.path} ({report.format})", new | splits), more=more)
@@ -205,9 +207,13 @@ def _shorten(text: str) -> str:
 def _make_reading_tables(report: ImportReport | CheckReport) -> list[Any]:
     """Return what of a file was not read, and what readers decided."""
     titles = {"Not read": report.unread, "Note": report.noted}
-    tables = [make_table(title, dict(list(counts.items())[:NAMES_SHOWN])) for title, counts in titles.items() if counts]
-    if (left := len(report.unread) - NAMES_SHOWN) > 0:
-        tables.append(f"… and {left:,} more that were not read: --json names all")
+    tables: list[Any] = []
+    for title, counts in titles.items():
+        if counts:
+            tables.append(make_table(title, dict(list(counts.items())[:NAMES_SHOWN])))
+        if (left := len(counts) - NAMES_SHOWN) > 0:
+            what = "that were not read" if counts is report.unread else "of the notes"
+            tables.append(f"… and {left:,} more {what}: --json names all")
     return tables
 
 

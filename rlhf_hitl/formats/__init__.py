@@ -14,8 +14,7 @@ Start with `record` and one small reader, such as `readers/llmbar`. A format's m
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from difflib import get_close_matches
 from importlib import import_module
 from itertools import islice
@@ -24,7 +23,7 @@ from typing import Any, Literal, Protocol
 
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.formats.column_map import NO_MAP, ColumnMap
-from rlhf_hitl.formats.record import ImportRecord, SourceRow
+from rlhf_hitl.formats.record import NEAR, ImportRecord, SourceRow
 from rlhf_hitl.formats.source import RowSource
 
 #: Format → its module, in the order in which they are tried: specific formats before general ones.
@@ -61,9 +60,7 @@ FORMATS = {
 
 
 FIELDS_SHOWN = 6  # of a row, by an error
-NEAR = 0.75  # how alike two names are, of at most 1, for one to be taken for a misspelling of the other
 HOW_TO_LIST = "`rlhf-hitl import --formats` lists what can be read; `--map question=prompt` renames columns"
-_FIELDS, _WORD = re.compile(r"\{(.*)\}"), re.compile(r"\w+")  # what a format's ABOUT has in braces
 
 #: Which completions of a prompt are compared: (1st, 2nd), (3rd, 4th), …, or all of them.
 PairSelection = Literal["adjacent", "all"]
@@ -78,9 +75,10 @@ class Format(Protocol):
     """The names that the module of a format defines."""
 
     NAME: str
-    #: What a file looks like; the names in braces are columns.
+    #: What a file looks like.
     ABOUT: str
-    #: COLUMNS, where a module has it, are all columns that it reads. Else they are those in ABOUT.
+    #: All columns that it reads, by the names that `--map` may give. Where people name columns themselves, the usual.
+    COLUMNS: Collection[str]
 
     def matches(self, fields: Mapping[str, Any]) -> bool:
         """Return whether a file whose first row has these fields is of this format."""
@@ -145,11 +143,7 @@ def describe_formats() -> dict[str, str]:
 
 def list_columns(*formats: Format) -> set[str]:
     """Return the columns that some formats read; of all of them by default."""
-    return {
-        name
-        for module in formats or map(get_format, FORMATS)
-        for name in getattr(module, "COLUMNS", None) or _list_words(module.ABOUT)
-    }
+    return {name for module in formats or map(get_format, FORMATS) for name in module.COLUMNS}
 
 
 def explain_format(source: RowSource, file_format: Format) -> str:
@@ -157,10 +151,6 @@ def explain_format(source: RowSource, file_format: Format) -> str:
     known = list_columns(file_format)
     names = [str(name)[:30] for name in source.first.fields if name in known]
     return f"the first row ({source.first.place}) has {', '.join(names[:FIELDS_SHOWN])}" if names else "--format"
-
-
-def _list_words(about: str) -> list[str]:
-    return [word for part in _FIELDS.findall(about) for word in _WORD.findall(part)]
 
 
 def _suggest_field(names: list[str]) -> str:

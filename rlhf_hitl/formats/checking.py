@@ -12,7 +12,7 @@ from rlhf_hitl.formats.column_map import NO_MAP, ColumnMap
 from rlhf_hitl.formats.importing import BadLines
 from rlhf_hitl.formats.occurrences import OccurrenceCounter
 from rlhf_hitl.formats.reading import read_records
-from rlhf_hitl.formats.record import ImportRecord, ImportVote, SourceRow
+from rlhf_hitl.formats.record import ImportRecord, ImportVote, SourceRow, sort_counts
 from rlhf_hitl.formats.record_checker import RecordChecker
 from rlhf_hitl.store.known_names import KnownNames
 from rlhf_hitl.types import Verdict, messages_to_dicts
@@ -90,8 +90,8 @@ def check_path(
         format=file_format.NAME,
         reason=reason,
         columns=columns,
-        unread=dict(source.unread.most_common()),
-        noted=dict(source.noted.most_common()),
+        unread=sort_counts(source.unread),
+        noted=sort_counts(source.noted),
         counts={name: n for name, n in counts.items() if n},
         bad_lines=bad.count,
         bad_reasons=tuple(bad.quoted),

@@ -209,7 +209,7 @@ class ChunkedReading:
         for value, expected, fix in chunk.errors:
             self._on_bad(BadInput(value, expected=expected, fix=fix))
         add_unread(self._source.unread, chunk.unread)
-        self._source.noted.update(chunk.noted)
+        add_unread(self._source.noted, chunk.noted)
         return chunk
 
     def _are_good(self, names: list[tuple[str, str]]) -> bool:

@@ -97,14 +97,16 @@ class ColumnMap:
         Raises:
             BadInput: one is not; the error names the nearest.
         """
-        names = sorted(set(known))
+        names = set(known)
         for source, target in self.pairs:
             if target and target not in names:
-                near = get_close_matches(target, names, 1, NEAR)
+                near = get_close_matches(target, sorted(names), 1, NEAR)
+                shown = get_close_matches(target, sorted(names), COLUMNS_SHOWN + 1, 0)  # the nearest first
+                left = len(names) - len(shown)
                 raise BadInput(
                     f"--map {source[:60]}={target[:60]}: no format reads {target[:60]!r}",
-                    expected=f"one of {', '.join(names)}",
-                    fix=f"did you mean {near[0]}?" if near else "name one of them",
+                    expected=f"a column that one reads: {', '.join(shown)}" + (f" or {left} others" if left else ""),
+                    fix=f"did you mean {near[0]}?" if near else "docs/importing.md lists the usual names",
                 )
 
 

@@ -20,6 +20,7 @@ from rlhf_hitl.formats.chunk_reading import ChunkedReading, ReadingPlan, choose_
 from rlhf_hitl.formats.column_map import NO_MAP, ColumnMap
 from rlhf_hitl.formats.occurrences import OccurrenceCounter
 from rlhf_hitl.formats.reading import read_records
+from rlhf_hitl.formats.record import sort_counts
 from rlhf_hitl.formats.record_checker import MAX_BATCH_LENGTH, RecordChecker, check_length
 from rlhf_hitl.formats.source import raise_bad_row
 from rlhf_hitl.store import Store, StoreFailure
@@ -174,8 +175,8 @@ def import_path(
         bad_lines=bad.count,
         bad_reasons=tuple(bad.quoted),
         splits_kept=finished.splits_kept,
-        unread=dict(source.unread.most_common()),
-        noted=dict(source.noted.most_common()),
+        unread=sort_counts(source.unread),
+        noted=sort_counts(source.noted),
         longest_write_ms=round(own.longest_write_s * 1000, 1),
     )
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from difflib import get_close_matches
 from typing import Any
 
 from rlhf_hitl.errors import BadInput
@@ -81,6 +83,10 @@ class SourceRow:
             if name in fields and not is_nothing(dict.get(fields, name)):
                 return name
         return None
+
+    def count_noted(self, what: str, others: str) -> None:
+        """Count something noted that has a name of the file in it; as `others` where there are too many names."""
+        self.noted[what if what in self.noted or len(self.noted) < MAX_UNREAD_NAMES else others] += 1
 
     def enter(self, value: Mapping[Any, Any], keys: str, place: str = "") -> SourceRow:
         """Return an object within this row as a row, at a `place` in it. Its `keys` that nobody asks for are counted
@@ -178,6 +184,8 @@ class ImportRecord:
     ratings: tuple[ImportRating, ...] = ()
 
 
+NEAR = 0.75  # how alike two names are, of at most 1, for one to be taken for a misspelling of the other
+_NUMBERED = re.compile(r"\d+$|[_ -]\w$")  # the end of a name that is one of several
 CHAT = 'a list of messages {"role": text, "content": text}'
 FIX = "correct the line, or skip such lines with --skip-bad"
 
@@ -186,12 +194,23 @@ def make_field_error(row: SourceRow, name: str, expected: str, fix: str = FIX) -
     """Return the error for one field of one row; it names file, line and field."""
     if name in row.fields:
         return make_value_error(row, name, row.look(name), expected, fix)
+    if (near := _find_near(name, row.fields)) is not None:  # of a folder, one file may have other names than the first
+        fix = f"did you mean {name} for {near[:60]}? Rename the column, or skip such lines with --skip-bad"
     return BadInput(f"{row.place}: {name} is missing", expected=expected, fix=fix)
+
+
+def _find_near(name: str, fields: Fields) -> str | None:
+    """Return the column that a missing one may be by a misspelling; response_1 is none of response_2."""
+    spelled = {other.lower(): other for other in fields if other not in fields.read}
+    near = get_close_matches(name.lower(), spelled, 1, NEAR)
+    ends = [end[0] if (end := _NUMBERED.search(one)) else "" for one in (name.lower(), *near)]
+    return spelled[near[0]] if near and ends[0] == ends[1] else None
 
 
 def make_value_error(row: SourceRow, name: str, value: Any, expected: str, fix: str = FIX) -> BadInput:
     """Return the error for a value within a row; `name` says where it is."""
-    return BadInput(f"{row.place}: {name} = {str(value)[:60]!r}", expected=expected, fix=fix)
+    shown = repr(value[:60]) if isinstance(value, str) else repr(value)[:60]  # null is not the text "None"
+    return BadInput(f"{row.place}: {name} = {shown}", expected=expected, fix=fix)
 
 
 def read_text_field(row: SourceRow, name: str) -> str:
@@ -341,6 +360,11 @@ def add_unread(unread: Counter[str], more: Mapping[str, int]) -> None:
     """Add counts of what is not read to others, so that they do not have too many names together either."""
     for name, n in more.items():
         unread[name if name in unread or len(unread) < MAX_UNREAD_NAMES else "other names"] += n
+
+
+def sort_counts(counts: Mapping[str, int]) -> dict[str, int]:
+    """Return counts by name, the largest first and equal ones by name: columns come in no order of their own."""
+    return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
 def split_shared_prompt(first: Messages, second: Messages) -> tuple[Messages, Messages, Messages] | None:

@@ -19,6 +19,7 @@ import orjson
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.formats.column_map import NO_MAP, ColumnMap
 from rlhf_hitl.formats.delimited import read_delimited
+from rlhf_hitl.formats.hub_dataset import load_hub_dataset
 from rlhf_hitl.formats.limits import PACKINGS, Limits, find_packing, open_limited, read_lines
 from rlhf_hitl.formats.packed_rows import NotAnArray, read_array, read_parquet_rows
 from rlhf_hitl.formats.record import Fields, SourceRow
@@ -310,7 +311,7 @@ class RowSource:
         try:
             if self.path.is_dir():
                 return datasets.load_from_disk(self.name)
-            return datasets.load_dataset(hub_id, config or None)
+            return load_hub_dataset(hub_id, config or None)
         # The errors of `load_dataset` (no network, no such set, a private set, a broken file) have no common base.
         except Exception as e:
             if self.path.is_dir():

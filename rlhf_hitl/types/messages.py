@@ -244,11 +244,19 @@ def _parse_message(raw: Any, number: int, unread: Counter[str] | None) -> Messag
 _make_plain = lru_cache(1000)(Message)
 
 
+#: `function_call` is what OpenAI had before `tool_calls`.
+_FUNCTION_CALL_FIX = (
+    'write function_call as tool_calls: [{"type": "function", "function": {"name": text, "arguments": JSON}}]'
+)
+
+
 def _make_message_error(raw: Any, place: str) -> BadInput:
     return BadInput(
         f"{place} = {str(raw)[:80]!r}",
         expected='a message {"role": text, "content": text or parts}, or one with tool calls or reasoning',
-        fix="give every message a role and a content",
+        fix=_FUNCTION_CALL_FIX
+        if isinstance(raw, Mapping) and isinstance(raw.get("function_call"), Mapping)
+        else "give every message a role and a content",
     )
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import socket
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -151,6 +154,22 @@ def test_without_a_network_one_line_says_so(hub, filled_store, tmp_path, monkeyp
     assert done.returncode == 2
     assert "the hub (make acme/preferences): expected that it can be reached" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_an_import_without_a_network_says_so_in_one_line_and_soon(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    code = (
+        "import sys, time; from rlhf_hitl.formats.source import RowSource; start = time.monotonic()\n"
+        "try: next(RowSource('acme/preferences').rows())\n"
+        "except Exception as e: print(e); print(time.monotonic() - start)"
+    )
+    env = os.environ | {"HF_ENDPOINT": f"http://127.0.0.1:{port}", "HF_HUB_OFFLINE": "0", "HF_HOME": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True, timeout=60, check=True)
+    line, seconds = done.stdout.splitlines()
+    assert "check the name and the network (the hub does not answer: " in line
+    assert done.stderr == ""
+    assert float(seconds) < 15  # most of it is the import of `datasets`; its own tries take 25 s
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,7 @@ from PIL import Image
 
 from command_line import run_command
 from rlhf_hitl.errors import BadInput
+from rlhf_hitl.formats import FORMATS, get_format
 from rlhf_hitl.formats.column_map import ColumnMap
 from rlhf_hitl.formats.importing import ImportReport, import_path
 from rlhf_hitl.formats.readers.columns import is_model_judge
@@ -112,7 +113,9 @@ def test_a_prompt_within_both_sides_is_counted(sqlite_store, tmp_path):
         sqlite_store, tmp_path, {"chosen": "The sky is blue", "rejected": "The sky is green", "source": "a b"}
     )
     assert prompts(sqlite_store) == [[("user", "The sky is")]]
-    assert report.noted == {"prompts taken from what both sides begin with": 1}
+    assert report.noted == {
+        "prompts taken from what both sides begin with": 1, "column source kept as a tag": 1,
+    }  # fmt: skip
 
 
 def test_a_system_message_that_is_there_already_is_not_doubled(sqlite_store, tmp_path):
@@ -136,6 +139,85 @@ def test_all_that_is_not_read_is_counted_by_name(sqlite_store, tmp_path):
     assert "column year         2" in done.stdout
     done = run_command("import", tmp_path / "a.jsonl", "--json", "--store", f"sqlite:///{tmp_path}/c.db")
     assert json.loads(done.stdout)["unread"] == report.unread
+
+
+def test_columns_that_become_tags_are_noted_and_those_about_a_person_are_not_read(sqlite_store, tmp_path):
+    more = {
+        "category": "sea", "email": "a@b.c", "E-mail": "a@b.c", "user_name": "ann", "userName": "ann", "name": "Ann",
+        "ip_address": "::1", "phone": "1", "topicId": "7", "column 1": "0", "Unnamed: 0": "0",
+    }  # fmt: skip
+    report = read(sqlite_store, tmp_path, PAIR | more, PAIR | {"prompt": "R", "category": "air", "filename": "f"})
+    tags = sorted((dict(c.prompt.tags) for c in find_comparisons(sqlite_store)), key=len)
+    assert tags == [{"category": "sea"}, {"category": "air", "filename": "f"}]
+    assert report.noted == {"column category kept as a tag": 2, "column filename kept as a tag": 1}
+    assert report.unread == {f"column {name}": 1 for name in more if name != "category"}
+    done = run_command("import", tmp_path / "a.jsonl", "--store", f"sqlite:///{tmp_path}/b.db")
+    assert "column category kept as a tag" in done.stdout
+
+
+def test_what_is_not_read_is_in_one_order_the_most_first(sqlite_store, tmp_path):
+    names = [f"{letter}{number}" for letter in "zmbay" for number in range(9)]
+    report = read(sqlite_store, tmp_path, PAIR | dict.fromkeys(names, 1), PAIR | {"prompt": "R", "m3": 1})
+    expected = ["column m3", *(f"column {name}" for name in sorted(names) if name != "m3")]
+    assert list(report.unread) == expected
+    path, more = tmp_path / "a.jsonl", ("--store", f"sqlite:///{tmp_path}/b.db")
+    assert list(json.loads(run_command("import", path, "--check", "--json", *more).stdout)["unread"]) == expected
+    assert list(json.loads(run_command("import", path, "--json", *more).stdout)["unread"]) == expected
+    assert "… and 15 more that were not read" in run_command("import", path, "--check", *more).stdout
+
+
+def test_bad_lines_that_are_skipped_are_of_all_rows(tmp_path):
+    good = [PAIR | {"prompt": f"Q{i}"} for i in range(3)]
+    path, more = write(tmp_path / "a.jsonl", *good, {"chosen": 1}, [5]), ("--skip-bad", "--store")
+    assert "Of 5 rows" in run_command("import", path, *more, f"sqlite:///{tmp_path}/b.db").stdout
+    report = json.loads(run_command("import", path, "--json", *more, f"sqlite:///{tmp_path}/c.db").stdout)
+    assert (report["rows"], report["bad_lines"]) == (3, 2)
+
+
+def test_no_more_than_a_thousand_tags_are_noted_by_name(sqlite_store, tmp_path):
+    report = read(sqlite_store, tmp_path, PAIR | {f"tag {i}": "x" for i in range(1100)})
+    assert (len(report.noted), report.noted["other columns kept as tags"]) == (1001, 100)
+
+
+def test_the_list_of_formats_has_a_gap_between_name_and_text():
+    names = {line.split("  ")[0] for line in run_command("import", "--formats").stdout.splitlines()}
+    assert {*FORMATS, "archive"} <= names
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"), [(None, "None"), (5, "5"), (5.5, "5.5"), ({"x": "y" * 70}, "{'x': '" + "y" * 53)]
+)
+def test_an_error_shows_a_value_with_its_type(sqlite_store, tmp_path, value, shown):
+    with pytest.raises(BadInput) as error:
+        read(sqlite_store, tmp_path, PAIR, {"prompt": "R", "chosen": "a", "rejected": value})
+    assert error.value.value.endswith(f"a.jsonl:2: rejected = {shown}")
+
+
+def test_an_error_shows_a_text_as_one(sqlite_store, tmp_path):
+    with pytest.raises(BadInput, match="simulated = '5': "):
+        read(sqlite_store, tmp_path, PAIR | {"simulated": "5"})
+
+
+def test_a_file_of_a_folder_with_other_names_is_refused_with_the_likely_one(sqlite_store, tmp_path):
+    folder = tmp_path / "set"
+    folder.mkdir()
+    (folder / "a.csv").write_text("prompt,chosen,rejected\nQ,a,b\n")
+    (folder / "b.csv").write_text("Prompt,Chosen,Rejected\nR,a,b\n")
+    with pytest.raises(
+        BadInput, match=r"b\.csv:2: chosen is missing.*did you mean chosen for Chosen\? Rename the column"
+    ):
+        import_path(sqlite_store, folder)
+    write(folder / "b.jsonl", PAIR, {"prompt": "R", "chosen": "a", "topic": "b"})
+    with pytest.raises(BadInput, match=r"rejected is missing.*Fix: correct the line"):
+        import_path(sqlite_store, folder / "b.jsonl")
+
+
+def test_one_of_two_numbered_columns_is_no_misspelling_of_the_other(sqlite_store, tmp_path):
+    row = {"prompt": "Q", "response_a": "a", "response_b": "b", "model_a": "m", "model_b": "n", "winner": "model_a"}
+    path = write(tmp_path / "a.jsonl", row, {k: v for k, v in row.items() if k != "response_b"})
+    with pytest.raises(BadInput) as error:
+        import_path(sqlite_store, path)
+    assert "did you mean" not in error.value.fix
 
 
 # --map.
@@ -169,6 +251,18 @@ def test_a_mapping_that_cannot_be_is_one_line(tmp_path, mapping, says):
     assert len(done.stderr.splitlines()) == 1
     assert __import__("re").search(says, done.stderr), done.stderr
     assert not (tmp_path / "b.db").exists()
+
+
+def test_a_target_is_a_column_that_a_reader_reads_and_few_are_named(tmp_path):
+    path = write(tmp_path / "a.jsonl", {"question": "Q", "chosen": "a", "rejected": "b"})
+    for word in ("promt", "CSV", "and", "0", "JSON", "texts"):
+        with pytest.raises(BadInput) as error:
+            import_path(None, path, column_map=ColumnMap.parse([f"question={word}"]))
+        assert f"no format reads '{word}'" in error.value.value
+        assert error.value.expected.count(", ") <= 12
+        assert word != "promt" or error.value.expected.startswith("a column that one reads: prompt, ")
+    for name in FORMATS:
+        assert all(column.isprintable() and column for column in get_format(name).COLUMNS), name
 
 
 def test_two_columns_can_change_places():
@@ -272,6 +366,12 @@ def test_answers_that_differ_in_their_tool_calls_only_are_two(sqlite_store, tmp_
         '{"city": "Graz"}', '{"city": "Linz"}',
     ]  # fmt: skip
     assert [tool.to_plain() for tool in comparison.prompt.tools] == tools
+
+
+def test_a_function_call_of_the_old_kind_is_refused_with_what_to_write(sqlite_store, tmp_path):
+    call = {"role": "assistant", "content": None, "function_call": {"name": "weather", "arguments": "{}"}}
+    with pytest.raises(BadInput, match=r"a\.jsonl:1: chosen: .*write function_call as tool_calls"):
+        read(sqlite_store, tmp_path, PAIR | {"chosen": [call], "rejected": [{"role": "assistant", "content": "b"}]})
 
 
 def test_answers_that_differ_in_their_reasoning_only_are_two(sqlite_store, tmp_path):
@@ -671,4 +771,4 @@ def test_a_column_of_splits_says_what_is_not_for_training(sqlite_store, tmp_path
 def test_a_value_that_names_no_split_is_a_tag_and_noted(sqlite_store, tmp_path):
     report = read(sqlite_store, tmp_path, PAIR | {"split": "north"})
     assert [c.prompt.tags for c in find_comparisons(sqlite_store)] == [{"split": "north"}]
-    assert report.noted == {"values of the column split that name no split": 1}
+    assert report.noted == {"values of the column split that name no split": 1, "column split kept as a tag": 1}

@@ -14,9 +14,10 @@ from functools import cached_property
 from typing import Any
 
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.formats.readers.argilla_records import ArgillaRecord, ArgillaResponse, read_record
+from rlhf_hitl.formats.readers.argilla_records import OWN_COLUMNS, ArgillaRecord, ArgillaResponse, read_record
 from rlhf_hitl.formats.readers.questions import (
     SIMULATED,
+    USUAL_COLUMNS,
     Choice,
     add_strength,
     find_answer,
@@ -49,6 +50,7 @@ ABOUT = (
     "records of Argilla 2: to_datasets() as Parquet or saved (QUESTION.responses, .users, .status), to_json(), "
     "to_disk(), or its server's"
 )
+COLUMNS = ("fields", "metadata", "responses", *OWN_COLUMNS, *USUAL_COLUMNS)
 
 
 def matches(fields: Mapping[str, Any]) -> bool:

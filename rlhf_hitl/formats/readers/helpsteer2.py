@@ -35,6 +35,12 @@ ABOUT = (
 
 ATTRIBUTES = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
 LOWEST, HIGHEST = 0, 4
+PREFERENCES = ("all_preferences_unprocessed", "three_most_similar_preferences")
+_OF_PREFERENCE = ("strength", "statement", "elaboration")
+COLUMNS = (
+    "prompt", "response", *ATTRIBUTES, "response_1", "response_2", *(f"preference_{key}" for key in _OF_PREFERENCE),
+    *PREFERENCES, "split",
+)  # fmt: skip
 #: The strength of an annotator for whom neither response was good.
 NEITHER = -100
 POLICY = "helpsteer2"  # which policy gave a response is not published
@@ -116,7 +122,7 @@ def _read_preferences(row: SourceRow) -> list[ImportRecord]:
 
 def _find_entries(row: SourceRow) -> tuple[str, list[SourceRow]]:
     """Return the column of the annotators' own preferences, and its entries; without it the aggregate is one."""
-    for column in ("all_preferences_unprocessed", "three_most_similar_preferences"):
+    for column in PREFERENCES:
         if row.find((column,)) is None:
             continue
         entries = row.take(column, "votes")
@@ -126,7 +132,7 @@ def _find_entries(row: SourceRow) -> tuple[str, list[SourceRow]]:
     if row.look("preference_strength") is None:
         return "preference_strength", []
     row.noted["preferences of several annotators together, read as one vote"] += 1
-    entry = {key: row.fields.get(f"preference_{key}") for key in ("strength", "statement", "elaboration")}
+    entry = {key: row.fields.get(f"preference_{key}") for key in _OF_PREFERENCE}
     return "preference_strength", [row.enter(entry, "preference key")]
 
 

@@ -43,6 +43,10 @@ FEEDBACK = {"original_response": "feedback", "response1": "feedback1", "response
 #: How feedback begins: "The response is mostly helpful".
 HELPFULNESS = {"not": 1, "slightly": 2, "partially": 3, "mostly": 4, "perfectly": 5}
 TAGS = ("domain", "language")
+COLUMNS = {
+    "context", *(name for names in PARTS.values() for name in names), *FEEDBACK.values(), "overall_preference",
+    "individual_preference", *TAGS,
+}  # fmt: skip
 POLICY = "helpsteer3"  # which policy gave a response is not published
 _OPENING = re.compile(rf"\W*the response is ({'|'.join(HELPFULNESS)}) helpful\b", re.IGNORECASE)
 

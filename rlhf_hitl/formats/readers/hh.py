@@ -19,6 +19,7 @@ from rlhf_hitl.types import Messages
 
 NAME = "hh"
 ABOUT = 'JSONL of {"chosen", "rejected"} transcripts "\\n\\nHuman: … \\n\\nAssistant: …" (HH-RLHF)'
+COLUMNS = ("chosen", "rejected")
 
 
 def matches(fields: Mapping[str, Any]) -> bool:

@@ -11,8 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from rlhf_hitl.formats.image_columns import fill_images, read_images
-from rlhf_hitl.formats.readers.columns import read_judged_at, read_rater, read_rationale, read_strength
+from rlhf_hitl.formats.image_columns import IMAGES, fill_images, read_images
+from rlhf_hitl.formats.readers.columns import STRENGTH, read_judged_at, read_rater, read_rationale, read_strength
 from rlhf_hitl.formats.record import (
     ImportCompletion,
     ImportRecord,
@@ -37,6 +37,11 @@ ABOUT = (
     "order_shown, strength, scores, rationale, rater_id, simulated, created_at, surplus, supersedes, "
     "repeat_of, tags, tools, images}"
 )
+COLUMNS = (
+    "judgment_id", "comparison_id", "prompt_id", "prompt", "completions", "verdict", "ranking", "order_shown",
+    *STRENGTH, "scores", "rationale", "rater_id", "simulated", "created_at", "surplus", "supersedes", "repeat_of",
+    "tags", "tools", *IMAGES,
+)  # fmt: skip
 VERDICTS = {verdict.value: verdict.value for verdict in Verdict}
 
 

@@ -18,6 +18,7 @@ from rlhf_hitl.errors import BadInput
 from rlhf_hitl.formats.readers.columns import parse_moment
 from rlhf_hitl.formats.readers.questions import (
     SIMULATED,
+    USUAL_COLUMNS,
     Choice,
     add_strength,
     find_answer,
@@ -57,6 +58,7 @@ ABOUT = (
 MIN_COLUMNS = ("id", "annotator", "annotation_id", "created_at", "updated_at", "lead_time", "agreement")
 #: In JSON-MIN and CSV a column may be of the task or an answer of the rater: these are of the task.
 TAG_COLUMNS = ("language", "lang", "domain", "category", "source", "dataset", "subject", "task", "subset")
+COLUMNS = ("data", "annotations", *MIN_COLUMNS, *TAG_COLUMNS, *USUAL_COLUMNS)
 ITEM_TEXTS = ("body", "html", "text", "title")
 ITEM_POLICIES = ("policy", "model")
 SAID = "what raters said"

@@ -24,6 +24,12 @@ ANSWER_WORDS = (
 )  # fmt: skip
 #: What the field with the prompt is called, the likeliest first.
 PROMPT_WORDS = ("prompt", "instruction", "question", "query", "input", "context", "document", "article", "source_text")
+#: What `--map` may call a field, where people name fields: the usual names of a prompt and of 9 answers.
+USUAL_COLUMNS = (
+    *PROMPT_WORDS, *SYSTEM,
+    *(f"{word}{gap}{end}" for word in ANSWER_WORDS[:4] for gap in ("", "_") for end in "123456789"),
+    *(f"{word}_{end}" for word in ANSWER_WORDS[:4] for end in "abcdefgh"),
+)  # fmt: skip
 #: "A is much better" → the strength that it says; "A is better" says none.
 STRENGTHS = {"slightly": 1, "somewhat": 1, "clearly": 2, "much": 3, "significantly": 3, "far": 3}
 #: The question that our own exports ask beside the others, and its only answer: no person said this.

@@ -19,6 +19,7 @@ ABOUT = "{prompt, chosen, chosen_model, rejected, rejected_model, subset, id} (R
 
 #: The set on the hub has two parts; published scores are of the other part, `filtered`.
 UNSCORED = "raw"
+COLUMNS = ("prompt", "chosen", "chosen_model", "rejected", "rejected_model", "subset")
 
 
 def matches(fields: Mapping[str, Any]) -> bool:

@@ -21,6 +21,7 @@ from rlhf_hitl.types import Verdict
 
 NAME = "rewardbench2"
 ABOUT = "{prompt, chosen: [texts], rejected: [texts], num_correct, models, subset, id} (RewardBench 2)"
+COLUMNS = ("prompt", "chosen", "rejected", "models", "subset", "id")
 
 
 def matches(fields: Mapping[str, Any]) -> bool:

@@ -6,7 +6,9 @@ Other names of the prompt, and what may stand beside it, are in `columns` and `p
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import Any
 
 from rlhf_hitl.errors import BadInput
@@ -24,6 +26,7 @@ from rlhf_hitl.formats.readers.columns import (
     read_simulated,
     read_split,
     split_sides,
+    squeeze,
 )
 from rlhf_hitl.formats.record import (
     ImportCompletion,
@@ -56,6 +59,12 @@ COLUMNS = (*SIDES, *COMMON, *pair_ratings.COLUMNS, *_POLICIES["chosen"], *_POLIC
 #: A `split` that names no split is a tag.
 _NO_TAGS = frozenset((*COLUMNS, *EXPORT_COLUMNS)) - {"split"}
 MAX_TAG_LENGTH = 64
+#: Columns about a person, by a word in their names (`user_email`, `ip-address`) or by all of it (`name`). They are
+#: not kept as tags: tags go into exports.
+PERSON_WORDS = frozenset(("email", "mail", "user", "username", "phone", "ip", "address"))
+PERSON_NAMES = frozenset(("name", "firstname", "lastname", "fullname", "surname"))
+#: What files, pandas and R call a column without a name.
+_NO_HEADER = re.compile(r"\s*|column \d+|Unnamed: ?\d+.*|\d+", re.IGNORECASE)
 #: Columns of texts that tell where a row is from or of what kind it is: none of them could be a prompt.
 NO_PROMPTS = (
     "source", "dataset", "subset", "split", "category", "topic", "domain", "task", "type", "language", "lang", "model",
@@ -249,11 +258,24 @@ def _read_policy(row: SourceRow, side: str) -> str:
 
 
 def _read_tags(row: SourceRow) -> dict[str, str]:
-    """Return the other columns that are short texts."""
+    """Return the other columns that are short texts, and note them. Those about a person stay unread."""
     names = [
         name
         for name in row.fields
-        if name not in _NO_TAGS and name not in row.fields.read and not name.endswith("id")
-        and isinstance(value := row.look(name), str) and 0 < len(value) <= MAX_TAG_LENGTH
+        if name not in _NO_TAGS and name not in row.fields.read
+        and isinstance(value := row.look(name), str) and 0 < len(value) <= MAX_TAG_LENGTH and _can_be_tag(name)
     ]  # fmt: skip
+    for name in names:
+        row.count_noted(f"column {name[:60]} kept as a tag", "other columns kept as tags")
     return {name: row.take(name, "tag") for name in names}
+
+
+@lru_cache(1000)  # the columns of all rows are the same
+def _can_be_tag(name: str) -> bool:
+    """Return whether a column that no reader knows is a tag by its name: it has one, and is no id and not about a
+    person."""
+    if _NO_HEADER.fullmatch(name):
+        return False
+    words = re.findall(r"[^\W_]+", re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower())
+    is_id = words[-1:] and words[-1].endswith(("id", "ids"))
+    return not is_id and squeeze(name) not in PERSON_NAMES and PERSON_WORDS.isdisjoint(words)

@@ -32,6 +32,7 @@ SCORES = {"overall_score": ("overall", 1, 10), "fine-grained_score": ("fine-grai
 ASPECT_SCALE = 1, 5
 _NO_RATING = (None, "", "N/A", "NA")
 _ANSWERS, _NO_ANSWERS = ("correct_answers", "incorrect_answers"), (["None"], ["null"])
+COLUMNS = ("instruction", "completions", "source", "models", *_ANSWERS)
 
 
 def matches(fields: Mapping[str, Any]) -> bool:

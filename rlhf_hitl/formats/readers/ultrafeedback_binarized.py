@@ -34,6 +34,7 @@ H4_COLUMNS = {"prompt", "prompt_id", "chosen", "rejected", "messages", "score_ch
 ARGILLA_COLUMNS = {
     "source", "prompt", "chosen", "chosen-rating", "chosen-model", "rejected", "rejected-rating", "rejected-model",
 }  # fmt: skip
+COLUMNS = H4_COLUMNS | ARGILLA_COLUMNS
 
 
 def matches(fields: Mapping[str, Any]) -> bool:

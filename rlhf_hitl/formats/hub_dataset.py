@@ -37,11 +37,12 @@ def _find_failure(hub_id: str) -> str | None:
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
+    unreachable: Any = (HfHubHTTPError.__bases__[0], OSError)  # the first is of the HTTP client in use
     try:
         HfApi().dataset_info(hub_id, timeout=ANSWER_S)
     except (HfHubHTTPError, OfflineModeIsEnabled):  # `load_dataset` knows what these mean
         return None
-    except (HfHubHTTPError.__bases__[0], OSError) as e:  # the first is of the HTTP client in use
+    except unreachable as e:
         return " ".join(str(e).split())[:200] or type(e).__name__
     return None
 
@@ -66,8 +67,9 @@ def _go_offline() -> Iterator[None]:
     import datasets.config
     import huggingface_hub.constants
 
-    before = [(module, module.HF_HUB_OFFLINE) for module in (datasets.config, huggingface_hub.constants)]
-    for module, _ in before:
+    modules: list[Any] = [datasets.config, huggingface_hub.constants]
+    before = [(module, module.HF_HUB_OFFLINE) for module in modules]
+    for module in modules:
         module.HF_HUB_OFFLINE = True
     try:
         yield

@@ -81,9 +81,9 @@ def push_model_command(
     """Send a reward model or a tuned policy to the hub, with its card. Private, with the token in HF_TOKEN."""
     import rlhf_hitl.hub as hub
 
+    folder = _find_model_folder(name, store)
     hub.check_repo(repo)
     hub.require_token()
-    folder = _find_model_folder(name, store)
     url = hub.push_folder(
         folder, repo, repo_type="model", message="Model of rlhf_hitl", public=public, revision=revision,
         leave_out=NOT_OF_A_MODEL,

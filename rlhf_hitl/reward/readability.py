@@ -21,8 +21,13 @@ class Obstacle(StrEnum):
     TEMPLATE = "the chat template refuses the conversation"
     NOTHING_LEFT = "the chat template leaves nothing of an answer"
     SAME_TOKENS = "the model reads answers that differ as the same tokens"
+    SAME_WHEN_CUT = "answers differ only beyond the tokens that the model reads"
     IMAGES = "the model reads no images"
     TOO_LONG = "with its images a conversation is longer than the model reads"
+
+
+#: What is left out and counted without being asked for: long texts are cut anyway, which is said as well.
+NEVER_REFUSED = (Obstacle.SAME_WHEN_CUT,)
 
 
 class Unreadable(BadInput):
@@ -97,12 +102,16 @@ class LeftOut:
         ]
 
     def refuse(self, total: int) -> None:
-        """Raise BadInput where anything was left out of `total` things, with the commonest obstacle."""
-        if not self._counts:
+        """Raise BadInput where anything was left out of `total` things, with the commonest obstacle.
+
+        What is in `NEVER_REFUSED` is no reason.
+        """
+        counts = {obstacle: n for obstacle, n in self._counts.items() if obstacle not in NEVER_REFUSED}
+        if not counts:
             return
-        obstacle = max(self._counts, key=lambda r: self._counts[r])
-        first, n = self._first[obstacle], self._counts[obstacle]
-        others = len(self) - n
+        obstacle = max(counts, key=lambda r: counts[r])
+        first, n = self._first[obstacle], counts[obstacle]
+        others = sum(counts.values()) - n
         raise BadInput(
             f"{n:,} of {say_count(total, self.what)} ({self._name_prompts(obstacle)}): {obstacle.value}",
             expected=first.expected,

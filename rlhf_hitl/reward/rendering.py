@@ -145,7 +145,7 @@ class Renderer:
             if (one.ids, one.image_ids) == (other.ids, other.image_ids) and not a.looks_like(b):
                 was_cut = one.cut or one.dropped
                 return Unreadable(
-                    Obstacle.SAME_TOKENS,
+                    Obstacle.SAME_WHEN_CUT if was_cut else Obstacle.SAME_TOKENS,
                     a.prompt_id,
                     f"prompt {a.prompt_id}: two answers that differ are the same tokens",
                     expected=f"answers that differ within the {self.max_length:,} tokens that are read"

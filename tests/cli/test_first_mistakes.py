@@ -70,7 +70,7 @@ def the_line(done: Outcome, code: int = 2) -> str:
     assert done.returncode == code, done.stdout + done.stderr
     [line] = done.stderr.strip().splitlines()
     assert line.startswith("error: ")
-    assert len(line) <= 300
+    assert len(line) <= 320  # the path of a test's folder is long
     return line
 
 
@@ -312,7 +312,7 @@ def test_a_folders_file_and_line_are_blamed_and_its_splits_are_kept(sqlite_store
     assert f"{folder}/train.jsonl:2" in the_line(run_command("import", folder, "--store", sqlite_store.url))
     (tmp_path / "nothing").mkdir()
     line = the_line(run_command("import", tmp_path / "nothing", "--store", sqlite_store.url))
-    assert "expected a folder with data files" in line
+    assert "expected a folder with files ending in" in line
 
 
 def test_prompts_are_texts_or_messages_and_another_line_is_named(tmp_path, sqlite_url):

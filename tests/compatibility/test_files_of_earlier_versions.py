@@ -165,7 +165,9 @@ def test_the_store_gives_the_same_export(old_store, files, form):
             assert (after / name).read_bytes() == (before / name).read_bytes(), name
     for name in (str(p.relative_to(before)) for p in before.rglob("*.parquet")):
         now, was = (pyarrow.parquet.read_table(folder / name).to_pylist() for folder in (after, before))
-        assert now == was, name
+        # A column that is new: of which comparison one is a hidden repeat.
+        shown = [{key: value for key, value in row.items() if key != "repeat_of"} for row in now]
+        assert shown == was, name
     written, read = (json.loads((folder / "manifest.json").read_text()) for folder in (before, after))
     newer = {"created_at": "", "schema_version": "", "content_hash": ""}
     assert {key: read[key] for key in written} | newer == written | newer

@@ -36,7 +36,7 @@ def say(words: str) -> tuple[Message, ...]:
 
 
 def dpo(policy, out, **more) -> DPOSettings:
-    return DPOSettings(policy=str(policy), out=str(out), use_cpu=True, bf16=False, seed=1, **more)
+    return DPOSettings(model_name_or_path=str(policy), output_dir=str(out), use_cpu=True, bf16=False, seed=1, **more)
 
 
 def test_dpo_refuses_pairs_that_its_template_makes_the_same_or_leaves_them_out(tiny_model, tmp_path, caplog):
@@ -100,7 +100,14 @@ def test_a_sampled_answer_goes_on_from_the_thought_that_the_template_opened(tiny
 
 def ppo(policy, out, **more) -> PPOConfig:
     return PPOConfig(
-        policy=str(policy), out=str(out), steps=1, rollouts=2, minibatch=2, microbatch=2, max_new_tokens=6, **more
+        model_name_or_path=str(policy),
+        output_dir=str(out),
+        steps=1,
+        rollouts=2,
+        minibatch=2,
+        microbatch=2,
+        max_new_tokens=6,
+        **more,
     )
 
 

@@ -17,10 +17,12 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from command_line import run_command
+from read_formats import read_rows
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.formats import FORMATS, get_format
 from rlhf_hitl.formats.column_map import ColumnMap
 from rlhf_hitl.formats.importing import ImportReport, import_path
+from rlhf_hitl.formats.readers import hh
 from rlhf_hitl.formats.readers.columns import is_model_judge
 from rlhf_hitl.formats.readers.pair_ratings import find_strength
 from rlhf_hitl.store import Store, people
@@ -772,3 +774,15 @@ def test_a_value_that_names_no_split_is_a_tag_and_noted(sqlite_store, tmp_path):
     report = read(sqlite_store, tmp_path, PAIR | {"split": "north"})
     assert [c.prompt.tags for c in find_comparisons(sqlite_store)] == [{"split": "north"}]
     assert report.noted == {"values of the column split that name no split": 1, "column split kept as a tag": 1}
+
+
+# Answers that begin like transcripts.
+
+
+def test_answers_that_begin_like_a_transcript_beside_a_question_are_answers():
+    row = {"question": "What did they say?", "chosen": "\n\nHuman: Hello!", "rejected": "\n\nAssistant: Bye."}
+    [record], _ = read_rows("trl", row)
+    assert [m.text for m in record.prompt] == ["What did they say?"]
+    assert [c.messages[0].text for c in record.completions] == ["\n\nHuman: Hello!", "\n\nAssistant: Bye."]
+    assert not hh.matches(row)
+    assert hh.matches({name: text for name, text in row.items() if name != "question"})

@@ -19,7 +19,7 @@ from rlhf_hitl.models import load_tokenizer
 from rlhf_hitl.reward.backbone import Backbone
 from rlhf_hitl.reward.chat_template import ChatTemplate
 from rlhf_hitl.reward.evaluation.evaluate import evaluate_reward_model
-from rlhf_hitl.reward.readability import Obstacle
+from rlhf_hitl.reward.readability import LeftOut, Obstacle
 from rlhf_hitl.reward.rendering import Conversation, Renderer
 from rlhf_hitl.reward.training.dataset_rows import hash_rows, read_ranking
 from rlhf_hitl.reward.training.full_config import FullTrainingConfig
@@ -360,3 +360,20 @@ def test_rows_hold_tools_calls_and_reasoning_and_arrow_gives_them_back(tmp_path)
 def test_the_hash_of_plain_rows_is_what_earlier_versions_wrote():
     rows = [read_ranking(row(1, (Message("assistant", "yes"),), (Message("assistant", "no"),)))]
     assert hash_rows(rows) == "sha256:f781811060f149344d6be094939e818f075cc7f7af5c67b47dd288a6d671acfe"
+
+
+def test_answers_that_differ_only_beyond_what_is_read_are_left_out_and_stop_nothing(tiny_model):
+    short = renderer_with(tiny_model, "plain", max_length=12)
+    cut = short.find_problem([chat("where", "the " * 40 + "end"), chat("where", "the " * 40 + "start")])
+    assert cut is not None
+    assert cut.obstacle is Obstacle.SAME_WHEN_CUT
+    left_out = LeftOut("pair", [cut])
+    left_out.refuse(10)
+    assert "differ only beyond the tokens" in left_out.lines()[0]
+    dropping = renderer_with(tiny_model, "drops_thought")
+    asked = (Message("user", "where"),)
+    same = dropping.find_problem([Conversation(asked, think(w, "paris")) for w in ("a good plan", "a bad plan")])
+    assert same is not None
+    left_out.add(same)
+    with pytest.raises(BadInput, match="1 of 10 pairs"):
+        left_out.refuse(10)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from rlhf_hitl.formats.readers.columns import parse_transcript, split_sides
+from rlhf_hitl.formats.readers.columns import PROMPT, has_column, parse_transcript, split_sides
 from rlhf_hitl.formats.record import (
     ImportCompletion,
     ImportRecord,
@@ -24,7 +24,7 @@ COLUMNS = ("chosen", "rejected")
 
 def matches(fields: Mapping[str, Any]) -> bool:
     sides = [fields.get("chosen"), fields.get("rejected")]
-    return "prompt" not in fields and all(isinstance(t, str) and parse_transcript(t) for t in sides)
+    return not has_column(fields, PROMPT) and all(isinstance(t, str) and parse_transcript(t) for t in sides)
 
 
 def make_reader(source: RowSource, pairs: str) -> Callable[[SourceRow], list[ImportRecord]]:

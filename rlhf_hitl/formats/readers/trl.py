@@ -37,6 +37,7 @@ from rlhf_hitl.formats.record import (
     parse_raw_messages,
     read_raw_messages,
     read_tools_field,
+    split_shared_prompt,
 )
 from rlhf_hitl.formats.source import RowSource
 from rlhf_hitl.formats.written_values import find_messages
@@ -164,9 +165,10 @@ def _read_texts(row: SourceRow) -> PromptAndSides:
             raise make_field_error(row, side, "text, or a list of messages on both sides")
         texts.append(text)
     chosen, rejected = texts
-    transcripts = parse_transcript(chosen), parse_transcript(rejected)
-    if transcripts[0] and transcripts[1]:
-        return _split_prompt(row, transcripts[0], transcripts[1])
+    one, other = parse_transcript(chosen), parse_transcript(rejected)
+    # Beside a prompt, two texts that begin like transcripts and share no turn are answers.
+    if one and other and (row.find(PROMPT) is None or split_shared_prompt(one, other) is not None):
+        return _split_prompt(row, one, other)
     prompt = read_raw_prompt(row)
     if prompt is None:
         prompt, chosen, rejected = _split_shared_text(row, chosen, rejected)

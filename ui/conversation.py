@@ -65,7 +65,7 @@ def _list_texts(message: Message) -> Iterator[str]:
 def _list_pieces(message: Message) -> list[str | ImagePart]:
     """Return the content in its order: texts, those that follow each other as one, and images."""
     if isinstance(message.content, str):
-        return [message.content] if message.content.strip() else []
+        return [message.content] if message.content else []  # a blank text is called empty, and is in the raw view
     pieces: list[str | ImagePart] = []
     for is_text, parts in groupby(message.content or (), lambda part: isinstance(part, TextPart)):
         if is_text:

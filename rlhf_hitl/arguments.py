@@ -21,13 +21,11 @@ from rlhf_hitl.workspace import restrict_new_files
 
 #: Settings of transformers' trainer that no training here follows, and what to do instead.
 UNSUPPORTED_ANYWHERE = {
-    "push_to_hub": "train it, look at it, and send it with `rlhf-hitl models push NAME OWNER/NAME`",
-    "hub_model_id": "train it, look at it, and send it with `rlhf-hitl models push NAME OWNER/NAME`",
-    "hub_strategy": "train it, look at it, and send it with `rlhf-hitl models push NAME OWNER/NAME`",
+    **dict.fromkeys(
+        ("push_to_hub", "hub_model_id", "hub_strategy", "hub_private_repo", "hub_always_push", "hub_revision"),
+        "train it, look at it, and send it with `rlhf-hitl models push NAME OWNER/NAME`",
+    ),
     "hub_token": "leave it out: nothing is pushed. Nothing secret belongs into a file of settings",
-    "hub_private_repo": "train it, look at it, and send it with `rlhf-hitl models push NAME OWNER/NAME`",
-    "hub_always_push": "train it, look at it, and send it with `rlhf-hitl models push NAME OWNER/NAME`",
-    "hub_revision": "train it, look at it, and send it with `rlhf-hitl models push NAME OWNER/NAME`",
     "do_predict": "run `rlhf-hitl evaluate` afterwards",
     "label_smoothing_factor": "leave it out: the loss is computed here, without it",
     "trust_remote_code": "take a model of an architecture that transformers has",

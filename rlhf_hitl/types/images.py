@@ -55,7 +55,7 @@ def read_image(value: Any, unread: Counter[str] | None = None) -> tuple[str, byt
     return id, png
 
 
-@lru_cache(8)  # the votes on one image are mostly adjacent
+@lru_cache(3)  # the votes on one image are mostly adjacent, and three of the largest take 400 MB
 def _remake_bytes(data: bytes) -> tuple[str, bytes, Counter[str]]:
     from PIL import Image, UnidentifiedImageError
 

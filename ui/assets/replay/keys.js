@@ -21,7 +21,7 @@ function listenToReplayKeys($, examples) {
   });
   document.addEventListener("keydown", (event) => {
     if ($("example-browser").hidden || event.ctrlKey || event.metaKey || event.altKey || event.defaultPrevented) return;
-    if (event.target.closest("dialog")) return;
+    if (event.target.closest("dialog[open]")) return; // the focus may be in one that has just been closed
     if (event.target === $("search") && event.key === "Escape") {
       event.preventDefault(); // Escape would empty the field without an input event
       return $("example-list").focus();

@@ -28,7 +28,7 @@ ROLES_OF_SCOPE: dict[Scope, frozenset[Role]] = {
     Scope.INPUT: frozenset({Role.LEAD, Role.ADMIN}),
     Scope.PREDICTION: frozenset({Role.EVALUATOR, Role.LEAD, Role.ADMIN}),
     Scope.TASK: frozenset({Role.RATER, Role.LEAD, Role.ADMIN}),
-    Scope.FEEDBACK: frozenset(Role),
+    Scope.FEEDBACK: frozenset(Role) - {Role.JUDGE},
     Scope.MANAGE: frozenset({Role.LEAD, Role.ADMIN}),
     Scope.METRICS: frozenset({Role.EVALUATOR, Role.LEAD, Role.ADMIN}),
 }

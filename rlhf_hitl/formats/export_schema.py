@@ -59,7 +59,8 @@ def make_features(config: str, kinds: MessageKinds) -> Features:
         },
         "judgments": {"comparison_id": text, "prompt_id": text}
         | {name: Value(_NUMBERS.get(JUDGMENT_FIELD_TYPES.get(name, str), "string")) for name in JUDGMENT_FIELDS}
-        | {"ranking": List(texts), "order_shown": texts, "tags": text, "repeat_of": text},
+        | {"ranking": List(texts), "order_shown": texts, "probabilities": List(Value("float64"))}
+        | {"tags": text, "repeat_of": text},
         "demonstrations": {"judgment_id": text, "rater_id": text, "simulated": Value("bool")},
         "ratings": dict.fromkeys(
             ("rating_id", "prompt_id", "completion_id", "policy", "axis", "rater_id", "rationale"), text

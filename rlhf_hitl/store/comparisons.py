@@ -19,6 +19,7 @@ from rlhf_hitl.types import (
     Comparison,
     Completion,
     Prompt,
+    Role,
     Route,
     Split,
     messages_to_dicts,
@@ -140,6 +141,10 @@ def find_or_create_lanes(
         store.insert_new(conn, lanes, rows)
         lane_ids = {(p, language, b): n for n, p, language, b in conn.execute(sa.select(*columns))}
     return {key: lane_ids[key] for key in lane_keys}
+
+
+#: The number of the first place for each working role, so that numbers never meet: raters, judges, leads.
+FIRST_PLACE = {"": 0, Role.JUDGE.value: 1_000_000, Role.LEAD.value: 2_000_000}
 
 
 def open_places(store: Store, conn: Connection, demands: Sequence[tuple[str, int, int, Route]]) -> None:

@@ -27,7 +27,10 @@ from sqlalchemy.engine import Connection, Engine
 
 from rlhf_hitl.config import load_settings
 from rlhf_hitl.errors import BadInput, RlhfHitlError
-from rlhf_hitl.store import engines
+from rlhf_hitl.store import (
+    engines,
+    quality_tables,  # noqa: F401  (registers its tables)
+)
 from rlhf_hitl.store.engines import create_engine, get_first_line, hide_password
 from rlhf_hitl.store.images import ImageFolder
 from rlhf_hitl.store.sealing import Sealer

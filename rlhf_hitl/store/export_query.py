@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from rlhf_hitl.store import table_copy
 from rlhf_hitl.store.db import Store
 from rlhf_hitl.store.tables import comparisons, completions, judgments, lanes, prompts, ratings
-from rlhf_hitl.types import Split
+from rlhf_hitl.types import Role, Split
 
 COMPARISONS_PER_BATCH = 500
 JsonFields = dict[str, Any]
@@ -216,6 +216,8 @@ def _to_judgment_fields(values: Sequence[Any]) -> JsonFields:
     row["ranking"] = orjson.loads(row["ranking"])
     row["order_shown"] = orjson.loads(row["order_shown"])
     row["scores"] = sort_json_keys(row["scores"])
+    row["role"] = row["role"] or Role.RATER.value
+    row["probabilities"] = None if row["probabilities"] is None else orjson.loads(row["probabilities"])
     row["simulated"] = bool(row["simulated"])
     row["surplus"] = bool(row["surplus"])
     row["created_at"] = _to_iso(row["created_at"])

@@ -13,7 +13,7 @@ from rlhf_hitl.errors import Conflict
 from rlhf_hitl.store.comparisons import ROWS_PER_QUERY, restrict_comparisons
 from rlhf_hitl.store.db import Store
 from rlhf_hitl.store.tables import comparisons, judgments
-from rlhf_hitl.types import Answer, Judgment, Route, Split, utc_now
+from rlhf_hitl.types import Answer, Judgment, Role, Route, Split, utc_now
 
 #: The condition that a judgment corrects no other: there is one such for a rater and a comparison. It is not written as
 #: `supersedes IS NULL`, because SQLite would then choose the unique index on that column, and read all rows.
@@ -80,13 +80,16 @@ def make_judgment_id() -> str:
 
 def judgment_to_row(answer: Answer, **circumstances) -> dict:
     """Return the row of an answer with these `circumstances` (other columns); columns left out take their defaults."""
-    return (
+    row = (
         _DEFAULTS
         | answer.to_plain()
         | {"id": make_judgment_id()}
         | circumstances
         | {"order_shown": list(circumstances["order_shown"])}
     )
+    if row["role"] in (Role.RATER, ""):
+        row["role"] = None
+    return row
 
 
 _DEFAULTS = {f.name: f.default for f in fields(Judgment) if f.default is not MISSING and f.name != "seq"}

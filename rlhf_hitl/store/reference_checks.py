@@ -10,6 +10,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from rlhf_hitl.errors import BadInput
+from rlhf_hitl.store.quality_tables import golds, judge_calls, out_of_fold
 from rlhf_hitl.store.service_tables import secrets
 from rlhf_hitl.store.tables import (
     comparisons,
@@ -79,6 +80,13 @@ def _list_queries() -> list[tuple[str, str, sa.Select[Any]]]:
             ),
         ),
         (
+            "comparisons", "a right answer in `golds` where it is gold, and only there",
+            sa.select(comparisons.c.id).where(
+                sa.func.coalesce(comparisons.c.is_gold, sa.false())
+                != sa.exists().where(golds.c.comparison_id == comparisons.c.id)
+            ),
+        ),
+        (
             "judgments", "a correction of an earlier judgment of the same rater and comparison",
             sa.select(judgments.c.id).where(
                 judgments.c.supersedes.is_not(None),
@@ -143,13 +151,25 @@ def _check_what_names_completions(conn: Connection) -> None:
     for table, key, columns in (
         (judgments, judgments.c.id, (judgments.c.order_shown, judgments.c.ranking, judgments.c.scores)),
         (leases, leases.c.id, (leases.c.order_shown,)),
+        (judge_calls, judge_calls.c.seq, (judge_calls.c.order_shown,)),
     ):
         texts = [sa.cast(c, sa.Text) for c in (comparisons.c.completion_ids, *columns)]
-        query = sa.select(key, *texts).join(comparisons, comparisons.c.id == table.c.comparison_id)
+        query = sa.select(key, *texts).join_from(table, comparisons, comparisons.c.id == table.c.comparison_id)
         for page in _read_pages(conn, query):
             for id, *named in page:
                 if not _names_only(*named):
                     raise BadInput(f"{table.name} {id!r}", expected="the completions of its comparison", fix=FIX)
+    known = sa.cast(comparisons.c.completion_ids, sa.Text)
+    query = sa.select(golds.c.comparison_id, known, sa.cast(golds.c.ranking, sa.Text))
+    for page in _read_pages(conn, query.join(comparisons, comparisons.c.id == golds.c.comparison_id)):
+        for id, ids, ranking in page:
+            if not _names_only(ids, "[]", ranking):
+                raise BadInput(f"golds {id!r}", expected="the completions of its comparison", fix=FIX)
+    query = sa.select(out_of_fold.c.comparison_id, known, out_of_fold.c.first, out_of_fold.c.second)
+    for page in _read_pages(conn, query.join(comparisons, comparisons.c.id == out_of_fold.c.comparison_id)):
+        for id, ids, first, second in page:
+            if not {first, second} <= set(json.loads(ids)) or first >= second:
+                raise BadInput(f"out_of_fold of {id!r}", expected="two completions of its comparison", fix=FIX)
     sides = (scores.c.chosen, scores.c.rejected, sa.cast(scores.c.rewards, sa.Text))
     query = sa.select(scores.c.comparison_id, sa.cast(comparisons.c.completion_ids, sa.Text), *sides)
     for page in _read_pages(conn, query.join(comparisons, comparisons.c.id == scores.c.comparison_id)):

@@ -114,7 +114,8 @@ def _apply_some(store: Store, conn: Connection, decisions: Sequence[Routing], no
             conn.execute(comparisons.update().where(comparisons.c.id == d.comparison_id).values(overlap=wanted))
             open_places(store, conn, [(d.comparison_id, lane, wanted, d.route)])
             position = compute_queue_position(store, d.comparison_id, d.route, d.round, d.place_in_line)
-            conn.execute(places.update().where(places.c.comparison_id == d.comparison_id).values(position=position))
+            own = places.c.comparison_id == d.comparison_id, places.c.role == ""
+            conn.execute(places.update().where(*own).values(position=position))
 
 
 def _count_wanted_places(conn: Connection, decision: Routing) -> tuple[int, int]:
@@ -126,7 +127,7 @@ def _count_wanted_places(conn: Connection, decision: Routing) -> tuple[int, int]
     filled = conn.execute(
         sa.select(sa.func.count())
         .select_from(places)
-        .where(places.c.comparison_id == decision.comparison_id, places.c.judgment_id.is_not(None))
+        .where(places.c.comparison_id == decision.comparison_id, places.c.judgment_id.is_not(None), places.c.role == "")
     ).scalar_one()
     return lane, max(overlap, filled + 1)
 

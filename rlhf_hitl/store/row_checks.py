@@ -89,6 +89,16 @@ def _are_words(words: type[StrEnum]) -> Check:
     return lambda value: _is_texts(value) and known.issuperset(value)
 
 
+def _are_probabilities(value: Any) -> bool:
+    """Whether these are probabilities of three outcomes, each from 0 to 1."""
+    return (
+        isinstance(value, list)
+        and len(value) == 3
+        and all(type(p) in (int, float) and 0 <= p <= 1 for p in value)
+        and abs(sum(value) - 1) < 1e-6
+    )
+
+
 def _is_number(value: float) -> bool:
     return not math.isnan(value)
 
@@ -99,6 +109,7 @@ def _is_name(value: str) -> bool:
 
 
 _is_count = _between(0, 2**31 - 1)
+_is_working_role = _one_of(("", Role.JUDGE, Role.LEAD))
 _is_route, _is_role = _one_of(Route), _one_of(Role)
 
 #: Table and column → the check of a value that is not null.
@@ -106,10 +117,16 @@ CHECKS: dict[str, Check] = {
     "projects.id": lambda value: re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,79}", value) is not None,
     "projects.repeat_every": lambda value: value == 0 or 2 <= value < 2**31,
     "projects.rater_filters": _is_texts,
+    "projects.overlap_rule": _is_object,
+    "projects.gold_every": lambda value: value == 0 or 2 <= value < 2**31,
+    "projects.qualification": _is_object_of_numbers,
+    "projects.judge_overlap": _is_count,
     "secrets.value": lambda value: re.fullmatch(r"[0-9a-f]{64}", value) is not None,
     "raters.name": _is_name,
     "raters.role": _is_role,
     "raters.languages": _is_texts,
+    "raters.attributes": _is_object_of_texts,
+    "raters.vote_weight": _between(0, 1),
     "raters.quota": _between(1, 2**31 - 1),
     "prompts.split": _one_of(Split),
     "prompts.messages": _is_chat,
@@ -127,6 +144,7 @@ CHECKS: dict[str, Check] = {
     "comparisons.route": _is_route,
     "places.n": _is_count,
     "places.position": _between(0, 2**62),
+    "places.role": _is_working_role,
     "leases.place": _is_count,
     "leases.order_shown": _is_texts,
     "leases.route": _is_route,
@@ -136,6 +154,8 @@ CHECKS: dict[str, Check] = {
     "judgments.order_shown": _is_texts,
     "judgments.route": _is_route,
     "judgments.reason": _one_of(Reason),
+    "judgments.role": _one_of((Role.JUDGE, Role.LEAD)),
+    "judgments.probabilities": _are_probabilities,
     "judgments.seq": _between(1, 2**31 - 1),
     "guidelines.scores": _one_of(get_args(ScoreRequirement)),
     "guidelines.rationale": _one_of(get_args(RationaleRequirement)),
@@ -157,6 +177,31 @@ CHECKS: dict[str, Check] = {
     "routings.proposed": _is_route,
     "routings.round": _is_count,
     "routings.place_in_line": _is_count,
+    "golds.verdict": _one_of(Verdict),
+    "golds.ranking": _is_ranking,
+    "golds.purpose": _one_of(("hidden", "qualification")),
+    "qualifications.attempt": _between(1, 2**31 - 1),
+    "qualifications.answered": _is_count,
+    "qualifications.right": _is_count,
+    "slices.filter": _is_object,
+    "findings.statistic": math.isfinite,
+    "findings.p_value": _between(0, 1),
+    "findings.false_alarm_rate": _between(0, 1),
+    "findings.evidence": _is_object,
+    "findings.action": _one_of(("none", "down_weighted", "paused")),
+    "out_of_fold.p_first": _between(0, 1),
+    "out_of_fold.p_tie": _between(0, 1),
+    "out_of_fold.p_second": _between(0, 1),
+    "judges.kind": _one_of(("endpoint", "local")),
+    "judges.settings": _is_object,
+    "judges.budget": _between(0, math.inf),
+    "judge_calls.order_shown": _is_texts,
+    "judge_calls.outcome": _one_of(("answered", "refused", "unreadable", "failed", "timed_out")),
+    "judge_calls.probabilities": _are_probabilities,
+    "judge_calls.prompt_tokens": _is_count,
+    "judge_calls.completion_tokens": _is_count,
+    "judge_calls.cost": _between(0, math.inf),
+    "judge_calls.seconds": _between(0, math.inf),
     "steps.round": _is_count,
     "steps.result": _is_object,
     "steps.seconds": _between(0, math.inf),
@@ -199,7 +244,8 @@ class RowChecks:
         ids = row["completion_ids"]
         if len(set(ids)) != len(ids) or len(ids) < 2 or row["lane_id"] is None:
             return False
-        if row["repeat_of"] is not None:  # its id is a hash of its rater too, whom its place knows
+        # The id of a repeat is a hash of its rater too, whom its place knows; that of a gold, of what it is for.
+        if row["repeat_of"] is not None or row["is_gold"]:
             return re.fullmatch(r"x_[0-9a-f]{24}", row["id"]) is not None
         project = self._project_of_lane.get(row["lane_id"])
         parts: list[Any] = [ids] if project == DEFAULT_PROJECT else [ids, {"project": project}]

@@ -20,6 +20,7 @@ from sqlalchemy import (
     Table,
     Text,
     UniqueConstraint,
+    false,
     text,
 )
 from sqlalchemy.types import TypeDecorator
@@ -51,6 +52,11 @@ projects = Table(
     Column("paused_at", Utc),
     Column("created_at", Utc, nullable=False),
     Column("rater_filters", JSON),  # by what raters may choose their tasks: `batch`, names of tags. Never null
+    Column("overlap_rule", JSON(none_as_null=True)),  # when another vote is worth its price; null: overlap is fixed
+    Column("gold_every", Integer, nullable=False, server_default="0"),  # one in so many comparisons is gold; 0: none
+    Column("gold_feedback", Boolean, nullable=False, server_default=false()),  # the right answer is shown afterwards
+    Column("qualification", JSON(none_as_null=True)),  # what a rater must pass first; null: nothing
+    Column("judge_overlap", Integer, nullable=False, server_default="0"),  # judgments wanted of models
 )
 
 # Keys that nobody outside needs: `draws` is the one of `Store.draw`.
@@ -88,6 +94,9 @@ raters = Table(
     # for they never sign in. Neither is ever null, but not declared so, as `lane_id`.
     Column("name_key", String(200)),
     Column("name_skeleton", String(40)),  # a hash; empty for imported raters
+    Column("attributes", JSON(none_as_null=True)),  # groups they agreed to be counted in: name → value; null: none
+    Column("vote_weight", Float),  # how much their votes count in labels, 0 to 1; null: 1
+    Column("paused_reason", Text),  # for leads; null: none was given
     Index("raters_by_key", "name_key", unique=True),
     Index("raters_by_skeleton", "name_skeleton"),
 )
@@ -165,12 +174,14 @@ comparisons = Table(
     Column("lane_id", ForeignKey("lanes.id"), index=True),
     Column("repeat_of", String(40)),  # the comparison this one shows the same rater again
     Column("accepted_seq", Integer),  # the one of `routings` by which it is accepted without raters; null: it is not
+    Column("is_gold", Boolean),  # its right answer is known (`golds`); null: no
     Index("comparisons_accepted", "accepted_seq", "lane_id", sqlite_where=text("accepted_seq IS NOT NULL"),
           postgresql_where=text("accepted_seq IS NOT NULL")),
 )  # fmt: skip
 
-# One row for each judgment that a comparison wants. This makes overlap exact: a place is filled at most once, and there
-# are never more places than wanted judgments. A place without a judgment is open; it is free when no lease on it runs.
+# One row for each judgment that a comparison wants, of raters, of judges (models) or of leads. This makes overlap
+# exact: a place is filled at most once, and there are never more places
+# than wanted judgments. A place without a judgment is open; it is free when no lease on it runs.
 places = Table(
     "places",
     metadata,
@@ -183,7 +194,8 @@ places = Table(
     Column("lease_id", String(40)),
     Column("leased_until", Utc),
     Column("judgment_id", String(40)),
-    Index("places_open", "lane_id", "position", "n", sqlite_where=text("judgment_id IS NULL"),
+    Column("role", String(20), nullable=False, server_default=""),  # empty: raters; judge; lead: an adjudication
+    Index("places_open", "lane_id", "role", "position", "n", sqlite_where=text("judgment_id IS NULL"),
           postgresql_where=text("judgment_id IS NULL")),
     Index("places_held", "rater_id", sqlite_where=text("judgment_id IS NULL"),
           postgresql_where=text("judgment_id IS NULL")),
@@ -235,6 +247,9 @@ judgments = Table(
     Column("idempotency_key", String(200), nullable=False),
     Column("created_at", Utc, nullable=False),
     Column("reason", String(20)),  # why it was flagged or skipped
+    Column("role", String(20)),  # judge: of a model; lead: it decides the comparison; null: of a rater
+    # A judge's, of (first shown better, tie, second shown better).
+    Column("probabilities", JSON(none_as_null=True)),
     UniqueConstraint("rater_id", "idempotency_key", name="judgments_idempotency"),
     UniqueConstraint("supersedes", name="judgments_supersedes_once"),
     # A rater never judges a comparison twice; a judgment that supersedes one is a correction, not a second vote.
@@ -376,6 +391,7 @@ runs = Table(
     sqlite_autoincrement=True,
 )
 
+# How raters and labels are measured is in `quality_tables.py`.
 # Sessions, API tokens and invitations: secrets that their holder shows again. Only a digest is kept.
 # Who did what. Append-only, like judgments, which are their own record and are not repeated here.
 # The outbox of webhooks. A delivery is written in the transaction of the event it reports and sent afterwards: nothing

@@ -9,11 +9,16 @@ from typing import Any
 
 from rlhf_hitl.types.answers import Answer
 from rlhf_hitl.types.comparisons import Comparison, Route
+from rlhf_hitl.types.people import Role
 
 
 @dataclass(frozen=True)
 class Judgment:
-    """One rater's answer to one comparison, with everything needed to read it years later."""
+    """One rater's answer to one comparison, with everything needed to read it years later.
+
+    `role` is the capacity in which it was given: RATER, JUDGE (by a model) or LEAD (it decides an escalated
+    comparison). `probabilities` are a judge's, of (first shown better, tie, second shown better).
+    """
 
     id: str
     comparison_id: str
@@ -30,6 +35,8 @@ class Judgment:
     guideline_version: str = ""
     interface_version: str = ""
     source: str = ""
+    role: Role = Role.RATER
+    probabilities: tuple[float, float, float] | None = None
     seq: int = 0  # its sequence number in the store: a reader continues after the last one it has
 
     @classmethod
@@ -38,6 +45,9 @@ class Judgment:
         arguments = {name: values[name] for name in _JUDGMENT_FIELDS}
         arguments["order_shown"] = tuple(arguments["order_shown"])
         arguments["route"] = Route(arguments["route"])
+        arguments["role"] = Role(arguments["role"] or Role.RATER)
+        if arguments["probabilities"] is not None:
+            arguments["probabilities"] = tuple(arguments["probabilities"])
         return cls(answer=Answer.from_plain(values), **arguments)
 
 

@@ -11,8 +11,10 @@ class Label:
     """The aggregate of a comparison's judgments, for the pair (first, second) in canonical order.
 
     `probabilities` are (first better, tie, second better) and sum to 1; `entropy` is theirs in nats; `votes` counts
-    the judgments behind it; `simulated` is true where any of them was simulated. `strengths` counts the votes that
-    gave a strength: (first much, clearly, slightly better, second slightly, clearly, much better).
+    the judgments behind it; `simulated` is true where any of them was simulated. `weight` is what they are worth, in
+    votes of a reference rater (`votes`, where raters are not told apart); `judges` counts those of models;
+    `adjudicated` is true where a lead has decided. `strengths` counts the votes that gave a strength: (first
+    much, clearly, slightly better, second slightly, clearly, much better).
     """
 
     comparison_id: str
@@ -23,6 +25,9 @@ class Label:
     votes: int
     simulated: bool = False
     strengths: tuple[int, int, int, int, int, int] = (0, 0, 0, 0, 0, 0)
+    weight: float = 0.0
+    judges: int = 0
+    adjudicated: bool = False
 
     @property
     def preferred(self) -> str | None:

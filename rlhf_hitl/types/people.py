@@ -11,6 +11,7 @@ class Role(StrEnum):
     LEAD = "lead"
     EVALUATOR = "evaluator"
     ADMIN = "admin"
+    JUDGE = "judge"  # a model that votes beside people
 
 
 class Scope(StrEnum):

@@ -52,6 +52,8 @@ class TaskFilter:
 
 ANY_TASK = TaskFilter()
 NOW = sa.bindparam("now", type_=Utc)
+#: Whose places are meant: those of raters (empty) unless a statement is told `judge` or `lead`.
+ROLE = sa.bindparam("role", "")
 
 
 class Place(NamedTuple):
@@ -252,13 +254,17 @@ def _sort_by_head(conn: Connection, open_lanes: list, parameters: Mapping[str, A
 
 
 def _select_free_places() -> sa.Select:
-    """Select the places that the rater bound to `rater` may be given at the time bound to `now`, in line order."""
+    """Select the places that the rater bound to `rater` may be given at the time bound to `now`, in line order.
+
+    They are those of raters, or of the working role bound to `role`.
+    """
     held, rater = places.alias(), sa.bindparam("rater")
     return (
         sa.select(places.c.comparison_id, places.c.n)
         .select_from(places.join(comparisons, comparisons.c.id == places.c.comparison_id))
         .where(
             places.c.judgment_id.is_(None),
+            places.c.role == ROLE,
             is_free(),
             sa.or_(places.c.reserved_for.is_(None), places.c.reserved_for == rater),
             # A place that was leased while its comparison became `auto` is still there when the lease runs out.

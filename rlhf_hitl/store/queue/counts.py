@@ -26,7 +26,7 @@ def sum_places(lane_states: Iterable[LaneState]) -> dict[str, int]:
 
 
 def count_places_by_lane(store: Store, now: datetime | None = None, *, project: str | None = None) -> list[LaneState]:
-    """Count the places of each lane, of one project or of all.
+    """Count the places of each lane for raters, of one project or of all.
 
     This reads every place: some tenths of a second for a million.
     """
@@ -49,6 +49,7 @@ def count_places_by_lane(store: Store, now: datetime | None = None, *, project: 
                 .join(lanes, lanes.c.id == places.c.lane_id)
                 .join(projects, projects.c.id == lanes.c.project_id)
             )
+            .where(places.c.role == "")
             .group_by(lanes.c.id, projects.c.id)
             .order_by(lanes.c.project_id, lanes.c.batch, lanes.c.language)
         )

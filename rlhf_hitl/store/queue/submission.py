@@ -275,7 +275,7 @@ def _make_fill(condition: sa.ColumnElement[bool]) -> sa.Update:
 
 # A place that the rater holds, under this lease or a later one, and one that nobody holds.
 _HELD_PLACE = _make_fill(sa.and_(places.c.rater_id == sa.bindparam("rater"), places.c.leased_until > NOW))
-_FREE_PLACE = _make_fill(is_free())
+_FREE_PLACE = _make_fill(sa.and_(is_free(), places.c.role == ""))
 
 
 def _emit_events(conn: Connection, row: dict) -> None:
@@ -288,7 +288,7 @@ def _emit_events(conn: Connection, row: dict) -> None:
     webhooks.enqueue_event(conn, Event.JUDGMENT_CREATED, data, hooks)
     if row["surplus"] or row["supersedes"]:
         return
-    unfilled = places.c.comparison_id == row["comparison_id"], places.c.judgment_id.is_(None)
+    unfilled = places.c.comparison_id == row["comparison_id"], places.c.judgment_id.is_(None), places.c.role == ""
     if conn.execute(sa.select(places.c.n).where(*unfilled).limit(1)).first() is None:
         webhooks.enqueue_event(
             conn, Event.COMPARISON_RESOLVED, {"comparison_id": row["comparison_id"], "by": "raters"}, hooks

@@ -5,6 +5,7 @@ It is the rating page with other calls: a card has votes, and the answer is a de
 
 from __future__ import annotations
 
+from string import ascii_uppercase
 from typing import Any
 
 from fastapi import FastAPI
@@ -96,5 +97,9 @@ def describe_vote(vote: adjudication.Vote, shown: tuple[str, ...]) -> dict[str, 
         "said": name_choice(answer, shown),
         "ranking": spell_ranking(answer.ranking, shown) if len(shown) > 2 else "",
         "reason": answer.reason.value if answer.reason else None,
+        # A reason that names A or B means those of its own order.
+        "shown": []
+        if judgment.order_shown == shown
+        else [ascii_uppercase[shown.index(i)] for i in judgment.order_shown],
         "why": make_visible(answer.rationale[:REASON_LIMIT]),
     }

@@ -146,6 +146,7 @@ class VoteOut(BaseModel):
     ranking: list[list[str]]
     strength: int | None
     rationale: str
+    order_shown: list[str] = Field(description="The order of the one who voted: their A is the first of these letters.")
 
 
 class DecisionLease(LeaseOut):
@@ -238,6 +239,7 @@ def vote_to_json(vote: Vote, order_shown: Sequence[str]) -> dict[str, Any]:
         "ranking": [sorted(letters[id] for id in group) for group in answer.ranking],
         "strength": answer.strength,
         "rationale": answer.rationale,
+        "order_shown": [letters[id] for id in judgment.order_shown],
     }
 
 

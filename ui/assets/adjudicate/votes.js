@@ -21,11 +21,12 @@ function createVotes(page) {
     return [...counts].map(([said, count]) => t("votes_for", { answer: nameAnswer(said), n: formatNumber(count) })).join(" · ");
   }
   const nameAnswer = (said) => t(said === "all_bad_said" && page.cards.isPair() ? "both_bad" : said);
-  function createVote({ kind, said, ranking, reason, why }, index) {
+  function createVote({ kind, said, ranking, reason, shown, why }, index) {
     const row = document.createElement("li");
     const who = t(kind === "judge" ? "vote_judge" : kind === "simulated" ? "vote_simulated" : "vote_rater", { n: formatNumber(index + 1) });
     const answer = ranking ? `\u2066${ranking}\u2069` : nameAnswer(said);
     const parts = [["who", who], ["said", [answer, reason && t(`reason_${reason}`)].filter(Boolean).join(" · ")], ["why", why || t("vote_no_reason")]];
+    if (why && shown.length) parts.push(["note", t("vote_shown", { letters: `\u2066${shown.join(", ")}\u2069` })]);
     for (const [className, text] of parts) {
       const part = document.createElement(className === "why" ? "p" : "span");
       part.className = className;

@@ -227,9 +227,9 @@ def weigh_drift(values: np.ndarray, session: np.ndarray, rater: np.ndarray, rate
     order = np.argsort(session, kind="stable")
     for rows in np.split(order, np.flatnonzero(np.diff(session[order])) + 1):
         n = len(rows)
-        ranks = rankdata(values[rows]) if n >= LEAST_IN_SESSION else np.zeros(n)
-        if np.ptp(ranks) == 0:
+        if n < LEAST_IN_SESSION or np.ptp(values[rows]) == 0:
             continue
+        ranks = rankdata(values[rows])
         correlation = np.corrcoef(np.arange(n), ranks)[0, 1]
         # The normal approximation errs towards larger p-values in the tails, which are what counts.
         log_p = float(norm.logcdf(correlation * np.sqrt(n - 1)))

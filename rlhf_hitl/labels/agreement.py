@@ -109,9 +109,10 @@ def measure_store_agreement(
         BadInput: there is no such grouping.
     """
     groupings = [check_grouping(one) for one in by]
+    round_ends = read_round_ends(store) if "round" in groupings else {}
     table = _read_votes(
         read_counted_votes(store, project=project, comparison_ids=comparison_ids),
-        {g: _make_group_finder(g, read_round_ends(store)) for g in groupings if g != "rater"},
+        {g: _make_group_finder(g, round_ends) for g in groupings if g != "rater"},
     )
     rows_of = {name: table.population == n for n, name in enumerate(POPULATIONS)}
     rows_of = {name: rows for name, rows in rows_of.items() if rows.any() or name == PEOPLE}
@@ -249,7 +250,7 @@ def _make_group_finder(grouping: str, round_ends: dict[int, datetime]) -> Callab
         rounds, ends = list(round_ends), list(round_ends.values())
 
         def find_round(vote: CountedVote) -> str:
-            """What is done between two rounds counts with the later one, and what comes after the last with the last."""
+            # What is done between two rounds counts with the later one, and what comes after the last with the last.
             if vote.source:
                 return "imported"
             return str(rounds[min(bisect_left(ends, vote.created_at), len(rounds) - 1)]) if rounds else "no round yet"
@@ -272,9 +273,11 @@ def _measure_groups(table: _VoteTable, people: np.ndarray, grouping: str) -> tup
     sizes = np.bincount(group_of_row[people], minlength=len(names))
     present = [n for n in np.argsort(-sizes, kind="stable") if sizes[n]]
     shown = present[:MAX_GROUPS]
-    if grouping == "round":
-        shown.sort(key=lambda n: (not names[n].isdigit(), int(names[n]) if names[n].isdigit() else 0))
     found = [GroupAgreement(names[n], table.measure(people & (group_of_row == n), outcomes)) for n in shown]
+    if grouping == "round":
+        found.sort(key=lambda g: (not g.group.isdigit(), int(g.group) if g.group.isdigit() else 0))
+    else:
+        found.sort(key=lambda g: -g.agreement.votes)
     return found, len(present) - len(shown)
 
 

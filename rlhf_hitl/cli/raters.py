@@ -143,6 +143,13 @@ def set_rater_command(
         int | None, typer.Option(min=0, help="Allow this many judgments a UTC day; 0 removes the limit.")
     ] = None,
     role: Annotated[Role | None, typer.Option(help="Give them this role: it decides what they may open.")] = None,
+    attribute: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Count them in a group they agreed to, such as region=north, in the report of what raters reward; "
+            "`region=` takes it away. May be given several times.",
+        ),
+    ] = None,
     *,
     store: StoreUrl,
     json: AsJson = False,
@@ -151,7 +158,7 @@ def set_rater_command(
     from rlhf_hitl.store import Store, people
 
     opened = Store.open(store)
-    if all(new is None for new in (paused, languages, quota, role)):
+    if all(new is None for new in (paused, languages, quota, role, attribute)):
         raise BadInput("nothing to change", expected="an option that says what", fix="add e.g. --paused or --quota 50")
     rater = people.change_rater(
         opened,
@@ -160,6 +167,7 @@ def set_rater_command(
         languages=None if languages is None else languages.split(","),
         quota=quota,
         role=role,
+        attributes=None if attribute is None else dict(map(_read_attribute, attribute)),
     )
     data = {
         "name": rater.name,
@@ -167,9 +175,22 @@ def set_rater_command(
         "paused": rater.paused,
         "languages": None if rater.languages is None else list(rater.languages),
         "quota": rater.quota,
+        "attributes": dict(rater.attributes),
     }
-    shown = data | {"languages": ", ".join(rater.languages or ["any"]), "quota": rater.quota or "no limit"}
+    attributes = ", ".join(f"{name}={value}" for name, value in rater.attributes.items()) or "none"
+    shown = data | {
+        "languages": ", ".join(rater.languages or ["any"]),
+        "quota": rater.quota or "no limit",
+        "attributes": attributes,
+    }
     return Result(data, make_table("Rater", shown))
+
+
+def _read_attribute(text: str) -> tuple[str, str]:
+    name, sign, value = text.partition("=")
+    if not sign or not name.strip():
+        raise BadInput(f"--attribute {text!r}", expected="NAME=VALUE", fix="write e.g. --attribute region=north")
+    return name.strip(), value.strip()
 
 
 @command("disable", rater_group)

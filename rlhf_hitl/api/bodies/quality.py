@@ -167,8 +167,10 @@ class AdjudicationCountsOut(BaseModel):
 
 class AssignmentBody(Body):
     rater_id: Id
-    ids: list[Id] = Field(min_length=1, max_length=MAX_ITEMS, description="Ids of comparisons.")
-    slice: Name = Field("", description="The slice they are of, if they are of one.")
+    ids: Annotated[list[Id], Field(min_length=1, max_length=MAX_ITEMS)] | None = Field(
+        None, description="Ids of comparisons. If left out, those of the slice."
+    )
+    slice: Name = Field("", description="The slice they are of.")
 
 
 class AssignedOut(BaseModel):

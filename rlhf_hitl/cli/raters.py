@@ -10,7 +10,7 @@ import typer
 from rlhf_hitl.cli import AsJson, Result, StoreUrl, app, command, make_table
 from rlhf_hitl.cli.passwords import AskPassword, PasswordStdin, take_password
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.types import Role
+from rlhf_hitl.types import DEFAULT_PROJECT, Role
 from rlhf_hitl.visible import make_cell_visible
 from rlhf_hitl.wording import say_count
 
@@ -244,3 +244,27 @@ def invite_rater_command(
     secret = add_invitation(Store.open(store), role, project=project, days=days)
     link = f"{address.rstrip('/')}/invite/{secret}"
     return Result({"link": link, "role": role.value, "days": days}, f"For one {role.value}, shown this once: {link}")
+
+
+@command("qualify", rater_group)
+def qualify_rater_command(
+    name: Annotated[str, typer.Argument(help="The name of the person.")],
+    project: Annotated[str, typer.Option(help="The project that asks for the qualification.")] = DEFAULT_PROJECT,
+    withdraw: Annotated[
+        bool, typer.Option("--withdraw", help="End what they have passed or failed: they are asked again.")
+    ] = False,
+    *,
+    store: StoreUrl,
+    json: AsJson = False,
+) -> Result:
+    """Let a rater work in a project as if they had passed its qualification now, or have them asked again."""
+    from rlhf_hitl.store import Store, qualifications
+
+    opened = Store.open(store)
+    decide = qualifications.withdraw_qualification if withdraw else qualifications.grant_qualification
+    standing = decide(opened, name, project)
+    data = vars(standing) | {"rater": name, "state": standing.state.value}
+    if withdraw:
+        return Result(data, f"{name} is asked to qualify for {project} again.")
+    until = f" until {standing.expires_at:%Y-%m-%d}" if standing.expires_at else ""
+    return Result(data, f"{name} may work in {project}{until}.")

@@ -31,6 +31,7 @@ from rlhf_hitl.types import (
     Verdict,
 )
 from rlhf_hitl.types.answers import Reason
+from rlhf_hitl.types.catalog import ComparisonFilter
 from rlhf_hitl.types.comparisons import DEFAULT_PROJECT, make_completion_id, make_prompt_id
 from rlhf_hitl.types.content import make_content_id
 from rlhf_hitl.types.images import is_image_id
@@ -95,6 +96,13 @@ def _is_ranking_of_positions(value: Any) -> bool:
 
 def _is_completions(value: Any) -> bool:
     return isinstance(value, list) and all(map(_is_chat, value))
+
+
+def _is_filter(value: Any) -> bool:
+    try:
+        return ComparisonFilter.from_plain(value).to_plain() == value
+    except BadInput:
+        return False
 
 
 def _are_words(words: type[StrEnum]) -> Check:
@@ -205,8 +213,8 @@ CHECKS: dict[str, Check] = {
     "qualifications.attempt": _between(1, 2**31 - 1),
     "qualifications.answered": _is_count,
     "qualifications.right": _is_count,
+    "slices.filter": _is_filter,
     "assignments.place": _is_count,
-    "slices.filter": _is_object,
     "findings.statistic": math.isfinite,
     "findings.p_value": _between(0, 1),
     "findings.false_alarm_rate": _between(0, 1),

@@ -13,6 +13,7 @@
 - `labels`: what the judgments of a comparison say together, and what a reward model says
 - `people`: raters, their roles, and the scopes of API tokens
 - `projects`: projects, guidelines and tutorial examples
+- `catalog`: a filter over comparisons, as pages, links, slices and commands have it
 - `golds`: comparisons with a known right answer, and what raters must pass on them
 - `events`: what webhooks can be sent
 - `clock`: the time of day
@@ -21,6 +22,7 @@
 from __future__ import annotations
 
 from rlhf_hitl.types.answers import REASONS, UNRANKED, Answer, Ranking, Reason, ShownAnswer, Verdict
+from rlhf_hitl.types.catalog import ComparisonFilter
 from rlhf_hitl.types.clock import utc_now
 from rlhf_hitl.types.comparisons import DEFAULT_PROJECT, Comparison, Completion, Prompt, Route
 from rlhf_hitl.types.content import make_content_id
@@ -71,6 +73,7 @@ __all__ = [
     "Answer",
     "Axis",
     "Comparison",
+    "ComparisonFilter",
     "Completion",
     "Event",
     "Gold",

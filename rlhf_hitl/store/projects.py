@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Literal
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -13,8 +14,9 @@ from rlhf_hitl.store import audit
 from rlhf_hitl.store.db import Store
 from rlhf_hitl.store.people import find_rater_id
 from rlhf_hitl.store.tables import members, projects
-from rlhf_hitl.types import Project, utc_now
+from rlhf_hitl.types import OverlapRule, Project, utc_now
 from rlhf_hitl.types.names import find_look_alike, make_look_alike_error
+from rlhf_hitl.types.overlap_rules import FIXED_OVERLAP
 
 
 def add_project(
@@ -24,6 +26,7 @@ def add_project(
     open: bool = True,
     repeat_every: int = 0,
     rater_filters: Sequence[str] = (),
+    overlap_rule: OverlapRule | None = None,
     by: audit.Actor = audit.CLI,
 ) -> Project:
     """Create a project.
@@ -39,6 +42,7 @@ def add_project(
     _check_repeats(repeat_every)
     row = {"id": id, "open": open, "repeat_every": repeat_every, "paused_at": None, "created_at": utc_now()}
     row["rater_filters"] = _check_filters(rater_filters)
+    row["overlap_rule"] = None if overlap_rule is None else overlap_rule.to_plain()
     with store.write() as conn:
         store.lock(conn, "names of projects")  # two that look alike may be added at once
         other = find_look_alike(id, conn.execute(sa.select(projects.c.id)).scalars())
@@ -46,7 +50,7 @@ def add_project(
             raise make_look_alike_error("project", id, other)
         if not store.insert_new(conn, projects, [row]):
             raise BadInput(f"project {id!r}", expected="a name that is free", fix="choose another name")
-        details = {name: row[name] for name in ("open", "repeat_every", "rater_filters")}
+        details = {name: row[name] for name in ("open", "repeat_every", "rater_filters", "overlap_rule")}
         audit.record(conn, by, "project.added", id, **details)
     return _to_project(row)
 
@@ -65,9 +69,13 @@ def change_project(
     repeat_every: int | None = None,
     paused: bool | None = None,
     rater_filters: Sequence[str] | None = None,
+    overlap_rule: OverlapRule | Literal["fixed"] | None = None,
     by: audit.Actor = audit.CLI,
 ) -> Project:
     """Change the given settings. A paused project gives out no comparisons; those held already may be answered.
+
+    A new overlap rule holds for the judgments that come, and `queue.apply_overlap_rule` for those there are. With
+    `fixed` again, comparisons keep the places they have.
 
     Raises:
         NotFound: there is no such project.
@@ -81,11 +89,14 @@ def change_project(
     if paused is not None:
         new["paused_at"] = utc_now() if paused else None
     new = {k: v for k, v in new.items() if v is not None or k == "paused_at"}
+    if overlap_rule is not None:
+        new["overlap_rule"] = None if overlap_rule == FIXED_OVERLAP else overlap_rule.to_plain()
     with store.write() as conn:
         require_project(conn, id)
         if new:
             conn.execute(projects.update().where(projects.c.id == id).values(new))
             details = {"open": open, "repeat_every": repeat_every, "paused": paused, "rater_filters": rater_filters}
+            details["overlap_rule"] = None if overlap_rule is None else str(overlap_rule)
             audit.record(conn, by, "project.changed", id, **{k: v for k, v in details.items() if v is not None})
         return _to_project(require_project(conn, id))
 
@@ -162,4 +173,5 @@ def _check_filters(names: Sequence[str]) -> list[str]:
 
 def _to_project(row) -> Project:
     filters = tuple(row["rater_filters"] or ())
-    return Project(row["id"], row["open"], row["repeat_every"], row["paused_at"] is not None, filters)
+    rule = None if row["overlap_rule"] is None else OverlapRule.from_plain(row["overlap_rule"])
+    return Project(row["id"], row["open"], row["repeat_every"], row["paused_at"] is not None, filters, rule)

@@ -16,7 +16,19 @@ from typing import Any, get_args
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.store.runs import RunOutcome
 from rlhf_hitl.store.tokens import TokenKind
-from rlhf_hitl.types import Answer, Axis, Event, Guideline, Role, Route, Scope, Split, TutorialExample, Verdict
+from rlhf_hitl.types import (
+    Answer,
+    Axis,
+    Event,
+    Guideline,
+    OverlapRule,
+    Role,
+    Route,
+    Scope,
+    Split,
+    TutorialExample,
+    Verdict,
+)
 from rlhf_hitl.types.answers import Reason
 from rlhf_hitl.types.comparisons import DEFAULT_PROJECT, make_completion_id, make_prompt_id
 from rlhf_hitl.types.content import make_content_id
@@ -63,6 +75,13 @@ def _is_object_of_texts(value: Any) -> bool:
 
 def _is_object_of_numbers(value: Any) -> bool:
     return isinstance(value, dict) and all(type(item) in (int, float) for item in value.values())
+
+
+def _is_overlap_rule(value: Any) -> bool:
+    try:
+        return isinstance(value, dict) and OverlapRule.from_plain(value).to_plain() == value
+    except BadInput:
+        return False
 
 
 def _is_scores(value: Any) -> bool:
@@ -117,7 +136,7 @@ CHECKS: dict[str, Check] = {
     "projects.id": lambda value: re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,79}", value) is not None,
     "projects.repeat_every": lambda value: value == 0 or 2 <= value < 2**31,
     "projects.rater_filters": _is_texts,
-    "projects.overlap_rule": _is_object,
+    "projects.overlap_rule": _is_overlap_rule,
     "projects.gold_every": lambda value: value == 0 or 2 <= value < 2**31,
     "projects.qualification": _is_object_of_numbers,
     "projects.judge_overlap": _is_count,

@@ -13,6 +13,7 @@
 - `labels`: what the judgments of a comparison say together, and what a reward model says
 - `people`: raters, their roles, and the scopes of API tokens
 - `projects`: projects, guidelines and tutorial examples
+- `overlap_rules`: when another judgment is worth its price
 - `events`: what webhooks can be sent
 - `clock`: the time of day
 """
@@ -39,6 +40,7 @@ from rlhf_hitl.types.messages import (
     parse_messages,
     parse_tools,
 )
+from rlhf_hitl.types.overlap_rules import Escalation, OverlapRule
 from rlhf_hitl.types.people import Rater, Role, Scope
 from rlhf_hitl.types.projects import (
     DEFAULT_AXES,
@@ -62,6 +64,7 @@ __all__ = [
     "Axis",
     "Comparison",
     "Completion",
+    "Escalation",
     "Event",
     "Guideline",
     "ImagePart",
@@ -71,6 +74,7 @@ __all__ = [
     "Lease",
     "Message",
     "Messages",
+    "OverlapRule",
     "Part",
     "Project",
     "Prompt",

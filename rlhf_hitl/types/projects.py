@@ -6,12 +6,13 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.types.answers import Answer, Verdict
 from rlhf_hitl.types.content import make_content_id, refuse_nul
 from rlhf_hitl.types.messages import Messages, identify_messages
+from rlhf_hitl.types.overlap_rules import OverlapRule
 from rlhf_hitl.visible import is_blank
 from rlhf_hitl.wording import say_count
 
@@ -23,7 +24,8 @@ class Project:
     A paused project gives no comparison to anybody; one that is not `open` gives comparisons to its members only. One
     in `repeat_every` comparisons a rater gets is a hidden repeat of one they judged before; 0 means no repeats.
     `rater_filters` are what raters may choose their tasks by: `batch`, or `tags.KEY` for a tag of the prompt. Whoever
-    may choose by something learns it of what they get, so nothing is open by default.
+    may choose by something learns it of what they get, so nothing is open by default. Without an `overlap_rule` a
+    comparison gets as many judgments as its own overlap says.
     """
 
     id: str
@@ -31,6 +33,10 @@ class Project:
     repeat_every: int = 0
     paused: bool = False
     rater_filters: tuple[str, ...] = ()
+    overlap_rule: OverlapRule | None = None
+
+    def to_plain(self) -> dict[str, Any]:
+        return vars(self) | {"overlap_rule": None if self.overlap_rule is None else self.overlap_rule.to_plain()}
 
 
 @dataclass(frozen=True)

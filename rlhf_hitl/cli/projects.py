@@ -8,6 +8,7 @@ import typer
 
 from rlhf_hitl.cli import AsJson, Result, StoreUrl, app, command, make_table
 from rlhf_hitl.errors import BadInput
+from rlhf_hitl.types import QualificationRule
 from rlhf_hitl.wording import say_count
 
 RaterFilters = Annotated[
@@ -47,6 +48,12 @@ def add_project_command(
     ] = 0,
     rater_filter: RaterFilters = None,
     overlap_rule: OverlapRules = None,
+    gold_every: Annotated[
+        int, typer.Option(min=0, help="Give raters one gold in this many comparisons, hidden; 0 gives none.")
+    ] = 0,
+    gold_feedback: Annotated[
+        bool, typer.Option("--gold-feedback/--no-gold-feedback", help="Tell raters the right answer of a gold.")
+    ] = False,
     *,
     store: StoreUrl,
     json: AsJson = False,
@@ -59,7 +66,14 @@ def add_project_command(
     filters = [f for f in rater_filter or [] if f]
     rule = OverlapRule.parse(overlap_rule) if overlap_rule is not None else None
     project = project_store.add_project(
-        Store.open(store), name, open=open, repeat_every=repeat_every, rater_filters=filters, overlap_rule=rule
+        Store.open(store),
+        name,
+        open=open,
+        repeat_every=repeat_every,
+        rater_filters=filters,
+        overlap_rule=rule,
+        gold_every=gold_every,
+        gold_feedback=gold_feedback,
     )
     return Result(project.to_plain(), make_table("Project", project.to_plain()))
 
@@ -111,6 +125,23 @@ def set_project_command(
     ] = None,
     rater_filter: RaterFilters = None,
     overlap_rule: OverlapRules = None,
+    gold_every: Annotated[
+        int | None, typer.Option(min=0, help="Give raters one gold in this many comparisons, hidden; 0 gives none.")
+    ] = None,
+    gold_feedback: Annotated[
+        bool | None,
+        typer.Option(
+            "--gold-feedback/--no-gold-feedback", help="Tell raters the right answer of a gold, after theirs."
+        ),
+    ] = None,
+    qualification: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RULE",
+            help="Ask raters to pass so many golds first, e.g. golds=8,pass-mark=0.75,retries=1,expires=180d; 'off' "
+            "for nothing.",
+        ),
+    ] = None,
     admit: Annotated[list[str] | None, typer.Option(help="Let this rater work in it; may be repeated.")] = None,
     dismiss: Annotated[
         list[str] | None, typer.Option(help="Let this rater no longer work in it; may be repeated.")
@@ -127,14 +158,27 @@ def set_project_command(
     rule = None if overlap_rule is None else OverlapRule.parse(overlap_rule) or FIXED_OVERLAP
     opened = Store.open(store)
     filters = None if rater_filter is None else [f for f in rater_filter if f]
-    if all(new is None for new in (paused, open, repeat_every, filters, rule, admit, dismiss)):
+    asked = (
+        None if qualification is None else "off" if qualification == "off" else QualificationRule.parse(qualification)
+    )
+    changes = (paused, open, repeat_every, filters, rule, gold_every, gold_feedback, asked, admit, dismiss)
+    if all(new is None for new in changes):
         raise BadInput(
             "nothing to change", expected="an option that says what", fix="add e.g. --paused or --admit NAME"
         )
     if open and paused is None:
         paused = False  # nobody works in a project that is paused
     changed = project_store.change_project(
-        opened, name, paused=paused, open=open, repeat_every=repeat_every, rater_filters=filters, overlap_rule=rule
+        opened,
+        name,
+        paused=paused,
+        open=open,
+        repeat_every=repeat_every,
+        rater_filters=filters,
+        overlap_rule=rule,
+        gold_every=gold_every,
+        gold_feedback=gold_feedback,
+        qualification=asked,
     )
     looked_at = queue.apply_overlap_rule(opened, name) if rule is not None else 0
     for rater in admit or []:

@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.types.answers import Answer, Verdict
 from rlhf_hitl.types.content import make_content_id, refuse_nul
+from rlhf_hitl.types.golds import QualificationRule
 from rlhf_hitl.types.messages import Messages, identify_messages
 from rlhf_hitl.types.overlap_rules import OverlapRule
 from rlhf_hitl.visible import is_blank
@@ -26,6 +27,9 @@ class Project:
     `rater_filters` are what raters may choose their tasks by: `batch`, or `tags.KEY` for a tag of the prompt. Whoever
     may choose by something learns it of what they get, so nothing is open by default. Without an `overlap_rule` a
     comparison gets as many judgments as its own overlap says.
+
+    One in `gold_every` comparisons is a gold that they have not answered; 0 means none. With `gold_feedback` they are
+    told the right answer of a gold afterwards. `qualification` is what raters must pass before they work here.
     """
 
     id: str
@@ -34,9 +38,16 @@ class Project:
     paused: bool = False
     rater_filters: tuple[str, ...] = ()
     overlap_rule: OverlapRule | None = None
+    gold_every: int = 0
+    gold_feedback: bool = False
+    qualification: QualificationRule | None = None
 
     def to_plain(self) -> dict[str, Any]:
-        return vars(self) | {"overlap_rule": None if self.overlap_rule is None else self.overlap_rule.to_plain()}
+        rule, qualification = self.overlap_rule, self.qualification
+        return vars(self) | {
+            "overlap_rule": None if rule is None else rule.to_plain(),
+            "qualification": None if qualification is None else vars(qualification),
+        }
 
 
 @dataclass(frozen=True)

@@ -150,6 +150,24 @@ def test_what_splits_raters_goes_on_to_more_of_them_if_the_rule_says_so(store, a
     assert count(store) == (4, 0, 4)
 
 
+def test_what_splits_raters_goes_to_a_lead_if_the_rule_says_so_and_is_settled_by_the_decision(
+    store, add_comparisons, add_raters
+):
+    set_rule(store, OverlapRule(2, 9, 0.2, Escalation.ADJUDICATION))
+    [comparison] = add_comparisons(store, 1)
+    ann, bob, cat = add_raters(store, 3)
+    answer(store, ann, at=0)
+    answer(store, bob, at=1)
+    assert count(store) == (2, 0, 2)
+    lead = people.add_rater(store, "lead", Role.LEAD).id
+    [lease] = queue.lease_many(store, lead, 1, seconds=1800, role="lead")
+    assert lease.comparison.id == comparison.id
+    queue.submit(store, lease.id, lead, prefer(comparison))
+    assert read_states(store) == {"adjudicated"}
+    assert count(store) == (2, 0, 2)
+    assert queue.lease(store, cat, seconds=1800) is None
+
+
 def test_a_skip_fills_a_place_and_says_nothing_so_another_is_asked(store, add_comparisons, add_raters):
     set_rule(store)
     add_comparisons(store, 1)

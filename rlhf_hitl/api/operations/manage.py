@@ -8,6 +8,7 @@ from fastapi import Response
 
 from rlhf_hitl.api.auth import Caller, check_may_manage
 from rlhf_hitl.api.bodies import manage as bodies
+from rlhf_hitl.api.bodies.quality import QualificationBody
 from rlhf_hitl.api.operations.shared import Cursor, Limit, PathId
 from rlhf_hitl.api.scoped_routes import ScopedRoutes
 from rlhf_hitl.store import Store, audit, invitations, people, projects, queue, webhooks
@@ -38,6 +39,8 @@ def add_operations(routes: ScopedRoutes, store: Store) -> None:
         new: dict[str, Any] = body.model_dump()
         if isinstance(body.overlap_rule, bodies.OverlapRuleBody):
             new["overlap_rule"] = body.overlap_rule.to_rule()
+        if isinstance(body.qualification, QualificationBody):
+            new["qualification"] = body.qualification.to_rule()
         return projects.change_project(store, project_id, **new, by=caller.actor).to_plain()
 
     @routes("PUT", "/projects/{project_id}/members/{rater_id}", status_code=204, error_statuses=(404,))

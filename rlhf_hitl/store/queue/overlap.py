@@ -20,13 +20,14 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from rlhf_hitl.store import audit
 from rlhf_hitl.store.beliefs import believe, save_beliefs
 from rlhf_hitl.store.comparisons import compute_queue_position, find_free_numbers
 from rlhf_hitl.store.db import Store
-from rlhf_hitl.store.queue.assignment import is_free
 from rlhf_hitl.store.queue.locks import lock_comparison
+from rlhf_hitl.store.queue.places import is_free
 from rlhf_hitl.store.tables import comparisons, lanes, places, projects
-from rlhf_hitl.types import Escalation, OverlapRule, Route
+from rlhf_hitl.types import Escalation, OverlapRule, Role, Route
 
 if TYPE_CHECKING:
     from rlhf_hitl.stats.value_of_vote import VoteDecision
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
 #: Comparisons of one transaction while a rule is applied to a project, and the seconds until the next one begins:
 #: raters wait for the lock meanwhile.
 COMPARISONS_AT_ONCE, PAUSE_SECONDS = 5, 0.005
+#: Who sends a comparison to a lead, as the audit log names it.
+OVERLAP_RULE = audit.Actor("overlap rule")
 
 
 def select_overlap_rule(lane_id: sa.ColumnElement[int]) -> sa.ScalarSelect[Any]:
@@ -83,11 +86,15 @@ def reconsider_overlap(
         and standing.filled < overlap_rule.most
     )
     wanted = max(overlap_rule.least - standing.filled, int(goes_on))
-    if belief.route is Route.AUTO:
+    if belief.route is Route.AUTO or standing.waits_for_lead:
         wanted = 0
     waiting = _open_or_close_places(store, conn, comparison_id, belief.route, standing, wanted, now)
     settled = "sure" if decision.action == "sure" else "split"
-    save_beliefs(store, conn, belief, "open" if goes_on or waiting else settled, now)
+    save_beliefs(store, conn, belief, "open" if wanted or waiting else settled, now)
+    if settled == "split" and not (wanted or waiting) and overlap_rule.escalate is Escalation.ADJUDICATION:
+        from rlhf_hitl.store.adjudication import escalate_to_lead  # which stands on the queue
+
+        escalate_to_lead(store, conn, comparison_id, by=OVERLAP_RULE, reason="raters are split")
     return decision
 
 
@@ -101,6 +108,7 @@ class _Standing:
     lane_id: int
     position: int | None
     overlap: int
+    waits_for_lead: bool
 
 
 def _load_standing(conn: Connection, comparison_id: str) -> _Standing:
@@ -113,6 +121,7 @@ def _load_standing(conn: Connection, comparison_id: str) -> _Standing:
         lane_id=rows[0].lane_id,
         position=min((row.position for row in own), default=None),
         overlap=rows[0].overlap,
+        waits_for_lead=any(row.role == Role.LEAD and row.judgment_id is None for row in rows),
     )
 
 

@@ -13,6 +13,7 @@
 - `labels`: what the judgments of a comparison say together, and what a reward model says
 - `people`: raters, their roles, and the scopes of API tokens
 - `projects`: projects, guidelines and tutorial examples
+- `overlap_rules`: when another judgment is worth its price
 - `catalog`: a filter over comparisons, as pages, links, slices and commands have it
 - `golds`: comparisons with a known right answer, and what raters must pass on them
 - `events`: what webhooks can be sent
@@ -51,6 +52,7 @@ from rlhf_hitl.types.messages import (
     parse_messages,
     parse_tools,
 )
+from rlhf_hitl.types.overlap_rules import Escalation, OverlapRule
 from rlhf_hitl.types.people import Rater, Role, Scope
 from rlhf_hitl.types.projects import (
     DEFAULT_AXES,
@@ -75,6 +77,7 @@ __all__ = [
     "Comparison",
     "ComparisonFilter",
     "Completion",
+    "Escalation",
     "Event",
     "Gold",
     "GoldFeedback",
@@ -88,6 +91,7 @@ __all__ = [
     "Lease",
     "Message",
     "Messages",
+    "OverlapRule",
     "Part",
     "Project",
     "Prompt",

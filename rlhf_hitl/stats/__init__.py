@@ -4,6 +4,7 @@
 - `paired`: a test that compares two models on the same examples
 - `calibration`: whether probabilities are as often right as they say
 - `davidson`: ties in pairwise comparisons
+- `vote_outcomes`: the nine outcomes of a vote on a pair
 - `entropy`: the entropy of a distribution
 - `ceiling`: the accuracy that is possible where raters disagree
 """

@@ -110,6 +110,7 @@ rater_estimates = Table(
         for name in ("reliability", "position_bias", "tie_width", "strength_scale")
         for end in ("", "_low", "_high")
     ),
+    Column("random", Float, nullable=False),  # the probability that they answer without looking
 )
 
 labels = Table(

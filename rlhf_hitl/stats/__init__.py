@@ -5,6 +5,8 @@
 - `calibration`: whether probabilities are as often right as they say
 - `davidson`: ties in pairwise comparisons
 - `vote_outcomes`: the nine outcomes of a vote on a pair
+- `rater_model`: what is true of each pair and what each rater is like, of votes; `rater_population`, `rater_measuring`,
+  `vote_likelihood` and `witness` are its parts
 - `entropy`: the entropy of a distribution
 - `ceiling`: the accuracy that is possible where raters disagree
 """

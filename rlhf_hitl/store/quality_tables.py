@@ -47,6 +47,8 @@ assignments = Table(
     Column("id", String(40), primary_key=True),
     Column("comparison_id", ForeignKey("comparisons.id"), nullable=False, index=True),
     Column("rater_id", ForeignKey("raters.id"), nullable=False, index=True),
+    Column("place", Integer, nullable=False),  # the number of the place that is reserved
+    Column("opened", Boolean, nullable=False),  # the place was opened for it: all that were wanted were taken
     Column("slice", String(200), nullable=False),  # by which it was assigned; empty: by itself
     Column("assigned_by", String(80), nullable=False),
     Column("created_at", Utc, nullable=False),
@@ -165,7 +167,7 @@ judge_calls = Table(
     Column("template_version", String(80), nullable=False),
     Column("order_shown", JSON, nullable=False),
     Column("outcome", String(20), nullable=False),  # answered, refused, unreadable, failed, timed_out
-    Column("probabilities", JSON),  # of (first shown better, tie, second shown better)
+    Column("probabilities", JSON(none_as_null=True)),  # of (first shown better, tie, second shown better)
     Column("prompt_tokens", Integer, nullable=False),
     Column("completion_tokens", Integer, nullable=False),
     Column("cost", Float, nullable=False),

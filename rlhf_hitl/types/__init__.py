@@ -13,6 +13,7 @@
 - `labels`: what the judgments of a comparison say together, and what a reward model says
 - `people`: raters, their roles, and the scopes of API tokens
 - `projects`: projects, guidelines and tutorial examples
+- `golds`: comparisons with a known right answer, and what raters must pass on them
 - `events`: what webhooks can be sent
 - `clock`: the time of day
 """
@@ -24,6 +25,15 @@ from rlhf_hitl.types.clock import utc_now
 from rlhf_hitl.types.comparisons import DEFAULT_PROJECT, Comparison, Completion, Prompt, Route
 from rlhf_hitl.types.content import make_content_id
 from rlhf_hitl.types.events import Event
+from rlhf_hitl.types.golds import (
+    Gold,
+    GoldFeedback,
+    GoldPurpose,
+    GoldResult,
+    Qualification,
+    QualificationRule,
+    QualificationState,
+)
 from rlhf_hitl.types.judgments import Judgment, LaneState, Lease, Receipt, VisibleJudgment
 from rlhf_hitl.types.labels import DEFAULT_LABEL_MODEL, LABEL_MODELS, Label, LabelModelName, Score
 from rlhf_hitl.types.messages import (
@@ -65,6 +75,10 @@ __all__ = [
     "Comparison",
     "Completion",
     "Event",
+    "Gold",
+    "GoldFeedback",
+    "GoldPurpose",
+    "GoldResult",
     "Guideline",
     "ImagePart",
     "Judgment",
@@ -77,6 +91,9 @@ __all__ = [
     "Part",
     "Project",
     "Prompt",
+    "Qualification",
+    "QualificationRule",
+    "QualificationState",
     "Ranking",
     "Rater",
     "RationaleRequirement",

@@ -19,7 +19,7 @@ from reward_accuracy import CALIBRATION, FOLDS, SETS, list_chats
 from rlhf_hitl.formats.importing import import_path
 from rlhf_hitl.labels.fitting import fit_to_votes
 from rlhf_hitl.labels.label_models import LabelModel, Shares
-from rlhf_hitl.labels.votes import LabelVote, make_vote_table, read_votes
+from rlhf_hitl.labels.votes import LabelVote, read_votes
 from rlhf_hitl.reward.backbone import Backbone
 from rlhf_hitl.reward.feature_cache import FeatureCache
 from rlhf_hitl.reward.head_fitting import calibrate_temperature, fit_head
@@ -114,7 +114,7 @@ def cross_validate(
         label_model: LabelModel = Shares()
         if rates_raters:
             ids = sorted({pairs[i].comparison.id for i in np.flatnonzero(known)})
-            label_model = fit_to_votes(make_vote_table((i, votes[i]) for i in ids), "raters")
+            label_model = fit_to_votes(((i, votes[i]) for i in ids), "raters")
         rows = count_votes([_relabel(pairs[i], label_model, votes) for i in fitting])
         standardiser = Standardiser.fit(features[np.r_[fitting, fitting + n]], lengths[np.r_[fitting, fitting + n]])
         differences = standardiser.differences(features, lengths)

@@ -5,10 +5,20 @@ Trainers, exports and evaluations fit the model themselves, so that their labels
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 
-from rlhf_hitl.labels.label_models import LabelModel, Majority, Raters, Shares, check_label_model
-from rlhf_hitl.labels.votes import VoteTable, make_vote_table, read_votes
+from rlhf_hitl.labels.label_models import (
+    BradleyTerry,
+    DawidSkene,
+    LabelModel,
+    Majority,
+    Raters,
+    Shares,
+    check_label_model,
+)
+from rlhf_hitl.labels.votes import LabelVote, make_vote_table, read_votes
 from rlhf_hitl.stats.rater_model import fit_rater_model
 from rlhf_hitl.store import Store
 from rlhf_hitl.types import DEFAULT_LABEL_MODEL, Label, Split
@@ -31,18 +41,18 @@ def fit_label_model(
             return Shares()
         case "majority":
             return Majority()
-    table = make_vote_table(read_votes(store, project=project, judges=judges))
-    return fit_to_votes(table, name)
+    return fit_to_votes(read_votes(store, project=project, judges=judges), name)
 
 
-def fit_to_votes(table: VoteTable, name: str) -> LabelModel:
-    """Return a label model that is fitted to these votes."""
-    match name:
-        case "raters":
-            fit = fit_rater_model(table.votes, table.pairs, len(table.rater_ids), known=table.known)
-            raters = dict(zip(table.rater_ids, fit.rows.tolist()))
-            return Raters(fit.population, raters, table, fit.p, fit)
-    raise AssertionError(name)
+def fit_to_votes(votes: Iterable[tuple[str, list[LabelVote]]], name: str) -> LabelModel:
+    """Return `raters`, `dawid-skene` or `bradley-terry`, fitted to the votes on comparisons."""
+    if name == "bradley-terry":
+        return BradleyTerry(votes)
+    table = make_vote_table(votes)
+    if name == "dawid-skene":
+        return DawidSkene(table)
+    fit = fit_rater_model(table.votes, table.pairs, len(table.rater_ids), known=table.known)
+    return Raters(fit.population, dict(zip(table.rater_ids, fit.rows.tolist())), table, fit.p, fit)
 
 
 def read_labels(

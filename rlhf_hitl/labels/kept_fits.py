@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 
 from rlhf_hitl.labels.fitting import describe_raters, fit_label_model
-from rlhf_hitl.labels.label_models import LabelModel, Raters, Shares, make_population
+from rlhf_hitl.labels.label_models import LabelModel, Raters, Shares
 from rlhf_hitl.labels.votes import read_votes
-from rlhf_hitl.stats.rater_model import RATER_COLUMNS
+from rlhf_hitl.stats.rater_model import RATER_COLUMNS, RaterPopulation
 from rlhf_hitl.store import Store
 from rlhf_hitl.store.judgments import read_store_revision
 from rlhf_hitl.store.label_fits import (
@@ -84,7 +84,9 @@ def load_kept_label_model(store: Store, label_model: str = DEFAULT_LABEL_MODEL) 
         rows = [] if fit is None else load_rater_estimates(conn, fit.id)
     if fit is None:
         return Shares()
-    return Raters(make_population(fit.parameters), {row["rater_id"]: [row[c] for c in RATER_COLUMNS] for row in rows})
+    return Raters(
+        RaterPopulation.from_json(fit.parameters), {row["rater_id"]: [row[c] for c in RATER_COLUMNS] for row in rows}
+    )
 
 
 def _make_parameters(model: LabelModel) -> dict[str, Any]:
@@ -98,7 +100,8 @@ def _make_estimates(model: LabelModel) -> Iterator[dict[str, Any]]:
     if not isinstance(model, Raters) or model.fit is None or model.table is None:
         return
     votes = np.bincount(model.table.votes.rater, minlength=len(model.table.rater_ids))
-    names = (*(f"{name}{end}" for name in _ESTIMATED for end in ("", "_low", "_high")), "random")
+    bounded = (f"{name}{end}" for name in _ESTIMATED for end in ("", "_low", "_high"))
+    names = (*bounded, "random", "reliability_spread")
     columns = {name: getattr(model.fit, name).tolist() for name in names}
     for n, rater_id in enumerate(model.table.rater_ids):
         yield {"rater_id": rater_id, "votes": int(votes[n])} | {name: columns[name][n] for name in names}

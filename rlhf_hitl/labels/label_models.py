@@ -8,14 +8,19 @@ votes, and what was said is counted as it was given.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from array import array
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.labels.votes import LabelVote, PairVotes, VoteTable, gather_pair_votes
+from rlhf_hitl.stats.bradley_terry import fit_bradley_terry
+from rlhf_hitl.stats.davidson import davidson_probabilities
+from rlhf_hitl.stats.dawid_skene import fit_dawid_skene
 from rlhf_hitl.stats.entropy import entropy_in_nats
 from rlhf_hitl.stats.rater_model import RATER_COLUMNS, RaterModelFit, RaterPopulation, update_pair
 from rlhf_hitl.stats.vote_outcomes import GRADED, TIE, VOTE_OUTCOMES
@@ -195,33 +200,91 @@ class Raters(LabelModel):
         return weighted
 
     def get_rater_weight(self, rater_id: str) -> float:
-        return round(max(0.0, float(self._get_row(rater_id)[0])), DIGITS)
+        row = dict(zip(RATER_COLUMNS, self._get_row(rater_id)))
+        return round(max(0.0, row["reliability"]) * (1 - row["random"]), DIGITS)
 
     def _update(self, said: PairVotes) -> Probabilities:
-        parts = said.parts
-        rows = np.array([self._get_row(part.rater_id) for part in parts], float).reshape(-1, len(RATER_COLUMNS))
-        outcomes, sides = (np.array([getattr(part, name) for part in parts], int) for name in ("outcome", "side"))
-        weights = np.array([part.weight for part in parts], float)
+        rows = np.array([self._get_row(part.rater_id) for part in said.parts], float)
+        outcomes, sides = (np.array([getattr(part, name) for part in said.parts], int) for name in ("outcome", "side"))
+        weights = np.array([part.weight for part in said.parts], float)
         return _round(update_pair(self.population, rows, outcomes, sides, weights))
 
     def _get_row(self, rater_id: str) -> Sequence[float]:
-        return self.raters.get(rater_id) or self._typical
+        return self.raters.get(rater_id) or self._new_rater
 
-    @property
-    def _typical(self) -> Sequence[float]:
-        population = self.population
-        return (
-            1.0 - population.random_share,
-            population.position_bias,
-            population.tie_width,
-            1.0,
-            population.random_share,
+    @cached_property
+    def _new_rater(self) -> list[float]:
+        return self.population.describe_new_rater().tolist()
+
+
+class DawidSkene(LabelModel):
+    """Dawid and Skene's model: each rater with a table of what they say, given what is true."""
+
+    name = "dawid-skene"
+
+    def __init__(self, table: VoteTable):
+        self.table, votes = table, table.votes
+        said = _SIDES[votes.outcome]
+        # Each vote also with its pair the other way round: which of two completions comes first is a matter of ids.
+        fit = fit_dawid_skene(
+            np.r_[votes.pair, votes.pair + table.pairs],
+            np.r_[votes.rater, votes.rater],
+            np.r_[said, 2 - said],
+            2 * table.pairs,
+            len(table.rater_ids),
+            weight=np.r_[votes.weight, votes.weight],
         )
+        self.p, self.tables, self.prior = fit.p[: table.pairs], fit.tables, fit.prior
+        self._numbers = {rater: n for n, rater in enumerate(table.rater_ids)}
+
+    def compute_probabilities(
+        self, comparison_id: str, pairs: Mapping[tuple[str, str], PairVotes]
+    ) -> list[Probabilities]:
+        start = self.table.find_first_pair(comparison_id, pairs)
+        if start is not None:
+            return [_round(p) for p in self.p[start : start + len(pairs)]]
+        return [self._update(said) for said in pairs.values()]
+
+    def _update(self, said: PairVotes) -> Probabilities:
+        logs = np.log(np.maximum(self.prior, 1e-10))
+        for part in said.parts:
+            if (n := self._numbers.get(part.rater_id)) is not None:
+                logs = logs + part.weight * np.log(self.tables[n, :, _SIDES[part.outcome]])
+        p = np.exp(logs - logs.max())
+        return _round(p / p.sum())
 
 
-def make_population(parameters: Mapping[str, Any]) -> RaterPopulation:
-    """Return a population from its fields as JSON holds them."""
-    return RaterPopulation(**{k: tuple(v) if isinstance(v, list) else v for k, v in parameters.items()})
+#: (9,) 0 first, 1 tie, 2 second of each of VOTE_OUTCOMES.
+_SIDES = np.array([0] * TIE + [1] + [2] * TIE)
+
+
+class BradleyTerry(LabelModel):
+    """Bradley and Terry's model, with ties: a strength for each completion, and all raters alike."""
+
+    name = "bradley-terry"
+
+    def __init__(self, votes: Iterable[tuple[str, Sequence[LabelVote]]]):
+        numbers: dict[str, int] = {}
+        first, second, counts = array("q"), array("q"), array("d")
+        for _, of_comparison in votes:
+            for pair, said in gather_pair_votes(of_comparison).items():
+                for side, completion_id in zip((first, second), pair):
+                    side.append(numbers.setdefault(completion_id, len(numbers)))
+                counts.extend(fold_outcomes(_sum_parts(said)))
+        # Numbered by their ids, so that the sums are the same in whatever order the votes came.
+        names = sorted(numbers)
+        order = np.empty(len(names), np.int64)
+        order[[numbers[name] for name in names]] = np.arange(len(names))
+        one, other = (order[np.array(side, np.int64)] for side in (first, second))
+        by_pair = np.lexsort((other, one))
+        fit = fit_bradley_terry(one[by_pair], other[by_pair], np.array(counts).reshape(-1, 3)[by_pair], len(names))
+        self.strengths, self.nu = dict(zip(names, fit.strengths.tolist())), fit.nu
+
+    def compute_probabilities(
+        self, comparison_id: str, pairs: Mapping[tuple[str, str], PairVotes]
+    ) -> list[Probabilities]:
+        margins = [self.strengths.get(first, 0.0) - self.strengths.get(second, 0.0) for first, second in pairs]
+        return [_round(p) for p in davidson_probabilities(np.array(margins), self.nu)]
 
 
 def _round(p: Any) -> Probabilities:

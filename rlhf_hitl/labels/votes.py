@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import NamedTuple
@@ -219,7 +219,7 @@ class VoteTable:
         return int(self.starts[n])
 
 
-def make_vote_table(votes: Iterator[tuple[str, list[LabelVote]]]) -> VoteTable:
+def make_vote_table(votes: Iterable[tuple[str, list[LabelVote]]]) -> VoteTable:
     """Return the votes of comparisons as arrays. A million votes take some 50 MB."""
     ids: list[bytes] = []
     sizes, digests = array("i"), array("q")

@@ -113,6 +113,7 @@ rater_estimates = Table(
         for end in ("", "_low", "_high")
     ),
     Column("random", Float, nullable=False),  # the probability that they answer without looking
+    Column("reliability_spread", Float, nullable=False),  # its standard deviation, of a rater who looks
 )
 
 labels = Table(

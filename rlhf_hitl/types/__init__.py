@@ -38,7 +38,7 @@ from rlhf_hitl.types.golds import (
     QualificationState,
 )
 from rlhf_hitl.types.judgments import Judgment, LaneState, Lease, Receipt, VisibleJudgment
-from rlhf_hitl.types.labels import Label, Score
+from rlhf_hitl.types.labels import DEFAULT_LABEL_MODEL, LABEL_MODELS, Label, LabelModelName, Score
 from rlhf_hitl.types.messages import (
     ImagePart,
     Message,
@@ -68,7 +68,9 @@ from rlhf_hitl.types.splits import SPLIT_SHARES, Split, hash_prompt_family, spli
 
 __all__ = [
     "DEFAULT_AXES",
+    "DEFAULT_LABEL_MODEL",
     "DEFAULT_PROJECT",
+    "LABEL_MODELS",
     "REASONS",
     "SPLIT_SHARES",
     "UNRANKED",
@@ -87,6 +89,7 @@ __all__ = [
     "ImagePart",
     "Judgment",
     "Label",
+    "LabelModelName",
     "LaneState",
     "Lease",
     "Message",

@@ -10,8 +10,8 @@ import pytest
 import sqlalchemy as sa
 
 from rlhf_hitl.formats.export import export_snapshot
-from rlhf_hitl.labels.aggregate import read_labels
 from rlhf_hitl.labels.consensus import collect_witness, read_consensus
+from rlhf_hitl.labels.fitting import read_labels
 from rlhf_hitl.reward.labelled_pairs import count_votes, hash_labelled_pairs, load_labelled_pairs
 from rlhf_hitl.reward.training.head_training import train_head
 from rlhf_hitl.reward.training.out_of_fold import predict_out_of_fold

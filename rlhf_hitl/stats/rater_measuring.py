@@ -1,4 +1,4 @@
-"""What votes say of their raters, in view of the pairs: gradient and information."""
+"""What votes say of their raters, in view of the pairs: gradient, information and evidence."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.sparse import csr_array
+from scipy.special import gammaln
 
 from rlhf_hitl.stats.rater_population import RaterPopulation
 from rlhf_hitl.stats.vote_likelihood import (
@@ -16,7 +17,7 @@ from rlhf_hitl.stats.vote_likelihood import (
     VoteTables,
     find_cut_jacobians,
 )
-from rlhf_hitl.stats.vote_outcomes import VoteArrays
+from rlhf_hitl.stats.vote_outcomes import FIRST_UNGRADED, GRADED, SECOND_UNGRADED, TIE, VOTE_OUTCOMES, VoteArrays
 
 _VOTES_AT_ONCE = 1 << 16  # bounds the memory that a round takes
 
@@ -77,25 +78,31 @@ class Measured:
         slopes: (votes, 3) means of the densities at the lower and upper cut, and of d times their difference.
         curves: (cells, 8) sums over a cell's votes of the same three, of the two slopes of density, of d times these,
             and of d squared times their difference.
+        evidence: (raters,) the log probability of each rater's votes at the mode.
     """
 
     slopes: np.ndarray
     curves: np.ndarray
+    evidence: np.ndarray
 
 
 def measure_votes(cells: Cells, tables: VoteTables, mixed: np.ndarray, posterior: np.ndarray) -> Measured:
     weight = cells.weight[:, None]
+    without = (mixed**-weight).astype(np.float32)
     ratio = ((tables.p / mixed) ** weight).astype(np.float32)
     low, high = tables.low.astype(np.float32), tables.high.astype(np.float32)
     moved = (STATE_D * (tables.low - tables.high)).astype(np.float32)
     posterior = posterior.astype(np.float32)
     n, sums = len(cells.pair), np.zeros((len(cells.rater), len(STATE_D)))
-    slopes = np.empty((n, 3))
+    slopes, evidence = np.empty((n, 3)), np.empty(n)
     for start in range(0, n, _VOTES_AT_ONCE):
         part = slice(start, start + _VOTES_AT_ONCE)
         cell, of_pair = cells.cell[part], posterior[cells.pair[part]]
+        inverse = np.einsum("vg,vg->v", of_pair, without[cell])
         of_pair *= ratio[cell]
-        of_pair /= of_pair.sum(1, keepdims=True)
+        total = of_pair.sum(1)
+        of_pair /= total[:, None]
+        evidence[part] = np.log(total / inverse)
         for column, table in enumerate((low, high, moved)):
             slopes[part, column] = np.einsum("vg,vg->v", of_pair, table[cell])
         here = slice(cell[0], cell[-1] + 1)
@@ -120,7 +127,7 @@ def measure_votes(cells: Cells, tables: VoteTables, mixed: np.ndarray, posterior
         ],
         1,
     )
-    return Measured(slopes, curves)
+    return Measured(slopes, curves, _sum_by_rater(cells, np.add.reduceat(evidence, cells.starts)))
 
 
 def _sum_by_rater(cells: Cells, values: np.ndarray) -> np.ndarray:
@@ -164,3 +171,16 @@ def differentiate(
     second += np.triu(second, 1).transpose(0, 2, 1) * np.array([[0, 0, 0, 0], [1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 0, 0]])
     information = _sum_by_rater(cells, outer - weight[:, None, None] * second)
     return gradient, information, gap_scores
+
+
+def compute_random_evidence(cells: Cells) -> np.ndarray:
+    """Return the log probability (raters,) of each rater's votes if drawn without looking, with unknown frequencies of
+    what is shown first, a tie and what is shown second (and of strengths, where votes have them): Dirichlet's."""
+    shown = np.where(cells.side < 0, 8 - cells.outcome, cells.outcome)
+    columns = [FIRST_UNGRADED, TIE, SECOND_UNGRADED]
+    columns += GRADED if np.isin(cells.outcome, GRADED).any() else []
+    votes = np.bincount(cells.cell, minlength=len(cells.rater)) * cells.weight
+    counts = np.zeros((len(cells.rater_starts), len(VOTE_OUTCOMES)))
+    np.add.at(counts, (cells.rater, shown), votes)
+    counts, k = counts[:, columns], len(columns)
+    return gammaln(k) - gammaln(counts.sum(1) + k) + gammaln(counts + 1).sum(1)

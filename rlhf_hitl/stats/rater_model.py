@@ -25,6 +25,7 @@ from rlhf_hitl.errors import BadInput
 from rlhf_hitl.stats.rater_measuring import (
     Cells,
     Raters,
+    compute_random_evidence,
     differentiate,
     group_votes,
     measure_votes,
@@ -53,6 +54,8 @@ from rlhf_hitl.stats.vote_likelihood import (
 from rlhf_hitl.stats.vote_outcomes import FIRST_UNGRADED, SECOND_UNGRADED, TIE, VOTE_OUTCOMES, VoteArrays
 from rlhf_hitl.stats.witness import join_witness
 
+# Beyond this a low reliability is that of somebody who does not look.
+_MOST_SPREADS = 2 * SPREADS
 _SPREAD_RATERS = 10.0  # by how many raters the spreads are held to SPREADS
 _RECENTRED = 8  # rounds in which the scale of differences follows the mean reliability; a start, no more
 _RANDOM_RATERS, _OTHER_RATERS = 1.0, 19.0  # what the share of raters who answer at random is held to
@@ -250,23 +253,14 @@ def _improve(
     inverse = np.einsum("rik,rk,rjk->rij", vectors, 1 / values, vectors)
     step = np.einsum("rij,rj->ri", inverse, slope)
     step /= np.maximum(1, np.linalg.norm(step, axis=1, keepdims=True) / 2)
+    # Against drawing answers without looking, from frequencies of the rater's own.
+    evidence = measured.evidence - 0.5 * (unit**2).sum(1) - 0.5 * np.log(values).sum(1)
+    odds = np.log(population.random_share / (1 - population.random_share))
+    random = expit(odds + np.clip(compute_random_evidence(cells) - evidence, -30, 30))
     mode = np.clip(centre + spreads * (unit + step), -6, 6)
     covariance = inverse * np.outer(spreads, spreads)
-    after = Raters(mode, covariance, _judge_random(mode[:, 0], covariance[:, 0, 0], population))
+    after = Raters(mode, covariance, random)
     return _update_population(after, population, posterior, gap_slopes, recentre)
-
-
-def _judge_random(mode: np.ndarray, variance: np.ndarray, population: RaterPopulation) -> np.ndarray:
-    """Return the probability (raters,) that a rater answers without looking: that reliability is 0 rather than normal.
-
-    The ratio of evidence is that of the posterior's density at 0 to the prior's (Dickey 1971), so a rater whose votes
-    say nothing of reliability is random as often as all are.
-    """
-    spread = population.spreads[RELIABILITY] ** 2
-    variance = np.minimum(variance, spread)
-    at_zero = -0.5 * (mode**2 / variance + np.log(variance)) + 0.5 * (1 / spread + np.log(spread))
-    share = population.random_share
-    return expit(np.log(share / (1 - share)) + np.clip(at_zero, -30, 30))
 
 
 def _update_population(
@@ -305,7 +299,7 @@ def _update_population(
         tie_width=float(np.exp(np.clip(mean[LOG_TIE_WIDTH], -4, 4))),
         position_bias=float(mean[POSITION_BIAS]),
         gaps=(float(np.clip(gaps[0], 0.02, 20)), float(np.clip(gaps[1], 0.02, 20))),
-        spreads=tuple(np.clip(spreads, 0.03, 2 * SPREADS).tolist()),
+        spreads=tuple(np.clip(spreads, 0.03, _MOST_SPREADS).tolist()),
         random_share=float(random_share),
         difference_scale=scale,
         pair_weights=_fit_pair_weights(posterior, population),
@@ -351,6 +345,10 @@ def _summarise_raters(
     random = np.full(raters, population.random_share)
     mode[who], random[who] = state.mode, np.clip(state.random, 0, 1 - 1e-6)
     spread[who] = np.sqrt(np.maximum(np.diagonal(state.covariance, axis1=1, axis2=2), 0))
+    # The middle that raters are measured against is itself known only as well as they are.
+    share = spread[who] ** 2 / np.array(population.spreads) ** 2
+    known_by = ((1 - random[who, None]) * np.maximum(1 - share, 0)).sum(0) / np.array(population.spreads) ** 2
+    spread = np.sqrt(spread**2 + 1 / (known_by + 1 / _MEAN_SPREADS**2))
     out: dict[str, np.ndarray] = {"random": random, "reliability_spread": spread[:, RELIABILITY]}
     for k, name in enumerate(RATER_COLUMNS[:4]):
         low, high = mode[:, k] - _Z * spread[:, k], mode[:, k] + _Z * spread[:, k]

@@ -13,7 +13,7 @@ from rlhf_hitl.store.comparisons import find_comparisons, insert_comparisons
 from rlhf_hitl.store.reward_models import RewardModelRecord, add_reward_model, display_name, list_reward_models
 from rlhf_hitl.store.routings import Routing, apply_routings, read_routings, send_to_raters
 from rlhf_hitl.store.scores import insert_scores
-from rlhf_hitl.types import Comparison, Completion, Message, Prompt, Role, Route, Score
+from rlhf_hitl.types import Comparison, Completion, Message, OverlapRule, Prompt, Role, Route, Score
 
 pytestmark = pytest.mark.browser
 
@@ -125,6 +125,7 @@ def test_projects_are_shown_and_chosen_and_those_that_are_paused_are_marked(serv
     projects.add_project(server.store, "coding", open=False)
     projects.add_project(server.store, "waiting")
     projects.change_project(server.store, "coding", paused=True)
+    projects.change_project(server.store, "waiting", overlap_rule=OverlapRule(2, 6))
     put(server, "a?", "b?", language="en")
     put(server, "c?", project="coding", batch="pilot")
     accept(server, "Code?", project="coding", batch="pilot")
@@ -136,7 +137,7 @@ def test_projects_are_shown_and_chosen_and_those_that_are_paused_are_marked(serv
         "coding paused members only | not known | pilot | 1 | 0 | 0 | 1",
         "default | not known | — | 0 | 0 | 0 | 1",
         "default | en | — | 2 | 0 | 0 | 0",
-        "waiting | nothing imported yet | — | 0 | 0 | 0 | 0",
+        "waiting 2 to 6 judgments each | nothing imported yet | — | 0 | 0 | 0 | 0",
     ]
     expect(lanes.first.locator(".state.paused")).to_have_text("paused")
     expect(page.locator("#queue")).to_contain_text("in paused projects, given to nobody: 1")

@@ -104,8 +104,8 @@ No two judgments that count are about the same two completions, so their agreeme
 {% else %}
   Bradley and Terry's model, with ties.
 {% endif %}
-  `w_chosen`, `w_tie` and `w_rejected` are what the votes are worth, in votes of a reference rater, and `weight` is their
-  sum. Both bad counts as neither. Skips, flags, surplus judgments, hidden repeats, tasks with known answers and
+  `w_chosen`, `w_tie` and `w_rejected` are what the votes are worth, in votes of a reference rater, and `weight` is
+  their sum. Both bad counts as neither. Skips, flags, surplus judgments, hidden repeats, tasks with known answers and
   superseded judgments do not count. Where a lead has decided (`adjudicated`), that is the label. `min_votes` was
   {{ m.min_votes }}.
 {% if m.reliability %}
@@ -114,8 +114,7 @@ No two judgments that count are about the same two completions, so their agreeme
   the middle 80 %. {{ "{:.1%}".format(m.reliability.random_share) }} of raters answer without looking.
 {% endif %}
 {% if m.labels.judge %}
-- **AI judges**: {{ m.labels.judge|count("pair") }} in `train` {{ "has" if m.labels.judge == 1 else "have" }} no vote of a
-  person (`label_source` is `judge`).
+- **AI judges** alone voted on {{ m.labels.judge|count("pair") }} in `train` (`label_source` is `judge`).
 {% endif %}
 {% if m.include_ties %}
 - **Ties are among the pairs**, for trainers that read `p_tie`. TRL's own trainers take every row as a preference.

@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
-from math import comb
 from typing import Any
 
 from tqdm import tqdm
@@ -28,7 +27,9 @@ from rlhf_hitl.formats.snapshot_rows import (
     select_counted_judgments,
     to_json,
     to_label_vote,
+    to_population,
 )
+from rlhf_hitl.labels.agreement import AgreementCounter
 from rlhf_hitl.labels.label_models import LabelModel, Shares
 from rlhf_hitl.labels.votes import LabelVote, rank_completions
 from rlhf_hitl.store import Store
@@ -45,7 +46,7 @@ from rlhf_hitl.store.export_query import (
 from rlhf_hitl.store.label_votes import read_vote_weights
 from rlhf_hitl.store.reward_models import list_reward_models
 from rlhf_hitl.store.scores import read_routed_scores
-from rlhf_hitl.types import UNRANKED, Label, Role, Route, Split
+from rlhf_hitl.types import UNRANKED, Role, Route, Split
 
 
 @dataclass
@@ -64,22 +65,6 @@ class SnapshotBatch:
     judgment_comparisons: list[int] = field(default_factory=list)
     demonstrations: list[JsonFields] = field(default_factory=list)
     ratings: list[JsonFields] = field(default_factory=list)
-
-
-@dataclass
-class Agreement:
-    """How often two judgments of the same two completions say the same: the first, the second, or neither is better."""
-
-    same: int = 0
-    of: int = 0
-
-    def add(self, label: Label) -> None:
-        self.same += sum(comb(n, 2) for n in label.counts)
-        self.of += comb(label.votes, 2)
-
-    @property
-    def share(self) -> float | None:
-        return self.same / self.of if self.of else None
 
 
 @dataclass
@@ -108,7 +93,7 @@ class Snapshot:
     simulated_judgments: int = 0
     raters: set[str] = field(default_factory=set)
     languages: set[str] = field(default_factory=set)
-    agreement: Agreement = field(default_factory=Agreement)
+    agreement: AgreementCounter = field(default_factory=AgreementCounter)
     _digest: Any = field(default_factory=hashlib.sha256)
 
     @cached_property
@@ -161,15 +146,17 @@ class Snapshot:
     def _add_judged(self, batch: SnapshotBatch, judged: JudgedComparison, split: Split) -> None:
         as_json = to_json(judged.judgments)
         if not judged.is_repeat:
-            counted = self._select_counted(judged, split)
-            votes = [to_label_vote(judgment, self.vote_weights) for judgment in counted]
+            said = [(j, to_label_vote(j, self.vote_weights)) for j in select_counted_judgments(judged.judgments)]
+            self.agreement.add((to_population(j), vote) for j, vote in said if j["role"] != Role.LEAD)
+            said = [(j, vote) for j, vote in said if self._may_decide(j, split)]
+            counted, votes = [j for j, _ in said], [vote for _, vote in said]
             for row in self._make_human_rows(judged, counted, votes, as_json):
                 self._add_pair(batch, row, split)
             if row := self._make_ranking_row(judged, votes):
                 batch.rankings.append(row)
                 self.rankings[split] += 1
-                said = to_json([row["rankings"], row["weights"]])
-                self._digest.update(b"%s:%s\n" % (split.value.encode(), said))
+                line = to_json([row["rankings"], row["weights"]])
+                self._digest.update(b"%s:%s\n" % (split.value.encode(), line))
             demonstrations = make_demonstration_rows(judged, self.filters)
             batch.demonstrations += demonstrations
             self.demonstrations[split] += len(demonstrations)
@@ -196,11 +183,9 @@ class Snapshot:
         self.simulated = self.simulated or row["simulated"]
         self._digest.update(b"%s:%s\n" % (split.value.encode(), line))
 
-    def _select_counted(self, judged: JudgedComparison, split: Split) -> list[JsonFields]:
-        """Return the judgments that may count in labels of a split: a model decides no label that measures models."""
-        with_judges = self.include_judges and split is Split.TRAIN
-        counted = select_counted_judgments(judged.judgments)
-        return [j for j in counted if with_judges or j["role"] != Role.JUDGE]
+    def _may_decide(self, judgment: JsonFields, split: Split) -> bool:
+        """Whether a judgment may count in labels of a split: a model decides no label that measures models."""
+        return judgment["role"] != Role.JUDGE or (self.include_judges and split is Split.TRAIN)
 
     def _make_human_rows(
         self, judged: JudgedComparison, counted: list[JsonFields], votes: list[LabelVote], as_json: bytes
@@ -209,7 +194,6 @@ class Snapshot:
         if not labels:
             self.filters[find_no_label_reason(counted)] += 1
         for label in labels:
-            self.agreement.add(label)
             reason = find_no_preference_reason(label, counted, self.min_votes)
             if reason is None or (self.include_ties and reason in NO_PREFERENCE):
                 yield make_human_pair_row(judged.comparison, label, as_json.decode(), self.label_model.name)

@@ -9,12 +9,13 @@ from typing import Any
 
 import orjson
 
+from rlhf_hitl.labels.agreement import name_population
 from rlhf_hitl.labels.label_models import fold_outcomes
 from rlhf_hitl.labels.vote_weight import weigh_votes
 from rlhf_hitl.labels.votes import LabelVote
 from rlhf_hitl.stats.entropy import entropy_in_nats
 from rlhf_hitl.store.export_query import JsonFields, JudgedComparison, sort_json_keys, write_tools
-from rlhf_hitl.types import Comparison, Label, Score, Verdict, messages_to_dicts
+from rlhf_hitl.types import Comparison, Label, Role, Score, Verdict, messages_to_dicts
 from rlhf_hitl.visible import is_blank
 
 #: The columns of an exported judgment that its comparison has.
@@ -69,6 +70,11 @@ def to_label_vote(judgment: JsonFields, vote_weights: Mapping[str, float]) -> La
     """Return an exported judgment as a vote. `vote_weights` are those of `read_vote_weights`."""
     weight = vote_weights.get(judgment["rater_id"], 1.0)
     return LabelVote(*(judgment[name] for name in _VOTE_FIELDS), weight, judgment["probabilities"])
+
+
+def to_population(judgment: JsonFields) -> str:
+    """Return whose vote a judgment is: see `POPULATIONS`."""
+    return name_population(judgment["role"] == Role.JUDGE, judgment["simulated"])
 
 
 def find_no_preference_reason(label: Label, counted: list[JsonFields], min_votes: int) -> str | None:

@@ -22,6 +22,7 @@ from rlhf_hitl.types import (
     Event,
     GoldPurpose,
     Guideline,
+    OverlapRule,
     QualificationRule,
     Role,
     Route,
@@ -31,6 +32,7 @@ from rlhf_hitl.types import (
     Verdict,
 )
 from rlhf_hitl.types.answers import Reason
+from rlhf_hitl.types.catalog import ComparisonFilter
 from rlhf_hitl.types.comparisons import DEFAULT_PROJECT, make_completion_id, make_prompt_id
 from rlhf_hitl.types.content import make_content_id
 from rlhf_hitl.types.images import is_image_id
@@ -78,6 +80,13 @@ def _is_object_of_numbers(value: Any) -> bool:
     return isinstance(value, dict) and all(type(item) in (int, float) for item in value.values())
 
 
+def _is_overlap_rule(value: Any) -> bool:
+    try:
+        return isinstance(value, dict) and OverlapRule.from_plain(value).to_plain() == value
+    except BadInput:
+        return False
+
+
 def _is_scores(value: Any) -> bool:
     return isinstance(value, dict) and all(map(_is_object_of_numbers, value.values()))
 
@@ -95,6 +104,13 @@ def _is_ranking_of_positions(value: Any) -> bool:
 
 def _is_completions(value: Any) -> bool:
     return isinstance(value, list) and all(map(_is_chat, value))
+
+
+def _is_filter(value: Any) -> bool:
+    try:
+        return ComparisonFilter.from_plain(value).to_plain() == value
+    except BadInput:
+        return False
 
 
 def _are_words(words: type[StrEnum]) -> Check:
@@ -139,7 +155,7 @@ CHECKS: dict[str, Check] = {
     "projects.id": lambda value: re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,79}", value) is not None,
     "projects.repeat_every": lambda value: value == 0 or 2 <= value < 2**31,
     "projects.rater_filters": _is_texts,
-    "projects.overlap_rule": _is_object,
+    "projects.overlap_rule": _is_overlap_rule,
     "projects.gold_every": lambda value: value == 0 or 2 <= value < 2**31,
     "projects.qualification": _is_qualification_rule,
     "projects.judge_overlap": _is_count,
@@ -205,8 +221,8 @@ CHECKS: dict[str, Check] = {
     "qualifications.attempt": _between(1, 2**31 - 1),
     "qualifications.answered": _is_count,
     "qualifications.right": _is_count,
+    "slices.filter": _is_filter,
     "assignments.place": _is_count,
-    "slices.filter": _is_object,
     "findings.statistic": math.isfinite,
     "findings.p_value": _between(0, 1),
     "findings.false_alarm_rate": _between(0, 1),

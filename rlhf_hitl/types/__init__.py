@@ -13,6 +13,8 @@
 - `labels`: what the judgments of a comparison say together, and what a reward model says
 - `people`: raters, their roles, and the scopes of API tokens
 - `projects`: projects, guidelines and tutorial examples
+- `overlap_rules`: when another judgment is worth its price
+- `catalog`: a filter over comparisons, as pages, links, slices and commands have it
 - `golds`: comparisons with a known right answer, and what raters must pass on them
 - `events`: what webhooks can be sent
 - `clock`: the time of day
@@ -21,6 +23,7 @@
 from __future__ import annotations
 
 from rlhf_hitl.types.answers import REASONS, UNRANKED, Answer, Ranking, Reason, ShownAnswer, Verdict
+from rlhf_hitl.types.catalog import ComparisonFilter
 from rlhf_hitl.types.clock import utc_now
 from rlhf_hitl.types.comparisons import DEFAULT_PROJECT, Comparison, Completion, Prompt, Route
 from rlhf_hitl.types.content import make_content_id
@@ -49,6 +52,7 @@ from rlhf_hitl.types.messages import (
     parse_messages,
     parse_tools,
 )
+from rlhf_hitl.types.overlap_rules import Escalation, OverlapRule
 from rlhf_hitl.types.people import Rater, Role, Scope
 from rlhf_hitl.types.projects import (
     DEFAULT_AXES,
@@ -73,7 +77,9 @@ __all__ = [
     "Answer",
     "Axis",
     "Comparison",
+    "ComparisonFilter",
     "Completion",
+    "Escalation",
     "Event",
     "Gold",
     "GoldFeedback",
@@ -88,6 +94,7 @@ __all__ = [
     "Lease",
     "Message",
     "Messages",
+    "OverlapRule",
     "Part",
     "Project",
     "Prompt",

@@ -13,13 +13,19 @@ from rlhf_hitl.types.answers import Verdict
 class PairVote(NamedTuple):
     """What one judgment says of a pair, in canonical order.
 
-    `outcome` is an index into VOTE_OUTCOMES; `side` is 1 where the first was shown before the second, else -1.
+    `outcome` is an index into VOTE_OUTCOMES; `side` is 1 where the first was shown before the second, -1 where after
+    it, and 0 where nobody knows.
     """
 
     first: str
     second: str
     outcome: int
     side: int
+
+    @property
+    def winner(self) -> int:
+        """0 where the first is better, 1 where neither, 2 where the second is."""
+        return (self.outcome > TIE) - (self.outcome < TIE) + 1
 
 
 def read_pair_votes(
@@ -37,7 +43,9 @@ def read_pair_votes(
         rank = dict.fromkeys(order_shown, 0)
     position = {i: n for n, i in enumerate(order_shown)}
     for first, second in combinations(sorted(rank), 2):
-        side = 1 if position.get(first, 0) < position.get(second, 0) else -1
+        side = 0
+        if first in position and second in position:
+            side = 1 if position[first] < position[second] else -1
         if rank[first] == rank[second]:
             outcome = TIE
         elif strength is None or len(rank) > 2:

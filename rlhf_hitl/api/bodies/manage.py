@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, StringConstraints
 
 from rlhf_hitl.api.bodies.fields import PROJECT, WHOLE_NUMBER, Body, Id, Number, StrictBool
+from rlhf_hitl.api.bodies.quality import QualificationBody, QualificationRuleOut
 from rlhf_hitl.store import webhooks
-from rlhf_hitl.types import Event, Role
+from rlhf_hitl.types import Escalation, Event, OverlapRule, Role
 
 Repeats = Annotated[
     int,
@@ -22,7 +23,16 @@ Repeats = Annotated[
     WHOLE_NUMBER,
 ]
 
-
+Golds = Annotated[
+    int,
+    Field(
+        ge=0,
+        le=10_000,
+        description="One in so many comparisons is a gold that the rater has not answered; 0 for none.",
+        json_schema_extra={"not": {"const": 1}},
+    ),
+    WHOLE_NUMBER,
+]
 RaterFilters = Annotated[
     list[Annotated[str, StringConstraints(pattern=r"^(batch|tags\.[^\x00-\x1f]{1,200})$")]],
     Field(
@@ -33,11 +43,28 @@ RaterFilters = Annotated[
 ]
 
 
+class OverlapRuleBody(Body):
+    """One more judgment of a comparison is asked as long as it is worth its price."""
+
+    least: Annotated[int, Field(ge=1, le=1000), WHOLE_NUMBER] = 1
+    most: Annotated[int, Field(ge=1, le=1000), WHOLE_NUMBER] = Field(5, description="Not below the least.")
+    vote_price: Annotated[Number, Field(ge=0, le=1)] = Field(
+        0.01, description="0.01: one more rater in a hundred is expected to agree with the label."
+    )
+    escalate: Escalation = Field(Escalation.NONE, description="What becomes of comparisons that split raters.")
+
+    def to_rule(self) -> OverlapRule:
+        return OverlapRule.from_plain(self.model_dump())
+
+
 class ProjectBody(Body):
     id: Annotated[str, StringConstraints(pattern=PROJECT, max_length=80)] = Field(examples=["coding"])
     open: StrictBool = Field(True, description="Whether every rater may work in it, or members only.")
     repeat_every: Repeats = 0
     rater_filters: RaterFilters = Field(default_factory=list)
+    overlap_rule: OverlapRuleBody | None = Field(None, description="Null: as many judgments as a comparison asks for.")
+    gold_every: Golds = 0
+    gold_feedback: StrictBool = Field(False, description="Whether raters are told the right answer of a gold.")
 
 
 class ProjectChange(Body):
@@ -45,6 +72,14 @@ class ProjectChange(Body):
     repeat_every: Repeats | None = None
     paused: StrictBool | None = None
     rater_filters: RaterFilters | None = None
+    overlap_rule: OverlapRuleBody | Literal["fixed"] | None = Field(
+        None, description="`fixed`: as many judgments as a comparison asks for."
+    )
+    gold_every: Golds | None = None
+    gold_feedback: StrictBool | None = None
+    qualification: QualificationBody | Literal["off"] | None = Field(
+        None, description="What raters must pass before they work in it; `off` for nothing."
+    )
 
 
 class ProjectOut(BaseModel):
@@ -53,6 +88,10 @@ class ProjectOut(BaseModel):
     repeat_every: int
     paused: bool
     rater_filters: list[str]
+    overlap_rule: OverlapRuleBody | None
+    gold_every: int
+    gold_feedback: bool
+    qualification: QualificationRuleOut | None
 
 
 class RaterChange(Body):

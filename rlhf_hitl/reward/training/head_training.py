@@ -19,6 +19,7 @@ from rlhf_hitl.reward.seen_prompts import find_prompts_seen_before
 from rlhf_hitl.reward.standardiser import Standardiser
 from rlhf_hitl.reward.training import UncertaintyMethod
 from rlhf_hitl.reward.training.learnt_votes import save_learnt_votes
+from rlhf_hitl.reward.training.out_of_fold import predict_out_of_fold, save_out_of_fold
 from rlhf_hitl.reward.training.training_labels import (
     calibrate_on_pairs,
     collect_seen_prompts,
@@ -88,6 +89,7 @@ def train_head(
     }
     model.seen = find_prompts_seen_before(backbone.name) | collect_seen_prompts(pairs, calibration)
     save_head(store, model, workspace, pairs)
+    save_out_of_fold(store, model.id, pairs, predict_out_of_fold(model.head, differences, votes, prompts))
     return model
 
 

@@ -23,6 +23,7 @@ from rlhf_hitl.api.metrics import RequestMonitor, ServerMetrics
 from rlhf_hitl.api.page_guard import PageGuard
 from rlhf_hitl.api.problems import ProblemResponse, respond_with_problem, respond_with_store_failure
 from rlhf_hitl.api.proxies import ForwardedHeaders
+from rlhf_hitl.api.rater_checking import RaterChecker
 from rlhf_hitl.api.security import SecurityMiddleware
 from rlhf_hitl.api.sign_in import add_sign_in_routes
 from rlhf_hitl.api.sign_in_throttle import SignInThrottle
@@ -47,7 +48,7 @@ def create_app(store: Store, settings: Settings, throttle: SignInThrottle | None
 def create_headless_app(store: Store, settings: Settings, throttle: SignInThrottle | None = None) -> FastAPI:
     """Build the API, sign-in, health checks, and what runs as long as the application does.
 
-    That is a sender of webhooks and a housekeeper of imports.
+    That is a sender of webhooks, a housekeeper of imports, and a check of the raters.
 
     It keeps no state of its own, so any number of processes may serve one store.
     """
@@ -57,12 +58,12 @@ def create_headless_app(store: Store, settings: Settings, throttle: SignInThrott
         # What is loaded by now stays. Looking through all of it for garbage, whenever a request has made many objects,
         # would hold up every other request for half a second.
         gc.freeze()
-        sender, housekeeper = WebhookSender(store), Housekeeper(store)
-        sender.start()
-        housekeeper.start()
+        threads = (WebhookSender(store), Housekeeper(store), RaterChecker(store))
+        for thread in threads:
+            thread.start()
         yield
-        await run_in_threadpool(housekeeper.stop)
-        await run_in_threadpool(sender.stop)
+        for thread in reversed(threads):
+            await run_in_threadpool(thread.stop)
 
     app = FastAPI(title="rlhf_hitl", docs_url=None, redoc_url=None, openapi_url=None, lifespan=run_beside)
     metrics = ServerMetrics(store)

@@ -121,6 +121,7 @@ class _Session:
     def __init__(self, store: Store, answers: Sequence[CheckedAnswer], states: dict[str, RaterState]):
         self.answers = answers
         self.raters = sorted({answer.rater_id for answer in answers})
+        self.sources = {id: states[id].source for id in self.raters}
         self.golds: dict[str, GoldAnswer] = load_gold_answers(store)
         self.timed = {id for id in self.raters if not states[id].source and states[id].role is not Role.JUDGE}
         has_times = any(answer.seconds and answer.rater_id in self.timed for answer in answers)
@@ -131,7 +132,7 @@ class _Session:
         from rlhf_hitl.labels.rater_evidence import CheckedAnswers, collect_evidence
 
         answers = self.answers if until is None else [a for a in self.answers if a.created_at <= until]
-        checked = CheckedAnswers(answers, self.golds, self.raters)
+        checked = CheckedAnswers(answers, self.golds, self.sources)
         rates = {name: check.false_alarm_rate for name, check in CHECKS.items()}
         return collect_evidence(checked, self.lengths, self.timed, rates, until or utc_now())
 
@@ -171,7 +172,7 @@ def _explain_one_side(facts: dict) -> str:
 
 def _explain_gold(facts: dict) -> str:
     wanted = _percent(facts["mark"])
-    return f"Answered {facts['right']:,} of {facts['answered']:,} golds right; the project wants {wanted}."
+    return f"Answered {facts['right']:g} of {facts['answered']:,} golds right (ties count half); {wanted} are wanted."
 
 
 def _explain_repeats(facts: dict) -> str:

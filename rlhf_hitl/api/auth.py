@@ -19,6 +19,7 @@ from rlhf_hitl.types import Rater, Role, Scope
 ROLES_OF_PAGE: dict[str, frozenset[Role]] = {
     "/rate": frozenset({Role.RATER, Role.LEAD, Role.ADMIN}),
     "/lead": frozenset({Role.LEAD, Role.ADMIN}),
+    "/raters": frozenset({Role.LEAD, Role.ADMIN}),
     "/people": frozenset({Role.LEAD, Role.ADMIN}),
     "/replay": frozenset({Role.EVALUATOR, Role.LEAD, Role.ADMIN}),
 }

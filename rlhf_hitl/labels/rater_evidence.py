@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import combinations
@@ -205,18 +205,32 @@ def _weigh_answers(checked: CheckedAnswers) -> tuple[list[Evidence], np.ndarray]
 
 
 def _weigh_golds(checked: CheckedAnswers) -> list[Evidence]:
-    """Return the evidence that a rater answers golds of a project worse than it wants."""
+    """Return the evidence that a rater answers hidden golds of a project worse than it wants."""
     answered: dict[str, list[int]] = defaultdict(list)
     scores: dict[str, list[float]] = defaultdict(list)
     marks: dict[str, float] = {}
+    for rater, answer, gold, score in _iterate_golds(checked):
+        if gold.purpose == "hidden":
+            marks[answer.project] = float((gold.qualification or {}).get("pass_mark", PASS_MARK))
+            answered[answer.project].append(rater)
+            scores[answer.project].append(score)
+    return [_make_gold_evidence(checked, p, answered[p], scores[p], marks[p]) for p in sorted(answered)]
+
+
+def find_gold_scores(checked: CheckedAnswers) -> dict[int, list[float]]:
+    """Return rater → how right each answer to a gold is, in order."""
+    scores: dict[int, list[float]] = defaultdict(list)
+    for rater, _, _, score in _iterate_golds(checked):
+        scores[rater].append(score)
+    return scores
+
+
+def _iterate_golds(checked: CheckedAnswers) -> Iterator[tuple[int, CheckedAnswer, GoldAnswer, float]]:
+    """Yield rater, answer, gold and score of each answer to a gold that ranks something."""
     for answer, rater in zip(checked.answers, checked.rater.tolist(), strict=True):
         gold = checked.golds.get(answer.repeat_of or answer.comparison_id)
-        if gold is None or gold.purpose != "hidden" or answer.verdict not in (Verdict.RANKED, Verdict.ALL_BAD):
-            continue
-        marks[answer.project] = float((gold.qualification or {}).get("pass_mark", PASS_MARK))
-        answered[answer.project].append(rater)
-        scores[answer.project].append(score_gold(answer, gold))
-    return [_make_gold_evidence(checked, p, answered[p], scores[p], marks[p]) for p in sorted(answered)]
+        if gold is not None and answer.verdict in (Verdict.RANKED, Verdict.ALL_BAD):
+            yield rater, answer, gold, score_gold(answer, gold)
 
 
 def _make_gold_evidence(
@@ -241,24 +255,27 @@ def score_gold(answer: CheckedAnswer, gold: GoldAnswer) -> float:
 
 def _weigh_repeats(checked: CheckedAnswers) -> Evidence:
     """Return the evidence that a rater contradicts themselves where they see a comparison again, sides swapped."""
+    hits, trials = np.zeros(len(checked.raters)), np.zeros(len(checked.raters))
+    for rater, contradicted in find_contradictions(checked).items():
+        hits[rater], trials[rater] = sum(contradicted), len(contradicted)
+    logs = weigh_rates(hits, trials, usual=USUAL_CONTRADICTIONS, suspect=(CHANCE_CONTRADICTIONS, 1.0))
+    return Evidence("repeats", None, logs, _describe_rate("contradicted", "repeats", hits, trials))
+
+
+def find_contradictions(checked: CheckedAnswers) -> dict[int, list[bool]]:
+    """Return rater → for each hidden repeat, whether it prefers the other completion than the first time."""
     first_said: dict[tuple[int, str], CheckedAnswer] = {}
-    repeats: list[int] = []
-    contradicted: list[int] = []
+    contradicted: dict[int, list[bool]] = defaultdict(list)
     for answer, rater in zip(checked.answers, checked.rater.tolist(), strict=True):
         if answer.repeat_of is None:
             first_said[rater, answer.comparison_id] = answer
         elif former := first_said.get((rater, answer.repeat_of)):
             before = read_outcomes(former.verdict, former.ranking, former.order_shown)
             now = read_outcomes(answer.verdict, answer.ranking, answer.order_shown)
-            both = [(before[pair], now[pair]) for pair in before.keys() & now.keys()]
-            if both:
-                repeats.append(rater)
-                # Of a long ranking, most pairs that are told apart both times.
-                opposed = sum({a, b} == {FIRST, SECOND} for a, b in both)
-                contradicted += [rater] * (2 * opposed > len(both))
-    hits, trials = checked.count(contradicted), checked.count(repeats)
-    logs = weigh_rates(hits, trials, usual=USUAL_CONTRADICTIONS, suspect=(CHANCE_CONTRADICTIONS, 1.0))
-    return Evidence("repeats", None, logs, _describe_rate("contradicted", "repeats", hits, trials))
+            both = [{before[pair], now[pair]} for pair in before.keys() & now.keys()]
+            if both:  # of a long ranking, most pairs
+                contradicted[rater].append(2 * both.count({FIRST, SECOND}) > len(both))
+    return contradicted
 
 
 def _weigh_cycles(checked: CheckedAnswers) -> Evidence:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -138,12 +138,9 @@ def set_project_command(
 
     opened = Store.open(store)
     filters = None if rater_filter is None else [f for f in rater_filter if f]
-    rule = (
-        None if qualification is None else "off" if qualification == "off" else QualificationRule.parse(qualification)
-    )
-    if all(
-        new is None for new in (paused, open, repeat_every, filters, gold_every, gold_feedback, rule, admit, dismiss)
-    ):
+    rule = _read_qualification(qualification)
+    settings = (paused, open, repeat_every, filters, gold_every, gold_feedback, rule)
+    if all(new is None for new in (*settings, admit, dismiss)):
         raise BadInput(
             "nothing to change", expected="an option that says what", fix="add e.g. --paused or --admit NAME"
         )
@@ -169,6 +166,12 @@ def set_project_command(
     if changed.paused:
         more.append("It is paused: it gives out no comparisons until `rlhf-hitl projects set NAME --active`.")
     return Result(data, make_table("Project", data), more=more)
+
+
+def _read_qualification(text: str | None) -> QualificationRule | Literal["off"] | None:
+    if text is None or text == "off":
+        return text
+    return QualificationRule.parse(text)
 
 
 def _describe(project: Project) -> dict[str, Any]:

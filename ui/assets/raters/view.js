@@ -3,7 +3,7 @@ function createRatersView({ $, t, formatNumber, language, createTime }) {
   const NONE = "—";
   const percentFormat = new Intl.NumberFormat(language, { style: "percent", maximumFractionDigits: 0 });
   const valueFormat = new Intl.NumberFormat(language, { maximumSignificantDigits: 2 });
-  const secondsFormat = new Intl.NumberFormat(language, { style: "unit", unit: "second", maximumSignificantDigits: 3 });
+  const secondsFormat = new Intl.NumberFormat(language, { style: "unit", unit: "second", unitDisplay: "narrow", maximumSignificantDigits: 3 });
   const FORMATS = { reliability: valueFormat, agreement: percentFormat, first: percentFormat, seconds: secondsFormat };
   const FIXED_AXES = { agreement: [0, 1], first: [0, 1] };
   const english = { lang: "en", dir: "ltr" };
@@ -53,9 +53,14 @@ function createRatersView({ $, t, formatNumber, language, createTime }) {
     const texts = { value: format(figure.value), low: format(figure.low), high: format(figure.high) };
     const common = usual[column] === null ? NONE : format(usual[column]);
     const label = t("raters_plot", { ...texts, name: rater.name, column: t(`raters_${column}`), usual: common });
-    const interval = createElement("small", {}, ` ${texts.low}–${texts.high}`);
+    const interval = createElement("small", {}, ` ${formatRange(figure, column)}`);
     const value = createElement("span", { className: "value", attributes: { "aria-hidden": "true" } }, texts.value, interval);
     return createElement("div", { className: "plot" }, createDotPlot(figure, axes[column], usual[column], label), value);
+  }
+  // The interval, with its unit once.
+  function formatRange({ low, high }, column) {
+    const format = FORMATS[column];
+    return format.formatRange ? format.formatRange(low, high) : `${format.format(low)}–${format.format(high)}`;
   }
   function formatShare(figure) {
     return figure ? t("raters_share", { share: percentFormat.format(figure.value), n: formatNumber(figure.count) }) : NONE;

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rlhf_hitl.cli import AsJson, Result, StoreUrl, command, make_table
+from rlhf_hitl.cli import AsJson, LabelModelOption, Result, StoreUrl, command, make_table
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.formats import ExportFormat, PairSelection
 from rlhf_hitl.terminal import print_note
-from rlhf_hitl.types import DEFAULT_PROJECT, Split
+from rlhf_hitl.types import DEFAULT_LABEL_MODEL, DEFAULT_PROJECT, Split
 from rlhf_hitl.wording import say_count
 
 if TYPE_CHECKING:
@@ -236,6 +236,10 @@ def export_data_command(
         bool, typer.Option("--ties", help="Include pairs of which raters prefer neither, for scripts/train_reward.py.")
     ] = False,
     min_votes: Annotated[int, typer.Option(min=1, help="Leave out pairs with fewer votes than this.")] = 1,
+    label_model: LabelModelOption = DEFAULT_LABEL_MODEL,
+    judges: Annotated[
+        bool, typer.Option(help="Include the votes of AI judges, in labels of the train split only.")
+    ] = True,
     license: Annotated[
         str, typer.Option(help="The licence that the dataset card names, as the hub writes it, such as cc-by-4.0.")
     ] = "unknown",
@@ -278,6 +282,8 @@ def export_data_command(
                 "--no-model-labels": not model_labels,
                 "--ties": ties,
                 "--min-votes": min_votes > 1,
+                "--label-model": label_model != DEFAULT_LABEL_MODEL,
+                "--no-judges": not judges,
             }
         )
         opened = Store.open(store)
@@ -290,7 +296,8 @@ def export_data_command(
     opened = Store.open(store)
     manifest = write(
         opened, out, format=format, project=project, include_model_labels=model_labels,
-        include_ties=ties, min_votes=min_votes, license=license, repo=push_to_hub, overwrite=overwrite, progress=True,
+        include_ties=ties, min_votes=min_votes, label_model=label_model, include_judges=judges, license=license,
+        repo=push_to_hub, overwrite=overwrite, progress=True,
     )  # fmt: skip
     _record(opened, "export", format, project=project)
     columns = ("rows", "rankings", "judgments", "demonstrations", "ratings")
@@ -298,7 +305,8 @@ def export_data_command(
     title = f"Exported to {out}" + (" (with simulated judgments)" if manifest["simulated"] else "")
     more: list[Any] = []
     if by_model := manifest["labels"]["model"]:
-        pairs, by_raters = say_count(by_model + manifest["labels"]["human"], "pair"), manifest["labels"]["human"]
+        by_raters = manifest["labels"]["human"] + manifest["labels"]["judge"]
+        pairs = say_count(by_model + by_raters, "pair")
         more.append(
             f"Of the {pairs}, {by_raters:,} carry raters' labels and {by_model:,} a model's: accepted on its score, in "
             "the train split only. Leave them out with --no-model-labels."

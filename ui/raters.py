@@ -114,8 +114,14 @@ def mount(app: FastAPI, path: str, store: Store, settings: Settings, guard: Midd
 
 def _find_managed(store: Store, caller: auth.Caller, id: str) -> Rater:
     rater = people.get_rater(store, id)
-    auth.check_may_manage(caller.rater, rater.role)
+    if not _may_act(caller.rater, rater):
+        auth.check_may_manage(caller.rater, rater.role)
     return rater
+
+
+def _may_act(lead: Rater, rater: Rater) -> bool:
+    """Return whether a lead may pause somebody or overrule what was found: those they manage, and models."""
+    return auth.may_manage(lead, rater.role) or rater.role is Role.JUDGE
 
 
 def load_raters(store: Store, overview: RaterOverview, lead: Rater) -> dict[str, Any]:
@@ -189,7 +195,7 @@ def _make_state_columns(rater: Rater, standing: list[Finding], lead: Rater) -> d
         "simulated": rater.simulated,
         "imported": bool(rater.source),
         "judge": rater.role is Role.JUDGE,
-        "mine": auth.may_manage(lead, rater.role),
+        "mine": _may_act(lead, rater),
         "findings": [_make_finding(finding) for finding in standing],
     }
 

@@ -49,7 +49,7 @@ def create_app(store: Store, settings: Settings, throttle: SignInThrottle | None
 def create_headless_app(store: Store, settings: Settings, throttle: SignInThrottle | None = None) -> FastAPI:
     """Build the API, sign-in, health checks, and what runs as long as the application does.
 
-    That is a sender of webhooks, a housekeeper of imports, what keeps the catalog up to date, and a check of the raters.
+    That is a sender of webhooks, a housekeeper of imports, what keeps the catalog up to date, and the check of raters.
 
     It keeps no state of its own, so any number of processes may serve one store.
     """

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rlhf_hitl.cli import AsJson, Result, StoreUrl, command, make_table, require_file_path
+from rlhf_hitl.cli import AsJson, Result, SliceName, StoreUrl, command, make_table, require_file_path
 from rlhf_hitl.config import load_settings
 from rlhf_hitl.files import write_text_atomically
 from rlhf_hitl.visible import make_cell_visible
@@ -25,6 +25,7 @@ def show_report_command(
     html: Annotated[
         Path | None, typer.Option(help="Also write the report with plots to this self-contained HTML file.")
     ] = None,
+    slice: SliceName = None,
     json: AsJson = False,
 ) -> Result:
     """Show the five figures a lead watches, how far raters agree, and what they reward besides the content."""
@@ -32,12 +33,14 @@ def show_report_command(
     from rlhf_hitl.labels.agreement import measure_store_agreement
     from rlhf_hitl.labels.bias import measure_bias
     from rlhf_hitl.store import Store
+    from rlhf_hitl.store.slices import find_slice_ids
 
     require_file_path("--html", html)
     opened = Store.open(store)
     computed = compute_kpi_report(opened, load_settings())
-    agreement = measure_store_agreement(opened, ("language", "round", "guideline"))
-    bias = measure_bias(opened)
+    chosen = find_slice_ids(opened, slice)
+    agreement = measure_store_agreement(opened, ("language", "round", "guideline"), comparison_ids=chosen)
+    bias = measure_bias(opened, comparison_ids=chosen)
     if html is not None:
         from rlhf_hitl.kpi_report_html import render_kpi_report
         from rlhf_hitl.labels.quality_report import render_sections
@@ -46,6 +49,9 @@ def show_report_command(
     data = computed.as_dict() | {"agreement": agreement.as_dict(), "bias": bias.as_dict()}
     tables = [*make_agreement_tables(agreement, min_groups=2), *make_bias_tables(bias)]
     written = [f"Written to {html}"] if html else []
+    if slice is not None:
+        data |= {"slice": slice}
+        written.append(f"Agreement and bias are of the slice {slice}; the five figures are of all that was judged.")
     return Result(data, make_report_table(computed), more=[*(part for t in tables for part in ("", t)), *written])
 
 
@@ -58,6 +64,7 @@ def show_agreement_command(
         ),
     ] = None,
     project: Annotated[str | None, typer.Option(help="Take only the comparisons of this project.")] = None,
+    slice: SliceName = None,
     *,
     store: StoreUrl,
     json: AsJson = False,
@@ -66,13 +73,15 @@ def show_agreement_command(
     from rlhf_hitl.labels.agreement import check_grouping, measure_store_agreement
     from rlhf_hitl.store import Store
     from rlhf_hitl.store.projects import require_project
+    from rlhf_hitl.store.slices import find_slice_ids
 
     groupings = list(dict.fromkeys(map(check_grouping, by or [])))
     opened = Store.open(store)
     if project is not None:
         with opened.read() as conn:
             require_project(conn, project)
-    measured = measure_store_agreement(opened, groupings, project=project)
+    chosen = find_slice_ids(opened, slice)
+    measured = measure_store_agreement(opened, groupings, project=project, comparison_ids=chosen)
     first, *others = make_agreement_tables(measured)
     return Result(measured.as_dict(), first, more=[part for t in others for part in ("", t)])
 

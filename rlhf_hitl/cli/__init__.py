@@ -74,6 +74,9 @@ StoreUrl = Annotated[
         show_default="sqlite:///workspace/preferences.db",
     ),
 ]
+SliceName = Annotated[
+    str | None, typer.Option("--slice", help="Take only the comparisons of this slice: see `rlhf-hitl slices`.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
 LabelModelOption = Annotated[
     LabelModelName,

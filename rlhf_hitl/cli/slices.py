@@ -9,7 +9,6 @@ import typer
 from rlhf_hitl.cli import AsJson, Result, StoreUrl, app, command, make_table
 from rlhf_hitl.errors import BadInput
 
-SliceName = Annotated[str | None, typer.Option("--slice", help="Only comparisons of this slice: `rlhf-hitl slices`.")]
 IDS_SHOWN = 20
 
 slice_group = typer.Typer(help="Manage slices: filters over comparisons that have a name.", no_args_is_help=True)

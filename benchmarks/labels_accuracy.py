@@ -1,13 +1,13 @@
 """How often a label of few votes is what the votes that were left out say: the rater model, and three peers.
 
-Of every comparison N votes are drawn and kept, in 20 splits. The truth is the majority of the others among first, tie and
-second; where it is not unique the comparison is left out of that split, and counted. A prediction with several equally
-likely outcomes is scored by the chance that a coin picks the right one.
+Of every comparison N votes are drawn and kept, in 20 splits. The truth is the majority of the others among first, tie
+and second; where it is not unique the comparison is left out of that split, and counted. A prediction with several
+equally likely outcomes is scored by the chance that a coin picks the right one.
 
-What is compared: the *label*, which is people's votes alone, with their majority and with crowd-kit's Dawid-Skene, which see
-the same votes; the *consensus*, which has the reward model as a witness, with cleanlab's CROWDLAB, which is given the same
-votes and the same out-of-fold probabilities (it refuses data with one vote each, and says to take these as they are).
-`accuracy_gain_N` is that of the consensus over the best of the three,
+What is compared: the *label*, which is people's votes alone, with their majority and with crowd-kit's Dawid-Skene,
+which see the same votes; the *consensus*, which has the reward model as a witness, with cleanlab's CROWDLAB, which is
+given the same votes and the same out-of-fold probabilities (it refuses data with one vote each, and says to take these
+as they are). `accuracy_gain_N` is that of the consensus over the best of the three,
 `label_gain_N` that of the label over the better of the two without a model. Intervals are clustered by comparison.
 """
 
@@ -22,6 +22,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 
 import numpy as np
+from labels_simulation import select_votes
 from out_of_fold import load_out_of_fold
 from reward_accuracy import SETS
 
@@ -61,10 +62,6 @@ def read_votes(path: Path, pairs: list[tuple[str, str, str]]) -> VoteArrays:
             rows.append((pair, rater, OUTCOME_OF_VOTE[order + 1], side))
     pair, rater, outcome, side = np.array(rows).T
     return VoteArrays(pair, rater, outcome, side, np.ones(len(pair)))
-
-
-def select_votes(votes: VoteArrays, kept: np.ndarray) -> VoteArrays:
-    return VoteArrays(votes.pair[kept], votes.rater[kept], votes.outcome[kept], votes.side[kept], votes.weight[kept])
 
 
 def draw_kept(votes: VoteArrays, n: int, rng: np.random.Generator) -> np.ndarray:
@@ -134,7 +131,7 @@ PEERS: dict[str, Callable[[VoteArrays, int, int, np.ndarray], np.ndarray]] = {
 def compare_labels(
     votes: VoteArrays, witness: np.ndarray, n: int, splits: int, seed: int
 ) -> tuple[dict[str, np.ndarray], np.ndarray, int]:
-    """Return the scores of every method (rows of all splits), the pair of each row, and how many truths were not unique."""
+    """Return the scores of every method (rows of all splits), the pair of each row, and how many truths were split."""
     pairs, raters = len(witness), int(votes.rater.max()) + 1
     scores: dict[str, list[np.ndarray]] = {name: [] for name in ("label", "consensus", *PEERS)}
     of_pair, undecided = [], 0
@@ -195,9 +192,9 @@ def measure(args: argparse.Namespace) -> tuple[dict[str, float | int | None], st
                 figures |= {f"{name}.scored_{n}": len(of_pair), f"{name}.undecided_{n}": undecided}
     notes = (
         "Accuracy: of N votes against the majority of the left-out votes (first, tie, second), "
-        f"{SPLITS} splits; comparisons whose left-out votes have no unique majority are not scored (undecided_N, over all "
-        "splits). accuracy_gain_N: the consensus (votes and out-of-fold probabilities, as CROWDLAB has them) over the best "
-        "of majority, Dawid-Skene and CROWDLAB; label_gain_N: the label (votes alone) over the better of majority and "
-        "Dawid-Skene. Intervals are clustered by comparison."
+        f"{SPLITS} splits; comparisons whose left-out votes have no unique majority are not scored (undecided_N, over "
+        "all splits). accuracy_gain_N: the consensus (votes and out-of-fold probabilities, as CROWDLAB has them) over "
+        "the best of majority, Dawid-Skene and CROWDLAB; label_gain_N: the label (votes alone) over the better of "
+        "majority and Dawid-Skene. Intervals are clustered by comparison."
     )
     return figures, notes

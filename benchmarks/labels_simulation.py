@@ -1,11 +1,12 @@
-"""What is known only in simulation: whether intervals of raters hold, and what spammers cost. All figures are simulated.
+"""What is known only in simulation: whether intervals of raters hold, and what spammers cost. All of it is simulated.
 
-Raters and pairs are drawn from the model's own priors, so `coverage.*` says whether the fit is right, not whether people are
-so: the share of raters whose true reliability, position bias and tie width lie in their 95 % intervals.
+Raters and pairs are drawn from the model's own priors, so `coverage.*` says whether the fit is right, not whether
+people are so: the share of raters whose true reliability, position bias and tie width lie in their 95 % intervals.
 
-`spam.loss_ratio`: a fifth of the raters answers at random and a tenth always chooses what is shown first; the accuracy that
-the label loses against the same raters without them, over what majority loses. Truth is the outcome most likely for the
-reference rater.
+`spam.loss_ratio`: a fifth of the raters answers at random and a tenth always chooses what is shown first; the accuracy
+that the label loses against votes without them, over what majority loses. `spam.known_loss_ratio` is the same for a
+label whose spammers were named and left out, as their votes are lost to all. Truth is the outcome most likely for
+the reference rater.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ class Truth:
     raters: np.ndarray
     difference: np.ndarray
     noise: np.ndarray
+    spammer: np.ndarray  # (raters,) bool
 
 
 def simulate_votes(
@@ -67,7 +69,11 @@ def simulate_votes(
     lefts = np.isin(rater, kinds[round(random * raters) : round((random + first) * raters)])
     outcome[lefts] = np.where(side[lefts] > 0, FIRST_UNGRADED, SECOND_UNGRADED)
     votes = VoteArrays(pair, rater, outcome.astype(np.int8), side, np.ones(len(pair)))
-    return votes, Truth(theta, difference, noise)
+    return votes, Truth(theta, difference, noise, np.isin(np.arange(raters), kinds[: round((random + first) * raters)]))
+
+
+def select_votes(votes: VoteArrays, kept: np.ndarray) -> VoteArrays:
+    return VoteArrays(votes.pair[kept], votes.rater[kept], votes.outcome[kept], votes.side[kept], votes.weight[kept])
 
 
 def measure_coverage(runs: int, seed: int) -> dict[str, float]:
@@ -85,13 +91,15 @@ def measure_coverage(runs: int, seed: int) -> dict[str, float]:
 def measure_spam(runs: int, seed: int) -> dict[str, float]:
     accuracy: dict[str, list[float]] = {}
     for run in range(runs):
-        for kind, shares in (("clean", {}), ("spam", {"random": 0.2, "first": 0.1})):
-            votes, truth = simulate_votes(np.random.default_rng([seed, run]), **shares)
+        for kind, random, first in (("clean", 0.0, 0.0), ("spam", 0.2, 0.1)):
+            votes, truth = simulate_votes(np.random.default_rng([seed, run]), random=random, first=first)
             pairs = len(truth.difference)
             best = find_likeliest_outcomes(truth)
             counts = np.zeros((pairs, 3))
             np.add.at(counts, (votes.pair, votes.outcome - FIRST_UNGRADED), 1)
+            honest = select_votes(votes, ~truth.spammer[votes.rater])
             for name, p in (
+                ("known", fit_rater_model(honest, pairs, len(truth.raters)).p),
                 ("label", fit_rater_model(votes, pairs, len(truth.raters)).p),
                 ("majority", counts),
             ):
@@ -99,8 +107,13 @@ def measure_spam(runs: int, seed: int) -> dict[str, float]:
                 right = likeliest[np.arange(pairs), best] / likeliest.sum(1)
                 accuracy.setdefault(f"spam.{name}.{kind}", []).append(float(right.mean()))
     figures = {name: float(np.mean(values)) for name, values in accuracy.items()}
-    loss = {name: figures[f"spam.{name}.clean"] - figures[f"spam.{name}.spam"] for name in ("label", "majority")}
-    return figures | {"spam.loss_ratio": loss["label"] / loss["majority"]}
+    loss = {
+        name: figures[f"spam.{name}.clean"] - figures[f"spam.{name}.spam"] for name in ("label", "known", "majority")
+    }
+    return figures | {
+        "spam.loss_ratio": loss["label"] / loss["majority"],
+        "spam.known_loss_ratio": loss["known"] / loss["majority"],
+    }
 
 
 def find_likeliest_outcomes(truth: Truth) -> np.ndarray:
@@ -118,7 +131,7 @@ def measure(args: argparse.Namespace) -> tuple[dict[str, float | int | None], st
     figures |= measure_coverage(runs, args.seed)
     figures |= measure_spam(2 if args.quick else 20, args.seed)
     notes = (
-        "Coverage and spam are simulated: raters and pairs drawn from the model's priors, 100 raters, 2,000 pairs, four "
-        "votes each; 20 % random raters and 10 % who always choose what is shown first."
+        "Coverage and spam are simulated: raters and pairs drawn from the model's priors, 100 raters, 2,000 pairs, "
+        "four votes each; 20 % random raters and 10 % who always choose what is shown first."
     )
     return figures, notes

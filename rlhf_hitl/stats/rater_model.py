@@ -146,7 +146,7 @@ def fit_rater_model(
         if _has_settled(before, population, old, state):
             break
     mixed = _mix_with_random(state, cells, population)
-    posterior = _compute_posterior(cells, mixed, population, known_logs)
+    posterior = _compute_posterior(cells, mixed, population, compute_known_logs(population, known, pairs))
     reference = compute_reference_probabilities(population)
     p = consensus = posterior @ reference
     if witness is not None:
@@ -328,7 +328,7 @@ def _fit_pair_weights(posterior: np.ndarray, population: RaterPopulation) -> tup
 def _has_settled(before: RaterPopulation, after: RaterPopulation, old: Raters, state: Raters) -> bool:
     """Return whether a round changed next to nothing."""
     hyper = [
-        np.r_[p.tie_width, 1 + p.position_bias, p.gaps, p.spreads, p.difference_scale, 1 + np.array(p.pair_weights)]
+        np.r_[p.tie_width, np.exp(p.position_bias), p.gaps, p.spreads, p.difference_scale, 1 + np.array(p.pair_weights)]
         for p in (before, after)
     ]
     moved = np.abs(np.log(hyper[1] / hyper[0])).max()
@@ -345,11 +345,12 @@ def _summarise_raters(
     random = np.full(raters, population.random_share)
     mode[who], random[who] = state.mode, np.clip(state.random, 0, 1 - 1e-6)
     spread[who] = np.sqrt(np.maximum(np.diagonal(state.covariance, axis1=1, axis2=2), 0))
+    own_spread = spread[:, RELIABILITY].copy()
     # The middle that raters are measured against is itself known only as well as they are.
     share = spread[who] ** 2 / np.array(population.spreads) ** 2
     known_by = ((1 - random[who, None]) * np.maximum(1 - share, 0)).sum(0) / np.array(population.spreads) ** 2
     spread = np.sqrt(spread**2 + 1 / (known_by + 1 / _MEAN_SPREADS**2))
-    out: dict[str, np.ndarray] = {"random": random, "reliability_spread": spread[:, RELIABILITY]}
+    out: dict[str, np.ndarray] = {"random": random, "reliability_spread": own_spread}
     for k, name in enumerate(RATER_COLUMNS[:4]):
         low, high = mode[:, k] - _Z * spread[:, k], mode[:, k] + _Z * spread[:, k]
         change = np.exp if k in (LOG_TIE_WIDTH, LOG_STRENGTH_SCALE) else np.array

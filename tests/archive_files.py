@@ -110,7 +110,11 @@ def make_domain_values(table: str, i: int, n: int, kept: dict[str, list[dict[str
         case "projects":
             filters = [["batch"], [], ["tags.é"]][i % 3]
             qualification = {"golds": 8, "pass_mark": 0.75} if i % 2 else None
-            quality = {"gold_every": (0, 2, 7)[i % 3], "qualification": qualification, "overlap_rule": {"least": i}}
+            quality = {
+                "gold_every": (0, 2, 7)[i % 3],
+                "qualification": qualification,
+                "overlap_rule": {"least": 1 + i % 5},
+            }
             return {"id": f"project-{i}", "repeat_every": (0, 2, 7)[i % 3], "rater_filters": filters} | quality
         case "secrets":
             return {"name": "draws" if i == 0 else f"another {i}", "value": f"{i:064x}"}

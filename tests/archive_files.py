@@ -23,6 +23,7 @@ from rlhf_hitl.types import (
     Event,
     ImagePart,
     Message,
+    OverlapRule,
     Prompt,
     Role,
     Route,
@@ -113,7 +114,7 @@ def make_domain_values(table: str, i: int, n: int, kept: dict[str, list[dict[str
             quality = {
                 "gold_every": (0, 2, 7)[i % 3],
                 "qualification": qualification,
-                "overlap_rule": {"least": 1 + i % 5},
+                "overlap_rule": OverlapRule(1 + i % 5, 1000).to_plain(),
             }
             return {"id": f"project-{i}", "repeat_every": (0, 2, 7)[i % 3], "rater_filters": filters} | quality
         case "secrets":

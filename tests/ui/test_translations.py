@@ -20,7 +20,12 @@ ASSETS = ROOT / "ui" / "assets"
 ENGLISH = load_translations()["en"]
 OTHERS = ("ar", "es", "fr", "hi", "zh")
 #: Words that another language spells as English does.
-SAME = {("fr", "speaker_assistant"), ("es", "tutorial"), ("fr", "page_tools")}
+SAME = {
+    ("fr", "speaker_assistant"),
+    ("es", "tutorial"),
+    ("fr", "page_tools"),
+    *((tag, "votes_for") for tag in ("ar", "es", "hi")),
+}
 
 
 def script(name: str) -> str:

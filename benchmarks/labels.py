@@ -4,8 +4,8 @@
 
 Each part is a module with `measure(args)`, which says what is compared with what: `labels_accuracy.py` (real votes),
 `labels_adaptive.py` (fewer votes), `labels_simulation.py` (simulated), `labels_speed.py`. `--parts` runs some of them.
-Peers (crowd-kit, cleanlab) come with the extra `dev` and run in the same process on the same votes. `--quick` shows that
-everything runs.
+Peers (crowd-kit, cleanlab) come with the extra `dev` and run in the same process on the same votes. `--quick` shows
+that everything runs.
 """
 
 from __future__ import annotations

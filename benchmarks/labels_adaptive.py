@@ -23,6 +23,7 @@ import argparse
 import contextlib
 import io
 import tempfile
+import time
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ from pathlib import Path
 import numpy as np
 from out_of_fold import load_out_of_fold
 from reward_accuracy import SETS
+from servers import fill_store, make_pair
 
 from rlhf_hitl.formats.importing import import_path
 from rlhf_hitl.reward.backbone import Backbone
@@ -40,8 +42,9 @@ from rlhf_hitl.stats.rater_population import RaterPopulation, compute_pair_poste
 from rlhf_hitl.stats.value_of_vote import decide_on_vote, make_belief
 from rlhf_hitl.stats.vote_likelihood import RELIABILITY, compute_vote_probabilities
 from rlhf_hitl.stats.vote_outcomes import FIRST_UNGRADED, SECOND_UNGRADED, TIE, VoteArrays
-from rlhf_hitl.store import Store
+from rlhf_hitl.store import Store, people, projects, queue
 from rlhf_hitl.store.judgments import read_judgments
+from rlhf_hitl.types import DEFAULT_PROJECT, Answer, OverlapRule, Role, Verdict
 from rlhf_hitl.types.votes import read_pair_votes
 
 LEAST, MOST, SPLITS = 1, 3, 20
@@ -77,8 +80,8 @@ class VotePool:
 
     def select_votes(self, counts: np.ndarray) -> VoteArrays:
         pair, place = np.nonzero(np.arange(MOST) < counts[:, None])
-        columns = (array[pair, place] for array in (self.rater, self.outcome, self.side))
-        return VoteArrays(pair, *columns, np.ones(len(pair)))
+        rater, outcome, side = (array[pair, place] for array in (self.rater, self.outcome, self.side))
+        return VoteArrays(pair, rater, outcome, side, np.ones(len(pair)))
 
     def measure_accuracy(self, p: np.ndarray) -> float:
         """Return how often the likeliest outcome of labels (pairs, 3) is that of the votes left out."""
@@ -125,7 +128,7 @@ def replay_adaptive(pool: VotePool, witness: np.ndarray | None, price: float) ->
     counts, asking = np.full(pool.pairs, LEAST), np.arange(pool.pairs)
     for n in range(LEAST, MOST):
         fit = pool.fit(counts, witness)
-        asking = np.array([i for i in asking if _is_worth_it(pool, fit, i, n, witness, price)], int)
+        asking = np.array([i for i in asking.tolist() if _is_worth_it(pool, fit, i, n, witness, price)], int)
         counts[asking] += 1
     return counts, pool.fit(counts, witness)
 
@@ -247,6 +250,7 @@ def measure(args: argparse.Namespace) -> tuple[dict[str, float | int | None], st
         for key, value in measure_split(draw_pool(of_pairs, raters, rng), witness, price).items():
             rows.setdefault(key, []).append(value)
     figures: dict[str, float | int | None] = {"adaptive.pairs": len(enough), "adaptive.price": price}
+    figures |= measure_submits(20 if args.quick else 300)
     for key, values in rows.items():
         figures |= summarise(values, f"adaptive.{key}")
     notes = (
@@ -255,9 +259,26 @@ def measure(args: argparse.Namespace) -> tuple[dict[str, float | int | None], st
         "with which ActiveLab's CROWDLAB labels reach the accuracy of the consensus (below 1: fewer), "
         "vs_activelab.labels the same with the rater model's labels of ActiveLab's votes. The price was chosen on "
         "simulated votes. "
-        "low and high: 95 % of 20 splits."
+        "low and high: 95 % of 20 splits. submit_ms: a judgment submitted to a SQLite store whose project has a rule, "
+        "from the call until it is on disk, the decision included."
     )
     return figures, notes
+
+
+def measure_submits(comparisons: int) -> dict[str, float]:
+    """Return the milliseconds that it takes to submit a judgment where a rule decides whether one more is asked."""
+    seconds = []
+    with tempfile.TemporaryDirectory() as folder, Store.open(f"sqlite:///{folder}/votes.db", create=True) as store:
+        projects.change_project(store, DEFAULT_PROJECT, overlap_rule=OverlapRule())
+        fill_store(store, (make_pair(i) for i in range(comparisons)))
+        for rater in [people.add_rater(store, f"rater {i}", Role.RATER).id for i in range(5)]:
+            while (lease := queue.lease(store, rater, seconds=1800)) is not None:
+                answer = Answer(Verdict.RANKED, tuple((i,) for i in lease.order_shown))
+                start = time.perf_counter()
+                queue.submit(store, lease.id, rater, answer)
+                seconds.append(time.perf_counter() - start)
+    median, most = np.quantile(seconds[1:], [0.5, 0.95]) * 1000  # the first one loads scipy
+    return {"adaptive.submit_ms": float(median), "adaptive.submit_ms.p95": float(most)}
 
 
 def measure_split(pool: VotePool, witness: np.ndarray, chosen: float) -> dict[str, float]:

@@ -21,6 +21,7 @@ ROLES_OF_PAGE: dict[str, frozenset[Role]] = {
     "/adjudicate": frozenset({Role.LEAD, Role.ADMIN}),
     "/lead": frozenset({Role.LEAD, Role.ADMIN}),
     "/data": frozenset({Role.EVALUATOR, Role.LEAD, Role.ADMIN}),
+    "/raters": frozenset({Role.LEAD, Role.ADMIN}),
     "/people": frozenset({Role.LEAD, Role.ADMIN}),
     "/replay": frozenset({Role.EVALUATOR, Role.LEAD, Role.ADMIN}),
 }

@@ -125,6 +125,8 @@ def change_rater(
     for flag, on in {"disabled": disabled, "paused": paused}.items():
         if on is not None:
             values[f"{flag}_at"], details[flag] = (utc_now() if on else None), on
+    if paused is not None:
+        values["paused_reason"] = None  # a check's, which is no longer why
     if languages is not None:
         codes = sorted({code.strip().lower() for code in languages} - {""})
         for code in codes:

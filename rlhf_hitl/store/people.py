@@ -215,6 +215,13 @@ def list_raters(store: Store) -> list[Rater]:
         return [rater_from_row(row) for row in conn.execute(sa.select(raters).order_by(raters.c.name)).mappings()]
 
 
+def load_names(store: Store, ids: Iterable[str]) -> dict[str, str]:
+    """Return rater id → name, for those of the ids that the store has."""
+    query = sa.select(raters.c.id, raters.c.name).where(store.among(raters.c.id, ids))
+    with store.read() as conn:
+        return dict(conn.execute(query).tuples().all())
+
+
 def find_rater_id(conn: Connection, name: str) -> str:
     """Return the id of the rater with this name: spelt exactly so or, where nobody is, the same in another spelling.
 

@@ -1,5 +1,7 @@
 """`raters check`, `findings` and `overrule` on the command line."""
 
+import json
+
 import numpy as np
 
 from command_line import run_command
@@ -9,8 +11,10 @@ from rlhf_hitl.types import Answer, Route, Verdict, utc_now
 
 
 def test_checks_are_run_listed_and_overruled(sqlite_store, sqlite_url, add_comparisons, add_raters):
-    nothing = run_command("raters", "check", "--store", sqlite_url)
-    assert "Nothing new was found." in nothing.out
+    def run(*args):
+        return json.loads(run_command("raters", *args, "--store", sqlite_url, "--json").stdout)["findings"]
+
+    assert "Nothing new was found." in run_command("raters", "check", "--store", sqlite_url).stdout
     ids, rng, rows = add_raters(sqlite_store, 6), np.random.default_rng(0), []
     for comparison in add_comparisons(sqlite_store, 40):
         a, b = rng.permutation([c.id for c in comparison.completions]).tolist()
@@ -23,16 +27,14 @@ def test_checks_are_run_listed_and_overruled(sqlite_store, sqlite_url, add_compa
             rows.append(judgment_to_row(answer, **columns, created_at=utc_now()))
     with sqlite_store.write() as conn:
         conn.execute(judgments.insert(), rows)
-    found = run_command("raters", "check", "--store", sqlite_url, "--json").json["findings"]
+    found = run("check")
     assert {f["name"] for f in found} == {"rater 0"}
     assert "one_side" in {f["check"] for f in found}
-    assert run_command("raters", "findings", "rater 0", "--store", sqlite_url, "--json").json["findings"] == found
-    assert "Chose the answer shown first" in run_command("raters", "findings", "--store", sqlite_url).out
+    assert run("findings", "rater 0") == found
+    assert "Chose the answer shown first" in run_command("raters", "findings", "--store", sqlite_url).stdout
     refused = run_command("raters", "overrule", "rater 1", "--because", "so", "--store", sqlite_url)
-    assert refused.code == 2
-    assert "against whom a finding stands" in refused.err
-    overruled = run_command(
-        "raters", "overrule", "rater 0", "--because", "Reads Hebrew.", "--store", sqlite_url, "--json"
-    )
-    assert {f["overruled_because"] for f in overruled.json["findings"]} == {"Reads Hebrew."}
-    assert run_command("raters", "check", "--store", sqlite_url, "--json").json["findings"] == []
+    assert refused.returncode == 2
+    assert "against whom a finding stands" in refused.stderr
+    overruled = run("overrule", "rater 0", "--because", "Reads Hebrew.")
+    assert {f["overruled_because"] for f in overruled} == {"Reads Hebrew."}
+    assert run("check") == []

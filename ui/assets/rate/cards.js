@@ -54,9 +54,10 @@ function createCards(page) {
   function showUnqualified() {
     const { state: standing, projects, ask } = state.qualification;
     const names = { projects: page.i18n.formatList(projects) };
-    const key = { paused: "paused", failed: "unqualified_failed", asked: "unqualified_asked" }[standing];
-    $("unqualified-title").textContent = t(standing === "paused" ? "paused_title" : key);
-    $("unqualified-why").textContent = t(`${key}_why`, names);
+    const isPaused = standing === "paused";
+    const isFailed = standing === "failed";
+    $("unqualified-title").textContent = t(isPaused ? "paused_title" : isFailed ? "unqualified_failed" : "unqualified_asked");
+    $("unqualified-why").textContent = t(isPaused ? "paused_why" : isFailed ? "unqualified_failed_why" : "unqualified_asked_why", names);
     $("unqualified-ask").textContent = ask.length ? t("unqualified_ask", { names: page.i18n.formatList(ask) }) : t("unqualified_ask_any");
     page.notices.announce(`${$("unqualified-title").textContent}. ${$("unqualified-why").textContent}`);
   }

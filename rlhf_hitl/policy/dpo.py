@@ -89,6 +89,8 @@ class LabelDPOTrainer(DPOTrainer):
         mean_weight: of the rows' labels.
     """
 
+    args: DPOSettings
+    model: torch.nn.Module
     mean_weight: float = 1.0
 
     def __init__(self, *args: Any, **kwargs: Any):

@@ -1,11 +1,11 @@
 """Spammers among simulated raters: how many the checks find within 40 judgments, and how many honest ones they accuse.
 
-A part of `labels.py`. A fifth of the raters draw their answers, a tenth always choose the left; the others judge by the
-model of `stats/spammers.py`, with the spread of reliability and tie width that it finds in the crowd of LLMFAO; 39 % of
-their votes are ties. Everything is simulated, and is marked so in the store. A comparison has three votes, so a rater can
-be compared with two others, of whom one in three may be a spammer. Three ways of working are measured: a project that
-lets raters qualify on ten golds and has one gold in five afterwards (the figures without a suffix), one with the latter
-only, and one without golds.
+A part of `labels.py`. A fifth of the raters draw their answers, a tenth always choose the left; the others judge by
+the model of `stats/spammers.py`, with the spread of reliability and tie width that it finds in the crowd of LLMFAO; 39
+% of their votes are ties. Everything is simulated, and is marked so in the store. A comparison has three votes, so a
+rater can be compared with two others, of whom one in three may be a spammer. Three ways of working are measured: a
+project that lets raters qualify on ten golds and has one gold in five afterwards (the figures without a suffix), one
+with the latter only, and one without golds.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ from rlhf_hitl.types import Answer, Comparison, Completion, Message, Prompt, Rol
 HONEST, RANDOM, LEFT = 0, 1, 2
 SHARES = {RANDOM: 0.2, LEFT: 0.1}
 JUDGMENTS, OVERLAP, GOLDS = 40, 3, 40
-#: Suffix of the figures → golds to begin with, and one in so many afterwards (0: none). They are among the 40 judgments.
+#: Suffix of the figures → golds to begin with, and one in so many afterwards (0: none). They are among the 40
+#: judgments.
 WAYS = {"": (10, 5), "_golds_only_hidden": (0, 5), "_without_golds": (0, 0)}
 LOOK_EVERY = 5  # judgments of each rater: the checks are run again and again, as a server runs them
 #: The median reliability of honest raters, and standard deviations of log reliability, log tie width and position bias.
@@ -66,7 +67,7 @@ def measure(args: argparse.Namespace) -> tuple[dict[str, float], list[str]]:
         }
     notes = [
         f"spam: simulated raters, {raters} in each of {seeds} stores, {OVERLAP} votes a comparison; found: paused or "
-        f"down-weighted within {JUDGMENTS} judgments, the checks being run after every {LOOK_EVERY}; golds to begin with "
+        f"down-weighted within {JUDGMENTS} judgments, checked after every {LOOK_EVERY}; golds to begin with "
         f"and one in so many afterwards: {WAYS}"
     ]
     return figures, notes

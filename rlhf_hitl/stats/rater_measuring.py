@@ -105,8 +105,11 @@ def measure_votes(cells: Cells, tables: VoteTables, mixed: np.ndarray, posterior
         evidence[part] = np.log(total / inverse)
         for column, table in enumerate((low, high, moved)):
             slopes[part, column] = np.einsum("vg,vg->v", of_pair, table[cell])
-        firsts = np.flatnonzero(np.r_[True, cell[1:] != cell[:-1]])
-        sums[cell[firsts]] += np.add.reduceat(of_pair, firsts, axis=0)
+        here = slice(cell[0], cell[-1] + 1)
+        members = np.arange(len(cell))
+        ends = np.searchsorted(cell, np.arange(here.start, here.stop + 1))
+        of_cell = csr_array((np.ones(len(cell), np.float32), members, ends), shape=(here.stop - here.start, len(cell)))
+        sums[here] += of_cell @ of_pair
     d = STATE_D
     curves = np.stack(
         [

@@ -50,12 +50,13 @@ function createCards(page) {
     scrollToLastTurn();
     page.notices.announce(t(card.mode === "correct" ? "your_answer" : card.mode === "tutorial" ? "tutorial_next" : "next_comparison"));
   }
-  // Say what the rater has not qualified for, and whom to ask.
+  // Say that the rater is paused or what they have not qualified for, and whom to ask.
   function showUnqualified() {
     const { state: standing, projects, ask } = state.qualification;
     const names = { projects: page.i18n.formatList(projects) };
-    $("unqualified-title").textContent = t(standing === "failed" ? "unqualified_failed" : "unqualified_asked");
-    $("unqualified-why").textContent = t(standing === "failed" ? "unqualified_failed_why" : "unqualified_asked_why", names);
+    const key = { paused: "paused", failed: "unqualified_failed", asked: "unqualified_asked" }[standing];
+    $("unqualified-title").textContent = t(standing === "paused" ? "paused_title" : key);
+    $("unqualified-why").textContent = t(`${key}_why`, names);
     $("unqualified-ask").textContent = ask.length ? t("unqualified_ask", { names: page.i18n.formatList(ask) }) : t("unqualified_ask_any");
     page.notices.announce(`${$("unqualified-title").textContent}. ${$("unqualified-why").textContent}`);
   }

@@ -123,6 +123,7 @@ def make_population() -> dict[str, list[LabelVote]]:
 def test_a_rater_who_answers_at_random_weighs_little_and_does_not_turn_a_label():
     votes = make_population()
     model = fit_to_votes(votes.items(), "raters")
+    assert isinstance(model, Raters)
     weights = [model.get_rater_weight(f"rater {n}") for n in range(8)]
     assert max(weights[:2]) < 0.3 * min(weights[2:])
     assert model.get_rater_weight("new") == pytest.approx(1 - model.population.random_share)
@@ -217,7 +218,8 @@ def test_what_completions_are_called_makes_no_difference(votes, name):
     }
     others = make_all_labels(renamed, name)
     for (comparison_id, first, second), label in make_all_labels(votes, name).items():
-        other = others[comparison_id, *sorted((names[first], names[second]))]
+        one, two = sorted((names[first], names[second]))
+        other = others[comparison_id, one, two]
         flipped = names[first] > names[second]
         probabilities = other.probabilities[::-1] if flipped else other.probabilities
         weighted = other.weighted_votes[::-1] if flipped else other.weighted_votes

@@ -94,6 +94,10 @@ def set_project_command(
         ),
     ] = None,
     rater_filter: RaterFilters = None,
+    judge_overlap: Annotated[
+        int | None,
+        typer.Option(min=0, help="Ask for this many judgments of AI judges of each comparison; 0 asks for none."),
+    ] = None,
     admit: Annotated[list[str] | None, typer.Option(help="Let this rater work in it; may be repeated.")] = None,
     dismiss: Annotated[
         list[str] | None, typer.Option(help="Let this rater no longer work in it; may be repeated.")
@@ -108,15 +112,16 @@ def set_project_command(
 
     opened = Store.open(store)
     filters = None if rater_filter is None else [f for f in rater_filter if f]
-    if all(new is None for new in (paused, open, repeat_every, filters, admit, dismiss)):
+    if all(new is None for new in (paused, open, repeat_every, filters, judge_overlap, admit, dismiss)):
         raise BadInput(
             "nothing to change", expected="an option that says what", fix="add e.g. --paused or --admit NAME"
         )
     if open and paused is None:
         paused = False  # nobody works in a project that is paused
     changed = project_store.change_project(
-        opened, name, paused=paused, open=open, repeat_every=repeat_every, rater_filters=filters
-    )
+        opened, name, paused=paused, open=open, repeat_every=repeat_every, rater_filters=filters,
+        judge_overlap=judge_overlap,
+    )  # fmt: skip
     for rater in admit or []:
         project_store.add_member(opened, name, rater)
     for rater in dismiss or []:

@@ -147,6 +147,11 @@ def find_or_create_lanes(
 FIRST_PLACE = {"": 0, Role.JUDGE.value: 1_000_000, Role.LEAD.value: 2_000_000}
 
 
+def find_working_role(n: int) -> str:
+    """Return whose place has this number: `judge` or `lead`, or empty for one of raters."""
+    return max((first, role) for role, first in FIRST_PLACE.items() if n >= first)[1]
+
+
 def open_places(store: Store, conn: Connection, demands: Sequence[tuple[str, int, int, Route]]) -> None:
     """Open the places 0..overlap-1 of each (comparison, lane, overlap, route) that do not exist; `auto` opens none."""
     rows = [

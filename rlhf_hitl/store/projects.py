@@ -10,11 +10,14 @@ from sqlalchemy.engine import Connection
 
 from rlhf_hitl.errors import BadInput, NotFound
 from rlhf_hitl.store import audit
+from rlhf_hitl.store.comparisons import FIRST_PLACE
 from rlhf_hitl.store.db import Store
 from rlhf_hitl.store.people import find_rater_id
-from rlhf_hitl.store.tables import members, projects
-from rlhf_hitl.types import Project, utc_now
+from rlhf_hitl.store.tables import lanes, members, places, projects
+from rlhf_hitl.types import Project, Role, utc_now
 from rlhf_hitl.types.names import find_look_alike, make_look_alike_error
+
+MOST_JUDGES = 100
 
 
 def add_project(
@@ -65,15 +68,21 @@ def change_project(
     repeat_every: int | None = None,
     paused: bool | None = None,
     rater_filters: Sequence[str] | None = None,
+    judge_overlap: int | None = None,
     by: audit.Actor = audit.CLI,
 ) -> Project:
     """Change the given settings. A paused project gives out no comparisons; those held already may be answered.
 
+    Args:
+        judge_overlap: judgments wanted of models; their places are opened when a judge is run.
+
     Raises:
         NotFound: there is no such project.
-        BadInput: `repeat_every` is negative or 1, or there is no such filter.
+        BadInput: `repeat_every` is negative or 1, there is no such filter, or `judge_overlap` is out of range.
     """
-    new: dict = {"open": open, "repeat_every": repeat_every}
+    new: dict = {"open": open, "repeat_every": repeat_every, "judge_overlap": judge_overlap}
+    if judge_overlap is not None and not 0 <= judge_overlap <= MOST_JUDGES:
+        raise BadInput(f"judge overlap {judge_overlap}", expected=f"0 to {MOST_JUDGES}", fix="give such a number")
     if rater_filters is not None:
         new["rater_filters"] = _check_filters(rater_filters)
     if repeat_every is not None:
@@ -83,11 +92,23 @@ def change_project(
     new = {k: v for k, v in new.items() if v is not None or k == "paused_at"}
     with store.write() as conn:
         require_project(conn, id)
+        if judge_overlap is not None:
+            _close_judge_places(store, conn, id, judge_overlap)
         if new:
             conn.execute(projects.update().where(projects.c.id == id).values(new))
             details = {"open": open, "repeat_every": repeat_every, "paused": paused, "rater_filters": rater_filters}
+            details["judge_overlap"] = judge_overlap
             audit.record(conn, by, "project.changed", id, **{k: v for k, v in details.items() if v is not None})
         return _to_project(require_project(conn, id))
+
+
+def _close_judge_places(store: Store, conn: Connection, id: str, overlap: int) -> None:
+    """Close the places of judges beyond an overlap that nobody holds."""
+    own_lanes = sa.select(lanes.c.id).where(lanes.c.project_id == id)
+    beyond = sa.and_(places.c.role == Role.JUDGE.value, places.c.n >= FIRST_PLACE[Role.JUDGE.value] + overlap)
+    is_free = sa.or_(places.c.leased_until.is_(None), places.c.leased_until <= store.now(conn))
+    unfilled = places.c.judgment_id.is_(None)
+    conn.execute(places.delete().where(beyond, places.c.lane_id.in_(own_lanes), unfilled, is_free))
 
 
 def add_member(store: Store, id: str, rater: str, *, by: audit.Actor = audit.CLI) -> None:
@@ -162,4 +183,11 @@ def _check_filters(names: Sequence[str]) -> list[str]:
 
 def _to_project(row) -> Project:
     filters = tuple(row["rater_filters"] or ())
-    return Project(row["id"], row["open"], row["repeat_every"], row["paused_at"] is not None, filters)
+    return Project(
+        row["id"],
+        row["open"],
+        row["repeat_every"],
+        row["paused_at"] is not None,
+        filters,
+        judge_overlap=row.get("judge_overlap", 0),
+    )

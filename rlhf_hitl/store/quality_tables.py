@@ -164,7 +164,7 @@ judge_calls = Table(
     Column("template_version", String(80), nullable=False),
     Column("order_shown", JSON, nullable=False),
     Column("outcome", String(20), nullable=False),  # answered, refused, unreadable, failed, timed_out
-    Column("probabilities", JSON),  # of (first shown better, tie, second shown better)
+    Column("probabilities", JSON(none_as_null=True)),  # of (first shown better, tie, second shown better)
     Column("prompt_tokens", Integer, nullable=False),
     Column("completion_tokens", Integer, nullable=False),
     Column("cost", Float, nullable=False),

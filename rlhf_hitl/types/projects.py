@@ -23,7 +23,8 @@ class Project:
     A paused project gives no comparison to anybody; one that is not `open` gives comparisons to its members only. One
     in `repeat_every` comparisons a rater gets is a hidden repeat of one they judged before; 0 means no repeats.
     `rater_filters` are what raters may choose their tasks by: `batch`, or `tags.KEY` for a tag of the prompt. Whoever
-    may choose by something learns it of what they get, so nothing is open by default.
+    may choose by something learns it of what they get, so nothing is open by default. `judge_overlap` is how many
+    judgments of models are wanted of each comparison, beside those of people.
     """
 
     id: str
@@ -31,6 +32,7 @@ class Project:
     repeat_every: int = 0
     paused: bool = False
     rater_filters: tuple[str, ...] = ()
+    judge_overlap: int = 0
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from rlhf_hitl.store.db import Store
 from rlhf_hitl.store.judgments import IS_FIRST
 from rlhf_hitl.store.known_names import find_spellings
 from rlhf_hitl.store.tables import Utc, comparisons, judgments, lanes, members, places, projects, prompts, raters
-from rlhf_hitl.types import Route, Verdict, make_content_id, utc_now
+from rlhf_hitl.types import Role, Route, Verdict, make_content_id, utc_now
 
 #: A hidden repeat is not one of a rater's newest REPEAT_GAP judgments, but one of the REPEAT_WINDOW before those.
 REPEAT_GAP, REPEAT_WINDOW = 20, 100
@@ -63,6 +63,11 @@ class Place(NamedTuple):
     n: int
 
 
+def get_working_role(rater: Any) -> str:
+    """Return whose places a rater is given: those of judges for a model, those of raters (empty) for everybody else."""
+    return Role.JUDGE.value if rater.role == Role.JUDGE.value else ""
+
+
 def is_free() -> sa.ColumnElement[bool]:
     """Return the condition that no lease runs on a place at the time bound to `now`. The place may be filled."""
     return sa.or_(places.c.leased_until.is_(None), places.c.leased_until <= NOW)
@@ -101,11 +106,13 @@ def find_next_place(
         chance: returns a number in [0, 1), which decides whether a hidden repeat comes next.
     """
     open_lanes = {lane.id: lane for lane in _load_open_lanes(conn, rater, task_filter)}
-    head = _find_head(conn, list(open_lanes.values()), candidates, {"rater": rater.id, "now": now})
+    role = get_working_role(rater)
+    parameters = {"rater": rater.id, "now": now, "role": role}
+    head = _find_head(conn, list(open_lanes.values()), candidates, parameters)
     if head is None:
         return None
     lane = open_lanes[head.lane_id]
-    if lane.repeat_every and chance() < 1 / lane.repeat_every:
+    if not role and lane.repeat_every and chance() < 1 / lane.repeat_every:
         # What is repeated fits the filter too: otherwise it would show by that.
         repeatable = [other.id for other in open_lanes.values() if other.project_id == lane.project_id]
         repeat = _create_repeat(store, conn, rater.id, lane, repeatable, task_filter, head.position, chance)

@@ -11,6 +11,7 @@ from sqlalchemy.engine import Connection, RowMapping
 
 from rlhf_hitl.errors import BadInput, Conflict, NotFound
 from rlhf_hitl.store import guidelines, webhooks
+from rlhf_hitl.store.comparisons import find_working_role
 from rlhf_hitl.store.db import Store
 from rlhf_hitl.store.judgments import (
     append_judgment,
@@ -24,8 +25,9 @@ from rlhf_hitl.store.queue.assignment import NOW, is_free, is_open_to, may_lease
 from rlhf_hitl.store.queue.leasing import check_lease_of, count_running_leases
 from rlhf_hitl.store.queue.locks import lock_comparison, lock_rater
 from rlhf_hitl.store.tables import comparisons, judgments, leases, places
-from rlhf_hitl.types import Answer, Event, Receipt, ShownAnswer, utc_now
+from rlhf_hitl.types import Answer, Event, Receipt, Role, ShownAnswer, utc_now
 from rlhf_hitl.types.content import refuse_nul
+from rlhf_hitl.types.judges import Probabilities
 
 #: Of one judgment. Each stays in the store for good.
 MAX_CORRECTIONS = 50
@@ -41,6 +43,7 @@ def submit(
     guideline_version: str = "",
     interface_version: str = "",
     simulated: bool = False,
+    probabilities: Probabilities | None = None,
     now: datetime | None = None,
 ) -> Receipt:
     """Store a rater's answer as a judgment. When this returns, the judgment is on disk.
@@ -53,6 +56,7 @@ def submit(
         answer: names completions by id, or by the letters they were shown under.
         idempotency_key: the lease's id, if not given.
         guideline_version: the version the rater answered under, where it is a later one than the lease's.
+        probabilities: a judge's, of (first shown better, tie, second shown better).
 
     Raises:
         NotFound: no such lease.
@@ -72,7 +76,9 @@ def submit(
         is_later = version != leased_version
         if is_later:
             guidelines.check_version(conn, comparison_id, version, leased_version)
-        if not simulated:  # a simulated rater has no reasons to give, and its time is simulated too
+        role = find_working_role(lease["place"])
+        # A simulated rater has no reasons to give, and its time is simulated too. A judge says what its template asks.
+        if not simulated and role != Role.JUDGE:
             if is_later or lease["guideline_requires"] or answer.scores:
                 guidelines.check_answer(conn, comparison_id, version, answer, lease["order_shown"])
             answer = _limit_active_time(conn, answer, rater_id, lease["leased_at"], now or clock)
@@ -82,10 +88,10 @@ def submit(
                 return Receipt(earlier_id, "repeated")
         now = now or clock
         judgment_id = make_judgment_id()
-        filled = _fill_place(conn, _HELD_PLACE, lease, lease_id, judgment_id, now)
+        filled = _fill_place(conn, _HELD_PLACE, lease, lease_id, judgment_id, now, role)
         # After the lease it counts where they would be given it now; otherwise it is kept, and no more.
         if not filled and rater is not None and _may_be_given(conn, rater, comparison_id, now):
-            filled = _fill_place(conn, _FREE_PLACE, lease, lease_id, judgment_id, now)
+            filled = _fill_place(conn, _FREE_PLACE, lease, lease_id, judgment_id, now, role)
         row = judgment_to_row(
             answer,
             id=judgment_id,
@@ -101,6 +107,8 @@ def submit(
             surplus=not filled,
             idempotency_key=key,
             created_at=now,
+            role=role,
+            probabilities=None if probabilities is None else list(probabilities),
         )
         append_judgment(conn, row)
         if lease["has_webhooks"]:
@@ -112,7 +120,7 @@ def submit(
 # rater's earlier judgments need no lock: their row is locked already, so they submit nothing else meanwhile.
 _LOAD_AND_LOCK = (
     sa.select(
-        *(leases.c[name] for name in ("comparison_id", "rater_id", "order_shown", "route", "reward_model_id")),
+        *(leases.c[name] for name in ("comparison_id", "rater_id", "order_shown", "route", "reward_model_id", "place")),
         leases.c.leased_at,
         leases.c.guideline_version,
         guidelines.requires_something(leases.c.guideline_version).label("guideline_requires"),
@@ -160,7 +168,7 @@ def correct(
         if not old["simulated"]:
             answer = _limit_time_of_correction(conn, answer, rater_id, old["active_seconds"], store.now(conn))
         copied = ("comparison_id", "rater_id", "lease_id", "order_shown", "route", "reward_model_id", "simulated")
-        versions = ("guideline_version", "interface_version", "surplus")
+        versions = ("guideline_version", "interface_version", "surplus", "role")
         row = judgment_to_row(
             answer,
             **{name: old[name] for name in copied + versions},
@@ -241,10 +249,10 @@ _NEWEST_CLAIMS = (
 
 
 def _fill_place(
-    conn: Connection, fill: sa.Update, lease: RowMapping, lease_id: str, judgment_id: str, now: datetime
+    conn: Connection, fill: sa.Update, lease: RowMapping, lease_id: str, judgment_id: str, now: datetime, role: str
 ) -> bool:
-    """Fill the first place that `fill` finds. False if there is none."""
-    parameters = {"comparison": lease["comparison_id"], "rater": lease["rater_id"], "now": now}
+    """Fill the first place of a working role that `fill` finds. False if there is none."""
+    parameters = {"comparison": lease["comparison_id"], "rater": lease["rater_id"], "now": now, "working_role": role}
     values = {"judgment_id": judgment_id, "rater_id": lease["rater_id"], "lease_id": lease_id, "leased_until": None}
     return conn.execute(fill, parameters | values).rowcount > 0
 
@@ -262,6 +270,7 @@ def _make_fill(condition: sa.ColumnElement[bool]) -> sa.Update:
             places.c.comparison_id == sa.bindparam("comparison"),
             places.c.judgment_id.is_(None),
             sa.or_(places.c.reserved_for.is_(None), places.c.reserved_for == sa.bindparam("rater")),
+            places.c.role == sa.bindparam("working_role"),  # `role` would be the column to set
             condition,
         )
         .order_by(places.c.n)
@@ -275,7 +284,7 @@ def _make_fill(condition: sa.ColumnElement[bool]) -> sa.Update:
 
 # A place that the rater holds, under this lease or a later one, and one that nobody holds.
 _HELD_PLACE = _make_fill(sa.and_(places.c.rater_id == sa.bindparam("rater"), places.c.leased_until > NOW))
-_FREE_PLACE = _make_fill(sa.and_(is_free(), places.c.role == ""))
+_FREE_PLACE = _make_fill(is_free())
 
 
 def _emit_events(conn: Connection, row: dict) -> None:
@@ -286,7 +295,7 @@ def _emit_events(conn: Connection, row: dict) -> None:
     data = {"comparison_id": row["comparison_id"], "judgment_id": row["id"]}
     data |= {name: row[name] for name in ("rater_id", "verdict", "surplus", "supersedes", "simulated")}
     webhooks.enqueue_event(conn, Event.JUDGMENT_CREATED, data, hooks)
-    if row["surplus"] or row["supersedes"]:
+    if row["surplus"] or row["supersedes"] or row["role"]:
         return
     unfilled = places.c.comparison_id == row["comparison_id"], places.c.judgment_id.is_(None), places.c.role == ""
     if conn.execute(sa.select(places.c.n).where(*unfilled).limit(1)).first() is None:

@@ -95,6 +95,7 @@ def make_rows(n: int) -> dict[str, list[dict[str, Any]]]:
                 if row[key.parent.name] is not None:
                     row[key.parent.name] = kept[key.column.table.name][(i * 5) % n][key.column.name]
             kept[name].append(row | make_domain_values(name, i, n, kept))
+    kept["golds"] = [gold for gold, comparison in zip(kept["golds"], kept["comparisons"]) if comparison["is_gold"]]
     return kept
 
 
@@ -108,14 +109,18 @@ def make_domain_values(table: str, i: int, n: int, kept: dict[str, list[dict[str
     match table:
         case "projects":
             filters = [["batch"], [], ["tags.é"]][i % 3]
-            return {"id": f"project-{i}", "repeat_every": (0, 2, 7)[i % 3], "rater_filters": filters}
+            qualification = {"golds": 8, "pass_mark": 0.75} if i % 2 else None
+            quality = {"gold_every": (0, 2, 7)[i % 3], "qualification": qualification, "overlap_rule": {"least": i}}
+            return {"id": f"project-{i}", "repeat_every": (0, 2, 7)[i % 3], "rater_filters": filters} | quality
         case "secrets":
             return {"name": "draws" if i == 0 else f"another {i}", "value": f"{i:064x}"}
         case "lanes":
             return {"project_id": f"project-{i}"}
         case "raters":
             languages = None if i % 5 == 3 else ["en", "pt-br"][: i % 3]
-            return {"role": list(Role)[i % len(Role)].value, "languages": languages, "quota": i + 1 if i % 2 else None}
+            quality = {"attributes": {text: text} if i % 2 else None, "vote_weight": (None, 0.1, 1.0)[i % 3]}
+            role = list(Role)[i % len(Role)].value
+            return {"role": role, "languages": languages, "quota": i + 1 if i % 2 else None} | quality
         case "prompts":
             shown = (TextPart("é\u2028"), make_image(i)) if i % 2 else "é\u2028"
             tools = parse_tools([{"name": text, "b": 1, "a": 2}]) if i % 3 == 1 else ()
@@ -146,6 +151,7 @@ def make_domain_values(table: str, i: int, n: int, kept: dict[str, list[dict[str
             lane = kept["lanes"][i]
             id = make_content_id("x", pair, {"project": lane["project_id"]})
             where = {"prompt_id": kept["prompts"][0]["id"], "lane_id": lane["id"], "repeat_of": None}
+            where |= {"is_gold": i % 2 == 1}
             accepted = {"accepted_seq": routing_seq(i) if route == Route.AUTO else None}
             return {"id": id, "completion_ids": pair, "route": route} | where | accepted
         case "leases":
@@ -162,14 +168,39 @@ def make_domain_values(table: str, i: int, n: int, kept: dict[str, list[dict[str
             elif i % 3 == 2:
                 rating = {"verdict": "ranked", "ranking": [[second, first]], "strength": None, "reason": None}
             more = {"scores": {text[:20]: {first: 3}}, "active_seconds": (None, 0.1, 1e-310, 3.0)[i % 4]}
+            more |= {"role": (None, "judge", "lead")[i % 3], "probabilities": [0.5, 0.25, 0.25] if i % 3 == 1 else None}
             return {"seq": i + 5, "comparison_id": comparison["id"], "order_shown": [second, first] if i % 2 else [],
                     "route": route, "supersedes": None} | rating | more  # fmt: skip
         case "places":
             judgment, lease = kept["judgments"][i], kept["leases"][i]
             comparison = kept["comparisons"][i]
-            filled = {"judgment_id": judgment["id"] if i % 2 else None, "rater_id": lease["rater_id"]}
+            role = ("", "judge", "lead")[i % 3]
+            filled = {"role": role, "judgment_id": judgment["id"] if i % 2 else None, "rater_id": lease["rater_id"]}
             return {"comparison_id": comparison["id"], "n": i, "lane_id": comparison["lane_id"],
                     "lease_id": lease["id"]} | filled  # fmt: skip
+        case "golds":
+            comparison = kept["comparisons"][i]
+            first, second = comparison["completion_ids"]
+            right = {"verdict": "ranked", "ranking": [[second], [first]], "purpose": ("hidden", "qualification")[i % 2]}
+            return {"comparison_id": comparison["id"], "project_id": f"project-{i}"} | right
+        case "slices":
+            return {"filter": {text: [text]}}
+        case "findings":
+            numbers = {"statistic": FLOATS[i % 3], "p_value": None if i % 2 else 0.01, "false_alarm_rate": 0.01}
+            return numbers | {"evidence": {text: i}, "action": ("none", "down_weighted", "paused")[i % 3]}
+        case "out_of_fold":
+            comparison = kept["comparisons"][i]
+            first, second = comparison["completion_ids"]
+            sides = {"comparison_id": comparison["id"], "first": first, "second": second}
+            return sides | {"p_first": 0.5, "p_tie": 1e-310, "p_second": 0.5}
+        case "judges":
+            return {"kind": ("endpoint", "local")[i % 2], "settings": {text: i}, "budget": (None, 0.1)[i % 2]}
+        case "judge_calls":
+            comparison = kept["comparisons"][i]
+            outcomes = ("answered", "refused", "unreadable", "failed", "timed_out")
+            said = {"outcome": outcomes[i % 5], "probabilities": None if i % 5 else [0.0, 0.0, 1.0]}
+            numbers = {"cost": 0.1, "seconds": 3.0, "order_shown": comparison["completion_ids"][::-1]}
+            return {"comparison_id": comparison["id"]} | said | numbers
         case "guidelines":
             axes = [{"id": f"axis-{i}", "title": text, "description": ""}]
             words = {"scores": ("offered", "required", "off")[i % 3], "rationale": ("offered", "required")[i % 2]}

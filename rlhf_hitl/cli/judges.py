@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import typer
 
-from rlhf_hitl.cli import AsJson, Interrupted, Result, StoreUrl, app, command, make_table
+from rlhf_hitl.cli import AsJson, Result, StoreUrl, app, command, make_table
 from rlhf_hitl.config import load_settings
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.extras import require_extra

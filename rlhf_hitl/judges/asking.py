@@ -9,7 +9,6 @@ from typing import Protocol
 
 from rlhf_hitl.errors import RlhfHitlError
 from rlhf_hitl.judges.templates import OUTCOMES, Question, Template
-from rlhf_hitl.types import Ranking
 from rlhf_hitl.types.judges import JudgeCall, Probabilities
 
 

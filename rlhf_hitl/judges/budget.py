@@ -38,19 +38,23 @@ class Budget:
     def compute_cost(self, prompt_tokens: int, completion_tokens: int) -> float:
         return (prompt_tokens * self.price_in + completion_tokens * self.price_out) / TOKENS_PER_PRICE
 
-    def reserve(self, most_prompt_tokens: int, most_completion_tokens: int) -> float:
+    def reserve(self, most_prompt_tokens: int, most_completion_tokens: int) -> float | None:
         """Set aside the most that a request can cost, and return it.
+
+        Returns None where it fits only once requests that are under way have cost less than they could: ask again.
 
         Raises:
             BudgetReached: it could pass the limit.
         """
         most = self.compute_cost(most_prompt_tokens, most_completion_tokens)
         with self._lock:
-            if self.limit is not None and self.spent + self._reserved + most > self.limit:
+            if self.limit is not None and self.spent + most > self.limit:
                 raise BudgetReached(
                     f"budget {self.limit:g}: {self.spent:.4g} is spent, and the next request may cost {most:.4g}. "
                     "Fix: raise it with `rlhf-hitl judges set NAME --budget`"
                 )
+            if self.limit is not None and self.spent + self._reserved + most > self.limit:
+                return None
             self._reserved += most
         return most
 

@@ -14,6 +14,7 @@ import asyncio
 import base64
 import json
 import random
+import re
 import threading
 import time
 from collections.abc import Callable, Coroutine
@@ -36,6 +37,7 @@ FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.5, 30.0
 LONGEST_RETRY_AFTER_SECONDS = 300.0
 MOST_BYTES = 4 << 20  # of a response
 MOST_ERROR_LETTERS = 300
+BUDGET_POLL_SECONDS = 0.01
 #: OpenAI gives the 20 likeliest tokens at most.
 LIKELIEST_TOKENS = 20
 #: Parameters that an endpoint may refuse by name, and what takes their place.
@@ -188,7 +190,8 @@ class Endpoint:
             CannotJudge: no request can succeed; this one is among the calls.
         """
         most = bound_tokens(question.texts, len(question.images)), question.template.max_tokens * body.get("n", 1)
-        reserved = self._budget.reserve(*most)
+        while (reserved := self._budget.reserve(*most)) is None:
+            await asyncio.sleep(BUDGET_POLL_SECONDS)
         began, cost = time.perf_counter(), 0.0
 
         def note(outcome: CallOutcome, error: str = "") -> JudgeCall:
@@ -257,7 +260,7 @@ class Endpoint:
             fix = f"check the address, which often ends in /v1, and the model {self._judge.model!r}"
             self._give_up(call, calls, f"this model at this address ({call.error})", fix)
         if status in (400, 422):
-            if refused := [name for name in REFUSABLE if name not in self._refused and name in said]:
+            if refused := [name for name in REFUSABLE if name not in self._refused and _names(said, name)]:
                 # `top_logprobs` is nothing without `logprobs`.
                 self._refused |= {refused[0]} | ({"logprobs", "top_logprobs"} if "logprobs" in refused[0] else set())
                 return _Try(call, wait=1e-3)
@@ -282,6 +285,10 @@ class Endpoint:
 
     def _word(self, error: str) -> str:
         return clean_text(self._key.remove_from(" ".join(error.split())))[:MOST_ERROR_LETTERS]
+
+
+def _names(text: str, parameter: str) -> bool:
+    return re.search(rf"(?<!\w){parameter}(?!\w)", text) is not None
 
 
 def _read_message(e: openai.APIStatusError) -> str:

@@ -266,10 +266,10 @@ class _Run:
             guideline = self._get_guideline(comparison.project, lease.guideline_version).text
         opinions: dict[tuple[str, str], Probabilities] = {}
         rationale = ""
-        for pair in combinations(lease.order_shown, 2):
+        for a, b in combinations(lease.order_shown, 2):
             both = []
-            for order in (pair, pair[::-1]):
-                question = ask_about(self._template, comparison, *order, guideline)
+            for order in ((a, b), (b, a)):
+                question = ask_about(self._template, comparison, order[0], order[1], guideline)
                 made: list[JudgeCall] = []
                 try:
                     if question.images and not self._asker.takes_images:
@@ -283,7 +283,7 @@ class _Run:
                 if opinion is None:
                     return None
                 both.append(opinion)
-            opinions[pair] = combine_orders(both[0].probabilities, both[1].probabilities)
+            opinions[a, b] = combine_orders(both[0].probabilities, both[1].probabilities)
             if len(lease.order_shown) == 2:
                 rationale = both[0].rationale  # it speaks of A and B as they were shown first
         return opinions, rationale

@@ -44,11 +44,12 @@ class LocalModel:
             error = f"a question of {len(ids):,} tokens, and the model reads {longest:,}"
             calls.append(JudgeCall(order_shown, CallOutcome.FAILED, error=error))
             return None
-        reserved = self._budget.reserve(len(ids), 0)
         with self._lock, torch.inference_mode():  # one forward pass uses all cores by itself
+            reserved = self._budget.reserve(len(ids), 0)
+            assert reserved is not None, "nothing else is under way"
             logits = self._model(torch.tensor([ids], device=self._model.device)).logits[0, -1].float()
             shares = logits.softmax(-1).cpu()
-        self._budget.settle(reserved, reserved)
+            self._budget.settle(reserved, reserved)
         weights = {letter: float(shares[tokens].sum()) for letter, tokens in self._tokens.items()}
         probabilities = weigh_letters(weights, question.template)
         outcome = CallOutcome.UNREADABLE if probabilities is None else CallOutcome.ANSWERED

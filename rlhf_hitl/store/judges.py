@@ -181,11 +181,8 @@ def sum_calls(store: Store, judge: Judge) -> JudgeTotals:
     sums += [sa.func.coalesce(sa.func.sum(judge_calls.c[name]), 0.0) for name in ("cost", "seconds")]
     judged = sa.func.count(sa.distinct(judge_calls.c.judgment_id))
     with store.read() as conn:
-        by_outcome = dict(
-            conn.execute(
-                sa.select(judge_calls.c.outcome, sa.func.count()).where(own).group_by(judge_calls.c.outcome)
-            ).tuples()
-        )
+        counts = sa.select(judge_calls.c.outcome, sa.func.count()).where(own).group_by(judge_calls.c.outcome)
+        by_outcome = {outcome: n for outcome, n in conn.execute(counts)}
         judgments, *totals = conn.execute(sa.select(judged, *sums).where(own)).one()
     calls = {outcome.value: by_outcome.get(outcome.value, 0) for outcome in CallOutcome}
     return JudgeTotals(calls, judgments, *totals)
@@ -238,8 +235,10 @@ def read_calls(store: Store, judge: Judge) -> Iterator[tuple[str, JudgeCall]]:
 
 def find_reliability(store: Store, rater_id: str) -> tuple[float, float, float] | None:
     """Return a rater's reliability by the newest fit of labels that has them, with its 95 % interval."""
-    columns = (rater_estimates.c[f"reliability{end}"] for end in ("", "_low", "_high"))
-    query = sa.select(*columns).join(label_fits, label_fits.c.id == rater_estimates.c.fit_id)
+    fitted = rater_estimates.c
+    query = sa.select(fitted.reliability, fitted.reliability_low, fitted.reliability_high).join(
+        label_fits, label_fits.c.id == rater_estimates.c.fit_id
+    )
     query = query.where(rater_estimates.c.rater_id == rater_id).order_by(label_fits.c.created_at.desc()).limit(1)
     with store.read() as conn:
         row = conn.execute(query).first()

@@ -235,6 +235,9 @@ def export_data_command(
     ties: Annotated[
         bool, typer.Option("--ties", help="Include pairs of which raters prefer neither, for scripts/train_reward.py.")
     ] = False,
+    judges: Annotated[
+        bool, typer.Option("--with-judges/--without-judges", help="Include what AI judges said, or leave it out.")
+    ] = True,
     min_votes: Annotated[int, typer.Option(min=1, help="Leave out pairs with fewer votes than this.")] = 1,
     license: Annotated[
         str, typer.Option(help="The licence that the dataset card names, as the hub writes it, such as cc-by-4.0.")
@@ -277,6 +280,7 @@ def export_data_command(
                 "--project": project,
                 "--no-model-labels": not model_labels,
                 "--ties": ties,
+                "--without-judges": not judges,
                 "--min-votes": min_votes > 1,
             }
         )
@@ -290,7 +294,7 @@ def export_data_command(
     opened = Store.open(store)
     manifest = write(
         opened, out, format=format, project=project, include_model_labels=model_labels,
-        include_ties=ties, min_votes=min_votes, license=license, repo=push_to_hub, overwrite=overwrite, progress=True,
+        include_ties=ties, include_judges=judges, min_votes=min_votes, license=license, repo=push_to_hub, overwrite=overwrite, progress=True,
     )  # fmt: skip
     _record(opened, "export", format, project=project)
     columns = ("rows", "rankings", "judgments", "demonstrations", "ratings")

@@ -79,7 +79,11 @@ Their files are there all the same.
 ## Raters
 
 {{ m.raters|count("rater") }} made {{ judgments|count("judgment") }}{% if m.simulated_judgments %},
-of which {{ m.simulated_judgments|number }} are simulated{% endif %}.
+of which {{ m.simulated_judgments|number }} are simulated{% endif %}{% if m.judge_judgments %}, of which
+{{ m.judge_judgments|number }} are of AI judges (`role` is `judge` in `judgments`){% endif %}.
+{% if not m.include_judges %}
+What AI judges said was left out.
+{% endif %}
 {% if m.agreement is not none %}
 Two judgments of the same two completions agree in {{ "{:.1%}".format(m.agreement) }} of
 {{ m.agreement_of|count("case") }}: of all pairs of judgments that count, the share which says the same (the first is

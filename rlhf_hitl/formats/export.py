@@ -42,6 +42,7 @@ def export_snapshot(
     project: str | None = None,
     include_model_labels: bool = True,
     include_ties: bool = False,
+    include_judges: bool = True,
     min_votes: int = 1,
     license: str = "unknown",
     repo: str | None = None,
@@ -59,6 +60,7 @@ def export_snapshot(
             a model must not be measured on its own labels.
         include_ties: also pairs where raters prefer neither, for trainers that read `p_tie`; TRL's own trainers take
             every row as a strict preference.
+        include_judges: also what models that judge have said: their votes, ratings and reasons.
         min_votes: leave out pairs with fewer votes.
         license: what the card says of it, as the hub names licences.
         repo: the hub id that it is for, which the card then names.
@@ -75,7 +77,7 @@ def export_snapshot(
     if project is not None:
         with store.read() as conn:
             projects.require_project(conn, project)
-    snapshot = Snapshot(store, project, include_model_labels, include_ties, min_votes, progress)
+    snapshot = Snapshot(store, project, include_model_labels, include_ties, min_votes, progress, include_judges)
     revision = read_store_revision(store)
     with atomic_folder(out, existing="replace" if overwrite else "refuse") as draft:
         written = _write_rows(snapshot, draft, format)
@@ -97,8 +99,10 @@ def export_snapshot(
             "min_votes": min_votes,
             "include_model_labels": include_model_labels,
             "include_ties": include_ties,
+            "include_judges": include_judges,
             "simulated": snapshot.simulated,
             "simulated_judgments": snapshot.simulated_judgments,
+            "judge_judgments": snapshot.judge_judgments,
             "raters": len(snapshot.raters),
             "agreement": snapshot.agreement.share,
             "agreement_of": snapshot.agreement.of,

@@ -182,7 +182,7 @@ def sum_calls(store: Store, judge: Judge) -> JudgeTotals:
     judged = sa.func.count(sa.distinct(judge_calls.c.judgment_id))
     with store.read() as conn:
         counts = sa.select(judge_calls.c.outcome, sa.func.count()).where(own).group_by(judge_calls.c.outcome)
-        by_outcome = {outcome: n for outcome, n in conn.execute(counts)}
+        by_outcome = dict(conn.execute(counts).tuples().all())
         judgments, *totals = conn.execute(sa.select(judged, *sums).where(own)).one()
     calls = {outcome.value: by_outcome.get(outcome.value, 0) for outcome in CallOutcome}
     return JudgeTotals(calls, judgments, *totals)

@@ -294,7 +294,8 @@ def export_data_command(
     opened = Store.open(store)
     manifest = write(
         opened, out, format=format, project=project, include_model_labels=model_labels,
-        include_ties=ties, include_judges=judges, min_votes=min_votes, license=license, repo=push_to_hub, overwrite=overwrite, progress=True,
+        include_ties=ties, include_judges=judges,
+        min_votes=min_votes, license=license, repo=push_to_hub, overwrite=overwrite, progress=True,
     )  # fmt: skip
     _record(opened, "export", format, project=project)
     columns = ("rows", "rankings", "judgments", "demonstrations", "ratings")

@@ -118,7 +118,8 @@ class ImportVote:
     """One rater's vote. `ranking` holds groups of indices into the record's completions, best first.
 
     `scores` are axis → index of a completion → 1 to 5; `judged_at`, with its time zone, is when the rater voted, where
-    the file says so. `judge` is true where the rater is a model. A rater without a name is `unnamed`: each of their votes on a comparison is another rater's.
+    the file says so. `judge` is true where the rater is a model. A rater without a name is `unnamed`: each of their
+    votes on a comparison is another rater's.
     """
 
     verdict: Verdict

@@ -31,8 +31,9 @@ from rlhf_hitl.types import Split, Verdict
 NAME = "native"
 ABOUT = (
     'JSONL of {"messages", "tags", "completions": [{"messages", "policy", "sampling"}]}; prompts only without them. '
-    '"votes": [{"rater", "ranking", "rationale", "strength", "scores": {axis: [1 to 5, …]}, "judged_at", '
-    '"simulated", "judge"}] rank the completions by their numbers, best first; "split" is where its prompt goes; "tools" are what it offers'
+    '"votes": [{"rater", "ranking", "rationale", "strength", "scores": {axis: [1 to 5, …]}, "judged_at", "simulated", '
+    '"judge"}] rank the completions by their numbers, best first; "split" is where its prompt goes; "tools" are what '
+    "it offers"
 )
 COLUMNS = ("messages", "tags", "completions", "votes", "split", "tools")
 SPLITS = {split.value: split.value for split in Split}

@@ -29,9 +29,12 @@ from rlhf_hitl.types import (
     Answer,
     Comparison,
     Completion,
+    GoldFeedback,
     LaneState,
     Messages,
     Prompt,
+    Qualification,
+    QualificationState,
     Receipt,
     Route,
     Score,
@@ -266,7 +269,13 @@ class Client:
     def _post_answer(self, path: str, body: dict[str, Any], verdict: str, ranking: Sequence, more: Mapping) -> Receipt:
         body |= {"verdict": Verdict(verdict).value, "ranking": [list(group) for group in ranking], **more}
         receipt = self._post(path, body)
-        return Receipt(receipt["id"], receipt["outcome"])
+        told, standing = receipt.get("gold"), receipt.get("qualification")
+        return Receipt(
+            receipt["id"],
+            receipt["outcome"],
+            told and GoldFeedback(told["agreed"], Answer.from_plain(told), told["explanation"]),
+            standing and _parse_qualification(standing),
+        )
 
     def _iterate_items(self, path: str, filters: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
         """Iterate over the items of a listing, requesting a page at a time."""
@@ -327,6 +336,11 @@ def _parse_task(lease: Mapping[str, Any]) -> Task:
         lease.get("guideline_version", ""),
         parse_tools(lease.get("tools")),
     )
+
+
+def _parse_qualification(standing: Mapping[str, Any]) -> Qualification:
+    expires_at = standing["expires_at"] and datetime.fromisoformat(standing["expires_at"])
+    return _build(Qualification, standing, state=QualificationState(standing["state"]), expires_at=expires_at)
 
 
 def _parse_chat(messages: Iterable[Mapping[str, Any]]) -> Messages:

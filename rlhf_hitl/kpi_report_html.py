@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from rlhf_hitl.kpi_report import KpiReport, RoundFigures
+from rlhf_hitl.labels import quality_report
+from rlhf_hitl.labels.quality_report import QualitySections
 from rlhf_hitl.report_page import BLUE, ORANGE, draw_svg, make_figure, make_label, render_page, show_percent
 from rlhf_hitl.reward.evaluation_record import Estimate
 from rlhf_hitl.wording import say_count
@@ -36,14 +38,16 @@ _BODY = """<h1>Report</h1>
 """
 
 
-def render_kpi_report(report: KpiReport) -> str:
-    """Return the page. It has no plots if nothing has been judged or accepted."""
+def render_kpi_report(report: KpiReport, quality: QualitySections | None = None) -> str:
+    """Return the page, with the sections on agreement and bias if they are given. It has no plots over the rounds if
+    nothing has been judged or accepted."""
     rounds = "What is done between two rounds counts with the later one, and what comes after the last with the last."
     if len(report.rounds) == 1:
         rounds = "There is one round so far: a plot of it is a point."
     if [r.round for r in report.rounds] == [0]:
         rounds = "No round of the loop was run: all that was done so far is one point."
-    return render_page("Report", _BODY, report=report, rounds=rounds, plots=_draw_plots(report))
+    body = _BODY + quality_report.BODY
+    return render_page("Report", body, report=report, rounds=rounds, plots=_draw_plots(report), quality=quality)
 
 
 def _draw_plots(report: KpiReport) -> list[tuple[str, str, str]]:

@@ -39,6 +39,7 @@ h1 { margin-bottom: .2rem; }
 h2 { margin-top: 2rem; }
 .cards, .plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(17rem, 100%), 1fr)); gap: 1rem; }
 .plots { grid-template-columns: repeat(auto-fit, minmax(min(20rem, 100%), 1fr)); }
+.plots.few { grid-template-columns: repeat(auto-fill, minmax(min(20rem, 100%), 1fr)); align-items: start; }
 .card, article, figure { border: 1px solid var(--line); border-radius: .6rem; padding: 1rem; background: var(--panel); }
 .card b { display: block; font-size: 1.6rem; margin: .2rem 0; font-variant-numeric: tabular-nums; }
 .card small { display: block; }

@@ -184,7 +184,7 @@ def make_domain_values(table: str, i: int, n: int, kept: dict[str, list[dict[str
             right = {"verdict": "ranked", "ranking": [[second], [first]], "purpose": ("hidden", "qualification")[i % 2]}
             return {"comparison_id": comparison["id"], "project_id": f"project-{i}"} | right
         case "slices":
-            return {"filter": {text: [text]}}
+            return {"filter": {"words": text[:400], "tag": [text]}}
         case "findings":
             numbers = {"statistic": FLOATS[i % 3], "p_value": None if i % 2 else 0.01, "false_alarm_rate": 0.01}
             return numbers | {"evidence": {text: i}, "action": ("none", "down_weighted", "paused")[i % 3]}

@@ -28,7 +28,11 @@ def say(*texts: str, logprobs: Mapping[str, float] | None = None, prompt: int = 
             choice["logprobs"] = {"content": [top[0] | {"token": text, "top_logprobs": top}]}
         choices.append(choice)
     usage = {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
-    return 200, {}, {"id": "c", "object": "chat.completion", "created": 0, "model": "m", "choices": choices, "usage": usage}
+    return (
+        200,
+        {},
+        {"id": "c", "object": "chat.completion", "created": 0, "model": "m", "choices": choices, "usage": usage},
+    )
 
 
 def fail(status: int, message: str = "no", headers: Mapping[str, str] | None = None, **more: Any) -> Answer:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from rlhf_hitl.reward.rendering import Conversation
-from rlhf_hitl.reward.vote_scale import FIRST_UNGRADED, SECOND_UNGRADED, VOTE_OUTCOMES
+from rlhf_hitl.stats.vote_outcomes import FIRST_UNGRADED, SECOND_UNGRADED, VOTE_OUTCOMES
 from rlhf_hitl.types import Message
 
 WORDS = ["sea", "sun", "poem", "paris", "thanks", "friend", "lazy", "quick", "brown", "fox", "capital", "today"]

@@ -1,4 +1,4 @@
-"""The lead's page: the five KPIs, the queue, the people, and what the model accepted without them.
+"""The lead's page: the five KPIs, the queue, the people, how they agree, and what the model accepted without them.
 
 Here are the calls of the page, as data; `assets/lead/` draws them.
 """
@@ -26,6 +26,7 @@ from rlhf_hitl.types.messages import list_images
 from rlhf_hitl.ui.conversation import make_excerpt, make_question_excerpt, read_completion
 from rlhf_hitl.ui.dashboard import PageMessage, list_projects, mount_dashboard
 from rlhf_hitl.ui.lead_figures import SharedFigures
+from rlhf_hitl.ui.lead_quality import describe_quality, measure_quality
 from rlhf_hitl.ui.message_blocks import ImageAddress
 from rlhf_hitl.visible import make_all_visible, make_visible
 
@@ -67,6 +68,7 @@ class EscalationRequest(PageMessage):
 def mount(app: FastAPI, path: str, store: Store, settings: Settings, guard: Middleware) -> None:
     """Mount the page at `path`."""
     shared_figures = SharedFigures(lambda: compute_kpi_report(store, settings))
+    shared_quality = SharedFigures(lambda: measure_quality(store))
 
     def open(sent: Any, caller: Caller) -> dict[str, Any]:
         return load_overview(store, OverviewRequest.model_validate(sent))
@@ -76,6 +78,10 @@ def mount(app: FastAPI, path: str, store: Store, settings: Settings, guard: Midd
         figures = [vars(figure) for figure in report.figures]
         return {"figures": figures, "simulated": report.simulated, "at": at.isoformat()}
 
+    def quality(sent: Any, caller: Caller) -> dict[str, Any]:
+        measured, at = shared_quality.get()
+        return describe_quality(measured) | {"at": at.isoformat()}
+
     def accepted(sent: Any, caller: Caller) -> dict[str, Any]:
         image_address = make_image_address(store, caller.rater.id)
         return load_accepted(store, AcceptedRequest.model_validate(sent), image_address)
@@ -84,8 +90,8 @@ def mount(app: FastAPI, path: str, store: Store, settings: Settings, guard: Midd
         request = EscalationRequest.model_validate(sent)
         return {"sent": send_to_raters(store, request.id, by=caller.actor)}
 
-    calls = {"open": open, "figures": figures, "accepted": accepted, "escalate": escalate}
-    mount_dashboard(app, path, guard, name="lead", calls=calls, scripts=("view", "sending", "accepted"))
+    calls = {"open": open, "figures": figures, "quality": quality, "accepted": accepted, "escalate": escalate}
+    mount_dashboard(app, path, guard, name="lead", calls=calls, scripts=("view", "quality", "sending", "accepted"))
 
 
 def load_overview(store: Store, request: OverviewRequest) -> dict[str, Any]:

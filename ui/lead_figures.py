@@ -6,28 +6,31 @@ import time
 from collections.abc import Callable
 from datetime import datetime
 from threading import Lock
+from typing import Generic, TypeVar
 
-from rlhf_hitl.kpis import KpiReport
 from rlhf_hitl.types import utc_now
 
 #: A report that took longer than this many seconds is kept for so many times as long as it took.
 SLOW_SECONDS, KEPT_TIMES = 1.0, 20
 
 
-class SharedFigures:
+Report = TypeVar("Report")
+
+
+class SharedFigures(Generic[Report]):
     """A report that threads share. While one thread computes it, the others wait for it.
 
     Args:
         compute: computes the report of now.
     """
 
-    def __init__(self, compute: Callable[[], KpiReport]):
+    def __init__(self, compute: Callable[[], Report]):
         self._compute = compute
         self._lock = Lock()
-        self._kept: tuple[KpiReport, datetime] | None = None
+        self._kept: tuple[Report, datetime] | None = None
         self._kept_until = 0.0  # by the monotonic clock
 
-    def get(self) -> tuple[KpiReport, datetime]:
+    def get(self) -> tuple[Report, datetime]:
         """Return the report and the time it is of."""
         with self._lock:
             if self._kept is None or time.monotonic() >= self._kept_until:

@@ -114,7 +114,7 @@ class RatingService:
         """Compare an answer with the one expected of an example, and return that one, why, and the next example."""
         example = tutorial.get_example(self._store, request.id)
         answer = read_answer(request).to_answer([str(i) for i in range(len(example.completions))])
-        agreed = tutorial.agrees_with_example(example, answer)
+        agreed = example.answer.prefers_same(answer)
         tutorial.record_attempt(self._store, self._rater.id, example.id, answer, agreed)
         return {
             "agreed": agreed,

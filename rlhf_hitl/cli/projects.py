@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from rlhf_hitl.cli import AsJson, Result, StoreUrl, app, command, make_table
 from rlhf_hitl.errors import BadInput
+from rlhf_hitl.types import Project, QualificationRule
 
 RaterFilters = Annotated[
     list[str] | None,
@@ -35,6 +36,12 @@ def add_project_command(
         ),
     ] = 0,
     rater_filter: RaterFilters = None,
+    gold_every: Annotated[
+        int, typer.Option(min=0, help="Give raters one gold in this many comparisons, hidden; 0 gives none.")
+    ] = 0,
+    gold_feedback: Annotated[
+        bool, typer.Option("--gold-feedback/--no-gold-feedback", help="Tell raters the right answer of a gold.")
+    ] = False,
     *,
     store: StoreUrl,
     json: AsJson = False,
@@ -45,9 +52,15 @@ def add_project_command(
 
     filters = [f for f in rater_filter or [] if f]
     project = project_store.add_project(
-        Store.open(store), name, open=open, repeat_every=repeat_every, rater_filters=filters
+        Store.open(store),
+        name,
+        open=open,
+        repeat_every=repeat_every,
+        rater_filters=filters,
+        gold_every=gold_every,
+        gold_feedback=gold_feedback,
     )
-    return Result(vars(project), make_table("Project", vars(project)))
+    return Result(_describe(project), make_table("Project", _describe(project)))
 
 
 @command("list", project_group)
@@ -62,7 +75,7 @@ def list_projects_command(*, store: StoreUrl, json: AsJson = False) -> Result:
     for p in project_store.list_projects(opened):
         own = [lane for lane in lanes if lane.project == p.id]
         places = {k: sum(getattr(lane, k) for lane in own) for k in ("filled", "leased", "free")}
-        rows.append(vars(p) | places)
+        rows.append(_describe(p) | places)
     cells = [
         (
             *(r["id"], "everybody" if r["open"] else "members", "paused" if r["paused"] else "active"),
@@ -98,6 +111,23 @@ def set_project_command(
         int | None,
         typer.Option(min=0, help="Ask for this many judgments of AI judges of each comparison; 0 asks for none."),
     ] = None,
+    gold_every: Annotated[
+        int | None, typer.Option(min=0, help="Give raters one gold in this many comparisons, hidden; 0 gives none.")
+    ] = None,
+    gold_feedback: Annotated[
+        bool | None,
+        typer.Option(
+            "--gold-feedback/--no-gold-feedback", help="Tell raters the right answer of a gold, after theirs."
+        ),
+    ] = None,
+    qualification: Annotated[
+        str | None,
+        typer.Option(
+            metavar="RULE",
+            help="Ask raters to pass so many golds first, e.g. golds=8,pass-mark=0.75,retries=1,expires=180d; 'off' "
+            "for nothing.",
+        ),
+    ] = None,
     admit: Annotated[list[str] | None, typer.Option(help="Let this rater work in it; may be repeated.")] = None,
     dismiss: Annotated[
         list[str] | None, typer.Option(help="Let this rater no longer work in it; may be repeated.")
@@ -112,22 +142,39 @@ def set_project_command(
 
     opened = Store.open(store)
     filters = None if rater_filter is None else [f for f in rater_filter if f]
-    if all(new is None for new in (paused, open, repeat_every, filters, judge_overlap, admit, dismiss)):
+    rule = (
+        None if qualification is None else "off" if qualification == "off" else QualificationRule.parse(qualification)
+    )
+    changes = (paused, open, repeat_every, filters, gold_every, gold_feedback, rule, judge_overlap, admit, dismiss)
+    if all(new is None for new in changes):
         raise BadInput(
             "nothing to change", expected="an option that says what", fix="add e.g. --paused or --admit NAME"
         )
     if open and paused is None:
         paused = False  # nobody works in a project that is paused
     changed = project_store.change_project(
-        opened, name, paused=paused, open=open, repeat_every=repeat_every, rater_filters=filters,
+        opened,
+        name,
+        paused=paused,
+        open=open,
+        repeat_every=repeat_every,
+        rater_filters=filters,
+        gold_every=gold_every,
+        gold_feedback=gold_feedback,
+        qualification=rule,
         judge_overlap=judge_overlap,
-    )  # fmt: skip
+    )
     for rater in admit or []:
         project_store.add_member(opened, name, rater)
     for rater in dismiss or []:
         project_store.remove_member(opened, name, rater)
-    data = vars(changed) | {"members": len(project_store.list_members(opened).get(name, []))}
+    data = _describe(changed) | {"members": len(project_store.list_members(opened).get(name, []))}
     more = []
     if changed.paused:
         more.append("It is paused: it gives out no comparisons until `rlhf-hitl projects set NAME --active`.")
     return Result(data, make_table("Project", data), more=more)
+
+
+def _describe(project: Project) -> dict[str, Any]:
+    rule = project.qualification
+    return vars(project) | {"qualification": None if rule is None else vars(rule)}

@@ -10,7 +10,7 @@ import typer
 from rlhf_hitl.cli import AsJson, Result, StoreUrl, app, command, make_table
 from rlhf_hitl.cli.passwords import AskPassword, PasswordStdin, take_password
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.types import Role
+from rlhf_hitl.types import DEFAULT_PROJECT, Role
 from rlhf_hitl.visible import make_cell_visible
 from rlhf_hitl.wording import say_count
 
@@ -143,6 +143,13 @@ def set_rater_command(
         int | None, typer.Option(min=0, help="Allow this many judgments a UTC day; 0 removes the limit.")
     ] = None,
     role: Annotated[Role | None, typer.Option(help="Give them this role: it decides what they may open.")] = None,
+    attribute: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Count them in a group they agreed to, such as region=north, in the report of what raters reward; "
+            "`region=` takes it away. May be given several times.",
+        ),
+    ] = None,
     *,
     store: StoreUrl,
     json: AsJson = False,
@@ -151,7 +158,7 @@ def set_rater_command(
     from rlhf_hitl.store import Store, people
 
     opened = Store.open(store)
-    if all(new is None for new in (paused, languages, quota, role)):
+    if all(new is None for new in (paused, languages, quota, role, attribute)):
         raise BadInput("nothing to change", expected="an option that says what", fix="add e.g. --paused or --quota 50")
     rater = people.change_rater(
         opened,
@@ -160,6 +167,7 @@ def set_rater_command(
         languages=None if languages is None else languages.split(","),
         quota=quota,
         role=role,
+        attributes=None if attribute is None else dict(map(_read_attribute, attribute)),
     )
     data = {
         "name": rater.name,
@@ -167,9 +175,22 @@ def set_rater_command(
         "paused": rater.paused,
         "languages": None if rater.languages is None else list(rater.languages),
         "quota": rater.quota,
+        "attributes": dict(rater.attributes),
     }
-    shown = data | {"languages": ", ".join(rater.languages or ["any"]), "quota": rater.quota or "no limit"}
+    attributes = ", ".join(f"{name}={value}" for name, value in rater.attributes.items()) or "none"
+    shown = data | {
+        "languages": ", ".join(rater.languages or ["any"]),
+        "quota": rater.quota or "no limit",
+        "attributes": attributes,
+    }
     return Result(data, make_table("Rater", shown))
+
+
+def _read_attribute(text: str) -> tuple[str, str]:
+    name, sign, value = text.partition("=")
+    if not sign or not name.strip():
+        raise BadInput(f"--attribute {text!r}", expected="NAME=VALUE", fix="write e.g. --attribute region=north")
+    return name.strip(), value.strip()
 
 
 @command("disable", rater_group)
@@ -223,3 +244,27 @@ def invite_rater_command(
     secret = add_invitation(Store.open(store), role, project=project, days=days)
     link = f"{address.rstrip('/')}/invite/{secret}"
     return Result({"link": link, "role": role.value, "days": days}, f"For one {role.value}, shown this once: {link}")
+
+
+@command("qualify", rater_group)
+def qualify_rater_command(
+    name: Annotated[str, typer.Argument(help="The name of the person.")],
+    project: Annotated[str, typer.Option(help="The project that asks for the qualification.")] = DEFAULT_PROJECT,
+    withdraw: Annotated[
+        bool, typer.Option("--withdraw", help="End what they have passed or failed: they are asked again.")
+    ] = False,
+    *,
+    store: StoreUrl,
+    json: AsJson = False,
+) -> Result:
+    """Let a rater work in a project as if they had passed its qualification now, or have them asked again."""
+    from rlhf_hitl.store import Store, qualifications
+
+    opened = Store.open(store)
+    decide = qualifications.withdraw_qualification if withdraw else qualifications.grant_qualification
+    standing = decide(opened, name, project)
+    data = vars(standing) | {"rater": name, "state": standing.state.value}
+    if withdraw:
+        return Result(data, f"{name} is asked to qualify for {project} again.")
+    until = f" until {standing.expires_at:%Y-%m-%d}" if standing.expires_at else ""
+    return Result(data, f"{name} may work in {project}{until}.")

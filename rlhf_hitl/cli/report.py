@@ -1,4 +1,4 @@
-"""Command `report`: the key figures a lead watches."""
+"""Commands `report` and `agreement`: the key figures a lead watches, how far raters agree, and what they reward."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ from rlhf_hitl.wording import say_count
 
 if TYPE_CHECKING:
     from rlhf_hitl.kpis import KpiReport
+    from rlhf_hitl.labels.agreement import AgreementReport
+    from rlhf_hitl.labels.bias import BiasReport
 
 
 @command("report")
@@ -25,17 +27,54 @@ def show_report_command(
     ] = None,
     json: AsJson = False,
 ) -> Result:
-    """Show the five figures a lead watches, with what they are computed from."""
+    """Show the five figures a lead watches, how far raters agree, and what they reward besides the content."""
     from rlhf_hitl.kpis import compute_kpi_report
+    from rlhf_hitl.labels.agreement import measure_store_agreement
+    from rlhf_hitl.labels.bias import measure_bias
     from rlhf_hitl.store import Store
 
     require_file_path("--html", html)
-    computed = compute_kpi_report(Store.open(store), load_settings())
+    opened = Store.open(store)
+    computed = compute_kpi_report(opened, load_settings())
+    agreement = measure_store_agreement(opened, ("language", "round", "guideline"))
+    bias = measure_bias(opened)
     if html is not None:
         from rlhf_hitl.kpi_report_html import render_kpi_report
+        from rlhf_hitl.labels.quality_report import render_sections
 
-        write_text_atomically(html, render_kpi_report(computed))
-    return Result(computed.as_dict(), make_report_table(computed), more=[f"Written to {html}"] if html else [])
+        write_text_atomically(html, render_kpi_report(computed, render_sections(agreement, bias)))
+    data = computed.as_dict() | {"agreement": agreement.as_dict(), "bias": bias.as_dict()}
+    tables = [*make_agreement_tables(agreement, min_groups=2), *make_bias_tables(bias)]
+    written = [f"Written to {html}"] if html else []
+    return Result(data, make_report_table(computed), more=[*(part for t in tables for part in ("", t)), *written])
+
+
+@command("agreement")
+def show_agreement_command(
+    by: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Also group by language, round, guideline, project, rater, or tag:NAME. May be given several times."
+        ),
+    ] = None,
+    project: Annotated[str | None, typer.Option(help="Take only the comparisons of this project.")] = None,
+    *,
+    store: StoreUrl,
+    json: AsJson = False,
+) -> Result:
+    """Show how far raters agree, corrected for chance; people apart from models and simulated raters."""
+    from rlhf_hitl.labels.agreement import check_grouping, measure_store_agreement
+    from rlhf_hitl.store import Store
+    from rlhf_hitl.store.projects import require_project
+
+    groupings = list(dict.fromkeys(map(check_grouping, by or [])))
+    opened = Store.open(store)
+    if project is not None:
+        with opened.read() as conn:
+            require_project(conn, project)
+    measured = measure_store_agreement(opened, groupings, project=project)
+    first, *others = make_agreement_tables(measured)
+    return Result(measured.as_dict(), first, more=[part for t in others for part in ("", t)])
 
 
 def make_report_table(report: KpiReport) -> Any:
@@ -52,3 +91,69 @@ def make_report_table(report: KpiReport) -> Any:
         make_table(title, rows, ("figure", "value", "95 % interval")),
         *(Text(make_cell_visible(note)) for note in notes),
     )
+
+
+def make_agreement_tables(report: AgreementReport, min_groups: int = 1) -> list[Any]:
+    """Return the coefficients as a table, and one for each grouping that has so many groups."""
+    from rich.console import Group
+    from rich.text import Text
+
+    from rlhf_hitl.labels import quality_report as q
+
+    rows = [
+        (title, *q.say_coefficient(c, is_share=title == q.COEFFICIENTS["pairwise"]))
+        for title, c in q.list_coefficients(report)
+    ]
+    tables: list[Any] = [
+        Group(
+            make_table("Agreement between people", rows, ("coefficient", "value", "95 % interval")),
+            Text(q.say_what_agreement_is_over(report)),
+        )
+    ]
+    columns = ("votes", "nominal alpha", "95 % interval", "ordinal", "kappa", "AC1", "pairwise")
+    for grouping, groups in report.groups.items():
+        if len(groups) < min_groups:
+            continue
+        name = grouping.removeprefix("tag:")
+        shown = [(g.group, g.agreement) for g in groups]
+        table = make_table(f"Agreement by {name}", q.make_coefficient_rows(shown), (name, *columns))
+        left_out = report.left_out[grouping]
+        note = f"Not shown: the {say_count(left_out, 'group')} with the fewest votes."
+        tables.append(Group(table, Text(note)) if left_out else table)
+    if report.raters:
+        raters = [
+            (r.name, f"{r.agreement.comparisons:,}", *q.say_coefficient(r.agreement.share, is_share=True))
+            for r in report.raters
+        ]
+        tables.append(
+            make_table(
+                "How often others say the same", raters, ("rater", "comparisons", "pairwise agreement", "95 % interval")
+            )
+        )
+    return tables
+
+
+def make_bias_tables(report: BiasReport) -> list[Any]:
+    """Return what raters reward as a table, and one for each grouping."""
+    from rich.console import Group
+    from rich.text import Text
+
+    from rlhf_hitl.labels import quality_report as q
+
+    rows = [(e.title, *q.say_effect(e), f"{e.votes:,}") for e in report.effects]
+    notes = [q.say_what_bias_is_over(report), *q.say_small_groups(report)]
+    tables: list[Any] = [
+        Group(
+            make_table("What raters reward", rows, ("an answer", "win probability", "95 % interval", "votes")),
+            *(Text(make_cell_visible(note)) for note in notes),
+        )
+    ]
+    for grouping, groups in report.groups.items():
+        if not groups:
+            continue
+        name = grouping.removeprefix("rater:")
+        cells = [[(f"{v} [{i}]" if i else v) for v, i in map(q.say_effect, g.effects)] for g in groups]
+        by_group = [(g.group, f"{g.raters:,}", f"{g.votes:,}", *row) for g, row in zip(groups, cells)]
+        columns = (name, "raters", "votes", *(e.title for e in groups[0].effects))
+        tables.append(make_table(f"What raters reward, by {name}", by_group, columns))
+    return tables

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from jinja2 import Environment
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.formats.export_files import WrittenTables, get_table_file
 from rlhf_hitl.formats.snapshot import Snapshot
+from rlhf_hitl.labels.quality_report import POPULATION_TITLES, say_coefficient
+from rlhf_hitl.stats.agreement import Coefficient
 from rlhf_hitl.types import Split
 from rlhf_hitl.wording import say_count
 
@@ -84,13 +87,18 @@ of which {{ m.simulated_judgments|number }} are simulated{% endif %}{% if m.judg
 {% if not m.include_judges %}
 What AI judges said was left out.
 {% endif %}
-{% if m.agreement is not none %}
-Two judgments of the same two completions agree in {{ "{:.1%}".format(m.agreement) }} of
-{{ m.agreement_of|count("case") }}: of all pairs of judgments that count, the share which says the same (the first is
-better, the second is better, neither is), without a correction for chance.
-{% else %}
-No two judgments that count are about the same two completions, so their agreement is not known.
+{% for population, a in m.agreement.items() %}
+{% if a.vote_pairs %}
+Two votes of {{ titles[population] }} on the same two completions say the same (the first is better, the second is
+better, neither is) in {{ a.pairwise|share }} of {{ a.vote_pairs|count("case") }}. Corrected for chance: Krippendorff's
+alpha {{ a.alpha_nominal|coefficient }} (nominal) and {{ a.alpha_ordinal|coefficient }} (ordinal), Fleiss' kappa
+{{ a.fleiss_kappa|coefficient }}, Gwet's AC1 {{ a.gwet_ac1|coefficient }}, from {{ a.votes|count("vote") }} on
+{{ a.comparisons|count("comparison") }} with two votes or more, with 95 % intervals clustered by comparison.
+{% elif population == "people" %}
+No two people have judged the same two completions, so their agreement is not known.
 {% endif %}
+
+{% endfor %}
 
 ## How it was made
 
@@ -162,12 +170,15 @@ def write_dataset_card(
     environment = Environment(trim_blocks=True, lstrip_blocks=True)
     environment.filters["count"] = say_count
     environment.filters["number"] = "{:,}".format
+    environment.filters["coefficient"] = _say_figure
+    environment.filters["share"] = partial(_say_figure, is_share=True)
     environment.filters["code"] = lambda text: "`" + str(text).replace("`", "'") + "`"
     text = environment.from_string(_TEMPLATE).render(
         metadata=_make_metadata(folder, manifest, snapshot, written, filled),
         title=f"Preferences: {manifest['project'] or 'all projects'}",
         m=manifest,
         judgments=sum(manifest["judgments"].values()),
+        titles=POPULATION_TITLES,
         place=repo or "DIR",
         configs=list(filled),
         default=default,
@@ -179,6 +190,11 @@ def write_dataset_card(
         files_of_all=len(filled) < len(tables) or any(len(splits) < len(Split) for splits in filled.values()),
     )
     (folder / CARD_FILE).write_text(re.sub(r"\n{3,}", "\n\n", text), encoding="utf-8")
+
+
+def _say_figure(figure: Mapping[str, float | None], *, is_share: bool = False) -> str:
+    value, interval = say_coefficient(Coefficient(**figure), is_share=is_share)
+    return f"{value} ({interval})" if interval else value
 
 
 def _make_metadata(

@@ -17,6 +17,7 @@ OUT/ratings/         what raters said of single completions
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 from rlhf_hitl import __version__
@@ -104,8 +105,7 @@ def export_snapshot(
             "simulated_judgments": snapshot.simulated_judgments,
             "judge_judgments": snapshot.judge_judgments,
             "raters": len(snapshot.raters),
-            "agreement": snapshot.agreement.share,
-            "agreement_of": snapshot.agreement.of,
+            "agreement": {name: asdict(measured) for name, measured in snapshot.agreement.measure().items()},
             "license": license,
             "store_revision": revision,
             "schema_version": store.schema_version,

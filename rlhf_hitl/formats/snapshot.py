@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
-from math import comb
 from typing import Any
 
 from tqdm import tqdm
@@ -28,8 +27,10 @@ from rlhf_hitl.formats.snapshot_rows import (
     select_counted_judgments,
     to_json,
     to_label_vote,
+    to_population,
 )
 from rlhf_hitl.labels.aggregate import aggregate_votes, rank_completions
+from rlhf_hitl.labels.agreement import AgreementCounter
 from rlhf_hitl.store import Store
 from rlhf_hitl.store.comparisons import find_comparisons
 from rlhf_hitl.store.export_query import (
@@ -43,7 +44,7 @@ from rlhf_hitl.store.export_query import (
 )
 from rlhf_hitl.store.reward_models import list_reward_models
 from rlhf_hitl.store.scores import read_routed_scores
-from rlhf_hitl.types import UNRANKED, Label, Role, Route, Split
+from rlhf_hitl.types import UNRANKED, Role, Route, Split
 
 
 @dataclass
@@ -62,23 +63,6 @@ class SnapshotBatch:
     judgment_comparisons: list[int] = field(default_factory=list)
     demonstrations: list[JsonFields] = field(default_factory=list)
     ratings: list[JsonFields] = field(default_factory=list)
-
-
-@dataclass
-class Agreement:
-    """How often two judgments of the same two completions say the same: the first, the second, or neither is better."""
-
-    same: int = 0
-    of: int = 0
-
-    def add(self, label: Label) -> None:
-        votes = [round(share * label.votes) for share in label.probabilities]
-        self.same += sum(comb(n, 2) for n in votes)
-        self.of += comb(sum(votes), 2)
-
-    @property
-    def share(self) -> float | None:
-        return self.same / self.of if self.of else None
 
 
 @dataclass
@@ -104,7 +88,7 @@ class Snapshot:
     judge_judgments: int = 0
     raters: set[str] = field(default_factory=set)
     languages: set[str] = field(default_factory=set)
-    agreement: Agreement = field(default_factory=Agreement)
+    agreement: AgreementCounter = field(default_factory=AgreementCounter)
     _digest: Any = field(default_factory=hashlib.sha256)
 
     @cached_property
@@ -200,11 +184,11 @@ class Snapshot:
 
     def _make_human_rows(self, judged: JudgedComparison, as_json: bytes) -> Iterator[JsonFields]:
         counted = select_counted_judgments(judged.judgments)
+        self.agreement.add((to_population(j), to_label_vote(j)) for j in counted if j["role"] != Role.LEAD)
         labels = aggregate_votes(judged.comparison["comparison_id"], map(to_label_vote, counted))
         if not labels:
             self.filters[find_no_label_reason(counted)] += 1
         for label in labels:
-            self.agreement.add(label)
             reason = find_no_preference_reason(label, counted, self.min_votes)
             if reason is None or (self.include_ties and reason in NO_PREFERENCE):
                 yield make_human_pair_row(judged.comparison, label, as_json.decode())

@@ -9,10 +9,11 @@ from typing import Any
 import orjson
 
 from rlhf_hitl.labels.aggregate import LabelVote
+from rlhf_hitl.labels.agreement import name_population
 from rlhf_hitl.labels.vote_weight import weigh_votes
 from rlhf_hitl.stats.entropy import entropy_in_nats
 from rlhf_hitl.store.export_query import JsonFields, JudgedComparison, sort_json_keys, write_tools
-from rlhf_hitl.types import Comparison, Label, Score, Verdict, messages_to_dicts
+from rlhf_hitl.types import Comparison, Label, Role, Score, Verdict, messages_to_dicts
 from rlhf_hitl.visible import is_blank
 
 #: The columns of an exported judgment that its comparison has.
@@ -66,6 +67,11 @@ def select_counted_judgments(judgments: list[JsonFields]) -> list[JsonFields]:
 def to_label_vote(judgment: JsonFields) -> LabelVote:
     verdict, ranking, shown, strength, simulated = (judgment[k] for k in _VOTE_FIELDS)
     return verdict, ranking, shown, strength, simulated
+
+
+def to_population(judgment: JsonFields) -> str:
+    """Return whose vote a judgment is: see `POPULATIONS`."""
+    return name_population(judgment["role"] == Role.JUDGE, judgment["simulated"])
 
 
 def find_no_preference_reason(label: Label, counted: list[JsonFields], min_votes: int) -> str | None:

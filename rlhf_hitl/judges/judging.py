@@ -26,7 +26,7 @@ from rlhf_hitl.store.judges import (
     record_calls,
     sum_costs,
 )
-from rlhf_hitl.types import Answer, Lease, Split, Verdict
+from rlhf_hitl.types import Answer, Lease, Role, Split, Verdict
 from rlhf_hitl.types.judges import CallOutcome, Judge, JudgeCall, Probabilities
 
 #: Comparisons in a row without an answer, after which a judge is taken for broken.
@@ -187,8 +187,9 @@ class _Run:
             wanted = len(self._held) + self._concurrency
             while True:
                 leases = queue.lease_many(
-                    self._store, self._judge.rater_id, wanted, seconds=LEASE_SECONDS, task_filter=self._filter
-                )
+                    self._store, self._judge.rater_id, wanted, seconds=LEASE_SECONDS, task_filter=self._filter,
+                    role=Role.JUDGE.value,
+                )  # fmt: skip
                 new = [lease for lease in leases if lease.id not in self._held]
                 again = {lease.id for lease in new if lease.comparison.id in self._tried}
                 self._held |= again

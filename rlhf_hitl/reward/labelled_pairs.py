@@ -14,7 +14,7 @@ from rlhf_hitl.labels.aggregate import read_labels
 from rlhf_hitl.labels.vote_weight import weigh_votes
 from rlhf_hitl.reward.readability import LeftOut
 from rlhf_hitl.reward.rendering import Conversation, Renderer, has_text
-from rlhf_hitl.reward.vote_scale import FIRST_UNGRADED, GRADED, SECOND_UNGRADED, TIE, VOTE_OUTCOMES
+from rlhf_hitl.stats.vote_outcomes import FIRST_UNGRADED, GRADED, SECOND_UNGRADED, TIE, VOTE_OUTCOMES
 from rlhf_hitl.store import Store
 from rlhf_hitl.store.comparisons import find_comparisons
 from rlhf_hitl.store.imports import finish_waiting_imports

@@ -13,13 +13,8 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import expit
 
-#: The columns of an array of votes: the outcomes of a vote on a pair, from the best for the first completion to the
-#: best for the second. The ungraded outcomes state which is better, but not how strongly.
-VOTE_OUTCOMES = (
-    "much", "clearly", "slightly", "unsaid", "tie", "second unsaid", "second slightly", "second clearly", "second much",
-)  # fmt: skip
-FIRST_UNGRADED, TIE, SECOND_UNGRADED = 3, 4, 5
-GRADED = [0, 1, 2, 6, 7, 8]
+from rlhf_hitl.stats.vote_outcomes import GRADED, TIE
+
 # Which of the cuts t3, t2, t1, -t1, -t2, -t3 an outcome is above, and which it is below.
 _ABOVE = np.zeros((9, 6))
 _ABOVE[[0, 1, 2, 3, 4, 6, 7], [0, 1, 2, 2, 3, 4, 5]] = 1

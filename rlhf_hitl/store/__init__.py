@@ -6,6 +6,8 @@ Start with `db` (`Store`: open, read, write) and `tables` (what every table and 
   `queue` (leases and submits), `judgments`, `views` (what pages show of them)
 - what models add: `reward_models`, `scores`, `routings`, `accepted` (what needs no rater), `loop_steps`
 - people: `people`, `passwords`, `sign_in`, `tokens`, `invitations`, `projects`, `guidelines`, `tutorial`
+- finding: `catalog` (comparisons by words and facets), `catalog_index` (makes it), `catalog_history` (one whole),
+  `slices` (filters with a name)
 - operation: `audit`, `webhooks` (subscriptions, outbox, sender), `retention` (what is deleted after a while)
 - bulk reads and writes: `export_query` (judged comparisons for exports), `table_copy` (whole tables for archives)
 

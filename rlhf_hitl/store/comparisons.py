@@ -30,6 +30,8 @@ from rlhf_hitl.types import (
 from rlhf_hitl.types.messages import list_images
 
 ROWS_PER_QUERY = 500
+#: The source of golds, of prompts that came with them, and the policy that their completions are of.
+GOLD_SOURCE = "gold"
 
 # Which routes come first in the queue: escalations by a lead, then all others, at the rank that `human` has always had.
 # Controls, which measure the model, have drawn places among what the model is unsure of (`routing/router.py`): a rater
@@ -147,11 +149,6 @@ def find_or_create_lanes(
 FIRST_PLACE = {"": 0, Role.JUDGE.value: 1_000_000, Role.LEAD.value: 2_000_000}
 
 
-def find_working_role(n: int) -> str:
-    """Return whose place has this number: `judge` or `lead`, or empty for one of raters."""
-    return max((first, role) for role, first in FIRST_PLACE.items() if n >= first)[1]
-
-
 def open_places(store: Store, conn: Connection, demands: Sequence[tuple[str, int, int, Route]]) -> None:
     """Open the places 0..overlap-1 of each (comparison, lane, overlap, route) that do not exist; `auto` opens none."""
     rows = [
@@ -192,8 +189,9 @@ def compute_shuffle_key(comparison_id: str) -> int:
 
 
 def list_prompts(store: Store, *, split: Split | None = None) -> list[Prompt]:
-    """Return every prompt (of one split), by id."""
-    query = sa.select(prompts).order_by(prompts.c.id)
+    """Return every prompt (of one split), by id; but none that only golds have, for nobody is to learn those."""
+    work = sa.exists().where(comparisons.c.prompt_id == prompts.c.id, ~measures_raters())
+    query = sa.select(prompts).where(sa.or_(prompts.c.source != GOLD_SOURCE, work)).order_by(prompts.c.id)
     if split is not None:
         query = query.where(prompts.c.split == split.value)
     with store.read() as conn:
@@ -219,7 +217,7 @@ def find_comparisons(
     Args:
         judged: only those with (True) or without (False) a judgment.
         unscored_by: only those without a score of this reward model.
-        repeats: also hidden repeats, which measure raters and tell nothing new about completions.
+        repeats: also hidden repeats and golds (`measures_raters`).
         after: only those whose id comes after this one.
         limit: the most comparisons to return.
     """
@@ -248,12 +246,20 @@ def find_comparisons(
         remaining -= len(page) if limit is not None else 0
 
 
+def measures_raters() -> sa.ColumnElement[bool]:
+    """Return the condition that a comparison is there to measure raters: a hidden repeat or a gold.
+
+    It tells nothing new about completions, so it is in no label, no dataset and no figure of what models do.
+    """
+    return sa.or_(comparisons.c.repeat_of.is_not(None), comparisons.c.is_gold.is_(True))
+
+
 def restrict_comparisons(
     query: sa.Select[Any], *, project: str | None, split: Split | None, repeats: bool
 ) -> sa.Select[Any]:
-    """Restrict a query on `comparisons` to a project and a split (None: any), and unless `repeats` to no repeats."""
+    """Restrict a query on `comparisons` to a project and a split (None: any), and unless `repeats` to what is work."""
     if not repeats:
-        query = query.where(comparisons.c.repeat_of.is_(None))
+        query = query.where(~measures_raters())
     if project is not None:
         query = query.join(lanes, lanes.c.id == comparisons.c.lane_id).where(lanes.c.project_id == project)
     if split is not None:
@@ -291,7 +297,7 @@ def load_comparisons(conn: Connection, ids: Sequence[str]) -> dict[str, Comparis
 _IDS = sa.bindparam("ids", expanding=True)
 _COMPARISONS = (
     sa.select(
-        *(c for c in comparisons.c if c.name not in ("source", "created_at", "lane_id", "accepted_seq")),
+        *(c for c in comparisons.c if c.name not in ("source", "created_at", "lane_id", "accepted_seq", "is_gold")),
         lanes.c.project_id,
         lanes.c.batch,
         *(c.label(f"prompt_{c.name}") for c in (prompts.c.messages, prompts.c.split, prompts.c.tags, prompts.c.tools)),

@@ -28,8 +28,9 @@ from sqlalchemy.engine import Connection, Engine
 from rlhf_hitl.config import load_settings
 from rlhf_hitl.errors import BadInput, RlhfHitlError
 from rlhf_hitl.store import (
+    catalog_tables,  # noqa: F401  (registers its tables)
     engines,
-    quality_tables,  # noqa: F401  (registers its tables)
+    quality_tables,  # noqa: F401
 )
 from rlhf_hitl.store.engines import create_engine, get_first_line, hide_password
 from rlhf_hitl.store.images import ImageFolder

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 
 from rlhf_hitl.store import table_copy
 from rlhf_hitl.store.db import Store
+from rlhf_hitl.store.quality_tables import golds
 from rlhf_hitl.store.tables import comparisons, completions, judgments, lanes, prompts, raters, ratings
 from rlhf_hitl.types import Role, Split
 
@@ -56,7 +57,10 @@ class JudgedComparison:
 def read_judged_comparisons(
     store: Store, *, split: Split, project: str | None = None
 ) -> Iterator[list[JudgedComparison]]:
-    """Yield lists of up to COMPARISONS_PER_BATCH comparisons of a split that have a judgment, in order of id."""
+    """Yield lists of up to COMPARISONS_PER_BATCH comparisons of a split that have a judgment, in order of id.
+
+    Golds are not among them: one whose right answer is published measures nobody any more.
+    """
     query = (
         _select_plain(
             store,
@@ -67,6 +71,8 @@ def read_judged_comparisons(
         )
         .join(prompts, prompts.c.id == comparisons.c.prompt_id)
         .where(prompts.c.split == split.value)
+        # A repeat of a gold is of a later attempt to qualify.
+        .where(sa.func.coalesce(comparisons.c.repeat_of, comparisons.c.id).not_in(sa.select(golds.c.comparison_id)))
         .where(sa.exists().where(judgments.c.comparison_id == comparisons.c.id))
         .order_by(comparisons.c.id)
         .limit(COMPARISONS_PER_BATCH)

@@ -36,7 +36,7 @@ def read_judgments(
 
     Args:
         current: only judgments that no other supersedes.
-        repeats: also judgments of hidden repeats.
+        repeats: also judgments of hidden repeats and golds, which measure raters.
         after: only judgments whose `seq` is above this.
         at_once: how many are read together: no more than are wanted, for each may hold a long text.
     """

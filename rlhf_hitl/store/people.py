@@ -5,7 +5,7 @@ How they sign in is in `sign_in.py`, which API tokens act for them in `tokens.py
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from unicodedata import category
 
@@ -18,10 +18,11 @@ from rlhf_hitl.store.db import Store
 from rlhf_hitl.store.passwords import hash_password
 from rlhf_hitl.store.tables import raters
 from rlhf_hitl.types import Rater, Role, make_content_id, utc_now
-from rlhf_hitl.types.names import check_name, hash_name_skeleton, make_look_alike_error, make_name_key
+from rlhf_hitl.types.names import check_label, check_name, hash_name_skeleton, make_look_alike_error, make_name_key
 
 MAX_NAME_LENGTH = 150
 NAME_MARKS = ".-_@+'’ "  # that the name of a new person may have beside letters, digits and accents
+MAX_ATTRIBUTE_LENGTH = 80
 MAX_LANGUAGE_LENGTH = 40  # as a prompt's tag has
 
 
@@ -99,6 +100,7 @@ def change_rater(
     paused: bool | None = None,
     languages: Iterable[str] | None = None,
     quota: int | None = None,
+    attributes: Mapping[str, str] | None = None,
     by: audit.Actor = audit.CLI,
 ) -> Rater:
     """Change some properties of a rater; those left out (None) stay as they are.
@@ -108,10 +110,13 @@ def change_rater(
         paused: is offered nothing new, and may finish what they have leased.
         languages: those they read, as prompts are tagged; an empty list for any.
         quota: judgments a UTC day; 0 for no limit.
+        attributes: groups that they agreed to be counted in, name → value, added to those they have; an empty value
+            takes one away. The audit log has their names only.
 
     Raises:
         NotFound: no rater has this name.
-        BadInput: the quota is negative, no prompt can be tagged with a language, or somebody disables themselves.
+        BadInput: the quota is negative, no prompt can be tagged with a language, an attribute cannot be named so, or
+            somebody disables themselves.
     """
     values: dict[str, Any] = {}
     details: dict[str, Any] = {}
@@ -134,8 +139,14 @@ def change_rater(
         if not 0 <= quota < 2**31:
             raise BadInput(f"quota {quota}", expected="judgments a day, or 0 for no limit", fix="give such a number")
         values["quota"], details["quota"] = quota or None, quota
+    if attributes is not None:
+        attributes = {_check_attribute(name): _check_attribute(value or " ") for name, value in attributes.items()}
+        details["attributes"] = sorted(attributes)
     with store.write() as conn:
         rater_id = find_rater_id(conn, name)
+        if attributes:
+            had = conn.execute(sa.select(raters.c.attributes).where(raters.c.id == rater_id)).scalar_one() or {}
+            values["attributes"] = {n: value for n, value in (had | attributes).items() if value.strip()} or None
         if disabled and rater_id == by.id:
             raise BadInput(
                 f"rater {name!r}", expected="somebody else: nobody can disable themselves", fix="ask another admin"
@@ -146,6 +157,17 @@ def change_rater(
         if values:
             audit.record(conn, by, "rater.changed", row["name"], **details)
         return rater_from_row(row)
+
+
+def _check_attribute(text: str) -> str:
+    """Return the name or the value of an attribute. Raises BadInput for one that cannot be seen or is too long."""
+    if not 0 < len(text) <= MAX_ATTRIBUTE_LENGTH:
+        raise BadInput(
+            f"attribute {text[:60]!r}",
+            expected=f"1 to {MAX_ATTRIBUTE_LENGTH} characters",
+            fix="write e.g. region=north",
+        )
+    return check_label("attribute", text)
 
 
 def make_imported_rater_row(name: str, source: str) -> dict:
@@ -251,6 +273,7 @@ def _make_rater_row(name: str, role: Role, *, simulated: bool, source: str) -> d
         "languages": None,
         "quota": None,
         "paused_at": None,
+        "attributes": None,
     }
 
 
@@ -266,4 +289,5 @@ def rater_from_row(row) -> Rater:
         languages=None if row["languages"] is None else tuple(row["languages"]),
         quota=row["quota"],
         paused=row["paused_at"] is not None,
+        attributes=row["attributes"] or {},
     )

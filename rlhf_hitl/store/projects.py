@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Literal
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -13,9 +14,11 @@ from rlhf_hitl.store import audit
 from rlhf_hitl.store.comparisons import FIRST_PLACE
 from rlhf_hitl.store.db import Store
 from rlhf_hitl.store.people import find_rater_id
+from rlhf_hitl.store.quality_tables import golds
 from rlhf_hitl.store.tables import lanes, members, places, projects
-from rlhf_hitl.types import Project, Role, utc_now
+from rlhf_hitl.types import GoldPurpose, Project, QualificationRule, Role, utc_now
 from rlhf_hitl.types.names import find_look_alike, make_look_alike_error
+from rlhf_hitl.wording import say_count
 
 MOST_JUDGES = 100
 
@@ -27,21 +30,25 @@ def add_project(
     open: bool = True,
     repeat_every: int = 0,
     rater_filters: Sequence[str] = (),
+    gold_every: int = 0,
+    gold_feedback: bool = False,
     by: audit.Actor = audit.CLI,
 ) -> Project:
     """Create a project.
 
     Raises:
-        BadInput: the name is taken, looks like another (`l1` and `11`) or cannot be part of a URL, `repeat_every` is
-            negative or 1, or there is no such filter.
+        BadInput: the name is taken, looks like another (`l1` and `11`) or cannot be part of a URL, `repeat_every` or
+            `gold_every` is negative or 1, or there is no such filter.
     """
     if not re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,79}", id):
         raise BadInput(
             f"project {id!r}", expected="up to 80 small letters, digits, dots and dashes", fix="choose another name"
         )
-    _check_repeats(repeat_every)
+    _check_interval("repeat", repeat_every)
+    _check_interval("gold", gold_every)
     row = {"id": id, "open": open, "repeat_every": repeat_every, "paused_at": None, "created_at": utc_now()}
-    row["rater_filters"] = _check_filters(rater_filters)
+    row |= {"rater_filters": _check_filters(rater_filters), "gold_every": gold_every, "gold_feedback": gold_feedback}
+    row["qualification"] = None  # it needs golds, which need the project
     with store.write() as conn:
         store.lock(conn, "names of projects")  # two that look alike may be added at once
         other = find_look_alike(id, conn.execute(sa.select(projects.c.id)).scalars())
@@ -49,7 +56,7 @@ def add_project(
             raise make_look_alike_error("project", id, other)
         if not store.insert_new(conn, projects, [row]):
             raise BadInput(f"project {id!r}", expected="a name that is free", fix="choose another name")
-        details = {name: row[name] for name in ("open", "repeat_every", "rater_filters")}
+        details = {name: row[name] for name in ("open", "repeat_every", "rater_filters", "gold_every", "gold_feedback")}
         audit.record(conn, by, "project.added", id, **details)
     return _to_project(row)
 
@@ -69,6 +76,9 @@ def change_project(
     paused: bool | None = None,
     rater_filters: Sequence[str] | None = None,
     judge_overlap: int | None = None,
+    gold_every: int | None = None,
+    gold_feedback: bool | None = None,
+    qualification: QualificationRule | Literal["off"] | None = None,
     by: audit.Actor = audit.CLI,
 ) -> Project:
     """Change the given settings. A paused project gives out no comparisons; those held already may be answered.
@@ -78,26 +88,37 @@ def change_project(
 
     Raises:
         NotFound: there is no such project.
-        BadInput: `repeat_every` is negative or 1, there is no such filter, or `judge_overlap` is out of range.
+        BadInput: `repeat_every` or `gold_every` is negative or 1, there is no such filter, or the project has fewer
+            golds for qualification than it would ask for; or `judge_overlap` is out of range.
     """
-    new: dict = {"open": open, "repeat_every": repeat_every, "judge_overlap": judge_overlap}
+    new: dict = {"open": open, "repeat_every": repeat_every, "gold_every": gold_every, "gold_feedback": gold_feedback}
+    new["judge_overlap"] = judge_overlap
     if judge_overlap is not None and not 0 <= judge_overlap <= MOST_JUDGES:
         raise BadInput(f"judge overlap {judge_overlap}", expected=f"0 to {MOST_JUDGES}", fix="give such a number")
     if rater_filters is not None:
         new["rater_filters"] = _check_filters(rater_filters)
-    if repeat_every is not None:
-        _check_repeats(repeat_every)
+    _check_interval("repeat", repeat_every or 0)
+    _check_interval("gold", gold_every or 0)
     if paused is not None:
         new["paused_at"] = utc_now() if paused else None
     new = {k: v for k, v in new.items() if v is not None or k == "paused_at"}
+    if isinstance(qualification, QualificationRule):
+        new["qualification"] = vars(qualification)
+    elif qualification is not None:
+        new["qualification"] = None
     with store.write() as conn:
+        # Locked, so that nobody ends golds meanwhile that a new qualification needs.
+        conn.execute(sa.select(projects.c.id).where(projects.c.id == id).with_for_update(key_share=True))
         require_project(conn, id)
         if judge_overlap is not None:
             _close_judge_places(store, conn, id, judge_overlap)
+        if isinstance(qualification, QualificationRule):
+            check_enough_golds(conn, id, qualification)
         if new:
             conn.execute(projects.update().where(projects.c.id == id).values(new))
             details = {"open": open, "repeat_every": repeat_every, "paused": paused, "rater_filters": rater_filters}
-            details["judge_overlap"] = judge_overlap
+            details |= {"gold_every": gold_every, "gold_feedback": gold_feedback, "judge_overlap": judge_overlap}
+            details["qualification"] = "off" if qualification == "off" else new.get("qualification")
             audit.record(conn, by, "project.changed", id, **{k: v for k, v in details.items() if v is not None})
         return _to_project(require_project(conn, id))
 
@@ -165,12 +186,28 @@ def require_project(conn: Connection, id: str, *, worker: str | None = None):
     return row
 
 
-def _check_repeats(every: int) -> None:
+def check_enough_golds(conn: Connection, id: str, rule: QualificationRule) -> None:
+    """Check that a project has as many golds for qualification as a rule asks for.
+
+    Raises:
+        BadInput: it has fewer.
+    """
+    query = sa.select(sa.func.count()).select_from(golds)
+    is_used = (golds.c.project_id == id, golds.c.purpose == GoldPurpose.QUALIFICATION.value, golds.c.ended_at.is_(None))
+    if (found := conn.execute(query.where(*is_used)).scalar_one()) < rule.golds:
+        raise BadInput(
+            f"{say_count(found, 'gold')} for the qualification of project {id}",
+            expected=f"at least {rule.golds}, as the qualification asks for",
+            fix=f"add some with `rlhf-hitl gold add FILE --project {id} --purpose qualification`",
+        )
+
+
+def _check_interval(noun: str, every: int) -> None:
     if every < 0 or every == 1:
         raise BadInput(
-            f"repeat every {every}",
+            f"{noun} every {every}",
             expected="0 (never) or 2 and more",
-            fix="give the number of comparisons that hold one repeat",
+            fix=f"give the number of comparisons that hold one {noun}",
         )
 
 
@@ -189,5 +226,8 @@ def _to_project(row) -> Project:
         row["repeat_every"],
         row["paused_at"] is not None,
         filters,
-        judge_overlap=row.get("judge_overlap", 0),
+        row["gold_every"],
+        row["gold_feedback"],
+        QualificationRule.from_plain(row["qualification"]),
+        row["judge_overlap"],
     )

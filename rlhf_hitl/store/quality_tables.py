@@ -47,6 +47,8 @@ assignments = Table(
     Column("id", String(40), primary_key=True),
     Column("comparison_id", ForeignKey("comparisons.id"), nullable=False, index=True),
     Column("rater_id", ForeignKey("raters.id"), nullable=False, index=True),
+    Column("place", Integer, nullable=False),  # the number of the place that is reserved
+    Column("opened", Boolean, nullable=False),  # the place was opened for it: all that were wanted were taken
     Column("slice", String(200), nullable=False),  # by which it was assigned; empty: by itself
     Column("assigned_by", String(80), nullable=False),
     Column("created_at", Utc, nullable=False),

@@ -14,7 +14,7 @@ from rlhf_hitl.errors import Conflict, NotFound
 from rlhf_hitl.store import audit, webhooks
 from rlhf_hitl.store.comparisons import compute_queue_position, open_places, restrict_comparisons
 from rlhf_hitl.store.db import Store
-from rlhf_hitl.store.queue.assignment import is_free
+from rlhf_hitl.store.queue.places import is_free
 from rlhf_hitl.store.tables import comparisons, places, routings
 from rlhf_hitl.types import Event, Route, Split, utc_now
 

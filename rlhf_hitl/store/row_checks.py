@@ -16,8 +16,22 @@ from typing import Any, get_args
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.store.runs import RunOutcome
 from rlhf_hitl.store.tokens import TokenKind
-from rlhf_hitl.types import Answer, Axis, Event, Guideline, Role, Route, Scope, Split, TutorialExample, Verdict
+from rlhf_hitl.types import (
+    Answer,
+    Axis,
+    Event,
+    GoldPurpose,
+    Guideline,
+    QualificationRule,
+    Role,
+    Route,
+    Scope,
+    Split,
+    TutorialExample,
+    Verdict,
+)
 from rlhf_hitl.types.answers import Reason
+from rlhf_hitl.types.catalog import ComparisonFilter
 from rlhf_hitl.types.comparisons import DEFAULT_PROJECT, make_completion_id, make_prompt_id
 from rlhf_hitl.types.content import make_content_id
 from rlhf_hitl.types.images import is_image_id
@@ -84,6 +98,13 @@ def _is_completions(value: Any) -> bool:
     return isinstance(value, list) and all(map(_is_chat, value))
 
 
+def _is_filter(value: Any) -> bool:
+    try:
+        return ComparisonFilter.from_plain(value).to_plain() == value
+    except BadInput:
+        return False
+
+
 def _are_words(words: type[StrEnum]) -> Check:
     known = frozenset(map(str, words))
     return lambda value: _is_texts(value) and known.issuperset(value)
@@ -108,6 +129,15 @@ def _is_name(value: str) -> bool:
     return bool(value.strip())
 
 
+def _is_qualification_rule(value: Any) -> bool:
+    try:
+        return _is_object_of_numbers({k: v for k, v in value.items() if v is not None}) and bool(
+            QualificationRule.from_plain(value)
+        )
+    except (AttributeError, BadInput, TypeError):
+        return False
+
+
 _is_count = _between(0, 2**31 - 1)
 _is_working_role = _one_of(("", Role.JUDGE, Role.LEAD))
 _is_route, _is_role = _one_of(Route), _one_of(Role)
@@ -119,7 +149,7 @@ CHECKS: dict[str, Check] = {
     "projects.rater_filters": _is_texts,
     "projects.overlap_rule": _is_object,
     "projects.gold_every": lambda value: value == 0 or 2 <= value < 2**31,
-    "projects.qualification": _is_object_of_numbers,
+    "projects.qualification": _is_qualification_rule,
     "projects.judge_overlap": _is_count,
     "secrets.value": lambda value: re.fullmatch(r"[0-9a-f]{64}", value) is not None,
     "raters.name": _is_name,
@@ -179,11 +209,12 @@ CHECKS: dict[str, Check] = {
     "routings.place_in_line": _is_count,
     "golds.verdict": _one_of(Verdict),
     "golds.ranking": _is_ranking,
-    "golds.purpose": _one_of(("hidden", "qualification")),
+    "golds.purpose": _one_of(GoldPurpose),
     "qualifications.attempt": _between(1, 2**31 - 1),
     "qualifications.answered": _is_count,
     "qualifications.right": _is_count,
-    "slices.filter": _is_object,
+    "slices.filter": _is_filter,
+    "assignments.place": _is_count,
     "findings.statistic": math.isfinite,
     "findings.p_value": _between(0, 1),
     "findings.false_alarm_rate": _between(0, 1),
@@ -231,6 +262,7 @@ class RowChecks:
             "leases": lambda row: row["leased_at"] <= row["expires_at"],
             "judgments": _is_answer,
             "guidelines": _is_guideline,
+            "golds": _is_answer,
             "examples": _is_example,
             "example_answers": _is_answer_to_example,
             "tokens": lambda row: row["kind"] == TokenKind.INVITE or row["rater_id"] is not None,

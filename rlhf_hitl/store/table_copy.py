@@ -33,8 +33,11 @@ CACHE_KIB = 256 * 1024
 MAX_TEXT = 64 << 20  # letters; an archive has no longer line
 
 #: Tables that are not copied: nobody copies a store before the imports that wait are finished, every store has its own
-#: row of readiness, and labels are computed of the votes.
-NOT_COPIED = ("imports", "import_batches", "readiness", "label_fits", "rater_estimates", "labels")
+#: row of readiness, labels are computed of the votes, and the catalog is made of the rest.
+NOT_COPIED = (
+    *("imports", "import_batches", "readiness", "label_fits", "rater_estimates", "labels"),
+    *("catalog", "catalog_changes", "catalog_terms"),
+)
 _COPIED = [table for table in metadata.sorted_tables if table.name not in NOT_COPIED]
 #: Table → its columns, for every table that is copied; a table comes after the tables it refers to.
 TABLE_COLUMNS = {table.name: [c.name for c in table.columns] for table in _COPIED}

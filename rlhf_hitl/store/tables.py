@@ -189,7 +189,7 @@ places = Table(
     Column("n", Integer, primary_key=True),
     Column("lane_id", ForeignKey("lanes.id"), nullable=False),  # the lane of its comparison
     Column("position", BigInteger, nullable=False),  # in the lane; lower comes first (`compute_queue_position`)
-    Column("reserved_for", ForeignKey("raters.id")),  # a hidden repeat is for one rater only
+    Column("reserved_for", ForeignKey("raters.id")),  # for one rater only: a hidden repeat, a gold, an assignment
     Column("rater_id", ForeignKey("raters.id")),
     Column("lease_id", String(40)),
     Column("leased_until", Utc),
@@ -199,6 +199,10 @@ places = Table(
           postgresql_where=text("judgment_id IS NULL")),
     Index("places_held", "rater_id", sqlite_where=text("judgment_id IS NULL"),
           postgresql_where=text("judgment_id IS NULL")),
+    Index("places_of_leads", "comparison_id", sqlite_where=text("role = 'lead'"),
+          postgresql_where=text("role = 'lead'")),
+    Index("places_reserved", "reserved_for", sqlite_where=text("judgment_id IS NULL AND reserved_for IS NOT NULL"),
+          postgresql_where=text("judgment_id IS NULL AND reserved_for IS NOT NULL")),
 )  # fmt: skip
 
 # Every lease ever given, with what the rater was shown. A judgment refers to its lease, so the store never depends on

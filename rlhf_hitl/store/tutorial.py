@@ -82,15 +82,6 @@ def list_remaining_examples(store: Store, rater_id: str, project: str = DEFAULT_
         return [_to_example(row) for row in conn.execute(query).mappings()]
 
 
-def agrees_with_example(example: TutorialExample, answer: Answer) -> bool:
-    """Return whether an answer (positions as text, like the example's) prefers what the example prefers.
-
-    As in labels, both bad is a tie: neither is preferred. The strength and the order of the other completions are not
-    compared; the explanation covers them.
-    """
-    return _find_preferred(example.answer) == _find_preferred(answer)
-
-
 def record_attempt(store: Store, rater_id: str, example_id: str, answer: Answer, agreed: bool) -> None:
     """Record a rater's answer to an example. Only the first answer counts.
 
@@ -129,13 +120,6 @@ def count_agreements(store: Store, project: str = DEFAULT_PROJECT) -> dict[str, 
 def _select_current(project: str) -> sa.Select:
     is_current = (examples.c.project_id == project, examples.c.ended_at.is_(None))
     return sa.select(examples).where(*is_current).order_by(examples.c.position)
-
-
-def _find_preferred(answer: Answer) -> frozenset[str] | Verdict:
-    """Return the best completions, none if all are tied; for a skip or a flag, the verdict itself."""
-    if answer.verdict in (Verdict.SKIPPED, Verdict.FLAGGED):
-        return answer.verdict
-    return frozenset(answer.ranking[0]) if len(answer.ranking) > 1 else frozenset()
 
 
 def _make_answer_columns(answer: Answer) -> dict:

@@ -11,12 +11,12 @@ from statistics import median
 import sqlalchemy as sa
 
 from rlhf_hitl.errors import NotFound
-from rlhf_hitl.store.comparisons import load_comparisons
+from rlhf_hitl.store.comparisons import load_comparisons, measures_raters
 from rlhf_hitl.store.db import Store
 from rlhf_hitl.store.judgments import IS_FIRST
 from rlhf_hitl.store.queue.assignment import count_available
 from rlhf_hitl.store.service_tables import tokens
-from rlhf_hitl.store.tables import judgments, places, raters
+from rlhf_hitl.store.tables import comparisons, judgments, places, raters
 from rlhf_hitl.types import Comparison, Judgment, utc_now
 from rlhf_hitl.types.messages import hide_reasoning
 
@@ -158,12 +158,12 @@ def load_progress(
     """
     now = now or utc_now()
     done = sa.select(sa.func.count()).where(judgments.c.rater_id == rater_id, judgments.c.created_at >= since, IS_FIRST)
-    held = sa.select(sa.func.count(), sa.func.count(places.c.reserved_for)).where(
-        places.c.rater_id == rater_id, places.c.judgment_id.is_(None), places.c.leased_until > now
-    )
+    is_held = (places.c.rater_id == rater_id, places.c.judgment_id.is_(None), places.c.leased_until > now)
+    held = sa.select(sa.func.count(), sa.func.count(sa.case((measures_raters(), 1))))
+    held = held.select_from(places.join(comparisons)).where(*is_held, places.c.role == "")
     with store.read() as conn:
-        in_all, repeats = conn.execute(held).one()
-        left = min(in_all - repeats + count_available(conn, rater_id, now, cap), cap)
+        in_all, measuring = conn.execute(held).one()
+        left = min(in_all - measuring + count_available(conn, rater_id, now, cap), cap)
         return RaterProgress(conn.execute(done).scalar_one(), left // 10 * 10 or int(left + in_all > 0))
 
 

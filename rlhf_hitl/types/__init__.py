@@ -13,6 +13,8 @@
 - `labels`: what the judgments of a comparison say together, and what a reward model says
 - `people`: raters, their roles, and the scopes of API tokens
 - `projects`: projects, guidelines and tutorial examples
+- `catalog`: a filter over comparisons, as pages, links, slices and commands have it
+- `golds`: comparisons with a known right answer, and what raters must pass on them
 - `events`: what webhooks can be sent
 - `clock`: the time of day
 """
@@ -20,10 +22,20 @@
 from __future__ import annotations
 
 from rlhf_hitl.types.answers import REASONS, UNRANKED, Answer, Ranking, Reason, ShownAnswer, Verdict
+from rlhf_hitl.types.catalog import ComparisonFilter
 from rlhf_hitl.types.clock import utc_now
 from rlhf_hitl.types.comparisons import DEFAULT_PROJECT, Comparison, Completion, Prompt, Route
 from rlhf_hitl.types.content import make_content_id
 from rlhf_hitl.types.events import Event
+from rlhf_hitl.types.golds import (
+    Gold,
+    GoldFeedback,
+    GoldPurpose,
+    GoldResult,
+    Qualification,
+    QualificationRule,
+    QualificationState,
+)
 from rlhf_hitl.types.judgments import Judgment, LaneState, Lease, Receipt, VisibleJudgment
 from rlhf_hitl.types.labels import Label, Score
 from rlhf_hitl.types.messages import (
@@ -61,8 +73,13 @@ __all__ = [
     "Answer",
     "Axis",
     "Comparison",
+    "ComparisonFilter",
     "Completion",
     "Event",
+    "Gold",
+    "GoldFeedback",
+    "GoldPurpose",
+    "GoldResult",
     "Guideline",
     "ImagePart",
     "Judgment",
@@ -74,6 +91,9 @@ __all__ = [
     "Part",
     "Project",
     "Prompt",
+    "Qualification",
+    "QualificationRule",
+    "QualificationState",
     "Ranking",
     "Rater",
     "RationaleRequirement",

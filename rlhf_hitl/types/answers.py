@@ -101,6 +101,20 @@ class Answer:
             arguments["reason"] = Reason(arguments["reason"])
         return cls(**arguments)
 
+    def prefers_same(self, other: Answer) -> bool:
+        """Return whether both prefer the same completions, or neither prefers any, or both skip or flag.
+
+        As in labels, both bad is a tie: neither is preferred. The strength and the order of the other completions are
+        not compared.
+        """
+        return self._find_preferred() == other._find_preferred()
+
+    def _find_preferred(self) -> frozenset[str] | Verdict:
+        """Return the best completions, none if all are tied; for a skip or a flag, the verdict itself."""
+        if self.verdict in (Verdict.SKIPPED, Verdict.FLAGGED):
+            return self.verdict
+        return frozenset(self.ranking[0]) if len(self.ranking) > 1 else frozenset()
+
     def to_plain(self) -> dict[str, Any]:
         """Return the fields by name, as JSON and the store's columns hold them."""
         return {name: getattr(self, name) for name in _ANSWER_FIELDS} | {

@@ -9,6 +9,7 @@ from typing import Any
 
 from rlhf_hitl.types.answers import Answer
 from rlhf_hitl.types.comparisons import Comparison, Route
+from rlhf_hitl.types.golds import GoldFeedback, Qualification
 from rlhf_hitl.types.people import Role
 
 
@@ -109,7 +110,11 @@ class Receipt:
     """The store's answer to a submitted judgment.
 
     `outcome` is `counted`, `surplus` (kept, but every place was filled) or `repeated` (the idempotency key is known).
+    `gold` is what the rater is told of a gold, where the project tells them; `qualification` is how they stand after a
+    gold of an attempt to qualify.
     """
 
     judgment_id: str
     outcome: str
+    gold: GoldFeedback | None = None
+    qualification: Qualification | None = None

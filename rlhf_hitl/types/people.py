@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 
@@ -29,7 +30,8 @@ class Scope(StrEnum):
 class Rater:
     """A person or program that signs in.
 
-    `languages` are those they read, None for any; `quota` is the most judgments they may give in one UTC day.
+    `languages` are those they read, None for any; `quota` is the most judgments they may give in one UTC day;
+    `attributes` are the groups that they agreed to be counted in, such as region → north.
     """
 
     id: str
@@ -41,6 +43,7 @@ class Rater:
     languages: tuple[str, ...] | None = None
     quota: int | None = None
     paused: bool = False
+    attributes: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     @property
     def state(self) -> str:

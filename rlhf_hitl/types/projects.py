@@ -11,6 +11,7 @@ from typing import Literal, get_args
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.types.answers import Answer, Verdict
 from rlhf_hitl.types.content import make_content_id, refuse_nul
+from rlhf_hitl.types.golds import QualificationRule
 from rlhf_hitl.types.messages import Messages, identify_messages
 from rlhf_hitl.visible import is_blank
 from rlhf_hitl.wording import say_count
@@ -25,6 +26,9 @@ class Project:
     `rater_filters` are what raters may choose their tasks by: `batch`, or `tags.KEY` for a tag of the prompt. Whoever
     may choose by something learns it of what they get, so nothing is open by default. `judge_overlap` is how many
     judgments of models are wanted of each comparison, beside those of people.
+
+    One in `gold_every` comparisons is a gold that they have not answered; 0 means none. With `gold_feedback` they are
+    told the right answer of a gold afterwards. `qualification` is what raters must pass before they work here.
     """
 
     id: str
@@ -32,6 +36,9 @@ class Project:
     repeat_every: int = 0
     paused: bool = False
     rater_filters: tuple[str, ...] = ()
+    gold_every: int = 0
+    gold_feedback: bool = False
+    qualification: QualificationRule | None = None
     judge_overlap: int = 0
 
 

@@ -699,9 +699,7 @@ def who_judged(store: Store) -> dict[str, tuple[bool, bool]]:
     judgments = list(read_judgments(store))
     assert not any(j.simulated for j in judgments)
     assert all((j.role is Role.JUDGE) == (raters[j.rater_id].role is Role.JUDGE) for j in judgments)
-    return {
-        raters[j.rater_id].name.partition(":")[2]: (j.role is Role.JUDGE, bool(j.order_shown)) for j in judgments
-    }
+    return {raters[j.rater_id].name.partition(":")[2]: (j.role is Role.JUDGE, bool(j.order_shown)) for j in judgments}
 
 
 def test_models_among_the_judges_of_mt_bench_are_judges_and_people_are_not(sqlite_store, tmp_path):

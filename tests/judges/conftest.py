@@ -22,7 +22,9 @@ def fill():
             prompt = Prompt.create((Message("user", f"Question {i}?"),))
             texts = ((f"good {i}", "x"), (f"bad {i}{more}", "y"))
             made.append(
-                Comparison.create(prompt, [Completion.create(prompt.id, (Message("assistant", t),), p) for t, p in texts])
+                Comparison.create(
+                    prompt, [Completion.create(prompt.id, (Message("assistant", t),), p) for t, p in texts]
+                )
             )
         with store.write() as conn:
             insert_comparisons(store, conn, made)

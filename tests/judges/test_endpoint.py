@@ -233,7 +233,16 @@ def test_the_key_is_in_no_output_log_store_or_archive(sqlite_url, tmp_path, fill
         }[where]
 
     with serve_judge(answer) as (address, _):
-        more = ["--endpoint", address, "--api-key-env", "MY_KEY", "--template", "pairwise-reasons", "--store", sqlite_url]
+        more = [
+            "--endpoint",
+            address,
+            "--api-key-env",
+            "MY_KEY",
+            "--template",
+            "pairwise-reasons",
+            "--store",
+            sqlite_url,
+        ]
         added = run_command("judges", "add", "gpt", "--model", "m", *more)
         assert added.returncode == 0, added.stderr
         ran = [run_command("judges", "run", "gpt", "--store", sqlite_url, *flag) for flag in ([], ["--json"])]
@@ -275,7 +284,12 @@ def test_a_key_is_read_from_a_variable_or_a_file_and_never_repeated(tmp_path):
     assert read_key("K", "", {"K": KEY}).reveal() == KEY
     assert KEY not in repr(read_key("K", "", {"K": KEY}))
     assert read_key("", "").reveal() == ""
-    for env, path, value in (("K", str(file), KEY), ("K", "", ""), ("", str(tmp_path), ""), ("K", "", KEY + " x\n" + KEY)):
+    for env, path, value in (
+        ("K", str(file), KEY),
+        ("K", "", ""),
+        ("", str(tmp_path), ""),
+        ("K", "", KEY + " x\n" + KEY),
+    ):
         with pytest.raises(BadInput) as e:
             read_key(env, path, {"K": value})
         assert KEY not in str(e.value)
@@ -291,9 +305,9 @@ def test_a_late_answer_of_a_judge_never_takes_a_place_of_people(sqlite_store, fi
 
     assert open_judge_places(sqlite_store) == 1
     then = datetime.now(UTC) - timedelta(hours=1)
-    late = queue.lease(sqlite_store, judge.rater_id, seconds=1, now=then)
+    late = queue.lease_many(sqlite_store, judge.rater_id, 1, seconds=1, now=then, role="judge")[0]
     other = make_judge(sqlite_store, "http://127.0.0.1:9/v1", name="quick")
-    lease = queue.lease(sqlite_store, other.rater_id, seconds=60)
+    lease = queue.lease_many(sqlite_store, other.rater_id, 1, seconds=60, role="judge")[0]
     answer = Answer(Verdict.RANKED, tuple((c.id,) for c in made[0].completions))
     assert queue.submit(sqlite_store, lease.id, other.rater_id, answer).outcome == "counted"
     assert queue.submit(sqlite_store, late.id, judge.rater_id, answer).outcome == "surplus"

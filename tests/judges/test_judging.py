@@ -159,7 +159,7 @@ def test_reasons_are_kept_as_the_rationale_of_the_order_that_was_shown(sqlite_st
         (fail(413, "too long"), "failed"),
         ((200, {}, b"<html>hello</html>"), "failed"),
         ((200, {}, {"choices": []}), "failed"),
-        ((200, {}, {"choices": [{"message": {"content": 7}, "logprobs": [1]}], "usage": {"prompt_tokens": "x"}}), "unreadable"),
+        ((200, {}, {"choices": [{"message": {"content": 7}, "logprobs": [1]}], "usage": {"total": "x"}}), "unreadable"),
         ((200, {}, b"[" * 200_000), "failed"),
     ],
 )  # fmt: skip
@@ -229,6 +229,7 @@ def test_a_run_that_is_stopped_keeps_what_it_has_and_gives_the_rest_back(sqlite_
                 return self
 
             def __exit__(self, *_): ...
+
             update = stop
 
         began = time.monotonic()
@@ -313,5 +314,3 @@ def test_a_template_that_changed_is_another_judge(sqlite_store, fill, make_judge
     own.write_text(text.replace("Length and order", "Order and length"))
     with pytest.raises(BadInput, match="add a judge of another name"):
         run_judge(sqlite_store, judge)
-
-

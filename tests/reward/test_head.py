@@ -11,8 +11,9 @@ from rlhf_hitl.reward.head import Head
 from rlhf_hitl.reward.head_fitting import _find_mode, fit_head
 from rlhf_hitl.reward.losses import ordinal_loss
 from rlhf_hitl.reward.training.vote_weight_choice import choose_vote_weight
-from rlhf_hitl.reward.vote_scale import FIRST_UNGRADED, SECOND_UNGRADED, TIE, place_cuts
+from rlhf_hitl.reward.vote_scale import place_cuts
 from rlhf_hitl.stats.calibration import estimate_calibration_error
+from rlhf_hitl.stats.vote_outcomes import FIRST_UNGRADED, SECOND_UNGRADED, TIE
 
 
 def test_head_agrees_with_logistic_regression_under_the_same_prior():

@@ -115,8 +115,14 @@ def test_the_tables_are_those_the_migrations_make(store):
     from alembic.autogenerate import compare_metadata
     from alembic.migration import MigrationContext
 
+    def is_compared(_object, name, kind, *_) -> bool:
+        # The tables of SQLite's full-text index are known to nobody else, and PostgreSQL's indexes are not on SQLite.
+        left_out = {"table": "catalog_search", "index": "catalog_by_" if store.is_sqlite else None}.get(kind)
+        return left_out is None or not name.startswith(left_out)
+
     with store.read() as conn:
-        assert compare_metadata(MigrationContext.configure(conn), tables.metadata) == []
+        context = MigrationContext.configure(conn, opts={"include_object": is_compared})
+        assert compare_metadata(context, tables.metadata) == []
 
 
 def set_version(store, version: str) -> None:

@@ -21,6 +21,8 @@ from rlhf_hitl.api.bodies.fields import (
     ShortText,
 )
 from rlhf_hitl.api.bodies.messages import MessageOut, ShownOut, shown_to_json
+from rlhf_hitl.api.bodies.quality import FeedbackOut
+from rlhf_hitl.api.bodies.task import QualificationOut
 from rlhf_hitl.types import (
     Answer,
     Comparison,
@@ -93,11 +95,15 @@ class ReceiptOut(BaseModel):
     """`outcome` is counted, surplus (kept, but not counted) or repeated (the key was known).
 
     An answer is surplus where it came after the lease, and others had filled every place or the rater would not be
-    given the comparison by then: paused, beyond the quota, or outside of the project.
+    given the comparison by then: paused, beyond the quota, or outside of the project. `gold` is the right answer, where
+    the comparison had one and the project tells raters; `qualification` is how they stand after a gold that is part of
+    one.
     """
 
     id: str
     outcome: str
+    gold: FeedbackOut | None
+    qualification: QualificationOut | None
 
 
 def _derive_model_fields() -> dict[str, Any]:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, StringConstraints
 
 from rlhf_hitl.api.bodies.fields import PROJECT, WHOLE_NUMBER, Body, Id, Number, StrictBool
+from rlhf_hitl.api.bodies.quality import QualificationBody, QualificationRuleOut
 from rlhf_hitl.store import webhooks
 from rlhf_hitl.types import Event, Role
 
@@ -22,7 +23,16 @@ Repeats = Annotated[
     WHOLE_NUMBER,
 ]
 
-
+Golds = Annotated[
+    int,
+    Field(
+        ge=0,
+        le=10_000,
+        description="One in so many comparisons is a gold that the rater has not answered; 0 for none.",
+        json_schema_extra={"not": {"const": 1}},
+    ),
+    WHOLE_NUMBER,
+]
 RaterFilters = Annotated[
     list[Annotated[str, StringConstraints(pattern=r"^(batch|tags\.[^\x00-\x1f]{1,200})$")]],
     Field(
@@ -38,6 +48,8 @@ class ProjectBody(Body):
     open: StrictBool = Field(True, description="Whether every rater may work in it, or members only.")
     repeat_every: Repeats = 0
     rater_filters: RaterFilters = Field(default_factory=list)
+    gold_every: Golds = 0
+    gold_feedback: StrictBool = Field(False, description="Whether raters are told the right answer of a gold.")
 
 
 class ProjectChange(Body):
@@ -45,6 +57,11 @@ class ProjectChange(Body):
     repeat_every: Repeats | None = None
     paused: StrictBool | None = None
     rater_filters: RaterFilters | None = None
+    gold_every: Golds | None = None
+    gold_feedback: StrictBool | None = None
+    qualification: QualificationBody | Literal["off"] | None = Field(
+        None, description="What raters must pass before they work in it; `off` for nothing."
+    )
 
 
 class ProjectOut(BaseModel):
@@ -53,6 +70,9 @@ class ProjectOut(BaseModel):
     repeat_every: int
     paused: bool
     rater_filters: list[str]
+    gold_every: int
+    gold_feedback: bool
+    qualification: QualificationRuleOut | None
 
 
 class RaterChange(Body):

@@ -11,7 +11,7 @@ from pydantic import BaseModel, Field
 from rlhf_hitl.api.bodies.fields import WHOLE_NUMBER, Body, Id, Name, Seconds, Tags
 from rlhf_hitl.api.bodies.messages import MessageOut, ShownOut, shown_to_json
 from rlhf_hitl.store import queue
-from rlhf_hitl.types import LaneState, Lease, messages_to_dicts
+from rlhf_hitl.types import LaneState, Lease, QualificationState, messages_to_dicts
 from rlhf_hitl.types.names import check_label
 
 
@@ -38,6 +38,17 @@ class RenewBody(Body):
     seconds: Seconds | None = None
 
 
+class QualificationOut(BaseModel):
+    """How a rater stands with a project's qualification: `asked` (they get golds), `qualified` or `failed`."""
+
+    project: str
+    state: QualificationState
+    answered: int
+    golds: int
+    attempts_left: int
+    expires_at: datetime | None
+
+
 class LeaseOut(BaseModel):
     id: str
     expires_at: datetime
@@ -49,7 +60,10 @@ class LeaseOut(BaseModel):
 
 
 class Leases(BaseModel):
+    """`qualifications` are those that you have not passed: until you have, you get golds of their projects only."""
+
     leases: list[LeaseOut]
+    qualifications: list[QualificationOut]
 
 
 class Renewed(BaseModel):

@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 
 from rlhf_hitl.api.auth import SEES_ALL, Caller
 from rlhf_hitl.api.bodies import feedback as bodies
+from rlhf_hitl.api.bodies.quality import feedback_to_json
 from rlhf_hitl.api.json_body import BodyLimits
 from rlhf_hitl.api.operations.shared import Cursor, Limit, PathId, ProjectFilter, make_page, make_temporary_folder
 from rlhf_hitl.api.scoped_routes import ScopedRoutes
@@ -53,7 +54,10 @@ def add_operations(routes: ScopedRoutes, store: Store, settings: Settings) -> No
             interface_version=body.interface_version or "api-1",
             simulated=caller.rater.simulated,
         )
-        return _answer_with_receipt(receipt)
+        told = None
+        if receipt.gold is not None:
+            told = feedback_to_json(receipt.gold, queue.load_lease(store, body.lease_id, caller.rater.id).order_shown)
+        return _answer_with_receipt(receipt, told)
 
     @routes("POST", "/judgments/{judgment_id}/corrections", **answer_options, error_statuses=(404, 409))
     def correct(caller: Caller, judgment_id: PathId, body: bodies.AnswerBody) -> Any:
@@ -142,6 +146,8 @@ def _read_chunks(file: BinaryIO) -> Iterator[bytes]:
             yield chunk
 
 
-def _answer_with_receipt(receipt: Receipt) -> JSONResponse:
-    body = {"id": receipt.judgment_id, "outcome": receipt.outcome}
+def _answer_with_receipt(receipt: Receipt, told: dict[str, Any] | None = None) -> JSONResponse:
+    body: dict[str, Any] = {"id": receipt.judgment_id, "outcome": receipt.outcome, "gold": told, "qualification": None}
+    if (standing := receipt.qualification) is not None:
+        body["qualification"] = bodies.QualificationOut(**vars(standing)).model_dump(mode="json")
     return JSONResponse(body, 200 if receipt.outcome == "repeated" else 201)

@@ -8,6 +8,7 @@ from fastapi import Response
 
 from rlhf_hitl.api.auth import Caller, check_may_manage
 from rlhf_hitl.api.bodies import manage as bodies
+from rlhf_hitl.api.bodies.quality import QualificationBody
 from rlhf_hitl.api.operations.shared import Cursor, Limit, PathId
 from rlhf_hitl.api.scoped_routes import ScopedRoutes
 from rlhf_hitl.store import Store, audit, invitations, people, projects, queue, webhooks
@@ -32,7 +33,10 @@ def add_operations(routes: ScopedRoutes, store: Store) -> None:
     @routes("PATCH", "/projects/{project_id}", response_model=bodies.ProjectOut, error_statuses=(404,))
     def change_project(caller: Caller, project_id: PathId, body: bodies.ProjectChange) -> Any:
         """Pause, resume, open or close a project. Properties that are left out stay as they are."""
-        return projects.change_project(store, project_id, **body.model_dump(), by=caller.actor)
+        asked = body.qualification
+        qualification = asked.to_rule() if isinstance(asked, QualificationBody) else asked
+        values = body.model_dump(exclude={"qualification"}) | {"qualification": qualification}
+        return projects.change_project(store, project_id, **values, by=caller.actor)
 
     @routes("PUT", "/projects/{project_id}/members/{rater_id}", status_code=204, error_statuses=(404,))
     def admit(caller: Caller, project_id: PathId, rater_id: PathId) -> Response:

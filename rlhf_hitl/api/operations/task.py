@@ -16,8 +16,8 @@ from rlhf_hitl.api.operations.shared import PathId
 from rlhf_hitl.api.scoped_routes import ScopedRoutes
 from rlhf_hitl.config import Settings
 from rlhf_hitl.errors import Conflict, NotFound
-from rlhf_hitl.store import Store, guidelines, queue, views
-from rlhf_hitl.types import Lease, utc_now
+from rlhf_hitl.store import Store, guidelines, qualifications, queue, views
+from rlhf_hitl.types import Lease, QualificationState, utc_now
 
 
 def add_operations(routes: ScopedRoutes, store: Store, settings: Settings) -> None:
@@ -47,7 +47,16 @@ def add_operations(routes: ScopedRoutes, store: Store, settings: Settings) -> No
                 del searching[rater_id]
         if not caller.sees_all:
             leases = [_keep_seen(store, lease) for lease in leases]
-        return JSONResponse({"leases": [bodies.lease_to_json(lease) for lease in leases]})
+        return JSONResponse(
+            {
+                "leases": [bodies.lease_to_json(lease) for lease in leases],
+                "qualifications": [
+                    bodies.QualificationOut(**vars(standing)).model_dump(mode="json")
+                    for standing in qualifications.list_standings(store, rater_id)
+                    if standing.state is not QualificationState.QUALIFIED
+                ],
+            }
+        )
 
     @routes("POST", "/leases/{lease_id}/renew", response_model=bodies.Renewed, error_statuses=(404, 409))
     def renew(caller: Caller, lease_id: PathId, body: bodies.RenewBody) -> Any:

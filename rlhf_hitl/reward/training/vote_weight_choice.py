@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from rlhf_hitl.reward.head_fitting import fit_head
-from rlhf_hitl.reward.vote_scale import TIE
+from rlhf_hitl.stats.vote_outcomes import TIE
 
 # The weights that are tried. Which is right depends on how similar the labels of one prompt are.
 VOTE_WEIGHTS = (1.0, 0.3, 0.1, 0.03)

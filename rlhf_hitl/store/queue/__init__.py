@@ -2,13 +2,13 @@
 
 A place is one wanted judgment of one comparison, so a comparison never gets more judgments than it wants. Start with
 `leasing.py` (who holds which place), then `assignment.py` (which place comes next for a rater) and `submission.py`
-(an answer becomes a judgment). `counts.py` tells how the queue stands; `locks.py` says in which order rows are locked.
+(an answer becomes a judgment). `gold_places.py` and `qualifying.py` are about golds; `places.py` is what all share.
+`counts.py` tells how the queue stands; `locks.py` says in which order rows are locked.
 """
 
-from rlhf_hitl.store.queue.assignment import ANY_TASK, TaskFilter
+from rlhf_hitl.store.queue.assignment import ANY_TASK, MOST_HELD, TaskFilter
 from rlhf_hitl.store.queue.counts import count_places, count_places_by_lane, sum_places
 from rlhf_hitl.store.queue.leasing import (
-    MOST_HELD,
     LeaseOfAnotherRater,
     expire,
     holds_image,

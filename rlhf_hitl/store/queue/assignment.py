@@ -1,4 +1,4 @@
-"""Which place a rater is given next: the lanes open to them, the lane whose head comes first, and hidden repeats.
+"""Which place a rater is given next: of the lanes open to them the one whose head comes first, repeats and golds.
 
 A lane is a partition of the queue (project, language, batch). All places of a lane are alike to a rater's languages and
 to a task filter, so the next place is the head of a lane.
@@ -9,21 +9,34 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.store.comparisons import find_existing_ids
+from rlhf_hitl.store.comparisons import find_existing_ids, measures_raters
 from rlhf_hitl.store.db import Store
 from rlhf_hitl.store.judgments import IS_FIRST
 from rlhf_hitl.store.known_names import find_spellings
-from rlhf_hitl.store.tables import Utc, comparisons, judgments, lanes, members, places, projects, prompts, raters
-from rlhf_hitl.types import Role, Route, Verdict, make_content_id, utc_now
+from rlhf_hitl.store.queue import gold_places
+from rlhf_hitl.store.queue.places import LEAD, NOW, ROLE, Place, is_free
+from rlhf_hitl.store.queue.qualifying import load_standing, must_qualify
+from rlhf_hitl.store.tables import comparisons, judgments, lanes, members, places, projects, prompts, raters
+from rlhf_hitl.types import (
+    Qualification,
+    QualificationRule,
+    QualificationState,
+    Route,
+    Verdict,
+    make_content_id,
+    utc_now,
+)
 
 #: A hidden repeat is not one of a rater's newest REPEAT_GAP judgments, but one of the REPEAT_WINDOW before those.
 REPEAT_GAP, REPEAT_WINDOW = 20, 100
+#: Comparisons that a rater may ask for over the API, and hold at once when one that ran out is renewed.
+MOST_HELD = 20
 #: How many comparisons with the tags of a filter are looked up; other raters may take some of them meanwhile.
 CANDIDATES = 50
 
@@ -51,26 +64,6 @@ class TaskFilter:
 
 
 ANY_TASK = TaskFilter()
-NOW = sa.bindparam("now", type_=Utc)
-#: Whose places are meant: those of raters (empty) unless a statement is told `judge` or `lead`.
-ROLE = sa.bindparam("role", "")
-
-
-class Place(NamedTuple):
-    """One wanted judgment of a comparison: its place number `n`."""
-
-    comparison_id: str
-    n: int
-
-
-def get_working_role(rater: Any) -> str:
-    """Return whose places a rater is given: those of judges for a model, those of raters (empty) for everybody else."""
-    return Role.JUDGE.value if rater.role == Role.JUDGE.value else ""
-
-
-def is_free() -> sa.ColumnElement[bool]:
-    """Return the condition that no lease runs on a place at the time bound to `now`. The place may be filled."""
-    return sa.or_(places.c.leased_until.is_(None), places.c.leased_until <= NOW)
 
 
 def may_lease_more(conn: Connection, rater, held: int, now: datetime) -> bool:
@@ -96,29 +89,39 @@ def find_next_place(
     candidates: Sequence[str] | None,
     now: datetime,
     chance: Callable[[], float],
+    role: str = "",
 ) -> Place | None:
     """Return the free place that comes first in the lanes open to a rater, or first among `candidates` if given.
 
-    The place is locked, not yet leased. It may be that of a hidden repeat, which is created here.
+    The place is locked, not yet leased. It may be that of a hidden repeat or a gold, which is created here. Where the
+    rater has to qualify first, it is that of a gold for it.
 
     Args:
         candidates: ids of the comparisons that have the tags of the filter.
-        chance: returns a number in [0, 1), which decides whether a hidden repeat comes next.
+        chance: returns a number in [0, 1), which decides whether a hidden repeat or a gold comes next.
+        role: whose places: of raters (empty), judges or leads. Only raters get repeats and golds.
     """
-    open_lanes = {lane.id: lane for lane in _load_open_lanes(conn, rater, task_filter)}
-    role = get_working_role(rater)
-    parameters = {"rater": rater.id, "now": now, "role": role}
-    head = _find_head(conn, list(open_lanes.values()), candidates, parameters)
+    lanes_at_work, asked = _split_lanes(conn, rater, _load_open_lanes(conn, rater, task_filter, role), now)
+    for standing, lane_ids in asked:
+        place = gold_places.find_qualification_place(store, conn, rater.id, standing, lane_ids, now, chance)
+        if place is not None:
+            return place
+    open_lanes = {lane.id: lane for lane in lanes_at_work}
+    head = _find_head(conn, lanes_at_work, candidates, {"rater": rater.id, "now": now, "working_role": role})
     if head is None:
         return None
     lane = open_lanes[head.lane_id]
-    if not role and lane.repeat_every and chance() < 1 / lane.repeat_every:
-        # What is repeated fits the filter too: otherwise it would show by that.
-        repeatable = [other.id for other in open_lanes.values() if other.project_id == lane.project_id]
-        repeat = _create_repeat(store, conn, rater.id, lane, repeatable, task_filter, head.position, chance)
-        if repeat is not None:
-            return repeat
-    return Place(head.comparison_id, head.n)
+    # What measures a rater fits the filter too: otherwise it would show by that.
+    fitting = [other.id for other in lanes_at_work if other.project_id == lane.project_id]
+    measuring = None
+    if not role and lane.gold_every and chance() < 1 / lane.gold_every:
+        tags, most = _have_tags(store, task_filter.tags), max(1, MOST_HELD // lane.gold_every)
+        measuring = gold_places.create_gold_place(
+            conn, rater.id, lane.project_id, fitting, tags, head.position, chance, most
+        )
+    if not role and measuring is None and lane.repeat_every and chance() < 1 / lane.repeat_every:
+        measuring = _create_repeat(store, conn, rater.id, lane, fitting, task_filter, head.position, chance)
+    return measuring or Place(head.comparison_id, head.n)
 
 
 def _find_head(
@@ -156,7 +159,7 @@ def find_tagged(store: Store, rater_id: str, task_filter: TaskFilter, now: datet
         query = query.add_columns(places.c.position).limit(CANDIDATES)
         candidates = [
             (row.position, row.comparison_id)
-            for lane in _load_open_lanes(conn, rater, task_filter)
+            for lane in _split_lanes(conn, rater, _load_open_lanes(conn, rater, task_filter), now)[0]
             for row in conn.execute(query.where(places.c.lane_id == lane.id), parameters)
         ]
     return [comparison_id for _, comparison_id in sorted(candidates)[:CANDIDATES]]
@@ -180,16 +183,42 @@ def count_available(conn: Connection, rater_id: str, now: datetime, cap: int) ->
     rater = conn.execute(sa.select(raters).where(raters.c.id == rater_id)).one()
     if rater.paused_at is not None:
         return 0
-    lane_ids = [lane.id for lane in _load_open_lanes(conn, rater, ANY_TASK)]
-    # Without hidden repeats, which would show by a count that grows.
-    free = _select_free_places().where(places.c.lane_id.in_(lane_ids), places.c.reserved_for.is_(None)).order_by(None)
+    lanes_at_work, asked = _split_lanes(conn, rater, _load_open_lanes(conn, rater, ANY_TASK), now)
+    lane_ids = [lane.id for lane in lanes_at_work]
+    # Without hidden repeats and golds, which would show by a count that grows.
+    free = _select_free_places().where(places.c.lane_id.in_(lane_ids), ~measures_raters()).order_by(None)
     capped = free.with_only_columns(places.c.comparison_id).distinct().limit(cap).subquery()
-    return conn.execute(sa.select(sa.func.count()).select_from(capped), {"rater": rater_id, "now": now}).scalar_one()
+    counted = conn.execute(sa.select(sa.func.count()).select_from(capped), {"rater": rater_id, "now": now}).scalar_one()
+    return counted + sum(gold_places.count_asked(conn, rater_id, standing, now) for standing, _ in asked)
 
 
-def _load_open_lanes(conn: Connection, rater, task_filter: TaskFilter) -> list:
-    """Return the lanes in languages the rater reads, of projects that are not paused and that they may work in."""
-    query = _OPEN_LANES
+def _split_lanes(
+    conn: Connection, rater: Any, open_lanes: Sequence[Any], now: datetime
+) -> tuple[list[Any], list[tuple[Qualification, list[int]]]]:
+    """Return the lanes in which a rater works, and for each project that asks them to qualify, its lanes' ids."""
+    asking = {lane.project_id: lane.qualification for lane in open_lanes if lane.qualification is not None}
+    if not asking or not must_qualify(rater):
+        return list(open_lanes), []
+    standings = {
+        project: load_standing(conn, rater.id, project, QualificationRule(**rule), now)
+        for project, rule in asking.items()
+    }
+    at_work, asked = [], {}
+    for lane in open_lanes:
+        standing = standings.get(lane.project_id)
+        if standing is None or standing.state is QualificationState.QUALIFIED:
+            at_work.append(lane)
+        elif standing.state is QualificationState.ASKED:
+            asked.setdefault(lane.project_id, (standing, []))[1].append(lane.id)
+    return at_work, list(asked.values())
+
+
+def _load_open_lanes(conn: Connection, rater, task_filter: TaskFilter, role: str = "") -> list:
+    """Return the lanes in languages the rater reads, of projects that are not paused and that they may work in.
+
+    Leads decide in every project.
+    """
+    query = _OPEN_LANES if role == LEAD else _RATERS_LANES
     if task_filter.project is not None:
         query = query.where(lanes.c.project_id == task_filter.project)
     if task_filter.batch is not None:
@@ -198,17 +227,22 @@ def _load_open_lanes(conn: Connection, rater, task_filter: TaskFilter) -> list:
         query = query.where(lanes.c.language.in_(["", *rater.languages]))
     if task_filter.language is not None:
         query = query.where(lanes.c.language == task_filter.language.lower())
-    rows = list(conn.execute(query, {"rater": rater.id}))
+    rows = list(conn.execute(query, {} if role == LEAD else {"rater": rater.id}))
     to_be_open = task_filter.to_be_open
     return [row for row in rows if to_be_open <= set(row.rater_filters or ())] if to_be_open else rows
 
 
-def is_open_to(conn: Connection, rater: Any, comparison_id: str) -> bool:
-    """Return whether a comparison is for raters, and in a lane that is open to this one."""
+def is_open_to(conn: Connection, rater: Any, comparison_id: str, now: datetime, role: str = "") -> bool:
+    """Return whether a comparison is for raters (or those of a working role), and in a lane open to this one.
+
+    Who has to qualify first works on golds for that alone.
+    """
     query = sa.select(comparisons.c.lane_id, comparisons.c.route).where(comparisons.c.id == comparison_id)
     comparison = conn.execute(query).one()
-    open_lanes = _load_open_lanes(conn, rater, ANY_TASK)
-    return comparison.route != Route.AUTO.value and any(lane.id == comparison.lane_id for lane in open_lanes)
+    at_work, asked = _split_lanes(conn, rater, _load_open_lanes(conn, rater, ANY_TASK, role), now)
+    if any(comparison.lane_id in lane_ids for _, lane_ids in asked):
+        return gold_places.is_asked_to_qualify(conn, rater.id, comparison_id)
+    return comparison.route != Route.AUTO.value and any(lane.id == comparison.lane_id for lane in at_work)
 
 
 def may_work_at(conn: Connection, rater_id: str, comparison_id: str) -> bool:
@@ -240,17 +274,19 @@ def check_filter_is_open(store: Store, rater_id: str, task_filter: TaskFilter) -
 
 
 _OPEN_LANES = (
-    sa.select(lanes.c.id, lanes.c.project_id, projects.c.repeat_every, projects.c.rater_filters)
-    .join(projects)
-    .where(
-        projects.c.paused_at.is_(None),
-        sa.or_(
-            projects.c.open,
-            sa.exists().where(members.c.project_id == projects.c.id, members.c.rater_id == sa.bindparam("rater")),
-        ),
+    sa.select(
+        *(lanes.c[name] for name in ("id", "project_id")),
+        *(projects.c[name] for name in ("repeat_every", "rater_filters", "gold_every", "qualification")),
     )
+    .join(projects)
+    .where(projects.c.paused_at.is_(None))
     .order_by(lanes.c.id)
 )
+_IS_OPEN_TO_RATER = sa.or_(
+    projects.c.open,
+    sa.exists().where(members.c.project_id == projects.c.id, members.c.rater_id == sa.bindparam("rater")),
+)
+_RATERS_LANES = _OPEN_LANES.where(_IS_OPEN_TO_RATER)
 
 
 def _sort_by_head(conn: Connection, open_lanes: list, parameters: Mapping[str, Any]) -> list:
@@ -263,7 +299,7 @@ def _sort_by_head(conn: Connection, open_lanes: list, parameters: Mapping[str, A
 def _select_free_places() -> sa.Select:
     """Select the places that the rater bound to `rater` may be given at the time bound to `now`, in line order.
 
-    They are those of raters, or of the working role bound to `role`.
+    They are those of raters, or of the working role bound to `working_role`.
     """
     held, rater = places.alias(), sa.bindparam("rater")
     return (
@@ -331,6 +367,7 @@ def _create_repeat(
         sa.select(comparisons, judgments.c.verdict)
         .select_from(judgments.join(comparisons, comparisons.c.id == judgments.c.comparison_id))
         .where(judgments.c.rater_id == rater_id, IS_FIRST, comparisons.c.lane_id.in_(lane_ids))
+        .where(comparisons.c.is_gold.is_not(True))
         .where(*_have_tags(store, task_filter.tags))
         .order_by(judgments.c.seq.desc())
         .offset(REPEAT_GAP)

@@ -7,8 +7,9 @@ from datetime import datetime
 
 import sqlalchemy as sa
 
+from rlhf_hitl.store.comparisons import measures_raters
 from rlhf_hitl.store.db import Store
-from rlhf_hitl.store.queue.assignment import is_free
+from rlhf_hitl.store.queue.places import is_free
 from rlhf_hitl.store.tables import comparisons, lanes, places, projects
 from rlhf_hitl.types import LaneState, Route
 
@@ -34,7 +35,7 @@ def count_places_by_lane(store: Store, now: datetime | None = None, *, project: 
         now = now or store.now(conn)
         filled = places.c.judgment_id.is_not(None)
         leased = sa.and_(~filled, places.c.leased_until > now)
-        free = sa.and_(~filled, is_free(), comparisons.c.route != Route.AUTO.value, places.c.reserved_for.is_(None))
+        free = sa.and_(~filled, is_free(), comparisons.c.route != Route.AUTO.value, ~measures_raters())
         conditions = {"filled": filled, "leased": leased, "free": free}
         query = (
             sa.select(

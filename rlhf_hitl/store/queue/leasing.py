@@ -17,16 +17,15 @@ from rlhf_hitl.store.comparisons import load_comparisons
 from rlhf_hitl.store.db import Store
 from rlhf_hitl.store.judgments import IS_FIRST
 from rlhf_hitl.store.queue import assignment
-from rlhf_hitl.store.queue.assignment import ANY_TASK, Place, TaskFilter
+from rlhf_hitl.store.queue.assignment import ANY_TASK, MOST_HELD, TaskFilter
 from rlhf_hitl.store.queue.locks import lock_rater
+from rlhf_hitl.store.queue.places import ROLE, Place, find_working_role
 from rlhf_hitl.store.tables import Utc, comparisons, judgments, leases, places, routings
 from rlhf_hitl.types import Comparison, Lease
 from rlhf_hitl.types.messages import list_images
 
 #: After so long without an answer a lease cannot be renewed any more: others wait for the comparison.
 LONGEST_HOLD = timedelta(days=1)
-#: Comparisons that a rater may ask for over the API, and hold at once when one that ran out is renewed.
-MOST_HELD = 20
 
 
 class LeaseOfAnotherRater(Conflict):
@@ -54,6 +53,7 @@ def lease_many(
     task_filter: TaskFilter = ANY_TASK,
     now: datetime | None = None,
     chance: Callable[[], float] = random.random,
+    role: str = "",
 ) -> list[Lease]:
     """Return up to `count` comparisons for a rater: those they hold, oldest first, then the next ones in line.
 
@@ -62,7 +62,8 @@ def lease_many(
 
     Args:
         seconds: how long new leases last.
-        chance: returns a number in [0, 1), which decides whether a hidden repeat comes next.
+        chance: returns a number in [0, 1), which decides whether a hidden repeat or a gold comes next.
+        role: as a rater (empty), as a `judge`, or as a `lead` who decides. The caller knows who may.
 
     Raises:
         NotFound: no such rater, or one who is disabled.
@@ -75,10 +76,10 @@ def lease_many(
         if rater is None:
             raise NotFound(f"rater {rater_id!r}", expected="one who may rate", fix="see `rlhf-hitl raters list`")
         now = now or clock
-        held = _load_running_leases(conn, rater_id, now)[:count]
+        held = _load_running_leases(conn, rater_id, now, role)[:count]
         until = now + timedelta(seconds=seconds)
         while len(held) < count and assignment.may_lease_more(conn, rater, len(held), now):
-            place = assignment.find_next_place(store, conn, rater, task_filter, candidates, now, chance)
+            place = assignment.find_next_place(store, conn, rater, task_filter, candidates, now, chance, role)
             if place is None:
                 break
             # One after another, so that they are listed in this order again.
@@ -168,9 +169,10 @@ def _choose_order(store: Store, conn: Connection, comparison: Comparison, n: int
     return ids[start:] + ids[:start]
 
 
-def _load_running_leases(conn: Connection, rater_id: str, now: datetime) -> list[Lease]:
-    """Return what a rater holds, oldest first."""
-    rows = conn.execute(_RUNNING_LEASES, {"rater": rater_id, "now": now}).mappings().all()
+def _load_running_leases(conn: Connection, rater_id: str, now: datetime, role: str) -> list[Lease]:
+    """Return what a rater holds in a working role, oldest first."""
+    held = {"rater": rater_id, "now": now, "working_role": role}
+    rows = conn.execute(_RUNNING_LEASES_OF_ROLE, held).mappings().all()
     if not rows:
         return []
     loaded = load_comparisons(conn, [row["comparison_id"] for row in rows])
@@ -193,6 +195,7 @@ _RUNNING_LEASES = (
     )
     .order_by(leases.c.leased_at, leases.c.id)  # not by position, which a hidden repeat has another of
 )
+_RUNNING_LEASES_OF_ROLE = _RUNNING_LEASES.where(places.c.role == ROLE)
 
 
 def renew(store: Store, lease_id: str, rater_id: str, *, seconds: float, now: datetime | None = None) -> datetime:
@@ -218,7 +221,7 @@ def renew(store: Store, lease_id: str, rater_id: str, *, seconds: float, now: da
         until = min(now + timedelta(seconds=seconds), row.leased_at + LONGEST_HOLD)
         held = _match_held_place(lease_id, row.comparison_id, row.place)
         has_lapsed = conn.execute(sa.select(places.c.n).where(*held, places.c.leased_until <= now)).first() is not None
-        if until <= now or (has_lapsed and not _may_hold_again(conn, rater, row.comparison_id, now)):
+        if until <= now or (has_lapsed and not _may_hold_again(conn, rater, row.comparison_id, now, row.place)):
             raise Conflict(f"lease {lease_id}: it is over. Fix: ask for the next comparison")
         if not conn.execute(places.update().where(*held).values(leased_until=until)).rowcount:
             raise Conflict(f"lease {lease_id}: it is over. Fix: ask for the next comparison")
@@ -226,7 +229,7 @@ def renew(store: Store, lease_id: str, rater_id: str, *, seconds: float, now: da
         return until
 
 
-def _may_hold_again(conn: Connection, rater: Any, comparison_id: str, now: datetime) -> bool:
+def _may_hold_again(conn: Connection, rater: Any, comparison_id: str, now: datetime, place: int) -> bool:
     """Return whether a rater may take back a lease that ran out: if they may lease it, and hold few enough."""
     if rater is None:
         return False
@@ -239,7 +242,7 @@ def _may_hold_again(conn: Connection, rater: Any, comparison_id: str, now: datet
         and all(lease["comparison_id"] != comparison_id for lease in held)  # in another of its places
         and conn.execute(judged.limit(1)).first() is None
         and assignment.may_lease_more(conn, rater, len(held), now)
-        and assignment.is_open_to(conn, rater, comparison_id)
+        and assignment.is_open_to(conn, rater, comparison_id, now, find_working_role(place))
     )
 
 

@@ -35,7 +35,8 @@ def lock_rater(store: Store, conn: Connection, rater_id: str) -> tuple[Any, date
 @cache
 def _select_rater_and_clock(is_sqlite: bool) -> sa.Select:
     clock = sa.null() if is_sqlite else sa.func.clock_timestamp()
-    columns = (raters.c.id, raters.c.languages, raters.c.quota, raters.c.paused_at, raters.c.disabled_at, raters.c.role)
+    names = ("id", "languages", "quota", "paused_at", "disabled_at", "role", "simulated")
+    columns = (raters.c[name] for name in names)
     query = sa.select(*columns, clock.label("clock")).where(raters.c.id == sa.bindparam("rater"))
     return query.with_for_update(key_share=True)
 

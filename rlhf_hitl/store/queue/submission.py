@@ -11,7 +11,6 @@ from sqlalchemy.engine import Connection, RowMapping
 
 from rlhf_hitl.errors import BadInput, Conflict, NotFound
 from rlhf_hitl.store import guidelines, webhooks
-from rlhf_hitl.store.comparisons import find_working_role
 from rlhf_hitl.store.db import Store
 from rlhf_hitl.store.judgments import (
     append_judgment,
@@ -21,11 +20,25 @@ from rlhf_hitl.store.judgments import (
     judgment_to_row,
     make_judgment_id,
 )
-from rlhf_hitl.store.queue.assignment import NOW, is_free, is_open_to, may_lease_more, may_work_at
+from rlhf_hitl.store.quality_tables import golds
+from rlhf_hitl.store.queue.assignment import is_open_to, may_lease_more, may_work_at
 from rlhf_hitl.store.queue.leasing import check_lease_of, count_running_leases
 from rlhf_hitl.store.queue.locks import lock_comparison, lock_rater
-from rlhf_hitl.store.tables import comparisons, judgments, leases, places
-from rlhf_hitl.types import Answer, Event, Receipt, Role, ShownAnswer, utc_now
+from rlhf_hitl.store.queue.places import LEAD, NOW, ROLE, find_working_role, is_free, open_place_for_lead
+from rlhf_hitl.store.queue.qualifying import count_answer
+from rlhf_hitl.store.tables import comparisons, judgments, leases, places, projects
+from rlhf_hitl.types import (
+    Answer,
+    Event,
+    GoldFeedback,
+    GoldPurpose,
+    Qualification,
+    Receipt,
+    Role,
+    ShownAnswer,
+    Verdict,
+    utc_now,
+)
 from rlhf_hitl.types.content import refuse_nul
 from rlhf_hitl.types.judges import Probabilities
 
@@ -85,13 +98,13 @@ def submit(
         if lease["judged_before"]:
             earlier_id = find_repeated_submission(conn, rater_id, key, lease["comparison_id"], answer)
             if earlier_id is not None:
-                return Receipt(earlier_id, "repeated")
+                return Receipt(earlier_id, "repeated", _check_gold(conn, lease, answer))
         now = now or clock
         judgment_id = make_judgment_id()
-        filled = _fill_place(conn, _HELD_PLACE, lease, lease_id, judgment_id, now, role)
+        filled = _fill_place(conn, _HELD_PLACE, lease, lease_id, judgment_id, now)
         # After the lease it counts where they would be given it now; otherwise it is kept, and no more.
-        if not filled and rater is not None and _may_be_given(conn, rater, comparison_id, now):
-            filled = _fill_place(conn, _FREE_PLACE, lease, lease_id, judgment_id, now, role)
+        if not filled and rater is not None and _may_be_given(conn, rater, comparison_id, now, role):
+            filled = _fill_place(conn, _FREE_PLACE, lease, lease_id, judgment_id, now)
         row = judgment_to_row(
             answer,
             id=judgment_id,
@@ -111,18 +124,25 @@ def submit(
             probabilities=None if probabilities is None else list(probabilities),
         )
         append_judgment(conn, row)
+        if role == LEAD and filled and answer.verdict is Verdict.SKIPPED:
+            open_place_for_lead(store, conn, comparison_id)  # another lead decides
         if lease["has_webhooks"]:
             _emit_events(conn, row)
-        return Receipt(judgment_id, "counted" if filled else "surplus")
+        feedback = _check_gold(conn, lease, answer)
+        standing = _count_gold(conn, lease, answer, now) if filled and rater is not None else None
+        return Receipt(judgment_id, "counted" if filled else "surplus", feedback, standing)
 
 
 # Built once: SQLAlchemy takes longer to build a statement of the busy path than the database takes to run it. The
 # rater's earlier judgments need no lock: their row is locked already, so they submit nothing else meanwhile.
 _LOAD_AND_LOCK = (
     sa.select(
-        *(leases.c[name] for name in ("comparison_id", "rater_id", "order_shown", "route", "reward_model_id", "place")),
+        *(leases.c[name] for name in ("comparison_id", "rater_id", "order_shown", "route", "reward_model_id")),
         leases.c.leased_at,
+        leases.c.place,
         leases.c.guideline_version,
+        comparisons.c.is_gold,
+        comparisons.c.repeat_of,
         guidelines.requires_something(leases.c.guideline_version).label("guideline_requires"),
         has_judged_before(leases.c.comparison_id).label("judged_before"),
         webhooks.subscriptions_exist().label("has_webhooks"),
@@ -149,7 +169,8 @@ def correct(
         if old is None:
             raise NotFound(f"judgment {judgment_id!r}", expected="one of your own", fix="pick it from your history")
         rater, _ = lock_rater(store, conn, rater_id)
-        if rater is None or rater.paused_at is not None or not may_work_at(conn, rater_id, old["comparison_id"]):
+        may_work = old["role"] == LEAD or may_work_at(conn, rater_id, old["comparison_id"])
+        if rater is None or rater.paused_at is not None or not may_work:
             raise BadInput("correction", expected="of somebody who may judge this now", fix="ask a lead")
         lock_comparison(conn, old["comparison_id"])
         answer = _check_answer(answer, old["order_shown"])
@@ -249,17 +270,50 @@ _NEWEST_CLAIMS = (
 
 
 def _fill_place(
-    conn: Connection, fill: sa.Update, lease: RowMapping, lease_id: str, judgment_id: str, now: datetime, role: str
+    conn: Connection, fill: sa.Update, lease: RowMapping, lease_id: str, judgment_id: str, now: datetime
 ) -> bool:
-    """Fill the first place of a working role that `fill` finds. False if there is none."""
+    """Fill the first place that `fill` finds. False if there is none."""
+    role = find_working_role(lease["place"])
     parameters = {"comparison": lease["comparison_id"], "rater": lease["rater_id"], "now": now, "working_role": role}
     values = {"judgment_id": judgment_id, "rater_id": lease["rater_id"], "lease_id": lease_id, "leased_until": None}
     return conn.execute(fill, parameters | values).rowcount > 0
 
 
-def _may_be_given(conn: Connection, rater: Any, comparison_id: str, now: datetime) -> bool:
+def _may_be_given(conn: Connection, rater: Any, comparison_id: str, now: datetime, role: str) -> bool:
     held = count_running_leases(conn, rater.id, now)
-    return may_lease_more(conn, rater, held, now) and is_open_to(conn, rater, comparison_id)
+    return may_lease_more(conn, rater, held, now) and is_open_to(conn, rater, comparison_id, now, role)
+
+
+def _load_gold(conn: Connection, lease: RowMapping) -> RowMapping | None:
+    """Return the right answer of a lease's comparison, where that is a gold or asks one again."""
+    if not lease["is_gold"] and lease["repeat_of"] is None:
+        return None
+    return conn.execute(_GOLD, {"gold": lease["repeat_of"] or lease["comparison_id"]}).mappings().first()
+
+
+def _check_gold(conn: Connection, lease: RowMapping, answer: Answer) -> GoldFeedback | None:
+    """Return what a rater is told of their answer to a gold; None where it is none, or they are told nothing."""
+    gold = _load_gold(conn, lease)
+    if gold is None or not gold["gold_feedback"]:
+        return None
+    right = Answer.from_plain(gold)
+    return GoldFeedback(right.prefers_same(answer), right, gold["explanation"])
+
+
+def _count_gold(conn: Connection, lease: RowMapping, answer: Answer, now: datetime) -> Qualification | None:
+    """Count an answer in a rater's attempt to qualify, where it is part of one, and return how they stand then."""
+    gold = _load_gold(conn, lease)
+    if gold is None or gold["purpose"] != GoldPurpose.QUALIFICATION.value:
+        return None
+    agreed = Answer.from_plain(gold).prefers_same(answer)
+    return count_answer(conn, lease["rater_id"], gold["project_id"], agreed, now)
+
+
+_GOLD = (
+    sa.select(golds, projects.c.gold_feedback)
+    .join(projects, projects.c.id == golds.c.project_id)
+    .where(golds.c.comparison_id == sa.bindparam("gold"))
+)
 
 
 def _make_fill(condition: sa.ColumnElement[bool]) -> sa.Update:
@@ -270,10 +324,10 @@ def _make_fill(condition: sa.ColumnElement[bool]) -> sa.Update:
             places.c.comparison_id == sa.bindparam("comparison"),
             places.c.judgment_id.is_(None),
             sa.or_(places.c.reserved_for.is_(None), places.c.reserved_for == sa.bindparam("rater")),
-            places.c.role == sa.bindparam("working_role"),  # `role` would be the column to set
             condition,
         )
-        .order_by(places.c.n)
+        # One that is reserved for the rater first: nobody else could fill it.
+        .order_by(sa.case((places.c.reserved_for.is_(None), 1), else_=0), places.c.n)
         .limit(1)
         .with_for_update()
     )
@@ -284,7 +338,7 @@ def _make_fill(condition: sa.ColumnElement[bool]) -> sa.Update:
 
 # A place that the rater holds, under this lease or a later one, and one that nobody holds.
 _HELD_PLACE = _make_fill(sa.and_(places.c.rater_id == sa.bindparam("rater"), places.c.leased_until > NOW))
-_FREE_PLACE = _make_fill(is_free())
+_FREE_PLACE = _make_fill(sa.and_(is_free(), places.c.role == ROLE))
 
 
 def _emit_events(conn: Connection, row: dict) -> None:
@@ -295,10 +349,14 @@ def _emit_events(conn: Connection, row: dict) -> None:
     data = {"comparison_id": row["comparison_id"], "judgment_id": row["id"]}
     data |= {name: row[name] for name in ("rater_id", "verdict", "surplus", "supersedes", "simulated")}
     webhooks.enqueue_event(conn, Event.JUDGMENT_CREATED, data, hooks)
-    if row["surplus"] or row["supersedes"] or row["role"]:
+    if row["surplus"] or row["supersedes"]:
         return
-    unfilled = places.c.comparison_id == row["comparison_id"], places.c.judgment_id.is_(None), places.c.role == ""
-    if conn.execute(sa.select(places.c.n).where(*unfilled).limit(1)).first() is None:
-        webhooks.enqueue_event(
-            conn, Event.COMPARISON_RESOLVED, {"comparison_id": row["comparison_id"], "by": "raters"}, hooks
-        )
+    if row["role"] == LEAD:
+        is_resolved = row["verdict"] != Verdict.SKIPPED.value
+    else:
+        wanted = (places.c.comparison_id == row["comparison_id"], places.c.role.in_(["", LEAD]))
+        unfilled = sa.select(places.c.n).where(*wanted, places.c.judgment_id.is_(None)).limit(1)
+        is_resolved = row["role"] is None and conn.execute(unfilled).first() is None
+    if is_resolved:
+        resolved = {"comparison_id": row["comparison_id"], "by": "lead" if row["role"] == LEAD else "raters"}
+        webhooks.enqueue_event(conn, Event.COMPARISON_RESOLVED, resolved, hooks)

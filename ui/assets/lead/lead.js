@@ -1,9 +1,11 @@
-// The lead's page. `element` holds lead.html; `server` has open, figures and accepted, each a call to ui/lead.py; a fourth,
-// escalate, is called by sending.js. view.js draws what the calls bring, but for the accepted comparisons: accepted.js.
+// The lead's page. `element` holds lead.html; `server` has open, figures, quality and accepted, each a call to ui/lead.py;
+// a fifth, escalate, is called by sending.js. view.js draws what the calls bring, but for how raters agree (quality.js) and
+// the accepted comparisons (accepted.js).
 function lead(element, server) {
   const dashboard = createDashboard(element, "lead");
   const { $, checkAnswer, showProjects, showUpdated, showAge, showLoading } = dashboard;
   const view = createLeadView(dashboard);
+  const quality = createQualityView(dashboard);
   const accepted = createAcceptedList(dashboard, server);
   const chosenProject = () => readAddress().project ?? null;
 
@@ -16,6 +18,7 @@ function lead(element, server) {
     showProjects(answer.projects);
     view.showQueue(answer);
     view.showPeople(answer);
+    $("quality").hidden = false; // with room for its rows, which come later and move nothing
     if (!isQuiet) return accepted.showFirstPage();
     accepted.noteChanges(answer.accepted);
     return true;
@@ -27,13 +30,22 @@ function lead(element, server) {
     showAge($("figures-updated"), isLoaded, answer?.at);
     return isLoaded;
   }
+  async function loadQuality() {
+    const answer = await server.quality({});
+    const isLoaded = checkAnswer(answer);
+    if (isLoaded) quality.showQuality(answer);
+    showAge($("quality-updated"), isLoaded, answer?.at);
+    return isLoaded;
+  }
   const renewal = createRenewal(load, showUpdated);
   // The figures are computed from all that was ever judged, which takes long in a large store: nothing waits for them.
   const figuresRenewal = createRenewal(loadFigures, () => {});
+  const qualityRenewal = createRenewal(loadQuality, () => {});
 
   $("reload").addEventListener("click", () => {
     renewal.reload();
     figuresRenewal.reload();
+    qualityRenewal.reload();
   });
   $("project").addEventListener("change", () => {
     replaceAddress({ ...readAddress(), project: $("project").value });
@@ -42,4 +54,5 @@ function lead(element, server) {
   window.addEventListener("hashchange", renewal.reload);
   renewal.reload();
   figuresRenewal.reload();
+  qualityRenewal.reload();
 }

@@ -9,6 +9,8 @@ revision = "0012"
 down_revision = "0011"
 
 OPEN = sa.text("judgment_id IS NULL")
+LEADS = sa.text("role = 'lead'")
+RESERVED = sa.text("judgment_id IS NULL AND reserved_for IS NOT NULL")
 
 
 def upgrade() -> None:
@@ -30,6 +32,8 @@ def upgrade() -> None:
     op.drop_index("places_open", "places")
     columns = ["lane_id", "role", "position", "n"]
     op.create_index("places_open", "places", columns, sqlite_where=OPEN, postgresql_where=OPEN)
+    op.create_index("places_of_leads", "places", ["comparison_id"], sqlite_where=LEADS, postgresql_where=LEADS)
+    op.create_index("places_reserved", "places", ["reserved_for"], sqlite_where=RESERVED, postgresql_where=RESERVED)
     _add_gold()
     _add_selections()
     _add_findings()
@@ -72,6 +76,8 @@ def _add_selections() -> None:
         sa.Column("id", sa.String(40), primary_key=True),
         sa.Column("comparison_id", sa.String(40), sa.ForeignKey("comparisons.id"), nullable=False),
         sa.Column("rater_id", sa.String(40), sa.ForeignKey("raters.id"), nullable=False),
+        sa.Column("place", sa.Integer(), nullable=False),
+        sa.Column("opened", sa.Boolean(), nullable=False),
         sa.Column("slice", sa.String(200), nullable=False),
         sa.Column("assigned_by", sa.String(80), nullable=False),
         sa.Column("created_at", sa.DateTime(), nullable=False),

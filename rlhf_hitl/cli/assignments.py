@@ -1,0 +1,96 @@
+"""Commands `assign`, `assignments …` and `adjudicate`: who gets which comparisons."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from rlhf_hitl.cli import AsJson, Result, StoreUrl, app, command, make_table
+from rlhf_hitl.errors import BadInput
+from rlhf_hitl.wording import say_count
+
+RaterName = Annotated[str, typer.Option("--rater", help="The name of the rater.")]
+ComparisonIds = Annotated[
+    list[str] | None, typer.Option("--comparison", metavar="ID", help="The id of a comparison; may be repeated.")
+]
+
+assignment_group = typer.Typer(help="Look after comparisons that are assigned to raters.", no_args_is_help=True)
+app.add_typer(assignment_group, name="assignments")
+
+
+@command("assign")
+def assign_command(
+    rater: RaterName,
+    comparison: ComparisonIds = None,
+    *,
+    store: StoreUrl,
+    json: AsJson = False,
+) -> Result:
+    """Reserve comparisons for a rater, first in their line."""
+    from rlhf_hitl.store import Store, assignments
+
+    opened = Store.open(store)
+    done = assignments.assign(opened, rater, _require_ids(comparison))
+    more = [f"Not assigned, {assignments.REFUSALS[reason]}: {n}." for reason, n in sorted(done.refused.items())]
+    return Result(vars(done), f"Assigned {say_count(done.assigned, 'comparison')} to {done.rater}.", more=more)
+
+
+@command("list", assignment_group)
+def list_assignments_command(
+    rater: Annotated[str | None, typer.Option(help="List those of this rater; if left out, of all.")] = None,
+    ended: Annotated[bool, typer.Option("--ended", help="List also those that were ended.")] = False,
+    *,
+    store: StoreUrl,
+    json: AsJson = False,
+) -> Result:
+    """List assignments, the newest 1000, and whether they were judged."""
+    from rlhf_hitl.store import Store, assignments, people
+
+    opened = Store.open(store)
+    rater_id = None if rater is None else people.get_rater_by_name(opened, rater).id
+    rows = [vars(a) for a in assignments.list_assignments(opened, rater_id=rater_id, ended=ended)]
+    if not rows:
+        return Result({"assignments": rows}, "Nothing is assigned. Do it with `rlhf-hitl assign --rater NAME`.")
+    columns = ("comparison_id", "rater", "slice", "state")
+    cells = [tuple(row[name] for name in columns) for row in rows]
+    return Result({"assignments": rows}, make_table("Assignments", cells, ("comparison", "rater", "slice", "state")))
+
+
+@command("end", assignment_group)
+def end_assignments_command(
+    rater: RaterName,
+    comparison: ComparisonIds = None,
+    *,
+    store: StoreUrl,
+    json: AsJson = False,
+) -> Result:
+    """End assignments of a rater: those of these comparisons or, if none is given, all. Others get them again."""
+    from rlhf_hitl.store import Store, assignments
+
+    ended = assignments.end_assignments(Store.open(store), rater, comparison or None)
+    return Result({"rater": rater, "ended": ended}, f"Ended {say_count(ended, 'assignment')} of {rater}.")
+
+
+@command("adjudicate")
+def adjudicate_command(
+    comparison: ComparisonIds = None,
+    reason: Annotated[str, typer.Option(help="Say why, for whoever looks into it later.")] = "sent by a lead",
+    *,
+    store: StoreUrl,
+    json: AsJson = False,
+) -> Result:
+    """Send comparisons to adjudication: a lead decides them on the page /adjudicate, and raters vote no more."""
+    from rlhf_hitl.store import Store, adjudication, audit
+
+    opened = Store.open(store)
+    sent = adjudication.send_to_adjudication(opened, _require_ids(comparison), by=audit.CLI, reason=reason)
+    others = {"waiting already": sent.waiting, "decided already": sent.decided, "not to be decided": sent.refused}
+    more = [f"Not sent, {why}: {n}." for why, n in others.items() if n]
+    return Result(vars(sent), f"Sent {say_count(sent.sent, 'comparison')} to adjudication.", more=more)
+
+
+def _require_ids(comparison: list[str] | None) -> list[str]:
+    if not comparison:
+        raise BadInput("no comparison", expected="one or more", fix="add --comparison ID")
+    return comparison

@@ -1,0 +1,351 @@
+"""The evidence against raters: the answers of the store as arrays, and what each check makes of them."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from rlhf_hitl.stats.near_duplicates import find_copies
+from rlhf_hitl.stats.rater_checks import (
+    count_cycles,
+    find_sessions,
+    weigh_below_mark,
+    weigh_drift,
+    weigh_rates,
+    weigh_speed,
+)
+from rlhf_hitl.stats.spammers import FIRST, SECOND, TIE, PairVotes, weigh_pairs_of_ranking, weigh_spammers
+from rlhf_hitl.store.checked_answers import CheckedAnswer, GoldAnswer
+from rlhf_hitl.types import Verdict
+
+#: The share of golds to get right where a project wants no other.
+PASS_MARK = 0.7
+#: What is usual before a store has shown it: the shares of hidden repeats that are contradicted, of triads that are
+#: cycles, of rationales that are copies. Each weighs as `PRIOR_TRIALS` trials.
+USUAL_CONTRADICTIONS, USUAL_CYCLES, USUAL_COPIES = 0.1, 0.08, 0.02
+#: By chance two ninths of repeats are contradicted (of three answers each), and a quarter of triads are cycles.
+CHANCE_CONTRADICTIONS, CHANCE_CYCLES = 2 / 9, 1 / 4
+
+#: Seconds of a pause after which a rater's session is a new one.
+SESSION_GAP = 1800.0
+
+Facts = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What one check says of all raters.
+
+    Attributes:
+        check: its name.
+        project: None where it is about all projects together.
+        logs: (raters,) natural logarithms of e-values.
+        describe: returns the facts about one rater by number, as they stand in a finding.
+    """
+
+    check: str
+    project: str | None
+    logs: np.ndarray
+    describe: Callable[[int], Facts]
+
+
+class CheckedAnswers:
+    """Answers as arrays. Raters and pairs are numbered as they come.
+
+    Args:
+        answers: in the order in which they came.
+        golds: comparison → its right answer.
+        raters: the ids of all raters, whose order gives their numbers.
+    """
+
+    def __init__(self, answers: Sequence[CheckedAnswer], golds: Mapping[str, GoldAnswer], raters: Sequence[str]):
+        self.answers, self.golds, self.raters = answers, golds, raters
+        self.number = {id: number for number, id in enumerate(raters)}
+        self.rater = np.array([self.number[answer.rater_id] for answer in answers], dtype=int)
+        pairs: dict[tuple[str, str, str], int] = {}
+        columns: list[tuple[int, int, int, int, float, bool]] = []  # answer, pair, outcome, side, weight, repeated
+        for index, answer in enumerate(answers):
+            outcomes = read_outcomes(answer.verdict, answer.ranking, answer.order_shown)
+            if not outcomes:
+                continue
+            place = {id: n for n, id in enumerate(answer.order_shown)}
+            weight = weigh_pairs_of_ranking(len(place)) if len(place) > 1 else 1.0
+            original = answer.repeat_of or answer.comparison_id
+            for (first, second), outcome in outcomes.items():
+                pair = pairs.setdefault((original, first, second), len(pairs))
+                side = 1 if place.get(first, 0) < place.get(second, 0) else -1
+                columns.append((index, pair, outcome, side, weight, answer.repeat_of is not None))
+        self.pairs = pairs
+        self.of_answer, pair, outcome, side, weight, repeated = (
+            np.array(column, dtype=kind)
+            for column, kind in zip(
+                zip(*columns) if columns else ((),) * 6, (int, int, int, int, float, bool), strict=True
+            )
+        )
+        self.votes = PairVotes(pair, self.rater[self.of_answer], outcome, side, weight, repeated)
+        self.known = np.full(len(pairs), -1)
+        for (comparison, first, second), number in pairs.items():
+            if comparison in golds:
+                gold = golds[comparison]
+                right = read_outcomes(gold.verdict, gold.ranking, [first, second])
+                self.known[number] = right.get((first, second), -1)
+
+    def count(self, rows: np.ndarray | Sequence[int], weights: Any = None) -> np.ndarray:
+        """Return (raters,) how many of some answers, given by the numbers of their raters, each rater has."""
+        return np.bincount(np.asarray(rows, dtype=int), weights, len(self.raters))
+
+
+def read_outcomes(verdict: str, ranking: Sequence[Sequence[str]], shown: Sequence[str]) -> dict[tuple[str, str], int]:
+    """Return pair in canonical order → outcome, for each pair of completions that an answer ranks."""
+    if verdict == Verdict.RANKED:
+        rank = {id: place for place, group in enumerate(ranking) for id in group}
+    elif verdict == Verdict.ALL_BAD:
+        rank = dict.fromkeys(shown, 0)
+    else:
+        return {}
+    return {
+        (first, second): FIRST if rank[first] < rank[second] else SECOND if rank[first] > rank[second] else TIE
+        for first, second in combinations(sorted(rank), 2)
+    }
+
+
+def collect_evidence(
+    checked: CheckedAnswers,
+    lengths: tuple[Mapping[str, int], Mapping[str, int]],
+    timed: Collection[str],
+    rates: Mapping[str, float],
+    now: datetime,
+) -> list[Evidence]:
+    """Return what every check says.
+
+    Args:
+        lengths: characters by prompt and by completion.
+        timed: the raters whose times and sessions are their own: people, not imported votes.
+        rates: check → its rate of false alarm, where a threshold depends on it.
+        now: when it is looked at; a session that ended shortly before may go on.
+    """
+    evidence, surprise = _weigh_answers(checked)
+    evidence += _weigh_golds(checked)
+    evidence += [_weigh_repeats(checked), _weigh_cycles(checked), _weigh_copies(checked)]
+    is_timed = np.array([answer.rater_id in timed for answer in checked.answers], dtype=bool)
+    evidence.append(_weigh_times(checked, lengths, is_timed, rates["too_fast"]))
+    evidence.append(_weigh_fatigue(checked, surprise, is_timed, now))
+    return evidence
+
+
+def compute_agreement(votes: PairVotes, pairs: int, raters: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return (raters,) the share of others' votes on the same pairs that say the same, and the number of such votes."""
+    counted = votes.take(~votes.repeated)
+    counts = np.zeros((pairs, 3))
+    np.add.at(counts, (counted.pair, counted.outcome), 1)
+    same = np.bincount(counted.rater, counts[counted.pair, counted.outcome] - 1, raters)
+    others = np.bincount(counted.rater, counts[counted.pair].sum(axis=1) - 1, raters)
+    return np.divide(same, others, out=np.full(raters, np.nan), where=others > 0), others
+
+
+def _take_usual(shares: np.ndarray) -> float | None:
+    """Return the median of the shares that are known; None where none is."""
+    known = shares[np.isfinite(shares)]
+    return float(np.median(known)) if len(known) else None
+
+
+def _weigh_answers(checked: CheckedAnswers) -> tuple[list[Evidence], np.ndarray]:
+    """Return the evidence for random and for one-sided answers, and (votes,) the surprise of each vote."""
+    votes, raters = checked.votes, len(checked.raters)
+    spam = weigh_spammers(votes, len(checked.pairs), raters, checked.known)
+    agreement, others = compute_agreement(votes, len(checked.pairs), raters)
+    usual = _take_usual(agreement[others >= 10])
+    shown = np.stack([np.bincount(votes.rater[votes.shown_outcome == o], minlength=raters) for o in range(3)], axis=1)
+    shares = shown / np.maximum(shown.sum(axis=1, keepdims=True), 1)
+    usual_shares = shown.sum(axis=0) / max(shown.sum(), 1)
+
+    def describe_random(rater: int) -> Facts:
+        return {"votes": int(shown[rater].sum()), "others_votes": int(others[rater]), "usual": _round(usual)} | {
+            "agreement": _round(agreement[rater]) if others[rater] else None
+        }
+
+    def describe_one_side(rater: int) -> Facts:
+        side = int(spam.same_answer[rater].argmax())
+        facts = {"answer": ("first", "tie", "last")[side], "votes": int(shown[rater].sum())}
+        return facts | {"share": _round(shares[rater, side]), "usual": _round(usual_shares[side])}
+
+    one_side = np.logaddexp.reduce(spam.same_answer, axis=1) - math.log(3)
+    evidence = [
+        Evidence("random", None, spam.random, describe_random),
+        Evidence("one_side", None, one_side, describe_one_side),
+    ]
+    return evidence, spam.surprise
+
+
+def _weigh_golds(checked: CheckedAnswers) -> list[Evidence]:
+    """Return the evidence that a rater answers golds of a project worse than it wants."""
+    answered: dict[str, list[int]] = defaultdict(list)
+    right: dict[str, list[int]] = defaultdict(list)
+    marks: dict[str, float] = {}
+    for answer, rater in zip(checked.answers, checked.rater.tolist(), strict=True):
+        gold = checked.golds.get(answer.repeat_of or answer.comparison_id)
+        if gold is None or gold.purpose != "hidden" or answer.verdict not in (Verdict.RANKED, Verdict.ALL_BAD):
+            continue
+        marks[answer.project] = float((gold.qualification or {}).get("pass_mark", PASS_MARK))
+        answered[answer.project].append(rater)
+        right[answer.project] += [rater] * is_right(answer, gold)
+    return [_make_gold_evidence(checked, p, answered[p], right[p], marks[p]) for p in sorted(answered)]
+
+
+def _make_gold_evidence(
+    checked: CheckedAnswers, project: str, answered: list[int], right: list[int], mark: float
+) -> Evidence:
+    answers, rights = checked.count(answered), checked.count(right)
+    mark = min(max(mark, 0.01), 0.99)
+
+    def describe(rater: int) -> Facts:
+        return {"right": int(rights[rater]), "answered": int(answers[rater]), "mark": mark}
+
+    return Evidence("gold", project, weigh_below_mark(rights, answers, mark), describe)
+
+
+def is_right(answer: CheckedAnswer, gold: GoldAnswer) -> bool:
+    """Return whether an answer says of every pair what the gold says."""
+    said = read_outcomes(answer.verdict, answer.ranking, answer.order_shown)
+    wanted = read_outcomes(gold.verdict, gold.ranking, answer.order_shown)
+    return all(said.get(pair) == outcome for pair, outcome in wanted.items())
+
+
+def _weigh_repeats(checked: CheckedAnswers) -> Evidence:
+    """Return the evidence that a rater contradicts themselves where they see a comparison again, sides swapped."""
+    first_said: dict[tuple[int, str], CheckedAnswer] = {}
+    repeats: list[int] = []
+    contradicted: list[int] = []
+    for answer, rater in zip(checked.answers, checked.rater.tolist(), strict=True):
+        if answer.repeat_of is None:
+            first_said[rater, answer.comparison_id] = answer
+        elif former := first_said.get((rater, answer.repeat_of)):
+            before = read_outcomes(former.verdict, former.ranking, former.order_shown)
+            now = read_outcomes(answer.verdict, answer.ranking, answer.order_shown)
+            both = [(before[pair], now[pair]) for pair in before.keys() & now.keys()]
+            if both:
+                repeats.append(rater)
+                # Of a long ranking, most pairs that are told apart both times.
+                opposed = sum({a, b} == {FIRST, SECOND} for a, b in both)
+                contradicted += [rater] * (2 * opposed > len(both))
+    hits, trials = checked.count(contradicted), checked.count(repeats)
+    logs = weigh_rates(hits, trials, usual=USUAL_CONTRADICTIONS, suspect=(CHANCE_CONTRADICTIONS, 1.0))
+    return Evidence("repeats", None, logs, _describe_rate("contradicted", "repeats", hits, trials))
+
+
+def _weigh_cycles(checked: CheckedAnswers) -> Evidence:
+    """Return the evidence that a rater's preferences among answers to one prompt go round in circles."""
+    preferences: dict[tuple[int, str], list[tuple[str, str, str]]] = defaultdict(list)
+    for answer, rater in zip(checked.answers, checked.rater.tolist(), strict=True):
+        if answer.repeat_of is None:
+            for (first, second), outcome in read_outcomes(answer.verdict, answer.ranking, answer.order_shown).items():
+                if outcome != TIE:
+                    better, worse = (first, second) if outcome == FIRST else (second, first)
+                    preferences[rater, answer.prompt_id].append((answer.comparison_id, better, worse))
+    cycles, triads = np.zeros(len(checked.raters)), np.zeros(len(checked.raters))
+    for (rater, _), said in preferences.items():
+        if len({comparison for comparison, *_ in said}) >= 3:
+            found = count_cycles(said)
+            cycles[rater], triads[rater] = cycles[rater] + found[0], triads[rater] + found[1]
+    logs = weigh_rates(cycles, triads, usual=USUAL_CYCLES, suspect=(CHANCE_CYCLES, CHANCE_CYCLES))
+    return Evidence("cycles", None, logs, _describe_rate("cycles", "triads", cycles, triads))
+
+
+def _weigh_copies(checked: CheckedAnswers) -> Evidence:
+    """Return the evidence that a rater copies rationales, their own or others'."""
+    written = [i for i, answer in enumerate(checked.answers) if answer.rationale]
+    authors = checked.rater[written]
+    copies = find_copies([checked.answers[i].rationale for i in written], authors.tolist())
+    is_copy = copies.of >= 0
+    hits, trials = checked.count(authors[is_copy]), checked.count(authors[copies.looked_at])
+    describe_rate = _describe_rate("copies", "rationales", hits, trials)
+
+    def describe(rater: int) -> Facts:
+        own = np.flatnonzero(is_copy & (authors == rater))
+        of_others = sum(authors[copies.of[n]] != rater for n in own)
+        example = checked.answers[written[own[0]]].rationale[:200] if len(own) else ""
+        return describe_rate(rater) | {"of_others": int(of_others), "example": example}
+
+    return Evidence("copied", None, weigh_rates(hits, trials, usual=USUAL_COPIES, suspect=(0.2, 1.0)), describe)
+
+
+def _describe_rate(hit: str, trial: str, hits: np.ndarray, trials: np.ndarray) -> Callable[[int], Facts]:
+    usual = float(hits.sum() / trials.sum()) if trials.sum() else None
+
+    def describe(rater: int) -> Facts:
+        return {hit: int(hits[rater]), trial: int(trials[rater]), "usual": _round(usual)}
+
+    return describe
+
+
+def _weigh_times(
+    checked: CheckedAnswers,
+    lengths: tuple[Mapping[str, int], Mapping[str, int]],
+    is_timed: np.ndarray,
+    false_alarm_rate: float,
+) -> Evidence:
+    """Return the evidence that a rater answers faster than anybody reads. Skips and flags need no reading."""
+    of_prompts, of_completions = lengths
+    rows = [
+        i
+        for i in np.flatnonzero(is_timed).tolist()
+        if checked.answers[i].seconds and checked.answers[i].verdict in (Verdict.RANKED, Verdict.ALL_BAD)
+    ]
+    seconds = np.array([checked.answers[i].seconds for i in rows], dtype=float)
+    characters = np.array(
+        [
+            of_prompts.get(answer.prompt_id, 0) + sum(of_completions.get(id, 0) for id in answer.order_shown)
+            for answer in (checked.answers[i] for i in rows)
+        ],
+        dtype=float,
+    )
+    log_length = np.log(100.0 + characters)  # a comparison takes some time, however short its texts are
+    rater = checked.rater[rows]
+    fit = weigh_speed(rater, np.log(np.maximum(seconds, 0.1)), log_length, len(checked.raters), false_alarm_rate)
+
+    def describe(number: int) -> Facts:
+        own = rater == number
+        at = fit.slope * float(np.median(log_length[own])) if own.any() else 0.0
+        return {
+            "judgments": int(own.sum()),
+            "seconds": _round(math.exp(fit.level[number] + at)),
+            "floor": _round(math.exp(fit.floor + at)),
+            "typical": _round(math.exp(fit.typical + at)),
+        }
+
+    return Evidence("too_fast", None, fit.log_evidence, describe)
+
+
+def _weigh_fatigue(checked: CheckedAnswers, surprise: np.ndarray, is_timed: np.ndarray, now: datetime) -> Evidence:
+    """Return the evidence that a rater agrees less with others the longer a session lasts."""
+    votes, answers = checked.votes, len(checked.answers)
+    weight = np.bincount(checked.of_answer, votes.weight, answers)
+    total = np.bincount(checked.of_answer, votes.weight * surprise, answers)
+    rows = np.flatnonzero(is_timed & (weight > 0))
+    rater = checked.rater[rows]
+    agreement = -total[rows] / weight[rows]
+    seconds = np.array([checked.answers[i].created_at.timestamp() for i in rows.tolist()])
+    session = find_sessions(rater, seconds, SESSION_GAP) if len(rows) else rater
+    if len(rows):  # a session that may go on is looked at when it is over
+        last = np.zeros(session.max() + 1)
+        np.maximum.at(last, session, seconds)
+        over = last[session] < now.timestamp() - SESSION_GAP
+        agreement, session, rater = agreement[over], session[over], rater[over]
+    logs = weigh_drift(agreement, session, rater, len(checked.raters))
+
+    def describe(number: int) -> Facts:
+        own = session[rater == number]
+        return {"judgments": len(own), "sessions": len(np.unique(own))}
+
+    return Evidence("fatigue", None, logs, describe)
+
+
+def _round(value: float | None) -> float | None:
+    return None if value is None or not math.isfinite(value) else float(f"{value:.4g}")

@@ -1,0 +1,183 @@
+"""What votes say of their raters, in view of the pairs: gradient, information and evidence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.sparse import csr_array
+from scipy.special import gammaln
+
+from rlhf_hitl.stats.rater_population import RaterPopulation
+from rlhf_hitl.stats.vote_likelihood import (
+    LOG_TIE_WIDTH,
+    POSITION_BIAS,
+    RELIABILITY,
+    STATE_D,
+    VoteTables,
+    find_cut_jacobians,
+)
+from rlhf_hitl.stats.vote_outcomes import FIRST_UNGRADED, GRADED, SECOND_UNGRADED, TIE, VOTE_OUTCOMES, VoteArrays
+
+_VOTES_AT_ONCE = 1 << 16  # bounds the memory that a round takes
+
+
+@dataclass
+class Cells:
+    """Votes that are alike but for their pair, (rater, outcome, side, weight), taken together; sorted by rater.
+
+    Attributes:
+        rater, outcome, side, weight: (cells,).
+        cell, pair: (votes,) sorted by cell.
+        starts: (cells,) the first vote of each cell. rater_starts: (raters,) the first cell of each rater.
+        by_pair: (pairs, cells) how often a pair has a vote of the cell.
+    """
+
+    rater: np.ndarray
+    outcome: np.ndarray
+    side: np.ndarray
+    weight: np.ndarray
+    cell: np.ndarray
+    pair: np.ndarray
+    starts: np.ndarray
+    rater_starts: np.ndarray
+    by_pair: csr_array
+
+
+def group_votes(votes: VoteArrays, pairs: int) -> tuple[Cells, np.ndarray]:
+    """Return the cells of votes, and the raters who have any (sorted); cells number raters within these."""
+    who, rater = np.unique(votes.rater, return_inverse=True)
+    weights, weight = np.unique(votes.weight, return_inverse=True)
+    key = ((rater.astype(np.int64) * 9 + votes.outcome) * 3 + votes.side + 1) * len(weights) + weight
+    order = np.argsort(key, kind="stable")
+    found, starts, cell = np.unique(key[order], return_index=True, return_inverse=True)
+    rest, weight = np.divmod(found, len(weights))
+    rest, side = np.divmod(rest, 3)
+    rater, outcome = np.divmod(rest, 9)
+    pair = np.asarray(votes.pair)[order]
+    by_pair = csr_array((np.ones(len(pair)), (pair, cell)), shape=(pairs, len(found)))
+    rater_starts = np.searchsorted(rater, np.arange(len(who)))
+    return Cells(rater, outcome, side - 1.0, weights[weight], cell, pair, starts, rater_starts, by_pair), who
+
+
+@dataclass
+class Raters:
+    """What is believed of raters while fitting: mode and covariance (raters, 4 and 4 x 4), the probability that each
+    answers at random, and how probable the votes are if not (the log evidence)."""
+
+    mode: np.ndarray
+    covariance: np.ndarray
+    random: np.ndarray
+
+
+@dataclass
+class Measured:
+    """What the votes say of their raters, in view of the pairs' posteriors without the vote.
+
+    Attributes:
+        slopes: (votes, 3) means of the densities at the lower and upper cut, and of d times their difference.
+        curves: (cells, 8) sums over a cell's votes of the same three, of the two slopes of density, of d times these,
+            and of d squared times their difference.
+        evidence: (raters,) the log probability of each rater's votes at the mode.
+    """
+
+    slopes: np.ndarray
+    curves: np.ndarray
+    evidence: np.ndarray
+
+
+def measure_votes(cells: Cells, tables: VoteTables, mixed: np.ndarray, posterior: np.ndarray) -> Measured:
+    weight = cells.weight[:, None]
+    without = (mixed**-weight).astype(np.float32)
+    ratio = ((tables.p / mixed) ** weight).astype(np.float32)
+    low, high = tables.low.astype(np.float32), tables.high.astype(np.float32)
+    moved = (STATE_D * (tables.low - tables.high)).astype(np.float32)
+    posterior = posterior.astype(np.float32)
+    n, sums = len(cells.pair), np.zeros((len(cells.rater), len(STATE_D)))
+    slopes, evidence = np.empty((n, 3)), np.empty(n)
+    for start in range(0, n, _VOTES_AT_ONCE):
+        part = slice(start, start + _VOTES_AT_ONCE)
+        cell, of_pair = cells.cell[part], posterior[cells.pair[part]]
+        inverse = np.einsum("vg,vg->v", of_pair, without[cell])
+        of_pair *= ratio[cell]
+        total = of_pair.sum(1)
+        of_pair /= total[:, None]
+        evidence[part] = np.log(total / inverse)
+        for column, table in enumerate((low, high, moved)):
+            slopes[part, column] = np.einsum("vg,vg->v", of_pair, table[cell])
+        firsts = np.flatnonzero(np.r_[True, cell[1:] != cell[:-1]])
+        sums[cell[firsts]] += np.add.reduceat(of_pair, firsts, axis=0)
+    d = STATE_D
+    curves = np.stack(
+        [
+            (sums * table).sum(1)
+            for table in (
+                tables.low,
+                tables.high,
+                d * (tables.low - tables.high),
+                tables.low_slope,
+                tables.high_slope,
+                d * tables.low_slope,
+                d * tables.high_slope,
+                d**2 * (tables.low_slope - tables.high_slope),
+            )
+        ],
+        1,
+    )
+    return Measured(slopes, curves, _sum_by_rater(cells, np.add.reduceat(evidence, cells.starts)))
+
+
+def _sum_by_rater(cells: Cells, values: np.ndarray) -> np.ndarray:
+    """Return the sums (raters, ...) of values (cells, ...)."""
+    return np.add.reduceat(values, cells.rater_starts, axis=0)
+
+
+def differentiate(
+    cells: Cells, measured: Measured, state: Raters, population: RaterPopulation
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the gradient (raters, 4) of the log likelihood in raters' parameters, its observed information
+    (raters, 4, 4), and the derivatives (votes, 2) in the logs of the gaps."""
+    side, weight = cells.side, cells.weight
+    of_rater, of_gaps = find_cut_jacobians(state.mode[cells.rater], cells.outcome, np.array(population.gaps))
+    signs = np.array([-1, 1])[:, None]  # raising the lower cut costs probability, raising the upper one gains
+
+    # Each vote's score; the variance of what is not seen comes off the information (Louis).
+    low_high, cell = measured.slopes[:, :2], cells.cell
+    scores = np.empty((len(cell), 4))
+    scores[:, RELIABILITY] = measured.slopes[:, 2]
+    scores[:, POSITION_BIAS] = side[cell] * (low_high[:, 0] - low_high[:, 1])
+    scores[:, LOG_TIE_WIDTH:] = np.einsum("ve,vek->vk", low_high, (signs * of_rater)[cell])
+    gap_scores = weight[cell, None] * np.einsum("ve,vek->vk", low_high, (signs * of_gaps)[cell])
+    weighted = weight[cell, None] * scores
+    gradient = _sum_by_rater(cells, np.add.reduceat(weighted, cells.starts, axis=0))
+    outer = np.einsum("vi,vj->vij", weighted, weighted) / weight[cell, None, None]
+    outer = np.add.reduceat(outer, cells.starts, axis=0)
+
+    low, high, _, low_slope, high_slope, low_moved, high_moved, moved_twice = measured.curves.T
+    second = np.zeros((len(cells.rater), 4, 4))
+    second[:, 0, 0] = moved_twice
+    second[:, 0, 1] = side * (low_moved - high_moved)
+    second[:, 1, 1] = side**2 * (low_slope - high_slope)
+    edges = np.stack([low_slope, -high_slope], 1)
+    moved_edges = np.stack([-low_moved, high_moved], 1)
+    second[:, 0, 2:] = np.einsum("ce,cek->ck", moved_edges, of_rater)
+    second[:, 1, 2:] = side[:, None] * np.einsum("ce,cek->ck", -edges, of_rater)
+    second[:, 2:, 2:] = np.einsum("ce,cek,cel->ckl", edges, of_rater, of_rater)
+    first = np.einsum("ce,cek->ck", np.stack([-low, high], 1), of_rater)
+    second[:, [2, 3], [2, 3]] += first
+    second += np.triu(second, 1).transpose(0, 2, 1) * np.array([[0, 0, 0, 0], [1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 0, 0]])
+    information = _sum_by_rater(cells, outer - weight[:, None, None] * second)
+    return gradient, information, gap_scores
+
+
+def compute_random_evidence(cells: Cells) -> np.ndarray:
+    """Return the log probability (raters,) of each rater's votes if drawn without looking, with unknown frequencies of
+    what is shown first, a tie and what is shown second (and of strengths, where votes have them): Dirichlet's."""
+    shown = np.where(cells.side < 0, 8 - cells.outcome, cells.outcome)
+    columns = [FIRST_UNGRADED, TIE, SECOND_UNGRADED]
+    columns += GRADED if np.isin(cells.outcome, GRADED).any() else []
+    votes = np.bincount(cells.cell, minlength=len(cells.rater)) * cells.weight
+    counts = np.zeros((len(cells.rater_starts), len(VOTE_OUTCOMES)))
+    np.add.at(counts, (cells.rater, shown), votes)
+    counts, k = counts[:, columns], len(columns)
+    return gammaln(k) - gammaln(counts.sum(1) + k) + gammaln(counts + 1).sum(1)

@@ -1,0 +1,348 @@
+"""Find comparisons by words and facets: page by page, counted, among a million within a blink.
+
+Every search first asks the sample, one row in SAMPLE_EVERY. If few of it match, so few match in all that every one of
+them is read, and counts are exact. Else counts are the sample's, times SAMPLE_EVERY, and called estimates, and the
+sample tells where a page's rows stand: near the top, or so far down that reading all matches is quicker than walking
+there.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import TSQUERY
+from sqlalchemy.engine import Connection
+
+from rlhf_hitl.store.catalog_entries import CatalogEntry, load_entries
+from rlhf_hitl.store.catalog_index import MARK, CatalogIndexer
+from rlhf_hitl.store.catalog_tables import IN_SAMPLE, SAMPLE_EVERY, catalog, catalog_terms
+from rlhf_hitl.store.catalog_words import parse_search
+from rlhf_hitl.store.comparisons import load_comparisons
+from rlhf_hitl.store.db import Store
+from rlhf_hitl.store.tables import comparisons, completions, judgments
+from rlhf_hitl.types import Comparison
+from rlhf_hitl.types.catalog import FACETS, ComparisonFilter, find_ids
+
+#: So many matches in the sample, and counts are estimated: at about ten thousand.
+ENOUGH_IN_SAMPLE = 100
+#: No more rows are ever read to count exactly, though few of the sample match.
+MOST_COUNTED = 30_000
+#: Rows that PostgreSQL walks through from the top rather than reading all matches; words are slower to look at.
+WALK, WALK_WITH_WORDS = 100_000, 5_000
+#: Values of a facet that are returned, the commonest first; and of each tag.
+MOST_VALUES, MOST_VALUES_OF_TAG, MOST_TAGS = 30, 12, 25
+#: Terms that are looked up to count by them: of all facets but tags, and of tags.
+MOST_TERMS, MOST_TAG_TERMS = 20_000, 2_000
+#: Numbers read at once by `find_comparison_ids`.
+IDS_AT_ONCE = 5_000
+
+
+@dataclass(frozen=True)
+class CatalogHit:
+    """A comparison that was found. `number` is its place: a newer comparison has a higher one."""
+
+    number: int
+    comparison: Comparison
+    entry: CatalogEntry
+
+
+@dataclass(frozen=True)
+class CatalogPage:
+    """Some of the comparisons that meet a filter, the newest first.
+
+    Attributes:
+        total: how many meet it.
+        is_exact: whether `total` was counted; else it is an estimate.
+        next: the number after which to go on; None where there are no more.
+    """
+
+    hits: tuple[CatalogHit, ...]
+    total: int
+    is_exact: bool
+    next: int | None
+
+
+@dataclass(frozen=True)
+class FacetCounts:
+    """Facet → value → how many comparisons have it and meet all other conditions of the filter.
+
+    Counts of a facet are estimates where it is in `estimated`. Of many values only the commonest are there.
+    """
+
+    counts: Mapping[str, Mapping[str, int]]
+    estimated: frozenset[str] = field(default_factory=frozenset)
+
+
+def search_catalog(store: Store, wanted: ComparisonFilter, *, after: int | None = None, limit: int = 25) -> CatalogPage:
+    """Return a page of the comparisons that meet a filter, the newest first.
+
+    It finds what the catalog has seen (`CatalogIndexer.update`). The order is stable: what is added meanwhile comes
+    before all that was there.
+
+    Args:
+        after: only comparisons with a lower number.
+    """
+    with store.read() as conn:
+        query = _Query.make(store, conn, wanted)
+        matches = query.collect(conn)
+        below = [n for n in matches.numbers if after is None or n < after]
+        if matches.is_exact:
+            numbers = sorted(below, reverse=True)[: limit + 1]
+        else:
+            numbers = query.find_page(conn, after, limit + 1, sorted(below, reverse=True))
+        ids = _load_ids(conn, numbers[:limit])
+        loaded = load_comparisons(conn, list(ids.values()))
+        entries = {e.comparison_id: e for e in load_entries(store, conn, list(ids.values()), words=False)}
+    hits = tuple(CatalogHit(n, loaded[ids[n]], entries[ids[n]]) for n in numbers[:limit] if n in ids)
+    total = max(matches.total, len(hits))
+    return CatalogPage(hits, total, matches.is_exact, numbers[limit - 1] if len(numbers) > limit else None)
+
+
+def count_facets(store: Store, wanted: ComparisonFilter) -> FacetCounts:
+    """Count the comparisons that meet a filter by every facet.
+
+    A facet that is filtered by is counted as if it were not, so that its other values have their counts too.
+    """
+    counts: dict[str, dict[str, int]] = {}
+    estimated = set()
+    with store.read() as conn:
+        for facets in [tuple(f for f in FACETS if f not in wanted.facets), *((f,) for f in wanted.facets)]:
+            is_active = facets[0] in wanted.facets if facets else False
+            query = _Query.make(store, conn, wanted.without(facets[0]) if is_active else wanted)
+            matches = query.collect(conn)
+            counts |= _count_terms(conn, matches, facets, wanted)
+            if not matches.is_exact:
+                estimated |= set(facets)
+    return FacetCounts(counts, frozenset(estimated))
+
+
+def find_comparison_ids(store: Store, wanted: ComparisonFilter) -> Iterator[str]:
+    """Yield the ids of all comparisons that meet a filter, the newest first, once the catalog has seen every change."""
+    CatalogIndexer(store).update()
+    after = None
+    while True:
+        with store.read() as conn:
+            query = _Query.make(store, conn, wanted)
+            numbers = query.find_all(conn, after, IDS_AT_ONCE)
+            ids = _load_ids(conn, numbers)
+        yield from (ids[n] for n in numbers if n in ids)
+        if len(numbers) < IDS_AT_ONCE:
+            return
+        after = numbers[-1]
+
+
+@dataclass(frozen=True)
+class _Matches:
+    """Rows that match, of the sample or all: their numbers and terms. `total` is an estimate unless `is_exact`."""
+
+    numbers: list[int]
+    terms: list[str]
+    is_exact: bool
+
+    @property
+    def total(self) -> int:
+        return len(self.numbers) * (1 if self.is_exact else SAMPLE_EVERY)
+
+
+@dataclass(frozen=True)
+class _Query:
+    """A filter as the database takes it.
+
+    Attributes:
+        index: what finds words: PostgreSQL, SQLite's FTS5, or nothing where SQLite has no FTS5: then each row is read.
+        terms: of each facet that is filtered by, the numbers of the terms of which one is wanted.
+        words: what is searched for, each with whether it is the beginning of a word.
+        conditions: on the row.
+        is_empty: nothing can match: a value is filtered by that no comparison has.
+    """
+
+    index: Literal["postgres", "fts5", "plain"]
+    terms: tuple[tuple[int, ...], ...]
+    words: tuple[tuple[str, bool], ...]
+    conditions: tuple[sa.ColumnElement[bool], ...]
+    is_empty: bool
+
+    @classmethod
+    def make(cls, store: Store, conn: Connection, wanted: ComparisonFilter) -> _Query:
+        terms = []
+        for facet, values in wanted.facets.items():
+            query = sa.select(catalog_terms.c.id).where(catalog_terms.c.facet == facet)
+            terms.append(tuple(conn.execute(query.where(store.among(catalog_terms.c.value, values))).scalars()))
+        c, conditions = catalog.c, []
+        for name, column in (("votes", c.votes), ("entropy", c.entropy)):
+            least, most = getattr(wanted, f"least_{name}"), getattr(wanted, f"most_{name}")
+            conditions += [column >= least] if least is not None else []
+            conditions += [column <= most] if most is not None else []
+        ids, words = find_ids(wanted.words)
+        for group in (wanted.ids, *((id,) for id in ids)):
+            if group:
+                conditions.append(store.among(c.comparison_id, _resolve_ids(store, conn, group)))
+        return cls(
+            _find_index(store, conn), tuple(terms), tuple(parse_search(words)), tuple(conditions), not all(terms)
+        )
+
+    def collect(self, conn: Connection) -> _Matches:
+        """Return all matches where they are few, else those of the sample."""
+        if self.is_empty:
+            return _Matches([], [], True)
+        sample = self._read(conn, self._select(_NUMBER_AND_TERMS[self.index == "postgres"], in_sample=True))
+        if len(sample.numbers) >= ENOUGH_IN_SAMPLE:
+            return sample
+        query = self._select(_NUMBER_AND_TERMS[self.index == "postgres"]).limit(MOST_COUNTED + 1)
+        every = self._read(conn, query, is_exact=True)
+        return every if len(every.numbers) <= MOST_COUNTED else sample
+
+    def _read(self, conn: Connection, query: sa.Select, is_exact: bool = False) -> _Matches:
+        rows = conn.execute(query).all()
+        return _Matches([number for number, _ in rows], [terms for _, terms in rows], is_exact)
+
+    def find_page(self, conn: Connection, after: int | None, limit: int, sample: Sequence[int]) -> list[int]:
+        """Return the highest numbers that match.
+
+        Args:
+            sample: the numbers below `after` that match in the sample, the highest first.
+        """
+        highest = conn.execute(sa.select(sa.func.max(catalog.c.number))).scalar_one() if after is None else after
+        # Between the second match of the sample and the top there are some two hundred matches, seldom under thirty.
+        expected = highest - sample[1] if len(sample) > 1 else highest
+        if self.index != "postgres" or expected < (WALK_WITH_WORDS if self.words else WALK):
+            return self.find_all(conn, after, limit)
+        return self._sort_all(conn, after, limit)
+
+    def find_all(self, conn: Connection, after: int | None, limit: int) -> list[int]:
+        """Return the highest numbers that match, found in their order."""
+        if self.is_empty:
+            return []
+        query = self._select((catalog.c.number,), after=after)
+        is_led_by_index = self.index == "fts5" and (self.terms or self.words)
+        query = query.order_by(_ROWID.desc() if is_led_by_index else catalog.c.number.desc())
+        return list(conn.execute(query.limit(limit)).scalars())
+
+    def _sort_all(self, conn: Connection, after: int | None, limit: int) -> list[int]:
+        """Return the same as `find_all`, by an index on terms or words, and sorted afterwards."""
+        found = self._select((catalog.c.number,), after=after).cte("found").prefix_with("MATERIALIZED")
+        return list(conn.execute(sa.select(found.c.number).order_by(found.c.number.desc()).limit(limit)).scalars())
+
+    def _select(
+        self, columns: Sequence[sa.ColumnElement], *, in_sample: bool = False, after: int | None = None
+    ) -> sa.Select:
+        query, number = sa.select(*columns).where(*self.conditions), catalog.c.number
+        if in_sample and not (self.words or (self.terms and self.index == "fts5")):
+            query, in_sample = query.where(sa.text(IN_SAMPLE)), False
+        if self.index == "postgres":
+            query = query.where(*self._find_on_postgres(in_sample))
+        elif self.terms or self.words:
+            # The index leads, whose rows come in the order of their numbers: + keeps SQLite from looking there by them.
+            query = query.where(number == sa.literal_column("+catalog_search.rowid"))
+            query = query.where(*(self._find_in_fts5(in_sample) if self.index == "fts5" else self._find_in_bodies()))
+            query = query.select_from(sa.text("catalog_search"))
+            number = _ROWID if self.index == "fts5" else number
+        return query if after is None else query.where(number < after)
+
+    def _find_on_postgres(self, in_sample: bool) -> Iterator[sa.ColumnElement[bool]]:
+        for ids in self.terms:
+            column = catalog.c.terms
+            yield column.contains(list(ids)) if len(ids) == 1 else column.overlap(list(ids))
+        words = [f"'{word}'" + (":*" if is_begin else "") for word, is_begin in self.words]
+        if words:
+            text = " & ".join([*words, *([f"'{MARK}'"] if in_sample else [])])
+            yield catalog.c.words.op("@@")(sa.cast(text, TSQUERY))
+
+    def _find_in_fts5(self, in_sample: bool) -> Iterator[sa.ColumnElement[bool]]:
+        parts = [f'"{MARK}"'] if in_sample else []
+        parts += ["(" + " OR ".join(f'"{MARK}{i}"' for i in ids) + ")" for ids in self.terms]
+        parts += [f'"{word}"' + ("*" if is_begin else "") for word, is_begin in self.words]
+        yield sa.literal_column("catalog_search").op("MATCH")(" AND ".join(parts))
+
+    def _find_in_bodies(self) -> Iterator[sa.ColumnElement[bool]]:
+        body = sa.literal_column("catalog_search.body", sa.Text)
+        for ids in self.terms:
+            yield sa.or_(*(body.contains(f" {MARK}{i} ") for i in ids))
+        for word, is_begin in self.words:
+            yield body.contains(f" {word}" if is_begin else f" {word} ")
+
+
+_ROWID = sa.literal_column("catalog_search.rowid")
+#: Whether on PostgreSQL → the columns that are counted: terms as one text, which is quicker to read than a list.
+_NUMBER_AND_TERMS = {
+    False: (catalog.c.number, catalog.c.terms),
+    True: (catalog.c.number, sa.func.array_to_string(catalog.c.terms, " ")),
+}
+
+
+def _find_index(store: Store, conn: Connection) -> Literal["postgres", "fts5", "plain"]:
+    if not store.is_sqlite:
+        return "postgres"
+    made = conn.exec_driver_sql("SELECT sql FROM sqlite_master WHERE name = 'catalog_search'").scalar_one()
+    return "fts5" if "fts5" in made else "plain"
+
+
+def _resolve_ids(store: Store, conn: Connection, ids: Iterable[str]) -> list[str]:
+    """Return the ids of comparisons that are meant by ids of comparisons, prompts, completions and judgments."""
+    by_kind: dict[str, list[str]] = defaultdict(list)
+    for id in ids:
+        by_kind[id[:1]].append(id)
+    found = list(by_kind["x"])
+    if by_kind["p"]:
+        query = sa.select(comparisons.c.id).where(store.among(comparisons.c.prompt_id, by_kind["p"]))
+        found += conn.execute(query).scalars()
+    if by_kind["j"]:
+        query = sa.select(judgments.c.comparison_id).where(store.among(judgments.c.id, by_kind["j"]))
+        found += conn.execute(query).scalars()
+    if by_kind["c"]:
+        of_prompts = sa.select(completions.c.prompt_id).where(store.among(completions.c.id, by_kind["c"]))
+        query = sa.select(comparisons.c.id, comparisons.c.completion_ids).where(comparisons.c.prompt_id.in_(of_prompts))
+        found += [r.id for r in conn.execute(query) if not set(by_kind["c"]).isdisjoint(r.completion_ids)]
+    return found
+
+
+def _load_ids(conn: Connection, numbers: Sequence[int]) -> dict[int, str]:
+    query = sa.select(catalog.c.number, catalog.c.comparison_id).where(catalog.c.number.in_(numbers))
+    return dict(conn.execute(query).tuples().all())
+
+
+def _count_terms(
+    conn: Connection, matches: _Matches, facets: Sequence[str], wanted: ComparisonFilter
+) -> dict[str, dict[str, int]]:
+    """Return facet → value → count, the commonest values first; a value that is filtered by is always there."""
+    counts = Counter(" ".join(matches.terms).split())
+    factor = 1 if matches.is_exact else SAMPLE_EVERY
+    known = _load_terms(conn, facets, [int(id) for id, _ in counts.most_common()])
+    found: dict[str, dict[str, int]] = {facet: {} for facet in facets}
+    of_tag = Counter[str]()
+    for id, n in counts.most_common():
+        if (term := known.get(int(id))) is None:
+            continue
+        facet, value = term
+        if facet == "tag":
+            name = value.partition("=")[0]
+            if (name not in of_tag and len(of_tag) >= MOST_TAGS) or of_tag[name] >= MOST_VALUES_OF_TAG:
+                continue
+            of_tag[name] += 1
+        elif len(found[facet]) >= MOST_VALUES:
+            continue
+        found[facet][value] = n * factor
+    for facet in facets:
+        for value in wanted.facets.get(facet, ()):
+            found[facet].setdefault(value, 0)
+    return found
+
+
+def _load_terms(conn: Connection, facets: Sequence[str], counted: Sequence[int]) -> dict[int, tuple[str, str]]:
+    """Return number → (facet, value) of the terms of some facets, among those that were counted, the commonest first.
+
+    Tags may have a value for each prompt: only the commonest terms are looked up for them.
+    """
+    columns = (catalog_terms.c.id, catalog_terms.c.facet, catalog_terms.c.value)
+    small = [facet for facet in facets if facet != "tag"]
+    query = sa.select(*columns).where(catalog_terms.c.facet.in_(small)).limit(MOST_TERMS)
+    known = {id: (facet, value) for id, facet, value in conn.execute(query)} if small else {}
+    if "tag" in facets:
+        ids = [id for id in counted if id not in known][:MOST_TAG_TERMS]
+        query = sa.select(*columns).where(catalog_terms.c.facet == "tag", catalog_terms.c.id.in_(ids))
+        known |= {id: (facet, value) for id, facet, value in conn.execute(query)}
+    return known

@@ -1,0 +1,163 @@
+"""Bring the catalog up to date: make anew the rows of comparisons that have changed since it last looked."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+import time
+from collections.abc import Sequence
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from rlhf_hitl.store.catalog_entries import CatalogEntry, load_entries
+from rlhf_hitl.store.catalog_tables import SAMPLE_EVERY, catalog, catalog_changes, catalog_terms
+from rlhf_hitl.store.db import Store
+from rlhf_hitl.store.table_copy import prepare_bulk_write
+
+#: Comparisons of one transaction. On SQLite raters wait for it, so it takes some ten milliseconds while a server runs,
+#: which then steps aside; a command that has to have the whole catalog takes more at once.
+GENTLE, QUICK = 40, 1000
+PAUSE_SECONDS = 0.02
+#: A server looks for changes so often. A page that is opened looks first, too.
+LOOK_SECONDS = 2.0
+#: Stands in the words of every comparison of the sample, and before the number of a term on SQLite. No word has it.
+MARK = "¤"
+MOST_REMEMBERED = 200_000  # terms
+
+log = logging.getLogger("rlhf_hitl.catalog")
+
+
+class CatalogIndexer:
+    """Makes rows of the catalog. It remembers the numbers of terms, so keep one for a store; threads may share it."""
+
+    def __init__(self, store: Store):
+        self._store = store
+        self._lock = threading.Lock()
+        self._term_ids: dict[tuple[str, str], int] = {}
+
+    def update(self, *, seconds: float | None = None, gentle: bool = False) -> bool:
+        """Work off what has changed. Returns whether the catalog has seen all of it.
+
+        Args:
+            seconds: to stop after; None for no limit.
+            gentle: in short transactions, with pauses in which others write.
+        """
+        deadline = None if seconds is None else time.monotonic() + seconds
+        while True:
+            done = self._work_off(GENTLE if gentle else QUICK)
+            if not done:
+                return True
+            if deadline is not None and time.monotonic() > deadline:
+                return not count_changes(self._store)
+            if gentle:
+                time.sleep(PAUSE_SECONDS)
+
+    def _work_off(self, most: int) -> int:
+        """Make the rows of the oldest changes anew, in one transaction. Returns how many changes there were."""
+        with self._store.read() as conn:
+            if conn.execute(_CHANGES.limit(1)).first() is None:
+                return 0
+        with self._lock, self._store.write(durable=False) as conn:
+            # One at a time: a row that was made earlier must not be written later.
+            self._store.lock(conn, "catalog index")
+            if most == QUICK:
+                prepare_bulk_write(self._store, conn)
+            changes = conn.execute(_CHANGES.limit(most)).all()
+            if not changes:
+                return 0
+            ids = list(dict.fromkeys(change.comparison_id for change in changes))
+            entries = load_entries(self._store, conn, ids)
+            known = self._number_terms(conn, entries)
+            self._write(conn, entries, known)
+            seqs = [change.seq for change in changes]
+            # What is seen is deleted one by one: a lower number may be committed later.
+            conn.execute(
+                catalog_changes.delete().where(catalog_changes.c.seq == sa.bindparam("s")), [{"s": s} for s in seqs]
+            )
+        self._term_ids = known if len(known) < MOST_REMEMBERED else {}
+        return len(changes)
+
+    def _number_terms(self, conn: Connection, entries: Sequence[CatalogEntry]) -> dict[tuple[str, str], int]:
+        """Return the numbers of all terms, new ones too."""
+        known = dict(self._term_ids)
+        wanted = {term for entry in entries for term in entry.terms} - known.keys()
+        if wanted:
+            values = self._store.among(catalog_terms.c.value, (value for _, value in wanted))
+            known |= {(t.facet, t.value): t.id for t in conn.execute(sa.select(catalog_terms).where(values))}
+            new = sorted(wanted - known.keys())
+            if new:
+                rows = [{"facet": facet, "value": value} for facet, value in new]
+                conn.execute(catalog_terms.insert(), rows)
+                known |= {(t.facet, t.value): t.id for t in conn.execute(sa.select(catalog_terms).where(values))}
+        return known
+
+    def _write(self, conn: Connection, entries: Sequence[CatalogEntry], known: dict[tuple[str, str], int]) -> None:
+        of_ids = self._store.among(catalog.c.comparison_id, (entry.comparison_id for entry in entries))
+        query = sa.select(catalog.c.comparison_id, catalog.c.number).where(of_ids)
+        numbers = dict(conn.execute(query).tuples().all())
+        highest = conn.execute(sa.select(sa.func.coalesce(sa.func.max(catalog.c.number), 0))).scalar_one()
+        rows = []
+        for entry in entries:
+            number = numbers.get(entry.comparison_id)
+            if number is None:
+                number = highest = highest + 1
+            ids = sorted(known[term] for term in entry.terms)
+            words = [*entry.words, MARK] if number % SAMPLE_EVERY == 0 else list(entry.words)
+            rows.append((number, entry.comparison_id, ids, entry.votes, entry.entropy, words))
+        if self._store.is_sqlite:
+            texts = [(n, id, f" {' '.join(map(str, ids))} ", votes, h, None) for n, id, ids, votes, h, _ in rows]
+            conn.exec_driver_sql(_UPSERT_SQLITE, texts)
+            conn.exec_driver_sql(
+                "DELETE FROM catalog_search WHERE rowid IN (SELECT value FROM json_each(?))",
+                (json.dumps([n for n, *_ in rows if n in set(numbers.values())]),),
+            )
+            bodies = [(n, f" {' '.join([*(f'{MARK}{i}' for i in ids), *words])} ") for n, _, ids, _, _, words in rows]
+            conn.exec_driver_sql("INSERT INTO catalog_search (rowid, body) VALUES (?, ?)", bodies)
+        else:
+            conn.exec_driver_sql(_UPSERT_POSTGRES, rows)
+
+
+_CHANGES = sa.select(catalog_changes).order_by(catalog_changes.c.seq)
+_UPSERT_SQLITE = (
+    "INSERT INTO catalog (number, comparison_id, terms, votes, entropy, words) VALUES (?, ?, ?, ?, ?, ?) "
+    "ON CONFLICT (number) DO UPDATE SET terms = excluded.terms, votes = excluded.votes, entropy = excluded.entropy"
+)
+_UPSERT_POSTGRES = (
+    "INSERT INTO catalog (number, comparison_id, terms, votes, entropy, words) "
+    "VALUES (%s, %s, %s::int[], %s, %s, array_to_tsvector(%s::text[])) ON CONFLICT (number) DO UPDATE SET "
+    "terms = excluded.terms, votes = excluded.votes, entropy = excluded.entropy, words = excluded.words"
+)
+
+
+def count_changes(store: Store) -> int:
+    """Return about how many changes the catalog has not seen yet; 0 is exact."""
+    query = sa.select(sa.func.min(catalog_changes.c.seq), sa.func.max(catalog_changes.c.seq))
+    with store.read() as conn:
+        least, most = conn.execute(query).one()
+    return 0 if least is None else most - least + 1
+
+
+class CatalogKeeper:
+    """A thread that keeps the catalog up to date while a server runs. Every process may run one on the same store."""
+
+    def __init__(self, store: Store, indexer: CatalogIndexer | None = None):
+        self._indexer = indexer or CatalogIndexer(store)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="catalog keeper", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join(timeout=5)
+
+    def _run(self) -> None:
+        while not self._stop.wait(LOOK_SECONDS):
+            try:
+                while not self._indexer.update(seconds=0.5, gentle=True) and not self._stop.is_set():
+                    pass
+            except Exception as e:  # of any kind: the thread has to go on
+                log.error("the catalog cannot be brought up to date", exc_info=e)

@@ -15,11 +15,13 @@ from datetime import datetime
 
 from rlhf_hitl.config import Settings
 from rlhf_hitl.kpi_report import POPULATION, KpiFigure, KpiReport, RoundFigures, say_population
-from rlhf_hitl.labels.aggregate import aggregate_judgments
+from rlhf_hitl.labels.kept_fits import load_kept_label_model
+from rlhf_hitl.labels.votes import to_label_vote
 from rlhf_hitl.reward.evaluation_record import Estimate
 from rlhf_hitl.stats.intervals import wilson_interval
 from rlhf_hitl.store import Store, queue
 from rlhf_hitl.store.judgments import read_judgments
+from rlhf_hitl.store.label_votes import read_vote_weights
 from rlhf_hitl.store.loop_steps import read_round_ends
 from rlhf_hitl.store.projects import list_projects
 from rlhf_hitl.store.reward_models import list_reward_models
@@ -158,6 +160,7 @@ def _measure_control_share(
     of the others: a tie does not show whether the model was right."""
     scores: dict[str, dict[str, Score]] = {}
     outcomes, ties = [], 0
+    label_model, vote_weights = load_kept_label_model(store), read_vote_weights(store)
     for comparison_id, judgments in judged.control.items():
         r = routings[comparison_id]
         if r.reward_model_id is None:
@@ -165,7 +168,7 @@ def _measure_control_share(
         if r.reward_model_id not in scores:
             scores[r.reward_model_id] = {s.comparison_id: s for s in read_scores(store, r.reward_model_id)}
         score = scores[r.reward_model_id][comparison_id]
-        labels = aggregate_judgments(comparison_id, judgments)
+        labels = label_model.make_labels(comparison_id, [to_label_vote(j, vote_weights) for j in judgments])
         label = next((x for x in labels if {x.first, x.second} == {score.chosen, score.rejected}), None)
         if label is None or label.preferred is None:
             ties += 1

@@ -47,7 +47,13 @@ def _collect_pairs(
     if PartialState().is_main_process:
         model = None if arguments.human_only else data.open_reward_model(store)
         shared[0] = collect_dpo_pairs(
-            store, model, fresh, least_margin=arguments.least_margin, limit=arguments.limit, seed=settings.seed
+            store,
+            model,
+            fresh,
+            least_margin=arguments.least_margin,
+            limit=arguments.limit,
+            seed=settings.seed,
+            label_model=arguments.label_model,
         )
     broadcast_object_list(shared)
     return shared[0] or []

@@ -169,7 +169,7 @@ def test_the_core_makes_a_store_and_reads_writes_and_reports_it_without_the_extr
     assert "svg" in (tmp_path / "report.html").read_text()
     assert "not fetched" in run(command, "models", "list", cwd=tmp_path, env={"RLHF_HITL_MODELS": str(tmp_path)})
     program = (
-        "import rlhf_hitl.client, rlhf_hitl.formats.importing, rlhf_hitl.labels.aggregate, rlhf_hitl.kpis, "
+        "import rlhf_hitl.client, rlhf_hitl.formats.importing, rlhf_hitl.labels.fitting, rlhf_hitl.kpis, "
         "rlhf_hitl.stats.calibration, rlhf_hitl.stats.ceiling, rlhf_hitl.stats.davidson, rlhf_hitl.stats.intervals"
     )
     run(core / "bin" / "python", "-c", program, cwd=tmp_path)

@@ -62,8 +62,12 @@ def mount_dashboard(
 
 
 def list_projects(store: Store) -> list[dict[str, Any]]:
-    """Return the projects that a page can be filtered by: their names, and whether they are paused and open to all."""
-    return [{"id": p.id, "paused": p.paused, "open": p.open} for p in projects.list_projects(store)]
+    """Return the projects that a page can be filtered by: their names, whether they are paused and open to all, and how
+    many judgments a comparison gets where that depends on its votes."""
+    return [
+        {"id": p.id, "paused": p.paused, "open": p.open, "overlap_rule": p.overlap_rule and p.overlap_rule.to_plain()}
+        for p in projects.list_projects(store)
+    ]
 
 
 def _report_problems(call: PageCall) -> PageCall:

@@ -145,6 +145,7 @@ def _make_lane_row(
         "batch": make_all_visible(key[2]),
         "paused": project["paused"],
         "members_only": not project["open"],
+        "overlap_rule": project["overlap_rule"],
         "open": state.free if state else 0,
         "held": state.leased if state else 0,
         "done": state.filled if state else 0,

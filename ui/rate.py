@@ -20,7 +20,7 @@ SCRIPTS = (
     "state", "storage", "i18n", "active_time", "pace", "tabs", "keymap", "outbox", "server_calls", "notices",
     "progress", "toggle_group", "ranking_board", "cards", "answer_panels", "phone",
     "choices", "scores", "rewrite", "drafts",
-    "submission", "history", "tutorial", "guideline", "settings", "key_dialog", "keyboard", "rate",
+    "submission", "history", "tutorial", "gold", "guideline", "settings", "key_dialog", "keyboard", "rate",
 )  # fmt: skip
 
 #: Bytes of one call: a rationale and a rewrite of as many characters as `rating_request.py` allows, in any script.
@@ -36,16 +36,26 @@ def mount(app: FastAPI, path: str, store: Store, settings: Settings, guard: Midd
 
         return call
 
-    shared = [read_asset(f"{name}.js") for name in ("scrollable", "navigation", "raw_view", "pictures")]
-    script = "\n".join([*shared, *(read_asset(f"rate/{name}.js") for name in SCRIPTS)])
     mount_page(
         app,
         path,
         title="Rate",
-        html=read_asset("rate/rate.html").replace("<!-- navigation -->", render_navigation("rate")),
+        html=render_card_page("rate"),
         css=read_asset("rate/rate.css"),
-        script=script + "\nshowNavigation(element);\nrate(element, server);",
+        script=join_scripts() + "\nshowNavigation(element);\nrate(element, server);",
         calls={name: server_function(name) for name in rating_service.CALLS},
         guard=guard,
         max_call_bytes=MAX_CALL_BYTES,
     )
+
+
+def render_card_page(name: str, votes: str = "") -> str:
+    """Return the HTML of a page of cards; `votes` is what stands after the answers where leads decide."""
+    html = read_asset("rate/rate.html").replace("<!-- navigation -->", render_navigation(name))
+    return html.replace("<!-- votes -->", votes)
+
+
+def join_scripts() -> str:
+    """Return the scripts of a page of cards, which define `rate`."""
+    shared = [read_asset(f"{name}.js") for name in ("scrollable", "navigation", "raw_view", "pictures")]
+    return "\n".join([*shared, *(read_asset(f"rate/{name}.js") for name in SCRIPTS)])

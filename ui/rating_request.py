@@ -18,10 +18,11 @@ TEXT = r"^[^\x00]*$"
 class PageRequest(BaseModel):
     """What the page sends with a call.
 
-    `id` is that of a lease, in `mode` "correct" that of a judgment, in `mode` "tutorial" that of an example. `ranks`
-    and the values of `scores` are in the order in which the completions were shown; equal ranks are ties, and None is
-    unranked. `have` are the leases that the page holds, `lapsed` those of them that ran out, and `guidelines` the
-    guidelines that it holds. `words` are searched for in the history. `day` is when the rater's day began.
+    `id` is that of a lease (in `mode` "gold", of one that was answered), in `mode` "correct" that of a judgment, in
+    `mode` "tutorial" that of an example. `ranks` and the values of `scores` are in the order in which the completions
+    were shown; equal ranks are ties, and None is unranked. `have` are the leases that the page holds, `lapsed` those of
+    them that ran out, and `guidelines` the guidelines that it holds. `words` are searched for in the history. `day` is
+    when the rater's day began.
     """
 
     model_config = ConfigDict(extra="forbid")
@@ -32,7 +33,7 @@ class PageRequest(BaseModel):
     guidelines: tuple[Annotated[str, Field(max_length=200, pattern=TEXT)], ...] = Field(default=(), max_length=100)
     words: str = Field(default="", max_length=200, pattern=TEXT)
     id: PageId = ""
-    mode: Literal["new", "correct", "tutorial"] = "new"
+    mode: Literal["new", "correct", "tutorial", "gold"] = "new"
     verdict: Verdict | None = None
     ranks: tuple[int | None, ...] = Field(default=(), max_length=len(ascii_uppercase))
     strength: int | None = None

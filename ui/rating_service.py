@@ -16,28 +16,32 @@ from pydantic import ValidationError
 from rlhf_hitl.api.images import make_image_address
 from rlhf_hitl.config import Settings
 from rlhf_hitl.errors import BadInput, Conflict, NotFound
-from rlhf_hitl.store import Store, guidelines, queue, tutorial, views
+from rlhf_hitl.store import Store, guidelines, people, qualifications, queue, tutorial, views
 from rlhf_hitl.store.db import StoreFailure
 from rlhf_hitl.types import (
     Comparison,
+    GoldFeedback,
     Guideline,
     Judgment,
     Lease,
     Messages,
+    QualificationState,
     Rater,
     Receipt,
+    Role,
     TutorialExample,
     utc_now,
 )
 from rlhf_hitl.ui import INTERFACE_VERSION
 from rlhf_hitl.ui.conversation import read_completion
-from rlhf_hitl.ui.rating_cards import draw_card, draw_history_row, summarize_answer
+from rlhf_hitl.ui.rating_cards import draw_card, draw_history_row, name_choice, spell_ranking, summarize_answer
 from rlhf_hitl.ui.rating_request import PageRequest, answer_to_page, read_answer
 from rlhf_hitl.ui.rendering import render, render_difference
 from rlhf_hitl.validation import describe_refusal
 
 PREFETCH = 2  # comparisons that a page holds: the one on the screen and the next
 HISTORY = 50  # judgments listed in the history
+LEADS_NAMED = 3  # whom a rater may ask why they get nothing
 
 _LANGUAGE_TAG = re.compile(r"[A-Za-z]{2,3}(-[A-Za-z0-9]{1,8})*")  # as browsers know them
 
@@ -62,7 +66,8 @@ class RatingService:
         """Keep the answer, and return its receipt with the comparison after the next."""
         receipt = self._correct(request) if request.mode == "correct" else self._submit(request)
         _, answer = self._lease_next(request)
-        return {"outcome": receipt.outcome, "judgment": receipt.judgment_id} | answer
+        told = self._draw_gold(request, receipt.gold) if receipt.gold is not None else None
+        return {"outcome": receipt.outcome, "judgment": receipt.judgment_id, "gold": told} | answer
 
     def revisit(self, request: PageRequest) -> dict[str, Any]:
         """Return a judgment of the rater's own as a card with its answer filled in; the newest if none is named."""
@@ -144,17 +149,38 @@ class RatingService:
         """Lease what the page is to hold. Returns the leases, and what of them the page does not have yet."""
         # Renewed first: otherwise the same comparisons would be leased a second time.
         gone = self._renew_lapsed(request)
-        held = queue.lease_many(self._store, self._rater.id, PREFETCH, seconds=self._settings.lease_seconds)
+        held = self._lease_many()
         cards = [
-            self._draw_comparison(lease.id, "new", lease.comparison, lease.order_shown, lease.guideline_version)
-            | {"seconds": (lease.expires_at - utc_now()).total_seconds()}
+            self._draw_new(lease) | {"seconds": (lease.expires_at - utc_now()).total_seconds()}
             for lease in held
             if lease.id not in request.have
         ]
         versions = [(lease.comparison.project, lease.guideline_version) for lease in held]
-        return held, {"cards": cards, "gone": gone} | self._load_new_guidelines(
-            versions, request
-        ) | self._load_progress(request)
+        answer = {"cards": cards, "gone": gone, "qualification": None if held else self._describe_qualification()}
+        return held, answer | self._load_new_guidelines(versions, request) | self._load_progress(request)
+
+    def _lease_many(self) -> list[Lease]:
+        return queue.lease_many(self._store, self._rater.id, PREFETCH, seconds=self._settings.lease_seconds)
+
+    def _draw_new(self, lease: Lease) -> dict[str, Any]:
+        return self._draw_comparison(lease.id, "new", lease.comparison, lease.order_shown, lease.guideline_version)
+
+    def _describe_qualification(self) -> dict[str, Any] | None:
+        """Return why a rater gets nothing: what they have not qualified for, and whom to ask about it.
+
+        None where nothing is asked of them.
+        """
+        standings = qualifications.list_standings(self._store, self._rater.id)
+        open_ones = [s for s in standings if s.state is not QualificationState.QUALIFIED]
+        if not open_ones:
+            return None
+        failed = [s.project for s in open_ones if s.state is QualificationState.FAILED]
+        leads = [r.name for r in people.list_raters(self._store) if r.role is Role.LEAD and not r.disabled]
+        return {
+            "state": "failed" if failed else "asked",
+            "projects": failed or [s.project for s in open_ones],
+            "ask": leads[:LEADS_NAMED],
+        }
 
     def _submit(self, request: PageRequest) -> Receipt:
         try:
@@ -177,6 +203,19 @@ class RatingService:
             return queue.correct(self._store, request.id, self._rater.id, read_answer(request), idempotency_key=key)
         except Conflict:
             raise UserNotice("superseded") from None
+
+    def _draw_gold(self, request: PageRequest, told: GoldFeedback) -> dict[str, Any]:
+        """Return a gold that was answered as a card with the answer, the right answer, and why that is right."""
+        lease = self._load_lease(request.id)
+        card = self._draw_comparison(lease.id, "gold", lease.comparison, lease.order_shown, lease.guideline_version)
+        parts = {"verdict", "ranks", "strength", "reason", "scores", "rationale", "rewrite"}
+        return {
+            "card": card | {"answer": request.model_dump(mode="json", include=parts) | {"active": 0.0}},
+            "agreed": told.agreed,
+            "expected": name_choice(told.answer, lease.order_shown),
+            "ranking": spell_ranking(told.answer.ranking, lease.order_shown) if len(lease.order_shown) > 2 else "",
+            "why": render(told.explanation),
+        }
 
     def _load_lease(self, lease_id: str) -> Lease:
         try:
@@ -257,13 +296,16 @@ class RatingService:
 CALLS = ("open", "submit", "revisit", "history", "difference", "acknowledge", "try_example", "renew")
 
 
-def answer_call(name: str, store: Store, settings: Settings, rater: Rater, sent: Any) -> dict[str, Any]:
-    """Answer a call of the page. What went wrong is returned as `{"problem": {"kind", "code", "detail"}}`.
+def answer_call(
+    name: str, store: Store, settings: Settings, rater: Rater, sent: Any, service: type[RatingService] = RatingService
+) -> dict[str, Any]:
+    """Answer a call of the page by its `service`.
 
-    `kind` tells the page whether trying again can help; `code` is a key of the interface's texts.
+    What went wrong is returned as `{"problem": {"kind", "code", "detail"}}`. `kind` tells the page whether trying again
+    can help; `code` is a key of the interface's texts.
     """
     try:
-        return getattr(RatingService(store, settings, rater), name)(PageRequest.model_validate(sent))
+        return getattr(service(store, settings, rater), name)(PageRequest.model_validate(sent))
     except UserNotice as e:
         return _make_problem("conflict", e.code)
     except (Conflict, NotFound):

@@ -93,12 +93,13 @@ def create_headless_app(store: Store, settings: Settings, throttle: SignInThrott
 
 def mount_pages(app: FastAPI, store: Store, settings: Settings) -> None:
     """Mount the pages, each behind a guard that admits its roles."""
-    from rlhf_hitl.ui import lead, rate, replay
+    from rlhf_hitl.ui import adjudicate, lead, rate, replay
     from rlhf_hitl.ui import people as people_page
     from rlhf_hitl.ui.rendering import start_rendering
 
     start_rendering()
-    for path, page in (("/rate", rate), ("/lead", lead), ("/people", people_page), ("/replay", replay)):
+    pages = {"/rate": rate, "/adjudicate": adjudicate, "/lead": lead, "/people": people_page, "/replay": replay}
+    for path, page in pages.items():
         guard = Middleware(PageGuard, store=store, roles=ROLES_OF_PAGE[path])
         page.mount(app, path, store, settings, guard)
 

@@ -18,6 +18,7 @@ from rlhf_hitl.types import Rater, Role, Scope
 #: The roles that may open each page.
 ROLES_OF_PAGE: dict[str, frozenset[Role]] = {
     "/rate": frozenset({Role.RATER, Role.LEAD, Role.ADMIN}),
+    "/adjudicate": frozenset({Role.LEAD, Role.ADMIN}),
     "/lead": frozenset({Role.LEAD, Role.ADMIN}),
     "/people": frozenset({Role.LEAD, Role.ADMIN}),
     "/replay": frozenset({Role.EVALUATOR, Role.LEAD, Role.ADMIN}),

@@ -29,13 +29,14 @@ from rlhf_hitl.config import load_settings
 from rlhf_hitl.errors import BadInput, RlhfHitlError, describe_system_error
 from rlhf_hitl.extras import MissingExtra, find_extra, require_extra
 from rlhf_hitl.terminal import filter_output, hide_warnings_for_developers, print_note
+from rlhf_hitl.types import LabelModelName
 from rlhf_hitl.visible import escape_unseen_json, make_all_visible, make_cell_visible
 from rlhf_hitl.workspace import protect_workspace, restrict_new_files
 
 #: The modules with commands, in the order in which `--help` lists them.
 MODULES = (
     "quickstart", "serve", "data", "generate", "train_reward", "route", "evaluate", "train_policy", "loop", "report",
-    "audit", "raters", "judges", "projects", "guidelines", "tutorial", "golds", "assignments",
+    "audit", "raters", "judges", "labels", "projects", "guidelines", "tutorial", "golds", "assignments",
     "tokens", "webhooks", "models",
 )  # fmt: skip
 
@@ -74,6 +75,14 @@ StoreUrl = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
+LabelModelOption = Annotated[
+    LabelModelName,
+    typer.Option(
+        "--label-model",
+        help="Make labels of votes by the rater model (raters), as plain shares (shares), by majority, or by Dawid and "
+        "Skene's or Bradley and Terry's model.",
+    ),
+]
 
 
 @dataclass

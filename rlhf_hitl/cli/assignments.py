@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,10 +10,14 @@ from rlhf_hitl.cli import AsJson, Result, StoreUrl, app, command, make_table
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.wording import say_count
 
+if TYPE_CHECKING:
+    from rlhf_hitl.store import Store
+
 RaterName = Annotated[str, typer.Option("--rater", help="The name of the rater.")]
 ComparisonIds = Annotated[
     list[str] | None, typer.Option("--comparison", metavar="ID", help="The id of a comparison; may be repeated.")
 ]
+SliceName = Annotated[str | None, typer.Option("--slice", help="Take the comparisons of this slice, as it is now.")]
 
 assignment_group = typer.Typer(help="Look after comparisons that are assigned to raters.", no_args_is_help=True)
 app.add_typer(assignment_group, name="assignments")
@@ -23,6 +27,7 @@ app.add_typer(assignment_group, name="assignments")
 def assign_command(
     rater: RaterName,
     comparison: ComparisonIds = None,
+    slice: SliceName = None,
     *,
     store: StoreUrl,
     json: AsJson = False,
@@ -31,7 +36,7 @@ def assign_command(
     from rlhf_hitl.store import Store, assignments
 
     opened = Store.open(store)
-    done = assignments.assign(opened, rater, _require_ids(comparison))
+    done = assignments.assign(opened, rater, _find_ids(opened, comparison, slice), slice=slice or "")
     more = [f"Not assigned, {assignments.REFUSALS[reason]}: {n}." for reason, n in sorted(done.refused.items())]
     return Result(vars(done), f"Assigned {say_count(done.assigned, 'comparison')} to {done.rater}.", more=more)
 
@@ -61,6 +66,7 @@ def list_assignments_command(
 def end_assignments_command(
     rater: RaterName,
     comparison: ComparisonIds = None,
+    slice: Annotated[str | None, typer.Option(help="Only those that were assigned by this slice.")] = None,
     *,
     store: StoreUrl,
     json: AsJson = False,
@@ -68,13 +74,14 @@ def end_assignments_command(
     """End assignments of a rater: those of these comparisons or, if none is given, all. Others get them again."""
     from rlhf_hitl.store import Store, assignments
 
-    ended = assignments.end_assignments(Store.open(store), rater, comparison or None)
+    ended = assignments.end_assignments(Store.open(store), rater, comparison or None, slice=slice)
     return Result({"rater": rater, "ended": ended}, f"Ended {say_count(ended, 'assignment')} of {rater}.")
 
 
 @command("adjudicate")
 def adjudicate_command(
     comparison: ComparisonIds = None,
+    slice: SliceName = None,
     reason: Annotated[str, typer.Option(help="Say why, for whoever looks into it later.")] = "sent by a lead",
     *,
     store: StoreUrl,
@@ -84,13 +91,20 @@ def adjudicate_command(
     from rlhf_hitl.store import Store, adjudication, audit
 
     opened = Store.open(store)
-    sent = adjudication.send_to_adjudication(opened, _require_ids(comparison), by=audit.CLI, reason=reason)
+    sent = adjudication.send_to_adjudication(opened, _find_ids(opened, comparison, slice), by=audit.CLI, reason=reason)
     others = {"waiting already": sent.waiting, "decided already": sent.decided, "not to be decided": sent.refused}
     more = [f"Not sent, {why}: {n}." for why, n in others.items() if n]
     return Result(vars(sent), f"Sent {say_count(sent.sent, 'comparison')} to adjudication.", more=more)
 
 
-def _require_ids(comparison: list[str] | None) -> list[str]:
-    if not comparison:
-        raise BadInput("no comparison", expected="one or more", fix="add --comparison ID")
-    return comparison
+def _find_ids(store: Store, comparison: list[str] | None, slice: str | None) -> list[str]:
+    """Return the ids of the comparisons that a command is about: given one by one, or by a slice."""
+    from rlhf_hitl.store.slices import find_slice_ids
+
+    if bool(comparison) == (slice is not None):
+        raise BadInput(
+            "both --comparison and --slice" if comparison else "no comparison",
+            expected="comparisons by their ids, or a slice",
+            fix="give --comparison ID or --slice NAME",
+        )
+    return sorted(comparison or find_slice_ids(store, slice) or ())

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rlhf_hitl.cli import AsJson, Result, StoreUrl, command, make_table
+from rlhf_hitl.cli import AsJson, LabelModelOption, Result, StoreUrl, command, make_table
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.formats import ExportFormat, PairSelection
 from rlhf_hitl.terminal import print_note
-from rlhf_hitl.types import DEFAULT_PROJECT, Split
+from rlhf_hitl.types import DEFAULT_LABEL_MODEL, DEFAULT_PROJECT, Split
 from rlhf_hitl.wording import say_count
 
 if TYPE_CHECKING:
@@ -236,9 +236,14 @@ def export_data_command(
         bool, typer.Option("--ties", help="Include pairs of which raters prefer neither, for scripts/train_reward.py.")
     ] = False,
     judges: Annotated[
-        bool, typer.Option("--with-judges/--without-judges", help="Include what AI judges said, or leave it out.")
+        bool,
+        typer.Option(
+            "--with-judges/--without-judges",
+            help="Include what AI judges said, or leave it out. Their votes count in labels of the train split only.",
+        ),
     ] = True,
     min_votes: Annotated[int, typer.Option(min=1, help="Leave out pairs with fewer votes than this.")] = 1,
+    label_model: LabelModelOption = DEFAULT_LABEL_MODEL,
     license: Annotated[
         str, typer.Option(help="The licence that the dataset card names, as the hub writes it, such as cc-by-4.0.")
     ] = "unknown",
@@ -282,6 +287,7 @@ def export_data_command(
                 "--ties": ties,
                 "--without-judges": not judges,
                 "--min-votes": min_votes > 1,
+                "--label-model": label_model != DEFAULT_LABEL_MODEL,
             }
         )
         opened = Store.open(store)
@@ -294,8 +300,8 @@ def export_data_command(
     opened = Store.open(store)
     manifest = write(
         opened, out, format=format, project=project, include_model_labels=model_labels,
-        include_ties=ties, include_judges=judges,
-        min_votes=min_votes, license=license, repo=push_to_hub, overwrite=overwrite, progress=True,
+        include_ties=ties, min_votes=min_votes, label_model=label_model, include_judges=judges, license=license,
+        repo=push_to_hub, overwrite=overwrite, progress=True,
     )  # fmt: skip
     _record(opened, "export", format, project=project)
     columns = ("rows", "rankings", "judgments", "demonstrations", "ratings")
@@ -303,7 +309,8 @@ def export_data_command(
     title = f"Exported to {out}" + (" (with simulated judgments)" if manifest["simulated"] else "")
     more: list[Any] = []
     if by_model := manifest["labels"]["model"]:
-        pairs, by_raters = say_count(by_model + manifest["labels"]["human"], "pair"), manifest["labels"]["human"]
+        by_raters = manifest["labels"]["human"] + manifest["labels"]["judge"]
+        pairs = say_count(by_model + by_raters, "pair")
         more.append(
             f"Of the {pairs}, {by_raters:,} carry raters' labels and {by_model:,} a model's: accepted on its score, in "
             "the train split only. Leave them out with --no-model-labels."

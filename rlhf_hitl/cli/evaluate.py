@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rlhf_hitl.cli import AsJson, Result, StoreUrl, command, make_table, require_file_path
+from rlhf_hitl.cli import AsJson, LabelModelOption, Result, StoreUrl, command, make_table, require_file_path
 from rlhf_hitl.cli.reward_models import (
     RewardModelName,
     describe_model,
@@ -24,7 +24,7 @@ from rlhf_hitl.cli.reward_models import (
 from rlhf_hitl.config import load_settings
 from rlhf_hitl.errors import BadInput, NotFound
 from rlhf_hitl.files import write_text_atomically
-from rlhf_hitl.types import Split
+from rlhf_hitl.types import DEFAULT_LABEL_MODEL, LabelModelName, Split
 from rlhf_hitl.wording import say_count
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ def evaluate_command(
             "--overwrite", help="Replace an evaluation of this --name that is of another model or other data."
         ),
     ] = False,
+    label_model: LabelModelOption = DEFAULT_LABEL_MODEL,
     against: Annotated[
         str | None,
         typer.Option(metavar="MODEL_OR_EVALUATION", help="Compare with this model or earlier evaluation."),
@@ -139,7 +140,7 @@ def evaluate_command(
             raise NotFound(f"{against!r}", expected="a reward model or an earlier evaluation", fix=fix) from e
     if data is None:
         _require_judgments(opened, split)
-    with _open_labels(opened, data, format, split) as labels:
+    with _open_labels(opened, data, format, split, label_model) as labels:
         if slices:
             labels.require_slices(slices, model_folder)
         if name is not None and not overwrite:
@@ -223,6 +224,7 @@ class _ReplayedLabels:
     format: str = ""
     identical_sides: int = 0
     source: str = ""
+    label_model: LabelModelName = DEFAULT_LABEL_MODEL
 
     def replay(
         self, model: RewardModel, name: str, check_order: bool = False
@@ -231,7 +233,7 @@ class _ReplayedLabels:
 
         return evaluate_reward_model(
             model, self.store, split=self.split, home=self.home, name=name, format=self.format, replayed=self.source,
-            check_order=check_order,
+            check_order=check_order, label_model=self.label_model,
         )  # fmt: skip
 
     def hash_pairs(self, model_folder: Path) -> str:
@@ -255,17 +257,19 @@ class _ReplayedLabels:
         from rlhf_hitl.reward.seen_prompts import SeenPrompts
 
         seen = SeenPrompts.load(model_folder) or SeenPrompts.of(())
-        return select_unseen(load_labelled_pairs(self.store, self.split), seen, self.split)
+        return select_unseen(load_labelled_pairs(self.store, self.split, self.label_model), seen, self.split)
 
 
 @contextmanager
-def _open_labels(opened: Store, data: str | None, format: str, split: Split) -> Iterator[_ReplayedLabels]:
+def _open_labels(
+    opened: Store, data: str | None, format: str, split: Split, label_model: LabelModelName
+) -> Iterator[_ReplayedLabels]:
     """Yield the store's own labels, or those of a file that is imported into a temporary store."""
     from rlhf_hitl.formats.importing import import_path
     from rlhf_hitl.store import Store
 
     if data is None:
-        yield _ReplayedLabels(opened, split)
+        yield _ReplayedLabels(opened, split, label_model=label_model)
         return
     with tempfile.TemporaryDirectory() as folder:
         temporary = Store.open(f"sqlite:///{folder}/replay.db", create=True)
@@ -273,7 +277,9 @@ def _open_labels(opened: Store, data: str | None, format: str, split: Split) -> 
             report = import_path(temporary, data, format=format, split=Split.HELDOUT)
             # A path is this machine's; a hub id is whole as it is.
             source = Path(data).name if Path(data).exists() else data
-            yield _ReplayedLabels(temporary, Split.HELDOUT, opened, report.format, report.identical_sides, source)
+            yield _ReplayedLabels(
+                temporary, Split.HELDOUT, opened, report.format, report.identical_sides, source, label_model
+            )
         finally:
             temporary.close()
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from rlhf_hitl.cli import AsJson, Result, StoreUrl, app, command, make_table
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.types import Project, QualificationRule
+from rlhf_hitl.types import QualificationRule
+from rlhf_hitl.wording import say_count
 
 RaterFilters = Annotated[
     list[str] | None,
@@ -16,6 +17,16 @@ RaterFilters = Annotated[
         "--rater-filter",
         help="Let raters choose their tasks by this: batch, or tags.NAME. They learn it of what they get. May be "
         "repeated; '' for nothing.",
+    ),
+]
+
+OverlapRules = Annotated[
+    str | None,
+    typer.Option(
+        "--overlap-rule",
+        help="Ask for one more judgment of a comparison as long as it is worth its price: least=1,most=5,price=0.01, "
+        "and what becomes of comparisons that split raters, escalate=adjudication, raters or none. A price of 0.01: "
+        "one more rater in a hundred is expected to agree with the label. 'fixed': as many as each asks for.",
     ),
 ]
 
@@ -36,6 +47,7 @@ def add_project_command(
         ),
     ] = 0,
     rater_filter: RaterFilters = None,
+    overlap_rule: OverlapRules = None,
     gold_every: Annotated[
         int, typer.Option(min=0, help="Give raters one gold in this many comparisons, hidden; 0 gives none.")
     ] = 0,
@@ -49,18 +61,21 @@ def add_project_command(
     """Make a project. Fill it with `rlhf-hitl import --project NAME`."""
     from rlhf_hitl.store import Store
     from rlhf_hitl.store import projects as project_store
+    from rlhf_hitl.types import OverlapRule
 
     filters = [f for f in rater_filter or [] if f]
+    rule = OverlapRule.parse(overlap_rule) if overlap_rule is not None else None
     project = project_store.add_project(
         Store.open(store),
         name,
         open=open,
         repeat_every=repeat_every,
         rater_filters=filters,
+        overlap_rule=rule,
         gold_every=gold_every,
         gold_feedback=gold_feedback,
     )
-    return Result(_describe(project), make_table("Project", _describe(project)))
+    return Result(project.to_plain(), make_table("Project", project.to_plain()))
 
 
 @command("list", project_group)
@@ -68,6 +83,7 @@ def list_projects_command(*, store: StoreUrl, json: AsJson = False) -> Result:
     """List projects and the state of their queues."""
     from rlhf_hitl.store import Store, queue
     from rlhf_hitl.store import projects as project_store
+    from rlhf_hitl.types.overlap_rules import FIXED_OVERLAP, OverlapRule
 
     opened = Store.open(store)
     lanes = queue.count_places_by_lane(opened)
@@ -75,15 +91,16 @@ def list_projects_command(*, store: StoreUrl, json: AsJson = False) -> Result:
     for p in project_store.list_projects(opened):
         own = [lane for lane in lanes if lane.project == p.id]
         places = {k: sum(getattr(lane, k) for lane in own) for k in ("filled", "leased", "free")}
-        rows.append(_describe(p) | places)
+        rows.append(p.to_plain() | places)
     cells = [
         (
             *(r["id"], "everybody" if r["open"] else "members", "paused" if r["paused"] else "active"),
             *(r[k] for k in ("filled", "leased", "free")),
+            str(OverlapRule.from_plain(r["overlap_rule"])) if r["overlap_rule"] else FIXED_OVERLAP,
         )
         for r in rows
     ]
-    columns = ("project", "who rates", "state", "filled", "leased", "free")
+    columns = ("project", "who rates", "state", "filled", "leased", "free", "overlap")
     return Result({"projects": rows}, make_table("Projects", cells, columns))
 
 
@@ -111,6 +128,7 @@ def set_project_command(
         int | None,
         typer.Option(min=0, help="Ask for this many judgments of AI judges of each comparison; 0 asks for none."),
     ] = None,
+    overlap_rule: OverlapRules = None,
     gold_every: Annotated[
         int | None, typer.Option(min=0, help="Give raters one gold in this many comparisons, hidden; 0 gives none.")
     ] = None,
@@ -137,15 +155,20 @@ def set_project_command(
     json: AsJson = False,
 ) -> Result:
     """Pause or resume a project, or change who works in it. Options that are left out change nothing."""
-    from rlhf_hitl.store import Store
+    from rlhf_hitl.store import Store, queue
     from rlhf_hitl.store import projects as project_store
+    from rlhf_hitl.types.overlap_rules import FIXED_OVERLAP, OverlapRule
 
+    rule = None if overlap_rule is None else OverlapRule.parse(overlap_rule) or FIXED_OVERLAP
     opened = Store.open(store)
     filters = None if rater_filter is None else [f for f in rater_filter if f]
-    rule = (
+    asked = (
         None if qualification is None else "off" if qualification == "off" else QualificationRule.parse(qualification)
     )
-    changes = (paused, open, repeat_every, filters, gold_every, gold_feedback, rule, judge_overlap, admit, dismiss)
+    changes = (
+        *(paused, open, repeat_every, filters, rule, gold_every, gold_feedback, asked),
+        *(judge_overlap, admit, dismiss),
+    )
     if all(new is None for new in changes):
         raise BadInput(
             "nothing to change", expected="an option that says what", fix="add e.g. --paused or --admit NAME"
@@ -159,22 +182,23 @@ def set_project_command(
         open=open,
         repeat_every=repeat_every,
         rater_filters=filters,
+        overlap_rule=rule,
         gold_every=gold_every,
         gold_feedback=gold_feedback,
-        qualification=rule,
+        qualification=asked,
         judge_overlap=judge_overlap,
     )
+    looked_at = queue.apply_overlap_rule(opened, name) if rule is not None else 0
     for rater in admit or []:
         project_store.add_member(opened, name, rater)
     for rater in dismiss or []:
         project_store.remove_member(opened, name, rater)
-    data = _describe(changed) | {"members": len(project_store.list_members(opened).get(name, []))}
+    data = changed.to_plain() | {"members": len(project_store.list_members(opened).get(name, []))}
     more = []
     if changed.paused:
         more.append("It is paused: it gives out no comparisons until `rlhf-hitl projects set NAME --active`.")
+    if looked_at:
+        more.append(
+            f"{say_count(looked_at, 'comparison')} looked at anew: places were opened and closed as the rule says."
+        )
     return Result(data, make_table("Project", data), more=more)
-
-
-def _describe(project: Project) -> dict[str, Any]:
-    rule = project.qualification
-    return vars(project) | {"qualification": None if rule is None else vars(rule)}

@@ -152,8 +152,12 @@ def make_bias_tables(report: BiasReport) -> list[Any]:
         if not groups:
             continue
         name = grouping.removeprefix("rater:")
-        cells = [[(f"{v} [{i}]" if i else v) for v, i in map(q.say_effect, g.effects)] for g in groups]
-        by_group = [(g.group, f"{g.raters:,}", f"{g.votes:,}", *row) for g, row in zip(groups, cells)]
-        columns = (name, "raters", "votes", *(e.title for e in groups[0].effects))
-        tables.append(make_table(f"What raters reward, by {name}", by_group, columns))
+        cells = [
+            (g.group, f"{g.votes:,}", e.title, *q.say_effect(e))
+            for g in groups
+            for e in g.effects
+            if e.value is not None
+        ]
+        columns = (name, "votes", "an answer", "win probability", "95 % interval")
+        tables.append(make_table(f"What raters reward, by {name}", cells, columns))
     return tables

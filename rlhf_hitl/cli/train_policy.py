@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import fields
+from dataclasses import fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -16,6 +16,7 @@ from rlhf_hitl.cli.launch import launch_processes
 from rlhf_hitl.cli.reward_models import RewardModelName, locate_requested_model
 from rlhf_hitl.config import DEFAULT_MODEL, load_settings
 from rlhf_hitl.errors import BadInput
+from rlhf_hitl.types import DEFAULT_LABEL_MODEL, LabelModelName
 from rlhf_hitl.wording import say_count
 
 #: The modules whose dataclasses `policy/dpo.py: DPOSettings` inherits from, and its own.
@@ -58,6 +59,12 @@ def train_dpo_command(
     policy: StartPolicy = None,
     reward_model: RewardModelName = None,
     human_only: Annotated[bool, typer.Option("--human-only", help="Train only on pairs that people judged.")] = False,
+    label_model: Annotated[
+        LabelModelName | None,
+        typer.Option(
+            help="Make labels of votes as `export` does.", show_default="the file's, or " + DEFAULT_LABEL_MODEL
+        ),
+    ] = None,
     config: ConfigFile = None,
     set_: ChangedSettings = None,
     out: PolicyFolder = None,
@@ -67,6 +74,7 @@ def train_dpo_command(
 ) -> Result:
     """Tune the policy with DPO on people's pairs and on pairs that the reward model makes."""
     extra = (["--human_only"] if human_only else []) + (["--skip_bad", "true"] if skip_bad else [])
+    extra += ["--label_model", label_model] if label_model is not None else []
     return _train("dpo", store, policy, reward_model, config, set_, out, processes, extra)
 
 
@@ -207,6 +215,10 @@ def _check_what_is_needed(
             model_name = locate_requested_model(store, named if reward_model is None else reward_model)
         if method == "dpo":
             samples = str(values.get("sample_prompts", 0)) != "0"
-            require_some_pairs(store, DPOPairArguments(human_only, sample_prompts=int(samples)))
+            chosen = extra[extra.index("--label_model") + 1] if "--label_model" in extra else values.get("label_model")
+            wanted = DPOPairArguments(human_only, sample_prompts=int(samples))
+            if chosen is not None:
+                wanted = replace(wanted, label_model=str(chosen))
+            require_some_pairs(store, wanted)
     locate_model_folder((values.get("model_name_or_path") or DEFAULT_MODEL) if policy is None else policy)
     return model_name

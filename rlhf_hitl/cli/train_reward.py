@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from rlhf_hitl.cli import AsJson, Result, StoreUrl, command, make_table
+from rlhf_hitl.cli import AsJson, LabelModelOption, Result, StoreUrl, command, make_table
 from rlhf_hitl.cli.reward_models import load_requested_model
 from rlhf_hitl.config import DEFAULT_MODEL, load_settings
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.models import Precision
 from rlhf_hitl.reward import DEFAULT_MAX_TOKENS
 from rlhf_hitl.reward.training import UncertaintyMethod
+from rlhf_hitl.types import DEFAULT_LABEL_MODEL
 from rlhf_hitl.wording import say_count
 
 if TYPE_CHECKING:
@@ -96,6 +97,7 @@ def train_reward_command(
         bool,
         typer.Option("--skip-bad", help="Leave out and count pairs that the chat template refuses or makes the same."),
     ] = False,
+    label_model: LabelModelOption = DEFAULT_LABEL_MODEL,
     json: AsJson = False,
 ) -> Result:
     """Train a reward model on the store's labels and make it the store's newest."""
@@ -108,6 +110,7 @@ def train_reward_command(
     }  # fmt: skip
     if update:
         flags = [flag for flag, value in options.items() if value is not None] + ["--skip-bad"] * skip_bad
+        flags += ["--label-model"] * (label_model != DEFAULT_LABEL_MODEL)
         return _update(Store.open(store), flags, backend)
     for flag in REFUSED_OPTIONS[backend]:
         if options[flag] is not None:
@@ -134,7 +137,7 @@ def train_reward_command(
 
     values = {} if config is None else read_yaml_settings(config)
     if backend != "classifier":
-        load_training_pairs(opened)
+        load_training_pairs(opened, label_model)
     name = backbone or values.get("model_name_or_path") or DEFAULT_MODEL
     if backend != "head" or not is_bundled_only(name):
         locate_model_folder(name)
@@ -152,17 +155,27 @@ def train_reward_command(
             config=config,
             max_length=max_length,
             skip_bad=skip_bad,
+            label_model=label_model,
         )
     elif backend == "classifier":
         from rlhf_hitl.reward.training.classifier_adoption import adopt_classifier
 
-        model = adopt_classifier(opened, str(backbone), workspace, skip_bad=skip_bad, **backbone_options)
+        model = adopt_classifier(
+            opened, str(backbone), workspace, skip_bad=skip_bad, label_model=label_model, **backbone_options
+        )
     else:
         from rlhf_hitl.reward.backbone import Backbone
         from rlhf_hitl.reward.training.head_training import train_head
 
         loaded = Backbone(backbone or DEFAULT_MODEL, layer=layer, pooling=pooling, **backbone_options)
-        model = train_head(opened, loaded, workspace, uncertainty=uncertainty or "laplace", skip_bad=skip_bad)
+        model = train_head(
+            opened,
+            loaded,
+            workspace,
+            uncertainty=uncertainty or "laplace",
+            skip_bad=skip_bad,
+            label_model=label_model,
+        )
     return _report_model(opened, model, workspace, "adopted" if backend == "classifier" else "trained")
 
 

@@ -28,11 +28,12 @@ from rlhf_hitl.formats.dataset_card import check_license, write_dataset_card
 from rlhf_hitl.formats.export_files import WrittenTables, write_json_lines, write_parquet
 from rlhf_hitl.formats.export_schema import CONFIGS
 from rlhf_hitl.formats.snapshot import Snapshot
+from rlhf_hitl.labels.fitting import describe_raters, fit_label_model
 from rlhf_hitl.store import Store, projects
 from rlhf_hitl.store.export_query import JsonFields
 from rlhf_hitl.store.imports import finish_waiting_imports
 from rlhf_hitl.store.judgments import read_store_revision
-from rlhf_hitl.types import Split, utc_now
+from rlhf_hitl.types import DEFAULT_LABEL_MODEL, LabelModelName, Split, utc_now
 
 
 def export_snapshot(
@@ -45,6 +46,7 @@ def export_snapshot(
     include_ties: bool = False,
     include_judges: bool = True,
     min_votes: int = 1,
+    label_model: LabelModelName = DEFAULT_LABEL_MODEL,
     license: str = "unknown",
     repo: str | None = None,
     overwrite: bool = False,
@@ -61,8 +63,9 @@ def export_snapshot(
             a model must not be measured on its own labels.
         include_ties: also pairs where raters prefer neither, for trainers that read `p_tie`; TRL's own trainers take
             every row as a strict preference.
-        include_judges: also what models that judge have said: their votes, ratings and reasons.
+        include_judges: also what models that judge have said: votes (in labels of the train split only), ratings, reasons.
         min_votes: leave out pairs with fewer votes.
+        label_model: how votes become labels. A fitted one reads the votes of the whole store.
         license: what the card says of it, as the hub names licences.
         repo: the hub id that it is for, which the card then names.
         overwrite: replace an earlier export.
@@ -78,8 +81,9 @@ def export_snapshot(
     if project is not None:
         with store.read() as conn:
             projects.require_project(conn, project)
-    snapshot = Snapshot(store, project, include_model_labels, include_ties, min_votes, progress, include_judges)
     revision = read_store_revision(store)
+    fitted = fit_label_model(store, label_model, judges=include_judges)
+    snapshot = Snapshot(store, project, include_model_labels, include_ties, min_votes, progress, fitted, include_judges)
     with atomic_folder(out, existing="replace" if overwrite else "refuse") as draft:
         written = _write_rows(snapshot, draft, format)
         if not any(snapshot.pairs.values()) and not any(snapshot.ratings.values()):
@@ -92,12 +96,14 @@ def export_snapshot(
         manifest = {
             "format": format,
             "rows": {s.value: snapshot.pairs[s] for s in Split},
-            "labels": {source: snapshot.sources[source] for source in ("human", "model")},
+            "labels": {source: snapshot.sources[source] for source in ("human", "judge", "model")},
             **{c: {s.value: snapshot.count_rows(c, s) for s in Split} for c in CONFIGS if c != "pairs"},
             "project": project,
             "filters": dict(sorted(snapshot.filters.items())),
             "changed": dict(sorted(written.changed.items())),
             "min_votes": min_votes,
+            "label_model": label_model,
+            "reliability": describe_raters(fitted),
             "include_model_labels": include_model_labels,
             "include_ties": include_ties,
             "include_judges": include_judges,

@@ -45,11 +45,16 @@ def make_features(config: str, kinds: MessageKinds) -> Features:
     chat = List({"role": text, "content": text}) if kinds.only_text else List(Json())
     columns: dict[str, dict[str, Any]] = {
         "pairs": dict.fromkeys(EXPORT_COLUMNS, text)
-        | dict.fromkeys(("p_chosen", "p_tie", "p_rejected", "entropy", "weight"), Value("float64"))
-        | {"votes": Value("int64"), "simulated": Value("bool")},
+        | dict.fromkeys(
+            ("p_chosen", "p_tie", "p_rejected", "entropy", "weight", "w_chosen", "w_tie", "w_rejected"),
+            Value("float64"),
+        )
+        | {"votes": Value("int64"), "simulated": Value("bool"), "adjudicated": Value("bool")},
         "rankings": {
             "rankings": List(List(Value("int64"))),
+            "weights": List(Value("float64")),
             "weight": Value("float64"),
+            "label_model": text,
             "comparison_id": text,
             "prompt_id": text,
             "completion_ids": texts,

@@ -29,8 +29,9 @@ from rlhf_hitl.formats.snapshot_rows import (
     to_label_vote,
     to_population,
 )
-from rlhf_hitl.labels.aggregate import aggregate_votes, rank_completions
 from rlhf_hitl.labels.agreement import AgreementCounter
+from rlhf_hitl.labels.label_models import LabelModel, Shares
+from rlhf_hitl.labels.votes import LabelVote, rank_completions
 from rlhf_hitl.store import Store
 from rlhf_hitl.store.comparisons import find_comparisons
 from rlhf_hitl.store.export_query import (
@@ -42,6 +43,7 @@ from rlhf_hitl.store.export_query import (
     read_judged_comparisons,
     read_ratings,
 )
+from rlhf_hitl.store.label_votes import read_vote_weights
 from rlhf_hitl.store.reward_models import list_reward_models
 from rlhf_hitl.store.scores import read_routed_scores
 from rlhf_hitl.types import UNRANKED, Role, Route, Split
@@ -67,7 +69,10 @@ class SnapshotBatch:
 
 @dataclass
 class Snapshot:
-    """Reads the rows of a snapshot from the store in batches, and counts them and what was left out."""
+    """Reads the rows of a snapshot from the store in batches, and counts them and what was left out.
+
+    `label_model` makes the labels; `include_judges` lets the votes of models into those of the train split.
+    """
 
     store: Store
     project: str | None
@@ -75,6 +80,7 @@ class Snapshot:
     include_ties: bool
     min_votes: int
     progress: bool
+    label_model: LabelModel = field(default_factory=Shares)
     include_judges: bool = True
     pairs: Counter[Split] = field(default_factory=Counter)
     sources: Counter[str] = field(default_factory=Counter)
@@ -90,6 +96,11 @@ class Snapshot:
     languages: set[str] = field(default_factory=set)
     agreement: AgreementCounter = field(default_factory=AgreementCounter)
     _digest: Any = field(default_factory=hashlib.sha256)
+
+    @cached_property
+    def vote_weights(self) -> dict[str, float]:
+        """Rater id → how much the rater's votes count, where that is not 1."""
+        return read_vote_weights(self.store)
 
     @cached_property
     def kinds(self) -> MessageKinds:
@@ -149,12 +160,17 @@ class Snapshot:
     def _add_judged(self, batch: SnapshotBatch, judged: JudgedComparison, split: Split) -> None:
         as_json = to_json(judged.judgments)
         if not judged.is_repeat:
-            for row in self._make_human_rows(judged, as_json):
+            said = [(j, to_label_vote(j, self.vote_weights)) for j in select_counted_judgments(judged.judgments)]
+            self.agreement.add((to_population(j), vote) for j, vote in said if j["role"] != Role.LEAD)
+            said = [(j, vote) for j, vote in said if self._may_decide(j, split)]
+            counted, votes = [j for j, _ in said], [vote for _, vote in said]
+            for row in self._make_human_rows(judged, counted, votes, as_json):
                 self._add_pair(batch, row, split)
-            if row := self._make_ranking_row(judged):
+            if row := self._make_ranking_row(judged, votes):
                 batch.rankings.append(row)
                 self.rankings[split] += 1
-                self._digest.update(b"%s:%s\n" % (split.value.encode(), to_json(row["rankings"])))
+                line = to_json([row["rankings"], row["weights"]])
+                self._digest.update(b"%s:%s\n" % (split.value.encode(), line))
             demonstrations = make_demonstration_rows(judged, self.filters)
             batch.demonstrations += demonstrations
             self.demonstrations[split] += len(demonstrations)
@@ -182,28 +198,39 @@ class Snapshot:
         self.simulated = self.simulated or row["simulated"]
         self._digest.update(b"%s:%s\n" % (split.value.encode(), line))
 
-    def _make_human_rows(self, judged: JudgedComparison, as_json: bytes) -> Iterator[JsonFields]:
-        counted = select_counted_judgments(judged.judgments)
-        self.agreement.add((to_population(j), to_label_vote(j)) for j in counted if j["role"] != Role.LEAD)
-        labels = aggregate_votes(judged.comparison["comparison_id"], map(to_label_vote, counted))
+    def _may_decide(self, judgment: JsonFields, split: Split) -> bool:
+        """Whether a judgment may count in labels of a split: a model decides no label that measures models."""
+        return judgment["role"] != Role.JUDGE or (self.include_judges and split is Split.TRAIN)
+
+    def _make_human_rows(
+        self, judged: JudgedComparison, counted: list[JsonFields], votes: list[LabelVote], as_json: bytes
+    ) -> Iterator[JsonFields]:
+        labels = self.label_model.make_labels(judged.comparison["comparison_id"], votes)
         if not labels:
             self.filters[find_no_label_reason(counted)] += 1
         for label in labels:
             reason = find_no_preference_reason(label, counted, self.min_votes)
             if reason is None or (self.include_ties and reason in NO_PREFERENCE):
-                yield make_human_pair_row(judged.comparison, label, as_json.decode())
+                yield make_human_pair_row(judged.comparison, label, as_json.decode(), self.label_model.name)
             else:
                 self.filters[reason] += 1
 
-    def _make_ranking_row(self, judged: JudgedComparison) -> JsonFields | None:
-        """Return the rankings of all completions of a comparison; None if there are fewer than `min_votes`."""
+    def _make_ranking_row(self, judged: JudgedComparison, votes: list[LabelVote]) -> JsonFields | None:
+        """Return the rankings of all completions of a comparison, or a lead's alone where one decided; None if there
+        are fewer than `min_votes`."""
         ids = [c["id"] for c in judged.comparison["completions"]]
-        counted = select_counted_judgments(judged.judgments)
-        ranked = [(j, rank_completions(to_label_vote(j), ids)) for j in counted]
-        ranked = [(j, ranking) for j, ranking in ranked if set(ranking) != {UNRANKED}]
+        ranked = [
+            (vote, ranks, vote.weight * self.label_model.get_rater_weight(vote.rater_id))
+            for vote in votes
+            if vote.weight > 0 and set(ranks := rank_completions(vote, ids)) != {UNRANKED}
+        ]
         if len(ranked) < self.min_votes:
             return None
-        return make_ranking_row(judged.comparison, ranked)
+        if decided := [(vote, ranks) for vote, ranks, _ in ranked if vote.role == Role.LEAD]:
+            vote, ranks = decided[-1]
+            others = sum(weight for vote, _, weight in ranked if vote.role != Role.LEAD)
+            ranked = [(vote, ranks, others + 1)]
+        return make_ranking_row(judged.comparison, ranked, self.label_model.name) if ranked else None
 
     def _make_model_rows(self, split: Split) -> Iterator[JsonFields]:
         """Yield pairs accepted on a model's score that no rater has judged since; raters override the model."""

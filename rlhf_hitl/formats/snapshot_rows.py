@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import orjson
 
-from rlhf_hitl.labels.aggregate import LabelVote
 from rlhf_hitl.labels.agreement import name_population
+from rlhf_hitl.labels.label_models import fold_outcomes
 from rlhf_hitl.labels.vote_weight import weigh_votes
+from rlhf_hitl.labels.votes import LabelVote
 from rlhf_hitl.stats.entropy import entropy_in_nats
 from rlhf_hitl.store.export_query import JsonFields, JudgedComparison, sort_json_keys, write_tools
 from rlhf_hitl.types import Comparison, Label, Role, Score, Verdict, messages_to_dicts
@@ -19,7 +21,7 @@ from rlhf_hitl.visible import is_blank
 #: The columns of an exported judgment that its comparison has.
 COMPARISON_COLUMNS = ("comparison_id", "prompt_id", "prompt", "tools", "completions", "tags", "repeat_of")
 
-_VOTE_FIELDS = ("verdict", "ranking", "order_shown", "strength", "simulated")
+_VOTE_FIELDS = ("rater_id", "role", "verdict", "ranking", "order_shown", "strength", "simulated")
 
 #: Reasons why raters prefer neither completion; `include_ties` exports such pairs too.
 NO_PREFERENCE = ("all bad", "tie", "raters evenly split")
@@ -64,9 +66,10 @@ def select_counted_judgments(judgments: list[JsonFields]) -> list[JsonFields]:
     return [j for j in judgments if j["judgment_id"] not in corrected and not j["surplus"]]
 
 
-def to_label_vote(judgment: JsonFields) -> LabelVote:
-    verdict, ranking, shown, strength, simulated = (judgment[k] for k in _VOTE_FIELDS)
-    return verdict, ranking, shown, strength, simulated
+def to_label_vote(judgment: JsonFields, vote_weights: Mapping[str, float]) -> LabelVote:
+    """Return an exported judgment as a vote. `vote_weights` are those of `read_vote_weights`."""
+    weight = vote_weights.get(judgment["rater_id"], 1.0)
+    return LabelVote(*(judgment[name] for name in _VOTE_FIELDS), weight, judgment["probabilities"])
 
 
 def to_population(judgment: JsonFields) -> str:
@@ -101,8 +104,9 @@ def _collect_verdicts(judgments: list[JsonFields]) -> set[str]:
     return {j["verdict"] for j in judgments}
 
 
-def make_human_pair_row(comparison: JsonFields, label: Label, judgments: str) -> JsonFields:
+def make_human_pair_row(comparison: JsonFields, label: Label, judgments: str, label_model: str) -> JsonFields:
     first, tie, second = label.probabilities
+    worth = [weigh_votes(votes, len(comparison["completions"])) for votes in fold_outcomes(label.weighted_votes)]
     chosen, rejected = (label.first, label.second) if first >= second else (label.second, label.first)
     return _make_pair_fields(comparison, chosen, rejected) | {
         "p_chosen": max(first, second),
@@ -110,8 +114,13 @@ def make_human_pair_row(comparison: JsonFields, label: Label, judgments: str) ->
         "p_rejected": min(first, second),
         "entropy": label.entropy,
         "votes": label.votes,
-        "weight": weigh_votes(label.votes, len(comparison["completions"])),
-        "label_source": "human",
+        "weight": sum(worth),
+        "w_chosen": worth[0 if first >= second else 2],
+        "w_tie": worth[1],
+        "w_rejected": worth[2 if first >= second else 0],
+        "label_source": "judge" if label.judges == label.votes else "human",
+        "label_model": label_model,
+        "adjudicated": label.adjudicated,
         "reward_model_id": None,
         "simulated": label.simulated,
         "judgments": judgments,
@@ -127,7 +136,12 @@ def make_model_pair_row(comparison: Comparison, score: Score, simulated: bool) -
         "entropy": entropy_in_nats((p, 1 - p)),
         "votes": 0,
         "weight": 1.0,
+        "w_chosen": p,
+        "w_tie": 0.0,
+        "w_rejected": 1 - p,
         "label_source": "model",
+        "label_model": None,
+        "adjudicated": False,
         "reward_model_id": score.reward_model_id,
         "simulated": simulated,
         "judgments": "[]",
@@ -151,19 +165,24 @@ def _make_pair_fields(comparison: JsonFields, chosen_id: str, rejected_id: str) 
     }
 
 
-def make_ranking_row(comparison: JsonFields, ranked: list[tuple[JsonFields, list[int]]]) -> JsonFields:
-    """Return the row of a comparison's rankings: the ranks of its completions in each judgment that ranks something."""
+def make_ranking_row(
+    comparison: JsonFields, ranked: Sequence[tuple[LabelVote, list[int], float]], label_model: str
+) -> JsonFields:
+    """Return the row of a comparison's rankings: of each vote that ranks something the ranks of the completions, and
+    what it is worth."""
     completions = comparison["completions"]
     return {
         **_take_prompt(comparison),
         "completions": [c["messages"] for c in completions],
-        "rankings": [ranking for _, ranking in ranked],
-        "weight": float(len(ranked)),
+        "rankings": [ranking for _, ranking, _ in ranked],
+        "weights": [weight for *_, weight in ranked],
+        "weight": float(sum(weight for *_, weight in ranked)),
+        "label_model": label_model,
         "comparison_id": comparison["comparison_id"],
         "prompt_id": comparison["prompt_id"],
         "completion_ids": [c["id"] for c in completions],
         "policies": [c["policy"] for c in completions],
-        "simulated": any(j["simulated"] for j, _ in ranked),
+        "simulated": any(vote.simulated for vote, *_ in ranked),
         "tags": comparison["tags"],
     }
 

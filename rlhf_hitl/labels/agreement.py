@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.labels.aggregate import TIES, WINS, LabelVote, read_pair_outcomes
+from rlhf_hitl.labels.votes import LabelVote
 from rlhf_hitl.stats.agreement import (
     Agreement,
     Coefficient,
@@ -30,11 +30,14 @@ from rlhf_hitl.store import Store
 from rlhf_hitl.store.counted_votes import CountedVote, read_counted_votes
 from rlhf_hitl.store.loop_steps import read_round_ends
 from rlhf_hitl.store.people import list_raters
+from rlhf_hitl.types.votes import read_pair_votes
 
 GROUPINGS = ("language", "round", "guideline", "project", "rater", "tag:NAME")
 MAX_GROUPS = 100  # of one grouping; those with fewer votes are counted and left out
 NOT_STATED = "not stated"
 POPULATIONS = PEOPLE, JUDGES, SIMULATED = "people", "judges", "simulated"
+#: The degree of each of VOTE_OUTCOMES; -1 where it was not said how much better one is.
+_DEGREE_OF_OUTCOME = (0, 1, 2, -1, 3, -1, 4, 5, 6)
 DEGREES = 7  # first much, clearly, slightly better, tie, second slightly, clearly, much better
 
 
@@ -140,8 +143,8 @@ class AgreementCounter:
         """Add the votes on one comparison, each with the population whose it is."""
         pairs: dict[tuple[str, str, str], list[int]] = {}
         for population, vote in votes:
-            for first, second, outcome in read_pair_outcomes(vote):
-                pairs.setdefault((population, first, second), [0, 0, 0])[outcome] += 1
+            for said in read_pair_votes(vote.verdict, vote.ranking, vote.order_shown, vote.strength):
+                pairs.setdefault((population, said.first, said.second), [0, 0, 0])[said.winner] += 1
         for (population, *_), counts in pairs.items():
             self._counts[population].extend(counts)
             self._comparisons[population].append(self._next)
@@ -217,16 +220,15 @@ def _read_votes(votes: Iterable[CountedVote], find_group: dict[str, Callable[[Co
     groups: dict[str, dict[str, int]] = {grouping: {} for grouping in find_group}
     group_of_row = {grouping: array("q") for grouping in find_group}
     for n, vote in enumerate(votes):
-        pairs = list(read_pair_outcomes((vote.verdict, vote.ranking, vote.order_shown, vote.strength, vote.simulated)))
+        pairs = list(read_pair_votes(vote.verdict, vote.ranking, vote.order_shown, vote.strength))
         population = POPULATIONS.index(name_population(vote.is_judge, vote.simulated))
-        for first, second, outcome in pairs:
+        for said in pairs:
             rater = raters.setdefault(vote.rater_id, len(raters))
-            unit = units.setdefault((vote.comparison_id, first, second), len(units))
+            unit = units.setdefault((vote.comparison_id, said.first, said.second), len(units))
             if unit == len(comparison_of_unit):
                 comparison_of_unit.append(comparisons.setdefault(vote.comparison_id, len(comparisons)))
-            # In a longer ranking a strength belongs to no single pair.
-            degree = _find_degree(outcome, vote.strength) if len(pairs) == 1 else -1
-            for column, value in zip(columns, (unit, rater, outcome, degree, population, n), strict=True):
+            degree = _DEGREE_OF_OUTCOME[said.outcome]
+            for column, value in zip(columns, (unit, rater, said.winner, degree, population, n), strict=True):
                 column.append(value)
             for grouping, find in find_group.items():
                 group_of_row[grouping].append(groups[grouping].setdefault(find(vote), len(groups[grouping])))
@@ -235,13 +237,6 @@ def _read_votes(votes: Iterable[CountedVote], find_group: dict[str, Callable[[Co
         rater_ids=list(raters),
         groups={g: (list(groups[g]), np.array(group_of_row[g], np.int64)) for g in find_group},
     )
-
-
-def _find_degree(outcome: int, strength: int | None) -> int:
-    middle = DEGREES // 2
-    if outcome == TIES:
-        return middle
-    return -1 if strength is None else middle - strength if outcome == WINS else middle + strength
 
 
 def _make_group_finder(grouping: str, round_ends: dict[int, datetime]) -> Callable[[CountedVote], str]:

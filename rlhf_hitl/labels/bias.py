@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 
-from rlhf_hitl.labels.aggregate import TIES, WINS, read_pair_outcomes
 from rlhf_hitl.labels.agreement import NOT_STATED, PEOPLE, name_population
 from rlhf_hitl.labels.answer_features import AnswerFeatures, find_prompt_script, read_features
 from rlhf_hitl.stats.logistic import fit_logistic
@@ -27,6 +26,7 @@ from rlhf_hitl.store import Store
 from rlhf_hitl.store.comparisons import compute_shuffle_key, find_comparisons
 from rlhf_hitl.store.counted_votes import CountedVote, read_counted_votes
 from rlhf_hitl.store.people import list_raters
+from rlhf_hitl.types.votes import read_pair_votes
 
 MAX_COMPARISONS = 20_000  # whose answers are read; of more, a random part
 MAX_POLICIES = 20  # told apart; the others are taken together
@@ -189,19 +189,18 @@ def _keep_smallest(by_comparison: dict[str, list[CountedVote]], n: int) -> tuple
 
 
 def _read_pairs(vote: CountedVote) -> list[_PairVote]:
-    place = {i: n for n, i in enumerate(vote.order_shown)}
-    outcomes = list(read_pair_outcomes((vote.verdict, vote.ranking, vote.order_shown, vote.strength, vote.simulated)))
-    ranked = len({i for first, second, _ in outcomes for i in (first, second)})
+    pairs = list(read_pair_votes(vote.verdict, vote.ranking, vote.order_shown, vote.strength))
+    ranked = len({i for said in pairs for i in (said.first, said.second)})
     return [
         _PairVote(
-            first,
-            second,
-            1.0 if outcome == WINS else 0.5 if outcome == TIES else 0.0,
-            0 if first not in place or second not in place else 1 if place[first] < place[second] else -1,
+            said.first,
+            said.second,
+            1 - said.winner / 2,
+            said.side,
             2 / ranked,  # the pairs of a ranking of K weigh K - 1 pairs
             vote,
         )
-        for first, second, outcome in outcomes
+        for said in pairs
     ]
 
 

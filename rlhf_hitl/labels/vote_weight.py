@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TypeVar
+from typing import Any, TypeVar
 
 Votes = TypeVar("Votes")  # a number, or a NumPy array of numbers
 
 
-def weigh_votes(votes: Votes, completions: int) -> Votes:
+def weigh_votes(votes: Votes, completions: Any) -> Votes:
     """Return the weight that votes on a comparison of K completions have in the label of one of its pairs.
 
     A vote on K completions is one act of judging, and each completion is in K - 1 of the pairs that follow from it. So
@@ -15,6 +15,6 @@ def weigh_votes(votes: Votes, completions: int) -> Votes:
 
     Args:
         votes: the number of votes on the pair, or an array of such numbers.
-        completions: K, the number of completions that were compared; at least 2.
+        completions: K, the number of completions that were compared, at least 2; or an array that goes with `votes`.
     """
     return votes / (completions - 1)  # type: ignore[operator]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pydantic import BaseModel, ConfigDict, Field
 
 from rlhf_hitl.config import DEFAULT_MODEL
+from rlhf_hitl.types import DEFAULT_LABEL_MODEL, LabelModelName
 
 
 class LoopConfig(BaseModel):
@@ -27,5 +28,6 @@ class LoopConfig(BaseModel):
     ppo_steps: int = Field(default=2, ge=0)  # 0 switches PPO off
     ppo_rollouts: int = Field(default=8, ge=2)
     gate_prompts: int = Field(default=6, ge=1)
+    label_model: LabelModelName = DEFAULT_LABEL_MODEL  # how votes become labels
     skip_bad: bool = False  # leave out and count what a chat template refuses or makes the same
     seed: int = 0

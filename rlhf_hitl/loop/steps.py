@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlhf_hitl.config import Settings
 from rlhf_hitl.errors import BadInput
+from rlhf_hitl.labels.kept_fits import fit_and_keep_labels
 from rlhf_hitl.loop.config import LoopConfig
 from rlhf_hitl.simulate import judge_queue
 from rlhf_hitl.store import Store, queue
@@ -129,6 +130,7 @@ class RoundSteps:
         else:
             while (done := self._count_judgments_since(begins)) < wanted and self._has_open_places():
                 self.on_wait(ReviewProgress(self.round, done, wanted))
+        fit_and_keep_labels(self.store, "raters")  # for the queue and the pages
         return {"judgments": self._count_judgments_since(begins), "wanted": wanted, "machine_seconds": 0.0}
 
     def train_reward(self) -> dict[str, Any]:
@@ -137,7 +139,11 @@ class RoundSteps:
         from rlhf_hitl.reward.training.head_training import train_head
 
         model = train_head(
-            self.store, Backbone(self.config.backbone), self.settings.workspace, skip_bad=self.config.skip_bad
+            self.store,
+            Backbone(self.config.backbone),
+            self.settings.workspace,
+            skip_bad=self.config.skip_bad,
+            label_model=self.config.label_model,
         )
         self.reward_models.add(model)
         return {"reward_model_id": model.id, "path": str(self.settings.workspace / "reward" / model.id), **model.card}
@@ -151,7 +157,9 @@ class RoundSteps:
         model = self._require_trained_model()
         name = f"round-{self.round}-{model.id}"
         try:
-            evaluation, examples = evaluate_reward_model(model, self.store, name=name)
+            evaluation, examples = evaluate_reward_model(
+                model, self.store, name=name, label_model=self.config.label_model
+            )
         except NoLabelsToEvaluate as e:
             return {"n": 0, "reason": str(e)}
         save_evaluation(self.settings.workspace / "evaluations" / name, evaluation, examples)
@@ -170,7 +178,14 @@ class RoundSteps:
         random.Random(self.seed).shuffle(prompts)
         fresh = self._sample_completions(policy, prompts[: self.config.dpo_prompts]) if self.config.dpo_prompts else []
         model = self.reward_models.get(self.round)
-        pairs = collect_dpo_pairs(self.store, model, fresh, limit=self.config.dpo_pairs, seed=self.seed)
+        pairs = collect_dpo_pairs(
+            self.store,
+            model,
+            fresh,
+            limit=self.config.dpo_pairs,
+            seed=self.seed,
+            label_model=self.config.label_model,
+        )
         out = self._name_policy_folder("dpo")
         settings = DPOSettings(
             model_name_or_path=policy, output_dir=str(out), max_length=512, skip_bad=self.config.skip_bad

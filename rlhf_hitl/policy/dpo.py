@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch.nn.functional import logsigmoid
 from trl import DPOConfig, DPOTrainer
 
 from rlhf_hitl.arguments import read_trackers, refuse_settings
@@ -72,15 +73,81 @@ class DPOSettings(DPOConfig):
         super().__post_init__()
 
 
-class PreparedDPOTrainer(DPOTrainer):
-    """TRL's trainer on rows that are prepared: the one rendering of chats has made them."""
+#: The columns of a row that say what its label is worth.
+LABEL_COLUMNS = ("share", "weight")
+
+
+class LabelDPOTrainer(DPOTrainer):
+    """TRL's trainer on rows that are prepared (the one rendering of chats has made them), and with a loss on labels.
+
+    TRL's rows have no weight and no soft label. With the loss `sigmoid`, this trainer's loss of a row is that of its
+    label: the cross-entropy of the share of the votes for the chosen side and the probability that DPO gives it
+    (Mitchell 2023, "A note on DPO with noisy preferences"), times the label's weight relative to the mean. For rows of
+    one vote each, all worth the same, it is TRL's. Other losses are TRL's, and take each row as certain.
+
+    Attributes:
+        mean_weight: of the rows' labels.
+    """
+
+    mean_weight: float = 1.0
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        weights: Any = self.train_dataset["weight"]  # type: ignore[index]
+        self.mean_weight = sum(weights) / len(weights)
+        self.data_collator = _LabelCollator(self.data_collator)
 
     def _prepare_dataset(self, dataset, *args, **kwargs):
         return dataset
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
-        self._signature_columns = [*(self._signature_columns or []), "texts"]
+        self._signature_columns = [*(self._signature_columns or []), "texts", *LABEL_COLUMNS]
+
+    @property
+    def learns_labels(self) -> bool:
+        """Whether the loss is plain DPO's, of which that of labels is made."""
+        a = self.args
+        is_plain = self.loss_types == ["sigmoid"] and a.f_divergence_type == "reverse_kl" and a.ld_alpha is None
+        return is_plain and not (a.use_weighting or a.precompute_ref_log_probs or self.aux_loss_enabled)
+
+    def _compute_loss(self, model, inputs, return_outputs):
+        share, weight = (inputs.pop(name) for name in LABEL_COLUMNS)
+        if not self.learns_labels:
+            return super()._compute_loss(model, inputs, return_outputs)
+        log_probabilities: list[torch.Tensor] = []  # of the tokens, by the policy and then by the reference
+        hook = self.model.register_forward_hook(lambda *call: log_probabilities.append(call[-1].log_probs))
+        try:
+            loss, outputs = super()._compute_loss(model, inputs, True)
+        finally:
+            hook.remove()
+        mask = inputs["completion_mask"][..., 1:]
+        policy, reference = (tokens[:, -mask.shape[1] :].sum(1) for tokens in log_probabilities)
+        chosen, rejected = (policy - reference).chunk(2)
+        losses = compute_label_loss(self.beta * (chosen - rejected), share)
+        loss = (losses * weight / self.mean_weight).mean()
+        return (loss, outputs) if return_outputs else loss
+
+
+def compute_label_loss(margins: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:
+    """Return the losses (n,) of labels: the cross-entropy of the shares of the votes for the chosen sides and the
+    probabilities that DPO gives them.
+
+    Args:
+        margins: (n,) beta times how much more the policy has raised the chosen side than the rejected one.
+        shares: (n,) of the votes that prefer a side.
+    """
+    return -shares * logsigmoid(margins) - (1 - shares) * logsigmoid(-margins)
+
+
+@dataclass(frozen=True)
+class _LabelCollator:
+    """Adds to a batch what the rows' labels are worth."""
+
+    collate: Callable[[list[dict[str, Any]]], dict[str, Any]]
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        return self.collate(rows) | {name: torch.tensor([row[name] for row in rows]) for name in LABEL_COLUMNS}
 
 
 def train_dpo(settings: DPOSettings, pairs: Sequence[DPOPair], load_image: ImageLoader | None = None) -> dict[str, Any]:
@@ -116,7 +183,7 @@ def train_dpo(settings: DPOSettings, pairs: Sequence[DPOPair], load_image: Image
         )
     trainer_settings = copy.copy(settings)
     trainer_settings.output_dir = str(get_checkpoint_folder(out))  # `output_dir` itself is never incomplete
-    trainer = PreparedDPOTrainer(
+    trainer = LabelDPOTrainer(
         model=load_policy(settings.model_name_or_path, torch.bfloat16 if settings.bf16 else torch.float32),
         args=trainer_settings,
         processing_class=processor if read.with_images else tokenizer,
@@ -124,6 +191,8 @@ def train_dpo(settings: DPOSettings, pairs: Sequence[DPOPair], load_image: Image
         data_collator=VisionPairCollator(vision) if read.with_images and vision is not None else None,
         peft_config=make_policy_lora_config(settings.lora_r, settings.lora_alpha, settings.lora_dropout),
     )
+    if not trainer.learns_labels and any(pair.share < 1 or pair.weight != 1 for pair in read.pairs):
+        log.warning("these settings of the loss take every label as certain: only plain DPO learns its votes")
     keep_stdout_free(trainer)
     trainer.train(resume_from_checkpoint=settings.resume_from_checkpoint)
     sources = [p.label_source for p in read.pairs]

@@ -12,13 +12,15 @@ from typing import Protocol
 import numpy as np
 
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.labels.aggregate import read_labels
+from rlhf_hitl.labels.fitting import read_labels
+from rlhf_hitl.labels.label_models import fold_outcomes
+from rlhf_hitl.labels.vote_weight import weigh_votes
 from rlhf_hitl.policy.training import refuse_heldout
 from rlhf_hitl.reward.readability import LeftOut, Unreadable
 from rlhf_hitl.reward.rendering import Conversation, has_text
 from rlhf_hitl.store import Store
 from rlhf_hitl.store.comparisons import find_comparisons, list_prompts
-from rlhf_hitl.types import Completion, Prompt, Route, Split
+from rlhf_hitl.types import DEFAULT_LABEL_MODEL, LABEL_MODELS, Completion, Prompt, Route, Split
 
 log = logging.getLogger(__name__)
 
@@ -33,13 +35,22 @@ class ConversationScorer(Protocol):
 
 @dataclass(frozen=True)
 class DPOPair:
-    """One pair for DPO. `label_source` is "human" or "model"; `margin` is the reward model's, 0 for people's pairs."""
+    """One pair for DPO.
+
+    Attributes:
+        label_source: "human" or "model".
+        margin: the reward model's, 0 for people's pairs.
+        share: of the votes that prefer a side, what those for `chosen` are worth; 1 for the reward model's pairs.
+        weight: what the votes that prefer a side are worth together, in votes of a reference rater.
+    """
 
     prompt: Prompt
     chosen: Completion
     rejected: Completion
     label_source: str
     margin: float = 0.0
+    share: float = 1.0
+    weight: float = 1.0
 
     @property
     def completion_ids(self) -> frozenset[str]:
@@ -74,6 +85,9 @@ class DPOPairArguments:
         default=0.5, metadata={"help": "Least margin (logits) between the sides of a pair the reward model makes."}
     )
     limit: int | None = field(default=None, metadata={"help": "Most pairs to train on."})
+    label_model: str = field(
+        default=DEFAULT_LABEL_MODEL, metadata={"help": f"How votes become labels: {', '.join(LABEL_MODELS)}."}
+    )
 
 
 def collect_dpo_pairs(
@@ -84,6 +98,7 @@ def collect_dpo_pairs(
     least_margin: float = 0.5,
     limit: int | None = None,
     seed: int = 0,
+    label_model: str = DEFAULT_LABEL_MODEL,
 ) -> list[DPOPair]:
     """Return people's pairs and, given a reward model, pairs it makes of fresh completions, in an order set by `seed`.
 
@@ -91,12 +106,13 @@ def collect_dpo_pairs(
         fresh: completions of prompts of the train split. None takes those of comparisons that the router accepted:
             what it sent to raters is not for the model to label.
         limit: at most this many pairs, from people and model in turn while both last.
+        label_model: how votes become labels.
 
     Raises:
         BadInput: a fresh completion belongs to a prompt that may not be trained on, or there is no pair at all.
     """
     rng = random.Random(seed)
-    human_pairs = collect_human_pairs(store)
+    human_pairs = collect_human_pairs(store, label_model)
     rng.shuffle(human_pairs)
     model_pairs: list[DPOPair] = []
     if reward_model is not None:
@@ -122,7 +138,9 @@ def require_some_pairs(store: Store, arguments: DPOPairArguments) -> None:
     """Raise BadInput where it is known without a model that there are no pairs: nothing judged, accepted or sampled."""
     if arguments.sample_prompts and not arguments.human_only:
         return
-    if not collect_human_pairs(store) and (arguments.human_only or not _find_accepted_completions(store)[0]):
+    if not collect_human_pairs(store, arguments.label_model) and (
+        arguments.human_only or not _find_accepted_completions(store)[0]
+    ):
         raise make_no_pairs_error(store)
 
 
@@ -135,9 +153,11 @@ def make_no_pairs_error(store: Store) -> BadInput:
     )
 
 
-def collect_human_pairs(store: Store) -> list[DPOPair]:
-    """Return pairs of the train split on which people prefer one side, without ties and evenly split votes."""
-    decided = [label for label in read_labels(store, split=Split.TRAIN) if label.preferred is not None]
+def collect_human_pairs(store: Store, label_model: str = DEFAULT_LABEL_MODEL) -> list[DPOPair]:
+    """Return pairs of the train split on which people prefer one side, without ties and evenly split votes, and without
+    those whose raters are trusted with nothing."""
+    labels = read_labels(store, split=Split.TRAIN, label_model=label_model)
+    decided = [label for label in labels if label.preferred is not None]
     ids = list(dict.fromkeys(label.comparison_id for label in decided))
     comparisons = {c.id: c for c in find_comparisons(store, ids=ids)}
     pairs = []
@@ -145,8 +165,11 @@ def collect_human_pairs(store: Store) -> list[DPOPair]:
         comparison = comparisons[label.comparison_id]
         loser = label.second if label.preferred == label.first else label.first
         chosen, rejected = comparison.find_completion(label.preferred or ""), comparison.find_completion(loser)
-        if has_text(chosen.messages) and has_text(rejected.messages):
-            pairs.append(DPOPair(comparison.prompt, chosen, rejected, "human"))
+        first, _, second = fold_outcomes(label.weighted_votes)
+        if first + second > 0 and has_text(chosen.messages) and has_text(rejected.messages):
+            share = (first if label.preferred == label.first else second) / (first + second)
+            weight = weigh_votes(first + second, len(comparison.completions))
+            pairs.append(DPOPair(comparison.prompt, chosen, rejected, "human", share=share, weight=weight))
     return pairs
 
 

@@ -24,8 +24,9 @@ class PairRows:
     """Pairs as the trainer takes them.
 
     Attributes:
-        rows: `prompt_ids`, `chosen_ids` and `rejected_ids`; with images `texts` and `images`, each of the chosen and of
-            the rejected side, and of each the prompt's and the completion's.
+        rows: `prompt_ids`, `chosen_ids` and `rejected_ids`, with `share` and `weight` of their labels; where there are
+            images `texts` and `images`, each of the chosen and of the rejected side, and of each the prompt's and the
+            completion's.
         pairs: the pairs of these rows.
         too_long: pairs left out because they have more tokens than are read.
         left_out: pairs left out because the policy cannot read them or tell their sides apart.
@@ -71,7 +72,15 @@ def read_pairs(
         if max_length is not None and row.pop("length") > max_length:
             too_long += 1
             continue
-        rows.append(row | {"label_source": pair.label_source, "prompt_id": pair.prompt.id})
+        rows.append(
+            row
+            | {
+                "label_source": pair.label_source,
+                "prompt_id": pair.prompt.id,
+                "share": pair.share,
+                "weight": pair.weight,
+            }
+        )
         kept.append(pair)
     for row in rows:
         row.pop("length", None)

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 from pydantic import BeforeValidator
 
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.types import Messages, Split, Tools, messages_to_dicts, parse_messages, parse_tools
+from rlhf_hitl.types import LabelModelName, Messages, Split, Tools, messages_to_dicts, parse_messages, parse_tools
 from rlhf_hitl.wording import say_count
 
 
@@ -272,6 +272,7 @@ class Evaluation:
         scores: those of a public benchmark, counted by its own rules.
         score_notes: of which part of the benchmark a score is, or why it is not given, by the score's name.
         replayed: the file or hub id that was replayed in place of the store's own split; empty if none.
+        label_model: how votes became the labels; shares in earlier versions.
     """
 
     name: str
@@ -306,6 +307,7 @@ class Evaluation:
     score_notes: Mapping[str, str] = field(default_factory=dict)
     replayed: str = ""
     unreadable: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    label_model: LabelModelName = "shares"
 
     @property
     def is_heldout(self) -> bool:

@@ -52,9 +52,22 @@ class Head:
     def probabilities(self, margins: np.ndarray, stds: np.ndarray) -> np.ndarray:
         """Return P(first preferred) by a rater who sees a difference, (n,), moderated by the uncertainty (MacKay 1992,
         eq. 10) and calibrated by the temperature."""
-        m = margins / self.temperature / np.sqrt(1 + np.pi / 8 * (stds / self.temperature) ** 2)
+        m = self._moderate(margins, stds)
         # The odds of being above the band of ties rather than below it; m itself where there is no such band.
         return expit(np.logaddexp(0, m + self.thresholds[0]) - np.logaddexp(0, self.thresholds[0] - m))
+
+    def outcome_probabilities(self, margins: np.ndarray, stds: np.ndarray) -> np.ndarray:
+        """Return (n, 3) the probabilities that a rater says first better, tie, second better.
+
+        `probabilities` are those of the first among the raters who see a difference. Ties are told by the band that the
+        votes of the training have, so without ties in them there are none here.
+        """
+        m, width = self._moderate(margins, stds), self.thresholds[0]
+        first, second = expit(m - width), expit(-m - width)
+        return np.stack([first, np.maximum(0.0, 1 - first - second), second], axis=1)
+
+    def _moderate(self, margins: np.ndarray, stds: np.ndarray) -> np.ndarray:
+        return margins / self.temperature / np.sqrt(1 + np.pi / 8 * (stds / self.temperature) ** 2)
 
     def with_temperature(self, temperature: float) -> Head:
         return replace(self, temperature=temperature)

@@ -10,15 +10,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rlhf_hitl.labels.aggregate import read_labels
+from rlhf_hitl.labels.fitting import read_labels
+from rlhf_hitl.labels.label_models import LabelModel
 from rlhf_hitl.labels.vote_weight import weigh_votes
 from rlhf_hitl.reward.readability import LeftOut
 from rlhf_hitl.reward.rendering import Conversation, Renderer, has_text
-from rlhf_hitl.stats.vote_outcomes import FIRST_UNGRADED, GRADED, SECOND_UNGRADED, TIE, VOTE_OUTCOMES
+from rlhf_hitl.stats.vote_outcomes import TIE, VOTE_OUTCOMES
 from rlhf_hitl.store import Store
 from rlhf_hitl.store.comparisons import find_comparisons
 from rlhf_hitl.store.imports import finish_waiting_imports
-from rlhf_hitl.types import Comparison, Label, Split
+from rlhf_hitl.types import DEFAULT_LABEL_MODEL, Comparison, Label, Split
 from rlhf_hitl.wording import say_count
 
 log = logging.getLogger(__name__)
@@ -49,14 +50,19 @@ class LabelledPair:
         return Conversation(prompt.messages, self.comparison.find_completion(completion_id).messages, prompt.tools)
 
 
-def load_labelled_pairs(store: Store, split: Split) -> list[LabelledPair]:
+def load_labelled_pairs(
+    store: Store, split: Split, label_model: str | LabelModel = DEFAULT_LABEL_MODEL
+) -> list[LabelledPair]:
     """Return every labelled pair of a split whose two sides have text, in order of comparison id.
 
     An import that was interrupted is finished first.
     A warning counts the others.
+
+    Args:
+        label_model: how votes become labels: its name, or the model itself.
     """
     finish_waiting_imports(store)
-    split_labels = read_labels(store, split=split)
+    split_labels = read_labels(store, split=split, label_model=label_model)
     ids = list(dict.fromkeys(label.comparison_id for label in split_labels))
     comparisons = {c.id: c for c in find_comparisons(store, ids=ids)}
     pairs = [LabelledPair(comparisons[label.comparison_id], label) for label in split_labels]
@@ -80,31 +86,50 @@ def select_readable(pairs: Sequence[LabelledPair], renderer: Renderer, left_out:
 
 
 def count_votes(pairs: Sequence[LabelledPair]) -> np.ndarray:
-    """Return how many votes each of VOTE_OUTCOMES has in each pair, (n, 9).
+    """Return what the votes on each pair are worth for each of VOTE_OUTCOMES, in votes of a reference rater, (n, 9).
 
     A vote on more than two completions counts less in each pair (see `weigh_votes`).
     """
-    votes = np.zeros((len(pairs), len(VOTE_OUTCOMES)))
-    for row, pair in zip(votes, pairs):
-        label = pair.label
-        row[GRADED] = label.strengths
-        first, tie, second = np.array(label.probabilities) * label.votes
-        row[FIRST_UNGRADED] = max(0.0, first - sum(label.strengths[:3]))
-        row[SECOND_UNGRADED] = max(0.0, second - sum(label.strengths[3:]))
-        row[TIE] = tie
-        row[:] = weigh_votes(row, len(pair.comparison.completions))
-    return votes
+    return _weigh_rows([pair.label.weighted_votes for pair in pairs], pairs)
+
+
+def count_given_votes(pairs: Sequence[LabelledPair]) -> np.ndarray:
+    """Return how many votes each of VOTE_OUTCOMES was given in each pair, weighed as `count_votes` does, (n, 9)."""
+    return _weigh_rows([_count_given(pair.label) for pair in pairs], pairs)
+
+
+def count_decided_votes(pairs: Sequence[LabelledPair]) -> np.ndarray:
+    """Return what the votes of each pair that are not ties are worth, in votes of a reference rater, (n,)."""
+    votes = np.array([pair.label.weighted_votes for pair in pairs], float).reshape(-1, len(VOTE_OUTCOMES))
+    return votes.sum(1) - votes[:, TIE]
+
+
+def _weigh_rows(rows: Sequence[Sequence[float]], pairs: Sequence[LabelledPair]) -> np.ndarray:
+    votes = np.array(rows, float).reshape(-1, len(VOTE_OUTCOMES))
+    completions = np.array([len(pair.comparison.completions) for pair in pairs], float)[:, None]
+    return weigh_votes(votes, completions)
+
+
+def _count_given(label: Label) -> list[int]:
+    first, tie, second = label.counts
+    much, clearly, slightly, *of_second = label.strengths
+    ungraded = first - (much + clearly + slightly), second - sum(of_second)
+    return [much, clearly, slightly, ungraded[0], tie, ungraded[1], *of_second]
 
 
 def select_decided(pairs: Sequence[LabelledPair]) -> list[LabelledPair]:
     """Return the pairs with at least one vote that is not a tie."""
-    return [p for p in pairs if p.label.probabilities[1] < 1]
+    return [p for p in pairs if p.label.counts[0] + p.label.counts[2] > 0]
 
 
 def compute_first_shares(pairs: Sequence[LabelledPair]) -> np.ndarray:
-    """Return the share of the first completion among the votes that are not ties, (n,); for decided pairs only."""
-    p = np.array([pair.label.probabilities for pair in pairs], dtype=np.float64).reshape(-1, 3)
-    return p[:, 0] / (p[:, 0] + p[:, 2])
+    """Return the share of the first completion among the votes that are not ties, as they were given, (n,); for decided
+    pairs only.
+
+    Whatever the label model, a probability of a reward model is that of what a rater says.
+    """
+    counts = np.array([pair.label.counts for pair in pairs], dtype=np.float64).reshape(-1, 3)
+    return counts[:, 0] / (counts[:, 0] + counts[:, 2])
 
 
 def hash_labelled_pairs(pairs: Sequence[LabelledPair]) -> str:

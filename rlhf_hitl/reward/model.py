@@ -29,6 +29,7 @@ from rlhf_hitl.reward.readability import Unreadable
 from rlhf_hitl.reward.rendering import Conversation, list_conversations, measure_completion_lengths
 from rlhf_hitl.reward.seen_prompts import SeenPrompts
 from rlhf_hitl.reward.standardiser import Standardiser
+from rlhf_hitl.store.witness import PairProbabilities
 from rlhf_hitl.types import Comparison, Score
 
 
@@ -86,6 +87,10 @@ class RewardModel:
         Raises:
             Unreadable: completions that the model cannot read or not tell apart: `find_problem` says it before.
         """
+        return (score for score, _ in self.score_and_predict(comparisons))
+
+    def score_and_predict(self, comparisons: Iterable[Comparison]) -> Iterator[tuple[Score, list[PairProbabilities]]]:
+        """Yield the score of each comparison, and what raters are expected to say of each of its pairs."""
         remaining, reward_model_id = iter(comparisons), self.id
         while chunk := list(islice(remaining, 512)):
             chats = [list_conversations(c) for c in chunk]
@@ -96,8 +101,18 @@ class RewardModel:
             start = 0
             for comparison in chunk:
                 stop = start + len(comparison.completions)
-                yield self._score(comparison, inputs[start:stop], reward_model_id)
+                score = self._score(comparison, inputs[start:stop], reward_model_id)
+                yield score, self._predict_pairs(comparison, inputs[start:stop])
                 start = stop
+
+    def _predict_pairs(self, comparison: Comparison, inputs: np.ndarray) -> list[PairProbabilities]:
+        first, second = np.triu_indices(len(inputs), 1)  # completions stand in canonical order
+        p = self.head.outcome_probabilities(*self.head.margins(inputs[first] - inputs[second])).tolist()
+        ids = [c.id for c in comparison.completions]
+        return [
+            PairProbabilities(comparison.id, ids[a], ids[b], (p_first, p_tie, p_second))
+            for a, b, (p_first, p_tie, p_second) in zip(first, second, p)
+        ]
 
     def _score(self, comparison: Comparison, inputs: np.ndarray, reward_model_id: str) -> Score:
         rewards = self.head.rewards(inputs)

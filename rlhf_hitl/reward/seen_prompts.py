@@ -37,6 +37,10 @@ class SeenPrompts:
             self.train | other.train, self.calibration | other.calibration, self.is_complete and other.is_complete
         )
 
+    def may_include(self, family: str) -> bool:
+        """Whether a prompt may be one that moved the model's weights: all may, where the record is not complete."""
+        return not self.is_complete or family in self.train
+
     def save(self, folder: Path) -> None:
         """Write the record beside the model's card, atomically."""
         record = {"train": sorted(self.train), "calibration": sorted(self.calibration), "whole": self.is_complete}

@@ -14,6 +14,7 @@ from rlhf_hitl.reward.rendering import list_conversations
 from rlhf_hitl.store import Store
 from rlhf_hitl.store.comparisons import compute_shuffle_key, find_comparisons
 from rlhf_hitl.store.scores import insert_scores
+from rlhf_hitl.store.witness import insert_out_of_fold
 
 if TYPE_CHECKING:
     from rlhf_hitl.reward.model import RewardModel
@@ -49,7 +50,8 @@ def score_pool(store: Store, model: RewardModel, *, part: int = 0, parts: int = 
 
     A comparison that the model cannot read, or whose completions it reads as the same tokens, is left to raters: a
     completion without text has no reward, and a margin of 0 that the chat template made is none. Comparisons are read
-    and written in chunks, so memory does not grow with the pool, and a run that was stopped continues.
+    and written in chunks, so memory does not grow with the pool, and a run that was stopped continues. Of comparisons
+    whose prompt the model has not learnt from, what it says is kept as a witness's word, too.
 
     Args:
         part, parts: score only this one of so many parts; processes with a part each score the pool together.
@@ -65,8 +67,13 @@ def score_pool(store: Store, model: RewardModel, *, part: int = 0, parts: int = 
                     left_out.add(problem)
                 else:
                     readable.append(comparison)
-            scores = list(model.score(readable))
+            scored_pairs = list(model.score_and_predict(readable))
+            scores = [score for score, _ in scored_pairs]
             insert_scores(store, scores)
+            unseen = {c.id for c in readable if model.seen is not None and not model.seen.may_include(c.prompt.family)}
+            insert_out_of_fold(
+                store, model.id, [pair for _, pairs in scored_pairs for pair in pairs if pair.comparison_id in unseen]
+            )
             scored += len(scores)
             margins += sum(s.margin for s in scores)
             uncertainties += sum(s.uncertainty for s in scores)

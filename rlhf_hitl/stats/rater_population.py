@@ -116,6 +116,21 @@ def update_pair(
         known: the pair's outcome if it is known, else -1.
         witness: (3,) a model's probabilities; p is the consensus then.
     """
+    posterior = compute_pair_posterior(population, rows, outcomes, sides, weights, known=known, witness=witness)
+    return posterior @ compute_reference_probabilities(population)
+
+
+def compute_pair_posterior(
+    population: RaterPopulation,
+    rows: np.ndarray,
+    outcomes: np.ndarray,
+    sides: np.ndarray,
+    weights: np.ndarray | None = None,
+    *,
+    known: int = -1,
+    witness: np.ndarray | None = None,
+) -> np.ndarray:
+    """Return the probability (states,) of each state of one pair; see `update_pair` for the arguments."""
     rows = np.asarray(rows, float).reshape(-1, len(RATER_COLUMNS))
     logs = np.log(np.maximum(compute_state_prior(population), 1e-300))
     if len(rows):
@@ -130,7 +145,7 @@ def update_pair(
     if witness is not None:
         logs += compute_witness_logs(population, np.asarray(witness, float)[None])[0]
     posterior = np.exp(logs - logs.max())
-    return posterior @ compute_reference_probabilities(population) / posterior.sum()
+    return posterior / posterior.sum()
 
 
 def compute_known_logs(population: RaterPopulation, known: np.ndarray | None, pairs: int) -> np.ndarray | float:

@@ -4,8 +4,10 @@ arrays."""
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 #: The columns of an array of votes: the outcomes of a vote on a pair, from the best for the first completion to the
 #: best for the second. The ungraded outcomes state which is better, but not how strongly.

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+import itertools
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ from rlhf_hitl.store.tables import comparisons, completions, judgments, lanes, p
 from rlhf_hitl.types import (
     Comparison,
     Completion,
+    OverlapRule,
     Prompt,
     Role,
     Route,
@@ -98,12 +100,13 @@ def insert_comparisons(store: Store, conn: Connection, new: Sequence[Comparison]
     existing = find_existing_ids(conn, "comparisons", [c.id for c in new])
     added = list({c.id: c for c in new if c.id not in existing}.values())
     lane_ids = find_or_create_lanes(store, conn, {(c.project, c.prompt.language, c.batch) for c in added})
+    least = read_least_overlaps(conn)
     rows = [
         {
             "id": c.id,
             "prompt_id": c.prompt.id,
             "completion_ids": [a.id for a in c.completions],
-            "overlap": c.overlap,
+            "overlap": least.get(c.project, c.overlap) if c.overlap else 0,
             "route": c.route.value,
             "source": source,
             "created_at": utc_now(),
@@ -115,6 +118,12 @@ def insert_comparisons(store: Store, conn: Connection, new: Sequence[Comparison]
     store.insert_new(conn, comparisons, rows)
     open_places(store, conn, [(r["id"], r["lane_id"], r["overlap"], Route(r["route"])) for r in rows])
     return len(added)
+
+
+def read_least_overlaps(conn: Connection) -> dict[str, int]:
+    """Return project → how many judgments its comparisons want to begin with, of projects with an overlap rule."""
+    rows = conn.execute(sa.select(projects.c.id, projects.c.overlap_rule).where(projects.c.overlap_rule.is_not(None)))
+    return {id: OverlapRule.from_plain(rule).least for id, rule in rows}
 
 
 def find_or_create_lanes(
@@ -147,6 +156,11 @@ def find_or_create_lanes(
 
 #: The number of the first place for each working role, so that numbers never meet: raters, judges, leads.
 FIRST_PLACE = {"": 0, Role.JUDGE.value: 1_000_000, Role.LEAD.value: 2_000_000}
+
+
+def find_free_numbers(taken: Collection[int], count: int) -> list[int]:
+    """Return the lowest numbers that a comparison's places do not have yet, for as many new places of raters."""
+    return list(islice((n for n in itertools.count() if n not in taken), max(0, count)))
 
 
 def open_places(store: Store, conn: Connection, demands: Sequence[tuple[str, int, int, Route]]) -> None:

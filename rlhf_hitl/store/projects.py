@@ -16,8 +16,9 @@ from rlhf_hitl.store.db import Store
 from rlhf_hitl.store.people import find_rater_id
 from rlhf_hitl.store.quality_tables import golds
 from rlhf_hitl.store.tables import lanes, members, places, projects
-from rlhf_hitl.types import GoldPurpose, Project, QualificationRule, Role, utc_now
+from rlhf_hitl.types import GoldPurpose, OverlapRule, Project, QualificationRule, Role, utc_now
 from rlhf_hitl.types.names import find_look_alike, make_look_alike_error
+from rlhf_hitl.types.overlap_rules import FIXED_OVERLAP
 from rlhf_hitl.wording import say_count
 
 MOST_JUDGES = 100
@@ -30,6 +31,7 @@ def add_project(
     open: bool = True,
     repeat_every: int = 0,
     rater_filters: Sequence[str] = (),
+    overlap_rule: OverlapRule | None = None,
     gold_every: int = 0,
     gold_feedback: bool = False,
     by: audit.Actor = audit.CLI,
@@ -48,6 +50,7 @@ def add_project(
     _check_interval("gold", gold_every)
     row = {"id": id, "open": open, "repeat_every": repeat_every, "paused_at": None, "created_at": utc_now()}
     row |= {"rater_filters": _check_filters(rater_filters), "gold_every": gold_every, "gold_feedback": gold_feedback}
+    row["overlap_rule"] = None if overlap_rule is None else overlap_rule.to_plain()
     row["qualification"] = None  # it needs golds, which need the project
     with store.write() as conn:
         store.lock(conn, "names of projects")  # two that look alike may be added at once
@@ -56,7 +59,8 @@ def add_project(
             raise make_look_alike_error("project", id, other)
         if not store.insert_new(conn, projects, [row]):
             raise BadInput(f"project {id!r}", expected="a name that is free", fix="choose another name")
-        details = {name: row[name] for name in ("open", "repeat_every", "rater_filters", "gold_every", "gold_feedback")}
+        shown = ("open", "repeat_every", "rater_filters", "overlap_rule", "gold_every", "gold_feedback")
+        details = {name: row[name] for name in shown}
         audit.record(conn, by, "project.added", id, **details)
     return _to_project(row)
 
@@ -76,12 +80,16 @@ def change_project(
     paused: bool | None = None,
     rater_filters: Sequence[str] | None = None,
     judge_overlap: int | None = None,
+    overlap_rule: OverlapRule | Literal["fixed"] | None = None,
     gold_every: int | None = None,
     gold_feedback: bool | None = None,
     qualification: QualificationRule | Literal["off"] | None = None,
     by: audit.Actor = audit.CLI,
 ) -> Project:
     """Change the given settings. A paused project gives out no comparisons; those held already may be answered.
+
+    A new overlap rule holds for the judgments that come, and `queue.apply_overlap_rule` for those there are. With
+    `fixed` again, comparisons keep the places they have.
 
     Args:
         judge_overlap: judgments wanted of models; their places are opened when a judge is run.
@@ -102,6 +110,8 @@ def change_project(
     if paused is not None:
         new["paused_at"] = utc_now() if paused else None
     new = {k: v for k, v in new.items() if v is not None or k == "paused_at"}
+    if overlap_rule is not None:
+        new["overlap_rule"] = None if overlap_rule == FIXED_OVERLAP else overlap_rule.to_plain()
     if isinstance(qualification, QualificationRule):
         new["qualification"] = vars(qualification)
     elif qualification is not None:
@@ -117,6 +127,7 @@ def change_project(
         if new:
             conn.execute(projects.update().where(projects.c.id == id).values(new))
             details = {"open": open, "repeat_every": repeat_every, "paused": paused, "rater_filters": rater_filters}
+            details["overlap_rule"] = None if overlap_rule is None else str(overlap_rule)
             details |= {"gold_every": gold_every, "gold_feedback": gold_feedback, "judge_overlap": judge_overlap}
             details["qualification"] = "off" if qualification == "off" else new.get("qualification")
             audit.record(conn, by, "project.changed", id, **{k: v for k, v in details.items() if v is not None})
@@ -226,6 +237,7 @@ def _to_project(row) -> Project:
         row["repeat_every"],
         row["paused_at"] is not None,
         filters,
+        None if row["overlap_rule"] is None else OverlapRule.from_plain(row["overlap_rule"]),
         row["gold_every"],
         row["gold_feedback"],
         QualificationRule.from_plain(row["qualification"]),

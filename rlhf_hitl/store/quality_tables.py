@@ -112,6 +112,8 @@ rater_estimates = Table(
         for name in ("reliability", "position_bias", "tie_width", "strength_scale")
         for end in ("", "_low", "_high")
     ),
+    Column("random", Float, nullable=False),  # the probability that they answer without looking
+    Column("reliability_spread", Float, nullable=False),  # its standard deviation, of a rater who looks
 )
 
 labels = Table(

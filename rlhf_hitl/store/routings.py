@@ -12,7 +12,7 @@ from sqlalchemy.engine import Connection
 
 from rlhf_hitl.errors import Conflict, NotFound
 from rlhf_hitl.store import audit, webhooks
-from rlhf_hitl.store.comparisons import compute_queue_position, open_places, restrict_comparisons
+from rlhf_hitl.store.comparisons import compute_queue_position, find_free_numbers, restrict_comparisons
 from rlhf_hitl.store.db import Store
 from rlhf_hitl.store.queue.places import is_free
 from rlhf_hitl.store.tables import comparisons, places, routings
@@ -110,26 +110,25 @@ def _apply_some(store: Store, conn: Connection, decisions: Sequence[Routing], no
             unfilled = sa.and_(places.c.comparison_id == d.comparison_id, places.c.judgment_id.is_(None))
             conn.execute(places.delete().where(unfilled, is_free()), {"now": now})
         else:
-            lane, wanted = _count_wanted_places(conn, d)
-            conn.execute(comparisons.update().where(comparisons.c.id == d.comparison_id).values(overlap=wanted))
-            open_places(store, conn, [(d.comparison_id, lane, wanted, d.route)])
             position = compute_queue_position(store, d.comparison_id, d.route, d.round, d.place_in_line)
+            _open_wanted_places(conn, d, position)
             own = places.c.comparison_id == d.comparison_id, places.c.role == ""
             conn.execute(places.update().where(*own).values(position=position))
 
 
-def _count_wanted_places(conn: Connection, decision: Routing) -> tuple[int, int]:
-    """Return the lane and the number of places: at least one, and for an escalation one more than are filled."""
+def _open_wanted_places(conn: Connection, decision: Routing, position: int) -> None:
+    """Open as many places as are missing: a comparison wants at least one, an escalated one more than are filled."""
     query = sa.select(comparisons.c.lane_id, comparisons.c.overlap).where(comparisons.c.id == decision.comparison_id)
-    lane, overlap = conn.execute(query).one()
-    if decision.route is not Route.ESCALATED:
-        return lane, max(1, overlap)
-    filled = conn.execute(
-        sa.select(sa.func.count())
-        .select_from(places)
-        .where(places.c.comparison_id == decision.comparison_id, places.c.judgment_id.is_not(None), places.c.role == "")
-    ).scalar_one()
-    return lane, max(overlap, filled + 1)
+    lane, wanted = conn.execute(query).one()
+    query = sa.select(places.c.n, places.c.role, places.c.reserved_for, places.c.judgment_id)
+    rows = conn.execute(query.where(places.c.comparison_id == decision.comparison_id)).all()
+    own = [row for row in rows if row.role == "" and row.reserved_for is None]
+    filled = sum(row.judgment_id is not None for row in own)
+    wanted = max(wanted, filled + 1 if decision.route is Route.ESCALATED else 1)
+    conn.execute(comparisons.update().where(comparisons.c.id == decision.comparison_id).values(overlap=wanted))
+    place = {"comparison_id": decision.comparison_id, "lane_id": lane, "position": position}
+    if numbers := find_free_numbers([row.n for row in rows], wanted - len(own)):
+        conn.execute(places.insert(), [place | {"n": n} for n in numbers])
 
 
 def read_routings(

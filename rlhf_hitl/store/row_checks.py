@@ -22,6 +22,7 @@ from rlhf_hitl.types import (
     Event,
     GoldPurpose,
     Guideline,
+    OverlapRule,
     QualificationRule,
     Role,
     Route,
@@ -77,6 +78,13 @@ def _is_object_of_texts(value: Any) -> bool:
 
 def _is_object_of_numbers(value: Any) -> bool:
     return isinstance(value, dict) and all(type(item) in (int, float) for item in value.values())
+
+
+def _is_overlap_rule(value: Any) -> bool:
+    try:
+        return isinstance(value, dict) and OverlapRule.from_plain(value).to_plain() == value
+    except BadInput:
+        return False
 
 
 def _is_scores(value: Any) -> bool:
@@ -147,7 +155,7 @@ CHECKS: dict[str, Check] = {
     "projects.id": lambda value: re.fullmatch(r"[a-z0-9][a-z0-9._-]{0,79}", value) is not None,
     "projects.repeat_every": lambda value: value == 0 or 2 <= value < 2**31,
     "projects.rater_filters": _is_texts,
-    "projects.overlap_rule": _is_object,
+    "projects.overlap_rule": _is_overlap_rule,
     "projects.gold_every": lambda value: value == 0 or 2 <= value < 2**31,
     "projects.qualification": _is_qualification_rule,
     "projects.judge_overlap": _is_count,

@@ -164,7 +164,12 @@ def load_progress(
     with store.read() as conn:
         in_all, measuring = conn.execute(held).one()
         left = min(in_all - measuring + count_available(conn, rater_id, now, cap), cap)
-        return RaterProgress(conn.execute(done).scalar_one(), left // 10 * 10 or int(left + in_all > 0))
+        return RaterProgress(conn.execute(done).scalar_one(), round_left(left) or int(in_all > 0))
+
+
+def round_left(left: int) -> int:
+    """Return how many comparisons are left as raters are told: rounded down to tens, and 1 below ten."""
+    return left // 10 * 10 or int(left > 0)
 
 
 def load_activity(

@@ -13,6 +13,7 @@
 - `labels`: what the judgments of a comparison say together, and what a reward model says
 - `people`: raters, their roles, and the scopes of API tokens
 - `projects`: projects, guidelines and tutorial examples
+- `overlap_rules`: when another judgment is worth its price
 - `catalog`: a filter over comparisons, as pages, links, slices and commands have it
 - `golds`: comparisons with a known right answer, and what raters must pass on them
 - `events`: what webhooks can be sent
@@ -37,7 +38,7 @@ from rlhf_hitl.types.golds import (
     QualificationState,
 )
 from rlhf_hitl.types.judgments import Judgment, LaneState, Lease, Receipt, VisibleJudgment
-from rlhf_hitl.types.labels import Label, Score
+from rlhf_hitl.types.labels import DEFAULT_LABEL_MODEL, LABEL_MODELS, Label, LabelModelName, Score
 from rlhf_hitl.types.messages import (
     ImagePart,
     Message,
@@ -51,6 +52,7 @@ from rlhf_hitl.types.messages import (
     parse_messages,
     parse_tools,
 )
+from rlhf_hitl.types.overlap_rules import Escalation, OverlapRule
 from rlhf_hitl.types.people import Rater, Role, Scope
 from rlhf_hitl.types.projects import (
     DEFAULT_AXES,
@@ -66,7 +68,9 @@ from rlhf_hitl.types.splits import SPLIT_SHARES, Split, hash_prompt_family, spli
 
 __all__ = [
     "DEFAULT_AXES",
+    "DEFAULT_LABEL_MODEL",
     "DEFAULT_PROJECT",
+    "LABEL_MODELS",
     "REASONS",
     "SPLIT_SHARES",
     "UNRANKED",
@@ -75,6 +79,7 @@ __all__ = [
     "Comparison",
     "ComparisonFilter",
     "Completion",
+    "Escalation",
     "Event",
     "Gold",
     "GoldFeedback",
@@ -84,10 +89,12 @@ __all__ = [
     "ImagePart",
     "Judgment",
     "Label",
+    "LabelModelName",
     "LaneState",
     "Lease",
     "Message",
     "Messages",
+    "OverlapRule",
     "Part",
     "Project",
     "Prompt",

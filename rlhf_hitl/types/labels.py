@@ -4,17 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal, get_args
+
+from rlhf_hitl.stats.vote_outcomes import VOTE_OUTCOMES
+
+#: How votes become a label (`labels/label_models.py`).
+LabelModelName = Literal["raters", "shares", "majority", "dawid-skene", "bradley-terry"]
+LABEL_MODELS: tuple[LabelModelName, ...] = get_args(LabelModelName)
+#: The label model that is used where none is named.
+DEFAULT_LABEL_MODEL: LabelModelName = "shares"
 
 
 @dataclass(frozen=True)
 class Label:
     """The aggregate of a comparison's judgments, for the pair (first, second) in canonical order.
 
-    `probabilities` are (first better, tie, second better) and sum to 1; `entropy` is theirs in nats; `votes` counts
-    the judgments behind it; `simulated` is true where any of them was simulated. `weight` is what they are worth, in
-    votes of a reference rater (`votes`, where raters are not told apart); `judges` counts those of models;
-    `adjudicated` is true where a lead has decided. `strengths` counts the votes that gave a strength: (first
-    much, clearly, slightly better, second slightly, clearly, much better).
+    Attributes:
+        probabilities: (first better, tie, second better), by a label model; they sum to 1.
+        entropy: theirs, in nats.
+        votes: the judgments behind it. counts: of these, (first better, tie, second better), as they were given.
+        simulated: whether any of them was simulated.
+        strengths: the votes that gave a strength, as they were given: (first much, clearly, slightly better, second
+            slightly, clearly, much better).
+        weight: what the judgments are worth, in votes of a reference rater (`votes`, where raters are not told apart).
+        judges: the votes of models among them.
+        adjudicated: whether a lead has decided.
+        weighted_votes: what reward models learn from: the votes of a reference rater that the judgments are worth, for
+            each of VOTE_OUTCOMES. They sum to `weight`.
     """
 
     comparison_id: str
@@ -28,6 +44,8 @@ class Label:
     weight: float = 0.0
     judges: int = 0
     adjudicated: bool = False
+    counts: tuple[int, int, int] = (0, 0, 0)
+    weighted_votes: tuple[float, ...] = (0.0,) * len(VOTE_OUTCOMES)
 
     @property
     def preferred(self) -> str | None:

@@ -6,13 +6,14 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.types.answers import Answer, Verdict
 from rlhf_hitl.types.content import make_content_id, refuse_nul
 from rlhf_hitl.types.golds import QualificationRule
 from rlhf_hitl.types.messages import Messages, identify_messages
+from rlhf_hitl.types.overlap_rules import OverlapRule
 from rlhf_hitl.visible import is_blank
 from rlhf_hitl.wording import say_count
 
@@ -24,8 +25,9 @@ class Project:
     A paused project gives no comparison to anybody; one that is not `open` gives comparisons to its members only. One
     in `repeat_every` comparisons a rater gets is a hidden repeat of one they judged before; 0 means no repeats.
     `rater_filters` are what raters may choose their tasks by: `batch`, or `tags.KEY` for a tag of the prompt. Whoever
-    may choose by something learns it of what they get, so nothing is open by default. `judge_overlap` is how many
-    judgments of models are wanted of each comparison, beside those of people.
+    may choose by something learns it of what they get, so nothing is open by default. Without an `overlap_rule` a
+    comparison gets as many judgments as its own overlap says. `judge_overlap` is how many judgments of models are wanted
+    of each comparison, beside those of people.
 
     One in `gold_every` comparisons is a gold that they have not answered; 0 means none. With `gold_feedback` they are
     told the right answer of a gold afterwards. `qualification` is what raters must pass before they work here.
@@ -36,10 +38,18 @@ class Project:
     repeat_every: int = 0
     paused: bool = False
     rater_filters: tuple[str, ...] = ()
+    overlap_rule: OverlapRule | None = None
     gold_every: int = 0
     gold_feedback: bool = False
     qualification: QualificationRule | None = None
     judge_overlap: int = 0
+
+    def to_plain(self) -> dict[str, Any]:
+        rule, qualification = self.overlap_rule, self.qualification
+        return vars(self) | {
+            "overlap_rule": None if rule is None else rule.to_plain(),
+            "qualification": None if qualification is None else vars(qualification),
+        }
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,8 @@ REFUSED = {
     "submit": "verdict, ranking, strength and reason have to go together",
     "correct": "verdict, ranking, strength and reason have to go together",
     "snapshot": "there has to be something to export",
-    "add_project": "the name has to be free",
+    "add_project": "the name has to be free, and an overlap rule's most not below its least",
+    "change_project": "an overlap rule's most must not be below its least",
     "add_webhook": "the address has to have a host",
 }
 #: What a call may be refused with whether or not it keeps to the schema.

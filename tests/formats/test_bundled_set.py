@@ -10,7 +10,7 @@ import pytest
 
 from checkout import ROOT
 from rlhf_hitl.formats.importing import import_bundled
-from rlhf_hitl.labels.aggregate import read_labels
+from rlhf_hitl.labels.fitting import read_labels
 from rlhf_hitl.simulate import GRADES
 from rlhf_hitl.store.comparisons import find_comparisons
 from rlhf_hitl.types import Split, parse_messages

@@ -15,7 +15,7 @@ from rlhf_hitl.errors import BadInput, NotFound
 from rlhf_hitl.formats import archive
 from rlhf_hitl.formats.export import export_snapshot
 from rlhf_hitl.formats.importing import import_path
-from rlhf_hitl.labels.aggregate import read_labels
+from rlhf_hitl.labels.fitting import read_labels
 from rlhf_hitl.store import Store, guidelines, people, projects, queue
 from rlhf_hitl.store.comparisons import find_comparisons, insert_comparisons, list_prompts
 from rlhf_hitl.store.judgments import read_judgments
@@ -266,7 +266,7 @@ def test_pairs_accepted_on_a_models_score_are_marked_and_stay_in_train(judged, t
     in_train = {c.id for c in find_comparisons(judged, split=Split.TRAIN)} & set(scores)
     assert {r["comparison_id"] for r in by_model} == in_train
     assert 0 < len(in_train) < 30
-    assert manifest["labels"] == {"human": 12, "model": len(in_train)}
+    assert manifest["labels"] == {"human": 12, "judge": 0, "model": len(in_train)}
     assert manifest["filters"] == {"model label outside train": 30 - len(in_train)}
     assert manifest["simulated"] is True
     for row in by_model:
@@ -274,7 +274,7 @@ def test_pairs_accepted_on_a_models_score_are_marked_and_stay_in_train(judged, t
         assert (row["chosen_id"], row["rejected_id"]) == (score.chosen, score.rejected)
         assert (row["p_chosen"], row["reward_model_id"], row["votes"]) == (0.9, "rm", 0)
     without = export_snapshot(judged, tmp_path / "without", include_model_labels=False)
-    assert without["labels"] == {"human": 12, "model": 0}
+    assert without["labels"] == {"human": 12, "judge": 0, "model": 0}
 
 
 def test_the_command_says_how_many_pairs_carry_a_models_label(judged, tmp_path, add_comparisons):

@@ -12,52 +12,18 @@ import numpy as np
 import pytest
 
 from command_line import run_command
+from handmade_votes import put_comparisons, vote
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.formats.export import export_snapshot
 from rlhf_hitl.formats.importing import import_path
 from rlhf_hitl.labels.agreement import NOT_STATED, measure_store_agreement
 from rlhf_hitl.stats.agreement import Coefficient
 from rlhf_hitl.store import people
-from rlhf_hitl.store.comparisons import find_comparisons, insert_comparisons
-from rlhf_hitl.store.judgments import append_judgment, judgment_to_row, read_judgments
+from rlhf_hitl.store.comparisons import find_comparisons
+from rlhf_hitl.store.judgments import read_judgments
 from rlhf_hitl.store.loop_steps import finish_step
 from rlhf_hitl.store.tables import comparisons
-from rlhf_hitl.types import Answer, Comparison, Completion, Message, Prompt, Role, Route, Verdict, utc_now
-
-
-def put_comparisons(store, n, *, k=2, first=0, project="default", **tags):
-    made = []
-    for i in range(first, first + n):
-        prompt = Prompt.create((Message("user", f"Question {i}?"),), tags)
-        answers = [Completion.create(prompt.id, (Message("assistant", f"{i}.{j}"),), f"policy {j}") for j in range(k)]
-        made.append(Comparison.create(prompt, answers, 1, project=project))
-    with store.write() as conn:
-        insert_comparisons(store, conn, made)
-    return made
-
-
-def vote(store, comparison, rater_id, outcome, **circumstances):
-    """Add a vote: `>` prefers the first in canonical order, `<` the second, `=` neither; or a ranking as numbers of
-    completions, best first, such as "0>2=1"."""
-    ids = [c.id for c in comparison.completions]
-    ranking = {">": "0>1", "<": "1>0", "=": "0=1"}.get(outcome, outcome)
-    groups = tuple(tuple(ids[int(i)] for i in group.split("=")) for group in ranking.split(">"))
-    answer = Answer(Verdict.RANKED, groups, circumstances.pop("strength", None))
-    row = judgment_to_row(
-        answer,
-        **{
-            "comparison_id": comparison.id,
-            "rater_id": rater_id,
-            "order_shown": ids,
-            "route": Route.HUMAN.value,
-            "idempotency_key": f"{comparison.id} {len(circumstances)}",
-            "created_at": utc_now(),
-            **circumstances,
-        },
-    )
-    with store.write() as conn:
-        append_judgment(conn, row)
-    return row["id"]
+from rlhf_hitl.types import Role, utc_now
 
 
 def test_people_judges_and_simulated_raters_are_told_apart(store, add_raters):
@@ -208,8 +174,11 @@ def test_alpha_of_a_published_crowd_is_that_of_the_krippendorff_package(sqlite_s
         table[raters.index(rater), units.index(unit)] = outcome
     report = measure_store_agreement(sqlite_store, ("rater",))
     found: Any
-    for level, found in (("nominal", report.people.alpha_nominal), ("ordinal", report.people.alpha_ordinal)):
-        theirs = krippendorff.alpha(table, level_of_measurement=level)
+    theirs: Any
+    for found, theirs in (
+        (report.people.alpha_nominal, krippendorff.alpha(table, level_of_measurement="nominal")),
+        (report.people.alpha_ordinal, krippendorff.alpha(table, level_of_measurement="ordinal")),
+    ):
         assert found.value == pytest.approx(theirs, abs=1e-9)
         assert found.low < theirs < found.high
     assert len(report.raters) == 124

@@ -5,8 +5,10 @@ import math
 import numpy as np
 import pytest
 
-from rlhf_hitl.labels.aggregate import aggregate_judgments, read_labels
+from rlhf_hitl.labels.fitting import read_labels
+from rlhf_hitl.labels.label_models import Shares
 from rlhf_hitl.labels.vote_weight import weigh_votes
+from rlhf_hitl.labels.votes import to_label_vote
 from rlhf_hitl.store import people, queue
 from rlhf_hitl.store.comparisons import insert_comparisons
 from rlhf_hitl.types import Answer, Comparison, Completion, Judgment, Message, Prompt, Role, Route, Verdict, utc_now
@@ -17,6 +19,10 @@ def judgment(verdict, ranking=(), strength=None, *, simulated=False, order=("a",
         id="j", comparison_id="x", rater_id="r", answer=Answer(verdict, ranking, strength), order_shown=order,
         route=Route.HUMAN, created_at=utc_now(), idempotency_key="k", simulated=simulated,
     )  # fmt: skip
+
+
+def aggregate_judgments(comparison_id, judgments):
+    return Shares().make_labels(comparison_id, [to_label_vote(j, {}) for j in judgments])
 
 
 A_WINS, B_WINS, TIE = (("a",), ("b",)), (("b",), ("a",)), (("a", "b"),)

@@ -348,7 +348,7 @@ def test_a_repeat_is_for_its_rater_alone_and_waits_for_them(repeating):
 
 
 def test_repeats_teach_nothing_and_are_not_counted_as_work_to_be_scored(repeating):
-    from rlhf_hitl.labels.aggregate import read_labels
+    from rlhf_hitl.labels.fitting import read_labels
 
     store, ann = repeating
     [held] = queue.lease_many(store, ann, 1, chance=ALWAYS, seconds=1800)

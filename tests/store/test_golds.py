@@ -12,7 +12,7 @@ from handmade_golds import gold_example, rank_by_text
 
 from rlhf_hitl.errors import BadInput, NotFound
 from rlhf_hitl.formats.guidance import read_tutorial
-from rlhf_hitl.labels.aggregate import read_labels
+from rlhf_hitl.labels.fitting import read_labels
 from rlhf_hitl.store import golds, people, projects, queue, views
 from rlhf_hitl.store.comparisons import find_comparisons, insert_prompts, list_prompts
 from rlhf_hitl.store.export_query import read_judged_comparisons

@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field, StringConstraints
 from rlhf_hitl.api.bodies.fields import PROJECT, WHOLE_NUMBER, Body, Id, Number, StrictBool
 from rlhf_hitl.api.bodies.quality import QualificationBody, QualificationRuleOut
 from rlhf_hitl.store import webhooks
-from rlhf_hitl.types import Event, Role
+from rlhf_hitl.types import Escalation, Event, OverlapRule, Role
 
 Repeats = Annotated[
     int,
@@ -43,11 +43,26 @@ RaterFilters = Annotated[
 ]
 
 
+class OverlapRuleBody(Body):
+    """One more judgment of a comparison is asked as long as it is worth its price."""
+
+    least: Annotated[int, Field(ge=1, le=1000), WHOLE_NUMBER] = 1
+    most: Annotated[int, Field(ge=1, le=1000), WHOLE_NUMBER] = Field(5, description="Not below the least.")
+    vote_price: Annotated[Number, Field(ge=0, le=1)] = Field(
+        0.01, description="0.01: one more rater in a hundred is expected to agree with the label."
+    )
+    escalate: Escalation = Field(Escalation.NONE, description="What becomes of comparisons that split raters.")
+
+    def to_rule(self) -> OverlapRule:
+        return OverlapRule.from_plain(self.model_dump())
+
+
 class ProjectBody(Body):
     id: Annotated[str, StringConstraints(pattern=PROJECT, max_length=80)] = Field(examples=["coding"])
     open: StrictBool = Field(True, description="Whether every rater may work in it, or members only.")
     repeat_every: Repeats = 0
     rater_filters: RaterFilters = Field(default_factory=list)
+    overlap_rule: OverlapRuleBody | None = Field(None, description="Null: as many judgments as a comparison asks for.")
     gold_every: Golds = 0
     gold_feedback: StrictBool = Field(False, description="Whether raters are told the right answer of a gold.")
 
@@ -57,6 +72,9 @@ class ProjectChange(Body):
     repeat_every: Repeats | None = None
     paused: StrictBool | None = None
     rater_filters: RaterFilters | None = None
+    overlap_rule: OverlapRuleBody | Literal["fixed"] | None = Field(
+        None, description="`fixed`: as many judgments as a comparison asks for."
+    )
     gold_every: Golds | None = None
     gold_feedback: StrictBool | None = None
     qualification: QualificationBody | Literal["off"] | None = Field(
@@ -70,6 +88,7 @@ class ProjectOut(BaseModel):
     repeat_every: int
     paused: bool
     rater_filters: list[str]
+    overlap_rule: OverlapRuleBody | None
     gold_every: int
     gold_feedback: bool
     qualification: QualificationRuleOut | None

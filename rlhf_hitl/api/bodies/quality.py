@@ -146,6 +146,7 @@ class VoteOut(BaseModel):
     ranking: list[list[str]]
     strength: int | None
     rationale: str
+    order_shown: list[str] = Field(description="The order of the one who voted: their A is the first of these letters.")
 
 
 class DecisionLease(LeaseOut):
@@ -166,8 +167,10 @@ class AdjudicationCountsOut(BaseModel):
 
 class AssignmentBody(Body):
     rater_id: Id
-    ids: list[Id] = Field(min_length=1, max_length=MAX_ITEMS, description="Ids of comparisons.")
-    slice: Name = Field("", description="The slice they are of, if they are of one.")
+    ids: Annotated[list[Id], Field(min_length=1, max_length=MAX_ITEMS)] | None = Field(
+        None, description="Ids of comparisons. If left out, those of the slice."
+    )
+    slice: Name = Field("", description="The slice they are of.")
 
 
 class AssignedOut(BaseModel):
@@ -238,6 +241,7 @@ def vote_to_json(vote: Vote, order_shown: Sequence[str]) -> dict[str, Any]:
         "ranking": [sorted(letters[id] for id in group) for group in answer.ranking],
         "strength": answer.strength,
         "rationale": answer.rationale,
+        "order_shown": [letters[id] for id in judgment.order_shown],
     }
 
 

@@ -20,6 +20,9 @@ from rlhf_hitl.api.operations.shared import Cursor, Limit, PathId, ProjectFilter
 from rlhf_hitl.api.scoped_routes import ScopedRoutes
 from rlhf_hitl.config import Settings
 from rlhf_hitl.errors import NotFound
+
+# Loaded before the first judgment that needs it: loading takes a third of a second, for which other raters would wait.
+from rlhf_hitl.stats import value_of_vote  # noqa: F401
 from rlhf_hitl.store import Store, audit, guidelines, queue, views
 from rlhf_hitl.store.judgments import read_judgments
 from rlhf_hitl.types import Receipt, Role

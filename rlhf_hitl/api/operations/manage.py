@@ -23,20 +23,25 @@ def add_operations(routes: ScopedRoutes, store: Store) -> None:
     @routes("GET", "/projects", response_model=list[bodies.ProjectOut])
     def list_projects(caller: Caller) -> Any:
         """List all projects."""
-        return projects.list_projects(store)
+        return [project.to_plain() for project in projects.list_projects(store)]
 
     @routes("POST", "/projects", status_code=201, response_model=bodies.ProjectOut)
     def add_project(caller: Caller, body: bodies.ProjectBody) -> Any:
         """Add a project."""
-        return projects.add_project(store, **body.model_dump(), by=caller.actor)
+        given: dict[str, Any] = body.model_dump()
+        given["overlap_rule"] = None if body.overlap_rule is None else body.overlap_rule.to_rule()
+        return projects.add_project(store, **given, by=caller.actor).to_plain()
 
     @routes("PATCH", "/projects/{project_id}", response_model=bodies.ProjectOut, error_statuses=(404,))
     def change_project(caller: Caller, project_id: PathId, body: bodies.ProjectChange) -> Any:
-        """Pause, resume, open or close a project. Properties that are left out stay as they are."""
-        asked = body.qualification
-        qualification = asked.to_rule() if isinstance(asked, QualificationBody) else asked
-        values = body.model_dump(exclude={"qualification"}) | {"qualification": qualification}
-        return projects.change_project(store, project_id, **values, by=caller.actor)
+        """Change a project. Properties that are left out stay as they are. A new overlap rule holds for the judgments
+        that come."""
+        new: dict[str, Any] = body.model_dump()
+        if isinstance(body.overlap_rule, bodies.OverlapRuleBody):
+            new["overlap_rule"] = body.overlap_rule.to_rule()
+        if isinstance(body.qualification, QualificationBody):
+            new["qualification"] = body.qualification.to_rule()
+        return projects.change_project(store, project_id, **new, by=caller.actor).to_plain()
 
     @routes("PUT", "/projects/{project_id}/members/{rater_id}", status_code=204, error_statuses=(404,))
     def admit(caller: Caller, project_id: PathId, rater_id: PathId) -> Response:

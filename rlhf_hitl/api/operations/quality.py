@@ -14,6 +14,7 @@ from rlhf_hitl.api.operations.shared import MANY_TEXTS, PathId, ProjectFilter
 from rlhf_hitl.api.scoped_routes import ScopedRoutes
 from rlhf_hitl.config import Settings
 from rlhf_hitl.store import Store, adjudication, assignments, golds, people, qualifications, queue
+from rlhf_hitl.store.slices import find_slice_ids
 from rlhf_hitl.types import Role
 
 LEADS = frozenset({Role.LEAD, Role.ADMIN})
@@ -82,7 +83,8 @@ def add_manage_operations(routes: ScopedRoutes, store: Store) -> None:
     def assign(caller: Caller, body: bodies.AssignmentBody) -> Any:
         """Reserve comparisons for a rater, first in their line. Those that cannot be are counted by reason."""
         name = people.get_rater(store, body.rater_id).name
-        return vars(assignments.assign(store, name, body.ids, slice=body.slice, by=caller.actor))
+        ids = sorted(find_slice_ids(store, body.slice) or ()) if body.ids is None else body.ids
+        return vars(assignments.assign(store, name, ids, slice=body.slice, by=caller.actor))
 
     @routes("POST", "/assignments/end", response_model=bodies.AssignmentsEnded, error_statuses=(404,))
     def end_assignments(caller: Caller, body: bodies.EndAssignmentsBody) -> Any:

@@ -51,7 +51,8 @@ ABOUT = (
 #: The columns that our exports have beside TRL's three. None of them is a tag.
 EXPORT_COLUMNS = (
     "comparison_id", "prompt_id", "chosen_id", "rejected_id", "chosen_policy", "rejected_policy", "p_chosen", "p_tie",
-    "p_rejected", "entropy", "votes", "weight", "label_source", "reward_model_id", "simulated", "judgments", "tags",
+    "p_rejected", "entropy", "votes", "weight", "w_chosen", "w_tie", "w_rejected", "label_source", "label_model",
+    "adjudicated", "reward_model_id", "simulated", "judgments", "tags",
 )  # fmt: skip
 SIDES = ("chosen", "rejected")
 POLICY_COLUMNS = ("{side}_policy", "{side}_model", "{side}-model")

@@ -43,7 +43,7 @@ def measure_three_way_accuracy(
     truth = np.array(
         [0 if p.label.preferred is None else 1 if p.label.preferred == p.label.first else -1 for p in pairs]
     )
-    ties = np.array([p.label.probabilities[1] for p in fitting])
+    ties = np.array([p.label.counts[1] / p.label.votes for p in fitting])
     if not fitting or not (ties.any() or (truth == 0).any()):
         return None
     *_, fitting_probabilities = model.margins([p.first for p in fitting], [p.second for p in fitting])

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.labels.aggregate import read_labels
+from rlhf_hitl.labels.fitting import fit_label_model, read_labels
 from rlhf_hitl.reward.evaluation.effects import (
     measure_length_effect,
     measure_order_effect,
@@ -37,7 +37,7 @@ from rlhf_hitl.reward.seen_prompts import SeenPrompts
 from rlhf_hitl.stats.calibration import estimate_calibration_error, split_into_equal_bins
 from rlhf_hitl.stats.ceiling import estimate_noise_ceiling
 from rlhf_hitl.store import Store
-from rlhf_hitl.types import Split, utc_now
+from rlhf_hitl.types import DEFAULT_LABEL_MODEL, Split, utc_now
 from rlhf_hitl.wording import say_count
 
 log = logging.getLogger(__name__)
@@ -59,6 +59,7 @@ def evaluate_reward_model(
     format: str = "",
     replayed: str = "",
     check_order: bool = False,
+    label_model: str = DEFAULT_LABEL_MODEL,
 ) -> tuple[Evaluation, list[EvaluatedPair]]:
     """Evaluate a model on the labels of a split. Of the held-out split, labels of prompts that the model has seen are
     left out.
@@ -70,6 +71,8 @@ def evaluate_reward_model(
         format: of the labels' file; a benchmark's format is also scored by the benchmark's own rules.
         replayed: what people call the file or hub id that the labels come from, if they are not the store's own.
         check_order: also compute some pairs anew in both orders: a reward must not depend on the other answer.
+        label_model: how votes become labels, and so which side is right. Agreement and ceiling are of the votes as they
+            were given.
 
     Returns:
         The figures, and every pair with the model's prediction, ties too, in order of comparison id.
@@ -78,8 +81,10 @@ def evaluate_reward_model(
         NoLabelsToEvaluate: no label with a preference in the split.
         BadInput: a reward that is not a finite number.
     """
-    split_labels = read_labels(store, split=split)
-    labelled, left_out, renderer = load_labelled_pairs(store, split), LeftOut("label"), model.cache.backbone.renderer
+    fitted = fit_label_model(store, label_model)
+    split_labels = read_labels(store, split=split, label_model=fitted)
+    labelled, left_out = load_labelled_pairs(store, split, fitted), LeftOut("label")
+    renderer = model.cache.backbone.renderer
     usable = select_readable(labelled, renderer, left_out)
     for line in left_out.lines():
         log.warning("%s", line)
@@ -114,8 +119,10 @@ def evaluate_reward_model(
         is_decided
     ]
     decided = [p for p, has_preference in zip(pairs, is_decided) if has_preference]
+    fitted_at_home = fitted if home is None else fit_label_model(home, label_model)
     train, calibration = (
-        load_pairs_of_other_prompts(home or store, s, families) for s in (Split.TRAIN, Split.CALIBRATION)
+        load_pairs_of_other_prompts(home or store, s, families, fitted_at_home)
+        for s in (Split.TRAIN, Split.CALIBRATION)
     )
     word_margins = predict_bag_of_words_margins(train, decided)
     bag_of_words = None
@@ -163,6 +170,7 @@ def evaluate_reward_model(
         knows_its_prompts=seen.is_complete,
         shorter_wins=find_length_direction(train) < 0,
         replayed=replayed,
+        label_model=label_model,
     )
     return evaluation, evaluated
 
@@ -170,7 +178,6 @@ def evaluate_reward_model(
 def _estimate_noise_ceiling(
     pairs: Sequence[LabelledPair], is_decided: np.ndarray, families: np.ndarray
 ) -> Estimate | None:
-    shares = np.array([p.label.probabilities for p in pairs])
-    votes = np.round(shares * np.array([[p.label.votes] for p in pairs]))
+    votes = np.array([p.label.counts for p in pairs])
     ceiling = estimate_noise_ceiling(votes[:, 0], votes[:, 2], is_decided, families)
     return None if ceiling is None else Estimate(*ceiling, n=int(is_decided.sum()))

@@ -46,7 +46,7 @@ def make_evaluated_pair(pair: LabelledPair, margin: float, std: float, probabili
     sign = get_sign(label)
     sides = [comparison.find_completion(i) for i in (label.first, label.second)]
     chosen, rejected = sides if sign > 0 else sides[::-1]
-    first, tie, second = label.probabilities
+    first, _, second = label.counts
     tags = dict(comparison.prompt.tags) | ({"subset": comparison.batch} if comparison.batch else {})
     return EvaluatedPair(
         comparison_id=comparison.id,
@@ -61,7 +61,7 @@ def make_evaluated_pair(pair: LabelledPair, margin: float, std: float, probabili
         chosen_policy=chosen.policy,
         rejected_policy=rejected.policy,
         votes=label.votes,
-        agreement=(first if sign > 0 else second) / (first + second) if tie < 1 else 0.5,
+        agreement=(first if sign > 0 else second) / (first + second) if first + second else 0.5,
         margin=float(margin * sign),
         uncertainty=float(std),
         probability=float(probability if sign > 0 else 1 - probability),

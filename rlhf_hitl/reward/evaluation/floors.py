@@ -6,16 +6,19 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from rlhf_hitl.labels.label_models import LabelModel
 from rlhf_hitl.reward.labelled_pairs import LabelledPair, load_labelled_pairs
 from rlhf_hitl.reward.rendering import measure_completion_lengths
 from rlhf_hitl.store import Store
 from rlhf_hitl.types import Split
 
 
-def load_pairs_of_other_prompts(store: Store, split: Split, families: np.ndarray) -> list[LabelledPair]:
+def load_pairs_of_other_prompts(
+    store: Store, split: Split, families: np.ndarray, label_model: LabelModel
+) -> list[LabelledPair]:
     """Return a split's labels of other prompts than these: a floor must not be fitted to the labels it predicts."""
     excluded = set(families.tolist())
-    return [p for p in load_labelled_pairs(store, split) if p.comparison.prompt.family not in excluded]
+    return [p for p in load_labelled_pairs(store, split, label_model) if p.comparison.prompt.family not in excluded]
 
 
 def find_length_direction(train: Sequence[LabelledPair]) -> float:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from rlhf_hitl.labels.label_models import fold_outcomes
 from rlhf_hitl.reward.evaluation.slices import estimate_mean
 from rlhf_hitl.reward.evaluation_record import Estimate, KWiseAccuracy
 from rlhf_hitl.reward.labelled_pairs import LabelledPair
@@ -39,14 +40,15 @@ class ScoredRanking:
 def score_rankings(model: RewardModel, pairs: Sequence[LabelledPair]) -> list[ScoredRanking]:
     """Return the worth to the raters and the rewards of every comparison of three or more completions.
 
-    The worth of a completion is its Borda count: the votes by which it beats each other one, with ties halved.
+    The worth of a completion is its Borda count: what the votes are worth by which it beats each other one, with ties
+    halved.
     """
     worth: dict[str, dict[str, float]] = {}
     comparisons = {p.comparison.id: p.comparison for p in pairs if len(p.comparison.completions) > 2}
     for p in pairs:
         if p.comparison.id in comparisons:
             points = worth.setdefault(p.comparison.id, {})
-            first, tie, second = (share * p.label.votes for share in p.label.probabilities)
+            first, tie, second = fold_outcomes(p.label.weighted_votes)
             points[p.label.first] = points.get(p.label.first, 0.0) + first + tie / 2
             points[p.label.second] = points.get(p.label.second, 0.0) + second + tie / 2
     chats = [

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-
+from rlhf_hitl.labels.fitting import fit_label_model
 from rlhf_hitl.models import DEFAULT_PRECISION
 from rlhf_hitl.reward import DEFAULT_MAX_TOKENS
 from rlhf_hitl.reward.classifier import add_laplace_posterior, wrap_classifier
-from rlhf_hitl.reward.labelled_pairs import load_labelled_pairs, select_readable
+from rlhf_hitl.reward.labelled_pairs import count_decided_votes, load_labelled_pairs, select_readable
 from rlhf_hitl.reward.model import RewardModel
 from rlhf_hitl.reward.readability import LeftOut
 from rlhf_hitl.reward.registry import register_reward_model
@@ -22,7 +21,7 @@ from rlhf_hitl.reward.training.training_labels import (
     load_calibration_pairs,
 )
 from rlhf_hitl.store import Store
-from rlhf_hitl.types import Split
+from rlhf_hitl.types import DEFAULT_LABEL_MODEL, Split
 
 
 def adopt_classifier(
@@ -33,6 +32,7 @@ def adopt_classifier(
     max_length: int = DEFAULT_MAX_TOKENS,
     dtype: str = DEFAULT_PRECISION,
     skip_bad: bool = False,
+    label_model: str = DEFAULT_LABEL_MODEL,
 ) -> RewardModel:
     """Make a classifier the store's newest reward model.
 
@@ -41,23 +41,21 @@ def adopt_classifier(
 
     Args:
         skip_bad: leave out pairs that the classifier cannot read or tell apart, instead of refusing them.
+        label_model: how votes become labels.
     """
     model = wrap_classifier(name, workspace / "features", max_length=max_length, dtype=dtype)
     model.cache.backbone.renderer.read_images_from(store.images.load)
-    train, calibration, left_out = (
-        load_labelled_pairs(store, Split.TRAIN),
-        load_calibration_pairs(store),
-        LeftOut("pair"),
-    )
+    fitted, left_out = fit_label_model(store, label_model), LeftOut("pair")
+    train, calibration = load_labelled_pairs(store, Split.TRAIN, fitted), load_calibration_pairs(store, fitted)
     total = len(train) + len(calibration)
     train, calibration = (
         select_readable(part, model.cache.backbone.renderer, left_out) for part in (train, calibration)
     )
     left_out.refuse_or_warn(total, skip_bad=skip_bad)
-    counts = np.array([p.label.votes * (1 - p.label.probabilities[1]) for p in train])
-    model.head = add_laplace_posterior(model.head, [(compute_differences(model, train), counts)])
+    votes = count_decided_votes(train)
+    model.head = add_laplace_posterior(model.head, [(compute_differences(model, train), votes)])
     model.head = calibrate_on_pairs(model, calibration)
-    model.card = describe_labels(train, calibration, model.cache, left_out)
+    model.card = describe_labels(train, calibration, model.cache, left_out) | {"label_model": label_model}
     model.seen = find_prompts_seen_before(name) | collect_seen_prompts(train, calibration)
     folder = workspace / "reward" / model.id
     model.save(folder)

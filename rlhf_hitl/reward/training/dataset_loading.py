@@ -83,7 +83,7 @@ def refuse_heldout_prompts(name: str, data: DatasetDict) -> None:
 
 
 def _select_usable(rows: Dataset, place: str) -> Dataset:
-    """Return the rows that people labelled and whose completions all have text; a warning counts the others.
+    """Return the rows that people or judges labelled and whose completions all have text; a warning counts the others.
 
     A model that learns its own labels only becomes more confident of them, and a completion without text has no reward.
     """
@@ -92,7 +92,7 @@ def _select_usable(rows: Dataset, place: str) -> Dataset:
     for i, row in enumerate(rows):
         row: Any = row
         try:
-            if row.get("label_source", "human") != "human":
+            if row.get("label_source") == "model":
                 by_model += 1
             elif not all(has_text(chat.completion) for chat in read_ranking(row).chats):
                 without_text += 1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -76,7 +75,8 @@ def read_ranking(row: Any) -> CompletionRanking:
     """
     chats = _read_conversations(row)
     if "rankings" not in row:
-        outcomes = [(ranks, share) for ranks, share in zip(((0, 1), (0, 0), (1, 0)), read_shares(row)) if share > 0]
+        shares = read_weighted_shares(row)
+        outcomes = [(ranks, share) for ranks, share in zip(((0, 1), (0, 0), (1, 0)), shares) if share > 0]
         return CompletionRanking(chats, *zip(*outcomes), read_weight(row), _read_votes(row))  # type: ignore[arg-type]
     rankings = row["rankings"]
     if len(chats) < 2:
@@ -85,17 +85,23 @@ def read_ranking(row: Any) -> CompletionRanking:
             expected="2 or more",
             fix="leave the row out, or make the dataset with `rlhf-hitl export`",
         )
-    # Sorted, so that the same votes are the same label in whatever order they came.
-    votes = Counter(sorted(_read_ranks(ranking, len(chats)) for ranking in rankings or ()))
-    if not votes:
+    if not rankings:
         raise BadInput("rankings []", expected="one ranking or more", fix="leave the row out")
+    # Sorted, so that the same votes are the same label in whatever order they came.
+    weights = _read_weights(row, len(rankings))
+    votes: dict[tuple[int, ...], float] = {}
+    for ranks, weight in sorted(zip((_read_ranks(ranking, len(chats)) for ranking in rankings), weights)):
+        votes[ranks] = votes.get(ranks, 0.0) + weight
+    total = sum(votes.values())
+    if not total:  # raters who are trusted with nothing: the row counts nothing
+        votes, total = dict.fromkeys(votes, 1.0), float(len(votes))
     ranked = [k for k in range(len(chats)) if any(ranks[k] != UNRANKED for ranks in votes)]
     return CompletionRanking(
         tuple(chats[k] for k in ranked),
         tuple(tuple(ranks[k] for k in ranked) for ranks in votes),
-        tuple(n / votes.total() for n in votes.values()),
-        read_weight(row, votes.total()),
-        votes.total(),
+        tuple(n / total for n in votes.values()),
+        read_weight(row, total),
+        len(rankings),
     )
 
 
@@ -181,6 +187,41 @@ def read_shares(row: Any) -> tuple[float, float, float]:
             fix="make the dataset with `rlhf-hitl export`, or leave the columns out",
         )
     return chosen, tie, rejected
+
+
+def read_weighted_shares(row: Any) -> tuple[float, float, float]:
+    """Return the shares of the votes with each worth what its rater is trusted with, where a row has them: a model
+    learns from these. `p_chosen` and so on may be drawn towards what pairs are like on the whole, and a model that has
+    a prior of its own, or stops early, would shrink them twice.
+
+    Raises:
+        BadInput: numbers that are not votes, or shares that are not probabilities.
+    """
+    votes = [row.get(name) for name in ("w_chosen", "w_tie", "w_rejected")]
+    if votes == [None] * 3:
+        return read_shares(row)
+    if not all(isinstance(n, float | int) and math.isfinite(n) and n >= 0 for n in votes):
+        raise BadInput(
+            "w_chosen {}, w_tie {}, w_rejected {}".format(*votes),
+            expected="three numbers, 0 or more",
+            fix="make the dataset with `rlhf-hitl export`, or leave the columns out",
+        )
+    total = sum(votes)
+    return (votes[0] / total, votes[1] / total, votes[2] / total) if total else read_shares(row)
+
+
+def _read_weights(row: Any, n: int) -> list[float]:
+    """Return what each of n rankings is worth: the column `weights`, or 1 each without it."""
+    weights = row.get("weights")
+    if weights is None:
+        return [1.0] * n
+    if len(weights) != n or not all(isinstance(w, float | int) and math.isfinite(w) and w >= 0 for w in weights):
+        raise BadInput(
+            f"weights {str(weights)[:80]}",
+            expected=f"{n} numbers, 0 or more, one for each ranking",
+            fix="make the dataset with `rlhf-hitl export`, or leave the column out",
+        )
+    return [float(w) for w in weights]
 
 
 def read_weight(row: Any, default: float = 1.0) -> float:

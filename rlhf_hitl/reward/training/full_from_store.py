@@ -17,6 +17,7 @@ from rlhf_hitl.reward.training.full_config import FullTrainingConfig
 from rlhf_hitl.reward.training.full_training import build_reward_trainer, run_reward_training, save_trained_model
 from rlhf_hitl.reward.training.training_labels import load_training_pairs
 from rlhf_hitl.store import Store
+from rlhf_hitl.types import DEFAULT_LABEL_MODEL, LabelModelName
 
 
 def train_full_from_store(
@@ -28,6 +29,7 @@ def train_full_from_store(
     config: Path | None = None,
     max_length: int | None = None,
     skip_bad: bool = False,
+    label_model: LabelModelName = DEFAULT_LABEL_MODEL,
 ) -> RewardModel:
     """Export the store's labels, train on them in this process, and register the model in the store.
 
@@ -37,9 +39,10 @@ def train_full_from_store(
         backbone, max_length: take precedence over the YAML file `config`; None leaves them to the file.
         default_backbone: the model to train where neither `backbone` nor the file names one.
         skip_bad: leave out pairs that the model cannot read or tell apart, instead of refusing them.
+        label_model: how votes become labels.
         config: what the run writes goes to this file's `output_dir`, or else into the model's folder.
     """
-    load_training_pairs(store)  # raises where labels are missing, before anything is written
+    load_training_pairs(store, label_model)  # raises where labels are missing, before anything is written
     make_private_folder(workspace)
     with tempfile.TemporaryDirectory(dir=workspace) as draft:
         dataset, folder = Path(draft) / "dataset", Path(draft) / "model"
@@ -49,7 +52,7 @@ def train_full_from_store(
         flags += ["--skip_bad", "true"] if skip_bad else []
         defaults = {"output_dir": str(folder), "model_name_or_path": default_backbone}
         args, model_config = parse_arguments((FullTrainingConfig, ModelConfig), flags, **defaults)
-        export_snapshot(store, dataset, include_model_labels=False, include_ties=True)
+        export_snapshot(store, dataset, include_model_labels=False, include_ties=True, label_model=label_model)
         trainer = build_reward_trainer(args, model_config)
         run_reward_training(trainer, args)
         model = save_trained_model(trainer, args, folder, workspace)

@@ -19,6 +19,7 @@ from rlhf_hitl.reward.seen_prompts import find_prompts_seen_before
 from rlhf_hitl.reward.standardiser import Standardiser
 from rlhf_hitl.reward.training import UncertaintyMethod
 from rlhf_hitl.reward.training.learnt_votes import save_learnt_votes
+from rlhf_hitl.reward.training.out_of_fold import predict_out_of_fold, save_out_of_fold
 from rlhf_hitl.reward.training.training_labels import (
     calibrate_on_pairs,
     collect_seen_prompts,
@@ -27,6 +28,7 @@ from rlhf_hitl.reward.training.training_labels import (
 )
 from rlhf_hitl.reward.training.vote_weight_choice import choose_vote_weight, compute_length_only_loss
 from rlhf_hitl.store import Store
+from rlhf_hitl.types import DEFAULT_LABEL_MODEL
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +40,7 @@ def train_head(
     *,
     uncertainty: UncertaintyMethod = "laplace",
     skip_bad: bool = False,
+    label_model: str = DEFAULT_LABEL_MODEL,
 ) -> RewardModel:
     """Train on the store's `train` labels, calibrate on its `calibration` labels, save the model and register it.
 
@@ -47,12 +50,15 @@ def train_head(
         uncertainty: from the head's posterior (`laplace`), or from an ensemble of heads on drawn prompts (`bootstrap`).
 
         skip_bad: leave out pairs that the backbone cannot read or tell apart, instead of refusing them.
+        label_model: how votes become labels.
 
     Raises:
         BadInput: too few labels, labels that are all ties, or pairs that the backbone cannot read or tell apart.
     """
     backbone.renderer.read_images_from(store.images.load)
-    pairs, calibration, left_out = load_readable_pairs(store, backbone.renderer, skip_bad=skip_bad)
+    pairs, calibration, left_out = load_readable_pairs(
+        store, backbone.renderer, skip_bad=skip_bad, label_model=label_model
+    )
     cache = FeatureCache(workspace / "features", backbone)
     compute_all_features(cache, [*pairs, *calibration])
     if cache.unshown.text:
@@ -79,9 +85,11 @@ def train_head(
         "masses": {str(weight): round(loss, 4) for weight, loss in losses.items()},  # vote weight → loss
         "length_alone": round(length_only_loss, 4),
         "uncertainty": uncertainty,
+        "label_model": label_model,
     }
     model.seen = find_prompts_seen_before(backbone.name) | collect_seen_prompts(pairs, calibration)
     save_head(store, model, workspace, pairs)
+    save_out_of_fold(store, model.id, pairs, predict_out_of_fold(model.head, differences, votes, prompts))
     return model
 
 

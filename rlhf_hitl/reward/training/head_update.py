@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from rlhf_hitl.reward.labelled_pairs import LabelledPair, count_votes
+from rlhf_hitl.reward.labelled_pairs import LabelledPair, count_given_votes, count_votes
 from rlhf_hitl.reward.model import RewardModel
 from rlhf_hitl.reward.training.head_training import compute_all_features, save_head
 from rlhf_hitl.reward.training.learnt_votes import load_learnt_votes, make_pair_id, refuse_corrected_votes
+from rlhf_hitl.reward.training.out_of_fold import predict_out_of_fold, save_out_of_fold
 from rlhf_hitl.reward.training.training_labels import (
     calibrate_on_pairs,
     collect_seen_prompts,
@@ -59,16 +60,23 @@ def update_with_new_votes(store: Store, model: RewardModel, workspace: Path) -> 
     """
     record = get_reward_model(store, model.id)
     model_name = display_name(record, with_id=True)
-    learnt = load_learnt_votes(Path(record.path), model_name)
+    learnt, given = load_learnt_votes(Path(record.path), model_name)
     # What the model cannot read it has not learnt either.
-    pairs, calibration, left_out = load_readable_pairs(store, model.cache.backbone.renderer, skip_bad=True)
-    current = dict(zip(map(make_pair_id, pairs), count_votes(pairs)))
-    refuse_corrected_votes(learnt, current, model_name)
+    pairs, calibration, left_out = load_readable_pairs(
+        store, model.cache.backbone.renderer, skip_bad=True, label_model=model.card.get("label_model", "shares")
+    )
+    current, now_given = (
+        dict(zip(map(make_pair_id, pairs), count(pairs))) for count in (count_votes, count_given_votes)
+    )
+    refuse_corrected_votes(given, now_given, model_name)
     compute_all_features(model.cache, [*pairs, *calibration])
     updated = model
     for pair in pairs:
-        before = learnt.get(make_pair_id(pair))
-        new_votes = current[make_pair_id(pair)] - (0 if before is None else before)
+        pair_id = make_pair_id(pair)
+        before = learnt.get(pair_id)
+        if before is not None and np.allclose(now_given[pair_id], given[pair_id]):
+            continue  # its raters may be trusted more or less than before: that is for the next training
+        new_votes = np.maximum(0, current[pair_id] - (0 if before is None else before))
         if new_votes.any():
             updated = update_with_label(updated, pair, None if before is None else new_votes)
     if updated is model:
@@ -77,4 +85,8 @@ def update_with_new_votes(store: Store, model: RewardModel, workspace: Path) -> 
     updated.card = updated.card | describe_labels(pairs, calibration, model.cache, left_out)
     updated.seen = updated.seen and updated.seen | collect_seen_prompts([], calibration)
     save_head(store, updated, workspace, pairs)
+    prompts = np.array([p.comparison.prompt.family for p in pairs])
+    votes = np.stack([current[make_pair_id(pair)] for pair in pairs])
+    out_of_fold = predict_out_of_fold(updated.head, compute_differences(updated, pairs), votes, prompts)
+    save_out_of_fold(store, updated.id, pairs, out_of_fold)
     return updated

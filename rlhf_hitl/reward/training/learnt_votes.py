@@ -10,20 +10,24 @@ import numpy as np
 
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.files import write_text_atomically
-from rlhf_hitl.reward.labelled_pairs import LabelledPair, count_votes
+from rlhf_hitl.reward.labelled_pairs import LabelledPair, count_given_votes, count_votes
 from rlhf_hitl.wording import say_count
 
 LEARNT_VOTES_FILE = "learnt_votes.json"
 
 
 def save_learnt_votes(folder: Path, pairs: Sequence[LabelledPair]) -> None:
-    """Write the votes (9,) of each pair beside the model's card."""
-    votes = {make_pair_id(pair): row.tolist() for pair, row in zip(pairs, count_votes(pairs))}
+    """Write the votes (9,) of each pair beside the model's card: what they were worth, and as they were given."""
+    names = [*map(make_pair_id, pairs)]
+    votes = {
+        kind: dict(zip(names, count(pairs).tolist()))
+        for kind, count in (("learnt", count_votes), ("given", count_given_votes))
+    }
     write_text_atomically(folder / LEARNT_VOTES_FILE, json.dumps(votes))
 
 
-def load_learnt_votes(folder: Path, model_name: str) -> dict[str, np.ndarray]:
-    """Return the votes (9,) that a saved model has learnt, by pair id.
+def load_learnt_votes(folder: Path, model_name: str) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Return the votes (9,) that a saved model has learnt, by pair id, and the same as they were given.
 
     Args:
         model_name: what people call it.
@@ -38,7 +42,11 @@ def load_learnt_votes(folder: Path, model_name: str) -> dict[str, np.ndarray]:
             expected=f"a model with {LEARNT_VOTES_FILE} beside it, as `train-reward --backend head` leaves",
             fix="train again without --update",
         )
-    return {key: np.array(votes) for key, votes in json.loads(path.read_text()).items()}
+    kept = json.loads(path.read_text())
+    if "learnt" not in kept:  # of an earlier version, to which all votes were worth the same
+        kept = {"learnt": kept, "given": kept}
+    learnt, given = ({key: np.array(v) for key, v in kept[kind].items()} for kind in ("learnt", "given"))
+    return learnt, given
 
 
 def refuse_corrected_votes(

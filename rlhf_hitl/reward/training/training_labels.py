@@ -12,6 +12,8 @@ import numpy as np
 
 from rlhf_hitl import __version__
 from rlhf_hitl.errors import BadInput
+from rlhf_hitl.labels.fitting import fit_label_model
+from rlhf_hitl.labels.label_models import LabelModel
 from rlhf_hitl.reward.labelled_pairs import (
     LabelledPair,
     compute_first_shares,
@@ -23,7 +25,7 @@ from rlhf_hitl.reward.labelled_pairs import (
 from rlhf_hitl.reward.readability import LeftOut
 from rlhf_hitl.reward.seen_prompts import SeenPrompts
 from rlhf_hitl.store import Store
-from rlhf_hitl.types import Split
+from rlhf_hitl.types import DEFAULT_LABEL_MODEL, Split
 from rlhf_hitl.wording import say_count
 
 if TYPE_CHECKING:
@@ -35,9 +37,9 @@ if TYPE_CHECKING:
 MIN_DECIDED_LABELS = 8  # with fewer, a head predicts nothing but its prior
 
 
-def load_training_pairs(store: Store) -> list[LabelledPair]:
+def load_training_pairs(store: Store, label_model: str | LabelModel = DEFAULT_LABEL_MODEL) -> list[LabelledPair]:
     """Return the labelled pairs of the train split. Raises BadInput where there are too few with a preference."""
-    pairs = load_labelled_pairs(store, Split.TRAIN)
+    pairs = load_labelled_pairs(store, Split.TRAIN, label_model)
     require_enough_labels(pairs, store)
     return pairs
 
@@ -54,7 +56,7 @@ def require_enough_labels(pairs: Sequence[LabelledPair], store: Store) -> None:
 
 
 def load_readable_pairs(
-    store: Store, renderer: Renderer, *, skip_bad: bool
+    store: Store, renderer: Renderer, *, skip_bad: bool, label_model: str = DEFAULT_LABEL_MODEL
 ) -> tuple[list[LabelledPair], list[LabelledPair], LeftOut]:
     """Return the training and the calibration pairs that a model can read and tell apart, and the others.
 
@@ -64,7 +66,9 @@ def load_readable_pairs(
     Raises:
         BadInput: there are others and `skip_bad` is not set, or too few labels are left.
     """
-    pairs, calibration, left_out = load_training_pairs(store), load_calibration_pairs(store), LeftOut("labelled pair")
+    fitted = fit_label_model(store, label_model)
+    pairs, calibration = load_training_pairs(store, fitted), load_calibration_pairs(store, fitted)
+    left_out = LeftOut("labelled pair")
     total = len(pairs) + len(calibration)
     pairs, calibration = (select_readable(part, renderer, left_out) for part in (pairs, calibration))
     left_out.refuse_or_warn(total, skip_bad=skip_bad)
@@ -72,9 +76,9 @@ def load_readable_pairs(
     return pairs, calibration, left_out
 
 
-def load_calibration_pairs(store: Store) -> list[LabelledPair]:
+def load_calibration_pairs(store: Store, label_model: str | LabelModel = DEFAULT_LABEL_MODEL) -> list[LabelledPair]:
     """Return the labelled pairs of the calibration split that have a vote for one side."""
-    return select_decided(load_labelled_pairs(store, Split.CALIBRATION))
+    return select_decided(load_labelled_pairs(store, Split.CALIBRATION, label_model))
 
 
 def compute_differences(model: RewardModel, pairs: Sequence[LabelledPair]) -> np.ndarray:

@@ -30,6 +30,13 @@ def compute_length_only_loss(differences: np.ndarray, votes: np.ndarray, prompts
     return min(losses.values())
 
 
+def split_by_prompt(prompts: np.ndarray, folds: int = 5) -> list[np.ndarray]:
+    """Return the folds of pairs, each (n,) bool. A prompt is never split between folds, and each pair is in one."""
+    names, index = np.unique(prompts, return_inverse=True)
+    fold = np.random.default_rng(0).permutation(len(names))[index] % min(folds, len(names))
+    return [fold == k for k in np.unique(fold)]
+
+
 def cross_validate(
     differences: np.ndarray, votes: np.ndarray, prompts: np.ndarray, vote_weight: float = 1.0, folds: int = 5
 ) -> float:
@@ -42,15 +49,12 @@ def cross_validate(
         prompts: (n,) which prompt a pair belongs to; a prompt is never split between folds.
         vote_weight: how much a vote counts in fitting.
     """
-    names, index = np.unique(prompts, return_inverse=True)
-    fold = np.random.default_rng(0).permutation(len(names))[index] % min(folds, len(names))
     for_first, for_second = votes[:, :TIE].sum(1), votes[:, TIE + 1 :].sum(1)
     loss = 0.0
-    for k in np.unique(fold):
-        fitted, predicted = fold != k, fold == k
-        if not fitted.any():
+    for predicted in split_by_prompt(prompts, folds):
+        if predicted.all():
             return math.inf  # a single prompt says nothing about others
-        head = fit_head(differences[fitted], votes[fitted], vote_weight=vote_weight)
+        head = fit_head(differences[~predicted], votes[~predicted], vote_weight=vote_weight)
         p = np.clip(head.probabilities(*head.margins(differences[predicted])), 1e-12, 1 - 1e-12)
         loss -= float((for_first[predicted] * np.log(p) + for_second[predicted] * np.log1p(-p)).sum())
     return loss / float((for_first + for_second).sum())

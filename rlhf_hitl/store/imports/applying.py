@@ -16,7 +16,7 @@ from typing import Any, Generic, TypeVar, cast
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from rlhf_hitl.store.comparisons import compute_queue_position, find_or_create_lanes
+from rlhf_hitl.store.comparisons import compute_queue_position, find_or_create_lanes, read_least_overlaps
 from rlhf_hitl.store.db import Store
 from rlhf_hitl.store.imports.records import Batch, format_time
 from rlhf_hitl.store.people import insert_imported_raters, set_role_of_imported
@@ -88,7 +88,9 @@ class BatchApplier:
         if missing := keys - self._lanes.keys():
             self._lanes |= find_or_create_lanes(self.store, conn, missing)
         rows, place_rows = [], []
+        least = read_least_overlaps(conn).get(self.project)
         for id, prompt_id, completion_ids, overlap, language, part in new:
+            overlap = least if overlap and least is not None else overlap
             lane = self._lanes[self.project, language, part]
             rows.append((id, prompt_id, completion_ids, overlap, Route.HUMAN.value, self.source, now, lane))
             position = compute_queue_position(self.store, id, Route.HUMAN) if overlap else 0

@@ -2,8 +2,9 @@
 
 A place is one wanted judgment of one comparison, so a comparison never gets more judgments than it wants. Start with
 `leasing.py` (who holds which place), then `assignment.py` (which place comes next for a rater) and `submission.py`
-(an answer becomes a judgment). `gold_places.py` and `qualifying.py` are about golds; `places.py` is what all share.
-`counts.py` tells how the queue stands; `locks.py` says in which order rows are locked.
+(an answer becomes a judgment). `overlap.py` asks for more judgments where they are worth it. `gold_places.py` and
+`qualifying.py` are about golds; `places.py` is what all share. `counts.py` tells how the queue stands; `locks.py` says
+in which order rows are locked.
 """
 
 from rlhf_hitl.store.queue.assignment import ANY_TASK, MOST_HELD, TaskFilter
@@ -19,6 +20,7 @@ from rlhf_hitl.store.queue.leasing import (
     renew,
     renew_all,
 )
+from rlhf_hitl.store.queue.overlap import apply_overlap_rule
 from rlhf_hitl.store.queue.submission import correct, submit
 
 __all__ = [
@@ -26,6 +28,7 @@ __all__ = [
     "MOST_HELD",
     "LeaseOfAnotherRater",
     "TaskFilter",
+    "apply_overlap_rule",
     "correct",
     "count_places",
     "count_places_by_lane",

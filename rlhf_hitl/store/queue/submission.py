@@ -24,6 +24,7 @@ from rlhf_hitl.store.quality_tables import golds
 from rlhf_hitl.store.queue.assignment import is_open_to, may_lease_more, may_work_at
 from rlhf_hitl.store.queue.leasing import check_lease_of, count_running_leases
 from rlhf_hitl.store.queue.locks import lock_comparison, lock_rater
+from rlhf_hitl.store.queue.overlap import reconsider_overlap, select_overlap_rule
 from rlhf_hitl.store.queue.places import LEAD, NOW, ROLE, find_working_role, is_free, open_place_for_lead
 from rlhf_hitl.store.queue.qualifying import count_answer
 from rlhf_hitl.store.tables import comparisons, judgments, leases, places, projects
@@ -123,6 +124,8 @@ def submit(
             role=role,
             probabilities=None if probabilities is None else list(probabilities),
         )
+        if filled and lease["overlap_rule"] is not None:  # before others wait for this judgment's number
+            reconsider_overlap(store, conn, comparison_id, lease["overlap_rule"], now, new=row)
         append_judgment(conn, row)
         if role == LEAD and filled and answer.verdict is Verdict.SKIPPED:
             open_place_for_lead(store, conn, comparison_id)  # another lead decides
@@ -146,6 +149,7 @@ _LOAD_AND_LOCK = (
         guidelines.requires_something(leases.c.guideline_version).label("guideline_requires"),
         has_judged_before(leases.c.comparison_id).label("judged_before"),
         webhooks.subscriptions_exist().label("has_webhooks"),
+        select_overlap_rule(comparisons.c.lane_id).label("overlap_rule"),
     )
     .join(comparisons, comparisons.c.id == leases.c.comparison_id)
     .where(leases.c.id == sa.bindparam("lease"))
@@ -197,6 +201,10 @@ def correct(
             idempotency_key=idempotency_key,
             created_at=utc_now(),
         )
+        rule_query = sa.select(select_overlap_rule(comparisons.c.lane_id))
+        rule = conn.execute(rule_query.where(comparisons.c.id == old["comparison_id"])).scalar_one()
+        if rule is not None and not old["surplus"]:
+            reconsider_overlap(store, conn, old["comparison_id"], rule, store.now(conn), new=row)
         append_judgment(conn, row)
         _emit_events(conn, row)
         return Receipt(row["id"], "counted" if not old["surplus"] else "surplus")

@@ -51,10 +51,11 @@ function createLeadView({ $, t, formatNumber, language, createTime }) {
     const term = createElement("dt", {}, createElement("i", { className: name }), t(`queue_${name}`), createElement("span", { className: "note" }, how));
     return createElement("div", {}, term, createElement("dd", {}, formatNumber(count)));
   }
-  function createLane({ project, language: tag, batch, paused, members_only: membersOnly, open, held, done, accepted }) {
+  function createLane({ project, language: tag, batch, paused, members_only: membersOnly, overlap_rule: rule, open, held, done, accepted }) {
     const title = [createElement("bdi", {}, project)];
     if (paused) title.push(" ", createElement("span", { className: "state paused" }, t("state_paused")));
     if (membersOnly) title.push(" ", createElement("span", { className: "state" }, t("members_only")));
+    if (rule) title.push(" ", createElement("span", { className: "state" }, t("lane_adaptive", { least: formatNumber(rule.least), most: formatNumber(rule.most) })));
     const isEmpty = tag === null; // a project into which nothing was imported yet
     const cells = [[t("queue_open"), open], [t("queue_held"), held], [t("queue_done"), done], [t("lane_accepted"), accepted]];
     return createRow(

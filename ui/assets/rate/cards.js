@@ -5,6 +5,7 @@ function createCards(page) {
   // The guideline comes first where it is new to the rater, then the tutorial, then the comparisons.
   function showNext() {
     if (state.isInactive) return;
+    if (state.toldGolds.length) return page.gold.show();
     page.notices.dismiss("transient");
     page.notices.dismiss("correction");
     state.card = null;
@@ -19,7 +20,7 @@ function createCards(page) {
     show({ mode: page.outbox.count() > 0 ? "waiting" : "empty" });
   }
   function showSection(name) {
-    for (const id of ["card", "empty", "other-tab", "waiting"]) $(id).hidden = id !== name;
+    for (const id of ["card", "empty", "unqualified", "other-tab", "waiting"]) $(id).hidden = id !== name;
     $("bar").hidden = name !== "card";
   }
   function show(card) {
@@ -29,15 +30,18 @@ function createCards(page) {
     $("verdict").hidden = true;
     $("card").dataset.id = card.id ?? "";
     if (card.mode === "empty" || card.mode === "waiting") {
-      showSection(card.mode);
+      const isUnqualified = card.mode === "empty" && state.qualification !== null;
+      showSection(isUnqualified ? "unqualified" : card.mode);
       for (const id of ["prompt", "answers"]) $(id).replaceChildren();
-      return page.notices.announce(t(card.mode === "empty" ? "nothing_left" : "waiting_title"));
+      if (isUnqualified) return showUnqualified();
+      return page.notices.announce(card.mode === "empty" ? $("empty").querySelector("h2").textContent : t("waiting_title"));
     }
     showSection("card");
     for (const id of ["prompt", "answers", "rewrite"]) $(id).lang = card.lang || "";
     $("prompt").innerHTML = card.prompt; // escaped HTML of ui/markdown.py
     page.answerPanels.draw();
     page.answerPanels.warnOfLookAlikes();
+    page.votes?.show();
     translate($("card"));
     showControls();
     page.answerPanels.fold();
@@ -45,6 +49,15 @@ function createCards(page) {
     if (card.mode === "correct") page.notices.notify(t("changing"), { label: t("leave_it"), run: page.history.leaveCorrection }, "correction");
     scrollToLastTurn();
     page.notices.announce(t(card.mode === "correct" ? "your_answer" : card.mode === "tutorial" ? "tutorial_next" : "next_comparison"));
+  }
+  // Say what the rater has not qualified for, and whom to ask.
+  function showUnqualified() {
+    const { state: standing, projects, ask } = state.qualification;
+    const names = { projects: page.i18n.formatList(projects) };
+    $("unqualified-title").textContent = t(standing === "failed" ? "unqualified_failed" : "unqualified_asked");
+    $("unqualified-why").textContent = t(standing === "failed" ? "unqualified_failed_why" : "unqualified_asked_why", names);
+    $("unqualified-ask").textContent = ask.length ? t("unqualified_ask", { names: page.i18n.formatList(ask) }) : t("unqualified_ask_any");
+    page.notices.announce(`${$("unqualified-title").textContent}. ${$("unqualified-why").textContent}`);
   }
   // Show the controls for a pair or for more answers; a tutorial example can be neither skipped nor flagged.
   function showControls() {
@@ -63,7 +76,9 @@ function createCards(page) {
     if (prompt.lastElementChild) prompt.scrollTop = prompt.lastElementChild.offsetTop - prompt.offsetTop - 16;
     prompt.focus({ preventScroll: true, focusVisible: state.usesKeyboard });
   }
+  // Whether a card is shown, and not the guideline that has to be read first.
+  const isShown = () => !$("card").hidden || !$("empty").hidden || !$("waiting").hidden || !$("unqualified").hidden;
   const isPair = () => state.card?.answers?.length === 2;
 
-  return { showNext, show, showSection, isPair };
+  return { showNext, show, showSection, isShown, isPair };
 }

@@ -7,7 +7,7 @@ function createDrafts(page) {
   const load = () => storage.get("drafts", {});
   function save() {
     const { card } = state;
-    if (!card?.id || card.mode === "tutorial") return;
+    if (!card?.id || card.mode === "tutorial" || card.mode === "gold") return;
     const { [card.id]: _, ...others } = load();
     const draft = {
       choice: state.choice,

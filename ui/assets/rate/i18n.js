@@ -28,7 +28,8 @@ function createI18n(element, storage) {
     document.documentElement.lang = language;
     // Gradio sets dir="ltr" on its own element around the page.
     document.documentElement.dir = element.dir = RIGHT_TO_LEFT.includes(language) ? "rtl" : "ltr";
-    document.title = t("title");
+    const titled = element.querySelector("[data-title]"); // a page that shares the scripts of the rating page
+    document.title = titled ? `${t(titled.dataset.title)} · rlhf_hitl` : t("title");
     translate();
   }
   return {

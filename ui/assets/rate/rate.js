@@ -9,7 +9,7 @@
 //
 // Every part is a function `createPart(page)` in a file of its own. `page` holds the element, the shared state and the
 // other parts: a part calls another as `page.part.verb()`.
-function rate(element, server) {
+function rate(element, server, createVotes = null) {
   const $ = (id) => element.querySelector(`#${id}`);
   const storage = createStorage("rlhf_hitl.");
   const page = { element, $, server, storage, state: createState(), pace: createPace(), keymap: createKeymap(storage) };
@@ -37,6 +37,8 @@ function rate(element, server) {
   page.outbox = createOutbox(storage, (body) => page.call("submit", body), page.submission);
   page.history = createHistory(page);
   page.tutorial = createTutorial(page);
+  page.gold = createGold(page);
+  page.votes = createVotes?.(page); // on the page of leads who decide
   page.guideline = createGuideline(page);
   page.settings = createSettings(page);
   page.keyDialog = createKeyDialog(page);
@@ -86,6 +88,7 @@ function rate(element, server) {
     undo: actions.undo,
     "undo-empty": actions.undo,
     refresh: open,
+    "look-again": open,
     "open-guideline": actions.guide,
     "guideline-close": actions.guide,
     "guideline-agree": page.guideline.acknowledge,

@@ -44,6 +44,7 @@ function createServerCalls(page) {
       startLease(card);
       state.queue.push(card);
     }
+    if ("qualification" in answer) state.qualification = answer.qualification;
     state.queue = state.queue.filter((card) => !answer.gone?.includes(card.id)); // other raters hold them now
     for (const guideline of answer.guidelines ?? []) state.guidelines[guideline.key] = guideline;
     if (answer.progress) page.progress.show(answer.progress);

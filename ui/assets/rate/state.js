@@ -3,6 +3,8 @@ function createState() {
   return {
     card: null, // what is shown: a new comparison, a judgment to correct, a tutorial example, or that nothing is left
     queue: [], // cards fetched before they are needed
+    toldGolds: [], // golds that were answered, with their right answers, to be shown
+    qualification: null, // why nothing is left, where that is a qualification
     guideline: null, // the guideline of the card's project
     guidelines: {}, // key -> guideline, as the server sent them
     choice: null, // the data-choice of a button, or null

@@ -56,10 +56,12 @@ function createSubmission(page) {
     if (answer.outcome === "surplus") page.notices.notify(nameEntry(entry, t("outcome_surplus")));
     if (answer.outcome === "repeated") page.notices.notify(nameEntry(entry, t("outcome_repeated")));
     page.receive(answer);
+    const showsGold = page.gold.receive(answer.gold);
     if (state.undoOnceSent && waitingCount === 0) {
       state.undoOnceSent = false;
       return page.history.revisit(answer.judgment);
     }
+    if (showsGold) return;
     if (!card || card.mode === "waiting" || (card.mode === "empty" && state.queue.length)) page.cards.showNext();
   }
   // The draft of a refused answer stays; the notice names its question, since another card may be shown by now.

@@ -138,6 +138,8 @@ def _add_fits() -> None:
             for name in ("reliability", "position_bias", "tie_width", "strength_scale")
             for end in ("", "_low", "_high")
         ),
+        sa.Column("random", sa.Float(), nullable=False),
+        sa.Column("reliability_spread", sa.Float(), nullable=False),
     )
     op.create_table(
         "labels",

@@ -1,0 +1,107 @@
+"""Keep the fit of a label model in the store, for pages and the queue, which cannot wait for one.
+
+Whoever trains, exports or evaluates never reads it.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+
+from rlhf_hitl.labels.fitting import describe_raters, fit_label_model
+from rlhf_hitl.labels.label_models import LabelModel, Raters, Shares
+from rlhf_hitl.labels.votes import read_votes
+from rlhf_hitl.stats.rater_model import RATER_COLUMNS, RaterPopulation
+from rlhf_hitl.store import Store
+from rlhf_hitl.store.judgments import read_store_revision
+from rlhf_hitl.store.label_fits import (
+    LabelFit,
+    insert_label_fit,
+    load_newest_fit,
+    load_rater_estimates,
+    save_labels,
+)
+from rlhf_hitl.types import DEFAULT_LABEL_MODEL, Label, utc_now
+
+_ESTIMATED = ("reliability", "position_bias", "tie_width", "strength_scale")
+
+
+def fit_and_keep_labels(store: Store, label_model: str) -> LabelFit:
+    """Fit a label model to all votes of a store, and keep it with its labels, in place of an earlier one.
+
+    Raises:
+        BadInput: no such label model.
+    """
+    revision = read_store_revision(store)
+    model = fit_label_model(store, label_model)
+    fit_id, tally = f"fit_{uuid.uuid4().hex[:24]}", Counter[str]()
+    simulated = False
+
+    def make_labels() -> Iterator[Label]:
+        nonlocal simulated
+        plain = Shares()
+        for comparison_id, votes in read_votes(store):
+            labels = model.make_labels(comparison_id, votes)
+            for label, share in zip(labels, plain.make_labels(comparison_id, votes)):
+                simulated = simulated or label.simulated
+                tally["labels"] += 1
+                tally["votes"] += label.votes
+                tally["adjudicated"] += label.adjudicated
+                tally["decided"] += label.preferred is not None
+                tally["changed"] += label.preferred != share.preferred
+                tally["turned"] += None not in (label.preferred, share.preferred) and label.preferred != share.preferred
+                yield label
+
+    save_labels(store, make_labels(), fit_id)
+    names = ("labels", "votes", "adjudicated", "decided", "changed", "turned")
+    fit = LabelFit(
+        id=fit_id,
+        label_model=label_model,
+        reward_model_id=None,
+        revision=revision,
+        parameters=_make_parameters(model),
+        figures={name: tally[name] for name in names} | {"reliability": describe_raters(model)},
+        simulated=simulated,
+        created_at=utc_now(),
+    )
+    insert_label_fit(store, fit, list(_make_estimates(model)))
+    return fit
+
+
+def load_kept_label_model(store: Store, label_model: str = DEFAULT_LABEL_MODEL) -> LabelModel:
+    """Return a label model as it was last kept, for figures that cannot wait for a fit; plain shares where none is
+    kept, or it knows no raters.
+
+    It knows the raters and not the votes that it was fitted to.
+    """
+    with store.read() as conn:
+        fit = load_newest_fit(conn, "raters") if label_model == "raters" else None
+        rows = [] if fit is None else load_rater_estimates(conn, fit.id)
+    if fit is None:
+        return Shares()
+    return Raters(
+        RaterPopulation.from_json(fit.parameters), {row["rater_id"]: [row[c] for c in RATER_COLUMNS] for row in rows}
+    )
+
+
+def _make_parameters(model: LabelModel) -> dict[str, Any]:
+    if not isinstance(model, Raters):
+        return {}
+    return {name: np.asarray(value).tolist() for name, value in asdict(model.population).items()}
+
+
+def _make_estimates(model: LabelModel) -> Iterator[dict[str, Any]]:
+    """Yield a row of `rater_estimates` for each rater."""
+    if not isinstance(model, Raters) or model.fit is None or model.table is None:
+        return
+    votes = np.bincount(model.table.votes.rater, minlength=len(model.table.rater_ids))
+    bounded = (f"{name}{end}" for name in _ESTIMATED for end in ("", "_low", "_high"))
+    names = (*bounded, "random", "reliability_spread")
+    columns = {name: getattr(model.fit, name).tolist() for name in names}
+    for n, rater_id in enumerate(model.table.rater_ids):
+        yield {"rater_id": rater_id, "votes": int(votes[n])} | {name: columns[name][n] for name in names}

@@ -1,0 +1,73 @@
+"""The witness: what a reward model says of pairs whose prompt it saw nothing of.
+
+Its word helps to decide when enough votes are in. It is in no label: nothing that trains or measures a reward model
+reads this module (`labels/consensus.py` says who does). And it has no say where judgments measure the model, in the
+calibration and held-out splits and in controls and audits: a model that stops raters where they agree with it would be
+measured by votes that it chose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection
+
+from rlhf_hitl.store.db import Store
+from rlhf_hitl.store.quality_tables import out_of_fold
+from rlhf_hitl.store.tables import comparisons, prompts, reward_models
+from rlhf_hitl.types import Route, Split
+
+#: The routes whose judgments measure the reward model.
+MEASURING_ROUTES = (Route.CONTROL, Route.AUDIT)
+#: Rows of one transaction, which takes some milliseconds: raters wait meanwhile.
+ROWS_AT_ONCE = 500
+
+
+class PairProbabilities(NamedTuple):
+    """The probabilities of a pair's outcomes, as a model sees them."""
+
+    comparison_id: str
+    first: str
+    second: str
+    probabilities: tuple[float, float, float]  # first better, tie, second better
+
+
+def insert_out_of_fold(store: Store, reward_model_id: str, pairs: Sequence[PairProbabilities]) -> None:
+    """Keep what a reward model that saw nothing of the pairs' prompts says of them. What it said before stays."""
+    for start in range(0, len(pairs), ROWS_AT_ONCE):
+        rows = [
+            {"comparison_id": comparison_id, "reward_model_id": reward_model_id, "first": first, "second": second}
+            | dict(zip(("p_first", "p_tie", "p_second"), probabilities))
+            for comparison_id, first, second, probabilities in pairs[start : start + ROWS_AT_ONCE]
+        ]
+        with store.write() as conn:
+            store.insert_new(conn, out_of_fold, rows)
+
+
+def load_witness(conn: Connection, comparison_id: str) -> dict[tuple[str, str], tuple[float, float, float]]:
+    """Return (first, second) → what the newest reward model that may bear witness says of a comparison's pairs."""
+    rows = conn.execute(_WITNESS, {"comparison": comparison_id}).all()
+    return {(row.first, row.second): (row.p_first, row.p_tie, row.p_second) for row in rows}  # the newest comes last
+
+
+_OLDEST_FIRST = (
+    sa.select(out_of_fold)
+    .join(reward_models, reward_models.c.id == out_of_fold.c.reward_model_id)
+    .join(comparisons, comparisons.c.id == out_of_fold.c.comparison_id)
+    .join(prompts, prompts.c.id == comparisons.c.prompt_id)
+    .where(prompts.c.split == Split.TRAIN.value, comparisons.c.route.not_in([r.value for r in MEASURING_ROUTES]))
+    .order_by(reward_models.c.created_at, reward_models.c.id)
+)
+_WITNESS = _OLDEST_FIRST.where(out_of_fold.c.comparison_id == sa.bindparam("comparison"))
+
+
+def read_witnesses(store: Store) -> list[PairProbabilities]:
+    """Return for each pair that a witness knows what the newest of them says, in order of comparison and pair."""
+    newest: dict[tuple[str, str, str], PairProbabilities] = {}
+    with store.read() as conn:
+        for row in conn.execute(_OLDEST_FIRST):
+            key = row.comparison_id, row.first, row.second
+            newest[key] = PairProbabilities(*key, (row.p_first, row.p_tie, row.p_second))
+    return [newest[key] for key in sorted(newest)]

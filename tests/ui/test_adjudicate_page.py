@@ -1,0 +1,95 @@
+"""The page of leads who decide, in a real browser: votes beside the comparison, a decision by keyboard, and who may."""
+
+from __future__ import annotations
+
+import pytest
+
+from browser_fixtures import answers, choose, enter, expect, judgments, pair, question, until_next
+from rlhf_hitl.store import adjudication, audit, people, queue
+from rlhf_hitl.store.comparisons import find_comparisons
+from rlhf_hitl.types import Answer, Role, Verdict
+
+LEA = audit.Actor("lea")
+
+
+@pytest.fixture
+def split(serve):
+    """A server with two comparisons that two raters judged the opposite way, sent to adjudication, and a lead."""
+    server = serve([pair(f"Is it {i}?", f"Yes {i}.", f"No {i}.", overlap=2) for i in range(2)])
+    reasons = ("<b>It says</b> yes.", "")
+    for i, name in enumerate(("ann", "bob")):
+        rater = people.add_rater(server.store, name, Role.RATER).id
+        while (lease := queue.lease(server.store, rater, seconds=1800)) is not None:
+            ids = sorted(lease.order_shown, key=lambda id, lease=lease: lease.comparison.find_completion(id).text)
+            ranked = ids[::-1] if i == 0 else ids
+            answer = Answer(Verdict.RANKED, tuple((id,) for id in ranked), 2, rationale=reasons[i])
+            queue.submit(server.store, lease.id, rater, answer)
+    ids = [c.id for c in find_comparisons(server.store)]
+    adjudication.send_to_adjudication(server.store, ids, by=LEA, reason="they split")
+    return server, server.person("lea", Role.LEAD)
+
+
+def test_a_lead_decides_one_comparison_after_the_other_by_keyboard_with_the_votes_beside_it(split, page):
+    server, lea = split
+    enter(page, server, "lea")
+    page.locator('nav.pages a[data-page="/adjudicate"]').click()
+    expect(page.locator("#card")).to_be_visible(timeout=30_000)
+    expect(page).to_have_title("Decide · rlhf_hitl")
+    yes = "AB"[answers(page).index(next(a for a in answers(page) if a.startswith("Yes")))]
+    rows = page.locator("#votes-list li")
+    expect(rows).to_have_count(2)
+    expect(rows.nth(0)).to_contain_text(f"{yes} is clearly better")
+    expect(rows.nth(0).locator(".why")).to_have_text("<b>It says</b> yes.")
+    expect(rows.nth(1).locator(".why")).to_have_text("No reason was given")
+    expect(page.locator("#votes-count")).to_contain_text("A is better: 1")
+    assert "ann" not in page.locator("#rating").inner_text(), "who voted is not said"
+    before = question(page)
+    page.keyboard.press("1")
+    page.keyboard.press("r")
+    page.keyboard.type("It answers what was asked.")
+    page.keyboard.press("Control+Enter")
+    until_next(page, before)
+    page.keyboard.press("0")
+    page.keyboard.press("Enter")
+    expect(page.locator("#empty h2")).to_have_text("Nothing to decide")
+    decided = judgments(server, lea)
+    assert [j.role for j in decided] == [Role.LEAD, Role.LEAD]
+    assert decided[0].answer.rationale == "It answers what was asked."
+    assert len(decided[1].answer.ranking) == 1
+    assert adjudication.count_adjudications(server.store, lea.id) == adjudication.AdjudicationCounts(0, 0, 2)
+
+
+def test_a_decision_can_be_taken_back_and_given_anew(split, page):
+    server, lea = split
+    enter(page, server, "lea")
+    page.goto(server.address + "/adjudicate/")
+    expect(page.locator("#card")).to_be_visible(timeout=30_000)
+    before = question(page)
+    page.keyboard.press("1")
+    page.keyboard.press("Enter")
+    until_next(page, before)
+    page.keyboard.press("u")
+    expect(page.locator("#notice")).to_contain_text("You are changing an answer you gave.")
+    assert question(page) == before
+    expect(page.locator("#votes")).to_be_hidden()
+    choose(page, "B3").click()
+    page.keyboard.press("Enter")
+    until_next(page, before)
+    [decision] = judgments(server, lea)
+    assert (decision.role, decision.supersedes is not None) == (Role.LEAD, True)
+
+
+def test_on_the_rating_page_a_lead_sees_no_votes_and_nothing_of_what_waits_for_a_decision(split, page):
+    server, _ = split
+    enter(page, server, "lea")
+    page.goto(server.address + "/rate/")
+    expect(page.locator("#empty")).to_be_visible(timeout=30_000)
+    assert page.locator("#votes").count() == 0
+
+
+def test_raters_are_refused_the_page(split, page):
+    server, _ = split
+    server.person("cy")
+    enter(page, server, "cy")
+    for path in ("/adjudicate/", "/adjudicate/config", "/adjudicate/gradio_api/info"):
+        assert page.request.get(server.address + path).status == 403

@@ -1,11 +1,11 @@
 """How many human votes a judge saves: MT-Bench, people's votes and the recorded ones of GPT-4. A part of `labels.py`.
 
-Of every comparison up to N human votes are drawn and kept, in 20 splits; the truth is the majority of the others among
-first, tie and second, where it is unique. The label of the kept votes alone has an accuracy. Then each kept vote is
-kept again with some probability only, and GPT-4's vote, which the rater model takes for one more rater of unknown
-reliability, is added. `judge.human_votes_share` is the share of human votes from which on the accuracy is that of all of
-them without the judge, on the straight lines between tenths; 0 where the judge needs no human vote at all. Its interval
-is a bootstrap over comparisons.
+Of every comparison up to N human votes are drawn and kept, in 20 splits; the truth is the majority of the others
+among first, tie and second, where it is unique. The label of the kept votes alone has an accuracy. Then each kept vote
+is kept again with some probability only, and GPT-4's vote, which the rater model takes for one more rater of unknown
+reliability, is added. `judge.human_votes_share` is the share of human votes from which on the accuracy is that of all
+of them without the judge, on the straight lines between tenths; 0 where the judge needs no human vote at all. Its
+interval is a bootstrap over comparisons.
 
 GPT-4's recorded votes were asked in both orders; "tie (inconsistent)" is where its choice turned with the order.
 """

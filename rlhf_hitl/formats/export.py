@@ -63,7 +63,7 @@ def export_snapshot(
             a model must not be measured on its own labels.
         include_ties: also pairs where raters prefer neither, for trainers that read `p_tie`; TRL's own trainers take
             every row as a strict preference.
-        include_judges: also what models that judge have said: votes (in labels of the train split only), ratings, reasons.
+        include_judges: also what models that judge have said. Their votes are in labels of the train split only.
         min_votes: leave out pairs with fewer votes.
         label_model: how votes become labels. A fitted one reads the votes of the whole store.
         license: what the card says of it, as the hub names licences.

@@ -124,6 +124,10 @@ def set_project_command(
         ),
     ] = None,
     rater_filter: RaterFilters = None,
+    judge_overlap: Annotated[
+        int | None,
+        typer.Option(min=0, help="Ask for this many judgments of AI judges of each comparison; 0 asks for none."),
+    ] = None,
     overlap_rule: OverlapRules = None,
     gold_every: Annotated[
         int | None, typer.Option(min=0, help="Give raters one gold in this many comparisons, hidden; 0 gives none.")
@@ -161,7 +165,10 @@ def set_project_command(
     asked = (
         None if qualification is None else "off" if qualification == "off" else QualificationRule.parse(qualification)
     )
-    changes = (paused, open, repeat_every, filters, rule, gold_every, gold_feedback, asked, admit, dismiss)
+    changes = (
+        *(paused, open, repeat_every, filters, rule, gold_every, gold_feedback, asked),
+        *(judge_overlap, admit, dismiss),
+    )
     if all(new is None for new in changes):
         raise BadInput(
             "nothing to change", expected="an option that says what", fix="add e.g. --paused or --admit NAME"
@@ -179,6 +186,7 @@ def set_project_command(
         gold_every=gold_every,
         gold_feedback=gold_feedback,
         qualification=asked,
+        judge_overlap=judge_overlap,
     )
     looked_at = queue.apply_overlap_rule(opened, name) if rule is not None else 0
     for rater in admit or []:

@@ -63,7 +63,7 @@ def _add_search_of_sqlite() -> None:
 
 
 def _note_changes_on_sqlite() -> None:
-    # A trigger that writes makes an import a fifth slower. New rows are found by their numbers instead, which grow in the
+    # A trigger that writes makes an import a fifth slower. New rows are found by their numbers, which grow in the
     # order of commits, since there is one writer: `catalog_seen` says up to which they were seen.
     op.create_table(
         "catalog_seen",

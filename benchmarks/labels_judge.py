@@ -65,8 +65,8 @@ def measure(args: argparse.Namespace) -> tuple[dict[str, float | int | None], st
     }
     notes = (
         f"Accuracy of labels of up to N human votes against the majority of the left-out ones, {SPLITS} splits of "
-        "MT-Bench; human_votes_share_N is the share of them that reaches the same beside GPT-4's recorded votes, with a bootstrap "
-        "interval over comparisons; human_votes_share is that of two. Leans of the judge are beyond those of people on "
+        "MT-Bench; human_votes_share_N is the share of them that reaches the same beside GPT-4's recorded votes, with a "
+        "bootstrap interval over comparisons; human_votes_share is that of two. Leans of the judge are beyond those of people on "
         "the same pairs; own policies are gpt-*, whose answers it wrote or a relative did."
     )
     return figures, notes
@@ -90,7 +90,7 @@ def join_judge(data: Path, out: Path) -> tuple[int, int]:
             ):  # fmt: skip
                 if (row := rows.get((vote["question_id"], vote["turn"], a, b))) is not None:
                     judged += 1
-                    inconsistent += "inconsistent" in winner
+                    inconsistent += "inconsistent" in str(winner)
                     joined.write(json.dumps(row | {"judge": JUDGE, "winner": winner}) + "\n")
                     break
     return inconsistent, judged

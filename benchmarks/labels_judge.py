@@ -90,7 +90,7 @@ def join_judge(data: Path, out: Path) -> tuple[int, int]:
             ):  # fmt: skip
                 if (row := rows.get((vote["question_id"], vote["turn"], a, b))) is not None:
                     judged += 1
-                    inconsistent += "inconsistent" in winner
+                    inconsistent += "inconsistent" in str(winner)
                     joined.write(json.dumps(row | {"judge": JUDGE, "winner": winner}) + "\n")
                     break
     return inconsistent, judged

@@ -65,9 +65,9 @@ def measure(args: argparse.Namespace) -> tuple[dict[str, float | int | None], st
     }
     notes = (
         f"Accuracy of labels of up to N human votes against the majority of the left-out ones, {SPLITS} splits of "
-        "MT-Bench; human_votes_share_N is the share of them that reaches the same beside GPT-4's recorded votes, with a "
-        "bootstrap interval over comparisons; human_votes_share is that of two. Leans of the judge are beyond those of people on "
-        "the same pairs; own policies are gpt-*, whose answers it wrote or a relative did."
+        "MT-Bench; human_votes_share_N is the share of them that reaches the same beside GPT-4's recorded votes, with "
+        "a bootstrap interval over comparisons; human_votes_share is that of two. Leans of the judge are beyond those "
+        "of people on the same pairs; own policies are gpt-*, whose answers it wrote or a relative did."
     )
     return figures, notes
 

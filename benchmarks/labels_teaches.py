@@ -109,14 +109,16 @@ def cross_validate(
     for k in range(min(FOLDS, len(names))):
         held_out, others = shuffled[k::FOLDS], np.delete(shuffled, np.s_[k::FOLDS])
         known, calibrating = np.isin(family, others), np.isin(family, others[::CALIBRATION])
-        predicted, fitting = np.flatnonzero(np.isin(family, held_out)), np.flatnonzero(known & ~calibrating)
-        calibration = [i for i in np.flatnonzero(calibrating) if select_decided([pairs[i]])]
+        predicted = np.flatnonzero(np.isin(family, held_out))
+        fitting: list[int] = np.flatnonzero(known & ~calibrating).tolist()
+        calibration = [i for i in np.flatnonzero(calibrating).tolist() if select_decided([pairs[i]])]
         label_model: LabelModel = Shares()
         if rates_raters:
-            ids = sorted({pairs[i].comparison.id for i in np.flatnonzero(known)})
+            ids = sorted({pairs[i].comparison.id for i in np.flatnonzero(known).tolist()})
             label_model = fit_to_votes(((i, votes[i]) for i in ids), "raters")
         rows = count_votes([_relabel(pairs[i], label_model, votes) for i in fitting])
-        standardiser = Standardiser.fit(features[np.r_[fitting, fitting + n]], lengths[np.r_[fitting, fitting + n]])
+        both = [*fitting, *(i + n for i in fitting)]
+        standardiser = Standardiser.fit(features[both], lengths[both])
         differences = standardiser.differences(features, lengths)
         vote_weight, _ = choose_vote_weight(differences[fitting], rows, families[fitting])
         head = fit_head(differences[fitting], rows, vote_weight=vote_weight)

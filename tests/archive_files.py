@@ -23,6 +23,7 @@ from rlhf_hitl.types import (
     Event,
     ImagePart,
     Message,
+    OverlapRule,
     Prompt,
     Role,
     Route,
@@ -110,7 +111,11 @@ def make_domain_values(table: str, i: int, n: int, kept: dict[str, list[dict[str
         case "projects":
             filters = [["batch"], [], ["tags.é"]][i % 3]
             qualification = {"golds": 8, "pass_mark": 0.75} if i % 2 else None
-            quality = {"gold_every": (0, 2, 7)[i % 3], "qualification": qualification, "overlap_rule": {"least": i}}
+            quality = {
+                "gold_every": (0, 2, 7)[i % 3],
+                "qualification": qualification,
+                "overlap_rule": OverlapRule(1 + i % 5, 1000).to_plain(),
+            }
             return {"id": f"project-{i}", "repeat_every": (0, 2, 7)[i % 3], "rater_filters": filters} | quality
         case "secrets":
             return {"name": "draws" if i == 0 else f"another {i}", "value": f"{i:064x}"}

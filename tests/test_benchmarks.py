@@ -60,6 +60,20 @@ def test_features_are_read_fused_and_as_the_library_does(shared_data, tiny_model
         assert -1 <= low <= figures[f"{name}.accuracy_change"] <= high <= 1
 
 
+def test_labels_are_measured_against_their_peers(shared_data, tiny_model):
+    figures = quick("labels.py", "--data", str(shared_data), "--backbone", str(tiny_model))
+    for name in ("llmfao", "mt_bench"):
+        for n in (1, 2, 3):
+            peers = [figures[f"{name}.accuracy.{peer}_{n}"] for peer in ("majority", "dawid_skene", "crowdlab")]
+            gain = figures[f"{name}.accuracy.consensus_{n}"] - max(peers)
+            assert figures[f"{name}.accuracy_gain_{n}"] == pytest.approx(gain)
+            low, high = (figures[f"{name}.accuracy_gain_{n}.{end}"] for end in ("low", "high"))
+            assert -1 <= low <= gain <= high <= 1
+    assert 0.8 < figures["coverage.reliability"] <= 1
+    assert figures["spam.majority.spam"] < figures["spam.majority.clean"]
+    assert figures["time_ratio"] == pytest.approx(figures["fit_seconds"] / figures["dawid_skene_seconds"])
+
+
 def test_reward_head_runs_on_generated_labels():
     figures = quick("reward_head.py")
     assert figures["labels"] == 500

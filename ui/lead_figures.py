@@ -1,4 +1,4 @@
-"""The figures of the lead's page, computed once for all who look at them: a large store takes many seconds for them."""
+"""Figures of a page, computed once for all who look at them: a large store takes many seconds for them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from threading import Lock
 from typing import Generic, TypeVar
 
 from rlhf_hitl.types import utc_now
+
+Report = TypeVar("Report")
 
 #: A report that took longer than this many seconds is kept for so many times as long as it took.
 SLOW_SECONDS, KEPT_TIMES = 1.0, 20

@@ -166,21 +166,26 @@ class RatingService:
         return self._draw_comparison(lease.id, "new", lease.comparison, lease.order_shown, lease.guideline_version)
 
     def _describe_qualification(self) -> dict[str, Any] | None:
-        """Return why a rater gets nothing: what they have not qualified for, and whom to ask about it.
+        """Return why a rater gets nothing: they are paused, or have not qualified for something; and whom to ask.
 
-        None where nothing is asked of them.
+        None where nothing is asked of them. Why they are paused is for a lead to tell.
         """
+        if people.get_rater(self._store, self._rater.id).paused:
+            return {"state": "paused", "projects": [], "ask": self._list_leads()}
         standings = qualifications.list_standings(self._store, self._rater.id)
         open_ones = [s for s in standings if s.state is not QualificationState.QUALIFIED]
         if not open_ones:
             return None
         failed = [s.project for s in open_ones if s.state is QualificationState.FAILED]
-        leads = [r.name for r in people.list_raters(self._store) if r.role is Role.LEAD and not r.disabled]
         return {
             "state": "failed" if failed else "asked",
             "projects": failed or [s.project for s in open_ones],
-            "ask": leads[:LEADS_NAMED],
+            "ask": self._list_leads(),
         }
+
+    def _list_leads(self) -> list[str]:
+        leads = [r.name for r in people.list_raters(self._store) if r.role is Role.LEAD and not r.disabled]
+        return leads[:LEADS_NAMED]
 
     def _submit(self, request: PageRequest) -> Receipt:
         try:

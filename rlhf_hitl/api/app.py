@@ -23,6 +23,7 @@ from rlhf_hitl.api.metrics import RequestMonitor, ServerMetrics
 from rlhf_hitl.api.page_guard import PageGuard
 from rlhf_hitl.api.problems import ProblemResponse, respond_with_problem, respond_with_store_failure
 from rlhf_hitl.api.proxies import ForwardedHeaders
+from rlhf_hitl.api.rater_checking import RaterChecker
 from rlhf_hitl.api.security import SecurityMiddleware
 from rlhf_hitl.api.sign_in import add_sign_in_routes
 from rlhf_hitl.api.sign_in_throttle import SignInThrottle
@@ -31,6 +32,7 @@ from rlhf_hitl.api.v1 import create_api
 from rlhf_hitl.config import Settings, TrustedProxies, load_settings
 from rlhf_hitl.errors import RlhfHitlError
 from rlhf_hitl.store import Store, StoreFailure
+from rlhf_hitl.store.catalog_index import CatalogKeeper
 from rlhf_hitl.store.imports import Housekeeper
 from rlhf_hitl.store.webhooks.sender import WebhookSender
 from rlhf_hitl.terminal import filter_output, print_note
@@ -47,7 +49,7 @@ def create_app(store: Store, settings: Settings, throttle: SignInThrottle | None
 def create_headless_app(store: Store, settings: Settings, throttle: SignInThrottle | None = None) -> FastAPI:
     """Build the API, sign-in, health checks, and what runs as long as the application does.
 
-    That is a sender of webhooks and a housekeeper of imports.
+    That is a sender of webhooks, a housekeeper of imports, what keeps the catalog up to date, and the check of raters.
 
     It keeps no state of its own, so any number of processes may serve one store.
     """
@@ -57,12 +59,12 @@ def create_headless_app(store: Store, settings: Settings, throttle: SignInThrott
         # What is loaded by now stays. Looking through all of it for garbage, whenever a request has made many objects,
         # would hold up every other request for half a second.
         gc.freeze()
-        sender, housekeeper = WebhookSender(store), Housekeeper(store)
-        sender.start()
-        housekeeper.start()
+        beside = (WebhookSender(store), Housekeeper(store), CatalogKeeper(store), RaterChecker(store))
+        for worker in beside:
+            worker.start()
         yield
-        await run_in_threadpool(housekeeper.stop)
-        await run_in_threadpool(sender.stop)
+        for worker in reversed(beside):
+            await run_in_threadpool(worker.stop)
 
     app = FastAPI(title="rlhf_hitl", docs_url=None, redoc_url=None, openapi_url=None, lifespan=run_beside)
     metrics = ServerMetrics(store)
@@ -93,12 +95,13 @@ def create_headless_app(store: Store, settings: Settings, throttle: SignInThrott
 
 def mount_pages(app: FastAPI, store: Store, settings: Settings) -> None:
     """Mount the pages, each behind a guard that admits its roles."""
-    from rlhf_hitl.ui import adjudicate, lead, rate, replay
+    from rlhf_hitl.ui import adjudicate, data, lead, rate, raters, replay
     from rlhf_hitl.ui import people as people_page
     from rlhf_hitl.ui.rendering import start_rendering
 
     start_rendering()
-    pages = {"/rate": rate, "/adjudicate": adjudicate, "/lead": lead, "/people": people_page, "/replay": replay}
+    pages = {"/rate": rate, "/adjudicate": adjudicate, "/lead": lead, "/data": data, "/raters": raters}
+    pages |= {"/people": people_page, "/replay": replay}
     for path, page in pages.items():
         guard = Middleware(PageGuard, store=store, roles=ROLES_OF_PAGE[path])
         page.mount(app, path, store, settings, guard)

@@ -20,6 +20,8 @@ ROLES_OF_PAGE: dict[str, frozenset[Role]] = {
     "/rate": frozenset({Role.RATER, Role.LEAD, Role.ADMIN}),
     "/adjudicate": frozenset({Role.LEAD, Role.ADMIN}),
     "/lead": frozenset({Role.LEAD, Role.ADMIN}),
+    "/data": frozenset({Role.EVALUATOR, Role.LEAD, Role.ADMIN}),
+    "/raters": frozenset({Role.LEAD, Role.ADMIN}),
     "/people": frozenset({Role.LEAD, Role.ADMIN}),
     "/replay": frozenset({Role.EVALUATOR, Role.LEAD, Role.ADMIN}),
 }
@@ -33,6 +35,8 @@ ROLES_OF_SCOPE: dict[Scope, frozenset[Role]] = {
     Scope.MANAGE: frozenset({Role.LEAD, Role.ADMIN}),
     Scope.METRICS: frozenset({Role.EVALUATOR, Role.LEAD, Role.ADMIN}),
 }
+#: The roles that may act on what the catalog's page finds: send it to raters or leads, reserve it, name it.
+ACTS_ON_DATA = frozenset({Role.LEAD, Role.ADMIN})
 #: The roles that may see what others judged, which policy wrote a completion, and how a model scores it.
 SEES_ALL = frozenset({Role.EVALUATOR, Role.LEAD, Role.ADMIN})
 

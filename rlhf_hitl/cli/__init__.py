@@ -36,7 +36,7 @@ from rlhf_hitl.workspace import protect_workspace, restrict_new_files
 #: The modules with commands, in the order in which `--help` lists them.
 MODULES = (
     "quickstart", "serve", "data", "generate", "train_reward", "route", "evaluate", "train_policy", "loop", "report",
-    "audit", "raters", "judges", "labels", "projects", "guidelines", "tutorial", "golds", "assignments",
+    "audit", "slices", "raters", "judges", "labels", "projects", "guidelines", "tutorial", "golds", "assignments",
     "tokens", "webhooks", "models",
 )  # fmt: skip
 
@@ -73,6 +73,9 @@ StoreUrl = Annotated[
         default_factory=lambda: load_settings().store,
         show_default="sqlite:///workspace/preferences.db",
     ),
+]
+SliceName = Annotated[
+    str | None, typer.Option("--slice", help="Take only the comparisons of this slice: see `rlhf-hitl slices`.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")]
 LabelModelOption = Annotated[

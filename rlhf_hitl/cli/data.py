@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rlhf_hitl.cli import AsJson, LabelModelOption, Result, StoreUrl, command, make_table
+from rlhf_hitl.cli import AsJson, LabelModelOption, Result, SliceName, StoreUrl, command, make_table
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.formats import ExportFormat, PairSelection
 from rlhf_hitl.terminal import print_note
@@ -229,6 +229,7 @@ def export_data_command(
         ),
     ] = "trl",
     project: Annotated[str | None, typer.Option(help="Export only this project.")] = None,
+    slice: SliceName = None,
     model_labels: Annotated[
         bool, typer.Option(help="Include pairs that were accepted on a model's score, in the train split only.")
     ] = True,
@@ -283,6 +284,7 @@ def export_data_command(
                 "--license": license != "unknown",
                 "--push-to-hub": push_to_hub,
                 "--project": project,
+                "--slice": slice,
                 "--no-model-labels": not model_labels,
                 "--ties": ties,
                 "--without-judges": not judges,
@@ -299,7 +301,7 @@ def export_data_command(
         )
     opened = Store.open(store)
     manifest = write(
-        opened, out, format=format, project=project, include_model_labels=model_labels,
+        opened, out, format=format, project=project, slice=slice, include_model_labels=model_labels,
         include_ties=ties, min_votes=min_votes, label_model=label_model, include_judges=judges, license=license,
         repo=push_to_hub, overwrite=overwrite, progress=True,
     )  # fmt: skip

@@ -1,9 +1,10 @@
-"""Commands `raters …`: the people who can sign in."""
+"""Commands `raters …`: the people who can sign in, and what checks find against them."""
 
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -13,6 +14,10 @@ from rlhf_hitl.errors import BadInput
 from rlhf_hitl.types import DEFAULT_PROJECT, Role
 from rlhf_hitl.visible import make_cell_visible
 from rlhf_hitl.wording import say_count
+
+if TYPE_CHECKING:
+    from rlhf_hitl.store import Store
+    from rlhf_hitl.store.findings import Finding
 
 rater_group = typer.Typer(help="Manage people: who may rate and who may lead.", no_args_is_help=True)
 app.add_typer(rater_group, name="raters")
@@ -268,3 +273,91 @@ def qualify_rater_command(
         return Result(data, f"{name} is asked to qualify for {project} again.")
     until = f" until {standing.expires_at:%Y-%m-%d}" if standing.expires_at else ""
     return Result(data, f"{name} may work in {project}{until}.")
+
+
+@command("check", rater_group)
+def check_raters_command(*, store: StoreUrl, json: AsJson = False) -> Result:
+    """Check raters by their answers: write findings against them, and pause them or let their votes count less."""
+    from rlhf_hitl.labels.checks import CHECKS, check_raters
+    from rlhf_hitl.store import Store
+
+    opened = Store.open(store)
+    found = check_raters(opened)
+    rate = sum(check.false_alarm_rate for check in CHECKS.values() if check.action != "none")
+    rows = _make_finding_rows(opened, found)
+    text = _make_findings_table("New findings", rows) if rows else "Nothing new was found."
+    more = [f"Of raters who work as asked, these checks pause or down-weight {100 * rate:.2g} % at most, ever."]
+    return Result({"findings": rows}, text, more=more)
+
+
+@command("findings", rater_group)
+def list_findings_command(
+    name: Annotated[str | None, typer.Argument(help="One rater's name; without it, all.", show_default=False)] = None,
+    *,
+    store: StoreUrl,
+    json: AsJson = False,
+) -> Result:
+    """List what checks have found against raters, overruled findings too."""
+    from rlhf_hitl.store import Store, people
+    from rlhf_hitl.store.findings import list_findings
+
+    opened = Store.open(store)
+    rater_id = None if name is None else people.get_rater_by_name(opened, name).id
+    rows = _make_finding_rows(opened, list_findings(opened, rater_id))
+    text = _make_findings_table("Findings", rows) if rows else "None. `rlhf-hitl raters check` looks for some."
+    return Result({"findings": rows}, text)
+
+
+@command("overrule", rater_group)
+def overrule_findings_command(
+    name: Annotated[str, typer.Argument(help="The name of the rater against whom the findings do not hold.")],
+    because: Annotated[str, typer.Option(help="Say why, so that others can follow it later.")],
+    check: Annotated[
+        str | None, typer.Option(help="Overrule the findings of this check only.", show_default=False)
+    ] = None,
+    *,
+    store: StoreUrl,
+    json: AsJson = False,
+) -> Result:
+    """Overrule findings: the rater's votes count in full again, and they are offered work. No judgment changes.
+
+    What was known by now is not held against them again.
+    """
+    from rlhf_hitl.store import Store
+    from rlhf_hitl.store.findings import overrule_findings
+
+    opened = Store.open(store)
+    overruled = overrule_findings(opened, name, because, check=check)
+    rows = _make_finding_rows(opened, overruled)
+    return Result({"findings": rows}, _make_findings_table("Overruled", rows))
+
+
+def _make_finding_rows(opened: Store, found: Sequence[Finding]) -> list[dict[str, Any]]:
+    from rlhf_hitl.labels.checks import explain
+    from rlhf_hitl.store.checked_answers import load_rater_states
+
+    states = load_rater_states(opened) if found else {}
+    return [
+        {
+            "seq": finding.seq,
+            "name": states[finding.rater_id].name,
+            "check": finding.check,
+            "project": finding.project,
+            "action": finding.action.value,
+            "reason": explain(finding.check, finding.evidence),
+            "p_value": finding.p_value,
+            "false_alarm_rate": finding.false_alarm_rate,
+            "evidence": dict(finding.evidence),
+            "at": finding.created_at.isoformat(),
+            "overruled_because": finding.overruled_because,
+        }
+        for finding in found
+    ]
+
+
+def _make_findings_table(title: str, rows: list[dict[str, Any]]) -> Any:
+    cells = [
+        (row["name"], row["check"], "overruled" if row["overruled_because"] else row["action"], row["reason"])
+        for row in rows
+    ]
+    return make_table(title, cells, ("name", "check", "action", "why"))

@@ -25,6 +25,10 @@ def show_report_command(
     html: Annotated[
         Path | None, typer.Option(help="Also write the report with plots to this self-contained HTML file.")
     ] = None,
+    slice: Annotated[
+        str | None,
+        typer.Option(help="Take agreement and what raters reward of this saved slice; the five figures are of all."),
+    ] = None,
     json: AsJson = False,
 ) -> Result:
     """Show the five figures a lead watches, how far raters agree, and what they reward besides the content."""
@@ -32,19 +36,23 @@ def show_report_command(
     from rlhf_hitl.labels.agreement import measure_store_agreement
     from rlhf_hitl.labels.bias import measure_bias
     from rlhf_hitl.store import Store
+    from rlhf_hitl.store.slices import find_slice_ids
 
     require_file_path("--html", html)
     opened = Store.open(store)
+    ids = find_slice_ids(opened, slice)
     computed = compute_kpi_report(opened, load_settings())
-    agreement = measure_store_agreement(opened, ("language", "round", "guideline"))
-    bias = measure_bias(opened)
+    agreement = measure_store_agreement(opened, ("language", "round", "guideline"), comparison_ids=ids)
+    bias = measure_bias(opened, comparison_ids=ids)
     if html is not None:
         from rlhf_hitl.kpi_report_html import render_kpi_report
         from rlhf_hitl.labels.quality_report import render_sections
 
-        write_text_atomically(html, render_kpi_report(computed, render_sections(agreement, bias)))
-    data = computed.as_dict() | {"agreement": agreement.as_dict(), "bias": bias.as_dict()}
+        write_text_atomically(html, render_kpi_report(computed, render_sections(agreement, bias, slice)))
+    data = computed.as_dict() | {"agreement": agreement.as_dict(), "bias": bias.as_dict(), "slice": slice}
     tables = [*make_agreement_tables(agreement, min_groups=2), *make_bias_tables(bias)]
+    if slice is not None:
+        tables.insert(0, f"Of the slice {make_cell_visible(slice)}:")
     written = [f"Written to {html}"] if html else []
     return Result(data, make_report_table(computed), more=[*(part for t in tables for part in ("", t)), *written])
 
@@ -58,6 +66,7 @@ def show_agreement_command(
         ),
     ] = None,
     project: Annotated[str | None, typer.Option(help="Take only the comparisons of this project.")] = None,
+    slice: Annotated[str | None, typer.Option(help="Take only the comparisons of this saved slice.")] = None,
     *,
     store: StoreUrl,
     json: AsJson = False,
@@ -66,13 +75,15 @@ def show_agreement_command(
     from rlhf_hitl.labels.agreement import check_grouping, measure_store_agreement
     from rlhf_hitl.store import Store
     from rlhf_hitl.store.projects import require_project
+    from rlhf_hitl.store.slices import find_slice_ids
 
     groupings = list(dict.fromkeys(map(check_grouping, by or [])))
     opened = Store.open(store)
     if project is not None:
         with opened.read() as conn:
             require_project(conn, project)
-    measured = measure_store_agreement(opened, groupings, project=project)
+    ids = find_slice_ids(opened, slice)
+    measured = measure_store_agreement(opened, groupings, project=project, comparison_ids=ids)
     first, *others = make_agreement_tables(measured)
     return Result(measured.as_dict(), first, more=[part for t in others for part in ("", t)])
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from rlhf_hitl.cli import AsJson, Interrupted, Result, StoreUrl, command, make_table
+from rlhf_hitl.cli import AsJson, Interrupted, Result, SliceName, StoreUrl, command, make_table
 from rlhf_hitl.cli.launch import launch_processes
 from rlhf_hitl.cli.reward_models import RewardModelName, describe_model, load_requested_model
 from rlhf_hitl.reward.readability import Obstacle
@@ -69,6 +69,7 @@ def route_comparisons_command(
     control_share: Annotated[
         float, typer.Option(help="Send this share to raters at random, to measure the model and the router.")
     ] = 0.1,
+    slice: SliceName = None,
     json: AsJson = False,
 ) -> Result:
     """Send scored comparisons to raters, or accept those the model is sure of, with a bound on its errors."""
@@ -76,16 +77,18 @@ def route_comparisons_command(
 
     from rlhf_hitl.routing.config import RoutingConfig
     from rlhf_hitl.store import Store
+    from rlhf_hitl.store.slices import find_slice_ids
 
     config = RoutingConfig(max_error, delta, control_share)
     opened = Store.open(store)
+    chosen = find_slice_ids(opened, slice)
     model = load_requested_model(opened, reward_model)
     from rlhf_hitl.routing.router import route_pool
     from rlhf_hitl.routing.scoring import score_pool
 
     with _explain_interruption(opened, model.id, "route"):
-        summary = score_pool(opened, model)
-        routed = route_pool(opened, model, config)
+        summary = score_pool(opened, model, comparison_ids=chosen)
+        routed = route_pool(opened, model, config, comparison_ids=chosen)
     data = {
         "reward_model_id": model.id,
         "routes": routed.counts,

@@ -23,9 +23,9 @@ CARD_FILE = "README.md"
 #: What each table holds, for the card.
 ABOUT = {
     "pairs": "a row for each pair of completions of which raters prefer one: `prompt`, `chosen`, `rejected`, as TRL's "
-    "reward and DPO trainers take them, with the shares of the votes",
+    "reward and DPO trainers take them, with their labels",
     "rankings": "a row for each comparison: all `completions`, and in `rankings` their ranks in every judgment that "
-    "counts (0 is the best, equal ranks are a tie, -1 was not ranked)",
+    "counts (0 is the best, equal ranks are a tie, -1 was not ranked), with what each is worth in `weights`",
     "judgments": "a row for every judgment: also ties, both bad, skips, flags, surplus and corrected ones",
     "demonstrations": "a row for each better answer that a rater wrote: `prompt`, `completion`, as TRL's SFT trainer "
     "takes them",
@@ -102,9 +102,32 @@ No two people have judged the same two completions, so their agreement is not kn
 
 ## How it was made
 
-- **Labels**: of a pair's judgments, `p_chosen`, `p_tie` and `p_rejected` are the shares that prefer `chosen`, neither,
-  or `rejected`. Both bad counts as neither. Skips, flags, surplus judgments, hidden repeats and superseded judgments do
-  not count. `min_votes` was {{ m.min_votes }}.
+- **Labels**: `p_chosen`, `p_tie` and `p_rejected` say how likely it is that a rater prefers `chosen`, neither, or
+  `rejected`, by the label model `{{ m.label_model }}`:
+{% if m.label_model == "shares" %}
+  the plain shares of the votes.
+{% elif m.label_model == "majority" %}
+  what most votes say, for certain.
+{% elif m.label_model == "raters" %}
+  what a reference rater would say, given how reliable the raters of the votes have been, which side they favour and
+  how readily they call a tie.
+{% elif m.label_model == "dawid-skene" %}
+  what is true, given how often each rater says what.
+{% else %}
+  Bradley and Terry's model, with ties.
+{% endif %}
+  `w_chosen`, `w_tie` and `w_rejected` are what the votes are worth, in votes of a reference rater, and `weight` is
+  their sum. Both bad counts as neither. Skips, flags, surplus judgments, hidden repeats, tasks with known answers and
+  superseded judgments do not count. Where a lead has decided (`adjudicated`), that is the label. `min_votes` was
+  {{ m.min_votes }}.
+{% if m.reliability %}
+- **Reliability** of the {{ m.reliability.raters|count("rater") }}, 1 being the typical one's:
+  {{ m.reliability.median }} in the middle, {{ m.reliability.lowest_tenth }} to {{ m.reliability.highest_tenth }} for
+  the middle 80 %. {{ "{:.1%}".format(m.reliability.random_share) }} of raters answer without looking.
+{% endif %}
+{% if m.labels.judge %}
+- **AI judges** alone voted on {{ m.labels.judge|count("pair") }} in `train` (`label_source` is `judge`).
+{% endif %}
 {% if m.include_ties %}
 - **Ties are among the pairs**, for trainers that read `p_tie`. TRL's own trainers take every row as a preference.
 {% endif %}

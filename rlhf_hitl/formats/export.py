@@ -33,6 +33,7 @@ from rlhf_hitl.store import Store, projects
 from rlhf_hitl.store.export_query import JsonFields
 from rlhf_hitl.store.imports import finish_waiting_imports
 from rlhf_hitl.store.judgments import read_store_revision
+from rlhf_hitl.store.slices import find_slice_ids
 from rlhf_hitl.types import DEFAULT_LABEL_MODEL, LabelModelName, Split, utc_now
 
 
@@ -42,6 +43,7 @@ def export_snapshot(
     *,
     format: SnapshotFormat = "trl",
     project: str | None = None,
+    slice: str | None = None,
     include_model_labels: bool = True,
     include_ties: bool = False,
     include_judges: bool = True,
@@ -59,6 +61,7 @@ def export_snapshot(
     Args:
         format: what to write, see above.
         project: export this project only.
+        slice: export only the comparisons of this slice, and no ratings, which are of no comparison.
         include_model_labels: also pairs that were accepted on a reward model's score. They are in train only, because
             a model must not be measured on its own labels.
         include_ties: also pairs where raters prefer neither, for trainers that read `p_tie`; TRL's own trainers take
@@ -73,7 +76,7 @@ def export_snapshot(
 
     Raises:
         BadInput: there is nothing to export, or `out` exists already.
-        NotFound: there is no such project.
+        NotFound: there is no such project or slice.
     """
     check_license(license)
     check_may_write(out, "export", "folder", is_earlier=_is_export, overwrite=overwrite)
@@ -81,9 +84,10 @@ def export_snapshot(
     if project is not None:
         with store.read() as conn:
             projects.require_project(conn, project)
-    revision = read_store_revision(store)
+    revision, chosen = read_store_revision(store), find_slice_ids(store, slice)
     fitted = fit_label_model(store, label_model, judges=include_judges)
     snapshot = Snapshot(store, project, include_model_labels, include_ties, min_votes, progress, fitted, include_judges)
+    snapshot.comparison_ids = chosen
     with atomic_folder(out, existing="replace" if overwrite else "refuse") as draft:
         written = _write_rows(snapshot, draft, format)
         if not any(snapshot.pairs.values()) and not any(snapshot.ratings.values()):
@@ -99,6 +103,7 @@ def export_snapshot(
             "labels": {source: snapshot.sources[source] for source in ("human", "judge", "model")},
             **{c: {s.value: snapshot.count_rows(c, s) for s in Split} for c in CONFIGS if c != "pairs"},
             "project": project,
+            **({} if slice is None else {"slice": slice}),
             "filters": dict(sorted(snapshot.filters.items())),
             "changed": dict(sorted(written.changed.items())),
             "min_votes": min_votes,

@@ -71,7 +71,8 @@ class SnapshotBatch:
 class Snapshot:
     """Reads the rows of a snapshot from the store in batches, and counts them and what was left out.
 
-    `label_model` makes the labels; `include_judges` lets the votes of models into those of the train split.
+    `label_model` makes the labels; `include_judges` lets the votes of models into those of the train split. Only
+    `comparison_ids` are in it, where they are given.
     """
 
     store: Store
@@ -82,6 +83,7 @@ class Snapshot:
     progress: bool
     label_model: LabelModel = field(default_factory=Shares)
     include_judges: bool = True
+    comparison_ids: frozenset[str] | None = None
     pairs: Counter[Split] = field(default_factory=Counter)
     sources: Counter[str] = field(default_factory=Counter)
     rankings: Counter[Split] = field(default_factory=Counter)
@@ -126,6 +128,8 @@ class Snapshot:
             for comparisons in read_judged_comparisons(self.store, split=split, project=self.project):
                 batch = SnapshotBatch()
                 for judged in comparisons:
+                    if not self._is_chosen(judged.comparison["comparison_id"]):
+                        continue
                     if kept := self._keep_people(judged):
                         self._add_judged(batch, kept, split)
                 yield batch
@@ -137,6 +141,8 @@ class Snapshot:
                 for row in chunk:
                     self._add_pair(batch, row, split)
                 yield batch
+        if self.comparison_ids is not None:
+            return
         for all_ratings in read_ratings(self.store, split=split, project=self.project):
             ratings = [r for r in all_ratings if self.include_judges or r["role"] != Role.JUDGE]
             if n := len(all_ratings) - len(ratings):
@@ -232,9 +238,13 @@ class Snapshot:
             ranked = [(vote, ranks, others + 1)]
         return make_ranking_row(judged.comparison, ranked, self.label_model.name) if ranked else None
 
+    def _is_chosen(self, comparison_id: str) -> bool:
+        return self.comparison_ids is None or comparison_id in self.comparison_ids
+
     def _make_model_rows(self, split: Split) -> Iterator[JsonFields]:
         """Yield pairs accepted on a model's score that no rater has judged since; raters override the model."""
-        accepted = find_comparisons(self.store, split=split, project=self.project, routes=[Route.AUTO], judged=False)
+        found = find_comparisons(self.store, split=split, project=self.project, routes=[Route.AUTO], judged=False)
+        accepted = (comparison for comparison in found if self._is_chosen(comparison.id))
         if split is not Split.TRAIN:
             if n := sum(1 for _ in accepted):
                 self.filters["model label outside train"] += n

@@ -21,7 +21,7 @@ from rlhf_hitl.visible import is_blank
 #: The columns of an exported judgment that its comparison has.
 COMPARISON_COLUMNS = ("comparison_id", "prompt_id", "prompt", "tools", "completions", "tags", "repeat_of")
 
-_VOTE_FIELDS = ("rater_id", "role", "verdict", "ranking", "order_shown", "strength", "simulated")
+_VOTE_FIELDS = ("rater_id", "role", "verdict", "ranking", "order_shown", "strength", "simulated", "probabilities")
 
 #: Reasons why raters prefer neither completion; `include_ties` exports such pairs too.
 NO_PREFERENCE = ("all bad", "tie", "raters evenly split")
@@ -69,7 +69,8 @@ def select_counted_judgments(judgments: list[JsonFields]) -> list[JsonFields]:
 def to_label_vote(judgment: JsonFields, vote_weights: Mapping[str, float]) -> LabelVote:
     """Return an exported judgment as a vote. `vote_weights` are those of `read_vote_weights`."""
     weight = vote_weights.get(judgment["rater_id"], 1.0)
-    return LabelVote(*(judgment[name] for name in _VOTE_FIELDS), weight, judgment["probabilities"])
+    fields = {name: judgment[name] for name in _VOTE_FIELDS}
+    return LabelVote(**fields, weight=weight)
 
 
 def to_population(judgment: JsonFields) -> str:

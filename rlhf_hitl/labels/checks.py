@@ -8,10 +8,10 @@ lead may overrule it, and the same evidence is not held against the rater again.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rlhf_hitl.store import Store
 from rlhf_hitl.store.checked_answers import (
@@ -121,6 +121,7 @@ class _Session:
     def __init__(self, store: Store, answers: Sequence[CheckedAnswer], states: dict[str, RaterState]):
         self.answers = answers
         self.raters = sorted({answer.rater_id for answer in answers})
+        self.sources = {id: states[id].source for id in self.raters}
         self.golds: dict[str, GoldAnswer] = load_gold_answers(store)
         self.timed = {id for id in self.raters if not states[id].source and states[id].role is not Role.JUDGE}
         has_times = any(answer.seconds and answer.rater_id in self.timed for answer in answers)
@@ -131,7 +132,7 @@ class _Session:
         from rlhf_hitl.labels.rater_evidence import CheckedAnswers, collect_evidence
 
         answers = self.answers if until is None else [a for a in self.answers if a.created_at <= until]
-        checked = CheckedAnswers(answers, self.golds, self.raters)
+        checked = CheckedAnswers(answers, self.golds, self.sources)
         rates = {name: check.false_alarm_rate for name, check in CHECKS.items()}
         return collect_evidence(checked, self.lengths, self.timed, rates, until or utc_now())
 
@@ -146,7 +147,7 @@ class _Session:
         return self._until[time].get(key, 0.0)
 
 
-def explain(check: str, facts: dict) -> str:
+def explain(check: str, facts: Mapping[str, Any]) -> str:
     """Return what a check found, in one sentence for leads."""
     return _EXPLANATIONS[check](facts)
 
@@ -155,7 +156,7 @@ def _percent(share: float | None) -> str:
     return "an unknown share" if share is None else f"{100 * share:.0f} %"
 
 
-def _explain_random(facts: dict) -> str:
+def _explain_random(facts: Mapping[str, Any]) -> str:
     text = f"The {facts['votes']:,} answers have nothing to do with what is judged, as far as can be seen"
     if facts["agreement"] is not None:
         text += f": {_percent(facts['agreement'])} of others' votes on the same pairs say the same"
@@ -163,24 +164,24 @@ def _explain_random(facts: dict) -> str:
     return f"{text}."
 
 
-def _explain_one_side(facts: dict) -> str:
+def _explain_one_side(facts: Mapping[str, Any]) -> str:
     what = {"first": "the answer shown first", "last": "the answer shown last", "tie": "a tie"}[facts["answer"]]
     share, usual = _percent(facts["share"]), _percent(facts["usual"])
     return f"Chose {what} in {share} of {facts['votes']:,} votes, whatever it said (all together: {usual})."
 
 
-def _explain_gold(facts: dict) -> str:
+def _explain_gold(facts: Mapping[str, Any]) -> str:
     wanted = _percent(facts["mark"])
-    return f"Answered {facts['right']:,} of {facts['answered']:,} golds right; the project wants {wanted}."
+    return f"Answered {facts['right']:g} of {facts['answered']:,} golds right (ties count half); {wanted} are wanted."
 
 
-def _explain_repeats(facts: dict) -> str:
+def _explain_repeats(facts: Mapping[str, Any]) -> str:
     usual = _percent(facts["usual"])
     share = f"{facts['contradicted']:,} of {facts['repeats']:,}"
     return f"Contradicted themselves in {share} hidden repeats, in which the sides are swapped (all together: {usual})."
 
 
-def _explain_cycles(facts: dict) -> str:
+def _explain_cycles(facts: Mapping[str, Any]) -> str:
     usual = _percent(facts["usual"])
     return (
         f"Of {facts['triads']:,} threes of answers compared with each other, {facts['cycles']:,} go round in a circle: "
@@ -188,19 +189,19 @@ def _explain_cycles(facts: dict) -> str:
     )
 
 
-def _explain_too_fast(facts: dict) -> str:
+def _explain_too_fast(facts: Mapping[str, Any]) -> str:
     return (
         f"Takes {facts['seconds']:.1f} s for a comparison, where others take {facts['typical']:.1f} s, "
         f"and hardly anybody who reads takes less than {facts['floor']:.1f} s."
     )
 
 
-def _explain_copied(facts: dict) -> str:
+def _explain_copied(facts: Mapping[str, Any]) -> str:
     others = f", {facts['of_others']:,} of them from others" if facts["of_others"] else ""
     return f"{facts['copies']:,} of {facts['rationales']:,} rationales are copies of earlier ones{others}."
 
 
-def _explain_fatigue(facts: dict) -> str:
+def _explain_fatigue(facts: Mapping[str, Any]) -> str:
     return (
         f"Agrees less with others the longer a session lasts, over {facts['sessions']:,} sessions. Offer shorter ones."
     )

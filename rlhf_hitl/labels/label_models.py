@@ -276,8 +276,9 @@ class BradleyTerry(LabelModel):
         order = np.empty(len(names), np.int64)
         order[[numbers[name] for name in names]] = np.arange(len(names))
         one, other = (order[np.array(side, np.int64)] for side in (first, second))
-        by_pair = np.lexsort((other, one))
-        fit = fit_bradley_terry(one[by_pair], other[by_pair], np.array(counts).reshape(-1, 3)[by_pair], len(names))
+        votes_of_pairs = np.array(counts).reshape(-1, 3)
+        by_pair = np.lexsort((*votes_of_pairs.T, other, one))
+        fit = fit_bradley_terry(one[by_pair], other[by_pair], votes_of_pairs[by_pair], len(names))
         self.strengths, self.nu = dict(zip(names, fit.strengths.tolist())), fit.nu
 
     def compute_probabilities(

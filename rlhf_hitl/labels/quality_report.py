@@ -118,8 +118,9 @@ def say_small_groups(report: BiasReport) -> list[str]:
     return notes
 
 
-def render_sections(agreement: AgreementReport, bias: BiasReport) -> QualitySections:
-    """Draw the sections of the HTML report."""
+def render_sections(agreement: AgreementReport, bias: BiasReport, slice: str | None = None) -> QualitySections:
+    """Draw the sections of the HTML report. `slice` names the one they are of; None: of all."""
+    of = f"Of the slice {slice}. " if slice is not None else ""
     few = f"no interval below {MIN_COMPARISONS} comparisons"
     coefficients = [(title, c) for title, c in list_coefficients(agreement)]
     plots = [
@@ -138,7 +139,10 @@ def render_sections(agreement: AgreementReport, bias: BiasReport) -> QualitySect
             title = f"Nominal alpha by {grouping.removeprefix('tag:')}"
             plots.append((title, _plot_intervals(title, known, is_share=False), _say_cut(len(known))))
     return QualitySections(
-        say_what_agreement_is_over(agreement), plots, say_what_bias_is_over(bias), list(_draw_bias(bias))
+        of + say_what_agreement_is_over(agreement),
+        plots,
+        of + say_what_bias_is_over(bias),
+        list(_draw_bias(bias)),
     )
 
 

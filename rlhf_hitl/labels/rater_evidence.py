@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import combinations
@@ -33,6 +33,8 @@ USUAL_CONTRADICTIONS, USUAL_CYCLES, USUAL_COPIES = 0.1, 0.08, 0.02
 #: By chance two ninths of repeats are contradicted (of three answers each), and a quarter of triads are cycles.
 CHANCE_CONTRADICTIONS, CHANCE_CYCLES = 2 / 9, 1 / 4
 
+#: No crowd prefers what stands first, or what stands last, in so large a share of its votes.
+SORTED_SHARE = 0.75
 #: Seconds of a pause after which a rater's session is a new one.
 SESSION_GAP = 1800.0
 
@@ -62,10 +64,11 @@ class CheckedAnswers:
     Args:
         answers: in the order in which they came.
         golds: comparison → its right answer.
-        raters: the ids of all raters, whose order gives their numbers.
+        sources: rater → where their votes were imported from, empty for those made here. Their order gives the numbers.
     """
 
-    def __init__(self, answers: Sequence[CheckedAnswer], golds: Mapping[str, GoldAnswer], raters: Sequence[str]):
+    def __init__(self, answers: Sequence[CheckedAnswer], golds: Mapping[str, GoldAnswer], sources: Mapping[str, str]):
+        raters = list(sources)
         self.answers, self.golds, self.raters = answers, golds, raters
         self.number = {id: number for number, id in enumerate(raters)}
         self.rater = np.array([self.number[answer.rater_id] for answer in answers], dtype=int)
@@ -89,7 +92,9 @@ class CheckedAnswers:
                 zip(*columns) if columns else ((),) * 6, (int, int, int, int, float, bool), strict=True
             )
         )
-        self.votes = PairVotes(pair, self.rater[self.of_answer], outcome, side, weight, repeated)
+        rater = self.rater[self.of_answer]
+        side[self._find_sorted_sources(rater, outcome, side, list(sources.values()))] = 0
+        self.votes = PairVotes(pair, rater, outcome, side, weight, repeated)
         self.known = np.full(len(pairs), -1)
         for (comparison, first, second), number in pairs.items():
             if comparison in golds:
@@ -97,7 +102,22 @@ class CheckedAnswers:
                 right = read_outcomes(gold.verdict, gold.ranking, [first, second])
                 self.known[number] = right.get((first, second), -1)
 
-    def count(self, rows: np.ndarray | Sequence[int], weights: Any = None) -> np.ndarray:
+    def _find_sorted_sources(
+        self, rater: np.ndarray, outcome: np.ndarray, side: np.ndarray, sources: Sequence[str]
+    ) -> np.ndarray:
+        """Return (votes,) whether a vote comes from a file that did not keep the order in which answers were shown.
+
+        In such files the preferred answer stands first, or last, nearly always: `chosen` before `rejected`.
+        """
+        names, of_rater = np.unique(sources, return_inverse=True)
+        of_vote = of_rater[rater]
+        first = np.bincount(of_vote, (outcome != TIE) & ((outcome == FIRST) == (side > 0)), len(names))
+        decided = np.bincount(of_vote, outcome != TIE, len(names))
+        share = np.divide(first, decided, out=np.full(len(names), 0.5), where=decided > 0)
+        is_sorted = (np.abs(share - 0.5) > SORTED_SHARE - 0.5) & (names != "")
+        return is_sorted[of_vote]
+
+    def count(self, rows: np.ndarray | Sequence[int], weights: Sequence[float] | None = None) -> np.ndarray:
         """Return (raters,) how many of some answers, given by the numbers of their raters, each rater has."""
         return np.bincount(np.asarray(rows, dtype=int), weights, len(self.raters))
 
@@ -185,59 +205,77 @@ def _weigh_answers(checked: CheckedAnswers) -> tuple[list[Evidence], np.ndarray]
 
 
 def _weigh_golds(checked: CheckedAnswers) -> list[Evidence]:
-    """Return the evidence that a rater answers golds of a project worse than it wants."""
+    """Return the evidence that a rater answers hidden golds of a project worse than it wants."""
     answered: dict[str, list[int]] = defaultdict(list)
-    right: dict[str, list[int]] = defaultdict(list)
+    scores: dict[str, list[float]] = defaultdict(list)
     marks: dict[str, float] = {}
+    for rater, answer, gold, score in _iterate_golds(checked):
+        if gold.purpose == "hidden":
+            marks[answer.project] = float((gold.qualification or {}).get("pass_mark", PASS_MARK))
+            answered[answer.project].append(rater)
+            scores[answer.project].append(score)
+    return [_make_gold_evidence(checked, p, answered[p], scores[p], marks[p]) for p in sorted(answered)]
+
+
+def find_gold_scores(checked: CheckedAnswers) -> dict[int, list[float]]:
+    """Return rater → how right each answer to a gold is, in order."""
+    scores: dict[int, list[float]] = defaultdict(list)
+    for rater, _, _, score in _iterate_golds(checked):
+        scores[rater].append(score)
+    return scores
+
+
+def _iterate_golds(checked: CheckedAnswers) -> Iterator[tuple[int, CheckedAnswer, GoldAnswer, float]]:
+    """Yield rater, answer, gold and score of each answer to a gold that ranks something."""
     for answer, rater in zip(checked.answers, checked.rater.tolist(), strict=True):
         gold = checked.golds.get(answer.repeat_of or answer.comparison_id)
-        if gold is None or gold.purpose != "hidden" or answer.verdict not in (Verdict.RANKED, Verdict.ALL_BAD):
-            continue
-        marks[answer.project] = float((gold.qualification or {}).get("pass_mark", PASS_MARK))
-        answered[answer.project].append(rater)
-        right[answer.project] += [rater] * is_right(answer, gold)
-    return [_make_gold_evidence(checked, p, answered[p], right[p], marks[p]) for p in sorted(answered)]
+        if gold is not None and answer.verdict in (Verdict.RANKED, Verdict.ALL_BAD):
+            yield rater, answer, gold, score_gold(answer, gold)
 
 
 def _make_gold_evidence(
-    checked: CheckedAnswers, project: str, answered: list[int], right: list[int], mark: float
+    checked: CheckedAnswers, project: str, answered: list[int], scores: list[float], mark: float
 ) -> Evidence:
-    answers, rights = checked.count(answered), checked.count(right)
+    answers, right = checked.count(answered), checked.count(answered, scores)
     mark = min(max(mark, 0.01), 0.99)
 
     def describe(rater: int) -> Facts:
-        return {"right": int(rights[rater]), "answered": int(answers[rater]), "mark": mark}
+        return {"right": _round(float(right[rater])), "answered": int(answers[rater]), "mark": mark}
 
-    return Evidence("gold", project, weigh_below_mark(rights, answers, mark), describe)
+    return Evidence("gold", project, weigh_below_mark(right, answers, mark), describe)
 
 
-def is_right(answer: CheckedAnswer, gold: GoldAnswer) -> bool:
-    """Return whether an answer says of every pair what the gold says."""
+def score_gold(answer: CheckedAnswer, gold: GoldAnswer) -> float:
+    """Return how right an answer to a gold is, from 0 to 1: a tie is half right where one is better, and vice versa."""
     said = read_outcomes(answer.verdict, answer.ranking, answer.order_shown)
     wanted = read_outcomes(gold.verdict, gold.ranking, answer.order_shown)
-    return all(said.get(pair) == outcome for pair, outcome in wanted.items())
+    scores = [1 - abs(said.get(pair, outcome) - outcome) / 2 for pair, outcome in wanted.items()]
+    return sum(scores) / len(scores) if scores else 1.0
 
 
 def _weigh_repeats(checked: CheckedAnswers) -> Evidence:
     """Return the evidence that a rater contradicts themselves where they see a comparison again, sides swapped."""
+    hits, trials = np.zeros(len(checked.raters)), np.zeros(len(checked.raters))
+    for rater, contradicted in find_contradictions(checked).items():
+        hits[rater], trials[rater] = sum(contradicted), len(contradicted)
+    logs = weigh_rates(hits, trials, usual=USUAL_CONTRADICTIONS, suspect=(CHANCE_CONTRADICTIONS, 1.0))
+    return Evidence("repeats", None, logs, _describe_rate("contradicted", "repeats", hits, trials))
+
+
+def find_contradictions(checked: CheckedAnswers) -> dict[int, list[bool]]:
+    """Return rater → for each hidden repeat, whether it prefers the other completion than the first time."""
     first_said: dict[tuple[int, str], CheckedAnswer] = {}
-    repeats: list[int] = []
-    contradicted: list[int] = []
+    contradicted: dict[int, list[bool]] = defaultdict(list)
     for answer, rater in zip(checked.answers, checked.rater.tolist(), strict=True):
         if answer.repeat_of is None:
             first_said[rater, answer.comparison_id] = answer
         elif former := first_said.get((rater, answer.repeat_of)):
             before = read_outcomes(former.verdict, former.ranking, former.order_shown)
             now = read_outcomes(answer.verdict, answer.ranking, answer.order_shown)
-            both = [(before[pair], now[pair]) for pair in before.keys() & now.keys()]
-            if both:
-                repeats.append(rater)
-                # Of a long ranking, most pairs that are told apart both times.
-                opposed = sum({a, b} == {FIRST, SECOND} for a, b in both)
-                contradicted += [rater] * (2 * opposed > len(both))
-    hits, trials = checked.count(contradicted), checked.count(repeats)
-    logs = weigh_rates(hits, trials, usual=USUAL_CONTRADICTIONS, suspect=(CHANCE_CONTRADICTIONS, 1.0))
-    return Evidence("repeats", None, logs, _describe_rate("contradicted", "repeats", hits, trials))
+            both = [{before[pair], now[pair]} for pair in before.keys() & now.keys()]
+            if both:  # of a long ranking, most pairs
+                contradicted[rater].append(2 * both.count({FIRST, SECOND}) > len(both))
+    return contradicted
 
 
 def _weigh_cycles(checked: CheckedAnswers) -> Evidence:

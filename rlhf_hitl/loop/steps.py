@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from rlhf_hitl.config import Settings
 from rlhf_hitl.errors import BadInput
+from rlhf_hitl.labels.checks import check_raters
 from rlhf_hitl.labels.kept_fits import fit_and_keep_labels
 from rlhf_hitl.loop.config import LoopConfig
 from rlhf_hitl.simulate import judge_queue
@@ -122,7 +123,7 @@ class RoundSteps:
         }
 
     def review(self) -> dict[str, Any]:
-        """Let raters judge, most informative first, until the round has its judgments or the queue is empty."""
+        """Let raters judge, most informative first, until there are enough or none is left, and check the raters."""
         begins = self._read_result("route")["begins"]
         wanted = self.config.judgments_per_round
         if self.on_wait is None:
@@ -130,8 +131,10 @@ class RoundSteps:
         else:
             while (done := self._count_judgments_since(begins)) < wanted and self._has_open_places():
                 self.on_wait(ReviewProgress(self.round, done, wanted))
+        findings = check_raters(self.store)  # first, for they decide how much votes weigh
         fit_and_keep_labels(self.store, "raters")  # for the queue and the pages
-        return {"judgments": self._count_judgments_since(begins), "wanted": wanted, "machine_seconds": 0.0}
+        counts = {"judgments": self._count_judgments_since(begins), "wanted": wanted, "findings": len(findings)}
+        return counts | {"machine_seconds": 0.0}
 
     def train_reward(self) -> dict[str, Any]:
         """Train a new head on all human labels of the train split so far."""

@@ -89,6 +89,8 @@ class LabelDPOTrainer(DPOTrainer):
         mean_weight: of the rows' labels.
     """
 
+    args: DPOSettings
+    model: torch.nn.Module
     mean_weight: float = 1.0
 
     def __init__(self, *args: Any, **kwargs: Any):
@@ -115,18 +117,19 @@ class LabelDPOTrainer(DPOTrainer):
         share, weight = (inputs.pop(name) for name in LABEL_COLUMNS)
         if not self.learns_labels:
             return super()._compute_loss(model, inputs, return_outputs)
-        log_probabilities: list[torch.Tensor] = []  # of the tokens, by the policy and then by the reference
-        hook = self.model.register_forward_hook(lambda *call: log_probabilities.append(call[-1].log_probs))
+        # The outputs of the policy, and then of the reference: TRL hands neither on.
+        calls: list[Any] = []
+        hook = self.model.register_forward_hook(lambda *call: calls.append(call[-1]))
         try:
-            loss, outputs = super()._compute_loss(model, inputs, True)
+            computed = super()._compute_loss(model, inputs, return_outputs)
         finally:
             hook.remove()
         mask = inputs["completion_mask"][..., 1:]
-        policy, reference = (tokens[:, -mask.shape[1] :].sum(1) for tokens in log_probabilities)
+        policy, reference = (call.log_probs[:, -mask.shape[1] :].sum(1) for call in calls[:2])
         chosen, rejected = (policy - reference).chunk(2)
         losses = compute_label_loss(self.beta * (chosen - rejected), share)
         loss = (losses * weight / self.mean_weight).mean()
-        return (loss, outputs) if return_outputs else loss
+        return (loss, computed[1]) if return_outputs else loss
 
 
 def compute_label_loss(margins: torch.Tensor, shares: torch.Tensor) -> torch.Tensor:

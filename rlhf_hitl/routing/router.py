@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -34,14 +34,24 @@ class RoutingReport:
     decisions: tuple[Routing, ...]
 
 
-def route_pool(store: Store, model: RewardModel, config: RoutingConfig, *, round: int = 0) -> RoutingReport:
+def route_pool(
+    store: Store,
+    model: RewardModel,
+    config: RoutingConfig,
+    *,
+    round: int = 0,
+    comparison_ids: Collection[str] | None = None,
+) -> RoutingReport:
     """Decide for every comparison that this model has scored and nobody has judged, and apply the decisions.
 
     Only training prompts can be accepted by the model: raters always judge calibration and held-out prompts, because
     those measure it.
+
+    Args:
+        comparison_ids: decide only for these, those of a slice for instance; None for all.
     """
     threshold = calibrate_threshold(store, model, config)
-    pool = {c.id: c for c in find_comparisons(store, judged=False)}
+    pool = {c.id: c for c in find_comparisons(store, judged=False, ids=comparison_ids)}
     scores = [s for s in read_scores(store, model.id) if s.comparison_id in pool]
     decisions = decide_routes(scores, pool, threshold, config, round, store.draw)
     apply_routings(store, decisions)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING
@@ -45,7 +46,9 @@ class ScoringSummary:
         return self.left_out.count(Obstacle.NO_TEXT)
 
 
-def score_pool(store: Store, model: RewardModel, *, part: int = 0, parts: int = 1) -> ScoringSummary:
+def score_pool(
+    store: Store, model: RewardModel, *, part: int = 0, parts: int = 1, comparison_ids: Collection[str] | None = None
+) -> ScoringSummary:
     """Score every comparison that is not judged and that this model has not scored, and keep the scores.
 
     A comparison that the model cannot read, or whose completions it reads as the same tokens, is left to raters: a
@@ -54,10 +57,11 @@ def score_pool(store: Store, model: RewardModel, *, part: int = 0, parts: int = 
     whose prompt the model has not learnt from, what it says is kept as a witness's word, too.
 
     Args:
+        comparison_ids: score only these; None for all.
         part, parts: score only this one of so many parts; processes with a part each score the pool together.
     """
     scored, margins, uncertainties, left_out = 0, 0.0, 0.0, LeftOut("comparison")
-    waiting = find_comparisons(store, judged=False, unscored_by=model.id)
+    waiting = find_comparisons(store, judged=False, unscored_by=model.id, ids=comparison_ids)
     own_part = (c for c in waiting if compute_shuffle_key(c.id) % parts == part)
     with tqdm(desc="scoring", unit="comparison", disable=None if part == 0 else True) as bar:
         while chunk := list(islice(own_part, CHUNK)):

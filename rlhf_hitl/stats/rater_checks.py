@@ -37,8 +37,10 @@ def weigh_below_mark(right: np.ndarray, answered: np.ndarray, mark: float) -> np
     It is the likelihood ratio of a share that is uniform between 0 and the mark against the mark itself. Its expected
     factor falls with the true share and is 1 at the mark, so raters at or above it are accused with probability alpha.
 
+    An answer may be right in part: the factor is convex in how right it is.
+
     Args:
-        right: (raters,) right answers.
+        right: (raters,) right answers, with those that are half right counted as halves.
         answered: (raters,) answers.
         mark: the share that is good enough, between 0 and 1.
     """

@@ -88,8 +88,9 @@ class Measured:
 
 def measure_votes(cells: Cells, tables: VoteTables, mixed: np.ndarray, posterior: np.ndarray) -> Measured:
     weight = cells.weight[:, None]
-    without = (mixed**-weight).astype(np.float32)
-    ratio = ((tables.p / mixed) ** weight).astype(np.float32)
+    # Bounded, as a vote that counts for many would leave the range of float32.
+    without = np.exp(np.minimum(-weight * np.log(mixed), 60)).astype(np.float32)
+    ratio = np.exp(np.clip(weight * np.log(tables.p / mixed), -60, 60)).astype(np.float32)
     low, high = tables.low.astype(np.float32), tables.high.astype(np.float32)
     moved = (STATE_D * (tables.low - tables.high)).astype(np.float32)
     posterior = posterior.astype(np.float32)
@@ -100,13 +101,16 @@ def measure_votes(cells: Cells, tables: VoteTables, mixed: np.ndarray, posterior
         cell, of_pair = cells.cell[part], posterior[cells.pair[part]]
         inverse = np.einsum("vg,vg->v", of_pair, without[cell])
         of_pair *= ratio[cell]
-        total = of_pair.sum(1)
+        total = np.maximum(of_pair.sum(1), 1e-30)
         of_pair /= total[:, None]
-        evidence[part] = np.log(total / inverse)
+        evidence[part] = np.log(total) - np.log(np.maximum(inverse, 1e-30))
         for column, table in enumerate((low, high, moved)):
             slopes[part, column] = np.einsum("vg,vg->v", of_pair, table[cell])
-        firsts = np.flatnonzero(np.r_[True, cell[1:] != cell[:-1]])
-        sums[cell[firsts]] += np.add.reduceat(of_pair, firsts, axis=0)
+        here = slice(cell[0], cell[-1] + 1)
+        members = np.arange(len(cell))
+        ends = np.searchsorted(cell, np.arange(here.start, here.stop + 1))
+        of_cell = csr_array((np.ones(len(cell), np.float32), members, ends), shape=(here.stop - here.start, len(cell)))
+        sums[here] += of_cell @ of_pair
     d = STATE_D
     curves = np.stack(
         [

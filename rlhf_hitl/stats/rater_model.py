@@ -54,10 +54,13 @@ from rlhf_hitl.stats.vote_likelihood import (
 from rlhf_hitl.stats.vote_outcomes import FIRST_UNGRADED, SECOND_UNGRADED, TIE, VOTE_OUTCOMES, VoteArrays
 from rlhf_hitl.stats.witness import join_witness
 
-_SPREAD_RATERS = 4.0  # by how many raters the spreads are held to SPREADS
+# Beyond this a low reliability is that of somebody who does not look.
+_MOST_SPREADS = 2 * SPREADS
+_SPREAD_RATERS = 10.0  # by how many raters the spreads are held to SPREADS
+_RECENTRED = 8  # rounds in which the scale of differences follows the mean reliability; a start, no more
 _RANDOM_RATERS, _OTHER_RATERS = 1.0, 19.0  # what the share of raters who answer at random is held to
 #: What the means of raters' parameters are held to, around 0: very little.
-_MEAN_SPREADS = np.array([1.0, 0.5, 1.0, 1.0])
+_MEAN_SPREADS = np.array([0.25, 0.5, 0.5, 1.0])
 _Z = 1.959964
 
 __all__ = ["RATER_COLUMNS", "RaterModelFit", "RaterPopulation", "VoteArrays", "fit_rater_model", "update_pair"]
@@ -111,7 +114,7 @@ def fit_rater_model(
     *,
     known: np.ndarray | None = None,
     witness: np.ndarray | None = None,
-    rounds: int = 60,
+    rounds: int = 20,
 ) -> RaterModelFit:
     """Fit the rater model.
 
@@ -132,21 +135,18 @@ def fit_rater_model(
         np.tile(np.diag(np.square(population.spreads)), (len(who), 1, 1)),
         np.full(len(who), population.random_share),
     )
-    posterior = np.tile(compute_state_prior(population), (pairs, 1))
     made = 0
-    for made in range(1, rounds + 1):
+    while made < rounds and len(who):
+        made += 1
         tables = compute_vote_tables(state.mode[cells.rater], cells.outcome, cells.side, np.array(population.gaps))
         mixed = _mix_with_random(state, cells, population)
         posterior = _compute_posterior(cells, mixed, population, known_logs)
-        if not len(who):
-            break
         before, old = population, state
-        state, population = _improve(cells, tables, mixed, posterior, state, population, made <= 8)
+        state, population = _improve(cells, tables, mixed, posterior, state, population, made <= _RECENTRED)
         if _has_settled(before, population, old, state):
             break
-    tables = compute_vote_tables(state.mode[cells.rater], cells.outcome, cells.side, np.array(population.gaps))
     mixed = _mix_with_random(state, cells, population)
-    posterior = _compute_posterior(cells, mixed, population, known_logs)
+    posterior = _compute_posterior(cells, mixed, population, compute_known_logs(population, known, pairs))
     reference = compute_reference_probabilities(population)
     p = consensus = posterior @ reference
     if witness is not None:
@@ -253,13 +253,13 @@ def _improve(
     inverse = np.einsum("rik,rk,rjk->rij", vectors, 1 / values, vectors)
     step = np.einsum("rij,rj->ri", inverse, slope)
     step /= np.maximum(1, np.linalg.norm(step, axis=1, keepdims=True) / 2)
+    # Against drawing answers without looking, from frequencies of the rater's own.
     evidence = measured.evidence - 0.5 * (unit**2).sum(1) - 0.5 * np.log(values).sum(1)
-    random = expit(
-        np.log(population.random_share / (1 - population.random_share))
-        + np.clip(compute_random_evidence(cells) - evidence, -30, 30)
-    )
+    odds = np.log(population.random_share / (1 - population.random_share))
+    random = expit(odds + np.clip(compute_random_evidence(cells) - evidence, -30, 30))
     mode = np.clip(centre + spreads * (unit + step), -6, 6)
-    after = Raters(mode, inverse * np.outer(spreads, spreads), random)
+    covariance = inverse * np.outer(spreads, spreads)
+    after = Raters(mode, covariance, random)
     return _update_population(after, population, posterior, gap_slopes, recentre)
 
 
@@ -271,11 +271,13 @@ def _update_population(
     attentive = (1 - state.random)[:, None]
     variance = np.diagonal(state.covariance, axis1=1, axis2=2)
     # The mean of a normal whose members are measured with known errors; its likelihood is the posterior less the prior.
-    precision = np.maximum(1 / variance - 1 / spreads**2, 0)
+    # A rater's votes may say less than nothing (curve upwards); over all raters that averages out.
+    precision = 1 / variance - 1 / spreads**2
     share = attentive / (1 + spreads**2 * precision)
-    pull = precision * centre + (state.mode - centre) / variance
     held_to = np.array([1 + np.log(1.5 / population.difference_scale), 0.0, 0.0, 0.0])
-    mean = ((share * pull).sum(0) + held_to / _MEAN_SPREADS**2) / ((share * precision).sum(0) + 1 / _MEAN_SPREADS**2)
+    known_by = np.maximum((share * precision).sum(0), 0)
+    found = (share * (state.mode - centre) / variance).sum(0)
+    mean = (known_by * centre + found + held_to / _MEAN_SPREADS**2) / (known_by + 1 / _MEAN_SPREADS**2)
     freedom = np.clip(attentive * (1 - variance / spreads**2), 0, 1).sum(0)  # MacKay's well-determined parameters
     squares = (attentive * (state.mode - mean) ** 2).sum(0)
     spreads = np.sqrt((squares + _SPREAD_RATERS * SPREADS**2) / (freedom + _SPREAD_RATERS))
@@ -292,52 +294,46 @@ def _update_population(
     mode = state.mode.copy()
     mode[:, RELIABILITY] *= population.difference_scale / scale
     mode[:, LOG_STRENGTH_SCALE] -= mean[LOG_STRENGTH_SCALE]
-    weights, harder = _fit_pair_weights(posterior, population)
-    harder = 0.0
-    unit = np.exp(-harder)  # of everything that is measured in noise
-    mode[:, POSITION_BIAS] *= unit
-    mode[:, LOG_TIE_WIDTH] -= harder
     random_share = (state.random.sum() + _RANDOM_RATERS) / (len(mode) + _RANDOM_RATERS + _OTHER_RATERS)
     return Raters(mode, state.covariance, state.random), RaterPopulation(
-        tie_width=float(np.exp(np.clip(mean[LOG_TIE_WIDTH] - harder, -4, 4))),
-        position_bias=float(mean[POSITION_BIAS]) * unit,
-        gaps=(float(np.clip(gaps[0] * unit, 0.02, 20)), float(np.clip(gaps[1] * unit, 0.02, 20))),
-        spreads=tuple(np.clip(spreads, 0.03, 2.0).tolist()),
+        tie_width=float(np.exp(np.clip(mean[LOG_TIE_WIDTH], -4, 4))),
+        position_bias=float(mean[POSITION_BIAS]),
+        gaps=(float(np.clip(gaps[0], 0.02, 20)), float(np.clip(gaps[1], 0.02, 20))),
+        spreads=tuple(np.clip(spreads, 0.03, _MOST_SPREADS).tolist()),
         random_share=float(random_share),
-        difference_scale=float(np.clip(scale * unit, 0.05, 4.0)),
-        pair_weights=tuple(weights.tolist()),
+        difference_scale=scale,
+        pair_weights=_fit_pair_weights(posterior, population),
     )
 
 
-def _fit_pair_weights(posterior: np.ndarray, population: RaterPopulation) -> tuple[np.ndarray, float]:
-    """Return the weights of the normals of pairs' differences that suit the posteriors of pairs (a step of EM), and by
-    how much (in logs) all pairs together are harder than plain ones.
+def _fit_pair_weights(posterior: np.ndarray, population: RaterPopulation) -> tuple[float, ...]:
+    """Return the weights of the normals of pairs' differences that suit the posteriors of pairs.
 
-    Noise has no unit of its own: the weights returned have as many clear as hard pairs, and what they would have beyond
-    that belongs to the raters' cuts.
+    Noise has no unit of its own: there are as many clear pairs as hard ones, and what is beyond that is in the cuts.
     """
     components = list_pair_components(population.difference_scale)
     weights = np.array(population.pair_weights)
     states = posterior.sum(0).reshape(len(NOISES), -1)
     states = (0.5 * (states + states[:, ::-1])).ravel()  # which completion is the first is chance
-    evidence = states / np.maximum(weights @ components, 1e-300)
-    weights = weights * (components @ evidence) + PAIR_COUNTS
-    weights = (weights / weights.sum()).reshape(len(NOISES), -1)
+    for _ in range(5):
+        weights = weights * (components @ (states / np.maximum(weights @ components, 1e-300))) + PAIR_COUNTS
+        weights /= weights.sum()
+    weights = weights.reshape(len(NOISES), -1)
     of_noise = weights.sum(1)
     balanced = 0.5 * (of_noise + of_noise[::-1])
     weights = weights * (balanced / of_noise)[:, None]
-    return weights.ravel(), float(of_noise @ np.log(NOISES))
+    return tuple(weights.ravel().tolist())
 
 
 def _has_settled(before: RaterPopulation, after: RaterPopulation, old: Raters, state: Raters) -> bool:
     """Return whether a round changed next to nothing."""
     hyper = [
-        np.r_[p.tie_width, 1 + p.position_bias, p.gaps, p.spreads, p.difference_scale, 1 + np.array(p.pair_weights)]
+        np.r_[p.tie_width, np.exp(p.position_bias), p.gaps, p.spreads, p.difference_scale, 1 + np.array(p.pair_weights)]
         for p in (before, after)
     ]
     moved = np.abs(np.log(hyper[1] / hyper[0])).max()
     steps = (state.mode - old.mode) / np.array(after.spreads)
-    return bool(moved < 3e-3 and np.sqrt((steps**2).mean()) < 1e-2 and np.abs(state.random - old.random).max() < 0.02)
+    return bool(moved < 0.01 and np.sqrt((steps**2).mean()) < 0.02 and np.abs(state.random - old.random).max() < 0.05)
 
 
 def _summarise_raters(
@@ -349,7 +345,12 @@ def _summarise_raters(
     random = np.full(raters, population.random_share)
     mode[who], random[who] = state.mode, np.clip(state.random, 0, 1 - 1e-6)
     spread[who] = np.sqrt(np.maximum(np.diagonal(state.covariance, axis1=1, axis2=2), 0))
-    out: dict[str, np.ndarray] = {"random": random, "reliability_spread": spread[:, RELIABILITY]}
+    own_spread = spread[:, RELIABILITY].copy()
+    # The middle that raters are measured against is itself known only as well as they are.
+    share = spread[who] ** 2 / np.array(population.spreads) ** 2
+    known_by = ((1 - random[who, None]) * np.maximum(1 - share, 0)).sum(0) / np.array(population.spreads) ** 2
+    spread = np.sqrt(spread**2 + 1 / (known_by + 1 / _MEAN_SPREADS**2))
+    out: dict[str, np.ndarray] = {"random": random, "reliability_spread": own_spread}
     for k, name in enumerate(RATER_COLUMNS[:4]):
         low, high = mode[:, k] - _Z * spread[:, k], mode[:, k] + _Z * spread[:, k]
         change = np.exp if k in (LOG_TIE_WIDTH, LOG_STRENGTH_SCALE) else np.array

@@ -9,8 +9,8 @@ theta.
 The ratio of the two likelihoods of all votes is a martingale with mean 1 as long as the rater is honest, because the
 likelihood of the other raters' votes cancels. So by Ville's inequality it ever reaches 1 / alpha with probability
 alpha at most, however often it is looked at: it is an e-value (Ville 1939; Ramdas, Grünwald, Vovk & Shafer 2023,
-"Game-theoretic statistics and safe anytime-valid inference"). The rate is one over honest raters as they are here:
-some of them are nearly as unreliable as chance, and a likelihood that is averaged over the population allows for them.
+"Game-theoretic statistics and safe anytime-valid inference"). The rate is one over honest raters as they are here, for
+the likelihood is averaged over their population.
 
 The population is fitted by expectation and maximization with spammers in it, so that they neither lower what is
 expected of honest raters nor count in what "the others" say. Model: Samejima 1969 (graded response), with a share of
@@ -38,6 +38,11 @@ PRIOR_RATERS = 5.0
 PRIOR = (np.log(2.0), 0.5, np.log(1.2), 0.5, 0.3)
 #: The shares of honest, random and one-sided raters before there are votes, which also weigh as `PRIOR_RATERS` raters.
 PRIOR_SHARES = np.array([0.9, 0.06, 0.04])
+#: Who is less reliable than this share of the typical rater is not among those whom the rate of false alarm is about.
+#: The lower tail of reliability can hardly be told from chance: with it, no evidence would ever be strong. Somebody
+#: between is not accused either, since such votes fit the least reliable honest rater better than chance down to about
+#: half of it.
+LEAST_RELIABILITY = 0.4
 #: How much the answer to a gold counts for what is true: as the votes of so many typical raters.
 GOLD_VOTES = 4.0
 #: How often somebody who always gives the same answer gives it.
@@ -171,7 +176,7 @@ class _Fit:
         """Return how frequent types are in the population; the weights sum to 1."""
         mean_a, sd_a, mean_tau, sd_tau, sd_b = self.population
         distance = ((log_a - mean_a) / sd_a) ** 2 + ((log_tau - mean_tau) / sd_tau) ** 2 + (b / sd_b) ** 2
-        weights = np.exp(-distance / 2)
+        weights = np.where(log_a < mean_a + np.log(LEAST_RELIABILITY), 0.0, np.exp(-distance / 2)) + 1e-12
         return weights / weights.sum()
 
     def compute_log_honest(self) -> np.ndarray:

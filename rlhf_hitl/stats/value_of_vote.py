@@ -44,14 +44,21 @@ class Belief:
     Attributes:
         weights: (points,) posterior probabilities, which sum to 1.
         outcomes: (points, 3) the probabilities that a rater drawn at random says first better, tie, second better.
+        by_votes: (points,) the posterior by the votes alone, where `weights` know a witness, too. The label is made of
+            these: a witness who contradicts it makes votes worth more, not less.
     """
 
     weights: np.ndarray
     outcomes: np.ndarray
+    by_votes: np.ndarray | None = None
 
     def predict(self) -> np.ndarray:
-        """Return (3,) the probabilities that the next rater says first better, tie, second better: the soft label."""
+        """Return (3,) the probabilities that the next rater says first better, tie, second better."""
         return self.weights @ self.outcomes
+
+    def compute_agreement(self) -> float:
+        """Return the share of raters who are expected to agree with the label."""
+        return float(self._find_agreement(np.ones((len(self.weights), 1)))[0])
 
     def compute_split_probability(self) -> float:
         """Return the probability that no opinion is shared by SPLIT_BELOW of the raters."""
@@ -69,15 +76,27 @@ class Belief:
             return -price
         counts, next_states = _list_states(min(ahead, MOST_AHEAD))
         logs = np.log(np.maximum(self.outcomes, 1e-300))
-        joint = self.weights[:, None] * np.exp(logs @ counts.T)  # (points, states), of one order of the votes
-        reached = joint.sum(0)
-        stopped = (self.outcomes.T @ joint).max(0)
+        likelihoods = np.exp(logs @ counts.T)  # (points, states), of one order of the votes
+        reached = self.weights @ likelihoods
+        stopped = self._find_agreement(likelihoods)
         value = stopped.copy()
         asked = 0.0
         for states, following in next_states:  # the longest ones first
             asked = value[following].sum(1) - price * reached[states]
             value[states] = np.maximum(stopped[states], asked)
         return float(np.asarray(asked)[0] - stopped[0])
+
+    def _find_agreement(self, likelihoods: np.ndarray) -> np.ndarray:
+        """Return (states,) the share of raters who agree with the label of more votes, times how probable these are.
+
+        Args:
+            likelihoods: (points, states) of more votes.
+        """
+        known = self.outcomes.T @ (self.weights[:, None] * likelihoods)  # (3, states)
+        if self.by_votes is None:
+            return known.max(0)
+        label = (self.outcomes.T @ (self.by_votes[:, None] * likelihoods)).argmax(0)
+        return known[label, np.arange(known.shape[1])]
 
 
 @cache
@@ -129,7 +148,7 @@ def decide_on_vote(beliefs: Sequence[Belief], votes: int, *, least: int, most: i
     # With no vote left to ask, what one more would gain still tells doubt that is worth a vote from doubt that is not.
     ahead = max(1, most - votes)
     gain = float(np.mean([belief.compute_net_gain(ahead, price) for belief in beliefs]))
-    agreement = float(np.mean([belief.predict().max() for belief in beliefs]))
+    agreement = float(np.mean([belief.compute_agreement() for belief in beliefs]))
     split = float(np.mean([belief.compute_split_probability() for belief in beliefs]))
     action: Action = "sure"
     if votes < least or (gain > 0 and votes < most):
@@ -141,13 +160,14 @@ def decide_on_vote(beliefs: Sequence[Belief], votes: int, *, least: int, most: i
     return VoteDecision(action, gain, agreement, split)
 
 
-def make_belief(population: RaterPopulation, posterior: np.ndarray) -> Belief:
+def make_belief(population: RaterPopulation, posterior: np.ndarray, by_votes: np.ndarray | None = None) -> Belief:
     """Return the belief that the rater model has of a pair, as one of raters drawn from its population.
 
     Args:
         posterior: (states,) the probability of each state of the pair (`rater_model`).
+        by_votes: (states,) the same without the witness, where there is one.
     """
-    return Belief(posterior, _predict_next_rater(population))
+    return Belief(posterior, _predict_next_rater(population), by_votes)
 
 
 @lru_cache(maxsize=8)

@@ -192,7 +192,7 @@ class _PairModel:
             second,
             label=by_votes @ reference,
             consensus=with_witness @ reference,
-            next_vote=make_belief(self.population, with_witness),
+            next_vote=make_belief(self.population, with_witness, by_votes),
             votes=len(votes),
             weight=float(weights @ rows[:, 0]) if len(votes) else 0.0,
         )

@@ -235,11 +235,14 @@ class _Query:
             query, in_sample = query.where(sa.text(IN_SAMPLE)), False
         if self.index == "postgres":
             query = query.where(*self._find_on_postgres(in_sample))
+            if self.words:
+                query = query.select_from(sa.text("catalog_words"))
+                query = query.where(number == sa.literal_column("catalog_words.number"))
         elif self.terms or self.words:
             # The index leads, whose rows come in the order of their numbers: + keeps SQLite from looking there by them.
-            query = query.where(number == sa.literal_column("+catalog_search.rowid"))
+            query = query.where(number == sa.literal_column("+catalog_words.rowid"))
             query = query.where(*(self._find_in_fts5(in_sample) if self.index == "fts5" else self._find_in_bodies()))
-            query = query.select_from(sa.text("catalog_search"))
+            query = query.select_from(sa.text("catalog_words"))
             number = _ROWID if self.index == "fts5" else number
         return query if after is None else query.where(number < after)
 
@@ -250,23 +253,23 @@ class _Query:
         words = [f"'{word}'" + (":*" if is_begin else "") for word, is_begin in self.words]
         if words:
             text = " & ".join([*words, *([f"'{MARK}'"] if in_sample else [])])
-            yield catalog.c.words.op("@@")(sa.cast(text, TSQUERY))
+            yield sa.literal_column("catalog_words.words").op("@@")(sa.cast(text, TSQUERY))
 
     def _find_in_fts5(self, in_sample: bool) -> Iterator[sa.ColumnElement[bool]]:
         parts = [f'"{MARK}"'] if in_sample else []
         parts += ["(" + " OR ".join(f'"{MARK}{i}"' for i in ids) + ")" for ids in self.terms]
         parts += [f'"{word}"' + ("*" if is_begin else "") for word, is_begin in self.words]
-        yield sa.literal_column("catalog_search").op("MATCH")(" AND ".join(parts))
+        yield sa.literal_column("catalog_words").op("MATCH")(" AND ".join(parts))
 
     def _find_in_bodies(self) -> Iterator[sa.ColumnElement[bool]]:
-        body = sa.literal_column("catalog_search.body", sa.Text)
+        body = sa.literal_column("catalog_words.words", sa.Text)
         for ids in self.terms:
             yield sa.or_(*(body.contains(f" {MARK}{i} ") for i in ids))
         for word, is_begin in self.words:
             yield body.contains(f" {word}" if is_begin else f" {word} ")
 
 
-_ROWID = sa.literal_column("catalog_search.rowid")
+_ROWID = sa.literal_column("catalog_words.rowid")
 #: Whether on PostgreSQL → the columns that are counted: terms as one text, which is quicker to read than a list.
 _NUMBER_AND_TERMS = {
     False: (catalog.c.number, catalog.c.terms),
@@ -277,7 +280,7 @@ _NUMBER_AND_TERMS = {
 def _find_index(store: Store, conn: Connection) -> Literal["postgres", "fts5", "plain"]:
     if not store.is_sqlite:
         return "postgres"
-    made = conn.exec_driver_sql("SELECT sql FROM sqlite_master WHERE name = 'catalog_search'").scalar_one()
+    made = conn.exec_driver_sql("SELECT sql FROM sqlite_master WHERE name = 'catalog_words'").scalar_one()
     return "fts5" if "fts5" in made else "plain"
 
 

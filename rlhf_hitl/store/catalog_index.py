@@ -16,26 +16,25 @@ from rlhf_hitl.store.catalog_tables import SAMPLE_EVERY, catalog, catalog_change
 from rlhf_hitl.store.db import Store
 from rlhf_hitl.store.table_copy import prepare_bulk_write
 
-#: Comparisons of one transaction. On SQLite raters wait for it, so it takes some ten milliseconds while a server runs,
-#: which then steps aside; a command that has to have the whole catalog takes more at once.
-GENTLE, QUICK = 40, 1000
+#: Comparisons of one transaction, and changes that are looked through for them: an import brings several of each. On
+#: SQLite raters wait for it, so it takes some ten milliseconds while a server runs, which then steps aside; a command
+#: that has to have the whole catalog takes more at once.
+GENTLE, QUICK = (40, 1000), (1000, 20_000)
 PAUSE_SECONDS = 0.02
 #: A server looks for changes so often. A page that is opened looks first, too.
 LOOK_SECONDS = 2.0
 #: Stands in the words of every comparison of the sample, and before the number of a term on SQLite. No word has it.
 MARK = "¤"
-MOST_REMEMBERED = 200_000  # terms
 
 log = logging.getLogger("rlhf_hitl.catalog")
 
 
 class CatalogIndexer:
-    """Makes rows of the catalog. It remembers the numbers of terms, so keep one for a store; threads may share it."""
+    """Makes rows of the catalog. Threads may share one."""
 
     def __init__(self, store: Store):
         self._store = store
         self._lock = threading.Lock()
-        self._term_ids: dict[tuple[str, str], int] = {}
 
     def update(self, *, seconds: float | None = None, gentle: bool = False) -> bool:
         """Work off what has changed. Returns whether the catalog has seen all of it.
@@ -54,8 +53,9 @@ class CatalogIndexer:
             if gentle:
                 time.sleep(PAUSE_SECONDS)
 
-    def _work_off(self, most: int) -> int:
+    def _work_off(self, most: tuple[int, int]) -> int:
         """Make the rows of the oldest changes anew, in one transaction. Returns how many changes there were."""
+        most_rows, most_changes = most
         with self._store.read() as conn:
             if conn.execute(_CHANGES.limit(1)).first() is None:
                 return 0
@@ -64,33 +64,28 @@ class CatalogIndexer:
             self._store.lock(conn, "catalog index")
             if most == QUICK:
                 prepare_bulk_write(self._store, conn)
-            changes = conn.execute(_CHANGES.limit(most)).all()
+            changes = conn.execute(_CHANGES.limit(most_changes)).all()
             if not changes:
                 return 0
-            ids = list(dict.fromkeys(change.comparison_id for change in changes))
+            ids = list(dict.fromkeys(change.comparison_id for change in changes))[:most_rows]
             entries = load_entries(self._store, conn, ids)
             known = self._number_terms(conn, entries)
             self._write(conn, entries, known)
-            seqs = [change.seq for change in changes]
             # What is seen is deleted one by one: a lower number may be committed later.
-            conn.execute(
-                catalog_changes.delete().where(catalog_changes.c.seq == sa.bindparam("s")), [{"s": s} for s in seqs]
-            )
-        self._term_ids = known if len(known) < MOST_REMEMBERED else {}
-        return len(changes)
+            chosen = set(ids)
+            seen = [{"seen": change.seq} for change in changes if change.comparison_id in chosen]
+            conn.execute(_DELETE, seen)
+        return len(seen)
 
     def _number_terms(self, conn: Connection, entries: Sequence[CatalogEntry]) -> dict[tuple[str, str], int]:
-        """Return the numbers of all terms, new ones too."""
-        known = dict(self._term_ids)
-        wanted = {term for entry in entries for term in entry.terms} - known.keys()
-        if wanted:
-            values = self._store.among(catalog_terms.c.value, (value for _, value in wanted))
-            known |= {(t.facet, t.value): t.id for t in conn.execute(sa.select(catalog_terms).where(values))}
-            new = sorted(wanted - known.keys())
-            if new:
-                rows = [{"facet": facet, "value": value} for facet, value in new]
-                conn.execute(catalog_terms.insert(), rows)
-                known |= {(t.facet, t.value): t.id for t in conn.execute(sa.select(catalog_terms).where(values))}
+        """Return the numbers of all terms of some entries. New ones are added."""
+        wanted = {term for entry in entries for term in entry.terms}
+        values = self._store.among(catalog_terms.c.value, (value for _, value in wanted))
+        query = sa.select(catalog_terms).where(values)
+        known = {(t.facet, t.value): t.id for t in conn.execute(query)}
+        if new := sorted(wanted - known.keys()):
+            conn.execute(catalog_terms.insert(), [{"facet": facet, "value": value} for facet, value in new])
+            known |= {(t.facet, t.value): t.id for t in conn.execute(query)}
         return known
 
     def _write(self, conn: Connection, entries: Sequence[CatalogEntry], known: dict[tuple[str, str], int]) -> None:
@@ -107,27 +102,35 @@ class CatalogIndexer:
             words = [*entry.words, MARK] if number % SAMPLE_EVERY == 0 else list(entry.words)
             rows.append((number, entry.comparison_id, ids, entry.votes, entry.entropy, words))
         if self._store.is_sqlite:
-            texts = [(n, id, f" {' '.join(map(str, ids))} ", votes, h, None) for n, id, ids, votes, h, _ in rows]
+            texts = [(n, id, f" {' '.join(map(str, ids))} ", votes, h) for n, id, ids, votes, h, _ in rows]
             conn.exec_driver_sql(_UPSERT_SQLITE, texts)
             conn.exec_driver_sql(
-                "DELETE FROM catalog_search WHERE rowid IN (SELECT value FROM json_each(?))",
+                "DELETE FROM catalog_words WHERE rowid IN (SELECT value FROM json_each(?))",
                 (json.dumps([n for n, *_ in rows if n in set(numbers.values())]),),
             )
             bodies = [(n, f" {' '.join([*(f'{MARK}{i}' for i in ids), *words])} ") for n, _, ids, _, _, words in rows]
-            conn.exec_driver_sql("INSERT INTO catalog_search (rowid, body) VALUES (?, ?)", bodies)
+            conn.exec_driver_sql("INSERT INTO catalog_words (rowid, words) VALUES (?, ?)", bodies)
         else:
-            conn.exec_driver_sql(_UPSERT_POSTGRES, rows)
+            conn.exec_driver_sql(_UPSERT_POSTGRES, [row[:-1] for row in rows])
+            conn.exec_driver_sql(_UPSERT_WORDS, [(row[0], row[-1]) for row in rows])
 
 
+_DELETE = catalog_changes.delete().where(catalog_changes.c.seq == sa.bindparam("seen"))
 _CHANGES = sa.select(catalog_changes).order_by(catalog_changes.c.seq)
 _UPSERT_SQLITE = (
-    "INSERT INTO catalog (number, comparison_id, terms, votes, entropy, words) VALUES (?, ?, ?, ?, ?, ?) "
+    "INSERT INTO catalog (number, comparison_id, terms, votes, entropy) VALUES (?, ?, ?, ?, ?) "
     "ON CONFLICT (number) DO UPDATE SET terms = excluded.terms, votes = excluded.votes, entropy = excluded.entropy"
 )
 _UPSERT_POSTGRES = (
-    "INSERT INTO catalog (number, comparison_id, terms, votes, entropy, words) "
-    "VALUES (%s, %s, %s::int[], %s, %s, array_to_tsvector(%s::text[])) ON CONFLICT (number) DO UPDATE SET "
-    "terms = excluded.terms, votes = excluded.votes, entropy = excluded.entropy, words = excluded.words"
+    "INSERT INTO catalog (number, comparison_id, terms, votes, entropy) "
+    "VALUES (%s, %s, %s::int[], %s, %s) ON CONFLICT (number) DO UPDATE SET "
+    "terms = excluded.terms, votes = excluded.votes, entropy = excluded.entropy"
+)
+
+#: A judgment seldom changes the words, and then they are not put into the index again.
+_UPSERT_WORDS = (
+    "INSERT INTO catalog_words (number, words) VALUES (%s, array_to_tsvector(%s::text[])) ON CONFLICT (number) "
+    "DO UPDATE SET words = excluded.words WHERE catalog_words.words IS DISTINCT FROM excluded.words"
 )
 
 

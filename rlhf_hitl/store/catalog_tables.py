@@ -4,15 +4,17 @@ A trigger on the tables that matter writes each change of a comparison to `catal
 the comparison's row of `catalog` anew and deletes the changes it has seen. So an import or a submit pays for one short
 row, and nobody waits for texts to be indexed. None of these tables is in archives.
 
-On SQLite there is one more table, `catalog_search` (rowid: `catalog.number`; body: words and terms), of the full-text
-index FTS5, or a plain one where SQLite was built without it.
+There is one more table, `catalog_words`, of a kind that each database has of its own, so it is not described here. On
+PostgreSQL it has `number` and `words`, a tsvector: rows of `catalog`, read by the ten thousand, stay small. On
+SQLite it is of the full-text index FTS5, or a plain one where SQLite was built without it; its `rowid` is the number,
+and its `words` are a text of words and terms.
 """
 
 from __future__ import annotations
 
 import sqlalchemy as sa
 from sqlalchemy import BigInteger, Column, Float, Index, Integer, String, Table, text
-from sqlalchemy.dialects.postgresql import ARRAY, TSVECTOR
+from sqlalchemy.dialects.postgresql import ARRAY
 
 from rlhf_hitl.store.tables import metadata
 
@@ -33,7 +35,7 @@ catalog_terms = Table(
     Column("id", Integer, primary_key=True, autoincrement=True),
     Column("facet", String(20), nullable=False),
     Column("value", String(300), nullable=False),
-    Index("catalog_terms_once", "facet", "value", unique=True),
+    Index("catalog_terms_once", "value", "facet", unique=True),
 )
 
 
@@ -50,10 +52,8 @@ catalog = Table(
     Column("terms", ARRAY(Integer).with_variant(sa.Text(), "sqlite"), nullable=False),
     Column("votes", Integer, nullable=False),  # of raters, that rank it
     Column("entropy", Float),  # of its label, in nats; of several pairs the largest; null: no label
-    Column("words", TSVECTOR().with_variant(sa.Text(), "sqlite")),  # null on SQLite
     Index("catalog_once", "comparison_id", unique=True),
     Index("catalog_sample", "number", postgresql_include=["terms", "votes", "entropy"],
           postgresql_where=text(IN_SAMPLE), sqlite_where=text(IN_SAMPLE)),
     Index("catalog_by_terms", "terms", postgresql_using="gin").ddl_if(dialect="postgresql"),
-    Index("catalog_by_words", "words", postgresql_using="gin").ddl_if(dialect="postgresql"),
 )  # fmt: skip

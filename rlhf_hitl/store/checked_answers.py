@@ -9,6 +9,7 @@ from typing import NamedTuple
 import sqlalchemy as sa
 
 from rlhf_hitl.store.db import Store
+from rlhf_hitl.store.judgments import IS_FIRST
 from rlhf_hitl.store.quality_tables import golds
 from rlhf_hitl.store.tables import comparisons, completions, judgments, lanes, projects, prompts, raters
 from rlhf_hitl.types import Role
@@ -73,7 +74,11 @@ def read_checked_answers(store: Store) -> Iterator[CheckedAnswer]:
         .join(comparisons, comparisons.c.id == judgments.c.comparison_id)
         .join(lanes, lanes.c.id == comparisons.c.lane_id)
         .where(
-            ~sa.exists().where(newer.c.supersedes == judgments.c.id),
+            # Of a gold the first answer counts: a rater may correct it after they were told the right one.
+            sa.case(
+                (sa.func.coalesce(comparisons.c.is_gold, sa.false()), IS_FIRST),
+                else_=~sa.exists().where(newer.c.supersedes == judgments.c.id),
+            ),
             sa.func.coalesce(judgments.c.role, "") != Role.LEAD.value,
         )
         .order_by(judgments.c.seq)

@@ -221,7 +221,7 @@ def find_comparisons(
     judged: bool | None = None,
     unscored_by: str | None = None,
     project: str | None = None,
-    ids: Sequence[str] | None = None,
+    ids: Collection[str] | None = None,
     repeats: bool = False,
     after: str = "",
     limit: int | None = None,

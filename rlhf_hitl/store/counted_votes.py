@@ -13,6 +13,7 @@ from rlhf_hitl.store.tables import comparisons, judgments, lanes, prompts, rater
 from rlhf_hitl.types import Role
 
 ROWS_AT_ONCE = 5000
+MAX_IDS_IN_QUERY = 1000
 
 
 class CountedVote(NamedTuple):
@@ -78,7 +79,10 @@ def read_counted_votes(
     )
     if project is not None:
         query = query.where(lanes.c.project_id == project)
-    if comparison_ids is not None:
+    # Few are asked for by name; of many, all votes are read, since every statement would carry all names again.
+    is_few = comparison_ids is not None and len(comparison_ids) <= MAX_IDS_IN_QUERY
+    wanted = None if comparison_ids is None or is_few else frozenset(comparison_ids)
+    if comparison_ids is not None and is_few:
         query = query.where(store.among(judgments.c.comparison_id, comparison_ids))
     after = 0
     while True:
@@ -86,5 +90,5 @@ def read_counted_votes(
             rows = conn.execute(query.where(judgments.c.seq > after)).all()
         if not rows:
             return
-        yield from map(CountedVote._make, rows)
+        yield from (CountedVote._make(row) for row in rows if wanted is None or row.comparison_id in wanted)
         after = rows[-1][0]

@@ -113,7 +113,9 @@ def _make_upsert(is_sqlite: bool) -> Any:
         from sqlalchemy.dialects.postgresql import insert
     statement = insert(labels)
     new = statement.excluded
-    changed = {name: new[name] for name in ("p_first", "p_tie", "p_second", "entropy", "votes", "weight", "fit_id")}
+    changed: dict[str, Any] = {
+        name: new[name] for name in ("p_first", "p_tie", "p_second", "entropy", "votes", "weight", "fit_id")
+    }
     changed |= {"updated_at": new.updated_at}
     changed["state"] = sa.case((new.state == "adjudicated", new.state), else_=labels.c.state)
     return statement.on_conflict_do_update(index_elements=list(labels.primary_key.columns), set_=changed)

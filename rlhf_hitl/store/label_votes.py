@@ -64,7 +64,7 @@ def read_vote_rows(
         query = query.where(sa.or_(is_of_person, prompts.c.split == Split.TRAIN.value))
     elif split is not Split.TRAIN:
         query = query.where(is_of_person)
-    with store.read() as conn:
+    with store.snapshot() as conn:  # PostgreSQL has a cursor within a transaction only
         rows: Any = conn.execution_options(yield_per=ROWS_AT_ONCE).execute(query)
         for row in rows:
             yield VoteRow._make(row)

@@ -125,6 +125,8 @@ def change_rater(
     for flag, on in {"disabled": disabled, "paused": paused}.items():
         if on is not None:
             values[f"{flag}_at"], details[flag] = (utc_now() if on else None), on
+    if paused is not None:
+        values["paused_reason"] = None  # a check's, which is no longer why
     if languages is not None:
         codes = sorted({code.strip().lower() for code in languages} - {""})
         for code in codes:
@@ -216,6 +218,13 @@ def list_raters(store: Store) -> list[Rater]:
     """Return all raters, ordered by name."""
     with store.read() as conn:
         return [rater_from_row(row) for row in conn.execute(sa.select(raters).order_by(raters.c.name)).mappings()]
+
+
+def load_names(store: Store, ids: Iterable[str]) -> dict[str, str]:
+    """Return rater id → name, for those of the ids that the store has."""
+    query = sa.select(raters.c.id, raters.c.name).where(store.among(raters.c.id, ids))
+    with store.read() as conn:
+        return dict(conn.execute(query).tuples().all())
 
 
 def find_rater_id(conn: Connection, name: str) -> str:

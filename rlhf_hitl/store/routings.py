@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -12,7 +13,12 @@ from sqlalchemy.engine import Connection
 
 from rlhf_hitl.errors import Conflict, NotFound
 from rlhf_hitl.store import audit, webhooks
-from rlhf_hitl.store.comparisons import compute_queue_position, find_free_numbers, restrict_comparisons
+from rlhf_hitl.store.comparisons import (
+    compute_queue_position,
+    find_free_numbers,
+    measures_raters,
+    restrict_comparisons,
+)
 from rlhf_hitl.store.db import Store
 from rlhf_hitl.store.queue.places import is_free
 from rlhf_hitl.store.tables import comparisons, places, routings
@@ -91,6 +97,51 @@ def send_to_raters(store: Store, comparison_id: str, *, by: audit.Actor) -> bool
         _apply_some(store, conn, [decision], store.now(conn))
         audit.record(conn, by, "comparison.sent_to_raters", comparison_id)
     return True
+
+
+@dataclass(frozen=True)
+class SentToRaters:
+    """How many comparisons were sent to raters, and of how many not: they are first in line already, or cannot be."""
+
+    sent: int
+    waiting: int = 0
+    refused: int = 0
+
+
+def ask_for_votes(store: Store, comparison_ids: Sequence[str], *, by: audit.Actor) -> SentToRaters:
+    """Have each of some comparisons judged by one more rater, before all others: whatever was decided of it so far.
+
+    One that waits for a rater as an escalation already is left as it is, so that who sends it twice pays once. Golds,
+    hidden repeats and what is not in the store are refused.
+
+    Args:
+        by: the lead.
+    """
+    counts: Counter[str] = Counter()
+    ids = sorted(set(comparison_ids))  # in order of id, as everybody locks comparisons
+    waits = sa.exists().where(
+        places.c.comparison_id == comparisons.c.id, places.c.role == "", places.c.judgment_id.is_(None)
+    )
+    query = sa.select(comparisons.c.id, comparisons.c.route, waits.label("waits"), measures_raters().label("measures"))
+    for start in range(0, len(ids), DECISIONS_AT_ONCE):
+        if start:
+            time.sleep(PAUSE_SECONDS)
+        some = ids[start : start + DECISIONS_AT_ONCE]
+        with store.write() as conn:
+            chosen = query.where(store.among(comparisons.c.id, some)).order_by(comparisons.c.id)
+            rows = conn.execute(chosen.with_for_update(key_share=True, of=comparisons)).all()
+            counts["refused"] += len(some) - len(rows) + sum(row.measures for row in rows)
+            usable = [row for row in rows if not row.measures]
+            new = [row for row in usable if not (row.waits and row.route == Route.ESCALATED.value)]
+            counts["waiting"] += len(usable) - len(new)
+            counts["sent"] += len(new)
+            reason = "sent to raters by a lead"
+            decisions = [Routing(r.id, Route.ESCALATED, Route(r.route), reason, decided_by=by.id) for r in new]
+            if decisions:
+                _apply_some(store, conn, decisions, store.now(conn))
+                for decision in decisions:
+                    audit.record(conn, by, "comparison.sent_to_raters", decision.comparison_id)
+    return SentToRaters(counts["sent"], counts["waiting"], counts["refused"])
 
 
 def _apply_some(store: Store, conn: Connection, decisions: Sequence[Routing], now: datetime) -> None:

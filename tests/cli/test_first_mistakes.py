@@ -382,6 +382,22 @@ def test_to_open_a_paused_project_ends_the_pause_and_to_close_it_does_not(sqlite
     assert "nothing to change" in the_line(change())
 
 
+def test_an_overlap_rule_is_set_shown_and_taken_back(sqlite_store, sqlite_url, add_comparisons):
+    def change(rule: str) -> Outcome:
+        return run_command("projects", "set", "default", "--overlap-rule", rule, "--store", sqlite_url)
+
+    add_comparisons(sqlite_store, 2, overlap=3)
+    assert "2 comparisons looked at anew" in change("least=1,most=4,price=0.02").stdout
+    assert "least=1,most=4,price=0.02" in run_command("projects", "list", "--store", sqlite_url).stdout
+    [shown] = json.loads(run_command("projects", "list", "--json", "--store", sqlite_url).stdout)["projects"]
+    assert shown["overlap_rule"] == {"least": 1, "most": 4, "vote_price": 0.02, "escalate": "none"}
+    assert shown["free"] == 2
+    assert "expected 5 to 1000" in the_line(change("least=5,most=4"))
+    assert change("fixed").returncode == 0
+    [shown] = json.loads(run_command("projects", "list", "--json", "--store", sqlite_url).stdout)["projects"]
+    assert shown["overlap_rule"] is None
+
+
 def test_what_ends_for_good_is_ended_and_the_former_verb_goes_on_and_says_so(sqlite_store, sqlite_url):
     people.add_rater(sqlite_store, "ann", Role.RATER)
     for verb in ("end", "revoke"):

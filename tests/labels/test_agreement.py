@@ -18,12 +18,14 @@ from rlhf_hitl.formats.export import export_snapshot
 from rlhf_hitl.formats.importing import import_path
 from rlhf_hitl.labels.agreement import NOT_STATED, measure_store_agreement
 from rlhf_hitl.stats.agreement import Coefficient
-from rlhf_hitl.store import people
+from rlhf_hitl.store import counted_votes, people
 from rlhf_hitl.store.comparisons import find_comparisons
 from rlhf_hitl.store.judgments import read_judgments
 from rlhf_hitl.store.loop_steps import finish_step
+from rlhf_hitl.store.slices import add_slice
 from rlhf_hitl.store.tables import comparisons
 from rlhf_hitl.types import Role, utc_now
+from rlhf_hitl.types.catalog import ComparisonFilter
 
 
 def test_people_judges_and_simulated_raters_are_told_apart(store, add_raters):
@@ -105,13 +107,16 @@ def test_groups_are_of_votes_by_language_tag_project_guideline_round_and_rater(s
     assert report.raters[0].name == people.get_rater(store, report.raters[0].rater_id).name
 
 
-def test_a_project_and_chosen_comparisons_are_measured_alone(store, add_raters):
+def test_a_project_and_chosen_comparisons_are_measured_alone(store, add_raters, monkeypatch):
     ann, ben = add_raters(store, 2)
     made = put_comparisons(store, 4)
     for n, c in enumerate(made):
         vote(store, c, ann, ">")
         vote(store, c, ben, "><"[n % 2])
     assert measure_store_agreement(store, comparison_ids=[c.id for c in made[::2]]).people.pairwise.value == 1.0
+    for limit in (0, 1000):  # asked for by name, or picked out of all
+        monkeypatch.setattr(counted_votes, "MAX_IDS_IN_QUERY", limit)
+        assert measure_store_agreement(store, comparison_ids=[c.id for c in made[1:]]).people.pairwise.value == 1 / 3
     assert measure_store_agreement(store, comparison_ids=[]).people.pairwise == Coefficient()
     assert measure_store_agreement(store, project="another").votes == {"people": 0}
 
@@ -199,6 +204,10 @@ def test_the_command_shows_groups_and_refuses_what_it_does_not_know(sqlite_store
     refused = run_command("agreement", "--by", "colour", "--store", sqlite_store.url)
     assert refused.returncode == 2
     assert "tag:category" in refused.stderr
+    add_slice(sqlite_store, "french", ComparisonFilter(language=("fr",)))
+    of_slice = run_command("agreement", "--slice", "french", "--store", sqlite_store.url)
+    assert "12 comparisons" in of_slice.stdout
+    assert run_command("agreement", "--slice", "none", "--store", sqlite_store.url).returncode == 2
     missing = run_command("agreement", "--project", "nowhere", "--store", sqlite_store.url)
     assert missing.returncode == 2
     assert "projects list" in missing.stderr

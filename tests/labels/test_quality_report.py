@@ -12,6 +12,8 @@ from handmade_votes import fill
 from rlhf_hitl.labels.agreement import measure_store_agreement
 from rlhf_hitl.labels.bias import measure_bias
 from rlhf_hitl.store import people
+from rlhf_hitl.store.slices import add_slice
+from rlhf_hitl.types.catalog import ComparisonFilter
 
 HOSTILE = "<script>alert($1$)</script>"
 
@@ -61,6 +63,16 @@ def test_the_html_report_draws_both_and_takes_names_as_text(judged_by_tastes, tm
     assert "<script>" not in html
     assert "&lt;script&gt;" in html
     assert "Not shown: 1 group of region with fewer than 5 raters." in html
+
+
+def test_a_slice_is_reported_alone(judged_by_tastes, tmp_path):
+    add_slice(judged_by_tastes, "in French", ComparisonFilter(language=("fr",)))
+    page = tmp_path / "report.html"
+    url = judged_by_tastes.url
+    data = json.loads(run_command("report", "--slice", "in French", "--html", page, "--store", url, "--json").stdout)
+    assert (data["slice"], data["bias"]["votes"], data["agreement"]["votes"]["people"]) == ("in French", 330, 330)
+    assert page.read_text().count("Of the slice in French.") == 2
+    assert "Of the slice in French:" in run_command("report", "--slice", "in French", "--store", url).stdout
 
 
 def test_an_empty_store_has_a_report_that_says_what_is_not_known(sqlite_url, tmp_path):

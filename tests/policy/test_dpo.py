@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import uuid
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.policy.dpo import DPOSettings, train_dpo
+from rlhf_hitl.policy.dpo import DPOSettings, compute_label_loss, train_dpo
 from rlhf_hitl.policy.dpo_pairs import DPOPair, collect_dpo_pairs, collect_human_pairs, make_model_pairs
 from rlhf_hitl.policy.dpo_rows import read_pairs
 from rlhf_hitl.policy.generation import sample_completions
@@ -210,6 +213,46 @@ def test_training_refuses_heldout_pairs_used_folders_and_pairs_that_are_all_too_
     with pytest.raises(BadInput, match="max_length"):
         train_dpo(settings(tiny_model, tmp_path / "a", max_length=2), good)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_loss_of_a_label_is_least_where_dpo_gives_the_share_of_the_votes():
+    margins = torch.tensor([0.0, 1.0, -2.0, np.log(3.0)], requires_grad=True)
+    shares = torch.tensor([1.0, 1.0, 0.25, 0.75])
+    losses = compute_label_loss(margins, shares)
+    by_hand = [np.log(2), np.log1p(np.exp(-1)), 0.25 * np.log1p(np.exp(2)) + 0.75 * np.log1p(np.exp(-2)), None]
+    assert losses[:3].tolist() == pytest.approx(by_hand[:3], rel=1e-6)
+    losses.sum().backward()
+    assert margins.grad is not None
+    assert margins.grad[3] == pytest.approx(0, abs=1e-6)  # 3 to 1 is a share of 0.75
+
+
+def test_a_pair_pulls_as_its_votes_do_and_as_hard_as_they_are_worth(tiny_model, tmp_path):
+    """At the start every pair has the loss log 2 times its weight; votes that are evenly split pull to neither side."""
+    pairs = pairs_of([(prompt(f"question {i}"), "yes it is", "no it is not") for i in range(2)])
+    weighted = [replace(pairs[0], weight=1.0), replace(pairs[1], weight=3.0)]
+    slow = settings(tiny_model, tmp_path / "a", learning_rate=1e-12, per_device_train_batch_size=1)
+    train_dpo(slow, weighted)
+    losses = [row["loss"] for row in json.loads((tmp_path / "a" / TRAINING_CARD).read_text())["history"]]
+    assert sorted(losses) == pytest.approx([np.log(2) / 2, np.log(2) * 1.5], abs=1e-3)
+
+    def train_on(share):
+        out = tmp_path / f"{share}"
+        train_dpo(settings(tiny_model, out, learning_rate=1e-2), [replace(pair, share=share) for pair in pairs])
+        return load_file(out / "model.safetensors")
+
+    before = load_file(tiny_model / "model.safetensors")
+    assert all(torch.equal(before[name], value) for name, value in train_on(0.5).items() if name in before)
+    assert any(not torch.equal(before[name], value) for name, value in train_on(1.0).items() if name in before)
+
+
+def test_the_label_of_a_pair_is_what_the_votes_that_prefer_a_side_are_worth(sqlite_store):
+    add(sqlite_store, Comparison.create(TRAIN, answers(TRAIN, "good one", "bad one"), 3))
+    for answer in (prefers("good"), prefers("good"), prefers("bad")):
+        judge(sqlite_store, answer)
+    [pair] = collect_human_pairs(sqlite_store, "shares")
+    assert (pair.share, pair.weight) == (pytest.approx(2 / 3), 3)
+    [pair] = collect_human_pairs(sqlite_store, "majority")
+    assert (pair.share, pair.weight) == (1, 3)
 
 
 # The commands.

@@ -19,7 +19,7 @@ from rlhf_hitl.store import Store, people, sign_in
 from rlhf_hitl.store.comparisons import insert_comparisons
 from rlhf_hitl.types import Comparison, Completion, Message, Prompt, Role
 
-PAGES = ("rate", "lead", "people", "replay")
+PAGES = ("rate", "lead", "data", "people", "replay")
 PASSWORD = "a-good-password"
 
 

@@ -101,6 +101,19 @@ def test_a_higher_price_never_asks_for_more():
     assert gains[-1] <= -0.2 + 1e-12 + gains[0]
 
 
+def test_a_witness_who_contradicts_the_label_makes_a_vote_worth_more_and_one_who_agrees_less():
+    outcomes = np.array([[0.9, 0, 0.1], [0.1, 0, 0.9]])
+    by_votes = np.array([0.9, 0.1])  # one vote for the first
+    against, agrees = np.array([0.3, 0.7]), np.array([0.99, 0.01])
+    alone, doubted, confirmed = (Belief(w, outcomes, by_votes) for w in (by_votes, against, agrees))
+    gains = [belief.compute_net_gain(2, price=0.0) for belief in (confirmed, alone, doubted)]
+    assert gains == sorted(gains)
+    # Two more votes for the second turn the label: 0.3 * 0.01 + 0.7 * 0.81 = 0.57 of the time, and then 0.567 of 0.57
+    # are right.
+    assert doubted.compute_agreement() == pytest.approx(0.3 * 0.9 + 0.7 * 0.1)
+    assert gains[2] == pytest.approx(0.567 * 0.8 - 0.003 * 0.8)
+
+
 def test_the_least_is_asked_whatever_is_known_and_the_most_never_passed():
     certain = Belief(np.array([1.0]), np.array([[1.0, 0, 0]]))
     assert decide_on_vote([certain], 1, least=2, most=5, price=0.5).action == "ask"

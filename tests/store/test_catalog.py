@@ -228,8 +228,8 @@ def filled(request, tmp_path_factory, sqlite_template) -> Iterator[tuple[Store, 
     with Store.open(f"sqlite:///{folder}/catalog.db") as store:
         if request.param == "plain":
             with store.write() as conn:
-                conn.exec_driver_sql("DROP TABLE catalog_search")
-                conn.exec_driver_sql("CREATE TABLE catalog_search (body TEXT NOT NULL)")
+                conn.exec_driver_sql("DROP TABLE catalog_words")
+                conn.exec_driver_sql("CREATE TABLE catalog_words (words TEXT NOT NULL)")
         yield fill_and_read(store)
 
 

@@ -13,6 +13,8 @@ from handmade_evaluations import bundled, put
 from message_examples import look_alike, with_images, with_tools
 from rlhf_hitl.formats.guidance import read_bundled_tutorial
 from rlhf_hitl.store import guidelines, invitations, projects, tutorial
+from rlhf_hitl.store.adjudication import send_to_adjudication
+from rlhf_hitl.store.audit import Actor
 from rlhf_hitl.store.comparisons import insert_comparisons
 from rlhf_hitl.store.routings import Routing, apply_routings
 from rlhf_hitl.types import DEFAULT_PROJECT, Role, Route
@@ -85,6 +87,10 @@ def office(servers):
                 for example in tutorial.list_examples(server.store):
                     tutorial.record_attempt(server.store, done.id, example.id, example.answer, True)
         server.person("lea", Role.LEAD)
+        decision = pair("Tea or coffee?", "Tea.", "Coffee, as always.")
+        with server.store.write() as conn:
+            insert_comparisons(server.store, conn, [decision])
+        send_to_adjudication(server.store, [decision.id], by=Actor("lea"))
         server.person("eva", Role.EVALUATOR)
         put(server.folder / "workspace", "one", bundled(1, 0.6)[:30], simulated=True)
         put(server.folder / "workspace", "two", bundled(2, 0.9)[:30])
@@ -288,6 +294,9 @@ def test_leading(office, screen):
     page.goto(office.address + "/people/")
     expect(page.locator("table")).to_be_visible()
     look("people", pictured=False)  # and test_people_page.py
+    page.goto(office.address + "/adjudicate/")
+    expect(page.locator("#votes")).to_be_visible()
+    look("adjudicate", pictured=False)
 
 
 def test_evaluating(office, screen):

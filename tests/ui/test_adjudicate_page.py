@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from browser_fixtures import answers, choose, enter, expect, judgments, pair, question, until_next
+from browser_fixtures import answers, choose, enter, expect, judgments, pair, question, until_next, until_sent
 from rlhf_hitl.store import adjudication, audit, people, queue
 from rlhf_hitl.store.comparisons import find_comparisons
 from rlhf_hitl.types import Answer, Role, Verdict
@@ -51,7 +51,9 @@ def test_a_lead_decides_one_comparison_after_the_other_by_keyboard_with_the_vote
     until_next(page, before)
     page.keyboard.press("0")
     page.keyboard.press("Enter")
+    expect(page.locator("#empty")).to_be_visible()
     expect(page.locator("#empty h2")).to_have_text("Nothing to decide")
+    until_sent(page)
     decided = judgments(server, lea)
     assert [j.role for j in decided] == [Role.LEAD, Role.LEAD]
     assert decided[0].answer.rationale == "It answers what was asked."

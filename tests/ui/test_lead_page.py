@@ -13,13 +13,13 @@ from rlhf_hitl.store.comparisons import find_comparisons, insert_comparisons
 from rlhf_hitl.store.reward_models import RewardModelRecord, add_reward_model, display_name, list_reward_models
 from rlhf_hitl.store.routings import Routing, apply_routings, read_routings, send_to_raters
 from rlhf_hitl.store.scores import insert_scores
-from rlhf_hitl.types import Comparison, Completion, Message, Prompt, Role, Route, Score
+from rlhf_hitl.types import Comparison, Completion, Message, OverlapRule, Prompt, Role, Route, Score
 
 pytestmark = pytest.mark.browser
 
 UNDO_MS, RENEWAL_MS = 8_000, 20_000
 MODEL = RewardModelRecord("rm_one", "head", "nowhere", "backbone", "hash", simulated=False)
-PAGES = [("/lead/", "Overview"), ("/people/", "People"), ("/replay/", "Replay")]
+PAGES = [("/lead/", "Overview"), ("/data/", "Data"), ("/people/", "People"), ("/replay/", "Replay")]
 
 
 def put(server: Server, *questions: str, project="default", batch="", answers=("yes", "no"), **tags):
@@ -97,7 +97,7 @@ def test_every_page_has_the_same_links_a_title_and_a_heading(shared, page, role)
     for path, title in [*PAGES, ("/rate/", "Rate")]:
         page.get_by_role("link", name=title, exact=True).click()
         page.wait_for_url(f"**{path}")
-        expect(links).to_have_text(["Rate", "Overview", "People", "Replay"])
+        expect(links).to_have_text(["Rate", "Overview", "Data", "People", "Replay"])
         expect(page.locator(".pages [aria-current=page]")).to_have_text([title])
         expect(page).to_have_title(f"{title} · rlhf_hitl")
         expect(page.locator("h1")).to_have_count(1)
@@ -105,16 +105,17 @@ def test_every_page_has_the_same_links_a_title_and_a_heading(shared, page, role)
             expect(page.get_by_role("heading", level=1)).to_have_text(title)
 
 
-def test_who_may_open_one_page_only_sees_no_links(shared, page):
+def test_who_may_open_one_page_only_sees_no_links_and_others_see_theirs(shared, page):
     shared.person("only-rates")
     enter(page, shared, "only-rates")
     expect(page.locator("#card")).to_be_visible(timeout=30_000)
     expect(page.locator("#rating .pages")).to_be_hidden()
     assert page.context.request.get(shared.address + "/me").json()["pages"] == ["/rate"]
-    shared.person("only-evaluates", Role.EVALUATOR)
-    enter(page, shared, "only-evaluates")
+    shared.person("evaluates", Role.EVALUATOR)
+    enter(page, shared, "evaluates")
+    page.goto(f"{shared.address}/replay/")
     expect(page.locator("#evaluations")).to_be_visible(timeout=30_000)
-    expect(page.locator("#replay .pages")).to_be_hidden()
+    expect(page.locator("#replay .pages a:visible")).to_have_text(["Data", "Replay"])
 
 
 # --- what is shown
@@ -125,6 +126,7 @@ def test_projects_are_shown_and_chosen_and_those_that_are_paused_are_marked(serv
     projects.add_project(server.store, "coding", open=False)
     projects.add_project(server.store, "waiting")
     projects.change_project(server.store, "coding", paused=True)
+    projects.change_project(server.store, "waiting", overlap_rule=OverlapRule(2, 6))
     put(server, "a?", "b?", language="en")
     put(server, "c?", project="coding", batch="pilot")
     accept(server, "Code?", project="coding", batch="pilot")
@@ -136,7 +138,7 @@ def test_projects_are_shown_and_chosen_and_those_that_are_paused_are_marked(serv
         "coding paused members only | not known | pilot | 1 | 0 | 0 | 1",
         "default | not known | — | 0 | 0 | 0 | 1",
         "default | en | — | 2 | 0 | 0 | 0",
-        "waiting | nothing imported yet | — | 0 | 0 | 0 | 0",
+        "waiting 2 to 6 judgments each | nothing imported yet | — | 0 | 0 | 0 | 0",
     ]
     expect(lanes.first.locator(".state.paused")).to_have_text("paused")
     expect(page.locator("#queue")).to_contain_text("in paused projects, given to nobody: 1")

@@ -9,7 +9,8 @@ from functools import cache
 import pytest
 
 from checkout import ROOT
-from rlhf_hitl.types import REASONS, Answer, Reason, Role, Verdict
+from rlhf_hitl.store.findings import FindingAction
+from rlhf_hitl.types import REASONS, Answer, QualificationState, Reason, Role, Verdict
 from rlhf_hitl.ui import rating_cards
 from rlhf_hitl.ui.conversation import SPEAKERS
 from rlhf_hitl.ui.error_pages import EXPLAINED
@@ -20,7 +21,12 @@ ASSETS = ROOT / "ui" / "assets"
 ENGLISH = load_translations()["en"]
 OTHERS = ("ar", "es", "fr", "hi", "zh")
 #: Words that another language spells as English does.
-SAME = {("fr", "speaker_assistant"), ("es", "tutorial"), ("fr", "page_tools")}
+SAME = {
+    ("fr", "speaker_assistant"),
+    ("es", "tutorial"),
+    ("fr", "page_tools"),
+    *((tag, "votes_for") for tag in ("ar", "es", "hi")),
+}
 
 
 def script(name: str) -> str:
@@ -95,6 +101,9 @@ def families() -> dict[str, set[str]]:
         "page_*": set(PAGES),
         "role_*": {role.value for role in Role},
         "state_*": {"active", "paused", "disabled", "simulated"},
+        "raters_*": {"reliability", "agreement", "first", "seconds"},
+        "raters_action_*": {action.value for action in FindingAction},
+        "qualification_*": {state.value for state in QualificationState},
         "queue_*": {"open", "held", "done"},
     }
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, Field, StringConstraints
 
-from rlhf_hitl.api.bodies.fields import PROJECT, WHOLE_NUMBER, Body, Id, Number, StrictBool
+from rlhf_hitl.api.bodies.fields import PROJECT, WHOLE_NUMBER, Body, Id, Name, Number, ShortText, StrictBool
 from rlhf_hitl.api.bodies.quality import QualificationBody, QualificationRuleOut
 from rlhf_hitl.store import webhooks
 from rlhf_hitl.types import Escalation, Event, OverlapRule, Role
@@ -124,6 +124,59 @@ class InviteBody(Body):
 
 class InviteOut(BaseModel):
     path: str = Field(description="The link's path on this server. It cannot be read again.")
+
+
+Values = Annotated[list[Name], Field(max_length=50)]
+Nats = Annotated[Number, Field(ge=0, le=100, description="Of the label's entropy.")]
+Votes = Annotated[int, Field(ge=0, lt=2**31, description="Of raters.", strict=True)]
+
+
+class CatalogSearch(Body):
+    """Conditions that all have to be met; of the values of one property, any."""
+
+    words: ShortText = Field("", description="Each must stand in the texts; one that ends in `*` begins a word.")
+    ids: Annotated[list[Id], Field(max_length=1000)] = Field(
+        default_factory=list, description="Of comparisons, prompts, completions or judgments."
+    )
+    project: Values = Field(default_factory=list)
+    batch: Values = Field(default_factory=list)
+    split: Values = Field(default_factory=list)
+    language: Values = Field(default_factory=list)
+    tag: Values = Field(default_factory=list, examples=[["category=math"]])
+    policy: Values = Field(default_factory=list)
+    route: Values = Field(default_factory=list)
+    round: Values = Field(default_factory=list)
+    state: Values = Field(default_factory=list, examples=[["split"]])
+    agreement: Values = Field(default_factory=list)
+    outcome: Values = Field(default_factory=list)
+    verdict: Values = Field(default_factory=list)
+    rater: Values = Field(default_factory=list)
+    judge: Values = Field(default_factory=list)
+    kind: Values = Field(default_factory=list)
+    least_votes: Votes | None = None
+    most_votes: Votes | None = None
+    least_entropy: Nats | None = None
+    most_entropy: Nats | None = None
+    after: int | None = Field(None, ge=0, lt=2**53, strict=True, description="`next` of the previous page.")
+    limit: int = Field(25, ge=1, le=100, strict=True, description="The most comparisons to return.")
+
+
+class CatalogHitOut(BaseModel):
+    comparison_id: str
+    prompt_id: str
+    completion_ids: list[str]
+    policies: list[str]
+    project: str
+    votes: int
+    entropy: float | None = Field(description="Of the label, in nats; of several pairs the largest.")
+    terms: dict[str, list[str]] = Field(description="What it is found by: each property above with its values.")
+
+
+class CatalogPage(BaseModel):
+    items: list[CatalogHitOut]
+    total: int
+    total_is_exact: bool = Field(description="Whether `total` was counted; else it is an estimate.")
+    next: int | None
 
 
 class WebhookBody(Body):

@@ -12,13 +12,18 @@ from rlhf_hitl.api.bodies.quality import QualificationBody
 from rlhf_hitl.api.operations.shared import Cursor, Limit, PathId
 from rlhf_hitl.api.scoped_routes import ScopedRoutes
 from rlhf_hitl.store import Store, audit, invitations, people, projects, queue, webhooks
-from rlhf_hitl.types import Role
+from rlhf_hitl.store.catalog import CatalogHit, search_catalog
+from rlhf_hitl.store.catalog_index import CatalogIndexer
+from rlhf_hitl.types import ComparisonFilter, Role
 
 ADMINS = frozenset({Role.ADMIN})
+#: How long a search waits for the catalog to see what has changed since.
+CATCH_UP_SECONDS = 0.05
 
 
 def add_operations(routes: ScopedRoutes, store: Store) -> None:
     """Register the operations of the scope `manage`."""
+    indexer = CatalogIndexer(store)
 
     @routes("GET", "/projects", response_model=list[bodies.ProjectOut])
     def list_projects(caller: Caller) -> Any:
@@ -80,6 +85,15 @@ def add_operations(routes: ScopedRoutes, store: Store) -> None:
         secret = invitations.add_invitation(store, body.role, project=body.project, days=body.days, by=caller.actor)
         return {"path": f"/invite/{secret}"}
 
+    @routes("POST", "/catalog/search", response_model=bodies.CatalogPage)
+    def search_comparisons(caller: Caller, body: bodies.CatalogSearch) -> Any:
+        """Find comparisons by words, tags, policies, votes and more, the newest first."""
+        indexer.update(seconds=CATCH_UP_SECONDS, gentle=True)
+        conditions = body.model_dump(exclude={"after", "limit"}, exclude_defaults=True)
+        page = search_catalog(store, ComparisonFilter.from_plain(conditions), after=body.after, limit=body.limit)
+        items = [_describe_hit(hit) for hit in page.hits]
+        return {"items": items, "total": page.total, "total_is_exact": page.is_exact, "next": page.next}
+
     @routes("GET", "/webhooks", response_model=list[bodies.WebhookOut], roles=ADMINS)
     def list_webhooks(caller: Caller) -> Any:
         """List all webhooks, without their secrets."""
@@ -102,3 +116,20 @@ def add_operations(routes: ScopedRoutes, store: Store) -> None:
         """List who did what, oldest first."""
         entries = audit.list_entries(store, after=after, limit=limit)
         return {"items": entries, "next": entries[-1].seq if len(entries) == limit else None}
+
+
+def _describe_hit(hit: CatalogHit) -> dict[str, Any]:
+    """Return the fields of `CatalogHitOut`."""
+    terms: dict[str, list[str]] = {}
+    for facet, value in hit.entry.terms:
+        terms.setdefault(facet, []).append(value)
+    return {
+        "comparison_id": hit.comparison.id,
+        "prompt_id": hit.comparison.prompt.id,
+        "completion_ids": [c.id for c in hit.comparison.completions],
+        "policies": [c.policy for c in hit.comparison.completions],
+        "project": hit.comparison.project,
+        "votes": hit.entry.votes,
+        "entropy": hit.entry.entropy,
+        "terms": terms,
+    }

@@ -37,7 +37,7 @@ from rlhf_hitl.reward.seen_prompts import SeenPrompts
 from rlhf_hitl.stats.calibration import estimate_calibration_error, split_into_equal_bins
 from rlhf_hitl.stats.ceiling import estimate_noise_ceiling
 from rlhf_hitl.store import Store
-from rlhf_hitl.types import DEFAULT_LABEL_MODEL, Split, utc_now
+from rlhf_hitl.types import DEFAULT_LABEL_MODEL, LabelModelName, Split, utc_now
 from rlhf_hitl.wording import say_count
 
 log = logging.getLogger(__name__)
@@ -59,7 +59,7 @@ def evaluate_reward_model(
     format: str = "",
     replayed: str = "",
     check_order: bool = False,
-    label_model: str = DEFAULT_LABEL_MODEL,
+    label_model: LabelModelName = DEFAULT_LABEL_MODEL,
 ) -> tuple[Evaluation, list[EvaluatedPair]]:
     """Evaluate a model on the labels of a split. Of the held-out split, labels of prompts that the model has seen are
     left out.

@@ -218,7 +218,7 @@ def _read_weights(row: Any, n: int) -> list[float]:
     if len(weights) != n or not all(isinstance(w, float | int) and math.isfinite(w) and w >= 0 for w in weights):
         raise BadInput(
             f"weights {str(weights)[:80]}",
-            expected=f"{n} numbers, 0 or more, one for each ranking",
+            expected=f"{say_count(n, 'number')}, 0 or more, one for each ranking",
             fix="make the dataset with `rlhf-hitl export`, or leave the column out",
         )
     return [float(w) for w in weights]

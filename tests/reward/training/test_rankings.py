@@ -296,11 +296,33 @@ def test_the_command_learns_from_rankings_and_says_so(sqlite_store, tiny_model, 
         ({"completions": [say("alone")], "rankings": [[0]]}, "a ranking of 1 completion: expected"),
         ({"completions": None}, "a ranking of 0 completions"),
         ({"weight": -1.0}, "weight -1.0"),
+        ({"weights": [1.0, 1.0]}, r"weights \[1.0, 1.0\]: expected 1 number"),
+        ({"weights": [-1.0]}, r"weights \[-1.0\]"),
+        ({"weights": [float("nan")]}, r"weights \[nan\]"),
     ],
 )
 def test_an_invalid_ranking_is_named(change, message):
     with pytest.raises(BadInput, match=message):
         read_ranking(row(0, [[0, 1, 2]]) | change)
+
+
+def test_a_ranking_counts_as_much_as_its_rater_is_trusted_with():
+    ranking = read_ranking(row(0, [[0, 1], [0, 1], [1, 0]], weights=[1.0, 0.5, 0.5], weight=2.0))
+    assert dict(zip(ranking.ranks, ranking.shares)) == {(0, 1): 0.75, (1, 0): 0.25}
+    assert (ranking.weight, ranking.votes) == (2.0, 3)
+    untrusted = read_ranking(row(0, [[0, 1], [1, 0]], weights=[0.0, 0.0], weight=0.0))
+    assert (untrusted.shares, untrusted.weight) == ((0.5, 0.5), 0)
+
+
+def test_a_pair_is_learnt_from_what_its_votes_are_worth_where_the_row_says_it():
+    pair = {"prompt": say("q", "user"), "chosen": say("a"), "rejected": say("b"), "p_chosen": 0.6, "p_tie": 0.2}
+    pair |= {"p_rejected": 0.2, "votes": 3, "weight": 2.0}
+    believed = read_ranking(pair)
+    assert dict(zip(believed.ranks, believed.shares)) == {(0, 1): 0.6, (0, 0): 0.2, (1, 0): 0.2}
+    learnt = read_ranking(pair | {"w_chosen": 1.5, "w_tie": 0.0, "w_rejected": 0.5})
+    assert dict(zip(learnt.ranks, learnt.shares)) == {(0, 1): 0.75, (1, 0): 0.25}
+    with pytest.raises(BadInput, match="w_chosen nan"):
+        read_ranking(pair | {"w_chosen": float("nan"), "w_tie": 0.0, "w_rejected": 0.5})
 
 
 def test_labels_that_teach_nothing_are_refused(make, tmp_path):

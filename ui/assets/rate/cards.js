@@ -50,12 +50,14 @@ function createCards(page) {
     scrollToLastTurn();
     page.notices.announce(t(card.mode === "correct" ? "your_answer" : card.mode === "tutorial" ? "tutorial_next" : "next_comparison"));
   }
-  // Say what the rater has not qualified for, and whom to ask.
+  // Say that the rater is paused or what they have not qualified for, and whom to ask.
   function showUnqualified() {
     const { state: standing, projects, ask } = state.qualification;
     const names = { projects: page.i18n.formatList(projects) };
-    $("unqualified-title").textContent = t(standing === "failed" ? "unqualified_failed" : "unqualified_asked");
-    $("unqualified-why").textContent = t(standing === "failed" ? "unqualified_failed_why" : "unqualified_asked_why", names);
+    const isPaused = standing === "paused";
+    const isFailed = standing === "failed";
+    $("unqualified-title").textContent = t(isPaused ? "paused_title" : isFailed ? "unqualified_failed" : "unqualified_asked");
+    $("unqualified-why").textContent = t(isPaused ? "paused_why" : isFailed ? "unqualified_failed_why" : "unqualified_asked_why", names);
     $("unqualified-ask").textContent = ask.length ? t("unqualified_ask", { names: page.i18n.formatList(ask) }) : t("unqualified_ask_any");
     page.notices.announce(`${$("unqualified-title").textContent}. ${$("unqualified-why").textContent}`);
   }

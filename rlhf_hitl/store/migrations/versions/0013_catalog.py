@@ -9,7 +9,7 @@ revision = "0013"
 down_revision = "0012"
 
 IN_SAMPLE = sa.text("number % 100 = 0")
-FTS5 = "CREATE VIRTUAL TABLE catalog_search USING fts5(body, tokenize = 'ascii', detail = 'none', columnsize = 0)"
+FTS5 = "CREATE VIRTUAL TABLE catalog_words USING fts5(words, tokenize = 'ascii', detail = 'none', columnsize = 0)"
 
 
 def upgrade() -> None:
@@ -27,7 +27,7 @@ def upgrade() -> None:
         sa.Column("facet", sa.String(20), nullable=False),
         sa.Column("value", sa.String(300), nullable=False),
     )
-    op.create_index("catalog_terms_once", "catalog_terms", ["facet", "value"], unique=True)
+    op.create_index("catalog_terms_once", "catalog_terms", ["value", "facet"], unique=True)
     op.create_table(
         "catalog",
         sa.Column("number", number, primary_key=True, autoincrement=False),
@@ -35,7 +35,6 @@ def upgrade() -> None:
         sa.Column("terms", sa.Text() if is_sqlite else sa.ARRAY(sa.Integer()), nullable=False),
         sa.Column("votes", sa.Integer(), nullable=False),
         sa.Column("entropy", sa.Float()),
-        sa.Column("words", sa.Text() if is_sqlite else sa.dialects.postgresql.TSVECTOR()),
     )
     op.create_index("catalog_once", "catalog", ["comparison_id"], unique=True)
     op.create_index(
@@ -50,12 +49,9 @@ def upgrade() -> None:
         _add_search_of_sqlite()
         _note_changes_on_sqlite()
     else:
-        for name in ("terms", "words"):
-            op.create_index(f"catalog_by_{name}", "catalog", [name], postgresql_using="gin")
-        # Words are kept beside the rows, which are read often and in large numbers.
-        op.execute("ALTER TABLE catalog ALTER COLUMN words SET STORAGE EXTERNAL")
-        op.execute("ALTER TABLE catalog ALTER COLUMN terms SET STORAGE MAIN")
-        op.execute("ALTER TABLE catalog SET (toast_tuple_target = 256)")
+        op.create_index("catalog_by_terms", "catalog", ["terms"], postgresql_using="gin")
+        op.execute("CREATE TABLE catalog_words (number BIGINT PRIMARY KEY, words TSVECTOR NOT NULL)")
+        op.execute("CREATE INDEX catalog_by_words ON catalog_words USING gin (words)")
         _note_changes_on_postgres()
     op.execute("INSERT INTO catalog_changes (comparison_id) SELECT id FROM comparisons ORDER BY created_at, id")
 
@@ -63,7 +59,7 @@ def upgrade() -> None:
 def _add_search_of_sqlite() -> None:
     connection = op.get_bind()
     has_fts5 = connection.exec_driver_sql("SELECT sqlite_compileoption_used('ENABLE_FTS5')").scalar_one()
-    op.execute(FTS5 if has_fts5 else "CREATE TABLE catalog_search (body TEXT NOT NULL)")
+    op.execute(FTS5 if has_fts5 else "CREATE TABLE catalog_words (words TEXT NOT NULL)")
 
 
 def _note_changes_on_sqlite() -> None:

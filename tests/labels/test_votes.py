@@ -1,0 +1,151 @@
+"""Which judgments of a store are votes, on both databases, and that labels of both are the same."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import pytest
+import sqlalchemy as sa
+
+from rlhf_hitl.formats.export import export_snapshot
+from rlhf_hitl.labels.fitting import read_labels
+from rlhf_hitl.labels.kept_fits import fit_and_keep_labels, load_kept_label_model
+from rlhf_hitl.labels.label_models import Raters, Shares
+from rlhf_hitl.labels.votes import read_votes
+from rlhf_hitl.store import people
+from rlhf_hitl.store.comparisons import insert_comparisons
+from rlhf_hitl.store.judgments import append_judgment, judgment_to_row
+from rlhf_hitl.store.label_fits import list_label_fits, load_rater_estimates
+from rlhf_hitl.store.quality_tables import labels
+from rlhf_hitl.store.tables import comparisons, raters
+from rlhf_hitl.types import (
+    LABEL_MODELS,
+    Answer,
+    Comparison,
+    Completion,
+    Message,
+    Prompt,
+    Role,
+    Route,
+    Split,
+    Verdict,
+    utc_now,
+)
+
+
+def fill(store, n=6):
+    """Add n comparisons, every third held out, and five people and a judge; return comparisons and rater ids."""
+    made = []
+    for i in range(n):
+        prompt = Prompt.create((Message("user", f"Question {i}?"),), split=Split.HELDOUT if i % 3 == 2 else Split.TRAIN)
+        answers = [Completion.create(prompt.id, (Message("assistant", f"{i}.{k}"),), "p") for k in range(2)]
+        made.append(Comparison.create(prompt, answers, 2))
+    with store.write() as conn:
+        insert_comparisons(store, conn, made)
+    ids = [people.add_rater(store, f"rater {k}", Role.RATER).id for k in range(5)]
+    return made, ids
+
+
+def judge(store, comparison, rater, winner=0, *, role=Role.RATER, verdict=Verdict.RANKED, **more):
+    best, worst = (comparison.completions[k].id for k in (winner, 1 - winner))
+    answer = Answer(verdict, ((best,), (worst,)) if verdict is Verdict.RANKED else ())
+    row = judgment_to_row(
+        answer, comparison_id=comparison.id, rater_id=rater, order_shown=[best, worst], route=Route.HUMAN.value,
+        created_at=utc_now(), idempotency_key=f"{comparison.id} {rater} {more}", role=role.value, **more,
+    )  # fmt: skip
+    with store.write() as conn:
+        append_judgment(conn, row)
+    return row["id"]
+
+
+def test_what_measures_raters_and_what_models_say_of_heldout_prompts_are_no_votes(store):
+    made, ids = fill(store)
+    with store.write() as conn:
+        conn.execute(comparisons.update().where(comparisons.c.id == made[0].id).values(is_gold=True))
+        conn.execute(raters.update().where(raters.c.id == ids[1]).values(vote_weight=0.5))
+    for comparison in (made[0], made[1], made[2]):
+        judge(store, comparison, ids[0])
+        judge(store, comparison, ids[4], 1, role=Role.JUDGE, probabilities=[0.9, 0.05, 0.05])
+    mistaken = judge(store, made[1], ids[1], 0)
+    judge(store, made[1], ids[1], 1, supersedes=mistaken)
+    judge(store, made[1], ids[2], 0, surplus=True)
+    judge(store, made[1], ids[3], verdict=Verdict.SKIPPED)
+    votes = dict(read_votes(store))
+    assert set(votes) == {made[1].id, made[2].id}  # not the gold
+    assert [v.rater_id for v in votes[made[2].id]] == [ids[0]]  # held out: no judge
+    assert {v.rater_id: (v.role, v.weight) for v in votes[made[1].id]} == {
+        ids[0]: (Role.RATER, 1), ids[1]: (Role.RATER, 0.5), ids[4]: (Role.JUDGE, 1),
+    }  # fmt: skip
+    assert [v.probabilities for v in votes[made[1].id] if v.role == Role.JUDGE] == [[0.9, 0.05, 0.05]]
+    assert {v.rater_id for v in dict(read_votes(store, judges=False))[made[1].id]} == set(ids[:2])
+    assert [i for i, _ in read_votes(store, split=Split.HELDOUT)] == [made[2].id]
+    assert [i for i, _ in read_votes(store, comparison_id=made[1].id)] == [made[1].id]
+    [label] = read_labels(store, split=Split.TRAIN)
+    assert (label.judges, label.votes, label.weight) == (1, 3, 2.5)
+
+
+@pytest.fixture
+def voted(store):
+    made, ids = fill(store, 12)
+    for n, comparison in enumerate(made):
+        for k in range(3):
+            judge(store, comparison, ids[(n + k) % 4], int((n + k) % 4 == 3))
+    judge(store, made[0], ids[4], 1, role=Role.LEAD)
+    return store
+
+
+@pytest.mark.parametrize("label_model", LABEL_MODELS)
+def test_two_exports_have_the_same_content_and_say_how_labels_were_made(voted, tmp_path, label_model):
+    one, other = (
+        export_snapshot(voted, tmp_path / name, format="jsonl", label_model=label_model, include_ties=True)
+        for name in ("one", "other")
+    )
+    assert one["content_hash"] == other["content_hash"]
+    assert one["label_model"] == label_model
+    assert (one["reliability"] is not None) == (label_model == "raters")
+
+
+def test_labels_of_both_databases_are_the_same(sqlite_store, postgres_url):
+    from rlhf_hitl.store import Store
+
+    with Store.open(postgres_url) as postgres_store:
+        kept = []
+        for store in (sqlite_store, postgres_store):
+            made, _ = fill(store, 12)
+            with store.read() as conn:
+                by_name = dict(conn.execute(sa.select(raters.c.name, raters.c.id)).tuples().all())
+            order = made if store is sqlite_store else made[::-1]
+            for comparison in order:
+                n = made.index(comparison)
+                for k in range(3):
+                    judge(store, comparison, by_name[f"rater {(n + k) % 4}"], int((n + k) % 4 == 3))
+            kept.append({name: read_labels(store, label_model=name) for name in LABEL_MODELS})
+        assert kept[0]["shares"] == kept[1]["shares"]
+        for name in LABEL_MODELS:  # raters have other ids there, so sums of theirs may differ in the last digits
+            for one, other in zip(kept[0][name], kept[1][name], strict=True):
+                assert (one.comparison_id, one.counts) == (other.comparison_id, other.counts)
+                assert one.probabilities == pytest.approx(other.probabilities, abs=1e-6)
+
+
+def test_a_fit_is_kept_for_pages_and_replaces_the_one_before(voted):
+    assert isinstance(load_kept_label_model(voted, "raters"), Shares)
+    first, second = (fit_and_keep_labels(voted, "raters") for _ in range(2))
+    assert [fit.id for fit in list_label_fits(voted)] == [second.id] != [first.id]
+    assert second.figures["labels"] == 12
+    assert second.figures["adjudicated"] == 1
+    with voted.read() as conn:
+        estimates = load_rater_estimates(conn, second.id)
+        rows = {row["comparison_id"]: row for row in conn.execute(sa.select(labels)).mappings()}
+    assert [e["votes"] for e in estimates] == [9] * 4
+    assert all(e["reliability_low"] <= e["reliability"] <= e["reliability_high"] for e in estimates)
+    made = {label.comparison_id: label for label in read_labels(voted, label_model="raters")}
+    assert {i: (row["p_first"], row["p_tie"], row["p_second"]) for i, row in rows.items()} == {
+        i: label.probabilities for i, label in made.items()
+    }
+    assert sorted(row["state"] for row in rows.values()) == ["adjudicated"] + ["open"] * 11
+    kept = load_kept_label_model(voted, "raters")
+    assert isinstance(kept, Raters)
+    for comparison_id, votes in read_votes(voted):
+        [label] = kept.make_labels(comparison_id, votes)
+        assert label.probabilities == pytest.approx(made[comparison_id].probabilities, abs=5e-3)
+        assert asdict(label)["votes"] == made[comparison_id].votes

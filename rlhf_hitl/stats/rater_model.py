@@ -138,7 +138,7 @@ def fit_rater_model(
     made = 0
     while made < rounds and len(who):
         made += 1
-        tables = compute_vote_tables(state.mode[cells.rater], cells.outcome, cells.side, np.array(population.gaps))
+        tables = _tabulate(state, cells, population)
         mixed = _mix_with_random(state, cells, population)
         posterior = _compute_posterior(cells, mixed, population, known_logs)
         before, old = population, state
@@ -205,12 +205,18 @@ def _begin_population(votes: VoteArrays) -> RaterPopulation:
     return RaterPopulation(tie_width=float(np.clip(2.5 * ties / (1 - ties), 0.05, 4.0)))
 
 
+def _tabulate(state: Raters, cells: Cells, population: RaterPopulation) -> VoteTables:
+    """Return the tables (cells, states) of votes whose rater looks, and is as the mode says."""
+    mode = state.mode.astype(np.float32)
+    return compute_vote_tables(mode[cells.rater], cells.outcome, cells.side, np.array(population.gaps))
+
+
 def _mix_with_random(state: Raters, cells: Cells, population: RaterPopulation) -> np.ndarray:
     """Return the probability (cells, states) of votes whose rater's reliability is known by its posterior only."""
     spreads = np.sqrt(np.maximum(state.covariance[:, RELIABILITY, RELIABILITY], 0))
     of_cell = cells.rater
     return compute_mixed_probabilities(
-        state.mode[of_cell],
+        state.mode.astype(np.float32)[of_cell],
         spreads[of_cell],
         state.random[of_cell],
         cells.outcome,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,6 +20,7 @@ from rlhf_hitl.stats.vote_likelihood import (
 )
 from rlhf_hitl.stats.vote_outcomes import FIRST_UNGRADED, GRADED, SECOND_UNGRADED, TIE, VOTE_OUTCOMES, VoteArrays
 
+_SIGNS = np.array([-1, 1])[:, None]  # raising the lower cut costs probability, raising the upper one gains
 _VOTES_AT_ONCE = 1 << 12  # what is gathered for them stays in the cache
 
 
@@ -90,11 +92,13 @@ class Measured:
         slopes: (votes, 3) means of the densities at the lower and upper cut, and of d times their difference.
         curves: (cells, 8) sums over a cell's votes of the same three, of the two slopes of density, of d times these,
             and of d squared times their difference.
+        sums: (cells, states) of the posteriors of a cell's pairs.
         evidence: (raters,) the log probability of each rater's votes at the mode.
     """
 
     slopes: np.ndarray
     curves: np.ndarray
+    sums: np.ndarray
     evidence: np.ndarray
 
 
@@ -137,7 +141,29 @@ def measure_votes(cells: Cells, tables: VoteTables, mixed: np.ndarray, posterior
         ],
         1,
     )
-    return Measured(slopes, curves, cells.sum_votes(evidence))
+    return Measured(slopes, curves, sums, cells.sum_votes(evidence))
+
+
+def compute_scores(cells: Cells, measured: Measured, state: Raters, population: RaterPopulation) -> np.ndarray:
+    """Return the derivatives (votes, 4) of the log probability of each vote, of weight 1, in its rater's parameters."""
+    of_rater, _ = find_cut_jacobians(state.mode[cells.rater], cells.outcome, np.array(population.gaps))
+    low_high, cell = measured.slopes[:, :2], cells.cell
+    scores = np.empty((len(cell), 4))
+    scores[:, RELIABILITY] = measured.slopes[:, 2]
+    scores[:, POSITION_BIAS] = cells.side[cell] * (low_high[:, 0] - low_high[:, 1])
+    scores[:, LOG_TIE_WIDTH:] = np.einsum("ve,vek->vk", low_high, (_SIGNS * of_rater)[cell])
+    return scores
+
+
+def list_state_scores(
+    cells: Cells, tables: VoteTables, state: Raters, population: RaterPopulation
+) -> Iterator[np.ndarray]:
+    """Yield, for each of a rater's parameters, the derivative (cells, states) of which `compute_scores` is the mean."""
+    of_rater, _ = find_cut_jacobians(state.mode[cells.rater], cells.outcome, np.array(population.gaps))
+    yield STATE_D * (tables.low - tables.high)
+    yield cells.side[:, None] * (tables.low - tables.high)
+    for k in range(2):
+        yield of_rater[:, 1, k, None] * tables.high - of_rater[:, 0, k, None] * tables.low
 
 
 def differentiate(
@@ -145,17 +171,11 @@ def differentiate(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the gradient (raters, 4) of the log likelihood in raters' parameters, its observed information
     (raters, 4, 4), and the derivatives (votes, 2) in the logs of the gaps."""
-    side, weight = cells.side, cells.weight
+    side, weight, cell = cells.side, cells.weight, cells.cell
     of_rater, of_gaps = find_cut_jacobians(state.mode[cells.rater], cells.outcome, np.array(population.gaps))
-    signs = np.array([-1, 1])[:, None]  # raising the lower cut costs probability, raising the upper one gains
-
     # Each vote's score; the variance of what is not seen comes off the information (Louis).
-    low_high, cell = measured.slopes[:, :2], cells.cell
-    scores = np.empty((len(cell), 4))
-    scores[:, RELIABILITY] = measured.slopes[:, 2]
-    scores[:, POSITION_BIAS] = side[cell] * (low_high[:, 0] - low_high[:, 1])
-    scores[:, LOG_TIE_WIDTH:] = np.einsum("ve,vek->vk", low_high, (signs * of_rater)[cell])
-    gap_scores = weight[cell, None] * np.einsum("ve,vek->vk", low_high, (signs * of_gaps)[cell])
+    scores = compute_scores(cells, measured, state, population)
+    gap_scores = weight[cell, None] * np.einsum("ve,vek->vk", measured.slopes[:, :2], (_SIGNS * of_gaps)[cell])
     weighted = weight[cell, None] * scores
     gradient = cells.sum_votes(weighted)
     rows, columns = np.triu_indices(4)

@@ -90,7 +90,7 @@ class Measured:
 
     Attributes:
         slopes: (votes, 3) means of the densities at the lower and upper cut, and of d times their difference.
-        curves: (cells, 8) sums over a cell's votes of the same three, of the two slopes of density, of d times these,
+        curves: (cells, 7) sums over a cell's votes of the two densities, of the two slopes of density, of d times these,
             and of d squared times their difference.
         sums: (cells, states) of the posteriors of a cell's pairs.
         evidence: (raters,) the log probability of each rater's votes at the mode.
@@ -103,16 +103,20 @@ class Measured:
 
 
 def measure_votes(cells: Cells, tables: VoteTables, mixed: np.ndarray, posterior: np.ndarray) -> Measured:
-    weight = cells.weight[:, None]
-    # Bounded, as a vote that counts for many would leave the range of float32.
-    without = np.exp(np.minimum(-weight * np.log(mixed), 60)).astype(np.float32)
-    ratio = np.exp(np.clip(weight * np.log(tables.p / mixed), -60, 60)).astype(np.float32)
-    d = STATE_D.astype(np.float32)
+    weight, d = cells.weight.astype(np.float32)[:, None], STATE_D.astype(np.float32)
     low, high = tables.low.astype(np.float32, copy=False), tables.high.astype(np.float32, copy=False)
-    moved = d * (low - high)
     posterior = posterior.astype(np.float32, copy=False)
-    # For each vote, sums over states of its pair's posterior times each of these.
-    factors = np.stack([without, ratio, ratio * low, ratio * high, ratio * moved], 1)
+    log_mixed = weight * np.log(mixed.astype(np.float32, copy=False))
+    # For each vote, sums over states of its pair's posterior times each of these: 1 / mixed, the same times the
+    # probability of the looking rater, and that times the densities. Bounded, as a vote that counts for many would
+    # leave the range of float32.
+    factors = np.empty((len(cells.rater), 5, len(d)), np.float32)
+    np.exp(np.minimum(-log_mixed, 60), out=factors[:, 0])
+    ratio = np.exp(np.clip(weight * np.log(tables.p.astype(np.float32, copy=False)) - log_mixed, -60, 60))
+    factors[:, 1] = ratio
+    np.multiply(ratio, low, out=factors[:, 2])
+    np.multiply(ratio, high, out=factors[:, 3])
+    np.multiply(d, factors[:, 2] - factors[:, 3], out=factors[:, 4])
     n = len(cells.pair)
     found = np.empty((n, factors.shape[1]), np.float32)
     for start in range(0, n, _VOTES_AT_ONCE):
@@ -125,22 +129,11 @@ def measure_votes(cells: Cells, tables: VoteTables, mixed: np.ndarray, posterior
     slopes = found[:, 2:] / total[:, None]
     ends = np.r_[cells.starts, n]
     sums = ratio * (csr_array((1 / total, cells.pair, ends), shape=(len(cells.rater), len(posterior))) @ posterior)
-    curves = np.stack(
-        [
-            (sums * table).sum(1)
-            for table in (
-                tables.low,
-                tables.high,
-                d * (tables.low - tables.high),
-                tables.low_slope,
-                tables.high_slope,
-                d * tables.low_slope,
-                d * tables.high_slope,
-                d**2 * (tables.low_slope - tables.high_slope),
-            )
-        ],
-        1,
-    )
+    moved = d * sums
+    products = [(sums, low), (sums, high), (sums, tables.low_slope), (sums, tables.high_slope)]
+    products += [(moved, tables.low_slope), (moved, tables.high_slope)]
+    products += [(d * moved, tables.low_slope - tables.high_slope)]
+    curves = np.stack([np.einsum("cg,cg->c", of, table) for of, table in products], 1).astype(float)
     return Measured(slopes, curves, sums, cells.sum_votes(evidence))
 
 
@@ -175,7 +168,9 @@ def differentiate(
     of_rater, of_gaps = find_cut_jacobians(state.mode[cells.rater], cells.outcome, np.array(population.gaps))
     # Each vote's score; the variance of what is not seen comes off the information (Louis).
     scores = compute_scores(cells, measured, state, population)
-    gap_scores = weight[cell, None] * np.einsum("ve,vek->vk", measured.slopes[:, :2], (_SIGNS * of_gaps)[cell])
+    gap_scores = np.zeros((len(cell), 2))
+    if of_gaps.any():  # some votes have a strength
+        gap_scores = weight[cell, None] * np.einsum("ve,vek->vk", measured.slopes[:, :2], (_SIGNS * of_gaps)[cell])
     weighted = weight[cell, None] * scores
     gradient = cells.sum_votes(weighted)
     rows, columns = np.triu_indices(4)
@@ -183,7 +178,7 @@ def differentiate(
     outer[:, rows, columns] = cells.sum_votes(weighted[:, rows] * scores[:, columns])
     outer[:, columns, rows] = outer[:, rows, columns]
 
-    low, high, _, low_slope, high_slope, low_moved, high_moved, moved_twice = measured.curves.T
+    low, high, low_slope, high_slope, low_moved, high_moved, moved_twice = measured.curves.T
     second = np.zeros((len(cells.rater), 4, 4))
     second[:, 0, 0] = moved_twice
     second[:, 0, 1] = side * (low_moved - high_moved)

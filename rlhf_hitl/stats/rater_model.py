@@ -57,11 +57,12 @@ from rlhf_hitl.stats.witness import join_witness
 
 # Beyond this a low reliability is that of somebody who does not look.
 _MOST_SPREADS = 2 * SPREADS
-_SPREAD_RATERS = 10.0  # by how many raters the spreads are held to SPREADS
+#: By how many raters the spreads are held to `rater_population.SPREADS`.
+SPREAD_RATERS = 10.0
 _RECENTRED = 8  # rounds in which the scale of differences follows the mean reliability; a start, no more
 _RANDOM_RATERS, _OTHER_RATERS = 1.0, 19.0  # what the share of raters who answer at random is held to
 #: What the means of raters' parameters are held to, around 0: very little.
-_MEAN_SPREADS = np.array([0.25, 0.5, 0.5, 1.0])
+MEAN_SPREADS = np.array([0.25, 0.5, 0.5, 1.0])
 
 __all__ = ["RATER_COLUMNS", "RaterModelFit", "RaterPopulation", "VoteArrays", "fit_rater_model", "update_pair"]
 
@@ -150,7 +151,7 @@ def fit_rater_model(
     mixed = _mix_with_random(state, cells, population)
     posterior = _compute_posterior(cells, mixed, population, compute_known_logs(population, known, pairs))
     hidden = measure_hidden_variance(
-        cells, _tabulate(state, cells, population), mixed, posterior, state, population, _MEAN_SPREADS, _SPREAD_RATERS
+        cells, _tabulate(state, cells, population), mixed, posterior, state, population, MEAN_SPREADS, SPREAD_RATERS
     )
     reference = compute_reference_probabilities(population)
     p = consensus = posterior @ reference
@@ -288,10 +289,10 @@ def _update_population(
     held_to = np.array([1 + np.log(1.5 / population.difference_scale), 0.0, 0.0, 0.0])
     known_by = np.maximum((share * precision).sum(0), 0)
     found = (share * (state.mode - centre) / variance).sum(0)
-    mean = (known_by * centre + found + held_to / _MEAN_SPREADS**2) / (known_by + 1 / _MEAN_SPREADS**2)
+    mean = (known_by * centre + found + held_to / MEAN_SPREADS**2) / (known_by + 1 / MEAN_SPREADS**2)
     freedom = np.clip(attentive * (1 - variance / spreads**2), 0, 1).sum(0)  # MacKay's well-determined parameters
     squares = (attentive * (state.mode - mean) ** 2).sum(0)
-    spreads = np.sqrt((squares + _SPREAD_RATERS * SPREADS**2) / (freedom + _SPREAD_RATERS))
+    spreads = np.sqrt((squares + SPREAD_RATERS * SPREADS**2) / (freedom + SPREAD_RATERS))
 
     gaps = np.array(population.gaps)
     step = (gap_slopes.sum(0) - np.log(gaps)) / ((gap_slopes**2).sum(0) + 1)

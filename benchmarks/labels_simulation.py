@@ -110,9 +110,7 @@ def measure_coverage(runs: int, seed: int, *, drawn: bool) -> dict[str, float]:
             true = np.exp(truth.raters[:, column]) if name == "tie_width" else truth.raters[:, column]
             low, high = getattr(fit, f"{name}_low"), getattr(fit, f"{name}_high")
             inside[name].append(float(((low <= true) & (true <= high))[voted].mean()))
-    return {
-        f"coverage.{'' if drawn else 'ordinary.'}{name}": float(np.mean(shares)) for name, shares in inside.items()
-    }
+    return {f"coverage.{'' if drawn else 'ordinary.'}{name}": float(np.mean(shares)) for name, shares in inside.items()}
 
 
 def measure_spam(runs: int, seed: int) -> dict[str, float]:

@@ -11,6 +11,7 @@ from scipy.special import gammaln
 
 from rlhf_hitl.stats.rater_population import RaterPopulation
 from rlhf_hitl.stats.vote_likelihood import (
+    LOG_STRENGTH_SCALE,
     LOG_TIE_WIDTH,
     POSITION_BIAS,
     RELIABILITY,
@@ -69,7 +70,7 @@ def group_votes(votes: VoteArrays, pairs: int) -> tuple[Cells, np.ndarray]:
     rest, side = np.divmod(rest, 3)
     rater, outcome = np.divmod(rest, 9)
     pair = np.asarray(votes.pair)[order]
-    by_pair = csr_array((np.ones(len(pair)), (pair, cell)), shape=(pairs, len(found)))
+    by_pair = csr_array((np.ones(len(pair), np.float32), (pair, cell)), shape=(pairs, len(found)))
     rater_starts = np.searchsorted(rater, np.arange(len(who)))
     return Cells(rater, outcome, side - 1.0, weights[weight], cell, pair, starts, rater_starts, by_pair), who
 
@@ -90,8 +91,8 @@ class Measured:
 
     Attributes:
         slopes: (votes, 3) means of the densities at the lower and upper cut, and of d times their difference.
-        curves: (cells, 7) sums over a cell's votes of the two densities, of the two slopes of density, of d times these,
-            and of d squared times their difference.
+        curves: (cells, 7) sums over a cell's votes of the two densities, of their two slopes, of d times these, and of d
+            squared times their difference.
         sums: (cells, states) of the posteriors of a cell's pairs.
         evidence: (raters,) the log probability of each rater's votes at the mode.
     """
@@ -106,13 +107,16 @@ def measure_votes(cells: Cells, tables: VoteTables, mixed: np.ndarray, posterior
     weight, d = cells.weight.astype(np.float32)[:, None], STATE_D.astype(np.float32)
     low, high = tables.low.astype(np.float32, copy=False), tables.high.astype(np.float32, copy=False)
     posterior = posterior.astype(np.float32, copy=False)
-    log_mixed = weight * np.log(mixed.astype(np.float32, copy=False))
+    p, mixed = tables.p.astype(np.float32, copy=False), mixed.astype(np.float32, copy=False)
     # For each vote, sums over states of its pair's posterior times each of these: 1 / mixed, the same times the
     # probability of the looking rater, and that times the densities. Bounded, as a vote that counts for many would
     # leave the range of float32.
     factors = np.empty((len(cells.rater), 5, len(d)), np.float32)
-    np.exp(np.minimum(-log_mixed, 60), out=factors[:, 0])
-    ratio = np.exp(np.clip(weight * np.log(tables.p.astype(np.float32, copy=False)) - log_mixed, -60, 60))
+    ratio = p / mixed
+    np.divide(1, mixed, out=factors[:, 0])
+    if (weight != 1).any():
+        np.exp(np.clip(weight * np.log(ratio), -60, 60), out=ratio)
+        np.exp(np.minimum(-weight * np.log(mixed), 60), out=factors[:, 0])
     factors[:, 1] = ratio
     np.multiply(ratio, low, out=factors[:, 2])
     np.multiply(ratio, high, out=factors[:, 3])
@@ -121,9 +125,7 @@ def measure_votes(cells: Cells, tables: VoteTables, mixed: np.ndarray, posterior
     found = np.empty((n, factors.shape[1]), np.float32)
     for start in range(0, n, _VOTES_AT_ONCE):
         part = slice(start, start + _VOTES_AT_ONCE)
-        np.einsum(
-            "vkg,vg->vk", factors.take(cells.cell[part], 0), posterior.take(cells.pair[part], 0), out=found[part]
-        )
+        np.einsum("vkg,vg->vk", factors.take(cells.cell[part], 0), posterior.take(cells.pair[part], 0), out=found[part])
     total = np.maximum(found[:, 1], 1e-30)
     evidence = np.log(total) - np.log(np.maximum(found[:, 0], 1e-30))
     slopes = found[:, 2:] / total[:, None]
@@ -140,12 +142,15 @@ def measure_votes(cells: Cells, tables: VoteTables, mixed: np.ndarray, posterior
 def compute_scores(cells: Cells, measured: Measured, state: Raters, population: RaterPopulation) -> np.ndarray:
     """Return the derivatives (votes, 4) of the log probability of each vote, of weight 1, in its rater's parameters."""
     of_rater, _ = find_cut_jacobians(state.mode[cells.rater], cells.outcome, np.array(population.gaps))
-    low_high, cell = measured.slopes[:, :2], cells.cell
-    scores = np.empty((len(cell), 4))
-    scores[:, RELIABILITY] = measured.slopes[:, 2]
-    scores[:, POSITION_BIAS] = cells.side[cell] * (low_high[:, 0] - low_high[:, 1])
-    scores[:, LOG_TIE_WIDTH:] = np.einsum("ve,vek->vk", low_high, (_SIGNS * of_rater)[cell])
-    return scores
+    low, high, moved = measured.slopes.T
+    of_low, of_high = (of_rater[:, end].astype(np.float32) for end in (0, 1))
+    scores = np.zeros((4, len(low)), np.float32)
+    scores[RELIABILITY] = moved
+    scores[POSITION_BIAS] = cells.side.astype(np.float32)[cells.cell] * (low - high)
+    for k, column in enumerate((LOG_TIE_WIDTH, LOG_STRENGTH_SCALE)):
+        if of_rater[:, :, k].any():
+            scores[column] = of_high[:, k][cells.cell] * high - of_low[:, k][cells.cell] * low
+    return scores.T
 
 
 def list_state_scores(
@@ -173,10 +178,9 @@ def differentiate(
         gap_scores = weight[cell, None] * np.einsum("ve,vek->vk", measured.slopes[:, :2], (_SIGNS * of_gaps)[cell])
     weighted = weight[cell, None] * scores
     gradient = cells.sum_votes(weighted)
-    rows, columns = np.triu_indices(4)
     outer = np.empty((len(gradient), 4, 4))
-    outer[:, rows, columns] = cells.sum_votes(weighted[:, rows] * scores[:, columns])
-    outer[:, columns, rows] = outer[:, rows, columns]
+    for k in range(4):
+        outer[:, k, k:] = outer[:, k:, k] = cells.sum_votes(weighted[:, k, None] * scores[:, k:])
 
     low, high, low_slope, high_slope, low_moved, high_moved, moved_twice = measured.curves.T
     second = np.zeros((len(cells.rater), 4, 4))

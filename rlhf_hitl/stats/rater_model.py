@@ -139,13 +139,14 @@ def fit_rater_model(
         np.full(len(who), population.random_share),
     )
     made = 0
+    guessed = compute_random_evidence(cells)
     while made < rounds and len(who):
         made += 1
         tables = _tabulate(state, cells, population)
         mixed = _mix_with_random(state, cells, population)
         posterior = _compute_posterior(cells, mixed, population, known_logs)
         before, old = population, state
-        state, population = _improve(cells, tables, mixed, posterior, state, population, made <= _RECENTRED)
+        state, population = _improve(cells, guessed, tables, mixed, posterior, state, population, made <= _RECENTRED)
         if _has_settled(before, population, old, state):
             break
     mixed = _mix_with_random(state, cells, population)
@@ -235,7 +236,7 @@ def _compute_posterior(
     cells: Cells, mixed: np.ndarray, population: RaterPopulation, known_logs: np.ndarray | float
 ) -> np.ndarray:
     """Return the posterior (pairs, states) of every pair."""
-    logs = cells.by_pair @ (cells.weight[:, None] * np.log(mixed)) + known_logs
+    logs = cells.by_pair @ (cells.weight.astype(mixed.dtype)[:, None] * np.log(mixed)) + known_logs
     logs += np.log(np.maximum(compute_state_prior(population), 1e-300))
     logs -= logs.max(1, keepdims=True)
     np.exp(logs, out=logs)
@@ -245,6 +246,7 @@ def _compute_posterior(
 
 def _improve(
     cells: Cells,
+    guessed: np.ndarray,
     tables: VoteTables,
     mixed: np.ndarray,
     posterior: np.ndarray,
@@ -268,7 +270,7 @@ def _improve(
     # Against drawing answers without looking, from frequencies of the rater's own.
     evidence = measured.evidence - 0.5 * (unit**2).sum(1) - 0.5 * np.log(values).sum(1)
     odds = np.log(population.random_share / (1 - population.random_share))
-    random = expit(odds + np.clip(compute_random_evidence(cells) - evidence, -30, 30))
+    random = expit(odds + np.clip(guessed - evidence, -30, 30))
     mode = np.clip(centre + spreads * (unit + step), -6, 6)
     covariance = inverse * np.outer(spreads, spreads)
     after = Raters(mode, covariance, random)

@@ -51,7 +51,7 @@ def add_project(
     row = {"id": id, "open": open, "repeat_every": repeat_every, "paused_at": None, "created_at": utc_now()}
     row |= {"rater_filters": _check_filters(rater_filters), "gold_every": gold_every, "gold_feedback": gold_feedback}
     row["overlap_rule"] = None if overlap_rule is None else overlap_rule.to_plain()
-    row["qualification"] = None  # it needs golds, which need the project
+    row |= {"qualification": None, "judge_overlap": 0}  # a qualification needs golds, which need the project
     with store.write() as conn:
         store.lock(conn, "names of projects")  # two that look alike may be added at once
         other = find_look_alike(id, conn.execute(sa.select(projects.c.id)).scalars())

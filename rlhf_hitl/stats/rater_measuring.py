@@ -91,8 +91,8 @@ class Measured:
 
     Attributes:
         slopes: (votes, 3) means of the densities at the lower and upper cut, and of d times their difference.
-        curves: (cells, 7) sums over a cell's votes of the two densities, of their two slopes, of d times these, and of d
-            squared times their difference.
+        curves: (cells, 7) sums over a cell's votes of the two densities, of their two slopes, of d times these, and of
+            d squared times their difference.
         sums: (cells, states) of the posteriors of a cell's pairs.
         evidence: (raters,) the log probability of each rater's votes at the mode.
     """

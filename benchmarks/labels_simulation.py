@@ -132,6 +132,8 @@ def measure(args: argparse.Namespace) -> tuple[dict[str, float | int | None], st
     figures |= measure_spam(2 if args.quick else 20, args.seed)
     notes = (
         "Coverage and spam are simulated: raters and pairs drawn from the model's priors, 100 raters, 2,000 pairs, "
-        "four votes each; 20 % random raters and 10 % who always choose what is shown first."
+        "four votes each; 20 % random raters and 10 % who always choose what is shown first. Spammers take the place "
+        "of honest raters, whose votes are lost: spam.known_loss_ratio is what that alone costs, were they named. A "
+        "change of the model's priors changes what is drawn, so the figures of two versions are not of the same data."
     )
     return figures, notes

@@ -3,9 +3,10 @@
     python benchmarks/labels.py --data ../shared/data --workspace DIR
 
 Each part is a module with `measure(args)`, which says what is compared with what: `labels_accuracy.py` (real votes),
-`labels_adaptive.py` (fewer votes), `labels_simulation.py` (simulated), `labels_speed.py`. `--parts` runs some of them.
-Peers (crowd-kit, cleanlab) come with the extra `dev` and run in the same process on the same votes. `--quick` shows
-that everything runs.
+`labels_adaptive.py` (fewer votes), `labels_judge.py` (GPT-4 beside people), `labels_teaches.py` (what a head learns of
+labels), `labels_simulation.py` and `labels_spam.py` (simulated), `labels_speed.py`. `--parts` runs some of them. Peers
+(crowd-kit, cleanlab) come with the extra `dev` and run in the same process on the same votes. `--quick` shows that
+everything runs.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from importlib import import_module
 
 from record import write_result
 
-PARTS = ("accuracy", "adaptive", "simulation", "speed")
+PARTS = ("accuracy", "adaptive", "judge", "simulation", "spam", "speed", "teaches")
 
 
 def main() -> None:

@@ -33,15 +33,16 @@ JUDGMENTS, OVERLAP, GOLDS = 40, 3, 40
 #: Suffix of the figures → golds to begin with, and one in so many afterwards (0: none). They are among the 40
 #: judgments.
 WAYS = {"": (10, 5), "_golds_only_hidden": (0, 5), "_without_golds": (0, 0)}
+STORES = 3
 LOOK_EVERY = 5  # judgments of each rater: the checks are run again and again, as a server runs them
 #: The median reliability of honest raters, and standard deviations of log reliability, log tie width and position bias.
 RELIABILITY, SPREAD, TIE_SPREAD, BIAS_SPREAD = 2.3, 0.47, 0.49, 0.1
 TIE_WIDTH = 1.4  # with which 39 % of honest votes are ties
 
 
-def measure(args: argparse.Namespace) -> tuple[dict[str, float], list[str]]:
-    """Return `spam.found`, `spam.false_alarms` and other figures over `args.seeds` simulated stores, and notes."""
-    seeds, raters = (1, 100) if args.quick else (args.seeds, 400)
+def measure(args: argparse.Namespace) -> tuple[dict[str, float], str]:
+    """Return `spam.found`, `spam.false_alarms` and other figures over simulated stores, and a note."""
+    seeds, raters = (1, 100) if args.quick else (STORES, 400)
     figures: dict[str, float] = {}
     for name, golds_wanted in WAYS.items():
         counts = np.zeros((2, 3), int)  # found, in all; by kind
@@ -65,12 +66,12 @@ def measure(args: argparse.Namespace) -> tuple[dict[str, float], list[str]]:
             f"spam.false_alarms{name}_high": highest,
             f"spam.judgments{name}": float(np.median(judgments_needed)) if judgments_needed else float("nan"),
         }
-    notes = [
+    note = (
         f"spam: simulated raters, {raters} in each of {seeds} stores, {OVERLAP} votes a comparison; found: paused or "
         f"down-weighted within {JUDGMENTS} judgments, checked after every {LOOK_EVERY}; golds to begin with "
         f"and one in so many afterwards: {WAYS}"
-    ]
-    return figures, notes
+    )
+    return figures, note
 
 
 def simulate_checks(seed: int, raters: int, golds_first: int, gold_every: int) -> tuple[np.ndarray, np.ndarray]:
@@ -197,17 +198,3 @@ def make_comparisons(store: Store, count: int) -> list[Comparison]:
     with store.write() as conn:
         insert_comparisons(store, conn, made)
     return made
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--seeds", type=int, default=5)
-    parser.add_argument("--quick", action="store_true")
-    figures, notes = measure(parser.parse_args())
-    for name, value in figures.items():
-        print(f"{name}: {value:.4g}")
-    print(*notes, sep="\n")
-
-
-if __name__ == "__main__":
-    main()

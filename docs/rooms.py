@@ -43,7 +43,7 @@ LAYERS = [
     {"models", "model_fetching", "arguments"},
     {"reward"},
     {"reward.training", "reward.evaluation"},
-    {"routing", "policy"},
+    {"routing", "policy", "judges"},
     {"loop", "kpis", "kpi_report", "kpi_report_html", "simulate"},
     {"api", "ui", "cli", "scripts", "configs"},
 ]

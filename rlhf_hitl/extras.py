@@ -13,6 +13,7 @@ EXTRAS = {
         "prometheus_client", "pygments", "rapidfuzz", "starlette", "uvicorn",
     ),
     "train": ("accelerate", "peft", "sklearn", "threadpoolctl", "torch", "transformers", "trl"),
+    "judge": ("openai",),
     "gguf": ("gguf", "torch", "transformers"),
     "vllm": ("vllm",),
 }  # fmt: skip

@@ -28,7 +28,7 @@ from rlhf_hitl.store.reward_models import list_reward_models
 from rlhf_hitl.store.routings import Routing, read_routings
 from rlhf_hitl.store.runs import RunOutcome, read_runs
 from rlhf_hitl.store.scores import read_scores
-from rlhf_hitl.types import Judgment, Route, Score, Split, Verdict
+from rlhf_hitl.types import Judgment, Role, Route, Score, Split, Verdict
 from rlhf_hitl.wording import say_count
 
 _NOT_DECIDED = "raters have decided no comparison of the control share yet"
@@ -102,6 +102,8 @@ class _Judged:
 def _read_judged(store: Store, control: set[str]) -> _Judged:
     judged = _Judged()
     for j in read_judgments(store, split=Split.TRAIN, repeats=False):  # one after another: each may hold a long text
+        if j.role is Role.JUDGE:
+            continue  # a model's time is not a person's, and the automation is measured by what is left to people
         if j.surplus or j.source or j.answer.verdict not in (Verdict.RANKED, Verdict.ALL_BAD):
             continue
         judged.first.setdefault(j.comparison_id, j.created_at)
@@ -129,7 +131,7 @@ class _Costs:
 def _read_costs(store: Store, settings: Settings, rounds: _Rounds) -> _Costs:
     costs = _Costs()
     for j in read_judgments(store):
-        if not j.source:
+        if not j.source and j.role is not Role.JUDGE:
             costs.judgments += 1
             costs.simulated_judgments += j.simulated
             seconds = j.answer.active_seconds or 0.0

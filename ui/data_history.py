@@ -179,7 +179,7 @@ def _describe_gold(history: ComparisonHistory, letters: Mapping[str, str]) -> di
     }
 
 
-def _describe_routing(row: Mapping[str, Any]) -> dict[str, Any]:
+def _describe_routing(row: Any) -> dict[str, Any]:
     proposed = "" if row["proposed"] == row["route"] else f" (proposed: {row['proposed']})"
     by = row["decider_name"] or row["decided_by"] or "the router"
     return {

@@ -236,11 +236,15 @@ def export_data_command(
     ties: Annotated[
         bool, typer.Option("--ties", help="Include pairs of which raters prefer neither, for scripts/train_reward.py.")
     ] = False,
+    judges: Annotated[
+        bool,
+        typer.Option(
+            "--with-judges/--without-judges",
+            help="Include what AI judges said, or leave it out. Their votes count in labels of the train split only.",
+        ),
+    ] = True,
     min_votes: Annotated[int, typer.Option(min=1, help="Leave out pairs with fewer votes than this.")] = 1,
     label_model: LabelModelOption = DEFAULT_LABEL_MODEL,
-    judges: Annotated[
-        bool, typer.Option(help="Include the votes of AI judges, in labels of the train split only.")
-    ] = True,
     license: Annotated[
         str, typer.Option(help="The licence that the dataset card names, as the hub writes it, such as cc-by-4.0.")
     ] = "unknown",
@@ -283,9 +287,9 @@ def export_data_command(
                 "--slice": slice,
                 "--no-model-labels": not model_labels,
                 "--ties": ties,
+                "--without-judges": not judges,
                 "--min-votes": min_votes > 1,
                 "--label-model": label_model != DEFAULT_LABEL_MODEL,
-                "--no-judges": not judges,
             }
         )
         opened = Store.open(store)

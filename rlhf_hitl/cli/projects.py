@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -10,6 +10,9 @@ from rlhf_hitl.cli import AsJson, Result, StoreUrl, app, command, make_table
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.types import QualificationRule
 from rlhf_hitl.wording import say_count
+
+if TYPE_CHECKING:
+    from rlhf_hitl.types import Project
 
 RaterFilters = Annotated[
     list[str] | None,
@@ -75,7 +78,7 @@ def add_project_command(
         gold_every=gold_every,
         gold_feedback=gold_feedback,
     )
-    return Result(project.to_plain(), make_table("Project", project.to_plain()))
+    return Result(project.to_plain(), make_table("Project", _describe(project)))
 
 
 @command("list", project_group)
@@ -124,6 +127,10 @@ def set_project_command(
         ),
     ] = None,
     rater_filter: RaterFilters = None,
+    judge_overlap: Annotated[
+        int | None,
+        typer.Option(min=0, help="Ask for this many judgments of AI judges of each comparison; 0 asks for none."),
+    ] = None,
     overlap_rule: OverlapRules = None,
     gold_every: Annotated[
         int | None, typer.Option(min=0, help="Give raters one gold in this many comparisons, hidden; 0 gives none.")
@@ -161,7 +168,10 @@ def set_project_command(
     asked = (
         None if qualification is None else "off" if qualification == "off" else QualificationRule.parse(qualification)
     )
-    changes = (paused, open, repeat_every, filters, rule, gold_every, gold_feedback, asked, admit, dismiss)
+    changes = (
+        *(paused, open, repeat_every, filters, rule, gold_every, gold_feedback, asked),
+        *(judge_overlap, admit, dismiss),
+    )
     if all(new is None for new in changes):
         raise BadInput(
             "nothing to change", expected="an option that says what", fix="add e.g. --paused or --admit NAME"
@@ -179,6 +189,7 @@ def set_project_command(
         gold_every=gold_every,
         gold_feedback=gold_feedback,
         qualification=asked,
+        judge_overlap=judge_overlap,
     )
     looked_at = queue.apply_overlap_rule(opened, name) if rule is not None else 0
     for rater in admit or []:
@@ -193,4 +204,24 @@ def set_project_command(
         more.append(
             f"{say_count(looked_at, 'comparison')} looked at anew: places were opened and closed as the rule says."
         )
-    return Result(data, make_table("Project", data), more=more)
+    return Result(data, make_table("Project", _describe(changed) | {"members": data["members"]}), more=more)
+
+
+def _describe(project: Project) -> dict[str, Any]:
+    """Return a project for people: its settings in words, and only those that say something."""
+    rule, asked = project.overlap_rule, project.qualification
+    rows: dict[str, Any] = {
+        "project": project.id,
+        "who rates": "everybody" if project.open else "members",
+        "state": "paused" if project.paused else "active",
+        "overlap": "fixed" if rule is None else str(rule),
+        "hidden repeats": f"one in {project.repeat_every}" if project.repeat_every else "none",
+        "golds": f"one in {project.gold_every}" if project.gold_every else "none",
+        "gold feedback": "yes" if project.gold_feedback else "no",
+        "raters choose tasks by": ", ".join(project.rater_filters) or "nothing",
+        "judgments wanted of models": project.judge_overlap,
+    }
+    if asked is not None:
+        expires = f", expires after {asked.expires_days:g} days" if asked.expires_days else ""
+        rows["qualification"] = f"{asked.golds} golds, {asked.pass_mark:.0%} right, retries {asked.retries}{expires}"
+    return rows

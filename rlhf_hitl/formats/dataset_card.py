@@ -82,7 +82,11 @@ Their files are there all the same.
 ## Raters
 
 {{ m.raters|count("rater") }} made {{ judgments|count("judgment") }}{% if m.simulated_judgments %},
-of which {{ m.simulated_judgments|number }} are simulated{% endif %}.
+of which {{ m.simulated_judgments|number }} are simulated{% endif %}{% if m.judge_judgments %}, of which
+{{ m.judge_judgments|number }} are of AI judges (`role` is `judge` in `judgments`){% endif %}.
+{% if not m.include_judges %}
+What AI judges said was left out.
+{% endif %}
 {% for population, a in m.agreement.items() %}
 {% if a.vote_pairs %}
 Two votes of {{ titles[population] }} on the same two completions say the same (the first is better, the second is

@@ -46,9 +46,9 @@ def export_snapshot(
     slice: str | None = None,
     include_model_labels: bool = True,
     include_ties: bool = False,
+    include_judges: bool = True,
     min_votes: int = 1,
     label_model: LabelModelName = DEFAULT_LABEL_MODEL,
-    include_judges: bool = True,
     license: str = "unknown",
     repo: str | None = None,
     overwrite: bool = False,
@@ -66,9 +66,9 @@ def export_snapshot(
             a model must not be measured on its own labels.
         include_ties: also pairs where raters prefer neither, for trainers that read `p_tie`; TRL's own trainers take
             every row as a strict preference.
+        include_judges: also what models that judge have said. Their votes are in labels of the train split only.
         min_votes: leave out pairs with fewer votes.
         label_model: how votes become labels. A fitted one reads the votes of the whole store.
-        include_judges: also the votes of models, in labels of the train split only.
         license: what the card says of it, as the hub names licences.
         repo: the hub id that it is for, which the card then names.
         overwrite: replace an earlier export.
@@ -109,11 +109,12 @@ def export_snapshot(
             "min_votes": min_votes,
             "label_model": label_model,
             "reliability": describe_raters(fitted),
-            "include_judges": include_judges,
             "include_model_labels": include_model_labels,
             "include_ties": include_ties,
+            "include_judges": include_judges,
             "simulated": snapshot.simulated,
             "simulated_judgments": snapshot.simulated_judgments,
+            "judge_judgments": snapshot.judge_judgments,
             "raters": len(snapshot.raters),
             "agreement": {name: asdict(measured) for name, measured in snapshot.agreement.measure().items()},
             "license": license,

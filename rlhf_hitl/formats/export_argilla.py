@@ -5,7 +5,7 @@ OUT/2_answers/.argilla/settings.json   for `rg.Settings.from_json`
 OUT/2_answers/.argilla/users.json      the ids of Argilla's users, which are UUIDs, and the raters they stand for
 
 Ranks are written with each answer, ties too. A skipped comparison is a discarded response. A question of its own says
-that a response is simulated.
+that a response is simulated, or that of a judge.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ from rlhf_hitl.formats.judged_texts import (
     make_tags,
     read_judged_texts,
 )
-from rlhf_hitl.formats.readers.questions import SIMULATED
+from rlhf_hitl.formats.readers.questions import JUDGE, SIMULATED
 from rlhf_hitl.formats.snapshot import Snapshot
 from rlhf_hitl.store.export_query import JsonFields
-from rlhf_hitl.types import Split, Verdict
+from rlhf_hitl.types import Role, Split, Verdict
 
 SKIPPED = "skipped"
 _LEFT_OUT = {
@@ -102,8 +102,8 @@ def _make_values(judgment: JsonFields, ranks: list[int | None], names: list[str]
         values["strength"] = STRENGTHS[judgment["strength"]]
     if judgment["rationale"]:
         values["rationale"] = judgment["rationale"]
-    if judgment["simulated"]:
-        values[SIMULATED] = SIMULATED
+    if judgment["simulated"] or judgment["role"] == Role.JUDGE:
+        values[SIMULATED] = SIMULATED if judgment["simulated"] else JUDGE
     return values
 
 
@@ -130,7 +130,7 @@ def _make_settings(n: int) -> JsonFields:
             ask("verdict", "label_selection", "Or is none of them good?", [ALL_BAD, SKIPPED]),
             ask("strength", "label_selection", "By how much is the best one better?", list(STRENGTHS.values())),
             ask("rationale", "text", "Why?"),
-            ask(SIMULATED, "label_selection", "Did a program say this, and no person?", [SIMULATED]),
+            ask(SIMULATED, "label_selection", "Did a program say this, and no person?", [SIMULATED, JUDGE]),
         ],
         "vectors": [],
         "metadata": [],

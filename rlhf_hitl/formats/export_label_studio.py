@@ -23,10 +23,10 @@ from rlhf_hitl.formats.judged_texts import (
     make_tags,
     read_judged_texts,
 )
-from rlhf_hitl.formats.readers.questions import SIMULATED
+from rlhf_hitl.formats.readers.questions import JUDGE, SIMULATED
 from rlhf_hitl.formats.snapshot import Snapshot
 from rlhf_hitl.store.export_query import JsonFields
-from rlhf_hitl.types import Split, Verdict
+from rlhf_hitl.types import Role, Split, Verdict
 
 TASKS_FILE, CONFIG_FILE = "tasks.json", "labelling_config.xml"
 
@@ -45,6 +45,7 @@ _CONFIG = """<View>
   <TextArea name="rationale" toName="conversation"/>
   <Choices name="{simulated}" toName="conversation" choice="single">
     <Choice value="{simulated}"/>
+    <Choice value="{judge}"/>
   </Choices>
 </View>
 """
@@ -60,7 +61,7 @@ def write_label_studio(snapshot: Snapshot, folder: Path) -> WrittenTables:
                 tasks.write(_make_task(judged, snapshot))
     buckets = "\n".join(f'    <Bucket name="rank_{n}" title={quoteattr(f"{n}.")}/>' for n in range(1, most + 1))
     strengths = "\n".join(f'    <Choice value="{words}"/>' for words in STRENGTHS.values())
-    config = _CONFIG.format(buckets=buckets, strengths=strengths, all_bad=ALL_BAD, simulated=SIMULATED)
+    config = _CONFIG.format(buckets=buckets, strengths=strengths, all_bad=ALL_BAD, simulated=SIMULATED, judge=JUDGE)
     (folder / CONFIG_FILE).write_text(config, encoding="utf-8")
     return WrittenTables(changed=Counter({"raters, called by their ids in place of their names": len(snapshot.raters)}))
 
@@ -105,8 +106,9 @@ def _make_results(judgment: JsonFields, ranks: list[int | None], names: list[str
         yield _make_result("strength", "conversation", "choices", {"choices": [STRENGTHS[judgment["strength"]]]})
     if judgment["rationale"]:
         yield _make_result("rationale", "conversation", "textarea", {"text": [judgment["rationale"]]})
-    if judgment["simulated"]:
-        yield _make_result(SIMULATED, "conversation", "choices", {"choices": [SIMULATED]})
+    if judgment["simulated"] or judgment["role"] == Role.JUDGE:
+        said = SIMULATED if judgment["simulated"] else JUDGE
+        yield _make_result(SIMULATED, "conversation", "choices", {"choices": [said]})
 
 
 def _make_result(control: str, about: str, kind: str, value: JsonFields) -> JsonFields:

@@ -71,7 +71,7 @@ def make_features(config: str, kinds: MessageKinds) -> Features:
             ("rating_id", "prompt_id", "completion_id", "policy", "axis", "rater_id", "rationale"), text
         )
         | dict.fromkeys(("value", "lowest", "highest"), Value("float64"))
-        | {"simulated": Value("bool"), "source": text, "created_at": text, "tags": text},
+        | {"simulated": Value("bool"), "source": text, "created_at": text, "tags": text, "role": text},
     }
     chats: dict[str, Any] = dict.fromkeys(CHAT_COLUMNS[config], chat)
     if config == "rankings":

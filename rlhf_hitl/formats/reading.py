@@ -8,7 +8,7 @@ from itertools import islice
 
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.formats.readers.columns import is_model_judge
-from rlhf_hitl.formats.record import ImportRecord, SourceRow, count_unread
+from rlhf_hitl.formats.record import ImportRating, ImportRecord, ImportVote, SourceRow, count_unread
 from rlhf_hitl.formats.source import BadRowHandler
 
 ReadRow = Callable[[SourceRow], list[ImportRecord]]
@@ -49,19 +49,21 @@ def read_records(
 
 
 def _mark_model_judge(row: SourceRow, record: ImportRecord) -> ImportRecord:
-    """Return a record whose vote and ratings are simulated if a model made them that is known by its name."""
+    """Return a record whose vote and ratings are those of a judge if a model made them that is known by its name."""
     vote, ratings = record.vote, record.ratings
-    if vote is not None and not vote.simulated and is_model_judge(vote.rater):
+    if vote is not None and _is_unmarked(vote):
         row.noted[f"votes of a model judge: {vote.rater[:60]}"] += 1
-        record = replace(record, vote=replace(vote, simulated=True))
-    people = [rating for rating in ratings if not rating.simulated and is_model_judge(rating.rater)]
+        record = replace(record, vote=replace(vote, judge=True))
+    people = [rating for rating in ratings if _is_unmarked(rating)]
     if people:
         for rating in people:
             row.noted[f"ratings of a model judge: {rating.rater[:60]}"] += 1
-        record = replace(
-            record, ratings=tuple(replace(r, simulated=True) if is_model_judge(r.rater) else r for r in ratings)
-        )
+        record = replace(record, ratings=tuple(replace(r, judge=True) if _is_unmarked(r) else r for r in ratings))
     return record
+
+
+def _is_unmarked(said: ImportVote | ImportRating) -> bool:
+    return not said.simulated and not said.judge and is_model_judge(said.rater)
 
 
 def _name_batch(records: list[ImportRecord], subset: str) -> Iterator[ImportRecord]:

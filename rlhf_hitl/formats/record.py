@@ -118,7 +118,8 @@ class ImportVote:
     """One rater's vote. `ranking` holds groups of indices into the record's completions, best first.
 
     `scores` are axis → index of a completion → 1 to 5; `judged_at`, with its time zone, is when the rater voted, where
-    the file says so. A rater without a name is `unnamed`: each of their votes on a comparison is another rater's.
+    the file says so. `judge` is true where the rater is a model. A rater without a name is `unnamed`: each of their
+    votes on a comparison is another rater's.
     """
 
     verdict: Verdict
@@ -129,6 +130,7 @@ class ImportVote:
     simulated: bool = False
     scores: Mapping[str, Mapping[int, int]] = field(default_factory=dict, hash=False)
     judged_at: datetime | None = None
+    judge: bool = False
 
     @classmethod
     def of_pair(cls, outcome: str, **more: Any) -> ImportVote:
@@ -149,6 +151,8 @@ class ImportVote:
 class ImportRating:
     """A rater's number for one completion by itself, on the file's own scale: from `lowest` to `highest`, where known.
 
+    `judge` is true where the rater is a model.
+
     `completion` is the index of the completion in its record, `axis` what was rated ("helpfulness", "overall").
     """
 
@@ -161,6 +165,7 @@ class ImportRating:
     rationale: str = ""
     simulated: bool = False
     judged_at: datetime | None = None
+    judge: bool = False
 
 
 @dataclass(frozen=True)

@@ -193,7 +193,7 @@ class RecordChecker:
         if vote.rater == UNNAMED and (n := self.occurrences.count(key.encode())) > 1:
             key = make_content_id("v", self.format, f"{UNNAMED} {n}", comparison.id, content)
         order = tuple([c.id for c in completions]) if record.order_known else ()
-        return StagedVote(vote.rater, answer, order, vote.simulated, key, vote.judged_at)
+        return StagedVote(vote.rater, answer, order, vote.simulated, key, vote.judged_at, vote.judge)
 
     def _make_rating(self, rating: ImportRating, objects: Objects) -> StagedRating:
         _, completions, comparison = objects
@@ -221,6 +221,7 @@ class RecordChecker:
             rating.rationale,
             rating.simulated,
             rating.judged_at,
+            rating.judge,
         )
 
 

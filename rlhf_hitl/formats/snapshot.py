@@ -9,7 +9,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
 from typing import Any
@@ -93,6 +93,7 @@ class Snapshot:
     filters: Counter[str] = field(default_factory=Counter)
     simulated: bool = False
     simulated_judgments: int = 0
+    judge_judgments: int = 0
     raters: set[str] = field(default_factory=set)
     languages: set[str] = field(default_factory=set)
     agreement: AgreementCounter = field(default_factory=AgreementCounter)
@@ -127,8 +128,10 @@ class Snapshot:
             for comparisons in read_judged_comparisons(self.store, split=split, project=self.project):
                 batch = SnapshotBatch()
                 for judged in comparisons:
-                    if self._is_chosen(judged.comparison["comparison_id"]):
-                        self._add_judged(batch, judged, split)
+                    if not self._is_chosen(judged.comparison["comparison_id"]):
+                        continue
+                    if kept := self._keep_people(judged):
+                        self._add_judged(batch, kept, split)
                 yield batch
                 bar.update(len(comparisons))
         if self.include_model_labels:
@@ -140,13 +143,25 @@ class Snapshot:
                 yield batch
         if self.comparison_ids is not None:
             return
-        for ratings in read_ratings(self.store, split=split, project=self.project):
+        for all_ratings in read_ratings(self.store, split=split, project=self.project):
+            ratings = [r for r in all_ratings if self.include_judges or r["role"] != Role.JUDGE]
+            if n := len(all_ratings) - len(ratings):
+                self.filters["rating of a judge"] += n
             self.ratings[split] += len(ratings)
             for row in ratings:
                 self.raters.add(row["rater_id"])
                 self.simulated = self.simulated or row["simulated"]
                 self._digest.update(b"%s:%s\n" % (split.value.encode(), to_json(row)))
             yield SnapshotBatch(ratings=ratings)
+
+    def _keep_people(self, judged: JudgedComparison) -> JudgedComparison | None:
+        """Return a comparison without the judgments of models, where they are to be left out; None if none is left."""
+        if self.include_judges:
+            return judged
+        kept = [j for j in judged.judgments if j["role"] != Role.JUDGE]
+        if n := len(judged.judgments) - len(kept):
+            self.filters["judgment of a judge"] += n
+        return replace(judged, judgments=kept) if kept else None
 
     def _add_judged(self, batch: SnapshotBatch, judged: JudgedComparison, split: Split) -> None:
         as_json = to_json(judged.judgments)
@@ -170,6 +185,7 @@ class Snapshot:
         batch.judgments += judged.judgments
         self.judgments[split] += len(judged.judgments)
         self.raters.update(j["rater_id"] for j in judged.judgments)
+        self.judge_judgments += sum(j["role"] == Role.JUDGE for j in judged.judgments)
         self.simulated_judgments += sum(j["simulated"] for j in judged.judgments)
         self.simulated = self.simulated or self.simulated_judgments > 0
         self._note_language(judged.comparison["tags"])

@@ -87,6 +87,7 @@ def load_history(store: Store, comparison_id: str) -> ComparisonHistory:
         accusing = accusing.where(store.among(findings.c.rater_id, rater_ids), findings.c.overruled_at.is_(None))
         reserved = sa.select(assignments, raters.c.name.label("rater_name"))
         reserved = reserved.join(raters, raters.c.id == assignments.c.rater_id)
+        wanted, given = conn.execute(place_counts).one()
         return ComparisonHistory(
             comparison=loaded[comparison_id],
             entry=entry,
@@ -100,7 +101,7 @@ def load_history(store: Store, comparison_id: str) -> ComparisonHistory:
             ),
             findings=_read(conn, accusing, findings.c.seq),
             gold=conn.execute(sa.select(golds).where(golds.c.comparison_id == comparison_id)).mappings().first(),
-            places=tuple(conn.execute(place_counts).one()),
+            places=(wanted, given),
         )
 
 

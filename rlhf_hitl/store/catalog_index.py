@@ -56,14 +56,15 @@ class CatalogIndexer:
     def _work_off(self, most: tuple[int, int]) -> int:
         """Make the rows of the oldest changes anew, in one transaction. Returns how many changes there were."""
         most_rows, most_changes = most
-        with self._store.read() as conn:
-            if conn.execute(_CHANGES.limit(1)).first() is None:
-                return 0
+        if not count_changes(self._store):
+            return 0
         with self._lock, self._store.write(durable=False) as conn:
             # One at a time: a row that was made earlier must not be written later.
             self._store.lock(conn, "catalog index")
             if most == QUICK:
                 prepare_bulk_write(self._store, conn)
+            if self._store.is_sqlite:
+                _note_new_rows(conn, most_changes)
             changes = conn.execute(_CHANGES.limit(most_changes)).all()
             if not changes:
                 return 0
@@ -134,12 +135,33 @@ _UPSERT_WORDS = (
 )
 
 
+#: On SQLite: the tables whose new rows are changes, and the column that names the comparison.
+_SOURCES = {"comparisons": "id", "judgments": "comparison_id", "routings": "comparison_id"}
+
+
+def _note_new_rows(conn: Connection, most: int) -> None:
+    """On SQLite, put the comparisons of rows that were not seen yet among the changes."""
+    for table, column in _SOURCES.items():
+        query = f"SELECT rowid, {column} FROM {table} WHERE rowid > (SELECT number FROM catalog_seen WHERE source = ?) "  # noqa: S608
+        rows = conn.exec_driver_sql(f"{query} ORDER BY rowid LIMIT {most}", (table,)).all()
+        if rows:
+            ids = [(id,) for id in dict.fromkeys(id for _, id in rows)]
+            conn.exec_driver_sql("INSERT INTO catalog_changes (comparison_id) VALUES (?)", ids)
+            conn.exec_driver_sql("UPDATE catalog_seen SET number = ? WHERE source = ?", (rows[-1][0], table))
+
+
 def count_changes(store: Store) -> int:
     """Return about how many changes the catalog has not seen yet; 0 is exact."""
     query = sa.select(sa.func.min(catalog_changes.c.seq), sa.func.max(catalog_changes.c.seq))
     with store.read() as conn:
         least, most = conn.execute(query).one()
-    return 0 if least is None else most - least + 1
+        waiting = 0 if least is None else most - least + 1
+        if store.is_sqlite:
+            newest = ", ".join(f"(SELECT max(rowid) FROM {table})" for table in _SOURCES)  # noqa: S608
+            seen = dict(conn.exec_driver_sql("SELECT source, number FROM catalog_seen").tuples().all())
+            numbers = conn.exec_driver_sql(f"SELECT {newest}").one()
+            waiting += sum((number or 0) - seen[table] for table, number in zip(_SOURCES, numbers))
+    return waiting
 
 
 class CatalogKeeper:

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from rlhf_hitl.store import table_copy
 from rlhf_hitl.store.db import Store
 from rlhf_hitl.store.quality_tables import golds
-from rlhf_hitl.store.tables import comparisons, completions, judgments, lanes, prompts, ratings
+from rlhf_hitl.store.tables import comparisons, completions, judgments, lanes, prompts, raters, ratings
 from rlhf_hitl.types import Role, Split
 
 COMPARISONS_PER_BATCH = 500
@@ -182,11 +182,13 @@ def read_ratings(store: Store, *, split: Split, project: str | None = None) -> I
                     "tags": prompts.c.tags,
                     "completion": completions.c.messages,
                     "policy": completions.c.policy,
+                    "role": raters.c.role,
                 }.items()
             )
         )
         .join(completions, completions.c.id == ratings.c.completion_id)
         .join(prompts, prompts.c.id == completions.c.prompt_id)
+        .join(raters, raters.c.id == ratings.c.rater_id)
         .where(prompts.c.split == split.value)
         .order_by(ratings.c.id)
         .limit(COMPARISONS_PER_BATCH)
@@ -211,6 +213,7 @@ def read_ratings(store: Store, *, split: Split, project: str | None = None) -> I
                 "simulated": bool(r.simulated),
                 "created_at": _to_iso(r.created_at),
                 "tags": sort_json_keys(r.tags),
+                "role": Role.JUDGE.value if r.role == Role.JUDGE else Role.RATER.value,
             }
             for r in page
         ]

@@ -5,7 +5,7 @@ How they sign in is in `sign_in.py`, which API tokens act for them in `tokens.py
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 from unicodedata import category
 
@@ -183,6 +183,11 @@ def insert_imported_raters(
     """Add the raters of imported votes. Returns the id of each name, and how many raters were new."""
     rows = {name: make_imported_rater_row(name, source) for name in names}
     return {name: row["id"] for name, row in rows.items()}, store.insert_new(conn, raters, list(rows.values()))
+
+
+def set_role_of_imported(conn: Connection, ids: Sequence[str], role: Role) -> None:
+    """Give a role to raters of imported votes: an earlier version took models for people."""
+    conn.execute(raters.update().where(raters.c.id.in_(ids), raters.c.source != "").values(role=role.value))
 
 
 def get_rater(store: Store, rater_id: str) -> Rater:

@@ -11,14 +11,17 @@ from sqlalchemy.engine import Connection
 
 from rlhf_hitl.errors import BadInput, NotFound
 from rlhf_hitl.store import audit
+from rlhf_hitl.store.comparisons import FIRST_PLACE
 from rlhf_hitl.store.db import Store
 from rlhf_hitl.store.people import find_rater_id
 from rlhf_hitl.store.quality_tables import golds
-from rlhf_hitl.store.tables import members, projects
-from rlhf_hitl.types import GoldPurpose, OverlapRule, Project, QualificationRule, utc_now
+from rlhf_hitl.store.tables import lanes, members, places, projects
+from rlhf_hitl.types import GoldPurpose, OverlapRule, Project, QualificationRule, Role, utc_now
 from rlhf_hitl.types.names import find_look_alike, make_look_alike_error
 from rlhf_hitl.types.overlap_rules import FIXED_OVERLAP
 from rlhf_hitl.wording import say_count
+
+MOST_JUDGES = 100
 
 
 def add_project(
@@ -48,7 +51,7 @@ def add_project(
     row = {"id": id, "open": open, "repeat_every": repeat_every, "paused_at": None, "created_at": utc_now()}
     row |= {"rater_filters": _check_filters(rater_filters), "gold_every": gold_every, "gold_feedback": gold_feedback}
     row["overlap_rule"] = None if overlap_rule is None else overlap_rule.to_plain()
-    row["qualification"] = None  # it needs golds, which need the project
+    row |= {"qualification": None, "judge_overlap": 0}  # a qualification needs golds, which need the project
     with store.write() as conn:
         store.lock(conn, "names of projects")  # two that look alike may be added at once
         other = find_look_alike(id, conn.execute(sa.select(projects.c.id)).scalars())
@@ -76,6 +79,7 @@ def change_project(
     repeat_every: int | None = None,
     paused: bool | None = None,
     rater_filters: Sequence[str] | None = None,
+    judge_overlap: int | None = None,
     overlap_rule: OverlapRule | Literal["fixed"] | None = None,
     gold_every: int | None = None,
     gold_feedback: bool | None = None,
@@ -87,12 +91,18 @@ def change_project(
     A new overlap rule holds for the judgments that come, and `queue.apply_overlap_rule` for those there are. With
     `fixed` again, comparisons keep the places they have.
 
+    Args:
+        judge_overlap: judgments wanted of models; their places are opened when a judge is run.
+
     Raises:
         NotFound: there is no such project.
         BadInput: `repeat_every` or `gold_every` is negative or 1, there is no such filter, or the project has fewer
-            golds for qualification than it would ask for.
+            golds for qualification than it would ask for; or `judge_overlap` is out of range.
     """
     new: dict = {"open": open, "repeat_every": repeat_every, "gold_every": gold_every, "gold_feedback": gold_feedback}
+    new["judge_overlap"] = judge_overlap
+    if judge_overlap is not None and not 0 <= judge_overlap <= MOST_JUDGES:
+        raise BadInput(f"judge overlap {judge_overlap}", expected=f"0 to {MOST_JUDGES}", fix="give such a number")
     if rater_filters is not None:
         new["rater_filters"] = _check_filters(rater_filters)
     _check_interval("repeat", repeat_every or 0)
@@ -110,16 +120,27 @@ def change_project(
         # Locked, so that nobody ends golds meanwhile that a new qualification needs.
         conn.execute(sa.select(projects.c.id).where(projects.c.id == id).with_for_update(key_share=True))
         require_project(conn, id)
+        if judge_overlap is not None:
+            _close_judge_places(store, conn, id, judge_overlap)
         if isinstance(qualification, QualificationRule):
             check_enough_golds(conn, id, qualification)
         if new:
             conn.execute(projects.update().where(projects.c.id == id).values(new))
             details = {"open": open, "repeat_every": repeat_every, "paused": paused, "rater_filters": rater_filters}
             details["overlap_rule"] = None if overlap_rule is None else str(overlap_rule)
-            details |= {"gold_every": gold_every, "gold_feedback": gold_feedback}
+            details |= {"gold_every": gold_every, "gold_feedback": gold_feedback, "judge_overlap": judge_overlap}
             details["qualification"] = "off" if qualification == "off" else new.get("qualification")
             audit.record(conn, by, "project.changed", id, **{k: v for k, v in details.items() if v is not None})
         return _to_project(require_project(conn, id))
+
+
+def _close_judge_places(store: Store, conn: Connection, id: str, overlap: int) -> None:
+    """Close the places of judges beyond an overlap that nobody holds."""
+    own_lanes = sa.select(lanes.c.id).where(lanes.c.project_id == id)
+    beyond = sa.and_(places.c.role == Role.JUDGE.value, places.c.n >= FIRST_PLACE[Role.JUDGE.value] + overlap)
+    is_free = sa.or_(places.c.leased_until.is_(None), places.c.leased_until <= store.now(conn))
+    unfilled = places.c.judgment_id.is_(None)
+    conn.execute(places.delete().where(beyond, places.c.lane_id.in_(own_lanes), unfilled, is_free))
 
 
 def add_member(store: Store, id: str, rater: str, *, by: audit.Actor = audit.CLI) -> None:
@@ -220,4 +241,5 @@ def _to_project(row) -> Project:
         row["gold_every"],
         row["gold_feedback"],
         QualificationRule.from_plain(row["qualification"]),
+        row["judge_overlap"],
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
 import sqlalchemy as sa
 
@@ -37,7 +38,7 @@ def add_slice(
 
     Raises:
         BadInput: the name is empty, too long, not all of it can be seen, or another slice has it; or the filter has no
-            condition.
+            condition, or a value that nothing can have.
     """
     name = check_label("slice", name.strip())
     if not name or len(name) > MAX_NAME:
@@ -46,6 +47,7 @@ def add_slice(
         raise BadInput("description", expected=f"at most {MAX_DESCRIPTION} letters, without NUL", fix="shorten it")
     if not wanted.to_plain():
         raise BadInput(f"slice {name!r} of everything", expected="a filter", fix="give at least one condition")
+    wanted.refuse_unknown_values()
     made = Slice(name, wanted, description, by.id, utc_now())
     with store.write() as conn:
         row = vars(made) | {"filter": wanted.to_plain()}
@@ -61,7 +63,7 @@ def list_slices(store: Store) -> list[Slice]:
     """Return all slices, by name."""
     with store.read() as conn:
         rows = conn.execute(sa.select(slices).order_by(slices.c.name)).mappings().all()
-    return [Slice(**row | {"filter": ComparisonFilter.from_plain(row["filter"])}) for row in map(dict, rows)]
+    return [_to_slice(row) for row in rows]
 
 
 def get_slice(store: Store, name: str) -> Slice:
@@ -79,7 +81,7 @@ def get_slice(store: Store, name: str) -> Slice:
                 expected=f"one of {names}" if names else "a slice that was added",
                 fix="see `rlhf-hitl slices list`",
             )
-    return Slice(**dict(row) | {"filter": ComparisonFilter.from_plain(row["filter"])})
+    return _to_slice(row)
 
 
 def remove_slice(store: Store, name: str, *, by: audit.Actor = audit.CLI) -> None:
@@ -101,3 +103,8 @@ def find_slice_ids(store: Store, name: str | None) -> frozenset[str] | None:
         NotFound: there is no such slice.
     """
     return None if name is None else frozenset(find_comparison_ids(store, get_slice(store, name).filter))
+
+
+def _to_slice(row: Any) -> Slice:
+    wanted = ComparisonFilter.from_plain(row["filter"])
+    return Slice(row["name"], wanted, row["description"], row["created_by"], row["created_at"])

@@ -26,7 +26,8 @@ class Project:
     in `repeat_every` comparisons a rater gets is a hidden repeat of one they judged before; 0 means no repeats.
     `rater_filters` are what raters may choose their tasks by: `batch`, or `tags.KEY` for a tag of the prompt. Whoever
     may choose by something learns it of what they get, so nothing is open by default. Without an `overlap_rule` a
-    comparison gets as many judgments as its own overlap says.
+    comparison gets as many judgments as its own overlap says. `judge_overlap` is how many judgments of models are
+    wanted of each comparison, beside those of people.
 
     One in `gold_every` comparisons is a gold that they have not answered; 0 means none. With `gold_feedback` they are
     told the right answer of a gold afterwards. `qualification` is what raters must pass before they work here.
@@ -41,6 +42,7 @@ class Project:
     gold_every: int = 0
     gold_feedback: bool = False
     qualification: QualificationRule | None = None
+    judge_overlap: int = 0
 
     def to_plain(self) -> dict[str, Any]:
         rule, qualification = self.overlap_rule, self.qualification

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import datasets
 import pytest
+import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -28,7 +29,8 @@ from rlhf_hitl.formats.readers.pair_ratings import find_strength
 from rlhf_hitl.store import Store, people
 from rlhf_hitl.store.comparisons import count_rows, find_comparisons
 from rlhf_hitl.store.judgments import read_judgments
-from rlhf_hitl.types import Split, Verdict
+from rlhf_hitl.store.tables import ratings
+from rlhf_hitl.types import Role, Split, Verdict
 
 PAIR = {"prompt": "Q", "chosen": "a", "rejected": "b"}
 CALL = {"id": "c1", "type": "function", "function": {"name": "weather", "arguments": '{"city": "Graz"}'}}
@@ -691,29 +693,34 @@ def ask(judge: object) -> dict[str, object]:
     return {"judge": judge, "model_a": "m1", "model_b": "m2", "turn": 1, "winner": "model_b"} | sides
 
 
-def simulated(store: Store) -> dict[str, tuple[bool, bool]]:
-    """Rater → whether their votes are simulated, and whether the order they saw is known."""
-    names = {r.id: r.name.partition(":")[2] for r in people.list_raters(store)}
-    return {names[j.rater_id]: (j.simulated, bool(j.order_shown)) for j in read_judgments(store)}
+def who_judged(store: Store) -> dict[str, tuple[bool, bool]]:
+    """Rater → whether they are a judge, which is never simulated, and whether the order they saw is known."""
+    raters = {r.id: r for r in people.list_raters(store)}
+    judgments = list(read_judgments(store))
+    assert not any(j.simulated for j in judgments)
+    assert all((j.role is Role.JUDGE) == (raters[j.rater_id].role is Role.JUDGE) for j in judgments)
+    return {raters[j.rater_id].name.partition(":")[2]: (j.role is Role.JUDGE, bool(j.order_shown)) for j in judgments}
 
 
-def test_models_among_the_judges_of_mt_bench_are_simulated_and_people_are_not(sqlite_store, tmp_path):
+def test_models_among_the_judges_of_mt_bench_are_judges_and_people_are_not(sqlite_store, tmp_path):
     judges = ["gpt4_pair", ["gpt-4", "pair-v2"], "author_0", "expert_12"]
     report = read(sqlite_store, tmp_path, *map(ask, judges))
     people_and_models = {"gpt4_pair": True, "gpt-4 pair-v2": True, "author_0": False, "expert_12": False}
-    assert simulated(sqlite_store) == {name: (flag, not flag) for name, flag in people_and_models.items()}
+    assert who_judged(sqlite_store) == {name: (flag, not flag) for name, flag in people_and_models.items()}
     assert report.noted == {"votes of a model judge: gpt4_pair": 1, "votes of a model judge: gpt-4 pair-v2": 1}
 
 
 def test_the_people_of_mt_bench_stay_people(shared_data, sqlite_store):
     report = import_path(sqlite_store, shared_data / "mt_bench" / "mtbench_human_joined.jsonl.gz", limit=300)
     assert report.noted == {}
-    assert set(simulated(sqlite_store).values()) == {(False, True)}
+    assert set(who_judged(sqlite_store).values()) == {(False, True)}
 
 
-def test_ratings_and_votes_of_a_model_beside_chosen_are_simulated(sqlite_store, tmp_path):
+def test_ratings_and_votes_of_a_model_beside_chosen_are_those_of_a_judge(sqlite_store, tmp_path):
     report = read(sqlite_store, tmp_path, PAIR | {"judge": "gpt-4", "chosen_rating": 5, "rejected_rating": 1})
-    assert simulated(sqlite_store) == {"gpt-4": (True, False)}
+    assert who_judged(sqlite_store) == {"gpt-4": (True, False)}
+    with sqlite_store.read() as conn:
+        assert set(conn.execute(sa.select(ratings.c.simulated)).scalars()) == {False}
     assert report.noted["ratings of a model judge: gpt-4"] == 2
 
 

@@ -15,7 +15,7 @@ from rlhf_hitl.formats.importing import import_path
 from rlhf_hitl.store import Store, guidelines, queue
 from rlhf_hitl.store.comparisons import find_comparisons, insert_comparisons
 from rlhf_hitl.store.judgments import read_judgments
-from rlhf_hitl.types import Answer, Guideline, Message, Reason, Verdict
+from rlhf_hitl.types import Answer, Guideline, Message, Reason, Role, Verdict
 
 
 @pytest.fixture
@@ -96,9 +96,9 @@ def test_what_a_model_said_is_no_persons_vote_after_an_export(sqlite_store, tmp_
     (tmp_path / "rows.jsonl").write_text(json.dumps(make_ultrafeedback_row()) + "\n")
     import_path(sqlite_store, tmp_path / "rows.jsonl", format="ultrafeedback")
     manifest = export_snapshot(sqlite_store, tmp_path / "out", format=form)
-    assert manifest["simulated_judgments"] == 1
+    assert (manifest["simulated_judgments"], manifest["judge_judgments"]) == (0, 1)
     again = import_again(tmp_path / "out", form)
-    assert [j.simulated for j in read_judgments(again)] == [True]
+    assert [(j.simulated, j.role) for j in read_judgments(again)] == [(False, Role.JUDGE)]
     again.close()
 
 

@@ -701,7 +701,7 @@ def test_a_row_with_messages_and_no_label_stays_our_own_format(tmp_path):
 def test_nectar_votes_are_a_models_and_say_so(tmp_path):
     _, (first, second), counted = read_file(write(tmp_path / "x.jsonl", NECTAR))
     assert texts(first.prompt) == "Hi |Hello |A colour? "
-    assert first.vote.simulated
+    assert first.vote.judge
     assert first.vote.ranking == ((1,), (2, 3), (0,), (4,), (5,), (6,))
     assert [c.policy for c in first.completions] == [f"m{i}" for i in range(7)]
     assert first.tags == {"source": "sharegpt", "good_natured": "true"}

@@ -54,7 +54,7 @@ def test_ultrafeedback_is_a_ranking_by_the_overall_scores_with_ties_by_a_judge_w
     assert [c.policy for c in record.completions] == ULTRAFEEDBACK["models"]
     assert record.vote is not None
     assert record.vote.ranking == ((1,), (0, 3), (2,))
-    assert (record.vote.rater, record.vote.simulated) == ("GPT-4", True)
+    assert (record.vote.rater, record.vote.judge) == ("GPT-4", True)
     assert record.tags == {"source": "evol_instruct"}
     assert record.completions[0].sampling == {"principle": "honesty", "custom_system_prompt": "Be honest."}
     assert unread == {"annotation key Type": 4, "annotation key Rationale": 4, "column incorrect_answers": 1}
@@ -68,7 +68,7 @@ def test_ultrafeedback_keeps_each_rating_with_its_scale_and_reason(tmp_path):
         "honesty": (2, 1, 5, "Because."), "instruction_following": (3, 1, 5, "Because."),
         "truthfulness": (4, 1, 5, "Because."),
     }  # fmt: skip
-    assert {(r.rater, r.simulated) for r in record.ratings} == {("GPT-4", True)}
+    assert {(r.rater, r.judge) for r in record.ratings} == {("GPT-4", True)}
     assert len(record.ratings) == 4 * (2 + len(ASPECTS))
 
 
@@ -104,7 +104,7 @@ def test_binarized_ultrafeedback_has_ties_and_ratings(tmp_path, make, axis, high
         (4.5, axis, 1, highest), (2.0, axis, 1, highest)
     ]  # fmt: skip
     assert records[0].prompt == (Message("user", "Q"),)
-    assert {(r.vote.rater, r.vote.simulated, r.order_known) for r in records if r.vote} == {("GPT-4", True, False)}
+    assert {(r.vote.rater, r.vote.judge, r.order_known) for r in records if r.vote} == {("GPT-4", True, False)}
     policies = ["gpt-4", "bard"] if make is binarize_cleaned else ["unknown", "unknown"]
     assert [c.policy for c in records[0].completions] == policies
 

@@ -51,7 +51,7 @@ NOT_TEXTS = re.compile(
     r"(.*\.id|.*_id|.*_ids|.*\.(kind|role|split|verdict|route|proposed|action|event|events|digest|scopes|project_id|project|"
     r"version|guideline_version|family|password_hash|secret|name_key|name_skeleton|order_shown|ranking|scores|step|outcome|"
     r"idempotency_key|supersedes|chosen|rejected|language|languages|reason|backend|rationale|repeat_of|reserved_for|rewards|decided_by|"
-    r"body|axes|completions|messages)|lease.*|secrets\..*|rater_filters|guidelines\.scores)$"
+    r"body|axes|completions|messages|probabilities|overlap_rule|qualification|filter)|lease.*|secrets\..*|rater_filters|guidelines\.scores)$"
 )
 COMMANDS: dict[str, Any] = {}
 #: What is required and is one of a few words.

@@ -42,7 +42,7 @@ from rlhf_hitl.types import (
 )
 
 #: At this price two votes for one side are enough, and one is not.
-RULE = OverlapRule(least=1, most=5, vote_price=0.004)
+RULE = OverlapRule(least=1, most=5, vote_price=0.006)
 SKIP = Answer(Verdict.SKIPPED)
 
 
@@ -369,7 +369,7 @@ def set_witness_reliability(store) -> None:
 def test_with_64_raters_at_once_each_decision_opens_what_it_wants_and_no_more(
     store, add_comparisons, add_raters, least
 ):
-    rule = OverlapRule(least, 5, 0.004)
+    rule = OverlapRule(least, 5, 0.006)
     set_rule(store, rule)
     added = add_comparisons(store, 12, overlap=5)
     raters, start = add_raters(store, 64), threading.Barrier(64)

@@ -16,6 +16,7 @@ from typing import Any
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.formats.readers.argilla_records import OWN_COLUMNS, ArgillaRecord, ArgillaResponse, read_record
 from rlhf_hitl.formats.readers.questions import (
+    JUDGE,
     SIMULATED,
     USUAL_COLUMNS,
     Choice,
@@ -129,9 +130,9 @@ def _read_response(
     choice, ratings = None, []
     reasons: dict[str, str] = {}
     strengths: dict[str, int] = {}
-    simulated = response.answers.get(SIMULATED) == SIMULATED
+    simulated, judge = (response.answers.get(SIMULATED) == who for who in (SIMULATED, JUDGE))
     for question, value in response.answers.items():
-        if value is None or (question == SIMULATED and simulated):
+        if value is None or (question == SIMULATED and (simulated or judge)):
             continue
         kind = forms.find_kind(question, value, answers)
         here = forms.read_choice(row, question, value, answers) if kind in ("ranking", "label_selection") else None
@@ -168,12 +169,14 @@ def _read_response(
     if choice is not None:
         at = response.judged_at
         rater = forms.find_rater(response.user)
-        vote = ImportVote(choice.verdict, choice.ranking, rater, choice.strength, why, simulated, judged_at=at)
+        vote = ImportVote(
+            choice.verdict, choice.ranking, rater, choice.strength, why, simulated, judged_at=at, judge=judge
+        )
     return vote, tuple(
         ImportRating(
             completion, axis, value, *forms.find_scale(question), rater=forms.find_rater(response.user),
             rationale=own.get(completion, "" if vote is not None else why), simulated=simulated,
-            judged_at=response.judged_at,
+            judged_at=response.judged_at, judge=judge,
         )
         for question, axis, completion, value in ratings
     )  # fmt: skip

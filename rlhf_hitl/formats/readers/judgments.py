@@ -29,19 +29,20 @@ from rlhf_hitl.formats.record import (
     read_tools_field,
 )
 from rlhf_hitl.formats.source import RowSource
-from rlhf_hitl.types import Verdict
+from rlhf_hitl.types import Role, Verdict
 
 NAME = "judgments"
 ABOUT = (
     "the folder judgments of our export: {judgment_id, comparison_id, prompt, completions, verdict, ranking, "
-    "order_shown, strength, scores, rationale, rater_id, simulated, created_at, surplus, supersedes, "
+    "order_shown, strength, scores, rationale, rater_id, role, simulated, created_at, surplus, supersedes, "
     "repeat_of, tags, tools, images}"
 )
 COLUMNS = (
     "judgment_id", "comparison_id", "prompt_id", "prompt", "completions", "verdict", "ranking", "order_shown",
-    *STRENGTH, "scores", "rationale", "rater_id", "simulated", "created_at", "surplus", "supersedes", "repeat_of",
-    "tags", "tools", *IMAGES,
+    *STRENGTH, "scores", "rationale", "rater_id", "role", "simulated", "created_at", "surplus", "supersedes",
+    "repeat_of", "tags", "tools", *IMAGES,
 )  # fmt: skip
+ROLES = {role.value: role.value for role in (Role.RATER, Role.JUDGE, Role.LEAD)}
 VERDICTS = {verdict.value: verdict.value for verdict in Verdict}
 
 
@@ -108,6 +109,9 @@ def _read_judgment(row: SourceRow) -> ImportRecord:
     strength = read_strength(row) or None
     if strength is not None and [len(group) for group in ranking] != [1, 1]:
         raise make_field_error(row, "strength", "none, unless one of two completions is better")
+    role = Role(read_choice_field(row, "role", ROLES)) if row.fields.get("role") else Role.RATER
+    if role is Role.LEAD:
+        row.noted["decisions of leads, read as votes"] += 1
     vote = ImportVote(
         verdict,
         ranking,
@@ -117,6 +121,7 @@ def _read_judgment(row: SourceRow) -> ImportRecord:
         _read_flag(row, "simulated"),
         _read_scores(row, places),
         read_judged_at(row, ("created_at",)),
+        role is Role.JUDGE,
     )
     return ImportRecord(
         parse_raw_messages(row, "prompt", raw_prompt),

@@ -17,6 +17,7 @@ from typing import Any
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.formats.readers.columns import parse_moment
 from rlhf_hitl.formats.readers.questions import (
+    JUDGE,
     SIMULATED,
     USUAL_COLUMNS,
     Choice,
@@ -221,8 +222,9 @@ def _name_rater(person: Any) -> str:
 
 def _read_annotation(row: SourceRow, annotation: _Annotation, shown: _Shown) -> _Said:
     at = None if is_nothing(annotation.created_at) else parse_moment(row, "created_at", annotation.created_at)
-    results = [result for result in annotation.results if not _says_simulated(result)]
-    simulated = len(results) < len(annotation.results)
+    by = {_find_label(result) for result in annotation.results if _says_by_whom(result)}
+    results = [result for result in annotation.results if not _says_by_whom(result)]
+    simulated, judge = SIMULATED in by, JUDGE in by
     choice: Choice | None = None
     order_known = False
     reasons: dict[str, str] = {}
@@ -234,7 +236,7 @@ def _read_annotation(row: SourceRow, annotation: _Annotation, shown: _Shown) -> 
             else:
                 row.unread[f"result {result.control} of a skipped task"] += 1
         why = join_reasons(reasons)
-        return _Said(ImportVote(Verdict.SKIPPED, (), annotation.rater, None, why, simulated, judged_at=at))
+        return _Said(ImportVote(Verdict.SKIPPED, (), annotation.rater, None, why, simulated, judged_at=at, judge=judge))
     ratings: list[tuple[str, str, int, float]] = []
     # A pair or a ranking comes before a choice beside it.
     for result in sorted(results, key=lambda result: "choices" in result.value):
@@ -263,11 +265,12 @@ def _read_annotation(row: SourceRow, annotation: _Annotation, shown: _Shown) -> 
     vote = None
     if choice is not None:
         said = choice.verdict, choice.ranking, annotation.rater, choice.strength, why, simulated
-        vote = ImportVote(*said, judged_at=at)
+        vote = ImportVote(*said, judged_at=at, judge=judge)
     made = tuple(
         ImportRating(
             completion, axis, value, None, None, rater=annotation.rater,
             rationale="" if vote is not None else why, simulated=simulated, judged_at=at,
+            judge=judge,
         )
         for control, axis, completion, value in ratings
     )  # fmt: skip
@@ -289,8 +292,8 @@ def _find_label(result: _Result) -> str:
     return choices[0]
 
 
-def _says_simulated(result: _Result) -> bool:
-    return result.control == SIMULATED == _find_label(result)
+def _says_by_whom(result: _Result) -> bool:
+    return result.control == SIMULATED and _find_label(result) in (SIMULATED, JUDGE)
 
 
 def _read_choice(row: SourceRow, result: _Result, names: Sequence[str]) -> Choice | None:

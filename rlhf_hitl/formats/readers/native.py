@@ -31,8 +31,9 @@ from rlhf_hitl.types import Split, Verdict
 NAME = "native"
 ABOUT = (
     'JSONL of {"messages", "tags", "completions": [{"messages", "policy", "sampling"}]}; prompts only without them. '
-    '"votes": [{"rater", "ranking", "rationale", "strength", "scores": {axis: [1 to 5, …]}, "judged_at", "simulated"}] '
-    'rank the completions by their numbers, best first; "split" is where its prompt goes; "tools" are what it offers'
+    '"votes": [{"rater", "ranking", "rationale", "strength", "scores": {axis: [1 to 5, …]}, "judged_at", "simulated", '
+    '"judge"}] rank the completions by their numbers, best first; "split" is where its prompt goes; "tools" are what '
+    "it offers"
 )
 COLUMNS = ("messages", "tags", "completions", "votes", "split", "tools")
 SPLITS = {split.value: split.value for split in Split}
@@ -96,11 +97,13 @@ def _to_completion(row: SourceRow, index: int, side: Any) -> ImportCompletion:
 def _read_ranking(row: SourceRow, index: int, vote: Any, n: int) -> ImportVote:
     """Return the vote on all of a prompt's completions; some may be missing in its ranking."""
     vote_row = row.enter(vote if isinstance(vote, dict) else {"ranking": vote}, "vote key", f"votes[{index}]")
-    ranking, simulated = vote_row.fields.get("ranking"), vote_row.fields.get("simulated")
+    ranking, simulated, judge = (vote_row.fields.get(name) for name in ("ranking", "simulated", "judge"))
     if vote_row.look("rater") == "":
         raise make_field_error(vote_row, "rater", "a name, or none at all")
     if not isinstance(simulated, bool | None):
         raise make_field_error(vote_row, "simulated", "true or false")
+    if not isinstance(judge, bool | None):
+        raise make_field_error(vote_row, "judge", "true, of a model, or false")
     groups = ranking if isinstance(ranking, list) and all(isinstance(group, list) for group in ranking) else None
     numbers = [i for group in groups or () for i in group]
     is_number = all(isinstance(i, int) and not isinstance(i, bool) and 0 <= i < n for i in numbers)
@@ -119,6 +122,7 @@ def _read_ranking(row: SourceRow, index: int, vote: Any, n: int) -> ImportVote:
         bool(simulated),
         read_scores_field(vote_row, n),
         read_judged_at(vote_row),
+        bool(judge),
     )
 
 
@@ -143,4 +147,5 @@ def _rank_pair(vote: ImportVote, group: Sequence[int]) -> ImportVote | None:
         simulated=vote.simulated,
         scores={axis: given for axis, given in scores.items() if given},
         judged_at=vote.judged_at,
+        judge=vote.judge,
     )

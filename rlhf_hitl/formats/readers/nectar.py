@@ -54,7 +54,7 @@ def _read_row(row: SourceRow) -> list[ImportRecord]:
         row.noted["answers without a rank"] += unranked
     # GPT-4 ranked them, in an order that is not given: no person did.
     groups = group_by_rank(ranks)
-    vote = ImportVote(Verdict.RANKED, groups, rater="gpt-4", simulated=True) if groups else None
+    vote = ImportVote(Verdict.RANKED, groups, rater="gpt-4", judge=True) if groups else None
     completions = tuple(completion for completion, _ in ranked)
     return [ImportRecord(prompt, completions, row.place, vote, _read_tags(row), row.split, order_known=False)]
 

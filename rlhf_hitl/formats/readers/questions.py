@@ -32,8 +32,10 @@ USUAL_COLUMNS = (
 )  # fmt: skip
 #: "A is much better" → the strength that it says; "A is better" says none.
 STRENGTHS = {"slightly": 1, "somewhat": 1, "clearly": 2, "much": 3, "significantly": 3, "far": 3}
-#: The question that our own exports ask beside the others, and its only answer: no person said this.
+#: The question that our own exports ask beside the others, and its answers: no person said this, but a program for
+#: trying things out, or a model that judges.
 SIMULATED = "simulated"
+JUDGE = "judge"
 MAX_TAG_LENGTH = 64
 MAX_NAME_LENGTH = 100  # of a field, or of a label: a longer text is no choice
 MAX_NUMBER = 1e300

@@ -1,7 +1,7 @@
 """UltraFeedback: an instruction and four completions that GPT-4 rated (openbmb/UltraFeedback, also curated).
 
 The overall scores rank the completions, with ties where they are equal. GPT-4 is no person: its votes and ratings are
-marked as simulated.
+those of a judge.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def _read_row(row: SourceRow) -> list[ImportRecord]:
         if rating.axis == "overall":
             scores.setdefault(rating.value, []).append(rating.completion)
     ranking = tuple(tuple(scores[score]) for score in sorted(scores, reverse=True))
-    vote = ImportVote(Verdict.RANKED, ranking, JUDGE, simulated=True) if sum(map(len, ranking)) >= 2 else None
+    vote = ImportVote(Verdict.RANKED, ranking, JUDGE, judge=True) if sum(map(len, ranking)) >= 2 else None
     tags = {"source": str(row.take("source", "tag"))} if row.find(("source",)) else {}
     row.take("models", "policies")  # those of the completions
     for name in _ANSWERS:
@@ -88,7 +88,7 @@ def _read_ratings(part: SourceRow, completion: int) -> list[ImportRating]:
         value = _read_number(part, name, lowest, highest)
         if value is not None:
             why = critique if axis == "overall" and isinstance(critique, str) else ""
-            ratings.append(ImportRating(completion, axis, value, lowest, highest, JUDGE, why, simulated=True))
+            ratings.append(ImportRating(completion, axis, value, lowest, highest, JUDGE, why, judge=True))
         elif axis == "overall" and not is_nothing(critique):
             part.unread["completion key critique, without a score"] += 1
     annotations = part.fields.get("annotations") or {}
@@ -106,7 +106,7 @@ def _read_ratings(part: SourceRow, completion: int) -> list[ImportRating]:
         if value is not None:
             key = told.find(("Rationale For Rating", "Rationale"))
             why = told.take(key, "rationale") if key and isinstance(told.look(key), str) else ""
-            ratings.append(ImportRating(completion, aspect, value, *ASPECT_SCALE, JUDGE, why, simulated=True))
+            ratings.append(ImportRating(completion, aspect, value, *ASPECT_SCALE, JUDGE, why, judge=True))
         elif told.look("Rating") is not None:
             part.unread[f"ratings {told.look('Rating')} of {aspect}"] += 1
     return ratings

@@ -1,7 +1,7 @@
 """UltraFeedback as pairs, of HuggingFaceH4 (ultrafeedback_binarized) and Argilla (…-binarized-preferences-cleaned).
 
 A pair with equal scores is a tie, whichever side was drawn as chosen. The scores are GPT-4's, which is no person:
-votes and ratings are marked as simulated. Sets that others made of these have other columns: they may have another
+votes and ratings are those of a judge. Sets that others made of these have other columns: they may have another
 judge and are read as `trl`.
 """
 
@@ -56,10 +56,8 @@ def _read_row(row: SourceRow) -> list[ImportRecord]:
     scores = [_read_score(row, column, lowest, highest) for column in columns]
     if scores[0] < scores[1]:
         row.noted["rating contradicts the choice, which is kept"] += 1
-    vote = ImportVote.of_pair("tie" if scores[0] == scores[1] else "first", rater=JUDGE, simulated=True)
-    ratings = tuple(
-        ImportRating(i, axis, score, lowest, highest, JUDGE, simulated=True) for i, score in enumerate(scores)
-    )
+    vote = ImportVote.of_pair("tie" if scores[0] == scores[1] else "first", rater=JUDGE, judge=True)
+    ratings = tuple(ImportRating(i, axis, score, lowest, highest, JUDGE, judge=True) for i, score in enumerate(scores))
     policies = [str(row.fields.get(f"{side}-model") or "unknown") for side in ("chosen", "rejected")]
     completions = tuple(ImportCompletion(chat, policy) for chat, policy in zip(parts[1:], policies))
     tags = {"source": str(row.take("source", "tag"))} if row.find(("source",)) else {}

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, Generic, TypeVar, cast
@@ -19,10 +19,10 @@ from sqlalchemy.engine import Connection
 from rlhf_hitl.store.comparisons import compute_queue_position, find_or_create_lanes, read_least_overlaps
 from rlhf_hitl.store.db import Store
 from rlhf_hitl.store.imports.records import Batch, format_time
-from rlhf_hitl.store.people import insert_imported_raters
+from rlhf_hitl.store.people import insert_imported_raters, set_role_of_imported
 from rlhf_hitl.store.table_copy import copy_rows
 from rlhf_hitl.store.tables import comparisons, completions, images, judgments, places, prompts, ratings
-from rlhf_hitl.types import Route, utc_now
+from rlhf_hitl.types import Role, Route, utc_now
 from rlhf_hitl.types.names import UNNAMED
 
 Judged = TypeVar("Judged", str, tuple[str, str])
@@ -41,6 +41,7 @@ class BatchApplier:
     project: str
     _lanes: dict[tuple[str, str, str], int] = field(default_factory=dict)
     _raters: dict[str, str] = field(default_factory=dict)  # imported name → id
+    _judges: set[str] = field(default_factory=set)  # imported names of models
 
     def apply(self, conn: Connection, batch: Batch) -> tuple[Counter[str], set[str]]:
         """Insert what is new. Returns the counts of the report, and the families that stayed in another split."""
@@ -104,20 +105,21 @@ class BatchApplier:
         """Insert new votes. Returns the positions of those that the store had already, word for word."""
         if not batch.votes:
             return set()
-        self._add_raters(conn, {row[1] for row in batch.votes}, counts)
+        self._add_raters(conn, {row[1] for row in batch.votes}, counts, {row[1] for row in batch.votes if row[-1]})
         # A comparison that is new in this transaction has no judgments yet.
         first_keys = self._read_first_keys(conn, existing)
         unnamed = _UnnamedRaters(self, conn, first_keys, counts)
         repeated = set[int]()
         comparison_ids = [None if at is None else batch.comparisons[at][0] for _, _, at, _ in batch.tasks]
         rows, defaults = [], tuple(_JUDGMENT_DEFAULTS.values())
-        for n, (task, name, *said, simulated, key, judgment_id, judged_at) in enumerate(batch.votes):
+        for n, (task, name, *said, simulated, key, judgment_id, judged_at, judge) in enumerate(batch.votes):
             comparison_id = cast(str, comparison_ids[task])
             rater_id = self._raters[name] if name != UNNAMED else unnamed.find_rater(comparison_id, key)
             if (kept := first_keys.get((comparison_id, rater_id))) is None:
                 first_keys[comparison_id, rater_id] = key
                 given = (judgment_id, comparison_id, rater_id, *said, bool(simulated), key)
-                rows.append((*given, self.source, judged_at or now, *defaults))
+                role = Role.JUDGE.value if judge else None
+                rows.append((*given, self.source, judged_at or now, role, *defaults))
             elif kept == key:
                 repeated.add(n)
             else:
@@ -132,22 +134,28 @@ class BatchApplier:
         new = [row for row in batch.ratings if row[0] not in existing["ratings"]]
         if not new:
             return
-        self._add_raters(conn, {row[2] for row in new}, counts)
+        self._add_raters(conn, {row[2] for row in new}, counts, {row[2] for row in new if row[-1]})
         rated = {row[1] for row in new if row[2] == UNNAMED} & existing["completions"]
         unnamed = _UnnamedRaters(self, conn, self._read_rating_ids(conn, rated), counts)
         rows = []
-        for id, completion_id, name, axis, *said, simulated, judged_at in new:
+        for id, completion_id, name, axis, *said, simulated, judged_at, _ in new:
             rater_id = self._raters[name] if name != UNNAMED else unnamed.find_rater((completion_id, axis), id)
             given = (id, completion_id, rater_id, axis, *said, bool(simulated))
             rows.append((*given, self.source, judged_at or now))
         self._insert(conn, ratings, _RATING_COLUMNS, rows)
         counts["ratings"] = len(rows)
 
-    def _add_raters(self, conn: Connection, names: set[str], counts: Counter[str]) -> None:
+    def _add_raters(
+        self, conn: Connection, names: set[str], counts: Counter[str], judges: Set[str] = frozenset()
+    ) -> None:
+        """Add imported raters; those among `judges` are models."""
         if unknown := names - self._raters.keys():
             ids, new = insert_imported_raters(self.store, conn, unknown, self.format)
             self._raters |= ids
             counts["raters"] += new
+        if new_judges := judges - self._judges - {UNNAMED}:
+            set_role_of_imported(conn, [self._raters[name] for name in new_judges], Role.JUDGE)
+            self._judges |= new_judges
 
     def get_rater_id(self, conn: Connection, name: str, counts: Counter[str]) -> str:
         """Return the id of an imported rater, who is added where there is none."""
@@ -267,7 +275,7 @@ _JUDGMENT_DEFAULTS: dict[str, Any] = {
 }  # fmt: skip
 _JUDGMENT_COLUMNS = (
     "id", "comparison_id", "rater_id", "verdict", "ranking", "strength", "rationale", "scores", "order_shown",
-    "simulated", "idempotency_key", "source", "created_at", *_JUDGMENT_DEFAULTS,
+    "simulated", "idempotency_key", "source", "created_at", "role", *_JUDGMENT_DEFAULTS,
 )  # fmt: skip
 _RATING_COLUMNS = (
     "id", "completion_id", "rater_id", "axis", "value", "lowest", "highest", "rationale", "simulated", "source",

@@ -40,6 +40,7 @@ class StagedVote:
     simulated: bool
     key: str
     judged_at: datetime | None = None
+    judge: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,7 @@ class StagedRating:
     rationale: str
     simulated: bool
     judged_at: datetime | None
+    judge: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,10 +84,10 @@ class Batch:
 
     prompts: (id, family, split, messages, tags, tools). completions: (id, prompt_id, messages, policy, sampling).
     comparisons: (id, prompt_id, completion_ids, overlap, language, batch). images: (id, bytes).
-    ratings: (id, completion's id, rater's name, axis, value, lowest, highest, rationale, simulated, time or None).
-    tasks, what adjacent records share: (prompt, completions, comparison or None, images).
+    ratings: (id, completion's id, rater's name, axis, value, lowest, highest, rationale, simulated, time or None,
+    judge). tasks, what adjacent records share: (prompt, completions, comparison or None, images).
     votes: (task, rater's name, verdict, ranking, strength, rationale, scores, order_shown, simulated, key, judgment id,
-    time or None). records: (task, requested split or None, vote or None, ratings or None, is_identical).
+    time or None, judge). records: (task, requested split or None, vote or None, ratings or None, is_identical).
     What is JSON in the tables is its text here, and a time is in their form.
     """
 
@@ -109,6 +111,9 @@ class Batch:
             return _read_earlier_batch(packed)
         if len(packed["records"]) == 4:  # staged before there was `is_identical`
             packed["records"].append([False] * len(packed["records"][0]))
+        for kind, columns in _COLUMNS_BEFORE_JUDGES.items():  # staged before there was `judge`
+            if len(packed[kind]) == columns:
+                packed[kind].append([False] * len(packed[kind][0]))
         return cls(**{kind: list[Sequence[Any]](zip(*columns)) for kind, columns in packed.items()})
 
     def slice(self, start: int, stop: int) -> Batch:
@@ -143,18 +148,23 @@ class Batch:
         return part
 
 
+#: How many columns votes and ratings had before there was `judge`.
+_COLUMNS_BEFORE_JUDGES = {"votes": 12, "ratings": 10}
+
+
 def _read_earlier_batch(packed: Mapping[str, Any]) -> Batch:
     """Return a batch that an earlier version staged: rows, and records that hold all that they name.
 
     The first had no ratings, images, scores and times.
     """
     batch = Batch(**{kind: list(rows) for kind, rows in packed.items() if kind != "records"})
+    batch.ratings = [(*rating, False) for rating in batch.ratings]
     for prompt, completions, comparison, split, vote, *more in packed["records"]:
         ratings, images = more or ([], [])
         batch.tasks.append((prompt, completions, comparison, images))
         if vote is not None:
             vote = vote if len(vote) > 9 else (*vote[:5], "{}", *vote[5:], None)
-            batch.votes.append((len(batch.tasks) - 1, *vote))
+            batch.votes.append((len(batch.tasks) - 1, *vote, False))
         at = None if vote is None else len(batch.votes) - 1
         batch.records.append((len(batch.tasks) - 1, split, at, ratings or None, False))
     return batch
@@ -259,13 +269,14 @@ def _vote_to_row(task: int, vote: StagedVote, judgment_id: str) -> Sequence[Any]
     judged_at = None if vote.judged_at is None else format_time(vote.judged_at)
     return (
         task, vote.rater, str(answer.verdict), ranking, answer.strength, answer.rationale, scores, order,
-        vote.simulated, vote.key, judgment_id, judged_at,
+        vote.simulated, vote.key, judgment_id, judged_at, vote.judge,
     )  # fmt: skip
 
 
 def _rating_to_row(rating: StagedRating) -> Sequence[Any]:
     said = (rating.axis, float(rating.value), rating.lowest, rating.highest, rating.rationale, rating.simulated)
-    return rating.id, rating.completion_id, rating.rater, *said, rating.judged_at and format_time(rating.judged_at)
+    judged_at = rating.judged_at and format_time(rating.judged_at)
+    return rating.id, rating.completion_id, rating.rater, *said, judged_at, rating.judge
 
 
 def format_time(moment: datetime) -> str:

@@ -35,11 +35,13 @@ from rlhf_hitl.types import (
     GoldPurpose,
     Qualification,
     Receipt,
+    Role,
     ShownAnswer,
     Verdict,
     utc_now,
 )
 from rlhf_hitl.types.content import refuse_nul
+from rlhf_hitl.types.judges import Probabilities
 
 #: Of one judgment. Each stays in the store for good.
 MAX_CORRECTIONS = 50
@@ -55,6 +57,7 @@ def submit(
     guideline_version: str = "",
     interface_version: str = "",
     simulated: bool = False,
+    probabilities: Probabilities | None = None,
     now: datetime | None = None,
 ) -> Receipt:
     """Store a rater's answer as a judgment. When this returns, the judgment is on disk.
@@ -67,6 +70,7 @@ def submit(
         answer: names completions by id, or by the letters they were shown under.
         idempotency_key: the lease's id, if not given.
         guideline_version: the version the rater answered under, where it is a later one than the lease's.
+        probabilities: a judge's, of (first shown better, tie, second shown better).
 
     Raises:
         NotFound: no such lease.
@@ -86,7 +90,9 @@ def submit(
         is_later = version != leased_version
         if is_later:
             guidelines.check_version(conn, comparison_id, version, leased_version)
-        if not simulated:  # a simulated rater has no reasons to give, and its time is simulated too
+        role = find_working_role(lease["place"])
+        # A simulated rater has no reasons to give, and its time is simulated too. A judge says what its template asks.
+        if not simulated and role != Role.JUDGE:
             if is_later or lease["guideline_requires"] or answer.scores:
                 guidelines.check_answer(conn, comparison_id, version, answer, lease["order_shown"])
             answer = _limit_active_time(conn, answer, rater_id, lease["leased_at"], now or clock)
@@ -94,7 +100,7 @@ def submit(
             earlier_id = find_repeated_submission(conn, rater_id, key, lease["comparison_id"], answer)
             if earlier_id is not None:
                 return Receipt(earlier_id, "repeated", _check_gold(conn, lease, answer))
-        now, role = now or clock, find_working_role(lease["place"])
+        now = now or clock
         judgment_id = make_judgment_id()
         filled = _fill_place(conn, _HELD_PLACE, lease, lease_id, judgment_id, now)
         # After the lease it counts where they would be given it now; otherwise it is kept, and no more.
@@ -116,6 +122,7 @@ def submit(
             idempotency_key=key,
             created_at=now,
             role=role,
+            probabilities=None if probabilities is None else list(probabilities),
         )
         if filled and lease["overlap_rule"] is not None:  # before others wait for this judgment's number
             reconsider_overlap(store, conn, comparison_id, lease["overlap_rule"], now, new=row)

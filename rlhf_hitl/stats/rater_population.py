@@ -20,8 +20,10 @@ from rlhf_hitl.stats.vote_outcomes import FIRST_UNGRADED, SECOND_UNGRADED, TIE
 
 #: Standard deviations of the normals that a pair's difference is drawn from, times `RaterPopulation.difference_scale`.
 SCALES = np.array([0.15, 0.5, 1.0, 2.0, 4.0])
-# What the weights of the pairs' normals are held to, by as many pairs as it sums to: mostly plain pairs.
-PAIR_COUNTS = np.outer([1.0, 2.0, 1.0], [2.0, 1.0, 1.5, 1.5, 1.0]).ravel() / 2
+# What the weights of the pairs' normals are held to, by as many pairs as it sums to. Votes without a second vote on any
+# pair say nothing of how far raters agree, so this says it: two agree on about three in five, as people who compare
+# answers do, and who says tie is followed by a tie more often than by either side, since some ties are clear.
+PAIR_COUNTS = np.array([[5.0, 1.0, 1.5, 2.0, 2.0], [1.0, 1.0, 2.0, 3.0, 3.0], [0.5, 0.5, 1.0, 1.5, 1.5]]).ravel()
 #: What the spreads between raters are held to; see `RaterPopulation.spreads`.
 SPREADS = np.array([0.4, 0.3, 0.5, 0.4])
 _ANCHOR = 4.0  # how much less noise than a rater of reliability 1 a known outcome has

@@ -71,8 +71,8 @@ def evaluate_reward_model(
         format: of the labels' file; a benchmark's format is also scored by the benchmark's own rules.
         replayed: what people call the file or hub id that the labels come from, if they are not the store's own.
         check_order: also compute some pairs anew in both orders: a reward must not depend on the other answer.
-        label_model: how votes become labels, and so which side is right. Agreement and ceiling are of the votes as they
-            were given.
+        label_model: how votes become labels, and so which side is right. Agreement is of the votes as they were
+            given; the ceiling and the calibration weigh them as `Label.said` does.
 
     Returns:
         The figures, and every pair with the model's prediction, ties too, in order of comparison id.
@@ -178,6 +178,7 @@ def evaluate_reward_model(
 def _estimate_noise_ceiling(
     pairs: Sequence[LabelledPair], is_decided: np.ndarray, families: np.ndarray
 ) -> Estimate | None:
-    votes = np.array([p.label.counts for p in pairs])
-    ceiling = estimate_noise_ceiling(votes[:, 0], votes[:, 2], is_decided, families)
+    votes = np.array([p.label.counted for p in pairs])
+    certain = np.array([p.label.adjudicated for p in pairs], bool)
+    ceiling = estimate_noise_ceiling(votes[:, 0], votes[:, 2], is_decided, families, certain=certain)
     return None if ceiling is None else Estimate(*ceiling, n=int(is_decided.sum()))

@@ -133,8 +133,8 @@ def compute_first_shares(pairs: Sequence[LabelledPair]) -> np.ndarray:
 
 
 def hash_labelled_pairs(pairs: Sequence[LabelledPair]) -> str:
-    """Return a hash that identifies pairs and their labels, in any order: all of a label that a reward model learns from
-    or is measured by."""
+    """Return a hash that identifies pairs and their labels, in any order: all of a label that a reward model learns
+    from or is measured by."""
     rows = sorted(
         [
             *(p.comparison.id, p.label.first, p.label.second),

@@ -23,8 +23,8 @@ class Label:
         probabilities: (first better, tie, second better), by a label model; they sum to 1.
         entropy: theirs, in nats.
         votes: the judgments behind it. counts: of these, (first better, tie, second better), as they were given.
-        counted: the same without a lead's decision, each times how much its rater's votes count, and a judge's shared out
-            as it said: what a rater says, of whatever reliability.
+        counted: the same without a lead's decision, each times how much its rater's votes count, and a judge's shared
+            out as it said: what a rater says, of whatever reliability.
         simulated: whether any of them was simulated.
         strengths: the votes that gave a strength, as they were given: (first much, clearly, slightly better, second
             slightly, clearly, much better).

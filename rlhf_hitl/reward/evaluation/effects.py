@@ -81,8 +81,8 @@ def measure_order_effect(
     *,
     check_model: bool,
 ) -> OrderEffect:
-    """Measure the effect of order on every counted vote of a rater that prefers one of a pair and knows the order in which the two
-    were shown; with `check_model` also on the model, which reads some pairs twice more."""
+    """Measure the effect of order on every counted vote of a person that prefers one of a pair and knows the order in
+    which the two were shown; with `check_model` also on the model, which reads some pairs twice more."""
     asymmetry, pairs = _measure_asymmetry(model, labelled) if check_model else (0.0, 0)
     by_sides = {(e.comparison_id, frozenset((e.chosen_id, e.rejected_id))): e for e in evaluated}
     votes: list[tuple[bool, float, str]] = []  # (first shown was chosen, model agrees with the vote, prompt's family)

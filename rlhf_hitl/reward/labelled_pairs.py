@@ -51,7 +51,7 @@ class LabelledPair:
 
 
 def load_labelled_pairs(
-    store: Store, split: Split, label_model: str | LabelModel = DEFAULT_LABEL_MODEL
+    store: Store, split: Split, label_model: str | LabelModel = DEFAULT_LABEL_MODEL, *, judges_measure: bool = False
 ) -> list[LabelledPair]:
     """Return every labelled pair of a split whose two sides have text, in order of comparison id.
 
@@ -60,9 +60,10 @@ def load_labelled_pairs(
 
     Args:
         label_model: how votes become labels: its name, or the model itself.
+        judges_measure: judges' votes count in every split (`votes.read_votes`).
     """
     finish_waiting_imports(store)
-    split_labels = read_labels(store, split=split, label_model=label_model)
+    split_labels = read_labels(store, split=split, label_model=label_model, judges_measure=judges_measure)
     ids = list(dict.fromkeys(label.comparison_id for label in split_labels))
     comparisons = {c.id: c for c in find_comparisons(store, ids=ids)}
     pairs = [LabelledPair(comparisons[label.comparison_id], label) for label in split_labels]

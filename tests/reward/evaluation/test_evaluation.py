@@ -471,6 +471,27 @@ def test_the_command_prints_the_figures_and_the_floors(evaluated):
     assert "0 labels of prompts the model was trained on, 0 of prompts that set its temperature" in evaluated().stdout
 
 
+def test_a_file_of_models_votes_measures_only_where_that_is_asked_and_says_so(evaluated, tmp_path):
+    file = tmp_path / "judged.jsonl"
+    rows = [
+        {
+            "messages": [{"role": "user", "content": f"What is {i} and {i}?"}],
+            "completions": [{"messages": [{"role": "assistant", "content": t}]} for t in (f"{2 * i}.", "No idea.")],
+            "votes": [{"rater": "gpt", "ranking": [[0], [1]], "judge": True}],
+        }
+        for i in range(4)
+    ]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    refused = evaluated("--data", str(file))
+    assert refused.exit_code == 2
+    [line] = refused.stderr.strip().splitlines()
+    assert "judged.jsonl: all votes are of AI judges: expected votes of people" in line
+    assert "--include-judges" in line
+    done = evaluated("--data", str(file), "--include-judges")
+    assert done.exit_code == 0
+    assert "AI judges voted on 4 of the 4 labels" in done.stdout
+
+
 def test_a_slice_that_there_is_not_is_told_before_the_model_is_loaded(evaluated, judged_store, tmp_path):
     slices = json.loads(evaluated("--json").stdout)["slices"]
     folders = list_evaluation_folders(tmp_path)

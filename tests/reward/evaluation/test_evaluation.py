@@ -476,7 +476,9 @@ def test_a_file_of_models_votes_measures_only_where_that_is_asked_and_says_so(ev
     rows = [
         {
             "messages": [{"role": "user", "content": f"What is {i} and {i}?"}],
-            "completions": [{"messages": [{"role": "assistant", "content": t}]} for t in (f"{2 * i}.", "No idea.")],
+            "completions": [
+                {"messages": [{"role": "assistant", "content": t}], "policy": "p"} for t in (f"{2 * i}.", "No idea.")
+            ],
             "votes": [{"rater": "gpt", "ranking": [[0], [1]], "judge": True}],
         }
         for i in range(4)

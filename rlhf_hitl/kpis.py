@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 
@@ -42,10 +42,12 @@ def compute_kpi_report(store: Store, settings: Settings) -> KpiReport:
     all.
     """
     rounds = _Rounds(read_round_ends(store))
-    routings = {r.comparison_id: r for r in read_routings(store, split=Split.TRAIN)}
-    judged = _read_judged(store, {i for i, r in routings.items() if r.route is Route.CONTROL})
+    decisions = read_routings(store, split=Split.TRAIN, newest=False)
+    routings = {r.comparison_id: r for r in decisions}
+    drawn = _find_control_share(decisions)
+    judged = _read_judged(store, drawn.keys())
     accepted = [r for i, r in routings.items() if r.route is Route.AUTO and i not in judged.first]
-    control, ties = _measure_control_share(store, routings, judged)
+    control, ties = _measure_control_share(store, drawn, judged)
     costs = _read_costs(store, settings, rounds)
     processed = len(judged.first) + len(accepted)
     unrouted = sum(i not in routings for i in judged.first)
@@ -74,6 +76,16 @@ def compute_kpi_report(store: Store, settings: Settings) -> KpiReport:
     )
 
 
+def _find_control_share(decisions: Iterable[Routing]) -> dict[str, Routing]:
+    """Return comparison id → the decision that drew it as a control.
+
+    What is sent on afterwards, because raters are split or a lead wants one more vote, stays a control: these are the
+    contested cases, without which the rest would represent the easy ones. Only another draw changes it.
+    """
+    newest = {d.comparison_id: d for d in decisions if d.route is not Route.ESCALATED}
+    return {i: d for i, d in newest.items() if d.route is Route.CONTROL}
+
+
 class _Rounds:
     """Which round of the loop a time belongs to. What was done between two rounds counts with the later one, and what
     came after the last with the last."""
@@ -99,7 +111,7 @@ class _Judged:
     control: dict[str, list[Judgment]] = field(default_factory=lambda: defaultdict(list))
 
 
-def _read_judged(store: Store, control: set[str]) -> _Judged:
+def _read_judged(store: Store, control: Collection[str]) -> _Judged:
     judged = _Judged()
     for j in read_judgments(store, split=Split.TRAIN, repeats=False):  # one after another: each may hold a long text
         if j.role is Role.JUDGE:
@@ -154,7 +166,7 @@ class _ControlOutcome:
 
 
 def _measure_control_share(
-    store: Store, routings: Mapping[str, Routing], judged: _Judged
+    store: Store, drawn: Mapping[str, Routing], judged: _Judged
 ) -> tuple[list[_ControlOutcome], int]:
     """Return the outcomes of control comparisons on whose two best completions raters have a preference, and the number
     of the others: a tie does not show whether the model was right."""
@@ -162,7 +174,7 @@ def _measure_control_share(
     outcomes, ties = [], 0
     label_model, vote_weights = load_kept_label_model(store), read_vote_weights(store)
     for comparison_id, judgments in judged.control.items():
-        r = routings[comparison_id]
+        r = drawn[comparison_id]
         if r.reward_model_id is None:
             continue
         if r.reward_model_id not in scores:

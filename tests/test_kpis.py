@@ -16,12 +16,13 @@ from rlhf_hitl.kpi_report import RoundFigures
 from rlhf_hitl.kpi_report_html import render_kpi_report
 from rlhf_hitl.kpis import compute_kpi_report
 from rlhf_hitl.reward.evaluation_record import Estimate
-from rlhf_hitl.store import Store, people, projects, queue
+from rlhf_hitl.store import Store, audit, people, projects, queue
+from rlhf_hitl.store.adjudication import send_to_adjudication
 from rlhf_hitl.store.comparisons import insert_comparisons
 from rlhf_hitl.store.judgments import insert_imported_judgments
 from rlhf_hitl.store.loop_steps import finish_step
 from rlhf_hitl.store.reward_models import RewardModelRecord, add_reward_model
-from rlhf_hitl.store.routings import Routing, apply_routings
+from rlhf_hitl.store.routings import Routing, apply_routings, ask_for_votes
 from rlhf_hitl.store.scores import insert_scores
 from rlhf_hitl.store.tables import runs
 from rlhf_hitl.types import Answer, Comparison, Completion, Message, Prompt, Role, Route, Score, Split, Verdict, utc_now
@@ -131,6 +132,19 @@ def test_the_five_figures_are_over_the_processed_comparisons_of_training_prompts
     assert all(
         "processed comparisons of training prompts" in f.note or "control share" in f.note for f in report.figures
     )
+
+
+def test_a_control_on_which_raters_are_split_stays_a_control_wherever_it_is_sent(office):
+    """The contested cases are those that the model gets wrong: without them it would look better than it is."""
+    before = compute_kpi_report(office.store, PRICES)
+    lead = audit.Actor(office.lead)
+    send_to_adjudication(office.store, [office.made["wrong"].id], by=lead)
+    ask_for_votes(office.store, [office.made["unsure_wrong"].id], by=lead)
+    after = compute_kpi_report(office.store, PRICES)
+    for key in ("accuracy_before_review", "error_reduction"):
+        assert after[key] == before[key]
+    office.route("right", Route.HUMAN, Route.HUMAN)  # drawn again, under a smaller share: it is no control any more
+    assert compute_kpi_report(office.store, PRICES)["accuracy_before_review"].n == 2
 
 
 def test_what_raters_always_judge_and_what_others_judged_changes_no_share(office):

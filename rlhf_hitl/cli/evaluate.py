@@ -70,6 +70,10 @@ def evaluate_command(
     examples: Annotated[
         Path | None, typer.Option(help="Write one JSON line for each replayed pair to this file.")
     ] = None,
+    include_judges: Annotated[
+        bool,
+        typer.Option("--include-judges", help="Measure against the votes of AI judges, too; the figures say so."),
+    ] = False,
     check_order: Annotated[
         bool,
         typer.Option("--check-order", help="Compute 32 pairs anew in both orders: a reward must not depend on it."),
@@ -99,6 +103,7 @@ def evaluate_command(
 ) -> Result:
     """Replay raters' labels of held-out prompts: accuracy with floors and a ceiling, calibration, slices and gates."""
     from rlhf_hitl.formats import open_source
+    from rlhf_hitl.reward.evaluation.evaluated_pairs import require_judgments, require_votes_of_people
     from rlhf_hitl.reward.evaluation.gates import SliceThreshold, check_gates
     from rlhf_hitl.reward.registry import locate_reward_model
     from rlhf_hitl.store import Store
@@ -139,8 +144,10 @@ def evaluate_command(
             fix = f"see `rlhf-hitl models list`, and the folders in {workspace / 'evaluations'}"
             raise NotFound(f"{against!r}", expected="a reward model or an earlier evaluation", fix=fix) from e
     if data is None:
-        _require_judgments(opened, split)
-    with _open_labels(opened, data, format, split, label_model) as labels:
+        require_judgments(opened, split)
+    with _open_labels(opened, data, format, split, label_model, include_judges) as labels:
+        if not include_judges:
+            require_votes_of_people(labels.store, labels.split, data)
         if slices:
             labels.require_slices(slices, model_folder)
         if name is not None and not overwrite:
@@ -225,6 +232,7 @@ class _ReplayedLabels:
     identical_sides: int = 0
     source: str = ""
     label_model: LabelModelName = DEFAULT_LABEL_MODEL
+    include_judges: bool = False
 
     def replay(
         self, model: RewardModel, name: str, check_order: bool = False
@@ -233,7 +241,7 @@ class _ReplayedLabels:
 
         return evaluate_reward_model(
             model, self.store, split=self.split, home=self.home, name=name, format=self.format, replayed=self.source,
-            check_order=check_order, label_model=self.label_model,
+            check_order=check_order, label_model=self.label_model, include_judges=self.include_judges,
         )  # fmt: skip
 
     def hash_pairs(self, model_folder: Path) -> str:
@@ -257,19 +265,20 @@ class _ReplayedLabels:
         from rlhf_hitl.reward.seen_prompts import SeenPrompts
 
         seen = SeenPrompts.load(model_folder) or SeenPrompts.of(())
-        return select_unseen(load_labelled_pairs(self.store, self.split, self.label_model), seen, self.split)
+        pairs = load_labelled_pairs(self.store, self.split, self.label_model, judges_measure=self.include_judges)
+        return select_unseen(pairs, seen, self.split)
 
 
 @contextmanager
 def _open_labels(
-    opened: Store, data: str | None, format: str, split: Split, label_model: LabelModelName
+    opened: Store, data: str | None, format: str, split: Split, label_model: LabelModelName, include_judges: bool
 ) -> Iterator[_ReplayedLabels]:
     """Yield the store's own labels, or those of a file that is imported into a temporary store."""
     from rlhf_hitl.formats.importing import import_path
     from rlhf_hitl.store import Store
 
     if data is None:
-        yield _ReplayedLabels(opened, split, label_model=label_model)
+        yield _ReplayedLabels(opened, split, label_model=label_model, include_judges=include_judges)
         return
     with tempfile.TemporaryDirectory() as folder:
         temporary = Store.open(f"sqlite:///{folder}/replay.db", create=True)
@@ -278,8 +287,9 @@ def _open_labels(
             # A path is this machine's; a hub id is whole as it is.
             source = Path(data).name if Path(data).exists() else data
             yield _ReplayedLabels(
-                temporary, Split.HELDOUT, opened, report.format, report.identical_sides, source, label_model
-            )
+                temporary, Split.HELDOUT, opened, report.format, report.identical_sides, source, label_model,
+                include_judges,
+            )  # fmt: skip
         finally:
             temporary.close()
 
@@ -300,18 +310,6 @@ def _refuse_another_evaluation(store: Store, folder: Path, model_folder: Path, l
     if there.data_hash != labels.hash_pairs(model_folder):
         on = f"other data ({there.labels_text})"
         raise BadInput(f"--name {folder.name}", expected=f"a new name: this evaluation is on {on}", fix=fix)
-
-
-def _require_judgments(store: Store, split: Split) -> None:
-    """Raise BadInput where nobody has judged a comparison of the split, before a model is loaded."""
-    from rlhf_hitl.store.judgments import read_judgments
-
-    if next(read_judgments(store, split=split, repeats=False, at_once=1), None) is None:
-        raise BadInput(
-            f"{split.value} split of {store.safe_url}: no judgments",
-            expected="at least one with a preference",
-            fix="rate comparisons (`rlhf-hitl serve`) or import a preference set (`rlhf-hitl import`)",
-        )
 
 
 def _find_evaluation(store: Store, workspace: Path, against: str) -> Path | None:

@@ -158,11 +158,12 @@ def run_judge_command(
     concurrency: Annotated[int, typer.Option(min=1, max=64, help="Ask about this many comparisons at a time.")] = 4,
     project: Annotated[str | None, typer.Option(help="Judge comparisons of this project only.")] = None,
     split: Annotated[
-        Split | None,
+        Split,
         typer.Option(
-            help="Judge comparisons of this split only. In calibration and heldout its votes are in no label."
+            help="Judge comparisons of this split. In calibration and heldout its votes are in no label: there they "
+            "only measure the judge."
         ),
-    ] = None,
+    ] = Split.TRAIN,
     *,
     store: StoreUrl,
     json: AsJson = False,

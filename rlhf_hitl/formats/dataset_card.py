@@ -25,7 +25,8 @@ ABOUT = {
     "pairs": "a row for each pair of completions of which raters prefer one: `prompt`, `chosen`, `rejected`, as TRL's "
     "reward and DPO trainers take them, with their labels",
     "rankings": "a row for each comparison: all `completions`, and in `rankings` their ranks in every judgment that "
-    "counts (0 is the best, equal ranks are a tie, -1 was not ranked), with what each is worth in `weights`",
+    "counts (0 is the best, equal ranks are a tie, -1 was not ranked), with what each is worth in `weights`; a judge's "
+    "probabilities are a ranking for each outcome",
     "judgments": "a row for every judgment: also ties, both bad, skips, flags, surplus and corrected ones",
     "demonstrations": "a row for each better answer that a rater wrote: `prompt`, `completion`, as TRL's SFT trainer "
     "takes them",

@@ -31,7 +31,7 @@ from rlhf_hitl.formats.snapshot_rows import (
 )
 from rlhf_hitl.labels.agreement import AgreementCounter
 from rlhf_hitl.labels.label_models import LabelModel, Shares
-from rlhf_hitl.labels.votes import LabelVote, rank_completions
+from rlhf_hitl.labels.votes import LabelVote, share_out_ranks
 from rlhf_hitl.store import Store
 from rlhf_hitl.store.comparisons import find_comparisons
 from rlhf_hitl.store.export_query import (
@@ -226,11 +226,13 @@ class Snapshot:
         are fewer than `min_votes`."""
         ids = [c["id"] for c in judged.comparison["completions"]]
         ranked = [
-            (vote, ranks, vote.weight * self.label_model.get_rater_weight(vote.rater_id))
+            (vote, ranks, share * vote.weight * self.label_model.get_rater_weight(vote.rater_id))
             for vote in votes
-            if vote.weight > 0 and set(ranks := rank_completions(vote, ids)) != {UNRANKED}
+            if vote.weight > 0
+            for ranks, share in share_out_ranks(vote, ids)
+            if set(ranks) != {UNRANKED}
         ]
-        if len(ranked) < self.min_votes:
+        if len({vote.rater_id for vote, *_ in ranked}) < self.min_votes:
             return None
         if decided := [(vote, ranks) for vote, ranks, _ in ranked if vote.role == Role.LEAD]:
             vote, ranks = decided[-1]

@@ -6,6 +6,7 @@ Trainers, exports and evaluations fit the model themselves, so that their labels
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
@@ -25,13 +26,19 @@ from rlhf_hitl.types import DEFAULT_LABEL_MODEL, Label, Split
 
 
 def fit_label_model(
-    store: Store, name: str = DEFAULT_LABEL_MODEL, *, project: str | None = None, judges: bool = True
+    store: Store,
+    name: str = DEFAULT_LABEL_MODEL,
+    *,
+    project: str | None = None,
+    judges: bool = True,
+    judges_measure: bool = False,
 ) -> LabelModel:
     """Return a label model, fitted to all votes of a store. `shares` and `majority` read nothing.
 
     Args:
         project: read the votes of this project only.
         judges: False leaves out the votes of models.
+        judges_measure: judges' votes count in every split (`votes.read_votes`).
 
     Raises:
         BadInput: no such label model.
@@ -41,7 +48,7 @@ def fit_label_model(
             return Shares()
         case "majority":
             return Majority()
-    return fit_to_votes(read_votes(store, project=project, judges=judges), name)
+    return fit_to_votes(read_votes(store, project=project, judges=judges, judges_measure=judges_measure), name)
 
 
 def fit_to_votes(votes: Iterable[tuple[str, list[LabelVote]]], name: str) -> LabelModel:
@@ -62,6 +69,7 @@ def read_labels(
     project: str | None = None,
     label_model: str | LabelModel = DEFAULT_LABEL_MODEL,
     judges: bool = True,
+    judges_measure: bool = False,
 ) -> list[Label]:
     """Return the labels of every judged comparison, in order of comparison id.
 
@@ -71,11 +79,13 @@ def read_labels(
     Args:
         label_model: its name, or the model itself: whoever reads several splits fits it once.
         judges: False leaves out the votes of models.
+        judges_measure: judges' votes count in every split (`votes.read_votes`).
     """
-    model = fit_label_model(store, label_model, judges=judges) if isinstance(label_model, str) else label_model
+    which: Any = {"judges": judges, "judges_measure": judges_measure}
+    model = fit_label_model(store, label_model, **which) if isinstance(label_model, str) else label_model
     labels = [
         (comparison_id, model.make_labels(comparison_id, votes))
-        for comparison_id, votes in read_votes(store, split=split, project=project, judges=judges)
+        for comparison_id, votes in read_votes(store, split=split, project=project, **which)
     ]
     labels.sort(key=lambda one: one[0])
     return [label for _, of_comparison in labels for label in of_comparison]

@@ -108,6 +108,7 @@ def _make_label(
         judges=said.judges,
         adjudicated=said.decision is not None,
         counts=counts,
+        counted=fold_outcomes(_sum_parts(said)),
         weighted_votes=tuple(weighted),
     )
 

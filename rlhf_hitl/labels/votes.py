@@ -143,6 +143,16 @@ def rank_completions(vote: LabelVote, ids: Sequence[str]) -> list[int]:
     return [rank.get(i, UNRANKED) for i in ids]
 
 
+def share_out_ranks(vote: LabelVote, ids: Sequence[str]) -> list[tuple[list[int], float]]:
+    """Return the rankings that one vote gives the completions, each with its share of the vote: one, or for a judge's
+    probabilities of a pair the ranking of each outcome, as in the labels of pairs."""
+    if not vote.probabilities or len(vote.order_shown) != 2:
+        return [(rank_completions(vote, ids), 1.0)]
+    first, second = vote.order_shown
+    outcomes = ({first: 0, second: 1}, {first: 0, second: 0}, {first: 1, second: 0})
+    return [([rank.get(i, UNRANKED) for i in ids], float(p)) for rank, p in zip(outcomes, vote.probabilities) if p > 0]
+
+
 def read_votes(
     store: Store,
     *,
@@ -150,6 +160,7 @@ def read_votes(
     project: str | None = None,
     judges: bool = True,
     comparison_id: str | None = None,
+    judges_measure: bool = False,
 ) -> Iterator[tuple[str, list[LabelVote]]]:
     """Yield the id and the votes of each comparison that has any.
 
@@ -159,9 +170,12 @@ def read_votes(
     Args:
         judges: False leaves them out there, too.
         comparison_id: only of this comparison.
+        judges_measure: judges' votes count in every split, for who wants to measure a model against other models.
     """
     weights = read_vote_weights(store)
-    read = read_vote_rows(store, split=split, project=project, comparison_id=comparison_id)
+    read = read_vote_rows(
+        store, split=split, project=project, comparison_id=comparison_id, judges_measure=judges_measure
+    )
     for of, rows in groupby(read, _get_comparison_id):
         votes = [_read_row(row, weights.get(row.rater_id, 1.0)) for row in rows]
         yield of, votes if judges else [vote for vote in votes if vote.role != Role.JUDGE]

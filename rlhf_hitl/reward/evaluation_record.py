@@ -273,6 +273,7 @@ class Evaluation:
         score_notes: of which part of the benchmark a score is, or why it is not given, by the score's name.
         replayed: the file or hub id that was replayed in place of the store's own split; empty if none.
         label_model: how votes became the labels; shares in earlier versions.
+        by_judges: of the `n` labels, those that rest on votes of AI judges: only where somebody asked for that.
     """
 
     name: str
@@ -308,6 +309,7 @@ class Evaluation:
     replayed: str = ""
     unreadable: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     label_model: LabelModelName = "shares"
+    by_judges: int = 0
 
     @property
     def is_heldout(self) -> bool:
@@ -409,8 +411,13 @@ class Evaluation:
 
     @property
     def caveat(self) -> str:
-        """What a reader of the figures has to know about their prompts; empty if nothing."""
+        """What a reader of the figures has to know about their prompts and judges; empty if nothing."""
         sentences = []
+        if self.by_judges:
+            sentences.append(
+                f"AI judges voted on {self.by_judges:,} of the {say_count(self.n, 'label')}: there it is measured how "
+                "far the model agrees with other models, not with people."
+            )
         if self.includes_training_prompts:
             seen = " and ".join(text for _, text in self._seen_labels)
             sentences.append(

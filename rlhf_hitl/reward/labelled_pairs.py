@@ -51,7 +51,7 @@ class LabelledPair:
 
 
 def load_labelled_pairs(
-    store: Store, split: Split, label_model: str | LabelModel = DEFAULT_LABEL_MODEL
+    store: Store, split: Split, label_model: str | LabelModel = DEFAULT_LABEL_MODEL, *, judges_measure: bool = False
 ) -> list[LabelledPair]:
     """Return every labelled pair of a split whose two sides have text, in order of comparison id.
 
@@ -60,9 +60,10 @@ def load_labelled_pairs(
 
     Args:
         label_model: how votes become labels: its name, or the model itself.
+        judges_measure: judges' votes count in every split (`votes.read_votes`).
     """
     finish_waiting_imports(store)
-    split_labels = read_labels(store, split=split, label_model=label_model)
+    split_labels = read_labels(store, split=split, label_model=label_model, judges_measure=judges_measure)
     ids = list(dict.fromkeys(label.comparison_id for label in split_labels))
     comparisons = {c.id: c for c in find_comparisons(store, ids=ids)}
     pairs = [LabelledPair(comparisons[label.comparison_id], label) for label in split_labels]
@@ -118,23 +119,28 @@ def _count_given(label: Label) -> list[int]:
 
 
 def select_decided(pairs: Sequence[LabelledPair]) -> list[LabelledPair]:
-    """Return the pairs with at least one vote that is not a tie."""
-    return [p for p in pairs if p.label.counts[0] + p.label.counts[2] > 0]
+    """Return the pairs with at least one vote that counts and is not a tie, or such a decision."""
+    return [p for p in pairs if p.label.said[0] + p.label.said[2] > 0]
 
 
 def compute_first_shares(pairs: Sequence[LabelledPair]) -> np.ndarray:
-    """Return the share of the first completion among the votes that are not ties, as they were given, (n,); for decided
-    pairs only.
+    """Return the share of the first completion among the votes that are not ties, (n,); for decided pairs only.
 
-    Whatever the label model, a probability of a reward model is that of what a rater says.
+    A vote counts as much as its rater's votes do, and a lead's decision alone. Whatever the label model, a probability
+    of a reward model is that of what a rater says: the reliability of raters is not in it.
     """
-    counts = np.array([pair.label.counts for pair in pairs], dtype=np.float64).reshape(-1, 3)
-    return counts[:, 0] / (counts[:, 0] + counts[:, 2])
+    said = np.array([pair.label.said for pair in pairs], dtype=np.float64).reshape(-1, 3)
+    return said[:, 0] / (said[:, 0] + said[:, 2])
 
 
 def hash_labelled_pairs(pairs: Sequence[LabelledPair]) -> str:
-    """Return a hash that identifies pairs and their labels, in any order."""
+    """Return a hash that identifies pairs and their labels, in any order: all of a label that a reward model learns
+    from or is measured by."""
     rows = sorted(
-        [p.comparison.id, p.label.first, p.label.second, *p.label.probabilities, *p.label.strengths] for p in pairs
+        [
+            *(p.comparison.id, p.label.first, p.label.second),
+            *(*p.label.probabilities, *p.label.strengths, *p.label.counts, *p.label.counted, *p.label.weighted_votes),
+        ]
+        for p in pairs
     )
     return "sha256:" + hashlib.sha256(json.dumps(rows).encode()).hexdigest()

@@ -44,6 +44,7 @@ def estimate_noise_ceiling(
     decided: np.ndarray,
     clusters: np.ndarray,
     *,
+    certain: np.ndarray | None = None,
     draws: int = 200,
     level: float = 0.95,
 ) -> tuple[float, float, float] | None:
@@ -56,9 +57,11 @@ def estimate_noise_ceiling(
     refits. None means that fewer than 20 pairs have two votes.
 
     Args:
-        first, second: (n,) votes for either side.
+        first, second: (n,) votes for either side, which may be weighted.
         decided: (n,) bool, the labels on which accuracy is measured.
         clusters: (n,) the prompt of each pair.
+        certain: (n,) bool, the labels that a lead has decided: they have no noise of raters, though their votes say how
+            far raters agree.
     """
     has_two_votes = first + second >= 2
     if has_two_votes.sum() < 20 or not decided.any():
@@ -68,7 +71,9 @@ def estimate_noise_ceiling(
 
     def value(weights: np.ndarray) -> float:
         a = fit_concentration(first[has_two_votes], second[has_two_votes], weights[has_two_votes])
-        return float(np.average(majority_probability(first, second, a)[decided], weights=weights[decided]))
+        right = majority_probability(first, second, a)
+        right = right if certain is None else np.where(certain, 1.0, right)
+        return float(np.average(right[decided], weights=weights[decided]))
 
     rng = np.random.default_rng(0)
     resampled = []

@@ -24,8 +24,8 @@ from rlhf_hitl.stats.entropy import entropy_in_nats
 from rlhf_hitl.store.db import Store
 from rlhf_hitl.store.quality_tables import label_fits, labels, rater_estimates
 from rlhf_hitl.store.tables import comparisons, judgments, prompts, raters
-from rlhf_hitl.store.witness import MEASURING_ROUTES, load_witness
-from rlhf_hitl.types import Role, Route, Split, Verdict
+from rlhf_hitl.store.witness import load_witness, measures_reward_model
+from rlhf_hitl.types import Role, Route, Verdict
 from rlhf_hitl.types.votes import read_pair_votes
 
 if TYPE_CHECKING:
@@ -100,8 +100,7 @@ def believe(conn: Connection, comparison_id: str, new: Mapping[str, Any] | None 
     superseded = {row["supersedes"] for row in rows}
     current = [row for row in rows if row["id"] not in superseded and not row["surplus"]]
     decided = any(row["role"] == Role.LEAD and row["verdict"] in DECISIONS for row in current)
-    measures = comparison.split != Split.TRAIN or comparison.route in MEASURING_ROUTES
-    left_out = {Role.LEAD, Role.JUDGE} if measures else {Role.LEAD}
+    left_out = {Role.LEAD, Role.JUDGE} if comparison.measures else {Role.LEAD}
     votes = _group_by_pair([row for row in current if row["role"] not in left_out])
     model = _load_pair_model(conn, {vote.rater_id for of_pair in votes.values() for vote in of_pair})
     witness = load_witness(conn, comparison_id)
@@ -151,7 +150,7 @@ def _group_by_pair(rows: Sequence[Mapping[str, Any]]) -> dict[tuple[str, str], l
 _COMPARISON = (
     sa.select(
         *(comparisons.c[name] for name in ("completion_ids", "route", "repeat_of", "is_gold")),
-        prompts.c.split,
+        measures_reward_model().label("measures"),
     )
     .join(prompts, prompts.c.id == comparisons.c.prompt_id)
     .where(comparisons.c.id == sa.bindparam("comparison"))

@@ -35,7 +35,7 @@ MOST_COUNTED = 30_000
 WALK, WALK_WITH_WORDS = 100_000, 5_000
 #: Values of a facet that are returned, the commonest first; and of each tag.
 MOST_VALUES, MOST_VALUES_OF_TAG, MOST_TAGS = 30, 12, 25
-#: Terms that are looked up to count by them: of all facets but tags, and of tags.
+#: Terms that are looked up to count by them: of all facets but tags, and of tags. Where there are more, the commonest.
 MOST_TERMS, MOST_TAG_TERMS = 20_000, 2_000
 #: Numbers read at once by `find_comparison_ids`.
 IDS_AT_ONCE = 5_000
@@ -342,8 +342,14 @@ def _load_terms(conn: Connection, facets: Sequence[str], counted: Sequence[int])
     """
     columns = (catalog_terms.c.id, catalog_terms.c.facet, catalog_terms.c.value)
     small = [facet for facet in facets if facet != "tag"]
-    query = sa.select(*columns).where(catalog_terms.c.facet.in_(small)).limit(MOST_TERMS)
-    known = {id: (facet, value) for id, facet, value in conn.execute(query)} if small else {}
+    of_small = sa.select(*columns).where(catalog_terms.c.facet.in_(small))
+    known: dict[int, tuple[str, str]] = {}
+    if small:
+        rows = conn.execute(of_small.limit(MOST_TERMS + 1)).all()
+        if len(rows) > MOST_TERMS:  # so many batches or policies that which of them would come is chance: as for tags
+            chunks = (counted[n : n + MOST_TAG_TERMS] for n in range(0, min(len(counted), MOST_TERMS), MOST_TAG_TERMS))
+            rows = [row for some in chunks for row in conn.execute(of_small.where(catalog_terms.c.id.in_(some)))]
+        known = {id: (facet, value) for id, facet, value in rows}
     if "tag" in facets:
         ids = [id for id in counted if id not in known][:MOST_TAG_TERMS]
         query = sa.select(*columns).where(catalog_terms.c.facet == "tag", catalog_terms.c.id.in_(ids))

@@ -15,6 +15,7 @@ from sqlalchemy.engine import Connection
 
 from rlhf_hitl.store.catalog_words import collect_words
 from rlhf_hitl.store.db import Store
+from rlhf_hitl.store.judgments import find_role
 from rlhf_hitl.store.quality_tables import labels
 from rlhf_hitl.store.tables import comparisons, completions, judgments, lanes, prompts, routings
 from rlhf_hitl.types import Role, Verdict
@@ -85,7 +86,8 @@ _COMPARISONS = (
     .join(prompts, prompts.c.id == comparisons.c.prompt_id)
 )  # fmt: skip
 _JUDGMENTS = sa.select(
-    *(judgments.c[name] for name in ("comparison_id", "id", "rater_id", "verdict", "ranking", "order_shown", "role")),
+    *(judgments.c[name] for name in ("comparison_id", "id", "rater_id", "verdict", "ranking", "order_shown")),
+    find_role().label("role"),
     *(judgments.c[name] for name in ("surplus", "supersedes", "rationale", "rewrite")),
 ).order_by(judgments.c.seq)
 _ROUNDS = sa.select(routings.c.comparison_id, routings.c.round).distinct()

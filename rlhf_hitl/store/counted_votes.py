@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import sqlalchemy as sa
 
 from rlhf_hitl.store.db import Store
-from rlhf_hitl.store.tables import comparisons, judgments, lanes, prompts, raters
+from rlhf_hitl.store.judgments import find_role
+from rlhf_hitl.store.tables import comparisons, judgments, lanes, prompts
 from rlhf_hitl.types import Role
 
 ROWS_AT_ONCE = 5000
@@ -55,9 +56,7 @@ def read_counted_votes(
     query = (
         sa.select(
             *(judgments.c[name] for name in CountedVote._fields[:11]),
-            sa.or_(sa.func.coalesce(judgments.c.role, "") == Role.JUDGE.value, raters.c.role == Role.JUDGE.value).label(
-                "is_judge"
-            ),
+            (sa.func.coalesce(find_role(), "") == Role.JUDGE.value).label("is_judge"),
             lanes.c.project_id,
             lanes.c.language,
             prompts.c.family,
@@ -66,7 +65,6 @@ def read_counted_votes(
         .join(comparisons, comparisons.c.id == judgments.c.comparison_id)
         .join(lanes, lanes.c.id == comparisons.c.lane_id)
         .join(prompts, prompts.c.id == comparisons.c.prompt_id)
-        .join(raters, raters.c.id == judgments.c.rater_id)
         .where(
             comparisons.c.repeat_of.is_(None),
             comparisons.c.is_gold.is_not(sa.true()),

@@ -16,6 +16,7 @@ import sqlalchemy as sa
 
 from rlhf_hitl.store import table_copy
 from rlhf_hitl.store.db import Store
+from rlhf_hitl.store.judgments import find_role
 from rlhf_hitl.store.quality_tables import golds
 from rlhf_hitl.store.tables import comparisons, completions, judgments, lanes, prompts, raters, ratings
 from rlhf_hitl.types import Role, Split
@@ -80,7 +81,8 @@ def read_judged_comparisons(
     if project is not None:
         query = query.join(lanes, lanes.c.id == comparisons.c.lane_id).where(lanes.c.project_id == project)
     completion_query = _select_plain(store, completions.c.id, completions.c.policy, completions.c.messages)
-    judgment_query = _select_plain(store, *_COLUMNS.values(), judgments.c.comparison_id).order_by(judgments.c.seq)
+    columns = [find_role().label("role") if name == "role" else column for name, column in _COLUMNS.items()]
+    judgment_query = _select_plain(store, *columns, judgments.c.comparison_id).order_by(judgments.c.seq)
     after = ""
     while True:
         with store.read() as conn:
@@ -258,6 +260,6 @@ _encode = json.JSONEncoder(ensure_ascii=False, sort_keys=True).encode
 _encode_as_is = json.JSONEncoder(ensure_ascii=False).encode
 
 
-def _select_plain(store: Store, *columns: sa.Column[Any]) -> sa.Select[Any]:
+def _select_plain(store: Store, *columns: sa.Column[Any] | sa.Label[Any]) -> sa.Select[Any]:
     """Select plain values and JSON as text: SQLAlchemy and psycopg take several times as long to parse JSON."""
     return sa.select(*(table_copy.cast_to_plain(c, store.is_sqlite).label(c.name) for c in columns))

@@ -89,7 +89,7 @@ def open_judge_places(
     hidden repeat get none.
 
     Args:
-        limit: the most places to open.
+        limit: the most comparisons whose places are opened.
     """
     query = (
         sa.select(comparisons.c.id, comparisons.c.lane_id, comparisons.c.route, projects.c.judge_overlap)
@@ -114,12 +114,13 @@ def open_judge_places(
         query = query.where(lanes.c.project_id == project)
     if split is not None:
         query = query.join(prompts, prompts.c.id == comparisons.c.prompt_id).where(prompts.c.split == split.value)
-    opened, after = 0, ""
-    while limit is None or opened < limit:
+    opened, of_comparisons, after = 0, 0, ""
+    while limit is None or of_comparisons < limit:
         with store.write() as conn:
             page = conn.execute(query.where(comparisons.c.id > after)).all()
             if not page:
                 break
+            page = page if limit is None else page[: limit - of_comparisons]
             rows = [
                 {
                     "comparison_id": id,
@@ -128,10 +129,11 @@ def open_judge_places(
                     "position": compute_queue_position(store, id, Route(route)),
                     "role": _JUDGE,
                 }
-                for id, lane, route, overlap in page[: None if limit is None else limit - opened]
+                for id, lane, route, overlap in page
                 for n in range(overlap)
             ]
             opened += store.insert_new(conn, places, rows)
+            of_comparisons += len(page)
             after = page[-1].id
     return opened
 

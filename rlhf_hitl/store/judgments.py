@@ -12,12 +12,26 @@ from sqlalchemy.engine import Connection
 from rlhf_hitl.errors import Conflict
 from rlhf_hitl.store.comparisons import ROWS_PER_QUERY, restrict_comparisons
 from rlhf_hitl.store.db import Store
-from rlhf_hitl.store.tables import comparisons, judgments
+from rlhf_hitl.store.tables import comparisons, judgments, raters
 from rlhf_hitl.types import Answer, Judgment, Role, Route, Split, utc_now
 
 #: The condition that a judgment corrects no other: there is one such for a rater and a comparison. It is not written as
 #: `supersedes IS NULL`, because SQLite would then choose the unique index on that column, and read all rows.
 IS_FIRST = sa.func.coalesce(judgments.c.supersedes, "") == ""
+
+
+def find_role() -> sa.ColumnElement[str | None]:
+    """Return the role in which a judgment was given, for a query on `judgments`; null: a rater's.
+
+    It stands in the judgment, except of models whose votes an earlier version imported as people's: judgments are never
+    changed, so there the rater says it.
+    """
+    model = raters.alias()
+    of_model = sa.exists().where(
+        model.c.id == judgments.c.rater_id, model.c.role == Role.JUDGE.value, model.c.source != ""
+    )
+    taken_for_person = sa.and_(judgments.c.role.is_(None), of_model)
+    return sa.case((taken_for_person, Role.JUDGE.value), else_=judgments.c.role)
 
 
 def read_judgments(

@@ -9,6 +9,7 @@ import sqlalchemy as sa
 
 from rlhf_hitl.store.comparisons import restrict_comparisons
 from rlhf_hitl.store.db import Store
+from rlhf_hitl.store.judgments import find_role
 from rlhf_hitl.store.table_copy import cast_to_plain
 from rlhf_hitl.store.tables import comparisons, judgments, prompts, raters
 from rlhf_hitl.types import Role, Split, Verdict
@@ -34,18 +35,28 @@ _FIELDS = VoteRow._fields[1:]
 
 
 def read_vote_rows(
-    store: Store, *, split: Split | None = None, project: str | None = None, comparison_id: str | None = None
+    store: Store,
+    *,
+    split: Split | None = None,
+    project: str | None = None,
+    comparison_id: str | None = None,
+    judges_measure: bool = False,
 ) -> Iterator[VoteRow]:
     """Yield the judgments that rank something, those of one comparison together.
 
     Superseded and surplus judgments are left out, those of hidden repeats and golds, and those of judges outside the
-    train split: a model decides no label that measures models.
+    train split: a model decides no label that measures models, unless `judges_measure`.
     """
     newer = judgments.alias()
     query = (
         sa.select(
             comparisons.c.id,
-            *(cast_to_plain(judgments.c[name], store.is_sqlite).label(name) for name in _FIELDS),
+            *(
+                find_role().label(name)
+                if name == "role"
+                else cast_to_plain(judgments.c[name], store.is_sqlite).label(name)
+                for name in _FIELDS
+            ),
         )
         .join_from(comparisons, judgments, judgments.c.comparison_id == comparisons.c.id)
         .where(
@@ -58,8 +69,10 @@ def read_vote_rows(
     if comparison_id is not None:
         query = query.where(comparisons.c.id == comparison_id)
     query = restrict_comparisons(query, project=project, split=split, repeats=False)
-    is_of_person = sa.func.coalesce(judgments.c.role, "") != Role.JUDGE.value
-    if split is None:
+    is_of_person = sa.func.coalesce(find_role(), "") != Role.JUDGE.value
+    if judges_measure:
+        pass
+    elif split is None:
         query = query.join(prompts, prompts.c.id == comparisons.c.prompt_id)
         query = query.where(sa.or_(is_of_person, prompts.c.split == Split.TRAIN.value))
     elif split is not Split.TRAIN:

@@ -16,13 +16,23 @@ from sqlalchemy.engine import Connection
 
 from rlhf_hitl.store.db import Store
 from rlhf_hitl.store.quality_tables import out_of_fold
-from rlhf_hitl.store.tables import comparisons, prompts, reward_models
+from rlhf_hitl.store.tables import comparisons, prompts, reward_models, routings
 from rlhf_hitl.types import Route, Split
 
 #: The routes whose judgments measure the reward model.
 MEASURING_ROUTES = (Route.CONTROL, Route.AUDIT)
 #: Rows of one transaction, which takes some milliseconds: raters wait meanwhile.
 ROWS_AT_ONCE = 500
+
+
+def measures_reward_model() -> sa.ColumnElement[bool]:
+    """Whether judgments on a comparison measure the reward model; for a query on `comparisons` and `prompts`.
+
+    What was drawn to measure it does so for ever: whoever sends it on because raters are split changes its route only.
+    """
+    routes = [route.value for route in MEASURING_ROUTES]
+    drawn = sa.exists().where(routings.c.comparison_id == comparisons.c.id, routings.c.route.in_(routes))
+    return sa.or_(prompts.c.split != Split.TRAIN.value, comparisons.c.route.in_(routes), drawn)
 
 
 class PairProbabilities(NamedTuple):
@@ -57,7 +67,7 @@ _OLDEST_FIRST = (
     .join(reward_models, reward_models.c.id == out_of_fold.c.reward_model_id)
     .join(comparisons, comparisons.c.id == out_of_fold.c.comparison_id)
     .join(prompts, prompts.c.id == comparisons.c.prompt_id)
-    .where(prompts.c.split == Split.TRAIN.value, comparisons.c.route.not_in([r.value for r in MEASURING_ROUTES]))
+    .where(~measures_reward_model())
     .order_by(reward_models.c.created_at, reward_models.c.id)
 )
 _WITNESS = _OLDEST_FIRST.where(out_of_fold.c.comparison_id == sa.bindparam("comparison"))

@@ -23,6 +23,8 @@ class Label:
         probabilities: (first better, tie, second better), by a label model; they sum to 1.
         entropy: theirs, in nats.
         votes: the judgments behind it. counts: of these, (first better, tie, second better), as they were given.
+        counted: the same without a lead's decision, each times how much its rater's votes count, and a judge's shared
+            out as it said: what a rater says, of whatever reliability.
         simulated: whether any of them was simulated.
         strengths: the votes that gave a strength, as they were given: (first much, clearly, slightly better, second
             slightly, clearly, much better).
@@ -45,7 +47,13 @@ class Label:
     judges: int = 0
     adjudicated: bool = False
     counts: tuple[int, int, int] = (0, 0, 0)
+    counted: tuple[float, float, float] = (0.0, 0.0, 0.0)
     weighted_votes: tuple[float, ...] = (0.0,) * len(VOTE_OUTCOMES)
+
+    @property
+    def said(self) -> tuple[float, float, float]:
+        """What is measured against: the counted votes, or a lead's decision alone, as one vote."""
+        return self.probabilities if self.adjudicated else self.counted
 
     @property
     def preferred(self) -> str | None:

@@ -10,7 +10,7 @@ from command_line import run_command
 from judge_server import find_answer, say, serve_judge
 from rlhf_hitl.store import Store, people, projects, queue
 from rlhf_hitl.store.judgments import read_judgments
-from rlhf_hitl.types import Answer, Role, Verdict
+from rlhf_hitl.types import Answer, Role, Split, Verdict
 
 ADDRESS = "http://127.0.0.1:9/v1"
 
@@ -84,10 +84,11 @@ def test_a_judge_is_added_run_listed_and_measured_against_people(sqlite_url, add
     with serve_judge(answer) as (address, _):
         more = ["--endpoint", address, "--price-in", 2, "--budget", 1, "--store", sqlite_url, "--json"]
         assert run_command("judges", "add", "gpt", "--model", "m", *more).returncode == 0
-        ran = run_command("judges", "run", "gpt", "--store", sqlite_url, "--json")
-    report = json.loads(ran.stdout)
-    assert (report["judged"], report["calls"], report["failed"]) == (12, 24, False)
-    assert report["cost"] == pytest.approx(24 * 100 * 2 / 1e6)
+        run = ["judges", "run", "gpt", "--store", sqlite_url, "--json"]
+        reports = [json.loads(run_command(*run, "--split", split.value).stdout) for split in Split]
+    judged, calls, cost = (sum(report[name] for report in reports) for name in ("judged", "calls", "cost"))
+    assert (judged, calls, any(report["failed"] for report in reports)) == (12, 24, False)
+    assert cost == pytest.approx(24 * 100 * 2 / 1e6)
     [row] = json.loads(run_command("judges", "list", "--json", "--store", sqlite_url).stdout)["judges"]
     assert (row["votes"], row["calls"]["answered"], row["budget"]) == (12, 24, 1.0)
     found = json.loads(run_command("judges", "report", "gpt", "--json", "--store", sqlite_url).stdout)
@@ -107,7 +108,8 @@ def test_an_export_can_leave_judges_out(sqlite_url, tmp_path, add_comparisons):
         projects.change_project(store, "default", judge_overlap=1)
     with serve_judge(lambda *_: say("A", logprobs={"A": 0.9, "B": 0.1})) as (address, _):
         run_command("judges", "add", "gpt", "--model", "m", "--endpoint", address, "--store", sqlite_url)
-        run_command("judges", "run", "gpt", "--store", sqlite_url)
+        for split in Split:
+            run_command("judges", "run", "gpt", "--split", split.value, "--store", sqlite_url)
     with Store.open(sqlite_url) as store:
         [person] = [people.add_rater(store, "ann", Role.RATER).id]
         lease = queue.lease(store, person, seconds=60)

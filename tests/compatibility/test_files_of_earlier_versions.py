@@ -223,7 +223,7 @@ def test_an_evaluation_is_read_by_the_gates_and_by_the_page(files):
         read = as_json(evaluation.as_dict())
         assert {name: read[name] for name in EXPECTED["evaluation"]} == EXPECTED["evaluation"]
         assert read.keys() - EXPECTED["evaluation"].keys() == {
-                "measured_on", "learnt_from", "score_notes", "unreadable", "replayed", "label_model",
+                "measured_on", "learnt_from", "score_notes", "unreadable", "replayed", "label_model", "by_judges",
             }  # fmt: skip
         assert "did not tell which" in evaluation.measured_note
     assert [as_json(pair.as_dict()) for pair in read_evaluated_pairs(folder)] == EXPECTED["examples"]

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
+import handmade_votes
 from command_line import run_command
 from rlhf_hitl.errors import BadInput, NotFound
 from rlhf_hitl.formats import archive
@@ -22,7 +23,21 @@ from rlhf_hitl.store.judgments import read_judgments
 from rlhf_hitl.store.reward_models import RewardModelRecord, add_reward_model
 from rlhf_hitl.store.routings import Routing, apply_routings
 from rlhf_hitl.store.scores import insert_scores
-from rlhf_hitl.types import Answer, Guideline, Reason, Role, Route, Score, Split, Verdict, messages_to_dicts
+from rlhf_hitl.types import (
+    Answer,
+    Comparison,
+    Completion,
+    Guideline,
+    Message,
+    Prompt,
+    Reason,
+    Role,
+    Route,
+    Score,
+    Split,
+    Verdict,
+    messages_to_dicts,
+)
 
 
 def write(path: Path, rows: list[dict]) -> Path:
@@ -236,6 +251,32 @@ def test_rankings_are_beside_the_pairs_with_the_ranks_of_every_rater(
     export_snapshot(sqlite_store, tmp_path / "lines", format="jsonl", min_votes=2)
     lines = [(tmp_path / "lines" / "rankings" / f"{split.value}.jsonl").read_text() for split in Split]
     assert [json.loads(line) for line in "".join(lines).splitlines()] == [of_four]
+
+
+def test_a_judges_probabilities_are_in_the_rankings_as_they_are_in_the_pairs(sqlite_store, tmp_path):
+    prompt = Prompt.create((Message("user", "Why?"),), split=Split.TRAIN)
+    comparison = Comparison.create(
+        prompt, [Completion.create(prompt.id, (Message("assistant", t),), "p") for t in "ab"]
+    )
+    with sqlite_store.write() as conn:
+        insert_comparisons(sqlite_store, conn, [comparison])
+    model, person = (people.add_rater(sqlite_store, name, Role.RATER).id for name in ("gpt", "ann"))
+    first, second = (c.id for c in comparison.completions)
+    said = {"role": "judge", "order_shown": [second, first], "probabilities": [0.5, 0.25, 0.25]}
+    handmade_votes.vote(sqlite_store, comparison, model, "<", **said)
+    handmade_votes.vote(sqlite_store, comparison, person, ">")
+    export_snapshot(sqlite_store, tmp_path / "out", include_ties=True)
+    [ranked] = load(tmp_path / "out", "rankings")["train"]
+    assert ranked["completion_ids"] == [first, second]
+    worth = {tuple(ranks): weight for ranks, weight in zip(ranked["rankings"], ranked["weights"])}
+    assert len(ranked["rankings"]) == 4
+    assert sum(w for r, w in zip(ranked["rankings"], ranked["weights"]) if r == [0, 1]) == 1.25
+    assert (worth[1, 0], worth[0, 0], ranked["weight"]) == (0.5, 0.25, 2)
+    [pair] = load(tmp_path / "out", "pairs")["train"]
+    assert pair["chosen_id"] == first
+    assert (pair["w_chosen"], pair["w_tie"], pair["w_rejected"]) == (1.25, 0.25, 0.5)
+    with pytest.raises(BadInput):  # two votes are not three, in however many rankings they are
+        export_snapshot(sqlite_store, tmp_path / "three", min_votes=3)
 
 
 def test_pairs_with_too_few_votes_stay_out(judged, tmp_path):

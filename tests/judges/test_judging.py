@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from command_line import run_command
 from judge_server import fail, find_answer, say, serve_judge
 from message_examples import draw_lighthouse, image_of
 from rlhf_hitl.errors import BadInput, NotFound
@@ -15,7 +16,7 @@ from rlhf_hitl.judges.judging import MOST_FAILURES_IN_A_ROW, run_judge
 from rlhf_hitl.store import people, projects, queue
 from rlhf_hitl.store.comparisons import insert_comparisons
 from rlhf_hitl.store.guidelines import publish_guideline
-from rlhf_hitl.store.judges import read_calls, set_budget, sum_calls
+from rlhf_hitl.store.judges import open_judge_places, read_calls, set_budget, sum_calls
 from rlhf_hitl.store.judgments import read_judgments
 from rlhf_hitl.types import Answer, Comparison, Completion, Guideline, Message, Prompt, Role, Split, Verdict
 from rlhf_hitl.types.messages import TextPart, ToolCall
@@ -286,6 +287,22 @@ def test_places_are_opened_in_one_split_where_that_is_asked(sqlite_store, fill, 
     with serve_judge(prefer_good) as (address, _):
         assert run_judge(sqlite_store, make_judge(sqlite_store, address), split=Split.HELDOUT).judged == len(heldout)
     assert {j.comparison_id for j in read_judgments(sqlite_store)} == heldout
+
+
+def test_a_limit_is_of_comparisons_whose_places_are_all_opened(sqlite_store, fill, make_judge):
+    fill(sqlite_store, 5, overlap=2)
+    assert open_judge_places(sqlite_store, limit=3) == 6
+    assert open_judge_places(sqlite_store, limit=3) == 4
+
+
+def test_the_command_asks_about_training_prompts_where_votes_of_judges_count(sqlite_store, fill, make_judge):
+    made = fill(sqlite_store, 60)
+    trained = {c.id for c in made if c.prompt.split is Split.TRAIN}
+    assert 0 < len(trained) < 60
+    with serve_judge(prefer_good) as (address, _):
+        make_judge(sqlite_store, address)
+        run_command("judges", "run", "gpt", "--store", sqlite_store.url)
+    assert {j.comparison_id for j in read_judgments(sqlite_store)} == trained
 
 
 def test_images_are_sent_to_a_judge_that_takes_them_and_counted_for_one_that_does_not(sqlite_store, make_judge):

@@ -24,7 +24,7 @@ from rlhf_hitl.judges.templates import ask_about, load_template
 from rlhf_hitl.models import load_policy, load_tokenizer
 from rlhf_hitl.store.judges import add_judge, list_judges, read_calls, sum_calls
 from rlhf_hitl.store.judgments import read_judgments
-from rlhf_hitl.types import Role
+from rlhf_hitl.types import Role, Split
 from rlhf_hitl.types.judges import Judge, JudgeSettings
 
 #: What a random model answers says nothing, so all that is printable counts: the first sign decides.
@@ -74,7 +74,7 @@ def test_a_judge_behind_transformers_serve_votes(sqlite_url, tmp_path, fill, ser
     template = tmp_path / "any.yaml"
     template.write_text(ANY_ANSWER)
     with Store.open(sqlite_url) as store:
-        fill(store, 3)
+        wanted = sum(c.prompt.split is Split.TRAIN for c in fill(store, 3))
     more = ["--model", tiny_model, "--endpoint", served_model, "--template", template, "--store", sqlite_url]
     done = run_command("judges", "add", "tiny", *more, "--price-in", 1, "--timeout", 120, "--json")
     assert done.returncode == 0, done.stdout
@@ -87,7 +87,7 @@ def test_a_judge_behind_transformers_serve_votes(sqlite_url, tmp_path, fill, ser
     assert totals.prompt_tokens > 0
     assert totals.completion_tokens > 0
     assert totals.cost == pytest.approx(totals.prompt_tokens / 1e6)
-    assert len(judgments) + totals.calls["unreadable"] == 3
+    assert len(judgments) + totals.calls["unreadable"] == wanted > 0
     assert all(j.role is Role.JUDGE for j in judgments)
     assert re.search(rf"comparisons judged\s+{len(judgments)}\b", done.stdout)
 

@@ -17,8 +17,9 @@ from rlhf_hitl.reward.training.head_training import train_head
 from rlhf_hitl.reward.training.out_of_fold import predict_out_of_fold
 from rlhf_hitl.store import projects, queue
 from rlhf_hitl.store.quality_tables import labels, out_of_fold
+from rlhf_hitl.store.routings import Routing, apply_routings
 from rlhf_hitl.store.witness import PairProbabilities, insert_out_of_fold, read_witnesses
-from rlhf_hitl.types import DEFAULT_PROJECT, OverlapRule, Split
+from rlhf_hitl.types import DEFAULT_PROJECT, OverlapRule, Route, Split
 
 
 def list_keys(store, split: Split) -> list[tuple[str, str, str]]:
@@ -124,6 +125,16 @@ def test_in_splits_that_measure_the_model_it_has_none(judged_store, trained_mode
         [found] = read_consensus(judged_store, [key[0]])
         assert found.label == found.consensus
         assert np.isnan(collect_witness(judged_store, [key])).all()
+
+
+def test_nor_in_a_control_that_was_sent_on_because_raters_are_split(judged_store, trained_model):
+    key = list_keys(judged_store, Split.TRAIN)[0]
+    insert_out_of_fold(judged_store, trained_model.id, [PairProbabilities(*key, (0.01, 0.0, 0.99))])
+    set_reliable_witness(judged_store)
+    apply_routings(judged_store, [Routing(key[0], Route.CONTROL, Route.AUTO, "drawn", trained_model.id)])
+    apply_routings(judged_store, [Routing(key[0], Route.ESCALATED, Route.CONTROL, "raters are split")])
+    [found] = read_consensus(judged_store, [key[0]])
+    assert found.label == found.consensus
 
 
 def test_witnesses_stand_beside_the_pairs_that_are_asked_for(judged_store, trained_model):

@@ -1,12 +1,13 @@
 """Judgments to labels: every verdict by name."""
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from rlhf_hitl.labels.fitting import read_labels
-from rlhf_hitl.labels.label_models import Shares
+from rlhf_hitl.labels.label_models import Majority, Shares
 from rlhf_hitl.labels.vote_weight import weigh_votes
 from rlhf_hitl.labels.votes import to_label_vote
 from rlhf_hitl.store import people, queue
@@ -59,6 +60,17 @@ def test_how_strongly_raters_prefer_is_counted_for_each_side():
     assert label.strengths == (2, 1, 0, 1, 0, 1)
     labels = aggregate_judgments("x", [judgment(Verdict.RANKED, (("c",), ("a", "b")), 2, order=("a", "b", "c"))])
     assert {la.strengths for la in labels} == {(0,) * 6}  # in a ranking of three a strength belongs to no pair
+
+
+def test_a_paused_rater_counts_as_little_as_they_were_weighted_and_a_decision_alone():
+    spam, honest = (to_label_vote(judgment(Verdict.RANKED, r), {"r": w}) for r, w in ((A_WINS, 0.1), (B_WINS, 1.0)))
+    decision = replace(to_label_vote(judgment(Verdict.RANKED, A_WINS), {}), role=Role.LEAD)
+    for label_model in (Shares(), Majority()):
+        [label] = label_model.make_labels("x", [spam, spam, honest])
+        assert label.counts == (2, 0, 1)
+        assert label.counted == label.said == pytest.approx((0.2, 0, 1))
+        [label] = label_model.make_labels("x", [honest, honest, honest, decision])
+        assert (label.counts, label.counted, label.said) == ((1, 0, 3), (0, 0, 3), (1, 0, 0))
 
 
 def test_the_order_shown_does_not_matter():

@@ -13,7 +13,10 @@ from rlhf_hitl.labels.kept_fits import fit_and_keep_labels, load_kept_label_mode
 from rlhf_hitl.labels.label_models import Raters, Shares
 from rlhf_hitl.labels.votes import read_votes
 from rlhf_hitl.store import people
+from rlhf_hitl.store.catalog_entries import load_entries
 from rlhf_hitl.store.comparisons import insert_comparisons
+from rlhf_hitl.store.counted_votes import read_counted_votes
+from rlhf_hitl.store.export_query import read_judged_comparisons
 from rlhf_hitl.store.judgments import append_judgment, judgment_to_row
 from rlhf_hitl.store.label_fits import list_label_fits, load_rater_estimates
 from rlhf_hitl.store.quality_tables import labels
@@ -125,6 +128,33 @@ def test_labels_of_both_databases_are_the_same(sqlite_store, postgres_url):
             for one, other in zip(kept[0][name], kept[1][name], strict=True):
                 assert (one.comparison_id, one.counts) == (other.comparison_id, other.counts)
                 assert one.probabilities == pytest.approx(other.probabilities, abs=1e-6)
+
+
+def test_a_model_that_was_imported_as_a_person_is_a_judge_to_every_reader(store):
+    """An earlier version kept no role in the judgment. Of the six comparisons, two are held out."""
+    made, ids = fill(store)
+    for comparison in made:
+        judge(store, comparison, ids[0])
+    with store.write() as conn:
+        conn.execute(raters.update().where(raters.c.id == ids[0]).values(role="judge", source="preferences"))
+    assert [vote.role for _, votes in read_votes(store) for vote in votes] == [Role.JUDGE.value] * 4
+    assert list(read_votes(store, split=Split.HELDOUT)) == []
+    assert [vote.is_judge for vote in read_counted_votes(store)] == [True] * 6
+    exported = [
+        judgment["role"]
+        for split in (Split.TRAIN, Split.HELDOUT)
+        for batch in read_judged_comparisons(store, split=split)
+        for judged in batch
+        for judgment in judged.judgments
+    ]
+    assert exported == [Role.JUDGE.value] * 6
+    with store.read() as conn:
+        entries = load_entries(store, conn, [c.id for c in made])
+    assert all(("judge", "yes") in entry.terms and entry.votes == 0 for entry in entries)
+    # A person who is made a judge later has judged as a person.
+    with store.write() as conn:
+        conn.execute(raters.update().where(raters.c.id == ids[0]).values(source=""))
+    assert len(list(read_votes(store, split=Split.HELDOUT))) == 2
 
 
 def test_a_fit_is_kept_for_pages_and_replaces_the_one_before(voted):

@@ -354,6 +354,22 @@ def test_large_counts_are_the_samples_and_say_so(store, add_comparisons, monkeyp
     assert (few.total, few.is_exact) == (1, True)
 
 
+def test_of_more_values_than_are_looked_up_the_commonest_are_counted(store, monkeypatch):
+    monkeypatch.setattr(catalog, "MOST_TERMS", 40)
+    made = []
+    for i in range(60):
+        prompt = Prompt.create((Message("user", f"Question {i}?"),))
+        pair = [Completion.create(prompt.id, (Message("assistant", t),), f"policy {i}") for t in "ab"]
+        made.append(Comparison.create(prompt, pair, batch=f"batch {max(i, 40)}"))
+    for some in (made[41:], made[:41]):  # the commonest batch comes last
+        with store.write() as conn:
+            insert_comparisons(store, conn, some)
+        CatalogIndexer(store).update()
+    counts = count_facets(store, ComparisonFilter()).counts
+    assert counts["batch"]["batch 40"] == 41
+    assert sum(counts["split"].values()) == sum(counts["kind"].values()) == 60
+
+
 @pytest.mark.parametrize("walk", [0, 10**9])
 def test_either_way_to_a_page_of_many_finds_the_same(store, add_comparisons, monkeypatch, walk):
     for name in ("WALK", "WALK_WITH_WORDS"):

@@ -21,7 +21,7 @@ from rlhf_hitl.stats import davidson
 from rlhf_hitl.store import Store
 from rlhf_hitl.store.comparisons import compute_shuffle_key
 from rlhf_hitl.store.judgments import read_judgments
-from rlhf_hitl.types import Split
+from rlhf_hitl.types import Role, Split
 
 MAX_PAIRS_REVERSED = 32  # pairs that are computed anew in the other order
 
@@ -43,7 +43,7 @@ def measure_three_way_accuracy(
     truth = np.array(
         [0 if p.label.preferred is None else 1 if p.label.preferred == p.label.first else -1 for p in pairs]
     )
-    ties = np.array([p.label.counts[1] / p.label.votes for p in fitting])
+    ties = np.array([p.label.said[1] / sum(p.label.said) for p in fitting])
     if not fitting or not (ties.any() or (truth == 0).any()):
         return None
     *_, fitting_probabilities = model.margins([p.first for p in fitting], [p.second for p in fitting])
@@ -81,15 +81,15 @@ def measure_order_effect(
     *,
     check_model: bool,
 ) -> OrderEffect:
-    """Measure the effect of order on every counted vote that prefers one of a pair and knows the order in which the two
-    were shown; with `check_model` also on the model, which reads some pairs twice more."""
+    """Measure the effect of order on every counted vote of a person that prefers one of a pair and knows the order in
+    which the two were shown; with `check_model` also on the model, which reads some pairs twice more."""
     asymmetry, pairs = _measure_asymmetry(model, labelled) if check_model else (0.0, 0)
     by_sides = {(e.comparison_id, frozenset((e.chosen_id, e.rejected_id))): e for e in evaluated}
     votes: list[tuple[bool, float, str]] = []  # (first shown was chosen, model agrees with the vote, prompt's family)
     for judgment in read_judgments(store, split=split, repeats=False):
         shown, ranking = judgment.order_shown, judgment.answer.ranking
         pair = by_sides.get((judgment.comparison_id, frozenset(shown)))
-        if pair is None or judgment.surplus or len(ranking) != 2:
+        if pair is None or judgment.surplus or judgment.role is not Role.RATER or len(ranking) != 2:
             continue
         [choice], _ = ranking
         margin = pair.margin if choice == pair.chosen_id else -pair.margin

@@ -60,6 +60,7 @@ def evaluate_reward_model(
     replayed: str = "",
     check_order: bool = False,
     label_model: LabelModelName = DEFAULT_LABEL_MODEL,
+    include_judges: bool = False,
 ) -> tuple[Evaluation, list[EvaluatedPair]]:
     """Evaluate a model on the labels of a split. Of the held-out split, labels of prompts that the model has seen are
     left out.
@@ -71,8 +72,9 @@ def evaluate_reward_model(
         format: of the labels' file; a benchmark's format is also scored by the benchmark's own rules.
         replayed: what people call the file or hub id that the labels come from, if they are not the store's own.
         check_order: also compute some pairs anew in both orders: a reward must not depend on the other answer.
-        label_model: how votes become labels, and so which side is right. Agreement and ceiling are of the votes as they
-            were given.
+        label_model: how votes become labels, and so which side is right. Agreement is of the votes as they were
+            given; the ceiling and the calibration weigh them as `Label.said` does.
+        include_judges: measure against the votes of AI judges, too: how far the model agrees with other models.
 
     Returns:
         The figures, and every pair with the model's prediction, ties too, in order of comparison id.
@@ -81,9 +83,10 @@ def evaluate_reward_model(
         NoLabelsToEvaluate: no label with a preference in the split.
         BadInput: a reward that is not a finite number.
     """
-    fitted = fit_label_model(store, label_model)
-    split_labels = read_labels(store, split=split, label_model=fitted)
-    labelled, left_out = load_labelled_pairs(store, split, fitted), LeftOut("label")
+    fitted = fit_label_model(store, label_model, judges_measure=include_judges)
+    split_labels = read_labels(store, split=split, label_model=fitted, judges_measure=include_judges)
+    labelled = load_labelled_pairs(store, split, fitted, judges_measure=include_judges)
+    left_out = LeftOut("label")
     renderer = model.cache.backbone.renderer
     usable = select_readable(labelled, renderer, left_out)
     for line in left_out.lines():
@@ -171,6 +174,7 @@ def evaluate_reward_model(
         shorter_wins=find_length_direction(train) < 0,
         replayed=replayed,
         label_model=label_model,
+        by_judges=sum(p.label.judges > 0 for p in decided),
     )
     return evaluation, evaluated
 
@@ -178,6 +182,7 @@ def evaluate_reward_model(
 def _estimate_noise_ceiling(
     pairs: Sequence[LabelledPair], is_decided: np.ndarray, families: np.ndarray
 ) -> Estimate | None:
-    votes = np.array([p.label.counts for p in pairs])
-    ceiling = estimate_noise_ceiling(votes[:, 0], votes[:, 2], is_decided, families)
+    votes = np.array([p.label.counted for p in pairs])
+    certain = np.array([p.label.adjudicated for p in pairs], bool)
+    ceiling = estimate_noise_ceiling(votes[:, 0], votes[:, 2], is_decided, families, certain=certain)
     return None if ceiling is None else Estimate(*ceiling, n=int(is_decided.sum()))

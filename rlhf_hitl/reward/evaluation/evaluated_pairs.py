@@ -9,11 +9,43 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from rlhf_hitl.errors import BadInput
 from rlhf_hitl.reward.evaluation.slices import CONFIDENCE_NAMES, group_into_slices
 from rlhf_hitl.reward.evaluation_record import EvaluatedPair
 from rlhf_hitl.reward.labelled_pairs import LabelledPair
 from rlhf_hitl.reward.seen_prompts import SeenPrompts
+from rlhf_hitl.store import Store
+from rlhf_hitl.store.judgments import read_judgments
+from rlhf_hitl.store.label_votes import read_vote_rows
 from rlhf_hitl.types import Label, Split
+
+
+def require_judgments(store: Store, split: Split) -> None:
+    """Raise BadInput where nobody has judged a comparison of the split."""
+    if next(read_judgments(store, split=split, repeats=False, at_once=1), None) is None:
+        raise BadInput(
+            f"{split.value} split of {store.safe_url}: no judgments",
+            expected="at least one with a preference",
+            fix="rate comparisons (`rlhf-hitl serve`) or import a preference set (`rlhf-hitl import`)",
+        )
+
+
+def require_votes_of_people(store: Store, split: Split, source: str | None) -> None:
+    """Raise BadInput where all votes of the split are of AI judges.
+
+    Args:
+        source: the file or hub id that the votes come from, if they are not the store's own.
+    """
+
+    def has_votes(judges_measure: bool) -> bool:
+        return next(read_vote_rows(store, split=split, judges_measure=judges_measure), None) is not None
+
+    if not has_votes(judges_measure=False) and has_votes(judges_measure=True):
+        raise BadInput(
+            f"{source or f'{split.value} split of {store.safe_url}'}: all votes are of AI judges",
+            expected="votes of people: a model's votes are in no label that measures models",
+            fix="add --include-judges to measure how far the reward model agrees with these judges",
+        )
 
 
 def select_unseen(pairs: Sequence[LabelledPair], seen: SeenPrompts, split: Split) -> list[LabelledPair]:

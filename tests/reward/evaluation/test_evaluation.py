@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from handmade_votes import vote
 from plain_words import assert_plain
 from rlhf_hitl.cli import app, register_commands, train_reward
 from rlhf_hitl.errors import BadInput, NotFound
@@ -41,13 +42,14 @@ from rlhf_hitl.reward.evaluation_record import (
 )
 from rlhf_hitl.reward.feature_cache import FeatureCache
 from rlhf_hitl.reward.head import Head
-from rlhf_hitl.reward.labelled_pairs import load_labelled_pairs
+from rlhf_hitl.reward.labelled_pairs import compute_first_shares, hash_labelled_pairs, load_labelled_pairs
 from rlhf_hitl.reward.model import RewardModel, load_reward_model
 from rlhf_hitl.reward.rendering import Renderer
 from rlhf_hitl.reward.seen_prompts import SEEN_PROMPTS_FILE
 from rlhf_hitl.reward.standardiser import Standardiser
 from rlhf_hitl.store import Store, people, queue
 from rlhf_hitl.store.comparisons import insert_comparisons
+from rlhf_hitl.store.tables import raters
 from rlhf_hitl.types import Answer, Comparison, Completion, Message, Prompt, Role, Split, Verdict
 
 
@@ -290,6 +292,48 @@ def test_the_noise_ceiling_counts_split_votes_too(sqlite_store, judge, longer_is
     assert evaluation.noise_ceiling.n == 16
 
 
+def test_a_decision_has_no_noise_and_is_no_vote_for_what_was_shown_first(sqlite_store, judge, longer_is_better):
+    made = [judge([9, 4], [[0], [1]], [[0], [1]] if i % 3 else [[1], [0]]) for i in range(24)]
+    lead = people.add_rater(sqlite_store, "lea", Role.LEAD).id
+    for comparison in made[::3]:  # those on which the two raters are split
+        vote(sqlite_store, comparison, lead, ">", role="lead")
+    evaluation, _ = evaluate_reward_model(longer_is_better, sqlite_store)
+    assert evaluation.n == 24
+    assert evaluation.noise_ceiling.value == pytest.approx((16 * 7 / 8 + 8) / 24, abs=1e-4)
+    assert evaluation.position.raters.n == 2 * 24
+
+
+def test_a_spammer_who_is_paused_and_votes_that_a_lead_decided_over_move_no_calibration(sqlite_store, judge):
+    made = [judge([9, 4], [[1], [0]], [[0], [1]], [[0], [1]], split=Split.CALIBRATION) for _ in range(2)]
+    before = load_labelled_pairs(sqlite_store, Split.CALIBRATION)
+    assert _find_shares_of_longer(before) == pytest.approx([2 / 3, 2 / 3])
+    with sqlite_store.write() as conn:
+        conn.execute(raters.update().where(raters.c.name != "rater 0").values(vote_weight=0.1))
+    paused = load_labelled_pairs(sqlite_store, Split.CALIBRATION)
+    assert _find_shares_of_longer(paused) == pytest.approx([0.2 / 1.2, 0.2 / 1.2])
+    assert hash_labelled_pairs(paused) != hash_labelled_pairs(before)
+    lead = people.add_rater(sqlite_store, "lea", Role.LEAD).id
+    for comparison in made:
+        shorter_first = len(comparison.completions[0].messages[0].text) == 4
+        vote(sqlite_store, comparison, lead, ">" if shorter_first else "<", role="lead")
+    assert _find_shares_of_longer(load_labelled_pairs(sqlite_store, Split.CALIBRATION)) == [0, 0]
+
+
+def test_votes_that_teach_more_are_other_labels_though_they_are_as_likely(sqlite_store, judge):
+    judge([9, 4], [[1], [0]], [[1], [0]])
+    [pair] = load_labelled_pairs(sqlite_store, Split.HELDOUT)
+    with sqlite_store.write() as conn:
+        conn.execute(raters.update().values(vote_weight=0.1))
+    [weaker] = load_labelled_pairs(sqlite_store, Split.HELDOUT)
+    assert weaker.label.probabilities == pair.label.probabilities
+    assert hash_labelled_pairs([weaker]) != hash_labelled_pairs([pair])
+
+
+def _find_shares_of_longer(pairs):
+    is_first = [len(p.first.completion[0].text) == 9 for p in pairs]
+    return [share if first else 1 - share for share, first in zip(compute_first_shares(pairs).tolist(), is_first)]
+
+
 def test_slices_are_tags_and_traits_with_enough_labels():
     def some(n, first=0, **fields):
         return [example(first + i, **fields) for i in range(n)]
@@ -425,6 +469,29 @@ def test_the_command_prints_the_figures_and_the_floors(evaluated):
     assert evaluation["knows_its_prompts"]
     assert evaluation["floor"]["value"] >= 0.5
     assert "0 labels of prompts the model was trained on, 0 of prompts that set its temperature" in evaluated().stdout
+
+
+def test_a_file_of_models_votes_measures_only_where_that_is_asked_and_says_so(evaluated, tmp_path):
+    file = tmp_path / "judged.jsonl"
+    rows = [
+        {
+            "messages": [{"role": "user", "content": f"What is {i} and {i}?"}],
+            "completions": [
+                {"messages": [{"role": "assistant", "content": t}], "policy": "p"} for t in (f"{2 * i}.", "No idea.")
+            ],
+            "votes": [{"rater": "gpt", "ranking": [[0], [1]], "judge": True}],
+        }
+        for i in range(4)
+    ]
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    refused = evaluated("--data", str(file))
+    assert refused.exit_code == 2
+    [line] = refused.stderr.strip().splitlines()
+    assert "judged.jsonl: all votes are of AI judges: expected votes of people" in line
+    assert "--include-judges" in line
+    done = evaluated("--data", str(file), "--include-judges")
+    assert done.exit_code == 0
+    assert "AI judges voted on 4 of the 4 labels" in done.stdout
 
 
 def test_a_slice_that_there_is_not_is_told_before_the_model_is_loaded(evaluated, judged_store, tmp_path):

@@ -61,6 +61,9 @@ class Evidence:
 class CheckedAnswers:
     """Answers as arrays. Raters and pairs are numbered as they come.
 
+    Answers of attempts to qualify are no votes here: who learns what is wanted fails at first, and says otherwise when
+    asked again. The attempts judge them.
+
     Args:
         answers: in the order in which they came.
         golds: comparison → its right answer.
@@ -76,7 +79,7 @@ class CheckedAnswers:
         columns: list[tuple[int, int, int, int, float, bool]] = []  # answer, pair, outcome, side, weight, repeated
         for index, answer in enumerate(answers):
             outcomes = read_outcomes(answer.verdict, answer.ranking, answer.order_shown)
-            if not outcomes:
+            if not outcomes or answer.is_learning:
                 continue
             place = {id: n for n, id in enumerate(answer.order_shown)}
             weight = weigh_pairs_of_ranking(len(place)) if len(place) > 1 else 1.0
@@ -267,6 +270,8 @@ def find_contradictions(checked: CheckedAnswers) -> dict[int, list[bool]]:
     first_said: dict[tuple[int, str], CheckedAnswer] = {}
     contradicted: dict[int, list[bool]] = defaultdict(list)
     for answer, rater in zip(checked.answers, checked.rater.tolist(), strict=True):
+        if answer.is_learning:
+            continue
         if answer.repeat_of is None:
             first_said[rater, answer.comparison_id] = answer
         elif former := first_said.get((rater, answer.repeat_of)):
@@ -282,7 +287,7 @@ def _weigh_cycles(checked: CheckedAnswers) -> Evidence:
     """Return the evidence that a rater's preferences among answers to one prompt go round in circles."""
     preferences: dict[tuple[int, str], list[tuple[str, str, str]]] = defaultdict(list)
     for answer, rater in zip(checked.answers, checked.rater.tolist(), strict=True):
-        if answer.repeat_of is None:
+        if answer.repeat_of is None and not answer.is_learning:
             for (first, second), outcome in read_outcomes(answer.verdict, answer.ranking, answer.order_shown).items():
                 if outcome != TIE:
                     better, worse = (first, second) if outcome == FIRST else (second, first)

@@ -62,7 +62,7 @@ class GoldAnswer(NamedTuple):
 
 
 def read_checked_answers(store: Store) -> Iterator[CheckedAnswer]:
-    """Yield the current judgments of raters and judges that count, in the order they came; adjudications are no votes."""
+    """Yield the current counted judgments of raters and judges in the order they came; adjudications are no votes."""
     newer = judgments.alias()
     query = (
         sa.select(

@@ -5,7 +5,6 @@ from datetime import timedelta
 import numpy as np
 import pytest
 import sqlalchemy as sa
-
 from handmade_golds import gold_example, rank_by_text
 
 from rlhf_hitl.errors import BadInput, NotFound

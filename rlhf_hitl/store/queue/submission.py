@@ -22,6 +22,7 @@ from rlhf_hitl.store.judgments import (
 )
 from rlhf_hitl.store.quality_tables import golds
 from rlhf_hitl.store.queue.assignment import is_open_to, may_lease_more, may_work_at
+from rlhf_hitl.store.queue.gold_places import drop_place
 from rlhf_hitl.store.queue.leasing import check_lease_of, count_running_leases
 from rlhf_hitl.store.queue.locks import lock_comparison, lock_rater
 from rlhf_hitl.store.queue.overlap import reconsider_overlap, select_overlap_rule
@@ -106,6 +107,8 @@ def submit(
         # After the lease it counts where they would be given it now; otherwise it is kept, and no more.
         if not filled and rater is not None and _may_be_given(conn, rater, comparison_id, now, role):
             filled = _fill_place(conn, _FREE_PLACE, lease, lease_id, judgment_id, now)
+        if not filled and (lease["is_gold"] or lease["repeat_of"] is not None):
+            drop_place(conn, rater_id, comparison_id)
         row = judgment_to_row(
             answer,
             id=judgment_id,

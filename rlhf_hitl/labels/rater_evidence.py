@@ -208,16 +208,31 @@ def _weigh_answers(checked: CheckedAnswers) -> tuple[list[Evidence], np.ndarray]
 
 
 def _weigh_golds(checked: CheckedAnswers) -> list[Evidence]:
-    """Return the evidence that a rater answers hidden golds of a project worse than it wants."""
+    """Return the evidence that a rater answers hidden golds of a project worse than it wants.
+
+    The check's rate of false alarm is that of all projects together. The k-th project in which a rater gets a gold has
+    the share 1/k − 1/(k+1) = 1/k(k+1) of it, which add up to 1 however many come: its evidence is so much weaker.
+    """
     answered: dict[str, list[int]] = defaultdict(list)
     scores: dict[str, list[float]] = defaultdict(list)
     marks: dict[str, float] = {}
+    projects: dict[int, list[str]] = defaultdict(list)  # of a rater, in order
     for rater, answer, gold, score in _iterate_golds(checked):
         if gold.purpose == "hidden":
             marks[answer.project] = float((gold.qualification or {}).get("pass_mark", PASS_MARK))
             answered[answer.project].append(rater)
             scores[answer.project].append(score)
-    return [_make_gold_evidence(checked, p, answered[p], scores[p], marks[p]) for p in sorted(answered)]
+            if answer.project not in projects[rater]:
+                projects[rater].append(answer.project)
+    found = []
+    for project in sorted(answered):
+        shares = np.zeros(len(checked.raters))
+        for rater, own in projects.items():
+            if project in own:
+                k = own.index(project) + 1
+                shares[rater] = -math.log(k * (k + 1))
+        found.append(_make_gold_evidence(checked, project, answered[project], scores[project], marks[project], shares))
+    return found
 
 
 def find_gold_scores(checked: CheckedAnswers) -> dict[int, list[float]]:
@@ -237,15 +252,16 @@ def _iterate_golds(checked: CheckedAnswers) -> Iterator[tuple[int, CheckedAnswer
 
 
 def _make_gold_evidence(
-    checked: CheckedAnswers, project: str, answered: list[int], scores: list[float], mark: float
+    checked: CheckedAnswers, project: str, answered: list[int], scores: list[float], mark: float, shares: np.ndarray
 ) -> Evidence:
+    """Return the evidence of one project; `shares` are the logarithms of its share of each rater's false alarms."""
     answers, right = checked.count(answered), checked.count(answered, scores)
     mark = min(max(mark, 0.01), 0.99)
 
     def describe(rater: int) -> Facts:
         return {"right": _round(float(right[rater])), "answered": int(answers[rater]), "mark": mark}
 
-    return Evidence("gold", project, weigh_below_mark(right, answers, mark), describe)
+    return Evidence("gold", project, weigh_below_mark(right, answers, mark) + shares, describe)
 
 
 def score_gold(answer: CheckedAnswer, gold: GoldAnswer) -> float:

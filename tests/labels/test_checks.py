@@ -9,10 +9,12 @@ from handmade_golds import gold_example, rank_by_text
 
 from rlhf_hitl.errors import BadInput, NotFound
 from rlhf_hitl.labels.checks import CHECKS, check_raters, explain
+from rlhf_hitl.labels.rater_evidence import CheckedAnswers, collect_evidence
 from rlhf_hitl.labels.rater_overview import compute_rater_overview
+from rlhf_hitl.stats.rater_checks import weigh_below_mark
 from rlhf_hitl.store import queue
 from rlhf_hitl.store.audit import list_entries
-from rlhf_hitl.store.checked_answers import read_checked_answers
+from rlhf_hitl.store.checked_answers import CheckedAnswer, GoldAnswer, read_checked_answers
 from rlhf_hitl.store.comparisons import insert_comparisons
 from rlhf_hitl.store.findings import FindingAction, list_findings, overrule_findings
 from rlhf_hitl.store.golds import add_golds
@@ -309,6 +311,28 @@ def test_surplus_answers_speak_against_nobody(store, add_comparisons, add_raters
     judge_with_one_who_always_chooses_the_left(store, add_comparisons(store, 40), ids, surplus=ids[-1])
     assert check_raters(store) == []
     assert {answer.rater_id for answer in read_checked_answers(store)} == set(ids[:-1])
+
+
+def test_the_projects_of_a_rater_share_the_false_alarms_of_golds():
+    """Of the k-th project in which a rater gets golds, the evidence is weaker by k(k+1): 1/2 + 1/6 + … = 1."""
+    made = [
+        CheckedAnswer(
+            n, f"r{rater}", f"{project} {n}", "p", project, None, "ranked", [["a"], ["b"]], ["a", "b"], None, "",
+            utc_now(), "hidden",
+        )
+        for n, (rater, project) in enumerate([(0, "one"), (1, "two"), (0, "two"), (1, "one")] * 3)
+    ]  # fmt: skip
+    right = {a.comparison_id: GoldAnswer("ranked", [["b"], ["a"]], "hidden", None) for a in made}
+    checked = CheckedAnswers(made, right, {"r0": "", "r1": ""})
+    rates = {name: check.false_alarm_rate for name, check in CHECKS.items()}
+    logs = {
+        evidence.project: evidence.logs
+        for evidence in collect_evidence(checked, ({}, {}), (), rates, utc_now())
+        if evidence.check == "gold"
+    }
+    alone = weigh_below_mark(np.zeros(1), np.full(1, 3), 0.7)[0]
+    np.testing.assert_allclose(logs["one"], alone - np.log([2, 6]))
+    np.testing.assert_allclose(logs["two"], alone - np.log([6, 2]))
 
 
 def test_few_votes_and_none_accuse_nobody(sqlite_store, add_comparisons, add_raters):

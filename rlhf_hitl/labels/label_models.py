@@ -201,7 +201,7 @@ class Raters(LabelModel):
 
     def get_rater_weight(self, rater_id: str) -> float:
         row = dict(zip(RATER_COLUMNS, self._get_row(rater_id)))
-        return round(max(0.0, row["reliability"]) * (1 - row["random"]), DIGITS)
+        return round(max(0.0, row["looking_reliability"]) * (1 - row["random"]), DIGITS)
 
     def _update(self, said: PairVotes) -> Probabilities:
         rows = np.array([self._get_row(part.rater_id) for part in said.parts], float)

@@ -26,7 +26,9 @@ PAIR_COUNTS = np.outer([1.0, 2.0, 1.0], [2.0, 1.0, 1.5, 1.5, 1.0]).ravel() / 2
 SPREADS = np.array([0.4, 0.3, 0.5, 0.4])
 _ANCHOR = 4.0  # how much less noise than a rater of reliability 1 a known outcome has
 #: The columns of `RaterModelFit.rows`, from which `update_pair` knows a rater.
-RATER_COLUMNS = ("reliability", "position_bias", "tie_width", "strength_scale", "random", "reliability_spread")
+RATER_COLUMNS = (
+    "looking_reliability", "position_bias", "tie_width", "strength_scale", "random", "reliability_spread",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)

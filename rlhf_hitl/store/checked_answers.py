@@ -61,8 +61,15 @@ class GoldAnswer(NamedTuple):
     qualification: dict | None
 
 
-def read_checked_answers(store: Store) -> Iterator[CheckedAnswer]:
-    """Yield the current counted judgments of raters and judges in the order they came; adjudications are no votes."""
+def read_checked_answers(
+    store: Store, *, project: str | None = None, rationales: bool = True
+) -> Iterator[CheckedAnswer]:
+    """Yield the current counted judgments of raters and judges in the order they came; adjudications are no votes.
+
+    Args:
+        project: only those in one.
+        rationales: False leaves them empty. They are most of what is read, and few need them.
+    """
     newer = judgments.alias()
     query = (
         sa.select(
@@ -76,7 +83,7 @@ def read_checked_answers(store: Store) -> Iterator[CheckedAnswer]:
             judgments.c.ranking,
             judgments.c.order_shown,
             judgments.c.active_seconds,
-            judgments.c.rationale,
+            judgments.c.rationale if rationales else sa.literal("").label("rationale"),
             judgments.c.created_at,
             golds.c.purpose,
         )
@@ -96,6 +103,8 @@ def read_checked_answers(store: Store) -> Iterator[CheckedAnswer]:
         .order_by(judgments.c.seq)
         .limit(ROWS_AT_ONCE)
     )
+    if project is not None:
+        query = query.where(lanes.c.project_id == project)
     after = 0
     while True:
         with store.read() as conn:

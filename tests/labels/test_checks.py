@@ -124,6 +124,8 @@ def test_a_lead_who_overrules_restores_the_rater_and_only_new_evidence_counts_ag
     state = read_state(store, ids[-1])
     assert (state.paused_at, state.paused_reason, state.vote_weight) == (None, None, None)
     assert check_raters(store) == []
+    kept = [f.evidence["known_when_overruled"] for f in list_findings(store)]
+    assert kept == pytest.approx([f.statistic for f in found], rel=1e-3), "nothing new was seen until then"
     # Three more of the same do not suffice; forty do.
     judge_later(store, add_comparisons(store, 3, first=100), ids)
     assert check_raters(store) == []

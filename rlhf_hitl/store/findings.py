@@ -114,6 +114,15 @@ def add_findings(store: Store, new: Sequence[NewFinding]) -> list[Finding]:
     return written
 
 
+def add_evidence(store: Store, seq: int, facts: Mapping[str, Any]) -> None:
+    """Add facts to the evidence of a finding; what it says already stays."""
+    with store.write() as conn:
+        store.lock(conn, "findings")
+        of_finding = findings.c.seq == seq
+        evidence = conn.execute(sa.select(findings.c.evidence).where(of_finding)).scalar_one()
+        conn.execute(findings.update().where(of_finding).values(evidence={**facts, **evidence}))
+
+
 def overrule_findings(
     store: Store, name: str, because: str, *, check: str | None = None, by: audit.Actor = audit.CLI
 ) -> list[Finding]:

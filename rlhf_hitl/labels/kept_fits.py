@@ -31,6 +31,7 @@ from rlhf_hitl.store.label_fits import (
     make_label_row,
     save_labels,
 )
+from rlhf_hitl.store.queue import apply_overlap_rules
 from rlhf_hitl.store.witness import find_newest_witness
 from rlhf_hitl.types import DEFAULT_LABEL_MODEL, Label, utc_now
 from rlhf_hitl.types.votes import LabelVote
@@ -40,6 +41,8 @@ _ESTIMATED = ("reliability", "position_bias", "tie_width", "strength_scale")
 
 def fit_and_keep_labels(store: Store, label_model: str) -> LabelFit:
     """Fit a label model to all votes of a store, and keep it with its labels, in place of an earlier one.
+
+    Votes are worth what the fit says from now on: the overlap rules of projects are applied anew.
 
     Raises:
         BadInput: no such label model.
@@ -81,6 +84,8 @@ def fit_and_keep_labels(store: Store, label_model: str) -> LabelFit:
         created_at=now,
     )
     insert_label_fit(store, fit, list(_make_estimates(model)))
+    if label_model == "raters":  # which the queue goes by
+        apply_overlap_rules(store)
     return fit
 
 

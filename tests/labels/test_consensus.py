@@ -119,8 +119,9 @@ def test_votes_measure_the_witness_that_a_head_leaves_and_change_no_label(judged
     )
     with judged_store.write() as conn:
         insert_comparisons(judged_store, conn, [unjudged])
-    key = (unjudged.id, *sorted(c.id for c in unjudged.completions))
-    insert_out_of_fold(judged_store, model.id, [PairProbabilities(*key, (0.9, 0.02, 0.08))])
+    first, second = sorted(c.id for c in unjudged.completions)
+    words = PairProbabilities(unjudged.id, first, second, (0.9, 0.02, 0.08))
+    insert_out_of_fold(judged_store, model.id, [words])
 
     fit = fit_and_keep_labels(judged_store, "raters")
     assert fit.reward_model_id == model.id

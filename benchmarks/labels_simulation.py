@@ -1,7 +1,9 @@
 """What is known only in simulation: whether intervals of raters hold, and what spammers cost. All of it is simulated.
 
 Raters and pairs are drawn from the model's own priors, so `coverage.*` says whether the fit is right, not whether
-people are so: the share of raters whose true reliability, position bias and tie width lie in their 95 % intervals.
+people are so: the share of raters whose true reliability, position bias and tie width lie in their 95 % intervals. In
+each run the population is drawn too, from what the fit holds it to; `coverage.ordinary.*` is with the population that
+`spam.*` is measured on. Runs take turns with SIZES.
 
 `spam.loss_ratio`: a fifth of the raters answers at random and a tenth always chooses what is shown first; the accuracy
 that the label loses against votes without them, over what majority loses. `spam.known_loss_ratio` is the same for a
@@ -16,13 +18,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rlhf_hitl.stats.rater_model import RaterPopulation, VoteArrays, fit_rater_model
-from rlhf_hitl.stats.rater_population import SCALES
+from rlhf_hitl.stats.rater_model import MEAN_SPREADS, SPREAD_RATERS, RaterPopulation, VoteArrays, fit_rater_model
+from rlhf_hitl.stats.rater_population import PAIR_COUNTS, SCALES, SPREADS
 from rlhf_hitl.stats.vote_likelihood import NOISES
 from rlhf_hitl.stats.vote_outcomes import FIRST_UNGRADED, SECOND_UNGRADED, TIE
 
 #: Ordinary people: most see differences alike, some prefer what comes first, ties are common.
 POPULATION = RaterPopulation(tie_width=1.0, difference_scale=1.5, spreads=(0.4, 0.4, 0.5, 0.4), random_share=0.0)
+#: Raters, and votes of each on average, of the runs that measure coverage.
+SIZES = ((60, 40), (30, 100), (100, 80))
 
 
 @dataclass(frozen=True)
@@ -43,16 +47,17 @@ def simulate_votes(
     per_pair: int = 4,
     random: float = 0.0,
     first: float = 0.0,
+    population: RaterPopulation = POPULATION,
 ) -> tuple[VoteArrays, Truth]:
     """Draw votes: some raters do much and most do little (Pareto), and nobody votes twice on a pair.
 
     Args:
         random, first: the shares of raters who answer at random, and who always choose what is shown first.
     """
-    theta = POPULATION.typical + np.array(POPULATION.spreads) * rng.normal(size=(raters, 4))
-    component = rng.choice(len(POPULATION.pair_weights), pairs, p=np.array(POPULATION.pair_weights))
+    theta = population.typical + np.array(population.spreads) * rng.normal(size=(raters, 4))
+    component = rng.choice(len(population.pair_weights), pairs, p=np.array(population.pair_weights))
     level, scale = np.divmod(component, len(SCALES))
-    difference = np.clip(rng.normal(size=pairs) * SCALES[scale] * POPULATION.difference_scale, -10, 10)
+    difference = np.clip(rng.normal(size=pairs) * SCALES[scale] * population.difference_scale, -10, 10)
     noise = NOISES[level]
     activity = np.log(rng.pareto(1.2, raters) + 0.2)
     pair = np.repeat(np.arange(pairs), per_pair)
@@ -76,16 +81,36 @@ def select_votes(votes: VoteArrays, kept: np.ndarray) -> VoteArrays:
     return VoteArrays(votes.pair[kept], votes.rater[kept], votes.outcome[kept], votes.side[kept], votes.weight[kept])
 
 
-def measure_coverage(runs: int, seed: int) -> dict[str, float]:
+def draw_population(rng: np.random.Generator) -> RaterPopulation:
+    """Draw what `fit_rater_model` holds a population to: spreads as if SPREAD_RATERS were known, means and pairs."""
+    _, position_bias, log_tie_width, _ = MEAN_SPREADS * rng.normal(size=4)
+    weights = rng.dirichlet(PAIR_COUNTS).reshape(len(NOISES), -1)
+    of_noise = weights.sum(1)
+    weights *= (0.5 * (of_noise + of_noise[::-1]) / of_noise)[:, None]  # noise has no unit of its own
+    return RaterPopulation(
+        tie_width=float(np.exp(log_tie_width)),
+        position_bias=float(position_bias),
+        spreads=tuple((SPREADS * np.sqrt(SPREAD_RATERS / rng.chisquare(SPREAD_RATERS, 4))).tolist()),
+        random_share=0.0,
+        difference_scale=float(1.5 * np.exp(MEAN_SPREADS[0] * rng.normal())),
+        pair_weights=tuple((weights / weights.sum()).ravel().tolist()),
+    )
+
+
+def measure_coverage(runs: int, seed: int, *, drawn: bool) -> dict[str, float]:
+    """Return the mean over runs of the share of raters with votes whose truth is in its interval."""
     inside: dict[str, list[float]] = {"reliability": [], "position_bias": [], "tie_width": []}
     for run in range(runs):
-        votes, truth = simulate_votes(np.random.default_rng([seed, run]))
+        rng, (raters, each) = np.random.default_rng([seed, run]), SIZES[run % len(SIZES)]
+        population = draw_population(rng) if drawn else POPULATION
+        votes, truth = simulate_votes(rng, raters=raters, pairs=raters * each // 4, population=population)
+        voted = np.bincount(votes.rater, minlength=raters) > 0
         fit = fit_rater_model(votes, len(truth.difference), len(truth.raters))
         for column, name in enumerate(inside):
             true = np.exp(truth.raters[:, column]) if name == "tie_width" else truth.raters[:, column]
             low, high = getattr(fit, f"{name}_low"), getattr(fit, f"{name}_high")
-            inside[name].append(float(((low <= true) & (true <= high)).mean()))
-    return {f"coverage.{name}": float(np.mean(shares)) for name, shares in inside.items()}
+            inside[name].append(float(((low <= true) & (true <= high))[voted].mean()))
+    return {f"coverage.{'' if drawn else 'ordinary.'}{name}": float(np.mean(shares)) for name, shares in inside.items()}
 
 
 def measure_spam(runs: int, seed: int) -> dict[str, float]:
@@ -128,10 +153,11 @@ def measure(args: argparse.Namespace) -> tuple[dict[str, float | int | None], st
     """Measure `coverage.*` and `spam.loss_ratio`."""
     runs = 3 if args.quick else 200
     figures: dict[str, float | int | None] = {"coverage.runs": runs}
-    figures |= measure_coverage(runs, args.seed)
+    figures |= measure_coverage(runs, args.seed, drawn=True) | measure_coverage(runs, args.seed, drawn=False)
     figures |= measure_spam(2 if args.quick else 20, args.seed)
     notes = (
-        "Coverage and spam are simulated: raters and pairs drawn from the model's priors, 100 raters, 2,000 pairs, "
-        "four votes each; 20 % random raters and 10 % who always choose what is shown first."
+        "Coverage and spam are simulated, four votes a pair. Coverage: raters, pairs and population drawn from the "
+        "model's priors, 30 to 100 raters with 40 to 100 votes each on average. Spam: 100 raters, 2,000 pairs, "
+        "20 % random raters and 10 % who always choose what is shown first."
     )
     return figures, notes

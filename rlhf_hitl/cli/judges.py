@@ -80,7 +80,7 @@ def add_judge_command(
         raise BadInput("--budget", expected="the prices of tokens too", fix="add --price-in and --price-out")
     if not model.strip():
         raise BadInput(f"--model {model!r}", expected="the name of a model", fix="give one")
-    loaded = load_template(template)
+    opened, loaded = Store.open(store), load_template(template)
     if endpoint:
         _check_endpoint(endpoint, bool(api_key_env or api_key_file))
         if api_key_env and not api_key_env.replace("_", "").isalnum():
@@ -101,7 +101,6 @@ def add_judge_command(
         api_key_env, api_key_file, loaded.version, price_in, price_out, draws, temperature, timeout, images,
         own_policies,
     )  # fmt: skip
-    opened = Store.open(store)
     judge = add_judge(opened, Judge("", name, model, endpoint.rstrip("/"), template, settings, budget))
     data = _describe(judge)
     more = []

@@ -144,8 +144,8 @@ def _describe(fit: Any) -> dict[str, Any]:
             "answer without looking": f"{reliability['random_share']:.1%}",
         }
     rows |= {
-        "prefer a side": figures["decided"],
-        "other than the shares say": f"{figures['changed']:,}, of these {figures['turned']:,} prefer the other side",
+        "labels that prefer a side": figures["decided"],
+        "labels other than plain shares give": f"{figures['changed']:,}; {figures['turned']:,} prefer the other side",
     }
     return rows
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -10,6 +10,9 @@ from rlhf_hitl.cli import AsJson, Result, StoreUrl, app, command, make_table
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.types import QualificationRule
 from rlhf_hitl.wording import say_count
+
+if TYPE_CHECKING:
+    from rlhf_hitl.types import Project
 
 RaterFilters = Annotated[
     list[str] | None,
@@ -75,7 +78,7 @@ def add_project_command(
         gold_every=gold_every,
         gold_feedback=gold_feedback,
     )
-    return Result(project.to_plain(), make_table("Project", project.to_plain()))
+    return Result(project.to_plain(), make_table("Project", _describe(project)))
 
 
 @command("list", project_group)
@@ -201,4 +204,24 @@ def set_project_command(
         more.append(
             f"{say_count(looked_at, 'comparison')} looked at anew: places were opened and closed as the rule says."
         )
-    return Result(data, make_table("Project", data), more=more)
+    return Result(data, make_table("Project", _describe(changed) | {"members": data["members"]}), more=more)
+
+
+def _describe(project: Project) -> dict[str, Any]:
+    """Return a project for people: its settings in words, and only those that say something."""
+    rule, asked = project.overlap_rule, project.qualification
+    rows: dict[str, Any] = {
+        "project": project.id,
+        "who rates": "everybody" if project.open else "members",
+        "state": "paused" if project.paused else "active",
+        "overlap": "fixed" if rule is None else str(rule),
+        "hidden repeats": f"one in {project.repeat_every}" if project.repeat_every else "none",
+        "golds": f"one in {project.gold_every}" if project.gold_every else "none",
+        "gold feedback": "yes" if project.gold_feedback else "no",
+        "raters choose tasks by": ", ".join(project.rater_filters) or "nothing",
+        "judgments wanted of models": project.judge_overlap,
+    }
+    if asked is not None:
+        expires = f", expires after {asked.expires_days:g} days" if asked.expires_days else ""
+        rows["qualification"] = f"{asked.golds} golds, {asked.pass_mark:.0%} right, retries {asked.retries}{expires}"
+    return rows

@@ -136,7 +136,7 @@ def _make_estimates(model: LabelModel) -> Iterator[dict[str, Any]]:
         return
     votes = np.bincount(model.table.votes.rater, minlength=len(model.table.rater_ids))
     bounded = (f"{name}{end}" for name in _ESTIMATED for end in ("", "_low", "_high"))
-    names = (*bounded, "random", "reliability_spread")
+    names = (*bounded, "random", "looking_reliability", "reliability_spread")
     columns = {name: getattr(model.fit, name).tolist() for name in names}
     for n, rater_id in enumerate(model.table.rater_ids):
         yield {"rater_id": rater_id, "votes": int(votes[n])} | {name: columns[name][n] for name in names}

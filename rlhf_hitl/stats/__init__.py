@@ -8,7 +8,7 @@
 - `davidson`: ties in pairwise comparisons
 - `vote_outcomes`: the nine outcomes of a vote on a pair
 - `rater_model`: what is true of each pair and what each rater is like, of votes; `rater_population`, `rater_measuring`,
-  `vote_likelihood` and `witness` are its parts
+  `rater_intervals`, `vote_likelihood` and `witness` are its parts
 - `entropy`: the entropy of a distribution
 - `ceiling`: the accuracy that is possible where raters disagree
 """

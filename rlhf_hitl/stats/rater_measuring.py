@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +11,7 @@ from scipy.special import gammaln
 
 from rlhf_hitl.stats.rater_population import RaterPopulation
 from rlhf_hitl.stats.vote_likelihood import (
+    LOG_STRENGTH_SCALE,
     LOG_TIE_WIDTH,
     POSITION_BIAS,
     RELIABILITY,
@@ -19,7 +21,8 @@ from rlhf_hitl.stats.vote_likelihood import (
 )
 from rlhf_hitl.stats.vote_outcomes import FIRST_UNGRADED, GRADED, SECOND_UNGRADED, TIE, VOTE_OUTCOMES, VoteArrays
 
-_VOTES_AT_ONCE = 1 << 16  # bounds the memory that a round takes
+_SIGNS = np.array([-1, 1])[:, None]  # raising the lower cut costs probability, raising the upper one gains
+_VOTES_AT_ONCE = 1 << 12  # what is gathered for them stays in the cache
 
 
 @dataclass
@@ -43,6 +46,18 @@ class Cells:
     rater_starts: np.ndarray
     by_pair: csr_array
 
+    def sum_votes(self, values: np.ndarray) -> np.ndarray:
+        """Return the sums (raters, ...) of values (votes, ...), which are in order of `cell`."""
+        return self._sum(self.starts[self.rater_starts], values)
+
+    def sum_cells(self, values: np.ndarray) -> np.ndarray:
+        """Return the sums (raters, ...) of values (cells, ...)."""
+        return self._sum(self.rater_starts, values)
+
+    def _sum(self, starts: np.ndarray, values: np.ndarray) -> np.ndarray:
+        n = len(values)  # a product with a sparse matrix is several times as fast as `np.add.reduceat`
+        return csr_array((np.ones(n), np.arange(n), np.r_[starts, n]), shape=(len(starts), n)) @ values
+
 
 def group_votes(votes: VoteArrays, pairs: int) -> tuple[Cells, np.ndarray]:
     """Return the cells of votes, and the raters who have any (sorted); cells number raters within these."""
@@ -55,7 +70,7 @@ def group_votes(votes: VoteArrays, pairs: int) -> tuple[Cells, np.ndarray]:
     rest, side = np.divmod(rest, 3)
     rater, outcome = np.divmod(rest, 9)
     pair = np.asarray(votes.pair)[order]
-    by_pair = csr_array((np.ones(len(pair)), (pair, cell)), shape=(pairs, len(found)))
+    by_pair = csr_array((np.ones(len(pair), np.float32), (pair, cell)), shape=(pairs, len(found)))
     rater_starts = np.searchsorted(rater, np.arange(len(who)))
     return Cells(rater, outcome, side - 1.0, weights[weight], cell, pair, starts, rater_starts, by_pair), who
 
@@ -76,64 +91,77 @@ class Measured:
 
     Attributes:
         slopes: (votes, 3) means of the densities at the lower and upper cut, and of d times their difference.
-        curves: (cells, 8) sums over a cell's votes of the same three, of the two slopes of density, of d times these,
-            and of d squared times their difference.
+        curves: (cells, 7) sums over a cell's votes of the two densities, of their two slopes, of d times these, and of
+            d squared times their difference.
+        sums: (cells, states) of the posteriors of a cell's pairs.
         evidence: (raters,) the log probability of each rater's votes at the mode.
     """
 
     slopes: np.ndarray
     curves: np.ndarray
+    sums: np.ndarray
     evidence: np.ndarray
 
 
 def measure_votes(cells: Cells, tables: VoteTables, mixed: np.ndarray, posterior: np.ndarray) -> Measured:
-    weight = cells.weight[:, None]
-    # Bounded, as a vote that counts for many would leave the range of float32.
-    without = np.exp(np.minimum(-weight * np.log(mixed), 60)).astype(np.float32)
-    ratio = np.exp(np.clip(weight * np.log(tables.p / mixed), -60, 60)).astype(np.float32)
-    low, high = tables.low.astype(np.float32), tables.high.astype(np.float32)
-    moved = (STATE_D * (tables.low - tables.high)).astype(np.float32)
-    posterior = posterior.astype(np.float32)
-    n, sums = len(cells.pair), np.zeros((len(cells.rater), len(STATE_D)))
-    slopes, evidence = np.empty((n, 3)), np.empty(n)
+    weight, d = cells.weight.astype(np.float32)[:, None], STATE_D.astype(np.float32)
+    low, high = tables.low.astype(np.float32, copy=False), tables.high.astype(np.float32, copy=False)
+    posterior = posterior.astype(np.float32, copy=False)
+    p, mixed = tables.p.astype(np.float32, copy=False), mixed.astype(np.float32, copy=False)
+    # For each vote, sums over states of its pair's posterior times each of these: 1 / mixed, the same times the
+    # probability of the looking rater, and that times the densities. Bounded, as a vote that counts for many would
+    # leave the range of float32.
+    factors = np.empty((len(cells.rater), 5, len(d)), np.float32)
+    ratio = p / mixed
+    np.divide(1, mixed, out=factors[:, 0])
+    if (weight != 1).any():
+        np.exp(np.clip(weight * np.log(ratio), -60, 60), out=ratio)
+        np.exp(np.minimum(-weight * np.log(mixed), 60), out=factors[:, 0])
+    factors[:, 1] = ratio
+    np.multiply(ratio, low, out=factors[:, 2])
+    np.multiply(ratio, high, out=factors[:, 3])
+    np.multiply(d, factors[:, 2] - factors[:, 3], out=factors[:, 4])
+    n = len(cells.pair)
+    found = np.empty((n, factors.shape[1]), np.float32)
     for start in range(0, n, _VOTES_AT_ONCE):
         part = slice(start, start + _VOTES_AT_ONCE)
-        cell, of_pair = cells.cell[part], posterior[cells.pair[part]]
-        inverse = np.einsum("vg,vg->v", of_pair, without[cell])
-        of_pair *= ratio[cell]
-        total = np.maximum(of_pair.sum(1), 1e-30)
-        of_pair /= total[:, None]
-        evidence[part] = np.log(total) - np.log(np.maximum(inverse, 1e-30))
-        for column, table in enumerate((low, high, moved)):
-            slopes[part, column] = np.einsum("vg,vg->v", of_pair, table[cell])
-        here = slice(cell[0], cell[-1] + 1)
-        members = np.arange(len(cell))
-        ends = np.searchsorted(cell, np.arange(here.start, here.stop + 1))
-        of_cell = csr_array((np.ones(len(cell), np.float32), members, ends), shape=(here.stop - here.start, len(cell)))
-        sums[here] += of_cell @ of_pair
-    d = STATE_D
-    curves = np.stack(
-        [
-            (sums * table).sum(1)
-            for table in (
-                tables.low,
-                tables.high,
-                d * (tables.low - tables.high),
-                tables.low_slope,
-                tables.high_slope,
-                d * tables.low_slope,
-                d * tables.high_slope,
-                d**2 * (tables.low_slope - tables.high_slope),
-            )
-        ],
-        1,
-    )
-    return Measured(slopes, curves, _sum_by_rater(cells, np.add.reduceat(evidence, cells.starts)))
+        np.einsum("vkg,vg->vk", factors.take(cells.cell[part], 0), posterior.take(cells.pair[part], 0), out=found[part])
+    total = np.maximum(found[:, 1], 1e-30)
+    evidence = np.log(total) - np.log(np.maximum(found[:, 0], 1e-30))
+    slopes = found[:, 2:] / total[:, None]
+    ends = np.r_[cells.starts, n]
+    sums = ratio * (csr_array((1 / total, cells.pair, ends), shape=(len(cells.rater), len(posterior))) @ posterior)
+    moved = d * sums
+    products = [(sums, low), (sums, high), (sums, tables.low_slope), (sums, tables.high_slope)]
+    products += [(moved, tables.low_slope), (moved, tables.high_slope)]
+    products += [(d * moved, tables.low_slope - tables.high_slope)]
+    curves = np.stack([np.einsum("cg,cg->c", of, table) for of, table in products], 1).astype(float)
+    return Measured(slopes, curves, sums, cells.sum_votes(evidence))
 
 
-def _sum_by_rater(cells: Cells, values: np.ndarray) -> np.ndarray:
-    """Return the sums (raters, ...) of values (cells, ...)."""
-    return np.add.reduceat(values, cells.rater_starts, axis=0)
+def compute_scores(cells: Cells, measured: Measured, state: Raters, population: RaterPopulation) -> np.ndarray:
+    """Return the derivatives (votes, 4) of the log probability of each vote, of weight 1, in its rater's parameters."""
+    of_rater, _ = find_cut_jacobians(state.mode[cells.rater], cells.outcome, np.array(population.gaps))
+    low, high, moved = measured.slopes.T
+    of_low, of_high = (of_rater[:, end].astype(np.float32) for end in (0, 1))
+    scores = np.zeros((4, len(low)), np.float32)
+    scores[RELIABILITY] = moved
+    scores[POSITION_BIAS] = cells.side.astype(np.float32)[cells.cell] * (low - high)
+    for k, column in enumerate((LOG_TIE_WIDTH, LOG_STRENGTH_SCALE)):
+        if of_rater[:, :, k].any():
+            scores[column] = of_high[:, k][cells.cell] * high - of_low[:, k][cells.cell] * low
+    return scores.T
+
+
+def list_state_scores(
+    cells: Cells, tables: VoteTables, state: Raters, population: RaterPopulation
+) -> Iterator[np.ndarray]:
+    """Yield, for each of a rater's parameters, the derivative (cells, states) of which `compute_scores` is the mean."""
+    of_rater, _ = find_cut_jacobians(state.mode[cells.rater], cells.outcome, np.array(population.gaps))
+    yield STATE_D * (tables.low - tables.high)
+    yield cells.side[:, None] * (tables.low - tables.high)
+    for k in range(2):
+        yield of_rater[:, 1, k, None] * tables.high - of_rater[:, 0, k, None] * tables.low
 
 
 def differentiate(
@@ -141,23 +169,20 @@ def differentiate(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Return the gradient (raters, 4) of the log likelihood in raters' parameters, its observed information
     (raters, 4, 4), and the derivatives (votes, 2) in the logs of the gaps."""
-    side, weight = cells.side, cells.weight
+    side, weight, cell = cells.side, cells.weight, cells.cell
     of_rater, of_gaps = find_cut_jacobians(state.mode[cells.rater], cells.outcome, np.array(population.gaps))
-    signs = np.array([-1, 1])[:, None]  # raising the lower cut costs probability, raising the upper one gains
-
     # Each vote's score; the variance of what is not seen comes off the information (Louis).
-    low_high, cell = measured.slopes[:, :2], cells.cell
-    scores = np.empty((len(cell), 4))
-    scores[:, RELIABILITY] = measured.slopes[:, 2]
-    scores[:, POSITION_BIAS] = side[cell] * (low_high[:, 0] - low_high[:, 1])
-    scores[:, LOG_TIE_WIDTH:] = np.einsum("ve,vek->vk", low_high, (signs * of_rater)[cell])
-    gap_scores = weight[cell, None] * np.einsum("ve,vek->vk", low_high, (signs * of_gaps)[cell])
+    scores = compute_scores(cells, measured, state, population)
+    gap_scores = np.zeros((len(cell), 2))
+    if of_gaps.any():  # some votes have a strength
+        gap_scores = weight[cell, None] * np.einsum("ve,vek->vk", measured.slopes[:, :2], (_SIGNS * of_gaps)[cell])
     weighted = weight[cell, None] * scores
-    gradient = _sum_by_rater(cells, np.add.reduceat(weighted, cells.starts, axis=0))
-    outer = np.einsum("vi,vj->vij", weighted, weighted) / weight[cell, None, None]
-    outer = np.add.reduceat(outer, cells.starts, axis=0)
+    gradient = cells.sum_votes(weighted)
+    outer = np.empty((len(gradient), 4, 4))
+    for k in range(4):
+        outer[:, k, k:] = outer[:, k:, k] = cells.sum_votes(weighted[:, k, None] * scores[:, k:])
 
-    low, high, _, low_slope, high_slope, low_moved, high_moved, moved_twice = measured.curves.T
+    low, high, low_slope, high_slope, low_moved, high_moved, moved_twice = measured.curves.T
     second = np.zeros((len(cells.rater), 4, 4))
     second[:, 0, 0] = moved_twice
     second[:, 0, 1] = side * (low_moved - high_moved)
@@ -170,8 +195,8 @@ def differentiate(
     first = np.einsum("ce,cek->ck", np.stack([-low, high], 1), of_rater)
     second[:, [2, 3], [2, 3]] += first
     second += np.triu(second, 1).transpose(0, 2, 1) * np.array([[0, 0, 0, 0], [1, 0, 0, 0], [1, 1, 0, 0], [1, 1, 0, 0]])
-    information = _sum_by_rater(cells, outer - weight[:, None, None] * second)
-    return gradient, information, gap_scores
+    second = cells.sum_cells((weight[:, None, None] * second).reshape(-1, 16)).reshape(-1, 4, 4)
+    return gradient, outer - second, gap_scores
 
 
 def compute_random_evidence(cells: Cells) -> np.ndarray:

@@ -11,7 +11,7 @@ votes (empirical Bayes), each held by a weak prior of its own, so that one vote 
 
 Fitting alternates the posterior of every pair and a Newton step for every rater. A rater is measured against pairs'
 posteriors without the rater's own vote (cavities; Liu, Peng & Ihler 2012, "Variational inference for crowdsourcing"),
-and the step uses the observed information (Louis 1982). Intervals are Laplace's.
+and the step uses the observed information (Louis 1982). `rater_intervals` says how far the estimates can be trusted.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import expit, ndtr, ndtri
+from scipy.special import expit
 
 from rlhf_hitl.errors import BadInput
+from rlhf_hitl.stats.rater_intervals import measure_hidden_variance, summarise_raters
 from rlhf_hitl.stats.rater_measuring import (
     Cells,
     Raters,
@@ -56,12 +57,12 @@ from rlhf_hitl.stats.witness import join_witness
 
 # Beyond this a low reliability is that of somebody who does not look.
 _MOST_SPREADS = 2 * SPREADS
-_SPREAD_RATERS = 10.0  # by how many raters the spreads are held to SPREADS
+#: By how many raters the spreads are held to `rater_population.SPREADS`.
+SPREAD_RATERS = 10.0
 _RECENTRED = 8  # rounds in which the scale of differences follows the mean reliability; a start, no more
 _RANDOM_RATERS, _OTHER_RATERS = 1.0, 19.0  # what the share of raters who answer at random is held to
 #: What the means of raters' parameters are held to, around 0: very little.
-_MEAN_SPREADS = np.array([0.25, 0.5, 0.5, 1.0])
-_Z = 1.959964
+MEAN_SPREADS = np.array([0.25, 0.5, 0.5, 1.0])
 
 __all__ = ["RATER_COLUMNS", "RaterModelFit", "RaterPopulation", "VoteArrays", "fit_rater_model", "update_pair"]
 
@@ -72,10 +73,11 @@ class RaterModelFit:
 
     Attributes:
         population: the hyperparameters.
-        reliability, position_bias, tie_width, strength_scale: (raters,) posterior estimates.
-        random: (raters,) the probability that a rater answers without looking. The estimate of reliability is of the
-            rater who looks, its interval covers both.
-        reliability_spread: (raters,) the standard deviation of the reliability of the rater who looks.
+        reliability, position_bias, tie_width, strength_scale: (raters,) posterior medians. Reliability is that of a
+            rater who may answer without looking, which is 0.
+        random: (raters,) the probability that a rater answers without looking.
+        looking_reliability, reliability_spread: (raters,) the reliability of a rater if they look, and its standard
+            deviation, without what `rater_intervals` adds: what labels are made of.
         p: (pairs, 3) the label: the probability that the reference rater says first, tie, second, of people's votes.
         consensus: (pairs, 3) the same with the witness; equal to `p` without one.
         weight: (pairs,) the votes of a reference rater that would say as much.
@@ -95,6 +97,7 @@ class RaterModelFit:
     strength_scale_low: np.ndarray
     strength_scale_high: np.ndarray
     random: np.ndarray
+    looking_reliability: np.ndarray
     reliability_spread: np.ndarray
     p: np.ndarray
     consensus: np.ndarray
@@ -136,17 +139,21 @@ def fit_rater_model(
         np.full(len(who), population.random_share),
     )
     made = 0
+    guessed = compute_random_evidence(cells)
     while made < rounds and len(who):
         made += 1
-        tables = compute_vote_tables(state.mode[cells.rater], cells.outcome, cells.side, np.array(population.gaps))
+        tables = _tabulate(state, cells, population)
         mixed = _mix_with_random(state, cells, population)
         posterior = _compute_posterior(cells, mixed, population, known_logs)
         before, old = population, state
-        state, population = _improve(cells, tables, mixed, posterior, state, population, made <= _RECENTRED)
+        state, population = _improve(cells, guessed, tables, mixed, posterior, state, population, made <= _RECENTRED)
         if _has_settled(before, population, old, state):
             break
     mixed = _mix_with_random(state, cells, population)
     posterior = _compute_posterior(cells, mixed, population, compute_known_logs(population, known, pairs))
+    hidden = measure_hidden_variance(
+        cells, _tabulate(state, cells, population), mixed, posterior, state, population, MEAN_SPREADS, SPREAD_RATERS
+    )
     reference = compute_reference_probabilities(population)
     p = consensus = posterior @ reference
     if witness is not None:
@@ -156,7 +163,7 @@ def fit_rater_model(
         consensus = posterior @ reference
     return RaterModelFit(
         population,
-        **_summarise_raters(state, who, raters, population),
+        **summarise_raters(state, hidden, who, raters, population),
         p=p,
         consensus=consensus,
         weight=_weigh_pairs(cells, state, population),
@@ -205,12 +212,18 @@ def _begin_population(votes: VoteArrays) -> RaterPopulation:
     return RaterPopulation(tie_width=float(np.clip(2.5 * ties / (1 - ties), 0.05, 4.0)))
 
 
+def _tabulate(state: Raters, cells: Cells, population: RaterPopulation) -> VoteTables:
+    """Return the tables (cells, states) of votes whose rater looks, and is as the mode says."""
+    mode = state.mode.astype(np.float32)
+    return compute_vote_tables(mode[cells.rater], cells.outcome, cells.side, np.array(population.gaps))
+
+
 def _mix_with_random(state: Raters, cells: Cells, population: RaterPopulation) -> np.ndarray:
     """Return the probability (cells, states) of votes whose rater's reliability is known by its posterior only."""
     spreads = np.sqrt(np.maximum(state.covariance[:, RELIABILITY, RELIABILITY], 0))
     of_cell = cells.rater
     return compute_mixed_probabilities(
-        state.mode[of_cell],
+        state.mode.astype(np.float32)[of_cell],
         spreads[of_cell],
         state.random[of_cell],
         cells.outcome,
@@ -223,7 +236,7 @@ def _compute_posterior(
     cells: Cells, mixed: np.ndarray, population: RaterPopulation, known_logs: np.ndarray | float
 ) -> np.ndarray:
     """Return the posterior (pairs, states) of every pair."""
-    logs = cells.by_pair @ (cells.weight[:, None] * np.log(mixed)) + known_logs
+    logs = cells.by_pair @ (cells.weight.astype(mixed.dtype)[:, None] * np.log(mixed)) + known_logs
     logs += np.log(np.maximum(compute_state_prior(population), 1e-300))
     logs -= logs.max(1, keepdims=True)
     np.exp(logs, out=logs)
@@ -233,6 +246,7 @@ def _compute_posterior(
 
 def _improve(
     cells: Cells,
+    guessed: np.ndarray,
     tables: VoteTables,
     mixed: np.ndarray,
     posterior: np.ndarray,
@@ -256,7 +270,7 @@ def _improve(
     # Against drawing answers without looking, from frequencies of the rater's own.
     evidence = measured.evidence - 0.5 * (unit**2).sum(1) - 0.5 * np.log(values).sum(1)
     odds = np.log(population.random_share / (1 - population.random_share))
-    random = expit(odds + np.clip(compute_random_evidence(cells) - evidence, -30, 30))
+    random = expit(odds + np.clip(guessed - evidence, -30, 30))
     mode = np.clip(centre + spreads * (unit + step), -6, 6)
     covariance = inverse * np.outer(spreads, spreads)
     after = Raters(mode, covariance, random)
@@ -277,10 +291,10 @@ def _update_population(
     held_to = np.array([1 + np.log(1.5 / population.difference_scale), 0.0, 0.0, 0.0])
     known_by = np.maximum((share * precision).sum(0), 0)
     found = (share * (state.mode - centre) / variance).sum(0)
-    mean = (known_by * centre + found + held_to / _MEAN_SPREADS**2) / (known_by + 1 / _MEAN_SPREADS**2)
+    mean = (known_by * centre + found + held_to / MEAN_SPREADS**2) / (known_by + 1 / MEAN_SPREADS**2)
     freedom = np.clip(attentive * (1 - variance / spreads**2), 0, 1).sum(0)  # MacKay's well-determined parameters
     squares = (attentive * (state.mode - mean) ** 2).sum(0)
-    spreads = np.sqrt((squares + _SPREAD_RATERS * SPREADS**2) / (freedom + _SPREAD_RATERS))
+    spreads = np.sqrt((squares + SPREAD_RATERS * SPREADS**2) / (freedom + SPREAD_RATERS))
 
     gaps = np.array(population.gaps)
     step = (gap_slopes.sum(0) - np.log(gaps)) / ((gap_slopes**2).sum(0) + 1)
@@ -334,34 +348,6 @@ def _has_settled(before: RaterPopulation, after: RaterPopulation, old: Raters, s
     moved = np.abs(np.log(hyper[1] / hyper[0])).max()
     steps = (state.mode - old.mode) / np.array(after.spreads)
     return bool(moved < 0.01 and np.sqrt((steps**2).mean()) < 0.02 and np.abs(state.random - old.random).max() < 0.05)
-
-
-def _summarise_raters(
-    state: Raters, who: np.ndarray, raters: int, population: RaterPopulation
-) -> dict[str, np.ndarray]:
-    """Return the estimates of all raters, those without votes being what the population says."""
-    mode = np.tile(population.typical, (raters, 1))
-    spread = np.tile(np.array(population.spreads), (raters, 1))
-    random = np.full(raters, population.random_share)
-    mode[who], random[who] = state.mode, np.clip(state.random, 0, 1 - 1e-6)
-    spread[who] = np.sqrt(np.maximum(np.diagonal(state.covariance, axis1=1, axis2=2), 0))
-    own_spread = spread[:, RELIABILITY].copy()
-    # The middle that raters are measured against is itself known only as well as they are.
-    share = spread[who] ** 2 / np.array(population.spreads) ** 2
-    known_by = ((1 - random[who, None]) * np.maximum(1 - share, 0)).sum(0) / np.array(population.spreads) ** 2
-    spread = np.sqrt(spread**2 + 1 / (known_by + 1 / _MEAN_SPREADS**2))
-    out: dict[str, np.ndarray] = {"random": random, "reliability_spread": own_spread}
-    for k, name in enumerate(RATER_COLUMNS[:4]):
-        low, high = mode[:, k] - _Z * spread[:, k], mode[:, k] + _Z * spread[:, k]
-        change = np.exp if k in (LOG_TIE_WIDTH, LOG_STRENGTH_SCALE) else np.array
-        out |= {name: change(mode[:, k]), f"{name}_low": change(low), f"{name}_high": change(high)}
-    # Reliability is 0 with the probability `random`, otherwise normal.
-    mean, width = mode[:, RELIABILITY], spread[:, RELIABILITY]
-    below = (1 - random) * ndtr(-mean / width)
-    for end, q in (("low", 0.025), ("high", 0.975)):
-        z = ndtri(np.clip((q - random * (q > below)) / (1 - random), 1e-12, 1 - 1e-12))
-        out[f"reliability_{end}"] = np.where((q > below) & (q < below + random), 0.0, mean + z * width)
-    return out
 
 
 def _weigh_pairs(cells: Cells, state: Raters, population: RaterPopulation) -> np.ndarray:

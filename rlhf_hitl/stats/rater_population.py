@@ -26,7 +26,9 @@ PAIR_COUNTS = np.outer([1.0, 2.0, 1.0], [2.0, 1.0, 1.5, 1.5, 1.0]).ravel() / 2
 SPREADS = np.array([0.4, 0.3, 0.5, 0.4])
 _ANCHOR = 4.0  # how much less noise than a rater of reliability 1 a known outcome has
 #: The columns of `RaterModelFit.rows`, from which `update_pair` knows a rater.
-RATER_COLUMNS = ("reliability", "position_bias", "tie_width", "strength_scale", "random", "reliability_spread")
+RATER_COLUMNS = (
+    "looking_reliability", "position_bias", "tie_width", "strength_scale", "random", "reliability_spread",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,7 @@ class RaterPopulation:
 def compute_vote_worth(row: Sequence[float]) -> float:
     """Return how many votes of a reference rater a vote of a rater is worth, given the rater's RATER_COLUMNS."""
     of = dict(zip(RATER_COLUMNS, row))
-    return max(0.0, of["reliability"]) * (1 - of["random"])
+    return max(0.0, of["looking_reliability"]) * (1 - of["random"])
 
 
 def list_pair_components(scale: float) -> np.ndarray:

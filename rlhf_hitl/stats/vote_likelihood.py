@@ -18,7 +18,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.special import expit
 
 from rlhf_hitl.stats.vote_outcomes import VOTE_OUTCOMES
 
@@ -63,6 +62,8 @@ def compute_vote_probabilities(
 ) -> np.ndarray:
     """Return the probability (n, states) of votes in every state.
 
+    It is as precise as `raters` are: float32 does where only sums over many votes matter, in half the time.
+
     Args:
         raters: (n, 4) parameters of each vote's rater, as this module orders them.
         outcomes: (n,) in VOTE_OUTCOMES.
@@ -71,25 +72,25 @@ def compute_vote_probabilities(
         spreads: (n,) standard deviations of the reliabilities, over which the probability is averaged: as if the noise
             had that much more variance (MacKay 1992, with the logistic's variance of pi squared over 3).
     """
-    noise = STATE_NOISE
+    d, noise = STATE_D.astype(raters.dtype), STATE_NOISE.astype(raters.dtype)
     if spreads is not None:
-        noise = np.sqrt(STATE_NOISE**2 + 3 / np.pi**2 * (spreads[:, None] * STATE_D) ** 2)
-    low, high = _place_edges(raters, outcomes, sides, gaps, noise)
-    return np.maximum(_subtract(expit(low), expit(-high), low, high), FLOOR)
+        noise = np.sqrt(noise**2 + (3 / np.pi**2 * spreads**2).astype(raters.dtype)[:, None] * d**2)
+    return _compute_between(*_place_edges(raters, outcomes, sides, gaps, d, noise))[0]
 
 
 def compute_vote_tables(raters: np.ndarray, outcomes: np.ndarray, sides: np.ndarray, gaps: np.ndarray) -> VoteTables:
     """Return the tables of votes; see `compute_vote_probabilities` for the arguments."""
-    low, high = _place_edges(raters, outcomes, sides, gaps)
-    at_low, at_high = expit(low), expit(-high)  # P(z above the lower cut), P(z below the upper cut)
-    p = np.maximum(_subtract(at_low, at_high, low, high), FLOOR)
-    low_density, high_density = at_low * (1 - at_low) / STATE_NOISE / p, at_high * (1 - at_high) / STATE_NOISE / p
+    noise = STATE_NOISE.astype(raters.dtype)
+    edges = _place_edges(raters, outcomes, sides, gaps, STATE_D.astype(raters.dtype), noise)
+    p, at_low, at_high = _compute_between(*edges)
+    over = 1 / noise / p
+    low_density, high_density = at_low * (1 - at_low) * over, at_high * (1 - at_high) * over
     return VoteTables(
         p,
         low_density,
         high_density,
-        low_density * (1 - 2 * at_low) / STATE_NOISE,
-        high_density * (2 * at_high - 1) / STATE_NOISE,
+        low_density * ((1 - 2 * at_low) / noise),
+        high_density * ((2 * at_high - 1) / noise),
     )
 
 
@@ -103,10 +104,9 @@ def compute_mixed_probabilities(
 ) -> np.ndarray:
     """Return the probability (n, states) of votes whose raters answer without looking with probability `random`."""
     looking = compute_vote_probabilities(raters, outcomes, sides, gaps, spreads)
-    blind = raters * np.array([0, 1, 1, 1])
-    middle = slice(len(STATE_D) // 2, len(STATE_D) // 2 + 1)
-    guessed = compute_vote_probabilities(blind, outcomes, sides, gaps)[:, middle]
-    return looking + random[:, None] * (guessed - looking)
+    none, plain = np.zeros(1, raters.dtype), np.ones(1, raters.dtype)  # nothing is perceived, with plain noise
+    guessed = _compute_between(*_place_edges(raters, outcomes, sides, gaps, none, plain))[0]
+    return looking + random.astype(raters.dtype)[:, None] * (guessed - looking)
 
 
 def find_cut_jacobians(raters: np.ndarray, outcomes: np.ndarray, gaps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -121,7 +121,7 @@ def find_cut_jacobians(raters: np.ndarray, outcomes: np.ndarray, gaps: np.ndarra
 
 
 def _place_edges(
-    raters: np.ndarray, outcomes: np.ndarray, sides: np.ndarray, gaps: np.ndarray, noise: np.ndarray = STATE_NOISE
+    raters: np.ndarray, outcomes: np.ndarray, sides: np.ndarray, gaps: np.ndarray, d: np.ndarray, noise: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return how far (n, states) the perceived difference is above the lower and above the upper cut, in noise units;
     infinite where there is no such cut."""
@@ -131,13 +131,20 @@ def _place_edges(
     low = np.where(low_sign == 0, -np.inf, low_sign * cuts[row, _LOW_CUT[outcomes]])
     high = np.where(high_sign == 0, np.inf, high_sign * cuts[row, _HIGH_CUT[outcomes]])
     shift = raters[:, POSITION_BIAS] * sides
-    perceived = raters[:, RELIABILITY, None] * STATE_D
-    return (perceived + (shift - low)[:, None]) / noise, (perceived + (shift - high)[:, None]) / noise
+    perceived = raters[:, RELIABILITY, None] * d
+    above_low, above_high = ((shift - cut).astype(raters.dtype)[:, None] for cut in (low, high))
+    return (perceived + above_low) / noise, (perceived + above_high) / noise
 
 
-def _subtract(at_low: np.ndarray, at_high: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    """Return expit(low) - expit(high) without cancellation: expit(low) expit(-high) (1 - exp(high - low))."""
-    return at_low * at_high * -np.expm1(high - low)
+def _compute_between(low: np.ndarray, high: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the probability that noise leaves z between the cuts, above the lower one, and below the upper one.
+
+    The first is expit(low) - expit(high), without cancellation: expit(low) expit(-high) (1 - exp(high - low)).
+    """
+    between = -np.expm1(high - low)
+    with np.errstate(over="ignore"):  # 1 / infinity is as good as what it should be
+        at_low, at_high = 1 / (1 + np.exp(-low)), 1 / (1 + np.exp(high))
+    return np.maximum(between * at_low * at_high, FLOOR), at_low, at_high
 
 
 assert len(_LOW_SIGN) == len(VOTE_OUTCOMES)

@@ -113,7 +113,8 @@ rater_estimates = Table(
         for end in ("", "_low", "_high")
     ),
     Column("random", Float, nullable=False),  # the probability that they answer without looking
-    Column("reliability_spread", Float, nullable=False),  # its standard deviation, of a rater who looks
+    Column("looking_reliability", Float, nullable=False),  # if they look, and its standard deviation
+    Column("reliability_spread", Float, nullable=False),
 )
 
 labels = Table(

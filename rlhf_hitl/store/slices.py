@@ -38,7 +38,7 @@ def add_slice(
 
     Raises:
         BadInput: the name is empty, too long, not all of it can be seen, or another slice has it; or the filter has no
-            condition.
+            condition, or a value that nothing can have.
     """
     name = check_label("slice", name.strip())
     if not name or len(name) > MAX_NAME:
@@ -47,6 +47,7 @@ def add_slice(
         raise BadInput("description", expected=f"at most {MAX_DESCRIPTION} letters, without NUL", fix="shorten it")
     if not wanted.to_plain():
         raise BadInput(f"slice {name!r} of everything", expected="a filter", fix="give at least one condition")
+    wanted.refuse_unknown_values()
     made = Slice(name, wanted, description, by.id, utc_now())
     with store.write() as conn:
         row = vars(made) | {"filter": wanted.to_plain()}

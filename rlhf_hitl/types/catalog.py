@@ -9,6 +9,9 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from rlhf_hitl.errors import BadInput
+from rlhf_hitl.types.answers import Verdict
+from rlhf_hitl.types.comparisons import Route
+from rlhf_hitl.types.splits import Split
 
 #: What comparisons are counted and filtered by. Each is a field of `ComparisonFilter`; its values are texts:
 #:
@@ -23,6 +26,17 @@ FACETS = (
     *("project", "batch", "split", "language", "tag", "policy", "route", "round"),
     *("state", "agreement", "outcome", "verdict", "rater", "judge", "kind"),
 )
+#: The values of those facets that have no others.
+KNOWN_VALUES: dict[str, tuple[str, ...]] = {
+    "split": tuple(Split),
+    "route": tuple(Route),
+    "verdict": tuple(Verdict),
+    "state": ("unjudged", "judged", "open", "sure", "split", "adjudicated"),
+    "agreement": ("unjudged", "one_vote", "unanimous", "majority", "split"),
+    "outcome": ("first", "tie", "second"),
+    "judge": ("yes", "no"),
+    "kind": ("usual", "gold", "repeat"),
+}
 #: The ranges, each with a least and a most value: votes of raters, and entropy of the label in nats.
 RANGES = ("least_votes", "most_votes", "least_entropy", "most_entropy")
 #: Longer values are cut, in the catalog and in a filter alike.
@@ -76,6 +90,12 @@ class ComparisonFilter:
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and 0 <= value < 2**31):
                 raise BadInput(f"{name} {value!r}", expected="0 or more", fix="correct it, or leave it out")
+
+    def refuse_unknown_values(self) -> None:
+        """Raise BadInput where a value of a facet with few values is none of them: nothing would ever be found."""
+        for facet, known in KNOWN_VALUES.items():
+            if unknown := sorted(set(getattr(self, facet)) - set(known)):
+                raise BadInput(f"{facet}={unknown[0]}", expected="one of " + ", ".join(known), fix="correct it")
 
     @classmethod
     def from_plain(cls, values: Mapping[str, Any]) -> ComparisonFilter:

@@ -105,9 +105,9 @@ def test_the_queue_is_told_by_project_language_and_batch(site):
 
     told = site.call(lead, "open")
     assert told["projects"] == [
-        {"id": "coding", "paused": True, "open": False},
-        {"id": "default", "paused": False, "open": True},
-        {"id": "empty", "paused": False, "open": True},
+        {"id": "coding", "paused": True, "open": False, "overlap_rule": None},
+        {"id": "default", "paused": False, "open": True, "overlap_rule": None},
+        {"id": "empty", "paused": False, "open": True, "overlap_rule": None},
     ]
     names = ("project", "language", "batch", "paused", "members_only", "open", "held", "done", "accepted")
     assert [tuple(lane[name] for name in names) for lane in told["lanes"]] == [

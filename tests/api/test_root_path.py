@@ -84,7 +84,7 @@ def test_all_that_is_sent_stays_below_the_path(sqlite_store, make_client, way):
     assert site.get("/hitl/").headers["location"] == "/hitl/lead/"
     assert site.get("/hitl/login").headers["location"] == "/hitl/"
     assert site.get("/hitl/rate").headers["location"] == "/hitl/rate/"  # the slash is added by Starlette
-    for name in ("rate", "lead", "people", "replay"):
+    for name in ("rate", "adjudicate", "lead", "data", "raters", "people", "replay"):
         page = site.get(f"/hitl/{name}/", headers=BROWSER)
         assert page.status_code == 200
         [config] = re.findall(r'"root": ?"([^"]+)"', page.text)[:1]
@@ -92,7 +92,9 @@ def test_all_that_is_sent_stays_below_the_path(sqlite_store, make_client, way):
         [scripts] = [re.findall(r'(?:src|href)="(\.?/[^"]*assets/[^"]+\.(?:js|css))"', page.text)]
         assert scripts
         assert all(address.startswith("./") for address in scripts)
-    assert site.get("/hitl/me").json()["pages"] == ["/rate", "/lead", "/people", "/replay"]
+    assert site.get("/hitl/me").json()["pages"] == [
+        *("/rate", "/adjudicate", "/lead", "/data", "/raters", "/people", "/replay")
+    ]
     error = site.get("/hitl/nowhere", headers=BROWSER)
     assert error.status_code == 404
     assert set(re.findall(r'(?:href|src)="([^"]+)"', error.text)) == {

@@ -19,7 +19,7 @@ from rlhf_hitl.store import Store, people, sign_in
 from rlhf_hitl.store.comparisons import insert_comparisons
 from rlhf_hitl.types import Comparison, Completion, Message, Prompt, Role
 
-PAGES = ("rate", "lead", "data", "people", "replay")
+PAGES = ("rate", "adjudicate", "lead", "data", "raters", "people", "replay")
 PASSWORD = "a-good-password"
 
 
@@ -129,7 +129,7 @@ def test_half_a_letter_is_refused(page):
 
 
 def test_each_page_has_a_limit_of_its_own(page):
-    limit = (1_280 if page.name == "rate" else 128) * 2**10
+    limit = (1_280 if page.name in ("rate", "adjudicate") else 128) * 2**10
     assert_refused(page.call(data={"id": "x" * limit}), 413)
     assert_refused(page.client.post(page.address, content=iter([b"x" * 65_536] * 40), headers=JSON), 413)
     assert page.call(data={"id": "x" * (limit - 1_000)}).status_code == 200  # which says what is wrong with it
@@ -158,6 +158,9 @@ def test_whatever_a_page_is_sent_it_answers(page):
     calls = {
         "rate": ("open", "submit", "revisit", "history", "difference", "acknowledge", "try_example", "renew"),
         "lead": ("open", "figures", "accepted", "escalate"),
+        "adjudicate": ("open", "submit", "revisit", "history", "difference", "renew"),
+        "data": ("open", "search", "facets", "look", "send", "save"),
+        "raters": ("open", "detail", "pause", "overrule", "check"),
         "people": ("open", "change", "invite"),
         "replay": ("open", "evaluation", "look", "difference"),
     }[page.name]
@@ -165,7 +168,7 @@ def test_whatever_a_page_is_sent_it_answers(page):
         r"\w+",
         """day have lapsed guidelines id mode verdict ranks strength reason scores rationale rewrite active_seconds
         paused disabled quota languages role project days of beside show order tag value words at example
-        project shown newest before limit""",
+        project shown newest before limit filter after ids all because name description rater action""",
     )
     values = [
         None, True, -1, 0, 2**63, 2**200, 1e308, -0.0, "", "x", "\x00", "../../etc/passwd", "a@b", "tutorial",

@@ -142,6 +142,7 @@ def test_random_raters_and_those_who_always_choose_the_left_weigh_little():
     assert (fit.random[:2] > 0.9).all()
     assert (fit.random[2:] < 0.5).mean() > 0.9
     assert (fit.reliability_low[:2] <= 0).all()
+    assert (fit.reliability[:2] == 0).all()  # the median of somebody who probably does not look
 
 
 def test_one_pair_updated_is_what_the_fit_says_of_it():
@@ -235,7 +236,9 @@ def test_any_votes_give_finite_estimates(rows):
     assert np.isfinite(fit.rows).all()
     assert np.isfinite(fit.weight).all()
     assert np.allclose(fit.p.sum(1), 1)
-    assert (fit.reliability_low <= fit.reliability_high).all()
+    for name in ("reliability", "position_bias", "tie_width", "strength_scale"):
+        low, middle, high = (getattr(fit, f"{name}{end}") for end in ("_low", "", "_high"))
+        assert ((low <= middle) & (middle <= high)).all()
 
 
 @pytest.mark.parametrize(

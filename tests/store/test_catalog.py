@@ -487,6 +487,8 @@ def test_a_slice_is_kept_found_by_name_and_forgotten(store, add_comparisons):
     assert [s.name for s in list_slices(store)] == ["threes"]
     assert find_slice_ids(store, "threes") == {made[3].id}
     assert find_slice_ids(store, None) is None
+    with pytest.raises(BadInput, match="agreement=banana: expected one of unjudged, one_vote"):
+        add_slice(store, "nonsense", ComparisonFilter(agreement=("banana",)), by=LEAD)
     with pytest.raises(BadInput, match="a name that is free"):
         add_slice(store, "threes", ComparisonFilter(words="4"))
     remove_slice(store, "threes", by=LEAD)

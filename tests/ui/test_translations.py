@@ -11,7 +11,7 @@ import pytest
 from checkout import ROOT
 from rlhf_hitl.store.findings import FindingAction
 from rlhf_hitl.types import REASONS, Answer, QualificationState, Reason, Role, Verdict
-from rlhf_hitl.ui import rating_cards
+from rlhf_hitl.ui import adjudicate, rating_cards
 from rlhf_hitl.ui.conversation import SPEAKERS
 from rlhf_hitl.ui.error_pages import EXPLAINED
 from rlhf_hitl.ui.navigation import PAGES
@@ -116,6 +116,7 @@ def used() -> dict[str, str]:
     for path in sorted((ROOT / "ui").glob("*.py")):  # words within what Python makes of a text
         named = re.findall(r'(?:data-i18n(?:-alt)?="|\brender_translated\(")(\w+)"', path.read_text(encoding="utf-8"))
         found |= dict.fromkeys(named, path.name)
+    found |= dict.fromkeys(adjudicate.RENAMED.values(), "adjudicate.py: RENAMED")
     shown = given("rlhf_hitl/api/sign_in.py", "respond_with_sign_in_page", "problem")
     found |= {f"login_{problem}": "api/sign_in.py" for problem in shown}
     found |= {f"error_{name}{part}": "error_pages.py: EXPLAINED" for name in EXPLAINED for part in ("", "_why")}

@@ -139,6 +139,7 @@ def _add_fits() -> None:
             for end in ("", "_low", "_high")
         ),
         sa.Column("random", sa.Float(), nullable=False),
+        sa.Column("looking_reliability", sa.Float(), nullable=False),
         sa.Column("reliability_spread", sa.Float(), nullable=False),
     )
     op.create_table(

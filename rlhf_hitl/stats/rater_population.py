@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -76,6 +76,12 @@ class RaterPopulation:
     def describe_new_rater(self) -> np.ndarray:
         """Return the row (6,) of a rater without votes, see `RaterModelFit.rows`."""
         return np.array([1.0, self.position_bias, self.tie_width, 1.0, self.random_share, self.spreads[0]])
+
+
+def compute_vote_worth(row: Sequence[float]) -> float:
+    """Return how many votes of a reference rater a vote of a rater is worth, given the rater's RATER_COLUMNS."""
+    of = dict(zip(RATER_COLUMNS, row))
+    return max(0.0, of["looking_reliability"]) * (1 - of["random"])
 
 
 def list_pair_components(scale: float) -> np.ndarray:

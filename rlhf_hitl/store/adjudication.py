@@ -76,9 +76,10 @@ def escalate_to_lead(store: Store, conn: Connection, comparison_id: str, *, by: 
 
     This is for whoever finds that raters are split, in the transaction of the vote that shows it.
     """
-    query = sa.select(measures_raters(), comparisons.c.route).where(comparisons.c.id == comparison_id)
-    found = conn.execute(query.with_for_update(key_share=True, of=comparisons)).first()
-    if found is None or found[0]:
+    # What measures raters is not even locked: golds are locked after places (`gold_places.py`).
+    query = sa.select(comparisons.c.route).where(comparisons.c.id == comparison_id, ~measures_raters())
+    found = conn.execute(query.with_for_update(key_share=True)).first()
+    if found is None:
         return "refused"
     of_leads = (places.c.comparison_id == comparison_id, places.c.role == LEAD)
     if conn.execute(sa.select(places.c.n).where(*of_leads, places.c.judgment_id.is_(None))).first() is not None:

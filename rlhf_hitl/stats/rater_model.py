@@ -155,6 +155,9 @@ def fit_rater_model(
         cells, _tabulate(state, cells, population), mixed, posterior, state, population, MEAN_SPREADS, SPREAD_RATERS
     )
     reference = compute_reference_probabilities(population)
+    # Rounds of fitting may be in single precision; what is kept is normalised in double.
+    posterior = posterior.astype(float)
+    posterior /= posterior.sum(1, keepdims=True)
     p = consensus = posterior @ reference
     if witness is not None:
         population, posterior = join_witness(

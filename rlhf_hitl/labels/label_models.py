@@ -30,7 +30,7 @@ from rlhf_hitl.types.votes import LabelVote, PairVotes, gather_pair_votes
 
 Probabilities = tuple[float, float, float]
 #: Digits of a fitted probability: the same votes are the same label, whatever the last bits of a sum are.
-DIGITS = 9
+DIGITS = 6
 
 
 def check_label_model(name: str) -> str:
@@ -299,5 +299,5 @@ class BradleyTerry(LabelModel):
 
 
 def _round(p: Any) -> Probabilities:
-    first, tie, second = (round(float(x), DIGITS) for x in p)
-    return first, tie, second
+    first, second = (round(float(p[i]), DIGITS) for i in (0, 2))
+    return first, 1 - first - second, second

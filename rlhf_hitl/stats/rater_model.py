@@ -149,15 +149,12 @@ def fit_rater_model(
         state, population = _improve(cells, guessed, tables, mixed, posterior, state, population, made <= _RECENTRED)
         if _has_settled(before, population, old, state):
             break
-    mixed = _mix_with_random(state, cells, population)
+    mixed = _mix_with_random(state, cells, population, float)
     posterior = _compute_posterior(cells, mixed, population, compute_known_logs(population, known, pairs))
     hidden = measure_hidden_variance(
         cells, _tabulate(state, cells, population), mixed, posterior, state, population, MEAN_SPREADS, SPREAD_RATERS
     )
     reference = compute_reference_probabilities(population)
-    # Rounds of fitting may be in single precision; what is kept is normalised in double.
-    posterior = posterior.astype(float)
-    posterior /= posterior.sum(1, keepdims=True)
     p = consensus = posterior @ reference
     if witness is not None:
         population, posterior = join_witness(
@@ -221,12 +218,18 @@ def _tabulate(state: Raters, cells: Cells, population: RaterPopulation) -> VoteT
     return compute_vote_tables(mode[cells.rater], cells.outcome, cells.side, np.array(population.gaps))
 
 
-def _mix_with_random(state: Raters, cells: Cells, population: RaterPopulation) -> np.ndarray:
-    """Return the probability (cells, states) of votes whose rater's reliability is known by its posterior only."""
+def _mix_with_random(
+    state: Raters, cells: Cells, population: RaterPopulation, precision: type = np.float32
+) -> np.ndarray:
+    """Return the probability (cells, states) of votes whose rater's reliability is known by its posterior only.
+
+    Args:
+        precision: single does for a round of fitting, in half the time; what is kept is computed in double.
+    """
     spreads = np.sqrt(np.maximum(state.covariance[:, RELIABILITY, RELIABILITY], 0))
     of_cell = cells.rater
     return compute_mixed_probabilities(
-        state.mode.astype(np.float32)[of_cell],
+        state.mode.astype(precision)[of_cell],
         spreads[of_cell],
         state.random[of_cell],
         cells.outcome,

@@ -157,7 +157,9 @@ def measure(args: argparse.Namespace) -> tuple[dict[str, float | int | None], st
     figures |= measure_spam(2 if args.quick else 20, args.seed)
     notes = (
         "Coverage and spam are simulated, four votes a pair. Coverage: raters, pairs and population drawn from the "
-        "model's priors, 30 to 100 raters with 40 to 100 votes each on average. Spam: 100 raters, 2,000 pairs, "
-        "20 % random raters and 10 % who always choose what is shown first."
+        "model's priors, 30 to 100 raters with 40 to 100 votes each on average. Spam: 100 raters, 2,000 pairs, 20 % "
+        "random raters and 10 % who always choose what is shown first. Spammers take the place of honest raters, whose "
+        "votes are lost: spam.known_loss_ratio is what that alone costs, were they named. A change of the model's "
+        "priors changes what is drawn, so the figures of two versions are not of the same data."
     )
     return figures, notes

@@ -23,7 +23,7 @@ from rlhf_hitl.store.checked_answers import (
     load_text_lengths,
     read_checked_answers,
 )
-from rlhf_hitl.store.findings import Finding, FindingAction, NewFinding, add_findings, list_findings
+from rlhf_hitl.store.findings import Finding, FindingAction, NewFinding, add_evidence, add_findings, list_findings
 from rlhf_hitl.types import Role, utc_now
 
 if TYPE_CHECKING:
@@ -56,6 +56,10 @@ CHECKS = {
 }
 
 
+#: Under which name an overruled finding keeps the evidence of its check at that time.
+KNOWN_WHEN_OVERRULED = "known_when_overruled"
+
+
 def choose_action(check: Check, rater: RaterState) -> FindingAction:
     """Return what a finding leads to.
 
@@ -79,10 +83,7 @@ def check_raters(store: Store) -> list[Finding]:
     session = _Session(store, answers, states)
     former = list_findings(store)
     standing = {(f.rater_id, f.check, f.project) for f in former if f.stands}
-    overruled: dict[tuple[str, str, str | None], datetime] = {}
-    for finding in former:
-        if finding.overruled_at is not None:
-            overruled[finding.rater_id, finding.check, finding.project] = finding.overruled_at
+    overruled = {(f.rater_id, f.check, f.project): f for f in former if not f.stands}  # the newest of each
     found = []
     for evidence in session.collect(None):
         check = CHECKS[evidence.check]
@@ -95,7 +96,7 @@ def check_raters(store: Store) -> list[Finding]:
             log_evidence = float(evidence.logs[number])
             if key in overruled:
                 # What was known when a lead overruled it does not count again: an e-value that goes on from there.
-                log_evidence -= max(session.weigh_until(overruled[key], key), 0.0)
+                log_evidence -= max(session.weigh_when_overruled(overruled[key]), 0.0)
                 if log_evidence < threshold:
                     continue
             facts = evidence.describe(number) | {"upto": answers[-1].seq}
@@ -119,7 +120,7 @@ class _Session:
     """The answers that one run reads, and the evidence of all of them or of those up to a time."""
 
     def __init__(self, store: Store, answers: Sequence[CheckedAnswer], states: dict[str, RaterState]):
-        self.answers = answers
+        self.store, self.answers = store, answers
         self.raters = sorted({answer.rater_id for answer in answers})
         self.sources = {id: states[id].source for id in self.raters}
         self.golds: dict[str, GoldAnswer] = load_gold_answers(store)
@@ -136,15 +137,25 @@ class _Session:
         rates = {name: check.false_alarm_rate for name, check in CHECKS.items()}
         return collect_evidence(checked, self.lengths, self.timed, rates, until or utc_now())
 
-    def weigh_until(self, time: datetime, key: tuple[str, str, str | None]) -> float:
-        """Return what a check said of a rater, by (rater id, check, project), at a time."""
+    def weigh_when_overruled(self, finding: Finding) -> float:
+        """Return what the check said of the rater when a lead overruled it.
+
+        It is computed once and kept with the finding: it needs the checks of all answers until then.
+        """
+        known = finding.evidence.get(KNOWN_WHEN_OVERRULED)
+        if known is not None:
+            return known
+        time = finding.overruled_at
+        assert time is not None, "it does not stand"
         if time not in self._until:
             self._until[time] = {
                 (rater, evidence.check, evidence.project): float(log)
                 for evidence in self.collect(time)
                 for rater, log in zip(self.raters, evidence.logs, strict=True)
             }
-        return self._until[time].get(key, 0.0)
+        known = self._until[time].get((finding.rater_id, finding.check, finding.project), 0.0)
+        add_evidence(self.store, finding.seq, {KNOWN_WHEN_OVERRULED: known})
+        return known
 
 
 def explain(check: str, facts: Mapping[str, Any]) -> str:

@@ -5,7 +5,7 @@ Trainers, exports and evaluations fit the model themselves, so that their labels
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from rlhf_hitl.labels.label_models import (
     Shares,
     check_label_model,
 )
-from rlhf_hitl.labels.votes import LabelVote, make_vote_table, read_votes
+from rlhf_hitl.labels.votes import LabelVote, VoteTable, make_vote_table, read_votes
 from rlhf_hitl.stats.rater_model import fit_rater_model
 from rlhf_hitl.store import Store
 from rlhf_hitl.types import DEFAULT_LABEL_MODEL, Label, Split
@@ -51,14 +51,25 @@ def fit_label_model(
     return fit_to_votes(read_votes(store, project=project, judges=judges, judges_measure=judges_measure), name)
 
 
-def fit_to_votes(votes: Iterable[tuple[str, list[LabelVote]]], name: str) -> LabelModel:
-    """Return `raters`, `dawid-skene` or `bradley-terry`, fitted to the votes on comparisons."""
+def fit_to_votes(
+    votes: Iterable[tuple[str, list[LabelVote]]],
+    name: str,
+    *,
+    witness: Callable[[VoteTable], np.ndarray] | None = None,
+) -> LabelModel:
+    """Return `raters`, `dawid-skene` or `bradley-terry`, fitted to the votes on comparisons.
+
+    Args:
+        witness: for whoever asks `raters` for its consensus, too: what a witness says of each pair of the table,
+            (pairs, 3), see `fit_rater_model`. It changes no label.
+    """
     if name == "bradley-terry":
         return BradleyTerry(votes)
     table = make_vote_table(votes)
     if name == "dawid-skene":
         return DawidSkene(table)
-    fit = fit_rater_model(table.votes, table.pairs, len(table.rater_ids), known=table.known)
+    said = None if witness is None else witness(table)
+    fit = fit_rater_model(table.votes, table.pairs, len(table.rater_ids), known=table.known, witness=said)
     return Raters(fit.population, dict(zip(table.rater_ids, fit.rows.tolist())), table, fit.p, fit)
 
 

@@ -17,14 +17,16 @@ from typing import Any
 import numpy as np
 
 from rlhf_hitl.errors import BadInput
-from rlhf_hitl.labels.votes import LabelVote, PairVotes, VoteTable, gather_pair_votes
+from rlhf_hitl.labels.votes import VoteTable
 from rlhf_hitl.stats.bradley_terry import fit_bradley_terry
 from rlhf_hitl.stats.davidson import davidson_probabilities
 from rlhf_hitl.stats.dawid_skene import fit_dawid_skene
 from rlhf_hitl.stats.entropy import entropy_in_nats
-from rlhf_hitl.stats.rater_model import RATER_COLUMNS, RaterModelFit, RaterPopulation, update_pair
+from rlhf_hitl.stats.rater_model import RaterModelFit, RaterPopulation, update_pair
+from rlhf_hitl.stats.rater_population import compute_vote_worth
 from rlhf_hitl.stats.vote_outcomes import GRADED, TIE, VOTE_OUTCOMES
 from rlhf_hitl.types import LABEL_MODELS, Label
+from rlhf_hitl.types.votes import LabelVote, PairVotes, gather_pair_votes
 
 Probabilities = tuple[float, float, float]
 #: Digits of a fitted probability: the same votes are the same label, whatever the last bits of a sum are.
@@ -87,8 +89,7 @@ class LabelModel(ABC):
             return probabilities, weighted
         decided = [0.0] * len(VOTE_OUTCOMES)
         decided[said.decision] = sum(weighted) + 1
-        side = 0 if said.decision < TIE else 1 if said.decision == TIE else 2
-        return (float(side == 0), float(side == 1), float(side == 2)), decided
+        return said.decided or probabilities, decided
 
 
 def _make_label(
@@ -194,6 +195,15 @@ class Raters(LabelModel):
             return [_round(p) for p in self.p[start : start + len(pairs)]]
         return [self._update(said) for said in pairs.values()]  # votes that came after the fit
 
+    def find_consensus(self, comparison_id: str, votes: Sequence[LabelVote]) -> list[Probabilities] | None:
+        """Return what the fit, which knows a witness, believes of each pair in canonical order; None where it has not
+        read just these votes."""
+        pairs = gather_pair_votes(votes)
+        start = None if self.table is None else self.table.find_first_pair(comparison_id, pairs)
+        if start is None or self.fit is None:
+            return None
+        return [_round(p) for p in self.fit.consensus[start : start + len(pairs)]]
+
     def weigh_votes(self, said: PairVotes, probabilities: Probabilities) -> list[float]:
         weighted = [0.0] * len(VOTE_OUTCOMES)
         for part in said.parts:
@@ -201,8 +211,7 @@ class Raters(LabelModel):
         return weighted
 
     def get_rater_weight(self, rater_id: str) -> float:
-        row = dict(zip(RATER_COLUMNS, self._get_row(rater_id)))
-        return round(max(0.0, row["looking_reliability"]) * (1 - row["random"]), DIGITS)
+        return round(compute_vote_worth(self._get_row(rater_id)), DIGITS)
 
     def _update(self, said: PairVotes) -> Probabilities:
         rows = np.array([self._get_row(part.rater_id) for part in said.parts], float)

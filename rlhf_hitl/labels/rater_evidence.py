@@ -61,6 +61,9 @@ class Evidence:
 class CheckedAnswers:
     """Answers as arrays. Raters and pairs are numbered as they come.
 
+    Answers of attempts to qualify are no votes here: who learns what is wanted fails at first, and says otherwise when
+    asked again. The attempts judge them.
+
     Args:
         answers: in the order in which they came.
         golds: comparison → its right answer.
@@ -76,7 +79,7 @@ class CheckedAnswers:
         columns: list[tuple[int, int, int, int, float, bool]] = []  # answer, pair, outcome, side, weight, repeated
         for index, answer in enumerate(answers):
             outcomes = read_outcomes(answer.verdict, answer.ranking, answer.order_shown)
-            if not outcomes:
+            if not outcomes or answer.is_learning:
                 continue
             place = {id: n for n, id in enumerate(answer.order_shown)}
             weight = weigh_pairs_of_ranking(len(place)) if len(place) > 1 else 1.0
@@ -205,16 +208,31 @@ def _weigh_answers(checked: CheckedAnswers) -> tuple[list[Evidence], np.ndarray]
 
 
 def _weigh_golds(checked: CheckedAnswers) -> list[Evidence]:
-    """Return the evidence that a rater answers hidden golds of a project worse than it wants."""
+    """Return the evidence that a rater answers hidden golds of a project worse than it wants.
+
+    The check's rate of false alarm is that of all projects together. The k-th project in which a rater gets a gold has
+    the share 1/k − 1/(k+1) = 1/k(k+1) of it, which add up to 1 however many come: its evidence is so much weaker.
+    """
     answered: dict[str, list[int]] = defaultdict(list)
     scores: dict[str, list[float]] = defaultdict(list)
     marks: dict[str, float] = {}
+    projects: dict[int, list[str]] = defaultdict(list)  # of a rater, in order
     for rater, answer, gold, score in _iterate_golds(checked):
         if gold.purpose == "hidden":
             marks[answer.project] = float((gold.qualification or {}).get("pass_mark", PASS_MARK))
             answered[answer.project].append(rater)
             scores[answer.project].append(score)
-    return [_make_gold_evidence(checked, p, answered[p], scores[p], marks[p]) for p in sorted(answered)]
+            if answer.project not in projects[rater]:
+                projects[rater].append(answer.project)
+    found = []
+    for project in sorted(answered):
+        shares = np.zeros(len(checked.raters))
+        for rater, own in projects.items():
+            if project in own:
+                k = own.index(project) + 1
+                shares[rater] = -math.log(k * (k + 1))
+        found.append(_make_gold_evidence(checked, project, answered[project], scores[project], marks[project], shares))
+    return found
 
 
 def find_gold_scores(checked: CheckedAnswers) -> dict[int, list[float]]:
@@ -234,15 +252,16 @@ def _iterate_golds(checked: CheckedAnswers) -> Iterator[tuple[int, CheckedAnswer
 
 
 def _make_gold_evidence(
-    checked: CheckedAnswers, project: str, answered: list[int], scores: list[float], mark: float
+    checked: CheckedAnswers, project: str, answered: list[int], scores: list[float], mark: float, shares: np.ndarray
 ) -> Evidence:
+    """Return the evidence of one project; `shares` are the logarithms of its share of each rater's false alarms."""
     answers, right = checked.count(answered), checked.count(answered, scores)
     mark = min(max(mark, 0.01), 0.99)
 
     def describe(rater: int) -> Facts:
         return {"right": _round(float(right[rater])), "answered": int(answers[rater]), "mark": mark}
 
-    return Evidence("gold", project, weigh_below_mark(right, answers, mark), describe)
+    return Evidence("gold", project, weigh_below_mark(right, answers, mark) + shares, describe)
 
 
 def score_gold(answer: CheckedAnswer, gold: GoldAnswer) -> float:
@@ -267,6 +286,8 @@ def find_contradictions(checked: CheckedAnswers) -> dict[int, list[bool]]:
     first_said: dict[tuple[int, str], CheckedAnswer] = {}
     contradicted: dict[int, list[bool]] = defaultdict(list)
     for answer, rater in zip(checked.answers, checked.rater.tolist(), strict=True):
+        if answer.is_learning:
+            continue
         if answer.repeat_of is None:
             first_said[rater, answer.comparison_id] = answer
         elif former := first_said.get((rater, answer.repeat_of)):
@@ -282,7 +303,7 @@ def _weigh_cycles(checked: CheckedAnswers) -> Evidence:
     """Return the evidence that a rater's preferences among answers to one prompt go round in circles."""
     preferences: dict[tuple[int, str], list[tuple[str, str, str]]] = defaultdict(list)
     for answer, rater in zip(checked.answers, checked.rater.tolist(), strict=True):
-        if answer.repeat_of is None:
+        if answer.repeat_of is None and not answer.is_learning:
             for (first, second), outcome in read_outcomes(answer.verdict, answer.ranking, answer.order_shown).items():
                 if outcome != TIE:
                     better, worse = (first, second) if outcome == FIRST else (second, first)

@@ -68,7 +68,7 @@ class RaterOverview:
 
 def compute_rater_overview(store: Store, project: str | None = None) -> RaterOverview:
     """Return the figures of everybody who has judged, in one project or in all."""
-    answers = [a for a in read_checked_answers(store) if project in (None, a.project)]
+    answers = list(read_checked_answers(store, project=project, rationales=False))
     states = load_rater_states(store)
     fit = load_newest_estimates(store)
     sources = {id: states[id].source for id in sorted({answer.rater_id for answer in answers})}

@@ -209,7 +209,7 @@ def _begin_population(votes: VoteArrays) -> RaterPopulation:
     """Return where fitting begins: a tie width that suits the share of ties."""
     total = votes.weight.sum()
     ties = (votes.weight[votes.outcome == TIE].sum() + 0.5) / (total + 2.0)
-    return RaterPopulation(tie_width=float(np.clip(2.5 * ties / (1 - ties), 0.05, 4.0)))
+    return RaterPopulation(tie_width=float(np.clip(1.8 * ties / (1 - ties), 0.05, 4.0)))
 
 
 def _tabulate(state: Raters, cells: Cells, population: RaterPopulation) -> VoteTables:
@@ -333,9 +333,11 @@ def _fit_pair_weights(posterior: np.ndarray, population: RaterPopulation) -> tup
         weights = weights * (components @ (states / np.maximum(weights @ components, 1e-300))) + PAIR_COUNTS
         weights /= weights.sum()
     weights = weights.reshape(len(NOISES), -1)
-    of_noise = weights.sum(1)
+    # But ties that are clear may be as many as they are: nearly all raters say the same of them.
+    unclear = weights[:, 1:]
+    of_noise = unclear.sum(1)
     balanced = 0.5 * (of_noise + of_noise[::-1])
-    weights = weights * (balanced / of_noise)[:, None]
+    unclear *= (balanced / of_noise)[:, None]
     return tuple(weights.ravel().tolist())
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -20,8 +20,10 @@ from rlhf_hitl.stats.vote_outcomes import FIRST_UNGRADED, SECOND_UNGRADED, TIE
 
 #: Standard deviations of the normals that a pair's difference is drawn from, times `RaterPopulation.difference_scale`.
 SCALES = np.array([0.15, 0.5, 1.0, 2.0, 4.0])
-# What the weights of the pairs' normals are held to, by as many pairs as it sums to: mostly plain pairs.
-PAIR_COUNTS = np.outer([1.0, 2.0, 1.0], [2.0, 1.0, 1.5, 1.5, 1.0]).ravel() / 2
+# What the weights of the pairs' normals are held to, by as many pairs as it sums to. Votes without a second vote on any
+# pair say nothing of how far raters agree, so this says it: two agree on about three in five, as people who compare
+# answers do, and who says tie is followed by a tie more often than by either side, since some ties are clear.
+PAIR_COUNTS = np.array([[5.0, 1.0, 1.5, 2.0, 2.0], [1.0, 1.0, 2.0, 3.0, 3.0], [0.5, 0.5, 1.0, 1.5, 1.5]]).ravel()
 #: What the spreads between raters are held to; see `RaterPopulation.spreads`.
 SPREADS = np.array([0.4, 0.3, 0.5, 0.4])
 _ANCHOR = 4.0  # how much less noise than a rater of reliability 1 a known outcome has
@@ -74,6 +76,12 @@ class RaterPopulation:
     def describe_new_rater(self) -> np.ndarray:
         """Return the row (6,) of a rater without votes, see `RaterModelFit.rows`."""
         return np.array([1.0, self.position_bias, self.tie_width, 1.0, self.random_share, self.spreads[0]])
+
+
+def compute_vote_worth(row: Sequence[float]) -> float:
+    """Return how many votes of a reference rater a vote of a rater is worth, given the rater's RATER_COLUMNS."""
+    of = dict(zip(RATER_COLUMNS, row))
+    return max(0.0, of["looking_reliability"]) * (1 - of["random"])
 
 
 def list_pair_components(scale: float) -> np.ndarray:

@@ -19,6 +19,7 @@ from sqlalchemy.engine import Connection
 from rlhf_hitl.store import audit
 from rlhf_hitl.store.comparisons import measures_raters
 from rlhf_hitl.store.db import Store
+from rlhf_hitl.store.queue.decisions import has_decision, is_decision
 from rlhf_hitl.store.queue.places import LEAD, is_free, open_place_for_lead
 from rlhf_hitl.store.tables import comparisons, judgments, lanes, places, raters, routings
 from rlhf_hitl.types import Judgment, Route, utc_now
@@ -75,14 +76,16 @@ def escalate_to_lead(store: Store, conn: Connection, comparison_id: str, *, by: 
 
     This is for whoever finds that raters are split, in the transaction of the vote that shows it.
     """
-    query = sa.select(measures_raters(), comparisons.c.route).where(comparisons.c.id == comparison_id)
-    found = conn.execute(query.with_for_update(key_share=True, of=comparisons)).first()
-    if found is None or found[0]:
+    # What measures raters is not even locked: golds are locked after places (`gold_places.py`).
+    query = sa.select(comparisons.c.route).where(comparisons.c.id == comparison_id, ~measures_raters())
+    found = conn.execute(query.with_for_update(key_share=True)).first()
+    if found is None:
         return "refused"
     of_leads = (places.c.comparison_id == comparison_id, places.c.role == LEAD)
-    asked = conn.execute(sa.select(places.c.judgment_id).where(*of_leads).order_by(places.c.n.desc()).limit(1)).first()
-    if asked is not None:
-        return "waiting" if asked.judgment_id is None else "decided"
+    if conn.execute(sa.select(places.c.n).where(*of_leads, places.c.judgment_id.is_(None))).first() is not None:
+        return "waiting"
+    if has_decision(conn, comparison_id):
+        return "decided"
     open_place_for_lead(store, conn, comparison_id)
     newest = sa.select(routings.c.reward_model_id).where(routings.c.comparison_id == comparison_id)
     routing = {
@@ -134,9 +137,11 @@ def count_adjudications(
     waits = places.c.judgment_id.is_(None)
     held_by_another = sa.and_(~is_free(), places.c.rater_id != lead_id)
     decisions = judgments.alias()
-    is_decided = sa.exists().where(decisions.c.id == places.c.judgment_id, decisions.c.verdict != "skipped")
+    is_decided = sa.exists().where(decisions.c.comparison_id == places.c.comparison_id, is_decision(decisions))
     conditions = (waits, sa.and_(waits, ~own, ~held_by_another), is_decided)
-    query = sa.select(*(sa.func.count(sa.case((condition, 1))) for condition in conditions))
+    # A comparison has more than one place for leads where the first one did not decide it.
+    each = (sa.case((condition, places.c.comparison_id)) for condition in conditions)
+    query = sa.select(*(sa.func.count(sa.distinct(comparison_id)) for comparison_id in each))
     query = query.select_from(places.join(lanes, lanes.c.id == places.c.lane_id)).where(_IS_FOR_LEADS)
     if project is not None:
         query = query.where(lanes.c.project_id == project)

@@ -25,8 +25,9 @@ from rlhf_hitl.store.people import find_rater_id
 from rlhf_hitl.store.quality_tables import assignments
 from rlhf_hitl.store.queue.locks import lock_rater
 from rlhf_hitl.store.queue.places import is_free
+from rlhf_hitl.store.queue.qualifying import load_standing, must_qualify
 from rlhf_hitl.store.tables import comparisons, judgments, lanes, members, places, projects, raters, routings
-from rlhf_hitl.types import Role, Route, utc_now
+from rlhf_hitl.types import QualificationRule, QualificationState, Role, Route, utc_now
 
 #: Comparisons that are assigned in one transaction: others wait for the rater's lock meanwhile.
 ASSIGNED_AT_ONCE = 50
@@ -36,6 +37,7 @@ REFUSALS = {
     "assigned": "assigned to them already",
     "accepted": "accepted on a model's score",
     "closed": "in a project or a language that is not theirs",
+    "unqualified": "in a project for which they have not qualified",
     "measuring": "a gold or a hidden repeat",
     "unknown": "not in the store",
 }
@@ -88,10 +90,13 @@ def assign(
             if rater is None or rater.role not in (Role.RATER.value, Role.LEAD.value, Role.ADMIN.value):
                 raise BadInput(f"rater {name!r}", expected="a person who may rate", fix="see `rlhf-hitl raters list`")
             found = _load_comparisons(store, conn, chunk)
+            asking = _find_unqualified(conn, rater, found, clock)
             refused["unknown"] += len(chunk) - len(found)
             done = 0
             for comparison in found:
                 reason = _find_refusal(conn, rater, comparison)
+                if reason is None and comparison.project_id in asking:
+                    reason = "unqualified"
                 if reason is None:
                     _assign_one(store, conn, rater.id, comparison, slice, by, clock)
                     done += 1
@@ -187,6 +192,7 @@ def _load_comparisons(store: Store, conn: Connection, ids: Sequence[str]) -> lis
             lanes.c.language,
             lanes.c.project_id,
             projects.c.open,
+            projects.c.qualification,
         )
         .join(lanes, lanes.c.id == comparisons.c.lane_id)
         .join(projects, projects.c.id == lanes.c.project_id)
@@ -210,6 +216,19 @@ def _find_refusal(conn: Connection, rater: Any, comparison: Any) -> str | None:
     reads = rater.languages is None or comparison.language in ("", *rater.languages)
     is_member = comparison.open or conn.execute(_MEMBER, {"project": comparison.project_id, "rater": rater.id}).first()
     return None if reads and is_member else "closed"
+
+
+def _find_unqualified(conn: Connection, rater: Any, found: Sequence[Any], now: datetime) -> set[str]:
+    """Return the projects of comparisons in which a rater gets no work, as they have not qualified."""
+    rules = {row.project_id: row.qualification for row in found if row.qualification is not None}
+    if not must_qualify(rater):
+        return set()
+    return {
+        project
+        for project, rule in rules.items()
+        if load_standing(conn, rater.id, project, QualificationRule(**rule), now).state
+        is not QualificationState.QUALIFIED
+    }
 
 
 _JUDGED = sa.select(judgments.c.id).where(

@@ -11,14 +11,16 @@ import sqlalchemy as sa
 from rlhf_hitl.store.db import Store
 from rlhf_hitl.store.judgments import IS_FIRST
 from rlhf_hitl.store.quality_tables import golds
+from rlhf_hitl.store.queue.gold_places import GOLD_ID
 from rlhf_hitl.store.tables import comparisons, completions, judgments, lanes, projects, prompts, raters
-from rlhf_hitl.types import Role
+from rlhf_hitl.types import GoldPurpose, Role
 
 ROWS_AT_ONCE = 20_000
 
 
 class CheckedAnswer(NamedTuple):
-    """One current judgment. `seconds` is the active time; `repeat_of` the comparison that is shown again."""
+    """One current judgment that counts. `seconds` is the active time; `repeat_of` the comparison that is shown again;
+    `purpose` that of the gold which the comparison is or asks again, None where it is none."""
 
     seq: int
     rater_id: str
@@ -32,6 +34,12 @@ class CheckedAnswer(NamedTuple):
     seconds: float | None
     rationale: str
     created_at: datetime
+    purpose: str | None
+
+    @property
+    def is_learning(self) -> bool:
+        """Whether it is part of an attempt to qualify: they may be told what is right, and are asked the same again."""
+        return self.purpose == GoldPurpose.QUALIFICATION
 
 
 class RaterState(NamedTuple):
@@ -53,8 +61,15 @@ class GoldAnswer(NamedTuple):
     qualification: dict | None
 
 
-def read_checked_answers(store: Store) -> Iterator[CheckedAnswer]:
-    """Yield the current judgments of raters and judges in the order they came; adjudications are no votes."""
+def read_checked_answers(
+    store: Store, *, project: str | None = None, rationales: bool = True
+) -> Iterator[CheckedAnswer]:
+    """Yield the current counted judgments of raters and judges in the order they came; adjudications are no votes.
+
+    Args:
+        project: only those in one.
+        rationales: False leaves them empty. They are most of what is read, and few need them.
+    """
     newer = judgments.alias()
     query = (
         sa.select(
@@ -68,15 +83,19 @@ def read_checked_answers(store: Store) -> Iterator[CheckedAnswer]:
             judgments.c.ranking,
             judgments.c.order_shown,
             judgments.c.active_seconds,
-            judgments.c.rationale,
+            judgments.c.rationale if rationales else sa.literal("").label("rationale"),
             judgments.c.created_at,
+            golds.c.purpose,
         )
         .join(comparisons, comparisons.c.id == judgments.c.comparison_id)
         .join(lanes, lanes.c.id == comparisons.c.lane_id)
+        .outerjoin(golds, golds.c.comparison_id == GOLD_ID)
         .where(
-            # Of a gold the first answer counts: a rater may correct it after they were told the right one.
+            judgments.c.surplus.is_(sa.false()),
+            # Of a gold, asked again or not, the first answer counts: a rater may correct it after they were told the
+            # right one.
             sa.case(
-                (sa.func.coalesce(comparisons.c.is_gold, sa.false()), IS_FIRST),
+                (golds.c.comparison_id.is_not(None), IS_FIRST),
                 else_=~sa.exists().where(newer.c.supersedes == judgments.c.id),
             ),
             sa.func.coalesce(judgments.c.role, "") != Role.LEAD.value,
@@ -84,6 +103,8 @@ def read_checked_answers(store: Store) -> Iterator[CheckedAnswer]:
         .order_by(judgments.c.seq)
         .limit(ROWS_AT_ONCE)
     )
+    if project is not None:
+        query = query.where(lanes.c.project_id == project)
     after = 0
     while True:
         with store.read() as conn:

@@ -20,6 +20,7 @@ from rlhf_hitl.store import audit
 from rlhf_hitl.store.db import Store
 from rlhf_hitl.store.people import find_rater_id
 from rlhf_hitl.store.quality_tables import findings
+from rlhf_hitl.store.queue.overlap import apply_overlap_rules
 from rlhf_hitl.store.tables import raters
 from rlhf_hitl.types import utc_now
 
@@ -96,6 +97,7 @@ def list_findings(store: Store, rater_id: str | None = None) -> list[Finding]:
 def add_findings(store: Store, new: Sequence[NewFinding]) -> list[Finding]:
     """Write findings and do what they say. One of the same check and project that stands already is not written again.
 
+    Where the raters' votes were thought to be enough, others are asked, as far as a project's overlap rule wants it.
     Returns what was written.
     """
     written = []
@@ -111,7 +113,18 @@ def add_findings(store: Store, new: Sequence[NewFinding]) -> list[Finding]:
                 paused = {"paused_at": utc_now(), "paused_reason": finding.reason}
                 conn.execute(raters.update().where(*is_working).values(paused))
             _set_vote_weight(conn, finding.rater_id)
+    if less := {row.rater_id for row in written if row.action is not FindingAction.NONE}:
+        apply_overlap_rules(store, less)
     return written
+
+
+def add_evidence(store: Store, seq: int, facts: Mapping[str, Any]) -> None:
+    """Add facts to the evidence of a finding; what it says already stays."""
+    with store.write() as conn:
+        store.lock(conn, "findings")
+        of_finding = findings.c.seq == seq
+        evidence = conn.execute(sa.select(findings.c.evidence).where(of_finding)).scalar_one()
+        conn.execute(findings.update().where(of_finding).values(evidence={**facts, **evidence}))
 
 
 def overrule_findings(
@@ -119,7 +132,8 @@ def overrule_findings(
 ) -> list[Finding]:
     """Overrule what stands against a rater: of one check, or all. Their votes count again, and they are offered work.
 
-    Somebody whom a lead paused by hand stays paused.
+    Somebody whom a lead paused by hand stays paused. What was asked of others because of a finding, and nobody holds,
+    is asked no more.
 
     Returns what was overruled.
 
@@ -147,8 +161,8 @@ def overrule_findings(
                 expected="somebody against whom a finding stands",
                 fix="see `rlhf-hitl raters findings`",
             )
-        overruled = {"overruled_by": by.id[:80], "overruled_at": utc_now(), "overruled_because": because}
-        conn.execute(findings.update().where(findings.c.seq.in_(seqs)).values(overruled))
+        now_overruled = {"overruled_by": by.id[:80], "overruled_at": utc_now(), "overruled_because": because}
+        conn.execute(findings.update().where(findings.c.seq.in_(seqs)).values(now_overruled))
         _set_vote_weight(conn, rater_id)
         is_paused = sa.select(findings.c.seq).where(
             findings.c.rater_id == rater_id,
@@ -160,7 +174,9 @@ def overrule_findings(
             conn.execute(raters.update().where(*by_check).values(paused_at=None, paused_reason=None))
         audit.record(conn, by, "finding.overruled", name, findings=seqs, because=because[:200])
         rows = conn.execute(sa.select(findings).where(findings.c.seq.in_(seqs)).order_by(findings.c.seq)).mappings()
-        return [_to_finding(row) for row in rows]
+        overruled = [_to_finding(row) for row in rows]
+    apply_overlap_rules(store, {rater_id})
+    return overruled
 
 
 def _insert_finding(conn: Connection, finding: NewFinding) -> Finding | None:

@@ -201,7 +201,7 @@ def _make_comparison(example: TutorialExample, language: str, project: str) -> C
     """Return the comparison of an example, whose id is that of no other comparison of these texts."""
     prompt = Prompt.create(example.messages, {"language": language} if language else None)
     sides = [Completion.create(prompt.id, chat, GOLD_SOURCE) for chat in example.completions]
-    made = Comparison.create(prompt, sides, overlap=0, project=project)  # an overlap of the places it comes to have
+    made = Comparison.create(prompt, sides, overlap=0, project=project)  # it waits for nobody
     return Comparison(
         make_content_id("x", [c.id for c in made.completions], {"gold": project}),
         prompt, made.completions, made.overlap, made.route, project,

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
-
-import sqlalchemy as sa
+from typing import Any
 
 from rlhf_hitl.store.db import Store
-from rlhf_hitl.store.quality_tables import label_fits, rater_estimates
+from rlhf_hitl.store.label_fits import load_newest_fit, load_rater_estimates
 
 RATER_MODEL = "raters"
 
@@ -35,17 +34,15 @@ class FittedRaters:
 
 def load_newest_estimates(store: Store) -> FittedRaters:
     """Return the estimates of the newest fit of the rater model."""
-    newest = sa.select(label_fits.c.id, label_fits.c.created_at).where(label_fits.c.label_model == RATER_MODEL)
-    newest = newest.order_by(label_fits.c.created_at.desc(), label_fits.c.id).limit(1)
     with store.read() as conn:
-        fit = conn.execute(newest).first()
+        fit = load_newest_fit(conn, RATER_MODEL)
         if fit is None:
             return FittedRaters({}, None)
-        rows = conn.execute(sa.select(rater_estimates).where(rater_estimates.c.fit_id == fit.id)).mappings().all()
+        rows = load_rater_estimates(conn, fit.id)
     return FittedRaters({row["rater_id"]: _to_estimate(row) for row in rows}, fit.created_at)
 
 
-def _to_estimate(row: sa.RowMapping) -> RaterEstimate:
+def _to_estimate(row: Mapping[str, Any]) -> RaterEstimate:
     def read(name: str) -> tuple[float, float, float]:
         return row[name], row[f"{name}_low"], row[f"{name}_high"]
 

@@ -122,7 +122,8 @@ def ask_for_votes(store: Store, comparison_ids: Sequence[str], *, by: audit.Acto
     waits = sa.exists().where(
         places.c.comparison_id == comparisons.c.id, places.c.role == "", places.c.judgment_id.is_(None)
     )
-    query = sa.select(comparisons.c.id, comparisons.c.route, waits.label("waits"), measures_raters().label("measures"))
+    # What measures raters is left alone, and not locked: golds are locked after places (`gold_places.py`).
+    query = sa.select(comparisons.c.id, comparisons.c.route, waits.label("waits")).where(~measures_raters())
     for start in range(0, len(ids), DECISIONS_AT_ONCE):
         if start:
             time.sleep(PAUSE_SECONDS)
@@ -130,10 +131,9 @@ def ask_for_votes(store: Store, comparison_ids: Sequence[str], *, by: audit.Acto
         with store.write() as conn:
             chosen = query.where(store.among(comparisons.c.id, some)).order_by(comparisons.c.id)
             rows = conn.execute(chosen.with_for_update(key_share=True, of=comparisons)).all()
-            counts["refused"] += len(some) - len(rows) + sum(row.measures for row in rows)
-            usable = [row for row in rows if not row.measures]
-            new = [row for row in usable if not (row.waits and row.route == Route.ESCALATED.value)]
-            counts["waiting"] += len(usable) - len(new)
+            counts["refused"] += len(some) - len(rows)
+            new = [row for row in rows if not (row.waits and row.route == Route.ESCALATED.value)]
+            counts["waiting"] += len(rows) - len(new)
             counts["sent"] += len(new)
             reason = "sent to raters by a lead"
             decisions = [Routing(r.id, Route.ESCALATED, Route(r.route), reason, decided_by=by.id) for r in new]
@@ -171,9 +171,9 @@ def _open_wanted_places(conn: Connection, decision: Routing, position: int) -> N
     """Open as many places as are missing: a comparison wants at least one, an escalated one more than are filled."""
     query = sa.select(comparisons.c.lane_id, comparisons.c.overlap).where(comparisons.c.id == decision.comparison_id)
     lane, wanted = conn.execute(query).one()
-    query = sa.select(places.c.n, places.c.role, places.c.reserved_for, places.c.judgment_id)
+    query = sa.select(places.c.n, places.c.role, places.c.judgment_id)
     rows = conn.execute(query.where(places.c.comparison_id == decision.comparison_id)).all()
-    own = [row for row in rows if row.role == "" and row.reserved_for is None]
+    own = [row for row in rows if row.role == ""]
     filled = sum(row.judgment_id is not None for row in own)
     wanted = max(wanted, filled + 1 if decision.route is Route.ESCALATED else 1)
     conn.execute(comparisons.update().where(comparisons.c.id == decision.comparison_id).values(overlap=wanted))

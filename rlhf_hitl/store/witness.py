@@ -8,7 +8,7 @@ measured by votes that it chose.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 import sqlalchemy as sa
@@ -73,11 +73,26 @@ _OLDEST_FIRST = (
 _WITNESS = _OLDEST_FIRST.where(out_of_fold.c.comparison_id == sa.bindparam("comparison"))
 
 
-def read_witnesses(store: Store) -> list[PairProbabilities]:
-    """Return for each pair that a witness knows what the newest of them says, in order of comparison and pair."""
+def read_witnesses(store: Store, comparison_ids: Collection[str] | None = None) -> list[PairProbabilities]:
+    """Return for each pair that a witness knows what the newest of them says, in order of comparison and pair.
+
+    Args:
+        comparison_ids: only of these comparisons.
+    """
     newest: dict[tuple[str, str, str], PairProbabilities] = {}
+    query = _OLDEST_FIRST
+    if comparison_ids is not None:
+        query = query.where(store.among(out_of_fold.c.comparison_id, comparison_ids))
     with store.read() as conn:
-        for row in conn.execute(_OLDEST_FIRST):
+        for row in conn.execute(query):
             key = row.comparison_id, row.first, row.second
             newest[key] = PairProbabilities(*key, (row.p_first, row.p_tie, row.p_second))
     return [newest[key] for key in sorted(newest)]
+
+
+def find_newest_witness(store: Store) -> str | None:
+    """Return the id of the newest reward model that may bear witness; None where none may."""
+    newest_first = _OLDEST_FIRST.with_only_columns(reward_models.c.id).order_by(None)
+    newest_first = newest_first.order_by(reward_models.c.created_at.desc(), reward_models.c.id.desc())
+    with store.read() as conn:
+        return conn.execute(newest_first.limit(1)).scalar()

@@ -5,18 +5,37 @@ from datetime import timedelta
 import numpy as np
 import pytest
 import sqlalchemy as sa
+from handmade_golds import gold_example, rank_by_text
 
 from rlhf_hitl.errors import BadInput, NotFound
 from rlhf_hitl.labels.checks import CHECKS, check_raters, explain
+from rlhf_hitl.labels.rater_evidence import CheckedAnswers, collect_evidence
+from rlhf_hitl.labels.rater_overview import compute_rater_overview
+from rlhf_hitl.stats.rater_checks import weigh_below_mark
 from rlhf_hitl.store import queue
 from rlhf_hitl.store.audit import list_entries
+from rlhf_hitl.store.checked_answers import CheckedAnswer, GoldAnswer, read_checked_answers
 from rlhf_hitl.store.comparisons import insert_comparisons
 from rlhf_hitl.store.findings import FindingAction, list_findings, overrule_findings
+from rlhf_hitl.store.golds import add_golds
 from rlhf_hitl.store.judgments import insert_imported_judgments, judgment_to_row, read_judgments
 from rlhf_hitl.store.people import change_rater, insert_imported_raters
+from rlhf_hitl.store.projects import change_project
 from rlhf_hitl.store.quality_tables import golds
 from rlhf_hitl.store.tables import comparisons, judgments, raters
-from rlhf_hitl.types import Answer, Comparison, Completion, Message, Prompt, Role, Route, Verdict, utc_now
+from rlhf_hitl.types import (
+    Answer,
+    Comparison,
+    Completion,
+    GoldPurpose,
+    Message,
+    Prompt,
+    QualificationRule,
+    Role,
+    Route,
+    Verdict,
+    utc_now,
+)
 
 PEOPLE = 8
 
@@ -38,8 +57,11 @@ def write_answers(store, answers):
         conn.execute(judgments.insert(), rows)
 
 
-def judge_with_one_who_always_chooses_the_left(store, pool, ids, seed=0):
-    """Let people agree in four of five comparisons, and the last of them choose whatever is shown first."""
+def judge_with_one_who_always_chooses_the_left(store, pool, ids, seed=0, surplus=None):
+    """Let people agree in four of five comparisons, and the last of them choose whatever is shown first.
+
+    The answers of the rater `surplus` do not count.
+    """
     rng = np.random.default_rng(seed)
     answers = []
     for comparison in pool:
@@ -47,7 +69,7 @@ def judge_with_one_who_always_chooses_the_left(store, pool, ids, seed=0):
         for rater in ids:
             shown = [a, b] if rng.random() < 0.5 else [b, a]
             better = shown[0] if rater == ids[-1] else a if rng.random() < 0.8 else b
-            answers.append((rater, comparison, better, {"shown": shown}))
+            answers.append((rater, comparison, better, {"shown": shown, "surplus": rater == surplus}))
     write_answers(store, answers)
 
 
@@ -102,6 +124,8 @@ def test_a_lead_who_overrules_restores_the_rater_and_only_new_evidence_counts_ag
     state = read_state(store, ids[-1])
     assert (state.paused_at, state.paused_reason, state.vote_weight) == (None, None, None)
     assert check_raters(store) == []
+    kept = [f.evidence["known_when_overruled"] for f in list_findings(store)]
+    assert kept == pytest.approx([f.statistic for f in found], rel=1e-3), "nothing new was seen until then"
     # Three more of the same do not suffice; forty do.
     judge_later(store, add_comparisons(store, 3, first=100), ids)
     assert check_raters(store) == []
@@ -255,6 +279,62 @@ def make_prompt_with_three(store, n):
     with store.write() as conn:
         insert_comparisons(store, conn, trio)
     return trio
+
+
+def qualify(store, rater, rights):
+    """Answer the golds that a rater is asked, right or wrong, correct each at once, and return what was asked."""
+    asked = []
+    for right in rights:
+        lease = queue.lease(store, rater, seconds=1800)
+        receipt = queue.submit(store, lease.id, rater, rank_by_text(lease, reverse=not right))
+        queue.correct(store, receipt.judgment_id, rater, rank_by_text(lease), idempotency_key=f"c{receipt.judgment_id}")
+        asked.append(lease.comparison)
+    return asked
+
+
+def test_who_learns_from_the_golds_they_failed_is_accused_of_nothing(store, add_raters):
+    ids = add_raters(store, PEOPLE)
+    made = [gold_example(f"gold {n}") for n in range(8)]
+    add_golds(store, "default", made, purpose=GoldPurpose.QUALIFICATION)
+    change_project(store, "default", qualification=QualificationRule(8, 0.7, retries=1))
+    for rater in ids[:-1]:
+        qualify(store, rater, [True] * 8)
+    qualify(store, ids[-1], [True] + [False] * 7)
+    again = qualify(store, ids[-1], [True] * 7 + [False])
+    assert all(comparison.repeat_of for comparison in again)
+    assert check_raters(store) == []
+    own = compute_rater_overview(store).raters[ids[-1]]
+    assert own.repeats is None
+    assert own.golds.value == 8 / 16, "each as it was answered first, also where it was asked again and then corrected"
+
+
+def test_surplus_answers_speak_against_nobody(store, add_comparisons, add_raters):
+    ids = add_raters(store, PEOPLE)
+    judge_with_one_who_always_chooses_the_left(store, add_comparisons(store, 40), ids, surplus=ids[-1])
+    assert check_raters(store) == []
+    assert {answer.rater_id for answer in read_checked_answers(store)} == set(ids[:-1])
+
+
+def test_the_projects_of_a_rater_share_the_false_alarms_of_golds():
+    """Of the k-th project in which a rater gets golds, the evidence is weaker by k(k+1): 1/2 + 1/6 + … = 1."""
+    made = [
+        CheckedAnswer(
+            n, f"r{rater}", f"{project} {n}", "p", project, None, "ranked", [["a"], ["b"]], ["a", "b"], None, "",
+            utc_now(), "hidden",
+        )
+        for n, (rater, project) in enumerate([(0, "one"), (1, "two"), (0, "two"), (1, "one")] * 3)
+    ]  # fmt: skip
+    right = {a.comparison_id: GoldAnswer("ranked", [["b"], ["a"]], "hidden", None) for a in made}
+    checked = CheckedAnswers(made, right, {"r0": "", "r1": ""})
+    rates = {name: check.false_alarm_rate for name, check in CHECKS.items()}
+    logs = {
+        evidence.project: evidence.logs
+        for evidence in collect_evidence(checked, ({}, {}), (), rates, utc_now())
+        if evidence.check == "gold"
+    }
+    alone = weigh_below_mark(np.zeros(1), np.full(1, 3), 0.7)[0]
+    np.testing.assert_allclose(logs["one"], alone - np.log([2, 6]))
+    np.testing.assert_allclose(logs["two"], alone - np.log([6, 2]))
 
 
 def test_few_votes_and_none_accuse_nobody(sqlite_store, add_comparisons, add_raters):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,14 +13,17 @@ import sqlalchemy as sa
 from rlhf_hitl.formats.export import export_snapshot
 from rlhf_hitl.labels.consensus import collect_witness, read_consensus
 from rlhf_hitl.labels.fitting import read_labels
+from rlhf_hitl.labels.kept_fits import fit_and_keep_labels
 from rlhf_hitl.reward.labelled_pairs import count_votes, hash_labelled_pairs, load_labelled_pairs
 from rlhf_hitl.reward.training.head_training import train_head
 from rlhf_hitl.reward.training.out_of_fold import predict_out_of_fold
+from rlhf_hitl.stats.rater_population import RaterPopulation
 from rlhf_hitl.store import projects, queue
+from rlhf_hitl.store.comparisons import insert_comparisons
 from rlhf_hitl.store.quality_tables import labels, out_of_fold
 from rlhf_hitl.store.routings import Routing, apply_routings
 from rlhf_hitl.store.witness import PairProbabilities, insert_out_of_fold, read_witnesses
-from rlhf_hitl.types import DEFAULT_PROJECT, OverlapRule, Route, Split
+from rlhf_hitl.types import DEFAULT_PROJECT, Comparison, Completion, Message, OverlapRule, Prompt, Route, Split
 
 
 def list_keys(store, split: Split) -> list[tuple[str, str, str]]:
@@ -99,6 +103,48 @@ def test_labels_exports_and_training_are_the_same_bit_by_bit_with_and_without_a_
     assert look("with") == without
 
 
+def test_votes_measure_the_witness_that_a_head_leaves_and_change_no_label(judged_store, backbone, tmp_path):
+    def read_rows() -> dict[tuple[str, str, str], Any]:
+        with judged_store.read() as conn:
+            return {(row.comparison_id, row.first, row.second): row for row in conn.execute(sa.select(labels))}
+
+    assert fit_and_keep_labels(judged_store, "raters").reward_model_id is None
+    without = read_rows()
+    assert [(r.c_first, r.c_tie, r.c_second) for r in without.values()] == [
+        (r.p_first, r.p_tie, r.p_second) for r in without.values()
+    ]
+    model = train_head(judged_store, backbone, tmp_path)
+    prompt = Prompt.create((Message("user", "Not judged yet?"),), split=Split.TRAIN)
+    unjudged = Comparison.create(
+        prompt, [Completion.create(prompt.id, (Message("assistant", text),), "policy") for text in ("one", "two")]
+    )
+    with judged_store.write() as conn:
+        insert_comparisons(judged_store, conn, [unjudged])
+    first, second = sorted(c.id for c in unjudged.completions)
+    words = PairProbabilities(unjudged.id, first, second, (0.9, 0.02, 0.08))
+    insert_out_of_fold(judged_store, model.id, [words])
+
+    fit = fit_and_keep_labels(judged_store, "raters")
+    assert fit.reward_model_id == model.id
+    assert RaterPopulation.from_json(fit.parameters).witness[0] > 0
+    rows = read_rows()
+    assert {k: (r.p_first, r.p_tie, r.p_second, r.weight) for k, r in rows.items()} == {
+        k: (r.p_first, r.p_tie, r.p_second, r.weight) for k, r in without.items()
+    }
+    of_split = {split: list_keys(judged_store, split) for split in Split}
+    moved = [abs(rows[k].c_first - rows[k].p_first) for k in of_split[Split.TRAIN]]
+    assert min(moved) > 0
+    assert max(moved) > 0.02
+    for k in of_split[Split.CALIBRATION] + of_split[Split.HELDOUT]:
+        assert rows[k].c_first == rows[k].p_first
+    voted, of_none = read_consensus(judged_store, [of_split[Split.TRAIN][0][0], unjudged.id])
+    assert voted.votes == 1
+    row = rows[of_split[Split.TRAIN][0]]
+    assert voted.consensus == pytest.approx((row.c_first, row.c_tie, row.c_second), abs=5e-3)
+    assert of_none.votes == 0
+    assert of_none.consensus[0] > of_none.label[0] + 0.02
+
+
 def keep_beliefs(store) -> None:
     """Have the consensus of every comparison kept where pages read it, too."""
     projects.change_project(store, DEFAULT_PROJECT, overlap_rule=OverlapRule())
@@ -150,7 +196,6 @@ def set_reliable_witness(store) -> None:
     """Keep a fit by which the witness counts as much as a rater."""
     from dataclasses import asdict
 
-    from rlhf_hitl.stats.rater_population import RaterPopulation
     from rlhf_hitl.store.quality_tables import label_fits
     from rlhf_hitl.types import utc_now
 

@@ -12,21 +12,23 @@ from rlhf_hitl.labels.fitting import read_labels
 from rlhf_hitl.labels.kept_fits import fit_and_keep_labels, load_kept_label_model
 from rlhf_hitl.labels.label_models import Raters, Shares
 from rlhf_hitl.labels.votes import read_votes
-from rlhf_hitl.store import people
+from rlhf_hitl.store import people, projects, queue
 from rlhf_hitl.store.catalog_entries import load_entries
-from rlhf_hitl.store.comparisons import insert_comparisons
+from rlhf_hitl.store.comparisons import find_comparisons, insert_comparisons
 from rlhf_hitl.store.counted_votes import read_counted_votes
 from rlhf_hitl.store.export_query import read_judged_comparisons
 from rlhf_hitl.store.judgments import append_judgment, judgment_to_row
 from rlhf_hitl.store.label_fits import list_label_fits, load_rater_estimates
 from rlhf_hitl.store.quality_tables import labels
-from rlhf_hitl.store.tables import comparisons, raters
+from rlhf_hitl.store.tables import comparisons, judgments, prompts, raters
 from rlhf_hitl.types import (
+    DEFAULT_PROJECT,
     LABEL_MODELS,
     Answer,
     Comparison,
     Completion,
     Message,
+    OverlapRule,
     Prompt,
     Role,
     Route,
@@ -179,3 +181,40 @@ def test_a_fit_is_kept_for_pages_and_replaces_the_one_before(voted):
         [label] = kept.make_labels(comparison_id, votes)
         assert label.probabilities == pytest.approx(made[comparison_id].probabilities, abs=5e-3)
         assert asdict(label)["votes"] == made[comparison_id].votes
+
+
+def test_the_queue_and_a_fit_write_the_same_label_of_the_same_votes(voted):
+    """People's and judges' votes, some of them worth less, and what a lead has decided, against the votes."""
+    with voted.read() as conn:
+        ids = dict(conn.execute(sa.select(raters.c.name, raters.c.id)).tuples().all())
+        in_train = conn.execute(
+            sa.select(comparisons.c.id).join(prompts).where(prompts.c.split == "train").order_by(comparisons.c.id)
+        )
+        _, split, control = list(in_train.scalars())[:3]
+        lead_said = conn.execute(sa.select(judgments.c.comparison_id).where(judgments.c.role == "lead")).scalar_one()
+    of = {comparison.id: comparison for comparison in find_comparisons(voted, ids=[split, control])}
+    torn = people.add_rater(voted, "torn", Role.RATER).id
+    for one in (split, control):
+        judge(voted, of[one], torn, role=Role.JUDGE, probabilities=[0.5, 0.0, 0.5])
+    with voted.write() as conn:
+        conn.execute(raters.update().where(raters.c.id == ids["rater 1"]).values(vote_weight=0.1))
+        conn.execute(comparisons.update().where(comparisons.c.id == control).values(route=Route.CONTROL.value))
+
+    def read_rows() -> dict[str, list[float]]:
+        numbers = [c for c in labels.c if c.name[:2] in ("p_", "c_") or c.name in ("entropy", "votes", "weight")]
+        with voted.read() as conn:
+            rows = conn.execute(sa.select(labels.c.comparison_id, labels.c.state, *numbers)).mappings().all()
+        assert {r["comparison_id"] for r in rows if r["state"] == "adjudicated"} == {lead_said}
+        return {r["comparison_id"]: [r[c.name] for c in numbers] for r in rows}
+
+    fit_and_keep_labels(voted, "raters")
+    by_fit = read_rows()
+    projects.change_project(voted, DEFAULT_PROJECT, overlap_rule=OverlapRule())
+    assert queue.apply_overlap_rule(voted, DEFAULT_PROJECT) == 12
+    by_queue = read_rows()
+    assert by_queue.keys() == by_fit.keys()
+    for one in by_fit:
+        assert by_queue[one] == pytest.approx(by_fit[one], abs=1e-6)
+    assert sorted(by_fit[lead_said][:6]) == [0, 0, 0, 0, 1, 1]  # certain, and the consensus, too
+    fit_and_keep_labels(voted, "raters")
+    assert read_rows() == by_fit

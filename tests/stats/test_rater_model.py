@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.stats.rater_measuring import Raters, differentiate, group_votes, measure_votes
 from rlhf_hitl.stats.rater_model import RaterPopulation, VoteArrays, fit_rater_model, update_pair
-from rlhf_hitl.stats.rater_population import compute_state_prior
+from rlhf_hitl.stats.rater_population import compute_reference_probabilities, compute_state_prior
 from rlhf_hitl.stats.vote_likelihood import (
     DIFFERENCES,
     NOISES,
@@ -220,6 +220,41 @@ def test_a_split_stays_soft():
     assert fit.p[400, [0, 2]].max() < 0.6
     assert fit.p[400, 1] < fit.p[401, 1] - 0.2
     assert fit.p[401].argmax() == 1
+
+
+def draw_graded_truths(seed: int, share_of_ties: float, per_pair: int, pairs: int = 600):
+    """Return votes of raters who differ in how often they say tie, on pairs that are ties or not (nothing in between),
+    and what is true: 0 first, 1 tie, 2 second. It is not the rater model: answers err by a table."""
+    rng = np.random.default_rng(seed)
+    truth = rng.choice(3, pairs, p=[(1 - share_of_ties) / 2, share_of_ties, (1 - share_of_ties) / 2])
+    pair = np.repeat(np.arange(pairs), per_pair)
+    rater = np.concatenate([rng.permutation(30)[:per_pair] for _ in range(pairs)])
+    said, wrong = truth[pair], rng.random(len(pair)) < 0.3
+    said[wrong] = np.where(
+        rng.random(wrong.sum()) < rng.beta(1, 2, 30)[rater[wrong]], 1, rng.choice([0, 2], wrong.sum())
+    )
+    return make_votes(pair, rater, said + FIRST_UNGRADED), truth
+
+
+@pytest.mark.parametrize("share_of_ties", [0.15, 0.3, 0.5])
+def test_without_a_second_vote_a_label_says_what_its_vote_says(share_of_ties):
+    votes, _ = draw_graded_truths(11, share_of_ties, 1)
+    fit = fit_rater_model(votes, 600, 30)
+    assert (fit.p.argmax(1) == votes.outcome - FIRST_UNGRADED).mean() > 0.97
+    reference = compute_reference_probabilities(fit.population)
+    joint = (reference * compute_state_prior(fit.population)[:, None]).T @ reference
+    assert 0.5 < np.trace(joint) < 0.7  # how often two people who compare answers agree, with ties
+    assert joint[1, 1] > 1.3 * joint[1, 0]
+
+
+def test_clear_ties_are_as_many_as_repeated_votes_show():
+    shares = []
+    for share_of_ties in (0.02, 0.4):
+        votes, truth = draw_graded_truths(12, share_of_ties, 4)
+        fit = fit_rater_model(votes, 600, 30)
+        shares.append(fit.population.pair_weights[0])
+        assert (fit.p.argmax(1) == truth).mean() > 0.85
+    assert shares[1] > 2 * shares[0]
 
 
 @settings(max_examples=30, deadline=None)

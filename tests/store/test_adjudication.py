@@ -6,13 +6,16 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import timedelta
 
 import pytest
+import sqlalchemy as sa
 from handmade_golds import gold_example, rank_by_text
 
+from rlhf_hitl.errors import BadInput, Conflict
 from rlhf_hitl.store import adjudication, audit, golds, people, projects, queue
 from rlhf_hitl.store.comparisons import find_comparisons
 from rlhf_hitl.store.judgments import read_judgments
 from rlhf_hitl.store.routings import read_routings
-from rlhf_hitl.types import Answer, Role, Route, Verdict, utc_now
+from rlhf_hitl.store.tables import places
+from rlhf_hitl.types import Answer, OverlapRule, Role, Route, Verdict, utc_now
 
 LEA = audit.Actor("lea")
 
@@ -117,6 +120,51 @@ def test_a_skip_leaves_the_decision_to_another_lead(split):
     lease = take(store, leo)
     assert queue.submit(store, lease.id, leo, rank_by_text(lease)).outcome == "counted"
     assert adjudication.count_adjudications(store, lea) == adjudication.AdjudicationCounts(0, 0, 1)
+
+
+@pytest.mark.parametrize("adaptive", [False, True])
+def test_until_a_lead_decides_the_comparison_waits_for_one(split, adaptive):
+    store, ids, (lea, leo) = split
+    if adaptive:
+        projects.change_project(store, "default", overlap_rule=OverlapRule(2, 6, 0.001))
+    adjudication.send_to_adjudication(store, ids[:1], by=LEA)
+    lease = take(store, lea)
+    flag = Answer(Verdict.FLAGGED, rationale="Names a person.")
+    flagged = queue.submit(store, lease.id, lea, flag).judgment_id
+    waits = adjudication.AdjudicationCounts(1, 0, 0)
+    assert adjudication.count_adjudications(store, lea) == waits
+    assert adjudication.send_to_adjudication(store, ids[:1], by=LEA).waiting == 1
+    lease = take(store, leo)
+    decided = queue.submit(store, lease.id, leo, rank_by_text(lease)).judgment_id
+    is_decided = adjudication.AdjudicationCounts(0, 0, 1)
+    assert adjudication.count_adjudications(store, lea) == is_decided
+    undone = queue.correct(store, decided, leo, Answer(Verdict.SKIPPED), idempotency_key="undone").judgment_id
+    assert adjudication.count_adjudications(store, lea) == waits
+    queue.correct(store, flagged, lea, rank_by_text(lease), idempotency_key="decided")
+    assert adjudication.count_adjudications(store, lea) == is_decided
+    assert adjudication.send_to_adjudication(store, ids[:1], by=LEA).decided == 1
+    queue.correct(store, undone, leo, Answer(Verdict.ALL_BAD), idempotency_key="again")
+    assert adjudication.count_adjudications(store, lea) == is_decided, "once"
+    with store.read() as conn:
+        unfilled = sa.select(places.c.role).where(places.c.comparison_id == ids[0], places.c.judgment_id.is_(None))
+        assert conn.execute(unfilled).all() == []
+
+
+def test_who_is_a_lead_no_more_decides_nothing(split):
+    store, ids, (lea, leo) = split
+    adjudication.send_to_adjudication(store, ids[:2], by=LEA)
+    first, held = queue.lease_many(store, lea, 2, seconds=1800, role="lead")
+    decided = queue.submit(store, first.id, lea, rank_by_text(first)).judgment_id
+    people.change_rater(store, "lea", role=Role.RATER)
+    with pytest.raises(BadInput, match="correction"):
+        queue.correct(store, decided, lea, rank_by_text(first, reverse=True), idempotency_key="turned")
+    with pytest.raises(Conflict, match="only leads decide"):
+        queue.renew(store, held.id, lea, seconds=1800)
+    assert queue.renew_all(store, lea, seconds=1800) == []
+    assert queue.submit(store, held.id, lea, rank_by_text(held)).outcome == "surplus"
+    assert adjudication.count_adjudications(store, leo) == adjudication.AdjudicationCounts(1, 0, 1), "until it runs out"
+    [other] = queue.lease_many(store, leo, 2, seconds=1800, role="lead", now=utc_now() + timedelta(hours=1))
+    assert other.comparison == held.comparison
 
 
 def test_a_lease_that_ran_out_goes_to_another_lead_and_the_late_decision_does_not_count(split):

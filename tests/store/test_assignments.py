@@ -16,7 +16,7 @@ from rlhf_hitl.store.comparisons import find_comparisons
 from rlhf_hitl.store.judgments import read_judgments
 from rlhf_hitl.store.routings import Routing, apply_routings
 from rlhf_hitl.store.tables import places
-from rlhf_hitl.types import Role, Route, utc_now
+from rlhf_hitl.types import GoldPurpose, QualificationRule, Role, Route, utc_now
 
 
 def take(store, rater, **kwargs):
@@ -171,3 +171,18 @@ def test_overlap_stays_exact_while_raters_work_and_leads_assign_and_end(store, a
     counted = Counter(j.comparison_id for j in judgments)
     for comparison in find_comparisons(store):
         assert counted[comparison.id] == comparison.overlap == overlap_of(store, comparison.id)[1] >= 2
+
+
+def test_who_has_not_qualified_is_assigned_nothing_that_they_would_not_get(store, add_comparisons, add_raters):
+    [comparison] = add_comparisons(store, 1)
+    [ann] = add_raters(store, 1)
+    golds.add_golds(store, "default", [gold_example("gold")], purpose=GoldPurpose.QUALIFICATION)
+    projects.change_project(store, "default", qualification=QualificationRule(1))
+    assert assignments.assign(store, "rater 0", [comparison.id]).refused == {"unqualified": 1}
+    assert overlap_of(store, comparison.id) == (1, 1)
+    people.add_rater(store, "lea", Role.LEAD)
+    assert assignments.assign(store, "lea", [comparison.id]).assigned == 1, "leads need no qualification"
+    gold, _ = judge(store, ann)
+    assert gold != comparison.id
+    assert assignments.assign(store, "rater 0", [comparison.id]).assigned == 1
+    assert take(store, ann).comparison.id == comparison.id

@@ -14,12 +14,24 @@ from rlhf_hitl.errors import BadInput, NotFound
 from rlhf_hitl.formats.guidance import read_tutorial
 from rlhf_hitl.labels.fitting import read_labels
 from rlhf_hitl.store import golds, people, projects, queue, views
-from rlhf_hitl.store.comparisons import find_comparisons, insert_prompts, list_prompts
+from rlhf_hitl.store.comparisons import find_comparisons, insert_comparisons, insert_prompts, list_prompts
 from rlhf_hitl.store.export_query import read_judged_comparisons
 from rlhf_hitl.store.judgments import read_judgments
 from rlhf_hitl.store.queue.assignment import REPEAT_GAP, TaskFilter
+from rlhf_hitl.store.queue.locks import lock_comparison
 from rlhf_hitl.store.tables import comparisons, places
-from rlhf_hitl.types import Answer, GoldPurpose, Split, Verdict, utc_now
+from rlhf_hitl.types import (
+    Answer,
+    Comparison,
+    Completion,
+    GoldPurpose,
+    Message,
+    Prompt,
+    QualificationRule,
+    Split,
+    Verdict,
+    utc_now,
+)
 
 ALWAYS, NEVER = (lambda: 0.0), (lambda: 0.999)
 SKIP = Answer(Verdict.SKIPPED)
@@ -202,12 +214,70 @@ def test_many_raters_at_once_get_a_place_of_their_own_on_the_same_gold(store, ad
     with store.read() as conn:
         [gold] = conn.execute(sa.select(comparisons).where(comparisons.c.is_gold.is_(True))).all()
         filled = sa.select(places.c.n, places.c.reserved_for).where(places.c.comparison_id == gold.id)
-        rows = conn.execute(filled.order_by(places.c.n)).all()
-    assert [row.n for row in rows] == list(range(12))
+        rows = conn.execute(filled).all()
+    assert len({row.n for row in rows}) == len(rows)
     assert {row.reserved_for for row in rows} == set(rater_ids)
-    assert gold.overlap == 12
-    orders = Counter(j.order_shown for j in read_judgments(store, comparison_ids=[gold.id]))
-    assert sorted(orders.values()) == [6, 6], "each side stands first for half of them"
+
+
+def test_each_side_of_a_gold_stands_first_for_half_of_its_raters(store, add_comparisons, add_raters):
+    add_comparisons(store, 2, overlap=6)
+    golds.add_golds(store, "default", [gold_example("gold")])
+    projects.change_project(store, "default", gold_every=2)
+    for rater in add_raters(store, 6):
+        [held] = queue.lease_many(store, rater, 1, seconds=1800, chance=ALWAYS)
+        queue.submit(store, held.id, rater, rank_by_text(held))
+    orders = Counter(j.order_shown for j in read_judgments(store))
+    assert sorted(orders.values()) == [3, 3]
+
+
+def test_a_gold_is_given_while_another_transaction_holds_its_comparison(store, add_comparisons, add_raters):
+    """Whoever sends comparisons to a lead locks golds among them and then wants places: nobody waits for another."""
+    if store.is_sqlite:
+        pytest.skip("has one transaction at a time")
+    add_comparisons(store, 2)
+    golds.add_golds(store, "default", [gold_example("gold")])
+    [gold] = golds.list_golds(store)
+    projects.change_project(store, "default", gold_every=2)
+    [ann] = add_raters(store, 1)
+    with ThreadPoolExecutor(1) as pool, store.write() as conn:
+        lock_comparison(conn, gold.comparison.id)
+        given = pool.submit(queue.lease_many, store, ann, 1, seconds=1800, chance=ALWAYS)
+        [held] = given.result(timeout=20)
+    assert is_gold(held)
+
+
+def test_a_filter_by_batch_or_tag_is_no_way_round_golds(store, add_comparisons, add_raters):
+    prompt = Prompt.create((Message("user", "Of a batch?"),), {"topic": "work"})
+    sides = [Completion.create(prompt.id, (Message("assistant", text),), "p") for text in ("yes", "no")]
+    with store.write() as conn:
+        insert_comparisons(store, conn, [Comparison.create(prompt, sides, batch="first", overlap=3)])
+    golds.add_golds(store, "default", [gold_example(f"gold {i}") for i in range(2)])
+    filters = ["batch", "tags.topic"]
+    projects.change_project(store, "default", gold_every=2, rater_filters=filters)
+    ann, bob, cyd = add_raters(store, 3)
+    by_batch = TaskFilter(batch="first", by_rater=True)
+    for rater, task_filter in ((ann, by_batch), (bob, TaskFilter(tags={"topic": "work"}, by_rater=True))):
+        [held] = queue.lease_many(store, rater, 1, seconds=1800, chance=ALWAYS, task_filter=task_filter)
+        assert is_gold(held)
+    made = [gold_example("gold to qualify")]
+    golds.add_golds(store, "default", made, purpose=GoldPurpose.QUALIFICATION)
+    projects.change_project(store, "default", qualification=QualificationRule(1))
+    asked = queue.lease(store, cyd, seconds=1800, task_filter=by_batch)
+    assert asked.comparison.prompt.messages[0].text == "gold to qualify"
+
+
+def test_a_late_answer_to_a_hidden_gold_leaves_no_place_and_others_follow(with_golds):
+    store, (ann, _) = with_golds
+    projects.change_project(store, "default", gold_every=20)
+    now = utc_now()
+    [late] = queue.lease_many(store, ann, 1, seconds=60, chance=ALWAYS, now=now)
+    people.change_rater(store, "rater 0", paused=True)
+    now += timedelta(hours=1)
+    assert queue.submit(store, late.id, ann, rank_by_text(late), now=now).outcome == "surplus"
+    people.change_rater(store, "rater 0", paused=False)
+    [held] = queue.lease_many(store, ann, 1, seconds=60, chance=ALWAYS, now=now)
+    assert is_gold(held)
+    assert held.comparison != late.comparison
 
 
 def test_golds_are_listed_ended_and_taken_up_again(with_golds):

@@ -14,14 +14,17 @@ import sqlalchemy as sa
 
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.stats.value_of_vote import decide_on_vote
-from rlhf_hitl.store import StoreFailure, people, projects, queue
+from rlhf_hitl.store import StoreFailure, assignments, audit, people, projects, queue
+from rlhf_hitl.store.adjudication import send_to_adjudication
 from rlhf_hitl.store.beliefs import believe
 from rlhf_hitl.store.comparisons import find_comparisons, insert_comparisons
+from rlhf_hitl.store.findings import FindingAction, NewFinding, add_findings, overrule_findings
 from rlhf_hitl.store.judgments import read_judgments
 from rlhf_hitl.store.quality_tables import labels
+from rlhf_hitl.store.queue.locks import lock_comparison
 from rlhf_hitl.store.queue.overlap import apply_overlap_rule
 from rlhf_hitl.store.reward_models import RewardModelRecord, add_reward_model
-from rlhf_hitl.store.routings import Routing, apply_routings, send_to_raters
+from rlhf_hitl.store.routings import Routing, apply_routings, ask_for_votes, send_to_raters
 from rlhf_hitl.store.tables import comparisons, judgments, places
 from rlhf_hitl.store.witness import PairProbabilities, insert_out_of_fold
 from rlhf_hitl.types import (
@@ -241,8 +244,6 @@ def test_a_lead_may_still_send_a_decided_comparison_to_one_more_rater(store, add
     answer(store, bob)
     apply_routings(store, [Routing(comparison.id, Route.AUTO, Route.AUTO, "test")])
     lead = people.add_rater(store, "lead", Role.LEAD)
-    from rlhf_hitl.store import audit
-
     assert send_to_raters(store, comparison.id, by=audit.Actor(lead.id, lead.name))
     assert count(store) == (2, 1, 3)
     answer(store, cat)
@@ -279,21 +280,56 @@ def test_a_correction_that_makes_raters_agree_closes_the_place_unless_somebody_h
     assert count(store) == (3, 0, 3)
 
 
-def test_places_of_judges_and_reserved_ones_are_not_counted_but_judges_votes_inform(store, add_raters):
+def test_places_of_judges_are_not_counted_but_their_votes_inform(store, add_raters):
     set_rule(store)
     comparison = add_to_split(store, Split.TRAIN)
-    ann, bob, judge = add_raters(store, 3)
+    ann, judge = add_raters(store, 2)
     with store.write() as conn:
         lane = conn.execute(sa.select(comparisons.c.lane_id)).scalar_one()
         common = {"comparison_id": comparison.id, "lane_id": lane, "position": 0}
-        conn.execute(places.insert().values(common | {"n": 1, "reserved_for": bob}))
         conn.execute(places.insert().values(common | {"n": 1_000_000, "role": "judge", "judgment_id": "j_judge"}))
         conn.execute(judgments.insert().values(make_judge_row(comparison, judge)))
     answer(store, ann)
     with store.read() as conn:
-        waiting = sa.select(places.c.n).where(places.c.judgment_id.is_(None), places.c.reserved_for.is_(None))
+        waiting = sa.select(places.c.n).where(places.c.judgment_id.is_(None))
         assert conn.execute(waiting).all() == []  # the judge agrees, and one rater is enough
         assert conn.execute(sa.select(comparisons.c.overlap)).scalar_one() == 1
+
+
+def test_reserved_places_count_towards_the_most_and_are_never_closed(store, add_comparisons, add_raters):
+    set_rule(store, OverlapRule(1, 3, 0.0001))
+    [comparison] = add_comparisons(store, 1)
+    raters = add_raters(store, 6)
+    for n in range(3):
+        assert assignments.assign(store, f"rater {n}", [comparison.id]).assigned == 1
+    assert count(store) == (0, 3, 3)
+    for n, rater in enumerate(raters[:3]):
+        answer(store, rater, at=n % 2)  # they differ, and a vote is cheap
+        assert count(store) == (n + 1, 2 - n, 3)
+    assert all(queue.lease(store, rater, seconds=1800) is None for rater in raters[3:])
+    assert {judgment.surplus for judgment in read_judgments(store)} == {False}
+
+
+def test_a_reserved_place_is_the_vote_that_was_wanted_and_stays_where_none_is(store, add_comparisons, add_raters):
+    set_rule(store)
+    [comparison] = add_comparisons(store, 1)
+    ann, bob, cat = add_raters(store, 3)
+    answer(store, ann, at=1)
+    assignments.assign(store, "rater 2", [comparison.id])  # takes the place that was opened
+    assert apply_overlap_rule(store, DEFAULT_PROJECT) == 1
+    assert count(store) == (1, 1, 2)
+    assert queue.lease(store, bob, seconds=1800) is None
+    projects.change_project(store, DEFAULT_PROJECT, overlap_rule=OverlapRule(1, 1, 0.9))
+    apply_overlap_rule(store, DEFAULT_PROJECT)
+    assert count(store) == (1, 1, 2)
+    answer(store, cat)
+    assert assignments.list_assignments(store)[0].state == "judged"
+    # A lead's route asks for no second place beside one that is reserved.
+    assert ask_for_votes(store, [comparison.id], by=audit.Actor("lea")).sent == 1
+    assert count(store) == (2, 1, 3)
+    assignments.assign(store, "rater 1", [comparison.id])
+    apply_routings(store, [Routing(comparison.id, Route.ESCALATED, Route.ESCALATED, "test")])
+    assert count(store) == (2, 1, 3)
 
 
 def make_judge_row(comparison: Comparison, judge: str) -> dict:
@@ -458,6 +494,70 @@ def test_a_rule_for_a_finished_comparison_asks_on_where_its_raters_differ(store,
     set_rule(store)
     apply_overlap_rule(store, DEFAULT_PROJECT)
     assert count(store) == (2, 1, 3)
+
+
+def find_against(*raters: str) -> list[NewFinding]:
+    facts = {"statistic": 9.0, "p_value": 0.0001, "false_alarm_rate": 0.001, "evidence": {}, "reason": "test"}
+    return [NewFinding(rater, None, "gold", action=FindingAction.PAUSED, **facts) for rater in raters]
+
+
+def test_what_was_settled_by_raters_who_are_found_unreliable_is_asked_of_others_until_it_is_overruled(
+    store, add_comparisons, add_raters
+):
+    set_rule(store)
+    add_comparisons(store, 1)
+    ann, bob = add_raters(store, 2)
+    answer(store, ann)
+    answer(store, bob)
+    assert count(store) == (2, 0, 2)
+    add_findings(store, find_against(ann, bob))
+    assert count(store) == (2, 1, 3)
+    for n in range(2):
+        overrule_findings(store, f"rater {n}", "They are right.")
+    assert count(store) == (2, 0, 2)
+    assert read_states(store) == {"sure"}
+
+
+def test_a_fit_by_which_a_witness_is_reliable_closes_places_where_it_agrees_with_the_first_rater(store, add_raters):
+    from rlhf_hitl.labels.kept_fits import fit_and_keep_labels
+
+    set_rule(store)
+    made = {comparison.id: comparison for comparison in (make_comparison(n, Split.TRAIN) for n in range(40))}
+    with store.write() as conn:
+        insert_comparisons(store, conn, list(made.values()))
+    [ann] = add_raters(store, 1)
+    for n in range(40):
+        answer(store, ann, at=n % 2)
+    assert count(store) == (40, 40, 80)
+    record = RewardModelRecord("m_1", "head", "", "backbone", "sha256:0", False, {})
+    add_reward_model(store, record)
+    words = []
+    for judgment in read_judgments(store):
+        first, second = sorted(c.id for c in made[judgment.comparison_id].completions)
+        p = 0.97 if judgment.answer.ranking[0] == (first,) else 0.03
+        words.append(PairProbabilities(judgment.comparison_id, first, second, (p, 0.0, 1 - p)))
+    insert_out_of_fold(store, "m_1", words)
+    fit_and_keep_labels(store, "raters")
+    assert count(store) == (40, 0, 40)
+    assert read_states(store) == {"sure"}
+
+
+def test_what_measures_raters_is_not_locked_by_whoever_asks_for_votes(postgres_url, add_comparisons):
+    """Leasing a gold locks it after a place; whoever asks for votes locks comparisons before places."""
+    from rlhf_hitl.store import Store
+
+    with Store.open(postgres_url) as store, ThreadPoolExecutor(1) as pool:
+        set_rule(store)
+        gold, work = add_comparisons(store, 2)
+        with store.write() as conn:
+            conn.execute(comparisons.update().where(comparisons.c.id == gold.id).values(is_gold=True))
+        with store.write() as conn:
+            lock_comparison(conn, gold.id)
+            lea = audit.Actor("lea")
+            looked_at = pool.submit(apply_overlap_rule, store, DEFAULT_PROJECT).result(timeout=60)
+            asked = pool.submit(ask_for_votes, store, [gold.id, work.id], by=lea).result(timeout=60)
+            sent = pool.submit(send_to_adjudication, store, [gold.id, work.id], by=lea).result(timeout=60)
+    assert (looked_at, asked.sent, asked.refused, sent.sent, sent.refused) == (1, 1, 1, 1, 1)
 
 
 def test_fixed_overlap_again_leaves_places_as_they_are(store, add_comparisons, add_raters):

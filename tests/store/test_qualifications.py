@@ -155,6 +155,41 @@ def test_a_gold_whose_lease_ran_out_is_asked_again_in_the_attempt_and_a_late_ans
         queue.submit(store, first.id, ann, rank_by_text(first), now=much_later)
 
 
+@pytest.mark.parametrize("asked_for", [4, 6])
+def test_an_answer_that_came_too_late_to_count_ends_no_attempt(asking, asked_for):
+    store, (ann, _) = asking
+    projects.change_project(store, "default", qualification=QualificationRule(asked_for, 0.5))
+    now, seen = START, set()
+    for _ in range(2):  # the second time may be a gold that is asked again
+        late = queue.lease(store, ann, seconds=60, now=now)
+        now += timedelta(hours=1)
+        people.change_rater(store, "rater 0", paused=True)
+        assert queue.submit(store, late.id, ann, rank_by_text(late), now=now).outcome == "surplus"
+        people.change_rater(store, "rater 0", paused=False)
+        seen.add(late.comparison.id)
+    for _ in range(asked_for):
+        lease, receipt = answer(store, ann, now=now)
+        assert (receipt.outcome, lease.comparison.id in seen) == ("counted", False)
+    assert receipt.qualification.state is QualificationState.QUALIFIED
+    assert not is_gold(queue.lease(store, ann, seconds=60, now=now))
+
+
+def test_the_same_gold_is_asked_again_as_often_as_its_answers_come_too_late(store, add_raters):
+    golds.add_golds(store, "default", [gold_example("gold")], purpose=GoldPurpose.QUALIFICATION)
+    projects.change_project(store, "default", qualification=QualificationRule(1))
+    [ann] = add_raters(store, 1)
+    now, asked = START, set()
+    for _ in range(3):
+        late = queue.lease(store, ann, seconds=60, now=now)
+        now += timedelta(hours=1)
+        people.change_rater(store, "rater 0", paused=True)
+        assert queue.submit(store, late.id, ann, rank_by_text(late), now=now).outcome == "surplus"
+        people.change_rater(store, "rater 0", paused=False)
+        asked.add(late.comparison.id)
+    assert len(asked) == 3
+    assert answer(store, ann, now=now)[1].qualification.state is QualificationState.QUALIFIED
+
+
 def test_a_skip_is_no_way_round(asking):
     store, (ann, _) = asking
     for _ in range(4):

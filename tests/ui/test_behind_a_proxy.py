@@ -103,7 +103,7 @@ def test_people_work_below_a_path_of_a_site(serve, own_page, tmp_path, monkeypat
         expect(page).to_have_url(f"{site}/hitl/lead/")
         expect(page.locator("#overview")).not_to_have_attribute("aria-busy", "true", timeout=30_000)
         assert {cookie["path"] for cookie in page.context.cookies()} == {"/hitl"}
-        page.get_by_role("link", name="Rate").click()
+        page.get_by_role("link", name="Rate", exact=True).click()
         expect(page).to_have_url(f"{site}/hitl/rate/")
         expect(page.locator("#card")).to_be_visible(timeout=30_000)
         choose(page, "A3").click()

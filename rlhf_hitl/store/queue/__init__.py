@@ -20,7 +20,7 @@ from rlhf_hitl.store.queue.leasing import (
     renew,
     renew_all,
 )
-from rlhf_hitl.store.queue.overlap import apply_overlap_rule
+from rlhf_hitl.store.queue.overlap import apply_overlap_rule, apply_overlap_rules
 from rlhf_hitl.store.queue.submission import correct, submit
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "LeaseOfAnotherRater",
     "TaskFilter",
     "apply_overlap_rule",
+    "apply_overlap_rules",
     "correct",
     "count_places",
     "count_places_by_lane",

@@ -101,8 +101,13 @@ def find_next_place(
         chance: returns a number in [0, 1), which decides whether a hidden repeat or a gold comes next.
         role: whose places: of raters (empty), judges or leads. Only raters get repeats and golds.
     """
-    lanes_at_work, asked = _split_lanes(conn, rater, _load_open_lanes(conn, rater, task_filter, role), now)
-    for standing, lane_ids in asked:
+    filtered = _load_open_lanes(conn, rater, task_filter, role)
+    lanes_at_work, asked = _split_lanes(conn, rater, filtered, now)
+    # Golds have no batch and no tags: a filter by those would be a way round them.
+    without = TaskFilter(task_filter.project, language=task_filter.language)
+    of_golds = filtered if task_filter.batch is None else _load_open_lanes(conn, rater, without, role)
+    for standing, _ in asked:
+        lane_ids = [lane.id for lane in of_golds if lane.project_id == standing.project]
         place = gold_places.find_qualification_place(store, conn, rater.id, standing, lane_ids, now, chance)
         if place is not None:
             return place
@@ -111,13 +116,14 @@ def find_next_place(
     if head is None:
         return None
     lane = open_lanes[head.lane_id]
-    # What measures a rater fits the filter too: otherwise it would show by that.
+    # A repeat fits the filter too: otherwise it would show by that.
     fitting = [other.id for other in lanes_at_work if other.project_id == lane.project_id]
     measuring = None
     if not role and lane.gold_every and chance() < 1 / lane.gold_every:
-        tags, most = _have_tags(store, task_filter.tags), max(1, MOST_HELD // lane.gold_every)
+        most = max(1, MOST_HELD // lane.gold_every)
+        lane_ids = [other.id for other in of_golds if other.project_id == lane.project_id]
         measuring = gold_places.create_gold_place(
-            conn, rater.id, lane.project_id, fitting, tags, head.position, chance, most
+            store, conn, rater.id, lane.project_id, lane_ids, head.position, chance, most
         )
     if not role and measuring is None and lane.repeat_every and chance() < 1 / lane.repeat_every:
         measuring = _create_repeat(store, conn, rater.id, lane, fitting, task_filter, head.position, chance)

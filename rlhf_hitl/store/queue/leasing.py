@@ -18,8 +18,9 @@ from rlhf_hitl.store.db import Store
 from rlhf_hitl.store.judgments import IS_FIRST
 from rlhf_hitl.store.queue import assignment
 from rlhf_hitl.store.queue.assignment import ANY_TASK, MOST_HELD, TaskFilter
+from rlhf_hitl.store.queue.decisions import may_decide
 from rlhf_hitl.store.queue.locks import lock_rater
-from rlhf_hitl.store.queue.places import ROLE, Place, find_working_role
+from rlhf_hitl.store.queue.places import LEAD, ROLE, Place, find_working_role
 from rlhf_hitl.store.tables import Utc, comparisons, judgments, leases, places, routings
 from rlhf_hitl.types import Comparison, Lease
 from rlhf_hitl.types.messages import list_images
@@ -207,7 +208,7 @@ def renew(store: Store, lease_id: str, rater_id: str, *, seconds: float, now: da
     Raises:
         NotFound: no such lease of this rater.
         Conflict: it was answered or given back, or it ran out and the place went to another rater; or it ran out, and
-            the rater would not be given another one now; or it was given a day ago.
+            the rater would not be given another one now; or it was given a day ago, or to a lead who is none now.
     """
     with store.write() as conn:
         rater, clock = lock_rater(store, conn, rater_id)
@@ -221,7 +222,10 @@ def renew(store: Store, lease_id: str, rater_id: str, *, seconds: float, now: da
         until = min(now + timedelta(seconds=seconds), row.leased_at + LONGEST_HOLD)
         held = _match_held_place(lease_id, row.comparison_id, row.place)
         has_lapsed = conn.execute(sa.select(places.c.n).where(*held, places.c.leased_until <= now)).first() is not None
-        if until <= now or (has_lapsed and not _may_hold_again(conn, rater, row.comparison_id, now, row.place)):
+        role = find_working_role(row.place)
+        if role == LEAD and not may_decide(rater):
+            raise Conflict(f"lease {lease_id}: only leads decide. Fix: ask for the next comparison to rate")
+        if until <= now or (has_lapsed and not _may_hold_again(conn, rater, row.comparison_id, now, role)):
             raise Conflict(f"lease {lease_id}: it is over. Fix: ask for the next comparison")
         if not conn.execute(places.update().where(*held).values(leased_until=until)).rowcount:
             raise Conflict(f"lease {lease_id}: it is over. Fix: ask for the next comparison")
@@ -229,7 +233,7 @@ def renew(store: Store, lease_id: str, rater_id: str, *, seconds: float, now: da
         return until
 
 
-def _may_hold_again(conn: Connection, rater: Any, comparison_id: str, now: datetime, place: int) -> bool:
+def _may_hold_again(conn: Connection, rater: Any, comparison_id: str, now: datetime, role: str) -> bool:
     """Return whether a rater may take back a lease that ran out: if they may lease it, and hold few enough."""
     if rater is None:
         return False
@@ -242,7 +246,7 @@ def _may_hold_again(conn: Connection, rater: Any, comparison_id: str, now: datet
         and all(lease["comparison_id"] != comparison_id for lease in held)  # in another of its places
         and conn.execute(judged.limit(1)).first() is None
         and assignment.may_lease_more(conn, rater, len(held), now)
-        and assignment.is_open_to(conn, rater, comparison_id, now, find_working_role(place))
+        and assignment.is_open_to(conn, rater, comparison_id, now, role)
     )
 
 
@@ -257,10 +261,12 @@ def renew_all(store: Store, rater_id: str, *, seconds: float, now: datetime | No
     A lease that ran out stays so; `renew` may start it again. One that was given a day ago runs out.
     """
     with store.write() as conn:
-        _, clock = lock_rater(store, conn, rater_id)
+        rater, clock = lock_rater(store, conn, rater_id)
         now = now or clock
         # The comparisons are locked in order of id, as the router locks them, so that neither waits for the other.
         held = (places.c.rater_id == rater_id, places.c.judgment_id.is_(None), places.c.leased_until > now)
+        if not may_decide(rater):
+            held = (*held, places.c.role != LEAD)
         query = sa.select(comparisons.c.id).join(places).where(*held).order_by(comparisons.c.id)
         conn.execute(query.with_for_update(key_share=True, of=comparisons))
         until = now + timedelta(seconds=seconds)

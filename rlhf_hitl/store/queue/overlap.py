@@ -6,13 +6,14 @@ the comparison are stored together or not at all. What a vote is worth is in `st
 say is in `store/beliefs.py`.
 
 Only the places of raters are opened and closed here, and only they count towards the least and the most: places of
-judges and leads, and those reserved for somebody, are wanted for other reasons.
+judges and leads are wanted for other reasons. A place that is reserved for somebody counts like any other, so that a
+comparison gets no more votes than it should, and only whoever ends the assignment closes it.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -22,11 +23,11 @@ from sqlalchemy.engine import Connection
 
 from rlhf_hitl.store import audit
 from rlhf_hitl.store.beliefs import believe, save_beliefs
-from rlhf_hitl.store.comparisons import compute_queue_position, find_free_numbers
+from rlhf_hitl.store.comparisons import compute_queue_position, find_free_numbers, measures_raters
 from rlhf_hitl.store.db import Store
 from rlhf_hitl.store.queue.locks import lock_comparison
 from rlhf_hitl.store.queue.places import is_free
-from rlhf_hitl.store.tables import comparisons, lanes, places, projects
+from rlhf_hitl.store.tables import comparisons, judgments, lanes, places, projects
 from rlhf_hitl.types import Escalation, OverlapRule, Role, Route
 
 if TYPE_CHECKING:
@@ -100,9 +101,11 @@ def reconsider_overlap(
 
 @dataclass(frozen=True)
 class _Standing:
-    """The places of a comparison for raters: the numbers of those that are filled and that wait for a judgment."""
+    """The places of a comparison for raters: how many are filled or wait for somebody by name, and the numbers of
+    those that wait for anybody."""
 
     filled: int
+    reserved: int
     waiting: tuple[int, ...]
     taken: frozenset[int]  # numbers of all places, also reserved ones and those of judges and leads
     lane_id: int
@@ -113,13 +116,17 @@ class _Standing:
 
 def _load_standing(conn: Connection, comparison_id: str) -> _Standing:
     rows = [row for row in conn.execute(_PLACES, {"comparison": comparison_id}) if row.lane_id is not None]
-    own = [row for row in rows if row.n is not None and row.role == "" and row.reserved_for is None]
+    own = [row for row in rows if row.n is not None and row.role == ""]
+    of_anybody = [row for row in own if row.reserved_for is None]
+    filled = sum(row.judgment_id is not None for row in own)
+    waiting = tuple(row.n for row in of_anybody if row.judgment_id is None)
     return _Standing(
-        filled=sum(row.judgment_id is not None for row in own),
-        waiting=tuple(row.n for row in own if row.judgment_id is None),
+        filled=filled,
+        reserved=len(own) - filled - len(waiting),
+        waiting=waiting,
         taken=frozenset(row.n for row in rows if row.n is not None),
         lane_id=rows[0].lane_id,
-        position=min((row.position for row in own), default=None),
+        position=min((row.position for row in of_anybody), default=None),
         overlap=rows[0].overlap,
         waits_for_lead=any(row.role == Role.LEAD and row.judgment_id is None for row in rows),
     )
@@ -141,7 +148,7 @@ def _open_or_close_places(
     store: Store, conn: Connection, comparison_id: str, route: Route, standing: _Standing, wanted: int, now: datetime
 ) -> int:
     """Have `wanted` places wait for a judgment, as far as those that raters hold allow it. Returns how many do."""
-    waiting = len(standing.waiting)
+    waiting = len(standing.waiting) + standing.reserved
     if waiting < wanted:
         position = standing.position
         if position is None:
@@ -170,20 +177,40 @@ _CLOSE = places.delete().where(
 )
 
 
-def apply_overlap_rule(store: Store, project: str) -> int:
+def apply_overlap_rules(store: Store, judged_by: Collection[str] = ()) -> int:
+    """Apply the rules of all projects that have one, once votes count otherwise than they did: after a fit, a finding,
+    or one that was overruled. Returns how many comparisons were looked at.
+
+    Args:
+        judged_by: only to comparisons that these raters have judged; none: to all.
+    """
+    query = sa.select(projects.c.id, projects.c.overlap_rule).order_by(projects.c.id)
+    with store.read() as conn:
+        ruled = [row.id for row in conn.execute(query) if row.overlap_rule is not None]
+    return sum(apply_overlap_rule(store, project, judged_by) for project in ruled)
+
+
+def apply_overlap_rule(store: Store, project: str, judged_by: Collection[str] = ()) -> int:
     """Reconsider every comparison of a project that waits for raters or was judged by them, in short transactions.
 
     This is for a rule that is new, or raters that were measured anew. Whoever is stopped in between does it again.
     Returns how many comparisons were looked at; none without a rule.
+
+    Args:
+        judged_by: only those that these raters have judged; none: all.
     """
     looked_at, after = 0, ""
+    chosen = _WITH_PLACES
+    if judged_by:
+        by_them = judgments.c.comparison_id == comparisons.c.id, judgments.c.rater_id.in_(judged_by)
+        chosen = chosen.where(sa.exists().where(*by_them))
     while True:
         with store.write() as conn:
             query = sa.select(projects.c.overlap_rule).where(projects.c.id == project)
             rule = conn.execute(query).scalar_one_or_none()
             if rule is None:
                 return looked_at
-            ids = list(conn.execute(_WITH_PLACES, {"project": project, "after": after}).scalars())
+            ids = list(conn.execute(chosen, {"project": project, "after": after}).scalars())
             now = store.now(conn)
             for comparison_id in ids:
                 lock_comparison(conn, comparison_id)
@@ -200,6 +227,7 @@ _WITH_PLACES = (
     .where(
         lanes.c.project_id == sa.bindparam("project"),
         comparisons.c.id > sa.bindparam("after"),
+        ~measures_raters(),  # golds are locked after places (`gold_places.py`), and here it is the other way round
         sa.exists().where(places.c.comparison_id == comparisons.c.id, places.c.role == ""),
     )
     .order_by(comparisons.c.id)

@@ -11,6 +11,7 @@ from sqlalchemy.engine import Connection, RowMapping
 
 from rlhf_hitl.errors import BadInput, Conflict, NotFound
 from rlhf_hitl.store import guidelines, webhooks
+from rlhf_hitl.store.beliefs import DECISIONS
 from rlhf_hitl.store.db import Store
 from rlhf_hitl.store.judgments import (
     append_judgment,
@@ -22,10 +23,12 @@ from rlhf_hitl.store.judgments import (
 )
 from rlhf_hitl.store.quality_tables import golds
 from rlhf_hitl.store.queue.assignment import is_open_to, may_lease_more, may_work_at
+from rlhf_hitl.store.queue.decisions import ask_until_decided, may_decide
+from rlhf_hitl.store.queue.gold_places import drop_place
 from rlhf_hitl.store.queue.leasing import check_lease_of, count_running_leases
 from rlhf_hitl.store.queue.locks import lock_comparison, lock_rater
 from rlhf_hitl.store.queue.overlap import reconsider_overlap, select_overlap_rule
-from rlhf_hitl.store.queue.places import LEAD, NOW, ROLE, find_working_role, is_free, open_place_for_lead
+from rlhf_hitl.store.queue.places import LEAD, NOW, ROLE, find_working_role, is_free
 from rlhf_hitl.store.queue.qualifying import count_answer
 from rlhf_hitl.store.tables import comparisons, judgments, leases, places, projects
 from rlhf_hitl.types import (
@@ -37,7 +40,6 @@ from rlhf_hitl.types import (
     Receipt,
     Role,
     ShownAnswer,
-    Verdict,
     utc_now,
 )
 from rlhf_hitl.types.content import refuse_nul
@@ -64,7 +66,8 @@ def submit(
 
     A second submit under a known idempotency key changes nothing and returns the outcome `repeated`. After the lease
     ran out, the answer takes a place that is still free if the rater would be given one now, and else is `surplus`: it
-    is kept and does not count.
+    is kept and does not count. So is the decision of somebody who is a lead no more. Where a lead decides nothing, by a
+    skip or a flag, another lead is asked.
 
     Args:
         answer: names completions by id, or by the letters they were shown under.
@@ -102,10 +105,13 @@ def submit(
                 return Receipt(earlier_id, "repeated", _check_gold(conn, lease, answer))
         now = now or clock
         judgment_id = make_judgment_id()
-        filled = _fill_place(conn, _HELD_PLACE, lease, lease_id, judgment_id, now)
+        may_count = role != LEAD or may_decide(rater)
+        filled = may_count and _fill_place(conn, _HELD_PLACE, lease, lease_id, judgment_id, now)
         # After the lease it counts where they would be given it now; otherwise it is kept, and no more.
-        if not filled and rater is not None and _may_be_given(conn, rater, comparison_id, now, role):
+        if may_count and not filled and rater is not None and _may_be_given(conn, rater, comparison_id, now, role):
             filled = _fill_place(conn, _FREE_PLACE, lease, lease_id, judgment_id, now)
+        if not filled and (lease["is_gold"] or lease["repeat_of"] is not None):
+            drop_place(conn, rater_id, comparison_id)
         row = judgment_to_row(
             answer,
             id=judgment_id,
@@ -124,11 +130,11 @@ def submit(
             role=role,
             probabilities=None if probabilities is None else list(probabilities),
         )
+        if role == LEAD and filled:
+            ask_until_decided(store, conn, row, now)
         if filled and lease["overlap_rule"] is not None:  # before others wait for this judgment's number
             reconsider_overlap(store, conn, comparison_id, lease["overlap_rule"], now, new=row)
         append_judgment(conn, row)
-        if role == LEAD and filled and answer.verdict is Verdict.SKIPPED:
-            open_place_for_lead(store, conn, comparison_id)  # another lead decides
         if lease["has_webhooks"]:
             _emit_events(conn, row)
         feedback = _check_gold(conn, lease, answer)
@@ -165,7 +171,8 @@ def correct(
     Raises:
         NotFound: no such judgment of this rater.
         Conflict: it has been superseded already, or the key was used for another comparison.
-        BadInput: as for `submit`; or the rater is paused, or their project is closed to them by now.
+        BadInput: as for `submit`; or the rater is paused, or their project is closed to them by now, or the judgment
+            is a lead's decision and they are a lead no more.
     """
     with store.write() as conn:
         query = sa.select(judgments).where(judgments.c.id == judgment_id, judgments.c.rater_id == rater_id)
@@ -173,7 +180,8 @@ def correct(
         if old is None:
             raise NotFound(f"judgment {judgment_id!r}", expected="one of your own", fix="pick it from your history")
         rater, _ = lock_rater(store, conn, rater_id)
-        may_work = old["role"] == LEAD or may_work_at(conn, rater_id, old["comparison_id"])
+        is_decision = old["role"] == LEAD
+        may_work = may_decide(rater) if is_decision else may_work_at(conn, rater_id, old["comparison_id"])
         if rater is None or rater.paused_at is not None or not may_work:
             raise BadInput("correction", expected="of somebody who may judge this now", fix="ask a lead")
         lock_comparison(conn, old["comparison_id"])
@@ -201,6 +209,8 @@ def correct(
             idempotency_key=idempotency_key,
             created_at=utc_now(),
         )
+        if is_decision and not old["surplus"]:
+            ask_until_decided(store, conn, row, store.now(conn))
         rule_query = sa.select(select_overlap_rule(comparisons.c.lane_id))
         rule = conn.execute(rule_query.where(comparisons.c.id == old["comparison_id"])).scalar_one()
         if rule is not None and not old["surplus"]:
@@ -360,7 +370,7 @@ def _emit_events(conn: Connection, row: dict) -> None:
     if row["surplus"] or row["supersedes"]:
         return
     if row["role"] == LEAD:
-        is_resolved = row["verdict"] != Verdict.SKIPPED.value
+        is_resolved = row["verdict"] in DECISIONS
     else:
         wanted = (places.c.comparison_id == row["comparison_id"], places.c.role.in_(["", LEAD]))
         unfilled = sa.select(places.c.n).where(*wanted, places.c.judgment_id.is_(None)).limit(1)

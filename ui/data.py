@@ -38,6 +38,8 @@ EXCERPT_LENGTH = 200  # characters
 PAGE_SIZE_LIMIT = 50
 #: Comparisons that one action sends somewhere; the page says so where more were found.
 MOST_SENT = 500
+#: Seconds that a request waits for the catalog to see what was added.
+MOST_SECONDS = 5.0
 #: How long a search waits for the catalog to see what has changed since; a server's keeper does the rest.
 CATCH_UP_SECONDS = 0.05
 RATERS_LISTED = 500
@@ -139,7 +141,7 @@ def mount(app: FastAPI, path: str, store: Store, settings: Settings, guard: Midd
     def send(sent: Any, caller: Caller) -> dict[str, Any]:
         request = SendMessage.model_validate(sent)
         if request.ids is None:
-            found = list(islice(find_comparison_ids(store, request.parse()), MOST_SENT + 1))
+            found = list(islice(find_comparison_ids(store, request.parse(), seconds=MOST_SECONDS), MOST_SENT + 1))
             ids, more = found[:MOST_SENT], len(found) > MOST_SENT
         else:
             ids, more = request.ids, False

@@ -17,6 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import TSQUERY
 from sqlalchemy.engine import Connection
 
+from rlhf_hitl.errors import Conflict
 from rlhf_hitl.store.catalog_entries import CatalogEntry, load_entries
 from rlhf_hitl.store.catalog_index import MARK, CatalogIndexer
 from rlhf_hitl.store.catalog_tables import IN_SAMPLE, SAMPLE_EVERY, catalog, catalog_terms
@@ -120,9 +121,17 @@ def count_facets(store: Store, wanted: ComparisonFilter) -> FacetCounts:
     return FacetCounts(counts, frozenset(estimated))
 
 
-def find_comparison_ids(store: Store, wanted: ComparisonFilter) -> Iterator[str]:
-    """Yield the ids of all comparisons that meet a filter, the newest first, once the catalog has seen every change."""
-    CatalogIndexer(store).update()
+def find_comparison_ids(store: Store, wanted: ComparisonFilter, *, seconds: float | None = None) -> Iterator[str]:
+    """Yield the ids of all comparisons that meet a filter, the newest first, once the catalog has seen every change.
+
+    Args:
+        seconds: the most to wait for that, for whoever answers a request; None for no limit.
+
+    Raises:
+        Conflict: the catalog has not seen every change in that time.
+    """
+    if not CatalogIndexer(store).update(seconds=seconds, gentle=seconds is not None):
+        raise Conflict("The catalog has not seen all that was added yet. Fix: try again in a minute")
     after = None
     while True:
         with store.read() as conn:

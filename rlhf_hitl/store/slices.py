@@ -96,13 +96,16 @@ def remove_slice(store: Store, name: str, *, by: audit.Actor = audit.CLI) -> Non
         audit.record(conn, by, "slice.removed", name)
 
 
-def find_slice_ids(store: Store, name: str | None) -> frozenset[str] | None:
+def find_slice_ids(store: Store, name: str | None, *, seconds: float | None = None) -> frozenset[str] | None:
     """Return the ids of the comparisons that are in a slice now; None for no slice, which stands for all comparisons.
 
     Raises:
         NotFound: there is no such slice.
+        Conflict: `find_comparison_ids` takes more than `seconds`.
     """
-    return None if name is None else frozenset(find_comparison_ids(store, get_slice(store, name).filter))
+    if name is None:
+        return None
+    return frozenset(find_comparison_ids(store, get_slice(store, name).filter, seconds=seconds))
 
 
 def _to_slice(row: Any) -> Slice:

@@ -138,7 +138,7 @@ def fill_store(store: Store, conn: Connection, contents: Callable[[str], Iterabl
     check_references(conn)
 
 
-def cast_to_plain(column: sa.Column[Any], sqlite: bool) -> sa.ColumnElement[Any]:
+def cast_to_plain(column: sa.ColumnElement[Any], sqlite: bool) -> sa.ColumnElement[Any]:
     """Return the expression that selects a column as a plain value."""
     match column.type:
         case sa.Boolean():

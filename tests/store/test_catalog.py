@@ -15,8 +15,8 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from rlhf_hitl.errors import BadInput, NotFound
-from rlhf_hitl.store import Store, audit, catalog, people, projects, queue
+from rlhf_hitl.errors import BadInput, Conflict, NotFound
+from rlhf_hitl.store import Store, audit, catalog, catalog_index, people, projects, queue
 from rlhf_hitl.store.catalog import count_facets, find_comparison_ids, search_catalog
 from rlhf_hitl.store.catalog_history import load_history
 from rlhf_hitl.store.catalog_index import CatalogIndexer, count_changes
@@ -352,6 +352,14 @@ def test_large_counts_are_the_samples_and_say_so(store, add_comparisons, monkeyp
         assert sorted(read_pages(store, wanted, 120)) == sorted(c.id for c in made)
     few = search_catalog(store, ComparisonFilter(words="Question 77?"))
     assert (few.total, few.is_exact) == (1, True)
+
+
+def test_who_answers_a_request_waits_so_long_for_the_catalog_and_no_longer(sqlite_store, add_comparisons, monkeypatch):
+    made = add_comparisons(sqlite_store, 30)
+    monkeypatch.setattr(catalog_index, "GENTLE", (5, 5))
+    with pytest.raises(Conflict, match="try again"):
+        list(find_comparison_ids(sqlite_store, ComparisonFilter(), seconds=0.0))
+    assert len(list(find_comparison_ids(sqlite_store, ComparisonFilter(), seconds=60.0))) == len(made)
 
 
 def test_of_more_values_than_are_looked_up_the_commonest_are_counted(store, monkeypatch):

@@ -9,14 +9,18 @@ from fastapi.responses import JSONResponse
 
 from rlhf_hitl.api.auth import Caller
 from rlhf_hitl.api.bodies import quality as bodies
+from rlhf_hitl.api.bodies.fields import MAX_ITEMS
 from rlhf_hitl.api.bodies.task import QualificationOut, lease_to_json
 from rlhf_hitl.api.operations.shared import MANY_TEXTS, PathId, ProjectFilter
 from rlhf_hitl.api.scoped_routes import ScopedRoutes
 from rlhf_hitl.config import Settings
+from rlhf_hitl.errors import Conflict
 from rlhf_hitl.store import Store, adjudication, assignments, golds, people, qualifications, queue
 from rlhf_hitl.store.slices import find_slice_ids
 from rlhf_hitl.types import Role
 
+#: Seconds that a request waits for the catalog to see what was added.
+MOST_SECONDS = 5.0
 LEADS = frozenset({Role.LEAD, Role.ADMIN})
 
 
@@ -79,11 +83,20 @@ def add_manage_operations(routes: ScopedRoutes, store: Store) -> None:
         """List the newest assignments, up to 1000: of one rater or of all."""
         return [vars(a) for a in assignments.list_assignments(store, rater_id=rater_id, ended=ended)]
 
-    @routes("POST", "/assignments", response_model=bodies.AssignedOut, error_statuses=(404,))
+    @routes("POST", "/assignments", response_model=bodies.AssignedOut, error_statuses=(404, 409))
     def assign(caller: Caller, body: bodies.AssignmentBody) -> Any:
-        """Reserve comparisons for a rater, first in their line. Those that cannot be are counted by reason."""
+        """Reserve comparisons for a rater, first in their line. Those that cannot be are counted by reason.
+
+        A slice of more than a call may name is refused.
+        """
         name = people.get_rater(store, body.rater_id).name
-        ids = sorted(find_slice_ids(store, body.slice) or ()) if body.ids is None else body.ids
+        if body.ids is None:
+            ids = sorted(find_slice_ids(store, body.slice, seconds=MOST_SECONDS) or ())
+            if len(ids) > MAX_ITEMS:
+                most = f"This slice has {len(ids):,} comparisons, and a call assigns {MAX_ITEMS:,} at most"
+                raise Conflict(f"{most}. Fix: narrow the slice, or use `rlhf-hitl assign`")
+        else:
+            ids = body.ids
         return vars(assignments.assign(store, name, ids, slice=body.slice, by=caller.actor))
 
     @routes("POST", "/assignments/end", response_model=bodies.AssignmentsEnded, error_statuses=(404,))

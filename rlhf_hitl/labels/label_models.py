@@ -300,4 +300,4 @@ class BradleyTerry(LabelModel):
 
 def _round(p: Any) -> Probabilities:
     first, second = (round(float(p[i]), DIGITS) for i in (0, 2))
-    return first, 1 - first - second, second
+    return first, round(1 - first - second, DIGITS), second

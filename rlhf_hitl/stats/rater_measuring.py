@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.sparse import csr_array
-from scipy.special import gammaln
 
 from rlhf_hitl.stats.rater_population import RaterPopulation
 from rlhf_hitl.stats.vote_likelihood import (
@@ -19,7 +18,7 @@ from rlhf_hitl.stats.vote_likelihood import (
     VoteTables,
     find_cut_jacobians,
 )
-from rlhf_hitl.stats.vote_outcomes import FIRST_UNGRADED, GRADED, SECOND_UNGRADED, TIE, VOTE_OUTCOMES, VoteArrays
+from rlhf_hitl.stats.vote_outcomes import VoteArrays
 
 _SIGNS = np.array([-1, 1])[:, None]  # raising the lower cut costs probability, raising the upper one gains
 _VOTES_AT_ONCE = 1 << 12  # what is gathered for them stays in the cache
@@ -199,14 +198,15 @@ def differentiate(
     return gradient, outer - second, gap_scores
 
 
-def compute_random_evidence(cells: Cells) -> np.ndarray:
-    """Return the log probability (raters,) of each rater's votes if drawn without looking, with unknown frequencies of
-    what is shown first, a tie and what is shown second (and of strengths, where votes have them): Dirichlet's."""
-    shown = np.where(cells.side < 0, 8 - cells.outcome, cells.outcome)
-    columns = [FIRST_UNGRADED, TIE, SECOND_UNGRADED]
-    columns += GRADED if np.isin(cells.outcome, GRADED).any() else []
-    votes = np.bincount(cells.cell, minlength=len(cells.rater)) * cells.weight
-    counts = np.zeros((len(cells.rater_starts), len(VOTE_OUTCOMES)))
-    np.add.at(counts, (cells.rater, shown), votes)
-    counts, k = counts[:, columns], len(columns)
-    return gammaln(k) - gammaln(counts.sum(1) + k) + gammaln(counts + 1).sum(1)
+def measure_alone(cells: Cells, tables: VoteTables, prior: np.ndarray) -> np.ndarray:
+    """Return the log probability (raters,) of each rater's votes by themselves: of pairs on which nobody else votes."""
+    weight = cells.weight[:, None]
+    p = tables.p if (weight == 1).all() else tables.p**weight
+    votes = np.diff(np.r_[cells.starts, len(cells.pair)])
+    return cells.sum_cells(votes * np.log(np.maximum(p @ prior.astype(p.dtype), 1e-30)).astype(float))
+
+
+def measure_shared(cells: Cells) -> np.ndarray:
+    """Return the share (raters,) of each rater's votes that are on pairs on which somebody else votes, too."""
+    on_pair = np.bincount(cells.pair)
+    return cells.sum_votes((on_pair[cells.pair] > 1).astype(float)) / cells.sum_votes(np.ones(len(cells.pair)))

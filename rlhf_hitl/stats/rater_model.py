@@ -26,9 +26,10 @@ from rlhf_hitl.stats.rater_intervals import measure_hidden_variance, summarise_r
 from rlhf_hitl.stats.rater_measuring import (
     Cells,
     Raters,
-    compute_random_evidence,
     differentiate,
     group_votes,
+    measure_alone,
+    measure_shared,
     measure_votes,
 )
 from rlhf_hitl.stats.rater_population import (
@@ -138,15 +139,14 @@ def fit_rater_model(
         np.tile(np.diag(np.square(population.spreads)), (len(who), 1, 1)),
         np.full(len(who), population.random_share),
     )
-    made = 0
-    guessed = compute_random_evidence(cells)
+    made, shared = 0, measure_shared(cells)
     while made < rounds and len(who):
         made += 1
         tables = _tabulate(state, cells, population)
         mixed = _mix_with_random(state, cells, population)
         posterior = _compute_posterior(cells, mixed, population, known_logs)
         before, old = population, state
-        state, population = _improve(cells, guessed, tables, mixed, posterior, state, population, made <= _RECENTRED)
+        state, population = _improve(cells, shared, tables, mixed, posterior, state, population, made <= _RECENTRED)
         if _has_settled(before, population, old, state):
             break
     mixed = _mix_with_random(state, cells, population, float)
@@ -252,7 +252,7 @@ def _compute_posterior(
 
 def _improve(
     cells: Cells,
-    guessed: np.ndarray,
+    shared: np.ndarray,
     tables: VoteTables,
     mixed: np.ndarray,
     posterior: np.ndarray,
@@ -263,6 +263,10 @@ def _improve(
     """Return raters and population after one round."""
     measured = measure_votes(cells, tables, mixed, posterior)
     gradient, information, gap_slopes = differentiate(cells, measured, state, population)
+    # Reliability is measured against others' votes: by themselves, one's own fit one who has the sides confused as well.
+    gradient[:, RELIABILITY] *= shared
+    information[:, RELIABILITY] *= shared[:, None]
+    information[:, :, RELIABILITY] *= shared[:, None]
     centre, spreads = population.typical, np.array(population.spreads)
     # In units of the prior (mode = centre + spreads * unit) the prior's information is the identity.
     unit = (state.mode - centre) / spreads
@@ -273,10 +277,12 @@ def _improve(
     inverse = np.einsum("rik,rk,rjk->rij", vectors, 1 / values, vectors)
     step = np.einsum("rij,rj->ri", inverse, slope)
     step /= np.maximum(1, np.linalg.norm(step, axis=1, keepdims=True) / 2)
-    # Against drawing answers without looking, from frequencies of the rater's own.
-    evidence = measured.evidence - 0.5 * (unit**2).sum(1) - 0.5 * np.log(values).sum(1)
+    # Who looks says what others' votes foretell. By how much the votes are likelier with these than without tells
+    # looking from answering at random, whatever a rater's habits are; where nobody else votes, nothing does.
+    told = measured.evidence - measure_alone(cells, tables, compute_state_prior(population))
+    told += shared * 0.5 * (np.log(inverse[:, RELIABILITY, RELIABILITY]) - unit[:, RELIABILITY] ** 2)
     odds = np.log(population.random_share / (1 - population.random_share))
-    random = expit(odds + np.clip(guessed - evidence, -30, 30))
+    random = expit(odds - np.clip(told, -30, 30))
     mode = np.clip(centre + spreads * (unit + step), -6, 6)
     covariance = inverse * np.outer(spreads, spreads)
     after = Raters(mode, covariance, random)

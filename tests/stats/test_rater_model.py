@@ -290,3 +290,18 @@ def test_what_cannot_be_is_said(change, complaint):
     votes = replace(make_votes([0, 1], [0, 0], [3, 4]), **{k: np.array(v) for k, v in change.items()})
     with pytest.raises(BadInput, match=complaint):
         fit_rater_model(votes, 2, 1)
+
+
+@pytest.mark.parametrize(
+    "outcomes", [[FIRST_UNGRADED], [FIRST_UNGRADED, TIE, SECOND_UNGRADED], [0, 8, TIE], [1, 7], [2, 6, 2, 6, TIE]]
+)
+def test_the_only_rater_is_believed_with_wide_doubt_whatever_their_habits(outcomes):
+    n = 60
+    outcome = np.resize(outcomes, n)
+    side = np.where(np.arange(n) % 7 < 3, 1, -1)
+    fit = fit_rater_model(VoteArrays(np.arange(n), np.zeros(n, int), outcome, side, np.ones(n)), n, 1)
+    assert fit.random[0] == pytest.approx(0.05, abs=0.02), "nobody else's votes tell"
+    assert fit.reliability_low[0] <= 0.2 < 1 < 1.7 < fit.reliability_high[0]
+    said = np.where(outcome < TIE, 0, np.where(outcome > TIE, 2, 1))
+    assert (fit.p.argmax(1) == said).all()
+    assert fit.p.max() < 0.9

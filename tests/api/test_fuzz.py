@@ -34,6 +34,13 @@ REFUSED = {
     "add_project": "the name has to be free, and an overlap rule's most not below its least",
     "change_project": "an overlap rule's most must not be below its least",
     "add_webhook": "the address has to have a host",
+    "change_rater": "nobody can disable themselves",
+    "add_golds": "the ranking has to name the completions that are there",
+    "grant": "the project has to ask for a qualification",
+    "withdraw": "the project has to ask for a qualification",
+    "search_comparisons": "all its lists together may have a thousand values",
+    "assign": "it takes ids or a slice",
+    "end_assignments": "it takes ids or a slice",
 }
 #: What a call may be refused with whether or not it keeps to the schema.
 REFUSALS = ("401", "403", "404", "409", "413")
@@ -41,6 +48,10 @@ REFUSALS = ("401", "403", "404", "409", "413")
 UNREACHED = {
     "predict": "it takes a trained model; test_v1.py has one",
     "image": "it takes an image; test_images.py has one",
+    **dict.fromkeys(
+        ("add_golds", "end_golds", "grant", "withdraw"),
+        "it takes golds with their right answer; test_quality_operations.py has them",
+    ),
 }
 
 

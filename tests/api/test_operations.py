@@ -345,13 +345,16 @@ OPERATIONS = {
               ("GET", "/comparisons"), ("GET", "/comparisons/x_1")],
     "prediction": [("POST", "/predictions")],
     "task": [("POST", "/leases"), ("POST", "/leases/l_1/renew"), ("DELETE", "/leases/l_1"), ("GET", "/queue"),
-             ("GET", "/images/img_1")],
+             ("GET", "/images/img_1"), ("POST", "/adjudications/leases"), ("GET", "/adjudications")],
     "feedback": [("POST", "/judgments"), ("POST", "/judgments/j_1/corrections"), ("GET", "/judgments"),
                  ("GET", "/judgments/last"), ("GET", "/snapshot")],
     "manage": [("GET", "/projects"), ("POST", "/projects"), ("PATCH", "/projects/p"), ("GET", "/raters"),
                ("PUT", "/projects/p/members/r"), ("DELETE", "/projects/p/members/r"), ("PATCH", "/raters/r"),
                ("POST", "/leases/l_1/expire"), ("POST", "/invites"), ("GET", "/webhooks"), ("POST", "/webhooks"),
-               ("DELETE", "/webhooks/w"), ("GET", "/audit")],
+               ("DELETE", "/webhooks/w"), ("GET", "/audit"), ("POST", "/catalog/search"), ("GET", "/golds"),
+               ("POST", "/golds"), ("POST", "/golds/end"), ("PUT", "/projects/p/qualified/r"),
+               ("DELETE", "/projects/p/qualified/r"), ("POST", "/adjudications"), ("GET", "/assignments"),
+               ("POST", "/assignments"), ("POST", "/assignments/end")],
 }  # fmt: skip
 MESSAGES = [{"role": "user", "content": "x"}]
 #: What can be read, where `{}` cannot: who may not come in is told so before what they brought is looked into.
@@ -409,7 +412,7 @@ def test_every_operation_asks_for_a_token_its_scope_and_a_role(plain, sqlite_sto
 
 
 def needs_admin(role: Role, path: str) -> bool:
-    if path == "/snapshot":
+    if path == "/snapshot" or path.startswith("/adjudications"):
         return role is Role.RATER
     return role is Role.LEAD and path.startswith(("/webhooks", "/audit"))
 

@@ -27,6 +27,8 @@ from rlhf_hitl.types import (
 )
 
 Position = Annotated[int, Field(ge=0, lt=MAX_COMPLETIONS), WHOLE_NUMBER]
+#: Ids in one call: a small body has no more than a thousand values in all.
+MAX_IDS = 900
 Reason = Annotated[str, StringConstraints(pattern=TEXT, min_length=1, max_length=1000)]
 
 
@@ -85,7 +87,7 @@ class GoldsAdded(BaseModel):
 
 class GoldIds(Body):
     project: Id = DEFAULT_PROJECT
-    ids: list[Id] = Field(min_length=1, max_length=MAX_ITEMS)
+    ids: list[Id] = Field(min_length=1, max_length=MAX_IDS)
 
 
 class GoldsEnded(BaseModel):
@@ -117,7 +119,7 @@ class FeedbackOut(BaseModel):
 
 
 class AdjudicationBody(Body):
-    ids: list[Id] = Field(min_length=1, max_length=MAX_ITEMS, description="Ids of comparisons.")
+    ids: list[Id] = Field(min_length=1, max_length=MAX_IDS, description="Ids of comparisons.")
     reason: Reason = "sent to adjudication by a lead"
 
 
@@ -167,7 +169,7 @@ class AdjudicationCountsOut(BaseModel):
 
 class AssignmentBody(Body):
     rater_id: Id
-    ids: Annotated[list[Id], Field(min_length=1, max_length=MAX_ITEMS)] | None = Field(
+    ids: Annotated[list[Id], Field(min_length=1, max_length=MAX_IDS)] | None = Field(
         None, description="Ids of comparisons. If left out, those of the slice."
     )
     slice: Name = Field("", description="The slice they are of.")
@@ -183,7 +185,7 @@ class AssignedOut(BaseModel):
 
 class EndAssignmentsBody(Body):
     rater_id: Id
-    ids: Annotated[list[Id], Field(min_length=1, max_length=MAX_ITEMS)] | None = Field(
+    ids: Annotated[list[Id], Field(min_length=1, max_length=MAX_IDS)] | None = Field(
         None, description="Ids of comparisons; if left out, all that are assigned to the rater."
     )
     slice: Name | None = None

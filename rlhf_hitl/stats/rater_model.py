@@ -263,7 +263,7 @@ def _improve(
     """Return raters and population after one round."""
     measured = measure_votes(cells, tables, mixed, posterior)
     gradient, information, gap_slopes = differentiate(cells, measured, state, population)
-    # Reliability is measured against others' votes: by themselves, one's own fit one who has the sides confused as well.
+    # Reliability is measured against others' votes: one's own fit a rater who has the sides confused as well.
     gradient[:, RELIABILITY] *= shared
     information[:, RELIABILITY] *= shared[:, None]
     information[:, :, RELIABILITY] *= shared[:, None]

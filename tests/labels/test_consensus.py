@@ -123,9 +123,7 @@ def test_votes_measure_the_witness_that_a_head_leaves_and_change_no_label(judged
     first, second = sorted(c.id for c in unjudged.completions)
     words = [PairProbabilities(unjudged.id, first, second, (0.9, 0.02, 0.08))]
     words += [  # a witness who knows what people prefer: the head of a tiny model would guess
-        PairProbabilities(
-            la.comparison_id, la.first, la.second, tuple(0.7 * share + 0.1 for share in la.probabilities)
-        )
+        PairProbabilities(la.comparison_id, la.first, la.second, tuple(0.7 * share + 0.1 for share in la.probabilities))
         for la in read_labels(judged_store, split=Split.TRAIN)
     ]
     with judged_store.write() as conn:

@@ -177,7 +177,7 @@ def main() -> None:
 
 
 def measure_imports(folder: Path, quick: bool) -> dict[str, float]:
-    rows = 2_000 if quick else 1_000_000
+    rows = 400 if quick else 1_000_000
     votes = folder / "votes.jsonl"
     with votes.open("w") as f:
         f.writelines(generate_votes(rows // VOTES))

@@ -97,7 +97,7 @@ def test_every_page_has_the_same_links_a_title_and_a_heading(shared, page, role)
     for path, title in [*PAGES, ("/rate/", "Rate")]:
         page.get_by_role("link", name=title, exact=True).click()
         page.wait_for_url(f"**{path}")
-        expect(links).to_have_text(["Rate", "Overview", "Data", "People", "Replay"])
+        expect(links).to_have_text(["Rate", "Decide", "Overview", "Data", "Raters", "People", "Replay"])
         expect(page.locator(".pages [aria-current=page]")).to_have_text([title])
         expect(page).to_have_title(f"{title} · rlhf_hitl")
         expect(page.locator("h1")).to_have_count(1)

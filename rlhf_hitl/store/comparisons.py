@@ -100,7 +100,7 @@ def insert_comparisons(store: Store, conn: Connection, new: Sequence[Comparison]
     existing = find_existing_ids(conn, "comparisons", [c.id for c in new])
     added = list({c.id: c for c in new if c.id not in existing}.values())
     lane_ids = find_or_create_lanes(store, conn, {(c.project, c.prompt.language, c.batch) for c in added})
-    least = read_least_overlaps(conn)
+    least = read_least_overlaps(conn, {c.project for c in added})
     rows = [
         {
             "id": c.id,
@@ -120,10 +120,13 @@ def insert_comparisons(store: Store, conn: Connection, new: Sequence[Comparison]
     return len(added)
 
 
-def read_least_overlaps(conn: Connection) -> dict[str, int]:
-    """Return project → how many judgments its comparisons want to begin with, of projects with an overlap rule."""
-    rows = conn.execute(sa.select(projects.c.id, projects.c.overlap_rule).where(projects.c.overlap_rule.is_not(None)))
-    return {id: OverlapRule.from_plain(rule).least for id, rule in rows}
+def read_least_overlaps(conn: Connection, project_ids: Iterable[str]) -> dict[str, int]:
+    """Return project → how many judgments its comparisons want to begin with, of those of them with an overlap rule."""
+    # By the primary key: where an import forbids PostgreSQL to scan tables, it would compile a scan for a tenth of a
+    # second each time.
+    wanted = projects.c.id.in_(list(project_ids))
+    rows = conn.execute(sa.select(projects.c.id, projects.c.overlap_rule).where(wanted))
+    return {id: OverlapRule.from_plain(rule).least for id, rule in rows if rule is not None}
 
 
 def find_or_create_lanes(

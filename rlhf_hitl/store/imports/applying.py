@@ -88,7 +88,7 @@ class BatchApplier:
         if missing := keys - self._lanes.keys():
             self._lanes |= find_or_create_lanes(self.store, conn, missing)
         rows, place_rows = [], []
-        least = read_least_overlaps(conn).get(self.project)
+        least = read_least_overlaps(conn, [self.project]).get(self.project)
         for id, prompt_id, completion_ids, overlap, language, part in new:
             overlap = least if overlap and least is not None else overlap
             lane = self._lanes[self.project, language, part]

@@ -168,10 +168,14 @@ def _percent(share: float | None) -> str:
 
 
 def _explain_random(facts: Mapping[str, Any]) -> str:
-    text = f"The {facts['votes']:,} answers have nothing to do with what is judged, as far as can be seen"
-    if facts["agreement"] is not None:
-        text += f": {_percent(facts['agreement'])} of others' votes on the same pairs say the same"
-        text += f" (usually {_percent(facts['usual'])})" if facts["usual"] is not None else ""
+    text = f"The {facts['votes']:,} answers do not depend on what is judged, as far as can be seen"
+    agreement, usual = facts["agreement"], facts["usual"]
+    # Whoever always gives the same answer may agree as often as others do: then the share says nothing to a lead.
+    if agreement is not None and (usual is None or agreement < usual):
+        text += f": {_percent(agreement)} of others' votes on the same pairs say the same"
+        text += f" (usually {_percent(usual)})" if usual is not None else ""
+    elif agreement is not None:
+        text += ": where others agree, the answers are no likelier to be theirs than where they differ"
     return f"{text}."
 
 

@@ -104,7 +104,10 @@ def show_label_command(
     model = fit_label_model(opened, label_model)
     labels = model.make_labels(comparison, votes)
     people = {rater.id: rater.name for rater in list_raters(opened)}
-    names = {i: f"{n}" for n, i in enumerate(sorted({i for vote in votes for i in vote.order_shown}), 1)}
+    # Of an imported vote the order may not be known: its ranking names the completions, too.
+    ids = {i for vote in votes for group in (vote.order_shown, *vote.ranking) for i in group}
+    ids |= {i for label in labels for i in (label.first, label.second)}
+    names = {i: f"{n}" for n, i in enumerate(sorted(ids), 1)}
     said = [
         (people[vote.rater_id], vote.role, " > ".join(" = ".join(names[i] for i in group) for group in vote.ranking)
          or vote.verdict, f"{vote.weight * model.get_rater_weight(vote.rater_id):.2f}")

@@ -13,7 +13,14 @@ from scipy.linalg import null_space
 from scipy.sparse import csr_array
 from scipy.special import ndtr, ndtri
 
-from rlhf_hitl.stats.rater_measuring import Cells, Raters, compute_scores, list_state_scores, measure_votes
+from rlhf_hitl.stats.rater_measuring import (
+    Cells,
+    Raters,
+    compute_scores,
+    list_state_scores,
+    measure_shared,
+    measure_votes,
+)
 from rlhf_hitl.stats.rater_population import (
     PAIR_COUNTS,
     RATER_COLUMNS,
@@ -97,6 +104,7 @@ def measure_hidden_variance(
     of_spreads += (variance / spreads) ** 2 * 2 / np.maximum(freedom - 2, 1)
 
     information, cross = _inform_pair_weights(cells, tables, mixed, posterior, state, population)
+    cross[:, RELIABILITY] *= measure_shared(cells)[:, None]  # as in the fit: by oneself, it is what is usual
     moves = state.covariance @ cross  # (raters, 4, weights): how modes follow the logs of pairs' weights
     information = information - np.einsum("rka,rkb->ab", cross, moves)
     values, vectors = np.linalg.eigh(information)

@@ -18,7 +18,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rlhf_hitl.stats.rater_model import MEAN_SPREADS, SPREAD_RATERS, RaterPopulation, VoteArrays, fit_rater_model
+from rlhf_hitl.stats.rater_model import (
+    MEAN_SPREADS,
+    MOST_SPREADS,
+    OTHER_RATERS,
+    RANDOM_RATERS,
+    SPREAD_RATERS,
+    RaterPopulation,
+    VoteArrays,
+    fit_rater_model,
+)
 from rlhf_hitl.stats.rater_population import PAIR_COUNTS, SCALES, SPREADS
 from rlhf_hitl.stats.vote_likelihood import NOISES
 from rlhf_hitl.stats.vote_outcomes import FIRST_UNGRADED, SECOND_UNGRADED, TIE
@@ -55,6 +64,7 @@ def simulate_votes(
         random, first: the shares of raters who answer at random, and who always choose what is shown first.
     """
     theta = population.typical + np.array(population.spreads) * rng.normal(size=(raters, 4))
+    theta[rng.random(raters) < population.random_share, 0] = 0
     component = rng.choice(len(population.pair_weights), pairs, p=np.array(population.pair_weights))
     level, scale = np.divmod(component, len(SCALES))
     difference = np.clip(rng.normal(size=pairs) * SCALES[scale] * population.difference_scale, -10, 10)
@@ -85,13 +95,14 @@ def draw_population(rng: np.random.Generator) -> RaterPopulation:
     """Draw what `fit_rater_model` holds a population to: spreads as if SPREAD_RATERS were known, means and pairs."""
     _, position_bias, log_tie_width, _ = MEAN_SPREADS * rng.normal(size=4)
     weights = rng.dirichlet(PAIR_COUNTS).reshape(len(NOISES), -1)
-    of_noise = weights.sum(1)
-    weights *= (0.5 * (of_noise + of_noise[::-1]) / of_noise)[:, None]  # noise has no unit of its own
+    unclear = weights[:, 1:]  # noise has no unit of its own; clear ties may be as many as they are
+    of_noise = unclear.sum(1)
+    unclear *= (0.5 * (of_noise + of_noise[::-1]) / of_noise)[:, None]
     return RaterPopulation(
         tie_width=float(np.exp(log_tie_width)),
         position_bias=float(position_bias),
-        spreads=tuple((SPREADS * np.sqrt(SPREAD_RATERS / rng.chisquare(SPREAD_RATERS, 4))).tolist()),
-        random_share=0.0,
+        spreads=tuple(np.minimum(SPREADS * np.sqrt(SPREAD_RATERS / rng.chisquare(SPREAD_RATERS, 4)), MOST_SPREADS)),
+        random_share=rng.beta(RANDOM_RATERS, OTHER_RATERS),
         difference_scale=float(1.5 * np.exp(MEAN_SPREADS[0] * rng.normal())),
         pair_weights=tuple((weights / weights.sum()).ravel().tolist()),
     )

@@ -125,8 +125,9 @@ def _inform_pair_weights(
     weights = np.array(population.pair_weights)
     components = list_pair_components(population.difference_scale)
     belong = weights[:, None] * components / np.maximum(compute_state_prior(population), 1e-300)  # (weights, states)
-    by_noise = weights.reshape(len(NOISES), -1) / weights.reshape(len(NOISES), -1).sum(1, keepdims=True)
-    by_noise[1] = 0
+    by_noise = weights.reshape(len(NOISES), -1).copy()
+    by_noise[:, 0] = by_noise[1] = 0  # clear ties may be as many as they are
+    by_noise /= by_noise.sum(1, keepdims=True) + (by_noise.sum(1, keepdims=True) == 0)
     by_noise[-1] *= -1
     free = null_space(np.stack([np.ones(len(weights)), by_noise.ravel()]))
     expected = posterior @ belong.T  # (pairs, weights)

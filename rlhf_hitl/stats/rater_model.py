@@ -57,11 +57,11 @@ from rlhf_hitl.stats.vote_outcomes import FIRST_UNGRADED, SECOND_UNGRADED, TIE, 
 from rlhf_hitl.stats.witness import join_witness
 
 # Beyond this a low reliability is that of somebody who does not look.
-_MOST_SPREADS = 2 * SPREADS
+MOST_SPREADS = 2 * SPREADS
 #: By how many raters the spreads are held to `rater_population.SPREADS`.
 SPREAD_RATERS = 10.0
 _RECENTRED = 8  # rounds in which the scale of differences follows the mean reliability; a start, no more
-_RANDOM_RATERS, _OTHER_RATERS = 1.0, 19.0  # what the share of raters who answer at random is held to
+RANDOM_RATERS, OTHER_RATERS = 1.0, 19.0  # what the share of raters who answer at random is held to
 #: What the means of raters' parameters are held to, around 0: very little.
 MEAN_SPREADS = np.array([0.25, 0.5, 0.5, 1.0])
 
@@ -157,9 +157,7 @@ def fit_rater_model(
     reference = compute_reference_probabilities(population)
     p = consensus = posterior @ reference
     if witness is not None:
-        population, posterior = join_witness(
-            population, posterior, np.asarray(witness, float), cells.by_pair.sum(1) > 0
-        )
+        population, posterior = join_witness(population, posterior, np.asarray(witness, float), cells, mixed)
         consensus = posterior @ reference
     return RaterModelFit(
         population,
@@ -320,12 +318,12 @@ def _update_population(
     mode = state.mode.copy()
     mode[:, RELIABILITY] *= population.difference_scale / scale
     mode[:, LOG_STRENGTH_SCALE] -= mean[LOG_STRENGTH_SCALE]
-    random_share = (state.random.sum() + _RANDOM_RATERS) / (len(mode) + _RANDOM_RATERS + _OTHER_RATERS)
+    random_share = (state.random.sum() + RANDOM_RATERS) / (len(mode) + RANDOM_RATERS + OTHER_RATERS)
     return Raters(mode, state.covariance, state.random), RaterPopulation(
         tie_width=float(np.exp(np.clip(mean[LOG_TIE_WIDTH], -4, 4))),
         position_bias=float(mean[POSITION_BIAS]),
         gaps=(float(np.clip(gaps[0], 0.02, 20)), float(np.clip(gaps[1], 0.02, 20))),
-        spreads=tuple(np.clip(spreads, 0.03, _MOST_SPREADS).tolist()),
+        spreads=tuple(np.clip(spreads, 0.03, MOST_SPREADS).tolist()),
         random_share=float(random_share),
         difference_scale=scale,
         pair_weights=_fit_pair_weights(posterior, population),

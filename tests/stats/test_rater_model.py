@@ -184,6 +184,16 @@ def test_a_witness_counts_as_much_as_it_knows():
     assert np.allclose(nothing.consensus, nothing.p)
 
 
+def test_a_witness_of_single_votes_counts_about_half():
+    # Nobody knows yet how much of what it says the votes say as well.
+    strength = []
+    for per_pair in (1, 4):
+        votes, _, d = draw_votes(9, pairs=2000, per_pair=per_pair)
+        witness = np.stack([1 / (1 + np.exp(-d)), np.full(2000, 0.2), 1 / (1 + np.exp(d))], 1)
+        strength.append(fit_rater_model(votes, 2000, 40, witness=witness).population.witness[0])
+    assert 0.3 < strength[0] / strength[1] < 0.7
+
+
 def test_known_outcomes_measure_raters():
     # Two raters contradict each other on every pair: only what is known tells who is right.
     pair, rater = np.repeat(np.arange(60), 2), np.tile([0, 1], 60)

@@ -4,7 +4,8 @@
 
 Each part is a module with `measure(args)`, which says what is compared with what: `labels_accuracy.py` (real votes),
 `labels_adaptive.py` (fewer votes), `labels_judge.py` (GPT-4 beside people), `labels_teaches.py` (what a head learns of
-labels), `labels_simulation.py` and `labels_spam.py` (simulated), `labels_speed.py`. `--parts` runs some of them. Peers
+labels), `labels_simulation.py` and `labels_spam.py` (simulated), `labels_speed.py`. `--parts` runs some of them; each
+writes a file of its own. Peers
 (crowd-kit, cleanlab) come with the extra `dev` and run in the same process on the same votes. `--quick` shows that
 everything runs.
 """
@@ -29,14 +30,9 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--quick", action="store_true")
     args = parser.parse_args()
-    figures: dict[str, float | int | None] = {}
-    notes = []
     for part in args.parts:
-        found, note = import_module(f"labels_{part}").measure(args)
-        figures |= found
-        notes.append(note)
-    name = "labels" if set(args.parts) == set(PARTS) else "labels_" + "_".join(sorted(args.parts))
-    write_result(name, figures, seeds=[args.seed], notes=" ".join(notes), quick=args.quick)
+        figures, notes = import_module(f"labels_{part}").measure(args)
+        write_result(f"labels_{part}", figures, seeds=[args.seed], notes=notes, quick=args.quick)
 
 
 if __name__ == "__main__":

@@ -174,7 +174,7 @@ def measure(args: argparse.Namespace) -> tuple[dict[str, float | int | None], st
     figures: dict[str, float | int | None] = {}
     with tempfile.TemporaryDirectory() as folder:
         backbone = Backbone(args.backbone, max_length=64 if args.quick else args.max_length)
-        for name in ("llmfao", "mt_bench"):
+        for name in ("mt_bench",) if args.quick else ("llmfao", "mt_bench"):
             labelled, witness = load_out_of_fold(
                 Path(args.data),
                 name,

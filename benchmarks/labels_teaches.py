@@ -41,16 +41,16 @@ def measure(args: argparse.Namespace) -> tuple[dict[str, float | int | None], st
     """Return `teaches.SET.accuracy_gain` and `teaches.SET.log_likelihood_gain` with their intervals.
 
     Args:
-        args: with `data`, `workspace` (None: features are kept nowhere), `quick`, `seeds`.
+        args: with `data`, `workspace` (None: features are kept nowhere), `backbone`, `max_length`, `quick`.
     """
     figures: dict[str, float | int | None] = {}
     with tempfile.TemporaryDirectory() as folder:
-        backbone = Backbone("smollm2-135m-instruct", max_length=64 if args.quick else 1024)
+        backbone = Backbone(args.backbone, max_length=64 if args.quick else args.max_length)
         cache = FeatureCache(Path(args.workspace or folder) / "features", backbone)
         for name in ("mt_bench", "llmfao"):
             votes, pairs = read_set(Path(args.data) / SETS[name], 60 if args.quick else None)
             features = cache.features(list_chats(pairs))
-            found = compare_on_set(votes, pairs, features, seeds=1 if args.quick else len(args.seeds))
+            found = compare_on_set(votes, pairs, features, seeds=1 if args.quick else SEEDS)
             figures |= {f"teaches.{name}.{key}": value for key, value in found.items()}
     return figures, NOTE
 

@@ -61,16 +61,33 @@ def test_features_are_read_fused_and_as_the_library_does(shared_data, tiny_model
 
 
 def test_labels_are_measured_against_their_peers(shared_data, tiny_model):
-    figures = quick("labels.py", "--data", str(shared_data), "--backbone", str(tiny_model))
-    for name in ("llmfao", "mt_bench"):
-        for n in (1, 2, 3):
-            peers = [figures[f"{name}.accuracy.{peer}_{n}"] for peer in ("majority", "dawid_skene", "crowdlab")]
-            gain = figures[f"{name}.accuracy.consensus_{n}"] - max(peers)
-            assert figures[f"{name}.accuracy_gain_{n}"] == pytest.approx(gain)
-            low, high = (figures[f"{name}.accuracy_gain_{n}.{end}"] for end in ("low", "high"))
-            assert -1 <= low <= gain <= high <= 1
+    figures = quick("labels.py", "--parts", "accuracy", "--data", str(shared_data), "--backbone", str(tiny_model))
+    for n in (1, 2, 3):
+        peers = [figures[f"mt_bench.accuracy.{peer}_{n}"] for peer in ("majority", "dawid_skene", "crowdlab")]
+        gain = figures[f"mt_bench.accuracy.consensus_{n}"] - max(peers)
+        assert figures[f"mt_bench.accuracy_gain_{n}"] == pytest.approx(gain)
+        low, high = (figures[f"mt_bench.accuracy_gain_{n}.{end}"] for end in ("low", "high"))
+        assert -1 <= low <= gain <= high <= 1
+
+
+@pytest.mark.parametrize("part", ["adaptive", "judge", "teaches"])
+def test_labels_are_measured_on_real_votes(shared_data, tiny_model, part):
+    figures = quick("labels.py", "--parts", part, "--data", str(shared_data), "--backbone", str(tiny_model))
+    key = {
+        "adaptive": "adaptive.votes_share",
+        "judge": "judge.human_votes_share",
+        "teaches": "teaches.mt_bench.votes",
+    }[part]
+    assert figures[key] > 0
+
+
+def test_labels_are_measured_on_simulated_votes():
+    figures = quick("labels.py", "--parts", "simulation")
     assert 0.8 < figures["coverage.reliability"] <= 1
     assert figures["spam.majority.spam"] < figures["spam.majority.clean"]
+    figures = quick("labels.py", "--parts", "spam")
+    assert figures["spam.found"] > figures["spam.false_alarms"]
+    figures = quick("labels.py", "--parts", "speed")
     assert figures["time_ratio"] == pytest.approx(figures["fit_seconds"] / figures["dawid_skene_seconds"])
 
 

@@ -16,9 +16,10 @@ and the step uses the observed information (Louis 1982). `rater_intervals` says 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
+from scipy.optimize import brentq
 from scipy.special import expit
 
 from rlhf_hitl.errors import BadInput
@@ -154,6 +155,7 @@ def fit_rater_model(
     hidden = measure_hidden_variance(
         cells, _tabulate(state, cells, population), mixed, posterior, state, population, MEAN_SPREADS, SPREAD_RATERS
     )
+    population = replace(population, tie_shift=_find_tie_shift(cells, state, population, posterior))
     reference = compute_reference_probabilities(population)
     p = consensus = posterior @ reference
     if witness is not None:
@@ -360,6 +362,22 @@ def _has_settled(before: RaterPopulation, after: RaterPopulation, old: Raters, s
     moved = np.abs(np.log(hyper[1] / hyper[0])).max()
     steps = (state.mode - old.mode) / np.array(after.spreads)
     return bool(moved < 0.01 and np.sqrt((steps**2).mean()) < 0.02 and np.abs(state.random - old.random).max() < 0.05)
+
+
+def _find_tie_shift(cells: Cells, state: Raters, population: RaterPopulation, posterior: np.ndarray) -> float:
+    """Return `RaterPopulation.tie_shift`: with it the reference rater says tie on as many of the pairs that were voted on
+    as those did who look."""
+    weight = cells.weight * (1 - state.random)[cells.rater]
+    votes = weight * cells.by_pair.sum(0)
+    if not votes.sum():
+        return 0.0
+    states = (cells.by_pair @ weight) @ posterior / votes.sum()
+    share = votes[cells.outcome == TIE].sum() / votes.sum()
+
+    def exceed(shift: float) -> float:
+        return float(states @ compute_reference_probabilities(replace(population, tie_shift=shift))[:, 1] - share)
+
+    return float(brentq(exceed, -3, 3)) if exceed(-3) < 0 < exceed(3) else 0.0
 
 
 def _weigh_pairs(cells: Cells, state: Raters, population: RaterPopulation) -> np.ndarray:

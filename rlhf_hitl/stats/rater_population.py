@@ -46,6 +46,8 @@ class RaterPopulation:
         difference_scale: multiplies SCALES.
         pair_weights: of the normals of pairs' differences, (noise levels x SCALES,).
         witness: how much a witness's preference and its ties count (0: not at all), and its usual log odds of a tie.
+        tie_shift: the reference rater's log tie width, less the median rater's: it says tie as often as raters do, who
+            with wide ties say more of them than those with narrow ones say fewer.
     """
 
     tie_width: float = 1.0
@@ -56,6 +58,7 @@ class RaterPopulation:
     difference_scale: float = 1.5
     pair_weights: tuple[float, ...] = tuple((PAIR_COUNTS / PAIR_COUNTS.sum()).tolist())
     witness: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    tie_shift: float = 0.0
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> RaterPopulation:
@@ -71,7 +74,7 @@ class RaterPopulation:
     @property
     def reference(self) -> np.ndarray:
         """The parameters (4,) of the reference rater: one in the middle, without position bias."""
-        return np.array([1.0, 0.0, np.log(self.tie_width), 0.0])
+        return np.array([1.0, 0.0, np.log(self.tie_width) + self.tie_shift, 0.0])
 
     def describe_new_rater(self) -> np.ndarray:
         """Return the row (6,) of a rater without votes, see `RaterModelFit.rows`."""
@@ -162,7 +165,7 @@ def compute_known_logs(population: RaterPopulation, known: np.ndarray | None, pa
     """Return the log likelihood (pairs, states) of known outcomes: votes of somebody with hardly any noise."""
     if known is None or not (np.asarray(known) >= 0).any():
         return 0.0
-    anchor = population.reference + np.array([_ANCHOR - 1, 0, np.log(_ANCHOR), np.log(_ANCHOR)])
+    anchor = np.array([_ANCHOR, 0, np.log(_ANCHOR * population.tie_width), np.log(_ANCHOR)])
     logs = np.zeros((pairs, len(STATE_D)))
     is_known = np.asarray(known) >= 0
     outcomes = np.asarray(known)[is_known]

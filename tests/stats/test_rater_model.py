@@ -194,6 +194,14 @@ def test_a_witness_of_single_votes_counts_about_half():
     assert 0.3 < strength[0] / strength[1] < 0.7
 
 
+def test_labels_say_tie_as_often_as_raters_do():
+    # Half of the raters have wide ties and half narrow ones: the median's are not what a vote is on average.
+    votes, _, _ = draw_votes(10, pairs=1500)
+    fit = fit_rater_model(votes, 1500, 40)
+    looks = (1 - fit.random)[votes.rater]
+    assert looks @ (votes.outcome == TIE) == pytest.approx(looks @ fit.p[votes.pair, 1], rel=0.01)
+
+
 def test_known_outcomes_measure_raters():
     # Two raters contradict each other on every pair: only what is known tells who is right.
     pair, rater = np.repeat(np.arange(60), 2), np.tile([0, 1], 60)

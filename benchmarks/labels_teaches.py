@@ -31,6 +31,7 @@ from rlhf_hitl.stats.intervals import clustered_mean_interval
 from rlhf_hitl.store import Store
 from rlhf_hitl.store.comparisons import find_comparisons
 
+SEEDS = 3
 NOTE = (
     "teaches: differences to the head that learnt the shares, over single held-out votes that prefer a side, in nats "
     "for the log likelihood; intervals take the votes on one prompt together."

@@ -365,8 +365,8 @@ def _has_settled(before: RaterPopulation, after: RaterPopulation, old: Raters, s
 
 
 def _find_tie_shift(cells: Cells, state: Raters, population: RaterPopulation, posterior: np.ndarray) -> float:
-    """Return `RaterPopulation.tie_shift`: with it the reference rater says tie on as many of the pairs that were voted on
-    as those did who look."""
+    """Return `RaterPopulation.tie_shift`: with it the reference rater says tie on as many of the pairs that were voted
+    on as those did who look."""
     weight = cells.weight * (1 - state.random)[cells.rater]
     votes = weight * cells.by_pair.sum(0)
     if not votes.sum():

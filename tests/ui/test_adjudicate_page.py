@@ -81,6 +81,19 @@ def test_a_decision_can_be_taken_back_and_given_anew(split, page):
     assert (decision.role, decision.supersedes is not None) == (Role.LEAD, True)
 
 
+def test_the_head_of_the_page_is_one_row_on_a_laptop_however_long_the_name(split, page):
+    server, _ = split
+    server.person("a-lead-with-quite-a-long-name", Role.LEAD)
+    enter(page, server, "a-lead-with-quite-a-long-name")
+    for path in ("/adjudicate/", "/rate/"):
+        page.goto(server.address + path)
+        expect(page.locator("#progress")).not_to_be_empty(timeout=30_000)
+        expect(page.locator('nav.pages a[data-page="/replay"]')).to_be_visible()
+        for width in (1280, 1360):
+            page.set_viewport_size({"width": width, "height": 800})
+            assert page.locator("header.top").bounding_box()["height"] < 60, (path, width)
+
+
 def test_on_the_rating_page_a_lead_sees_no_votes_and_nothing_of_what_waits_for_a_decision(split, page):
     server, _ = split
     enter(page, server, "lea")

@@ -76,7 +76,7 @@ function createServerCalls(page) {
     else page.notices.notify(describeProblem(problem));
   }
   const describeProblem = (problem) => t(`problem_${problem.code ?? problem.kind}`, { detail: problem.detail ?? "" });
-  const showRole = () => page.notices.notify(t("error_role"), { label: t("back"), run: () => location.assign("../") });
+  const showRole = () => page.notices.notify(t("problem_role"), { label: t("back"), run: () => location.assign("../") });
   const openSignIn = () => location.assign("../login");
 
   return { call, exchange, receive, describeProblem, openSignIn, showRole };

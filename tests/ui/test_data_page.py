@@ -6,9 +6,10 @@ import re
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from handmade_golds import gold_example
 
 from browser_fixtures import Server, enter, expect, picture
-from rlhf_hitl.store import audit, people, queue
+from rlhf_hitl.store import audit, golds, people, queue
 from rlhf_hitl.store.assignments import list_assignments
 from rlhf_hitl.store.comparisons import insert_comparisons
 from rlhf_hitl.store.label_fits import make_label_row, save_labels
@@ -203,7 +204,7 @@ def test_a_lead_sends_what_is_chosen_and_names_what_is_found(page, server):
     assert [(s.name, s.filter) for s in list_slices(server.store)] == [("bridges", ComparisonFilter(words="bridges"))]
     page.locator('#actions [data-action="rater"]').click()
     page.click("#ask-do")
-    expect(page.locator("#ask-notice")).to_contain_text("choose who is to judge them")
+    expect(page.locator("#ask [name=rater]:invalid")).to_be_visible()
     page.select_option("#ask [name=rater]", "bob")
     page.click("#ask-do")
     expect(page.locator("#announce")).to_have_text(re.compile("4 comparisons: .*reserved for bob"))
@@ -216,6 +217,17 @@ def test_a_lead_sends_what_is_chosen_and_names_what_is_found(page, server):
     assert {"comparison.sent_to_raters", "slice.added", "comparisons.assigned"} <= actions
     assert "comparison.sent_to_adjudication" in actions
     assert len(made) == 8
+
+
+def test_of_golds_it_is_said_that_they_were_left_out(page, server):
+    golds.add_golds(server.store, "default", [gold_example("Is water wet?")])
+    open_data(page, server)
+    page.locator("#hits input").first.check()
+    for where in ("raters", "adjudication"):
+        page.locator(f'#actions [data-action="{where}"]').click()
+        page.click("#ask-do")
+        expect(page.locator("#announce")).to_have_text("1 comparison: 1 left out, as golds or hidden repeats.")
+        page.locator("#hits input").first.check()
 
 
 def test_an_evaluator_looks_and_cannot_act(page, server):

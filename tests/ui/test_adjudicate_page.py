@@ -85,10 +85,14 @@ def test_the_head_of_the_page_is_one_row_on_a_laptop_however_long_the_name(split
     server, _ = split
     server.person("a-lead-with-quite-a-long-name", Role.LEAD)
     enter(page, server, "a-lead-with-quite-a-long-name")
+    last_link = page.locator('nav.pages a[data-page="/replay"]')
+    expect(last_link).to_be_visible(timeout=30_000)
+    elsewhere = last_link.bounding_box()
     for path in ("/adjudicate/", "/rate/"):
         page.goto(server.address + path)
         expect(page.locator("#progress")).not_to_be_empty(timeout=30_000)
-        expect(page.locator('nav.pages a[data-page="/replay"]')).to_be_visible()
+        expect(last_link).to_be_visible()
+        assert last_link.bounding_box()["x"] == pytest.approx(elsewhere["x"], abs=1), "links stay where they are"
         for width in (1280, 1360):
             page.set_viewport_size({"width": width, "height": 800})
             assert page.locator("header.top").bounding_box()["height"] < 60, (path, width)

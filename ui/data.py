@@ -174,16 +174,20 @@ def _for_leads(call: Callable[[Any, Caller], dict[str, Any]]) -> Callable[[Any, 
     return answer
 
 
+#: Said of comparisons that are not sent anywhere.
+MEASURES_RATERS = "left out, as golds or hidden repeats"
+
+
 def _send(store: Store, request: SendMessage, ids: list[str], caller: Caller) -> str:
     """Send comparisons somewhere and say what became of them."""
     if request.to == "raters":
         asked = ask_for_votes(store, ids, by=caller.actor)
         parts = {"sent to raters, one more vote each": asked.sent, "first in line already": asked.waiting}
-        parts["gold or a hidden repeat"] = asked.refused
+        parts[MEASURES_RATERS] = asked.refused
     elif request.to == "adjudication":
         sent = send_to_adjudication(store, ids, by=caller.actor)
         parts = {"sent to leads": sent.sent, "waiting for a lead already": sent.waiting}
-        parts |= {"decided already": sent.decided, "gold or a hidden repeat": sent.refused}
+        parts |= {"decided already": sent.decided, MEASURES_RATERS: sent.refused}
     else:
         if not request.rater:
             raise BadInput("no rater", expected="the name of one", fix="choose who is to judge them")

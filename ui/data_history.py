@@ -104,11 +104,13 @@ def _list_facts(history: ComparisonHistory) -> list[tuple[str, str]]:
 
 def _describe_label(label: Any, letters: Mapping[str, str]) -> dict[str, Any]:
     first, second = letters[label.first], letters[label.second]
+    # Without a reward model that votes, the two are the same figures.
+    consensus = None if label.consensus == label.probabilities else label.consensus
     return {
         "first": first,
         "second": second,
         "bars": _make_bars(label.probabilities, first, second),
-        "consensus": None if label.consensus is None else _make_bars(label.consensus, first, second),
+        "consensus": None if consensus is None else _make_bars(consensus, first, second),
         "entropy": f"{label.entropy:.2f}",
         "weight": None if label.weight is None else f"{label.weight:.1f}",
         "state": label.state,

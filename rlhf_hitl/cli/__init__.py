@@ -205,15 +205,17 @@ def print_json(data: Any) -> None:
 
 
 def make_table(title: str, rows: dict[str, Any] | list[tuple[Any, ...]], columns: tuple[str, ...] = ("", "")) -> Any:
-    """Make a small table for people: keys on the left, values on the right (numbers with four digits)."""
+    """Make a small table for people: keys and sentences on the left, values on the right (numbers with four digits)."""
     from rich.table import Table
 
     rich_table = Table(
         title=make_cell_visible(title), title_justify="left", show_header=any(columns), box=None, pad_edge=False
     )
+    lines = list(rows.items() if isinstance(rows, dict) else rows)
     for i, column in enumerate(columns):
-        rich_table.add_column(column, justify="left" if i == 0 else "right", overflow="fold")
-    for row in rows.items() if isinstance(rows, dict) else rows:
+        is_prose = any(columns) and any(len(str(line[i])) > 40 for line in lines)  # it is folded
+        rich_table.add_column(column, justify="left" if i == 0 or is_prose else "right", overflow="fold")
+    for row in lines:
         rich_table.add_row(*(f"{v:.4g}" if isinstance(v, float) else make_cell_visible(str(v)) for v in row))
     return rich_table
 

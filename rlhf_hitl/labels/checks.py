@@ -168,8 +168,11 @@ def _percent(share: float | None) -> str:
 
 
 def _explain_random(facts: Mapping[str, Any]) -> str:
-    text = f"The {facts['votes']:,} answers do not depend on what is judged, as far as can be seen"
     agreement, usual = facts["agreement"], facts["usual"]
+    text = f"The {facts['votes']:,} answers "
+    # So little agreement is no chance: somebody may have mixed up the sides, and a lead can ask.
+    is_contrary = agreement is not None and usual is not None and agreement < usual / 4
+    text += "go against those of others" if is_contrary else "do not depend on what is judged, as far as can be seen"
     # Whoever always gives the same answer may agree as often as others do: then the share says nothing to a lead.
     if agreement is not None and (usual is None or agreement < usual):
         text += f": {_percent(agreement)} of others' votes on the same pairs say the same"

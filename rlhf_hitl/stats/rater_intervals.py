@@ -109,7 +109,9 @@ def measure_hidden_variance(
     information = information - np.einsum("rka,rkb->ab", cross, moves)
     values, vectors = np.linalg.eigh(information)
     moves = moves @ (vectors / np.sqrt(np.maximum(values, _LEAST_INFORMATION)))
-    return of_middle + of_spreads + (moves**2).sum(2)
+    # A line through the mode foretells too much where votes do not settle it, as of who may answer without looking:
+    # what pairs are like moves a parameter no further than raters spread.
+    return of_middle + of_spreads + np.minimum((moves**2).sum(2), spreads**2)
 
 
 def _inform_pair_weights(

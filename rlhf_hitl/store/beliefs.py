@@ -10,7 +10,7 @@ Where judgments measure the reward model (calibration, held-out, controls, audit
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import combinations
@@ -30,7 +30,7 @@ from rlhf_hitl.store.label_fits import (
 from rlhf_hitl.store.tables import comparisons, judgments, prompts, raters
 from rlhf_hitl.store.witness import load_witness, measures_reward_model
 from rlhf_hitl.types import Role, Route, Split, Verdict
-from rlhf_hitl.types.votes import LabelVote, PairVotes, VotePart, gather_pair_votes
+from rlhf_hitl.types.votes import LabelVote, PairVotes, VotePart, gather_pair_votes, get_winner
 
 if TYPE_CHECKING:
     import numpy as np
@@ -71,6 +71,8 @@ class ComparisonBelief:
     Attributes:
         fit_id: the fit of the rater model; None where none was made yet.
         decided: a lead has decided it, whatever the votes say.
+        unanimous: there are votes, and of no pair do two of them say different things. The rater model may still expect
+            that raters differ, but none has. Judges who have no say in when to stop are not among them.
     """
 
     comparison_id: str
@@ -78,6 +80,7 @@ class ComparisonBelief:
     pairs: tuple[PairBelief, ...]
     fit_id: str | None
     decided: bool
+    unanimous: bool = False
 
 
 def believe(conn: Connection, comparison_id: str, new: Mapping[str, Any] | None = None) -> ComparisonBelief | None:
@@ -106,7 +109,14 @@ def believe(conn: Connection, comparison_id: str, new: Mapping[str, Any] | None 
         model.believe(pair, votes.get(pair, PairVotes()), witness.get(pair), judges)
         for pair in combinations(sorted(comparison.completion_ids), 2)
     ]
-    return ComparisonBelief(comparison_id, Route(comparison.route), tuple(pairs), model.fit_id, decided)
+    return ComparisonBelief(
+        comparison_id, Route(comparison.route), tuple(pairs), model.fit_id, decided, _agree(votes.values(), judges)
+    )
+
+
+def _agree(votes: Iterable[PairVotes], judges: set[str]) -> bool:
+    said = [{get_winner(part.outcome) for part in pair.parts if part.rater_id not in judges} for pair in votes]
+    return max(map(len, said), default=0) == 1
 
 
 def save_beliefs(store: Store, conn: Connection, belief: ComparisonBelief, state: LabelState, now: datetime) -> None:

@@ -27,7 +27,13 @@ class PairVote(NamedTuple):
     @property
     def winner(self) -> int:
         """0 where the first is better, 1 where neither, 2 where the second is."""
-        return (self.outcome > TIE) - (self.outcome < TIE) + 1
+        return get_winner(self.outcome)
+
+
+def get_winner(outcome: int) -> int:
+    """Return what an index into VOTE_OUTCOMES says without its strength: 0 the first is better, 1 neither, 2 the
+    second."""
+    return (outcome > TIE) - (outcome < TIE) + 1
 
 
 def read_pair_votes(

@@ -31,7 +31,9 @@ def test_checks_are_run_listed_and_overruled(sqlite_store, sqlite_url, add_compa
     assert {f["name"] for f in found} == {"rater 0"}
     assert "one_side" in {f["check"] for f in found}
     assert run("findings", "rater 0") == found
-    assert "Chose the answer shown first" in run_command("raters", "findings", "--store", sqlite_url).stdout
+    listed = run_command("raters", "findings", "--store", sqlite_url).stdout.splitlines()
+    column = next(line.index("why") for line in listed if "why" in line)
+    assert any(line.startswith("Chose the answer shown", column) for line in listed), "sentences stand on the left"
     refused = run_command("raters", "overrule", "rater 1", "--because", "so", "--store", sqlite_url)
     assert refused.returncode == 2
     assert "against whom a finding stands" in refused.stderr

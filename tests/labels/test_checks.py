@@ -348,3 +348,10 @@ def test_few_votes_and_none_accuse_nobody(sqlite_store, add_comparisons, add_rat
 def test_the_checks_that_act_accuse_one_rater_in_a_hundred_at_most():
     acting = [check for check in CHECKS.values() if check.action is not FindingAction.NONE]
     assert sum(check.false_alarm_rate for check in acting) <= 0.01 + 1e-12
+
+
+def test_who_goes_against_all_others_is_not_said_to_answer_without_looking():
+    said = explain("random", {"votes": 30, "agreement": 0.0, "usual": 0.67})
+    assert said.startswith("The 30 answers go against those of others: 0 % of others' votes on the same pairs")
+    said = explain("random", {"votes": 30, "agreement": 0.4, "usual": 0.67})
+    assert said.startswith("The 30 answers do not depend on what is judged")

@@ -171,6 +171,27 @@ def test_what_splits_raters_goes_to_a_lead_if_the_rule_says_so_and_is_settled_by
     assert queue.lease(store, cat, seconds=1800) is None
 
 
+@pytest.mark.parametrize("rule", ["least=2,most=9,price=0.2", "least=2,most=2,price=0.0001"])
+def test_what_nobody_disagreed_on_goes_to_no_lead_however_much_raters_are_expected_to_differ(
+    store, add_comparisons, add_raters, rule
+):
+    parsed = OverlapRule.parse(f"{rule},escalate=adjudication")
+    assert parsed is not None
+    set_rule(store, parsed)
+    keep_fit(store, random_share=0.5, difference_scale=0.3)  # of raters who hardly ever agree
+    [comparison] = add_comparisons(store, 1)
+    for rater in add_raters(store, 2):
+        answer(store, rater, at=0)
+    assert count(store) == (2, 0, 2)
+    with store.read() as conn:
+        belief = believe(conn, comparison.id)
+    assert belief is not None
+    assert belief.unanimous
+    assert read_states(store) == {"sure"}
+    lead = people.add_rater(store, "lead", Role.LEAD).id
+    assert queue.lease_many(store, lead, 1, seconds=1800, role="lead") == []
+
+
 def test_a_skip_fills_a_place_and_says_nothing_so_another_is_asked(store, add_comparisons, add_raters):
     set_rule(store)
     add_comparisons(store, 1)
@@ -387,13 +408,19 @@ def test_nor_in_controls_and_audits(store, add_raters, route):
 
 def set_witness_reliability(store) -> None:
     """Keep a fit by which a witness counts as much as a rater."""
+    keep_fit(store, witness=(3.0, 0.0, 0.0))
+
+
+def keep_fit(store, **population) -> None:
+    """Keep a fit of the rater model with such a population, which has measured no rater."""
     from dataclasses import asdict
 
     from rlhf_hitl.stats.rater_population import RaterPopulation
     from rlhf_hitl.store.quality_tables import label_fits
 
-    row = {"id": "f_1", "label_model": "raters", "reward_model_id": "m_1", "revision": 0, "figures": {}}
-    row |= {"parameters": asdict(RaterPopulation(witness=(3.0, 0.0, 0.0))), "simulated": False, "created_at": utc_now()}
+    model = "m_1" if "witness" in population else None
+    row = {"id": "f_1", "label_model": "raters", "reward_model_id": model, "revision": 0, "figures": {}}
+    row |= {"parameters": asdict(RaterPopulation(**population)), "simulated": False, "created_at": utc_now()}
     with store.write() as conn:
         conn.execute(label_fits.insert().values(row))
 

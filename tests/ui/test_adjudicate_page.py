@@ -81,6 +81,38 @@ def test_a_decision_can_be_taken_back_and_given_anew(split, page):
     assert (decision.role, decision.supersedes is not None) == (Role.LEAD, True)
 
 
+def test_the_head_of_the_page_is_one_row_on_a_laptop_however_long_the_name(split, page):
+    server, _ = split
+    server.person("a-lead-with-quite-a-long-name", Role.LEAD)
+    enter(page, server, "a-lead-with-quite-a-long-name")
+    last_link = page.locator('nav.pages a[data-page="/replay"]')
+    expect(last_link).to_be_visible(timeout=30_000)
+    elsewhere = last_link.bounding_box()
+    for path in ("/adjudicate/", "/rate/"):
+        page.goto(server.address + path)
+        expect(page.locator("#progress")).not_to_be_empty(timeout=30_000)
+        expect(last_link).to_be_visible()
+        assert last_link.bounding_box()["x"] == pytest.approx(elsewhere["x"], abs=1), "links stay where they are"
+        for width in (1280, 1360):
+            page.set_viewport_size({"width": width, "height": 800})
+            assert page.locator("header.top").bounding_box()["height"] < 60, (path, width)
+
+
+def test_who_is_a_lead_no_more_is_told_so_and_what_they_decided_stays_in_the_browser(split, page):
+    server, lea = split
+    enter(page, server, "lea")
+    page.goto(server.address + "/adjudicate/")
+    expect(page.locator("#card")).to_be_visible(timeout=30_000)
+    people.change_rater(server.store, "lea", role=Role.RATER)
+    page.keyboard.press("1")
+    page.keyboard.press("Enter")
+    expect(page.locator("#notice")).to_contain_text("This page is not for your role")
+    expect(page.locator("#unsent")).to_contain_text("1")
+    assert judgments(server, lea) == []
+    page.locator("#notice button", has_text="Back to your page").click()
+    page.wait_for_url("**/rate/")
+
+
 def test_on_the_rating_page_a_lead_sees_no_votes_and_nothing_of_what_waits_for_a_decision(split, page):
     server, _ = split
     enter(page, server, "lea")

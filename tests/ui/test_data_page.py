@@ -6,15 +6,18 @@ import re
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
+from handmade_golds import gold_example
 
 from browser_fixtures import Server, enter, expect, picture
-from rlhf_hitl.store import audit, people, queue
+from rlhf_hitl.store import audit, golds, people, queue
 from rlhf_hitl.store.assignments import list_assignments
 from rlhf_hitl.store.comparisons import insert_comparisons
+from rlhf_hitl.store.label_fits import make_label_row, save_labels
 from rlhf_hitl.store.routings import read_routings
 from rlhf_hitl.store.slices import list_slices
-from rlhf_hitl.types import Answer, Comparison, Completion, Message, Prompt, Role, Route, Verdict
+from rlhf_hitl.types import Answer, Comparison, Completion, Message, Prompt, Role, Route, Verdict, utc_now
 from rlhf_hitl.types.catalog import ComparisonFilter
+from rlhf_hitl.ui.data_history import describe_history
 
 pytestmark = pytest.mark.browser
 
@@ -48,6 +51,20 @@ def fill(server: Server, n: int = 40, judged: int = 12) -> list[Comparison]:
             answer = Answer(Verdict.RANKED, tuple((id,) for id in order), 2, rationale=f"{name} finds it clearer")
             queue.submit(server.store, lease.id, rater, answer)
     return made
+
+
+def test_the_consensus_is_shown_where_a_reward_model_votes_and_not_beside_a_label_that_it_repeats(sqlite_store):
+    comparison = make_comparison(1)
+    with sqlite_store.write() as conn:
+        insert_comparisons(sqlite_store, conn, [comparison])
+    first, second = (c.id for c in comparison.completions)
+    for consensus, is_shown in (((0.5, 0.2, 0.3), False), ((0.3, 0.2, 0.5), True)):
+        pair, label = (comparison.id, first, second), (0.5, 0.2, 0.3)
+        row = make_label_row(pair, label, consensus, votes=1, weight=1.0, state="sure", fit_id=None, now=utc_now())
+        save_labels(sqlite_store, [row])
+        html = describe_history(sqlite_store, comparison.id, str)["html"]
+        assert "A better 50%" in html
+        assert ("Consensus" in html) is is_shown
 
 
 def open_data(page, server: Server, *, role: Role = Role.LEAD, at: str = "") -> None:
@@ -187,7 +204,7 @@ def test_a_lead_sends_what_is_chosen_and_names_what_is_found(page, server):
     assert [(s.name, s.filter) for s in list_slices(server.store)] == [("bridges", ComparisonFilter(words="bridges"))]
     page.locator('#actions [data-action="rater"]').click()
     page.click("#ask-do")
-    expect(page.locator("#ask-notice")).to_contain_text("choose who is to judge them")
+    expect(page.locator("#ask [name=rater]:invalid")).to_be_visible()
     page.select_option("#ask [name=rater]", "bob")
     page.click("#ask-do")
     expect(page.locator("#announce")).to_have_text(re.compile("4 comparisons: .*reserved for bob"))
@@ -200,6 +217,17 @@ def test_a_lead_sends_what_is_chosen_and_names_what_is_found(page, server):
     assert {"comparison.sent_to_raters", "slice.added", "comparisons.assigned"} <= actions
     assert "comparison.sent_to_adjudication" in actions
     assert len(made) == 8
+
+
+def test_of_golds_it_is_said_that_they_were_left_out(page, server):
+    golds.add_golds(server.store, "default", [gold_example("Is water wet?")])
+    open_data(page, server)
+    page.locator("#hits input").first.check()
+    for where in ("raters", "adjudication"):
+        page.locator(f'#actions [data-action="{where}"]').click()
+        page.click("#ask-do")
+        expect(page.locator("#announce")).to_have_text("1 comparison: 1 left out, as golds or hidden repeats.")
+        page.locator("#hits input").first.check()
 
 
 def test_an_evaluator_looks_and_cannot_act(page, server):

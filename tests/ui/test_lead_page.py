@@ -138,7 +138,7 @@ def test_projects_are_shown_and_chosen_and_those_that_are_paused_are_marked(serv
         "coding paused members only | not known | pilot | 1 | 0 | 0 | 1",
         "default | not known | — | 0 | 0 | 0 | 1",
         "default | en | — | 2 | 0 | 0 | 0",
-        "waiting 2 to 6 judgments each | nothing imported yet | — | 0 | 0 | 0 | 0",
+        "waiting 2 to 6 judgments each | nothing for raters | — | 0 | 0 | 0 | 0",
     ]
     expect(lanes.first.locator(".state.paused")).to_have_text("paused")
     expect(page.locator("#queue")).to_contain_text("in paused projects, given to nobody: 1")

@@ -64,6 +64,30 @@ def test_the_page_shows_what_the_report_says(serve, page):
     expect(page.locator("#quality img")).to_have_count(0)
 
 
+def test_while_figures_are_computed_the_page_says_so_and_keeps_room_for_them(serve, own_page):
+    server, page = serve(), own_page
+    held = []
+
+    def hold(route):
+        if '"open"' in (route.request.post_data or ""):
+            return route.continue_()
+        return held.append(route)
+
+    page.route("**/component_server/**", hold)
+    server.person("lea", Role.LEAD)
+    enter(page, server, "lea")
+    expect(page.locator("#people-rows tr")).to_have_count(1, timeout=60_000)
+    for where in ("#figures", "#agreement-rows", "#bias-rows"):
+        said = page.locator(where).evaluate("node => getComputedStyle(node, '::before').content")
+        assert said == '"Being computed from all judgments…"'
+    before = page.locator("#queue-title").bounding_box()["y"]
+    while held:
+        held.pop().continue_()
+    expect(page.locator("#bias-rows > div")).to_have_count(7, timeout=60_000)
+    expect(page.locator("#figures > *")).to_have_count(5)
+    assert abs(page.locator("#queue-title").bounding_box()["y"] - before) < 80
+
+
 def test_before_anybody_has_voted_it_says_so_and_new_votes_come_by_themselves(serve, own_page):
     server, page = serve(), own_page
     page.clock.install()

@@ -90,7 +90,8 @@ def reconsider_overlap(
     if belief.route is Route.AUTO or standing.waits_for_lead:
         wanted = 0
     waiting = _open_or_close_places(store, conn, comparison_id, belief.route, standing, wanted, now)
-    settled = "sure" if decision.action == "sure" else "split"
+    # Where nobody disagreed a lead has nothing to settle, however much the rater model expects raters to differ.
+    settled = "sure" if decision.action == "sure" or belief.unanimous else "split"
     save_beliefs(store, conn, belief, "open" if wanted or waiting else settled, now)
     if settled == "split" and not (wanted or waiting) and overlap_rule.escalate is Escalation.ADJUDICATION:
         from rlhf_hitl.store.adjudication import escalate_to_lead  # which stands on the queue

@@ -20,6 +20,7 @@ function createDataActions({ $, formatNumber, checkAnswer }, server, whatIsMeant
     $("ask-rater").hidden = name !== "rater";
     $("ask-name").hidden = $("ask-description").hidden = name !== "save";
     form.elements.name.required = name === "save";
+    form.elements.rater.required = name === "rater";
     checkAnswer({}, $("ask-notice"));
     $("ask").showModal();
   }

@@ -18,7 +18,7 @@ function lead(element, server) {
     showProjects(answer.projects);
     view.showQueue(answer);
     view.showPeople(answer);
-    $("quality").hidden = false; // with room for its rows, which come later and move nothing
+    $("figures-section").hidden = $("quality").hidden = false; // with room for what comes later, which moves little
     if (!isQuiet) return accepted.showFirstPage();
     accepted.noteChanges(answer.accepted);
     return true;

@@ -56,7 +56,7 @@ function createLeadView({ $, t, formatNumber, language, createTime }) {
     if (paused) title.push(" ", createElement("span", { className: "state paused" }, t("state_paused")));
     if (membersOnly) title.push(" ", createElement("span", { className: "state" }, t("members_only")));
     if (rule) title.push(" ", createElement("span", { className: "state" }, t("lane_adaptive", { least: formatNumber(rule.least), most: formatNumber(rule.most) })));
-    const isEmpty = tag === null; // a project into which nothing was imported yet
+    const isEmpty = tag === null; // a project into which nothing was imported yet, or only what came with its votes
     const cells = [[t("queue_open"), open], [t("queue_held"), held], [t("queue_done"), done], [t("lane_accepted"), accepted]];
     return createRow(
       JSON.stringify([project, tag, batch]),

@@ -58,7 +58,7 @@ function createCards(page) {
     const isFailed = standing === "failed";
     $("unqualified-title").textContent = t(isPaused ? "paused_title" : isFailed ? "unqualified_failed" : "unqualified_asked");
     $("unqualified-why").textContent = t(isPaused ? "paused_why" : isFailed ? "unqualified_failed_why" : "unqualified_asked_why", names);
-    $("unqualified-ask").textContent = ask.length ? t("unqualified_ask", { names: page.i18n.formatList(ask) }) : t("unqualified_ask_any");
+    $("unqualified-ask").textContent = ask.length ? t("unqualified_ask", { names: page.i18n.formatList(ask, "disjunction") }) : t("unqualified_ask_any");
     page.notices.announce(`${$("unqualified-title").textContent}. ${$("unqualified-why").textContent}`);
   }
   // Show the controls for a pair or for more answers; a tutorial example can be neither skipped nor flagged.

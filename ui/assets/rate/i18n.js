@@ -12,7 +12,7 @@ function createI18n(element, storage) {
     return text.replace(/\{(\w+)\}/g, (_, name) => values[name] ?? "");
   }
   const formatNumber = (value) => new Intl.NumberFormat(language).format(value);
-  const formatList = (texts) => new Intl.ListFormat(language).format(texts);
+  const formatList = (texts, type = "conjunction") => new Intl.ListFormat(language, { type }).format(texts); // or "disjunction"
   function formatTime(iso) {
     return new Intl.DateTimeFormat(language, { dateStyle: "medium", timeStyle: "short" }).format(new Date(iso));
   }

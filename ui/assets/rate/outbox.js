@@ -33,6 +33,7 @@ function createOutbox(storage, send, { onWaiting, onSent }) {
         retryDelay = Math.min(2 * retryDelay, LONGEST_RETRY);
         return onWaiting(kind, listEntries().length);
       }
+      if (kind === "role") return onWaiting(kind, listEntries().length);
       if (kind === "signed_out" || code === "other_account") return onWaiting("signed_out", listEntries().length);
       retryDelay = FIRST_RETRY;
       removeSent(entry, answer);

@@ -23,7 +23,7 @@ function rate(element, server, createVotes = null) {
     page.drafts.save();
   });
   page.notices = createNotices(page);
-  Object.assign(page, createServerCalls(page)); // call, exchange, receive, describeProblem, openSignIn
+  Object.assign(page, createServerCalls(page)); // call, exchange, receive, describeProblem, openSignIn, showRole
   page.progress = createProgress(page);
   page.cards = createCards(page);
   page.answerPanels = createAnswerPanels(page);

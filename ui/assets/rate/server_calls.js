@@ -25,8 +25,10 @@ function createServerCalls(page) {
     }
     // Gradio does not say why a call failed, so a second request finds out.
     try {
-      const { status } = await fetch("../me", { cache: "no-store" });
-      return { problem: { kind: status === 401 || status === 403 ? "signed_out" : "server" } };
+      const response = await fetch("../me", { cache: "no-store" });
+      if (response.status === 401 || response.status === 403) return { problem: { kind: "signed_out" } };
+      const mayOpen = !response.ok || (await response.json()).pages.includes(`/${location.pathname.split("/").at(-2)}`);
+      return { problem: { kind: mayOpen ? "server" : "role" } }; // roles change while a page is open
     } catch {
       return { problem: { kind: "offline" } };
     }
@@ -68,12 +70,14 @@ function createServerCalls(page) {
   function showProblem(problem, retry) {
     const { kind } = problem;
     if (kind === "signed_out") page.notices.notify(t("signed_out"), { label: t("sign_in"), run: openSignIn });
+    else if (kind === "role") showRole();
     else if (kind === "offline" || kind === "server")
       page.notices.notify(t(kind === "offline" ? "no_line" : "no_server"), { label: t("try_now"), run: retry }, "connection");
     else page.notices.notify(describeProblem(problem));
   }
   const describeProblem = (problem) => t(`problem_${problem.code ?? problem.kind}`, { detail: problem.detail ?? "" });
+  const showRole = () => page.notices.notify(t("problem_role"), { label: t("back"), run: () => location.assign("../") });
   const openSignIn = () => location.assign("../login");
 
-  return { call, exchange, receive, describeProblem, openSignIn };
+  return { call, exchange, receive, describeProblem, openSignIn, showRole };
 }

@@ -41,6 +41,7 @@ function createSubmission(page) {
     showUnsent();
     if (kind === "signed_out")
       return page.notices.notify(t("waiting_signed_out"), { label: t("sign_in"), run: page.openSignIn });
+    if (kind === "role") return page.showRole();
     const text = t(kind === "offline" ? "waiting_offline" : "waiting_server");
     page.notices.notify(text, { label: t("try_now"), run: () => page.outbox.sendAll() }, "connection");
   }

@@ -11,8 +11,8 @@ function createShape(tag, attributes, ...children) {
 function chooseAxis(figures, fixed) {
   if (fixed) return fixed;
   const highs = figures.map(({ value, high }) => Math.min(high, 3 * value || high)).sort((a, b) => a - b);
-  const lows = figures.map(({ low }) => low);
-  return [Math.min(0, ...lows), highs[Math.floor(0.98 * (highs.length - 1))] || 1];
+  const lows = figures.map(({ value, low }) => Math.max(low, value - 3 * Math.abs(value) || low)).sort((a, b) => a - b);
+  return [Math.min(0, lows[Math.ceil(0.02 * (lows.length - 1))] ?? 0), highs[Math.floor(0.98 * (highs.length - 1))] || 1];
 }
 
 // A dot with its interval; `usual` is the median of all raters, drawn as a dashed line. `label` says the same in words.

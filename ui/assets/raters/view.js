@@ -3,7 +3,7 @@ function createRatersView({ $, t, formatNumber, language, createTime }) {
   const NONE = "—";
   const percentFormat = new Intl.NumberFormat(language, { style: "percent", maximumFractionDigits: 0 });
   const valueFormat = new Intl.NumberFormat(language, { maximumSignificantDigits: 2 });
-  const secondsFormat = new Intl.NumberFormat(language, { style: "unit", unit: "second", unitDisplay: "narrow", maximumSignificantDigits: 3 });
+  const secondsFormat = new Intl.NumberFormat(language, { style: "unit", unit: "second", unitDisplay: "narrow", maximumSignificantDigits: 3, maximumFractionDigits: 1, roundingPriority: "lessPrecision" });
   const FORMATS = { reliability: valueFormat, agreement: percentFormat, first: percentFormat, seconds: secondsFormat };
   const FIXED_AXES = { agreement: [0, 1], first: [0, 1] };
   const english = { lang: "en", dir: "ltr" };

@@ -19,7 +19,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.optimize import brentq
+from scipy.optimize import root_scalar
 from scipy.special import expit
 
 from rlhf_hitl.errors import BadInput
@@ -377,7 +377,9 @@ def _find_tie_shift(cells: Cells, state: Raters, population: RaterPopulation, po
     def exceed(shift: float) -> float:
         return float(states @ compute_reference_probabilities(replace(population, tie_shift=shift))[:, 1] - share)
 
-    return float(brentq(exceed, -3, 3)) if exceed(-3) < 0 < exceed(3) else 0.0
+    if not exceed(-3) < 0 < exceed(3):
+        return 0.0  # as where all votes are ties
+    return float(root_scalar(exceed, bracket=(-3, 3)).root)
 
 
 def _weigh_pairs(cells: Cells, state: Raters, population: RaterPopulation) -> np.ndarray:

@@ -327,8 +327,8 @@ def draw_labels_adaptive(f: dict[str, Any]) -> str:
         f"At the price that simulated votes suggest ({f['adaptive.price']:g}) the rule asks for "
         f"{interval('votes_share')} of the votes, and the labels' accuracy changes by "
         f"{interval('accuracy_change', 100, '+.1f')} points against three votes of each. The votes of a pair over "
-        f"those with which ActiveLab's own labels are as good: {interval('vs_activelab')}; with ours of ActiveLab's votes: "
-        f"{interval('vs_activelab.labels')} (below 1: fewer votes).\n"
+        f"those with which ActiveLab's own labels are as good: {interval('vs_activelab')}; with our labels of "
+        f"ActiveLab's votes: {interval('vs_activelab.labels')} (below 1: fewer votes).\n"
     )
 
 

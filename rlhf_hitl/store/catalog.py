@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import sqlalchemy as sa
@@ -89,18 +89,14 @@ def search_catalog(store: Store, wanted: ComparisonFilter, *, after: int | None 
     """
     with store.read() as conn:
         query = _Query.make(store, conn, wanted)
-        matches = query.collect(conn)
-        below = [n for n in matches.numbers if after is None or n < after]
-        if matches.is_exact:
-            numbers = sorted(below, reverse=True)[: limit + 1]
-        else:
-            numbers = query.find_page(conn, after, limit + 1, sorted(below, reverse=True))
+        found = query.count(conn, after, limit + 1)
+        numbers = found.numbers if found.is_exact else query.find_page(conn, after, limit + 1, found.numbers)
         ids = _load_ids(conn, numbers[:limit])
         loaded = load_comparisons(conn, list(ids.values()))
         entries = {e.comparison_id: e for e in load_entries(store, conn, list(ids.values()), words=False)}
     hits = tuple(CatalogHit(n, loaded[ids[n]], entries[ids[n]]) for n in numbers[:limit] if n in ids)
-    total = max(matches.total, len(hits))
-    return CatalogPage(hits, total, matches.is_exact, numbers[limit - 1] if len(numbers) > limit else None)
+    total = max(found.total, len(hits))
+    return CatalogPage(hits, total, found.is_exact, numbers[limit - 1] if len(numbers) > limit else None)
 
 
 def count_facets(store: Store, wanted: ComparisonFilter) -> FacetCounts:
@@ -114,9 +110,9 @@ def count_facets(store: Store, wanted: ComparisonFilter) -> FacetCounts:
         for facets in [tuple(f for f in FACETS if f not in wanted.facets), *((f,) for f in wanted.facets)]:
             is_active = facets[0] in wanted.facets if facets else False
             query = _Query.make(store, conn, wanted.without(facets[0]) if is_active else wanted)
-            matches = query.collect(conn)
-            counts |= _count_terms(conn, matches, facets, wanted)
-            if not matches.is_exact:
+            of_terms, is_exact = query.count_terms(conn)
+            counts |= _name_terms(conn, of_terms, facets, wanted)
+            if not is_exact:
                 estimated |= set(facets)
     return FacetCounts(counts, frozenset(estimated))
 
@@ -145,16 +141,12 @@ def find_comparison_ids(store: Store, wanted: ComparisonFilter, *, seconds: floa
 
 
 @dataclass(frozen=True)
-class _Matches:
-    """Rows that match, of the sample or all: their numbers and terms. `total` is an estimate unless `is_exact`."""
+class _Found:
+    """How many match, and the highest numbers: of all matches or, where `total` is an estimate, of the sample."""
 
-    numbers: list[int]
-    terms: list[str]
+    total: int
     is_exact: bool
-
-    @property
-    def total(self) -> int:
-        return len(self.numbers) * (1 if self.is_exact else SAMPLE_EVERY)
+    numbers: list[int]
 
 
 @dataclass(frozen=True)
@@ -194,26 +186,54 @@ class _Query:
             _find_index(store, conn), tuple(terms), tuple(parse_search(words)), tuple(conditions), not all(terms)
         )
 
-    def collect(self, conn: Connection) -> _Matches:
-        """Return all matches where they are few, else those of the sample."""
+    def count(self, conn: Connection, after: int | None, limit: int) -> _Found:
+        """Return how many match, and of these the highest numbers: of all where they are few, else of the sample."""
         if self.is_empty:
-            return _Matches([], [], True)
-        sample = self._read(conn, self._select(_NUMBER_AND_TERMS[self.index == "postgres"], in_sample=True))
-        if len(sample.numbers) >= ENOUGH_IN_SAMPLE:
-            return sample
-        query = self._select(_NUMBER_AND_TERMS[self.index == "postgres"]).limit(MOST_COUNTED + 1)
-        every = self._read(conn, query, is_exact=True)
-        return every if len(every.numbers) <= MOST_COUNTED else sample
+            return _Found(0, True, [])
+        in_sample = self._count(conn, self._select(catalog.c.number, in_sample=True), after, limit=2)
+        if in_sample.total < ENOUGH_IN_SAMPLE:
+            every = self._count(conn, self._select(catalog.c.number).limit(MOST_COUNTED + 1), after, limit)
+            if every.total <= MOST_COUNTED:
+                return every
+        return replace(in_sample, total=in_sample.total * SAMPLE_EVERY, is_exact=False)
 
-    def _read(self, conn: Connection, query: sa.Select, is_exact: bool = False) -> _Matches:
-        rows = conn.execute(query).all()
-        return _Matches([number for number, _ in rows], [terms for _, terms in rows], is_exact)
+    def _count(self, conn: Connection, query: sa.Select, after: int | None, limit: int) -> _Found:
+        found = query.cte("found").prefix_with("MATERIALIZED")
+        top = sa.select(found.c.number).order_by(found.c.number.desc()).limit(limit)
+        top = (top if after is None else top.where(found.c.number < after)).subquery()
+        total = sa.select(sa.func.count().label("total")).select_from(found).subquery()
+        rows = conn.execute(sa.select(total, top).select_from(total.outerjoin(top, sa.true()))).all()
+        return _Found(rows[0].total, True, sorted((r.number for r in rows if r.number is not None), reverse=True))
+
+    def count_terms(self, conn: Connection) -> tuple[Counter[int], bool]:
+        """Return number of a term → how many of the matches have it, and whether that was counted, not estimated."""
+        if self.is_empty:
+            return Counter(), True
+        n, in_sample = self._count_terms(conn, self._select(catalog.c.terms, in_sample=True))
+        if n < ENOUGH_IN_SAMPLE:
+            n, counts = self._count_terms(conn, self._select(catalog.c.terms).limit(MOST_COUNTED + 1))
+            if n <= MOST_COUNTED:
+                return counts, True
+        return Counter({term: n * SAMPLE_EVERY for term, n in in_sample.items()}), False
+
+    def _count_terms(self, conn: Connection, query: sa.Select) -> tuple[int, Counter[int]]:
+        """Return how many comparisons a query finds, and how many of them have each term."""
+        if self.index != "postgres":
+            texts = conn.execute(query).scalars().all()
+            return len(texts), Counter({int(id): n for id, n in Counter(" ".join(texts).split()).items()})
+        # PostgreSQL counts: to send it all would take longer.
+        found = query.cte("found").prefix_with("MATERIALIZED")
+        each = sa.select(sa.func.unnest(found.c.terms).label("term")).subquery()
+        by_term = sa.select(each.c.term, sa.func.count()).group_by(each.c.term)
+        every = sa.select(sa.literal(0), sa.func.count()).select_from(found)  # no term has the number 0
+        counts = Counter(dict(conn.execute(sa.union_all(every, by_term)).tuples().all()))
+        return counts.pop(0), counts
 
     def find_page(self, conn: Connection, after: int | None, limit: int, sample: Sequence[int]) -> list[int]:
         """Return the highest numbers that match.
 
         Args:
-            sample: the numbers below `after` that match in the sample, the highest first.
+            sample: the highest two numbers below `after` that match in the sample.
         """
         highest = conn.execute(sa.select(sa.func.max(catalog.c.number))).scalar_one() if after is None else after
         # Between the second match of the sample and the top there are some two hundred matches, seldom under thirty.
@@ -226,27 +246,31 @@ class _Query:
         """Return the highest numbers that match, found in their order."""
         if self.is_empty:
             return []
-        query = self._select((catalog.c.number,), after=after)
+        query = self._select(catalog.c.number, after=after)
         is_led_by_index = self.index == "fts5" and (self.terms or self.words)
-        query = query.order_by(_ROWID.desc() if is_led_by_index else catalog.c.number.desc())
+        query = query.order_by(_ROWID.desc() if is_led_by_index else sa.literal_column("number").desc())
         return list(conn.execute(query.limit(limit)).scalars())
 
     def _sort_all(self, conn: Connection, after: int | None, limit: int) -> list[int]:
         """Return the same as `find_all`, by an index on terms or words, and sorted afterwards."""
-        found = self._select((catalog.c.number,), after=after).cte("found").prefix_with("MATERIALIZED")
+        found = self._select(catalog.c.number, after=after).cte("found").prefix_with("MATERIALIZED")
         return list(conn.execute(sa.select(found.c.number).order_by(found.c.number.desc()).limit(limit)).scalars())
 
-    def _select(
-        self, columns: Sequence[sa.ColumnElement], *, in_sample: bool = False, after: int | None = None
-    ) -> sa.Select:
-        query, number = sa.select(*columns).where(*self.conditions), catalog.c.number
+    def _select(self, column: sa.Column, *, in_sample: bool = False, after: int | None = None) -> sa.Select:
+        """Return the query for the numbers or the terms of what matches."""
+        query, number = sa.select(column).where(*self.conditions), catalog.c.number
         if in_sample and not (self.words or (self.terms and self.index == "fts5")):
             query, in_sample = query.where(sa.text(IN_SAMPLE)), False
         if self.index == "postgres":
-            query = query.where(*self._find_on_postgres(in_sample))
             if self.words:
-                query = query.select_from(sa.text("catalog_words"))
-                query = query.where(number == sa.literal_column("catalog_words.number"))
+                of_words = sa.literal_column("catalog_words.number", number.type)
+                if column is number and not self.conditions:
+                    query, number = sa.select(of_words.label("number")), of_words
+                else:
+                    query = query.where(number == of_words)
+                query = query.select_from(sa.text("catalog_words")).where(self._find_in_words(in_sample))
+            else:
+                query = query.where(*self._find_in_terms())
         elif self.terms or self.words:
             # The index leads, whose rows come in the order of their numbers: + keeps SQLite from looking there by them.
             query = query.where(number == sa.literal_column("+catalog_words.rowid"))
@@ -255,14 +279,17 @@ class _Query:
             number = _ROWID if self.index == "fts5" else number
         return query if after is None else query.where(number < after)
 
-    def _find_on_postgres(self, in_sample: bool) -> Iterator[sa.ColumnElement[bool]]:
+    def _find_in_terms(self) -> Iterator[sa.ColumnElement[bool]]:
         for ids in self.terms:
             column = catalog.c.terms
             yield column.contains(list(ids)) if len(ids) == 1 else column.overlap(list(ids))
-        words = [f"'{word}'" + (":*" if is_begin else "") for word, is_begin in self.words]
-        if words:
-            text = " & ".join([*words, *([f"'{MARK}'"] if in_sample else [])])
-            yield sa.literal_column("catalog_words.words").op("@@")(sa.cast(text, TSQUERY))
+
+    def _find_in_words(self, in_sample: bool) -> sa.ColumnElement[bool]:
+        # Terms are among the words: one index finds both, where a join would read all rows of a frequent word.
+        parts = [f"'{MARK}'"] if in_sample else []
+        parts += ["(" + " | ".join(f"'{MARK}{i}'" for i in ids) + ")" for ids in self.terms]
+        parts += [f"'{word}'" + (":*" if is_begin else "") for word, is_begin in self.words]
+        return sa.literal_column("catalog_words.words").op("@@")(sa.cast(" & ".join(parts), TSQUERY))
 
     def _find_in_fts5(self, in_sample: bool) -> Iterator[sa.ColumnElement[bool]]:
         parts = [f'"{MARK}"'] if in_sample else []
@@ -279,11 +306,6 @@ class _Query:
 
 
 _ROWID = sa.literal_column("catalog_words.rowid")
-#: Whether on PostgreSQL → the columns that are counted: terms as one text, which is quicker to read than a list.
-_NUMBER_AND_TERMS = {
-    False: (catalog.c.number, catalog.c.terms),
-    True: (catalog.c.number, sa.func.array_to_string(catalog.c.terms, " ")),
-}
 
 
 def _find_index(store: Store, conn: Connection) -> Literal["postgres", "fts5", "plain"]:
@@ -317,17 +339,15 @@ def _load_ids(conn: Connection, numbers: Sequence[int]) -> dict[int, str]:
     return dict(conn.execute(query).tuples().all())
 
 
-def _count_terms(
-    conn: Connection, matches: _Matches, facets: Sequence[str], wanted: ComparisonFilter
+def _name_terms(
+    conn: Connection, counts: Counter[int], facets: Sequence[str], wanted: ComparisonFilter
 ) -> dict[str, dict[str, int]]:
     """Return facet → value → count, the commonest values first; a value that is filtered by is always there."""
-    counts = Counter(" ".join(matches.terms).split())
-    factor = 1 if matches.is_exact else SAMPLE_EVERY
-    known = _load_terms(conn, facets, [int(id) for id, _ in counts.most_common()])
+    known = _load_terms(conn, facets, [id for id, _ in counts.most_common()])
     found: dict[str, dict[str, int]] = {facet: {} for facet in facets}
     of_tag = Counter[str]()
     for id, n in counts.most_common():
-        if (term := known.get(int(id))) is None:
+        if (term := known.get(id)) is None:
             continue
         facet, value = term
         if facet == "tag":
@@ -337,7 +357,7 @@ def _count_terms(
             of_tag[name] += 1
         elif len(found[facet]) >= MOST_VALUES:
             continue
-        found[facet][value] = n * factor
+        found[facet][value] = n
     for facet in facets:
         for value in wanted.facets.get(facet, ()):
             found[facet].setdefault(value, 0)

@@ -9,7 +9,7 @@ word or value each time. What is measured is the store's own time, without HTTP.
 there, and measures those that are there.
 
 `search.rare` has some ten hits, `search.common` a third of all; `filter.bottom` finds only the oldest comparisons, and
-`filter.none` nothing. PostgreSQL has the settings of a fresh installation, and its autovacuum is waited for.
+those called `none` find nothing. PostgreSQL has the settings of a fresh installation, and its autovacuum is waited for.
 """
 
 from __future__ import annotations
@@ -146,6 +146,9 @@ def list_requests(store: Store, ids: Sequence[str]) -> dict[str, Callable[[rando
         "filter.tag": lambda rng: ComparisonFilter(tag=(f"topic={rng.choice(TOPICS)}",)),
         "filter.rater": lambda rng: ComparisonFilter(rater=(rng.choice(of_raters),)),
         "filter.several": lambda rng: ComparisonFilter(
+            policy=(rng.choice(POLICIES),), route=("human", "control"), agreement=("split",), language=("en",)
+        ),
+        "filter.several_none": lambda rng: ComparisonFilter(
             policy=(rng.choice(POLICIES),), route=("human", "control"), agreement=("split",), language=("de",)
         ),
         "filter.entropy": lambda rng: ComparisonFilter(least_entropy=0.5 + rng.random() / 5, most_votes=2),

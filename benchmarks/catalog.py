@@ -89,8 +89,8 @@ def measure(url: str, comparisons: int, times: int, waits: bool) -> dict[str, fl
             ids = list(conn.execute(sa.select(catalog.c.comparison_id).order_by(catalog.c.number)).scalars())
         if not ids:
             ids, figures = fill_and_catalog(store, comparisons)
-            if waits and not store.is_sqlite:
-                await_autovacuum(url)
+        if waits and not store.is_sqlite:
+            await_autovacuum(url)
         if len(ids) != comparisons or count_changes(store):
             sys.exit(f"{store.safe_url}: expected a catalog of {comparisons} comparisons, got {len(ids)}")
         for name, call in list_requests(store, ids).items():

@@ -23,7 +23,7 @@ GENTLE, QUICK = (40, 1000), (1000, 20_000)
 PAUSE_SECONDS = 0.02
 #: A server looks for changes so often. A page that is opened looks first, too.
 LOOK_SECONDS = 2.0
-#: Stands in the words of every comparison of the sample, and there before the number of a term. No word has it.
+#: Stands among the words before the number of a term, and on SQLite in every comparison of the sample. No word has it.
 MARK = "¤"
 
 log = logging.getLogger("rlhf_hitl.catalog")
@@ -102,7 +102,7 @@ class CatalogIndexer:
             if number is None:
                 number = highest = highest + 1
             ids = sorted(known[term] for term in entry.terms)
-            words = [*(f"{MARK}{i}" for i in ids), *entry.words, *([MARK] if number % SAMPLE_EVERY == 0 else [])]
+            words = [*(f"{MARK}{i}" for i in ids), *entry.words]
             rows.append((number, entry.comparison_id, ids, entry.votes, entry.entropy, words))
         if self._store.is_sqlite:
             texts = [(n, id, f" {' '.join(map(str, ids))} ", votes, h) for n, id, ids, votes, h, _ in rows]
@@ -111,7 +111,8 @@ class CatalogIndexer:
                 "DELETE FROM catalog_words WHERE rowid IN (SELECT value FROM json_each(?))",
                 (json.dumps([n for n, *_ in rows if n in set(numbers.values())]),),
             )
-            bodies = [(n, f" {' '.join(words)} ") for n, *_, words in rows]
+            marks = {n: f" {MARK}" for n, *_ in rows if n % SAMPLE_EVERY == 0}
+            bodies = [(n, f"{marks.get(n, '')} {' '.join(words)} ") for n, *_, words in rows]
             conn.exec_driver_sql("INSERT INTO catalog_words (rowid, words) VALUES (?, ?)", bodies)
         else:
             # One statement for all: to send a row of lists takes longer than to write it.

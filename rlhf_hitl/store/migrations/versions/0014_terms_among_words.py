@@ -1,4 +1,7 @@
-"""On PostgreSQL the catalog's terms stand among the words, too, as on SQLite: one index finds what has both."""
+"""On PostgreSQL the catalog's terms stand among the words, too, as on SQLite: one index finds what has both.
+
+The sample has an index of its own, because in that of all, the beginning of frequent words takes a quarter of a second.
+"""
 
 from __future__ import annotations
 
@@ -22,3 +25,4 @@ def upgrade() -> None:
     op.execute("ALTER TABLE catalog_words ALTER words SET NOT NULL")
     op.execute("ALTER TABLE catalog_words ADD CONSTRAINT catalog_words_pkey PRIMARY KEY (number)")
     op.execute("CREATE INDEX catalog_by_words ON catalog_words USING gin (words)")
+    op.execute("CREATE INDEX catalog_by_words_in_sample ON catalog_words USING gin (words) WHERE number % 100 = 0")

@@ -109,10 +109,9 @@ def count_facets(store: Store, wanted: ComparisonFilter) -> FacetCounts:
     counted: list[tuple[Sequence[str], Counter[int]]] = []
     estimated = set()
     with _read(store) as conn:
+        query = _Query.make(store, conn, wanted)
         for facets in [tuple(f for f in FACETS if f not in wanted.facets), *((f,) for f in wanted.facets)]:
-            is_active = facets[0] in wanted.facets if facets else False
-            query = _Query.make(store, conn, wanted.without(facets[0]) if is_active else wanted)
-            of_terms, is_exact = query.count_terms(conn)
+            of_terms, is_exact = query.without(facets).count_terms(conn)
             counted.append((facets, of_terms))
             if not is_exact:
                 estimated |= set(facets)
@@ -162,24 +161,26 @@ class _Query:
 
     Attributes:
         index: what finds words: PostgreSQL, SQLite's FTS5, or nothing where SQLite has no FTS5: then each row is read.
-        terms: of each facet that is filtered by, the numbers of the terms of which one is wanted.
+        terms: of each facet that is filtered by, the numbers of the terms of which one is wanted. Where there are none,
+            nothing can match: a value is filtered by that no comparison has.
         words: what is searched for, each with whether it is the beginning of a word.
         conditions: on the row.
-        is_empty: nothing can match: a value is filtered by that no comparison has.
     """
 
     index: Literal["postgres", "fts5", "plain"]
-    terms: tuple[tuple[int, ...], ...]
+    terms: Mapping[str, tuple[int, ...]]
     words: tuple[tuple[str, bool], ...]
     conditions: tuple[sa.ColumnElement[bool], ...]
-    is_empty: bool
 
     @classmethod
     def make(cls, store: Store, conn: Connection, wanted: ComparisonFilter) -> _Query:
-        terms = []
-        for facet, values in wanted.facets.items():
-            query = sa.select(catalog_terms.c.id).where(catalog_terms.c.facet == facet)
-            terms.append(tuple(conn.execute(query.where(store.among(catalog_terms.c.value, values))).scalars()))
+        terms: dict[str, tuple[int, ...]] = dict.fromkeys(wanted.facets, ())
+        if terms:
+            values = (value for values in wanted.facets.values() for value in values)
+            query = sa.select(catalog_terms).where(catalog_terms.c.facet.in_(list(terms)))
+            for term in conn.execute(query.where(store.among(catalog_terms.c.value, values))):
+                if term.value in wanted.facets[term.facet]:
+                    terms[term.facet] += (term.id,)
         c, conditions = catalog.c, []
         for name, column in (("votes", c.votes), ("entropy", c.entropy)):
             least, most = getattr(wanted, f"least_{name}"), getattr(wanted, f"most_{name}")
@@ -189,9 +190,15 @@ class _Query:
         for group in (wanted.ids, *((id,) for id in ids)):
             if group:
                 conditions.append(store.among(c.comparison_id, _resolve_ids(store, conn, group)))
-        return cls(
-            _find_index(store, conn), tuple(terms), tuple(parse_search(words)), tuple(conditions), not all(terms)
-        )
+        return cls(_find_index(store, conn), terms, tuple(parse_search(words)), tuple(conditions))
+
+    def without(self, facets: Sequence[str]) -> _Query:
+        """Return the query without its conditions on some facets."""
+        return replace(self, terms={facet: ids for facet, ids in self.terms.items() if facet not in facets})
+
+    @property
+    def is_empty(self) -> bool:
+        return not all(self.terms.values())
 
     def count(self, conn: Connection, after: int | None, limit: int) -> _Found:
         """Return how many match, and of these the highest numbers: of all where they are few, else of the sample."""
@@ -289,25 +296,25 @@ class _Query:
 
     def _find_in_terms(self) -> Iterator[sa.ColumnElement[bool]]:
         # All that must be there in one condition: the index takes half the time for it.
-        if every := [ids[0] for ids in self.terms if len(ids) == 1]:
+        if every := [ids[0] for ids in self.terms.values() if len(ids) == 1]:
             yield catalog.c.terms.contains(every)
-        yield from (catalog.c.terms.overlap(list(ids)) for ids in self.terms if len(ids) > 1)
+        yield from (catalog.c.terms.overlap(list(ids)) for ids in self.terms.values() if len(ids) > 1)
 
     def _find_in_words(self) -> sa.ColumnElement[bool]:
         # Terms are among the words: one index finds both, where a join would read all rows of a frequent word.
-        parts = ["(" + " | ".join(f"'{MARK}{i}'" for i in ids) + ")" for ids in self.terms]
+        parts = ["(" + " | ".join(f"'{MARK}{i}'" for i in ids) + ")" for ids in self.terms.values()]
         parts += [f"'{word}'" + (":*" if is_begin else "") for word, is_begin in self.words]
         return sa.literal_column("catalog_words.words").op("@@")(sa.cast(" & ".join(parts), TSQUERY))
 
     def _find_in_fts5(self, in_sample: bool) -> Iterator[sa.ColumnElement[bool]]:
         parts = [f'"{MARK}"'] if in_sample else []
-        parts += ["(" + " OR ".join(f'"{MARK}{i}"' for i in ids) + ")" for ids in self.terms]
+        parts += ["(" + " OR ".join(f'"{MARK}{i}"' for i in ids) + ")" for ids in self.terms.values()]
         parts += [f'"{word}"' + ("*" if is_begin else "") for word, is_begin in self.words]
         yield sa.literal_column("catalog_words").op("MATCH")(" AND ".join(parts))
 
     def _find_in_bodies(self) -> Iterator[sa.ColumnElement[bool]]:
         body = sa.literal_column("catalog_words.words", sa.Text)
-        for ids in self.terms:
+        for ids in self.terms.values():
             yield sa.or_(*(body.contains(f" {MARK}{i} ") for i in ids))
         for word, is_begin in self.words:
             yield body.contains(f" {word}" if is_begin else f" {word} ")

@@ -6,7 +6,8 @@ On each database a store is filled with that many comparisons of its own questio
 two thirds of them; words are as frequent as in a language (Zipf), one project and one language stand at the bottom
 only. The catalog is made of it as a server makes it. Then each kind of request is sent a hundred times, with another
 word or value each time. What is measured is the store's own time, without HTTP. `--folder` keeps the filled stores
-there, and measures those that are there.
+there, and measures those that are there. `load` is the machine's load average over five minutes, which shows what else
+was running.
 
 `search.rare` has some ten hits, `search.common` a third of all; `filter.bottom` finds only the oldest comparisons, and
 those called `none` find nothing. PostgreSQL has the settings of a fresh installation, and its autovacuum is waited for.
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import sys
 import tempfile
@@ -63,6 +65,7 @@ def main() -> None:
     for database in args.databases:
         with open_database(database, args.folder) as url:
             figures |= {f"{database}.{k}": v for k, v in measure(url, comparisons, times, not args.quick).items()}
+    figures["load"] = os.getloadavg()[1]
     notes = "One process, no HTTP. Judgments and labels are simulated."
     write_result("catalog", figures, seeds=[SEED], notes=notes, quick=args.quick)
 

@@ -203,6 +203,7 @@ def draw_catalog(f: dict[str, Any]) -> str:
         f"| {f['comparisons']:,} comparisons, PostgreSQL; of each the slowest kind | median (ms) "
         "| 95th percentile (ms) | allowed |\n| --- | ---: | ---: | ---: |\n"
         + "".join(make_row(*row) for row in kinds.items())
+        + f"\nThe machine's load average was {f['load']:.0f}.\n"
     )
 
 

@@ -184,6 +184,29 @@ def draw_bulk(f: dict[str, Any]) -> str:
     )
 
 
+def draw_catalog(f: dict[str, Any]) -> str:
+    kinds = {
+        "list the newest": "open",
+        "go on anywhere in the list": "page.deep",
+        "search for words": "search.",
+        "filter": "filter.",
+        "count facets": "facets.",
+        "open one with its history": "detail",
+    }
+
+    def make_row(what: str, begin: str) -> str:
+        names = [k.removeprefix("postgres.")[: -len(".p95_ms")] for k in f if k.endswith(".p95_ms")]
+        slowest = max((n for n in names if n.startswith(begin)), key=lambda n: f[f"postgres.{n}.p95_ms"])
+        return f"| {what} | {f[f'postgres.{slowest}.p50_ms']:.0f} | {f[f'postgres.{slowest}.p95_ms']:.0f} | 300 |\n"
+
+    return (
+        f"| {f['comparisons']:,} comparisons, PostgreSQL; of each the slowest kind | median (ms) "
+        "| 95th percentile (ms) | allowed |\n| --- | ---: | ---: | ---: |\n"
+        + "".join(make_row(*row) for row in kinds.items())
+        + f"\nThe machine's load average was {f['load']:.0f}.\n"
+    )
+
+
 def draw_reward_accuracy(f: dict[str, Any]) -> str:
     names = {
         "hh": f"HH-RLHF helpful-base, {f['hh.pairs']:,} pairs",
@@ -366,6 +389,7 @@ TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "first_minutes": draw_first_minutes,
     "hostile_load": draw_hostile_load,
     "bulk": draw_bulk,
+    "catalog": draw_catalog,
     "crash": draw_crash,
     "error_latency": draw_error_latency,
     "rater_latency": draw_rater_latency,

@@ -32,7 +32,7 @@ def write_result(
     """Write `results/NAME.json`. A quick run only shows that the benchmark works: its figures are printed."""
     result = {
         "name": name,
-        "command": re.sub(r"--workspace \S+", "--workspace DIR", " ".join(["python", *sys.argv])),
+        "command": re.sub(r"--(workspace|folder) \S+", r"--\1 DIR", " ".join(["python", *sys.argv])),
         "commit": _run_git("rev-parse", "HEAD") + ("+changes" if _run_git("status", "--porcelain", "-uno") else ""),
         "machine": describe_machine(),
         "date": datetime.now(UTC).date().isoformat(),

@@ -98,13 +98,17 @@ class RlhfHitlServer(ServerProcess):
 
 
 class PostgresServer(ServerProcess):
-    """A PostgreSQL server with its default settings (confirmed writes are on disk), on a socket in its folder."""
+    """A PostgreSQL server with its default settings (confirmed writes are on disk), on a socket in its folder.
+
+    Its data are in the folder, too: those that an earlier one has left there, or new ones.
+    """
 
     def __init__(self, folder: Path):
         self._bin, self._folder = _find_postgres_binaries(), folder
         self._user = _find_unprivileged_user() if os.geteuid() == 0 else None  # initdb refuses to run as root
         shutil.chown(folder, self._user or os.geteuid())
-        self._run("initdb", "-D", folder / "data", "-U", "bench", "-A", "trust", "-E", "UTF8", "--locale=C")
+        if not (folder / "data").exists():
+            self._run("initdb", "-D", folder / "data", "-U", "bench", "-A", "trust", "-E", "UTF8", "--locale=C")
         command = [self._bin / "postgres", "-D", folder / "data", "-k", folder, "-c", "listen_addresses="]
         ready = [self._bin / "pg_isready", "-q", "-h", folder]
         super().__init__(
@@ -118,6 +122,10 @@ class PostgresServer(ServerProcess):
     def create_database(self, name: str) -> str:
         """Create an empty database and return its URL."""
         self._run("createdb", "-h", self._folder, "-U", "bench", name)
+        return self.name_database(name)
+
+    def name_database(self, name: str) -> str:
+        """Return the URL of a database."""
         return f"postgresql://bench@/{name}?host={self.host}"
 
     def _run(self, program: str, *args: str | Path) -> None:

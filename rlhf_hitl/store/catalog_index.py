@@ -23,7 +23,7 @@ GENTLE, QUICK = (40, 1000), (1000, 20_000)
 PAUSE_SECONDS = 0.02
 #: A server looks for changes so often. A page that is opened looks first, too.
 LOOK_SECONDS = 2.0
-#: Stands in the words of every comparison of the sample, and before the number of a term on SQLite. No word has it.
+#: Stands among the words before the number of a term, and on SQLite in every comparison of the sample. No word has it.
 MARK = "¤"
 
 log = logging.getLogger("rlhf_hitl.catalog")
@@ -65,18 +65,20 @@ class CatalogIndexer:
                 prepare_bulk_write(self._store, conn)
             if self._store.is_sqlite:
                 _note_new_rows(conn, most_changes)
-            changes = conn.execute(_CHANGES.limit(most_changes)).all()
+            changes = dict(conn.execute(_select_changes(most_changes).limit(most_rows)).tuples().all())
             if not changes:
                 return 0
-            ids = list(dict.fromkeys(change.comparison_id for change in changes))[:most_rows]
+            ids = list(changes)
             entries = load_entries(self._store, conn, ids)
             known = self._number_terms(conn, entries)
             self._write(conn, entries, known)
             # What is seen is deleted one by one: a lower number may be committed later.
-            chosen = set(ids)
-            seen = [{"seen": change.seq} for change in changes if change.comparison_id in chosen]
-            conn.execute(_DELETE, seen)
-        return len(seen)
+            seen = ",".join(changes.values())
+            if self._store.is_sqlite:
+                conn.exec_driver_sql(_DELETE_SQLITE, (f"[{seen}]",))
+            else:
+                conn.exec_driver_sql(_DELETE_POSTGRES, (f"{{{seen}}}",))
+        return seen.count(",") + 1
 
     def _number_terms(self, conn: Connection, entries: Sequence[CatalogEntry]) -> dict[tuple[str, str], int]:
         """Return the numbers of all terms of some entries. New ones are added."""
@@ -100,7 +102,7 @@ class CatalogIndexer:
             if number is None:
                 number = highest = highest + 1
             ids = sorted(known[term] for term in entry.terms)
-            words = [*entry.words, MARK] if number % SAMPLE_EVERY == 0 else list(entry.words)
+            words = [*(f"{MARK}{i}" for i in ids), *entry.words]
             rows.append((number, entry.comparison_id, ids, entry.votes, entry.entropy, words))
         if self._store.is_sqlite:
             texts = [(n, id, f" {' '.join(map(str, ids))} ", votes, h) for n, id, ids, votes, h, _ in rows]
@@ -109,28 +111,46 @@ class CatalogIndexer:
                 "DELETE FROM catalog_words WHERE rowid IN (SELECT value FROM json_each(?))",
                 (json.dumps([n for n, *_ in rows if n in set(numbers.values())]),),
             )
-            bodies = [(n, f" {' '.join([*(f'{MARK}{i}' for i in ids), *words])} ") for n, _, ids, _, _, words in rows]
+            marks = {n: f" {MARK}" for n, *_ in rows if n % SAMPLE_EVERY == 0}
+            bodies = [(n, f"{marks.get(n, '')} {' '.join(words)} ") for n, *_, words in rows]
             conn.exec_driver_sql("INSERT INTO catalog_words (rowid, words) VALUES (?, ?)", bodies)
         else:
-            conn.exec_driver_sql(_UPSERT_POSTGRES, [row[:-1] for row in rows])
-            conn.exec_driver_sql(_UPSERT_WORDS, [(row[0], row[-1]) for row in rows])
+            # One statement for all: to send a row of lists takes longer than to write it.
+            parts = [(n, id, f"{{{','.join(map(str, ids))}}}", votes, h) for n, id, ids, votes, h, _ in rows]
+            conn.exec_driver_sql(_UPSERT_POSTGRES, (json.dumps(parts),))
+            conn.exec_driver_sql(_UPSERT_WORDS, (json.dumps([(row[0], " ".join(row[-1])) for row in rows]),))
 
 
-_DELETE = catalog_changes.delete().where(catalog_changes.c.seq == sa.bindparam("seen"))
-_CHANGES = sa.select(catalog_changes).order_by(catalog_changes.c.seq)
+def _select_changes(most: int) -> sa.Select:
+    """Return the query for the comparisons of the oldest changes, the oldest first, each with the numbers of its own.
+
+    Args:
+        most: changes that are looked through.
+    """
+    oldest = sa.select(catalog_changes).order_by(catalog_changes.c.seq).limit(most).subquery()
+    numbers = sa.func.aggregate_strings(sa.cast(oldest.c.seq, sa.Text), ",")
+    query = sa.select(oldest.c.comparison_id, numbers)
+    return query.group_by(oldest.c.comparison_id).order_by(sa.func.min(oldest.c.seq))
+
+
+_DELETE_SQLITE = "DELETE FROM catalog_changes WHERE seq IN (SELECT value FROM json_each(?))"
+_DELETE_POSTGRES = "DELETE FROM catalog_changes WHERE seq = ANY(%s::bigint[])"
 _UPSERT_SQLITE = (
     "INSERT INTO catalog (number, comparison_id, terms, votes, entropy) VALUES (?, ?, ?, ?, ?) "
     "ON CONFLICT (number) DO UPDATE SET terms = excluded.terms, votes = excluded.votes, entropy = excluded.entropy"
 )
 _UPSERT_POSTGRES = (
     "INSERT INTO catalog (number, comparison_id, terms, votes, entropy) "
-    "VALUES (%s, %s, %s::int[], %s, %s) ON CONFLICT (number) DO UPDATE SET "
+    "SELECT (r->>0)::bigint, r->>1, (r->>2)::int[], (r->>3)::int, (r->>4)::float8 "
+    "FROM json_array_elements(%s::json) AS r ON CONFLICT (number) DO UPDATE SET "
     "terms = excluded.terms, votes = excluded.votes, entropy = excluded.entropy"
 )
 
-#: A judgment seldom changes the words, and then they are not put into the index again.
+#: Where neither words nor terms have changed, they are not put into the index again.
 _UPSERT_WORDS = (
-    "INSERT INTO catalog_words (number, words) VALUES (%s, array_to_tsvector(%s::text[])) ON CONFLICT (number) "
+    "INSERT INTO catalog_words (number, words) "
+    "SELECT (r->>0)::bigint, array_to_tsvector(string_to_array(r->>1, ' ')) "
+    "FROM json_array_elements(%s::json) AS r ON CONFLICT (number) "
     "DO UPDATE SET words = excluded.words WHERE catalog_words.words IS DISTINCT FROM excluded.words"
 )
 

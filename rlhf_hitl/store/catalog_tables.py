@@ -7,8 +7,8 @@ row, and nobody waits for texts to be indexed. On SQLite new rows of the large t
 
 There is one more table, `catalog_words`, of a kind that each database has of its own, so it is not described here. On
 PostgreSQL it has `number` and `words`, a tsvector: rows of `catalog`, read by the ten thousand, stay small. On
-SQLite it is of the full-text index FTS5, or a plain one where SQLite was built without it; its `rowid` is the number,
-and its `words` are a text of words and terms.
+SQLite it is of the full-text index FTS5, or a plain one where SQLite was built without it; its `rowid` is the number.
+Its `words` are words and terms, so that one index finds what has both.
 """
 
 from __future__ import annotations

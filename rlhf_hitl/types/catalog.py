@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from typing import Any
 
 from rlhf_hitl.errors import BadInput
@@ -146,10 +146,6 @@ class ComparisonFilter:
     def facets(self) -> dict[str, tuple[str, ...]]:
         """Facet → the values of which any is wanted, cut to MAX_VALUE characters; only facets that are filtered by."""
         return {name: tuple(v[:MAX_VALUE] for v in values) for name in FACETS if (values := getattr(self, name))}
-
-    def without(self, facet: str) -> ComparisonFilter:
-        """Return the filter without its condition on a facet."""
-        return replace(self, **{facet: ()})
 
     def restrict(self, other: ComparisonFilter) -> ComparisonFilter:
         """Return the filter that asks for what `other` asks for too.

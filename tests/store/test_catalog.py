@@ -8,7 +8,7 @@ import threading
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import log
 
 import pytest
@@ -300,7 +300,7 @@ def test_what_is_found_and_counted_is_what_a_plain_loop_finds(filled, data):
     counted = count_facets(store, wanted)
     assert not counted.estimated
     for facet in FACETS:
-        others = [p for p in plain if p.meets(wanted.without(facet))]
+        others = [p for p in plain if p.meets(replace(wanted, **{facet: ()}))]
         expected = Counter(value for p in others for value in p.values[facet])
         assert counted.counts[facet] == {**dict.fromkeys(wanted.facets.get(facet, ()), 0), **expected}
 

@@ -11,10 +11,12 @@ from alembic import command
 
 from rlhf_hitl.store import Store, guidelines, people, queue, tutorial
 from rlhf_hitl.store.accepted import count_accepted, list_accepted
+from rlhf_hitl.store.catalog import search_catalog
 from rlhf_hitl.store.comparisons import find_comparisons
 from rlhf_hitl.store.db import make_alembic_config
 from rlhf_hitl.store.judgments import read_judgments
 from rlhf_hitl.types import Answer, Guideline, Reason, Role, Verdict, utc_now
+from rlhf_hitl.types.catalog import ComparisonFilter
 
 THEN = datetime(2026, 11, 1, 12, 0, 0, 123456)
 LATER = datetime(2036, 1, 1)
@@ -115,7 +117,20 @@ def fill_0007(conn: sa.Connection) -> None:
             conn.execute(t["routings"].insert().values(row | {"reason": f"{name} {n}", "created_at": THEN}))
 
 
-FILL = {"0001": fill_0001, "0002": fill_0002, "0007": fill_0007}
+def fill_0013(conn: sa.Connection) -> None:
+    """Insert what the catalog of version 0013 said of a comparison, in a store whose catalog has seen everything."""
+    term = "INSERT INTO catalog_terms (facet, value) VALUES ('language', 'es') RETURNING id"
+    id = conn.exec_driver_sql(term).scalar_one()
+    if conn.dialect.name == "sqlite":
+        terms, words = f"' {id} '", f"INSERT INTO catalog_words (rowid, words) VALUES (1, ' ¤{id} birds ')"
+    else:
+        terms, words = f"'{{{id}}}'", "INSERT INTO catalog_words VALUES (1, array_to_tsvector(ARRAY['birds']))"
+    conn.exec_driver_sql(f"INSERT INTO catalog VALUES (1, 'x_b', {terms}, 0, NULL)")
+    conn.exec_driver_sql(words)
+    conn.exec_driver_sql("DELETE FROM catalog_changes")
+
+
+FILL = {"0001": fill_0001, "0002": fill_0002, "0007": fill_0007, "0013": fill_0013}
 
 
 def as_it_was(url: str, version: str) -> None:
@@ -215,3 +230,11 @@ def test_what_was_accepted_before_is_listed_by_its_newest_decision(empty_url):
         page = list_accepted(store)
         assert [(row.comparison.id, row.reason) for row in page.rows] == [("x_twice", "twice 2"), ("x_once", "once 0")]
         assert count_accepted(store) == {("coding", "", "b"): 2}
+
+
+def test_a_catalog_from_before_its_terms_stood_among_its_words_finds_what_has_both(empty_url):
+    as_it_was(empty_url, "0013")
+    with Store.open(empty_url, create=True) as store:
+        for words, language, found in (("birds", "es", ["x_b"]), ("bird*", "es", ["x_b"]), ("birds", "en", [])):
+            page = search_catalog(store, ComparisonFilter(words=words, language=(language,)))
+            assert [hit.comparison.id for hit in page.hits] == found

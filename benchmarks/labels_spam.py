@@ -47,8 +47,8 @@ def measure(args: argparse.Namespace) -> tuple[dict[str, float], str]:
     for name, golds_wanted in WAYS.items():
         counts = np.zeros((2, 3), int)  # found, in all; by kind
         judgments_needed: list[int] = []
-        for seed in range(seeds):
-            kind, found_after = simulate_checks(seed, raters, *golds_wanted)
+        for store in range(seeds):
+            kind, found_after = simulate_checks([args.seed, store], raters, *golds_wanted)
             for which in (HONEST, RANDOM, LEFT):
                 counts[0, which] += int((found_after[kind == which] <= JUDGMENTS).sum())
                 counts[1, which] += int((kind == which).sum())
@@ -74,7 +74,7 @@ def measure(args: argparse.Namespace) -> tuple[dict[str, float], str]:
     return figures, note
 
 
-def simulate_checks(seed: int, raters: int, golds_first: int, gold_every: int) -> tuple[np.ndarray, np.ndarray]:
+def simulate_checks(seed: list[int], raters: int, golds_first: int, gold_every: int) -> tuple[np.ndarray, np.ndarray]:
     """Let raters judge in a store of their own while the checks look on.
 
     Returns (raters,) the kind of each, and after how many judgments a check acted upon them (a large number: never).

@@ -15,7 +15,9 @@ from rlhf_hitl.api.auth import Caller
 from rlhf_hitl.api.page_calls import PageCall
 from rlhf_hitl.config import Settings
 from rlhf_hitl.store import Store, adjudication, queue, views
-from rlhf_hitl.types import Lease, Role
+from rlhf_hitl.store.audit import CLI
+from rlhf_hitl.store.queue.overlap import OVERLAP_RULE
+from rlhf_hitl.types import Comparison, Judgment, Lease, Role
 from rlhf_hitl.ui import rating_service
 from rlhf_hitl.ui.markdown import make_visible
 from rlhf_hitl.ui.pages import mount_page, read_asset
@@ -76,8 +78,23 @@ class AdjudicationService(RatingService):
         )
 
     def _draw_new(self, lease: Lease) -> dict[str, Any]:
-        votes = adjudication.load_votes(self._store, lease.comparison.id)
-        return super()._draw_new(lease) | {"votes": [describe_vote(vote, lease.order_shown) for vote in votes]}
+        return super()._draw_new(lease) | self._describe_case(lease.comparison.id, lease.order_shown)
+
+    def _draw_judged(self, judgment: Judgment, comparison: Comparison, version: str) -> dict[str, Any]:
+        card = super()._draw_judged(judgment, comparison, version)
+        if (
+            judgment.role is not Role.LEAD
+        ):  # given as a rater: it was said without the others' votes, and is corrected so
+            return card
+        return card | self._describe_case(comparison.id, judgment.order_shown)
+
+    def _describe_case(self, comparison_id: str, shown: tuple[str, ...]) -> dict[str, Any]:
+        votes = adjudication.load_votes(self._store, comparison_id)
+        cause = adjudication.load_cause(self._store, comparison_id)
+        return {
+            "votes": [describe_vote(vote, shown) for vote in votes],
+            "cause": None if cause is None else describe_cause(cause),
+        }
 
     def _describe_qualification(self) -> None:
         return None
@@ -86,6 +103,15 @@ class AdjudicationService(RatingService):
         own = super()._load_progress(request)["progress"]
         left = adjudication.count_adjudications(self._store, self._rater.id).for_you
         return {"progress": own | {"left": views.round_left(left)}}
+
+
+def describe_cause(cause: adjudication.Cause) -> dict[str, Any]:
+    """Return why a comparison was sent to adjudication, as the page says it: by whom, and the reason that was given."""
+    kinds = {OVERLAP_RULE.id: "rule", CLI.id: "command_line"}
+    by = "catalog" if cause.reason == adjudication.SENT_FROM_CATALOG else kinds.get(cause.by, "lead")
+    was_given = cause.reason not in (adjudication.SENT_BY_LEAD, adjudication.SENT_FROM_CATALOG)
+    reason = make_visible(cause.reason[:REASON_LIMIT]) if was_given else ""
+    return {"by": by, "name": make_visible(cause.name or cause.by), "reason": reason}
 
 
 def describe_vote(vote: adjudication.Vote, shown: tuple[str, ...]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from rlhf_hitl.api.images import make_image_address
 from rlhf_hitl.config import Settings
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.store import Store, people
-from rlhf_hitl.store.adjudication import send_to_adjudication
+from rlhf_hitl.store.adjudication import SENT_FROM_CATALOG, send_to_adjudication
 from rlhf_hitl.store.assignments import REFUSALS, assign
 from rlhf_hitl.store.catalog import CatalogHit, count_facets, find_comparison_ids, search_catalog
 from rlhf_hitl.store.catalog_index import CatalogIndexer, count_changes
@@ -63,7 +63,7 @@ FACET_TITLES = {
 }
 #: Facet → value → what the page says for it, where that is not the value itself.
 VALUE_WORDS = {
-    "state": {"judged": "judged, not fitted", "sure": "sure", "open": "open", "split": "truly split"},
+    "state": {"judged": "judged, not fitted", "agreed": "raters agree, not sure", "split": "truly split"},
     "agreement": {"unjudged": "no vote", "one_vote": "one vote", "majority": "a majority", "split": "evenly split"},
     "outcome": {"first": "first is better", "tie": "tie", "second": "second is better"},
     "verdict": {"all_bad": "both bad"},
@@ -185,7 +185,7 @@ def _send(store: Store, request: SendMessage, ids: list[str], caller: Caller) ->
         parts = {"sent to raters, one more vote each": asked.sent, "first in line already": asked.waiting}
         parts[MEASURES_RATERS] = asked.refused
     elif request.to == "adjudication":
-        sent = send_to_adjudication(store, ids, by=caller.actor)
+        sent = send_to_adjudication(store, ids, by=caller.actor, reason=SENT_FROM_CATALOG)
         parts = {"sent to leads": sent.sent, "waiting for a lead already": sent.waiting}
         parts |= {"decided already": sent.decided, MEASURES_RATERS: sent.refused}
     else:
@@ -209,11 +209,11 @@ def _list_slices(store: Store) -> list[dict[str, Any]]:
     ]
 
 
-def _list_raters(store: Store) -> list[str]:
-    """Return the names of those to whom comparisons can be assigned."""
+def _list_raters(store: Store) -> list[dict[str, Any]]:
+    """Return those to whom comparisons can be assigned, by name. Who is paused gets them once they are not."""
     able = (Role.RATER, Role.LEAD, Role.ADMIN)
-    named = [r.name for r in people.list_raters(store) if r.role in able and not r.source and not r.disabled]
-    return named[:RATERS_LISTED]
+    named = [r for r in people.list_raters(store) if r.role in able and not r.source and not r.disabled]
+    return [{"name": r.name, "paused": r.paused} for r in named[:RATERS_LISTED]]
 
 
 def _describe_hit(hit: CatalogHit) -> dict[str, Any]:

@@ -76,7 +76,7 @@ class RatingService:
             version = guidelines.get_guideline(self._store, comparison.project, judgment.guideline_version).version
         except NotFound:  # the judgment is older than guidelines
             version = guidelines.get_current_guideline(self._store, comparison.project).version
-        card = self._draw_comparison(judgment.id, "correct", comparison, judgment.order_shown, version)
+        card = self._draw_judged(judgment, comparison, version)
         guideline = self._load_new_guidelines([(comparison.project, version)], request)
         return {"card": card | {"answer": answer_to_page(judgment)}} | self._load_progress(request) | guideline
 
@@ -164,6 +164,9 @@ class RatingService:
 
     def _draw_new(self, lease: Lease) -> dict[str, Any]:
         return self._draw_comparison(lease.id, "new", lease.comparison, lease.order_shown, lease.guideline_version)
+
+    def _draw_judged(self, judgment: Judgment, comparison: Comparison, version: str) -> dict[str, Any]:
+        return self._draw_comparison(judgment.id, "correct", comparison, judgment.order_shown, version)
 
     def _describe_qualification(self) -> dict[str, Any] | None:
         """Return why a rater gets nothing: they are paused, or have not qualified for something; and whom to ask.

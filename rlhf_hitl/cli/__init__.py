@@ -214,7 +214,10 @@ def make_table(title: str, rows: dict[str, Any] | list[tuple[Any, ...]], columns
     lines = list(rows.items() if isinstance(rows, dict) else rows)
     for i, column in enumerate(columns):
         is_prose = any(columns) and any(len(str(line[i])) > 40 for line in lines)  # it is folded
-        rich_table.add_column(column, justify="left" if i == 0 or is_prose else "right", overflow="fold")
+        justify = "left" if i == 0 or is_prose else "right"
+        # What is no wider than its heading, a word, keeps that width: others give way, or the word is cut in two.
+        is_word = any(columns) and " " not in column and all(len(str(line[i])) <= len(column) for line in lines)
+        rich_table.add_column(column, justify=justify, overflow="fold", no_wrap=is_word)
     for row in lines:
         rich_table.add_row(*(f"{v:.4g}" if isinstance(v, float) else make_cell_visible(str(v)) for v in row))
     return rich_table

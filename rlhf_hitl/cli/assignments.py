@@ -82,7 +82,7 @@ def end_assignments_command(
 def adjudicate_command(
     comparison: ComparisonIds = None,
     slice: SliceName = None,
-    reason: Annotated[str, typer.Option(help="Say why, for whoever looks into it later.")] = "sent by a lead",
+    reason: Annotated[str, typer.Option(help="Say why, for the lead who decides.")] = "",
     *,
     store: StoreUrl,
     json: AsJson = False,
@@ -91,7 +91,8 @@ def adjudicate_command(
     from rlhf_hitl.store import Store, adjudication, audit
 
     opened = Store.open(store)
-    sent = adjudication.send_to_adjudication(opened, _find_ids(opened, comparison, slice), by=audit.CLI, reason=reason)
+    ids, why = _find_ids(opened, comparison, slice), reason or adjudication.SENT_BY_LEAD
+    sent = adjudication.send_to_adjudication(opened, ids, by=audit.CLI, reason=why)
     others = {"waiting already": sent.waiting, "decided already": sent.decided, "not to be decided": sent.refused}
     more = [f"Not sent, {why}: {n}." for why, n in others.items() if n]
     return Result(vars(sent), f"Sent {say_count(sent.sent, 'comparison')} to adjudication.", more=more)

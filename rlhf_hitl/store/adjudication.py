@@ -20,7 +20,9 @@ from rlhf_hitl.store import audit
 from rlhf_hitl.store.comparisons import measures_raters
 from rlhf_hitl.store.db import Store
 from rlhf_hitl.store.queue.decisions import has_decision, is_decision
+from rlhf_hitl.store.queue.overlap import OVERLAP_RULE
 from rlhf_hitl.store.queue.places import LEAD, is_free, open_place_for_lead
+from rlhf_hitl.store.routings import SENT_TO_RATERS
 from rlhf_hitl.store.tables import comparisons, judgments, lanes, places, raters, routings
 from rlhf_hitl.types import Judgment, Route, utc_now
 
@@ -46,6 +48,20 @@ class Vote:
 
 
 @dataclass(frozen=True)
+class Cause:
+    """Why a comparison was sent to adjudication, the last time.
+
+    Attributes:
+        by: the id of who sent it; that of `audit.CLI` or `OVERLAP_RULE` where it was nobody with an account.
+        name: the name of whoever has that id; None where nobody has it.
+    """
+
+    by: str
+    name: str | None
+    reason: str
+
+
+@dataclass(frozen=True)
 class AdjudicationCounts:
     """Comparisons that wait for a decision, those of them that this lead may decide, and those that are decided."""
 
@@ -54,8 +70,12 @@ class AdjudicationCounts:
     decided: int
 
 
+#: The reason of what leads send without giving one, and of what they send from the catalog.
+SENT_BY_LEAD, SENT_FROM_CATALOG = "sent to adjudication by a lead", "sent from the catalog"
+
+
 def send_to_adjudication(
-    store: Store, comparison_ids: Sequence[str], *, by: audit.Actor, reason: str = "sent to adjudication by a lead"
+    store: Store, comparison_ids: Sequence[str], *, by: audit.Actor, reason: str = SENT_BY_LEAD
 ) -> SentToAdjudication:
     """Have leads decide comparisons. Raters are asked for no more votes on them; those who hold one may answer it.
 
@@ -83,15 +103,63 @@ def escalate_to_lead(store: Store, conn: Connection, comparison_id: str, *, by: 
         return "refused"
     of_leads = (places.c.comparison_id == comparison_id, places.c.role == LEAD)
     if conn.execute(sa.select(places.c.n).where(*of_leads, places.c.judgment_id.is_(None))).first() is not None:
+        cause = conn.execute(_CAUSE, {"comparison": comparison_id}).first()
+        if by != OVERLAP_RULE and cause is not None and cause.decided_by == OVERLAP_RULE.id:
+            # The rule does not take back what somebody wants decided.
+            _insert_routing(conn, comparison_id, Route.ESCALATED, cause.proposed, by, reason)
         return "waiting"
     if has_decision(conn, comparison_id):
         return "decided"
     open_place_for_lead(store, conn, comparison_id)
+    _insert_routing(conn, comparison_id, Route.ESCALATED, found.route, by, reason)
+    escalated = {"route": Route.ESCALATED.value, "accepted_seq": None}
+    conn.execute(comparisons.update().where(comparisons.c.id == comparison_id).values(escalated))
+    unfilled = (places.c.comparison_id == comparison_id, places.c.role == "", places.c.judgment_id.is_(None))
+    conn.execute(places.delete().where(*unfilled, is_free()), {"now": store.now(conn)})
+    audit.record(conn, by, "comparison.sent_to_adjudication", comparison_id, reason=reason[:200])
+    return "sent"
+
+
+def withdraw_from_leads(
+    store: Store, conn: Connection, comparison_id: str, *, by: audit.Actor, reason: str, now: datetime
+) -> Route | None:
+    """Take a comparison that waits for a lead back from adjudication within a transaction: as if it had not been sent.
+
+    Returns the route that it has again; None where it stays: a lead holds it, or somebody else has sent it too. The
+    caller holds the lock of the comparison.
+    """
+    cause = conn.execute(_CAUSE, {"comparison": comparison_id}).first()
+    if cause is None or cause.decided_by != by.id:
+        return None
+    waiting = (places.c.comparison_id == comparison_id, places.c.role == LEAD, places.c.judgment_id.is_(None))
+    if not conn.execute(places.delete().where(*waiting, is_free()), {"now": now}).rowcount:
+        return None
+    # People have judged what a reward model had accepted: their votes are its label now.
+    route = Route.HUMAN if cause.proposed == Route.AUTO else Route(cause.proposed)
+    # What was proposed of it, by which model and when, stays: controls measure by that what a router would have done.
+    was_sent = (routings.c.comparison_id == comparison_id, routings.c.route == route.value)
+    before = (
+        conn.execute(sa.select(routings).where(*was_sent).order_by(routings.c.seq.desc()).limit(1)).mappings().first()
+    )
+    if before is None:
+        _insert_routing(conn, comparison_id, route, route.value, by, reason)
+    else:
+        kept = {name: value for name, value in before.items() if name != "seq"}
+        again = {"reason": reason, "decided_by": by.id[:80], "created_at": utc_now()}
+        conn.execute(routings.insert().values(kept | again))
+    conn.execute(comparisons.update().where(comparisons.c.id == comparison_id).values(route=route.value))
+    audit.record(conn, by, "comparison.withdrawn_from_adjudication", comparison_id, reason=reason)
+    return route
+
+
+def _insert_routing(
+    conn: Connection, comparison_id: str, route: Route, proposed: str, by: audit.Actor, reason: str
+) -> None:
     newest = sa.select(routings.c.reward_model_id).where(routings.c.comparison_id == comparison_id)
     routing = {
         "comparison_id": comparison_id,
-        "route": Route.ESCALATED.value,
-        "proposed": found.route,
+        "route": route.value,
+        "proposed": proposed,
         "reason": reason,
         "round": 0,
         "place_in_line": 0,
@@ -100,12 +168,28 @@ def escalate_to_lead(store: Store, conn: Connection, comparison_id: str, *, by: 
         "created_at": utc_now(),
     }
     conn.execute(routings.insert().values(routing))
-    escalated = {"route": Route.ESCALATED.value, "accepted_seq": None}
-    conn.execute(comparisons.update().where(comparisons.c.id == comparison_id).values(escalated))
-    unfilled = (places.c.comparison_id == comparison_id, places.c.role == "", places.c.judgment_id.is_(None))
-    conn.execute(places.delete().where(*unfilled, is_free()), {"now": store.now(conn)})
-    audit.record(conn, by, "comparison.sent_to_adjudication", comparison_id, reason=reason[:200])
-    return "sent"
+
+
+#: The newest routing that sent a comparison to adjudication, with the name of who did. Leads send some to raters, too.
+_CAUSE = (
+    sa.select(routings.c.decided_by, routings.c.proposed, routings.c.reason, raters.c.name)
+    .outerjoin(raters, raters.c.id == routings.c.decided_by)
+    .where(
+        routings.c.comparison_id == sa.bindparam("comparison"),
+        routings.c.route == Route.ESCALATED.value,
+        routings.c.decided_by.is_not(None),
+        routings.c.reason != SENT_TO_RATERS,
+    )
+    .order_by(routings.c.seq.desc())
+    .limit(1)
+)
+
+
+def load_cause(store: Store, comparison_id: str) -> Cause | None:
+    """Return why a comparison was sent to adjudication, the last time; None where it never was."""
+    with store.read() as conn:
+        row = conn.execute(_CAUSE, {"comparison": comparison_id}).first()
+    return None if row is None else Cause(row.decided_by, row.name, row.reason)
 
 
 def load_votes(store: Store, comparison_id: str) -> list[Vote]:

@@ -175,7 +175,7 @@ def _name_state(pairs: Sequence[PairLabel], votes: int, is_decided: bool) -> str
     if is_decided:
         return "adjudicated"
     states = Counter(pair.state for pair in pairs if pair.state)
-    for state in ("adjudicated", "split", "open", "sure"):  # the one that matters most of several pairs
+    for state in ("adjudicated", "split", "open", "agreed", "sure"):  # the one that matters most of several pairs
         if states[state]:
             return state
     return "judged" if votes else "unjudged"

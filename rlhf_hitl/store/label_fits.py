@@ -24,7 +24,9 @@ from rlhf_hitl.store.tables import raters
 LABELS_AT_ONCE = 1000
 #: Digits of a probability that is kept: the same votes are the same label, whatever the last bits of a sum are.
 DIGITS = 9
-LabelState = Literal["open", "sure", "split", "adjudicated"]
+#: open: one more vote is asked; sure: none is worth its price; agreed: no rater disagrees and the label is in doubt all
+#: the same; split: raters differ, and more votes would not tell; adjudicated: a lead has decided
+LabelState = Literal["open", "sure", "agreed", "split", "adjudicated"]
 
 
 @dataclass(frozen=True)

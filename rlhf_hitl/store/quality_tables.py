@@ -127,7 +127,7 @@ labels = Table(
     Column("entropy", Float, nullable=False),  # of p, in nats
     Column("votes", Integer, nullable=False),
     Column("weight", Float, nullable=False),
-    Column("state", String(20), nullable=False),  # open, sure, split, adjudicated
+    Column("state", String(20), nullable=False),  # open, sure, agreed, split, adjudicated
     Column("fit_id", String(40)),
     Column("updated_at", Utc, nullable=False),
 )

@@ -27,6 +27,8 @@ from rlhf_hitl.types import Event, Route, Split, utc_now
 #: Decisions of one transaction, which takes some twenty milliseconds, and the seconds until the next one begins: raters
 #: wait for the lock meanwhile.
 DECISIONS_AT_ONCE, PAUSE_SECONDS = 10, 0.005
+#: The reason of what a lead sends to raters.
+SENT_TO_RATERS = "sent to raters by a lead"
 
 
 @dataclass(frozen=True)
@@ -92,8 +94,8 @@ def send_to_raters(store: Store, comparison_id: str, *, by: audit.Actor) -> bool
             raise Conflict("This comparison is not accepted any more: raters judge it. Fix: reload the page")
         newest = sa.select(routings.c.reward_model_id).where(routings.c.comparison_id == comparison_id)
         model = conn.execute(newest.order_by(routings.c.seq.desc()).limit(1)).scalar()
-        reason = "sent to raters by a lead"
-        decision = Routing(comparison_id, Route.ESCALATED, Route.AUTO, reason, reward_model_id=model, decided_by=by.id)
+        facts = {"reason": SENT_TO_RATERS, "reward_model_id": model, "decided_by": by.id}
+        decision = Routing(comparison_id, Route.ESCALATED, Route.AUTO, **facts)
         _apply_some(store, conn, [decision], store.now(conn))
         audit.record(conn, by, "comparison.sent_to_raters", comparison_id)
     return True
@@ -135,8 +137,7 @@ def ask_for_votes(store: Store, comparison_ids: Sequence[str], *, by: audit.Acto
             new = [row for row in rows if not (row.waits and row.route == Route.ESCALATED.value)]
             counts["waiting"] += len(rows) - len(new)
             counts["sent"] += len(new)
-            reason = "sent to raters by a lead"
-            decisions = [Routing(r.id, Route.ESCALATED, Route(r.route), reason, decided_by=by.id) for r in new]
+            decisions = [Routing(r.id, Route.ESCALATED, Route(r.route), SENT_TO_RATERS, decided_by=by.id) for r in new]
             if decisions:
                 _apply_some(store, conn, decisions, store.now(conn))
                 for decision in decisions:

@@ -18,7 +18,8 @@ from rlhf_hitl.types.splits import Split
 #: - project, batch, split, language, route; policy: of any of the completions; tag: `NAME=VALUE` of the prompt
 #: - round: of the loop, of any decision where the comparison goes; rater: the id of one whose judgment stands
 #: - verdict: of any judgment that stands; judge: "yes" where a model has voted
-#: - state: unjudged, judged (no label model has looked at it), open, sure, split, adjudicated
+#: - state: unjudged, judged (no label model has looked at it), open, sure, agreed (raters agree, and the label is in
+#:   doubt all the same), split, adjudicated
 #: - agreement: of the raters' votes: unjudged, one_vote, unanimous, majority, split (nothing has more than half)
 #: - outcome: the likeliest of first, tie, second, where two completions are compared
 #: - kind: usual, gold, repeat
@@ -31,7 +32,7 @@ KNOWN_VALUES: dict[str, tuple[str, ...]] = {
     "split": tuple(Split),
     "route": tuple(Route),
     "verdict": tuple(Verdict),
-    "state": ("unjudged", "judged", "open", "sure", "split", "adjudicated"),
+    "state": ("unjudged", "judged", "open", "sure", "agreed", "split", "adjudicated"),
     "agreement": ("unjudged", "one_vote", "unanimous", "majority", "split"),
     "outcome": ("first", "tie", "second"),
     "judge": ("yes", "no"),

@@ -90,6 +90,9 @@ def test_a_judge_is_added_run_listed_and_measured_against_people(sqlite_url, add
     assert (judged, calls, any(report["failed"] for report in reports)) == (12, 24, False)
     assert cost == pytest.approx(24 * 100 * 2 / 1e6)
     [row] = json.loads(run_command("judges", "list", "--json", "--store", sqlite_url).stdout)["judges"]
+    narrow = run_command("judges", "list", "--store", sqlite_url, env={"COLUMNS": "80"}).stdout
+    assert {"unreadable", "refused", "reliability"} <= set(narrow.split()), "no word of a heading is cut"
+    assert max(map(len, narrow.splitlines())) <= 80
     assert (row["votes"], row["calls"]["answered"], row["budget"]) == (12, 24, 1.0)
     found = json.loads(run_command("judges", "report", "gpt", "--json", "--store", sqlite_url).stdout)
     assert found["agreement"]["value"] == pytest.approx(9 / 12)

@@ -24,7 +24,7 @@ from rlhf_hitl.store.quality_tables import labels
 from rlhf_hitl.store.queue.locks import lock_comparison
 from rlhf_hitl.store.queue.overlap import apply_overlap_rule
 from rlhf_hitl.store.reward_models import RewardModelRecord, add_reward_model
-from rlhf_hitl.store.routings import Routing, apply_routings, ask_for_votes, send_to_raters
+from rlhf_hitl.store.routings import Routing, apply_routings, ask_for_votes, read_routings, send_to_raters
 from rlhf_hitl.store.tables import comparisons, judgments, places
 from rlhf_hitl.store.witness import PairProbabilities, insert_out_of_fold
 from rlhf_hitl.types import (
@@ -187,7 +187,7 @@ def test_what_nobody_disagreed_on_goes_to_no_lead_however_much_raters_are_expect
         belief = believe(conn, comparison.id)
     assert belief is not None
     assert belief.unanimous
-    assert read_states(store) == {"sure"}
+    assert read_states(store) == {"agreed"}, "the label is in doubt: nobody is sure of it"
     lead = people.add_rater(store, "lead", Role.LEAD).id
     assert queue.lease_many(store, lead, 1, seconds=1800, role="lead") == []
 
@@ -543,6 +543,71 @@ def test_what_was_settled_by_raters_who_are_found_unreliable_is_asked_of_others_
         overrule_findings(store, f"rater {n}", "They are right.")
     assert count(store) == (2, 0, 2)
     assert read_states(store) == {"sure"}
+
+
+def wait_for_lead(store) -> int:
+    with store.read() as conn:
+        waiting = sa.select(sa.func.count()).where(places.c.role == "lead", places.c.judgment_id.is_(None))
+        return conn.execute(waiting).scalar_one()
+
+
+def split_raters(store, add_comparisons, add_raters) -> tuple[Comparison, list[str]]:
+    """A comparison on which two raters disagree, and which the rule has sent to a lead for that."""
+    set_rule(store, OverlapRule(2, 9, 0.2, Escalation.ADJUDICATION))
+    [comparison] = add_comparisons(store, 1)
+    both = add_raters(store, 2)
+    for at, rater in enumerate(both):
+        answer(store, rater, at=at)
+    assert (wait_for_lead(store), read_states(store)) == (1, {"split"})
+    return comparison, both
+
+
+def read_actions(store) -> list[str]:
+    return [entry.action.rpartition(".")[2] for entry in audit.list_entries(store) if "adjudication" in entry.action]
+
+
+def test_the_rule_takes_back_from_leads_what_split_raters_once_one_of_them_counts_for_little(
+    store, add_comparisons, add_raters
+):
+    comparison, (_, bob) = split_raters(store, add_comparisons, add_raters)
+    add_findings(store, find_against(bob))
+    assert (wait_for_lead(store), read_states(store), count(store)) == (0, {"sure"}, (2, 0, 2))
+    assert [c.route for c in find_comparisons(store)] == [Route.HUMAN]
+    [entry] = audit.list_entries(store, actions=["comparison.withdrawn_from_adjudication"])
+    assert (entry.actor, entry.subject) == ("overlap rule", comparison.id)
+    assert entry.details == {"reason": "raters are no longer split"}
+    apply_overlap_rule(store, DEFAULT_PROJECT)
+    assert read_actions(store) == ["sent_to_adjudication", "withdrawn_from_adjudication"], "once"
+    overrule_findings(store, "rater 1", "They are right.")
+    assert (wait_for_lead(store), read_states(store)) == (1, {"split"}), "they are split again"
+
+
+def test_a_control_that_is_taken_back_from_leads_is_the_control_that_it_was(store, add_raters):
+    set_rule(store, OverlapRule(2, 9, 0.2, Escalation.ADJUDICATION))
+    comparison = add_to_split(store, Split.TRAIN)
+    apply_routings(store, [Routing(comparison.id, Route.CONTROL, Route.AUTO, "drawn", round=3)])
+    ann, bob = add_raters(store, 2)
+    answer(store, ann, at=0)
+    answer(store, bob, at=1)
+    add_findings(store, find_against(bob))
+    decisions = read_routings(store, newest=False)
+    assert [d.route for d in decisions] == [Route.CONTROL, Route.ESCALATED, Route.CONTROL]
+    assert (decisions[2].proposed, decisions[2].round) == (Route.AUTO, 3), "what it measures is unchanged"
+    assert [c.route for c in find_comparisons(store)] == [Route.CONTROL]
+
+
+def test_what_a_lead_holds_or_has_sent_too_is_not_taken_back(store, add_comparisons, add_raters):
+    comparison, (_, bob) = split_raters(store, add_comparisons, add_raters)
+    lead = people.add_rater(store, "lead", Role.LEAD).id
+    [held] = queue.lease_many(store, lead, 1, seconds=1800, role="lead")
+    add_findings(store, find_against(bob))
+    assert wait_for_lead(store) == 1
+    overrule_findings(store, "rater 1", "They are right.")
+    queue.release(store, held.id, lead)
+    assert send_to_adjudication(store, [comparison.id], by=audit.Actor(lead)).waiting == 1
+    add_findings(store, find_against(bob))
+    assert wait_for_lead(store) == 1
+    assert read_actions(store) == ["sent_to_adjudication"]
 
 
 def test_a_fit_by_which_a_witness_is_reliable_closes_places_where_it_agrees_with_the_first_rater(store, add_raters):

@@ -5,9 +5,12 @@ from __future__ import annotations
 import pytest
 
 from browser_fixtures import answers, choose, enter, expect, judgments, pair, question, until_next, until_sent
-from rlhf_hitl.store import adjudication, audit, people, queue
+from rlhf_hitl.config import load_settings
+from rlhf_hitl.store import adjudication, audit, people, projects, queue
 from rlhf_hitl.store.comparisons import find_comparisons
-from rlhf_hitl.types import Answer, Role, Verdict
+from rlhf_hitl.types import DEFAULT_PROJECT, Answer, Escalation, OverlapRule, Role, Verdict
+from rlhf_hitl.ui.adjudicate import AdjudicationService
+from rlhf_hitl.ui.rating_request import PageRequest
 
 LEA = audit.Actor("lea")
 
@@ -42,6 +45,7 @@ def test_a_lead_decides_one_comparison_after_the_other_by_keyboard_with_the_vote
     expect(rows.nth(0).locator(".why")).to_have_text("<b>It says</b> yes.")
     expect(rows.nth(1).locator(".why")).to_have_text("No reason was given")
     expect(page.locator("#votes-count")).to_contain_text("A is better: 1")
+    expect(page.locator("#votes-cause")).to_have_text("Sent by \u2068lea\u2069: \u2068they split\u2069")
     assert "ann" not in page.locator("#rating").inner_text(), "who voted is not said"
     before = question(page)
     page.keyboard.press("1")
@@ -73,12 +77,73 @@ def test_a_decision_can_be_taken_back_and_given_anew(split, page):
     page.keyboard.press("u")
     expect(page.locator("#notice")).to_contain_text("You are changing an answer you gave.")
     assert question(page) == before
-    expect(page.locator("#votes")).to_be_hidden()
+    expect(page.locator("#votes-list li")).to_have_count(2)
+    expect(page.locator("#votes-cause")).to_contain_text("they split")
     choose(page, "B3").click()
     page.keyboard.press("Enter")
     until_next(page, before)
     [decision] = judgments(server, lea)
     assert (decision.role, decision.supersedes is not None) == (Role.LEAD, True)
+
+
+def test_raters_who_are_split_are_counted_in_one_sentence(serve, page):
+    server = serve([pair("Is it?", "Yes.", "No.", overlap=3)])
+    rule = OverlapRule(3, 3, 0.2, Escalation.ADJUDICATION)
+    projects.change_project(server.store, DEFAULT_PROJECT, overlap_rule=rule)
+    for name, better in (("ann", "Yes."), ("bob", "No."), ("cem", "No.")):
+        rater = people.add_rater(server.store, name, Role.RATER).id
+        lease = queue.lease(server.store, rater, seconds=1800)
+        ids = sorted(lease.order_shown, key=lambda id: lease.comparison.find_completion(id).text != better)
+        queue.submit(server.store, lease.id, rater, Answer(Verdict.RANKED, tuple((id,) for id in ids)))
+    server.person("lea", Role.LEAD)
+    enter(page, server, "lea")
+    page.goto(server.address + "/adjudicate/")
+    expect(page.locator("#card")).to_be_visible(timeout=30_000)
+    no = "AB"[answers(page).index("No.")]
+    counts = "1 for A and 2 for B" if no == "B" else "2 for A and 1 for B"
+    expect(page.locator("#votes-cause")).to_have_text(f"Raters are split: {counts}.")
+    expect(page.locator("#votes-count")).to_be_hidden()
+
+
+@pytest.fixture
+def case(sqlite_store, add_comparisons, add_raters):
+    """A store with a comparison that two raters judged, and a lead."""
+    [comparison] = add_comparisons(sqlite_store, 1, overlap=2)
+    for rater in add_raters(sqlite_store, 2):
+        lease = queue.lease(sqlite_store, rater, seconds=1800)
+        queue.submit(sqlite_store, lease.id, rater, Answer(Verdict.RANKED, tuple((id,) for id in lease.order_shown)))
+    return sqlite_store, comparison, people.add_rater(sqlite_store, "lea", Role.LEAD)
+
+
+def open_card(store, lead) -> dict:
+    [card] = AdjudicationService(store, load_settings(), lead).open(PageRequest())["cards"]
+    return card
+
+
+def test_who_comes_back_to_what_they_skipped_sees_the_votes_and_not_beside_what_they_voted_on(case):
+    store, comparison, lea = case
+    adjudication.send_to_adjudication(store, [comparison.id], by=audit.Actor(lea.id), reason="they split")
+    service, card = AdjudicationService(store, load_settings(), lea), open_card(store, lea)
+    service.submit(PageRequest(id=card["id"], verdict=Verdict.SKIPPED))
+    again = service.revisit(PageRequest())["card"]
+    assert (again["mode"], again["votes"], again["cause"]) == ("correct", card["votes"], card["cause"])
+    assert len(card["votes"]) == 2
+    as_rater = people.get_rater_by_name(store, "rater 0")
+    assert "votes" not in AdjudicationService(store, load_settings(), as_rater).revisit(PageRequest())["card"]
+
+
+@pytest.mark.parametrize(
+    ("reason", "told"),
+    [
+        (adjudication.SENT_FROM_CATALOG, {"by": "catalog", "name": "lea", "reason": ""}),
+        (adjudication.SENT_BY_LEAD, {"by": "lead", "name": "lea", "reason": ""}),
+        ("the \u202eguideline is silent", {"by": "lead", "name": "lea", "reason": "the ⟦RLO⟧guideline is silent"}),
+    ],
+)
+def test_a_card_says_who_sent_it_and_why(case, reason, told):
+    store, comparison, lea = case
+    adjudication.send_to_adjudication(store, [comparison.id], by=audit.Actor(lea.id), reason=reason)
+    assert open_card(store, lea)["cause"] == told
 
 
 def test_the_head_of_the_page_is_one_row_on_a_laptop_however_long_the_name(split, page):

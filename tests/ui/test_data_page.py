@@ -187,6 +187,7 @@ def test_the_page_is_worked_with_keys_alone(page, server):
 
 def test_a_lead_sends_what_is_chosen_and_names_what_is_found(page, server):
     made = fill(server, 8, 3)
+    people.change_rater(server.store, "ann", paused=True)
     open_data(page, server)
     for n in (0, 1):
         page.locator("#hits input").nth(n).check()
@@ -205,6 +206,7 @@ def test_a_lead_sends_what_is_chosen_and_names_what_is_found(page, server):
     page.locator('#actions [data-action="rater"]').click()
     page.click("#ask-do")
     expect(page.locator("#ask [name=rater]:invalid")).to_be_visible()
+    expect(page.locator("#ask [name=rater] option")).to_have_text(["choose…", "ann (paused)", "bob", "who lead"])
     page.select_option("#ask [name=rater]", "bob")
     page.click("#ask-do")
     expect(page.locator("#announce")).to_have_text(re.compile("4 comparisons: .*reserved for bob"))

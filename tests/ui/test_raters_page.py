@@ -86,7 +86,16 @@ def test_a_lead_sees_how_raters_do_and_why_one_was_paused(serve, page):
     open_raters(page, server)
     expect(page.locator("#fit-note")).to_contain_text("rlhf-hitl labels fit")
     left = row(page, "left")
-    expect(left).to_contain_text("Chose the answer shown first in 100 % of 48 votes")
+    reasons, last = left.locator("details"), left.locator(".reason").last
+    expect(last).to_contain_text("Chose the answer shown first in 100 % of 48 votes")
+    expect(last).to_be_hidden()
+    folded = left.bounding_box()["height"]
+    assert folded < 100, "one line of figures, and one of what was found"
+    assert reasons.bounding_box()["width"] > 0.9 * left.bounding_box()["width"]
+    reasons.locator("summary").focus()
+    page.keyboard.press("Enter")
+    expect(last).to_be_visible()
+    assert left.bounding_box()["height"] < folded + 60
     expect(left.locator(".marks")).to_have_text("paused")
     expect(row(page, "judge").locator(".marks")).to_have_text("model")
     expect(row(page, "sim").locator(".marks")).to_have_text("simulated")
@@ -99,6 +108,7 @@ def test_a_lead_sees_how_raters_do_and_why_one_was_paused(serve, page):
     fit_and_keep_labels(server.store, "raters")
     page.locator("#reload").click()
     expect(page.locator("#fit-note")).to_contain_text("Reliability as fitted")
+    expect(last).to_be_visible()  # as it was before the page was loaded anew
     expect(row(page, "ann").locator('td[data-label="Reliability"] svg')).to_be_visible()
     # Sorted by a column, by the keyboard.
     page.get_by_role("button", name="Reliability").focus()

@@ -86,12 +86,19 @@ def reconsider_overlap(
         and overlap_rule.escalate is Escalation.RATERS
         and standing.filled < overlap_rule.most
     )
-    wanted = max(overlap_rule.least - standing.filled, int(goes_on))
-    if belief.route is Route.AUTO or standing.waits_for_lead:
-        wanted = 0
-    waiting = _open_or_close_places(store, conn, comparison_id, belief.route, standing, wanted, now)
     # Where nobody disagreed a lead has nothing to settle, however much the rater model expects raters to differ.
-    settled = "sure" if decision.action == "sure" or belief.unanimous else "split"
+    settled = "sure" if decision.action == "sure" else "agreed" if belief.unanimous else "split"
+    route, waits_for_lead = belief.route, standing.waits_for_lead
+    if waits_for_lead and settled != "split":
+        from rlhf_hitl.store.adjudication import withdraw_from_leads
+
+        reason = "raters are no longer split"
+        restored = withdraw_from_leads(store, conn, comparison_id, by=OVERLAP_RULE, reason=reason, now=now)
+        route, waits_for_lead = restored or route, restored is None
+    wanted = max(overlap_rule.least - standing.filled, int(goes_on))
+    if route is Route.AUTO or waits_for_lead:
+        wanted = 0
+    waiting = _open_or_close_places(store, conn, comparison_id, route, standing, wanted, now)
     save_beliefs(store, conn, belief, "open" if wanted or waiting else settled, now)
     if settled == "split" and not (wanted or waiting) and overlap_rule.escalate is Escalation.ADJUDICATION:
         from rlhf_hitl.store.adjudication import escalate_to_lead  # which stands on the queue

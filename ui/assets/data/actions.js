@@ -42,5 +42,5 @@ function createDataActions({ $, formatNumber, checkAnswer }, server, whatIsMeant
   $("ask-cancel").addEventListener("click", () => $("ask").close());
   for (const box of [$("actions"), $("opened-actions")])
     box.addEventListener("click", ({ target }) => target.dataset.action && ask(target.dataset.action));
-  return { setRaters: (raters) => fillSelect(form.elements.rater, [["", "choose…"], ...raters.map((name) => [name, name])]) };
+  return { setRaters: (raters) => fillSelect(form.elements.rater, [["", "choose…"], ...raters.map(({ name, paused }) => [name, paused ? `${name} (paused)` : name])]) };
 }

@@ -9,6 +9,7 @@ function createRatersView({ $, t, formatNumber, language, createTime }) {
   const english = { lang: "en", dir: "ltr" };
   let axes = {}; // column → the ends of its axis
   let usual = {}; // column → the median of all raters
+  const opened = new Set(); // the ids of raters whose findings are unfolded, also when rows are drawn anew
 
   function setPopulation(raters, medians) {
     usual = medians;
@@ -22,12 +23,13 @@ function createRatersView({ $, t, formatNumber, language, createTime }) {
     return createRow(
       rater.id,
       [name, createMarks(rater)],
-      createCell(t("raters_findings"), "", rater.findings.length ? createReasons(rater.findings) : NONE),
+      createCell(t("raters_findings"), "numeric", rater.findings.length ? formatNumber(rater.findings.length) : NONE),
       createCell(t("judged"), "numeric", formatNumber(rater.judgments)),
       ...Object.keys(FORMATS).map((column) => createCell(t(`raters_${column}`), "", createPlot(rater, column))),
       createCell(t("raters_golds"), "numeric", formatShare(rater.golds)),
       createCell(t("raters_repeats"), "numeric", formatShare(rater.repeats)),
       createCell("", "row-actions", ...(rater.mine ? createActions(rater) : [])),
+      ...(rater.findings.length ? [createCell("", "why", createReasons(rater))] : []),
     );
   }
   function createMarks({ role, state, simulated, imported, judge }) {
@@ -39,13 +41,19 @@ function createRatersView({ $, t, formatNumber, language, createTime }) {
     if (imported) marks.push(["", t("raters_imported")]);
     return createElement("div", { className: "marks" }, ...marks.map(([name, text]) => createElement("span", { className: `state ${name}` }, text)));
   }
-  // Why each finding was made comes in English from the server.
-  function createReasons(findings) {
-    const items = findings.map(({ action, reason }) =>
-      createElement("li", {}, createElement("span", { className: `finding ${action}` }, t(`raters_action_${action}`)), createElement("span", english, reason)),
-    );
-    return createElement("ul", { className: "reasons" }, ...items);
+  // What was found, below a row and as wide: one line while it is folded, all of it else. Reasons come in English.
+  function createReasons({ id, name, findings: [first, ...others] }) {
+    const more = others.length ? [createElement("span", { className: "more" }, `+${formatNumber(others.length)}`)] : [];
+    const whose = createElement("span", { className: "visually-hidden" }, `${t("raters_findings")}: ${name}. `);
+    const details = createElement("details", { open: opened.has(id) }, createElement("summary", {}, whose, ...createReason(first), ...more));
+    if (others.length) details.append(createElement("ul", {}, ...others.map((finding) => createElement("li", {}, ...createReason(finding)))));
+    details.addEventListener("toggle", () => (details.open ? opened.add(id) : opened.delete(id)));
+    return details;
   }
+  const createReason = ({ action, reason }) => [
+    createElement("span", { className: `finding ${action}` }, t(`raters_action_${action}`)),
+    createElement("span", { className: "reason", ...english }, reason),
+  ];
   function createPlot(rater, column) {
     const figure = rater[column];
     if (!figure) return createElement("span", { className: "soft" }, NONE);
@@ -87,5 +95,5 @@ function createRatersView({ $, t, formatNumber, language, createTime }) {
   const describeRange = (start, end, total) =>
     end ? t("range", { first: formatNumber(start + 1), last: formatNumber(end), all: formatNumber(total) }) : t("nobody_found");
 
-  return { createRow: createRaterRow, createReasons, setPopulation, showNotes, searchText, describeRange, percentFormat, secondsFormat };
+  return { createRow: createRaterRow, setPopulation, showNotes, searchText, describeRange, percentFormat, secondsFormat };
 }

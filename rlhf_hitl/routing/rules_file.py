@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from pydantic import ValidationError
     from yaml import Node
 
-#: A file of rules is read by people: a longer one is another file, given by mistake.
-MOST_BYTES = 500_000
+#: PyYAML reads so much in about a second. A longer file is hardly one of rules.
+MOST_BYTES = 100_000
 SEE = "see the examples in configs/routing/"
 
 

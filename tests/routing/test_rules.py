@@ -240,7 +240,7 @@ RULE = "- name: a\n  when: {words: x}\n  route: human\n  reason: y\n"
         ("a: 1\n b: 2", "f.yaml:2: expected YAML"),
         ("- 1", "expected lines of NAME: VALUE"),
         ("\x00", "expected YAML"),
-        ("[" * 5000, "nested"),
+        ("[" * 1000, "nested"),
         ("rules: &a [*a]", "expected names and values"),
     ],
 )
@@ -284,32 +284,37 @@ files = st.fixed_dictionaries(
 )  # fmt: skip
 
 
-@settings(max_examples=300, deadline=None)
+def parse_or_refuse(text: str) -> RoutingRules | str:
+    """The rules of a text, or our error; whatever else is raised fails the test."""
+    try:
+        return parse_rules(text, "f.yaml")
+    except BadInput as e:
+        return str(e)
+
+
+@settings(max_examples=150, deadline=None)
 @given(files | st.dictionaries(names | scalars, trees, max_size=4))
 def test_any_mapping_is_rules_that_decide_or_our_error(values):
-    try:
-        rules = parse_rules(yaml.safe_dump(values, allow_unicode=True), "f.yaml")
-    except BadInput as e:
-        assert "f.yaml" in str(e)
-        assert_plain(str(e).partition(": expected")[2])
-        return
-    ruled = rules.decide(comparison(tags={"topic": "law"}), 0.7, 0.8)
-    assert ruled.route is not Route.AUTO, "0.7 is below the bound"
+    parsed = parse_or_refuse(yaml.safe_dump(values, allow_unicode=True))
+    if isinstance(parsed, str):
+        assert parsed.startswith("f.yaml")
+        assert_plain(parsed.partition(": expected")[2])
+    else:
+        ruled = parsed.decide(comparison(tags={"topic": "law"}), 0.7, 0.8)
+        assert ruled.route is not Route.AUTO, "0.7 is below the bound"
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(st.text(max_size=40) | st.text("accept: 0.5\n-[]{}&*!|>'\"#%@`", max_size=40))
 def test_any_text_is_rules_or_our_error(text):
-    try:
-        parse_rules(text, "f.yaml")
-    except BadInput as e:
-        assert "f.yaml" in str(e)
+    parsed = parse_or_refuse(text)
+    assert isinstance(parsed, RoutingRules) or parsed.startswith("f.yaml")
 
 
 def test_files_that_cannot_be_read_are_named(tmp_path):
     with pytest.raises(NotFound, match="did you mean medical"):
         load_rules("medcal")
-    for name, said in {"\x00": "check the path", str(tmp_path): "can be read", "/dev/zero": "at most 500,000"}.items():
+    for name, said in {"\x00": "check the path", str(tmp_path): "can be read", "/dev/zero": "at most 100,000"}.items():
         with pytest.raises(BadInput, match=said):
             load_rules(name)
     (tmp_path / "latin.yaml").write_bytes(b"accept: 0.9 # \xe9")
@@ -353,11 +358,11 @@ SENT = {
 
 @pytest.fixture(scope="module")
 def trained(sqlite_template, tiny_model, tmp_path_factory) -> Path:
-    """A workspace with 420 judged pairs, in which the longer answer wins, and a head on the tiny model."""
+    """A workspace with 270 judged pairs, in which the longer answer wins, and a head on the tiny model."""
     folder, rng = tmp_path_factory.mktemp("rules"), np.random.default_rng(0)
     shutil.copy(sqlite_template, folder / "preferences.db")
     with (folder / "pairs.jsonl").open("w") as file:
-        for i in range(420):
+        for i in range(270):
             long, short = (
                 " ".join(f"word{k}" for k in rng.integers(0, 500, rng.integers(*size))) for size in ((15, 40), (2, 10))
             )
@@ -370,7 +375,7 @@ def trained(sqlite_template, tiny_model, tmp_path_factory) -> Path:
             }
             file.write(json.dumps(row) + "\n")
     cli(folder, "import", folder / "pairs.jsonl")
-    cli(folder, "train-reward", "--backbone", tiny_model, "--dtype", "float32")
+    cli(folder, "train-reward", "--backbone", tiny_model, "--dtype", "float32", "--layer", 1, "--pooling", "last")
     return folder
 
 

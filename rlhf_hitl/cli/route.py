@@ -62,13 +62,25 @@ def score_comparisons_command(
 def route_comparisons_command(
     store: StoreUrl,
     reward_model: RewardModelName = None,
+    config: Annotated[
+        str | None,
+        typer.Option(help="Follow the rules in this YAML file, or those that come with the package by their name."),
+    ] = None,
     max_error: Annotated[
-        float, typer.Option(help="Keep the share of accepted comparisons that are wrong below this bound.")
-    ] = 0.1,
-    delta: Annotated[float, typer.Option(help="Allow the bound to fail with this probability.")] = 0.05,
+        float | None,
+        typer.Option(
+            help="Keep the share of accepted comparisons that are wrong below this bound.", show_default="0.1"
+        ),
+    ] = None,
+    delta: Annotated[
+        float | None, typer.Option(help="Allow the bound to fail with this probability.", show_default="0.05")
+    ] = None,
     control_share: Annotated[
-        float, typer.Option(help="Send this share to raters at random, to measure the model and the router.")
-    ] = 0.1,
+        float | None,
+        typer.Option(
+            help="Send this share to raters at random, to measure the model and the router.", show_default="0.1"
+        ),
+    ] = None,
     slice: SliceName = None,
     json: AsJson = False,
 ) -> Result:
@@ -76,10 +88,13 @@ def route_comparisons_command(
     from dataclasses import asdict
 
     from rlhf_hitl.routing.config import RoutingConfig
+    from rlhf_hitl.routing.rules import RoutingRules
+    from rlhf_hitl.routing.rules_file import load_rules
     from rlhf_hitl.store import Store
     from rlhf_hitl.store.slices import find_slice_ids
 
-    config = RoutingConfig(max_error, delta, control_share)
+    rules = RoutingRules() if config is None else load_rules(config)
+    settings = RoutingConfig.from_rules(rules, max_error=max_error, delta=delta, control_share=control_share)
     opened = Store.open(store)
     chosen = find_slice_ids(opened, slice)
     model = load_requested_model(opened, reward_model)
@@ -88,18 +103,32 @@ def route_comparisons_command(
 
     with _explain_interruption(opened, model.id, "route"):
         summary = score_pool(opened, model, comparison_ids=chosen)
-        routed = route_pool(opened, model, config, comparison_ids=chosen)
+        routed = route_pool(opened, model, settings, comparison_ids=chosen)
     data = {
         "reward_model_id": model.id,
         "routes": routed.counts,
+        "by_rule": routed.by_rule,
         "without_text": summary.without_text,
         "left_out": summary.left_out.as_dict(),
         "threshold": asdict(routed.threshold) | {"reason": routed.threshold.reason},
     }
     if routed.threshold.accepts_nothing:
         data["threshold"]["value"] = None  # infinity is not JSON
-    more = [*_explain_reading(summary), routed.threshold.reason]
+    more = [*_explain_reading(summary), *_explain_rules(routed.by_rule), routed.threshold.reason]
     return Result(data, make_table(f"Routed with {describe_model(opened, model.id)}", routed.counts), more=more)
+
+
+#: A route → what is said of a comparison that a rule sent there.
+SENT = {"human": "to raters", "escalated": "to raters, before all others", "auto": "accepted, as the bound allows"}
+
+
+def _explain_rules(by_rule: dict[str, dict[str, int]]) -> list[str]:
+    """Say what each rule did: `12 by rule 'dosage': to raters, before all others`."""
+    return [
+        f"{count:,} by rule '{name}': {SENT.get(route, route)}"
+        for name, routes in by_rule.items()
+        for route, count in routes.items()
+    ]
 
 
 @contextmanager

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from rlhf_hitl.errors import BadInput
+from rlhf_hitl.routing.rules import RoutingRules
 
 
 @dataclass(frozen=True)
@@ -16,11 +17,20 @@ class RoutingConfig:
         delta: chance that the bound fails.
         control_share: share of all comparisons that go to raters whatever the model says. Their judgments are an
             unbiased measure of the model and of the router.
+        rules: what goes to people, whatever the bound allows. Its own shares are not read: see `from_rules`.
     """
 
     max_error: float = 0.1
     delta: float = 0.05
     control_share: float = 0.1
+    rules: RoutingRules = field(default_factory=RoutingRules)
+
+    @classmethod
+    def from_rules(cls, rules: RoutingRules, **given: float | None) -> RoutingConfig:
+        """Return the settings that are given; those that are None or left out are the rules', or else the defaults."""
+        of_rules = {name: getattr(rules, name) for name in ("max_error", "delta", "control_share")}
+        values = of_rules | {name: value for name, value in given.items() if value is not None}
+        return cls(**{name: value for name, value in values.items() if value is not None}, rules=rules)
 
     def __post_init__(self) -> None:
         for name in ("max_error", "delta"):

@@ -12,6 +12,7 @@ from rlhf_hitl.reward.labelled_pairs import load_labelled_pairs
 from rlhf_hitl.reward.rendering import list_conversations
 from rlhf_hitl.routing.acquisition import compute_mutual_information
 from rlhf_hitl.routing.config import RoutingConfig
+from rlhf_hitl.routing.rules import count_by_rule
 from rlhf_hitl.routing.threshold import Threshold, choose_threshold
 from rlhf_hitl.store import Store
 from rlhf_hitl.store.comparisons import find_comparisons
@@ -32,6 +33,11 @@ class RoutingReport:
     counts: dict[str, int]
     threshold: Threshold
     decisions: tuple[Routing, ...]
+
+    @property
+    def by_rule(self) -> dict[str, dict[str, int]]:
+        """Rule → route → how many comparisons it sent there."""
+        return count_by_rule(self.decisions)
 
 
 def route_pool(
@@ -55,7 +61,8 @@ def route_pool(
     scores = [s for s in read_scores(store, model.id) if s.comparison_id in pool]
     decisions = decide_routes(scores, pool, threshold, config, round, store.draw)
     apply_routings(store, decisions)
-    counts = {r.value: sum(d.route is r for d in decisions) for r in (Route.HUMAN, Route.CONTROL, Route.AUTO)}
+    listed = (Route.HUMAN, Route.CONTROL, Route.AUTO, Route.ESCALATED)
+    counts = {r.value: sum(d.route is r for d in decisions) for r in listed}
     return RoutingReport(counts, threshold, tuple(decisions))
 
 
@@ -99,18 +106,24 @@ def decide_routes(
     measuring = {s.comparison_id for s in scores if pool[s.comparison_id].prompt.split is not Split.TRAIN}
     most = config.control_share * CONTROL_CHOICES
     control = {s.comparison_id for s in scores if draw("control", s.comparison_id, CONTROL_CHOICES) < most} - measuring
-    places_in_line = _draw_places(scores, measuring | control, threshold, draw)
+    ruled = {
+        s.comparison_id: config.rules.decide(pool[s.comparison_id], s.probability, threshold.value) for s in scores
+    }
+    sure = {comparison_id for comparison_id, (route, _) in ruled.items() if route is Route.AUTO}
+    places_in_line = _draw_places(scores, measuring | control, sure, draw)
     decisions = []
     for score in scores:
         is_measuring, is_control = score.comparison_id in measuring, score.comparison_id in control
-        accepted = score.probability >= threshold.value and not is_measuring
-        proposed = Route.AUTO if accepted else Route.HUMAN
+        route, said = ruled[score.comparison_id]
+        proposed = Route.HUMAN if is_measuring else route
         if is_control:
             reason = "drawn at random to measure the model and the router"
         elif is_measuring:
             reason = "its prompt measures the model: raters always judge it"
-        elif accepted:
-            reason = f"accepted: {threshold.reason}"
+        elif proposed is Route.AUTO:
+            reason = f"{said}{'; ' if said else ''}accepted: {threshold.reason}"
+        elif said:
+            reason = said
         elif threshold.accepts_nothing:
             reason = threshold.reason
         else:
@@ -130,11 +143,10 @@ def decide_routes(
 
 
 def _draw_places(
-    scores: Sequence[Score], at_random: set[str], threshold: Threshold, draw: Callable[[str, str, int], int]
+    scores: Sequence[Score], at_random: set[str], accepted: set[str], draw: Callable[[str, str, int], int]
 ) -> dict[str, int]:
     """Return each comparison's place in line. Those `at_random` stand anywhere among the others that raters judge."""
     ranks = rank_for_raters([s for s in scores if s.comparison_id not in at_random])
-    accepted = {s.comparison_id for s in scores if s.probability >= threshold.value}
     # What is accepted leaves the queue: were it counted, the end of the queue would be all comparisons at random.
     in_line = sorted(ranks, key=lambda i: (i in accepted, ranks[i]))
     waiting = sum(i not in accepted for i in in_line) or len(scores)

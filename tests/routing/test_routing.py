@@ -270,5 +270,5 @@ def test_a_bound_that_cannot_be_shown_accepts_nothing_and_gives_the_reason(train
     store, model = trained
     score_pool(store, model)
     routed = route_pool(store, model, RoutingConfig(max_error=0.001, control_share=0), round=1)
-    assert routed.counts == {"human": 60, "control": 0, "auto": 0}
+    assert routed.counts == {"human": 60, "control": 0, "auto": 0, "escalated": 0}
     assert "fewest" in routed.threshold.reason

@@ -63,7 +63,7 @@ def calibrate_threshold(store: Store, model: RewardModel, config: RoutingConfig)
     """Return the threshold that the labels of the calibration split support.
 
     It is tested on what is decided: the model's choice between its two best completions, where raters prefer one of
-    them. (The same labels set the temperature, which shifts all confidences alike but for their uncertainties.)
+    them. A head's temperature comes from training labels, so these labels are used for the bound alone.
     """
     preferred = {
         (p.comparison.id, frozenset((p.label.first, p.label.second))): p.label.preferred

@@ -19,9 +19,8 @@ from rlhf_hitl.reward.seen_prompts import find_prompts_seen_before
 from rlhf_hitl.reward.standardiser import Standardiser
 from rlhf_hitl.reward.training import UncertaintyMethod
 from rlhf_hitl.reward.training.learnt_votes import save_learnt_votes
-from rlhf_hitl.reward.training.out_of_fold import predict_out_of_fold, save_out_of_fold
+from rlhf_hitl.reward.training.out_of_fold import OutOfFold, calibrate_out_of_fold, save_out_of_fold
 from rlhf_hitl.reward.training.training_labels import (
-    calibrate_on_pairs,
     collect_seen_prompts,
     describe_labels,
     load_readable_pairs,
@@ -42,9 +41,9 @@ def train_head(
     skip_bad: bool = False,
     label_model: str = DEFAULT_LABEL_MODEL,
 ) -> RewardModel:
-    """Train on the store's `train` labels, calibrate on its `calibration` labels, save the model and register it.
+    """Train on the store's `train` labels, save the model and register it.
 
-    How much a vote counts is chosen by cross-validation over the training prompts.
+    How much a vote counts, and the temperature, are chosen by cross-validation over the training prompts.
 
     Args:
         uncertainty: from the head's posterior (`laplace`), or from an ensemble of heads on drawn prompts (`bootstrap`).
@@ -79,8 +78,9 @@ def train_head(
     head = fit_head(differences, votes, vote_weight=vote_weight)
     if uncertainty == "bootstrap":
         head = bootstrap_covariance(head, differences, votes, prompts)
+    out_of_fold = OutOfFold.fit(differences, votes, prompts, vote_weight)
+    head = calibrate_out_of_fold(head, out_of_fold, differences, votes, prompts)
     model = RewardModel(cache, standardiser, head, backend="head", card={})
-    model.head = calibrate_on_pairs(model, calibration)
     model.card = describe_labels(pairs, calibration, cache, left_out) | {
         "masses": {str(weight): round(loss, 4) for weight, loss in losses.items()},  # vote weight → loss
         "length_alone": round(length_only_loss, 4),
@@ -89,7 +89,7 @@ def train_head(
     }
     model.seen = find_prompts_seen_before(backbone.name) | collect_seen_prompts(pairs, calibration)
     save_head(store, model, workspace, pairs)
-    save_out_of_fold(store, model.id, pairs, predict_out_of_fold(model.head, differences, votes, prompts))
+    save_out_of_fold(store, model.id, pairs, out_of_fold.probabilities(differences, head.temperature))
     return model
 
 

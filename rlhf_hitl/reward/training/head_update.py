@@ -10,9 +10,8 @@ from rlhf_hitl.reward.labelled_pairs import LabelledPair, count_given_votes, cou
 from rlhf_hitl.reward.model import RewardModel
 from rlhf_hitl.reward.training.head_training import compute_all_features, save_head
 from rlhf_hitl.reward.training.learnt_votes import load_learnt_votes, make_pair_id, refuse_corrected_votes
-from rlhf_hitl.reward.training.out_of_fold import predict_out_of_fold, save_out_of_fold
+from rlhf_hitl.reward.training.out_of_fold import OutOfFold, calibrate_out_of_fold, save_out_of_fold
 from rlhf_hitl.reward.training.training_labels import (
-    calibrate_on_pairs,
     collect_seen_prompts,
     compute_differences,
     describe_labels,
@@ -81,12 +80,13 @@ def update_with_new_votes(store: Store, model: RewardModel, workspace: Path) -> 
             updated = update_with_label(updated, pair, None if before is None else new_votes)
     if updated is model:
         return model
-    updated.head = calibrate_on_pairs(updated, calibration)
+    prompts = np.array([p.comparison.prompt.family for p in pairs])
+    votes = np.stack([current[make_pair_id(pair)] for pair in pairs])
+    differences = compute_differences(updated, pairs)
+    out_of_fold = OutOfFold.fit(differences, votes, prompts, updated.head.vote_weight)
+    updated.head = calibrate_out_of_fold(updated.head, out_of_fold, differences, votes, prompts)
     updated.card = updated.card | describe_labels(pairs, calibration, model.cache, left_out)
     updated.seen = updated.seen and updated.seen | collect_seen_prompts([], calibration)
     save_head(store, updated, workspace, pairs)
-    prompts = np.array([p.comparison.prompt.family for p in pairs])
-    votes = np.stack([current[make_pair_id(pair)] for pair in pairs])
-    out_of_fold = predict_out_of_fold(updated.head, compute_differences(updated, pairs), votes, prompts)
-    save_out_of_fold(store, updated.id, pairs, out_of_fold)
+    save_out_of_fold(store, updated.id, pairs, out_of_fold.probabilities(differences, updated.head.temperature))
     return updated

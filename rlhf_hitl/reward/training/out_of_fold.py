@@ -8,33 +8,78 @@ which takes a classifier as one more annotator by out-of-sample probabilities.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from rlhf_hitl.reward.head import Head
-from rlhf_hitl.reward.head_fitting import fit_head
+from rlhf_hitl.reward.head_fitting import calibrate_temperature, fit_head
 from rlhf_hitl.reward.labelled_pairs import LabelledPair
 from rlhf_hitl.reward.training.vote_weight_choice import split_by_prompt
+from rlhf_hitl.stats.vote_outcomes import TIE
 from rlhf_hitl.store import Store
 from rlhf_hitl.store.witness import PairProbabilities, insert_out_of_fold
+
+
+@dataclass(frozen=True)
+class OutOfFold:
+    """Heads that are fitted like a head, each without one fold of the prompts, with the pairs (n,) bool it left out."""
+
+    heads: tuple[tuple[np.ndarray, Head], ...]
+
+    @classmethod
+    def fit(cls, differences: np.ndarray, votes: np.ndarray, prompts: np.ndarray, vote_weight: float) -> OutOfFold:
+        """Fit them. With a single prompt there are none.
+
+        Args: as `predict_out_of_fold`.
+        """
+        folds = [left_out for left_out in split_by_prompt(prompts) if not left_out.all()]
+        return cls(tuple((f, fit_head(differences[~f], votes[~f], vote_weight=vote_weight)) for f in folds))
+
+    def margins(self, differences: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the margins (n,) of pairs (n, d) and their standard deviations (n,); NaN where there are no heads."""
+        margins, stds = np.full((2, len(differences)), np.nan)
+        for left_out, head in self.heads:
+            margins[left_out], stds[left_out] = head.margins(differences[left_out])
+        return margins, stds
+
+    def probabilities(self, differences: np.ndarray, temperature: float) -> np.ndarray:
+        """Return (n, 3) the probabilities of first better, tie, second better; (0, 3) where there are no heads."""
+        if not self.heads:
+            return np.empty((0, 3))
+        probabilities = np.empty((len(differences), 3))
+        for left_out, head in self.heads:
+            other = head.with_temperature(temperature)
+            probabilities[left_out] = other.outcome_probabilities(*other.margins(differences[left_out]))
+        return probabilities
+
+
+def calibrate_out_of_fold(
+    head: Head, out_of_fold: OutOfFold, differences: np.ndarray, votes: np.ndarray, prompts: np.ndarray
+) -> Head:
+    """Return a head with the temperature that fits what it was fitted to best, as predicted by the heads without it.
+
+    The calibration split has no part in it: its labels show which error the router's threshold keeps, and would be
+    used twice (`benchmarks/doubt.py` measures that nothing is lost by it).
+
+    Args: as `predict_out_of_fold`.
+    """
+    for_first, for_second = votes[:, :TIE].sum(1), votes[:, TIE + 1 :].sum(1)
+    counts = for_first + for_second
+    shares = np.divide(for_first, counts, out=np.full(len(votes), 0.5), where=counts > 0)
+    return calibrate_temperature(head, *out_of_fold.margins(differences), shares, prompts, counts * head.vote_weight)
 
 
 def predict_out_of_fold(head: Head, differences: np.ndarray, votes: np.ndarray, prompts: np.ndarray) -> np.ndarray:
     """Return (n, 3) the probabilities of first better, tie, second better, by heads that saw no vote on the prompt.
 
     Args:
-        head: the one fitted to all pairs. Its vote weight is used, and its temperature, which other prompts set.
+        head: the one fitted to all pairs. Its vote weight is used, and its temperature.
         differences, votes: what it was fitted to, (n, d) and (n, 9).
         prompts: (n,) which prompt a pair belongs to. With a single one, nothing is known: (0, 3).
     """
-    probabilities = np.empty((len(differences), 3))
-    for left_out in split_by_prompt(prompts):
-        if left_out.all():
-            return np.empty((0, 3))
-        other = fit_head(differences[~left_out], votes[~left_out], vote_weight=head.vote_weight)
-        other = other.with_temperature(head.temperature)
-        probabilities[left_out] = other.outcome_probabilities(*other.margins(differences[left_out]))
-    return probabilities
+    fitted = OutOfFold.fit(differences, votes, prompts, head.vote_weight)
+    return fitted.probabilities(differences, head.temperature)
 
 
 def save_out_of_fold(

@@ -8,15 +8,14 @@ which takes a classifier as one more annotator by out-of-sample probabilities.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from rlhf_hitl.reward.head import Head
-from rlhf_hitl.reward.head_fitting import calibrate_temperature, fit_head
+from rlhf_hitl.reward.head_fitting import fit_head
 from rlhf_hitl.reward.labelled_pairs import LabelledPair
 from rlhf_hitl.reward.training.vote_weight_choice import split_by_prompt
-from rlhf_hitl.stats.vote_outcomes import TIE
 from rlhf_hitl.store import Store
 from rlhf_hitl.store.witness import PairProbabilities, insert_out_of_fold
 
@@ -36,6 +35,10 @@ class OutOfFold:
         folds = [left_out for left_out in split_by_prompt(prompts) if not left_out.all()]
         return cls(tuple((f, fit_head(differences[~f], votes[~f], vote_weight=vote_weight)) for f in folds))
 
+    def without_length(self, slopes: np.ndarray) -> OutOfFold:
+        """Return them with the length's part taken out of their margins, by the slopes (d - 1,) of the inputs."""
+        return OutOfFold(tuple((f, replace(head, length_slopes=slopes).without_length()) for f, head in self.heads))
+
     def margins(self, differences: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return the margins (n,) of pairs (n, d) and their standard deviations (n,); NaN where there are no heads."""
         margins, stds = np.full((2, len(differences)), np.nan)
@@ -52,22 +55,6 @@ class OutOfFold:
             other = head.with_temperature(temperature)
             probabilities[left_out] = other.outcome_probabilities(*other.margins(differences[left_out]))
         return probabilities
-
-
-def calibrate_out_of_fold(
-    head: Head, out_of_fold: OutOfFold, differences: np.ndarray, votes: np.ndarray, prompts: np.ndarray
-) -> Head:
-    """Return a head with the temperature that fits what it was fitted to best, as predicted by the heads without it.
-
-    The calibration split has no part in it: its labels show which error the router's threshold keeps, and would be
-    used twice (`benchmarks/doubt.py` measures that nothing is lost by it).
-
-    Args: as `predict_out_of_fold`.
-    """
-    for_first, for_second = votes[:, :TIE].sum(1), votes[:, TIE + 1 :].sum(1)
-    counts = for_first + for_second
-    shares = np.divide(for_first, counts, out=np.full(len(votes), 0.5), where=counts > 0)
-    return calibrate_temperature(head, *out_of_fold.margins(differences), shares, prompts, counts * head.vote_weight)
 
 
 def predict_out_of_fold(head: Head, differences: np.ndarray, votes: np.ndarray, prompts: np.ndarray) -> np.ndarray:

@@ -7,12 +7,19 @@ from pathlib import Path
 
 import numpy as np
 
+from rlhf_hitl.files import write_text_atomically
 from rlhf_hitl.reward.labelled_pairs import LabelledPair, count_given_votes, count_votes
 from rlhf_hitl.reward.model import RewardModel
 from rlhf_hitl.reward.novelty import Novelty, join_pair
+from rlhf_hitl.reward.registry import register_reward_model
 from rlhf_hitl.reward.training.head_learning import calibrate_head, measure_length_slopes
 from rlhf_hitl.reward.training.head_training import compute_all_features, save_head
-from rlhf_hitl.reward.training.learnt_votes import load_learnt_votes, make_pair_id, refuse_corrected_votes
+from rlhf_hitl.reward.training.learnt_votes import (
+    LEARNT_VOTES_FILE,
+    load_learnt_votes,
+    make_pair_id,
+    refuse_corrected_votes,
+)
 from rlhf_hitl.reward.training.out_of_fold import OutOfFold, save_out_of_fold
 from rlhf_hitl.reward.training.training_labels import (
     collect_seen_prompts,
@@ -97,6 +104,26 @@ def update_with_new_votes(store: Store, model: RewardModel, workspace: Path) -> 
     save_head(store, updated, workspace, pairs)
     save_out_of_fold(store, updated.id, pairs, out_of_fold.probabilities(differences, updated.head.temperature))
     return updated
+
+
+def remove_length(store: Store, model: RewardModel, workspace: Path) -> RewardModel:
+    """Make a model of another whose margins do not go with length, save and register it; temperature and doubt stay.
+
+    Raises:
+        BadInput: the model was trained by an earlier version, or is no head.
+    """
+    neutral = RewardModel(
+        model.cache, model.standardiser, model.head.without_length(), backend=model.backend,
+        card={k: v for k, v in model.card.items() if k not in FIELDS_OF_ONE_MODEL} | {"length_neutral": True},
+    )  # fmt: skip
+    neutral.novelty, neutral.seen = model.novelty, model.seen
+    folder = workspace / "reward" / neutral.id
+    learnt = Path(get_reward_model(store, model.id).path) / LEARNT_VOTES_FILE
+    neutral.save(folder)
+    if learnt.is_file():
+        write_text_atomically(folder / LEARNT_VOTES_FILE, learnt.read_text(encoding="utf-8"))
+    register_reward_model(store, neutral, folder)
+    return neutral
 
 
 def _measure_left_out_novelty(model: RewardModel, pairs: Sequence[LabelledPair], prompts: np.ndarray) -> np.ndarray:

@@ -21,7 +21,8 @@ class PoweredMean:
     Attributes:
         value, low, high: the mean and its interval.
         plain, plain_low, plain_high: of the labels alone.
-        power: how far the model's word is followed, 0 (not at all: it would not help) to 1.
+        power: by how much the model's word is multiplied; 0 where it would not help. (The paper stops at 1; a word that
+            is too timid may count for more.)
         labels: labelled examples with a value.
         examples: all examples that the model has judged.
         clusters: of the labelled examples.
@@ -88,7 +89,7 @@ def estimate_powered_mean(
     a, b = np.bincount(cluster, own), np.bincount(cluster, model)
     groups = len(np.unique(cluster[counts]))
     spread = float(b @ b)
-    power = float(np.clip(-(a @ b) / spread, 0, 1)) if groups > 2 and spread > 1e-18 else 0.0
+    power = max(0.0, -float(a @ b) / spread) if groups > 2 and spread > 1e-18 else 0.0
     value = float(np.clip(plain + power * shift, 0, 1))
     followed = power > 0
     low, high = _make_interval(value, a + power * b, groups, 1 + followed, level)

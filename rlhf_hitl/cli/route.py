@@ -11,6 +11,7 @@ import typer
 from rlhf_hitl.cli import AsJson, Interrupted, Result, SliceName, StoreUrl, command, make_table
 from rlhf_hitl.cli.launch import launch_processes
 from rlhf_hitl.cli.reward_models import RewardModelName, describe_model, load_requested_model
+from rlhf_hitl.config import load_settings
 from rlhf_hitl.reward.readability import Obstacle
 from rlhf_hitl.wording import say_count
 
@@ -23,6 +24,13 @@ if TYPE_CHECKING:
 def score_comparisons_command(
     store: StoreUrl,
     reward_model: RewardModelName = None,
+    length_neutral: Annotated[
+        bool,
+        typer.Option(
+            "--length-neutral",
+            help="Take what goes with the answers' lengths out of the margins: a model without it is made and used.",
+        ),
+    ] = False,
     processes: Annotated[
         int, typer.Option(min=1, help="Score in this many processes, started by `accelerate launch`.")
     ] = 1,
@@ -33,6 +41,11 @@ def score_comparisons_command(
 
     opened = Store.open(store)
     model = load_requested_model(opened, reward_model)
+    if length_neutral and not model.card.get("length_neutral"):
+        from rlhf_hitl.reward.training.head_update import remove_length
+
+        model = remove_length(opened, model, load_settings().workspace)
+        reward_model = model.id
     from rlhf_hitl.routing.scoring import score_pool
     from rlhf_hitl.store.scores import count_scores
 
@@ -47,14 +60,15 @@ def score_comparisons_command(
         "scored": count_scores(opened, model.id) - before,
         "without_text": summary.without_text,
         "left_out": summary.left_out.as_dict(),
+        "doubts": summary.doubts.as_dict(),
     }
     if summary.scored and processes == 1:
         data |= {"mean_margin": summary.mean_margin, "mean_uncertainty": summary.mean_uncertainty}
-    rows = {name: value for name, value in data.items() if name not in ("reward_model_id", "left_out")}
+    rows = {name: value for name, value in data.items() if name not in ("reward_model_id", "left_out", "doubts")}
     return Result(
         data,
         make_table(f"Scored with {describe_model(opened, model.id)}", rows),
-        more=[*_explain_reading(summary), "Next: rlhf-hitl route"],
+        more=[*_explain_reading(summary), *summary.doubts.lines, "Next: rlhf-hitl route"],
     )
 
 
@@ -110,11 +124,13 @@ def route_comparisons_command(
         "by_rule": routed.by_rule,
         "without_text": summary.without_text,
         "left_out": summary.left_out.as_dict(),
+        "doubts": routed.doubts.as_dict(),
         "threshold": asdict(routed.threshold) | {"reason": routed.threshold.reason},
     }
     if routed.threshold.accepts_nothing:
         data["threshold"]["value"] = None  # infinity is not JSON
-    more = [*_explain_reading(summary), *_explain_rules(routed.by_rule), routed.threshold.reason]
+    rules = _explain_rules(routed.by_rule)
+    more = [*_explain_reading(summary), *rules, *routed.doubts.lines, routed.threshold.reason]
     return Result(data, make_table(f"Routed with {describe_model(opened, model.id)}", routed.counts), more=more)
 
 

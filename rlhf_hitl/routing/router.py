@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -12,6 +12,7 @@ from rlhf_hitl.reward.labelled_pairs import load_labelled_pairs
 from rlhf_hitl.reward.rendering import list_conversations
 from rlhf_hitl.routing.acquisition import compute_mutual_information
 from rlhf_hitl.routing.config import RoutingConfig
+from rlhf_hitl.routing.doubts import Doubts, find_doubts
 from rlhf_hitl.routing.rules import count_by_rule
 from rlhf_hitl.routing.threshold import Threshold, choose_threshold
 from rlhf_hitl.store import Store
@@ -28,11 +29,13 @@ CONTROL_CHOICES = 2**48  # a draw below `control_share` of these makes a control
 
 @dataclass(frozen=True)
 class RoutingReport:
-    """What was decided: counts by route, the threshold the model's confidence had to reach, and every decision."""
+    """What was decided: counts by route, the threshold the model's confidence had to reach, every decision, and what
+    warns of the scores."""
 
     counts: dict[str, int]
     threshold: Threshold
     decisions: tuple[Routing, ...]
+    doubts: Doubts = field(default_factory=Doubts)
 
     @property
     def by_rule(self) -> dict[str, dict[str, int]]:
@@ -59,18 +62,19 @@ def route_pool(
     threshold = calibrate_threshold(store, model, config)
     pool = {c.id: c for c in find_comparisons(store, judged=False, ids=comparison_ids)}
     scores = [s for s in read_scores(store, model.id) if s.comparison_id in pool]
-    decisions = decide_routes(scores, pool, threshold, config, round, store.draw)
+    doubts = find_doubts(model, pool, scores)
+    decisions = doubts.explain(decide_routes(scores, pool, threshold, config, round, store.draw))
     apply_routings(store, decisions)
     listed = (Route.HUMAN, Route.CONTROL, Route.AUTO, Route.ESCALATED)
     counts = {r.value: sum(d.route is r for d in decisions) for r in listed}
-    return RoutingReport(counts, threshold, tuple(decisions))
+    return RoutingReport(counts, threshold, tuple(decisions), doubts)
 
 
 def calibrate_threshold(store: Store, model: RewardModel, config: RoutingConfig) -> Threshold:
     """Return the threshold that the labels of the calibration split support.
 
     It is tested on what is decided: the model's choice between its two best completions, where raters prefer one of
-    them. (The same labels set the temperature, which shifts all confidences alike but for their uncertainties.)
+    them. A head's temperature comes from training labels, so these labels are used for the bound alone.
     """
     preferred = {
         (p.comparison.id, frozenset((p.label.first, p.label.second))): p.label.preferred

@@ -69,6 +69,9 @@ def route_comparisons_command(
     control_share: Annotated[
         float, typer.Option(help="Send this share to raters at random, to measure the model and the router.")
     ] = 0.1,
+    audit_share: Annotated[
+        float, typer.Option(help="Have raters judge this share of what is accepted, at random, to watch the bound.")
+    ] = 0.05,
     slice: SliceName = None,
     json: AsJson = False,
 ) -> Result:
@@ -79,7 +82,7 @@ def route_comparisons_command(
     from rlhf_hitl.store import Store
     from rlhf_hitl.store.slices import find_slice_ids
 
-    config = RoutingConfig(max_error, delta, control_share)
+    config = RoutingConfig(max_error, delta, control_share, audit_share)
     opened = Store.open(store)
     chosen = find_slice_ids(opened, slice)
     model = load_requested_model(opened, reward_model)
@@ -94,11 +97,13 @@ def route_comparisons_command(
         "routes": routed.counts,
         "without_text": summary.without_text,
         "left_out": summary.left_out.as_dict(),
+        "halted": list(routed.halted),
         "threshold": asdict(routed.threshold) | {"reason": routed.threshold.reason},
     }
     if routed.threshold.accepts_nothing:
         data["threshold"]["value"] = None  # infinity is not JSON
-    more = [*_explain_reading(summary), routed.threshold.reason]
+    halted = [f"Nothing is accepted: {said}" for said in routed.halted]
+    more = [*_explain_reading(summary), *halted, routed.threshold.reason]
     return Result(data, make_table(f"Routed with {describe_model(opened, model.id)}", routed.counts), more=more)
 
 

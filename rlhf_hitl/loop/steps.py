@@ -110,7 +110,8 @@ class RoundSteps:
         if model is None:
             return {"begins": begins, "reason": "no reward model yet: raters judge everything"}
         scoring = score_pool(self.store, model)
-        config = RoutingConfig(self.config.max_error, self.config.delta, self.config.control_share)
+        settings = self.config
+        config = RoutingConfig(settings.max_error, settings.delta, settings.control_share, settings.audit_share)
         routing = route_pool(self.store, model, config, round=self.round)
         return {
             "begins": begins,
@@ -120,6 +121,7 @@ class RoundSteps:
             "left_out": scoring.left_out.as_dict(),
             "routes": routing.counts,
             "reason": routing.threshold.reason,
+            "halted": list(routing.halted),
         }
 
     def review(self) -> dict[str, Any]:

@@ -95,6 +95,9 @@ def route_comparisons_command(
             help="Send this share to raters at random, to measure the model and the router.", show_default="0.1"
         ),
     ] = None,
+    audit_share: Annotated[
+        float, typer.Option(help="Have raters judge this share of what is accepted, at random, to watch the bound.")
+    ] = 0.05,
     slice: SliceName = None,
     json: AsJson = False,
 ) -> Result:
@@ -108,7 +111,8 @@ def route_comparisons_command(
     from rlhf_hitl.store.slices import find_slice_ids
 
     rules = RoutingRules() if config is None else load_rules(config)
-    settings = RoutingConfig.from_rules(rules, max_error=max_error, delta=delta, control_share=control_share)
+    shares = {"max_error": max_error, "delta": delta, "control_share": control_share}
+    settings = RoutingConfig.from_rules(rules, **shares, audit_share=audit_share)
     opened = Store.open(store)
     chosen = find_slice_ids(opened, slice)
     model = load_requested_model(opened, reward_model)
@@ -125,12 +129,14 @@ def route_comparisons_command(
         "without_text": summary.without_text,
         "left_out": summary.left_out.as_dict(),
         "doubts": routed.doubts.as_dict(),
+        "halted": list(routed.halted),
         "threshold": asdict(routed.threshold) | {"reason": routed.threshold.reason},
     }
     if routed.threshold.accepts_nothing:
         data["threshold"]["value"] = None  # infinity is not JSON
+    halted = [f"Nothing is accepted: {said}" for said in routed.halted]
     rules = _explain_rules(routed.by_rule)
-    more = [*_explain_reading(summary), *rules, *routed.doubts.lines, routed.threshold.reason]
+    more = [*_explain_reading(summary), *halted, *rules, *routed.doubts.lines, routed.threshold.reason]
     return Result(data, make_table(f"Routed with {describe_model(opened, model.id)}", routed.counts), more=more)
 
 

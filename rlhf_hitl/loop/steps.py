@@ -116,7 +116,8 @@ class RoundSteps:
         # What the loop is told comes before what the rules say, and that before the loop's defaults.
         shares = ("max_error", "delta", "control_share")
         told = [name for name in shares if name in self.config.model_fields_set or getattr(rules, name) is None]
-        config = RoutingConfig.from_rules(rules, **{name: getattr(self.config, name) for name in told})
+        given = {name: getattr(self.config, name) for name in told}
+        config = RoutingConfig.from_rules(rules, **given, audit_share=self.config.audit_share)
         routing = route_pool(self.store, model, config, round=self.round)
         return {
             "begins": begins,
@@ -127,6 +128,7 @@ class RoundSteps:
             "routes": routing.counts,
             "by_rule": routing.by_rule,
             "reason": routing.threshold.reason,
+            "halted": list(routing.halted),
         }
 
     def review(self) -> dict[str, Any]:

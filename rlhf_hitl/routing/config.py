@@ -18,11 +18,14 @@ class RoutingConfig:
         control_share: share of all comparisons that go to raters whatever the model says. Their judgments are an
             unbiased measure of the model and of the router.
         rules: what goes to people, whatever the bound allows. Its own shares are not read: see `from_rules`.
+        audit_share: share of the accepted comparisons that raters judge all the same. Their judgments show whether the
+            bound goes on to hold.
     """
 
     max_error: float = 0.1
     delta: float = 0.05
     control_share: float = 0.1
+    audit_share: float = 0.05
     rules: RoutingRules = field(default_factory=RoutingRules)
 
     @classmethod
@@ -38,5 +41,8 @@ class RoutingConfig:
             if not 0 < value < 1:
                 flag = "--" + name.replace("_", "-")
                 raise BadInput(f"{flag} {value}", expected="a share above 0 and below 1", fix=f"e.g. {flag} 0.1")
-        if not 0 <= self.control_share <= 1:
-            raise BadInput(f"--control-share {self.control_share}", expected="0 to 1", fix="e.g. --control-share 0.1")
+        for name in ("control_share", "audit_share"):
+            value = getattr(self, name)
+            if not 0 <= value <= 1:
+                flag = "--" + name.replace("_", "-")
+                raise BadInput(f"{flag} {value}", expected="0 to 1", fix=f"e.g. {flag} 0.1")

@@ -1,8 +1,12 @@
-"""Route scored comparisons: to raters or to acceptance, with a random control share that always goes to raters."""
+"""Route scored comparisons: to raters or to acceptance, with random shares of both that always go to raters.
+
+A control is drawn of all comparisons and measures the model; an audit is drawn of what is accepted and measures that.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -11,31 +15,40 @@ import numpy as np
 from rlhf_hitl.reward.labelled_pairs import load_labelled_pairs
 from rlhf_hitl.reward.rendering import list_conversations
 from rlhf_hitl.routing.acquisition import compute_mutual_information
+from rlhf_hitl.routing.audit import watch_audits
 from rlhf_hitl.routing.config import RoutingConfig
 from rlhf_hitl.routing.doubts import Doubts, find_doubts
 from rlhf_hitl.routing.rules import count_by_rule
 from rlhf_hitl.routing.threshold import Threshold, choose_threshold
 from rlhf_hitl.store import Store
+from rlhf_hitl.store.automation import read_automation, say_state
 from rlhf_hitl.store.comparisons import find_comparisons
 from rlhf_hitl.store.routings import Routing, apply_routings
 from rlhf_hitl.store.scores import read_scores
-from rlhf_hitl.types import Comparison, Route, Score, Split
+from rlhf_hitl.types import AutomationState, Comparison, ErrorBound, Route, Score, Split
 
 if TYPE_CHECKING:
     from rlhf_hitl.reward.model import RewardModel
 
-CONTROL_CHOICES = 2**48  # a draw below `control_share` of these makes a control
+CONTROL_CHOICES = 2**48  # a draw below a share of these makes a control, or an audit
 
 
 @dataclass(frozen=True)
 class RoutingReport:
-    """What was decided: counts by route, the threshold the model's confidence had to reach, every decision, and what
-    warns of the scores."""
+    """What was decided.
+
+    Attributes:
+        counts: comparisons by route.
+        threshold: what the model's confidence had to reach.
+        doubts: what warns of the scores.
+        halted: a sentence for each project in which nothing is accepted, because its automation does not run.
+    """
 
     counts: dict[str, int]
     threshold: Threshold
     decisions: tuple[Routing, ...]
     doubts: Doubts = field(default_factory=Doubts)
+    halted: tuple[str, ...] = ()
 
     @property
     def by_rule(self) -> dict[str, dict[str, int]]:
@@ -54,7 +67,8 @@ def route_pool(
     """Decide for every comparison that this model has scored and nobody has judged, and apply the decisions.
 
     Only training prompts can be accepted by the model: raters always judge calibration and held-out prompts, because
-    those measure it.
+    those measure it. Nothing is accepted in a project whose automation is paused or stopped; the audits that raters
+    have judged are counted first, and may stop it.
 
     Args:
         comparison_ids: decide only for these, those of a slice for instance; None for all.
@@ -62,12 +76,18 @@ def route_pool(
     threshold = calibrate_threshold(store, model, config)
     pool = {c.id: c for c in find_comparisons(store, judged=False, ids=comparison_ids)}
     scores = [s for s in read_scores(store, model.id) if s.comparison_id in pool]
+    watch_audits(store)
+    changes = read_automation(store).values()
+    halted = {c.project: say_state(store, c) for c in changes if c.state is not AutomationState.RUNNING}
     doubts = find_doubts(model, pool, scores)
-    decisions = doubts.explain(decide_routes(scores, pool, threshold, config, round, store.draw))
-    apply_routings(store, decisions)
-    listed = (Route.HUMAN, Route.CONTROL, Route.AUTO, Route.ESCALATED)
-    counts = {r.value: sum(d.route is r for d in decisions) for r in listed}
-    return RoutingReport(counts, threshold, tuple(decisions), doubts)
+    decisions = doubts.explain(decide_routes(scores, pool, threshold, config, round, store.draw, halted))
+    applied = apply_routings(store, decisions)
+    found = Counter(d.route for d in applied)
+    listed = (Route.HUMAN, Route.CONTROL, Route.AUDIT, Route.AUTO, Route.ESCALATED)
+    counts = {r.value: found[r] for r in listed}
+    concerned = {c.project for c in pool.values()}
+    said = tuple(reason for project, reason in halted.items() if project in concerned)
+    return RoutingReport(counts, threshold, tuple(applied), doubts, said)
 
 
 def calibrate_threshold(store: Store, model: RewardModel, config: RoutingConfig) -> Threshold:
@@ -101,31 +121,47 @@ def decide_routes(
     config: RoutingConfig,
     round: int,
     draw: Callable[[str, str, int], int],
+    halted: Mapping[str, str] | None = None,
 ) -> list[Routing]:
     """Return one decision for each scored comparison of the pool.
 
     Args:
-        draw: `Store.draw`. Routing again draws the same control share, and no rater can tell what was drawn.
+        draw: `Store.draw`. Routing again draws the same controls and audits, and no rater can tell what was drawn.
+        halted: project → why nothing is accepted there, in a sentence.
     """
+    halted = halted or {}
     measuring = {s.comparison_id for s in scores if pool[s.comparison_id].prompt.split is not Split.TRAIN}
-    most = config.control_share * CONTROL_CHOICES
-    control = {s.comparison_id for s in scores if draw("control", s.comparison_id, CONTROL_CHOICES) < most} - measuring
+
+    def is_drawn(purpose: str, id: str, share: float) -> bool:
+        return draw(purpose, id, CONTROL_CHOICES) < share * CONTROL_CHOICES
+
+    control = {s.comparison_id for s in scores if is_drawn("control", s.comparison_id, config.control_share)}
+    control -= measuring
     ruled = {
         s.comparison_id: config.rules.decide(pool[s.comparison_id], s.probability, threshold.value) for s in scores
     }
     sure = {comparison_id for comparison_id, (route, _) in ruled.items() if route is Route.AUTO}
-    places_in_line = _draw_places(scores, measuring | control, sure, draw)
+    withheld = {comparison_id for comparison_id in sure if pool[comparison_id].project in halted}
+    accepted = sure - measuring - withheld
+    audited = {id for id in accepted - control if is_drawn("audit", id, config.audit_share)}
+    bound = ErrorBound(config.max_error, config.delta)
+    places_in_line = _draw_places(scores, measuring | control | audited, accepted, draw)
     decisions = []
     for score in scores:
         is_measuring, is_control = score.comparison_id in measuring, score.comparison_id in control
+        is_audit, is_withheld = score.comparison_id in audited, score.comparison_id in withheld
         route, said = ruled[score.comparison_id]
-        proposed = Route.HUMAN if is_measuring else route
+        proposed = Route.HUMAN if is_measuring or is_withheld else route
         if is_control:
             reason = "drawn at random to measure the model and the router"
         elif is_measuring:
             reason = "its prompt measures the model: raters always judge it"
+        elif is_audit:
+            reason = f"accepted, and drawn at random for raters to audit: {threshold.reason}"
         elif proposed is Route.AUTO:
             reason = f"{said}{'; ' if said else ''}accepted: {threshold.reason}"
+        elif is_withheld:
+            reason = halted[pool[score.comparison_id].project]
         elif said:
             reason = said
         elif threshold.accepts_nothing:
@@ -135,12 +171,13 @@ def decide_routes(
         decisions.append(
             Routing(
                 comparison_id=score.comparison_id,
-                route=Route.CONTROL if is_control else proposed,
+                route=Route.CONTROL if is_control else Route.AUDIT if is_audit else proposed,
                 proposed=proposed,
                 reason=reason,
                 reward_model_id=score.reward_model_id,
                 round=round,
                 place_in_line=places_in_line[score.comparison_id],
+                bound=bound if is_audit else None,
             )
         )
     return decisions

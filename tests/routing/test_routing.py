@@ -27,7 +27,19 @@ from rlhf_hitl.store.comparisons import find_comparisons, insert_comparisons
 from rlhf_hitl.store.judgments import read_judgments
 from rlhf_hitl.store.runs import read_runs
 from rlhf_hitl.store.scores import read_scores
-from rlhf_hitl.types import Answer, Comparison, Completion, Message, Prompt, Role, Route, Score, Split, Verdict
+from rlhf_hitl.types import (
+    Answer,
+    Comparison,
+    Completion,
+    ErrorBound,
+    Message,
+    Prompt,
+    Role,
+    Route,
+    Score,
+    Split,
+    Verdict,
+)
 
 SURE = Threshold(0.8, 0.1, 50, 0, 60, 60, 0.1, 0.05)
 
@@ -90,6 +102,37 @@ def test_the_control_share_is_random_and_records_the_route_it_would_have_had():
     assert routes(decisions) == routes(later)  # what waits in the control arm is not drawn anew
 
 
+def test_a_share_of_what_is_accepted_is_audited_and_stands_anywhere_in_line():
+    comparisons = [comparison(i, Split.HELDOUT if i % 10 == 0 else Split.TRAIN) for i in range(4000)]
+    scores = [score(c, 0.9 if i % 2 else 0.6, 0.1, (i * 7 % 100) / 50) for i, c in enumerate(comparisons)]
+    pool = {c.id: c for c in comparisons}
+    config = RoutingConfig(control_share=0.1, audit_share=0.2)
+    decisions = decide_routes(scores, pool, SURE, config, 1, draw)
+    audits = [d for d in decisions if d.route is Route.AUDIT]
+    accepted = [d for d in decisions if d.accepts]
+    assert len(audits) / len(accepted) == pytest.approx(0.2, abs=0.03)
+    assert all(d.proposed is Route.AUTO and d.bound == ErrorBound(0.1, 0.05) for d in audits)
+    assert all(d.bound is None for d in decisions if d.route is not Route.AUDIT)
+    assert all(pool[d.comparison_id].prompt.split is Split.TRAIN for d in audits)
+    queued = sorted((d for d in decisions if d.route is not Route.AUTO), key=lambda d: d.place_in_line)
+    at = [n / len(queued) for n, d in enumerate(queued) if d.route is Route.AUDIT]
+    assert np.mean(at) == pytest.approx(0.5, abs=0.08)
+    later = decide_routes(scores, pool, SURE, config, 2, draw)
+    assert routes(decisions) == routes(later)
+    assert not [d for d in decide_routes(scores, pool, SURE, RoutingConfig(audit_share=0), 1, draw) if d.bound]
+
+
+def test_where_automation_is_halted_nothing_is_accepted_and_the_reason_says_so():
+    comparisons = [comparison(i) for i in range(200)]
+    pool = {c.id: c for c in comparisons}
+    scores = [score(c, 0.9) for c in comparisons]
+    halted = {"default": "automation of project default is paused (by lea)"}
+    decisions = decide_routes(scores, pool, SURE, RoutingConfig(control_share=0.1), 1, draw, halted)
+    assert {d.route for d in decisions} == {Route.HUMAN, Route.CONTROL}
+    assert {d.proposed for d in decisions} == {Route.HUMAN}
+    assert {d.reason for d in decisions if d.route is Route.HUMAN} == set(halted.values())
+
+
 def test_raters_get_the_most_informative_comparisons_first():
     comparisons = [comparison(i) for i in range(3)]
     scores = [
@@ -123,6 +166,12 @@ def test_controls_stand_anywhere_among_what_raters_judge_whatever_is_accepted():
     assert len(at) > 100
     assert np.mean(at) == pytest.approx(0.5, abs=0.1)
     assert 0.05 < np.mean([n > 0.9 for n in at]) < 0.2, "as many at the end as anywhere"
+
+
+@pytest.mark.parametrize("field", ["control_share", "audit_share"])
+def test_a_share_that_is_none_is_refused(field):
+    with pytest.raises(BadInput, match="--" + field.replace("_", "-")):
+        RoutingConfig(**{field: 1.5})
 
 
 @pytest.mark.parametrize("field", ["max_error", "delta"])
@@ -181,7 +230,7 @@ def test_scored_and_routed_comparisons_reach_raters_or_are_accepted(trained):
         seen.append(lease.comparison)
         answer = simulate.simulate_answer(simulate.SIMULATED_RATERS[0], lease.comparison)
         queue.submit(store, lease.id, rater, answer)
-    assert len(seen) == routed.counts["human"] + routed.counts["control"]
+    assert len(seen) == routed.counts["human"] + routed.counts["control"] + routed.counts["audit"]
     assert all(c.route is not Route.AUTO for c in seen)
     judgment = next(read_judgments(store, rater_id=rater))
     assert judgment.reward_model_id == model.id
@@ -270,5 +319,5 @@ def test_a_bound_that_cannot_be_shown_accepts_nothing_and_gives_the_reason(train
     store, model = trained
     score_pool(store, model)
     routed = route_pool(store, model, RoutingConfig(max_error=0.001, control_share=0), round=1)
-    assert routed.counts == {"human": 60, "control": 0, "auto": 0, "escalated": 0}
+    assert routed.counts == {"human": 60, "control": 0, "audit": 0, "auto": 0, "escalated": 0}
     assert "fewest" in routed.threshold.reason

@@ -94,11 +94,11 @@ def route_comparisons_command(
         "routes": routed.counts,
         "without_text": summary.without_text,
         "left_out": summary.left_out.as_dict(),
-        "threshold": asdict(routed.threshold) | {"reason": routed.threshold.reason},
+        "threshold": asdict(routed.threshold) | {"reason": routed.threshold.reason, "advice": routed.threshold.advice},
     }
     if routed.threshold.accepts_nothing:
         data["threshold"]["value"] = None  # infinity is not JSON
-    more = [*_explain_reading(summary), routed.threshold.reason]
+    more = [*_explain_reading(summary), routed.threshold.reason, *filter(None, [routed.threshold.advice])]
     return Result(data, make_table(f"Routed with {describe_model(opened, model.id)}", routed.counts), more=more)
 
 

@@ -120,6 +120,7 @@ class RoundSteps:
             "left_out": scoring.left_out.as_dict(),
             "routes": routing.counts,
             "reason": routing.threshold.reason,
+            "advice": routing.threshold.advice,
         }
 
     def review(self) -> dict[str, Any]:

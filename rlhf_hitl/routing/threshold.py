@@ -14,6 +14,7 @@ from rlhf_hitl.stats.selective_bound import (
     find_shown_set,
     forecast_share,
     list_sizes,
+    respect_ties,
 )
 from rlhf_hitl.wording import say_count
 
@@ -131,10 +132,8 @@ def choose_threshold(
     finite = np.flatnonzero(np.isfinite(c))
     order = finite[np.argsort(-c[finite], kind="stable")]
     c, e, of = c[order], e[order], of[order]
-    # A threshold cannot separate equal confidences, so every set is extended to the end of its last one.
-    wanted = list_sizes(of, max_error, delta) if len(c) else []
-    sizes = dict.fromkeys(int(np.searchsorted(-c, -c[size - 1], side="right")) for size in wanted)
-    shown = find_shown_set(e, of, [*sizes], max_error=max_error, delta=delta)
+    sizes = respect_ties(c, list_sizes(of, max_error, delta))
+    shown = find_shown_set(e, of, sizes, max_error=max_error, delta=delta)
     found = tuple(forecast_share(c, e, of, max_error=max_error, delta=delta)) if forecasts else ()
     counts = len(c), len(np.unique(of)), max_error, delta, out_of_fold, found
     if shown == ShownSet():

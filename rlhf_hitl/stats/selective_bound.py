@@ -24,12 +24,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 
 from rlhf_hitl.stats.intervals import clopper_pearson_upper_bound, clustered_share_upper_bound
 
-#: The most of the labels that the first set takes, and the chance with which a model with half the allowed error passes.
+#: The most of the labels that the first set takes, and the chance that a model with half the allowed error passes it.
 FIRST_SHARE, FIRST_POWER = 1 / 5, 0.75
 #: How many sets are tested, about: at most where each prompt has one label, and where some have several.
 MOST_SETS, CLUSTERED_SETS = 100, 20
@@ -70,12 +71,12 @@ def bound_error(wrong: np.ndarray, clusters: np.ndarray, delta: float) -> float:
     return clustered_share_upper_bound(wrong, clusters, delta)
 
 
-def count_allowed_errors(sizes: np.ndarray, max_error: float, delta: float) -> np.ndarray:
+def count_allowed_errors(sizes: np.ndarray | Sequence[int], max_error: float, delta: float) -> np.ndarray:
     """Return how many errors so many independent labels may have and still show an error below `max_error`; -1: they
     cannot show it."""
     from scipy import stats
 
-    sizes = np.asarray(sizes)
+    sizes = np.asarray(sizes, int)
     allowed = stats.binom.ppf(delta, sizes, max_error)
     return np.where(stats.binom.cdf(allowed, sizes, max_error) > delta, allowed - 1, allowed).astype(int)
 
@@ -89,6 +90,7 @@ def count_clusters_needed(max_error: float, delta: float, *, clustered: bool = F
     return n
 
 
+@cache
 def count_first_labels(max_error: float, delta: float) -> int:
     """Return the size of a set that a model with half the allowed error passes with FIRST_POWER."""
     from scipy import stats
@@ -128,6 +130,23 @@ def list_sizes(clusters: np.ndarray, max_error: float, delta: float) -> list[int
     return [*chosen, n]
 
 
+def respect_ties(confidence: np.ndarray, sizes: Sequence[int]) -> list[int]:
+    """Return sizes that a threshold can cut out: each set is extended to the end of its last confidence, and begins
+    before it, too, where many labels share it.
+
+    Args:
+        confidence: (n,) descending.
+    """
+    c, n = -np.asarray(confidence), len(confidence)
+    ends: list[int] = []
+    for size in sizes:
+        before, after = (int(np.searchsorted(c, c[size - 1], side)) for side in ("left", "right"))
+        if after - before > n / CLUSTERED_SETS and before >= sizes[0]:
+            ends.append(before)
+        ends.append(after)
+    return list(dict.fromkeys(ends))
+
+
 def find_shown_set(
     wrong: np.ndarray, clusters: np.ndarray, sizes: Sequence[int], *, max_error: float, delta: float
 ) -> ShownSet:
@@ -137,6 +156,11 @@ def find_shown_set(
         wrong: (n,) 1 where the answer is wrong, the surest first; clusters: (n,) the prompt of each.
         sizes: of the sets, in the order of the test. They may follow from anything but `wrong`.
     """
+    if len(np.unique(clusters)) == len(wrong):  # exact, and all at once
+        passed = np.cumsum(wrong)[np.array(sizes, int) - 1] <= count_allowed_errors(sizes, max_error, delta)
+        reached = int(np.append(passed, False).argmin())
+        size = sizes[reached - 1] if reached else 0
+        return ShownSet(size, bound_error(wrong[:size], clusters[:size], delta))
     shown = ShownSet()
     for size in sizes:
         bound = bound_error(wrong[:size], clusters[:size], delta)
@@ -173,7 +197,7 @@ def forecast_share(
     for labels in [n, *(t * n for t in TIMES_AS_MANY[1:] if t * n <= MOST_LABELS)]:
         m = max(2, round(labels * worth))
         sizes = list_sizes(np.arange(m), max_error, delta)
-        allowed = count_allowed_errors(np.array(sizes, int), max_error, delta)
+        allowed = count_allowed_errors(sizes, max_error, delta)
         shares = np.zeros(WORLDS)
         for i, (intercept, slope) in enumerate(curves if sizes else []):
             drawn = np.sort(logits[rng.integers(n, size=m)])[::-1]

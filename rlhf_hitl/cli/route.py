@@ -130,13 +130,13 @@ def route_comparisons_command(
         "left_out": summary.left_out.as_dict(),
         "doubts": routed.doubts.as_dict(),
         "halted": list(routed.halted),
-        "threshold": asdict(routed.threshold) | {"reason": routed.threshold.reason},
+        "threshold": asdict(routed.threshold) | {"reason": routed.threshold.reason, "advice": routed.threshold.advice},
     }
     if routed.threshold.accepts_nothing:
         data["threshold"]["value"] = None  # infinity is not JSON
     halted = [f"Nothing is accepted: {said}" for said in routed.halted]
-    rules = _explain_rules(routed.by_rule)
-    more = [*_explain_reading(summary), *halted, *rules, *routed.doubts.lines, routed.threshold.reason]
+    rules, advice = _explain_rules(routed.by_rule), filter(None, [routed.threshold.advice])
+    more = [*_explain_reading(summary), *halted, *rules, *routed.doubts.lines, routed.threshold.reason, *advice]
     return Result(data, make_table(f"Routed with {describe_model(opened, model.id)}", routed.counts), more=more)
 
 

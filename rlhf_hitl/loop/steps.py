@@ -129,6 +129,7 @@ class RoundSteps:
             "by_rule": routing.by_rule,
             "reason": routing.threshold.reason,
             "halted": list(routing.halted),
+            "advice": routing.threshold.advice,
         }
 
     def review(self) -> dict[str, Any]:

@@ -6,12 +6,14 @@ A control is drawn of all comparisons and measures the model; an audit is drawn 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from rlhf_hitl.labels.fitting import read_labels
 from rlhf_hitl.reward.labelled_pairs import load_labelled_pairs
 from rlhf_hitl.reward.rendering import list_conversations
 from rlhf_hitl.routing.acquisition import compute_mutual_information
@@ -25,7 +27,8 @@ from rlhf_hitl.store.automation import read_automation, say_state
 from rlhf_hitl.store.comparisons import find_comparisons
 from rlhf_hitl.store.routings import Routing, apply_routings
 from rlhf_hitl.store.scores import read_scores
-from rlhf_hitl.types import AutomationState, Comparison, ErrorBound, Route, Score, Split
+from rlhf_hitl.store.witness import read_words_drawn_at_random
+from rlhf_hitl.types import AutomationState, Comparison, ErrorBound, Label, Route, Score, Split
 
 if TYPE_CHECKING:
     from rlhf_hitl.reward.model import RewardModel
@@ -91,27 +94,72 @@ def route_pool(
 
 
 def calibrate_threshold(store: Store, model: RewardModel, config: RoutingConfig) -> Threshold:
-    """Return the threshold that the labels of the calibration split support.
+    """Return the threshold that the labels of people support: those of the calibration split, and beside them those
+    training labels that came to raters at random, by what heads said that saw nothing of their prompt.
 
     It is tested on what is decided: the model's choice between its two best completions, where raters prefer one of
-    them. A head's temperature comes from training labels, so these labels are used for the bound alone.
+    them. The calibration labels are used for the bound alone; the training labels set the temperature as well, which
+    shifts all confidences alike. (Heads out of fold learnt from fewer labels than the model, so they are wrong no less
+    often than it.)
     """
-    preferred = {
-        (p.comparison.id, frozenset((p.label.first, p.label.second))): p.label.preferred
-        for p in load_labelled_pairs(store, Split.CALIBRATION)
-        if p.label.preferred is not None
-    }
+    calibration = _test_on_calibration(store, model)
+    out_of_fold = _test_out_of_fold(store, model)
+    confidence, wrong, families = zip(*calibration, *out_of_fold) if calibration or out_of_fold else ((), (), ())
+    return choose_threshold(
+        np.array(confidence, float),
+        np.array(wrong, float),
+        np.array(families),
+        max_error=config.max_error,
+        delta=config.delta,
+        out_of_fold=len(out_of_fold),
+        forecasts=True,
+    )
+
+
+def _test_on_calibration(store: Store, model: RewardModel) -> list[tuple[float, bool, str]]:
+    """Return the confidence, whether raters prefer the other, and the prompt, of the calibration split's labels."""
+    preferred = _find_preferred([p.label for p in load_labelled_pairs(store, Split.CALIBRATION)])
     found = find_comparisons(store, ids=sorted({cid for cid, _ in preferred}))
     comparisons = [c for c in found if model.find_problem(list_conversations(c)) is None]
-    tested = [
+    return [
         (score.probability, choice != score.chosen, comparison.prompt.family)
         for comparison, score in zip(comparisons, model.score(comparisons))
         if (choice := preferred.get((comparison.id, frozenset((score.chosen, score.rejected))))) is not None
     ]
-    confidence = np.array([c for c, _, _ in tested])
-    wrong = np.array([w for _, w, _ in tested], dtype=float)
-    families = np.array([family for *_, family in tested])
-    return choose_threshold(confidence, wrong, families, max_error=config.max_error, delta=config.delta)
+
+
+def _test_out_of_fold(store: Store, model: RewardModel) -> list[tuple[float, bool, str]]:
+    """Return the same of the training labels that came at random. Comparisons of which not every pair is known are left
+    out: which completions are the best two is not known either."""
+    words = read_words_drawn_at_random(store, model.id)
+    if not words:
+        return []
+    # Without judges: a threshold is about people's errors, and in the train split judges vote, too.
+    preferred = _find_preferred(read_labels(store, split=Split.TRAIN, judges=False))
+    by_comparison = {cid: list(of) for cid, of in groupby(words, lambda word: word.comparison_id)}
+    tested = []
+    for comparison in find_comparisons(store, ids=sorted(by_comparison)):
+        pairs, completions = by_comparison[comparison.id], len(comparison.completions)
+        if len(pairs) < completions * (completions - 1) // 2:
+            continue
+        probability = {}  # of the first among raters who see a difference
+        for _, first, second, (p_first, _, p_second) in pairs:
+            p = p_first / (p_first + p_second) if p_first + p_second > 0 else 0.5
+            probability[first, second], probability[second, first] = p, 1 - p
+        wins = Counter(a for (a, _), p in probability.items() if p > 0.5)
+        best, other = sorted((c.id for c in comparison.completions), key=lambda i: -wins[i])[:2]
+        if (choice := preferred.get((comparison.id, frozenset((best, other))))) is not None:
+            tested.append((max(probability[best, other], 0.5), choice != best, comparison.prompt.family))
+    return tested
+
+
+def _find_preferred(labels: Iterable[Label]) -> dict[tuple[str, frozenset[str]], str]:
+    """Return comparison and pair → the completion that raters prefer, where they prefer one."""
+    return {
+        (label.comparison_id, frozenset((label.first, label.second))): label.preferred
+        for label in labels
+        if label.preferred is not None
+    }
 
 
 def decide_routes(

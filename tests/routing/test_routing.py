@@ -267,7 +267,9 @@ def test_two_processes_give_the_scores_of_one_and_hide_the_stores_url(trained, t
     # Every user of a machine can read command lines, and the URL of a store may hold a password.
     assert any("rlhf_hitl.scripts.score" in line for line in command_lines)
     assert not [line for line in command_lines if store.url in line]
-    assert json.loads(printed) == {"reward_model_id": model.id, "scored": 60, "without_text": 0, "left_out": {}}
+    nothing = {"scored": 0, "mostly_style": 0, "unlike_training": 0}  # these processes have told of theirs
+    expected = {"reward_model_id": model.id, "scored": 60, "without_text": 0, "left_out": {}, "doubts": nothing}
+    assert json.loads(printed) == expected
     assert errors.count("scored ") == 2  # a line each process
     [run] = read_runs(store)  # the processes' time is the command's
     assert (run.command, run.outcome, run.device) == ("score", "finished", "cpu")
@@ -276,7 +278,8 @@ def test_two_processes_give_the_scores_of_one_and_hide_the_stores_url(trained, t
     for i, score in together.items():
         assert (score.chosen, score.reward_model_id) == (alone[i].chosen, model.id)
         assert score.margin == pytest.approx(alone[i].margin, abs=1e-5)
-        assert score.uncertainty == pytest.approx(alone[i].uncertainty, abs=1e-5)
+        # Doubt about what looks unusual grows with the log of a small rest, so the last digits of features show.
+        assert score.uncertainty == pytest.approx(alone[i].uncertainty, rel=5e-3)
 
 
 def test_the_parts_of_a_pool_add_up_to_the_pool(trained):

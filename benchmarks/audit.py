@@ -87,8 +87,8 @@ def main() -> None:
         f"Simulated. {runs} runs of {DAYS} days, a drift on day {DRIFT_DAY}, a bound of {BOUND}, delta {DELTA}, "
         f"{AUDIT_SHARE:.0%} audited and judged a day later; {HEADLINE:,} accepted a day where nothing else is said. "
         "The figures without a suffix are of a jump to three times the bound. stopped: before the error of all that "
-        "was accepted so far passed 1.5 times the bound; stopped_week: before that of the last seven days did; "
-        "days: from the drift to the stop, the median."
+        "was accepted so far passed 1.5 times the bound; stopped_week: before that of the last seven days did; days: "
+        "from the drift to the stop, the median."
     )
     write_result("audit", figures, seeds=args.seeds, notes=notes, quick=args.quick)
 

@@ -169,7 +169,8 @@ def _withhold_acceptances(store: Store, conn: Connection, decisions: Sequence[Ro
     if not (halted := find_halted(conn)):
         return list(decisions)
     query = sa.select(comparisons.c.id, lanes.c.project_id).join(lanes, lanes.c.id == comparisons.c.lane_id)
-    projects = dict(conn.execute(query.where(comparisons.c.id.in_([d.comparison_id for d in decisions]))).tuples())
+    rows = conn.execute(query.where(comparisons.c.id.in_([d.comparison_id for d in decisions])))
+    projects = dict(rows.tuples().all())
     withheld = {"route": Route.HUMAN, "proposed": Route.HUMAN, "bound": None}
     return [
         replace(d, **withheld, reason=f"automation is {halted[project].state.value}: raters judge everything")

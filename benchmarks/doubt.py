@@ -7,8 +7,7 @@ votes are *simulated*. Each is cross-validated over prompts, in `--seeds` repeat
 negative log likelihood per vote with the temperature less that with T = 1, the worst of all sets and repeats.
 `nll_change.calibration` is the same with the temperature that the calibration split would set, as it was before.
 
-Then a head learns four fifths of the prompts of one set, and is asked about the others of its own set and about all of
-another with other prompts. `elsewhere_auc` is the area under the curve of "is from elsewhere" by uncertainty, the mean
+Then a head learns half of the prompts of one set, and is asked about the others of its own set and about another set. `elsewhere_auc` is the area under the curve of "is from elsewhere" by uncertainty, the mean
 over ordered pairs of sets; `shifted_error` the highest share, over these, of wrong ones among the accepted at
 alpha = 0.2 of a pool that is half from elsewhere. The threshold is set on half of the set's own left-out prompts.
 `--quick` reads few labels, cut to 64 tokens.
@@ -21,7 +20,8 @@ import csv
 import json
 import sys
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import permutations
 from pathlib import Path
 
 import numpy as np
@@ -117,13 +117,10 @@ def measure_temperature(pairs: Pairs, seed: int, folds: int) -> dict[str, float]
     return {"plain": plain} | {name: losses[name] / total - plain for name in losses if name != "plain"}
 
 
-def measure_shift(home: Pairs, elsewhere: Pairs, seed: int, without: bool = False) -> tuple[float, float, float]:
-    """Return the area under the curve of "is from elsewhere" by uncertainty, the share accepted of a pool that is half
-    from elsewhere, and the share of wrong ones among these.
-
-    Args:
-        without: take the doubt away, as heads were before.
-    """
+def measure_shift(home: Pairs, elsewhere: Pairs, seed: int) -> dict[str, float]:
+    """Return `auc`, the area under the curve of "is from elsewhere" by uncertainty, and of a pool that is half from
+    elsewhere `accepted`, the share that is accepted, and `error`, the share of wrong ones among these; `.without`:
+    without the doubt, as heads were before."""
     rng = np.random.default_rng(seed)
     names, prompt = np.unique(home.prompts, return_inverse=True)
     shuffled = rng.permutation(len(names))
@@ -132,18 +129,18 @@ def measure_shift(home: Pairs, elsewhere: Pairs, seed: int, without: bool = Fals
     size = min(len(own.votes), len(elsewhere.votes))
     own = own.select(rng.choice(len(own.votes), size, replace=False))
     other = elsewhere.select(rng.choice(len(elsewhere.votes), size, replace=False))
-    if without:
-        object.__setattr__(learnt, "novelty", None)
-    stds = [predict(learnt, part)[1] for part in (own, other)]
-    ranks = rankdata(np.concatenate(stds))
-    area = (ranks[size:].sum() - size * (size + 1) / 2) / size**2
-    confidence, wrong, prompts = judge(learnt, tested)
-    threshold = choose_threshold(confidence, wrong, prompts, max_error=ALPHA, delta=DELTA)
-    pool = [judge(learnt, part) for part in (own, other)]
-    confidence, wrong = (np.concatenate([part[i] for part in pool]) for i in (0, 1))
-    accepted = confidence >= threshold.value
-    error = float(wrong[accepted].mean()) if accepted.any() else 0.0
-    return float(area), float(accepted.mean()), error
+    figures = {}
+    for suffix, head in (("", learnt), (".without", replace(learnt, novelty=None))):
+        ranks = rankdata(np.concatenate([predict(head, part)[1] for part in (own, other)]))
+        area = (ranks[size:].sum() - size * (size + 1) / 2) / size**2
+        confidence, wrong, prompts = judge(head, tested)
+        threshold = choose_threshold(confidence, wrong, prompts, max_error=ALPHA, delta=DELTA)
+        pool = [judge(head, part) for part in (own, other)]
+        confidence, wrong = (np.concatenate([part[i] for part in pool]) for i in (0, 1))
+        accepted = confidence >= threshold.value
+        error = float(wrong[accepted].mean()) if accepted.any() else 0.0
+        figures |= {f"auc{suffix}": float(area), f"accepted{suffix}": float(accepted.mean()), f"error{suffix}": error}
+    return figures
 
 
 def judge(learnt: LearntHead, pairs: Pairs) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -230,26 +227,19 @@ def main() -> None:
         "nll_change.calibration.mean": float(np.mean(changes["calibration"])),
         "nll_change.both.mean": float(np.mean(changes["both"])),
     }  # fmt: skip
-    areas, errors, plain_areas, plain_errors = [], [], [], []
+    shifts: dict[str, list[float]] = {}
     people = ["mt_bench", "llmfao", "bundled"]
-    for home in people:
-        for elsewhere in people:
-            if home == elsewhere:
-                continue
-            found = np.mean([measure_shift(sets[home], sets[elsewhere], seed) for seed in seeds], axis=0)
-            before = np.mean([measure_shift(sets[home], sets[elsewhere], seed, True) for seed in seeds], axis=0)
-            key = f"{home}.{elsewhere}"
-            figures |= dict(zip((f"{key}.auc", f"{key}.accepted", f"{key}.error"), map(float, found)))
-            figures |= dict(
-                zip((f"{key}.auc.without", f"{key}.accepted.without", f"{key}.error.without"), map(float, before))
-            )
-            areas.append(found[0]), errors.append(found[2])
-            plain_areas.append(before[0]), plain_errors.append(before[2])
-            print(key, found, before, file=sys.stderr)
+    for home, elsewhere in permutations(people, 2):
+        found = [measure_shift(sets[home], sets[elsewhere], seed) for seed in seeds]
+        for key in found[0]:
+            mean = float(np.mean([f[key] for f in found]))
+            figures[f"{home}.{elsewhere}.{key}"] = mean
+            shifts.setdefault(key, []).append(mean)
+        print(home, elsewhere, found, file=sys.stderr)
     figures |= {
-        "elsewhere_auc": float(np.mean(areas)), "elsewhere_auc.min": float(min(areas)),
-        "elsewhere_auc.without": float(np.mean(plain_areas)), "shifted_error": float(max(errors)),
-        "shifted_error.without": float(max(plain_errors)), "alpha": ALPHA,
+        "elsewhere_auc": float(np.mean(shifts["auc"])), "elsewhere_auc.min": min(shifts["auc"]),
+        "elsewhere_auc.without": float(np.mean(shifts["auc.without"])), "shifted_error": max(shifts["error"]),
+        "shifted_error.without": max(shifts["error.without"]), "alpha": ALPHA,
     }  # fmt: skip
     notes = (
         "nll_change: the worst of all sets and repeats; .calibration and .both: by the calibration split alone, and "

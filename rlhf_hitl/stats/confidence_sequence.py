@@ -53,7 +53,7 @@ def compute_log_evidence(wrong: np.ndarray, bounds: np.ndarray | float) -> np.nd
         factors = np.where(error > 0, (bound + RAISES * (1 - bound)) / bound, 1 - RAISES)
         log_sums = np.logaddexp(log_sums, math.log(stakes[t])) + np.log(factors)
         waiting -= stakes[t]
-        bets = logsumexp(log_sums, axis=-1) - math.log(len(RAISES))
+        bets = np.asarray(logsumexp(log_sums, axis=-1)) - math.log(len(RAISES))
         evidence[..., t] = np.logaddexp(bets, math.log(max(waiting, 1e-300)))
     return evidence
 

@@ -70,6 +70,17 @@ def test_labels_are_measured_against_their_peers(shared_data, tiny_model):
         assert -1 <= low <= gain <= high <= 1
 
 
+def test_automation_is_measured_on_real_votes_and_simulated_judges(shared_data, tiny_model):
+    figures = quick("automation.py", "--data", str(shared_data), "--backbone", str(tiny_model))
+    for name in ("mt_bench.", "llmfao.", ""):
+        for percent in (5, 10):
+            assert 0 <= figures[f"{name}coverage_at_{percent}"] <= 1
+            assert 0 <= figures[f"{name}oracle_at_{percent}"] <= 1
+    assert figures["cascade.gpt4_votes"] > 0
+    assert 0 < figures["power.share_at_15"] < figures["power.with_training.share_at_15"] <= 1
+    assert figures["power.share_at_15"] < figures["power.share_at_20"]
+
+
 @pytest.mark.parametrize("part", ["adaptive", "judge", "teaches"])
 def test_labels_are_measured_on_real_votes(shared_data, tiny_model, part):
     figures = quick("labels.py", "--parts", part, "--data", str(shared_data), "--backbone", str(tiny_model))

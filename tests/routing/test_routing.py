@@ -14,25 +14,31 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from handmade_votes import vote
 from rlhf_hitl import simulate
 from rlhf_hitl.errors import BadInput
+from rlhf_hitl.labels.fitting import read_labels
 from rlhf_hitl.reward.backbone import Backbone
+from rlhf_hitl.reward.labelled_pairs import load_labelled_pairs
 from rlhf_hitl.reward.registry import open_reward_model
 from rlhf_hitl.reward.training.head_training import train_head
-from rlhf_hitl.routing.router import RoutingConfig, decide_routes, route_pool
+from rlhf_hitl.routing.router import RoutingConfig, calibrate_threshold, decide_routes, route_pool
 from rlhf_hitl.routing.scoring import score_pool
 from rlhf_hitl.routing.threshold import Threshold
-from rlhf_hitl.store import Store, people, queue
+from rlhf_hitl.store import Store, people, projects, queue
 from rlhf_hitl.store.comparisons import find_comparisons, insert_comparisons
 from rlhf_hitl.store.judgments import read_judgments
+from rlhf_hitl.store.routings import Routing, apply_routings
 from rlhf_hitl.store.runs import read_runs
 from rlhf_hitl.store.scores import read_scores
+from rlhf_hitl.store.witness import read_words_drawn_at_random
 from rlhf_hitl.types import (
     Answer,
     Comparison,
     Completion,
     ErrorBound,
     Message,
+    OverlapRule,
     Prompt,
     Role,
     Route,
@@ -316,6 +322,49 @@ def test_a_comparison_with_an_empty_completion_is_left_to_raters_and_stops_nothi
     assert odd.id in seen
     with pytest.raises(BadInput, match=f"comparison {odd.id}, completion ''"):
         list(model.score([odd]))
+
+
+def test_training_labels_that_came_at_random_test_the_threshold_out_of_fold(trained):
+    store, model = trained
+    config = RoutingConfig(max_error=0.2, delta=0.1)
+    threshold = calibrate_threshold(store, model, config)
+    words = read_words_drawn_at_random(store, model.id)
+    labels = [
+        label for label in read_labels(store, split=Split.TRAIN) if label.preferred is not None
+    ]  # nothing was routed before
+    assert {w.comparison_id for w in words} >= {label.comparison_id for label in labels}
+    assert threshold.out_of_fold == len(labels)
+    alone = len(load_labelled_pairs(store, Split.CALIBRATION))
+    assert len(labels) < threshold.calibration <= len(labels) + alone
+    assert "of them training labels out of fold" in threshold.reason
+    # What a router chose for raters is no random draw, whatever was decided of it later; a control stays one.
+    chosen, control = [w.comparison_id for w in words[:2]]
+    apply_routings(
+        store,
+        [
+            Routing(chosen, Route.HUMAN, Route.HUMAN, "hard", model.id),
+            Routing(control, Route.CONTROL, Route.HUMAN, "drawn", model.id),
+            Routing(control, Route.ESCALATED, Route.CONTROL, "split", model.id),
+        ],
+    )
+    left = {w.comparison_id for w in read_words_drawn_at_random(store, model.id)}
+    assert left == {w.comparison_id for w in words} - {chosen}
+    # With an overlap rule the witness may have ended the votes on what is no control.
+    projects.change_project(store, "default", overlap_rule=OverlapRule())
+    assert {w.comparison_id for w in read_words_drawn_at_random(store, model.id)} == {control}
+
+
+def test_judges_votes_do_not_test_the_threshold(trained):
+    store, model = trained
+    score_pool(store, model)  # says what it thinks of comparisons whose prompts it has not learnt from
+    config = RoutingConfig(max_error=0.2, delta=0.1)
+    before = calibrate_threshold(store, model, config)
+    new = [c for c in find_comparisons(store, judged=False) if c.prompt.split is Split.TRAIN]
+    judge, person = (people.add_rater(store, name, role).id for name, role in (("j", Role.JUDGE), ("p", Role.RATER)))
+    vote(store, new[0], judge, ">", role=Role.JUDGE.value)
+    assert calibrate_threshold(store, model, config) == before
+    vote(store, new[1], person, ">")
+    assert calibrate_threshold(store, model, config).out_of_fold == before.out_of_fold + 1
 
 
 def test_a_bound_that_cannot_be_shown_accepts_nothing_and_gives_the_reason(trained):

@@ -23,11 +23,11 @@ def clopper_pearson_upper_bound(errors: float, n: float, delta: float = 0.05) ->
 
     Fractions of examples are fine.
     """
-    from scipy import stats
+    from scipy import special
 
     if n == 0 or errors >= n:
         return 1.0
-    return float(stats.beta.ppf(1 - delta, errors + 1, n - errors))
+    return float(special.betaincinv(errors + 1, n - errors, 1 - delta))
 
 
 def clustered_share_upper_bound(values: np.ndarray, clusters: np.ndarray, delta: float = 0.05) -> float:
@@ -40,7 +40,7 @@ def clustered_share_upper_bound(values: np.ndarray, clusters: np.ndarray, delta:
         values: (n,) 0 or 1; their mean is the share.
         clusters: (n,) the cluster of each example.
     """
-    from scipy import stats
+    from scipy import special
 
     x = np.asarray(values, dtype=float)
     _, index = np.unique(np.asarray(clusters), return_inverse=True)
@@ -48,7 +48,7 @@ def clustered_share_upper_bound(values: np.ndarray, clusters: np.ndarray, delta:
     if groups < 2:
         return 1.0
     n = compute_effective_n(x, index)
-    n *= float(stats.norm.ppf(1 - delta) / stats.t.ppf(1 - delta, groups - 1)) ** 2
+    n *= float(special.ndtri(1 - delta) / special.stdtrit(groups - 1, 1 - delta)) ** 2
     return clopper_pearson_upper_bound(float(x.mean()) * n, n, delta)
 
 

@@ -24,7 +24,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 
 import numpy as np
 
@@ -74,13 +74,14 @@ def bound_error(wrong: np.ndarray, clusters: np.ndarray, delta: float) -> float:
 def count_allowed_errors(sizes: np.ndarray | Sequence[int], max_error: float, delta: float) -> np.ndarray:
     """Return how many errors so many independent labels may have and still show an error below `max_error`; -1: they
     cannot show it."""
-    from scipy import stats
+    from scipy import special
 
     sizes = np.asarray(sizes, int)
-    allowed = stats.binom.ppf(delta, sizes, max_error)
-    return np.where(stats.binom.cdf(allowed, sizes, max_error) > delta, allowed - 1, allowed).astype(int)
+    allowed = np.ceil(special.bdtrik(delta, sizes, max_error))  # the first with a chance of delta or more
+    return np.where(special.bdtr(allowed, sizes, max_error) > delta, allowed - 1, allowed).astype(int)
 
 
+@cache
 def count_clusters_needed(max_error: float, delta: float, *, clustered: bool = False) -> int:
     """Return how many labels without an error show an error below `max_error`: one for each prompt, or with
     `clustered` the prompts where some have several."""
@@ -93,13 +94,13 @@ def count_clusters_needed(max_error: float, delta: float, *, clustered: bool = F
 @cache
 def count_first_labels(max_error: float, delta: float) -> int:
     """Return the size of a set that a model with half the allowed error passes with FIRST_POWER."""
-    from scipy import stats
+    from scipy import special
 
     n = count_clusters_needed(max_error, delta)
     while n < 1_000_000:
         sizes = np.arange(n, 2 * n)
         allowed = count_allowed_errors(sizes, max_error, delta)
-        passing = np.flatnonzero(stats.binom.cdf(allowed, sizes, max_error / 2) >= FIRST_POWER)
+        passing = np.flatnonzero(special.bdtr(allowed, sizes, max_error / 2) >= FIRST_POWER)
         if len(passing):
             return int(sizes[passing[0]])
         n *= 2
@@ -121,13 +122,18 @@ def list_sizes(clusters: np.ndarray, max_error: float, delta: float) -> list[int
     first = max(first_labels[needed - 1] + 1, min(math.ceil(FIRST_SHARE * n), first_labels[wanted - 1] + 1))
     if len(first_labels) < n:
         return [*range(int(first), n, max(1, round(n / CLUSTERED_SETS))), n]
+    return list(_list_exact_sizes(n, int(first), max_error, delta))
+
+
+@lru_cache(256)
+def _list_exact_sizes(n: int, first: int, max_error: float, delta: float) -> tuple[int, ...]:
     sizes = np.arange(1, n + 1)
     is_gain = np.diff(count_allowed_errors(sizes, max_error, delta), prepend=-1) > 0
     chosen: list[int] = []
     for size in sizes[is_gain & (sizes >= first) & (sizes < n)].tolist():
         if not chosen or size - chosen[-1] >= n / MOST_SETS:
             chosen.append(size)
-    return [*chosen, n]
+    return (*chosen, n)
 
 
 def respect_ties(confidence: np.ndarray, sizes: Sequence[int]) -> list[int]:

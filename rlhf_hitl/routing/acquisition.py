@@ -145,11 +145,8 @@ def compute_vote_information(margins: np.ndarray, uncertainties: np.ndarray, hea
     """
     # The posterior is that of votes as they come: the temperature corrects what is said to others.
     voting = (head or _PLAIN).with_temperature(1)
-    first, tie, second = voting.outcome_probabilities(np.asarray(margins, float), np.asarray(uncertainties, float)).T
-    rise, fall = first * (1 - first), second * (1 - second)
-    # A share p of the votes whose probability rises by r with the margin adds r² / p, and r = p (1 - p) for a logit.
-    of_ties = np.divide((rise - fall) ** 2, tie, out=np.zeros_like(tie), where=tie > 1e-12)
-    return first * (1 - first) ** 2 + of_ties + second * (1 - second) ** 2
+    first, _, second = voting.outcome_probabilities(np.asarray(margins, float), np.asarray(uncertainties, float)).T
+    return (1 - first) * (1 - second) * (first + second)
 
 
 def compute_log_det_gains(variances: np.ndarray, information: np.ndarray) -> np.ndarray:

@@ -26,6 +26,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from record import write_result
@@ -39,7 +40,7 @@ from rlhf_hitl.reward.labelled_pairs import LabelledPair, count_given_votes
 from rlhf_hitl.reward.rendering import measure_completion_lengths
 from rlhf_hitl.reward.standardiser import Standardiser, on_one_thread
 from rlhf_hitl.reward.training.vote_weight_choice import choose_vote_weight
-from rlhf_hitl.routing.acquisition import ACQUISITIONS, RULES
+from rlhf_hitl.routing.acquisition_names import ACQUISITIONS, RULES, Rule
 from rlhf_hitl.routing.batches import CompletionInputs, Pool, order_for_raters
 from rlhf_hitl.routing.gains import Labels, choose_rule
 from rlhf_hitl.stats.vote_outcomes import TIE
@@ -143,10 +144,11 @@ def run_rule(trial: Trial, name: str, seed: int, batch: int) -> tuple[np.ndarray
         likelihood.append(found[1])
         if len(asked) >= trial.most:
             return np.array(accuracy), np.array(likelihood), rules
-        rule, controls = name, 0
+        rule, controls = cast("Rule", name), 0
         if name == "auto":
-            labels = Labels(x[asked], trial.drawn[asked], trial.prompts[asked])
-            rule, controls = choose_rule(head, labels, is_control).rule, round(CONTROL_SHARE * batch)
+            labels, own = Labels(x[asked], trial.drawn[asked], trial.prompts[asked]), np.flatnonzero(is_control)
+            measured = Labels(labels.differences[own], labels.votes[own], labels.prompts[own])
+            rule, controls = choose_rule(head, labels, measured, own).rule, round(CONTROL_SHARE * batch)
         rules.append(rule)
         waiting = np.setdiff1d(trial.pool, asked)
         random = waiting[rng.permutation(len(waiting))[:controls]]

@@ -69,6 +69,13 @@ def route_comparisons_command(
     control_share: Annotated[
         float, typer.Option(help="Send this share to raters at random, to measure the model and the router.")
     ] = 0.1,
+    acquisition: Annotated[
+        str,
+        typer.Option(
+            help="Ask raters by this rule: auto, random, least-margin, entropy, mutual-information, d-optimal, "
+            "double-thompson, double-reverse-thompson or optimistic-gaps. auto takes what is measured to teach most."
+        ),
+    ] = "auto",
     slice: SliceName = None,
     json: AsJson = False,
 ) -> Result:
@@ -79,7 +86,7 @@ def route_comparisons_command(
     from rlhf_hitl.store import Store
     from rlhf_hitl.store.slices import find_slice_ids
 
-    config = RoutingConfig(max_error, delta, control_share)
+    config = RoutingConfig(max_error, delta, control_share, acquisition)
     opened = Store.open(store)
     chosen = find_slice_ids(opened, slice)
     model = load_requested_model(opened, reward_model)
@@ -95,10 +102,12 @@ def route_comparisons_command(
         "without_text": summary.without_text,
         "left_out": summary.left_out.as_dict(),
         "threshold": asdict(routed.threshold) | {"reason": routed.threshold.reason},
+        "acquisition": routed.gains.as_dict(),
     }
     if routed.threshold.accepts_nothing:
         data["threshold"]["value"] = None  # infinity is not JSON
-    more = [*_explain_reading(summary), routed.threshold.reason]
+    asked = f"raters are asked by {routed.gains.rule}: {routed.gains.reason}"
+    more = [*_explain_reading(summary), routed.threshold.reason, asked, str(routed.gains)]
     return Result(data, make_table(f"Routed with {describe_model(opened, model.id)}", routed.counts), more=more)
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field
 
 from rlhf_hitl.config import DEFAULT_MODEL
+from rlhf_hitl.routing.acquisition_names import Rule
 from rlhf_hitl.types import DEFAULT_LABEL_MODEL, LabelModelName
 
 
@@ -23,6 +26,7 @@ class LoopConfig(BaseModel):
     max_error: float = Field(default=0.2, gt=0, lt=1)
     delta: float = Field(default=0.1, gt=0, lt=1)
     control_share: float = Field(default=0.15, ge=0, le=1)
+    acquisition: Literal["auto", Rule] = "auto"
     dpo_pairs: int = Field(default=12, ge=0)  # 0 switches DPO off
     dpo_prompts: int = Field(default=6, ge=0)  # sampled afresh for pairs of the reward model; 0: only people's pairs
     ppo_steps: int = Field(default=2, ge=0)  # 0 switches PPO off

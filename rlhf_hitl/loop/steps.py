@@ -110,7 +110,13 @@ class RoundSteps:
         if model is None:
             return {"begins": begins, "reason": "no reward model yet: raters judge everything"}
         scoring = score_pool(self.store, model)
-        config = RoutingConfig(self.config.max_error, self.config.delta, self.config.control_share)
+        config = RoutingConfig(
+            self.config.max_error,
+            self.config.delta,
+            self.config.control_share,
+            self.config.acquisition,
+            self.config.judgments_per_round,
+        )
         routing = route_pool(self.store, model, config, round=self.round)
         return {
             "begins": begins,
@@ -120,6 +126,7 @@ class RoundSteps:
             "left_out": scoring.left_out.as_dict(),
             "routes": routing.counts,
             "reason": routing.threshold.reason,
+            "acquisition": routing.gains.as_dict(),
         }
 
     def review(self) -> dict[str, Any]:

@@ -10,40 +10,15 @@ its epistemic standard deviation. Of a comparison with more completions only tha
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, get_args
 
 import numpy as np
 from scipy.special import entr
 from scipy.stats import norm
 
-from rlhf_hitl.errors import BadInput
 from rlhf_hitl.reward.head import Head
-
-Rule = Literal[
-    "random",
-    "least-margin",
-    "entropy",
-    "mutual-information",
-    "d-optimal",
-    "double-thompson",
-    "double-reverse-thompson",
-    "optimistic-gaps",
-]
-#: The single rules.
-RULES: tuple[Rule, ...] = get_args(Rule)
-#: What `--acquisition` takes: a rule, or `auto`, which chooses among them by what they are measured to gain.
-ACQUISITIONS = ("auto", *RULES)
-#: Rules that need the head's inputs of the completions beside margins and uncertainties.
-NEEDS_INPUTS = frozenset({"d-optimal", "double-thompson", "double-reverse-thompson"})
 
 _LOGIT_TO_PROBIT = np.sqrt(np.pi / 8)
 _C = np.sqrt(np.pi * np.log(2) / 2)
-
-
-def check_acquisition(name: str) -> None:
-    """Raise BadInput unless `name` is one of ACQUISITIONS."""
-    if name not in ACQUISITIONS:
-        raise BadInput(f"--acquisition {name}", expected=f"one of {', '.join(ACQUISITIONS)}", fix="e.g. auto")
 
 
 def score_randomly(n: int, rng: np.random.Generator) -> np.ndarray:

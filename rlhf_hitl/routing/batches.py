@@ -15,13 +15,14 @@ import numpy as np
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.reward.head import Head
 from rlhf_hitl.routing import acquisition
-from rlhf_hitl.routing.acquisition import NEEDS_INPUTS, Rule
+from rlhf_hitl.routing.acquisition_names import NEEDS_INPUTS, Rule
 
 #: Comparisons of one prompt, and times its equal share for a pair of policies, that are asked before the others have
 #: had their turn.
 PROMPT_CAP, POLICY_PAIR_CAP = 1, 2
 #: Rules that look at inputs look at those of so many comparisons for each of the batch, and at most at so many.
 CANDIDATES_PER_CHOICE, MOST_CANDIDATES = 20, 20_000
+CANDIDATES_PER_PROMPT = 8  # in a turn
 THOMPSON_DRAWS = 64  # pairs of draws
 
 
@@ -101,12 +102,16 @@ def order_for_raters(pool: Pool, rule: Rule, size: int, rng: np.random.Generator
             at = int(np.flatnonzero(~np.isfinite(values))[0])
             raise BadInput(f"{name} {values[at]}", expected="a finite number", fix="train the reward model again")
     n, size = len(pool), min(size, len(pool))
-    scores = _score_alone(pool, rule, rng)
+    scores = score_alone(pool, rule, rng)
     order = _spread(scores, pool, size, rng)
     if rule not in NEEDS_INPUTS or pool.load_inputs is None or pool.head is None or n < 2:
         return Order(order, size, n)
     most = min(n, MOST_CANDIDATES, max(CANDIDATES_PER_CHOICE * size, 1000))
-    candidates, cut = np.sort(order[:most]), order[most:]
+    # Among the candidates are several of a prompt: which of them goes best with the others is not known yet.
+    by_score = np.argsort(-scores[order], kind="stable")
+    by_turn = np.argsort(_count_earlier(pool.prompts[order[by_score]]) // CANDIDATES_PER_PROMPT, kind="stable")
+    ahead = order[by_score[by_turn]]
+    candidates, cut = ahead[:most], ahead[most:]
     loaded = pool.load_inputs(candidates)
     if rule == "d-optimal":
         chosen, gains = _choose_d_optimal(pool, candidates, loaded, size)
@@ -118,10 +123,10 @@ def order_for_raters(pool: Pool, rule: Rule, size: int, rng: np.random.Generator
     refined = np.full(n, -math.inf)
     refined[candidates] = _draw_thompson(pool.head, loaded, rule == "double-reverse-thompson", rng)
     first = _spread(refined, pool, size, rng, among=candidates)
-    return Order(np.r_[first, cut], size, most)
+    return Order(np.r_[first, order[np.isin(order, cut)]], size, most)
 
 
-def _score_alone(pool: Pool, rule: Rule, rng: np.random.Generator) -> np.ndarray:
+def score_alone(pool: Pool, rule: Rule, rng: np.random.Generator) -> np.ndarray:
     """Return the score of each comparison by its margin and uncertainty, (n,)."""
     m, s, head = np.asarray(pool.margins, float), np.asarray(pool.uncertainties, float), pool.head
     match rule:
@@ -145,13 +150,40 @@ def _spread(
     scores: np.ndarray, pool: Pool, size: int, rng: np.random.Generator, among: np.ndarray | None = None
 ) -> np.ndarray:
     """Return the places ordered by score in turns, each of which takes no more of a prompt or pair of policies than the
-    caps say."""
+    caps say. After the batch only prompts have turns."""
     places = np.arange(len(pool)) if among is None else among
     best_first = places[np.lexsort((rng.random(len(places)), -scores[places]))]
-    turn = np.zeros(len(best_first), int)
-    for groups, most in _list_caps(pool, size):
-        turn = np.maximum(turn, _count_earlier(groups[best_first]) // most)
-    return best_first[np.argsort(turn, kind="stable")]
+    in_turns = best_first[np.argsort(_count_earlier(pool.prompts[best_first]) // PROMPT_CAP, kind="stable")]
+    # Only what may come into the batch is looked at in every turn.
+    likely = np.isin(best_first, in_turns[: CANDIDATES_PER_CHOICE * size + 1000])
+    batch = _take_turns(best_first[likely], _list_caps(pool, size), size)
+    return np.r_[batch, in_turns[~np.isin(in_turns, batch)]]
+
+
+def _take_turns(best_first: np.ndarray, caps: list[tuple[np.ndarray, int]], size: int) -> np.ndarray:
+    """Return the first `size` of some places, of which a turn takes no more of a group than its cap says."""
+    counts = [np.zeros(int(groups.max(initial=-1)) + 1, int) for groups, _ in caps]
+    waiting, taken, total, turn = best_first, [], 0, 0
+    while total < size and len(waiting):
+        turn += 1
+        of_turn = np.zeros(len(waiting), bool)
+        # What a full group keeps out of the turn leaves room for others, so it takes several passes.
+        while True:
+            at = np.flatnonzero(~of_turn)
+            for (groups, most), count in zip(caps, counts):
+                of = groups[waiting[at]]
+                at = at[count[of] < most * turn]
+                of = groups[waiting[at]]
+                at = at[count[of] + _count_earlier(of) < most * turn]
+            if not len(at):
+                break
+            of_turn[at] = True
+            for (groups, _), count in zip(caps, counts):
+                np.add.at(count, groups[waiting[at]], 1)
+        taken.append(waiting[of_turn])
+        total += len(taken[-1])
+        waiting = waiting[~of_turn]
+    return np.concatenate([*taken, np.zeros(0, int)])[:size]
 
 
 def _list_caps(pool: Pool, size: int) -> list[tuple[np.ndarray, int]]:

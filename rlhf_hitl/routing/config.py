@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from rlhf_hitl.errors import BadInput
+from rlhf_hitl.routing.acquisition_names import check_acquisition
 
 
 @dataclass(frozen=True)
@@ -16,11 +17,15 @@ class RoutingConfig:
         delta: chance that the bound fails.
         control_share: share of all comparisons that go to raters whatever the model says. Their judgments are an
             unbiased measure of the model and of the router.
+        acquisition: the rule by which raters are asked, one of `acquisition.ACQUISITIONS`.
+        batch: how many comparisons are chosen as one batch; the others follow one by one.
     """
 
     max_error: float = 0.1
     delta: float = 0.05
     control_share: float = 0.1
+    acquisition: str = "auto"
+    batch: int = 1000
 
     def __post_init__(self) -> None:
         for name in ("max_error", "delta"):
@@ -30,3 +35,6 @@ class RoutingConfig:
                 raise BadInput(f"{flag} {value}", expected="a share above 0 and below 1", fix=f"e.g. {flag} 0.1")
         if not 0 <= self.control_share <= 1:
             raise BadInput(f"--control-share {self.control_share}", expected="0 to 1", fix="e.g. --control-share 0.1")
+        check_acquisition(self.acquisition)
+        if self.batch < 1:
+            raise BadInput(f"batch {self.batch}", expected="a whole number above 0", fix="e.g. 1000")

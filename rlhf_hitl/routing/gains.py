@@ -8,15 +8,16 @@ measured label that the head has learnt from is left out itself while it measure
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from rlhf_hitl.reward.head import Head
 from rlhf_hitl.reward.vote_scale import compute_margin_derivatives, place_cuts
-from rlhf_hitl.routing import acquisition
-from rlhf_hitl.routing.acquisition import Rule
+from rlhf_hitl.routing.acquisition_names import Rule
+from rlhf_hitl.routing.batches import Pool, score_alone
+from rlhf_hitl.routing.gain_record import Gain
 from rlhf_hitl.wording import say_count
 
 #: What `auto` takes until another rule is measured to gain more, and which others may.
@@ -48,25 +49,6 @@ class Labels:
         return len(self.prompts)
 
 
-@dataclass(frozen=True)
-class Gain:
-    """A mean gain per label, in nats per measured vote, with its 95 % interval; nan where there is too little.
-
-    Attributes:
-        labels, measured: how many labels it is the gain of, and on how many it was measured.
-    """
-
-    value: float
-    low: float
-    high: float
-    labels: int
-    measured: int
-
-    @property
-    def standard_error(self) -> float:
-        return (self.high - self.low) / 2 / 1.96
-
-
 def compute_gains(head: Head, taught: Labels, measured: Labels, own: np.ndarray) -> np.ndarray:
     """Return the gain (n, m) of each label that taught the head on each label that measures it, in nats per vote.
 
@@ -87,52 +69,60 @@ def compute_gains(head: Head, taught: Labels, measured: Labels, own: np.ndarray)
     return gains
 
 
-def estimate_gain(gains: np.ndarray, taught_prompts: np.ndarray, measured_prompts: np.ndarray) -> Gain:
-    """Return the mean gain of some labels, with an interval that takes the labels of one prompt together on both sides.
+def estimate_gain(
+    gains: np.ndarray, weights: np.ndarray, taught_prompts: np.ndarray, measured_prompts: np.ndarray
+) -> Gain:
+    """Return the weighted mean gain of labels, with an interval that takes the labels of one prompt together on both
+    sides.
 
     Two ways of drawing are added up: which prompts taught, and which measured (Owen 2007, "The pigeonhole bootstrap").
 
     Args:
-        gains: (n, m) of `compute_gains`.
+        gains: (n, m) of `compute_gains`; what is nan counts as the mean of its label.
+        weights: (n,) of the labels. They sum to 1 for a mean, and to 0 for the difference of two, with the one above 0
+            and the other below.
         taught_prompts, measured_prompts: (n,) and (m,).
     """
-    value = float(np.nanmean(gains)) if np.isfinite(gains).any() else np.nan
-    rest = gains - value
-    variance = 0.0
-    for sums, prompts in ((np.nansum(rest, axis=1), taught_prompts), (np.nansum(rest, axis=0), measured_prompts)):
+    of_label = np.nanmean(gains, axis=1)
+    filled = np.where(np.isnan(gains), of_label[:, None], gains)
+    value, variance = float(weights @ of_label), 0.0
+    rest = np.zeros(len(weights))
+    for side in (weights > 0, weights < 0):
+        if side.any():
+            rest[side] = weights[side] * (of_label[side] - np.average(of_label[side], weights=np.abs(weights[side])))
+    by_measured = weights @ filled
+    for parts, prompts in (
+        (rest, taught_prompts),
+        ((by_measured - by_measured.mean()) / gains.shape[1], measured_prompts),
+    ):
         _, index = np.unique(prompts, return_inverse=True)
-        groups = int(index.max()) + 1 if len(index) else 0
+        groups = int(index.max()) + 1
         if groups < 2:
-            return Gain(value, np.nan, np.nan, *gains.shape)
-        spread = np.bincount(index, sums) / np.isfinite(gains).sum()
-        variance += groups / (groups - 1) * float((spread**2).sum())
+            return Gain(value, np.nan, np.nan, int((weights != 0).sum()), gains.shape[1])
+        variance += groups / (groups - 1) * float((np.bincount(index, parts) ** 2).sum())
     half = 1.96 * np.sqrt(variance)
-    return Gain(value, value - half, value + half, *gains.shape)
+    return Gain(value, value - half, value + half, int((weights != 0).sum()), gains.shape[1])
 
 
-def weigh_by_rules(head: Head, taught: Labels, rules: tuple[Rule, ...], share: float) -> dict[Rule, np.ndarray]:
-    """Return for each rule which labels (n,) it would have asked for: those of the highest scores, a share of them.
+def weigh_by_rules(head: Head, taught: Labels, rules: Sequence[Rule], share: float) -> dict[Rule, np.ndarray]:
+    """Return for each rule how much each label counts (n,): alike those it would have asked for, which are a share of
+    them with its highest scores. Random would ask for any.
 
     Scores are those from before the label: its margin and uncertainty without it. So every rule is measured on all
     labels, whichever rule asked for them, and no label is spent to try a rule.
     """
     left = _leave_out(head, taught)
-    m, s = left.margins, left.uncertainties
-    scores: Mapping[Rule, np.ndarray] = {
-        "least-margin": acquisition.compute_least_margin(m),
-        "entropy": acquisition.compute_entropy(m, s, head),
-        "mutual-information": acquisition.compute_mutual_information(m, s),
-        "d-optimal": acquisition.compute_log_det_gains(s**2, acquisition.compute_vote_information(m, s, head)),
-        "double-thompson": acquisition.compute_double_thompson(m, s),
-        "double-reverse-thompson": acquisition.compute_optimistic_gaps(m, s),
-        "optimistic-gaps": acquisition.compute_optimistic_gaps(m, s),
-    }
+    waited = Pool(left.margins, left.uncertainties, taught.prompts, taught.prompts, head)
     most = max(1, round(share * len(taught)))
-    asked = {}
+    weights = {}
     for rule in rules:
-        asked[rule] = np.zeros(len(taught), bool)
-        asked[rule][np.argsort(-scores[rule], kind="stable")[:most]] = True
-    return asked
+        if rule == "random":
+            weights[rule] = np.full(len(taught), 1 / len(taught))
+        else:
+            scores = score_alone(waited, rule, np.random.default_rng(0))
+            weights[rule] = np.zeros(len(taught))
+            weights[rule][np.argsort(-scores, kind="stable")[:most]] = 1 / most
+    return weights
 
 
 @dataclass(frozen=True)
@@ -148,38 +138,33 @@ class RuleChoice:
     gains: Mapping[Rule, Gain]
 
 
-def choose_rule(head: Head, taught: Labels, is_control: np.ndarray) -> RuleChoice:
+def choose_rule(head: Head, taught: Labels, measured: Labels, own: np.ndarray) -> RuleChoice:
     """Return the rule that `auto` takes next.
 
     The default stays until the labels that another rule would have asked for gain clearly more than those of the
-    default: on the control share, drawn at random, by a one-sided test at 5 % for all rules together. As every rule is
-    measured on every label, there is nothing to explore: that is following the leader (Cesa-Bianchi & Lugosi 2006,
-    "Prediction, learning, and games", 2) with a head start for the default.
+    default, by a one-sided test at 5 % for all rules together. As every rule is measured on every label, there is
+    nothing to explore: that is following the leader (Cesa-Bianchi & Lugosi 2006, "Prediction, learning, and games", 2)
+    with a head start for the default.
 
     Args:
-        is_control: (n,) which of the labels were drawn at random.
+        measured: labels that no rule chose.
+        own: (m,) which of the taught labels a measured one is, -1 for none.
     """
-    own = np.flatnonzero(is_control)
-    if len(taught) < FEWEST_LABELS or len(own) < FEWEST_CONTROLS:
-        labels = f"{say_count(len(taught), 'label')}, {len(own):,} of them at random"
-        return RuleChoice(DEFAULT_RULE, f"too little to tell which rule teaches more ({labels})", {})
-    measured = Labels(taught.differences[own], taught.votes[own], taught.prompts[own])
+    if len(taught) < FEWEST_LABELS or len(measured) < FEWEST_CONTROLS:
+        return RuleChoice(DEFAULT_RULE, "too few labels to tell which rule teaches more", {})
     gains = compute_gains(head, taught, measured, own)
-    rules: tuple[Rule, ...] = (DEFAULT_RULE, *(r for r in CHALLENGERS if r != "random"))
-    asked = weigh_by_rules(head, taught, rules, ASKED_SHARE)
-    weights: dict[Rule, np.ndarray] = {rule: of / of.sum() for rule, of in asked.items()}
-    weights["random"] = np.full(len(taught), 1 / len(taught))
+    asked = weigh_by_rules(head, taught, (DEFAULT_RULE, *CHALLENGERS), ASKED_SHARE)
     found: dict[Rule, Gain] = {
-        rule: estimate_gain(
-            gains * ((weights[rule] - weights[DEFAULT_RULE]) * len(taught))[:, None], taught.prompts, measured.prompts
-        )
+        rule: estimate_gain(gains, asked[rule] - asked[DEFAULT_RULE], taught.prompts, measured.prompts)
         for rule in CHALLENGERS
+        if (asked[rule] != asked[DEFAULT_RULE]).any()
     }
-    best = max(found, key=lambda rule: found[rule].value - CLEARLY * found[rule].standard_error)
-    if found[best].value - CLEARLY * found[best].standard_error > 0:
-        counted = f"measured on {say_count(len(own), 'label')} drawn at random"
-        return RuleChoice(best, f"its labels gained more than those of {DEFAULT_RULE}, {counted}", found)
-    return RuleChoice(DEFAULT_RULE, "no other rule's labels gained clearly more", found)
+    sure = {rule: gain.value - CLEARLY * gain.standard_error for rule, gain in found.items()}
+    best = max(CHALLENGERS, key=lambda rule: sure.get(rule, -np.inf))
+    if sure.get(best, 0) > 0:
+        counted = say_count(len(measured), "label that no rule chose", "labels that no rule chose")
+        return RuleChoice(best, f"its labels gain more than those of {DEFAULT_RULE}, measured on {counted}", found)
+    return RuleChoice(DEFAULT_RULE, "no other rule's labels gain clearly more", found)
 
 
 @dataclass(frozen=True)

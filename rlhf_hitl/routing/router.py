@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from rlhf_hitl.reward.labelled_pairs import load_labelled_pairs
 from rlhf_hitl.reward.rendering import list_conversations
-from rlhf_hitl.routing.acquisition import compute_mutual_information
 from rlhf_hitl.routing.config import RoutingConfig
+from rlhf_hitl.routing.gain_record import RoutingGains, save_gains
+from rlhf_hitl.routing.ranking import Ranker, find_split_pairs, measure_routing
 from rlhf_hitl.routing.threshold import Threshold, choose_threshold
 from rlhf_hitl.store import Store
 from rlhf_hitl.store.comparisons import find_comparisons
+from rlhf_hitl.store.reward_models import get_reward_model
 from rlhf_hitl.store.routings import Routing, apply_routings
 from rlhf_hitl.store.scores import read_scores
 from rlhf_hitl.types import Comparison, Route, Score, Split
@@ -27,11 +30,13 @@ CONTROL_CHOICES = 2**48  # a draw below `control_share` of these makes a control
 
 @dataclass(frozen=True)
 class RoutingReport:
-    """What was decided: counts by route, the threshold the model's confidence had to reach, and every decision."""
+    """What was decided: counts by route, the threshold the model's confidence had to reach, every decision, and the
+    rule by which raters are asked, with what its labels gain."""
 
     counts: dict[str, int]
     threshold: Threshold
     decisions: tuple[Routing, ...]
+    gains: RoutingGains
 
 
 def route_pool(
@@ -53,10 +58,14 @@ def route_pool(
     threshold = calibrate_threshold(store, model, config)
     pool = {c.id: c for c in find_comparisons(store, judged=False, ids=comparison_ids)}
     scores = [s for s in read_scores(store, model.id) if s.comparison_id in pool]
-    decisions = decide_routes(scores, pool, threshold, config, round, store.draw)
+    gains = measure_routing(store, model, config.acquisition)
+    save_gains(Path(get_reward_model(store, model.id).path), gains)
+    seed = store.draw("acquisition", str(round), 2**32)
+    ranker = Ranker(gains.rule, config.batch, seed, model, find_split_pairs(store))
+    decisions = decide_routes(scores, pool, threshold, config, round, store.draw, ranker)
     apply_routings(store, decisions)
     counts = {r.value: sum(d.route is r for d in decisions) for r in (Route.HUMAN, Route.CONTROL, Route.AUTO)}
-    return RoutingReport(counts, threshold, tuple(decisions))
+    return RoutingReport(counts, threshold, tuple(decisions), gains)
 
 
 def calibrate_threshold(store: Store, model: RewardModel, config: RoutingConfig) -> Threshold:
@@ -90,16 +99,19 @@ def decide_routes(
     config: RoutingConfig,
     round: int,
     draw: Callable[[str, str, int], int],
+    ranker: Ranker | None = None,
 ) -> list[Routing]:
     """Return one decision for each scored comparison of the pool.
 
     Args:
         draw: `Store.draw`. Routing again draws the same control share, and no rater can tell what was drawn.
+        ranker: orders what goes to raters, but for what measures the model.
     """
+    ranker = ranker or Ranker()
     measuring = {s.comparison_id for s in scores if pool[s.comparison_id].prompt.split is not Split.TRAIN}
     most = config.control_share * CONTROL_CHOICES
     control = {s.comparison_id for s in scores if draw("control", s.comparison_id, CONTROL_CHOICES) < most} - measuring
-    places_in_line = _draw_places(scores, measuring | control, threshold, draw)
+    places_in_line = _draw_places(scores, measuring | control, threshold, draw, pool, ranker)
     decisions = []
     for score in scores:
         is_measuring, is_control = score.comparison_id in measuring, score.comparison_id in control
@@ -115,6 +127,8 @@ def decide_routes(
             reason = threshold.reason
         else:
             reason = f"confidence {score.probability:.3f} is below {threshold.value:.3f}"
+        if proposed is Route.HUMAN and not is_control and not is_measuring:
+            reason += f"; its place in line is by {ranker.rule}"
         decisions.append(
             Routing(
                 comparison_id=score.comparison_id,
@@ -130,24 +144,20 @@ def decide_routes(
 
 
 def _draw_places(
-    scores: Sequence[Score], at_random: set[str], threshold: Threshold, draw: Callable[[str, str, int], int]
+    scores: Sequence[Score],
+    at_random: set[str],
+    threshold: Threshold,
+    draw: Callable[[str, str, int], int],
+    pool: dict[str, Comparison],
+    ranker: Ranker,
 ) -> dict[str, int]:
-    """Return each comparison's place in line. Those `at_random` stand anywhere among the others that raters judge."""
-    ranks = rank_for_raters([s for s in scores if s.comparison_id not in at_random])
-    accepted = {s.comparison_id for s in scores if s.probability >= threshold.value}
+    """Return each comparison's place in line. Those `at_random` stand anywhere among the others that raters judge: were
+    they ranked like the others, a round that ends before the queue does would measure the model on the hardest only."""
+    accepted = [
+        s.comparison_id for s in scores if s.probability >= threshold.value and s.comparison_id not in at_random
+    ]
+    places = ranker.rank([s for s in scores if s.comparison_id not in at_random.union(accepted)], pool)
     # What is accepted leaves the queue: were it counted, the end of the queue would be all comparisons at random.
-    in_line = sorted(ranks, key=lambda i: (i in accepted, ranks[i]))
-    waiting = sum(i not in accepted for i in in_line) or len(scores)
-    return {i: n for n, i in enumerate(in_line)} | {i: draw("rank", i, waiting) for i in at_random}
-
-
-def rank_for_raters(scores: Sequence[Score]) -> dict[str, int]:
-    """Return each comparison's rank among those of its route: raters get what teaches most first.
-
-    Comparisons that measure the model get random ranks instead. Were they ranked like the others, a round that ends
-    before the queue does would measure the model on the hardest only.
-    """
-    information = compute_mutual_information(
-        np.array([s.margin for s in scores]), np.array([s.uncertainty for s in scores])
-    )
-    return {scores[i].comparison_id: rank for rank, i in enumerate(np.argsort(-information, kind="stable"))}
+    waiting = len(places) or len(scores)
+    places |= {i: len(places) + n for n, i in enumerate(accepted)}
+    return places | {i: draw("rank", i, waiting) for i in at_random}

@@ -8,9 +8,11 @@ negative log likelihood per vote with the temperature less that with T = 1, the 
 `nll_change.calibration` is the same with the temperature that the calibration split would set, as it was before.
 
 Then a head learns half of the prompts of one set, and is asked about a quarter of them that it has not learnt and about
-another set; the threshold is set on the last quarter. `elsewhere_auc` is the area under the curve of "is from elsewhere"
-by uncertainty, the mean over ordered pairs of sets; `shifted_error` the highest share, over these, of wrong ones among
-the accepted at alpha = 0.2 of a pool that is half from elsewhere; `.without` is with the posterior's uncertainty alone.
+another set; the threshold is set on the last quarter. `elsewhere_auc` is the area under the curve of "is from
+elsewhere" by uncertainty, the mean over ordered pairs of sets; `shifted_error` the highest share, over these, of wrong
+ones among the accepted at alpha = 0.2 of a pool that is half from elsewhere; `.without` is with the posterior's
+uncertainty alone.
+
 `--quick` reads few labels, cut to 64 tokens.
 """
 

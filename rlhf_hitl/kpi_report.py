@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 
 from rlhf_hitl.reward.evaluation_record import Estimate
+from rlhf_hitl.routing.gain_record import RoutingGains
 from rlhf_hitl.types import utc_now
 from rlhf_hitl.wording import say_count
 
@@ -87,6 +88,7 @@ class KpiReport:
         models, simulated_models: how many reward models routed the population, and how many of these learnt from labels
             of simulated raters.
         projects: the projects of the store, which the figures take together.
+        gains: what routed and random labels gained, as the newest routing measured it; None before there was one.
     """
 
     figures: tuple[KpiFigure, ...]
@@ -102,6 +104,7 @@ class KpiReport:
     simulated_models: int
     currency: str
     projects: tuple[str, ...] = ()
+    gains: RoutingGains | None = None
     created_at: datetime = field(default_factory=utc_now)
 
     def __getitem__(self, key: str) -> KpiFigure:
@@ -140,6 +143,7 @@ class KpiReport:
         return asdict(self) | {
             "figures": {f.key: asdict(f) for f in self.figures},
             "rounds": [asdict(r) for r in self.rounds],
+            "gains": None if self.gains is None else self.gains.as_dict(),
             "simulated": self.simulated,
             "created_at": self.created_at.isoformat(timespec="seconds"),
         }

@@ -29,7 +29,8 @@ _BODY = """<h1>Report</h1>
 <div class="card">Queue<b>{{ report.queue.free + report.queue.leased }} open</b>
 <small>{{ report.queue.filled }} filled, {{ report.queue.leased }} with raters</small></div>
 </div>
-{% if plots %}<h2>Over the rounds</h2>
+{% if report.gains %}<p>{{ report.gains|string }}</p>
+{% endif %}{% if plots %}<h2>Over the rounds</h2>
 <p class="quiet">{{ rounds }}</p>
 <div class="plots">{% for title, plot, note in plots %}
 <figure><b>{{ title }}</b>{{ plot|safe }}{% if note %}<figcaption>{{ note }}</figcaption>{% endif %}</figure>

@@ -124,7 +124,7 @@ def cross_validate(
         vote_weight, _ = choose_vote_weight(differences[fitting], rows, families[fitting])
         head = fit_head(differences[fitting], rows, vote_weight=vote_weight)
         targets = compute_first_shares([pairs[i] for i in calibration])
-        head = calibrate_temperature(head, differences[calibration], targets)
+        head = calibrate_temperature(head, *head.margins(differences[calibration]), targets, families[calibration])
         margins[predicted], stds = head.margins(differences[predicted])
         probabilities[predicted] = head.probabilities(margins[predicted], stds)
     return margins, probabilities

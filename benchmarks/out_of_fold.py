@@ -49,7 +49,12 @@ def predict_out_of_fold(
         differences = inputs[:n] - inputs[n:]
         vote_weight, _ = choose_vote_weight(differences[fitting], votes[fitting], family[fitting])
         head = fit_head(differences[fitting], votes[fitting], vote_weight=vote_weight)
-        head = calibrate_temperature(head, differences[decided], compute_first_shares([pairs[i] for i in decided]))
+        head = calibrate_temperature(
+            head,
+            *head.margins(differences[decided]),
+            compute_first_shares([pairs[i] for i in decided]),
+            family[decided],
+        )
         p = np.clip(head.probabilities(*head.margins(differences)), 1e-6, 1 - 1e-6)
         margins = np.log(p / (1 - p))
         ties = np.array([pairs[i].label.probabilities[1] for i in calibration])

@@ -3,10 +3,10 @@
     python benchmarks/reward_accuracy.py --data ../shared/data --workspace DIR
 
 A fifth of each set's prompts is held out, five times, so that every label is predicted once, by a head that saw nothing
-of its prompt. The others are split much as a store splits them: every sixth prompt sets the temperature, the rest fit
-the head. Two floors are measured on the same labels: the longer (or shorter) answer wins, and a bag of words, both
-fitted to the labels of the head. The constants of the head were chosen on other labels, the rest of HH helpful-base
-(`reward/standardiser.py`).
+of its prompt. The others are split much as a store splits them: every sixth prompt is left to calibration, the rest fit
+the head and its temperature. Two floors are measured on the same labels: the longer (or shorter) answer wins, and a bag
+of words, both fitted to the labels of the head. The constants of the head were chosen on other labels, the rest of HH
+helpful-base (`reward/standardiser.py`).
 
 The features are the slow part (`features_speed.py`; there are a million tokens):
 they are kept in the workspace as they are computed, so that a run that was stopped can go on. `--hh-pairs` limits the
@@ -28,17 +28,15 @@ from rlhf_hitl.formats.importing import import_path
 from rlhf_hitl.reward.backbone import Backbone
 from rlhf_hitl.reward.evaluation.floors import find_length_direction, predict_bag_of_words_margins
 from rlhf_hitl.reward.feature_cache import FeatureCache
-from rlhf_hitl.reward.head_fitting import calibrate_temperature, fit_head
 from rlhf_hitl.reward.labelled_pairs import (
     LabelledPair,
-    compute_first_shares,
     count_votes,
     load_labelled_pairs,
-    select_decided,
 )
+from rlhf_hitl.reward.novelty import join_pair
 from rlhf_hitl.reward.rendering import Conversation, measure_completion_lengths
-from rlhf_hitl.reward.standardiser import Standardiser
-from rlhf_hitl.reward.training.vote_weight_choice import choose_vote_weight
+from rlhf_hitl.reward.style import measure_style
+from rlhf_hitl.reward.training.head_learning import learn_head
 from rlhf_hitl.stats.calibration import estimate_calibration_error
 from rlhf_hitl.stats.intervals import clustered_share_interval
 from rlhf_hitl.store import Store
@@ -74,6 +72,7 @@ def cross_validate_set(
     """
     n = len(pairs)
     lengths, votes = measure_completion_lengths(list_chats(pairs)), count_votes(pairs)
+    styles = measure_style(list_chats(pairs))
     families = np.array([p.comparison.prompt.family for p in pairs])
     names, family = np.unique(families, return_inverse=True)
     shuffled = np.random.default_rng(seed).permutation(len(names))
@@ -85,18 +84,14 @@ def cross_validate_set(
         calibrating = np.isin(family, others[::CALIBRATION])
         predicted = np.flatnonzero(np.isin(family, held_out)).tolist()
         fitting = np.flatnonzero(np.isin(family, others) & ~calibrating).tolist()
-        calibration = [i for i in np.flatnonzero(calibrating).tolist() if select_decided([pairs[i]])]
         both = [*fitting, *(i + n for i in fitting)]
-        standardiser = Standardiser.fit(features[both], lengths[both])
-        differences = standardiser.differences(features, lengths)
-        vote_weight, _ = choose_vote_weight(differences[fitting], votes[fitting], families[fitting])
-        vote_weights.append(str(vote_weight))
-        head = fit_head(differences[fitting], votes[fitting], vote_weight=vote_weight)
-        head = calibrate_temperature(
-            head, differences[calibration], compute_first_shares([pairs[i] for i in calibration])
-        )
-        margins[predicted], stds = head.margins(differences[predicted])
-        probabilities[predicted] = head.probabilities(margins[predicted], stds)
+        learnt = learn_head(features[both], lengths[both], styles[both], votes[fitting], families[fitting])
+        vote_weights.append(str(learnt.head.vote_weight))
+        ahead = [*predicted, *(i + n for i in predicted)]
+        differences = learnt.standardiser.differences(features[ahead], lengths[ahead])
+        novelty = None if learnt.novelty is None else join_pair(*np.split(learnt.novelty(features[ahead]), 2))
+        margins[predicted], stds = learnt.head.margins(differences, novelty)
+        probabilities[predicted] = learnt.head.probabilities(margins[predicted], stds)
         word_margins = predict_bag_of_words_margins([pairs[i] for i in fitting], [pairs[i] for i in predicted])
         words[predicted] = 0 if word_margins is None else word_margins
         by_length[predicted] = longer[predicted] * find_length_direction([pairs[i] for i in fitting])

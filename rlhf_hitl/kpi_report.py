@@ -56,6 +56,49 @@ class KpiFigure:
 
 
 @dataclass(frozen=True)
+class PoweredFigure:
+    """A share estimated with the model's word on all examples and people's on a random few, beside the plain one.
+
+    Attributes:
+        value, low, high: the estimate and its 95 % interval.
+        plain, plain_low, plain_high: of the same labels alone.
+        labels: how many labels both spent.
+        examples: how many comparisons the model has judged.
+        labels_worth: how many labels the plain one would take for an interval as narrow.
+        note: over what it is.
+    """
+
+    key: str
+    title: str
+    value: float
+    low: float
+    high: float
+    plain: float
+    plain_low: float
+    plain_high: float
+    labels: int
+    examples: int
+    labels_worth: int
+    note: str
+
+    @property
+    def share(self) -> str:
+        return f"{self.value:.1%}"
+
+    @property
+    def bounds(self) -> str:
+        return f"{self.low:.1%} to {self.high:.1%}"
+
+    @property
+    def text(self) -> str:
+        return f"{self.share}, {self.bounds}"
+
+    @property
+    def plain_text(self) -> str:
+        return f"{self.plain:.1%}, {self.plain_low:.1%} to {self.plain_high:.1%}"
+
+
+@dataclass(frozen=True)
 class RoundFigures:
     """What was done in one round of the loop and since the one before it, for the plots.
 
@@ -87,6 +130,7 @@ class KpiReport:
         models, simulated_models: how many reward models routed the population, and how many of these learnt from labels
             of simulated raters.
         projects: the projects of the store, which the figures take together.
+        powered: figures that take the model's word on all and people's on a random few.
     """
 
     figures: tuple[KpiFigure, ...]
@@ -102,6 +146,7 @@ class KpiReport:
     simulated_models: int
     currency: str
     projects: tuple[str, ...] = ()
+    powered: tuple[PoweredFigure, ...] = ()
     created_at: datetime = field(default_factory=utc_now)
 
     def __getitem__(self, key: str) -> KpiFigure:
@@ -139,6 +184,7 @@ class KpiReport:
     def as_dict(self) -> dict:
         return asdict(self) | {
             "figures": {f.key: asdict(f) for f in self.figures},
+            "powered": {f.key: asdict(f) for f in self.powered},
             "rounds": [asdict(r) for r in self.rounds],
             "simulated": self.simulated,
             "created_at": self.created_at.isoformat(timespec="seconds"),

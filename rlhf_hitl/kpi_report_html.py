@@ -29,7 +29,13 @@ _BODY = """<h1>Report</h1>
 <div class="card">Queue<b>{{ report.queue.free + report.queue.leased }} open</b>
 <small>{{ report.queue.filled }} filled, {{ report.queue.leased }} with raters</small></div>
 </div>
-{% if plots %}<h2>Over the rounds</h2>
+{% if report.powered %}<h2>Figures that spend few labels</h2>
+<p class="quiet">The model's word on all that it routed, people's on a random few: right whatever the model.</p>
+<div class="cards">{% for f in report.powered %}
+<div class="card">{{ f.title }}<b>{{ f.share }}</b><small>95 %: {{ f.bounds }}</small>
+<small>labels alone: {{ f.plain_text }}</small><small>{{ f.note }}</small></div>{% endfor %}
+</div>
+{% endif %}{% if plots %}<h2>Over the rounds</h2>
 <p class="quiet">{{ rounds }}</p>
 <div class="plots">{% for title, plot, note in plots %}
 <figure><b>{{ title }}</b>{{ plot|safe }}{% if note %}<figcaption>{{ note }}</figcaption>{% endif %}</figure>

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from rlhf_hitl.config import Settings
+from rlhf_hitl.kpi_powered import compute_powered_figures
 from rlhf_hitl.kpi_report import POPULATION, KpiFigure, KpiReport, RoundFigures, say_population
 from rlhf_hitl.labels.kept_fits import load_kept_label_model
 from rlhf_hitl.labels.votes import to_label_vote
@@ -73,6 +74,7 @@ def compute_kpi_report(store: Store, settings: Settings) -> KpiReport:
         simulated_models=sum(learnt_from_simulated[i] for i in models),
         currency=settings.currency,
         projects=tuple(p.id for p in list_projects(store)),
+        powered=compute_powered_figures(store),
     )
 
 

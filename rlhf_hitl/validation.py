@@ -40,6 +40,7 @@ _EXPECTED = {
     "set_type": "a list",
     "dict_type": "names and values",
     "mapping_type": "names and values",
+    "invalid_key": "a name that is a text",
     "model_type": "names and values",
     "model_attributes_type": "names and values",
     "dataclass_type": "names and values",

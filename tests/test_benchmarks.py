@@ -70,6 +70,17 @@ def test_labels_are_measured_against_their_peers(shared_data, tiny_model):
         assert -1 <= low <= gain <= high <= 1
 
 
+def test_automation_is_measured_on_real_votes_and_simulated_judges(shared_data, tiny_model):
+    figures = quick("automation.py", "--data", str(shared_data), "--backbone", str(tiny_model))
+    for name in ("mt_bench.", "llmfao.", ""):
+        for percent in (5, 10):
+            assert 0 <= figures[f"{name}coverage_at_{percent}"] <= 1
+            assert 0 <= figures[f"{name}oracle_at_{percent}"] <= 1
+    assert figures["cascade.gpt4_votes"] > 0
+    assert 0 < figures["power.share_at_15"] < figures["power.with_training.share_at_15"] <= 1
+    assert figures["power.share_at_15"] < figures["power.share_at_20"]
+
+
 @pytest.mark.parametrize("part", ["adaptive", "judge", "teaches"])
 def test_labels_are_measured_on_real_votes(shared_data, tiny_model, part):
     figures = quick("labels.py", "--parts", part, "--data", str(shared_data), "--backbone", str(tiny_model))
@@ -219,3 +230,19 @@ def test_the_figures_in_the_documentation_match_the_results():
         [sys.executable, str(BENCHMARKS / "figures.py"), "--check"], capture_output=True, text=True, check=False
     )
     assert run.returncode == 0, run.stderr
+
+
+def test_doubt_is_measured_at_home_and_elsewhere(shared_data, tiny_model):
+    figures = quick("doubt.py", "--data", str(shared_data), "--backbone", str(tiny_model))
+    for name in ("mt_bench", "mt_bench_gpt4", "llmfao", "llmfao_gpt4", "bundled"):
+        assert figures[f"{name}.labels"] > 0
+        assert figures["nll_change"] >= figures[f"{name}.nll_change"]
+    assert 0 <= figures["elsewhere_auc.min"] <= figures["elsewhere_auc"] <= 1
+    assert 0 <= figures["shifted_error"] <= 1
+
+
+def test_prediction_powered_means_are_measured_against_plain_ones(shared_data, tiny_model):
+    figures = quick("ppi.py", "--data", str(shared_data), "--backbone", str(tiny_model))
+    assert figures["coverage.low"] <= figures["coverage"] <= figures["coverage.high"]
+    assert figures["width_ratio"] == figures["mt_bench.wins.width_ratio"]
+    assert 0 < figures["width_ratio"] < 1.2

@@ -318,3 +318,14 @@ def test_the_file_is_self_contained_and_the_same_for_the_same_report(hostile_rep
     assert text == render_kpi_report(hostile_report)
     assert not re.search(r"(src|href)=.https?:", text)
     assert "<script" not in text
+
+
+def test_the_model_speaks_of_all_that_it_routed_and_people_of_the_random_few(office):
+    powered = {f.key: f for f in compute_kpi_report(office.store, PRICES).powered}
+    accuracy = powered["accuracy"]
+    assert (accuracy.plain, accuracy.labels) == (pytest.approx(1 / 3), 3)  # right, wrong, unsure_wrong; a tie is none
+    assert accuracy.examples == 11
+    # The model is as sure of each, so its word adds nothing.
+    assert (accuracy.value, accuracy.low, accuracy.high) == (accuracy.plain, accuracy.plain_low, accuracy.plain_high)
+    assert "people's word on 3 comparisons drawn at random, the model's on 11" in accuracy.note
+    assert list(powered) == ["accuracy"]  # all answers are of one policy

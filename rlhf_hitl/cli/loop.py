@@ -49,6 +49,10 @@ def run_loop_command(
     settings = load_settings()
     flags = {"policy": policy, "backbone": backbone, "judgments_per_round": judgments, "seed": seed}
     checked = _make_config(config, flags)
+    if checked.routing is not None:
+        from rlhf_hitl.routing.rules_file import load_rules
+
+        load_rules(checked.routing, "routing:")  # what cannot be used is reported before anything is done
     from rlhf_hitl.kpis import compute_kpi_report
     from rlhf_hitl.loop import Loop, ReviewProgress
     from rlhf_hitl.models import locate_model_folder

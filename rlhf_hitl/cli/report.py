@@ -50,7 +50,7 @@ def show_report_command(
 
         write_text_atomically(html, render_kpi_report(computed, render_sections(agreement, bias, slice)))
     data = computed.as_dict() | {"agreement": agreement.as_dict(), "bias": bias.as_dict(), "slice": slice}
-    tables = [*make_agreement_tables(agreement, min_groups=2), *make_bias_tables(bias)]
+    tables = [*make_powered_tables(computed), *make_agreement_tables(agreement, min_groups=2), *make_bias_tables(bias)]
     if slice is not None:
         tables.insert(0, f"Of the slice {make_cell_visible(slice)}:")
     written = [f"Written to {html}"] if html else []
@@ -102,6 +102,25 @@ def make_report_table(report: KpiReport) -> Any:
         make_table(title, rows, ("figure", "value", "95 % interval")),
         *(Text(make_cell_visible(note)) for note in notes),
     )
+
+
+def make_powered_tables(report: KpiReport) -> list[Any]:
+    """Return the figures with the model's word on all beside those of the labels alone, as a table; [] without any."""
+    from rich.console import Group
+    from rich.text import Text
+
+    if not report.powered:
+        return []
+    rows = [
+        (make_cell_visible(f.title), f.text, f.plain_text, f"{f.labels:,}", f"{f.labels_worth:,}")
+        for f in report.powered
+    ]
+    columns = ("figure", "with the model's word", "labels alone", "labels", "worth")
+    note = (
+        "Each with its 95 % interval. The model's word is on all that it routed, people's on a random few, so that the "
+        "figures are right whatever the model; worth: the labels that it would take alone."
+    )
+    return [Group(make_table("Figures that spend few labels", rows, columns), Text(note))]
 
 
 def make_agreement_tables(report: AgreementReport, min_groups: int = 1) -> list[Any]:

@@ -11,6 +11,7 @@ import typer
 from rlhf_hitl.cli import AsJson, Interrupted, Result, SliceName, StoreUrl, command, make_table
 from rlhf_hitl.cli.launch import launch_processes
 from rlhf_hitl.cli.reward_models import RewardModelName, describe_model, load_requested_model
+from rlhf_hitl.config import load_settings
 from rlhf_hitl.reward.readability import Obstacle
 from rlhf_hitl.wording import say_count
 
@@ -23,6 +24,13 @@ if TYPE_CHECKING:
 def score_comparisons_command(
     store: StoreUrl,
     reward_model: RewardModelName = None,
+    length_neutral: Annotated[
+        bool,
+        typer.Option(
+            "--length-neutral",
+            help="Take what goes with the answers' lengths out of the margins: a model without it is made and used.",
+        ),
+    ] = False,
     processes: Annotated[
         int, typer.Option(min=1, help="Score in this many processes, started by `accelerate launch`.")
     ] = 1,
@@ -33,6 +41,11 @@ def score_comparisons_command(
 
     opened = Store.open(store)
     model = load_requested_model(opened, reward_model)
+    if length_neutral and not model.card.get("length_neutral"):
+        from rlhf_hitl.reward.training.head_update import remove_length
+
+        model = remove_length(opened, model, load_settings().workspace)
+        reward_model = model.id
     from rlhf_hitl.routing.scoring import score_pool
     from rlhf_hitl.store.scores import count_scores
 
@@ -47,14 +60,15 @@ def score_comparisons_command(
         "scored": count_scores(opened, model.id) - before,
         "without_text": summary.without_text,
         "left_out": summary.left_out.as_dict(),
+        "doubts": summary.doubts.as_dict(),
     }
     if summary.scored and processes == 1:
         data |= {"mean_margin": summary.mean_margin, "mean_uncertainty": summary.mean_uncertainty}
-    rows = {name: value for name, value in data.items() if name not in ("reward_model_id", "left_out")}
+    rows = {name: value for name, value in data.items() if name not in ("reward_model_id", "left_out", "doubts")}
     return Result(
         data,
         make_table(f"Scored with {describe_model(opened, model.id)}", rows),
-        more=[*_explain_reading(summary), "Next: rlhf-hitl route"],
+        more=[*_explain_reading(summary), *summary.doubts.lines, "Next: rlhf-hitl route"],
     )
 
 
@@ -62,13 +76,28 @@ def score_comparisons_command(
 def route_comparisons_command(
     store: StoreUrl,
     reward_model: RewardModelName = None,
+    config: Annotated[
+        str | None,
+        typer.Option(help="Follow the rules in this YAML file, or those that come with the package by their name."),
+    ] = None,
     max_error: Annotated[
-        float, typer.Option(help="Keep the share of accepted comparisons that are wrong below this bound.")
-    ] = 0.1,
-    delta: Annotated[float, typer.Option(help="Allow the bound to fail with this probability.")] = 0.05,
+        float | None,
+        typer.Option(
+            help="Keep the share of accepted comparisons that are wrong below this bound.", show_default="0.1"
+        ),
+    ] = None,
+    delta: Annotated[
+        float | None, typer.Option(help="Allow the bound to fail with this probability.", show_default="0.05")
+    ] = None,
     control_share: Annotated[
-        float, typer.Option(help="Send this share to raters at random, to measure the model and the router.")
-    ] = 0.1,
+        float | None,
+        typer.Option(
+            help="Send this share to raters at random, to measure the model and the router.", show_default="0.1"
+        ),
+    ] = None,
+    audit_share: Annotated[
+        float, typer.Option(help="Have raters judge this share of what is accepted, at random, to watch the bound.")
+    ] = 0.05,
     slice: SliceName = None,
     json: AsJson = False,
 ) -> Result:
@@ -76,10 +105,14 @@ def route_comparisons_command(
     from dataclasses import asdict
 
     from rlhf_hitl.routing.config import RoutingConfig
+    from rlhf_hitl.routing.rules import RoutingRules
+    from rlhf_hitl.routing.rules_file import load_rules
     from rlhf_hitl.store import Store
     from rlhf_hitl.store.slices import find_slice_ids
 
-    config = RoutingConfig(max_error, delta, control_share)
+    rules = RoutingRules() if config is None else load_rules(config)
+    shares = {"max_error": max_error, "delta": delta, "control_share": control_share}
+    settings = RoutingConfig.from_rules(rules, **shares, audit_share=audit_share)
     opened = Store.open(store)
     chosen = find_slice_ids(opened, slice)
     model = load_requested_model(opened, reward_model)
@@ -88,18 +121,36 @@ def route_comparisons_command(
 
     with _explain_interruption(opened, model.id, "route"):
         summary = score_pool(opened, model, comparison_ids=chosen)
-        routed = route_pool(opened, model, config, comparison_ids=chosen)
+        routed = route_pool(opened, model, settings, comparison_ids=chosen)
     data = {
         "reward_model_id": model.id,
         "routes": routed.counts,
+        "by_rule": routed.by_rule,
         "without_text": summary.without_text,
         "left_out": summary.left_out.as_dict(),
-        "threshold": asdict(routed.threshold) | {"reason": routed.threshold.reason},
+        "doubts": routed.doubts.as_dict(),
+        "halted": list(routed.halted),
+        "threshold": asdict(routed.threshold) | {"reason": routed.threshold.reason, "advice": routed.threshold.advice},
     }
     if routed.threshold.accepts_nothing:
         data["threshold"]["value"] = None  # infinity is not JSON
-    more = [*_explain_reading(summary), routed.threshold.reason]
+    halted = [f"Nothing is accepted: {said}" for said in routed.halted]
+    rules, advice = _explain_rules(routed.by_rule), filter(None, [routed.threshold.advice])
+    more = [*_explain_reading(summary), *halted, *rules, *routed.doubts.lines, routed.threshold.reason, *advice]
     return Result(data, make_table(f"Routed with {describe_model(opened, model.id)}", routed.counts), more=more)
+
+
+#: A route → what is said of a comparison that a rule sent there.
+SENT = {"human": "to raters", "escalated": "to raters, before all others", "auto": "accepted, as the bound allows"}
+
+
+def _explain_rules(by_rule: dict[str, dict[str, int]]) -> list[str]:
+    """Say what each rule did: `12 by rule 'dosage': to raters, before all others`."""
+    return [
+        f"{count:,} by rule '{name}': {SENT.get(route, route)}"
+        for name, routes in by_rule.items()
+        for route, count in routes.items()
+    ]
 
 
 @contextmanager

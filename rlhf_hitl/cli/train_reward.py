@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 RewardBackend = Literal["head", "full", "classifier"]
 
 #: The options that only some backends have.
-HEAD_OPTIONS = ("--layer", "--pooling", "--uncertainty")
+HEAD_OPTIONS = ("--layer", "--pooling", "--uncertainty", "--length-neutral")
 REFUSED_OPTIONS: dict[RewardBackend, tuple[str, ...]] = {
     "head": ("--config",),
     "full": (*HEAD_OPTIONS, "--dtype"),
@@ -74,6 +74,9 @@ def train_reward_command(
             show_default="laplace",
         ),
     ] = None,
+    length_neutral: Annotated[
+        bool, typer.Option("--length-neutral", help="Take what goes with the answers' lengths out of a head's margins.")
+    ] = False,
     update: Annotated[
         bool, typer.Option("--update", help="Update the head of the newest model with new votes only.")
     ] = False,
@@ -106,7 +109,7 @@ def train_reward_command(
 
     options = {
         "--config": config, "--layer": layer, "--pooling": pooling, "--dtype": dtype, "--uncertainty": uncertainty,
-        "--backbone": backbone, "--max-length": max_length,
+        "--backbone": backbone, "--max-length": max_length, "--length-neutral": length_neutral or None,
     }  # fmt: skip
     if update:
         flags = [flag for flag, value in options.items() if value is not None] + ["--skip-bad"] * skip_bad
@@ -175,6 +178,7 @@ def train_reward_command(
             uncertainty=uncertainty or "laplace",
             skip_bad=skip_bad,
             label_model=label_model,
+            length_neutral=length_neutral,
         )
     return _report_model(opened, model, workspace, "adopted" if backend == "classifier" else "trained")
 

@@ -46,12 +46,19 @@ def read_features(completion: Completion, asked: str) -> AnswerFeatures:
     text = completion.text
     answered = find_script(text)
     return AnswerFeatures(
-        characters=len(text),
-        has_list=len(_ITEM.findall(text)) >= 2,
-        has_heading=_HEADING.search(text) is not None,
-        has_bold=_BOLD.search(text) is not None,
-        has_code=_CODE.search(text) is not None,
+        len(text),
+        *read_format(text),
         is_foreign=bool(asked and answered and asked != answered),
+    )
+
+
+def read_format(text: str) -> tuple[bool, bool, bool, bool]:
+    """Return whether a text has a list, a heading, bold text and a code block, as `AnswerFeatures` has them."""
+    return (
+        len(_ITEM.findall(text)) >= 2,
+        _HEADING.search(text) is not None,
+        _BOLD.search(text) is not None,
+        _CODE.search(text) is not None,
     )
 
 

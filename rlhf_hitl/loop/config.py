@@ -23,6 +23,8 @@ class LoopConfig(BaseModel):
     max_error: float = Field(default=0.2, gt=0, lt=1)
     delta: float = Field(default=0.1, gt=0, lt=1)
     control_share: float = Field(default=0.15, ge=0, le=1)
+    routing: str | None = None  # rules: a YAML file, or the name of one that comes with the package
+    audit_share: float = Field(default=0.05, ge=0, le=1)  # of what is accepted; raters judge it all the same
     dpo_pairs: int = Field(default=12, ge=0)  # 0 switches DPO off
     dpo_prompts: int = Field(default=6, ge=0)  # sampled afresh for pairs of the reward model; 0: only people's pairs
     ppo_steps: int = Field(default=2, ge=0)  # 0 switches PPO off

@@ -72,6 +72,8 @@ class Loop:
                 is_review = do_step is RoundSteps.review
                 with nullcontext() if is_review else record_run(self.store, "loop", round=round, step=name):
                     result = do_step(steps)
+                for halted in result.get("halted", ()):
+                    self.on_step(f"round {round}: nothing is accepted: {halted}")
                 # The time of a step that waited for raters is not the machine's: the step says so.
                 seconds = result.pop("machine_seconds", time.monotonic() - start)
                 finish_step(self.store, round, name, result, seconds, last=name == LAST_STEP)
@@ -87,7 +89,8 @@ class Loop:
         if (round, LAST_STEP) in finished:
             return
         former, current = finished[round, "sample"]["settings"], self.config.model_dump(mode="json")
-        if changed := [k for k in current if former.get(k) != current[k]]:
+        # A setting that an earlier version did not have has not changed.
+        if changed := [k for k in current if former.get(k, current[k]) != current[k]]:
             raise BadInput(
                 f"{changed[0]} = {current[changed[0]]!r} in round {round}",
                 expected=f"{former.get(changed[0])!r}, as when the round began",

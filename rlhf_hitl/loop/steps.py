@@ -103,6 +103,8 @@ class RoundSteps:
     def route(self) -> dict[str, Any]:
         """Score and route what nobody has judged, with the newest reward model if there is one."""
         from rlhf_hitl.routing.router import RoutingConfig, route_pool
+        from rlhf_hitl.routing.rules import RoutingRules
+        from rlhf_hitl.routing.rules_file import load_rules
         from rlhf_hitl.routing.scoring import score_pool
 
         begins = read_store_revision(self.store)
@@ -110,7 +112,12 @@ class RoundSteps:
         if model is None:
             return {"begins": begins, "reason": "no reward model yet: raters judge everything"}
         scoring = score_pool(self.store, model)
-        config = RoutingConfig(self.config.max_error, self.config.delta, self.config.control_share)
+        rules = RoutingRules() if self.config.routing is None else load_rules(self.config.routing, "routing:")
+        # What the loop is told comes before what the rules say, and that before the loop's defaults.
+        shares = ("max_error", "delta", "control_share")
+        told = [name for name in shares if name in self.config.model_fields_set or getattr(rules, name) is None]
+        given = {name: getattr(self.config, name) for name in told}
+        config = RoutingConfig.from_rules(rules, **given, audit_share=self.config.audit_share)
         routing = route_pool(self.store, model, config, round=self.round)
         return {
             "begins": begins,
@@ -119,7 +126,10 @@ class RoundSteps:
             "without_text": scoring.without_text,
             "left_out": scoring.left_out.as_dict(),
             "routes": routing.counts,
+            "by_rule": routing.by_rule,
             "reason": routing.threshold.reason,
+            "halted": list(routing.halted),
+            "advice": routing.threshold.advice,
         }
 
     def review(self) -> dict[str, Any]:

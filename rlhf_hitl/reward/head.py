@@ -9,6 +9,7 @@ Sources: MacKay 1992, "The evidence framework applied to classification networks
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -16,7 +17,11 @@ import numpy as np
 from scipy.optimize import brentq
 from scipy.special import expit
 
+from rlhf_hitl.errors import BadInput
 from rlhf_hitl.reward.vote_scale import compute_margin_derivatives, place_cuts
+
+#: The novelty from which on doubt grows: a standard deviation above what is usual for prompts of the training.
+NOVELTY_STARTS = 1.0
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,11 @@ class Head:
         thresholds: between a tie, slightly, clearly and much better; all 0 where no vote said so.
         vote_weight: how much a vote counts; below 1 where votes about one prompt say less about other prompts than as
             many independent votes would.
+        doubt: how much the standard deviation of a margin grows, in logits, with each unit of novelty beyond
+            NOVELTY_STARTS; 0 where no novelty was measured.
+        usual_uncertainty: nearly all training pairs are below it when their prompt is left out.
+        length_slopes: (d - 1,) how much each input goes with the length's in the training pairs; None if not known.
+        style_effects: (5,) how much of a margin goes with length and format (`style.py`); None if not known.
     """
 
     weights: np.ndarray
@@ -39,14 +49,24 @@ class Head:
     temperature: float = 1.0
     thresholds: tuple[float, float, float] = (0.0, 0.0, 0.0)
     vote_weight: float = 1.0
+    doubt: float = 0.0
+    usual_uncertainty: float = math.inf
+    length_slopes: np.ndarray | None = None
+    style_effects: np.ndarray | None = None
 
     def rewards(self, inputs: np.ndarray) -> np.ndarray:
         """Return the rewards (n,) of inputs (n, d) in logits, before temperature."""
         return inputs @ self.weights
 
-    def margins(self, differences: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the margins (n,) of differences (n, d) and their epistemic standard deviations (n,), in logits."""
+    def margins(self, differences: np.ndarray, novelty: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """Return the margins (n,) of differences (n, d) and their epistemic standard deviations (n,), in logits.
+
+        Args:
+            novelty: (n,) how unlike the training prompts each is (`novelty.py`).
+        """
         variance = np.einsum("nd,de,ne->n", differences, self.covariance, differences)
+        if novelty is not None:
+            variance = variance + (self.doubt * np.maximum(novelty - NOVELTY_STARTS, 0)) ** 2
         return differences @ self.weights, np.sqrt(np.maximum(variance, 0))
 
     def probabilities(self, margins: np.ndarray, stds: np.ndarray) -> np.ndarray:
@@ -68,6 +88,26 @@ class Head:
 
     def _moderate(self, margins: np.ndarray, stds: np.ndarray) -> np.ndarray:
         return margins / self.temperature / np.sqrt(1 + np.pi / 8 * (stds / self.temperature) ** 2)
+
+    def without_length(self) -> Head:
+        """Return the head whose margins do not go with length in the training pairs: neither through the length's own
+        input nor through what the others say of it.
+
+        Raises:
+            BadInput: how the other inputs go with length was not kept.
+        """
+        if self.length_slopes is None:
+            raise BadInput(
+                "--length-neutral with this reward model",
+                expected="a head that was trained with this version",
+                fix="train it again: `rlhf-hitl train-reward --length-neutral`",
+            )
+        # A margin of inputs less what length explains of them is w.(x - c l): the length's weight becomes -w.c.
+        change = np.eye(len(self.weights))
+        change[-1] = np.r_[-self.length_slopes, 0.0]
+        neutral = replace(self, weights=change @ self.weights, covariance=change @ self.covariance @ change.T)
+        effects = None if self.style_effects is None else np.r_[0.0, self.style_effects[1:]]
+        return replace(neutral, style_effects=effects)
 
     def with_temperature(self, temperature: float) -> Head:
         return replace(self, temperature=temperature)

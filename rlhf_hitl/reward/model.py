@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 
@@ -25,10 +26,12 @@ from rlhf_hitl.reward.backbone import Backbone
 from rlhf_hitl.reward.feature_cache import FeatureCache
 from rlhf_hitl.reward.head import Head
 from rlhf_hitl.reward.model_card import write_card
+from rlhf_hitl.reward.novelty import Novelty, join_pair
 from rlhf_hitl.reward.readability import Unreadable
 from rlhf_hitl.reward.rendering import Conversation, list_conversations, measure_completion_lengths
 from rlhf_hitl.reward.seen_prompts import SeenPrompts
 from rlhf_hitl.reward.standardiser import Standardiser
+from rlhf_hitl.reward.style import is_mostly_style, measure_style
 from rlhf_hitl.store.witness import PairProbabilities
 from rlhf_hitl.types import Comparison, Score
 
@@ -38,6 +41,7 @@ class RewardModel:
 
     def __init__(self, cache: FeatureCache, standardiser: Standardiser, head: Head, *, backend: str, card: dict):
         self.cache, self.standardiser, self.head, self.backend, self.card = cache, standardiser, head, backend, card
+        self.novelty: Novelty | None = None  # None: a model for which none was measured
         self.seen: SeenPrompts | None = None  # None: no record of the prompts it learnt from was kept
 
     @property
@@ -78,8 +82,34 @@ class RewardModel:
         self, first: Sequence[Conversation], second: Sequence[Conversation]
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Return reward(first) - reward(second), its uncertainty and P(first preferred), each (n,)."""
-        margins, stds = self.head.margins(self.differences(first, second))
+        both = [*first, *second]
+        features, n = self.cache.features(both), len(first)
+        differences = self.standardiser.differences(features, measure_completion_lengths(both))
+        novelty = self._measure_novelty(features)
+        margins, stds = self.head.margins(differences, None if novelty is None else join_pair(novelty[:n], novelty[n:]))
         return margins, stds, self.head.probabilities(margins, stds)
+
+    def _measure_novelty(self, features: np.ndarray) -> np.ndarray | None:
+        """Return how unlike the training prompts each conversation is, (n,); None where that was not measured."""
+        return None if self.novelty is None else self.novelty(features)
+
+    def is_unlike_training(self, score: Score) -> bool:
+        """Whether this model's score is of a comparison unlike those it has learnt: it is less certain than of nearly
+        all of those when their prompts were left out."""
+        return score.uncertainty > self.head.usual_uncertainty
+
+    def find_mostly_style(self, comparisons: Sequence[Comparison], scores: Sequence[Score]) -> np.ndarray:
+        """Return for which of its scores more than half of the margin goes with length and format, (n,) bool."""
+        effects = self.head.style_effects
+        if effects is None or not scores:
+            return np.zeros(len(scores), bool)
+        sides = [
+            Conversation(c.prompt.messages, c.find_completion(i).messages)
+            for c, s in zip(comparisons, scores)
+            for i in (s.chosen, s.rejected)
+        ]
+        styles = measure_style(sides)
+        return is_mostly_style(np.array([s.margin for s in scores]), styles[::2] - styles[1::2], effects)
 
     def score(self, comparisons: Iterable[Comparison]) -> Iterator[Score]:
         """Yield the score of each comparison. Memory does not grow with their number.
@@ -97,27 +127,37 @@ class RewardModel:
             for comparison, of_comparison in zip(chunk, chats):
                 if problem := self.find_problem(of_comparison):
                     raise problem.about(f"comparison {comparison.id}")
-            inputs = self.inputs([chat for of_comparison in chats for chat in of_comparison])
+            listed = [chat for of_comparison in chats for chat in of_comparison]
+            features = self.cache.features(listed)
+            inputs = self.standardiser(features, measure_completion_lengths(listed))
+            novelty = self._measure_novelty(features)
             start = 0
             for comparison in chunk:
                 stop = start + len(comparison.completions)
-                score = self._score(comparison, inputs[start:stop], reward_model_id)
-                yield score, self._predict_pairs(comparison, inputs[start:stop])
+                of_these = None if novelty is None else novelty[start:stop]
+                score = self._score(comparison, inputs[start:stop], of_these, reward_model_id)
+                yield score, self._predict_pairs(comparison, inputs[start:stop], of_these)
                 start = stop
 
-    def _predict_pairs(self, comparison: Comparison, inputs: np.ndarray) -> list[PairProbabilities]:
+    def _predict_pairs(
+        self, comparison: Comparison, inputs: np.ndarray, novelty: np.ndarray | None
+    ) -> list[PairProbabilities]:
         first, second = np.triu_indices(len(inputs), 1)  # completions stand in canonical order
-        p = self.head.outcome_probabilities(*self.head.margins(inputs[first] - inputs[second])).tolist()
+        unusual = None if novelty is None else join_pair(novelty[first], novelty[second])
+        p = self.head.outcome_probabilities(*self.head.margins(inputs[first] - inputs[second], unusual)).tolist()
         ids = [c.id for c in comparison.completions]
         return [
             PairProbabilities(comparison.id, ids[a], ids[b], (p_first, p_tie, p_second))
             for a, b, (p_first, p_tie, p_second) in zip(first, second, p)
         ]
 
-    def _score(self, comparison: Comparison, inputs: np.ndarray, reward_model_id: str) -> Score:
+    def _score(
+        self, comparison: Comparison, inputs: np.ndarray, novelty: np.ndarray | None, reward_model_id: str
+    ) -> Score:
         rewards = self.head.rewards(inputs)
         best, second = np.argsort(-rewards, kind="stable")[:2]
-        margin, std = self.head.margins((inputs[best] - inputs[second])[None])
+        unusual = None if novelty is None else join_pair(novelty[[best]], novelty[[second]])
+        margin, std = self.head.margins((inputs[best] - inputs[second])[None], unusual)
         if not np.isfinite([*rewards, margin[0], std[0]]).all():
             raise BadInput(
                 f"reward of comparison {comparison.id}", expected="a finite number", fix="train the reward model again"
@@ -161,6 +201,19 @@ class RewardModel:
             "thresholds": np.array(self.head.thresholds),
             "mass": np.array([self.head.vote_weight]),
         }
+        # Models of earlier versions have none of these, and keep their id.
+        if self.novelty is not None:
+            tensors |= {
+                "novelty_mean": self.novelty.mean,
+                "novelty_scale": self.novelty.scale,
+                "novelty_axes": self.novelty.axes,
+                "novelty": np.array([self.novelty.centre, self.novelty.spread]),
+                "doubt": np.array([self.head.doubt, self.head.usual_uncertainty]),
+            }
+        if self.head.length_slopes is not None:
+            tensors["length_slopes"] = self.head.length_slopes
+        if self.head.style_effects is not None:
+            tensors["style_effects"] = self.head.style_effects
         return {k: np.ascontiguousarray(v, np.float64) for k, v in tensors.items()}
 
 
@@ -186,6 +239,13 @@ def load_reward_model(folder: Path | str, cache_folder: Path | None = None) -> R
         (temperature,), (vote_weight,) = tensors["temperature"].tolist(), tensors["mass"].tolist()
         precisions, thresholds = tuple(tensors["precisions"].tolist()), tuple(tensors["thresholds"].tolist())
         head = Head(tensors["weights"], tensors["covariance"], precisions, temperature, thresholds, vote_weight)
+        head = replace(head, length_slopes=tensors.get("length_slopes"), style_effects=tensors.get("style_effects"))
+        novelty = None
+        if "novelty" in tensors:
+            parts = tensors["novelty_mean"], tensors["novelty_scale"], tensors["novelty_axes"]
+            novelty = Novelty(*parts, *tensors["novelty"].tolist())
+            doubt, usual = tensors["doubt"].tolist()
+            head = replace(head, doubt=doubt, usual_uncertainty=usual)
     except (ValueError, LookupError, TypeError, FileNotFoundError, SafetensorError) as e:
         raise BadInput(
             f"reward model {folder}",
@@ -203,6 +263,7 @@ def load_reward_model(folder: Path | str, cache_folder: Path | None = None) -> R
         )
     cache = FeatureCache(cache_folder or folder.parent / "features", backbone)
     model = RewardModel(cache, standardiser, head, backend=backend, card=card)
+    model.novelty = novelty
     if model.id != saved_id:
         raise BadInput(
             f"reward model {folder} with backbone {settings['name']}",

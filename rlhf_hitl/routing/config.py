@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from rlhf_hitl.errors import BadInput
+from rlhf_hitl.routing.rules import RoutingRules
 
 
 @dataclass(frozen=True)
@@ -16,11 +17,23 @@ class RoutingConfig:
         delta: chance that the bound fails.
         control_share: share of all comparisons that go to raters whatever the model says. Their judgments are an
             unbiased measure of the model and of the router.
+        rules: what goes to people, whatever the bound allows. Its own shares are not read: see `from_rules`.
+        audit_share: share of the accepted comparisons that raters judge all the same. Their judgments show whether the
+            bound goes on to hold.
     """
 
     max_error: float = 0.1
     delta: float = 0.05
     control_share: float = 0.1
+    audit_share: float = 0.05
+    rules: RoutingRules = field(default_factory=RoutingRules)
+
+    @classmethod
+    def from_rules(cls, rules: RoutingRules, **given: float | None) -> RoutingConfig:
+        """Return the settings that are given; those that are None or left out are the rules', or else the defaults."""
+        of_rules = {name: getattr(rules, name) for name in ("max_error", "delta", "control_share")}
+        values = of_rules | {name: value for name, value in given.items() if value is not None}
+        return cls(**{name: value for name, value in values.items() if value is not None}, rules=rules)
 
     def __post_init__(self) -> None:
         for name in ("max_error", "delta"):
@@ -28,5 +41,8 @@ class RoutingConfig:
             if not 0 < value < 1:
                 flag = "--" + name.replace("_", "-")
                 raise BadInput(f"{flag} {value}", expected="a share above 0 and below 1", fix=f"e.g. {flag} 0.1")
-        if not 0 <= self.control_share <= 1:
-            raise BadInput(f"--control-share {self.control_share}", expected="0 to 1", fix="e.g. --control-share 0.1")
+        for name in ("control_share", "audit_share"):
+            value = getattr(self, name)
+            if not 0 <= value <= 1:
+                flag = "--" + name.replace("_", "-")
+                raise BadInput(f"{flag} {value}", expected="0 to 1", fix=f"e.g. {flag} 0.1")

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from rlhf_hitl.reward.readability import LeftOut, Obstacle
 from rlhf_hitl.reward.rendering import list_conversations
+from rlhf_hitl.routing.doubts import Doubts, find_doubts
 from rlhf_hitl.store import Store
 from rlhf_hitl.store.comparisons import compute_shuffle_key, find_comparisons
 from rlhf_hitl.store.scores import insert_scores
@@ -32,6 +33,7 @@ class ScoringSummary:
         mean_margin, mean_uncertainty: means over those, nan if there are none.
         left_out: those that got none, because the model cannot read them or tell their completions apart.
         unshown: what the model's chat template left out of what it read, in words; empty if nothing.
+        doubts: what warns of these scores.
     """
 
     scored: int
@@ -39,6 +41,7 @@ class ScoringSummary:
     mean_uncertainty: float
     left_out: LeftOut = field(default_factory=lambda: LeftOut("comparison"))
     unshown: str = ""
+    doubts: Doubts = field(default_factory=Doubts)
 
     @property
     def without_text(self) -> int:
@@ -61,6 +64,7 @@ def score_pool(
         part, parts: score only this one of so many parts; processes with a part each score the pool together.
     """
     scored, margins, uncertainties, left_out = 0, 0.0, 0.0, LeftOut("comparison")
+    doubts = Doubts()
     waiting = find_comparisons(store, judged=False, unscored_by=model.id, ids=comparison_ids)
     own_part = (c for c in waiting if compute_shuffle_key(c.id) % parts == part)
     with tqdm(desc="scoring", unit="comparison", disable=None if part == 0 else True) as bar:
@@ -78,10 +82,11 @@ def score_pool(
             insert_out_of_fold(
                 store, model.id, [pair for _, pairs in scored_pairs for pair in pairs if pair.comparison_id in unseen]
             )
+            doubts |= find_doubts(model, {c.id: c for c in readable}, scores)
             scored += len(scores)
             margins += sum(s.margin for s in scores)
             uncertainties += sum(s.uncertainty for s in scores)
             bar.update(len(scores))
     if not scored:
         return ScoringSummary(0, math.nan, math.nan, left_out)
-    return ScoringSummary(scored, margins / scored, uncertainties / scored, left_out, model.cache.unshown.text)
+    return ScoringSummary(scored, margins / scored, uncertainties / scored, left_out, model.cache.unshown.text, doubts)

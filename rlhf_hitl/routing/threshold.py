@@ -7,12 +7,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rlhf_hitl.stats.intervals import clustered_share_upper_bound
+from rlhf_hitl.stats.selective_bound import (
+    Forecast,
+    ShownSet,
+    count_clusters_needed,
+    find_shown_set,
+    forecast_share,
+    list_sizes,
+    respect_ties,
+)
 from rlhf_hitl.wording import say_count
-
-#: The shares of the calibration labels at which the search begins and by which it goes on. They are fixed beforehand.
-#: Starting with the surest few would waste the test: one unlucky label among thirty ends it.
-FIRST_SHARE, NEXT_SHARE = 1 / 5, 1 / 20
 
 
 @dataclass(frozen=True)
@@ -20,9 +24,11 @@ class Threshold:
     """Comparisons are accepted where confidence >= `value`; above 1, none is.
 
     Attributes:
-        bound: the error among the accepted is below it, with probability 1 - `delta` over the calibration labels.
-        accepted, errors: calibration labels at or above `value`, and those among them on which the model is wrong.
-        calibration, prompts: number of calibration labels, and of the prompts that they are about.
+        bound: the error among the accepted is below it, with probability 1 - `delta` over the labels that test it.
+        accepted, errors: tested labels at or above `value`, and those among them on which the model is wrong.
+        calibration, prompts: number of tested labels, and of the prompts that they are about.
+        out_of_fold: how many of them are training labels, each predicted by a head that saw nothing of its prompt.
+        forecasts: what more labels would show, by the errors that these have.
     """
 
     value: float
@@ -33,6 +39,8 @@ class Threshold:
     prompts: int
     max_error: float
     delta: float
+    out_of_fold: int = 0
+    forecasts: tuple[Forecast, ...] = ()
 
     @property
     def accepts_nothing(self) -> bool:
@@ -41,12 +49,13 @@ class Threshold:
     @property
     def reason(self) -> str:
         if not self.accepts_nothing:
+            own = f", {self.out_of_fold:,} of them training labels out of fold" if self.out_of_fold else ""
             return (
                 f"confidence of {self.value:.3f} or more: error below {self.bound:.1%} with {1 - self.delta:.0%} "
                 f"confidence; wrong on {self.errors:,} of {say_count(self.accepted, 'such calibration label')} "
-                f"({say_count(self.calibration, 'label')} on {say_count(self.prompts, 'prompt')} in all)"
+                f"({say_count(self.calibration, 'label')} on {say_count(self.prompts, 'prompt')} in all{own})"
             )
-        needed = count_prompts_needed(self.max_error, self.delta)
+        needed = count_prompts_needed(self.max_error, self.delta, clustered=self.prompts < self.calibration)
         if self.prompts < needed:
             return (
                 f"accepts nothing: calibration labels on {say_count(self.prompts, 'prompt')}, {needed} prompts are the "
@@ -54,45 +63,79 @@ class Threshold:
             )
         return f"accepts nothing: no confidence keeps the error below {self.max_error:.1%} on the calibration labels"
 
+    @property
+    def advice(self) -> str:
+        """What more calibration labels would bring, in words; empty where there are too few to say."""
+        if not self.forecasts:
+            return ""
+        now, *more = self.forecasts
+        if not self.accepts_nothing:
+            if not more:
+                return ""
+            return (
+                f"forecast: with {more[0].labels:,} labels ({more[0].labels - now.labels:,} more) "
+                f"{_say_share(more[0])} would be accepted; with as many as now it is {now.share:.0%} on average"
+            )
+        for chance, words in ((0.9, "in nine cases of ten"), (0.5, "as likely as not")):
+            enough = next((f for f in self.forecasts if f.chance >= chance), None)
+            if enough is now:
+                return f"forecast: so many labels show something {words}; this time they did not. Have a few more rated"
+            if enough is not None:
+                return (
+                    f"forecast: {enough.labels:,} labels ({enough.labels - now.labels:,} more) would do {words}: they "
+                    f"would let {_say_share(enough)} be accepted"
+                )
+        return (
+            f"forecast: not even {self.forecasts[-1].labels:,} labels would do: by the labels so far, the model is "
+            "wrong too often even where it is surest. Train it on more labels, or allow more errors"
+        )
 
-def count_prompts_needed(max_error: float, delta: float) -> int:
-    """Return how many prompts, with a label each and none wrong, it takes to show an error below `max_error`."""
-    n = max(2, math.ceil(math.log(delta) / math.log(1 - max_error)))
-    while clustered_share_upper_bound(np.zeros(n), np.arange(n), delta) > max_error:
-        n += 1
-    return n
+
+def _say_share(forecast: Forecast) -> str:
+    return f"{forecast.share:.0%} (80 % interval {forecast.low:.0%} to {forecast.high:.0%})"
+
+
+def count_prompts_needed(max_error: float, delta: float, *, clustered: bool = False) -> int:
+    """Return how many prompts, none of their labels wrong, it takes to show an error below `max_error`.
+
+    Args:
+        clustered: some prompts have several labels.
+    """
+    return count_clusters_needed(max_error, delta, clustered=clustered)
 
 
 def choose_threshold(
-    confidence: np.ndarray, wrong: np.ndarray, prompts: np.ndarray, *, max_error: float, delta: float
+    confidence: np.ndarray,
+    wrong: np.ndarray,
+    prompts: np.ndarray,
+    *,
+    max_error: float,
+    delta: float,
+    out_of_fold: int = 0,
+    forecasts: bool = False,
 ) -> Threshold:
     """Return the lowest threshold at which the error among the accepted is shown to be below `max_error`.
 
-    Fixed-sequence testing (Angelopoulos et al. 2021, "Learn then test"): sets of the most confident labels, growing in
-    steps fixed in advance, are each tested at level `delta` with a bound that allows for several labels of one prompt,
-    and the first failure ends the search. So a threshold that breaks the bound is chosen with a probability of at most
-    `delta`, for any model.
+    A threshold that breaks the bound is chosen with a probability of at most `delta`, for any model
+    (`stats/selective_bound.py` says how). Labels must be like the comparisons that are decided: labels that a router
+    chose because they are hard would only make the bound pessimistic, those chosen because they are easy break it.
 
     Args:
-        confidence: (n,) probability of the model's own choice, on calibration labels.
+        confidence: (n,) probability of the model's own choice, on labels that it has not learnt from. What has none
+            (NaN) is never accepted, and tests nothing.
         wrong: (n,) 1 where the raters prefer the other, 0 where they agree.
         prompts: (n,) the prompt of each label: labels of one prompt are not independent.
+        out_of_fold: how many of them are training labels, for the report.
+        forecasts: say what more labels would show (some tenths of a second).
     """
-    order = np.argsort(-confidence, kind="stable")
-    c, e, of = np.asarray(confidence, float)[order], np.asarray(wrong, float)[order], np.asarray(prompts)[order]
-    n = len(c)
-    _, first_labels = np.unique(of, return_index=True)
-    best = Threshold(math.inf, 1.0, 0, 0, n, len(first_labels), max_error, delta)
-    needed = count_prompts_needed(max_error, delta)
-    if len(first_labels) < needed:
-        return best
-    # The smallest set that could pass, and a fifth of the labels: neither depends on which labels are wrong.
-    smallest = int(np.sort(first_labels)[needed - 1]) + 1
-    steps = [*range(max(smallest, math.ceil(FIRST_SHARE * n)), n, max(1, round(NEXT_SHARE * n))), n]
-    # A threshold cannot separate equal confidences, so every set is extended to the end of its last one.
-    for size in dict.fromkeys(int(np.searchsorted(-c, -c[step - 1], side="right")) for step in steps):
-        bound = clustered_share_upper_bound(e[:size], of[:size], delta)
-        if bound > max_error:
-            break
-        best = Threshold(float(c[size - 1]), bound, size, int(e[:size].sum()), n, len(first_labels), max_error, delta)
-    return best
+    c, e, of = np.asarray(confidence, float), np.asarray(wrong, float), np.asarray(prompts)
+    finite = np.flatnonzero(np.isfinite(c))
+    order = finite[np.argsort(-c[finite], kind="stable")]
+    c, e, of = c[order], e[order], of[order]
+    sizes = respect_ties(c, list_sizes(of, max_error, delta))
+    shown = find_shown_set(e, of, sizes, max_error=max_error, delta=delta)
+    found = tuple(forecast_share(c, e, of, max_error=max_error, delta=delta)) if forecasts else ()
+    counts = len(c), len(np.unique(of)), max_error, delta, out_of_fold, found
+    if shown == ShownSet():
+        return Threshold(math.inf, 1.0, 0, 0, *counts)
+    return Threshold(float(c[shown.size - 1]), shown.bound, shown.size, int(e[: shown.size].sum()), *counts)

@@ -4,7 +4,8 @@ Start with `db` (`Store`: open, read, write) and `tables` (what every table and 
 
 - work: `comparisons` (prompts, completions, comparisons and their places), `assignment` (what a rater gets next),
   `queue` (leases and submits), `judgments`, `views` (what pages show of them)
-- what models add: `reward_models`, `scores`, `routings`, `accepted` (what needs no rater), `loop_steps`
+- what models add: `reward_models`, `scores`, `routings`, `accepted` (what needs no rater), `audits` (what of that
+  raters judge all the same), `automation` (whether models may accept), `loop_steps`
 - people: `people`, `passwords`, `sign_in`, `tokens`, `invitations`, `projects`, `guidelines`, `tutorial`
 - finding: `catalog` (comparisons by words and facets), `catalog_index` (makes it), `catalog_history` (one whole),
   `slices` (filters with a name)

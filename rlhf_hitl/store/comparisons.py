@@ -390,3 +390,19 @@ def _to_prompt(row, prefix: str = "") -> Prompt:
 
 def _to_completion(row) -> Completion:
     return Completion(row["id"], row["prompt_id"], parse_messages(row["messages"]), row["policy"], row["sampling"])
+
+
+def read_families(store: Store, comparison_ids: Collection[str]) -> dict[str, str]:
+    """Return comparison id → the family of its prompt."""
+    query = sa.select(comparisons.c.id, prompts.c.family).join(prompts, prompts.c.id == comparisons.c.prompt_id)
+    with store.read() as conn:
+        rows = conn.execute(query.where(store.among(comparisons.c.id, comparison_ids))).all()
+    return {row.id: row.family for row in rows}
+
+
+def read_policies(store: Store, completion_ids: Collection[str]) -> dict[str, str]:
+    """Return completion id → the policy that wrote it."""
+    query = sa.select(completions.c.id, completions.c.policy)
+    with store.read() as conn:
+        rows = conn.execute(query.where(store.among(completions.c.id, completion_ids))).all()
+    return {row.id: row.policy for row in rows}

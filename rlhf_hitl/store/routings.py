@@ -5,14 +5,15 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from rlhf_hitl.errors import Conflict, NotFound
-from rlhf_hitl.store import audit, webhooks
+from rlhf_hitl.store import audit, audits, webhooks
+from rlhf_hitl.store.automation import find_halted, lock_automation
 from rlhf_hitl.store.comparisons import (
     compute_queue_position,
     find_free_numbers,
@@ -21,8 +22,8 @@ from rlhf_hitl.store.comparisons import (
 )
 from rlhf_hitl.store.db import Store
 from rlhf_hitl.store.queue.places import is_free
-from rlhf_hitl.store.tables import comparisons, places, routings
-from rlhf_hitl.types import Event, Route, Split, utc_now
+from rlhf_hitl.store.tables import comparisons, lanes, places, routings
+from rlhf_hitl.types import ErrorBound, Event, Route, Split, utc_now
 
 #: Decisions of one transaction, which takes some twenty milliseconds, and the seconds until the next one begins: raters
 #: wait for the lock meanwhile.
@@ -33,9 +34,10 @@ SENT_TO_RATERS = "sent to raters by a lead"
 
 @dataclass(frozen=True)
 class Routing:
-    """One decision: where a comparison goes, where it would have gone without the control draw, and why.
+    """One decision: where a comparison goes, where it would have gone without the draws, and why.
 
-    `place_in_line` orders the comparisons of one route for raters, 0 first.
+    `place_in_line` orders the comparisons of one route for raters, 0 first. `bound` is what an audit measures: the
+    promise under which the model's choice is accepted.
     """
 
     comparison_id: str
@@ -47,13 +49,23 @@ class Routing:
     place_in_line: int = 0
     decided_by: str | None = None
     created_at: datetime = field(default_factory=utc_now)
+    bound: ErrorBound | None = None
+
+    @property
+    def accepts(self) -> bool:
+        """Whether the model's choice is accepted, audited or not."""
+        return self.route in (Route.AUTO, Route.AUDIT)
 
 
-def apply_routings(store: Store, decisions: Sequence[Routing], *, now: datetime | None = None) -> None:
+def apply_routings(store: Store, decisions: Sequence[Routing], *, now: datetime | None = None) -> list[Routing]:
     """Store decisions and carry them out: open places for raters, or close the free places of accepted comparisons.
 
     A place that a rater holds or has filled stays. Each decision is stored and carried out as a whole; many of them
-    take several transactions, between which raters submit. Whoever is stopped in between routes again.
+    take several transactions, between which raters submit. Whoever is stopped in between routes again. What a model
+    accepts in a project whose automation was paused or stopped meanwhile goes to raters.
+
+    Returns:
+        The decisions as they were stored.
 
     Raises:
         NotFound: a decision names a comparison the store does not have; then no decision is stored.
@@ -63,11 +75,15 @@ def apply_routings(store: Store, decisions: Sequence[Routing], *, now: datetime 
         existing = set(conn.execute(sa.select(comparisons.c.id).where(store.among(comparisons.c.id, ids))).scalars())
     if missing := sorted(ids - existing):
         raise NotFound(f"comparison {missing[0]!r}", expected="one in the store", fix="import it before routing it")
+    applied: list[Routing] = []
     for start in range(0, len(decisions), DECISIONS_AT_ONCE):
         if start:
             time.sleep(PAUSE_SECONDS)
         with store.write() as conn:
-            _apply_some(store, conn, decisions[start : start + DECISIONS_AT_ONCE], now or store.now(conn))
+            some = _withhold_acceptances(store, conn, decisions[start : start + DECISIONS_AT_ONCE])
+            _apply_some(store, conn, some, now or store.now(conn))
+        applied += some
+    return applied
 
 
 def send_to_raters(store: Store, comparison_id: str, *, by: audit.Actor) -> bool:
@@ -145,14 +161,39 @@ def ask_for_votes(store: Store, comparison_ids: Sequence[str], *, by: audit.Acto
     return SentToRaters(counts["sent"], counts["waiting"], counts["refused"])
 
 
+def _withhold_acceptances(store: Store, conn: Connection, decisions: Sequence[Routing]) -> list[Routing]:
+    """Return the decisions; those that accept where automation does not run send the comparison to raters instead."""
+    if not any(d.accepts for d in decisions):
+        return list(decisions)
+    lock_automation(store, conn)
+    if not (halted := find_halted(conn)):
+        return list(decisions)
+    query = sa.select(comparisons.c.id, lanes.c.project_id).join(lanes, lanes.c.id == comparisons.c.lane_id)
+    rows = conn.execute(query.where(comparisons.c.id.in_([d.comparison_id for d in decisions])))
+    projects = dict(rows.tuples().all())
+    withheld = {"route": Route.HUMAN, "proposed": Route.HUMAN, "bound": None}
+    return [
+        replace(d, **withheld, reason=f"automation is {halted[project].state.value}: raters judge everything")
+        if d.accepts and (project := projects[d.comparison_id]) in halted
+        else d
+        for d in decisions
+    ]
+
+
 def _apply_some(store: Store, conn: Connection, decisions: Sequence[Routing], now: datetime) -> None:
     # Locked in order of id, so that two routers cannot deadlock.
     query = sa.select(comparisons.c.id).where(store.among(comparisons.c.id, {d.comparison_id for d in decisions}))
     conn.execute(query.order_by(comparisons.c.id).with_for_update(key_share=True))
     hooks = webhooks.list_subscriptions(conn)
+    # What is sent on, because raters are split or a lead wants one more vote, stays an audit.
+    if replaced := [d.comparison_id for d in decisions if d.route is not Route.ESCALATED]:
+        audits.forget_undecided(conn, replaced)
     for d in decisions:
         row = vars(d) | {"route": d.route.value, "proposed": d.proposed.value}
+        del row["bound"]
         seq = conn.execute(routings.insert().values(row).returning(routings.c.seq)).scalar_one()
+        if d.route is Route.AUDIT and d.bound is not None:
+            audits.draw_audit(conn, seq, d.comparison_id, d.bound)
         decided = {"route": d.route.value, "accepted_seq": seq if d.route is Route.AUTO else None}
         conn.execute(comparisons.update().where(comparisons.c.id == d.comparison_id).values(decided))
         if d.route is Route.AUTO:

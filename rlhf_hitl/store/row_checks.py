@@ -18,6 +18,8 @@ from rlhf_hitl.store.runs import RunOutcome
 from rlhf_hitl.store.tokens import TokenKind
 from rlhf_hitl.types import (
     Answer,
+    AuditOutcome,
+    AutomationState,
     Axis,
     Event,
     GoldPurpose,
@@ -251,6 +253,13 @@ CHECKS: dict[str, Check] = {
     "tokens.scopes": _are_words(Scope),
     "tokens.role": _is_role,
     "audit.details": _is_object,
+    "audits.max_error": _between(0, 1),
+    "audits.delta": _between(0, 1),
+    "audits.number": _between(1, 2**31 - 1),
+    "audits.outcome": _one_of(AuditOutcome),
+    "automation.state": _one_of(AutomationState),
+    "automation.after_decision": _is_count,
+    "alerts.figures": _is_object,
     "webhooks.events": _are_words(Event),
     "deliveries.event": _one_of(Event),
     "deliveries.attempts": _is_count,

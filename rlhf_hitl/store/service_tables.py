@@ -1,4 +1,5 @@
-"""The tables beside the work itself: access, the audit log, webhooks, imports that wait, and the store's own keys.
+"""The tables beside the work itself: access, the audit log, webhooks, automation and alerts, imports that wait, and the
+store's own keys.
 
 `tables.py` has the others.
 """
@@ -8,6 +9,7 @@ from __future__ import annotations
 from sqlalchemy import (
     JSON,
     Column,
+    Float,
     ForeignKey,
     Index,
     Integer,
@@ -93,6 +95,59 @@ deliveries = Table(
     Column("last_error", Text, nullable=False),
     Index("deliveries_due", "next_try_at", sqlite_where=text("next_try_at IS NOT NULL"),
           postgresql_where=text("next_try_at IS NOT NULL")),
+    sqlite_autoincrement=True,
+)  # fmt: skip
+
+# The accepted comparisons that raters judge all the same: one row for each decision that drew one. `audit` above is the
+# log.
+audits = Table(
+    "audits",
+    metadata,
+    Column("seq", ForeignKey("routings.seq"), primary_key=True, autoincrement=False),  # the acceptance it audits
+    Column("comparison_id", ForeignKey("comparisons.id"), nullable=False),
+    Column("max_error", Float, nullable=False),  # the bound under which it was accepted
+    Column("delta", Float, nullable=False),
+    Column("number", Integer),  # counts what raters have decided, in that order; null: they have not
+    Column("outcome", String(20)),  # right, wrong, tie: written once, whatever labels say later
+    Column("decided_at", Utc),
+    Index("audits_by_comparison", "comparison_id"),
+    Index("audits_in_order", "number", unique=True),
+)
+
+# Whether models may accept comparisons of a project: the newest row says; without one they may. Append-only, by
+# triggers.
+automation = Table(
+    "automation",
+    metadata,
+    Column("seq", Integer, primary_key=True, autoincrement=True),
+    Column("project_id", ForeignKey("projects.id"), nullable=False),
+    Column("state", String(20), nullable=False),  # running, paused, stopped
+    Column("reason", Text, nullable=False),
+    Column("by", String(80), nullable=False),
+    Column("after_decision", Integer, nullable=False),  # the newest of `routings` when it was written: no clock
+    Column("at", Utc, nullable=False),
+    Index("automation_by_project", "project_id", "seq"),
+    sqlite_autoincrement=True,
+)
+
+# A rule that became true, once until it is true no more.
+alerts = Table(
+    "alerts",
+    metadata,
+    Column("seq", Integer, primary_key=True, autoincrement=True),
+    Column("rule", String(80), nullable=False),
+    Column("subject", String(200), nullable=False),  # what it is about, such as a project or a rater; empty: all
+    Column("message", Text, nullable=False),
+    Column("figures", JSON, nullable=False),
+    Column("raised_at", Utc, nullable=False),
+    Column("cleared_at", Utc),  # null: it stands
+    Column("seen_by", String(80)),
+    Column("seen_at", Utc),
+    Column("silenced_by", String(80)),
+    Column("silenced_until", Utc),  # until then the rule tells nobody of this subject, though it be raised again
+    Column("emailed_at", Utc),
+    Index("alerts_standing_once", "rule", "subject", unique=True, sqlite_where=text("cleared_at IS NULL"),
+          postgresql_where=text("cleared_at IS NULL")),
     sqlite_autoincrement=True,
 )  # fmt: skip
 

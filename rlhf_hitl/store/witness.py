@@ -16,7 +16,7 @@ from sqlalchemy.engine import Connection
 
 from rlhf_hitl.store.db import Store
 from rlhf_hitl.store.quality_tables import out_of_fold
-from rlhf_hitl.store.tables import comparisons, prompts, reward_models, routings
+from rlhf_hitl.store.tables import comparisons, lanes, projects, prompts, reward_models, routings
 from rlhf_hitl.types import Route, Split
 
 #: The routes whose judgments measure the reward model.
@@ -88,6 +88,35 @@ def read_witnesses(store: Store, comparison_ids: Collection[str] | None = None) 
             key = row.comparison_id, row.first, row.second
             newest[key] = PairProbabilities(*key, (row.p_first, row.p_tie, row.p_second))
     return [newest[key] for key in sorted(newest)]
+
+
+def read_words_drawn_at_random(store: Store, reward_model_id: str) -> list[PairProbabilities]:
+    """Return what a reward model that saw nothing of the prompt says of the pairs of training comparisons that came to
+    raters at random. What a router chose to have judged is harder than the rest, and tells nothing of its errors.
+
+    Those are the controls, and what raters judged before any routing in a project with a fixed overlap: with an overlap
+    rule the witness's own word may have ended the votes where raters agreed with it.
+    """
+    routed = sa.exists().where(routings.c.comparison_id == comparisons.c.id)
+    control = sa.exists().where(routings.c.comparison_id == comparisons.c.id, routings.c.route == Route.CONTROL.value)
+    query = (
+        sa.select(out_of_fold)
+        .join(comparisons, comparisons.c.id == out_of_fold.c.comparison_id)
+        .join(prompts, prompts.c.id == comparisons.c.prompt_id)
+        .join(lanes, lanes.c.id == comparisons.c.lane_id)
+        .join(projects, projects.c.id == lanes.c.project_id)
+        .where(
+            out_of_fold.c.reward_model_id == reward_model_id,
+            prompts.c.split == Split.TRAIN.value,
+            sa.or_(control, sa.and_(~routed, projects.c.overlap_rule.is_(None))),
+        )
+        .order_by(out_of_fold.c.comparison_id, out_of_fold.c.first, out_of_fold.c.second)
+    )
+    with store.read() as conn:
+        return [
+            PairProbabilities(row.comparison_id, row.first, row.second, (row.p_first, row.p_tie, row.p_second))
+            for row in conn.execute(query)
+        ]
 
 
 def find_newest_witness(store: Store) -> str | None:

@@ -16,6 +16,7 @@
 - `overlap_rules`: when another judgment is worth its price
 - `catalog`: a filter over comparisons, as pages, links, slices and commands have it
 - `golds`: comparisons with a known right answer, and what raters must pass on them
+- `automation`: whether models may accept, and what audits of it find
 - `events`: what webhooks can be sent
 - `clock`: the time of day
 """
@@ -23,6 +24,7 @@
 from __future__ import annotations
 
 from rlhf_hitl.types.answers import REASONS, UNRANKED, Answer, Ranking, Reason, ShownAnswer, Verdict
+from rlhf_hitl.types.automation import AuditOutcome, AutomationChange, AutomationState, ErrorBound
 from rlhf_hitl.types.catalog import ComparisonFilter
 from rlhf_hitl.types.clock import utc_now
 from rlhf_hitl.types.comparisons import DEFAULT_PROJECT, Comparison, Completion, Prompt, Route
@@ -75,10 +77,14 @@ __all__ = [
     "SPLIT_SHARES",
     "UNRANKED",
     "Answer",
+    "AuditOutcome",
+    "AutomationChange",
+    "AutomationState",
     "Axis",
     "Comparison",
     "ComparisonFilter",
     "Completion",
+    "ErrorBound",
     "Escalation",
     "Event",
     "Gold",

@@ -183,7 +183,7 @@ def test_a_third_best_reward_that_is_not_finite_is_named(judged_store, trained_m
     inputs = np.zeros((3, len(model.head.weights)))
     inputs[2] = np.nan
     with pytest.raises(BadInput, match="reward of comparison x_"):
-        model._score(comparison, inputs, model.id)
+        model._score(comparison, inputs, None, model.id)
 
 
 def test_a_head_no_better_than_lengths_alone_is_warned_about(sqlite_store, backbone, tmp_path, caplog):

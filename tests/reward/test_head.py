@@ -7,9 +7,13 @@ from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 
 from reward_examples import make_votes_from_preferences
+from rlhf_hitl.errors import BadInput
 from rlhf_hitl.reward.head import Head
-from rlhf_hitl.reward.head_fitting import _find_mode, fit_head
+from rlhf_hitl.reward.head_fitting import _find_mode, calibrate_temperature, fit_head
 from rlhf_hitl.reward.losses import ordinal_loss
+from rlhf_hitl.reward.novelty import Novelty, join_pair
+from rlhf_hitl.reward.style import fit_style_effects, is_mostly_style
+from rlhf_hitl.reward.training.head_learning import learn_head
 from rlhf_hitl.reward.training.vote_weight_choice import choose_vote_weight
 from rlhf_hitl.reward.vote_scale import place_cuts
 from rlhf_hitl.stats.calibration import estimate_calibration_error
@@ -179,3 +183,95 @@ def test_a_vote_weight_of_half_equals_half_a_vote_in_fits_and_updates():
     half, of_halves = fit_head(x, votes, vote_weight=0.5), fit_head(x, votes / 2)
     assert np.allclose(half.weights, of_halves.weights)
     assert np.allclose(half.updated(x[0], votes[0]).weights, of_halves.updated(x[0], votes[0] / 2).weights)
+
+
+def make_head(**fields) -> Head:
+    return Head(np.array([1.0, 2.0]), np.eye(2) * 0.01, (1.0, 1.0), **fields)
+
+
+@pytest.mark.parametrize("true_temperature", [0.5, 2.0])
+def test_many_prompts_find_the_temperature_and_few_change_little(true_temperature):
+    rng = np.random.default_rng(0)
+    margins = rng.normal(0, 3, 6000)
+    said = (rng.random(6000) < expit(margins / true_temperature)).astype(float)
+
+    def calibrated(n: int, prompts: np.ndarray) -> float:
+        return calibrate_temperature(make_head(), margins[:n], np.zeros(n), said[:n], prompts).temperature
+
+    assert calibrated(6000, np.arange(6000)) == pytest.approx(true_temperature, rel=0.1)
+    assert abs(np.log(calibrated(8, np.arange(8)))) < 0.4
+    # The same votes say less where they are of few prompts, and of a single one nothing.
+    assert abs(np.log(calibrated(200, np.arange(200) // 50))) < abs(np.log(calibrated(200, np.arange(200)))) + 0.05
+    assert calibrated(200, np.zeros(200)) == 1
+
+
+def test_labels_that_no_temperature_fits_best_do_not_run_to_a_bound():
+    margins = np.linspace(0.5, 2, 12)
+    certain = calibrate_temperature(make_head(), margins, np.zeros(12), np.ones(12), np.arange(12))
+    opposed = calibrate_temperature(make_head(), margins, np.zeros(12), np.zeros(12), np.arange(12))
+    assert 0.4 < certain.temperature < 1 < opposed.temperature < 2.5
+    unknown = calibrate_temperature(make_head(), np.full(3, np.nan), np.zeros(3), np.ones(3), np.arange(3))
+    assert unknown.temperature == 1
+
+
+def test_doubt_grows_with_novelty_and_only_beyond_the_usual():
+    head = make_head(doubt=2.0)
+    difference = np.array([[1.0, 0.0]] * 4)
+    margins, stds = head.margins(difference, np.array([-3.0, 1.0, 2.0, 4.0]))
+    assert margins == pytest.approx(1)
+    assert stds == pytest.approx(np.hypot(0.1, [0, 0, 2, 6]))
+    assert make_head().margins(difference, np.full(4, 9.0))[1] == pytest.approx(0.1)  # of an earlier version
+
+
+def test_prompts_outside_the_training_axes_are_novel():
+    rng = np.random.default_rng(0)
+    axes = rng.normal(size=(4, 300))
+    prompts = np.repeat(np.arange(60), 4)
+
+    def draw(n: int, axes: np.ndarray) -> np.ndarray:
+        return (rng.normal(size=(n, 4)) @ axes + rng.normal(0, 0.1, (n, 300))).astype(np.float32)
+
+    found = Novelty.fit(draw(240, axes), prompts)
+    assert found is not None
+    novelty, left_out = found
+    home, elsewhere = novelty(draw(200, axes)), novelty(draw(200, rng.normal(size=(4, 300))))
+    assert abs(np.median(left_out)) < 0.01
+    assert abs(np.median(home)) < 1
+    assert (elsewhere > np.quantile(home, 0.99)).all()
+    assert join_pair(np.array([0.0]), np.array([5.0])) == [0]
+    assert Novelty.fit(draw(20, axes), np.repeat(np.arange(5), 4)) is None  # too few prompts to tell
+
+
+def test_a_margin_that_goes_with_length_is_told_and_taken_away():
+    rng = np.random.default_rng(0)
+    n = 400
+    chars = np.exp(rng.normal(6, 1, 2 * n))
+    longer = np.log1p(chars[:n]) - np.log1p(chars[n:])
+    features = rng.normal(size=(2 * n, 12)).astype(np.float32)
+    features[:, 0] += np.log1p(chars)  # the features know the length, too
+    better = longer + 0.7 * (features[:n, 1] - features[n:, 1])
+    votes = make_votes_from_preferences(rng.random(n) < expit(better))
+    styles, prompts = np.c_[np.log1p(chars), np.zeros((2 * n, 4))], np.arange(n) // 4
+    learnt, neutral = (
+        learn_head(features, chars, styles, votes, prompts, length_neutral=is_neutral) for is_neutral in (False, True)
+    )
+    differences = learnt.standardiser.differences(features, chars)
+    with_length, without = (x.head.margins(differences)[0] for x in (learnt, neutral))
+    assert abs(np.corrcoef(with_length, longer)[0, 1]) > 0.7
+    assert abs(np.corrcoef(without, longer)[0, 1]) < 0.05
+    assert np.corrcoef(without, features[:n, 1] - features[n:, 1])[0, 1] > 0.8
+    assert learnt.head.without_length().weights == pytest.approx(neutral.head.weights)
+    mostly = is_mostly_style(with_length, styles[:n] - styles[n:], learnt.head.style_effects)
+    assert 0.3 < mostly.mean() < 0.9
+    assert not is_mostly_style(without, styles[:n] - styles[n:], neutral.head.style_effects).any()
+    with pytest.raises(BadInput, match="train it again"):
+        make_head().without_length()
+
+
+def test_style_effects_are_those_of_a_regression():
+    styles = np.array([[1.0, 0, 0, 0, 0], [2, 1, 0, 0, 0], [-1, 0, 0, 0, 0], [0, -1, 0, 0, 0]] * 500)
+    effects = fit_style_effects(styles @ np.array([0.5, -1, 0, 0, 0]), styles)
+    assert effects == pytest.approx([0.5, -1, 0, 0, 0], abs=0.01)
+    # 0.5 of a margin of 0.9 is more than half, of 1.1 it is not, and against the margin it never is.
+    at = np.array([[1.0, 0, 0, 0, 0]] * 3)
+    assert is_mostly_style(np.array([0.9, 1.1, -0.9]), at, np.array([0.5, 0, 0, 0, 0])).tolist() == [True, False, False]

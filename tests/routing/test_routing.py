@@ -14,20 +14,38 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from handmade_votes import vote
 from rlhf_hitl import simulate
 from rlhf_hitl.errors import BadInput
+from rlhf_hitl.labels.fitting import read_labels
 from rlhf_hitl.reward.backbone import Backbone
+from rlhf_hitl.reward.labelled_pairs import load_labelled_pairs
 from rlhf_hitl.reward.registry import open_reward_model
 from rlhf_hitl.reward.training.head_training import train_head
-from rlhf_hitl.routing.router import RoutingConfig, decide_routes, route_pool
+from rlhf_hitl.routing.router import RoutingConfig, calibrate_threshold, decide_routes, route_pool
 from rlhf_hitl.routing.scoring import score_pool
 from rlhf_hitl.routing.threshold import Threshold
-from rlhf_hitl.store import Store, people, queue
+from rlhf_hitl.store import Store, people, projects, queue
 from rlhf_hitl.store.comparisons import find_comparisons, insert_comparisons
 from rlhf_hitl.store.judgments import read_judgments
+from rlhf_hitl.store.routings import Routing, apply_routings
 from rlhf_hitl.store.runs import read_runs
 from rlhf_hitl.store.scores import read_scores
-from rlhf_hitl.types import Answer, Comparison, Completion, Message, Prompt, Role, Route, Score, Split, Verdict
+from rlhf_hitl.store.witness import read_words_drawn_at_random
+from rlhf_hitl.types import (
+    Answer,
+    Comparison,
+    Completion,
+    ErrorBound,
+    Message,
+    OverlapRule,
+    Prompt,
+    Role,
+    Route,
+    Score,
+    Split,
+    Verdict,
+)
 
 SURE = Threshold(0.8, 0.1, 50, 0, 60, 60, 0.1, 0.05)
 
@@ -90,6 +108,37 @@ def test_the_control_share_is_random_and_records_the_route_it_would_have_had():
     assert routes(decisions) == routes(later)  # what waits in the control arm is not drawn anew
 
 
+def test_a_share_of_what_is_accepted_is_audited_and_stands_anywhere_in_line():
+    comparisons = [comparison(i, Split.HELDOUT if i % 10 == 0 else Split.TRAIN) for i in range(4000)]
+    scores = [score(c, 0.9 if i % 2 else 0.6, 0.1, (i * 7 % 100) / 50) for i, c in enumerate(comparisons)]
+    pool = {c.id: c for c in comparisons}
+    config = RoutingConfig(control_share=0.1, audit_share=0.2)
+    decisions = decide_routes(scores, pool, SURE, config, 1, draw)
+    audits = [d for d in decisions if d.route is Route.AUDIT]
+    accepted = [d for d in decisions if d.accepts]
+    assert len(audits) / len(accepted) == pytest.approx(0.2, abs=0.03)
+    assert all(d.proposed is Route.AUTO and d.bound == ErrorBound(0.1, 0.05) for d in audits)
+    assert all(d.bound is None for d in decisions if d.route is not Route.AUDIT)
+    assert all(pool[d.comparison_id].prompt.split is Split.TRAIN for d in audits)
+    queued = sorted((d for d in decisions if d.route is not Route.AUTO), key=lambda d: d.place_in_line)
+    at = [n / len(queued) for n, d in enumerate(queued) if d.route is Route.AUDIT]
+    assert np.mean(at) == pytest.approx(0.5, abs=0.08)
+    later = decide_routes(scores, pool, SURE, config, 2, draw)
+    assert routes(decisions) == routes(later)
+    assert not [d for d in decide_routes(scores, pool, SURE, RoutingConfig(audit_share=0), 1, draw) if d.bound]
+
+
+def test_where_automation_is_halted_nothing_is_accepted_and_the_reason_says_so():
+    comparisons = [comparison(i) for i in range(200)]
+    pool = {c.id: c for c in comparisons}
+    scores = [score(c, 0.9) for c in comparisons]
+    halted = {"default": "automation of project default is paused (by lea)"}
+    decisions = decide_routes(scores, pool, SURE, RoutingConfig(control_share=0.1), 1, draw, halted)
+    assert {d.route for d in decisions} == {Route.HUMAN, Route.CONTROL}
+    assert {d.proposed for d in decisions} == {Route.HUMAN}
+    assert {d.reason for d in decisions if d.route is Route.HUMAN} == set(halted.values())
+
+
 def test_raters_get_the_most_informative_comparisons_first():
     comparisons = [comparison(i) for i in range(3)]
     scores = [
@@ -123,6 +172,12 @@ def test_controls_stand_anywhere_among_what_raters_judge_whatever_is_accepted():
     assert len(at) > 100
     assert np.mean(at) == pytest.approx(0.5, abs=0.1)
     assert 0.05 < np.mean([n > 0.9 for n in at]) < 0.2, "as many at the end as anywhere"
+
+
+@pytest.mark.parametrize("field", ["control_share", "audit_share"])
+def test_a_share_that_is_none_is_refused(field):
+    with pytest.raises(BadInput, match="--" + field.replace("_", "-")):
+        RoutingConfig(**{field: 1.5})
 
 
 @pytest.mark.parametrize("field", ["max_error", "delta"])
@@ -181,7 +236,7 @@ def test_scored_and_routed_comparisons_reach_raters_or_are_accepted(trained):
         seen.append(lease.comparison)
         answer = simulate.simulate_answer(simulate.SIMULATED_RATERS[0], lease.comparison)
         queue.submit(store, lease.id, rater, answer)
-    assert len(seen) == routed.counts["human"] + routed.counts["control"]
+    assert len(seen) == routed.counts["human"] + routed.counts["control"] + routed.counts["audit"]
     assert all(c.route is not Route.AUTO for c in seen)
     judgment = next(read_judgments(store, rater_id=rater))
     assert judgment.reward_model_id == model.id
@@ -218,7 +273,9 @@ def test_two_processes_give_the_scores_of_one_and_hide_the_stores_url(trained, t
     # Every user of a machine can read command lines, and the URL of a store may hold a password.
     assert any("rlhf_hitl.scripts.score" in line for line in command_lines)
     assert not [line for line in command_lines if store.url in line]
-    assert json.loads(printed) == {"reward_model_id": model.id, "scored": 60, "without_text": 0, "left_out": {}}
+    nothing = {"scored": 0, "mostly_style": 0, "unlike_training": 0}  # these processes have told of theirs
+    expected = {"reward_model_id": model.id, "scored": 60, "without_text": 0, "left_out": {}, "doubts": nothing}
+    assert json.loads(printed) == expected
     assert errors.count("scored ") == 2  # a line each process
     [run] = read_runs(store)  # the processes' time is the command's
     assert (run.command, run.outcome, run.device) == ("score", "finished", "cpu")
@@ -227,7 +284,8 @@ def test_two_processes_give_the_scores_of_one_and_hide_the_stores_url(trained, t
     for i, score in together.items():
         assert (score.chosen, score.reward_model_id) == (alone[i].chosen, model.id)
         assert score.margin == pytest.approx(alone[i].margin, abs=1e-5)
-        assert score.uncertainty == pytest.approx(alone[i].uncertainty, abs=1e-5)
+        # Doubt about what looks unusual grows with the log of a small rest, so the last digits of features show.
+        assert score.uncertainty == pytest.approx(alone[i].uncertainty, rel=5e-3)
 
 
 def test_the_parts_of_a_pool_add_up_to_the_pool(trained):
@@ -266,9 +324,52 @@ def test_a_comparison_with_an_empty_completion_is_left_to_raters_and_stops_nothi
         list(model.score([odd]))
 
 
+def test_training_labels_that_came_at_random_test_the_threshold_out_of_fold(trained):
+    store, model = trained
+    config = RoutingConfig(max_error=0.2, delta=0.1)
+    threshold = calibrate_threshold(store, model, config)
+    words = read_words_drawn_at_random(store, model.id)
+    labels = [
+        label for label in read_labels(store, split=Split.TRAIN) if label.preferred is not None
+    ]  # nothing was routed before
+    assert {w.comparison_id for w in words} >= {label.comparison_id for label in labels}
+    assert threshold.out_of_fold == len(labels)
+    alone = len(load_labelled_pairs(store, Split.CALIBRATION))
+    assert len(labels) < threshold.calibration <= len(labels) + alone
+    assert "of them training labels out of fold" in threshold.reason
+    # What a router chose for raters is no random draw, whatever was decided of it later; a control stays one.
+    chosen, control = [w.comparison_id for w in words[:2]]
+    apply_routings(
+        store,
+        [
+            Routing(chosen, Route.HUMAN, Route.HUMAN, "hard", model.id),
+            Routing(control, Route.CONTROL, Route.HUMAN, "drawn", model.id),
+            Routing(control, Route.ESCALATED, Route.CONTROL, "split", model.id),
+        ],
+    )
+    left = {w.comparison_id for w in read_words_drawn_at_random(store, model.id)}
+    assert left == {w.comparison_id for w in words} - {chosen}
+    # With an overlap rule the witness may have ended the votes on what is no control.
+    projects.change_project(store, "default", overlap_rule=OverlapRule())
+    assert {w.comparison_id for w in read_words_drawn_at_random(store, model.id)} == {control}
+
+
+def test_judges_votes_do_not_test_the_threshold(trained):
+    store, model = trained
+    score_pool(store, model)  # says what it thinks of comparisons whose prompts it has not learnt from
+    config = RoutingConfig(max_error=0.2, delta=0.1)
+    before = calibrate_threshold(store, model, config)
+    new = [c for c in find_comparisons(store, judged=False) if c.prompt.split is Split.TRAIN]
+    judge, person = (people.add_rater(store, name, role).id for name, role in (("j", Role.JUDGE), ("p", Role.RATER)))
+    vote(store, new[0], judge, ">", role=Role.JUDGE.value)
+    assert calibrate_threshold(store, model, config) == before
+    vote(store, new[1], person, ">")
+    assert calibrate_threshold(store, model, config).out_of_fold == before.out_of_fold + 1
+
+
 def test_a_bound_that_cannot_be_shown_accepts_nothing_and_gives_the_reason(trained):
     store, model = trained
     score_pool(store, model)
     routed = route_pool(store, model, RoutingConfig(max_error=0.001, control_share=0), round=1)
-    assert routed.counts == {"human": 60, "control": 0, "auto": 0}
+    assert routed.counts == {"human": 60, "control": 0, "audit": 0, "auto": 0, "escalated": 0}
     assert "fewest" in routed.threshold.reason

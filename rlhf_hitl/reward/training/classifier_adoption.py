@@ -36,8 +36,8 @@ def adopt_classifier(
 ) -> RewardModel:
     """Make a classifier the store's newest reward model.
 
-    Its weights stay. The `train` labels set its uncertainty and the `calibration` labels its temperature, as far as
-    there are any.
+    Its weights stay. The `train` labels set its uncertainty and its temperature, as far as there are any: it has not
+    learnt from them. Without any, the `calibration` labels set the temperature.
 
     Args:
         skip_bad: leave out pairs that the classifier cannot read or tell apart, instead of refusing them.
@@ -54,7 +54,7 @@ def adopt_classifier(
     left_out.refuse_or_warn(total, skip_bad=skip_bad)
     votes = count_decided_votes(train)
     model.head = add_laplace_posterior(model.head, [(compute_differences(model, train), votes)])
-    model.head = calibrate_on_pairs(model, calibration)
+    model.head = calibrate_on_pairs(model, train or calibration)
     model.card = describe_labels(train, calibration, model.cache, left_out) | {"label_model": label_model}
     model.seen = find_prompts_seen_before(name) | collect_seen_prompts(train, calibration)
     folder = workspace / "reward" / model.id

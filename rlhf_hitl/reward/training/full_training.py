@@ -176,7 +176,9 @@ def add_uncertainty(
     model.head = add_laplace_posterior(model.head, labels)
     if decided := [p for ranking in calibration for p in ranking.pairs() if p.shares[1] < 1]:
         first_shares = np.array([p.shares[0] / (1 - p.shares[1]) for p in decided])
-        model.head = calibrate_temperature(model.head, differences(decided), first_shares)
+        families = np.array([ranking.family for ranking in calibration for p in ranking.pairs() if p.shares[1] < 1])
+        margins, stds = model.head.margins(differences(decided))
+        model.head = calibrate_temperature(model.head, margins, stds, first_shares, families)
     rows: Any = (row for part in data.values() for row in part)
     model.backend = "full"
     hub_dataset = {} if Path(config.dataset).exists() else {"dataset": config.dataset}

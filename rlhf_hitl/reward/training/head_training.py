@@ -10,23 +10,21 @@ import numpy as np
 
 from rlhf_hitl.reward.backbone import Backbone
 from rlhf_hitl.reward.feature_cache import FeatureCache
-from rlhf_hitl.reward.head_fitting import bootstrap_covariance, fit_head
 from rlhf_hitl.reward.labelled_pairs import LabelledPair, count_votes
 from rlhf_hitl.reward.model import RewardModel
 from rlhf_hitl.reward.registry import register_reward_model
 from rlhf_hitl.reward.rendering import measure_completion_lengths
 from rlhf_hitl.reward.seen_prompts import find_prompts_seen_before
-from rlhf_hitl.reward.standardiser import Standardiser
+from rlhf_hitl.reward.style import measure_style
 from rlhf_hitl.reward.training import UncertaintyMethod
+from rlhf_hitl.reward.training.head_learning import learn_head
 from rlhf_hitl.reward.training.learnt_votes import save_learnt_votes
-from rlhf_hitl.reward.training.out_of_fold import predict_out_of_fold, save_out_of_fold
+from rlhf_hitl.reward.training.out_of_fold import save_out_of_fold
 from rlhf_hitl.reward.training.training_labels import (
-    calibrate_on_pairs,
     collect_seen_prompts,
     describe_labels,
     load_readable_pairs,
 )
-from rlhf_hitl.reward.training.vote_weight_choice import choose_vote_weight, compute_length_only_loss
 from rlhf_hitl.store import Store
 from rlhf_hitl.types import DEFAULT_LABEL_MODEL
 
@@ -41,16 +39,18 @@ def train_head(
     uncertainty: UncertaintyMethod = "laplace",
     skip_bad: bool = False,
     label_model: str = DEFAULT_LABEL_MODEL,
+    length_neutral: bool = False,
 ) -> RewardModel:
-    """Train on the store's `train` labels, calibrate on its `calibration` labels, save the model and register it.
+    """Train on the store's `train` labels, save the model and register it.
 
-    How much a vote counts is chosen by cross-validation over the training prompts.
+    How much a vote counts, and the temperature, are chosen by cross-validation over the training prompts.
 
     Args:
         uncertainty: from the head's posterior (`laplace`), or from an ensemble of heads on drawn prompts (`bootstrap`).
 
         skip_bad: leave out pairs that the backbone cannot read or tell apart, instead of refusing them.
         label_model: how votes become labels.
+        length_neutral: take out of the margins what goes with the answers' lengths.
 
     Raises:
         BadInput: too few labels, labels that are all ties, or pairs that the backbone cannot read or tell apart.
@@ -67,29 +67,28 @@ def train_head(
     chats = [p.first for p in pairs] + [p.second for p in pairs]
     features, lengths, votes = cache.features(chats), measure_completion_lengths(chats), count_votes(pairs)
     prompts = np.array([p.comparison.prompt.family for p in pairs])
-    standardiser = Standardiser.fit(features, lengths)
-    differences = standardiser.differences(features, lengths)
-    vote_weight, losses = choose_vote_weight(differences, votes, prompts)
-    length_only_loss = compute_length_only_loss(differences, votes, prompts)
-    if losses[vote_weight] >= length_only_loss:
-        log.warning(
-            "on training prompts it was not fitted to, the head predicts raters no better than the answers' lengths "
-            "alone do: have more prompts rated before it is relied on"
-        )
-    head = fit_head(differences, votes, vote_weight=vote_weight)
-    if uncertainty == "bootstrap":
-        head = bootstrap_covariance(head, differences, votes, prompts)
-    model = RewardModel(cache, standardiser, head, backend="head", card={})
-    model.head = calibrate_on_pairs(model, calibration)
+    learnt = learn_head(
+        features,
+        lengths,
+        measure_style(chats),
+        votes,
+        prompts,
+        uncertainty=uncertainty,
+        length_neutral=length_neutral,
+    )
+    model = RewardModel(cache, learnt.standardiser, learnt.head, backend="head", card={})
+    model.novelty = learnt.novelty
     model.card = describe_labels(pairs, calibration, cache, left_out) | {
-        "masses": {str(weight): round(loss, 4) for weight, loss in losses.items()},  # vote weight → loss
-        "length_alone": round(length_only_loss, 4),
+        "masses": {str(weight): round(loss, 4) for weight, loss in learnt.losses.items()},  # vote weight → loss
+        "length_alone": round(learnt.length_only_loss, 4),
         "uncertainty": uncertainty,
+        "length_neutral": length_neutral,
         "label_model": label_model,
     }
     model.seen = find_prompts_seen_before(backbone.name) | collect_seen_prompts(pairs, calibration)
     save_head(store, model, workspace, pairs)
-    save_out_of_fold(store, model.id, pairs, predict_out_of_fold(model.head, differences, votes, prompts))
+    differences = learnt.standardiser.differences(features, lengths)
+    save_out_of_fold(store, model.id, pairs, learnt.out_of_fold.probabilities(differences, model.head.temperature))
     return model
 
 

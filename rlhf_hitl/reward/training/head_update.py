@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from rlhf_hitl.files import write_text_atomically
 from rlhf_hitl.reward.labelled_pairs import LabelledPair, count_given_votes, count_votes
 from rlhf_hitl.reward.model import RewardModel
+from rlhf_hitl.reward.novelty import Novelty, join_pair
+from rlhf_hitl.reward.registry import register_reward_model
+from rlhf_hitl.reward.training.head_learning import calibrate_head, measure_length_slopes
 from rlhf_hitl.reward.training.head_training import compute_all_features, save_head
-from rlhf_hitl.reward.training.learnt_votes import load_learnt_votes, make_pair_id, refuse_corrected_votes
-from rlhf_hitl.reward.training.out_of_fold import predict_out_of_fold, save_out_of_fold
+from rlhf_hitl.reward.training.learnt_votes import (
+    LEARNT_VOTES_FILE,
+    load_learnt_votes,
+    make_pair_id,
+    refuse_corrected_votes,
+)
+from rlhf_hitl.reward.training.out_of_fold import OutOfFold, save_out_of_fold
 from rlhf_hitl.reward.training.training_labels import (
-    calibrate_on_pairs,
     collect_seen_prompts,
     compute_differences,
     describe_labels,
@@ -47,6 +56,7 @@ def update_with_label(model: RewardModel, pair: LabelledPair, new_votes: np.ndar
         model.cache, model.standardiser, model.head.updated(difference, votes), backend=model.backend,
         card=kept | counts,
     )  # fmt: skip
+    updated.novelty = model.novelty
     updated.seen = model.seen and model.seen | collect_seen_prompts([pair], [])
     return updated
 
@@ -81,12 +91,44 @@ def update_with_new_votes(store: Store, model: RewardModel, workspace: Path) -> 
             updated = update_with_label(updated, pair, None if before is None else new_votes)
     if updated is model:
         return model
-    updated.head = calibrate_on_pairs(updated, calibration)
+    prompts = np.array([p.comparison.prompt.family for p in pairs])
+    votes = np.stack([current[make_pair_id(pair)] for pair in pairs])
+    differences = compute_differences(updated, pairs)
+    out_of_fold = OutOfFold.fit(differences, votes, prompts, updated.head.vote_weight)
+    if updated.card.get("length_neutral"):
+        out_of_fold = out_of_fold.without_length(measure_length_slopes(differences))
+    novelty = None if updated.novelty is None else _measure_left_out_novelty(updated, pairs, prompts)
+    updated.head = calibrate_head(updated.head, out_of_fold, differences, votes, prompts, novelty)
     updated.card = updated.card | describe_labels(pairs, calibration, model.cache, left_out)
     updated.seen = updated.seen and updated.seen | collect_seen_prompts([], calibration)
     save_head(store, updated, workspace, pairs)
-    prompts = np.array([p.comparison.prompt.family for p in pairs])
-    votes = np.stack([current[make_pair_id(pair)] for pair in pairs])
-    out_of_fold = predict_out_of_fold(updated.head, compute_differences(updated, pairs), votes, prompts)
-    save_out_of_fold(store, updated.id, pairs, out_of_fold)
+    save_out_of_fold(store, updated.id, pairs, out_of_fold.probabilities(differences, updated.head.temperature))
     return updated
+
+
+def remove_length(store: Store, model: RewardModel, workspace: Path) -> RewardModel:
+    """Make a model of another whose margins do not go with length, save and register it; temperature and doubt stay.
+
+    Raises:
+        BadInput: the model was trained by an earlier version, or is no head.
+    """
+    neutral = RewardModel(
+        model.cache, model.standardiser, model.head.without_length(), backend=model.backend,
+        card={k: v for k, v in model.card.items() if k not in FIELDS_OF_ONE_MODEL} | {"length_neutral": True},
+    )  # fmt: skip
+    neutral.novelty, neutral.seen = model.novelty, model.seen
+    folder = workspace / "reward" / neutral.id
+    learnt = Path(get_reward_model(store, model.id).path) / LEARNT_VOTES_FILE
+    neutral.save(folder)
+    if learnt.is_file():
+        write_text_atomically(folder / LEARNT_VOTES_FILE, learnt.read_text(encoding="utf-8"))
+    register_reward_model(store, neutral, folder)
+    return neutral
+
+
+def _measure_left_out_novelty(model: RewardModel, pairs: Sequence[LabelledPair], prompts: np.ndarray) -> np.ndarray:
+    """Return the novelty (n,) of pairs when their prompt is left out. The model's own scale of it stays."""
+    features = model.cache.features([p.first for p in pairs] + [p.second for p in pairs])
+    found, n = Novelty.fit(features, np.tile(prompts, 2)), len(pairs)
+    assert found is not None, "there are as many prompts as when it was trained, or more"
+    return join_pair(found[1][:n], found[1][n:])

@@ -8,6 +8,7 @@ which takes a classifier as one more annotator by out-of-sample probabilities.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -19,22 +20,53 @@ from rlhf_hitl.store import Store
 from rlhf_hitl.store.witness import PairProbabilities, insert_out_of_fold
 
 
+@dataclass(frozen=True)
+class OutOfFold:
+    """Heads that are fitted like a head, each without one fold of the prompts, with the pairs (n,) bool it left out."""
+
+    heads: tuple[tuple[np.ndarray, Head], ...]
+
+    @classmethod
+    def fit(cls, differences: np.ndarray, votes: np.ndarray, prompts: np.ndarray, vote_weight: float) -> OutOfFold:
+        """Fit them. With a single prompt there are none.
+
+        Args: as `predict_out_of_fold`.
+        """
+        folds = [left_out for left_out in split_by_prompt(prompts) if not left_out.all()]
+        return cls(tuple((f, fit_head(differences[~f], votes[~f], vote_weight=vote_weight)) for f in folds))
+
+    def without_length(self, slopes: np.ndarray) -> OutOfFold:
+        """Return them with the length's part taken out of their margins, by the slopes (d - 1,) of the inputs."""
+        return OutOfFold(tuple((f, replace(head, length_slopes=slopes).without_length()) for f, head in self.heads))
+
+    def margins(self, differences: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the margins (n,) of pairs (n, d) and their standard deviations (n,); NaN where there are no heads."""
+        margins, stds = np.full((2, len(differences)), np.nan)
+        for left_out, head in self.heads:
+            margins[left_out], stds[left_out] = head.margins(differences[left_out])
+        return margins, stds
+
+    def probabilities(self, differences: np.ndarray, temperature: float) -> np.ndarray:
+        """Return (n, 3) the probabilities of first better, tie, second better; (0, 3) where there are no heads."""
+        if not self.heads:
+            return np.empty((0, 3))
+        probabilities = np.empty((len(differences), 3))
+        for left_out, head in self.heads:
+            other = head.with_temperature(temperature)
+            probabilities[left_out] = other.outcome_probabilities(*other.margins(differences[left_out]))
+        return probabilities
+
+
 def predict_out_of_fold(head: Head, differences: np.ndarray, votes: np.ndarray, prompts: np.ndarray) -> np.ndarray:
     """Return (n, 3) the probabilities of first better, tie, second better, by heads that saw no vote on the prompt.
 
     Args:
-        head: the one fitted to all pairs. Its vote weight is used, and its temperature, which other prompts set.
+        head: the one fitted to all pairs. Its vote weight is used, and its temperature.
         differences, votes: what it was fitted to, (n, d) and (n, 9).
         prompts: (n,) which prompt a pair belongs to. With a single one, nothing is known: (0, 3).
     """
-    probabilities = np.empty((len(differences), 3))
-    for left_out in split_by_prompt(prompts):
-        if left_out.all():
-            return np.empty((0, 3))
-        other = fit_head(differences[~left_out], votes[~left_out], vote_weight=head.vote_weight)
-        other = other.with_temperature(head.temperature)
-        probabilities[left_out] = other.outcome_probabilities(*other.margins(differences[left_out]))
-    return probabilities
+    fitted = OutOfFold.fit(differences, votes, prompts, head.vote_weight)
+    return fitted.probabilities(differences, head.temperature)
 
 
 def save_out_of_fold(

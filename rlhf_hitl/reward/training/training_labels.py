@@ -86,11 +86,14 @@ def compute_differences(model: RewardModel, pairs: Sequence[LabelledPair]) -> np
     return model.differences([p.first for p in pairs], [p.second for p in pairs])
 
 
-def calibrate_on_pairs(model: RewardModel, calibration: Sequence[LabelledPair]) -> Head:
-    """Return the model's head with the temperature that fits the calibration pairs best (1 without any)."""
+def calibrate_on_pairs(model: RewardModel, pairs: Sequence[LabelledPair]) -> Head:
+    """Return the model's head with the temperature that fits pairs which it has not learnt best (1 without any)."""
     from rlhf_hitl.reward.head_fitting import calibrate_temperature  # scikit-learn
 
-    return calibrate_temperature(model.head, compute_differences(model, calibration), compute_first_shares(calibration))
+    pairs = select_decided(pairs)
+    margins, stds = model.head.margins(compute_differences(model, pairs))
+    prompts = np.array([p.comparison.prompt.family for p in pairs])
+    return calibrate_temperature(model.head, margins, stds, compute_first_shares(pairs), prompts)
 
 
 def describe_labels(

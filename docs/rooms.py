@@ -44,7 +44,7 @@ LAYERS = [
     {"reward"},
     {"reward.training", "reward.evaluation"},
     {"routing", "policy", "judges"},
-    {"loop", "kpis", "kpi_powered", "kpi_report", "kpi_report_html", "simulate"},
+    {"loop", "kpis", "kpi_powered", "kpi_report", "kpi_report_html", "alerts", "simulate"},
     {"api", "ui", "cli", "scripts", "configs"},
 ]
 APART = [{"reward.training", "reward.evaluation"}]

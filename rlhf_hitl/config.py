@@ -19,9 +19,15 @@ from rlhf_hitl.validation import make_bad_input
 DEFAULT_MODEL = "smollm2-135m-instruct"
 
 PREFIX = "RLHF_HITL_"
-#: Variables with the prefix that are not settings: the folder of models, what a command tells the processes that it
-#: launches, and what only the tests read.
-NOT_SETTINGS = ("RLHF_HITL_MODELS", "RLHF_HITL_LAUNCHED", "RLHF_HITL_DATA", "RLHF_HITL_SCREENSHOTS")
+#: Variables with the prefix that are not settings: the folder of models, the password of the mail server, what a
+#: command tells the processes that it launches, and what only the tests read.
+NOT_SETTINGS = (
+    "RLHF_HITL_MODELS",
+    "RLHF_HITL_SMTP_PASSWORD",
+    "RLHF_HITL_LAUNCHED",
+    "RLHF_HITL_DATA",
+    "RLHF_HITL_SCREENSHOTS",
+)
 
 
 class TrustedProxies:
@@ -85,6 +91,7 @@ class Settings(BaseSettings):
     rater_price_per_hour: float = Field(default=15.0, ge=0)  # what a rater's hour costs, in `currency`
     machine_price_per_hour: float = Field(default=0.5, ge=0)  # what an hour of the loop's machine costs
     currency: str = "USD"
+    alerts: Path | None = None  # YAML with the rules of alerts; default: configs/alerts/default.yaml of the package
 
     @field_validator("trusted_proxies")
     @classmethod

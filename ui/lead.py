@@ -1,4 +1,5 @@
-"""The lead's page: the five KPIs, the queue, the people, how they agree, and what the model accepted without them.
+"""The lead's page: the five KPIs, automation and alerts, the queue, the people, how they agree, and what the model
+accepted without them.
 
 Here are the calls of the page, as data; `assets/lead/` draws them.
 """
@@ -19,12 +20,22 @@ from rlhf_hitl.config import Settings
 from rlhf_hitl.kpis import compute_kpi_report
 from rlhf_hitl.store import Store, people, queue, views
 from rlhf_hitl.store.accepted import AcceptedComparison, count_accepted, count_newer, list_accepted, load_routes
+from rlhf_hitl.store.alerts import see_alert, silence_alert
 from rlhf_hitl.store.reward_models import RewardModelRecord, display_name_of_id, keep_day_whole, list_reward_models
 from rlhf_hitl.store.routings import send_to_raters
 from rlhf_hitl.types import LaneState, Messages, Rater
 from rlhf_hitl.types.messages import list_images
 from rlhf_hitl.ui.conversation import make_excerpt, make_question_excerpt, read_completion
 from rlhf_hitl.ui.dashboard import PageMessage, list_projects, mount_dashboard
+from rlhf_hitl.ui.lead_control import (
+    SILENCE_DAYS,
+    AlertRequest,
+    AutomationRequest,
+    ControlRequest,
+    change_automation,
+    describe_control,
+    measure_all_audits,
+)
 from rlhf_hitl.ui.lead_figures import SharedFigures
 from rlhf_hitl.ui.lead_quality import describe_quality, measure_quality
 from rlhf_hitl.ui.message_blocks import ImageAddress
@@ -69,6 +80,7 @@ def mount(app: FastAPI, path: str, store: Store, settings: Settings, guard: Midd
     """Mount the page at `path`."""
     shared_figures = SharedFigures(lambda: compute_kpi_report(store, settings))
     shared_quality = SharedFigures(lambda: measure_quality(store))
+    shared_watches = SharedFigures(lambda: measure_all_audits(store))
 
     def open(sent: Any, caller: Caller) -> dict[str, Any]:
         return load_overview(store, OverviewRequest.model_validate(sent))
@@ -88,10 +100,31 @@ def mount(app: FastAPI, path: str, store: Store, settings: Settings, guard: Midd
 
     def escalate(sent: Any, caller: Caller) -> dict[str, Any]:
         request = EscalationRequest.model_validate(sent)
-        return {"sent": send_to_raters(store, request.id, by=caller.actor)}
+        override = send_to_raters(store, request.id, by=caller.actor)
+        exported = override.exported_at and override.exported_at.isoformat()
+        return {"sent": override.sent, "exported": exported}
+
+    def control(sent: Any, caller: Caller) -> dict[str, Any]:
+        request = ControlRequest.model_validate(sent)
+        watches, at = shared_watches.get()
+        return describe_control(store, watches, request.project) | {"at": at.isoformat()}
+
+    def automate(sent: Any, caller: Caller) -> dict[str, Any]:
+        change_automation(store, AutomationRequest.model_validate(sent), caller.actor)
+        return {}
+
+    def see(sent: Any, caller: Caller) -> dict[str, Any]:
+        see_alert(store, AlertRequest.model_validate(sent).seq, by=caller.actor)
+        return {}
+
+    def silence(sent: Any, caller: Caller) -> dict[str, Any]:
+        silence_alert(store, AlertRequest.model_validate(sent).seq, SILENCE_DAYS, by=caller.actor)
+        return {}
 
     calls = {"open": open, "figures": figures, "quality": quality, "accepted": accepted, "escalate": escalate}
-    mount_dashboard(app, path, guard, name="lead", calls=calls, scripts=("view", "quality", "sending", "accepted"))
+    calls |= {"control": control, "automate": automate, "see": see, "silence": silence}
+    scripts = ("view", "control", "quality", "sending", "accepted")
+    mount_dashboard(app, path, guard, name="lead", calls=calls, scripts=scripts)
 
 
 def load_overview(store: Store, request: OverviewRequest) -> dict[str, Any]:

@@ -12,6 +12,8 @@ from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
 from uvicorn.config import STARTUP_FAILURE
 
+from rlhf_hitl.alerts.config import load_alert_config
+from rlhf_hitl.alerts.keeper import AlertKeeper
 from rlhf_hitl.api.auth import ROLES_OF_PAGE
 from rlhf_hitl.api.client_limits import ClientLimits
 from rlhf_hitl.api.error_pages import ErrorPages
@@ -54,12 +56,17 @@ def create_headless_app(store: Store, settings: Settings, throttle: SignInThrott
     It keeps no state of its own, so any number of processes may serve one store.
     """
 
+    alert_config = load_alert_config(settings)  # a mistake in it ends the start, and not a look at night
+
     @asynccontextmanager
     async def run_beside(_app: FastAPI) -> AsyncIterator[None]:
         # What is loaded by now stays. Looking through all of it for garbage, whenever a request has made many objects,
         # would hold up every other request for half a second.
         gc.freeze()
-        beside = (WebhookSender(store), Housekeeper(store), CatalogKeeper(store), RaterChecker(store))
+        beside = (
+            *(WebhookSender(store), Housekeeper(store), CatalogKeeper(store), RaterChecker(store)),
+            AlertKeeper(store, settings, alert_config),
+        )
         for worker in beside:
             worker.start()
         yield

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -294,7 +295,7 @@ def export_data_command(
         )
         opened = Store.open(store)
         manifest = archive.write_archive(opened, out, overwrite=overwrite, progress=True)
-        _record(opened, "export", format, project=None)
+        _record_export(opened, format, None, with_accepted=True)
         warning = "It holds password hashes and webhook secrets: keep it as safe as the store."
         return Result(
             {"out": str(out)} | manifest, _make_archive_table(f"All of the store in {out}", manifest), more=[warning]
@@ -305,7 +306,7 @@ def export_data_command(
         include_ties=ties, min_votes=min_votes, label_model=label_model, include_judges=judges, license=license,
         repo=push_to_hub, overwrite=overwrite, progress=True,
     )  # fmt: skip
-    _record(opened, "export", format, project=project)
+    _record_export(opened, format, project, with_accepted=model_labels)
     columns = ("rows", "rankings", "judgments", "demonstrations", "ratings")
     rows = [(s.value, *(manifest[column][s.value] for column in columns)) for s in Split]
     title = f"Exported to {out}" + (" (with simulated judgments)" if manifest["simulated"] else "")
@@ -340,16 +341,31 @@ def export_data_command(
 
 
 def _record(store: Store, action: str, subject: str, **details: Any) -> None:
-    """Record an import or an export in the audit log, as the API does.
+    """Record an import in the audit log, as the API does."""
+    from rlhf_hitl.store import audit
 
-    What was read or written is complete by now. Where the store cannot be written, which an export does without, a
-    note says that the log lacks it.
+    with _note_failure(action), store.write() as conn:
+        audit.record(conn, audit.CLI, action, subject, **details)
+
+
+def _record_export(store: Store, format: str, project: str | None, *, with_accepted: bool) -> None:
+    """Record an export in the audit log, as the API does."""
+    from rlhf_hitl.store import accepted, audit
+
+    with _note_failure(accepted.EXPORT), store.write() as conn:
+        accepted.record_export(conn, audit.CLI, format, project=project, with_accepted=with_accepted)
+
+
+@contextmanager
+def _note_failure(action: str) -> Iterator[None]:
+    """Say in a note that the audit log lacks something, where the store cannot be written: an export does without.
+
+    What was read or written is complete by now.
     """
-    from rlhf_hitl.store import StoreFailure, audit
+    from rlhf_hitl.store import StoreFailure
 
     try:
-        with store.write() as conn:
-            audit.record(conn, audit.CLI, action, subject, **details)
+        yield
     except StoreFailure as e:
         print_note(f"note: this {action} is not in the audit log: {e}")
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 from scipy.optimize import brentq
-from scipy.special import betaincc, betaln, logsumexp
+from scipy.special import betaincc, betaln
 
 #: How far above its bound the error may be by the bets: `bound + raise * (1 - bound)`.
 RAISES = np.geomspace(0.005, 0.5, 7)
@@ -36,8 +36,9 @@ def compute_log_evidence(wrong: np.ndarray, bounds: np.ndarray | float) -> np.nd
     beginning, and promises a time between false alarms instead of their chance).
 
     Args:
-        wrong: (..., n) 1 where an observation is an error, 0 where not, in the order in which they came.
-        bounds: what each may have as its probability of an error, (..., n) or one for all; above 0, below 1.
+        wrong: (..., n) 1 where an observation is an error, 0 where not, in the order in which they came; between them,
+            how far it is one.
+        bounds: what each may be on average, (..., n) or one for all; above 0, below 1.
     """
     x = np.asarray(wrong, float)
     alpha = np.broadcast_to(np.asarray(bounds, float), x.shape)
@@ -50,10 +51,10 @@ def compute_log_evidence(wrong: np.ndarray, bounds: np.ndarray | float) -> np.nd
         bound, error = alpha[..., t, None], x[..., t, None]
         # The likelihood of an error rate above the bound, over that of the bound. Its mean is 1 at the bound, and less
         # below it.
-        factors = np.where(error > 0, (bound + RAISES * (1 - bound)) / bound, 1 - RAISES)
+        factors = error * (bound + RAISES * (1 - bound)) / bound + (1 - error) * (1 - RAISES)
         log_sums = np.logaddexp(log_sums, math.log(stakes[t])) + np.log(factors)
         waiting -= stakes[t]
-        bets = np.asarray(logsumexp(log_sums, axis=-1)) - math.log(len(RAISES))
+        bets = np.logaddexp.reduce(log_sums, axis=-1) - math.log(len(RAISES))
         evidence[..., t] = np.logaddexp(bets, math.log(max(waiting, 1e-300)))
     return evidence
 

@@ -11,8 +11,10 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from rlhf_hitl.store import audit
 from rlhf_hitl.store.comparisons import load_comparisons
 from rlhf_hitl.store.db import Store
+from rlhf_hitl.store.service_tables import audit as audit_log
 from rlhf_hitl.store.tables import comparisons, lanes, routings, scores
 from rlhf_hitl.types import Comparison, Route, Score
 
@@ -20,6 +22,8 @@ from rlhf_hitl.types import Comparison, Route, Score
 READ_AT_ONCE, SEARCH_SECONDS = 200, 0.1
 # A sum, so that it is read from the index of what is accepted; the index of lanes leads to all that are not, too.
 _LANE = comparisons.c.lane_id + 0
+#: The action of the audit log.
+EXPORT = "export"
 #: `count_newer` counts no further.
 NEWER_CAP = 100
 
@@ -118,6 +122,33 @@ def count_newer(store: Store, seq: int, *, project: str | None = None) -> int:
     newer = sa.select(comparisons.c.accepted_seq).where(_is_accepted(project), comparisons.c.accepted_seq > seq)
     with store.read() as conn:
         return conn.execute(sa.select(sa.func.count()).select_from(newer.limit(NEWER_CAP).subquery())).scalar_one()
+
+
+def record_export(conn: Connection, by: audit.Actor, format: str, *, project: str | None, with_accepted: bool) -> None:
+    """Record an export in the audit log, and which decisions may be in it: those that are made by now.
+
+    Args:
+        with_accepted: whether what models accepted was exported, too.
+    """
+    newest = conn.execute(sa.select(sa.func.max(routings.c.seq))).scalar() if with_accepted else None
+    audit.record(conn, by, EXPORT, format, project=project, decisions=newest or 0)
+
+
+def find_export(conn: Connection, comparison_id: str) -> datetime | None:
+    """Return when the decision by which a comparison is accepted was exported for the last time; None: it was not.
+
+    A slice or a filter may have left it out of that export: which comparisons are in one is not kept.
+    """
+    query = sa.select(comparisons.c.accepted_seq, lanes.c.project_id).join(lanes, lanes.c.id == comparisons.c.lane_id)
+    accepted = conn.execute(query.where(comparisons.c.id == comparison_id)).first()
+    if accepted is None or accepted.accepted_seq is None:
+        return None
+    exports = sa.select(audit_log.c.at, audit_log.c.details).where(audit_log.c.action == EXPORT)
+    for at, details in conn.execute(exports.order_by(audit_log.c.seq.desc())):
+        is_concerned = details.get("project") in (None, accepted.project_id)
+        if is_concerned and details.get("decisions", 0) >= accepted.accepted_seq:
+            return at
+    return None
 
 
 def load_routes(store: Store, ids: Sequence[str]) -> dict[str, Route]:

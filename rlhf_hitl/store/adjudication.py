@@ -178,7 +178,7 @@ _CAUSE = (
         routings.c.comparison_id == sa.bindparam("comparison"),
         routings.c.route == Route.ESCALATED.value,
         routings.c.decided_by.is_not(None),
-        routings.c.reason != SENT_TO_RATERS,
+        ~routings.c.reason.startswith(SENT_TO_RATERS),
     )
     .order_by(routings.c.seq.desc())
     .limit(1)

@@ -13,6 +13,7 @@ from sqlalchemy.engine import Connection
 
 from rlhf_hitl.errors import Conflict, NotFound
 from rlhf_hitl.store import audit, audits, webhooks
+from rlhf_hitl.store.accepted import find_export
 from rlhf_hitl.store.automation import find_halted, lock_automation
 from rlhf_hitl.store.comparisons import (
     compute_queue_position,
@@ -86,10 +87,24 @@ def apply_routings(store: Store, decisions: Sequence[Routing], *, now: datetime 
     return applied
 
 
-def send_to_raters(store: Store, comparison_id: str, *, by: audit.Actor) -> bool:
+@dataclass(frozen=True)
+class Override:
+    """What became of a lead's override; it is true where this one sent the comparison to raters.
+
+    `exported_at` is when the acceptance that it overrides was exported: who took that data does not hear of it.
+    """
+
+    sent: bool
+    exported_at: datetime | None = None
+
+    def __bool__(self) -> bool:
+        return self.sent
+
+
+def send_to_raters(store: Store, comparison_id: str, *, by: audit.Actor) -> Override:
     """Have an accepted comparison judged by people after all, before all others: a lead's override.
 
-    Returns False where it was sent to raters before, by this lead or another: it is sent once.
+    It is sent once, by this lead or another. The decision says where the acceptance was exported before.
 
     Args:
         by: the lead.
@@ -103,18 +118,23 @@ def send_to_raters(store: Store, comparison_id: str, *, by: audit.Actor) -> bool
         query = sa.select(comparisons.c.route).where(comparisons.c.id == comparison_id)
         route = conn.execute(query.with_for_update(key_share=True)).scalar()
         if route == Route.ESCALATED.value:
-            return False
+            return Override(False)
         if route is None:
             raise NotFound(f"comparison {comparison_id!r}", expected="one in the store", fix="reload the page")
         if route != Route.AUTO.value:
             raise Conflict("This comparison is not accepted any more: raters judge it. Fix: reload the page")
         newest = sa.select(routings.c.reward_model_id).where(routings.c.comparison_id == comparison_id)
         model = conn.execute(newest.order_by(routings.c.seq.desc()).limit(1)).scalar()
-        facts = {"reason": SENT_TO_RATERS, "reward_model_id": model, "decided_by": by.id}
+        exported_at = find_export(conn, comparison_id)
+        reason = SENT_TO_RATERS
+        if exported_at is not None:
+            reason += f", after the acceptance was exported on {exported_at:%Y-%m-%d %H:%M} UTC"
+        facts = {"reason": reason, "reward_model_id": model, "decided_by": by.id}
         decision = Routing(comparison_id, Route.ESCALATED, Route.AUTO, **facts)
         _apply_some(store, conn, [decision], store.now(conn))
-        audit.record(conn, by, "comparison.sent_to_raters", comparison_id)
-    return True
+        details = {} if exported_at is None else {"exported_at": exported_at.isoformat()}
+        audit.record(conn, by, "comparison.sent_to_raters", comparison_id, **details)
+    return Override(True, exported_at)
 
 
 @dataclass(frozen=True)

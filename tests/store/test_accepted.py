@@ -9,7 +9,14 @@ import sqlalchemy as sa
 
 from rlhf_hitl.errors import Conflict, NotFound
 from rlhf_hitl.store import audit, people, projects, queue
-from rlhf_hitl.store.accepted import NEWER_CAP, count_accepted, count_newer, list_accepted, load_routes
+from rlhf_hitl.store.accepted import (
+    NEWER_CAP,
+    count_accepted,
+    count_newer,
+    list_accepted,
+    load_routes,
+    record_export,
+)
 from rlhf_hitl.store.audit import Actor
 from rlhf_hitl.store.comparisons import insert_comparisons
 from rlhf_hitl.store.reward_models import RewardModelRecord, add_reward_model
@@ -233,3 +240,24 @@ def test_no_page_and_no_count_reads_a_table_from_end_to_end(sqlite_store):
     assert any(index in step for step in read)
     assert [s for s in read if " comparisons" in s and index not in s and "sqlite_autoindex" not in s] == []
     assert [s for s in read if s.startswith("SCAN routings")] == []
+
+
+def test_an_override_says_when_what_it_overrides_was_exported(store):
+    projects.add_project(store, "other")
+    before, after, elsewhere = accept(store, "Before?", "After?", "Elsewhere?")
+    lead = people.add_rater(store, "lea", Role.LEAD)
+    with store.write() as conn:
+        record_export(conn, audit.CLI, "trl", project="other", with_accepted=True)
+        record_export(conn, audit.CLI, "trl", project=None, with_accepted=False)
+    assert send_to_raters(store, elsewhere.id, by=Actor(lead.id)).exported_at is None
+    with store.write() as conn:
+        record_export(conn, audit.CLI, "trl", project="default", with_accepted=True)
+    apply_routings(store, [Routing(after.id, Route.AUTO, Route.AUTO, "by a newer model")])
+    override = send_to_raters(store, before.id, by=Actor(lead.id))
+    exported = audit.list_entries(store, actions=["export"])[-1].at
+    assert override.exported_at == exported
+    decision = read_routings(store)[-1]
+    assert decision.comparison_id == before.id
+    assert f"after the acceptance was exported on {exported:%Y-%m-%d %H:%M} UTC" in decision.reason
+    assert audit.list_entries(store)[-1].details == {"exported_at": exported.isoformat()}
+    assert send_to_raters(store, after.id, by=Actor(lead.id)).exported_at is None

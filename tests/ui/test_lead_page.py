@@ -9,11 +9,14 @@ from axe_playwright_python.sync_playwright import Axe
 
 from browser_fixtures import Server, enter, expect, pair
 from rlhf_hitl.store import audit, people, projects, queue
+from rlhf_hitl.store.accepted import record_export
+from rlhf_hitl.store.alerts import NewAlert, list_alerts, update_alerts
+from rlhf_hitl.store.automation import list_changes, read_automation, stop_automation
 from rlhf_hitl.store.comparisons import find_comparisons, insert_comparisons
 from rlhf_hitl.store.reward_models import RewardModelRecord, add_reward_model, display_name, list_reward_models
 from rlhf_hitl.store.routings import Routing, apply_routings, read_routings, send_to_raters
 from rlhf_hitl.store.scores import insert_scores
-from rlhf_hitl.types import Comparison, Completion, Message, OverlapRule, Prompt, Role, Route, Score
+from rlhf_hitl.types import AutomationState, Comparison, Completion, Message, OverlapRule, Prompt, Role, Route, Score
 
 pytestmark = pytest.mark.browser
 
@@ -554,3 +557,87 @@ def test_the_pages_read_from_right_to_left_in_arabic(serve, chromium):
         assert brand["x"] > links["x"]
         assert Axe().run(page, options={"resultTypes": ["violations"]}).response["violations"] == []
     context.close()
+
+
+# --- automation and alerts
+
+
+def test_a_lead_pauses_and_resumes_automation_with_one_button(serve, page):
+    server = serve()
+    projects.add_project(server.store, "coding")
+    accept(server, "Sure?")
+    open_overview(page, server)
+    rows = page.locator("#automation-rows li")
+    expect(rows).to_have_count(2)
+    default = rows.filter(has_text="default")
+    expect(default.locator(".state")).to_have_text("running")
+    default.get_by_role("button", name="Pause: default").click()
+    expect(default.locator(".state")).to_have_text("paused")
+    expect(default).to_contain_text("Models accept nothing here")
+    expect(default).to_contain_text("lea")
+    expect(rows.filter(has_text="coding").locator(".state")).to_have_text("running")
+    assert read_automation(server.store)["default"].state is AutomationState.PAUSED
+    expect(default.get_by_role("button", name="Resume: default")).to_be_focused()
+    page.keyboard.press("Enter")
+    expect(default.locator(".state")).to_have_text("running")
+    states = [change.state.value for change in list_changes(server.store, "default")]
+    assert states == ["running", "paused"]
+    assert [e.action for e in audit.list_entries(server.store) if "automation" in e.action] == [
+        "automation.paused",
+        "automation.resumed",
+    ]
+
+
+def test_what_the_audits_stopped_says_why_and_a_lead_who_comes_second_is_told(serve, page):
+    server = serve()
+    open_overview(page, server)
+    row = page.locator("#automation-rows li")
+    expect(row.locator(".state")).to_have_text("running")
+    stop_automation(server.store, "default", "raters prefer the other answer in 9 of 20", after_decision=0)
+    row.get_by_role("button").click()
+    expect(page.locator("#notice")).to_contain_text("it is stopped already")
+    expect(row.locator(".state")).to_have_text("stopped by audits")
+    expect(row).to_contain_text("in 9 of 20")
+    expect(row).to_contain_text("the audits")
+
+
+def test_a_lead_sees_and_silences_alerts(serve, page):
+    server = serve()
+    update_alerts(
+        server.store,
+        [
+            NewAlert("queue_age", "default", "The oldest <b>waits</b>.", {}),
+            NewAlert("agreement", "ann", "ann agrees less with others.", {}),
+        ],
+        ["queue_age", "agreement"],
+    )
+    open_overview(page, server)
+    alerts = page.locator("#alert-rows li")
+    expect(alerts).to_have_count(2)
+    expect(alerts.last).to_contain_text("<b>waits</b>")
+    alerts.last.get_by_role("button", name="Seen").click()
+    expect(alerts.last).to_contain_text("Seen by lea")
+    expect(alerts.last.get_by_role("button")).to_have_count(1)
+    alerts.first.get_by_role("button", name="Silence for 7 days").click()
+    expect(alerts.first).to_contain_text("Silenced until")
+    expect(alerts.first.get_by_role("button")).to_have_count(0)
+    found = {a.rule: a for a in list_alerts(server.store)}
+    assert found["queue_age"].silenced_until is None
+    assert found["agreement"].silenced_until is not None
+    update_alerts(server.store, [], ["queue_age", "agreement"])
+    page.get_by_role("button", name="Reload").click()
+    expect(page.locator("#alerts-none")).to_have_text("Nothing needs you.")
+    violations = Axe().run(page, options={"runOnly": ["wcag2a", "wcag2aa"]}).response["violations"]
+    assert violations == []
+
+
+def test_an_override_of_what_was_exported_says_so(serve, page):
+    server = serve()
+    accept(server, "Sure?")
+    with server.store.write() as conn:
+        record_export(conn, audit.CLI, "trl", project=None, with_accepted=True)
+    page.clock.install()
+    open_overview(page, server)
+    send_button(page, "Sure?").click()
+    page.clock.fast_forward(UNDO_MS)
+    expect(row(page, "Sure?")).to_contain_text("Exported as accepted before, on")

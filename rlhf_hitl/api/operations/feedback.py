@@ -23,7 +23,8 @@ from rlhf_hitl.errors import NotFound
 
 # Loaded before the first judgment that needs it: loading takes a third of a second, for which other raters would wait.
 from rlhf_hitl.stats import value_of_vote  # noqa: F401
-from rlhf_hitl.store import Store, audit, guidelines, queue, views
+from rlhf_hitl.store import Store, guidelines, queue, views
+from rlhf_hitl.store.accepted import record_export
 from rlhf_hitl.store.judgments import read_judgments
 from rlhf_hitl.types import Receipt, Role
 
@@ -123,7 +124,7 @@ def add_operations(routes: ScopedRoutes, store: Store, settings: Settings) -> No
         with make_temporary_folder(settings, "snapshot-") as folder:
             path = _write_snapshot(store, Path(folder), format, project, min_votes)
             with store.write() as conn:
-                audit.record(conn, caller.actor, "export", format, project=project)
+                record_export(conn, caller.actor, format, project=project, with_accepted=True)
             size, file = path.stat().st_size, path.open("rb")  # an open file can be read after its folder is deleted
         headers = {"content-length": str(size), "content-disposition": f'attachment; filename="{path.name}"'}
         return StreamingResponse(_read_chunks(file), media_type=SNAPSHOTS[format], headers=headers)

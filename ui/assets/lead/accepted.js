@@ -121,7 +121,7 @@ function createAcceptedList({ element, $, t, formatNumber, language, checkAnswer
   const formatOrNone = (format, value) => (value === null ? "—" : format.format(value));
   // The button that sends a row's comparison, and beside it what becomes of it.
   function createSend(id, asked) {
-    const { state, problem } = sending.find(id);
+    const { state, problem, exported } = sending.find(id);
     const isFree = state === "accepted" || state === "failed";
     const text = { sent: t("send_sent"), gone: t("send_gone"), failed: t("try_now") }[state] ?? t("send");
     const button = createElement("button", { type: "button", className: "outlined", data: { action: "send", key: "send" } }, text);
@@ -134,6 +134,7 @@ function createAcceptedList({ element, $, t, formatNumber, language, checkAnswer
       parts.push(createElement("span", { className: "note" }, t("send_going", { n: formatNumber(sending.secondsLeft(id)) })), undo);
     }
     if (state === "sending") parts.push(createElement("span", { className: "note" }, t("send_sending")));
+    if (exported) parts.push(createElement("span", { className: "note failed", attributes: { role: "alert" } }, t("send_exported"), " ", createTime(exported)));
     if (state === "failed") parts.push(createElement("span", { className: "note failed", attributes: { role: "alert" } }, `${t("send_failed")} ${problem ?? t("no_answer")}`));
     return parts;
   }

@@ -1,11 +1,12 @@
-// The lead's page. `element` holds lead.html; `server` has open, figures, quality and accepted, each a call to ui/lead.py;
-// a fifth, escalate, is called by sending.js. view.js draws what the calls bring, but for how raters agree (quality.js) and
+// The lead's page. `element` holds lead.html; `server` has open, control, figures, quality and accepted, each a call to
+// ui/lead.py; what changes something is called by control.js and sending.js. view.js draws what the calls bring, but for how raters agree (quality.js) and
 // the accepted comparisons (accepted.js).
 function lead(element, server) {
   const dashboard = createDashboard(element, "lead");
   const { $, checkAnswer, showProjects, showUpdated, showAge, showLoading } = dashboard;
   const view = createLeadView(dashboard);
   const quality = createQualityView(dashboard);
+  const control = createControlView(dashboard, server, () => controlRenewal.reload());
   const accepted = createAcceptedList(dashboard, server);
   const chosenProject = () => readAddress().project ?? null;
 
@@ -30,6 +31,14 @@ function lead(element, server) {
     showAge($("figures-updated"), isLoaded, answer?.at);
     return isLoaded;
   }
+  async function loadControl() {
+    const answer = await server.control({ project: chosenProject() });
+    const isLoaded = checkAnswer(answer);
+    if (isLoaded) control.showControl(answer);
+    $("control").hidden = false;
+    showAge($("control-updated"), isLoaded, answer?.at);
+    return isLoaded;
+  }
   async function loadQuality() {
     const answer = await server.quality({});
     const isLoaded = checkAnswer(answer);
@@ -41,18 +50,20 @@ function lead(element, server) {
   // The figures are computed from all that was ever judged, which takes long in a large store: nothing waits for them.
   const figuresRenewal = createRenewal(loadFigures, () => {});
   const qualityRenewal = createRenewal(loadQuality, () => {});
+  const controlRenewal = createRenewal(loadControl, () => {});
+  const reloadAll = () => [renewal, controlRenewal].forEach(({ reload }) => reload());
 
   $("reload").addEventListener("click", () => {
-    renewal.reload();
+    reloadAll();
     figuresRenewal.reload();
     qualityRenewal.reload();
   });
   $("project").addEventListener("change", () => {
     replaceAddress({ ...readAddress(), project: $("project").value });
-    renewal.reload();
+    reloadAll();
   });
-  window.addEventListener("hashchange", renewal.reload);
-  renewal.reload();
+  window.addEventListener("hashchange", reloadAll);
+  reloadAll();
   figuresRenewal.reload();
   qualityRenewal.reload();
 }

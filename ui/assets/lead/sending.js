@@ -27,13 +27,14 @@ function createSending(onChange) {
     sendings.set(id, { state: "sending" });
     onChange(id);
     const answer = await callSurely("escalate", { id });
-    sendings.set(id, answer && !answer.problem ? { state: "sent" } : { state: "failed", problem: answer?.problem });
+    sendings.set(id, answer && !answer.problem ? { state: "sent", exported: answer.exported } : { state: "failed", problem: answer?.problem });
     onChange(id);
   }
   const settleAll = () => [...sendings.keys()].forEach(settle);
   // Note what became of a comparison without us: `route` is where it goes now.
   function noteRoute(id, route) {
     if (["going", "sending"].includes(sendings.get(id)?.state)) return; // the server's answer will say
+    if (sendings.get(id)?.exported) return; // it has said more
     sendings.set(id, { state: route === "escalated" ? "sent" : "gone" });
     onChange(id);
   }

@@ -1,0 +1,80 @@
+"""Look at audits and alerts: once, or again and again while a server runs."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterable
+
+from rlhf_hitl.alerts.config import AlertConfig
+from rlhf_hitl.config import Settings
+from rlhf_hitl.store import Store
+from rlhf_hitl.store.alerts import Alert, update_alerts
+
+LOOK_INTERVAL = 60.0  # seconds between two looks, at least
+#: A look that takes long is followed by a pause so many times as long.
+PAUSE_TIMES = 50
+#: A clock that goes so many seconds more or less than have passed has jumped: what goes by it waits for the next look.
+JUMP_SECONDS = 300.0
+
+log = logging.getLogger("rlhf_hitl.alerts")
+
+
+def look(store: Store, settings: Settings, config: AlertConfig, *, leave_out: Iterable[str] = ()) -> list[Alert]:
+    """Count what raters have audited, stop automation where that breaks the bound, and raise and clear alerts.
+
+    It may be called at any time and by several processes. Returns the alerts that are new, of which it has told.
+
+    Args:
+        leave_out: rules not to look at; their alerts stand as they are.
+    """
+    from rlhf_hitl.alerts.delivery import log_alerts, mail_alerts
+    from rlhf_hitl.alerts.rules import RULES, find_alerts
+    from rlhf_hitl.routing.audit import watch_audits
+
+    watch_audits(store)
+    left_out = set(leave_out)
+    found = find_alerts(store, settings, config.rules, leave_out=left_out)
+    # One whose rule was taken out of the file is cleared.
+    new = update_alerts(store, found, [name for name in RULES if name not in left_out])
+    log_alerts(new)
+    if config.email is not None:
+        mail_alerts(store, config.email)
+    return new
+
+
+class AlertKeeper:
+    """A thread that looks every minute. Any number of processes may run one on the same store."""
+
+    def __init__(self, store: Store, settings: Settings, config: AlertConfig, *, interval: float = LOOK_INTERVAL):
+        self.store, self.settings, self.config, self.interval = store, settings, config, interval
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="alerts", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join(timeout=15)
+
+    def _run(self) -> None:
+        pause, ahead = self.interval, _compare_clocks()
+        while not self._stop.wait(pause):
+            begun, was = time.monotonic(), ahead
+            ahead = _compare_clocks()
+            try:
+                from rlhf_hitl.alerts.rules import BY_THE_CLOCK
+
+                has_jumped = abs(ahead - was) > JUMP_SECONDS
+                if has_jumped:
+                    log.warning("the clock has jumped by %.0f s", ahead - was)
+                look(self.store, self.settings, self.config, leave_out=BY_THE_CLOCK if has_jumped else ())
+            except Exception as e:  # of any kind: the thread has to go on
+                log.error("alerts cannot be looked at", exc_info=e)
+            pause = max(self.interval, PAUSE_TIMES * (time.monotonic() - begun))
+
+
+def _compare_clocks() -> float:
+    return time.time() - time.monotonic()

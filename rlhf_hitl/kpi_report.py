@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from datetime import datetime
 
 from rlhf_hitl.reward.evaluation_record import Estimate
+from rlhf_hitl.routing.gain_record import RoutingGains
 from rlhf_hitl.types import utc_now
 from rlhf_hitl.wording import say_count
 
@@ -131,6 +132,7 @@ class KpiReport:
             of simulated raters.
         projects: the projects of the store, which the figures take together.
         powered: figures that take the model's word on all and people's on a random few.
+        gains: what routed and random labels gained, as the newest routing measured it; None before there was one.
     """
 
     figures: tuple[KpiFigure, ...]
@@ -147,6 +149,7 @@ class KpiReport:
     currency: str
     projects: tuple[str, ...] = ()
     powered: tuple[PoweredFigure, ...] = ()
+    gains: RoutingGains | None = None
     created_at: datetime = field(default_factory=utc_now)
 
     def __getitem__(self, key: str) -> KpiFigure:
@@ -186,6 +189,7 @@ class KpiReport:
             "figures": {f.key: asdict(f) for f in self.figures},
             "powered": {f.key: asdict(f) for f in self.powered},
             "rounds": [asdict(r) for r in self.rounds],
+            "gains": None if self.gains is None else self.gains.as_dict(),
             "simulated": self.simulated,
             "created_at": self.created_at.isoformat(timespec="seconds"),
         }

@@ -35,6 +35,7 @@ _BODY = """<h1>Report</h1>
 <div class="card">{{ f.title }}<b>{{ f.share }}</b><small>95 %: {{ f.bounds }}</small>
 <small>labels alone: {{ f.plain_text }}</small><small>{{ f.note }}</small></div>{% endfor %}
 </div>
+{% endif %}{% if report.gains %}<p>{{ report.gains|string }}</p>
 {% endif %}{% if plots %}<h2>Over the rounds</h2>
 <p class="quiet">{{ rounds }}</p>
 <div class="plots">{% for title, plot, note in plots %}

@@ -12,6 +12,7 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from pathlib import Path
 
 from rlhf_hitl.config import Settings
 from rlhf_hitl.kpi_powered import compute_powered_figures
@@ -19,6 +20,7 @@ from rlhf_hitl.kpi_report import POPULATION, KpiFigure, KpiReport, RoundFigures,
 from rlhf_hitl.labels.kept_fits import load_kept_label_model
 from rlhf_hitl.labels.votes import to_label_vote
 from rlhf_hitl.reward.evaluation_record import Estimate
+from rlhf_hitl.routing.gain_record import load_gains
 from rlhf_hitl.stats.intervals import wilson_interval
 from rlhf_hitl.store import Store, queue
 from rlhf_hitl.store.judgments import read_judgments
@@ -52,7 +54,9 @@ def compute_kpi_report(store: Store, settings: Settings) -> KpiReport:
     costs = _read_costs(store, settings, rounds)
     processed = len(judged.first) + len(accepted)
     unrouted = sum(i not in routings for i in judged.first)
-    learnt_from_simulated = {m.id: m.simulated for m in list_reward_models(store)}
+    records = list_reward_models(store)
+    learnt_from_simulated = {m.id: m.simulated for m in records}
+    gains = (load_gains(Path(m.path)) for m in reversed(records))
     models = {r.reward_model_id for i, r in routings.items() if r.reward_model_id} & learnt_from_simulated.keys()
     return KpiReport(
         figures=(
@@ -75,6 +79,7 @@ def compute_kpi_report(store: Store, settings: Settings) -> KpiReport:
         currency=settings.currency,
         projects=tuple(p.id for p in list_projects(store)),
         powered=compute_powered_figures(store),
+        gains=next((found for found in gains if found is not None), None),
     )
 
 

@@ -231,6 +231,16 @@ def make_domain_values(table: str, i: int, n: int, kept: dict[str, list[dict[str
                 "route": route,
                 "proposed": route,
             }
+        case "audits":
+            outcome = {"number": i + 1, "outcome": ("right", "wrong", "tie")[i % 3], "decided_at": TIMES[i % 4]}
+            undecided = {"number": None, "outcome": None, "decided_at": None}
+            routing, bound = kept["routings"][i], {"max_error": 0.1, "delta": 1e-310}
+            sides = {"seq": routing["seq"], "comparison_id": routing["comparison_id"]}
+            return sides | bound | (outcome if i % 4 else undecided)
+        case "automation":
+            return {"project_id": f"project-{i}", "state": ("running", "paused", "stopped")[i % 3], "after_decision": i}
+        case "alerts":
+            return {"figures": {text[:30]: 0.1}}
         case "tokens":
             kind = list(TokenKind)[i % 3]
             holder = {"rater_id": kept["raters"][i]["id"], "role": None}

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 #: The settings of a round that have flags.
 FLAGS = {
     "policy": "--policy", "backbone": "--backbone", "judgments_per_round": "--judgments", "seed": "--seed",
+    "acquisition": "--acquisition",
 }  # fmt: skip
 
 
@@ -42,12 +43,16 @@ def run_loop_command(
     policy: Annotated[str | None, typer.Option(help="Start from this policy.")] = None,
     backbone: Annotated[str | None, typer.Option(help="Train reward models on this backbone.")] = None,
     judgments: Annotated[int | None, typer.Option(min=1, help="Wait for this many judgments in a round.")] = None,
+    acquisition: Annotated[
+        str | None, typer.Option(help="Ask raters by this rule, as `route` does.", show_default="the file's, or auto")
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Set the choice of prompts and the samples.")] = None,
     json: AsJson = False,
 ) -> Result:
     """Run rounds: sample, route, review, train the reward model, evaluate, tune, promote. Resumes where it stopped."""
     settings = load_settings()
     flags = {"policy": policy, "backbone": backbone, "judgments_per_round": judgments, "seed": seed}
+    flags["acquisition"] = acquisition
     checked = _make_config(config, flags)
     if checked.routing is not None:
         from rlhf_hitl.routing.rules_file import load_rules

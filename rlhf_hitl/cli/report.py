@@ -98,6 +98,8 @@ def make_report_table(report: KpiReport) -> Any:
         title += f" (simulated: {report.simulated_judgments:,} of {say_count(report.judgments, 'judgment')})"
     rows = [(f.title, f.text, f.bounds) for f in report.figures]
     notes = [report.population, *report.simulation_notes, *(f"{f.title}: {f.note}." for f in report.figures)]
+    if report.gains is not None:
+        notes.append(str(report.gains))
     return Group(
         make_table(title, rows, ("figure", "value", "95 % interval")),
         *(Text(make_cell_visible(note)) for note in notes),

@@ -98,6 +98,13 @@ def route_comparisons_command(
     audit_share: Annotated[
         float, typer.Option(help="Have raters judge this share of what is accepted, at random, to watch the bound.")
     ] = 0.05,
+    acquisition: Annotated[
+        str,
+        typer.Option(
+            help="Ask raters by this rule: auto, random, least-margin, entropy, mutual-information, d-optimal, "
+            "double-thompson, double-reverse-thompson or optimistic-gaps. auto takes what is measured to teach most."
+        ),
+    ] = "auto",
     slice: SliceName = None,
     json: AsJson = False,
 ) -> Result:
@@ -112,7 +119,7 @@ def route_comparisons_command(
 
     rules = RoutingRules() if config is None else load_rules(config)
     shares = {"max_error": max_error, "delta": delta, "control_share": control_share}
-    settings = RoutingConfig.from_rules(rules, **shares, audit_share=audit_share)
+    settings = RoutingConfig.from_rules(rules, **shares, audit_share=audit_share, acquisition=acquisition)
     opened = Store.open(store)
     chosen = find_slice_ids(opened, slice)
     model = load_requested_model(opened, reward_model)
@@ -131,12 +138,17 @@ def route_comparisons_command(
         "doubts": routed.doubts.as_dict(),
         "halted": list(routed.halted),
         "threshold": asdict(routed.threshold) | {"reason": routed.threshold.reason, "advice": routed.threshold.advice},
+        "acquisition": routed.gains.as_dict(),
     }
     if routed.threshold.accepts_nothing:
         data["threshold"]["value"] = None  # infinity is not JSON
     halted = [f"Nothing is accepted: {said}" for said in routed.halted]
     rules, advice = _explain_rules(routed.by_rule), filter(None, [routed.threshold.advice])
-    more = [*_explain_reading(summary), *halted, *rules, *routed.doubts.lines, routed.threshold.reason, *advice]
+    asked = f"Raters are asked by {routed.gains.rule}: {routed.gains.reason}"
+    more = [
+        *_explain_reading(summary), *halted, *rules, *routed.doubts.lines, routed.threshold.reason, *advice, asked,
+        str(routed.gains),
+    ]  # fmt: skip
     return Result(data, make_table(f"Routed with {describe_model(opened, model.id)}", routed.counts), more=more)
 
 

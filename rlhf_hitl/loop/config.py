@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from pydantic import BaseModel, ConfigDict, Field
 
 from rlhf_hitl.config import DEFAULT_MODEL
+from rlhf_hitl.routing.acquisition_names import Rule
 from rlhf_hitl.types import DEFAULT_LABEL_MODEL, LabelModelName
 
 
@@ -25,6 +28,7 @@ class LoopConfig(BaseModel):
     control_share: float = Field(default=0.15, ge=0, le=1)
     routing: str | None = None  # rules: a YAML file, or the name of one that comes with the package
     audit_share: float = Field(default=0.05, ge=0, le=1)  # of what is accepted; raters judge it all the same
+    acquisition: Literal["auto", Rule] = "auto"
     dpo_pairs: int = Field(default=12, ge=0)  # 0 switches DPO off
     dpo_prompts: int = Field(default=6, ge=0)  # sampled afresh for pairs of the reward model; 0: only people's pairs
     ppo_steps: int = Field(default=2, ge=0)  # 0 switches PPO off

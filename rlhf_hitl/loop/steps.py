@@ -116,8 +116,13 @@ class RoundSteps:
         # What the loop is told comes before what the rules say, and that before the loop's defaults.
         shares = ("max_error", "delta", "control_share")
         told = [name for name in shares if name in self.config.model_fields_set or getattr(rules, name) is None]
-        given = {name: getattr(self.config, name) for name in told}
-        config = RoutingConfig.from_rules(rules, **given, audit_share=self.config.audit_share)
+        config = RoutingConfig.from_rules(
+            rules,
+            **{name: getattr(self.config, name) for name in told},
+            audit_share=self.config.audit_share,
+            acquisition=self.config.acquisition,
+            batch=self.config.judgments_per_round,
+        )
         routing = route_pool(self.store, model, config, round=self.round)
         return {
             "begins": begins,
@@ -130,6 +135,7 @@ class RoundSteps:
             "reason": routing.threshold.reason,
             "halted": list(routing.halted),
             "advice": routing.threshold.advice,
+            "acquisition": routing.gains.as_dict(),
         }
 
     def review(self) -> dict[str, Any]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 from rlhf_hitl.errors import BadInput
+from rlhf_hitl.routing.acquisition_names import check_acquisition
 from rlhf_hitl.routing.rules import RoutingRules
 
 
@@ -20,6 +22,8 @@ class RoutingConfig:
         rules: what goes to people, whatever the bound allows. Its own shares are not read: see `from_rules`.
         audit_share: share of the accepted comparisons that raters judge all the same. Their judgments show whether the
             bound goes on to hold.
+        acquisition: the rule by which raters are asked, one of `acquisition.ACQUISITIONS`.
+        batch: how many comparisons are chosen as one batch; the others follow one by one.
     """
 
     max_error: float = 0.1
@@ -27,9 +31,11 @@ class RoutingConfig:
     control_share: float = 0.1
     audit_share: float = 0.05
     rules: RoutingRules = field(default_factory=RoutingRules)
+    acquisition: str = "auto"
+    batch: int = 1000
 
     @classmethod
-    def from_rules(cls, rules: RoutingRules, **given: float | None) -> RoutingConfig:
+    def from_rules(cls, rules: RoutingRules, **given: Any) -> RoutingConfig:
         """Return the settings that are given; those that are None or left out are the rules', or else the defaults."""
         of_rules = {name: getattr(rules, name) for name in ("max_error", "delta", "control_share")}
         values = of_rules | {name: value for name, value in given.items() if value is not None}
@@ -46,3 +52,6 @@ class RoutingConfig:
             if not 0 <= value <= 1:
                 flag = "--" + name.replace("_", "-")
                 raise BadInput(f"{flag} {value}", expected="0 to 1", fix=f"e.g. {flag} 0.1")
+        check_acquisition(self.acquisition)
+        if self.batch < 1:
+            raise BadInput(f"batch {self.batch}", expected="a whole number above 0", fix="e.g. 1000")

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,15 +17,17 @@ import numpy as np
 from rlhf_hitl.labels.fitting import read_labels
 from rlhf_hitl.reward.labelled_pairs import load_labelled_pairs
 from rlhf_hitl.reward.rendering import list_conversations
-from rlhf_hitl.routing.acquisition import compute_mutual_information
 from rlhf_hitl.routing.audit import watch_audits
 from rlhf_hitl.routing.config import RoutingConfig
 from rlhf_hitl.routing.doubts import Doubts, find_doubts
+from rlhf_hitl.routing.gain_record import RoutingGains, save_gains
+from rlhf_hitl.routing.ranking import Ranker, find_split_pairs, measure_routing
 from rlhf_hitl.routing.rules import count_by_rule
 from rlhf_hitl.routing.threshold import Threshold, choose_threshold
 from rlhf_hitl.store import Store
 from rlhf_hitl.store.automation import read_automation, say_state
 from rlhf_hitl.store.comparisons import find_comparisons
+from rlhf_hitl.store.reward_models import get_reward_model
 from rlhf_hitl.store.routings import Routing, apply_routings
 from rlhf_hitl.store.scores import read_scores
 from rlhf_hitl.store.witness import read_words_drawn_at_random
@@ -43,6 +46,7 @@ class RoutingReport:
     Attributes:
         counts: comparisons by route.
         threshold: what the model's confidence had to reach.
+        gains: the rule by which raters are asked, with what its labels gain.
         doubts: what warns of the scores.
         halted: a sentence for each project in which nothing is accepted, because its automation does not run.
     """
@@ -50,6 +54,7 @@ class RoutingReport:
     counts: dict[str, int]
     threshold: Threshold
     decisions: tuple[Routing, ...]
+    gains: RoutingGains
     doubts: Doubts = field(default_factory=Doubts)
     halted: tuple[str, ...] = ()
 
@@ -83,14 +88,18 @@ def route_pool(
     changes = read_automation(store).values()
     halted = {c.project: say_state(store, c) for c in changes if c.state is not AutomationState.RUNNING}
     doubts = find_doubts(model, pool, scores)
-    decisions = doubts.explain(decide_routes(scores, pool, threshold, config, round, store.draw, halted))
+    gains = measure_routing(store, model, config.acquisition)
+    save_gains(Path(get_reward_model(store, model.id).path), gains)
+    seed = store.draw("acquisition", str(round), 2**32)
+    ranker = Ranker(gains.rule, config.batch, seed, model, find_split_pairs(store))
+    decisions = doubts.explain(decide_routes(scores, pool, threshold, config, round, store.draw, halted, ranker))
     applied = apply_routings(store, decisions)
     found = Counter(d.route for d in applied)
     listed = (Route.HUMAN, Route.CONTROL, Route.AUDIT, Route.AUTO, Route.ESCALATED)
     counts = {r.value: found[r] for r in listed}
     concerned = {c.project for c in pool.values()}
     said = tuple(reason for project, reason in halted.items() if project in concerned)
-    return RoutingReport(counts, threshold, tuple(applied), doubts, said)
+    return RoutingReport(counts, threshold, tuple(applied), gains, doubts, said)
 
 
 def calibrate_threshold(store: Store, model: RewardModel, config: RoutingConfig) -> Threshold:
@@ -170,14 +179,16 @@ def decide_routes(
     round: int,
     draw: Callable[[str, str, int], int],
     halted: Mapping[str, str] | None = None,
+    ranker: Ranker | None = None,
 ) -> list[Routing]:
     """Return one decision for each scored comparison of the pool.
 
     Args:
         draw: `Store.draw`. Routing again draws the same controls and audits, and no rater can tell what was drawn.
         halted: project → why nothing is accepted there, in a sentence.
+        ranker: orders what goes to raters, but for what measures the model.
     """
-    halted = halted or {}
+    halted, ranker = halted or {}, ranker or Ranker()
     measuring = {s.comparison_id for s in scores if pool[s.comparison_id].prompt.split is not Split.TRAIN}
 
     def is_drawn(purpose: str, id: str, share: float) -> bool:
@@ -193,7 +204,7 @@ def decide_routes(
     accepted = sure - measuring - withheld
     audited = {id for id in accepted - control if is_drawn("audit", id, config.audit_share)}
     bound = ErrorBound(config.max_error, config.delta)
-    places_in_line = _draw_places(scores, measuring | control | audited, accepted, draw)
+    places_in_line = _draw_places(scores, measuring | control | audited, accepted, draw, pool, ranker)
     decisions = []
     for score in scores:
         is_measuring, is_control = score.comparison_id in measuring, score.comparison_id in control
@@ -216,6 +227,8 @@ def decide_routes(
             reason = threshold.reason
         else:
             reason = f"confidence {score.probability:.3f} is below {threshold.value:.3f}"
+        if proposed is Route.HUMAN and not (is_control or is_measuring or is_withheld):
+            reason += f"; its place in line is by {ranker.rule}"
         decisions.append(
             Routing(
                 comparison_id=score.comparison_id,
@@ -232,23 +245,18 @@ def decide_routes(
 
 
 def _draw_places(
-    scores: Sequence[Score], at_random: set[str], accepted: set[str], draw: Callable[[str, str, int], int]
+    scores: Sequence[Score],
+    at_random: set[str],
+    accepted: set[str],
+    draw: Callable[[str, str, int], int],
+    pool: dict[str, Comparison],
+    ranker: Ranker,
 ) -> dict[str, int]:
-    """Return each comparison's place in line. Those `at_random` stand anywhere among the others that raters judge."""
-    ranks = rank_for_raters([s for s in scores if s.comparison_id not in at_random])
+    """Return each comparison's place in line. Those `at_random` stand anywhere among the others that raters judge: were
+    they ranked like the others, a round that ends before the queue does would measure the model on the hardest only."""
+    ranked = [s for s in scores if s.comparison_id not in at_random]
+    places = ranker.rank([s for s in ranked if s.comparison_id not in accepted], pool)
+    waiting = len(places) or len(scores)
     # What is accepted leaves the queue: were it counted, the end of the queue would be all comparisons at random.
-    in_line = sorted(ranks, key=lambda i: (i in accepted, ranks[i]))
-    waiting = sum(i not in accepted for i in in_line) or len(scores)
-    return {i: n for n, i in enumerate(in_line)} | {i: draw("rank", i, waiting) for i in at_random}
-
-
-def rank_for_raters(scores: Sequence[Score]) -> dict[str, int]:
-    """Return each comparison's rank among those of its route: raters get what teaches most first.
-
-    Comparisons that measure the model get random ranks instead. Were they ranked like the others, a round that ends
-    before the queue does would measure the model on the hardest only.
-    """
-    information = compute_mutual_information(
-        np.array([s.margin for s in scores]), np.array([s.uncertainty for s in scores])
-    )
-    return {scores[i].comparison_id: rank for rank, i in enumerate(np.argsort(-information, kind="stable"))}
+    places |= {s.comparison_id: waiting + n for n, s in enumerate(s for s in ranked if s.comparison_id in accepted)}
+    return places | {i: draw("rank", i, waiting) for i in at_random}

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json as jsonlib
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from rlhf_hitl.cli import AsJson, Result, StoreUrl, command, make_table
+from rlhf_hitl.cli.reward_models import RewardModelName, load_requested_model
 from rlhf_hitl.config import DEFAULT_MODEL
 from rlhf_hitl.errors import BadInput, NotFound
 from rlhf_hitl.files import atomic_file, make_private_folder
 from rlhf_hitl.policy.sampling import GenerationBackend
+from rlhf_hitl.routing.acquisition_names import RULES, Rule
 from rlhf_hitl.types import Split
 from rlhf_hitl.wording import say_count
 
@@ -55,6 +57,22 @@ def generate_command(
     max_new_tokens: Annotated[int, typer.Option(min=1, help="Cut completions off after this many tokens.")] = 160,
     seed: Annotated[int, typer.Option(help="Set the random numbers: the same seed samples the same completions.")] = 0,
     k: Annotated[int, typer.Option("--k", min=2, help="Put this many completions into a comparison.")] = 2,
+    pairing: Annotated[
+        str,
+        typer.Option(
+            help="Compare those completions of a prompt that this acquisition rule chooses, by a reward model: see "
+            "`route --acquisition`. A tenth of the prompts is paired at random all the same."
+        ),
+    ] = "random",
+    pairs: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Make this many comparisons of a prompt, with --pairing.",
+            show_default="as many as it takes to compare each completion",
+        ),
+    ] = None,
+    reward_model: RewardModelName = None,
     overlap: Annotated[int, typer.Option(min=1, help="Ask for this many judgments of each comparison.")] = 1,
     batch_size: Annotated[int, typer.Option(min=1, help="Sample this many completions at once.")] = 32,
     backend: Annotated[
@@ -74,6 +92,7 @@ def generate_command(
     from rlhf_hitl.store import Store
     from rlhf_hitl.store.comparisons import insert_comparisons, list_prompts
 
+    rule = _check_pairing(pairing, pairs, k, out)
     samplings = _plan_samplings(temperature or DEFAULT_TEMPERATURES, completions, top_p, max_new_tokens, seed)
     if backend == "vllm" and find_spec("vllm") is None:
         raise BadInput(
@@ -94,6 +113,7 @@ def generate_command(
                 expected="one prompt or more" + (f" of the {split} split" if split and not prompts else ""),
                 fix="import prompts first (`rlhf-hitl import`)",
             )
+        model = None if rule is None or opened is None else load_requested_model(opened, reward_model)
         locate_model_folder(policy)  # reports what is missing before torch is imported
         from rlhf_hitl.policy.generation import sample_completions
         from rlhf_hitl.reward.readability import LeftOut
@@ -109,14 +129,37 @@ def generate_command(
             written = f"{say_count(len(sampled), 'completion')} of {say_count(len(chosen), 'prompt')}"
             return Result(data | unread | {"out": str(out)}, f"Wrote {written} to {out}", more=left_out.lines())
         assert opened is not None
-        comparisons = make_comparisons(chosen, sampled, k, overlap)
+        by_rule = {}
+        if model is not None and rule is not None:
+            from rlhf_hitl.routing.pairing import choose_pairs
+
+            drawn = opened.draw
+            by_rule = choose_pairs(
+                model, chosen, sampled, rule, per_prompt=pairs, seed=seed,
+                is_control=lambda prompt: drawn("pairing", prompt.id, 10) == 0,
+            )  # fmt: skip
+        comparisons = make_comparisons(chosen, sampled, k, overlap, by_rule)
         with opened.write() as conn:
             added = insert_comparisons(opened, conn, comparisons, source="generate")
     finally:
         if opened is not None:
             opened.close()
-    data |= {"comparisons": len(comparisons), "new": added}
+    data |= {"comparisons": len(comparisons), "new": added} | ({"paired_by_rule": len(by_rule)} if rule else {})
     return Result(data | unread, make_table("Generated", data), more=left_out.lines())
+
+
+def _check_pairing(pairing: str, pairs: int | None, k: int, out: Path | None) -> Rule | None:
+    """Return the rule that pairs completions; None where pairs are drawn at random."""
+    if pairing not in RULES:
+        raise BadInput(f"--pairing {pairing}", expected=f"one of {', '.join(RULES)}", fix="e.g. mutual-information")
+    if pairing == "random":
+        if pairs is not None:
+            raise BadInput(f"--pairs {pairs} without a rule", expected="--pairing", fix="e.g. --pairing d-optimal")
+        return None
+    if k != 2 or out is not None:
+        given = f"--k {k}" if k != 2 else f"--out {out}"
+        raise BadInput(f"--pairing {pairing} with {given}", expected="pairs in a store", fix=f"leave {given} out")
+    return cast("Rule", pairing)
 
 
 def _plan_samplings(

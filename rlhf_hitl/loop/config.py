@@ -29,6 +29,8 @@ class LoopConfig(BaseModel):
     routing: str | None = None  # rules: a YAML file, or the name of one that comes with the package
     audit_share: float = Field(default=0.05, ge=0, le=1)  # of what is accepted; raters judge it all the same
     acquisition: Literal["auto", Rule] = "auto"
+    pairing: Rule = "random"  # the rule that says which completions of a prompt are compared
+    pairs_per_prompt: int | None = Field(default=None, ge=1)  # None: each completion is compared
     dpo_pairs: int = Field(default=12, ge=0)  # 0 switches DPO off
     dpo_prompts: int = Field(default=6, ge=0)  # sampled afresh for pairs of the reward model; 0: only people's pairs
     ppo_steps: int = Field(default=2, ge=0)  # 0 switches PPO off

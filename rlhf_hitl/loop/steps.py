@@ -26,6 +26,9 @@ from rlhf_hitl.wording import say_count
 
 if TYPE_CHECKING:
     from rlhf_hitl.reward.model import RewardModel
+    from rlhf_hitl.routing.pairing import ChosenPairs
+
+DRAW_CHOICES = 2**48  # a draw below a share of these makes a control
 
 
 @dataclass(frozen=True)
@@ -94,10 +97,12 @@ class RoundSteps:
         prompts = self._choose_prompts()
         policy = self._find_starting_policy()
         completions = self._sample_completions(policy, prompts)
-        comparisons = make_comparisons(prompts, completions)
+        chosen = self._choose_pairs(prompts, completions)
+        comparisons = make_comparisons(prompts, completions, chosen=chosen)
         with self.store.write() as conn:
             new = insert_comparisons(self.store, conn, comparisons, source=f"round {self.round}")
         counts = {"prompts": len(prompts), "completions": len(completions), "comparisons": new}
+        counts["prompts_paired_by_rule"] = len(chosen)
         return {"settings": self.config.model_dump(mode="json"), "policy": policy} | counts
 
     def route(self) -> dict[str, Any]:
@@ -302,6 +307,23 @@ class RoundSteps:
             seed=self.seed,
         )
         return sample_completions(policy, prompts, samplings, skip_bad=self.config.skip_bad)
+
+    def _choose_pairs(self, prompts: list[Prompt], completions: list[Completion]) -> ChosenPairs:
+        """Return the pairs that the rule chooses; none where pairs are drawn, or before there is a reward model."""
+        from rlhf_hitl.routing.pairing import choose_pairs
+
+        if self.config.pairing == "random" or (model := self.reward_models.get(self.round - 1)) is None:
+            return {}
+        most = self.config.control_share * DRAW_CHOICES
+        return choose_pairs(
+            model,
+            prompts,
+            completions,
+            self.config.pairing,
+            per_prompt=self.config.pairs_per_prompt,
+            is_control=lambda prompt: self.store.draw("pairing", prompt.id, DRAW_CHOICES) < most,
+            seed=self.seed,
+        )
 
     def _measure_mean_reward(self, policy: str, prompts: list[Prompt]) -> float | None:
         """Return the mean reward of a policy's answers; None if it answers nothing."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
 
 from rlhf_hitl.errors import BadInput
@@ -11,16 +11,26 @@ from rlhf_hitl.wording import say_count
 
 
 def make_comparisons(
-    prompts: Sequence[Prompt], completions: Sequence[Completion], k: int = 2, overlap: int = 1
+    prompts: Sequence[Prompt],
+    completions: Sequence[Completion],
+    k: int = 2,
+    overlap: int = 1,
+    chosen: Mapping[str, Sequence[tuple[Completion, Completion]]] | None = None,
 ) -> list[Comparison]:
-    """Return comparisons of `k` completions for each of the prompts, as `group_completions` makes them."""
+    """Return comparisons of `k` completions for each of the prompts, as `group_completions` makes them.
+
+    Args:
+        chosen: prompt id → pairs that are compared instead, as `routing.pairing` chooses them.
+    """
     by_id = {p.id: p for p in prompts}
-    ordered = sorted(completions, key=lambda c: c.prompt_id)
-    return [
-        comparison
-        for prompt_id, group in groupby(ordered, key=lambda c: c.prompt_id)
-        for comparison in group_completions(by_id[prompt_id], list(group), k, overlap)
-    ]
+    comparisons = []
+    for prompt_id, group in groupby(sorted(completions, key=lambda c: c.prompt_id), key=lambda c: c.prompt_id):
+        prompt, pairs = by_id[prompt_id], (chosen or {}).get(prompt_id)
+        if pairs is None:
+            comparisons += group_completions(prompt, list(group), k, overlap)
+        else:
+            comparisons += [Comparison.create(prompt, pair, overlap) for pair in pairs]
+    return comparisons
 
 
 def group_completions(

@@ -6,9 +6,9 @@ Real votes (MT-Bench, LLMFAO): each label is predicted by a head that saw nothin
 (`out_of_fold.py`). A resample draws as many prompts as the set has, with replacement, whole; their labels choose the
 threshold, and the truth is the set itself: so the error of what is accepted is known, and a threshold that breaks the
 bound is counted. Labels are majorities of people that prefer a side. Beside it: an oracle that knows all errors, and
-confidence 0.8 with no test. The cascade asks GPT-4's recorded votes where the head is not sure enough: its confidence
-in a vote is fitted to the labels of half the prompts, and thresholds are chosen and measured on the other half, with
-the head alone and GPT-4 alone on the same half.
+confidence 0.8 with no test. The cascade hears GPT-4's recorded votes where the head is not sure enough: what they add
+is fitted to the labels of half the prompts and read on the other half, and the other way round. Beside it the head
+alone and GPT-4 alone.
 
 Power: 250 labels, delta 0.1, and the accepted share over the oracle's, for simulated judges that are right in 0.7 to
 0.9, and real labels drawn one by one. Whether a judge is over- or underconfident changes nothing, for the test reads
@@ -34,7 +34,6 @@ from scipy.special import expit
 from rlhf_hitl.formats.importing import import_path
 from rlhf_hitl.labels.votes import read_votes
 from rlhf_hitl.reward.backbone import Backbone
-from rlhf_hitl.routing.cascade import Answerer, choose_cascade
 from rlhf_hitl.routing.threshold import choose_threshold
 from rlhf_hitl.stats.logistic import fit_logistic
 from rlhf_hitl.store import Store, people
@@ -151,35 +150,36 @@ def measure_set(labels: Labels, name: str, resamples: int, rng: np.random.Genera
 
 
 def measure_cascade(votes: Votes, resamples: int, rng: np.random.Generator) -> dict[str, float]:
-    """Return the shares that the head, GPT-4, and the head before GPT-4 answer, and how often the bound breaks."""
-    columns = {
-        "head": votes.logits[:, None],
-        "gpt4": votes.judge[:, None],
-        "both": np.stack([votes.logits, votes.judge], 1),
-    }
+    """Return the shares that the head, GPT-4, and both in a cascade answer, and how often the bound breaks."""
     half = rng.permutation(votes.prompt.max() + 1)[votes.prompt] % 2 == 0
-    logits = {}
-    for key, x in columns.items():
-        logits[key] = np.zeros(len(half))
-        for part in (half, ~half):  # each half is read with what the other shows
-            fit = fit_logistic(x[part], votes.first[part], votes.prompt[part])
-            logits[key][~part] = x[~part] @ fit.coefficients
+    both = np.stack([votes.logits, votes.judge], 1)
+    together, judge = np.zeros(len(half)), np.zeros(len(half))
+    for part in (half, ~half):  # each half is read with what the other shows
+        worth = np.maximum(fit_logistic(both[part], votes.first[part], votes.prompt[part]).coefficients, 0)
+        together[~part] = both[~part] @ worth
+        worth = fit_logistic(both[part, 1:], votes.first[part], votes.prompt[part]).coefficients
+        judge[~part] = both[~part, 1:] @ worth
     silent = votes.judge == 0
-    said = {key: judge_by(np.where(silent & (key != "head"), np.nan, of), votes) for key, of in logits.items()}
-    ways = {"head": ["head"], "gpt4": ["gpt4"], "cascade": ["head", "both"]}
+    head = judge_by(votes.logits, votes)
+    # As `routing.cascade` does it: GPT-4 makes the head's choice surer, and never another.
+    confirmed = np.where(silent, 0.0, expit(together * np.sign(votes.logits)))
+    ways = {
+        "head": head,
+        "gpt4": judge_by(np.where(silent, np.nan, judge), votes),
+        "cascade": Labels(np.maximum(head.confidence, confirmed), head.wrong, head.prompt),
+    }
     figures: dict[str, float] = {"cascade.gpt4_votes": int((~silent).sum())}
     samples = [draw_prompts(votes.prompt, rng) for _ in range(resamples)]
     for max_error in BOUNDS:
-        for way, names in ways.items():
+        for way, said in ways.items():
             shares, broken, asked = [], [], []
             for some, prompt in samples:
-                answerers = [Answerer(n, said[n].confidence[some], said[n].wrong[some]) for n in names]
-                cascade = choose_cascade(answerers, prompt, max_error=max_error, delta=DELTA)
-                who = cascade.answer([said[n].confidence for n in names])
-                wrong = np.select([who == i for i in range(len(names))], [said[n].wrong for n in names], np.nan)
-                shares.append((who >= 0).mean())
-                asked.append((who != 0).mean())
-                broken.append((who >= 0).any() and np.nanmean(wrong) > max_error)
+                c, w = said.confidence[some], said.wrong[some]
+                value = choose_threshold(c, w, prompt, max_error=max_error, delta=DELTA).value
+                share, error = said.find_share(value)
+                shares.append(share)
+                broken.append(error > max_error)
+                asked.append(1 - head.find_share(value)[0])
             key = "cascade." if way == "cascade" else f"cascade.{way}_alone."
             percent = round(100 * max_error)
             figures[f"{key}coverage_at_{percent}"] = float(np.mean(shares))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,6 +16,7 @@ from rlhf_hitl.reward.readability import Obstacle
 from rlhf_hitl.wording import say_count
 
 if TYPE_CHECKING:
+    from rlhf_hitl.routing.cascade import Cascade
     from rlhf_hitl.routing.scoring import ScoringSummary
     from rlhf_hitl.store import Store
 
@@ -36,7 +37,7 @@ def score_comparisons_command(
     ] = 1,
     json: AsJson = False,
 ) -> Result:
-    """Score every comparison that is not judged yet."""
+    """Score every comparison that no person has judged yet."""
     from rlhf_hitl.store import Store
 
     opened = Store.open(store)
@@ -105,6 +106,13 @@ def route_comparisons_command(
             "double-thompson, double-reverse-thompson or optimistic-gaps. auto takes what is measured to teach most."
         ),
     ] = "auto",
+    judge: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Where the model is not sure enough, put what it says together with the votes of this AI judge, which "
+            "`judges run` asked; repeat it for several, the cheapest first."
+        ),
+    ] = None,
     slice: SliceName = None,
     json: AsJson = False,
 ) -> Result:
@@ -119,7 +127,8 @@ def route_comparisons_command(
 
     rules = RoutingRules() if config is None else load_rules(config)
     shares = {"max_error": max_error, "delta": delta, "control_share": control_share}
-    settings = RoutingConfig.from_rules(rules, **shares, audit_share=audit_share, acquisition=acquisition)
+    others = {"audit_share": audit_share, "acquisition": acquisition, "judges": tuple(judge or ())}
+    settings = RoutingConfig.from_rules(rules, **shares, **others)
     opened = Store.open(store)
     chosen = find_slice_ids(opened, slice)
     model = load_requested_model(opened, reward_model)
@@ -139,6 +148,7 @@ def route_comparisons_command(
         "halted": list(routed.halted),
         "threshold": asdict(routed.threshold) | {"reason": routed.threshold.reason, "advice": routed.threshold.advice},
         "acquisition": routed.gains.as_dict(),
+        "cascade": _describe_cascade(routed.cascade, routed.confirmed),
     }
     if routed.threshold.accepts_nothing:
         data["threshold"]["value"] = None  # infinity is not JSON
@@ -146,10 +156,25 @@ def route_comparisons_command(
     rules, advice = _explain_rules(routed.by_rule), filter(None, [routed.threshold.advice])
     asked = f"Raters are asked by {routed.gains.rule}: {routed.gains.reason}"
     more = [
-        *_explain_reading(summary), *halted, *rules, *routed.doubts.lines, routed.threshold.reason, *advice, asked,
-        str(routed.gains),
+        *_explain_reading(summary), *halted, *rules, *routed.doubts.lines, routed.threshold.reason, *advice,
+        *_explain_cascade(routed.cascade, routed.confirmed), asked, str(routed.gains),
     ]  # fmt: skip
     return Result(data, make_table(f"Routed with {describe_model(opened, model.id)}", routed.counts), more=more)
+
+
+def _describe_cascade(cascade: Cascade | str | None, confirmed: int) -> dict[str, Any] | None:
+    if cascade is None or isinstance(cascade, str):
+        return None if cascade is None else {"judges": [], "reason": cascade, "confirmed": 0}
+    value = None if cascade.threshold.accepts_nothing else cascade.threshold.value
+    counts = {"confirmed": confirmed, "fitted": cascade.fitted, "tested": cascade.asked}
+    return {"judges": list(cascade.names), "value": value, "reason": cascade.reason} | counts
+
+
+def _explain_cascade(cascade: Cascade | str | None, confirmed: int) -> list[str]:
+    if cascade is None or isinstance(cascade, str):
+        return [] if cascade is None else [f"No judge is heard: {cascade}"]
+    accepted = say_count(confirmed, "comparison was", "comparisons were")
+    return [f"{accepted} accepted because judges made them sure: {cascade.reason}"]
 
 
 #: A route → what is said of a comparison that a rule sent there.

@@ -29,6 +29,7 @@ class LoopConfig(BaseModel):
     routing: str | None = None  # rules: a YAML file, or the name of one that comes with the package
     audit_share: float = Field(default=0.05, ge=0, le=1)  # of what is accepted; raters judge it all the same
     acquisition: Literal["auto", Rule] = "auto"
+    judges: tuple[str, ...] = ()  # AI judges that are heard where the model is not sure enough, the cheapest first
     pairing: Rule = "random"  # the rule that says which completions of a prompt are compared
     pairs_per_prompt: int | None = Field(default=None, ge=1)  # None: each completion is compared
     dpo_pairs: int = Field(default=12, ge=0)  # 0 switches DPO off

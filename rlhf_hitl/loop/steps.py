@@ -126,6 +126,7 @@ class RoundSteps:
             **{name: getattr(self.config, name) for name in told},
             audit_share=self.config.audit_share,
             acquisition=self.config.acquisition,
+            judges=self.config.judges,
             batch=self.config.judgments_per_round,
         )
         routing = route_pool(self.store, model, config, round=self.round)
@@ -141,6 +142,10 @@ class RoundSteps:
             "halted": list(routing.halted),
             "advice": routing.threshold.advice,
             "acquisition": routing.gains.as_dict(),
+            "cascade": routing.cascade
+            if isinstance(routing.cascade, str)
+            else routing.cascade and routing.cascade.reason,
+            "confirmed": routing.confirmed,
         }
 
     def review(self) -> dict[str, Any]:

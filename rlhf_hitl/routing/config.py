@@ -23,6 +23,7 @@ class RoutingConfig:
         audit_share: share of the accepted comparisons that raters judge all the same. Their judgments show whether the
             bound goes on to hold.
         acquisition: the rule by which raters are asked, one of `acquisition.ACQUISITIONS`.
+        judges: AI judges whose votes are heard where the model is not sure enough, the cheapest first.
         batch: how many comparisons are chosen as one batch; the others follow one by one.
     """
 
@@ -32,6 +33,7 @@ class RoutingConfig:
     audit_share: float = 0.05
     rules: RoutingRules = field(default_factory=RoutingRules)
     acquisition: str = "auto"
+    judges: tuple[str, ...] = ()
     batch: int = 1000
 
     @classmethod

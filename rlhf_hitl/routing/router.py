@@ -6,18 +6,16 @@ A control is drawn of all comparisons and measures the model; an audit is drawn 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rlhf_hitl.labels.fitting import read_labels
-from rlhf_hitl.reward.labelled_pairs import load_labelled_pairs
-from rlhf_hitl.reward.rendering import list_conversations
 from rlhf_hitl.routing.audit import watch_audits
+from rlhf_hitl.routing.calibration import read_calibration, read_out_of_fold
+from rlhf_hitl.routing.cascade import Cascade, choose_cascade
 from rlhf_hitl.routing.config import RoutingConfig
 from rlhf_hitl.routing.doubts import Doubts, find_doubts
 from rlhf_hitl.routing.gain_record import RoutingGains, save_gains
@@ -30,8 +28,7 @@ from rlhf_hitl.store.comparisons import find_comparisons
 from rlhf_hitl.store.reward_models import get_reward_model
 from rlhf_hitl.store.routings import Routing, apply_routings
 from rlhf_hitl.store.scores import read_scores
-from rlhf_hitl.store.witness import read_words_drawn_at_random
-from rlhf_hitl.types import AutomationState, Comparison, ErrorBound, Label, Route, Score, Split
+from rlhf_hitl.types import AutomationState, Comparison, ErrorBound, Route, Score, Split
 
 if TYPE_CHECKING:
     from rlhf_hitl.reward.model import RewardModel
@@ -49,6 +46,8 @@ class RoutingReport:
         gains: the rule by which raters are asked, with what its labels gain.
         doubts: what warns of the scores.
         halted: a sentence for each project in which nothing is accepted, because its automation does not run.
+        cascade: the judges that were heard beside the model, or why none was; None where none was named.
+        confirmed: accepted comparisons that the model alone was not sure enough of.
     """
 
     counts: dict[str, int]
@@ -57,6 +56,8 @@ class RoutingReport:
     gains: RoutingGains
     doubts: Doubts = field(default_factory=Doubts)
     halted: tuple[str, ...] = ()
+    cascade: Cascade | str | None = None
+    confirmed: int = 0
 
     @property
     def by_rule(self) -> dict[str, dict[str, int]]:
@@ -72,7 +73,7 @@ def route_pool(
     round: int = 0,
     comparison_ids: Collection[str] | None = None,
 ) -> RoutingReport:
-    """Decide for every comparison that this model has scored and nobody has judged, and apply the decisions.
+    """Decide for every comparison that this model has scored and no person has judged, and apply the decisions.
 
     Only training prompts can be accepted by the model: raters always judge calibration and held-out prompts, because
     those measure it. Nothing is accepted in a project whose automation is paused or stopped; the audits that raters
@@ -82,7 +83,8 @@ def route_pool(
         comparison_ids: decide only for these, those of a slice for instance; None for all.
     """
     threshold = calibrate_threshold(store, model, config)
-    pool = {c.id: c for c in find_comparisons(store, judged=False, ids=comparison_ids)}
+    cascade = choose_cascade(store, model, config) if config.judges else None
+    pool = {c.id: c for c in find_comparisons(store, judged_by_people=False, ids=comparison_ids)}
     scores = [s for s in read_scores(store, model.id) if s.comparison_id in pool]
     watch_audits(store)
     changes = read_automation(store).values()
@@ -92,83 +94,37 @@ def route_pool(
     save_gains(Path(get_reward_model(store, model.id).path), gains)
     seed = store.draw("acquisition", str(round), 2**32)
     ranker = Ranker(gains.rule, config.batch, seed, model, find_split_pairs(store))
-    decisions = doubts.explain(decide_routes(scores, pool, threshold, config, round, store.draw, halted, ranker))
-    applied = apply_routings(store, decisions)
+    heard = cascade if isinstance(cascade, Cascade) else None
+    decisions = decide_routes(scores, pool, threshold, config, round, store.draw, halted, ranker, heard)
+    applied = apply_routings(store, doubts.explain(decisions))
+    unsure = {s.comparison_id for s in scores if s.probability < threshold.value}
+    confirmed = sum(d.accepts and d.comparison_id in unsure for d in applied) if heard else 0
     found = Counter(d.route for d in applied)
     listed = (Route.HUMAN, Route.CONTROL, Route.AUDIT, Route.AUTO, Route.ESCALATED)
     counts = {r.value: found[r] for r in listed}
     concerned = {c.project for c in pool.values()}
     said = tuple(reason for project, reason in halted.items() if project in concerned)
-    return RoutingReport(counts, threshold, tuple(applied), gains, doubts, said)
+    return RoutingReport(counts, threshold, tuple(applied), gains, doubts, said, cascade, confirmed)
 
 
 def calibrate_threshold(store: Store, model: RewardModel, config: RoutingConfig) -> Threshold:
-    """Return the threshold that the labels of people support: those of the calibration split, and beside them those
-    training labels that came to raters at random, by what heads said that saw nothing of their prompt.
+    """Return the threshold that the labels of people support (`calibration.py` says which).
 
-    It is tested on what is decided: the model's choice between its two best completions, where raters prefer one of
-    them. The calibration labels are used for the bound alone; the training labels set the temperature as well, which
+    The calibration labels are used for the bound alone; the training labels set the temperature as well, which
     shifts all confidences alike. (Heads out of fold learnt from fewer labels than the model, so they are wrong no less
     often than it.)
     """
-    calibration = _test_on_calibration(store, model)
-    out_of_fold = _test_out_of_fold(store, model)
-    confidence, wrong, families = zip(*calibration, *out_of_fold) if calibration or out_of_fold else ((), (), ())
+    out_of_fold = read_out_of_fold(store, model)
+    tested = [*read_calibration(store, model), *out_of_fold]
     return choose_threshold(
-        np.array(confidence, float),
-        np.array(wrong, float),
-        np.array(families),
+        np.array([t.confidence for t in tested], float),
+        np.array([t.is_wrong for t in tested], float),
+        np.array([t.family for t in tested]),
         max_error=config.max_error,
         delta=config.delta,
         out_of_fold=len(out_of_fold),
         forecasts=True,
     )
-
-
-def _test_on_calibration(store: Store, model: RewardModel) -> list[tuple[float, bool, str]]:
-    """Return the confidence, whether raters prefer the other, and the prompt, of the calibration split's labels."""
-    preferred = _find_preferred([p.label for p in load_labelled_pairs(store, Split.CALIBRATION)])
-    found = find_comparisons(store, ids=sorted({cid for cid, _ in preferred}))
-    comparisons = [c for c in found if model.find_problem(list_conversations(c)) is None]
-    return [
-        (score.probability, choice != score.chosen, comparison.prompt.family)
-        for comparison, score in zip(comparisons, model.score(comparisons))
-        if (choice := preferred.get((comparison.id, frozenset((score.chosen, score.rejected))))) is not None
-    ]
-
-
-def _test_out_of_fold(store: Store, model: RewardModel) -> list[tuple[float, bool, str]]:
-    """Return the same of the training labels that came at random. Comparisons of which not every pair is known are left
-    out: which completions are the best two is not known either."""
-    words = read_words_drawn_at_random(store, model.id)
-    if not words:
-        return []
-    # Without judges: a threshold is about people's errors, and in the train split judges vote, too.
-    preferred = _find_preferred(read_labels(store, split=Split.TRAIN, judges=False))
-    by_comparison = {cid: list(of) for cid, of in groupby(words, lambda word: word.comparison_id)}
-    tested = []
-    for comparison in find_comparisons(store, ids=sorted(by_comparison)):
-        pairs, completions = by_comparison[comparison.id], len(comparison.completions)
-        if len(pairs) < completions * (completions - 1) // 2:
-            continue
-        probability = {}  # of the first among raters who see a difference
-        for _, first, second, (p_first, _, p_second) in pairs:
-            p = p_first / (p_first + p_second) if p_first + p_second > 0 else 0.5
-            probability[first, second], probability[second, first] = p, 1 - p
-        wins = Counter(a for (a, _), p in probability.items() if p > 0.5)
-        best, other = sorted((c.id for c in comparison.completions), key=lambda i: -wins[i])[:2]
-        if (choice := preferred.get((comparison.id, frozenset((best, other))))) is not None:
-            tested.append((max(probability[best, other], 0.5), choice != best, comparison.prompt.family))
-    return tested
-
-
-def _find_preferred(labels: Iterable[Label]) -> dict[tuple[str, frozenset[str]], str]:
-    """Return comparison and pair → the completion that raters prefer, where they prefer one."""
-    return {
-        (label.comparison_id, frozenset((label.first, label.second))): label.preferred
-        for label in labels
-        if label.preferred is not None
-    }
 
 
 def decide_routes(
@@ -180,6 +136,7 @@ def decide_routes(
     draw: Callable[[str, str, int], int],
     halted: Mapping[str, str] | None = None,
     ranker: Ranker | None = None,
+    cascade: Cascade | None = None,
 ) -> list[Routing]:
     """Return one decision for each scored comparison of the pool.
 
@@ -187,6 +144,7 @@ def decide_routes(
         draw: `Store.draw`. Routing again draws the same controls and audits, and no rater can tell what was drawn.
         halted: project → why nothing is accepted there, in a sentence.
         ranker: orders what goes to raters, but for what measures the model.
+        cascade: has its own threshold for comparisons on which its judges have voted.
     """
     halted, ranker = halted or {}, ranker or Ranker()
     measuring = {s.comparison_id for s in scores if pool[s.comparison_id].prompt.split is not Split.TRAIN}
@@ -196,9 +154,9 @@ def decide_routes(
 
     control = {s.comparison_id for s in scores if is_drawn("control", s.comparison_id, config.control_share)}
     control -= measuring
-    ruled = {
-        s.comparison_id: config.rules.decide(pool[s.comparison_id], s.probability, threshold.value) for s in scores
-    }
+    # How sure the answerers are of each, and the threshold for that.
+    heard = {s.comparison_id: _hear(s, threshold, cascade) for s in scores}
+    ruled = {id: config.rules.decide(pool[id], sure, of.value) for id, (sure, of) in heard.items()}
     sure = {comparison_id for comparison_id, (route, _) in ruled.items() if route is Route.AUTO}
     withheld = {comparison_id for comparison_id in sure if pool[comparison_id].project in halted}
     accepted = sure - measuring - withheld
@@ -210,23 +168,25 @@ def decide_routes(
         is_measuring, is_control = score.comparison_id in measuring, score.comparison_id in control
         is_audit, is_withheld = score.comparison_id in audited, score.comparison_id in withheld
         route, said = ruled[score.comparison_id]
+        confidence, bar = heard[score.comparison_id]
+        judged = "" if cascade is None or bar is threshold else f"with {' and '.join(cascade.names)}: "
         proposed = Route.HUMAN if is_measuring or is_withheld else route
         if is_control:
             reason = "drawn at random to measure the model and the router"
         elif is_measuring:
             reason = "its prompt measures the model: raters always judge it"
         elif is_audit:
-            reason = f"accepted, and drawn at random for raters to audit: {threshold.reason}"
+            reason = f"accepted, and drawn at random for raters to audit: {judged}{bar.reason}"
         elif proposed is Route.AUTO:
-            reason = f"{said}{'; ' if said else ''}accepted: {threshold.reason}"
+            reason = f"{said}{'; ' if said else ''}accepted: {judged}{bar.reason}"
         elif is_withheld:
             reason = halted[pool[score.comparison_id].project]
         elif said:
             reason = said
-        elif threshold.accepts_nothing:
-            reason = threshold.reason
+        elif bar.accepts_nothing:
+            reason = judged + bar.reason
         else:
-            reason = f"confidence {score.probability:.3f} is below {threshold.value:.3f}"
+            reason = f"{judged}confidence {confidence:.3f} is below {bar.value:.3f}"
         if proposed is Route.HUMAN and not (is_control or is_measuring or is_withheld):
             reason += f"; its place in line is by {ranker.rule}"
         decisions.append(
@@ -242,6 +202,15 @@ def decide_routes(
             )
         )
     return decisions
+
+
+def _hear(score: Score, threshold: Threshold, cascade: Cascade | None) -> tuple[float, Threshold]:
+    """Return how sure the model is and the threshold for it; where it is not sure enough and a judge has voted, how
+    sure they are together and the threshold for that."""
+    if cascade is None or score.probability >= threshold.value:
+        return score.probability, threshold
+    together = cascade.compute_confidence(score)
+    return (score.probability, threshold) if together is None else (together, cascade.threshold)
 
 
 def _draw_places(

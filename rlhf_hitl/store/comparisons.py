@@ -222,6 +222,7 @@ def find_comparisons(
     routes: Sequence[Route] | None = None,
     source: str | None = None,
     judged: bool | None = None,
+    judged_by_people: bool | None = None,
     unscored_by: str | None = None,
     project: str | None = None,
     ids: Collection[str] | None = None,
@@ -232,7 +233,8 @@ def find_comparisons(
     """Yield the comparisons that meet every given condition, with prompt and completions, in order of id.
 
     Args:
-        judged: only those with (True) or without (False) a judgment.
+        judged: only those with (True) or without (False) a judgment; `judged_by_people`: with or without one that is no
+            judge's.
         unscored_by: only those without a score of this reward model.
         repeats: also hidden repeats and golds (`measures_raters`).
         after: only those whose id comes after this one.
@@ -247,6 +249,10 @@ def find_comparisons(
     if judged is not None:
         has_judgment = sa.exists().where(judgments.c.comparison_id == comparisons.c.id)
         query = query.where(has_judgment if judged else ~has_judgment)
+    if judged_by_people is not None:
+        of_people = judgments.c.role.is_distinct_from(Role.JUDGE.value)
+        has_own = sa.exists().where(judgments.c.comparison_id == comparisons.c.id, of_people)
+        query = query.where(has_own if judged_by_people else ~has_own)
     if unscored_by is not None:
         query = query.where(
             ~sa.exists().where(scores.c.comparison_id == comparisons.c.id, scores.c.reward_model_id == unscored_by)

@@ -9,7 +9,7 @@ measured by votes that it chose.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -90,6 +90,16 @@ def read_witnesses(store: Store, comparison_ids: Collection[str] | None = None) 
     return [newest[key] for key in sorted(newest)]
 
 
+def read_words(store: Store, reward_model_id: str, comparison_ids: Collection[str]) -> list[PairProbabilities]:
+    """Return what a reward model that saw nothing of the prompt says of the pairs of some comparisons."""
+    query = sa.select(out_of_fold).where(
+        out_of_fold.c.reward_model_id == reward_model_id, store.among(out_of_fold.c.comparison_id, comparison_ids)
+    )
+    with store.read() as conn:
+        rows = conn.execute(query.order_by(out_of_fold.c.comparison_id, out_of_fold.c.first, out_of_fold.c.second))
+        return [_to_pair(row) for row in rows]
+
+
 def read_words_drawn_at_random(store: Store, reward_model_id: str) -> list[PairProbabilities]:
     """Return what a reward model that saw nothing of the prompt says of the pairs of training comparisons that came to
     raters at random. What a router chose to have judged is harder than the rest, and tells nothing of its errors.
@@ -113,10 +123,11 @@ def read_words_drawn_at_random(store: Store, reward_model_id: str) -> list[PairP
         .order_by(out_of_fold.c.comparison_id, out_of_fold.c.first, out_of_fold.c.second)
     )
     with store.read() as conn:
-        return [
-            PairProbabilities(row.comparison_id, row.first, row.second, (row.p_first, row.p_tie, row.p_second))
-            for row in conn.execute(query)
-        ]
+        return [_to_pair(row) for row in conn.execute(query)]
+
+
+def _to_pair(row: Any) -> PairProbabilities:
+    return PairProbabilities(row.comparison_id, row.first, row.second, (row.p_first, row.p_tie, row.p_second))
 
 
 def find_newest_witness(store: Store) -> str | None:

@@ -146,6 +146,7 @@ def route_comparisons_command(
         "left_out": summary.left_out.as_dict(),
         "doubts": routed.doubts.as_dict(),
         "halted": list(routed.halted),
+        "sent_by_leads": routed.sent_by_leads,
         "threshold": asdict(routed.threshold) | {"reason": routed.threshold.reason, "advice": routed.threshold.advice},
         "acquisition": routed.gains.as_dict(),
         "cascade": _describe_cascade(routed.cascade, routed.confirmed),
@@ -153,6 +154,9 @@ def route_comparisons_command(
     if routed.threshold.accepts_nothing:
         data["threshold"]["value"] = None  # infinity is not JSON
     halted = [f"Nothing is accepted: {said}" for said in routed.halted]
+    if routed.sent_by_leads:
+        sent = say_count(routed.sent_by_leads, "comparison stays", "comparisons stay")
+        halted.append(f"{sent} with raters, because a lead sent them there")
     rules, advice = _explain_rules(routed.by_rule), filter(None, [routed.threshold.advice])
     asked = f"Raters are asked by {routed.gains.rule}: {routed.gains.reason}"
     more = [

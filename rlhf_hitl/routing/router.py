@@ -26,7 +26,7 @@ from rlhf_hitl.store import Store
 from rlhf_hitl.store.automation import read_automation, say_state
 from rlhf_hitl.store.comparisons import find_comparisons
 from rlhf_hitl.store.reward_models import get_reward_model
-from rlhf_hitl.store.routings import Routing, apply_routings
+from rlhf_hitl.store.routings import Routing, apply_routings, find_sent_by_leads
 from rlhf_hitl.store.scores import read_scores
 from rlhf_hitl.types import AutomationState, Comparison, ErrorBound, Route, Score, Split
 
@@ -48,6 +48,7 @@ class RoutingReport:
         halted: a sentence for each project in which nothing is accepted, because its automation does not run.
         cascade: the judges that were heard beside the model, or why none was; None where none was named.
         confirmed: accepted comparisons that the model alone was not sure enough of.
+        sent_by_leads: comparisons that stay with raters because a lead sent them there.
     """
 
     counts: dict[str, int]
@@ -58,6 +59,7 @@ class RoutingReport:
     halted: tuple[str, ...] = ()
     cascade: Cascade | str | None = None
     confirmed: int = 0
+    sent_by_leads: int = 0
 
     @property
     def by_rule(self) -> dict[str, dict[str, int]]:
@@ -76,15 +78,17 @@ def route_pool(
     """Decide for every comparison that this model has scored and no person has judged, and apply the decisions.
 
     Only training prompts can be accepted by the model: raters always judge calibration and held-out prompts, because
-    those measure it. Nothing is accepted in a project whose automation is paused or stopped; the audits that raters
-    have judged are counted first, and may stop it.
+    those measure it. What a lead sent to raters stays there. Nothing is accepted in a project whose automation is paused
+    or stopped; the audits that raters have judged are counted first, and may stop it.
 
     Args:
         comparison_ids: decide only for these, those of a slice for instance; None for all.
     """
     threshold = calibrate_threshold(store, model, config)
     cascade = choose_cascade(store, model, config) if config.judges else None
-    pool = {c.id: c for c in find_comparisons(store, judged_by_people=False, ids=comparison_ids)}
+    sent = find_sent_by_leads(store)
+    waiting = {c.id: c for c in find_comparisons(store, judged_by_people=False, ids=comparison_ids)}
+    pool = {id: c for id, c in waiting.items() if id not in sent}
     scores = [s for s in read_scores(store, model.id) if s.comparison_id in pool]
     watch_audits(store)
     changes = read_automation(store).values()
@@ -99,12 +103,14 @@ def route_pool(
     applied = apply_routings(store, doubts.explain(decisions))
     unsure = {s.comparison_id for s in scores if s.probability < threshold.value}
     confirmed = sum(d.accepts and d.comparison_id in unsure for d in applied) if heard else 0
-    found = Counter(d.route for d in applied)
+    by_route = Counter(d.route for d in applied)
     listed = (Route.HUMAN, Route.CONTROL, Route.AUDIT, Route.AUTO, Route.ESCALATED)
-    counts = {r.value: found[r] for r in listed}
+    counts = {r.value: by_route[r] for r in listed}
     concerned = {c.project for c in pool.values()}
     said = tuple(reason for project, reason in halted.items() if project in concerned)
-    return RoutingReport(counts, threshold, tuple(applied), gains, doubts, said, cascade, confirmed)
+    return RoutingReport(
+        counts, threshold, tuple(applied), gains, doubts, said, cascade, confirmed, len(waiting) - len(pool)
+    )
 
 
 def calibrate_threshold(store: Store, model: RewardModel, config: RoutingConfig) -> Threshold:

@@ -244,6 +244,17 @@ def _open_wanted_places(conn: Connection, decision: Routing, position: int) -> N
         conn.execute(places.insert(), [place | {"n": n} for n in numbers])
 
 
+def find_sent_by_leads(store: Store) -> frozenset[str]:
+    """Return the ids of the comparisons on which a lead had the last word, and sent them to raters."""
+    later = routings.alias("later")
+    is_last = ~sa.exists().where(later.c.comparison_id == routings.c.comparison_id, later.c.seq > routings.c.seq)
+    query = sa.select(routings.c.comparison_id).where(
+        routings.c.decided_by.is_not(None), routings.c.route == Route.ESCALATED.value, is_last
+    )
+    with store.read() as conn:
+        return frozenset(conn.execute(query).scalars())
+
+
 def read_routings(
     store: Store, *, round: int | None = None, split: Split | None = None, newest: bool = True
 ) -> list[Routing]:

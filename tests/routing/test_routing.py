@@ -26,9 +26,11 @@ from rlhf_hitl.routing.router import RoutingConfig, calibrate_threshold, decide_
 from rlhf_hitl.routing.scoring import score_pool
 from rlhf_hitl.routing.threshold import Threshold
 from rlhf_hitl.store import Store, people, projects, queue
+from rlhf_hitl.store.accepted import load_routes
+from rlhf_hitl.store.audit import Actor
 from rlhf_hitl.store.comparisons import find_comparisons, insert_comparisons
 from rlhf_hitl.store.judgments import read_judgments
-from rlhf_hitl.store.routings import Routing, apply_routings
+from rlhf_hitl.store.routings import Routing, apply_routings, send_to_raters
 from rlhf_hitl.store.runs import read_runs
 from rlhf_hitl.store.scores import read_scores
 from rlhf_hitl.store.witness import read_words_drawn_at_random
@@ -241,6 +243,19 @@ def test_scored_and_routed_comparisons_reach_raters_or_are_accepted(trained):
     judgment = next(read_judgments(store, rater_id=rater))
     assert judgment.reward_model_id == model.id
     assert sum(j.route is Route.CONTROL for j in read_judgments(store, rater_id=rater)) == routed.counts["control"]
+
+
+def test_what_a_lead_sent_to_raters_is_not_accepted_again(trained):
+    store, model = trained
+    score_pool(store, model)
+    config = RoutingConfig(max_error=0.2, delta=0.1, control_share=0, audit_share=0)
+    first = next(d for d in route_pool(store, model, config).decisions if d.accepts)
+    lead = people.add_rater(store, "lea", Role.LEAD)
+    assert send_to_raters(store, first.comparison_id, by=Actor(lead.id))
+    again = route_pool(store, model, config, round=2)
+    assert again.sent_by_leads == 1
+    assert first.comparison_id not in {d.comparison_id for d in again.decisions}
+    assert load_routes(store, [first.comparison_id]) == {first.comparison_id: Route.ESCALATED}
 
 
 def command_lines_below(pid: int) -> set[str]:

@@ -78,8 +78,8 @@ def route_pool(
     """Decide for every comparison that this model has scored and no person has judged, and apply the decisions.
 
     Only training prompts can be accepted by the model: raters always judge calibration and held-out prompts, because
-    those measure it. What a lead sent to raters stays there. Nothing is accepted in a project whose automation is paused
-    or stopped; the audits that raters have judged are counted first, and may stop it.
+    those measure it. What a lead sent to raters stays there. Nothing is accepted in a project whose automation is
+    paused or stopped; the audits that raters have judged are counted first, and may stop it.
 
     Args:
         comparison_ids: decide only for these, those of a slice for instance; None for all.

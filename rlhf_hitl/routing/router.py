@@ -28,7 +28,7 @@ from rlhf_hitl.store import Store
 from rlhf_hitl.store.automation import read_automation, say_state
 from rlhf_hitl.store.comparisons import find_comparisons
 from rlhf_hitl.store.reward_models import get_reward_model
-from rlhf_hitl.store.routings import Routing, apply_routings
+from rlhf_hitl.store.routings import Routing, apply_routings, find_sent_by_leads, read_routings
 from rlhf_hitl.store.scores import read_scores
 from rlhf_hitl.store.witness import read_words_drawn_at_random
 from rlhf_hitl.types import AutomationState, Comparison, ErrorBound, Label, Route, Score, Split
@@ -76,13 +76,15 @@ def route_pool(
 
     Only training prompts can be accepted by the model: raters always judge calibration and held-out prompts, because
     those measure it. Nothing is accepted in a project whose automation is paused or stopped; the audits that raters
-    have judged are counted first, and may stop it.
+    have judged are counted first, and may stop it. What a lead has sent to raters is left to them. A decision of a
+    round that is applied already, by a run that was stopped, is not made again.
 
     Args:
         comparison_ids: decide only for these, those of a slice for instance; None for all.
     """
     threshold = calibrate_threshold(store, model, config)
-    pool = {c.id: c for c in find_comparisons(store, judged=False, ids=comparison_ids)}
+    sent = find_sent_by_leads(store)
+    pool = {c.id: c for c in find_comparisons(store, judged=False, ids=comparison_ids) if c.id not in sent}
     scores = [s for s in read_scores(store, model.id) if s.comparison_id in pool]
     watch_audits(store)
     changes = read_automation(store).values()
@@ -93,13 +95,29 @@ def route_pool(
     seed = store.draw("acquisition", str(round), 2**32)
     ranker = Ranker(gains.rule, config.batch, seed, model, find_split_pairs(store))
     decisions = doubts.explain(decide_routes(scores, pool, threshold, config, round, store.draw, halted, ranker))
-    applied = apply_routings(store, decisions)
+    known = _find_applied(store, round)
+    new = [d for d in decisions if _identify(d) not in known]
+    applied = [*(d for d in decisions if _identify(d) in known), *apply_routings(store, new)]
     found = Counter(d.route for d in applied)
     listed = (Route.HUMAN, Route.CONTROL, Route.AUDIT, Route.AUTO, Route.ESCALATED)
     counts = {r.value: found[r] for r in listed}
     concerned = {c.project for c in pool.values()}
     said = tuple(reason for project, reason in halted.items() if project in concerned)
     return RoutingReport(counts, threshold, tuple(applied), gains, doubts, said)
+
+
+def _find_applied(store: Store, round: int) -> set[tuple[str, ...]]:
+    """Return which decisions of a round of the loop are the newest of their comparison; outside the loop, where a lead
+    routes again to have it done again, none."""
+    if not round:
+        return set()
+    newest = read_routings(store)
+    return {_identify(d) for d in newest if d.round == round}
+
+
+def _identify(decision: Routing) -> tuple[str, ...]:
+    d = decision
+    return d.comparison_id, d.route, d.proposed, d.reason, str(d.place_in_line), str(d.reward_model_id)
 
 
 def calibrate_threshold(store: Store, model: RewardModel, config: RoutingConfig) -> Threshold:

@@ -244,6 +244,16 @@ def _open_wanted_places(conn: Connection, decision: Routing, position: int) -> N
         conn.execute(places.insert(), [place | {"n": n} for n in numbers])
 
 
+def find_sent_by_leads(store: Store) -> frozenset[str]:
+    """Return the comparisons of which a lead decided last that people judge them."""
+    newest = sa.select(sa.func.max(routings.c.seq)).group_by(routings.c.comparison_id)
+    query = sa.select(routings.c.comparison_id).where(
+        routings.c.seq.in_(newest), routings.c.decided_by.is_not(None), routings.c.route == Route.ESCALATED.value
+    )
+    with store.read() as conn:
+        return frozenset(conn.execute(query).scalars())
+
+
 def read_routings(
     store: Store, *, round: int | None = None, split: Split | None = None, newest: bool = True
 ) -> list[Routing]:

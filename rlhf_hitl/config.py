@@ -91,6 +91,7 @@ class Settings(BaseSettings):
     rater_price_per_hour: float = Field(default=15.0, ge=0)  # what a rater's hour costs, in `currency`
     machine_price_per_hour: float = Field(default=0.5, ge=0)  # what an hour of the loop's machine costs
     currency: str = "USD"
+    learn: bool = False  # a server's head learns from each judgment as it comes, and reorders the queue
     alerts: Path | None = None  # YAML with the rules of alerts; default: configs/alerts/default.yaml of the package
 
     @field_validator("trusted_proxies")

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rlhf_hitl.store import Store, people, queue
+from rlhf_hitl.store.judgments import count_judgments_by_rater
 from rlhf_hitl.types import Answer, Comparison, Completion, Role, Verdict
 
 SIMULATED_INTERFACE_VERSION = "simulated-1"
@@ -92,7 +93,9 @@ def judge_queue(store: Store, limit: int) -> int:
             people.add_rater(store, rater.name, Role.RATER, simulated=True)
     ids = {r.name: r.id for r in people.list_raters(store)}
     judged = 0
-    working = list(SIMULATED_RATERS)
+    # Whoever has judged least comes first, so that who was stopped and started again asks the same rater.
+    done = count_judgments_by_rater(store)
+    working = sorted(SIMULATED_RATERS, key=lambda rater: done.get(ids[rater.name], 0))
     while judged < limit and working:
         rater = working.pop(0)
         lease = queue.lease(store, ids[rater.name], seconds=60)  # it answers at once

@@ -1,21 +1,31 @@
 """The loop on a tiny real model: whole rounds, stopped, resumed, and waiting for people."""
 
+import hashlib
 import json
 import os
+import shutil
+import signal
+from collections import Counter
 from pathlib import Path
 
 import pytest
+import sqlalchemy as sa
 
-from forked_processes import run_module
+from forked_processes import CONTEXT, run_module
 from rlhf_hitl import simulate
 from rlhf_hitl.config import Settings
 from rlhf_hitl.errors import BadInput
+from rlhf_hitl.labels.fitting import read_labels
 from rlhf_hitl.loop import Loop, LoopConfig
 from rlhf_hitl.store import Store, people, queue
 from rlhf_hitl.store.comparisons import find_comparisons, insert_prompts
 from rlhf_hitl.store.judgments import read_judgments
 from rlhf_hitl.store.loop_steps import read_finished_steps
+from rlhf_hitl.store.reward_models import list_reward_models
+from rlhf_hitl.store.routings import read_routings
 from rlhf_hitl.store.runs import read_runs
+from rlhf_hitl.store.scores import read_scores
+from rlhf_hitl.store.tables import places, reward_models
 from rlhf_hitl.types import Message, Prompt, Role
 
 SMALL = {
@@ -30,7 +40,7 @@ SMALL = {
     "ppo_rollouts": 4,
     "gate_prompts": 2,
 }
-STEPS = ["sample", "route", "review", "train_reward", "evaluate", "dpo", "ppo", "promote"]
+STEPS = ["sample", "route", "review", "label", "train_reward", "evaluate", "gate", "dpo", "ppo", "promote"]
 
 
 @pytest.fixture
@@ -84,10 +94,10 @@ def test_an_interrupted_loop_resumes_at_the_unfinished_step(prompts, tiny_model,
     with pytest.raises(KeyboardInterrupt):
         loop_of(prompts, tiny_model, tmp_path, on_step=stops_at_evaluate, ppo_steps=0, dpo_pairs=0).run(1)
     before = read_finished_steps(prompts)
-    assert [step for _, step in before] == STEPS[:4]
+    assert [step for _, step in before] == STEPS[:5]
     lines = []
     after = loop_of(prompts, tiny_model, tmp_path, on_step=lines.append, ppo_steps=0, dpo_pairs=0).run(1)
-    assert lines == [f"round 1: {s}" for s in STEPS[4:]]
+    assert lines == [f"round 1: {s}" for s in STEPS[5:]]
     assert {k: after[k] for k in before} == before
     assert after[1, "promote"]["reason"] == "nothing was tuned"
     assert [r.step for r in read_runs(prompts)] == [s for s in STEPS if s != "review"]
@@ -103,6 +113,7 @@ def test_a_step_that_fails_and_is_done_again_has_cost_twice(prompts, tiny_model,
     assert ran == [
         ("sample", "finished"),
         ("route", "finished"),
+        ("label", "finished"),
         ("train_reward", "failed"),
         ("train_reward", "failed"),
     ]
@@ -143,6 +154,149 @@ def test_without_simulated_raters_the_loop_waits_and_reports_its_progress(prompt
     assert len(reported) == SMALL["judgments_per_round"]
     assert reported[0] == "round 1: 0 of 22 judgments; raters make them at `rlhf-hitl serve`"
     assert not any(j.simulated for j in read_judgments(prompts))
+
+
+# --- killed at every stage
+
+#: For each step a function that its work passes through in its middle: the module, and the name in it.
+MIDDLES = {
+    "sample": ("rlhf_hitl.loop.steps", "insert_comparisons"),
+    "route": ("rlhf_hitl.store.routings", "_apply_some"),
+    "review": ("rlhf_hitl.simulate", "simulate_answer"),
+    "label": ("rlhf_hitl.loop.steps", "fit_and_keep_labels"),
+    "train_reward": ("rlhf_hitl.reward.training.head_training", "save_head"),
+    "evaluate": ("rlhf_hitl.reward.model_card", "add_evaluation_to_card"),
+    "dpo": ("rlhf_hitl.policy.dpo", "save_policy"),
+}
+#: When steps are killed that are not killed three times: they take longest, or have no middle.
+MOMENTS = {
+    **dict.fromkeys(("label", "evaluate", "dpo"), ("middle", "done")),
+    **dict.fromkeys(("gate", "ppo", "promote"), ("done",)),
+}
+#: A round without a reward model, and one with all that a round may do; the third is tuned least, for it takes longest.
+ROUNDS = (SMALL | {"ppo_steps": 0, "dpo_pairs": 0}, SMALL)
+
+
+def run_until_killed(url: str, workspace: str, model: str, rounds: int, step: str, moment: str) -> None:
+    """Run the loop in a process that kills itself at a moment of a step of its last round; "" of none."""
+    import importlib
+
+    from rlhf_hitl.loop import runner
+
+    def die(*_args, **_kwargs):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def begin(line: str) -> None:
+        if line != f"round {rounds}: {step}":
+            return
+        if moment == "begun":
+            die()
+        if moment == "middle":
+            module, name = MIDDLES[step]
+            patched = importlib.import_module(module)
+            real, calls = getattr(patched, name), iter(range(100))
+            setattr(patched, name, lambda *args, **kwargs: real(*args, **kwargs) if next(calls) < 2 else die())
+            if step not in ("route", "review"):  # what is done once
+                setattr(patched, name, lambda *args, **kwargs: die(real(*args, **kwargs)))
+
+    finish = runner.finish_step
+
+    def finish_and_die(store, round, name, *args, **kwargs):
+        if (round, name, moment) == (rounds, step, "done"):
+            die()
+        finish(store, round, name, *args, **kwargs)
+
+    runner.finish_step = finish_and_die
+    for n in range(1, rounds + 1):
+        settings = LoopConfig(policy=model, backbone=model, **(ROUNDS[n - 1]))
+        Loop(Store.open(url), Settings(workspace=Path(workspace)), settings, on_wait=None, on_step=begin).run(n)
+
+
+def read_final_state(store, workspace: Path) -> dict:
+    """All that a round leaves, without what every run has its own of: times, seconds, random ids and folders."""
+    names = {r.id: r.name for r in people.list_raters(store)}
+    policies = {str(path): f"policy {n}" for n, path in enumerate(list_policies(store))}
+    steps = {}
+    for key, result in read_finished_steps(store).items():
+        plain = json.dumps({k: v for k, v in result.items() if not k.endswith("seconds") and k not in TIMED})
+        for path, name in policies.items():
+            plain = plain.replace(path, name)
+        steps[key] = plain.replace(str(workspace.parent / "whole"), "").replace(str(workspace.parent / "killed"), "")
+    return {
+        "steps": steps,
+        "comparisons": [(c.id, c.route) for c in find_comparisons(store)],
+        "judgments": [(names[j.rater_id], j.comparison_id, j.answer, j.route) for j in read_judgments(store)],
+        "routings": [
+            (r.comparison_id, r.route, r.reason, r.reward_model_id, r.round, r.place_in_line)
+            for r in sorted(read_routings(store, newest=False), key=lambda r: (r.round, r.comparison_id))
+        ],
+        "places": read_places(store),
+        "models": [m.id for m in list_reward_models(store)],
+        "scores": [s for m in list_reward_models(store) for s in read_scores(store, m.id)],
+        "labels": read_labels(store),
+        "policies": [hash_weights(Path(path)) for path in policies],
+        "folders": len(list((workspace / "policies").glob("*"))),
+    }
+
+
+#: What is a time, or follows from one.
+TIMED = {"created_at", "last", "train_runtime", "train_samples_per_second", "train_steps_per_second"}
+
+
+def list_policies(store) -> list[str]:
+    found = [result.get("policy") for result in read_finished_steps(store).values()]
+    return list(dict.fromkeys(path for path in found if path and "policies" in path))
+
+
+def hash_weights(folder: Path) -> str:
+    return hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+
+
+def read_places(store) -> list:
+    query = sa.select(places.c.comparison_id, places.c.n, places.c.position, places.c.judgment_id.is_not(None))
+    with store.read() as conn:
+        return sorted(tuple(row) for row in conn.execute(query))
+
+
+@pytest.mark.timeout(300)
+def test_a_loop_that_is_killed_at_every_stage_ends_as_one_that_was_not(prompts, tiny_model, tmp_path):
+    """The second round, which does all there is, is killed as each step begins, in its middle, and between what it did
+    and the row that says so; each time it is started again."""
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    for folder in (whole, killed):
+        folder.mkdir()
+    arguments = prompts.url, str(killed), str(tiny_model)
+    assert run_process(*arguments, 1, "", "") == 0
+    path = Path(prompts.url.removeprefix("sqlite:///"))
+    prompts.close()
+    copied = f"sqlite:///{whole}/preferences.db"
+    shutil.copy(path, whole / "preferences.db")
+    shutil.copytree(killed, whole, dirs_exist_ok=True)
+    with Store.open(copied) as store, store.write() as conn:
+        moved = sa.func.replace(reward_models.c.path, str(killed), str(whole))
+        conn.execute(reward_models.update().values(path=moved))
+    assert run_process(copied, str(whole), str(tiny_model), 2, "", "") == 0
+    kills = [(step, moment) for step in STEPS for moment in MOMENTS.get(step, ("begun", "middle", "done"))]
+    for step, moment in kills:
+        assert run_process(*arguments, 2, step, moment) == -signal.SIGKILL, (step, moment)
+    assert run_process(*arguments, 2, "", "") == 0
+    with Store.open(prompts.url) as ours, Store.open(copied) as theirs:
+        ended, expected = read_final_state(ours, killed), read_final_state(theirs, whole)
+        for name in expected:
+            assert ended[name] == expected[name], name
+        judged = [(j.rater_id, j.comparison_id) for j in read_judgments(ours)]
+        assert len(set(judged)) == len(judged) == 2 * SMALL["judgments_per_round"]
+        # A step that was finished was not begun again: it ran once more for each time that it was killed within it.
+        runs = Counter(r.step for r in read_runs(ours) if r.round == 2)
+        within = Counter(step for step, moment in kills if moment != "begun")
+        assert runs == {step: within[step] + 1 for step in STEPS if step != "review"}
+
+
+def run_process(*args) -> int:
+    process = CONTEXT.Process(target=run_until_killed, args=args)
+    process.start()
+    process.join(200)
+    return process.exitcode
 
 
 def test_simulated_raters_are_marked_and_answer_the_same_each_time(prompts, tiny_model, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Iterable
@@ -15,7 +16,7 @@ from rlhf_hitl.store.alerts import Alert, update_alerts
 LOOK_INTERVAL = 60.0  # seconds between two looks, at least
 #: A look that takes long is followed by a pause so many times as long.
 PAUSE_TIMES = 50
-#: A clock that goes so many seconds more or less than have passed has jumped: what goes by it waits for the next look.
+#: A clock that goes so many seconds more or less than have passed has jumped.
 JUMP_SECONDS = 300.0
 
 log = logging.getLogger("rlhf_hitl.alerts")
@@ -49,6 +50,7 @@ class AlertKeeper:
 
     def __init__(self, store: Store, settings: Settings, config: AlertConfig, *, interval: float = LOOK_INTERVAL):
         self.store, self.settings, self.config, self.interval = store, settings, config, interval
+        self._ahead, self._leaves_clock_until = _compare_clocks(), -math.inf
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="alerts", daemon=True)
 
@@ -59,18 +61,28 @@ class AlertKeeper:
         self._stop.set()
         self._thread.join(timeout=15)
 
-    def _run(self) -> None:
-        pause, ahead = self.interval, _compare_clocks()
-        while not self._stop.wait(pause):
-            begun, was = time.monotonic(), ahead
-            ahead = _compare_clocks()
-            try:
-                from rlhf_hitl.alerts.rules import BY_THE_CLOCK
+    def look_again(self) -> list[Alert]:
+        """Look once more. Returns the alerts that are new.
 
-                has_jumped = abs(ahead - was) > JUMP_SECONDS
-                if has_jumped:
-                    log.warning("the clock has jumped by %.0f s", ahead - was)
-                look(self.store, self.settings, self.config, leave_out=BY_THE_CLOCK if has_jumped else ())
+        After a clock has jumped, what came before the jump has an age that was never measured. So rules on ages wait
+        until as much time has passed since then as they ask for.
+        """
+        from rlhf_hitl.alerts.rules import BY_THE_CLOCK
+
+        was, self._ahead = self._ahead, _compare_clocks()
+        if abs(self._ahead - was) > JUMP_SECONDS:
+            log.warning("the clock has jumped by %.0f s; rules on ages wait", self._ahead - was)
+            hours = 0.0 if self.config.rules.queue_age is None else self.config.rules.queue_age.hours
+            self._leaves_clock_until = time.monotonic() + 3600 * hours
+        left_out = BY_THE_CLOCK if time.monotonic() < self._leaves_clock_until else ()
+        return look(self.store, self.settings, self.config, leave_out=left_out)
+
+    def _run(self) -> None:
+        pause = self.interval
+        while not self._stop.wait(pause):
+            begun = time.monotonic()
+            try:
+                self.look_again()
             except Exception as e:  # of any kind: the thread has to go on
                 log.error("alerts cannot be looked at", exc_info=e)
             pause = max(self.interval, PAUSE_TIMES * (time.monotonic() - begun))

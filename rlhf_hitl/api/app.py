@@ -33,6 +33,7 @@ from rlhf_hitl.api.static_files import add_static_routes
 from rlhf_hitl.api.v1 import create_api
 from rlhf_hitl.config import Settings, TrustedProxies, load_settings
 from rlhf_hitl.errors import RlhfHitlError
+from rlhf_hitl.routing.live import LiveLearner
 from rlhf_hitl.store import Store, StoreFailure
 from rlhf_hitl.store.catalog_index import CatalogKeeper
 from rlhf_hitl.store.imports import Housekeeper
@@ -51,7 +52,8 @@ def create_app(store: Store, settings: Settings, throttle: SignInThrottle | None
 def create_headless_app(store: Store, settings: Settings, throttle: SignInThrottle | None = None) -> FastAPI:
     """Build the API, sign-in, health checks, and what runs as long as the application does.
 
-    That is a sender of webhooks, a housekeeper of imports, what keeps the catalog up to date, and the check of raters.
+    That is a sender of webhooks, a housekeeper of imports, what keeps the catalog up to date, the check of raters, and
+    where the settings say so, live learning.
 
     It keeps no state of its own, so any number of processes may serve one store.
     """
@@ -66,6 +68,7 @@ def create_headless_app(store: Store, settings: Settings, throttle: SignInThrott
         beside = (
             *(WebhookSender(store), Housekeeper(store), CatalogKeeper(store), RaterChecker(store)),
             AlertKeeper(store, settings, alert_config),
+            *((LiveLearner(store, settings.workspace),) if settings.learn else ()),
         )
         for worker in beside:
             worker.start()

@@ -35,9 +35,9 @@ from rlhf_hitl.workspace import protect_workspace, restrict_new_files
 
 #: The modules with commands, in the order in which `--help` lists them.
 MODULES = (
-    "quickstart", "serve", "data", "generate", "train_reward", "route", "automation", "evaluate", "train_policy",
-    "loop", "report", "alerts", "audit", "slices", "raters", "judges", "labels", "projects", "guidelines", "tutorial",
-    "golds", "assignments", "tokens", "webhooks", "models",
+    "quickstart", "serve", "data", "generate", "train_reward", "route", "learn", "automation", "evaluate",
+    "train_policy", "loop", "report", "alerts", "audit", "slices", "raters", "judges", "labels", "projects",
+    "guidelines", "tutorial", "golds", "assignments", "tokens", "webhooks", "models",
 )  # fmt: skip
 
 app = typer.Typer(

@@ -21,6 +21,7 @@ import typer
 from rlhf_hitl.cli import AsJson, Result, StoreUrl, command, print_json, print_text
 from rlhf_hitl.config import TrustedProxies, load_settings, read_root_path
 from rlhf_hitl.errors import BadInput
+from rlhf_hitl.extras import require_extra
 from rlhf_hitl.terminal import print_note
 
 if TYPE_CHECKING:
@@ -43,12 +44,21 @@ def serve_command(
             help="Be below this path of a site, such as /hitl, where a proxy offers the server there and strips it.",
         ),
     ] = None,
+    learn: Annotated[
+        bool,
+        typer.Option("--learn", help="Let the reward model's head learn from each judgment, and reorder the queue."),
+    ] = False,
     *,
     store: StoreUrl,
     json: AsJson = False,
 ) -> Result:
     """Serve the pages for raters and leads, the API and sign-in."""
     from rlhf_hitl.store import Store
+
+    if learn:
+        os.environ["RLHF_HITL_LEARN"] = "1"  # for the processes of `--workers`, too
+    if load_settings().learn:
+        require_extra("train", "`rlhf-hitl serve --learn`")
 
     if root_path is not None:
         try:

@@ -36,6 +36,8 @@ class LoopConfig(BaseModel):
     dpo_prompts: int = Field(default=6, ge=0)  # sampled afresh for pairs of the reward model; 0: only people's pairs
     ppo_steps: int = Field(default=2, ge=0)  # 0 switches PPO off
     ppo_rollouts: int = Field(default=8, ge=2)
+    # Nothing is tuned on a reward model whose accuracy on held-out labels is shown to be below this.
+    gate_accuracy: float = Field(default=0.5, ge=0, le=1)
     gate_prompts: int = Field(default=6, ge=1)
     label_model: LabelModelName = DEFAULT_LABEL_MODEL  # how votes become labels
     skip_bad: bool = False  # leave out and count what a chat template refuses or makes the same

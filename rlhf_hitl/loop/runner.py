@@ -24,8 +24,10 @@ STEPS: tuple[tuple[str, Callable[[RoundSteps], dict[str, Any]]], ...] = (
     ("sample", RoundSteps.sample),
     ("route", RoundSteps.route),
     ("review", RoundSteps.review),
+    ("label", RoundSteps.label),
     ("train_reward", RoundSteps.train_reward),
     ("evaluate", RoundSteps.evaluate),
+    ("gate", RoundSteps.gate),
     ("dpo", RoundSteps.tune_with_dpo),
     ("ppo", RoundSteps.tune_with_ppo),
     ("promote", RoundSteps.promote),
@@ -60,6 +62,8 @@ class Loop:
             BadInput: an unfinished round was begun with other settings.
         """
         for round in range(1, rounds + 1):
+            if (round, LAST_STEP) in read_finished_steps(self.store):
+                continue  # perhaps by an earlier version, whose rounds had fewer steps
             steps = self.make_round_steps(round)
             for name, do_step in STEPS:
                 if (round, name) in read_finished_steps(self.store):

@@ -1,11 +1,12 @@
-"""The eight steps of a round of the loop. Each returns what later steps and the report need, as a JSON object."""
+"""The ten steps of a round of the loop. Each returns what later steps and the report need, as a JSON object."""
 
 from __future__ import annotations
 
 import math
 import random
+import shutil
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,11 +18,11 @@ from rlhf_hitl.labels.kept_fits import fit_and_keep_labels
 from rlhf_hitl.loop.config import LoopConfig
 from rlhf_hitl.simulate import judge_queue
 from rlhf_hitl.store import Store, queue
-from rlhf_hitl.store.comparisons import insert_comparisons, list_prompts
+from rlhf_hitl.store.comparisons import find_comparisons, insert_comparisons, list_prompts
 from rlhf_hitl.store.judgments import read_judgments, read_store_revision
 from rlhf_hitl.store.loop_steps import read_finished_steps
 from rlhf_hitl.store.reward_models import get_reward_model, list_reward_models
-from rlhf_hitl.types import Completion, Prompt, Split
+from rlhf_hitl.types import Comparison, Completion, Prompt, Split
 from rlhf_hitl.wording import say_count
 
 if TYPE_CHECKING:
@@ -95,15 +96,20 @@ class RoundSteps:
         from rlhf_hitl.policy.sampled_comparisons import make_comparisons
 
         prompts = self._choose_prompts()
-        policy = self._find_starting_policy()
-        completions = self._sample_completions(policy, prompts)
-        chosen = self._choose_pairs(prompts, completions)
-        comparisons = make_comparisons(prompts, completions, chosen=chosen)
-        with self.store.write() as conn:
-            new = insert_comparisons(self.store, conn, comparisons, source=f"round {self.round}")
-        counts = {"prompts": len(prompts), "completions": len(completions), "comparisons": new}
-        counts["prompts_paired_by_rule"] = len(chosen)
-        return {"settings": self.config.model_dump(mode="json"), "policy": policy} | counts
+        policy, begins = self._find_starting_policy(), read_store_revision(self.store)
+        source = f"round {self.round}"
+        if (comparisons := list(find_comparisons(self.store, source=source))) == []:
+            completions = self._sample_completions(policy, prompts)
+            sampled = make_comparisons(prompts, completions, chosen=self._choose_pairs(prompts, completions))
+            with self.store.write() as conn:
+                insert_comparisons(self.store, conn, sampled, source=source)
+            comparisons = list(find_comparisons(self.store, source=source))
+        # Of a loop that was killed before its store knew that this was done, judgments may be there already.
+        if comparisons:
+            begins = min(begins, self._find_first_judgment(comparisons) - 1)
+        compared = {c.id for of in comparisons for c in of.completions}
+        counts = {"prompts": len(prompts), "completions": len(compared), "comparisons": len(comparisons)}
+        return {"settings": self.config.model_dump(mode="json"), "policy": policy, "begins": begins} | counts
 
     def route(self) -> dict[str, Any]:
         """Score and route what nobody has judged, with the newest reward model if there is one."""
@@ -112,10 +118,9 @@ class RoundSteps:
         from rlhf_hitl.routing.rules_file import load_rules
         from rlhf_hitl.routing.scoring import score_pool
 
-        begins = read_store_revision(self.store)
         model = self.reward_models.get(self.round - 1)
         if model is None:
-            return {"begins": begins, "reason": "no reward model yet: raters judge everything"}
+            return {"reason": "no reward model yet: raters judge everything"}
         scoring = score_pool(self.store, model)
         rules = RoutingRules() if self.config.routing is None else load_rules(self.config.routing, "routing:")
         # What the loop is told comes before what the rules say, and that before the loop's defaults.
@@ -131,9 +136,8 @@ class RoundSteps:
         )
         routing = route_pool(self.store, model, config, round=self.round)
         return {
-            "begins": begins,
             "reward_model_id": model.id,
-            "scored": scoring.scored,
+            "scored": len(routing.decisions),  # by this attempt, or by one that was stopped
             "without_text": scoring.without_text,
             "left_out": scoring.left_out.as_dict(),
             "routes": routing.counts,
@@ -149,18 +153,22 @@ class RoundSteps:
         }
 
     def review(self) -> dict[str, Any]:
-        """Let raters judge, most informative first, until there are enough or none is left, and check the raters."""
-        begins = self._read_result("route")["begins"]
+        """Let raters judge, most informative first, until there are enough or none is left."""
+        # A round that an earlier version began counts from its routing.
+        begins = self._read_result("sample" if "begins" in self._read_result("sample") else "route")["begins"]
         wanted = self.config.judgments_per_round
         if self.on_wait is None:
             judge_queue(self.store, wanted - self._count_judgments_since(begins))
         else:
             while (done := self._count_judgments_since(begins)) < wanted and self._has_open_places():
                 self.on_wait(ReviewProgress(self.round, done, wanted))
+        return {"judgments": self._count_judgments_since(begins), "wanted": wanted, "machine_seconds": 0.0}
+
+    def label(self) -> dict[str, Any]:
+        """Check the raters and fit the label model to all votes, for the queue and the pages."""
         findings = check_raters(self.store)  # first, for they decide how much votes weigh
-        fit_and_keep_labels(self.store, "raters")  # for the queue and the pages
-        counts = {"judgments": self._count_judgments_since(begins), "wanted": wanted, "findings": len(findings)}
-        return counts | {"machine_seconds": 0.0}
+        fit = fit_and_keep_labels(self.store, "raters")
+        return {"findings": len(findings), "labels": fit.figures["labels"], "votes": fit.figures["votes"]}
 
     def train_reward(self) -> dict[str, Any]:
         """Train a new head on all human labels of the train split so far."""
@@ -195,6 +203,18 @@ class RoundSteps:
         model_card.add_evaluation_to_card(get_reward_model(self.store, model.id), evaluation)
         return evaluation.as_dict()
 
+    def gate(self) -> dict[str, Any]:
+        """Say whether the policy may be tuned on the new reward model: not where its held-out accuracy is shown to be
+        below what the settings ask for."""
+        evaluation, least = self._read_result("evaluate"), self.config.gate_accuracy
+        if not evaluation["n"]:
+            return {"passed": True, "reason": f"nothing shows how good the reward model is: {evaluation['reason']}"}
+        accuracy = evaluation["accuracy"]
+        passed = accuracy["high"] >= least
+        said = f"held-out accuracy {accuracy['value']:.1%} ({accuracy['low']:.1%} to {accuracy['high']:.1%})"
+        verdict = "not shown to be" if passed else "shown to be"
+        return {"passed": passed, "reason": f"{said}, {verdict} below {least:.1%}"}
+
     def tune_with_dpo(self) -> dict[str, Any]:
         """Tune the policy on people's pairs and on pairs the reward model makes of completions sampled for this."""
         from rlhf_hitl.policy.dpo import DPOSettings, train_dpo
@@ -203,6 +223,8 @@ class RoundSteps:
         policy = self._find_starting_policy()
         if not self.config.dpo_pairs:
             return {"policy": policy, "reason": "switched off"}
+        if (reason := self._find_obstacle()) is not None:
+            return {"policy": policy, "reason": reason}
         prompts = list_prompts(self.store, split=Split.TRAIN)
         random.Random(self.seed).shuffle(prompts)
         fresh = self._sample_completions(policy, prompts[: self.config.dpo_prompts]) if self.config.dpo_prompts else []
@@ -230,6 +252,8 @@ class RoundSteps:
         start = self._read_result("dpo")["policy"]
         if not self.config.ppo_steps:
             return {"policy": start, "reason": "switched off"}
+        if (reason := self._find_obstacle()) is not None:
+            return {"policy": start, "reason": reason}
         model = self._require_trained_model()
         out = self._name_policy_folder("ppo")
         config = PPOConfig(
@@ -355,6 +379,26 @@ class RoundSteps:
         """Return whether a rater holds a place or could get one."""
         return any(lane.leased or (lane.free and not lane.paused) for lane in queue.count_places_by_lane(self.store))
 
+    def _find_first_judgment(self, comparisons: Sequence[Comparison]) -> int:
+        """Return the number of the first judgment of some comparisons; that of the next one where there is none."""
+        ids = [c.id for c in comparisons]
+        first = next(read_judgments(self.store, comparison_ids=ids, current=False, at_once=1), None)
+        return read_store_revision(self.store) + 1 if first is None else first.seq
+
+    def _find_obstacle(self) -> str | None:
+        """Return why nothing is tuned on the reward model of this round; None where something is."""
+        gate = self._read_result("gate")
+        return None if gate["passed"] else f"the gate stopped the reward model: {gate['reason']}"
+
     def _name_policy_folder(self, step: str) -> Path:
-        """Return a folder for a step's policy that no other store, loop or attempt has written to."""
-        return self.settings.workspace / "policies" / f"round-{self.round}-{step}-{uuid.uuid4().hex[:8]}"
+        """Return a folder for a step's policy that no other store, loop or attempt has written to.
+
+        What attempts of this store at the same step have left, which were killed before they were finished, is removed.
+        """
+        policies = self.settings.workspace / "policies"
+        own = f"round-{self.round}-{step}-{self.store.sign('policy folders', step)[:8]}-"
+        kept = {str(result.get("policy")) for result in read_finished_steps(self.store).values()}
+        for folder in policies.glob(f"{own}*"):
+            if str(folder) not in kept:
+                shutil.rmtree(folder)
+        return policies / f"{own}{uuid.uuid4().hex[:8]}"

@@ -105,6 +105,14 @@ class FeatureCache:
                 remove_least_recently_used(self.root, self.max_gb * 1e9)
         return features.reshape(len(keys), self.backbone.width)
 
+    def are_read(self, conversations: Sequence[Conversation]) -> np.ndarray:
+        """Return whose features are at hand, (n,) bool: those of the others would have to be computed."""
+        with self._lock:
+            for store in self.stores:
+                store.refresh()
+            keys = [self.make_key(self.backbone.renderer.render(c)) for c in conversations]
+            return np.array([self._has(key) for key in keys], bool)
+
     @staticmethod
     def make_key(rendered: RenderedConversation) -> str:
         digest = hashlib.sha256(np.array([rendered.start, *rendered.ids]).tobytes())

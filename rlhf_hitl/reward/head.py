@@ -25,6 +25,21 @@ NOVELTY_STARTS = 1.0
 
 
 @dataclass(frozen=True)
+class HeadChange:
+    """What one more label changes: weights grow by `step` times `spread`, and their covariance loses `shrink` times the
+    outer product of `spread` with itself. So of any difference x, the margin grows by step (spread.x), and its variance
+    loses shrink (spread.x)^2.
+
+    Attributes:
+        spread: (d,) the covariance times the label's inputs.
+    """
+
+    spread: np.ndarray
+    step: float
+    shrink: float
+
+
+@dataclass(frozen=True)
 class Head:
     """A fitted head.
 
@@ -123,11 +138,17 @@ class Head:
             difference: (d,) inputs of the first completion less those of the second.
             votes: (9,) votes for each of VOTE_OUTCOMES.
         """
+        change = self.find_change(difference, votes)
+        return self if change is None else self.changed_by(change)
+
+    def find_change(self, difference: np.ndarray, votes: np.ndarray) -> HeadChange | None:
+        """Return what one more label changes, as `updated` says; None where it changes nothing: two answers with the
+        same inputs, or no vote."""
         x, v = np.asarray(difference, np.float64), self.vote_weight * np.asarray(votes, np.float64)[None]
         spread = self.covariance @ x
         margin, variance, total = float(x @ self.weights), float(x @ spread), float(v.sum())
-        if variance <= 0 or total <= 0:  # two answers with the same inputs, or no vote
-            return self
+        if variance <= 0 or total <= 0:
+            return None
         cuts = place_cuts(self.thresholds)
 
         def slope(m: float) -> float:
@@ -137,5 +158,10 @@ class Head:
         root: Any = brentq(slope, margin - reach, margin + reach, xtol=1e-12)
         at = float(root)
         curvature = float(compute_margin_derivatives(np.array([at]), v, cuts)[1][0])
-        covariance = self.covariance - np.outer(spread, spread) * (curvature / (1 + curvature * variance))
-        return replace(self, weights=self.weights + spread * ((at - margin) / variance), covariance=covariance)
+        return HeadChange(spread, (at - margin) / variance, curvature / (1 + curvature * variance))
+
+    def changed_by(self, change: HeadChange) -> Head:
+        """Return the head after a change that `find_change` found."""
+        spread = change.spread
+        covariance = self.covariance - np.outer(spread, spread) * change.shrink
+        return replace(self, weights=self.weights + spread * change.step, covariance=covariance)

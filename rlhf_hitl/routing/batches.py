@@ -109,7 +109,7 @@ def order_for_raters(pool: Pool, rule: Rule, size: int, rng: np.random.Generator
     most = min(n, MOST_CANDIDATES, max(CANDIDATES_PER_CHOICE * size, 1000))
     # Among the candidates are several of a prompt: which of them goes best with the others is not known yet.
     by_score = np.argsort(-scores[order], kind="stable")
-    by_turn = np.argsort(_count_earlier(pool.prompts[order[by_score]]) // CANDIDATES_PER_PROMPT, kind="stable")
+    by_turn = np.argsort(count_earlier(pool.prompts[order[by_score]]) // CANDIDATES_PER_PROMPT, kind="stable")
     ahead = order[by_score[by_turn]]
     candidates, cut = ahead[:most], ahead[most:]
     loaded = pool.load_inputs(candidates)
@@ -153,7 +153,7 @@ def _spread(
     caps say. After the batch only prompts have turns."""
     places = np.arange(len(pool)) if among is None else among
     best_first = places[np.lexsort((rng.random(len(places)), -scores[places]))]
-    in_turns = best_first[np.argsort(_count_earlier(pool.prompts[best_first]) // PROMPT_CAP, kind="stable")]
+    in_turns = best_first[np.argsort(count_earlier(pool.prompts[best_first]) // PROMPT_CAP, kind="stable")]
     # Only what may come into the batch is looked at in every turn.
     likely = np.isin(best_first, in_turns[: CANDIDATES_PER_CHOICE * size + 1000])
     batch = _take_turns(best_first[likely], _list_caps(pool, size), size)
@@ -174,7 +174,7 @@ def _take_turns(best_first: np.ndarray, caps: list[tuple[np.ndarray, int]], size
                 of = groups[waiting[at]]
                 at = at[count[of] < most * turn]
                 of = groups[waiting[at]]
-                at = at[count[of] + _count_earlier(of) < most * turn]
+                at = at[count[of] + count_earlier(of) < most * turn]
             if not len(at):
                 break
             of_turn[at] = True
@@ -191,7 +191,7 @@ def _list_caps(pool: Pool, size: int) -> list[tuple[np.ndarray, int]]:
     return [(pool.prompts, PROMPT_CAP), (pool.policy_pairs, max(1, math.ceil(POLICY_PAIR_CAP * size / max(1, pairs))))]
 
 
-def _count_earlier(groups: np.ndarray) -> np.ndarray:
+def count_earlier(groups: np.ndarray) -> np.ndarray:
     """Return how many earlier ones are of the same group, (n,)."""
     order = np.argsort(groups, kind="stable")
     in_order = groups[order]

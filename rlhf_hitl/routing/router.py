@@ -26,7 +26,7 @@ from rlhf_hitl.store import Store
 from rlhf_hitl.store.automation import read_automation, say_state
 from rlhf_hitl.store.comparisons import find_comparisons
 from rlhf_hitl.store.reward_models import get_reward_model
-from rlhf_hitl.store.routings import Routing, apply_routings, find_sent_by_leads
+from rlhf_hitl.store.routings import Routing, apply_routings, find_sent_by_leads, read_routings
 from rlhf_hitl.store.scores import read_scores
 from rlhf_hitl.types import AutomationState, Comparison, ErrorBound, Route, Score, Split
 
@@ -78,8 +78,9 @@ def route_pool(
     """Decide for every comparison that this model has scored and no person has judged, and apply the decisions.
 
     Only training prompts can be accepted by the model: raters always judge calibration and held-out prompts, because
-    those measure it. What a lead sent to raters stays there. Nothing is accepted in a project whose automation is
-    paused or stopped; the audits that raters have judged are counted first, and may stop it.
+    those measure it. Nothing is accepted in a project whose automation is paused or stopped; the audits that raters
+    have judged are counted first, and may stop it. What a lead has sent to raters is left to them. A decision of a
+    round that is applied already, by a run that was stopped, is not made again.
 
     Args:
         comparison_ids: decide only for these, those of a slice for instance; None for all.
@@ -99,8 +100,11 @@ def route_pool(
     seed = store.draw("acquisition", str(round), 2**32)
     ranker = Ranker(gains.rule, config.batch, seed, model, find_split_pairs(store))
     heard = cascade if isinstance(cascade, Cascade) else None
-    decisions = decide_routes(scores, pool, threshold, config, round, store.draw, halted, ranker, heard)
-    applied = apply_routings(store, doubts.explain(decisions))
+    decided = decide_routes(scores, pool, threshold, config, round, store.draw, halted, ranker, heard)
+    decisions = doubts.explain(decided)
+    known = _find_applied(store, round)
+    new = [d for d in decisions if _identify(d) not in known]
+    applied = [*(d for d in decisions if _identify(d) in known), *apply_routings(store, new)]
     unsure = {s.comparison_id for s in scores if s.probability < threshold.value}
     confirmed = sum(d.accepts and d.comparison_id in unsure for d in applied) if heard else 0
     by_route = Counter(d.route for d in applied)
@@ -111,6 +115,20 @@ def route_pool(
     return RoutingReport(
         counts, threshold, tuple(applied), gains, doubts, said, cascade, confirmed, len(waiting) - len(pool)
     )
+
+
+def _find_applied(store: Store, round: int) -> set[tuple[str, ...]]:
+    """Return which decisions of a round of the loop are the newest of their comparison; outside the loop, where a lead
+    routes again to have it done again, none."""
+    if not round:
+        return set()
+    newest = read_routings(store)
+    return {_identify(d) for d in newest if d.round == round}
+
+
+def _identify(decision: Routing) -> tuple[str, ...]:
+    d = decision
+    return d.comparison_id, d.route, d.proposed, d.reason, str(d.place_in_line), str(d.reward_model_id)
 
 
 def calibrate_threshold(store: Store, model: RewardModel, config: RoutingConfig) -> Threshold:

@@ -78,7 +78,8 @@ def read_prompt_samples(store: Store, newest: int) -> PromptSamples | None:
         ).first()
         if model is None:
             return None
-        came_after = is_training, prompts.c.created_at > model.created_at
+        # What a clock that had jumped has dated into the future would be the newest for as long as that is to come.
+        came_after = is_training, prompts.c.created_at > model.created_at, prompts.c.created_at <= store.now(conn)
         blocks = conn.execute(sa.select(sa.func.count()).select_from(prompts).where(*came_after)).scalar_one() // newest
         if not blocks:
             return None

@@ -80,6 +80,13 @@ def read_store_revision(store: Store) -> int:
         return conn.execute(sa.select(sa.func.coalesce(sa.func.max(judgments.c.seq), 0))).scalar_one()
 
 
+def count_judgments_by_rater(store: Store) -> dict[str, int]:
+    """Return rater id → how many comparisons they have judged."""
+    query = sa.select(judgments.c.rater_id, sa.func.count()).where(judgments.c.supersedes.is_(None))
+    with store.read() as conn:
+        return dict(conn.execute(query.group_by(judgments.c.rater_id)).tuples().all())
+
+
 def load_idempotency_keys(store: Store, conn: Connection, comparison_ids: Sequence[str]) -> dict[tuple[str, str], str]:
     """Return (comparison id, rater id) → the idempotency key of that rater's first judgment of the comparison."""
     # Corrections are left out in Python: in SQL, SQLite would choose the index on `supersedes` and read all judgments.

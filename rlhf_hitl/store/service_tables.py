@@ -151,6 +151,19 @@ alerts = Table(
     sqlite_autoincrement=True,
 )  # fmt: skip
 
+# What the head has learnt since its training from judgments as they came: one row, written by the one process that
+# learns. It is no history: whoever takes over begins with the registered model again.
+live_learning = Table(
+    "live_learning",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("worker", String(40), nullable=False),  # who learns. Somebody else may, once the heartbeat is old
+    Column("heartbeat_at", Utc, nullable=False),
+    Column("reward_model_id", String(40), nullable=False),  # the model that was trained; empty: there is none yet
+    Column("revision", Integer, nullable=False),  # the newest judgment that the order of the queue knows
+    Column("state", JSON, nullable=False),
+)
+
 imports = Table(
     "imports",
     metadata,

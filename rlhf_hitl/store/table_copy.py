@@ -33,9 +33,10 @@ CACHE_KIB = 256 * 1024
 MAX_TEXT = 64 << 20  # letters; an archive has no longer line
 
 #: Tables that are not copied: nobody copies a store before the imports that wait are finished, every store has its own
-#: row of readiness, labels are computed of the votes, and the catalog is made of the rest.
+#: row of readiness, labels are computed of the votes, the catalog is made of the rest, and what a head has learnt since
+#: its training is learnt anew.
 NOT_COPIED = (
-    *("imports", "import_batches", "readiness", "label_fits", "rater_estimates", "labels"),
+    *("imports", "import_batches", "readiness", "live_learning", "label_fits", "rater_estimates", "labels"),
     *("catalog", "catalog_changes", "catalog_terms"),
 )
 _COPIED = [table for table in metadata.sorted_tables if table.name not in NOT_COPIED]

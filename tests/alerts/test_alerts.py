@@ -19,15 +19,18 @@ from rlhf_hitl.alerts.rules import RULES, find_alerts
 from rlhf_hitl.config import Settings
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.routing.audit import measure_audits
+from rlhf_hitl.routing.config import RoutingConfig
+from rlhf_hitl.routing.router import decide_routes
+from rlhf_hitl.routing.threshold import Threshold
 from rlhf_hitl.stats.two_samples import compare_texts
-from rlhf_hitl.store import audits, golds, people, tables
+from rlhf_hitl.store import audits, golds, people, queue, tables
 from rlhf_hitl.store.alerts import NewAlert, list_alerts, update_alerts
-from rlhf_hitl.store.automation import list_changes, resume_automation
+from rlhf_hitl.store.automation import list_changes, read_automation, resume_automation
 from rlhf_hitl.store.comparisons import insert_comparisons
-from rlhf_hitl.store.judgments import judgment_to_row
+from rlhf_hitl.store.judgments import judgment_to_row, read_judgments
 from rlhf_hitl.store.loop_steps import finish_step
 from rlhf_hitl.store.reward_models import RewardModelRecord, add_reward_model
-from rlhf_hitl.store.routings import Routing, apply_routings
+from rlhf_hitl.store.routings import Routing, apply_routings, read_routings
 from rlhf_hitl.store.scores import insert_scores
 from rlhf_hitl.types import (
     Answer,
@@ -60,17 +63,17 @@ def found(store, **rules) -> list[NewAlert]:
     return find_alerts(store, SETTINGS, rules_with(**rules))
 
 
-def make_comparisons(store, rng, n: int, words, at: datetime) -> list[Comparison]:
-    """Training comparisons that want no judgment, with prompts of such words, made at a time."""
+def make_comparisons(store, rng, n: int, words, at: datetime | None, overlap: int = 0) -> list[Comparison]:
+    """Training comparisons with prompts of such words, made at a time (None: now); by default they want no judgment."""
     made = []
     for _ in range(n):
         text = " ".join(rng.choice(words, 12)) + f" {rng.integers(10**9)}"
         prompt = Prompt.create((Message("user", text),), split=Split.TRAIN)
         sides = [Completion.create(prompt.id, (Message("assistant", t),), "p") for t in ("yes", "no")]
-        made.append(Comparison.create(prompt, sides, overlap=0))
+        made.append(Comparison.create(prompt, sides, overlap=overlap))
     with store.write() as conn:
         insert_comparisons(store, conn, made)
-        ids = [c.prompt.id for c in made]
+        ids = [c.prompt.id for c in made] if at else []
         conn.execute(tables.prompts.update().where(tables.prompts.c.id.in_(ids)).values(created_at=at))
     return made
 
@@ -326,32 +329,102 @@ def test_the_keeper_looks_again_and_again_and_tells_the_log(sqlite_store, add_co
 # --- 30 days
 
 
-def test_in_30_days_a_rater_gone_bad_and_a_drift_are_told_and_nothing_before(sqlite_store, add_raters):
-    """Six simulated raters judge 40 comparisons a day, three of them each. One answers at random from day 12 on; from
-    day 20 on, prompts are of another kind. The rules are looked at each day."""
-    store, rng, raters = sqlite_store, np.random.default_rng(7), add_raters(sqlite_store, 6)
+class SimulatedClock:
+    """The clock of the computer and the time that passes, both set by a test."""
+
+    def __init__(self, monkeypatch):
+        self.passed, self.jumped = 0.0, 0.0
+        monkeypatch.setattr("rlhf_hitl.types.clock.datetime", self)
+        monkeypatch.setattr("rlhf_hitl.alerts.keeper.time", self)
+
+    def time(self) -> float:
+        return START.timestamp() + self.passed + self.jumped
+
+    def monotonic(self) -> float:
+        return self.passed
+
+    def now(self, zone) -> datetime:
+        return datetime.fromtimestamp(self.time(), zone)
+
+
+class SimulatedRaters:
+    """Simulated raters who take what the queue gives them, in turns. They prefer "yes", each as often as is said."""
+
+    def __init__(self, store, rng, agree: list[float]):
+        self.store, self.rng, self.agree = store, rng, agree
+        self.ids = [people.add_rater(store, f"rater {n}", Role.RATER, simulated=True).id for n in range(len(agree))]
+
+    def judge_all(self) -> None:
+        working = list(range(len(self.ids)))
+        while working:
+            rater = working.pop(0)
+            lease = queue.lease(self.store, self.ids[rater], seconds=600)
+            if lease is None:
+                continue
+            best = "yes" if self.rng.random() < self.agree[rater] else "no"
+            sides = sorted(lease.comparison.completions, key=lambda c: c.text != best)
+            answer = Answer(Verdict.RANKED, tuple((c.id,) for c in sides), active_seconds=float(self.rng.gamma(4, 3)))
+            queue.submit(self.store, lease.id, lease.rater_id, answer, simulated=True)
+            working.append(rater)
+
+
+def score_and_route(store, rng, model: str, made: list[Comparison], error: float, day: int) -> None:
+    """Let a simulated model score comparisons, sure of three in five, and wrong on some of these; and route them."""
+    scores = []
+    for comparison in made:
+        best = "no" if rng.random() < error else "yes"
+        chosen, rejected = sorted(comparison.completions, key=lambda c: c.text != best)
+        is_sure = rng.random() < 0.6
+        margin, probability = (3.0, 0.95) if is_sure else (0.2, 0.55)
+        scores.append(Score(comparison.id, model, chosen.id, rejected.id, margin, 0.5, probability))
+    insert_scores(store, scores)
+    halted = {c.project: c.reason for c in read_automation(store).values() if c.state is not AutomationState.RUNNING}
+    config = RoutingConfig(max_error=0.2, delta=0.05, control_share=0.1, audit_share=0.3)
+    tested = Threshold(0.9, 0.05, 50, 0, 60, 60, 0.2, 0.05)
+    pool = {c.id: c for c in made}
+    apply_routings(store, decide_routes(scores, pool, tested, config, day, store.draw, halted))
+
+
+@pytest.mark.timeout(120)
+def test_30_days_with_a_rater_gone_bad_a_drift_and_a_clock_that_jumps(sqlite_store, monkeypatch):
+    """Five simulated raters work the queue each day, three on each comparison; from day 8 on a simulated model accepts
+    what it is sure of, and raters audit that. One rater answers at random from day 12 on. From day 20 on prompts are of
+    another kind, and the model is wrong on many of them. The clock jumps on four days, by months. A server looks at the
+    rules before and after the raters' work of each day."""
+    store, rng, clock = sqlite_store, np.random.default_rng(7), SimulatedClock(monkeypatch)
     bundled = load_alert_config(SETTINGS).rules
-    config = AlertConfig(
-        rules=bundled.model_copy(update={"prompt_drift": rules_with(prompt_drift={"newest": 60}).prompt_drift})
-    )
+    drift_rule = rules_with(prompt_drift={"newest": 60}).prompt_drift
+    keeper = AlertKeeper(store, SETTINGS, AlertConfig(rules=bundled.model_copy(update={"prompt_drift": drift_rule})))
+    raters = SimulatedRaters(store, rng, [0.92] * 5)
+    trained, gone_bad, drift = 8, 12, 20
+    jumps = {6: 120, 7: -120, 16: -60, 17: 60}
     raised: list[tuple[int, str, str]] = []
-    gone_bad, drift = 12, 20
     for day in range(1, 31):
-        at = START + timedelta(days=day)
-        made = make_comparisons(store, rng, 40, AWAY if day >= drift else HOME, at)
-        rows = []
-        for comparison in made:
-            for n in rng.permutation(6)[:3]:
-                agrees = rng.random() < (0.5 if n == 0 and day >= gone_bad else 0.9)
-                rows.append(judge(store, comparison, raters[n], bool(agrees), at, float(rng.gamma(4, 3))))
-        insert_rows(store, rows)
-        if day == 8:
-            trained = RewardModelRecord("rm_1", "head", "nowhere", "backbone", "hash", simulated=True, created_at=at)
-            add_reward_model(store, trained)
-        raised += [(day, a.rule, a.subject) for a in look(store, SETTINGS, config)]
-    rules = [(rule, subject) for _, rule, subject in raised]
-    assert sorted(rules) == [("agreement", "rater 0"), ("prompt_drift", "")], raised
-    on = {rule: day for day, rule, _ in raised}
-    assert gone_bad < on["agreement"] <= 26
-    assert drift <= on["prompt_drift"] <= drift + 4
-    assert {r.name for r in people.list_raters(store) if r.role is Role.RATER} >= {"rater 0"}
+        clock.passed += 86_400 / 2
+        if day == gone_bad:
+            raters.agree[0] = 0.5
+        made = make_comparisons(store, rng, 30, AWAY if day >= drift else HOME, None, overlap=3)
+        if day == trained:
+            add_reward_model(store, RewardModelRecord("rm_1", "head", "nowhere", "backbone", "hash", simulated=True))
+        if day >= trained:
+            score_and_route(store, rng, "rm_1", made, 0.6 if day >= drift else 0.05, day)
+        clock.jumped += jumps.get(day, 0) * 86_400
+        raised += [(day, a.rule, a.subject) for a in keeper.look_again()]
+        clock.passed += 86_400 / 2
+        raters.judge_all()
+        raised += [(day, a.rule, a.subject) for a in keeper.look_again()]
+    on = {(rule, subject): day for day, rule, subject in raised}
+    assert on.keys() <= {
+        *(("agreement", "rater 0"), ("prompt_drift", "")),
+        *(("audit_bound", "default"), ("automation_stopped", "default")),
+    }, raised
+    assert gone_bad < on["agreement", "rater 0"] <= 28
+    assert drift <= on["prompt_drift", ""] <= drift + 4
+    assert drift <= on["automation_stopped", "default"]
+    assert on.get(("audit_bound", "default"), drift) >= drift
+    stopped = max(r.round for r in read_routings(store, newest=False) if r.accepts)
+    assert stopped == on["automation_stopped", "default"], "nothing was accepted after it"
+    judgments = list(read_judgments(store))
+    assert len({(j.comparison_id, j.rater_id) for j in judgments}) == len(judgments)
+    assert not any(j.surplus for j in judgments)
+    assert queue.count_places(store)["free"] == 0

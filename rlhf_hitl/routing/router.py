@@ -20,6 +20,7 @@ from rlhf_hitl.reward.rendering import list_conversations
 from rlhf_hitl.routing.audit import watch_audits
 from rlhf_hitl.routing.config import RoutingConfig
 from rlhf_hitl.routing.doubts import Doubts, find_doubts
+from rlhf_hitl.routing.elsewhere import NO_BAR, Bar, choose_bar, summarise_home
 from rlhf_hitl.routing.gain_record import RoutingGains, save_gains
 from rlhf_hitl.routing.ranking import Ranker, find_split_pairs, measure_routing
 from rlhf_hitl.routing.rules import count_by_rule
@@ -81,18 +82,21 @@ def route_pool(
     Args:
         comparison_ids: decide only for these, those of a slice for instance; None for all.
     """
-    threshold = calibrate_threshold(store, model, config)
     pool = {c.id: c for c in find_comparisons(store, judged=False, ids=comparison_ids)}
     scores = [s for s in read_scores(store, model.id) if s.comparison_id in pool]
+    bar = NO_BAR if config.rules.accept_unlike_training else set_bar(store, model, scores)
+    threshold = calibrate_threshold(store, model, config, bar)
     watch_audits(store)
     changes = read_automation(store).values()
     halted = {c.project: say_state(store, c) for c in changes if c.state is not AutomationState.RUNNING}
-    doubts = find_doubts(model, pool, scores)
+    doubts = find_doubts(model, pool, scores, min(bar.value, model.head.usual_uncertainty))
+    barred = {s.comparison_id for s in scores if s.uncertainty > bar.value}
     gains = measure_routing(store, model, config.acquisition)
     save_gains(Path(get_reward_model(store, model.id).path), gains)
     seed = store.draw("acquisition", str(round), 2**32)
     ranker = Ranker(gains.rule, config.batch, seed, model, find_split_pairs(store))
-    decisions = doubts.explain(decide_routes(scores, pool, threshold, config, round, store.draw, halted, ranker))
+    decisions = decide_routes(scores, pool, threshold, config, round, store.draw, halted, ranker, barred)
+    decisions = doubts.explain(decisions)
     applied = apply_routings(store, decisions)
     found = Counter(d.route for d in applied)
     listed = (Route.HUMAN, Route.CONTROL, Route.AUDIT, Route.AUTO, Route.ESCALATED)
@@ -102,7 +106,19 @@ def route_pool(
     return RoutingReport(counts, threshold, tuple(applied), gains, doubts, said)
 
 
-def calibrate_threshold(store: Store, model: RewardModel, config: RoutingConfig) -> Threshold:
+def set_bar(store: Store, model: RewardModel, scores: Sequence[Score]) -> Bar:
+    """Return the uncertainty above which a model's scores of a pool are taken to be of comparisons from elsewhere: those
+    of the calibration split are at home. No vote on them is looked at."""
+    usual = model.head.usual_uncertainties
+    if usual:
+        labelled = {p.comparison.id for p in load_labelled_pairs(store, Split.CALIBRATION)}
+        found = find_comparisons(store, ids=sorted(labelled))
+        at_home = [c for c in found if model.find_problem(list_conversations(c)) is None]
+        usual = summarise_home(np.array([s.uncertainty for s in model.score(at_home)], float), usual)
+    return choose_bar(usual, np.array([s.uncertainty for s in scores], float))
+
+
+def calibrate_threshold(store: Store, model: RewardModel, config: RoutingConfig, bar: Bar = NO_BAR) -> Threshold:
     """Return the threshold that the labels of people support: those of the calibration split, and beside them those
     training labels that came to raters at random, by what heads said that saw nothing of their prompt.
 
@@ -110,22 +126,25 @@ def calibrate_threshold(store: Store, model: RewardModel, config: RoutingConfig)
     them. The calibration labels are used for the bound alone; the training labels set the temperature as well, which
     shifts all confidences alike. (Heads out of fold learnt from fewer labels than the model, so they are wrong no less
     often than it.)
+
+    Args:
+        bar: labels of comparisons above it test nothing, as none of those is accepted.
     """
-    calibration = _test_on_calibration(store, model)
+    calibration = _test_on_calibration(store, model, bar)
     out_of_fold = _test_out_of_fold(store, model)
     confidence, wrong, families = zip(*calibration, *out_of_fold) if calibration or out_of_fold else ((), (), ())
     return choose_threshold(
         np.array(confidence, float),
         np.array(wrong, float),
         np.array(families),
-        max_error=config.max_error,
+        max_error=bar.tighten(config.max_error),
         delta=config.delta,
         out_of_fold=len(out_of_fold),
         forecasts=True,
     )
 
 
-def _test_on_calibration(store: Store, model: RewardModel) -> list[tuple[float, bool, str]]:
+def _test_on_calibration(store: Store, model: RewardModel, bar: Bar) -> list[tuple[float, bool, str]]:
     """Return the confidence, whether raters prefer the other, and the prompt, of the calibration split's labels."""
     preferred = _find_preferred([p.label for p in load_labelled_pairs(store, Split.CALIBRATION)])
     found = find_comparisons(store, ids=sorted({cid for cid, _ in preferred}))
@@ -134,6 +153,7 @@ def _test_on_calibration(store: Store, model: RewardModel) -> list[tuple[float, 
         (score.probability, choice != score.chosen, comparison.prompt.family)
         for comparison, score in zip(comparisons, model.score(comparisons))
         if (choice := preferred.get((comparison.id, frozenset((score.chosen, score.rejected))))) is not None
+        and score.uncertainty <= bar.value
     ]
 
 
@@ -180,6 +200,7 @@ def decide_routes(
     draw: Callable[[str, str, int], int],
     halted: Mapping[str, str] | None = None,
     ranker: Ranker | None = None,
+    barred: Collection[str] = (),
 ) -> list[Routing]:
     """Return one decision for each scored comparison of the pool.
 
@@ -187,6 +208,7 @@ def decide_routes(
         draw: `Store.draw`. Routing again draws the same controls and audits, and no rater can tell what was drawn.
         halted: project → why nothing is accepted there, in a sentence.
         ranker: orders what goes to raters, but for what measures the model.
+        barred: the comparisons that look unlike the training prompts, which the model may not accept.
     """
     halted, ranker = halted or {}, ranker or Ranker()
     measuring = {s.comparison_id for s in scores if pool[s.comparison_id].prompt.split is not Split.TRAIN}
@@ -197,7 +219,10 @@ def decide_routes(
     control = {s.comparison_id for s in scores if is_drawn("control", s.comparison_id, config.control_share)}
     control -= measuring
     ruled = {
-        s.comparison_id: config.rules.decide(pool[s.comparison_id], s.probability, threshold.value) for s in scores
+        s.comparison_id: config.rules.decide(
+            pool[s.comparison_id], s.probability, threshold.value, is_unlike=s.comparison_id in barred
+        )
+        for s in scores
     }
     sure = {comparison_id for comparison_id, (route, _) in ruled.items() if route is Route.AUTO}
     withheld = {comparison_id for comparison_id in sure if pool[comparison_id].project in halted}

@@ -3,15 +3,17 @@
     python benchmarks/doubt.py --data ../shared/data --workspace DIR
 
 Five sets: people's votes of MT-Bench and LLMFAO, GPT-4's votes on the same answers of each, and the bundled set, whose
-votes are *simulated*. Each is cross-validated over prompts, in `--seeds` repeats of `FOLDS` folds: `nll_change` is the
-negative log likelihood per vote with the temperature less that with T = 1, the worst of all sets and repeats.
-`nll_change.calibration` is the same with the temperature that the calibration split would set, as it was before.
+votes are *simulated*. Each is cross-validated over prompts, in `--seeds` repeats of `FOLDS` folds. `nll_change` is the
+negative log likelihood per vote of the head less that with T = 1, the worst of all sets and repeats; `.doubt` is with
+temperature and doubt less with neither; `.calibration` and `.both` are with the temperature that the calibration split
+would set, alone or together with the training labels, less that with T = 1.
 
 Then a head learns half of the prompts of one set, and is asked about a quarter of them that it has not learnt and
 about another set; the threshold is set on the last quarter. `elsewhere_auc` is the area under the curve of "is from
 elsewhere" by uncertainty, the mean over ordered pairs of sets; `shifted_error` the highest share, over these, of
-wrong ones among the accepted at alpha = 0.2 of a pool that is half from elsewhere; `.without` is with the posterior's
-uncertainty alone.
+wrong ones among the accepted at alpha = 0.2 of a pool that is half from elsewhere, where what looks unlike the training
+prompts is not accepted; `home_barred` is how many of those at home are barred by that. `.without` is by the posterior
+alone, and nothing is barred.
 `--quick` reads few labels, cut to 64 tokens.
 """
 
@@ -40,6 +42,7 @@ from rlhf_hitl.reward.novelty import join_pair
 from rlhf_hitl.reward.rendering import measure_completion_lengths
 from rlhf_hitl.reward.style import measure_style
 from rlhf_hitl.reward.training.head_learning import LearntHead, learn_head
+from rlhf_hitl.routing.elsewhere import Bar, choose_bar, summarise_home
 from rlhf_hitl.routing.threshold import choose_threshold
 from rlhf_hitl.stats.vote_outcomes import FIRST_UNGRADED, SECOND_UNGRADED, TIE
 
@@ -78,10 +81,18 @@ class Pairs:
 
 
 def predict(learnt: LearntHead, pairs: Pairs) -> tuple[np.ndarray, np.ndarray]:
-    """Return margins and uncertainties, each (n,)."""
+    """Return margins and the standard deviations that moderate them, each (n,)."""
     differences = learnt.standardiser.differences(pairs.features, pairs.lengths)
-    novelty = None if learnt.novelty is None else join_pair(*np.split(learnt.novelty(pairs.features), 2))
-    return learnt.head.margins(differences, novelty)
+    return learnt.head.margins(differences, measure_novelty(learnt, pairs))
+
+
+def measure_novelty(learnt: LearntHead, pairs: Pairs) -> np.ndarray | None:
+    return None if learnt.novelty is None else join_pair(*np.split(learnt.novelty(pairs.features), 2))
+
+
+def measure_uncertainties(learnt: LearntHead, pairs: Pairs) -> np.ndarray:
+    """Return the uncertainties (n,) that scores have."""
+    return learnt.head.uncertainties(predict(learnt, pairs)[1], measure_novelty(learnt, pairs))
 
 
 def learn(pairs: Pairs) -> LearntHead:
@@ -97,7 +108,7 @@ def measure_temperature(pairs: Pairs, seed: int, folds: int) -> dict[str, float]
     """Return the loss per vote without a temperature, and how the ways to set one change it, by cross-validation."""
     names, prompt = np.unique(pairs.prompts, return_inverse=True)
     shuffled = np.random.default_rng(seed).permutation(len(names))
-    losses, total = {"plain": 0.0, "ours": 0.0, "calibration": 0.0, "both": 0.0}, 0.0
+    losses, total = {"plain": 0.0, "ours": 0.0, "calibration": 0.0, "both": 0.0, "doubt": 0.0}, 0.0
     for k in range(min(folds, FOLDS)):
         others = np.delete(shuffled, np.s_[k::FOLDS])
         held_out = pairs.select(np.flatnonzero(np.isin(prompt, shuffled[k::FOLDS])))
@@ -113,10 +124,15 @@ def measure_temperature(pairs: Pairs, seed: int, folds: int) -> dict[str, float]
         heads["both"] = learnt.head.with_temperature(float(between))
         for name, head in heads.items():
             losses[name] += compute_loss(head, *held, held_out)
+        without = replace(learnt, novelty=None)
+        losses["doubt"] -= compute_loss(heads["plain"], *predict(without, held_out), held_out)
         total += held_out.counts.sum()
         print(f"temperature {learnt.head.temperature:.2f}", file=sys.stderr)
-    plain = losses["plain"] / total
-    return {"plain": plain} | {name: losses[name] / total - plain for name in losses if name != "plain"}
+    plain, doubt = losses["plain"] / total, (losses["ours"] + losses["doubt"]) / total
+    return {
+        "plain": plain, "doubt": doubt,
+        **{name: losses[name] / total - plain for name in ("ours", "calibration", "both")},
+    }  # fmt: skip
 
 
 def measure_shift(home: Pairs, elsewhere: Pairs, seed: int) -> dict[str, float]:
@@ -133,25 +149,36 @@ def measure_shift(home: Pairs, elsewhere: Pairs, seed: int) -> dict[str, float]:
     other = elsewhere.select(rng.choice(len(elsewhere.votes), size, replace=False))
     figures = {}
     for suffix, head in (("", learnt), (".without", replace(learnt, novelty=None))):
-        ranks = rankdata(np.concatenate([predict(head, part)[1] for part in (own, other)]))
+        ranks = rankdata(np.concatenate([measure_uncertainties(head, part) for part in (own, other)]))
         area = (ranks[size:].sum() - size * (size + 1) / 2) / size**2
-        confidence, wrong, prompts = judge(head, tested)
-        threshold = choose_threshold(confidence, wrong, prompts, max_error=ALPHA, delta=DELTA)
-        pool = [judge(head, part) for part in (own, other)]
+        usual = () if suffix else summarise_home(measure_uncertainties(head, tested), head.head.usual_uncertainties)
+        bar = choose_bar(usual, np.concatenate([measure_uncertainties(head, part) for part in (own, other)]))
+        confidence, wrong, prompts = judge(head, tested, bar)
+        asked, alpha = np.isfinite(confidence), bar.tighten(ALPHA)
+        threshold = choose_threshold(confidence[asked], wrong[asked], prompts[asked], max_error=alpha, delta=DELTA)
+        pool = [judge(head, part, bar) for part in (own, other)]
+        barred = [float(np.isneginf(part[0]).mean()) for part in pool]
         confidence, wrong = (np.concatenate([part[i] for part in pool]) for i in (0, 1))
         accepted = confidence >= threshold.value
         error = float(wrong[accepted].mean()) if accepted.any() else 0.0
         figures |= {f"auc{suffix}": float(area), f"accepted{suffix}": float(accepted.mean()), f"error{suffix}": error}
+        if not suffix:
+            figures |= {"elsewhere_estimate": bar.elsewhere, "home_barred": barred[0], "elsewhere_barred": barred[1]}
     return figures
 
 
-def judge(learnt: LearntHead, pairs: Pairs) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return confidences, whether the model is wrong, and prompts, of the pairs on which votes have a majority."""
+def judge(learnt: LearntHead, pairs: Pairs, bar: Bar) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return confidences, whether the model is wrong, and prompts, of the pairs on which votes have a majority.
+
+    What is above the bar has a confidence of minus infinity, as it is never accepted.
+    """
     margins, stds = predict(learnt, pairs)
     p = learnt.head.probabilities(margins, stds)
     decided = (pairs.counts > 0) & (pairs.shares != 0.5)
     wrong = ((p > 0.5) != (pairs.shares > 0.5)).astype(float)
-    return np.maximum(p, 1 - p)[decided], wrong[decided], pairs.prompts[decided]
+    confidence = np.maximum(p, 1 - p)
+    confidence[measure_uncertainties(learnt, pairs) > bar.value] = -np.inf
+    return confidence[decided], wrong[decided], pairs.prompts[decided]
 
 
 def read_gpt4_votes(data: Path, name: str, pairs: list[LabelledPair]) -> np.ndarray:
@@ -214,7 +241,7 @@ def main() -> None:
             if name != "bundled":
                 sets[f"{name}_gpt4"] = sets[name].with_votes(read_gpt4_votes(data, name, pairs))
     figures: dict[str, float | int | None] = {}
-    changes: dict[str, list[float]] = {"ours": [], "calibration": [], "both": []}
+    changes: dict[str, list[float]] = {"ours": [], "doubt": [], "calibration": [], "both": []}
     for name, pairs in sets.items():
         found = [measure_temperature(pairs, seed, 1 if args.quick else FOLDS) for seed in seeds]
         figures |= {f"{name}.labels": len(pairs.votes), f"{name}.nll": float(np.mean([f["plain"] for f in found]))}
@@ -225,6 +252,7 @@ def main() -> None:
         print(name, found, file=sys.stderr)
     figures |= {
         "nll_change": max(changes["ours"]), "nll_change.mean": float(np.mean(changes["ours"])),
+        "nll_change.doubt": max(changes["doubt"]), "nll_change.doubt.mean": float(np.mean(changes["doubt"])),
         "nll_change.calibration": max(changes["calibration"]), "nll_change.both": max(changes["both"]),
         "nll_change.calibration.mean": float(np.mean(changes["calibration"])),
         "nll_change.both.mean": float(np.mean(changes["both"])),
@@ -241,12 +269,16 @@ def main() -> None:
     figures |= {
         "elsewhere_auc": float(np.mean(shifts["auc"])), "elsewhere_auc.min": min(shifts["auc"]),
         "elsewhere_auc.without": float(np.mean(shifts["auc.without"])), "shifted_error": max(shifts["error"]),
+        "home_barred": float(np.mean(shifts["home_barred"])), "accepted": float(np.mean(shifts["accepted"])),
+        "elsewhere_barred": float(np.mean(shifts["elsewhere_barred"])),
+        "accepted.without": float(np.mean(shifts["accepted.without"])),
         "shifted_error.without": max(shifts["error.without"]), "alpha": ALPHA,
     }  # fmt: skip
     notes = (
-        "nll_change: the worst of all sets and repeats; .calibration and .both: by the calibration split alone, and "
-        "half of each. elsewhere_auc: the mean over ordered pairs of sets; .without: with the posterior's uncertainty "
-        "alone. shifted_error: the highest mean over pairs of sets. The bundled set's votes are simulated."
+        "nll_change: the worst of all sets and repeats; .doubt: with temperature and doubt against neither; "
+        ".calibration and .both: by the calibration split alone, and half of each. elsewhere_auc: the mean over ordered "
+        "pairs of sets; .without: with the posterior's uncertainty alone, and nothing barred. shifted_error: the highest "
+        "mean over pairs of sets. The bundled set's votes are simulated."
     )
     write_result("doubt", figures, seeds=seeds, notes=notes, quick=args.quick)
 

@@ -3,11 +3,14 @@
     python benchmarks/ppi.py --data ../shared/data --workspace DIR
 
 Of MT-Bench and LLMFAO, what the head says of each pair comes from a head that saw nothing of its prompt (five folds),
-and GPT-4's recorded votes are a second model. Estimated are the win rate of each policy with `MIN_PAIRS` pairs or more
+GPT-4's recorded votes are a second model, and the mean of the two words is a third. Estimated are the win rate of each policy with `MIN_PAIRS` pairs or more
 (people's votes, ties one half) and the head's accuracy before review. A draw takes as many prompts as there are, with
 replacement, and a random `LABELLED` of their pairs keep people's votes; the truth is the mean over all pairs.
 `coverage` is the share of the intervals that hold it, over all quantities of both sets; `width_ratio` the mean width of
-the intervals of MT-Bench's win rates by that of the plain ones. `--quick` reads few labels, cut to 64 tokens.
+the intervals of MT-Bench's win rates by that of the plain ones, with the head's word; `.judge` and `.both` with the
+others. `.ceiling` is what a perfect word would reach, which knows how raters vote on each pair on average but not what a
+single rater says: sqrt(1 - (1 - LABELLED) R), where R is the share of the variance of people's word that lies between
+pairs, by how alike two raters of a pair vote. `--quick` reads few labels, cut to 64 tokens.
 """
 
 from __future__ import annotations
@@ -68,10 +71,24 @@ def list_quantities(
         turn = [np.where(is_first[rows], x[rows], 1 - x[rows]) for x in (people, head, said)]
         quantities[f"wins.{policy}"] = rows, turn[0], turn[1]
         quantities[f"judge.{policy}"] = rows, turn[0], turn[2]
+        quantities[f"both.{policy}"] = rows, turn[0], (turn[1] + turn[2]) / 2
     decided = np.flatnonzero((pairs.counts > 0) & (pairs.shares != 0.5))
     right = ((head > 0.5) == (pairs.shares > 0.5)).astype(float)
     quantities["accuracy"] = decided, right[decided], np.maximum(head, 1 - head)[decided]
     return quantities
+
+
+def compute_ceiling(labelled: list[LabelledPair], pairs: Pairs, rows: np.ndarray, policy: str) -> float:
+    """Return the width ratio of a policy's win rate with a perfect word; independent pairs, no intervals."""
+    worth = np.r_[np.ones(TIE), 0.5, np.zeros(len(pairs.votes[0]) - TIE - 1)]
+    is_first = [labelled[i].comparison.find_completion(labelled[i].label.first).policy == policy for i in rows]
+    votes = np.where(np.array(is_first)[:, None], pairs.votes[rows], pairs.votes[rows, ::-1])
+    n, wins, squares = votes.sum(1), votes @ worth, votes @ worth**2
+    mean = wins.sum() / n.sum()
+    of_pair, of_vote = wins - n * mean, squares - 2 * mean * wins + n * mean**2
+    several = n >= 2
+    alike = float(np.mean(((of_pair**2 - of_vote) / np.maximum(n * (n - 1), 1))[several])) if several.any() else 0.0
+    return float(np.sqrt(1 - (1 - LABELLED) * np.clip(alike / np.mean((of_pair / n) ** 2), 0, 1)))
 
 
 def main() -> None:
@@ -100,7 +117,7 @@ def main() -> None:
             head = predict_all(pairs, 2 if args.quick else FOLDS)
             judge = read_gpt4_votes(Path(args.data), name, labelled)
             quantities = list_quantities(labelled, pairs, head, judge, 10 if args.quick else MIN_PAIRS)
-            ratios: dict[str, list[float]] = {"wins": [], "judge": [], "accuracy": []}
+            ratios: dict[str, list[float]] = {"wins": [], "judge": [], "both": [], "accuracy": [], "ceiling": []}
             rng = np.random.default_rng(0)
             for quantity, (rows, people, model) in quantities.items():
                 _, prompt = np.unique(pairs.prompts[rows], return_inverse=True)
@@ -120,6 +137,8 @@ def main() -> None:
                 covered["powered"] += held
                 mean = np.mean(widths, axis=0)
                 ratios[quantity.split(".")[0]].append(float(mean[0] / mean[1]))
+                if quantity.startswith("wins."):
+                    ratios["ceiling"].append(compute_ceiling(labelled, pairs, rows, quantity.removeprefix("wins.")))
                 print(name, quantity, len(rows), np.mean(held), mean, file=sys.stderr)
             of_sets[name] = ratios
     for name, ratios in of_sets.items():
@@ -130,11 +149,14 @@ def main() -> None:
         figures |= {f"coverage{suffix}.low": low, f"coverage{suffix}.high": high}
     figures |= {
         "width_ratio": figures["mt_bench.wins.width_ratio"], "labelled": LABELLED, "draws": draws,
-        "quantities": sum(len(r) for ratios in of_sets.values() for r in ratios.values()),
+        "width_ratio.judge": figures["mt_bench.judge.width_ratio"], "width_ratio.both": figures["mt_bench.both.width_ratio"],
+        "width_ratio.ceiling": figures["mt_bench.ceiling.width_ratio"],
+        "quantities": sum(len(r) for ratios in of_sets.values() for kind, r in ratios.items() if kind != "ceiling"),
     }  # fmt: skip
     notes = (
         "width_ratio: win rates of MT-Bench's policies with the head's word on all pairs and people's on 15 %, by the "
-        "plain ones of the same labels; judge: with GPT-4's votes as the model's word; accuracy: the head's own."
+        "plain ones of the same labels; judge: with GPT-4's votes as the model's word; both: with the mean of the two; ceiling: with a word that knows "
+        "the mean vote on each pair; accuracy: the head's own."
     )
     write_result("ppi", figures, seeds=[0], notes=notes, quick=args.quick)
 

@@ -20,8 +20,8 @@ from scipy.special import expit
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.reward.vote_scale import compute_margin_derivatives, place_cuts
 
-#: The novelty from which on doubt grows: a standard deviation above what is usual for prompts of the training.
-NOVELTY_STARTS = 1.0
+#: The shares of left-out training pairs whose uncertainties a head knows; above the last a pair "looks unlike" them.
+HOME_SHARES = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
 
 
 @dataclass(frozen=True)
@@ -51,9 +51,10 @@ class Head:
         thresholds: between a tie, slightly, clearly and much better; all 0 where no vote said so.
         vote_weight: how much a vote counts; below 1 where votes about one prompt say less about other prompts than as
             many independent votes would.
-        doubt: how much the standard deviation of a margin grows, in logits, with each unit of novelty beyond
-            NOVELTY_STARTS; 0 where no novelty was measured.
-        usual_uncertainty: nearly all training pairs are below it when their prompt is left out.
+        doubt: the standard deviation of a margin, in logits, by what lies outside the axes that the head reads, at a
+            novelty of 0; 0 where no novelty was measured.
+        usual_uncertainties: below them are HOME_SHARES of the training pairs when their prompts are left out; empty if
+            not known.
         length_slopes: (d - 1,) how much each input goes with the length's in the training pairs; None if not known.
         style_effects: (5,) how much of a margin goes with length and format (`style.py`); None if not known.
     """
@@ -65,7 +66,7 @@ class Head:
     thresholds: tuple[float, float, float] = (0.0, 0.0, 0.0)
     vote_weight: float = 1.0
     doubt: float = 0.0
-    usual_uncertainty: float = math.inf
+    usual_uncertainties: tuple[float, ...] = ()
     length_slopes: np.ndarray | None = None
     style_effects: np.ndarray | None = None
 
@@ -74,15 +75,29 @@ class Head:
         return inputs @ self.weights
 
     def margins(self, differences: np.ndarray, novelty: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
-        """Return the margins (n,) of differences (n, d) and their epistemic standard deviations (n,), in logits.
+        """Return the margins (n,) of differences (n, d) and the standard deviations (n,) that moderate them, in logits:
+        those of the posterior, and what novelty adds to it beyond the usual. Margins were fitted to votes on usual
+        prompts, so the usual is in them (the population-averaged coefficients of Zeger, Liang & Albert 1988).
 
         Args:
             novelty: (n,) how unlike the training prompts each is (`novelty.py`).
         """
-        variance = np.einsum("nd,de,ne->n", differences, self.covariance, differences)
+        variance = np.maximum(np.einsum("nd,de,ne->n", differences, self.covariance, differences), 0)
         if novelty is not None:
-            variance = variance + (self.doubt * np.maximum(novelty - NOVELTY_STARTS, 0)) ** 2
-        return differences @ self.weights, np.sqrt(np.maximum(variance, 0))
+            variance = variance + self.doubt**2 * np.maximum(np.exp(novelty) - 1, 0)
+        return differences @ self.weights, np.sqrt(variance)
+
+    def uncertainties(self, stds: np.ndarray, novelty: np.ndarray | None = None) -> np.ndarray:
+        """Return the epistemic standard deviations (n,) of margins: those that moderate them, with the usual doubt.
+
+        What lies outside the axes has weights that no vote told of, so they are known by their prior alone, and its
+        variance is the prior's for as much of the features as that is (a linear model's predictive variance in
+        directions without data: Rasmussen & Williams 2006, "Gaussian processes for machine learning", 2.1).
+
+        Args:
+            stds: (n,), of `margins`; novelty: (n,), with which they were computed.
+        """
+        return stds if novelty is None else np.hypot(stds, self.doubt * np.exp(np.minimum(novelty, 0) / 2))
 
     def probabilities(self, margins: np.ndarray, stds: np.ndarray) -> np.ndarray:
         """Return P(first preferred) by a rater who sees a difference, (n,), moderated by the uncertainty (MacKay 1992,
@@ -123,6 +138,11 @@ class Head:
         neutral = replace(self, weights=change @ self.weights, covariance=change @ self.covariance @ change.T)
         effects = None if self.style_effects is None else np.r_[0.0, self.style_effects[1:]]
         return replace(neutral, style_effects=effects)
+
+    @property
+    def usual_uncertainty(self) -> float:
+        """Nearly all training pairs are below it when their prompts are left out."""
+        return self.usual_uncertainties[-1] if self.usual_uncertainties else math.inf
 
     def with_temperature(self, temperature: float) -> Head:
         return replace(self, temperature=temperature)

@@ -25,6 +25,9 @@ from rlhf_hitl.reward.vote_scale import (
 
 #: Of the log of a temperature before any label: two of them are 0.6 and 1.6. It was not tuned.
 TEMPERATURE_SPREAD = 0.25
+#: Fewer say nothing of the kinds of prompts on which a head is wrong and sure (and the scatter of fewer clusters is too
+#: small: Cameron & Miller 2015, "A practitioner's guide to cluster-robust inference", VI).
+MIN_PROMPTS_TO_SHARPEN = 30
 
 
 @on_one_thread
@@ -103,12 +106,16 @@ def calibrate_temperature(
     prompts: np.ndarray,
     counts: np.ndarray | None = None,
 ) -> Head:
-    """Return the head with the temperature at which its `probabilities` fit what raters said of unseen prompts best.
+    """Return the head with a temperature at which its `probabilities` fit what raters said of unseen prompts, as near
+    to 1 as that allows.
 
-    It is the mode of a posterior (Guo et al. 2017, with a prior): the log of the temperature is normal around 0 with
-    a standard deviation of TEMPERATURE_SPREAD. The likelihood is brought to the power at which its curvature is what
-    the scatter between prompts says (Pauli, Racugno & Ventura 2011, "Bayesian composite marginal likelihoods"), because
-    labels of one prompt are not independent. So few prompts change little.
+    What fits best is the mode of a posterior (Guo et al. 2017, with a prior): the log of the temperature is normal
+    around 0 with a standard deviation of TEMPERATURE_SPREAD. The likelihood is brought to the power at which its
+    curvature is what the scatter between prompts says (Pauli, Racugno & Ventura 2011, "Bayesian composite marginal
+    likelihoods"), because labels of one prompt are not independent. Taken is the temperature next to 1 that is worse
+    than that by no more than one standard error of the difference between prompts (the rule of Breiman et al. 1984,
+    "Classification and regression trees", 3.4.3). So it stays 1 unless many prompts say otherwise. Below 1, where an
+    error costs without limit, it needs MIN_PROMPTS_TO_SHARPEN of them.
 
     Args:
         head: what is calibrated; its thresholds are used.
@@ -140,7 +147,19 @@ def calibrate_temperature(
         return power * float(losses(log_t).sum()) + 0.5 * (log_t / TEMPERATURE_SPREAD) ** 2
 
     best: Any = minimize_scalar(loss, bounds=(-2, 2), method="bounded")
-    return head.with_temperature(math.exp(float(best.x)))
+    fitting, groups = losses(float(best.x)), int(prompt.max()) + 1
+    if best.x < 0 and groups < MIN_PROMPTS_TO_SHARPEN:
+        return head.with_temperature(1.0)
+
+    def is_as_good(log_t: float) -> bool:
+        worse = np.bincount(prompt, losses(log_t) - fitting)
+        return float(worse.sum()) <= math.sqrt(groups) * float(worse.std(ddof=1))
+
+    near, far = 0.0, 1.0  # shares of the way to the best
+    for _ in range(20):
+        middle = (near + far) / 2
+        near, far = (near, middle) if is_as_good(middle * float(best.x)) else (middle, far)
+    return head.with_temperature(math.exp(0.0 if is_as_good(0.0) else far * float(best.x)))
 
 
 def compute_laplace_covariance(

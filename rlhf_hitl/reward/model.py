@@ -86,8 +86,9 @@ class RewardModel:
         features, n = self.cache.features(both), len(first)
         differences = self.standardiser.differences(features, measure_completion_lengths(both))
         novelty = self._measure_novelty(features)
-        margins, stds = self.head.margins(differences, None if novelty is None else join_pair(novelty[:n], novelty[n:]))
-        return margins, stds, self.head.probabilities(margins, stds)
+        unusual = None if novelty is None else join_pair(novelty[:n], novelty[n:])
+        margins, stds = self.head.margins(differences, unusual)
+        return margins, self.head.uncertainties(stds, unusual), self.head.probabilities(margins, stds)
 
     def _measure_novelty(self, features: np.ndarray) -> np.ndarray | None:
         """Return how unlike the training prompts each conversation is, (n,); None where that was not measured."""
@@ -169,7 +170,7 @@ class RewardModel:
             chosen=ids[best],
             rejected=ids[second],
             margin=float(margin[0]),
-            uncertainty=float(std[0]),
+            uncertainty=float(self.head.uncertainties(std, unusual)[0]),
             probability=float(self.head.probabilities(margin, std)[0]),
             rewards={i: float(r) for i, r in zip(ids, rewards)},
         )
@@ -207,8 +208,8 @@ class RewardModel:
                 "novelty_mean": self.novelty.mean,
                 "novelty_scale": self.novelty.scale,
                 "novelty_axes": self.novelty.axes,
-                "novelty": np.array([self.novelty.centre, self.novelty.spread]),
-                "doubt": np.array([self.head.doubt, self.head.usual_uncertainty]),
+                "novelty_usual": np.array([self.novelty.usual]),
+                "doubt": np.array([self.head.doubt, *self.head.usual_uncertainties]),
             }
         if self.head.length_slopes is not None:
             tensors["length_slopes"] = self.head.length_slopes
@@ -241,11 +242,11 @@ def load_reward_model(folder: Path | str, cache_folder: Path | None = None) -> R
         head = Head(tensors["weights"], tensors["covariance"], precisions, temperature, thresholds, vote_weight)
         head = replace(head, length_slopes=tensors.get("length_slopes"), style_effects=tensors.get("style_effects"))
         novelty = None
-        if "novelty" in tensors:
+        if "novelty_usual" in tensors:
             parts = tensors["novelty_mean"], tensors["novelty_scale"], tensors["novelty_axes"]
-            novelty = Novelty(*parts, *tensors["novelty"].tolist())
-            doubt, usual = tensors["doubt"].tolist()
-            head = replace(head, doubt=doubt, usual_uncertainty=usual)
+            novelty = Novelty(*parts, *tensors["novelty_usual"].tolist())
+            doubt, *usual = tensors["doubt"].tolist()
+            head = replace(head, doubt=doubt, usual_uncertainties=tuple(usual))
     except (ValueError, LookupError, TypeError, FileNotFoundError, SafetensorError) as e:
         raise BadInput(
             f"reward model {folder}",

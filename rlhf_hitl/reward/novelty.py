@@ -1,10 +1,12 @@
-"""How unlike its training prompts a conversation looks to a head: what lies outside their principal axes.
+"""How unlike its training prompts a conversation looks to a head: the share of its features outside their axes.
 
-A head's posterior knows only the axes that it reads, so it is as sure about prompts of another kind as at home. What is
-left of a conversation's features outside the principal axes of the training conversations says that it is elsewhere.
-The scale is that of training conversations whose prompts were left out when the axes were found: with their own, they
-would look more usual than any other ever does. Source: the reconstruction error of PCA as a measure of novelty
-(Jackson & Mudholkar 1979, "Control procedures for residuals associated with principal component analysis").
+A head's posterior knows only the axes that it reads, so it is as sure about prompts of another kind as at home. The
+share of a conversation's features that lies outside the principal axes of the training conversations says that it is
+elsewhere: an angle, as its length says how the answer is written more than what it is about. What is usual is told by
+training conversations whose prompts were left out when the axes were found: with their own, they would look more usual
+than any other ever does. Source: the reconstruction error of PCA as a measure of novelty (Jackson & Mudholkar 1979,
+"Control procedures for residuals associated with principal component analysis"), as a share of the length as in Cook,
+Zare & Gader 2020, "Outlier detection through null space analysis of neural networks".
 """
 
 from __future__ import annotations
@@ -18,9 +20,9 @@ from sklearn.utils.extmath import randomized_svd
 from rlhf_hitl.reward.standardiser import on_one_thread
 
 #: Few, so that axes of a fold are about as good as those of all; and found on so many conversations at most.
-COMPONENTS, MAX_ROWS, FOLDS = 32, 1024, 4
-#: Below so many prompts, those left out say too little about what is usual.
-MIN_PROMPTS = 8
+COMPONENTS, MAX_ROWS, FOLDS = 32, 1024, 10
+#: Below so many prompts, those left out say nothing about what is usual.
+MIN_PROMPTS = 4
 
 
 @dataclass(frozen=True)
@@ -30,20 +32,19 @@ class Novelty:
     Attributes:
         mean, scale: (width,) of the features.
         axes: (width, components) orthonormal principal axes of the scaled features.
-        centre, spread: of the log of what lies outside them, over training conversations that were left out.
+        usual: the log odds of what lies outside them that are usual: a standard deviation above the median of training
+            conversations that were left out.
     """
 
     mean: np.ndarray
     scale: np.ndarray
     axes: np.ndarray
-    centre: float
-    spread: float
+    usual: float
 
     def __call__(self, features: np.ndarray) -> np.ndarray:
-        """Return the novelty (n,) of features (n, width): 0 is usual for a prompt that the training left out, and 1
-        one standard deviation above it."""
-        outside = _measure_outside(features, self.mean, self.scale, self.axes)
-        return (outside - self.centre) / self.spread
+        """Return the novelty (n,) of features (n, width): the log of how many times larger than usual the odds are of
+        what lies outside the axes."""
+        return _measure_outside(features, self.mean, self.scale, self.axes) - self.usual
 
     @classmethod
     @on_one_thread
@@ -57,12 +58,12 @@ class Novelty:
         names, index = np.unique(prompts, return_inverse=True)
         if len(names) < MIN_PROMPTS:
             return None
-        fold = np.random.default_rng(0).permutation(len(names))[index] % FOLDS
+        fold = np.random.default_rng(0).permutation(len(names))[index] % min(FOLDS, len(names))
         outside = np.empty(len(features))
-        for k in range(FOLDS):
+        for k in np.unique(fold):
             outside[fold == k] = _measure_outside(features[fold == k], *_find_axes(features[fold != k]))
-        centre, spread = float(np.median(outside)), float(outside.std()) or 1.0
-        return cls(*_find_axes(features), centre, spread), (outside - centre) / spread
+        usual = float(np.median(outside) + outside.std())
+        return cls(*_find_axes(features), usual), outside - usual
 
 
 def join_pair(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -81,8 +82,10 @@ def _find_axes(features: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray
 
 
 def _measure_outside(features: np.ndarray, mean: np.ndarray, scale: np.ndarray, axes: np.ndarray) -> np.ndarray:
-    """Return the log of the squared length outside the axes, (n,). In float32, the type of the features."""
+    """Return the log odds of the share of the squared length that lies outside the axes, (n,). In float32, the type of
+    the features."""
     z = (features - mean.astype(np.float32)) / scale.astype(np.float32)
     inside = z @ axes.astype(np.float32)
-    outside = np.einsum("nd,nd->n", z, z, dtype=np.float64) - np.einsum("nk,nk->n", inside, inside, dtype=np.float64)
-    return np.log(np.maximum(outside, 1e-6))
+    within = np.einsum("nk,nk->n", inside, inside, dtype=np.float64)
+    outside = np.einsum("nd,nd->n", z, z, dtype=np.float64) - within
+    return np.log(np.maximum(outside, 1e-6)) - np.log(np.maximum(within, 1e-6))

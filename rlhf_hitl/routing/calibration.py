@@ -7,6 +7,7 @@ completions, where raters prefer one of them.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterable
 from itertools import groupby
@@ -37,8 +38,12 @@ class TestedLabel(NamedTuple):
     score: Score | None = None
 
 
-def read_calibration(store: Store, model: RewardModel) -> list[TestedLabel]:
-    """Return the labels of the calibration split that the model can read and raters prefer a side of."""
+def read_calibration(store: Store, model: RewardModel, most_uncertain: float = math.inf) -> list[TestedLabel]:
+    """Return the labels of the calibration split that the model can read and raters prefer a side of.
+
+    Args:
+        most_uncertain: what is more uncertain is never accepted, so it tests nothing.
+    """
     preferred = find_preferred([p.label for p in load_labelled_pairs(store, Split.CALIBRATION)])
     found = find_comparisons(store, ids=sorted({cid for cid, _ in preferred}))
     comparisons = [c for c in found if model.find_problem(list_conversations(c)) is None]
@@ -46,6 +51,7 @@ def read_calibration(store: Store, model: RewardModel) -> list[TestedLabel]:
         TestedLabel(score.probability, choice != score.chosen, comparison.prompt.family, score)
         for comparison, score in zip(comparisons, model.score(comparisons))
         if (choice := preferred.get((comparison.id, frozenset((score.chosen, score.rejected))))) is not None
+        and score.uncertainty <= most_uncertain
     ]
 
 

@@ -13,6 +13,7 @@ from rlhf_hitl.wording import say_count
 if TYPE_CHECKING:
     from rlhf_hitl.reward.model import RewardModel
 
+CHUNK = 4096  # scores whose texts are looked at together
 MOSTLY_STYLE, UNLIKE = "the margin is mostly length or format", "unlike the training prompts"
 
 
@@ -57,11 +58,20 @@ class Doubts:
         return explained
 
 
-def find_doubts(model: RewardModel, comparisons: Mapping[str, Comparison], scores: Sequence[Score]) -> Doubts:
-    """Return what warns of a model's scores of some comparisons, by their id."""
-    mostly = model.find_mostly_style([comparisons[s.comparison_id] for s in scores], scores)
-    return Doubts(
-        len(scores),
-        frozenset(s.comparison_id for s, is_mostly in zip(scores, mostly.tolist()) if is_mostly),
-        frozenset(s.comparison_id for s in scores if model.is_unlike_training(s)),
-    )
+def find_doubts(
+    model: RewardModel, comparisons: Mapping[str, Comparison], scores: Sequence[Score], usual: float | None = None
+) -> Doubts:
+    """Return what warns of a model's scores of some comparisons, by their id. Texts are looked at in chunks.
+
+    Args:
+        usual: the uncertainty above which a score is of something unlike the training prompts; by default the model's
+            own.
+    """
+    usual = model.head.usual_uncertainty if usual is None else usual
+    mostly: list[str] = []
+    for start in range(0, len(scores), CHUNK):
+        chunk = scores[start : start + CHUNK]
+        found = model.find_mostly_style([comparisons[s.comparison_id] for s in chunk], chunk)
+        mostly += [s.comparison_id for s, is_mostly in zip(chunk, found.tolist()) if is_mostly]
+    unlike = frozenset(s.comparison_id for s in scores if s.uncertainty > usual)
+    return Doubts(len(scores), frozenset(mostly), unlike)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, cast
 
@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 
 #: More labels than this are not needed to measure what labels gain; these are drawn by their comparisons' ids.
 MOST_LABELS = 5000
+#: The inputs of a pool of so many comparisons are read, and of so many at a time.
+MOST_READ, CHUNK = 20_000, 512
 
 
 @dataclass(frozen=True)
@@ -77,12 +79,29 @@ class Ranker:
 
         return Pool(
             np.array([s.margin for s in scores], float),
-            np.array([s.uncertainty for s in scores], float),
+            self._find_uncertainties(scores, load),
             _number(prompts),
             _number(pairs),
             None if self.model is None else self.model.head,
             None if self.model is None else load,
         )
+
+    def _find_uncertainties(
+        self, scores: Sequence[Score], load: Callable[[np.ndarray], CompletionInputs]
+    ) -> np.ndarray:
+        """Return the standard deviations (n,) of the margins by the posterior alone, where the pool is small enough to
+        read all inputs: votes tell nothing of what lies outside the axes, and with it in them what is most odd would be
+        asked first (Bickford Smith et al. 2023, "Prediction-oriented Bayesian active learning"). In a larger pool what
+        looks unlike the training prompts counts as the most uncertain of what does not."""
+        own = np.array([s.uncertainty for s in scores], float)
+        if self.model is None or not self.model.head.doubt:
+            return own
+        if len(scores) > MOST_READ:
+            return np.minimum(own, self.model.head.usual_uncertainty)
+        for start in range(0, len(scores), CHUNK):
+            places = np.arange(start, min(start + CHUNK, len(scores)))
+            _, own[places] = self.model.head.margins(load(places).differences.astype(np.float64))
+        return own
 
 
 def load_inputs(model: RewardModel, scores: Sequence[Score], pool: Mapping[str, Comparison]) -> CompletionInputs:

@@ -18,6 +18,7 @@ from rlhf_hitl.routing.calibration import read_calibration, read_out_of_fold
 from rlhf_hitl.routing.cascade import Cascade, choose_cascade
 from rlhf_hitl.routing.config import RoutingConfig
 from rlhf_hitl.routing.doubts import Doubts, find_doubts
+from rlhf_hitl.routing.elsewhere import NO_BAR, Bar, choose_bar, summarise_home
 from rlhf_hitl.routing.gain_record import RoutingGains, save_gains
 from rlhf_hitl.routing.ranking import Ranker, find_split_pairs, measure_routing
 from rlhf_hitl.routing.rules import count_by_rule
@@ -85,22 +86,24 @@ def route_pool(
     Args:
         comparison_ids: decide only for these, those of a slice for instance; None for all.
     """
-    threshold = calibrate_threshold(store, model, config)
     cascade = choose_cascade(store, model, config) if config.judges else None
     sent = find_sent_by_leads(store)
     waiting = {c.id: c for c in find_comparisons(store, judged_by_people=False, ids=comparison_ids)}
     pool = {id: c for id, c in waiting.items() if id not in sent}
     scores = [s for s in read_scores(store, model.id) if s.comparison_id in pool]
+    bar = NO_BAR if config.rules.accept_unlike_training else set_bar(store, model, scores)
+    threshold = calibrate_threshold(store, model, config, bar)
     watch_audits(store)
     changes = read_automation(store).values()
     halted = {c.project: say_state(store, c) for c in changes if c.state is not AutomationState.RUNNING}
-    doubts = find_doubts(model, pool, scores)
+    doubts = find_doubts(model, pool, scores, min(bar.value, model.head.usual_uncertainty))
+    barred = {s.comparison_id for s in scores if s.uncertainty > bar.value}
     gains = measure_routing(store, model, config.acquisition)
     save_gains(Path(get_reward_model(store, model.id).path), gains)
     seed = store.draw("acquisition", str(round), 2**32)
     ranker = Ranker(gains.rule, config.batch, seed, model, find_split_pairs(store))
     heard = cascade if isinstance(cascade, Cascade) else None
-    decided = decide_routes(scores, pool, threshold, config, round, store.draw, halted, ranker, heard)
+    decided = decide_routes(scores, pool, threshold, config, round, store.draw, halted, ranker, heard, barred)
     decisions = doubts.explain(decided)
     known = _find_applied(store, round)
     new = [d for d in decisions if _identify(d) not in known]
@@ -131,20 +134,36 @@ def _identify(decision: Routing) -> tuple[str, ...]:
     return d.comparison_id, d.route, d.proposed, d.reason, str(d.place_in_line), str(d.reward_model_id)
 
 
-def calibrate_threshold(store: Store, model: RewardModel, config: RoutingConfig) -> Threshold:
+def set_bar(store: Store, model: RewardModel, scores: Sequence[Score]) -> Bar:
+    """Return the uncertainty above which a model's scores of a pool are taken to be of comparisons from elsewhere: those
+    of the calibration split are at home. No vote on them is looked at."""
+    usual = model.head.usual_uncertainties
+    if usual:
+        labelled = {p.comparison.id for p in load_labelled_pairs(store, Split.CALIBRATION)}
+        found = find_comparisons(store, ids=sorted(labelled))
+        at_home = [c for c in found if model.find_problem(list_conversations(c)) is None]
+        usual = summarise_home(np.array([s.uncertainty for s in model.score(at_home)], float), usual)
+    return choose_bar(usual, np.array([s.uncertainty for s in scores], float))
+
+
+def calibrate_threshold(store: Store, model: RewardModel, config: RoutingConfig, bar: Bar = NO_BAR) -> Threshold:
     """Return the threshold that the labels of people support (`calibration.py` says which).
+
 
     The calibration labels are used for the bound alone; the training labels set the temperature as well, which
     shifts all confidences alike. (Heads out of fold learnt from fewer labels than the model, so they are wrong no less
     often than it.)
+
+    Args:
+        bar: labels of comparisons above it test nothing, as none of those is accepted.
     """
     out_of_fold = read_out_of_fold(store, model)
-    tested = [*read_calibration(store, model), *out_of_fold]
+    tested = [*read_calibration(store, model, bar.value), *out_of_fold]
     return choose_threshold(
         np.array([t.confidence for t in tested], float),
         np.array([t.is_wrong for t in tested], float),
         np.array([t.family for t in tested]),
-        max_error=config.max_error,
+        max_error=bar.tighten(config.max_error),
         delta=config.delta,
         out_of_fold=len(out_of_fold),
         forecasts=True,
@@ -161,6 +180,7 @@ def decide_routes(
     halted: Mapping[str, str] | None = None,
     ranker: Ranker | None = None,
     cascade: Cascade | None = None,
+    barred: Collection[str] = (),
 ) -> list[Routing]:
     """Return one decision for each scored comparison of the pool.
 
@@ -169,6 +189,7 @@ def decide_routes(
         halted: project → why nothing is accepted there, in a sentence.
         ranker: orders what goes to raters, but for what measures the model.
         cascade: has its own threshold for comparisons on which its judges have voted.
+        barred: the comparisons that look unlike the training prompts, which the model may not accept.
     """
     halted, ranker = halted or {}, ranker or Ranker()
     measuring = {s.comparison_id for s in scores if pool[s.comparison_id].prompt.split is not Split.TRAIN}
@@ -180,7 +201,9 @@ def decide_routes(
     control -= measuring
     # How sure the answerers are of each, and the threshold for that.
     heard = {s.comparison_id: _hear(s, threshold, cascade) for s in scores}
-    ruled = {id: config.rules.decide(pool[id], sure, of.value) for id, (sure, of) in heard.items()}
+    ruled = {
+        id: config.rules.decide(pool[id], sure, of.value, is_unlike=id in barred) for id, (sure, of) in heard.items()
+    }
     sure = {comparison_id for comparison_id, (route, _) in ruled.items() if route is Route.AUTO}
     withheld = {comparison_id for comparison_id in sure if pool[comparison_id].project in halted}
     accepted = sure - measuring - withheld

@@ -19,8 +19,10 @@ from rlhf_hitl.store.catalog_words import split_words
 from rlhf_hitl.store.routings import Routing
 from rlhf_hitl.types import Comparison, Route
 
-#: The names under which the thresholds of the whole file stand in reasons and counts; rules have other names.
-ACCEPT, ESCALATE = "accept", "escalate"
+#: The names under which the thresholds of the whole file, and the bar to what is from elsewhere, stand in reasons and
+#: counts; rules have other names.
+ACCEPT, ESCALATE, UNLIKE = "accept", "escalate", "unlike"
+RESERVED = (ACCEPT, ESCALATE, UNLIKE)
 
 # Strict, so that YAML's `no` and `2024` are not taken for the texts or numbers that they look like.
 Share = Annotated[float, Field(strict=True, ge=0, le=1, allow_inf_nan=False)]
@@ -96,8 +98,9 @@ class _Named(_Frozen):
     @field_validator("name")
     @classmethod
     def _can_be_shown(cls, name: str) -> str:
-        if name in (ACCEPT, ESCALATE) or not name.isprintable() or "'" in name or len(name) > 80:
-            raise ValueError(f"a name of up to 80 characters on one line without ', and not {ACCEPT!r} or {ESCALATE!r}")
+        if name in RESERVED or not name.isprintable() or "'" in name or len(name) > 80:
+            reserved = f"{', '.join(map(repr, RESERVED[:-1]))} or {RESERVED[-1]!r}"
+            raise ValueError(f"a name of up to 80 characters on one line without ', and not {reserved}")
         return name
 
 
@@ -134,6 +137,8 @@ class RoutingRules(_Frozen):
         accept: confidence from which on the model may accept, if the tested bound allows it, too.
         escalate: confidence below which a comparison goes to raters before all others.
         max_error, delta, control_share: as in `RoutingConfig`.
+        accept_unlike_training: let the model accept what looks unlike the prompts that it has learnt, too, for which no
+            tested error speaks (`elsewhere.py`).
     """
 
     accept: Share | None = None
@@ -141,6 +146,7 @@ class RoutingRules(_Frozen):
     max_error: OpenShare | None = None
     delta: OpenShare | None = None
     control_share: Share | None = None
+    accept_unlike_training: Annotated[bool, Field(strict=True)] = False
     guardrails: tuple[Guardrail, ...] = ()
     rules: tuple[Rule, ...] = ()
 
@@ -164,12 +170,13 @@ class RoutingRules(_Frozen):
             raise ValueError(f"each name once, and {twice!r} names two rules")
         return rules
 
-    def decide(self, comparison: Comparison, confidence: float, bound: float) -> Ruled:
+    def decide(self, comparison: Comparison, confidence: float, bound: float, *, is_unlike: bool = False) -> Ruled:
         """Return where a comparison goes by these rules.
 
         Args:
             confidence: the model's probability of its own choice; nan counts as none.
             bound: the confidence that the tested bound asks for.
+            is_unlike: whether it looks unlike the training prompts.
         """
         text = _Text(comparison)
         rule = next((rule for rule in (*self.guardrails, *self.rules) if rule.when.matches(comparison, text)), None)
@@ -181,6 +188,9 @@ class RoutingRules(_Frozen):
         wanted = rule.accept if isinstance(rule, Rule) else self.accept
         if not confidence >= bound:
             return Ruled(Route.HUMAN)
+        if is_unlike and not self.accept_unlike_training:
+            said = "it looks unlike the training prompts, so the tested error does not speak for it"
+            return Ruled(Route.HUMAN, _explain(UNLIKE, said))
         if wanted is not None and not confidence >= wanted:
             said = f"confidence {confidence:.3f} is below {wanted:g}"
             why = f"{rule.reason} ({said})" if rule is not None else said

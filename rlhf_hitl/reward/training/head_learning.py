@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from rlhf_hitl.reward.head import NOVELTY_STARTS, Head
+from rlhf_hitl.reward.head import HOME_SHARES, Head
 from rlhf_hitl.reward.head_fitting import bootstrap_covariance, calibrate_temperature, fit_head
 from rlhf_hitl.reward.novelty import Novelty, join_pair
 from rlhf_hitl.reward.standardiser import Standardiser
@@ -15,12 +16,10 @@ from rlhf_hitl.reward.style import fit_style_effects
 from rlhf_hitl.reward.training import UncertaintyMethod
 from rlhf_hitl.reward.training.out_of_fold import OutOfFold
 from rlhf_hitl.reward.training.vote_weight_choice import choose_vote_weight, compute_length_only_loss
+from rlhf_hitl.reward.vote_scale import compute_margin_derivatives, place_cuts
 from rlhf_hitl.stats.vote_outcomes import TIE
 
 log = logging.getLogger(__name__)
-
-#: The share of left-out training pairs that are less uncertain than what "looks unlike the training prompts".
-USUAL_SHARE = 0.99
 
 
 @dataclass(frozen=True)
@@ -80,11 +79,11 @@ def learn_head(
         out_of_fold = out_of_fold.without_length(slopes)
     margins = differences @ head.weights
     head = replace(head, style_effects=fit_style_effects(margins, styles[:n] - styles[n:]))
-    novelty, left_out = None, None
+    novelty, left_out, usual = None, None, 0.0
     if (found := Novelty.fit(features, np.tile(prompts, 2))) is not None:
         novelty, of_each = found
-        left_out = join_pair(of_each[:n], of_each[n:])
-    head = calibrate_head(head, out_of_fold, differences, votes, prompts, left_out)
+        left_out, usual = join_pair(of_each[:n], of_each[n:]), novelty.usual
+    head = calibrate_head(head, out_of_fold, differences, votes, prompts, left_out, usual)
     return LearntHead(standardiser, head, novelty, out_of_fold, losses, length_only_loss)
 
 
@@ -101,25 +100,52 @@ def calibrate_head(
     votes: np.ndarray,
     prompts: np.ndarray,
     novelty: np.ndarray | None,
+    usual: float = 0.0,
 ) -> Head:
     """Return a head with its doubt, what uncertainty is usual, and the temperature, by the heads without each prompt.
 
     The calibration split has no part in it: its labels show what error the router's threshold keeps, and would be
-    used twice (`benchmarks/doubt.py` measures that nothing is lost by it).
+    used twice (`benchmarks/doubt.py` measures what either would change).
 
-    Doubt grows by the spread of the margins with each unit of novelty: one unit beyond NOVELTY_STARTS, and the head
-    says as little as where it knows nothing of a pair but that it is one of many.
+    The doubt is the prior's: the mean variance of a margin before any vote, for as many times of what the axes hold as
+    lies outside them.
 
     Args:
         differences, votes: (n, d) and (n, 9), what the head was fitted to.
         novelty: (n,) of the pairs when their prompts are left out; None where it was not measured.
+        usual: the log odds of what lies outside the axes at a novelty of 0 (`Novelty.usual`).
     """
-    margins, stds = out_of_fold.margins(differences)
-    if novelty is not None and np.isfinite(margins).all():
-        doubt = float(np.sqrt(np.mean(margins**2)))
-        stds = np.hypot(stds, doubt * np.maximum(novelty - NOVELTY_STARTS, 0))
-        head = replace(head, doubt=doubt, usual_uncertainty=float(np.quantile(stds, USUAL_SHARE)))
+    if novelty is not None:
+        prior = float((differences[:, :-1] ** 2).sum(1).mean()) / head.precisions[0]
+        head = replace(head, doubt=math.sqrt(prior * math.exp(usual)))
+        # The heads out of fold learnt from fewer prompts, so they are less certain than this one is of new prompts.
+        beyond = head.doubt * np.sqrt(np.maximum(np.exp(novelty) - 1, 0))
+        stds = np.hypot(leave_prompts_out(head, differences, votes, prompts), beyond)
+        found = np.quantile(head.uncertainties(stds, novelty), HOME_SHARES)
+        head = replace(head, usual_uncertainties=tuple(found.tolist()))
+    margins, stds = out_of_fold.margins(differences, head.doubt, novelty)
     for_first, for_second = votes[:, :TIE].sum(1), votes[:, TIE + 1 :].sum(1)
     counts = for_first + for_second
     shares = np.divide(for_first, counts, out=np.full(len(votes), 0.5), where=counts > 0)
     return calibrate_temperature(head, margins, stds, shares, prompts, counts * head.vote_weight)
+
+
+def leave_prompts_out(head: Head, differences: np.ndarray, votes: np.ndarray, prompts: np.ndarray) -> np.ndarray:
+    """Return the standard deviations (n,) of training margins by the posterior without the votes on their prompts, at
+    the same mode: of a prompt's pairs, V + V (1 / C - V)^-1 V with their covariance V and the votes' curvatures C
+    (Woodbury).
+
+    Args: as `calibrate_head`.
+    """
+    cuts = place_cuts(head.thresholds)
+    _, curvatures = compute_margin_derivatives(differences @ head.weights, head.vote_weight * votes, cuts)
+    roots = np.sqrt(np.maximum(curvatures, 1e-12))
+    variances = np.empty(len(differences))
+    for prompt in np.unique(prompts):
+        rows = np.flatnonzero(prompts == prompt)
+        x = differences[rows] * roots[rows, None]
+        shares, axes = np.linalg.eigh(x @ head.covariance @ x.T)
+        # A share of 1 is all that is known; only covariances that are not Laplace's (`bootstrap`) come near it.
+        shares = np.clip(shares, 0, 0.99)
+        variances[rows] = (axes**2 @ (shares / (1 - shares))) / roots[rows] ** 2
+    return np.sqrt(variances)

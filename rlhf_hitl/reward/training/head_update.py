@@ -98,7 +98,8 @@ def update_with_new_votes(store: Store, model: RewardModel, workspace: Path) -> 
     if updated.card.get("length_neutral"):
         out_of_fold = out_of_fold.without_length(measure_length_slopes(differences))
     novelty = None if updated.novelty is None else _measure_left_out_novelty(updated, pairs, prompts)
-    updated.head = calibrate_head(updated.head, out_of_fold, differences, votes, prompts, novelty)
+    usual = 0.0 if updated.novelty is None else updated.novelty.usual
+    updated.head = calibrate_head(updated.head, out_of_fold, differences, votes, prompts, novelty, usual)
     updated.card = updated.card | describe_labels(pairs, calibration, model.cache, left_out)
     updated.seen = updated.seen and updated.seen | collect_seen_prompts([], calibration)
     save_head(store, updated, workspace, pairs)

@@ -39,11 +39,19 @@ class OutOfFold:
         """Return them with the length's part taken out of their margins, by the slopes (d - 1,) of the inputs."""
         return OutOfFold(tuple((f, replace(head, length_slopes=slopes).without_length()) for f, head in self.heads))
 
-    def margins(self, differences: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Return the margins (n,) of pairs (n, d) and their standard deviations (n,); NaN where there are no heads."""
+    def margins(
+        self, differences: np.ndarray, doubt: float = 0.0, novelty: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Return the margins (n,) of pairs (n, d) and the standard deviations (n,) that moderate them; NaN where there
+        are no heads.
+
+        Args:
+            doubt: of the head that they are fitted like; novelty: (n,) of the pairs when their prompts are left out.
+        """
         margins, stds = np.full((2, len(differences)), np.nan)
         for left_out, head in self.heads:
-            margins[left_out], stds[left_out] = head.margins(differences[left_out])
+            of_these = None if novelty is None else novelty[left_out]
+            margins[left_out], stds[left_out] = replace(head, doubt=doubt).margins(differences[left_out], of_these)
         return margins, stds
 
     def probabilities(self, differences: np.ndarray, temperature: float) -> np.ndarray:

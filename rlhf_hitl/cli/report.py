@@ -27,11 +27,19 @@ def show_report_command(
     ] = None,
     slice: Annotated[
         str | None,
-        typer.Option(help="Take agreement and what raters reward of this saved slice; the five figures are of all."),
+        typer.Option(help="Take agreement and what raters reward of this saved slice; the figures are of all."),
+    ] = None,
+    by: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Also show the figures of each round, day, rater, project, tag (of any name), or tag:NAME. May be "
+            "given several times."
+        ),
     ] = None,
     json: AsJson = False,
 ) -> Result:
-    """Show the five figures a lead watches, how far raters agree, and what they reward besides the content."""
+    """Show the figures a lead watches, how far raters agree, and what they reward besides the content."""
+    from rlhf_hitl.kpi_groups import check_grouping
     from rlhf_hitl.kpis import compute_kpi_report
     from rlhf_hitl.labels.agreement import measure_store_agreement
     from rlhf_hitl.labels.bias import measure_bias
@@ -41,7 +49,8 @@ def show_report_command(
     require_file_path("--html", html)
     opened = Store.open(store)
     ids = find_slice_ids(opened, slice)
-    computed = compute_kpi_report(opened, load_settings())
+    groupings = list(dict.fromkeys(map(check_grouping, by or [])))
+    computed = compute_kpi_report(opened, load_settings(), by=groupings)
     agreement = measure_store_agreement(opened, ("language", "round", "guideline"), comparison_ids=ids)
     bias = measure_bias(opened, comparison_ids=ids)
     if html is not None:
@@ -50,7 +59,8 @@ def show_report_command(
 
         write_text_atomically(html, render_kpi_report(computed, render_sections(agreement, bias, slice)))
     data = computed.as_dict() | {"agreement": agreement.as_dict(), "bias": bias.as_dict(), "slice": slice}
-    tables = [*make_powered_tables(computed), *make_agreement_tables(agreement, min_groups=2), *make_bias_tables(bias)]
+    tables = [make_group_table(computed, grouping) for grouping in groupings]
+    tables += [*make_powered_tables(computed), *make_agreement_tables(agreement, min_groups=2), *make_bias_tables(bias)]
     if slice is not None:
         tables.insert(0, f"Of the slice {make_cell_visible(slice)}:")
     written = [f"Written to {html}"] if html else []
@@ -96,14 +106,49 @@ def make_report_table(report: KpiReport) -> Any:
     title = f"Report of {', '.join(report.projects)}, {report.created_at:%Y-%m-%d %H:%M} UTC"
     if report.simulated:
         title += f" (simulated: {report.simulated_judgments:,} of {say_count(report.judgments, 'judgment')})"
-    rows = [(f.title, f.text, f.bounds) for f in report.figures]
-    notes = [report.population, *report.simulation_notes, *(f"{f.title}: {f.note}." for f in report.figures)]
+    figures = (*report.figures, *report.others)
+    rows = [(f.title, f.text, f.bounds) for f in figures]
+    notes = [report.population, *report.simulation_notes, *(f"{f.title}: {f.note}." for f in figures)]
+    notes += report.forecast.lines(report.currency)
     if report.gains is not None:
         notes.append(str(report.gains))
     return Group(
         make_table(title, rows, ("figure", "value", "95 % interval")),
         *(Text(make_cell_visible(note)) for note in notes),
     )
+
+
+def make_group_table(report: KpiReport, by: str) -> Any:
+    """Return the figures of each group of a grouping as a table."""
+    from rich.console import Group
+    from rich.text import Text
+
+    def say(value: float | None, form: str) -> str:
+        return "" if value is None else f"{value:{form}}"
+
+    rows = [
+        (
+            make_cell_visible(g.group),
+            f"{g.processed:,}",
+            say(g.accuracy and g.accuracy.value, ".0%"),
+            say(g.intervention and g.intervention.value, ".0%"),
+            say(g.agreement and g.agreement.value, ".0%"),
+            *(say(g.review and getattr(g.review, name), ".3g") for name in ("mean", "median", "p95")),
+            say(g.throughput, ",.3g"),
+            say(g.latency and g.latency.median, ",.3g"),
+            say(g.cost_per_comparison, ",.3g"),
+        )
+        for g in report.groups[by]
+    ]
+    name = by.removeprefix("tag:")
+    columns = (name, "done", "right", "people", "same", "mean", "median", "p95", "a day", "hours", "each")
+    note = (
+        f"done: comparisons judged or accepted; right: the model's accuracy before review; people: share that raters "
+        "judged; same: how often two raters say the same; mean, median, p95: seconds of a judgment; a day: judgments; "
+        f"hours: until decided (median); each: cost of a comparison in {report.currency}"
+        + ("" if by in ("day", "round") else ", of raters alone: machine time belongs to no group")
+    )
+    return Group(make_table(f"Figures by {name}", rows, columns), Text(make_cell_visible(note)))
 
 
 def make_powered_tables(report: KpiReport) -> list[Any]:

@@ -12,8 +12,6 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from rlhf_hitl.labels.fitting import read_labels
 from rlhf_hitl.reward.labelled_pairs import load_labelled_pairs
 from rlhf_hitl.reward.rendering import list_conversations
@@ -23,11 +21,14 @@ from rlhf_hitl.routing.doubts import Doubts, find_doubts
 from rlhf_hitl.routing.gain_record import RoutingGains, save_gains
 from rlhf_hitl.routing.ranking import Ranker, find_split_pairs, measure_routing
 from rlhf_hitl.routing.rules import count_by_rule
-from rlhf_hitl.routing.threshold import Threshold, choose_threshold
+from rlhf_hitl.routing.threshold import Threshold
+from rlhf_hitl.routing.threshold_curve import apply_target
+from rlhf_hitl.routing.threshold_labels import ThresholdLabels, make_threshold_labels, save_threshold_labels
 from rlhf_hitl.store import Store
 from rlhf_hitl.store.automation import read_automation, say_state
 from rlhf_hitl.store.comparisons import find_comparisons
 from rlhf_hitl.store.reward_models import get_reward_model
+from rlhf_hitl.store.routing_targets import read_targets
 from rlhf_hitl.store.routings import Routing, apply_routings
 from rlhf_hitl.store.scores import read_scores
 from rlhf_hitl.store.witness import read_words_drawn_at_random
@@ -46,6 +47,7 @@ class RoutingReport:
     Attributes:
         counts: comparisons by route.
         threshold: what the model's confidence had to reach.
+        demanded: project → the threshold there, where a lead demands another.
         gains: the rule by which raters are asked, with what its labels gain.
         doubts: what warns of the scores.
         halted: a sentence for each project in which nothing is accepted, because its automation does not run.
@@ -57,6 +59,7 @@ class RoutingReport:
     gains: RoutingGains
     doubts: Doubts = field(default_factory=Doubts)
     halted: tuple[str, ...] = ()
+    demanded: dict[str, Threshold] = field(default_factory=dict)
 
     @property
     def by_rule(self) -> dict[str, dict[str, int]]:
@@ -81,7 +84,11 @@ def route_pool(
     Args:
         comparison_ids: decide only for these, those of a slice for instance; None for all.
     """
-    threshold = calibrate_threshold(store, model, config)
+    folder = Path(get_reward_model(store, model.id).path)
+    tested = read_threshold_labels(store, model, config)
+    save_threshold_labels(folder, tested)
+    threshold = tested.choose_threshold(forecasts=True)
+    demanded = {name: apply_target(tested, threshold, target) for name, target in read_targets(store).items()}
     pool = {c.id: c for c in find_comparisons(store, judged=False, ids=comparison_ids)}
     scores = [s for s in read_scores(store, model.id) if s.comparison_id in pool]
     watch_audits(store)
@@ -89,17 +96,19 @@ def route_pool(
     halted = {c.project: say_state(store, c) for c in changes if c.state is not AutomationState.RUNNING}
     doubts = find_doubts(model, pool, scores)
     gains = measure_routing(store, model, config.acquisition)
-    save_gains(Path(get_reward_model(store, model.id).path), gains)
+    save_gains(folder, gains)
     seed = store.draw("acquisition", str(round), 2**32)
     ranker = Ranker(gains.rule, config.batch, seed, model, find_split_pairs(store))
-    decisions = doubts.explain(decide_routes(scores, pool, threshold, config, round, store.draw, halted, ranker))
+    decided = decide_routes(scores, pool, threshold, config, round, store.draw, halted, ranker, demanded)
+    decisions = doubts.explain(decided)
     applied = apply_routings(store, decisions)
     found = Counter(d.route for d in applied)
     listed = (Route.HUMAN, Route.CONTROL, Route.AUDIT, Route.AUTO, Route.ESCALATED)
     counts = {r.value: found[r] for r in listed}
     concerned = {c.project for c in pool.values()}
     said = tuple(reason for project, reason in halted.items() if project in concerned)
-    return RoutingReport(counts, threshold, tuple(applied), gains, doubts, said)
+    demanded = {name: of for name, of in demanded.items() if name in concerned}
+    return RoutingReport(counts, threshold, tuple(applied), gains, doubts, said, demanded)
 
 
 def calibrate_threshold(store: Store, model: RewardModel, config: RoutingConfig) -> Threshold:
@@ -111,17 +120,19 @@ def calibrate_threshold(store: Store, model: RewardModel, config: RoutingConfig)
     shifts all confidences alike. (Heads out of fold learnt from fewer labels than the model, so they are wrong no less
     often than it.)
     """
+    return read_threshold_labels(store, model, config).choose_threshold(forecasts=True)
+
+
+def read_threshold_labels(store: Store, model: RewardModel, config: RoutingConfig) -> ThresholdLabels:
+    """Return the labels that test a model, as `calibrate_threshold` says which."""
     calibration = _test_on_calibration(store, model)
     out_of_fold = _test_out_of_fold(store, model)
-    confidence, wrong, families = zip(*calibration, *out_of_fold) if calibration or out_of_fold else ((), (), ())
-    return choose_threshold(
-        np.array(confidence, float),
-        np.array(wrong, float),
-        np.array(families),
+    return make_threshold_labels(
+        [*calibration, *out_of_fold],
+        out_of_fold=len(out_of_fold),
         max_error=config.max_error,
         delta=config.delta,
-        out_of_fold=len(out_of_fold),
-        forecasts=True,
+        checked_share=config.control_share + (1 - config.control_share) * config.audit_share,
     )
 
 
@@ -180,6 +191,7 @@ def decide_routes(
     draw: Callable[[str, str, int], int],
     halted: Mapping[str, str] | None = None,
     ranker: Ranker | None = None,
+    demanded: Mapping[str, Threshold] | None = None,
 ) -> list[Routing]:
     """Return one decision for each scored comparison of the pool.
 
@@ -187,8 +199,9 @@ def decide_routes(
         draw: `Store.draw`. Routing again draws the same controls and audits, and no rater can tell what was drawn.
         halted: project → why nothing is accepted there, in a sentence.
         ranker: orders what goes to raters, but for what measures the model.
+        demanded: project → the threshold there, where a lead demands another.
     """
-    halted, ranker = halted or {}, ranker or Ranker()
+    halted, ranker, demanded = halted or {}, ranker or Ranker(), demanded or {}
     measuring = {s.comparison_id for s in scores if pool[s.comparison_id].prompt.split is not Split.TRAIN}
 
     def is_drawn(purpose: str, id: str, share: float) -> bool:
@@ -196,37 +209,39 @@ def decide_routes(
 
     control = {s.comparison_id for s in scores if is_drawn("control", s.comparison_id, config.control_share)}
     control -= measuring
+    threshold_of = {s.comparison_id: demanded.get(pool[s.comparison_id].project, threshold) for s in scores}
     ruled = {
-        s.comparison_id: config.rules.decide(pool[s.comparison_id], s.probability, threshold.value) for s in scores
+        s.comparison_id: config.rules.decide(pool[s.comparison_id], s.probability, threshold_of[s.comparison_id].value)
+        for s in scores
     }
     sure = {comparison_id for comparison_id, (route, _) in ruled.items() if route is Route.AUTO}
     withheld = {comparison_id for comparison_id in sure if pool[comparison_id].project in halted}
     accepted = sure - measuring - withheld
     audited = {id for id in accepted - control if is_drawn("audit", id, config.audit_share)}
-    bound = ErrorBound(config.max_error, config.delta)
     places_in_line = _draw_places(scores, measuring | control | audited, accepted, draw, pool, ranker)
     decisions = []
     for score in scores:
         is_measuring, is_control = score.comparison_id in measuring, score.comparison_id in control
         is_audit, is_withheld = score.comparison_id in audited, score.comparison_id in withheld
         route, said = ruled[score.comparison_id]
+        tested = threshold_of[score.comparison_id]
         proposed = Route.HUMAN if is_measuring or is_withheld else route
         if is_control:
             reason = "drawn at random to measure the model and the router"
         elif is_measuring:
             reason = "its prompt measures the model: raters always judge it"
         elif is_audit:
-            reason = f"accepted, and drawn at random for raters to audit: {threshold.reason}"
+            reason = f"accepted, and drawn at random for raters to audit: {tested.reason}"
         elif proposed is Route.AUTO:
-            reason = f"{said}{'; ' if said else ''}accepted: {threshold.reason}"
+            reason = f"{said}{'; ' if said else ''}accepted: {tested.reason}"
         elif is_withheld:
             reason = halted[pool[score.comparison_id].project]
         elif said:
             reason = said
-        elif threshold.accepts_nothing:
-            reason = threshold.reason
+        elif tested.accepts_nothing:
+            reason = tested.reason
         else:
-            reason = f"confidence {score.probability:.3f} is below {threshold.value:.3f}"
+            reason = f"confidence {score.probability:.3f} is below {tested.value:.3f}"
         if proposed is Route.HUMAN and not (is_control or is_measuring or is_withheld):
             reason += f"; its place in line is by {ranker.rule}"
         decisions.append(
@@ -238,7 +253,7 @@ def decide_routes(
                 reward_model_id=score.reward_model_id,
                 round=round,
                 place_in_line=places_in_line[score.comparison_id],
-                bound=bound if is_audit else None,
+                bound=ErrorBound(tested.max_error, tested.delta) if is_audit else None,
             )
         )
     return decisions

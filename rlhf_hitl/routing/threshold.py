@@ -29,6 +29,7 @@ class Threshold:
         calibration, prompts: number of tested labels, and of the prompts that they are about.
         out_of_fold: how many of them are training labels, each predicted by a head that saw nothing of its prompt.
         forecasts: what more labels would show, by the errors that these have.
+        shown_from: where a lead demands more confidence than the bound does: from where on it is shown; else None.
     """
 
     value: float
@@ -41,6 +42,7 @@ class Threshold:
     delta: float
     out_of_fold: int = 0
     forecasts: tuple[Forecast, ...] = ()
+    shown_from: float | None = None
 
     @property
     def accepts_nothing(self) -> bool:
@@ -50,9 +52,11 @@ class Threshold:
     def reason(self) -> str:
         if not self.accepts_nothing:
             own = f", {self.out_of_fold:,} of them training labels out of fold" if self.out_of_fold else ""
+            demanded = "" if self.shown_from is None else f", as a lead demands; from {self.shown_from:.3f} on"
             return (
-                f"confidence of {self.value:.3f} or more: error below {self.bound:.1%} with {1 - self.delta:.0%} "
-                f"confidence; wrong on {self.errors:,} of {say_count(self.accepted, 'such calibration label')} "
+                f"confidence of {self.value:.3f} or more{demanded}: error below {self.bound:.1%} with "
+                f"{1 - self.delta:.0%} confidence; wrong on {self.errors:,} of "
+                f"{say_count(self.accepted, 'such calibration label')} "
                 f"({say_count(self.calibration, 'label')} on {say_count(self.prompts, 'prompt')} in all{own})"
             )
         needed = count_prompts_needed(self.max_error, self.delta, clustered=self.prompts < self.calibration)

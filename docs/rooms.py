@@ -47,6 +47,7 @@ LAYERS = [
     {
         "loop",
         "kpis",
+        "kpi_changes",
         "kpi_facts",
         "kpi_forecast",
         "kpi_groups",

@@ -93,17 +93,18 @@ class KpiFacts:
 
     @cached_property
     def vote_pairs(self) -> list[tuple[str, JudgmentFact, JudgmentFact, float]]:
-        """Each two votes on the same comparison, with the share of its pairs of which they say the same. People and
-        simulated raters are not compared with each other."""
+        """Each two votes on the same comparison, with the share of its pairs of which they say the same, in the order
+        of the second. People and simulated raters are not compared with each other."""
         votes: dict[tuple[str, bool], list[JudgmentFact]] = defaultdict(list)
         for j in self.counted:
             votes[j.comparison_id, j.simulated].append(j)
-        return [
+        pairs = [
             (comparison, first, second, share)
             for (comparison, _), of_one in votes.items()
             for first, second in combinations(of_one, 2)
             if (share := _compare_votes(first, second)) is not None
         ]
+        return sorted(pairs, key=lambda pair: pair[2].seq)
 
     def price(self, judgment: JudgmentFact) -> float:
         """Return what a judgment cost; nothing where its time was not measured."""

@@ -25,6 +25,8 @@ Grouping = Literal["round", "day", "tag", "rater", "project"]
 GROUPINGS: tuple[str, ...] = get_args(Grouping)
 #: Groups by time are told in their order, the others by how much was done.
 BY_TIME = ("round", "day")
+#: Of how many comparisons the newest agreement is.
+NEWEST = 50
 WITHOUT_TAG = "without a tag"
 
 
@@ -52,6 +54,8 @@ class GroupFigures:
         judgments: on training prompts; `days` on how many days.
         review: active seconds of a judgment.
         agreement: share of pairs of votes on the same comparison that say the same; n counts comparisons.
+        newest_agreement, earlier_agreement: of the NEWEST comparisons, and of those before them; None where there are
+            none before them.
         latency: hours from when a comparison came until it was first judged or accepted.
         rater_cost: of all judgments, also of those that measure models and raters, in the currency of the settings.
         machine_cost: None where machine time belongs to no group.
@@ -67,6 +71,8 @@ class GroupFigures:
     days: int
     review: Spread | None
     agreement: Estimate | None
+    newest_agreement: Estimate | None
+    earlier_agreement: Estimate | None
     latency: Spread | None
     rater_cost: float
     machine_cost: float | None
@@ -74,6 +80,12 @@ class GroupFigures:
     @property
     def processed(self) -> int:
         return self.judged + self.accepted
+
+    @property
+    def is_slipping(self) -> bool:
+        """Whether the newest votes agree less with others' than earlier ones did, by more than chance explains."""
+        newest, earlier = self.newest_agreement, self.earlier_agreement
+        return newest is not None and earlier is not None and newest.high < earlier.low
 
     @property
     def throughput(self) -> float | None:
@@ -86,7 +98,7 @@ class GroupFigures:
         return (self.rater_cost + (self.machine_cost or 0.0)) / self.processed if self.processed else None
 
     def as_dict(self) -> dict[str, Any]:
-        own = {"processed": self.processed, "throughput": self.throughput}
+        own = {"processed": self.processed, "throughput": self.throughput, "is_slipping": self.is_slipping}
         return asdict(self) | own | {"cost_per_comparison": self.cost_per_comparison}
 
 
@@ -207,7 +219,8 @@ def _count_hours(facts: KpiFacts, comparison: str, at: datetime) -> float:
 
 
 def _make_figures(name: str, of: _Tally, *, has_machine: bool) -> GroupFigures:
-    shares = [sum(x) / len(x) for x in of.agreed.values()]
+    shares = [sum(x) / len(x) for x in of.agreed.values()]  # in the order in which they got their second vote
+    newest, earlier = (shares[-NEWEST:], shares[:-NEWEST]) if len(shares) > NEWEST else ([], [])
     return GroupFigures(
         group=name,
         judged=of.judged,
@@ -219,6 +232,8 @@ def _make_figures(name: str, of: _Tally, *, has_machine: bool) -> GroupFigures:
         days=len(of.days),
         review=measure_spread(of.seconds),
         agreement=_estimate_mean_share(shares),
+        newest_agreement=_estimate_mean_share(newest),
+        earlier_agreement=_estimate_mean_share(earlier),
         latency=measure_spread(of.hours),
         rater_cost=of.rater_cost,
         machine_cost=of.machine_cost if has_machine else None,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from datetime import date, timedelta
 
 from rlhf_hitl.kpi_facts import KpiFacts
 from rlhf_hitl.kpi_groups import GroupFigures, measure_spread
@@ -12,10 +12,12 @@ from rlhf_hitl.kpi_savings import Savings
 from rlhf_hitl.stats.intervals import wilson_interval
 from rlhf_hitl.store import Store
 from rlhf_hitl.store.alert_facts import Waiting, find_oldest_waiting
+from rlhf_hitl.types import utc_now
 from rlhf_hitl.wording import say_count
 
 #: Throughput is told over so many of the newest days on which somebody judged.
 THROUGHPUT_DAYS = 7
+COST_DAYS = 7
 
 
 def compute_other_figures(
@@ -28,6 +30,7 @@ def compute_other_figures(
     """Return the figures beside the five: each with what it is over, or what is missing."""
     waiting = find_oldest_waiting(store)
     return (
+        _compute_newest_cost(groups["day"], currency),
         _compute_agreement(facts),
         _compute_throughput(groups["day"]),
         _compute_latency(facts),
@@ -36,6 +39,26 @@ def compute_other_figures(
         _compute_saved(savings, currency),
         _compute_return(savings),
     )
+
+
+def _compute_newest_cost(days: Sequence[GroupFigures], currency: str) -> KpiFigure:
+    """Return what the last COST_DAYS days cost altogether, today included."""
+    title = f"Cost of the last {COST_DAYS} days"
+    since = (utc_now() - timedelta(COST_DAYS - 1)).date().isoformat()
+    newest = [day for day in days if day.group >= since]
+    raters, machine = sum(day.rater_cost for day in newest), sum(day.machine_cost or 0.0 for day in newest)
+    processed = sum(day.processed for day in newest)
+    before = [day for day in days if _shift(since, -COST_DAYS) <= day.group < since]
+    spent = sum(day.rater_cost + (day.machine_cost or 0.0) for day in before)
+    note = (
+        f"raters {raters:,.2f} + machine {machine:,.2f} {currency} since {since}, for {processed:,} processed; the "
+        f"{COST_DAYS} days before cost {spent:,.2f} {currency}"
+    )
+    return KpiFigure("cost_last_days", title, currency, raters + machine, processed, note)
+
+
+def _shift(day: str, days: int) -> str:
+    return (date.fromisoformat(day) + timedelta(days)).isoformat()
 
 
 def _compute_agreement(facts: KpiFacts) -> KpiFigure:

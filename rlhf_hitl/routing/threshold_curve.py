@@ -7,20 +7,25 @@ the next routing does, as long as its labels are these.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.routing.threshold import Threshold
-from rlhf_hitl.routing.threshold_labels import ThresholdLabels
+from rlhf_hitl.routing.threshold_labels import ThresholdLabels, load_threshold_labels
 from rlhf_hitl.stats.intervals import wilson_interval
+from rlhf_hitl.store import Store
+from rlhf_hitl.store.reward_models import list_reward_models
 from rlhf_hitl.store.routing_targets import RoutingTarget
+from rlhf_hitl.store.scores import read_open_confidences
 
 #: The bounds that are tried, and how many confidences are shown.
 BOUNDS = tuple(round(0.01 * n, 2) for n in range(1, 51))
 MOST_POINTS = 60
+HALF_PLACE = 5e-5
 
 
 @dataclass(frozen=True)
@@ -95,9 +100,9 @@ def check_target(tested: ThresholdLabels, *, min_confidence: float, max_error: f
         BadInput: the bound is not shown from that confidence on; the error says which bound is.
     """
     threshold = tested.choose_threshold(max_error)
-    if min_confidence >= threshold.value:
+    if min_confidence >= threshold.value - HALF_PLACE:
         return
-    shown = _find_bound(_choose_all(tested), min_confidence)
+    shown = _find_bound(list_bounds(tested), min_confidence)
     allow = "" if shown is None else f", or allow errors up to {shown:.0%}, which audits will watch"
     nothing = threshold.accepts_nothing
     raise BadInput(
@@ -107,58 +112,88 @@ def check_target(tested: ThresholdLabels, *, min_confidence: float, max_error: f
     )
 
 
+@dataclass(frozen=True)
+class CurveBasis:
+    """What the curves of all projects are made of: it takes a moment, and changes only where something is scored.
+
+    Attributes:
+        bounds: (bound, the confidence from which on it is shown), for each bound under which something is accepted.
+        pools: project → the confidences (n,), ascending, of what may be accepted there: comparisons of training prompts
+            that the newest model that routed has scored and nobody has judged.
+        advice: what more labels would bring, in words.
+    """
+
+    model_id: str
+    tested: ThresholdLabels
+    bounds: tuple[tuple[float, float], ...]
+    pools: Mapping[str, np.ndarray]
+    advice: str
+
+
+def read_curve_basis(store: Store) -> CurveBasis | None:
+    """Return what curves are made of; None where no model has routed yet."""
+    for record in reversed(list_reward_models(store)):
+        tested = load_threshold_labels(Path(record.path))
+        if tested is not None:
+            pools = {project: np.sort(of) for project, of in read_open_confidences(store, record.id).items()}
+            return CurveBasis(
+                record.id, tested, list_bounds(tested), pools, tested.choose_threshold(forecasts=True).advice
+            )
+    return None
+
+
+def list_bounds(tested: ThresholdLabels) -> tuple[tuple[float, float], ...]:
+    """Return (bound, the confidence from which on it is shown) for each of BOUNDS that lets something be accepted."""
+    chosen = [(bound, tested.choose_threshold(bound)) for bound in BOUNDS]
+    return tuple((bound, threshold.value) for bound, threshold in chosen if not threshold.accepts_nothing)
+
+
 def compute_curve(
-    tested: ThresholdLabels,
-    pool: np.ndarray,
+    basis: CurveBasis,
+    project: str | None = None,
     *,
     manual_cost: float | None = None,
     target: RoutingTarget | None = None,
 ) -> ThresholdCurve:
-    """Return the curve of a pool.
+    """Return the curve of a project, or of all together.
 
     Args:
-        pool: (n,) confidence of the model in its choice on each comparison that may be accepted.
         manual_cost: what raters cost for one comparison, in the currency of the settings.
-        target: what a lead demands.
+        target: what a lead demands there.
     """
-    max_error = tested.max_error if target is None or target.max_error is None else target.max_error
-    threshold = apply_target(tested, tested.choose_threshold(max_error, forecasts=True), target)
-    thresholds = _choose_all(tested)
-    scores = np.sort(pool[np.isfinite(pool)])
+    tested = basis.tested
+    threshold = apply_target(tested, tested.choose_threshold(), target)
+    pools = [pool for name, pool in basis.pools.items() if project in (None, name)]
+    scores = np.sort(np.concatenate(pools)) if pools else np.array([])
     finite = np.isfinite(tested.confidence)
     confidence, wrong = tested.confidence[finite], tested.wrong[finite]
     points = [
-        _make_point(c, scores, confidence, wrong, tested.checked_share, _find_bound(thresholds, c), manual_cost)
-        for c in _choose_confidences(scores, [t.value for _, t in thresholds] + [threshold.value])
+        _make_point(c, scores, confidence, wrong, tested.checked_share, _find_bound(basis.bounds, c), manual_cost)
+        for c in _choose_confidences(scores, [*(value for _, value in basis.bounds), threshold.value])
     ]
     return ThresholdCurve(
         points=tuple(points),
         now=threshold.value,
-        max_error=max_error,
+        max_error=threshold.max_error,
         delta=tested.delta,
         tested=len(wrong),
         prompts=len(np.unique(tested.prompts[finite])),
-        pool=len(pool),
+        pool=len(scores),
         demand=target,
-        advice=threshold.advice,
+        advice=basis.advice,
     )
 
 
-def _choose_all(tested: ThresholdLabels) -> list[tuple[float, Threshold]]:
-    """Return (bound, its threshold) for each bound under which something is accepted."""
-    chosen = [(bound, tested.choose_threshold(bound)) for bound in BOUNDS]
-    return [(bound, threshold) for bound, threshold in chosen if not threshold.accepts_nothing]
-
-
-def _find_bound(thresholds: Iterable[tuple[float, Threshold]], confidence: float) -> float | None:
-    return next((bound for bound, threshold in thresholds if threshold.value <= confidence), None)
+def _find_bound(bounds: Iterable[tuple[float, float]], confidence: float) -> float | None:
+    # Confidences are shown with four places, so what equals a threshold when rounded reaches it.
+    return next((bound for bound, value in bounds if value <= confidence + HALF_PLACE), None)
 
 
 def _choose_confidences(scores: np.ndarray, thresholds: list[float]) -> list[float]:
     """Return the confidences to show: quantiles of the pool, and where a threshold stands."""
     quantiles = np.quantile(scores, np.linspace(0, 1, MOST_POINTS)) if len(scores) else np.linspace(0.5, 1, 26)
     shown = {round(float(c), 4) for c in (*quantiles, *thresholds) if c <= 1}
-    return sorted(shown | {0.5})
+    return sorted(shown | {0.5, 1.0})
 
 
 def _make_point(
@@ -170,10 +205,9 @@ def _make_point(
     bound: float | None,
     manual_cost: float | None,
 ) -> CurvePoint:
-    # Rounded to four places for people, so what equals it when rounded is in it.
-    sure = 1 - float(np.searchsorted(scores, at - 5e-5)) / len(scores) if len(scores) else 0.0
+    sure = 1 - float(np.searchsorted(scores, at - HALF_PLACE)) / len(scores) if len(scores) else 0.0
     accepted = sure * (1 - checked_share)
-    of = wrong[confidence >= at - 5e-5]
+    of = wrong[confidence >= at - HALF_PLACE]
     error = float(of.mean()) if len(of) else None
     low, high = wilson_interval(int(of.sum()), len(of)) if len(of) else (None, None)
     cost = None if manual_cost is None else (1 - accepted) * manual_cost

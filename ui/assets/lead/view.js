@@ -5,22 +5,24 @@ function createLeadView({ $, t, formatNumber, language, createTime }) {
   const NONE = "—";
 
   // --- the five figures, whose titles and notes come in English
-  function showFigures({ figures, simulated }) {
+  function showFigures({ figures, others, simulated }) {
     redraw($("figures"), ...figures.map(createFigure));
+    redraw($("figures-more"), ...others.map(createFigure));
     $("simulated").hidden = !simulated;
     $("figures-section").hidden = false;
   }
   function createFigure({ key, title, unit, value, low, high, note }) {
     const isShare = unit === "share";
     const text = value === null ? NONE : isShare ? percentFormat.format(value) : `${valueFormat.format(value)} ${unit}`;
-    const interval = isShare && low !== null && high !== null && value !== null;
+    const say = (end) => (isShare ? percentFormat.format(end) : `${valueFormat.format(end)} ${unit}`);
+    const interval = low !== null && high !== null && value !== null;
     const english = { lang: "en", dir: "ltr" };
     return createElement(
       "div",
       { className: value === null ? "figure unknown" : "figure", data: { key } },
       createElement("dt", english, title),
       createElement("dd", { className: "value" }, createElement("bdi", {}, text)),
-      createElement("dd", { className: "note" }, interval ? t("figure_interval", { low: percentFormat.format(low), high: percentFormat.format(high) }) : ""),
+      createElement("dd", { className: "note" }, interval ? t("figure_interval", { low: say(low), high: say(high) }) : ""),
       createElement("dd", { className: "note", ...english }, note),
     );
   }

@@ -12,6 +12,7 @@ from rlhf_hitl.kpi_groups import GroupFigures, Spread
 from rlhf_hitl.kpi_report import KpiReport
 from rlhf_hitl.plots import Plot, Series, XKind
 from rlhf_hitl.reward.evaluation_record import Estimate
+from rlhf_hitl.routing.threshold_curve import ThresholdCurve
 from rlhf_hitl.visible import make_all_visible
 from rlhf_hitl.wording import say_count
 
@@ -176,6 +177,32 @@ def make_money_plots(report: KpiReport) -> list[Plot]:
     return [saved, returned, _make_forecast_plot(report), _make_gain_plot(report), _make_audit_plot(report)]
 
 
+def make_curve_plot(curve: ThresholdCurve, project: str) -> Plot:
+    """Return the threshold curve of a project as the page draws it."""
+    points = curve.points
+    now = "accepts nothing now" if curve.now > 1 else f"accepts from {curve.now:.3f} on now"
+    note = (
+        f"{now}; tested on {say_count(curve.tested, 'label')}, the pool has {say_count(curve.pool, 'comparison')}; "
+        f"{1 - curve.delta:.0%} confidence. {curve.advice}"
+    )
+    return Plot(
+        key=f"threshold.{project}",
+        title=f"What a threshold would cause, {project}",
+        x=[p.confidence for p in points],
+        x_label="confidence from which on is accepted",
+        x_kind="share",
+        unit="share",
+        y_label="share",
+        series=[
+            Series("people judge", [p.load for p in points]),
+            Series("error found", *([getattr(p, name) for p in points] for name in ("error", "low", "high"))),
+            Series("error shown below", [p.bound for p in points], kind="steps", dashed=True),
+        ],
+        note=note,
+        marks=((curve.max_error, f"bound in force {curve.max_error:.0%}"),),
+    )
+
+
 def _make_forecast_plot(report: KpiReport) -> Plot:
     forecast = report.forecast
     seen = {m.labels: m for m in forecast.models}
@@ -191,7 +218,7 @@ def _make_forecast_plot(report: KpiReport) -> Plot:
         note = f"on calibration labels. No forecast yet: {forecast.obstacle}"
     empty = "" if x else "Nothing to draw: no model has routed yet."
     title, x_label = "Accuracy against labels", "training labels"
-    return Plot("forecast", title, x, x_label, "number", "share", "share right", series, note, empty)
+    return Plot("forecast", title, x, x_label, "number", "share", "share right", series, note, empty, from_zero=False)
 
 
 def _make_gain_plot(report: KpiReport) -> Plot:

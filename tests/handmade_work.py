@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
+import sqlalchemy as sa
 
 from rlhf_hitl.routing.gain_record import Gain, RoutingGains, save_gains
 from rlhf_hitl.routing.threshold_labels import make_threshold_labels, save_threshold_labels
@@ -23,7 +24,14 @@ TOPICS = ("coding", "safety", "support", "writing")
 
 
 def make_history(
-    store: Store, folder: Path, *, days: int = 21, a_day: int = 40, models: int = 4, seed: int = 0, judged_again: float = 0.4
+    store: Store,
+    folder: Path,
+    *,
+    days: int = 21,
+    a_day: int = 40,
+    models: int = 4,
+    seed: int = 0,
+    judged_again: float = 0.4,
 ) -> list[Comparison]:
     """Fill a store with `days` of work that ended today: comparisons come in the morning; the model, which gets better,
     accepts those that it is sure of; simulated raters judge the others, a share of them twice. Some of today wait."""
@@ -46,7 +54,9 @@ def make_history(
         )
         for n in range(a_day):
             topic = rng.choice(TOPICS)
-            prompt = Prompt.create((Message("user", f"{seed} {day} {n}: {topic}?"),), {"topic": topic}, split=Split.TRAIN)
+            prompt = Prompt.create(
+                (Message("user", f"{seed} {day} {n}: {topic}?"),), {"topic": topic}, split=Split.TRAIN
+            )
             pair = [Completion.create(prompt.id, (Message("assistant", text),), "p") for text in ("one", "two")]
             one = Comparison.create(prompt, pair, project="support" if topic == "support" else "default")
             made.append(one)
@@ -55,12 +65,22 @@ def make_history(
             first, second = (c.id for c in one.completions)
             rows["scores"].append(
                 {"comparison_id": one.id, "reward_model_id": name, "chosen": first, "rejected": second, "margin": 1.0}
-                | {"uncertainty": 0.3, "probability": confidence, "rewards": {first: 1.0, second: 0.0}, "created_at": at}
+                | {
+                    "uncertainty": 0.3,
+                    "probability": confidence,
+                    "rewards": {first: 1.0, second: 0.0},
+                    "created_at": at,
+                }
             )
             proposed = Route.AUTO if confidence > 0.85 - 0.15 * day / days else Route.HUMAN
             route = Route.CONTROL if rng.random() < 0.15 else proposed
             rows["routings"].append(
-                {"comparison_id": one.id, "route": route.value, "proposed": proposed.value, "round": day * models // days + 1}
+                {
+                    "comparison_id": one.id,
+                    "route": route.value,
+                    "proposed": proposed.value,
+                    "round": day * models // days + 1,
+                }
                 | {"place_in_line": n, "reward_model_id": name, "reason": "", "decided_by": None, "created_at": at}
             )
             waits = day == days - 1 and n % 3 == 0
@@ -94,8 +114,10 @@ def make_history(
             conn.execute(comparisons.update().where(store.among(comparisons.c.id, own)).values(created_at=at))
         done = {row["comparison_id"] for row in rows["judgments"]} | set(sure_rows)
         conn.execute(places.delete().where(store.among(places.c.comparison_id, done)))
+        seq_of = dict(conn.execute(sa.select(routings.c.comparison_id, routings.c.seq)).tuples().all())
         for id in sure_rows:
-            conn.execute(comparisons.update().where(comparisons.c.id == id).values(route=Route.AUTO.value))
+            accepted = {"route": Route.AUTO.value, "accepted_seq": seq_of[id]}
+            conn.execute(comparisons.update().where(comparisons.c.id == id).values(accepted))
     for n in range(models):
         finish_step(store, n + 1, f"promote-{seed}", {}, 0.0)
     return made
@@ -108,7 +130,7 @@ def _add_model(store: Store, folder: Path, name: str, *, labels: int, seed: int,
     )
     rng = np.random.default_rng(seed)
     confidence = rng.uniform(0.5, 1.0, 900)
-    wrong = rng.random(900) > confidence + 0.03 * np.log2(labels / 150) / 3
+    wrong = rng.random(900) > np.minimum(confidence + 0.04 * np.log2(labels / 75), 0.995)
     tested = [(float(c), bool(w), str(n)) for n, (c, w) in enumerate(zip(confidence, wrong))]
     save_threshold_labels(
         folder, make_threshold_labels(tested, out_of_fold=300, max_error=0.1, delta=0.05, checked_share=0.145)

@@ -10,7 +10,7 @@ from pydantic import Field
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.kpi_changes import find_changes
 from rlhf_hitl.kpi_groups import GroupFigures
-from rlhf_hitl.kpi_plots import make_money_plots, make_trend_plots
+from rlhf_hitl.kpi_plots import make_curve_plot, make_money_plots, make_trend_plots
 from rlhf_hitl.kpi_report import KpiReport
 from rlhf_hitl.reward.evaluation_record import Estimate
 from rlhf_hitl.routing.threshold_curve import CurveBasis, check_target, compute_curve
@@ -108,6 +108,7 @@ def describe_curve(
     }
     return {
         "points": [vars(point) for point in curve.points],
+        "plot": make_curve_plot(curve, project or "all projects").as_dict() | {"note": ""},
         "now": curve.now if curve.now <= 1 else None,
         "max_error": curve.max_error,
         "delta": curve.delta,

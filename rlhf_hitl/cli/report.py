@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from rlhf_hitl.kpis import KpiReport
     from rlhf_hitl.labels.agreement import AgreementReport
     from rlhf_hitl.labels.bias import BiasReport
+    from rlhf_hitl.routing.threshold_curve import ThresholdCurve
+    from rlhf_hitl.store import Store
 
 
 @command("report")
@@ -57,7 +59,8 @@ def show_report_command(
         from rlhf_hitl.kpi_report_html import render_kpi_report
         from rlhf_hitl.labels.quality_report import render_sections
 
-        write_text_atomically(html, render_kpi_report(computed, render_sections(agreement, bias, slice)))
+        sections = render_sections(agreement, bias, slice)
+        write_text_atomically(html, render_kpi_report(computed, sections, read_curves(opened, computed)))
     data = computed.as_dict() | {"agreement": agreement.as_dict(), "bias": bias.as_dict(), "slice": slice}
     tables = [make_group_table(computed, grouping) for grouping in groupings]
     tables += [*make_powered_tables(computed), *make_agreement_tables(agreement, min_groups=2), *make_bias_tables(bias)]
@@ -96,6 +99,18 @@ def show_agreement_command(
     measured = measure_store_agreement(opened, groupings, project=project, comparison_ids=ids)
     first, *others = make_agreement_tables(measured)
     return Result(measured.as_dict(), first, more=[part for t in others for part in ("", t)])
+
+
+def read_curves(store: Store, report: KpiReport) -> dict[str, ThresholdCurve]:
+    """Return project → its threshold curve; {} before a model has routed."""
+    from rlhf_hitl.routing.threshold_curve import compute_curve, read_curve_basis
+    from rlhf_hitl.store.routing_targets import read_targets
+
+    basis, targets = read_curve_basis(store), read_targets(store)
+    if basis is None:
+        return {}
+    cost = report.savings and report.savings.manual_cost
+    return {p: compute_curve(basis, p, manual_cost=cost, target=targets.get(p)) for p in report.projects}
 
 
 def make_report_table(report: KpiReport) -> Any:

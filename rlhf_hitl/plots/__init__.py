@@ -41,6 +41,8 @@ class Plot:
         x: of `x_kind`: days as text (2026-11-30), numbers, shares, or names.
         unit: of all series; `currency` is written beside money.
         empty: why there is nothing to draw; "" where there is.
+        marks: lines across, each (value, what it says).
+        from_zero: whether the axis has 0 on it, and all of it for shares above a half.
     """
 
     key: str
@@ -55,6 +57,7 @@ class Plot:
     empty: str = ""
     currency: str = ""
     marks: Sequence[tuple[float, str]] = field(default_factory=tuple)
+    from_zero: bool = True
 
     def as_dict(self) -> dict[str, Any]:
         """Return it as `plots.js` takes it; what is not finite is null."""
@@ -76,6 +79,12 @@ def _finite(value: float | None) -> float | None:
 def read_script() -> str:
     """Return uPlot and what draws our plots with it, as one script that defines `createPlot`."""
     return _read("uplot.js") + "\n" + _read("plots.js")
+
+
+@cache
+def read_report_script() -> str:
+    """Return the script of an HTML report: `read_script`, and what draws each element that has `data-plots`."""
+    return read_script() + "\n" + _read("report.js")
 
 
 @cache

@@ -79,6 +79,11 @@ function createPlot(spec, words, language, marker = null) {
   const finite = (values) => values.filter((value) => value !== null && value !== undefined);
   const everything = spec.series.flatMap(({ values, low, high }) => finite([...values, ...(low ?? []), ...(high ?? [])])).concat(spec.marks.map(([at]) => at));
   function chooseRange() {
+    if (!spec.from_zero) {
+      const [least, most] = [Math.min(...everything), Math.max(...everything)];
+      const room = (most - least || 0.02) * 0.15;
+      return spec.unit === "share" ? [Math.max(0, least - room), Math.min(1, most + room)] : [least - room, most + room];
+    }
     if (spec.unit === "share" && Math.max(...everything) > 0.5) return [0, 1];
     const most = Math.max(0, ...everything);
     const least = Math.min(0, ...everything);
@@ -124,8 +129,8 @@ function createPlot(spec, words, language, marker = null) {
       ctx.moveTo(bbox.left, y);
       ctx.lineTo(bbox.left + bbox.width, y);
       ctx.stroke();
-      ctx.textAlign = "right";
-      ctx.fillText(label, bbox.left + bbox.width, y - 4 * devicePixelRatio);
+      ctx.textAlign = isNamed ? "left" : "right"; // where less is drawn
+      ctx.fillText(label, isNamed ? bbox.left + 4 * devicePixelRatio : bbox.left + bbox.width, y - 4 * devicePixelRatio);
     }
     if (marker) {
       ctx.setLineDash([]);
@@ -136,6 +141,10 @@ function createPlot(spec, words, language, marker = null) {
       ctx.moveTo(x, bbox.top);
       ctx.lineTo(x, bbox.top + bbox.height);
       ctx.stroke();
+      ctx.beginPath();
+      ctx.arc(x, bbox.top + bbox.height / 2, 8 * devicePixelRatio, 0, 2 * Math.PI);
+      ctx.fillStyle = colour("--plot-a");
+      ctx.fill();
     }
     ctx.restore();
   }

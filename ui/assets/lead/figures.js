@@ -10,10 +10,10 @@ function createFiguresView(dashboard, reload) {
   function showPlots({ trends, money, sentences, groups: rows, groups_left_out: leftOut, currency, changes }) {
     drawPlots($("trend-plots"), trends);
     drawPlots($("money-plots"), money);
-    redraw($("money-sentences"), ...sentences.map((sentence) => createElement("li", {}, sentence)));
+    redraw($("outlook-sentences"), ...sentences.map((sentence) => createElement("li", {}, sentence)));
     groups.showGroups(rows, leftOut, currency, $("groups-by").value);
     groups.showChanges(changes);
-    for (const id of ["trends", "money", "comparing"]) $(id).hidden = false;
+    for (const id of ["trends", "money", "groups", "comparing"]) $(id).hidden = false;
     showJumps();
   }
   function drawPlots(box, plots) {
@@ -28,7 +28,7 @@ function createFiguresView(dashboard, reload) {
   // --- one press leads to each part of the page
   function showJumps() {
     if (!$("jumps").hidden) return;
-    const parts = ["figures", "automation", "alerts", "threshold", "trends", "money", "groups", "changes", "queue", "agreement", "accepted"];
+    const parts = ["figures", "automation", "alerts", "threshold", "trends", "money", "groups", "changes", "outlook", "queue", "agreement", "accepted"];
     for (const part of parts) {
       const button = createElement("button", { type: "button", className: "quiet", data: { jump: part } }, $(`${part}-title`).textContent);
       button.addEventListener("click", () => {

@@ -37,11 +37,11 @@ function createGroupsView({ $, t, formatNumber, language }) {
   function drawGroups() {
     const heads = columns().map((key) => {
       const button = createElement("button", { type: "button", data: { sort: key } }, t(COLUMNS[key].word));
-      const cell = createElement("th", { scope: "col", className: key === "group" ? "" : "numeric" }, button);
+      const cell = createElement("th", { scope: "col", className: key === "group" ? "" : "numeric", attributes: { role: "columnheader" } }, button);
       if (sorting.key === key) cell.setAttribute("aria-sort", sorting.isAscending ? "ascending" : "descending");
       return cell;
     });
-    redraw($("groups-head"), createElement("tr", {}, ...heads));
+    redraw($("groups-head"), createElement("tr", { attributes: { role: "row" } }, ...heads));
     const { find } = COLUMNS[sorting.key];
     const compare = (a, b) => (typeof a === "string" ? a.localeCompare(b, language) : a - b);
     const rows = [...shown.rows].sort((a, b) => {
@@ -53,10 +53,10 @@ function createGroupsView({ $, t, formatNumber, language }) {
     redraw($("group-rows"), ...rows.map(createGroup));
   }
   function createGroup(row) {
-    const name = createElement("th", { scope: "row" }, createElement("bdi", {}, row.group));
-    if (row.is_slipping) name.append(" ", createElement("span", { className: "state paused" }, t("group_slipping")));
-    const cells = columns().slice(1).map((key) => createElement("td", { className: "numeric" }, ...createFigure(key, row)));
-    return createElement("tr", { data: { key: row.group } }, name, ...cells);
+    const name = [createElement("bdi", {}, row.group)];
+    if (row.is_slipping) name.push(" ", createElement("span", { className: "state paused" }, t("group_slipping")));
+    const cells = columns().slice(1).map((key) => createCell(t(COLUMNS[key].word), "numeric", createElement("span", {}, ...createFigure(key, row))));
+    return createRow(row.group, name, ...cells);
   }
   function createFigure(key, row) {
     const found = row[key];

@@ -32,19 +32,9 @@ function createThresholdView({ $, t, language, formatNumber, checkAnswer, create
   const findNearest = (wanted) => curve.points.reduce((best, point, n) => (Math.abs(point.confidence - wanted) < Math.abs(curve.points[best].confidence - wanted) ? n : best), 0);
 
   function drawPlot() {
-    const of = (name) => curve.points.map((point) => point[name]);
-    const series = [
-      { name: "people judge", values: of("load"), kind: "line", dashed: false, low: null, high: null },
-      { name: "error found", values: of("error"), low: of("low"), high: of("high"), kind: "line", dashed: false },
-      { name: "error shown below", values: of("bound"), kind: "steps", dashed: true, low: null, high: null },
-    ];
-    const spec = {
-      key: "threshold", title: "What a threshold would cause", x: of("confidence"), x_label: "confidence from which on is accepted", x_kind: "share",
-      unit: "share", y_label: "share", series, note: "", empty: "", currency: curve.currency, marks: [[curve.max_error, `bound in force ${percent.format(curve.max_error)}`]],
-    };
     const words = { table: t("plot_table"), interval: (low, high) => t("plot_interval", { low, high }) };
     const marker = { start: chosen, onChoose: choose, say: (index) => sayPoint(curve.points[index]) };
-    $("threshold-plot").replaceChildren(createPlot(spec, words, language, marker));
+    $("threshold-plot").replaceChildren(createPlot(curve.plot, words, language, marker));
   }
   function choose(index) {
     chosen = index;

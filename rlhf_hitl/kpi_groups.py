@@ -177,7 +177,7 @@ def compute_groups(facts: KpiFacts, by: str, *, rater_names: Mapping[str, str] |
         for run in facts.runs:
             for of in tally(None, run.began_at):
                 of.machine_cost += run.seconds * facts.machine_price
-    figures = [_make_figures(name, of, has_machine=by in BY_TIME) for name, of in tallies.items()]
+    figures = [_make_figures(name, of, by) for name, of in tallies.items()]
     if by in BY_TIME:
         return sorted(figures, key=lambda g: (len(g.group), g.group))
     return sorted(figures, key=lambda g: (-g.processed, -g.judgments, g.group))
@@ -218,7 +218,7 @@ def _count_hours(facts: KpiFacts, comparison: str, at: datetime) -> float:
     return max(0.0, (at - facts.comparisons[comparison].created_at).total_seconds() / 3600)
 
 
-def _make_figures(name: str, of: _Tally, *, has_machine: bool) -> GroupFigures:
+def _make_figures(name: str, of: _Tally, by: str) -> GroupFigures:
     shares = [sum(x) / len(x) for x in of.agreed.values()]  # in the order in which they got their second vote
     newest, earlier = (shares[-NEWEST:], shares[:-NEWEST]) if len(shares) > NEWEST else ([], [])
     return GroupFigures(
@@ -226,7 +226,7 @@ def _make_figures(name: str, of: _Tally, *, has_machine: bool) -> GroupFigures:
         judged=of.judged,
         accepted=of.accepted,
         accuracy=estimate_share(sum(of.right), len(of.right)),
-        intervention=estimate_share(of.judged, of.judged + of.accepted),
+        intervention=None if by == "rater" else estimate_share(of.judged, of.judged + of.accepted),
         error_reduction=estimate_share(sum(of.errors_seen), len(of.errors_seen)),
         judgments=of.judgments,
         days=len(of.days),
@@ -236,7 +236,7 @@ def _make_figures(name: str, of: _Tally, *, has_machine: bool) -> GroupFigures:
         earlier_agreement=_estimate_mean_share(earlier),
         latency=measure_spread(of.hours),
         rater_cost=of.rater_cost,
-        machine_cost=of.machine_cost if has_machine else None,
+        machine_cost=of.machine_cost if by in BY_TIME else None,
     )
 
 

@@ -71,8 +71,8 @@ def describe_plots(report: KpiReport, request: PlotsRequest) -> dict[str, Any]:
 
 def _describe_group(g: GroupFigures) -> dict[str, Any]:
     return {
-        "group": make_all_visible(g.group),
-        "processed": g.processed,
+        "name": make_all_visible(g.group),
+        "done": g.processed,
         "judgments": g.judgments,
         "accuracy": _describe_share(g.accuracy),
         "people": _describe_share(g.intervention),

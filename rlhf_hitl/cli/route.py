@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -17,6 +17,7 @@ from rlhf_hitl.wording import say_count
 
 if TYPE_CHECKING:
     from rlhf_hitl.routing.scoring import ScoringSummary
+    from rlhf_hitl.routing.threshold import Threshold
     from rlhf_hitl.store import Store
 
 
@@ -109,8 +110,6 @@ def route_comparisons_command(
     json: AsJson = False,
 ) -> Result:
     """Send scored comparisons to raters, or accept those the model is sure of, with a bound on its errors."""
-    from dataclasses import asdict
-
     from rlhf_hitl.routing.config import RoutingConfig
     from rlhf_hitl.routing.rules import RoutingRules
     from rlhf_hitl.routing.rules_file import load_rules
@@ -137,12 +136,12 @@ def route_comparisons_command(
         "left_out": summary.left_out.as_dict(),
         "doubts": routed.doubts.as_dict(),
         "halted": list(routed.halted),
-        "threshold": asdict(routed.threshold) | {"reason": routed.threshold.reason, "advice": routed.threshold.advice},
+        "demanded": {name: _describe_threshold(of) for name, of in routed.demanded.items()},
+        "threshold": _describe_threshold(routed.threshold),
         "acquisition": routed.gains.as_dict(),
     }
-    if routed.threshold.accepts_nothing:
-        data["threshold"]["value"] = None  # infinity is not JSON
     halted = [f"Nothing is accepted: {said}" for said in routed.halted]
+    halted += [f"Project {name}: {of.reason}" for name, of in routed.demanded.items()]
     rules, advice = _explain_rules(routed.by_rule), filter(None, [routed.threshold.advice])
     asked = f"Raters are asked by {routed.gains.rule}: {routed.gains.reason}"
     more = [
@@ -150,6 +149,14 @@ def route_comparisons_command(
         str(routed.gains),
     ]  # fmt: skip
     return Result(data, make_table(f"Routed with {describe_model(opened, model.id)}", routed.counts), more=more)
+
+
+def _describe_threshold(threshold: Threshold) -> dict[str, Any]:
+    """Return a threshold as JSON has it: infinity is null."""
+    from dataclasses import asdict
+
+    value = None if threshold.accepts_nothing else threshold.value
+    return asdict(threshold) | {"value": value, "reason": threshold.reason, "advice": threshold.advice}
 
 
 #: A route → what is said of a comparison that a rule sent there.

@@ -193,7 +193,7 @@ def _choose_confidences(scores: np.ndarray, thresholds: list[float]) -> list[flo
     """Return the confidences to show: quantiles of the pool, and where a threshold stands."""
     quantiles = np.quantile(scores, np.linspace(0, 1, MOST_POINTS)) if len(scores) else np.linspace(0.5, 1, 26)
     shown = {round(float(c), 4) for c in (*quantiles, *thresholds) if c <= 1}
-    return sorted(shown | {0.5, 1.0})
+    return sorted(shown | {1.0})
 
 
 def _make_point(

@@ -9,18 +9,18 @@ function createGroupsView({ $, t, formatNumber, language }) {
   let sorting = { key: null, isAscending: true };
   let kind = "tag";
 
-  const COLUMNS = {
-    group: { word: "group_name", find: ({ group }) => group },
-    processed: { word: "group_done", find: ({ processed }) => processed },
-    judgments: { word: "group_judgments", find: ({ judgments }) => judgments },
-    accuracy: { word: "group_accuracy", find: ({ accuracy }) => accuracy?.value },
-    people: { word: "group_people", find: ({ people }) => people?.value },
-    same: { word: "group_same", find: ({ same }) => same?.value },
-    newest: { word: "group_newest", find: ({ newest }) => newest?.value },
-    seconds: { word: "group_seconds", find: ({ seconds }) => seconds },
-    cost: { word: "group_cost", find: ({ cost }) => cost },
+  const FIND = {
+    name: ({ name }) => name,
+    done: ({ done }) => done,
+    judgments: ({ judgments }) => judgments,
+    accuracy: ({ accuracy }) => accuracy?.value,
+    people: ({ people }) => people?.value,
+    same: ({ same }) => same?.value,
+    newest: ({ newest }) => newest?.value,
+    seconds: ({ seconds }) => seconds,
+    cost: ({ cost }) => cost,
   };
-  const columns = () => (kind === "rater" ? ["group", "processed", "judgments", "same", "newest", "seconds", "cost"] : ["group", "processed", "accuracy", "people", "same", "seconds", "cost"]);
+  const columns = () => (kind === "rater" ? ["name", "done", "judgments", "same", "newest", "seconds", "cost"] : ["name", "done", "accuracy", "people", "same", "seconds", "cost"]);
   const worst = () => ({ key: kind === "rater" ? "newest" : "accuracy", isAscending: true });
 
   function showGroups(rows, leftOut, currency, by) {
@@ -36,13 +36,13 @@ function createGroupsView({ $, t, formatNumber, language }) {
   }
   function drawGroups() {
     const heads = columns().map((key) => {
-      const button = createElement("button", { type: "button", data: { sort: key } }, t(COLUMNS[key].word));
-      const cell = createElement("th", { scope: "col", className: key === "group" ? "" : "numeric", attributes: { role: "columnheader" } }, button);
+      const button = createElement("button", { type: "button", data: { sort: key } }, t(`group_${key}`));
+      const cell = createElement("th", { scope: "col", className: key === "name" ? "" : "numeric", attributes: { role: "columnheader" } }, button);
       if (sorting.key === key) cell.setAttribute("aria-sort", sorting.isAscending ? "ascending" : "descending");
       return cell;
     });
     redraw($("groups-head"), createElement("tr", { attributes: { role: "row" } }, ...heads));
-    const { find } = COLUMNS[sorting.key];
+    const find = FIND[sorting.key];
     const compare = (a, b) => (typeof a === "string" ? a.localeCompare(b, language) : a - b);
     const rows = [...shown.rows].sort((a, b) => {
       const [x, y] = [find(a), find(b)];
@@ -53,10 +53,10 @@ function createGroupsView({ $, t, formatNumber, language }) {
     redraw($("group-rows"), ...rows.map(createGroup));
   }
   function createGroup(row) {
-    const name = [createElement("bdi", {}, row.group)];
+    const name = [createElement("bdi", {}, row.name)];
     if (row.is_slipping) name.push(" ", createElement("span", { className: "state paused" }, t("group_slipping")));
-    const cells = columns().slice(1).map((key) => createCell(t(COLUMNS[key].word), "numeric", createElement("span", {}, ...createFigure(key, row))));
-    return createRow(row.group, name, ...cells);
+    const cells = columns().slice(1).map((key) => createCell(t(`group_${key}`), "numeric", createElement("span", {}, ...createFigure(key, row))));
+    return createRow(row.name, name, ...cells);
   }
   function createFigure(key, row) {
     const found = row[key];
@@ -70,7 +70,7 @@ function createGroupsView({ $, t, formatNumber, language }) {
   $("groups-head").addEventListener("click", (event) => {
     const key = event.target.closest("[data-sort]")?.dataset.sort;
     if (!key) return;
-    sorting = { key, isAscending: sorting.key === key ? !sorting.isAscending : key !== "processed" && key !== "judgments" };
+    sorting = { key, isAscending: sorting.key === key ? !sorting.isAscending : key !== "done" && key !== "judgments" };
     drawGroups();
   });
 

@@ -51,12 +51,12 @@ function createThresholdView({ $, t, language, formatNumber, checkAnswer, create
     const interval = point.error === null ? "" : t("plot_interval", { low: percent.format(point.low), high: percent.format(point.high) });
     const cost = (amount) => (amount === null ? "—" : `${number.format(amount)} ${curve.currency}`);
     const rows = [
-      ["threshold_confidence", confidenceFormat.format(point.confidence), curve.now === null ? "—" : confidenceFormat.format(curve.now), ""],
-      ["threshold_accepted", percent.format(point.accepted), percent.format(now.accepted), count(point.accepted)],
-      ["threshold_load", percent.format(point.load), percent.format(now.load), count(point.load)],
-      ["threshold_error", point.error === null ? "—" : percent.format(point.error), now.error === null ? "—" : percent.format(now.error), [interval, t("threshold_on", { n: formatNumber(point.labels) })].filter(Boolean).join(" ")],
-      ["threshold_bound", sayShare(point.bound), now.bound === null ? "—" : percent.format(now.bound), ""],
-      ["threshold_cost", cost(point.cost), cost(now.cost), ""],
+      ["confidence", confidenceFormat.format(point.confidence), curve.now === null ? "—" : confidenceFormat.format(curve.now), ""],
+      ["accepted", percent.format(point.accepted), percent.format(now.accepted), count(point.accepted)],
+      ["load", percent.format(point.load), percent.format(now.load), count(point.load)],
+      ["error", point.error === null ? "—" : percent.format(point.error), now.error === null ? "—" : percent.format(now.error), [interval, t("threshold_on", { n: formatNumber(point.labels) })].filter(Boolean).join(" ")],
+      ["bound", sayShare(point.bound), now.bound === null ? "—" : percent.format(now.bound), ""],
+      ["cost", cost(point.cost), cost(now.cost), ""],
     ];
     redraw(
       $("threshold-readout"),
@@ -64,7 +64,7 @@ function createThresholdView({ $, t, language, formatNumber, checkAnswer, create
         createElement(
           "div",
           { data: { key: word } },
-          createElement("dt", {}, t(word)),
+          createElement("dt", {}, t(`threshold_${word}`)),
           createElement("dd", {}, createElement("b", {}, value), createElement("span", { className: "note" }, ` ${t("threshold_now")} ${before}`)),
           createElement("dd", { className: "note" }, more),
         ),

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 from rlhf_hitl.kpi_groups import GroupFigures, Spread
 from rlhf_hitl.kpi_report import KpiReport
-from rlhf_hitl.plots import Plot, Series, XKind
+from rlhf_hitl.plots import Plot, Series, Unit, XKind
 from rlhf_hitl.reward.evaluation_record import Estimate
 from rlhf_hitl.routing.threshold_curve import ThresholdCurve
 from rlhf_hitl.visible import make_all_visible
@@ -28,7 +28,7 @@ def make_trend_plots(report: KpiReport, by: str = "day") -> list[Plot]:
     x = [g.group if by == "day" else int(g.group) for g in groups]
     x_label = "day (UTC)" if by == "day" else "round"
 
-    def make(key: str, title: str, unit, y_label: str, series: Sequence[Series], note: str, missing: str) -> Plot:
+    def make(key: str, title: str, unit: Unit, y_label: str, series: Sequence[Series], note: str, missing: str) -> Plot:
         is_empty = all(value is None for s in series for value in s.values)
         empty = (missing if groups else _NOTHING_YET) if is_empty else ""
         return Plot(f"{by}.{key}", title, x, x_label, x_kind, unit, y_label, series, note, empty, report.currency)
@@ -36,12 +36,12 @@ def make_trend_plots(report: KpiReport, by: str = "day") -> list[Plot]:
     def share(name: str, find: Callable[[GroupFigures], Estimate | None]) -> Series:
         return _make_share(name, [find(g) for g in groups])
 
-    def spread(name: str, find: Callable[[GroupFigures], Spread | None], figure: str, **how) -> Series:
+    def spread(
+        name: str, find: Callable[[GroupFigures], Spread | None], figure: str, *, dashed: bool = False
+    ) -> Series:
         found = [find(g) for g in groups]
-        ends = {}
-        if figure == "mean":
-            ends = {end: [None if s is None else getattr(s, end) for s in found] for end in ("low", "high")}
-        return Series(name, [None if s is None else getattr(s, figure) for s in found], **ends, **how)
+        value, low, high = ([None if s is None else getattr(s, of) for s in found] for of in (figure, "low", "high"))
+        return Series(name, value, low, high) if figure == "mean" else Series(name, value, dashed=dashed)
 
     no_control = "Nothing to draw: raters have decided no comparison of the control share yet."
     measured = sum(g.accuracy.n for g in groups if g.accuracy)
@@ -195,7 +195,7 @@ def make_curve_plot(curve: ThresholdCurve, project: str) -> Plot:
         y_label="share",
         series=[
             Series("people judge", [p.load for p in points]),
-            Series("error found", *([getattr(p, name) for p in points] for name in ("error", "low", "high"))),
+            Series("error found", [p.error for p in points], [p.low for p in points], [p.high for p in points]),
             Series("error shown below", [p.bound for p in points], kind="steps", dashed=True),
         ],
         note=note,
@@ -226,7 +226,8 @@ def _make_gain_plot(report: KpiReport) -> Plot:
     known = [] if gains is None else [("routed", gains.routed), ("at random", gains.random), ("difference", gains.gap)]
     known = [(name, g) for name, g in known if g is not None and math.isfinite(g.low + g.high)]
     # In thousandths of a nat for a hundred labels, as the report says it.
-    series = Series("gain", *([getattr(g, end) * 1e5 for _, g in known] for end in ("value", "low", "high")))
+    value, low, high = ([getattr(g, end) * 1e5 for _, g in known] for end in ("value", "low", "high"))
+    series = Series("gain", value, low, high)
     note = "what a hundred labels teach, in thousandths of a nat per vote; 95 % intervals"
     if gains is not None:
         note = f"{gains.verdict}. {note}" + (" (simulated)" if gains.simulated else "")
@@ -260,5 +261,5 @@ def _estimate(value: float, n: int) -> Estimate:
 
 
 def _make_share(name: str, found: Sequence[Estimate | None], *, dashed: bool = False) -> Series:
-    ends = ([None if e is None else getattr(e, end) for e in found] for end in ("value", "low", "high"))
-    return Series(name, *ends, dashed=dashed)
+    value, low, high = ([None if e is None else getattr(e, end) for e in found] for end in ("value", "low", "high"))
+    return Series(name, value, low, high, dashed=dashed)

@@ -94,4 +94,4 @@ def read_styles() -> str:
 
 
 def _read(name: str) -> str:
-    return (resources.files(__package__) / name).read_text(encoding="utf-8")
+    return (resources.files("rlhf_hitl.plots") / name).read_text(encoding="utf-8")

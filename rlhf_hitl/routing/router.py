@@ -88,7 +88,9 @@ def route_pool(
     tested = read_threshold_labels(store, model, config)
     save_threshold_labels(folder, tested)
     threshold = tested.choose_threshold(forecasts=True)
-    demanded = {name: apply_target(tested, threshold, target) for name, target in read_targets(store).items()}
+    demanded = {
+        name: apply_target(tested, threshold, target, forecasts=True) for name, target in read_targets(store).items()
+    }
     pool = {c.id: c for c in find_comparisons(store, judged=False, ids=comparison_ids)}
     scores = [s for s in read_scores(store, model.id) if s.comparison_id in pool]
     watch_audits(store)

@@ -78,16 +78,21 @@ class ThresholdCurve:
     advice: str = ""
 
 
-def apply_target(tested: ThresholdLabels, threshold: Threshold, target: RoutingTarget | None) -> Threshold:
+def apply_target(
+    tested: ThresholdLabels, threshold: Threshold, target: RoutingTarget | None, *, forecasts: bool = False
+) -> Threshold:
     """Return the threshold under what a lead demands: tested at their bound, and never below their confidence.
 
     The bound that is stated stays the one that is shown, from the tested threshold on: a lead who demands more
     confidence makes people judge more, and needs no new proof.
+
+    Args:
+        forecasts: say what more labels would show under the bound that a lead demands (some tenths of a second).
     """
     if target is None:
         return threshold
     if target.max_error is not None and target.max_error != threshold.max_error:
-        threshold = tested.choose_threshold(target.max_error, forecasts=True)
+        threshold = tested.choose_threshold(target.max_error, forecasts=forecasts)
     if threshold.accepts_nothing or target.min_confidence <= threshold.value:
         return threshold
     return replace(threshold, value=target.min_confidence, shown_from=threshold.value)

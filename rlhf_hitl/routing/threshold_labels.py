@@ -70,8 +70,8 @@ def make_threshold_labels(
 
 def save_threshold_labels(folder: Path, tested: ThresholdLabels) -> None:
     """Write them beside the model's card."""
-    plain = vars(tested) | {"at": tested.at.isoformat()}
-    plain |= {name: plain[name].tolist() for name in ("confidence", "wrong", "prompts")}
+    arrays = {name: getattr(tested, name).tolist() for name in ("confidence", "wrong", "prompts")}
+    plain = vars(tested) | arrays | {"at": tested.at.isoformat()}
     write_text_atomically(folder / LABELS_FILE, json.dumps(plain))
 
 

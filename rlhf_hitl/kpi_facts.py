@@ -14,7 +14,7 @@ from rlhf_hitl.config import Settings
 from rlhf_hitl.labels.kept_fits import load_kept_label_model
 from rlhf_hitl.labels.votes import to_label_vote
 from rlhf_hitl.store import Store
-from rlhf_hitl.store.judgments import read_judgments
+from rlhf_hitl.store.judgments import read_judgments_of
 from rlhf_hitl.store.label_votes import read_vote_weights
 from rlhf_hitl.store.loop_steps import read_round_ends
 from rlhf_hitl.store.routings import Routing, read_routings
@@ -172,7 +172,7 @@ def _measure_control_share(
         scores[model] = {s.comparison_id: s for s in read_scores(store, model) if s.comparison_id in wanted}
     votes = defaultdict(list)
     label_model, vote_weights = load_kept_label_model(store), read_vote_weights(store)
-    for j in read_judgments(store, comparison_ids=sorted(wanted)):
+    for j in read_judgments_of(store, wanted):
         says = j.answer.verdict in (Verdict.RANKED, Verdict.ALL_BAD) and not j.surplus and not j.source
         if says and j.role is not Role.JUDGE:  # a model's word does not measure a model
             votes[j.comparison_id].append(to_label_vote(j, vote_weights))

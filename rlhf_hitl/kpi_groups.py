@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -143,15 +143,20 @@ def compute_groups(facts: KpiFacts, by: str, *, rater_names: Mapping[str, str] |
         return [tallies[name] for name in find(comparison, at, rater)]
 
     seen: set[tuple[str, str]] = set()
+    counted = {j.seq for j in facts.counted}
+    first = {j.seq for j in facts.first_judgment.values()}
     for j in facts.judgments:
-        for of in tally(j.comparison_id, j.created_at, j.rater_id):
-            of.rater_cost += facts.price(j)
-    for j in facts.counted:
-        is_first = j.seq == facts.first_judgment[j.comparison_id].seq
+        groups = tally(j.comparison_id, j.created_at, j.rater_id)
+        price = facts.price(j)
+        for of in groups:
+            of.rater_cost += price
+        if j.seq not in counted:
+            continue
+        is_first = j.seq in first
         # A rater's comparisons are those that they judged, whoever was first.
         is_new = (j.comparison_id, j.rater_id) not in seen if by == "rater" else is_first
         seen.add((j.comparison_id, j.rater_id))
-        for of in tally(j.comparison_id, j.created_at, j.rater_id):
+        for of in groups:
             of.judged += is_new
             of.judgments += 1
             of.days.add(j.created_at.date())
@@ -193,18 +198,27 @@ def _make_group_finder(
         case "round":
             return lambda comparison, at, rater: (str(facts.rounds.find(at)),)
         case "day":
-            return lambda comparison, at, rater: (at.date().isoformat(),)
+            days: dict[date, tuple[str]] = {}
+
+            def find_day(comparison: str | None, at: datetime, rater: str | None) -> Iterable[str]:
+                day = at.date()
+                return days.get(day) or days.setdefault(day, (day.isoformat(),))
+
+            return find_day
         case "rater":
             return lambda comparison, at, rater: () if rater is None else (rater_names.get(rater, rater),)
         case "project":
             return lambda comparison, at, rater: () if comparison is None else (comparisons[comparison].project,)
         case "tag":
+            found: dict[str, Sequence[str]] = {}
 
             def find_tags(comparison: str | None, at: datetime, rater: str | None) -> Iterable[str]:
                 if comparison is None:
                     return ()
-                tags = comparisons[comparison].tags
-                return sorted(f"{name}={value}" for name, value in tags.items()) or (WITHOUT_TAG,)
+                if comparison not in found:
+                    tags = sorted(f"{name}={value}" for name, value in comparisons[comparison].tags.items())
+                    found[comparison] = tags or (WITHOUT_TAG,)
+                return found[comparison]
 
             return find_tags
     tag = by.removeprefix("tag:")

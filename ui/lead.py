@@ -100,8 +100,8 @@ def mount(app: FastAPI, path: str, store: Store, settings: Settings, guard: Midd
 
     def figures(sent: Any, caller: Caller) -> dict[str, Any]:
         report, at = shared_figures.get()
-        figures, others = ([vars(figure) for figure in of] for of in (report.figures, report.others))
-        return {"figures": figures, "others": others, "simulated": report.simulated, "at": at.isoformat()}
+        figures = [vars(figure) for figure in report.figures]
+        return {"figures": figures, "simulated": report.simulated, "at": at.isoformat()}
 
     def plots(sent: Any, caller: Caller) -> dict[str, Any]:
         report, at = shared_figures.get()

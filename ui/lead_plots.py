@@ -57,6 +57,8 @@ def describe_plots(report: KpiReport, request: PlotsRequest) -> dict[str, Any]:
     groups = report.groups.get(request.group_by, ())
     changes = find_changes(report.groups.get("day", ()), report.currency)
     return {
+        "simulated": report.simulated,
+        "others": [vars(figure) for figure in report.others],
         "trends": [plot.as_dict() for plot in make_trend_plots(report, request.by)],
         "money": [plot.as_dict() for plot in make_money_plots(report)],
         "sentences": [*report.forecast.lines(report.currency), *([str(report.gains)] if report.gains else [])],

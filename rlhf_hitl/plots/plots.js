@@ -130,7 +130,7 @@ function createPlot(spec, words, language, marker = null) {
       ctx.lineTo(bbox.left + bbox.width, y);
       ctx.stroke();
       ctx.textAlign = isNamed ? "left" : "right"; // where less is drawn
-      ctx.fillText(label, isNamed ? bbox.left + 4 * devicePixelRatio : bbox.left + bbox.width, y - 4 * devicePixelRatio);
+      ctx.fillText(label, isNamed ? bbox.left + 4 * devicePixelRatio : bbox.left + bbox.width, y - 6 * devicePixelRatio);
     }
     if (marker) {
       ctx.setLineDash([]);

@@ -61,7 +61,8 @@ def read_comparison_facts(store: Store) -> dict[str, ComparisonFact]:
     with store.snapshot() as conn:
         rows: Any = conn.execution_options(yield_per=ROWS_AT_ONCE).execute(query)
         # An is_gold of null makes the condition null: it is work.
-        return {id: ComparisonFact(id, *about, is_work is None or bool(is_work)) for id, *about, is_work in rows}
+        facts = (ComparisonFact._make((*row[:5], row[5] is None or bool(row[5]))) for row in rows)
+        return {fact.id: fact for fact in facts}
 
 
 def read_judgment_facts(store: Store) -> list[JudgmentFact]:

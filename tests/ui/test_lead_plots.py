@@ -25,7 +25,7 @@ def working(servers):
         yield server
 
 
-def open_page(page, server: Server, at: str = "#project=default") -> None:
+def open_page(page, server: Server, at: str = "#project=default&view=trends") -> None:
     enter(page, server, "lea")
     page.goto(f"{server.address}/lead/{at}")
     page.reload()
@@ -39,6 +39,7 @@ def read_row(page, key: str) -> str:
 
 def test_a_plot_is_read_by_pointer_by_keys_and_as_a_table(working, page):
     open_page(page, working)
+    expect(page.locator("#simulated-too")).to_be_visible()
     plot = page.locator("figure[data-key='day.accuracy']")
     plot.locator(".u-over").hover()
     expect(plot.locator(".plot-tip")).to_contain_text(re.compile(r"accuracy: \d+(\.\d)?% \("))

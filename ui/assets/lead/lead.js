@@ -7,7 +7,7 @@ function lead(element, server) {
   const view = createLeadView(dashboard);
   const quality = createQualityView(dashboard);
   const control = createControlView(dashboard, server, () => controlRenewal.reload());
-  const figures = createFiguresView(dashboard, () => plotsRenewal.reload());
+  const figures = createFiguresView(dashboard, view.createFigure, () => [plotsRenewal, curveRenewal].forEach(({ reload }) => reload()));
   const threshold = createThresholdView(dashboard, server, () => curveRenewal.reload());
   const accepted = createAcceptedList(dashboard, server);
   const chosenProject = () => readAddress().project ?? null;
@@ -42,12 +42,14 @@ function lead(element, server) {
     return isLoaded;
   }
   async function loadPlots() {
+    if (!figures.isShown()) return true;
     const answer = await server.plots(figures.request());
     const isLoaded = checkAnswer(answer);
     if (isLoaded) figures.showPlots(answer);
     return isLoaded;
   }
   async function loadCurve() {
+    if (!figures.isShown()) return true;
     const answer = await server.curve({ project: chosenProject() });
     const isLoaded = checkAnswer(answer);
     if (isLoaded) threshold.showCurve(answer);
@@ -77,7 +79,11 @@ function lead(element, server) {
     replaceAddress({ ...readAddress(), project: $("project").value });
     reloadAll();
   });
-  window.addEventListener("hashchange", reloadAll);
+  window.addEventListener("hashchange", () => {
+    figures.showView();
+    plotsRenewal.reload();
+    reloadAll();
+  });
   reloadAll();
   [figuresRenewal, qualityRenewal, plotsRenewal].forEach(({ reload }) => reload());
 }

@@ -5,9 +5,8 @@ function createLeadView({ $, t, formatNumber, language, createTime }) {
   const NONE = "—";
 
   // --- the five figures, whose titles and notes come in English
-  function showFigures({ figures, others, simulated }) {
+  function showFigures({ figures, simulated }) {
     redraw($("figures"), ...figures.map(createFigure));
-    redraw($("figures-more"), ...others.map(createFigure));
     $("simulated").hidden = !simulated;
     $("figures-section").hidden = false;
   }
@@ -90,5 +89,5 @@ function createLeadView({ $, t, formatNumber, language, createTime }) {
     );
   }
 
-  return { showFigures, showQueue, showPeople };
+  return { createFigure, showFigures, showQueue, showPeople };
 }

@@ -101,19 +101,20 @@ def apply_target(
 def check_target(tested: ThresholdLabels, *, min_confidence: float, max_error: float) -> None:
     """Check that the labels so far support what a lead demands: a lead may be stricter than the bound, never laxer.
 
+    Where the bound lets nothing be accepted, any demand is stricter than what it lets be: it holds once it is shown.
+
     Raises:
         BadInput: the bound is not shown from that confidence on; the error says which bound is.
     """
     threshold = tested.choose_threshold(max_error)
-    if min_confidence >= threshold.value - HALF_PLACE:
+    if threshold.accepts_nothing or min_confidence >= threshold.value - HALF_PLACE:
         return
     shown = _find_bound(list_bounds(tested), min_confidence)
     allow = "" if shown is None else f", or allow errors up to {shown:.0%}, which audits will watch"
-    nothing = threshold.accepts_nothing
     raise BadInput(
         f"a confidence of {min_confidence:.3f} under a bound of {max_error:.0%}",
-        expected="another bound: these labels do not show this one" if nothing else f"{threshold.value:.3f} or more",
-        fix=("have more labels judged" if nothing else "demand more confidence") + allow,
+        expected=f"{threshold.value:.3f} or more",
+        fix=f"demand more confidence{allow}",
     )
 
 

@@ -66,6 +66,7 @@ def test_a_lead_may_be_stricter_than_the_bound_and_laxer_only_by_allowing_more_e
     with pytest.raises(BadInput, match=r"expected 0\.900 or more.*allow errors up to 19%"):
         check_target(LABELS, min_confidence=0.6, max_error=0.1)
     check_target(LABELS, min_confidence=0.6, max_error=0.19)
+    check_target(LABELS, min_confidence=0.6, max_error=0.001)  # which lets nothing be accepted so far
     tested = LABELS.choose_threshold()
     assert apply_target(LABELS, tested, None) is tested
     stricter = apply_target(LABELS, tested, demand(0.95))

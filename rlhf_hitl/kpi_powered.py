@@ -8,7 +8,7 @@ the same round.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
 
@@ -18,11 +18,11 @@ from rlhf_hitl.labels.votes import to_label_vote
 from rlhf_hitl.stats.prediction_powered import estimate_powered_mean
 from rlhf_hitl.store import Store
 from rlhf_hitl.store.comparisons import read_families, read_policies
-from rlhf_hitl.store.judgments import read_judgments
+from rlhf_hitl.store.judgments import read_judgments_of
 from rlhf_hitl.store.label_votes import read_vote_weights
 from rlhf_hitl.store.routings import Routing, read_routings
 from rlhf_hitl.store.scores import read_scores
-from rlhf_hitl.types import Label, Role, Route, Score, Split, Verdict
+from rlhf_hitl.types import Label, Role, Route, Score, Verdict
 from rlhf_hitl.wording import say_count
 
 #: Policies with fewer random labels get no win rate, and of the others those with the most of them do.
@@ -32,8 +32,12 @@ MIN_LABELS, MAX_POLICIES = 10, 8
 _Row = tuple[tuple[int, str, str], Score, bool]
 
 
-def compute_powered_figures(store: Store) -> tuple[PoweredFigure, ...]:
-    """Return the model's accuracy on training prompts and the policies' win rates on all, as far as labels allow."""
+def compute_powered_figures(store: Store, trained: Collection[str]) -> tuple[PoweredFigure, ...]:
+    """Return the model's accuracy on training prompts and the policies' win rates on all, as far as labels allow.
+
+    Args:
+        trained: the comparisons of training prompts that were routed.
+    """
     decisions = [d for d in read_routings(store, newest=False) if d.route is not Route.ESCALATED and d.reward_model_id]
     if not decisions:
         return ()
@@ -44,14 +48,13 @@ def compute_powered_figures(store: Store) -> tuple[PoweredFigure, ...]:
         for d in decisions
         if (d.reward_model_id, d.comparison_id) in scores
     }
-    trained = {d.comparison_id for d in read_routings(store, split=Split.TRAIN, newest=False)}
-    labels = _read_labels(store)
     # A comparison that was drawn again belongs to its newest draw, and only if that made it one of the random few.
     newest = {comparison: (round, model) for round, model, comparison in in_pools}
     rows = [
         (pool, scores[pool[1], pool[2]], _is_random(d, trained) and newest[pool[2]] == pool[:2])
         for pool, d in in_pools.items()
     ]
+    labels = _read_labels(store, {pool[2] for pool, _, is_random in rows if is_random})
     families = read_families(store, {pool[2] for pool in in_pools})
     accuracy = _estimate(
         "accuracy",
@@ -65,15 +68,15 @@ def compute_powered_figures(store: Store) -> tuple[PoweredFigure, ...]:
     return (*figures, *_estimate_win_rates(store, rows, families, labels))
 
 
-def _is_random(decision: Routing, trained: set[str]) -> bool:
+def _is_random(decision: Routing, trained: Collection[str]) -> bool:
     return decision.route is Route.CONTROL or decision.comparison_id not in trained
 
 
-def _read_labels(store: Store) -> dict[str, list[Label]]:
-    """Return comparison id → the labels of what people here said of it."""
+def _read_labels(store: Store, comparison_ids: Collection[str]) -> dict[str, list[Label]]:
+    """Return comparison id → the labels of what people here said of it, for these comparisons."""
     label_model, weights = load_kept_label_model(store), read_vote_weights(store)
     votes = defaultdict(list)
-    for j in read_judgments(store, repeats=False):
+    for j in read_judgments_of(store, comparison_ids):
         counts = j.role is not Role.JUDGE and not j.surplus and not j.source
         if counts and j.answer.verdict in (Verdict.RANKED, Verdict.ALL_BAD):
             votes[j.comparison_id].append(to_label_vote(j, weights))

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from datetime import datetime
+from datetime import date, datetime
+from typing import Any
 
+from rlhf_hitl.kpi_forecast import Forecast
+from rlhf_hitl.kpi_groups import GroupFigures
+from rlhf_hitl.kpi_savings import Savings
 from rlhf_hitl.reward.evaluation_record import Estimate
+from rlhf_hitl.routing.audit import AuditWatch
 from rlhf_hitl.routing.gain_record import RoutingGains
 from rlhf_hitl.types import utc_now
 from rlhf_hitl.wording import say_count
@@ -42,15 +49,18 @@ class KpiFigure:
     def text(self) -> str:
         if self.value is None:
             return "not known yet"
+        return self._write(self.value)
+
+    def _write(self, value: float) -> str:
         if self.unit == "share":
-            return f"{self.value:.1%}"
-        digits = ",.0f" if abs(self.value) >= 100 else ".3g"
-        return f"{self.value:{digits}} {self.unit}"
+            return f"{value:.1%}"
+        digits = ",.0f" if abs(value) >= 100 else ".3g"
+        return f"{value:{digits}} {self.unit}".rstrip()
 
     @property
     def bounds(self) -> str:
         """The interval as text; empty where there is none."""
-        return "" if self.low is None or self.high is None else f"{self.low:.1%} to {self.high:.1%}"
+        return "" if self.low is None or self.high is None else f"{self._write(self.low)} to {self._write(self.high)}"
 
     def __str__(self) -> str:
         return f"{self.text}  (95 %: {self.bounds})" if self.bounds else self.text
@@ -133,6 +143,10 @@ class KpiReport:
         projects: the projects of the store, which the figures take together.
         powered: figures that take the model's word on all and people's on a random few.
         gains: what routed and random labels gained, as the newest routing measured it; None before there was one.
+        others: further figures: agreement, throughput, latency, queue age, backlog, money saved, return.
+        groups: round, day, tag, rater and project → the figures of each group.
+        savings, forecast: what automation saved so far, and what more labels would buy.
+        audits: what they say of each project.
     """
 
     figures: tuple[KpiFigure, ...]
@@ -150,6 +164,11 @@ class KpiReport:
     projects: tuple[str, ...] = ()
     powered: tuple[PoweredFigure, ...] = ()
     gains: RoutingGains | None = None
+    others: tuple[KpiFigure, ...] = ()
+    groups: Mapping[str, Sequence[GroupFigures]] = field(default_factory=dict)
+    savings: Savings | None = None
+    forecast: Forecast = field(default_factory=Forecast)
+    audits: tuple[AuditWatch, ...] = ()
     created_at: datetime = field(default_factory=utc_now)
 
     def __getitem__(self, key: str) -> KpiFigure:
@@ -190,6 +209,28 @@ class KpiReport:
             "powered": {f.key: asdict(f) for f in self.powered},
             "rounds": [asdict(r) for r in self.rounds],
             "gains": None if self.gains is None else self.gains.as_dict(),
+            "others": {f.key: asdict(f) for f in self.others},
+            "groups": {by: [g.as_dict() for g in groups] for by, groups in self.groups.items()},
+            "savings": _to_plain(self.savings),
+            "forecast": asdict(self.forecast),
+            "audits": [_to_plain(a) | {"alarm": _plain(a.alarm), "reason": a.reason} for a in self.audits],
             "simulated": self.simulated,
             "created_at": self.created_at.isoformat(timespec="seconds"),
         }
+
+
+def _to_plain(found: Any) -> Any:
+    """Return a dataclass as JSON has it: days as text, and null for what is not known."""
+    if found is None:
+        return None
+    return {name: _plain(value) for name, value in asdict(found).items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _plain(one) for name, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(one) for one in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value.isoformat() if isinstance(value, date) else value

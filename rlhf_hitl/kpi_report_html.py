@@ -1,20 +1,26 @@
-"""The KPI report as one self-contained HTML file: a card for each figure, and three of them over the rounds."""
+"""The KPI report as one self-contained HTML file: a card for each figure, the plots of the lead's page, and the figures
+of projects, tags and raters. Three figures over the rounds are drawn without a script, for paper and mail."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from rlhf_hitl.kpi_plots import make_curve_plot, make_money_plots, make_trend_plots
 from rlhf_hitl.kpi_report import KpiReport, RoundFigures
 from rlhf_hitl.labels import quality_report
 from rlhf_hitl.labels.quality_report import QualitySections
+from rlhf_hitl.plots import read_report_script, read_styles
 from rlhf_hitl.report_page import BLUE, ORANGE, draw_svg, make_figure, make_label, render_page, show_percent
 from rlhf_hitl.reward.evaluation_record import Estimate
+from rlhf_hitl.routing.threshold_curve import ThresholdCurve
 from rlhf_hitl.wording import say_count
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+MOST_GROUPS = 40
 MAX_ROUNDS_NAMED = 12  # more numbers of rounds would touch each other
 
 _BODY = """<h1>Report</h1>
@@ -23,7 +29,7 @@ _BODY = """<h1>Report</h1>
 {% for note in report.simulation_notes %}<p class="notice simulated">{{ note }}</p>
 {% endfor %}
 <p>{{ report.population }}</p>
-<div class="cards">{% for f in report.figures %}
+<div class="cards">{% for f in report.figures + report.others %}
 <div class="card">{{ f.title }}<b>{{ f.text }}</b>{% if f.bounds %}<small>95 %: {{ f.bounds }}</small>{% endif %}
 <small>{{ f.note }}</small></div>{% endfor %}
 <div class="card">Queue<b>{{ report.queue.free + report.queue.leased }} open</b>
@@ -35,8 +41,14 @@ _BODY = """<h1>Report</h1>
 <div class="card">{{ f.title }}<b>{{ f.share }}</b><small>95 %: {{ f.bounds }}</small>
 <small>labels alone: {{ f.plain_text }}</small><small>{{ f.note }}</small></div>{% endfor %}
 </div>
-{% endif %}{% if report.gains %}<p>{{ report.gains|string }}</p>
-{% endif %}{% if plots %}<h2>Over the rounds</h2>
+{% endif %}{% if sections %}{% for title, plots in sections %}<h2>{{ title }}</h2>
+<div class="plot-grid" data-plots="{{ plots }}"></div>
+{% endfor %}<ul class="quiet">{% for line in lines %}<li>{{ line }}</li>{% endfor %}</ul>
+{% endif %}{% for title, columns, rows in tables %}<h2>{{ title }}</h2>
+<div class="wide"><table><thead><tr>{% for c in columns %}<th scope="col">{{ c }}</th>{% endfor %}</tr></thead>
+<tbody>{% for row in rows %}<tr>{% for cell in row %}<td{% if not loop.first %} class="n"{% endif %}>{{ cell }}</td>\
+{% endfor %}</tr>{% endfor %}</tbody></table></div>
+{% endfor %}{% if plots %}<h2>Over the rounds</h2>
 <p class="quiet">{{ rounds }}</p>
 <div class="plots">{% for title, plot, note in plots %}
 <figure><b>{{ title }}</b>{{ plot|safe }}{% if note %}<figcaption>{{ note }}</figcaption>{% endif %}</figure>
@@ -45,16 +57,63 @@ _BODY = """<h1>Report</h1>
 """
 
 
-def render_kpi_report(report: KpiReport, quality: QualitySections | None = None) -> str:
-    """Return the page, with the sections on agreement and bias if they are given. It has no plots over the rounds if
-    nothing has been judged or accepted."""
+def render_kpi_report(
+    report: KpiReport, quality: QualitySections | None = None, curves: Mapping[str, ThresholdCurve] | None = None
+) -> str:
+    """Return the page, with the sections on agreement and bias if they are given, and the threshold curves of projects.
+    It has no plots if nothing has been judged or accepted."""
+    curves = curves or {}
     rounds = "What is done between two rounds counts with the later one, and what comes after the last with the last."
     if len(report.rounds) == 1:
         rounds = "There is one round so far: a plot of it is a point."
     if [r.round for r in report.rounds] == [0]:
         rounds = "No round of the loop was run: all that was done so far is one point."
-    body = _BODY + quality_report.BODY
-    return render_page("Report", body, report=report, rounds=rounds, plots=_draw_plots(report), quality=quality)
+    has_any = report.judged + report.accepted > 0
+    return render_page(
+        "Report",
+        _BODY + quality_report.BODY,
+        script=read_report_script() if has_any else "",
+        styles=read_styles() if has_any else "",
+        report=report,
+        rounds=rounds,
+        plots=_draw_plots(report),
+        sections=_make_sections(report, curves) if has_any else [],
+        lines=report.forecast.lines(report.currency) + ([] if report.gains is None else [str(report.gains)]),
+        tables=[_make_table(report, by) for by in ("project", "tag", "rater")] if has_any else [],
+        quality=quality,
+    )
+
+
+def _make_sections(report: KpiReport, curves: Mapping[str, ThresholdCurve]) -> list[tuple[str, str]]:
+    """Return (heading, plots as JSON) of what is drawn in the browser."""
+    sections = [("Day by day", make_trend_plots(report)), ("Money, forecast, audits", make_money_plots(report))]
+    if curves:
+        sections.insert(1, ("Threshold", [make_curve_plot(curve, project) for project, curve in curves.items()]))
+    return [(title, json.dumps([p.as_dict() for p in plots], ensure_ascii=False)) for title, plots in sections]
+
+
+def _make_table(report: KpiReport, by: str) -> tuple[str, tuple[str, ...], list[tuple[str, ...]]]:
+    """Return heading, columns and rows of the figures of groups."""
+
+    def say(share: Estimate | None) -> str:
+        return "" if share is None else f"{share.value:.0%} ({share.low:.0%} to {share.high:.0%})"
+
+    columns = (by, "processed", "model right", "by people", "raters agree", "seconds", f"{report.currency} each")
+    rows = [
+        (
+            g.group,
+            f"{g.processed:,}",
+            say(g.accuracy),
+            say(g.intervention),
+            say(g.agreement),
+            "" if g.review is None else f"{g.review.mean:.3g} (median {g.review.median:.3g}, p95 {g.review.p95:.3g})",
+            "" if g.cost_per_comparison is None else f"{g.cost_per_comparison:,.3g}",
+        )
+        for g in report.groups.get(by, ())[:MOST_GROUPS]
+    ]
+    left_out = max(0, len(report.groups.get(by, ())) - MOST_GROUPS)
+    more = f" (the {MOST_GROUPS} largest, {left_out:,} left out)" if left_out else ""
+    return f"By {by}{more}", columns, rows
 
 
 def _draw_plots(report: KpiReport) -> list[tuple[str, str, str]]:

@@ -8,6 +8,8 @@ What a plot shows is also in its title or on its axes, never in colour alone.
 from __future__ import annotations
 
 import io
+from base64 import b64encode
+from hashlib import sha256
 from html import escape
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +25,8 @@ MIN_LABELS_DRAWN = 40  # fewer labels in a plot of shares or counts show a patte
 
 _PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>{{ title }}</title>
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; img-src data:">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'; img-src data:\
+{% if script %}; script-src '{{ script_hash }}'{% endif %}">
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <style>
 :root { color-scheme: light dark; --paper: #fff; --ink: #1b1f27; --soft: #565e6b; --line: #d5d9e0; --panel: #f6f7f9;
@@ -65,22 +68,29 @@ pre { white-space: pre-wrap; font: inherit; margin: .3rem 0; max-height: 24rem; 
   h2 { break-after: avoid; }
   pre { max-height: none; }
 }
+{{ styles|safe }}
 </style></head><body><main>
 {% block body %}{% endblock %}
-</main></body></html>
+</main>{% if script %}<script>{{ script|safe }}</script>{% endif %}</body></html>
 """
 
 
-def render_page(title: str, body: str, **values: Any) -> str:
+def render_page(title: str, body: str, *, script: str = "", styles: str = "", **values: Any) -> str:
     """Return a page with a body that is a Jinja template of these `values`.
 
     They are escaped, and characters that cannot be seen or that reorder others are shown by their names.
+
+    Args:
+        script: JavaScript of ours, the only one that the page's policy lets run; it holds no data.
+        styles: of ours, beside those that all reports share.
     """
     from jinja2 import DictLoader, Environment
 
     templates = {"page": _PAGE, "body": "{% extends 'page' %}{% block body %}" + body + "{% endblock %}"}
     environment = Environment(autoescape=True, finalize=_make_visible, loader=DictLoader(templates))
-    return environment.get_template("body").render(title=title, **values)
+    digest = b64encode(sha256(script.encode()).digest()).decode()
+    hashes = {"script": script, "script_hash": f"sha256-{digest}"}
+    return environment.get_template("body").render(title=title, styles=styles, **hashes, **values)
 
 
 def make_figure(height: float, width: float = 8.0) -> tuple[Figure, Axes]:

@@ -39,7 +39,14 @@ class PageMessage(BaseModel):
 
 
 def mount_dashboard(
-    app: FastAPI, path: str, guard: Middleware, *, name: str, calls: Mapping[str, PageCall], scripts: Sequence[str] = ()
+    app: FastAPI,
+    path: str,
+    guard: Middleware,
+    *,
+    name: str,
+    calls: Mapping[str, PageCall],
+    scripts: Sequence[str] = (),
+    library: tuple[str, str] = ("", ""),
 ) -> None:
     """Mount the page whose files are in `assets/NAME/`.
 
@@ -47,6 +54,7 @@ def mount_dashboard(
         name: the folder, the name of its HTML, CSS and JavaScript, and the function that starts the page.
         calls: as for `mount_page`. What they raise reaches the page as `{"problem": ...}`.
         scripts: further scripts of the folder, which `NAME.js` uses.
+        library: a script and styles from elsewhere in the package, such as those of the plots.
     """
     parts = [*SHARED_SCRIPTS, *(f"{name}/{script}" for script in (*scripts, name))]
     mount_page(
@@ -54,8 +62,11 @@ def mount_dashboard(
         path,
         title=get_page_title(name),
         html=load_templates().get_template(f"{name}/{name}.html").render(name=name, navigation=render_navigation(name)),
-        css=read_asset("dashboard.css") + read_asset(f"{name}/{name}.css"),
-        script="\n".join(read_asset(f"{part}.js") for part in parts) + f"\n{name}(element, server);",
+        css=library[1] + read_asset("dashboard.css") + read_asset(f"{name}/{name}.css"),
+        script=library[0]
+        + "\n"
+        + "\n".join(read_asset(f"{part}.js") for part in parts)
+        + f"\n{name}(element, server);",
         calls={call_name: _report_problems(call) for call_name, call in calls.items()},
         guard=guard,
     )

@@ -1,5 +1,5 @@
-"""The lead's page: the five KPIs, automation and alerts, the queue, the people, how they agree, and what the model
-accepted without them.
+"""The lead's page: the KPIs and their plots, the threshold, automation and alerts, the queue, the people, how they
+agree, and what the model accepted without them.
 
 Here are the calls of the page, as data; `assets/lead/` draws them.
 """
@@ -18,6 +18,8 @@ from rlhf_hitl.api.auth import Caller
 from rlhf_hitl.api.images import make_image_address
 from rlhf_hitl.config import Settings
 from rlhf_hitl.kpis import compute_kpi_report
+from rlhf_hitl.plots import read_script, read_styles
+from rlhf_hitl.routing.threshold_curve import read_curve_basis
 from rlhf_hitl.store import Store, people, queue, views
 from rlhf_hitl.store.accepted import AcceptedComparison, count_accepted, count_newer, list_accepted, load_routes
 from rlhf_hitl.store.alerts import see_alert, silence_alert
@@ -37,6 +39,16 @@ from rlhf_hitl.ui.lead_control import (
     measure_all_audits,
 )
 from rlhf_hitl.ui.lead_figures import SharedFigures
+from rlhf_hitl.ui.lead_plots import (
+    ClearRequest,
+    CurveRequest,
+    DemandRequest,
+    PlotsRequest,
+    clear_demand,
+    demand,
+    describe_curve,
+    describe_plots,
+)
 from rlhf_hitl.ui.lead_quality import describe_quality, measure_quality
 from rlhf_hitl.ui.message_blocks import ImageAddress
 from rlhf_hitl.visible import make_all_visible, make_visible
@@ -80,6 +92,7 @@ def mount(app: FastAPI, path: str, store: Store, settings: Settings, guard: Midd
     """Mount the page at `path`."""
     shared_figures = SharedFigures(lambda: compute_kpi_report(store, settings))
     shared_quality = SharedFigures(lambda: measure_quality(store))
+    shared_basis = SharedFigures(lambda: read_curve_basis(store))
     shared_watches = SharedFigures(lambda: measure_all_audits(store))
 
     def open(sent: Any, caller: Caller) -> dict[str, Any]:
@@ -89,6 +102,24 @@ def mount(app: FastAPI, path: str, store: Store, settings: Settings, guard: Midd
         report, at = shared_figures.get()
         figures = [vars(figure) for figure in report.figures]
         return {"figures": figures, "simulated": report.simulated, "at": at.isoformat()}
+
+    def plots(sent: Any, caller: Caller) -> dict[str, Any]:
+        report, at = shared_figures.get()
+        return describe_plots(report, PlotsRequest.model_validate(sent)) | {"at": at.isoformat()}
+
+    def curve(sent: Any, caller: Caller) -> dict[str, Any]:
+        (report, _), (basis, at) = shared_figures.get(), shared_basis.get()
+        manual_cost = report.savings and report.savings.manual_cost
+        project = CurveRequest.model_validate(sent).project
+        return describe_curve(store, basis, project, manual_cost, report.currency) | {"at": at.isoformat()}
+
+    def set_demand(sent: Any, caller: Caller) -> dict[str, Any]:
+        demand(store, lambda: shared_basis.get()[0], DemandRequest.model_validate(sent), caller.actor)
+        return {}
+
+    def end_demand(sent: Any, caller: Caller) -> dict[str, Any]:
+        clear_demand(store, ClearRequest.model_validate(sent), caller.actor)
+        return {}
 
     def quality(sent: Any, caller: Caller) -> dict[str, Any]:
         measured, at = shared_quality.get()
@@ -123,8 +154,9 @@ def mount(app: FastAPI, path: str, store: Store, settings: Settings, guard: Midd
 
     calls = {"open": open, "figures": figures, "quality": quality, "accepted": accepted, "escalate": escalate}
     calls |= {"control": control, "automate": automate, "see": see, "silence": silence}
-    scripts = ("view", "control", "quality", "sending", "accepted")
-    mount_dashboard(app, path, guard, name="lead", calls=calls, scripts=scripts)
+    calls |= {"plots": plots, "curve": curve, "set_demand": set_demand, "end_demand": end_demand}
+    scripts = ("view", "figures", "groups", "threshold", "control", "quality", "sending", "accepted")
+    mount_dashboard(app, path, guard, name="lead", calls=calls, scripts=scripts, library=(read_script(), read_styles()))
 
 
 def load_overview(store: Store, request: OverviewRequest) -> dict[str, Any]:

@@ -85,6 +85,47 @@ def resume_automation_command(
     )
 
 
+@command("demand", automation_group)
+def demand_command(
+    project: Project = DEFAULT_PROJECT,
+    min_confidence: Annotated[
+        float | None, typer.Option(help="Accept nothing below this confidence, whatever the bound allows.")
+    ] = None,
+    max_error: Annotated[
+        float | None, typer.Option(help="Test this bound in place of the one that `route` and the loop are told.")
+    ] = None,
+    clear: Annotated[bool, typer.Option("--clear", help="Demand nothing any more.")] = False,
+    *,
+    store: StoreUrl,
+    json: AsJson = False,
+) -> Result:
+    """Demand a threshold from the next routing on, or show what is demanded. The lead's page shows what it causes."""
+    from rlhf_hitl.routing.threshold_curve import check_target, read_curve_basis
+    from rlhf_hitl.store import Store
+    from rlhf_hitl.store.automation import say_who
+    from rlhf_hitl.store.routing_targets import clear_target, read_targets, set_target
+
+    opened = Store.open(store)
+    if clear:
+        clear_target(opened, project)
+    elif min_confidence is not None or max_error is not None:
+        if (basis := read_curve_basis(opened)) is not None and min_confidence is not None:
+            in_force = basis.tested.max_error if max_error is None else max_error
+            check_target(basis.tested, min_confidence=min_confidence, max_error=in_force)
+        set_target(opened, project, max_error=max_error, min_confidence=min_confidence or 0.0)
+    demands = [
+        {"project": t.project, "max_error": t.max_error, "min_confidence": t.min_confidence}
+        | {"by": say_who(opened, t.by), "at": t.at.isoformat()}
+        for t in read_targets(opened).values()
+    ]
+    lines = [
+        (d["project"], d["min_confidence"], "" if d["max_error"] is None else d["max_error"], d["by"]) for d in demands
+    ]
+    columns = ("project", "confidence at least", "error at most", "by")
+    table = make_table("Demands", lines, columns) if lines else "Nothing is demanded: the router decides as it is told."
+    return Result({"demands": demands}, table)
+
+
 def _describe(store: Store, change: AutomationChange | None) -> dict[str, Any]:
     """Return a change of automation as plain values; of a project that was never changed, that it runs."""
     from rlhf_hitl.store.automation import say_who

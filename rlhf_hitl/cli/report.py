@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from rlhf_hitl.kpis import KpiReport
     from rlhf_hitl.labels.agreement import AgreementReport
     from rlhf_hitl.labels.bias import BiasReport
+    from rlhf_hitl.routing.threshold_curve import ThresholdCurve
+    from rlhf_hitl.store import Store
 
 
 @command("report")
@@ -27,11 +29,19 @@ def show_report_command(
     ] = None,
     slice: Annotated[
         str | None,
-        typer.Option(help="Take agreement and what raters reward of this saved slice; the five figures are of all."),
+        typer.Option(help="Take agreement and what raters reward of this saved slice; the figures are of all."),
+    ] = None,
+    by: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Also show the figures of each round, day, rater, project, tag (of any name), or tag:NAME. May be "
+            "given several times."
+        ),
     ] = None,
     json: AsJson = False,
 ) -> Result:
-    """Show the five figures a lead watches, how far raters agree, and what they reward besides the content."""
+    """Show the figures a lead watches, how far raters agree, and what they reward besides the content."""
+    from rlhf_hitl.kpi_groups import check_grouping
     from rlhf_hitl.kpis import compute_kpi_report
     from rlhf_hitl.labels.agreement import measure_store_agreement
     from rlhf_hitl.labels.bias import measure_bias
@@ -41,16 +51,19 @@ def show_report_command(
     require_file_path("--html", html)
     opened = Store.open(store)
     ids = find_slice_ids(opened, slice)
-    computed = compute_kpi_report(opened, load_settings())
+    groupings = list(dict.fromkeys(map(check_grouping, by or [])))
+    computed = compute_kpi_report(opened, load_settings(), by=groupings)
     agreement = measure_store_agreement(opened, ("language", "round", "guideline"), comparison_ids=ids)
     bias = measure_bias(opened, comparison_ids=ids)
     if html is not None:
         from rlhf_hitl.kpi_report_html import render_kpi_report
         from rlhf_hitl.labels.quality_report import render_sections
 
-        write_text_atomically(html, render_kpi_report(computed, render_sections(agreement, bias, slice)))
+        sections = render_sections(agreement, bias, slice)
+        write_text_atomically(html, render_kpi_report(computed, sections, read_curves(opened, computed)))
     data = computed.as_dict() | {"agreement": agreement.as_dict(), "bias": bias.as_dict(), "slice": slice}
-    tables = [*make_powered_tables(computed), *make_agreement_tables(agreement, min_groups=2), *make_bias_tables(bias)]
+    tables = [make_group_table(computed, grouping) for grouping in groupings]
+    tables += [*make_powered_tables(computed), *make_agreement_tables(agreement, min_groups=2), *make_bias_tables(bias)]
     if slice is not None:
         tables.insert(0, f"Of the slice {make_cell_visible(slice)}:")
     written = [f"Written to {html}"] if html else []
@@ -88,6 +101,18 @@ def show_agreement_command(
     return Result(measured.as_dict(), first, more=[part for t in others for part in ("", t)])
 
 
+def read_curves(store: Store, report: KpiReport) -> dict[str, ThresholdCurve]:
+    """Return project → its threshold curve; {} before a model has routed."""
+    from rlhf_hitl.routing.threshold_curve import compute_curve, read_curve_basis
+    from rlhf_hitl.store.routing_targets import read_targets
+
+    basis, targets = read_curve_basis(store), read_targets(store)
+    if basis is None:
+        return {}
+    cost = report.savings and report.savings.manual_cost
+    return {p: compute_curve(basis, p, manual_cost=cost, target=targets.get(p)) for p in report.projects}
+
+
 def make_report_table(report: KpiReport) -> Any:
     """Return the figures as a table, with what each is over and which judgments are simulated below it."""
     from rich.console import Group
@@ -96,14 +121,49 @@ def make_report_table(report: KpiReport) -> Any:
     title = f"Report of {', '.join(report.projects)}, {report.created_at:%Y-%m-%d %H:%M} UTC"
     if report.simulated:
         title += f" (simulated: {report.simulated_judgments:,} of {say_count(report.judgments, 'judgment')})"
-    rows = [(f.title, f.text, f.bounds) for f in report.figures]
-    notes = [report.population, *report.simulation_notes, *(f"{f.title}: {f.note}." for f in report.figures)]
+    figures = (*report.figures, *report.others)
+    rows = [(f.title, f.text, f.bounds) for f in figures]
+    notes = [report.population, *report.simulation_notes, *(f"{f.title}: {f.note}." for f in figures)]
+    notes += report.forecast.lines(report.currency)
     if report.gains is not None:
         notes.append(str(report.gains))
     return Group(
         make_table(title, rows, ("figure", "value", "95 % interval")),
         *(Text(make_cell_visible(note)) for note in notes),
     )
+
+
+def make_group_table(report: KpiReport, by: str) -> Any:
+    """Return the figures of each group of a grouping as a table."""
+    from rich.console import Group
+    from rich.text import Text
+
+    def say(value: float | None, form: str) -> str:
+        return "" if value is None else f"{value:{form}}"
+
+    rows = [
+        (
+            make_cell_visible(g.group),
+            f"{g.processed:,}",
+            say(g.accuracy and g.accuracy.value, ".0%"),
+            say(g.intervention and g.intervention.value, ".0%"),
+            say(g.agreement and g.agreement.value, ".0%"),
+            *(say(g.review and getattr(g.review, name), ".3g") for name in ("mean", "median", "p95")),
+            say(g.throughput, ",.3g"),
+            say(g.latency and g.latency.median, ",.3g"),
+            say(g.cost_per_comparison, ",.3g"),
+        )
+        for g in report.groups[by]
+    ]
+    name = by.removeprefix("tag:")
+    columns = (name, "done", "right", "people", "same", "mean", "median", "p95", "a day", "hours", "each")
+    note = (
+        f"done: comparisons judged or accepted; right: the model's accuracy before review; people: share that raters "
+        "judged; same: how often two raters say the same; mean, median, p95: seconds of a judgment; a day: judgments; "
+        f"hours: until decided (median); each: cost of a comparison in {report.currency}"
+        + ("" if by in ("day", "round") else ", of raters alone: machine time belongs to no group")
+    )
+    return Group(make_table(f"Figures by {name}", rows, columns), Text(make_cell_visible(note)))
 
 
 def make_powered_tables(report: KpiReport) -> list[Any]:

@@ -16,8 +16,9 @@ from rlhf_hitl.reward.readability import Obstacle
 from rlhf_hitl.wording import say_count
 
 if TYPE_CHECKING:
-    from rlhf_hitl.routing.cascade import Cascade
+    from rlhf_hitl.routing.router import RoutingReport
     from rlhf_hitl.routing.scoring import ScoringSummary
+    from rlhf_hitl.routing.threshold import Threshold
     from rlhf_hitl.store import Store
 
 
@@ -117,8 +118,6 @@ def route_comparisons_command(
     json: AsJson = False,
 ) -> Result:
     """Send scored comparisons to raters, or accept those the model is sure of, with a bound on its errors."""
-    from dataclasses import asdict
-
     from rlhf_hitl.routing.config import RoutingConfig
     from rlhf_hitl.routing.rules import RoutingRules
     from rlhf_hitl.routing.rules_file import load_rules
@@ -147,38 +146,48 @@ def route_comparisons_command(
         "doubts": routed.doubts.as_dict(),
         "halted": list(routed.halted),
         "sent_by_leads": routed.sent_by_leads,
-        "threshold": asdict(routed.threshold) | {"reason": routed.threshold.reason, "advice": routed.threshold.advice},
+        "demanded": {name: _describe_threshold(of) for name, of in routed.demanded.items()},
+        "threshold": _describe_threshold(routed.threshold),
         "acquisition": routed.gains.as_dict(),
-        "cascade": _describe_cascade(routed.cascade, routed.confirmed),
+        "cascade": _describe_cascade(routed),
     }
-    if routed.threshold.accepts_nothing:
-        data["threshold"]["value"] = None  # infinity is not JSON
     halted = [f"Nothing is accepted: {said}" for said in routed.halted]
     if routed.sent_by_leads:
         sent = say_count(routed.sent_by_leads, "comparison stays", "comparisons stay")
         halted.append(f"{sent} with raters, because a lead sent them there")
+    halted += [f"Project {name}: {of.reason}" for name, of in routed.demanded.items()]
     rules, advice = _explain_rules(routed.by_rule), filter(None, [routed.threshold.advice])
     asked = f"Raters are asked by {routed.gains.rule}: {routed.gains.reason}"
     more = [
         *_explain_reading(summary), *halted, *rules, *routed.doubts.lines, routed.threshold.reason, *advice,
-        *_explain_cascade(routed.cascade, routed.confirmed), asked, str(routed.gains),
+        *_explain_cascade(routed), asked, str(routed.gains),
     ]  # fmt: skip
     return Result(data, make_table(f"Routed with {describe_model(opened, model.id)}", routed.counts), more=more)
 
 
-def _describe_cascade(cascade: Cascade | str | None, confirmed: int) -> dict[str, Any] | None:
-    if cascade is None or isinstance(cascade, str):
-        return None if cascade is None else {"judges": [], "reason": cascade, "confirmed": 0}
-    value = None if cascade.threshold.accepts_nothing else cascade.threshold.value
-    counts = {"confirmed": confirmed, "fitted": cascade.fitted, "tested": cascade.asked}
-    return {"judges": list(cascade.names), "value": value, "reason": cascade.reason} | counts
+def _describe_cascade(routed: RoutingReport) -> dict[str, Any] | None:
+    cascade = routed.acceptance.cascade
+    if cascade is None:
+        said = routed.acceptance.unheard
+        return {"judges": [], "reason": said, "confirmed": 0} if said else None
+    counts = {"confirmed": routed.confirmed, "fitted": cascade.fitted, "tested": cascade.asked}
+    return {"judges": list(cascade.names), "threshold": _describe_threshold(cascade.threshold)} | counts
 
 
-def _explain_cascade(cascade: Cascade | str | None, confirmed: int) -> list[str]:
-    if cascade is None or isinstance(cascade, str):
-        return [] if cascade is None else [f"No judge is heard: {cascade}"]
-    accepted = say_count(confirmed, "comparison was", "comparisons were")
+def _explain_cascade(routed: RoutingReport) -> list[str]:
+    cascade = routed.acceptance.cascade
+    if cascade is None:
+        return [f"No judge is heard: {routed.acceptance.unheard}"] if routed.acceptance.unheard else []
+    accepted = say_count(routed.confirmed, "comparison was", "comparisons were")
     return [f"{accepted} accepted because judges made them sure: {cascade.reason}"]
+
+
+def _describe_threshold(threshold: Threshold) -> dict[str, Any]:
+    """Return a threshold as JSON has it: infinity is null."""
+    from dataclasses import asdict
+
+    value = None if threshold.accepts_nothing else threshold.value
+    return asdict(threshold) | {"value": value, "reason": threshold.reason, "advice": threshold.advice}
 
 
 #: A route → what is said of a comparison that a rule sent there.

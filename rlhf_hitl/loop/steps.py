@@ -144,6 +144,7 @@ class RoundSteps:
             "by_rule": routing.by_rule,
             "reason": routing.threshold.reason,
             "halted": list(routing.halted),
+            "demanded": {name: of.reason for name, of in routing.demanded.items()},
             "advice": routing.threshold.advice,
             "acquisition": routing.gains.as_dict(),
             "cascade": routing.cascade

@@ -9,13 +9,18 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
 
 from rlhf_hitl.labels.fitting import read_labels
 from rlhf_hitl.reward.labelled_pairs import load_labelled_pairs
 from rlhf_hitl.reward.rendering import list_conversations
+from rlhf_hitl.routing.config import RoutingConfig
+from rlhf_hitl.routing.elsewhere import NO_BAR, Bar, choose_bar, summarise_home
+from rlhf_hitl.routing.threshold_labels import ThresholdLabels, make_threshold_labels
 from rlhf_hitl.store import Store
 from rlhf_hitl.store.comparisons import find_comparisons
 from rlhf_hitl.store.witness import read_words_drawn_at_random
@@ -36,6 +41,47 @@ class TestedLabel(NamedTuple):
     is_wrong: bool
     family: str
     score: Score | None = None
+
+
+def read_threshold_labels(
+    store: Store, model: RewardModel, config: RoutingConfig, bar: Bar = NO_BAR
+) -> ThresholdLabels:
+    """Return the labels that test a model, with the bound that they are to show.
+
+    Calibration labels are used for the bound alone; training labels set the temperature as well, which shifts all
+    confidences alike. (Heads out of fold learnt from fewer labels than the model, so they are wrong no less often.)
+
+    Args:
+        bar: labels of comparisons above it test nothing, as none of those is accepted.
+    """
+    calibration, out_of_fold = read_calibration(store, model, bar.value), read_out_of_fold(store, model)
+    return collect_threshold_labels([*calibration, *out_of_fold], len(out_of_fold), config, bar)
+
+
+def collect_threshold_labels(
+    tested: Sequence[TestedLabel], out_of_fold: int, config: RoutingConfig, bar: Bar
+) -> ThresholdLabels:
+    """Return tested labels, those out of fold last, with the bound that they are to show."""
+    return make_threshold_labels(
+        [(t.confidence, t.is_wrong, t.family) for t in tested],
+        out_of_fold=out_of_fold,
+        max_error=config.max_error,
+        delta=config.delta,
+        checked_share=config.control_share + (1 - config.control_share) * config.audit_share,
+        elsewhere=bar.elsewhere,
+    )
+
+
+def choose_home_bar(store: Store, model: RewardModel, scores: Sequence[Score]) -> Bar:
+    """Return the uncertainty above which a model's scores of a pool are taken to be from elsewhere. Comparisons of the
+    calibration split are at home; no vote on them is looked at."""
+    usual = model.head.usual_uncertainties
+    if usual:
+        labelled = {p.comparison.id for p in load_labelled_pairs(store, Split.CALIBRATION)}
+        found = find_comparisons(store, ids=sorted(labelled))
+        at_home = [c for c in found if model.find_problem(list_conversations(c)) is None]
+        usual = summarise_home(np.array([s.uncertainty for s in model.score(at_home)], float), usual)
+    return choose_bar(usual, np.array([s.uncertainty for s in scores], float))
 
 
 def read_calibration(store: Store, model: RewardModel, most_uncertain: float = math.inf) -> list[TestedLabel]:

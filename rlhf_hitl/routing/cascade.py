@@ -21,9 +21,11 @@ import numpy as np
 from rlhf_hitl.errors import NotFound
 from rlhf_hitl.labels.fitting import read_labels
 from rlhf_hitl.labels.votes import rank_completions, read_votes
-from rlhf_hitl.routing.calibration import find_preferred, read_calibration
+from rlhf_hitl.routing.calibration import collect_threshold_labels, find_preferred, read_calibration
 from rlhf_hitl.routing.config import RoutingConfig
-from rlhf_hitl.routing.threshold import Threshold, choose_threshold
+from rlhf_hitl.routing.elsewhere import NO_BAR, Bar
+from rlhf_hitl.routing.threshold import Threshold
+from rlhf_hitl.routing.threshold_labels import ThresholdLabels
 from rlhf_hitl.stats.logistic import fit_logistic
 from rlhf_hitl.store import Store, people
 from rlhf_hitl.store.witness import read_words
@@ -51,7 +53,7 @@ class Cascade:
         words: of each judge.
         worth: (2,), (3,), ... what the log odds of the model, the first judge, the second and so on count together.
         fitted: training labels that this was learnt from.
-        threshold: of the confidence that the cascade has together, tested on calibration labels.
+        tested: calibration labels with the confidence that the cascade has together; `threshold`: that of it.
         asked: calibration labels on which a judge's vote is known.
     """
 
@@ -59,6 +61,7 @@ class Cascade:
     words: tuple[JudgeWords, ...]
     worth: tuple[np.ndarray, ...]
     fitted: int
+    tested: ThresholdLabels
     threshold: Threshold
     asked: int
 
@@ -72,7 +75,7 @@ class Cascade:
         return f"the reward model with {' and '.join(self.names)}: {self.threshold.reason}"
 
 
-def choose_cascade(store: Store, model: RewardModel, config: RoutingConfig) -> Cascade | str:
+def choose_cascade(store: Store, model: RewardModel, config: RoutingConfig, bar: Bar = NO_BAR) -> Cascade | str:
     """Return the cascade with the lowest threshold that calibration labels support, or why there is none.
 
     Where judges have been asked about all that the model is unsure of, what is accepted is what was tested. As long as
@@ -92,7 +95,7 @@ def choose_cascade(store: Store, model: RewardModel, config: RoutingConfig) -> C
     worth = tuple(
         np.maximum(fit_logistic(columns[:, : k + 1], wins, prompts).coefficients, 0) for k in range(1, len(judges) + 1)
     )
-    tested = read_calibration(store, model)
+    tested = read_calibration(store, model, bar.value)
     combined = [None if t.score is None else _combine(t.score, words, worth) for t in tested]
     asked = sum(c is not None for c in combined)
     if not asked:
@@ -100,14 +103,9 @@ def choose_cascade(store: Store, model: RewardModel, config: RoutingConfig) -> C
             f"{' and '.join(judges)} voted on no calibration label, which test what is accepted. "
             f"Fix: `rlhf-hitl judges run {judges[0]} --split calibration`"
         )
-    threshold = choose_threshold(
-        np.array([t.confidence if c is None else c for t, c in zip(tested, combined)], float),
-        np.array([t.is_wrong for t in tested], float),
-        np.array([t.family for t in tested]),
-        max_error=config.max_error,
-        delta=config.delta,
-    )
-    return Cascade(tuple(judges), words, worth, n, threshold, asked)
+    together = [t if c is None else t._replace(confidence=c) for t, c in zip(tested, combined)]
+    labels = collect_threshold_labels(together, 0, config, bar)
+    return Cascade(tuple(judges), words, worth, n, labels, labels.choose_threshold(), asked)
 
 
 def read_judge_words(store: Store, judges: Sequence[str]) -> tuple[JudgeWords, ...]:

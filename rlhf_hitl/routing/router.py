@@ -6,30 +6,25 @@ A control is drawn of all comparisons and measures the model; an audit is drawn 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
+from rlhf_hitl.routing.acceptance import Acceptance, choose_acceptance
 from rlhf_hitl.routing.audit import watch_audits
-from rlhf_hitl.routing.calibration import read_calibration, read_out_of_fold
-from rlhf_hitl.routing.cascade import Cascade, choose_cascade
 from rlhf_hitl.routing.config import RoutingConfig
 from rlhf_hitl.routing.doubts import Doubts, find_doubts
-from rlhf_hitl.routing.elsewhere import NO_BAR, Bar, choose_bar, summarise_home
 from rlhf_hitl.routing.gain_record import RoutingGains, save_gains
 from rlhf_hitl.routing.ranking import Ranker, find_split_pairs, measure_routing
 from rlhf_hitl.routing.rules import count_by_rule
-from rlhf_hitl.routing.threshold import Threshold, choose_threshold
+from rlhf_hitl.routing.threshold import Threshold
 from rlhf_hitl.store import Store
-from rlhf_hitl.store.automation import read_automation, say_state
 from rlhf_hitl.store.comparisons import find_comparisons
 from rlhf_hitl.store.reward_models import get_reward_model
 from rlhf_hitl.store.routings import Routing, apply_routings, find_sent_by_leads, read_routings
 from rlhf_hitl.store.scores import read_scores
-from rlhf_hitl.types import AutomationState, Comparison, ErrorBound, Route, Score, Split
+from rlhf_hitl.types import Comparison, ErrorBound, Route, Score, Split
 
 if TYPE_CHECKING:
     from rlhf_hitl.reward.model import RewardModel
@@ -43,24 +38,37 @@ class RoutingReport:
 
     Attributes:
         counts: comparisons by route.
-        threshold: what the model's confidence had to reach.
+        acceptance: what might be accepted, and from which confidence on.
         gains: the rule by which raters are asked, with what its labels gain.
         doubts: what warns of the scores.
-        halted: a sentence for each project in which nothing is accepted, because its automation does not run.
-        cascade: the judges that were heard beside the model, or why none was; None where none was named.
-        confirmed: accepted comparisons that the model alone was not sure enough of.
+        projects: those in which something was decided.
+        confirmed: accepted comparisons that the model alone was not sure enough of: judges confirmed them.
         sent_by_leads: comparisons that stay with raters because a lead sent them there.
     """
 
     counts: dict[str, int]
-    threshold: Threshold
+    acceptance: Acceptance
     decisions: tuple[Routing, ...]
     gains: RoutingGains
     doubts: Doubts = field(default_factory=Doubts)
-    halted: tuple[str, ...] = ()
-    cascade: Cascade | str | None = None
+    projects: frozenset[str] = frozenset()
     confirmed: int = 0
     sent_by_leads: int = 0
+
+    @property
+    def threshold(self) -> Threshold:
+        """What the model's confidence had to reach where no lead demands another."""
+        return self.acceptance.threshold
+
+    @property
+    def demanded(self) -> dict[str, Threshold]:
+        """Project → the threshold there, where a lead demands another."""
+        return {name: of for name, of in self.acceptance.demanded.items() if name in self.projects}
+
+    @property
+    def halted(self) -> tuple[str, ...]:
+        """A sentence for each project in which nothing is accepted, because its automation does not run."""
+        return tuple(reason for name, reason in self.acceptance.halted.items() if name in self.projects)
 
     @property
     def by_rule(self) -> dict[str, dict[str, int]]:
@@ -86,37 +94,33 @@ def route_pool(
     Args:
         comparison_ids: decide only for these, those of a slice for instance; None for all.
     """
-    cascade = choose_cascade(store, model, config) if config.judges else None
     sent = find_sent_by_leads(store)
     waiting = {c.id: c for c in find_comparisons(store, judged_by_people=False, ids=comparison_ids)}
     pool = {id: c for id, c in waiting.items() if id not in sent}
     scores = [s for s in read_scores(store, model.id) if s.comparison_id in pool]
-    bar = NO_BAR if config.rules.accept_unlike_training else set_bar(store, model, scores)
-    threshold = calibrate_threshold(store, model, config, bar)
     watch_audits(store)
-    changes = read_automation(store).values()
-    halted = {c.project: say_state(store, c) for c in changes if c.state is not AutomationState.RUNNING}
-    doubts = find_doubts(model, pool, scores, min(bar.value, model.head.usual_uncertainty))
-    barred = {s.comparison_id for s in scores if s.uncertainty > bar.value}
+    acceptance = choose_acceptance(store, model, config, scores)
+    doubts = find_doubts(model, pool, scores, min(acceptance.bar.value, model.head.usual_uncertainty))
     gains = measure_routing(store, model, config.acquisition)
     save_gains(Path(get_reward_model(store, model.id).path), gains)
     seed = store.draw("acquisition", str(round), 2**32)
     ranker = Ranker(gains.rule, config.batch, seed, model, find_split_pairs(store))
-    heard = cascade if isinstance(cascade, Cascade) else None
-    decided = decide_routes(scores, pool, threshold, config, round, store.draw, halted, ranker, heard, barred)
-    decisions = doubts.explain(decided)
+    decisions = doubts.explain(decide_routes(scores, pool, acceptance, config, round, store.draw, ranker))
     known = _find_applied(store, round)
     new = [d for d in decisions if _identify(d) not in known]
     applied = [*(d for d in decisions if _identify(d) in known), *apply_routings(store, new)]
-    unsure = {s.comparison_id for s in scores if s.probability < threshold.value}
-    confirmed = sum(d.accepts and d.comparison_id in unsure for d in applied) if heard else 0
     by_route = Counter(d.route for d in applied)
     listed = (Route.HUMAN, Route.CONTROL, Route.AUDIT, Route.AUTO, Route.ESCALATED)
-    counts = {r.value: by_route[r] for r in listed}
-    concerned = {c.project for c in pool.values()}
-    said = tuple(reason for project, reason in halted.items() if project in concerned)
+    by_judges = {s.comparison_id for s in scores if acceptance.weigh(s, pool[s.comparison_id].project).judges}
     return RoutingReport(
-        counts, threshold, tuple(applied), gains, doubts, said, cascade, confirmed, len(waiting) - len(pool)
+        {route.value: by_route[route] for route in listed},
+        acceptance,
+        tuple(applied),
+        gains,
+        doubts,
+        frozenset(c.project for c in pool.values()),
+        sum(d.accepts and d.comparison_id in by_judges for d in applied),
+        len(waiting) - len(pool),
     )
 
 
@@ -134,64 +138,22 @@ def _identify(decision: Routing) -> tuple[str, ...]:
     return d.comparison_id, d.route, d.proposed, d.reason, str(d.place_in_line), str(d.reward_model_id)
 
 
-def set_bar(store: Store, model: RewardModel, scores: Sequence[Score]) -> Bar:
-    """Return the uncertainty above which a model's scores of a pool are taken to be of comparisons from elsewhere: those
-    of the calibration split are at home. No vote on them is looked at."""
-    usual = model.head.usual_uncertainties
-    if usual:
-        labelled = {p.comparison.id for p in load_labelled_pairs(store, Split.CALIBRATION)}
-        found = find_comparisons(store, ids=sorted(labelled))
-        at_home = [c for c in found if model.find_problem(list_conversations(c)) is None]
-        usual = summarise_home(np.array([s.uncertainty for s in model.score(at_home)], float), usual)
-    return choose_bar(usual, np.array([s.uncertainty for s in scores], float))
-
-
-def calibrate_threshold(store: Store, model: RewardModel, config: RoutingConfig, bar: Bar = NO_BAR) -> Threshold:
-    """Return the threshold that the labels of people support (`calibration.py` says which).
-
-
-    The calibration labels are used for the bound alone; the training labels set the temperature as well, which
-    shifts all confidences alike. (Heads out of fold learnt from fewer labels than the model, so they are wrong no less
-    often than it.)
-
-    Args:
-        bar: labels of comparisons above it test nothing, as none of those is accepted.
-    """
-    out_of_fold = read_out_of_fold(store, model)
-    tested = [*read_calibration(store, model, bar.value), *out_of_fold]
-    return choose_threshold(
-        np.array([t.confidence for t in tested], float),
-        np.array([t.is_wrong for t in tested], float),
-        np.array([t.family for t in tested]),
-        max_error=bar.tighten(config.max_error),
-        delta=config.delta,
-        out_of_fold=len(out_of_fold),
-        forecasts=True,
-    )
-
-
 def decide_routes(
     scores: Sequence[Score],
     pool: dict[str, Comparison],
-    threshold: Threshold,
+    acceptance: Acceptance,
     config: RoutingConfig,
     round: int,
     draw: Callable[[str, str, int], int],
-    halted: Mapping[str, str] | None = None,
     ranker: Ranker | None = None,
-    cascade: Cascade | None = None,
-    barred: Collection[str] = (),
 ) -> list[Routing]:
     """Return one decision for each scored comparison of the pool.
 
     Args:
         draw: `Store.draw`. Routing again draws the same controls and audits, and no rater can tell what was drawn.
-        halted: project → why nothing is accepted there, in a sentence.
         ranker: orders what goes to raters, but for what measures the model.
-        cascade: has its own threshold for comparisons on which its judges have voted.
-        barred: the comparisons that look unlike the training prompts, which the model may not accept.
     """
-    halted, ranker = halted or {}, ranker or Ranker()
+    halted, ranker = acceptance.halted, ranker or Ranker()
     measuring = {s.comparison_id for s in scores if pool[s.comparison_id].prompt.split is not Split.TRAIN}
 
     def is_drawn(purpose: str, id: str, share: float) -> bool:
@@ -199,41 +161,35 @@ def decide_routes(
 
     control = {s.comparison_id for s in scores if is_drawn("control", s.comparison_id, config.control_share)}
     control -= measuring
-    # How sure the answerers are of each, and the threshold for that.
-    heard = {s.comparison_id: _hear(s, threshold, cascade) for s in scores}
+    standings = {s.comparison_id: acceptance.weigh(s, pool[s.comparison_id].project) for s in scores}
+    unlike = {s.comparison_id for s in scores if s.uncertainty > acceptance.bar.value}
     ruled = {
-        id: config.rules.decide(pool[id], sure, of.value, is_unlike=id in barred) for id, (sure, of) in heard.items()
+        id: config.rules.decide(pool[id], standing.confidence, standing.threshold.value, is_unlike=id in unlike)
+        for id, standing in standings.items()
     }
     sure = {comparison_id for comparison_id, (route, _) in ruled.items() if route is Route.AUTO}
     withheld = {comparison_id for comparison_id in sure if pool[comparison_id].project in halted}
     accepted = sure - measuring - withheld
     audited = {id for id in accepted - control if is_drawn("audit", id, config.audit_share)}
-    bound = ErrorBound(config.max_error, config.delta)
     places_in_line = _draw_places(scores, measuring | control | audited, accepted, draw, pool, ranker)
     decisions = []
     for score in scores:
         is_measuring, is_control = score.comparison_id in measuring, score.comparison_id in control
         is_audit, is_withheld = score.comparison_id in audited, score.comparison_id in withheld
-        route, said = ruled[score.comparison_id]
-        confidence, bar = heard[score.comparison_id]
-        judged = "" if cascade is None or bar is threshold else f"with {' and '.join(cascade.names)}: "
+        (route, said), standing = ruled[score.comparison_id], standings[score.comparison_id]
         proposed = Route.HUMAN if is_measuring or is_withheld else route
         if is_control:
             reason = "drawn at random to measure the model and the router"
         elif is_measuring:
             reason = "its prompt measures the model: raters always judge it"
         elif is_audit:
-            reason = f"accepted, and drawn at random for raters to audit: {judged}{bar.reason}"
+            reason = f"accepted, and drawn at random for raters to audit: {standing}"
         elif proposed is Route.AUTO:
-            reason = f"{said}{'; ' if said else ''}accepted: {judged}{bar.reason}"
+            reason = f"{said}{'; ' if said else ''}accepted: {standing}"
         elif is_withheld:
             reason = halted[pool[score.comparison_id].project]
-        elif said:
-            reason = said
-        elif bar.accepts_nothing:
-            reason = judged + bar.reason
         else:
-            reason = f"{judged}confidence {confidence:.3f} is below {bar.value:.3f}"
+            reason = said or str(standing)
         if proposed is Route.HUMAN and not (is_control or is_measuring or is_withheld):
             reason += f"; its place in line is by {ranker.rule}"
         decisions.append(
@@ -245,19 +201,10 @@ def decide_routes(
                 reward_model_id=score.reward_model_id,
                 round=round,
                 place_in_line=places_in_line[score.comparison_id],
-                bound=bound if is_audit else None,
+                bound=ErrorBound(standing.threshold.max_error, standing.threshold.delta) if is_audit else None,
             )
         )
     return decisions
-
-
-def _hear(score: Score, threshold: Threshold, cascade: Cascade | None) -> tuple[float, Threshold]:
-    """Return how sure the model is and the threshold for it; where it is not sure enough and a judge has voted, how
-    sure they are together and the threshold for that."""
-    if cascade is None or score.probability >= threshold.value:
-        return score.probability, threshold
-    together = cascade.compute_confidence(score)
-    return (score.probability, threshold) if together is None else (together, cascade.threshold)
 
 
 def _draw_places(

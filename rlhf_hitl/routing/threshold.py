@@ -28,7 +28,10 @@ class Threshold:
         accepted, errors: tested labels at or above `value`, and those among them on which the model is wrong.
         calibration, prompts: number of tested labels, and of the prompts that they are about.
         out_of_fold: how many of them are training labels, each predicted by a head that saw nothing of its prompt.
+        elsewhere: share of what is accepted that is taken to be unlike the tested labels, half of it wrong; `bound`
+            counts it.
         forecasts: what more labels would show, by the errors that these have.
+        shown_from: where a lead demands more confidence than the bound does: from where on it is shown; else None.
     """
 
     value: float
@@ -41,6 +44,8 @@ class Threshold:
     delta: float
     out_of_fold: int = 0
     forecasts: tuple[Forecast, ...] = ()
+    shown_from: float | None = None
+    elsewhere: float = 0.0
 
     @property
     def accepts_nothing(self) -> bool:
@@ -48,20 +53,29 @@ class Threshold:
 
     @property
     def reason(self) -> str:
+        mixed = f"; {self.elsewhere:.0%} of them may be of other prompts, of which half count as wrong" * (
+            self.elsewhere > 0
+        )
         if not self.accepts_nothing:
             own = f", {self.out_of_fold:,} of them training labels out of fold" if self.out_of_fold else ""
+            demanded = "" if self.shown_from is None else f", as a lead demands; from {self.shown_from:.3f} on"
             return (
-                f"confidence of {self.value:.3f} or more: error below {self.bound:.1%} with {1 - self.delta:.0%} "
-                f"confidence; wrong on {self.errors:,} of {say_count(self.accepted, 'such calibration label')} "
-                f"({say_count(self.calibration, 'label')} on {say_count(self.prompts, 'prompt')} in all{own})"
+                f"confidence of {self.value:.3f} or more{demanded}: error below {self.bound:.1%} with "
+                f"{1 - self.delta:.0%} confidence; wrong on {self.errors:,} of "
+                f"{say_count(self.accepted, 'such calibration label')} "
+                f"({say_count(self.calibration, 'label')} on {say_count(self.prompts, 'prompt')} in all{own}){mixed}"
             )
-        needed = count_prompts_needed(self.max_error, self.delta, clustered=self.prompts < self.calibration)
+        if (own_error := find_own_error(self.max_error, self.elsewhere)) <= 0:
+            said = "accepts nothing: too much of the pool looks unlike the training prompts"
+            return f"{said} for an error below {self.max_error:.1%}"
+        needed = count_prompts_needed(own_error, self.delta, clustered=self.prompts < self.calibration)
         if self.prompts < needed:
             return (
                 f"accepts nothing: calibration labels on {say_count(self.prompts, 'prompt')}, {needed} prompts are the "
                 "fewest that can show it"
             )
-        return f"accepts nothing: no confidence keeps the error below {self.max_error:.1%} on the calibration labels"
+        none = f"accepts nothing: no confidence keeps the error below {self.max_error:.1%} on the calibration labels"
+        return none + mixed
 
     @property
     def advice(self) -> str:
@@ -104,6 +118,13 @@ def count_prompts_needed(max_error: float, delta: float, *, clustered: bool = Fa
     return count_clusters_needed(max_error, delta, clustered=clustered)
 
 
+def find_own_error(max_error: float, elsewhere: float) -> float:
+    """Return the error that tested labels have to show so that the whole stays below `max_error` with a share from
+    elsewhere, half of which is wrong; 0 or less where none does. A bound of a thousandth is the smallest."""
+    own = (max_error - elsewhere / 2) / (1 - elsewhere)
+    return own if own >= min(max_error, 0.001) else 0.0
+
+
 def choose_threshold(
     confidence: np.ndarray,
     wrong: np.ndarray,
@@ -112,6 +133,7 @@ def choose_threshold(
     max_error: float,
     delta: float,
     out_of_fold: int = 0,
+    elsewhere: float = 0.0,
     forecasts: bool = False,
 ) -> Threshold:
     """Return the lowest threshold at which the error among the accepted is shown to be below `max_error`.
@@ -126,16 +148,21 @@ def choose_threshold(
         wrong: (n,) 1 where the raters prefer the other, 0 where they agree.
         prompts: (n,) the prompt of each label: labels of one prompt are not independent.
         out_of_fold: how many of them are training labels, for the report.
+        elsewhere: the share of what will be accepted that is unlike these labels. Half of it is taken to be wrong, so
+            these have to show a smaller error; the whole is stated.
         forecasts: say what more labels would show (some tenths of a second).
     """
     c, e, of = np.asarray(confidence, float), np.asarray(wrong, float), np.asarray(prompts)
     finite = np.flatnonzero(np.isfinite(c))
     order = finite[np.argsort(-c[finite], kind="stable")]
     c, e, of = c[order], e[order], of[order]
-    sizes = respect_ties(c, list_sizes(of, max_error, delta))
-    shown = find_shown_set(e, of, sizes, max_error=max_error, delta=delta)
-    found = tuple(forecast_share(c, e, of, max_error=max_error, delta=delta)) if forecasts else ()
-    counts = len(c), len(np.unique(of)), max_error, delta, out_of_fold, found
+    own_error, shown, found = find_own_error(max_error, elsewhere), ShownSet(), ()
+    if own_error > 0:
+        sizes = respect_ties(c, list_sizes(of, own_error, delta))
+        shown = find_shown_set(e, of, sizes, max_error=own_error, delta=delta)
+        found = tuple(forecast_share(c, e, of, max_error=own_error, delta=delta)) if forecasts else ()
+    counts = len(c), len(np.unique(of)), max_error, delta, out_of_fold, found, None, elsewhere
     if shown == ShownSet():
         return Threshold(math.inf, 1.0, 0, 0, *counts)
-    return Threshold(float(c[shown.size - 1]), shown.bound, shown.size, int(e[: shown.size].sum()), *counts)
+    bound = shown.bound * (1 - elsewhere) + elsewhere / 2
+    return Threshold(float(c[shown.size - 1]), bound, shown.size, int(e[: shown.size].sum()), *counts)

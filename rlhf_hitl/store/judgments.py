@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import MISSING, fields, replace
 
 import sqlalchemy as sa
@@ -72,6 +72,13 @@ def read_judgments(
             return
         yield from (Judgment.from_plain(row) for row in rows)
         after = rows[-1]["seq"]
+
+
+def read_judgments_of(store: Store, comparison_ids: Collection[str]) -> Iterator[Judgment]:
+    """Yield the judgments of any number of comparisons that no other supersedes, those of some at a time."""
+    ids = sorted(comparison_ids)
+    for start in range(0, len(ids), ROWS_PER_QUERY):
+        yield from read_judgments(store, comparison_ids=ids[start : start + ROWS_PER_QUERY], at_once=4 * ROWS_PER_QUERY)
 
 
 def read_store_revision(store: Store) -> int:

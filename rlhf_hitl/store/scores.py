@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 
 import sqlalchemy as sa
 
 from rlhf_hitl.store.db import Store
-from rlhf_hitl.store.tables import routings, scores
-from rlhf_hitl.types import Score, utc_now
+from rlhf_hitl.store.tables import comparisons, judgments, lanes, prompts, routings, scores
+from rlhf_hitl.types import Score, Split, utc_now
 
 
 def insert_scores(store: Store, new: Sequence[Score]) -> int:
@@ -32,6 +33,24 @@ def count_scores(store: Store, model_id: str) -> int:
     with store.read() as conn:
         query = sa.select(sa.func.count()).select_from(scores).where(scores.c.reward_model_id == model_id)
         return conn.execute(query).scalar_one()
+
+
+def read_open_confidences(store: Store, model_id: str) -> dict[str, list[float]]:
+    """Return project → the model's confidence in its choice on each comparison of a training prompt that it has scored
+    and nobody has judged."""
+    is_judged = sa.exists().where(judgments.c.comparison_id == scores.c.comparison_id)
+    query = (
+        sa.select(lanes.c.project_id, scores.c.probability)
+        .join_from(scores, comparisons, comparisons.c.id == scores.c.comparison_id)
+        .join(lanes, lanes.c.id == comparisons.c.lane_id)
+        .join(prompts, prompts.c.id == comparisons.c.prompt_id)
+        .where(scores.c.reward_model_id == model_id, prompts.c.split == Split.TRAIN.value, ~is_judged)
+    )
+    found = defaultdict(list)
+    with store.read() as conn:
+        for project, probability in conn.execute(query):
+            found[project].append(probability)
+    return dict(found)
 
 
 def read_routed_scores(store: Store, comparison_ids: Sequence[str]) -> dict[str, Score]:

@@ -18,6 +18,7 @@ from rlhf_hitl.alerts.keeper import AlertKeeper, look
 from rlhf_hitl.alerts.rules import RULES, find_alerts
 from rlhf_hitl.config import Settings
 from rlhf_hitl.errors import BadInput
+from rlhf_hitl.routing.acceptance import Acceptance
 from rlhf_hitl.routing.audit import measure_audits
 from rlhf_hitl.routing.config import RoutingConfig
 from rlhf_hitl.routing.router import decide_routes
@@ -382,7 +383,7 @@ def score_and_route(store, rng, model: str, made: list[Comparison], error: float
     config = RoutingConfig(max_error=0.2, delta=0.05, control_share=0.1, audit_share=0.3)
     tested = Threshold(0.9, 0.05, 50, 0, 60, 60, 0.2, 0.05)
     pool = {c.id: c for c in made}
-    apply_routings(store, decide_routes(scores, pool, tested, config, day, store.draw, halted))
+    apply_routings(store, decide_routes(scores, pool, Acceptance(tested, halted=halted), config, day, store.draw))
 
 
 @pytest.mark.timeout(120)

@@ -1,5 +1,7 @@
 """A cascade: the reward model alone where it is sure, with judges where they make it sure, and people last."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -7,24 +9,26 @@ from handmade_votes import vote
 from rlhf_hitl.errors import NotFound
 from rlhf_hitl.labels.fitting import read_labels
 from rlhf_hitl.reward.training.head_training import train_head
-from rlhf_hitl.routing import router
+from rlhf_hitl.routing import acceptance
 from rlhf_hitl.routing.cascade import Cascade, choose_cascade
 from rlhf_hitl.routing.config import RoutingConfig
 from rlhf_hitl.routing.router import route_pool
+from rlhf_hitl.routing.rules import RoutingRules
 from rlhf_hitl.routing.scoring import score_pool
-from rlhf_hitl.routing.threshold import Threshold, choose_threshold
+from rlhf_hitl.routing.threshold import choose_threshold
+from rlhf_hitl.routing.threshold_labels import make_threshold_labels
 from rlhf_hitl.store import people
 from rlhf_hitl.store.comparisons import find_comparisons, insert_comparisons
 from rlhf_hitl.store.routings import read_routings
+from rlhf_hitl.store.scores import read_scores
 from rlhf_hitl.types import Comparison, Completion, Message, Prompt, Role, Route, Score, Split
-
-NOTHING = Threshold(np.inf, 1.0, 0, 0, 0, 0, 0.1, 0.05)
 
 
 def make_cascade(odds: float, *more: float) -> Cascade:
     words = tuple({"x": ("a", "b", o)} for o in (odds, *more))
     worth = tuple(np.array([1.0, *np.full(k, 0.5)]) for k in range(1, 2 + len(more)))
-    return Cascade(tuple("jk"[: len(words)]), words, worth, 50, NOTHING, 20)
+    tested = make_threshold_labels([], out_of_fold=0, max_error=0.1, delta=0.1, checked_share=0)
+    return Cascade(tuple("jk"[: len(words)]), words, worth, 50, tested, tested.choose_threshold(), 20)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +81,9 @@ def test_the_router_accepts_what_a_judge_makes_sure(judged_store, backbone, tmp_
     assert "--split calibration" in said
     judge = judge_all(store, "jim", [Split.TRAIN, Split.CALIBRATION])
     judge_all(store, "liar", [Split.TRAIN, Split.CALIBRATION], right=False)
-    config = RoutingConfig(0.3, 0.2, control_share=0, audit_share=0, judges=("jim",))
+    config = RoutingConfig(
+        0.3, 0.2, control_share=0, audit_share=0, judges=("jim",), rules=RoutingRules(accept_unlike_training=True)
+    )
     cascade = choose_cascade(store, model, config)
     assert isinstance(cascade, Cascade)
     assert cascade.worth[0][1] > 0.5, "a judge who is right is worth something"
@@ -88,19 +94,27 @@ def test_the_router_accepts_what_a_judge_makes_sure(judged_store, backbone, tmp_
     with store.write() as conn:
         insert_comparisons(store, conn, new)
     score_pool(store, model)
-    monkeypatch.setattr(router, "calibrate_threshold", lambda *_: NOTHING)
-    scores = {s.comparison_id: s for s in router.read_scores(store, model.id)}
+    alone = acceptance.read_threshold_labels
+
+    def read_as_wrong(*given):
+        labels = alone(*given)
+        return replace(labels, wrong=np.ones_like(labels.wrong))
+
+    monkeypatch.setattr(acceptance, "read_threshold_labels", read_as_wrong)
+    scores = {s.comparison_id: s for s in read_scores(store, model.id)}
     for i, c in enumerate(new[:10]):
         agrees = (scores[c.id].chosen == c.completions[0].id) == (i > 0)
         p = [0.95, 0.03, 0.02] if agrees else [0.02, 0.03, 0.95]
         vote(store, c, judge, ">" if agrees else "<", role=Role.JUDGE.value, probabilities=p)
     report = route_pool(store, model, config)
-    assert isinstance(report.cascade, Cascade)
-    assert not report.cascade.threshold.accepts_nothing
+    heard = report.acceptance.cascade
+    assert heard is not None
+    assert report.threshold.accepts_nothing
+    assert not heard.threshold.accepts_nothing
     decided = {r.comparison_id: r for r in read_routings(store)}
     accepted = {c.id for c in new if decided[c.id].route is Route.AUTO}
     assert accepted, "those it agrees on"
-    value = report.cascade.threshold.value
+    value = heard.threshold.value
     assert accepted <= {c.id for c in new[:10]}
     assert (new[0].id in accepted) == (scores[new[0].id].probability >= value), "where it contradicts, it adds nothing"
     assert report.confirmed == sum(d.route is Route.AUTO for d in decided.values())

@@ -22,7 +22,9 @@ from rlhf_hitl.reward.backbone import Backbone
 from rlhf_hitl.reward.labelled_pairs import load_labelled_pairs
 from rlhf_hitl.reward.registry import open_reward_model
 from rlhf_hitl.reward.training.head_training import train_head
-from rlhf_hitl.routing.router import RoutingConfig, calibrate_threshold, decide_routes, route_pool
+from rlhf_hitl.routing.acceptance import Acceptance
+from rlhf_hitl.routing.calibration import read_threshold_labels
+from rlhf_hitl.routing.router import RoutingConfig, decide_routes, route_pool
 from rlhf_hitl.routing.scoring import score_pool
 from rlhf_hitl.routing.threshold import Threshold
 from rlhf_hitl.store import Store, people, projects, queue
@@ -77,7 +79,7 @@ def test_confident_scores_are_accepted_and_others_go_to_raters():
     sure, unsure = comparison(1), comparison(2)
     pool = {c.id: c for c in (sure, unsure)}
     decisions = decide_routes(
-        [score(sure, 0.9), score(unsure, 0.7)], pool, SURE, RoutingConfig(control_share=0), 1, draw
+        [score(sure, 0.9), score(unsure, 0.7)], pool, Acceptance(SURE), RoutingConfig(control_share=0), 1, draw
     )
     assert routes(decisions) == {sure.id: Route.AUTO, unsure.id: Route.HUMAN}
     assert "0.700 is below 0.800" in decisions[1].reason
@@ -88,7 +90,7 @@ def test_prompts_that_measure_the_model_are_never_accepted_by_it():
     decisions = decide_routes(
         [score(c, 0.99) for c in comparisons],
         {c.id: c for c in comparisons},
-        SURE,
+        Acceptance(SURE),
         RoutingConfig(control_share=0),
         1,
         draw,
@@ -102,11 +104,11 @@ def test_the_control_share_is_random_and_records_the_route_it_would_have_had():
     comparisons = [comparison(i) for i in range(2000)]
     pool = {c.id: c for c in comparisons}
     scores = [score(c, 0.9 if i % 2 else 0.6) for i, c in enumerate(comparisons)]
-    decisions = decide_routes(scores, pool, SURE, RoutingConfig(control_share=0.2), 1, draw)
+    decisions = decide_routes(scores, pool, Acceptance(SURE), RoutingConfig(control_share=0.2), 1, draw)
     control = [d for d in decisions if d.route is Route.CONTROL]
     assert len(control) == pytest.approx(400, abs=60)
     assert sum(d.proposed is Route.AUTO for d in control) == pytest.approx(len(control) / 2, abs=40)
-    later = decide_routes(scores, pool, SURE, RoutingConfig(control_share=0.2), 2, draw)
+    later = decide_routes(scores, pool, Acceptance(SURE), RoutingConfig(control_share=0.2), 2, draw)
     assert routes(decisions) == routes(later)  # what waits in the control arm is not drawn anew
 
 
@@ -115,7 +117,7 @@ def test_a_share_of_what_is_accepted_is_audited_and_stands_anywhere_in_line():
     scores = [score(c, 0.9 if i % 2 else 0.6, 0.1, (i * 7 % 100) / 50) for i, c in enumerate(comparisons)]
     pool = {c.id: c for c in comparisons}
     config = RoutingConfig(control_share=0.1, audit_share=0.2)
-    decisions = decide_routes(scores, pool, SURE, config, 1, draw)
+    decisions = decide_routes(scores, pool, Acceptance(SURE), config, 1, draw)
     audits = [d for d in decisions if d.route is Route.AUDIT]
     accepted = [d for d in decisions if d.accepts]
     assert len(audits) / len(accepted) == pytest.approx(0.2, abs=0.03)
@@ -125,9 +127,11 @@ def test_a_share_of_what_is_accepted_is_audited_and_stands_anywhere_in_line():
     queued = sorted((d for d in decisions if d.route is not Route.AUTO), key=lambda d: d.place_in_line)
     at = [n / len(queued) for n, d in enumerate(queued) if d.route is Route.AUDIT]
     assert np.mean(at) == pytest.approx(0.5, abs=0.08)
-    later = decide_routes(scores, pool, SURE, config, 2, draw)
+    later = decide_routes(scores, pool, Acceptance(SURE), config, 2, draw)
     assert routes(decisions) == routes(later)
-    assert not [d for d in decide_routes(scores, pool, SURE, RoutingConfig(audit_share=0), 1, draw) if d.bound]
+    assert not [
+        d for d in decide_routes(scores, pool, Acceptance(SURE), RoutingConfig(audit_share=0), 1, draw) if d.bound
+    ]
 
 
 def test_where_automation_is_halted_nothing_is_accepted_and_the_reason_says_so():
@@ -135,7 +139,7 @@ def test_where_automation_is_halted_nothing_is_accepted_and_the_reason_says_so()
     pool = {c.id: c for c in comparisons}
     scores = [score(c, 0.9) for c in comparisons]
     halted = {"default": "automation of project default is paused (by lea)"}
-    decisions = decide_routes(scores, pool, SURE, RoutingConfig(control_share=0.1), 1, draw, halted)
+    decisions = decide_routes(scores, pool, Acceptance(SURE, halted=halted), RoutingConfig(control_share=0.1), 1, draw)
     assert {d.route for d in decisions} == {Route.HUMAN, Route.CONTROL}
     assert {d.proposed for d in decisions} == {Route.HUMAN}
     assert {d.reason for d in decisions if d.route is Route.HUMAN} == set(halted.values())
@@ -150,7 +154,9 @@ def test_raters_get_the_most_informative_comparisons_first():
     ]
     decisions = {
         d.comparison_id: d
-        for d in decide_routes(scores, {c.id: c for c in comparisons}, SURE, RoutingConfig(control_share=0), 1, draw)
+        for d in decide_routes(
+            scores, {c.id: c for c in comparisons}, Acceptance(SURE), RoutingConfig(control_share=0), 1, draw
+        )
     }
     assert decisions[comparisons[1].id].place_in_line == 0
 
@@ -160,7 +166,7 @@ def test_comparisons_that_measure_the_model_are_not_ranked_by_information():
     scores = [
         score(c, 0.6, 0.1, 3.0 * i / 400) for i, c in enumerate(comparisons)
     ]  # the later, the more it would teach
-    decisions = decide_routes(scores, {c.id: c for c in comparisons}, SURE, RoutingConfig(), 1, draw)
+    decisions = decide_routes(scores, {c.id: c for c in comparisons}, Acceptance(SURE), RoutingConfig(), 1, draw)
     first = sorted(range(400), key=lambda i: decisions[i].place_in_line)[:100]
     assert np.mean(first) == pytest.approx(200, abs=40)
 
@@ -168,7 +174,9 @@ def test_comparisons_that_measure_the_model_are_not_ranked_by_information():
 def test_controls_stand_anywhere_among_what_raters_judge_whatever_is_accepted():
     comparisons = [comparison(i) for i in range(2000)]
     scores = [score(c, 0.9 if i % 3 else 0.6, 0.1, (i * 7 % 100) / 50) for i, c in enumerate(comparisons)]
-    decisions = decide_routes(scores, {c.id: c for c in comparisons}, SURE, RoutingConfig(control_share=0.1), 1, draw)
+    decisions = decide_routes(
+        scores, {c.id: c for c in comparisons}, Acceptance(SURE), RoutingConfig(control_share=0.1), 1, draw
+    )
     queued = sorted((d for d in decisions if d.route is not Route.AUTO), key=lambda d: d.place_in_line)
     at = [n / len(queued) for n, d in enumerate(queued) if d.route is Route.CONTROL]
     assert len(at) > 100
@@ -342,7 +350,7 @@ def test_a_comparison_with_an_empty_completion_is_left_to_raters_and_stops_nothi
 def test_training_labels_that_came_at_random_test_the_threshold_out_of_fold(trained):
     store, model = trained
     config = RoutingConfig(max_error=0.2, delta=0.1)
-    threshold = calibrate_threshold(store, model, config)
+    threshold = read_threshold_labels(store, model, config).choose_threshold(forecasts=True)
     words = read_words_drawn_at_random(store, model.id)
     labels = [
         label for label in read_labels(store, split=Split.TRAIN) if label.preferred is not None
@@ -373,13 +381,16 @@ def test_judges_votes_do_not_test_the_threshold(trained):
     store, model = trained
     score_pool(store, model)  # says what it thinks of comparisons whose prompts it has not learnt from
     config = RoutingConfig(max_error=0.2, delta=0.1)
-    before = calibrate_threshold(store, model, config)
+    before = read_threshold_labels(store, model, config).choose_threshold(forecasts=True)
     new = [c for c in find_comparisons(store, judged=False) if c.prompt.split is Split.TRAIN]
     judge, person = (people.add_rater(store, name, role).id for name, role in (("j", Role.JUDGE), ("p", Role.RATER)))
     vote(store, new[0], judge, ">", role=Role.JUDGE.value)
-    assert calibrate_threshold(store, model, config) == before
+    assert read_threshold_labels(store, model, config).choose_threshold(forecasts=True) == before
     vote(store, new[1], person, ">")
-    assert calibrate_threshold(store, model, config).out_of_fold == before.out_of_fold + 1
+    assert (
+        read_threshold_labels(store, model, config).choose_threshold(forecasts=True).out_of_fold
+        == before.out_of_fold + 1
+    )
 
 
 def test_a_bound_that_cannot_be_shown_accepts_nothing_and_gives_the_reason(trained):

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from command_line import run_command
 from plain_words import assert_plain
 from rlhf_hitl.errors import BadInput, NotFound
+from rlhf_hitl.routing.acceptance import Acceptance
 from rlhf_hitl.routing.config import RoutingConfig
 from rlhf_hitl.routing.router import decide_routes
 from rlhf_hitl.routing.rules import RoutingRules, count_by_rule
@@ -169,7 +170,7 @@ def test_decisions_name_their_rule_and_are_counted_by_it():
     ]
     pool = {c.id: c for c in made}
     config = RoutingConfig.from_rules(parse_rules(RULES, "f"), control_share=0, audit_share=0)
-    decisions = decide_routes([score(c, 0.92) for c in made], pool, BOUND, config, 1, lambda *_: 0)
+    decisions = decide_routes([score(c, 0.92) for c in made], pool, Acceptance(BOUND), config, 1, lambda *_: 0)
     assert [d.route for d in decisions] == [Route.ESCALATED] * 3 + [Route.HUMAN, Route.AUTO, Route.AUTO]
     assert decisions[4].reason == f"rule 'cheap': little is lost; accepted: {BOUND.reason}"
     assert count_by_rule(decisions) == {"danger": {"escalated": 3}, "cheap": {"auto": 1}, "law": {"human": 1}}
@@ -184,7 +185,9 @@ def test_controls_and_measuring_prompts_stay_what_they_are_under_rules():
     answers = [Completion.create(prompt.id, (Message("assistant", t),), "p") for t in ("a", "b")]
     made = [danger, law, Comparison.create(prompt, answers)]
     config = RoutingConfig.from_rules(rules, control_share=1)
-    decided = decide_routes([score(c, 0.99) for c in made], {c.id: c for c in made}, BOUND, config, 1, lambda *_: 0)
+    decided = decide_routes(
+        [score(c, 0.99) for c in made], {c.id: c for c in made}, Acceptance(BOUND), config, 1, lambda *_: 0
+    )
     assert [d.route for d in decided] == [Route.CONTROL, Route.CONTROL, Route.HUMAN]
     assert [d.proposed for d in decided] == [Route.ESCALATED, Route.HUMAN, Route.HUMAN]
     assert count_by_rule(decided) == {}

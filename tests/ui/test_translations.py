@@ -105,6 +105,8 @@ def families() -> dict[str, set[str]]:
         "raters_action_*": {action.value for action in FindingAction},
         "qualification_*": {state.value for state in QualificationState},
         "queue_*": {"open", "held", "done"},
+        "group_*": {"name", "done", "judgments", "accuracy", "people", "same", "newest", "seconds", "cost"},
+        "threshold_*": {"confidence", "accepted", "load", "error", "bound", "cost"},
     }
 
 

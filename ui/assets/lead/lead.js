@@ -1,12 +1,14 @@
 // The lead's page. `element` holds lead.html; `server` has open, control, figures, quality and accepted, each a call to
-// ui/lead.py; what changes something is called by control.js and sending.js. view.js draws what the calls bring, but for how raters agree (quality.js) and
-// the accepted comparisons (accepted.js).
+// ui/lead.py; what changes something is called by control.js and sending.js. view.js draws what the calls bring, but for plots (figures.js), groups and
+// changes (groups.js), the threshold curve (threshold.js), how raters agree (quality.js) and the accepted comparisons (accepted.js).
 function lead(element, server) {
   const dashboard = createDashboard(element, "lead");
   const { $, checkAnswer, showProjects, showUpdated, showAge, showLoading } = dashboard;
   const view = createLeadView(dashboard);
   const quality = createQualityView(dashboard);
   const control = createControlView(dashboard, server, () => controlRenewal.reload());
+  const figures = createFiguresView(dashboard, view.createFigure, () => [plotsRenewal, curveRenewal].forEach(({ reload }) => reload()));
+  const threshold = createThresholdView(dashboard, server, () => curveRenewal.reload());
   const accepted = createAcceptedList(dashboard, server);
   const chosenProject = () => readAddress().project ?? null;
 
@@ -39,6 +41,20 @@ function lead(element, server) {
     showAge($("control-updated"), isLoaded, answer?.at);
     return isLoaded;
   }
+  async function loadPlots() {
+    if (!figures.isShown()) return true;
+    const answer = await server.plots(figures.request());
+    const isLoaded = checkAnswer(answer);
+    if (isLoaded) figures.showPlots(answer);
+    return isLoaded;
+  }
+  async function loadCurve() {
+    if (!figures.isShown()) return true;
+    const answer = await server.curve({ project: chosenProject() });
+    const isLoaded = checkAnswer(answer);
+    if (isLoaded) threshold.showCurve(answer);
+    return isLoaded;
+  }
   async function loadQuality() {
     const answer = await server.quality({});
     const isLoaded = checkAnswer(answer);
@@ -51,19 +67,23 @@ function lead(element, server) {
   const figuresRenewal = createRenewal(loadFigures, () => {});
   const qualityRenewal = createRenewal(loadQuality, () => {});
   const controlRenewal = createRenewal(loadControl, () => {});
-  const reloadAll = () => [renewal, controlRenewal].forEach(({ reload }) => reload());
+  const plotsRenewal = createRenewal(loadPlots, () => {});
+  const curveRenewal = createRenewal(loadCurve, () => {});
+  const reloadAll = () => [renewal, controlRenewal, curveRenewal].forEach(({ reload }) => reload());
 
   $("reload").addEventListener("click", () => {
     reloadAll();
-    figuresRenewal.reload();
-    qualityRenewal.reload();
+    [figuresRenewal, qualityRenewal, plotsRenewal].forEach(({ reload }) => reload());
   });
   $("project").addEventListener("change", () => {
     replaceAddress({ ...readAddress(), project: $("project").value });
     reloadAll();
   });
-  window.addEventListener("hashchange", reloadAll);
+  window.addEventListener("hashchange", () => {
+    figures.showView();
+    plotsRenewal.reload();
+    reloadAll();
+  });
   reloadAll();
-  figuresRenewal.reload();
-  qualityRenewal.reload();
+  [figuresRenewal, qualityRenewal, plotsRenewal].forEach(({ reload }) => reload());
 }

@@ -13,14 +13,15 @@ function createLeadView({ $, t, formatNumber, language, createTime }) {
   function createFigure({ key, title, unit, value, low, high, note }) {
     const isShare = unit === "share";
     const text = value === null ? NONE : isShare ? percentFormat.format(value) : `${valueFormat.format(value)} ${unit}`;
-    const interval = isShare && low !== null && high !== null && value !== null;
+    const say = (end) => (isShare ? percentFormat.format(end) : `${valueFormat.format(end)} ${unit}`);
+    const interval = low !== null && high !== null && value !== null;
     const english = { lang: "en", dir: "ltr" };
     return createElement(
       "div",
       { className: value === null ? "figure unknown" : "figure", data: { key } },
       createElement("dt", english, title),
       createElement("dd", { className: "value" }, createElement("bdi", {}, text)),
-      createElement("dd", { className: "note" }, interval ? t("figure_interval", { low: percentFormat.format(low), high: percentFormat.format(high) }) : ""),
+      createElement("dd", { className: "note" }, interval ? t("figure_interval", { low: say(low), high: say(high) }) : ""),
       createElement("dd", { className: "note", ...english }, note),
     );
   }
@@ -88,5 +89,5 @@ function createLeadView({ $, t, formatNumber, language, createTime }) {
     );
   }
 
-  return { showFigures, showQueue, showPeople };
+  return { createFigure, showFigures, showQueue, showPeople };
 }

@@ -49,6 +49,13 @@ def test_reward_accuracy_runs_on_real_votes(shared_data, tiny_model):
         assert 0 <= figures[f"{name}.ece.low"] <= figures[f"{name}.ece.high"] <= 1
 
 
+def test_live_learning_follows_simulated_raters(tiny_model):
+    figures = quick("live.py", "--backbone", str(tiny_model))
+    assert figures["judgments"] > 5
+    assert figures["moved"] > 0
+    assert 0 < figures["reorder_p50_s"] <= figures["reorder_p95_s"] <= figures["reorder_max_s"] < 60
+
+
 def test_features_are_read_fused_and_as_the_library_does(shared_data, tiny_model):
     figures = quick("features_speed.py", "--data", str(shared_data), "--backbone", str(tiny_model))
     assert figures["tokens_ratio"] == pytest.approx(figures["fused.tokens_per_s"] / figures["library.tokens_per_s"])

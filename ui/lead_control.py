@@ -12,6 +12,7 @@ from rlhf_hitl.store import Store
 from rlhf_hitl.store.alerts import Alert, list_alerts
 from rlhf_hitl.store.audit import Actor
 from rlhf_hitl.store.automation import pause_automation, read_automation, resume_automation, say_who
+from rlhf_hitl.store.live_learning import read_live_state
 from rlhf_hitl.store.projects import list_projects
 from rlhf_hitl.types import AutomationState
 from rlhf_hitl.ui.dashboard import PageMessage
@@ -46,7 +47,8 @@ def measure_all_audits(store: Store) -> dict[str, AuditWatch]:
 
 
 def describe_control(store: Store, watches: Mapping[str, AuditWatch], project: str | None) -> dict[str, Any]:
-    """Return the automation of each project and the alerts that stand; their sentences are in English."""
+    """Return the automation of each project, the alerts that stand, and what live learning does (empty where it never
+    ran); their sentences are in English."""
     changes = read_automation(store)
     rows = []
     for name, watch in watches.items():
@@ -61,7 +63,9 @@ def describe_control(store: Store, watches: Mapping[str, AuditWatch], project: s
             row["at"] = change.at.isoformat()
         rows.append(row)
     alerts = [_describe_alert(store, alert) for alert in list_alerts(store, limit=ALERTS_SHOWN)]
-    return {"automation": rows, "alerts": alerts, "silence_days": SILENCE_DAYS}
+    live = read_live_state(store)
+    said = "" if live is None else make_all_visible(str(live))
+    return {"automation": rows, "alerts": alerts, "silence_days": SILENCE_DAYS, "live": said}
 
 
 def change_automation(store: Store, request: AutomationRequest, by: Actor) -> None:

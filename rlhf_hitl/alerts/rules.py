@@ -2,7 +2,7 @@
 
 Where a rule tests something again and again, its rate of false alarm is that of all looks together. All but the age of
 what waits, and which prompts are newer than a model, go by the order in which things came, so a clock that jumps raises
-none: the keeper leaves ages alone for a while after a jump, and a prompt with a wrong date counts as no new one.
+none of them: the keeper leaves ages alone for a while after a jump, and a prompt dated into the future is no new one.
 """
 
 from __future__ import annotations

@@ -49,7 +49,7 @@ def run_loop_command(
     seed: Annotated[int | None, typer.Option(help="Set the choice of prompts and the samples.")] = None,
     json: AsJson = False,
 ) -> Result:
-    """Run rounds: sample, route, review, train the reward model, evaluate, tune, promote. Resumes where it stopped."""
+    """Run rounds: sample, route, review, label, train, evaluate, gate, tune, promote. Resumes where it stopped."""
     settings = load_settings()
     flags = {"policy": policy, "backbone": backbone, "judgments_per_round": judgments, "seed": seed}
     flags["acquisition"] = acquisition

@@ -21,7 +21,7 @@ from rlhf_hitl.store.live_learning import LiveFacts, OpenComparison, RoutedBy, r
 from rlhf_hitl.store.reward_models import get_reward_model
 
 #: Open comparisons that are followed, the first in line; and how many are loaded at once.
-MOST_OPEN, LOADED_AT_ONCE = 200_000, 256
+MOST_OPEN, LOADED_AT_ONCE = 200_000, 64
 
 
 class Follower:

@@ -3,10 +3,12 @@
 function createControlView({ $, t, formatNumber, checkAnswer, createTime }, server, reload) {
   const english = { lang: "en", dir: "ltr" };
 
-  function showControl({ automation, alerts, silence_days: days }) {
+  function showControl({ automation, alerts, silence_days: days, live }) {
     redraw($("automation-rows"), ...automation.map(createProject));
     redraw($("alert-rows"), ...alerts.map((alert) => createAlert(alert, days)));
     $("alerts-none").hidden = alerts.length > 0;
+    $("live-learning").textContent = live;
+    $("live-learning").hidden = !live;
   }
   function createProject({ project, state, reason, by, at, audits }) {
     const runs = state === "running";

@@ -14,8 +14,8 @@ import numpy as np
 
 from rlhf_hitl.reward.head import HOME_SHARES
 
-#: A pool with more above the highest bar, half as many again as at home, is a mixture. Of what is below its bar, at most
-#: so many may be from elsewhere by what uncertainties tell; so many are taken to be, as some from elsewhere look usual.
+#: A pool with more above the highest bar, half as many again as at home, is a mixture. Of what is below its bar, at
+#: most so many may be from elsewhere by what uncertainties tell; so many are taken to be, as some look usual.
 MIXED, TOLERATED, UNSEEN = 0.075, 0.01, 0.05
 #: Fewer comparisons say too little of what is usual at home.
 FEWEST = 40

@@ -276,9 +276,9 @@ def main() -> None:
     }  # fmt: skip
     notes = (
         "nll_change: the worst of all sets and repeats; .doubt: with temperature and doubt against neither; "
-        ".calibration and .both: by the calibration split alone, and half of each. elsewhere_auc: the mean over ordered "
-        "pairs of sets; .without: with the posterior's uncertainty alone, and nothing barred. shifted_error: the highest "
-        "mean over pairs of sets. The bundled set's votes are simulated."
+        ".calibration and .both: by the calibration split alone, and half of each. elsewhere_auc: the mean over "
+        "ordered pairs of sets; .without: with the posterior's uncertainty alone, and nothing barred. shifted_error: "
+        "the highest mean over pairs of sets. The bundled set's votes are simulated."
     )
     write_result("doubt", figures, seeds=seeds, notes=notes, quick=args.quick)
 

@@ -235,6 +235,48 @@ def draw_reward_head(f: dict[str, Any]) -> str:
     )
 
 
+def draw_doubt(f: dict[str, Any]) -> str:
+    names = ("mt_bench", "llmfao", "bundled", "mt_bench_gpt4", "llmfao_gpt4")
+    rows = "".join(
+        f"| {name} | {f[f'{name}.labels']:,} | {f[f'{name}.nll']:.3f} | {f[f'{name}.nll_change']:+.4f} | "
+        f"{f[f'{name}.nll_change.doubt']:+.4f} | {f[f'{name}.nll_change.calibration']:+.4f} |\n"
+        for name in names
+    )
+    pairs = [k.removesuffix(".auc") for k in f if k.endswith(".auc")]
+    shifts = "".join(
+        f"| {home} | {other} | {f[f'{home}.{other}.auc']:.2f} ({f[f'{home}.{other}.auc.without']:.2f}) | "
+        f"{f[f'{home}.{other}.home_barred']:.0%} | {f[f'{home}.{other}.elsewhere_barred']:.0%} | "
+        f"{f[f'{home}.{other}.accepted']:.0%} ({f[f'{home}.{other}.accepted.without']:.0%}) | "
+        f"{f[f'{home}.{other}.error']:.2f} ({f[f'{home}.{other}.error.without']:.2f}) |\n"
+        for home, other in (pair.split(".") for pair in pairs)
+    )
+    return (
+        "| votes of | labels | log likelihood lost at T = 1, a vote | change by T | by T and doubt | "
+        "by the calibration split's T |\n| --- | ---: | ---: | ---: | ---: | ---: |\n" + rows + "\n"
+        f"The worst of all sets and repeats is {f['nll_change']:+.4f} by T, "
+        f"{f['nll_change.doubt']:+.4f} by T and doubt.\n\n"
+        "| home | elsewhere | area under the curve (posterior alone) | barred at home | barred elsewhere | "
+        "accepted (nothing barred) | wrong of these |\n| --- | --- | ---: | ---: | ---: | ---: | ---: |\n"
+        + shifts
+        + "\n"
+        f"The mean area is {f['elsewhere_auc']:.2f}; by the posterior alone it is {f['elsewhere_auc.without']:.2f}.\n"
+    )
+
+
+def draw_ppi(f: dict[str, Any]) -> str:
+    words = {"wins": "the head", "judge": "GPT-4", "both": "the mean of both", "ceiling": "a perfect word"}
+    rows = "".join(
+        f"| {word} | {f[f'mt_bench.{kind}.width_ratio']:.2f} | {f[f'llmfao.{kind}.width_ratio']:.2f} |\n"
+        for kind, word in words.items()
+    )
+    return (
+        "| width by that of the plain interval, with the word of | MT-Bench | LLMFAO |\n| --- | ---: | ---: |\n"
+        + rows
+        + f"\nIntervals hold the truth in {f['coverage']:.1%} ({f['coverage.low']:.1%} to {f['coverage.high']:.1%}), "
+        f"the plain ones in {f['coverage.plain']:.1%}.\n"
+    )
+
+
 def draw_features_speed(f: dict[str, Any]) -> str:
     def make_row(precision: str, prefix: str) -> str:
         ratio, worst, best = (f[f"{prefix}tokens_ratio{end}"] for end in ("", ".worst_turn", ".best_turn"))
@@ -385,6 +427,8 @@ def draw_error_latency(f: dict[str, Any]) -> str:
 
 TABLES: dict[str, Callable[[dict[str, Any]], str]] = {
     "contention": draw_contention,
+    "doubt": draw_doubt,
+    "ppi": draw_ppi,
     "features_speed": draw_features_speed,
     "first_minutes": draw_first_minutes,
     "hostile_load": draw_hostile_load,

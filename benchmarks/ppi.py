@@ -3,14 +3,15 @@
     python benchmarks/ppi.py --data ../shared/data --workspace DIR
 
 Of MT-Bench and LLMFAO, what the head says of each pair comes from a head that saw nothing of its prompt (five folds),
-GPT-4's recorded votes are a second model, and the mean of the two words is a third. Estimated are the win rate of each policy with `MIN_PAIRS` pairs or more
-(people's votes, ties one half) and the head's accuracy before review. A draw takes as many prompts as there are, with
-replacement, and a random `LABELLED` of their pairs keep people's votes; the truth is the mean over all pairs.
-`coverage` is the share of the intervals that hold it, over all quantities of both sets; `width_ratio` the mean width of
-the intervals of MT-Bench's win rates by that of the plain ones, with the head's word; `.judge` and `.both` with the
-others. `.ceiling` is what a perfect word would reach, which knows how raters vote on each pair on average but not what a
-single rater says: sqrt(1 - (1 - LABELLED) R), where R is the share of the variance of people's word that lies between
-pairs, by how alike two raters of a pair vote. `--quick` reads few labels, cut to 64 tokens.
+GPT-4's recorded votes are a second model, and the mean of the two words is a third. Estimated are the win rate of each
+policy with `MIN_PAIRS` pairs or more (people's votes, ties one half) and the head's accuracy before review. A draw
+takes as many prompts as there are, with replacement, and a random `LABELLED` of their pairs keep people's votes; the
+truth is the mean over all pairs. `coverage` is the share of the intervals that hold it, over all quantities of both
+sets; `width_ratio` the mean width of the intervals of MT-Bench's win rates by that of the plain ones, with the head's
+word; `.judge` and `.both` with the others. `.ceiling` is what a perfect word would reach, which knows how raters vote
+on each pair on average but not what a single rater says: sqrt(1 - (1 - LABELLED) R), where R is the share of the
+variance of people's word that lies between pairs, by how alike two raters of a pair vote.
+`--quick` reads few labels, cut to 64 tokens.
 """
 
 from __future__ import annotations
@@ -149,14 +150,13 @@ def main() -> None:
         figures |= {f"coverage{suffix}.low": low, f"coverage{suffix}.high": high}
     figures |= {
         "width_ratio": figures["mt_bench.wins.width_ratio"], "labelled": LABELLED, "draws": draws,
-        "width_ratio.judge": figures["mt_bench.judge.width_ratio"], "width_ratio.both": figures["mt_bench.both.width_ratio"],
-        "width_ratio.ceiling": figures["mt_bench.ceiling.width_ratio"],
+        **{f"width_ratio.{kind}": figures[f"mt_bench.{kind}.width_ratio"] for kind in ("judge", "both", "ceiling")},
         "quantities": sum(len(r) for ratios in of_sets.values() for kind, r in ratios.items() if kind != "ceiling"),
     }  # fmt: skip
     notes = (
         "width_ratio: win rates of MT-Bench's policies with the head's word on all pairs and people's on 15 %, by the "
-        "plain ones of the same labels; judge: with GPT-4's votes as the model's word; both: with the mean of the two; ceiling: with a word that knows "
-        "the mean vote on each pair; accuracy: the head's own."
+        "plain ones of the same labels; judge: with GPT-4's votes as the model's word; both: with the mean of the two; "
+        "ceiling: with a word that knows the mean vote on each pair; accuracy: the head's own."
     )
     write_result("ppi", figures, seeds=[0], notes=notes, quick=args.quick)
 

@@ -88,6 +88,24 @@ def test_automation_is_measured_on_real_votes_and_simulated_judges(shared_data, 
     assert figures["power.share_at_15"] < figures["power.share_at_20"]
 
 
+def test_temperature_and_doubt_are_measured_at_home_and_elsewhere(shared_data, tiny_model):
+    figures = quick("doubt.py", "--data", str(shared_data), "--backbone", str(tiny_model))
+    sets = ("mt_bench", "llmfao", "bundled", "mt_bench_gpt4", "llmfao_gpt4")
+    changes = [figures[f"{name}.nll_change"] for name in sets]
+    assert figures["nll_change"] == pytest.approx(max(changes))  # of one repeat
+    areas = [value for key, value in figures.items() if key.endswith(".auc")]
+    assert len(areas) == 6
+    assert figures["elsewhere_auc"] == pytest.approx(sum(areas) / 6)
+    assert 0 <= figures["shifted_error"] <= 1
+
+
+def test_prediction_powered_intervals_are_measured_against_plain_ones(shared_data, tiny_model):
+    figures = quick("ppi.py", "--data", str(shared_data), "--backbone", str(tiny_model))
+    assert 0.8 < figures["coverage"] <= 1
+    for word in ("", ".judge", ".both", ".ceiling"):
+        assert 0 < figures[f"width_ratio{word}"] < 1.5
+
+
 @pytest.mark.parametrize("part", ["adaptive", "judge", "teaches"])
 def test_labels_are_measured_on_real_votes(shared_data, tiny_model, part):
     figures = quick("labels.py", "--parts", part, "--data", str(shared_data), "--backbone", str(tiny_model))

@@ -465,7 +465,7 @@ def test_a_hidden_tab_asks_for_nothing_and_renews_once_it_is_seen_again(serve, o
     show(True)
     page.clock.run_for(10)
     expect(page.locator("#queue .total")).to_have_text("Wanted judgments that are in: 0 of 2")
-    assert len(calls) == 3  # the queue, and the figures
+    assert len(calls) == 4  # the queue, the figures, agreement, and automation
 
 
 def test_a_renewal_that_fails_says_since_when_and_the_page_stays(serve, own_page):

@@ -21,7 +21,7 @@ function lead(element, server) {
     showProjects(answer.projects);
     view.showQueue(answer);
     view.showPeople(answer);
-    $("figures-section").hidden = $("quality").hidden = false; // with room for what comes later, which moves little
+    $("figures-section").hidden = $("control").hidden = $("quality").hidden = false; // with room for what comes later, which moves little
     if (!isQuiet) return accepted.showFirstPage();
     accepted.noteChanges(answer.accepted);
     return true;
@@ -37,7 +37,6 @@ function lead(element, server) {
     const answer = await server.control({ project: chosenProject() });
     const isLoaded = checkAnswer(answer);
     if (isLoaded) control.showControl(answer);
-    $("control").hidden = false;
     showAge($("control-updated"), isLoaded, answer?.at);
     return isLoaded;
   }

@@ -107,8 +107,8 @@ def route_pool(
 
 
 def set_bar(store: Store, model: RewardModel, scores: Sequence[Score]) -> Bar:
-    """Return the uncertainty above which a model's scores of a pool are taken to be of comparisons from elsewhere: those
-    of the calibration split are at home. No vote on them is looked at."""
+    """Return the uncertainty above which a model's scores of a pool are taken to be of comparisons from elsewhere.
+    Those of the calibration split are at home; no vote on them is looked at."""
     usual = model.head.usual_uncertainties
     if usual:
         labelled = {p.comparison.id for p in load_labelled_pairs(store, Split.CALIBRATION)}

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from routing.test_routing import SURE, comparison, draw, score
 
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.reward.head import HOME_SHARES
@@ -11,7 +12,6 @@ from rlhf_hitl.routing.router import decide_routes
 from rlhf_hitl.routing.rules import UNLIKE, count_by_rule
 from rlhf_hitl.routing.rules_file import parse_rules
 from rlhf_hitl.types import Route
-from routing.test_routing import SURE, comparison, draw, score
 
 USUAL = tuple(float(np.quantile(np.arange(1000) / 1000, q)) for q in HOME_SHARES)
 

@@ -147,9 +147,7 @@ class RoundSteps:
             "demanded": {name: of.reason for name, of in routing.demanded.items()},
             "advice": routing.threshold.advice,
             "acquisition": routing.gains.as_dict(),
-            "cascade": routing.cascade
-            if isinstance(routing.cascade, str)
-            else routing.cascade and routing.cascade.reason,
+            "judges_unheard": routing.acceptance.unheard,
             "confirmed": routing.confirmed,
         }
 

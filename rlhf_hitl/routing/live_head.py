@@ -16,8 +16,8 @@ from rlhf_hitl.routing.acquisition_names import Rule
 from rlhf_hitl.routing.batches import CompletionInputs, Pool, count_earlier, order_for_raters, score_alone
 
 #: So many comparisons at the head of the queue are ordered, shared out among its lanes, and of each lane so many at
-#: least.
-HEAD, LEAST_OF_LANE = 1000, 20
+#: least. Raters wait while an order is written, and more places would be ordered again before they are reached.
+HEAD, LEAST_OF_LANE = 200, 20
 #: Among so many times as many the order is looked for; a batch of so many is chosen as a whole.
 CANDIDATES_PER_PLACE, BATCH = 4, 100
 #: After so many labels margins and variances are computed anew: float32 rounds.

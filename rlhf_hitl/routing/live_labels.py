@@ -69,6 +69,9 @@ class LabelFollower:
     def start_again(self) -> None:
         """Take it that nothing was learnt since the training."""
         self._votes, self._given = dict(self._trained_votes), dict(self._trained_given)
+        self._pairs_of: dict[str, set[str]] = {}
+        for pair_id in self._given:
+            self._pairs_of.setdefault(pair_id.split()[0], set()).add(pair_id)
         self.learnt: set[str] = set()
         self.corrected: set[str] = set()
         self.unread: set[str] = set()
@@ -96,9 +99,8 @@ class LabelFollower:
         of_comparison = [label for id, said in votes for label in self._label_model.make_labels(id, said)]
         yield from of_comparison
         # A label of which no vote is left says so, too: a correction may be a skip.
-        still = {_name(label) for label in of_comparison}
-        gone = [id for id in self._given if id.startswith(f"{comparison_id} ") and id not in still]
-        for pair_id in gone:
+        still = {f"{comparison_id} {label.first} {label.second}" for label in of_comparison}
+        for pair_id in self._pairs_of.get(comparison_id, set()) - still:
             self._withdraw(pair_id)
 
     def _find_new(self, labels: Iterable[Label]) -> NewLabels:
@@ -120,6 +122,7 @@ class LabelFollower:
                 self.learnt.add(pair_id)
                 self.votes += float(votes.sum())
             self._votes[pair_id], self._given[pair_id] = count_votes([pair])[0], count_given_votes([pair])[0]
+            self._pairs_of.setdefault(pair.comparison.id, set()).add(pair_id)
         return new
 
     def _select_changed(self, pairs: Sequence[LabelledPair]) -> list[tuple[LabelledPair, np.ndarray]]:
@@ -152,7 +155,3 @@ class LabelFollower:
         self.unread |= {make_pair_id(p) for p in pairs} - ids
         self.unread -= ids
         return ids
-
-
-def _name(label: Label) -> str:
-    return f"{label.comparison_id} {label.first} {label.second}"

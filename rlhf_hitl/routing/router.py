@@ -125,12 +125,9 @@ def route_pool(
 
 
 def _find_applied(store: Store, round: int) -> set[tuple[str, ...]]:
-    """Return which decisions of a round of the loop are the newest of their comparison; outside the loop, where a lead
-    routes again to have it done again, none."""
-    if not round:
-        return set()
-    newest = read_routings(store)
-    return {_identify(d) for d in newest if d.round == round}
+    """Return which decisions a round of the loop has applied; outside the loop, where a lead routes again to have it
+    done again, none."""
+    return {_identify(d) for d in read_routings(store, round=round)} if round else set()
 
 
 def _identify(decision: Routing) -> tuple[str, ...]:

@@ -62,7 +62,7 @@ def compute_kpi_report(store: Store, settings: Settings, *, by: Sequence[str] = 
             _compute_review_time(facts),
             _compute_cost(facts, settings, processed),
         ),
-        rounds=_compute_rounds(facts) if processed else (),
+        rounds=compute_rounds(facts) if processed else (),
         queue=queue.count_places(store),
         judged=len(judged),
         accepted=len(accepted),
@@ -167,7 +167,7 @@ def _compute_cost(facts: KpiFacts, settings: Settings, processed: int) -> KpiFig
     )
 
 
-def _compute_rounds(facts: KpiFacts) -> tuple[RoundFigures, ...]:
+def compute_rounds(facts: KpiFacts) -> tuple[RoundFigures, ...]:
     """Return the figures of each round. Their numerators and denominators add up to those of the report."""
     groups = {int(g.group): g for g in compute_groups(facts, "round")}
     figures = []

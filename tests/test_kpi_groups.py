@@ -9,12 +9,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from handmade_work import make_history
+from rlhf_hitl.config import Settings
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.kpi_changes import find_changes
 from rlhf_hitl.kpi_facts import ControlOutcome, KpiFacts, Rounds
 from rlhf_hitl.kpi_forecast import compute_forecast
 from rlhf_hitl.kpi_groups import compute_groups
 from rlhf_hitl.kpi_savings import compute_savings
+from rlhf_hitl.kpis import compute_kpi_report
+from rlhf_hitl.routing.threshold_curve import compute_curve, read_curve_basis
 from rlhf_hitl.routing.threshold_labels import make_threshold_labels, save_threshold_labels
 from rlhf_hitl.stats.learning_curve import find_obstacle, forecast_accuracy
 from rlhf_hitl.store.reward_models import RewardModelRecord
@@ -221,3 +225,21 @@ def test_too_few_models_show_no_curve_and_it_says_so(tmp_path):
     assert worth is not None
     assert worth.cost == pytest.approx(10)
     assert worth.saving == pytest.approx((worth.share_then - worth.share_now) * 0.9 * 0.1 * 1000)
+
+
+def test_a_store_says_the_same_of_what_was_done_on_both_databases(store, tmp_path):
+    made = make_history(store, tmp_path, days=4, a_day=12, models=2)
+    report = compute_kpi_report(store, Settings())
+    routed = sum(g.processed for g in report.groups["project"]) + report.waiting
+    assert routed == report.judged + report.accepted + report.waiting == len(made) == 48
+    assert len(report.groups["day"]) == 4
+    assert {g.group for g in report.groups["project"]} == {"default", "support"}
+    assert report.savings is not None
+    assert report.savings.newest is not None
+    assert report.savings.newest.machine == pytest.approx(4 * 900 / 3600 * 0.5)
+    assert "too few points" in report.forecast.obstacle
+    assert report.as_dict()["groups"]["day"][0]["group"] == report.groups["day"][0].group
+    basis = read_curve_basis(store)
+    assert basis is not None
+    assert basis.model_id == "m_0_1"  # the newest, which has scored the last two days
+    assert 0 < compute_curve(basis).pool < 24

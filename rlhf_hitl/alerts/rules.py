@@ -30,7 +30,8 @@ from rlhf_hitl.alerts.config import (
     Rules,
 )
 from rlhf_hitl.config import Settings
-from rlhf_hitl.kpis import compute_kpi_report
+from rlhf_hitl.kpi_facts import read_kpi_facts
+from rlhf_hitl.kpis import compute_rounds
 from rlhf_hitl.labels.rater_evidence import read_outcomes, score_gold
 from rlhf_hitl.routing.audit import measure_audits
 from rlhf_hitl.stats.confidence_sequence import compute_log_evidence
@@ -101,8 +102,8 @@ def _find_doubtful_bounds(facts: Facts, rule: AuditBound) -> Found:
 def _find_steady_intervention(facts: Facts, rule: InterventionRate) -> Found:
     if len(read_round_ends(facts.store)) < rule.rounds:
         return
-    report = compute_kpi_report(facts.store, facts.settings)
-    known = [(r.round, r.intervention.value) for r in report.rounds if r.intervention is not None]
+    rounds = compute_rounds(read_kpi_facts(facts.store, facts.settings))
+    known = [(r.round, r.intervention.value) for r in rounds if r.intervention is not None]
     newest = known[-rule.rounds :]
     rates = [rate for _, rate in newest]
     never_fell = all(later >= earlier for earlier, later in pairwise(rates))

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
-from datetime import date, datetime
+from datetime import datetime
 from typing import Any, NamedTuple
 
 import sqlalchemy as sa
@@ -81,19 +80,3 @@ def read_judgment_facts(store: Store) -> list[JudgmentFact]:
     with store.snapshot() as conn:
         rows: Any = conn.execution_options(yield_per=ROWS_AT_ONCE).execute(query)
         return [JudgmentFact._make(row) for row in rows]
-
-
-def count_arrivals(store: Store) -> Counter[tuple[str, date]]:
-    """Return (project, day in UTC) → how many comparisons came for raters here: those that came with judgments or
-    measure raters are left out."""
-    came_judged = sa.exists().where(judgments.c.comparison_id == comparisons.c.id, judgments.c.source != "")
-    day = sa.func.date(comparisons.c.created_at)
-    query = (
-        sa.select(lanes.c.project_id, day, sa.func.count())
-        .join(lanes, lanes.c.id == comparisons.c.lane_id)
-        .where(comparisons.c.repeat_of.is_(None), comparisons.c.is_gold.is_not(sa.true()), ~came_judged)
-        .group_by(lanes.c.project_id, day)
-    )
-    with store.read() as conn:
-        rows = conn.execute(query).all()
-    return Counter({(project, date.fromisoformat(str(at))): n for project, at, n in rows})

@@ -138,10 +138,13 @@ def calibrate_temperature(
 
     step = 0.05
     below, at, above = (losses(log_t) for log_t in (-step, 0.0, step))
+    slopes = (above - below) / (2 * step)
     curvature = float((above - 2 * at + below).sum()) / step**2
-    scatter = np.bincount(prompt, (above - below) / (2 * step))
+    if curvature <= 0:  # far from its best the likelihood may bend the other way: then the information is the slopes'
+        curvature = float(((slopes - slopes.mean()) ** 2).sum())
+    scatter = np.bincount(prompt, slopes)
     scatter = float(((scatter - scatter.mean()) ** 2).sum())
-    power = min(1.0, max(0.0, curvature) / scatter) if scatter > 0 else 1.0
+    power = min(1.0, curvature / scatter) if scatter > 0 else 1.0
 
     def loss(log_t: float) -> float:
         return power * float(losses(log_t).sum()) + 0.5 * (log_t / TEMPERATURE_SPREAD) ** 2

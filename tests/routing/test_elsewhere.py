@@ -6,11 +6,13 @@ from routing.test_routing import SURE, comparison, draw, score
 
 from rlhf_hitl.errors import BadInput
 from rlhf_hitl.reward.head import HOME_SHARES
+from rlhf_hitl.routing.acceptance import Acceptance
 from rlhf_hitl.routing.config import RoutingConfig
 from rlhf_hitl.routing.elsewhere import FEWEST, NO_BAR, UNSEEN, Bar, choose_bar, summarise_home
 from rlhf_hitl.routing.router import decide_routes
 from rlhf_hitl.routing.rules import UNLIKE, count_by_rule
 from rlhf_hitl.routing.rules_file import parse_rules
+from rlhf_hitl.routing.threshold import find_own_error
 from rlhf_hitl.types import Route
 
 USUAL = tuple(float(np.quantile(np.arange(1000) / 1000, q)) for q in HOME_SHARES)
@@ -34,8 +36,9 @@ def test_of_a_mixed_pool_hardly_any_below_the_bar_are_from_elsewhere(share):
     assert below[1] < 0.1 * sum(below)
     # A tenth at home and a twentieth from elsewhere, half of which are wrong, make 0.95 e + 0.05 / 2 = 0.1.
     assert bar.elsewhere >= UNSEEN
-    assert Bar(0.0, 0.05).tighten(0.1) == pytest.approx(0.075 / 0.95)
-    assert NO_BAR.tighten(0.1) == 0.1
+    assert find_own_error(0.1, 0.05) == pytest.approx(0.075 / 0.95)
+    assert find_own_error(0.1, 0.0) == 0.1
+    assert find_own_error(0.1, 0.3) == 0, "half of 30 % are more than a tenth"
 
 
 def test_home_is_what_the_calibration_split_says_where_it_is_large_enough():
@@ -47,11 +50,11 @@ def test_home_is_what_the_calibration_split_says_where_it_is_large_enough():
 def test_what_is_unlike_goes_to_people_and_only_a_rule_that_says_so_lets_it_pass():
     near, far, unsure = (comparison(i) for i in range(3))
     pool = {c.id: c for c in (near, far, unsure)}
-    scores = [score(near, 0.9), score(far, 0.99), score(unsure, 0.6)]
+    scores = [score(near, 0.9), score(far, 0.99, uncertainty=2.0), score(unsure, 0.6, uncertainty=2.0)]
 
     def route(text: str) -> tuple:
         config = RoutingConfig.from_rules(parse_rules(text, "f"), control_share=0, audit_share=0)
-        return tuple(decide_routes(scores, pool, SURE, config, 1, draw, barred={far.id, unsure.id}))
+        return tuple(decide_routes(scores, pool, Acceptance(SURE, bar=Bar(1.0)), config, 1, draw))
 
     decisions = route("accept: 0.8")
     assert [d.route for d in decisions] == [Route.AUTO, Route.HUMAN, Route.HUMAN]

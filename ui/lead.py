@@ -21,7 +21,15 @@ from rlhf_hitl.kpis import compute_kpi_report
 from rlhf_hitl.plots import read_script, read_styles
 from rlhf_hitl.routing.threshold_curve import read_curve_basis
 from rlhf_hitl.store import Store, people, queue, views
-from rlhf_hitl.store.accepted import AcceptedComparison, count_accepted, count_newer, list_accepted, load_routes
+from rlhf_hitl.store.accepted import (
+    AcceptedComparison,
+    AcceptedPage,
+    count_accepted,
+    count_newer,
+    list_accepted,
+    load_routes,
+    sample_accepted,
+)
 from rlhf_hitl.store.alerts import see_alert, silence_alert
 from rlhf_hitl.store.reward_models import RewardModelRecord, display_name_of_id, keep_day_whole, list_reward_models
 from rlhf_hitl.store.routings import send_to_raters
@@ -80,6 +88,7 @@ class AcceptedRequest(PageMessage):
     words: str = Field("", max_length=200)
     before: DecisionNumber | None = None
     limit: int = Field(25, ge=1, le=PAGE_SIZE_LIMIT)
+    sample: bool = False  # some drawn at random instead; `words` and `before` are not read then
 
 
 class EscalationRequest(PageMessage):
@@ -241,9 +250,13 @@ def _make_person_row(rater: Rater, work: views.RaterActivity) -> dict[str, Any]:
 
 def load_accepted(store: Store, request: AcceptedRequest, image_address: ImageAddress) -> dict[str, Any]:
     """Return a page of the accepted comparisons, from where to go on, and how many there are of the project."""
-    page = list_accepted(
-        store, project=request.project, words=request.words, before=request.before, limit=request.limit
-    )
+    if request.sample:
+        drawn = sample_accepted(store, project=request.project, limit=request.limit)
+        page = AcceptedPage(drawn, len(drawn), None)
+    else:
+        page = list_accepted(
+            store, project=request.project, words=request.words, before=request.before, limit=request.limit
+        )
     models = list_reward_models(store)
     return {
         "rows": [_make_accepted_row(accepted, models, image_address) for accepted in page.rows],

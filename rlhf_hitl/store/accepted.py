@@ -1,7 +1,8 @@
-"""What was accepted on a model's score: page by page, newest first, searched by words, and counted."""
+"""What was accepted on a model's score: page by page, newest first, searched by words, sampled, and counted."""
 
 from __future__ import annotations
 
+import secrets
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -93,8 +94,28 @@ def list_accepted(
                     break
             if not has_more or len(found) == limit or time.monotonic() > deadline:
                 break
-        scores_by_key = _load_scores(conn, [comparison.id for _, comparison in found])
-    accepted = tuple(
+        accepted = _add_scores(conn, found)
+    return AcceptedPage(accepted, looked_at, before if has_more else None)
+
+
+def sample_accepted(store: Store, *, project: str | None = None, limit: int = 25) -> tuple[AcceptedComparison, ...]:
+    """Return up to `limit` comparisons drawn at random among those that were accepted on a model's score.
+
+    An id is a hash of what is compared, so ids in a row, from a random one on, are a random sample.
+    """
+    in_order = sa.select(comparisons.c.accepted_seq).where(_is_accepted(project)).order_by(comparisons.c.id)
+    start = f"x_{secrets.token_hex(12)}"
+    with store.read() as conn:
+        drawn = [*conn.execute(in_order.where(comparisons.c.id >= start).limit(limit)).scalars()]
+        if len(drawn) < limit:  # on from the first id
+            drawn += conn.execute(in_order.where(comparisons.c.id < start).limit(limit - len(drawn))).scalars()
+        query = sa.select(routings).where(routings.c.seq.in_(drawn)).order_by(routings.c.seq.desc())
+        return _add_scores(conn, list(_load(conn, conn.execute(query).mappings().all())))
+
+
+def _add_scores(conn: Connection, found: Sequence[tuple[Any, Comparison]]) -> tuple[AcceptedComparison, ...]:
+    scores_by_key = _load_scores(conn, [comparison.id for _, comparison in found])
+    return tuple(
         AcceptedComparison(
             comparison,
             scores_by_key.get((comparison.id, row["reward_model_id"])),
@@ -104,7 +125,6 @@ def list_accepted(
         )
         for row, comparison in found
     )
-    return AcceptedPage(accepted, looked_at, before if has_more else None)
 
 
 def count_accepted(store: Store, *, project: str | None = None) -> dict[tuple[str, str, str], int]:

@@ -16,6 +16,7 @@ from rlhf_hitl.store.accepted import (
     list_accepted,
     load_routes,
     record_export,
+    sample_accepted,
 )
 from rlhf_hitl.store.audit import Actor
 from rlhf_hitl.store.comparisons import insert_comparisons
@@ -197,6 +198,21 @@ def test_a_lead_sends_a_comparison_once(store, add_raters):
     assert lease.comparison.route is Route.ESCALATED
     assert asked(list_accepted(store)) == ["Surer?"]
     assert load_routes(store, [other.id]) == {other.id: Route.AUTO}
+
+
+def test_a_sample_is_drawn_of_all_that_is_accepted_in_a_project(store):
+    projects.add_project(store, "other")
+    made = accept(store, *(f"Question {i}?" for i in range(30)))
+    elsewhere = accept(store, "Elsewhere?", project="other")
+    seen = set()
+    for _ in range(60):
+        drawn = [a.comparison.id for a in sample_accepted(store, project="default", limit=4)]
+        assert len(set(drawn)) == 4
+        seen |= set(drawn)
+    assert seen == {c.id for c in made}
+    everything = sample_accepted(store, limit=100)
+    assert {a.comparison.id for a in everything} == {c.id for c in (*made, *elsewhere)}
+    assert [a.seq for a in everything] == sorted((a.seq for a in everything), reverse=True)
 
 
 def test_two_leads_at_once_send_it_once(store):

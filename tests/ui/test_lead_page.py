@@ -253,6 +253,12 @@ def test_accepted_comparisons_come_in_pages_and_stay_where_they_are(serve, page)
     previous.dblclick()
     expect(page.locator("#accepted-range")).to_have_text("1–25 of 60")
     assert asked(page)[0] == "Question 59?"
+    page.locator("#accepted-sample").click()
+    expect(page.locator("#accepted-range")).to_have_text("25 drawn at random of 60")
+    assert asked(page) != [f"Question {i}?" for i in range(59, 34, -1)]
+    page.locator("#accepted-newest").click()
+    expect(page.locator("#accepted-range")).to_have_text("1–25 of 60")
+    expect(page.locator("#accepted-sample")).to_be_focused()
 
 
 def test_words_are_found_and_the_page_says_how_many_and_in_how_many(serve, page):

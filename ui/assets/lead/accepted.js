@@ -12,6 +12,7 @@ function createAcceptedList({ element, $, t, formatNumber, language, checkAnswer
   let rows = []; // of this page, as the server gives them
   let total = 0, newest = 0; // of all that are accepted: how many, and the number of the newest decision
   let turning = Promise.resolve(); // while pages are being turned
+  let isSample = false; // what is shown was drawn at random
   let latest = 0; // numbers the requests, so that an answer that comes too late is not shown
 
   // --- which page
@@ -31,12 +32,27 @@ function createAcceptedList({ element, $, t, formatNumber, language, checkAnswer
       lookedAt += answer.looked_at;
       if (query.words) $("accepted-range").textContent = t("searching", { ...describeSearch(lookedAt), n: formatNumber(found.length) });
     } while (before !== null && found.length < PAGE_SIZE);
+    isSample = false;
     pageIndex = index;
     rows = found;
     pages = [...pages.slice(0, index + 1), ...(before === null ? [] : [{ before, lookedAt }])];
     if (index === 0 && !query.words) newest = Math.max(0, ...rows.map(({ seq }) => seq));
     draw(query, lookedAt);
     return true;
+  }
+  // Some drawn at random, for a lead who wants to see what is accepted as it is, and not only the newest.
+  async function showSample() {
+    const request = ++latest;
+    replaceAddress({ ...readAddress(), words: "" });
+    $("words").value = "";
+    const answer = await server.accepted({ project: readQuery().project, limit: PAGE_SIZE, sample: true });
+    if (request !== latest || !checkAnswer(answer)) return;
+    isSample = true;
+    ({ rows, total } = answer);
+    pages = [{ before: null, lookedAt: 0 }];
+    pageIndex = 0;
+    draw(readQuery(), 0);
+    $("announce").textContent = $("accepted-range").textContent;
   }
   const readQuery = () => ({ project: readAddress().project ?? null, words: readAddress().words ?? "" });
   function showFirstPage() {
@@ -59,9 +75,12 @@ function createAcceptedList({ element, $, t, formatNumber, language, checkAnswer
     $("accepted-rows").replaceChildren(...rows.map(createAccepted));
     const first = pageIndex * PAGE_SIZE, last = first + rows.length;
     const range = { first: formatNumber(first + 1), last: formatNumber(last) };
-    if (words) $("accepted-range").textContent = t(rows.length ? "range_found" : "range_not_found", { ...range, ...describeSearch(lookedAt) });
+    if (isSample) $("accepted-range").textContent = t("range_sample", { n: range.last, all: formatNumber(Math.max(total, last)) });
+    else if (words) $("accepted-range").textContent = t(rows.length ? "range_found" : "range_not_found", { ...range, ...describeSearch(lookedAt) });
     else $("accepted-range").textContent = rows.length ? t("range", { ...range, all: formatNumber(Math.max(total, last)) }) : "";
     $("accepted-newer").hidden = true;
+    $("accepted-sample").hidden = rows.length === 0 && !words;
+    $("accepted-newest").hidden = !isSample;
     $("accepted-table").hidden = rows.length === 0;
     $("accepted-pages").hidden = pages.length < 2;
     // Not `disabled`, which would take the focus away from the button just pressed.
@@ -162,6 +181,11 @@ function createAcceptedList({ element, $, t, formatNumber, language, checkAnswer
   $("accepted-newer").addEventListener("click", async () => {
     await showFirstPage();
     $("accepted-rows").querySelector("[data-action=send]")?.focus();
+  });
+  $("accepted-sample").addEventListener("click", showSample);
+  $("accepted-newest").addEventListener("click", async () => {
+    await showFirstPage();
+    $("accepted-sample").focus(); // the button that was pressed is gone
   });
   $("previous").addEventListener("click", () => turnPage(-1));
   $("next").addEventListener("click", () => turnPage(1));
